@@ -1,1 +1,21 @@
-//! ops
+//! The operations that every model here is made of. Each has a composed form out of candle's own
+//! tensor functions, which runs on any device and is the reference in tests; where it pays, a
+//! kernel stands behind the same function. No model file calls a convolution, a norm or an
+//! attention in any other way, so a kernel changes no model.
+//!
+//! Activations are channels-last: pictures `[B, H, W, C]`, tokens `[B, N, C]`; the former reshaped
+//! to `[B, H·W, C]` is the same memory.
+
+mod activation;
+mod attention;
+mod conv2d;
+mod crop_resize;
+mod linear;
+mod norm;
+
+pub use activation::{geglu, gelu, quick_gelu, silu};
+pub use attention::{Mask, attention};
+pub use conv2d::{Conv2d, upsample_nearest_2x};
+pub use crop_resize::{CropRect, crop_resize};
+pub use linear::Linear;
+pub use norm::{GroupNorm, LayerNorm};

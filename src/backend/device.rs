@@ -1,0 +1,125 @@
+//! The choice of device behind `--device`: parsing, availability, and the working precision that
+//! goes with it.
+
+use candle_core::{DType, Device};
+use std::{fmt, str::FromStr};
+
+/// What the user asked for with `--device`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeviceSpec {
+    /// The fastest device this build and this machine have: CUDA, then Metal, then the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The NVIDIA GPU with this ordinal.
+    Cuda(usize),
+    /// The Apple GPU.
+    Metal,
+}
+
+/// Why a device cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    #[error("unknown device `{0}` (auto, cpu, cuda, cuda:N, metal)")]
+    Unknown(String),
+    #[error("device {0}: this build has no support for it (build with `--features {1}`)")]
+    NotBuilt(DeviceSpec, &'static str),
+    #[error("device {0}: {1}")]
+    Unavailable(DeviceSpec, String),
+}
+
+impl fmt::Display for DeviceSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+            Self::Metal => f.write_str("metal"),
+        }
+    }
+}
+
+impl FromStr for DeviceSpec {
+    type Err = DeviceError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let unknown = || DeviceError::Unknown(text.to_owned());
+        match text {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda(0)),
+            "metal" => Ok(Self::Metal),
+            _ => text
+                .strip_prefix("cuda:")
+                .and_then(|ordinal| ordinal.parse().ok())
+                .map(Self::Cuda)
+                .ok_or_else(unknown),
+        }
+    }
+}
+
+impl DeviceSpec {
+    /// Opens the device.
+    ///
+    /// # Errors
+    /// A device that this build was not compiled for, or that this machine does not have. `Auto`
+    /// never fails: the CPU is always there.
+    pub fn open(self) -> Result<Device, DeviceError> {
+        match self {
+            Self::Cpu => Ok(Device::Cpu),
+            Self::Auto => {
+                Ok(Self::Cuda(0).open().or_else(|_| Self::Metal.open()).unwrap_or(Device::Cpu))
+            }
+            Self::Cuda(_) if !cfg!(feature = "cuda") => Err(DeviceError::NotBuilt(self, "cuda")),
+            Self::Cuda(ordinal) => Device::new_cuda(ordinal)
+                .map_err(|error| DeviceError::Unavailable(self, one_line(&error))),
+            Self::Metal if !cfg!(feature = "metal") => Err(DeviceError::NotBuilt(self, "metal")),
+            Self::Metal => Device::new_metal(0)
+                .map_err(|error| DeviceError::Unavailable(self, one_line(&error))),
+        }
+    }
+}
+
+/// The precision in which a device computes: f32 on the CPU, bf16 on CUDA and f16 on Metal (norms,
+/// softmax, timestep embeddings, fusion and the sampler stay f32 everywhere).
+#[must_use]
+pub fn working_dtype(device: &Device) -> DType {
+    match device {
+        Device::Cpu => DType::F32,
+        Device::Cuda(_) => DType::BF16,
+        Device::Metal(_) => DType::F16,
+    }
+}
+
+/// A backend's error without its backtrace: only the first line helps a user.
+fn one_line(error: &candle_core::Error) -> String {
+    let text = error.to_string();
+    text.lines().next().unwrap_or("unavailable").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_device_name_parses_to_what_it_prints() {
+        for name in ["auto", "cpu", "cuda:0", "cuda:3", "metal"] {
+            assert_eq!(name.parse::<DeviceSpec>().unwrap().to_string(), name);
+        }
+        assert_eq!("cuda".parse::<DeviceSpec>().unwrap(), DeviceSpec::Cuda(0));
+    }
+
+    #[test]
+    fn an_unknown_device_names_the_known_ones() {
+        for name in ["gpu", "cuda:", "cuda:x", ""] {
+            let error = name.parse::<DeviceSpec>().unwrap_err().to_string();
+            assert!(error.contains("auto, cpu, cuda"), "{error}");
+        }
+    }
+
+    #[test]
+    fn auto_always_opens_a_device() {
+        assert!(DeviceSpec::Auto.open().is_ok());
+    }
+}

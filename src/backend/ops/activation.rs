@@ -1,0 +1,43 @@
+//! Pointwise non-linearities. GELU is the exact erf form everywhere (`torch.nn.functional.gelu`'s
+//! default), never the tanh approximation.
+
+use candle_core::{D, Result, Tensor};
+
+/// `x·σ(x)` (`torch.nn.functional.silu`), any shape.
+///
+/// # Errors
+/// Those of the backend.
+pub fn silu(x: &Tensor) -> Result<Tensor> {
+    x.silu()
+}
+
+/// `x·Φ(x)` by erf (`torch.nn.functional.gelu`), any shape.
+///
+/// # Errors
+/// Those of the backend.
+pub fn gelu(x: &Tensor) -> Result<Tensor> {
+    x.gelu_erf()
+}
+
+/// `x·σ(1.702·x)` (transformers' `quick_gelu`, the activation of CLIP ViT-L), any shape.
+///
+/// # Errors
+/// Those of the backend.
+pub fn quick_gelu(x: &Tensor) -> Result<Tensor> {
+    x * candle_nn::ops::sigmoid(&(x * 1.702)?)?
+}
+
+/// Splits `[…, 2C]` into value and gate halves and returns `value·gelu(gate)`, `[…, C]`
+/// (diffusers' `GEGLU`, after its projection).
+///
+/// # Errors
+/// A last dimension that is odd, or those of the backend.
+pub fn geglu(x: &Tensor) -> Result<Tensor> {
+    let width = x.dim(D::Minus1)?;
+    if !width.is_multiple_of(2) {
+        candle_core::bail!("geglu: the last dimension of {:?} is odd", x.shape());
+    }
+    let value = x.narrow(D::Minus1, 0, width / 2)?;
+    let gate = x.narrow(D::Minus1, width / 2, width / 2)?;
+    value * gate.contiguous()?.gelu_erf()?
+}

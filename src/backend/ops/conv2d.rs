@@ -1,0 +1,151 @@
+//! Two-dimensional convolution on channels-last activations.
+
+use candle_core::{Result, Tensor};
+use candle_nn::VarBuilder;
+
+/// A square-kernel convolution (`torch.nn.Conv2d`, zero padding) whose weight is re-laid once at
+/// load from `[out, in, k, k]` to the matrix `[k·k·in, out]`, so that a call is a gather of rows
+/// and one matrix product.
+#[derive(Clone, Debug)]
+pub struct Conv2d {
+    /// `[k·k·in, out]`, taps in row-major order, input channels innermost
+    weight: Tensor,
+    bias: Option<Tensor>,
+    kernel: usize,
+    stride: usize,
+    padding: usize,
+}
+
+impl Conv2d {
+    /// From a weight in checkpoint layout, `[out, in, k, k]`, and a bias `[out]`.
+    ///
+    /// # Errors
+    /// A kernel that is not square.
+    pub fn new(
+        weight: &Tensor,
+        bias: Option<Tensor>,
+        stride: usize,
+        padding: usize,
+    ) -> Result<Self> {
+        let (output, input, kernel, kernel_w) = weight.dims4()?;
+        if kernel != kernel_w {
+            candle_core::bail!("conv2d: the kernel of {:?} is not square", weight.shape());
+        }
+        let weight = weight
+            .permute((2, 3, 1, 0))?
+            .contiguous()?
+            .reshape((kernel * kernel * input, output))?;
+        Ok(Self { weight, bias, kernel, stride, padding })
+    }
+
+    /// Reads `weight` and `bias` below `vb`.
+    ///
+    /// # Errors
+    /// A tensor that is missing or of another shape.
+    pub fn load(
+        input: usize,
+        output: usize,
+        kernel: usize,
+        stride: usize,
+        padding: usize,
+        vb: &VarBuilder,
+    ) -> Result<Self> {
+        let weight = vb.get((output, input, kernel, kernel), "weight")?;
+        Self::new(&weight, Some(vb.get(output, "bias")?), stride, padding)
+    }
+
+    /// Reads `weight` alone below `vb` (`bias=False`).
+    ///
+    /// # Errors
+    /// A tensor that is missing or of another shape.
+    pub fn load_no_bias(
+        input: usize,
+        output: usize,
+        kernel: usize,
+        stride: usize,
+        padding: usize,
+        vb: &VarBuilder,
+    ) -> Result<Self> {
+        Self::new(&vb.get((output, input, kernel, kernel), "weight")?, None, stride, padding)
+    }
+
+    /// `[B, H, W, in]` → `[B, H', W', out]`, `H' = (H + 2·padding − k)/stride + 1`.
+    ///
+    /// # Errors
+    /// Another channel count, an input smaller than the kernel, or those of the backend.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (batch, height, width, channels) = x.dims4()?;
+        let (rows, output) = self.weight.dims2()?;
+        let (k, s, p) = (self.kernel, self.stride, self.padding);
+        if rows != k * k * channels || height + 2 * p < k || width + 2 * p < k {
+            candle_core::bail!(
+                "conv2d: {:?} does not fit a {k}×{k} kernel over {} channels",
+                x.shape(),
+                rows / (k * k)
+            );
+        }
+        let (out_h, out_w) = ((height + 2 * p - k) / s + 1, (width + 2 * p - k) / s + 1);
+        let columns = if k == 1 && s == 1 && p == 0 {
+            x.contiguous()?.reshape((batch * height * width, channels))?
+        } else {
+            let padded = x.pad_with_zeros(1, p, p)?.pad_with_zeros(2, p, p)?;
+            let mut taps = Vec::with_capacity(k * k);
+            for dy in 0..k {
+                for dx in 0..k {
+                    taps.push(every_nth(&padded, dy, dx, out_h, out_w, s)?);
+                }
+            }
+            Tensor::cat(&taps, 3)?.reshape((batch * out_h * out_w, rows))?
+        };
+        let y = columns.matmul(&self.weight)?;
+        let y = match &self.bias {
+            Some(bias) => y.broadcast_add(bias)?,
+            None => y,
+        };
+        y.reshape((batch, out_h, out_w, output))
+    }
+}
+
+/// The view of one kernel tap: pixels `(dy + i·s, dx + j·s)` for `i < out_h`, `j < out_w`.
+fn every_nth(
+    padded: &Tensor,
+    dy: usize,
+    dx: usize,
+    out_h: usize,
+    out_w: usize,
+    s: usize,
+) -> Result<Tensor> {
+    if s == 1 {
+        return padded.narrow(1, dy, out_h)?.narrow(2, dx, out_w);
+    }
+    let (batch, height, width, channels) = padded.dims4()?;
+    // A strided view needs whole multiples of the stride: pad the far side by what is missing,
+    // with pixels that the narrowing below never selects.
+    let far_h = (dy + out_h * s).saturating_sub(height);
+    let far_w = (dx + out_w * s).saturating_sub(width);
+    padded
+        .pad_with_zeros(1, 0, far_h)?
+        .pad_with_zeros(2, 0, far_w)?
+        .narrow(1, dy, out_h * s)?
+        .narrow(2, dx, out_w * s)?
+        .contiguous()?
+        .reshape((batch, out_h, s, out_w, s * channels))?
+        .narrow(2, 0, 1)?
+        .narrow(4, 0, channels)?
+        .contiguous()?
+        .reshape((batch, out_h, out_w, channels))
+}
+
+/// Every pixel twice in both directions: `[B, H, W, C]` → `[B, 2H, 2W, C]`
+/// (`torch.nn.functional.interpolate(scale_factor=2, mode="nearest")`).
+///
+/// # Errors
+/// Those of the backend.
+pub fn upsample_nearest_2x(x: &Tensor) -> Result<Tensor> {
+    let (batch, height, width, channels) = x.dims4()?;
+    x.contiguous()?
+        .reshape((batch, height, 1, width, 1, channels))?
+        .broadcast_as((batch, height, 2, width, 2, channels))?
+        .contiguous()?
+        .reshape((batch, 2 * height, 2 * width, channels))
+}
