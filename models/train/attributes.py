@@ -67,13 +67,15 @@ TONES = [
 # Every colour name; a colour's number is its place here: first the neutrals, then TONES row by row.
 COLOURS = [name for _, name in NEUTRALS] + [name for row in TONES for name in row]
 
-FLAT, SMOOTH, SOFT, FINE, EDGY, ROUGH = range(6)
+FLAT, SMOOTH, BLURRED, SOFT, EDGED, FINE, DETAILED, ROUGH = range(8)
 TEXTURES = [
     "flat, even",
     "smooth",
+    "soft, blurred",
     "softly textured",
+    "mostly smooth, sharp edged",
     "finely textured",
-    "clearly drawn",
+    "detailed",
     "rough, busy",
 ]
 
@@ -187,24 +189,34 @@ def gradients(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return y[:, right] - y[:, left], y[below] - y[above]
 
 
-def texture(gx: np.ndarray, gy: np.ndarray, spread: int) -> tuple[int, int]:
+def bends(y: np.ndarray) -> np.ndarray:
+    """Second differences, absolute, along x plus along y; the cell itself stands in beyond the border."""
+    h, w = y.shape
+    right, left = np.minimum(np.arange(w) + 1, w - 1), np.maximum(np.arange(w) - 1, 0)
+    below, above = np.minimum(np.arange(h) + 1, h - 1), np.maximum(np.arange(h) - 1, 0)
+    return np.abs(y[:, right] + y[:, left] - 2 * y) + np.abs(y[below] + y[above] - 2 * y)
+
+
+def texture(y: np.ndarray, gx: np.ndarray, gy: np.ndarray, spread: int) -> tuple[int, int]:
     """The place in TEXTURES, and the share of cells (in 1/1000) that carry a visible gradient."""
     strength = np.abs(gx) + np.abs(gy)
     n = strength.size
     weak = 1000 * int(np.count_nonzero(strength >= 6)) // n
     active = 1000 * int(np.count_nonzero(strength >= 16)) // n
     strong = 1000 * int(np.count_nonzero(strength >= 48)) // n
+    bent = 1000 * int(np.count_nonzero(bends(y) >= 12)) // n
     if weak < 20 and spread < 12:
         return FLAT, active
     if active < 60:
         return SMOOTH, active
+    # Slopes that hardly bend from one cell to the next: out of focus, or a wide shade.
+    if bent * 3 < active:
+        return BLURRED, active
     if active < 300:
-        return (EDGY if strong * 4 >= active else SOFT), active
+        return (EDGED if strong * 4 >= active else SOFT), active
     if strong < 150:
         return FINE, active
-    if active < 600:
-        return EDGY, active
-    return ROUGH, active
+    return (DETAILED if active < 600 else ROUGH), active
 
 
 def lines(gx: np.ndarray, gy: np.ndarray) -> int | None:
@@ -253,7 +265,7 @@ def light(vertical: int, horizontal: int, middle: int) -> str | None:
 
 
 def describe(rgb: np.ndarray) -> str:
-    """One sentence about `rgb`, uint8, H x W x 3, sRGB, both sides at least 1; 30 words at most.
+    """One sentence about `rgb`, uint8, H x W x 3, sRGB, both sides at least 1: some 17 words, never over 40.
 
     Example: "a bright, low contrast, smooth gradient in pale blue above and white below, brighter at
     the top".
@@ -270,7 +282,7 @@ def describe(rgb: np.ndarray) -> str:
     contrast = "low contrast, " if spread < 48 else "high contrast, " if spread >= 150 else ""
 
     gx, gy = gradients(y)
-    kind, active = texture(gx, gy, spread)
+    kind, active = texture(y, gx, gy, spread)
     place = light(*half_means(y))
     noun = "gradient" if kind == SMOOTH and place is not None else "area"
 
@@ -288,7 +300,7 @@ def describe(rgb: np.ndarray) -> str:
         painted = " and ".join(names)
 
     parts = [f"a {brightness}, {contrast if kind != FLAT else ''}{TEXTURES[kind]} {noun} in {painted}"]
-    direction = lines(gx, gy) if kind > SMOOTH else None
+    direction = lines(gx, gy) if kind >= BLURRED else None
     if direction is not None:
         # Lines cover the region; a few strong borders between smooth parts are edges.
         parts.append(f"{LINES[direction]} {'lines' if active >= 200 else 'edges'}")
