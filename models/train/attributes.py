@@ -144,10 +144,10 @@ def colour_numbers(cells: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def dominant_colours(numbers: np.ndarray) -> list[int]:
-    """One to three colour numbers, largest area first; the second and third cover an eighth at least."""
+    """One to three colour numbers, largest area first; the second and third cover a tenth at least."""
     counts = np.bincount(numbers.ravel(), minlength=len(COLOURS))
     order = sorted(range(len(COLOURS)), key=lambda i: (-int(counts[i]), i))
-    return [order[0]] + [i for i in order[1:3] if int(counts[i]) * 8 >= numbers.size]
+    return [order[0]] + [i for i in order[1:3] if int(counts[i]) * 10 >= numbers.size]
 
 
 def colour_sides(numbers: np.ndarray, colours: list[int]) -> tuple[str, str] | None:
