@@ -208,7 +208,8 @@ def texture(y: np.ndarray, gx: np.ndarray, gy: np.ndarray, spread: int) -> tuple
     if weak < 20 and spread < 12:
         return FLAT, active
     if active < 60:
-        return SMOOTH, active
+        # One hard border right across the region is enough for an edge.
+        return (EDGED if strong >= 15 else SMOOTH), active
     # Slopes that hardly bend from one cell to the next: out of focus, or a wide shade.
     if bent * 3 < active:
         return BLURRED, active
