@@ -326,11 +326,7 @@ fn texture(y: &Plane, gradients: &[(i64, i64)], spread: i64) -> (Texture, usize)
         1000 * gradients.iter().filter(above).count() / n
     };
     let (weak, active, strong) = (share(6), share(16), share(48));
-    let bent = (0..n)
-        .filter(|i| bend(y, i / y.w, i % y.w) >= 12)
-        .count()
-        * 1000
-        / n;
+    let bent = (0..n).filter(|i| bend(y, i / y.w, i % y.w) >= 12).count() * 1000 / n;
     let kind = if weak < 20 && spread < 12 {
         Texture::Flat
     } else if active < 60 {
@@ -441,7 +437,11 @@ pub fn describe(pixels: &Pixels) -> String {
     let y = luma(&cells);
 
     let mean = y.mean(0, y.h, 0, y.w);
-    let brightness = BRIGHTNESS[BRIGHTNESS.iter().filter(|(limit, _)| mean >= *limit).count()].1;
+    let brightness = BRIGHTNESS[BRIGHTNESS
+        .iter()
+        .filter(|(limit, _)| mean >= *limit)
+        .count()]
+    .1;
 
     let spread = luma_range(&y);
     let contrast = match spread {
@@ -537,9 +537,7 @@ impl Captioner for Attributes {
         for index in 0..total {
             let place = regions.place(index);
             captions.push(match regions.pixels(index) {
-                Ok(pixels) => {
-                    Caption::new(place, join_prompt(context.prompt, &describe(&pixels)))
-                }
+                Ok(pixels) => Caption::new(place, join_prompt(context.prompt, &describe(&pixels))),
                 Err(reason) => Caption::fallback(place, context, reason),
             });
             progress(index + 1, total);

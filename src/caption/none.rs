@@ -1,8 +1,6 @@
 //! No captions: every region is told the prompt of the whole picture (METHOD.md §5, RSP off).
 
-use super::{
-    Caption, CaptionContext, CaptionError, Captioner, Captions, Progress, RegionSource,
-};
+use super::{Caption, CaptionContext, CaptionError, Captioner, Captions, Progress, RegionSource};
 
 /// `--captioner none`: the user's prompt, as it is, for every region. No pixel is looked at.
 #[derive(Clone, Copy, Debug, Default)]
