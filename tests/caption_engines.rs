@@ -51,7 +51,9 @@ fn two_regions() -> Vec<RegionImage> {
         },
         RegionImage {
             place: place(1),
-            pixels: paint(64, 64, |_, y| [if y / 4 % 2 == 0 { 20 } else { 90 }; 3]),
+            pixels: paint(64, 64, |_, y| {
+                [if (y / 4).is_multiple_of(2) { 20 } else { 90 }; 3]
+            }),
         },
     ]
 }
@@ -73,7 +75,7 @@ fn attributes_puts_the_prompt_in_front_of_what_it_measures() {
         texts(&captions),
         [
             "An old harbour at dusk, a dim, flat, even area in bright red",
-            "An old harbour at dusk, a dark, rough, busy area in black and dark grey, horizontal lines",
+            "An old harbour at dusk, a dark, detailed area in black and dark grey, horizontal lines",
         ]
     );
     assert!(captions.regions.iter().all(|c| c.fallback.is_none()));
@@ -223,7 +225,13 @@ fn one_pixel_and_one_colour_have_no_texture_and_no_direction() {
 
 #[test]
 fn the_direction_of_lines_is_that_of_the_stripes() {
-    let stripe = |phase: usize| [if phase / 16 % 2 == 0 { 40 } else { 200 }; 3];
+    let stripe = |phase: usize| {
+        [if (phase / 16).is_multiple_of(2) {
+            40
+        } else {
+            200
+        }; 3]
+    };
     let said = |pixels: Pixels| describe(&pixels);
     assert!(said(paint(256, 256, |x, _| stripe(x))).contains("vertical lines"));
     assert!(said(paint(256, 256, |_, y| stripe(y))).contains("horizontal lines"));
@@ -238,7 +246,7 @@ fn light_and_colours_are_told_where_they_lie() {
         if y < 120 {
             [150, 200, 250]
         } else {
-            [40, 70, 20]
+            [60, 70, 20]
         }
     });
     let caption = describe(&sky);

@@ -190,7 +190,7 @@ fn errors_in_the_text_name_line_and_field() {
         (
             ",\n      \"caption\": \"r0 c1\"",
             "",
-            "c.json, line 29, column 5: missing field `caption`",
+            "c.json, line 30, column 5: missing field `caption`",
         ),
         (
             "\"rows\": 1",
@@ -212,7 +212,7 @@ fn errors_in_the_text_name_line_and_field() {
         assert_eq!(error(&TWO.replacen(find, replace, 1)), message);
     }
     let cut = error(&TWO[..100]);
-    assert!(cut.starts_with("c.json, line 6, column "), "{cut}");
+    assert!(cut.starts_with("c.json, line 8, column "), "{cut}");
     assert!(cut.contains("EOF"), "{cut}");
     assert!(error("").starts_with("c.json, line 1, column 0: "));
     assert!(error("[]").starts_with("c.json, line 1, column "));
@@ -229,7 +229,7 @@ fn a_later_version_is_named_before_its_unknown_fields() {
     );
     assert_eq!(
         error(&TWO.replace("  \"version\": 1,\n", "")),
-        "c.json, line 31, column 1: missing field `version`"
+        "c.json, line 32, column 1: missing field `version`"
     );
 }
 

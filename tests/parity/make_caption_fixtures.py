@@ -2,8 +2,8 @@
 
     python tests/parity/make_caption_fixtures.py PHOTOS
 
-PHOTOS holds the unpacked Debian packages mate-backgrounds, lomiri-wallpapers-16.04 and
-plasma-workspace-wallpapers, one folder each. The patterns are drawn here from a fixed seed.
+PHOTOS is the folder usr/share/backgrounds of the unpacked Debian package lomiri-wallpapers-16.04. The
+patterns are drawn here from a fixed seed.
 Needs numpy and Pillow.
 """
 
@@ -20,29 +20,23 @@ import attributes  # noqa: E402
 
 OUT = ROOT / "tests" / "fixtures" / "caption"
 
-# (package, file, left, top as shares of the picture, side in the photo, size in the atlas)
+# Photographs of the Debian package lomiri-wallpapers-16.04 whose licence asks for no more than the name.
+CREDITS = {
+    "aitzgorri_by_Aitzol_Berasategi.jpg": "Aitzol Berasategi, CC-BY-4.0",
+    "life_by_Aitzol_Berasategi.jpg": "Aitzol Berasategi, CC-BY-4.0",
+    "picosdeeuropa_by_Aitzol_Berasategi.jpg": "Aitzol Berasategi, CC-BY-4.0",
+    "sunset_by_Aitzol_Berasategi.jpg": "Aitzol Berasategi, CC-BY-4.0",
+    "Picture_0B_by_freespace.jpg": 'Trevor "Freespace", CC-BY-4.0',
+    "Picture_1A_by_freespace.jpg": 'Trevor "Freespace", CC-BY-4.0',
+    "umang_by_Abhishek_Mudgal.jpg": "Abhishek Mudgal, CC-BY-4.0",
+    "Wine_by_Jakkub_Mede.jpg": "Jakub Mede, CC-BY-4.0",
+    "seeding_by_Clements_Engelhardt.jpg": "Clemens Engelhardt, CC0-1.0",
+}
+
+# (file, left and top as shares of the picture, side in the photo, size in the atlas)
 PHOTOS = [
-    (package, name, x, y, side, size)
-    for package, names in {
-        "mate-backgrounds": [
-            "usr/share/backgrounds/mate/nature/Garden.jpg",
-            "usr/share/backgrounds/mate/nature/Dune.jpg",
-            "usr/share/backgrounds/mate/nature/Wood.jpg",
-            "usr/share/backgrounds/mate/nature/Aqua.jpg",
-            "usr/share/backgrounds/mate/nature/Storm.jpg",
-            "usr/share/backgrounds/mate/nature/GreenMeadow.jpg",
-        ],
-        "lomiri-wallpapers-16.04": [
-            "usr/share/backgrounds/sunset_by_Aitzol_Berasategi.jpg",
-            "usr/share/backgrounds/Bridge_by_Sander_Klootwijk.jpg",
-            "usr/share/backgrounds/picosdeeuropa_by_Aitzol_Berasategi.jpg",
-        ],
-        "plasma-workspace-wallpapers": [
-            "usr/share/wallpapers/FallenLeaf/contents/images/2560x1600.jpg",
-            "usr/share/wallpapers/EveningGlow/contents/images/2560x1600.jpg",
-        ],
-    }.items()
-    for name in names
+    (name, x, y, side, size)
+    for name in CREDITS
     for x, y, side, size in [
         (0.10, 0.05, 640, (64, 64)),
         (0.45, 0.40, 320, (64, 64)),
@@ -51,17 +45,17 @@ PHOTOS = [
 ]
 # Larger than the grid of cells, so that block means with uneven blocks are tried on photos, too.
 PHOTOS += [
-    ("mate-backgrounds", "usr/share/backgrounds/mate/nature/Garden.jpg", 0.3, 0.2, 150, (101, 150)),
-    ("mate-backgrounds", "usr/share/backgrounds/mate/nature/Dune.jpg", 0.3, 0.3, 130, (130, 97)),
+    ("picosdeeuropa_by_Aitzol_Berasategi.jpg", 0.5, 0.6, 150, (101, 150)),
+    ("Wine_by_Jakkub_Mede.jpg", 0.3, 0.3, 130, (130, 97)),
 ]
 
 
 def photos(folder: Path):
-    for package, name, x, y, side, size in PHOTOS:
-        picture = Image.open(folder / package / name).convert("RGB")
+    for name, x, y, side, size in PHOTOS:
+        picture = Image.open(folder / name).convert("RGB")
         left, top = int(x * (picture.width - side)), int(y * (picture.height - side))
         crop = picture.crop((left, top, left + side, top + side)).resize(size, Image.Resampling.BOX)
-        yield f"{name.removeprefix('usr/share/')}@{left},{top},{side}", np.asarray(crop)
+        yield f"{name}@{left},{top},{side}", np.asarray(crop)
 
 
 def paint(plane: np.ndarray, low, high) -> np.ndarray:
@@ -159,7 +153,8 @@ def main() -> None:
     lines = ",\n".join("    " + json.dumps(row) for row in rows)
     vocabulary = json.dumps(list(attributes.VOCABULARY))
     colours = json.dumps(lattice(5))
-    text = f'{{\n  "vocabulary": {vocabulary},\n  "lattice": {colours},\n  "crops": [\n{lines}\n  ]\n}}\n'
+    credits = json.dumps(CREDITS, indent=4).replace("\n}", "\n  }")
+    text = f'{{\n  "credits": {credits},\n  "vocabulary": {vocabulary},\n  "lattice": {colours},\n  "crops": [\n{lines}\n  ]\n}}\n'
     (OUT / "attributes.json").write_text(text)
 
     said = " ".join(row["caption"] for row in rows)
