@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | `attributes` | [`attributes`] | measures colours, light and texture; needs no model |
 //! | `none` | [`none`] | every region gets the prompt of the whole picture |
-//! | `file` | [`file`] | reads captions a person (or another engine) wrote, see [`document`] |
+//! | `file` | [`mod@file`] | reads captions a person (or another engine) wrote, see [`document`] |
 //!
 //! An engine gets all regions at once, as a [`RegionSource`], so that it may batch them as it likes; pixels
 //! are produced on demand, so that nobody has to hold the whole enlarged picture. A region that cannot be
