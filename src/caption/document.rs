@@ -1,0 +1,300 @@
+//! The captions file: regional captions as JSON that a person can read, edit, and feed back.
+//!
+//! ```json
+//! {
+//!   "version": 1,
+//!   "grid": { "rows": 1, "cols": 2, "region": 512, "overlap": 256, "width": 768, "height": 512 },
+//!   "captioner": "attributes",
+//!   "prompt": "an old harbour at dusk",
+//!   "regions": [
+//!     { "row": 0, "col": 0, "x": 0, "y": 0, "width": 512, "height": 512, "caption": "..." },
+//!     { "row": 0, "col": 1, "x": 256, "y": 0, "width": 512, "height": 512, "caption": "..." }
+//!   ]
+//! }
+//! ```
+//!
+//! A region's `caption` is its whole text condition, prompt included: what one reads is what the model gets.
+//! Every place of the grid has exactly one region; the order of the list does not matter in reading and is row
+//! by row in writing. An empty caption stands for the prompt. `model` and `instruction` are a record of how the
+//! captions were made; nothing reads them. Misspelt and unknown fields are errors, so that no edit is lost
+//! silently.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::{CaptionContext, CaptionError, Captioner, Captions, GridSpec, Rect, RegionPlace};
+
+/// The version this program writes and reads.
+pub const VERSION: u64 = 1;
+
+/// A captions file, see the [module](self).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Document {
+    version: u64,
+    grid: GridSpec,
+    captioner: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    model: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    instruction: Option<String>,
+    #[serde(default)]
+    prompt: String,
+    regions: Vec<Entry>,
+}
+
+/// One region of a [`Document`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    /// Row of the grid, from 0 at the top.
+    pub row: u32,
+    /// Column of the grid, from 0 at the left.
+    pub col: u32,
+    /// Left edge in output pixels.
+    pub x: u32,
+    /// Top edge in output pixels.
+    pub y: u32,
+    /// In output pixels, at least 1.
+    pub width: u32,
+    /// In output pixels, at least 1.
+    pub height: u32,
+    /// The region's whole text condition; empty stands for the prompt.
+    pub caption: String,
+}
+
+impl Entry {
+    /// Where the region lies in the output picture.
+    pub fn rect(&self) -> Rect {
+        Rect {
+            x: self.x,
+            y: self.y,
+            width: self.width,
+            height: self.height,
+        }
+    }
+}
+
+/// Only what must be known before the rest can be judged.
+#[derive(Deserialize)]
+struct Head {
+    version: u64,
+}
+
+impl Document {
+    /// The record of what `captioner` said of a job.
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse), if the regions do not fill the grid of `context` exactly once.
+    pub fn new(
+        captioner: &dyn Captioner,
+        context: &CaptionContext<'_>,
+        captions: &Captions,
+    ) -> Result<Self, CaptionError> {
+        let mut document = Self {
+            version: VERSION,
+            grid: context.grid,
+            captioner: captioner.name().to_owned(),
+            model: captioner.model().map(str::to_owned),
+            instruction: captioner.instruction().map(str::to_owned),
+            prompt: context.prompt.trim().to_owned(),
+            regions: captions
+                .regions
+                .iter()
+                .map(|caption| {
+                    let RegionPlace { row, col, rect } = caption.place;
+                    Entry {
+                        row,
+                        col,
+                        x: rect.x,
+                        y: rect.y,
+                        width: rect.width,
+                        height: rect.height,
+                        caption: caption.text.clone(),
+                    }
+                })
+                .collect(),
+        };
+        document.check(captioner.name())?;
+        Ok(document)
+    }
+
+    /// Reads the file at `path`.
+    ///
+    /// # Errors
+    /// [`CaptionError::Read`], and those of [`parse`](Self::parse).
+    pub fn read(path: &Path) -> Result<Self, CaptionError> {
+        let text = fs::read_to_string(path).map_err(|source| CaptionError::Read {
+            path: path.into(),
+            source,
+        })?;
+        Self::parse(&text, &path.display().to_string())
+    }
+
+    /// Reads `text`; `source_name` is what errors call it.
+    ///
+    /// # Errors
+    /// [`CaptionError::Json`] with line and column, [`CaptionError::Version`], [`CaptionError::EmptyGrid`],
+    /// [`CaptionError::Region`] and [`CaptionError::Missing`].
+    pub fn parse(text: &str, source_name: &str) -> Result<Self, CaptionError> {
+        let json = |error: serde_json::Error| CaptionError::Json {
+            source_name: source_name.into(),
+            line: error.line(),
+            column: error.column(),
+            message: without_position(&error),
+        };
+        // Some editors put a byte order mark in front.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        // The version first: a later one may have fields that are unknown here.
+        let head: Head = serde_json::from_str(text).map_err(json)?;
+        if head.version != VERSION {
+            return Err(CaptionError::Version {
+                source_name: source_name.into(),
+                found: head.version,
+            });
+        }
+        let mut document: Self = serde_json::from_str(text).map_err(json)?;
+        document.check(source_name)?;
+        Ok(document)
+    }
+
+    /// Sorts the regions row by row and checks that they are the grid's.
+    fn check(&mut self, source_name: &str) -> Result<(), CaptionError> {
+        let GridSpec {
+            rows,
+            cols,
+            width,
+            height,
+            region,
+            ..
+        } = self.grid;
+        let sizes = [
+            ("rows", rows),
+            ("cols", cols),
+            ("region", region),
+            ("width", width),
+            ("height", height),
+        ];
+        if let Some((field, _)) = sizes.into_iter().find(|(_, size)| *size == 0) {
+            return Err(CaptionError::EmptyGrid {
+                source_name: source_name.into(),
+                field,
+            });
+        }
+
+        let mut seen = BTreeSet::new();
+        for (index, entry) in self.regions.iter().enumerate() {
+            let problem = if entry.row >= rows || entry.col >= cols {
+                format!("outside the grid of {rows} x {cols} (both count from 0)")
+            } else if entry.width == 0 || entry.height == 0 {
+                "'width' and 'height' must be at least 1".to_owned()
+            } else if entry.x >= width || entry.y >= height {
+                format!("lies outside the picture of {width} x {height}")
+            } else if !seen.insert((entry.row, entry.col)) {
+                "is there twice".to_owned()
+            } else {
+                continue;
+            };
+            return Err(CaptionError::Region {
+                source_name: source_name.into(),
+                index,
+                row: entry.row,
+                col: entry.col,
+                problem,
+            });
+        }
+
+        let needed = u64::from(rows) * u64::from(cols);
+        if (seen.len() as u64) < needed {
+            // Places are visited in the order of the set, so the first gap shows within its length + 1.
+            let mut places = (0..rows).flat_map(|row| (0..cols).map(move |col| (row, col)));
+            let (row, col) = places
+                .find(|place| !seen.contains(place))
+                .expect("fewer places are taken than there are");
+            return Err(CaptionError::Missing {
+                source_name: source_name.into(),
+                found: self.regions.len(),
+                needed,
+                rows,
+                cols,
+                row,
+                col,
+            });
+        }
+        self.regions.sort_by_key(|entry| (entry.row, entry.col));
+        Ok(())
+    }
+
+    /// The file's text: indented, fields and regions in a fixed order, with a line end.
+    pub fn to_json(&self) -> String {
+        let mut text =
+            serde_json::to_string_pretty(self).expect("strings and numbers always serialize");
+        text.push('\n');
+        text
+    }
+
+    /// Writes the file at `path`, whole or not at all: a temporary file beside it is renamed.
+    ///
+    /// # Errors
+    /// [`CaptionError::Write`].
+    pub fn write(&self, path: &Path) -> Result<(), CaptionError> {
+        self.write_whole(path)
+            .map_err(|source| CaptionError::Write {
+                path: path.into(),
+                source,
+            })
+    }
+
+    fn write_whole(&self, path: &Path) -> io::Result<()> {
+        let folder = match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".captions-").suffix(".tmp");
+        #[cfg(unix)]
+        {
+            // As for any new file; the user's umask takes off what it does not allow.
+            use std::os::unix::fs::PermissionsExt as _;
+            builder.permissions(fs::Permissions::from_mode(0o666));
+        }
+        let mut file = builder.tempfile_in(folder)?;
+        file.write_all(self.to_json().as_bytes())?;
+        file.persist(path).map_err(|error| error.error)?;
+        Ok(())
+    }
+
+    /// The grid the captions were made for.
+    pub fn grid(&self) -> GridSpec {
+        self.grid
+    }
+
+    /// Who made them.
+    pub fn captioner(&self) -> &str {
+        &self.captioner
+    }
+
+    /// The prompt of the whole picture they were made with; may be empty.
+    pub fn prompt(&self) -> &str {
+        self.prompt.trim()
+    }
+
+    /// The regions, row by row.
+    pub fn regions(&self) -> &[Entry] {
+        &self.regions
+    }
+}
+
+/// serde_json's message without its own " at line 1 column 2".
+fn without_position(error: &serde_json::Error) -> String {
+    let message = error.to_string();
+    let position = format!(" at line {} column {}", error.line(), error.column());
+    match message.strip_suffix(&position) {
+        Some(message) => message.to_owned(),
+        None => message,
+    }
+}

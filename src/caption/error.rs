@@ -1,0 +1,130 @@
+//! What can go wrong with captions, each in one line that says where and what to do.
+
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+/// An error that spoils the captions of a whole job. (One region's failure is no error, see
+/// [`Caption::fallback`](super::Caption::fallback).)
+///
+/// `source_name` is the path of the captions file, or what else the text was read from.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum CaptionError {
+    /// No embedded captioner has this name.
+    #[error("unknown captioner '{name}' (known: {known})", known = super::EMBEDDED.join(", "))]
+    Unknown {
+        /// The name asked for.
+        name: String,
+    },
+
+    /// Pixels and size do not fit together.
+    #[error("a region of {width} x {height} pixels cannot have {len} values")]
+    Pixels {
+        /// Columns.
+        width: usize,
+        /// Rows.
+        height: usize,
+        /// Values given; columns × rows × 3 are needed.
+        len: usize,
+    },
+
+    /// The captions file cannot be read.
+    #[error("{path}: cannot read captions: {source}", path = path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+
+    /// The captions file cannot be written.
+    #[error("{path}: cannot write captions: {source}", path = path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+
+    /// Not JSON, or a field is missing, misspelt, or of the wrong type.
+    #[error("{source_name}, line {line}, column {column}: {message}")]
+    Json {
+        /// Where the text came from.
+        source_name: String,
+        /// From 1.
+        line: usize,
+        /// From 1; 0 where the line is empty.
+        column: usize,
+        /// What is wrong there.
+        message: String,
+    },
+
+    /// A later program wrote the file.
+    #[error(
+        "{source_name}: captions of version {found} are not known here (known: {known})",
+        known = super::document::VERSION
+    )]
+    Version {
+        /// Where the text came from.
+        source_name: String,
+        /// The version it claims.
+        found: u64,
+    },
+
+    /// A size in `grid` is 0.
+    #[error("{source_name}: grid: '{field}' must be at least 1")]
+    EmptyGrid {
+        /// Where the text came from.
+        source_name: String,
+        /// The field.
+        field: &'static str,
+    },
+
+    /// A region lies outside the grid, or has no area.
+    #[error("{source_name}: regions[{index}] (row {row}, col {col}): {problem}")]
+    Region {
+        /// Where the text came from.
+        source_name: String,
+        /// Place in the list, from 0.
+        index: usize,
+        /// As given.
+        row: u32,
+        /// As given.
+        col: u32,
+        /// What is wrong with it.
+        problem: String,
+    },
+
+    /// Not every place of the grid has its region.
+    #[error(
+        "{source_name}: {found} regions, but a grid of {rows} x {cols} needs {needed}: \
+         row {row}, col {col} is missing"
+    )]
+    Missing {
+        /// Where the text came from.
+        source_name: String,
+        /// Regions in the list.
+        found: usize,
+        /// `rows` × `cols`.
+        needed: u64,
+        /// Of the grid.
+        rows: u32,
+        /// Of the grid.
+        cols: u32,
+        /// The first place without a region.
+        row: u32,
+        /// The first place without a region.
+        col: u32,
+    },
+
+    /// The engine as a whole cannot work.
+    #[error("captioner {name}: {message}")]
+    Engine {
+        /// Which captioner.
+        name: String,
+        /// Why, and what to do.
+        message: String,
+    },
+}
