@@ -1,0 +1,135 @@
+//! What can go wrong on the canvas, in words a user can act on.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Errors of the canvas room: sizes that make no sense, a disk that is full, a caller that breaks the protocol.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CanvasError {
+    /// A latent with a side of zero.
+    #[error("a canvas of {height} x {width} with {channels} channels has no elements")]
+    EmptyLatent {
+        /// Rows asked for.
+        height: usize,
+        /// Columns asked for.
+        width: usize,
+        /// Channels asked for.
+        channels: usize,
+    },
+    /// A latent or a picture whose size cannot be addressed.
+    #[error("{what} is too large to be addressed on this machine")]
+    TooLarge {
+        /// The thing that does not fit, with its sides.
+        what: String,
+    },
+    /// The canvas file could not be made.
+    #[error("{}: cannot create the canvas file here: {source}", dir.display())]
+    Create {
+        /// The folder that was to hold the file.
+        dir: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The folder's disk (or the user's quota) has no room for the canvas file.
+    #[error("{}: no room for the canvas, which needs {bytes} bytes: free some space or choose another folder for temporary files", dir.display())]
+    DiskFull {
+        /// The folder that was to hold the file.
+        dir: PathBuf,
+        /// Size of the whole canvas file.
+        bytes: usize,
+    },
+    /// The memory map was refused.
+    #[error("cannot map {bytes} bytes of canvas into memory: {source}")]
+    Map {
+        /// Size of the whole canvas.
+        bytes: usize,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A slice handed in does not have the length that its shape calls for.
+    #[error("{what} holds {actual} values where {expected} are needed")]
+    Length {
+        /// Which slice.
+        what: &'static str,
+        /// Values needed.
+        expected: usize,
+        /// Values given.
+        actual: usize,
+    },
+    /// The region side is odd or zero.
+    #[error(
+        "a region side of {region} latent pixels is not possible: it must be even and at least 2"
+    )]
+    RegionSide {
+        /// The side asked for.
+        region: usize,
+    },
+    /// Regions that would never advance.
+    #[error(
+        "an overlap of {overlap} latent pixels is not possible: it must be smaller than the region side, {region}"
+    )]
+    Overlap {
+        /// The overlap asked for.
+        overlap: usize,
+        /// The region side.
+        region: usize,
+    },
+    /// The grid was made for a canvas of another size.
+    #[error(
+        "the region grid is for {grid_height} x {grid_width} latent pixels, the canvas has {height} x {width}"
+    )]
+    GridMismatch {
+        /// Rows of the grid's canvas.
+        grid_height: usize,
+        /// Columns of the grid's canvas.
+        grid_width: usize,
+        /// Rows of this canvas.
+        height: usize,
+        /// Columns of this canvas.
+        width: usize,
+    },
+    /// A prediction for a region that the grid does not have, or that has been added already.
+    #[error("region {index} is not awaited: the grid has {count} regions, and each is added once")]
+    UnexpectedRegion {
+        /// Index of the region.
+        index: usize,
+        /// Regions in the grid.
+        count: usize,
+    },
+    /// Fusion was to be finished before every region was added.
+    #[error("{missing} of {count} regions have no prediction yet (the first is region {first})")]
+    MissingRegions {
+        /// Index of the first region without a prediction.
+        first: usize,
+        /// Regions without a prediction.
+        missing: usize,
+        /// Regions in the grid.
+        count: usize,
+    },
+    /// A place beyond the range that the noise field numbers.
+    #[error("the noise field has no element at {axis} {value}: its coordinates are 32-bit")]
+    NoiseRange {
+        /// Which coordinate.
+        axis: &'static str,
+        /// Its value.
+        value: usize,
+    },
+    /// A VAE that would reduce each side by nothing.
+    #[error("a VAE that reduces each side by a factor of 0 is not possible")]
+    Factor,
+    /// A scale that is not a positive number.
+    #[error("a scale of {scale} is not possible: it must be a number above 0")]
+    Scale {
+        /// The scale asked for.
+        scale: f64,
+    },
+    /// A size, of input or output, with a side of zero.
+    #[error("a size of {width} x {height} pixels is not possible: both sides must be at least 1")]
+    EmptySize {
+        /// Columns.
+        width: u32,
+        /// Rows.
+        height: u32,
+    },
+}

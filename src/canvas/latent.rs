@@ -1,0 +1,401 @@
+//! The latent that holds a whole picture, in a mapped temporary file, so that host memory need not.
+//!
+//! A 16384² picture has a latent of 64 MiB (SDXL) to 1 GiB (a VAE with f = 4 and 16 channels), and a run
+//! keeps three of them. The system pages a mapped file in and out as it is walked through; the file has no
+//! name (or loses it when the process ends), so a killed run leaves nothing behind.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::ops::Range;
+use std::path::Path;
+
+use memmap2::MmapMut;
+
+use super::error::CanvasError;
+use super::grid::Region;
+
+/// An `f32` array of `height × width × channels`, channels-last, mapped into memory and zero at first.
+///
+/// Both constructors give the same type: one path for a thumbnail and for a poster.
+#[derive(Debug)]
+pub struct Latent {
+    height: usize,
+    width: usize,
+    channels: usize,
+    map: MmapMut,
+}
+
+impl Latent {
+    /// A zeroed latent backed by a nameless temporary file in `dir`.
+    ///
+    /// The file's blocks are written at once, not left sparse: a full disk must be an error here,
+    /// because later it would be a bus fault in the middle of a store.
+    ///
+    /// # Errors
+    /// [`CanvasError::EmptyLatent`], [`CanvasError::TooLarge`], [`CanvasError::Create`],
+    /// [`CanvasError::DiskFull`] or [`CanvasError::Map`].
+    pub fn in_dir(
+        dir: &Path,
+        height: usize,
+        width: usize,
+        channels: usize,
+    ) -> Result<Self, CanvasError> {
+        let bytes = byte_len(height, width, channels)?;
+        let mut file = tempfile::tempfile_in(dir).map_err(|source| CanvasError::Create {
+            dir: dir.to_owned(),
+            source,
+        })?;
+        write_zeros(&mut file, bytes).map_err(|source| storage_error(source, dir, bytes))?;
+        // SAFETY: the file has no name (or is ours alone until it is deleted), so nobody else can shorten
+        // or change it while it is mapped.
+        let map = unsafe { MmapMut::map_mut(&file) }
+            .map_err(|source| CanvasError::Map { bytes, source })?;
+        Ok(Self {
+            height,
+            width,
+            channels,
+            map,
+        })
+    }
+
+    /// A zeroed latent in anonymous memory: for canvases that are small beside the model.
+    ///
+    /// # Errors
+    /// [`CanvasError::EmptyLatent`], [`CanvasError::TooLarge`] or [`CanvasError::Map`].
+    pub fn in_memory(height: usize, width: usize, channels: usize) -> Result<Self, CanvasError> {
+        let bytes = byte_len(height, width, channels)?;
+        let map = MmapMut::map_anon(bytes).map_err(|source| CanvasError::Map { bytes, source })?;
+        Ok(Self {
+            height,
+            width,
+            channels,
+            map,
+        })
+    }
+
+    /// Rows, in latent pixels.
+    pub fn height(&self) -> usize {
+        self.height
+    }
+
+    /// Columns, in latent pixels.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Channels of one latent pixel.
+    pub fn channels(&self) -> usize {
+        self.channels
+    }
+
+    /// Values in one row: `width × channels`.
+    pub fn row_len(&self) -> usize {
+        self.width * self.channels
+    }
+
+    /// All values, `[height, width, channels]`.
+    pub fn as_slice(&self) -> &[f32] {
+        // SAFETY: a map starts on a page boundary and so is aligned for f32; it holds exactly
+        // `height * width * channels` of them (see `byte_len`); every bit pattern is a valid f32; the
+        // borrow of `self` keeps the map alive and unaliased by `as_mut_slice`.
+        unsafe {
+            std::slice::from_raw_parts(
+                self.map.as_ptr().cast::<f32>(),
+                self.map.len() / size_of::<f32>(),
+            )
+        }
+    }
+
+    /// All values, `[height, width, channels]`, to be changed.
+    pub fn as_mut_slice(&mut self) -> &mut [f32] {
+        let len = self.map.len() / size_of::<f32>();
+        // SAFETY: as in `as_slice`; the exclusive borrow of `self` makes this the only view.
+        unsafe { std::slice::from_raw_parts_mut(self.map.as_mut_ptr().cast::<f32>(), len) }
+    }
+
+    /// A band of whole rows, `[rows, width, channels]`: the unit in which steps and priors stream.
+    ///
+    /// # Panics
+    /// If the range reaches past the last row.
+    pub fn rows(&self, rows: Range<usize>) -> &[f32] {
+        let len = self.row_len();
+        &self.as_slice()[rows.start * len..rows.end * len]
+    }
+
+    /// As [`Latent::rows`], to be changed.
+    ///
+    /// # Panics
+    /// If the range reaches past the last row.
+    pub fn rows_mut(&mut self, rows: Range<usize>) -> &mut [f32] {
+        let len = self.row_len();
+        &mut self.as_mut_slice()[rows.start * len..rows.end * len]
+    }
+
+    /// Copies a region into `out`, `[region.height, region.width, channels]`. Where the region reaches past
+    /// the canvas, the canvas is continued by reflection, as numpy's `pad(mode="reflect")` does.
+    ///
+    /// # Errors
+    /// [`CanvasError::Length`] if `out` does not have the region's size.
+    pub fn gather(&self, region: &Region, out: &mut [f32]) -> Result<(), CanvasError> {
+        let c = self.channels;
+        check_len(
+            "the buffer of a region",
+            region.height * region.width * c,
+            out.len(),
+        )?;
+        let inside = self.width.saturating_sub(region.x).min(region.width);
+        for (dy, out_row) in out.chunks_exact_mut(region.width * c).enumerate() {
+            let y = reflect(region.y + dy, self.height);
+            let row = self.rows(y..y + 1);
+            let (direct, mirrored) = out_row.split_at_mut(inside * c);
+            if inside > 0 {
+                direct.copy_from_slice(&row[region.x * c..(region.x + inside) * c]);
+            }
+            for (dx, pixel) in mirrored.chunks_exact_mut(c).enumerate() {
+                let x = reflect(region.x + inside + dx, self.width);
+                pixel.copy_from_slice(&row[x * c..(x + 1) * c]);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a region's values, `[region.height, region.width, channels]`, onto the canvas, leaving out
+    /// what lies past its edges: the inverse of [`Latent::gather`].
+    ///
+    /// # Errors
+    /// [`CanvasError::Length`] if `values` does not have the region's size.
+    pub fn scatter(&mut self, region: &Region, values: &[f32]) -> Result<(), CanvasError> {
+        let c = self.channels;
+        check_len(
+            "the values of a region",
+            region.height * region.width * c,
+            values.len(),
+        )?;
+        let inside = self.width.saturating_sub(region.x).min(region.width);
+        let rows = self.height.saturating_sub(region.y).min(region.height);
+        if inside == 0 {
+            return Ok(());
+        }
+        for (dy, source) in values.chunks_exact(region.width * c).take(rows).enumerate() {
+            let y = region.y + dy;
+            self.rows_mut(y..y + 1)[region.x * c..(region.x + inside) * c]
+                .copy_from_slice(&source[..inside * c]);
+        }
+        Ok(())
+    }
+}
+
+/// Index into `0..len` of position `i` on an axis that is mirrored at both ends without repeating the end
+/// itself, again and again if need be: for `len` = 4, `0 1 2 3 2 1 0 1 2 …`. For `len` = 1, always 0.
+pub fn reflect(i: usize, len: usize) -> usize {
+    if len <= 1 {
+        return 0;
+    }
+    let period = 2 * (len - 1);
+    let i = i % period;
+    if i < len { i } else { period - i }
+}
+
+pub(super) fn check_len(
+    what: &'static str,
+    expected: usize,
+    actual: usize,
+) -> Result<(), CanvasError> {
+    if expected == actual {
+        Ok(())
+    } else {
+        Err(CanvasError::Length {
+            what,
+            expected,
+            actual,
+        })
+    }
+}
+
+fn byte_len(height: usize, width: usize, channels: usize) -> Result<usize, CanvasError> {
+    if height == 0 || width == 0 || channels == 0 {
+        return Err(CanvasError::EmptyLatent {
+            height,
+            width,
+            channels,
+        });
+    }
+    height
+        .checked_mul(width)
+        .and_then(|n| n.checked_mul(channels))
+        .and_then(|n| n.checked_mul(size_of::<f32>()))
+        .filter(|&n| isize::try_from(n).is_ok())
+        .ok_or_else(|| CanvasError::TooLarge {
+            what: format!("a canvas of {height} x {width} x {channels} values"),
+        })
+}
+
+fn write_zeros(file: &mut File, bytes: usize) -> io::Result<()> {
+    let zeros = vec![0u8; bytes.min(1 << 20)];
+    let mut left = bytes;
+    while left > 0 {
+        let n = left.min(zeros.len());
+        file.write_all(&zeros[..n])?;
+        left -= n;
+    }
+    file.flush()
+}
+
+fn storage_error(source: io::Error, dir: &Path, bytes: usize) -> CanvasError {
+    match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+            CanvasError::DiskFull {
+                dir: dir.to_owned(),
+                bytes,
+            }
+        }
+        _ => CanvasError::Create {
+            dir: dir.to_owned(),
+            source,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn region(y: usize, x: usize, height: usize, width: usize) -> Region {
+        Region {
+            index: 0,
+            row: 0,
+            col: 0,
+            y,
+            x,
+            height,
+            width,
+        }
+    }
+
+    fn numbered(height: usize, width: usize, channels: usize) -> Latent {
+        let mut latent = Latent::in_memory(height, width, channels).unwrap();
+        for (i, v) in latent.as_mut_slice().iter_mut().enumerate() {
+            *v = i as f32;
+        }
+        latent
+    }
+
+    #[test]
+    fn reflection_repeats_numpy_pad_mode_reflect_for_every_small_size() {
+        // np.pad(np.arange(n), (0, 7), mode="reflect")
+        let expected: [&[usize]; 4] = [
+            &[0, 0, 0, 0, 0, 0, 0, 0],
+            &[0, 1, 0, 1, 0, 1, 0, 1, 0],
+            &[0, 1, 2, 1, 0, 1, 2, 1, 0, 1],
+            &[0, 1, 2, 3, 2, 1, 0, 1, 2, 3, 2],
+        ];
+        for (n, row) in expected.iter().enumerate() {
+            let ours: Vec<usize> = (0..row.len()).map(|i| reflect(i, n + 1)).collect();
+            assert_eq!(&ours, row, "length {}", n + 1);
+        }
+    }
+
+    #[test]
+    fn gather_reads_a_window_and_mirrors_what_lies_past_the_edge() {
+        let latent = numbered(2, 3, 2);
+        let mut out = vec![0.0; 3 * 4 * 2];
+        latent.gather(&region(1, 1, 3, 4), &mut out).unwrap();
+        let row1 = [8.0, 9.0, 10.0, 11.0, 8.0, 9.0, 6.0, 7.0];
+        let row0 = [2.0, 3.0, 4.0, 5.0, 2.0, 3.0, 0.0, 1.0];
+        assert_eq!(out, [row1, row0, row1].concat());
+    }
+
+    #[test]
+    fn gather_of_a_single_pixel_fills_the_region_with_it() {
+        let mut latent = Latent::in_memory(1, 1, 2).unwrap();
+        latent.as_mut_slice().copy_from_slice(&[3.0, 4.0]);
+        let mut out = vec![0.0; 8 * 8 * 2];
+        latent.gather(&region(0, 0, 8, 8), &mut out).unwrap();
+        assert!(out.chunks_exact(2).all(|p| p == [3.0, 4.0]));
+    }
+
+    #[test]
+    fn scatter_undoes_gather_and_leaves_the_rest_alone() {
+        let source = numbered(5, 7, 3);
+        let mut target = Latent::in_memory(5, 7, 3).unwrap();
+        let window = region(2, 4, 6, 6);
+        let mut values = vec![0.0; 6 * 6 * 3];
+        source.gather(&window, &mut values).unwrap();
+        target.scatter(&window, &values).unwrap();
+        for y in 0..5 {
+            for x in 0..7 {
+                let i = (y * 7 + x) * 3;
+                let expected = if y >= 2 && x >= 4 {
+                    &source.as_slice()[i..i + 3]
+                } else {
+                    &[0.0; 3][..]
+                };
+                assert_eq!(&target.as_slice()[i..i + 3], expected, "({y}, {x})");
+            }
+        }
+    }
+
+    #[test]
+    fn a_latent_in_a_folder_keeps_values_and_leaves_no_file_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut latent = Latent::in_dir(dir.path(), 300, 400, 4).unwrap();
+        assert!(latent.as_slice().iter().all(|&v| v == 0.0));
+        latent.rows_mut(299..300)[1599] = 7.5;
+        assert_eq!(latent.rows(299..300)[1599], 7.5);
+        assert_eq!(latent.as_slice().len(), 300 * 400 * 4);
+        drop(latent);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn impossible_latents_are_errors_and_not_panics() {
+        let dir = tempfile::tempdir().unwrap();
+        let gone = dir.path().join("not there");
+        assert!(
+            matches!(Latent::in_dir(&gone, 2, 2, 1), Err(CanvasError::Create { dir, .. }) if dir == gone)
+        );
+        assert!(matches!(
+            Latent::in_memory(0, 2, 1),
+            Err(CanvasError::EmptyLatent { .. })
+        ));
+        assert!(matches!(
+            Latent::in_memory(usize::MAX, 2, 1),
+            Err(CanvasError::TooLarge { .. })
+        ));
+        assert!(matches!(
+            Latent::in_memory(1 << 40, 1 << 30, 4),
+            Err(CanvasError::TooLarge { .. })
+        ));
+        let mut short = vec![0.0; 3];
+        assert!(matches!(
+            Latent::in_memory(2, 2, 1)
+                .unwrap()
+                .gather(&region(0, 0, 2, 2), &mut short),
+            Err(CanvasError::Length {
+                expected: 4,
+                actual: 3,
+                ..
+            })
+        ));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_disk_is_reported_as_such_with_the_size_needed() {
+        let mut full = File::options().write(true).open("/dev/full").unwrap();
+        let source = write_zeros(&mut full, 3 << 20).unwrap_err();
+        let error = storage_error(source, Path::new("cache"), 3 << 20);
+        assert!(matches!(
+            error,
+            CanvasError::DiskFull {
+                bytes: 3_145_728,
+                ..
+            }
+        ));
+        assert!(
+            error
+                .to_string()
+                .starts_with("cache: no room for the canvas, which needs 3145728 bytes")
+        );
+    }
+}

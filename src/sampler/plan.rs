@@ -1,0 +1,98 @@
+//! Which steps of the schedule an image-to-image run takes.
+//!
+//! With few steps a "strength" is really a step count: with 8 steps, every strength in (0.375, 0.5] runs four.
+//! So both are accepted, and the plan says what was run (METHOD.md, section 2, "Schedule").
+
+use super::{Sampler, SamplerError, Schedule, Step};
+
+/// How far the picture is diffused before it is denoised again.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Denoise {
+    /// Share of the schedule, above 0 and at most 1; the paper uses 0.45.
+    Strength(f64),
+    /// Number of steps that are run, 1 to N.
+    Steps(usize),
+}
+
+/// Number of the `n` steps that are run: the count itself, or `⌈n·strength⌉`.
+///
+/// A product within a billionth above a whole number is that number: 100 × 0.07 is 7 steps, though in binary it
+/// comes out above 7.
+///
+/// # Errors
+/// [`SamplerError::Strength`] or [`SamplerError::StepCount`].
+pub fn steps_run(n: usize, denoise: Denoise) -> Result<usize, SamplerError> {
+    match denoise {
+        Denoise::Strength(strength) if !(strength > 0.0 && strength <= 1.0) => {
+            Err(SamplerError::Strength { strength })
+        }
+        Denoise::Strength(strength) => {
+            Ok(((n as f64 * strength - 1e-9).ceil() as usize).clamp(1, n.max(1)))
+        }
+        Denoise::Steps(steps) if steps == 0 || steps > n => {
+            Err(SamplerError::StepCount { steps, max: n })
+        }
+        Denoise::Steps(steps) => Ok(steps),
+    }
+}
+
+/// The steps of a run: the last [`steps_run`] of the `n` steps of the schedule. The first one's `t` is where the
+/// picture is diffused to.
+///
+/// # Errors
+/// Those of [`steps_run`] and [`Sampler::steps`].
+pub fn plan(
+    sampler: &dyn Sampler,
+    schedule: &Schedule,
+    n: usize,
+    denoise: Denoise,
+) -> Result<Vec<Step>, SamplerError> {
+    let mut steps = sampler.steps(schedule, n)?;
+    let run = steps_run(n, denoise)?;
+    Ok(steps.split_off(n - run))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strength_is_a_step_count_rounded_up() {
+        let cases = [
+            (8, 0.45, 4),
+            (8, 0.5, 4),
+            (8, 0.51, 5),
+            (8, 0.01, 1),
+            (8, 1.0, 8),
+            (50, 0.45, 23),
+            (100, 0.07, 7),
+            (10, 0.7, 7),
+            (1, 0.3, 1),
+        ];
+        for (n, strength, expected) in cases {
+            assert_eq!(
+                steps_run(n, Denoise::Strength(strength)).unwrap(),
+                expected,
+                "{n} steps at {strength}"
+            );
+        }
+    }
+
+    #[test]
+    fn impossible_strengths_and_counts_are_refused() {
+        for strength in [0.0, -0.5, 1.01, f64::NAN] {
+            assert!(matches!(
+                steps_run(8, Denoise::Strength(strength)),
+                Err(SamplerError::Strength { .. })
+            ));
+        }
+        assert!(matches!(
+            steps_run(8, Denoise::Steps(9)),
+            Err(SamplerError::StepCount { steps: 9, max: 8 })
+        ));
+        assert!(matches!(
+            steps_run(8, Denoise::Steps(0)),
+            Err(SamplerError::StepCount { .. })
+        ));
+    }
+}

@@ -1,0 +1,388 @@
+//! The noise schedule of a trained model: ᾱ over its timesteps, and how inference timesteps are spread.
+//!
+//! Computed as diffusers' `scheduling_ddim.py` does with PyTorch: β in f32, the product accumulated in f64 and
+//! stored in f32; timesteps in f64 with numpy's rounding, halves to even.
+
+use rayon::prelude::*;
+
+use super::config::{BetaSchedule, PredictionType, SchedulerConfig, TimestepSpacing};
+use super::{SamplerError, check_len};
+
+/// Values per parallel piece: small enough for the cache, large enough not to feel the hand-over.
+pub(super) const PIECE: usize = 1 << 14;
+
+/// ᾱ of every training timestep, and how to choose timesteps from them.
+#[derive(Debug, Clone)]
+pub struct Schedule {
+    abar: Vec<f32>,
+    final_abar: f32,
+    spacing: TimestepSpacing,
+    steps_offset: usize,
+    prediction: PredictionType,
+}
+
+impl Schedule {
+    /// The schedule of a config.
+    ///
+    /// # Errors
+    /// [`SamplerError::UnsupportedSetting`] for clipping or thresholding of x̂0, [`SamplerError::Betas`] for betas
+    /// outside (0, 1) or of the wrong number.
+    pub fn new(config: &SchedulerConfig) -> Result<Self, SamplerError> {
+        let reason = "x0 is clipped in models of pixels only; a model of latents needs false";
+        if config.clip_sample {
+            return Err(SamplerError::UnsupportedSetting {
+                setting: "clip_sample = true",
+                reason,
+            });
+        }
+        if config.thresholding {
+            return Err(SamplerError::UnsupportedSetting {
+                setting: "thresholding = true",
+                reason,
+            });
+        }
+        let betas = betas(config)?;
+        let mut abar = cumulative_product(betas.iter().map(|beta| 1.0 - beta));
+        if config.rescale_betas_zero_snr {
+            abar = rescale_zero_snr(&abar);
+        }
+        let final_abar = if config.set_alpha_to_one {
+            1.0
+        } else {
+            abar[0]
+        };
+        Ok(Self {
+            abar,
+            final_abar,
+            spacing: config.timestep_spacing,
+            steps_offset: config.steps_offset,
+            prediction: config.prediction_type,
+        })
+    }
+
+    /// The same schedule with another spread of timesteps: Hyper-SDXL wants trailing whatever its base says.
+    #[must_use]
+    pub fn with_spacing(mut self, spacing: TimestepSpacing) -> Self {
+        self.spacing = spacing;
+        self
+    }
+
+    /// T, the number of training timesteps.
+    pub fn train_timesteps(&self) -> usize {
+        self.abar.len()
+    }
+
+    /// What the model predicts.
+    pub fn prediction(&self) -> PredictionType {
+        self.prediction
+    }
+
+    /// ᾱ of timestep `t`: the share of signal power, falling from about 1 to about 0.
+    ///
+    /// # Errors
+    /// [`SamplerError::TimestepRange`].
+    pub fn abar(&self, t: usize) -> Result<f32, SamplerError> {
+        self.abar
+            .get(t)
+            .copied()
+            .ok_or(SamplerError::TimestepRange {
+                t,
+                max: self.abar.len() - 1,
+            })
+    }
+
+    /// ᾱ after the last step: 1, or ᾱ₀ with `set_alpha_to_one = false`.
+    pub fn final_abar(&self) -> f32 {
+        self.final_abar
+    }
+
+    /// ᾱ of the timestep a step leads to.
+    ///
+    /// # Errors
+    /// [`SamplerError::TimestepRange`].
+    pub fn abar_prev(&self, t_prev: Option<usize>) -> Result<f32, SamplerError> {
+        t_prev.map_or(Ok(self.final_abar), |t| self.abar(t))
+    }
+
+    /// The `n` timesteps of inference, descending, as diffusers' `set_timesteps` gives them.
+    ///
+    /// # Errors
+    /// [`SamplerError::StepCount`] unless `1 <= n <= T`, [`SamplerError::TimestepRange`] where `steps_offset`
+    /// carries one past the end.
+    pub fn timesteps(&self, n: usize) -> Result<Vec<usize>, SamplerError> {
+        let total = self.train_timesteps();
+        if n == 0 || n > total {
+            return Err(SamplerError::StepCount {
+                steps: n,
+                max: total,
+            });
+        }
+        let span = total as f64;
+        let timesteps: Vec<usize> = match self.spacing {
+            TimestepSpacing::Leading => (0..n)
+                .rev()
+                .map(|i| i * (total / n) + self.steps_offset)
+                .collect(),
+            TimestepSpacing::Trailing => {
+                // numpy.arange's own increment: the difference of its first two values.
+                let increment = (span - span / n as f64) - span;
+                (0..n)
+                    .map(|i| (span + i as f64 * increment).round_ties_even() as usize - 1)
+                    .collect()
+            }
+            TimestepSpacing::Linspace if n == 1 => vec![0],
+            TimestepSpacing::Linspace => {
+                let increment = (span - 1.0) / (n - 1) as f64;
+                (0..n)
+                    .rev()
+                    .map(|i| (i as f64 * increment).round_ties_even() as usize)
+                    .collect()
+            }
+        };
+        match timesteps.iter().find(|&&t| t >= total) {
+            Some(&t) => Err(SamplerError::TimestepRange { t, max: total - 1 }),
+            None => Ok(timesteps),
+        }
+    }
+
+    /// Diffuses: `z_t = √ā_t·zL + √(1−ā_t)·n`. The noise is handed over in `noise` and replaced by `z_t`, so a
+    /// band of rows needs no third buffer.
+    ///
+    /// # Errors
+    /// [`SamplerError::TimestepRange`] or [`SamplerError::Length`].
+    pub fn add_noise(&self, t: usize, zl: &[f32], noise: &mut [f32]) -> Result<(), SamplerError> {
+        check_len("the noise", zl.len(), noise.len())?;
+        let (signal, spread) = roots(self.abar(t)?);
+        noise
+            .par_chunks_mut(PIECE)
+            .zip(zl.par_chunks(PIECE))
+            .for_each(|(n, zl)| {
+                n.iter_mut()
+                    .zip(zl)
+                    .for_each(|(n, zl)| *n = signal * zl + spread * *n);
+            });
+        Ok(())
+    }
+
+    /// Turns what the model put out at timestep `t` into the noise prediction ε, in place; `z` is the latent it
+    /// looked at. All of this is linear and all regions share `z`, so it may be done on the fused canvas.
+    ///
+    /// # Errors
+    /// [`SamplerError::TimestepRange`] or [`SamplerError::Length`].
+    pub fn output_to_eps(
+        &self,
+        t: usize,
+        z: &[f32],
+        output: &mut [f32],
+    ) -> Result<(), SamplerError> {
+        check_len("the model's output", z.len(), output.len())?;
+        let (signal, spread) = roots(self.abar(t)?);
+        // ε = from_output·output + from_z·z
+        let (from_output, from_z) = match self.prediction {
+            PredictionType::Epsilon => return Ok(()),
+            PredictionType::V => (signal, spread),
+            PredictionType::Sample => (-signal / spread, 1.0 / spread),
+        };
+        output
+            .par_chunks_mut(PIECE)
+            .zip(z.par_chunks(PIECE))
+            .for_each(|(output, z)| {
+                output
+                    .iter_mut()
+                    .zip(z)
+                    .for_each(|(o, z)| *o = from_output * *o + from_z * z);
+            });
+        Ok(())
+    }
+
+    /// The clean latent that `z` and ε imply: `x̂0 = (z − √(1−ā_t)·ε)/√ā_t`, into `x0`.
+    ///
+    /// # Errors
+    /// [`SamplerError::TimestepRange`], [`SamplerError::Length`], or [`SamplerError::NoSignal`] where ᾱ is 0.
+    pub fn x0_hat(
+        &self,
+        t: usize,
+        z: &[f32],
+        eps: &[f32],
+        x0: &mut [f32],
+    ) -> Result<(), SamplerError> {
+        check_len("the noise prediction", z.len(), eps.len())?;
+        check_len("the buffer of x0", z.len(), x0.len())?;
+        let (signal, spread) = roots(self.abar(t)?);
+        if signal == 0.0 {
+            return Err(SamplerError::NoSignal { t });
+        }
+        x0.par_chunks_mut(PIECE)
+            .zip(z.par_chunks(PIECE))
+            .zip(eps.par_chunks(PIECE))
+            .for_each(|((x0, z), eps)| {
+                x0.iter_mut()
+                    .zip(z)
+                    .zip(eps)
+                    .for_each(|((x0, z), eps)| *x0 = (z - spread * eps) / signal);
+            });
+        Ok(())
+    }
+}
+
+/// `(√ā, √(1−ā))`.
+fn roots(abar: f32) -> (f32, f32) {
+    (
+        f64::from(abar).sqrt() as f32,
+        (1.0 - f64::from(abar)).sqrt() as f32,
+    )
+}
+
+fn betas(config: &SchedulerConfig) -> Result<Vec<f32>, SamplerError> {
+    let n = config.num_train_timesteps;
+    if n == 0 {
+        return Err(SamplerError::Betas {
+            reason: "num_train_timesteps is 0".into(),
+        });
+    }
+    let betas = match (&config.trained_betas, config.beta_schedule) {
+        (Some(given), _) if given.len() != n => {
+            let reason = format!(
+                "trained_betas has {} values, num_train_timesteps is {n}",
+                given.len()
+            );
+            return Err(SamplerError::Betas { reason });
+        }
+        (Some(given), _) => given.clone(),
+        (None, BetaSchedule::Linear) => {
+            linspace(config.beta_start as f32, config.beta_end as f32, n)
+        }
+        (None, BetaSchedule::ScaledLinear) => {
+            let ends = (
+                config.beta_start.sqrt() as f32,
+                config.beta_end.sqrt() as f32,
+            );
+            linspace(ends.0, ends.1, n)
+                .into_iter()
+                .map(|root| root * root)
+                .collect()
+        }
+    };
+    // Written so that NaN (the root of a negative beta) fails too.
+    match betas.iter().position(|&beta| !(beta > 0.0 && beta < 1.0)) {
+        Some(t) => Err(SamplerError::Betas {
+            reason: format!("beta is {} at timestep {t}, not inside 0 to 1", betas[t]),
+        }),
+        None => Ok(betas),
+    }
+}
+
+/// `torch.linspace` in f32: each half is counted from its own end.
+fn linspace(start: f32, end: f32, n: usize) -> Vec<f32> {
+    if n == 1 {
+        return vec![start];
+    }
+    let step = (end - start) / (n - 1) as f32;
+    (0..n)
+        .map(|i| {
+            if i < n / 2 {
+                start + step * i as f32
+            } else {
+                end - step * (n - 1 - i) as f32
+            }
+        })
+        .collect()
+}
+
+fn cumulative_product(alphas: impl Iterator<Item = f32>) -> Vec<f32> {
+    alphas
+        .scan(1.0f64, |product, alpha| {
+            *product *= f64::from(alpha);
+            Some(*product as f32)
+        })
+        .collect()
+}
+
+/// diffusers' `rescale_zero_terminal_snr`: √ᾱ is shifted and stretched so that the first stays and the last is 0.
+fn rescale_zero_snr(abar: &[f32]) -> Vec<f32> {
+    let roots: Vec<f32> = abar.iter().map(|a| a.sqrt()).collect();
+    let (first, last) = (roots[0], roots[roots.len() - 1]);
+    let scaled: Vec<f32> = roots
+        .iter()
+        .map(|r| (r - last) * (first / (first - last)))
+        .map(|r| r * r)
+        .collect();
+    // The reference goes back to betas and multiplies them up again; so do we, for the same rounding.
+    let ratios = std::iter::once(scaled[0]).chain(scaled.windows(2).map(|pair| pair[1] / pair[0]));
+    cumulative_product(ratios.map(|alpha| 1.0 - (1.0 - alpha)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(extra: &str) -> SchedulerConfig {
+        let text = format!(r#"{{"_class_name": "DDIMScheduler", "clip_sample": false {extra}}}"#);
+        SchedulerConfig::from_json(&text).unwrap()
+    }
+
+    #[test]
+    fn settings_for_models_of_pixels_are_refused() {
+        let mut clipping = config("");
+        clipping.clip_sample = true;
+        let error = Schedule::new(&clipping).unwrap_err();
+        assert!(matches!(
+            error,
+            SamplerError::UnsupportedSetting {
+                setting: "clip_sample = true",
+                ..
+            }
+        ));
+        assert!(Schedule::new(&config(r#", "thresholding": true"#)).is_err());
+    }
+
+    #[test]
+    fn betas_that_make_no_schedule_are_refused() {
+        for extra in [
+            r#", "num_train_timesteps": 0"#,
+            r#", "beta_start": -0.1, "beta_schedule": "scaled_linear""#,
+            r#", "beta_end": 1.5"#,
+            r#", "trained_betas": [0.1, 0.2]"#,
+        ] {
+            assert!(
+                matches!(
+                    Schedule::new(&config(extra)),
+                    Err(SamplerError::Betas { .. })
+                ),
+                "{extra}"
+            );
+        }
+        let given = Schedule::new(&config(
+            r#", "trained_betas": [0.5, 0.5], "num_train_timesteps": 2"#,
+        ))
+        .unwrap();
+        assert_eq!(
+            (given.abar(0).unwrap(), given.abar(1).unwrap()),
+            (0.5, 0.25)
+        );
+    }
+
+    #[test]
+    fn step_counts_and_timesteps_out_of_range_are_refused() {
+        let schedule = Schedule::new(&config(r#", "steps_offset": 1"#)).unwrap();
+        assert!(matches!(
+            schedule.timesteps(0),
+            Err(SamplerError::StepCount {
+                steps: 0,
+                max: 1000
+            })
+        ));
+        assert!(matches!(
+            schedule.timesteps(1001),
+            Err(SamplerError::StepCount { .. })
+        ));
+        assert!(matches!(
+            schedule.timesteps(1000),
+            Err(SamplerError::TimestepRange { t: 1000, max: 999 })
+        ));
+        assert!(matches!(
+            schedule.abar(1000),
+            Err(SamplerError::TimestepRange { .. })
+        ));
+    }
+}
