@@ -62,9 +62,12 @@ impl GroupNorm {
             self.groups,
             channels / self.groups,
         ))?;
-        let mean = grouped.mean_keepdim(3)?.mean_keepdim(1)?;
-        let centred = grouped.broadcast_sub(&mean)?;
-        let variance = centred.sqr()?.mean_keepdim(3)?.mean_keepdim(1)?;
+        let mean = |x: &Tensor| x.mean_keepdim(3)?.mean_keepdim(1);
+        let centred = grouped.broadcast_sub(&mean(&grouped)?)?;
+        // Once more: the first mean is rounded at the scale of the values, which may lie far from
+        // zero, and the rounding would stay as an offset.
+        let centred = centred.broadcast_sub(&mean(&centred)?)?;
+        let variance = mean(&centred.sqr()?)?;
         centred
             .broadcast_div(&(variance + self.eps)?.sqrt()?)?
             .reshape((batch, positions, channels))?
