@@ -3,11 +3,16 @@
 
 use candle_core::{D, Result, Tensor};
 
+use super::cpu;
+
 /// `x·σ(x)` (`torch.nn.functional.silu`), any shape.
 ///
 /// # Errors
 /// Those of the backend.
 pub fn silu(x: &Tensor) -> Result<Tensor> {
+    if cpu::takes(x) {
+        return cpu::silu(x);
+    }
     x.silu()
 }
 
@@ -16,6 +21,9 @@ pub fn silu(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// Those of the backend.
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
+    if cpu::takes(x) {
+        return cpu::gelu(x);
+    }
     x.gelu_erf()
 }
 
@@ -24,6 +32,9 @@ pub fn gelu(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// Those of the backend.
 pub fn quick_gelu(x: &Tensor) -> Result<Tensor> {
+    if cpu::takes(x) {
+        return cpu::quick_gelu(x);
+    }
     x * candle_nn::ops::sigmoid(&(x * 1.702)?)?
 }
 
@@ -36,6 +47,9 @@ pub fn geglu(x: &Tensor) -> Result<Tensor> {
     let width = x.dim(D::Minus1)?;
     if !width.is_multiple_of(2) {
         candle_core::bail!("geglu: the last dimension of {:?} is odd", x.shape());
+    }
+    if cpu::takes(x) {
+        return cpu::geglu(x);
     }
     let value = x.narrow(D::Minus1, 0, width / 2)?;
     let gate = x.narrow(D::Minus1, width / 2, width / 2)?;

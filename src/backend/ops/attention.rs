@@ -2,6 +2,8 @@
 
 use candle_core::{D, DType, Result, Tensor};
 
+use super::cpu;
+
 /// Which keys a query may see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mask {
@@ -25,8 +27,19 @@ const SCORE_BYTES: usize = 256 << 20;
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: Mask) -> Result<Tensor> {
     let (batch, queries, width) = q.dims3()?;
     let keys = k.dim(1)?;
+    if k.dims() != [batch, keys, width] || v.dims() != k.dims() {
+        candle_core::bail!(
+            "attention: queries {:?}, keys {:?} and values {:?} do not fit",
+            q.shape(),
+            k.shape(),
+            v.shape()
+        );
+    }
     if heads == 0 || !width.is_multiple_of(heads) {
         candle_core::bail!("attention: {heads} heads do not divide a width of {width}");
+    }
+    if [q, k, v].into_iter().all(cpu::takes) {
+        return cpu::attention(q, k, v, heads, mask == Mask::Causal);
     }
     let head_width = width / heads;
     let split = |x: &Tensor, tokens: usize| {

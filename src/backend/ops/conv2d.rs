@@ -3,6 +3,8 @@
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 
+use super::cpu;
+
 /// A square-kernel convolution (`torch.nn.Conv2d`, zero padding) whose weight is re-laid once at
 /// load from `[out, in, k, k]` to the matrix `[k·k·in, out]`, so that a call is a gather of rows
 /// and one matrix product.
@@ -35,6 +37,7 @@ impl Conv2d {
             .permute((2, 3, 1, 0))?
             .contiguous()?
             .reshape((kernel * kernel * input, output))?;
+        let bias = bias.map(|bias| bias.contiguous()).transpose()?;
         Ok(Self { weight, bias, kernel, stride, padding })
     }
 
@@ -85,6 +88,13 @@ impl Conv2d {
             );
         }
         let (out_h, out_w) = ((height + 2 * p - k) / s + 1, (width + 2 * p - k) / s + 1);
+        if cpu::takes(x) && cpu::takes(&self.weight) {
+            if k == 1 && s == 1 && p == 0 {
+                return cpu::linear(x, &self.weight, self.bias.as_ref());
+            }
+            let window = cpu::Window { kernel: k, stride: s, padding: p };
+            return cpu::conv2d(x, &self.weight, self.bias.as_ref(), window, (out_h, out_w));
+        }
         let columns = if k == 1 && s == 1 && p == 0 {
             x.contiguous()?.reshape((batch * height * width, channels))?
         } else {
@@ -143,6 +153,9 @@ fn every_nth(
 /// Those of the backend.
 pub fn upsample_nearest_2x(x: &Tensor) -> Result<Tensor> {
     let (batch, height, width, channels) = x.dims4()?;
+    if cpu::takes(x) {
+        return cpu::upsample_nearest_2x(x);
+    }
     x.contiguous()?
         .reshape((batch, height, 1, width, 1, channels))?
         .broadcast_as((batch, height, 2, width, 2, channels))?

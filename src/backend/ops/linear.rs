@@ -3,6 +3,8 @@
 use candle_core::{D, Result, Tensor};
 use candle_nn::VarBuilder;
 
+use super::cpu;
+
 /// `y = x·W + b` over the last dimension. The weight is laid out `[in, out]` once at load, so that
 /// a call is one matrix product over all rows.
 #[derive(Clone, Debug)]
@@ -18,6 +20,7 @@ impl Linear {
     /// # Errors
     /// A weight that is not a matrix.
     pub fn new(weight: &Tensor, bias: Option<Tensor>) -> Result<Self> {
+        let bias = bias.map(|bias| bias.contiguous()).transpose()?;
         Ok(Self { weight: weight.t()?.contiguous()?, bias })
     }
 
@@ -42,6 +45,9 @@ impl Linear {
     /// # Errors
     /// A last dimension other than `in`, or those of the backend.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        if cpu::takes(x) && cpu::takes(&self.weight) {
+            return cpu::linear(x, &self.weight, self.bias.as_ref());
+        }
         let (input, output) = self.weight.dims2()?;
         let mut shape = x.dims().to_vec();
         let rows = x.elem_count() / x.dim(D::Minus1)?.max(1);

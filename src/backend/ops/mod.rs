@@ -1,6 +1,6 @@
 //! The operations that every model here is made of. Each has a composed form out of candle's own
 //! tensor functions, which runs on any device and is the reference in tests; where it pays, a
-//! kernel stands behind the same function. No model file calls a convolution, a norm or an
+//! kernel stands behind the same function (`cpu`, for f32). No model file calls a convolution, a norm or an
 //! attention in any other way, so a kernel changes no model.
 //!
 //! Activations are channels-last: pictures `[B, H, W, C]`, tokens `[B, N, C]`; the former reshaped
@@ -9,6 +9,7 @@
 mod activation;
 mod attention;
 mod conv2d;
+mod cpu;
 mod crop_resize;
 mod linear;
 mod norm;

@@ -3,7 +3,7 @@
 use candle_core::{D, DType, Result, Tensor};
 use candle_nn::VarBuilder;
 
-use super::silu;
+use super::{cpu, silu};
 
 /// `torch.nn.GroupNorm` on channels-last activations, optionally followed by SiLU.
 #[derive(Clone, Debug)]
@@ -41,6 +41,9 @@ impl GroupNorm {
     /// # Errors
     /// Another channel count, or those of the backend.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        if cpu::takes(x) {
+            return self.kernel(x, false);
+        }
         self.normalize(x)?.to_dtype(x.dtype())
     }
 
@@ -49,7 +52,17 @@ impl GroupNorm {
     /// # Errors
     /// As [`forward`](Self::forward).
     pub fn forward_silu(&self, x: &Tensor) -> Result<Tensor> {
+        if cpu::takes(x) {
+            return self.kernel(x, true);
+        }
         silu(&self.normalize(x)?)?.to_dtype(x.dtype())
+    }
+
+    fn kernel(&self, x: &Tensor, silu: bool) -> Result<Tensor> {
+        if x.dim(D::Minus1)? != self.weight.dim(0)? {
+            candle_core::bail!("group_norm: {:?}, {} channels", x.shape(), self.weight.dim(0)?);
+        }
+        cpu::group_norm(x, &self.weight, &self.bias, self.groups, self.eps, silu)
     }
 
     fn normalize(&self, x: &Tensor) -> Result<Tensor> {
@@ -62,9 +75,12 @@ impl GroupNorm {
             self.groups,
             channels / self.groups,
         ))?;
-        let mean = grouped.mean_keepdim(3)?.mean_keepdim(1)?;
-        let centred = grouped.broadcast_sub(&mean)?;
-        let variance = centred.sqr()?.mean_keepdim(3)?.mean_keepdim(1)?;
+        let mean = |x: &Tensor| x.mean_keepdim(3)?.mean_keepdim(1);
+        let centred = grouped.broadcast_sub(&mean(&grouped)?)?;
+        // Once more: the first mean is rounded at the scale of the values, which may lie far from
+        // zero, and the rounding would stay as an offset.
+        let centred = centred.broadcast_sub(&mean(&centred)?)?;
+        let variance = mean(&centred.sqr()?)?;
         centred
             .broadcast_div(&(variance + self.eps)?.sqrt()?)?
             .reshape((batch, positions, channels))?
@@ -100,6 +116,12 @@ impl LayerNorm {
     /// # Errors
     /// Another channel count, or those of the backend.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        if cpu::takes(x) {
+            if x.dim(D::Minus1)? != self.weight.dim(0)? {
+                candle_core::bail!("layer_norm: {:?}, {} channels", x.shape(), self.weight.dim(0)?);
+            }
+            return cpu::layer_norm(x, &self.weight, &self.bias, self.eps);
+        }
         let wide = x.to_dtype(DType::F32)?;
         let centred = wide.broadcast_sub(&wide.mean_keepdim(D::Minus1)?)?;
         let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;

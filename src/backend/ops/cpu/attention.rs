@@ -1,0 +1,108 @@
+//! Attention by blocks of queries: scores, softmax and weighted values of one block of one head
+//! never leave the cache, and the heads are read and written in place by their strides.
+
+use candle_core::{Device, Result, Tensor};
+use rayon::prelude::*;
+
+use super::{
+    Shared,
+    matmul::{Matrix, multiply},
+    simd::{self, vectorized},
+    with_scratch, with_values,
+};
+
+/// Most queries in a block, and most scores (2 MiB).
+const BLOCK: usize = 128;
+const SCORES: usize = 1 << 19;
+const BLOCK_MIN: usize = 16;
+/// Partial results of a row.
+const LANES: usize = 16;
+
+vectorized! {
+    /// Scores become `exp(score − largest)`; returns their sum.
+    fn exponentials(scores: &mut [f32]) -> f32 {
+        let mut largest = [f32::NEG_INFINITY; LANES];
+        let lanes = scores.chunks_exact(LANES);
+        for (i, &score) in lanes.remainder().iter().enumerate() {
+            largest[i] = largest[i].max(score);
+        }
+        for lane in lanes {
+            for i in 0..LANES {
+                largest[i] = if lane[i] > largest[i] { lane[i] } else { largest[i] };
+            }
+        }
+        let largest = largest.into_iter().fold(f32::NEG_INFINITY, f32::max);
+        let mut sums = [0f32; LANES];
+        let mut lanes = scores.chunks_exact_mut(LANES);
+        for lane in &mut lanes {
+            for i in 0..LANES {
+                lane[i] = simd::exp(lane[i] - largest);
+                sums[i] += lane[i];
+            }
+        }
+        for (i, score) in lanes.into_remainder().iter_mut().enumerate() {
+            *score = simd::exp(*score - largest);
+            sums[i] += *score;
+        }
+        sums.into_iter().sum()
+    }
+}
+
+/// `q` `[B, N, heads·d]`, `k` and `v` `[B, M, heads·d]` → `[B, N, heads·d]`.
+pub(in super::super) fn attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    heads: usize,
+    causal: bool,
+) -> Result<Tensor> {
+    let (batch, queries, width) = q.dims3()?;
+    let keys = k.dim(1)?;
+    let head_width = width / heads;
+    let scale = (head_width as f64).powf(-0.5) as f32;
+    let block = (SCORES / keys.max(1)).clamp(BLOCK_MIN, BLOCK).min(queries.max(1));
+    let blocks = queries.div_ceil(block);
+    let mut y = vec![0f32; batch * queries * width];
+    if y.is_empty() || keys == 0 {
+        return Tensor::from_vec(y, (batch, queries, width), &Device::Cpu);
+    }
+    let tensors = [&q.contiguous()?, &k.contiguous()?, &v.contiguous()?];
+    with_values(tensors, |[q, k, v]| {
+        let output = Shared::new(&mut y);
+        (0..batch * heads * blocks).into_par_iter().for_each(|task| {
+            let (sample, head) = (task / blocks / heads, task / blocks % heads);
+            let first = task % blocks * block;
+            let rows = block.min(queries - first);
+            // A causal block sees no key behind its last query.
+            let keys_seen = if causal { keys.min(first + rows) } else { keys };
+            let start = sample * queries * width + first * width + head * head_width;
+            let of_head = |x: &'_ [f32]| sample * keys * width + head * head_width..x.len();
+            let q = Matrix::row_major(&q[start..], rows, head_width, width);
+            let k = Matrix::row_major(&k[of_head(k)], keys_seen, head_width, width);
+            let v = Matrix::row_major(&v[of_head(v)], keys_seen, head_width, width);
+            with_scratch(rows * keys_seen, |scores| {
+                let mut sums = [0f32; BLOCK];
+                let shared = Shared::new(scores);
+                // SAFETY: the only block of the scratch buffer while it lives.
+                let mut scores = unsafe { shared.block(0, rows, keys_seen, keys_seen) };
+                multiply(&mut scores, q, k.transposed(), scale, false);
+                for (row, sum) in sums[..rows].iter_mut().enumerate() {
+                    let scores = scores.row(row);
+                    let seen = if causal { keys.min(first + row + 1) } else { keys };
+                    *sum = exponentials(&mut scores[..seen]);
+                    scores[seen..].fill(0.0);
+                }
+                // SAFETY: each task has its own sample, head and queries.
+                let mut mixed = unsafe { output.block(start, rows, head_width, width) };
+                multiply(&mut mixed, scores.as_matrix(), v, 1.0, false);
+                for (row, sum) in sums[..rows].iter().enumerate() {
+                    let normalize = sum.recip();
+                    for value in mixed.row(row) {
+                        *value *= normalize;
+                    }
+                }
+            });
+        });
+    })?;
+    Tensor::from_vec(y, (batch, queries, width), &Device::Cpu)
+}

@@ -1,0 +1,123 @@
+//! CPU kernels in f32, behind the functions of [`ops`](super). They read the tensors' memory
+//! directly and hand back a new tensor.
+//!
+//! **Same bytes whatever the batch and the threads.** Work is cut into tiles whose sizes follow
+//! from the shape of one sample alone, never from the batch or the number of threads; a tile is
+//! computed by one thread; sums are taken in one order. So a sample's result is the same, bit for
+//! bit, in any batch on any number of threads.
+
+mod attention;
+mod conv2d;
+mod matmul;
+mod norm;
+mod pointwise;
+mod simd;
+
+pub(super) use attention::attention;
+pub(super) use conv2d::{Window, conv2d, upsample_nearest_2x};
+pub(super) use matmul::linear;
+pub(super) use norm::{group_norm, layer_norm};
+pub(super) use pointwise::{geglu, gelu, quick_gelu, silu};
+
+use std::{cell::Cell, marker::PhantomData, slice};
+
+use matmul::Matrix;
+
+use candle_core::{DType, Device, Result, Storage, Tensor};
+
+/// Whether the kernels here can take this tensor.
+pub(super) fn takes(x: &Tensor) -> bool {
+    matches!(x.device(), Device::Cpu) && x.dtype() == DType::F32
+}
+
+/// Calls `f` with the values of contiguous f32 tensors on the CPU.
+fn with_values<const N: usize, T>(
+    tensors: [&Tensor; N],
+    f: impl FnOnce([&[f32]; N]) -> T,
+) -> Result<T> {
+    let guards = tensors.map(Tensor::storage_and_layout);
+    let mut values = [&[] as &[f32]; N];
+    for (values, (storage, layout)) in values.iter_mut().zip(&guards) {
+        let (Storage::Cpu(storage), Some((start, end))) = (&**storage, layout.contiguous_offsets())
+        else {
+            candle_core::bail!("cpu kernel: the tensor is not contiguous on the CPU");
+        };
+        *values = &storage.as_slice::<f32>()?[start..end];
+    }
+    Ok(f(values))
+}
+
+/// Calls `f` with a buffer of `len` values that belongs to this thread and is used again by the
+/// next call. What it holds at first is arbitrary.
+fn with_scratch<T>(len: usize, f: impl FnOnce(&mut [f32]) -> T) -> T {
+    thread_local! {
+        static SCRATCH: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    }
+    // Taken out while in use: a nested call would get a fresh buffer instead of this one.
+    let mut buffer = SCRATCH.take();
+    if buffer.len() < len {
+        buffer.resize(len, 0.0);
+    }
+    let result = f(&mut buffer[..len]);
+    SCRATCH.set(buffer);
+    result
+}
+
+/// An output that several threads fill, each its own blocks.
+struct Shared<'a> {
+    start: *mut f32,
+    len: usize,
+    owner: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: it only gives out blocks, and whoever asks for one promises that no two overlap.
+unsafe impl Send for Shared<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for Shared<'_> {}
+
+impl<'a> Shared<'a> {
+    fn new(values: &'a mut [f32]) -> Self {
+        Self { start: values.as_mut_ptr(), len: values.len(), owner: PhantomData }
+    }
+
+    /// `rows` rows of `columns` values, `stride` apart, the first at `offset`.
+    ///
+    /// # Safety
+    /// No two blocks that exist at the same time may share a value.
+    unsafe fn block(&self, offset: usize, rows: usize, columns: usize, stride: usize) -> Block<'a> {
+        assert!(columns <= stride || rows == 1, "the rows of a block overlap");
+        assert!(rows > 0 && columns > 0, "an empty block");
+        assert!(offset + (rows - 1) * stride + columns <= self.len, "a block beyond the output");
+        // SAFETY: the block lies within the output, as just checked.
+        let start = unsafe { self.start.add(offset) };
+        Block { start, rows, columns, stride, owner: PhantomData }
+    }
+}
+
+/// A rectangle of an output.
+struct Block<'a> {
+    start: *mut f32,
+    rows: usize,
+    columns: usize,
+    stride: usize,
+    owner: PhantomData<&'a mut [f32]>,
+}
+
+impl Block<'_> {
+    /// The same values, to be read.
+    fn as_matrix(&self) -> Matrix<'_> {
+        let len = (self.rows - 1) * self.stride + self.columns;
+        // SAFETY: the rows lie within the output, and only this block gives access to them. That
+        // the values between its columns and its stride are not ours is why this asks for a block
+        // without such gaps.
+        assert!(self.columns == self.stride, "a block with gaps");
+        let values = unsafe { slice::from_raw_parts(self.start, len) };
+        Matrix::row_major(values, self.rows, self.columns, self.stride)
+    }
+
+    fn row(&mut self, index: usize) -> &mut [f32] {
+        assert!(index < self.rows, "row {index} of {}", self.rows);
+        // SAFETY: the rows lie within the output, and blocks do not overlap.
+        unsafe { slice::from_raw_parts_mut(self.start.add(index * self.stride), self.columns) }
+    }
+}

@@ -1,0 +1,202 @@
+//! `UNet2DConditionModel` of the Stable Diffusion family (SDXL, SD 1.5, SD 2, and our embedded
+//! model), built from diffusers' `config.json` and reading diffusers' tensor names. Reference:
+//! `diffusers/models/unets/unet_2d_condition.py`.
+
+mod blocks;
+mod config;
+mod embedding;
+mod prior;
+mod resnet;
+mod transformer;
+
+use candle_core::{DType, Tensor};
+use candle_nn::VarBuilder;
+
+use crate::backend::ops::{Conv2d, GroupNorm};
+use blocks::{DownBlock, MidBlock, UpBlock};
+pub use config::{
+    LevelConfig, MidConfig, TextTimeConfig, TimeConfig, TransformerConfig, UNetConfig,
+};
+use embedding::Embedding;
+use prior::Cursor;
+pub use prior::Prior;
+
+/// Why a UNet cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum UNetError {
+    #[error("unet config: not a JSON object ({0})")]
+    Json(String),
+    #[error("unet config: `{field}` {reason}")]
+    Invalid { field: String, reason: String },
+    #[error("unet config: `{field}` = {value} is not supported")]
+    Unsupported { field: String, value: String },
+    #[error("unet weights: {0}")]
+    Weights(#[from] candle_core::Error),
+}
+
+/// What a picture is denoised towards.
+#[derive(Clone, Debug)]
+pub struct Conditioning {
+    /// text tokens, `[B, M, D]`
+    pub context: Tensor,
+    /// pooled text embedding, `[B, P]`, for models with text_time conditioning
+    pub pooled: Option<Tensor>,
+    /// original height and width, crop top and left, target height and width in image pixels,
+    /// `[B, 6]`, for models with text_time conditioning
+    pub time_ids: Option<Tensor>,
+}
+
+/// The denoiser. It computes in the dtype of the `VarBuilder` it was loaded from; norms, softmax
+/// and sinusoidal embeddings are f32.
+#[derive(Clone, Debug)]
+pub struct UNet2DConditionModel {
+    config: UNetConfig,
+    conv_in: Conv2d,
+    embedding: Embedding,
+    down_blocks: Vec<DownBlock>,
+    mid_block: Option<MidBlock>,
+    up_blocks: Vec<UpBlock>,
+    conv_norm_out: GroupNorm,
+    conv_out: Conv2d,
+    dtype: DType,
+}
+
+impl UNet2DConditionModel {
+    /// Reads every tensor of the architecture below `vb`.
+    ///
+    /// # Errors
+    /// A tensor that is missing or of another shape than `config` says.
+    pub fn load(config: UNetConfig, vb: &VarBuilder) -> Result<Self, UNetError> {
+        let (Some(finest), Some(coarsest)) = (config.down.first(), config.down.last()) else {
+            return Err(UNetError::Invalid {
+                field: "block_out_channels".to_owned(),
+                reason: "has no level".to_owned(),
+            });
+        };
+        let (kernel, first) = (config.conv_in_kernel, finest.channels);
+        let conv_in =
+            Conv2d::load(config.in_channels, first, kernel, 1, kernel / 2, &vb.pp("conv_in"))?;
+        let embedding = Embedding::load(&config.time, config.added.as_ref(), vb)?;
+
+        let mut skips = vec![first];
+        let mut channels = first;
+        let mut down_blocks = Vec::with_capacity(config.down.len());
+        for (index, level) in config.down.iter().enumerate() {
+            let last = index + 1 == config.down.len();
+            let vb = vb.pp("down_blocks").pp(index);
+            down_blocks.push(DownBlock::load(channels, level, last, &config, &mut skips, &vb)?);
+            channels = level.channels;
+        }
+        let mid_block = config
+            .mid
+            .as_ref()
+            .map(|mid| MidBlock::load(mid, &config, &vb.pp("mid_block")))
+            .transpose()?;
+        channels = coarsest.channels;
+        let mut up_blocks = Vec::with_capacity(config.up.len());
+        for (index, level) in config.up.iter().enumerate() {
+            let last = index + 1 == config.up.len();
+            let vb = vb.pp("up_blocks").pp(index);
+            up_blocks.push(UpBlock::load(channels, level, last, &config, &mut skips, &vb)?);
+            channels = level.channels;
+        }
+
+        let conv_norm_out =
+            GroupNorm::load(config.norm_groups, first, config.norm_eps, &vb.pp("conv_norm_out"))?;
+        let kernel = config.conv_out_kernel;
+        let conv_out =
+            Conv2d::load(first, config.out_channels, kernel, 1, kernel / 2, &vb.pp("conv_out"))?;
+        Ok(Self {
+            conv_in,
+            embedding,
+            down_blocks,
+            mid_block,
+            up_blocks,
+            conv_norm_out,
+            conv_out,
+            dtype: vb.dtype(),
+            config,
+        })
+    }
+
+    /// The architecture it was built from.
+    #[must_use]
+    pub fn config(&self) -> &UNetConfig {
+        &self.config
+    }
+
+    /// Heights and widths of the cross-attention layers in visiting order, for a picture of
+    /// `height × width` latent pixels: the shapes that [`Prior`] speaks of.
+    #[must_use]
+    pub fn cross_attention_sizes(&self, height: usize, width: usize) -> Vec<(usize, usize)> {
+        // The k-th halving rounds up.
+        let size_at = |level: usize| (height.div_ceil(1 << level), width.div_ceil(1 << level));
+        let levels = self.config.down.len();
+        let mut sizes = Vec::new();
+        let mut push = |level: usize, layers: usize, transformer: Option<&TransformerConfig>| {
+            let visits = layers * transformer.map_or(0, |transformer| transformer.depth);
+            sizes.extend(std::iter::repeat_n(size_at(level), visits));
+        };
+        for (level, block) in self.config.down.iter().enumerate() {
+            push(level, block.resnets, block.transformer.as_ref());
+        }
+        if let Some(mid) = &self.config.mid {
+            push(levels - 1, 1, Some(&mid.transformer));
+        }
+        for (block, level) in self.config.up.iter().zip((0..levels).rev()) {
+            push(level, block.resnets, block.transformer.as_ref());
+        }
+        sizes
+    }
+
+    /// One prediction of the network (ε, for the models used here).
+    ///
+    /// `sample` is `[B, h, w, in_channels]`, in latent pixels; the result `[B, h, w,
+    /// out_channels]` in the model's dtype. Sizes that the strides do not divide work as in
+    /// diffusers: the decoder follows the sizes of the encoder.
+    ///
+    /// # Errors
+    /// Shapes that do not fit the architecture or each other, conditions that are missing, a prior
+    /// that does not match the layers, or those of the backend.
+    pub fn forward(
+        &self,
+        sample: &Tensor,
+        timestep: f64,
+        cond: &Conditioning,
+        prior: Prior,
+    ) -> candle_core::Result<Tensor> {
+        let (batch, _, _, channels) = sample.dims4()?;
+        let (context_batch, _, _) = cond.context.dims3()?;
+        if channels != self.config.in_channels || context_batch != batch {
+            candle_core::bail!(
+                "unet: a sample of {:?} with a context of {:?}, for {} input channels",
+                sample.shape(),
+                cond.context.shape(),
+                self.config.in_channels
+            );
+        }
+        let mut cursor = Cursor::new(prior);
+        let emb = self.embedding.forward(
+            timestep,
+            batch,
+            cond.pooled.as_ref(),
+            cond.time_ids.as_ref(),
+        )?;
+        let emb = resnet::activate(&emb)?;
+        let context = cond.context.to_dtype(self.dtype)?;
+
+        let mut x = self.conv_in.forward(&sample.to_dtype(self.dtype)?)?;
+        let mut skips = vec![x.clone()];
+        for block in &self.down_blocks {
+            x = block.forward(&x, &emb, &context, &mut skips, &mut cursor)?;
+        }
+        if let Some(block) = &self.mid_block {
+            x = block.forward(&x, &emb, &context, &mut cursor)?;
+        }
+        for block in &self.up_blocks {
+            x = block.forward(&x, &emb, &context, &mut skips, &mut cursor)?;
+        }
+        cursor.finish()?;
+        self.conv_out.forward(&self.conv_norm_out.forward_silu(&x)?)
+    }
+}

@@ -1,0 +1,83 @@
+//! The one hook of the model: the output of every cross-attention may be recorded, or averaged
+//! with a given tensor (the attention composer, METHOD §5). The model does not know what the
+//! tensors mean.
+
+use candle_core::{Result, Tensor};
+
+/// What happens to the outputs of the cross-attention layers, in the order in which a call visits
+/// them (encoder, middle, decoder). An output is taken after the output projection and before the
+/// residual sum, as `[B, h, w, C]` at the layer's own resolution.
+#[derive(Debug)]
+pub enum Prior<'a> {
+    /// Nothing.
+    None,
+    /// Each is appended to the list.
+    Record(&'a mut Vec<Tensor>),
+    /// Each becomes `(1 − weight)·own + weight·layers[i]`.
+    Blend {
+        /// one `[B, h, w, C]` (or `[1, h, w, C]`) per cross-attention layer
+        layers: &'a [Tensor],
+        /// 0 to 1; ½ in the paper
+        weight: f64,
+    },
+}
+
+/// A [`Prior`] and how far the call has come.
+pub(super) struct Cursor<'a> {
+    prior: Prior<'a>,
+    visited: usize,
+}
+
+impl<'a> Cursor<'a> {
+    pub(super) fn new(prior: Prior<'a>) -> Self {
+        Self { prior, visited: 0 }
+    }
+
+    /// The output of the next cross-attention, `[B, h·w, C]`, as the model goes on with it.
+    pub(super) fn visit(&mut self, own: Tensor, height: usize, width: usize) -> Result<Tensor> {
+        let layer = self.visited;
+        self.visited += 1;
+        let (batch, _, channels) = own.dims3()?;
+        match &mut self.prior {
+            Prior::None => Ok(own),
+            Prior::Record(list) => {
+                list.push(own.reshape((batch, height, width, channels))?);
+                Ok(own)
+            }
+            Prior::Blend { layers, weight } => {
+                let Some(prior) = layers.get(layer) else {
+                    candle_core::bail!(
+                        "unet: {} prior tensors, but the model has more cross-attention layers",
+                        layers.len()
+                    );
+                };
+                let (prior_batch, prior_h, prior_w, prior_c) = prior.dims4()?;
+                let fits = (prior_h, prior_w, prior_c) == (height, width, channels);
+                if !fits || (prior_batch != batch && prior_batch != 1) {
+                    candle_core::bail!(
+                        "unet: the prior of cross-attention {layer} is {:?}, not [{batch}, {height}, {width}, {channels}]",
+                        prior.shape()
+                    );
+                }
+                let prior = prior.to_dtype(own.dtype())?.reshape((
+                    prior_batch,
+                    height * width,
+                    channels,
+                ))?;
+                (own * (1.0 - *weight))?.broadcast_add(&(prior * *weight)?)
+            }
+        }
+    }
+
+    /// To be called when the call is over: every prior tensor must have met its layer.
+    pub(super) fn finish(self) -> Result<()> {
+        match self.prior {
+            Prior::Blend { layers, .. } if layers.len() != self.visited => candle_core::bail!(
+                "unet: {} prior tensors for {} cross-attention layers",
+                layers.len(),
+                self.visited
+            ),
+            _ => Ok(()),
+        }
+    }
+}
