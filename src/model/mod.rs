@@ -1,1 +1,4 @@
 //! See DESIGN.
+
+pub mod text;
+pub mod vae;
