@@ -16,7 +16,8 @@ use super::config::TextError;
 
 /// CLIP's word pattern. The literal special tokens come first, so that one that was not taken out
 /// before (by another capitalization, say) still stays in one piece.
-const WORDS: &str = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+const WORDS: &str =
+    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
 
 /// The sequence length of every CLIP text encoder so far, for tokenizers that do not say.
 const DEFAULT_LENGTH: usize = 77;
@@ -66,14 +67,13 @@ impl ClipTokenizer {
                 .next()
                 .unwrap_or_else(|| Named::Plain(default.to_owned()))
         };
-        let end = named("eos_token", "<|endoftext|>");
         let special = [
             named("bos_token", "<|startoftext|>"),
-            named("unk_token", end.content()),
-            named("pad_token", end.content()),
-            end,
+            named("eos_token", "<|endoftext|>"),
+            named("unk_token", "<|endoftext|>"),
+            named("pad_token", "<|endoftext|>"),
         ];
-        let [start, unknown, pad, end] = special.each_ref().map(|token| token.content().to_owned());
+        let [start, end, unknown, pad] = special.each_ref().map(|token| token.content().to_owned());
 
         let (vocab, merges) = if files.tokenizer_json.is_some() {
             vocabulary_of_tokenizer_json(&tokenizer_json)?
@@ -94,8 +94,8 @@ impl ClipTokenizer {
             .build()
             .map_err(tokenizer_error)?;
         let mut tokenizer = Tokenizer::new(bpe);
-        let spaces = Replace::new(ReplacePattern::Regex(r"\s+".to_owned()), " ")
-            .map_err(tokenizer_error)?;
+        let spaces =
+            Replace::new(ReplacePattern::Regex(r"\s+".to_owned()), " ").map_err(tokenizer_error)?;
         let normalizers = vec![NFC.into(), spaces.into(), Lowercase.into()];
         tokenizer
             .with_normalizer(Some(tokenizers::normalizers::Sequence::new(normalizers)))
@@ -109,9 +109,9 @@ impl ClipTokenizer {
         let pieces = vec![words.into(), ByteLevel::new(false, true, true).into()];
         tokenizer
             .with_pre_tokenizer(Some(tokenizers::pre_tokenizers::sequence::Sequence::new(pieces)));
-        for token in added_tokens(&config, &tokenizer_json, &special) {
-            tokenizer.add_tokens([token]).map_err(tokenizer_error)?;
-        }
+        tokenizer
+            .add_tokens(added_tokens(&config, &tokenizer_json, &special))
+            .map_err(tokenizer_error)?;
 
         let id = |token: &str| {
             tokenizer.token_to_id(token).ok_or_else(|| {
@@ -189,10 +189,10 @@ impl Named {
         }
     }
 
-    fn to_special_token(&self) -> AddedToken {
+    fn to_token(&self) -> AddedToken {
         match self {
             Self::Plain(content) => AddedToken::from(content.clone(), true),
-            Self::Flagged(token) => AddedToken { special: true, ..token.to_token() },
+            Self::Flagged(token) => token.to_token(),
         }
     }
 }
@@ -210,36 +210,33 @@ impl Flagged {
     }
 }
 
-/// Every token that is looked for before the text is split, each once: `added_tokens_decoder` of
-/// the configuration, `added_tokens` of `tokenizer.json`, then the four special tokens. In this way
-/// SDXL's second tokenizer, which pads with `!`, finds its padding in prompts too, as the original
-/// does.
+/// Every token that is looked for before the text is split: those that the files list
+/// (`added_tokens_decoder` of the configuration, else `added_tokens` of `tokenizer.json`), then the
+/// special tokens in transformers' order, of which the last with the same text decides its flags.
+/// In this way SDXL's second tokenizer, which pads with `!`, finds its padding in prompts too, as
+/// the original does.
 fn added_tokens(config: &Value, tokenizer_json: &Value, special: &[Named]) -> Vec<AddedToken> {
-    let by_id: BTreeMap<u64, Flagged> = config
-        .get("added_tokens_decoder")
-        .and_then(Value::as_object)
-        .into_iter()
-        .flatten()
-        .filter_map(|(id, token)| {
-            Some((id.parse().ok()?, serde_json::from_value(token.clone()).ok()?))
-        })
-        .collect();
-    let listed = tokenizer_json
-        .get("added_tokens")
-        .and_then(|tokens| serde_json::from_value::<Vec<Flagged>>(tokens.clone()).ok())
-        .unwrap_or_default();
-    let mut tokens: Vec<AddedToken> = Vec::new();
-    let all = by_id
-        .values()
-        .chain(&listed)
-        .map(Flagged::to_token)
-        .chain(special.iter().map(Named::to_special_token));
-    for token in all {
-        if !tokens.iter().any(|known| known.content == token.content) {
-            tokens.push(token);
+    let listed: Vec<Flagged> = match config.get("added_tokens_decoder").and_then(Value::as_object) {
+        Some(decoder) => {
+            let by_id: BTreeMap<u64, Flagged> = decoder
+                .iter()
+                .filter_map(|(id, token)| {
+                    Some((id.parse().ok()?, serde_json::from_value(token.clone()).ok()?))
+                })
+                .collect();
+            by_id.into_values().collect()
         }
-    }
-    tokens
+        None => tokenizer_json
+            .get("added_tokens")
+            .and_then(|tokens| serde_json::from_value(tokens.clone()).ok())
+            .unwrap_or_default(),
+    };
+    let specials = special.iter().map(|named| {
+        let known = listed.iter().find(|token| token.content == named.content());
+        let token = known.map_or_else(|| named.to_token(), Flagged::to_token);
+        AddedToken { special: true, ..token }
+    });
+    listed.iter().map(Flagged::to_token).chain(specials).collect()
 }
 
 type Merges = Vec<(String, String)>;

@@ -115,14 +115,7 @@ impl Encoder {
             levels,
             mid: MidBlock::load(config, last, &vb.pp("mid_block"))?,
             norm_out: GroupNorm::load(groups, last, EPS, &vb.pp("conv_norm_out"))?,
-            conv_out: Conv2d::load(
-                last,
-                2 * config.latent_channels,
-                3,
-                1,
-                1,
-                &vb.pp("conv_out"),
-            )?,
+            conv_out: Conv2d::load(last, 2 * config.latent_channels, 3, 1, 1, &vb.pp("conv_out"))?,
         })
     }
 

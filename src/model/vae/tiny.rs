@@ -147,8 +147,7 @@ fn load_decoder(config: &TinyConfig, vb: &VarBuilder) -> Result<Vec<Layer>> {
             let conv = Conv2d::load_no_bias(width, width, 3, 1, 1, &vb.pp(layers.len()))?;
             layers.push(Layer::Conv(conv));
         } else {
-            let conv =
-                Conv2d::load(width, config.out_channels, 3, 1, 1, &vb.pp(layers.len()))?;
+            let conv = Conv2d::load(width, config.out_channels, 3, 1, 1, &vb.pp(layers.len()))?;
             layers.push(Layer::Conv(conv));
         }
     }
