@@ -108,8 +108,7 @@ fn a_tile_padded_by_the_context_equals_the_whole_in_its_core() {
 
 #[test]
 fn a_context_one_smaller_than_the_tiny_autoencoders_would_change_the_core() {
-    // TAESD's depth: the decoder decides, and its outermost taps are few; a large difference in the
-    // latent beyond the smaller context must still be seen at the core's edge.
+    // The context is the larger of the encoder's and the decoder's: one of the two must notice.
     let vae = load("tiny_asymmetric");
     let (f, c) = (vae.factor(), vae.context().unwrap());
     let image = picture((2 * c + 1) * f, f, 3);

@@ -108,9 +108,9 @@ def main():
         AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * 2,
             up_block_types=("UpDecoderBlock2D",) * 2,
-            block_out_channels=(8, 16),
+            block_out_channels=(4, 8),
             layers_per_block=1,
-            norm_num_groups=4,
+            norm_num_groups=2,
             latent_channels=4,
             scaling_factor=0.13025,
         ),
@@ -141,8 +141,8 @@ def main():
         AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",),
             up_block_types=("UpDecoderBlock2D",),
-            block_out_channels=(8,),
-            norm_num_groups=8,
+            block_out_channels=(4,),
+            norm_num_groups=4,
             mid_block_add_attention=False,
         ),
         (1, 5, 7),
@@ -151,8 +151,8 @@ def main():
     write(
         "tiny_asymmetric",
         AutoencoderTiny(
-            encoder_block_out_channels=(12, 12, 12),
-            decoder_block_out_channels=(16, 16),
+            encoder_block_out_channels=(6, 6, 6),
+            decoder_block_out_channels=(8, 8),
             num_encoder_blocks=(1, 2, 0),
             num_decoder_blocks=(2, 1),
             upsampling_scaling_factor=4,
@@ -165,8 +165,8 @@ def main():
     write(
         "tiny_f16",
         AutoencoderTiny(
-            encoder_block_out_channels=(8,) * 4,
-            decoder_block_out_channels=(8,) * 4,
+            encoder_block_out_channels=(6,) * 4,
+            decoder_block_out_channels=(6,) * 4,
         ),
         (1, 24, 40),
         seed=5,
