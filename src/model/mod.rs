@@ -1,2 +1,6 @@
-//! See DESIGN.
+//! The networks, each built from its `config.json` in diffusers layout. No file here knows of
+//! regions or priors: a cross-attention takes an optional `prior` tensor, that is all.
+
+pub mod text;
 pub mod unet;
+pub mod vae;

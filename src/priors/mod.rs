@@ -1,2 +1,6 @@
-//! See DESIGN.
+//! What holds the repainted regions together: the structure of the whole picture
+//! ([`structure`], METHOD §3) and what its low-resolution pass attends to ([`attention`], METHOD
+//! §4). The semantic prior is the captions' work: [`crate::caption`].
+
 pub mod attention;
+pub mod structure;

@@ -1,0 +1,182 @@
+//! CLIP's text encoder, with or without its projection (transformers
+//! `models/clip/modeling_clip.py`: `CLIPTextModel`, `CLIPTextModelWithProjection`).
+
+use candle_core::{Result, Tensor};
+use candle_nn::VarBuilder;
+
+use super::config::{ClipTextConfig, HiddenAct, PoolAt};
+use crate::backend::ops::{LayerNorm, Linear, Mask, attention, gelu, quick_gelu};
+
+/// What the encoder says about token sequences, in the precision of its weights.
+#[derive(Clone, Debug)]
+pub struct TextEncoding {
+    /// `hidden_states[-2]`, before the last layer and without the final norm, `[B, N, D]` (SDXL)
+    pub penultimate: Tensor,
+    /// `last_hidden_state`, after the final norm, `[B, N, D]` (Stable Diffusion 1.x)
+    pub last: Tensor,
+    /// `text_embeds`, `[B, P]`, with a projection; else `pooler_output`, `[B, D]`
+    pub pooled: Tensor,
+}
+
+/// The encoder.
+#[derive(Clone, Debug)]
+pub struct ClipTextModel {
+    tokens: Tensor,
+    positions: Tensor,
+    layers: Vec<Layer>,
+    final_norm: LayerNorm,
+    projection: Option<Linear>,
+    config: ClipTextConfig,
+}
+
+impl ClipTextModel {
+    /// Reads the tensors below `vb`, by transformers' names. `with_projection` makes it a
+    /// `CLIPTextModelWithProjection`.
+    ///
+    /// # Errors
+    /// A tensor that is missing or of another shape.
+    pub fn load(config: &ClipTextConfig, with_projection: bool, vb: &VarBuilder) -> Result<Self> {
+        let width = config.hidden_size;
+        // transformers 5 writes a CLIPTextModel without the prefix that every earlier file has.
+        let unprefixed = vb.contains_tensor("embeddings.token_embedding.weight");
+        let body = if unprefixed { vb.clone() } else { vb.pp("text_model") };
+        let embeddings = body.pp("embeddings");
+        Ok(Self {
+            tokens: embeddings.get((config.vocab_size, width), "token_embedding.weight")?,
+            positions: embeddings
+                .get((config.max_position_embeddings, width), "position_embedding.weight")?,
+            layers: (0..config.num_hidden_layers)
+                .map(|index| Layer::load(config, &body.pp("encoder.layers").pp(index)))
+                .collect::<Result<_>>()?,
+            final_norm: LayerNorm::load(
+                width,
+                config.layer_norm_eps,
+                &body.pp("final_layer_norm"),
+            )?,
+            projection: with_projection
+                .then(|| {
+                    Linear::load_no_bias(width, config.projection_dim, &vb.pp("text_projection"))
+                })
+                .transpose()?,
+            config: config.clone(),
+        })
+    }
+
+    /// Encodes sequences of equal length, `N ≤ max_position_embeddings`, under a causal mask.
+    ///
+    /// # Errors
+    /// No sequence, sequences of unequal or too great length, an id outside the vocabulary, or
+    /// those of the backend.
+    pub fn encode(&self, sequences: &[Vec<u32>]) -> Result<TextEncoding> {
+        let length = sequences.first().map_or(0, Vec::len);
+        if length == 0
+            || length > self.config.max_position_embeddings
+            || sequences.iter().any(|ids| ids.len() != length)
+        {
+            candle_core::bail!(
+                "text encoder: sequences must have one length from 1 to {}",
+                self.config.max_position_embeddings
+            );
+        }
+        let flat = sequences.concat();
+        if let Some(id) = flat.iter().find(|&&id| id as usize >= self.config.vocab_size) {
+            candle_core::bail!(
+                "text encoder: token {id} is outside the vocabulary of {}",
+                self.config.vocab_size
+            );
+        }
+        let ids = Tensor::from_vec(flat, sequences.len() * length, self.tokens.device())?;
+        let tokens = self.tokens.index_select(&ids, 0)?.reshape((
+            sequences.len(),
+            length,
+            self.config.hidden_size,
+        ))?;
+        let mut h = tokens.broadcast_add(&self.positions.narrow(0, 0, length)?)?;
+        let mut penultimate = h.clone();
+        for layer in &self.layers {
+            penultimate = h;
+            h = layer.forward(&penultimate)?;
+        }
+        let last = self.final_norm.forward(&h)?;
+        let pooled = sequences
+            .iter()
+            .enumerate()
+            .map(|(index, ids)| last.get(index)?.get(self.pool_position(ids)))
+            .collect::<Result<Vec<_>>>()?;
+        let pooled = Tensor::stack(&pooled, 0)?;
+        let pooled = match &self.projection {
+            Some(projection) => projection.forward(&pooled)?,
+            None => pooled,
+        };
+        Ok(TextEncoding { penultimate, last, pooled })
+    }
+
+    /// The configuration that the encoder was built from.
+    #[must_use]
+    pub fn config(&self) -> &ClipTextConfig {
+        &self.config
+    }
+
+    /// Whether `pooled` is projected (`CLIPTextModelWithProjection`).
+    #[must_use]
+    pub fn has_projection(&self) -> bool {
+        self.projection.is_some()
+    }
+
+    /// As transformers' `pooler_output`: a sequence without the wanted token is pooled at its start.
+    fn pool_position(&self, ids: &[u32]) -> usize {
+        let wanted = match self.config.pool_at {
+            PoolAt::Token(id) => id,
+            PoolAt::LargestId => ids.iter().copied().max().unwrap_or(0),
+        };
+        ids.iter().position(|&id| id == wanted).unwrap_or(0)
+    }
+}
+
+/// `CLIPEncoderLayer`: norm before attention and before the MLP, a residual around each.
+#[derive(Clone, Debug)]
+struct Layer {
+    norm1: LayerNorm,
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    out: Linear,
+    norm2: LayerNorm,
+    fc1: Linear,
+    fc2: Linear,
+    heads: usize,
+    act: HiddenAct,
+}
+
+impl Layer {
+    fn load(config: &ClipTextConfig, vb: &VarBuilder) -> Result<Self> {
+        let (width, inner) = (config.hidden_size, config.intermediate_size);
+        let eps = config.layer_norm_eps;
+        let attention = vb.pp("self_attn");
+        let linear = |name: &str| Linear::load(width, width, &attention.pp(name));
+        Ok(Self {
+            norm1: LayerNorm::load(width, eps, &vb.pp("layer_norm1"))?,
+            q: linear("q_proj")?,
+            k: linear("k_proj")?,
+            v: linear("v_proj")?,
+            out: linear("out_proj")?,
+            norm2: LayerNorm::load(width, eps, &vb.pp("layer_norm2"))?,
+            fc1: Linear::load(width, inner, &vb.pp("mlp.fc1"))?,
+            fc2: Linear::load(inner, width, &vb.pp("mlp.fc2"))?,
+            heads: config.num_attention_heads,
+            act: config.hidden_act,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let h = self.norm1.forward(x)?;
+        let (q, k, v) = (self.q.forward(&h)?, self.k.forward(&h)?, self.v.forward(&h)?);
+        let x = (x + self.out.forward(&attention(&q, &k, &v, self.heads, Mask::Causal)?)?)?;
+        let h = self.fc1.forward(&self.norm2.forward(&x)?)?;
+        let h = match self.act {
+            HiddenAct::QuickGelu => quick_gelu(&h)?,
+            HiddenAct::Gelu => gelu(&h)?,
+        };
+        x + self.fc2.forward(&h)?
+    }
+}

@@ -1,0 +1,317 @@
+//! What an autoencoder's `config.json` may say, and which of it is supported. Defaults are those of
+//! the diffusers classes of the same name, because diffusers leaves defaults out of old files.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+/// Why an autoencoder cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum VaeError {
+    #[error("`{0}` is not an autoencoder this program knows (AutoencoderKL, AutoencoderTiny)")]
+    UnknownClass(String),
+    #[error("{class}: `{field}` = {value} is not supported ({supported})")]
+    Unsupported { class: &'static str, field: &'static str, value: String, supported: &'static str },
+    #[error("{class}: {source}")]
+    Config { class: &'static str, source: serde_json::Error },
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+}
+
+/// `AutoencoderKL`'s configuration (diffusers `models/autoencoders/autoencoder_kl.py`).
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct KlConfig {
+    pub in_channels: usize,
+    pub out_channels: usize,
+    pub down_block_types: Vec<String>,
+    pub up_block_types: Vec<String>,
+    pub block_out_channels: Vec<usize>,
+    pub layers_per_block: usize,
+    pub act_fn: String,
+    pub latent_channels: usize,
+    pub norm_num_groups: usize,
+    pub scaling_factor: f64,
+    pub shift_factor: Option<f64>,
+    pub latents_mean: Option<Value>,
+    pub latents_std: Option<Value>,
+    pub use_quant_conv: bool,
+    pub use_post_quant_conv: bool,
+    pub mid_block_add_attention: bool,
+}
+
+impl Default for KlConfig {
+    fn default() -> Self {
+        Self {
+            in_channels: 3,
+            out_channels: 3,
+            down_block_types: vec!["DownEncoderBlock2D".to_owned()],
+            up_block_types: vec!["UpDecoderBlock2D".to_owned()],
+            block_out_channels: vec![64],
+            layers_per_block: 1,
+            act_fn: "silu".to_owned(),
+            latent_channels: 4,
+            norm_num_groups: 32,
+            scaling_factor: 0.18215,
+            shift_factor: None,
+            latents_mean: None,
+            latents_std: None,
+            use_quant_conv: true,
+            use_post_quant_conv: true,
+            mid_block_add_attention: true,
+        }
+    }
+}
+
+impl KlConfig {
+    /// Reads and checks a `config.json`.
+    ///
+    /// # Errors
+    /// A field of the wrong type, or a value that this program does not support.
+    pub fn from_json(config: &Value) -> Result<Self, VaeError> {
+        let class = "AutoencoderKL";
+        let config: Self = serde_json::from_value(config.clone())
+            .map_err(|source| VaeError::Config { class, source })?;
+        let fail = |field, value: String, supported| {
+            Err(VaeError::Unsupported { class, field, value, supported })
+        };
+        let levels = config.block_out_channels.len();
+        let unlike = |types: &[String], known: &str| {
+            types.len() != levels || types.iter().any(|block| block != known)
+        };
+        if levels == 0 || levels > MAX_LEVELS || config.block_out_channels.contains(&0) {
+            return fail("block_out_channels", format!("{:?}", config.block_out_channels), WIDTHS);
+        }
+        if unlike(&config.down_block_types, "DownEncoderBlock2D") {
+            let value = format!("{:?}", config.down_block_types);
+            return fail("down_block_types", value, "DownEncoderBlock2D for every level");
+        }
+        if unlike(&config.up_block_types, "UpDecoderBlock2D") {
+            let value = format!("{:?}", config.up_block_types);
+            return fail("up_block_types", value, "UpDecoderBlock2D for every level");
+        }
+        if !matches!(config.act_fn.as_str(), "silu" | "swish") {
+            return fail("act_fn", config.act_fn, "silu");
+        }
+        for (field, value) in
+            [("latents_mean", &config.latents_mean), ("latents_std", &config.latents_std)]
+        {
+            if let Some(value) = value {
+                return fail(field, value.to_string(), "only null");
+            }
+        }
+        check_common(
+            class,
+            [config.in_channels, config.out_channels],
+            config.latent_channels,
+            config.scaling_factor,
+        )?;
+        Ok(config)
+    }
+}
+
+/// `AutoencoderTiny`'s configuration (diffusers `models/autoencoders/autoencoder_tiny.py`).
+/// `latent_magnitude` and `latent_shift` are absent: they only serve the byte form of latents, which
+/// neither `encode` nor `decode` uses.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct TinyConfig {
+    pub in_channels: usize,
+    pub out_channels: usize,
+    pub encoder_block_out_channels: Vec<usize>,
+    pub decoder_block_out_channels: Vec<usize>,
+    pub act_fn: String,
+    pub upsample_fn: String,
+    pub latent_channels: usize,
+    pub upsampling_scaling_factor: usize,
+    pub num_encoder_blocks: Vec<usize>,
+    pub num_decoder_blocks: Vec<usize>,
+    pub scaling_factor: f64,
+    pub shift_factor: Option<f64>,
+}
+
+impl Default for TinyConfig {
+    fn default() -> Self {
+        Self {
+            in_channels: 3,
+            out_channels: 3,
+            encoder_block_out_channels: vec![64; 4],
+            decoder_block_out_channels: vec![64; 4],
+            act_fn: "relu".to_owned(),
+            upsample_fn: "nearest".to_owned(),
+            latent_channels: 4,
+            upsampling_scaling_factor: 2,
+            num_encoder_blocks: vec![1, 3, 3, 3],
+            num_decoder_blocks: vec![3, 3, 3, 1],
+            scaling_factor: 1.0,
+            shift_factor: None,
+        }
+    }
+}
+
+impl TinyConfig {
+    /// Reads and checks a `config.json`.
+    ///
+    /// # Errors
+    /// A field of the wrong type, or a value that this program does not support.
+    pub fn from_json(config: &Value) -> Result<Self, VaeError> {
+        let class = "AutoencoderTiny";
+        let config: Self = serde_json::from_value(config.clone())
+            .map_err(|source| VaeError::Config { class, source })?;
+        let fail = |field, value: String, supported| {
+            Err(VaeError::Unsupported { class, field, value, supported })
+        };
+        // diffusers' levels are joined by convolutions of the level's own width on both sides, so
+        // only equal widths make a network that runs.
+        let uneven = |widths: &[usize]| {
+            widths.is_empty()
+                || widths.len() > MAX_LEVELS
+                || widths.contains(&0)
+                || widths.windows(2).any(|pair| pair[0] != pair[1])
+        };
+        if uneven(&config.encoder_block_out_channels) {
+            let value = format!("{:?}", config.encoder_block_out_channels);
+            return fail("encoder_block_out_channels", value, WIDTHS);
+        }
+        if uneven(&config.decoder_block_out_channels) {
+            let value = format!("{:?}", config.decoder_block_out_channels);
+            return fail("decoder_block_out_channels", value, WIDTHS);
+        }
+        if config.num_encoder_blocks.len() != config.encoder_block_out_channels.len() {
+            let value = format!("{:?}", config.num_encoder_blocks);
+            return fail("num_encoder_blocks", value, "one number for every level");
+        }
+        if config.num_decoder_blocks.len() != config.decoder_block_out_channels.len() {
+            let value = format!("{:?}", config.num_decoder_blocks);
+            return fail("num_decoder_blocks", value, "one number for every level");
+        }
+        if config.act_fn != "relu" {
+            return fail("act_fn", config.act_fn, "relu");
+        }
+        if config.upsample_fn != "nearest" {
+            return fail("upsample_fn", config.upsample_fn, "nearest");
+        }
+        let ups = config.num_decoder_blocks.len() as u32 - 1;
+        if config.upsampling_scaling_factor.checked_pow(ups) != Some(config.factor()) {
+            let value = config.upsampling_scaling_factor.to_string();
+            let supported = "the decoder must enlarge by as much as the encoder reduces";
+            return fail("upsampling_scaling_factor", value, supported);
+        }
+        check_common(
+            class,
+            [config.in_channels, config.out_channels],
+            config.latent_channels,
+            config.scaling_factor,
+        )?;
+        Ok(config)
+    }
+
+    /// Image pixels per latent pixel, in each direction.
+    #[must_use]
+    pub fn factor(&self) -> usize {
+        1 << (self.num_encoder_blocks.len() - 1)
+    }
+
+    /// Latent pixels from which one latent pixel of the encoder, or one image pixel of the decoder,
+    /// can take information, in each direction: three 3×3 convolutions per block, one per level.
+    #[must_use]
+    pub fn context(&self) -> usize {
+        // Encoder: radius in image pixels, summed at each level's stride.
+        let mut radius = 0;
+        for (level, blocks) in self.num_encoder_blocks.iter().enumerate() {
+            // A level's first convolution reads at the resolution above it.
+            radius += 1 << level.saturating_sub(1);
+            radius += (3 * blocks) << level;
+        }
+        radius += self.factor();
+        let encoder = radius.div_ceil(self.factor());
+
+        // Decoder: from the output back to the latent. Tiles start at whole latent pixels, so the
+        // radius is rounded up at each change of resolution.
+        let mut decoder: usize = 0;
+        for (index, blocks) in self.num_decoder_blocks.iter().rev().enumerate() {
+            // The level's closing convolution acts after its enlargement (the last has none).
+            decoder += 1;
+            if index > 0 {
+                decoder = decoder.div_ceil(self.upsampling_scaling_factor);
+            }
+            decoder += 3 * blocks;
+        }
+        encoder.max(decoder + 1)
+    }
+}
+
+/// More levels than any autoencoder has, few enough that `1 << levels` is a sane number.
+const MAX_LEVELS: usize = 8;
+const WIDTHS: &str = "1 to 8 levels, AutoencoderTiny's of one width";
+
+fn check_common(
+    class: &'static str,
+    image_channels: [usize; 2],
+    latent_channels: usize,
+    scaling_factor: f64,
+) -> Result<(), VaeError> {
+    let fail = |field, value: String, supported| {
+        Err(VaeError::Unsupported { class, field, value, supported })
+    };
+    if image_channels[0] != 3 {
+        return fail("in_channels", image_channels[0].to_string(), "3");
+    }
+    if image_channels[1] != 3 {
+        return fail("out_channels", image_channels[1].to_string(), "3");
+    }
+    if latent_channels == 0 {
+        return fail("latent_channels", "0".to_owned(), "1 or more");
+    }
+    if !scaling_factor.is_finite() || scaling_factor <= 0.0 {
+        return fail("scaling_factor", scaling_factor.to_string(), "a positive number");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn taesd_sees_nineteen_latent_pixels_around() {
+        let config = TinyConfig::default();
+        assert_eq!(config.factor(), 8);
+        // Encoder: 4 + 19 + 38 + 76 + 8 = 145 image pixels, 18.1 latent pixels. Decoder, finest
+        // level first: 4; (4 + 1)/2 + 9 = 12; (12 + 1)/2 + 9 = 16; (16 + 1)/2 + 9 = 18; conv_in.
+        assert_eq!(config.context(), 19);
+    }
+
+    #[test]
+    fn an_unsupported_field_is_named_with_its_value() {
+        for (field, value) in [
+            ("act_fn", json!("mish")),
+            ("upsample_fn", json!("bilinear")),
+            ("encoder_block_out_channels", json!([64, 64, 64, 32])),
+            ("num_decoder_blocks", json!([3, 3])),
+            ("upsampling_scaling_factor", json!(3)),
+            ("in_channels", json!(4)),
+            ("scaling_factor", json!(0.0)),
+        ] {
+            let error = TinyConfig::from_json(&json!({ field: value })).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("AutoencoderTiny: `{field}` = ")), "{error}");
+        }
+        for (field, value) in [
+            ("act_fn", json!("mish")),
+            ("down_block_types", json!(["AttnDownEncoderBlock2D"])),
+            ("up_block_types", json!(["UpDecoderBlock2D", "UpDecoderBlock2D"])),
+            ("block_out_channels", json!([])),
+            ("latents_mean", json!([0.0, 0.0, 0.0, 0.0])),
+            ("latent_channels", json!(0)),
+        ] {
+            let error = KlConfig::from_json(&json!({ field: value })).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("AutoencoderKL: `{field}` = ")), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_field_of_the_wrong_type_is_an_error_of_its_class() {
+        let error = KlConfig::from_json(&json!({"latent_channels": "four"})).unwrap_err();
+        assert!(error.to_string().starts_with("AutoencoderKL: invalid type"), "{error}");
+    }
+}

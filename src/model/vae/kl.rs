@@ -1,0 +1,305 @@
+//! `AutoencoderKL` (diffusers `models/autoencoders/autoencoder_kl.py` and `vae.py`): the VAE of
+//! Stable Diffusion and SDXL, residual blocks with group norms and one attention in the middle.
+
+use candle_core::{DType, Result, Tensor};
+use candle_nn::VarBuilder;
+
+use super::{KlConfig, LatentScaling};
+use crate::backend::ops::{Conv2d, GroupNorm, Linear, Mask, attention, upsample_nearest_2x};
+
+/// The epsilon of every norm here (a constant in diffusers, not in the config).
+const EPS: f64 = 1e-6;
+
+/// The encoder and decoder of `AutoencoderKL`, on unscaled latents.
+#[derive(Clone, Debug)]
+pub struct AutoencoderKl {
+    encoder: Encoder,
+    decoder: Decoder,
+    quant_conv: Option<Conv2d>,
+    post_quant_conv: Option<Conv2d>,
+    factor: usize,
+    latent_channels: usize,
+    scaling: LatentScaling,
+    dtype: DType,
+}
+
+impl AutoencoderKl {
+    /// Reads the tensors below `vb`, by diffusers' names.
+    ///
+    /// # Errors
+    /// A tensor that is missing or of another shape.
+    pub fn load(config: &KlConfig, vb: &VarBuilder) -> Result<Self> {
+        let latent = config.latent_channels;
+        let pointwise = |wanted: bool, channels: usize, name: &str| {
+            wanted.then(|| Conv2d::load(channels, channels, 1, 1, 0, &vb.pp(name))).transpose()
+        };
+        Ok(Self {
+            encoder: Encoder::load(config, &vb.pp("encoder"))?,
+            decoder: Decoder::load(config, &vb.pp("decoder"))?,
+            quant_conv: pointwise(config.use_quant_conv, 2 * latent, "quant_conv")?,
+            post_quant_conv: pointwise(config.use_post_quant_conv, latent, "post_quant_conv")?,
+            factor: 1 << (config.block_out_channels.len() - 1),
+            latent_channels: latent,
+            scaling: LatentScaling {
+                factor: config.scaling_factor,
+                shift: config.shift_factor.unwrap_or(0.0),
+            },
+            dtype: vb.dtype(),
+        })
+    }
+
+    /// `[B, H, W, 3]` → the posterior's mean, `[B, H/f, W/f, C]`.
+    pub(super) fn encode(&self, image: &Tensor) -> Result<Tensor> {
+        let moments = self.encoder.forward(image)?;
+        let moments = match &self.quant_conv {
+            Some(conv) => conv.forward(&moments)?,
+            None => moments,
+        };
+        // Mean and log-variance lie side by side on the channel axis.
+        moments.narrow(3, 0, self.latent_channels)?.contiguous()
+    }
+
+    /// `[B, h, w, C]` → `[B, f·h, f·w, 3]`.
+    pub(super) fn decode(&self, z: &Tensor) -> Result<Tensor> {
+        match &self.post_quant_conv {
+            Some(conv) => self.decoder.forward(&conv.forward(z)?),
+            None => self.decoder.forward(z),
+        }
+    }
+
+    pub(super) fn factor(&self) -> usize {
+        self.factor
+    }
+
+    pub(super) fn latent_channels(&self) -> usize {
+        self.latent_channels
+    }
+
+    pub(super) fn scaling(&self) -> LatentScaling {
+        self.scaling
+    }
+
+    pub(super) fn dtype(&self) -> DType {
+        self.dtype
+    }
+}
+
+/// `DownEncoderBlock2D`s, the middle, and the projection to mean and log-variance.
+#[derive(Clone, Debug)]
+struct Encoder {
+    conv_in: Conv2d,
+    levels: Vec<(Vec<ResnetBlock>, Option<Conv2d>)>,
+    mid: MidBlock,
+    norm_out: GroupNorm,
+    conv_out: Conv2d,
+}
+
+impl Encoder {
+    fn load(config: &KlConfig, vb: &VarBuilder) -> Result<Self> {
+        let widths = &config.block_out_channels;
+        let groups = config.norm_num_groups;
+        let (first, last) = (widths[0], widths[widths.len() - 1]);
+        let mut levels = Vec::with_capacity(widths.len());
+        let mut input = first;
+        for (level, &width) in widths.iter().enumerate() {
+            let vb = vb.pp("down_blocks").pp(level);
+            let resnets = load_resnets(config.layers_per_block, input, width, groups, &vb)?;
+            let down = (level + 1 < widths.len())
+                .then(|| Conv2d::load(width, width, 3, 2, 0, &vb.pp("downsamplers.0.conv")))
+                .transpose()?;
+            levels.push((resnets, down));
+            input = width;
+        }
+        Ok(Self {
+            conv_in: Conv2d::load(config.in_channels, first, 3, 1, 1, &vb.pp("conv_in"))?,
+            levels,
+            mid: MidBlock::load(config, last, &vb.pp("mid_block"))?,
+            norm_out: GroupNorm::load(groups, last, EPS, &vb.pp("conv_norm_out"))?,
+            conv_out: Conv2d::load(last, 2 * config.latent_channels, 3, 1, 1, &vb.pp("conv_out"))?,
+        })
+    }
+
+    fn forward(&self, image: &Tensor) -> Result<Tensor> {
+        let mut h = self.conv_in.forward(image)?;
+        for (resnets, down) in &self.levels {
+            for resnet in resnets {
+                h = resnet.forward(&h)?;
+            }
+            if let Some(conv) = down {
+                // Only the far sides are padded: `F.pad(x, (0, 1, 0, 1))` in diffusers'
+                // Downsample2D, where `torch.nn.Conv2d` would pad both.
+                h = conv.forward(&h.pad_with_zeros(1, 0, 1)?.pad_with_zeros(2, 0, 1)?)?;
+            }
+        }
+        let h = self.mid.forward(&h)?;
+        self.conv_out.forward(&self.norm_out.forward_silu(&h)?)
+    }
+}
+
+/// The middle, `UpDecoderBlock2D`s from the coarsest level to the finest, and the projection to
+/// colours.
+#[derive(Clone, Debug)]
+struct Decoder {
+    conv_in: Conv2d,
+    mid: MidBlock,
+    levels: Vec<(Vec<ResnetBlock>, Option<Conv2d>)>,
+    norm_out: GroupNorm,
+    conv_out: Conv2d,
+}
+
+impl Decoder {
+    fn load(config: &KlConfig, vb: &VarBuilder) -> Result<Self> {
+        let widths = &config.block_out_channels;
+        let groups = config.norm_num_groups;
+        let (first, last) = (widths[0], widths[widths.len() - 1]);
+        let mut levels = Vec::with_capacity(widths.len());
+        let mut input = last;
+        for (level, &width) in widths.iter().rev().enumerate() {
+            let vb = vb.pp("up_blocks").pp(level);
+            // One block more than in the encoder (diffusers: `layers_per_block + 1`).
+            let resnets = load_resnets(config.layers_per_block + 1, input, width, groups, &vb)?;
+            let up = (level + 1 < widths.len())
+                .then(|| Conv2d::load(width, width, 3, 1, 1, &vb.pp("upsamplers.0.conv")))
+                .transpose()?;
+            levels.push((resnets, up));
+            input = width;
+        }
+        Ok(Self {
+            conv_in: Conv2d::load(config.latent_channels, last, 3, 1, 1, &vb.pp("conv_in"))?,
+            mid: MidBlock::load(config, last, &vb.pp("mid_block"))?,
+            levels,
+            norm_out: GroupNorm::load(groups, first, EPS, &vb.pp("conv_norm_out"))?,
+            conv_out: Conv2d::load(first, config.out_channels, 3, 1, 1, &vb.pp("conv_out"))?,
+        })
+    }
+
+    fn forward(&self, z: &Tensor) -> Result<Tensor> {
+        let mut h = self.mid.forward(&self.conv_in.forward(z)?)?;
+        for (resnets, up) in &self.levels {
+            for resnet in resnets {
+                h = resnet.forward(&h)?;
+            }
+            if let Some(conv) = up {
+                h = conv.forward(&upsample_nearest_2x(&h)?)?;
+            }
+        }
+        self.conv_out.forward(&self.norm_out.forward_silu(&h)?)
+    }
+}
+
+/// `ResnetBlock2D` without a timestep: norm, SiLU, convolution, twice, around a shortcut.
+#[derive(Clone, Debug)]
+struct ResnetBlock {
+    norm1: GroupNorm,
+    conv1: Conv2d,
+    norm2: GroupNorm,
+    conv2: Conv2d,
+    shortcut: Option<Conv2d>,
+}
+
+impl ResnetBlock {
+    fn load(input: usize, output: usize, groups: usize, vb: &VarBuilder) -> Result<Self> {
+        Ok(Self {
+            norm1: GroupNorm::load(groups, input, EPS, &vb.pp("norm1"))?,
+            conv1: Conv2d::load(input, output, 3, 1, 1, &vb.pp("conv1"))?,
+            norm2: GroupNorm::load(groups, output, EPS, &vb.pp("norm2"))?,
+            conv2: Conv2d::load(output, output, 3, 1, 1, &vb.pp("conv2"))?,
+            shortcut: (input != output)
+                .then(|| Conv2d::load(input, output, 1, 1, 0, &vb.pp("conv_shortcut")))
+                .transpose()?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let h = self.conv1.forward(&self.norm1.forward_silu(x)?)?;
+        let h = self.conv2.forward(&self.norm2.forward_silu(&h)?)?;
+        match &self.shortcut {
+            Some(conv) => conv.forward(x)? + h,
+            None => x + h,
+        }
+    }
+}
+
+fn load_resnets(
+    count: usize,
+    input: usize,
+    output: usize,
+    groups: usize,
+    vb: &VarBuilder,
+) -> Result<Vec<ResnetBlock>> {
+    (0..count)
+        .map(|index| {
+            let input = if index == 0 { input } else { output };
+            ResnetBlock::load(input, output, groups, &vb.pp("resnets").pp(index))
+        })
+        .collect()
+}
+
+/// `UNetMidBlock2D`: a residual block on each side of an optional attention.
+#[derive(Clone, Debug)]
+struct MidBlock {
+    before: ResnetBlock,
+    attention: Option<MidAttention>,
+    after: ResnetBlock,
+}
+
+impl MidBlock {
+    fn load(config: &KlConfig, width: usize, vb: &VarBuilder) -> Result<Self> {
+        let groups = config.norm_num_groups;
+        Ok(Self {
+            before: ResnetBlock::load(width, width, groups, &vb.pp("resnets.0"))?,
+            attention: config
+                .mid_block_add_attention
+                .then(|| MidAttention::load(groups, width, &vb.pp("attentions.0")))
+                .transpose()?,
+            after: ResnetBlock::load(width, width, groups, &vb.pp("resnets.1"))?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let h = self.before.forward(x)?;
+        let h = match &self.attention {
+            Some(attention) => attention.forward(&h)?,
+            None => h,
+        };
+        self.after.forward(&h)
+    }
+}
+
+/// Single-headed self-attention over all pixels, with its own norm and residual.
+#[derive(Clone, Debug)]
+struct MidAttention {
+    norm: GroupNorm,
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    out: Linear,
+}
+
+impl MidAttention {
+    fn load(groups: usize, width: usize, vb: &VarBuilder) -> Result<Self> {
+        // Checkpoints from before diffusers 0.12 (SD 1.5's and the first SDXL VAEs among them)
+        // carry the names of its old AttentionBlock.
+        let names = if vb.contains_tensor("query.weight") {
+            ["query", "key", "value", "proj_attn"]
+        } else {
+            ["to_q", "to_k", "to_v", "to_out.0"]
+        };
+        let linear = |name: &str| Linear::load(width, width, &vb.pp(name));
+        Ok(Self {
+            norm: GroupNorm::load(groups, width, EPS, &vb.pp("group_norm"))?,
+            q: linear(names[0])?,
+            k: linear(names[1])?,
+            v: linear(names[2])?,
+            out: linear(names[3])?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (batch, height, width, channels) = x.dims4()?;
+        let h = self.norm.forward(x)?.reshape((batch, height * width, channels))?;
+        let (q, k, v) = (self.q.forward(&h)?, self.k.forward(&h)?, self.v.forward(&h)?);
+        let h = self.out.forward(&attention(&q, &k, &v, 1, Mask::None)?)?;
+        x + h.reshape((batch, height, width, channels))?
+    }
+}

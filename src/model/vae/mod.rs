@@ -1,0 +1,142 @@
+//! The autoencoder between pictures and latents, in the two kinds that SDXL models come with:
+//! diffusers' `AutoencoderKL` and `AutoencoderTiny` (TAESD). Latents that enter and leave here are
+//! the diffusion model's own: already scaled by the config's `scaling_factor`, so that nothing
+//! outside needs to know it.
+
+mod config;
+mod kl;
+mod tiny;
+
+use candle_core::{DType, Result, Tensor};
+use candle_nn::VarBuilder;
+use serde_json::Value;
+
+pub use config::{KlConfig, TinyConfig, VaeError};
+pub use kl::AutoencoderKl;
+pub use tiny::AutoencoderTiny;
+
+/// An autoencoder of either kind.
+#[derive(Clone, Debug)]
+pub enum Vae {
+    Kl(AutoencoderKl),
+    Tiny(AutoencoderTiny),
+}
+
+impl Vae {
+    /// Builds the autoencoder that `config` (a diffusers `config.json` with its `_class_name`)
+    /// describes, with the tensors below `vb`, in `vb`'s dtype.
+    ///
+    /// # Errors
+    /// A class or a field that is not supported, or a tensor that is missing or of another shape.
+    pub fn load(config: &Value, vb: &VarBuilder) -> std::result::Result<Self, VaeError> {
+        match config.get("_class_name").and_then(Value::as_str) {
+            Some("AutoencoderKL") => {
+                Ok(Self::Kl(AutoencoderKl::load(&KlConfig::from_json(config)?, vb)?))
+            }
+            Some("AutoencoderTiny") => {
+                Ok(Self::Tiny(AutoencoderTiny::load(&TinyConfig::from_json(config)?, vb)?))
+            }
+            other => Err(VaeError::UnknownClass(other.unwrap_or_default().to_owned())),
+        }
+    }
+
+    /// Pictures `[B, H, W, 3]` in `-1..=1` → latents `[B, H/f, W/f, C]`, f32, multiplied by the
+    /// scaling factor. `AutoencoderKL` gives the mean of its posterior, not a sample.
+    ///
+    /// # Errors
+    /// Sides that [`factor`](Self::factor) does not divide, or those of the backend.
+    pub fn encode(&self, image: &Tensor) -> Result<Tensor> {
+        let (_, height, width, channels) = image.dims4()?;
+        let f = self.factor();
+        if channels != 3 || height == 0 || width == 0 || height % f != 0 || width % f != 0 {
+            candle_core::bail!(
+                "VAE: {:?} is not a picture with sides divisible by {f}",
+                image.shape()
+            );
+        }
+        let image = image.to_dtype(self.dtype())?;
+        let z = match self {
+            Self::Kl(vae) => vae.encode(&image)?,
+            Self::Tiny(vae) => vae.encode(&image)?,
+        };
+        let scaling = self.scaling();
+        (z.to_dtype(DType::F32)? - scaling.shift)? * scaling.factor
+    }
+
+    /// Latents `[B, h, w, C]` as [`encode`](Self::encode) gives them → pictures
+    /// `[B, f·h, f·w, 3]`, f32, around `-1..=1` and not clamped.
+    ///
+    /// # Errors
+    /// Another channel count, or those of the backend.
+    pub fn decode(&self, latent: &Tensor) -> Result<Tensor> {
+        let (_, height, width, channels) = latent.dims4()?;
+        if channels != self.latent_channels() || height == 0 || width == 0 {
+            candle_core::bail!(
+                "VAE: {:?} is not a latent of {} channels",
+                latent.shape(),
+                self.latent_channels()
+            );
+        }
+        let scaling = self.scaling();
+        let z = ((latent.to_dtype(DType::F32)? / scaling.factor)? + scaling.shift)?
+            .to_dtype(self.dtype())?;
+        let image = match self {
+            Self::Kl(vae) => vae.decode(&z)?,
+            Self::Tiny(vae) => vae.decode(&z)?,
+        };
+        image.to_dtype(DType::F32)
+    }
+
+    /// Image pixels per latent pixel, in each direction (`f`).
+    #[must_use]
+    pub fn factor(&self) -> usize {
+        match self {
+            Self::Kl(vae) => vae.factor(),
+            Self::Tiny(vae) => vae.factor(),
+        }
+    }
+
+    /// Channels of a latent (`C`).
+    #[must_use]
+    pub fn latent_channels(&self) -> usize {
+        match self {
+            Self::Kl(vae) => vae.latent_channels(),
+            Self::Tiny(vae) => vae.latent_channels(),
+        }
+    }
+
+    /// How far around it, in latent pixels, an output can see: a tile padded by as much on every
+    /// side equals the whole in its core. `None` where there is no such distance, because norms and
+    /// attention see the whole picture (`AutoencoderKL`).
+    #[must_use]
+    pub fn context(&self) -> Option<usize> {
+        match self {
+            Self::Kl(_) => None,
+            Self::Tiny(vae) => Some(vae.context()),
+        }
+    }
+
+    /// The precision that the autoencoder computes in.
+    #[must_use]
+    pub fn dtype(&self) -> DType {
+        match self {
+            Self::Kl(vae) => vae.dtype(),
+            Self::Tiny(vae) => vae.dtype(),
+        }
+    }
+
+    fn scaling(&self) -> LatentScaling {
+        match self {
+            Self::Kl(vae) => vae.scaling(),
+            Self::Tiny(vae) => vae.scaling(),
+        }
+    }
+}
+
+/// The affine map between an autoencoder's own latents and the diffusion model's,
+/// `(z − shift)·factor` (diffusers' `scaling_factor` and `shift_factor`).
+#[derive(Clone, Copy, Debug)]
+struct LatentScaling {
+    factor: f64,
+    shift: f64,
+}

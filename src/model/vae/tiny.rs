@@ -1,0 +1,155 @@
+//! `AutoencoderTiny` (diffusers `models/autoencoders/autoencoder_tiny.py` and `vae.py`, after
+//! TAESD): convolutions and ReLU alone, no norms and no attention, so that a tile with enough
+//! padding equals the whole exactly.
+
+use candle_core::{DType, Result, Tensor};
+use candle_nn::VarBuilder;
+
+use super::{LatentScaling, TinyConfig};
+use crate::backend::ops::{Conv2d, upsample_nearest_2x};
+
+/// The encoder and decoder of `AutoencoderTiny`, on unscaled latents.
+#[derive(Clone, Debug)]
+pub struct AutoencoderTiny {
+    encoder: Vec<Layer>,
+    decoder: Vec<Layer>,
+    factor: usize,
+    latent_channels: usize,
+    context: usize,
+    scaling: LatentScaling,
+    dtype: DType,
+}
+
+impl AutoencoderTiny {
+    /// Reads the tensors below `vb`, by diffusers' names.
+    ///
+    /// # Errors
+    /// A tensor that is missing or of another shape.
+    pub fn load(config: &TinyConfig, vb: &VarBuilder) -> Result<Self> {
+        Ok(Self {
+            encoder: load_encoder(config, &vb.pp("encoder.layers"))?,
+            decoder: load_decoder(config, &vb.pp("decoder.layers"))?,
+            factor: config.factor(),
+            latent_channels: config.latent_channels,
+            context: config.context(),
+            scaling: LatentScaling {
+                factor: config.scaling_factor,
+                shift: config.shift_factor.unwrap_or(0.0),
+            },
+            dtype: vb.dtype(),
+        })
+    }
+
+    /// `[B, H, W, 3]` in `-1..=1` → `[B, H/f, W/f, C]`.
+    pub(super) fn encode(&self, image: &Tensor) -> Result<Tensor> {
+        // TAESD was trained on 0..=1.
+        run(&self.encoder, ((image + 1.0)? / 2.0)?)
+    }
+
+    /// `[B, h, w, C]` → `[B, f·h, f·w, 3]`.
+    pub(super) fn decode(&self, z: &Tensor) -> Result<Tensor> {
+        let soft_clamped = ((z / 3.0)?.tanh()? * 3.0)?;
+        (run(&self.decoder, soft_clamped)? * 2.0)? - 1.0
+    }
+
+    pub(super) fn factor(&self) -> usize {
+        self.factor
+    }
+
+    pub(super) fn latent_channels(&self) -> usize {
+        self.latent_channels
+    }
+
+    pub(super) fn context(&self) -> usize {
+        self.context
+    }
+
+    pub(super) fn scaling(&self) -> LatentScaling {
+        self.scaling
+    }
+
+    pub(super) fn dtype(&self) -> DType {
+        self.dtype
+    }
+}
+
+/// One element of diffusers' `nn.Sequential`s.
+#[derive(Clone, Debug)]
+enum Layer {
+    Conv(Conv2d),
+    Relu,
+    Block(Block),
+    /// Nearest-neighbour enlargement by `2^n`.
+    Enlarge(u32),
+}
+
+fn run(layers: &[Layer], input: Tensor) -> Result<Tensor> {
+    layers.iter().try_fold(input, |x, layer| match layer {
+        Layer::Conv(conv) => conv.forward(&x),
+        Layer::Relu => x.relu(),
+        Layer::Block(block) => block.forward(&x),
+        Layer::Enlarge(doublings) => (0..*doublings).try_fold(x, |x, _| upsample_nearest_2x(&x)),
+    })
+}
+
+/// diffusers' `AutoencoderTinyBlock` of equal widths (its skip is then the identity).
+#[derive(Clone, Debug)]
+struct Block {
+    convs: [Conv2d; 3],
+}
+
+impl Block {
+    fn load(width: usize, vb: &VarBuilder) -> Result<Self> {
+        // The odd places of the sequence are activations.
+        let conv = |index: usize| Conv2d::load(width, width, 3, 1, 1, &vb.pp("conv").pp(index));
+        Ok(Self { convs: [conv(0)?, conv(2)?, conv(4)?] })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let h = self.convs[0].forward(x)?.relu()?;
+        let h = self.convs[1].forward(&h)?.relu()?;
+        (self.convs[2].forward(&h)? + x)?.relu()
+    }
+}
+
+fn load_encoder(config: &TinyConfig, vb: &VarBuilder) -> Result<Vec<Layer>> {
+    let mut layers = Vec::new();
+    for (level, &blocks) in config.num_encoder_blocks.iter().enumerate() {
+        let width = config.encoder_block_out_channels[level];
+        let vb_here = vb.pp(layers.len());
+        layers.push(Layer::Conv(if level == 0 {
+            Conv2d::load(config.in_channels, width, 3, 1, 1, &vb_here)?
+        } else {
+            Conv2d::load_no_bias(width, width, 3, 2, 1, &vb_here)?
+        }));
+        for _ in 0..blocks {
+            layers.push(Layer::Block(Block::load(width, &vb.pp(layers.len()))?));
+        }
+    }
+    let width = config.encoder_block_out_channels[config.encoder_block_out_channels.len() - 1];
+    let vb_here = vb.pp(layers.len());
+    layers.push(Layer::Conv(Conv2d::load(width, config.latent_channels, 3, 1, 1, &vb_here)?));
+    Ok(layers)
+}
+
+fn load_decoder(config: &TinyConfig, vb: &VarBuilder) -> Result<Vec<Layer>> {
+    let levels = config.num_decoder_blocks.len();
+    let first = config.decoder_block_out_channels[0];
+    let conv_in = Conv2d::load(config.latent_channels, first, 3, 1, 1, &vb.pp(0))?;
+    let mut layers = vec![Layer::Conv(conv_in), Layer::Relu];
+    for (level, &blocks) in config.num_decoder_blocks.iter().enumerate() {
+        let width = config.decoder_block_out_channels[level];
+        for _ in 0..blocks {
+            layers.push(Layer::Block(Block::load(width, &vb.pp(layers.len()))?));
+        }
+        if level + 1 < levels {
+            layers.push(Layer::Enlarge(config.upsampling_scaling_factor.trailing_zeros()));
+            let conv = Conv2d::load_no_bias(width, width, 3, 1, 1, &vb.pp(layers.len()))?;
+            layers.push(Layer::Conv(conv));
+        } else {
+            let conv = Conv2d::load(width, config.out_channels, 3, 1, 1, &vb.pp(layers.len()))?;
+            layers.push(Layer::Conv(conv));
+        }
+    }
+    Ok(layers)
+}

@@ -1,0 +1,150 @@
+//! Where a model's files are: in a folder of the user's, or inside this program.
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use memmap2::Mmap;
+
+use super::{WeightsError, embedded};
+
+/// A model in diffusers layout.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ModelSource {
+    /// A folder with a `model_index.json`.
+    Folder(PathBuf),
+    /// The model inside this program, `models/mini`.
+    Embedded,
+}
+
+/// The contents of a file.
+#[derive(Clone, Debug)]
+pub enum Bytes {
+    Mapped(Arc<Mmap>),
+    Static(&'static [u8]),
+    Heap(Arc<[u8]>),
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Mapped(map) => map,
+            Self::Static(bytes) => bytes,
+            Self::Heap(bytes) => bytes,
+        }
+    }
+}
+
+impl fmt::Display for ModelSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Folder(path) => path.display().fmt(f),
+            Self::Embedded => f.write_str("the embedded model"),
+        }
+    }
+}
+
+impl ModelSource {
+    /// Checks that this is a model in diffusers layout at all.
+    ///
+    /// # Errors
+    /// A folder that does not exist, that is a single file, or that has no `model_index.json`.
+    pub fn check(&self) -> Result<(), WeightsError> {
+        let Self::Folder(path) = self else { return Ok(()) };
+        if path.is_file() {
+            return Err(if is_pickle(path) {
+                WeightsError::Pickled { file: path.display().to_string() }
+            } else {
+                WeightsError::SingleFile(path.clone())
+            });
+        }
+        if !path.is_dir() {
+            return Err(WeightsError::NoFolder(path.clone()));
+        }
+        if self.contains("model_index.json") {
+            return Ok(());
+        }
+        Err(match self.find_pickle("") {
+            Some(file) => WeightsError::Pickled { file },
+            None => WeightsError::NotDiffusers(path.clone()),
+        })
+    }
+
+    /// The full name of a file of the model, for messages.
+    #[must_use]
+    pub fn full_name(&self, name: &str) -> String {
+        match self {
+            Self::Folder(path) => path.join(name).display().to_string(),
+            Self::Embedded => format!("{self}: {name}"),
+        }
+    }
+
+    /// Whether the model has the file `name`, relative to its root, with `/` between folders.
+    #[must_use]
+    pub fn contains(&self, name: &str) -> bool {
+        match self {
+            Self::Folder(path) => path.join(name).is_file(),
+            Self::Embedded => embedded::file(name).is_some(),
+        }
+    }
+
+    /// Reads a (small) file.
+    ///
+    /// # Errors
+    /// A file that is missing or cannot be read.
+    pub fn read(&self, name: &str) -> Result<Bytes, WeightsError> {
+        self.open(name, |path| Ok(Bytes::Heap(std::fs::read(path)?.into())))
+    }
+
+    /// Maps a (large) file into memory.
+    ///
+    /// # Errors
+    /// A file that is missing or cannot be mapped.
+    pub fn map(&self, name: &str) -> Result<Bytes, WeightsError> {
+        self.open(name, |path| {
+            let file = File::open(path)?;
+            // SAFETY: the map is only read. Should another program change the file meanwhile, the
+            // tensors copied from it would hold other numbers; no reference into it is kept as
+            // anything but bytes.
+            let map = unsafe { Mmap::map(&file)? };
+            Ok(Bytes::Mapped(Arc::new(map)))
+        })
+    }
+
+    fn open(
+        &self,
+        name: &str,
+        read: impl FnOnce(&Path) -> io::Result<Bytes>,
+    ) -> Result<Bytes, WeightsError> {
+        let fail = |source| WeightsError::Read { file: self.full_name(name), source };
+        match self {
+            Self::Folder(path) => read(&path.join(name)).map_err(fail),
+            Self::Embedded => embedded::file(name)
+                .map(Bytes::Static)
+                .ok_or_else(|| fail(io::ErrorKind::NotFound.into())),
+        }
+    }
+
+    /// The full name of a pickled weights file in a folder of the model, if there is one.
+    pub(super) fn find_pickle(&self, folder: &str) -> Option<String> {
+        let Self::Folder(path) = self else { return None };
+        let mut names: Vec<_> = std::fs::read_dir(path.join(folder))
+            .ok()?
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| is_pickle(path))
+            .collect();
+        names.sort();
+        names.first().map(|path| path.display().to_string())
+    }
+}
+
+/// PyTorch's formats, all pickles inside.
+fn is_pickle(path: &Path) -> bool {
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    matches!(extension, Some("ckpt" | "bin" | "pt" | "pth"))
+}

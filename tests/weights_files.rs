@@ -1,0 +1,215 @@
+//! Weights as diffusers saves them (fixtures by tests/parity/make_vae_fixtures.py): whole, in
+//! shards, in variants; and what is said when they are not as they should be.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor, safetensors};
+use cupscale::weights::{ModelFiles, ModelSource, WeightsError, load_model};
+use tempfile::TempDir;
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/weights").join(name)
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy(&path, &target);
+        } else {
+            fs::copy(&path, &target).unwrap();
+        }
+    }
+}
+
+/// A copy of a fixture that a test may break.
+fn copied(name: &str) -> (TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("model");
+    copy(&fixture(name), &model);
+    (dir, model)
+}
+
+fn open(folder: &Path) -> ModelFiles {
+    ModelFiles::open(ModelSource::Folder(folder.to_owned())).unwrap()
+}
+
+fn vae_error(folder: &Path) -> WeightsError {
+    open(folder).vae(&Device::Cpu, DType::F32).unwrap_err()
+}
+
+fn relative_error(a: &Tensor, b: &Tensor) -> f32 {
+    assert_eq!(a.dims(), b.dims());
+    let norm = |x: &Tensor| x.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt();
+    norm(&(a - b).unwrap()) / norm(b)
+}
+
+#[test]
+fn shards_and_variants_saved_by_diffusers_compute_what_diffusers_does() {
+    for name in ["sharded", "sharded_fp16", "variant_bf16"] {
+        let vae = open(&fixture(name)).vae(&Device::Cpu, DType::F32).unwrap();
+        let expected =
+            safetensors::load(fixture(name).join("expected.safetensors"), &Device::Cpu).unwrap();
+        let error = relative_error(&vae.decode(&expected["z"]).unwrap(), &expected["decoded"]);
+        assert!(error <= 1e-4, "{name}: {error:e}");
+        let error = relative_error(&vae.encode(&expected["image"]).unwrap(), &expected["latent"]);
+        assert!(error <= 1e-4, "{name}: {error:e}");
+    }
+}
+
+#[test]
+fn weights_are_converted_to_the_precision_asked_for() {
+    for dtype in [DType::F16, DType::BF16, DType::F32] {
+        let component =
+            open(&fixture("sharded_fp16")).component("vae", &Device::Cpu, dtype).unwrap();
+        assert_eq!(component.class, "AutoencoderTiny");
+        let weight = component.vars.get((4, 3, 3, 3), "encoder.layers.0.weight").unwrap();
+        assert_eq!(weight.dtype(), dtype);
+    }
+}
+
+#[test]
+fn the_variant_in_the_wanted_precision_is_read_where_there_is_a_choice() {
+    let (_dir, model) = copied("variant_bf16");
+    let vae = model.join("vae");
+    fs::write(vae.join("diffusion_pytorch_model.safetensors"), b"not read").unwrap();
+    assert!(open(&model).component("vae", &Device::Cpu, DType::BF16).is_ok());
+    let error = open(&model).component("vae", &Device::Cpu, DType::F32).err().unwrap();
+    assert!(matches!(error, WeightsError::Safetensors { .. }), "{error}");
+}
+
+#[test]
+fn what_is_no_model_folder_is_refused_for_what_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = |path: PathBuf| ModelFiles::open(ModelSource::Folder(path)).unwrap_err().to_string();
+    let path = |name: &str| dir.path().join(name);
+    assert!(open(path("absent")).ends_with("absent: no such model folder"));
+    assert!(open(path("")).contains("not a model in diffusers layout (no model_index.json)"));
+    fs::write(path("model.safetensors"), b"").unwrap();
+    assert!(open(path("model.safetensors")).contains("single file"));
+    fs::write(path("model.ckpt"), b"").unwrap();
+    assert!(open(path("model.ckpt")).contains("pickled"));
+    assert!(open(path("")).contains("model.ckpt: pickled"));
+    fs::write(path("model_index.json"), b"{\n\n oops").unwrap();
+    let error = open(path(""));
+    assert!(
+        error.contains("model_index.json: not valid JSON") && error.contains("line 3"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_missing_part_is_named_with_its_file() {
+    let (_dir, model) = copied("sharded");
+    fs::remove_file(model.join("vae/diffusion_pytorch_model-00003-of-00006.safetensors")).unwrap();
+    let error = vae_error(&model).to_string();
+    let expected = format!(
+        "{}: the VAE is missing (vae/diffusion_pytorch_model-00003-of-00006.safetensors)",
+        model.display()
+    );
+    assert_eq!(error, expected);
+
+    let error = load_model(&ModelSource::Folder(model.clone()), &Device::Cpu, DType::F32);
+    let error = error.err().unwrap().to_string();
+    assert!(
+        error.ends_with("the scheduler is missing (scheduler/scheduler_config.json)"),
+        "{error}"
+    );
+
+    fs::remove_file(model.join("vae/config.json")).unwrap();
+    assert!(vae_error(&model).to_string().ends_with("the VAE is missing (vae/config.json)"));
+    let error = open(&model).text(&Device::Cpu, DType::F32).unwrap_err().to_string();
+    assert!(
+        error.ends_with("the text encoder is missing (model_index.json names none)"),
+        "{error}"
+    );
+}
+
+#[test]
+fn pickled_weights_are_refused_with_the_reason() {
+    let (_dir, model) = copied("variant_bf16");
+    let vae = model.join("vae");
+    fs::rename(
+        vae.join("diffusion_pytorch_model.bf16.safetensors"),
+        vae.join("diffusion_pytorch_model.bin"),
+    )
+    .unwrap();
+    let error = vae_error(&model).to_string();
+    assert!(error.contains("diffusion_pytorch_model.bin: pickled weights"), "{error}");
+    assert!(error.contains("safetensors"), "{error}");
+}
+
+#[test]
+fn truncated_or_foreign_weights_name_the_file() {
+    let (_dir, model) = copied("variant_bf16");
+    let weights = model.join("vae/diffusion_pytorch_model.bf16.safetensors");
+    let bytes = fs::read(&weights).unwrap();
+    for damaged in [&bytes[..bytes.len() - 1], &bytes[..200], &bytes[..4], &[], &[b'x'; 5000]] {
+        fs::write(&weights, damaged).unwrap();
+        let error = vae_error(&model);
+        assert!(matches!(error, WeightsError::Safetensors { .. }), "{error}");
+        let text = error.to_string();
+        assert!(text.starts_with(&weights.display().to_string()), "{text}");
+        assert!(!text.contains('\n'), "{text}");
+    }
+}
+
+#[test]
+fn a_missing_or_misshapen_tensor_is_named_with_its_file() {
+    let (_dir, model) = copied("variant_bf16");
+    let weights = model.join("vae/diffusion_pytorch_model.bf16.safetensors");
+    let config = model.join("vae/config.json");
+    let text = fs::read_to_string(&config).unwrap();
+
+    fs::write(&config, text.replace("\"latent_channels\": 4", "\"latent_channels\": 5")).unwrap();
+    let error = vae_error(&model).to_string();
+    let wrong = format!("{}: tensor `encoder.layers.4.weight` is [4, 4, 3, 3]", weights.display());
+    assert!(error.starts_with(&wrong), "{error}");
+
+    let mut tensors = safetensors::load(&weights, &Device::Cpu).unwrap();
+    tensors.remove("decoder.layers.0.bias");
+    safetensors::save(&tensors, &weights).unwrap();
+    fs::write(&config, text).unwrap();
+    let error = vae_error(&model).to_string();
+    let missing = format!("{}: tensor `decoder.layers.0.bias` is missing", weights.display());
+    assert_eq!(error, missing);
+}
+
+#[test]
+fn an_unsupported_configuration_names_file_and_field() {
+    let (_dir, model) = copied("variant_bf16");
+    let config = model.join("vae/config.json");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replace("\"relu\"", "\"mish\"")).unwrap();
+    let error = vae_error(&model).to_string();
+    assert!(error.starts_with(&config.display().to_string()), "{error}");
+    assert!(error.contains("`act_fn` = mish is not supported (relu)"), "{error}");
+}
+
+#[test]
+fn a_shard_outside_its_folder_is_refused() {
+    let (_dir, model) = copied("sharded");
+    let index = model.join("vae/diffusion_pytorch_model.safetensors.index.json");
+    let text = fs::read_to_string(&index).unwrap();
+    fs::write(&index, text.replace("diffusion_pytorch_model-00001", "../unet/x")).unwrap();
+    let error = vae_error(&model).to_string();
+    assert!(error.contains("is not the name of a shard"), "{error}");
+}
+
+#[test]
+fn the_embedded_model_loads_and_conditions_with_the_widths_its_unet_wants() {
+    let model = load_model(&ModelSource::Embedded, &Device::Cpu, DType::F32).unwrap();
+    assert_eq!(model.unet.class, "UNet2DConditionModel");
+    let width = model.unet.config["cross_attention_dim"].as_u64().unwrap() as usize;
+    assert_eq!(model.text.widths().0, width);
+    // The UNet sees the noisy latent and the low-resolution latent side by side (METHOD §2).
+    let channels = model.unet.config["in_channels"].as_u64().unwrap() as usize;
+    assert_eq!(channels, 2 * model.vae.latent_channels());
+    let conditioning = model.text.encode(&["a photo"]).unwrap();
+    assert_eq!(conditioning.context.dims(), [1, 77, width]);
+    assert!(conditioning.pooled.is_some());
+    assert_eq!(model.scheduler["timestep_spacing"], "trailing");
+}
