@@ -18,7 +18,7 @@ pub use tiny::AutoencoderTiny;
 /// An autoencoder of either kind.
 #[derive(Clone, Debug)]
 pub enum Vae {
-    Kl(AutoencoderKl),
+    Kl(Box<AutoencoderKl>),
     Tiny(AutoencoderTiny),
 }
 
@@ -31,7 +31,8 @@ impl Vae {
     pub fn load(config: &Value, vb: &VarBuilder) -> std::result::Result<Self, VaeError> {
         match config.get("_class_name").and_then(Value::as_str) {
             Some("AutoencoderKL") => {
-                Ok(Self::Kl(AutoencoderKl::load(&KlConfig::from_json(config)?, vb)?))
+                let vae = AutoencoderKl::load(&KlConfig::from_json(config)?, vb)?;
+                Ok(Self::Kl(Box::new(vae)))
             }
             Some("AutoencoderTiny") => {
                 Ok(Self::Tiny(AutoencoderTiny::load(&TinyConfig::from_json(config)?, vb)?))
