@@ -84,6 +84,10 @@ fn sizes(value: &Value) -> Vec<usize> {
 }
 
 fn load(name: &str) -> Case {
+    load_as(name, DType::F32)
+}
+
+fn load_as(name: &str, dtype: DType) -> Case {
     let text = fs::read_to_string(fixture(&format!("unet/{name}.json"))).unwrap();
     let description: Value = serde_json::from_str(&text).unwrap();
     let weights: HashMap<String, Tensor> = description["shapes"]
@@ -92,7 +96,7 @@ fn load(name: &str) -> Case {
         .iter()
         .map(|(name, shape)| (name.clone(), weight(name, &sizes(shape))))
         .collect();
-    let vb = VarBuilder::from_tensors(weights, DType::F32, &Device::Cpu);
+    let vb = VarBuilder::from_tensors(weights, dtype, &Device::Cpu);
     let config = UNetConfig::from_json(&description["config"].to_string()).unwrap();
     let model = UNet2DConditionModel::load(config, &vb).unwrap();
     let input = |name: &str| {
@@ -129,6 +133,27 @@ fn the_unet_of_every_configuration_computes_what_diffusers_computes() {
         let output = case.run(Prior::None).unwrap();
         assert_close(name, &output, &case.expected["output"], 1e-4);
     }
+}
+
+#[test]
+fn the_composed_forms_that_other_devices_run_compute_the_same_unet() {
+    // The CPU kernels take f32 alone: in f64 every operation goes its composed way.
+    for name in ["sdxl", "concat", "sd15", "rare"] {
+        let output = load_as(name, DType::F64).run(Prior::None).unwrap();
+        assert_eq!(output.dtype(), DType::F64);
+        let output = output.to_dtype(DType::F32).unwrap();
+        assert_close(name, &output, &load(name).expected["output"], 1e-4);
+    }
+}
+
+#[test]
+fn a_half_precision_unet_stays_in_its_precision_and_near_the_reference() {
+    let case = load_as("concat", DType::F16);
+    let layers = priors(&case);
+    let output = case.run(Prior::Blend { layers: &layers, weight: 0.3 }).unwrap();
+    assert_eq!(output.dtype(), DType::F16);
+    let output = output.to_dtype(DType::F32).unwrap();
+    assert_close("f16", &output, &case.expected["blended"], 2e-2);
 }
 
 #[test]
