@@ -27,8 +27,9 @@
 //! z_t ← z_t − λ·P(z_t − √(1−ā_t)·ε − √ā_t·zL).
 //! ```
 //!
-//! One pass, no back-propagation, no memory beyond the band of rows at hand. It acts on the fused canvas; as P
-//! commutes with the fusion where region starts are even, that is the same as acting on every region.
+//! One pass, no back-propagation, no memory beyond the band of rows at hand. It acts on the fused canvas. Under
+//! plain averaging with even region starts that equals acting on every region, for P then commutes with the fusion
+//! (a feather changes within a block, so there the two differ a little).
 
 use rayon::prelude::*;
 
