@@ -43,8 +43,8 @@ def load_photos(work, split, extra_reductions=(), least=700):
 class Crops:
     """Random square crops; of `tries` candidates the one with the most fine detail wins most of the time."""
 
-    def __init__(self, photos, seed, tries=3, detail_share=0.6):
-        self.photos = photos
+    def __init__(self, photos, seed, tries=3, detail_share=0.6, swap_colours=0.0):
+        self.photos, self.swap_colours = photos, swap_colours
         self.rng = np.random.default_rng(seed)
         area = np.array([p.shape[1] * p.shape[2] for _, p in photos], float) ** 0.5
         self.weights = area / area.sum()
@@ -73,6 +73,8 @@ class Crops:
                 crop = crop.flip(1)
             if self.rng.random() < 0.5:
                 crop = crop.transpose(1, 2)
+            if self.rng.random() < self.swap_colours:
+                crop = crop[self.rng.permutation(3)]
             out[i] = crop
         return out.div_(127.5).sub_(1).contiguous(memory_format=torch.channels_last)
 

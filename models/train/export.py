@@ -68,7 +68,7 @@ def main():
         indent=2) + "\n")
     scheduler = build.scheduler()
     write_config(scheduler, out / "scheduler" / "scheduler_config.json", "DDIMScheduler")
-    write_config(vae, out / "vae" / "config.json", "AutoencoderTiny")
+    write_config(vae, out / "vae" / "config.json", "AutoencoderTiny", drop=("block_out_channels",))
     write_config(unet, out / "unet" / "config.json", "UNet2DConditionModel")
     text_noise = ("transformers_version", "_attn_implementation_autoset")
     write_config(one, out / "text_encoder" / "config.json", drop=text_noise)

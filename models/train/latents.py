@@ -35,6 +35,16 @@ def degrade(image, rng, scale=None):
     return small.resize(image.size, Image.LANCZOS), image.width / side
 
 
+def recolour(crop, rng):
+    """Swapped colour channels, and another saturation and contrast: thirty photographs hold few colours."""
+    x = crop[rng.permutation(3)].float()
+    grey = x.mean(0, keepdim=True)
+    x = grey + (x - grey) * rng.uniform(0.6, 2.0)
+    middle = x.mean()
+    x = middle + (x - middle) * rng.uniform(0.8, 1.3) + rng.uniform(-20, 20)
+    return x.clamp(0, 255).round().to(torch.uint8)
+
+
 def captions_of(pixels):
     """Captions of the whole 256 px region, then of its 9 overlapping 128 px windows (row by row)."""
     out = [attributes.describe(pixels)]
@@ -49,6 +59,7 @@ def main():
     parser.add_argument("--work", type=pathlib.Path, required=True)
     parser.add_argument("--shards", type=int, default=10)
     parser.add_argument("--size", type=int, default=60)
+    parser.add_argument("--plain", type=int, default=22, help="shards from this one on are recoloured at random")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -74,6 +85,8 @@ def main():
                 crop = crop.flip(2)
             if rng.random() < 0.5:
                 crop = crop.transpose(1, 2)
+            if shard >= args.plain:
+                crop = recolour(crop, rng)
             high = Image.fromarray(crop.permute(1, 2, 0).contiguous().numpy())
             soft, scale = degrade(high, rng)
             soft = np.asarray(soft)

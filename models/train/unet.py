@@ -85,6 +85,12 @@ def local_wasserstein(a, b, directions=48, tile=8):
     return (tiles[:len(a)] - tiles[len(a):]).abs().mean()
 
 
+def faithfulness(guess, x0):
+    """Squared error of the means over 8 px, and, heavily, over 32 px: no casts."""
+    d = guess - x0
+    return F.avg_pool2d(d, 2).square().mean() + 8 * F.avg_pool2d(d, 8).square().mean()
+
+
 class Data:
     """Shards in memory; picks up new ones as they appear."""
 
@@ -143,9 +149,9 @@ def main():
     parser.add_argument("--chain-from", type=float, default=0.55, help="fraction of the time after which chain updates begin")
     parser.add_argument("--wide-from", type=float, default=0.8, help="fraction after which whole regions are used")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--muon-lr", type=float, default=0.01)
+    parser.add_argument("--muon-lr", type=float, default=0.007)
     parser.add_argument("--adam-lr", type=float, default=1e-3)
-    parser.add_argument("--sw-weight", type=float, default=1.0)
+    parser.add_argument("--sw-weight", type=float, default=0.2)
     parser.add_argument("--gan-weight", type=float, default=0.0)
     parser.add_argument("--scaling", type=float, default=1.5, help="scaling factor: 1 / standard deviation of the latents")
     parser.add_argument("--start", type=pathlib.Path, help="take the first weights from this checkpoint")
@@ -189,9 +195,8 @@ def main():
             total, n = sums.get(k, (0.0, 0))
             sums[k] = (total + float(torch.as_tensor(v).detach()), n + 1)
 
-    def update(loss):
+    def update():
         nonlocal step
-        loss.backward()
         torch.nn.utils.clip_grad_norm_(hidden + rest, 1.0)
         muon.step()
         adam.step()
@@ -219,7 +224,9 @@ def main():
         weight = (a * 3.6).clamp(max=1)
         error = (guess - x0).square()
         loss = (weight * (error + 0.05 * (error + 1e-4).sqrt())).mean()
-        update(loss)
+        loss = loss + faithfulness(guess * weight.sqrt(), x0 * weight.sqrt())
+        loss.backward()
+        update()
         with torch.no_grad():
             each = error.mean((1, 2, 3)).tolist()
         for ti, value, blended in zip(t.tolist(), each, blend.tolist()):
@@ -235,8 +242,8 @@ def main():
             eps = forward(z, zl, torch.full((len(z),), t, device=device), ids, side)
             guess = (z - (1 - a).sqrt() * eps) / a.sqrt()
             error = (guess - x0).square().mean()
-            # The mean over 2 x 2 latents (8 px) has to stay faithful; finer detail is free to vary.
-            coarse = F.avg_pool2d(guess - x0, 2).square().mean()
+            # Means have to stay faithful; finer detail is free to vary.
+            coarse = faithfulness(guess, x0)
             swd = local_wasserstein(guess - zl, x0 - zl)
             loss = 0.5 * error + coarse + args.sw_weight * (i + 1) / 4 * swd
             if args.gan_weight and i >= 2:
@@ -245,7 +252,7 @@ def main():
                     real = judge(x0, zl)
                 loss = loss + args.gan_weight * F.softplus(real - fake).mean()
                 note(adv=(real - fake).mean())
-            update(loss)
+            (loss / len(CHAIN)).backward()
             if args.gan_weight and i >= 2:
                 jitter = 0.05 * torch.randn_like(x0)
                 gap = judge(x0 + jitter, zl) - judge(guess.detach() + 0.05 * torch.randn_like(x0), zl)
@@ -257,6 +264,7 @@ def main():
             eps, guess = eps.detach(), guess.detach()
             before = alphas[CHAIN[i + 1]] if i + 1 < len(CHAIN) else alphas[0]
             z = before.sqrt() * guess + (1 - before).sqrt() * eps
+        update()
         note(swd_low=local_wasserstein(zl, x0))
 
     while True:

@@ -137,7 +137,8 @@ def main():
         adam.load_state_dict(done["adam"])
         used = done["used"]
     clock = Clock(args.minutes, used)
-    crops = Crops(load_photos(args.work, "train", (1.5, 2)), args.seed + 1000 * step)
+    crops = Crops(load_photos(args.work, "train", (1.5, 2)), args.seed + 1000 * step,
+                  swap_colours=0.3 if args.phase == "decoder" else 0.0)
     probe = heldout_crops(args.work)
     print(f"{sum(p.numel() for p in vae.parameters())} parameters, {len(crops.photos)} pictures", flush=True)
     total, last_print, last_save, n = 0.0, time.time(), time.time(), 0
