@@ -1,0 +1,77 @@
+//! The whole method, several regions and every prior, against the same method written in PyTorch and
+//! diffusers from METHOD.md (`tests/parity/make_method_fixture.py`): literal attention maps,
+//! autograd for the structure prior, f64. Picture in, picture out, through the program.
+
+mod common;
+
+use std::{collections::HashMap, fs, path::Path};
+
+use candle_core::{Device, Tensor, safetensors};
+use common::Shell;
+
+const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
+
+/// Rounding to 16 bits alone is 0.8e-5; f32 adds about as much.
+const TOLERANCE: f32 = 5e-5;
+
+/// The options of each case, by name.
+fn cases() -> Vec<(String, Vec<String>)> {
+    let text = fs::read(Path::new(FIXTURES).join("method/cases.json")).unwrap();
+    let cases: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&text).unwrap();
+    cases
+        .into_iter()
+        .map(|(name, case)| (name, serde_json::from_value(case["options"].clone()).unwrap()))
+        .collect()
+}
+
+fn references() -> HashMap<String, Tensor> {
+    safetensors::load(Path::new(FIXTURES).join("method/expected.safetensors"), &Device::Cpu)
+        .unwrap()
+}
+
+/// Runs the program with these options and returns its largest difference from the reference,
+/// relative to the reference's maximum.
+fn error_of(options: &[String], more: &str, reference: &Tensor) -> f32 {
+    let shell = Shell::new();
+    for file in ["in.png", "captions.json", "captions_quarter.json"] {
+        fs::copy(Path::new(FIXTURES).join("method").join(file), shell.path(file)).unwrap();
+    }
+    let output = shell
+        .command("in.png -o out.png --device cpu")
+        .args(["--model", Path::new(FIXTURES).join("img2img/model").to_str().unwrap()])
+        .args(options)
+        .args(more.split_whitespace())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", common::stderr(&output));
+
+    let picture = image::open(shell.path("out.png")).unwrap();
+    let picture = picture.as_rgb16().expect("a 16-bit input gives a 16-bit output");
+    let (height, width, _) = reference.dims3().unwrap();
+    assert_eq!(picture.dimensions(), (width as u32, height as u32));
+    let reference: Vec<f32> = reference.flatten_all().unwrap().to_vec1().unwrap();
+    let largest = reference.iter().copied().fold(0f32, f32::max);
+    let ours = picture.iter().map(|&value| f32::from(value) / 65535.0);
+    let differences = ours.zip(&reference).map(|(ours, reference)| (ours - reference).abs());
+    differences.fold(0f32, f32::max) / largest
+}
+
+#[test]
+fn the_whole_program_equals_the_method_with_every_prior_on_and_off() {
+    let references = references();
+    let cases = cases();
+    assert_eq!(cases.len(), references.len());
+    let errors: Vec<(&str, f32)> = cases
+        .iter()
+        .map(|(name, options)| (name.as_str(), error_of(options, "", &references[name])))
+        .collect();
+    assert!(errors.iter().all(|(_, error)| *error <= TOLERANCE), "{errors:?}");
+}
+
+/// The reference knows neither tiles nor batches nor threads.
+#[test]
+fn tiles_batches_and_threads_do_not_take_the_program_away_from_the_method() {
+    let (name, options) = cases().into_iter().find(|(name, _)| name == "all").unwrap();
+    let error = error_of(&options, "--tile 32 --batch 3 --threads 2", &references()[&name]);
+    assert!(error <= TOLERANCE, "{error}");
+}
