@@ -7,16 +7,12 @@ fn fixture(name: &str) -> Vec<f32> {
     let bytes = include_bytes!("fixtures/noise/field.safetensors");
     let tensor = SafeTensors::deserialize(bytes).unwrap();
     let data = tensor.tensor(name).unwrap().data();
-    data.chunks_exact(4)
-        .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
-        .collect()
+    data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
 }
 
 fn field(seed: u64, draw: u32, height: usize, width: usize, channels: usize) -> Vec<f32> {
     let mut out = vec![0.0; height * width * channels];
-    NoiseField::new(seed)
-        .fill(draw, 0..height, 0..width, channels, &mut out)
-        .unwrap();
+    NoiseField::new(seed).fill(draw, 0..height, 0..width, channels, &mut out).unwrap();
     out
 }
 
@@ -38,9 +34,7 @@ fn the_field_has_the_bits_of_an_independent_implementation() {
     ];
     for (name, seed, draw, y, x) in cases {
         let mut ours = vec![0.0; 16 * 16 * 4];
-        NoiseField::new(seed)
-            .fill(draw, y..y + 16, x..x + 16, 4, &mut ours)
-            .unwrap();
+        NoiseField::new(seed).fill(draw, y..y + 16, x..x + 16, 4, &mut ours).unwrap();
         for (i, (a, b)) in ours.iter().zip(fixture(name)).enumerate() {
             assert_eq!(a.to_bits(), b.to_bits(), "{name} at {i}: {a} for {b}");
         }
@@ -65,19 +59,13 @@ fn the_field_does_not_depend_on_how_it_is_cut_into_windows() {
             }
         }
     }
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(3)
-        .build()
-        .unwrap();
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
     assert_eq!(pool.install(|| field(42, 0, 37, 53, 4)), whole);
 }
 
 #[test]
 fn a_million_draws_have_the_moments_and_the_distribution_of_a_standard_normal() {
-    let mut values: Vec<f64> = field(1, 0, 512, 512, 4)
-        .into_iter()
-        .map(f64::from)
-        .collect();
+    let mut values: Vec<f64> = field(1, 0, 512, 512, 4).into_iter().map(f64::from).collect();
     let n = values.len() as f64;
     assert!(n > 1e6);
     // Four standard errors of each moment's estimate.
@@ -86,10 +74,7 @@ fn a_million_draws_have_the_moments_and_the_distribution_of_a_standard_normal() 
     {
         let moment = values.iter().map(|v| v.powi(power)).sum::<f64>() / n;
         let error = (moment - expected).abs() / f64::sqrt(variance / n);
-        assert!(
-            error < 4.0,
-            "moment {power} is {moment}, {error} standard errors off"
-        );
+        assert!(error < 4.0, "moment {power} is {moment}, {error} standard errors off");
     }
     // Kolmogorov-Smirnov: the largest gap, times sqrt(n), stays below 1.95 with probability 0.999.
     values.sort_by(f64::total_cmp);
@@ -98,9 +83,7 @@ fn a_million_draws_have_the_moments_and_the_distribution_of_a_standard_normal() 
         .enumerate()
         .map(|(i, &v)| {
             let cdf = normal_cdf(v);
-            (cdf - i as f64 / n)
-                .abs()
-                .max(((i + 1) as f64 / n - cdf).abs())
+            (cdf - i as f64 / n).abs().max(((i + 1) as f64 / n - cdf).abs())
         })
         .fold(0.0, f64::max);
     assert!(gap * n.sqrt() < 1.95, "KS statistic {}", gap * n.sqrt());
@@ -118,30 +101,18 @@ fn neighbours_channels_draws_and_seeds_are_uncorrelated() {
         ("next column", pairs(channels)),
         ("next row", pairs(row)),
         ("diagonal", pairs(row + channels)),
-        (
-            "next draw",
-            correlation(base.iter().copied().zip(field(9, 1, size, size, channels))),
-        ),
-        (
-            "next seed",
-            correlation(base.iter().copied().zip(field(10, 0, size, size, channels))),
-        ),
+        ("next draw", correlation(base.iter().copied().zip(field(9, 1, size, size, channels)))),
+        ("next seed", correlation(base.iter().copied().zip(field(10, 0, size, size, channels)))),
         (
             "seed, upper word",
-            correlation(
-                base.iter()
-                    .copied()
-                    .zip(field(9 + (1 << 32), 0, size, size, channels)),
-            ),
+            correlation(base.iter().copied().zip(field(9 + (1 << 32), 0, size, size, channels))),
         ),
         (
             "squares of neighbours",
             correlation(
-                base.iter().map(|v| (v * v - 1.0) / 2f32.sqrt()).zip(
-                    base.iter()
-                        .skip(channels)
-                        .map(|v| (v * v - 1.0) / 2f32.sqrt()),
-                ),
+                base.iter()
+                    .map(|v| (v * v - 1.0) / 2f32.sqrt())
+                    .zip(base.iter().skip(channels).map(|v| (v * v - 1.0) / 2f32.sqrt())),
             ),
         ),
     ] {

@@ -16,9 +16,7 @@ fn region_and_overlap() -> impl Strategy<Value = (usize, usize)> {
 fn prediction(grid: &RegionGrid, channels: usize, index: usize) -> Vec<f32> {
     let side = grid.region_side();
     let mut eps = vec![0.0; side * side * channels];
-    NoiseField::new(index as u64)
-        .fill(1, 0..side, 0..side, channels, &mut eps)
-        .unwrap();
+    NoiseField::new(index as u64).fill(1, 0..side, 0..side, channels, &mut eps).unwrap();
     eps
 }
 
@@ -29,10 +27,7 @@ fn fuse(
     order: &[usize],
     threads: usize,
 ) -> Vec<u32> {
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .build()
-        .unwrap();
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
     pool.install(|| {
         // Memory that was used before, as in every step but the first.
         let mut used = Latent::in_memory(grid.height(), grid.width(), channels).unwrap();
@@ -40,17 +35,9 @@ fn fuse(
         let mut fuser = Fuser::new(used, fusion);
         let mut round = fuser.begin(grid).unwrap();
         for &index in order {
-            round
-                .add(index, &prediction(grid, channels, index))
-                .unwrap();
+            round.add(index, &prediction(grid, channels, index)).unwrap();
         }
-        round
-            .finish()
-            .unwrap()
-            .as_slice()
-            .iter()
-            .map(|v| v.to_bits())
-            .collect()
+        round.finish().unwrap().as_slice().iter().map(|v| v.to_bits()).collect()
     })
 }
 
@@ -258,52 +245,33 @@ fn a_region_added_twice_never_or_with_a_wrong_size_is_a_typed_error() {
         Err(CanvasError::UnexpectedRegion { index: 2, count: 4 })
     ));
     round.add(0, &eps).unwrap();
-    assert!(matches!(
-        round.add(0, &eps),
-        Err(CanvasError::UnexpectedRegion { index: 0, .. })
-    ));
-    assert!(matches!(
-        round.add(4, &eps),
-        Err(CanvasError::UnexpectedRegion { index: 4, .. })
-    ));
+    assert!(matches!(round.add(0, &eps), Err(CanvasError::UnexpectedRegion { index: 0, .. })));
+    assert!(matches!(round.add(4, &eps), Err(CanvasError::UnexpectedRegion { index: 4, .. })));
     assert!(matches!(
         round.add(1, &eps[1..]),
-        Err(CanvasError::Length {
-            expected: 64,
-            actual: 63,
-            ..
-        })
+        Err(CanvasError::Length { expected: 64, actual: 63, .. })
     ));
     assert!(matches!(
         round.finish(),
-        Err(CanvasError::MissingRegions {
-            first: 1,
-            missing: 2,
-            count: 4
-        })
+        Err(CanvasError::MissingRegions { first: 1, missing: 2, count: 4 })
     ));
     let other = RegionGrid::new(12, 14, 8, 4).unwrap();
-    assert!(matches!(
-        fuser.begin(&other),
-        Err(CanvasError::GridMismatch { .. })
-    ));
+    assert!(matches!(fuser.begin(&other), Err(CanvasError::GridMismatch { .. })));
 }
 
 #[test]
 fn a_mapped_file_and_anonymous_memory_fuse_to_the_same_bits() {
     let dir = tempfile::tempdir().unwrap();
     let grid = RegionGrid::new(20, 26, 8, 4).unwrap();
-    let results = [
-        Latent::in_dir(dir.path(), 20, 26, 4).unwrap(),
-        Latent::in_memory(20, 26, 4).unwrap(),
-    ]
-    .map(|latent| {
-        let mut fuser = Fuser::new(latent, Fusion::Feather);
-        let mut round = fuser.begin(&grid).unwrap();
-        for r in grid.regions() {
-            round.add(r.index, &prediction(&grid, 4, r.index)).unwrap();
-        }
-        round.finish().unwrap().as_slice().to_vec()
-    });
+    let results =
+        [Latent::in_dir(dir.path(), 20, 26, 4).unwrap(), Latent::in_memory(20, 26, 4).unwrap()]
+            .map(|latent| {
+                let mut fuser = Fuser::new(latent, Fusion::Feather);
+                let mut round = fuser.begin(&grid).unwrap();
+                for r in grid.regions() {
+                    round.add(r.index, &prediction(&grid, 4, r.index)).unwrap();
+                }
+                round.finish().unwrap().as_slice().to_vec()
+            });
     assert_eq!(results[0], results[1]);
 }

@@ -9,59 +9,35 @@ use cupscale::caption::{
     RegionImage, RegionPlace, RegionSource, embedded, join_prompt,
 };
 
-const GRID: GridSpec = GridSpec {
-    rows: 1,
-    cols: 2,
-    region: 64,
-    overlap: 0,
-    width: 128,
-    height: 64,
-};
+const GRID: GridSpec =
+    GridSpec { rows: 1, cols: 2, region: 64, overlap: 0, width: 128, height: 64 };
 
 fn context(prompt: &str) -> CaptionContext<'_> {
     CaptionContext { prompt, grid: GRID }
 }
 
 fn place(col: u32) -> RegionPlace {
-    RegionPlace {
-        row: 0,
-        col,
-        rect: Rect {
-            x: col * 64,
-            y: 0,
-            width: 64,
-            height: 64,
-        },
-    }
+    RegionPlace { row: 0, col, rect: Rect { x: col * 64, y: 0, width: 64, height: 64 } }
 }
 
 /// `height` × `width` pixels, each from its (x, y).
 fn paint(width: usize, height: usize, colour: impl Fn(usize, usize) -> [u8; 3]) -> Pixels {
-    let rgb = (0..width * height)
-        .flat_map(|i| colour(i % width, i / width))
-        .collect();
+    let rgb = (0..width * height).flat_map(|i| colour(i % width, i / width)).collect();
     Pixels::new(width, height, rgb).unwrap()
 }
 
 fn two_regions() -> Vec<RegionImage> {
     vec![
-        RegionImage {
-            place: place(0),
-            pixels: paint(64, 64, |_, _| [200, 30, 30]),
-        },
+        RegionImage { place: place(0), pixels: paint(64, 64, |_, _| [200, 30, 30]) },
         RegionImage {
             place: place(1),
-            pixels: paint(64, 64, |_, y| {
-                [if (y / 4).is_multiple_of(2) { 20 } else { 90 }; 3]
-            }),
+            pixels: paint(64, 64, |_, y| [if (y / 4).is_multiple_of(2) { 20 } else { 90 }; 3]),
         },
     ]
 }
 
 fn run(captioner: &mut dyn Captioner, regions: &dyn RegionSource, prompt: &str) -> Captions {
-    captioner
-        .caption(regions, &context(prompt), &mut |_, _| ())
-        .unwrap()
+    captioner.caption(regions, &context(prompt), &mut |_, _| ()).unwrap()
 }
 
 fn texts(captions: &Captions) -> Vec<&str> {
@@ -85,10 +61,7 @@ fn attributes_puts_the_prompt_in_front_of_what_it_measures() {
 #[test]
 fn attributes_without_a_prompt_says_only_what_it_measures() {
     let captions = run(&mut Attributes, &two_regions(), "  ");
-    assert_eq!(
-        captions.regions[0].text,
-        "a dim, flat, even area in bright red"
-    );
+    assert_eq!(captions.regions[0].text, "a dim, flat, even area in bright red");
 }
 
 #[test]
@@ -136,10 +109,7 @@ fn a_region_without_pixels_falls_back_to_the_prompt_and_the_others_do_not() {
     }
     let captions = run(&mut Attributes, &Half(two_regions()), "a harbour");
     assert_eq!(captions.regions[0].text, "a harbour");
-    assert_eq!(
-        captions.regions[0].fallback.as_deref(),
-        Some("band 3 is gone")
-    );
+    assert_eq!(captions.regions[0].fallback.as_deref(), Some("band 3 is gone"));
     assert!(captions.regions[1].text.starts_with("a harbour, a dark"));
     assert_eq!(captions.regions[1].fallback, None);
 }
@@ -171,21 +141,12 @@ fn no_regions_give_no_captions() {
 #[test]
 fn an_unknown_captioner_is_named_with_the_known_ones() {
     let error = embedded("llama").err().unwrap();
-    assert_eq!(
-        error.to_string(),
-        "unknown captioner 'llama' (known: attributes, none)"
-    );
+    assert_eq!(error.to_string(), "unknown captioner 'llama' (known: attributes, none)");
 }
 
 #[test]
 fn pixels_of_the_wrong_size_are_refused() {
-    for (width, height, len) in [
-        (2, 2, 11),
-        (0, 4, 0),
-        (0, 0, 0),
-        (1, 1, 4),
-        (usize::MAX, 2, 6),
-    ] {
+    for (width, height, len) in [(2, 2, 11), (0, 4, 0), (0, 0, 0), (1, 1, 4), (usize::MAX, 2, 6)] {
         let error = Pixels::new(width, height, vec![0; len]).unwrap_err();
         assert!(matches!(error, CaptionError::Pixels { .. }), "{error}");
         assert!(Pixels::from_f32(width, height, &vec![0.0; len]).is_err());
@@ -194,17 +155,7 @@ fn pixels_of_the_wrong_size_are_refused() {
 
 #[test]
 fn float_pixels_are_rounded_and_clamped() {
-    let floats = [
-        0.0,
-        1.0,
-        0.5,
-        -3.0,
-        7.0,
-        f32::NAN,
-        0.499 / 255.0,
-        254.5 / 255.0,
-        f32::INFINITY,
-    ];
+    let floats = [0.0, 1.0, 0.5, -3.0, 7.0, f32::NAN, 0.499 / 255.0, 254.5 / 255.0, f32::INFINITY];
     let pixels = Pixels::from_f32(3, 1, &floats).unwrap();
     assert_eq!(pixels.rgb(), [0, 255, 128, 0, 255, 0, 0, 255, 255]);
 }
@@ -225,13 +176,7 @@ fn one_pixel_and_one_colour_have_no_texture_and_no_direction() {
 
 #[test]
 fn the_direction_of_lines_is_that_of_the_stripes() {
-    let stripe = |phase: usize| {
-        [if (phase / 16).is_multiple_of(2) {
-            40
-        } else {
-            200
-        }; 3]
-    };
+    let stripe = |phase: usize| [if (phase / 16).is_multiple_of(2) { 40 } else { 200 }; 3];
     let said = |pixels: Pixels| describe(&pixels);
     assert!(said(paint(256, 256, |x, _| stripe(x))).contains("vertical lines"));
     assert!(said(paint(256, 256, |_, y| stripe(y))).contains("horizontal lines"));
@@ -242,18 +187,9 @@ fn the_direction_of_lines_is_that_of_the_stripes() {
 
 #[test]
 fn light_and_colours_are_told_where_they_lie() {
-    let sky = paint(200, 200, |_, y| {
-        if y < 120 {
-            [150, 200, 250]
-        } else {
-            [60, 70, 20]
-        }
-    });
+    let sky = paint(200, 200, |_, y| if y < 120 { [150, 200, 250] } else { [60, 70, 20] });
     let caption = describe(&sky);
-    assert!(
-        caption.contains("light blue above and dark olive green below"),
-        "{caption}"
-    );
+    assert!(caption.contains("light blue above and dark olive green below"), "{caption}");
     assert!(caption.ends_with("brighter at the top"), "{caption}");
 
     let right = paint(200, 100, |x, _| [(x + 20) as u8; 3]);

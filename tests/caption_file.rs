@@ -12,24 +12,13 @@ use cupscale::caption::{
 
 /// An even grid: `n` regions a side over `side` pixels.
 fn grid(rows: u32, cols: u32, region: u32, width: u32, height: u32) -> GridSpec {
-    GridSpec {
-        rows,
-        cols,
-        region,
-        overlap: region / 2,
-        width,
-        height,
-    }
+    GridSpec { rows, cols, region, overlap: region / 2, width, height }
 }
 
 /// The places of a grid whose regions are spread evenly.
 fn places(grid: GridSpec) -> Vec<RegionPlace> {
     let start = |i: u32, n: u32, side: u32| {
-        if n == 1 {
-            0
-        } else {
-            i * (side - grid.region) / (n - 1)
-        }
+        if n == 1 { 0 } else { i * (side - grid.region) / (n - 1) }
     };
     (0..grid.rows)
         .flat_map(|row| (0..grid.cols).map(move |col| (row, col)))
@@ -48,13 +37,7 @@ fn places(grid: GridSpec) -> Vec<RegionPlace> {
 
 fn regions(grid: GridSpec) -> Vec<RegionImage> {
     let black = Pixels::new(1, 1, vec![0; 3]).unwrap();
-    places(grid)
-        .into_iter()
-        .map(|place| RegionImage {
-            place,
-            pixels: black.clone(),
-        })
-        .collect()
+    places(grid).into_iter().map(|place| RegionImage { place, pixels: black.clone() }).collect()
 }
 
 /// A document whose captions are "r0 c0", "r0 c1", ….
@@ -69,9 +52,7 @@ fn numbered(grid: GridSpec, prompt: &str) -> Document {
 
 fn said(document: Document, job: GridSpec, prompt: &str) -> Captions {
     let context = CaptionContext { prompt, grid: job };
-    FromFile::from(document)
-        .caption(&regions(job), &context, &mut |_, _| ())
-        .unwrap()
+    FromFile::from(document).caption(&regions(job), &context, &mut |_, _| ()).unwrap()
 }
 
 fn texts(captions: &Captions) -> Vec<&str> {
@@ -119,10 +100,7 @@ fn error(text: &str) -> String {
 
 #[test]
 fn the_text_of_a_file_is_indented_and_in_a_fixed_order() {
-    assert_eq!(
-        numbered(grid(1, 2, 64, 96, 64), " a harbour ").to_json(),
-        TWO
-    );
+    assert_eq!(numbered(grid(1, 2, 64, 96, 64), " a harbour ").to_json(), TWO);
 }
 
 #[test]
@@ -220,13 +198,8 @@ fn errors_in_the_text_name_line_and_field() {
 
 #[test]
 fn a_later_version_is_named_before_its_unknown_fields() {
-    let text = TWO
-        .replace("\"version\": 1", "\"version\": 2")
-        .replace("rows", "lines");
-    assert_eq!(
-        error(&text),
-        "c.json: captions of version 2 are not known here (known: 1)"
-    );
+    let text = TWO.replace("\"version\": 1", "\"version\": 2").replace("rows", "lines");
+    assert_eq!(error(&text), "c.json: captions of version 2 are not known here (known: 1)");
     assert_eq!(
         error(&TWO.replace("  \"version\": 1,\n", "")),
         "c.json, line 32, column 1: missing field `version`"
@@ -251,11 +224,7 @@ fn a_grid_that_is_not_filled_exactly_once_is_refused() {
             "\"cols\": 1",
             "c.json: regions[1] (row 0, col 1): outside the grid of 1 x 1 (both count from 0)",
         ),
-        (
-            "\"col\": 1",
-            "\"col\": 0",
-            "c.json: regions[1] (row 0, col 0): is there twice",
-        ),
+        ("\"col\": 1", "\"col\": 0", "c.json: regions[1] (row 0, col 0): is there twice"),
         (
             "\"width\": 64",
             "\"width\": 0",
@@ -266,11 +235,7 @@ fn a_grid_that_is_not_filled_exactly_once_is_refused() {
             "\"x\": 96",
             "c.json: regions[1] (row 0, col 1): lies outside the picture of 96 x 64",
         ),
-        (
-            "\"rows\": 1",
-            "\"rows\": 0",
-            "c.json: grid: 'rows' must be at least 1",
-        ),
+        ("\"rows\": 1", "\"rows\": 0", "c.json: grid: 'rows' must be at least 1"),
     ] {
         assert!(TWO.contains(find));
         assert_eq!(error(&TWO.replacen(find, replace, 1)), message);
@@ -284,15 +249,10 @@ fn a_file_that_is_not_there_or_not_text_is_named() {
     let missing = FromFile::read(&path).unwrap_err();
     assert!(matches!(missing, CaptionError::Read { .. }));
     assert!(
-        missing
-            .to_string()
-            .starts_with(&format!("{}: cannot read captions: ", path.display()))
+        missing.to_string().starts_with(&format!("{}: cannot read captions: ", path.display()))
     );
     fs::write(&path, [0xff, 0xfe, 0x00]).unwrap();
-    assert!(matches!(
-        FromFile::read(&path),
-        Err(CaptionError::Read { .. })
-    ));
+    assert!(matches!(FromFile::read(&path), Err(CaptionError::Read { .. })));
     let nowhere = folder.path().join("no/such/folder.json");
     let unwritten = numbered(grid(1, 1, 64, 64, 64), "").write(&nowhere);
     assert!(matches!(unwritten, Err(CaptionError::Write { .. })));
@@ -302,10 +262,7 @@ fn a_file_that_is_not_there_or_not_text_is_named() {
 fn the_same_grid_takes_captions_by_row_and_column_as_they_stand() {
     let job = grid(2, 3, 64, 128, 96);
     let captions = said(numbered(job, "a harbour"), job, "something else");
-    assert_eq!(
-        texts(&captions),
-        ["r0 c0", "r0 c1", "r0 c2", "r1 c0", "r1 c1", "r1 c2"]
-    );
+    assert_eq!(texts(&captions), ["r0 c0", "r0 c1", "r0 c2", "r1 c0", "r1 c1", "r1 c2"]);
     assert!(captions.notes.is_empty());
 }
 
@@ -314,24 +271,14 @@ fn an_empty_caption_stands_for_the_prompt_of_the_job_or_else_of_the_file() {
     let text = TWO.replace("r0 c1", "  \\n");
     let document = Document::parse(&text, "c.json").unwrap();
     let job = document.grid();
-    assert_eq!(
-        texts(&said(document.clone(), job, " at dusk ")),
-        ["r0 c0", "at dusk"]
-    );
-    assert_eq!(
-        texts(&said(document.clone(), job, "")),
-        ["r0 c0", "a harbour"]
-    );
+    assert_eq!(texts(&said(document.clone(), job, " at dusk ")), ["r0 c0", "at dusk"]);
+    assert_eq!(texts(&said(document.clone(), job, "")), ["r0 c0", "a harbour"]);
     assert_eq!(FromFile::from(document).prompt(), "a harbour");
 }
 
 #[test]
 fn another_size_of_the_same_grid_keeps_rows_and_columns_and_says_so() {
-    let captions = said(
-        numbered(grid(2, 2, 64, 96, 96), ""),
-        grid(2, 2, 128, 192, 192),
-        "",
-    );
+    let captions = said(numbered(grid(2, 2, 64, 96, 96), ""), grid(2, 2, 128, 192, 192), "");
     assert_eq!(texts(&captions), ["r0 c0", "r0 c1", "r1 c0", "r1 c1"]);
     assert_eq!(
         captions.notes,
@@ -352,14 +299,8 @@ fn a_finer_grid_takes_the_caption_that_covers_most_of_each_region() {
     assert_eq!(captions.notes.len(), 1);
     assert!(captions.notes[0].contains("covers most"));
 
-    let captions = said(
-        numbered(grid(2, 2, 64, 128, 128), ""),
-        grid(4, 4, 64, 256, 256),
-        "",
-    );
-    let expected: Vec<String> = (0..16)
-        .map(|i| format!("r{} c{}", i / 4 / 2, i % 4 / 2))
-        .collect();
+    let captions = said(numbered(grid(2, 2, 64, 128, 128), ""), grid(4, 4, 64, 256, 256), "");
+    let expected: Vec<String> = (0..16).map(|i| format!("r{} c{}", i / 4 / 2, i % 4 / 2)).collect();
     assert_eq!(texts(&captions), expected);
 }
 
@@ -372,9 +313,7 @@ fn of_regions_that_cover_a_small_one_wholly_the_nearest_centre_counts() {
     let captions = said(numbered(file, ""), job, "");
     assert_eq!(
         texts(&captions),
-        [
-            "r0 c0", "r0 c0", "r0 c0", "r0 c1", "r0 c1", "r0 c2", "r0 c2", "r0 c2"
-        ]
+        ["r0 c0", "r0 c0", "r0 c0", "r0 c1", "r0 c1", "r0 c2", "r0 c2", "r0 c2"]
     );
 }
 

@@ -59,12 +59,8 @@ fn every_crop_is_described_in_the_words_of_the_python_captioner() {
             let rgb = view.to_image().into_raw();
             let pixels = Pixels::new(crop.width as usize, crop.height as usize, rgb).unwrap();
             let ours = describe(&pixels);
-            (ours != crop.caption).then(|| {
-                format!(
-                    "{}\n  ours:   {ours}\n  python: {}",
-                    crop.name, crop.caption
-                )
-            })
+            (ours != crop.caption)
+                .then(|| format!("{}\n  ours:   {ours}\n  python: {}", crop.name, crop.caption))
         })
         .collect();
     assert!(different.is_empty(), "{}", different.join("\n"));
@@ -72,17 +68,9 @@ fn every_crop_is_described_in_the_words_of_the_python_captioner() {
 
 #[test]
 fn every_colour_of_a_lattice_over_rgb_has_the_same_name_in_python() {
-    let Lattice {
-        step,
-        colours,
-        counts,
-        places,
-    } = fixture().lattice;
-    let number: HashMap<&str, usize> = colours
-        .iter()
-        .enumerate()
-        .map(|(n, name)| (name.as_str(), n))
-        .collect();
+    let Lattice { step, colours, counts, places } = fixture().lattice;
+    let number: HashMap<&str, usize> =
+        colours.iter().enumerate().map(|(n, name)| (name.as_str(), n)).collect();
     let mut ours = vec![0; colours.len()];
     let (mut sum, mut place) = (0, 0);
     for r in (0..256).step_by(step) {
@@ -108,9 +96,7 @@ fn the_vocabulary_is_the_same_as_in_python_and_no_caption_leaves_it() {
     assert_eq!(vocabulary(), fixture.vocabulary);
     let known: BTreeSet<&str> = vocabulary().into_iter().collect();
     for crop in &fixture.crops {
-        let unknown: Vec<&str> = words(&crop.caption)
-            .filter(|w| !known.contains(w))
-            .collect();
+        let unknown: Vec<&str> = words(&crop.caption).filter(|w| !known.contains(w)).collect();
         assert!(unknown.is_empty(), "{}: {unknown:?}", crop.name);
         assert!(words(&crop.caption).count() <= 40, "{}", crop.caption);
     }

@@ -22,19 +22,13 @@ fn schedule(changes: &str) -> Schedule {
 
 fn values(file: &SafeTensors, name: &str) -> Vec<f32> {
     let data = file.tensor(name).unwrap().data();
-    data.chunks_exact(4)
-        .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
-        .collect()
+    data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
 }
 
 fn assert_close(ours: &[f32], theirs: &[f32], tolerance: f32, what: &str) {
     assert_eq!(ours.len(), theirs.len(), "{what}");
     let scale = theirs.iter().fold(1e-30f32, |m, v| m.max(v.abs()));
-    let error = ours
-        .iter()
-        .zip(theirs)
-        .fold(0.0f32, |m, (a, b)| m.max((a - b).abs()))
-        / scale;
+    let error = ours.iter().zip(theirs).fold(0.0f32, |m, (a, b)| m.max((a - b).abs())) / scale;
     assert!(error <= tolerance, "{what}: relative error {error}");
 }
 
@@ -56,11 +50,7 @@ fn timesteps_of_all_three_spacings_are_those_of_diffusers_for_1_to_50_steps() {
         let schedule = schedule(&format!(r#"{{"timestep_spacing": "{spacing}"}}"#));
         assert_eq!(table.len(), 50);
         for (&n, expected) in table {
-            assert_eq!(
-                &schedule.timesteps(n).unwrap(),
-                expected,
-                "{spacing}, {n} steps"
-            );
+            assert_eq!(&schedule.timesteps(n).unwrap(), expected, "{spacing}, {n} steps");
         }
     }
 }
@@ -71,10 +61,7 @@ fn trailing_timesteps_stay_inside_the_schedule_for_every_number_of_steps() {
     for n in 1..=1000 {
         let timesteps = schedule.timesteps(n).unwrap();
         assert_eq!((timesteps.len(), timesteps[0]), (n, 999));
-        assert!(
-            timesteps.windows(2).all(|pair| pair[0] > pair[1]),
-            "{n} steps"
-        );
+        assert!(timesteps.windows(2).all(|pair| pair[0] > pair[1]), "{n} steps");
     }
 }
 
@@ -91,11 +78,7 @@ fn abar_is_that_of_torch_to_one_in_a_million() {
             r#"{"beta_schedule": "linear", "beta_start": 0.0001, "beta_end": 0.02}"#,
         ),
         ("zero_snr", 1e-2, r#"{"rescale_betas_zero_snr": true}"#),
-        (
-            "short",
-            1e-4,
-            r#"{"num_train_timesteps": 101, "beta_schedule": "linear"}"#,
-        ),
+        ("short", 1e-4, r#"{"num_train_timesteps": 101, "beta_schedule": "linear"}"#),
     ] {
         let schedule = schedule(changes);
         let expected = values(&file, name);
@@ -114,32 +97,13 @@ fn abar_is_that_of_torch_to_one_in_a_million() {
 fn sdxl_in_eight_trailing_steps_has_the_numbers_of_the_method_page() {
     let schedule =
         schedule(r#"{"timestep_spacing": "leading"}"#).with_spacing(TimestepSpacing::Trailing);
-    assert_eq!(
-        schedule.timesteps(8).unwrap(),
-        [999, 874, 749, 624, 499, 374, 249, 124]
-    );
+    assert_eq!(schedule.timesteps(8).unwrap(), [999, 874, 749, 624, 499, 374, 249, 124]);
     assert!((schedule.final_abar() - 0.99915).abs() < 1e-6);
-    for (t, abar) in [
-        (499, 0.27767),
-        (374, 0.46671),
-        (249, 0.67543),
-        (124, 0.86341),
-    ] {
+    for (t, abar) in [(499, 0.27767), (374, 0.46671), (249, 0.67543), (124, 0.86341)] {
         assert!((schedule.abar(t).unwrap() - abar).abs() < 1e-5);
     }
-    let steps = plan(
-        &Ddim::new(0.0).unwrap(),
-        &schedule,
-        8,
-        Denoise::Strength(0.45),
-    )
-    .unwrap();
-    let expected = |index, t, t_prev, last| Step {
-        index,
-        t,
-        t_prev,
-        last,
-    };
+    let steps = plan(&Ddim::new(0.0).unwrap(), &schedule, 8, Denoise::Strength(0.45)).unwrap();
+    let expected = |index, t, t_prev, last| Step { index, t, t_prev, last };
     assert_eq!(
         steps,
         [
@@ -168,18 +132,8 @@ fn trajectories_follow_diffusers_for_every_prediction_type_spacing_and_eta() {
         let config = SchedulerConfig::from_json(&case.config.to_string()).unwrap();
         let schedule = Schedule::new(&config).unwrap();
         let sampler = config.sampler().unwrap().build(case.eta).unwrap();
-        let steps = plan(
-            sampler.as_ref(),
-            &schedule,
-            case.n,
-            Denoise::Steps(case.run),
-        )
-        .unwrap();
-        assert_eq!(
-            steps.iter().map(|s| s.t).collect::<Vec<_>>(),
-            case.timesteps,
-            "{name}"
-        );
+        let steps = plan(sampler.as_ref(), &schedule, case.n, Denoise::Steps(case.run)).unwrap();
+        assert_eq!(steps.iter().map(|s| s.t).collect::<Vec<_>>(), case.timesteps, "{name}");
 
         let (zl, outputs, noises, zs, x0s) =
             (of("zl"), of("outputs"), of("noises"), of("z"), of("x0"));
@@ -193,12 +147,7 @@ fn trajectories_follow_diffusers_for_every_prediction_type_spacing_and_eta() {
             schedule.output_to_eps(step.t, &z, &mut eps).unwrap();
             let mut x0 = vec![0.0; len];
             schedule.x0_hat(step.t, &z, &eps, &mut x0).unwrap();
-            assert_close(
-                &x0,
-                &part(&x0s, i),
-                1e-5,
-                &format!("{name}, x0 of step {i}"),
-            );
+            assert_close(&x0, &part(&x0s, i), 1e-5, &format!("{name}, x0 of step {i}"));
             let update = sampler.update(&schedule, step).unwrap();
             assert_eq!(
                 update.needs_noise(),
@@ -206,9 +155,7 @@ fn trajectories_follow_diffusers_for_every_prediction_type_spacing_and_eta() {
                 "{name}"
             );
             let noise = part(&noises, i);
-            update
-                .apply(&mut z, &eps, update.needs_noise().then_some(&noise))
-                .unwrap();
+            update.apply(&mut z, &eps, update.needs_noise().then_some(&noise)).unwrap();
             assert_close(&z, &part(&zs, i + 1), 1e-5, &format!("{name}, step {i}"));
         }
     }
@@ -220,27 +167,16 @@ fn a_step_taken_in_bands_and_on_other_threads_gives_the_same_bits() {
     let sampler = Ddim::new(0.5).unwrap();
     let step = sampler.steps(&schedule, 8).unwrap()[5];
     let update = sampler.update(&schedule, &step).unwrap();
-    let wave = |k: f32| {
-        (0..100_000)
-            .map(|i| (i as f32 * k).sin() * 2.0)
-            .collect::<Vec<f32>>()
-    };
+    let wave = |k: f32| (0..100_000).map(|i| (i as f32 * k).sin() * 2.0).collect::<Vec<f32>>();
     let (z, eps, noise) = (wave(0.1), wave(0.37), wave(1.7));
     let run = |threads: usize, band: usize| {
         let mut out = z.clone();
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .build()
-            .unwrap();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
             for start in (0..out.len()).step_by(band) {
                 let end = (start + band).min(out.len());
                 update
-                    .apply(
-                        &mut out[start..end],
-                        &eps[start..end],
-                        Some(&noise[start..end]),
-                    )
+                    .apply(&mut out[start..end], &eps[start..end], Some(&noise[start..end]))
                     .unwrap();
             }
         });
@@ -258,9 +194,6 @@ fn a_zero_snr_model_cannot_start_at_pure_noise_and_says_so() {
     let sampler = Ddim::new(0.0).unwrap();
     let steps = plan(&sampler, &schedule, 8, Denoise::Strength(1.0)).unwrap();
     let error = sampler.update(&schedule, &steps[0]).unwrap_err();
-    assert!(
-        matches!(error, SamplerError::NoSignal { t: 999 }),
-        "{error}"
-    );
+    assert!(matches!(error, SamplerError::NoSignal { t: 999 }), "{error}");
     assert!(sampler.update(&schedule, &steps[1]).is_ok());
 }

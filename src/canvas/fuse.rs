@@ -57,14 +57,8 @@ impl Fuser {
         }
         let channels = self.sum.channels();
         let profile = self.fusion.profile(grid.region_side(), grid.overlap());
-        let row_weights = profile
-            .iter()
-            .flat_map(|&w| std::iter::repeat_n(w, channels))
-            .collect();
-        self.sum
-            .as_mut_slice()
-            .par_chunks_mut(1 << 16)
-            .for_each(|chunk| chunk.fill(0.0));
+        let row_weights = profile.iter().flat_map(|&w| std::iter::repeat_n(w, channels)).collect();
+        self.sum.as_mut_slice().par_chunks_mut(1 << 16).for_each(|chunk| chunk.fill(0.0));
         Ok(Round {
             sum: &mut self.sum,
             grid: grid.clone(),
@@ -90,11 +84,7 @@ impl<'a> Round<'a> {
             return Err(CanvasError::UnexpectedRegion { index, count });
         }
         let side = self.grid.region_side();
-        check_len(
-            "the prediction of a region",
-            side * side * self.sum.channels(),
-            eps.len(),
-        )?;
+        check_len("the prediction of a region", side * side * self.sum.channels(), eps.len())?;
         if index > self.next {
             self.early.insert(index, eps.to_vec());
             return Ok(());
@@ -114,38 +104,23 @@ impl<'a> Round<'a> {
         let count = self.grid.len();
         if self.next < count {
             let missing = count - self.next - self.early.len();
-            return Err(CanvasError::MissingRegions {
-                first: self.next,
-                missing,
-                count,
-            });
+            return Err(CanvasError::MissingRegions { first: self.next, missing, count });
         }
         let sum_y = axis_sum(self.grid.ys(), &self.profile, self.sum.height());
         let sum_x = axis_sum(self.grid.xs(), &self.profile, self.sum.width());
         let (channels, row_len) = (self.sum.channels(), self.sum.row_len());
-        self.sum
-            .as_mut_slice()
-            .par_chunks_mut(row_len)
-            .zip(&sum_y)
-            .for_each(|(row, wy)| {
-                for (pixel, wx) in row.chunks_exact_mut(channels).zip(&sum_x) {
-                    let weight = wy * wx;
-                    pixel.iter_mut().for_each(|value| *value /= weight);
-                }
-            });
+        self.sum.as_mut_slice().par_chunks_mut(row_len).zip(&sum_y).for_each(|(row, wy)| {
+            for (pixel, wx) in row.chunks_exact_mut(channels).zip(&sum_x) {
+                let weight = wy * wx;
+                pixel.iter_mut().for_each(|value| *value /= weight);
+            }
+        });
         Ok(self.sum)
     }
 
     /// `sum += w·ε` over the region whose turn it is. Rows are independent, so threads cannot change the result.
     fn accumulate(&mut self, eps: &[f32]) {
-        let Some(Region {
-            y,
-            x,
-            height,
-            width,
-            ..
-        }) = self.grid.region(self.next)
-        else {
+        let Some(Region { y, x, height, width, .. }) = self.grid.region(self.next) else {
             return;
         };
         let (channels, row_len) = (self.sum.channels(), self.sum.row_len());

@@ -61,22 +61,11 @@ impl RegionGrid {
             return Err(CanvasError::Overlap { overlap, region });
         }
         if height == 0 || width == 0 {
-            return Err(CanvasError::EmptyLatent {
-                height,
-                width,
-                channels: 1,
-            });
+            return Err(CanvasError::EmptyLatent { height, width, channels: 1 });
         }
         let ys = axis_starts(height, region, overlap);
         let xs = axis_starts(width, region, overlap);
-        Ok(Self {
-            height,
-            width,
-            region,
-            overlap,
-            ys,
-            xs,
-        })
+        Ok(Self { height, width, region, overlap, ys, xs })
     }
 
     /// The same grid with its interior starts moved by even amounts drawn from `(seed, step)`, so that seams do
@@ -119,10 +108,8 @@ impl RegionGrid {
 
     /// All regions in row-major order.
     pub fn regions(&self) -> impl ExactSizeIterator<Item = Region> + '_ {
-        (0..self.len()).map(|index| {
-            self.region(index)
-                .expect("every index below len() is a region")
-        })
+        (0..self.len())
+            .map(|index| self.region(index).expect("every index below len() is a region"))
     }
 
     /// First rows of the grid's rows, ascending.
@@ -206,10 +193,7 @@ mod tests {
         assert_eq!(grid.len(), 49);
         assert_eq!(grid.ys(), [0, 64, 128, 192, 256, 320, 384]);
         let last = grid.regions().last().unwrap();
-        assert_eq!(
-            (last.index, last.row, last.col, last.y, last.x),
-            (48, 6, 6, 384, 384)
-        );
+        assert_eq!((last.index, last.row, last.col, last.y, last.x), (48, 6, 6, 384, 384));
         // An overlap of a quarter: 25 regions (METHOD.md, section 7).
         assert_eq!(RegionGrid::new(512, 512, 128, 32).unwrap().len(), 25);
     }
@@ -239,10 +223,7 @@ mod tests {
     fn grids_that_cannot_be_are_typed_errors() {
         assert!(matches!(
             RegionGrid::new(64, 64, 16, 16),
-            Err(CanvasError::Overlap {
-                overlap: 16,
-                region: 16
-            })
+            Err(CanvasError::Overlap { overlap: 16, region: 16 })
         ));
         assert!(matches!(
             RegionGrid::new(64, 64, 15, 4),
@@ -252,10 +233,7 @@ mod tests {
             RegionGrid::new(64, 64, 0, 0),
             Err(CanvasError::RegionSide { region: 0 })
         ));
-        assert!(matches!(
-            RegionGrid::new(0, 64, 16, 4),
-            Err(CanvasError::EmptyLatent { .. })
-        ));
+        assert!(matches!(RegionGrid::new(0, 64, 16, 4), Err(CanvasError::EmptyLatent { .. })));
     }
 
     #[test]

@@ -41,21 +41,14 @@ impl Latent {
         channels: usize,
     ) -> Result<Self, CanvasError> {
         let bytes = byte_len(height, width, channels)?;
-        let mut file = tempfile::tempfile_in(dir).map_err(|source| CanvasError::Create {
-            dir: dir.to_owned(),
-            source,
-        })?;
+        let mut file = tempfile::tempfile_in(dir)
+            .map_err(|source| CanvasError::Create { dir: dir.to_owned(), source })?;
         write_zeros(&mut file, bytes).map_err(|source| storage_error(source, dir, bytes))?;
         // SAFETY: the file has no name (or is ours alone until it is deleted), so nobody else can shorten
         // or change it while it is mapped.
         let map = unsafe { MmapMut::map_mut(&file) }
             .map_err(|source| CanvasError::Map { bytes, source })?;
-        Ok(Self {
-            height,
-            width,
-            channels,
-            map,
-        })
+        Ok(Self { height, width, channels, map })
     }
 
     /// A zeroed latent in anonymous memory: for canvases that are small beside the model.
@@ -65,12 +58,7 @@ impl Latent {
     pub fn in_memory(height: usize, width: usize, channels: usize) -> Result<Self, CanvasError> {
         let bytes = byte_len(height, width, channels)?;
         let map = MmapMut::map_anon(bytes).map_err(|source| CanvasError::Map { bytes, source })?;
-        Ok(Self {
-            height,
-            width,
-            channels,
-            map,
-        })
+        Ok(Self { height, width, channels, map })
     }
 
     /// Rows, in latent pixels.
@@ -138,11 +126,7 @@ impl Latent {
     /// [`CanvasError::Length`] if `out` does not have the region's size.
     pub fn gather(&self, region: &Region, out: &mut [f32]) -> Result<(), CanvasError> {
         let c = self.channels;
-        check_len(
-            "the buffer of a region",
-            region.height * region.width * c,
-            out.len(),
-        )?;
+        check_len("the buffer of a region", region.height * region.width * c, out.len())?;
         let inside = self.width.saturating_sub(region.x).min(region.width);
         for (dy, out_row) in out.chunks_exact_mut(region.width * c).enumerate() {
             let y = reflect(region.y + dy, self.height);
@@ -166,11 +150,7 @@ impl Latent {
     /// [`CanvasError::Length`] if `values` does not have the region's size.
     pub fn scatter(&mut self, region: &Region, values: &[f32]) -> Result<(), CanvasError> {
         let c = self.channels;
-        check_len(
-            "the values of a region",
-            region.height * region.width * c,
-            values.len(),
-        )?;
+        check_len("the values of a region", region.height * region.width * c, values.len())?;
         let inside = self.width.saturating_sub(region.x).min(region.width);
         let rows = self.height.saturating_sub(region.y).min(region.height);
         if inside == 0 {
@@ -201,24 +181,12 @@ pub(super) fn check_len(
     expected: usize,
     actual: usize,
 ) -> Result<(), CanvasError> {
-    if expected == actual {
-        Ok(())
-    } else {
-        Err(CanvasError::Length {
-            what,
-            expected,
-            actual,
-        })
-    }
+    if expected == actual { Ok(()) } else { Err(CanvasError::Length { what, expected, actual }) }
 }
 
 fn byte_len(height: usize, width: usize, channels: usize) -> Result<usize, CanvasError> {
     if height == 0 || width == 0 || channels == 0 {
-        return Err(CanvasError::EmptyLatent {
-            height,
-            width,
-            channels,
-        });
+        return Err(CanvasError::EmptyLatent { height, width, channels });
     }
     height
         .checked_mul(width)
@@ -244,15 +212,9 @@ fn write_zeros(file: &mut File, bytes: usize) -> io::Result<()> {
 fn storage_error(source: io::Error, dir: &Path, bytes: usize) -> CanvasError {
     match source.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
-            CanvasError::DiskFull {
-                dir: dir.to_owned(),
-                bytes,
-            }
+            CanvasError::DiskFull { dir: dir.to_owned(), bytes }
         }
-        _ => CanvasError::Create {
-            dir: dir.to_owned(),
-            source,
-        },
+        _ => CanvasError::Create { dir: dir.to_owned(), source },
     }
 }
 
@@ -261,15 +223,7 @@ mod tests {
     use super::*;
 
     fn region(y: usize, x: usize, height: usize, width: usize) -> Region {
-        Region {
-            index: 0,
-            row: 0,
-            col: 0,
-            y,
-            x,
-            height,
-            width,
-        }
+        Region { index: 0, row: 0, col: 0, y, x, height, width }
     }
 
     fn numbered(height: usize, width: usize, channels: usize) -> Latent {
@@ -325,11 +279,8 @@ mod tests {
         for y in 0..5 {
             for x in 0..7 {
                 let i = (y * 7 + x) * 3;
-                let expected = if y >= 2 && x >= 4 {
-                    &source.as_slice()[i..i + 3]
-                } else {
-                    &[0.0; 3][..]
-                };
+                let expected =
+                    if y >= 2 && x >= 4 { &source.as_slice()[i..i + 3] } else { &[0.0; 3][..] };
                 assert_eq!(&target.as_slice()[i..i + 3], expected, "({y}, {x})");
             }
         }
@@ -354,28 +305,16 @@ mod tests {
         assert!(
             matches!(Latent::in_dir(&gone, 2, 2, 1), Err(CanvasError::Create { dir, .. }) if dir == gone)
         );
-        assert!(matches!(
-            Latent::in_memory(0, 2, 1),
-            Err(CanvasError::EmptyLatent { .. })
-        ));
-        assert!(matches!(
-            Latent::in_memory(usize::MAX, 2, 1),
-            Err(CanvasError::TooLarge { .. })
-        ));
+        assert!(matches!(Latent::in_memory(0, 2, 1), Err(CanvasError::EmptyLatent { .. })));
+        assert!(matches!(Latent::in_memory(usize::MAX, 2, 1), Err(CanvasError::TooLarge { .. })));
         assert!(matches!(
             Latent::in_memory(1 << 40, 1 << 30, 4),
             Err(CanvasError::TooLarge { .. })
         ));
         let mut short = vec![0.0; 3];
         assert!(matches!(
-            Latent::in_memory(2, 2, 1)
-                .unwrap()
-                .gather(&region(0, 0, 2, 2), &mut short),
-            Err(CanvasError::Length {
-                expected: 4,
-                actual: 3,
-                ..
-            })
+            Latent::in_memory(2, 2, 1).unwrap().gather(&region(0, 0, 2, 2), &mut short),
+            Err(CanvasError::Length { expected: 4, actual: 3, .. })
         ));
     }
 
@@ -385,13 +324,7 @@ mod tests {
         let mut full = File::options().write(true).open("/dev/full").unwrap();
         let source = write_zeros(&mut full, 3 << 20).unwrap_err();
         let error = storage_error(source, Path::new("cache"), 3 << 20);
-        assert!(matches!(
-            error,
-            CanvasError::DiskFull {
-                bytes: 3_145_728,
-                ..
-            }
-        ));
+        assert!(matches!(error, CanvasError::DiskFull { bytes: 3_145_728, .. }));
         assert!(
             error
                 .to_string()

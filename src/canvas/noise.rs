@@ -53,27 +53,21 @@ impl NoiseField {
         channels: usize,
         out: &mut [f32],
     ) -> Result<(), CanvasError> {
-        check_len(
-            "a window of the noise field",
-            rows.len() * cols.len() * channels,
-            out.len(),
-        )?;
+        check_len("a window of the noise field", rows.len() * cols.len() * channels, out.len())?;
         if out.is_empty() {
             return Ok(());
         }
         let y0 = coordinate("row", rows.start, rows.end)?;
         let x0 = coordinate("column", cols.start, cols.end)?;
         coordinate("channel", 0, channels)?;
-        out.par_chunks_mut(cols.len() * channels)
-            .enumerate()
-            .for_each(|(dy, row)| {
-                let y = y0 + dy as u32;
-                for (pixel, x) in row.chunks_exact_mut(channels).zip(x0..) {
-                    for (value, c) in pixel.iter_mut().zip(0..) {
-                        *value = self.at(draw, c, y, x);
-                    }
+        out.par_chunks_mut(cols.len() * channels).enumerate().for_each(|(dy, row)| {
+            let y = y0 + dy as u32;
+            for (pixel, x) in row.chunks_exact_mut(channels).zip(x0..) {
+                for (value, c) in pixel.iter_mut().zip(0..) {
+                    *value = self.at(draw, c, y, x);
                 }
-            });
+            }
+        });
         Ok(())
     }
 }
@@ -98,12 +92,8 @@ pub(super) fn philox4x32_10(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     for _ in 0..10 {
         let p0 = M0 * u64::from(c0);
         let p1 = M1 * u64::from(c2);
-        (c0, c1, c2, c3) = (
-            (p1 >> 32) as u32 ^ c1 ^ k0,
-            p1 as u32,
-            (p0 >> 32) as u32 ^ c3 ^ k1,
-            p0 as u32,
-        );
+        (c0, c1, c2, c3) =
+            ((p1 >> 32) as u32 ^ c1 ^ k0, p1 as u32, (p0 >> 32) as u32 ^ c3 ^ k1, p0 as u32);
         k0 = k0.wrapping_add(W0);
         k1 = k1.wrapping_add(W1);
     }
@@ -133,16 +123,8 @@ mod tests {
     fn philox_gives_the_known_answers_of_random123() {
         // Random123's kat_vectors, philox4x32 10.
         let cases = [
-            (
-                [0; 4],
-                [0; 2],
-                [0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8],
-            ),
-            (
-                [u32::MAX; 4],
-                [u32::MAX; 2],
-                [0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd],
-            ),
+            ([0; 4], [0; 2], [0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8]),
+            ([u32::MAX; 4], [u32::MAX; 2], [0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd]),
             (
                 [0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344],
                 [0xa4093822, 0x299f31d0],
@@ -169,18 +151,8 @@ mod tests {
         let far = u32::MAX as usize + 1;
         let mut out = [0.0];
         let result = NoiseField::new(0).fill(0, far..far + 1, 0..1, 1, &mut out);
-        assert!(matches!(
-            result,
-            Err(CanvasError::NoiseRange { axis: "row", .. })
-        ));
+        assert!(matches!(result, Err(CanvasError::NoiseRange { axis: "row", .. })));
         let result = NoiseField::new(0).fill(0, 0..2, 0..1, 1, &mut out);
-        assert!(matches!(
-            result,
-            Err(CanvasError::Length {
-                expected: 2,
-                actual: 1,
-                ..
-            })
-        ));
+        assert!(matches!(result, Err(CanvasError::Length { expected: 2, actual: 1, .. })));
     }
 }

@@ -49,19 +49,13 @@ pub fn target_size(width: u32, height: u32, spec: SizeSpec) -> Result<(u32, u32)
         }
         SizeSpec::Exact(w, h) => {
             if w == 0 || h == 0 {
-                return Err(CanvasError::EmptySize {
-                    width: w,
-                    height: h,
-                });
+                return Err(CanvasError::EmptySize { width: w, height: h });
             }
             Ok((w, h))
         }
         SizeSpec::LongEdge(long) => {
             if long == 0 {
-                return Err(CanvasError::EmptySize {
-                    width: 0,
-                    height: 0,
-                });
+                return Err(CanvasError::EmptySize { width: 0, height: 0 });
             }
             let edge = u64::from(width.max(height));
             // Never above `long`, so it fits again; u128 because 2·long·n may pass 64 bits.
@@ -115,14 +109,7 @@ impl CanvasSize {
         };
         let (width, latent_width, padded_width) = cells(width).ok_or_else(too_large)?;
         let (height, latent_height, padded_height) = cells(height).ok_or_else(too_large)?;
-        Ok(Self {
-            latent_height,
-            latent_width,
-            padded_height,
-            padded_width,
-            height,
-            width,
-        })
+        Ok(Self { latent_height, latent_width, padded_height, padded_width, height, width })
     }
 }
 
@@ -153,18 +140,9 @@ mod tests {
 
     #[test]
     fn the_long_edge_is_exact_and_the_short_one_keeps_the_aspect_ratio() {
-        assert_eq!(
-            target_size(1000, 500, SizeSpec::LongEdge(4096)).unwrap(),
-            (4096, 2048)
-        );
-        assert_eq!(
-            target_size(500, 1000, SizeSpec::LongEdge(4095)).unwrap(),
-            (2048, 4095)
-        ); // 2047.5
-        assert_eq!(
-            target_size(10_000, 1, SizeSpec::LongEdge(100)).unwrap(),
-            (100, 1)
-        );
+        assert_eq!(target_size(1000, 500, SizeSpec::LongEdge(4096)).unwrap(), (4096, 2048));
+        assert_eq!(target_size(500, 1000, SizeSpec::LongEdge(4095)).unwrap(), (2048, 4095)); // 2047.5
+        assert_eq!(target_size(10_000, 1, SizeSpec::LongEdge(100)).unwrap(), (100, 1));
         assert_eq!(
             target_size(u32::MAX, u32::MAX, SizeSpec::LongEdge(u32::MAX)).unwrap(),
             (u32::MAX, u32::MAX)
@@ -175,17 +153,11 @@ mod tests {
     fn sizes_without_sense_are_errors_that_name_the_number() {
         assert!(matches!(
             target_size(0, 4, SizeSpec::Scale(2.0)),
-            Err(CanvasError::EmptySize {
-                width: 0,
-                height: 4
-            })
+            Err(CanvasError::EmptySize { width: 0, height: 4 })
         ));
         for scale in [0.0, -2.0, f64::NAN, f64::INFINITY] {
             assert!(
-                matches!(
-                    target_size(4, 4, SizeSpec::Scale(scale)),
-                    Err(CanvasError::Scale { .. })
-                ),
+                matches!(target_size(4, 4, SizeSpec::Scale(scale)), Err(CanvasError::Scale { .. })),
                 "{scale}"
             );
         }
@@ -201,10 +173,7 @@ mod tests {
             target_size(1 << 31, 1, SizeSpec::Scale(4.0)),
             Err(CanvasError::TooLarge { .. })
         ));
-        assert!(matches!(
-            CanvasSize::for_pixels(8, 8, 0),
-            Err(CanvasError::Factor)
-        ));
+        assert!(matches!(CanvasSize::for_pixels(8, 8, 0), Err(CanvasError::Factor)));
     }
 
     #[test]

@@ -57,23 +57,13 @@ mod tests {
 
     #[test]
     fn the_feather_is_symmetric_positive_and_one_in_the_middle() {
-        for (region, overlap) in [
-            (16, 4),
-            (128, 64),
-            (128, 65),
-            (16, 15),
-            (2, 1),
-            (8, 0),
-            (1024, 512),
-        ] {
+        for (region, overlap) in
+            [(16, 4), (128, 64), (128, 65), (16, 15), (2, 1), (8, 0), (1024, 512)]
+        {
             let p = Fusion::Feather.profile(region, overlap);
             assert_eq!(p.len(), region);
             for i in 0..region {
-                assert!(
-                    p[i] > 0.0 && p[i] <= 1.0,
-                    "R {region} o {overlap} at {i}: {}",
-                    p[i]
-                );
+                assert!(p[i] > 0.0 && p[i] <= 1.0, "R {region} o {overlap} at {i}: {}", p[i]);
                 assert_eq!(p[i], p[region - 1 - i]);
                 if i >= overlap && region - 1 - i >= overlap {
                     assert_eq!(p[i], 1.0);
@@ -97,9 +87,6 @@ mod tests {
         let p = Fusion::Feather.profile(12, 4);
         let sum = axis_sum(&[0, 8], &p, 20);
         assert!(sum[8..12].iter().all(|s| (s - 1.0).abs() < 1e-6), "{sum:?}");
-        assert_eq!(
-            axis_sum(&[0, 8], &Fusion::Average.profile(12, 4), 20)[9],
-            2.0
-        );
+        assert_eq!(axis_sum(&[0, 8], &Fusion::Average.profile(12, 4), 20)[9], 2.0);
     }
 }

@@ -92,12 +92,7 @@ const TEXTURES: [&str; 8] = [
     "rough, busy",
 ];
 
-const LINES: [&str; 4] = [
-    "vertical",
-    "horizontal",
-    "diagonal rising",
-    "diagonal falling",
-];
+const LINES: [&str; 4] = ["vertical", "horizontal", "diagonal rising", "diagonal falling"];
 
 // --- measures ------------------------------------------------------------------------------------
 
@@ -132,9 +127,7 @@ impl Plane {
 
     /// Whole-number mean of the cells of rows `y0..y1` and columns `x0..x1`, rounded down.
     fn mean(&self, y0: usize, y1: usize, x0: usize, x1: usize) -> i64 {
-        let sum: i64 = (y0..y1)
-            .flat_map(|y| &self.at[y * self.w + x0..y * self.w + x1])
-            .sum();
+        let sum: i64 = (y0..y1).flat_map(|y| &self.at[y * self.w + x0..y * self.w + x1]).sum();
         sum / ((y1 - y0) * (x1 - x0)) as i64
     }
 }
@@ -145,11 +138,7 @@ fn cell_means(pixels: &Pixels) -> Cells {
     let (height, width) = (pixels.height(), pixels.width());
     let longest = height.max(width);
     let cells = GRID.min(longest);
-    let side = |length: usize| {
-        ((2 * length * cells + longest) / (2 * longest))
-            .max(1)
-            .min(length)
-    };
+    let side = |length: usize| ((2 * length * cells + longest) / (2 * longest)).max(1).min(length);
     let (h, w) = (side(height), side(width));
     let mut rgb = Vec::with_capacity(h * w);
     let mut sums = vec![[0i64; 3]; w];
@@ -178,16 +167,8 @@ fn cell_means(pixels: &Pixels) -> Cells {
 
 /// Rec. 601 luma of gamma-coded cells, 0..=255 (weights 77, 150, 29 of 256).
 fn luma(cells: &Cells) -> Plane {
-    let at = cells
-        .rgb
-        .iter()
-        .map(|[r, g, b]| (77 * r + 150 * g + 29 * b + 128) >> 8)
-        .collect();
-    Plane {
-        h: cells.h,
-        w: cells.w,
-        at,
-    }
+    let at = cells.rgb.iter().map(|[r, g, b]| (77 * r + 150 * g + 29 * b + 128) >> 8).collect();
+    Plane { h: cells.h, w: cells.w, at }
 }
 
 /// The number of a cell's colour, by hue, saturation and value; `y` is its luma.
@@ -199,10 +180,7 @@ fn colour_number([r, g, b]: [i64; 3], y: i64) -> usize {
     let neutral =
         chroma < 12 || chroma * 100 < value * 11 || (value < 64 && chroma < 16) || value < 24;
     if neutral {
-        return NEUTRALS[..NEUTRALS.len() - 1]
-            .iter()
-            .filter(|(limit, _)| y >= *limit)
-            .count();
+        return NEUTRALS[..NEUTRALS.len() - 1].iter().filter(|(limit, _)| y >= *limit).count();
     }
 
     let hue = if value == r {
@@ -240,11 +218,7 @@ fn dominant_colours(numbers: &[usize]) -> Vec<usize> {
     // The sort is stable: of equal areas the lower number comes first.
     order.sort_by_key(|&number| std::cmp::Reverse(counts[number]));
     let mut colours = vec![order[0]];
-    colours.extend(
-        order[1..3]
-            .iter()
-            .filter(|&&number| counts[number] * 10 >= numbers.len()),
-    );
+    colours.extend(order[1..3].iter().filter(|&&number| counts[number] * 10 >= numbers.len()));
     colours
 }
 
@@ -257,10 +231,7 @@ fn colour_sides(
 ) -> Option<(&'static str, &'static str)> {
     let (&first, &second) = (colours.first()?, colours.get(1)?);
     let count = |number: usize, rows: usize, columns: usize| {
-        (0..rows)
-            .flat_map(|y| &numbers[y * w..y * w + columns])
-            .filter(|&&n| n == number)
-            .count()
+        (0..rows).flat_map(|y| &numbers[y * w..y * w + columns]).filter(|&&n| n == number).count()
     };
     let (n1, n2) = (count(first, h, w), count(second, h, w));
     if h >= 2 {
@@ -331,20 +302,12 @@ fn texture(y: &Plane, gradients: &[(i64, i64)], spread: i64) -> (Texture, usize)
         Texture::Flat
     } else if active < 60 {
         // One hard border right across the region is enough for an edge.
-        if strong >= 15 {
-            Texture::Edged
-        } else {
-            Texture::Smooth
-        }
+        if strong >= 15 { Texture::Edged } else { Texture::Smooth }
     } else if bent * 3 < active {
         // Slopes that hardly bend from one cell to the next: out of focus, or a wide shade.
         Texture::Blurred
     } else if active < 300 {
-        if strong * 4 >= active {
-            Texture::Edged
-        } else {
-            Texture::Soft
-        }
+        if strong * 4 >= active { Texture::Edged } else { Texture::Soft }
     } else if strong < 150 {
         Texture::Fine
     } else if active < 600 {
@@ -382,16 +345,8 @@ fn lines(gradients: &[(i64, i64)]) -> Option<usize> {
 /// Luma of the top half minus the bottom half, left minus right, and middle minus the whole.
 fn half_means(y: &Plane) -> (i64, i64, i64) {
     let (h, w) = (y.h, y.w);
-    let vertical = if h >= 2 {
-        y.mean(0, h / 2, 0, w) - y.mean(h - h / 2, h, 0, w)
-    } else {
-        0
-    };
-    let horizontal = if w >= 2 {
-        y.mean(0, h, 0, w / 2) - y.mean(0, h, w - w / 2, w)
-    } else {
-        0
-    };
+    let vertical = if h >= 2 { y.mean(0, h / 2, 0, w) - y.mean(h - h / 2, h, 0, w) } else { 0 };
+    let horizontal = if w >= 2 { y.mean(0, h, 0, w / 2) - y.mean(0, h, w - w / 2, w) } else { 0 };
     let middle = if h.min(w) >= 4 {
         y.mean(h / 4, h - h / 4, w / 4, w - w / 4) - y.mean(0, h, 0, w)
     } else {
@@ -437,11 +392,7 @@ pub fn describe(pixels: &Pixels) -> String {
     let y = luma(&cells);
 
     let mean = y.mean(0, y.h, 0, y.w);
-    let brightness = BRIGHTNESS[BRIGHTNESS
-        .iter()
-        .filter(|(limit, _)| mean >= *limit)
-        .count()]
-    .1;
+    let brightness = BRIGHTNESS[BRIGHTNESS.iter().filter(|(limit, _)| mean >= *limit).count()].1;
 
     let spread = luma_range(&y);
     let contrast = match spread {
@@ -453,18 +404,10 @@ pub fn describe(pixels: &Pixels) -> String {
     let gradients = gradients(&y);
     let (kind, active) = texture(&y, &gradients, spread);
     let place = light(half_means(&y));
-    let noun = if kind == Texture::Smooth && place.is_some() {
-        "gradient"
-    } else {
-        "area"
-    };
+    let noun = if kind == Texture::Smooth && place.is_some() { "gradient" } else { "area" };
 
-    let numbers: Vec<usize> = cells
-        .rgb
-        .iter()
-        .zip(&y.at)
-        .map(|(&rgb, &y)| colour_number(rgb, y))
-        .collect();
+    let numbers: Vec<usize> =
+        cells.rgb.iter().zip(&y.at).map(|(&rgb, &y)| colour_number(rgb, y)).collect();
     let colours = dominant_colours(&numbers);
     let sides = colour_sides(&numbers, cells.h, cells.w, &colours);
     let names: Vec<&str> = colours.iter().map(|&number| colour_name(number)).collect();
@@ -482,12 +425,8 @@ pub fn describe(pixels: &Pixels) -> String {
 
     let contrast = if kind == Texture::Flat { "" } else { contrast };
     let texture = TEXTURES[kind as usize];
-    let mut parts = vec![format!(
-        "a {brightness}, {contrast}{texture} {noun} in {painted}"
-    )];
-    let direction = (kind >= Texture::Blurred)
-        .then(|| lines(&gradients))
-        .flatten();
+    let mut parts = vec![format!("a {brightness}, {contrast}{texture} {noun} in {painted}")];
+    let direction = (kind >= Texture::Blurred).then(|| lines(&gradients)).flatten();
     if let Some(direction) = direction {
         // Lines cover the region; a few strong borders between smooth parts are edges.
         let what = if active >= 200 { "lines" } else { "edges" };

@@ -70,12 +70,7 @@ pub struct Entry {
 impl Entry {
     /// Where the region lies in the output picture.
     pub fn rect(&self) -> Rect {
-        Rect {
-            x: self.x,
-            y: self.y,
-            width: self.width,
-            height: self.height,
-        }
+        Rect { x: self.x, y: self.y, width: self.width, height: self.height }
     }
 }
 
@@ -128,10 +123,8 @@ impl Document {
     /// # Errors
     /// [`CaptionError::Read`], and those of [`parse`](Self::parse).
     pub fn read(path: &Path) -> Result<Self, CaptionError> {
-        let text = fs::read_to_string(path).map_err(|source| CaptionError::Read {
-            path: path.into(),
-            source,
-        })?;
+        let text = fs::read_to_string(path)
+            .map_err(|source| CaptionError::Read { path: path.into(), source })?;
         Self::parse(&text, &path.display().to_string())
     }
 
@@ -164,14 +157,7 @@ impl Document {
 
     /// Sorts the regions row by row and checks that they are the grid's.
     fn check(&mut self, source_name: &str) -> Result<(), CaptionError> {
-        let GridSpec {
-            rows,
-            cols,
-            width,
-            height,
-            region,
-            ..
-        } = self.grid;
+        let GridSpec { rows, cols, width, height, region, .. } = self.grid;
         let sizes = [
             ("rows", rows),
             ("cols", cols),
@@ -180,10 +166,7 @@ impl Document {
             ("height", height),
         ];
         if let Some((field, _)) = sizes.into_iter().find(|(_, size)| *size == 0) {
-            return Err(CaptionError::EmptyGrid {
-                source_name: source_name.into(),
-                field,
-            });
+            return Err(CaptionError::EmptyGrid { source_name: source_name.into(), field });
         }
 
         let mut seen = BTreeSet::new();
@@ -242,11 +225,7 @@ impl Document {
     /// # Errors
     /// [`CaptionError::Write`].
     pub fn write(&self, path: &Path) -> Result<(), CaptionError> {
-        self.write_whole(path)
-            .map_err(|source| CaptionError::Write {
-                path: path.into(),
-                source,
-            })
+        self.write_whole(path).map_err(|source| CaptionError::Write { path: path.into(), source })
     }
 
     fn write_whole(&self, path: &Path) -> io::Result<()> {

@@ -136,8 +136,5 @@ fn best_cover(entries: &[Entry], grid: GridSpec, rect: Rect, job: GridSpec) -> &
         }
         (Reverse(area), distance[0] + distance[1])
     };
-    entries
-        .iter()
-        .min_by_key(rank)
-        .expect("a document has at least one region")
+    entries.iter().min_by_key(rank).expect("a document has at least one region")
 }

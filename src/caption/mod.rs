@@ -266,11 +266,7 @@ pub struct Caption {
 impl Caption {
     /// The caption `text` of the region at `place`.
     pub fn new(place: RegionPlace, text: String) -> Self {
-        Self {
-            place,
-            text,
-            fallback: None,
-        }
+        Self { place, text, fallback: None }
     }
 
     /// The prompt, for a region that failed for `reason`.
@@ -279,11 +275,7 @@ impl Caption {
         context: &CaptionContext<'_>,
         reason: impl fmt::Display,
     ) -> Self {
-        Self {
-            place,
-            text: context.prompt.trim().to_owned(),
-            fallback: Some(reason.to_string()),
-        }
+        Self { place, text: context.prompt.trim().to_owned(), fallback: Some(reason.to_string()) }
     }
 }
 
@@ -298,19 +290,14 @@ pub struct Captions {
 
 impl From<Vec<Caption>> for Captions {
     fn from(regions: Vec<Caption>) -> Self {
-        Self {
-            regions,
-            notes: Vec::new(),
-        }
+        Self { regions, notes: Vec::new() }
     }
 }
 
 /// The prompt of the whole picture, if there is one, in front of what is special to a region:
 /// "an old harbour at dusk, a dim, smooth area in deep blue".
 pub fn join_prompt(prompt: &str, caption: &str) -> String {
-    let prompt = prompt
-        .trim()
-        .trim_end_matches(|c: char| c.is_whitespace() || ",.;".contains(c));
+    let prompt = prompt.trim().trim_end_matches(|c: char| c.is_whitespace() || ",.;".contains(c));
     match (prompt, caption.trim()) {
         ("", caption) => caption.to_owned(),
         (prompt, "") => prompt.to_owned(),

@@ -1,1 +1,47 @@
-//! See DESIGN.
+//! Pictures in and out: decode, resize, encode row by row, colour, alpha and metadata.
+//!
+//! [`decode`] gives a [`Picture`] of gamma-encoded f32 RGB in [0, 1], upright, with its alpha, colour
+//! profile, EXIF, XMP and resolution beside it. [`Resizer`] enlarges it band by band, and [`Encoder`]
+//! takes the output band by band, so that no part of the program ever holds a whole output.
+//!
+//! ```no_run
+//! use cupscale::image::{self, Encoder, EncodeOptions, Format, Input, Output};
+//!
+//! # fn main() -> image::Result<()> {
+//! let picture = image::decode(&Input::Path("photo.jpg".into()))?;
+//! let (width, height) = (picture.width * 2, picture.height * 2);
+//! let options = EncodeOptions::like(&picture);
+//! let mut writer = Encoder::create(&Output::Path("out.png".into()), Format::Png, width, height, options)?;
+//! let rgb = picture.resizer(width, height)?;
+//! let alpha = picture.alpha_resizer(width, height)?;
+//! for y in (0..height).step_by(64) {
+//!     let rows = y..(y + 64).min(height);
+//!     let alpha_rows = alpha.as_ref().map(|a| a.rows(rows.clone()));
+//!     writer.write_rows(&rgb.rows(rows), alpha_rows.as_deref())?;
+//! }
+//! writer.finish()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! This room imports nothing from the others.
+
+mod alpha;
+mod colour;
+mod decode;
+mod encode;
+mod error;
+mod format;
+mod input;
+mod metadata;
+mod picture;
+mod resize;
+
+pub use decode::{decode, decode_bytes};
+pub use encode::{DEFAULT_QUALITY, EncodeOptions, Encoder, PictureWriter};
+pub use error::{ImageError, Result, Warning};
+pub use format::Format;
+pub use input::{Input, Output};
+pub use metadata::read_settings;
+pub use picture::{MAX_PIXELS, Picture};
+pub use resize::{Filter, Resizer};

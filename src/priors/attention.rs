@@ -43,7 +43,7 @@ impl AttentionPrior {
     /// The prior of a batch of regions, for `Prior::Blend` of the UNet: one `[B, h, w, C]` per
     /// layer, B = `rects.len()`.
     ///
-    /// `rects` are the regions' places relative to the whole canvas; `sizes` the height and width
+    /// `rects` are the regions' places relative to the whole picture; `sizes` the height and width
     /// of each layer for a region (`UNet2DConditionModel::cross_attention_sizes`).
     ///
     /// # Errors

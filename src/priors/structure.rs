@@ -137,11 +137,7 @@ impl StructurePrior {
             ("the band of the input's latent", z.len(), zl.len()),
         ] {
             if expected != actual {
-                return Err(StructureError::Length {
-                    what,
-                    expected,
-                    actual,
-                });
+                return Err(StructureError::Length { what, expected, actual });
             }
         }
         if lambda == 0.0 || z.is_empty() {
@@ -186,10 +182,8 @@ impl Terms {
                 let places = (0..rows).flat_map(|y| {
                     (y * self.row_len + start + c..y * self.row_len + end).step_by(self.channels)
                 });
-                let sum: f32 = places
-                    .clone()
-                    .map(|i| z[i] - self.spread * eps[i] - self.signal * zl[i])
-                    .sum();
+                let sum: f32 =
+                    places.clone().map(|i| z[i] - self.spread * eps[i] - self.signal * zl[i]).sum();
                 places.for_each(|i| z[i] -= share * sum);
             }
         }
@@ -217,16 +211,12 @@ mod tests {
 
     fn values(file: &SafeTensors, name: &str) -> Vec<f32> {
         let data = file.tensor(name).unwrap().data();
-        data.chunks_exact(4)
-            .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
-            .collect()
+        data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
     }
 
     /// Numbers without a pattern, about -2 to 2.
     fn wave(len: usize, k: f64) -> Vec<f32> {
-        (0..len)
-            .map(|i| ((i as f64 * k).sin() * 2.0) as f32)
-            .collect()
+        (0..len).map(|i| ((i as f64 * k).sin() * 2.0) as f32).collect()
     }
 
     #[test]
@@ -241,37 +231,16 @@ mod tests {
             let (before, eps, zl, expected) = (of("z"), of("eps"), of("zl"), of("after"));
             assert_eq!(before.len(), case.height * case.width * case.channels);
             let mut z = before.clone();
-            let prior = StructurePrior::new(1.0)
-                .unwrap()
-                .with_levels(case.levels)
-                .unwrap();
+            let prior = StructurePrior::new(1.0).unwrap().with_levels(case.levels).unwrap();
             let lambda = 2.0 * case.eta / case.abar;
-            prior
-                .apply(
-                    &mut z,
-                    &eps,
-                    &zl,
-                    case.abar,
-                    lambda,
-                    case.width,
-                    case.channels,
-                )
-                .unwrap();
+            prior.apply(&mut z, &eps, &zl, case.abar, lambda, case.width, case.channels).unwrap();
             // The change itself, not only the sum it is a small part of.
-            let change = |after: &[f32]| {
-                after
-                    .iter()
-                    .zip(&before)
-                    .map(|(a, b)| a - b)
-                    .collect::<Vec<f32>>()
-            };
+            let change =
+                |after: &[f32]| after.iter().zip(&before).map(|(a, b)| a - b).collect::<Vec<f32>>();
             let (ours, theirs) = (change(&z), change(&expected));
             let scale = theirs.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-            let error = ours
-                .iter()
-                .zip(&theirs)
-                .fold(0.0f32, |m, (a, b)| m.max((a - b).abs()))
-                / scale;
+            let error =
+                ours.iter().zip(&theirs).fold(0.0f32, |m, (a, b)| m.max((a - b).abs())) / scale;
             assert!(error <= 1e-5, "{name}: relative error {error}");
             assert!(scale > 1e-3, "{name}: the prior did nothing");
         }
@@ -284,9 +253,7 @@ mod tests {
         let (before, eps, zl) = (wave(len, 0.73), wave(len, 1.91), wave(len, 0.31));
         let mut z = before.clone();
         let prior = StructurePrior::new(1.0).unwrap();
-        prior
-            .apply(&mut z, &eps, &zl, abar, prior.lambda(0, 4), width, channels)
-            .unwrap();
+        prior.apply(&mut z, &eps, &zl, abar, prior.lambda(0, 4), width, channels).unwrap();
         let x0 = |z: &[f32], i: usize| (z[i] - (1.0 - abar).sqrt() * eps[i]) / abar.sqrt();
         for y in (0..height).step_by(2) {
             for x in (0..width).step_by(2) {
@@ -307,24 +274,15 @@ mod tests {
 
     #[test]
     fn blocks_cut_short_at_odd_edges_count_with_what_they_have() {
-        for (height, width, channels, levels) in [
-            (1, 1, 2, 1),
-            (3, 5, 2, 1),
-            (5, 1, 1, 1),
-            (7, 10, 3, 2),
-            (3, 3, 1, 3),
-        ] {
+        for (height, width, channels, levels) in
+            [(1, 1, 2, 1), (3, 5, 2, 1), (5, 1, 1, 1), (7, 10, 3, 2), (3, 3, 1, 3)]
+        {
             let len = height * width * channels;
             let (before, eps, zl) = (wave(len, 0.73), wave(len, 1.91), wave(len, 0.31));
             let (abar, lambda) = (0.6f32, 0.7f32);
-            let prior = StructurePrior::new(1.0)
-                .unwrap()
-                .with_levels(levels)
-                .unwrap();
+            let prior = StructurePrior::new(1.0).unwrap().with_levels(levels).unwrap();
             let mut z = before.clone();
-            prior
-                .apply(&mut z, &eps, &zl, abar, lambda, width, channels)
-                .unwrap();
+            prior.apply(&mut z, &eps, &zl, abar, lambda, width, channels).unwrap();
             let block = prior.block();
             for (i, &ours) in z.iter().enumerate() {
                 let (y, x, c) = (i / channels / width, i / channels % width, i % channels);
@@ -357,16 +315,10 @@ mod tests {
         let prior = StructurePrior::new(0.4).unwrap();
         let run = |threads: usize, band_rows: usize| {
             let mut z = before.clone();
-            let pool = rayon::ThreadPoolBuilder::new()
-                .num_threads(threads)
-                .build()
-                .unwrap();
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let band = band_rows * width * channels;
             pool.install(|| {
-                for ((z, eps), zl) in z
-                    .chunks_mut(band)
-                    .zip(eps.chunks(band))
-                    .zip(zl.chunks(band))
+                for ((z, eps), zl) in z.chunks_mut(band).zip(eps.chunks(band)).zip(zl.chunks(band))
                 {
                     prior.apply(z, eps, zl, 0.5, 0.4, width, channels).unwrap();
                 }
@@ -374,10 +326,7 @@ mod tests {
             z.iter().map(|v| v.to_bits()).collect::<Vec<_>>()
         };
         let whole = run(1, height);
-        assert_ne!(
-            whole,
-            before.iter().map(|v| v.to_bits()).collect::<Vec<_>>()
-        );
+        assert_ne!(whole, before.iter().map(|v| v.to_bits()).collect::<Vec<_>>());
         assert_eq!(run(3, height), whole);
         assert_eq!(run(2, 4), whole);
     }
@@ -388,13 +337,7 @@ mod tests {
         let lambdas: Vec<f32> = (0..5).map(|i| prior.lambda(i, 4)).collect();
         // 0.2 times 1, (1 + cos 45°)/2, 1/2, (1 + cos 135°)/2; nothing after the last step.
         let expected = [0.2, 0.170_710_68, 0.1, 0.029_289_32, 0.0];
-        assert!(
-            lambdas
-                .iter()
-                .zip(expected)
-                .all(|(a, b)| (a - b).abs() < 1e-7),
-            "{lambdas:?}"
-        );
+        assert!(lambdas.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-7), "{lambdas:?}");
         assert_eq!(StructurePrior::new(1.0).unwrap().lambda(0, 1), 1.0);
         assert_eq!(prior.lambda(0, 0), 0.0);
     }
@@ -402,25 +345,16 @@ mod tests {
     #[test]
     fn mistakes_are_typed_errors_and_leave_the_canvas_alone() {
         for weight in [-0.1, 1.5, f64::NAN] {
-            assert!(matches!(
-                StructurePrior::new(weight),
-                Err(StructureError::Weight { .. })
-            ));
+            assert!(matches!(StructurePrior::new(weight), Err(StructureError::Weight { .. })));
         }
         let prior = StructurePrior::new(0.5).unwrap();
-        assert!(matches!(
-            prior.with_levels(0),
-            Err(StructureError::Levels { levels: 0 })
-        ));
+        assert!(matches!(prior.with_levels(0), Err(StructureError::Levels { levels: 0 })));
         assert!(prior.with_levels(9).is_err());
         let mut z = vec![1.0f32; 12];
         for (len, width) in [(11, 3), (12, 5), (12, 0)] {
             let rest = vec![0.0; len];
             let result = prior.apply(&mut z, &rest, &rest, 0.5, 0.5, width, 2);
-            assert!(
-                matches!(result, Err(StructureError::Length { .. })),
-                "{len} {width}"
-            );
+            assert!(matches!(result, Err(StructureError::Length { .. })), "{len} {width}");
         }
         assert!(z.iter().all(|&v| v == 1.0));
     }

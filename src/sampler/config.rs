@@ -137,11 +137,7 @@ mod tests {
     fn missing_settings_have_the_defaults_of_diffusers_ddim() {
         let config = SchedulerConfig::from_json(r#"{"_class_name": "DDIMScheduler"}"#).unwrap();
         assert_eq!(
-            (
-                config.beta_start,
-                config.beta_end,
-                config.num_train_timesteps
-            ),
+            (config.beta_start, config.beta_end, config.num_train_timesteps),
             (0.0001, 0.02, 1000)
         );
         assert_eq!(config.beta_schedule, BetaSchedule::Linear);
@@ -159,25 +155,16 @@ mod tests {
             "sample_max_value": 1.0, "set_alpha_to_one": false, "skip_prk_steps": true, "steps_offset": 1,
             "timestep_spacing": "leading", "trained_betas": null, "use_karras_sigmas": false}"#;
         let config = SchedulerConfig::from_json(text).unwrap();
-        assert_eq!(
-            (config.beta_schedule, config.steps_offset),
-            (BetaSchedule::ScaledLinear, 1)
-        );
+        assert_eq!((config.beta_schedule, config.steps_offset), (BetaSchedule::ScaledLinear, 1));
         let error = config.sampler().unwrap_err().to_string();
-        assert!(
-            error.contains("\"EulerDiscreteScheduler\" is not supported"),
-            "{error}"
-        );
+        assert!(error.contains("\"EulerDiscreteScheduler\" is not supported"), "{error}");
     }
 
     #[test]
     fn unknown_words_are_answered_with_the_words_that_would_do() {
         let text = r#"{"_class_name": "DDIMScheduler", "beta_schedule": "sigmoid"}"#;
         let error = SchedulerConfig::from_json(text).unwrap_err().to_string();
-        assert!(
-            error.contains("`sigmoid`") && error.contains("`scaled_linear`"),
-            "{error}"
-        );
+        assert!(error.contains("`sigmoid`") && error.contains("`scaled_linear`"), "{error}");
         let error = SchedulerConfig::from_json("{}").unwrap_err().to_string();
         assert!(error.contains("_class_name"), "{error}");
     }

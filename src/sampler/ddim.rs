@@ -14,11 +14,7 @@ impl Ddim {
     /// # Errors
     /// [`SamplerError::Eta`] unless `0 <= eta <= 1`.
     pub fn new(eta: f64) -> Result<Self, SamplerError> {
-        if (0.0..=1.0).contains(&eta) {
-            Ok(Self { eta })
-        } else {
-            Err(SamplerError::Eta { eta })
-        }
+        if (0.0..=1.0).contains(&eta) { Ok(Self { eta }) } else { Err(SamplerError::Eta { eta }) }
     }
 }
 
@@ -69,10 +65,7 @@ mod tests {
     #[test]
     fn an_eta_outside_0_to_1_is_refused() {
         for eta in [-0.1, 1.1, f64::NAN] {
-            assert!(
-                matches!(Ddim::new(eta), Err(SamplerError::Eta { .. })),
-                "{eta}"
-            );
+            assert!(matches!(Ddim::new(eta), Err(SamplerError::Eta { .. })), "{eta}");
         }
     }
 }

@@ -70,9 +70,7 @@ impl SamplerKind {
     pub fn from_class_name(class: &str) -> Result<Self, SamplerError> {
         match class {
             "DDIMScheduler" => Ok(Self::Ddim),
-            _ => Err(SamplerError::UnsupportedScheduler {
-                class: class.to_owned(),
-            }),
+            _ => Err(SamplerError::UnsupportedScheduler { class: class.to_owned() }),
         }
     }
 
@@ -166,13 +164,5 @@ pub enum SamplerError {
 }
 
 fn check_len(what: &'static str, expected: usize, actual: usize) -> Result<(), SamplerError> {
-    if expected == actual {
-        Ok(())
-    } else {
-        Err(SamplerError::Length {
-            what,
-            expected,
-            actual,
-        })
-    }
+    if expected == actual { Ok(()) } else { Err(SamplerError::Length { what, expected, actual }) }
 }

@@ -90,9 +90,6 @@ mod tests {
             steps_run(8, Denoise::Steps(9)),
             Err(SamplerError::StepCount { steps: 9, max: 8 })
         ));
-        assert!(matches!(
-            steps_run(8, Denoise::Steps(0)),
-            Err(SamplerError::StepCount { .. })
-        ));
+        assert!(matches!(steps_run(8, Denoise::Steps(0)), Err(SamplerError::StepCount { .. })));
     }
 }

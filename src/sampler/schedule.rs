@@ -30,10 +30,7 @@ impl Schedule {
     pub fn new(config: &SchedulerConfig) -> Result<Self, SamplerError> {
         let reason = "x0 is clipped in models of pixels only; a model of latents needs false";
         if config.clip_sample {
-            return Err(SamplerError::UnsupportedSetting {
-                setting: "clip_sample = true",
-                reason,
-            });
+            return Err(SamplerError::UnsupportedSetting { setting: "clip_sample = true", reason });
         }
         if config.thresholding {
             return Err(SamplerError::UnsupportedSetting {
@@ -46,11 +43,7 @@ impl Schedule {
         if config.rescale_betas_zero_snr {
             abar = rescale_zero_snr(&abar);
         }
-        let final_abar = if config.set_alpha_to_one {
-            1.0
-        } else {
-            abar[0]
-        };
+        let final_abar = if config.set_alpha_to_one { 1.0 } else { abar[0] };
         Ok(Self {
             abar,
             final_abar,
@@ -82,13 +75,7 @@ impl Schedule {
     /// # Errors
     /// [`SamplerError::TimestepRange`].
     pub fn abar(&self, t: usize) -> Result<f32, SamplerError> {
-        self.abar
-            .get(t)
-            .copied()
-            .ok_or(SamplerError::TimestepRange {
-                t,
-                max: self.abar.len() - 1,
-            })
+        self.abar.get(t).copied().ok_or(SamplerError::TimestepRange { t, max: self.abar.len() - 1 })
     }
 
     /// ᾱ after the last step: 1, or ᾱ₀ with `set_alpha_to_one = false`.
@@ -112,17 +99,13 @@ impl Schedule {
     pub fn timesteps(&self, n: usize) -> Result<Vec<usize>, SamplerError> {
         let total = self.train_timesteps();
         if n == 0 || n > total {
-            return Err(SamplerError::StepCount {
-                steps: n,
-                max: total,
-            });
+            return Err(SamplerError::StepCount { steps: n, max: total });
         }
         let span = total as f64;
         let timesteps: Vec<usize> = match self.spacing {
-            TimestepSpacing::Leading => (0..n)
-                .rev()
-                .map(|i| i * (total / n) + self.steps_offset)
-                .collect(),
+            TimestepSpacing::Leading => {
+                (0..n).rev().map(|i| i * (total / n) + self.steps_offset).collect()
+            }
             TimestepSpacing::Trailing => {
                 // numpy.arange's own increment: the difference of its first two values.
                 let increment = (span - span / n as f64) - span;
@@ -133,10 +116,7 @@ impl Schedule {
             TimestepSpacing::Linspace if n == 1 => vec![0],
             TimestepSpacing::Linspace => {
                 let increment = (span - 1.0) / (n - 1) as f64;
-                (0..n)
-                    .rev()
-                    .map(|i| (i as f64 * increment).round_ties_even() as usize)
-                    .collect()
+                (0..n).rev().map(|i| (i as f64 * increment).round_ties_even() as usize).collect()
             }
         };
         match timesteps.iter().find(|&&t| t >= total) {
@@ -153,14 +133,9 @@ impl Schedule {
     pub fn add_noise(&self, t: usize, zl: &[f32], noise: &mut [f32]) -> Result<(), SamplerError> {
         check_len("the noise", zl.len(), noise.len())?;
         let (signal, spread) = roots(self.abar(t)?);
-        noise
-            .par_chunks_mut(PIECE)
-            .zip(zl.par_chunks(PIECE))
-            .for_each(|(n, zl)| {
-                n.iter_mut()
-                    .zip(zl)
-                    .for_each(|(n, zl)| *n = signal * zl + spread * *n);
-            });
+        noise.par_chunks_mut(PIECE).zip(zl.par_chunks(PIECE)).for_each(|(n, zl)| {
+            n.iter_mut().zip(zl).for_each(|(n, zl)| *n = signal * zl + spread * *n);
+        });
         Ok(())
     }
 
@@ -183,15 +158,9 @@ impl Schedule {
             PredictionType::V => (signal, spread),
             PredictionType::Sample => (-signal / spread, 1.0 / spread),
         };
-        output
-            .par_chunks_mut(PIECE)
-            .zip(z.par_chunks(PIECE))
-            .for_each(|(output, z)| {
-                output
-                    .iter_mut()
-                    .zip(z)
-                    .for_each(|(o, z)| *o = from_output * *o + from_z * z);
-            });
+        output.par_chunks_mut(PIECE).zip(z.par_chunks(PIECE)).for_each(|(output, z)| {
+            output.iter_mut().zip(z).for_each(|(o, z)| *o = from_output * *o + from_z * z);
+        });
         Ok(())
     }
 
@@ -212,40 +181,32 @@ impl Schedule {
         if signal == 0.0 {
             return Err(SamplerError::NoSignal { t });
         }
-        x0.par_chunks_mut(PIECE)
-            .zip(z.par_chunks(PIECE))
-            .zip(eps.par_chunks(PIECE))
-            .for_each(|((x0, z), eps)| {
+        x0.par_chunks_mut(PIECE).zip(z.par_chunks(PIECE)).zip(eps.par_chunks(PIECE)).for_each(
+            |((x0, z), eps)| {
                 x0.iter_mut()
                     .zip(z)
                     .zip(eps)
                     .for_each(|((x0, z), eps)| *x0 = (z - spread * eps) / signal);
-            });
+            },
+        );
         Ok(())
     }
 }
 
 /// `(√ā, √(1−ā))`.
 fn roots(abar: f32) -> (f32, f32) {
-    (
-        f64::from(abar).sqrt() as f32,
-        (1.0 - f64::from(abar)).sqrt() as f32,
-    )
+    (f64::from(abar).sqrt() as f32, (1.0 - f64::from(abar)).sqrt() as f32)
 }
 
 fn betas(config: &SchedulerConfig) -> Result<Vec<f32>, SamplerError> {
     let n = config.num_train_timesteps;
     if n == 0 {
-        return Err(SamplerError::Betas {
-            reason: "num_train_timesteps is 0".into(),
-        });
+        return Err(SamplerError::Betas { reason: "num_train_timesteps is 0".into() });
     }
     let betas = match (&config.trained_betas, config.beta_schedule) {
         (Some(given), _) if given.len() != n => {
-            let reason = format!(
-                "trained_betas has {} values, num_train_timesteps is {n}",
-                given.len()
-            );
+            let reason =
+                format!("trained_betas has {} values, num_train_timesteps is {n}", given.len());
             return Err(SamplerError::Betas { reason });
         }
         (Some(given), _) => given.clone(),
@@ -253,14 +214,8 @@ fn betas(config: &SchedulerConfig) -> Result<Vec<f32>, SamplerError> {
             linspace(config.beta_start as f32, config.beta_end as f32, n)
         }
         (None, BetaSchedule::ScaledLinear) => {
-            let ends = (
-                config.beta_start.sqrt() as f32,
-                config.beta_end.sqrt() as f32,
-            );
-            linspace(ends.0, ends.1, n)
-                .into_iter()
-                .map(|root| root * root)
-                .collect()
+            let ends = (config.beta_start.sqrt() as f32, config.beta_end.sqrt() as f32);
+            linspace(ends.0, ends.1, n).into_iter().map(|root| root * root).collect()
         }
     };
     // Written so that NaN (the root of a negative beta) fails too.
@@ -279,13 +234,7 @@ fn linspace(start: f32, end: f32, n: usize) -> Vec<f32> {
     }
     let step = (end - start) / (n - 1) as f32;
     (0..n)
-        .map(|i| {
-            if i < n / 2 {
-                start + step * i as f32
-            } else {
-                end - step * (n - 1 - i) as f32
-            }
-        })
+        .map(|i| if i < n / 2 { start + step * i as f32 } else { end - step * (n - 1 - i) as f32 })
         .collect()
 }
 
@@ -302,11 +251,8 @@ fn cumulative_product(alphas: impl Iterator<Item = f32>) -> Vec<f32> {
 fn rescale_zero_snr(abar: &[f32]) -> Vec<f32> {
     let roots: Vec<f32> = abar.iter().map(|a| a.sqrt()).collect();
     let (first, last) = (roots[0], roots[roots.len() - 1]);
-    let scaled: Vec<f32> = roots
-        .iter()
-        .map(|r| (r - last) * (first / (first - last)))
-        .map(|r| r * r)
-        .collect();
+    let scaled: Vec<f32> =
+        roots.iter().map(|r| (r - last) * (first / (first - last))).map(|r| r * r).collect();
     // The reference goes back to betas and multiplies them up again; so do we, for the same rounding.
     let ratios = std::iter::once(scaled[0]).chain(scaled.windows(2).map(|pair| pair[1] / pair[0]));
     cumulative_product(ratios.map(|alpha| 1.0 - (1.0 - alpha)))
@@ -328,10 +274,7 @@ mod tests {
         let error = Schedule::new(&clipping).unwrap_err();
         assert!(matches!(
             error,
-            SamplerError::UnsupportedSetting {
-                setting: "clip_sample = true",
-                ..
-            }
+            SamplerError::UnsupportedSetting { setting: "clip_sample = true", .. }
         ));
         assert!(Schedule::new(&config(r#", "thresholding": true"#)).is_err());
     }
@@ -345,21 +288,14 @@ mod tests {
             r#", "trained_betas": [0.1, 0.2]"#,
         ] {
             assert!(
-                matches!(
-                    Schedule::new(&config(extra)),
-                    Err(SamplerError::Betas { .. })
-                ),
+                matches!(Schedule::new(&config(extra)), Err(SamplerError::Betas { .. })),
                 "{extra}"
             );
         }
-        let given = Schedule::new(&config(
-            r#", "trained_betas": [0.5, 0.5], "num_train_timesteps": 2"#,
-        ))
-        .unwrap();
-        assert_eq!(
-            (given.abar(0).unwrap(), given.abar(1).unwrap()),
-            (0.5, 0.25)
-        );
+        let given =
+            Schedule::new(&config(r#", "trained_betas": [0.5, 0.5], "num_train_timesteps": 2"#))
+                .unwrap();
+        assert_eq!((given.abar(0).unwrap(), given.abar(1).unwrap()), (0.5, 0.25));
     }
 
     #[test]
@@ -367,22 +303,13 @@ mod tests {
         let schedule = Schedule::new(&config(r#", "steps_offset": 1"#)).unwrap();
         assert!(matches!(
             schedule.timesteps(0),
-            Err(SamplerError::StepCount {
-                steps: 0,
-                max: 1000
-            })
+            Err(SamplerError::StepCount { steps: 0, max: 1000 })
         ));
-        assert!(matches!(
-            schedule.timesteps(1001),
-            Err(SamplerError::StepCount { .. })
-        ));
+        assert!(matches!(schedule.timesteps(1001), Err(SamplerError::StepCount { .. })));
         assert!(matches!(
             schedule.timesteps(1000),
             Err(SamplerError::TimestepRange { t: 1000, max: 999 })
         ));
-        assert!(matches!(
-            schedule.abar(1000),
-            Err(SamplerError::TimestepRange { .. })
-        ));
+        assert!(matches!(schedule.abar(1000), Err(SamplerError::TimestepRange { .. })));
     }
 }

@@ -36,11 +36,7 @@ impl Update {
         noise: Option<&[f32]>,
     ) -> Result<(), SamplerError> {
         check_len("the noise prediction", z.len(), eps.len())?;
-        let Update {
-            z: a,
-            eps: b,
-            noise: c,
-        } = *self;
+        let Update { z: a, eps: b, noise: c } = *self;
         let pieces = z.par_chunks_mut(PIECE).zip(eps.par_chunks(PIECE));
         if !self.needs_noise() {
             pieces
@@ -49,14 +45,9 @@ impl Update {
         }
         let noise = noise.ok_or(SamplerError::NoiseMissing)?;
         check_len("the fresh noise", eps.len(), noise.len())?;
-        pieces
-            .zip(noise.par_chunks(PIECE))
-            .for_each(|((z, eps), noise)| {
-                z.iter_mut()
-                    .zip(eps)
-                    .zip(noise)
-                    .for_each(|((z, e), n)| *z = a * *z + b * e + c * n);
-            });
+        pieces.zip(noise.par_chunks(PIECE)).for_each(|((z, eps), noise)| {
+            z.iter_mut().zip(eps).zip(noise).for_each(|((z, e), n)| *z = a * *z + b * e + c * n);
+        });
         Ok(())
     }
 }
@@ -67,30 +58,14 @@ mod tests {
 
     #[test]
     fn a_step_without_its_noise_or_with_odd_lengths_leaves_the_latent_alone() {
-        let update = Update {
-            z: 2.0,
-            eps: 3.0,
-            noise: 4.0,
-        };
+        let update = Update { z: 2.0, eps: 3.0, noise: 4.0 };
         let mut z = [1.0, 2.0];
-        assert!(matches!(
-            update.apply(&mut z, &[1.0, 1.0], None),
-            Err(SamplerError::NoiseMissing)
-        ));
+        assert!(matches!(update.apply(&mut z, &[1.0, 1.0], None), Err(SamplerError::NoiseMissing)));
         let short = update.apply(&mut z, &[1.0, 1.0], Some(&[0.5]));
-        assert!(matches!(
-            short,
-            Err(SamplerError::Length {
-                expected: 2,
-                actual: 1,
-                ..
-            })
-        ));
+        assert!(matches!(short, Err(SamplerError::Length { expected: 2, actual: 1, .. })));
         assert!(update.apply(&mut z, &[1.0], Some(&[0.5])).is_err());
         assert_eq!(z, [1.0, 2.0]);
-        update
-            .apply(&mut z, &[1.0, 1.0], Some(&[0.5, 0.25]))
-            .unwrap();
+        update.apply(&mut z, &[1.0, 1.0], Some(&[0.5, 0.25])).unwrap();
         assert_eq!(z, [7.0, 8.0]);
     }
 }

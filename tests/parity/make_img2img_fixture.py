@@ -5,7 +5,9 @@ a whole img2img of one region computed with diffusers' modules (METHOD.md, secti
 
 The UNet sees the noisy latent and the low-resolution latent side by side, the schedule is DDIM with
 trailing spacing, the last 4 of 8 steps are run, there is no guidance, and no prior. `wide` is a
-region of 32 x 48 pixels, `square` one of the model's native 48 x 48. Per region, channels-last:
+region of 32 x 48 pixels, `square` one of the model's native 48 x 48. The picture holds 16-bit values
+and the noise is the program's own counter-based field (METHOD.md, section 2, written here once more),
+so that the whole program can be held against the result. Per region, channels-last:
 `image` [H, W, 3], `zL`, `n` [h, w, C], `z` [5, h, w, C] (the start, then after each step), `eps`
 [4, h, w, C], `decoded` [H, W, 3]; and `context`, `pooled`, `time_ids`, `timesteps`.
 """
@@ -14,6 +16,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 from safetensors.torch import save_file
@@ -117,14 +120,38 @@ def save(models, scheduler):
     )
 
 
+def noise_field(seed, channels, height, width, draw=0):
+    """Philox4x32-10 keyed by the seed, counted by (draw, c, y, x), and Box-Muller: [1, C, h, w]."""
+    c, y, x = np.meshgrid(
+        *(np.arange(n, dtype=np.uint64) for n in (channels, height, width)), indexing="ij"
+    )
+    counter = [np.full_like(c, draw), c, y, x]
+    key = [seed & 0xFFFFFFFF, seed >> 32]
+    low = np.uint64(0xFFFFFFFF)
+    for _ in range(10):
+        p0, p1 = counter[0] * np.uint64(0xD2511F53), counter[2] * np.uint64(0xCD9E8D57)
+        shift = np.uint64(32)
+        counter = [
+            (p1 >> shift) ^ counter[1] ^ np.uint64(key[0]),
+            p1 & low,
+            (p0 >> shift) ^ counter[3] ^ np.uint64(key[1]),
+            p0 & low,
+        ]
+        key = [(key[0] + 0x9E3779B9) & 0xFFFFFFFF, (key[1] + 0xBB67AE85) & 0xFFFFFFFF]
+    u1, u2 = ((word.astype(np.float64) + 0.5) / 2.0**32 for word in counter[:2])
+    normal = np.sqrt(-2.0 * np.log(u1)) * np.cos(2.0 * np.pi * u2)
+    return torch.from_numpy(normal.astype(np.float32)).unsqueeze(0)
+
+
 def picture(height, width, generator):
-    """Smooth shapes and some noise, in -1..1."""
+    """Smooth shapes and some noise, in -1..1, in steps of 16 bits."""
     y = torch.linspace(0, 1, height).view(1, -1, 1)
     x = torch.linspace(0, 1, width).view(1, 1, -1)
     phase = torch.tensor([0.0, 2.0, 4.0]).view(3, 1, 1)
     smooth = torch.sin(7 * x + 4 * y * y + phase) * torch.cos(3 * y - 5 * x * y)
     noise = torch.randn((3, height, width), generator=generator)
-    return (0.8 * smooth + 0.1 * noise).clamp(-1, 1).unsqueeze(0)
+    fine = (0.8 * smooth + 0.1 * noise).clamp(-1, 1).unsqueeze(0)
+    return ((fine + 1) / 2 * 65535).round() / 65535 * 2 - 1
 
 
 @torch.no_grad()
@@ -134,7 +161,7 @@ def img2img(models, scheduler, context, pooled, size, seed):
     vae, unet = models["vae"], models["unet"]
     image = picture(height, width, generator)
     low = vae.encode(image).latents * vae.config.scaling_factor
-    noise = torch.randn(low.shape, generator=generator)
+    noise = noise_field(seed, *low.shape[1:])
     # original size, crop, target size: the region is a photo of its own
     time_ids = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32)
     scheduler.set_timesteps(STEPS)

@@ -13,6 +13,7 @@ Where METHOD.md is silent, this follows the program's documented choices:
 
 - the canvas is ⌈pixels/f⌉ latent pixels a side, rounded up to even; the resized picture, clamped to
   0..1, is continued on the right and at the bottom by reflection that does not repeat the edge;
+- encoder and decoder see picture and latent continued so on every side, farther than they look;
 - a region larger than the canvas is continued in the same way, in z_t and in zL;
 - region starts round to the nearest even number, halves up; the overlap is round(share·R);
 - the low-resolution pass has 8·round(R·√aspect^±1/8) latent pixels a side (src/pipeline/plan.rs,
@@ -48,6 +49,8 @@ from make_img2img_fixture import noise_field, picture
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 AREA, MODEL = FIXTURES / "method", FIXTURES / "img2img" / "model"
 WIDTH, HEIGHT = 33, 19
+# Latent pixels of reflection around what the VAE sees: more than its receptive field.
+RIM = 24
 PROMPT = "a photo of the old harbour at dusk, blue sky!"
 CAPTIONS = [
     "the blue sky at dusk",
@@ -183,8 +186,20 @@ class Method:
             added_cond_kwargs={"text_embeds": pooled, "time_ids": ids},
         ).sample
 
-    def encode(self, image):
-        return self.vae.encode(2 * image - 1).latents * self.vae.config.scaling_factor
+    def encode(self, image, height, width):
+        """Latents of `height` x `width` from a picture that reflection continues on every side."""
+        f, rim = self.factor, RIM * self.factor
+        image = continued(
+            image, (rim, rim + height * f - image.shape[-2]), (rim, rim + width * f - image.shape[-1])
+        )
+        latents = self.vae.encode(2 * image - 1).latents * self.vae.config.scaling_factor
+        return latents[..., RIM:-RIM, RIM:-RIM]
+
+    def decode(self, z):
+        """Pixels in -1..1 from latents that reflection continues on every side."""
+        rim = RIM * self.factor
+        z = continued(z, (RIM, RIM), (RIM, RIM)) / self.vae.config.scaling_factor
+        return self.vae.decode(z).sample[..., rim:-rim, rim:-rim]
 
     @torch.no_grad()
     def run(self, image, case):
@@ -194,7 +209,7 @@ class Method:
         # Section 2.1: the resized picture on the canvas.
         canvas_h, canvas_w = (2 * math.ceil(math.ceil(n / f) / 2) for n in (height, width))
         resized = lanczos(image, width, height)
-        low = self.encode(reflected(resized, canvas_h * f, canvas_w * f))
+        low = self.encode(resized, canvas_h, canvas_w)
 
         # Section 2.2, and the low-resolution picture of section 4.
         self.scheduler.set_timesteps(STEPS)
@@ -203,7 +218,7 @@ class Method:
         z = self.diffused(low, noise, timesteps[0])
         aspect = math.sqrt(in_width / in_height)
         small_h, small_w = (8 * max(1, math.floor(n / 8 + 0.5)) for n in (side / aspect, side * aspect))
-        small = self.encode(lanczos(image, small_w * f, small_h * f))
+        small = self.encode(lanczos(image, small_w * f, small_h * f), small_h, small_w)
         small_noise = noise_field(case.seed, *small.shape[1:], draw=1).double()
 
         overlap = math.floor(case.overlap * side + 0.5)
@@ -238,7 +253,7 @@ class Method:
                     unit = (height / f, width / f)
                     composer.place = (y / unit[0], x / unit[1], side / unit[0], side / unit[1])
                 window = [
-                    reflected(canvas, max(canvas_h, side), max(canvas_w, side))[
+                    continued(canvas, (0, max(side - canvas_h, 0)), (0, max(side - canvas_w, 0)))[
                         ..., y : y + side, x : x + side
                     ]
                     for canvas in (z, low)
@@ -253,7 +268,7 @@ class Method:
             z = self.scheduler.step(eps, t, z, eta=0.0).prev_sample
         self.unet.set_attn_processor(own)
 
-        decoded = self.vae.decode(z / self.vae.config.scaling_factor).sample
+        decoded = self.decode(z)
         result = (decoded[0, :, :height, :width] * 0.5 + 0.5).clamp(0, 1)
         return result.permute(1, 2, 0).float().contiguous(), texts
 
@@ -288,11 +303,11 @@ def lanczos(image, width, height):
     return torch.from_numpy(np.stack(planes)).double().clamp(0, 1).unsqueeze(0)
 
 
-def reflected(x, height, width):
-    """Continued below and to the right; the edge is not repeated."""
-    for axis, length in ((-2, height), (-1, width)):
+def continued(x, rows, columns):
+    """Continued by reflection that does not repeat the edge, by (before, after) pixels."""
+    for axis, (before, after) in ((-2, rows), (-1, columns)):
         n = x.shape[axis]
-        index = torch.arange(length) % max(2 * (n - 1), 1)
+        index = torch.arange(-before, n + after).abs() % max(2 * (n - 1), 1)
         x = x.index_select(axis, torch.minimum(index, (2 * (n - 1) - index).abs()))
     return x
 

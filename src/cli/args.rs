@@ -1,0 +1,415 @@
+//! Every option: its names, its help, its range, and how it becomes a setting of the pipeline.
+
+use std::{ffi::OsString, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use cupscale::{
+    backend::DeviceSpec,
+    canvas::{Fusion, SizeSpec},
+    image::{Format, Input, Output},
+    pipeline::{CaptionerChoice, Defaults, Settings},
+    sampler::Denoise,
+    weights::ModelSource,
+};
+
+use super::CliError;
+
+const EXAMPLES: &str = "\
+Examples:
+  cupscale-fast photo.jpg                                  write photo_4x.jpg
+  cupscale-fast -i in.png -o out.tif --scale 2 --prompt \"an old harbour at dusk\"
+  cat in.png | cupscale-fast -i - -o - --format png > out.png
+  cupscale-fast caption photo.jpg > captions.json          edit it, then:
+  cupscale-fast photo.jpg --captions captions.json
+  cupscale-fast plan photo.jpg --long-edge 8000            what would run, without running it
+
+Exit codes: 0 done, 1 the input failed, 2 wrong usage, 130 interrupted.";
+
+/// Enlarge a picture creatively: a few-step diffusion model repaints the enlarged picture region
+/// by region, held together by what the small picture shows.
+#[derive(Debug, Parser)]
+#[command(version, about, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub verb: Option<Verb>,
+    #[command(flatten)]
+    pub job: JobArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Print what would run (regions, steps, bytes) and stop
+    Plan(Box<JobArgs>),
+    /// Print the caption of every region as JSON, to be edited and given back with --captions
+    Caption(Box<JobArgs>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ProgressMode {
+    /// A bar when stderr is a terminal, otherwise nothing
+    Auto,
+    /// A bar
+    Bar,
+    /// One JSON object a line
+    Json,
+    /// Nothing
+    None,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CaptionerArg {
+    /// Describe what can be measured in the region: colours, brightness, contrast, texture
+    Attributes,
+    /// Every region gets the global prompt
+    None,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FusionArg {
+    /// Overlapping regions fade into each other (raised cosine)
+    Feather,
+    /// Overlapping regions count alike
+    Average,
+}
+
+#[derive(Args, Debug)]
+pub struct JobArgs {
+    /// The picture to enlarge; `-` reads standard input
+    #[arg(value_name = "INPUT", conflicts_with = "input_option")]
+    input: Option<OsString>,
+    /// The same as INPUT
+    #[arg(short = 'i', long = "input", value_name = "INPUT")]
+    input_option: Option<OsString>,
+    /// Where to write; `-` writes standard output [default: INPUT with _4x before its extension]
+    #[arg(short, long, value_name = "OUTPUT")]
+    output: Option<OsString>,
+    /// Format of the output [default: by the output's name, else as the input]
+    #[arg(short, long, value_name = "png|jpeg|webp|tiff")]
+    format: Option<Format>,
+    /// JPEG quality
+    #[arg(long, value_name = "1-100", default_value_t = 95,
+          value_parser = clap::value_parser!(u8).range(1..=100))]
+    quality: u8,
+
+    /// Enlarge by this factor
+    #[arg(short, long, value_name = "FACTOR", default_value_t = Defaults::SCALE,
+          value_parser = positive, help_heading = "Size")]
+    scale: f64,
+    /// Enlarge to exactly this size, in pixels
+    #[arg(long, value_name = "WxH", value_parser = size, conflicts_with_all = ["scale", "long_edge"],
+          help_heading = "Size")]
+    size: Option<(u32, u32)>,
+    /// Enlarge until the longer side has this many pixels
+    #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u32).range(1..),
+          conflicts_with = "scale", help_heading = "Size")]
+    long_edge: Option<u32>,
+
+    /// What the whole picture shows
+    #[arg(
+        short,
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true,
+        help_heading = "Content"
+    )]
+    prompt: String,
+    /// How each region is described
+    #[arg(long, value_enum, default_value_t = CaptionerArg::Attributes, help_heading = "Content")]
+    captioner: CaptionerArg,
+    /// Take the regions' captions from this JSON file (as `caption` writes it)
+    #[arg(long, value_name = "FILE", conflicts_with = "captioner", help_heading = "Content")]
+    captions: Option<PathBuf>,
+
+    /// Same seed, same picture
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Repainting")]
+    seed: u64,
+    /// Steps of the whole schedule
+    #[arg(long, value_name = "N", default_value_t = Defaults::STEPS,
+          value_parser = clap::value_parser!(u32).range(1..=1000), help_heading = "Repainting")]
+    steps: u32,
+    /// How much is repainted: the share of the steps that run, rounded up
+    #[arg(long, value_name = "0-1", default_value_t = Defaults::STRENGTH, value_parser = share,
+          help_heading = "Repainting")]
+    strength: f64,
+    /// The same as a number of steps
+    #[arg(long, value_name = "K", conflicts_with = "strength",
+          value_parser = clap::value_parser!(u32).range(1..=1000), help_heading = "Repainting")]
+    denoise_steps: Option<u32>,
+    /// Overlap of neighbouring regions, as a share of a region's side
+    #[arg(long, value_name = "0-0.9", default_value_t = Defaults::OVERLAP, value_parser = overlap,
+          help_heading = "Repainting")]
+    overlap: f64,
+    /// How overlapping regions are put together
+    #[arg(long, value_enum, default_value_t = FusionArg::Feather, help_heading = "Repainting")]
+    fusion: FusionArg,
+    /// Weight of the global structure prior: keeps shapes and tones; 0 turns it off
+    #[arg(long, value_name = "0-1", default_value_t = Defaults::GSP, value_parser = weight,
+          help_heading = "Repainting")]
+    gsp: f64,
+    /// Weight of the regional attention prior: what the whole picture says of a region; 0 is off
+    #[arg(long, value_name = "0-1", default_value_t = Defaults::RAP, value_parser = weight,
+          help_heading = "Repainting")]
+    rap: f64,
+    /// Weight of the regional semantic prior: the regions' captions against the prompt; 0 is off
+    #[arg(long, value_name = "0-1", default_value_t = Defaults::RSP, value_parser = weight,
+          help_heading = "Repainting")]
+    rsp: f64,
+
+    /// Model folder in diffusers layout [default: the embedded model]
+    #[arg(short = 'n', long, value_name = "DIR", help_heading = "Machine")]
+    model: Option<PathBuf>,
+    /// Where to compute
+    #[arg(
+        short = 'g',
+        long,
+        value_name = "auto|cpu|cuda:N|metal",
+        default_value_t,
+        help_heading = "Machine"
+    )]
+    device: DeviceSpec,
+    /// Regions computed at once [default: 4 on the CPU, 8 on a GPU]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024),
+          help_heading = "Machine")]
+    batch: Option<u32>,
+    /// Side of a VAE tile, in pixels
+    #[arg(short = 't', long, value_name = "PIXELS", default_value_t = Defaults::TILE,
+          value_parser = clap::value_parser!(u32).range(32..=16384), help_heading = "Machine")]
+    tile: u32,
+    /// Threads on the CPU [default: all]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024),
+          help_heading = "Machine")]
+    threads: Option<u32>,
+
+    /// Print what would run and stop
+    #[arg(long)]
+    pub dry_run: bool,
+    /// How progress is shown, on stderr
+    #[arg(long, value_enum, default_value_t = ProgressMode::Auto)]
+    progress: ProgressMode,
+    /// Errors only
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+impl JobArgs {
+    /// The picture to read.
+    pub fn input(&self) -> Result<Input, CliError> {
+        let given = self.input.as_deref().or(self.input_option.as_deref());
+        given.map(Input::parse).ok_or_else(|| {
+            CliError::Usage("no input: name a picture, or `-` for standard input (--help)".into())
+        })
+    }
+
+    /// Where to write, and in which format. `source` is the input's own format.
+    pub fn output(&self, input: &Input, source: Format) -> Result<(Output, Format), CliError> {
+        let output = match (&self.output, input) {
+            (Some(output), _) => Output::parse(output),
+            (None, Input::Path(path)) => {
+                let format = self.format.unwrap_or(source);
+                let extension = match path.extension() {
+                    Some(own) if format == source => own.to_string_lossy().into_owned(),
+                    _ => format.extension().to_owned(),
+                };
+                let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+                Output::Path(path.with_file_name(format!("{stem}_{}.{extension}", self.suffix())))
+            }
+            (None, Input::Stdin) => Output::Stdout,
+        };
+        let named = match &output {
+            Output::Path(path) => {
+                let format = Format::from_extension(path);
+                if let (None, None, Some(extension)) = (format, self.format, path.extension()) {
+                    return Err(CliError::Usage(format!(
+                        "{}: no picture format is called `.{}` (png, jpg, webp, tif)",
+                        path.display(),
+                        extension.display()
+                    )));
+                }
+                format
+            }
+            Output::Stdout => None,
+        };
+        Ok((output, self.format.or(named).unwrap_or(source)))
+    }
+
+    /// Where a verb that writes no picture should write.
+    pub fn document_output(&self) -> Option<Output> {
+        self.output.as_deref().map(Output::parse)
+    }
+
+    /// What stands before the extension of a default output name: `4x`, `1.5x`, `800x600`.
+    fn suffix(&self) -> String {
+        match self.size_spec() {
+            SizeSpec::Scale(scale) => format!("{scale}x"),
+            SizeSpec::Exact(width, height) => format!("{width}x{height}"),
+            SizeSpec::LongEdge(edge) => format!("{edge}px"),
+        }
+    }
+
+    fn size_spec(&self) -> SizeSpec {
+        match (self.size, self.long_edge) {
+            (Some((width, height)), _) => SizeSpec::Exact(width, height),
+            (None, Some(edge)) => SizeSpec::LongEdge(edge),
+            (None, None) => SizeSpec::Scale(self.scale),
+        }
+    }
+
+    /// The resolved settings of the job.
+    pub fn settings(&self) -> Settings {
+        Settings {
+            size: self.size_spec(),
+            prompt: self.prompt.trim().to_owned(),
+            seed: self.seed,
+            steps: self.steps as usize,
+            denoise: match self.denoise_steps {
+                Some(steps) => Denoise::Steps(steps as usize),
+                None => Denoise::Strength(self.strength),
+            },
+            overlap: self.overlap,
+            fusion: match self.fusion {
+                FusionArg::Feather => Fusion::Feather,
+                FusionArg::Average => Fusion::Average,
+            },
+            gsp: self.gsp,
+            rap: self.rap,
+            rsp: self.rsp,
+            captioner: match (&self.captions, self.captioner) {
+                (Some(file), _) => CaptionerChoice::File(file.clone()),
+                (None, CaptionerArg::Attributes) => CaptionerChoice::Attributes,
+                (None, CaptionerArg::None) => CaptionerChoice::None,
+            },
+            batch: self.batch.map(|batch| batch as usize),
+            tile: self.tile as usize,
+            jpeg_quality: self.quality,
+        }
+    }
+
+    pub fn model(&self) -> ModelSource {
+        match &self.model {
+            Some(folder) => ModelSource::Folder(folder.clone()),
+            None => ModelSource::Embedded,
+        }
+    }
+
+    pub fn device(&self) -> DeviceSpec {
+        self.device
+    }
+
+    /// Sets the size of the thread pool, once, before any work.
+    pub fn set_threads(&self) -> Result<(), CliError> {
+        let Some(threads) = self.threads else { return Ok(()) };
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads as usize)
+            .build_global()
+            .map_err(|error| CliError::Usage(format!("--threads {threads}: {error}")))
+    }
+
+    pub fn progress_mode(&self) -> ProgressMode {
+        if self.quiet && self.progress == ProgressMode::Auto {
+            ProgressMode::None
+        } else {
+            self.progress
+        }
+    }
+}
+
+fn number(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|value: &f64| value.is_finite()).ok_or_else(|| "not a number".into())
+}
+
+fn within(text: &str, low: f64, high: f64) -> Result<f64, String> {
+    let value = number(text)?;
+    if (low..=high).contains(&value) { Ok(value) } else { Err(format!("not in {low}..{high}")) }
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    let value = number(text)?;
+    if value > 0.0 { Ok(value) } else { Err("not above 0".into()) }
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let value = within(text, 0.0, 1.0)?;
+    if value > 0.0 { Ok(value) } else { Err("not above 0".into()) }
+}
+
+fn weight(text: &str) -> Result<f64, String> {
+    within(text, 0.0, 1.0)
+}
+
+fn overlap(text: &str) -> Result<f64, String> {
+    within(text, 0.0, 0.9)
+}
+
+fn size(text: &str) -> Result<(u32, u32), String> {
+    text.split_once(['x', 'X', '×'])
+        .and_then(|(width, height)| Some((width.parse().ok()?, height.parse().ok()?)))
+        .filter(|&(width, height): &(u32, u32)| width > 0 && height > 0)
+        .ok_or_else(|| "a size is WIDTHxHEIGHT, as in 3840x2160".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    fn parse(line: &str) -> JobArgs {
+        Cli::try_parse_from(line.split(' ')).unwrap().job
+    }
+
+    #[test]
+    fn the_definition_of_every_option_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_default_output_stands_beside_the_input_and_says_the_size() {
+        for (line, expected) in [
+            ("x a/photo.jpeg", "a/photo_4x.jpeg"),
+            ("x photo.jpeg -s 1.5", "photo_1.5x.jpeg"),
+            ("x photo.jpeg --size 800x600", "photo_800x600.jpeg"),
+            ("x photo.jpeg --long-edge 5000 -f png", "photo_5000px.png"),
+        ] {
+            let args = parse(line);
+            let (output, _) = args.output(&args.input().unwrap(), Format::Jpeg).unwrap();
+            assert!(matches!(output, Output::Path(path) if path == std::path::Path::new(expected)));
+        }
+    }
+
+    #[test]
+    fn the_format_is_the_option_then_the_name_then_the_input() {
+        for (line, expected) in [
+            ("x a.jpg -o b.png", Format::Png),
+            ("x a.jpg -o b.png -f tiff", Format::Tiff),
+            ("x a.jpg -o -", Format::Jpeg),
+            ("x a.jpg -o b", Format::Jpeg),
+        ] {
+            let args = parse(line);
+            assert_eq!(args.output(&args.input().unwrap(), Format::Jpeg).unwrap().1, expected);
+        }
+        let args = parse("x a.jpg -o b.xyz");
+        assert!(matches!(
+            args.output(&args.input().unwrap(), Format::Jpeg),
+            Err(CliError::Usage(_))
+        ));
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused() {
+        for line in [
+            "x a --scale 0",
+            "x a --scale nan",
+            "x a --strength 0",
+            "x a --strength 1.1",
+            "x a --overlap 1",
+            "x a --gsp -1",
+            "x a --size 10",
+            "x a --size 0x5",
+            "x a --scale 2 --size 5x5",
+            "x a -i b",
+            "x a --unknown",
+        ] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! The command line: what was typed becomes resolved settings, the pipeline does the work, and
+//! progress goes to stderr. Nothing here computes.
+
+mod args;
+mod caption;
+mod plan;
+mod progress;
+mod upscale;
+
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+use clap::Parser as _;
+
+use args::{Cli, Verb};
+use cupscale::pipeline::Error;
+
+/// Exit code when an input failed.
+const FAILED: u8 = 1;
+/// Exit code when the command line itself is wrong (clap's own, too).
+const USAGE: u8 = 2;
+/// Exit code after Ctrl-C, as shells count it (128 + SIGINT).
+const INTERRUPTED: u8 = 130;
+
+/// How a verb can end badly.
+#[derive(Debug, thiserror::Error)]
+enum CliError {
+    /// The options do not make sense together.
+    #[error("{0}")]
+    Usage(String),
+    #[error(transparent)]
+    Job(#[from] Error),
+    /// Standard output did not take what a verb prints.
+    #[error("standard output: {0}")]
+    Print(io::Error),
+}
+
+impl CliError {
+    /// Whoever read our output has seen enough: that is no failure of ours.
+    fn is_broken_pipe(&self) -> bool {
+        match self {
+            Self::Usage(_) => false,
+            Self::Job(error) => error.is_broken_pipe(),
+            Self::Print(error) => error.kind() == io::ErrorKind::BrokenPipe,
+        }
+    }
+}
+
+/// Runs the command line; the result is the process's exit code.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match &cli.verb {
+        None => upscale::run(&cli.job),
+        Some(Verb::Plan(job)) => plan::run(job),
+        Some(Verb::Caption(job)) => caption::run(job),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is_broken_pipe() => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cupscale-fast: {error}");
+            ExitCode::from(match error {
+                CliError::Usage(_) => USAGE,
+                CliError::Job(Error::Interrupted) => INTERRUPTED,
+                CliError::Job(_) | CliError::Print(_) => FAILED,
+            })
+        }
+    }
+}
+
+/// Writes the one thing that a verb prints.
+fn print(text: &str) -> Result<(), CliError> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(CliError::Print)
+}

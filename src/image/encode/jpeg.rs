@@ -1,0 +1,242 @@
+//! JPEG through `jpeg-encoder`, which asks for rows when it wants them: it runs in a thread and is
+//! fed through a short queue, so rows stream and memory stays bounded.
+
+use std::io::{self, BufWriter, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use jpeg_encoder::{
+    EncodingError, ImageBuffer, JpegColorType, PixelDensity, PixelDensityUnit, SamplingFactor,
+    rgb_to_ycbcr,
+};
+
+use super::{Backend, EncodeOptions, Shape};
+use crate::image::error::{ImageError, Result, Warning};
+use crate::image::format::Format;
+use crate::image::input::{Sink, Target};
+use crate::image::metadata::{JPEG_EXIF, JPEG_XMP};
+
+/// Bands that may wait for the encoder.
+const QUEUE: usize = 2;
+/// Most bytes of an APP segment's payload.
+const MAX_SEGMENT: usize = 65_533;
+/// Parts of a profile: their number is one byte, and each part has a head of 14 bytes.
+const MAX_ICC: usize = 254 * (MAX_SEGMENT - 14);
+
+type EncodeResult = std::result::Result<(), EncodingError>;
+
+pub(super) struct Writer {
+    /// `None` once the encoder was told that no more rows come.
+    rows: Option<SyncSender<Vec<u8>>>,
+    thread: Option<JoinHandle<EncodeResult>>,
+    sink: Sink,
+    name: String,
+}
+
+impl Writer {
+    pub(super) fn new(
+        target: &Target,
+        shape: Shape,
+        options: &EncodeOptions,
+        warnings: &mut Vec<Warning>,
+    ) -> Result<Self> {
+        let name = target.name().to_owned();
+        let sink = target.sink()?;
+        let segments = segments(options, warnings);
+        let (sender, receiver) = sync_channel(QUEUE);
+        let quality = options.quality.clamp(1, 100);
+        let density = options.dpi.map(|(x, y)| PixelDensity {
+            density: [x, y].map(|v| v.round().clamp(1.0, 65535.0) as u16).into(),
+            unit: PixelDensityUnit::Inches,
+        });
+        let abandoned = Arc::new(AtomicBool::new(false));
+        let mut out = Guarded {
+            writer: BufWriter::with_capacity(1 << 16, sink.clone()),
+            abandoned: Arc::clone(&abandoned),
+        };
+        let source = Rows {
+            shape,
+            state: Mutex::new(RowsState { receiver, band: Vec::new(), first: 0 }),
+            abandoned,
+        };
+        let encode = move || {
+            let mut encoder = jpeg_encoder::Encoder::new(&mut out, quality);
+            if quality >= 90 {
+                encoder.set_sampling_factor(SamplingFactor::F_1_1);
+            } else {
+                encoder.set_sampling_factor(SamplingFactor::F_2_2);
+                encoder
+                    .set_chroma_subsampling_method(jpeg_encoder::ChromaSubsamplingMethod::Average);
+            }
+            if let Some(density) = density {
+                encoder.set_density(density);
+            }
+            for (number, data) in segments {
+                encoder.add_app_segment(number, data)?;
+            }
+            encoder.encode_image(source)?;
+            Ok(out.flush()?)
+        };
+        let thread = std::thread::Builder::new()
+            .name("jpeg encoder".into())
+            .spawn(encode)
+            .map_err(|e| ImageError::write(&name, e))?;
+        Ok(Self { rows: Some(sender), thread: Some(thread), sink, name })
+    }
+
+    /// Waits for the encoder and says what became of it.
+    fn join(&mut self) -> Result<()> {
+        self.rows = None;
+        let Some(thread) = self.thread.take() else {
+            return Ok(());
+        };
+        let result = thread.join();
+        self.sink.finish().map_err(|e| ImageError::write(&self.name, e))?;
+        match result {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(EncodingError::IoError(e))) => Err(ImageError::write(&self.name, e)),
+            Ok(Err(other)) => Err(self.refused(other.to_string())),
+            Err(_) => Err(self.refused("the encoder gave up".into())),
+        }
+    }
+
+    fn refused(&self, reason: String) -> ImageError {
+        ImageError::Encode { name: self.name.clone(), reason }
+    }
+}
+
+impl Backend for Writer {
+    fn write(&mut self, rows: &[u8]) -> Result<()> {
+        let sent = match &self.rows {
+            Some(queue) => queue.send(rows.to_vec()).is_ok(),
+            None => false,
+        };
+        if sent {
+            return Ok(());
+        }
+        // The encoder has ended early, so it has something to tell.
+        self.join()?;
+        Err(self.refused("the encoder ended early".into()))
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<()> {
+        self.join()
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        // Ends an abandoned encoder before its temporary file goes.
+        let _ = self.join();
+    }
+}
+
+/// The picture as the encoder sees it: rows that arrive through the queue, in order.
+struct Rows {
+    shape: Shape,
+    state: Mutex<RowsState>,
+    abandoned: Arc<AtomicBool>,
+}
+
+struct RowsState {
+    receiver: Receiver<Vec<u8>>,
+    band: Vec<u8>,
+    /// Row number of the band's first row.
+    first: usize,
+}
+
+impl ImageBuffer for Rows {
+    fn get_jpeg_color_type(&self) -> JpegColorType {
+        if self.shape.grey { JpegColorType::Luma } else { JpegColorType::Ycbcr }
+    }
+
+    fn width(&self) -> u16 {
+        self.shape.width as u16
+    }
+
+    fn height(&self) -> u16 {
+        self.shape.height as u16
+    }
+
+    fn fill_buffers(&self, y: u16, buffers: &mut [Vec<u8>; 4]) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let length = self.shape.row_bytes();
+        // The encoder asks top to bottom, and for the last row again to fill its blocks.
+        while usize::from(y) >= state.first + state.band.len() / length {
+            match state.receiver.recv() {
+                Ok(band) => {
+                    state.first += state.band.len() / length;
+                    state.band = band;
+                }
+                Err(_) => {
+                    // No error can be returned from here; the next write returns it.
+                    self.abandoned.store(true, Ordering::Relaxed);
+                    for buffer in &mut buffers[..self.shape.channels()] {
+                        buffer.extend(std::iter::repeat_n(0, self.shape.width as usize));
+                    }
+                    return;
+                }
+            }
+        }
+        let at = (usize::from(y) - state.first) * length;
+        let row = &state.band[at..at + length];
+        if self.shape.grey {
+            buffers[0].extend_from_slice(row);
+        } else {
+            for pixel in row.chunks_exact(3) {
+                let (y, cb, cr) = rgb_to_ycbcr(pixel[0], pixel[1], pixel[2]);
+                buffers[0].push(y);
+                buffers[1].push(cb);
+                buffers[2].push(cr);
+            }
+        }
+    }
+}
+
+/// A writer that fails once the rows stopped coming.
+struct Guarded {
+    writer: BufWriter<Sink>,
+    abandoned: Arc<AtomicBool>,
+}
+
+impl Write for Guarded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.abandoned.load(Ordering::Relaxed) {
+            return Err(io::Error::other("rows are missing"));
+        }
+        self.writer.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.writer.flush()
+    }
+}
+
+/// APP segments in their usual order: EXIF, XMP, profile. What does not fit is left out with a warning.
+fn segments(options: &EncodeOptions, warnings: &mut Vec<Warning>) -> Vec<(u8, Vec<u8>)> {
+    let mut segments = Vec::new();
+    let blocks = [("EXIF", JPEG_EXIF, &options.exif), ("XMP", JPEG_XMP, &options.xmp)];
+    for (what, prefix, block) in blocks {
+        let Some(block) = block else { continue };
+        if prefix.len() + block.len() <= MAX_SEGMENT {
+            segments.push((1, [prefix, block].concat()));
+        } else {
+            warnings.push(Warning::MetadataDropped(what, Format::Jpeg));
+        }
+    }
+    if let Some(icc) = &options.icc {
+        if icc.len() <= MAX_ICC {
+            let parts = icc.chunks(MAX_SEGMENT - 14);
+            let count = parts.len() as u8;
+            for (part, number) in parts.zip(1u8..) {
+                let head = [b"ICC_PROFILE\0".as_slice(), &[number, count]].concat();
+                segments.push((2, [head.as_slice(), part].concat()));
+            }
+        } else {
+            warnings.push(Warning::MetadataDropped("ICC profile", Format::Jpeg));
+        }
+    }
+    segments
+}

@@ -1,0 +1,265 @@
+//! Encoding, a band of rows at a time, into a temporary file that is renamed when complete.
+//!
+//! PNG, JPEG and TIFF stream: memory does not grow with the output (JPEG's encoder pulls rows, so it
+//! runs in a thread of its own and is fed through a short queue; TIFF to a stream is spooled to an unnamed
+//! temporary file, because its directory needs offsets). WebP is lossless and needs the whole
+//! picture as 8-bit samples, which its limit of 16,383 pixels a side bounds.
+
+mod jpeg;
+mod png;
+mod samples;
+mod tiff;
+mod webp;
+
+use super::colour::{self, Colour};
+use super::error::{ImageError, Result, Warning};
+use super::format::Format;
+use super::input::{Output, Target};
+use super::metadata::{ifd, xmp};
+use super::picture::Picture;
+use samples::Quantizer;
+
+/// JPEG quality when none is asked for: no chroma subsampling, differences below visibility.
+pub const DEFAULT_QUALITY: u8 = 95;
+
+/// How the program names itself in metadata.
+const SOFTWARE: &str = concat!("cupscale-fast ", env!("CARGO_PKG_VERSION"));
+
+/// What to write besides pixels, and how.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EncodeOptions {
+    /// 8 or 16 bits per sample; JPEG and WebP round 16 to 8 and warn.
+    pub bit_depth: u8,
+    /// JPEG quality, 1 to 100. The other formats are lossless.
+    pub quality: u8,
+    /// Colour profile: written, and applied to the working-space rows (see [`Picture::rgb`]).
+    pub icc: Option<Vec<u8>>,
+    /// EXIF block; the size fields in it are set to the output's.
+    pub exif: Option<Vec<u8>>,
+    /// XMP packet; the settings are added to it except in PNG.
+    pub xmp: Option<Vec<u8>>,
+    /// Dots per inch.
+    pub dpi: Option<(f64, f64)>,
+    /// Whether rows come with alpha. JPEG composites over white and warns.
+    pub alpha: bool,
+    /// Write one grey channel (the luma of the rows). WebP always stores colour.
+    pub grey: bool,
+    /// The program's settings, e.g. JSON, for [`read_settings`](super::read_settings).
+    pub settings: Option<String>,
+}
+
+impl Default for EncodeOptions {
+    fn default() -> Self {
+        Self {
+            bit_depth: 8,
+            quality: DEFAULT_QUALITY,
+            icc: None,
+            exif: None,
+            xmp: None,
+            dpi: None,
+            alpha: false,
+            grey: false,
+            settings: None,
+        }
+    }
+}
+
+impl EncodeOptions {
+    /// Options that keep everything a picture came with.
+    pub fn like(picture: &Picture) -> Self {
+        Self {
+            bit_depth: picture.bit_depth,
+            icc: picture.icc.clone(),
+            exif: picture.exif.clone(),
+            xmp: picture.xmp.clone(),
+            dpi: picture.dpi,
+            alpha: picture.alpha.is_some(),
+            grey: picture.grey,
+            ..Self::default()
+        }
+    }
+}
+
+/// What the files contain: channels and depth after the format's limits were applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Shape {
+    pub width: u32,
+    pub height: u32,
+    pub grey: bool,
+    pub alpha: bool,
+    pub sixteen: bool,
+}
+
+impl Shape {
+    pub(crate) fn channels(self) -> usize {
+        let colours = if self.grey { 1 } else { 3 };
+        colours + usize::from(self.alpha)
+    }
+
+    /// Bytes of one row.
+    pub(crate) fn row_bytes(self) -> usize {
+        let sample = if self.sixteen { 2 } else { 1 };
+        self.width as usize * self.channels() * sample
+    }
+}
+
+/// One format's writer, fed with whole rows of file samples.
+trait Backend: Send {
+    /// Any number of whole rows, in the byte order of [`Quantizer`].
+    fn write(&mut self, rows: &[u8]) -> Result<()>;
+    fn finish(self: Box<Self>) -> Result<()>;
+}
+
+/// Namespace of [`Encoder::create`].
+#[derive(Debug)]
+pub struct Encoder;
+
+impl Encoder {
+    /// Opens `output` for a picture of exactly `width` × `height` pixels and writes its header.
+    ///
+    /// # Errors
+    /// When the size does not fit the format, or the output cannot be written.
+    pub fn create(
+        output: &Output,
+        format: Format,
+        width: u32,
+        height: u32,
+        options: EncodeOptions,
+    ) -> Result<PictureWriter> {
+        let name = output.name();
+        format.check_size(&name, width, height)?;
+        let mut warnings = Vec::new();
+        let mut options = options;
+        let shape = Shape {
+            width,
+            height,
+            grey: options.grey && format != Format::WebP,
+            alpha: options.alpha && format.has_alpha(),
+            sixteen: options.bit_depth > 8 && format.has_16_bit(),
+        };
+        if options.alpha && !shape.alpha {
+            warnings.push(Warning::AlphaFlattened(format));
+        }
+        if options.bit_depth > 8 && !shape.sixteen {
+            warnings.push(Warning::DepthReduced(format));
+        }
+        let colour = match options.icc.as_deref() {
+            None => Colour::Same,
+            Some(icc) => colour::conversion(icc, shape.grey).unwrap_or_else(|why| {
+                warnings.push(Warning::ProfileDropped(why));
+                options.icc = None;
+                Colour::Same
+            }),
+        };
+        if let Some(exif) = &mut options.exif {
+            ifd::set_size(exif, width, height);
+        }
+        if let (Some(settings), true) = (&options.settings, format != Format::Png) {
+            let packet = xmp::with_settings(options.xmp.as_deref(), SOFTWARE, settings);
+            options.xmp = Some(packet);
+        }
+
+        let target = Target::open(output)?;
+        let backend: Box<dyn Backend> = match format {
+            Format::Png => Box::new(png::Writer::new(&target, shape, &options)?),
+            Format::Jpeg => Box::new(jpeg::Writer::new(&target, shape, &options, &mut warnings)?),
+            Format::WebP => Box::new(webp::Writer::new(&target, shape, options.clone())?),
+            Format::Tiff => Box::new(tiff::Writer::new(&target, shape, options.clone())?),
+        };
+        Ok(PictureWriter {
+            backend: Some(backend),
+            target: Some(target),
+            quantizer: Quantizer {
+                shape,
+                colour,
+                flatten: options.alpha && !shape.alpha,
+                big_endian: format == Format::Png,
+            },
+            alpha: options.alpha,
+            rows_left: height,
+            warnings,
+        })
+    }
+}
+
+/// An output being written. Dropping it before [`finish`](Self::finish) leaves nothing behind.
+pub struct PictureWriter {
+    // Declared before the target: an abandoned encoder must let go of the file before it is removed.
+    backend: Option<Box<dyn Backend>>,
+    target: Option<Target>,
+    quantizer: Quantizer,
+    alpha: bool,
+    rows_left: u32,
+    warnings: Vec<Warning>,
+}
+
+impl std::fmt::Debug for PictureWriter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PictureWriter")
+            .field("target", &self.target)
+            .field("shape", &self.quantizer.shape)
+            .field("rows_left", &self.rows_left)
+            .finish_non_exhaustive()
+    }
+}
+
+impl PictureWriter {
+    /// The next rows, top to bottom: `rgb` is `[n, width, 3]` and `alpha`, exactly when
+    /// [`EncodeOptions::alpha`] is set, `[n, width]`. Values are those of [`Picture::rgb`], clamped
+    /// to [0, 1] and rounded to the nearest sample.
+    ///
+    /// # Errors
+    /// [`ImageError::Shape`] when rows are not whole, too many, or come without their alpha; otherwise
+    /// writing failed ([`ImageError::is_broken_pipe`] tells one harmless way).
+    pub fn write_rows(&mut self, rgb: &[f32], alpha: Option<&[f32]>) -> Result<()> {
+        let width = self.quantizer.shape.width as usize;
+        let rows = rgb.len() / (3 * width);
+        let shape_error = |what, expected, got| ImageError::Shape { what, expected, got };
+        if !rgb.len().is_multiple_of(3 * width) {
+            return Err(shape_error("whole rows", (rows + 1) * 3 * width, rgb.len()));
+        }
+        if rows > self.rows_left as usize {
+            let expected = self.rows_left as usize * 3 * width;
+            return Err(shape_error("rows of the picture", expected, rgb.len()));
+        }
+        let want = if self.alpha { rows * width } else { 0 };
+        let got = alpha.map_or(0, <[f32]>::len);
+        if want != got {
+            return Err(shape_error("alpha of the rows", want, got));
+        }
+        let bytes = self.quantizer.rows(rgb, alpha);
+        if let Some(backend) = &mut self.backend {
+            backend.write(&bytes)?;
+        }
+        self.rows_left -= rows as u32;
+        Ok(())
+    }
+
+    /// What is done differently from what one might expect, known from the beginning.
+    pub fn warnings(&self) -> &[Warning] {
+        &self.warnings
+    }
+
+    /// Completes the picture and puts it in its place.
+    ///
+    /// # Errors
+    /// [`ImageError::Shape`] when rows are missing; otherwise writing failed. Nothing is left behind then.
+    pub fn finish(mut self) -> Result<Vec<Warning>> {
+        if self.rows_left > 0 {
+            let shape = self.quantizer.shape;
+            let rows = (shape.height - self.rows_left) as usize;
+            return Err(ImageError::Shape {
+                what: "picture to finish",
+                expected: shape.height as usize * shape.width as usize * 3,
+                got: rows * shape.width as usize * 3,
+            });
+        }
+        if let Some(backend) = self.backend.take() {
+            backend.finish()?;
+        }
+        if let Some(target) = self.target.take() {
+            target.commit()?;
+        }
+        Ok(std::mem::take(&mut self.warnings))
+    }
+}

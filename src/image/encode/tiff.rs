@@ -1,0 +1,220 @@
+//! TIFF, written by hand: strips compressed with deflate and the horizontal predictor go out as they
+//! come, the directory follows at the end. (The `tiff` crate compresses only pictures given whole.)
+//! BigTIFF is used when the samples alone come near 4 GiB.
+//! Source: TIFF 6.0; Adobe's technical notes for predictor and deflate; the BigTIFF design.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
+
+use flate2::Compression;
+use flate2::write::ZlibEncoder;
+use rayon::prelude::*;
+
+use super::{Backend, EncodeOptions, SOFTWARE, Shape};
+use crate::image::error::{ImageError, Result};
+use crate::image::input::{Sink, Target};
+use crate::image::metadata::ifd::{self, Entry, Exif, tag};
+
+/// Bytes of samples in a strip, about.
+const STRIP: usize = 1 << 18;
+/// Samples beyond this many bytes make a BigTIFF; deflate seldom grows them by the 64 MiB left.
+const CLASSIC_LIMIT: u64 = (1 << 32) - (1 << 26);
+
+pub(super) struct Writer {
+    file: BufWriter<File>,
+    /// Where the finished file is copied to if it could not be written in place.
+    stream: Option<Sink>,
+    shape: Shape,
+    options: EncodeOptions,
+    big: bool,
+    rows_per_strip: usize,
+    pending: Vec<u8>,
+    position: u64,
+    offsets: Vec<u64>,
+    counts: Vec<u64>,
+    name: String,
+}
+
+impl Writer {
+    pub(super) fn new(target: &Target, shape: Shape, options: EncodeOptions) -> Result<Self> {
+        let name = target.name().to_owned();
+        let failed = |e| ImageError::write(&name, e);
+        let (file, stream) = match target.seekable()? {
+            Some(file) => (file, None),
+            None => (tempfile::tempfile().map_err(failed)?, Some(target.sink()?)),
+        };
+        let bytes = shape.row_bytes() as u64 * u64::from(shape.height);
+        let big = bytes > CLASSIC_LIMIT;
+        let mut file = BufWriter::with_capacity(1 << 16, file);
+        // The directory's offset is filled in at the end.
+        let header: &[u8] = if big { b"II+\0\x08\0\0\0\0\0\0\0\0\0\0\0" } else { b"II*\0\0\0\0\0" };
+        file.write_all(header).map_err(failed)?;
+        Ok(Self {
+            file,
+            stream,
+            shape,
+            options,
+            big,
+            rows_per_strip: (STRIP / shape.row_bytes()).max(1),
+            pending: Vec::new(),
+            position: header.len() as u64,
+            offsets: Vec::new(),
+            counts: Vec::new(),
+            name,
+        })
+    }
+
+    /// Compresses and writes the full strips among the pending rows; at the end also the last, shorter one.
+    fn write_strips(&mut self, last: bool) -> io::Result<()> {
+        let strip = self.rows_per_strip * self.shape.row_bytes();
+        let ready = if last { self.pending.len() } else { self.pending.len() / strip * strip };
+        let shape = self.shape;
+        let strips: Vec<io::Result<Vec<u8>>> =
+            self.pending[..ready].par_chunks(strip).map(|rows| compressed(rows, shape)).collect();
+        self.pending.drain(..ready);
+        for strip in strips {
+            let strip = strip?;
+            self.file.write_all(&strip)?;
+            self.offsets.push(self.position);
+            self.counts.push(strip.len() as u64);
+            self.position += strip.len() as u64;
+            if self.position % 2 == 1 {
+                self.file.write_all(&[0])?;
+                self.position += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn write_directory(&mut self) -> io::Result<()> {
+        let exif = self.options.exif.as_deref().and_then(Exif::parse);
+        let mut exif = exif.unwrap_or_default();
+        exif.keep_descriptive();
+        let start = self.position;
+        let with_pointers = |pointers: [u64; 2]| {
+            let mut entries = self.entries(&exif);
+            exif.push_pointers(&mut entries, pointers, self.big);
+            entries
+        };
+        let length = ifd::serialise(&with_pointers([0, 0]), start, self.big).len() as u64;
+        let (subs, pointers) = exif.serialise_subs(start + length, self.big);
+        let directory = ifd::serialise(&with_pointers(pointers), start, self.big);
+        let end = start + directory.len() as u64 + subs.len() as u64;
+        if !self.big && end > u64::from(u32::MAX) {
+            return Err(io::Error::other("the picture outgrew a classic TIFF"));
+        }
+        self.file.write_all(&directory)?;
+        self.file.write_all(&subs)?;
+        if self.big {
+            self.file.seek(SeekFrom::Start(8))?;
+            self.file.write_all(&start.to_le_bytes())?;
+        } else {
+            self.file.seek(SeekFrom::Start(4))?;
+            self.file.write_all(&(start as u32).to_le_bytes())?;
+        }
+        self.file.flush()
+    }
+
+    fn entries(&self, exif: &Exif) -> Vec<Entry> {
+        let shape = self.shape;
+        let channels = shape.channels();
+        let shorts = |tag, value: u16| {
+            let data = std::iter::repeat_n(value.to_le_bytes(), channels);
+            Entry::bytes(tag, ifd::SHORT, data.flatten().collect())
+        };
+        let mut entries = vec![
+            Entry::long(256, shape.width),
+            Entry::long(257, shape.height),
+            shorts(258, if shape.sixteen { 16 } else { 8 }),
+            Entry::short(259, 8),                              // Adobe deflate
+            Entry::short(262, if shape.grey { 1 } else { 2 }), // black is zero, or RGB
+            self.places(273, &self.offsets),
+            Entry::short(277, channels as u16),
+            Entry::long(278, self.rows_per_strip as u32),
+            self.places(279, &self.counts),
+            Entry::short(284, 1), // interleaved
+            Entry::short(317, 2), // horizontal differences
+            shorts(339, 1),       // unsigned integers
+        ];
+        if shape.alpha {
+            entries.push(Entry::short(338, 2)); // unassociated
+        }
+        if let Some((x, y)) = self.options.dpi {
+            entries.push(Entry::dpi(tag::X_RESOLUTION, x));
+            entries.push(Entry::dpi(tag::Y_RESOLUTION, y));
+            entries.push(Entry::short(tag::RESOLUTION_UNIT, 2));
+        }
+        if let Some(xmp) = &self.options.xmp {
+            entries.push(Entry::bytes(tag::XMP, 1, xmp.clone()));
+        }
+        if let Some(icc) = &self.options.icc {
+            entries.push(Entry::bytes(tag::ICC_PROFILE, 7, icc.clone()));
+        }
+        entries.push(Entry::ascii(tag::SOFTWARE, SOFTWARE));
+        let inherited = exif.ifd0.iter().filter(|e| e.tag != tag::SOFTWARE);
+        entries.extend(inherited.cloned());
+        entries
+    }
+
+    fn places(&self, tag: u16, values: &[u64]) -> Entry {
+        if self.big {
+            let data = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+            Entry::bytes(tag, ifd::LONG8, data)
+        } else {
+            let data = values.iter().flat_map(|&v| (v as u32).to_le_bytes());
+            Entry::bytes(tag, ifd::LONG, data.collect())
+        }
+    }
+
+    fn copy_to_stream(&mut self) -> io::Result<()> {
+        if let Some(stream) = &mut self.stream {
+            let file = self.file.get_mut();
+            file.seek(SeekFrom::Start(0))?;
+            io::copy(file, stream)?;
+            stream.finish()?;
+        }
+        Ok(())
+    }
+
+    fn failed(&self, error: io::Error) -> ImageError {
+        // The stream's own error, where it has one, says more than its echo.
+        let own = self.stream.as_ref().and_then(|s| s.finish().err());
+        ImageError::write(&self.name, own.unwrap_or(error))
+    }
+}
+
+impl Backend for Writer {
+    fn write(&mut self, rows: &[u8]) -> Result<()> {
+        self.pending.extend_from_slice(rows);
+        self.write_strips(false).map_err(|e| self.failed(e))
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<()> {
+        self.write_strips(true)
+            .and_then(|()| self.write_directory())
+            .and_then(|()| self.copy_to_stream())
+            .map_err(|e| self.failed(e))
+    }
+}
+
+/// A strip's rows as horizontal differences, deflated.
+fn compressed(rows: &[u8], shape: Shape) -> io::Result<Vec<u8>> {
+    let channels = shape.channels();
+    let mut rows = rows.to_vec();
+    for row in rows.chunks_exact_mut(shape.row_bytes()) {
+        if shape.sixteen {
+            for i in (channels..row.len() / 2).rev() {
+                let at = |k: usize| u16::from_le_bytes([row[2 * k], row[2 * k + 1]]);
+                let difference = at(i).wrapping_sub(at(i - channels));
+                row[2 * i..2 * i + 2].copy_from_slice(&difference.to_le_bytes());
+            }
+        } else {
+            for i in (channels..row.len()).rev() {
+                row[i] = row[i].wrapping_sub(row[i - channels]);
+            }
+        }
+    }
+    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(&rows)?;
+    encoder.finish()
+}

@@ -1,0 +1,115 @@
+//! The one error type of picture I/O. Every message is a single line that starts with the
+//! file's name (or `stdin`/`stdout`) and says what is wrong with it.
+
+use std::io;
+
+use super::format::Format;
+
+/// Result of picture I/O.
+pub type Result<T> = std::result::Result<T, ImageError>;
+
+/// Why a picture could not be read, resized or written.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// The input path does not exist.
+    #[error("{name}: no such file")]
+    NotFound { name: String },
+    /// A folder where a picture was expected.
+    #[error("{name}: is a directory, not a picture")]
+    IsDirectory { name: String },
+    /// The operating system refused to read.
+    #[error("{name}: cannot be read ({source})")]
+    Read { name: String, source: io::Error },
+    /// Zero bytes.
+    #[error("{name}: empty file")]
+    Empty { name: String },
+    /// The bytes are not, or not wholly, a picture; `reason` begins with the format where it is known.
+    #[error("{name}: not a readable image ({reason})")]
+    Unreadable { name: String, reason: String },
+    /// A picture of a kind that is recognised but not supported.
+    #[error("{name}: {kind} is not supported (PNG, JPEG, WebP and TIFF are)")]
+    Unsupported { name: String, kind: String },
+    /// More pixels than [`super::MAX_PIXELS`]: most likely a decompression bomb.
+    #[error("{name}: too large ({width} x {height}; the limit for an input is {limit} pixels)")]
+    TooLarge { name: String, width: u64, height: u64, limit: u64 },
+    /// A file name or `--format` value that names no format we know.
+    #[error("{given}: unknown image format; known are png, jpeg, webp and tiff")]
+    UnknownFormat { given: String },
+    /// The output does not fit into the chosen format.
+    #[error(
+        "{name}: {format} holds at most {limit} pixels a side and the output is {width} x {height}; write a TIFF (.tif) instead"
+    )]
+    FormatLimit { name: String, format: Format, limit: u32, width: u32, height: u32 },
+    /// A picture without pixels was asked for.
+    #[error("{name}: a picture of {width} x {height} pixels has no pixels")]
+    ZeroSize { name: String, width: u32, height: u32 },
+    /// The output's folder is missing, unwritable, or the target cannot be replaced.
+    #[error("{name}: cannot be written ({reason})")]
+    Unwritable { name: String, reason: String },
+    /// Writing failed half-way; the temporary file is gone.
+    #[error("{name}: cannot be written ({source})")]
+    Write { name: String, source: io::Error },
+    /// The encoder refused its input (e.g. a profile too large for the format).
+    #[error("{name}: cannot be encoded ({reason})")]
+    Encode { name: String, reason: String },
+    /// A caller's buffer does not match the sizes it stated.
+    #[error("{what}: expected {expected} samples, got {got}")]
+    Shape { what: &'static str, expected: usize, got: usize },
+}
+
+impl ImageError {
+    /// Whether the reader of our output has gone away: a program should then end quietly.
+    pub fn is_broken_pipe(&self) -> bool {
+        matches!(self, Self::Write { source, .. } if source.kind() == io::ErrorKind::BrokenPipe)
+    }
+
+    pub(crate) fn unreadable(name: &str, format: Format, reason: impl std::fmt::Display) -> Self {
+        // Decoders' own messages may span lines or end with a full stop; ours are one clean line.
+        let reason = reason.to_string().replace(['\n', '\r'], " ");
+        Self::Unreadable {
+            name: name.to_owned(),
+            reason: format!("{format}: {}", reason.trim_end_matches(['.', ' '])),
+        }
+    }
+
+    pub(crate) fn write(name: &str, source: io::Error) -> Self {
+        Self::Write { name: name.to_owned(), source }
+    }
+}
+
+/// Something that was done differently from what one could expect, for the caller to tell the user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Warning {
+    /// The format has no alpha channel: the picture was composited over white.
+    AlphaFlattened(Format),
+    /// The format has no 16-bit samples: they were rounded to 8 bits.
+    DepthReduced(Format),
+    /// The embedded profile cannot be kept; colours were converted to sRGB. The text says why.
+    ProfileDropped(String),
+    /// A metadata block does not fit into the format and was left out (`"EXIF"`, `"XMP"`).
+    MetadataDropped(&'static str, Format),
+    /// Only the first picture of an animation or of a multi-page file was read.
+    FirstFrameOnly(Format),
+}
+
+impl std::fmt::Display for Warning {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::AlphaFlattened(format) => {
+                write!(f, "{format} has no transparency: the picture was put on white")
+            }
+            Self::DepthReduced(format) => {
+                write!(f, "{format} has no 16-bit samples: written with 8 bits")
+            }
+            Self::ProfileDropped(why) => {
+                write!(f, "colour profile not kept, converted to sRGB ({why})")
+            }
+            Self::MetadataDropped(what, format) => {
+                write!(f, "{what} does not fit into {format} and was left out")
+            }
+            Self::FirstFrameOnly(format) => {
+                write!(f, "only the first picture of this {format} file was read")
+            }
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! The four picture formats, how to recognise them, and how large each may be.
+
+use std::fmt;
+use std::path::Path;
+use std::str::FromStr;
+
+use super::error::{ImageError, Result};
+
+/// A picture format that is both read and written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Format {
+    Png,
+    Jpeg,
+    WebP,
+    Tiff,
+}
+
+impl Format {
+    /// Every format, in the order in which help texts list them.
+    pub const ALL: [Format; 4] = [Format::Png, Format::Jpeg, Format::WebP, Format::Tiff];
+
+    /// The format named by a path's extension, whatever its case; `None` if there is none we know.
+    pub fn from_extension(path: &Path) -> Option<Self> {
+        let extension = path.extension()?.to_str()?.to_ascii_lowercase();
+        match extension.as_str() {
+            "png" => Some(Self::Png),
+            "jpg" | "jpeg" | "jpe" | "jfif" => Some(Self::Jpeg),
+            "webp" => Some(Self::WebP),
+            "tif" | "tiff" => Some(Self::Tiff),
+            _ => None,
+        }
+    }
+
+    /// The format of encoded bytes by their first 16, `None` if they begin like none of the four.
+    pub fn sniff(bytes: &[u8]) -> Option<Self> {
+        if bytes.starts_with(b"\x89PNG\r\n\x1a\n") {
+            Some(Self::Png)
+        } else if bytes.starts_with(b"\xff\xd8\xff") {
+            Some(Self::Jpeg)
+        } else if bytes.starts_with(b"RIFF") && bytes.get(8..12) == Some(b"WEBP") {
+            Some(Self::WebP)
+        } else if [b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"]
+            .iter()
+            .any(|magic| bytes.starts_with(*magic))
+        {
+            Some(Self::Tiff)
+        } else {
+            None
+        }
+    }
+
+    /// The usual file name extension, without the dot.
+    pub fn extension(self) -> &'static str {
+        match self {
+            Self::Png => "png",
+            Self::Jpeg => "jpg",
+            Self::WebP => "webp",
+            Self::Tiff => "tif",
+        }
+    }
+
+    /// The longest side the format can hold, in pixels.
+    ///
+    /// JPEG's header could say 65,535, but libjpeg, and with it nearly every reader, stops at
+    /// 65,500. PNG's own limit is 2³¹ − 1; TIFF's is 2³² − 1.
+    pub fn max_side(self) -> u32 {
+        match self {
+            Self::Png => i32::MAX as u32,
+            Self::Jpeg => 65_500,
+            Self::WebP => 16_383,
+            Self::Tiff => u32::MAX,
+        }
+    }
+
+    /// Whether samples of 16 bits can be written.
+    pub fn has_16_bit(self) -> bool {
+        matches!(self, Self::Png | Self::Tiff)
+    }
+
+    /// Whether an alpha channel can be written.
+    pub fn has_alpha(self) -> bool {
+        !matches!(self, Self::Jpeg)
+    }
+
+    /// Checks that an output of this size fits; call it before any work is done.
+    ///
+    /// # Errors
+    /// [`ImageError::ZeroSize`], or [`ImageError::FormatLimit`], which names the limit and offers TIFF.
+    pub fn check_size(self, name: &str, width: u32, height: u32) -> Result<()> {
+        if width == 0 || height == 0 {
+            return Err(ImageError::ZeroSize { name: name.to_owned(), width, height });
+        }
+        let limit = self.max_side();
+        if width > limit || height > limit {
+            return Err(ImageError::FormatLimit {
+                name: name.to_owned(),
+                format: self,
+                limit,
+                width,
+                height,
+            });
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Png => "PNG",
+            Self::Jpeg => "JPEG",
+            Self::WebP => "WebP",
+            Self::Tiff => "TIFF",
+        })
+    }
+}
+
+impl FromStr for Format {
+    type Err = ImageError;
+
+    fn from_str(given: &str) -> Result<Self> {
+        match given.to_ascii_lowercase().as_str() {
+            "png" => Ok(Self::Png),
+            "jpg" | "jpeg" => Ok(Self::Jpeg),
+            "webp" => Ok(Self::WebP),
+            "tif" | "tiff" => Ok(Self::Tiff),
+            _ => Err(ImageError::UnknownFormat { given: given.to_owned() }),
+        }
+    }
+}
+
+/// What well-known bytes are when they are a picture (or nearly one) that we cannot read, so that
+/// the error can name it.
+pub(crate) fn sniff_unsupported(bytes: &[u8]) -> Option<&'static str> {
+    let brand = bytes.get(4..12).unwrap_or_default();
+    if bytes.starts_with(b"GIF8") {
+        Some("GIF")
+    } else if bytes.starts_with(b"BM") && bytes.len() > 14 && bytes[6..10] == [0; 4] {
+        Some("BMP")
+    } else if brand.starts_with(b"ftypavi") {
+        Some("AVIF")
+    } else if [&b"ftyphei"[..], b"ftyphev", b"ftypmif1"].iter().any(|b| brand.starts_with(b)) {
+        Some("HEIC")
+    } else if bytes.starts_with(b"\xff\x0a") || bytes.starts_with(b"\0\0\0\x0cJXL \r\n\x87\n") {
+        Some("JPEG XL")
+    } else if bytes.starts_with(b"\0\0\0\x0cjP  ") || bytes.starts_with(b"\xff\x4f\xff\x51") {
+        Some("JPEG 2000")
+    } else if bytes.starts_with(b"8BPS") {
+        Some("Photoshop (PSD)")
+    } else if bytes.starts_with(b"%PDF") {
+        Some("PDF")
+    } else if bytes.starts_with(b"v/1\x01") {
+        Some("OpenEXR")
+    } else if bytes.starts_with(b"<svg") {
+        Some("SVG")
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn extensions_are_recognised_whatever_their_case() {
+        for (path, format) in [
+            ("a.PNG", Some(Format::Png)),
+            ("dir.v2/b.JpEg", Some(Format::Jpeg)),
+            ("c.webp", Some(Format::WebP)),
+            ("d.tiff", Some(Format::Tiff)),
+            ("e.gif", None),
+            ("noextension", None),
+        ] {
+            assert_eq!(Format::from_extension(Path::new(path)), format, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_picture_wider_than_the_format_allows_is_refused_with_the_limit_and_an_alternative() {
+        let message = Format::WebP.check_size("out.webp", 16_384, 10).unwrap_err().to_string();
+        assert!(message.contains("16383") && message.contains("TIFF"), "{message}");
+        assert!(Format::WebP.check_size("out.webp", 16_383, 10).is_ok());
+        assert!(Format::Jpeg.check_size("out.jpg", 10, 65_501).is_err());
+        assert!(Format::Tiff.check_size("out.tif", 100_000, 100_000).is_ok());
+        assert!(Format::Png.check_size("out.png", 0, 5).is_err());
+    }
+
+    #[test]
+    fn format_names_parse_and_unknown_ones_are_listed_in_the_error() {
+        assert_eq!("JPG".parse::<Format>().unwrap(), Format::Jpeg);
+        let message = "bmp".parse::<Format>().unwrap_err().to_string();
+        assert!(message.contains("bmp") && message.contains("tiff"), "{message}");
+    }
+}

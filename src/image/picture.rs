@@ -1,0 +1,231 @@
+//! A decoded picture in memory.
+
+use super::alpha::fill_transparent;
+use super::colour;
+use super::error::{Result, Warning};
+use super::metadata::{ifd, xmp};
+use super::resize::{Filter, Resizer};
+
+/// The most pixels an input may have (2²⁸, a square of 16,384): more is taken for a decompression bomb.
+pub const MAX_PIXELS: u64 = 1 << 28;
+
+/// An upright picture and everything that was said about it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Picture {
+    /// Pixels per row.
+    pub width: u32,
+    /// Rows.
+    pub height: u32,
+    /// `[height, width, 3]`, gamma-encoded (sRGB's curve on the picture's own primaries, see
+    /// [`icc`](Self::icc)), in [0, 1]. Colour under fully transparent pixels has been replaced by
+    /// that of the nearest visible ones.
+    pub rgb: Vec<f32>,
+    /// `[height, width]`, not premultiplied, in [0, 1].
+    pub alpha: Option<Vec<f32>>,
+    /// 8 or 16: the bits per sample that an output should have to lose nothing.
+    pub bit_depth: u8,
+    /// The file was greyscale; `rgb` then has three equal channels, and the output can be grey too.
+    pub grey: bool,
+    /// The profile to write into the output; `None` means sRGB. Pixels are converted on output by
+    /// the same profile, so it always describes them rightly.
+    pub icc: Option<Vec<u8>>,
+    /// EXIF block (a TIFF structure, without the `Exif\0\0` that JPEG puts before it), marked upright.
+    pub exif: Option<Vec<u8>>,
+    /// XMP packet.
+    pub xmp: Option<Vec<u8>>,
+    /// Dots per inch, horizontal and vertical.
+    pub dpi: Option<(f64, f64)>,
+    /// What could not be read as one might expect.
+    pub warnings: Vec<Warning>,
+}
+
+impl Picture {
+    /// A plain sRGB picture of 8 bits from `[height, width, 3]` samples in [0, 1].
+    ///
+    /// # Errors
+    /// [`ImageError::Shape`](super::ImageError::Shape) when `rgb` has not that many samples.
+    pub fn from_rgb(width: u32, height: u32, rgb: Vec<f32>) -> Result<Self> {
+        let expected = width as usize * height as usize * 3;
+        if rgb.len() != expected {
+            return Err(super::ImageError::Shape { what: "picture", expected, got: rgb.len() });
+        }
+        Ok(Self {
+            width,
+            height,
+            rgb,
+            alpha: None,
+            bit_depth: 8,
+            grey: false,
+            icc: None,
+            exif: None,
+            xmp: None,
+            dpi: None,
+            warnings: Vec::new(),
+        })
+    }
+
+    /// Lanczos resizer of the colours to exactly `width` × `height`, clamped to [0, 1].
+    ///
+    /// # Errors
+    /// When the size is zero.
+    pub fn resizer(&self, width: u32, height: u32) -> Result<Resizer<'_>> {
+        let source = (self.width, self.height);
+        let resizer = Resizer::new(&self.rgb, 3, source, (width, height), Filter::Lanczos3)?;
+        Ok(resizer.clamped())
+    }
+
+    /// The same resizer for the alpha plane; `None` without one.
+    ///
+    /// # Errors
+    /// When the size is zero.
+    pub fn alpha_resizer(&self, width: u32, height: u32) -> Result<Option<Resizer<'_>>> {
+        let source = (self.width, self.height);
+        self.alpha
+            .as_ref()
+            .map(|alpha| {
+                Resizer::new(alpha, 1, source, (width, height), Filter::Lanczos3)
+                    .map(Resizer::clamped)
+            })
+            .transpose()
+    }
+}
+
+/// How a file's samples are arranged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Layout {
+    Grey,
+    GreyAlpha,
+    Rgb,
+    Rgba,
+    /// Ink amounts: 1 is full ink.
+    Cmyk,
+}
+
+impl Layout {
+    pub(crate) fn channels(self) -> usize {
+        match self {
+            Self::Grey => 1,
+            Self::GreyAlpha => 2,
+            Self::Rgb => 3,
+            Self::Rgba | Self::Cmyk => 4,
+        }
+    }
+}
+
+/// What a decoder found, before colour, orientation and alpha are dealt with.
+#[derive(Debug)]
+pub(crate) struct Raw {
+    pub width: u32,
+    pub height: u32,
+    pub layout: Layout,
+    /// Interleaved samples in [0, 1].
+    pub samples: Vec<f32>,
+    pub bit_depth: u8,
+    pub icc: Option<Vec<u8>>,
+    pub exif: Option<Vec<u8>>,
+    pub xmp: Option<Vec<u8>>,
+    pub dpi: Option<(f64, f64)>,
+    pub warnings: Vec<Warning>,
+}
+
+impl Raw {
+    pub(crate) fn into_picture(mut self) -> Picture {
+        let grey = matches!(self.layout, Layout::Grey | Layout::GreyAlpha);
+        let (mut rgb, mut alpha) = split(self.layout, self.samples, self.icc.as_deref());
+        if self.layout == Layout::Cmyk {
+            if self.icc.take().is_some() {
+                let why = "the picture is CMYK, the output is RGB";
+                self.warnings.push(Warning::ProfileDropped(why.into()));
+            }
+        } else if let Some(icc) = &self.icc {
+            match colour::conversion(icc, grey) {
+                Ok(colour) => colour.to_working(&mut rgb),
+                Err(why) => {
+                    self.warnings.push(Warning::ProfileDropped(why));
+                    self.icc = None;
+                }
+            }
+        }
+        let (width, height) = (self.width as usize, self.height as usize);
+        if let Some(alpha) = &alpha {
+            fill_transparent(&mut rgb, alpha, width, height);
+        }
+        let orientation = self.exif.as_deref().map_or(1, ifd::orientation);
+        let mut dpi = self.dpi;
+        let (mut width, mut height) = (self.width, self.height);
+        if orientation != 1 {
+            rgb = turned(&rgb, 3, width as usize, height as usize, orientation);
+            alpha =
+                alpha.map(|alpha| turned(&alpha, 1, width as usize, height as usize, orientation));
+            if orientation >= 5 {
+                (width, height) = (height, width);
+                dpi = dpi.map(|(x, y)| (y, x));
+            }
+            self.exif.as_deref_mut().map(ifd::set_upright);
+            self.xmp = self.xmp.map(xmp::upright);
+        }
+        Picture {
+            width,
+            height,
+            rgb,
+            alpha,
+            bit_depth: self.bit_depth,
+            grey,
+            icc: self.icc,
+            exif: self.exif,
+            xmp: self.xmp,
+            dpi,
+            warnings: self.warnings,
+        }
+    }
+}
+
+/// Colour and alpha planes of interleaved samples; grey becomes three equal channels.
+fn split(layout: Layout, samples: Vec<f32>, icc: Option<&[u8]>) -> (Vec<f32>, Option<Vec<f32>>) {
+    let alpha = |channels: usize| -> Option<Vec<f32>> {
+        Some(samples.iter().skip(channels - 1).step_by(channels).copied().collect())
+    };
+    match layout {
+        Layout::Rgb => (samples, None),
+        Layout::Grey => (samples.iter().flat_map(|&v| [v; 3]).collect(), None),
+        Layout::GreyAlpha => {
+            let rgb = samples.chunks_exact(2).flat_map(|p| [p[0]; 3]).collect();
+            (rgb, alpha(2))
+        }
+        Layout::Rgba => {
+            let rgb = samples.chunks_exact(4).flat_map(|p| [p[0], p[1], p[2]]).collect();
+            (rgb, alpha(4))
+        }
+        Layout::Cmyk => (colour::cmyk_to_srgb(&samples, icc), None),
+    }
+}
+
+/// A `[height, width, channels]` plane turned upright from EXIF orientation 1 to 8
+/// (EXIF 2.32, 4.6.4, tag 274: which corner of the scene the first row and column are).
+fn turned(
+    plane: &[f32],
+    channels: usize,
+    width: usize,
+    height: usize,
+    orientation: u8,
+) -> Vec<f32> {
+    let (out_width, out_height) = if orientation >= 5 { (height, width) } else { (width, height) };
+    let mut out = Vec::with_capacity(plane.len());
+    for y in 0..out_height {
+        for x in 0..out_width {
+            let (sx, sy) = match orientation {
+                2 => (width - 1 - x, y),
+                3 => (width - 1 - x, height - 1 - y),
+                4 => (x, height - 1 - y),
+                5 => (y, x),
+                6 => (y, height - 1 - x),
+                7 => (width - 1 - y, height - 1 - x),
+                8 => (width - 1 - y, x),
+                _ => (x, y),
+            };
+            let at = (sy * width + sx) * channels;
+            out.extend_from_slice(&plane[at..at + channels]);
+        }
+    }
+    out
+}

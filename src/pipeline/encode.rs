@@ -1,0 +1,128 @@
+//! From the picture to latents: the resized input, tile by tile, through the VAE's encoder.
+
+use std::ops::Range;
+
+use candle_core::{DType, Tensor};
+
+use crate::{
+    canvas::Latent,
+    image::{Picture, Resizer},
+};
+
+use super::{
+    Engine, Error, Plan, Progress, Stage,
+    tiles::{Span, mirrored, spans},
+};
+
+/// The resized picture, continued by reflection on every side: past its end it fills the canvas.
+struct Canvased<'a> {
+    resizer: Resizer<'a>,
+    width: usize,
+    height: usize,
+}
+
+impl Canvased<'_> {
+    /// The window of columns `x` and rows `y`, `[y, x, 3]`, in the VAE's range −1..=1.
+    fn window(&self, x: Range<isize>, y: Range<isize>) -> Vec<f32> {
+        // Mirrored pixels lie elsewhere in the picture: widen the window until it holds them.
+        let source = |range: &Range<isize>, length: usize| {
+            let mirrored = range.clone().map(|at| mirrored(at, length));
+            let (low, high) =
+                mirrored.fold((length, 0), |(low, high), at| (low.min(at), high.max(at)));
+            low..high + 1
+        };
+        let (source_x, source_y) = (source(&x, self.width), source(&y, self.height));
+        let pixels = self.resizer.window(
+            source_x.start as u32..source_x.end as u32,
+            source_y.start as u32..source_y.end as u32,
+        );
+        let row = source_x.len() * 3;
+        let mut out = Vec::with_capacity(x.len() * y.len() * 3);
+        for y in y {
+            let line = &pixels[(mirrored(y, self.height) - source_y.start) * row..][..row];
+            for x in x.clone() {
+                let at = (mirrored(x, self.width) - source_x.start) * 3;
+                out.extend(line[at..at + 3].iter().map(|value| 2.0 * value - 1.0));
+            }
+        }
+        out
+    }
+}
+
+/// Encodes the resized picture onto a canvas of the plan's size: zL of METHOD §2.
+pub(super) fn canvas(
+    engine: &Engine,
+    picture: &Picture,
+    plan: &Plan,
+    progress: &mut dyn Progress,
+) -> Result<Latent, Error> {
+    let size = plan.canvas;
+    let source = Canvased {
+        resizer: picture.resizer(size.width as u32, size.height as u32)?,
+        width: size.width,
+        height: size.height,
+    };
+    progress.begin(Stage::Encode, plan.tile_rows.len() * plan.tile_columns.len());
+    encode(engine, &source, plan.latent()?, &plan.tile_rows, &plan.tile_columns, progress)
+}
+
+/// Encodes the whole picture at `height × width` latent pixels, for the low-resolution pass.
+pub(super) fn low_resolution(
+    engine: &Engine,
+    picture: &Picture,
+    plan: &Plan,
+    (height, width): (usize, usize),
+) -> Result<Latent, Error> {
+    let shape = engine.shape();
+    let (pixels_h, pixels_w) = (height * shape.factor, width * shape.factor);
+    let source = Canvased {
+        resizer: picture.resizer(pixels_w as u32, pixels_h as u32)?,
+        width: pixels_w,
+        height: pixels_h,
+    };
+    let latent = Latent::in_memory(height, width, shape.channels)?;
+    // It has about the size of one region: one tile.
+    let whole = |length: usize| spans(length, length, plan.vae_pad);
+    encode(engine, &source, latent, &whole(height), &whole(width), &mut super::Silent)
+}
+
+fn encode(
+    engine: &Engine,
+    source: &Canvased<'_>,
+    mut latent: Latent,
+    rows: &[Span],
+    columns: &[Span],
+    progress: &mut dyn Progress,
+) -> Result<Latent, Error> {
+    let f = engine.shape().factor as isize;
+    let pixels = |range: Range<isize>| range.start * f..range.end * f;
+    for row in rows {
+        for column in columns {
+            if progress.interrupted() {
+                return Err(Error::Interrupted);
+            }
+            let (x, y) = (pixels(column.padded()), pixels(row.padded()));
+            let window = source.window(x.clone(), y.clone());
+            let window = Tensor::from_vec(window, (1, y.len(), x.len(), 3), &engine.device)?;
+            let core: Vec<f32> = engine
+                .vae
+                .encode(&window)?
+                .narrow(1, row.pad, row.core.len())?
+                .narrow(2, column.pad, column.core.len())?
+                .to_dtype(DType::F32)?
+                .flatten_all()?
+                .to_vec1()?;
+            if !core.iter().all(|value| value.is_finite()) {
+                return Err(Error::NonFinite(Stage::Encode));
+            }
+            let (width, channels) = (latent.width(), latent.channels());
+            let length = column.core.len() * channels;
+            for (line, y) in core.chunks_exact(length).zip(row.core.clone()) {
+                let at = (y * width + column.core.start) * channels;
+                latent.as_mut_slice()[at..at + length].copy_from_slice(line);
+            }
+            progress.advance(1);
+        }
+    }
+    Ok(latent)
+}

@@ -1,0 +1,171 @@
+//! A loaded model, ready for any number of jobs, and what its configuration says about the jobs it
+//! can do.
+
+use candle_core::{DType, Device, Tensor};
+
+use crate::{
+    backend::working_dtype,
+    model::{
+        text::TextConditioner,
+        unet::{Conditioning, Prior, UNet2DConditionModel, UNetConfig, UNetError},
+        vae::Vae,
+    },
+    sampler::{Sampler, Schedule, SchedulerConfig},
+    weights::{ModelFiles, ModelSource},
+};
+
+use super::Error;
+
+/// What of a model decides the shape of a job; read from its configuration alone, without weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ModelShape {
+    /// VAE downscale factor f.
+    pub factor: usize,
+    /// Latent channels C.
+    pub channels: usize,
+    /// Region side R in latent pixels: the UNet's native size.
+    pub region: usize,
+    /// Whether the UNet also sees the low-resolution latent (METHOD §2).
+    pub sees_low_resolution: bool,
+}
+
+impl ModelShape {
+    fn new(model: &ModelSource, unet: &UNetConfig, vae: &Vae) -> Result<Self, Error> {
+        let refuse = |reason: String| Error::Model { model: model.to_string(), reason };
+        let channels = vae.latent_channels();
+        if unet.out_channels != channels {
+            return Err(refuse(format!(
+                "the UNet predicts {} channels, the VAE has {channels}",
+                unet.out_channels
+            )));
+        }
+        let sees_low_resolution = match unet.in_channels {
+            own if own == channels => false,
+            own if own == 2 * channels => true,
+            own => {
+                return Err(refuse(format!(
+                    "the UNet takes {own} channels: neither the latent's {channels} nor twice as many \
+                     (an inpainting model?)"
+                )));
+            }
+        };
+        let stride = unet.total_stride().max(2);
+        let region = match unet.sample_size {
+            Some((height, width)) if height == width && height.is_multiple_of(stride) => height,
+            Some((height, width)) => {
+                return Err(refuse(format!(
+                    "its native size of {width} × {height} latent pixels is no square, or no multiple \
+                     of {stride}"
+                )));
+            }
+            None => return Err(refuse("unet/config.json names no sample_size".to_owned())),
+        };
+        Ok(Self { factor: vae.factor(), channels, region, sees_low_resolution })
+    }
+}
+
+/// A model on a device.
+pub struct Engine {
+    pub(super) unet: UNet2DConditionModel,
+    pub(super) vae: Vae,
+    pub(super) text: TextConditioner,
+    pub(super) schedule: Schedule,
+    pub(super) sampler: Box<dyn Sampler>,
+    pub(super) device: Device,
+    pub(super) dtype: DType,
+    shape: ModelShape,
+    name: String,
+}
+
+impl Engine {
+    /// Loads every part of the model onto `device`, in the device's working precision; the VAE in
+    /// f32, because SDXL's overflows in f16 (METHOD §6).
+    ///
+    /// # Errors
+    /// A part that is missing, damaged, or of an architecture that is not supported.
+    pub fn load(source: &ModelSource, device: &Device) -> Result<Self, Error> {
+        let files = ModelFiles::open(source.clone())?;
+        files.check_parts()?;
+        let dtype = working_dtype(device);
+        let vae = files.vae(device, DType::F32)?;
+        let part = files.component("unet", device, dtype)?;
+        let in_unet = |error: UNetError| Error::Model {
+            model: part.config_file.clone(),
+            reason: error.to_string().lines().next().unwrap_or_default().to_owned(),
+        };
+        let config = UNetConfig::from_json(&part.config.to_string()).map_err(in_unet)?;
+        let shape = ModelShape::new(source, &config, &vae)?;
+        let unet = UNet2DConditionModel::load(config, &part.vars).map_err(in_unet)?;
+        let scheduler = SchedulerConfig::from_json(&files.scheduler()?.to_string())?;
+        Ok(Self {
+            unet,
+            text: files.text(device, dtype)?,
+            schedule: Schedule::new(&scheduler)?,
+            sampler: scheduler.sampler()?.build(0.0)?,
+            vae,
+            device: device.clone(),
+            dtype,
+            shape,
+            name: match source {
+                ModelSource::Embedded => "mini".to_owned(),
+                ModelSource::Folder(path) => {
+                    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+                }
+            },
+        })
+    }
+
+    /// What the model can do.
+    #[must_use]
+    pub fn shape(&self) -> ModelShape {
+        self.shape
+    }
+
+    /// The model's name, as users and metadata see it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Regions per UNet call where the user says nothing.
+    #[must_use]
+    pub fn default_batch(&self) -> usize {
+        match self.device {
+            Device::Cpu => super::Defaults::BATCH_CPU,
+            _ => super::Defaults::BATCH_GPU,
+        }
+    }
+
+    /// One UNet call on a batch of regions given as host memory.
+    ///
+    /// `z` and, for a model that sees it, `zl` are `[batch, height, width, C]`; the prediction comes
+    /// back in the same layout, in f32.
+    pub(super) fn predict(
+        &self,
+        call: &UNetCall<'_>,
+        conditioning: &Conditioning,
+        prior: Prior<'_>,
+    ) -> Result<Vec<f32>, Error> {
+        let &UNetCall { z, zl, batch, height, width, timestep } = call;
+        let shape = (batch, height, width, self.shape.channels);
+        let tensor = |values: &[f32]| -> candle_core::Result<Tensor> {
+            Tensor::from_slice(values, shape, &self.device)?.to_dtype(self.dtype)
+        };
+        let mut sample = tensor(z)?;
+        if self.shape.sees_low_resolution {
+            sample = Tensor::cat(&[sample, tensor(zl)?], 3)?;
+        }
+        let eps = self.unet.forward(&sample, timestep as f64, conditioning, prior)?;
+        Ok(eps.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+    }
+}
+
+/// The arguments of one UNet call.
+pub(super) struct UNetCall<'a> {
+    pub z: &'a [f32],
+    pub zl: &'a [f32],
+    pub batch: usize,
+    pub height: usize,
+    pub width: usize,
+    pub timestep: usize,
+}

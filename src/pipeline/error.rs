@@ -1,0 +1,57 @@
+//! Why a job cannot be done, or could not be finished.
+
+use crate::{
+    backend::DeviceError, canvas::CanvasError, caption::CaptionError, image::ImageError,
+    model::text::TextError, priors::structure::StructureError, sampler::SamplerError,
+    weights::WeightsError,
+};
+
+use super::Stage;
+
+/// One line that says what, where, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    #[error("the text encoders: {0}")]
+    Text(#[from] TextError),
+    #[error(transparent)]
+    Canvas(#[from] CanvasError),
+    #[error(transparent)]
+    Sampler(#[from] SamplerError),
+    #[error(transparent)]
+    Structure(#[from] StructureError),
+    #[error(transparent)]
+    Caption(#[from] CaptionError),
+    /// The computation itself: shapes that do not fit, a device that ran out of memory.
+    #[error("{}", first_line(.0))]
+    Tensor(#[from] candle_core::Error),
+    /// A model that this pipeline cannot drive.
+    #[error("{model}: {reason}")]
+    Model { model: String, reason: String },
+    /// A result that is no number: rather no picture than a black one.
+    #[error(
+        "{}: the model produced values that are not numbers; try `--device cpu`",
+        .0.verb()
+    )]
+    NonFinite(Stage),
+    #[error("interrupted; nothing was written")]
+    Interrupted,
+}
+
+impl Error {
+    /// Whether the reader of standard output went away, which is no failure of ours.
+    #[must_use]
+    pub fn is_broken_pipe(&self) -> bool {
+        matches!(self, Self::Image(error) if error.is_broken_pipe())
+    }
+}
+
+/// candle appends backtraces to its messages; a user is helped by the first line alone.
+fn first_line(error: &candle_core::Error) -> String {
+    error.to_string().lines().next().unwrap_or("the computation failed").to_owned()
+}

@@ -1,0 +1,188 @@
+//! What a job will do, worked out before it does anything: sizes, regions, timesteps, tiles, and
+//! the memory that follows from them.
+
+use std::fmt;
+
+use crate::{
+    canvas::{CanvasSize, Latent, RegionGrid, target_size},
+    sampler::{self, Step},
+};
+
+use super::{
+    Engine, Error, ModelShape, Settings,
+    tiles::{Span, spans},
+};
+
+/// Canvases up to this many bytes stay in memory; larger ones are mapped files.
+const IN_MEMORY_BYTES: usize = 64 << 20;
+
+/// Padding in latent pixels for an autoencoder whose norms look at the whole tile (AutoencoderKL):
+/// no padding makes such a tile exact, but wide padding brings its statistics close to its
+/// neighbours'.
+const GLOBAL_VAE_PAD: usize = 32;
+
+/// A job, planned.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Input size in pixels, width and height.
+    pub input: (u32, u32),
+    /// The canvas, and through it the output's exact size.
+    pub canvas: CanvasSize,
+    /// Regions, in latent pixels.
+    pub grid: RegionGrid,
+    /// Steps of the whole schedule, N.
+    pub schedule_steps: usize,
+    /// The steps that run, first (noisiest) to last.
+    pub steps: Vec<Step>,
+    /// Regions per UNet call.
+    pub batch: usize,
+    /// VAE tiles from top to bottom, in latent pixels.
+    pub tile_rows: Vec<Span>,
+    /// VAE tiles from left to right, in latent pixels.
+    pub tile_columns: Vec<Span>,
+    /// Padding of a VAE tile on each side, in latent pixels.
+    pub vae_pad: usize,
+    /// Height and width in latent pixels of the low-resolution pass, if there is one.
+    pub low_resolution: Option<(usize, usize)>,
+    shape: ModelShape,
+}
+
+impl Plan {
+    /// Plans the job of enlarging an `input` of width × height pixels.
+    ///
+    /// # Errors
+    /// A size of zero or beyond what can be addressed, or more steps than the schedule has.
+    pub fn new(engine: &Engine, input: (u32, u32), settings: &Settings) -> Result<Self, Error> {
+        let shape = engine.shape();
+        let (width, height) = target_size(input.0, input.1, settings.size)?;
+        let canvas = CanvasSize::for_pixels(width, height, shape.factor)?;
+        let overlap = (settings.overlap * shape.region as f64).round() as usize;
+        let grid = RegionGrid::new(
+            canvas.latent_height,
+            canvas.latent_width,
+            shape.region,
+            overlap.min(shape.region - 1),
+        )?;
+        let core = (settings.tile / shape.factor).max(1);
+        let vae_pad = engine.vae.context().unwrap_or(GLOBAL_VAE_PAD);
+        Ok(Self {
+            input,
+            canvas,
+            grid,
+            schedule_steps: settings.steps,
+            steps: sampler::plan(
+                &*engine.sampler,
+                &engine.schedule,
+                settings.steps,
+                settings.denoise,
+            )?,
+            batch: settings.batch.unwrap_or(engine.default_batch()),
+            tile_rows: spans(canvas.latent_height, core, vae_pad),
+            tile_columns: spans(canvas.latent_width, core, vae_pad),
+            vae_pad,
+            low_resolution: (settings.rap > 0.0).then(|| native_size(input, shape.region)),
+            shape,
+        })
+    }
+
+    /// UNet calls counted in regions, those of the low-resolution pass included.
+    #[must_use]
+    pub fn unet_calls(&self) -> usize {
+        let per_step = self.grid.len() + usize::from(self.low_resolution.is_some());
+        per_step * self.steps.len()
+    }
+
+    /// Bytes of the mapped canvases: the latent, its low-resolution reference and the fused noise.
+    #[must_use]
+    pub fn canvas_bytes(&self) -> usize {
+        3 * self.latent_bytes()
+    }
+
+    fn latent_bytes(&self) -> usize {
+        let pixels = self.canvas.latent_height * self.canvas.latent_width;
+        pixels * self.shape.channels * size_of::<f32>()
+    }
+
+    /// A zeroed latent of the canvas's size; a large one lies in a file that has no name.
+    pub(super) fn latent(&self) -> Result<Latent, Error> {
+        let (height, width) = (self.canvas.latent_height, self.canvas.latent_width);
+        let channels = self.shape.channels;
+        Ok(if self.latent_bytes() <= IN_MEMORY_BYTES {
+            Latent::in_memory(height, width, channels)?
+        } else {
+            Latent::in_dir(&std::env::temp_dir(), height, width, channels)?
+        })
+    }
+}
+
+/// Height and width in latent pixels of the whole picture at about the model's native pixel count,
+/// in its own aspect ratio, as multiples of 8 that the UNet's strides divide (METHOD §4).
+fn native_size((width, height): (u32, u32), region: usize) -> (usize, usize) {
+    let aspect = f64::from(width) / f64::from(height);
+    let side = |length: f64| 8 * ((length / 8.0).round() as usize).clamp(1, 4 * region / 8);
+    (side(region as f64 / aspect.sqrt()), side(region as f64 * aspect.sqrt()))
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { input, canvas, grid, steps, .. } = self;
+        let side = grid.region_side();
+        let factor = self.shape.factor;
+        writeln!(f, "input         {} × {} px", input.0, input.1)?;
+        writeln!(f, "output        {} × {} px", canvas.width, canvas.height)?;
+        writeln!(
+            f,
+            "canvas        {} × {} latent px, {} channels",
+            canvas.latent_width, canvas.latent_height, self.shape.channels
+        )?;
+        writeln!(
+            f,
+            "regions       {} ({} × {}) of {} px, overlap {} px",
+            grid.len(),
+            grid.xs().len(),
+            grid.ys().len(),
+            side * factor,
+            grid.overlap() * factor
+        )?;
+        writeln!(
+            f,
+            "steps         {} of {}, at t = {}",
+            steps.len(),
+            self.schedule_steps,
+            steps.iter().map(|step| step.t.to_string()).collect::<Vec<_>>().join(", ")
+        )?;
+        writeln!(
+            f,
+            "UNet calls    {} regions in batches of {}",
+            self.unet_calls(),
+            self.batch.min(grid.len())
+        )?;
+        writeln!(
+            f,
+            "VAE tiles     {} ({} × {})",
+            self.tile_rows.len() * self.tile_columns.len(),
+            self.tile_columns.len(),
+            self.tile_rows.len()
+        )?;
+        write!(f, "canvas bytes  {}", mebibytes(self.canvas_bytes()))
+    }
+}
+
+fn mebibytes(bytes: usize) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::native_size;
+
+    #[test]
+    fn the_low_resolution_pass_keeps_the_aspect_ratio_at_the_native_pixel_count() {
+        assert_eq!(native_size((512, 512), 64), (64, 64));
+        assert_eq!(native_size((640, 480), 64), (56, 72));
+        assert_eq!(native_size((480, 640), 128), (144, 112));
+        // A strip stays a strip that a UNet can take.
+        assert_eq!(native_size((10_000, 1), 64), (8, 256));
+        assert_eq!(native_size((1, 10_000), 64), (256, 8));
+    }
+}

@@ -1,0 +1,63 @@
+//! What a running job tells whoever watches it. The library never prints: the command line turns
+//! these calls into a bar or into JSON lines, an editor's plug-in into its own dialog.
+
+/// The stages of a job, in the order in which they run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// Resize the picture and encode it into the canvas; counted in VAE tiles.
+    Encode,
+    /// Describe every region; counted in regions.
+    Caption,
+    /// Predict the noise of every region at every timestep; counted in regions × steps.
+    Denoise,
+    /// Decode the canvas and write the output; counted in VAE tiles.
+    Decode,
+}
+
+impl Stage {
+    /// One word for people: what is being done.
+    #[must_use]
+    pub fn verb(self) -> &'static str {
+        match self {
+            Self::Encode => "encoding",
+            Self::Caption => "captioning",
+            Self::Denoise => "repainting",
+            Self::Decode => "decoding",
+        }
+    }
+
+    /// What the stage's total counts.
+    #[must_use]
+    pub fn unit(self) -> &'static str {
+        match self {
+            Self::Encode | Self::Decode => "tiles",
+            Self::Caption => "regions",
+            Self::Denoise => "regions × steps",
+        }
+    }
+}
+
+/// Watches a job.
+pub trait Progress {
+    /// A stage begins; it will advance by `total` in all.
+    fn begin(&mut self, stage: Stage, total: usize);
+    /// `count` more of the current stage's total are done.
+    fn advance(&mut self, count: usize);
+    /// Something the user should know that is no error.
+    fn note(&mut self, text: &str);
+    /// Asked between batches: true ends the job with [`Error::Interrupted`](super::Error).
+    fn interrupted(&self) -> bool {
+        false
+    }
+}
+
+/// Watches nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Silent;
+
+impl Progress for Silent {
+    fn begin(&mut self, _: Stage, _: usize) {}
+    fn advance(&mut self, _: usize) {}
+    fn note(&mut self, _: &str) {}
+}

@@ -1,0 +1,127 @@
+//! What a user can choose about a job, and what holds where nothing is chosen.
+
+use std::path::PathBuf;
+
+use crate::{
+    canvas::{Fusion, SizeSpec},
+    sampler::Denoise,
+};
+
+use super::Plan;
+
+/// The one home of the numbers that hold where the user says nothing. The README's table of
+/// options is checked against it.
+#[derive(Clone, Copy, Debug)]
+pub struct Defaults;
+
+impl Defaults {
+    /// Times the input's width and height.
+    pub const SCALE: f64 = 4.0;
+    /// Steps of the whole schedule N (Hyper-SDXL's eight).
+    pub const STEPS: u32 = 8;
+    /// Share of the schedule that runs: the paper's 0.45·T, four of eight steps.
+    pub const STRENGTH: f64 = 0.45;
+    /// Overlap of regions as a share of their side (the paper's R/2).
+    pub const OVERLAP: f64 = 0.5;
+    /// λ of the global structure prior.
+    pub const GSP: f64 = 0.2;
+    /// Share of the regional attention prior in each cross-attention's output (eq. 8).
+    pub const RAP: f64 = 0.5;
+    /// How far a region's text condition goes from the prompt (0) to its caption (1).
+    pub const RSP: f64 = 1.0;
+    /// Side of a VAE tile's core in image pixels.
+    pub const TILE: u32 = 512;
+    /// Regions per UNet call on the CPU, where a batch saves little.
+    pub const BATCH_CPU: usize = 4;
+    /// Regions per UNet call on a GPU.
+    pub const BATCH_GPU: usize = 8;
+}
+
+/// Who describes the regions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CaptionerChoice {
+    /// What can be measured in a region.
+    Attributes,
+    /// Nobody: every region gets the prompt.
+    None,
+    /// A captions file.
+    File(PathBuf),
+}
+
+/// A job's settings, resolved.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub size: SizeSpec,
+    /// The global prompt; may be empty.
+    pub prompt: String,
+    pub seed: u64,
+    /// Steps of the whole schedule, N ≥ 1.
+    pub steps: usize,
+    /// How many of them run.
+    pub denoise: Denoise,
+    /// In 0..=0.9, as a share of the region's side.
+    pub overlap: f64,
+    pub fusion: Fusion,
+    /// λ in 0..=1.
+    pub gsp: f64,
+    /// In 0..=1.
+    pub rap: f64,
+    /// In 0..=1.
+    pub rsp: f64,
+    pub captioner: CaptionerChoice,
+    /// Regions per UNet call; the result does not depend on it.
+    pub batch: Option<usize>,
+    /// Side of a VAE tile's core in image pixels.
+    pub tile: usize,
+    pub jpeg_quality: u8,
+}
+
+impl Settings {
+    /// The settings that made an output, as one line of JSON for its metadata.
+    pub(super) fn record(&self, model: &str, plan: &Plan, prompt: &str) -> String {
+        serde_json::json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "model": model,
+            "size": [plan.canvas.width, plan.canvas.height],
+            "prompt": prompt,
+            "captioner": match &self.captioner {
+                CaptionerChoice::Attributes => "attributes",
+                CaptionerChoice::None => "none",
+                CaptionerChoice::File(_) => "file",
+            },
+            "seed": self.seed,
+            "steps": plan.schedule_steps,
+            "denoise_steps": plan.steps.len(),
+            "overlap": self.overlap,
+            "fusion": match self.fusion {
+                Fusion::Feather => "feather",
+                Fusion::Average => "average",
+            },
+            "gsp": self.gsp,
+            "rap": self.rap,
+            "rsp": self.rsp,
+        })
+        .to_string()
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            size: SizeSpec::Scale(Defaults::SCALE),
+            prompt: String::new(),
+            seed: 0,
+            steps: Defaults::STEPS as usize,
+            denoise: Denoise::Strength(Defaults::STRENGTH),
+            overlap: Defaults::OVERLAP,
+            fusion: Fusion::Feather,
+            gsp: Defaults::GSP,
+            rap: Defaults::RAP,
+            rsp: Defaults::RSP,
+            captioner: CaptionerChoice::Attributes,
+            batch: None,
+            tile: Defaults::TILE as usize,
+            jpeg_quality: 95,
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! How the VAE's work is cut into tiles: every tile has a core that is kept and padding that is
+//! computed and thrown away (METHOD §6).
+//!
+//! Padding reaches past the canvas, where picture and latent are continued by reflection: the zeros
+//! that a VAE's convolutions would otherwise meet at the border make the latents there unlike all
+//! others, and a UNet that repaints them leaves a coloured rim. With padding of at least the
+//! receptive field the tiled result *is* the whole result, rim and all.
+
+use std::ops::Range;
+
+use crate::canvas::latent::reflect;
+
+/// One tile along one axis, in latent pixels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// What of the tile is kept.
+    pub core: Range<usize>,
+    /// Computed and thrown away on each side of it.
+    pub pad: usize,
+}
+
+impl Span {
+    /// What is computed; may reach past the canvas on either side.
+    #[must_use]
+    pub fn padded(&self) -> Range<isize> {
+        self.core.start as isize - self.pad as isize..(self.core.end + self.pad) as isize
+    }
+}
+
+/// Cuts an axis of `length` latent pixels into cores of at most `core` and nearly equal length, each
+/// padded by `pad` on both sides.
+#[must_use]
+pub fn spans(length: usize, core: usize, pad: usize) -> Vec<Span> {
+    let count = length.div_ceil(core.max(1)).max(1);
+    (0..count)
+        .map(|index| Span { core: index * length / count..(index + 1) * length / count, pad })
+        .collect()
+}
+
+/// Where position `at` of an axis that is continued by reflection lies on its `length` real ones
+/// (numpy's `pad(mode="reflect")`).
+#[must_use]
+pub fn mirrored(at: isize, length: usize) -> usize {
+    reflect(at.unsigned_abs(), length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn cores_cover_the_axis_once(length in 1usize..2000, core in 1usize..300, pad in 0usize..60) {
+            let spans = spans(length, core, pad);
+            let mut next = 0;
+            for span in &spans {
+                prop_assert_eq!(span.core.start, next);
+                prop_assert!(!span.core.is_empty() && span.core.len() <= core);
+                prop_assert_eq!(span.padded().len(), span.core.len() + 2 * pad);
+                next = span.core.end;
+            }
+            prop_assert_eq!(next, length);
+        }
+    }
+
+    #[test]
+    fn an_axis_is_mirrored_about_its_first_and_last_pixel() {
+        let row: Vec<usize> = (-3..7).map(|at| mirrored(at, 4)).collect();
+        assert_eq!(row, [3, 2, 1, 0, 1, 2, 3, 2, 1, 0]);
+        assert_eq!((-5..5).map(|at| mirrored(at, 1)).collect::<Vec<_>>(), [0; 10]);
+    }
+}

@@ -1,0 +1,371 @@
+//! The program as a person or a script meets it: arguments, pipes, exit codes, what lies in the
+//! folder afterwards.
+
+mod common;
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use common::{Shell, size, stderr, test_picture};
+
+#[test]
+fn a_picture_becomes_four_times_as_large_beside_itself() {
+    let shell = Shell::new();
+    shell.picture("photo.png", 40, 24);
+    shell.succeed("photo.png");
+    assert_eq!(shell.names(), ["photo.png", "photo_4x.png"]);
+    assert_eq!(size(&shell.path("photo_4x.png")), (160, 96));
+}
+
+#[test]
+fn the_output_has_exactly_the_size_asked_for() {
+    let shell = Shell::new();
+    for (width, height, option, expected) in [
+        (33, 17, "--scale 1.1", (36, 19)),
+        (33, 17, "--scale 3.7", (122, 63)),
+        (31, 47, "-s 2", (62, 94)),
+        (40, 20, "--size 77x51", (77, 51)),
+        (40, 20, "--long-edge 101", (101, 51)),
+        (1, 1, "--scale 4", (4, 4)),
+        (1, 9, "--scale 3", (3, 27)),
+        (2, 3, "--size 1x1", (1, 1)),
+    ] {
+        shell.picture("in.png", width, height);
+        shell.succeed(&format!("-i in.png -o out.png --denoise-steps 1 {option}"));
+        assert_eq!(size(&shell.path("out.png")), expected, "{width}×{height} {option}");
+    }
+}
+
+#[test]
+fn every_format_goes_in_and_out() {
+    let shell = Shell::new();
+    for name in ["in.png", "in.jpg", "in.webp", "in.tif"] {
+        shell.picture(name, 24, 16);
+    }
+    for (input, output, magic) in [
+        ("in.png", "out.jpg", &b"\xff\xd8\xff"[..]),
+        ("in.jpg", "out.webp", b"RIFF"),
+        ("in.webp", "out.tif", b"II*\0"),
+        ("in.tif", "out.png", b"\x89PNG"),
+    ] {
+        shell.succeed(&format!("{input} -o {output} -s 2 --denoise-steps 1"));
+        assert!(shell.bytes(output).starts_with(magic), "{output}");
+        assert_eq!(size(&shell.path(output)), (48, 32), "{output}");
+    }
+}
+
+#[test]
+fn pixels_alone_go_through_a_pipe() {
+    let shell = Shell::new();
+    let bytes = fs::read(shell.picture("in.png", 24, 16)).unwrap();
+    let mut child = shell
+        .command("-i - -o - --format png --scale 2 --denoise-steps 1 --progress none --quiet")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(&bytes).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(stderr(&output), "");
+    let decoded = image::load_from_memory_with_format(&output.stdout, image::ImageFormat::Png);
+    assert_eq!(decoded.unwrap().to_rgb8().dimensions(), (48, 32));
+
+    // What a pipe gets is what a file gets.
+    shell.succeed("in.png -o out.png --scale 2 --denoise-steps 1");
+    assert_eq!(output.stdout, shell.bytes("out.png"));
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_the_program_quietly() {
+    let shell = Shell::new();
+    shell.picture("in.png", 160, 120);
+    let mut child = shell
+        .command("in.png -o - --format tiff --scale 2 --denoise-steps 1 --quiet")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(stderr(&output), "");
+}
+
+#[test]
+fn bad_input_gets_one_clear_line_and_leaves_nothing_behind() {
+    let shell = Shell::new();
+    let whole = fs::read(shell.picture("whole.png", 64, 48)).unwrap();
+    fs::write(shell.path("cut.png"), &whole[..whole.len() * 2 / 3]).unwrap();
+    let jpeg = fs::read(shell.picture("whole.jpg", 64, 48)).unwrap();
+    fs::write(shell.path("cut.jpg"), &jpeg[..jpeg.len() / 2]).unwrap();
+    fs::write(shell.path("empty.png"), b"").unwrap();
+    fs::write(shell.path("text.png"), b"this is no picture at all").unwrap();
+    fs::create_dir(shell.path("folder.png")).unwrap();
+    let before = shell.names();
+    for (input, expected) in [
+        ("missing.png", "no such file"),
+        ("cut.png", "not a readable image"),
+        ("cut.jpg", "not a readable image"),
+        ("empty.png", "empty"),
+        ("text.png", "not a readable image"),
+        ("folder.png", "is a directory"),
+    ] {
+        let message = shell.fail(&format!("{input} -o out.png"), 1);
+        assert!(message.contains(input) && message.contains(expected), "{message}");
+    }
+    assert_eq!(shell.names(), before);
+}
+
+#[test]
+fn wrong_usage_exits_with_two() {
+    let shell = Shell::new();
+    shell.picture("in.png", 8, 8);
+    for arguments in [
+        "--no-such-option",
+        "in.png --scale 0",
+        "in.png --scale two",
+        "in.png --strength 0",
+        "in.png --size 10",
+        "in.png --scale 2 --size 10x10",
+        "in.png --captioner somebody",
+        "in.png --format gif",
+        "in.png --device abacus",
+    ] {
+        let output = shell.run(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments}: {}", stderr(&output));
+        assert!(stderr(&output).contains("error"), "{arguments}: {}", stderr(&output));
+    }
+    assert!(shell.fail("", 2).contains("no input"));
+    assert!(shell.fail("in.png -o out.gif", 2).contains(".gif"));
+    assert_eq!(shell.names(), ["in.png"]);
+}
+
+#[test]
+fn what_cannot_be_written_is_known_before_the_work() {
+    let shell = Shell::new();
+    shell.picture("in.png", 400, 300);
+    fs::create_dir(shell.path("taken.png")).unwrap();
+    let started = Instant::now();
+    for (output, expected) in [("no/such/out.png", "does not exist"), ("taken.png", "directory")] {
+        let message = shell.fail(&format!("in.png -o {output}"), 1);
+        assert!(message.contains(output) && message.contains(expected), "{message}");
+    }
+    let message = shell.fail("in.png -o out.webp --long-edge 20000", 1);
+    assert!(message.contains("16383") && message.contains("TIFF"), "{message}");
+    // Two 1200 × 900 jobs would take far longer; this only guards the order of checks.
+    assert!(started.elapsed() < Duration::from_secs(20));
+    assert_eq!(shell.names(), ["in.png", "taken.png"]);
+}
+
+#[test]
+fn a_device_that_is_not_there_is_named() {
+    let shell = Shell::new();
+    shell.picture("in.png", 8, 8);
+    if !cfg!(feature = "cuda") {
+        let message = shell.fail("in.png --device cuda:0", 1);
+        assert!(message.contains("cuda:0") && message.contains("--features cuda"), "{message}");
+    }
+}
+
+#[test]
+fn a_model_folder_that_lacks_a_part_says_which() {
+    let shell = Shell::new();
+    shell.picture("in.png", 8, 8);
+    assert!(shell.fail("in.png --model nowhere", 1).contains("nowhere"));
+    fs::create_dir(shell.path("bare")).unwrap();
+    assert!(shell.fail("in.png --model bare", 1).contains("model_index.json"));
+
+    let mini = concat!(env!("CARGO_MANIFEST_DIR"), "/models/mini");
+    copy_folder(mini.as_ref(), &shell.path("model"));
+    fs::remove_file(shell.path("model/text_encoder_2/model.safetensors")).unwrap();
+    let message = shell.fail("in.png --model model", 1);
+    assert!(message.contains("text_encoder_2"), "{message}");
+
+    copy_folder(mini.as_ref(), &shell.path("cut"));
+    let weights = shell.path("cut/unet/diffusion_pytorch_model.safetensors");
+    let bytes = fs::read(&weights).unwrap();
+    fs::write(&weights, &bytes[..bytes.len() / 2]).unwrap();
+    let message = shell.fail("in.png --model cut", 1);
+    assert!(message.contains("unet"), "{message}");
+}
+
+#[test]
+fn a_model_folder_gives_the_same_bytes_as_the_embedded_copy() {
+    let shell = Shell::new();
+    shell.picture("in.png", 24, 16);
+    shell.succeed("in.png -o embedded.tif --denoise-steps 1");
+    let mini = concat!(env!("CARGO_MANIFEST_DIR"), "/models/mini");
+    shell.succeed(&format!("in.png -o folder.tif --denoise-steps 1 --model {mini}"));
+    assert_eq!(
+        image::open(shell.path("embedded.tif")).unwrap(),
+        image::open(shell.path("folder.tif")).unwrap()
+    );
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bytes_whatever_the_batch_and_the_threads() {
+    let shell = Shell::new();
+    shell.picture("in.png", 110, 70);
+    let base = "in.png -s 4 --denoise-steps 2 --seed 7";
+    shell.succeed(&format!("{base} -o a.png"));
+    shell.succeed(&format!("{base} -o b.png --batch 1 --threads 1"));
+    shell.succeed(&format!("{base} -o c.png --batch 3 --threads 3"));
+    shell.succeed(&format!("{base} -o d.png --batch 64"));
+    for other in ["b.png", "c.png", "d.png"] {
+        assert!(shell.bytes("a.png") == shell.bytes(other), "{other}");
+    }
+    shell.succeed("in.png -s 4 --denoise-steps 2 --seed 8 -o e.png");
+    assert!(shell.bytes("a.png") != shell.bytes("e.png"));
+}
+
+#[test]
+fn every_prior_and_the_prompt_change_the_picture() {
+    let shell = Shell::new();
+    shell.picture("in.png", 80, 70);
+    let base = "in.png -o out.tif -s 4 --strength 0.2";
+    shell.succeed(base);
+    let all = image::open(shell.path("out.tif")).unwrap();
+    for option in [
+        "--gsp 0",
+        "--gsp 1",
+        "--rap 0",
+        "--rsp 0",
+        "--captioner none",
+        "--fusion average",
+        "--overlap 0.25",
+        "--steps 5",
+        "--prompt autumn",
+    ] {
+        shell.succeed(&format!("{base} {option}"));
+        assert!(image::open(shell.path("out.tif")).unwrap() != all, "{option} changes nothing");
+    }
+}
+
+#[test]
+fn captions_can_be_taken_edited_and_given_back() {
+    let shell = Shell::new();
+    shell.picture("in.png", 100, 60);
+    shell.succeed("in.png -s 4 --denoise-steps 1 -o own.tif");
+    let json = shell.succeed("caption in.png -s 4");
+    let document: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    assert!(document["regions"].as_array().unwrap().len() > 1);
+    fs::write(shell.path("captions.json"), &json).unwrap();
+    shell.succeed("in.png -s 4 --denoise-steps 1 -o back.tif --captions captions.json");
+    let own = image::open(shell.path("own.tif")).unwrap();
+    assert!(
+        own == image::open(shell.path("back.tif")).unwrap(),
+        "unedited captions change nothing"
+    );
+
+    let text = String::from_utf8(json).unwrap();
+    let first = document["regions"][0]["caption"].as_str().unwrap();
+    fs::write(shell.path("captions.json"), text.replace(first, "a wall of old bricks")).unwrap();
+    shell.succeed("in.png -s 4 --denoise-steps 1 -o edited.tif --captions captions.json");
+    assert!(own != image::open(shell.path("edited.tif")).unwrap());
+
+    fs::write(shell.path("captions.json"), "{ \"version\": 1, ").unwrap();
+    let message = shell.fail("in.png --captions captions.json", 1);
+    assert!(message.contains("captions.json") && message.contains("line"), "{message}");
+    assert!(shell.fail("in.png --captions none.json", 1).contains("none.json"));
+}
+
+#[test]
+fn plan_says_what_would_run_and_writes_nothing() {
+    let shell = Shell::new();
+    shell.picture("in.png", 128, 100);
+    let plan = String::from_utf8(shell.succeed("plan in.png --scale 4")).unwrap();
+    for expected in ["512 × 400 px", "regions", "steps         4 of 8, at t = 499, 374, 249, 124"]
+    {
+        assert!(plan.contains(expected), "{expected} not in:\n{plan}");
+    }
+    assert_eq!(shell.succeed("in.png --scale 4 --dry-run"), plan.as_bytes());
+    assert_eq!(shell.names(), ["in.png"]);
+}
+
+#[test]
+fn progress_as_json_counts_every_stage_to_its_end() {
+    let shell = Shell::new();
+    shell.picture("in.png", 100, 60);
+    let output = shell.run("in.png -s 4 --denoise-steps 2 --progress json");
+    assert!(output.status.success());
+    let lines: Vec<serde_json::Value> =
+        stderr(&output).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for stage in ["caption", "encode", "denoise", "decode"] {
+        let last = lines
+            .iter()
+            .rfind(|line| line["event"] == "progress" && line["stage"] == stage)
+            .unwrap_or_else(|| panic!("no progress of {stage}"));
+        assert_eq!(last["done"], last["total"], "{stage}");
+    }
+    assert_eq!(lines.last().unwrap()["event"], "done");
+}
+
+#[test]
+fn the_settings_are_in_the_output() {
+    let shell = Shell::new();
+    shell.picture("in.png", 16, 16);
+    for name in ["out.png", "out.jpg", "out.webp", "out.tif"] {
+        shell.succeed(&format!("in.png -o {name} -s 2 --seed 42 --denoise-steps 1 --prompt dusk"));
+        let settings = cupscale::image::read_settings(&shell.path(name)).unwrap();
+        let settings = settings.unwrap_or_else(|| panic!("{name} has no settings"));
+        let settings: serde_json::Value = serde_json::from_str(&settings).unwrap();
+        assert_eq!(settings["seed"], 42, "{name}");
+        assert_eq!(settings["prompt"], "dusk", "{name}");
+        assert_eq!(settings["denoise_steps"], 1, "{name}");
+    }
+}
+
+#[test]
+fn transparency_and_sixteen_bits_come_through() {
+    let shell = Shell::new();
+    let picture = test_picture(24, 16);
+    let rgba = image::ImageBuffer::from_fn(24, 16, |x, y| {
+        let image::Rgb(rgb) = *picture.get_pixel(x, y);
+        let [r, g, b] = rgb.map(|value| u16::from(value) * 257);
+        image::Rgba([r, g, b, if x < 12 { 65535u16 } else { 0 }])
+    });
+    rgba.save(shell.path("in.png")).unwrap();
+    shell.succeed("in.png -o out.png -s 2 --denoise-steps 1");
+    let out = image::open(shell.path("out.png")).unwrap();
+    assert_eq!(out.color(), image::ColorType::Rgba16);
+    let out = out.into_rgba16();
+    assert_eq!(out.get_pixel(4, 16).0[3], 65535);
+    assert_eq!(out.get_pixel(43, 16).0[3], 0);
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_ends_with_130_and_leaves_nothing_behind() {
+    let shell = Shell::new();
+    shell.picture("in.png", 300, 300);
+    let mut child =
+        shell.command("in.png -o out.png --progress json").stderr(Stdio::piped()).spawn().unwrap();
+    // Once the first stage is announced, the handler is in place and the output is open.
+    let mut first = [0; 1];
+    child.stderr.as_mut().unwrap().read_exact(&mut first).unwrap();
+    let id = child.id().to_string();
+    assert!(std::process::Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
+    assert!(stderr(&output).contains("interrupted"));
+    assert_eq!(shell.names(), ["in.png"]);
+}
+
+fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! A temporary folder and a command in it, so that a whole-program test reads like the shell
+//! session it stands for.
+
+#![allow(dead_code, reason = "each test program uses its own part of the harness")]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+use tempfile::TempDir;
+
+/// A folder of its own for one test.
+pub struct Shell {
+    dir: TempDir,
+}
+
+impl Shell {
+    pub fn new() -> Self {
+        Self { dir: TempDir::new().unwrap() }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// `cupscale-fast` with these arguments, split at spaces, in the folder.
+    pub fn command(&self, arguments: &str) -> Command {
+        let mut command = Command::new(assert_cmd::cargo::cargo_bin!("cupscale-fast"));
+        command
+            .current_dir(self.dir.path())
+            .args(arguments.split_whitespace())
+            .stdin(Stdio::null())
+            .env_remove("RUST_LOG");
+        command
+    }
+
+    pub fn run(&self, arguments: &str) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// Runs, expects success, and returns standard output.
+    pub fn succeed(&self, arguments: &str) -> Vec<u8> {
+        let output = self.run(arguments);
+        assert!(output.status.success(), "{arguments}: {}", stderr(&output));
+        output.stdout
+    }
+
+    /// Runs, expects this exit code with one clean line on standard error, and returns the line.
+    pub fn fail(&self, arguments: &str, code: i32) -> String {
+        let output = self.run(arguments);
+        let message = stderr(&output);
+        assert_eq!(output.status.code(), Some(code), "{arguments}: {message}");
+        assert_eq!(message.trim_end().lines().count(), 1, "{arguments}: {message}");
+        assert!(!message.contains("panicked"), "{message}");
+        message
+    }
+
+    /// Writes a picture with shapes, texture and a gradient, so that every stage has something to
+    /// do. The format is the name's.
+    pub fn picture(&self, name: &str, width: u32, height: u32) -> PathBuf {
+        let path = self.path(name);
+        test_picture(width, height).save(&path).unwrap();
+        path
+    }
+
+    pub fn names(&self) -> Vec<String> {
+        let mut names: Vec<_> = fs::read_dir(self.dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    pub fn bytes(&self, name: &str) -> Vec<u8> {
+        fs::read(self.path(name)).unwrap()
+    }
+}
+
+pub fn test_picture(width: u32, height: u32) -> image::RgbImage {
+    image::RgbImage::from_fn(width, height, |x, y| {
+        let (fx, fy) = (x as f32 / width as f32, y as f32 / height as f32);
+        let disc = (fx - 0.5).hypot(fy - 0.4) < 0.25;
+        let grain = ((x * 7919 + y * 104_729) % 37) as f32 / 37.0 * 30.0;
+        let [r, g, b] = if disc { [210.0, 120.0, 40.0] } else { [60.0, 90.0 + 80.0 * fy, 150.0] };
+        image::Rgb([(r + grain) as u8, (g + grain) as u8, (b + 60.0 * fx) as u8])
+    })
+}
+
+pub fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+pub fn size(path: &Path) -> (u32, u32) {
+    image::image_dimensions(path).unwrap()
+}
