@@ -31,8 +31,8 @@ fn difference_from_pillow(name: &str, picture: &Picture) -> f32 {
         view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
     let mut worst = 0.0f32;
     for (i, want) in want.chunks_exact(channels).enumerate() {
-        for c in 0..3 {
-            worst = worst.max((picture.rgb[3 * i + c] - want[c]).abs());
+        for (ours, want) in picture.rgb[3 * i..].iter().zip(&want[..3]) {
+            worst = worst.max((ours - want).abs());
         }
         if channels == 4 {
             worst = worst.max((picture.alpha.as_ref().unwrap()[i] - want[3]).abs());
