@@ -25,6 +25,9 @@ pub struct ModelShape {
     pub channels: usize,
     /// Region side R in latent pixels: the UNet's native size.
     pub region: usize,
+    /// What the sides of a UNet's input must be multiples of, in latent pixels; even, for the Haar
+    /// blocks.
+    pub stride: usize,
     /// Whether the UNet also sees the low-resolution latent (METHOD §2).
     pub sees_low_resolution: bool,
 }
@@ -60,7 +63,7 @@ impl ModelShape {
             }
             None => return Err(refuse("unet/config.json names no sample_size".to_owned())),
         };
-        Ok(Self { factor: vae.factor(), channels, region, sees_low_resolution })
+        Ok(Self { factor: vae.factor(), channels, region, stride, sees_low_resolution })
     }
 }
 

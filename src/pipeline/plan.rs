@@ -80,7 +80,7 @@ impl Plan {
             tile_rows: spans(canvas.latent_height, core, vae_pad),
             tile_columns: spans(canvas.latent_width, core, vae_pad),
             vae_pad,
-            low_resolution: (settings.rap > 0.0).then(|| native_size(input, shape.region)),
+            low_resolution: (settings.rap > 0.0).then(|| native_size(input, shape)),
             shape,
         })
     }
@@ -116,10 +116,14 @@ impl Plan {
 }
 
 /// Height and width in latent pixels of the whole picture at about the model's native pixel count,
-/// in its own aspect ratio, as multiples of 8 that the UNet's strides divide (METHOD §4).
-fn native_size((width, height): (u32, u32), region: usize) -> (usize, usize) {
+/// in its own aspect ratio as far as multiples of the UNet's stride allow (METHOD §4).
+fn native_size((width, height): (u32, u32), shape: ModelShape) -> (usize, usize) {
+    let ModelShape { region, stride, .. } = shape;
     let aspect = f64::from(width) / f64::from(height);
-    let side = |length: f64| 8 * ((length / 8.0).round() as usize).clamp(1, 4 * region / 8);
+    let side = |length: f64| {
+        let strides = (length / stride as f64).round() as usize;
+        stride * strides.clamp(1, 4 * region / stride)
+    };
     (side(region as f64 / aspect.sqrt()), side(region as f64 * aspect.sqrt()))
 }
 
@@ -174,15 +178,20 @@ fn mebibytes(bytes: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::native_size;
+    use super::*;
 
     #[test]
     fn the_low_resolution_pass_keeps_the_aspect_ratio_at_the_native_pixel_count() {
-        assert_eq!(native_size((512, 512), 64), (64, 64));
-        assert_eq!(native_size((640, 480), 64), (56, 72));
-        assert_eq!(native_size((480, 640), 128), (144, 112));
+        let size = |width, height, region| {
+            let shape =
+                ModelShape { factor: 4, channels: 4, region, stride: 4, sees_low_resolution: true };
+            native_size((width, height), shape)
+        };
+        assert_eq!(size(512, 512, 64), (64, 64));
+        assert_eq!(size(640, 480, 64), (56, 72));
+        assert_eq!(size(480, 640, 128), (148, 112));
         // A strip stays a strip that a UNet can take.
-        assert_eq!(native_size((10_000, 1), 64), (8, 256));
-        assert_eq!(native_size((1, 10_000), 64), (256, 8));
+        assert_eq!(size(10_000, 1, 64), (4, 256));
+        assert_eq!(size(1, 10_000, 64), (256, 4));
     }
 }

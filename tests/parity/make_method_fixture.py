@@ -16,8 +16,8 @@ Where METHOD.md is silent, this follows the program's documented choices:
 - encoder and decoder see picture and latent continued so on every side, farther than they look;
 - a region larger than the canvas is continued in the same way, in z_t and in zL;
 - region starts round to the nearest even number, halves up; the overlap is round(share·R);
-- the low-resolution pass has 8·round(R·√aspect^±1/8) latent pixels a side (src/pipeline/plan.rs,
-  `native_size`), the input resized to it without padding, noised by the field of draw 1 (the
+- the low-resolution pass has s·round(R·√aspect^±1/s) latent pixels a side, s the UNet's stride
+  (src/pipeline/plan.rs, `native_size`), the input resized to it without padding, noised by the field of draw 1 (the
   canvas has draw 0), beside its own clean latent, and with a region's size as its time_ids;
 - a region's place in the low-resolution map is counted in the PICTURE's pixels, not in those of the
   padded canvas: the low-resolution pass sees no padding (METHOD.md: "cropped at each region's
@@ -217,7 +217,10 @@ class Method:
         noise = noise_field(case.seed, *low.shape[1:]).double()
         z = self.diffused(low, noise, timesteps[0])
         aspect = math.sqrt(in_width / in_height)
-        small_h, small_w = (8 * max(1, math.floor(n / 8 + 0.5)) for n in (side / aspect, side * aspect))
+        stride = 2 ** (len(self.unet.config.block_out_channels) - 1)
+        small_h, small_w = (
+            stride * max(1, math.floor(n / stride + 0.5)) for n in (side / aspect, side * aspect)
+        )
         small = self.encode(lanczos(image, small_w * f, small_h * f), small_h, small_w)
         small_noise = noise_field(case.seed, *small.shape[1:], draw=1).double()
 
