@@ -1,4 +1,28 @@
-//! `cupscale`: creative picture upscaling on the device.
+//! `cupscale`: creative picture upscaling on the device. A few-step diffusion model repaints the
+//! enlarged picture region by region, held together by three priors; `cupscale-fast` is its command.
+//!
+//! ```no_run
+//! use cupscale::{
+//!     backend::DeviceSpec,
+//!     canvas::SizeSpec,
+//!     image::{self, Format, Input, Output},
+//!     pipeline::{self, Engine, Settings, Silent},
+//!     weights::ModelSource,
+//! };
+//!
+//! # fn main() -> Result<(), pipeline::Error> {
+//! let engine = Engine::load(&ModelSource::Embedded, &DeviceSpec::Auto.open()?)?;
+//! let picture = image::decode(&Input::Path("photo.jpg".into()))?;
+//! let settings = Settings { size: SizeSpec::Scale(2.0), ..Settings::default() };
+//! let output = Output::Path("out.png".into());
+//! let report =
+//!     pipeline::upscale(&engine, &picture, &output, Format::Png, &settings, &mut Silent)?;
+//! assert_eq!(report.width, 2 * picture.width);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A job runs in [`pipeline`]; each other module is one room of it, named after what it holds.
 
 pub mod backend;
 pub mod canvas;

@@ -5,7 +5,7 @@ mod common;
 
 use std::{
     fs,
-    io::{Read as _, Write as _},
+    io::{BufRead as _, BufReader, Write as _},
     process::Stdio,
     time::{Duration, Instant},
 };
@@ -137,10 +137,11 @@ fn wrong_usage_exits_with_two() {
         "in.png --format gif",
         "in.png --device abacus",
     ] {
-        let output = shell.run(arguments);
-        assert_eq!(output.status.code(), Some(2), "{arguments}: {}", stderr(&output));
-        assert!(stderr(&output).contains("error"), "{arguments}: {}", stderr(&output));
+        let message = shell.fail(arguments, 2);
+        assert!(message.starts_with("cupscale-fast: "), "{arguments}: {message}");
     }
+    assert!(shell.fail("in.png other.png", 2).contains("one picture at a time"));
+    assert!(shell.fail("in.png --denoise-steps 9", 2).contains("--denoise-steps 9"));
     assert!(shell.fail("", 2).contains("no input"));
     assert!(shell.fail("in.png -o out.gif", 2).contains(".gif"));
     assert_eq!(shell.names(), ["in.png"]);
@@ -276,6 +277,42 @@ fn captions_can_be_taken_edited_and_given_back() {
 }
 
 #[test]
+fn captions_never_take_the_place_of_the_picture() {
+    let shell = Shell::new();
+    shell.picture("in.png", 16, 16);
+    let before = shell.bytes("in.png");
+    assert!(shell.fail("caption in.png -o in.png", 2).contains("in.png"));
+    assert_eq!(shell.bytes("in.png"), before);
+    assert!(shell.fail("caption in.png -o no/such/c.json", 1).contains("does not exist"));
+    shell.succeed("caption in.png -o c.json --quiet");
+    assert!(shell.bytes("c.json").starts_with(b"{"));
+}
+
+#[test]
+fn a_size_beyond_reason_is_refused_at_once() {
+    let shell = Shell::new();
+    shell.picture("in.png", 16, 16);
+    for size in ["--long-edge 4000000", "--size 4294967295x4294967295", "-s 1e300"] {
+        let message = shell.fail(&format!("in.png -o out.tif {size}"), 1);
+        assert!(message.len() < 200, "{message}");
+    }
+    assert_eq!(shell.names(), ["in.png"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_named_pipe_can_be_the_output() {
+    let shell = Shell::new();
+    shell.picture("in.png", 16, 12);
+    let pipe = shell.path("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let reader = std::thread::spawn(move || fs::read(pipe).unwrap());
+    shell.succeed("in.png -o pipe -f png -s 2 --denoise-steps 1");
+    let picture = image::load_from_memory(&reader.join().unwrap()).unwrap();
+    assert_eq!((picture.width(), picture.height()), (32, 24));
+}
+
+#[test]
 fn plan_says_what_would_run_and_writes_nothing() {
     let shell = Shell::new();
     shell.picture("in.png", 128, 100);
@@ -341,20 +378,27 @@ fn transparency_and_sixteen_bits_come_through() {
 
 #[cfg(unix)]
 #[test]
-fn ctrl_c_ends_with_130_and_leaves_nothing_behind() {
-    let shell = Shell::new();
-    shell.picture("in.png", 300, 300);
-    let mut child =
-        shell.command("in.png -o out.png --progress json").stderr(Stdio::piped()).spawn().unwrap();
-    // Once the first stage is announced, the handler is in place and the output is open.
-    let mut first = [0; 1];
-    child.stderr.as_mut().unwrap().read_exact(&mut first).unwrap();
-    let id = child.id().to_string();
-    assert!(std::process::Command::new("kill").args(["-INT", &id]).status().unwrap().success());
-    let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
-    assert!(stderr(&output).contains("interrupted"));
-    assert_eq!(shell.names(), ["in.png"]);
+fn ctrl_c_and_kill_end_with_130_and_leave_nothing_behind() {
+    for signal in ["-INT", "-TERM"] {
+        let shell = Shell::new();
+        shell.picture("in.png", 300, 300);
+        let mut child = shell
+            .command("in.png -o out.png --progress json")
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // Once repainting is announced, the output is open under a temporary name.
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let found = lines.any(|line| line.unwrap().contains(r#""stage":"denoise""#));
+        assert!(found);
+        assert_eq!(shell.names().len(), 2, "{:?}", shell.names());
+        let id = child.id().to_string();
+        assert!(std::process::Command::new("kill").args([signal, &id]).status().unwrap().success());
+        let rest: String = lines.map_while(Result::ok).collect();
+        assert_eq!(child.wait().unwrap().code(), Some(130), "{rest}");
+        assert!(rest.contains("interrupted"), "{rest}");
+        assert_eq!(shell.names(), ["in.png"]);
+    }
 }
 
 fn copy_folder(from: &std::path::Path, to: &std::path::Path) {

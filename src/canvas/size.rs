@@ -40,7 +40,7 @@ pub fn target_size(width: u32, height: u32, spec: SizeSpec) -> Result<(u32, u32)
                 let rounded = (exact + 0.5 + 1e-9).floor().max(1.0);
                 if rounded > f64::from(u32::MAX) {
                     return Err(CanvasError::TooLarge {
-                        what: format!("{width} x {height} pixels times {scale}"),
+                        what: format!("{width} x {height} pixels times {scale:e}"),
                     });
                 }
                 Ok(rounded as u32)

@@ -21,7 +21,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{self, Write as _};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -218,33 +217,6 @@ impl Document {
             serde_json::to_string_pretty(self).expect("strings and numbers always serialize");
         text.push('\n');
         text
-    }
-
-    /// Writes the file at `path`, whole or not at all: a temporary file beside it is renamed.
-    ///
-    /// # Errors
-    /// [`CaptionError::Write`].
-    pub fn write(&self, path: &Path) -> Result<(), CaptionError> {
-        self.write_whole(path).map_err(|source| CaptionError::Write { path: path.into(), source })
-    }
-
-    fn write_whole(&self, path: &Path) -> io::Result<()> {
-        let folder = match path.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
-        };
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".captions-").suffix(".tmp");
-        #[cfg(unix)]
-        {
-            // As for any new file; the user's umask takes off what it does not allow.
-            use std::os::unix::fs::PermissionsExt as _;
-            builder.permissions(fs::Permissions::from_mode(0o666));
-        }
-        let mut file = builder.tempfile_in(folder)?;
-        file.write_all(self.to_json().as_bytes())?;
-        file.persist(path).map_err(|error| error.error)?;
-        Ok(())
     }
 
     /// The grid the captions were made for.

@@ -39,15 +39,6 @@ pub enum CaptionError {
         source: io::Error,
     },
 
-    /// The captions file cannot be written.
-    #[error("{path}: cannot write captions: {source}", path = path.display())]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-
     /// Not JSON, or a field is missing, misspelt, or of the wrong type.
     #[error("{source_name}, line {line}, column {column}: {message}")]
     Json {

@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use cupscale::{
     backend::DeviceSpec,
     canvas::{Fusion, SizeSpec},
-    image::{Format, Input, Output},
+    image::{DEFAULT_QUALITY, Format, Input, Output},
     pipeline::{CaptionerChoice, Defaults, Settings},
     sampler::Denoise,
     weights::ModelSource,
@@ -25,10 +25,12 @@ Examples:
 
 Exit codes: 0 done, 1 the input failed, 2 wrong usage, 130 interrupted.";
 
-/// Enlarge a picture creatively: a few-step diffusion model repaints the enlarged picture region
-/// by region, held together by what the small picture shows.
+/// What was typed.
 #[derive(Debug, Parser)]
-#[command(version, about, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+#[command(name = "cupscale-fast", version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+#[command(
+    about = "Enlarge a picture creatively: a few-step diffusion model repaints it region by region"
+)]
 pub struct Cli {
     #[command(subcommand)]
     pub verb: Option<Verb>,
@@ -48,7 +50,7 @@ pub enum Verb {
 pub enum ProgressMode {
     /// A bar when stderr is a terminal, otherwise nothing
     Auto,
-    /// A bar
+    /// A bar; where stderr is no terminal, a line for every tenth of a stage
     Bar,
     /// One JSON object a line
     Json,
@@ -87,7 +89,7 @@ pub struct JobArgs {
     #[arg(short, long, value_name = "png|jpeg|webp|tiff")]
     format: Option<Format>,
     /// JPEG quality
-    #[arg(long, value_name = "1-100", default_value_t = 95,
+    #[arg(long, value_name = "1-100", default_value_t = DEFAULT_QUALITY,
           value_parser = clap::value_parser!(u8).range(1..=100))]
     quality: u8,
 
@@ -122,7 +124,13 @@ pub struct JobArgs {
     captions: Option<PathBuf>,
 
     /// Same seed, same picture
-    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Repainting")]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        allow_negative_numbers = true,
+        help_heading = "Repainting"
+    )]
     seed: u64,
     /// Steps of the whole schedule
     #[arg(long, value_name = "N", default_value_t = Defaults::STEPS,
@@ -195,8 +203,14 @@ pub struct JobArgs {
 impl JobArgs {
     /// The picture to read.
     pub fn input(&self) -> Result<Input, CliError> {
+        if let Some(steps) = self.denoise_steps.filter(|&steps| steps > self.steps) {
+            return Err(CliError::Usage(format!(
+                "--denoise-steps {steps}: the schedule has {} steps (raise --steps)",
+                self.steps
+            )));
+        }
         let given = self.input.as_deref().or(self.input_option.as_deref());
-        given.map(Input::parse).ok_or_else(|| {
+        given.filter(|given| !given.is_empty()).map(Input::parse).ok_or_else(|| {
             CliError::Usage("no input: name a picture, or `-` for standard input (--help)".into())
         })
     }
@@ -234,8 +248,8 @@ impl JobArgs {
     }
 
     /// Where a verb that writes no picture should write.
-    pub fn document_output(&self) -> Option<Output> {
-        self.output.as_deref().map(Output::parse)
+    pub fn document_output(&self) -> Output {
+        self.output.as_deref().map_or(Output::Stdout, Output::parse)
     }
 
     /// What stands before the extension of a default output name: `4x`, `1.5x`, `800x600`.

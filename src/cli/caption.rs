@@ -1,24 +1,28 @@
 //! `caption`: the regions' captions as JSON, on standard output or in a file.
 
 use cupscale::{
-    image::Output,
+    image::{Input, Output},
     pipeline::{self, Error},
 };
 
-use super::{CliError, args::JobArgs, print, progress::Reporter, upscale};
+use super::{CliError, args::JobArgs, progress::Reporter, upscale};
 
 pub fn run(args: &JobArgs) -> Result<(), CliError> {
     args.set_threads()?;
-    let (picture, _) = upscale::read(&args.input()?)?;
+    let input = args.input()?;
+    let output = args.document_output();
+    if let (Input::Path(from), Output::Path(to)) = (&input, &output)
+        && let (Ok(from), Ok(to)) = (from.canonicalize(), to.canonicalize())
+        && from == to
+    {
+        return Err(CliError::Usage(format!("{}: is the picture itself", output.name())));
+    }
+    output.check_writable().map_err(Error::from)?;
+    let (picture, _) = upscale::read(&input)?;
     let mut reporter = Reporter::new(args.progress_mode(), args.quiet);
     let engine = upscale::engine(args)?;
     let document = pipeline::describe(&engine, &picture, &args.settings(), &mut reporter)?;
-    match args.document_output() {
-        Some(Output::Path(path)) => {
-            document.write(&path).map_err(Error::from)?;
-            reporter.finish(&format!("{}: {} regions", path.display(), document.regions().len()));
-            Ok(())
-        }
-        Some(Output::Stdout) | None => print(&document.to_json()),
-    }
+    output.write(document.to_json().as_bytes()).map_err(Error::from)?;
+    reporter.finish(&format!("{}: {} regions", output.name(), document.regions().len()));
+    Ok(())
 }

@@ -50,7 +50,15 @@ impl CliError {
 
 /// Runs the command line; the result is the process's exit code.
 pub fn run() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // Help and version are no errors: clap prints them.
+        Err(shown) if !shown.use_stderr() => shown.exit(),
+        Err(error) => {
+            complain(&format!("{} (see --help)", usage_line(&error)));
+            return ExitCode::from(USAGE);
+        }
+    };
     let result = match &cli.verb {
         None => upscale::run(&cli.job),
         Some(Verb::Plan(job)) => plan::run(job),
@@ -60,7 +68,7 @@ pub fn run() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is_broken_pipe() => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("cupscale-fast: {error}");
+            complain(&error.to_string());
             ExitCode::from(match error {
                 CliError::Usage(_) => USAGE,
                 CliError::Job(Error::Interrupted) => INTERRUPTED,
@@ -68,6 +76,24 @@ pub fn run() -> ExitCode {
             })
         }
     }
+}
+
+/// What clap has to say, without its colours, tips and usage, on one line.
+fn usage_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let message = text.split("\n\n").next().unwrap_or(&text);
+    let message = message.split_whitespace().collect::<Vec<_>>().join(" ");
+    let message = message.strip_prefix("error: ").unwrap_or(&message);
+    // A second picture looks like a verb to clap, and so does a verb that comes too late.
+    if error.kind() == clap::error::ErrorKind::ArgumentConflict && message.contains("subcommand") {
+        return "one picture at a time, and a verb (plan, caption) comes first".to_owned();
+    }
+    message.to_owned()
+}
+
+/// One line on standard error. Nobody reading it is no reason to fail.
+fn complain(line: &str) {
+    let _ = writeln!(io::stderr(), "cupscale-fast: {line}");
 }
 
 /// Writes the one thing that a verb prints.

@@ -80,7 +80,7 @@ impl Reporter {
             Display::Percent(_) | Display::Nothing => {}
         }
         if !self.quiet && !matches!(self.display, Display::Json(_)) {
-            eprintln!("{summary} in {:.1} s", self.started.elapsed().as_secs_f64());
+            say(&format!("{summary} in {:.1} s", self.started.elapsed().as_secs_f64()));
         }
     }
 }
@@ -121,14 +121,14 @@ impl Progress for Reporter {
                 let before = state.percent();
                 state.done += count;
                 if let (Some(stage), true) = (state.stage, state.percent() != before) {
-                    eprintln!(
+                    say(&format!(
                         "{} {}% ({}/{} {})",
                         stage.verb(),
                         state.percent(),
                         state.done,
                         state.total,
                         stage.unit()
-                    );
+                    ));
                 }
             }
             Display::Json(state) => {
@@ -148,8 +148,8 @@ impl Progress for Reporter {
         match &self.display {
             Display::Json(_) => line(&serde_json::json!({ "event": "note", "text": text })),
             _ if self.quiet => {}
-            Display::Bar(bar) => bar.suspend(|| eprintln!("{text}")),
-            Display::Percent(_) | Display::Nothing => eprintln!("{text}"),
+            Display::Bar(bar) => bar.suspend(|| say(text)),
+            Display::Percent(_) | Display::Nothing => say(text),
         }
     }
 
@@ -158,7 +158,12 @@ impl Progress for Reporter {
     }
 }
 
-/// One JSON line on stderr. Nobody reading it is no reason to stop the job.
+/// One JSON line on stderr.
 fn line(value: &serde_json::Value) {
-    let _ = writeln!(std::io::stderr(), "{value}");
+    say(&value.to_string());
+}
+
+/// One line on stderr. Nobody reading it is no reason to stop the job.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }

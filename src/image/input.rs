@@ -102,13 +102,34 @@ impl Output {
         }
     }
 
+    /// Writes a whole file (or stream) that is no picture, as carefully as a picture: complete or
+    /// not at all.
+    ///
+    /// # Errors
+    /// Those of [`check_writable`](Self::check_writable), or what the system says to the writing.
+    pub fn write(&self, bytes: &[u8]) -> Result<()> {
+        let target = Target::open(self)?;
+        let mut sink = target.sink()?;
+        sink.write_all(bytes)
+            .and_then(|()| sink.finish())
+            .map_err(|source| ImageError::write(target.name(), source))?;
+        target.commit()
+    }
+
     /// Checks, before any work is done, that a picture can be put here: the folder exists and files
     /// can be made in it, and the target is neither a directory nor read-only. Leaves no trace.
     ///
     /// # Errors
     /// [`ImageError::Unwritable`] with the one reason.
     pub fn check_writable(&self) -> Result<()> {
-        Target::open(self).map(drop)
+        // A named pipe is not opened to try: its reader would take the closing for the end.
+        let is_special = |path: &PathBuf| {
+            fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir())
+        };
+        match self {
+            Self::Path(path) if is_special(path) => Ok(()),
+            _ => Target::open(self).map(drop),
+        }
     }
 }
 

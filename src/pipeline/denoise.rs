@@ -1,6 +1,8 @@
 //! Diffuse, then denoise by regions (METHOD §2): noise the canvas to the first timestep that runs,
 //! and for each timestep predict every region's noise, fuse, apply the structure prior, step.
 
+use std::path::Path;
+
 use crate::{
     backend::ops::CropRect,
     canvas::{CanvasSize, Fuser, Latent, NoiseField, Region, fuse::Round},
@@ -21,6 +23,8 @@ pub(super) struct Denoise<'a> {
     pub engine: &'a Engine,
     pub plan: &'a Plan,
     pub settings: &'a Settings,
+    /// Where a canvas too large for memory is mapped.
+    pub folder: &'a Path,
     pub conditions: &'a Conditions,
     /// The latent of the resized input, never noised.
     pub zl: &'a Latent,
@@ -36,8 +40,8 @@ impl Denoise<'_> {
         let noise = NoiseField::new(settings.seed);
         let structure = StructurePrior::new(settings.gsp)?;
 
-        let mut z = self.diffuse(zl, plan.latent()?, steps[0].t, &noise, DRAW_CANVAS)?;
-        let mut fuser = Fuser::new(plan.latent()?, settings.fusion);
+        let mut z = self.diffuse(zl, plan.latent(self.folder)?, steps[0].t, &noise, DRAW_CANVAS)?;
+        let mut fuser = Fuser::new(plan.latent(self.folder)?, settings.fusion);
 
         progress.begin(Stage::Denoise, plan.grid.len() * steps.len());
         for (index, step) in steps.iter().enumerate() {

@@ -1,6 +1,6 @@
 //! From the picture to latents: the resized input, tile by tile, through the VAE's encoder.
 
-use std::ops::Range;
+use std::{ops::Range, path::Path};
 
 use candle_core::{DType, Tensor};
 
@@ -49,11 +49,13 @@ impl Canvased<'_> {
     }
 }
 
-/// Encodes the resized picture onto a canvas of the plan's size: zL of METHOD §2.
+/// Encodes the resized picture onto a canvas of the plan's size: zL of METHOD §2. A large canvas is
+/// mapped in `folder`.
 pub(super) fn canvas(
     engine: &Engine,
     picture: &Picture,
     plan: &Plan,
+    folder: &Path,
     progress: &mut dyn Progress,
 ) -> Result<Latent, Error> {
     let size = plan.canvas;
@@ -63,7 +65,7 @@ pub(super) fn canvas(
         height: size.height,
     };
     progress.begin(Stage::Encode, plan.tile_rows.len() * plan.tile_columns.len());
-    encode(engine, &source, plan.latent()?, &plan.tile_rows, &plan.tile_columns, progress)
+    encode(engine, &source, plan.latent(folder)?, &plan.tile_rows, &plan.tile_columns, progress)
 }
 
 /// Encodes the whole picture at `height × width` latent pixels, for the low-resolution pass.

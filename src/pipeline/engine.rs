@@ -32,6 +32,9 @@ pub struct ModelShape {
     pub sees_low_resolution: bool,
 }
 
+/// The largest native size believed, in latent pixels: sixteen times SDXL's.
+const MAX_REGION: usize = 2048;
+
 impl ModelShape {
     fn new(model: &ModelSource, unet: &UNetConfig, vae: &Vae) -> Result<Self, Error> {
         let refuse = |reason: String| Error::Model { model: model.to_string(), reason };
@@ -54,11 +57,15 @@ impl ModelShape {
         };
         let stride = unet.total_stride().max(2);
         let region = match unet.sample_size {
-            Some((height, width)) if height == width && height.is_multiple_of(stride) => height,
+            Some((height, width))
+                if height == width && height.is_multiple_of(stride) && height <= MAX_REGION =>
+            {
+                height
+            }
             Some((height, width)) => {
                 return Err(refuse(format!(
-                    "its native size of {width} × {height} latent pixels is no square, or no multiple \
-                     of {stride}"
+                    "its native size of {width} × {height} latent pixels is no square, no multiple of \
+                     {stride}, or above {MAX_REGION}"
                 )));
             }
             None => return Err(refuse("unet/config.json names no sample_size".to_owned())),

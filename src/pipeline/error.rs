@@ -33,6 +33,8 @@ pub enum Error {
     /// A model that this pipeline cannot drive.
     #[error("{model}: {reason}")]
     Model { model: String, reason: String },
+    #[error("{width} × {height}: more pixels than an output can have (2³⁴)")]
+    OutputTooLarge { width: u32, height: u32 },
     /// A result that is no number: rather no picture than a black one.
     #[error(
         "{}: the model produced values that are not numbers; try `--device cpu`",

@@ -19,6 +19,8 @@ pub use plan::Plan;
 pub use progress::{Progress, Silent, Stage};
 pub use settings::{CaptionerChoice, Defaults, Settings};
 
+use std::path::Path;
+
 use crate::{
     caption::document::Document,
     image::{EncodeOptions, Encoder, Format, Output, Picture},
@@ -54,6 +56,9 @@ pub fn upscale(
     let size = plan.canvas;
     format.check_size(&output.name(), size.width as u32, size.height as u32)?;
     let described = captions::describe(engine, picture, &plan, settings, progress)?;
+    if progress.interrupted() {
+        return Err(Error::Interrupted);
+    }
     let options = EncodeOptions {
         quality: settings.jpeg_quality,
         settings: Some(settings.record(engine.name(), &plan, &described.prompt)),
@@ -66,9 +71,15 @@ pub fn upscale(
         progress.note(&warning.to_string());
     }
 
+    // Beside the output there is room for a picture; the system's temporary folder may be memory.
+    let folder = match output {
+        Output::Path(path) => path.parent().filter(|folder| folder.is_dir()),
+        Output::Stdout => None,
+    }
+    .map_or_else(std::env::temp_dir, Path::to_path_buf);
     let conditions =
         condition::Conditions::new(engine, &described.prompt, &described.texts, settings.rsp)?;
-    let zl = encode::canvas(engine, picture, &plan, progress)?;
+    let zl = encode::canvas(engine, picture, &plan, &folder, progress)?;
     let low_resolution = plan
         .low_resolution
         .map(|size| encode::low_resolution(engine, picture, &plan, size))
@@ -77,6 +88,7 @@ pub fn upscale(
         engine,
         plan: &plan,
         settings,
+        folder: &folder,
         conditions: &conditions,
         zl: &zl,
         low_resolution: low_resolution.as_ref(),

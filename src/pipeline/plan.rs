@@ -1,7 +1,7 @@
 //! What a job will do, worked out before it does anything: sizes, regions, timesteps, tiles, and
 //! the memory that follows from them.
 
-use std::fmt;
+use std::{fmt, path::Path};
 
 use crate::{
     canvas::{CanvasSize, Latent, RegionGrid, target_size},
@@ -20,6 +20,10 @@ const IN_MEMORY_BYTES: usize = 64 << 20;
 /// no padding makes such a tile exact, but wide padding brings its statistics close to its
 /// neighbours'.
 const GLOBAL_VAE_PAD: usize = 32;
+
+/// The largest output: 131 072², far beyond any camera times any scale, and a canvas that still
+/// fits a disk. More is a slip of the finger.
+const MAX_OUTPUT_PIXELS: u64 = 1 << 34;
 
 /// A job, planned.
 #[derive(Clone, Debug)]
@@ -55,6 +59,9 @@ impl Plan {
     pub fn new(engine: &Engine, input: (u32, u32), settings: &Settings) -> Result<Self, Error> {
         let shape = engine.shape();
         let (width, height) = target_size(input.0, input.1, settings.size)?;
+        if u64::from(width) * u64::from(height) > MAX_OUTPUT_PIXELS {
+            return Err(Error::OutputTooLarge { width, height });
+        }
         let canvas = CanvasSize::for_pixels(width, height, shape.factor)?;
         let overlap = (settings.overlap * shape.region as f64).round() as usize;
         let grid = RegionGrid::new(
@@ -103,14 +110,14 @@ impl Plan {
         pixels * self.shape.channels * size_of::<f32>()
     }
 
-    /// A zeroed latent of the canvas's size; a large one lies in a file that has no name.
-    pub(super) fn latent(&self) -> Result<Latent, Error> {
+    /// A zeroed latent of the canvas's size; a large one lies in a file in `folder` that has no name.
+    pub(super) fn latent(&self, folder: &Path) -> Result<Latent, Error> {
         let (height, width) = (self.canvas.latent_height, self.canvas.latent_width);
         let channels = self.shape.channels;
         Ok(if self.latent_bytes() <= IN_MEMORY_BYTES {
             Latent::in_memory(height, width, channels)?
         } else {
-            Latent::in_dir(&std::env::temp_dir(), height, width, channels)?
+            Latent::in_dir(folder, height, width, channels)?
         })
     }
 }

@@ -121,7 +121,7 @@ impl Default for Settings {
             captioner: CaptionerChoice::Attributes,
             batch: None,
             tile: Defaults::TILE as usize,
-            jpeg_quality: 95,
+            jpeg_quality: crate::image::DEFAULT_QUALITY,
         }
     }
 }

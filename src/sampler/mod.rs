@@ -94,7 +94,7 @@ pub enum SamplerError {
     Config(#[from] serde_json::Error),
     /// The scheduler class has no counterpart here.
     #[error(
-        "the scheduler class {class:?} is not supported (supported: \"DDIMScheduler\"): choose a sampler explicitly"
+        "the scheduler class {class:?} is not supported (supported: \"DDIMScheduler\"): put a DDIM scheduler_config.json in its place"
     )]
     UnsupportedScheduler {
         /// `_class_name` of the config.
