@@ -37,6 +37,9 @@ def main():
     parser.add_argument("--work", type=pathlib.Path)
     parser.add_argument("--random", action="store_true", help="untrained weights of the same architecture")
     parser.add_argument("--unet", default="unet.pt", help="UNet checkpoint in WORK")
+    parser.add_argument("--vae", help="VAE checkpoint in WORK (default: the latest phase that is there)")
+    parser.add_argument("--weights", choices=["ema", "last"], default="ema",
+                        help="of the UNet: the moving average or the last ones")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="holds tokenizer/ and tokenizer_2/ already")
     args = parser.parse_args()
     torch.manual_seed(0)
@@ -46,13 +49,14 @@ def main():
     one, two = build.text_encoders(vocab)
     scaling = 1.25
     if not args.random:
-        decoder = args.work / "vae_decoder.pt"
-        state = torch.load(decoder if decoder.exists() else args.work / "vae_joint.pt", map_location="cpu", weights_only=False)
+        names = [args.vae] if args.vae else ["vae_tune.pt", "vae_decoder.pt", "vae_joint.pt"]
+        path = next(args.work / n for n in names if (args.work / n).exists())
+        state = torch.load(path, map_location="cpu", weights_only=False)
         vae.load_state_dict(state["ema"])
         state = torch.load(args.work / args.unet, map_location="cpu", weights_only=False)
-        unet.load_state_dict(state["ema"]["unet"])
-        one.load_state_dict(state["ema"]["one"])
-        two.load_state_dict(state["ema"]["two"])
+        whole = state["ema_all" if args.weights == "ema" else "model"]
+        for module, prefix in ((unet, "unet."), (one, "text.one."), (two, "text.two.")):
+            module.load_state_dict({k.removeprefix(prefix): v for k, v in whole.items() if k.startswith(prefix)})
         scaling = state["scaling_factor"]
     vae.register_to_config(scaling_factor=scaling)
     names = {

@@ -1,14 +1,16 @@
 """The whole method in PyTorch with diffusers' modules: enlarges one picture with a model folder.
 
 A second implementation to compare the program with, and what the figures of the model card were
-measured with. METHOD.md section 2 without the priors: zL from the Lanczos-enlarged picture, one noise field,
+measured with. METHOD.md section 2, of the priors only GSP: zL from the Lanczos-enlarged picture, one noise field,
 regions of the native size with raised-cosine feathering, fused noise, DDIM.
 """
 import argparse
+import math
 import pathlib
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
 from PIL import Image
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
@@ -46,7 +48,7 @@ def starts(length, region, overlap):
 
 
 @torch.no_grad()
-def upscale(model, picture, size, seed=0, steps=8, run=4, overlap=32, captions=True, prompt="", batch=4):
+def upscale(model, picture, size, seed=0, steps=8, run=4, overlap=32, captions=True, prompt="", batch=4, gsp=0.0):
     """`picture` (PIL) enlarged to `size` (width, height); a PIL image. Sides are padded to multiples of 2 f."""
     f, r = model.factor, model.unet.config.sample_size
     enlarged = picture.convert("RGB").resize(size, Image.LANCZOS)
@@ -71,7 +73,7 @@ def upscale(model, picture, size, seed=0, steps=8, run=4, overlap=32, captions=T
     ramp = 0.5 - 0.5 * torch.cos((torch.arange(r) + 0.5) / r * 2 * torch.pi)
     weight = (ramp[:, None] * ramp[None, :]).clamp_min(1e-3)
     times = torch.tensor([[r * f, r * f, 0, 0, r * f, r * f]], dtype=torch.float32, device=model.device)
-    for t in timesteps:
+    for step, t in enumerate(timesteps):
         total, mass = torch.zeros_like(z), torch.zeros(z.shape[2:])
         for i in range(0, len(places), batch):
             part = places[i:i + batch]
@@ -81,7 +83,14 @@ def upscale(model, picture, size, seed=0, steps=8, run=4, overlap=32, captions=T
             for e, (y, x) in zip(eps, part):
                 total[0, :, y:y + r, x:x + r] += e * weight
                 mass[y:y + r, x:x + r] += weight
-        z = scheduler.step(total / mass, t, z).prev_sample
+        eps = total / mass
+        if gsp:
+            # METHOD.md section 3: the 2 x 2 means of x0-hat go some way towards zL's, eps is held constant.
+            a = scheduler.alphas_cumprod[t]
+            ahead = (z - (1 - a).sqrt() * eps) / a.sqrt() - zl
+            block = F.interpolate(F.avg_pool2d(ahead, 2), scale_factor=2, mode="nearest")
+            z = z - a.sqrt() * gsp * 0.5 * (1 + math.cos(math.pi * step / len(timesteps))) * block
+        z = scheduler.step(eps, t, z).prev_sample
     out = model.vae.decode(z / scale).sample.clamp(-1, 1)
     rgb = out.add(1).mul(127.5).round().byte()[0].permute(1, 2, 0).cpu().numpy()
     return Image.fromarray(rgb[:size[1], :size[0]].copy())
@@ -95,6 +104,7 @@ def main():
     parser.add_argument("--scale", type=float, default=4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--denoise-steps", type=int, default=4)
+    parser.add_argument("--gsp", type=float, default=0.2, help="weight of the structure prior")
     parser.add_argument("--prompt", default="")
     parser.add_argument("--captioner", choices=["none", "attributes"], default="attributes")
     parser.add_argument("--threads", type=int, default=0)
@@ -103,7 +113,7 @@ def main():
         torch.set_num_threads(args.threads)
     picture = Image.open(args.input)
     size = tuple(max(1, round(n * args.scale)) for n in picture.size)
-    upscale(Model(args.model), picture, size, args.seed, run=args.denoise_steps, prompt=args.prompt,
+    upscale(Model(args.model), picture, size, args.seed, run=args.denoise_steps, prompt=args.prompt, gsp=args.gsp,
             captions=args.captioner == "attributes").save(args.output)
 
 

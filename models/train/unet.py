@@ -147,6 +147,7 @@ def main():
     parser.add_argument("--tokenizers", type=pathlib.Path, required=True, help="folder with tokenizer and tokenizer_2")
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--chain-from", type=float, default=0.55, help="fraction of the time after which chain updates begin")
+    parser.add_argument("--chain-share", type=float, default=0.5, help="of chain updates from then on")
     parser.add_argument("--wide-from", type=float, default=0.8, help="fraction after which whole regions are used")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--muon-lr", type=float, default=0.007)
@@ -277,7 +278,7 @@ def main():
         count = args.batch if side == 32 else max(1, args.batch // 4)
         x0, zl, ids = data.batch(count, side)
         x0, zl, ids = x0.to(device), zl.to(device), tuple(i.to(device) for i in ids)
-        if fraction >= args.chain_from and rng.random() < 0.5:
+        if fraction >= args.chain_from and rng.random() < args.chain_share:
             chain(x0, zl, ids, 4 * side)
         else:
             diffusion(x0, zl, ids, 4 * side)

@@ -43,8 +43,12 @@ def edge(vae):
     return lambda name: name.startswith(names)
 
 
+def charbonnier_map(d):
+    return (d * d + 1e-6).sqrt()
+
+
 def charbonnier(d):
-    return (d * d + 1e-6).sqrt().mean()
+    return charbonnier_map(d).mean()
 
 
 def reconstruction_loss(out, ref):
@@ -60,6 +64,18 @@ def grid_loss(out, ref, block=12):
     return charbonnier(F.avg_pool2d(d, block))
 
 
+def seam_loss(out, ref, block=12):
+    """How strong the steps between neighbours are, for each of the 4 phases of the grid: no seams every 4 px."""
+    def steps(x):
+        across = F.pixel_unshuffle(F.pad((x[..., 1:] - x[..., :-1]).abs(), (0, 1)), 4)
+        down = F.pixel_unshuffle(F.pad((x[..., 1:, :] - x[..., :-1, :]).abs(), (0, 0, 0, 1)), 4)
+        n, c, h, w = across.shape
+        across = across.view(n, c // 16, 4, 4, h, w).mean(2)
+        down = down.view(n, c // 16, 4, 4, h, w).mean(3)
+        return F.avg_pool2d(torch.cat([across, down], 1).flatten(1, 2), block)
+    return (steps(out) - steps(ref)).abs().mean()
+
+
 def detail_loss(out, ref, directions=12, tile=16):
     """Local sliced Wasserstein-1 distance of 5 x 5 patches without their mean: as much fine detail as the truth."""
     filters = torch.randn(directions, 3, 5, 5, device=out.device)
@@ -69,6 +85,13 @@ def detail_loss(out, ref, directions=12, tile=16):
     n, d, h, w = maps.shape
     tiles = maps.reshape(n, d, h // tile, tile, w // tile, tile).transpose(3, 4).flatten(4).sort(-1).values
     return (tiles[:len(out)] - tiles[len(out):]).abs().mean()
+
+
+def smooth_loss(out, ref):
+    """Error where the truth is smooth (sky, blur), which patch statistics of busy regions would fill with noise."""
+    step = (ref[..., 1:] - ref[..., :-1]).abs().mean(1, keepdim=True)
+    calm = torch.exp(-F.avg_pool2d(F.pad(step, (0, 1)), 9, stride=1, padding=4) / 0.02)
+    return (charbonnier_map(out - ref) * calm).mean()
 
 
 def heldout_crops(work, side=256):
@@ -97,6 +120,30 @@ def evaluate(vae, crops, device):
     return total / len(crops), z.mean().item(), z.std().item()
 
 
+class Pairs:
+    """Output latents of the UNet's chain and their true pixels (pairs.py); picks up new shards as they appear."""
+
+    def __init__(self, folder, seed):
+        self.folder, self.seen, self.shards = folder, set(), []
+        self.rng = torch.Generator().manual_seed(seed)
+        self.refresh()
+
+    def refresh(self):
+        for path in sorted(self.folder.glob("*.pt")):
+            if path.name not in self.seen:
+                self.seen.add(path.name)
+                self.shards.append(torch.load(path, weights_only=False))
+
+    def one(self, side):
+        """Latent [16, side/4, side/4] and pixels [3, side, side] in [-1, 1]."""
+        pick = lambda n: int(torch.randint(n, (1,), generator=self.rng))  # noqa: E731
+        shard = self.shards[pick(len(self.shards))]
+        i, n = pick(len(shard["z"])), side // 4
+        y, x = pick(shard["z"].shape[2] - n + 1), pick(shard["z"].shape[3] - n + 1)
+        pixels = shard["truth"][i, :, 4 * y:4 * y + side, 4 * x:4 * x + side]
+        return shard["z"][i, :, y:y + n, x:x + n].float(), pixels.float() / 127.5 - 1
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=pathlib.Path, required=True)
@@ -109,6 +156,11 @@ def main():
     parser.add_argument("--adam-lr", type=float, default=1e-3)
     parser.add_argument("--latent-noise", type=float, default=0.05)
     parser.add_argument("--detail-weight", type=float, default=0.5, help="of the patch statistics, phase decoder")
+    parser.add_argument("--seam-weight", type=float, default=2.0, help="phase decoder")
+    parser.add_argument("--smooth-weight", type=float, default=0.0, help="phase decoder: extra weight of smooth areas")
+    parser.add_argument("--pair-share", type=float, default=0.6, help="phase decoder: share of WORK/pairs, if there")
+    parser.add_argument("--start", help="phase decoder: first weights from this checkpoint in WORK (default vae_joint.pt)")
+    parser.add_argument("--detail-from", type=float, default=0.3, help="fraction of the time at which patch statistics set in")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--name", default=None, help="checkpoint name (default vae_PHASE)")
@@ -121,7 +173,8 @@ def main():
     path = args.work / f"{args.name or 'vae_' + args.phase}.pt"
     done = torch.load(path, map_location=device, weights_only=False) if path.exists() else None
     if args.phase == "decoder":
-        vae.load_state_dict(torch.load(args.work / "vae_joint.pt", map_location=device, weights_only=False)["ema"])
+        vae.load_state_dict(torch.load(args.work / (args.start or "vae_joint.pt"), map_location=device,
+                                       weights_only=False)["ema"])
         vae.encoder.requires_grad_(False)
     if done:
         vae.load_state_dict(done["model"])
@@ -140,6 +193,7 @@ def main():
     crops = Crops(load_photos(args.work, "train", (1.5, 2)), args.seed + 1000 * step,
                   swap_colours=0.3 if args.phase == "decoder" else 0.0)
     probe = heldout_crops(args.work)
+    pairs = Pairs(args.work / "pairs", args.seed + step) if args.phase == "decoder" and (args.work / "pairs").exists() else None
     print(f"{sum(p.numel() for p in vae.parameters())} parameters, {len(crops.photos)} pictures", flush=True)
     total, last_print, last_save, n = 0.0, time.time(), time.time(), 0
     while True:
@@ -156,11 +210,17 @@ def main():
                 with torch.no_grad():
                     z = vae.encoder(x)
             zf = z.float()
+            if pairs:
+                zf, x = zf.clone(), x.clone()
+                for i in range(round(args.pair_share * len(x))):
+                    zf[i], x[i] = (part.to(device) for part in pairs.one(args.crop))
             out = vae.decoder(zf + args.latent_noise * torch.randn_like(zf))
         loss = reconstruction_loss(out.float(), x)
         if args.phase == "decoder":
-            loss = loss + 0.5 * grid_loss(out.float(), x)
-            strength = args.detail_weight * min(1.0, max(0.0, clock.fraction() - 0.3) / 0.3)
+            loss = loss + 0.5 * grid_loss(out.float(), x) + args.seam_weight * seam_loss(out.float(), x)
+            if args.smooth_weight:
+                loss = loss + args.smooth_weight * smooth_loss(out.float(), x)
+            strength = args.detail_weight * min(1.0, max(0.0, clock.fraction() - args.detail_from) / 0.3)
             if strength:
                 loss = loss + strength * detail_loss(out.float(), x)
         if args.phase == "joint":
@@ -181,6 +241,8 @@ def main():
             print(f"{time.strftime('%H:%M:%S')} {clock.used() / 60:.1f} min step {step} loss {total / n:.4f} "
                   f"held-out {quality:.2f} dB, latents {mean:.2f} +- {std:.2f}, {n} steps", flush=True)
             total, n, last_print = 0.0, 0, time.time()
+            if pairs:
+                pairs.refresh()
         if finished or time.time() - last_save > 170:
             save_checkpoint(path, model=vae.state_dict(), ema=ema.module.state_dict(), muon=muon.state_dict(),
                             adam=adam.state_dict(), step=step, used=clock.used(), args=vars(args))
