@@ -49,8 +49,8 @@ def main():
     one, two = build.text_encoders(vocab)
     scaling = 1.25
     if not args.random:
-        names = [args.vae] if args.vae else ["vae_tune.pt", "vae_decoder.pt", "vae_joint.pt"]
-        path = next(args.work / n for n in names if (args.work / n).exists())
+        candidates = [args.vae] if args.vae else ["vae_decoder.pt", "vae_joint.pt"]
+        path = next(args.work / n for n in candidates if (args.work / n).exists())
         state = torch.load(path, map_location="cpu", weights_only=False)
         vae.load_state_dict(state["ema"])
         state = torch.load(args.work / args.unet, map_location="cpu", weights_only=False)
