@@ -7,7 +7,7 @@ use cupscale::{
     backend::DeviceSpec,
     canvas::{Fusion, SizeSpec},
     image::{DEFAULT_QUALITY, Format, Input, Output},
-    pipeline::{CaptionerChoice, Defaults, Settings},
+    pipeline::{CaptionerChoice, ColourFix, Defaults, Settings},
     sampler::Denoise,
     weights::ModelSource,
 };
@@ -72,6 +72,14 @@ pub enum FusionArg {
     Feather,
     /// Overlapping regions count alike
     Average,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ColorFixArg {
+    /// Large-scale colour and tone from the input
+    Wavelet,
+    /// Colours as the model made them
+    None,
 }
 
 #[derive(Args, Debug)]
@@ -163,6 +171,10 @@ pub struct JobArgs {
     #[arg(long, value_name = "0-1", default_value_t = Defaults::RSP, value_parser = weight,
           help_heading = "Repainting")]
     rsp: f64,
+
+    /// How the output's colours are kept true to the input
+    #[arg(long, value_enum, default_value_t = ColorFixArg::Wavelet, help_heading = "Repainting")]
+    color_fix: ColorFixArg,
 
     /// Model folder in diffusers layout [default: the embedded model]
     #[arg(short = 'n', long, value_name = "DIR", help_heading = "Machine")]
@@ -292,6 +304,10 @@ impl JobArgs {
                 (Some(file), _) => CaptionerChoice::File(file.clone()),
                 (None, CaptionerArg::Attributes) => CaptionerChoice::Attributes,
                 (None, CaptionerArg::None) => CaptionerChoice::None,
+            },
+            colour_fix: match self.color_fix {
+                ColorFixArg::Wavelet => ColourFix::Wavelet,
+                ColorFixArg::None => ColourFix::None,
             },
             batch: self.batch.map(|batch| batch as usize),
             tile: self.tile as usize,

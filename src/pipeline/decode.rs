@@ -10,13 +10,18 @@ use crate::{
     image::{Picture, PictureWriter},
 };
 
-use super::{Engine, Error, Plan, Progress, Stage, tiles::mirrored};
+use super::{
+    ColourFix, Engine, Error, Plan, Progress, Settings, Stage, colour_fix,
+    encode::Canvased,
+    tiles::{Span, mirrored},
+};
 
-/// Decodes `z`, crops it to the output's exact size, and writes it.
+/// Decodes `z`, fixes its colours, crops it to the output's exact size, and writes it.
 pub(super) fn canvas(
     engine: &Engine,
     picture: &Picture,
     plan: &Plan,
+    settings: &Settings,
     z: &Latent,
     writer: &mut PictureWriter,
     progress: &mut dyn Progress,
@@ -24,6 +29,10 @@ pub(super) fn canvas(
     let size = plan.canvas;
     let f = engine.shape().factor;
     let alpha = picture.alpha_resizer(size.width as u32, size.height as u32)?;
+    let source = match settings.colour_fix {
+        ColourFix::Wavelet => Some(Canvased::new(picture, size.width, size.height)?),
+        ColourFix::None => None,
+    };
     progress.begin(Stage::Decode, plan.tile_rows.len() * plan.tile_columns.len());
     for row in &plan.tile_rows {
         let top = row.core.start * f;
@@ -40,20 +49,8 @@ pub(super) fn canvas(
             }
             let (left, right) = (column.core.start * f, (column.core.end * f).min(size.width));
             if left < right {
-                let latents = window(z, column.padded(), row.padded());
-                let shape = (1, row.padded().len(), column.padded().len(), z.channels());
-                let pixels: Vec<f32> = engine
-                    .vae
-                    .decode(&Tensor::from_vec(latents, shape, &engine.device)?)?
-                    .narrow(1, row.pad * f, bottom - top)?
-                    .narrow(2, column.pad * f, right - left)?
-                    .to_dtype(DType::F32)?
-                    .flatten_all()?
-                    .to_vec1()?;
-                if !pixels.iter().all(|value| value.is_finite()) {
-                    return Err(Error::NonFinite(Stage::Decode));
-                }
-                let lines = pixels.chunks_exact((right - left) * 3);
+                let tile = decode(engine, z, source.as_ref(), row, column)?;
+                let lines = tile.chunks_exact(column.core.len() * f * 3);
                 for (line, out) in lines.zip(band.chunks_exact_mut(size.width * 3)) {
                     for (value, out) in line.iter().zip(&mut out[left * 3..right * 3]) {
                         *out = (value * 0.5 + 0.5).clamp(0.0, 1.0);
@@ -66,6 +63,49 @@ pub(super) fn canvas(
         writer.write_rows(&band, alpha.as_deref())?;
     }
     Ok(())
+}
+
+/// The core of one tile, `[rows, columns, 3]` in −1..=1, with its colours fixed towards `source`.
+fn decode(
+    engine: &Engine,
+    z: &Latent,
+    source: Option<&Canvased<'_>>,
+    row: &Span,
+    column: &Span,
+) -> Result<Vec<f32>, Error> {
+    let f = engine.shape().factor;
+    // Latent pixels around the core that the filter needs to see as they are.
+    let rim = if source.is_some() { colour_fix::RADIUS.div_ceil(f) } else { 0 };
+    let (y, x) = (row.padded_by(row.pad + rim), column.padded_by(column.pad + rim));
+    let latents = Tensor::from_vec(
+        window(z, x.clone(), y.clone()),
+        (1, y.len(), x.len(), z.channels()),
+        &engine.device,
+    )?;
+    let (height, width) = ((row.core.len() + 2 * rim) * f, (column.core.len() + 2 * rim) * f);
+    let mut pixels: Vec<f32> = engine
+        .vae
+        .decode(&latents)?
+        .narrow(1, row.pad * f, height)?
+        .narrow(2, column.pad * f, width)?
+        .to_dtype(DType::F32)?
+        .flatten_all()?
+        .to_vec1()?;
+    if !pixels.iter().all(|value| value.is_finite()) {
+        return Err(Error::NonFinite(Stage::Decode));
+    }
+    let Some(source) = source else { return Ok(pixels) };
+    let in_pixels = |range: Range<isize>| range.start * f as isize..range.end * f as isize;
+    let (y, x) = (in_pixels(row.padded_by(rim)), in_pixels(column.padded_by(rim)));
+    colour_fix::apply(&mut pixels, &source.window(x, y), width);
+    let rim = rim * f;
+    Ok(pixels
+        .chunks_exact(width * 3)
+        .skip(rim)
+        .take(row.core.len() * f)
+        .flat_map(|line| &line[rim * 3..(width - rim) * 3])
+        .copied()
+        .collect())
 }
 
 /// The window of columns `x` and rows `y` of the latent, continued by reflection, `[y, x, C]`.

@@ -15,15 +15,20 @@ use super::{
 };
 
 /// The resized picture, continued by reflection on every side: past its end it fills the canvas.
-struct Canvased<'a> {
+pub(super) struct Canvased<'a> {
     resizer: Resizer<'a>,
     width: usize,
     height: usize,
 }
 
-impl Canvased<'_> {
+impl<'a> Canvased<'a> {
+    /// `picture` resized to `width × height` image pixels.
+    pub fn new(picture: &'a Picture, width: usize, height: usize) -> Result<Self, Error> {
+        Ok(Self { resizer: picture.resizer(width as u32, height as u32)?, width, height })
+    }
+
     /// The window of columns `x` and rows `y`, `[y, x, 3]`, in the VAE's range −1..=1.
-    fn window(&self, x: Range<isize>, y: Range<isize>) -> Vec<f32> {
+    pub fn window(&self, x: Range<isize>, y: Range<isize>) -> Vec<f32> {
         // Mirrored pixels lie elsewhere in the picture: widen the window until it holds them.
         let source = |range: &Range<isize>, length: usize| {
             let mirrored = range.clone().map(|at| mirrored(at, length));
@@ -59,11 +64,7 @@ pub(super) fn canvas(
     progress: &mut dyn Progress,
 ) -> Result<Latent, Error> {
     let size = plan.canvas;
-    let source = Canvased {
-        resizer: picture.resizer(size.width as u32, size.height as u32)?,
-        width: size.width,
-        height: size.height,
-    };
+    let source = Canvased::new(picture, size.width, size.height)?;
     progress.begin(Stage::Encode, plan.tile_rows.len() * plan.tile_columns.len());
     encode(engine, &source, plan.latent(folder)?, &plan.tile_rows, &plan.tile_columns, progress)
 }
@@ -76,12 +77,7 @@ pub(super) fn low_resolution(
     (height, width): (usize, usize),
 ) -> Result<Latent, Error> {
     let shape = engine.shape();
-    let (pixels_h, pixels_w) = (height * shape.factor, width * shape.factor);
-    let source = Canvased {
-        resizer: picture.resizer(pixels_w as u32, pixels_h as u32)?,
-        width: pixels_w,
-        height: pixels_h,
-    };
+    let source = Canvased::new(picture, width * shape.factor, height * shape.factor)?;
     let latent = Latent::in_memory(height, width, shape.channels)?;
     // It has about the size of one region: one tile.
     let whole = |length: usize| spans(length, length, plan.vae_pad);

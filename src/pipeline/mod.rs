@@ -2,6 +2,7 @@
 //! decode it into the output (METHOD §2).
 
 mod captions;
+mod colour_fix;
 mod condition;
 mod decode;
 mod denoise;
@@ -17,7 +18,7 @@ pub use engine::{Engine, ModelShape};
 pub use error::Error;
 pub use plan::Plan;
 pub use progress::{Progress, Silent, Stage};
-pub use settings::{CaptionerChoice, Defaults, Settings};
+pub use settings::{CaptionerChoice, ColourFix, Defaults, Settings};
 
 use std::path::Path;
 
@@ -95,7 +96,7 @@ pub fn upscale(
     }
     .run(progress)?;
     drop((zl, low_resolution));
-    decode::canvas(engine, picture, &plan, &z, &mut writer, progress)?;
+    decode::canvas(engine, picture, &plan, settings, &z, &mut writer, progress)?;
     writer.finish()?;
     Ok(Report {
         width: size.width as u32,

@@ -48,6 +48,15 @@ pub enum CaptionerChoice {
     File(PathBuf),
 }
 
+/// Where the output's large-scale colour and tone come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ColourFix {
+    /// The input.
+    Wavelet,
+    /// The model.
+    None,
+}
+
 /// A job's settings, resolved.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -69,6 +78,7 @@ pub struct Settings {
     /// In 0..=1.
     pub rsp: f64,
     pub captioner: CaptionerChoice,
+    pub colour_fix: ColourFix,
     /// Regions per UNet call; the result does not depend on it.
     pub batch: Option<usize>,
     /// Side of a VAE tile's core in image pixels.
@@ -100,6 +110,10 @@ impl Settings {
             "gsp": self.gsp,
             "rap": self.rap,
             "rsp": self.rsp,
+            "color_fix": match self.colour_fix {
+                ColourFix::Wavelet => "wavelet",
+                ColourFix::None => "none",
+            },
         })
         .to_string()
     }
@@ -119,6 +133,7 @@ impl Default for Settings {
             rap: Defaults::RAP,
             rsp: Defaults::RSP,
             captioner: CaptionerChoice::Attributes,
+            colour_fix: ColourFix::Wavelet,
             batch: None,
             tile: Defaults::TILE as usize,
             jpeg_quality: crate::image::DEFAULT_QUALITY,

@@ -23,7 +23,13 @@ impl Span {
     /// What is computed; may reach past the canvas on either side.
     #[must_use]
     pub fn padded(&self) -> Range<isize> {
-        self.core.start as isize - self.pad as isize..(self.core.end + self.pad) as isize
+        self.padded_by(self.pad)
+    }
+
+    /// The core and `pad` latent pixels on each side of it.
+    #[must_use]
+    pub fn padded_by(&self, pad: usize) -> Range<isize> {
+        self.core.start as isize - pad as isize..(self.core.end + pad) as isize
     }
 }
 

@@ -77,12 +77,14 @@ class Case:
     rap: float = 0.5
     rsp: float = 1.0
     captions: str = "captions.json"
+    color_fix: str = "none"
 
     def options(self):
         names = ("seed", "overlap", "fusion", "gsp", "rap", "rsp")
         size = "x".join(map(str, self.size))
         scaled = self.size == (3 * WIDTH, 3 * HEIGHT)
         options = ["--scale", "3"] if scaled else ["--size", size]
+        options += ["--color-fix", self.color_fix]
         options += ["--steps", str(STEPS), "--denoise-steps", str(RUN), "--prompt", PROMPT]
         options += [part for name in names for part in (f"--{name}", str(getattr(self, name)))]
         return options + (["--captions", self.captions] if self.captions else ["--captioner", "none"])
@@ -97,10 +99,11 @@ CASES = {
     "average": replace(ALL, fusion="average", gsp=1.0),
     "overlap_quarter": replace(ALL, overlap=0.25, rap=0.8, captions="captions_quarter.json"),
     "semantics_half": replace(ALL, rsp=0.5, seed=(3 << 32) + 5),
+    "colours": replace(ALL, color_fix="wavelet"),
     # no padding: the picture is the canvas
     "whole_cells": replace(ALL, size=(80, 56), seed=0, captions=""),
     # 8 latent rows where a region has 12
-    "strip": replace(ALL, size=(98, 30), gsp=0.6, captions=""),
+    "strip": replace(ALL, size=(98, 30), gsp=0.6, captions="", color_fix="wavelet"),
 }
 
 
@@ -195,11 +198,19 @@ class Method:
         latents = self.vae.encode(2 * image - 1).latents * self.vae.config.scaling_factor
         return latents[..., RIM:-RIM, RIM:-RIM]
 
-    def decode(self, z):
-        """Pixels in -1..1 from latents that reflection continues on every side."""
+    def decode(self, z, image, fixed):
+        """Pixels in -1..1 from latents that reflection continues on every side; if `fixed`, with the
+        low band (four levels of the a trous transform) of `image`, continued likewise."""
         rim = RIM * self.factor
+        height, width = (n * self.factor for n in z.shape[-2:])
         z = continued(z, (RIM, RIM), (RIM, RIM)) / self.vae.config.scaling_factor
-        return self.vae.decode(z).sample[..., rim:-rim, rim:-rim]
+        pixels = self.vae.decode(z).sample
+        if fixed:
+            image = continued(
+                image, (rim, rim + height - image.shape[-2]), (rim, rim + width - image.shape[-1])
+            )
+            pixels = pixels + a_trous(2 * image - 1 - pixels)
+        return pixels[..., rim:-rim, rim:-rim]
 
     @torch.no_grad()
     def run(self, image, case):
@@ -271,7 +282,7 @@ class Method:
             z = self.scheduler.step(eps, t, z, eta=0.0).prev_sample
         self.unet.set_attn_processor(own)
 
-        decoded = self.decode(z)
+        decoded = self.decode(z, resized, case.color_fix == "wavelet")
         result = (decoded[0, :, :height, :width] * 0.5 + 0.5).clamp(0, 1)
         return result.permute(1, 2, 0).float().contiguous(), texts
 
@@ -312,6 +323,18 @@ def continued(x, rows, columns):
         n = x.shape[axis]
         index = torch.arange(-before, n + after).abs() % max(2 * (n - 1), 1)
         x = x.index_select(axis, torch.minimum(index, (2 * (n - 1) - index).abs()))
+    return x
+
+
+def a_trous(x, levels=4):
+    """Convolved with [1, 2, 1]/4 dilated by 1, 2, 4, ... along both axes."""
+    kernel = torch.tensor([1.0, 2.0, 1.0], dtype=x.dtype) / 4
+    channels = x.shape[1]
+    for level in range(levels):
+        step = 2**level
+        for shape, padding, dilation in (((1, 3), (0, step), (1, step)), ((3, 1), (step, 0), (step, 1))):
+            weight = kernel.view(1, 1, *shape).expand(channels, 1, *shape)
+            x = F.conv2d(x, weight, padding=padding, dilation=dilation, groups=channels)
     return x
 
 
