@@ -9,7 +9,7 @@ use crate::{
 
 use super::Plan;
 
-/// The one home of the numbers that hold where the user says nothing. The README's table of
+/// The one home of the numbers that hold where the user says nothing; the README's table of
 /// options is checked against it.
 #[derive(Clone, Copy, Debug)]
 pub struct Defaults;
