@@ -64,7 +64,7 @@ mod tests {
     #[test]
     fn a_cast_vanishes_and_fine_texture_stays() {
         let side = 4 * RADIUS;
-        let texture = |i: usize| if i / 3 % 2 == 0 { 0.1 } else { -0.1 };
+        let texture = |i: usize| if (i / 3).is_multiple_of(2) { 0.1 } else { -0.1 };
         let source = vec![0.5; 3 * side * side];
         let mut picture: Vec<f32> = (0..source.len()).map(|i| 0.7 + texture(i)).collect();
         let before = centre(&picture, side) - 0.7;
