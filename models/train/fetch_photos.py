@@ -20,6 +20,7 @@ HERE = pathlib.Path(__file__).parent
 def unpack(packages, raw, deb):
     """Downloads and unpacks each package into raw/PACKAGE unless it is there already."""
     deb.mkdir(parents=True, exist_ok=True)
+    raw.mkdir(parents=True, exist_ok=True)
     for package in sorted(packages):
         target = raw / package
         if target.exists():
