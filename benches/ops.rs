@@ -8,14 +8,15 @@
 
 use std::{
     hint::black_box,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use candle_core::{DType, Device, Result, Tensor};
-use candle_nn::{VarBuilder, VarMap};
+use candle_core::{DType, Device, Result, Shape, Tensor};
 use cupscale::{
-    backend::ops::{
-        Conv2d, GroupNorm, LayerNorm, Linear, Mask, attention, geglu, upsample_nearest_2x,
+    backend::{
+        ParamSource, Params,
+        ops::{Conv2d, GroupNorm, LayerNorm, Linear, Mask, attention, geglu, upsample_nearest_2x},
     },
     model::unet::{Conditioning, Prior, UNet2DConditionModel, UNetConfig},
 };
@@ -33,6 +34,19 @@ const UNET_FLOPS: usize = 45_884_080_128;
 
 /// Each operation is repeated for this long, and at least three times.
 const TIME: Duration = Duration::from_millis(700);
+
+/// A small random weight for every name.
+struct Random;
+
+impl ParamSource for Random {
+    fn get(&self, _: &str, shape: &Shape, _: DType, _: &Device) -> Result<Tensor> {
+        Tensor::randn(0f32, 0.02, shape, &Device::Cpu)
+    }
+
+    fn contains(&self, _: &str) -> bool {
+        true
+    }
+}
 
 fn values(shape: &[usize]) -> Result<Tensor> {
     Tensor::randn(0f32, 1.0, shape, &Device::Cpu)
@@ -134,8 +148,7 @@ fn main() -> Result<()> {
     bench.attention(4096, 4096, 5)?;
     bench.attention(4096, 77, 5)?;
 
-    let vars = VarMap::new();
-    let vb = VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu);
+    let vb = Params::new(Arc::new(Random), DType::F32, &Device::Cpu);
     let x = values(&[1, 64, 64, 128])?;
     let bytes = 4 * x.elem_count();
     let norm = GroupNorm::load(32, 128, 1e-5, &vb.pp("group"))?;

@@ -7,7 +7,7 @@ use std::time::Instant;
 use candle_core::{DType, Device, Tensor};
 use cupscale::{
     model::unet::{Conditioning, Prior, UNet2DConditionModel, UNetConfig},
-    weights::{ModelFiles, ModelSource},
+    weights::{ModelFiles, ModelSource, Part},
 };
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -19,10 +19,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let (device, dtype) = (Device::Cpu, DType::F32);
     let files = ModelFiles::open(ModelSource::Embedded)?;
-    let part = files.component("unet", &device, dtype)?;
+    let part = files.component(Part::Unet, &device, dtype)?;
     let config = UNetConfig::from_json(&part.config.to_string())?;
     let channels = config.in_channels;
-    let unet = UNet2DConditionModel::load(config, &part.vars)?;
+    let unet = UNet2DConditionModel::load(config, &part.params)?;
     let encoded = files.text(&device, dtype)?.encode(&vec!["a photo"; batch])?;
     let conditioning = Conditioning {
         context: encoded.context,

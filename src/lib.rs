@@ -7,11 +7,12 @@
 //!     canvas::SizeSpec,
 //!     image::{self, Format, Input, Output},
 //!     pipeline::{self, Engine, Settings, Silent},
-//!     weights::ModelSource,
+//!     weights::{ModelFiles, ModelSource},
 //! };
 //!
 //! # fn main() -> Result<(), pipeline::Error> {
-//! let engine = Engine::load(&ModelSource::Embedded, &DeviceSpec::Auto.open()?)?;
+//! let model = ModelFiles::open(ModelSource::Embedded)?;
+//! let engine = Engine::load(&model, &DeviceSpec::Auto.open()?)?;
 //! let picture = image::decode(&Input::Path("photo.jpg".into()))?;
 //! let settings = Settings { size: SizeSpec::Scale(2.0), ..Settings::default() };
 //! let output = Output::Path("out.png".into());

@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor, safetensors};
 use cupscale::{
     model::unet::{Conditioning, Prior, UNet2DConditionModel, UNetConfig},
     sampler::{Denoise, Schedule, SchedulerConfig, plan},
-    weights::{ModelFiles, ModelSource},
+    weights::{ModelFiles, ModelSource, Part},
 };
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/img2img");
@@ -39,13 +39,13 @@ fn relative_error(ours: &[f32], reference: &[f32]) -> f32 {
 
 #[test]
 fn every_step_of_one_region_equals_diffusers() {
-    let files = ModelFiles::open(ModelSource::Folder(folder("model"))).unwrap();
+    let files = ModelFiles::open(ModelSource::Path(folder("model"))).unwrap();
     let (device, dtype) = (Device::Cpu, DType::F32);
     let vae = files.vae(&device, dtype).unwrap();
     let text = files.text(&device, dtype).unwrap();
-    let part = files.component("unet", &device, dtype).unwrap();
+    let part = files.component(Part::Unet, &device, dtype).unwrap();
     let config = UNetConfig::from_json(&part.config.to_string()).unwrap();
-    let unet = UNet2DConditionModel::load(config, &part.vars).unwrap();
+    let unet = UNet2DConditionModel::load(config, &part.params).unwrap();
     let scheduler = SchedulerConfig::from_json(&files.scheduler().unwrap().to_string()).unwrap();
     let schedule = Schedule::new(&scheduler).unwrap();
     let sampler = scheduler.sampler().unwrap().build(0.0).unwrap();

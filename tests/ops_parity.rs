@@ -3,7 +3,7 @@
 use std::{collections::HashMap, fs, path::PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use candle_nn::VarBuilder;
+use cupscale::backend::Params;
 use cupscale::backend::ops::{
     Conv2d, CropRect, GroupNorm, LayerNorm, Linear, Mask, attention, crop_resize, geglu, gelu,
     quick_gelu, silu, upsample_nearest_2x,
@@ -103,10 +103,10 @@ fn a_convolution_refuses_other_channels_and_pictures_below_its_kernel() {
     assert!(Conv2d::new(&zeros(&[2, 3, 3, 1]), None, 1, 0).is_err());
 }
 
-fn norm_vars(fixture: &Fixture, name: &str) -> VarBuilder<'static> {
+fn norm_vars(fixture: &Fixture, name: &str) -> Params {
     let tensors = ["weight", "bias"]
         .map(|part| (part.to_owned(), fixture.get(&format!("{name}.{part}")).clone()));
-    VarBuilder::from_tensors(HashMap::from(tensors), DType::F32, &Device::Cpu)
+    Params::from_tensors(HashMap::from(tensors), DType::F32, &Device::Cpu)
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor, safetensors};
-use candle_nn::VarBuilder;
+use cupscale::backend::Params;
 use cupscale::model::text::{
     ClipTextConfig, ClipTextModel, ClipTokenizer, TextConditioner, TextEncoder, TextError,
     TokenizerFiles,
@@ -61,7 +61,7 @@ fn every_configuration_gives_odd_texts_the_ids_of_transformers() {
 fn load_encoder(name: &str) -> ClipTextModel {
     let config = json(&format!("{name}/config.json"));
     let with_projection = config["architectures"][0] == "CLIPTextModelWithProjection";
-    let vars = VarBuilder::from_tensors(
+    let vars = Params::from_tensors(
         tensors(&format!("{name}/model.safetensors")),
         DType::F32,
         &Device::Cpu,

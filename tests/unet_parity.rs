@@ -5,7 +5,7 @@
 use std::{collections::HashMap, fs, path::PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use candle_nn::VarBuilder;
+use cupscale::backend::Params;
 use cupscale::{
     backend::ops::CropRect,
     model::unet::{Conditioning, Prior, UNet2DConditionModel, UNetConfig},
@@ -96,7 +96,7 @@ fn load_as(name: &str, dtype: DType) -> Case {
         .iter()
         .map(|(name, shape)| (name.clone(), weight(name, &sizes(shape))))
         .collect();
-    let vb = VarBuilder::from_tensors(weights, dtype, &Device::Cpu);
+    let vb = Params::from_tensors(weights, dtype, &Device::Cpu);
     let config = UNetConfig::from_json(&description["config"].to_string()).unwrap();
     let model = UNet2DConditionModel::load(config, &vb).unwrap();
     let input = |name: &str| {
@@ -230,7 +230,7 @@ fn a_missing_weight_is_named() {
         .collect();
     let name = "mid_block.resnets.1.conv2.bias";
     weights.remove(name).unwrap();
-    let vb = VarBuilder::from_tensors(weights, DType::F32, &Device::Cpu);
+    let vb = Params::from_tensors(weights, DType::F32, &Device::Cpu);
     let config = case.model.config().clone();
     let error = UNet2DConditionModel::load(config, &vb).unwrap_err().to_string();
     assert!(error.contains(name), "{error}");

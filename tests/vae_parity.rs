@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor, safetensors};
-use candle_nn::VarBuilder;
+use cupscale::backend::Params;
 use cupscale::model::vae::{Vae, VaeError};
 use serde_json::Value;
 
@@ -23,7 +23,7 @@ fn tensors(name: &str, file: &str) -> HashMap<String, Tensor> {
 
 fn load(name: &str) -> Vae {
     let weights = tensors(name, "weights.safetensors");
-    Vae::load(&config(name), &VarBuilder::from_tensors(weights, DType::F32, &Device::Cpu)).unwrap()
+    Vae::load(&config(name), &Params::from_tensors(weights, DType::F32, &Device::Cpu)).unwrap()
 }
 
 /// `‖a − b‖ / ‖b‖`.
@@ -143,7 +143,7 @@ fn sides_that_the_factor_does_not_divide_are_refused() {
 fn an_unknown_class_is_refused_by_name() {
     let mut config = config("kl");
     config["_class_name"] = "VQModel".into();
-    let vars = VarBuilder::zeros(DType::F32, &Device::Cpu);
+    let vars = Params::from_tensors(HashMap::new(), DType::F32, &Device::Cpu);
     let error = Vae::load(&config, &vars).unwrap_err();
     assert!(matches!(&error, VaeError::UnknownClass(class) if class == "VQModel"), "{error}");
 }

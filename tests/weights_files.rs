@@ -5,7 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor, safetensors};
-use cupscale::weights::{ModelFiles, ModelSource, WeightsError, load_model};
+use cupscale::pipeline::Engine;
+use cupscale::weights::{ModelFiles, ModelSource, Part, WeightsError};
 use tempfile::TempDir;
 
 fn fixture(name: &str) -> PathBuf {
@@ -34,7 +35,7 @@ fn copied(name: &str) -> (TempDir, PathBuf) {
 }
 
 fn open(folder: &Path) -> ModelFiles {
-    ModelFiles::open(ModelSource::Folder(folder.to_owned())).unwrap()
+    ModelFiles::open(ModelSource::Path(folder.to_owned())).unwrap()
 }
 
 fn vae_error(folder: &Path) -> WeightsError {
@@ -64,9 +65,9 @@ fn shards_and_variants_saved_by_diffusers_compute_what_diffusers_does() {
 fn weights_are_converted_to_the_precision_asked_for() {
     for dtype in [DType::F16, DType::BF16, DType::F32] {
         let component =
-            open(&fixture("sharded_fp16")).component("vae", &Device::Cpu, dtype).unwrap();
+            open(&fixture("sharded_fp16")).component(Part::Vae, &Device::Cpu, dtype).unwrap();
         assert_eq!(component.class, "AutoencoderTiny");
-        let weight = component.vars.get((4, 3, 3, 3), "encoder.layers.0.weight").unwrap();
+        let weight = component.params.get((4, 3, 3, 3), "encoder.layers.0.weight").unwrap();
         assert_eq!(weight.dtype(), dtype);
     }
 }
@@ -76,15 +77,15 @@ fn the_variant_in_the_wanted_precision_is_read_where_there_is_a_choice() {
     let (_dir, model) = copied("variant_bf16");
     let vae = model.join("vae");
     fs::write(vae.join("diffusion_pytorch_model.safetensors"), b"not read").unwrap();
-    assert!(open(&model).component("vae", &Device::Cpu, DType::BF16).is_ok());
-    let error = open(&model).component("vae", &Device::Cpu, DType::F32).err().unwrap();
+    assert!(open(&model).component(Part::Vae, &Device::Cpu, DType::BF16).is_ok());
+    let error = open(&model).component(Part::Vae, &Device::Cpu, DType::F32).err().unwrap();
     assert!(matches!(error, WeightsError::Safetensors { .. }), "{error}");
 }
 
 #[test]
 fn what_is_no_model_folder_is_refused_for_what_it_is() {
     let dir = tempfile::tempdir().unwrap();
-    let open = |path: PathBuf| ModelFiles::open(ModelSource::Folder(path)).unwrap_err().to_string();
+    let open = |path: PathBuf| ModelFiles::open(ModelSource::Path(path)).unwrap_err().to_string();
     let path = |name: &str| dir.path().join(name);
     assert!(open(path("absent")).ends_with("absent: no such model folder"));
     assert!(open(path("")).contains("not a model in diffusers layout (no model_index.json)"));
@@ -112,8 +113,7 @@ fn a_missing_part_is_named_with_its_file() {
     );
     assert_eq!(error, expected);
 
-    let error = load_model(&ModelSource::Folder(model.clone()), &Device::Cpu, DType::F32);
-    let error = error.err().unwrap().to_string();
+    let error = Engine::load(&open(&model), &Device::Cpu).err().unwrap().to_string();
     assert!(
         error.ends_with("the scheduler is missing (scheduler/scheduler_config.json)"),
         "{error}"
@@ -200,16 +200,18 @@ fn a_shard_outside_its_folder_is_refused() {
 }
 
 #[test]
-fn the_embedded_model_loads_and_conditions_with_the_widths_its_unet_wants() {
-    let model = load_model(&ModelSource::Embedded, &Device::Cpu, DType::F32).unwrap();
-    assert_eq!(model.unet.class, "UNet2DConditionModel");
-    let width = model.unet.config["cross_attention_dim"].as_u64().unwrap() as usize;
-    assert_eq!(model.text.widths().0, width);
-    // The UNet sees the noisy latent and the low-resolution latent side by side (METHOD §2).
-    let channels = model.unet.config["in_channels"].as_u64().unwrap() as usize;
-    assert_eq!(channels, 2 * model.vae.latent_channels());
-    let conditioning = model.text.encode(&["a photo"]).unwrap();
+fn the_embedded_model_conditions_with_the_widths_its_unet_wants() {
+    let model = ModelFiles::open(ModelSource::Embedded).unwrap();
+    let unet = model.component(Part::Unet, &Device::Cpu, DType::F32).unwrap();
+    assert_eq!(unet.class, "UNet2DConditionModel");
+    let text = model.text(&Device::Cpu, DType::F32).unwrap();
+    let conditioning = text.encode(&["a photo"]).unwrap();
+    let width = unet.config["cross_attention_dim"].as_u64().unwrap() as usize;
     assert_eq!(conditioning.context.dims(), [1, 77, width]);
     assert!(conditioning.pooled.is_some());
-    assert_eq!(model.scheduler["timestep_spacing"], "trailing");
+    // The UNet sees the noisy latent and the low-resolution latent side by side (METHOD §2).
+    let channels = unet.config["in_channels"].as_u64().unwrap() as usize;
+    let vae = model.vae(&Device::Cpu, DType::F32).unwrap();
+    assert_eq!(channels, 2 * vae.latent_channels());
+    assert_eq!(model.scheduler().unwrap()["timestep_spacing"], "trailing");
 }

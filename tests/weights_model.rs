@@ -6,11 +6,21 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor, safetensors};
-use cupscale::weights::{ModelSource, WeightsError, load_model};
+use cupscale::pipeline::{Engine, Error};
+use cupscale::weights::{ModelFiles, ModelSource, Part, WeightsError};
 use serde_json::Value;
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/img2img").join(name)
+}
+
+fn open(folder: &Path) -> Result<ModelFiles, WeightsError> {
+    ModelFiles::open(ModelSource::Path(folder.to_owned()))
+}
+
+/// Loads a whole model, as the program does.
+fn load(folder: &Path) -> Result<Engine, Error> {
+    Engine::load(&open(folder)?, &Device::Cpu)
 }
 
 fn expected(region: &str) -> HashMap<String, Tensor> {
@@ -25,40 +35,43 @@ fn relative_error(a: &Tensor, b: &Tensor) -> f32 {
 
 #[test]
 fn vae_text_and_scheduler_of_a_folder_are_what_diffusers_makes_of_them() {
-    let source = ModelSource::Folder(fixture("model"));
-    let model = load_model(&source, &Device::Cpu, DType::F32).unwrap();
+    let model = open(&fixture("model")).unwrap();
+    let text = model.text(&Device::Cpu, DType::F32).unwrap();
+    let vae = model.vae(&Device::Cpu, DType::F32).unwrap();
     let settings: Value =
         serde_json::from_slice(&fs::read(fixture("settings.json")).unwrap()).unwrap();
-    let conditioning = model.text.encode(&[settings["prompt"].as_str().unwrap()]).unwrap();
+    let conditioning = text.encode(&[settings["prompt"].as_str().unwrap()]).unwrap();
     for region in ["wide", "square"] {
         let expected = expected(region);
         let one = |name: &str| expected[name].unsqueeze(0).unwrap();
         assert!(relative_error(&conditioning.context, &expected["context"]) <= 1e-4);
         assert!(relative_error(conditioning.pooled.as_ref().unwrap(), &expected["pooled"]) <= 1e-4);
-        let low = model.vae.encode(&one("image")).unwrap();
+        let low = vae.encode(&one("image")).unwrap();
         assert!(relative_error(&low, &one("zL")) <= 1e-4);
         let last = expected["z"].narrow(0, 4, 1).unwrap();
-        assert!(relative_error(&model.vae.decode(&last).unwrap(), &one("decoded")) <= 1e-4);
+        assert!(relative_error(&vae.decode(&last).unwrap(), &one("decoded")) <= 1e-4);
     }
-    assert_eq!(model.scheduler["beta_schedule"], "scaled_linear");
-    assert_eq!(model.unet.config["addition_embed_type"], "text_time");
-    let weight = model.unet.vars.get((8, 8, 3, 3), "conv_in.weight").unwrap();
+    assert_eq!(model.scheduler().unwrap()["beta_schedule"], "scaled_linear");
+    let unet = model.component(Part::Unet, &Device::Cpu, DType::F32).unwrap();
+    assert_eq!(unet.config["addition_embed_type"], "text_time");
+    let weight = unet.params.get((8, 8, 3, 3), "conv_in.weight").unwrap();
     assert_eq!(weight.dtype(), DType::F32);
 }
 
 #[test]
 fn f16_conditioning_is_close_to_f32() {
-    let source = ModelSource::Folder(fixture("model"));
-    let model = load_model(&source, &Device::Cpu, DType::F16).unwrap();
+    let model = open(&fixture("model")).unwrap();
+    let text = model.text(&Device::Cpu, DType::F16).unwrap();
+    let vae = model.vae(&Device::Cpu, DType::F16).unwrap();
     let settings: Value =
         serde_json::from_slice(&fs::read(fixture("settings.json")).unwrap()).unwrap();
-    let conditioning = model.text.encode(&[settings["prompt"].as_str().unwrap()]).unwrap();
+    let conditioning = text.encode(&[settings["prompt"].as_str().unwrap()]).unwrap();
     assert_eq!(conditioning.context.dtype(), DType::F16);
     let context = conditioning.context.to_dtype(DType::F32).unwrap();
     assert!(relative_error(&context, &expected("wide")["context"]) <= 5e-3);
     // AutoencoderTiny's configuration says that it stands f16; results leave it in f32 anyway.
-    assert_eq!(model.vae.dtype(), DType::F16);
-    let low = model.vae.encode(&expected("wide")["image"].unsqueeze(0).unwrap()).unwrap();
+    assert_eq!(vae.dtype(), DType::F16);
+    let low = vae.encode(&expected("wide")["image"].unsqueeze(0).unwrap()).unwrap();
     assert_eq!(low.dtype(), DType::F32);
     assert!(relative_error(&low, &expected("wide")["zL"].unsqueeze(0).unwrap()) <= 1e-2);
 }
@@ -92,9 +105,8 @@ fn whichever_part_is_missing_is_named_with_its_file() {
         let dir = tempfile::tempdir().unwrap();
         copy(&fixture("model"), dir.path());
         fs::remove_file(dir.path().join(file)).unwrap();
-        let source = ModelSource::Folder(dir.path().to_owned());
-        let error = load_model(&source, &Device::Cpu, DType::F32).err().unwrap();
-        assert!(matches!(error, WeightsError::MissingPart { .. }), "{error}");
+        let error = load(dir.path()).err().unwrap();
+        assert!(matches!(error, Error::Weights(WeightsError::MissingPart { .. })), "{error}");
         let expected = format!("{}: {part} is missing ({file})", dir.path().display());
         assert_eq!(error.to_string(), expected);
     }
@@ -117,9 +129,8 @@ fn any_damaged_text_file_is_one_line_that_names_it() {
             let dir = tempfile::tempdir().unwrap();
             copy(&fixture("model"), dir.path());
             fs::write(dir.path().join(file), damage).unwrap();
-            let source = ModelSource::Folder(dir.path().to_owned());
             // A file that still parses may leave everything at its defaults; it must not panic.
-            if let Err(error) = load_model(&source, &Device::Cpu, DType::F32) {
+            if let Err(error) = load(dir.path()) {
                 let text = error.to_string();
                 assert!(!text.contains('\n'), "{text}");
                 assert!(text.starts_with(&dir.path().display().to_string()), "{text}");

@@ -317,7 +317,7 @@ impl JobArgs {
 
     pub fn model(&self) -> ModelSource {
         match &self.model {
-            Some(folder) => ModelSource::Folder(folder.clone()),
+            Some(folder) => ModelSource::Path(folder.clone()),
             None => ModelSource::Embedded,
         }
     }

@@ -5,6 +5,7 @@ use std::io::IsTerminal as _;
 use cupscale::{
     image::{Format, Input, Output, Picture},
     pipeline::{self, Engine, Error, Plan},
+    weights::ModelFiles,
 };
 
 use super::{CliError, args::JobArgs, progress::Reporter};
@@ -49,7 +50,8 @@ pub fn read(input: &Input) -> Result<(Picture, Format), CliError> {
 /// Loads the chosen model onto the chosen device.
 pub fn engine(args: &JobArgs) -> Result<Engine, CliError> {
     let device = args.device().open().map_err(Error::from)?;
-    Ok(Engine::load(&args.model(), &device)?)
+    let files = ModelFiles::open(args.model()).map_err(Error::from)?;
+    Ok(Engine::load(&files, &device)?)
 }
 
 /// Plans the job of `args` without running it.

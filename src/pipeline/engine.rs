@@ -11,7 +11,7 @@ use crate::{
         vae::Vae,
     },
     sampler::{Sampler, Schedule, SchedulerConfig},
-    weights::{ModelFiles, ModelSource},
+    weights::{ModelFiles, ModelSource, Part},
 };
 
 use super::Error;
@@ -93,19 +93,19 @@ impl Engine {
     ///
     /// # Errors
     /// A part that is missing, damaged, or of an architecture that is not supported.
-    pub fn load(source: &ModelSource, device: &Device) -> Result<Self, Error> {
-        let files = ModelFiles::open(source.clone())?;
+    pub fn load(files: &ModelFiles, device: &Device) -> Result<Self, Error> {
+        let source = files.source();
         files.check_parts()?;
         let dtype = working_dtype(device);
         let vae = files.vae(device, DType::F32)?;
-        let part = files.component("unet", device, dtype)?;
+        let part = files.component(Part::Unet, device, dtype)?;
         let in_unet = |error: UNetError| Error::Model {
             model: part.config_file.clone(),
             reason: error.to_string().lines().next().unwrap_or_default().to_owned(),
         };
         let config = UNetConfig::from_json(&part.config.to_string()).map_err(in_unet)?;
         let shape = ModelShape::new(source, &config, &vae)?;
-        let unet = UNet2DConditionModel::load(config, &part.vars).map_err(in_unet)?;
+        let unet = UNet2DConditionModel::load(config, &part.params).map_err(in_unet)?;
         let scheduler = SchedulerConfig::from_json(&files.scheduler()?.to_string())?;
         Ok(Self {
             unet,
@@ -118,7 +118,7 @@ impl Engine {
             shape,
             name: match source {
                 ModelSource::Embedded => "mini".to_owned(),
-                ModelSource::Folder(path) => {
+                ModelSource::Path(path) => {
                     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
                 }
             },

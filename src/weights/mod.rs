@@ -1,12 +1,15 @@
 //! From the forms in which users have weights to tensors by name: folders in diffusers layout, and
 //! the embedded model, which is one. The rest of the program never opens a weights file.
 
+mod diffusers;
 mod embedded;
 mod error;
+mod form;
 mod model;
 mod source;
 mod tensors;
 
 pub use error::WeightsError;
-pub use model::{Component, LoadedModel, ModelFiles, load_model};
+pub use form::Part;
+pub use model::{Component, ModelFiles};
 pub use source::{Bytes, ModelSource};

@@ -11,11 +11,11 @@ use memmap2::Mmap;
 
 use super::{WeightsError, embedded};
 
-/// A model in diffusers layout.
+/// Where a model is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ModelSource {
-    /// A folder with a `model_index.json`.
-    Folder(PathBuf),
+    /// A folder with a `model_index.json`, or a file.
+    Path(PathBuf),
     /// The model inside this program, `models/mini`.
     Embedded,
 }
@@ -43,7 +43,7 @@ impl Deref for Bytes {
 impl fmt::Display for ModelSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Folder(path) => path.display().fmt(f),
+            Self::Path(path) => path.display().fmt(f),
             Self::Embedded => f.write_str("the embedded model"),
         }
     }
@@ -55,7 +55,7 @@ impl ModelSource {
     /// # Errors
     /// A folder that does not exist, that is a single file, or that has no `model_index.json`.
     pub fn check(&self) -> Result<(), WeightsError> {
-        let Self::Folder(path) = self else { return Ok(()) };
+        let Self::Path(path) = self else { return Ok(()) };
         if path.is_file() {
             return Err(if is_pickle(path) {
                 WeightsError::Pickled { file: path.display().to_string() }
@@ -79,7 +79,7 @@ impl ModelSource {
     #[must_use]
     pub fn full_name(&self, name: &str) -> String {
         match self {
-            Self::Folder(path) => path.join(name).display().to_string(),
+            Self::Path(path) => path.join(name).display().to_string(),
             Self::Embedded => format!("{self}: {name}"),
         }
     }
@@ -88,7 +88,7 @@ impl ModelSource {
     #[must_use]
     pub fn contains(&self, name: &str) -> bool {
         match self {
-            Self::Folder(path) => path.join(name).is_file(),
+            Self::Path(path) => path.join(name).is_file(),
             Self::Embedded => embedded::file(name).is_some(),
         }
     }
@@ -123,7 +123,7 @@ impl ModelSource {
     ) -> Result<Bytes, WeightsError> {
         let fail = |source| WeightsError::Read { file: self.full_name(name), source };
         match self {
-            Self::Folder(path) => read(&path.join(name)).map_err(fail),
+            Self::Path(path) => read(&path.join(name)).map_err(fail),
             Self::Embedded => embedded::file(name)
                 .map(Bytes::Static)
                 .ok_or_else(|| fail(io::ErrorKind::NotFound.into())),
@@ -132,7 +132,7 @@ impl ModelSource {
 
     /// The full name of a pickled weights file in a folder of the model, if there is one.
     pub(super) fn find_pickle(&self, folder: &str) -> Option<String> {
-        let Self::Folder(path) = self else { return None };
+        let Self::Path(path) = self else { return None };
         let mut names: Vec<_> = std::fs::read_dir(path.join(folder))
             .ok()?
             .filter_map(|entry| Some(entry.ok()?.path()))

@@ -1,35 +1,35 @@
-//! Tensors by name, straight from memory-mapped safetensors files: each tensor is copied once, onto
-//! its device, and converted there if it is stored in another precision.
+//! Tensors by name, straight from memory-mapped files: each tensor is copied once, onto its device,
+//! and converted there if it is stored in another precision.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use candle_core::{DType, Device, Error, Result, Shape, Tensor};
-use candle_nn::var_builder::SimpleBackend;
-use candle_nn::{Init, VarBuilder};
 use safetensors::{Dtype, SafeTensors};
 
 use super::{WeightsError, source::Bytes};
+use crate::backend::ParamSource;
 
-/// The tensors of one component: one file, or the shards of one index.
-#[derive(Debug, Default)]
-pub(super) struct TensorFiles {
+/// The tensors of one part of a model, from one file or several.
+#[derive(Clone, Debug, Default)]
+pub(super) struct TensorMap {
     files: Vec<(String, Bytes)>,
     entries: HashMap<String, Entry>,
 }
 
-#[derive(Debug)]
+/// Where one tensor is.
+#[derive(Clone, Debug)]
 struct Entry {
     file: usize,
-    dtype: Dtype,
+    stored: Dtype,
     shape: Vec<usize>,
-    /// byte range in the file
-    start: usize,
-    end: usize,
+    /// bytes of the file
+    range: Range<usize>,
 }
 
-impl TensorFiles {
+impl TensorMap {
     /// Adds a safetensors file; `name` is its full name, for messages.
-    pub(super) fn add(
+    pub(super) fn add_safetensors(
         &mut self,
         name: String,
         bytes: Bytes,
@@ -42,20 +42,14 @@ impl TensorFiles {
         for (tensor, info) in metadata.tensors() {
             let entry = Entry {
                 file: self.files.len(),
-                dtype: info.dtype,
+                stored: info.dtype,
                 shape: info.shape.clone(),
-                start: data + info.data_offsets.0,
-                end: data + info.data_offsets.1,
+                range: data + info.data_offsets.0..data + info.data_offsets.1,
             };
             self.entries.insert(tensor, entry);
         }
         self.files.push((name, bytes));
         Ok(())
-    }
-
-    /// A `VarBuilder` over these tensors, which converts them to `dtype` on `device`.
-    pub(super) fn into_vars(self, dtype: DType, device: &Device) -> VarBuilder<'static> {
-        VarBuilder::from_backend(Box::new(self), dtype, device.clone())
     }
 
     /// The files' names, for messages.
@@ -66,39 +60,23 @@ impl TensorFiles {
             [(name, _), rest @ ..] => format!("{name} and {} more", rest.len()),
         }
     }
-
-    fn find(&self, name: &str) -> Result<&Entry> {
-        self.entries
-            .get(name)
-            .ok_or_else(|| Error::Msg(format!("{}: tensor `{name}` is missing", self.names())))
-    }
 }
 
-impl SimpleBackend for TensorFiles {
-    fn get(
-        &self,
-        shape: Shape,
-        name: &str,
-        _: Init,
-        dtype: DType,
-        device: &Device,
-    ) -> Result<Tensor> {
-        let entry = self.find(name)?;
+impl ParamSource for TensorMap {
+    fn get(&self, name: &str, shape: &Shape, dtype: DType, device: &Device) -> Result<Tensor> {
+        let entry = self
+            .entries
+            .get(name)
+            .ok_or_else(|| Error::Msg(format!("{}: tensor `{name}` is missing", self.names())))?;
+        let (file, bytes) = &self.files[entry.file];
         if entry.shape != shape.dims() {
             return Err(Error::Msg(format!(
-                "{}: tensor `{name}` is {:?}, its configuration says {:?}",
-                self.files[entry.file].0,
+                "{file}: tensor `{name}` is {:?}, its configuration says {:?}",
                 entry.shape,
                 shape.dims()
             )));
         }
-        self.get_unchecked(name, dtype, device)
-    }
-
-    fn get_unchecked(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
-        let entry = self.find(name)?;
-        let (file, bytes) = &self.files[entry.file];
-        let stored = match entry.dtype {
+        let stored = match entry.stored {
             Dtype::F16 => DType::F16,
             Dtype::BF16 => DType::BF16,
             Dtype::F32 => DType::F32,
@@ -109,11 +87,11 @@ impl SimpleBackend for TensorFiles {
                 )));
             }
         };
-        let bytes = &bytes[entry.start..entry.end];
-        Tensor::from_raw_buffer(bytes, stored, &entry.shape, device)?.to_dtype(dtype)
+        Tensor::from_raw_buffer(&bytes[entry.range.clone()], stored, &entry.shape, device)?
+            .to_dtype(dtype)
     }
 
-    fn contains_tensor(&self, name: &str) -> bool {
+    fn contains(&self, name: &str) -> bool {
         self.entries.contains_key(name)
     }
 }

@@ -1,9 +1,9 @@
 //! Two-dimensional convolution on channels-last activations.
 
 use candle_core::{Result, Tensor};
-use candle_nn::VarBuilder;
 
 use super::cpu;
+use crate::backend::Params;
 
 /// A square-kernel convolution (`torch.nn.Conv2d`, zero padding) whose weight is re-laid once at
 /// load from `[out, in, k, k]` to the matrix `[k·k·in, out]`, so that a call is a gather of rows
@@ -51,7 +51,7 @@ impl Conv2d {
         kernel: usize,
         stride: usize,
         padding: usize,
-        vb: &VarBuilder,
+        vb: &Params,
     ) -> Result<Self> {
         let weight = vb.get((output, input, kernel, kernel), "weight")?;
         Self::new(&weight, Some(vb.get(output, "bias")?), stride, padding)
@@ -67,7 +67,7 @@ impl Conv2d {
         kernel: usize,
         stride: usize,
         padding: usize,
-        vb: &VarBuilder,
+        vb: &Params,
     ) -> Result<Self> {
         Self::new(&vb.get((output, input, kernel, kernel), "weight")?, None, stride, padding)
     }

@@ -1,9 +1,9 @@
 //! Dense layers over the last dimension.
 
 use candle_core::{D, Result, Tensor};
-use candle_nn::VarBuilder;
 
 use super::cpu;
+use crate::backend::Params;
 
 /// `y = x·W + b` over the last dimension. The weight is laid out `[in, out]` once at load, so that
 /// a call is one matrix product over all rows.
@@ -28,7 +28,7 @@ impl Linear {
     ///
     /// # Errors
     /// A tensor that is missing or of another shape.
-    pub fn load(input: usize, output: usize, vb: &VarBuilder) -> Result<Self> {
+    pub fn load(input: usize, output: usize, vb: &Params) -> Result<Self> {
         Self::new(&vb.get((output, input), "weight")?, Some(vb.get(output, "bias")?))
     }
 
@@ -36,7 +36,7 @@ impl Linear {
     ///
     /// # Errors
     /// A tensor that is missing or of another shape.
-    pub fn load_no_bias(input: usize, output: usize, vb: &VarBuilder) -> Result<Self> {
+    pub fn load_no_bias(input: usize, output: usize, vb: &Params) -> Result<Self> {
         Self::new(&vb.get((output, input), "weight")?, None)
     }
 

@@ -1,9 +1,9 @@
 //! Group and layer normalization, in f32 whatever the precision of the activations.
 
 use candle_core::{D, DType, Result, Tensor};
-use candle_nn::VarBuilder;
 
 use super::{cpu, silu};
+use crate::backend::Params;
 
 /// `torch.nn.GroupNorm` on channels-last activations, optionally followed by SiLU.
 #[derive(Clone, Debug)]
@@ -21,7 +21,7 @@ impl GroupNorm {
     ///
     /// # Errors
     /// A tensor that is missing or of another shape, or groups that do not divide the channels.
-    pub fn load(groups: usize, channels: usize, eps: f64, vb: &VarBuilder) -> Result<Self> {
+    pub fn load(groups: usize, channels: usize, eps: f64, vb: &Params) -> Result<Self> {
         if groups == 0 || !channels.is_multiple_of(groups) {
             candle_core::bail!(
                 "{}: {groups} norm groups do not divide {channels} channels",
@@ -103,7 +103,7 @@ impl LayerNorm {
     ///
     /// # Errors
     /// A tensor that is missing or of another shape.
-    pub fn load(channels: usize, eps: f64, vb: &VarBuilder) -> Result<Self> {
+    pub fn load(channels: usize, eps: f64, vb: &Params) -> Result<Self> {
         Ok(Self {
             weight: vb.get(channels, "weight")?.to_dtype(DType::F32)?,
             bias: vb.get(channels, "bias")?.to_dtype(DType::F32)?,

@@ -2,9 +2,9 @@
 //! `models/clip/modeling_clip.py`: `CLIPTextModel`, `CLIPTextModelWithProjection`).
 
 use candle_core::{Result, Tensor};
-use candle_nn::VarBuilder;
 
 use super::config::{ClipTextConfig, HiddenAct, PoolAt};
+use crate::backend::Params;
 use crate::backend::ops::{LayerNorm, Linear, Mask, attention, gelu, quick_gelu};
 
 /// What the encoder says about token sequences, in the precision of its weights.
@@ -35,7 +35,7 @@ impl ClipTextModel {
     ///
     /// # Errors
     /// A tensor that is missing or of another shape.
-    pub fn load(config: &ClipTextConfig, with_projection: bool, vb: &VarBuilder) -> Result<Self> {
+    pub fn load(config: &ClipTextConfig, with_projection: bool, vb: &Params) -> Result<Self> {
         let width = config.hidden_size;
         // transformers 5 writes a CLIPTextModel without the prefix that every earlier file has.
         let unprefixed = vb.contains_tensor("embeddings.token_embedding.weight");
@@ -149,7 +149,7 @@ struct Layer {
 }
 
 impl Layer {
-    fn load(config: &ClipTextConfig, vb: &VarBuilder) -> Result<Self> {
+    fn load(config: &ClipTextConfig, vb: &Params) -> Result<Self> {
         let (width, inner) = (config.hidden_size, config.intermediate_size);
         let eps = config.layer_norm_eps;
         let attention = vb.pp("self_attn");

@@ -3,7 +3,6 @@
 //! `UpBlock2D`).
 
 use candle_core::{Result, Tensor};
-use candle_nn::VarBuilder;
 
 use super::{
     config::{LevelConfig, MidConfig, UNetConfig},
@@ -11,6 +10,7 @@ use super::{
     resnet::{Downsample, ResnetBlock, Upsample, join},
     transformer::SpatialTransformer,
 };
+use crate::backend::Params;
 
 /// A residual block and, at levels that attend, the transformer after it.
 #[derive(Clone, Debug)]
@@ -25,7 +25,7 @@ impl Layer {
         input: usize,
         level: &LevelConfig,
         config: &UNetConfig,
-        vb: &VarBuilder,
+        vb: &Params,
     ) -> Result<Self> {
         let resnet = ResnetBlock::load(input, level.channels, config, &vb.pp("resnets").pp(index))?;
         let attention = level
@@ -69,7 +69,7 @@ impl DownBlock {
         last: bool,
         config: &UNetConfig,
         skips: &mut Vec<usize>,
-        vb: &VarBuilder,
+        vb: &Params,
     ) -> Result<Self> {
         let mut layers = Vec::with_capacity(level.resnets);
         let mut channels = input;
@@ -118,7 +118,7 @@ pub(super) struct MidBlock {
 }
 
 impl MidBlock {
-    pub(super) fn load(mid: &MidConfig, config: &UNetConfig, vb: &VarBuilder) -> Result<Self> {
+    pub(super) fn load(mid: &MidConfig, config: &UNetConfig, vb: &Params) -> Result<Self> {
         let channels = mid.channels;
         let resnet = |index: usize| {
             ResnetBlock::load(channels, channels, config, &vb.pp("resnets").pp(index))
@@ -163,7 +163,7 @@ impl UpBlock {
         last: bool,
         config: &UNetConfig,
         skips: &mut Vec<usize>,
-        vb: &VarBuilder,
+        vb: &Params,
     ) -> Result<Self> {
         let mut layers = Vec::with_capacity(level.resnets);
         let mut channels = input;

@@ -2,9 +2,9 @@
 //! embedding and the micro-conditioning numbers, all summed into one vector per sample.
 
 use candle_core::{D, DType, Device, Result, Tensor};
-use candle_nn::VarBuilder;
 
 use super::config::{TextTimeConfig, TimeConfig};
+use crate::backend::Params;
 use crate::backend::ops::{Linear, silu};
 
 /// Sinusoidal features of positions (`get_timestep_embedding`), always in f32: a half-precision
@@ -55,7 +55,7 @@ struct Mlp {
 }
 
 impl Mlp {
-    fn load(input: usize, width: usize, vb: &VarBuilder) -> Result<Self> {
+    fn load(input: usize, width: usize, vb: &Params) -> Result<Self> {
         Ok(Self {
             linear_1: Linear::load(input, width, &vb.pp("linear_1"))?,
             linear_2: Linear::load(width, width, &vb.pp("linear_2"))?,
@@ -87,7 +87,7 @@ impl Embedding {
     pub(super) fn load(
         time: &TimeConfig,
         added: Option<&TextTimeConfig>,
-        vb: &VarBuilder,
+        vb: &Params,
     ) -> Result<Self> {
         let sinusoids = |features: usize| {
             Sinusoids::new(features, time.flip_sin_to_cos, time.freq_shift, vb.device())

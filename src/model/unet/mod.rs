@@ -10,8 +10,8 @@ mod resnet;
 mod transformer;
 
 use candle_core::{DType, Tensor};
-use candle_nn::VarBuilder;
 
+use crate::backend::Params;
 use crate::backend::ops::{Conv2d, GroupNorm};
 use blocks::{DownBlock, MidBlock, UpBlock};
 pub use config::{
@@ -46,7 +46,7 @@ pub struct Conditioning {
     pub time_ids: Option<Tensor>,
 }
 
-/// The denoiser. It computes in the dtype of the `VarBuilder` it was loaded from; norms, softmax
+/// The denoiser. It computes in the dtype of the `Params` it was loaded from; norms, softmax
 /// and sinusoidal embeddings are f32.
 #[derive(Clone, Debug)]
 pub struct UNet2DConditionModel {
@@ -66,7 +66,7 @@ impl UNet2DConditionModel {
     ///
     /// # Errors
     /// A tensor that is missing or of another shape than `config` says.
-    pub fn load(config: UNetConfig, vb: &VarBuilder) -> Result<Self, UNetError> {
+    pub fn load(config: UNetConfig, vb: &Params) -> Result<Self, UNetError> {
         let (Some(finest), Some(coarsest)) = (config.down.first(), config.down.last()) else {
             return Err(UNetError::Invalid {
                 field: "block_out_channels".to_owned(),

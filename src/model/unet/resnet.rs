@@ -1,9 +1,9 @@
 //! The convolutional parts: residual blocks, and the changes of resolution between levels.
 
 use candle_core::{D, Result, Tensor};
-use candle_nn::VarBuilder;
 
 use super::config::UNetConfig;
+use crate::backend::Params;
 use crate::backend::ops::{Conv2d, GroupNorm, Linear, silu, upsample_nearest_2x};
 
 /// `ResnetBlock2D` with the timestep added between its convolutions.
@@ -22,7 +22,7 @@ impl ResnetBlock {
         input: usize,
         output: usize,
         config: &UNetConfig,
-        vb: &VarBuilder,
+        vb: &Params,
     ) -> Result<Self> {
         let (groups, eps) = (config.norm_groups, config.norm_eps);
         let shortcut = || Conv2d::load(input, output, 1, 1, 0, &vb.pp("conv_shortcut"));
@@ -58,7 +58,7 @@ pub(super) struct Downsample {
 }
 
 impl Downsample {
-    pub(super) fn load(channels: usize, padding: usize, vb: &VarBuilder) -> Result<Self> {
+    pub(super) fn load(channels: usize, padding: usize, vb: &Params) -> Result<Self> {
         let conv = Conv2d::load(channels, channels, 3, 2, padding, &vb.pp("conv"))?;
         Ok(Self { conv, far_sides_only: padding == 0 })
     }
@@ -83,7 +83,7 @@ pub(super) struct Upsample {
 }
 
 impl Upsample {
-    pub(super) fn load(channels: usize, vb: &VarBuilder) -> Result<Self> {
+    pub(super) fn load(channels: usize, vb: &Params) -> Result<Self> {
         Ok(Self { conv: Conv2d::load(channels, channels, 3, 1, 1, &vb.pp("conv"))? })
     }
 

@@ -2,12 +2,12 @@
 //! and a gated feed-forward network (`Transformer2DModel`, `BasicTransformerBlock`).
 
 use candle_core::{DType, Result, Tensor};
-use candle_nn::VarBuilder;
 
 use super::{
     config::{TransformerConfig, UNetConfig},
     prior::Cursor,
 };
+use crate::backend::Params;
 use crate::backend::ops::{Conv2d, GroupNorm, LayerNorm, Linear, Mask, attention, geglu};
 
 /// `Transformer2DModel` fixes these, whatever the UNet's own settings.
@@ -31,7 +31,7 @@ impl Attention {
         context_width: usize,
         heads: usize,
         upcast: bool,
-        vb: &VarBuilder,
+        vb: &Params,
     ) -> Result<Self> {
         Ok(Self {
             to_q: Linear::load_no_bias(channels, channels, &vb.pp("to_q"))?,
@@ -75,7 +75,7 @@ impl Block {
         channels: usize,
         config: &TransformerConfig,
         upcast: bool,
-        vb: &VarBuilder,
+        vb: &Params,
     ) -> Result<Self> {
         let norm = |name: &str| LayerNorm::load(channels, BLOCK_NORM_EPS, &vb.pp(name));
         let attention = |name: &str, context_width: usize| {
@@ -119,7 +119,7 @@ enum Projection {
 }
 
 impl Projection {
-    fn load(channels: usize, dense: bool, vb: &VarBuilder) -> Result<Self> {
+    fn load(channels: usize, dense: bool, vb: &Params) -> Result<Self> {
         if dense {
             Ok(Self::Dense(Linear::load(channels, channels, vb)?))
         } else {
@@ -149,7 +149,7 @@ impl SpatialTransformer {
         channels: usize,
         transformer: &TransformerConfig,
         config: &UNetConfig,
-        vb: &VarBuilder,
+        vb: &Params,
     ) -> Result<Self> {
         let projection =
             |name: &str| Projection::load(channels, config.use_linear_projection, &vb.pp(name));

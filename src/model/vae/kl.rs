@@ -2,9 +2,9 @@
 //! Stable Diffusion and SDXL, residual blocks with group norms and one attention in the middle.
 
 use candle_core::{DType, Result, Tensor};
-use candle_nn::VarBuilder;
 
 use super::{KlConfig, LatentScaling};
+use crate::backend::Params;
 use crate::backend::ops::{Conv2d, GroupNorm, Linear, Mask, attention, upsample_nearest_2x};
 
 /// The epsilon of every norm here (a constant in diffusers, not in the config).
@@ -28,7 +28,7 @@ impl AutoencoderKl {
     ///
     /// # Errors
     /// A tensor that is missing or of another shape.
-    pub fn load(config: &KlConfig, vb: &VarBuilder) -> Result<Self> {
+    pub fn load(config: &KlConfig, vb: &Params) -> Result<Self> {
         let latent = config.latent_channels;
         let pointwise = |wanted: bool, channels: usize, name: &str| {
             wanted.then(|| Conv2d::load(channels, channels, 1, 1, 0, &vb.pp(name))).transpose()
@@ -95,7 +95,7 @@ struct Encoder {
 }
 
 impl Encoder {
-    fn load(config: &KlConfig, vb: &VarBuilder) -> Result<Self> {
+    fn load(config: &KlConfig, vb: &Params) -> Result<Self> {
         let widths = &config.block_out_channels;
         let groups = config.norm_num_groups;
         let (first, last) = (widths[0], widths[widths.len() - 1]);
@@ -148,7 +148,7 @@ struct Decoder {
 }
 
 impl Decoder {
-    fn load(config: &KlConfig, vb: &VarBuilder) -> Result<Self> {
+    fn load(config: &KlConfig, vb: &Params) -> Result<Self> {
         let widths = &config.block_out_channels;
         let groups = config.norm_num_groups;
         let (first, last) = (widths[0], widths[widths.len() - 1]);
@@ -198,7 +198,7 @@ struct ResnetBlock {
 }
 
 impl ResnetBlock {
-    fn load(input: usize, output: usize, groups: usize, vb: &VarBuilder) -> Result<Self> {
+    fn load(input: usize, output: usize, groups: usize, vb: &Params) -> Result<Self> {
         Ok(Self {
             norm1: GroupNorm::load(groups, input, EPS, &vb.pp("norm1"))?,
             conv1: Conv2d::load(input, output, 3, 1, 1, &vb.pp("conv1"))?,
@@ -225,7 +225,7 @@ fn load_resnets(
     input: usize,
     output: usize,
     groups: usize,
-    vb: &VarBuilder,
+    vb: &Params,
 ) -> Result<Vec<ResnetBlock>> {
     (0..count)
         .map(|index| {
@@ -244,7 +244,7 @@ struct MidBlock {
 }
 
 impl MidBlock {
-    fn load(config: &KlConfig, width: usize, vb: &VarBuilder) -> Result<Self> {
+    fn load(config: &KlConfig, width: usize, vb: &Params) -> Result<Self> {
         let groups = config.norm_num_groups;
         Ok(Self {
             before: ResnetBlock::load(width, width, groups, &vb.pp("resnets.0"))?,
@@ -277,7 +277,7 @@ struct MidAttention {
 }
 
 impl MidAttention {
-    fn load(groups: usize, width: usize, vb: &VarBuilder) -> Result<Self> {
+    fn load(groups: usize, width: usize, vb: &Params) -> Result<Self> {
         // Checkpoints from before diffusers 0.12 (SD 1.5's and the first SDXL VAEs among them)
         // carry the names of its old AttentionBlock.
         let names = if vb.contains_tensor("query.weight") {

@@ -8,8 +8,9 @@ mod kl;
 mod tiny;
 
 use candle_core::{DType, Result, Tensor};
-use candle_nn::VarBuilder;
 use serde_json::Value;
+
+use crate::backend::Params;
 
 pub use config::{KlConfig, TinyConfig, VaeError};
 pub use kl::AutoencoderKl;
@@ -28,7 +29,7 @@ impl Vae {
     ///
     /// # Errors
     /// A class or a field that is not supported, or a tensor that is missing or of another shape.
-    pub fn load(config: &Value, vb: &VarBuilder) -> std::result::Result<Self, VaeError> {
+    pub fn load(config: &Value, vb: &Params) -> std::result::Result<Self, VaeError> {
         match config.get("_class_name").and_then(Value::as_str) {
             Some("AutoencoderKL") => {
                 let vae = AutoencoderKl::load(&KlConfig::from_json(config)?, vb)?;

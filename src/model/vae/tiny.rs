@@ -3,9 +3,9 @@
 //! padding equals the whole exactly.
 
 use candle_core::{DType, Result, Tensor};
-use candle_nn::VarBuilder;
 
 use super::{LatentScaling, TinyConfig};
+use crate::backend::Params;
 use crate::backend::ops::{Conv2d, upsample_nearest_2x};
 
 /// The encoder and decoder of `AutoencoderTiny`, on unscaled latents.
@@ -25,7 +25,7 @@ impl AutoencoderTiny {
     ///
     /// # Errors
     /// A tensor that is missing or of another shape.
-    pub fn load(config: &TinyConfig, vb: &VarBuilder) -> Result<Self> {
+    pub fn load(config: &TinyConfig, vb: &Params) -> Result<Self> {
         Ok(Self {
             encoder: load_encoder(config, &vb.pp("encoder.layers"))?,
             decoder: load_decoder(config, &vb.pp("decoder.layers"))?,
@@ -99,7 +99,7 @@ struct Block {
 }
 
 impl Block {
-    fn load(width: usize, vb: &VarBuilder) -> Result<Self> {
+    fn load(width: usize, vb: &Params) -> Result<Self> {
         // The odd places of the sequence are activations.
         let conv = |index: usize| Conv2d::load(width, width, 3, 1, 1, &vb.pp("conv").pp(index));
         Ok(Self { convs: [conv(0)?, conv(2)?, conv(4)?] })
@@ -112,7 +112,7 @@ impl Block {
     }
 }
 
-fn load_encoder(config: &TinyConfig, vb: &VarBuilder) -> Result<Vec<Layer>> {
+fn load_encoder(config: &TinyConfig, vb: &Params) -> Result<Vec<Layer>> {
     let mut layers = Vec::new();
     for (level, &blocks) in config.num_encoder_blocks.iter().enumerate() {
         let width = config.encoder_block_out_channels[level];
@@ -132,7 +132,7 @@ fn load_encoder(config: &TinyConfig, vb: &VarBuilder) -> Result<Vec<Layer>> {
     Ok(layers)
 }
 
-fn load_decoder(config: &TinyConfig, vb: &VarBuilder) -> Result<Vec<Layer>> {
+fn load_decoder(config: &TinyConfig, vb: &Params) -> Result<Vec<Layer>> {
     let levels = config.num_decoder_blocks.len();
     let first = config.decoder_block_out_channels[0];
     let conv_in = Conv2d::load(config.latent_channels, first, 3, 1, 1, &vb.pp(0))?;

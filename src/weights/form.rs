@@ -1,0 +1,108 @@
+//! What every form in which users have a model has in common: parts with a configuration, tensors
+//! by diffusers' (transformers') names, tokenizers, and a scheduler. Each form is a file of its own;
+//! nothing behind this trait knows which one it is.
+
+use std::fmt::{self, Debug};
+
+use candle_core::DType;
+use serde_json::Value;
+
+use super::{ModelSource, WeightsError, tensors::TensorMap};
+
+/// A part of a model that has weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Part {
+    Unet,
+    Vae,
+    TextEncoder,
+    /// SDXL's second one, with the projection
+    TextEncoder2,
+}
+
+impl Part {
+    /// Every part, the text encoders in the order of their conditioning.
+    pub const ALL: [Self; 4] = [Self::Unet, Self::Vae, Self::TextEncoder, Self::TextEncoder2];
+
+    /// Its folder in diffusers layout, and its key in `model_index.json`.
+    #[must_use]
+    pub fn folder(self) -> &'static str {
+        match self {
+            Self::Unet => "unet",
+            Self::Vae => "vae",
+            Self::TextEncoder => "text_encoder",
+            Self::TextEncoder2 => "text_encoder_2",
+        }
+    }
+
+    /// The folder of a text encoder's tokenizer.
+    #[must_use]
+    pub fn tokenizer_folder(self) -> &'static str {
+        if self == Self::TextEncoder2 { "tokenizer_2" } else { "tokenizer" }
+    }
+
+    /// What it is called in a message.
+    #[must_use]
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Unet => "the UNet",
+            Self::Vae => "the VAE",
+            Self::TextEncoder | Self::TextEncoder2 => "the text encoder",
+        }
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.folder())
+    }
+}
+
+/// The configuration of one part.
+#[derive(Clone, Debug)]
+pub(super) struct PartConfig {
+    /// the class of diffusers or transformers, `UNet2DConditionModel` for example
+    pub class: String,
+    /// what `config.json` says, or would say
+    pub config: Value,
+    /// where that is written or what it was worked out from, for messages
+    pub file: String,
+}
+
+/// The files of one tokenizer, by transformers' names; each may be absent.
+#[derive(Clone, Debug, Default)]
+pub(super) struct TokenizerBytes {
+    pub vocab_json: Option<Vec<u8>>,
+    pub merges_txt: Option<Vec<u8>>,
+    pub tokenizer_json: Option<Vec<u8>>,
+    pub tokenizer_config_json: Option<Vec<u8>>,
+    pub special_tokens_map_json: Option<Vec<u8>>,
+    /// where they are, for messages
+    pub place: String,
+}
+
+/// A model in one of its forms. Opening one reads headers and configurations, never tensors.
+pub(super) trait Form: Debug + Send + Sync {
+    /// Where the model is.
+    fn source(&self) -> &ModelSource;
+
+    /// The text encoders that the model has, in the order of their conditioning; at least one.
+    fn text_encoders(&self) -> Result<Vec<Part>, WeightsError>;
+
+    /// What `model_index.json` says (or would say).
+    fn index(&self) -> &Value;
+
+    /// What `scheduler/scheduler_config.json` says (or would say).
+    fn scheduler(&self) -> Result<Value, WeightsError>;
+
+    /// A part's configuration.
+    fn config(&self, part: Part) -> Result<PartConfig, WeightsError>;
+
+    /// A part's tensors; `dtype` is the precision wanted, where files offer a choice.
+    fn tensors(&self, part: Part, dtype: DType) -> Result<TensorMap, WeightsError>;
+
+    /// The tokenizer of a text encoder.
+    fn tokenizer(&self, encoder: Part) -> Result<TokenizerBytes, WeightsError>;
+
+    /// Finds everything that loading the model will read, without reading tensors.
+    fn check(&self) -> Result<(), WeightsError>;
+}
