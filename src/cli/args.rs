@@ -8,7 +8,7 @@ use cupscale::{
     canvas::{Fusion, SizeSpec},
     image::{DEFAULT_QUALITY, Format, Input, Output},
     pipeline::{CaptionerChoice, ColourFix, Defaults, Settings},
-    sampler::Denoise,
+    sampler::{Denoise, SamplerKind, TimestepSpacing},
     weights::ModelSource,
 };
 
@@ -124,6 +124,15 @@ pub struct JobArgs {
         help_heading = "Content"
     )]
     prompt: String,
+    /// What the picture should not show; needs --guidance above 1
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true,
+        help_heading = "Content"
+    )]
+    negative_prompt: String,
     /// How each region is described
     #[arg(long, value_enum, default_value_t = CaptionerArg::Attributes, help_heading = "Content")]
     captioner: CaptionerArg,
@@ -140,18 +149,41 @@ pub struct JobArgs {
         help_heading = "Repainting"
     )]
     seed: u64,
-    /// Steps of the whole schedule
-    #[arg(long, value_name = "N", default_value_t = Defaults::STEPS,
-          value_parser = clap::value_parser!(u32).range(1..=1000), help_heading = "Repainting")]
-    steps: u32,
-    /// How much is repainted: the share of the steps that run, rounded up
-    #[arg(long, value_name = "0-1", default_value_t = Defaults::STRENGTH, value_parser = share,
+    /// Steps of the whole schedule [default: the model's, or 8]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000),
           help_heading = "Repainting")]
-    strength: f64,
+    steps: Option<u32>,
+    /// How much is repainted: the share of the steps that run, rounded up [default: the model's, or 0.45]
+    #[arg(long, value_name = "0-1", value_parser = share, help_heading = "Repainting")]
+    strength: Option<f64>,
     /// The same as a number of steps
     #[arg(long, value_name = "K", conflicts_with = "strength",
           value_parser = clap::value_parser!(u32).range(1..=1000), help_heading = "Repainting")]
     denoise_steps: Option<u32>,
+    /// How a step is taken [default: the model's]
+    #[arg(long, value_name = "ddim|tcd|euler|lcm", value_parser = sampler,
+          help_heading = "Repainting")]
+    sampler: Option<SamplerKind>,
+    /// Share of fresh noise in each step of ddim or tcd [default: the model's, or 0 and 0.3]
+    #[arg(long, value_name = "0-1", value_parser = weight, help_heading = "Repainting")]
+    eta: Option<f64>,
+    /// How timesteps are spread; few-step models want trailing [default: the model's]
+    #[arg(long, value_name = "leading|trailing|linspace", value_parser = spacing,
+          help_heading = "Repainting")]
+    spacing: Option<TimestepSpacing>,
+    /// The very timesteps of the whole schedule, highest first
+    #[arg(
+        long,
+        value_name = "T,T,...",
+        value_delimiter = ',',
+        conflicts_with = "steps",
+        help_heading = "Repainting"
+    )]
+    timesteps: Option<Vec<usize>>,
+    /// How strongly the prompt is followed against the negative prompt, at twice the work; 1 is off
+    /// [default: the model's, or 1]
+    #[arg(long, value_name = "0-100", value_parser = guidance, help_heading = "Repainting")]
+    guidance: Option<f64>,
     /// Overlap of neighbouring regions, as a share of a region's side
     #[arg(long, value_name = "0-0.9", default_value_t = Defaults::OVERLAP, value_parser = overlap,
           help_heading = "Repainting")]
@@ -215,12 +247,6 @@ pub struct JobArgs {
 impl JobArgs {
     /// The picture to read.
     pub fn input(&self) -> Result<Input, CliError> {
-        if let Some(steps) = self.denoise_steps.filter(|&steps| steps > self.steps) {
-            return Err(CliError::Usage(format!(
-                "--denoise-steps {steps}: the schedule has {} steps (raise --steps)",
-                self.steps
-            )));
-        }
         let given = self.input.as_deref().or(self.input_option.as_deref());
         given.filter(|given| !given.is_empty()).map(Input::parse).ok_or_else(|| {
             CliError::Usage("no input: name a picture, or `-` for standard input (--help)".into())
@@ -286,12 +312,18 @@ impl JobArgs {
         Settings {
             size: self.size_spec(),
             prompt: self.prompt.trim().to_owned(),
+            negative_prompt: self.negative_prompt.trim().to_owned(),
             seed: self.seed,
-            steps: self.steps as usize,
-            denoise: match self.denoise_steps {
-                Some(steps) => Denoise::Steps(steps as usize),
-                None => Denoise::Strength(self.strength),
+            sampler: self.sampler,
+            eta: self.eta,
+            spacing: self.spacing,
+            timesteps: self.timesteps.clone(),
+            steps: self.steps.map(|steps| steps as usize),
+            denoise: match (self.denoise_steps, self.strength) {
+                (Some(steps), _) => Some(Denoise::Steps(steps as usize)),
+                (None, strength) => strength.map(Denoise::Strength),
             },
+            guidance: self.guidance,
             overlap: self.overlap,
             fusion: match self.fusion {
                 FusionArg::Feather => Fusion::Feather,
@@ -371,6 +403,28 @@ fn overlap(text: &str) -> Result<f64, String> {
     within(text, 0.0, 0.9)
 }
 
+fn guidance(text: &str) -> Result<f64, String> {
+    within(text, 0.0, 100.0)
+}
+
+fn sampler(text: &str) -> Result<SamplerKind, String> {
+    named(text, SamplerKind::ALL, SamplerKind::name)
+}
+
+fn spacing(text: &str) -> Result<TimestepSpacing, String> {
+    named(text, TimestepSpacing::ALL, TimestepSpacing::name)
+}
+
+/// The one of `all` that has this name.
+fn named<T: Copy, const N: usize>(
+    text: &str,
+    all: [T; N],
+    name: fn(T) -> &'static str,
+) -> Result<T, String> {
+    let found = all.into_iter().find(|&item| name(item) == text);
+    found.ok_or_else(|| format!("not one of {}", all.map(name).join(", ")))
+}
+
 fn size(text: &str) -> Result<(u32, u32), String> {
     text.split_once(['x', 'X', '×'])
         .and_then(|(width, height)| Some((width.parse().ok()?, height.parse().ok()?)))
@@ -382,6 +436,7 @@ fn size(text: &str) -> Result<(u32, u32), String> {
 mod tests {
     use super::*;
     use clap::CommandFactory as _;
+    use cupscale::sampler::{Ddim, Tcd};
 
     fn parse(line: &str) -> JobArgs {
         Cli::try_parse_from(line.split(' ')).unwrap().job
@@ -390,6 +445,20 @@ mod tests {
     #[test]
     fn the_definition_of_every_option_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_help_states_the_real_defaults() {
+        let help = Cli::command().render_help().to_string();
+        let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        for default in [
+            format!("[default: the model's, or {}]", Defaults::STEPS),
+            format!("[default: the model's, or {}]", Defaults::STRENGTH),
+            format!("[default: the model's, or {}]", Defaults::GUIDANCE),
+            format!("[default: the model's, or {} and {}]", Ddim::DEFAULT_ETA, Tcd::DEFAULT_ETA),
+        ] {
+            assert!(help.contains(&default), "{default} not in: {help}");
+        }
     }
 
     #[test]
@@ -432,6 +501,13 @@ mod tests {
             "x a --strength 0",
             "x a --strength 1.1",
             "x a --overlap 1",
+            "x a --sampler heun",
+            "x a --eta 1.1",
+            "x a --spacing even",
+            "x a --timesteps 800,x",
+            "x a --timesteps 800 --steps 2",
+            "x a --guidance -1",
+            "x a --guidance inf",
             "x a --gsp -1",
             "x a --size 10",
             "x a --size 0x5",

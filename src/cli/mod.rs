@@ -71,6 +71,7 @@ pub fn run() -> ExitCode {
             complain(&error.to_string());
             ExitCode::from(match error {
                 CliError::Usage(_) => USAGE,
+                CliError::Job(Error::Sampler(error)) if error.is_wrong_choice() => USAGE,
                 CliError::Job(Error::Interrupted) => INTERRUPTED,
                 CliError::Job(_) | CliError::Print(_) => FAILED,
             })
