@@ -10,7 +10,7 @@ use crate::{
         unet::{Conditioning, Prior, UNet2DConditionModel, UNetConfig, UNetError},
         vae::Vae,
     },
-    sampler::{Sampler, Schedule, SchedulerConfig},
+    sampler::{Sampler, SamplerError, Schedule, SchedulerConfig},
     weights::{ModelFiles, ModelSource, Part},
 };
 
@@ -106,12 +106,17 @@ impl Engine {
         let config = UNetConfig::from_json(&part.config.to_string()).map_err(in_unet)?;
         let shape = ModelShape::new(source, &config, &vae)?;
         let unet = UNet2DConditionModel::load(config, &part.params).map_err(in_unet)?;
-        let scheduler = SchedulerConfig::from_json(&files.scheduler()?.to_string())?;
+        let in_scheduler = |error: SamplerError| Error::Model {
+            model: source.full_name("scheduler/scheduler_config.json"),
+            reason: error.to_string(),
+        };
+        let scheduler = SchedulerConfig::from_json(&files.scheduler()?.to_string())
+            .map_err(in_scheduler)?;
         Ok(Self {
             unet,
             text: files.text(device, dtype)?,
-            schedule: Schedule::new(&scheduler)?,
-            sampler: scheduler.sampler()?.build(0.0)?,
+            schedule: Schedule::new(&scheduler).map_err(in_scheduler)?,
+            sampler: scheduler.sampler().map_err(in_scheduler)?.build(0.0)?,
             vae,
             device: device.clone(),
             dtype,
