@@ -10,7 +10,7 @@ use crate::{
         unet::{Conditioning, Prior, UNet2DConditionModel, UNetConfig, UNetError},
         vae::Vae,
     },
-    sampler::{Schedule, SchedulerConfig},
+    sampler::{SamplerError, Schedule, SchedulerConfig},
     weights::{ModelFiles, ModelSource, Part},
 };
 
@@ -109,11 +109,16 @@ impl Engine {
         let config = UNetConfig::from_json(&part.config.to_string()).map_err(in_unet)?;
         let shape = ModelShape::new(source, &config, &vae)?;
         let unet = UNet2DConditionModel::load(config, &part.params).map_err(in_unet)?;
-        let scheduler = SchedulerConfig::from_json(&files.scheduler()?.to_string())?;
+        let in_scheduler = |error: SamplerError| Error::Model {
+            model: source.full_name("scheduler/scheduler_config.json"),
+            reason: error.to_string(),
+        };
+        let scheduler = SchedulerConfig::from_json(&files.scheduler()?.to_string())
+            .map_err(in_scheduler)?;
         let text = files.text(device, dtype)?;
         Ok(Self {
             unet,
-            schedule: Schedule::new(&scheduler)?,
+            schedule: Schedule::new(&scheduler).map_err(in_scheduler)?,
             scheduler,
             defaults: ModelDefaults::default(),
             // SDXL's pipelines have the switch, on unless the index says otherwise; those of Stable
