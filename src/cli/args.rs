@@ -161,15 +161,13 @@ pub struct JobArgs {
           value_parser = clap::value_parser!(u32).range(1..=1000), help_heading = "Repainting")]
     denoise_steps: Option<u32>,
     /// How a step is taken [default: the model's]
-    #[arg(long, value_name = "ddim|tcd|euler|lcm", value_parser = sampler,
-          help_heading = "Repainting")]
+    #[arg(long, value_name = "ddim|tcd|euler|lcm", help_heading = "Repainting")]
     sampler: Option<SamplerKind>,
     /// Share of fresh noise in each step of ddim or tcd [default: the model's, or 0 and 0.3]
     #[arg(long, value_name = "0-1", value_parser = weight, help_heading = "Repainting")]
     eta: Option<f64>,
     /// How timesteps are spread; few-step models want trailing [default: the model's]
-    #[arg(long, value_name = "leading|trailing|linspace", value_parser = spacing,
-          help_heading = "Repainting")]
+    #[arg(long, value_name = "leading|trailing|linspace", help_heading = "Repainting")]
     spacing: Option<TimestepSpacing>,
     /// The very timesteps of the whole schedule, highest first
     #[arg(
@@ -405,24 +403,6 @@ fn overlap(text: &str) -> Result<f64, String> {
 
 fn guidance(text: &str) -> Result<f64, String> {
     within(text, 0.0, 100.0)
-}
-
-fn sampler(text: &str) -> Result<SamplerKind, String> {
-    named(text, SamplerKind::ALL, SamplerKind::name)
-}
-
-fn spacing(text: &str) -> Result<TimestepSpacing, String> {
-    named(text, TimestepSpacing::ALL, TimestepSpacing::name)
-}
-
-/// The one of `all` that has this name.
-fn named<T: Copy, const N: usize>(
-    text: &str,
-    all: [T; N],
-    name: fn(T) -> &'static str,
-) -> Result<T, String> {
-    let found = all.into_iter().find(|&item| name(item) == text);
-    found.ok_or_else(|| format!("not one of {}", all.map(name).join(", ")))
 }
 
 fn size(text: &str) -> Result<(u32, u32), String> {
