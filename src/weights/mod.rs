@@ -3,7 +3,9 @@
 
 mod embedded;
 mod error;
+pub mod hub;
 mod model;
+pub mod registry;
 mod source;
 mod tensors;
 
