@@ -20,7 +20,7 @@ pub enum HubError {
     NotFound { what: String, endpoint: String, status: u16 },
     #[error("{what}: the hub answered {status}; pull again later")]
     Status { what: String, status: u16 },
-    #[error("{what}: {reason}; what arrived is kept, pull again to go on")]
+    #[error("{what}: {reason}; pull again to go on where it ended")]
     Network { what: String, reason: String },
     #[error("{what}: {reason}")]
     Answer { what: String, reason: String },

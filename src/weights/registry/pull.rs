@@ -57,7 +57,9 @@ pub fn pull(
         }
         settle(hub, name, source, moved, progress)?;
     }
-    check_room(store, &entry)?;
+    if check_room(store, &entry)? > 0 {
+        progress.note(&terms(&entry));
+    }
     let mut received = 0;
     for source in &mut entry.sources {
         received += fetch_source(store, hub, source, progress)?;
@@ -176,16 +178,25 @@ fn expand(
     Ok(files)
 }
 
-/// Sees that what is still to come fits on the disk.
-fn check_room(store: &Store, entry: &ModelEntry) -> Result<(), ModelError> {
+/// What somebody who uses the model agrees to.
+fn terms(entry: &ModelEntry) -> String {
+    let Some(licence) = &entry.licence else { return format!("{}: no licence known", entry.name) };
+    let accept = licence.accept.as_ref().map_or_else(String::new, |text| format!(": {text}"));
+    format!("{}: licence {} ({}){accept}", entry.name, licence.name, licence.url)
+}
+
+/// Sees that what is still to come fits on the disk. Returns its bytes, as far as they are known; at
+/// least one for a file of unknown size.
+fn check_room(store: &Store, entry: &ModelEntry) -> Result<u64, ModelError> {
     let length = |path: &Path| path.metadata().map_or(0, |metadata| metadata.len());
     let needed: u64 = entry
         .sources
         .iter()
         .flat_map(|source| store.files(source))
         .map(|(path, file)| {
-            let there = if path.is_file() { length(&path) } else { length(&part_path(&path)) };
-            file.size.unwrap_or(0).saturating_sub(there)
+            let whole = path.is_file();
+            let there = if whole { length(&path) } else { length(&part_path(&path)) };
+            file.size.unwrap_or(u64::from(!whole)).saturating_sub(there)
         })
         .sum();
     let root = store.root();
@@ -199,7 +210,7 @@ fn check_room(store: &Store, entry: &ModelEntry) -> Result<(), ModelError> {
             free,
         });
     }
-    Ok(())
+    Ok(needed)
 }
 
 /// Fetches the files of a source, and writes down what they are. Returns the bytes received.
