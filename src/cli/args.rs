@@ -22,6 +22,7 @@ Examples:
   cupscale-fast caption photo.jpg > captions.json          edit it, then:
   cupscale-fast photo.jpg --captions captions.json
   cupscale-fast plan photo.jpg --long-edge 8000            what would run, without running it
+  cupscale-fast models list                                which models there are
 
 Exit codes: 0 done, 1 the input failed, 2 wrong usage, 130 interrupted.";
 
@@ -44,6 +45,8 @@ pub enum Verb {
     Plan(Box<JobArgs>),
     /// Print the caption of every region as JSON, to be edited and given back with --captions
     Caption(Box<JobArgs>),
+    /// List, add, download, check and remove models
+    Models(super::models::ModelsArgs),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -390,13 +393,17 @@ fn positive(text: &str) -> Result<f64, String> {
     if value > 0.0 { Ok(value) } else { Err("not above 0".into()) }
 }
 
-fn share(text: &str) -> Result<f64, String> {
+pub fn share(text: &str) -> Result<f64, String> {
     let value = within(text, 0.0, 1.0)?;
     if value > 0.0 { Ok(value) } else { Err("not above 0".into()) }
 }
 
-fn weight(text: &str) -> Result<f64, String> {
+pub fn weight(text: &str) -> Result<f64, String> {
     within(text, 0.0, 1.0)
+}
+
+pub fn guidance(text: &str) -> Result<f64, String> {
+    within(text, 0.0, 50.0)
 }
 
 fn overlap(text: &str) -> Result<f64, String> {

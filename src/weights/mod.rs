@@ -5,7 +5,9 @@ mod diffusers;
 mod embedded;
 mod error;
 mod form;
+pub mod hub;
 mod model;
+pub mod registry;
 mod source;
 mod tensors;
 
