@@ -5,6 +5,7 @@ mod diffusers;
 mod embedded;
 mod error;
 mod form;
+mod ldm;
 mod model;
 mod source;
 mod tensors;
