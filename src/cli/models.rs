@@ -4,13 +4,23 @@ mod watch;
 
 use std::{fmt::Write as _, path::PathBuf};
 
-use clap::{Args, Subcommand, ValueEnum};
-use cupscale::weights::{
-    hub::{Hub, HubOptions},
-    registry::{self, Listed, ModelError, OwnWeights, RunDefaults, State, Store, human},
+use clap::{
+    Args, Subcommand,
+    builder::{OsStringValueParser, TypedValueParser as _},
+};
+use cupscale::{
+    sampler::{SamplerKind, TimestepSpacing},
+    weights::{
+        hub::{Hub, HubOptions},
+        registry::{self, Listed, ModelError, OwnWeights, RunDefaults, State, Store, human},
+    },
 };
 
-use super::{CliError, args::ProgressMode, print};
+use super::{
+    CliError,
+    args::{self, Lora, ProgressMode},
+    print,
+};
 use watch::Watcher;
 
 /// What was typed after `models`.
@@ -57,21 +67,6 @@ struct ListArgs {
     json: bool,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum SamplerArg {
-    Ddim,
-    Tcd,
-    Euler,
-    Lcm,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum SpacingArg {
-    Trailing,
-    Leading,
-    Linspace,
-}
-
 #[derive(Args, Debug)]
 struct AddArgs {
     /// What to call the model
@@ -79,17 +74,18 @@ struct AddArgs {
     /// A folder in diffusers layout, a .safetensors or a .gguf file
     path: PathBuf,
     /// A LoRA to merge: a file, or an installed LoRA's name; may be given several times
-    #[arg(long, value_name = "FILE[:SCALE]", value_parser = lora)]
-    lora: Vec<(PathBuf, f64)>,
+    #[arg(long, value_name = "FILE[:SCALE]",
+          value_parser = OsStringValueParser::new().try_map(args::lora))]
+    lora: Vec<Lora>,
     /// A VAE in place of the model's own: a file, a folder, or an installed VAE's name
     #[arg(long, value_name = "PATH")]
     vae: Option<PathBuf>,
     /// The sampler it is made for
-    #[arg(long, value_enum)]
-    sampler: Option<SamplerArg>,
+    #[arg(long, value_name = "ddim|tcd|euler|lcm", value_parser = args::sampler)]
+    sampler: Option<SamplerKind>,
     /// How its timesteps are spread
-    #[arg(long, value_enum)]
-    timestep_spacing: Option<SpacingArg>,
+    #[arg(long, value_name = "leading|trailing|linspace", value_parser = args::spacing)]
+    timestep_spacing: Option<TimestepSpacing>,
     /// The timesteps themselves, in place of a spread
     #[arg(long, value_name = "T,T,…", value_delimiter = ',', conflicts_with = "timestep_spacing",
           value_parser = clap::value_parser!(u32).range(0..1000))]
@@ -98,17 +94,17 @@ struct AddArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     steps: Option<u32>,
     /// The share of the steps that run
-    #[arg(long, value_name = "0-1", value_parser = super::args::share)]
+    #[arg(long, value_name = "0-1", value_parser = args::share)]
     strength: Option<f64>,
     /// The same as a number of steps
     #[arg(long, value_name = "K", conflicts_with = "strength",
           value_parser = clap::value_parser!(u32).range(1..=1000))]
     denoise_steps: Option<u32>,
     /// Classifier-free guidance; 1 is none
-    #[arg(long, value_name = "G", value_parser = super::args::guidance)]
+    #[arg(long, value_name = "G", value_parser = args::guidance)]
     guidance: Option<f64>,
     /// Noise that each step adds
-    #[arg(long, value_name = "0-1", value_parser = super::args::weight)]
+    #[arg(long, value_name = "0-1", value_parser = args::weight)]
     eta: Option<f64>,
     /// Side of the pictures that it was trained on
     #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u32).range(64..=8192))]
@@ -216,16 +212,13 @@ fn add(store: &Store, args: &AddArgs) -> Result<(), CliError> {
             "--denoise-steps {run}: the schedule has {all} steps"
         )));
     }
-    let word = |value: &dyn Fn() -> Option<clap::builder::PossibleValue>| {
-        value().map(|value| value.get_name().to_owned())
-    };
     let own = OwnWeights {
         weights: args.path.clone(),
-        loras: args.lora.clone(),
+        loras: args.lora.iter().map(|lora| (lora.path.clone(), lora.scale)).collect(),
         vae: args.vae.clone(),
         run: RunDefaults {
-            sampler: word(&|| args.sampler?.to_possible_value()),
-            timestep_spacing: word(&|| args.timestep_spacing?.to_possible_value()),
+            sampler: args.sampler.map(|sampler| sampler.name().to_owned()),
+            timestep_spacing: args.timestep_spacing.map(|spacing| spacing.name().to_owned()),
             timesteps: args.timesteps.clone(),
             steps: args.steps,
             strength: args.strength,
@@ -304,40 +297,4 @@ fn remove(store: &Store, args: &RemoveArgs) -> Result<(), CliError> {
 
 fn count(files: usize) -> String {
     if files == 1 { "1 file".to_owned() } else { format!("{files} files") }
-}
-
-/// `FILE` or `FILE:SCALE`. A colon that no number follows belongs to the file's name.
-fn lora(text: &str) -> Result<(PathBuf, f64), String> {
-    let (file, scale) = match text.rsplit_once(':') {
-        Some((file, scale)) => match scale.parse::<f64>() {
-            Ok(scale) => (file, scale),
-            Err(_) => (text, 1.0),
-        },
-        None => (text, 1.0),
-    };
-    if file.is_empty() {
-        return Err("names no file".to_owned());
-    }
-    if !(-8.0..=8.0).contains(&scale) {
-        return Err(format!("a scale of {scale} is not in -8..8"));
-    }
-    Ok((file.into(), scale))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_lora_may_have_a_scale_and_a_colon_in_its_name() {
-        for (text, file, scale) in [
-            ("a.safetensors", "a.safetensors", 1.0),
-            ("a.safetensors:0.5", "a.safetensors", 0.5),
-            ("C:\\a.safetensors", "C:\\a.safetensors", 1.0),
-            ("C:\\a.safetensors:-1", "C:\\a.safetensors", -1.0),
-        ] {
-            assert_eq!(lora(text), Ok((PathBuf::from(file), scale)), "{text}");
-        }
-        assert!(lora(":1").is_err() && lora("a:9").is_err() && lora("a:nan").is_err());
-    }
 }

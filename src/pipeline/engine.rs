@@ -113,8 +113,8 @@ impl Engine {
             model: source.full_name("scheduler/scheduler_config.json"),
             reason: error.to_string(),
         };
-        let scheduler = SchedulerConfig::from_json(&files.scheduler()?.to_string())
-            .map_err(in_scheduler)?;
+        let scheduler =
+            SchedulerConfig::from_json(&files.scheduler()?.to_string()).map_err(in_scheduler)?;
         let text = files.text(device, dtype)?;
         Ok(Self {
             unet,
