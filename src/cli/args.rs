@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::TypedValueParser as _};
 use cupscale::{
     backend::DeviceSpec,
     canvas::{Fusion, SizeSpec},
@@ -22,6 +22,7 @@ Examples:
   cupscale-fast caption photo.jpg > captions.json          edit it, then:
   cupscale-fast photo.jpg --captions captions.json
   cupscale-fast plan photo.jpg --long-edge 8000            what would run, without running it
+  cupscale-fast models list                                which models there are
 
 Exit codes: 0 done, 1 the input failed, 2 wrong usage, 130 interrupted.";
 
@@ -44,6 +45,8 @@ pub enum Verb {
     Plan(Box<JobArgs>),
     /// Print the caption of every region as JSON, to be edited and given back with --captions
     Caption(Box<JobArgs>),
+    /// List, add, download, check and remove models
+    Models(super::models::ModelsArgs),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -80,6 +83,13 @@ pub enum ColorFixArg {
     Wavelet,
     /// Colours as the model made them
     None,
+}
+
+/// A LoRA file and its scale.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Lora {
+    pub path: PathBuf,
+    pub scale: f64,
 }
 
 #[derive(Args, Debug)]
@@ -209,6 +219,11 @@ pub struct JobArgs {
     /// Model folder in diffusers layout [default: the embedded model]
     #[arg(short = 'n', long, value_name = "DIR", help_heading = "Machine")]
     model: Option<PathBuf>,
+    /// LoRA to change the model's weights with (safetensors), and how much of it [default scale: 1];
+    /// may be given several times
+    #[arg(long, value_name = "FILE[:SCALE]", help_heading = "Machine",
+          value_parser = clap::builder::OsStringValueParser::new().try_map(lora))]
+    lora: Vec<Lora>,
     /// Where to compute
     #[arg(
         short = 'g',
@@ -352,6 +367,10 @@ impl JobArgs {
         }
     }
 
+    pub fn loras(&self) -> &[Lora] {
+        &self.lora
+    }
+
     pub fn device(&self) -> DeviceSpec {
         self.device
     }
@@ -388,12 +407,12 @@ fn positive(text: &str) -> Result<f64, String> {
     if value > 0.0 { Ok(value) } else { Err("not above 0".into()) }
 }
 
-fn share(text: &str) -> Result<f64, String> {
+pub fn share(text: &str) -> Result<f64, String> {
     let value = within(text, 0.0, 1.0)?;
     if value > 0.0 { Ok(value) } else { Err("not above 0".into()) }
 }
 
-fn weight(text: &str) -> Result<f64, String> {
+pub fn weight(text: &str) -> Result<f64, String> {
     within(text, 0.0, 1.0)
 }
 
@@ -401,7 +420,7 @@ fn overlap(text: &str) -> Result<f64, String> {
     within(text, 0.0, 0.9)
 }
 
-fn guidance(text: &str) -> Result<f64, String> {
+pub fn guidance(text: &str) -> Result<f64, String> {
     within(text, 0.0, 100.0)
 }
 
@@ -410,6 +429,22 @@ fn size(text: &str) -> Result<(u32, u32), String> {
         .and_then(|(width, height)| Some((width.parse().ok()?, height.parse().ok()?)))
         .filter(|&(width, height): &(u32, u32)| width > 0 && height > 0)
         .ok_or_else(|| "a size is WIDTHxHEIGHT, as in 3840x2160".into())
+}
+
+/// Only a number after the last colon is a scale: `C:\lora.safetensors` is a path.
+pub fn lora(text: OsString) -> Result<Lora, String> {
+    let split = text.to_str().and_then(|text| text.rsplit_once(':'));
+    let Some((path, scale)) = split.and_then(|(path, end)| Some((path, end.parse::<f64>().ok()?)))
+    else {
+        return Ok(Lora { path: text.into(), scale: 1.0 });
+    };
+    if path.is_empty() {
+        return Err("no file before the scale".to_owned());
+    }
+    if !scale.is_finite() {
+        return Err("the scale is not a number".to_owned());
+    }
+    Ok(Lora { path: path.into(), scale })
 }
 
 #[cfg(test)]
@@ -474,6 +509,25 @@ mod tests {
     }
 
     #[test]
+    fn a_lora_has_a_scale_if_a_number_follows_its_last_colon() {
+        for (text, path, scale) in [
+            ("a.safetensors", "a.safetensors", 1.0),
+            ("a.safetensors:0.7", "a.safetensors", 0.7),
+            ("a.safetensors:-1", "a.safetensors", -1.0),
+            ("C:\\loras\\a.safetensors", "C:\\loras\\a.safetensors", 1.0),
+            ("C:\\loras\\a.safetensors:.5", "C:\\loras\\a.safetensors", 0.5),
+            ("night:2.safetensors", "night:2.safetensors", 1.0),
+            ("a:1:2", "a:1", 2.0),
+            ("a:", "a:", 1.0),
+        ] {
+            let expected = Lora { path: path.into(), scale };
+            assert_eq!(parse(&format!("x in.png --lora {text}")).loras(), [expected], "{text}");
+        }
+        let args = parse("x in.png --lora a --lora b:2");
+        assert_eq!(args.loras().iter().map(|lora| lora.scale).collect::<Vec<_>>(), [1.0, 2.0]);
+    }
+
+    #[test]
     fn values_out_of_range_are_refused() {
         for line in [
             "x a --scale 0",
@@ -493,6 +547,9 @@ mod tests {
             "x a --size 0x5",
             "x a --scale 2 --size 5x5",
             "x a -i b",
+            "x a --lora b:inf",
+            "x a --lora b:nan",
+            "x a --lora :1",
             "x a --unknown",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");

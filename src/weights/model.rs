@@ -2,6 +2,7 @@
 //! built here; of the UNet, configuration and weights are handed out, because what it is built with
 //! is the pipeline's business.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{DType, Device};
@@ -9,17 +10,20 @@ use serde_json::Value;
 
 use super::diffusers::DiffusersFolder;
 use super::form::{Form, Part, PartConfig};
+use super::lora::{Adapted, Index, Lora};
 use super::{ModelSource, WeightsError};
-use crate::backend::Params;
+use crate::backend::{ParamSource, Params};
 use crate::model::text::{
     ClipTextConfig, ClipTextModel, ClipTokenizer, TextConditioner, TextEncoder, TokenizerFiles,
 };
+use crate::model::unet::UNetConfig;
 use crate::model::vae::Vae;
 
 /// A model that has been found and recognised; its tensors have not been read.
 #[derive(Clone, Debug)]
 pub struct ModelFiles {
     form: Arc<dyn Form>,
+    loras: Vec<Lora>,
 }
 
 /// The configuration and the weights of one part.
@@ -41,7 +45,39 @@ impl ModelFiles {
     /// A source that is no model in a known form, or a description that cannot be read.
     pub fn open(source: ModelSource) -> Result<Self, WeightsError> {
         source.check()?;
-        Ok(Self { form: Arc::new(DiffusersFolder::open(source)?) })
+        Ok(Self { form: Arc::new(DiffusersFolder::open(source)?), loras: Vec::new() })
+    }
+
+    /// The model with the changes of a LoRA (`scale` 1 as it was trained, 0 not at all; any finite
+    /// number), in addition to those it has. `path` is a safetensors file in kohya's, peft's or one of
+    /// diffusers' namings. Weights change as they are read: summed in f32 over all LoRAs, then rounded
+    /// once to the precision asked for.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is no plain LoRA, one made for another model family, or matrices
+    /// that do not fit the weights they are named after.
+    pub fn with_lora(mut self, path: &Path, scale: f64) -> Result<Self, WeightsError> {
+        let mut parts = Vec::new();
+        for part in [Part::Unet].into_iter().chain(self.form.text_encoders()?) {
+            parts.push((part, self.form.tensors(part, DType::F32)?));
+        }
+        let PartConfig { config, file, .. } = self.form.config(Part::Unet)?;
+        let unet = UNetConfig::from_json(&config.to_string())
+            .map_err(|error| WeightsError::Config { file, reason: error.to_string() })?;
+        self.loras.push(Lora::open(path, scale, &Index::new(&parts, &unet))?);
+        Ok(self)
+    }
+
+    /// The LoRAs, in the order in which they were given: the file's name without its folder, and the
+    /// scale.
+    pub fn loras(&self) -> impl Iterator<Item = (&str, f64)> {
+        self.loras.iter().map(|lora| (lora.name.as_str(), lora.scale))
+    }
+
+    /// What the user should know though the model can be used, a line each.
+    #[must_use]
+    pub fn notes(&self) -> Vec<String> {
+        self.loras.iter().flat_map(|lora| lora.notes.clone()).collect()
     }
 
     /// Where the model is.
@@ -83,9 +119,15 @@ impl ModelFiles {
         dtype: DType,
     ) -> Result<Component, WeightsError> {
         let PartConfig { class, config, file: config_file } = self.form.config(part)?;
-        let tensors = self.form.tensors(part, dtype)?;
-        let params = Params::new(Arc::new(tensors), dtype, device);
+        let params = Params::new(self.weights(part, dtype)?, dtype, device);
         Ok(Component { class, config, config_file, params })
+    }
+
+    /// A part's weights with the changes of all LoRAs.
+    fn weights(&self, part: Part, dtype: DType) -> Result<Arc<dyn ParamSource>, WeightsError> {
+        let plain = Arc::new(self.form.tensors(part, dtype)?);
+        let changes: Vec<_> = self.loras.iter().filter_map(|lora| lora.deltas(part)).collect();
+        Ok(if changes.is_empty() { plain } else { Arc::new(Adapted::new(plain, changes)) })
     }
 
     /// The autoencoder, in `dtype`; in f32 where `dtype` is f16 and the configuration does not say

@@ -28,6 +28,21 @@ pub enum Bytes {
     Heap(Arc<[u8]>),
 }
 
+impl Bytes {
+    /// Maps a file into memory.
+    ///
+    /// # Errors
+    /// A file that is missing or cannot be mapped.
+    pub fn map(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        // SAFETY: the map is only read. Should another program change the file meanwhile, the
+        // tensors copied from it would hold other numbers; no reference into it is kept as
+        // anything but bytes.
+        let map = unsafe { Mmap::map(&file)? };
+        Ok(Self::Mapped(Arc::new(map)))
+    }
+}
+
 impl Deref for Bytes {
     type Target = [u8];
 
@@ -106,14 +121,7 @@ impl ModelSource {
     /// # Errors
     /// A file that is missing or cannot be mapped.
     pub fn map(&self, name: &str) -> Result<Bytes, WeightsError> {
-        self.open(name, |path| {
-            let file = File::open(path)?;
-            // SAFETY: the map is only read. Should another program change the file meanwhile, the
-            // tensors copied from it would hold other numbers; no reference into it is kept as
-            // anything but bytes.
-            let map = unsafe { Mmap::map(&file)? };
-            Ok(Bytes::Mapped(Arc::new(map)))
-        })
+        self.open(name, Bytes::map)
     }
 
     fn open(
@@ -141,6 +149,14 @@ impl ModelSource {
         names.sort();
         names.first().map(|path| path.display().to_string())
     }
+}
+
+/// Refuses a file that may be a pickle, by its name.
+pub(super) fn refuse_pickle(path: &Path) -> Result<(), WeightsError> {
+    if path.is_file() && is_pickle(path) {
+        return Err(WeightsError::Pickled { file: path.display().to_string() });
+    }
+    Ok(())
 }
 
 /// PyTorch's formats, all pickles inside.

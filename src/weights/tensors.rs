@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use candle_core::{DType, Device, Error, Result, Shape, Tensor};
+use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors};
 
 use super::{WeightsError, source::Bytes};
@@ -15,6 +16,8 @@ use crate::backend::ParamSource;
 pub(super) struct TensorMap {
     files: Vec<(String, Bytes)>,
     entries: HashMap<String, Entry>,
+    /// `__metadata__` of the files
+    metadata: HashMap<String, String>,
 }
 
 /// Where one tensor is.
@@ -48,12 +51,43 @@ impl TensorMap {
             };
             self.entries.insert(tensor, entry);
         }
+        self.metadata.extend(metadata.metadata().clone().unwrap_or_default());
         self.files.push((name, bytes));
         Ok(())
     }
 
+    /// The names of all tensors, in no order.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(String::as_str)
+    }
+
+    /// The shape of a tensor, if it is there.
+    pub(super) fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.entries.get(name).map(|entry| entry.shape.as_slice())
+    }
+
+    /// What the files' `__metadata__` says under `key`.
+    pub(super) fn metadata(&self, key: &str) -> Option<&str> {
+        self.metadata.get(key).map(String::as_str)
+    }
+
+    /// The value of a tensor that is one number, of whatever type.
+    pub(super) fn number(&self, name: &str) -> Option<f64> {
+        let entry = self.entries.get(name)?;
+        let bytes = &self.files[entry.file].1[entry.range.clone()];
+        Some(match entry.stored {
+            Dtype::F16 => f16::from_le_bytes(bytes.try_into().ok()?).to_f64(),
+            Dtype::BF16 => bf16::from_le_bytes(bytes.try_into().ok()?).to_f64(),
+            Dtype::F32 => f32::from_le_bytes(bytes.try_into().ok()?).into(),
+            Dtype::F64 => f64::from_le_bytes(bytes.try_into().ok()?),
+            Dtype::I32 => i32::from_le_bytes(bytes.try_into().ok()?).into(),
+            Dtype::I64 => i64::from_le_bytes(bytes.try_into().ok()?) as f64,
+            _ => return None,
+        })
+    }
+
     /// The files' names, for messages.
-    fn names(&self) -> String {
+    fn file_names(&self) -> String {
         match self.files.as_slice() {
             [] => "no file".to_owned(),
             [(name, _)] => name.clone(),
@@ -64,10 +98,9 @@ impl TensorMap {
 
 impl ParamSource for TensorMap {
     fn get(&self, name: &str, shape: &Shape, dtype: DType, device: &Device) -> Result<Tensor> {
-        let entry = self
-            .entries
-            .get(name)
-            .ok_or_else(|| Error::Msg(format!("{}: tensor `{name}` is missing", self.names())))?;
+        let entry = self.entries.get(name).ok_or_else(|| {
+            Error::Msg(format!("{}: tensor `{name}` is missing", self.file_names()))
+        })?;
         let (file, bytes) = &self.files[entry.file];
         if entry.shape != shape.dims() {
             return Err(Error::Msg(format!(
