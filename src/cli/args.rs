@@ -9,10 +9,10 @@ use cupscale::{
     image::{DEFAULT_QUALITY, Format, Input, Output},
     pipeline::{CaptionerChoice, ColourFix, Defaults, Settings},
     sampler::Denoise,
-    weights::ModelSource,
+    weights::{ModelSource, QuantType},
 };
 
-use super::CliError;
+use super::{CliError, quantize::QuantizeArgs};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -44,6 +44,15 @@ pub enum Verb {
     Plan(Box<JobArgs>),
     /// Print the caption of every region as JSON, to be edited and given back with --captions
     Caption(Box<JobArgs>),
+    /// Manage models
+    #[command(subcommand)]
+    Models(ModelsVerb),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ModelsVerb {
+    /// Write a whole model, quantized, into one GGUF file
+    Quantize(QuantizeArgs),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -176,9 +185,12 @@ pub struct JobArgs {
     #[arg(long, value_enum, default_value_t = ColorFixArg::Wavelet, help_heading = "Repainting")]
     color_fix: ColorFixArg,
 
-    /// Model folder in diffusers layout [default: the embedded model]
-    #[arg(short = 'n', long, value_name = "DIR", help_heading = "Machine")]
+    /// Model folder in diffusers layout, or GGUF file [default: the embedded model]
+    #[arg(short = 'n', long, value_name = "PATH", help_heading = "Machine")]
     model: Option<PathBuf>,
+    /// Round the model's weights to this type as they are read: less memory, a little less exact
+    #[arg(long, value_name = "q8_0|q6_k|q5_k|q4_k|f16", help_heading = "Machine")]
+    quantize: Option<QuantType>,
     /// Where to compute
     #[arg(
         short = 'g',
@@ -320,6 +332,11 @@ impl JobArgs {
             Some(folder) => ModelSource::Path(folder.clone()),
             None => ModelSource::Embedded,
         }
+    }
+
+    /// The type to which the model's weights are rounded.
+    pub fn quantize(&self) -> Option<QuantType> {
+        self.quantize
     }
 
     pub fn device(&self) -> DeviceSpec {

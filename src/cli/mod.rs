@@ -5,6 +5,7 @@ mod args;
 mod caption;
 mod plan;
 mod progress;
+mod quantize;
 mod upscale;
 
 use std::{
@@ -14,7 +15,7 @@ use std::{
 
 use clap::Parser as _;
 
-use args::{Cli, Verb};
+use args::{Cli, ModelsVerb, Verb};
 use cupscale::pipeline::Error;
 
 /// Exit code when an input failed.
@@ -63,6 +64,7 @@ pub fn run() -> ExitCode {
         None => upscale::run(&cli.job),
         Some(Verb::Plan(job)) => plan::run(job),
         Some(Verb::Caption(job)) => caption::run(job),
+        Some(Verb::Models(ModelsVerb::Quantize(args))) => quantize::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

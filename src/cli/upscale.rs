@@ -50,7 +50,10 @@ pub fn read(input: &Input) -> Result<(Picture, Format), CliError> {
 /// Loads the chosen model onto the chosen device.
 pub fn engine(args: &JobArgs) -> Result<Engine, CliError> {
     let device = args.device().open().map_err(Error::from)?;
-    let files = ModelFiles::open(args.model()).map_err(Error::from)?;
+    let mut files = ModelFiles::open(args.model()).map_err(Error::from)?;
+    if let Some(quant) = args.quantize() {
+        files = files.quantized(quant);
+    }
     Ok(Engine::load(&files, &device)?)
 }
 

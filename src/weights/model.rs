@@ -2,6 +2,7 @@
 //! built here; of the UNet, configuration and weights are handed out, because what it is built with
 //! is the pipeline's business.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{DType, Device};
@@ -9,7 +10,10 @@ use serde_json::Value;
 
 use super::diffusers::DiffusersFolder;
 use super::form::{Form, Part, PartConfig};
-use super::{ModelSource, WeightsError};
+use super::gguf::{self, GgufModel, Summary};
+use super::quantize::Rules;
+use super::tensors::{Keeping, TensorMap};
+use super::{ModelSource, QuantType, WeightsError};
 use crate::backend::Params;
 use crate::model::text::{
     ClipTextConfig, ClipTextModel, ClipTokenizer, TextConditioner, TextEncoder, TokenizerFiles,
@@ -20,7 +24,14 @@ use crate::model::vae::Vae;
 #[derive(Clone, Debug)]
 pub struct ModelFiles {
     form: Arc<dyn Form>,
+    quantized: Option<QuantType>,
+    keep_above: usize,
 }
+
+/// On the CPU, parts with more weights than this are kept as they are stored: those that would take
+/// more than 256 MiB in f32. Smaller ones gain little, and the embedded model stays as fast as f32
+/// is. Weights are counted, not bytes, so that quantizing a part does not change how it is kept.
+const KEEP_ABOVE: usize = 64 << 20;
 
 /// The configuration and the weights of one part.
 pub struct Component {
@@ -40,8 +51,60 @@ impl ModelFiles {
     /// # Errors
     /// A source that is no model in a known form, or a description that cannot be read.
     pub fn open(source: ModelSource) -> Result<Self, WeightsError> {
-        source.check()?;
-        Ok(Self { form: Arc::new(DiffusersFolder::open(source)?) })
+        let form: Arc<dyn Form> = match gguf::sniff(&source)? {
+            Some((path, bytes)) => Arc::new(GgufModel::open(path, bytes)?),
+            None => {
+                source.check()?;
+                Arc::new(DiffusersFolder::open(source)?)
+            }
+        };
+        Ok(Self { form, quantized: None, keep_above: KEEP_ABOVE })
+    }
+
+    /// The same model with its weights rounded to this type as they are read: the same, to the bit,
+    /// as if [`quantize`](Self::quantize) had written it and it had been opened from there.
+    #[must_use]
+    pub fn quantized(self, quant: QuantType) -> Self {
+        Self { quantized: Some(quant), ..self }
+    }
+
+    /// On the CPU, keep parts with more weights than this as they are stored, instead of those that
+    /// are worth it: 0 for all, `usize::MAX` for none.
+    #[must_use]
+    pub fn keep_above(self, weights: usize) -> Self {
+        Self { keep_above: weights, ..self }
+    }
+
+    /// Writes the whole model, quantized, into one GGUF file that [`open`](Self::open) reads.
+    /// Replaces `output` when complete; `progress` is called with the bytes of tensors that are
+    /// done, and with those of all.
+    ///
+    /// # Errors
+    /// A model that is not whole, one that would replace itself, weights that are not finite, or
+    /// a file that cannot be written.
+    pub fn quantize(
+        &self,
+        quant: QuantType,
+        output: &Path,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Summary, WeightsError> {
+        self.form.check()?;
+        if let ModelSource::Path(source) = self.source()
+            && is_part_of(output, source)
+        {
+            return Err(WeightsError::OntoItself(output.display().to_string()));
+        }
+        let files = self.clone().quantized(quant);
+        let tensors = |part| files.tensors(part, DType::F32);
+        gguf::export(&*self.form, tensors, quant, output, progress)
+    }
+
+    /// A part's tensors, to be kept as this model is to keep them.
+    fn tensors(&self, part: Part, dtype: DType) -> Result<TensorMap, WeightsError> {
+        let tensors = self.form.tensors(part, dtype)?;
+        let rules = self.quantized.map(|quant| Rules { part, quant });
+        let as_stored = tensors.parameters() > self.keep_above;
+        Ok(tensors.kept(Keeping { as_stored, rules }))
     }
 
     /// Where the model is.
@@ -83,7 +146,7 @@ impl ModelFiles {
         dtype: DType,
     ) -> Result<Component, WeightsError> {
         let PartConfig { class, config, file: config_file } = self.form.config(part)?;
-        let tensors = self.form.tensors(part, dtype)?;
+        let tensors = self.tensors(part, dtype)?;
         let params = Params::new(Arc::new(tensors), dtype, device);
         Ok(Component { class, config, config_file, params })
     }
@@ -148,5 +211,13 @@ impl ModelFiles {
             special_tokens_map_json: bytes.special_tokens_map_json.as_deref(),
         })
         .map_err(|error| WeightsError::from_text(error, &bytes.place))
+    }
+}
+
+/// Whether `file` exists and is `model` or in the folder `model`.
+fn is_part_of(file: &Path, model: &Path) -> bool {
+    match (file.canonicalize(), model.canonicalize()) {
+        (Ok(file), Ok(model)) => file.starts_with(model),
+        _ => false,
     }
 }
