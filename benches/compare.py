@@ -62,7 +62,8 @@ def compare_unet(threads):
             call()
             theirs.append(time.perf_counter() - started)
             line = subprocess.run(
-                ["cargo", "bench", "-q", "--bench", "unet", "--", *map(str, shape), "3"],
+                ["cargo", "bench", "-q", "--bench", "unet", "--", "--batch", str(shape[0]), "--height", str(shape[1]),
+                 "--width", str(shape[2]), "--repetitions", "3"],
                 cwd=ROOT, check=True, capture_output=True, text=True,
                 env={**os.environ, "RAYON_NUM_THREADS": str(threads)},
             ).stdout.strip().splitlines()[-1]

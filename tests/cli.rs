@@ -9,7 +9,7 @@ use std::{
     process::Stdio,
 };
 
-use common::{Shell, size, stderr, test_picture};
+use common::{Shell, copy_folder, size, stderr, test_picture};
 
 #[test]
 fn a_picture_becomes_four_times_as_large_beside_itself() {
@@ -135,11 +135,20 @@ fn wrong_usage_exits_with_two() {
         "in.png --captioner somebody",
         "in.png --format gif",
         "in.png --device abacus",
+        "in.png --eta 0.5 --sampler euler",
+        "in.png --timesteps 0,5",
+        "in.png --timesteps 1000",
+        "in.png --steps 51 --sampler tcd",
+        "in.png --guidance -1",
+        "in.png --guidance 1e9",
     ] {
         let message = shell.fail(arguments, 2);
         assert!(message.starts_with("cupscale-fast: "), "{arguments}: {message}");
     }
     assert!(shell.fail("in.png other.png", 2).contains("one picture at a time"));
+    let message = shell.fail("in.png --sampler heun", 2);
+    assert!(message.contains("heun") && message.contains("ddim, tcd, euler, lcm"), "{message}");
+    assert!(shell.fail("in.png --eta 1.5", 2).contains("1.5"));
     assert!(shell.fail("in.png --denoise-steps 9", 2).contains("--denoise-steps 9"));
     assert!(shell.fail("", 2).contains("no input"));
     assert!(shell.fail("in.png -o out.gif", 2).contains(".gif"));
@@ -194,6 +203,51 @@ fn a_model_folder_that_lacks_a_part_says_which() {
 }
 
 #[test]
+fn a_models_scheduler_decides_the_sampler_or_what_stands_in_for_it() {
+    let shell = Shell::new();
+    shell.picture("in.png", 16, 16);
+    copy_folder(concat!(env!("CARGO_MANIFEST_DIR"), "/models/mini").as_ref(), &shell.path("model"));
+    // As the folders of SDXL and of Stable Diffusion 1.5 have it.
+    let betas = r#""beta_end": 0.012, "beta_schedule": "scaled_linear", "beta_start": 0.00085,
+        "num_train_timesteps": 1000, "skip_prk_steps": true, "steps_offset": 1, "trained_betas": null"#;
+    let sdxl = r#""clip_sample": false, "interpolation_type": "linear", "prediction_type": "epsilon",
+        "sample_max_value": 1.0, "set_alpha_to_one": false, "timestep_spacing": "leading", "use_karras_sigmas": false"#;
+    let write = |class: &str, more: &str| {
+        let text = format!(r#"{{"_class_name": "{class}", {betas}, {more}}}"#);
+        fs::write(shell.path("model/scheduler/scheduler_config.json"), text).unwrap();
+    };
+    let plan = |options: &str| {
+        let plan = shell.succeed(&format!("plan in.png --model model {options}"));
+        String::from_utf8(plan).unwrap()
+    };
+    write("EulerDiscreteScheduler", sdxl);
+    let euler = plan("");
+    assert!(euler.contains("euler, leading timesteps") && !euler.contains("note"), "{euler}");
+    assert!(euler.contains("t = 376, 251, 126, 1\n"), "{euler}");
+    shell.succeed("in.png --model model -o out.png --steps 2");
+
+    write("PNDMScheduler", r#""set_alpha_to_one": false"#);
+    let note = "the model asks for PNDMScheduler; running ddim instead";
+    assert!(plan("").contains(note));
+    assert!(!plan("--sampler ddim").contains(note));
+    let output = shell.run("in.png --model model -o out.png --steps 2");
+    assert!(output.status.success() && stderr(&output).contains(note), "{}", stderr(&output));
+
+    write("EulerDiscreteScheduler", r#""use_karras_sigmas": true"#);
+    let message = shell.fail("in.png --model model", 1);
+    assert!(message.contains("use_karras_sigmas") && message.contains("--sampler"), "{message}");
+    write("FlowMatchEulerDiscreteScheduler", r#""shift": 3.0"#);
+    assert!(shell.fail("in.png --model model", 1).contains("FlowMatchEulerDiscreteScheduler"));
+    write(
+        "DDIMScheduler",
+        r#""clip_sample": false, "timestep_spacing": "trailing",
+        "rescale_betas_zero_snr": true, "prediction_type": "v_prediction""#,
+    );
+    let message = shell.fail("in.png --model model --strength 1", 1);
+    assert!(message.contains("timestep 999") && message.contains("pure noise"), "{message}");
+}
+
+#[test]
 fn a_model_folder_gives_the_same_bytes_as_the_embedded_copy() {
     let shell = Shell::new();
     shell.picture("in.png", 24, 16);
@@ -223,12 +277,34 @@ fn the_same_seed_gives_the_same_bytes_whatever_the_batch_and_the_threads() {
 }
 
 #[test]
-fn every_prior_and_the_prompt_change_the_picture() {
+fn fresh_noise_and_guidance_do_not_depend_on_batch_and_threads() {
+    let shell = Shell::new();
+    shell.picture("in.png", 110, 40);
+    let base =
+        "in.png -s 4 --sampler tcd --eta 0.3 --guidance 2 --negative-prompt blurry --steps 4";
+    shell.succeed(&format!("{base} -o a.png --batch 1 --threads 1"));
+    shell.succeed(&format!("{base} -o b.png --batch 3 --threads 2"));
+    assert!(shell.bytes("a.png") == shell.bytes("b.png"));
+    let settings = cupscale::image::read_settings(&shell.path("a.png")).unwrap().unwrap();
+    let settings: serde_json::Value = serde_json::from_str(&settings).unwrap();
+    let expected = serde_json::json!({
+        "sampler": "tcd", "eta": 0.3, "guidance": 2.0, "negative_prompt": "blurry", "steps": 4,
+        "denoise_steps": 2,
+    });
+    for (key, value) in expected.as_object().unwrap() {
+        assert_eq!(&settings[key], value, "{key}");
+    }
+    // It has no part in where TCD puts its timesteps.
+    assert!(settings.get("spacing").is_none());
+}
+
+#[test]
+fn every_option_of_the_repainting_changes_the_picture() {
     let shell = Shell::new();
     shell.picture("in.png", 80, 70);
     let base = "in.png -o out.tif -s 4 --strength 0.2";
     shell.succeed(base);
-    let all = image::open(shell.path("out.tif")).unwrap();
+    let mut seen = vec![image::open(shell.path("out.tif")).unwrap()];
     for option in [
         "--gsp 0",
         "--gsp 1",
@@ -239,9 +315,20 @@ fn every_prior_and_the_prompt_change_the_picture() {
         "--overlap 0.25",
         "--steps 5",
         "--prompt autumn",
+        "--guidance 3",
+        "--guidance 3 --negative-prompt blurry",
+        "--eta 0.5",
+        "--spacing leading",
+        "--timesteps 300,200",
+        "--sampler tcd",
+        "--sampler tcd --eta 0",
+        "--sampler lcm",
+        "--sampler euler --spacing linspace",
     ] {
         shell.succeed(&format!("{base} {option}"));
-        assert!(image::open(shell.path("out.tif")).unwrap() != all, "{option} changes nothing");
+        let picture = image::open(shell.path("out.tif")).unwrap();
+        assert!(!seen.contains(&picture), "{option} changes nothing");
+        seen.push(picture);
     }
 }
 
@@ -319,6 +406,14 @@ fn plan_says_what_would_run_and_writes_nothing() {
         assert!(plan.contains(expected), "{expected} not in:\n{plan}");
     }
     assert_eq!(shell.succeed("in.png --scale 4 --dry-run"), plan.as_bytes());
+    let calls = |plan: &str| -> usize {
+        let line = plan.lines().find(|line| line.starts_with("UNet calls")).unwrap();
+        line.split_whitespace().nth(2).unwrap().parse().unwrap()
+    };
+    let line = "plan in.png --scale 4 --guidance 5 --steps 50 --denoise-steps 22";
+    let guided = String::from_utf8(shell.succeed(line)).unwrap();
+    assert!(guided.contains("guidance      5\n") && guided.contains("22 of 50"), "{guided}");
+    assert_eq!(calls(&guided) * 4, calls(&plan) * 22 * 2);
     assert_eq!(shell.names(), ["in.png"]);
 }
 
@@ -395,18 +490,5 @@ fn ctrl_c_and_kill_end_with_130_and_leave_nothing_behind() {
         assert_eq!(child.wait().unwrap().code(), Some(130), "{rest}");
         assert!(rest.contains("interrupted"), "{rest}");
         assert_eq!(shell.names(), ["in.png"]);
-    }
-}
-
-fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy_folder(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
     }
 }

@@ -7,7 +7,7 @@ use std::{collections::HashMap, path::PathBuf};
 use candle_core::{DType, Device, Tensor, safetensors};
 use cupscale::{
     model::unet::{Conditioning, Prior, UNet2DConditionModel, UNetConfig},
-    sampler::{Denoise, Schedule, SchedulerConfig, plan},
+    sampler::{Denoise, Schedule, SchedulerConfig, Timesteps, plan},
     weights::{ModelFiles, ModelSource, Part},
 };
 
@@ -48,7 +48,7 @@ fn every_step_of_one_region_equals_diffusers() {
     let unet = UNet2DConditionModel::load(config, &part.params).unwrap();
     let scheduler = SchedulerConfig::from_json(&files.scheduler().unwrap().to_string()).unwrap();
     let schedule = Schedule::new(&scheduler).unwrap();
-    let sampler = scheduler.sampler().unwrap().build(0.0).unwrap();
+    let sampler = scheduler.sampler().unwrap().kind.build(&scheduler, None).unwrap();
     let encoded = text.encode(&[settings()["prompt"].as_str().unwrap()]).unwrap();
 
     for region in ["wide", "square"] {
@@ -62,7 +62,7 @@ fn every_step_of_one_region_equals_diffusers() {
 
         let zl = vae.encode(&expected["image"].unsqueeze(0).unwrap()).unwrap();
         check("zL", &values(&zl), &expected["zL"]);
-        let steps = plan(&*sampler, &schedule, 8, Denoise::Steps(4)).unwrap();
+        let steps = plan(&*sampler, &schedule, &Timesteps::Count(8), Denoise::Steps(4)).unwrap();
         let mut z = values(&expected["n"]);
         schedule.add_noise(steps[0].t, &values(&zl), &mut z).unwrap();
         check("z at the start", &z, &expected["z"].get(0).unwrap());
@@ -75,7 +75,7 @@ fn every_step_of_one_region_equals_diffusers() {
         for (index, step) in steps.iter().enumerate() {
             let noisy = Tensor::from_slice(&z, zl.shape(), &device).unwrap();
             let sample = Tensor::cat(&[&noisy, &zl], 3).unwrap();
-            let eps = unet.forward(&sample, step.t as f64, &conditioning, Prior::None).unwrap();
+            let eps = unet.forward(&sample, step.t, &conditioning, Prior::None).unwrap();
             let eps = values(&eps);
             check("eps", &eps, &expected["eps"].get(index).unwrap());
             sampler.update(&schedule, step).unwrap().apply(&mut z, &eps, None).unwrap();

@@ -1,6 +1,9 @@
 //! The README against the program: its table of options holds the real defaults.
 
-use cupscale::pipeline::Defaults;
+use cupscale::{
+    pipeline::Defaults,
+    sampler::{Ddim, Tcd},
+};
 
 #[test]
 fn the_table_of_options_states_the_real_defaults() {
@@ -8,6 +11,7 @@ fn the_table_of_options_states_the_real_defaults() {
     for (option, default) in [
         ("--strength S", Defaults::STRENGTH),
         ("--steps N", f64::from(Defaults::STEPS)),
+        ("--guidance G", Defaults::GUIDANCE),
         ("--gsp W", Defaults::GSP),
         ("--rap W", Defaults::RAP),
         ("--rsp W", Defaults::RSP),
@@ -16,4 +20,6 @@ fn the_table_of_options_states_the_real_defaults() {
         let row = format!("| `{option}` | {default} |");
         assert!(readme.contains(&row), "README.md has no row beginning with {row}");
     }
+    let row = format!("| `--eta E` | {}, tcd {} |", Ddim::DEFAULT_ETA, Tcd::DEFAULT_ETA);
+    assert!(readme.contains(&row), "README.md has no row beginning with {row}");
 }

@@ -8,8 +8,8 @@
 //! seed, counter = `(draw, c, y, x)`. The first two words of the block go through Box–Muller, in f64 with
 //! our own logarithm and cosine, so the bits are the same on every machine.
 //!
-//! Draw numbers: 0 is the noise that the picture is diffused with; step `i` of a stochastic sampler takes
-//! draw `1 + i`; the last number, [`JITTER_DRAW`], belongs to the region grid.
+//! Draw numbers: 0 is the noise that the picture is diffused with, 1 that of the low-resolution pass; step `i` of
+//! a stochastic sampler takes draw `2 + i`; the last number, [`JITTER_DRAW`], belongs to the region grid.
 
 use std::ops::Range;
 

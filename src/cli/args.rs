@@ -2,17 +2,17 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::TypedValueParser as _};
 use cupscale::{
     backend::DeviceSpec,
     canvas::{Fusion, SizeSpec},
     image::{DEFAULT_QUALITY, Format, Input, Output},
     pipeline::{CaptionerChoice, ColourFix, Defaults, Settings},
-    sampler::Denoise,
+    sampler::{Denoise, SamplerKind, TimestepSpacing},
     weights::{ModelSource, QuantType},
 };
 
-use super::{CliError, quantize::QuantizeArgs};
+use super::CliError;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -22,6 +22,7 @@ Examples:
   cupscale-fast caption photo.jpg > captions.json          edit it, then:
   cupscale-fast photo.jpg --captions captions.json
   cupscale-fast plan photo.jpg --long-edge 8000            what would run, without running it
+  cupscale-fast models list                                which models there are
 
 Exit codes: 0 done, 1 the input failed, 2 wrong usage, 130 interrupted.";
 
@@ -44,15 +45,8 @@ pub enum Verb {
     Plan(Box<JobArgs>),
     /// Print the caption of every region as JSON, to be edited and given back with --captions
     Caption(Box<JobArgs>),
-    /// Manage models
-    #[command(subcommand)]
-    Models(ModelsVerb),
-}
-
-#[derive(Debug, Subcommand)]
-pub enum ModelsVerb {
-    /// Write a whole model, quantized, into one GGUF file
-    Quantize(QuantizeArgs),
+    /// List, add, download, check and remove models
+    Models(super::models::ModelsArgs),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -89,6 +83,13 @@ pub enum ColorFixArg {
     Wavelet,
     /// Colours as the model made them
     None,
+}
+
+/// A LoRA file and its scale.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Lora {
+    pub path: PathBuf,
+    pub scale: f64,
 }
 
 #[derive(Args, Debug)]
@@ -133,6 +134,15 @@ pub struct JobArgs {
         help_heading = "Content"
     )]
     prompt: String,
+    /// What the picture should not show; needs --guidance above 1
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true,
+        help_heading = "Content"
+    )]
+    negative_prompt: String,
     /// How each region is described
     #[arg(long, value_enum, default_value_t = CaptionerArg::Attributes, help_heading = "Content")]
     captioner: CaptionerArg,
@@ -149,18 +159,41 @@ pub struct JobArgs {
         help_heading = "Repainting"
     )]
     seed: u64,
-    /// Steps of the whole schedule
-    #[arg(long, value_name = "N", default_value_t = Defaults::STEPS,
-          value_parser = clap::value_parser!(u32).range(1..=1000), help_heading = "Repainting")]
-    steps: u32,
-    /// How much is repainted: the share of the steps that run, rounded up
-    #[arg(long, value_name = "0-1", default_value_t = Defaults::STRENGTH, value_parser = share,
+    /// Steps of the whole schedule [default: the model's, or 8]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000),
           help_heading = "Repainting")]
-    strength: f64,
+    steps: Option<u32>,
+    /// How much is repainted: the share of the steps that run, rounded up [default: the model's, or 0.45]
+    #[arg(long, value_name = "0-1", value_parser = share, help_heading = "Repainting")]
+    strength: Option<f64>,
     /// The same as a number of steps
     #[arg(long, value_name = "K", conflicts_with = "strength",
           value_parser = clap::value_parser!(u32).range(1..=1000), help_heading = "Repainting")]
     denoise_steps: Option<u32>,
+    /// How a step is taken [default: the model's]
+    #[arg(long, value_name = "ddim|tcd|euler|lcm", value_parser = sampler,
+          help_heading = "Repainting")]
+    sampler: Option<SamplerKind>,
+    /// Share of fresh noise in each step of ddim or tcd [default: the model's, or 0 and 0.3]
+    #[arg(long, value_name = "0-1", value_parser = weight, help_heading = "Repainting")]
+    eta: Option<f64>,
+    /// How timesteps are spread; few-step models want trailing [default: the model's]
+    #[arg(long, value_name = "leading|trailing|linspace", value_parser = spacing,
+          help_heading = "Repainting")]
+    spacing: Option<TimestepSpacing>,
+    /// The very timesteps of the whole schedule, highest first
+    #[arg(
+        long,
+        value_name = "T,T,...",
+        value_delimiter = ',',
+        conflicts_with = "steps",
+        help_heading = "Repainting"
+    )]
+    timesteps: Option<Vec<usize>>,
+    /// How strongly the prompt is followed against the negative prompt, at twice the work; 1 is off
+    /// [default: the model's, or 1]
+    #[arg(long, value_name = "0-100", value_parser = guidance, help_heading = "Repainting")]
+    guidance: Option<f64>,
     /// Overlap of neighbouring regions, as a share of a region's side
     #[arg(long, value_name = "0-0.9", default_value_t = Defaults::OVERLAP, value_parser = overlap,
           help_heading = "Repainting")]
@@ -191,6 +224,11 @@ pub struct JobArgs {
     /// Round the model's weights to this type as they are read: less memory, a little less exact
     #[arg(long, value_name = "q8_0|q6_k|q5_k|q4_k|f16", help_heading = "Machine")]
     quantize: Option<QuantType>,
+    /// LoRA to change the model's weights with (safetensors), and how much of it [default scale: 1];
+    /// may be given several times
+    #[arg(long, value_name = "FILE[:SCALE]", help_heading = "Machine",
+          value_parser = clap::builder::OsStringValueParser::new().try_map(lora))]
+    lora: Vec<Lora>,
     /// Where to compute
     #[arg(
         short = 'g',
@@ -227,12 +265,6 @@ pub struct JobArgs {
 impl JobArgs {
     /// The picture to read.
     pub fn input(&self) -> Result<Input, CliError> {
-        if let Some(steps) = self.denoise_steps.filter(|&steps| steps > self.steps) {
-            return Err(CliError::Usage(format!(
-                "--denoise-steps {steps}: the schedule has {} steps (raise --steps)",
-                self.steps
-            )));
-        }
         let given = self.input.as_deref().or(self.input_option.as_deref());
         given.filter(|given| !given.is_empty()).map(Input::parse).ok_or_else(|| {
             CliError::Usage("no input: name a picture, or `-` for standard input (--help)".into())
@@ -298,12 +330,18 @@ impl JobArgs {
         Settings {
             size: self.size_spec(),
             prompt: self.prompt.trim().to_owned(),
+            negative_prompt: self.negative_prompt.trim().to_owned(),
             seed: self.seed,
-            steps: self.steps as usize,
-            denoise: match self.denoise_steps {
-                Some(steps) => Denoise::Steps(steps as usize),
-                None => Denoise::Strength(self.strength),
+            sampler: self.sampler,
+            eta: self.eta,
+            spacing: self.spacing,
+            timesteps: self.timesteps.clone(),
+            steps: self.steps.map(|steps| steps as usize),
+            denoise: match (self.denoise_steps, self.strength) {
+                (Some(steps), _) => Some(Denoise::Steps(steps as usize)),
+                (None, strength) => strength.map(Denoise::Strength),
             },
+            guidance: self.guidance,
             overlap: self.overlap,
             fusion: match self.fusion {
                 FusionArg::Feather => Fusion::Feather,
@@ -337,6 +375,10 @@ impl JobArgs {
     /// The type to which the model's weights are rounded.
     pub fn quantize(&self) -> Option<QuantType> {
         self.quantize
+    }
+
+    pub fn loras(&self) -> &[Lora] {
+        &self.lora
     }
 
     pub fn device(&self) -> DeviceSpec {
@@ -375,17 +417,39 @@ fn positive(text: &str) -> Result<f64, String> {
     if value > 0.0 { Ok(value) } else { Err("not above 0".into()) }
 }
 
-fn share(text: &str) -> Result<f64, String> {
+pub fn share(text: &str) -> Result<f64, String> {
     let value = within(text, 0.0, 1.0)?;
     if value > 0.0 { Ok(value) } else { Err("not above 0".into()) }
 }
 
-fn weight(text: &str) -> Result<f64, String> {
+pub fn weight(text: &str) -> Result<f64, String> {
     within(text, 0.0, 1.0)
 }
 
 fn overlap(text: &str) -> Result<f64, String> {
     within(text, 0.0, 0.9)
+}
+
+pub fn guidance(text: &str) -> Result<f64, String> {
+    within(text, 0.0, 100.0)
+}
+
+pub fn sampler(text: &str) -> Result<SamplerKind, String> {
+    named(text, SamplerKind::ALL, SamplerKind::name)
+}
+
+pub fn spacing(text: &str) -> Result<TimestepSpacing, String> {
+    named(text, TimestepSpacing::ALL, TimestepSpacing::name)
+}
+
+/// The one of `all` that has this name.
+fn named<T: Copy, const N: usize>(
+    text: &str,
+    all: [T; N],
+    name: fn(T) -> &'static str,
+) -> Result<T, String> {
+    let found = all.into_iter().find(|&item| name(item) == text);
+    found.ok_or_else(|| format!("not one of {}", all.map(name).join(", ")))
 }
 
 fn size(text: &str) -> Result<(u32, u32), String> {
@@ -395,10 +459,27 @@ fn size(text: &str) -> Result<(u32, u32), String> {
         .ok_or_else(|| "a size is WIDTHxHEIGHT, as in 3840x2160".into())
 }
 
+/// Only a number after the last colon is a scale: `C:\lora.safetensors` is a path.
+pub fn lora(text: OsString) -> Result<Lora, String> {
+    let split = text.to_str().and_then(|text| text.rsplit_once(':'));
+    let Some((path, scale)) = split.and_then(|(path, end)| Some((path, end.parse::<f64>().ok()?)))
+    else {
+        return Ok(Lora { path: text.into(), scale: 1.0 });
+    };
+    if path.is_empty() {
+        return Err("no file before the scale".to_owned());
+    }
+    if !scale.is_finite() {
+        return Err("the scale is not a number".to_owned());
+    }
+    Ok(Lora { path: path.into(), scale })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use clap::CommandFactory as _;
+    use cupscale::sampler::{Ddim, Tcd};
 
     fn parse(line: &str) -> JobArgs {
         Cli::try_parse_from(line.split(' ')).unwrap().job
@@ -407,6 +488,20 @@ mod tests {
     #[test]
     fn the_definition_of_every_option_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_help_states_the_real_defaults() {
+        let help = Cli::command().render_help().to_string();
+        let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        for default in [
+            format!("[default: the model's, or {}]", Defaults::STEPS),
+            format!("[default: the model's, or {}]", Defaults::STRENGTH),
+            format!("[default: the model's, or {}]", Defaults::GUIDANCE),
+            format!("[default: the model's, or {} and {}]", Ddim::DEFAULT_ETA, Tcd::DEFAULT_ETA),
+        ] {
+            assert!(help.contains(&default), "{default} not in: {help}");
+        }
     }
 
     #[test]
@@ -442,6 +537,25 @@ mod tests {
     }
 
     #[test]
+    fn a_lora_has_a_scale_if_a_number_follows_its_last_colon() {
+        for (text, path, scale) in [
+            ("a.safetensors", "a.safetensors", 1.0),
+            ("a.safetensors:0.7", "a.safetensors", 0.7),
+            ("a.safetensors:-1", "a.safetensors", -1.0),
+            ("C:\\loras\\a.safetensors", "C:\\loras\\a.safetensors", 1.0),
+            ("C:\\loras\\a.safetensors:.5", "C:\\loras\\a.safetensors", 0.5),
+            ("night:2.safetensors", "night:2.safetensors", 1.0),
+            ("a:1:2", "a:1", 2.0),
+            ("a:", "a:", 1.0),
+        ] {
+            let expected = Lora { path: path.into(), scale };
+            assert_eq!(parse(&format!("x in.png --lora {text}")).loras(), [expected], "{text}");
+        }
+        let args = parse("x in.png --lora a --lora b:2");
+        assert_eq!(args.loras().iter().map(|lora| lora.scale).collect::<Vec<_>>(), [1.0, 2.0]);
+    }
+
+    #[test]
     fn values_out_of_range_are_refused() {
         for line in [
             "x a --scale 0",
@@ -449,11 +563,21 @@ mod tests {
             "x a --strength 0",
             "x a --strength 1.1",
             "x a --overlap 1",
+            "x a --sampler heun",
+            "x a --eta 1.1",
+            "x a --spacing even",
+            "x a --timesteps 800,x",
+            "x a --timesteps 800 --steps 2",
+            "x a --guidance -1",
+            "x a --guidance inf",
             "x a --gsp -1",
             "x a --size 10",
             "x a --size 0x5",
             "x a --scale 2 --size 5x5",
             "x a -i b",
+            "x a --lora b:inf",
+            "x a --lora b:nan",
+            "x a --lora :1",
             "x a --unknown",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");

@@ -3,6 +3,7 @@
 
 mod args;
 mod caption;
+mod models;
 mod plan;
 mod progress;
 mod quantize;
@@ -15,8 +16,8 @@ use std::{
 
 use clap::Parser as _;
 
-use args::{Cli, ModelsVerb, Verb};
-use cupscale::pipeline::Error;
+use args::{Cli, Verb};
+use cupscale::{pipeline::Error, weights::registry::ModelError};
 
 /// Exit code when an input failed.
 const FAILED: u8 = 1;
@@ -33,6 +34,11 @@ enum CliError {
     Usage(String),
     #[error(transparent)]
     Job(#[from] Error),
+    #[error(transparent)]
+    Models(#[from] ModelError),
+    /// Installed files are not what they were.
+    #[error("{0}")]
+    Damaged(String),
     /// Standard output did not take what a verb prints.
     #[error("standard output: {0}")]
     Print(io::Error),
@@ -42,7 +48,7 @@ impl CliError {
     /// Whoever read our output has seen enough: that is no failure of ours.
     fn is_broken_pipe(&self) -> bool {
         match self {
-            Self::Usage(_) => false,
+            Self::Usage(_) | Self::Models(_) | Self::Damaged(_) => false,
             Self::Job(error) => error.is_broken_pipe(),
             Self::Print(error) => error.kind() == io::ErrorKind::BrokenPipe,
         }
@@ -64,7 +70,7 @@ pub fn run() -> ExitCode {
         None => upscale::run(&cli.job),
         Some(Verb::Plan(job)) => plan::run(job),
         Some(Verb::Caption(job)) => caption::run(job),
-        Some(Verb::Models(ModelsVerb::Quantize(args))) => quantize::run(args),
+        Some(Verb::Models(args)) => models::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -73,8 +79,13 @@ pub fn run() -> ExitCode {
             complain(&error.to_string());
             ExitCode::from(match error {
                 CliError::Usage(_) => USAGE,
+                CliError::Job(Error::Sampler(error)) if error.is_wrong_choice() => USAGE,
                 CliError::Job(Error::Interrupted) => INTERRUPTED,
-                CliError::Job(_) | CliError::Print(_) => FAILED,
+                CliError::Models(error) if error.is_interrupt() => INTERRUPTED,
+                CliError::Job(_)
+                | CliError::Models(_)
+                | CliError::Damaged(_)
+                | CliError::Print(_) => FAILED,
             })
         }
     }
@@ -88,7 +99,7 @@ fn usage_line(error: &clap::Error) -> String {
     let message = message.strip_prefix("error: ").unwrap_or(&message);
     // A second picture looks like a verb to clap, and so does a verb that comes too late.
     if error.kind() == clap::error::ErrorKind::ArgumentConflict && message.contains("subcommand") {
-        return "one picture at a time, and a verb (plan, caption) comes first".to_owned();
+        return "one picture at a time, and a verb (plan, caption, models) comes first".to_owned();
     }
     message.to_owned()
 }

@@ -57,15 +57,7 @@ impl Reporter {
             ProgressMode::Json => Display::Json(Count::default()),
             ProgressMode::Auto | ProgressMode::None => Display::Nothing,
         };
-        let interrupted = Arc::new(AtomicBool::new(false));
-        let flag = Arc::clone(&interrupted);
-        // Without a handler Ctrl-C still ends the process, only less cleanly: no reason to fail.
-        let _ = ctrlc::set_handler(move || {
-            if flag.swap(true, Ordering::SeqCst) {
-                std::process::exit(i32::from(super::INTERRUPTED));
-            }
-        });
-        Self { display, quiet, started: Instant::now(), interrupted }
+        Self { display, quiet, started: Instant::now(), interrupted: interrupt_flag() }
     }
 
     /// The last line of a job that went well.
@@ -83,6 +75,19 @@ impl Reporter {
             say(&format!("{summary} in {:.1} s", self.started.elapsed().as_secs_f64()));
         }
     }
+}
+
+/// Takes over Ctrl-C: the first one raises the flag, a second one ends the process at once.
+pub fn interrupt_flag() -> Arc<AtomicBool> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&interrupted);
+    // Without a handler Ctrl-C still ends the process, only less cleanly: no reason to fail.
+    let _ = ctrlc::set_handler(move || {
+        if flag.swap(true, Ordering::SeqCst) {
+            std::process::exit(i32::from(super::INTERRUPTED));
+        }
+    });
+    interrupted
 }
 
 /// A bar on stderr, for a terminal.
@@ -159,11 +164,11 @@ impl Progress for Reporter {
 }
 
 /// One JSON line on stderr.
-fn line(value: &serde_json::Value) {
+pub fn line(value: &serde_json::Value) {
     say(&value.to_string());
 }
 
 /// One line on stderr. Nobody reading it is no reason to stop the job.
-fn say(text: &str) {
+pub fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }

@@ -3,14 +3,21 @@
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{
+    Args,
+    builder::{OsStringValueParser, TypedValueParser as _},
+};
 use cupscale::{
     pipeline::Error,
     weights::{ModelFiles, ModelSource, QuantType, Summary},
 };
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
-use super::{CliError, print};
+use super::{
+    CliError,
+    args::{self, Lora},
+    complain, print,
+};
 
 #[derive(Args, Debug)]
 pub struct QuantizeArgs {
@@ -23,10 +30,18 @@ pub struct QuantizeArgs {
     /// Type of the dense layers; what is sensitive stays in f16 or f32
     #[arg(short, long = "type", value_name = "q8_0|q6_k|q5_k|q4_k|f16")]
     quant: QuantType,
+    /// A LoRA to merge first; may be given several times
+    #[arg(long, value_name = "FILE[:SCALE]",
+          value_parser = OsStringValueParser::new().try_map(args::lora))]
+    lora: Vec<Lora>,
 }
 
 pub fn run(args: &QuantizeArgs) -> Result<(), CliError> {
-    let files = ModelFiles::open(ModelSource::Path(args.input.clone())).map_err(Error::from)?;
+    let mut files = ModelFiles::open(ModelSource::Path(args.input.clone())).map_err(Error::from)?;
+    for lora in &args.lora {
+        files = files.with_lora(&lora.path, lora.scale).map_err(Error::from)?;
+    }
+    files.notes().iter().for_each(|note| complain(note));
     let bar = bar();
     let mut progress = |done, total| {
         bar.set_length(total);

@@ -19,6 +19,8 @@ pub(super) struct Conditions {
     time_ids: Option<[f32; 6]>,
     /// For each region, the row of its text.
     rows: Vec<usize>,
+    /// The row of the negative prompt, with guidance.
+    negative: Option<usize>,
 }
 
 /// The row of the global prompt.
@@ -29,11 +31,16 @@ impl Conditions {
     ///
     /// `rsp` goes from 0 (every region is conditioned on the prompt) to 1 (on its caption); between
     /// them the two conditions are blended.
+    ///
+    /// `negative` is the negative prompt, for a job with guidance. Empty, it is encoded like any text, or
+    /// zeros where the model says so (`force_zeros_for_empty_prompt`; METHOD is silent, this is
+    /// diffusers' `encode_prompt` of SDXL).
     pub fn new(
         engine: &Engine,
         prompt: &str,
         captions: &[String],
         rsp: f64,
+        negative: Option<&str>,
     ) -> Result<Self, Error> {
         let mut texts = vec![prompt];
         let mut row_of = HashMap::from([(prompt, GLOBAL)]);
@@ -57,30 +64,48 @@ impl Conditions {
             // In row 0 both sides are the prompt, and stay it.
             (of_texts * rsp)?.broadcast_add(&(of_texts.narrow(0, GLOBAL, 1)? * (1.0 - rsp))?)
         };
+        let count = texts.len();
+        let mut context = blend(&encoded.context)?;
+        let mut pooled = encoded.pooled.as_ref().map(blend).transpose()?;
+        if let Some(negative) = negative {
+            let mut own = engine.text.encode(&[negative])?;
+            if negative.is_empty() && engine.zeros_for_empty_prompt {
+                own.context = own.context.zeros_like()?;
+                own.pooled = own.pooled.map(|pooled| pooled.zeros_like()).transpose()?;
+            }
+            context = Tensor::cat(&[&context, &own.context], 0)?;
+            if let (Some(texts), Some(own)) = (&pooled, &own.pooled) {
+                pooled = Some(Tensor::cat(&[texts, own], 0)?);
+            }
+        }
         let side = (engine.shape().region * engine.shape().factor) as f32;
         Ok(Self {
-            context: blend(&encoded.context)?,
-            pooled: encoded.pooled.as_ref().map(blend).transpose()?,
+            context,
+            pooled,
             time_ids: (engine.unet.config().added.as_ref())
                 .map(|_| [side, side, 0.0, 0.0, side, side]),
             rows,
+            negative: negative.map(|_| count),
         })
     }
 
-    /// What a batch of regions is conditioned on.
+    /// What a batch of regions is conditioned on; with guidance the negative prompt for each of them
+    /// comes first.
     pub fn of_regions(&self, regions: &[Region]) -> Result<Conditioning, Error> {
-        let rows: Vec<u32> = regions.iter().map(|region| self.rows[region.index] as u32).collect();
-        self.rows(&rows)
+        self.rows(regions.iter().map(|region| self.rows[region.index]).collect())
     }
 
-    /// What the whole picture is conditioned on.
+    /// What the whole picture is conditioned on; with guidance the negative prompt comes first.
     pub fn global(&self) -> Result<Conditioning, Error> {
-        self.rows(&[GLOBAL as u32])
+        self.rows(vec![GLOBAL])
     }
 
-    fn rows(&self, rows: &[u32]) -> Result<Conditioning, Error> {
+    fn rows(&self, positive: Vec<usize>) -> Result<Conditioning, Error> {
         let device = self.context.device();
-        let index = Tensor::from_slice(rows, rows.len(), device)?;
+        let negative = self.negative.iter().flat_map(|&row| positive.iter().map(move |_| row));
+        let rows: Vec<u32> =
+            negative.chain(positive.iter().copied()).map(|row| row as u32).collect();
+        let index = Tensor::from_slice(&rows, rows.len(), device)?;
         let time_ids = self
             .time_ids
             .map(|ids| Tensor::from_vec(ids.repeat(rows.len()), (rows.len(), ids.len()), device))

@@ -3,20 +3,29 @@
 
 use std::path::Path;
 
+use candle_core::Tensor;
+
 use crate::{
     backend::ops::CropRect,
     canvas::{CanvasSize, Fuser, Latent, NoiseField, Region, fuse::Round},
     model::unet::Prior,
     priors::{attention::AttentionPrior, structure::StructurePrior},
+    sampler::{Step, Update},
 };
 
 use super::{
     Engine, Error, Plan, Progress, Settings, Stage, condition::Conditions, engine::UNetCall,
 };
 
-/// Draws of the noise field: the canvas, and the low-resolution latent of the attention prior.
+/// Draws of the noise field: the canvas, the low-resolution latent of the attention prior, and from
+/// there on one for every step of the whole schedule, so that a step's noise does not depend on how
+/// many steps ran before it.
 const DRAW_CANVAS: u32 = 0;
 const DRAW_LOW_RESOLUTION: u32 = 1;
+const DRAW_STEPS: u32 = 2;
+
+/// Values of fresh noise that are drawn at a time, in whole rows.
+const NOISE_BAND: usize = 1 << 20;
 
 /// What the sampling loop works on.
 pub(super) struct Denoise<'a> {
@@ -36,7 +45,7 @@ impl Denoise<'_> {
     /// Runs the schedule and returns the denoised canvas.
     pub fn run(&self, progress: &mut dyn Progress) -> Result<Latent, Error> {
         let Self { engine, plan, settings, zl, .. } = *self;
-        let (schedule, steps) = (&engine.schedule, &plan.steps);
+        let (schedule, steps) = (&engine.schedule, &plan.sampling.steps);
         let noise = NoiseField::new(settings.seed);
         let structure = StructurePrior::new(settings.gsp)?;
 
@@ -44,10 +53,10 @@ impl Denoise<'_> {
         let mut fuser = Fuser::new(plan.latent(self.folder)?, settings.fusion);
 
         progress.begin(Stage::Denoise, plan.grid.len() * steps.len());
-        for (index, step) in steps.iter().enumerate() {
+        for (index, (step, update)) in steps.iter().zip(&plan.sampling.updates).enumerate() {
             let attention = self.attention_prior(step.t, &noise)?;
             let mut round = fuser.begin(&plan.grid)?;
-            self.predict_regions(&z, step.t, attention.as_ref(), &mut round, progress)?;
+            self.predict_regions(&z, step.t, &attention, &mut round, progress)?;
             let eps = round.finish()?;
             schedule.output_to_eps(step.t, z.as_slice(), eps.as_mut_slice())?;
             structure.apply(
@@ -59,8 +68,7 @@ impl Denoise<'_> {
                 zl.width(),
                 zl.channels(),
             )?;
-            // The sampler is deterministic (η = 0): it asks for no fresh noise.
-            engine.sampler.update(schedule, step)?.apply(z.as_mut_slice(), eps.as_slice(), None)?;
+            take_step(&mut z, eps.as_slice(), step, update, &noise)?;
         }
         Ok(z)
     }
@@ -69,8 +77,8 @@ impl Denoise<'_> {
     fn predict_regions(
         &self,
         z: &Latent,
-        timestep: usize,
-        prior: Option<&AttentionPrior>,
+        timestep: f64,
+        priors: &[AttentionPrior],
         round: &mut Round<'_>,
         progress: &mut dyn Progress,
     ) -> Result<(), Error> {
@@ -88,14 +96,7 @@ impl Denoise<'_> {
                 z.gather(region, &mut z_batch[slot * size..][..size])?;
                 zl.gather(region, &mut zl_batch[slot * size..][..size])?;
             }
-            let layers = prior
-                .map(|prior| {
-                    let factor = engine.shape().factor;
-                    let rects: Vec<_> =
-                        batch.iter().map(|region| rect(region, &plan.canvas, factor)).collect();
-                    prior.for_regions(&rects, &engine.unet.cross_attention_sizes(side, side))
-                })
-                .transpose()?;
+            let layers = self.prior_layers(batch, priors)?;
             let eps = engine.predict(
                 &UNetCall {
                     z: &z_batch,
@@ -104,6 +105,7 @@ impl Denoise<'_> {
                     height: side,
                     width: side,
                     timestep,
+                    guidance: plan.sampling.guidance,
                 },
                 &self.conditions.of_regions(batch)?,
                 match &layers {
@@ -122,14 +124,44 @@ impl Denoise<'_> {
         Ok(())
     }
 
+    /// The priors of a batch of regions, one tensor for each cross-attention; with guidance, those of
+    /// the negative half, then those of the prompt's.
+    fn prior_layers(
+        &self,
+        batch: &[Region],
+        priors: &[AttentionPrior],
+    ) -> Result<Option<Vec<Tensor>>, Error> {
+        if priors.is_empty() {
+            return Ok(None);
+        }
+        let Self { engine, plan, .. } = *self;
+        let side = plan.grid.region_side();
+        let factor = engine.shape().factor;
+        let sizes = engine.unet.cross_attention_sizes(side, side);
+        let rects: Vec<_> = batch.iter().map(|region| rect(region, &plan.canvas, factor)).collect();
+        let halves = (priors.iter())
+            .map(|prior| prior.for_regions(&rects, &sizes))
+            .collect::<Result<Vec<_>, _>>()?;
+        let layers = (0..sizes.len()).map(|layer| {
+            Tensor::cat(&halves.iter().map(|half| &half[layer]).collect::<Vec<_>>(), 0)
+        });
+        Ok(Some(layers.collect::<Result<_, _>>()?))
+    }
+
     /// The low-resolution pass of one timestep (METHOD §4): what every cross-attention says about
     /// the whole picture under the global prompt.
+    ///
+    /// With guidance the pass is a pair like every call, and there are two priors: under the negative
+    /// prompt, and under the global one. Each is blended into its own half of a region's pair. The paper
+    /// says nothing of guidance, this is our choice: were the prompt's prior blended into both halves,
+    /// it would fall out of the difference that guidance amplifies.
     fn attention_prior(
         &self,
-        timestep: usize,
+        timestep: f64,
         noise: &NoiseField,
-    ) -> Result<Option<AttentionPrior>, Error> {
-        let Some(low_resolution) = self.low_resolution else { return Ok(None) };
+    ) -> Result<Vec<AttentionPrior>, Error> {
+        let Some(low_resolution) = self.low_resolution else { return Ok(Vec::new()) };
+        let guidance = self.plan.sampling.guidance;
         let (height, width) = (low_resolution.height(), low_resolution.width());
         let z = Latent::in_memory(height, width, low_resolution.channels())?;
         let z = self.diffuse(low_resolution, z, timestep, noise, DRAW_LOW_RESOLUTION)?;
@@ -142,11 +174,17 @@ impl Denoise<'_> {
                 height,
                 width,
                 timestep,
+                guidance,
             },
             &self.conditions.global()?,
             Prior::Record(&mut layers),
         )?;
-        Ok(Some(AttentionPrior::new(layers)?))
+        let half = |index: usize| -> candle_core::Result<AttentionPrior> {
+            let of_layer = |layer: &Tensor| layer.narrow(0, index, 1);
+            AttentionPrior::new(layers.iter().map(of_layer).collect::<Result<_, _>>()?)
+        };
+        let halves = if guidance.is_some() { 2 } else { 1 };
+        Ok((0..halves).map(half).collect::<Result<_, _>>()?)
     }
 
     /// `z = √ā_t·zL + √(1−ā_t)·n` over the whole of `zl` (METHOD §2, step 2), into `z`.
@@ -154,7 +192,7 @@ impl Denoise<'_> {
         &self,
         zl: &Latent,
         mut z: Latent,
-        timestep: usize,
+        timestep: f64,
         noise: &NoiseField,
         draw: u32,
     ) -> Result<Latent, Error> {
@@ -163,6 +201,32 @@ impl Denoise<'_> {
         self.engine.schedule.add_noise(timestep, zl.as_slice(), z.as_mut_slice())?;
         Ok(z)
     }
+}
+
+/// Takes the sampler's step on the whole canvas, band by band where it needs fresh noise: one canvas
+/// field per step, of which no more than a band is ever drawn.
+fn take_step(
+    z: &mut Latent,
+    eps: &[f32],
+    step: &Step,
+    update: &Update,
+    noise: &NoiseField,
+) -> Result<(), Error> {
+    if !update.needs_noise() {
+        return Ok(update.apply(z.as_mut_slice(), eps, None)?);
+    }
+    let (height, width, channels) = (z.height(), z.width(), z.channels());
+    let row = width * channels;
+    let rows = (NOISE_BAND / row).clamp(1, height);
+    let draw = DRAW_STEPS + step.index as u32;
+    let mut fresh = vec![0.0; rows * row];
+    let bands = z.as_mut_slice().chunks_mut(rows * row).zip(eps.chunks(rows * row));
+    for ((z, eps), top) in bands.zip((0..height).step_by(rows)) {
+        let fresh = &mut fresh[..z.len()];
+        noise.fill(draw, top..(top + rows).min(height), 0..width, channels, fresh)?;
+        update.apply(z, eps, Some(fresh))?;
+    }
+    Ok(())
 }
 
 /// A region's place relative to the picture, which the low-resolution pass sees without the canvas's

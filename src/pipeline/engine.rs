@@ -10,11 +10,11 @@ use crate::{
         unet::{Conditioning, Prior, UNet2DConditionModel, UNetConfig, UNetError},
         vae::Vae,
     },
-    sampler::{Sampler, Schedule, SchedulerConfig},
+    sampler::{SamplerError, Schedule, SchedulerConfig},
     weights::{ModelFiles, ModelSource, Part},
 };
 
-use super::Error;
+use super::{Error, ModelDefaults};
 
 /// What of a model decides the shape of a job; read from its configuration alone, without weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,8 +79,11 @@ pub struct Engine {
     pub(super) unet: UNet2DConditionModel,
     pub(super) vae: Vae,
     pub(super) text: TextConditioner,
+    pub(super) scheduler: SchedulerConfig,
     pub(super) schedule: Schedule,
-    pub(super) sampler: Box<dyn Sampler>,
+    pub(super) defaults: ModelDefaults,
+    /// Whether the condition of an empty negative prompt is zeros and not the encoded empty text.
+    pub(super) zeros_for_empty_prompt: bool,
     pub(super) device: Device,
     pub(super) dtype: DType,
     shape: ModelShape,
@@ -106,12 +109,23 @@ impl Engine {
         let config = UNetConfig::from_json(&part.config.to_string()).map_err(in_unet)?;
         let shape = ModelShape::new(source, &config, &vae)?;
         let unet = UNet2DConditionModel::load(config, &part.params).map_err(in_unet)?;
-        let scheduler = SchedulerConfig::from_json(&files.scheduler()?.to_string())?;
+        let in_scheduler = |error: SamplerError| Error::Model {
+            model: source.full_name("scheduler/scheduler_config.json"),
+            reason: error.to_string(),
+        };
+        let scheduler =
+            SchedulerConfig::from_json(&files.scheduler()?.to_string()).map_err(in_scheduler)?;
+        let text = files.text(device, dtype)?;
         Ok(Self {
             unet,
-            text: files.text(device, dtype)?,
-            schedule: Schedule::new(&scheduler)?,
-            sampler: scheduler.sampler()?.build(0.0)?,
+            schedule: Schedule::new(&scheduler).map_err(in_scheduler)?,
+            scheduler,
+            defaults: ModelDefaults::default(),
+            // SDXL's pipelines have the switch, on unless the index says otherwise; those of Stable
+            // Diffusion 1.x encode the empty text (diffusers' `encode_prompt` of either).
+            zeros_for_empty_prompt: text.has_pooled()
+                && files.index()["force_zeros_for_empty_prompt"].as_bool().unwrap_or(true),
+            text,
             vae,
             device: device.clone(),
             dtype,
@@ -123,6 +137,13 @@ impl Engine {
                 }
             },
         })
+    }
+
+    /// The same model with what its maker says about how to sample it.
+    #[must_use]
+    pub fn with_defaults(mut self, defaults: ModelDefaults) -> Self {
+        self.defaults = defaults;
+        self
     }
 
     /// What the model can do.
@@ -155,14 +176,17 @@ impl Engine {
     /// One UNet call on a batch of regions given as host memory.
     ///
     /// `z` and, for a model that sees it, `zl` are `[batch, height, width, C]`; the prediction comes
-    /// back in the same layout, in f32.
+    /// back in the same layout, in f32. With guidance g the batch goes through the UNet twice in one
+    /// call, and `conditioning` and `prior` hold `2·batch` entries: those of the negative prompt,
+    /// then those of the prompt. The prediction is then `negative + g·(positive − negative)` (Ho and
+    /// Salimans 2022, as diffusers writes it).
     pub(super) fn predict(
         &self,
         call: &UNetCall<'_>,
         conditioning: &Conditioning,
         prior: Prior<'_>,
     ) -> Result<Vec<f32>, Error> {
-        let &UNetCall { z, zl, batch, height, width, timestep } = call;
+        let &UNetCall { z, zl, batch, height, width, timestep, guidance } = call;
         let shape = (batch, height, width, self.shape.channels);
         let tensor = |values: &[f32]| -> candle_core::Result<Tensor> {
             Tensor::from_slice(values, shape, &self.device)?.to_dtype(self.dtype)
@@ -171,8 +195,17 @@ impl Engine {
         if self.shape.sees_low_resolution {
             sample = Tensor::cat(&[sample, tensor(zl)?], 3)?;
         }
-        let eps = self.unet.forward(&sample, timestep as f64, conditioning, prior)?;
-        Ok(eps.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+        if guidance.is_some() {
+            sample = Tensor::cat(&[&sample, &sample], 0)?;
+        }
+        let output = self.unet.forward(&sample, timestep, conditioning, prior)?;
+        let output: Vec<f32> = output.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+        let Some(guidance) = guidance else { return Ok(output) };
+        let guidance = guidance as f32;
+        let (negative, positive) = output.split_at(output.len() / 2);
+        let guided =
+            |(negative, positive): (&f32, &f32)| negative + guidance * (positive - negative);
+        Ok(negative.iter().zip(positive).map(guided).collect())
     }
 }
 
@@ -183,5 +216,6 @@ pub(super) struct UNetCall<'a> {
     pub batch: usize,
     pub height: usize,
     pub width: usize,
-    pub timestep: usize,
+    pub timestep: f64,
+    pub guidance: Option<f64>,
 }

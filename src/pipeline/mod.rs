@@ -11,6 +11,7 @@ mod engine;
 mod error;
 mod plan;
 mod progress;
+mod sampling;
 mod settings;
 mod tiles;
 
@@ -18,6 +19,7 @@ pub use engine::{Engine, ModelShape};
 pub use error::Error;
 pub use plan::Plan;
 pub use progress::{Progress, Silent, Stage};
+pub use sampling::{ModelDefaults, Sampling};
 pub use settings::{CaptionerChoice, ColourFix, Defaults, Settings};
 
 use std::path::Path;
@@ -68,6 +70,9 @@ pub fn upscale(
     // Opened before the long work: what cannot be written should be known now.
     let mut writer =
         Encoder::create(output, format, size.width as u32, size.height as u32, options)?;
+    for note in &plan.sampling.notes {
+        progress.note(note);
+    }
     for warning in picture.warnings.iter().chain(writer.warnings()) {
         progress.note(&warning.to_string());
     }
@@ -78,8 +83,13 @@ pub fn upscale(
         Output::Stdout => None,
     }
     .map_or_else(std::env::temp_dir, Path::to_path_buf);
-    let conditions =
-        condition::Conditions::new(engine, &described.prompt, &described.texts, settings.rsp)?;
+    let conditions = condition::Conditions::new(
+        engine,
+        &described.prompt,
+        &described.texts,
+        settings.rsp,
+        plan.sampling.guidance.map(|_| settings.negative_prompt.as_str()),
+    )?;
     let zl = encode::canvas(engine, picture, &plan, &folder, progress)?;
     let low_resolution = plan
         .low_resolution
@@ -102,7 +112,7 @@ pub fn upscale(
         width: size.width as u32,
         height: size.height as u32,
         regions: plan.grid.len(),
-        steps: plan.steps.len(),
+        steps: plan.sampling.steps.len(),
     })
 }
 

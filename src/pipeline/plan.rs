@@ -3,13 +3,10 @@
 
 use std::{fmt, path::Path};
 
-use crate::{
-    canvas::{CanvasSize, Latent, RegionGrid, target_size},
-    sampler::{self, Step},
-};
+use crate::canvas::{CanvasSize, Latent, RegionGrid, target_size};
 
 use super::{
-    Engine, Error, ModelShape, Settings,
+    Engine, Error, ModelShape, Sampling, Settings,
     tiles::{Span, spans},
 };
 
@@ -34,10 +31,8 @@ pub struct Plan {
     pub canvas: CanvasSize,
     /// Regions, in latent pixels.
     pub grid: RegionGrid,
-    /// Steps of the whole schedule, N.
-    pub schedule_steps: usize,
-    /// The steps that run, first (noisiest) to last.
-    pub steps: Vec<Step>,
+    /// Sampler, steps and guidance.
+    pub sampling: Sampling,
     /// Regions per UNet call.
     pub batch: usize,
     /// VAE tiles from top to bottom, in latent pixels.
@@ -55,7 +50,7 @@ impl Plan {
     /// Plans the job of enlarging an `input` of width × height pixels.
     ///
     /// # Errors
-    /// A size of zero or beyond what can be addressed, or more steps than the schedule has.
+    /// A size of zero or beyond what can be addressed, or what [`Sampling::resolve`] refuses.
     pub fn new(engine: &Engine, input: (u32, u32), settings: &Settings) -> Result<Self, Error> {
         let shape = engine.shape();
         let (width, height) = target_size(input.0, input.1, settings.size)?;
@@ -76,12 +71,11 @@ impl Plan {
             input,
             canvas,
             grid,
-            schedule_steps: settings.steps,
-            steps: sampler::plan(
-                &*engine.sampler,
+            sampling: Sampling::resolve(
+                &engine.scheduler,
                 &engine.schedule,
-                settings.steps,
-                settings.denoise,
+                &engine.defaults,
+                settings,
             )?,
             batch: settings.batch.unwrap_or(engine.default_batch()),
             tile_rows: spans(canvas.latent_height, core, vae_pad),
@@ -92,11 +86,12 @@ impl Plan {
         })
     }
 
-    /// UNet calls counted in regions, those of the low-resolution pass included.
+    /// UNet calls counted in regions, those of the low-resolution pass included. With guidance every
+    /// region counts twice: for the negative prompt and for its own.
     #[must_use]
     pub fn unet_calls(&self) -> usize {
         let per_step = self.grid.len() + usize::from(self.low_resolution.is_some());
-        per_step * self.steps.len()
+        per_step * self.sampling.steps.len() * if self.sampling.guidance.is_some() { 2 } else { 1 }
     }
 
     /// Bytes of the mapped canvases: the latent, its low-resolution reference and the fused noise.
@@ -136,7 +131,7 @@ fn native_size((width, height): (u32, u32), shape: ModelShape) -> (usize, usize)
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { input, canvas, grid, steps, .. } = self;
+        let Self { input, canvas, grid, sampling, .. } = self;
         let side = grid.region_side();
         let factor = self.shape.factor;
         writeln!(f, "input         {} × {} px", input.0, input.1)?;
@@ -155,19 +150,39 @@ impl fmt::Display for Plan {
             side * factor,
             grid.overlap() * factor
         )?;
+        write!(f, "sampler       {}", sampling.sampler)?;
+        if let Some(spacing) = sampling.spacing {
+            write!(f, ", {} timesteps", spacing.name())?;
+        }
+        if let Some(eta) = sampling.eta {
+            write!(f, ", eta {eta}")?;
+        }
+        writeln!(f)?;
+        let timesteps: Vec<String> = (sampling.steps.iter())
+            .map(|step| format!("{:.*}", usize::from(step.t.fract() != 0.0), step.t))
+            .collect();
         writeln!(
             f,
             "steps         {} of {}, at t = {}",
-            steps.len(),
-            self.schedule_steps,
-            steps.iter().map(|step| step.t.to_string()).collect::<Vec<_>>().join(", ")
+            sampling.steps.len(),
+            sampling.schedule_steps,
+            timesteps.join(", ")
         )?;
-        writeln!(
-            f,
-            "UNet calls    {} regions in batches of {}",
-            self.unet_calls(),
-            self.batch.min(grid.len())
-        )?;
+        let batch = self.batch.min(grid.len());
+        match sampling.guidance {
+            Some(guidance) => {
+                writeln!(f, "guidance      {guidance}")?;
+                let calls = self.unet_calls();
+                writeln!(f, "UNet calls    {calls} regions in batches of 2 × {batch}")?;
+            }
+            None => {
+                writeln!(f, "guidance      none")?;
+                writeln!(f, "UNet calls    {} regions in batches of {batch}", self.unet_calls())?;
+            }
+        }
+        for note in &sampling.notes {
+            writeln!(f, "note          {note}")?;
+        }
         writeln!(
             f,
             "VAE tiles     {} ({} × {})",

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::{
     canvas::{Fusion, SizeSpec},
-    sampler::Denoise,
+    sampler::{Denoise, SamplerKind, TimestepSpacing, Timesteps},
 };
 
 use super::Plan;
@@ -21,6 +21,8 @@ impl Defaults {
     pub const STEPS: u32 = 8;
     /// Share of the schedule that runs: the paper's 0.45·T, four of eight steps.
     pub const STRENGTH: f64 = 0.45;
+    /// Strength of classifier-free guidance: 1 is none, which few-step models are distilled for.
+    pub const GUIDANCE: f64 = 1.0;
     /// Overlap of regions as a share of their side (the paper's R/2).
     pub const OVERLAP: f64 = 0.5;
     /// λ of the global structure prior.
@@ -57,17 +59,28 @@ pub enum ColourFix {
     None,
 }
 
-/// A job's settings, resolved.
+/// A job's settings. What is `None` is the model's to say ([`ModelDefaults`](super::ModelDefaults)), and where it
+/// says nothing, that of [`Defaults`].
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub size: SizeSpec,
     /// The global prompt; may be empty.
     pub prompt: String,
+    /// What the picture should not show, for guidance above 1; may be empty.
+    pub negative_prompt: String,
     pub seed: u64,
+    pub sampler: Option<SamplerKind>,
+    /// Share of fresh noise in each step, 0..=1, for DDIM and TCD.
+    pub eta: Option<f64>,
+    pub spacing: Option<TimestepSpacing>,
+    /// The very timesteps of the whole schedule, highest first; goes before `steps`.
+    pub timesteps: Option<Vec<usize>>,
     /// Steps of the whole schedule, N ≥ 1.
-    pub steps: usize,
+    pub steps: Option<usize>,
     /// How many of them run.
-    pub denoise: Denoise,
+    pub denoise: Option<Denoise>,
+    /// Strength of classifier-free guidance, at least 0; 1 and below is none.
+    pub guidance: Option<f64>,
     /// In 0..=0.9, as a share of the region's side.
     pub overlap: f64,
     pub fusion: Fusion,
@@ -89,7 +102,8 @@ pub struct Settings {
 impl Settings {
     /// The settings that made an output, as one line of JSON for its metadata.
     pub(super) fn record(&self, model: &str, plan: &Plan, prompt: &str) -> String {
-        serde_json::json!({
+        let sampling = &plan.sampling;
+        let mut record = serde_json::json!({
             "version": env!("CARGO_PKG_VERSION"),
             "model": model,
             "size": [plan.canvas.width, plan.canvas.height],
@@ -100,8 +114,10 @@ impl Settings {
                 CaptionerChoice::File(_) => "file",
             },
             "seed": self.seed,
-            "steps": plan.schedule_steps,
-            "denoise_steps": plan.steps.len(),
+            "sampler": sampling.sampler.name(),
+            "steps": sampling.schedule_steps,
+            "denoise_steps": sampling.steps.len(),
+            "guidance": sampling.guidance.unwrap_or(Defaults::GUIDANCE),
             "overlap": self.overlap,
             "fusion": match self.fusion {
                 Fusion::Feather => "feather",
@@ -114,8 +130,21 @@ impl Settings {
                 ColourFix::Wavelet => "wavelet",
                 ColourFix::None => "none",
             },
-        })
-        .to_string()
+        });
+        // What has no part in this job stays out.
+        if let Some(eta) = sampling.eta {
+            record["eta"] = eta.into();
+        }
+        if let Some(spacing) = sampling.spacing {
+            record["spacing"] = spacing.name().into();
+        }
+        if let Timesteps::List(list) = &sampling.timesteps {
+            record["timesteps"] = list.clone().into();
+        }
+        if sampling.guidance.is_some() {
+            record["negative_prompt"] = self.negative_prompt.as_str().into();
+        }
+        record.to_string()
     }
 }
 
@@ -124,9 +153,15 @@ impl Default for Settings {
         Self {
             size: SizeSpec::Scale(Defaults::SCALE),
             prompt: String::new(),
+            negative_prompt: String::new(),
             seed: 0,
-            steps: Defaults::STEPS as usize,
-            denoise: Denoise::Strength(Defaults::STRENGTH),
+            sampler: None,
+            eta: None,
+            spacing: None,
+            timesteps: None,
+            steps: None,
+            denoise: None,
+            guidance: None,
             overlap: Defaults::OVERLAP,
             fusion: Fusion::Feather,
             gsp: Defaults::GSP,

@@ -1,12 +1,13 @@
 //! The `scheduler_config.json` of a diffusers folder.
 //!
-//! A setting that is missing has the default of diffusers' `DDIMScheduler`, whatever class wrote the file, as
-//! `DDIMScheduler.from_config` does it. Settings that we do not know are passed over, as diffusers does: they
-//! belong to other schedulers' steps.
+//! A setting that is missing has the default of the class that wrote the file: `EulerDiscreteScheduler` spreads
+//! timesteps over linspace, `PNDMScheduler` ends at ᾱ₀, and only the schedulers that know of `clip_sample` clip.
+//! (diffusers' own `DDIMScheduler.from_config` takes DDIM's, and clips the latents of a PNDM model.) Settings that
+//! we do not know are passed over, as diffusers does: they belong to other schedulers' steps.
 
 use serde::Deserialize;
 
-use super::{SamplerError, SamplerKind};
+use super::{Choice, SamplerError, SamplerKind};
 
 /// Shape of β over the training timesteps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -44,70 +45,153 @@ pub enum TimestepSpacing {
     Linspace,
 }
 
-/// A scheduler's settings.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-pub struct SchedulerConfig {
-    /// diffusers' class, such as `DDIMScheduler`.
-    #[serde(rename = "_class_name")]
-    pub class_name: String,
-    /// T, the number of timesteps in training.
-    #[serde(default = "default_timesteps")]
-    pub num_train_timesteps: usize,
-    /// β of the first timestep.
-    #[serde(default = "default_beta_start")]
-    pub beta_start: f64,
-    /// β of the last timestep.
-    #[serde(default = "default_beta_end")]
-    pub beta_end: f64,
-    /// The way from one to the other.
-    #[serde(default = "default_beta_schedule")]
-    pub beta_schedule: BetaSchedule,
-    /// All betas one by one, in place of the three above.
-    #[serde(default)]
-    pub trained_betas: Option<Vec<f32>>,
-    /// What the model predicts.
-    #[serde(default = "default_prediction_type")]
-    pub prediction_type: PredictionType,
-    /// The spread of timesteps.
-    #[serde(default = "default_timestep_spacing")]
-    pub timestep_spacing: TimestepSpacing,
-    /// Added to every timestep of leading spacing.
-    #[serde(default)]
-    pub steps_offset: usize,
-    /// Whether ᾱ after the last step is 1, or else ᾱ₀.
-    #[serde(default = "default_true")]
-    pub set_alpha_to_one: bool,
-    /// Whether x̂0 is clipped: for models of pixels, not of latents.
-    #[serde(default = "default_true")]
-    pub clip_sample: bool,
-    /// Whether x̂0 is clipped by its quantiles: likewise.
-    #[serde(default)]
-    pub thresholding: bool,
-    /// Whether the schedule is stretched so that its last timestep is pure noise.
-    #[serde(default)]
-    pub rescale_betas_zero_snr: bool,
+impl TimestepSpacing {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Leading, Self::Trailing, Self::Linspace];
+
+    /// The name that users type, configs hold and messages print.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Leading => "leading",
+            Self::Trailing => "trailing",
+            Self::Linspace => "linspace",
+        }
+    }
 }
 
-fn default_timesteps() -> usize {
-    1000
+/// σ after the last step of the samplers that walk by σ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FinalSigmas {
+    /// 0: the clean latent.
+    Zero,
+    /// That of timestep 0.
+    SigmaMin,
 }
-fn default_beta_start() -> f64 {
-    0.0001
+
+/// A scheduler's settings.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(from = "Written")]
+pub struct SchedulerConfig {
+    /// diffusers' class, such as `DDIMScheduler`.
+    pub class_name: String,
+    /// T, the number of timesteps in training.
+    pub num_train_timesteps: usize,
+    /// β of the first timestep.
+    pub beta_start: f64,
+    /// β of the last timestep.
+    pub beta_end: f64,
+    /// The way from one to the other.
+    pub beta_schedule: BetaSchedule,
+    /// All betas one by one, in place of the three above.
+    pub trained_betas: Option<Vec<f32>>,
+    /// What the model predicts.
+    pub prediction_type: PredictionType,
+    /// The spread of timesteps.
+    pub timestep_spacing: TimestepSpacing,
+    /// Added to every timestep of leading spacing.
+    pub steps_offset: usize,
+    /// Whether ᾱ after the last step is 1, or else ᾱ₀.
+    pub set_alpha_to_one: bool,
+    /// Whether x̂0 is clipped: for models of pixels, not of latents.
+    pub clip_sample: bool,
+    /// Whether x̂0 is clipped by its quantiles: likewise.
+    pub thresholding: bool,
+    /// Whether the schedule is stretched so that its last timestep is pure noise.
+    pub rescale_betas_zero_snr: bool,
+    /// Number of evenly spread timesteps at which a consistency model was distilled (TCD, LCM).
+    pub original_inference_steps: usize,
+    /// Factor of the timestep in LCM's boundary condition.
+    pub timestep_scaling: f64,
+    /// Where Euler ends.
+    pub final_sigmas_type: FinalSigmas,
+    /// Noise levels that are not the training's (Euler and its kin), as far as the file says anything.
+    pub use_karras_sigmas: Option<bool>,
+    /// Likewise.
+    pub use_exponential_sigmas: Option<bool>,
+    /// Likewise.
+    pub use_beta_sigmas: Option<bool>,
+    /// How Euler finds σ between two timesteps.
+    pub interpolation_type: Option<String>,
+    /// Whether Euler tells the UNet the timestep or log σ.
+    pub timestep_type: Option<String>,
 }
-fn default_beta_end() -> f64 {
-    0.02
+
+/// The file as it is.
+#[derive(Deserialize)]
+struct Written {
+    #[serde(rename = "_class_name")]
+    class_name: String,
+    num_train_timesteps: Option<usize>,
+    beta_start: Option<f64>,
+    beta_end: Option<f64>,
+    beta_schedule: Option<BetaSchedule>,
+    trained_betas: Option<Vec<f32>>,
+    prediction_type: Option<PredictionType>,
+    timestep_spacing: Option<TimestepSpacing>,
+    steps_offset: Option<usize>,
+    set_alpha_to_one: Option<bool>,
+    clip_sample: Option<bool>,
+    thresholding: Option<bool>,
+    rescale_betas_zero_snr: Option<bool>,
+    original_inference_steps: Option<usize>,
+    timestep_scaling: Option<f64>,
+    final_sigmas_type: Option<FinalSigmas>,
+    use_karras_sigmas: Option<bool>,
+    use_exponential_sigmas: Option<bool>,
+    use_beta_sigmas: Option<bool>,
+    interpolation_type: Option<String>,
+    timestep_type: Option<String>,
 }
-fn default_beta_schedule() -> BetaSchedule {
-    BetaSchedule::Linear
-}
-fn default_prediction_type() -> PredictionType {
-    PredictionType::Epsilon
-}
-fn default_timestep_spacing() -> TimestepSpacing {
-    TimestepSpacing::Leading
-}
-fn default_true() -> bool {
-    true
+
+impl From<Written> for SchedulerConfig {
+    fn from(written: Written) -> Self {
+        let class = written.class_name.as_str();
+        // The arguments of each class's `__init__` in diffusers 0.42 (`src/diffusers/schedulers`).
+        let (beta_start, beta_end) = match class {
+            "TCDScheduler"
+            | "LCMScheduler"
+            | "HeunDiscreteScheduler"
+            | "KDPM2DiscreteScheduler"
+            | "KDPM2AncestralDiscreteScheduler"
+            | "DPMSolverSDEScheduler" => (0.00085, 0.012),
+            _ => (0.0001, 0.02),
+        };
+        let beta_schedule = match class {
+            "TCDScheduler" | "LCMScheduler" => BetaSchedule::ScaledLinear,
+            _ => BetaSchedule::Linear,
+        };
+        let timestep_spacing = match class {
+            "DDIMScheduler" | "DDPMScheduler" | "PNDMScheduler" | "TCDScheduler"
+            | "LCMScheduler" => TimestepSpacing::Leading,
+            _ => TimestepSpacing::Linspace,
+        };
+        let clip_sample = matches!(class, "DDIMScheduler" | "DDPMScheduler");
+        Self {
+            num_train_timesteps: written.num_train_timesteps.unwrap_or(1000),
+            beta_start: written.beta_start.unwrap_or(beta_start),
+            beta_end: written.beta_end.unwrap_or(beta_end),
+            beta_schedule: written.beta_schedule.unwrap_or(beta_schedule),
+            trained_betas: written.trained_betas,
+            prediction_type: written.prediction_type.unwrap_or(PredictionType::Epsilon),
+            timestep_spacing: written.timestep_spacing.unwrap_or(timestep_spacing),
+            steps_offset: written.steps_offset.unwrap_or(0),
+            set_alpha_to_one: written.set_alpha_to_one.unwrap_or(class != "PNDMScheduler"),
+            clip_sample: written.clip_sample.unwrap_or(clip_sample),
+            thresholding: written.thresholding.unwrap_or(false),
+            rescale_betas_zero_snr: written.rescale_betas_zero_snr.unwrap_or(false),
+            original_inference_steps: written.original_inference_steps.unwrap_or(50),
+            timestep_scaling: written.timestep_scaling.unwrap_or(10.0),
+            final_sigmas_type: written.final_sigmas_type.unwrap_or(FinalSigmas::Zero),
+            use_karras_sigmas: written.use_karras_sigmas,
+            use_exponential_sigmas: written.use_exponential_sigmas,
+            use_beta_sigmas: written.use_beta_sigmas,
+            interpolation_type: written.interpolation_type,
+            timestep_type: written.timestep_type,
+            class_name: written.class_name,
+        }
+    }
 }
 
 impl SchedulerConfig {
@@ -119,12 +203,12 @@ impl SchedulerConfig {
         Ok(serde_json::from_str(text)?)
     }
 
-    /// The sampler that the config names. A caller whose user chose a sampler need not ask: the schedule of
-    /// betas is the same for all.
+    /// The sampler that the config names, or one in its place: [`SamplerKind::from_class_name`]. A caller whose
+    /// user chose a sampler need not ask: the schedule of betas is the same for all.
     ///
     /// # Errors
     /// [`SamplerError::UnsupportedScheduler`].
-    pub fn sampler(&self) -> Result<SamplerKind, SamplerError> {
+    pub fn sampler(&self) -> Result<Choice, SamplerError> {
         SamplerKind::from_class_name(&self.class_name)
     }
 }
@@ -134,21 +218,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn missing_settings_have_the_defaults_of_diffusers_ddim() {
-        let config = SchedulerConfig::from_json(r#"{"_class_name": "DDIMScheduler"}"#).unwrap();
-        assert_eq!(
-            (config.beta_start, config.beta_end, config.num_train_timesteps),
-            (0.0001, 0.02, 1000)
-        );
-        assert_eq!(config.beta_schedule, BetaSchedule::Linear);
-        assert_eq!(config.timestep_spacing, TimestepSpacing::Leading);
-        assert_eq!(config.prediction_type, PredictionType::Epsilon);
-        assert!(config.clip_sample && config.set_alpha_to_one && !config.rescale_betas_zero_snr);
-        assert_eq!(config.sampler().unwrap(), SamplerKind::Ddim);
-    }
-
-    #[test]
-    fn the_config_of_sdxl_is_read_and_its_euler_class_is_refused_by_name() {
+    fn the_stock_config_of_sdxl_is_read_and_leads_to_euler() {
         let text = r#"{"_class_name": "EulerDiscreteScheduler", "_diffusers_version": "0.19.0.dev0",
             "beta_end": 0.012, "beta_schedule": "scaled_linear", "beta_start": 0.00085, "clip_sample": false,
             "interpolation_type": "linear", "num_train_timesteps": 1000, "prediction_type": "epsilon",
@@ -156,8 +226,20 @@ mod tests {
             "timestep_spacing": "leading", "trained_betas": null, "use_karras_sigmas": false}"#;
         let config = SchedulerConfig::from_json(text).unwrap();
         assert_eq!((config.beta_schedule, config.steps_offset), (BetaSchedule::ScaledLinear, 1));
-        let error = config.sampler().unwrap_err().to_string();
-        assert!(error.contains("\"EulerDiscreteScheduler\" is not supported"), "{error}");
+        let Choice { kind, note } = config.sampler().unwrap();
+        assert_eq!((kind, note), (SamplerKind::Euler, None));
+        assert!(kind.build(&config, None).is_ok());
+    }
+
+    #[test]
+    fn the_stock_config_of_sd_1_5_is_not_clipped_and_ends_where_pndm_does() {
+        let text = r#"{"_class_name": "PNDMScheduler", "beta_end": 0.012, "beta_schedule": "scaled_linear",
+            "beta_start": 0.00085, "num_train_timesteps": 1000, "skip_prk_steps": true, "steps_offset": 1,
+            "trained_betas": null}"#;
+        let config = SchedulerConfig::from_json(text).unwrap();
+        assert!(!config.clip_sample && !config.set_alpha_to_one);
+        assert_eq!(config.timestep_spacing, TimestepSpacing::Leading);
+        assert_eq!(config.sampler().unwrap().kind, SamplerKind::Ddim);
     }
 
     #[test]

@@ -3,7 +3,27 @@
 //! With few steps a "strength" is really a step count: with 8 steps, every strength in (0.375, 0.5] runs four.
 //! So both are accepted, and the plan says what was run (METHOD.md, section 2, "Schedule").
 
-use super::{Sampler, SamplerError, Schedule, Step};
+use super::{Sampler, SamplerError, Schedule, Step, steps_through};
+
+/// The timesteps of the whole schedule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Timesteps {
+    /// So many, where the sampler puts them.
+    Count(usize),
+    /// These, highest first. A model distilled at a single timestep wants it so: Hyper-SDXL's one-step UNet 800.
+    List(Vec<usize>),
+}
+
+impl Timesteps {
+    /// Their number N.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        match self {
+            Self::Count(n) => *n,
+            Self::List(list) => list.len(),
+        }
+    }
+}
 
 /// How far the picture is diffused before it is denoised again.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -20,7 +40,7 @@ pub enum Denoise {
 /// comes out above 7.
 ///
 /// # Errors
-/// [`SamplerError::Strength`] or [`SamplerError::StepCount`].
+/// [`SamplerError::Strength`] or [`SamplerError::RunCount`].
 pub fn steps_run(n: usize, denoise: Denoise) -> Result<usize, SamplerError> {
     match denoise {
         Denoise::Strength(strength) if !(strength > 0.0 && strength <= 1.0) => {
@@ -30,26 +50,39 @@ pub fn steps_run(n: usize, denoise: Denoise) -> Result<usize, SamplerError> {
             Ok(((n as f64 * strength - 1e-9).ceil() as usize).clamp(1, n.max(1)))
         }
         Denoise::Steps(steps) if steps == 0 || steps > n => {
-            Err(SamplerError::StepCount { steps, max: n })
+            Err(SamplerError::RunCount { run: steps, steps: n })
         }
         Denoise::Steps(steps) => Ok(steps),
     }
 }
 
-/// The steps of a run: the last [`steps_run`] of the `n` steps of the schedule. The first one's `t` is where the
+/// The steps of a run: the last [`steps_run`] of the steps of the schedule. The first one's `t` is where the
 /// picture is diffused to.
 ///
+/// With a list each step leads to the next timestep of it, for every sampler (diffusers' `DDIMScheduler` takes none).
+///
 /// # Errors
-/// Those of [`steps_run`] and [`Sampler::steps`].
+/// Those of [`steps_run`] and [`Sampler::steps`], or [`SamplerError::TimestepOrder`] and
+/// [`SamplerError::TimestepRange`] for a list.
 pub fn plan(
     sampler: &dyn Sampler,
     schedule: &Schedule,
-    n: usize,
+    timesteps: &Timesteps,
     denoise: Denoise,
 ) -> Result<Vec<Step>, SamplerError> {
-    let mut steps = sampler.steps(schedule, n)?;
-    let run = steps_run(n, denoise)?;
-    Ok(steps.split_off(n - run))
+    let mut steps = match timesteps {
+        &Timesteps::Count(n) => sampler.steps(schedule, n)?,
+        Timesteps::List(list) => {
+            if list.is_empty() || !list.is_sorted_by(|a, b| a > b) {
+                return Err(SamplerError::TimestepOrder { timesteps: list.clone() });
+            }
+            let list: Vec<f64> = list.iter().map(|&t| t as f64).collect();
+            schedule.abar(list[0])?;
+            steps_through(&list)
+        }
+    };
+    let run = steps_run(steps.len(), denoise)?;
+    Ok(steps.split_off(steps.len() - run))
 }
 
 #[cfg(test)]
@@ -64,7 +97,9 @@ mod tests {
             (8, 0.51, 5),
             (8, 0.01, 1),
             (8, 1.0, 8),
+            // The paper's 22 of 50 steps are 0.44, or a count.
             (50, 0.45, 23),
+            (50, 0.44, 22),
             (100, 0.07, 7),
             (10, 0.7, 7),
             (1, 0.3, 1),
@@ -88,8 +123,8 @@ mod tests {
         }
         assert!(matches!(
             steps_run(8, Denoise::Steps(9)),
-            Err(SamplerError::StepCount { steps: 9, max: 8 })
+            Err(SamplerError::RunCount { run: 9, steps: 8 })
         ));
-        assert!(matches!(steps_run(8, Denoise::Steps(0)), Err(SamplerError::StepCount { .. })));
+        assert!(matches!(steps_run(8, Denoise::Steps(0)), Err(SamplerError::RunCount { .. })));
     }
 }

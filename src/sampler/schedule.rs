@@ -6,7 +6,7 @@
 use rayon::prelude::*;
 
 use super::config::{BetaSchedule, PredictionType, SchedulerConfig, TimestepSpacing};
-use super::{SamplerError, check_len};
+use super::{SamplerError, error::check_len};
 
 /// Values per parallel piece: small enough for the cache, large enough not to feel the hand-over.
 pub(super) const PIECE: usize = 1 << 14;
@@ -60,6 +60,12 @@ impl Schedule {
         self
     }
 
+    /// How timesteps are spread.
+    #[must_use]
+    pub fn spacing(&self) -> TimestepSpacing {
+        self.spacing
+    }
+
     /// T, the number of training timesteps.
     pub fn train_timesteps(&self) -> usize {
         self.abar.len()
@@ -70,25 +76,40 @@ impl Schedule {
         self.prediction
     }
 
-    /// ᾱ of timestep `t`: the share of signal power, falling from about 1 to about 0.
+    /// ᾱ of timestep `t`: the share of signal power, falling from about 1 to about 0. Between two timesteps of the
+    /// training it is `1/(1+σ²)` with σ on the straight line between theirs, as `EulerDiscreteScheduler` has it.
     ///
     /// # Errors
     /// [`SamplerError::TimestepRange`].
-    pub fn abar(&self, t: usize) -> Result<f32, SamplerError> {
-        self.abar.get(t).copied().ok_or(SamplerError::TimestepRange { t, max: self.abar.len() - 1 })
+    pub fn abar(&self, t: f64) -> Result<f32, SamplerError> {
+        let max = self.abar.len() - 1;
+        if !(0.0..=max as f64).contains(&t) {
+            return Err(SamplerError::TimestepRange { t, max });
+        }
+        let (below, fraction) = (t.floor() as usize, t.fract());
+        if fraction == 0.0 {
+            return Ok(self.abar[below]);
+        }
+        let sigma = |index: usize| {
+            let abar = self.abar[index];
+            f64::from(((1.0 - abar) / abar).sqrt())
+        };
+        let sigma = sigma(below) + fraction * (sigma(below + 1) - sigma(below));
+        Ok((1.0 / (1.0 + sigma * sigma)) as f32)
     }
 
-    /// ᾱ after the last step: 1, or ᾱ₀ with `set_alpha_to_one = false`.
+    /// ᾱ of timestep `t` for a step that divides by it.
+    ///
+    /// # Errors
+    /// [`SamplerError::TimestepRange`], or [`SamplerError::NoSignal`] where ᾱ is 0.
+    pub(super) fn abar_with_signal(&self, t: f64) -> Result<f64, SamplerError> {
+        let abar = f64::from(self.abar(t)?);
+        if abar > 0.0 { Ok(abar) } else { Err(SamplerError::NoSignal { t }) }
+    }
+
+    /// ᾱ after DDIM's last step: 1, or ᾱ₀ with `set_alpha_to_one = false`.
     pub fn final_abar(&self) -> f32 {
         self.final_abar
-    }
-
-    /// ᾱ of the timestep a step leads to.
-    ///
-    /// # Errors
-    /// [`SamplerError::TimestepRange`].
-    pub fn abar_prev(&self, t_prev: Option<usize>) -> Result<f32, SamplerError> {
-        t_prev.map_or(Ok(self.final_abar), |t| self.abar(t))
     }
 
     /// The `n` timesteps of inference, descending, as diffusers' `set_timesteps` gives them.
@@ -120,9 +141,32 @@ impl Schedule {
             }
         };
         match timesteps.iter().find(|&&t| t >= total) {
-            Some(&t) => Err(SamplerError::TimestepRange { t, max: total - 1 }),
+            Some(&t) => Err(SamplerError::TimestepRange { t: t as f64, max: total - 1 }),
             None => Ok(timesteps),
         }
+    }
+
+    /// The `n` timesteps of a model distilled at `origin` evenly spread ones, as the `set_timesteps` of diffusers'
+    /// `scheduling_lcm.py` and `scheduling_tcd.py` choose them: of the origin's `T/origin·i − 1`, noisiest first, every
+    /// `origin/n`-th. The config's spacing plays no part.
+    ///
+    /// # Errors
+    /// [`SamplerError::StepCount`] unless `1 <= n <= origin <= T`.
+    pub(super) fn distilled_timesteps(
+        &self,
+        origin: usize,
+        n: usize,
+    ) -> Result<Vec<f64>, SamplerError> {
+        let total = self.train_timesteps();
+        if origin > total {
+            return Err(SamplerError::StepCount { steps: origin, max: total });
+        }
+        if n == 0 || n > origin {
+            return Err(SamplerError::StepCount { steps: n, max: origin });
+        }
+        let (stride, increment) = (total / origin, origin as f64 / n as f64);
+        let step = |i: usize| (origin - (i as f64 * increment).floor() as usize) * stride - 1;
+        Ok((0..n).map(|i| step(i) as f64).collect())
     }
 
     /// Diffuses: `z_t = √ā_t·zL + √(1−ā_t)·n`. The noise is handed over in `noise` and replaced by `z_t`, so a
@@ -130,7 +174,7 @@ impl Schedule {
     ///
     /// # Errors
     /// [`SamplerError::TimestepRange`] or [`SamplerError::Length`].
-    pub fn add_noise(&self, t: usize, zl: &[f32], noise: &mut [f32]) -> Result<(), SamplerError> {
+    pub fn add_noise(&self, t: f64, zl: &[f32], noise: &mut [f32]) -> Result<(), SamplerError> {
         check_len("the noise", zl.len(), noise.len())?;
         let (signal, spread) = roots(self.abar(t)?);
         noise.par_chunks_mut(PIECE).zip(zl.par_chunks(PIECE)).for_each(|(n, zl)| {
@@ -144,12 +188,7 @@ impl Schedule {
     ///
     /// # Errors
     /// [`SamplerError::TimestepRange`] or [`SamplerError::Length`].
-    pub fn output_to_eps(
-        &self,
-        t: usize,
-        z: &[f32],
-        output: &mut [f32],
-    ) -> Result<(), SamplerError> {
+    pub fn output_to_eps(&self, t: f64, z: &[f32], output: &mut [f32]) -> Result<(), SamplerError> {
         check_len("the model's output", z.len(), output.len())?;
         let (signal, spread) = roots(self.abar(t)?);
         // ε = from_output·output + from_z·z
@@ -170,7 +209,7 @@ impl Schedule {
     /// [`SamplerError::TimestepRange`], [`SamplerError::Length`], or [`SamplerError::NoSignal`] where ᾱ is 0.
     pub fn x0_hat(
         &self,
-        t: usize,
+        t: f64,
         z: &[f32],
         eps: &[f32],
         x0: &mut [f32],
@@ -295,7 +334,7 @@ mod tests {
         let given =
             Schedule::new(&config(r#", "trained_betas": [0.5, 0.5], "num_train_timesteps": 2"#))
                 .unwrap();
-        assert_eq!((given.abar(0).unwrap(), given.abar(1).unwrap()), (0.5, 0.25));
+        assert_eq!((given.abar(0.0).unwrap(), given.abar(1.0).unwrap()), (0.5, 0.25));
     }
 
     #[test]
@@ -308,8 +347,14 @@ mod tests {
         assert!(matches!(schedule.timesteps(1001), Err(SamplerError::StepCount { .. })));
         assert!(matches!(
             schedule.timesteps(1000),
-            Err(SamplerError::TimestepRange { t: 1000, max: 999 })
+            Err(SamplerError::TimestepRange { max: 999, .. })
         ));
-        assert!(matches!(schedule.abar(1000), Err(SamplerError::TimestepRange { .. })));
+        for t in [-0.5, 999.5, 1000.0, f64::NAN] {
+            assert!(matches!(schedule.abar(t), Err(SamplerError::TimestepRange { .. })), "{t}");
+        }
+        for (origin, n) in [(50, 0), (50, 51), (0, 1), (1001, 1)] {
+            let error = schedule.distilled_timesteps(origin, n);
+            assert!(matches!(error, Err(SamplerError::StepCount { .. })), "{n} of {origin}");
+        }
     }
 }

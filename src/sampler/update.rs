@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::schedule::PIECE;
-use super::{SamplerError, check_len};
+use super::error::check_len;
+use super::{SamplerError, schedule::PIECE};
 
 /// A step's three numbers: `z' = z·z + eps·ε + noise·n`.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -50,6 +50,13 @@ impl Update {
         });
         Ok(())
     }
+}
+
+/// Factors of z and of ε in `√ā'·x̂0 + direction·ε` with `x̂0 = (z − √(1−ā)·ε)/√ā`: the clean latent noised again to ā' with
+/// the noise that was predicted.
+pub(super) fn towards(abar: f64, abar_prev: f64, direction: f64) -> (f64, f64) {
+    let z = (abar_prev / abar).sqrt();
+    (z, direction - z * (1.0 - abar).sqrt())
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::LoraError;
 use crate::model::{text::TextError, vae::VaeError};
 
 /// Why a model cannot be loaded.
@@ -36,6 +37,8 @@ pub enum WeightsError {
     OntoItself(String),
     #[error("{file}: {reason}")]
     Config { file: String, reason: String },
+    #[error("{file}: {error}")]
+    Lora { file: String, error: Box<LoraError> },
     /// The message names file and tensor.
     #[error("{0}")]
     Tensor(String),

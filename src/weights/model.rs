@@ -11,19 +11,22 @@ use serde_json::Value;
 use super::diffusers::DiffusersFolder;
 use super::form::{Form, Part, PartConfig};
 use super::gguf::{self, GgufModel, Summary};
+use super::kept::{Keeping, KeptWeights};
+use super::lora::{Adapted, Index, Lora};
 use super::quantize::Rules;
-use super::tensors::{Keeping, TensorMap};
 use super::{ModelSource, QuantType, WeightsError};
 use crate::backend::Params;
 use crate::model::text::{
     ClipTextConfig, ClipTextModel, ClipTokenizer, TextConditioner, TextEncoder, TokenizerFiles,
 };
+use crate::model::unet::UNetConfig;
 use crate::model::vae::Vae;
 
 /// A model that has been found and recognised; its tensors have not been read.
 #[derive(Clone, Debug)]
 pub struct ModelFiles {
     form: Arc<dyn Form>,
+    loras: Vec<Lora>,
     quantized: Option<QuantType>,
     keep_above: usize,
 }
@@ -58,7 +61,39 @@ impl ModelFiles {
                 Arc::new(DiffusersFolder::open(source)?)
             }
         };
-        Ok(Self { form, quantized: None, keep_above: KEEP_ABOVE })
+        Ok(Self { form, loras: Vec::new(), quantized: None, keep_above: KEEP_ABOVE })
+    }
+
+    /// The model with the changes of a LoRA (`scale` 1 as it was trained, 0 not at all; any finite
+    /// number), in addition to those it has. `path` is a safetensors file in kohya's, peft's or one of
+    /// diffusers' namings. Weights change as they are read: summed in f32 over all LoRAs, then rounded
+    /// once to the precision or format in which they are kept.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is no plain LoRA, one made for another model family, or matrices
+    /// that do not fit the weights they are named after.
+    pub fn with_lora(mut self, path: &Path, scale: f64) -> Result<Self, WeightsError> {
+        let mut parts = Vec::new();
+        for part in [Part::Unet].into_iter().chain(self.form.text_encoders()?) {
+            parts.push((part, self.form.tensors(part, DType::F32)?));
+        }
+        let PartConfig { config, file, .. } = self.form.config(Part::Unet)?;
+        let unet = UNetConfig::from_json(&config.to_string())
+            .map_err(|error| WeightsError::Config { file, reason: error.to_string() })?;
+        self.loras.push(Lora::open(path, scale, &Index::new(&parts, &unet))?);
+        Ok(self)
+    }
+
+    /// The LoRAs, in the order in which they were given: the file's name without its folder, and the
+    /// scale.
+    pub fn loras(&self) -> impl Iterator<Item = (&str, f64)> {
+        self.loras.iter().map(|lora| (lora.name.as_str(), lora.scale))
+    }
+
+    /// What the user should know though the model can be used, a line each.
+    #[must_use]
+    pub fn notes(&self) -> Vec<String> {
+        self.loras.iter().flat_map(|lora| lora.notes.clone()).collect()
     }
 
     /// The same model with its weights rounded to this type as they are read: the same, to the bit,
@@ -95,16 +130,8 @@ impl ModelFiles {
             return Err(WeightsError::OntoItself(output.display().to_string()));
         }
         let files = self.clone().quantized(quant);
-        let tensors = |part| files.tensors(part, DType::F32);
-        gguf::export(&*self.form, tensors, quant, output, progress)
-    }
-
-    /// A part's tensors, to be kept as this model is to keep them.
-    fn tensors(&self, part: Part, dtype: DType) -> Result<TensorMap, WeightsError> {
-        let tensors = self.form.tensors(part, dtype)?;
-        let rules = self.quantized.map(|quant| Rules { part, quant });
-        let as_stored = tensors.parameters() > self.keep_above;
-        Ok(tensors.kept(Keeping { as_stored, rules }))
+        let weights = |part| files.weights(part, DType::F32);
+        gguf::export(&*self.form, weights, quant, output, progress)
     }
 
     /// Where the model is.
@@ -146,9 +173,21 @@ impl ModelFiles {
         dtype: DType,
     ) -> Result<Component, WeightsError> {
         let PartConfig { class, config, file: config_file } = self.form.config(part)?;
-        let tensors = self.tensors(part, dtype)?;
-        let params = Params::new(Arc::new(tensors), dtype, device);
+        let params = Params::new(Arc::new(self.weights(part, dtype)?), dtype, device);
         Ok(Component { class, config, config_file, params })
+    }
+
+    /// A part's weights with the changes of all LoRAs, to be kept as this model is to keep them.
+    fn weights(&self, part: Part, dtype: DType) -> Result<KeptWeights, WeightsError> {
+        let stored = Arc::new(self.form.tensors(part, dtype)?);
+        let changes: Vec<_> = self.loras.iter().filter_map(|lora| lora.deltas(part)).collect();
+        let adapted = (!changes.is_empty()).then(|| Adapted::new(stored.clone(), changes));
+        let weights = stored.names().filter(|name| stored.format(name).is_some());
+        let counts = weights.filter_map(|name| stored.shape(name)).map(<[usize]>::iter);
+        let count: usize = counts.map(Iterator::product::<usize>).sum();
+        let as_stored = count > self.keep_above;
+        let rules = self.quantized.map(|quant| Rules { part, quant });
+        Ok(KeptWeights::new(stored, adapted, Keeping { as_stored, rules }))
     }
 
     /// The autoencoder, in `dtype`; in f32 where `dtype` is f16 and the configuration does not say

@@ -112,6 +112,14 @@ impl ModelSource {
     }
 }
 
+/// Refuses a file that may be a pickle, by its name.
+pub(super) fn refuse_pickle(path: &Path) -> Result<(), WeightsError> {
+    if path.is_file() && is_pickle(path) {
+        return Err(WeightsError::Pickled { file: path.display().to_string() });
+    }
+    Ok(())
+}
+
 /// PyTorch's formats, all pickles inside.
 fn is_pickle(path: &Path) -> bool {
     let extension = path.extension().and_then(|extension| extension.to_str());

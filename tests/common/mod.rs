@@ -96,3 +96,16 @@ pub fn stderr(output: &Output) -> String {
 pub fn size(path: &Path) -> (u32, u32) {
     image::image_dimensions(path).unwrap()
 }
+
+pub fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}

@@ -22,6 +22,11 @@ Where METHOD.md is silent, this follows the program's documented choices:
 - a region's place in the low-resolution map is counted in the PICTURE's pixels, not in those of the
   padded canvas: the low-resolution pass sees no padding (METHOD.md: "cropped at each region's
   place"); beyond the map its border holds;
+- with guidance g every UNet call is a pair, of the negative prompt and of the text, and the prediction is
+  negative + g·(text − negative); the low-resolution pass is a pair too, and each half of a region's pair is
+  mixed with the maps of its own half; an empty negative prompt is zeros as SDXL's pipelines have it, unless the
+  model's index turns that off;
+- a sampler's fresh noise is the field of draw 2 + the step's place in the whole schedule;
 - a semantic weight between 0 and 1 blends the encoded caption with the encoded prompt, tokens and
   pooled embedding alike.
 
@@ -35,11 +40,20 @@ import struct
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderTiny,
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    LCMScheduler,
+    StableDiffusionXLPipeline,
+    TCDScheduler,
+    UNet2DConditionModel,
+)
 from PIL import Image
 from safetensors.torch import save_file
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
@@ -62,7 +76,9 @@ CAPTIONS = [
     "two boats at dusk",
     "blue water, it's calm!",
 ]
+NEGATIVE = "a wet wall"
 STEPS, RUN = 8, 4
+SCHEDULERS = {"tcd": TCDScheduler, "euler": EulerDiscreteScheduler, "lcm": LCMScheduler}
 
 
 @dataclass
@@ -78,6 +94,14 @@ class Case:
     rsp: float = 1.0
     captions: str = "captions.json"
     color_fix: str = "none"
+    sampler: str = ""
+    spacing: str = ""
+    # the sampler's own where it is None
+    eta: float | None = None
+    guidance: float = 0.0
+    negative: str = ""
+    # the model's `force_zeros_for_empty_prompt`; its index has none, which is on
+    force_zeros: bool | None = None
 
     def options(self):
         names = ("seed", "overlap", "fusion", "gsp", "rap", "rsp")
@@ -87,10 +111,14 @@ class Case:
         options += ["--color-fix", self.color_fix]
         options += ["--steps", str(STEPS), "--denoise-steps", str(RUN), "--prompt", PROMPT]
         options += [part for name in names for part in (f"--{name}", str(getattr(self, name)))]
+        chosen = {"sampler": self.sampler, "spacing": self.spacing, "negative-prompt": self.negative}
+        chosen |= {"guidance": self.guidance or "", "eta": "" if self.eta is None else self.eta}
+        options += [part for name, value in chosen.items() if value != "" for part in (f"--{name}", str(value))]
         return options + (["--captions", self.captions] if self.captions else ["--captioner", "none"])
 
 
 ALL = Case()
+ONE = replace(ALL, size=(48, 48), seed=0, gsp=0.0, rap=0.0, rsp=0.0, captions="")
 CASES = {
     "all": ALL,
     "no_structure": replace(ALL, gsp=0.0),
@@ -104,6 +132,20 @@ CASES = {
     "whole_cells": replace(ALL, size=(80, 56), seed=0, captions=""),
     # 8 latent rows where a region has 12
     "strip": replace(ALL, size=(98, 30), gsp=0.6, captions="", color_fix="wavelet"),
+    # one region, no prior: image-to-image with guidance as diffusers has it
+    "guided_alone": replace(ONE, seed=2, guidance=5.0, negative=NEGATIVE),
+    "guided_alone_zeros": replace(ONE, guidance=5.0),
+    "guided_alone_empty": replace(ONE, guidance=5.0, force_zeros=False),
+    # and with everything
+    "guided": replace(ALL, guidance=3.5, negative=NEGATIVE),
+    "guided_zeros": replace(ALL, guidance=2.0, rap=0.8, size=(80, 56), captions=""),
+    # the other samplers, fresh noise, and both
+    "ddim_eta": replace(ALL, eta=0.7, size=(80, 56), captions=""),
+    "tcd": replace(ALL, sampler="tcd", size=(80, 56), captions=""),
+    "tcd_guided": replace(ONE, sampler="tcd", eta=1.0, guidance=2.0, negative=NEGATIVE),
+    "lcm": replace(ONE, sampler="lcm"),
+    "euler": replace(ALL, sampler="euler", size=(80, 56), captions=""),
+    "euler_linspace": replace(ALL, sampler="euler", spacing="linspace", size=(80, 56), captions=""),
 }
 
 
@@ -160,6 +202,7 @@ class Method:
 
         self.vae, self.unet = load(AutoencoderTiny, "vae"), load(UNet2DConditionModel, "unet")
         self.scheduler = DDIMScheduler.from_pretrained(MODEL / "scheduler")
+        self.betas = {key: self.scheduler.config[key] for key in ("beta_start", "beta_end", "beta_schedule")}
         self.text = StableDiffusionXLPipeline(
             vae=self.vae,
             unet=self.unet,
@@ -171,6 +214,13 @@ class Method:
         )
         self.factor = 2 ** (len(self.vae.config.encoder_block_out_channels) - 1)
         self.region = self.unet.config.sample_size
+
+    def negative(self, text):
+        """What diffusers conditions the other half of a guided pair on."""
+        _, context, _, pooled = self.text.encode_prompt(
+            PROMPT, device="cpu", do_classifier_free_guidance=True, negative_prompt=text or None
+        )
+        return context, pooled
 
     def condition(self, text):
         context, _, pooled, _ = self.text.encode_prompt(
@@ -223,10 +273,10 @@ class Method:
         low = self.encode(resized, canvas_h, canvas_w)
 
         # Section 2.2, and the low-resolution picture of section 4.
-        self.scheduler.set_timesteps(STEPS)
-        timesteps = self.scheduler.timesteps[STEPS - RUN :]
+        sampler = Walk(case, self)
+        timesteps = sampler.timesteps
         noise = noise_field(case.seed, *low.shape[1:]).double()
-        z = self.diffused(low, noise, timesteps[0])
+        z = sampler.diffused(low, noise, 0)
         aspect = math.sqrt(in_width / in_height)
         stride = 2 ** (len(self.unet.config.block_out_channels) - 1)
         small_h, small_w = (
@@ -240,7 +290,9 @@ class Method:
         weight = profile(side, overlap, case.fusion)
         weight = weight[:, None] * weight[None, :]
         texts = caption_document(ys, xs, case, side, f) if case.captions else None
-        prompt = self.condition(PROMPT)
+        force = True if case.force_zeros is None else case.force_zeros
+        self.text.register_to_config(force_zeros_for_empty_prompt=force)
+        prompt, negative = self.condition(PROMPT), self.negative(case.negative)
         conditions = []
         for index in range(len(ys) * len(xs)):
             own = texts and texts["regions"][index]["caption"]
@@ -248,59 +300,110 @@ class Method:
             blended = (case.rsp * a + (1 - case.rsp) * b for a, b in zip(own, prompt))
             conditions.append(tuple(blended))
 
-        composer = Composer(case.rap)
+        # With guidance every call has a twin with the negative prompt, in the low-resolution pass too, and each
+        # has its own maps (src/pipeline/denoise.rs: the paper is silent).
+        twins = (Composer(case.rap), Composer(case.rap)) if case.guidance > 1 else (Composer(case.rap),)
         own = self.unet.attn_processors
-        cross = {name: composer if ".attn2." in name else kept for name, kept in own.items()}
-        assert sum(processor is composer for processor in cross.values()) > 3
-        self.unet.set_attn_processor(cross)
+        assert sum(".attn2." in name for name in own) > 3
         for i, t in enumerate(timesteps):
-            if case.rap > 0:
-                composer.recording, composer.place, composer.shape = True, None, (small_h, small_w)
-                self.predict(self.diffused(small, small_noise, t), small, t, prompt)
-            composer.recording, composer.shape = False, (side, side)
+            for composer, condition in zip(twins, (prompt, negative)):
+                if case.rap > 0:
+                    self.unet.set_attn_processor(
+                        {name: composer if ".attn2." in name else kept for name, kept in own.items()}
+                    )
+                    composer.recording, composer.place, composer.shape = True, None, (small_h, small_w)
+                    self.predict(sampler.diffused(small, small_noise, i), small, t, condition)
+                composer.recording, composer.shape = False, (side, side)
 
             # Section 2.3: every region, fused.
             total, weights = torch.zeros_like(z), torch.zeros_like(z)
             places = [(y, x) for y in ys for x in xs]
             for (y, x), condition in zip(places, conditions):
-                if case.rap > 0:
-                    unit = (height / f, width / f)
-                    composer.place = (y / unit[0], x / unit[1], side / unit[0], side / unit[1])
                 window = [
                     continued(canvas, (0, max(side - canvas_h, 0)), (0, max(side - canvas_w, 0)))[
                         ..., y : y + side, x : x + side
                     ]
                     for canvas in (z, low)
                 ]
-                eps = self.predict(*window, t, condition)
+                outputs = []
+                for composer, condition in zip(twins, (condition, negative)):
+                    if case.rap > 0:
+                        unit = (height / f, width / f)
+                        composer.place = (y / unit[0], x / unit[1], side / unit[0], side / unit[1])
+                    self.unet.set_attn_processor(
+                        {name: composer if ".attn2." in name else kept for name, kept in own.items()}
+                    )
+                    outputs.append(self.predict(*window, t, condition))
+                eps = outputs[0]
+                if case.guidance > 1:
+                    eps = outputs[1] + case.guidance * (outputs[0] - outputs[1])
                 h, w = min(side, canvas_h), min(side, canvas_w)
                 total[..., y : y + h, x : x + w] += (weight * eps)[..., :h, :w]
                 weights[..., y : y + h, x : x + w] += weight[:h, :w]
             eps = total / weights
 
-            z = self.structure(z, eps, low, t, case.gsp * 0.5 * (1 + math.cos(math.pi * i / RUN)))
-            z = self.scheduler.step(eps, t, z, eta=0.0).prev_sample
+            weight_i = case.gsp * 0.5 * (1 + math.cos(math.pi * i / RUN))
+            z = self.structure(z, eps, low, sampler.abar(i), weight_i)
+            z = sampler.step(i, z, eps)
         self.unet.set_attn_processor(own)
 
         decoded = self.decode(z, resized, case.color_fix == "wavelet")
         result = (decoded[0, :, :height, :width] * 0.5 + 0.5).clamp(0, 1)
         return result.permute(1, 2, 0).float().contiguous(), texts
 
-    def abar(self, t):
-        return self.scheduler.alphas_cumprod[t].double()
-
-    def diffused(self, low, noise, t):
-        return self.abar(t).sqrt() * low + (1 - self.abar(t)).sqrt() * noise
-
     @torch.enable_grad()
-    def structure(self, z, eps, low, t, weight):
+    def structure(self, z, eps, low, abar, weight):
         """Equations 4 and 5 by autograd; the factor 2η/ā of METHOD.md is the weight λ."""
-        abar = self.abar(t)
         z = z.detach().requires_grad_()
         clean = (z - (1 - abar).sqrt() * eps) / abar.sqrt()
         loss = (low_band(clean) - low_band(low)).square().sum()
         (gradient,) = torch.autograd.grad(loss, z)
         return (z - weight * abar / 2 * gradient).detach()
+
+
+class Walk:
+    """The last RUN of STEPS steps of diffusers' scheduler, from one state of the canvas to the next. The canvas is
+    √ā·x0 + √(1−ā)·n for every sampler; Euler's own state is that over √ā."""
+
+    def __init__(self, case, method):
+        self.eta, self.seed = case.eta, case.seed
+        self.scheduler = method.scheduler
+        if case.sampler:
+            self.scheduler = SCHEDULERS[case.sampler](
+                **method.betas, timestep_spacing=case.spacing or "trailing"
+            )
+        self.scheduler.set_timesteps(STEPS)
+        self.timesteps = self.scheduler.timesteps[STEPS - RUN :]
+        if not isinstance(self.scheduler, DDIMScheduler):  # which counts nothing
+            self.scheduler.set_begin_index(STEPS - RUN)
+
+    def abar(self, i):
+        if isinstance(self.scheduler, EulerDiscreteScheduler):
+            return 1 / (1 + self.scheduler.sigmas[STEPS - RUN + i].double() ** 2)
+        return self.scheduler.alphas_cumprod[self.timesteps[i]].double()
+
+    def diffused(self, low, noise, i):
+        return self.abar(i).sqrt() * low + (1 - self.abar(i)).sqrt() * noise
+
+    def step(self, i, z, eps):
+        # Each step's noise is the field of its own draw, counted over the whole schedule, after 0 and 1.
+        fresh = noise_field(self.seed, *z.shape[1:], draw=2 + STEPS - RUN + i).double()
+        t, arguments = self.timesteps[i], {}
+        if isinstance(self.scheduler, EulerDiscreteScheduler):
+            self.scheduler.scale_model_input(z, t)
+            # `step` rounds the state to f32, and back to the prediction's f64 what it returns.
+            x = self.scheduler.step(eps, t, z / self.abar(i).sqrt()).prev_sample
+            return x / (1 + self.scheduler.sigmas[STEPS - RUN + i + 1].double() ** 2).sqrt()
+        if isinstance(self.scheduler, DDIMScheduler):
+            arguments = {"eta": self.eta or 0.0, "variance_noise": fresh if self.eta else None}
+        elif isinstance(self.scheduler, TCDScheduler) and self.eta is not None:
+            arguments = {"eta": self.eta}
+        module = "diffusers.schedulers.scheduling_"
+        with (
+            mock.patch(module + "tcd.randn_tensor", lambda *_, **__: fresh),
+            mock.patch(module + "lcm.randn_tensor", lambda *_, **__: fresh),
+        ):
+            return self.scheduler.step(eps, t, z, **arguments).prev_sample
 
 
 def low_band(x):
@@ -400,7 +503,7 @@ def main():
     for name, case in CASES.items():
         expected[name], texts = method.run(image, case)
         assert expected[name].isfinite().all()
-        cases[name] = {"options": case.options()}
+        cases[name] = {"options": case.options(), "force_zeros": case.force_zeros}
         if texts:
             write_json(AREA / case.captions, texts)
     # A case proves something only where what it changes leaves a mark, and where the picture is not all

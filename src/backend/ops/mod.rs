@@ -18,6 +18,7 @@ mod weight;
 pub use activation::{geglu, gelu, quick_gelu, silu};
 pub use attention::{Mask, attention};
 pub use conv2d::{Conv2d, relay, upsample_nearest_2x};
+pub(crate) use cpu::add_product;
 pub use crop_resize::{CropRect, crop_resize};
 pub use linear::Linear;
 pub use norm::{GroupNorm, LayerNorm};

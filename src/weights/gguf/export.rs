@@ -14,7 +14,7 @@ use super::{
     tokenizer_key,
 };
 use crate::weights::form::{Form, Part};
-use crate::weights::tensors::TensorMap;
+use crate::weights::kept::KeptWeights;
 use crate::weights::{QuantType, WeightsError};
 
 /// The version of ggml's block formats that files name (ggml `GGML_QNT_VERSION`).
@@ -29,7 +29,7 @@ pub struct Summary {
     pub formats: BTreeMap<String, (usize, u64)>,
 }
 
-/// Writes the model to `output`, whose tensors `tensors` are to be kept as the file has them:
+/// Writes the model to `output`, whose weights `weights` gives in the formats that the file has:
 /// to a temporary file beside it, which replaces it at the end. `progress` is called with bytes
 /// of tensors that are done, and of all.
 ///
@@ -37,7 +37,7 @@ pub struct Summary {
 /// A model that is not whole, weights that the type cannot hold, or those of writing.
 pub(in crate::weights) fn export(
     form: &dyn Form,
-    tensors: impl Fn(Part) -> Result<TensorMap, WeightsError>,
+    weights: impl Fn(Part) -> Result<KeptWeights, WeightsError>,
     quant: QuantType,
     output: &Path,
     progress: &mut dyn FnMut(u64, u64),
@@ -49,11 +49,11 @@ pub(in crate::weights) fn export(
     let mut sources = Vec::new();
     let mut planned = Vec::new();
     for part in [Part::Unet, Part::Vae].into_iter().chain(encoders) {
-        let tensors = tensors(part)?;
-        for (name, shape, dtype) in tensors.weights() {
+        let source = weights(part)?;
+        for (name, shape, dtype) in source.weights() {
             planned.push(Planned { name: format!("{part}.{name}"), dtype, shape: shape.to_vec() });
         }
-        sources.push(tensors);
+        sources.push(source);
     }
     let total: u64 = planned.iter().map(|tensor| tensor.bytes() as u64).sum();
 

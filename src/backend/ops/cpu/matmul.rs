@@ -201,6 +201,28 @@ pub(in super::super) fn linear(
     Tensor::from_vec(y, shape, &Device::Cpu)
 }
 
+/// `y += scale·a·b` for a `[rows, inner]` and b `[inner, columns]`, all in row order.
+pub(crate) fn add_product(y: &mut [f32], a: &[f32], b: &[f32], inner: usize, scale: f32) {
+    let (rows, columns) = (a.len() / inner.max(1), b.len() / inner.max(1));
+    assert!(y.len() == rows * columns, "shapes");
+    if y.is_empty() {
+        return;
+    }
+    let tiling = Tiling::new(rows, columns, TILE_ROWS);
+    let output = Shared::new(y);
+    (0..tiling.count()).into_par_iter().for_each(|index| {
+        let tile = tiling.tile(index);
+        let a = &a[tile.row * inner..(tile.row + tile.rows) * inner];
+        let a = Matrix::row_major(a, tile.rows, inner, inner);
+        let b = Matrix::row_major(&b[tile.column..], inner, tile.columns, columns);
+        // SAFETY: the tiles of a tiling partition the output.
+        let mut y = unsafe {
+            output.block(tile.row * columns + tile.column, tile.rows, tile.columns, columns)
+        };
+        multiply(&mut y, a, b, scale, true);
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -16,6 +16,7 @@ mod simd;
 
 pub(super) use attention::attention;
 pub(super) use conv2d::{Window, conv2d, upsample_nearest_2x};
+pub(crate) use matmul::add_product;
 pub(super) use matmul::linear;
 pub(super) use norm::{group_norm, layer_norm};
 pub(super) use packed::linear_packed;

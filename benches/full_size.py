@@ -1,0 +1,293 @@
+"""SDXL at full size, with random weights made on the spot: this program beside PyTorch (diffusers), in one run.
+
+    cargo build --release && cargo build --release --bench unet
+    python benches/full_size.py --work /path/with/40-GB      # needs models/train/requirements.txt
+
+Random weights compute the same products as trained ones, so times, memory and agreement are those of the real model;
+only the pictures mean nothing. Prints Markdown: seconds and peak memory of one 1024 x 1024 region and four steps,
+the error of one UNet call against PyTorch in f32, and the table of quantized types. Every program is a process of
+its own, so that its peak is its own.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+CALLS = {"prompt": "a harbour at dusk", "negative_prompt": "", "strength": 0.5, "num_inference_steps": 8}
+TYPES = ("f16", "q8_0", "q6_k", "q5_k", "q4_k")
+
+UNET = {
+    "_class_name": "UNet2DConditionModel", "sample_size": 128, "in_channels": 4, "out_channels": 4,
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "block_out_channels": [320, 640, 1280], "layers_per_block": 2, "transformer_layers_per_block": [1, 2, 10],
+    "attention_head_dim": [5, 10, 20], "cross_attention_dim": 2048, "use_linear_projection": True,
+    "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+VAE = {
+    "_class_name": "AutoencoderKL", "sample_size": 1024, "latent_channels": 4, "scaling_factor": 0.13025,
+    "block_out_channels": [128, 256, 512, 512], "layers_per_block": 2,
+    "down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4,
+}
+TEXT = {"vocab_size": 49408, "max_position_embeddings": 77, "bos_token_id": 49406, "eos_token_id": 49407}
+TEXT_1 = {
+    "architectures": ["CLIPTextModel"], "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
+    "num_attention_heads": 12, "projection_dim": 768, "hidden_act": "quick_gelu", "pad_token_id": 49407, **TEXT,
+}
+TEXT_2 = {
+    "architectures": ["CLIPTextModelWithProjection"], "hidden_size": 1280, "intermediate_size": 5120,
+    "num_hidden_layers": 32, "num_attention_heads": 20, "projection_dim": 1280, "hidden_act": "gelu",
+    "pad_token_id": 0, **TEXT,
+}
+SCHEDULER = {
+    "_class_name": "DDIMScheduler", "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012,
+    "beta_schedule": "scaled_linear", "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1,
+    "timestep_spacing": "trailing", "prediction_type": "epsilon",
+}
+
+
+def shapes(part):
+    """Names and shapes of a part's weights, from the reference's own modules, without memory for them."""
+    import torch
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    with torch.device("meta"):
+        if part == "unet":
+            module = UNet2DConditionModel.from_config(UNET)
+        elif part == "vae":
+            module = AutoencoderKL.from_config(VAE)
+        elif part == "text_encoder":
+            module = CLIPTextModel(CLIPTextConfig(**TEXT_1))
+        else:
+            module = CLIPTextModelWithProjection(CLIPTextConfig(**TEXT_2))
+    named = {name: tuple(value.shape) for name, value in module.state_dict().items() if "position_ids" not in name}
+    if part.startswith("text"):
+        # Newer transformers leave the prefix out; files have it.
+        outer = ("text_model.", "text_projection.")
+        named = {name if name.startswith(outer) else f"text_model.{name}": shape for name, shape in named.items()}
+    return named
+
+
+def write_random(path, named, seed):
+    """A safetensors file in f16, tensor by tensor: matrices of deviation 1/sqrt(inputs), norms about 1."""
+    header, end = {"__metadata__": {"format": "pt"}}, 0
+    for name, shape in named.items():
+        size = 2 * int(np.prod(shape))
+        header[name] = {"dtype": "F16", "shape": shape, "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    rng = np.random.default_rng(seed)
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name, shape in named.items():
+            count = int(np.prod(shape))
+            values = rng.standard_normal(count, np.float32)
+            if len(shape) > 1:
+                values *= 0.02 if "embedding" in name and "linear" not in name else int(np.prod(shape[1:])) ** -0.5
+            else:
+                values = 0.02 * values + (1.0 if name.endswith("weight") else 0.0)
+            file.write(values.astype(np.float16).tobytes())
+
+
+def make_model(folder):
+    """SDXL in diffusers layout, 6.9 GB; kept if it is there."""
+    if (folder / "model_index.json").exists():
+        return
+    configs = {"unet": UNET, "vae": VAE, "text_encoder": TEXT_1, "text_encoder_2": TEXT_2}
+    for seed, (part, config) in enumerate(configs.items()):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+        kind = "model" if part.startswith("text") else "diffusion_pytorch_model"
+        write_random(folder / part / f"{kind}.safetensors", shapes(part), seed)
+        (folder / part / "config.json").write_text(json.dumps(config))
+    (folder / "scheduler").mkdir(exist_ok=True)
+    (folder / "scheduler/scheduler_config.json").write_text(json.dumps(SCHEDULER))
+    write_tokenizers(folder)
+    classes = {
+        "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"],
+        "scheduler": ["diffusers", "DDIMScheduler"], "text_encoder": ["transformers", "CLIPTextModel"],
+        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+        "tokenizer": ["transformers", "CLIPTokenizer"], "tokenizer_2": ["transformers", "CLIPTokenizer"],
+    }
+    index = {"_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": True, **classes}
+    (folder / "model_index.json").write_text(json.dumps(index))
+
+
+def write_tokenizers(folder):
+    """CLIP's vocabulary, from its merges."""
+    import gzip
+
+    lines = gzip.open(ROOT / "models/clip/bpe_simple_vocab_16e6.txt.gz", "rt", encoding="utf-8").read().split("\n")
+    merges = lines[1:49152 - 256 - 2 + 1]
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    symbols = [chr(byte) for byte in printable] + [chr(256 + i) for i in range(256 - len(printable))]
+    words = symbols + [s + "</w>" for s in symbols] + ["".join(m.split()) for m in merges]
+    words += ["<|startoftext|>", "<|endoftext|>"]
+    for name, pad in (("tokenizer", "<|endoftext|>"), ("tokenizer_2", "!")):
+        (folder / name).mkdir(exist_ok=True)
+        (folder / name / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
+        (folder / name / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
+        config = {"tokenizer_class": "CLIPTokenizer", "bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>",
+                  "unk_token": "<|endoftext|>", "pad_token": pad, "model_max_length": 77}
+        (folder / name / "tokenizer_config.json").write_text(json.dumps(config))
+        (folder / name / "special_tokens_map.json").write_text(
+            json.dumps({k: v for k, v in config.items() if k.endswith("_token")}))
+
+
+def make_inputs(path, side):
+    """Fixed inputs of one UNet call; `sample` and `noise` are [1, 4, side, side]."""
+    import torch
+    from safetensors.torch import save_file
+
+    g = torch.Generator().manual_seed(1)
+    save_file({
+        "sample": torch.randn((1, 4, side, side), generator=g), "noise": torch.randn((1, 4, side, side), generator=g),
+        "context": torch.randn((1, 77, 2048), generator=g), "pooled": torch.randn((1, 1280), generator=g),
+        "time_ids": torch.tensor([[8.0 * side, 8.0 * side, 0, 0, 8.0 * side, 8.0 * side]]),
+    }, path)
+
+
+def torch_unet(model, inputs, outputs):
+    """What PyTorch makes of the inputs: `eps` at t = 499, `z` after four DDIM steps."""
+    import torch
+    from diffusers import DDIMScheduler, UNet2DConditionModel
+    from safetensors.torch import load_file, save_file
+
+    unet = UNet2DConditionModel.from_pretrained(model / "unet", torch_dtype=torch.float32).eval()
+    scheduler = DDIMScheduler.from_pretrained(model / "scheduler")
+    given = load_file(inputs)
+
+    @torch.inference_mode()
+    def predict(z, t):
+        return unet(z, t, given["context"], added_cond_kwargs={
+            "text_embeds": given["pooled"], "time_ids": given["time_ids"]}).sample
+
+    started = time.perf_counter()
+    eps = predict(given["sample"], 499)
+    first = time.perf_counter() - started
+    scheduler.set_timesteps(8)
+    steps = scheduler.timesteps[-4:]
+    z = scheduler.add_noise(given["sample"], given["noise"], steps[:1])
+    started = time.perf_counter()
+    for t in steps:
+        z = scheduler.step(predict(z, t), t, z).prev_sample
+    save_file({"eps": eps, "z": z}, outputs)
+    print(json.dumps({"first_s": first, "step_s": (time.perf_counter() - started) / 4}))
+
+
+def torch_job(model, picture, output):
+    """diffusers' own image-to-image pipeline on the enlarged picture."""
+    import torch
+    from diffusers import StableDiffusionXLImg2ImgPipeline
+    from PIL import Image
+
+    pipe = StableDiffusionXLImg2ImgPipeline.from_pretrained(model, torch_dtype=torch.float32, add_watermarker=False)
+    pipe.set_progress_bar_config(disable=True)
+    image = Image.open(picture).convert("RGB").resize((1024, 1024), Image.Resampling.LANCZOS)
+    pipe(image=image, guidance_scale=0.0, generator=torch.Generator().manual_seed(0), **CALLS).images[0].save(output)
+    print("{}")
+
+
+def measured(command, environment=None):
+    """Runs a process; the last line of its output as JSON, its seconds and its peak resident GiB."""
+    started = time.perf_counter()
+    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True, cwd=ROOT,
+                               env={**os.environ, **(environment or {})})
+    text = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{' '.join(map(str, command))}: status {status}")
+    lines = text.strip().splitlines()
+    result = json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}
+    return {**result, "seconds": time.perf_counter() - started, "peak": usage.ru_maxrss / 2**20}
+
+
+def relative_error(path, reference, name):
+    """`|a - b| / |b|` of one tensor of two files."""
+    from safetensors.numpy import load_file
+
+    a, b = (load_file(p)[name].astype(np.float64) for p in (path, reference))
+    return np.linalg.norm(a - b) / np.linalg.norm(b)
+
+
+def gigabytes(path):
+    files = [path] if path.is_file() else (path / "unet").glob("*.safetensors")
+    return sum(f.stat().st_size for f in files) / 1e9
+
+
+def whole_jobs(work, model, program):
+    """One region of 1024 x 1024, four of eight steps, in turn."""
+    from PIL import Image
+
+    picture = work / "in.png"
+    photo = Image.open(next((ROOT / "samples").glob("*.jpg"))).convert("RGB")
+    photo.resize((256, 256), Image.Resampling.LANCZOS).save(picture)
+    ours = [program, picture, "--scale", "4", "--steps", "8", "--denoise-steps", "4", "--captioner", "none",
+            "--prompt", CALLS["prompt"], "--rap", "0", "--quiet"]
+    print("| one 1024² region, 4 steps, f32 compute | seconds | peak memory |\n|---|---|---|", flush=True)
+    quantized = work / "sdxl-q8_0.gguf"
+    for name, command in (
+        ("diffusers (PyTorch), f32", [sys.executable, __file__, "--work", work, "--role", "job"]),
+        ("cupscale-fast, f16 folder", [*ours, "--model", model, "-o", work / "f16.png"]),
+        ("cupscale-fast, q8_0 GGUF", [*ours, "--model", quantized, "-o", work / "q8_0.png"]),
+    ):
+        result = measured(command)
+        print(f"| {name} | {result['seconds']:.0f} | {result['peak']:.1f} GiB |", flush=True)
+
+
+def unet_errors(work, model, bench, side, types):
+    """One UNet call of each kind of weights against PyTorch, and four steps."""
+    inputs, reference = work / "inputs.safetensors", work / "reference.safetensors"
+    make_inputs(inputs, side)
+    result = measured([sys.executable, __file__, "--work", work, "--role", "unet"])
+    print(f"\n| UNet alone, {side} × {side} latent | file | load | peak memory | one call | four steps |\n|---|---|---|---|---|---|")
+    print(f"| PyTorch, f32 | {gigabytes(model):.1f} GB | | {result['peak']:.1f} GiB | | |", flush=True)
+    for kind in types:
+        path = model if kind == "f16" else work / f"sdxl-{kind}.gguf"
+        outputs = work / f"{kind}.safetensors"
+        result = measured([*bench, "--model", path, "--inputs", inputs, "--outputs", outputs])
+        call, run = (relative_error(outputs, reference, name) for name in ("eps", "z"))
+        print(f"| {kind} | {gigabytes(path):.1f} GB | {result['load_s']:.1f} s | {result['peak']:.1f} GiB "
+              f"| {call:.1e} | {run:.1e} |", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--work", type=pathlib.Path, required=True, help="holds the random model and its GGUF files")
+    parser.add_argument("--side", type=int, default=128, help="latent side of the UNet comparison")
+    parser.add_argument("--types", nargs="*", default=TYPES, choices=TYPES)
+    parser.add_argument("--skip-jobs", action="store_true", help="the UNet alone")
+    parser.add_argument("--role", choices=["job", "unet"], help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    work, model = args.work.resolve(), args.work.resolve() / "sdxl-random"
+    if args.role == "job":
+        return torch_job(model, work / "in.png", work / "torch.png")
+    if args.role == "unet":
+        return torch_unet(model, work / "inputs.safetensors", work / "reference.safetensors")
+    make_model(model)
+    target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+    program = target / "release/cupscale-fast"
+    for kind in {*args.types, "q8_0"} - {"f16"}:
+        path = work / f"sdxl-{kind}.gguf"
+        if not path.exists():
+            subprocess.run([program, "models", "quantize", model, "-o", path, "--type", kind, "--quiet"], check=True)
+    # The bench's own binary, so that cargo's memory is not counted.
+    bench = max((target / "release/deps").glob("unet-*"), key=lambda p: (p.suffix == "", p.stat().st_mtime))
+    if not args.skip_jobs:
+        whole_jobs(work, model, program)
+    unet_errors(work, model, [bench], args.side, args.types)
+    print(f"\nfree disk: {shutil.disk_usage(work).free / 1e9:.0f} GB", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+//! What can be wrong with a schedule or a sampler, in one line each.
+
+use super::SamplerKind;
+
+/// Errors of schedules and samplers.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SamplerError {
+    /// The scheduler config is not JSON, or says something that has no meaning here.
+    #[error("not a scheduler config that can be used: {0}")]
+    Config(#[from] serde_json::Error),
+    /// The scheduler class has no counterpart here.
+    #[error(
+        "the model's scheduler class {class:?} is not supported; choose one with --sampler ({})",
+        SamplerKind::names()
+    )]
+    UnsupportedScheduler {
+        /// `_class_name` of the config.
+        class: String,
+    },
+    /// A setting of the config that would need a different algorithm.
+    #[error("{setting} in the scheduler config is not supported: {reason}")]
+    UnsupportedSetting {
+        /// The setting, as the config writes it.
+        setting: &'static str,
+        /// Why, or what to do.
+        reason: &'static str,
+    },
+    /// Numbers that do not make a noise schedule.
+    #[error("the betas of the scheduler config make no schedule: {reason}")]
+    Betas {
+        /// What is wrong with them.
+        reason: String,
+    },
+    /// A number of steps that the schedule cannot have.
+    #[error("{steps} steps are not possible: it must be 1 to {max}")]
+    StepCount {
+        /// The number asked for.
+        steps: usize,
+        /// The most there can be.
+        max: usize,
+    },
+    /// More steps to run than there are.
+    #[error("--denoise-steps {run} is not possible: the schedule has {steps} steps (see --steps)")]
+    RunCount {
+        /// The number to run.
+        run: usize,
+        /// Those of the whole schedule.
+        steps: usize,
+    },
+    /// A list of timesteps that does not lead from noise to picture.
+    #[error("the timesteps {timesteps:?} are not possible: each must be below the one before it")]
+    TimestepOrder {
+        /// The list.
+        timesteps: Vec<usize>,
+    },
+    /// A strength outside (0, 1].
+    #[error("a strength of {strength} is not possible: it must be above 0 and at most 1")]
+    Strength {
+        /// The strength asked for.
+        strength: f64,
+    },
+    /// An eta outside [0, 1].
+    #[error("an eta of {eta} is not possible: it must be 0 to 1")]
+    Eta {
+        /// The eta asked for.
+        eta: f64,
+    },
+    /// An eta for a sampler that has none.
+    #[error("the sampler {sampler} has no eta: ddim and tcd have")]
+    EtaUnused {
+        /// The sampler.
+        sampler: SamplerKind,
+    },
+    /// A timestep beyond the training schedule.
+    #[error("timestep {t} is outside the schedule, which has timesteps 0 to {max}")]
+    TimestepRange {
+        /// The timestep.
+        t: f64,
+        /// The last one.
+        max: usize,
+    },
+    /// Pure noise: ᾱ is 0 there, and nothing can be recovered from ε.
+    #[error("timestep {t} of this model is pure noise: start lower, with a strength below 1")]
+    NoSignal {
+        /// The timestep.
+        t: f64,
+    },
+    /// Two slices that should match do not.
+    #[error("{what} holds {actual} values where {expected} are needed")]
+    Length {
+        /// Which slice.
+        what: &'static str,
+        /// Values needed.
+        expected: usize,
+        /// Values given.
+        actual: usize,
+    },
+    /// A stochastic step without its noise.
+    #[error("this step adds fresh noise, and none was given")]
+    NoiseMissing,
+}
+
+impl SamplerError {
+    /// Whether what was asked for is wrong in itself, and not the model's config or the computation.
+    #[must_use]
+    pub fn is_wrong_choice(&self) -> bool {
+        matches!(
+            self,
+            Self::StepCount { .. }
+                | Self::RunCount { .. }
+                | Self::TimestepOrder { .. }
+                | Self::TimestepRange { .. }
+                | Self::Strength { .. }
+                | Self::Eta { .. }
+                | Self::EtaUnused { .. }
+        )
+    }
+}
+
+pub(super) fn check_len(
+    what: &'static str,
+    expected: usize,
+    actual: usize,
+) -> Result<(), SamplerError> {
+    if expected == actual { Ok(()) } else { Err(SamplerError::Length { what, expected, actual }) }
+}

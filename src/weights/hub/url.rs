@@ -1,0 +1,90 @@
+//! The few things that downloads need to know of addresses: who is asked, where a redirect leads,
+//! and how a name is written in one.
+
+use std::fmt::Write as _;
+
+/// The part of an address that says who is asked, in lower case: `https://hub.example:8443`. A token
+/// belongs to one origin, never to another.
+pub fn origin(url: &str) -> Option<String> {
+    let (scheme, rest) = url.split_once("://")?;
+    let scheme = scheme.to_ascii_lowercase();
+    let host = rest.split(['/', '?', '#']).next()?.to_ascii_lowercase();
+    // What stands before an @ is a name and password, which no hub's address has.
+    if !matches!(scheme.as_str(), "http" | "https") || host.is_empty() || host.contains('@') {
+        return None;
+    }
+    let default = if scheme == "https" { ":443" } else { ":80" };
+    Some(format!("{scheme}://{}", host.strip_suffix(default).unwrap_or(&host)))
+}
+
+/// Where a redirect from `url` to `location` leads.
+pub fn join(url: &str, location: &str) -> Option<String> {
+    if location.contains("://") {
+        return Some(location.to_owned());
+    }
+    let (scheme, rest) = url.split_once("://")?;
+    if let Some(other) = location.strip_prefix("//") {
+        return Some(format!("{scheme}://{other}"));
+    }
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (host, path) = rest.split_at(end);
+    if location.starts_with('/') {
+        return Some(format!("{scheme}://{host}{location}"));
+    }
+    let path = path.split(['?', '#']).next().unwrap_or_default();
+    let folder = path.rfind('/').map_or("/", |at| &path[..=at]);
+    Some(format!("{scheme}://{host}{folder}{location}"))
+}
+
+/// `text` as a part of an address: everything but letters, digits and `-._~` is written as `%XX`,
+/// and `/` too unless `keep_slashes`.
+pub fn encode(text: &str, keep_slashes: bool) -> String {
+    text.bytes().fold(String::with_capacity(text.len()), |mut out, byte| {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) || (keep_slashes && byte == b'/')
+        {
+            out.push(char::from(byte));
+        } else {
+            let _ = write!(out, "%{byte:02X}");
+        }
+        out
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_origin_is_scheme_host_and_port() {
+        for (url, expected) in [
+            ("https://Hub.example/a?b", Some("https://hub.example")),
+            ("https://hub.example:443", Some("https://hub.example")),
+            ("http://127.0.0.1:8080/x", Some("http://127.0.0.1:8080")),
+            ("http://hub.example", Some("http://hub.example")),
+            ("https://hub.example@evil.example/", None),
+            ("ftp://hub.example/", None),
+            ("hub.example", None),
+        ] {
+            assert_eq!(origin(url).as_deref(), expected, "{url}");
+        }
+    }
+
+    #[test]
+    fn redirects_lead_where_a_browser_would_go() {
+        let from = "https://hub.example/owner/name/resolve/main/file?download=1";
+        for (location, expected) in [
+            ("https://cdn.example/x?sig=1", "https://cdn.example/x?sig=1"),
+            ("//cdn.example/x", "https://cdn.example/x"),
+            ("/api/x", "https://hub.example/api/x"),
+            ("other", "https://hub.example/owner/name/resolve/main/other"),
+        ] {
+            assert_eq!(join(from, location).as_deref(), Some(expected));
+        }
+    }
+
+    #[test]
+    fn names_are_written_so_that_an_address_can_hold_them() {
+        assert_eq!(encode("refs/pr/1", false), "refs%2Fpr%2F1");
+        assert_eq!(encode("a b/ü.json", true), "a%20b/%C3%BC.json");
+    }
+}

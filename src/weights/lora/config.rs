@@ -1,0 +1,103 @@
+//! What stands beside the matrices of a LoRA: peft's configuration, in `adapter_config.json` or, as
+//! diffusers writes it, in the file's own metadata. Only what decides the scale is read.
+//!
+//! Sources: peft `tuners/lora/layer.py` (`update_layer`: alpha / r, or alpha / √r) and
+//! `utils/other.py` (`get_pattern_key`); diffusers `loaders/lora_base.py` (`lora_adapter_metadata`).
+
+use serde_json::Value;
+
+/// The part of a peft configuration that decides the scale of a module.
+#[derive(Debug, Default)]
+pub(super) struct AdapterConfig {
+    alpha: Option<f64>,
+    /// alphas of modules that end like this
+    patterns: Vec<(String, f64)>,
+    rank_stabilised: bool,
+}
+
+impl AdapterConfig {
+    /// From the fields that begin with `prefix`, which stands for a part of the model.
+    ///
+    /// # Errors
+    /// A kind of adapter that is no plain LoRA, or a field that is not what it should be.
+    pub(super) fn from_json(json: &Value, prefix: &str) -> Result<Self, String> {
+        let field =
+            |name: &str| json.get(format!("{prefix}{name}")).filter(|value| !value.is_null());
+        let flag = |name: &str| field(name).and_then(Value::as_bool).unwrap_or(false);
+        let kind = field("peft_type").and_then(Value::as_str).unwrap_or("LORA");
+        if kind != "LORA" {
+            return Err(format!("{kind} is not supported (a plain LoRA is)"));
+        }
+        if flag("use_dora") {
+            return Err("DoRA is not supported (a plain LoRA is)".to_owned());
+        }
+        let number = |name: &str, value: &Value| {
+            value
+                .as_f64()
+                .filter(|value| value.is_finite())
+                .ok_or_else(|| format!("{name} is {value}"))
+        };
+        let mut patterns = Vec::new();
+        if let Some(fields) = field("alpha_pattern").and_then(Value::as_object) {
+            for (pattern, value) in fields {
+                let name =
+                    pattern.trim_start_matches('^').trim_end_matches('$').replace("\\.", ".");
+                if name.contains(['*', '+', '?', '(', ')', '[', ']', '{', '}', '|', '\\']) {
+                    return Err(format!("alpha_pattern: `{pattern}` is not the name of a module"));
+                }
+                patterns.push((name, number("alpha_pattern", value)?));
+            }
+        }
+        Ok(Self {
+            alpha: field("lora_alpha").map(|value| number("lora_alpha", value)).transpose()?,
+            patterns,
+            rank_stabilised: flag("use_rslora"),
+        })
+    }
+
+    /// By what a module's product is multiplied.
+    pub(super) fn scale(&self, module: &str, rank: usize) -> f64 {
+        let ends = |name: &str| {
+            module.strip_suffix(name).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+        };
+        let pattern = self.patterns.iter().find(|(name, _)| ends(name)).map(|&(_, alpha)| alpha);
+        let rank = rank as f64;
+        let alpha = pattern.or(self.alpha).unwrap_or(rank);
+        alpha / if self.rank_stabilised { rank.sqrt() } else { rank }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_scale_is_alpha_over_rank_with_the_exceptions_of_the_configuration() {
+        let json = json!({
+            "lora_alpha": 4, "r": 8, "peft_type": "LORA",
+            "alpha_pattern": {"attn1.to_q": 16.0, "^mid\\.proj$": 2},
+        });
+        let config = AdapterConfig::from_json(&json, "").unwrap();
+        assert_eq!(config.scale("down.0.attn1.to_k", 8), 0.5);
+        assert_eq!(config.scale("down.0.attn1.to_q", 8), 2.0);
+        assert_eq!(config.scale("down.0.xattn1.to_q", 8), 0.5);
+        assert_eq!(config.scale("mid.proj", 8), 0.25);
+        let json = json!({"unet.lora_alpha": 4, "unet.use_rslora": true});
+        assert_eq!(AdapterConfig::from_json(&json, "unet.").unwrap().scale("x", 16), 1.0);
+        assert_eq!(AdapterConfig::from_json(&json, "text_encoder.").unwrap().scale("x", 16), 1.0);
+    }
+
+    #[test]
+    fn what_is_no_plain_lora_is_refused() {
+        for (json, reason) in [
+            (json!({"peft_type": "LOHA"}), "LOHA is not supported"),
+            (json!({"use_dora": true}), "DoRA is not supported"),
+            (json!({"lora_alpha": "many"}), "lora_alpha is \"many\""),
+            (json!({"alpha_pattern": {"to_[qk]": 3}}), "`to_[qk]` is not the name of a module"),
+        ] {
+            let error = AdapterConfig::from_json(&json, "").unwrap_err();
+            assert!(error.contains(reason), "{error}");
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! What the keys of a LoRA file mean: which module of which part of a model, and which matrix of the
+//! pair. Modules are found by spelling every weight of the model in each of the namings, because
+//! `to_out_0` cannot be taken apart again without knowing the model.
+//!
+//! Sources: kohya-ss/sd-scripts `networks/lora.py` (`lora_unet_`, `lora_te_`, `lora_te1_`,
+//! `lora_te2_`, dots as underscores); diffusers `utils/state_dict_utils.py`
+//! (`UNET_TO_DIFFUSERS`, `DIFFUSERS_OLD_TO_PEFT`, `DIFFUSERS_TO_PEFT`) and
+//! `loaders/lora_conversion_utils.py`; peft `utils/save_and_load.py` (`base_model.model.`).
+//! That Hyper-SDXL's files (787 359 648 bytes) are in kohya's form with diffusers' names follows from
+//! their size: 788 modules of rank 64 in f32, an alpha each and the metadata `format: pt` give exactly
+//! that number of bytes, as the same names in f16 give LCM-LoRA's 393 854 624.
+
+use std::collections::HashMap;
+
+use crate::model::unet::UNetConfig;
+use crate::weights::form::Part;
+use crate::weights::ldm;
+use crate::weights::tensors::TensorMap;
+
+/// What a tensor of a LoRA is to its module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// `A`, `[rank, in, …]`
+    Down,
+    /// `B`, `[out, rank, …]`
+    Up,
+    /// the core between them of a Tucker decomposition, `[rank, rank, kh, kw]`
+    Mid,
+    Alpha,
+}
+
+impl Role {
+    /// What it is called in a message.
+    pub(super) fn title(self) -> &'static str {
+        match self {
+            Self::Down => "lora_down (lora_A)",
+            Self::Up => "lora_up (lora_B)",
+            Self::Mid => "lora_mid",
+            Self::Alpha => "alpha",
+        }
+    }
+}
+
+/// How keys end: kohya and LyCORIS, peft, then diffusers in the order of its history, newest first.
+const ROLES: [(&str, Role); 14] = [
+    (".lora_down.weight", Role::Down),
+    (".lora_up.weight", Role::Up),
+    (".lora_mid.weight", Role::Mid),
+    (".alpha", Role::Alpha),
+    (".lora_A.weight", Role::Down),
+    (".lora_B.weight", Role::Up),
+    (".lora_A.default.weight", Role::Down),
+    (".lora_B.default.weight", Role::Up),
+    (".lora_linear_layer.down.weight", Role::Down),
+    (".lora_linear_layer.up.weight", Role::Up),
+    (".lora.down.weight", Role::Down),
+    (".lora.up.weight", Role::Up),
+    ("_lora.down.weight", Role::Down),
+    ("_lora.up.weight", Role::Up),
+];
+
+/// Kinds of adapter that are no plain LoRA, by what only their keys contain (LyCORIS
+/// `docs/Algo-List.md`, peft `tuners/`).
+const OTHER_KINDS: [(&str, &str); 13] = [
+    (".dora_scale", "DoRA"),
+    (".lora_magnitude_vector", "DoRA"),
+    (".hada_w", "LoHa"),
+    (".hada_t", "LoHa"),
+    (".lokr_w", "LoKr"),
+    (".lokr_t", "LoKr"),
+    (".oft_", "OFT"),
+    (".boft_", "BOFT"),
+    (".on_input", "IA³"),
+    (".ia3_l", "IA³"),
+    (".vera_lambda", "VeRA"),
+    (".lora_E", "AdaLoRA"),
+    (".diff", "a full-weight difference"),
+];
+
+/// Takes a key apart: the name of its module as the file spells it, and its role.
+pub(super) fn split(key: &str) -> Option<(&str, Role)> {
+    ROLES.iter().find_map(|&(end, role)| Some((key.strip_suffix(end)?, role)))
+}
+
+/// The kind of adapter to which a key belongs, where that is no plain LoRA.
+pub(super) fn other_kind(key: &str) -> Option<&'static str> {
+    if key.ends_with(".lora_B.bias") {
+        return Some("a LoRA with biases");
+    }
+    OTHER_KINDS.iter().find(|(piece, _)| key.contains(piece)).map(|&(_, kind)| kind)
+}
+
+/// Where a module is meant to be.
+#[derive(Debug)]
+pub(super) struct Place<'a> {
+    /// the part of the model, where the naming says it
+    pub part: Option<Part>,
+    /// the name within the part, dots and underscores as in the file
+    pub module: &'a str,
+    /// whether peft wrote it, which keeps alpha in a file of its own
+    pub peft: bool,
+}
+
+impl<'a> Place<'a> {
+    /// Reads the prefix of a module's name.
+    pub(super) fn parse(name: &'a str) -> Self {
+        const PREFIXES: [(&str, Part); 8] = [
+            ("lora_unet_", Part::Unet),
+            ("lora_te_", Part::TextEncoder),
+            ("lora_te1_", Part::TextEncoder),
+            ("lora_te2_", Part::TextEncoder2),
+            ("unet.", Part::Unet),
+            ("text_encoder.", Part::TextEncoder),
+            ("text_encoder_2.", Part::TextEncoder2),
+            ("diffusion_model.", Part::Unet),
+        ];
+        let found = PREFIXES
+            .iter()
+            .find_map(|&(prefix, part)| Some((Some(part), name.strip_prefix(prefix)?)));
+        let (part, rest) = found.unwrap_or((None, name));
+        let module = rest.strip_prefix("base_model.model.");
+        Self { part, module: module.unwrap_or(rest), peft: module.is_some() }
+    }
+
+    /// Whether this layer reads the text: its input is as wide as the text encoders' output.
+    pub(super) fn reads_text(&self) -> bool {
+        let spelling = spell(self.module);
+        self.part.is_none_or(|part| part == Part::Unet)
+            && (spelling.ends_with("attn2_to_k") || spelling.ends_with("attn2_to_v"))
+    }
+}
+
+/// A weight of the model that a LoRA can change.
+#[derive(Debug)]
+pub(super) struct Weight {
+    pub part: Part,
+    /// diffusers' or transformers' name
+    pub name: String,
+    pub shape: Vec<usize>,
+}
+
+/// The weights of a model by every spelling of the module that they belong to.
+pub(in crate::weights) struct Index {
+    weights: Vec<Weight>,
+    by_spelling: HashMap<(Part, String), usize>,
+    parts: Vec<Part>,
+}
+
+impl Index {
+    /// Of a model with these parts; `unet` is the configuration of its UNet.
+    pub(in crate::weights) fn new(parts: &[(Part, TensorMap)], unet: &UNetConfig) -> Self {
+        let ldm: HashMap<_, _> = ldm::unet_names(unet).into_iter().collect();
+        let mut index = Self {
+            weights: Vec::new(),
+            by_spelling: HashMap::new(),
+            parts: parts.iter().map(|&(part, _)| part).collect(),
+        };
+        for (part, tensors) in parts {
+            for name in tensors.names() {
+                let shape = tensors.shape(name).unwrap_or_default();
+                let (Some(module), true) = (name.strip_suffix(".weight"), shape.len() > 1) else {
+                    continue;
+                };
+                let mut spellings = vec![spell(module)];
+                if *part == Part::Unet {
+                    spellings.extend(
+                        ldm.get(name).and_then(|name| name.strip_suffix(".weight")).map(spell),
+                    );
+                }
+                spellings.extend(old_spelling(&spellings[0]));
+                for spelling in spellings {
+                    index.by_spelling.insert((*part, spelling), index.weights.len());
+                }
+                index.weights.push(Weight {
+                    part: *part,
+                    name: name.to_owned(),
+                    shape: shape.to_vec(),
+                });
+            }
+        }
+        index
+    }
+
+    /// The weights that a module's name can mean: one, where the naming says the part; else perhaps
+    /// one in each text encoder, since these have the same names.
+    pub(super) fn find(&self, place: &Place) -> Vec<&Weight> {
+        let spelling = spell(place.module);
+        let parts = self.parts.iter().filter(|&&part| place.part.is_none_or(|only| only == part));
+        parts
+            .filter_map(|&part| self.by_spelling.get(&(part, spelling.clone())))
+            .map(|&index| &self.weights[index])
+            .collect()
+    }
+
+    /// How wide the text is that the UNet reads.
+    pub(super) fn text_width(&self) -> Option<usize> {
+        let reads = |weight: &&Weight| {
+            weight.part == Part::Unet && weight.name.ends_with(".attn2.to_k.weight")
+        };
+        self.weights.iter().find(reads)?.shape.get(1).copied()
+    }
+}
+
+/// A module's name in the one spelling in which all namings meet: underscores for dots, without
+/// diffusers' `processor` and without the `text_model` that transformers 5 leaves out.
+fn spell(module: &str) -> String {
+    let spelling = module.replace(".processor.", ".").replace('.', "_");
+    match spelling.strip_prefix("text_model_") {
+        Some(rest) => rest.to_owned(),
+        None => spelling,
+    }
+}
+
+/// What the attention processors of old diffusers called a projection (`to_q_lora` and so on), where
+/// that is not its name: `to_out` for `to_out.0`, and `to_q` for a text encoder's `q_proj`.
+fn old_spelling(spelling: &str) -> Option<String> {
+    const PROJECTIONS: [(&str, &str); 5] = [
+        ("_to_out_0", "_to_out"),
+        ("_self_attn_q_proj", "_self_attn_to_q"),
+        ("_self_attn_k_proj", "_self_attn_to_k"),
+        ("_self_attn_v_proj", "_self_attn_to_v"),
+        ("_self_attn_out_proj", "_self_attn_to_out"),
+    ];
+    let find = |&(new, old)| Some(format!("{}{old}", spelling.strip_suffix(new)?));
+    PROJECTIONS.iter().find_map(find)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_naming_of_a_layer_meets_in_one_spelling() {
+        let query = "down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q";
+        for (key, part) in [
+            (
+                "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q.lora_up.weight",
+                Some(Part::Unet),
+            ),
+            (
+                "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q.lora_B.weight",
+                Some(Part::Unet),
+            ),
+            (
+                "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q.lora.up.weight",
+                Some(Part::Unet),
+            ),
+            (
+                "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora.up.weight",
+                Some(Part::Unet),
+            ),
+            (
+                "base_model.model.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q.lora_B.weight",
+                None,
+            ),
+            (
+                "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q.lora_B.default.weight",
+                None,
+            ),
+        ] {
+            let (name, role) = split(key).unwrap();
+            let place = Place::parse(name);
+            assert_eq!((spell(place.module), place.part, role), (query.to_owned(), part, Role::Up));
+        }
+        for key in [
+            "lora_te1_text_model_encoder_layers_3_self_attn_q_proj.lora_down.weight",
+            "lora_te_text_model_encoder_layers_3_self_attn_q_proj.lora_down.weight",
+            "text_encoder.text_model.encoder.layers.3.self_attn.q_proj.lora_linear_layer.down.weight",
+            "text_encoder.encoder.layers.3.self_attn.q_proj.lora_A.weight",
+        ] {
+            let (name, role) = split(key).unwrap();
+            let place = Place::parse(name);
+            assert_eq!(spell(place.module), "encoder_layers_3_self_attn_q_proj");
+            assert_eq!((place.part, role), (Some(Part::TextEncoder), Role::Down));
+        }
+    }
+
+    #[test]
+    fn old_names_of_projections_are_known() {
+        for (new, old) in [
+            (
+                "mid_block_attentions_0_transformer_blocks_0_attn2_to_out_0",
+                Some("mid_block_attentions_0_transformer_blocks_0_attn2_to_out"),
+            ),
+            ("encoder_layers_0_self_attn_out_proj", Some("encoder_layers_0_self_attn_to_out")),
+            ("encoder_layers_0_self_attn_k_proj", Some("encoder_layers_0_self_attn_to_k")),
+            ("mid_block_attentions_0_proj_in", None),
+        ] {
+            assert_eq!(old_spelling(new).as_deref(), old);
+        }
+    }
+
+    #[test]
+    fn other_kinds_of_adapter_are_told_by_their_keys() {
+        for (key, kind) in [
+            ("lora_unet_mid_block_attentions_0_proj_in.dora_scale", "DoRA"),
+            ("base_model.model.mid_block.attentions.0.proj_in.lora_magnitude_vector", "DoRA"),
+            ("lora_unet_mid_block_attentions_0_proj_in.hada_w1_a", "LoHa"),
+            ("lora_unet_mid_block_attentions_0_proj_in.lokr_w1", "LoKr"),
+            ("lora_unet_mid_block_attentions_0_proj_in.oft_blocks", "OFT"),
+            ("lora_unet_mid_block_resnets_0_norm1.diff_b", "a full-weight difference"),
+        ] {
+            assert_eq!(other_kind(key), Some(kind), "{key}");
+        }
+        assert_eq!(other_kind("lora_unet_mid_block_attentions_0_proj_in.lora_up.weight"), None);
+    }
+}

@@ -1,0 +1,180 @@
+//! Gives the user's own weights a name. Nothing is copied; what the files are like today is written
+//! down, so that `verify` can tell later whether they still are.
+
+use std::path::{Path, PathBuf};
+
+use super::{
+    FileEntry, Kind, LoraRef, ModelEntry, ModelError, Registry, Role, RunDefaults, Source, Store,
+    check,
+};
+use crate::weights::hub::{TransferProgress, Work, sha256_file};
+
+/// What belongs to a model, among all that may lie in a folder.
+const EXTENSIONS: [&str; 6] = ["safetensors", "gguf", "json", "txt", "model", "jinja"];
+/// PyTorch's formats, all pickles inside.
+const PICKLES: [&str; 4] = ["ckpt", "bin", "pt", "pth"];
+/// A model's folders are not nested deeper.
+const MAX_DEPTH: usize = 3;
+
+/// The user's own weights.
+#[derive(Clone, Debug, Default)]
+pub struct OwnWeights {
+    /// the model: a folder in diffusers layout, a `.safetensors` or a `.gguf` file
+    pub weights: PathBuf,
+    /// LoRAs, each a file or the name of an installed LoRA, with its scale
+    pub loras: Vec<(PathBuf, f64)>,
+    /// a VAE in place of the model's own: a folder, a file, or the name of an installed VAE
+    pub vae: Option<PathBuf>,
+    /// how it is run; LoRAs and VAE are filled in
+    pub run: RunDefaults,
+}
+
+/// Registers weights under a name that is free.
+///
+/// # Errors
+/// A name that is taken or none; a path that does not hold weights; a file that cannot be read.
+pub fn add(
+    store: &Store,
+    name: &str,
+    own: OwnWeights,
+    progress: &mut dyn TransferProgress,
+) -> Result<ModelEntry, ModelError> {
+    if !check::is_name(name) {
+        return Err(ModelError::BadName { name: name.to_owned() });
+    }
+    let taken = |by, own| Err(ModelError::NameTaken { name: name.to_owned(), by, own });
+    if Registry::load(store.root())?.get(name).is_some() {
+        return taken("a known model", false);
+    }
+    if store.manifest(name)?.is_some() {
+        return taken("an installed model", true);
+    }
+    let _in_use = store.lock_for_use(progress)?;
+    let mut run = own.run;
+    let mut sources = vec![measure(&own.weights, Role::Model, progress)?];
+    for (path, scale) in own.loras {
+        let source = part(store, &path, Role::Lora, progress)?;
+        let file = match (&source.repository, source.files.first()) {
+            (Some(_), Some(file)) => file.path.clone(),
+            _ => source.path.as_deref().unwrap_or(&path).to_string_lossy().into_owned(),
+        };
+        run.loras.push(LoraRef { model: None, file: Some(file), scale });
+        sources.push(source);
+    }
+    if let Some(path) = own.vae {
+        sources.push(part(store, &path, Role::Vae, progress)?);
+    }
+    let entry = ModelEntry {
+        name: name.to_owned(),
+        title: own.weights.display().to_string(),
+        kind: Kind::Diffusion,
+        licence: None,
+        base: None,
+        sources,
+        run,
+    };
+    store.write_manifest(&entry)?;
+    Ok(entry)
+}
+
+/// A part that is a path, or the name of an installed model that is such a part.
+fn part(
+    store: &Store,
+    path: &Path,
+    role: Role,
+    progress: &mut dyn TransferProgress,
+) -> Result<Source, ModelError> {
+    let name = path.to_string_lossy();
+    if !path.exists() && check::is_name(&name) {
+        let entry = super::resolve::installed(store, &name)?;
+        if let Some(source) = entry.sources.into_iter().find(|source| source.role == role) {
+            return Ok(source);
+        }
+        let reason = format!("the installed model is a {}", entry.kind.name());
+        return Err(ModelError::NotWeights { path: name.into_owned(), reason });
+    }
+    measure(path, role, progress)
+}
+
+/// The user's own files, as they are now.
+fn measure(
+    path: &Path,
+    role: Role,
+    progress: &mut dyn TransferProgress,
+) -> Result<Source, ModelError> {
+    let not = |reason: &str| {
+        Err(ModelError::NotWeights { path: path.display().to_string(), reason: reason.to_owned() })
+    };
+    let path = &match std::path::absolute(path) {
+        Ok(absolute) if absolute.exists() => absolute,
+        _ => return not("no such file or folder"),
+    };
+    let mut names = Vec::new();
+    if path.is_dir() {
+        let needed = match role {
+            Role::Model => "model_index.json",
+            Role::Vae => "config.json",
+            Role::Unet | Role::Lora => return not("a folder; name the file in it"),
+        };
+        if !path.join(needed).is_file() {
+            return not(&format!("not a model in diffusers layout (no {needed})"));
+        }
+        walk(path, String::new(), MAX_DEPTH, &mut names)?;
+        names.sort_unstable();
+    } else {
+        match extension(path).as_deref() {
+            Some("safetensors") => {}
+            Some("gguf") if role == Role::Model => {}
+            Some(other) if PICKLES.contains(&other) => {
+                return not(
+                    "pickled weights, which can run code of their own when read; convert them to safetensors",
+                );
+            }
+            _ => return not("not a file of weights (.safetensors, .gguf)"),
+        }
+        names.push(String::new());
+    }
+    let mut files = Vec::new();
+    for name in names {
+        let file = if name.is_empty() { path.clone() } else { path.join(&name) };
+        let size = file.metadata().map_err(|error| ModelError::io(&file, error))?.len();
+        progress.begin(Work::Check, &file.display().to_string(), 0, Some(size));
+        let (size, sha256) = sha256_file(&file, progress)?;
+        files.push(FileEntry {
+            path: name,
+            size: Some(size),
+            sha256: Some(sha256),
+            optional: false,
+        });
+    }
+    Ok(Source { repository: None, revision: None, role, path: Some(path.clone()), files })
+}
+
+/// The names of a model's files below `folder`, with `/` between folders.
+fn walk(
+    folder: &Path,
+    prefix: String,
+    depth: usize,
+    names: &mut Vec<String>,
+) -> Result<(), ModelError> {
+    for entry in std::fs::read_dir(folder).map_err(|error| ModelError::io(folder, error))? {
+        let path = entry.map_err(|error| ModelError::io(folder, error))?.path();
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+        if name.starts_with('.') {
+            continue;
+        }
+        let full = format!("{prefix}{name}");
+        if path.is_dir() {
+            if depth > 0 {
+                walk(&path, format!("{full}/"), depth - 1, names)?;
+            }
+        } else if extension(&path).is_some_and(|it| EXTENSIONS.contains(&it.as_str())) {
+            names.push(full);
+        }
+    }
+    Ok(())
+}
+
+fn extension(path: &Path) -> Option<String> {
+    Some(path.extension()?.to_str()?.to_ascii_lowercase())
+}

@@ -1,0 +1,203 @@
+//! What is known of a model: where its files come from, what they must be, under which licence, and
+//! how it is run. The registry's entries and the manifests of installed models are the same type,
+//! so that a manifest is an entry in which nothing is left open.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// A model of the registry, or the manifest of an installed one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModelEntry {
+    /// what the user types: letters, digits, `.`, `_` and `-`
+    pub name: String,
+    /// one line for people
+    #[serde(default)]
+    pub title: String,
+    /// what it is good for
+    pub kind: Kind,
+    /// none for the user's own weights
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub licence: Option<Licence>,
+    /// the model whose weights this one builds on; a manifest has its sources in place of it
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<String>,
+    /// where the files are
+    pub sources: Vec<Source>,
+    /// how it is run
+    #[serde(default, skip_serializing_if = "RunDefaults::is_empty")]
+    pub run: RunDefaults,
+}
+
+/// What a model is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Paints: a UNet with its text encoders and VAE.
+    Diffusion,
+    /// An autoencoder to be used in place of a diffusion model's own.
+    Vae,
+    /// A low-rank change to a diffusion model.
+    Lora,
+    /// Describes pictures.
+    Captioner,
+}
+
+/// Terms of use.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Licence {
+    /// as its authors call it
+    pub name: String,
+    /// where it can be read
+    pub url: String,
+    /// whether it allows commercial use; `None` where that is not clear
+    pub commercial: Option<bool>,
+    /// what a user agrees to beyond naming the authors
+    pub accept: Option<String>,
+}
+
+/// Files that come from one place and play one part.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Source {
+    /// `OWNER/NAME` on the hub; none for the user's own files
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository: Option<String>,
+    /// the commit, 40 hexadecimal digits; none in the registry where it is not pinned
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
+    /// what the files are to the model
+    pub role: Role,
+    /// in a manifest: the folder or file itself, relative to the models folder unless it is the
+    /// user's own
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// what belongs to it
+    pub files: Vec<FileEntry>,
+}
+
+/// What a source's files are to a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// The whole model.
+    Model,
+    /// A UNet in place of the model's own.
+    Unet,
+    /// An autoencoder in place of the model's own.
+    Vae,
+    /// A LoRA.
+    Lora,
+}
+
+/// One file of a source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileEntry {
+    /// relative to the repository, with `/`; in the registry a `*` stands for any name's part
+    pub path: String,
+    /// bytes, where known
+    pub size: Option<u64>,
+    /// 64 hexadecimal digits, where known; what the hub declares is used and recorded otherwise
+    pub sha256: Option<String>,
+    /// whether a repository may lack it
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub optional: bool,
+}
+
+/// How a model is run where the user does not say otherwise. A setting that is missing has the
+/// program's default.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RunDefaults {
+    /// `ddim`, `tcd`, `euler` or `lcm`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sampler: Option<String>,
+    /// `trailing`, `leading` or `linspace`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timestep_spacing: Option<String>,
+    /// the timesteps themselves, falling
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timesteps: Option<Vec<u32>>,
+    /// of the whole schedule
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps: Option<u32>,
+    /// the share of the steps that run, 0 to 1
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub strength: Option<f64>,
+    /// the number of steps that run
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub denoise_steps: Option<u32>,
+    /// of classifier-free guidance; 1 and less is none
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guidance: Option<f64>,
+    /// noise added by each step, 0 to 1
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eta: Option<f64>,
+    /// side of the pictures it was trained on, pixels
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub native_size: Option<u32>,
+    /// merged in this order
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub loras: Vec<LoraRef>,
+    /// the name of a model of kind `vae` that takes the place of its own
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vae: Option<String>,
+}
+
+/// A LoRA and how strongly it works.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LoraRef {
+    /// the name of a model of kind `lora`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// a file of one of the sources with that role
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// 1 is as trained
+    #[serde(default = "as_trained")]
+    pub scale: f64,
+}
+
+fn as_trained() -> f64 {
+    1.0
+}
+
+impl Kind {
+    /// The word of the registry file.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Diffusion => "diffusion",
+            Self::Vae => "vae",
+            Self::Lora => "lora",
+            Self::Captioner => "captioner",
+        }
+    }
+}
+
+impl RunDefaults {
+    /// Whether nothing is set.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl ModelEntry {
+    /// Whether these are the user's own files, which are never downloaded nor deleted.
+    #[must_use]
+    pub fn is_own(&self) -> bool {
+        self.sources.iter().any(|source| source.repository.is_none())
+    }
+
+    /// Bytes of all files, and whether the sizes of all are known.
+    #[must_use]
+    pub fn size(&self) -> (u64, bool) {
+        let mut files = self.sources.iter().flat_map(|source| &source.files);
+        files.try_fold(0u64, |sum, file| file.size.map(|size| sum + size)).map_or_else(
+            || {
+                let known = self.sources.iter().flat_map(|source| &source.files);
+                (known.filter_map(|file| file.size).sum(), false)
+            },
+            |sum| (sum, true),
+        )
+    }
+}

@@ -1,0 +1,76 @@
+//! Why a model cannot be found, fetched or kept, in one line each.
+
+use std::{io, path::Path};
+
+use crate::weights::hub::HubError;
+
+use super::human;
+
+/// Why a model cannot be found, fetched or kept.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    #[error(transparent)]
+    Hub(#[from] HubError),
+    #[error(
+        "{name}: no such file or folder, and no such model{}",
+        suggestion(.close)
+    )]
+    Unknown { name: String, close: Vec<String> },
+    #[error(
+        "{name}: not downloaded yet ({size}, licence {licence}): cupscale-fast models pull {name}"
+    )]
+    NotInstalled { name: String, size: String, licence: String },
+    #[error("{name}: not installed; `cupscale-fast models list` shows what is")]
+    NothingToRemove { name: String },
+    #[error("{name}: {file} is missing: cupscale-fast models {}", mend(*.own, .name))]
+    Incomplete { name: String, file: String, own: bool },
+    #[error("{name}: {size} needed in {folder}, which has {} free", human(*.free))]
+    NoSpace { name: String, size: String, folder: String, free: u64 },
+    #[error("{file}: {reason}")]
+    Registry { file: String, reason: String },
+    #[error(
+        "{file}: not a manifest ({reason}); delete its folder, then pull or add the model again"
+    )]
+    Manifest { file: String, reason: String },
+    #[error("{name}: `{what}` cannot be stored under that name")]
+    Unsafe { name: String, what: String },
+    #[error("{name}: the hub lists no file `{path}` in {repository}")]
+    NotListed { name: String, repository: String, path: String },
+    #[error("{name}: a model's name has letters, digits, `.`, `_` and `-`, 64 at most")]
+    BadName { name: String },
+    #[error("{name}: taken by {by}; choose another name{}", if *.own { " or remove it first" } else { "" })]
+    NameTaken { name: String, by: &'static str, own: bool },
+    #[error("{name}: your own weights; there is nothing to pull")]
+    OwnWeights { name: String },
+    #[error("{name}: no weights of its own to take a revision of; give --revision with {parts}")]
+    NoRevision { name: String, parts: String },
+    #[error("{path}: {reason}")]
+    NotWeights { path: String, reason: String },
+    #[error("no folder for models: set CUPSCALE_MODELS to one")]
+    NoFolder,
+    #[error("{file}: {source}")]
+    Io { file: String, source: io::Error },
+}
+
+impl ModelError {
+    pub(super) fn io(path: &Path, source: io::Error) -> Self {
+        Self::Io { file: path.display().to_string(), source }
+    }
+
+    /// Whether the user stopped it.
+    #[must_use]
+    pub fn is_interrupt(&self) -> bool {
+        matches!(self, Self::Hub(HubError::Interrupted))
+    }
+}
+
+fn suggestion(close: &[String]) -> String {
+    match close {
+        [] => " (`cupscale-fast models list` shows all)".to_owned(),
+        close => format!("; did you mean {}?", close.join(", ")),
+    }
+}
+
+fn mend(own: bool, name: &str) -> String {
+    if own { format!("remove {name}, then add it again") } else { format!("pull {name}") }
+}

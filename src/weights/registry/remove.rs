@@ -1,0 +1,104 @@
+//! Takes a model away: its manifest, and of its files those that no other model refers to. The
+//! user's own files are never touched.
+
+use std::{
+    collections::HashSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use super::{ModelError, Registry, Store};
+use crate::weights::hub::TransferProgress;
+
+/// What was taken away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemoveReport {
+    pub name: String,
+    /// bytes deleted
+    pub freed: u64,
+    /// bytes of files that stay because other models need them
+    pub shared: u64,
+    /// whether its files were the user's own, and so stay where they are
+    pub own: bool,
+}
+
+/// Removes a model, also one whose download was never finished.
+///
+/// # Errors
+/// A name of which nothing is here; another model's manifest that cannot be read, because then
+/// nobody knows what it shares; files that cannot be deleted.
+pub fn remove(
+    store: &Store,
+    name: &str,
+    progress: &mut dyn TransferProgress,
+) -> Result<RemoveReport, ModelError> {
+    let _alone = store.lock_for_removal(progress)?;
+    let registry = Registry::load(store.root())?;
+    let manifest = store.manifest(name)?;
+    let entry = match &manifest {
+        Some(entry) => entry.clone(),
+        None => registry.complete(name)?,
+    };
+    let kept: HashSet<PathBuf> = store
+        .manifests()?
+        .iter()
+        .filter(|other| other.name != name)
+        .flat_map(|other| &other.sources)
+        .flat_map(|source| store.files(source).map(|(path, _)| path))
+        .collect();
+    if manifest.is_some() {
+        store.delete_manifest(name)?;
+    }
+    let mut sweep = Sweep { kept: &kept, freed: 0, shared: 0, deleted: 0 };
+    let repositories: HashSet<_> =
+        entry.sources.iter().filter_map(|source| source.repository.as_deref()).collect();
+    for repository in repositories {
+        sweep.folder(&store.root().join(Store::repository_folder(repository)))?;
+    }
+    if manifest.is_none() && sweep.deleted == 0 {
+        return Err(ModelError::NothingToRemove { name: name.to_owned() });
+    }
+    let _ = fs::remove_dir(store.root().join("files"));
+    Ok(RemoveReport {
+        name: name.to_owned(),
+        freed: sweep.freed,
+        shared: sweep.shared,
+        own: entry.is_own(),
+    })
+}
+
+struct Sweep<'a> {
+    kept: &'a HashSet<PathBuf>,
+    freed: u64,
+    shared: u64,
+    deleted: usize,
+}
+
+impl Sweep<'_> {
+    /// Deletes what nobody refers to, unfinished downloads too, and folders that are empty then.
+    fn folder(&mut self, folder: &Path) -> Result<(), ModelError> {
+        let entries = match fs::read_dir(folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(ModelError::io(folder, error)),
+        };
+        for entry in entries {
+            let entry = entry.map_err(|error| ModelError::io(folder, error))?;
+            let path = entry.path();
+            // Not followed: a link that a user made leads to files of the user's own.
+            let metadata = path.symlink_metadata().map_err(|error| ModelError::io(&path, error))?;
+            if metadata.is_dir() {
+                self.folder(&path)?;
+            } else if self.kept.contains(&path) {
+                self.shared += metadata.len();
+            } else {
+                fs::remove_file(&path).map_err(|error| ModelError::io(&path, error))?;
+                self.freed += metadata.len();
+                self.deleted += 1;
+            }
+        }
+        // It stays where something in it does.
+        let _ = fs::remove_dir(folder);
+        Ok(())
+    }
+}

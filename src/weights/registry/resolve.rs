@@ -1,0 +1,132 @@
+//! What `--model` stands for: a path, or the name of an installed model.
+
+use std::{
+    ffi::OsStr,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    Kind, ModelEntry, ModelError, Registry, Role, RunDefaults, Source, Store, human, list,
+};
+
+/// Everything that loading a model needs to know.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ResolvedModel {
+    /// its name, or the path as the user gave it
+    pub name: String,
+    /// `None` for a path: what is there tells what it is
+    pub kind: Option<Kind>,
+    /// the weights: a folder or a file
+    pub weights: PathBuf,
+    /// a file with a UNet in place of the weights' own
+    pub unet: Option<PathBuf>,
+    /// a folder or a file with a VAE in place of the weights' own
+    pub vae: Option<PathBuf>,
+    /// files to merge, in this order, each with its scale
+    pub loras: Vec<(PathBuf, f64)>,
+    /// how it is run where the user does not say otherwise
+    pub run: RunDefaults,
+}
+
+/// Resolves a path or a name, in the user's models folder.
+///
+/// # Errors
+/// A name that nothing has (with names like it), one that is known but not downloaded (with the
+/// command that does it), an installed model that lacks a file.
+pub fn resolve(name: &OsStr) -> Result<ResolvedModel, ModelError> {
+    let path = Path::new(name);
+    if path.exists() {
+        return Ok(from_path(path));
+    }
+    Store::open()?.resolve(name)
+}
+
+fn from_path(path: &Path) -> ResolvedModel {
+    ResolvedModel {
+        name: path.display().to_string(),
+        kind: None,
+        weights: path.to_owned(),
+        unet: None,
+        vae: None,
+        loras: Vec::new(),
+        run: RunDefaults::default(),
+    }
+}
+
+impl Store {
+    /// Resolves a path or a name, in this models folder. A path that exists is itself, whatever
+    /// models there are.
+    ///
+    /// # Errors
+    /// As [`resolve`].
+    pub fn resolve(&self, name: &OsStr) -> Result<ResolvedModel, ModelError> {
+        let path = Path::new(name);
+        if path.exists() {
+            return Ok(from_path(path));
+        }
+        let entry = installed(self, &name.to_string_lossy())?;
+        if let Some(file) = list::missing(self, &entry) {
+            let own = entry.is_own();
+            return Err(ModelError::Incomplete {
+                name: entry.name,
+                file: file.display().to_string(),
+                own,
+            });
+        }
+        let of_role = |role| entry.sources.iter().find(move |source| source.role == role);
+        let loras = entry.run.loras.iter().filter_map(|lora| {
+            let mut files = entry
+                .sources
+                .iter()
+                .filter(|source| source.role == Role::Lora)
+                .flat_map(|source| self.files(source));
+            let wanted = lora.file.as_deref()?;
+            let (path, _) =
+                files.find(|(path, file)| file.path == wanted || path == Path::new(wanted))?;
+            Some((path, lora.scale))
+        });
+        let loras: Vec<_> = loras.collect();
+        let main = of_role(Role::Model).or_else(|| entry.sources.first());
+        let (Some(main), true) = (main, loras.len() == entry.run.loras.len()) else {
+            return Err(ModelError::Manifest {
+                file: self.root().join(&entry.name).join("manifest.json").display().to_string(),
+                reason: "it names files that it does not have".to_owned(),
+            });
+        };
+        Ok(ResolvedModel {
+            kind: Some(entry.kind),
+            weights: self.weights(main),
+            unet: of_role(Role::Unet).map(|source| self.weights(source)),
+            vae: of_role(Role::Vae)
+                .filter(|_| entry.kind != Kind::Vae)
+                .map(|source| self.weights(source)),
+            loras,
+            run: entry.run.clone(),
+            name: entry.name,
+        })
+    }
+
+    /// What a loader gets of a source: its one file of weights where it has nothing else, else its
+    /// folder.
+    fn weights(&self, source: &Source) -> PathBuf {
+        match source.files.as_slice() {
+            [_] => self.files(source).map(|(path, _)| path).next().unwrap_or_default(),
+            _ => self.place(source),
+        }
+    }
+}
+
+/// The manifest of an installed model.
+pub(super) fn installed(store: &Store, name: &str) -> Result<ModelEntry, ModelError> {
+    if let Some(entry) = store.manifest(name)? {
+        return Ok(entry);
+    }
+    let entry = Registry::load(store.root())?.complete(name)?;
+    let size = match entry.size() {
+        (0, _) => "size unknown".to_owned(),
+        (size, true) => human(size),
+        (size, false) => format!("more than {}", human(size)),
+    };
+    let licence = entry.licence.map_or_else(|| "unknown".to_owned(), |licence| licence.name);
+    Err(ModelError::NotInstalled { name: name.to_owned(), size, licence })
+}

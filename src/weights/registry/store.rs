@@ -1,0 +1,179 @@
+//! The models folder on the disk: manifests, the files that models share, and the locks.
+
+use std::{
+    io::{ErrorKind, Write as _},
+    path::{Path, PathBuf},
+};
+
+use etcetera::BaseStrategy as _;
+
+use super::{ModelEntry, ModelError, Source, check};
+use crate::weights::hub::{Lock, TransferProgress};
+
+/// The folder with the installed models.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Store {
+    root: PathBuf,
+}
+
+impl Store {
+    /// The folder of `$CUPSCALE_MODELS`, or `cupscale/models` in the platform's place for data. It
+    /// need not exist yet.
+    ///
+    /// # Errors
+    /// A platform that has no such place and no variable that says one.
+    pub fn open() -> Result<Self, ModelError> {
+        if let Some(folder) = std::env::var_os("CUPSCALE_MODELS").filter(|value| !value.is_empty())
+        {
+            return Ok(Self::at(PathBuf::from(folder)));
+        }
+        let strategy =
+            etcetera::base_strategy::choose_native_strategy().map_err(|_| ModelError::NoFolder)?;
+        Ok(Self::at(strategy.data_dir().join("cupscale").join("models")))
+    }
+
+    /// The folder `root`, which need not exist yet.
+    #[must_use]
+    pub fn at(root: PathBuf) -> Self {
+        // What is written into messages and handed to a loader should not depend on where the
+        // program happens to be started.
+        Self { root: std::path::absolute(&root).unwrap_or(root) }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    fn manifest_file(&self, name: &str) -> PathBuf {
+        self.root.join(name).join("manifest.json")
+    }
+
+    /// The manifest of an installed model, if there is one of that name.
+    ///
+    /// # Errors
+    /// A manifest that cannot be read or is none.
+    pub fn manifest(&self, name: &str) -> Result<Option<ModelEntry>, ModelError> {
+        if !check::is_name(name) {
+            return Ok(None);
+        }
+        let file = self.manifest_file(name);
+        let bytes = match std::fs::read(&file) {
+            Ok(bytes) => bytes,
+            Err(error)
+                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
+            {
+                return Ok(None);
+            }
+            Err(error) => return Err(ModelError::io(&file, error)),
+        };
+        let bad =
+            |reason: String| ModelError::Manifest { file: file.display().to_string(), reason };
+        let entry: ModelEntry =
+            serde_json::from_slice(&bytes).map_err(|error| bad(error.to_string()))?;
+        check::check_entry(&entry).map_err(|error| bad(error.to_string()))?;
+        if entry.name != name {
+            return Err(bad(format!("it is that of `{}`", entry.name)));
+        }
+        if entry.sources.iter().any(|source| source.path.is_none()) {
+            return Err(bad("a source has no path".to_owned()));
+        }
+        Ok(Some(entry))
+    }
+
+    /// The manifests of all installed models, by name.
+    ///
+    /// # Errors
+    /// A folder or a manifest that cannot be read.
+    pub fn manifests(&self) -> Result<Vec<ModelEntry>, ModelError> {
+        let entries = match std::fs::read_dir(&self.root) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(ModelError::io(&self.root, error)),
+        };
+        let mut names: Vec<String> =
+            entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+        names.sort_unstable();
+        names.iter().filter_map(|name| self.manifest(name).transpose()).collect()
+    }
+
+    /// Writes a manifest, all of it or nothing.
+    pub(super) fn write_manifest(&self, entry: &ModelEntry) -> Result<(), ModelError> {
+        let file = self.manifest_file(&entry.name);
+        let io = |error| ModelError::io(&file, error);
+        let folder = self.root.join(&entry.name);
+        std::fs::create_dir_all(&folder).map_err(io)?;
+        let text = serde_json::to_string_pretty(entry).map_err(|error| io(error.into()))?;
+        let mut new = tempfile::NamedTempFile::new_in(&folder).map_err(io)?;
+        new.write_all(text.as_bytes()).and_then(|()| new.as_file().sync_all()).map_err(io)?;
+        new.persist(&file).map_err(|error| io(error.error))?;
+        Ok(())
+    }
+
+    pub(super) fn delete_manifest(&self, name: &str) -> Result<(), ModelError> {
+        let file = self.manifest_file(name);
+        std::fs::remove_file(&file).map_err(|error| ModelError::io(&file, error))?;
+        // Whatever a user may have put beside it stays.
+        let _ = std::fs::remove_dir(self.root.join(name));
+        Ok(())
+    }
+
+    /// Where the files of a repository are, relative to the models folder.
+    pub(super) fn repository_folder(repository: &str) -> PathBuf {
+        Path::new("files").join(repository.replace('/', "--"))
+    }
+
+    /// Where a source of a manifest is.
+    pub(super) fn place(&self, source: &Source) -> PathBuf {
+        // Joining an absolute path, as the user's own are, gives that path.
+        source.path.as_ref().map_or_else(|| self.root.clone(), |path| self.root.join(path))
+    }
+
+    /// Where the files of a source of a manifest are, with their entries.
+    pub(super) fn files<'a>(
+        &self,
+        source: &'a Source,
+    ) -> impl Iterator<Item = (PathBuf, &'a super::FileEntry)> + use<'a> {
+        let place = self.place(source);
+        source.files.iter().map(move |file| {
+            // A source that is a single file of the user's own has no name below itself.
+            let path = if file.path.is_empty() { place.clone() } else { place.join(&file.path) };
+            (path, file)
+        })
+    }
+
+    /// Held while files are fetched: others may fetch too, nobody may delete.
+    pub(super) fn lock_for_use(
+        &self,
+        progress: &mut dyn TransferProgress,
+    ) -> Result<Lock, ModelError> {
+        let waiting = "waiting for another process that removes a model";
+        Ok(Lock::shared(&self.lock_file("store"), waiting, progress)?)
+    }
+
+    /// Held while files are deleted: nobody else may fetch or delete.
+    pub(super) fn lock_for_removal(
+        &self,
+        progress: &mut dyn TransferProgress,
+    ) -> Result<Lock, ModelError> {
+        let waiting = "waiting for another process that uses the models folder";
+        Ok(Lock::exclusive(&self.lock_file("store"), waiting, progress)?)
+    }
+
+    /// Held while files of one commit of one repository are fetched.
+    pub(super) fn lock_source(
+        &self,
+        repository: &str,
+        commit: &str,
+        progress: &mut dyn TransferProgress,
+    ) -> Result<Lock, ModelError> {
+        let file = self.lock_file(&format!("{}--{commit}", repository.replace('/', "--")));
+        let waiting = format!("waiting for another process that downloads {repository}");
+        Ok(Lock::exclusive(&file, &waiting, progress)?)
+    }
+
+    fn lock_file(&self, name: &str) -> PathBuf {
+        self.root.join(".locks").join(name)
+    }
+}

@@ -1,0 +1,107 @@
+//! Reads every byte of installed models again and compares it with what it was.
+
+use std::{collections::HashMap, path::PathBuf};
+
+use super::{ModelEntry, ModelError, Store};
+use crate::weights::hub::{HubError, TransferProgress, Work, sha256_file};
+
+/// What is wrong with a file.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    #[error("missing")]
+    Missing,
+    #[error("{got} bytes, {expected} expected")]
+    Size { expected: u64, got: u64 },
+    #[error("SHA-256 {got}, {expected} expected")]
+    Hash { expected: String, got: String },
+    #[error("cannot be read ({0})")]
+    Unreadable(String),
+}
+
+/// A file that is not what it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadFile {
+    pub path: PathBuf,
+    pub fault: Fault,
+}
+
+/// What became of one model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifyReport {
+    pub name: String,
+    /// files compared
+    pub files: usize,
+    /// bytes compared
+    pub bytes: u64,
+    /// whether the files are the user's own, which `pull` cannot mend
+    pub own: bool,
+    pub bad: Vec<BadFile>,
+}
+
+/// Checks the models of these names, or all that are installed where there are no names. A file
+/// that several models share is read once.
+///
+/// # Errors
+/// A name that is not installed; a manifest that cannot be read; an interruption. Bad files are no
+/// error of this function.
+pub fn verify(
+    store: &Store,
+    names: &[String],
+    progress: &mut dyn TransferProgress,
+) -> Result<Vec<VerifyReport>, ModelError> {
+    let entries = if names.is_empty() {
+        store.manifests()?
+    } else {
+        names.iter().map(|name| super::resolve::installed(store, name)).collect::<Result<_, _>>()?
+    };
+    let _in_use = store.lock_for_use(progress)?;
+    let mut checked = HashMap::new();
+    entries.iter().map(|entry| check(store, entry, &mut checked, progress)).collect()
+}
+
+fn check(
+    store: &Store,
+    entry: &ModelEntry,
+    checked: &mut HashMap<PathBuf, Result<(u64, String), String>>,
+    progress: &mut dyn TransferProgress,
+) -> Result<VerifyReport, ModelError> {
+    let mut report = VerifyReport {
+        name: entry.name.clone(),
+        files: 0,
+        bytes: 0,
+        own: entry.is_own(),
+        bad: Vec::new(),
+    };
+    for (path, file) in entry.sources.iter().flat_map(|source| store.files(source)) {
+        report.files += 1;
+        if !checked.contains_key(&path) && path.is_file() {
+            let name = if file.path.is_empty() { &entry.name } else { &file.path };
+            progress.begin(Work::Check, name, 0, file.size);
+            let result = match sha256_file(&path, progress) {
+                Err(HubError::Interrupted) => return Err(HubError::Interrupted.into()),
+                Err(HubError::Io { source, .. }) => Err(source.to_string()),
+                Err(error) => Err(error.to_string()),
+                Ok(found) => Ok(found),
+            };
+            checked.insert(path.clone(), result);
+        }
+        let fault = match checked.get(&path) {
+            None => Some(Fault::Missing),
+            Some(Err(reason)) => Some(Fault::Unreadable(reason.clone())),
+            Some(Ok((got, hash))) => {
+                report.bytes += got;
+                match (file.size, &file.sha256) {
+                    (Some(expected), _) if expected != *got => {
+                        Some(Fault::Size { expected, got: *got })
+                    }
+                    (_, Some(expected)) if expected != hash => {
+                        Some(Fault::Hash { expected: expected.clone(), got: hash.clone() })
+                    }
+                    _ => None,
+                }
+            }
+        };
+        report.bad.extend(fault.map(|fault| BadFile { path, fault }));
+    }
+    Ok(report)
+}
