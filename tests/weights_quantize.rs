@@ -216,6 +216,38 @@ fn a_whole_model_comes_back_from_its_file_as_it_was() {
 }
 
 #[test]
+fn a_lora_is_merged_before_rounding_in_a_file_as_on_the_fly() {
+    let dir = tempfile::tempdir().unwrap();
+    let lora = fixture().join("../../lora/hyper.safetensors");
+    let merged = || open(&fixture()).with_lora(&lora, 1.0).unwrap();
+    let output = |files: &ModelFiles| {
+        let unet = unet(files);
+        let text = files.text(&Device::Cpu, DType::F32).unwrap().encode(&["a harbour"]).unwrap();
+        let cond = Conditioning {
+            context: text.context,
+            pooled: text.pooled,
+            time_ids: Some(Tensor::full(128f32, (1, 6), &Device::Cpu).unwrap()),
+        };
+        let sample = values(1, &[1, 16, 16, unet.config().in_channels]);
+        let eps = unet.forward(&sample, 499.0, &cond, Prior::None).unwrap();
+        eps.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    };
+    let exact = output(&merged());
+    assert!(error(&output(&open(&fixture())), &exact) > 0.01, "the LoRA does nothing");
+    for (quant, bound) in [(QuantType::F16, 2e-3), (QuantType::Q8_0, 1e-2)] {
+        let file = dir.path().join(format!("{quant}.gguf"));
+        merged().quantize(quant, &file, &mut silent).unwrap();
+        for keep_above in [0, usize::MAX] {
+            let written = output(&open(&file).keep_above(keep_above));
+            let on_the_fly = output(&merged().quantized(quant).keep_above(keep_above));
+            assert_eq!(bits(&written), bits(&on_the_fly), "{quant} {keep_above}");
+            let error = error(&written, &exact);
+            assert!(error <= bound, "{quant}: {error:.5}");
+        }
+    }
+}
+
+#[test]
 fn a_model_is_never_written_over_itself() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("model");
