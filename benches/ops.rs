@@ -12,11 +12,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use candle_core::{DType, Device, Result, Shape, Tensor};
+use candle_core::{DType, Device, Result, Shape, Tensor, quantized::GgmlDType};
 use cupscale::{
     backend::{
         ParamSource, Params,
-        ops::{Conv2d, GroupNorm, LayerNorm, Linear, Mask, attention, geglu, upsample_nearest_2x},
+        ops::{
+            Conv2d, GroupNorm, LayerNorm, Linear, Mask, Weight, attention, geglu, relay,
+            upsample_nearest_2x,
+        },
     },
     model::unet::{Conditioning, Prior, UNet2DConditionModel, UNetConfig},
 };
@@ -45,6 +48,23 @@ impl ParamSource for Random {
 
     fn contains(&self, _: &str) -> bool {
         true
+    }
+}
+
+/// The same in f16, as the weights of a large model are kept.
+struct Halves;
+
+impl ParamSource for Halves {
+    fn get(&self, name: &str, shape: &Shape, dtype: DType, device: &Device) -> Result<Tensor> {
+        Random.get(name, shape, dtype, device)
+    }
+
+    fn contains(&self, _: &str) -> bool {
+        true
+    }
+
+    fn kernel(&self, name: &str, shape: &Shape, _: DType, device: &Device) -> Result<Tensor> {
+        relay(&self.get(name, shape, DType::F32, device)?.to_dtype(DType::F16)?)
     }
 }
 
@@ -117,6 +137,27 @@ impl Bench {
         self.run(&name, 2 * rows * input * output, 0, || linear.forward(&x))
     }
 
+    /// Dense layers whose weights are kept in f16 or in blocks.
+    fn linear_kept(&self, rows: usize, input: usize, output: usize) -> Result<()> {
+        let weight = (values(&[output, input])? * 0.02)?;
+        let x = values(&[1, rows, input])?;
+        for dtype in [GgmlDType::F16, GgmlDType::Q8_0, GgmlDType::Q6K, GgmlDType::Q4K] {
+            let linear = Linear::from_weight(Weight::pack(&weight, dtype)?, None)?;
+            let name = format!("linear {dtype:?} {rows} x {input}->{output}");
+            self.run(&name, 2 * rows * input * output, 0, || linear.forward(&x))?;
+        }
+        Ok(())
+    }
+
+    /// A 3×3 convolution whose weight is kept in f16.
+    fn conv_kept(&self, input: usize, output: usize, side: usize) -> Result<()> {
+        let params = Params::new(Arc::new(Halves), DType::F32, &Device::Cpu);
+        let conv = Conv2d::load(input, output, 3, 1, 1, &params)?;
+        let x = values(&[1, side, side, input])?;
+        let name = format!("conv3x3 F16 {input}->{output} {side}x{side}");
+        self.run(&name, 2 * 9 * input * output * side * side, 0, || conv.forward(&x))
+    }
+
     fn attention(&self, queries: usize, keys: usize, heads: usize) -> Result<()> {
         let width = 64 * heads;
         let q = values(&[1, queries, width])?;
@@ -144,6 +185,12 @@ fn main() -> Result<()> {
     bench.linear(1024, 1024, 256)?;
     bench.linear(256, 384, 3072)?;
     bench.linear(77, 768, 384)?;
+    for (rows, input, output) in [(4096, 1280, 10240), (1024, 1280, 1280), (77, 2048, 1280)] {
+        bench.linear(rows, input, output)?;
+        bench.linear_kept(rows, input, output)?;
+    }
+    bench.conv(1280, 1280, 32, 1)?;
+    bench.conv_kept(1280, 1280, 32)?;
     bench.attention(1024, 1024, 4)?;
     bench.attention(4096, 4096, 5)?;
     bench.attention(4096, 77, 5)?;

@@ -1,9 +1,13 @@
 //! Where the work runs: the choice of device, the operations that every model is made of, and how a
 //! model gets its weights.
 
+mod blocks;
+mod bytes;
 mod device;
 pub mod ops;
 mod params;
 
+pub use blocks::{holds_weights, is_quantized, stored_bytes, unpack_rows};
+pub use bytes::Bytes;
 pub use device::{DeviceError, DeviceSpec, working_dtype};
 pub use params::{ParamSource, Params};

@@ -1,9 +1,17 @@
 //! How a model asks for its weights: by name, in the shape that its configuration says, without
 //! knowing in which kind of file they are or how they are kept.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use candle_core::{DType, Device, Result, Shape, Tensor};
+
+use super::ops::{Weight, relay};
 
 /// Where weights come from.
 pub trait ParamSource: Send + Sync {
@@ -16,6 +24,25 @@ pub trait ParamSource: Send + Sync {
 
     /// Whether there is a tensor of this name.
     fn contains(&self, name: &str) -> bool;
+
+    /// The weight of a dense layer, `[out, in]` (`[out, in, 1, 1]` of a 1×1 convolution), for
+    /// products with inputs in this precision on this device, kept in whatever way the source
+    /// prefers; unless it says otherwise in the working precision.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    fn matrix(&self, name: &str, shape: &Shape, dtype: DType, device: &Device) -> Result<Weight> {
+        Weight::dense(&self.get(name, shape, dtype, device)?)
+    }
+
+    /// The weight of a convolution, `[out, in, k, k]`, laid out as [`relay`] does; in this precision,
+    /// or on the CPU in f16 or bf16 if the source prefers to keep it so.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    fn kernel(&self, name: &str, shape: &Shape, dtype: DType, device: &Device) -> Result<Tensor> {
+        relay(&self.get(name, shape, dtype, device)?)
+    }
 }
 
 impl ParamSource for HashMap<String, Tensor> {
@@ -47,13 +74,21 @@ pub struct Params {
     prefix: String,
     dtype: DType,
     device: Device,
+    /// bytes of all weights that have been handed out, by this and everything below
+    handed_out: Arc<AtomicUsize>,
 }
 
 impl Params {
     /// All the weights of a source.
     #[must_use]
     pub fn new(source: Arc<dyn ParamSource>, dtype: DType, device: &Device) -> Self {
-        Self { source, prefix: String::new(), dtype, device: device.clone() }
+        Self {
+            source,
+            prefix: String::new(),
+            dtype,
+            device: device.clone(),
+            handed_out: Arc::default(),
+        }
     }
 
     /// Weights that are in memory already.
@@ -79,7 +114,45 @@ impl Params {
     /// # Errors
     /// A tensor that is missing or of another shape.
     pub fn get(&self, shape: impl Into<Shape>, name: &str) -> Result<Tensor> {
-        self.source.get(&self.full_name(name), &shape.into(), self.dtype, &self.device)
+        let tensor =
+            self.source.get(&self.full_name(name), &shape.into(), self.dtype, &self.device)?;
+        self.count(tensor_bytes(&tensor));
+        Ok(tensor)
+    }
+
+    /// The weight of a dense layer called `name` below this place, `[out, in]` or
+    /// `[out, in, 1, 1]`, as the source prefers to keep it.
+    ///
+    /// # Errors
+    /// A tensor that is missing or of another shape.
+    pub fn matrix(&self, shape: impl Into<Shape>, name: &str) -> Result<Weight> {
+        let name = self.full_name(name);
+        let weight = self.source.matrix(&name, &shape.into(), self.dtype, &self.device)?;
+        self.count(weight.bytes());
+        Ok(weight)
+    }
+
+    /// The weight of a convolution called `name` below this place, `[out, in, k, k]` in the source,
+    /// laid out as [`relay`] does.
+    ///
+    /// # Errors
+    /// A tensor that is missing or of another shape.
+    pub fn kernel(&self, shape: impl Into<Shape>, name: &str) -> Result<Tensor> {
+        let name = self.full_name(name);
+        let weight = self.source.kernel(&name, &shape.into(), self.dtype, &self.device)?;
+        self.count(tensor_bytes(&weight));
+        Ok(weight)
+    }
+
+    /// How many bytes all weights take that have been read so far through this, the place it is
+    /// below, and every place below either: what a model keeps, in memory or mapped.
+    #[must_use]
+    pub fn bytes_kept(&self) -> usize {
+        self.handed_out.load(Ordering::Relaxed)
+    }
+
+    fn count(&self, bytes: usize) {
+        self.handed_out.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Whether there is a tensor of this name below this place.
@@ -109,4 +182,8 @@ impl Params {
     fn full_name(&self, name: &str) -> String {
         format!("{}{name}", self.prefix)
     }
+}
+
+fn tensor_bytes(tensor: &Tensor) -> usize {
+    tensor.elem_count() * tensor.dtype().size_in_bytes()
 }

@@ -9,7 +9,7 @@ use cupscale::{
     image::{DEFAULT_QUALITY, Format, Input, Output},
     pipeline::{CaptionerChoice, ColourFix, Defaults, Settings},
     sampler::{Denoise, SamplerKind, TimestepSpacing},
-    weights::ModelSource,
+    weights::{ModelSource, QuantType},
 };
 
 use super::CliError;
@@ -216,9 +216,12 @@ pub struct JobArgs {
     #[arg(long, value_enum, default_value_t = ColorFixArg::Wavelet, help_heading = "Repainting")]
     color_fix: ColorFixArg,
 
-    /// Model folder in diffusers layout [default: the embedded model]
-    #[arg(short = 'n', long, value_name = "DIR", help_heading = "Machine")]
+    /// Model folder in diffusers layout, or GGUF file [default: the embedded model]
+    #[arg(short = 'n', long, value_name = "PATH", help_heading = "Machine")]
     model: Option<PathBuf>,
+    /// Round the model's weights to this type as they are read: less memory, a little less exact
+    #[arg(long, value_name = "q8_0|q6_k|q5_k|q4_k|f16", help_heading = "Machine")]
+    quantize: Option<QuantType>,
     /// LoRA to change the model's weights with (safetensors), and how much of it [default scale: 1];
     /// may be given several times
     #[arg(long, value_name = "FILE[:SCALE]", help_heading = "Machine",
@@ -365,6 +368,11 @@ impl JobArgs {
             Some(folder) => ModelSource::Path(folder.clone()),
             None => ModelSource::Embedded,
         }
+    }
+
+    /// The type to which the model's weights are rounded.
+    pub fn quantize(&self) -> Option<QuantType> {
+        self.quantize
     }
 
     pub fn loras(&self) -> &[Lora] {

@@ -6,6 +6,7 @@ mod caption;
 mod models;
 mod plan;
 mod progress;
+mod quantize;
 mod upscale;
 
 use std::{

@@ -20,6 +20,7 @@ use super::{
     CliError,
     args::{self, Lora, ProgressMode},
     print,
+    quantize::{self, QuantizeArgs},
 };
 use watch::Watcher;
 
@@ -40,6 +41,8 @@ enum ModelsVerb {
     Pull(PullArgs),
     /// Read every byte of installed models again, and compare
     Verify(VerifyArgs),
+    /// Write a whole model, quantized, into one GGUF file
+    Quantize(QuantizeArgs),
     /// Remove a model; files that other models share stay, and so do your own
     Remove(RemoveArgs),
 }
@@ -153,6 +156,7 @@ pub fn run(args: &ModelsArgs) -> Result<(), CliError> {
         ModelsVerb::Add(args) => add(&store, args),
         ModelsVerb::Pull(args) => pull(&store, args),
         ModelsVerb::Verify(args) => verify(&store, args),
+        ModelsVerb::Quantize(args) => quantize::run(args),
         ModelsVerb::Remove(args) => remove(&store, args),
     }
 }

@@ -54,6 +54,9 @@ pub fn engine(args: &JobArgs, note: impl FnMut(&str)) -> Result<Engine, CliError
     for lora in args.loras() {
         files = files.with_lora(&lora.path, lora.scale).map_err(Error::from)?;
     }
+    if let Some(quant) = args.quantize() {
+        files = files.quantized(quant);
+    }
     files.notes().iter().map(String::as_str).for_each(note);
     Ok(Engine::load(&files, &device)?)
 }

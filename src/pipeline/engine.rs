@@ -158,6 +158,12 @@ impl Engine {
         &self.name
     }
 
+    /// How many bytes all its weights take, in memory or mapped.
+    #[must_use]
+    pub fn weight_bytes(&self) -> usize {
+        self.unet.weight_bytes() + self.vae.weight_bytes() + self.text.weight_bytes()
+    }
+
     /// Regions per UNet call where the user says nothing.
     #[must_use]
     pub fn default_batch(&self) -> usize {

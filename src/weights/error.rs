@@ -28,6 +28,13 @@ pub enum WeightsError {
     Json { file: String, source: serde_json::Error },
     #[error("{file}: not a complete safetensors file ({reason})")]
     Safetensors { file: String, reason: String },
+    #[error("{file}: not a GGUF file that can be used ({reason})")]
+    Gguf { file: String, reason: String },
+    #[error("{file}: {source}")]
+    Write { file: String, source: std::io::Error },
+    /// The model would be written over one of its own files.
+    #[error("{0}: part of the model that is read; write to another file")]
+    OntoItself(String),
     #[error("{file}: {reason}")]
     Config { file: String, reason: String },
     #[error("{file}: {error}")]

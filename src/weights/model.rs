@@ -10,9 +10,12 @@ use serde_json::Value;
 
 use super::diffusers::DiffusersFolder;
 use super::form::{Form, Part, PartConfig};
+use super::gguf::{self, GgufModel, Summary};
+use super::kept::{Keeping, KeptWeights};
 use super::lora::{Adapted, Index, Lora};
-use super::{ModelSource, WeightsError};
-use crate::backend::{ParamSource, Params};
+use super::quantize::Rules;
+use super::{ModelSource, QuantType, WeightsError};
+use crate::backend::Params;
 use crate::model::text::{
     ClipTextConfig, ClipTextModel, ClipTokenizer, TextConditioner, TextEncoder, TokenizerFiles,
 };
@@ -24,7 +27,14 @@ use crate::model::vae::Vae;
 pub struct ModelFiles {
     form: Arc<dyn Form>,
     loras: Vec<Lora>,
+    quantized: Option<QuantType>,
+    keep_above: usize,
 }
+
+/// On the CPU, parts with more weights than this are kept as they are stored: those that would take
+/// more than 256 MiB in f32. Smaller ones gain little, and the embedded model stays as fast as f32
+/// is. Weights are counted, not bytes, so that quantizing a part does not change how it is kept.
+const KEEP_ABOVE: usize = 64 << 20;
 
 /// The configuration and the weights of one part.
 pub struct Component {
@@ -44,14 +54,20 @@ impl ModelFiles {
     /// # Errors
     /// A source that is no model in a known form, or a description that cannot be read.
     pub fn open(source: ModelSource) -> Result<Self, WeightsError> {
-        source.check()?;
-        Ok(Self { form: Arc::new(DiffusersFolder::open(source)?), loras: Vec::new() })
+        let form: Arc<dyn Form> = match gguf::sniff(&source)? {
+            Some((path, bytes)) => Arc::new(GgufModel::open(path, bytes)?),
+            None => {
+                source.check()?;
+                Arc::new(DiffusersFolder::open(source)?)
+            }
+        };
+        Ok(Self { form, loras: Vec::new(), quantized: None, keep_above: KEEP_ABOVE })
     }
 
     /// The model with the changes of a LoRA (`scale` 1 as it was trained, 0 not at all; any finite
     /// number), in addition to those it has. `path` is a safetensors file in kohya's, peft's or one of
     /// diffusers' namings. Weights change as they are read: summed in f32 over all LoRAs, then rounded
-    /// once to the precision asked for.
+    /// once to the precision or format in which they are kept.
     ///
     /// # Errors
     /// A file that cannot be read or is no plain LoRA, one made for another model family, or matrices
@@ -78,6 +94,44 @@ impl ModelFiles {
     #[must_use]
     pub fn notes(&self) -> Vec<String> {
         self.loras.iter().flat_map(|lora| lora.notes.clone()).collect()
+    }
+
+    /// The same model with its weights rounded to this type as they are read: the same, to the bit,
+    /// as if [`quantize`](Self::quantize) had written it and it had been opened from there.
+    #[must_use]
+    pub fn quantized(self, quant: QuantType) -> Self {
+        Self { quantized: Some(quant), ..self }
+    }
+
+    /// On the CPU, keep parts with more weights than this as they are stored, instead of those that
+    /// are worth it: 0 for all, `usize::MAX` for none.
+    #[must_use]
+    pub fn keep_above(self, weights: usize) -> Self {
+        Self { keep_above: weights, ..self }
+    }
+
+    /// Writes the whole model, quantized, into one GGUF file that [`open`](Self::open) reads.
+    /// Replaces `output` when complete; `progress` is called with the bytes of tensors that are
+    /// done, and with those of all.
+    ///
+    /// # Errors
+    /// A model that is not whole, one that would replace itself, weights that are not finite, or
+    /// a file that cannot be written.
+    pub fn quantize(
+        &self,
+        quant: QuantType,
+        output: &Path,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Summary, WeightsError> {
+        self.form.check()?;
+        if let ModelSource::Path(source) = self.source()
+            && is_part_of(output, source)
+        {
+            return Err(WeightsError::OntoItself(output.display().to_string()));
+        }
+        let files = self.clone().quantized(quant);
+        let weights = |part| files.weights(part, DType::F32);
+        gguf::export(&*self.form, weights, quant, output, progress)
     }
 
     /// Where the model is.
@@ -119,15 +173,21 @@ impl ModelFiles {
         dtype: DType,
     ) -> Result<Component, WeightsError> {
         let PartConfig { class, config, file: config_file } = self.form.config(part)?;
-        let params = Params::new(self.weights(part, dtype)?, dtype, device);
+        let params = Params::new(Arc::new(self.weights(part, dtype)?), dtype, device);
         Ok(Component { class, config, config_file, params })
     }
 
-    /// A part's weights with the changes of all LoRAs.
-    fn weights(&self, part: Part, dtype: DType) -> Result<Arc<dyn ParamSource>, WeightsError> {
-        let plain = Arc::new(self.form.tensors(part, dtype)?);
+    /// A part's weights with the changes of all LoRAs, to be kept as this model is to keep them.
+    fn weights(&self, part: Part, dtype: DType) -> Result<KeptWeights, WeightsError> {
+        let stored = Arc::new(self.form.tensors(part, dtype)?);
         let changes: Vec<_> = self.loras.iter().filter_map(|lora| lora.deltas(part)).collect();
-        Ok(if changes.is_empty() { plain } else { Arc::new(Adapted::new(plain, changes)) })
+        let adapted = (!changes.is_empty()).then(|| Adapted::new(stored.clone(), changes));
+        let weights = stored.names().filter(|name| stored.format(name).is_some());
+        let counts = weights.filter_map(|name| stored.shape(name)).map(<[usize]>::iter);
+        let count: usize = counts.map(Iterator::product::<usize>).sum();
+        let as_stored = count > self.keep_above;
+        let rules = self.quantized.map(|quant| Rules { part, quant });
+        Ok(KeptWeights::new(stored, adapted, Keeping { as_stored, rules }))
     }
 
     /// The autoencoder, in `dtype`; in f32 where `dtype` is f16 and the configuration does not say
@@ -190,5 +250,13 @@ impl ModelFiles {
             special_tokens_map_json: bytes.special_tokens_map_json.as_deref(),
         })
         .map_err(|error| WeightsError::from_text(error, &bytes.place))
+    }
+}
+
+/// Whether `file` exists and is `model` or in the folder `model`.
+fn is_part_of(file: &Path, model: &Path) -> bool {
+    match (file.canonicalize(), model.canonicalize()) {
+        (Ok(file), Ok(model)) => file.starts_with(model),
+        _ => false,
     }
 }

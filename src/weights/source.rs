@@ -1,15 +1,11 @@
 //! Where a model's files are: in a folder of the user's, or inside this program.
 
 use std::fmt;
-use std::fs::File;
 use std::io;
-use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-
-use memmap2::Mmap;
 
 use super::{WeightsError, embedded};
+pub use crate::backend::Bytes;
 
 /// Where a model is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,41 +14,6 @@ pub enum ModelSource {
     Path(PathBuf),
     /// The model inside this program, `models/mini`.
     Embedded,
-}
-
-/// The contents of a file.
-#[derive(Clone, Debug)]
-pub enum Bytes {
-    Mapped(Arc<Mmap>),
-    Static(&'static [u8]),
-    Heap(Arc<[u8]>),
-}
-
-impl Bytes {
-    /// Maps a file into memory.
-    ///
-    /// # Errors
-    /// A file that is missing or cannot be mapped.
-    pub fn map(path: &Path) -> io::Result<Self> {
-        let file = File::open(path)?;
-        // SAFETY: the map is only read. Should another program change the file meanwhile, the
-        // tensors copied from it would hold other numbers; no reference into it is kept as
-        // anything but bytes.
-        let map = unsafe { Mmap::map(&file)? };
-        Ok(Self::Mapped(Arc::new(map)))
-    }
-}
-
-impl Deref for Bytes {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        match self {
-            Self::Mapped(map) => map,
-            Self::Static(bytes) => bytes,
-            Self::Heap(bytes) => bytes,
-        }
-    }
 }
 
 impl fmt::Display for ModelSource {

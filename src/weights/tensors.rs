@@ -1,15 +1,17 @@
 //! Tensors by name, straight from memory-mapped files: each tensor is copied once, onto its device,
-//! and converted there if it is stored in another precision.
+//! and converted there if it is stored in another precision. Weights that stay where they are
+//! ([`kept`](super::kept)) are told where that is.
 
 use std::collections::HashMap;
 use std::ops::Range;
 
-use candle_core::{DType, Device, Error, Result, Shape, Tensor};
+use candle_core::{DType, Device, Error, Result, Shape, Tensor, quantized::GgmlDType};
 use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors};
 
+use super::gguf::TensorInfo;
 use super::{WeightsError, source::Bytes};
-use crate::backend::ParamSource;
+use crate::backend::{ParamSource, unpack_rows};
 
 /// The tensors of one part of a model, from one file or several.
 #[derive(Clone, Debug, Default)]
@@ -20,14 +22,34 @@ pub(super) struct TensorMap {
     metadata: HashMap<String, String>,
 }
 
+/// How a tensor's numbers are stored.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Stored {
+    /// in a format that a weight can be kept in
+    Weights(GgmlDType),
+    /// in another type of safetensors
+    Other(Dtype),
+}
+
 /// Where one tensor is.
 #[derive(Clone, Debug)]
 struct Entry {
     file: usize,
-    stored: Dtype,
+    stored: Stored,
     shape: Vec<usize>,
     /// bytes of the file
     range: Range<usize>,
+    /// the file's format drops dimensions of 1
+    squeezed: bool,
+}
+
+impl Entry {
+    /// Whether the tensor has this shape.
+    fn is(&self, shape: &[usize]) -> bool {
+        let longer = |dimension: &&usize| **dimension != 1;
+        self.shape == shape
+            || self.squeezed && self.shape.iter().filter(longer).eq(shape.iter().filter(longer))
+    }
 }
 
 impl TensorMap {
@@ -45,15 +67,42 @@ impl TensorMap {
         for (tensor, info) in metadata.tensors() {
             let entry = Entry {
                 file: self.files.len(),
-                stored: info.dtype,
+                stored: match info.dtype {
+                    Dtype::F16 => Stored::Weights(GgmlDType::F16),
+                    Dtype::BF16 => Stored::Weights(GgmlDType::BF16),
+                    Dtype::F32 => Stored::Weights(GgmlDType::F32),
+                    other => Stored::Other(other),
+                },
                 shape: info.shape.clone(),
                 range: data + info.data_offsets.0..data + info.data_offsets.1,
+                squeezed: false,
             };
             self.entries.insert(tensor, entry);
         }
         self.metadata.extend(metadata.metadata().clone().unwrap_or_default());
         self.files.push((name, bytes));
         Ok(())
+    }
+
+    /// Adds tensors of a GGUF file by the names that they are to have; `name` is the file's full
+    /// name, for messages.
+    pub(super) fn add_gguf<'a>(
+        &mut self,
+        name: String,
+        bytes: Bytes,
+        tensors: impl Iterator<Item = (String, &'a TensorInfo)>,
+    ) {
+        for (tensor, info) in tensors {
+            let entry = Entry {
+                file: self.files.len(),
+                stored: Stored::Weights(info.dtype),
+                shape: info.shape.clone(),
+                range: info.range.clone(),
+                squeezed: true,
+            };
+            self.entries.insert(tensor, entry);
+        }
+        self.files.push((name, bytes));
     }
 
     /// The names of all tensors, in no order.
@@ -74,16 +123,82 @@ impl TensorMap {
     /// The value of a tensor that is one number, of whatever type.
     pub(super) fn number(&self, name: &str) -> Option<f64> {
         let entry = self.entries.get(name)?;
-        let bytes = &self.files[entry.file].1[entry.range.clone()];
+        let bytes = self.bytes(entry).1;
         Some(match entry.stored {
-            Dtype::F16 => f16::from_le_bytes(bytes.try_into().ok()?).to_f64(),
-            Dtype::BF16 => bf16::from_le_bytes(bytes.try_into().ok()?).to_f64(),
-            Dtype::F32 => f32::from_le_bytes(bytes.try_into().ok()?).into(),
-            Dtype::F64 => f64::from_le_bytes(bytes.try_into().ok()?),
-            Dtype::I32 => i32::from_le_bytes(bytes.try_into().ok()?).into(),
-            Dtype::I64 => i64::from_le_bytes(bytes.try_into().ok()?) as f64,
-            _ => return None,
+            Stored::Weights(GgmlDType::F16) => f16::from_le_bytes(bytes.try_into().ok()?).to_f64(),
+            Stored::Weights(GgmlDType::BF16) => {
+                bf16::from_le_bytes(bytes.try_into().ok()?).to_f64()
+            }
+            Stored::Weights(GgmlDType::F32) => f32::from_le_bytes(bytes.try_into().ok()?).into(),
+            Stored::Other(Dtype::F64) => f64::from_le_bytes(bytes.try_into().ok()?),
+            Stored::Other(Dtype::I32) => i32::from_le_bytes(bytes.try_into().ok()?).into(),
+            Stored::Other(Dtype::I64) => i64::from_le_bytes(bytes.try_into().ok()?) as f64,
+            Stored::Weights(_) | Stored::Other(_) => return None,
         })
+    }
+
+    /// The format in which a tensor is stored, or the one that holds its numbers best; `None` where
+    /// it is no weight.
+    pub(super) fn format(&self, name: &str) -> Option<GgmlDType> {
+        match self.entries.get(name)?.stored {
+            Stored::Weights(format) => Some(format),
+            Stored::Other(Dtype::F64) => Some(GgmlDType::F32),
+            Stored::Other(_) => None,
+        }
+    }
+
+    /// Where a tensor's numbers lie in its [`format`](Self::format), row after row.
+    pub(super) fn place(&self, name: &str) -> Option<(&Bytes, Range<usize>)> {
+        let entry = self.entries.get(name)?;
+        matches!(entry.stored, Stored::Weights(_))
+            .then(|| (&self.files[entry.file].1, entry.range.clone()))
+    }
+
+    /// The full name of a tensor's file, or of all of them, for messages.
+    pub(super) fn file_of(&self, name: &str) -> String {
+        match self.entries.get(name) {
+            Some(entry) => self.files[entry.file].0.clone(),
+            None => self.file_names(),
+        }
+    }
+
+    /// Says that a tensor will not be needed soon.
+    pub(super) fn release(&self, name: &str) {
+        /// A smaller range shares all its pages.
+        const PAGE: usize = 4096;
+        if let Some(entry) = self.entries.get(name).filter(|entry| entry.range.len() >= PAGE) {
+            self.files[entry.file].1.release(entry.range.clone());
+        }
+    }
+
+    /// Checks that there is a tensor of this name and shape.
+    ///
+    /// # Errors
+    /// That there is none.
+    pub(super) fn check(&self, name: &str, shape: &Shape) -> Result<()> {
+        self.entry(name, shape).map(|_| ())
+    }
+
+    fn entry(&self, name: &str, shape: &Shape) -> Result<&Entry> {
+        let file = || self.file_of(name);
+        let Some(entry) = self.entries.get(name) else {
+            return Err(Error::Msg(format!("{}: tensor `{name}` is missing", file())));
+        };
+        if !entry.is(shape.dims()) {
+            return Err(Error::Msg(format!(
+                "{}: tensor `{name}` is {:?}, its configuration says {:?}",
+                file(),
+                entry.shape,
+                shape.dims()
+            )));
+        }
+        Ok(entry)
+    }
+
+    /// The name of a tensor's file, and its bytes there.
+    fn bytes(&self, entry: &Entry) -> (&str, &[u8]) {
+        let (file, bytes) = &self.files[entry.file];
+        (file, &bytes[entry.range.clone()])
     }
 
     /// The files' names, for messages.
@@ -98,30 +213,27 @@ impl TensorMap {
 
 impl ParamSource for TensorMap {
     fn get(&self, name: &str, shape: &Shape, dtype: DType, device: &Device) -> Result<Tensor> {
-        let entry = self.entries.get(name).ok_or_else(|| {
-            Error::Msg(format!("{}: tensor `{name}` is missing", self.file_names()))
-        })?;
-        let (file, bytes) = &self.files[entry.file];
-        if entry.shape != shape.dims() {
-            return Err(Error::Msg(format!(
-                "{file}: tensor `{name}` is {:?}, its configuration says {:?}",
-                entry.shape,
-                shape.dims()
-            )));
-        }
+        let entry = self.entry(name, shape)?;
+        let (file, bytes) = self.bytes(entry);
         let stored = match entry.stored {
-            Dtype::F16 => DType::F16,
-            Dtype::BF16 => DType::BF16,
-            Dtype::F32 => DType::F32,
-            Dtype::F64 => DType::F64,
-            other => {
+            Stored::Weights(GgmlDType::F16) => DType::F16,
+            Stored::Weights(GgmlDType::BF16) => DType::BF16,
+            Stored::Weights(GgmlDType::F32) => DType::F32,
+            Stored::Other(Dtype::F64) => DType::F64,
+            Stored::Weights(quantized) => {
+                let tensor = Tensor::from_vec(unpack_rows(quantized, bytes), shape, device)?;
+                self.release(name);
+                return tensor.to_dtype(dtype);
+            }
+            Stored::Other(other) => {
                 return Err(Error::Msg(format!(
                     "{file}: tensor `{name}` is stored as {other:?}, not in F16, BF16, F32 or F64"
                 )));
             }
         };
-        Tensor::from_raw_buffer(&bytes[entry.range.clone()], stored, &entry.shape, device)?
-            .to_dtype(dtype)
+        let tensor = Tensor::from_raw_buffer(bytes, stored, shape.dims(), device)?;
+        self.release(name);
+        tensor.to_dtype(dtype)
     }
 
     fn contains(&self, name: &str) -> bool {

@@ -2,20 +2,47 @@
 
 use candle_core::{Result, Tensor};
 
-use super::cpu;
+use super::{Linear, Weight, cpu};
 use crate::backend::Params;
 
 /// A square-kernel convolution (`torch.nn.Conv2d`, zero padding) whose weight is re-laid once at
 /// load from `[out, in, k, k]` to the matrix `[k·k·in, out]`, so that a call is a gather of rows
-/// and one matrix product.
+/// and one matrix product. On the CPU the weight may be kept in 16 bits.
 #[derive(Clone, Debug)]
-pub struct Conv2d {
-    /// `[k·k·in, out]`, taps in row-major order, input channels innermost
+pub struct Conv2d(Form);
+
+#[derive(Clone, Debug)]
+enum Form {
+    /// a 1×1 kernel at every pixel: a dense layer over the channels
+    Pointwise(Linear),
+    Window(Window),
+}
+
+#[derive(Clone, Debug)]
+struct Window {
+    /// as [`relay`] lays it out
     weight: Tensor,
     bias: Option<Tensor>,
     kernel: usize,
     stride: usize,
     padding: usize,
+}
+
+/// A convolution's weight `[out, in, k, k]` → `[k·k·in, out]`, taps in row-major order, input
+/// channels innermost.
+///
+/// # Errors
+/// A kernel that is not square.
+pub fn relay(weight: &Tensor) -> Result<Tensor> {
+    let (output, input, kernel, kernel_w) = weight.dims4()?;
+    if kernel != kernel_w {
+        candle_core::bail!("conv2d: the kernel of {:?} is not square", weight.shape());
+    }
+    weight.permute((2, 3, 1, 0))?.contiguous()?.reshape((kernel * kernel * input, output))
+}
+
+fn is_pointwise(kernel: usize, stride: usize, padding: usize) -> bool {
+    kernel == 1 && stride == 1 && padding == 0
 }
 
 impl Conv2d {
@@ -29,16 +56,23 @@ impl Conv2d {
         stride: usize,
         padding: usize,
     ) -> Result<Self> {
-        let (output, input, kernel, kernel_w) = weight.dims4()?;
-        if kernel != kernel_w {
-            candle_core::bail!("conv2d: the kernel of {:?} is not square", weight.shape());
+        let kernel = weight.dim(3)?;
+        let relaid = relay(weight)?;
+        if is_pointwise(kernel, stride, padding) {
+            return Ok(Self(Form::Pointwise(Linear::new(weight, bias)?)));
         }
-        let weight = weight
-            .permute((2, 3, 1, 0))?
-            .contiguous()?
-            .reshape((kernel * kernel * input, output))?;
+        Self::window(relaid, bias, kernel, stride, padding)
+    }
+
+    fn window(
+        weight: Tensor,
+        bias: Option<Tensor>,
+        kernel: usize,
+        stride: usize,
+        padding: usize,
+    ) -> Result<Self> {
         let bias = bias.map(|bias| bias.contiguous()).transpose()?;
-        Ok(Self { weight, bias, kernel, stride, padding })
+        Ok(Self(Form::Window(Window { weight, bias, kernel, stride, padding })))
     }
 
     /// Reads `weight` and `bias` below `vb`.
@@ -53,8 +87,8 @@ impl Conv2d {
         padding: usize,
         vb: &Params,
     ) -> Result<Self> {
-        let weight = vb.get((output, input, kernel, kernel), "weight")?;
-        Self::new(&weight, Some(vb.get(output, "bias")?), stride, padding)
+        let bias = Some(vb.get(output, "bias")?);
+        Self::read((output, input, kernel), bias, stride, padding, vb)
     }
 
     /// Reads `weight` alone below `vb` (`bias=False`).
@@ -69,7 +103,22 @@ impl Conv2d {
         padding: usize,
         vb: &Params,
     ) -> Result<Self> {
-        Self::new(&vb.get((output, input, kernel, kernel), "weight")?, None, stride, padding)
+        Self::read((output, input, kernel), None, stride, padding, vb)
+    }
+
+    fn read(
+        (output, input, kernel): (usize, usize, usize),
+        bias: Option<Tensor>,
+        stride: usize,
+        padding: usize,
+        vb: &Params,
+    ) -> Result<Self> {
+        let shape = (output, input, kernel, kernel);
+        if is_pointwise(kernel, stride, padding) {
+            let weight: Weight = vb.matrix(shape, "weight")?;
+            return Ok(Self(Form::Pointwise(Linear::from_weight(weight, bias)?)));
+        }
+        Self::window(vb.kernel(shape, "weight")?, bias, kernel, stride, padding)
     }
 
     /// `[B, H, W, in]` → `[B, H', W', out]`, `H' = (H + 2·padding − k)/stride + 1`.
@@ -77,6 +126,25 @@ impl Conv2d {
     /// # Errors
     /// Another channel count, an input smaller than the kernel, or those of the backend.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match &self.0 {
+            Form::Window(window) => window.forward(x),
+            Form::Pointwise(linear) => {
+                let (_, _, _, channels) = x.dims4()?;
+                let (_, input) = linear.dims()?;
+                if channels != input {
+                    candle_core::bail!(
+                        "conv2d: {:?} does not fit a 1×1 kernel over {input} channels",
+                        x.shape()
+                    );
+                }
+                linear.forward(x)
+            }
+        }
+    }
+}
+
+impl Window {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (batch, height, width, channels) = x.dims4()?;
         let (rows, output) = self.weight.dims2()?;
         let (k, s, p) = (self.kernel, self.stride, self.padding);
@@ -88,25 +156,18 @@ impl Conv2d {
             );
         }
         let (out_h, out_w) = ((height + 2 * p - k) / s + 1, (width + 2 * p - k) / s + 1);
-        if cpu::takes(x) && cpu::takes(&self.weight) {
-            if k == 1 && s == 1 && p == 0 {
-                return cpu::linear(x, &self.weight, self.bias.as_ref());
-            }
+        if cpu::takes(x) {
             let window = cpu::Window { kernel: k, stride: s, padding: p };
             return cpu::conv2d(x, &self.weight, self.bias.as_ref(), window, (out_h, out_w));
         }
-        let columns = if k == 1 && s == 1 && p == 0 {
-            x.contiguous()?.reshape((batch * height * width, channels))?
-        } else {
-            let padded = x.pad_with_zeros(1, p, p)?.pad_with_zeros(2, p, p)?;
-            let mut taps = Vec::with_capacity(k * k);
-            for dy in 0..k {
-                for dx in 0..k {
-                    taps.push(every_nth(&padded, dy, dx, out_h, out_w, s)?);
-                }
+        let padded = x.pad_with_zeros(1, p, p)?.pad_with_zeros(2, p, p)?;
+        let mut taps = Vec::with_capacity(k * k);
+        for dy in 0..k {
+            for dx in 0..k {
+                taps.push(every_nth(&padded, dy, dx, out_h, out_w, s)?);
             }
-            Tensor::cat(&taps, 3)?.reshape((batch * out_h * out_w, rows))?
-        };
+        }
+        let columns = Tensor::cat(&taps, 3)?.reshape((batch * out_h * out_w, rows))?;
         let y = columns.matmul(&self.weight)?;
         let y = match &self.bias {
             Some(bias) => y.broadcast_add(bias)?,

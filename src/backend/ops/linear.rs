@@ -1,16 +1,19 @@
 //! Dense layers over the last dimension.
 
-use candle_core::{D, Result, Tensor};
+use candle_core::{D, DType, Module as _, Result, Tensor};
 
-use super::cpu;
+use super::{
+    cpu,
+    weight::{Kept, Weight},
+};
 use crate::backend::Params;
 
-/// `y = x·W + b` over the last dimension. The weight is laid out `[in, out]` once at load, so that
-/// a call is one matrix product over all rows.
+/// `y = x·W + b` over the last dimension. A weight in the working precision is laid out `[in, out]`
+/// once at load, so that a call is one matrix product over all rows; a weight that is kept as
+/// stored is brought to f32 by panels within the product.
 #[derive(Clone, Debug)]
 pub struct Linear {
-    /// `[in, out]`
-    weight: Tensor,
+    weight: Weight,
     bias: Option<Tensor>,
 }
 
@@ -20,8 +23,15 @@ impl Linear {
     /// # Errors
     /// A weight that is not a matrix.
     pub fn new(weight: &Tensor, bias: Option<Tensor>) -> Result<Self> {
-        let bias = bias.map(|bias| bias.contiguous()).transpose()?;
-        Ok(Self { weight: weight.t()?.contiguous()?, bias })
+        Self::from_weight(Weight::dense(weight)?, bias)
+    }
+
+    /// From a weight that is kept in any way, and a bias `[out]`.
+    ///
+    /// # Errors
+    /// Those of the backend.
+    pub fn from_weight(weight: Weight, bias: Option<Tensor>) -> Result<Self> {
+        Ok(Self { weight, bias: bias.map(|bias| bias.contiguous()).transpose()? })
     }
 
     /// Reads `weight` and `bias` below `vb` (`torch.nn.Linear`).
@@ -29,7 +39,7 @@ impl Linear {
     /// # Errors
     /// A tensor that is missing or of another shape.
     pub fn load(input: usize, output: usize, vb: &Params) -> Result<Self> {
-        Self::new(&vb.get((output, input), "weight")?, Some(vb.get(output, "bias")?))
+        Self::from_weight(vb.matrix((output, input), "weight")?, Some(vb.get(output, "bias")?))
     }
 
     /// Reads `weight` alone below `vb` (`torch.nn.Linear(bias=False)`).
@@ -37,7 +47,15 @@ impl Linear {
     /// # Errors
     /// A tensor that is missing or of another shape.
     pub fn load_no_bias(input: usize, output: usize, vb: &Params) -> Result<Self> {
-        Self::new(&vb.get((output, input), "weight")?, None)
+        Self::from_weight(vb.matrix((output, input), "weight")?, None)
+    }
+
+    /// Outputs and inputs.
+    ///
+    /// # Errors
+    /// Those of [`Weight::dims`].
+    pub fn dims(&self) -> Result<(usize, usize)> {
+        self.weight.dims()
     }
 
     /// `[…, in]` → `[…, out]`.
@@ -45,14 +63,36 @@ impl Linear {
     /// # Errors
     /// A last dimension other than `in`, or those of the backend.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        if cpu::takes(x) && cpu::takes(&self.weight) {
-            return cpu::linear(x, &self.weight, self.bias.as_ref());
+        match self.weight.kept() {
+            Kept::Dense(weight) if cpu::takes(x) && cpu::takes(weight) => {
+                cpu::linear(x, weight, self.bias.as_ref())
+            }
+            Kept::Dense(weight) => self.by_rows(x, |x| x.matmul(weight)),
+            Kept::Packed(weight) if cpu::takes(x) => {
+                cpu::linear_packed(x, weight, self.bias.as_ref())
+            }
+            Kept::Packed(_) => candle_core::bail!(
+                "linear: a weight kept as stored is for f32 on the CPU, not {:?}",
+                x.dtype()
+            ),
+            // candle's kernels for quantized weights take and give f32.
+            Kept::OnDevice { weight, .. } => {
+                self.by_rows(x, |x| weight.forward(&x.to_dtype(DType::F32)?)?.to_dtype(x.dtype()))
+            }
         }
-        let (input, output) = self.weight.dims2()?;
+    }
+
+    /// The composed form: one matrix of all rows through `product`, because candle would run one
+    /// product per batch element.
+    fn by_rows(
+        &self,
+        x: &Tensor,
+        product: impl FnOnce(&Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let (output, input) = self.weight.dims()?;
         let mut shape = x.dims().to_vec();
         let rows = x.elem_count() / x.dim(D::Minus1)?.max(1);
-        // One matrix of all rows: candle would otherwise run one product per batch element.
-        let y = x.contiguous()?.reshape((rows, input))?.matmul(&self.weight)?;
+        let y = product(&x.contiguous()?.reshape((rows, input))?)?;
         let y = match &self.bias {
             Some(bias) => y.broadcast_add(bias)?,
             None => y,

@@ -13,11 +13,13 @@ mod cpu;
 mod crop_resize;
 mod linear;
 mod norm;
+mod weight;
 
 pub use activation::{geglu, gelu, quick_gelu, silu};
 pub use attention::{Mask, attention};
-pub use conv2d::{Conv2d, upsample_nearest_2x};
+pub use conv2d::{Conv2d, relay, upsample_nearest_2x};
 pub(crate) use cpu::add_product;
 pub use crop_resize::{CropRect, crop_resize};
 pub use linear::Linear;
 pub use norm::{GroupNorm, LayerNorm};
+pub use weight::{Weight, pack_rows};

@@ -27,6 +27,7 @@ pub struct ClipTextModel {
     final_norm: LayerNorm,
     projection: Option<Linear>,
     config: ClipTextConfig,
+    weight_bytes: usize,
 }
 
 impl ClipTextModel {
@@ -36,6 +37,7 @@ impl ClipTextModel {
     /// # Errors
     /// A tensor that is missing or of another shape.
     pub fn load(config: &ClipTextConfig, with_projection: bool, vb: &Params) -> Result<Self> {
+        let bytes_before = vb.bytes_kept();
         let width = config.hidden_size;
         // transformers 5 writes a CLIPTextModel without the prefix that every earlier file has.
         let unprefixed = vb.contains_tensor("embeddings.token_embedding.weight");
@@ -59,6 +61,7 @@ impl ClipTextModel {
                 })
                 .transpose()?,
             config: config.clone(),
+            weight_bytes: vb.bytes_kept() - bytes_before,
         })
     }
 
@@ -121,6 +124,12 @@ impl ClipTextModel {
     #[must_use]
     pub fn has_projection(&self) -> bool {
         self.projection.is_some()
+    }
+
+    /// How many bytes its weights take, in memory or mapped.
+    #[must_use]
+    pub fn weight_bytes(&self) -> usize {
+        self.weight_bytes
     }
 
     /// As transformers' `pooler_output`: a sequence without the wanted token is pooled at its start.

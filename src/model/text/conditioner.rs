@@ -121,6 +121,12 @@ impl TextConditioner {
         (context, pooled)
     }
 
+    /// How many bytes the weights of all encoders take, in memory or mapped.
+    #[must_use]
+    pub fn weight_bytes(&self) -> usize {
+        self.encoders.iter().map(|encoder| encoder.model.weight_bytes()).sum()
+    }
+
     /// One prompt: context `[1, N, D]` and pooled `[1, P]`.
     fn encode_one(&self, prompt: &str) -> Result<TextConditioning, TextError> {
         let sdxl = self.has_pooled();

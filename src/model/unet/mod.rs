@@ -59,6 +59,7 @@ pub struct UNet2DConditionModel {
     conv_norm_out: GroupNorm,
     conv_out: Conv2d,
     dtype: DType,
+    weight_bytes: usize,
 }
 
 impl UNet2DConditionModel {
@@ -73,6 +74,7 @@ impl UNet2DConditionModel {
                 reason: "has no level".to_owned(),
             });
         };
+        let bytes_before = vb.bytes_kept();
         let (kernel, first) = (config.conv_in_kernel, finest.channels);
         let conv_in =
             Conv2d::load(config.in_channels, first, kernel, 1, kernel / 2, &vb.pp("conv_in"))?;
@@ -115,6 +117,7 @@ impl UNet2DConditionModel {
             conv_norm_out,
             conv_out,
             dtype: vb.dtype(),
+            weight_bytes: vb.bytes_kept() - bytes_before,
             config,
         })
     }
@@ -123,6 +126,12 @@ impl UNet2DConditionModel {
     #[must_use]
     pub fn config(&self) -> &UNetConfig {
         &self.config
+    }
+
+    /// How many bytes its weights take, in memory or mapped.
+    #[must_use]
+    pub fn weight_bytes(&self) -> usize {
+        self.weight_bytes
     }
 
     /// Heights and widths of the cross-attention layers in visiting order, for a picture of

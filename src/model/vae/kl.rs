@@ -21,6 +21,7 @@ pub struct AutoencoderKl {
     latent_channels: usize,
     scaling: LatentScaling,
     dtype: DType,
+    weight_bytes: usize,
 }
 
 impl AutoencoderKl {
@@ -29,6 +30,7 @@ impl AutoencoderKl {
     /// # Errors
     /// A tensor that is missing or of another shape.
     pub fn load(config: &KlConfig, vb: &Params) -> Result<Self> {
+        let bytes_before = vb.bytes_kept();
         let latent = config.latent_channels;
         let pointwise = |wanted: bool, channels: usize, name: &str| {
             wanted.then(|| Conv2d::load(channels, channels, 1, 1, 0, &vb.pp(name))).transpose()
@@ -45,6 +47,7 @@ impl AutoencoderKl {
                 shift: config.shift_factor.unwrap_or(0.0),
             },
             dtype: vb.dtype(),
+            weight_bytes: vb.bytes_kept() - bytes_before,
         })
     }
 
@@ -65,6 +68,10 @@ impl AutoencoderKl {
             Some(conv) => self.decoder.forward(&conv.forward(z)?),
             None => self.decoder.forward(z),
         }
+    }
+
+    pub(super) fn weight_bytes(&self) -> usize {
+        self.weight_bytes
     }
 
     pub(super) fn factor(&self) -> usize {

@@ -127,6 +127,15 @@ impl Vae {
         }
     }
 
+    /// How many bytes its weights take, in memory or mapped.
+    #[must_use]
+    pub fn weight_bytes(&self) -> usize {
+        match self {
+            Self::Kl(vae) => vae.weight_bytes(),
+            Self::Tiny(vae) => vae.weight_bytes(),
+        }
+    }
+
     fn scaling(&self) -> LatentScaling {
         match self {
             Self::Kl(vae) => vae.scaling(),

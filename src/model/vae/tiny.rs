@@ -18,6 +18,7 @@ pub struct AutoencoderTiny {
     context: usize,
     scaling: LatentScaling,
     dtype: DType,
+    weight_bytes: usize,
 }
 
 impl AutoencoderTiny {
@@ -26,6 +27,7 @@ impl AutoencoderTiny {
     /// # Errors
     /// A tensor that is missing or of another shape.
     pub fn load(config: &TinyConfig, vb: &Params) -> Result<Self> {
+        let bytes_before = vb.bytes_kept();
         Ok(Self {
             encoder: load_encoder(config, &vb.pp("encoder.layers"))?,
             decoder: load_decoder(config, &vb.pp("decoder.layers"))?,
@@ -37,6 +39,7 @@ impl AutoencoderTiny {
                 shift: config.shift_factor.unwrap_or(0.0),
             },
             dtype: vb.dtype(),
+            weight_bytes: vb.bytes_kept() - bytes_before,
         })
     }
 
@@ -50,6 +53,10 @@ impl AutoencoderTiny {
     pub(super) fn decode(&self, z: &Tensor) -> Result<Tensor> {
         let soft_clamped = ((z / 3.0)?.tanh()? * 3.0)?;
         (run(&self.decoder, soft_clamped)? * 2.0)? - 1.0
+    }
+
+    pub(super) fn weight_bytes(&self) -> usize {
+        self.weight_bytes
     }
 
     pub(super) fn factor(&self) -> usize {

@@ -18,6 +18,11 @@ impl Adapted {
     pub(in crate::weights) fn new(base: Arc<dyn ParamSource>, changes: Vec<Arc<Deltas>>) -> Self {
         Self { base, changes }
     }
+
+    /// Whether a weight is changed.
+    pub(in crate::weights) fn changes(&self, name: &str) -> bool {
+        self.changes.iter().any(|change| change.contains(name))
+    }
 }
 
 impl ParamSource for Adapted {

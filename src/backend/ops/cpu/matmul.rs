@@ -5,15 +5,15 @@ use candle_core::{D, Device, Result, Tensor};
 use gemm::Parallelism;
 use rayon::prelude::*;
 
-use super::{Block, Shared, with_values};
+use super::{Block, Shared, packed::with_weight, with_values};
 
 /// A tile has at most this many rows: enough to repay packing the weights for each tile.
-const TILE_ROWS: usize = 256;
+pub(super) const TILE_ROWS: usize = 256;
 /// One sample should give work to this many threads where it can.
 const TILES_PER_SAMPLE: usize = 8;
 /// Tiles are cut in whole micro-panels of the largest kernel (AVX-512: 48 × 8).
-const PANEL_ROWS: usize = 8;
-const PANEL_COLUMNS: usize = 48;
+pub(super) const PANEL_ROWS: usize = 8;
+pub(super) const PANEL_COLUMNS: usize = 48;
 const TILE_COLUMNS_MIN: usize = 2 * PANEL_COLUMNS;
 
 /// A matrix in memory, by its strides.
@@ -151,17 +151,18 @@ pub(super) fn affine_tile(
     multiply(&mut y, a, weight, 1.0, bias.is_some());
 }
 
-/// Splits "weight, and a bias or not" into one call, for the two forms of an affine map.
+/// Splits "weight, and a bias or not" into one call, for the two forms of an affine map. The
+/// weight may be kept in 16 bits.
 pub(super) fn with_affine<T>(
     x: &Tensor,
     weight: &Tensor,
     bias: Option<&Tensor>,
     f: impl FnOnce(&[f32], &[f32], Option<&[f32]>) -> T,
 ) -> Result<T> {
-    match bias {
-        Some(bias) => with_values([x, weight, bias], |[x, weight, bias]| f(x, weight, Some(bias))),
-        None => with_values([x, weight], |[x, weight]| f(x, weight, None)),
-    }
+    with_weight(weight, |weight| match bias {
+        Some(bias) => with_values([x, bias], |[x, bias]| f(x, weight, Some(bias))),
+        None => with_values([x], |[x]| f(x, weight, None)),
+    })?
 }
 
 /// `[B, …, in]·[in, out] + bias` → `[B, …, out]`, tiled within each sample.

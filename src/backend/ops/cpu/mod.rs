@@ -10,6 +10,7 @@ mod attention;
 mod conv2d;
 mod matmul;
 mod norm;
+mod packed;
 mod pointwise;
 mod simd;
 
@@ -18,6 +19,7 @@ pub(super) use conv2d::{Window, conv2d, upsample_nearest_2x};
 pub(crate) use matmul::add_product;
 pub(super) use matmul::linear;
 pub(super) use norm::{group_norm, layer_norm};
+pub(super) use packed::linear_packed;
 pub(super) use pointwise::{geglu, gelu, quick_gelu, silu};
 
 use std::{cell::Cell, marker::PhantomData, slice};
@@ -56,12 +58,27 @@ fn with_scratch<T>(len: usize, f: impl FnOnce(&mut [f32]) -> T) -> T {
     }
     // Taken out while in use: a nested call would get a fresh buffer instead of this one.
     let mut buffer = SCRATCH.take();
+    let result = f(at_least(&mut buffer, len));
+    SCRATCH.set(buffer);
+    result
+}
+
+/// As [`with_scratch`], a second buffer for what stays while tasks with scratch of their own run.
+fn with_weight_scratch<T>(len: usize, f: impl FnOnce(&mut [f32]) -> T) -> T {
+    thread_local! {
+        static SCRATCH: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    }
+    let mut buffer = SCRATCH.take();
+    let result = f(at_least(&mut buffer, len));
+    SCRATCH.set(buffer);
+    result
+}
+
+fn at_least(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
     if buffer.len() < len {
         buffer.resize(len, 0.0);
     }
-    let result = f(&mut buffer[..len]);
-    SCRATCH.set(buffer);
-    result
+    &mut buffer[..len]
 }
 
 /// An output that several threads fill, each its own blocks.

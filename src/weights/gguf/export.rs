@@ -1,0 +1,155 @@
+//! A whole model of any form into one GGUF file of our own.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::BufWriter;
+use std::path::Path;
+
+use candle_core::quantized::GgmlDType;
+use serde_json::{Value, json};
+
+use super::write::{Metadata, Planned, Writer};
+use super::{
+    ARCHITECTURE, ARCHITECTURE_KEY, INDEX_KEY, SCHEDULER_KEY, TOKENIZER_FILES, config_key,
+    tokenizer_key,
+};
+use crate::weights::form::{Form, Part};
+use crate::weights::kept::KeptWeights;
+use crate::weights::{QuantType, WeightsError};
+
+/// The version of ggml's block formats that files name (ggml `GGML_QNT_VERSION`).
+const QUANTIZATION_VERSION: u32 = 2;
+
+/// What was written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// bytes of the whole file
+    pub bytes: u64,
+    /// number of tensors and their bytes, by the name of their format
+    pub formats: BTreeMap<String, (usize, u64)>,
+}
+
+/// Writes the model to `output`, whose weights `weights` gives in the formats that the file has:
+/// to a temporary file beside it, which replaces it at the end. `progress` is called with bytes
+/// of tensors that are done, and of all.
+///
+/// # Errors
+/// A model that is not whole, weights that the type cannot hold, or those of writing.
+pub(in crate::weights) fn export(
+    form: &dyn Form,
+    weights: impl Fn(Part) -> Result<KeptWeights, WeightsError>,
+    quant: QuantType,
+    output: &Path,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Summary, WeightsError> {
+    let fail = |source| WeightsError::Write { file: output.display().to_string(), source };
+    let encoders = form.text_encoders()?;
+    let metadata = describe(form, &encoders, quant)?;
+
+    let mut sources = Vec::new();
+    let mut planned = Vec::new();
+    for part in [Part::Unet, Part::Vae].into_iter().chain(encoders) {
+        let source = weights(part)?;
+        for (name, shape, dtype) in source.weights() {
+            planned.push(Planned { name: format!("{part}.{name}"), dtype, shape: shape.to_vec() });
+        }
+        sources.push(source);
+    }
+    let total: u64 = planned.iter().map(|tensor| tensor.bytes() as u64).sum();
+
+    let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let file = tempfile::Builder::new()
+        .prefix(".cupscale-")
+        .tempfile_in(folder.unwrap_or(Path::new(".")))
+        .map_err(fail)?;
+    let mut writer =
+        Writer::new(BufWriter::new(file.as_file()), &metadata, &planned).map_err(fail)?;
+    let mut summary = Summary::default();
+    let mut done = 0;
+    for source in &sources {
+        for (name, _, dtype) in source.weights() {
+            let bytes = source.bytes(name)?;
+            writer.tensor(&bytes).map_err(fail)?;
+            let length = bytes.len() as u64;
+            drop(bytes);
+            source.release(name);
+            let (count, sum) = summary.formats.entry(format_name(dtype)).or_default();
+            *count += 1;
+            *sum += length;
+            done += length;
+            progress(done, total);
+        }
+    }
+    drop(writer.finish().map_err(fail)?);
+    finish(file, output).map_err(fail)?;
+    summary.bytes = std::fs::metadata(output).map_err(fail)?.len();
+    Ok(summary)
+}
+
+/// Gives the temporary file the rights of a new one, and its name.
+fn finish(file: tempfile::NamedTempFile, output: &Path) -> std::io::Result<()> {
+    file.as_file().sync_all()?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        // A temporary file is its owner's alone; a model is anybody's to read.
+        let rights = std::fs::Permissions::from_mode(0o644);
+        File::set_permissions(file.as_file(), rights)?;
+    }
+    file.persist(output)?;
+    Ok(())
+}
+
+/// A format as people write it.
+fn format_name(dtype: GgmlDType) -> String {
+    let name = format!("{dtype:?}").to_lowercase();
+    match name.strip_suffix('k') {
+        Some(bits) => format!("{bits}_k"),
+        None => name,
+    }
+}
+
+/// The metadata: every text that loading the model needs.
+fn describe(
+    form: &dyn Form,
+    encoders: &[Part],
+    quant: QuantType,
+) -> Result<Vec<(String, Metadata)>, WeightsError> {
+    let mut index = form.index().clone();
+    let mut metadata = Vec::new();
+    let mut text = |key: String, text: String| metadata.push((key, Metadata::String(text)));
+    text(ARCHITECTURE_KEY.to_owned(), ARCHITECTURE.to_owned());
+    for part in [Part::Unet, Part::Vae].iter().chain(encoders) {
+        let config = form.config(*part)?;
+        text(config_key(*part), config.config.to_string());
+        let known = index.get(part.folder()).and_then(|entry| entry.get(1));
+        if known.and_then(Value::as_str) != Some(&config.class)
+            && let Some(fields) = index.as_object_mut()
+        {
+            fields.insert(part.folder().to_owned(), json!([null, config.class]));
+        }
+    }
+    text(INDEX_KEY.to_owned(), index.to_string());
+    text(SCHEDULER_KEY.to_owned(), form.scheduler()?.to_string());
+    for &encoder in encoders {
+        let files = form.tokenizer(encoder)?;
+        let contents = [
+            files.vocab_json,
+            files.merges_txt,
+            files.tokenizer_json,
+            files.tokenizer_config_json,
+            files.special_tokens_map_json,
+        ];
+        for (name, contents) in TOKENIZER_FILES.into_iter().zip(contents) {
+            let Some(contents) = contents else { continue };
+            let contents = String::from_utf8(contents).map_err(|_| WeightsError::Config {
+                file: format!("{}/{name}", files.place),
+                reason: "not UTF-8".to_owned(),
+            })?;
+            text(tokenizer_key(encoder, name), contents);
+        }
+    }
+    metadata.push(("general.quantization_version".to_owned(), Metadata::U32(QUANTIZATION_VERSION)));
+    metadata.push(("general.file_type".to_owned(), Metadata::U32(quant.file_type())));
+    Ok(metadata)
+}
