@@ -88,6 +88,7 @@ pub struct Engine {
     pub(super) dtype: DType,
     shape: ModelShape,
     name: String,
+    loras: Vec<(String, f64)>,
 }
 
 impl Engine {
@@ -130,6 +131,7 @@ impl Engine {
             device: device.clone(),
             dtype,
             shape,
+            loras: files.loras().map(|(name, scale)| (name.to_owned(), scale)).collect(),
             name: match source {
                 ModelSource::Embedded => "mini".to_owned(),
                 ModelSource::Path(path) => {
@@ -139,11 +141,35 @@ impl Engine {
         })
     }
 
-    /// The same model with what its maker says about how to sample it.
-    #[must_use]
-    pub fn with_defaults(mut self, defaults: ModelDefaults) -> Self {
+    /// The same model under the name that its user knows, with what its manifest says about how to
+    /// run it.
+    ///
+    /// # Errors
+    /// A native size that the model cannot have.
+    pub fn with_manifest(mut self, name: String, defaults: ModelDefaults) -> Result<Self, Error> {
+        if let Some(native_size) = defaults.native_size {
+            let ModelShape { factor, stride, .. } = self.shape;
+            let region = native_size / factor;
+            if !native_size.is_multiple_of(factor * stride) || !(1..=MAX_REGION).contains(&region) {
+                return Err(Error::Model {
+                    model: name,
+                    reason: format!(
+                        "a native size of {native_size} pixels is no multiple of {}, or too large",
+                        factor * stride
+                    ),
+                });
+            }
+            self.shape.region = region;
+        }
+        self.name = name;
         self.defaults = defaults;
-        self
+        Ok(self)
+    }
+
+    /// The LoRAs in its weights, by name, with their scales.
+    #[must_use]
+    pub fn loras(&self) -> &[(String, f64)] {
+        &self.loras
     }
 
     /// What the model can do.
