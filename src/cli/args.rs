@@ -1,6 +1,9 @@
 //! Every option: its names, its help, its range, and how it becomes a setting of the pipeline.
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use cupscale::{
@@ -176,9 +179,15 @@ pub struct JobArgs {
     #[arg(long, value_enum, default_value_t = ColorFixArg::Wavelet, help_heading = "Repainting")]
     color_fix: ColorFixArg,
 
-    /// Model folder in diffusers layout [default: the embedded model]
-    #[arg(short = 'n', long, value_name = "DIR", help_heading = "Machine")]
+    /// Model: a folder in diffusers layout, or a single .safetensors file [default: the embedded model]
+    #[arg(short = 'n', long, value_name = "PATH", help_heading = "Machine")]
     model: Option<PathBuf>,
+    /// Another VAE for the model: a folder, or a .safetensors file
+    #[arg(long, value_name = "PATH", help_heading = "Machine")]
+    vae: Option<PathBuf>,
+    /// Another UNet for the model: a folder, or a .safetensors file
+    #[arg(long, value_name = "PATH", help_heading = "Machine")]
+    unet: Option<PathBuf>,
     /// Where to compute
     #[arg(
         short = 'g',
@@ -317,9 +326,17 @@ impl JobArgs {
 
     pub fn model(&self) -> ModelSource {
         match &self.model {
-            Some(folder) => ModelSource::Path(folder.clone()),
+            Some(path) => ModelSource::Path(path.clone()),
             None => ModelSource::Embedded,
         }
+    }
+
+    pub fn vae(&self) -> Option<&Path> {
+        self.vae.as_deref()
+    }
+
+    pub fn unet(&self) -> Option<&Path> {
+        self.unet.as_deref()
     }
 
     pub fn device(&self) -> DeviceSpec {

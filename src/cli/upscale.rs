@@ -4,11 +4,11 @@ use std::io::IsTerminal as _;
 
 use cupscale::{
     image::{Format, Input, Output, Picture},
-    pipeline::{self, Engine, Error, Plan},
+    pipeline::{self, Engine, Error, Plan, Progress as _},
     weights::ModelFiles,
 };
 
-use super::{CliError, args::JobArgs, progress::Reporter};
+use super::{CliError, args::JobArgs, complain, progress::Reporter};
 
 pub fn run(args: &JobArgs) -> Result<(), CliError> {
     if args.dry_run {
@@ -25,7 +25,7 @@ pub fn run(args: &JobArgs) -> Result<(), CliError> {
     }
     output.check_writable().map_err(Error::from)?;
     let mut reporter = Reporter::new(args.progress_mode(), args.quiet);
-    let engine = engine(args)?;
+    let engine = engine(args, |note| reporter.note(note))?;
     let settings = args.settings();
     let report = pipeline::upscale(&engine, &picture, &output, format, &settings, &mut reporter)?;
     reporter.finish(&format!(
@@ -47,10 +47,17 @@ pub fn read(input: &Input) -> Result<(Picture, Format), CliError> {
     Ok((picture, format))
 }
 
-/// Loads the chosen model onto the chosen device.
-pub fn engine(args: &JobArgs) -> Result<Engine, CliError> {
+/// Loads the chosen model onto the chosen device, and tells `note` what is odd about it.
+pub fn engine(args: &JobArgs, note: impl FnMut(&str)) -> Result<Engine, CliError> {
     let device = args.device().open().map_err(Error::from)?;
-    let files = ModelFiles::open(args.model()).map_err(Error::from)?;
+    let mut files = ModelFiles::open(args.model()).map_err(Error::from)?;
+    if let Some(path) = args.unet() {
+        files = files.with_unet(path).map_err(Error::from)?;
+    }
+    if let Some(path) = args.vae() {
+        files = files.with_vae(path).map_err(Error::from)?;
+    }
+    files.notes().iter().map(String::as_str).for_each(note);
     Ok(Engine::load(&files, &device)?)
 }
 
@@ -58,5 +65,10 @@ pub fn engine(args: &JobArgs) -> Result<Engine, CliError> {
 pub fn plan(args: &JobArgs) -> Result<Plan, CliError> {
     let (picture, _) = read(&args.input()?)?;
     let size = (picture.width, picture.height);
-    Ok(Plan::new(&engine(args)?, size, &args.settings())?)
+    let engine = engine(args, |note| {
+        if !args.quiet {
+            complain(note);
+        }
+    })?;
+    Ok(Plan::new(&engine, size, &args.settings())?)
 }

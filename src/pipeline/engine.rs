@@ -106,10 +106,12 @@ impl Engine {
         let config = UNetConfig::from_json(&part.config.to_string()).map_err(in_unet)?;
         let shape = ModelShape::new(source, &config, &vae)?;
         let unet = UNet2DConditionModel::load(config, &part.params).map_err(in_unet)?;
+        let text = files.text(device, dtype)?;
+        check_conditioning(source, unet.config(), &text)?;
         let scheduler = SchedulerConfig::from_json(&files.scheduler()?.to_string())?;
         Ok(Self {
             unet,
-            text: files.text(device, dtype)?,
+            text,
             schedule: Schedule::new(&scheduler)?,
             sampler: scheduler.sampler()?.build(0.0)?,
             vae,
@@ -167,6 +169,35 @@ impl Engine {
         }
         let eps = self.unet.forward(&sample, timestep as f64, conditioning, prior)?;
         Ok(eps.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+    }
+}
+
+/// Refuses text encoders that do not make what the UNet takes: parts of different families.
+fn check_conditioning(
+    model: &ModelSource,
+    unet: &UNetConfig,
+    text: &TextConditioner,
+) -> Result<(), Error> {
+    let refuse = |reason: String| Err(Error::Model { model: model.to_string(), reason });
+    let (width, pooled) = text.widths();
+    let mut taken = (unet.down.iter().chain(&unet.up))
+        .filter_map(|level| level.transformer.as_ref())
+        .chain(unet.mid.as_ref().map(|mid| &mid.transformer));
+    if let Some(other) = taken.find(|transformer| transformer.context_width != width) {
+        return refuse(format!(
+            "the UNet takes text of width {}, the text encoders make {width} (parts of different \
+             models?)",
+            other.context_width
+        ));
+    }
+    // Beside the pooled embedding stand six numbers of so many features each.
+    let added = unet.added.as_ref();
+    match added.map(|added| added.input_width.saturating_sub(6 * added.features)) {
+        Some(taken) if pooled != Some(taken) => refuse(format!(
+            "the UNet takes a pooled text embedding of width {taken}, the text encoders make {}",
+            pooled.map_or_else(|| "none".to_owned(), |width| width.to_string()),
+        )),
+        _ => Ok(()),
     }
 }
 

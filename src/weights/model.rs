@@ -2,6 +2,7 @@
 //! built here; of the UNet, configuration and weights are handed out, because what it is built with
 //! is the pipeline's business.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{DType, Device};
@@ -9,6 +10,8 @@ use serde_json::Value;
 
 use super::diffusers::DiffusersFolder;
 use super::form::{Form, Part, PartConfig};
+use super::replace::Replaced;
+use super::single_file::SingleFile;
 use super::{ModelSource, WeightsError};
 use crate::backend::Params;
 use crate::model::text::{
@@ -41,7 +44,35 @@ impl ModelFiles {
     /// A source that is no model in a known form, or a description that cannot be read.
     pub fn open(source: ModelSource) -> Result<Self, WeightsError> {
         source.check()?;
-        Ok(Self { form: Arc::new(DiffusersFolder::open(source)?) })
+        let form: Arc<dyn Form> = match source {
+            ModelSource::Path(file) if file.is_file() => Arc::new(SingleFile::open(file)?),
+            folder => Arc::new(DiffusersFolder::open(folder)?),
+        };
+        Ok(Self { form })
+    }
+
+    /// The model with another VAE: from a folder with its `config.json`, from a whole model in a
+    /// folder or file, or from a file of its own, with diffusers' or ldm's names.
+    ///
+    /// # Errors
+    /// No VAE there, or one that is not supported.
+    pub fn with_vae(self, path: &Path) -> Result<Self, WeightsError> {
+        Ok(Self { form: Arc::new(Replaced::vae(self.form, path)?) })
+    }
+
+    /// The model with another UNet, from the same kinds of places.
+    ///
+    /// # Errors
+    /// No UNet there, or one that is not supported.
+    pub fn with_unet(self, path: &Path) -> Result<Self, WeightsError> {
+        Ok(Self { form: Arc::new(Replaced::unet(self.form, path)?) })
+    }
+
+    /// What a user may want to know of the model, one line each: tensors that nothing uses, and what
+    /// had to be guessed. Reads the headers of its files.
+    #[must_use]
+    pub fn notes(&self) -> Vec<String> {
+        self.form.notes()
     }
 
     /// Where the model is.

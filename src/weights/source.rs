@@ -14,7 +14,7 @@ use super::{WeightsError, embedded};
 /// Where a model is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ModelSource {
-    /// A folder with a `model_index.json`, or a file.
+    /// A folder with a `model_index.json`, or a file with a whole model in it.
     Path(PathBuf),
     /// The model inside this program, `models/mini`.
     Embedded,
@@ -26,6 +26,21 @@ pub enum Bytes {
     Mapped(Arc<Mmap>),
     Static(&'static [u8]),
     Heap(Arc<[u8]>),
+}
+
+impl Bytes {
+    /// Maps a file into memory.
+    ///
+    /// # Errors
+    /// A file that is missing or cannot be mapped.
+    pub fn map(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        // SAFETY: the map is only read. Should another program change the file meanwhile, the
+        // tensors copied from it would hold other numbers; no reference into it is kept as
+        // anything but bytes.
+        let map = unsafe { Mmap::map(&file)? };
+        Ok(Self::Mapped(Arc::new(map)))
+    }
 }
 
 impl Deref for Bytes {
@@ -50,21 +65,18 @@ impl fmt::Display for ModelSource {
 }
 
 impl ModelSource {
-    /// Checks that this is a model in diffusers layout at all.
+    /// Checks that there is a file that is no pickle, or a folder in diffusers layout.
     ///
     /// # Errors
-    /// A folder that does not exist, that is a single file, or that has no `model_index.json`.
+    /// Nothing there, a pickled file, or a folder without `model_index.json`.
     pub fn check(&self) -> Result<(), WeightsError> {
         let Self::Path(path) = self else { return Ok(()) };
+        refuse_pickle(path)?;
         if path.is_file() {
-            return Err(if is_pickle(path) {
-                WeightsError::Pickled { file: path.display().to_string() }
-            } else {
-                WeightsError::SingleFile(path.clone())
-            });
+            return Ok(());
         }
         if !path.is_dir() {
-            return Err(WeightsError::NoFolder(path.clone()));
+            return Err(WeightsError::NotFound(path.clone()));
         }
         if self.contains("model_index.json") {
             return Ok(());
@@ -106,14 +118,7 @@ impl ModelSource {
     /// # Errors
     /// A file that is missing or cannot be mapped.
     pub fn map(&self, name: &str) -> Result<Bytes, WeightsError> {
-        self.open(name, |path| {
-            let file = File::open(path)?;
-            // SAFETY: the map is only read. Should another program change the file meanwhile, the
-            // tensors copied from it would hold other numbers; no reference into it is kept as
-            // anything but bytes.
-            let map = unsafe { Mmap::map(&file)? };
-            Ok(Bytes::Mapped(Arc::new(map)))
-        })
+        self.open(name, Bytes::map)
     }
 
     fn open(
@@ -141,6 +146,14 @@ impl ModelSource {
         names.sort();
         names.first().map(|path| path.display().to_string())
     }
+}
+
+/// Refuses a file that may be a pickle, by its name.
+pub(super) fn refuse_pickle(path: &Path) -> Result<(), WeightsError> {
+    if path.is_file() && is_pickle(path) {
+        return Err(WeightsError::Pickled { file: path.display().to_string() });
+    }
+    Ok(())
 }
 
 /// PyTorch's formats, all pickles inside.
