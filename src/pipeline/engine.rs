@@ -117,6 +117,7 @@ impl Engine {
         let scheduler =
             SchedulerConfig::from_json(&files.scheduler()?.to_string()).map_err(in_scheduler)?;
         let text = files.text(device, dtype)?;
+        check_conditioning(source, unet.config(), &text)?;
         Ok(Self {
             unet,
             schedule: Schedule::new(&scheduler).map_err(in_scheduler)?,
@@ -232,6 +233,35 @@ impl Engine {
         let guided =
             |(negative, positive): (&f32, &f32)| negative + guidance * (positive - negative);
         Ok(negative.iter().zip(positive).map(guided).collect())
+    }
+}
+
+/// Refuses text encoders that do not make what the UNet takes: parts of different families.
+fn check_conditioning(
+    model: &ModelSource,
+    unet: &UNetConfig,
+    text: &TextConditioner,
+) -> Result<(), Error> {
+    let refuse = |reason: String| Err(Error::Model { model: model.to_string(), reason });
+    let (width, pooled) = text.widths();
+    let mut taken = (unet.down.iter().chain(&unet.up))
+        .filter_map(|level| level.transformer.as_ref())
+        .chain(unet.mid.as_ref().map(|mid| &mid.transformer));
+    if let Some(other) = taken.find(|transformer| transformer.context_width != width) {
+        return refuse(format!(
+            "the UNet takes text of width {}, the text encoders make {width} (parts of different \
+             models?)",
+            other.context_width
+        ));
+    }
+    // Beside the pooled embedding stand six numbers of so many features each.
+    let added = unet.added.as_ref();
+    match added.map(|added| added.input_width.saturating_sub(6 * added.features)) {
+        Some(taken) if pooled != Some(taken) => refuse(format!(
+            "the UNet takes a pooled text embedding of width {taken}, the text encoders make {}",
+            pooled.map_or_else(|| "none".to_owned(), |width| width.to_string()),
+        )),
+        _ => Ok(()),
     }
 }
 
