@@ -11,7 +11,7 @@ use candle_core::{DType, Device, Tensor, safetensors};
 use clap::Parser;
 use cupscale::{
     model::unet::{Conditioning, Prior, UNet2DConditionModel, UNetConfig},
-    sampler::{self, Denoise, Schedule, SchedulerConfig},
+    sampler::{self, Denoise, Schedule, SchedulerConfig, Timesteps},
     weights::{ModelFiles, ModelSource, Part},
 };
 
@@ -110,12 +110,12 @@ fn compute(
     let channels_last = |x: &Tensor| x.permute((0, 2, 3, 1))?.contiguous();
     let sample = channels_last(input("sample")?)?;
     let shape = sample.dims4()?;
-    let predict = |z: &Tensor, t: usize| unet.forward(z, t as f64, &conditioning, Prior::None);
-    let eps = predict(&sample, 499)?;
+    let predict = |z: &Tensor, t: f64| unet.forward(z, t, &conditioning, Prior::None);
+    let eps = predict(&sample, 499.)?;
 
     let schedule = Schedule::new(scheduler)?.with_spacing(sampler::TimestepSpacing::Trailing);
-    let ddim = sampler::SamplerKind::Ddim.build(0.0)?;
-    let steps = sampler::plan(&*ddim, &schedule, 8, Denoise::Steps(4))?;
+    let ddim = sampler::SamplerKind::Ddim.build(scheduler, None)?;
+    let steps = sampler::plan(&*ddim, &schedule, &Timesteps::Count(8), Denoise::Steps(4))?;
     let values = |x: &Tensor| x.flatten_all()?.to_vec1::<f32>();
     let mut z = values(&channels_last(input("noise")?)?)?;
     schedule.add_noise(steps[0].t, &values(&sample)?, &mut z)?;

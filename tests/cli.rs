@@ -299,12 +299,12 @@ fn fresh_noise_and_guidance_do_not_depend_on_batch_and_threads() {
 }
 
 #[test]
-fn every_option_of_the_repainting_changes_the_picture() {
+fn every_prior_and_the_prompt_change_the_picture() {
     let shell = Shell::new();
     shell.picture("in.png", 80, 70);
     let base = "in.png -o out.tif -s 4 --strength 0.2";
     shell.succeed(base);
-    let mut seen = vec![image::open(shell.path("out.tif")).unwrap()];
+    let all = image::open(shell.path("out.tif")).unwrap();
     for option in [
         "--gsp 0",
         "--gsp 1",
@@ -315,6 +315,19 @@ fn every_option_of_the_repainting_changes_the_picture() {
         "--overlap 0.25",
         "--steps 5",
         "--prompt autumn",
+    ] {
+        shell.succeed(&format!("{base} {option}"));
+        assert!(image::open(shell.path("out.tif")).unwrap() != all, "{option} changes nothing");
+    }
+}
+
+#[test]
+fn every_choice_of_sampling_gives_another_picture() {
+    let shell = Shell::new();
+    shell.picture("in.png", 24, 16);
+    let mut seen = Vec::new();
+    for option in [
+        "",
         "--guidance 3",
         "--guidance 3 --negative-prompt blurry",
         "--eta 0.5",
@@ -325,7 +338,7 @@ fn every_option_of_the_repainting_changes_the_picture() {
         "--sampler lcm",
         "--sampler euler --spacing linspace",
     ] {
-        shell.succeed(&format!("{base} {option}"));
+        shell.succeed(&format!("in.png -o out.tif -s 4 --strength 0.2 {option}"));
         let picture = image::open(shell.path("out.tif")).unwrap();
         assert!(!seen.contains(&picture), "{option} changes nothing");
         seen.push(picture);

@@ -87,10 +87,10 @@ fn what_is_no_model_folder_is_refused_for_what_it_is() {
     let dir = tempfile::tempdir().unwrap();
     let open = |path: PathBuf| ModelFiles::open(ModelSource::Path(path)).unwrap_err().to_string();
     let path = |name: &str| dir.path().join(name);
-    assert!(open(path("absent")).ends_with("absent: no such model folder"));
+    assert!(open(path("absent")).ends_with("absent: no such model folder or file"));
     assert!(open(path("")).contains("not a model in diffusers layout (no model_index.json)"));
-    fs::write(path("model.safetensors"), b"").unwrap();
-    assert!(open(path("model.safetensors")).contains("single file"));
+    fs::write(path("model.xyz"), b"").unwrap();
+    assert!(open(path("model.xyz")).contains("model.xyz: not a weights file that is known"));
     fs::write(path("model.ckpt"), b"").unwrap();
     assert!(open(path("model.ckpt")).contains("pickled"));
     assert!(open(path("")).contains("model.ckpt: pickled"));
@@ -176,6 +176,31 @@ fn a_missing_or_misshapen_tensor_is_named_with_its_file() {
     let error = vae_error(&model).to_string();
     let missing = format!("{}: tensor `decoder.layers.0.bias` is missing", weights.display());
     assert_eq!(error, missing);
+}
+
+#[test]
+fn a_tensor_that_no_configuration_asks_for_is_noted() {
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/img2img/model");
+    assert_eq!(open(&model).notes(), Vec::<String>::new());
+    let dir = tempfile::tempdir().unwrap();
+    copy(&model, dir.path());
+    for (file, name) in [
+        ("unet/diffusion_pytorch_model.safetensors", "down_blocks.7.x"),
+        ("text_encoder_2/model.safetensors", "text_model.y"),
+    ] {
+        let weights = dir.path().join(file);
+        let mut tensors = safetensors::load(&weights, &Device::Cpu).unwrap();
+        let zero = Tensor::zeros(1, DType::F32, &Device::Cpu).unwrap();
+        tensors.insert(name.to_owned(), zero.clone());
+        tensors.insert("text_model.embeddings.position_ids".to_owned(), zero);
+        safetensors::save(&tensors, &weights).unwrap();
+    }
+    let notes = open(dir.path()).notes();
+    assert_eq!(notes.len(), 2, "{notes:?}");
+    assert!(
+        notes[0].contains("unet") && notes[0].ends_with("tensor `down_blocks.7.x` is not used")
+    );
+    assert!(notes[1].ends_with("tensor `text_model.y` is not used"));
 }
 
 #[test]

@@ -29,7 +29,7 @@ def chain(net, zl, ids, alphas):
         a = alphas[t]
         eps = net(z, zl, torch.full((len(z),), t, device=z.device), ids, 4 * zl.shape[-1])
         guess = (z - (1 - a).sqrt() * eps) / a.sqrt()
-        before = alphas[unet_module.CHAIN[i + 1]] if i + 1 < len(unet_module.CHAIN) else alphas[0]
+        before = alphas[unet_module.CHAIN[i + 1]] if i + 1 < len(unet_module.CHAIN) else torch.ones(())
         z = before.sqrt() * guess + (1 - before).sqrt() * eps
     return z
 

@@ -1,6 +1,9 @@
 //! Every option: its names, its help, its range, and how it becomes a setting of the pipeline.
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{
+    ffi::{OsStr, OsString},
+    path::{Path, PathBuf},
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::TypedValueParser as _};
 use cupscale::{
@@ -9,7 +12,7 @@ use cupscale::{
     image::{DEFAULT_QUALITY, Format, Input, Output},
     pipeline::{CaptionerChoice, ColourFix, Defaults, Settings},
     sampler::{Denoise, SamplerKind, TimestepSpacing},
-    weights::{ModelSource, QuantType},
+    weights::QuantType,
 };
 
 use super::CliError;
@@ -171,15 +174,13 @@ pub struct JobArgs {
           value_parser = clap::value_parser!(u32).range(1..=1000), help_heading = "Repainting")]
     denoise_steps: Option<u32>,
     /// How a step is taken [default: the model's]
-    #[arg(long, value_name = "ddim|tcd|euler|lcm", value_parser = sampler,
-          help_heading = "Repainting")]
+    #[arg(long, value_name = "ddim|tcd|euler|lcm", help_heading = "Repainting")]
     sampler: Option<SamplerKind>,
     /// Share of fresh noise in each step of ddim or tcd [default: the model's, or 0 and 0.3]
     #[arg(long, value_name = "0-1", value_parser = weight, help_heading = "Repainting")]
     eta: Option<f64>,
     /// How timesteps are spread; few-step models want trailing [default: the model's]
-    #[arg(long, value_name = "leading|trailing|linspace", value_parser = spacing,
-          help_heading = "Repainting")]
+    #[arg(long, value_name = "leading|trailing|linspace", help_heading = "Repainting")]
     spacing: Option<TimestepSpacing>,
     /// The very timesteps of the whole schedule, highest first
     #[arg(
@@ -218,15 +219,22 @@ pub struct JobArgs {
     #[arg(long, value_enum, default_value_t = ColorFixArg::Wavelet, help_heading = "Repainting")]
     color_fix: ColorFixArg,
 
-    /// Model folder in diffusers layout, or GGUF file [default: the embedded model]
-    #[arg(short = 'n', long, value_name = "PATH", help_heading = "Machine")]
-    model: Option<PathBuf>,
+    /// A model that `models list` shows, a folder in diffusers layout, a .safetensors or .gguf file
+    /// [default: the embedded model]
+    #[arg(short = 'n', long, value_name = "NAME|PATH", help_heading = "Model")]
+    model: Option<OsString>,
+    /// Another VAE for the model: a name, a folder or a file
+    #[arg(long, value_name = "NAME|PATH", help_heading = "Model")]
+    vae: Option<OsString>,
+    /// Another UNet for the model: a folder or a file
+    #[arg(long, value_name = "PATH", help_heading = "Model")]
+    unet: Option<PathBuf>,
     /// Round the model's weights to this type as they are read: less memory, a little less exact
-    #[arg(long, value_name = "q8_0|q6_k|q5_k|q4_k|f16", help_heading = "Machine")]
+    #[arg(long, value_name = "q8_0|q6_k|q5_k|q4_k|f16", help_heading = "Model")]
     quantize: Option<QuantType>,
     /// LoRA to change the model's weights with (safetensors), and how much of it [default scale: 1];
     /// may be given several times
-    #[arg(long, value_name = "FILE[:SCALE]", help_heading = "Machine",
+    #[arg(long, value_name = "NAME|FILE[:SCALE]", help_heading = "Model",
           value_parser = clap::builder::OsStringValueParser::new().try_map(lora))]
     lora: Vec<Lora>,
     /// Where to compute
@@ -365,11 +373,16 @@ impl JobArgs {
         }
     }
 
-    pub fn model(&self) -> ModelSource {
-        match &self.model {
-            Some(folder) => ModelSource::Path(folder.clone()),
-            None => ModelSource::Embedded,
-        }
+    pub fn model(&self) -> Option<&OsStr> {
+        self.model.as_deref()
+    }
+
+    pub fn vae(&self) -> Option<&OsStr> {
+        self.vae.as_deref()
+    }
+
+    pub fn unet(&self) -> Option<&Path> {
+        self.unet.as_deref()
     }
 
     /// The type to which the model's weights are rounded.
@@ -432,24 +445,6 @@ fn overlap(text: &str) -> Result<f64, String> {
 
 pub fn guidance(text: &str) -> Result<f64, String> {
     within(text, 0.0, 100.0)
-}
-
-pub fn sampler(text: &str) -> Result<SamplerKind, String> {
-    named(text, SamplerKind::ALL, SamplerKind::name)
-}
-
-pub fn spacing(text: &str) -> Result<TimestepSpacing, String> {
-    named(text, TimestepSpacing::ALL, TimestepSpacing::name)
-}
-
-/// The one of `all` that has this name.
-fn named<T: Copy, const N: usize>(
-    text: &str,
-    all: [T; N],
-    name: fn(T) -> &'static str,
-) -> Result<T, String> {
-    let found = all.into_iter().find(|&item| name(item) == text);
-    found.ok_or_else(|| format!("not one of {}", all.map(name).join(", ")))
 }
 
 fn size(text: &str) -> Result<(u32, u32), String> {

@@ -5,7 +5,7 @@ use cupscale::{
     pipeline::{self, Error, Progress as _},
 };
 
-use super::{CliError, args::JobArgs, progress::Reporter, upscale};
+use super::{CliError, args::JobArgs, engine, progress::Reporter, upscale};
 
 pub fn run(args: &JobArgs) -> Result<(), CliError> {
     args.set_threads()?;
@@ -20,7 +20,7 @@ pub fn run(args: &JobArgs) -> Result<(), CliError> {
     output.check_writable().map_err(Error::from)?;
     let (picture, _) = upscale::read(&input)?;
     let mut reporter = Reporter::new(args.progress_mode(), args.quiet);
-    let engine = upscale::engine(args, |note| reporter.note(note))?;
+    let engine = engine::load(args, |note| reporter.note(note))?;
     let document = pipeline::describe(&engine, &picture, &args.settings(), &mut reporter)?;
     output.write(document.to_json().as_bytes()).map_err(Error::from)?;
     reporter.finish(&format!("{}: {} regions", output.name(), document.regions().len()));

@@ -3,6 +3,7 @@
 
 mod args;
 mod caption;
+mod engine;
 mod models;
 mod plan;
 mod progress;

@@ -84,10 +84,10 @@ struct AddArgs {
     #[arg(long, value_name = "PATH")]
     vae: Option<PathBuf>,
     /// The sampler it is made for
-    #[arg(long, value_name = "ddim|tcd|euler|lcm", value_parser = args::sampler)]
+    #[arg(long, value_name = "ddim|tcd|euler|lcm")]
     sampler: Option<SamplerKind>,
     /// How its timesteps are spread
-    #[arg(long, value_name = "leading|trailing|linspace", value_parser = args::spacing)]
+    #[arg(long, value_name = "leading|trailing|linspace")]
     timestep_spacing: Option<TimestepSpacing>,
     /// The timesteps themselves, in place of a spread
     #[arg(long, value_name = "T,T,…", value_delimiter = ',', conflicts_with = "timestep_spacing",

@@ -1,7 +1,7 @@
 //! `models quantize`: a model of any form into one GGUF file.
 
 use std::io::IsTerminal as _;
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
 
 use clap::{
     Args,
@@ -9,21 +9,21 @@ use clap::{
 };
 use cupscale::{
     pipeline::Error,
-    weights::{ModelFiles, ModelSource, QuantType, Summary},
+    weights::{QuantType, Summary},
 };
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
 use super::{
     CliError,
     args::{self, Lora},
-    complain, print,
+    complain, engine, print,
 };
 
 #[derive(Args, Debug)]
 pub struct QuantizeArgs {
-    /// The model: a folder in diffusers layout, or a GGUF file
-    #[arg(value_name = "IN")]
-    input: PathBuf,
+    /// The model: a name, a folder in diffusers layout, a .safetensors or .gguf file
+    #[arg(value_name = "NAME|PATH")]
+    input: OsString,
     /// The file to write
     #[arg(short, long, value_name = "OUT.gguf")]
     output: PathBuf,
@@ -31,16 +31,13 @@ pub struct QuantizeArgs {
     #[arg(short, long = "type", value_name = "q8_0|q6_k|q5_k|q4_k|f16")]
     quant: QuantType,
     /// A LoRA to merge first; may be given several times
-    #[arg(long, value_name = "FILE[:SCALE]",
+    #[arg(long, value_name = "NAME|FILE[:SCALE]",
           value_parser = OsStringValueParser::new().try_map(args::lora))]
     lora: Vec<Lora>,
 }
 
 pub fn run(args: &QuantizeArgs) -> Result<(), CliError> {
-    let mut files = ModelFiles::open(ModelSource::Path(args.input.clone())).map_err(Error::from)?;
-    for lora in &args.lora {
-        files = files.with_lora(&lora.path, lora.scale).map_err(Error::from)?;
-    }
+    let (files, _) = engine::files(Some(&args.input), None, None, &args.lora)?;
     files.notes().iter().for_each(|note| complain(note));
     let bar = bar();
     let mut progress = |done, total| {

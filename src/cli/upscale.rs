@@ -4,8 +4,7 @@ use std::io::IsTerminal as _;
 
 use cupscale::{
     image::{Format, Input, Output, Picture},
-    pipeline::{self, Engine, Error, Plan, Progress as _},
-    weights::ModelFiles,
+    pipeline::{self, Error, Plan, Progress as _},
 };
 
 use super::{CliError, args::JobArgs, complain, progress::Reporter};
@@ -25,7 +24,7 @@ pub fn run(args: &JobArgs) -> Result<(), CliError> {
     }
     output.check_writable().map_err(Error::from)?;
     let mut reporter = Reporter::new(args.progress_mode(), args.quiet);
-    let engine = engine(args, |note| reporter.note(note))?;
+    let engine = super::engine::load(args, |note| reporter.note(note))?;
     let settings = args.settings();
     let report = pipeline::upscale(&engine, &picture, &output, format, &settings, &mut reporter)?;
     reporter.finish(&format!(
@@ -47,25 +46,11 @@ pub fn read(input: &Input) -> Result<(Picture, Format), CliError> {
     Ok((picture, format))
 }
 
-/// Loads the chosen model onto the chosen device, and tells `note` what is odd about it.
-pub fn engine(args: &JobArgs, note: impl FnMut(&str)) -> Result<Engine, CliError> {
-    let device = args.device().open().map_err(Error::from)?;
-    let mut files = ModelFiles::open(args.model()).map_err(Error::from)?;
-    for lora in args.loras() {
-        files = files.with_lora(&lora.path, lora.scale).map_err(Error::from)?;
-    }
-    if let Some(quant) = args.quantize() {
-        files = files.quantized(quant);
-    }
-    files.notes().iter().map(String::as_str).for_each(note);
-    Ok(Engine::load(&files, &device)?)
-}
-
 /// Plans the job of `args` without running it.
 pub fn plan(args: &JobArgs) -> Result<Plan, CliError> {
     let (picture, _) = read(&args.input()?)?;
     let size = (picture.width, picture.height);
-    let engine = engine(args, |note| {
+    let engine = super::engine::load(args, |note| {
         if !args.quiet {
             complain(note);
         }

@@ -88,6 +88,7 @@ pub struct Engine {
     pub(super) dtype: DType,
     shape: ModelShape,
     name: String,
+    loras: Vec<(String, f64)>,
 }
 
 impl Engine {
@@ -116,6 +117,7 @@ impl Engine {
         let scheduler =
             SchedulerConfig::from_json(&files.scheduler()?.to_string()).map_err(in_scheduler)?;
         let text = files.text(device, dtype)?;
+        check_conditioning(source, unet.config(), &text)?;
         Ok(Self {
             unet,
             schedule: Schedule::new(&scheduler).map_err(in_scheduler)?,
@@ -130,6 +132,7 @@ impl Engine {
             device: device.clone(),
             dtype,
             shape,
+            loras: files.loras().map(|(name, scale)| (name.to_owned(), scale)).collect(),
             name: match source {
                 ModelSource::Embedded => "mini".to_owned(),
                 ModelSource::Path(path) => {
@@ -139,11 +142,35 @@ impl Engine {
         })
     }
 
-    /// The same model with what its maker says about how to sample it.
-    #[must_use]
-    pub fn with_defaults(mut self, defaults: ModelDefaults) -> Self {
+    /// The same model under the name that its user knows, with what its manifest says about how to
+    /// run it.
+    ///
+    /// # Errors
+    /// A native size that the model cannot have.
+    pub fn with_manifest(mut self, name: String, defaults: ModelDefaults) -> Result<Self, Error> {
+        if let Some(native_size) = defaults.native_size {
+            let ModelShape { factor, stride, .. } = self.shape;
+            let region = native_size / factor;
+            if !native_size.is_multiple_of(factor * stride) || !(1..=MAX_REGION).contains(&region) {
+                return Err(Error::Model {
+                    model: name,
+                    reason: format!(
+                        "a native size of {native_size} pixels is no multiple of {}, or too large",
+                        factor * stride
+                    ),
+                });
+            }
+            self.shape.region = region;
+        }
+        self.name = name;
         self.defaults = defaults;
-        self
+        Ok(self)
+    }
+
+    /// The LoRAs in its weights, by name, with their scales.
+    #[must_use]
+    pub fn loras(&self) -> &[(String, f64)] {
+        &self.loras
     }
 
     /// What the model can do.
@@ -206,6 +233,35 @@ impl Engine {
         let guided =
             |(negative, positive): (&f32, &f32)| negative + guidance * (positive - negative);
         Ok(negative.iter().zip(positive).map(guided).collect())
+    }
+}
+
+/// Refuses text encoders that do not make what the UNet takes: parts of different families.
+fn check_conditioning(
+    model: &ModelSource,
+    unet: &UNetConfig,
+    text: &TextConditioner,
+) -> Result<(), Error> {
+    let refuse = |reason: String| Err(Error::Model { model: model.to_string(), reason });
+    let (width, pooled) = text.widths();
+    let mut taken = (unet.down.iter().chain(&unet.up))
+        .filter_map(|level| level.transformer.as_ref())
+        .chain(unet.mid.as_ref().map(|mid| &mid.transformer));
+    if let Some(other) = taken.find(|transformer| transformer.context_width != width) {
+        return refuse(format!(
+            "the UNet takes text of width {}, the text encoders make {width} (parts of different \
+             models?)",
+            other.context_width
+        ));
+    }
+    // Beside the pooled embedding stand six numbers of so many features each.
+    let added = unet.added.as_ref();
+    match added.map(|added| added.input_width.saturating_sub(6 * added.features)) {
+        Some(taken) if pooled != Some(taken) => refuse(format!(
+            "the UNet takes a pooled text embedding of width {taken}, the text encoders make {}",
+            pooled.map_or_else(|| "none".to_owned(), |width| width.to_string()),
+        )),
+        _ => Ok(()),
     }
 }
 

@@ -64,7 +64,7 @@ pub fn upscale(
     }
     let options = EncodeOptions {
         quality: settings.jpeg_quality,
-        settings: Some(settings.record(engine.name(), &plan, &described.prompt)),
+        settings: Some(settings.record(engine, &plan, &described.prompt)),
         ..EncodeOptions::like(picture)
     };
     // Opened before the long work: what cannot be written should be known now.

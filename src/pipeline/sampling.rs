@@ -12,7 +12,7 @@ use super::{Defaults, Error, Settings};
 
 /// What a model's maker says about how to sample it, beyond its scheduler config; nothing of it binds the
 /// user. Read from JSON with the keys `sampler`, `timestep_spacing`, `timesteps`, `steps`, `strength` or
-/// `denoise_steps`, `guidance` and `eta`; other keys are passed over.
+/// `denoise_steps`, `guidance`, `eta` and `native_size`; other keys are passed over.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(try_from = "Written")]
 pub struct ModelDefaults {
@@ -28,6 +28,8 @@ pub struct ModelDefaults {
     pub guidance: Option<f64>,
     /// In 0..=1; counts only together with the model's own sampler.
     pub eta: Option<f64>,
+    /// Side of the pictures that it was trained on, in pixels, where its configuration does not say.
+    pub native_size: Option<usize>,
 }
 
 /// The JSON as it is.
@@ -41,13 +43,16 @@ struct Written {
     denoise_steps: Option<usize>,
     guidance: Option<f64>,
     eta: Option<f64>,
+    native_size: Option<usize>,
 }
 
 impl TryFrom<Written> for ModelDefaults {
     type Error = String;
 
     fn try_from(written: Written) -> Result<Self, String> {
-        let Written { sampler, timestep_spacing, timesteps, steps, guidance, eta, .. } = written;
+        let Written {
+            sampler, timestep_spacing, timesteps, steps, guidance, eta, native_size, ..
+        } = written;
         let must = |holds: bool, what: &str| if holds { Ok(()) } else { Err(what.to_owned()) };
         must(steps != Some(0), "`steps` must be at least 1")?;
         must(
@@ -71,7 +76,8 @@ impl TryFrom<Written> for ModelDefaults {
             }
             (None, None) => None,
         };
-        Ok(Self { sampler, spacing: timestep_spacing, timesteps, steps, denoise, guidance, eta })
+        let spacing = timestep_spacing;
+        Ok(Self { sampler, spacing, timesteps, steps, denoise, guidance, eta, native_size })
     }
 }
 

@@ -7,7 +7,7 @@ use crate::{
     sampler::{Denoise, SamplerKind, TimestepSpacing, Timesteps},
 };
 
-use super::Plan;
+use super::{Engine, Plan};
 
 /// The one home of the numbers that hold where the user says nothing; the README's table of
 /// options is checked against it.
@@ -101,11 +101,11 @@ pub struct Settings {
 
 impl Settings {
     /// The settings that made an output, as one line of JSON for its metadata.
-    pub(super) fn record(&self, model: &str, plan: &Plan, prompt: &str) -> String {
+    pub(super) fn record(&self, engine: &Engine, plan: &Plan, prompt: &str) -> String {
         let sampling = &plan.sampling;
         let mut record = serde_json::json!({
             "version": env!("CARGO_PKG_VERSION"),
-            "model": model,
+            "model": engine.name(),
             "size": [plan.canvas.width, plan.canvas.height],
             "prompt": prompt,
             "captioner": match &self.captioner {
@@ -132,6 +132,9 @@ impl Settings {
             },
         });
         // What has no part in this job stays out.
+        if !engine.loras().is_empty() {
+            record["loras"] = serde_json::json!(engine.loras());
+        }
         if let Some(eta) = sampling.eta {
             record["eta"] = eta.into();
         }

@@ -5,6 +5,8 @@
 //! (diffusers' own `DDIMScheduler.from_config` takes DDIM's, and clips the latents of a PNDM model.) Settings that
 //! we do not know are passed over, as diffusers does: they belong to other schedulers' steps.
 
+use std::str::FromStr;
+
 use serde::Deserialize;
 
 use super::{Choice, SamplerError, SamplerKind};
@@ -45,10 +47,17 @@ pub enum TimestepSpacing {
     Linspace,
 }
 
-impl TimestepSpacing {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Leading, Self::Trailing, Self::Linspace];
+impl FromStr for TimestepSpacing {
+    type Err = SamplerError;
 
+    fn from_str(name: &str) -> Result<Self, SamplerError> {
+        let all = [Self::Leading, Self::Trailing, Self::Linspace];
+        let known = || SamplerError::Name { known: all.map(Self::name).join(", ") };
+        all.into_iter().find(|spacing| spacing.name() == name).ok_or_else(known)
+    }
+}
+
+impl TimestepSpacing {
     /// The name that users type, configs hold and messages print.
     #[must_use]
     pub fn name(self) -> &'static str {

@@ -18,6 +18,12 @@ pub enum SamplerError {
         /// `_class_name` of the config.
         class: String,
     },
+    /// A name that nothing has.
+    #[error("not one of {known}")]
+    Name {
+        /// The names there are.
+        known: String,
+    },
     /// A setting of the config that would need a different algorithm.
     #[error("{setting} in the scheduler config is not supported: {reason}")]
     UnsupportedSetting {

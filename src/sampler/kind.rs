@@ -1,6 +1,6 @@
 //! The samplers there are by name, and which of them a model gets that names none of them.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 use serde::Deserialize;
 
@@ -121,6 +121,15 @@ impl SamplerKind {
     #[must_use]
     pub fn has_spacing(self) -> bool {
         matches!(self, Self::Ddim | Self::Euler)
+    }
+}
+
+impl FromStr for SamplerKind {
+    type Err = SamplerError;
+
+    fn from_str(name: &str) -> Result<Self, SamplerError> {
+        let known = || SamplerError::Name { known: Self::names() };
+        Self::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(known)
     }
 }
 

@@ -5,6 +5,7 @@ use candle_core::DType;
 use serde_json::Value;
 
 use super::form::{Form, Part, PartConfig, TokenizerBytes};
+use super::part_folder::{PartFolder, read_json};
 use super::{ModelSource, WeightsError, tensors::TensorMap};
 
 /// A folder in diffusers layout whose `model_index.json` has been read. Nothing else has.
@@ -29,59 +30,8 @@ impl DiffusersFolder {
         self.index.get(part.folder())?.get(1)?.as_str()
     }
 
-    /// The safetensors files of a part: the one in the wanted precision if there is a choice, else
-    /// the plain one, else any; each whole or as the shards that an index lists.
-    fn weight_files(&self, part: Part, dtype: DType) -> Result<Vec<String>, WeightsError> {
-        let stem = match part {
-            Part::Unet | Part::Vae => "diffusion_pytorch_model",
-            Part::TextEncoder | Part::TextEncoder2 => "model",
-        };
-        let preferred = match dtype {
-            DType::F16 => ["fp16", "", "bf16"],
-            DType::BF16 => ["bf16", "", "fp16"],
-            _ => ["", "fp16", "bf16"],
-        };
-        for variant in preferred {
-            let dot = if variant.is_empty() { "" } else { "." };
-            let whole = format!("{part}/{stem}{dot}{variant}.safetensors");
-            if self.source.contains(&whole) {
-                return Ok(vec![whole]);
-            }
-            // diffusers puts the variant before the last suffix.
-            let index = format!("{part}/{stem}.safetensors.index{dot}{variant}.json");
-            if self.source.contains(&index) {
-                return self.shards(part, &index);
-            }
-        }
-        match self.source.find_pickle(part.folder()) {
-            Some(file) => Err(WeightsError::Pickled { file }),
-            None => Err(self.missing(part.title(), &format!("{part}/{stem}.safetensors"))),
-        }
-    }
-
-    fn shards(&self, part: Part, index: &str) -> Result<Vec<String>, WeightsError> {
-        let fail =
-            |reason: String| WeightsError::Config { file: self.source.full_name(index), reason };
-        let json = read_json(&self.source, index)?;
-        let map = json
-            .get("weight_map")
-            .and_then(Value::as_object)
-            .ok_or_else(|| fail("no `weight_map`".to_owned()))?;
-        let mut shards = Vec::new();
-        for name in map.values() {
-            let name = name.as_str().unwrap_or_default();
-            // A shard lies beside its index, nowhere else.
-            if name.is_empty() || name.contains(['/', '\\']) {
-                return Err(fail(format!("`{name}` is not the name of a shard")));
-            }
-            shards.push(format!("{part}/{name}"));
-        }
-        shards.sort();
-        shards.dedup();
-        for shard in &shards {
-            self.require(part.title(), shard)?;
-        }
-        Ok(shards)
+    fn part(&self, part: Part) -> PartFolder {
+        PartFolder::new(self.source.clone(), part.folder(), part)
     }
 
     /// Checks that a tokenizer's vocabulary is there in one of its two forms.
@@ -129,21 +79,11 @@ impl Form for DiffusersFolder {
     }
 
     fn config(&self, part: Part) -> Result<PartConfig, WeightsError> {
-        let file = format!("{part}/config.json");
-        self.require(part.title(), &file)?;
-        Ok(PartConfig {
-            class: self.class(part).unwrap_or_default().to_owned(),
-            config: read_json(&self.source, &file)?,
-            file: self.source.full_name(&file),
-        })
+        self.part(part).config(self.class(part))
     }
 
     fn tensors(&self, part: Part, dtype: DType) -> Result<TensorMap, WeightsError> {
-        let mut tensors = TensorMap::default();
-        for file in self.weight_files(part, dtype)? {
-            tensors.add_safetensors(self.source.full_name(&file), self.source.map(&file)?)?;
-        }
-        Ok(tensors)
+        self.part(part).tensors(dtype)
     }
 
     fn tokenizer(&self, encoder: Part) -> Result<TokenizerBytes, WeightsError> {
@@ -164,23 +104,19 @@ impl Form for DiffusersFolder {
         })
     }
 
-    fn check(&self) -> Result<(), WeightsError> {
-        self.require("the scheduler", "scheduler/scheduler_config.json")?;
-        let encoders = self.text_encoders()?;
-        for &part in [Part::Unet, Part::Vae].iter().chain(&encoders) {
-            self.require(part.title(), &format!("{part}/config.json"))?;
-            self.weight_files(part, DType::F32)?;
+    fn check_part(&self, part: Part) -> Result<(), WeightsError> {
+        self.part(part).check()?;
+        match part {
+            Part::Unet | Part::Vae => Ok(()),
+            encoder => self.check_tokenizer(encoder.tokenizer_folder()),
         }
-        for encoder in encoders {
-            self.check_tokenizer(encoder.tokenizer_folder())?;
-        }
-        Ok(())
     }
-}
 
-fn read_json(source: &ModelSource, name: &str) -> Result<Value, WeightsError> {
-    serde_json::from_slice(&source.read(name)?).map_err(|source_error| WeightsError::Json {
-        file: source.full_name(name),
-        source: source_error,
-    })
+    fn notes(&self) -> Vec<String> {
+        Part::ALL
+            .into_iter()
+            .filter(|&part| self.class(part).is_some())
+            .filter_map(|part| self.part(part).note(self.class(part)))
+            .collect()
+    }
 }

@@ -8,10 +8,8 @@ use crate::model::{text::TextError, vae::VaeError};
 /// Why a model cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum WeightsError {
-    #[error("{}: no such model folder", .0.display())]
-    NoFolder(PathBuf),
-    #[error("{}: a single file; a model folder in diffusers layout is wanted", .0.display())]
-    SingleFile(PathBuf),
+    #[error("{}: no such model folder or file", .0.display())]
+    NotFound(PathBuf),
     #[error("{}: not a model in diffusers layout (no model_index.json)", .0.display())]
     NotDiffusers(PathBuf),
     /// `file` is relative to the model
@@ -39,6 +37,9 @@ pub enum WeightsError {
     Config { file: String, reason: String },
     #[error("{file}: {error}")]
     Lora { file: String, error: Box<LoraError> },
+    /// A weights file that holds something else than what is wanted of it.
+    #[error("{file}: {reason}")]
+    Contents { file: String, reason: String },
     /// The message names file and tensor.
     #[error("{0}")]
     Tensor(String),

@@ -103,6 +103,65 @@ pub(super) trait Form: Debug + Send + Sync {
     /// The tokenizer of a text encoder.
     fn tokenizer(&self, encoder: Part) -> Result<TokenizerBytes, WeightsError>;
 
-    /// Finds everything that loading the model will read, without reading tensors.
-    fn check(&self) -> Result<(), WeightsError>;
+    /// Finds everything that loading a part will read, a text encoder's tokenizer included, without
+    /// reading tensors.
+    fn check_part(&self, part: Part) -> Result<(), WeightsError>;
+
+    /// The same for the whole model.
+    fn check(&self) -> Result<(), WeightsError> {
+        self.scheduler()?;
+        for part in [Part::Unet, Part::Vae].into_iter().chain(self.text_encoders()?) {
+            self.check_part(part)?;
+        }
+        Ok(())
+    }
+
+    /// What users may want to know of the model, one line each: tensors that nothing uses, and what
+    /// had to be guessed.
+    fn notes(&self) -> Vec<String>;
+}
+
+/// One line about tensors of a file that nothing asks for, if any of them could mean something.
+pub(super) fn unused_note<'a>(file: &str, unused: impl Iterator<Item = &'a str>) -> Option<String> {
+    let mut unused: Vec<_> = unused.filter(|name| !is_harmless(name)).collect();
+    unused.sort_unstable();
+    match unused[..] {
+        [] => None,
+        [name] => Some(format!("{file}: tensor `{name}` is not used")),
+        [first, ..] => {
+            Some(format!("{file}: {} tensors are not used, `{first}` the first", unused.len()))
+        }
+    }
+}
+
+/// Tensors beside the weights that many files have and no inference needs: index buffers, parts of
+/// CLIP for pictures, copies and tables for training, markers.
+fn is_harmless(name: &str) -> bool {
+    const ENDS: [&str; 4] =
+        ["position_ids", "logit_scale", "text_projection", "text_projection.weight"];
+    const STARTS: [&str; 5] =
+        ["model_ema.", "loss.", "first_stage_model.loss.", "denoiser.", "embedding_manager."];
+    const SCHEDULE: [&str; 18] = [
+        "alphas_cumprod",
+        "alphas_cumprod_prev",
+        "betas",
+        "global_step",
+        "log_one_minus_alphas_cumprod",
+        "logvar",
+        "lvlb_weights",
+        "posterior_log_variance_clipped",
+        "posterior_mean_coef1",
+        "posterior_mean_coef2",
+        "posterior_variance",
+        "scale_factor",
+        "sqrt_alphas_cumprod",
+        "sqrt_one_minus_alphas_cumprod",
+        "sqrt_recip_alphas_cumprod",
+        "sqrt_recipm1_alphas_cumprod",
+        "v_pred",
+        "ztsnr",
+    ];
+    ENDS.iter().any(|end| name.ends_with(end))
+        || STARTS.iter().any(|start| name.starts_with(start))
+        || SCHEDULE.contains(&name)
 }

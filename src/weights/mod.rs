@@ -1,7 +1,9 @@
-//! From the forms in which users have weights to tensors by name: folders in diffusers layout, the
-//! embedded model, which is one, and GGUF files; LoRAs change the tensors on the way; and back into a
-//! GGUF file, quantized. The rest of the program never opens a weights file.
+//! From the forms in which users have weights to tensors by name: folders in diffusers layout (the
+//! embedded model is one), single files with ldm's names, GGUF files, and parts of a model by themselves;
+//! LoRAs change the tensors on the way; and back into a GGUF file, quantized. The rest of the program
+//! never opens a weights file.
 
+mod clip_vocabulary;
 mod diffusers;
 mod embedded;
 mod error;
@@ -12,8 +14,12 @@ mod kept;
 mod ldm;
 mod lora;
 mod model;
+mod part_folder;
 mod quantize;
 pub mod registry;
+mod replace;
+mod shapes;
+mod single_file;
 mod source;
 mod tensors;
 

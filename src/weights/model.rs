@@ -14,6 +14,8 @@ use super::gguf::{self, GgufModel, Summary};
 use super::kept::{Keeping, KeptWeights};
 use super::lora::{Adapted, Index, Lora};
 use super::quantize::Rules;
+use super::replace::Replaced;
+use super::single_file::SingleFile;
 use super::{ModelSource, QuantType, WeightsError};
 use crate::backend::Params;
 use crate::model::text::{
@@ -58,10 +60,30 @@ impl ModelFiles {
             Some((path, bytes)) => Arc::new(GgufModel::open(path, bytes)?),
             None => {
                 source.check()?;
-                Arc::new(DiffusersFolder::open(source)?)
+                match source {
+                    ModelSource::Path(file) if file.is_file() => Arc::new(SingleFile::open(file)?),
+                    folder => Arc::new(DiffusersFolder::open(folder)?),
+                }
             }
         };
         Ok(Self { form, loras: Vec::new(), quantized: None, keep_above: KEEP_ABOVE })
+    }
+
+    /// The model with another VAE: from a folder with its `config.json`, from a whole model in a
+    /// folder or file, or from a file of its own, with diffusers' or ldm's names.
+    ///
+    /// # Errors
+    /// No VAE there, or one that is not supported.
+    pub fn with_vae(self, path: &Path) -> Result<Self, WeightsError> {
+        Ok(Self { form: Arc::new(Replaced::vae(self.form, path)?), ..self })
+    }
+
+    /// The model with another UNet, from the same kinds of places.
+    ///
+    /// # Errors
+    /// No UNet there, or one that is not supported.
+    pub fn with_unet(self, path: &Path) -> Result<Self, WeightsError> {
+        Ok(Self { form: Arc::new(Replaced::unet(self.form, path)?), ..self })
     }
 
     /// The model with the changes of a LoRA (`scale` 1 as it was trained, 0 not at all; any finite
@@ -90,10 +112,12 @@ impl ModelFiles {
         self.loras.iter().map(|lora| (lora.name.as_str(), lora.scale))
     }
 
-    /// What the user should know though the model can be used, a line each.
+    /// What the user should know though the model can be used, a line each: tensors that nothing
+    /// uses, what had to be guessed, what of a LoRA fits nothing. Reads the headers of the files.
     #[must_use]
     pub fn notes(&self) -> Vec<String> {
-        self.loras.iter().flat_map(|lora| lora.notes.clone()).collect()
+        let of_loras = self.loras.iter().flat_map(|lora| lora.notes.clone());
+        self.form.notes().into_iter().chain(of_loras).collect()
     }
 
     /// The same model with its weights rounded to this type as they are read: the same, to the bit,

@@ -10,7 +10,7 @@ pub use crate::backend::Bytes;
 /// Where a model is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ModelSource {
-    /// A folder with a `model_index.json`, or a file.
+    /// A folder with a `model_index.json`, or a file with a whole model in it.
     Path(PathBuf),
     /// The model inside this program, `models/mini`.
     Embedded,
@@ -26,21 +26,18 @@ impl fmt::Display for ModelSource {
 }
 
 impl ModelSource {
-    /// Checks that this is a model in diffusers layout at all.
+    /// Checks that there is a file that is no pickle, or a folder in diffusers layout.
     ///
     /// # Errors
-    /// A folder that does not exist, that is a single file, or that has no `model_index.json`.
+    /// Nothing there, a pickled file, or a folder without `model_index.json`.
     pub fn check(&self) -> Result<(), WeightsError> {
         let Self::Path(path) = self else { return Ok(()) };
+        refuse_pickle(path)?;
         if path.is_file() {
-            return Err(if is_pickle(path) {
-                WeightsError::Pickled { file: path.display().to_string() }
-            } else {
-                WeightsError::SingleFile(path.clone())
-            });
+            return Ok(());
         }
         if !path.is_dir() {
-            return Err(WeightsError::NoFolder(path.clone()));
+            return Err(WeightsError::NotFound(path.clone()));
         }
         if self.contains("model_index.json") {
             return Ok(());

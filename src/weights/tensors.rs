@@ -1,6 +1,7 @@
 //! Tensors by name, straight from memory-mapped files: each tensor is copied once, onto its device,
-//! and converted there if it is stored in another precision. Weights that stay where they are
-//! ([`kept`](super::kept)) are told where that is.
+//! and converted there if it is stored in another precision. A map may call tensors by other names
+//! than the file does, and hold parts of them; the files are not touched by that. Weights that stay
+//! where they are ([`kept`](super::kept)) are told where that is.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -10,7 +11,7 @@ use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors};
 
 use super::gguf::TensorInfo;
-use super::{WeightsError, source::Bytes};
+use super::{WeightsError, ldm::Take, source::Bytes};
 use crate::backend::{ParamSource, unpack_rows};
 
 /// The tensors of one part of a model, from one file or several.
@@ -18,6 +19,8 @@ use crate::backend::{ParamSource, unpack_rows};
 pub(super) struct TensorMap {
     files: Vec<(String, Bytes)>,
     entries: HashMap<String, Entry>,
+    /// what the files call the tensors that have another name here, for messages
+    stored_names: HashMap<String, String>,
     /// `__metadata__` of the files
     metadata: HashMap<String, String>,
 }
@@ -41,14 +44,41 @@ struct Entry {
     range: Range<usize>,
     /// the file's format drops dimensions of 1
     squeezed: bool,
+    /// stored with rows for columns: `shape` is what it is after turning
+    transposed: bool,
 }
 
 impl Entry {
-    /// Whether the tensor has this shape.
+    /// Whether the tensor has this shape. Axes of length 1 at the end do not count: a 1×1 convolution
+    /// may be stored as the dense layer that it is, and the other way round.
     fn is(&self, shape: &[usize]) -> bool {
         let longer = |dimension: &&usize| **dimension != 1;
-        self.shape == shape
+        without_last_ones(&self.shape) == without_last_ones(shape)
             || self.squeezed && self.shape.iter().filter(longer).eq(shape.iter().filter(longer))
+    }
+
+    /// A part or another view of the same bytes; a tensor that cannot be taken so stays as it is,
+    /// and its shape will not be the one asked for.
+    fn take(&self, take: Take) -> Self {
+        let mut taken = self.clone();
+        match take {
+            Take::Whole => {}
+            Take::Rows { index, of } => {
+                if let Some(rows) = taken.shape.first_mut().filter(|rows| rows.is_multiple_of(of)) {
+                    *rows /= of;
+                    let bytes = self.range.len() / of;
+                    let start = self.range.start + index * bytes;
+                    taken.range = start..start + bytes;
+                }
+            }
+            Take::Transposed => {
+                if let [rows, columns] = self.shape[..] {
+                    taken.shape = vec![columns, rows];
+                    taken.transposed = !self.transposed;
+                }
+            }
+        }
+        taken
     }
 }
 
@@ -76,6 +106,7 @@ impl TensorMap {
                 shape: info.shape.clone(),
                 range: data + info.data_offsets.0..data + info.data_offsets.1,
                 squeezed: false,
+                transposed: false,
             };
             self.entries.insert(tensor, entry);
         }
@@ -99,6 +130,7 @@ impl TensorMap {
                 shape: info.shape.clone(),
                 range: info.range.clone(),
                 squeezed: true,
+                transposed: false,
             };
             self.entries.insert(tensor, entry);
         }
@@ -147,10 +179,11 @@ impl TensorMap {
         }
     }
 
-    /// Where a tensor's numbers lie in its [`format`](Self::format), row after row.
+    /// Where a tensor's numbers lie in its [`format`](Self::format), row after row; `None` where they
+    /// lie otherwise.
     pub(super) fn place(&self, name: &str) -> Option<(&Bytes, Range<usize>)> {
         let entry = self.entries.get(name)?;
-        matches!(entry.stored, Stored::Weights(_))
+        (matches!(entry.stored, Stored::Weights(_)) && !entry.transposed)
             .then(|| (&self.files[entry.file].1, entry.range.clone()))
     }
 
@@ -182,12 +215,14 @@ impl TensorMap {
     fn entry(&self, name: &str, shape: &Shape) -> Result<&Entry> {
         let file = || self.file_of(name);
         let Some(entry) = self.entries.get(name) else {
-            return Err(Error::Msg(format!("{}: tensor `{name}` is missing", file())));
+            let stored = self.stored_name(name);
+            return Err(Error::Msg(format!("{}: tensor `{stored}` is missing", file())));
         };
         if !entry.is(shape.dims()) {
             return Err(Error::Msg(format!(
-                "{}: tensor `{name}` is {:?}, its configuration says {:?}",
+                "{}: tensor `{}` is {:?}, its configuration says {:?}",
                 file(),
+                self.stored_name(name),
                 entry.shape,
                 shape.dims()
             )));
@@ -199,6 +234,40 @@ impl TensorMap {
     fn bytes(&self, entry: &Entry) -> (&str, &[u8]) {
         let (file, bytes) = &self.files[entry.file];
         (file, &bytes[entry.range.clone()])
+    }
+
+    /// The same files with other names for tensors: each item is the new name, the stored one, and
+    /// how the one is taken from the other. Only these tensors are in the new map.
+    pub(super) fn renamed(&self, names: impl IntoIterator<Item = (String, String, Take)>) -> Self {
+        let mut renamed =
+            Self { files: self.files.clone(), metadata: self.metadata.clone(), ..Self::default() };
+        for (name, stored, take) in names {
+            if let Some(entry) = self.entries.get(&stored) {
+                renamed.entries.insert(name.clone(), entry.take(take));
+            }
+            renamed.stored_names.insert(name, stored);
+        }
+        renamed
+    }
+
+    /// A map of tensors without contents, which can be asked for their shapes alone.
+    #[cfg(test)]
+    pub(super) fn of_shapes(shapes: Vec<(String, Vec<usize>)>) -> Self {
+        let entry = |shape| Entry {
+            file: 0,
+            stored: Stored::Weights(GgmlDType::F16),
+            shape,
+            range: 0..0,
+            squeezed: false,
+            transposed: false,
+        };
+        let entries = shapes.into_iter().map(|(name, shape)| (name, entry(shape))).collect();
+        Self { entries, ..Self::default() }
+    }
+
+    /// What the file calls a tensor.
+    fn stored_name<'a>(&'a self, name: &'a str) -> &'a str {
+        self.stored_names.get(name).map_or(name, String::as_str)
     }
 
     /// The files' names, for messages.
@@ -227,11 +296,17 @@ impl ParamSource for TensorMap {
             }
             Stored::Other(other) => {
                 return Err(Error::Msg(format!(
-                    "{file}: tensor `{name}` is stored as {other:?}, not in F16, BF16, F32 or F64"
+                    "{file}: tensor `{}` is stored as {other:?}, not in F16, BF16, F32 or F64",
+                    self.stored_name(name)
                 )));
             }
         };
-        let tensor = Tensor::from_raw_buffer(bytes, stored, shape.dims(), device)?;
+        let tensor = if entry.transposed {
+            let turned: Vec<usize> = entry.shape.iter().rev().copied().collect();
+            Tensor::from_raw_buffer(bytes, stored, &turned, device)?.t()?.contiguous()?
+        } else {
+            Tensor::from_raw_buffer(bytes, stored, shape.dims(), device)?
+        };
         self.release(name);
         tensor.to_dtype(dtype)
     }
@@ -239,4 +314,9 @@ impl ParamSource for TensorMap {
     fn contains(&self, name: &str) -> bool {
         self.entries.contains_key(name)
     }
+}
+
+fn without_last_ones(shape: &[usize]) -> &[usize] {
+    let length = shape.iter().rposition(|&size| size != 1).map_or(0, |last| last + 1);
+    &shape[..length]
 }

@@ -7,6 +7,12 @@ use serde_json::{Map, Value};
 
 use super::UNetError;
 
+/// More than any UNet of the family has, and little enough to allocate.
+const MAX_LEVELS: usize = 8;
+const MAX_LAYERS: usize = 64;
+const MAX_WIDTH: usize = 1 << 16;
+const MAX_KERNEL: usize = 31;
+
 /// The resolved architecture of a [`UNet2DConditionModel`](super::UNet2DConditionModel).
 #[derive(Clone, Debug, PartialEq)]
 pub struct UNetConfig {
@@ -101,9 +107,17 @@ impl UNetConfig {
         if levels == 0 {
             return Err(fields.invalid("block_out_channels", "has no level"));
         }
+        if levels > MAX_LEVELS {
+            let reason = format!("has {levels} levels, more than {MAX_LEVELS}");
+            return Err(fields.invalid("block_out_channels", &reason));
+        }
         let resnets = fields.per_level("layers_per_block", levels, 2)?;
         let depths = fields.per_level("transformer_layers_per_block", levels, 1)?;
         let context_widths = fields.per_level("cross_attention_dim", levels, 1280)?;
+        fields.within("block_out_channels", &channels, 1, MAX_WIDTH)?;
+        fields.within("layers_per_block", &resnets, 1, MAX_LAYERS)?;
+        fields.within("transformer_layers_per_block", &depths, 0, MAX_LAYERS)?;
+        fields.within("cross_attention_dim", &context_widths, 1, MAX_WIDTH)?;
         // diffusers named the number of heads `attention_head_dim` by mistake and kept it.
         let heads_field = if fields.get("num_attention_heads").is_some() {
             "num_attention_heads"
@@ -172,25 +186,42 @@ impl UNetConfig {
             }),
             Some(_) => return Err(fields.unsupported("addition_embed_type")),
         };
+        let widths = [time.features, time.width];
+        fields.within("time_embedding_dim", &widths, 1, 4 * MAX_WIDTH)?;
+        if let Some(added) = &added {
+            let name = "projection_class_embeddings_input_dim";
+            fields.within(name, &[added.input_width], 1, MAX_WIDTH)?;
+            fields.within("addition_time_embed_dim", &[added.features], 1, MAX_WIDTH)?;
+        }
         let odd_kernel = |name: &str| {
             let kernel = fields.size(name, 3)?;
-            if kernel % 2 == 1 { Ok(kernel) } else { Err(fields.unsupported(name)) }
+            if kernel % 2 == 1 && kernel <= MAX_KERNEL {
+                Ok(kernel)
+            } else {
+                Err(fields.unsupported(name))
+            }
         };
+        let in_channels = fields.size("in_channels", 4)?;
+        let out_channels = fields.size("out_channels", 4)?;
+        let norm_groups = fields.size("norm_num_groups", 32)?;
+        fields.within("in_channels", &[in_channels], 1, MAX_WIDTH)?;
+        fields.within("out_channels", &[out_channels], 1, MAX_WIDTH)?;
+        fields.within("norm_num_groups", &[norm_groups], 1, MAX_WIDTH)?;
         let downsample_padding = fields.size("downsample_padding", 1)?;
         if downsample_padding > 1 {
             return Err(fields.unsupported("downsample_padding"));
         }
 
         Ok(Self {
-            in_channels: fields.size("in_channels", 4)?,
-            out_channels: fields.size("out_channels", 4)?,
+            in_channels,
+            out_channels,
             sample_size: fields.sample_size()?,
             down,
             mid,
             up,
             time,
             added,
-            norm_groups: fields.size("norm_num_groups", 32)?,
+            norm_groups,
             norm_eps: fields.number("norm_eps", 1e-5)?,
             conv_in_kernel: odd_kernel("conv_in_kernel")?,
             conv_out_kernel: odd_kernel("conv_out_kernel")?,
@@ -366,6 +397,22 @@ impl Fields<'_> {
         }
     }
 
+    /// Refuses sizes that no model has, before anything is made of them.
+    fn within(
+        &self,
+        name: &str,
+        sizes: &[usize],
+        least: usize,
+        most: usize,
+    ) -> Result<(), UNetError> {
+        match sizes.iter().find(|size| !(least..=most).contains(size)) {
+            Some(size) => {
+                Err(self.invalid(name, &format!("is {size}, not from {least} to {most}")))
+            }
+            None => Ok(()),
+        }
+    }
+
     fn check_length(&self, name: &str, length: usize, levels: usize) -> Result<(), UNetError> {
         if length == levels {
             return Ok(());
@@ -381,5 +428,32 @@ impl Fields<'_> {
     fn unsupported(&self, field: &str) -> UNetError {
         let value = self.0.get(field).map_or_else(|| "null".to_owned(), Value::to_string);
         UNetError::Unsupported { field: field.to_owned(), value }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_that_no_model_has_are_refused_before_anything_is_allocated() {
+        for (field, value) in [
+            ("layers_per_block", "1000000000000"),
+            ("layers_per_block", "0"),
+            ("layers_per_block", "[2, 2, 2, 65]"),
+            ("transformer_layers_per_block", "4294967296"),
+            ("block_out_channels", "[320, 640, 1280, 0]"),
+            ("block_out_channels", "[1, 1, 1, 1, 1, 1, 1, 1, 1]"),
+            ("cross_attention_dim", "18446744073709551615"),
+            ("time_embedding_dim", "1000000"),
+            ("in_channels", "0"),
+            ("out_channels", "99999999"),
+            ("norm_num_groups", "0"),
+            ("conv_in_kernel", "1001"),
+        ] {
+            let config = format!("{{\"{field}\": {value}}}");
+            let error = UNetConfig::from_json(&config).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("unet config: `{field}` ")), "{error}");
+        }
     }
 }

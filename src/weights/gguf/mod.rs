@@ -180,18 +180,19 @@ impl Form for GgufModel {
         })
     }
 
-    fn check(&self) -> Result<(), WeightsError> {
-        self.scheduler()?;
-        let encoders = self.text_encoders()?;
-        for &part in [Part::Unet, Part::Vae].iter().chain(&encoders) {
-            self.config(part)?;
-            if self.tensors_of(part).next().is_none() {
-                return Err(self.missing(part.title(), &format!("{part}.*")));
-            }
+    fn check_part(&self, part: Part) -> Result<(), WeightsError> {
+        self.config(part)?;
+        if self.tensors_of(part).next().is_none() {
+            return Err(self.missing(part.title(), &format!("{part}.*")));
         }
-        for encoder in encoders {
-            self.tokenizer(encoder)?;
+        if matches!(part, Part::TextEncoder | Part::TextEncoder2) {
+            self.tokenizer(part)?;
         }
         Ok(())
+    }
+
+    /// A file that this program wrote holds what it needs and nothing else.
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
     }
 }

@@ -1,0 +1,79 @@
+//! The model of a job: from `--model` and the options that change it to an engine on a device.
+
+use std::{ffi::OsStr, path::Path};
+
+use cupscale::{
+    pipeline::{Engine, Error, ModelDefaults},
+    weights::{
+        ModelFiles, ModelSource,
+        registry::{self, Kind, ModelError, ResolvedModel, RunDefaults},
+    },
+};
+
+use super::{
+    CliError,
+    args::{JobArgs, Lora},
+};
+
+/// Loads the chosen model onto the chosen device, and tells `note` what is odd about it.
+pub fn load(args: &JobArgs, note: impl FnMut(&str)) -> Result<Engine, CliError> {
+    let device = args.device().open().map_err(Error::from)?;
+    let (mut files, manifest) = files(args.model(), args.unet(), args.vae(), args.loras())?;
+    if let Some(quant) = args.quantize() {
+        files = files.quantized(quant);
+    }
+    files.notes().iter().map(String::as_str).for_each(note);
+    let engine = Engine::load(&files, &device)?;
+    let Some((name, run)) = manifest else { return Ok(engine) };
+    let defaults = serde_json::to_value(run)
+        .and_then(serde_json::from_value::<ModelDefaults>)
+        .map_err(|error| ModelError::Manifest { file: name.clone(), reason: error.to_string() })?;
+    Ok(engine.with_manifest(name, defaults)?)
+}
+
+/// A model with what the options change of it; for a model that has a manifest, also its name and
+/// how it is run. What the user names goes before what the manifest names; LoRAs add up.
+pub fn files(
+    model: Option<&OsStr>,
+    unet: Option<&Path>,
+    vae: Option<&OsStr>,
+    loras: &[Lora],
+) -> Result<(ModelFiles, Option<(String, RunDefaults)>), CliError> {
+    let job = |error| CliError::from(Error::from(error));
+    let resolved = model.map(|name| resolve(name, Kind::Diffusion)).transpose()?;
+    let own_vae = vae.map(|name| resolve(name, Kind::Vae)).transpose()?.map(|vae| vae.weights);
+    let (source, manifest) = match &resolved {
+        Some(model) => (ModelSource::Path(model.weights.clone()), Some(model)),
+        None => (ModelSource::Embedded, None),
+    };
+    let mut files = ModelFiles::open(source).map_err(job)?;
+    if let Some(path) = unet.or_else(|| manifest?.unet.as_deref()) {
+        files = files.with_unet(path).map_err(job)?;
+    }
+    if let Some(path) = own_vae.as_deref().or_else(|| manifest?.vae.as_deref()) {
+        files = files.with_vae(path).map_err(job)?;
+    }
+    for (path, scale) in manifest.iter().flat_map(|model| &model.loras) {
+        files = files.with_lora(path, *scale).map_err(job)?;
+    }
+    for Lora { path, scale } in loras {
+        let lora = resolve(path.as_os_str(), Kind::Lora)?;
+        files = files.with_lora(&lora.weights, *scale).map_err(job)?;
+    }
+    let named = resolved.filter(|model| model.kind.is_some());
+    Ok((files, named.map(|model| (model.name, model.run))))
+}
+
+/// What a path or a name stands for; a named model must be of the kind that is wanted.
+fn resolve(name: &OsStr, wanted: Kind) -> Result<ResolvedModel, CliError> {
+    let model = registry::resolve(name)?;
+    match model.kind {
+        Some(kind) if kind != wanted => Err(CliError::Usage(format!(
+            "{}: a model of kind {}, where one of kind {} is wanted",
+            model.name,
+            kind.name(),
+            wanted.name()
+        ))),
+        _ => Ok(model),
+    }
+}

@@ -1,0 +1,166 @@
+//! One part in diffusers layout: a `config.json` and safetensors files in a folder, of a whole model
+//! or by itself.
+
+use std::collections::HashSet;
+
+use candle_core::DType;
+use serde_json::Value;
+
+use super::form::{Part, PartConfig, unused_note};
+use super::{ModelSource, WeightsError, ldm, single_file, tensors::TensorMap};
+use crate::model::text::ClipTextConfig;
+use crate::model::unet::UNetConfig;
+use crate::model::vae::KlConfig;
+
+/// A part in a folder of a source; nothing has been read.
+#[derive(Clone, Debug)]
+pub(super) struct PartFolder {
+    source: ModelSource,
+    /// relative to the source; empty where the source is the part
+    folder: String,
+    part: Part,
+}
+
+impl PartFolder {
+    pub(super) fn new(source: ModelSource, folder: &str, part: Part) -> Self {
+        Self { source, folder: folder.to_owned(), part }
+    }
+
+    /// Reads `config.json`; `class` is what an index says the part is, else the file says it.
+    pub(super) fn config(&self, class: Option<&str>) -> Result<PartConfig, WeightsError> {
+        let file = self.file("config.json");
+        self.require(&file)?;
+        let config = read_json(&self.source, &file)?;
+        let class = class.or_else(|| config.get("_class_name")?.as_str()).unwrap_or_default();
+        Ok(PartConfig { class: class.to_owned(), file: self.source.full_name(&file), config })
+    }
+
+    /// Reads the headers of the weights; `dtype` is the precision wanted, where there is a choice.
+    pub(super) fn tensors(&self, dtype: DType) -> Result<TensorMap, WeightsError> {
+        let mut tensors = TensorMap::default();
+        for file in self.weight_files(dtype)? {
+            tensors.add_safetensors(self.source.full_name(&file), self.source.map(&file)?)?;
+        }
+        Ok(tensors)
+    }
+
+    /// Finds configuration and weights without reading any.
+    pub(super) fn check(&self) -> Result<(), WeightsError> {
+        self.require(&self.file("config.json"))?;
+        self.weight_files(DType::F32).map(|_| ())
+    }
+
+    /// A line about tensors that the configuration does not ask for; what cannot be read is left to
+    /// [`tensors`](Self::tensors) to complain of.
+    pub(super) fn note(&self, class: Option<&str>) -> Option<String> {
+        let expected = expected_names(self.part, &self.config(class).ok()?)?;
+        let tensors = self.tensors(DType::F32).ok()?;
+        let files = self.weight_files(DType::F32).ok()?;
+        let unused = tensors.names().filter(|name| {
+            !expected.contains(*name) && !expected.contains(&format!("text_model.{name}"))
+        });
+        unused_note(&self.source.full_name(files.first()?), unused)
+    }
+
+    /// The safetensors files of the part: the one in the wanted precision if there is a choice, else
+    /// the plain one, else any; each whole or as the shards that an index lists.
+    fn weight_files(&self, dtype: DType) -> Result<Vec<String>, WeightsError> {
+        let stem = match self.part {
+            Part::Unet | Part::Vae => "diffusion_pytorch_model",
+            Part::TextEncoder | Part::TextEncoder2 => "model",
+        };
+        let preferred = match dtype {
+            DType::F16 => ["fp16", "", "bf16"],
+            DType::BF16 => ["bf16", "", "fp16"],
+            _ => ["", "fp16", "bf16"],
+        };
+        for variant in preferred {
+            let dot = if variant.is_empty() { "" } else { "." };
+            let whole = self.file(&format!("{stem}{dot}{variant}.safetensors"));
+            if self.source.contains(&whole) {
+                return Ok(vec![whole]);
+            }
+            // diffusers puts the variant before the last suffix.
+            let index = self.file(&format!("{stem}.safetensors.index{dot}{variant}.json"));
+            if self.source.contains(&index) {
+                return self.shards(&index);
+            }
+        }
+        match self.source.find_pickle(&self.folder) {
+            Some(file) => Err(WeightsError::Pickled { file }),
+            None => Err(self.missing(&self.file(&format!("{stem}.safetensors")))),
+        }
+    }
+
+    fn shards(&self, index: &str) -> Result<Vec<String>, WeightsError> {
+        let fail =
+            |reason: String| WeightsError::Config { file: self.source.full_name(index), reason };
+        let json = read_json(&self.source, index)?;
+        let map = json
+            .get("weight_map")
+            .and_then(Value::as_object)
+            .ok_or_else(|| fail("no `weight_map`".to_owned()))?;
+        let mut shards = Vec::new();
+        for name in map.values() {
+            let name = name.as_str().unwrap_or_default();
+            // A shard lies beside its index, nowhere else.
+            if name.is_empty() || name.contains(['/', '\\']) {
+                return Err(fail(format!("`{name}` is not the name of a shard")));
+            }
+            shards.push(self.file(name));
+        }
+        shards.sort();
+        shards.dedup();
+        for shard in &shards {
+            self.require(shard)?;
+        }
+        Ok(shards)
+    }
+
+    /// The name of a file of the part, relative to the source.
+    fn file(&self, name: &str) -> String {
+        if self.folder.is_empty() { name.to_owned() } else { format!("{}/{name}", self.folder) }
+    }
+
+    fn require(&self, file: &str) -> Result<(), WeightsError> {
+        if self.source.contains(file) { Ok(()) } else { Err(self.missing(file)) }
+    }
+
+    fn missing(&self, file: &str) -> WeightsError {
+        WeightsError::MissingPart {
+            model: self.source.to_string(),
+            part: self.part.title(),
+            file: file.to_owned(),
+        }
+    }
+}
+
+/// The names of all tensors that a part asks for; `None` for a configuration that will be refused,
+/// and for `AutoencoderTiny`, whose layers are only numbered.
+fn expected_names(part: Part, config: &PartConfig) -> Option<HashSet<String>> {
+    let json = &config.config;
+    match part {
+        Part::Unet => {
+            let config = UNetConfig::from_json(&json.to_string()).ok()?;
+            Some(ldm::unet_names(&config).into_iter().map(|(ours, _)| ours).collect())
+        }
+        Part::Vae if config.class == "AutoencoderKL" => {
+            let names = ldm::vae_names(&KlConfig::from_json(json).ok()?);
+            let names = names.into_iter().map(|(ours, _)| ours);
+            Some(names.flat_map(|name| [single_file::old_vae_name(&name), name]).collect())
+        }
+        Part::Vae => None,
+        Part::TextEncoder | Part::TextEncoder2 => {
+            let config = ClipTextConfig::from_json(json).ok()?;
+            Some(ldm::clip_names(config.num_hidden_layers).into_iter().collect())
+        }
+    }
+}
+
+/// Reads a small file as JSON.
+pub(super) fn read_json(source: &ModelSource, name: &str) -> Result<Value, WeightsError> {
+    serde_json::from_slice(&source.read(name)?).map_err(|source_error| WeightsError::Json {
+        file: source.full_name(name),
+        source: source_error,
+    })
+}
