@@ -347,7 +347,7 @@ impl SingleFile {
             unet,
             vae,
             encoders,
-            scheduler: scheduler(prediction),
+            scheduler: scheduler(family, prediction),
             notes,
         })
     }
@@ -410,11 +410,15 @@ impl Form for SingleFile {
     }
 }
 
-/// The schedule that all families were trained with. diffusers' loader names the sampler of each
-/// pipeline; here it is DDIM, the one of the method, for all.
-fn scheduler(prediction: Prediction) -> Value {
+/// The schedule that all families were trained with, and the sampler that diffusers gives each; for
+/// SD 1.x that is PNDM, of which DDIM is the one-step form.
+fn scheduler(family: Family, prediction: Prediction) -> Value {
+    let class = match family {
+        Family::Sdxl => "EulerDiscreteScheduler",
+        Family::Sd1 | Family::Sd2 => "DDIMScheduler",
+    };
     let mut scheduler = json!({
-        "_class_name": "DDIMScheduler",
+        "_class_name": class,
         "beta_start": 0.00085,
         "beta_end": 0.012,
         "beta_schedule": "scaled_linear",
