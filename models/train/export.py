@@ -4,7 +4,7 @@ import json
 import pathlib
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
 import build
@@ -38,6 +38,8 @@ def main():
     parser.add_argument("--random", action="store_true", help="untrained weights of the same architecture")
     parser.add_argument("--unet", default="unet.pt", help="UNet checkpoint in WORK")
     parser.add_argument("--vae", help="VAE checkpoint in WORK (default: the latest phase that is there)")
+    parser.add_argument("--blend", type=pathlib.Path, help="average the VAE with that of this exported model")
+    parser.add_argument("--blend-share", type=float, default=0.6, help="of that model in the average")
     parser.add_argument("--weights", choices=["ema", "last"], default="ema",
                         help="of the UNet: the moving average or the last ones")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="holds tokenizer/ and tokenizer_2/ already")
@@ -52,7 +54,12 @@ def main():
         candidates = [args.vae] if args.vae else ["vae_decoder.pt", "vae_joint.pt"]
         path = next(args.work / n for n in candidates if (args.work / n).exists())
         state = torch.load(path, map_location="cpu", weights_only=False)
-        vae.load_state_dict(state["ema"])
+        weights = state["ema"]
+        if args.blend:
+            # Two decoders of one line of training: their average keeps the detail of the later and loses its mesh.
+            other = load_file(args.blend / "vae" / "diffusion_pytorch_model.safetensors")
+            weights = {k: v.lerp(other[k].float(), args.blend_share) for k, v in weights.items()}
+        vae.load_state_dict(weights)
         state = torch.load(args.work / args.unet, map_location="cpu", weights_only=False)
         whole = state["ema_all" if args.weights == "ema" else "model"]
         for module, prefix in ((unet, "unet."), (one, "text.one."), (two, "text.two.")):

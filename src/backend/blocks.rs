@@ -152,7 +152,8 @@ pub fn unpack_rows(dtype: GgmlDType, bytes: &[u8]) -> Vec<f32> {
     if bytes.as_ptr().addr().is_multiple_of(ALIGNMENT) {
         unpack_all(bytes, &mut values);
     } else {
-        unpack_all(&bytes.to_vec(), &mut values);
+        let aligned: Vec<u8> = bytes.into();
+        unpack_all(&aligned, &mut values);
     }
     values
 }
