@@ -24,7 +24,7 @@ pub(super) struct Replaced {
 #[derive(Debug)]
 enum Replacement {
     Folder(PartFolder),
-    File { file: PartFile, prediction: Option<Prediction>, note: Option<String> },
+    File { file: Box<PartFile>, prediction: Option<Prediction>, note: Option<String> },
 }
 
 impl Replaced {
@@ -47,7 +47,7 @@ impl Replaced {
             });
         };
         let note = unused_note(&name, file.unused(&tensors));
-        let with = Replacement::File { file, prediction: None, note };
+        let with = Replacement::File { file: Box::new(file), prediction: None, note };
         Ok(Self { base, part: Part::Vae, with })
     }
 
@@ -64,7 +64,7 @@ impl Replaced {
         let name = path.display().to_string();
         let (file, prediction) = single_file::unet(&name, &tensors, pooled_width(&*base)?)?;
         let note = unused_note(&name, file.unused(&tensors));
-        let with = Replacement::File { file, prediction, note };
+        let with = Replacement::File { file: Box::new(file), prediction, note };
         Ok(Self { base, part: Part::Unet, with })
     }
 }
