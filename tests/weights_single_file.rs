@@ -3,154 +3,23 @@
 //! reads), and what is said of files that are something else or damaged.
 
 mod common;
+#[path = "common/single_file.rs"]
+mod single_file;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fs;
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use candle_core::{DType, Device, Tensor, safetensors as candle_safetensors};
+use candle_core::{DType, Device};
 use common::Shell;
-use cupscale::model::unet::{Conditioning, Prior, UNet2DConditionModel, UNetConfig};
 use cupscale::pipeline::Engine;
-use cupscale::weights::{ModelFiles, ModelSource, Part, QuantType, WeightsError};
-use flate2::read::GzDecoder;
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
-use serde_json::Value;
-use tempfile::TempDir;
+use cupscale::weights::{Part, QuantType, WeightsError};
+use safetensors::Dtype;
+use single_file::{Place, Stored, assert_unet, assert_vae, eps, error, expected, json, open};
 
 const FAMILIES: [&str; 3] = ["sdxl", "sd15", "sd2"];
 const UNET: &str = "model.diffusion_model.";
 const VAE: &str = "first_stage_model.";
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/single_file").join(name)
-}
-
-fn expected(family: &str) -> HashMap<String, Tensor> {
-    candle_safetensors::load(fixture(&format!("{family}_expected.safetensors")), &Device::Cpu)
-        .unwrap()
-}
-
-fn json(name: &str) -> Value {
-    serde_json::from_slice(&fs::read(fixture(name)).unwrap()).unwrap()
-}
-
-/// The tensors of a safetensors file as they are stored, and its metadata.
-#[derive(Clone, Default)]
-struct Stored {
-    tensors: BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>,
-    metadata: Option<HashMap<String, String>>,
-}
-
-impl Stored {
-    fn family(name: &str) -> Self {
-        let mut bytes = Vec::new();
-        let packed = fs::read(fixture(&format!("{name}.safetensors.gz"))).unwrap();
-        GzDecoder::new(&packed[..]).read_to_end(&mut bytes).unwrap();
-        let file = SafeTensors::deserialize(&bytes).unwrap();
-        let tensors = file.iter().map(|(name, view)| {
-            (name.to_owned(), (view.dtype(), view.shape().to_vec(), view.data().to_vec()))
-        });
-        Self { tensors: tensors.collect(), metadata: None }
-    }
-
-    fn save(&self, path: &Path) {
-        let views = self.tensors.iter().map(|(name, (dtype, shape, data))| {
-            (name.as_str(), TensorView::new(*dtype, shape.clone(), data).unwrap())
-        });
-        fs::write(path, safetensors::serialize(views, self.metadata.clone()).unwrap()).unwrap();
-    }
-
-    /// The tensors below a prefix, renamed.
-    fn part(&self, prefix: &str, rename: impl Fn(&str) -> String) -> Self {
-        let tensors = self.tensors.iter().filter_map(|(name, tensor)| {
-            Some((rename(name.strip_prefix(prefix)?), tensor.clone()))
-        });
-        Self { tensors: tensors.collect(), metadata: None }
-    }
-
-    fn without(mut self, prefix: &str) -> Self {
-        self.tensors.retain(|name, _| !name.starts_with(prefix));
-        self
-    }
-
-    fn with(mut self, name: &str, shape: &[usize]) -> Self {
-        let bytes = vec![0; 2 * shape.iter().product::<usize>()];
-        self.tensors.insert(name.to_owned(), (Dtype::F16, shape.to_vec(), bytes));
-        self
-    }
-
-    /// All f16 tensors in another precision, which holds their values exactly.
-    fn converted(mut self, to: Dtype) -> Self {
-        for (dtype, _, data) in self.tensors.values_mut().filter(|tensor| tensor.0 == Dtype::F16) {
-            let values =
-                data.chunks(2).map(|two| half::f16::from_le_bytes([two[0], two[1]]).to_f32());
-            *data = match to {
-                Dtype::BF16 => values.flat_map(|x| half::bf16::from_f32(x).to_le_bytes()).collect(),
-                _ => values.flat_map(f32::to_le_bytes).collect(),
-            };
-            *dtype = to;
-        }
-        self
-    }
-}
-
-/// A folder with a model in it.
-struct Place(TempDir);
-
-impl Place {
-    fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    fn save(&self, name: &str, stored: &Stored) -> PathBuf {
-        let path = self.0.path().join(name);
-        stored.save(&path);
-        path
-    }
-}
-
-fn open(path: &Path) -> Result<ModelFiles, WeightsError> {
-    ModelFiles::open(ModelSource::Path(path.to_owned()))
-}
-
-fn unet(files: &ModelFiles) -> UNet2DConditionModel {
-    let part = files.component(Part::Unet, &Device::Cpu, DType::F32).unwrap();
-    let config = UNetConfig::from_json(&part.config.to_string()).unwrap();
-    UNet2DConditionModel::load(config, &part.params).unwrap()
-}
-
-fn eps(files: &ModelFiles, expected: &HashMap<String, Tensor>) -> Tensor {
-    let conditioning = Conditioning {
-        context: expected["context"].clone(),
-        pooled: expected.get("pooled").cloned(),
-        time_ids: expected.get("time_ids").cloned(),
-    };
-    let timestep = f64::from(expected["timestep"].to_vec1::<f32>().unwrap()[0]);
-    unet(files).forward(&expected["sample"], timestep, &conditioning, Prior::None).unwrap()
-}
-
-/// Largest difference over largest reference.
-fn error(ours: &Tensor, reference: &Tensor) -> f32 {
-    assert_eq!(ours.dims(), reference.dims());
-    let largest = |x: &Tensor| {
-        x.abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap()
-    };
-    largest(&(ours - reference).unwrap()) / largest(reference)
-}
-
-fn assert_vae(files: &ModelFiles, expected: &HashMap<String, Tensor>) {
-    let vae = files.vae(&Device::Cpu, DType::F32).unwrap();
-    let encoded = error(&vae.encode(&expected["image"]).unwrap(), &expected["latent"]);
-    let decoded = error(&vae.decode(&expected["latent"]).unwrap(), &expected["decoded"]);
-    assert!(encoded <= 1e-4 && decoded <= 1e-4, "{encoded:e} {decoded:e}");
-}
-
-fn assert_unet(files: &ModelFiles, expected: &HashMap<String, Tensor>) {
-    let error = error(&eps(files, expected), &expected["eps"]);
-    assert!(error <= 1e-4, "{error:e}");
-}
 
 #[test]
 fn every_part_of_a_single_file_computes_what_diffusers_does() {

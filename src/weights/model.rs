@@ -56,15 +56,11 @@ impl ModelFiles {
     /// # Errors
     /// A source that is no model in a known form, or a description that cannot be read.
     pub fn open(source: ModelSource) -> Result<Self, WeightsError> {
-        let form: Arc<dyn Form> = match gguf::sniff(&source)? {
-            Some((path, bytes)) => Arc::new(GgufModel::open(path, bytes)?),
-            None => {
-                source.check()?;
-                match source {
-                    ModelSource::Path(file) if file.is_file() => Arc::new(SingleFile::open(file)?),
-                    folder => Arc::new(DiffusersFolder::open(folder)?),
-                }
-            }
+        source.check()?;
+        let form: Arc<dyn Form> = match (GgufModel::open(&source)?, source) {
+            (Some(model), _) => Arc::new(model),
+            (None, ModelSource::Path(file)) if file.is_file() => Arc::new(SingleFile::open(file)?),
+            (None, folder) => Arc::new(DiffusersFolder::open(folder)?),
         };
         Ok(Self { form, loras: Vec::new(), quantized: None, keep_above: KEEP_ABOVE })
     }

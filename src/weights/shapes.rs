@@ -94,7 +94,9 @@ pub(super) fn unet(
     let to_k = format!("{attention}.transformer_blocks.0.attn2.to_k.weight");
     let context_width = shapes.size(&to_k, 1)?;
     let proj_in = format!("{attention}.proj_in.weight");
-    let dense = shapes.get(&proj_in).is_some_and(|shape| shape.len() == 2);
+    // stable-diffusion.cpp has written all of them as convolutions; SDXL's are dense.
+    let dense = shapes.get(&proj_in).is_some_and(|shape| shape.len() == 2)
+        || shapes.has(&format!("{added}.weight"));
 
     let mut depths: Vec<usize> = levels.iter().map(|level| level.depth.max(1)).collect();
     if let (Some(level), Some(depth)) = (levels.last(), depths.last_mut())
@@ -268,6 +270,22 @@ pub(super) fn open_clip(shapes: &Shapes, unused_layers: usize) -> Result<Value, 
         projection: shapes.size("text_projection", 1).unwrap_or(hidden),
         activation: "gelu",
     }))
+}
+
+/// The configuration of an OpenCLIP text encoder whose tensors stable-diffusion.cpp renamed. It may
+/// also have put queries, keys and values together again; then the orientation of the projection is
+/// not known.
+pub(super) fn converted_open_clip(shapes: &Shapes) -> Result<Value, String> {
+    if shapes.has("text_model.encoder.layers.0.self_attn.in_proj.weight") {
+        return Err(
+            "its text encoder was renamed by --convert-name: not supported; convert without it"
+                .to_owned(),
+        );
+    }
+    let mut config = clip(shapes)?;
+    config["projection_dim"] = shapes.size("text_model.text_projection", 1)?.into();
+    config["hidden_act"] = "gelu".into();
+    Ok(config)
 }
 
 struct TextSizes {

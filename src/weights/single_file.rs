@@ -1,5 +1,6 @@
-//! A model in one file with ldm's names, which is how most fine-tunes are handed around, and a single
-//! part in a file of its own. What a file is, its tensors say: neither its name nor the user is asked.
+//! A model in one file (safetensors or GGUF) with ldm's names, which is how most fine-tunes are handed
+//! around, and a single part in a file of its own. What a file is, its tensors say: neither its name
+//! nor the user is asked.
 //!
 //! Sources: diffusers `loaders/single_file_utils.py` (prefixes, families, schedules); ComfyUI
 //! `comfy/supported_models.py` (marker tensors, which SD 2 predicts v).
@@ -12,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::clip_vocabulary::{self, Padding};
 use super::form::{Form, Part, PartConfig, TokenizerBytes, unused_note};
+use super::gguf;
 use super::ldm::{self, Take};
 use super::shapes::{self, Naming, Shapes};
 use super::tensors::TensorMap;
@@ -28,6 +30,9 @@ const SDXL_LATENT_SCALE: f64 = 0.13025;
 const SD_SIDE: usize = 64;
 const SD2_V_SIDE: usize = 96;
 const SDXL_SIDE: usize = 128;
+
+/// The width of SD 2's text encoder, which none in OpenAI's form has.
+const SD2_WIDTH: usize = 1024;
 
 /// A standard deviation of the bias of the last transformer's first norm above which an SD 2 model
 /// predicts v (ComfyUI's rule for `output_blocks.11.1.transformer_blocks.0.norm1.bias`: nothing else
@@ -88,18 +93,21 @@ impl Prediction {
 /// A file that cannot be read, that is damaged, or of a kind that is not known.
 pub(super) fn open_tensors(path: &Path) -> Result<TensorMap, WeightsError> {
     let name = path.display().to_string();
+    let bytes =
+        Bytes::map(path).map_err(|source| WeightsError::Read { file: name.clone(), source })?;
+    if gguf::is_gguf(&bytes) {
+        return gguf::tensors(name, bytes);
+    }
     let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
     match extension {
         "safetensors" | "sft" => {
-            let bytes = Bytes::map(path)
-                .map_err(|source| WeightsError::Read { file: name.clone(), source })?;
             let mut tensors = TensorMap::default();
             tensors.add_safetensors(name, bytes)?;
             Ok(tensors)
         }
         _ => Err(WeightsError::Contents {
             file: name,
-            reason: "not a weights file that is known (.safetensors)".to_owned(),
+            reason: "not a weights file that is known (.safetensors, .gguf)".to_owned(),
         }),
     }
 }
@@ -307,6 +315,10 @@ pub(super) struct SingleFile {
 const CLIP_PREFIXES: [&str; 2] =
     ["cond_stage_model.transformer.", "conditioner.embedders.0.transformer."];
 
+/// Where stable-diffusion.cpp put SDXL's second encoder before it left names as they are (its
+/// `model.cpp` of 2024: `convert_open_clip_to_hf_clip`, `preprocess_tensor`).
+const CONVERTED_OPEN_CLIP: &str = "cond_stage_model.1.transformer.";
+
 impl SingleFile {
     /// Recognises the model and its family from the header of the file.
     ///
@@ -447,7 +459,13 @@ fn text_encoders(
         tensors.contains(&format!("{prefix}text_model.embeddings.token_embedding.weight"))
     });
     let open_clip = |prefix: &str| tensors.contains(&format!("{prefix}token_embedding.weight"));
+    let converted = format!("{CONVERTED_OPEN_CLIP}text_model.embeddings.token_embedding.weight");
     match clip {
+        Some(prefix) if prefix == CLIP_PREFIXES[0] && tensors.contains(&converted) => {
+            let encoders =
+                vec![clip_encoder(file, tensors, prefix)?, converted_open_clip(file, tensors)?];
+            Ok(Some((Family::Sdxl, encoders)))
+        }
         Some(prefix) if prefix == CLIP_PREFIXES[1] => {
             let second = "conditioner.embedders.1.model.";
             if !open_clip(second) {
@@ -459,7 +477,17 @@ fn text_encoders(
             ];
             Ok(Some((Family::Sdxl, encoders)))
         }
-        Some(prefix) => Ok(Some((Family::Sd1, vec![clip_encoder(file, tensors, prefix)?]))),
+        Some(prefix) => {
+            let embedding = format!("{prefix}text_model.embeddings.token_embedding.weight");
+            if tensors.shape(&embedding).and_then(<[usize]>::last) == Some(&SD2_WIDTH) {
+                return Err(fail(
+                    "SD 2 with its text encoder renamed by an older stable-diffusion.cpp: not \
+                     supported; convert it again with a newer one"
+                        .to_owned(),
+                ));
+            }
+            Ok(Some((Family::Sd1, vec![clip_encoder(file, tensors, prefix)?])))
+        }
         None => {
             // The second is how sgm would save SD 2, and how the SDXL refiner is saved.
             let prefixes = ["cond_stage_model.model.", "conditioner.embedders.0.model."];
@@ -523,6 +551,27 @@ fn open_clip_encoder(
         file.stored.extend(left_out.into_iter().map(|(_, stored, _)| format!("{prefix}{stored}")));
     }
     Ok(Encoder { part, file, padding: Padding::Zero })
+}
+
+/// SDXL's second encoder as stable-diffusion.cpp before its `--convert-name` renamed it: like
+/// transformers, but for the projection.
+fn converted_open_clip(file: &str, tensors: &TensorMap) -> Result<Encoder, WeightsError> {
+    let prefix = CONVERTED_OPEN_CLIP;
+    let shapes = Shapes { tensors, prefix };
+    let config = shapes::converted_open_clip(&shapes)
+        .map_err(|reason| WeightsError::Contents { file: file.to_owned(), reason })?;
+    let mut names: Vec<_> = ldm::clip_names(layers(&config))
+        .into_iter()
+        .map(|name| (name.clone(), format!("{prefix}{name}"), Take::Whole))
+        .collect();
+    let projection = format!("{prefix}text_model.text_projection");
+    names.push(("text_projection.weight".to_owned(), projection, Take::Transposed));
+    let config = part_config("CLIPTextModelWithProjection", config, file, Part::TextEncoder2);
+    Ok(Encoder {
+        part: Part::TextEncoder2,
+        file: PartFile::new(config, tensors, prefix, names),
+        padding: Padding::Zero,
+    })
 }
 
 fn layers(config: &Value) -> usize {

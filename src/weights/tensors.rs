@@ -284,15 +284,18 @@ impl ParamSource for TensorMap {
     fn get(&self, name: &str, shape: &Shape, dtype: DType, device: &Device) -> Result<Tensor> {
         let entry = self.entry(name, shape)?;
         let (file, bytes) = self.bytes(entry);
-        let stored = match entry.stored {
-            Stored::Weights(GgmlDType::F16) => DType::F16,
-            Stored::Weights(GgmlDType::BF16) => DType::BF16,
-            Stored::Weights(GgmlDType::F32) => DType::F32,
-            Stored::Other(Dtype::F64) => DType::F64,
+        let mut dims = if entry.transposed { &entry.shape } else { shape.dims() }.to_vec();
+        if entry.transposed {
+            dims.reverse();
+        }
+        let plain = |stored| Tensor::from_raw_buffer(bytes, stored, &dims, device);
+        let tensor = match entry.stored {
+            Stored::Weights(GgmlDType::F16) => plain(DType::F16)?,
+            Stored::Weights(GgmlDType::BF16) => plain(DType::BF16)?,
+            Stored::Weights(GgmlDType::F32) => plain(DType::F32)?,
+            Stored::Other(Dtype::F64) => plain(DType::F64)?,
             Stored::Weights(quantized) => {
-                let tensor = Tensor::from_vec(unpack_rows(quantized, bytes), shape, device)?;
-                self.release(name);
-                return tensor.to_dtype(dtype);
+                Tensor::from_vec(unpack_rows(quantized, bytes), dims.as_slice(), device)?
             }
             Stored::Other(other) => {
                 return Err(Error::Msg(format!(
@@ -301,13 +304,8 @@ impl ParamSource for TensorMap {
                 )));
             }
         };
-        let tensor = if entry.transposed {
-            let turned: Vec<usize> = entry.shape.iter().rev().copied().collect();
-            Tensor::from_raw_buffer(bytes, stored, &turned, device)?.t()?.contiguous()?
-        } else {
-            Tensor::from_raw_buffer(bytes, stored, shape.dims(), device)?
-        };
         self.release(name);
+        let tensor = if entry.transposed { tensor.t()?.contiguous()? } else { tensor };
         tensor.to_dtype(dtype)
     }
 

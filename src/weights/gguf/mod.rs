@@ -1,7 +1,13 @@
-//! GGUF files of our own: a whole model in one file, as `models quantize` writes it. Tensors have
-//! diffusers' (transformers') names behind the name of their part, `unet.conv_in.weight`; the
+//! GGUF files. Our own are a whole model in one file, as `models quantize` writes it: tensors have
+//! diffusers' (transformers') names behind the name of their part, `unet.conv_in.weight`, and the
 //! metadata holds the text of every file that a folder in diffusers layout would have beside the
-//! weights.
+//! weights. Those of others are single files (or UNets alone) with ldm's names in another container:
+//! here they become tensors by name, and [`single_file`](super::single_file) knows the rest.
+//!
+//! Sources: stable-diffusion.cpp `src/convert.cpp` and `src/model_io/gguf_io.cpp` (names as in the
+//! checkpoint, no metadata at all; dimensions of 1 at the front are dropped), ComfyUI-GGUF
+//! `tools/convert.py` and `loader.py` (a UNet alone; `comfy.gguf.orig_shape.NAME` where it was
+//! reshaped to rows of 256).
 
 mod export;
 mod read;
@@ -20,12 +26,14 @@ pub(super) use read::TensorInfo;
 
 use super::form::{Form, Part, PartConfig, TokenizerBytes};
 use super::{ModelSource, WeightsError, source::Bytes, tensors::TensorMap};
-use read::{Header, MAGIC};
+use read::{Header, MAGIC, Value as MetadataValue};
 
 /// `general.architecture` of our files.
 const ARCHITECTURE: &str = "cupscale";
 const ARCHITECTURE_KEY: &str = "general.architecture";
 const INDEX_KEY: &str = "cupscale.model_index";
+/// ComfyUI-GGUF's; the tensor's name follows.
+const ORIGINAL_SHAPE_KEY: &str = "comfy.gguf.orig_shape.";
 const SCHEDULER_KEY: &str = "cupscale.scheduler.config";
 /// The files of a tokenizer that are kept, by transformers' names.
 const TOKENIZER_FILES: [&str; 5] = [
@@ -45,17 +53,57 @@ fn tokenizer_key(encoder: Part, file: &str) -> String {
 }
 
 /// The file and its contents if the source is a GGUF file, whatever it is called.
-///
-/// # Errors
-/// A file that cannot be read.
-pub(super) fn sniff(source: &ModelSource) -> Result<Option<(PathBuf, Bytes)>, WeightsError> {
+fn sniff(source: &ModelSource) -> Result<Option<(PathBuf, Bytes)>, WeightsError> {
     let ModelSource::Path(path) = source else { return Ok(None) };
     if !path.is_file() {
         return Ok(None);
     }
     let bytes = Bytes::map(path)
         .map_err(|source| WeightsError::Read { file: path.display().to_string(), source })?;
-    Ok(bytes.starts_with(&MAGIC).then(|| (path.clone(), bytes)))
+    Ok(is_gguf(&bytes).then(|| (path.clone(), bytes)))
+}
+
+/// Whether these are the contents of a GGUF file.
+pub(super) fn is_gguf(bytes: &[u8]) -> bool {
+    bytes.starts_with(&MAGIC)
+}
+
+fn read_header(file: &str, bytes: &[u8]) -> Result<Header, WeightsError> {
+    Header::read(bytes).map_err(|reason| WeightsError::Gguf { file: file.to_owned(), reason })
+}
+
+/// All tensors of a GGUF file by their names in it, in the shapes that they had before they were
+/// put there.
+///
+/// # Errors
+/// A file that is damaged, or a shape that its tensor cannot have.
+pub(super) fn tensors(file: String, bytes: Bytes) -> Result<TensorMap, WeightsError> {
+    let mut header = read_header(&file, &bytes)?;
+    for tensor in &mut header.tensors {
+        let key = format!("{ORIGINAL_SHAPE_KEY}{}", tensor.name);
+        let Some(value) = header.metadata.get(&key) else { continue };
+        let count: usize = tensor.shape.iter().product();
+        tensor.shape = original_shape(value, count).ok_or_else(|| WeightsError::Gguf {
+            file: file.clone(),
+            reason: format!("`{key}` is no shape of {count} weights"),
+        })?;
+    }
+    let mut tensors = TensorMap::default();
+    let named = header.tensors.iter().map(|tensor| (tensor.name.clone(), tensor));
+    tensors.add_gguf(file, bytes, named);
+    Ok(tensors)
+}
+
+/// A shape out of the metadata, if it is one of so many numbers.
+fn original_shape(value: &MetadataValue, count: usize) -> Option<Vec<usize>> {
+    let MetadataValue::Array(sizes) = value else { return None };
+    let shape = sizes.iter().map(|size| match size {
+        MetadataValue::Integer(size) => usize::try_from(*size).ok(),
+        _ => None,
+    });
+    let shape: Vec<usize> = shape.collect::<Option<_>>()?;
+    let product = shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size));
+    (product == Some(count)).then_some(shape)
 }
 
 /// A whole model in a GGUF file of our own, whose header has been read.
@@ -70,27 +118,21 @@ pub(super) struct GgufModel {
 }
 
 impl GgufModel {
-    /// Reads the header of a mapped file.
+    /// Reads the header of a file if it is one of ours.
     ///
     /// # Errors
-    /// A file that is damaged, or not one of ours.
-    pub(super) fn open(path: PathBuf, bytes: Bytes) -> Result<Self, WeightsError> {
+    /// A GGUF file that is damaged, or that cannot be read.
+    pub(super) fn open(source: &ModelSource) -> Result<Option<Self>, WeightsError> {
+        let Some((path, bytes)) = sniff(source)? else { return Ok(None) };
         let file = path.display().to_string();
-        let fail = |reason: String| WeightsError::Gguf { file: file.clone(), reason };
-        let header = Header::read(&bytes).map_err(fail)?;
-        match header.string(ARCHITECTURE_KEY) {
-            Some(ARCHITECTURE) => {}
-            other => {
-                return Err(fail(format!(
-                    "`{ARCHITECTURE_KEY}` is {}, not {ARCHITECTURE}",
-                    other.unwrap_or("missing")
-                )));
-            }
+        let header = read_header(&file, &bytes)?;
+        if header.string(ARCHITECTURE_KEY) != Some(ARCHITECTURE) {
+            return Ok(None);
         }
         let mut model =
             Self { source: ModelSource::Path(path), file, bytes, header, index: Value::Null };
         model.index = model.json(INDEX_KEY, "the model's index")?;
-        Ok(model)
+        Ok(Some(model))
     }
 
     /// The JSON text of a metadata key.
