@@ -1,6 +1,6 @@
 """The figures of the README: this program beside PyTorch on the same weights, shapes and threads.
 
-    cargo build --release --bench unet && cargo build --release
+    cargo bench --bench unet --no-run && cargo build --release
     python benches/compare.py            # needs models/train/requirements.txt
 
 Prints Markdown: one UNet call (median of interleaved rounds, GFLOP/s, ratio), and the whole job with

@@ -1,7 +1,7 @@
 """SDXL at full size, with random weights made on the spot: this program beside PyTorch (diffusers), in one run.
 
-    cargo build --release && cargo build --release --bench unet
-    python benches/full_size.py --work /path/with/40-GB      # needs models/train/requirements.txt
+    cargo build --release && cargo bench --bench unet --no-run
+    python benches/full_size.py --work /path/with/30-GB      # needs models/train/requirements.txt
 
 Random weights compute the same products as trained ones, so times, memory and agreement are those of the real model;
 only the pictures mean nothing. Prints Markdown: seconds and peak memory of one 1024 x 1024 region and four steps,
@@ -127,8 +127,8 @@ def write_tokenizers(folder):
     """CLIP's vocabulary, from its merges."""
     import gzip
 
-    lines = gzip.open(ROOT / "models/clip/bpe_simple_vocab_16e6.txt.gz", "rt", encoding="utf-8").read().split("\n")
-    merges = lines[1:49152 - 256 - 2 + 1]
+    text = gzip.open(ROOT / "models/clip/merges.txt.gz", "rt", encoding="utf-8").read()
+    merges = [line for line in text.splitlines() if line and not line.startswith("#version")]
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     symbols = [chr(byte) for byte in printable] + [chr(256 + i) for i in range(256 - len(printable))]
     words = symbols + [s + "</w>" for s in symbols] + ["".join(m.split()) for m in merges]
@@ -280,9 +280,10 @@ def main():
     for kind in {*args.types, "q8_0"} - {"f16"}:
         path = work / f"sdxl-{kind}.gguf"
         if not path.exists():
-            subprocess.run([program, "models", "quantize", model, "-o", path, "--type", kind, "--quiet"], check=True)
+            subprocess.run([program, "models", "quantize", model, "-o", path, "--type", kind], check=True)
     # The bench's own binary, so that cargo's memory is not counted.
-    bench = max((target / "release/deps").glob("unet-*"), key=lambda p: (p.suffix == "", p.stat().st_mtime))
+    built = [path for path in (target / "release/deps").glob("unet-*") if not path.suffix]
+    bench = max(built, key=lambda path: path.stat().st_mtime)
     if not args.skip_jobs:
         whole_jobs(work, model, program)
     unet_errors(work, model, [bench], args.side, args.types)
