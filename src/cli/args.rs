@@ -15,7 +15,10 @@ use cupscale::{
     weights::QuantType,
 };
 
-use super::CliError;
+use super::{
+    CliError,
+    values::{self, Lora},
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -88,13 +91,6 @@ pub enum ColorFixArg {
     None,
 }
 
-/// A LoRA file and its scale.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Lora {
-    pub path: PathBuf,
-    pub scale: f64,
-}
-
 #[derive(Args, Debug)]
 pub struct JobArgs {
     /// The picture to enlarge; `-` reads standard input
@@ -116,10 +112,10 @@ pub struct JobArgs {
 
     /// Enlarge by this factor
     #[arg(short, long, value_name = "FACTOR", default_value_t = Defaults::SCALE,
-          value_parser = positive, help_heading = "Size")]
+          value_parser = values::positive, help_heading = "Size")]
     scale: f64,
     /// Enlarge to exactly this size, in pixels
-    #[arg(long, value_name = "WxH", value_parser = size, conflicts_with_all = ["scale", "long_edge"],
+    #[arg(long, value_name = "WxH", value_parser = values::size, conflicts_with_all = ["scale", "long_edge"],
           help_heading = "Size")]
     size: Option<(u32, u32)>,
     /// Enlarge until the longer side has this many pixels
@@ -167,7 +163,7 @@ pub struct JobArgs {
           help_heading = "Repainting")]
     steps: Option<u32>,
     /// How much is repainted: the share of the steps that run, rounded up [default: the model's, or 0.45]
-    #[arg(long, value_name = "0-1", value_parser = share, help_heading = "Repainting")]
+    #[arg(long, value_name = "0-1", value_parser = values::share, help_heading = "Repainting")]
     strength: Option<f64>,
     /// The same as a number of steps
     #[arg(long, value_name = "K", conflicts_with = "strength",
@@ -177,7 +173,7 @@ pub struct JobArgs {
     #[arg(long, value_name = "ddim|tcd|euler|lcm", help_heading = "Repainting")]
     sampler: Option<SamplerKind>,
     /// Share of fresh noise in each step of ddim or tcd [default: the model's, or 0 and 0.3]
-    #[arg(long, value_name = "0-1", value_parser = weight, help_heading = "Repainting")]
+    #[arg(long, value_name = "0-1", value_parser = values::weight, help_heading = "Repainting")]
     eta: Option<f64>,
     /// How timesteps are spread; few-step models want trailing [default: the model's]
     #[arg(long, value_name = "leading|trailing|linspace", help_heading = "Repainting")]
@@ -193,25 +189,25 @@ pub struct JobArgs {
     timesteps: Option<Vec<usize>>,
     /// How strongly the prompt is followed against the negative prompt, at twice the work; 1 is off
     /// [default: the model's, or 1]
-    #[arg(long, value_name = "0-100", value_parser = guidance, help_heading = "Repainting")]
+    #[arg(long, value_name = "0-100", value_parser = values::guidance, help_heading = "Repainting")]
     guidance: Option<f64>,
     /// Overlap of neighbouring regions, as a share of a region's side
-    #[arg(long, value_name = "0-0.9", default_value_t = Defaults::OVERLAP, value_parser = overlap,
+    #[arg(long, value_name = "0-0.9", default_value_t = Defaults::OVERLAP, value_parser = values::overlap,
           help_heading = "Repainting")]
     overlap: f64,
     /// How overlapping regions are put together
     #[arg(long, value_enum, default_value_t = FusionArg::Feather, help_heading = "Repainting")]
     fusion: FusionArg,
     /// Weight of the global structure prior: keeps shapes and tones; 0 turns it off
-    #[arg(long, value_name = "0-1", default_value_t = Defaults::GSP, value_parser = weight,
+    #[arg(long, value_name = "0-1", default_value_t = Defaults::GSP, value_parser = values::weight,
           help_heading = "Repainting")]
     gsp: f64,
     /// Weight of the regional attention prior: what the whole picture says of a region; 0 is off
-    #[arg(long, value_name = "0-1", default_value_t = Defaults::RAP, value_parser = weight,
+    #[arg(long, value_name = "0-1", default_value_t = Defaults::RAP, value_parser = values::weight,
           help_heading = "Repainting")]
     rap: f64,
     /// Weight of the regional semantic prior: the regions' captions against the prompt; 0 is off
-    #[arg(long, value_name = "0-1", default_value_t = Defaults::RSP, value_parser = weight,
+    #[arg(long, value_name = "0-1", default_value_t = Defaults::RSP, value_parser = values::weight,
           help_heading = "Repainting")]
     rsp: f64,
 
@@ -235,7 +231,7 @@ pub struct JobArgs {
     /// LoRA to change the model's weights with (safetensors), and how much of it [default scale: 1];
     /// may be given several times
     #[arg(long, value_name = "NAME|FILE[:SCALE]", help_heading = "Model",
-          value_parser = clap::builder::OsStringValueParser::new().try_map(lora))]
+          value_parser = clap::builder::OsStringValueParser::new().try_map(values::lora))]
     lora: Vec<Lora>,
     /// Where to compute
     #[arg(
@@ -414,60 +410,6 @@ impl JobArgs {
             self.progress
         }
     }
-}
-
-fn number(text: &str) -> Result<f64, String> {
-    text.parse().ok().filter(|value: &f64| value.is_finite()).ok_or_else(|| "not a number".into())
-}
-
-fn within(text: &str, low: f64, high: f64) -> Result<f64, String> {
-    let value = number(text)?;
-    if (low..=high).contains(&value) { Ok(value) } else { Err(format!("not in {low}..{high}")) }
-}
-
-fn positive(text: &str) -> Result<f64, String> {
-    let value = number(text)?;
-    if value > 0.0 { Ok(value) } else { Err("not above 0".into()) }
-}
-
-pub fn share(text: &str) -> Result<f64, String> {
-    let value = within(text, 0.0, 1.0)?;
-    if value > 0.0 { Ok(value) } else { Err("not above 0".into()) }
-}
-
-pub fn weight(text: &str) -> Result<f64, String> {
-    within(text, 0.0, 1.0)
-}
-
-fn overlap(text: &str) -> Result<f64, String> {
-    within(text, 0.0, 0.9)
-}
-
-pub fn guidance(text: &str) -> Result<f64, String> {
-    within(text, 0.0, 100.0)
-}
-
-fn size(text: &str) -> Result<(u32, u32), String> {
-    text.split_once(['x', 'X', '×'])
-        .and_then(|(width, height)| Some((width.parse().ok()?, height.parse().ok()?)))
-        .filter(|&(width, height): &(u32, u32)| width > 0 && height > 0)
-        .ok_or_else(|| "a size is WIDTHxHEIGHT, as in 3840x2160".into())
-}
-
-/// Only a number after the last colon is a scale: `C:\lora.safetensors` is a path.
-pub fn lora(text: OsString) -> Result<Lora, String> {
-    let split = text.to_str().and_then(|text| text.rsplit_once(':'));
-    let Some((path, scale)) = split.and_then(|(path, end)| Some((path, end.parse::<f64>().ok()?)))
-    else {
-        return Ok(Lora { path: text.into(), scale: 1.0 });
-    };
-    if path.is_empty() {
-        return Err("no file before the scale".to_owned());
-    }
-    if !scale.is_finite() {
-        return Err("the scale is not a number".to_owned());
-    }
-    Ok(Lora { path: path.into(), scale })
 }
 
 #[cfg(test)]

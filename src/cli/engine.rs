@@ -10,10 +10,7 @@ use cupscale::{
     },
 };
 
-use super::{
-    CliError,
-    args::{JobArgs, Lora},
-};
+use super::{CliError, args::JobArgs, values::Lora};
 
 /// Loads the chosen model onto the chosen device, and tells `note` what is odd about it.
 pub fn load(args: &JobArgs, note: impl FnMut(&str)) -> Result<Engine, CliError> {

@@ -9,6 +9,7 @@ mod plan;
 mod progress;
 mod quantize;
 mod upscale;
+mod values;
 
 use std::{
     io::{self, Write as _},

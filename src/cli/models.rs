@@ -18,9 +18,10 @@ use cupscale::{
 
 use super::{
     CliError,
-    args::{self, Lora, ProgressMode},
+    args::ProgressMode,
     print,
     quantize::{self, QuantizeArgs},
+    values::{self, Lora},
 };
 use watch::Watcher;
 
@@ -78,7 +79,7 @@ struct AddArgs {
     path: PathBuf,
     /// A LoRA to merge: a file, or an installed LoRA's name; may be given several times
     #[arg(long, value_name = "FILE[:SCALE]",
-          value_parser = OsStringValueParser::new().try_map(args::lora))]
+          value_parser = OsStringValueParser::new().try_map(values::lora))]
     lora: Vec<Lora>,
     /// A VAE in place of the model's own: a file, a folder, or an installed VAE's name
     #[arg(long, value_name = "PATH")]
@@ -97,17 +98,17 @@ struct AddArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     steps: Option<u32>,
     /// The share of the steps that run
-    #[arg(long, value_name = "0-1", value_parser = args::share)]
+    #[arg(long, value_name = "0-1", value_parser = values::share)]
     strength: Option<f64>,
     /// The same as a number of steps
     #[arg(long, value_name = "K", conflicts_with = "strength",
           value_parser = clap::value_parser!(u32).range(1..=1000))]
     denoise_steps: Option<u32>,
     /// Classifier-free guidance; 1 is none
-    #[arg(long, value_name = "G", value_parser = args::guidance)]
+    #[arg(long, value_name = "G", value_parser = values::guidance)]
     guidance: Option<f64>,
     /// Noise that each step adds
-    #[arg(long, value_name = "0-1", value_parser = args::weight)]
+    #[arg(long, value_name = "0-1", value_parser = values::weight)]
     eta: Option<f64>,
     /// Side of the pictures that it was trained on
     #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u32).range(64..=8192))]

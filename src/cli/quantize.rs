@@ -14,9 +14,8 @@ use cupscale::{
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
 use super::{
-    CliError,
-    args::{self, Lora},
-    complain, engine, print,
+    CliError, complain, engine, print,
+    values::{self, Lora},
 };
 
 #[derive(Args, Debug)]
@@ -32,7 +31,7 @@ pub struct QuantizeArgs {
     quant: QuantType,
     /// A LoRA to merge first; may be given several times
     #[arg(long, value_name = "NAME|FILE[:SCALE]",
-          value_parser = OsStringValueParser::new().try_map(args::lora))]
+          value_parser = OsStringValueParser::new().try_map(values::lora))]
     lora: Vec<Lora>,
 }
 

@@ -4,7 +4,7 @@
 use candle_core::DType;
 use serde_json::Value;
 
-use super::form::{Form, Part, PartConfig, TokenizerBytes};
+use super::form::{Form, Part, PartConfig, TokenizerBytes, class_in, text_encoders_in};
 use super::part_folder::{PartFolder, read_json};
 use super::{ModelSource, WeightsError, tensors::TensorMap};
 
@@ -23,11 +23,6 @@ impl DiffusersFolder {
     pub(super) fn open(source: ModelSource) -> Result<Self, WeightsError> {
         let index = read_json(&source, "model_index.json")?;
         Ok(Self { source, index })
-    }
-
-    /// The class that `model_index.json` names for a part, if it names one.
-    fn class(&self, part: Part) -> Option<&str> {
-        self.index.get(part.folder())?.get(1)?.as_str()
     }
 
     fn part(&self, part: Part) -> PartFolder {
@@ -58,10 +53,7 @@ impl Form for DiffusersFolder {
     }
 
     fn text_encoders(&self) -> Result<Vec<Part>, WeightsError> {
-        let named: Vec<_> = [Part::TextEncoder, Part::TextEncoder2]
-            .into_iter()
-            .filter(|&part| self.class(part).is_some())
-            .collect();
+        let named = text_encoders_in(&self.index);
         if named.is_empty() {
             return Err(self.missing("the text encoder", "model_index.json names none"));
         }
@@ -79,7 +71,7 @@ impl Form for DiffusersFolder {
     }
 
     fn config(&self, part: Part) -> Result<PartConfig, WeightsError> {
-        self.part(part).config(self.class(part))
+        self.part(part).config(class_in(&self.index, part))
     }
 
     fn tensors(&self, part: Part, dtype: DType) -> Result<TensorMap, WeightsError> {
@@ -115,8 +107,8 @@ impl Form for DiffusersFolder {
     fn notes(&self) -> Vec<String> {
         Part::ALL
             .into_iter()
-            .filter(|&part| self.class(part).is_some())
-            .filter_map(|part| self.part(part).note(self.class(part)))
+            .filter(|&part| class_in(&self.index, part).is_some())
+            .filter_map(|part| self.part(part).note(class_in(&self.index, part)))
             .collect()
     }
 }

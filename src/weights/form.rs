@@ -121,6 +121,17 @@ pub(super) trait Form: Debug + Send + Sync {
     fn notes(&self) -> Vec<String>;
 }
 
+/// The class that a `model_index.json` names for a part, if it names one.
+pub(super) fn class_in(index: &Value, part: Part) -> Option<&str> {
+    index.get(part.folder())?.get(1)?.as_str()
+}
+
+/// The text encoders that a `model_index.json` names, in the order of their conditioning.
+pub(super) fn text_encoders_in(index: &Value) -> Vec<Part> {
+    let both = [Part::TextEncoder, Part::TextEncoder2];
+    both.into_iter().filter(|&part| class_in(index, part).is_some()).collect()
+}
+
 /// One line about tensors of a file that nothing asks for, if any of them could mean something.
 pub(super) fn unused_note<'a>(file: &str, unused: impl Iterator<Item = &'a str>) -> Option<String> {
     let mut unused: Vec<_> = unused.filter(|name| !is_harmless(name)).collect();

@@ -14,6 +14,7 @@ mod kept;
 mod ldm;
 mod lora;
 mod model;
+mod part_file;
 mod part_folder;
 mod quantize;
 pub mod registry;

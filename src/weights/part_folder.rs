@@ -7,7 +7,7 @@ use candle_core::DType;
 use serde_json::Value;
 
 use super::form::{Part, PartConfig, unused_note};
-use super::{ModelSource, WeightsError, ldm, single_file, tensors::TensorMap};
+use super::{ModelSource, WeightsError, ldm, part_file, tensors::TensorMap};
 use crate::model::text::ClipTextConfig;
 use crate::model::unet::UNetConfig;
 use crate::model::vae::KlConfig;
@@ -147,7 +147,7 @@ fn expected_names(part: Part, config: &PartConfig) -> Option<HashSet<String>> {
         Part::Vae if config.class == "AutoencoderKL" => {
             let names = ldm::vae_names(&KlConfig::from_json(json).ok()?);
             let names = names.into_iter().map(|(ours, _)| ours);
-            Some(names.flat_map(|name| [single_file::old_vae_name(&name), name]).collect())
+            Some(names.flat_map(|name| [part_file::old_vae_name(&name), name]).collect())
         }
         Part::Vae => None,
         Part::TextEncoder | Part::TextEncoder2 => {

@@ -8,8 +8,8 @@ use candle_core::DType;
 use serde_json::Value;
 
 use super::form::{Form, Part, PartConfig, TokenizerBytes, unused_note};
+use super::part_file::{self, PartFile, Prediction};
 use super::part_folder::PartFolder;
-use super::single_file::{self, PartFile, Prediction};
 use super::{ModelSource, WeightsError, source, tensors::TensorMap};
 
 /// A model in some form, and a part that is not its own.
@@ -37,13 +37,13 @@ impl Replaced {
         if let Some(folder) = part_folder(path, Part::Vae)? {
             return Ok(Self { base, part: Part::Vae, with: Replacement::Folder(folder) });
         }
-        let tensors = single_file::open_tensors(path)?;
+        let tensors = part_file::open_tensors(path)?;
         let name = path.display().to_string();
         let scale = latent_scale(&*base)?;
-        let Some(file) = single_file::vae(&name, &tensors, scale)? else {
+        let Some(file) = part_file::vae(&name, &tensors, scale)? else {
             return Err(WeightsError::Contents {
                 file: name,
-                reason: format!("no VAE in it: {}", single_file::describe(&tensors)),
+                reason: format!("no VAE in it: {}", part_file::describe(&tensors)),
             });
         };
         let note = unused_note(&name, file.unused(&tensors));
@@ -60,9 +60,9 @@ impl Replaced {
         if let Some(folder) = part_folder(path, Part::Unet)? {
             return Ok(Self { base, part: Part::Unet, with: Replacement::Folder(folder) });
         }
-        let tensors = single_file::open_tensors(path)?;
+        let tensors = part_file::open_tensors(path)?;
         let name = path.display().to_string();
-        let (file, prediction) = single_file::unet(&name, &tensors, pooled_width(&*base)?)?;
+        let (file, prediction) = part_file::unet(&name, &tensors, pooled_width(&*base)?)?;
         let note = unused_note(&name, file.unused(&tensors));
         let with = Replacement::File { file: Box::new(file), prediction, note };
         Ok(Self { base, part: Part::Unet, with })
@@ -96,7 +96,7 @@ fn latent_scale(base: &dyn Form) -> Result<f64, WeightsError> {
     }
     let unet = base.config(Part::Unet)?.config;
     let sdxl = unet.get("addition_embed_type").is_some_and(|kind| kind == "text_time");
-    Ok(single_file::latent_scale(sdxl))
+    Ok(part_file::latent_scale(sdxl))
 }
 
 /// The width of a model's pooled text embedding, if it has one.

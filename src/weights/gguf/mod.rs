@@ -24,7 +24,7 @@ pub use export::Summary;
 pub(super) use export::export;
 pub(super) use read::TensorInfo;
 
-use super::form::{Form, Part, PartConfig, TokenizerBytes};
+use super::form::{Form, Part, PartConfig, TokenizerBytes, class_in, text_encoders_in};
 use super::{ModelSource, WeightsError, source::Bytes, tensors::TensorMap};
 use read::{Header, MAGIC, Value as MetadataValue};
 
@@ -151,11 +151,6 @@ impl GgufModel {
         WeightsError::MissingPart { model: self.file.clone(), part, file: key.to_owned() }
     }
 
-    /// The class that the index names for a part, if it names one.
-    fn class(&self, part: Part) -> Option<&str> {
-        self.index.get(part.folder())?.get(1)?.as_str()
-    }
-
     fn tensors_of(&self, part: Part) -> impl Iterator<Item = (String, &TensorInfo)> {
         self.header.tensors.iter().filter_map(move |tensor| {
             let name = tensor.name.strip_prefix(part.folder())?.strip_prefix('.')?;
@@ -170,10 +165,7 @@ impl Form for GgufModel {
     }
 
     fn text_encoders(&self) -> Result<Vec<Part>, WeightsError> {
-        let named: Vec<_> = [Part::TextEncoder, Part::TextEncoder2]
-            .into_iter()
-            .filter(|&part| self.class(part).is_some())
-            .collect();
+        let named = text_encoders_in(&self.index);
         if named.is_empty() {
             return Err(self.missing("the text encoder", INDEX_KEY));
         }
@@ -191,7 +183,7 @@ impl Form for GgufModel {
     fn config(&self, part: Part) -> Result<PartConfig, WeightsError> {
         let key = config_key(part);
         Ok(PartConfig {
-            class: self.class(part).unwrap_or_default().to_owned(),
+            class: class_in(&self.index, part).unwrap_or_default().to_owned(),
             config: self.json(&key, part.title())?,
             file: self.place(&key),
         })
