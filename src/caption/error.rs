@@ -118,4 +118,8 @@ pub enum CaptionError {
         /// Why, and what to do.
         message: String,
     },
+
+    /// Whoever asked for captions wants none any more.
+    #[error("interrupted")]
+    Interrupted,
 }

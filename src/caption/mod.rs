@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | `attributes` | [`attributes`] | measures colours, light and texture; needs no model |
 //! | `none` | [`none`] | every region gets the prompt of the whole picture |
+//! | `llava` | `llava` (feature `llava`) | asks a LLaVA model, all regions in one batch |
 //! | `file` | [`mod@file`] | reads captions a person (or another engine) wrote, see [`document`] |
 //!
 //! An engine gets all regions at once, as a [`RegionSource`], so that it may batch them as it likes; pixels
@@ -39,6 +40,8 @@ pub mod attributes;
 pub mod document;
 mod error;
 pub mod file;
+#[cfg(feature = "llava")]
+pub mod llava;
 pub mod none;
 
 use std::borrow::Cow;

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use super::LoraError;
+#[cfg(feature = "llava")]
+use crate::model::llava::LlavaError;
 use crate::model::{text::TextError, vae::VaeError};
 
 /// Why a model cannot be loaded.
@@ -69,6 +71,15 @@ impl WeightsError {
             TextError::TokenizerFile { file: inner, reason } => {
                 Self::Config { file: format!("{file}/{inner}"), reason }
             }
+            error => Self::Config { file: file.to_owned(), reason: error.to_string() },
+        }
+    }
+
+    /// A captioner's error, with the file that it is about or the folder of one.
+    #[cfg(feature = "llava")]
+    pub(super) fn from_llava(error: LlavaError, file: &str) -> Self {
+        match error {
+            LlavaError::Tensor(error) => error.into(),
             error => Self::Config { file: file.to_owned(), reason: error.to_string() },
         }
     }

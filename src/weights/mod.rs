@@ -12,6 +12,8 @@ mod gguf;
 pub mod hub;
 mod kept;
 mod ldm;
+#[cfg(feature = "llava")]
+mod llava;
 mod lora;
 mod model;
 mod part_file;
@@ -27,6 +29,8 @@ mod tensors;
 pub use error::WeightsError;
 pub use form::Part;
 pub use gguf::Summary;
+#[cfg(feature = "llava")]
+pub use llava::LlavaFiles;
 pub use lora::LoraError;
 pub use model::{Component, ModelFiles};
 pub use quantize::QuantType;

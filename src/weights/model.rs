@@ -36,7 +36,7 @@ pub struct ModelFiles {
 /// On the CPU, parts with more weights than this are kept as they are stored: those that would take
 /// more than 256 MiB in f32. Smaller ones gain little, and the embedded model stays as fast as f32
 /// is. Weights are counted, not bytes, so that quantizing a part does not change how it is kept.
-const KEEP_ABOVE: usize = 64 << 20;
+pub(super) const KEEP_ABOVE: usize = 64 << 20;
 
 /// The configuration and the weights of one part.
 pub struct Component {
@@ -202,11 +202,8 @@ impl ModelFiles {
         let stored = Arc::new(self.form.tensors(part, dtype)?);
         let changes: Vec<_> = self.loras.iter().filter_map(|lora| lora.deltas(part)).collect();
         let adapted = (!changes.is_empty()).then(|| Adapted::new(stored.clone(), changes));
-        let weights = stored.names().filter(|name| stored.format(name).is_some());
-        let counts = weights.filter_map(|name| stored.shape(name)).map(<[usize]>::iter);
-        let count: usize = counts.map(Iterator::product::<usize>).sum();
-        let as_stored = count > self.keep_above;
-        let rules = self.quantized.map(|quant| Rules { part, quant });
+        let as_stored = stored.count() > self.keep_above;
+        let rules = self.quantized.map(|quant| Rules::Part { part, quant });
         Ok(KeptWeights::new(stored, adapted, Keeping { as_stored, rules }))
     }
 

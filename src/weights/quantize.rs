@@ -73,11 +73,13 @@ impl FromStr for QuantType {
     }
 }
 
-/// The rules for one part of a model.
+/// The rules for a model, or one part of it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Rules {
-    pub part: Part,
-    pub quant: QuantType,
+pub(super) enum Rules {
+    /// of a diffusion model
+    Part { part: Part, quant: QuantType },
+    /// for a captioner
+    Llava { quant: QuantType },
 }
 
 impl Rules {
@@ -97,8 +99,15 @@ impl Rules {
     ///   invented weights errs by 13 %, in q8_0 by 0.9 %, and they are 30 % of SDXL's weights.
     /// - Every other dense layer has the type asked for; where its rows are no whole number of
     ///   256-weight blocks q8_0 (SDXL's width of 640), and where not even of 32, f16.
+    /// - A captioner's vision tower and projector stay as they are: 4 % of its weights, behind which
+    ///   everything else goes; its embeddings and its output projection have q8_0 at least, as in
+    ///   llama.cpp's files, whose mixtures keep them better than the rest.
     pub fn format(self, name: &str, shape: &[usize], stored: GgmlDType) -> GgmlDType {
-        if self.part == Part::Vae {
+        let (part, quant) = match self {
+            Self::Part { part, quant } => (part, quant),
+            Self::Llava { quant } => return llava_format(quant, name, shape, stored),
+        };
+        if part == Part::Vae {
             return stored;
         }
         let &[_, input] = shape else {
@@ -107,16 +116,31 @@ impl Rules {
         if is_sensitive(name) {
             return GgmlDType::F16;
         }
-        let wanted = match (self.part, self.quant) {
+        let wanted = match (part, quant) {
             (Part::Unet, quant) => quant.format(),
             (_, QuantType::F16) => GgmlDType::F16,
             _ => GgmlDType::Q8_0,
         };
-        [wanted, GgmlDType::Q8_0]
-            .into_iter()
-            .find(|format| input.is_multiple_of(format.block_size()))
-            .unwrap_or(GgmlDType::F16)
+        in_whole_blocks(wanted, input)
     }
+}
+
+fn llava_format(quant: QuantType, name: &str, shape: &[usize], stored: GgmlDType) -> GgmlDType {
+    let &[_, input] = shape else { return stored };
+    if !name.starts_with("language_model.") {
+        return stored;
+    }
+    let is_table = name.ends_with("embed_tokens.weight") || name.ends_with("lm_head.weight");
+    let wanted = if is_table && quant != QuantType::F16 { GgmlDType::Q8_0 } else { quant.format() };
+    in_whole_blocks(wanted, input)
+}
+
+/// The format, or the next better one of whose blocks rows of so many weights are whole numbers.
+fn in_whole_blocks(wanted: GgmlDType, input: usize) -> GgmlDType {
+    [wanted, GgmlDType::Q8_0]
+        .into_iter()
+        .find(|format| input.is_multiple_of(format.block_size()))
+        .unwrap_or(GgmlDType::F16)
 }
 
 fn is_sensitive(name: &str) -> bool {
@@ -142,7 +166,7 @@ mod tests {
     #[test]
     fn the_rules_say_by_name_and_shape_what_a_weight_becomes() {
         use GgmlDType::{BF16, F16, F32, Q4K, Q8_0};
-        let rules = |part| Rules { part, quant: QuantType::Q4K };
+        let rules = |part| Rules::Part { part, quant: QuantType::Q4K };
         for (part, name, shape, expected) in [
             (Part::Unet, "conv_in.weight", &[320, 4, 3, 3][..], F16),
             (Part::Unet, "conv_in.bias", &[320], F32),
@@ -161,5 +185,29 @@ mod tests {
         ] {
             assert_eq!(rules(part).format(name, shape, BF16), expected, "{part} {name}");
         }
+    }
+
+    #[test]
+    fn a_captioners_tower_stays_and_its_tables_have_eight_bits_at_least() {
+        use GgmlDType::{F16, F32, Q4K, Q8_0};
+        let rules = Rules::Llava { quant: QuantType::Q4K };
+        for (name, shape, stored, expected) in [
+            (
+                "vision_tower.vision_model.encoder.layers.0.mlp.fc1.weight",
+                &[512, 256][..],
+                F16,
+                F16,
+            ),
+            ("multi_modal_projector.linear_1.weight", &[512, 256], F32, F32),
+            ("language_model.model.embed_tokens.weight", &[512, 256], F16, Q8_0),
+            ("language_model.lm_head.weight", &[512, 256], F16, Q8_0),
+            ("language_model.model.norm.weight", &[256], F16, F16),
+            ("language_model.model.layers.0.mlp.up_proj.weight", &[512, 256], F16, Q4K),
+            ("language_model.model.layers.0.mlp.up_proj.weight", &[512, 160], F16, Q8_0),
+        ] {
+            assert_eq!(rules.format(name, shape, stored), expected, "{name}");
+        }
+        let rules = Rules::Llava { quant: QuantType::F16 };
+        assert_eq!(rules.format("language_model.lm_head.weight", &[512, 256], F32), F16);
     }
 }

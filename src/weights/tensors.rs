@@ -147,6 +147,15 @@ impl TensorMap {
         self.entries.get(name).map(|entry| entry.shape.as_slice())
     }
 
+    /// How many weights there are.
+    pub(super) fn count(&self) -> usize {
+        let weights = self
+            .entries
+            .values()
+            .filter(|entry| !matches!(entry.stored, Stored::Other(kind) if kind != Dtype::F64));
+        weights.map(|entry| entry.shape.iter().product::<usize>()).sum()
+    }
+
     /// What the files' `__metadata__` says under `key`.
     pub(super) fn metadata(&self, key: &str) -> Option<&str> {
         self.metadata.get(key).map(String::as_str)

@@ -132,3 +132,30 @@ impl LayerNorm {
             .to_dtype(x.dtype())
     }
 }
+
+/// `x/√(mean(x²) + ε)·weight` over the last dimension (transformers' `LlamaRMSNorm`).
+#[derive(Clone, Debug)]
+pub struct RmsNorm {
+    /// `[C]`
+    weight: Tensor,
+    eps: f32,
+}
+
+impl RmsNorm {
+    /// Reads `weight`, `[channels]`, below `vb`.
+    ///
+    /// # Errors
+    /// A tensor that is missing or of another shape.
+    pub fn load(channels: usize, eps: f64, vb: &Params) -> Result<Self> {
+        Ok(Self { weight: vb.get(channels, "weight")?, eps: eps as f32 })
+    }
+
+    /// `[…, C]` → same shape and dtype.
+    ///
+    /// # Errors
+    /// Another channel count, or those of the backend.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        // candle's kernels sum in f32, row by row.
+        candle_nn::ops::rms_norm(&x.contiguous()?, &self.weight, self.eps)
+    }
+}

@@ -122,6 +122,24 @@ impl Weight {
         }
     }
 
+    /// Rows of a weight in host memory, in f32, `[N, in]`.
+    ///
+    /// # Errors
+    /// A weight that is kept otherwise, or a row that it does not have.
+    pub(super) fn unpack_rows(&self, rows: &[u32]) -> Result<Tensor> {
+        let Kept::Packed(packed) = &self.0 else {
+            candle_core::bail!("rows of a weight that is not kept as stored");
+        };
+        let mut values = vec![0f32; rows.len() * packed.input];
+        for (values, &row) in values.chunks_exact_mut(packed.input).zip(rows) {
+            if row as usize >= packed.output {
+                candle_core::bail!("row {row} of a weight with {}", packed.output);
+            }
+            packed.unpack_row(row as usize, values);
+        }
+        Tensor::from_vec(values, (rows.len(), packed.input), &Device::Cpu)
+    }
+
     pub(super) fn kept(&self) -> &Kept {
         &self.0
     }

@@ -3,9 +3,10 @@
 
 use candle_core::{Result, Tensor};
 
-use super::config::{ClipTextConfig, HiddenAct, PoolAt};
+use super::config::{ClipTextConfig, PoolAt};
 use crate::backend::Params;
-use crate::backend::ops::{LayerNorm, Linear, Mask, attention, gelu, quick_gelu};
+use crate::backend::ops::{LayerNorm, Linear, Mask};
+use crate::model::clip_layer::{ClipLayer, LayerShape};
 
 /// What the encoder says about token sequences, in the precision of its weights.
 #[derive(Clone, Debug)]
@@ -23,7 +24,7 @@ pub struct TextEncoding {
 pub struct ClipTextModel {
     tokens: Tensor,
     positions: Tensor,
-    layers: Vec<Layer>,
+    layers: Vec<ClipLayer>,
     final_norm: LayerNorm,
     projection: Option<Linear>,
     config: ClipTextConfig,
@@ -42,13 +43,20 @@ impl ClipTextModel {
         // transformers 5 writes a CLIPTextModel without the prefix that every earlier file has.
         let unprefixed = vb.contains_tensor("embeddings.token_embedding.weight");
         let body = if unprefixed { vb.clone() } else { vb.pp("text_model") };
+        let shape = LayerShape {
+            width,
+            inner: config.intermediate_size,
+            heads: config.num_attention_heads,
+            act: config.hidden_act,
+            eps: config.layer_norm_eps,
+        };
         let embeddings = body.pp("embeddings");
         Ok(Self {
             tokens: embeddings.get((config.vocab_size, width), "token_embedding.weight")?,
             positions: embeddings
                 .get((config.max_position_embeddings, width), "position_embedding.weight")?,
             layers: (0..config.num_hidden_layers)
-                .map(|index| Layer::load(config, &body.pp("encoder.layers").pp(index)))
+                .map(|index| ClipLayer::load(shape, &body.pp("encoder.layers").pp(index)))
                 .collect::<Result<_>>()?,
             final_norm: LayerNorm::load(
                 width,
@@ -98,7 +106,7 @@ impl ClipTextModel {
         let mut penultimate = h.clone();
         for layer in &self.layers {
             penultimate = h;
-            h = layer.forward(&penultimate)?;
+            h = layer.forward(&penultimate, Mask::Causal)?;
         }
         let last = self.final_norm.forward(&h)?;
         let pooled = sequences
@@ -139,53 +147,5 @@ impl ClipTextModel {
             PoolAt::LargestId => ids.iter().copied().max().unwrap_or(0),
         };
         ids.iter().position(|&id| id == wanted).unwrap_or(0)
-    }
-}
-
-/// `CLIPEncoderLayer`: norm before attention and before the MLP, a residual around each.
-#[derive(Clone, Debug)]
-struct Layer {
-    norm1: LayerNorm,
-    q: Linear,
-    k: Linear,
-    v: Linear,
-    out: Linear,
-    norm2: LayerNorm,
-    fc1: Linear,
-    fc2: Linear,
-    heads: usize,
-    act: HiddenAct,
-}
-
-impl Layer {
-    fn load(config: &ClipTextConfig, vb: &Params) -> Result<Self> {
-        let (width, inner) = (config.hidden_size, config.intermediate_size);
-        let eps = config.layer_norm_eps;
-        let attention = vb.pp("self_attn");
-        let linear = |name: &str| Linear::load(width, width, &attention.pp(name));
-        Ok(Self {
-            norm1: LayerNorm::load(width, eps, &vb.pp("layer_norm1"))?,
-            q: linear("q_proj")?,
-            k: linear("k_proj")?,
-            v: linear("v_proj")?,
-            out: linear("out_proj")?,
-            norm2: LayerNorm::load(width, eps, &vb.pp("layer_norm2"))?,
-            fc1: Linear::load(width, inner, &vb.pp("mlp.fc1"))?,
-            fc2: Linear::load(inner, width, &vb.pp("mlp.fc2"))?,
-            heads: config.num_attention_heads,
-            act: config.hidden_act,
-        })
-    }
-
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let h = self.norm1.forward(x)?;
-        let (q, k, v) = (self.q.forward(&h)?, self.k.forward(&h)?, self.v.forward(&h)?);
-        let x = (x + self.out.forward(&attention(&q, &k, &v, self.heads, Mask::Causal)?)?)?;
-        let h = self.fc1.forward(&self.norm2.forward(&x)?)?;
-        let h = match self.act {
-            HiddenAct::QuickGelu => quick_gelu(&h)?,
-            HiddenAct::Gelu => gelu(&h)?,
-        };
-        x + self.fc2.forward(&h)?
     }
 }

@@ -10,6 +10,7 @@ use super::{
     simd::{self, vectorized},
     with_scratch, with_values,
 };
+use crate::backend::ops::Mask;
 
 /// Most queries in a block, and most scores (2 MiB).
 const BLOCK: usize = 128;
@@ -48,17 +49,18 @@ vectorized! {
     }
 }
 
-/// `q` `[B, N, heads·d]`, `k` and `v` `[B, M, heads·d]` → `[B, N, heads·d]`.
+/// `q` `[B, N, heads·d]`, `k` and `v` `[B, M, key_heads·d]` → `[B, N, heads·d]`.
 pub(in super::super) fn attention(
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,
     heads: usize,
-    causal: bool,
+    mask: Mask,
 ) -> Result<Tensor> {
     let (batch, queries, width) = q.dims3()?;
-    let keys = k.dim(1)?;
+    let (_, keys, key_width) = k.dims3()?;
     let head_width = width / heads;
+    let group = width / key_width;
     let scale = (head_width as f64).powf(-0.5) as f32;
     let block = (SCORES / keys.max(1)).clamp(BLOCK_MIN, BLOCK).min(queries.max(1));
     let blocks = queries.div_ceil(block);
@@ -73,24 +75,28 @@ pub(in super::super) fn attention(
             let (sample, head) = (task / blocks / heads, task / blocks % heads);
             let first = task % blocks * block;
             let rows = block.min(queries - first);
-            // A causal block sees no key behind its last query.
-            let keys_seen = if causal { keys.min(first + rows) } else { keys };
+            // Keys that no query of the block sees are not looked at.
+            let from = mask.seen(first, keys).start;
+            let to = mask.seen(first + rows - 1, keys).end;
+            let count = to - from;
             let start = sample * queries * width + first * width + head * head_width;
-            let of_head = |x: &'_ [f32]| sample * keys * width + head * head_width..x.len();
+            let key_start = (sample * keys + from) * key_width + head / group * head_width;
             let q = Matrix::row_major(&q[start..], rows, head_width, width);
-            let k = Matrix::row_major(&k[of_head(k)], keys_seen, head_width, width);
-            let v = Matrix::row_major(&v[of_head(v)], keys_seen, head_width, width);
-            with_scratch(rows * keys_seen, |scores| {
+            let k = Matrix::row_major(&k[key_start..], count, head_width, key_width);
+            let v = Matrix::row_major(&v[key_start..], count, head_width, key_width);
+            with_scratch(rows * count, |scores| {
                 let mut sums = [0f32; BLOCK];
                 let shared = Shared::new(scores);
                 // SAFETY: the only block of the scratch buffer while it lives.
-                let mut scores = unsafe { shared.block(0, rows, keys_seen, keys_seen) };
+                let mut scores = unsafe { shared.block(0, rows, count, count) };
                 multiply(&mut scores, q, k.transposed(), scale, false);
                 for (row, sum) in sums[..rows].iter_mut().enumerate() {
                     let scores = scores.row(row);
-                    let seen = if causal { keys.min(first + row + 1) } else { keys };
-                    *sum = exponentials(&mut scores[..seen]);
-                    scores[seen..].fill(0.0);
+                    let seen = mask.seen(first + row, keys);
+                    let seen = seen.start - from..seen.end - from;
+                    *sum = exponentials(&mut scores[seen.clone()]);
+                    scores[..seen.start].fill(0.0);
+                    scores[seen.end..].fill(0.0);
                 }
                 // SAFETY: each task has its own sample, head and queries.
                 let mut mixed = unsafe { output.block(start, rows, head_width, width) };

@@ -1,0 +1,290 @@
+//! `--captioner llava`: a LLaVA model looks at every region and says what is there (METHOD.md §5). All
+//! regions of a job go through the model together; see [`Llava::generate`].
+//!
+//! The model is told the global prompt as context and not to name what it does not see; what it says is
+//! the region's whole text condition, cut at a clause where it would not fit the text encoders.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use super::{
+    Caption, CaptionContext, CaptionError, Captioner, Captions, Pixels, Progress, RegionSource,
+};
+use crate::model::llava::{GenerateOptions, Llava, LlavaError, Picture, Row, Step};
+
+const NAME: &str = "llava";
+
+/// How regions are captioned.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LlavaOptions {
+    /// How texts are generated.
+    pub generate: GenerateOptions,
+    /// Regions whose texts are decoded together; at least 1. Each takes
+    /// [`Llava::cache_bytes_per_row`], and more are done in turn.
+    pub rows: usize,
+}
+
+impl Default for LlavaOptions {
+    fn default() -> Self {
+        Self { generate: GenerateOptions::default(), rows: 64 }
+    }
+}
+
+/// Whether a caption fits the text encoders that it is for.
+pub type Fits = Box<dyn Fn(&str) -> bool>;
+
+/// Whether to stop; asked between the steps of a generation.
+pub type Stop = Box<dyn Fn() -> bool>;
+
+/// The captioner.
+pub struct LlavaCaptioner {
+    model: Llava,
+    /// what users call the model
+    name: String,
+    /// what it was told last
+    instruction: String,
+    options: LlavaOptions,
+    fits: Fits,
+    stop: Stop,
+}
+
+impl LlavaCaptioner {
+    /// `name` is what users call the model, for the record.
+    #[must_use]
+    pub fn new(model: Llava, name: String, options: LlavaOptions, fits: Fits, stop: Stop) -> Self {
+        Self { model, name, instruction: instruction(""), options, fits, stop }
+    }
+
+    /// A caption of a whole picture, for jobs without a prompt.
+    ///
+    /// # Errors
+    /// [`CaptionError::Interrupted`], or whatever keeps the model from working.
+    pub fn describe(&mut self, pixels: &Pixels) -> Result<String, CaptionError> {
+        self.instruction = instruction("");
+        let picture = picture(pixels).map_err(engine)?;
+        let texts = self.texts(vec![Row { picture, number: u64::MAX }], &mut |_| ());
+        match texts?.pop() {
+            Some(Ok(text)) => Ok(text),
+            Some(Err(reason)) => Err(CaptionError::Engine { name: NAME.into(), message: reason }),
+            None => Ok(String::new()),
+        }
+    }
+
+    /// A text for each row, all of which have one size, or why there is none. `progress` is told how
+    /// many are done.
+    fn texts(
+        &self,
+        rows: Vec<Row<'_>>,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Vec<Result<String, String>>, CaptionError> {
+        let options = &self.options.generate;
+        let mut on_step = |step| {
+            if let Step::Decoded { ended, .. } = step {
+                progress(ended);
+            }
+            if (self.stop)() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let prompt = self.model.prompt(&self.instruction).map_err(engine)?;
+        match self.model.generate(&prompt, &rows, options, &mut on_step) {
+            Ok(texts) => Ok(texts.into_iter().map(|tokens| self.caption_of(&tokens)).collect()),
+            Err(LlavaError::Interrupted) => Err(CaptionError::Interrupted),
+            // The device may be out of memory: fewer at once may do.
+            Err(LlavaError::Tensor(_)) if rows.len() > 1 => {
+                let mut first = rows;
+                let second = first.split_off(first.len() / 2);
+                let count = first.len();
+                let mut texts = self.texts(first, progress)?;
+                texts.extend(self.texts(second, &mut |done| progress(count + done))?);
+                Ok(texts)
+            }
+            Err(error) => {
+                let reason = one_line(&error);
+                Ok(rows.iter().map(|_| Err(reason.clone())).collect())
+            }
+        }
+    }
+
+    fn caption_of(&self, tokens: &[u32]) -> Result<String, String> {
+        let text = self.model.decode(tokens).map_err(|error| one_line(&error))?;
+        let has_ended = tokens.len() < self.options.generate.max_new_tokens;
+        let caption = cut_to_fit(&text, has_ended, &self.fits);
+        if caption.is_empty() { Err("the model said nothing".to_owned()) } else { Ok(caption) }
+    }
+}
+
+impl Captioner for LlavaCaptioner {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    fn model(&self) -> Option<&str> {
+        Some(&self.name)
+    }
+
+    fn instruction(&self) -> Option<&str> {
+        Some(&self.instruction)
+    }
+
+    fn caption(
+        &mut self,
+        regions: &dyn RegionSource,
+        context: &CaptionContext<'_>,
+        progress: Progress<'_>,
+    ) -> Result<Captions, CaptionError> {
+        self.instruction = instruction(context.prompt);
+        let total = regions.len();
+        let mut captions: Vec<Option<Result<String, String>>> = vec![None; total];
+        let mut done = 0;
+        let indices: Vec<usize> = (0..total).collect();
+        for part in indices.chunks(self.options.rows.max(1)) {
+            let mut by_size: BTreeMap<(usize, usize), Vec<(usize, Pixels)>> = BTreeMap::new();
+            for &index in part {
+                match regions.pixels(index) {
+                    Ok(pixels) => by_size
+                        .entry((pixels.width(), pixels.height()))
+                        .or_default()
+                        .push((index, pixels.into_owned())),
+                    Err(error) => {
+                        captions[index] = Some(Err(error.to_string()));
+                        done += 1;
+                    }
+                }
+            }
+            for group in by_size.into_values() {
+                let rows = group
+                    .iter()
+                    .map(|(index, pixels)| {
+                        Ok(Row { picture: picture(pixels)?, number: *index as u64 })
+                    })
+                    .collect::<Result<Vec<_>, LlavaError>>()
+                    .map_err(engine)?;
+                let texts = self.texts(rows, &mut |ended| progress(done + ended, total))?;
+                for ((index, _), text) in group.iter().zip(texts) {
+                    captions[*index] = Some(text);
+                }
+                done += group.len();
+                progress(done, total);
+            }
+        }
+        let mut made = Vec::with_capacity(total);
+        let mut reason = None;
+        for (index, caption) in captions.into_iter().enumerate() {
+            let place = regions.place(index);
+            made.push(match caption.unwrap_or_else(|| Err("it was left out".to_owned())) {
+                Ok(text) => Caption::new(place, text),
+                Err(error) => {
+                    reason.get_or_insert_with(|| error.clone());
+                    Caption::fallback(place, context, error)
+                }
+            });
+        }
+        match reason {
+            Some(message) if made.iter().all(|caption| caption.fallback.is_some()) => {
+                Err(CaptionError::Engine { name: NAME.into(), message })
+            }
+            _ => Ok(made.into()),
+        }
+    }
+}
+
+/// What the model is asked.
+fn instruction(prompt: &str) -> String {
+    let prompt = prompt.trim();
+    let context = if prompt.is_empty() {
+        String::new()
+    } else {
+        format!(
+            " It is a part of a larger picture, which is described as \"{prompt}\"; of that, leave out \
+             whatever this part does not show."
+        )
+    };
+    format!(
+        "Describe in detail what is visible in this picture: objects, materials, textures and light.\
+         {context} Name nothing that is not visible. Answer with one sentence of at most 60 tokens that \
+         does not begin with \"The image\"."
+    )
+}
+
+/// The text without line breaks and quotes around it, cut behind the last clause with which it fits.
+/// One that `has_ended` of itself is cut only if it does not fit; of another the last clause is
+/// unfinished. Where not even the first clause fits, whole words remain.
+fn cut_to_fit(text: &str, has_ended: bool, fits: &dyn Fn(&str) -> bool) -> String {
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let text = text.trim_matches('"').trim();
+    if has_ended && fits(text) {
+        return text.to_owned();
+    }
+    let ends_of = |is_end: &dyn Fn(char, Option<char>) -> bool| -> Vec<usize> {
+        let mut ends: Vec<usize> = text
+            .char_indices()
+            .filter(|&(at, sign)| is_end(sign, text[at + sign.len_utf8()..].chars().next()))
+            .map(|(at, _)| at)
+            .collect();
+        ends.reverse();
+        ends
+    };
+    let clauses =
+        ends_of(&|sign, next| ".,;:!?".contains(sign) && next.is_none_or(|next| next == ' '));
+    let words = ends_of(&|sign, _| sign == ' ');
+    let whole = (!has_ended && clauses.is_empty()).then_some(text.len());
+    clauses
+        .into_iter()
+        .chain(whole)
+        .chain(words)
+        .map(|end| text[..end].trim_end_matches([',', ';', ':', ' ']))
+        .find(|part| !part.is_empty() && fits(part))
+        .unwrap_or_default()
+        .to_owned()
+}
+
+fn picture(pixels: &Pixels) -> Result<Picture<'_>, LlavaError> {
+    Picture::new(pixels.width(), pixels.height(), pixels.rgb())
+}
+
+fn engine(error: LlavaError) -> CaptionError {
+    CaptionError::Engine { name: NAME.into(), message: one_line(&error) }
+}
+
+/// candle appends a backtrace where the environment asks for one.
+fn one_line(error: &LlavaError) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at_most(words: usize) -> impl Fn(&str) -> bool {
+        move |text| text.split(' ').count() <= words
+    }
+
+    #[test]
+    fn a_caption_that_fits_stays_as_it_is() {
+        let text = " \"A mossy wall,\n wet stone.\" ";
+        assert_eq!(cut_to_fit(text, true, &at_most(5)), "A mossy wall, wet stone.");
+    }
+
+    #[test]
+    fn a_caption_that_is_too_long_is_cut_behind_a_clause_or_else_a_word() {
+        let text = "A mossy wall, wet stone; ivy at 3.5 metres. Sun";
+        assert_eq!(cut_to_fit(text, true, &at_most(8)), "A mossy wall, wet stone");
+        assert_eq!(cut_to_fit(text, true, &at_most(4)), "A mossy wall");
+        assert_eq!(cut_to_fit(text, true, &at_most(2)), "A mossy");
+        assert_eq!(cut_to_fit(text, true, &at_most(0)), "");
+    }
+
+    #[test]
+    fn what_was_broken_off_loses_its_last_clause() {
+        assert_eq!(
+            cut_to_fit("A wall, wet stone, and so", false, &at_most(9)),
+            "A wall, wet stone"
+        );
+        assert_eq!(cut_to_fit("A wall of wet sto", false, &at_most(9)), "A wall of wet sto");
+    }
+
+    #[test]
+    fn the_prompt_is_context_only_where_there_is_one() {
+        assert!(instruction(" an old harbour ").contains("\"an old harbour\""));
+        assert!(!instruction(" ").contains("larger picture"));
+    }
+}

@@ -1,0 +1,590 @@
+//! What a LLaVA model's `config.json` may say, and which of it is supported. Defaults are those of
+//! transformers (`models/llava/configuration_llava.py`, `models/llava_next/…`, `models/clip/…`,
+//! `models/llama/…`, `models/mistral/…`), on which published files rely: LLaVA-1.5's says nothing
+//! of the decoder's width.
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::LlavaError;
+use crate::model::text::HiddenAct;
+
+/// A checked configuration.
+#[derive(Clone, Debug)]
+pub struct LlavaConfig {
+    pub vision: VisionConfig,
+    pub decoder: DecoderConfig,
+    /// Which states of the vision tower are features, side by side: 0 is before its first layer, n
+    /// behind its n-th.
+    pub feature_states: Vec<usize>,
+    /// Whether the state of CLIP's class token is a feature too (`full`), before those of the patches.
+    pub class_token: bool,
+    pub projector_act: HiddenAct,
+    pub projector_bias: bool,
+    /// the token that stands for a picture in a prompt
+    pub image_token: u32,
+    /// LLaVA-1.6: the sizes, height and width, that a picture may be tiled at
+    pub pinpoints: Option<Vec<(usize, usize)>>,
+}
+
+/// CLIP's vision tower.
+#[derive(Clone, Debug)]
+pub struct VisionConfig {
+    pub hidden_size: usize,
+    pub intermediate_size: usize,
+    pub num_hidden_layers: usize,
+    pub num_attention_heads: usize,
+    /// side of a picture
+    pub image_size: usize,
+    /// side of a patch
+    pub patch_size: usize,
+    pub layer_norm_eps: f64,
+    pub hidden_act: HiddenAct,
+}
+
+impl VisionConfig {
+    /// Patches in a row and in a column.
+    #[must_use]
+    pub fn side(&self) -> usize {
+        self.image_size / self.patch_size
+    }
+}
+
+/// A LLaMA or Mistral decoder.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DecoderConfig {
+    pub family: Family,
+    pub vocab_size: usize,
+    pub hidden_size: usize,
+    pub intermediate_size: usize,
+    pub num_hidden_layers: usize,
+    pub num_attention_heads: usize,
+    pub num_key_value_heads: usize,
+    pub head_dim: usize,
+    pub max_position_embeddings: usize,
+    pub rms_norm_eps: f64,
+    pub rope_theta: f64,
+    pub rope_scaling: RopeScaling,
+    /// keys that a token sees, itself included
+    pub sliding_window: Option<usize>,
+    /// whether the output projection is the embeddings' table
+    pub tie_word_embeddings: bool,
+    /// tokens that end a text
+    pub end_tokens: Vec<u32>,
+}
+
+/// Whose decoder it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    Llama,
+    Mistral,
+}
+
+/// How rotary frequencies are changed for contexts longer than in training (transformers
+/// `modeling_rope_utils.py`).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum RopeScaling {
+    None,
+    Linear { factor: f64 },
+    Llama3 { factor: f64, low: f64, high: f64, original: f64 },
+}
+
+#[derive(Deserialize)]
+struct Raw {
+    model_type: String,
+    text_config: Option<Value>,
+    #[serde(default)]
+    vision_config: Value,
+    image_token_index: Option<u32>,
+    image_token_id: Option<u32>,
+    #[serde(default = "gelu")]
+    projector_hidden_act: String,
+    #[serde(default = "yes")]
+    multimodal_projector_bias: bool,
+    #[serde(default = "default_strategy")]
+    vision_feature_select_strategy: String,
+    #[serde(default = "default_layer")]
+    vision_feature_layer: FeatureLayer,
+    image_grid_pinpoints: Option<Vec<(usize, usize)>>,
+    #[serde(default)]
+    tie_word_embeddings: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum FeatureLayer {
+    One(i64),
+    Several(Vec<i64>),
+}
+
+fn gelu() -> String {
+    "gelu".to_owned()
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn default_strategy() -> String {
+    "default".to_owned()
+}
+
+fn default_layer() -> FeatureLayer {
+    FeatureLayer::One(-2)
+}
+
+const IMAGE_TOKEN: u32 = 32000;
+/// LLaVA-1.6's sizes where its configuration names none.
+const PINPOINTS: [(usize, usize); 5] =
+    [(336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008)];
+/// More tiles than this are nobody's configuration.
+const MOST_TILES: usize = 64;
+
+fn unsupported(field: &'static str, value: impl ToString, supported: &'static str) -> LlavaError {
+    LlavaError::Unsupported { field, value: value.to_string(), supported }
+}
+
+fn parse<T: serde::de::DeserializeOwned>(value: &Value) -> Result<T, LlavaError> {
+    serde_json::from_value(value.clone()).map_err(LlavaError::Config)
+}
+
+impl LlavaConfig {
+    /// Reads and checks a `config.json`; `generation` is `generation_config.json`, or null.
+    ///
+    /// # Errors
+    /// A field of the wrong type, or a value that this program does not support.
+    pub fn from_json(config: &Value, generation: &Value) -> Result<Self, LlavaError> {
+        let raw: Raw = parse(config)?;
+        let is_next = match raw.model_type.as_str() {
+            "llava" => false,
+            "llava_next" => true,
+            _ => return Err(unsupported("model_type", raw.model_type, "llava, llava_next")),
+        };
+        let Some(text) = raw.text_config else {
+            return Err(unsupported(
+                "text_config",
+                "nothing",
+                "the layout of transformers; llava-hf has such conversions of the original files",
+            ));
+        };
+        let vision = VisionConfig::from_json(&raw.vision_config)?;
+        let mut decoder = DecoderConfig::from_json(&text)?;
+        decoder.tie_word_embeddings |= raw.tie_word_embeddings;
+        if let Some(end) = generation.get("eos_token_id").filter(|end| !end.is_null()) {
+            decoder.end_tokens = end_tokens(end)?;
+        }
+        let states = match raw.vision_feature_layer {
+            FeatureLayer::One(layer) => vec![layer],
+            FeatureLayer::Several(layers) => layers,
+        };
+        let class_token = match raw.vision_feature_select_strategy.as_str() {
+            "default" => false,
+            // Tiles are put together by rows of patches, among which a class token has no place.
+            "full" if !is_next => true,
+            other => {
+                let supported = if is_next { "default" } else { "default, full" };
+                return Err(unsupported("vision_feature_select_strategy", other, supported));
+            }
+        };
+        let pinpoints =
+            is_next.then(|| pinpoints(raw.image_grid_pinpoints, vision.image_size)).transpose()?;
+        Ok(Self {
+            feature_states: feature_states(&states, vision.num_hidden_layers)?,
+            class_token,
+            projector_act: match raw.projector_hidden_act.as_str() {
+                "gelu" => HiddenAct::Gelu,
+                "quick_gelu" => HiddenAct::QuickGelu,
+                other => {
+                    return Err(unsupported("projector_hidden_act", other, "gelu, quick_gelu"));
+                }
+            },
+            projector_bias: raw.multimodal_projector_bias,
+            image_token: raw.image_token_index.or(raw.image_token_id).unwrap_or(IMAGE_TOKEN),
+            pinpoints,
+            vision,
+            decoder,
+        })
+    }
+
+    /// Features of one picture that is not tiled.
+    #[must_use]
+    pub fn features_per_tile(&self) -> usize {
+        self.vision.side().pow(2) + usize::from(self.class_token)
+    }
+}
+
+fn pinpoints(
+    given: Option<Vec<(usize, usize)>>,
+    tile: usize,
+) -> Result<Vec<(usize, usize)>, LlavaError> {
+    let sizes = given.unwrap_or_else(|| PINPOINTS.to_vec());
+    let fits = |&(height, width): &(usize, usize)| {
+        height > 0
+            && width > 0
+            && height.is_multiple_of(tile)
+            && width.is_multiple_of(tile)
+            && (height / tile).saturating_mul(width / tile) <= MOST_TILES
+    };
+    if sizes.is_empty() || !sizes.iter().all(fits) {
+        return Err(unsupported(
+            "image_grid_pinpoints",
+            format!("{sizes:?}"),
+            "heights and widths that are multiples of the vision tower's image_size",
+        ));
+    }
+    Ok(sizes)
+}
+
+/// The indices of states that layers numbered from either end stand for.
+fn feature_states(layers: &[i64], depth: usize) -> Result<Vec<usize>, LlavaError> {
+    let states = depth as i64 + 1;
+    let index = |&layer: &i64| {
+        let index = if layer < 0 { layer + states } else { layer };
+        (0..states).contains(&index).then_some(index as usize)
+    };
+    layers
+        .iter()
+        .map(index)
+        .collect::<Option<Vec<_>>>()
+        .filter(|indices| !indices.is_empty())
+        .ok_or_else(|| {
+            let supported = "states of the vision tower";
+            unsupported("vision_feature_layer", format!("{layers:?}"), supported)
+        })
+}
+
+fn end_tokens(value: &Value) -> Result<Vec<u32>, LlavaError> {
+    if value.is_array() { parse(value) } else { Ok(vec![parse(value)?]) }
+}
+
+#[derive(Deserialize)]
+#[serde(default)]
+struct RawVision {
+    model_type: String,
+    hidden_size: usize,
+    intermediate_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    num_channels: usize,
+    image_size: usize,
+    patch_size: usize,
+    layer_norm_eps: f64,
+    hidden_act: String,
+}
+
+impl Default for RawVision {
+    /// `CLIPVisionConfig`.
+    fn default() -> Self {
+        Self {
+            model_type: "clip_vision_model".to_owned(),
+            hidden_size: 768,
+            intermediate_size: 3072,
+            num_hidden_layers: 12,
+            num_attention_heads: 12,
+            num_channels: 3,
+            image_size: 224,
+            patch_size: 32,
+            layer_norm_eps: 1e-5,
+            hidden_act: "quick_gelu".to_owned(),
+        }
+    }
+}
+
+impl RawVision {
+    /// `LlavaConfig`'s own, ViT-L/14 at 336 pixels, where it says nothing of the tower.
+    fn of_llava() -> Self {
+        Self {
+            hidden_size: 1024,
+            intermediate_size: 4096,
+            num_hidden_layers: 24,
+            num_attention_heads: 16,
+            image_size: 336,
+            patch_size: 14,
+            ..Self::default()
+        }
+    }
+}
+
+impl VisionConfig {
+    fn from_json(config: &Value) -> Result<Self, LlavaError> {
+        let raw = if config.is_null() { RawVision::of_llava() } else { parse(config)? };
+        if raw.model_type != "clip_vision_model" {
+            return Err(unsupported(
+                "vision_config.model_type",
+                raw.model_type,
+                "clip_vision_model",
+            ));
+        }
+        if raw.num_channels != 3 {
+            return Err(unsupported("vision_config.num_channels", raw.num_channels, "3"));
+        }
+        let heads = raw.num_attention_heads;
+        if heads == 0 || raw.hidden_size == 0 || !raw.hidden_size.is_multiple_of(heads) {
+            let supported = "a divisor of hidden_size";
+            return Err(unsupported("vision_config.num_attention_heads", heads, supported));
+        }
+        if raw.patch_size == 0 || raw.image_size < raw.patch_size {
+            let supported = "1 to image_size";
+            return Err(unsupported("vision_config.patch_size", raw.patch_size, supported));
+        }
+        Ok(Self {
+            hidden_size: raw.hidden_size,
+            intermediate_size: raw.intermediate_size,
+            num_hidden_layers: raw.num_hidden_layers,
+            num_attention_heads: heads,
+            image_size: raw.image_size,
+            patch_size: raw.patch_size,
+            layer_norm_eps: raw.layer_norm_eps,
+            hidden_act: match raw.hidden_act.as_str() {
+                "quick_gelu" => HiddenAct::QuickGelu,
+                "gelu" => HiddenAct::Gelu,
+                other => {
+                    let supported = "quick_gelu, gelu";
+                    return Err(unsupported("vision_config.hidden_act", other, supported));
+                }
+            },
+        })
+    }
+}
+
+/// The fields that LLaMA and Mistral share, with LLaMA's defaults.
+#[derive(Deserialize)]
+#[serde(default)]
+struct RawDecoder {
+    vocab_size: usize,
+    hidden_size: usize,
+    intermediate_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    num_key_value_heads: Option<usize>,
+    head_dim: Option<usize>,
+    max_position_embeddings: usize,
+    rms_norm_eps: f64,
+    rope_theta: Option<f64>,
+    rope_scaling: Option<Map<String, Value>>,
+    rope_parameters: Option<Map<String, Value>>,
+    tie_word_embeddings: bool,
+    eos_token_id: Value,
+    hidden_act: String,
+    attention_bias: bool,
+    mlp_bias: bool,
+}
+
+impl Default for RawDecoder {
+    fn default() -> Self {
+        Self {
+            vocab_size: 32000,
+            hidden_size: 4096,
+            intermediate_size: 11008,
+            num_hidden_layers: 32,
+            num_attention_heads: 32,
+            num_key_value_heads: None,
+            head_dim: None,
+            max_position_embeddings: 2048,
+            rms_norm_eps: 1e-6,
+            rope_theta: None,
+            rope_scaling: None,
+            rope_parameters: None,
+            tie_word_embeddings: false,
+            eos_token_id: Value::Null,
+            hidden_act: "silu".to_owned(),
+            attention_bias: false,
+            mlp_bias: false,
+        }
+    }
+}
+
+const ROPE_THETA: f64 = 10_000.0;
+const END_TOKEN: u32 = 2;
+
+impl DecoderConfig {
+    /// Reads and checks a decoder's `config.json`.
+    ///
+    /// # Errors
+    /// As [`LlavaConfig::from_json`].
+    pub fn from_json(config: &Value) -> Result<Self, LlavaError> {
+        let given = |field: &str| config.get(field);
+        let family = match given("model_type").and_then(Value::as_str).unwrap_or("llama") {
+            "llama" => Family::Llama,
+            "mistral" => Family::Mistral,
+            other => return Err(unsupported("text_config.model_type", other, "llama, mistral")),
+        };
+        let mut raw: RawDecoder = parse(config)?;
+        let mut sliding_window = None;
+        if family == Family::Mistral {
+            // A null here is a decision, not a default.
+            sliding_window = given("sliding_window").map_or(Ok(Some(4096)), parse)?;
+            let absent = |field: &str| given(field).is_none();
+            if absent("intermediate_size") {
+                raw.intermediate_size = 14336;
+            }
+            if absent("num_key_value_heads") {
+                raw.num_key_value_heads = Some(8);
+            }
+            if absent("max_position_embeddings") {
+                raw.max_position_embeddings = 4096 * 32;
+            }
+        }
+        let heads = raw.num_attention_heads;
+        if heads == 0 || raw.hidden_size == 0 || raw.num_hidden_layers == 0 {
+            let supported = "1 or more, as hidden_size and num_hidden_layers";
+            return Err(unsupported("text_config.num_attention_heads", heads, supported));
+        }
+        let head_dim = raw.head_dim.unwrap_or(raw.hidden_size / heads);
+        if head_dim == 0 || !head_dim.is_multiple_of(2) {
+            return Err(unsupported("text_config.head_dim", head_dim, "an even number"));
+        }
+        let key_heads = raw.num_key_value_heads.unwrap_or(heads);
+        if key_heads == 0 || !heads.is_multiple_of(key_heads) {
+            let supported = "a divisor of num_attention_heads";
+            return Err(unsupported("text_config.num_key_value_heads", key_heads, supported));
+        }
+        if raw.hidden_act != "silu" {
+            return Err(unsupported("text_config.hidden_act", raw.hidden_act, "silu"));
+        }
+        if raw.attention_bias || raw.mlp_bias {
+            return Err(unsupported("text_config.attention_bias or mlp_bias", "true", "false"));
+        }
+        if sliding_window == Some(0) {
+            return Err(unsupported("text_config.sliding_window", 0, "1 or more, or null"));
+        }
+        let (rope_theta, rope_scaling) = rope(&raw)?;
+        Ok(Self {
+            family,
+            vocab_size: raw.vocab_size,
+            hidden_size: raw.hidden_size,
+            intermediate_size: raw.intermediate_size,
+            num_hidden_layers: raw.num_hidden_layers,
+            num_attention_heads: heads,
+            num_key_value_heads: key_heads,
+            head_dim,
+            max_position_embeddings: raw.max_position_embeddings,
+            rms_norm_eps: raw.rms_norm_eps,
+            rope_theta,
+            rope_scaling,
+            sliding_window,
+            tie_word_embeddings: raw.tie_word_embeddings,
+            end_tokens: match &raw.eos_token_id {
+                Value::Null => vec![END_TOKEN],
+                given => end_tokens(given)?,
+            },
+        })
+    }
+}
+
+/// Base and scaling: transformers 4 has `rope_theta` and `rope_scaling`, 5 has both in
+/// `rope_parameters`.
+fn rope(raw: &RawDecoder) -> Result<(f64, RopeScaling), LlavaError> {
+    let (theta, scaling) = match (&raw.rope_parameters, &raw.rope_scaling) {
+        (Some(parameters), _) => (parameters.get("rope_theta").and_then(Value::as_f64), parameters),
+        (None, Some(scaling)) => (None, scaling),
+        (None, None) => return Ok((raw.rope_theta.unwrap_or(ROPE_THETA), RopeScaling::None)),
+    };
+    let theta = theta.or(raw.rope_theta).unwrap_or(ROPE_THETA);
+    let kind = scaling.get("rope_type").or_else(|| scaling.get("type"));
+    let kind = kind.and_then(Value::as_str).unwrap_or("default");
+    let number =
+        |field: &'static str| {
+            scaling.get(field).and_then(Value::as_f64).filter(|number| *number > 0.0).ok_or_else(
+                || unsupported("text_config.rope_scaling", kind, "with all of its numbers"),
+            )
+        };
+    let scaling = match kind {
+        "default" => RopeScaling::None,
+        "linear" => RopeScaling::Linear { factor: number("factor")? },
+        "llama3" => RopeScaling::Llama3 {
+            factor: number("factor")?,
+            low: number("low_freq_factor")?,
+            high: number("high_freq_factor")?,
+            original: number("original_max_position_embeddings")?,
+        },
+        other => {
+            return Err(unsupported("text_config.rope_scaling", other, "default, linear, llama3"));
+        }
+    };
+    Ok((theta, scaling))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn published(model_type: &str, text: Value) -> Value {
+        json!({
+            "model_type": model_type,
+            "image_token_index": 32000,
+            "text_config": text,
+            "vision_config": {
+                "hidden_size": 1024, "image_size": 336, "intermediate_size": 4096,
+                "model_type": "clip_vision_model", "num_attention_heads": 16,
+                "num_hidden_layers": 24, "patch_size": 14, "projection_dim": 768,
+            },
+            "vision_feature_layer": -2,
+            "vision_feature_select_strategy": "default",
+        })
+    }
+
+    #[test]
+    fn what_published_configs_leave_out_is_transformers_default() {
+        let text = json!({"model_type": "llama", "max_position_embeddings": 4096,
+            "rms_norm_eps": 1e-5, "vocab_size": 32064});
+        let config = LlavaConfig::from_json(&published("llava", text), &Value::Null).unwrap();
+        assert_eq!((config.features_per_tile(), &config.feature_states[..]), (576, &[23][..]));
+        let decoder = &config.decoder;
+        assert_eq!((decoder.hidden_size, decoder.intermediate_size), (4096, 11008));
+        assert_eq!((decoder.num_key_value_heads, decoder.head_dim), (32, 128));
+        assert_eq!((decoder.rope_theta, decoder.sliding_window), (10_000.0, None));
+        assert_eq!((&decoder.end_tokens[..], config.pinpoints), (&[2][..], None));
+    }
+
+    #[test]
+    fn a_null_window_is_none_and_an_absent_one_mistrals() {
+        let text = json!({"model_type": "mistral", "num_key_value_heads": 8, "rope_theta": 1e6,
+            "sliding_window": null});
+        let config = LlavaConfig::from_json(
+            &published("llava_next", text),
+            &json!({
+                "eos_token_id": [2, 7],
+            }),
+        );
+        let config = config.unwrap();
+        let decoder = &config.decoder;
+        assert_eq!((decoder.sliding_window, decoder.rope_theta), (None, 1e6));
+        assert_eq!((decoder.intermediate_size, &decoder.end_tokens[..]), (14336, &[2, 7][..]));
+        assert_eq!(config.pinpoints.unwrap(), PINPOINTS);
+        let decoder = DecoderConfig::from_json(&json!({"model_type": "mistral"})).unwrap();
+        assert_eq!((decoder.sliding_window, decoder.num_key_value_heads), (Some(4096), 8));
+    }
+
+    #[test]
+    fn an_unsupported_field_is_named_with_its_value() {
+        let llama = || json!({"model_type": "llama"});
+        let with = |field: &str, value: Value| {
+            let mut config = published("llava", llama());
+            config[field] = value;
+            config
+        };
+        for (config, field) in [
+            (with("model_type", json!("qwen2_vl")), "model_type"),
+            (with("text_config", Value::Null), "text_config"),
+            (with("text_config", json!({"model_type": "qwen2"})), "text_config.model_type"),
+            (with("text_config", json!({"attention_bias": true})), "text_config.attention_bias"),
+            (with("text_config", json!({"rope_scaling": {"type": "yarn"}})), "rope_scaling"),
+            (with("text_config", json!({"num_key_value_heads": 5})), "num_key_value_heads"),
+            (with("vision_config", json!({"model_type": "siglip"})), "vision_config.model_type"),
+            (with("vision_feature_layer", json!(-26)), "vision_feature_layer"),
+            (with("projector_hidden_act", json!("relu")), "projector_hidden_act"),
+            (with("vision_feature_select_strategy", json!("cls")), "select_strategy"),
+        ] {
+            let error = LlavaConfig::from_json(&config, &Value::Null).unwrap_err().to_string();
+            assert!(error.contains(field), "{error}");
+        }
+        let mut full = published("llava_next", llama());
+        full["vision_feature_select_strategy"] = json!("full");
+        assert!(LlavaConfig::from_json(&full, &Value::Null).is_err());
+        full["vision_feature_select_strategy"] = json!("default");
+        full["image_grid_pinpoints"] = json!([[336, 700]]);
+        assert!(LlavaConfig::from_json(&full, &Value::Null).is_err());
+    }
+}

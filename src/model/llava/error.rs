@@ -1,0 +1,29 @@
+//! Why a LLaVA model cannot be built or used, in one line each.
+
+/// Why a LLaVA model cannot be built or used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LlavaError {
+    #[error("`{field}` = {value} is not supported ({supported})")]
+    Unsupported { field: &'static str, value: String, supported: &'static str },
+    #[error("{0}")]
+    Config(serde_json::Error),
+    /// `file` is relative to the model
+    #[error("{file}: {reason}")]
+    Tokenizer { file: &'static str, reason: String },
+    #[error("a picture of {width} x {height} pixels cannot have {length} values")]
+    Picture { width: usize, height: usize, length: usize },
+    #[error(
+        "pictures of one batch differ in size: {width} x {height} and {other_width} x {other_height}"
+    )]
+    Sizes { width: usize, height: usize, other_width: usize, other_height: usize },
+    #[error(
+        "the prompt ({prompt} tokens) and {new} new tokens do not fit the model's {limit} positions"
+    )]
+    TooLong { prompt: usize, new: usize, limit: usize },
+    /// The caller's callback said so.
+    #[error("interrupted")]
+    Interrupted,
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+}

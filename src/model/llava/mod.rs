@@ -1,0 +1,158 @@
+//! LLaVA-1.5 and LLaVA-1.6 (NeXT): CLIP's vision tower, a projector, and a LLaMA or Mistral decoder
+//! that reads a picture's features among the words of a prompt (transformers `models/llava`,
+//! `models/llava_next`). Nothing here knows of regions or captions; it turns pictures and a prompt
+//! into text, many at once ([`Llava::generate`]).
+
+mod anyres;
+mod cache;
+mod config;
+mod decoder;
+mod error;
+mod generate;
+mod picture;
+mod prompt;
+mod resize;
+mod tokenizer;
+mod vision;
+
+use candle_core::{DType, Device, Tensor};
+use serde_json::Value;
+
+use crate::backend::Params;
+use decoder::Decoder;
+use picture::Preprocessor;
+use vision::{Projector, VisionTower};
+
+pub use config::{DecoderConfig, Family, LlavaConfig, RopeScaling, VisionConfig};
+pub use error::LlavaError;
+pub use generate::{GenerateOptions, Row, Sampling, Step};
+pub use picture::Picture;
+pub use prompt::PromptFormat;
+pub use tokenizer::{LlavaTokenizer, Prompt};
+
+/// Tiles that the vision tower sees at once: enough to fill a CPU, and little memory.
+const TILES_AT_ONCE: usize = 8;
+
+/// A model, ready to be asked.
+#[derive(Clone, Debug)]
+pub struct Llava {
+    vision: VisionTower,
+    projector: Projector,
+    /// `[D]`, LLaVA-1.6
+    newline: Option<Tensor>,
+    decoder: Decoder,
+    preprocessor: Preprocessor,
+    tokenizer: LlavaTokenizer,
+    format: PromptFormat,
+    image_token: u32,
+    dtype: DType,
+    device: Device,
+    weight_bytes: usize,
+}
+
+/// What a model is built from besides its weights.
+#[derive(Clone, Debug)]
+pub struct LlavaParts<'a> {
+    pub config: LlavaConfig,
+    /// `preprocessor_config.json`, or null
+    pub preprocessor: &'a Value,
+    pub tokenizer: LlavaTokenizer,
+    /// the chat template, if the model has one
+    pub chat_template: Option<&'a str>,
+}
+
+impl Llava {
+    /// Reads the tensors of `params`, by the names of the published checkpoints (those of
+    /// transformers 4): `vision_tower.vision_model.…`, `multi_modal_projector.…`, `image_newline`,
+    /// `language_model.model.…`, `language_model.lm_head.weight`.
+    ///
+    /// # Errors
+    /// A tensor that is missing or of another shape, or parts that do not fit each other.
+    pub fn load(parts: LlavaParts<'_>, params: &Params) -> Result<Self, LlavaError> {
+        let LlavaParts { config, preprocessor, tokenizer, chat_template } = parts;
+        tokenizer.check_image_token(config.image_token)?;
+        if tokenizer.largest_id() as usize >= config.decoder.vocab_size {
+            return Err(LlavaError::Tokenizer {
+                file: "tokenizer.json",
+                reason: format!(
+                    "token {} is outside the decoder's vocabulary of {}",
+                    tokenizer.largest_id(),
+                    config.decoder.vocab_size
+                ),
+            });
+        }
+        let is_next = config.pinpoints.is_some();
+        let width = config.decoder.hidden_size;
+        let bytes_before = params.bytes_kept();
+        Ok(Self {
+            vision: VisionTower::load(&config, &params.pp("vision_tower.vision_model"))?,
+            projector: Projector::load(&config, &params.pp("multi_modal_projector"))?,
+            newline: is_next.then(|| params.get(width, "image_newline")).transpose()?,
+            decoder: Decoder::load(&config.decoder, &params.pp("language_model"))?,
+            preprocessor: Preprocessor::new(&config, preprocessor)?,
+            format: PromptFormat::find(chat_template, config.decoder.family, is_next)?,
+            image_token: config.image_token,
+            tokenizer,
+            dtype: params.dtype(),
+            device: params.device().clone(),
+            weight_bytes: params.bytes_kept() - bytes_before,
+        })
+    }
+
+    /// The prompt that asks for `instruction`, in which special tokens are no tokens.
+    ///
+    /// # Errors
+    /// Those of the tokenizer.
+    pub fn prompt(&self, instruction: &str) -> Result<Prompt, LlavaError> {
+        let instruction = self.tokenizer.plain(instruction);
+        self.tokenizer.split(&self.format.render(instruction.trim()), self.image_token)
+    }
+
+    /// The text of generated tokens.
+    ///
+    /// # Errors
+    /// Those of the tokenizer.
+    pub fn decode(&self, tokens: &[u32]) -> Result<String, LlavaError> {
+        self.tokenizer.decode(tokens)
+    }
+
+    /// What the decoder sees of pictures of one size, `[B, N, D]`.
+    ///
+    /// # Errors
+    /// Those of the backend.
+    pub fn encode(&self, pictures: &[&Picture<'_>]) -> Result<Tensor, LlavaError> {
+        let tiles = pictures
+            .iter()
+            .map(|picture| self.preprocessor.tiles(picture))
+            .collect::<Result<Vec<_>, _>>()?;
+        let per_picture = tiles.first().map_or(Ok(0), |tiles| tiles.dim(0))?;
+        let tiles = Tensor::cat(&tiles, 0)?;
+        let count = tiles.dim(0)?;
+        let mut features = Vec::new();
+        for first in (0..count).step_by(TILES_AT_ONCE) {
+            let part = tiles.narrow(0, first, TILES_AT_ONCE.min(count - first))?;
+            let part = part.to_device(&self.device)?.to_dtype(self.dtype)?;
+            features.push(self.projector.forward(&self.vision.forward(&part)?)?);
+        }
+        let features = Tensor::cat(&features, 0)?;
+        let Some(newline) = &self.newline else { return Ok(features) };
+        let packed = pictures
+            .iter()
+            .enumerate()
+            .map(|(index, picture)| {
+                let tiles = features.narrow(0, index * per_picture, per_picture)?;
+                match self.preprocessor.packing(picture.size()) {
+                    Some(packing) => packing.pack(&tiles, newline),
+                    None => tiles.squeeze(0),
+                }
+            })
+            .collect::<candle_core::Result<Vec<_>>>()?;
+        Ok(Tensor::stack(&packed, 0)?)
+    }
+
+    /// How many bytes its weights take, in memory or mapped.
+    #[must_use]
+    pub fn weight_bytes(&self) -> usize {
+        self.weight_bytes
+    }
+}
