@@ -205,11 +205,15 @@ fn instruction(prompt: &str) -> String {
     )
 }
 
-/// The text without line breaks and quotes around it, cut behind the last clause with which it fits.
+/// The text without line breaks, what cannot be shown, and quotes around it, cut behind the last clause with which it fits.
 /// One that `has_ended` of itself is cut only if it does not fit; of another the last clause is
 /// unfinished. Where not even the first clause fits, whole words remain.
 fn cut_to_fit(text: &str, has_ended: bool, fits: &dyn Fn(&str) -> bool) -> String {
-    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let is_gap = |sign: char| {
+        sign.is_whitespace() || sign.is_control() || sign == char::REPLACEMENT_CHARACTER
+    };
+    let words: Vec<_> = text.split(is_gap).filter(|word| !word.is_empty()).collect();
+    let text = words.join(" ");
     let text = text.trim_matches('"').trim();
     if has_ended && fits(text) {
         return text.to_owned();
@@ -260,7 +264,7 @@ mod tests {
 
     #[test]
     fn a_caption_that_fits_stays_as_it_is() {
-        let text = " \"A mossy wall,\n wet stone.\" ";
+        let text = " \"A mossy wall,\n \u{1}wet\u{fffd} stone.\" ";
         assert_eq!(cut_to_fit(text, true, &at_most(5)), "A mossy wall, wet stone.");
     }
 
