@@ -8,12 +8,18 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor, safetensors};
-use cupscale::model::llava::{GenerateOptions, Llava, LlavaError, Picture, Row, Sampling, Step};
+use cupscale::model::llava::{
+    GenerateOptions, Llava, LlavaError, Picture, PromptFormat, Row, Sampling, Step,
+};
 use cupscale::weights::{LlavaFiles, QuantType};
 use serde_json::Value;
 
 const MODELS: [&str; 4] =
     ["llava15_llama", "llava15_mistral_full", "llava16_mistral", "llava16_llama"];
+
+/// Those that are there as GGUF files too: the older kind, without the picture's token and with the
+/// layers of the tower's MLPs exchanged, and the newer.
+const GGUF: [&str; 2] = ["llava15_llama", "llava16_mistral"];
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/llava").join(name)
@@ -159,6 +165,55 @@ fn sampled_texts_do_not_depend_on_the_batch_but_on_the_seed() {
     }
     assert_ne!(sampled(&crops, 2), together);
     assert_ne!(generate(&model, &crops, &options()), together);
+}
+
+#[test]
+fn gguf_files_give_the_prompts_scores_and_texts_of_the_folder_that_they_were_made_of() {
+    for name in GGUF {
+        let gguf = load(&format!("{name}_gguf"));
+        let folder = load(name);
+        let prompt = gguf.prompt(&instruction()).unwrap();
+        assert_eq!(prompt, folder.prompt(&instruction()).unwrap(), "{name}");
+        for (crop_index, tokens, text) in texts(name).into_iter().rev().take(6) {
+            let ours = gguf.scores(&prompt, &crop(crop_index), &tokens).unwrap();
+            let theirs = folder.scores(&prompt, &crop(crop_index), &tokens).unwrap();
+            let difference = (ours - theirs).unwrap().abs().unwrap().flatten_all().unwrap();
+            let largest = difference.max(0).unwrap().to_scalar::<f32>().unwrap();
+            assert!(largest <= 1e-4, "{name}: crop {crop_index}: {largest:e}");
+            let ours = generate(&gguf, &[crop_index], &options()).remove(0);
+            assert_eq!(gguf.decode(&ours).unwrap(), text, "{name}: crop {crop_index}");
+        }
+    }
+}
+
+#[test]
+fn a_pair_of_gguf_files_is_found_by_its_folder_or_by_either_name() {
+    let folder = fixture("llava16_mistral_gguf");
+    let (decoder, vision) = (folder.join("model-f16.gguf"), folder.join("mmproj-model-f16.gguf"));
+    let prompt =
+        |files: LlavaFiles| files.load(&Device::Cpu, DType::F32).unwrap().prompt("What?").unwrap();
+    let found = prompt(LlavaFiles::open(&folder).unwrap());
+    assert_eq!(prompt(LlavaFiles::open(&decoder).unwrap()), found);
+    assert_eq!(prompt(LlavaFiles::open_gguf(&decoder, &vision).unwrap()), found);
+    // Its heads share keys, so it is taken for Mistral's; one may know better.
+    let other = LlavaFiles::open(&folder).unwrap().prompt_format(PromptFormat::Vicuna);
+    assert_ne!(prompt(other), found);
+
+    let message = |decoder: &Path, vision: &Path| {
+        LlavaFiles::open_gguf(decoder, vision).unwrap_err().to_string()
+    };
+    assert!(message(&vision, &vision).contains("`clip` model"), "{}", message(&vision, &vision));
+    assert!(message(&decoder, &decoder).contains("vision tower"));
+    let lonely = tempfile::tempdir().unwrap();
+    std::fs::copy(&decoder, lonely.path().join("model.gguf")).unwrap();
+    for path in [lonely.path().to_owned(), lonely.path().join("model.gguf")] {
+        let error = LlavaFiles::open(&path).unwrap_err().to_string();
+        assert!(error.contains("0 GGUF files with a vision tower"), "{error}");
+    }
+    std::fs::copy(&vision, lonely.path().join("a.gguf")).unwrap();
+    std::fs::copy(&vision, lonely.path().join("b.gguf")).unwrap();
+    let error = LlavaFiles::open(lonely.path()).unwrap_err().to_string();
+    assert!(error.contains("2 GGUF files with a vision tower"), "{error}");
 }
 
 #[test]

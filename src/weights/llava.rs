@@ -1,6 +1,7 @@
-//! LLaVA models in folders as transformers has them: one `config.json`, safetensors (whole or in
-//! shards), and the files of its processor. Transformers 4 and 5 write the same tensors by different
-//! names; here they have those of the published checkpoints (transformers 4).
+//! LLaVA models in the forms in which people have them: folders of transformers (one `config.json`,
+//! safetensors whole or in shards, the files of its processor), and pairs of GGUF files of llama.cpp.
+//! Transformers 4 and 5 write the same tensors by different names; here they have those of the
+//! published checkpoints (transformers 4).
 //!
 //! Source of the names: transformers `conversion_mapping.py`, entries `llava` and `llava_next`.
 
@@ -11,6 +12,7 @@ use candle_core::{DType, Device};
 use serde_json::Value;
 
 use super::form::Part;
+use super::gguf::llama_cpp::{LlamaCppFile, LlamaCppModel};
 use super::kept::{Keeping, KeptWeights};
 use super::ldm::Take;
 use super::model::KEEP_ABOVE;
@@ -20,38 +22,103 @@ use super::source::refuse_pickle;
 use super::tensors::TensorMap;
 use super::{ModelSource, QuantType, WeightsError};
 use crate::backend::Params;
-use crate::model::llava::{Llava, LlavaConfig, LlavaParts, LlavaTokenizer};
+use crate::model::llava::{Llava, LlavaConfig, LlavaParts, LlavaTokenizer, PromptFormat};
 
 /// A LLaVA model that has been found; its tensors have not been read.
 #[derive(Clone, Debug)]
 pub struct LlavaFiles {
-    source: ModelSource,
-    config: Value,
-    generation: Value,
+    /// what users call it, for messages
+    name: String,
+    config: LlavaConfig,
     preprocessor: Value,
     chat_template: Option<String>,
+    tokenizer: LlavaTokenizer,
+    tensors: Arc<TensorMap>,
+    prompt_format: Option<PromptFormat>,
     quantized: Option<QuantType>,
     keep_above: usize,
 }
 
 impl LlavaFiles {
-    /// Reads what describes the model in the folder `path`.
+    /// Reads what describes a model: in a folder of transformers; in a folder with a pair of GGUF
+    /// files; or in a GGUF file with a decoder, beside which the other one lies.
     ///
     /// # Errors
-    /// No such folder, or a description that is missing or cannot be read.
-    pub fn open(path: impl Into<PathBuf>) -> Result<Self, WeightsError> {
-        let path = path.into();
-        refuse_pickle(&path)?;
-        if !path.is_dir() {
-            return Err(WeightsError::NotFound(path));
+    /// No model there, or one whose description is missing, cannot be read, or is not supported.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, WeightsError> {
+        let path = path.as_ref();
+        refuse_pickle(path)?;
+        if path.is_dir() {
+            return if path.join(CONFIG).is_file() || gguf_files(path)?.is_empty() {
+                Self::open_folder(path)
+            } else {
+                Self::open_gguf_folder(path)
+            };
         }
-        let source = ModelSource::Path(path);
-        if !source.contains("config.json") {
-            return Err(missing(&source, "the configuration", "config.json"));
+        if !path.is_file() {
+            return Err(WeightsError::NotFound(path.into()));
         }
-        let optional = |name: &str| {
-            if source.contains(name) { read_json(&source, name) } else { Ok(Value::Null) }
+        let decoder = LlamaCppFile::open(path)?;
+        let folder = path.parent().unwrap_or_else(|| Path::new("."));
+        let towers = files_of_kind(folder, LlamaCppFile::is_vision)?;
+        let vision = only_one(folder, "a vision tower (mmproj)", towers)?;
+        Self::new_gguf(path.display().to_string(), &decoder, &vision)
+    }
+
+    /// Reads what describes a model in two GGUF files: a decoder, and the vision tower with the
+    /// projector ("mmproj").
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_gguf(decoder: &Path, vision: &Path) -> Result<Self, WeightsError> {
+        let name = decoder.display().to_string();
+        Self::new_gguf(name, &LlamaCppFile::open(decoder)?, &LlamaCppFile::open(vision)?)
+    }
+
+    fn open_gguf_folder(folder: &Path) -> Result<Self, WeightsError> {
+        let towers = files_of_kind(folder, LlamaCppFile::is_vision)?;
+        let decoders = files_of_kind(folder, |file| !file.is_vision())?;
+        let vision = only_one(folder, "a vision tower (mmproj)", towers)?;
+        let decoder = only_one(folder, "a decoder", decoders)?;
+        Self::new_gguf(folder.display().to_string(), &decoder, &vision)
+    }
+
+    fn new_gguf(
+        name: String,
+        decoder: &LlamaCppFile,
+        vision: &LlamaCppFile,
+    ) -> Result<Self, WeightsError> {
+        let model = LlamaCppModel::new(decoder, vision)?;
+        let fail = |error| WeightsError::from_llava(error, &name);
+        let mut config = LlavaConfig::from_json(&model.config, &Value::Null).map_err(fail)?;
+        config.decoder.rope_interleaved = true;
+        let tokenizer =
+            LlavaTokenizer::from_json(model.tokenizer.to_string().as_bytes()).map_err(fail)?;
+        Ok(Self {
+            config,
+            preprocessor: model.preprocessor,
+            chat_template: model.chat_template,
+            tokenizer,
+            tensors: Arc::new(model.tensors),
+            name,
+            prompt_format: None,
+            quantized: None,
+            keep_above: KEEP_ABOVE,
+        })
+    }
+
+    fn open_folder(path: &Path) -> Result<Self, WeightsError> {
+        let name = path.display().to_string();
+        let source = ModelSource::Path(path.into());
+        if !source.contains(CONFIG) {
+            return Err(missing(&name, "the configuration", CONFIG));
+        }
+        let optional = |file: &str| {
+            if source.contains(file) { read_json(&source, file) } else { Ok(Value::Null) }
         };
+        let config = read_json(&source, CONFIG)?;
+        let config = LlavaConfig::from_json(&config, &optional("generation_config.json")?)
+            .map_err(|error| WeightsError::from_llava(error, &source.full_name(CONFIG)))?;
         let processor = optional("processor_config.json")?;
         let preprocessor = match optional("preprocessor_config.json")? {
             // Transformers 5 writes one file for the whole processor.
@@ -64,17 +131,24 @@ impl LlavaFiles {
         }
         for file in ["chat_template.json", "processor_config.json", "tokenizer_config.json"] {
             if chat_template.is_none() {
-                let text =
-                    optional(file)?.get("chat_template").and_then(Value::as_str).map(str::to_owned);
-                chat_template = text;
+                let template = optional(file)?.get("chat_template").cloned();
+                chat_template = template.and_then(|text| Some(text.as_str()?.to_owned()));
             }
         }
+        let tensors = folder_tensors(&source)?;
+        if !source.contains(TOKENIZER) {
+            return Err(missing(&name, "the tokenizer", TOKENIZER));
+        }
+        let tokenizer = LlavaTokenizer::from_json(&source.read(TOKENIZER)?)
+            .map_err(|error| WeightsError::from_llava(error, &name))?;
         Ok(Self {
-            config: read_json(&source, "config.json")?,
-            generation: optional("generation_config.json")?,
+            name,
+            config,
             preprocessor,
             chat_template,
-            source,
+            tokenizer,
+            tensors: Arc::new(tensors),
+            prompt_format: None,
             quantized: None,
             keep_above: KEEP_ABOVE,
         })
@@ -92,65 +166,99 @@ impl LlavaFiles {
         Self { keep_above: weights, ..self }
     }
 
-    /// Where the model is.
+    /// The same model, asked in this way, whatever its files say.
     #[must_use]
-    pub fn path(&self) -> &Path {
-        match &self.source {
-            ModelSource::Path(path) => path,
-            ModelSource::Embedded => unreachable!("opened from a path"),
-        }
+    pub fn prompt_format(self, format: PromptFormat) -> Self {
+        Self { prompt_format: Some(format), ..self }
+    }
+
+    /// What it is.
+    #[must_use]
+    pub fn config(&self) -> &LlavaConfig {
+        &self.config
     }
 
     /// Loads the model.
     ///
     /// # Errors
-    /// A part that is missing or not supported, or a tensor that is missing or of another shape.
+    /// A tensor that is missing or of another shape, or parts that do not fit each other.
     pub fn load(&self, device: &Device, dtype: DType) -> Result<Llava, WeightsError> {
-        let file = self.source.full_name("config.json");
-        let config = LlavaConfig::from_json(&self.config, &self.generation)
-            .map_err(|error| WeightsError::from_llava(error, &file))?;
-        let stored = Arc::new(self.tensors(dtype)?);
-        let as_stored = stored.count() > self.keep_above;
+        let as_stored = self.tensors.count() > self.keep_above;
         let rules = self.quantized.map(|quant| Rules::Llava { quant });
-        let weights = KeptWeights::new(stored, None, Keeping { as_stored, rules });
+        let weights = KeptWeights::new(self.tensors.clone(), None, Keeping { as_stored, rules });
         let params = Params::new(Arc::new(weights), dtype, device);
-        if !self.source.contains(TOKENIZER) {
-            return Err(missing(&self.source, "the tokenizer", TOKENIZER));
-        }
-        let tokenizer = LlavaTokenizer::from_json(&self.source.read(TOKENIZER)?)
-            .map_err(|error| WeightsError::from_llava(error, &self.source.to_string()))?;
         let parts = LlavaParts {
-            config,
+            config: self.config.clone(),
             preprocessor: &self.preprocessor,
-            tokenizer,
+            tokenizer: self.tokenizer.clone(),
             chat_template: self.chat_template.as_deref(),
+            prompt_format: self.prompt_format,
         };
-        Llava::load(parts, &params)
-            .map_err(|error| WeightsError::from_llava(error, &self.source.to_string()))
-    }
-
-    fn tensors(&self, dtype: DType) -> Result<TensorMap, WeightsError> {
-        // The weights' files have the names of a text encoder's.
-        let folder = PartFolder::new(self.source.clone(), "", Part::TextEncoder);
-        let stored = folder.tensors(dtype).map_err(|error| match error {
-            WeightsError::MissingPart { model, file, .. } => {
-                WeightsError::MissingPart { model, part: "the weights", file }
-            }
-            error => error,
-        })?;
-        let names: Vec<_> = stored
-            .names()
-            .map(|name| (published_name(name), name.to_owned(), Take::Whole))
-            .collect();
-        Ok(stored.renamed(names))
+        Llava::load(parts, &params).map_err(|error| WeightsError::from_llava(error, &self.name))
     }
 }
 
+const CONFIG: &str = "config.json";
 const TEMPLATE: &str = "chat_template.jinja";
 const TOKENIZER: &str = "tokenizer.json";
 
-fn missing(source: &ModelSource, part: &'static str, file: &str) -> WeightsError {
-    WeightsError::MissingPart { model: source.to_string(), part, file: file.to_owned() }
+fn missing(model: &str, part: &'static str, file: &str) -> WeightsError {
+    WeightsError::MissingPart { model: model.to_owned(), part, file: file.to_owned() }
+}
+
+/// The GGUF files of a folder, by their extension, in the order of their names.
+fn gguf_files(folder: &Path) -> Result<Vec<PathBuf>, WeightsError> {
+    let fail = |source| WeightsError::Read { file: folder.display().to_string(), source };
+    // The folder of a file that is named without one.
+    let place = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(place).map_err(fail)? {
+        let path = entry.map_err(fail)?.path();
+        if path.extension().is_some_and(|extension| extension == "gguf") && path.is_file() {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn files_of_kind(
+    folder: &Path,
+    is_it: impl Fn(&LlamaCppFile) -> bool,
+) -> Result<Vec<LlamaCppFile>, WeightsError> {
+    let mut files = Vec::new();
+    for path in gguf_files(folder)? {
+        let file = LlamaCppFile::open(&path)?;
+        if is_it(&file) {
+            files.push(file);
+        }
+    }
+    Ok(files)
+}
+
+fn only_one<T>(folder: &Path, what: &str, mut files: Vec<T>) -> Result<T, WeightsError> {
+    match (files.pop(), files.len()) {
+        (Some(file), 0) => Ok(file),
+        (file, others) => Err(WeightsError::Contents {
+            file: folder.display().to_string(),
+            reason: format!(
+                "{} GGUF files with {what}; there must be one",
+                others + usize::from(file.is_some())
+            ),
+        }),
+    }
+}
+
+fn folder_tensors(source: &ModelSource) -> Result<TensorMap, WeightsError> {
+    // The weights' files have the names of a text encoder's.
+    let folder = PartFolder::new(source.clone(), "", Part::TextEncoder);
+    let stored = folder.tensors(DType::F32).map_err(|error| match error {
+        WeightsError::MissingPart { model, file, .. } => missing(&model, "the weights", &file),
+        error => error,
+    })?;
+    let names: Vec<_> =
+        stored.names().map(|name| (published_name(name), name.to_owned(), Take::Whole)).collect();
+    Ok(stored.renamed(names))
 }
 
 /// A tensor's name in published checkpoints, from that or from the name that transformers 5 gives it.

@@ -65,6 +65,9 @@ pub struct DecoderConfig {
     pub rms_norm_eps: f64,
     pub rope_theta: f64,
     pub rope_scaling: RopeScaling,
+    /// whether the two numbers that are rotated together are neighbours (llama.cpp's files), not half
+    /// a head apart
+    pub rope_interleaved: bool,
     /// keys that a token sees, itself included
     pub sliding_window: Option<usize>,
     /// whether the output projection is the embeddings' table
@@ -462,6 +465,7 @@ impl DecoderConfig {
             rms_norm_eps: raw.rms_norm_eps,
             rope_theta,
             rope_scaling,
+            rope_interleaved: false,
             sliding_window,
             tie_word_embeddings: raw.tie_word_embeddings,
             end_tokens: match &raw.eos_token_id {

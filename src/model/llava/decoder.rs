@@ -120,6 +120,13 @@ impl Decoder {
         };
         let rotated = |x: Tensor| -> Result<Tensor> {
             let width = x.dim(2)?;
+            let x = if self.config.rope_interleaved {
+                // Queries and keys alike, so that their products stay the same.
+                let pairs = (rows, count, width / head_dim, head_dim / 2, 2);
+                x.reshape(pairs)?.transpose(3, 4)?.contiguous()?
+            } else {
+                x
+            };
             let x = x.reshape((rows, count, width / head_dim, head_dim))?;
             candle_nn::rotary_emb::rope_thd(&x, &rotation.0, &rotation.1)?
                 .reshape((rows, count, width))

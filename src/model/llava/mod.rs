@@ -59,6 +59,8 @@ pub struct LlavaParts<'a> {
     pub tokenizer: LlavaTokenizer,
     /// the chat template, if the model has one
     pub chat_template: Option<&'a str>,
+    /// how to ask it, where that is known better
+    pub prompt_format: Option<PromptFormat>,
 }
 
 impl Llava {
@@ -69,7 +71,7 @@ impl Llava {
     /// # Errors
     /// A tensor that is missing or of another shape, or parts that do not fit each other.
     pub fn load(parts: LlavaParts<'_>, params: &Params) -> Result<Self, LlavaError> {
-        let LlavaParts { config, preprocessor, tokenizer, chat_template } = parts;
+        let LlavaParts { config, preprocessor, tokenizer, chat_template, prompt_format } = parts;
         tokenizer.check_image_token(config.image_token)?;
         if tokenizer.largest_id() as usize >= config.decoder.vocab_size {
             return Err(LlavaError::Tokenizer {
@@ -90,7 +92,10 @@ impl Llava {
             newline: is_next.then(|| params.get(width, "image_newline")).transpose()?,
             decoder: Decoder::load(&config.decoder, &params.pp("language_model"))?,
             preprocessor: Preprocessor::new(&config, preprocessor)?,
-            format: PromptFormat::find(chat_template, config.decoder.family, is_next)?,
+            format: match prompt_format {
+                Some(format) => format,
+                None => PromptFormat::find(chat_template, config.decoder.family, is_next)?,
+            },
             image_token: config.image_token,
             tokenizer,
             dtype: params.dtype(),

@@ -19,8 +19,10 @@ pub(super) const ALIGNMENT: usize = 32;
 const LONGEST_HEADER: usize = 1 << 26;
 /// Nor has any file more tensors or more metadata.
 const MOST_ENTRIES: u64 = 1 << 16;
-/// Longer arrays (the vocabularies of language models) are passed over: nothing here reads them.
+/// Longer arrays (the vocabularies of language models) are passed over, unless they are asked for.
 const LONGEST_ARRAY: u64 = 64;
+/// No vocabulary is longer.
+const LONGEST_VOCABULARY: u64 = 1 << 20;
 /// ggml's own limit.
 const MOST_DIMENSIONS: u32 = 4;
 /// Arrays within arrays within arrays are nobody's metadata.
@@ -70,6 +72,14 @@ impl Header {
     /// # Errors
     /// What is wrong, in one line without the file's name.
     pub fn read(bytes: &[u8]) -> Result<Self, String> {
+        Self::read_with(bytes, |_| false)
+    }
+
+    /// The same, with the long arrays of the metadata keys that `wanted` says.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn read_with(bytes: &[u8], wanted: impl Fn(&str) -> bool) -> Result<Self, String> {
         let mut cursor = Cursor { bytes: &bytes[..bytes.len().min(LONGEST_HEADER)], at: 0 };
         if cursor.take(MAGIC.len())? != MAGIC {
             return Err("it does not begin with `GGUF`".to_owned());
@@ -92,7 +102,9 @@ impl Header {
         for _ in 0..metadata_count {
             let key = cursor.string()?;
             let kind = cursor.u32()?;
-            let value = cursor.value(kind, 0).map_err(|error| format!("`{key}`: {error}"))?;
+            let longest = if wanted(&key) { LONGEST_VOCABULARY } else { LONGEST_ARRAY };
+            let value =
+                cursor.value(kind, 0, longest).map_err(|error| format!("`{key}`: {error}"))?;
             metadata.insert(key, value);
         }
         let alignment = match metadata.get("general.alignment") {
@@ -215,7 +227,7 @@ impl<'a> Cursor<'a> {
         text.map(str::to_owned).map_err(|_| format!("the text at byte {at} is not UTF-8"))
     }
 
-    fn value(&mut self, kind: u32, depth: u32) -> Result<Value, String> {
+    fn value(&mut self, kind: u32, depth: u32, longest: u64) -> Result<Value, String> {
         Ok(match kind {
             0 => Value::Integer(u8::from_le_bytes(self.array()?).into()),
             1 => Value::Integer(i8::from_le_bytes(self.array()?).into()),
@@ -229,13 +241,13 @@ impl<'a> Cursor<'a> {
             9 if depth < DEEPEST => {
                 let kind = self.u32()?;
                 let count = self.u64()?;
-                if count > LONGEST_ARRAY {
+                if count > longest {
                     self.pass_over(kind, count, depth + 1)?;
                     return Ok(Value::PassedOver);
                 }
                 let mut values = Vec::new();
                 for _ in 0..count {
-                    values.push(self.value(kind, depth + 1)?);
+                    values.push(self.value(kind, depth + 1, LONGEST_ARRAY)?);
                 }
                 Value::Array(values)
             }
@@ -257,7 +269,7 @@ impl<'a> Cursor<'a> {
             _ => {
                 // Each of these takes bytes of its own, so the file's end bounds the count.
                 for _ in 0..count {
-                    self.value(kind, depth)?;
+                    self.value(kind, depth, LONGEST_ARRAY)?;
                 }
                 return Ok(());
             }

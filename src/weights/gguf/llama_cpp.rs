@@ -1,0 +1,479 @@
+//! LLaVA models as llama.cpp has them: the decoder in one GGUF file, the vision tower with the
+//! projector ("mmproj") in another. What their metadata says is put into the words of transformers'
+//! configuration files, and their tensors get the names of the published checkpoints, so that one
+//! loader serves both.
+//!
+//! Sources: llama.cpp `gguf-py/gguf/constants.py` (names), `conversion/llama.py` (`permute`: queries and
+//! keys of LLaMA have their rotated pairs side by side), `tools/mtmd/clip-impl.h`,
+//! `tools/mtmd/legacy-models/convert_image_encoder_to_gguf.py`; for merges out of scores transformers
+//! `convert_slow_tokenizer.py` (`generate_merges`).
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::read::{Header, Value as Metadata};
+use super::{ARCHITECTURE_KEY, TensorInfo};
+use crate::weights::WeightsError;
+use crate::weights::source::Bytes;
+use crate::weights::tensors::TensorMap;
+
+/// `general.architecture` of a file with a vision tower.
+const VISION: &str = "clip";
+/// The architecture of LLaMA and Mistral decoders.
+const DECODER: &str = "llama";
+const TOKENS_KEY: &str = "tokenizer.ggml.tokens";
+const SCORES_KEY: &str = "tokenizer.ggml.scores";
+const TYPES_KEY: &str = "tokenizer.ggml.token_type";
+const IMAGE: &str = "<image>";
+/// What sentencepiece writes for a space.
+const SPACE: &str = "▁";
+/// Blocks of CLIP ViT-L, of which LLaVA takes the last but one.
+const WHOLE_TOWER: u64 = 24;
+
+/// What a folder of transformers would hold.
+pub(in crate::weights) struct LlamaCppModel {
+    /// `config.json`
+    pub config: Value,
+    /// `preprocessor_config.json`
+    pub preprocessor: Value,
+    pub chat_template: Option<String>,
+    /// `tokenizer.json`
+    pub tokenizer: Value,
+    pub tensors: TensorMap,
+}
+
+/// A file whose header has been read.
+pub(in crate::weights) struct LlamaCppFile {
+    name: String,
+    bytes: Bytes,
+    header: Header,
+}
+
+impl LlamaCppFile {
+    /// Maps a file and reads its header.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or is no GGUF file.
+    pub(in crate::weights) fn open(path: &Path) -> Result<Self, WeightsError> {
+        let name = path.display().to_string();
+        let bytes =
+            Bytes::map(path).map_err(|source| WeightsError::Read { file: name.clone(), source })?;
+        let header =
+            Header::read_with(&bytes, |key| [TOKENS_KEY, SCORES_KEY, TYPES_KEY].contains(&key))
+                .map_err(|reason| WeightsError::Gguf { file: name.clone(), reason })?;
+        Ok(Self { name, bytes, header })
+    }
+
+    /// Whether it holds a vision tower.
+    pub(in crate::weights) fn is_vision(&self) -> bool {
+        self.header.string(ARCHITECTURE_KEY) == Some(VISION)
+    }
+
+    fn fail(&self, reason: impl Into<String>) -> WeightsError {
+        WeightsError::Gguf { file: self.name.clone(), reason: reason.into() }
+    }
+
+    fn optional(&self, key: &str) -> Option<u64> {
+        match self.header.metadata.get(key)? {
+            Metadata::Integer(number) => u64::try_from(*number).ok(),
+            _ => None,
+        }
+    }
+
+    fn integer(&self, key: &str) -> Result<u64, WeightsError> {
+        self.optional(key).ok_or_else(|| self.fail(format!("`{key}` is missing")))
+    }
+
+    fn float(&self, key: &str) -> Option<f64> {
+        match self.header.metadata.get(key)? {
+            Metadata::Float(number) => Some(*number),
+            _ => None,
+        }
+    }
+
+    fn flag(&self, key: &str) -> Option<bool> {
+        match self.header.metadata.get(key)? {
+            Metadata::Bool(flag) => Some(*flag),
+            _ => None,
+        }
+    }
+
+    fn array(&self, key: &str) -> Option<&[Metadata]> {
+        match self.header.metadata.get(key)? {
+            Metadata::Array(values) => Some(values),
+            _ => None,
+        }
+    }
+
+    fn integers(&self, key: &str) -> Option<Vec<i128>> {
+        let integer = |value: &Metadata| match value {
+            Metadata::Integer(number) => Some(*number),
+            _ => None,
+        };
+        self.array(key)?.iter().map(integer).collect()
+    }
+
+    fn floats(&self, key: &str) -> Option<Vec<f64>> {
+        let float = |value: &Metadata| match value {
+            Metadata::Float(number) => Some(*number),
+            _ => None,
+        };
+        self.array(key)?.iter().map(float).collect()
+    }
+
+    fn tensor(&self, name: &str) -> Option<&TensorInfo> {
+        self.header.tensors.iter().find(|tensor| tensor.name == name)
+    }
+
+    /// One size of a tensor that must be there.
+    fn size(&self, name: &str, axis: usize) -> Result<usize, WeightsError> {
+        self.tensor(name)
+            .and_then(|tensor| tensor.shape.get(axis).copied())
+            .ok_or_else(|| self.fail(format!("tensor `{name}` is missing")))
+    }
+}
+
+impl LlamaCppModel {
+    /// Puts the two files together.
+    ///
+    /// # Errors
+    /// A file of another kind, or one that lacks something.
+    pub(in crate::weights) fn new(
+        decoder: &LlamaCppFile,
+        vision: &LlamaCppFile,
+    ) -> Result<Self, WeightsError> {
+        let decoder_config = decoder_config(decoder)?;
+        let vocabulary = Vocabulary::read(decoder)?;
+        let newline = vision.header.tensors.iter().any(|tensor| is_newline(&tensor.name));
+        let (vision_config, feature_layers) = vision_config(vision)?;
+        let mut config = json!({
+            "model_type": if newline { "llava_next" } else { "llava" },
+            "image_token_index": vocabulary.image_token,
+            "text_config": decoder_config,
+            "vision_config": vision_config,
+            "vision_feature_layer": feature_layers,
+            "projector_hidden_act": "gelu",
+        });
+        if let Some(flat) = vision.integers("clip.vision.image_grid_pinpoints") {
+            let pairs: Vec<_> = flat.chunks(2).map(<[i128]>::to_vec).collect();
+            config["image_grid_pinpoints"] = json!(pairs);
+        }
+        let mut preprocessor = json!({});
+        for key in ["image_mean", "image_std"] {
+            if let Some(values) = vision.floats(&format!("clip.vision.{key}")) {
+                preprocessor[key] = json!(values);
+            }
+        }
+        let mut tensors = TensorMap::default();
+        let named = decoder.header.tensors.iter();
+        let named = named.filter_map(|tensor| Some((decoder_name(&tensor.name)?, tensor)));
+        tensors.add_gguf(decoder.name.clone(), decoder.bytes.clone(), named);
+        // llama.cpp's first converter for LLaVA took the MLP's layers one for the other.
+        let inner = vision.size("v.blk.0.ffn_down.weight", 0)? as u64;
+        let swapped = inner != vision.integer("clip.vision.embedding_length")?;
+        let named = vision.header.tensors.iter();
+        let named = named.filter_map(|tensor| Some((vision_name(&tensor.name, swapped)?, tensor)));
+        tensors.add_gguf(vision.name.clone(), vision.bytes.clone(), named);
+        Ok(Self {
+            config,
+            preprocessor,
+            chat_template: decoder.header.string("tokenizer.chat_template").map(str::to_owned),
+            tokenizer: vocabulary.tokenizer(),
+            tensors,
+        })
+    }
+}
+
+fn decoder_config(file: &LlamaCppFile) -> Result<Value, WeightsError> {
+    let architecture = file.header.string(ARCHITECTURE_KEY).unwrap_or_default();
+    if architecture != DECODER {
+        return Err(file.fail(format!("a `{architecture}` model; `{DECODER}` is wanted")));
+    }
+    if file.tensor("rope_freqs.weight").is_some() {
+        return Err(file.fail("its rotary frequencies are a table: not supported"));
+    }
+    let key = |name: &str| format!("{DECODER}.{name}");
+    let integer = |name: &str| file.integer(&key(name));
+    let heads = integer("attention.head_count")?;
+    let key_heads = file.optional(&key("attention.head_count_kv")).unwrap_or(heads);
+    let width = integer("embedding_length")?;
+    let head_dim = file
+        .optional(&key("attention.key_length"))
+        .or_else(|| file.optional(&key("rope.dimension_count")))
+        .unwrap_or_else(|| width / heads.max(1));
+    let mut scaling = Value::Null;
+    match file.header.string(&key("rope.scaling.type")) {
+        None | Some("none") => {}
+        Some(kind) => {
+            scaling = json!({"type": kind, "factor": file.float(&key("rope.scaling.factor"))});
+        }
+    }
+    // Both are `llama` here. Vicuna's heads share nothing, Mistral's do.
+    let is_mistral = key_heads < heads;
+    Ok(json!({
+        "model_type": if is_mistral { "mistral" } else { "llama" },
+        "vocab_size": file.size("token_embd.weight", 0)?,
+        "hidden_size": width,
+        "intermediate_size": integer("feed_forward_length")?,
+        "num_hidden_layers": integer("block_count")?,
+        "num_attention_heads": heads,
+        "num_key_value_heads": key_heads,
+        "head_dim": head_dim,
+        "max_position_embeddings": integer("context_length")?,
+        "rms_norm_eps": file.float(&key("attention.layer_norm_rms_epsilon"))
+            .ok_or_else(|| file.fail("no `attention.layer_norm_rms_epsilon`"))?,
+        "rope_theta": file.float(&key("rope.freq_base")),
+        "rope_scaling": scaling,
+        "sliding_window": file.optional(&key("attention.sliding_window")),
+        "tie_word_embeddings": file.tensor("output.weight").is_none(),
+        "eos_token_id": file.optional("tokenizer.ggml.eos_token_id"),
+    }))
+}
+
+/// The tower's configuration, and which of its states are features.
+fn vision_config(file: &LlamaCppFile) -> Result<(Value, Vec<i128>), WeightsError> {
+    let kind = file.header.string("clip.projector_type").unwrap_or("mlp");
+    if !file.is_vision() || kind != "mlp" || file.tensor("mm.0.weight").is_none() {
+        return Err(file.fail(format!(
+            "no vision tower with LLaVA's projector (architecture `{}`, projector `{kind}`)",
+            file.header.string(ARCHITECTURE_KEY).unwrap_or_default()
+        )));
+    }
+    let integer = |name: &str| file.integer(&format!("clip.vision.{name}"));
+    let blocks = integer("block_count")?;
+    // Files hold the blocks up to the last state that is a feature, or all of them.
+    let layers = file.integers("clip.vision.feature_layer").filter(|layers| !layers.is_empty());
+    let layers = layers.unwrap_or_else(|| vec![i128::from(blocks.min(WHOLE_TOWER - 1))]);
+    let gelu = file.flag("clip.use_gelu").unwrap_or(false);
+    let config = json!({
+        "model_type": "clip_vision_model",
+        "hidden_size": integer("embedding_length")?,
+        "intermediate_size": integer("feed_forward_length")?,
+        "num_hidden_layers": blocks,
+        "num_attention_heads": integer("attention.head_count")?,
+        "image_size": integer("image_size")?,
+        "patch_size": integer("patch_size")?,
+        "layer_norm_eps": file.float("clip.vision.attention.layer_norm_epsilon"),
+        "hidden_act": if gelu { "gelu" } else { "quick_gelu" },
+    });
+    Ok((config, layers))
+}
+
+/// The name that a decoder's tensor has in published checkpoints.
+fn decoder_name(name: &str) -> Option<String> {
+    Some(match name {
+        "token_embd.weight" => "language_model.model.embed_tokens.weight".to_owned(),
+        "output_norm.weight" => "language_model.model.norm.weight".to_owned(),
+        "output.weight" => "language_model.lm_head.weight".to_owned(),
+        _ => {
+            let (block, rest) = name.strip_prefix("blk.")?.split_once('.')?;
+            let rest = match rest.strip_suffix(".weight")? {
+                "attn_norm" => "input_layernorm",
+                "attn_q" => "self_attn.q_proj",
+                "attn_k" => "self_attn.k_proj",
+                "attn_v" => "self_attn.v_proj",
+                "attn_output" => "self_attn.o_proj",
+                "ffn_norm" => "post_attention_layernorm",
+                "ffn_gate" => "mlp.gate_proj",
+                "ffn_up" => "mlp.up_proj",
+                "ffn_down" => "mlp.down_proj",
+                _ => return None,
+            };
+            format!("language_model.model.layers.{block}.{rest}.weight")
+        }
+    })
+}
+
+fn is_newline(name: &str) -> bool {
+    matches!(name, "model.image_newline" | "v.image_newline")
+}
+
+/// The name that a tensor beside the decoder has in published checkpoints.
+fn vision_name(name: &str, swapped: bool) -> Option<String> {
+    if is_newline(name) {
+        return Some("image_newline".to_owned());
+    }
+    if let Some(rest) = name.strip_prefix("mm.") {
+        let (layer, rest) = rest.split_once('.')?;
+        let layer = match layer {
+            "0" => "linear_1",
+            "2" => "linear_2",
+            _ => return None,
+        };
+        return Some(format!("multi_modal_projector.{layer}.{rest}"));
+    }
+    let inner = match name.strip_prefix("v.")? {
+        "class_embd" => "embeddings.class_embedding".to_owned(),
+        "patch_embd.weight" => "embeddings.patch_embedding.weight".to_owned(),
+        "position_embd.weight" => "embeddings.position_embedding.weight".to_owned(),
+        rest => match rest.strip_prefix("pre_ln.") {
+            Some(rest) => format!("pre_layrnorm.{rest}"),
+            None => {
+                let (block, rest) = rest.strip_prefix("blk.")?.split_once('.')?;
+                let (module, rest) = rest.split_once('.')?;
+                let module = match (module, swapped) {
+                    ("attn_q", _) => "self_attn.q_proj",
+                    ("attn_k", _) => "self_attn.k_proj",
+                    ("attn_v", _) => "self_attn.v_proj",
+                    ("attn_out", _) => "self_attn.out_proj",
+                    ("ln1", _) => "layer_norm1",
+                    ("ln2", _) => "layer_norm2",
+                    ("ffn_up", false) | ("ffn_down", true) => "mlp.fc1",
+                    ("ffn_down", false) | ("ffn_up", true) => "mlp.fc2",
+                    _ => return None,
+                };
+                format!("encoder.layers.{block}.{module}.{rest}")
+            }
+        },
+    };
+    Some(format!("vision_tower.vision_model.{inner}"))
+}
+
+/// A vocabulary of sentencepiece's kind, with the picture's token, which older files lack.
+struct Vocabulary<'a> {
+    pieces: Vec<&'a str>,
+    scores: Vec<f64>,
+    kinds: Vec<i128>,
+    bos: Option<u64>,
+    space_first: bool,
+    image_token: usize,
+}
+
+/// llama.cpp's `llama_token_type`.
+const NORMAL: i128 = 1;
+const UNKNOWN: i128 = 2;
+const CONTROL: i128 = 3;
+const USER_DEFINED: i128 = 4;
+
+impl<'a> Vocabulary<'a> {
+    fn read(file: &'a LlamaCppFile) -> Result<Self, WeightsError> {
+        let kind = file.header.string("tokenizer.ggml.model").unwrap_or_default();
+        if kind != "llama" {
+            return Err(file.fail(format!("a tokenizer of the kind `{kind}`; `llama` is wanted")));
+        }
+        let text = |value: &'a Metadata| match value {
+            Metadata::String(text) => Some(text.as_str()),
+            _ => None,
+        };
+        let pieces = file.array(TOKENS_KEY).and_then(|pieces| pieces.iter().map(text).collect());
+        let mut pieces: Vec<&str> =
+            pieces.ok_or_else(|| file.fail(format!("`{TOKENS_KEY}` is missing")))?;
+        let count = pieces.len();
+        let mut scores = file.floats(SCORES_KEY).unwrap_or_default();
+        let mut kinds = file.integers(TYPES_KEY).unwrap_or_default();
+        if scores.len() != count || kinds.len() != count {
+            return Err(
+                file.fail(format!("`{SCORES_KEY}` or `{TYPES_KEY}` do not fit {count} tokens"))
+            );
+        }
+        let known = pieces.iter().position(|piece| *piece == IMAGE);
+        let image_token = known.unwrap_or(count);
+        if known.is_none() {
+            pieces.push(IMAGE);
+            scores.push(0.0);
+            kinds.push(CONTROL);
+        }
+        kinds[image_token] = CONTROL;
+        let adds_bos = file.flag("tokenizer.ggml.add_bos_token").unwrap_or(true);
+        let bos = file.optional("tokenizer.ggml.bos_token_id").or(Some(1)).filter(|_| adds_bos);
+        if let Some(bos) = bos.filter(|bos| *bos >= count as u64) {
+            return Err(file.fail(format!("token {bos}, which begins texts, is none of {count}")));
+        }
+        Ok(Self {
+            pieces,
+            scores,
+            kinds,
+            bos,
+            space_first: file.flag("tokenizer.ggml.add_space_prefix").unwrap_or(true),
+            image_token,
+        })
+    }
+
+    /// Every pair of pieces that makes a piece; pairs of the best pieces first.
+    fn merges(&self) -> Vec<(&'a str, &'a str)> {
+        let normal = |index: usize| self.kinds[index] == NORMAL;
+        let ids: HashMap<&str, usize> = (self.pieces.iter().copied().enumerate())
+            .filter(|(index, _)| normal(*index))
+            .map(|(index, piece)| (piece, index))
+            .collect();
+        let mut merges = Vec::new();
+        for (index, &piece) in self.pieces.iter().enumerate().filter(|(index, _)| normal(*index)) {
+            let mut pairs: Vec<_> = piece
+                .char_indices()
+                .skip(1)
+                .map(|(cut, _)| piece.split_at(cut))
+                .filter_map(|(left, right)| Some((*ids.get(left)?, *ids.get(right)?, left, right)))
+                .collect();
+            pairs.sort_unstable();
+            merges.extend(pairs.into_iter().map(|(_, _, left, right)| (index, left, right)));
+        }
+        let length = |text: &str| text.chars().count();
+        merges.sort_by(|(a, a_left, a_right), (b, b_left, b_right)| {
+            (self.scores[*b].total_cmp(&self.scores[*a]))
+                .then(length(b_left).cmp(&length(a_left)))
+                .then(length(b_right).cmp(&length(a_right)))
+        });
+        merges.into_iter().map(|(_, left, right)| (left, right)).collect()
+    }
+
+    /// The same as a `tokenizer.json` of a LLaMA model says it.
+    fn tokenizer(&self) -> Value {
+        let vocabulary: serde_json::Map<String, Value> = (self.pieces.iter().enumerate())
+            .map(|(index, piece)| ((*piece).to_owned(), json!(index)))
+            .collect();
+        let added: Vec<_> = (self.pieces.iter().zip(&self.kinds).enumerate())
+            .filter(|(_, (_, kind))| [UNKNOWN, CONTROL, USER_DEFINED].contains(kind))
+            .map(|(index, (piece, kind))| {
+                json!({
+                    "id": index, "content": piece, "single_word": false, "lstrip": false,
+                    "rstrip": false, "normalized": false, "special": *kind != USER_DEFINED,
+                })
+            })
+            .collect();
+        let unknown = self.kinds.iter().position(|kind| *kind == UNKNOWN);
+        let mut normalizers = Vec::new();
+        if self.space_first {
+            normalizers.push(json!({"type": "Prepend", "prepend": SPACE}));
+        }
+        normalizers.push(json!({"type": "Replace", "pattern": {"String": " "}, "content": SPACE}));
+        let mut decoders = vec![
+            json!({"type": "Replace", "pattern": {"String": SPACE}, "content": " "}),
+            json!({"type": "ByteFallback"}),
+            json!({"type": "Fuse"}),
+        ];
+        if self.space_first {
+            decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
+        }
+        let post_processor = self.bos.map(|id| {
+            let piece = self.pieces[id as usize];
+            let bos = json!({"SpecialToken": {"id": piece, "type_id": 0}});
+            let text = |id: &str| json!({"Sequence": {"id": id, "type_id": 0}});
+            json!({
+                "type": "TemplateProcessing",
+                "single": [bos, text("A")],
+                "pair": [bos, text("A"), text("B")],
+                "special_tokens": {piece: {"id": piece, "ids": [id], "tokens": [piece]}},
+            })
+        });
+        json!({
+            "version": "1.0",
+            "truncation": null,
+            "padding": null,
+            "added_tokens": added,
+            "normalizer": {"type": "Sequence", "normalizers": normalizers},
+            "pre_tokenizer": null,
+            "post_processor": post_processor,
+            "decoder": {"type": "Sequence", "decoders": decoders},
+            "model": {
+                "type": "BPE",
+                "unk_token": unknown.map(|index| self.pieces[index]),
+                "fuse_unk": true,
+                "byte_fallback": true,
+                "vocab": vocabulary,
+                "merges": self.merges(),
+            },
+        })
+    }
+}
