@@ -35,16 +35,15 @@ fn plain([q, k, v]: [&Tensor; 3], heads: usize, seen: impl Fn(usize) -> Range<us
     let d = q[0][0].len() / heads;
     let group = q[0][0].len() / k[0][0].len();
     let mut out = Vec::new();
-    for sample in 0..q.len() {
-        for query in 0..q[sample].len() {
+    for (sample, queries) in q.iter().enumerate() {
+        for (query, numbers) in queries.iter().enumerate() {
             for head in 0..heads {
                 let (mine, shared) = (head * d, head / group * d);
                 let weights: Vec<(usize, f64)> = seen(query)
                     .map(|key| {
                         let dot: f64 = (0..d)
                             .map(|i| {
-                                f64::from(q[sample][query][mine + i])
-                                    * f64::from(k[sample][key][shared + i])
+                                f64::from(numbers[mine + i]) * f64::from(k[sample][key][shared + i])
                             })
                             .sum();
                         (key, (dot / (d as f64).sqrt()).exp())
