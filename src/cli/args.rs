@@ -10,7 +10,7 @@ use cupscale::{
     backend::DeviceSpec,
     canvas::{Fusion, SizeSpec},
     image::{DEFAULT_QUALITY, Format, Input, Output},
-    pipeline::{CaptionerChoice, ColourFix, Defaults, Settings},
+    pipeline::{CaptionerChoice, ColourFix, Defaults, Resume, Settings, Work},
     sampler::{Denoise, SamplerKind, TimestepSpacing},
     weights::QuantType,
 };
@@ -255,6 +255,16 @@ pub struct JobArgs {
           help_heading = "Machine")]
     threads: Option<u32>,
 
+    /// Folder for the files of a job while it runs [default: beside the output; the cache for a stream]
+    #[arg(long, value_name = "DIR", help_heading = "Unfinished work")]
+    work_dir: Option<PathBuf>,
+    /// Go on with unfinished work, which happens by itself; fail if there is none
+    #[arg(long, conflicts_with = "fresh", help_heading = "Unfinished work")]
+    resume: bool,
+    /// Throw unfinished work away and begin anew
+    #[arg(long, help_heading = "Unfinished work")]
+    fresh: bool,
+
     /// Print what would run and stop
     #[arg(long)]
     pub dry_run: bool,
@@ -366,6 +376,18 @@ impl JobArgs {
             batch: self.batch.map(|batch| batch as usize),
             tile: self.tile as usize,
             jpeg_quality: self.quality,
+        }
+    }
+
+    /// Where the job keeps what it has done, and what becomes of what is there.
+    pub fn work(&self) -> Work {
+        Work {
+            folder: self.work_dir.clone(),
+            resume: match (self.resume, self.fresh) {
+                (true, _) => Resume::Required,
+                (_, true) => Resume::Never,
+                _ => Resume::Auto,
+            },
         }
     }
 

@@ -80,9 +80,10 @@ pub fn run() -> ExitCode {
         Err(error) => {
             complain(&error.to_string());
             ExitCode::from(match error {
-                CliError::Usage(_) => USAGE,
+                CliError::Usage(_)
+                | CliError::Job(Error::OtherJob { .. } | Error::NothingToResume { .. }) => USAGE,
                 CliError::Job(Error::Sampler(error)) if error.is_wrong_choice() => USAGE,
-                CliError::Job(Error::Interrupted) => INTERRUPTED,
+                CliError::Job(Error::Interrupted(_)) => INTERRUPTED,
                 CliError::Models(error) if error.is_interrupt() => INTERRUPTED,
                 CliError::Job(_)
                 | CliError::Models(_)

@@ -25,8 +25,9 @@ pub fn run(args: &JobArgs) -> Result<(), CliError> {
     output.check_writable().map_err(Error::from)?;
     let mut reporter = Reporter::new(args.progress_mode(), args.quiet);
     let engine = super::engine::load(args, |note| reporter.note(note))?;
-    let settings = args.settings();
-    let report = pipeline::upscale(&engine, &picture, &output, format, &settings, &mut reporter)?;
+    let (settings, work) = (args.settings(), args.work());
+    let report =
+        pipeline::upscale(&engine, &picture, &output, format, &settings, &work, &mut reporter)?;
     reporter.finish(&format!(
         "{}: {} × {}, {} regions × {} steps",
         output.name(),

@@ -89,6 +89,7 @@ pub struct Engine {
     shape: ModelShape,
     name: String,
     loras: Vec<(String, f64)>,
+    fingerprint: String,
 }
 
 impl Engine {
@@ -132,6 +133,7 @@ impl Engine {
             device: device.clone(),
             dtype,
             shape,
+            fingerprint: files.fingerprint(),
             loras: files.loras().map(|(name, scale)| (name.to_owned(), scale)).collect(),
             name: match source {
                 ModelSource::Embedded => "mini".to_owned(),
@@ -173,6 +175,23 @@ impl Engine {
         &self.loras
     }
 
+    /// Changes when any file of the model does ([`ModelFiles::fingerprint`]).
+    #[must_use]
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// The backend that computes, and in what precision: results differ between them.
+    #[must_use]
+    pub fn device_name(&self) -> String {
+        let device = match self.device {
+            Device::Cpu => "cpu",
+            Device::Cuda(_) => "cuda",
+            Device::Metal(_) => "metal",
+        };
+        format!("{device} {}", self.dtype.as_str())
+    }
+
     /// What the model can do.
     #[must_use]
     pub fn shape(&self) -> ModelShape {
@@ -200,7 +219,16 @@ impl Engine {
         }
     }
 
-    /// One UNet call on a batch of regions given as host memory.
+    /// Values from the host as a tensor that [`predict`](Self::predict) takes.
+    pub(super) fn input(
+        &self,
+        values: Vec<f32>,
+        shape: (usize, usize, usize, usize),
+    ) -> Result<Tensor, Error> {
+        Ok(Tensor::from_vec(values, shape, &self.device)?.to_dtype(self.dtype)?)
+    }
+
+    /// One UNet call on a batch of regions.
     ///
     /// `z` and, for a model that sees it, `zl` are `[batch, height, width, C]`; the prediction comes
     /// back in the same layout, in f32. With guidance g the batch goes through the UNet twice in one
@@ -209,18 +237,14 @@ impl Engine {
     /// Salimans 2022, as diffusers writes it).
     pub(super) fn predict(
         &self,
-        call: &UNetCall<'_>,
+        call: &UNetCall,
         conditioning: &Conditioning,
         prior: Prior<'_>,
     ) -> Result<Vec<f32>, Error> {
-        let &UNetCall { z, zl, batch, height, width, timestep, guidance } = call;
-        let shape = (batch, height, width, self.shape.channels);
-        let tensor = |values: &[f32]| -> candle_core::Result<Tensor> {
-            Tensor::from_slice(values, shape, &self.device)?.to_dtype(self.dtype)
-        };
-        let mut sample = tensor(z)?;
+        let &UNetCall { ref z, ref zl, timestep, guidance } = call;
+        let mut sample = z.clone();
         if self.shape.sees_low_resolution {
-            sample = Tensor::cat(&[sample, tensor(zl)?], 3)?;
+            sample = Tensor::cat(&[&sample, zl], 3)?;
         }
         if guidance.is_some() {
             sample = Tensor::cat(&[&sample, &sample], 0)?;
@@ -266,12 +290,9 @@ fn check_conditioning(
 }
 
 /// The arguments of one UNet call.
-pub(super) struct UNetCall<'a> {
-    pub z: &'a [f32],
-    pub zl: &'a [f32],
-    pub batch: usize,
-    pub height: usize,
-    pub width: usize,
+pub(super) struct UNetCall {
+    pub z: Tensor,
+    pub zl: Tensor,
     pub timestep: f64,
     pub guidance: Option<f64>,
 }

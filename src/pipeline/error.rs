@@ -1,9 +1,19 @@
 //! Why a job cannot be done, or could not be finished.
 
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
 use crate::{
-    backend::DeviceError, canvas::CanvasError, caption::CaptionError, image::ImageError,
-    model::text::TextError, priors::structure::StructureError, sampler::SamplerError,
-    weights::WeightsError,
+    backend::DeviceError,
+    canvas::CanvasError,
+    caption::CaptionError,
+    image::ImageError,
+    model::text::TextError,
+    priors::structure::StructureError,
+    sampler::SamplerError,
+    weights::{WeightsError, registry::human},
 };
 
 use super::Stage;
@@ -41,8 +51,27 @@ pub enum Error {
         .0.verb()
     )]
     NonFinite(Stage),
-    #[error("interrupted; nothing was written")]
-    Interrupted,
+    /// Stopped by whoever watches the job; the folder that keeps what is done, if anything is.
+    #[error("interrupted{}", kept(.0.as_deref()))]
+    Interrupted(Option<PathBuf>),
+    /// A file of the work folder.
+    #[error("{}: {source}", path.display())]
+    Work { path: PathBuf, source: io::Error },
+    #[error("{}: another process is at work on this job", folder.display())]
+    Busy { folder: PathBuf },
+    #[error(
+        "{output}: unfinished work of another job is in {} ({what}); --fresh begins anew",
+        folder.display()
+    )]
+    OtherJob { output: String, folder: PathBuf, what: String },
+    #[error("{output}: there is nothing to resume in {}", folder.display())]
+    NothingToResume { output: String, folder: PathBuf },
+    #[error(
+        "{}: the job needs {} of disk while it works, and {} are free: make room, or choose another folder \
+         with --work-dir",
+        folder.display(), human(*need), human(*free)
+    )]
+    NoRoom { folder: PathBuf, need: u64, free: u64 },
 }
 
 impl Error {
@@ -51,6 +80,19 @@ impl Error {
     pub fn is_broken_pipe(&self) -> bool {
         matches!(self, Self::Image(error) if error.is_broken_pipe())
     }
+}
+
+/// What becomes of a job that was interrupted.
+fn kept(folder: Option<&Path>) -> String {
+    folder.map_or_else(
+        || "; nothing was written".to_owned(),
+        |folder| {
+            format!(
+                "; the same command goes on from here (what is done is in {})",
+                folder.display()
+            )
+        },
+    )
 }
 
 /// candle appends backtraces to its messages; a user is helped by the first line alone.

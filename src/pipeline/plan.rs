@@ -1,17 +1,18 @@
 //! What a job will do, worked out before it does anything: sizes, regions, timesteps, tiles, and
 //! the memory that follows from them.
 
-use std::{fmt, path::Path};
+use std::fmt;
 
-use crate::canvas::{CanvasSize, Latent, RegionGrid, target_size};
+use crate::{
+    canvas::{CanvasSize, RegionGrid, target_size},
+    weights::registry::human,
+};
 
 use super::{
     Engine, Error, ModelShape, Sampling, Settings,
     tiles::{Span, spans},
+    work::Layout,
 };
-
-/// Canvases up to this many bytes stay in memory; larger ones are mapped files.
-const IN_MEMORY_BYTES: usize = 64 << 20;
 
 /// Padding in latent pixels for an autoencoder whose norms look at the whole tile (AutoencoderKL):
 /// no padding makes such a tile exact, but wide padding brings its statistics close to its
@@ -94,26 +95,21 @@ impl Plan {
         per_step * self.sampling.steps.len() * if self.sampling.guidance.is_some() { 2 } else { 1 }
     }
 
-    /// Bytes of the mapped canvases: the latent, its low-resolution reference and the fused noise.
+    /// Bytes on the disk of the canvases that a job keeps while it runs, the output's rows (at 8 bits
+    /// without alpha) included.
     #[must_use]
-    pub fn canvas_bytes(&self) -> usize {
-        3 * self.latent_bytes()
+    pub fn work_bytes(&self) -> u64 {
+        self.layout(3 * self.canvas.width).bytes()
     }
 
-    fn latent_bytes(&self) -> usize {
-        let pixels = self.canvas.latent_height * self.canvas.latent_width;
-        pixels * self.shape.channels * size_of::<f32>()
-    }
-
-    /// A zeroed latent of the canvas's size; a large one lies in a file in `folder` that has no name.
-    pub(super) fn latent(&self, folder: &Path) -> Result<Latent, Error> {
-        let (height, width) = (self.canvas.latent_height, self.canvas.latent_width);
-        let channels = self.shape.channels;
-        Ok(if self.latent_bytes() <= IN_MEMORY_BYTES {
-            Latent::in_memory(height, width, channels)?
-        } else {
-            Latent::in_dir(folder, height, width, channels)?
-        })
+    /// The files of the work folder; `row_bytes` is the length of one row of the output's samples.
+    pub(super) fn layout(&self, row_bytes: usize) -> Layout {
+        Layout {
+            canvas: (self.canvas.latent_height, self.canvas.latent_width, self.shape.channels),
+            regions: (self.grid.len(), self.grid.region_side()),
+            low_resolution: self.low_resolution,
+            rows: (self.canvas.height, row_bytes),
+        }
     }
 }
 
@@ -190,12 +186,8 @@ impl fmt::Display for Plan {
             self.tile_columns.len(),
             self.tile_rows.len()
         )?;
-        write!(f, "canvas bytes  {}", mebibytes(self.canvas_bytes()))
+        write!(f, "disk          {} while it works", human(self.work_bytes()))
     }
-}
-
-fn mebibytes(bytes: usize) -> String {
-    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
 #[cfg(test)]

@@ -100,8 +100,8 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The settings that made an output, as one line of JSON for its metadata.
-    pub(super) fn record(&self, engine: &Engine, plan: &Plan, prompt: &str) -> String {
+    /// The settings that made an output, for its metadata.
+    pub(super) fn record(&self, engine: &Engine, plan: &Plan, prompt: &str) -> serde_json::Value {
         let sampling = &plan.sampling;
         let mut record = serde_json::json!({
             "version": env!("CARGO_PKG_VERSION"),
@@ -147,7 +147,7 @@ impl Settings {
         if sampling.guidance.is_some() {
             record["negative_prompt"] = self.negative_prompt.as_str().into();
         }
-        record.to_string()
+        record
     }
 }
 

@@ -7,6 +7,7 @@ mod clip_vocabulary;
 mod diffusers;
 mod embedded;
 mod error;
+mod fingerprint;
 mod form;
 mod gguf;
 pub mod hub;

@@ -2,13 +2,14 @@
 //! built here; of the UNet, configuration and weights are handed out, because what it is built with
 //! is the pipeline's business.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{DType, Device};
 use serde_json::Value;
 
 use super::diffusers::DiffusersFolder;
+use super::fingerprint::fingerprint;
 use super::form::{Form, Part, PartConfig};
 use super::gguf::{self, GgufModel, Summary};
 use super::kept::{Keeping, KeptWeights};
@@ -28,6 +29,8 @@ use crate::model::vae::Vae;
 #[derive(Clone, Debug)]
 pub struct ModelFiles {
     form: Arc<dyn Form>,
+    /// every file and folder that a part of it comes from
+    paths: Vec<PathBuf>,
     loras: Vec<Lora>,
     quantized: Option<QuantType>,
     keep_above: usize,
@@ -57,12 +60,16 @@ impl ModelFiles {
     /// A source that is no model in a known form, or a description that cannot be read.
     pub fn open(source: ModelSource) -> Result<Self, WeightsError> {
         source.check()?;
+        let paths = match &source {
+            ModelSource::Path(path) => vec![path.clone()],
+            ModelSource::Embedded => Vec::new(),
+        };
         let form: Arc<dyn Form> = match (GgufModel::open(&source)?, source) {
             (Some(model), _) => Arc::new(model),
             (None, ModelSource::Path(file)) if file.is_file() => Arc::new(SingleFile::open(file)?),
             (None, folder) => Arc::new(DiffusersFolder::open(folder)?),
         };
-        Ok(Self { form, loras: Vec::new(), quantized: None, keep_above: KEEP_ABOVE })
+        Ok(Self { form, paths, loras: Vec::new(), quantized: None, keep_above: KEEP_ABOVE })
     }
 
     /// The model with another VAE: from a folder with its `config.json`, from a whole model in a
@@ -70,7 +77,8 @@ impl ModelFiles {
     ///
     /// # Errors
     /// No VAE there, or one that is not supported.
-    pub fn with_vae(self, path: &Path) -> Result<Self, WeightsError> {
+    pub fn with_vae(mut self, path: &Path) -> Result<Self, WeightsError> {
+        self.paths.push(path.to_owned());
         Ok(Self { form: Arc::new(Replaced::vae(self.form, path)?), ..self })
     }
 
@@ -78,7 +86,8 @@ impl ModelFiles {
     ///
     /// # Errors
     /// No UNet there, or one that is not supported.
-    pub fn with_unet(self, path: &Path) -> Result<Self, WeightsError> {
+    pub fn with_unet(mut self, path: &Path) -> Result<Self, WeightsError> {
+        self.paths.push(path.to_owned());
         Ok(Self { form: Arc::new(Replaced::unet(self.form, path)?), ..self })
     }
 
@@ -98,6 +107,7 @@ impl ModelFiles {
         let PartConfig { config, file, .. } = self.form.config(Part::Unet)?;
         let unet = UNetConfig::from_json(&config.to_string())
             .map_err(|error| WeightsError::Config { file, reason: error.to_string() })?;
+        self.paths.push(path.to_owned());
         self.loras.push(Lora::open(path, scale, &Index::new(&parts, &unet))?);
         Ok(self)
     }
@@ -106,6 +116,13 @@ impl ModelFiles {
     /// scale.
     pub fn loras(&self) -> impl Iterator<Item = (&str, f64)> {
         self.loras.iter().map(|lora| (lora.name.as_str(), lora.scale))
+    }
+
+    /// A digest that changes when any file of the model does, or how it is put together. Reads no
+    /// weights: files are told apart by place, length and time of change.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        fingerprint(&self.paths, self.loras.iter().map(|lora| lora.scale), self.quantized)
     }
 
     /// What the user should know though the model can be used, a line each: tensors that nothing
