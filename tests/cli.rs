@@ -113,7 +113,7 @@ fn bad_input_gets_one_clear_line_and_leaves_nothing_behind() {
         ("cut.jpg", "not a readable image"),
         ("empty.png", "empty"),
         ("text.png", "not a readable image"),
-        ("folder.png", "is a directory"),
+        ("folder.png", "no pictures in it"),
     ] {
         let message = shell.fail(&format!("{input} -o out.png"), 1);
         assert!(message.contains(input) && message.contains(expected), "{message}");

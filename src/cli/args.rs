@@ -25,12 +25,13 @@ Examples:
   cupscale-fast photo.jpg                                  write photo_4x.jpg
   cupscale-fast -i in.png -o out.tif --scale 2 --prompt \"an old harbour at dusk\"
   cat in.png | cupscale-fast -i - -o - --format png > out.png
+  cupscale-fast -i shots -o big --skip-existing            every picture below the folder
   cupscale-fast caption photo.jpg > captions.json          edit it, then:
   cupscale-fast photo.jpg --captions captions.json
   cupscale-fast plan photo.jpg --long-edge 8000            what would run, without running it
   cupscale-fast models list                                which models there are
 
-Exit codes: 0 done, 1 the input failed, 2 wrong usage, 130 interrupted.";
+Exit codes: 0 done, 1 an input failed, 2 wrong usage, 3 everything was skipped, 130 interrupted.";
 
 /// What was typed.
 #[derive(Debug, Parser)]
@@ -93,18 +94,22 @@ pub enum ColorFixArg {
 
 #[derive(Args, Debug)]
 pub struct JobArgs {
-    /// The picture to enlarge; `-` reads standard input
+    /// The picture to enlarge, or a folder of pictures; `-` reads standard input
     #[arg(value_name = "INPUT", conflicts_with = "input_option")]
     input: Option<OsString>,
     /// The same as INPUT
     #[arg(short = 'i', long = "input", value_name = "INPUT")]
     input_option: Option<OsString>,
-    /// Where to write; `-` writes standard output [default: INPUT with _4x before its extension]
+    /// Where to write, for a folder a folder; `-` writes standard output [default: INPUT with _4x before its
+    /// extension]
     #[arg(short, long, value_name = "OUTPUT")]
     output: Option<OsString>,
     /// Format of the output [default: by the output's name, else as the input]
     #[arg(short, long, value_name = "png|jpeg|webp|tiff")]
     format: Option<Format>,
+    /// Leave pictures alone whose output exists
+    #[arg(long)]
+    pub skip_existing: bool,
     /// JPEG quality
     #[arg(long, value_name = "1-100", default_value_t = DEFAULT_QUALITY,
           value_parser = clap::value_parser!(u8).range(1..=100))]
@@ -275,18 +280,24 @@ impl JobArgs {
         })
     }
 
+    /// The one picture that `verb` reads.
+    pub fn one_input(&self, verb: &str) -> Result<Input, CliError> {
+        match self.input()? {
+            Input::Path(path) if path.is_dir() => Err(CliError::Usage(format!(
+                "{}: is a folder; `{verb}` takes one picture",
+                path.display()
+            ))),
+            input => Ok(input),
+        }
+    }
+
     /// Where to write, and in which format. `source` is the input's own format.
     pub fn output(&self, input: &Input, source: Format) -> Result<(Output, Format), CliError> {
         let output = match (&self.output, input) {
             (Some(output), _) => Output::parse(output),
             (None, Input::Path(path)) => {
-                let format = self.format.unwrap_or(source);
-                let extension = match path.extension() {
-                    Some(own) if format == source => own.to_string_lossy().into_owned(),
-                    _ => format.extension().to_owned(),
-                };
-                let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-                Output::Path(path.with_file_name(format!("{stem}_{}.{extension}", self.suffix())))
+                let (path, format) = self.output_name(path, source, &self.suffix());
+                return Ok((Output::Path(path), format));
             }
             (None, Input::Stdin) => Output::Stdout,
         };
@@ -307,17 +318,76 @@ impl JobArgs {
         Ok((output, self.format.or(named).unwrap_or(source)))
     }
 
+    /// The name and the format of the output of a picture that is named itself: with `suffix` before the
+    /// extension, which changes only with the format. `source` is the format of what it holds.
+    pub fn output_name(&self, path: &Path, source: Format, suffix: &str) -> (PathBuf, Format) {
+        let named = Format::from_extension(path);
+        let format = self.format.or(named).unwrap_or(source);
+        // What is no extension of ours belongs to the name.
+        let stem = if named.is_some() { path.file_stem() } else { path.file_name() };
+        let mut name = stem.unwrap_or_default().to_owned();
+        name.push(suffix);
+        name.push(".");
+        match path.extension() {
+            Some(own) if named == Some(format) => name.push(own),
+            _ => name.push(format.extension()),
+        }
+        (path.with_file_name(name), format)
+    }
+
+    /// The folder for the outputs of the pictures in `folder`.
+    ///
+    /// # Errors
+    /// What cannot be meant: one file or a stream for many pictures, the input folder itself, one
+    /// picture's captions for many.
+    pub fn output_folder(&self, folder: &Path) -> Result<PathBuf, CliError> {
+        let refuse = |reason: String| Err(CliError::Usage(reason));
+        if let Some(captions) = &self.captions {
+            let captions = captions.display();
+            return refuse(format!("--captions {captions}: describe one picture, not a folder"));
+        }
+        let output = match self.output.as_deref().map(Output::parse) {
+            Some(Output::Path(path)) => path,
+            Some(Output::Stdout) => {
+                return refuse("-o -: a folder's pictures go to a folder".to_owned());
+            }
+            None => {
+                // `.` and `..` have no name of their own.
+                let named = match folder.file_name() {
+                    Some(_) => folder.to_owned(),
+                    None => folder.canonicalize().unwrap_or_default(),
+                };
+                let Some(name) = named.file_name() else {
+                    return refuse(format!("{}: name the output folder, -o", folder.display()));
+                };
+                let mut name = name.to_owned();
+                name.push(self.suffix());
+                named.with_file_name(name)
+            }
+        };
+        if output.exists() && !output.is_dir() {
+            return refuse(format!("-o {}: is no folder, but the input is", output.display()));
+        }
+        if output
+            .canonicalize()
+            .is_ok_and(|real| folder.canonicalize().is_ok_and(|own| own == real))
+        {
+            return refuse(format!("-o {}: is the input folder itself", output.display()));
+        }
+        Ok(output)
+    }
+
     /// Where a verb that writes no picture should write.
     pub fn document_output(&self) -> Output {
         self.output.as_deref().map_or(Output::Stdout, Output::parse)
     }
 
-    /// What stands before the extension of a default output name: `4x`, `1.5x`, `800x600`.
+    /// What stands before the extension of a default output name: `_4x`, `_1.5x`, `_800x600`.
     fn suffix(&self) -> String {
         match self.size_spec() {
-            SizeSpec::Scale(scale) => format!("{scale}x"),
-            SizeSpec::Exact(width, height) => format!("{width}x{height}"),
-            SizeSpec::LongEdge(edge) => format!("{edge}px"),
+            SizeSpec::Scale(scale) => format!("_{scale}x"),
+            SizeSpec::Exact(width, height) => format!("_{width}x{height}"),
+            SizeSpec::LongEdge(edge) => format!("_{edge}px"),
         }
     }
 
@@ -448,6 +518,9 @@ mod tests {
             ("x photo.jpeg -s 1.5", "photo_1.5x.jpeg"),
             ("x photo.jpeg --size 800x600", "photo_800x600.jpeg"),
             ("x photo.jpeg --long-edge 5000 -f png", "photo_5000px.png"),
+            ("x photo.PNG -f jpeg", "photo_4x.jpg"),
+            ("x 2024.01 -f tiff", "2024.01_4x.tif"),
+            ("x photo", "photo_4x.jpg"),
         ] {
             let args = parse(line);
             let (output, _) = args.output(&args.input().unwrap(), Format::Jpeg).unwrap();
