@@ -5,7 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use clap::{Args, Parser, Subcommand, ValueEnum, builder::TypedValueParser as _};
+use clap::{
+    Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum,
+    builder::TypedValueParser as _, error::ErrorKind,
+};
 use cupscale::{
     backend::DeviceSpec,
     canvas::{Fusion, SizeSpec},
@@ -46,9 +49,46 @@ pub struct Cli {
     pub job: JobArgs,
 }
 
+/// Options that say how a picture is written, which `caption` does not do: the options of the job whose
+/// regions it describes are the same otherwise.
+const NOT_OF_CAPTION: [&str; 4] = ["format", "quality", "skip_existing", "dry_run"];
+
+impl Cli {
+    /// The definition, with each verb's own options in its help.
+    fn definition() -> clap::Command {
+        let hidden = |command: clap::Command| {
+            NOT_OF_CAPTION
+                .iter()
+                .fold(command, |command, id| command.mut_arg(id, |option| option.hide(true)))
+                .mut_arg("output", |option| {
+                    option.help("Where to write the JSON [default: standard output]")
+                })
+        };
+        Self::command().mut_subcommand("caption", hidden)
+    }
+
+    /// Parses what was typed, and refuses an option where its verb does not use it.
+    pub fn from_command_line(
+        words: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+    ) -> Result<Self, clap::Error> {
+        let mut definition = Self::definition();
+        let matches = definition.try_get_matches_from_mut(words)?;
+        if let Some(("caption", caption)) = matches.subcommand() {
+            let typed = |id: &&&str| {
+                caption.value_source(id) == Some(clap::parser::ValueSource::CommandLine)
+            };
+            if let Some(id) = NOT_OF_CAPTION.iter().find(typed) {
+                let reason = format!("`caption` writes no picture: no --{}", id.replace('_', "-"));
+                return Err(definition.error(ErrorKind::ArgumentConflict, reason));
+            }
+        }
+        Self::from_arg_matches(&matches)
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Print what would run (regions, steps, bytes) and stop
+    /// Print what would run (regions, steps, bytes) and stop; takes every option of the job
     Plan(Box<JobArgs>),
     /// Print the caption of every region as JSON, to be edited and given back with --captions
     Caption(Box<JobArgs>),
@@ -378,8 +418,18 @@ impl JobArgs {
     }
 
     /// Where a verb that writes no picture should write.
-    pub fn document_output(&self) -> Output {
-        self.output.as_deref().map_or(Output::Stdout, Output::parse)
+    ///
+    /// # Errors
+    /// A name that a picture would have.
+    pub fn document_output(&self) -> Result<Output, CliError> {
+        let output = self.output.as_deref().map_or(Output::Stdout, Output::parse);
+        match output.format() {
+            Some(format) => Err(CliError::Usage(format!(
+                "-o {}: named like a {format}, but JSON is written",
+                output.name()
+            ))),
+            None => Ok(output),
+        }
     }
 
     /// What stands before the extension of a default output name: `_4x`, `_1.5x`, `_800x600`.
@@ -485,21 +535,39 @@ impl JobArgs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory as _;
     use cupscale::sampler::{Ddim, Tcd};
 
     fn parse(line: &str) -> JobArgs {
-        Cli::try_parse_from(line.split(' ')).unwrap().job
+        Cli::from_command_line(line.split(' ')).unwrap().job
     }
 
     #[test]
     fn the_definition_of_every_option_is_consistent() {
-        Cli::command().debug_assert();
+        Cli::definition().debug_assert();
+    }
+
+    #[test]
+    fn caption_refuses_what_says_how_a_picture_is_written_and_its_help_does_not_offer_it() {
+        let mut definition = Cli::definition();
+        let caption = definition.find_subcommand_mut("caption").unwrap();
+        let help = caption.render_help().to_string();
+        for line in ["-f png", "--quality 90", "--skip-existing", "--dry-run"] {
+            let words = format!("x caption a.png {line}");
+            let error = Cli::from_command_line(words.split(' ')).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ArgumentConflict);
+            assert!(error.to_string().contains("writes no picture"), "{error}");
+            assert!(Cli::from_command_line(words.replace("caption", "plan").split(' ')).is_ok());
+        }
+        for id in NOT_OF_CAPTION {
+            assert!(!help.contains(&format!("--{}", id.replace('_', "-"))), "{id} in: {help}");
+        }
+        assert!(help.contains("--overlap") && help.contains("Where to write the JSON"), "{help}");
+        assert!(Cli::from_command_line(["x", "caption", "a.png", "--overlap", "0.25"]).is_ok());
     }
 
     #[test]
     fn the_help_states_the_real_defaults() {
-        let help = Cli::command().render_help().to_string();
+        let help = Cli::definition().render_help().to_string();
         let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
         for default in [
             format!("[default: the model's, or {}]", Defaults::STEPS),
@@ -590,7 +658,7 @@ mod tests {
             "x a --lora :1",
             "x a --unknown",
         ] {
-            assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
+            assert!(Cli::from_command_line(line.split(' ')).is_err(), "{line}");
         }
     }
 }

@@ -10,7 +10,7 @@ use super::{CliError, args::JobArgs, engine, progress::Reporter};
 pub fn run(args: &JobArgs) -> Result<(), CliError> {
     args.set_threads()?;
     let input = args.one_input("caption")?;
-    let output = args.document_output();
+    let output = args.document_output()?;
     if let (Input::Path(from), Output::Path(to)) = (&input, &output)
         && let (Ok(from), Ok(to)) = (from.canonicalize(), to.canonicalize())
         && from == to

@@ -18,8 +18,6 @@ use std::{
     process::ExitCode,
 };
 
-use clap::Parser as _;
-
 use args::{Cli, Verb};
 use cupscale::{pipeline::Error, weights::registry::ModelError};
 
@@ -67,7 +65,7 @@ impl CliError {
 
 /// Runs the command line; the result is the process's exit code.
 pub fn run() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::from_command_line(std::env::args_os()) {
         Ok(cli) => cli,
         // Help and version are no errors: clap prints them.
         Err(shown) if !shown.use_stderr() => shown.exit(),

@@ -114,7 +114,7 @@ impl Denoise<'_> {
                 },
             )?;
             if !eps.iter().all(|value| value.is_finite()) {
-                return Err(Error::NonFinite(Stage::Denoise));
+                return Err(Error::non_finite(Stage::Denoise, &engine.device));
             }
             for (region, eps) in batch.iter().zip(eps.chunks_exact(size)) {
                 round.add(region.index, eps)?;

@@ -90,6 +90,9 @@ pub fn upscale(
         settings.rsp,
         plan.sampling.guidance.map(|_| settings.negative_prompt.as_str()),
     )?;
+    for note in &conditions.notes {
+        progress.note(note);
+    }
     let zl = encode::canvas(engine, picture, &plan, &folder, progress)?;
     let low_resolution = plan
         .low_resolution
