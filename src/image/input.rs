@@ -246,6 +246,19 @@ impl Target {
         }
     }
 
+    /// An unnamed temporary file for what must be read again: beside the target, where there is room for
+    /// a picture, else in the system's folder.
+    pub(crate) fn spool(&self) -> Result<File> {
+        let file = match self {
+            Self::Temporary { path, .. } => {
+                let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+                tempfile::tempfile_in(folder.unwrap_or(Path::new(".")))
+            }
+            Self::Stdout | Self::Special { .. } => tempfile::tempfile(),
+        };
+        file.map_err(|error| ImageError::write(self.name(), error))
+    }
+
     fn cloned(&self, file: &File) -> Result<File> {
         file.try_clone().map_err(|e| ImageError::write(self.name(), e))
     }

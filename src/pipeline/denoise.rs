@@ -118,7 +118,7 @@ impl Denoise<'_> {
                     },
                 )?;
                 if !eps.iter().all(|value| value.is_finite()) {
-                    return Err(Error::NonFinite(Stage::Denoise));
+                    return Err(Error::non_finite(Stage::Denoise, &engine.device));
                 }
                 let first = batch[0].index;
                 let rows = first * side..(first + batch.len()) * side;

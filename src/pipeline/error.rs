@@ -5,6 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use candle_core::Device;
+
 use crate::{
     backend::DeviceError,
     canvas::CanvasError,
@@ -47,10 +49,15 @@ pub enum Error {
     OutputTooLarge { width: u32, height: u32 },
     /// A result that is no number: rather no picture than a black one.
     #[error(
-        "{}: the model produced values that are not numbers; try `--device cpu`",
-        .0.verb()
+        "{}: the model produced values that are not numbers; {}",
+        .stage.verb(),
+        if *.on_cpu {
+            "are its files good (`models verify`), the scales of LoRAs and --guidance not too high?"
+        } else {
+            "try `--device cpu`, which computes in f32"
+        }
     )]
-    NonFinite(Stage),
+    NonFinite { stage: Stage, on_cpu: bool },
     /// Stopped by whoever watches the job; the folder that keeps what is done, if anything is.
     #[error("interrupted{}", kept(.0.as_deref()))]
     Interrupted(Option<PathBuf>),
@@ -75,6 +82,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Values that are not numbers, from a model on `device`.
+    pub(super) fn non_finite(stage: Stage, device: &Device) -> Self {
+        Self::NonFinite { stage, on_cpu: device.is_cpu() }
+    }
+
     /// Whether the reader of standard output went away, which is no failure of ours.
     #[must_use]
     pub fn is_broken_pipe(&self) -> bool {

@@ -135,6 +135,9 @@ impl Run<'_> {
                 settings.rsp,
                 plan.sampling.guidance.map(|_| settings.negative_prompt.as_str()),
             )?;
+            for note in &conditions.notes {
+                progress.note(note);
+            }
             encode::canvas(engine, picture, plan, work, progress)?;
             encode::low_resolution(engine, picture, plan, work)?;
             let denoise = denoise::Denoise { engine, plan, settings, conditions: &conditions };

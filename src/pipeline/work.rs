@@ -432,19 +432,21 @@ fn difference(old: &Value, new: &Value) -> Option<String> {
     let (Some(old), Some(new)) = (old.as_object(), new.as_object()) else {
         return Some("its description cannot be read".to_owned());
     };
-    let key = new.keys().chain(old.keys()).find(|key| old.get(*key) != new.get(*key))?;
-    let shown = |job: &serde_json::Map<String, Value>| match job.get(key) {
-        Some(value) => value.to_string(),
-        None => "none".to_owned(),
-    };
-    let (old, new) = (shown(old), shown(new));
-    let what = key.replace('_', " ");
-    // A digest says nothing to anybody.
-    Some(if old.len().max(new.len()) > 40 {
-        format!("{what} differs")
-    } else {
-        format!("{what}: {old} there, {new} now")
-    })
+    let changed: Vec<_> = (new.keys().chain(old.keys()))
+        .filter(|key| old.get(*key) != new.get(*key))
+        .map(|key| {
+            let shown = |job: &serde_json::Map<String, Value>| {
+                job.get(key).map_or_else(|| "none".to_owned(), Value::to_string)
+            };
+            (key.replace('_', " "), shown(old), shown(new))
+        })
+        .collect();
+    // A digest says nothing to anybody: rather name what can be read.
+    let readable = |(_, old, new): &&(String, String, String)| old.len().max(new.len()) <= 40;
+    match changed.iter().find(readable) {
+        Some((what, old, new)) => Some(format!("{what}: {old} there, {new} now")),
+        None => Some(format!("{} differs", changed.first()?.0)),
+    }
 }
 
 #[cfg(test)]

@@ -1,14 +1,15 @@
 //! Encoding, a band of rows at a time, into a temporary file that is renamed when complete.
 //!
-//! PNG, JPEG and TIFF stream: memory does not grow with the output (JPEG's encoder pulls rows, so it
-//! runs in a thread of its own and is fed through a short queue; TIFF to a stream is spooled to an unnamed
-//! temporary file, because its directory needs offsets). WebP is lossless and needs the whole
-//! picture as 8-bit samples, which its limit of 16,383 pixels a side bounds.
+//! Every format streams: memory does not grow with the output. JPEG's encoder pulls rows, so it runs in a
+//! thread of its own and is fed through a short queue. What a format needs to see twice is spooled to an
+//! unnamed temporary file: a TIFF on its way to a stream, because its directory needs offsets, and the
+//! samples of a WebP, because its codes follow from all of them.
 
 mod jpeg;
 mod png;
 mod samples;
 mod tiff;
+mod vp8l;
 mod webp;
 
 use std::ffi::OsStr;
