@@ -48,6 +48,7 @@ pub fn read(input: &Input) -> Result<(Picture, Format), CliError> {
 
 /// Plans the job of `args` without running it.
 pub fn plan(args: &JobArgs) -> Result<Plan, CliError> {
+    args.set_threads()?;
     let (picture, _) = read(&args.input()?)?;
     let size = (picture.width, picture.height);
     let engine = super::engine::load(args, |note| {

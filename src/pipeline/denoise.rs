@@ -1,7 +1,7 @@
 //! Diffuse, then denoise by regions (METHOD §2): noise the canvas to the first timestep that runs,
 //! and for each timestep predict every region's noise, fuse, apply the structure prior, step.
 
-use std::path::Path;
+use std::{cell::Cell, path::Path};
 
 use candle_core::Tensor;
 
@@ -15,6 +15,7 @@ use crate::{
 
 use super::{
     Engine, Error, Plan, Progress, Settings, Stage, condition::Conditions, engine::UNetCall,
+    memory::retry_smaller,
 };
 
 /// Draws of the noise field: the canvas, the low-resolution latent of the attention prior, and from
@@ -39,6 +40,8 @@ pub(super) struct Denoise<'a> {
     pub zl: &'a Latent,
     /// The latent of the input at the model's native size, for the attention prior.
     pub low_resolution: Option<&'a Latent>,
+    /// Regions per UNet call: the plan's, or what the device turned out to have memory for.
+    pub batch: Cell<usize>,
 }
 
 impl Denoise<'_> {
@@ -82,37 +85,17 @@ impl Denoise<'_> {
         round: &mut Round<'_>,
         progress: &mut dyn Progress,
     ) -> Result<(), Error> {
-        let Self { engine, plan, settings, zl, .. } = *self;
-        let side = plan.grid.region_side();
-        let size = side * side * zl.channels();
-        let regions: Vec<Region> = plan.grid.regions().collect();
-        for batch in regions.chunks(plan.batch) {
+        let size = self.plan.grid.region_side().pow(2) * self.zl.channels();
+        let regions: Vec<Region> = self.plan.grid.regions().collect();
+        let mut rest = &regions[..];
+        while !rest.is_empty() {
             if progress.interrupted() {
                 return Err(Error::Interrupted);
             }
-            let mut z_batch = vec![0.0; size * batch.len()];
-            let mut zl_batch = vec![0.0; size * batch.len()];
-            for (slot, region) in batch.iter().enumerate() {
-                z.gather(region, &mut z_batch[slot * size..][..size])?;
-                zl.gather(region, &mut zl_batch[slot * size..][..size])?;
-            }
-            let layers = self.prior_layers(batch, priors)?;
-            let eps = engine.predict(
-                &UNetCall {
-                    z: &z_batch,
-                    zl: &zl_batch,
-                    batch: batch.len(),
-                    height: side,
-                    width: side,
-                    timestep,
-                    guidance: plan.sampling.guidance,
-                },
-                &self.conditions.of_regions(batch)?,
-                match &layers {
-                    Some(layers) => Prior::Blend { layers, weight: settings.rap },
-                    None => Prior::None,
-                },
-            )?;
+            let (batch, eps) = retry_smaller(&self.batch, |count| {
+                let batch = &rest[..count.min(rest.len())];
+                Ok((batch, self.predict_batch(z, timestep, priors, batch)?))
+            })?;
             if !eps.iter().all(|value| value.is_finite()) {
                 return Err(Error::NonFinite(Stage::Denoise));
             }
@@ -120,8 +103,45 @@ impl Denoise<'_> {
                 round.add(region.index, eps)?;
             }
             progress.advance(batch.len());
+            rest = &rest[batch.len()..];
         }
         Ok(())
+    }
+
+    /// The predictions of a batch of regions, one after the other.
+    fn predict_batch(
+        &self,
+        z: &Latent,
+        timestep: f64,
+        priors: &[AttentionPrior],
+        batch: &[Region],
+    ) -> Result<Vec<f32>, Error> {
+        let Self { engine, plan, settings, zl, .. } = *self;
+        let side = plan.grid.region_side();
+        let size = side * side * zl.channels();
+        let mut z_batch = vec![0.0; size * batch.len()];
+        let mut zl_batch = vec![0.0; size * batch.len()];
+        for (slot, region) in batch.iter().enumerate() {
+            z.gather(region, &mut z_batch[slot * size..][..size])?;
+            zl.gather(region, &mut zl_batch[slot * size..][..size])?;
+        }
+        let layers = self.prior_layers(batch, priors)?;
+        engine.predict(
+            &UNetCall {
+                z: &z_batch,
+                zl: &zl_batch,
+                batch: batch.len(),
+                height: side,
+                width: side,
+                timestep,
+                guidance: plan.sampling.guidance,
+            },
+            &self.conditions.of_regions(batch)?,
+            match &layers {
+                Some(layers) => Prior::Blend { layers, weight: settings.rap },
+                None => Prior::None,
+            },
+        )
     }
 
     /// The priors of a batch of regions, one tensor for each cross-attention; with guidance, those of
@@ -137,7 +157,7 @@ impl Denoise<'_> {
         let Self { engine, plan, .. } = *self;
         let side = plan.grid.region_side();
         let factor = engine.shape().factor;
-        let sizes = engine.unet.cross_attention_sizes(side, side);
+        let sizes = engine.unet_config().cross_attention_sizes(side, side);
         let rects: Vec<_> = batch.iter().map(|region| rect(region, &plan.canvas, factor)).collect();
         let halves = (priors.iter())
             .map(|prior| prior.for_regions(&rects, &sizes))

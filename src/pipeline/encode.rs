@@ -11,6 +11,7 @@ use crate::{
 
 use super::{
     Engine, Error, Plan, Progress, Stage,
+    memory::retry_halves,
     tiles::{Span, mirrored, spans},
 };
 
@@ -99,26 +100,29 @@ fn encode(
             if progress.interrupted() {
                 return Err(Error::Interrupted);
             }
-            let (x, y) = (pixels(column.padded()), pixels(row.padded()));
-            let window = source.window(x.clone(), y.clone());
-            let window = Tensor::from_vec(window, (1, y.len(), x.len(), 3), &engine.device)?;
-            let core: Vec<f32> = engine
-                .vae
-                .encode(&window)?
-                .narrow(1, row.pad, row.core.len())?
-                .narrow(2, column.pad, column.core.len())?
-                .to_dtype(DType::F32)?
-                .flatten_all()?
-                .to_vec1()?;
-            if !core.iter().all(|value| value.is_finite()) {
-                return Err(Error::NonFinite(Stage::Encode));
-            }
-            let (width, channels) = (latent.width(), latent.channels());
-            let length = column.core.len() * channels;
-            for (line, y) in core.chunks_exact(length).zip(row.core.clone()) {
-                let at = (y * width + column.core.start) * channels;
-                latent.as_mut_slice()[at..at + length].copy_from_slice(line);
-            }
+            retry_halves(row, column, &mut |row, column| {
+                let (x, y) = (pixels(column.padded()), pixels(row.padded()));
+                let window = source.window(x.clone(), y.clone());
+                let window = Tensor::from_vec(window, (1, y.len(), x.len(), 3), &engine.device)?;
+                let core: Vec<f32> = engine
+                    .vae()?
+                    .encode(&window)?
+                    .narrow(1, row.pad, row.core.len())?
+                    .narrow(2, column.pad, column.core.len())?
+                    .to_dtype(DType::F32)?
+                    .flatten_all()?
+                    .to_vec1()?;
+                if !core.iter().all(|value| value.is_finite()) {
+                    return Err(Error::NonFinite(Stage::Encode));
+                }
+                let (width, channels) = (latent.width(), latent.channels());
+                let length = column.core.len() * channels;
+                for (line, y) in core.chunks_exact(length).zip(row.core.clone()) {
+                    let at = (y * width + column.core.start) * channels;
+                    latent.as_mut_slice()[at..at + length].copy_from_slice(line);
+                }
+                Ok(())
+            })?;
             progress.advance(1);
         }
     }

@@ -6,7 +6,7 @@ use crate::{
     weights::WeightsError,
 };
 
-use super::Stage;
+use super::{Stage, memory::says_out_of_memory};
 
 /// One line that says what, where, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -41,11 +41,30 @@ pub enum Error {
         .0.verb()
     )]
     NonFinite(Stage),
+    /// A job that is known not to fit before it runs.
+    #[error(
+        "not enough memory: the job needs at least {needs} (batch {batch}, VAE tiles of {tile} px), \
+         and may use {has}; try --quantize q8_0, a smaller picture, or a larger --max-memory"
+    )]
+    Memory { needs: String, has: String, batch: usize, tile: usize },
+    /// The device ran out though batch and tile were halved as often as they can be.
+    #[error("the device ran out of memory; close what else uses it, or try --device cpu")]
+    OutOfMemory,
     #[error("interrupted; nothing was written")]
     Interrupted,
 }
 
 impl Error {
+    /// Whether the device's memory was used up.
+    pub(super) fn is_out_of_memory(&self) -> bool {
+        let source = match self {
+            Self::Tensor(error) => error,
+            Self::Text(TextError::Tensor(error)) => error,
+            _ => return false,
+        };
+        says_out_of_memory(&source.to_string())
+    }
+
     /// Whether the reader of standard output went away, which is no failure of ours.
     #[must_use]
     pub fn is_broken_pipe(&self) -> bool {

@@ -9,6 +9,7 @@ mod denoise;
 mod encode;
 mod engine;
 mod error;
+mod memory;
 mod plan;
 mod progress;
 mod sampling;
@@ -17,12 +18,13 @@ mod tiles;
 
 pub use engine::{Engine, ModelShape};
 pub use error::Error;
+pub use memory::{MemoryPlan, MemoryStage, StageMemory};
 pub use plan::Plan;
 pub use progress::{Progress, Silent, Stage};
 pub use sampling::{ModelDefaults, Sampling};
 pub use settings::{CaptionerChoice, ColourFix, Defaults, Settings};
 
-use std::path::Path;
+use std::{cell::Cell, path::Path};
 
 use crate::{
     caption::document::Document,
@@ -57,6 +59,13 @@ pub fn upscale(
 ) -> Result<Report, Error> {
     let plan = Plan::new(engine, (picture.width, picture.height), settings)?;
     let size = plan.canvas;
+    let stage_is_over = || {
+        if !plan.memory.keeps_parts {
+            engine.free_parts();
+        }
+    };
+    // What an earlier job left loaded.
+    stage_is_over();
     format.check_size(&output.name(), size.width as u32, size.height as u32)?;
     let described = captions::describe(engine, picture, &plan, settings, progress)?;
     if progress.interrupted() {
@@ -72,6 +81,9 @@ pub fn upscale(
         Encoder::create(output, format, size.width as u32, size.height as u32, options)?;
     for note in &plan.sampling.notes {
         progress.note(note);
+    }
+    if let Some(note) = plan.memory.note(settings, engine.default_batch()) {
+        progress.note(&note);
     }
     for warning in picture.warnings.iter().chain(writer.warnings()) {
         progress.note(&warning.to_string());
@@ -90,11 +102,13 @@ pub fn upscale(
         settings.rsp,
         plan.sampling.guidance.map(|_| settings.negative_prompt.as_str()),
     )?;
+    stage_is_over();
     let zl = encode::canvas(engine, picture, &plan, &folder, progress)?;
     let low_resolution = plan
         .low_resolution
         .map(|size| encode::low_resolution(engine, picture, &plan, size))
         .transpose()?;
+    stage_is_over();
     let z = denoise::Denoise {
         engine,
         plan: &plan,
@@ -103,10 +117,13 @@ pub fn upscale(
         conditions: &conditions,
         zl: &zl,
         low_resolution: low_resolution.as_ref(),
+        batch: Cell::new(plan.memory.batch),
     }
     .run(progress)?;
     drop((zl, low_resolution));
+    stage_is_over();
     decode::canvas(engine, picture, &plan, settings, &z, &mut writer, progress)?;
+    stage_is_over();
     writer.finish()?;
     Ok(Report {
         width: size.width as u32,

@@ -6,7 +6,8 @@ use std::{fmt, path::Path};
 use crate::canvas::{CanvasSize, Latent, RegionGrid, target_size};
 
 use super::{
-    Engine, Error, ModelShape, Sampling, Settings,
+    Engine, Error, MemoryPlan, ModelShape, Sampling, Settings,
+    memory::{Job, mebibytes},
     tiles::{Span, spans},
 };
 
@@ -33,8 +34,8 @@ pub struct Plan {
     pub grid: RegionGrid,
     /// Sampler, steps and guidance.
     pub sampling: Sampling,
-    /// Regions per UNet call.
-    pub batch: usize,
+    /// What each stage takes of memory, and batch and tile as chosen from it.
+    pub memory: MemoryPlan,
     /// VAE tiles from top to bottom, in latent pixels.
     pub tile_rows: Vec<Span>,
     /// VAE tiles from left to right, in latent pixels.
@@ -50,7 +51,8 @@ impl Plan {
     /// Plans the job of enlarging an `input` of width × height pixels.
     ///
     /// # Errors
-    /// A size of zero or beyond what can be addressed, or what [`Sampling::resolve`] refuses.
+    /// A size of zero or beyond what can be addressed, what [`Sampling::resolve`] refuses, or a job for
+    /// which there is not enough memory.
     pub fn new(engine: &Engine, input: (u32, u32), settings: &Settings) -> Result<Self, Error> {
         let shape = engine.shape();
         let (width, height) = target_size(input.0, input.1, settings.size)?;
@@ -65,23 +67,32 @@ impl Plan {
             shape.region,
             overlap.min(shape.region - 1),
         )?;
-        let core = (settings.tile / shape.factor).max(1);
-        let vae_pad = engine.vae.context().unwrap_or(GLOBAL_VAE_PAD);
+        let sampling =
+            Sampling::resolve(&engine.scheduler, &engine.schedule, &engine.defaults, settings)?;
+        let vae_pad = engine.vae_context().unwrap_or(GLOBAL_VAE_PAD);
+        let low_resolution = (settings.rap > 0.0).then(|| native_size(input, shape));
+        let job = Job {
+            engine,
+            settings,
+            input,
+            canvas,
+            regions: grid.len(),
+            guided: sampling.guidance.is_some(),
+            low_resolution,
+            vae_pad,
+        };
+        let memory = job.plan()?;
+        let core = (memory.tile / shape.factor).max(1);
         Ok(Self {
             input,
             canvas,
             grid,
-            sampling: Sampling::resolve(
-                &engine.scheduler,
-                &engine.schedule,
-                &engine.defaults,
-                settings,
-            )?,
-            batch: settings.batch.unwrap_or(engine.default_batch()),
+            sampling,
             tile_rows: spans(canvas.latent_height, core, vae_pad),
             tile_columns: spans(canvas.latent_width, core, vae_pad),
+            memory,
             vae_pad,
-            low_resolution: (settings.rap > 0.0).then(|| native_size(input, shape)),
+            low_resolution,
             shape,
         })
     }
@@ -168,7 +179,7 @@ impl fmt::Display for Plan {
             sampling.schedule_steps,
             timesteps.join(", ")
         )?;
-        let batch = self.batch.min(grid.len());
+        let batch = self.memory.batch.min(grid.len());
         match sampling.guidance {
             Some(guidance) => {
                 writeln!(f, "guidance      {guidance}")?;
@@ -185,17 +196,17 @@ impl fmt::Display for Plan {
         }
         writeln!(
             f,
-            "VAE tiles     {} ({} × {})",
+            "VAE tiles     {} ({} × {}) of {} px",
             self.tile_rows.len() * self.tile_columns.len(),
             self.tile_columns.len(),
-            self.tile_rows.len()
+            self.tile_rows.len(),
+            self.memory.tile
         )?;
-        write!(f, "canvas bytes  {}", mebibytes(self.canvas_bytes()))
+        writeln!(f, "canvas bytes  {}", mebibytes(self.canvas_bytes()))?;
+        let on_disk = if self.latent_bytes() > IN_MEMORY_BYTES { self.canvas_bytes() } else { 0 };
+        writeln!(f, "disk          {}", mebibytes(on_disk))?;
+        self.memory.fmt(f)
     }
-}
-
-fn mebibytes(bytes: usize) -> String {
-    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
 #[cfg(test)]

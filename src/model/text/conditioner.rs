@@ -103,6 +103,12 @@ impl TextConditioner {
         })
     }
 
+    /// The encoders, in the order of their conditioning.
+    #[must_use]
+    pub fn encoders(&self) -> &[TextEncoder] {
+        &self.encoders
+    }
+
     /// Whether prompts get a pooled embedding (SDXL).
     #[must_use]
     pub fn has_pooled(&self) -> bool {
