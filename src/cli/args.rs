@@ -287,14 +287,18 @@ pub struct JobArgs {
         help_heading = "Machine"
     )]
     device: DeviceSpec,
-    /// Regions computed at once [default: 4 on the CPU, 8 on a GPU]
+    /// What the job may take of the device's memory: 8GiB, 512MiB, 6G, or bytes [default: what is free,
+    /// less a margin]
+    #[arg(long, value_name = "SIZE", value_parser = values::bytes, help_heading = "Machine")]
+    max_memory: Option<usize>,
+    /// Regions computed at once [default: 4 on the CPU, 8 on a GPU, or what fits]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024),
           help_heading = "Machine")]
     batch: Option<u32>,
-    /// Side of a VAE tile, in pixels
-    #[arg(short = 't', long, value_name = "PIXELS", default_value_t = Defaults::TILE,
+    /// Side of a VAE tile, in pixels [default: 512, or what fits]
+    #[arg(short = 't', long, value_name = "PIXELS",
           value_parser = clap::value_parser!(u32).range(32..=16384), help_heading = "Machine")]
-    tile: u32,
+    tile: Option<u32>,
     /// Threads on the CPU [default: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024),
           help_heading = "Machine")]
@@ -494,7 +498,8 @@ impl JobArgs {
                 ColorFixArg::None => ColourFix::None,
             },
             batch: self.batch.map(|batch| batch as usize),
-            tile: self.tile as usize,
+            tile: self.tile.map(|tile| tile as usize),
+            max_memory: self.max_memory,
             jpeg_quality: self.quality,
         }
     }
@@ -595,6 +600,12 @@ mod tests {
             format!("[default: the model's, or {}]", Defaults::STEPS),
             format!("[default: the model's, or {}]", Defaults::STRENGTH),
             format!("[default: the model's, or {}]", Defaults::GUIDANCE),
+            format!("[default: {}, or what fits]", Defaults::TILE),
+            format!(
+                "[default: {} on the CPU, {} on a GPU, or what fits]",
+                Defaults::BATCH_CPU,
+                Defaults::BATCH_GPU
+            ),
             format!("[default: the model's, or {} and {}]", Ddim::DEFAULT_ETA, Tcd::DEFAULT_ETA),
         ] {
             assert!(help.contains(&default), "{default} not in: {help}");
@@ -675,6 +686,9 @@ mod tests {
             "x a --size 0x5",
             "x a --scale 2 --size 5x5",
             "x a -i b",
+            "x a --max-memory 8",
+            "x a --max-memory 8QiB",
+            "x a --max-memory -1G",
             "x a --lora b:inf",
             "x a --lora b:nan",
             "x a --lora :1",

@@ -89,6 +89,7 @@ pub fn open(
 
 /// Plans the job of `args` without running it.
 pub fn plan(args: &JobArgs) -> Result<Plan, CliError> {
+    args.set_threads()?;
     let input = args.one_input("plan")?;
     let (bytes, source) = read(&input)?;
     let (output, format) = args.output(&input, source)?;

@@ -67,7 +67,7 @@ impl Conditions {
                 })
             })
             .collect();
-        let encoded = engine.text.encode(&texts)?;
+        let encoded = engine.text()?.encode(&texts)?;
         let blend = |of_texts: &Tensor| -> candle_core::Result<Tensor> {
             if rsp == 1.0 {
                 return Ok(of_texts.clone());
@@ -79,7 +79,7 @@ impl Conditions {
         let mut context = blend(&encoded.context)?;
         let mut pooled = encoded.pooled.as_ref().map(blend).transpose()?;
         if let Some(negative) = negative {
-            let mut own = engine.text.encode(&[negative])?;
+            let mut own = engine.text()?.encode(&[negative])?;
             if negative.is_empty() && engine.zeros_for_empty_prompt {
                 own.context = own.context.zeros_like()?;
                 own.pooled = own.pooled.map(|pooled| pooled.zeros_like()).transpose()?;
@@ -89,12 +89,12 @@ impl Conditions {
                 pooled = Some(Tensor::cat(&[texts, own], 0)?);
             }
         }
-        let notes = cut_notes(&engine.text, &texts, &rows, negative)?;
+        let notes = cut_notes(&*engine.text()?, &texts, &rows, negative)?;
         let side = (engine.shape().region * engine.shape().factor) as f32;
         Ok(Self {
             context,
             pooled,
-            time_ids: (engine.unet.config().added.as_ref())
+            time_ids: (engine.unet_config().added.as_ref())
                 .map(|_| [side, side, 0.0, 0.0, side, side]),
             rows,
             negative: negative.map(|_| count),

@@ -16,6 +16,7 @@ use super::{
     ColourFix, Engine, Error, Plan, Progress, Settings, Stage, colour_fix,
     encode::Canvased,
     journal::Record,
+    memory::retry_halves,
     tiles::{Span, mirrored},
     work::{Files, WorkFolder},
 };
@@ -58,16 +59,21 @@ pub(super) fn canvas(
             if progress.interrupted() {
                 return Err(Error::Interrupted(None));
             }
-            let (left, right) = (column.core.start * f, (column.core.end * f).min(size.width));
-            if left < right {
-                let tile = decode(engine, z, source.as_ref(), row, column)?;
-                let lines = tile.chunks_exact(column.core.len() * f * 3);
-                for (line, out) in lines.zip(band.chunks_exact_mut(size.width * 3)) {
-                    for (value, out) in line.iter().zip(&mut out[left * 3..right * 3]) {
-                        *out = (value * 0.5 + 0.5).clamp(0.0, 1.0);
+            retry_halves(row, column, &mut |row, column| {
+                let (left, right) = (column.core.start * f, (column.core.end * f).min(size.width));
+                let first = (row.core.start * f - top) * size.width * 3;
+                if left < right && first < band.len() {
+                    let tile = decode(engine, z, source.as_ref(), row, column)?;
+                    let lines = tile.chunks_exact(column.core.len() * f * 3);
+                    let band = &mut band[first..];
+                    for (line, out) in lines.zip(band.chunks_exact_mut(size.width * 3)) {
+                        for (value, out) in line.iter().zip(&mut out[left * 3..right * 3]) {
+                            *out = (value * 0.5 + 0.5).clamp(0.0, 1.0);
+                        }
                     }
                 }
-            }
+                Ok(())
+            })?;
             progress.advance(1);
         }
         let alpha = alpha.as_ref().map(|alpha| alpha.rows(top as u32..bottom as u32));
@@ -126,7 +132,7 @@ fn decode(
     )?;
     let (height, width) = ((row.core.len() + 2 * rim) * f, (column.core.len() + 2 * rim) * f);
     let mut pixels: Vec<f32> = engine
-        .vae
+        .vae()?
         .decode(&latents)?
         .narrow(1, row.pad * f, height)?
         .narrow(2, column.pad * f, width)?

@@ -1,7 +1,7 @@
 //! Diffuse, then denoise by regions (METHOD §2): noise the canvas to the first timestep that runs,
 //! and for each timestep predict every region's noise, fuse, apply the structure prior, step.
 
-use std::sync::mpsc::sync_channel;
+use std::{cell::Cell, panic::resume_unwind, thread::ScopedJoinHandle};
 
 use candle_core::Tensor;
 
@@ -17,6 +17,7 @@ use super::{
     condition::Conditions,
     engine::UNetCall,
     journal::Record,
+    memory::retry_smaller,
     work::{Files, SafeJournal, WorkFolder},
 };
 
@@ -36,6 +37,8 @@ pub(super) struct Denoise<'a> {
     pub plan: &'a Plan,
     pub settings: &'a Settings,
     pub conditions: &'a Conditions,
+    /// Regions per UNet call: the plan's, or what the device turned out to have memory for.
+    pub batch: Cell<usize>,
 }
 
 /// A batch of regions on the device, ready for the UNet.
@@ -84,39 +87,33 @@ impl Denoise<'_> {
         journal: &mut SafeJournal,
         progress: &mut dyn Progress,
     ) -> Result<(), Error> {
-        let Self { engine, plan, settings, .. } = *self;
+        let Self { engine, plan, .. } = *self;
         let side = plan.grid.region_side();
         let size = side * side * zl.channels();
         let regions: Vec<Region> = plan.grid.regions().skip(journal.done().regions).collect();
         std::thread::scope(|scope| {
-            // The next batch is gathered and copied to the device while this one is computed.
-            let (sender, gathered) = sync_channel(0);
-            scope.spawn({
-                let batches = regions.chunks(plan.batch);
-                move || {
-                    for batch in batches {
-                        // Nobody listens any more when the job has failed or was stopped.
-                        if sender.send(self.gather(z, zl, batch)).is_err() {
-                            return;
-                        }
-                    }
-                }
-            });
-            for batch in regions.chunks(plan.batch) {
+            let mut rest = &regions[..];
+            let mut ahead: Option<(&[Region], ScopedJoinHandle<'_, _>)> = None;
+            while !rest.is_empty() {
                 if progress.interrupted() {
                     return Err(Error::Interrupted(None));
                 }
-                let Ok(input) = gathered.recv() else { break };
-                let Gathered { z, zl } = input?;
-                let layers = self.prior_layers(batch, priors)?;
-                let eps = engine.predict(
-                    &UNetCall { z, zl, timestep, guidance: plan.sampling.guidance },
-                    &self.conditions.of_regions(batch)?,
-                    match &layers {
-                        Some(layers) => Prior::Blend { layers, weight: settings.rap },
-                        None => Prior::None,
-                    },
-                )?;
+                let (batch, eps) = retry_smaller(&self.batch, |count| {
+                    let (batch, following) = rest.split_at(count.min(rest.len()));
+                    let input = match ahead.take() {
+                        Some((gathered, thread)) if gathered == batch => {
+                            thread.join().unwrap_or_else(|panic| resume_unwind(panic))
+                        }
+                        // The first batch, or a smaller one since the device ran out of memory.
+                        _ => gather(engine, z, zl, batch),
+                    };
+                    // The next batch is gathered and copied to the device while this one is computed.
+                    let next = &following[..count.min(following.len())];
+                    if !next.is_empty() {
+                        ahead = Some((next, scope.spawn(move || gather(engine, z, zl, next))));
+                    }
+                    Ok((batch, self.predict_batch(input?, timestep, priors, batch)?))
+                })?;
                 if !eps.iter().all(|value| value.is_finite()) {
                     return Err(Error::non_finite(Stage::Denoise, &engine.device));
                 }
@@ -126,23 +123,29 @@ impl Denoise<'_> {
                 predictions.flush_rows(rows).map_err(|error| journal.failed(error))?;
                 journal.append(Record::Predicted { regions: first + batch.len() })?;
                 progress.advance(batch.len());
+                rest = &rest[batch.len()..];
             }
             Ok(())
         })
     }
 
-    /// Copies a batch of regions to the device.
-    fn gather(&self, z: &Latent, zl: &Latent, batch: &[Region]) -> Result<Gathered, Error> {
-        let side = self.plan.grid.region_side();
-        let size = side * side * z.channels();
-        let of = |latent: &Latent| -> Result<Tensor, Error> {
-            let mut values = vec![0.0; size * batch.len()];
-            for (region, values) in batch.iter().zip(values.chunks_exact_mut(size)) {
-                latent.gather(region, values)?;
-            }
-            self.engine.input(values, (batch.len(), side, side, latent.channels()))
-        };
-        Ok(Gathered { z: of(z)?, zl: of(zl)? })
+    /// The predictions of a batch of regions, one after the other.
+    fn predict_batch(
+        &self,
+        Gathered { z, zl }: Gathered,
+        timestep: f64,
+        priors: &[AttentionPrior],
+        batch: &[Region],
+    ) -> Result<Vec<f32>, Error> {
+        let layers = self.prior_layers(batch, priors)?;
+        self.engine.predict(
+            &UNetCall { z, zl, timestep, guidance: self.plan.sampling.guidance },
+            &self.conditions.of_regions(batch)?,
+            match &layers {
+                Some(layers) => Prior::Blend { layers, weight: self.settings.rap },
+                None => Prior::None,
+            },
+        )
     }
 
     /// Fuses the predictions, applies the structure prior and takes the sampler's step, all band by
@@ -203,7 +206,7 @@ impl Denoise<'_> {
         let Self { engine, plan, .. } = *self;
         let side = plan.grid.region_side();
         let factor = engine.shape().factor;
-        let sizes = engine.unet.cross_attention_sizes(side, side);
+        let sizes = engine.unet_config().cross_attention_sizes(side, side);
         let rects: Vec<_> = batch.iter().map(|region| rect(region, &plan.canvas, factor)).collect();
         let halves = (priors.iter())
             .map(|prior| prior.for_regions(&rects, &sizes))
@@ -264,6 +267,20 @@ impl Denoise<'_> {
         noise.fill(draw, 0..height, 0..width, channels, z.as_mut_slice())?;
         Ok(self.engine.schedule.add_noise(timestep, zl.as_slice(), z.as_mut_slice())?)
     }
+}
+
+/// Copies a batch of regions to the device.
+fn gather(engine: &Engine, z: &Latent, zl: &Latent, batch: &[Region]) -> Result<Gathered, Error> {
+    let of = |latent: &Latent| -> Result<Tensor, Error> {
+        let Region { height, width, .. } = batch[0];
+        let size = height * width * latent.channels();
+        let mut values = vec![0.0; size * batch.len()];
+        for (region, values) in batch.iter().zip(values.chunks_exact_mut(size)) {
+            latent.gather(region, values)?;
+        }
+        engine.input(values, (batch.len(), height, width, latent.channels()))
+    };
+    Ok(Gathered { z: of(z)?, zl: of(zl)? })
 }
 
 /// A region's place relative to the picture, which the low-resolution pass sees without the canvas's

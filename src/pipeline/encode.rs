@@ -12,6 +12,7 @@ use crate::{
 use super::{
     Engine, Error, Plan, Progress, Stage,
     journal::Record,
+    memory::retry_halves,
     tiles::{Span, mirrored},
     work::WorkFolder,
 };
@@ -78,7 +79,7 @@ pub(super) fn canvas(
         if progress.interrupted() {
             return Err(Error::Interrupted(None));
         }
-        tile(engine, &source, zl, row, column)?;
+        retry_halves(row, column, &mut |row, column| tile(engine, &source, zl, row, column))?;
         zl.flush_rows(row.core.clone()).map_err(|error| journal.failed(error))?;
         journal.append(Record::Encoded { tiles: index + 1 })?;
         progress.advance(1);
@@ -102,7 +103,8 @@ pub(super) fn low_resolution(
     let source = Canvased::new(picture, width * factor, height * factor)?;
     // It has about the size of one region: one tile.
     let whole = |length: usize| Span { core: 0..length, pad: plan.vae_pad };
-    tile(engine, &source, latent, &whole(height), &whole(width))?;
+    let (row, column) = (whole(height), whole(width));
+    retry_halves(&row, &column, &mut |row, column| tile(engine, &source, latent, row, column))?;
     latent.flush_rows(0..height).map_err(|error| journal.failed(error))?;
     journal.append(Record::LowResolution)
 }
@@ -121,7 +123,7 @@ fn tile(
     let window = source.window(x.clone(), y.clone());
     let window = Tensor::from_vec(window, (1, y.len(), x.len(), 3), &engine.device)?;
     let core: Vec<f32> = engine
-        .vae
+        .vae()?
         .encode(&window)?
         .narrow(1, row.pad, row.core.len())?
         .narrow(2, column.pad, column.core.len())?

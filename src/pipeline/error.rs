@@ -18,7 +18,7 @@ use crate::{
     weights::{WeightsError, registry::human},
 };
 
-use super::Stage;
+use super::{Stage, memory::says_out_of_memory};
 
 /// One line that says what, where, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +58,15 @@ pub enum Error {
         }
     )]
     NonFinite { stage: Stage, on_cpu: bool },
+    /// A job that is known not to fit before it runs.
+    #[error(
+        "not enough memory: the job needs at least {needs} (batch {batch}, VAE tiles of {tile} px), \
+         and may use {has}; try --quantize q8_0, a smaller picture, or a larger --max-memory"
+    )]
+    Memory { needs: String, has: String, batch: usize, tile: usize },
+    /// The device ran out though batch and tile were halved as often as they can be.
+    #[error("the device ran out of memory; close what else uses it, or try --device cpu")]
+    OutOfMemory,
     /// Stopped by whoever watches the job; the folder that keeps what is done, if anything is.
     #[error("interrupted{}", kept(.0.as_deref()))]
     Interrupted(Option<PathBuf>),
@@ -85,6 +94,16 @@ impl Error {
     /// Values that are not numbers, from a model on `device`.
     pub(super) fn non_finite(stage: Stage, device: &Device) -> Self {
         Self::NonFinite { stage, on_cpu: device.is_cpu() }
+    }
+
+    /// Whether the device's memory was used up.
+    pub(super) fn is_out_of_memory(&self) -> bool {
+        let source = match self {
+            Self::Tensor(error) => error,
+            Self::Text(TextError::Tensor(error)) => error,
+            _ => return false,
+        };
+        says_out_of_memory(&source.to_string())
     }
 
     /// Whether the reader of standard output went away, which is no failure of ours.

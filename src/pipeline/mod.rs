@@ -11,6 +11,7 @@ mod engine;
 mod error;
 mod job;
 mod journal;
+mod memory;
 mod plan;
 mod progress;
 mod sampling;
@@ -20,11 +21,14 @@ mod work;
 
 pub use engine::{Engine, ModelShape};
 pub use error::Error;
+pub use memory::{MemoryPlan, MemoryStage, StageMemory};
 pub use plan::Plan;
 pub use progress::{Progress, Silent, Stage};
 pub use sampling::{ModelDefaults, Sampling};
 pub use settings::{CaptionerChoice, ColourFix, Defaults, Settings};
 pub use work::{Resume, Work};
+
+use std::cell::Cell;
 
 use crate::{
     caption::document::Document,
@@ -63,6 +67,8 @@ pub fn upscale(
 ) -> Result<Report, Error> {
     let plan = Plan::new(engine, (picture.width, picture.height), settings)?;
     let size = plan.canvas;
+    // What an earlier job left loaded.
+    free_parts(engine, &plan);
     format.check_size(&output.name(), size.width as u32, size.height as u32)?;
     let described = captions::describe(engine, picture, &plan, settings, progress)?;
     if progress.interrupted() {
@@ -79,6 +85,9 @@ pub fn upscale(
         Encoder::new(&output.name(), format, size.width as u32, size.height as u32, options)?;
     for note in &plan.sampling.notes {
         progress.note(note);
+    }
+    if let Some(note) = plan.memory.note(settings, engine.default_batch()) {
+        progress.note(&note);
     }
     for warning in picture.warnings.iter().chain(encoder.warnings()) {
         progress.note(&warning.to_string());
@@ -106,6 +115,13 @@ pub fn upscale(
         regions: plan.grid.len(),
         steps: plan.sampling.steps.len(),
     })
+}
+
+/// Frees what is loaded of the model after a stage, unless the plan holds all of it at once.
+fn free_parts(engine: &Engine, plan: &Plan) {
+    if !plan.memory.keeps_parts {
+        engine.free_parts();
+    }
 }
 
 /// A job that is under way.
@@ -138,12 +154,18 @@ impl Run<'_> {
             for note in &conditions.notes {
                 progress.note(note);
             }
+            free_parts(engine, plan);
             encode::canvas(engine, picture, plan, work, progress)?;
             encode::low_resolution(engine, picture, plan, work)?;
-            let denoise = denoise::Denoise { engine, plan, settings, conditions: &conditions };
+            free_parts(engine, plan);
+            let batch = Cell::new(plan.memory.batch);
+            let denoise =
+                denoise::Denoise { engine, plan, settings, conditions: &conditions, batch };
             denoise.run(work, progress)?;
+            free_parts(engine, plan);
         }
         decode::canvas(engine, picture, plan, settings, &encoder, work, progress)?;
+        free_parts(engine, plan);
         decode::write(encoder, output, plan, work, progress)
     }
 }

@@ -9,7 +9,8 @@ use crate::{
 };
 
 use super::{
-    Engine, Error, ModelShape, Sampling, Settings,
+    Engine, Error, MemoryPlan, ModelShape, Sampling, Settings,
+    memory::Job,
     tiles::{Span, spans},
     work::Layout,
 };
@@ -34,8 +35,8 @@ pub struct Plan {
     pub grid: RegionGrid,
     /// Sampler, steps and guidance.
     pub sampling: Sampling,
-    /// Regions per UNet call.
-    pub batch: usize,
+    /// What each stage takes of memory, and batch and tile as chosen from it.
+    pub memory: MemoryPlan,
     /// VAE tiles from top to bottom, in latent pixels.
     pub tile_rows: Vec<Span>,
     /// VAE tiles from left to right, in latent pixels.
@@ -51,7 +52,8 @@ impl Plan {
     /// Plans the job of enlarging an `input` of width × height pixels.
     ///
     /// # Errors
-    /// A size of zero or beyond what can be addressed, or what [`Sampling::resolve`] refuses.
+    /// A size of zero or beyond what can be addressed, what [`Sampling::resolve`] refuses, or a job for
+    /// which there is not enough memory.
     pub fn new(engine: &Engine, input: (u32, u32), settings: &Settings) -> Result<Self, Error> {
         let shape = engine.shape();
         let (width, height) = target_size(input.0, input.1, settings.size)?;
@@ -66,23 +68,32 @@ impl Plan {
             shape.region,
             overlap.min(shape.region - 1),
         )?;
-        let core = (settings.tile / shape.factor).max(1);
-        let vae_pad = engine.vae.context().unwrap_or(GLOBAL_VAE_PAD);
+        let sampling =
+            Sampling::resolve(&engine.scheduler, &engine.schedule, &engine.defaults, settings)?;
+        let vae_pad = engine.vae_context().unwrap_or(GLOBAL_VAE_PAD);
+        let low_resolution = (settings.rap > 0.0).then(|| native_size(input, shape));
+        let job = Job {
+            engine,
+            settings,
+            input,
+            canvas,
+            regions: grid.len(),
+            guided: sampling.guidance.is_some(),
+            low_resolution,
+            vae_pad,
+        };
+        let memory = job.plan()?;
+        let core = (memory.tile / shape.factor).max(1);
         Ok(Self {
             input,
             canvas,
             grid,
-            sampling: Sampling::resolve(
-                &engine.scheduler,
-                &engine.schedule,
-                &engine.defaults,
-                settings,
-            )?,
-            batch: settings.batch.unwrap_or(engine.default_batch()),
+            sampling,
             tile_rows: spans(canvas.latent_height, core, vae_pad),
             tile_columns: spans(canvas.latent_width, core, vae_pad),
+            memory,
             vae_pad,
-            low_resolution: (settings.rap > 0.0).then(|| native_size(input, shape)),
+            low_resolution,
             shape,
         })
     }
@@ -164,7 +175,7 @@ impl fmt::Display for Plan {
             sampling.schedule_steps,
             timesteps.join(", ")
         )?;
-        let batch = self.batch.min(grid.len());
+        let batch = self.memory.batch.min(grid.len());
         match sampling.guidance {
             Some(guidance) => {
                 writeln!(f, "guidance      {guidance}")?;
@@ -181,12 +192,14 @@ impl fmt::Display for Plan {
         }
         writeln!(
             f,
-            "VAE tiles     {} ({} × {})",
+            "VAE tiles     {} ({} × {}) of {} px",
             self.tile_rows.len() * self.tile_columns.len(),
             self.tile_columns.len(),
-            self.tile_rows.len()
+            self.tile_rows.len(),
+            self.memory.tile
         )?;
-        write!(f, "disk          {} while it works", human(self.work_bytes()))
+        writeln!(f, "disk          {} while it works", human(self.work_bytes()))?;
+        self.memory.fmt(f)
     }
 }
 

@@ -12,6 +12,7 @@ mod conv2d;
 mod cpu;
 mod crop_resize;
 mod linear;
+pub mod memory;
 mod norm;
 mod weight;
 

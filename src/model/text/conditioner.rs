@@ -115,6 +115,12 @@ impl TextConditioner {
         Ok(cuts.into_iter().flatten().min_by_key(|cut| cut.at))
     }
 
+    /// The encoders, in the order of their conditioning.
+    #[must_use]
+    pub fn encoders(&self) -> &[TextEncoder] {
+        &self.encoders
+    }
+
     /// Whether prompts get a pooled embedding (SDXL).
     #[must_use]
     pub fn has_pooled(&self) -> bool {

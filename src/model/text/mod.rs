@@ -4,6 +4,7 @@
 mod clip;
 mod conditioner;
 mod config;
+mod memory;
 mod tokenizer;
 
 pub use clip::{ClipTextModel, TextEncoding};
