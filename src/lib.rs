@@ -6,7 +6,7 @@
 //!     backend::DeviceSpec,
 //!     canvas::SizeSpec,
 //!     image::{self, Format, Input, Output},
-//!     pipeline::{self, Engine, Settings, Silent},
+//!     pipeline::{self, Engine, Settings, Silent, Work},
 //!     weights::{ModelFiles, ModelSource},
 //! };
 //!
@@ -16,8 +16,9 @@
 //! let picture = image::decode(&Input::Path("photo.jpg".into()))?;
 //! let settings = Settings { size: SizeSpec::Scale(2.0), ..Settings::default() };
 //! let output = Output::Path("out.png".into());
+//! let work = Work::default();
 //! let report =
-//!     pipeline::upscale(&engine, &picture, &output, Format::Png, &settings, &mut Silent)?;
+//!     pipeline::upscale(&engine, &picture, &output, Format::Png, &settings, &work, &mut Silent)?;
 //! assert_eq!(report.width, 2 * picture.width);
 //! # Ok(())
 //! # }

@@ -20,25 +20,33 @@ fn prediction(grid: &RegionGrid, channels: usize, index: usize) -> Vec<f32> {
     eps
 }
 
+/// All predictions of a grid, written in `order` into memory that was used before.
+fn predictions(grid: &RegionGrid, channels: usize, order: &[usize]) -> Vec<f32> {
+    let size = grid.region_side() * grid.region_side() * channels;
+    let mut all = vec![f32::NAN; grid.len() * size];
+    for &index in order {
+        all[index * size..][..size].copy_from_slice(&prediction(grid, channels, index));
+    }
+    all
+}
+
+/// The fused canvas, `[height, width, channels]`, in bands of `band` rows.
 fn fuse(
     grid: &RegionGrid,
     channels: usize,
     fusion: Fusion,
-    order: &[usize],
-    threads: usize,
-) -> Vec<u32> {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-    pool.install(|| {
-        // Memory that was used before, as in every step but the first.
-        let mut used = Latent::in_memory(grid.height(), grid.width(), channels).unwrap();
-        used.as_mut_slice().fill(f32::NAN);
-        let mut fuser = Fuser::new(used, fusion);
-        let mut round = fuser.begin(grid).unwrap();
-        for &index in order {
-            round.add(index, &prediction(grid, channels, index)).unwrap();
-        }
-        round.finish().unwrap().as_slice().iter().map(|v| v.to_bits()).collect()
-    })
+    predictions: &[f32],
+    band: usize,
+) -> Vec<f32> {
+    let fuser = Fuser::new(fusion, grid, channels);
+    let mut fused = vec![f32::NAN; grid.height() * grid.width() * channels];
+    for top in (0..grid.height()).step_by(band) {
+        let rows = top..(top + band).min(grid.height());
+        let out =
+            &mut fused[rows.start * grid.width() * channels..rows.end * grid.width() * channels];
+        fuser.band(rows, predictions, out).unwrap();
+    }
+    fused
 }
 
 proptest! {
@@ -114,12 +122,7 @@ proptest! {
     ) {
         let fusion = if feather { Fusion::Feather } else { Fusion::Average };
         let grid = RegionGrid::new(height, width, region, overlap).unwrap().jittered(3, step);
-        let mut fuser = Fuser::new(Latent::in_memory(height, width, 2).unwrap(), fusion);
-        let mut round = fuser.begin(&grid).unwrap();
-        let eps = vec![value; region * region * 2];
-        for r in grid.regions() {
-            round.add(r.index, &eps).unwrap();
-        }
+        let eps = vec![value; grid.len() * region * region * 2];
         // A sum of n terms in f32 is off by up to n half-units of its last place: an overlap of all
         // but two pixels adds more than a hundred regions, a usual one adds four.
         let most = |starts: &[usize], length: usize| {
@@ -128,26 +131,29 @@ proptest! {
         };
         let terms = most(grid.ys(), height) * most(grid.xs(), width);
         let bound = (terms as f32 * f32::EPSILON).max(1e-6) * value.abs().max(1.0);
-        for &fused in round.finish().unwrap().as_slice() {
+        for fused in fuse(&grid, 2, fusion, &eps, height) {
             prop_assert!((fused - value).abs() <= bound, "{} became {}", value, fused);
         }
     }
 
     #[test]
-    fn fusion_gives_the_same_bits_in_any_order_and_on_any_number_of_threads(
-        height in 1usize..70, width in 1usize..70, (region, overlap) in region_and_overlap(), feather: bool, shuffle: u64,
+    fn fusion_gives_the_same_bits_in_any_bands_and_on_any_number_of_threads(
+        height in 1usize..70, width in 1usize..70, (region, overlap) in region_and_overlap(), feather: bool,
+        band in 1usize..80,
     ) {
         let fusion = if feather { Fusion::Feather } else { Fusion::Average };
         // Not so many regions that the test is slow.
         let overlap = overlap.min(region / 2 + 1).min(region - 1);
         let grid = RegionGrid::new(height, width, region, overlap).unwrap();
-        let in_order: Vec<usize> = (0..grid.len()).collect();
-        let expected = fuse(&grid, 3, fusion, &in_order, 1);
-        let mut shuffled = in_order.clone();
-        shuffled.sort_by_key(|i| (*i as u64 + 1).wrapping_mul(shuffle | 1).rotate_left(17));
-        let backwards: Vec<usize> = in_order.iter().rev().copied().collect();
-        for (order, threads) in [(&in_order, 3), (&shuffled, 2), (&backwards, 1)] {
-            prop_assert_eq!(&fuse(&grid, 3, fusion, order, threads), &expected);
+        let order: Vec<usize> = (0..grid.len()).collect();
+        let written = predictions(&grid, 3, &order);
+        let bits = |band: usize, threads: usize| -> Vec<u32> {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| fuse(&grid, 3, fusion, &written, band).iter().map(|v| v.to_bits()).collect())
+        };
+        let expected = bits(height, 1);
+        for (band, threads) in [(height, 3), (band, 2), (1, 1)] {
+            prop_assert_eq!(&bits(band, threads), &expected);
         }
     }
 
@@ -174,12 +180,8 @@ proptest! {
                 }
             }
         }
-        let mut fuser = Fuser::new(Latent::in_memory(height, width, 1).unwrap(), fusion);
-        let mut round = fuser.begin(&grid).unwrap();
-        for r in grid.regions() {
-            round.add(r.index, &prediction(&grid, 1, r.index)).unwrap();
-        }
-        for (i, &fused) in round.finish().unwrap().as_slice().iter().enumerate() {
+        let order: Vec<usize> = (0..grid.len()).rev().collect();
+        for (i, fused) in fuse(&grid, 1, fusion, &predictions(&grid, 1, &order), 7).into_iter().enumerate() {
             let (sum, weights) = sums[&i];
             prop_assert!(weights > 0.0);
             prop_assert!((f64::from(fused) - sum / weights).abs() < 2e-6, "at {}: {} for {}", i, fused, sum / weights);
@@ -241,45 +243,16 @@ proptest! {
 }
 
 #[test]
-fn a_region_added_twice_never_or_with_a_wrong_size_is_a_typed_error() {
+fn slices_of_another_size_are_typed_errors() {
     let grid = RegionGrid::new(12, 12, 8, 4).unwrap();
-    assert_eq!(grid.len(), 4);
-    let mut fuser = Fuser::new(Latent::in_memory(12, 12, 1).unwrap(), Fusion::Average);
-    let eps = vec![1.0; 64];
-    let mut round = fuser.begin(&grid).unwrap();
-    round.add(2, &eps).unwrap();
-    assert!(matches!(
-        round.add(2, &eps),
-        Err(CanvasError::UnexpectedRegion { index: 2, count: 4 })
-    ));
-    round.add(0, &eps).unwrap();
-    assert!(matches!(round.add(0, &eps), Err(CanvasError::UnexpectedRegion { index: 0, .. })));
-    assert!(matches!(round.add(4, &eps), Err(CanvasError::UnexpectedRegion { index: 4, .. })));
-    assert!(matches!(
-        round.add(1, &eps[1..]),
-        Err(CanvasError::Length { expected: 64, actual: 63, .. })
-    ));
-    assert!(matches!(
-        round.finish(),
-        Err(CanvasError::MissingRegions { first: 1, missing: 2, count: 4 })
-    ));
-    let other = RegionGrid::new(12, 14, 8, 4).unwrap();
-    assert!(matches!(fuser.begin(&other), Err(CanvasError::GridMismatch { .. })));
-}
-
-#[test]
-fn a_mapped_file_and_anonymous_memory_fuse_to_the_same_bits() {
-    let dir = tempfile::tempdir().unwrap();
-    let grid = RegionGrid::new(20, 26, 8, 4).unwrap();
-    let results =
-        [Latent::in_dir(dir.path(), 20, 26, 4).unwrap(), Latent::in_memory(20, 26, 4).unwrap()]
-            .map(|latent| {
-                let mut fuser = Fuser::new(latent, Fusion::Feather);
-                let mut round = fuser.begin(&grid).unwrap();
-                for r in grid.regions() {
-                    round.add(r.index, &prediction(&grid, 4, r.index)).unwrap();
-                }
-                round.finish().unwrap().as_slice().to_vec()
-            });
-    assert_eq!(results[0], results[1]);
+    let fuser = Fuser::new(Fusion::Average, &grid, 1);
+    let mut out = vec![0.0; 24];
+    for (predictions, band) in [(4 * 64 - 1, 24), (4 * 64, 23)] {
+        assert!(matches!(
+            fuser.band(0..2, &vec![1.0; predictions], &mut out[..band]),
+            Err(CanvasError::Length { .. })
+        ));
+    }
+    fuser.band(0..2, &vec![1.0; 4 * 64], &mut out).unwrap();
+    assert_eq!(out, [1.0; 24]);
 }

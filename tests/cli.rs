@@ -113,7 +113,7 @@ fn bad_input_gets_one_clear_line_and_leaves_nothing_behind() {
         ("cut.jpg", "not a readable image"),
         ("empty.png", "empty"),
         ("text.png", "not a readable image"),
-        ("folder.png", "is a directory"),
+        ("folder.png", "no pictures in it"),
     ] {
         let message = shell.fail(&format!("{input} -o out.png"), 1);
         assert!(message.contains(input) && message.contains(expected), "{message}");
@@ -378,8 +378,18 @@ fn captions_never_take_the_place_of_the_picture() {
     let shell = Shell::new();
     shell.picture("in.png", 16, 16);
     let before = shell.bytes("in.png");
-    assert!(shell.fail("caption in.png -o in.png", 2).contains("in.png"));
+    for arguments in ["caption in.png -o in.png", "caption in.png -o other.jpg"] {
+        assert!(shell.fail(arguments, 2).contains("JSON is written"), "{arguments}");
+    }
+    fs::copy(shell.path("in.png"), shell.path("nameless")).unwrap();
+    let message = shell.fail("caption nameless -o nameless", 2);
+    assert!(message.contains("nameless: is the picture itself"), "{message}");
     assert_eq!(shell.bytes("in.png"), before);
+    assert_eq!(shell.bytes("nameless"), before);
+    for option in ["--format png", "--quality 80", "--skip-existing", "--dry-run"] {
+        let message = shell.fail(&format!("caption in.png {option}"), 2);
+        assert!(message.contains("writes no picture"), "{message}");
+    }
     assert!(shell.fail("caption in.png -o no/such/c.json", 1).contains("does not exist"));
     shell.succeed("caption in.png -o c.json --quiet");
     assert!(shell.bytes("c.json").starts_with(b"{"));
@@ -413,12 +423,12 @@ fn a_named_pipe_can_be_the_output() {
 fn plan_says_what_would_run_and_writes_nothing() {
     let shell = Shell::new();
     shell.picture("in.png", 128, 100);
-    let plan = String::from_utf8(shell.succeed("plan in.png --scale 4")).unwrap();
+    let plan = String::from_utf8(shell.succeed("plan in.png --scale 4 --max-memory 8GiB")).unwrap();
     for expected in ["512 × 400 px", "regions", "steps         4 of 8, at t = 499, 374, 249, 124"]
     {
         assert!(plan.contains(expected), "{expected} not in:\n{plan}");
     }
-    assert_eq!(shell.succeed("in.png --scale 4 --dry-run"), plan.as_bytes());
+    assert_eq!(shell.succeed("in.png --scale 4 --max-memory 8GiB --dry-run"), plan.as_bytes());
     let calls = |plan: &str| -> usize {
         let line = plan.lines().find(|line| line.starts_with("UNet calls")).unwrap();
         line.split_whitespace().nth(2).unwrap().parse().unwrap()
@@ -427,6 +437,11 @@ fn plan_says_what_would_run_and_writes_nothing() {
     let guided = String::from_utf8(shell.succeed(line)).unwrap();
     assert!(guided.contains("guidance      5\n") && guided.contains("22 of 50"), "{guided}");
     assert_eq!(calls(&guided) * 4, calls(&plan) * 22 * 2);
+    // The job's other options are welcome, and what its output cannot hold is told.
+    let line = "plan in.png --scale 4 --max-memory 8GiB -o out.jpg --quality 80 --skip-existing";
+    assert_eq!(shell.succeed(line), plan.as_bytes());
+    let message = shell.fail("plan in.png -o out.webp --long-edge 20000", 1);
+    assert!(message.contains("out.webp: WebP holds at most 16383"), "{message}");
     assert_eq!(shell.names(), ["in.png"]);
 }
 
@@ -483,7 +498,7 @@ fn transparency_and_sixteen_bits_come_through() {
 
 #[cfg(unix)]
 #[test]
-fn ctrl_c_and_kill_end_with_130_and_leave_nothing_behind() {
+fn ctrl_c_and_kill_end_with_130_and_keep_what_is_done_out_of_sight() {
     for signal in ["-INT", "-TERM"] {
         let shell = Shell::new();
         shell.picture("in.png", 300, 300);
@@ -492,7 +507,6 @@ fn ctrl_c_and_kill_end_with_130_and_leave_nothing_behind() {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        // Once repainting is announced, the output is open under a temporary name.
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let found = lines.any(|line| line.unwrap().contains(r#""stage":"denoise""#));
         assert!(found);
@@ -501,7 +515,7 @@ fn ctrl_c_and_kill_end_with_130_and_leave_nothing_behind() {
         assert!(std::process::Command::new("kill").args([signal, &id]).status().unwrap().success());
         let rest: String = lines.map_while(Result::ok).collect();
         assert_eq!(child.wait().unwrap().code(), Some(130), "{rest}");
-        assert!(rest.contains("interrupted"), "{rest}");
-        assert_eq!(shell.names(), ["in.png"]);
+        assert!(rest.contains("interrupted; the same command goes on from here"), "{rest}");
+        assert_eq!(shell.names(), [".out.png.cupscale", "in.png"]);
     }
 }

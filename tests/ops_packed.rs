@@ -10,6 +10,11 @@ use cupscale::backend::{
     unpack_rows,
 };
 
+#[path = "common/tensors.rs"]
+mod tensors;
+
+use tensors::values;
+
 const KEPT: [GgmlDType; 12] = [
     GgmlDType::F16,
     GgmlDType::BF16,
@@ -24,20 +29,6 @@ const KEPT: [GgmlDType; 12] = [
     GgmlDType::Q4_1,
     GgmlDType::Q4_0,
 ];
-
-/// Numbers in about [-1.7, 1.7] with a variance of one, different for every seed.
-fn values(seed: u64, shape: &[usize]) -> Tensor {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let numbers: Vec<f32> = (0..shape.iter().product())
-        .map(|_| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            ((state >> 40) as f32 / (1u32 << 23) as f32 - 1.0) * 1.732
-        })
-        .collect();
-    Tensor::from_vec(numbers, shape, &Device::Cpu).unwrap()
-}
 
 fn flat(x: &Tensor) -> Vec<f32> {
     x.flatten_all().unwrap().to_vec1().unwrap()

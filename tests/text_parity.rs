@@ -12,6 +12,11 @@ use cupscale::model::text::{
 };
 use serde_json::Value;
 
+#[path = "common/tensors.rs"]
+mod tensors;
+
+use tensors::relative_error;
+
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/text").join(name)
 }
@@ -58,6 +63,20 @@ fn every_configuration_gives_odd_texts_the_ids_of_transformers() {
     }
 }
 
+#[test]
+fn a_cut_is_where_the_ids_end_and_nothing_else_is_cut() {
+    let tokenizer = tokenizer("first");
+    let limit = tokenizer.length() - 2;
+    // After its first word, of letters outside of ASCII, every sign is a token: no cut falls into a word.
+    let text = format!("Dämmerung: {}", "a, ".repeat(limit));
+    let cut = tokenizer.cut(&text).unwrap().unwrap();
+    assert_eq!(cut.limit, limit);
+    assert!(cut.tokens > 2 * limit, "{cut:?}");
+    assert_eq!(tokenizer.encode(&text).unwrap(), tokenizer.encode(&text[..cut.at]).unwrap());
+    assert_eq!(tokenizer.cut(&text[..cut.at]).unwrap(), None);
+    assert_eq!(tokenizer.cut("").unwrap(), None);
+}
+
 fn load_encoder(name: &str) -> ClipTextModel {
     let config = json(&format!("{name}/config.json"));
     let with_projection = config["architectures"][0] == "CLIPTextModelWithProjection";
@@ -68,13 +87,6 @@ fn load_encoder(name: &str) -> ClipTextModel {
     );
     ClipTextModel::load(&ClipTextConfig::from_json(&config).unwrap(), with_projection, &vars)
         .unwrap()
-}
-
-/// `‖a − b‖ / ‖b‖`.
-fn relative_error(a: &Tensor, b: &Tensor) -> f32 {
-    assert_eq!(a.dims(), b.dims());
-    let norm = |x: &Tensor| x.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt();
-    norm(&(a - b).unwrap()) / norm(b)
 }
 
 fn assert_equals_transformers(name: &str) {

@@ -163,7 +163,7 @@ fn recorded_cross_attentions_are_diffusers_cross_attention_outputs_in_visiting_o
     let output = case.run(Prior::Record(&mut recorded)).unwrap();
     assert_close("output while recording", &output, &case.expected["output"], 1e-4);
     let (_, height, width, _) = case.sample.dims4().unwrap();
-    let sizes = case.model.cross_attention_sizes(height, width);
+    let sizes = case.model.config().cross_attention_sizes(height, width);
     let count = case.expected.keys().filter(|name| name.starts_with("recorded.")).count();
     assert!(count > 8);
     assert_eq!((recorded.len(), sizes.len()), (count, count));

@@ -9,6 +9,11 @@ use cupscale::backend::Params;
 use cupscale::model::vae::{Vae, VaeError};
 use serde_json::Value;
 
+#[path = "common/tensors.rs"]
+mod tensors;
+
+use tensors::relative_error;
+
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/vae").join(name)
 }
@@ -24,13 +29,6 @@ fn tensors(name: &str, file: &str) -> HashMap<String, Tensor> {
 fn load(name: &str) -> Vae {
     let weights = tensors(name, "weights.safetensors");
     Vae::load(&config(name), &Params::from_tensors(weights, DType::F32, &Device::Cpu)).unwrap()
-}
-
-/// `‖a − b‖ / ‖b‖`.
-fn relative_error(a: &Tensor, b: &Tensor) -> f32 {
-    assert_eq!(a.dims(), b.dims());
-    let norm = |x: &Tensor| x.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt();
-    norm(&(a - b).unwrap()) / norm(b)
 }
 
 fn largest_difference(a: &Tensor, b: &Tensor) -> f32 {

@@ -9,28 +9,22 @@ use cupscale::pipeline::Engine;
 use cupscale::weights::{ModelFiles, ModelSource, Part, WeightsError};
 use tempfile::TempDir;
 
+mod common;
+#[path = "common/tensors.rs"]
+mod tensors;
+
+use common::copy_folder;
+use tensors::relative_error;
+
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/weights").join(name)
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        let target = to.join(path.file_name().unwrap());
-        if path.is_dir() {
-            copy(&path, &target);
-        } else {
-            fs::copy(&path, &target).unwrap();
-        }
-    }
 }
 
 /// A copy of a fixture that a test may break.
 fn copied(name: &str) -> (TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let model = dir.path().join("model");
-    copy(&fixture(name), &model);
+    copy_folder(&fixture(name), &model);
     (dir, model)
 }
 
@@ -40,12 +34,6 @@ fn open(folder: &Path) -> ModelFiles {
 
 fn vae_error(folder: &Path) -> WeightsError {
     open(folder).vae(&Device::Cpu, DType::F32).unwrap_err()
-}
-
-fn relative_error(a: &Tensor, b: &Tensor) -> f32 {
-    assert_eq!(a.dims(), b.dims());
-    let norm = |x: &Tensor| x.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt();
-    norm(&(a - b).unwrap()) / norm(b)
 }
 
 #[test]
@@ -183,7 +171,7 @@ fn a_tensor_that_no_configuration_asks_for_is_noted() {
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/img2img/model");
     assert_eq!(open(&model).notes(), Vec::<String>::new());
     let dir = tempfile::tempdir().unwrap();
-    copy(&model, dir.path());
+    copy_folder(&model, dir.path());
     for (file, name) in [
         ("unet/diffusion_pytorch_model.safetensors", "down_blocks.7.x"),
         ("text_encoder_2/model.safetensors", "text_model.y"),

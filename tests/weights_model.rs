@@ -10,6 +10,13 @@ use cupscale::pipeline::{Engine, Error};
 use cupscale::weights::{ModelFiles, ModelSource, Part, WeightsError};
 use serde_json::Value;
 
+mod common;
+#[path = "common/tensors.rs"]
+mod tensors;
+
+use common::copy_folder;
+use tensors::relative_error;
+
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/img2img").join(name)
 }
@@ -25,12 +32,6 @@ fn load(folder: &Path) -> Result<Engine, Error> {
 
 fn expected(region: &str) -> HashMap<String, Tensor> {
     safetensors::load(fixture(&format!("expected_{region}.safetensors")), &Device::Cpu).unwrap()
-}
-
-fn relative_error(a: &Tensor, b: &Tensor) -> f32 {
-    assert_eq!(a.dims(), b.dims());
-    let norm = |x: &Tensor| x.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt();
-    norm(&(a - b).unwrap()) / norm(b)
 }
 
 #[test]
@@ -76,19 +77,6 @@ fn f16_conditioning_is_close_to_f32() {
     assert!(relative_error(&low, &expected("wide")["zL"].unsqueeze(0).unwrap()) <= 1e-2);
 }
 
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        let target = to.join(path.file_name().unwrap());
-        if path.is_dir() {
-            copy(&path, &target);
-        } else {
-            fs::copy(&path, &target).unwrap();
-        }
-    }
-}
-
 #[test]
 fn whichever_part_is_missing_is_named_with_its_file() {
     for (file, part) in [
@@ -103,7 +91,7 @@ fn whichever_part_is_missing_is_named_with_its_file() {
         ("tokenizer_2/vocab.json", "the tokenizer"),
     ] {
         let dir = tempfile::tempdir().unwrap();
-        copy(&fixture("model"), dir.path());
+        copy_folder(&fixture("model"), dir.path());
         fs::remove_file(dir.path().join(file)).unwrap();
         let error = load(dir.path()).err().unwrap();
         assert!(matches!(error, Error::Weights(WeightsError::MissingPart { .. })), "{error}");
@@ -127,7 +115,7 @@ fn any_damaged_text_file_is_one_line_that_names_it() {
     ] {
         for damage in [&b"{\"a\":\n["[..], b"[1, 2]", b"\xff\xfe", b"3"] {
             let dir = tempfile::tempdir().unwrap();
-            copy(&fixture("model"), dir.path());
+            copy_folder(&fixture("model"), dir.path());
             fs::write(dir.path().join(file), damage).unwrap();
             // A file that still parses may leave everything at its defaults; it must not panic.
             if let Err(error) = load(dir.path()) {

@@ -13,6 +13,13 @@ use cupscale::pipeline::Engine;
 use cupscale::weights::{ModelFiles, ModelSource, Part, QuantType};
 use tempfile::TempDir;
 
+mod common;
+#[path = "common/tensors.rs"]
+mod tensors;
+
+use common::copy_folder;
+use tensors::values;
+
 /// SDXL's architecture with rows that k-quants can take.
 const UNET: &str = r#"{"sample_size": 16, "block_out_channels": [64, 256],
     "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
@@ -21,20 +28,6 @@ const UNET: &str = r#"{"sample_size": 16, "block_out_channels": [64, 256],
     "cross_attention_dim": 256, "use_linear_projection": true,
     "addition_embed_type": "text_time", "addition_time_embed_dim": 32,
     "projection_class_embeddings_input_dim": 448}"#;
-
-/// Numbers in about [-1.7, 1.7] with a variance of one, different for every seed.
-fn values(seed: u64, shape: &[usize]) -> Tensor {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let numbers: Vec<f32> = (0..shape.iter().product())
-        .map(|_| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            ((state >> 40) as f32 / (1u32 << 23) as f32 - 1.0) * 1.732
-        })
-        .collect();
-    Tensor::from_vec(numbers, shape, &Device::Cpu).unwrap()
-}
 
 /// Invents a weight for every name that a model asks for, as torch's layers do (uniform up to
 /// 1/√inputs), and keeps them.
@@ -60,19 +53,6 @@ impl ParamSource for Inventor {
     }
 }
 
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        let target = to.join(path.file_name().unwrap());
-        if path.is_dir() {
-            copy(&path, &target);
-        } else {
-            fs::copy(&path, &target).unwrap();
-        }
-    }
-}
-
 fn fixture() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/img2img/model")
 }
@@ -81,7 +61,7 @@ fn fixture() -> PathBuf {
 fn model() -> (TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let model = dir.path().join("model");
-    copy(&fixture(), &model);
+    copy_folder(&fixture(), &model);
     let inventor = Arc::new(Inventor::default());
     let params = Params::new(inventor.clone(), DType::F32, &Device::Cpu);
     UNet2DConditionModel::load(UNetConfig::from_json(UNET).unwrap(), &params).unwrap();
@@ -251,7 +231,7 @@ fn a_lora_is_merged_before_rounding_in_a_file_as_on_the_fly() {
 fn a_model_is_never_written_over_itself() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("model");
-    copy(&fixture(), &folder);
+    copy_folder(&fixture(), &folder);
     let file = dir.path().join("a.gguf");
     open(&folder).quantize(QuantType::F16, &file, &mut silent).unwrap();
     let before = fs::read(&file).unwrap();

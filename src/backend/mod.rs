@@ -4,10 +4,12 @@
 mod blocks;
 mod bytes;
 mod device;
+mod memory;
 pub mod ops;
 mod params;
 
 pub use blocks::{holds_weights, is_quantized, stored_bytes, unpack_rows};
 pub use bytes::Bytes;
 pub use device::{DeviceError, DeviceSpec, working_dtype};
+pub use memory::usable_memory;
 pub use params::{ParamSource, Params};

@@ -23,21 +23,23 @@ pub enum CanvasError {
         /// The thing that does not fit, with its sides.
         what: String,
     },
-    /// The canvas file could not be made.
-    #[error("{}: cannot create the canvas file here: {source}", dir.display())]
-    Create {
-        /// The folder that was to hold the file.
-        dir: PathBuf,
+    /// A canvas file could not be made, opened or written.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
         /// What the system said.
         source: io::Error,
     },
-    /// The folder's disk (or the user's quota) has no room for the canvas file.
-    #[error("{}: no room for the canvas, which needs {bytes} bytes: free some space or choose another folder for temporary files", dir.display())]
-    DiskFull {
-        /// The folder that was to hold the file.
-        dir: PathBuf,
-        /// Size of the whole canvas file.
-        bytes: usize,
+    /// A canvas file that is not as long as the canvas calls for.
+    #[error("{}: holds {actual} bytes where {expected} are needed", path.display())]
+    FileLength {
+        /// The file.
+        path: PathBuf,
+        /// Bytes needed.
+        expected: usize,
+        /// Bytes there.
+        actual: u64,
     },
     /// The memory map was refused.
     #[error("cannot map {bytes} bytes of canvas into memory: {source}")]
@@ -74,38 +76,6 @@ pub enum CanvasError {
         overlap: usize,
         /// The region side.
         region: usize,
-    },
-    /// The grid was made for a canvas of another size.
-    #[error(
-        "the region grid is for {grid_height} x {grid_width} latent pixels, the canvas has {height} x {width}"
-    )]
-    GridMismatch {
-        /// Rows of the grid's canvas.
-        grid_height: usize,
-        /// Columns of the grid's canvas.
-        grid_width: usize,
-        /// Rows of this canvas.
-        height: usize,
-        /// Columns of this canvas.
-        width: usize,
-    },
-    /// A prediction for a region that the grid does not have, or that has been added already.
-    #[error("region {index} is not awaited: the grid has {count} regions, and each is added once")]
-    UnexpectedRegion {
-        /// Index of the region.
-        index: usize,
-        /// Regions in the grid.
-        count: usize,
-    },
-    /// Fusion was to be finished before every region was added.
-    #[error("{missing} of {count} regions have no prediction yet (the first is region {first})")]
-    MissingRegions {
-        /// Index of the first region without a prediction.
-        first: usize,
-        /// Regions without a prediction.
-        missing: usize,
-        /// Regions in the grid.
-        count: usize,
     },
     /// A place beyond the range that the noise field numbers.
     #[error("the noise field has no element at {axis} {value}: its coordinates are 32-bit")]

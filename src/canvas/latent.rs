@@ -1,14 +1,15 @@
-//! The latent that holds a whole picture, in a mapped temporary file, so that host memory need not.
+//! The latent that holds a whole picture, in a mapped file, so that host memory need not.
 //!
 //! A 16384² picture has a latent of 64 MiB (SDXL) to 1 GiB (a VAE with f = 4 and 16 channels), and a run
-//! keeps three of them. The system pages a mapped file in and out as it is walked through; the file has no
-//! name (or loses it when the process ends), so a killed run leaves nothing behind.
+//! keeps several of them. The system pages a mapped file in and out as it is walked through, and what was
+//! written to it outlives the process: [`Latent::open`] finds it again.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Seek, Write};
 use std::ops::Range;
 use std::path::Path;
 
+use fs4::FileExt as _;
 use memmap2::MmapMut;
 
 use super::error::CanvasError;
@@ -16,7 +17,7 @@ use super::grid::Region;
 
 /// An `f32` array of `height × width × channels`, channels-last, mapped into memory and zero at first.
 ///
-/// Both constructors give the same type: one path for a thumbnail and for a poster.
+/// All constructors give the same type: one path for a thumbnail and for a poster.
 #[derive(Debug)]
 pub struct Latent {
     height: usize,
@@ -26,27 +27,51 @@ pub struct Latent {
 }
 
 impl Latent {
-    /// A zeroed latent backed by a nameless temporary file in `dir`.
+    /// A zeroed latent in a new file; one of that name is replaced.
     ///
-    /// The file's blocks are written at once, not left sparse: a full disk must be an error here,
+    /// The file's blocks are reserved at once, not left sparse: a full disk must be an error here,
     /// because later it would be a bus fault in the middle of a store.
     ///
     /// # Errors
-    /// [`CanvasError::EmptyLatent`], [`CanvasError::TooLarge`], [`CanvasError::Create`],
-    /// [`CanvasError::DiskFull`] or [`CanvasError::Map`].
-    pub fn in_dir(
-        dir: &Path,
+    /// [`CanvasError::EmptyLatent`], [`CanvasError::TooLarge`], [`CanvasError::File`] (a full disk among
+    /// others) or [`CanvasError::Map`].
+    pub fn create(
+        path: &Path,
         height: usize,
         width: usize,
         channels: usize,
     ) -> Result<Self, CanvasError> {
         let bytes = byte_len(height, width, channels)?;
-        let mut file = tempfile::tempfile_in(dir)
-            .map_err(|source| CanvasError::Create { dir: dir.to_owned(), source })?;
-        write_zeros(&mut file, bytes).map_err(|source| storage_error(source, dir, bytes))?;
-        // SAFETY: the file has no name (or is ours alone until it is deleted), so nobody else can shorten
-        // or change it while it is mapped.
-        let map = unsafe { MmapMut::map_mut(&file) }
+        let file = create_file(path, bytes)
+            .map_err(|source| CanvasError::File { path: path.to_owned(), source })?;
+        Self::map(&file, height, width, channels)
+    }
+
+    /// The latent that [`create`](Self::create) made in this file, with what was written to it since.
+    ///
+    /// # Errors
+    /// [`CanvasError::FileLength`] for a file of another length; else as `create`.
+    pub fn open(
+        path: &Path,
+        height: usize,
+        width: usize,
+        channels: usize,
+    ) -> Result<Self, CanvasError> {
+        let expected = byte_len(height, width, channels)?;
+        let in_file = |source| CanvasError::File { path: path.to_owned(), source };
+        let file = File::options().read(true).write(true).open(path).map_err(in_file)?;
+        let actual = file.metadata().map_err(in_file)?.len();
+        if actual != expected as u64 {
+            return Err(CanvasError::FileLength { path: path.to_owned(), expected, actual });
+        }
+        Self::map(&file, height, width, channels)
+    }
+
+    fn map(file: &File, height: usize, width: usize, channels: usize) -> Result<Self, CanvasError> {
+        let bytes = byte_len(height, width, channels)?;
+        // SAFETY: the file belongs to a folder that one process at a time holds the lock of, so nobody
+        // else shortens or changes it while it is mapped.
+        let map = unsafe { MmapMut::map_mut(file) }
             .map_err(|source| CanvasError::Map { bytes, source })?;
         Ok(Self { height, width, channels, map })
     }
@@ -117,6 +142,19 @@ impl Latent {
     pub fn rows_mut(&mut self, rows: Range<usize>) -> &mut [f32] {
         let len = self.row_len();
         &mut self.as_mut_slice()[rows.start * len..rows.end * len]
+    }
+
+    /// Waits until what was written to these rows is on the disk; nothing where there is no file.
+    ///
+    /// # Errors
+    /// What the system says.
+    ///
+    /// # Panics
+    /// If the range reaches past the last row.
+    pub fn flush_rows(&self, rows: Range<usize>) -> io::Result<()> {
+        assert!(rows.end <= self.height, "rows {rows:?} of {}", self.height);
+        let row_bytes = self.row_len() * size_of::<f32>();
+        self.map.flush_range(rows.start * row_bytes, rows.len() * row_bytes)
     }
 
     /// Copies a region into `out`, `[region.height, region.width, channels]`. Where the region reaches past
@@ -198,7 +236,18 @@ fn byte_len(height: usize, width: usize, channels: usize) -> Result<usize, Canva
         })
 }
 
+/// A new file of `bytes` zeros whose blocks are reserved.
+fn create_file(path: &Path, bytes: usize) -> io::Result<File> {
+    let mut file = File::options().read(true).write(true).create(true).truncate(true).open(path)?;
+    if file.allocate(bytes as u64).is_err() {
+        // Not every file system can reserve; writing is slower and says more clearly what is wrong.
+        write_zeros(&mut file, bytes)?;
+    }
+    Ok(file)
+}
+
 fn write_zeros(file: &mut File, bytes: usize) -> io::Result<()> {
+    file.rewind()?;
     let zeros = vec![0u8; bytes.min(1 << 20)];
     let mut left = bytes;
     while left > 0 {
@@ -207,15 +256,6 @@ fn write_zeros(file: &mut File, bytes: usize) -> io::Result<()> {
         left -= n;
     }
     file.flush()
-}
-
-fn storage_error(source: io::Error, dir: &Path, bytes: usize) -> CanvasError {
-    match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
-            CanvasError::DiskFull { dir: dir.to_owned(), bytes }
-        }
-        _ => CanvasError::Create { dir: dir.to_owned(), source },
-    }
 }
 
 #[cfg(test)]
@@ -287,24 +327,34 @@ mod tests {
     }
 
     #[test]
-    fn a_latent_in_a_folder_keeps_values_and_leaves_no_file_behind() {
+    fn a_latent_in_a_file_is_found_again_as_it_was_left() {
         let dir = tempfile::tempdir().unwrap();
-        let mut latent = Latent::in_dir(dir.path(), 300, 400, 4).unwrap();
+        let path = dir.path().join("z");
+        let mut latent = Latent::create(&path, 300, 400, 4).unwrap();
         assert!(latent.as_slice().iter().all(|&v| v == 0.0));
         latent.rows_mut(299..300)[1599] = 7.5;
+        latent.flush_rows(299..300).unwrap();
+        drop(latent);
+        let latent = Latent::open(&path, 300, 400, 4).unwrap();
         assert_eq!(latent.rows(299..300)[1599], 7.5);
         assert_eq!(latent.as_slice().len(), 300 * 400 * 4);
-        drop(latent);
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        let other = Latent::open(&path, 300, 401, 4).unwrap_err();
+        assert!(matches!(other, CanvasError::FileLength { actual: 1_920_000, .. }), "{other}");
+        assert!(Latent::create(&path, 2, 2, 1).unwrap().as_slice() == [0.0; 4]);
+    }
+
+    #[test]
+    fn zeros_that_are_written_and_not_reserved_are_zeros_too() {
+        let mut file = tempfile::tempfile().unwrap();
+        write_zeros(&mut file, (3 << 20) + 5).unwrap();
+        assert_eq!(file.metadata().unwrap().len(), (3 << 20) + 5);
     }
 
     #[test]
     fn impossible_latents_are_errors_and_not_panics() {
         let dir = tempfile::tempdir().unwrap();
         let gone = dir.path().join("not there");
-        assert!(
-            matches!(Latent::in_dir(&gone, 2, 2, 1), Err(CanvasError::Create { dir, .. }) if dir == gone)
-        );
+        assert!(matches!(Latent::create(&gone.join("z"), 2, 2, 1), Err(CanvasError::File { .. })));
         assert!(matches!(Latent::in_memory(0, 2, 1), Err(CanvasError::EmptyLatent { .. })));
         assert!(matches!(Latent::in_memory(usize::MAX, 2, 1), Err(CanvasError::TooLarge { .. })));
         assert!(matches!(
@@ -316,19 +366,5 @@ mod tests {
             Latent::in_memory(2, 2, 1).unwrap().gather(&region(0, 0, 2, 2), &mut short),
             Err(CanvasError::Length { expected: 4, actual: 3, .. })
         ));
-    }
-
-    #[cfg(target_os = "linux")]
-    #[test]
-    fn a_full_disk_is_reported_as_such_with_the_size_needed() {
-        let mut full = File::options().write(true).open("/dev/full").unwrap();
-        let source = write_zeros(&mut full, 3 << 20).unwrap_err();
-        let error = storage_error(source, Path::new("cache"), 3 << 20);
-        assert!(matches!(error, CanvasError::DiskFull { bytes: 3_145_728, .. }));
-        assert!(
-            error
-                .to_string()
-                .starts_with("cache: no room for the canvas, which needs 3145728 bytes")
-        );
     }
 }

@@ -5,12 +5,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use clap::{Args, Parser, Subcommand, ValueEnum, builder::TypedValueParser as _};
+use clap::{
+    Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum,
+    builder::TypedValueParser as _, error::ErrorKind,
+};
 use cupscale::{
     backend::DeviceSpec,
     canvas::{Fusion, SizeSpec},
     image::{DEFAULT_QUALITY, Format, Input, Output},
-    pipeline::{CaptionerChoice, ColourFix, Defaults, Settings},
+    pipeline::{CaptionerChoice, ColourFix, Defaults, Resume, Settings, Work},
     sampler::{Denoise, SamplerKind, TimestepSpacing},
     weights::QuantType,
 };
@@ -25,12 +28,13 @@ Examples:
   cupscale-fast photo.jpg                                  write photo_4x.jpg
   cupscale-fast -i in.png -o out.tif --scale 2 --prompt \"an old harbour at dusk\"
   cat in.png | cupscale-fast -i - -o - --format png > out.png
+  cupscale-fast -i shots -o big --skip-existing            every picture below the folder
   cupscale-fast caption photo.jpg > captions.json          edit it, then:
   cupscale-fast photo.jpg --captions captions.json
   cupscale-fast plan photo.jpg --long-edge 8000            what would run, without running it
   cupscale-fast models list                                which models there are
 
-Exit codes: 0 done, 1 the input failed, 2 wrong usage, 130 interrupted.";
+Exit codes: 0 done, 1 an input failed, 2 wrong usage, 3 everything was skipped, 130 interrupted.";
 
 /// What was typed.
 #[derive(Debug, Parser)]
@@ -45,9 +49,46 @@ pub struct Cli {
     pub job: JobArgs,
 }
 
+/// Options that say how a picture is written, which `caption` does not do: the options of the job whose
+/// regions it describes are the same otherwise.
+const NOT_OF_CAPTION: [&str; 4] = ["format", "quality", "skip_existing", "dry_run"];
+
+impl Cli {
+    /// The definition, with each verb's own options in its help.
+    fn definition() -> clap::Command {
+        let hidden = |command: clap::Command| {
+            NOT_OF_CAPTION
+                .iter()
+                .fold(command, |command, id| command.mut_arg(id, |option| option.hide(true)))
+                .mut_arg("output", |option| {
+                    option.help("Where to write the JSON [default: standard output]")
+                })
+        };
+        Self::command().mut_subcommand("caption", hidden)
+    }
+
+    /// Parses what was typed, and refuses an option where its verb does not use it.
+    pub fn from_command_line(
+        words: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+    ) -> Result<Self, clap::Error> {
+        let mut definition = Self::definition();
+        let matches = definition.try_get_matches_from_mut(words)?;
+        if let Some(("caption", caption)) = matches.subcommand() {
+            let typed = |id: &&&str| {
+                caption.value_source(id) == Some(clap::parser::ValueSource::CommandLine)
+            };
+            if let Some(id) = NOT_OF_CAPTION.iter().find(typed) {
+                let reason = format!("`caption` writes no picture: no --{}", id.replace('_', "-"));
+                return Err(definition.error(ErrorKind::ArgumentConflict, reason));
+            }
+        }
+        Self::from_arg_matches(&matches)
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Print what would run (regions, steps, bytes) and stop
+    /// Print what would run (regions, steps, bytes) and stop; takes every option of the job
     Plan(Box<JobArgs>),
     /// Print the caption of every region as JSON, to be edited and given back with --captions
     Caption(Box<JobArgs>),
@@ -93,18 +134,22 @@ pub enum ColorFixArg {
 
 #[derive(Args, Debug)]
 pub struct JobArgs {
-    /// The picture to enlarge; `-` reads standard input
+    /// The picture to enlarge, or a folder of pictures; `-` reads standard input
     #[arg(value_name = "INPUT", conflicts_with = "input_option")]
     input: Option<OsString>,
     /// The same as INPUT
     #[arg(short = 'i', long = "input", value_name = "INPUT")]
     input_option: Option<OsString>,
-    /// Where to write; `-` writes standard output [default: INPUT with _4x before its extension]
+    /// Where to write, for a folder a folder; `-` writes standard output [default: INPUT with _4x before its
+    /// extension]
     #[arg(short, long, value_name = "OUTPUT")]
     output: Option<OsString>,
     /// Format of the output [default: by the output's name, else as the input]
     #[arg(short, long, value_name = "png|jpeg|webp|tiff")]
     format: Option<Format>,
+    /// Leave pictures alone whose output exists
+    #[arg(long)]
+    pub skip_existing: bool,
     /// JPEG quality
     #[arg(long, value_name = "1-100", default_value_t = DEFAULT_QUALITY,
           value_parser = clap::value_parser!(u8).range(1..=100))]
@@ -242,18 +287,32 @@ pub struct JobArgs {
         help_heading = "Machine"
     )]
     device: DeviceSpec,
-    /// Regions computed at once [default: 4 on the CPU, 8 on a GPU]
+    /// What the job may take of the device's memory: 8GiB, 512MiB, 6G, or bytes [default: what is free,
+    /// less a margin]
+    #[arg(long, value_name = "SIZE", value_parser = values::bytes, help_heading = "Machine")]
+    max_memory: Option<usize>,
+    /// Regions computed at once [default: 4 on the CPU, 8 on a GPU, or what fits]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024),
           help_heading = "Machine")]
     batch: Option<u32>,
-    /// Side of a VAE tile, in pixels
-    #[arg(short = 't', long, value_name = "PIXELS", default_value_t = Defaults::TILE,
+    /// Side of a VAE tile, in pixels [default: 512, or what fits]
+    #[arg(short = 't', long, value_name = "PIXELS",
           value_parser = clap::value_parser!(u32).range(32..=16384), help_heading = "Machine")]
-    tile: u32,
+    tile: Option<u32>,
     /// Threads on the CPU [default: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024),
           help_heading = "Machine")]
     threads: Option<u32>,
+
+    /// Folder for the files of a job while it runs [default: beside the output; the cache for a stream]
+    #[arg(long, value_name = "DIR", help_heading = "Unfinished work")]
+    work_dir: Option<PathBuf>,
+    /// Go on with unfinished work, which happens by itself; fail if there is none
+    #[arg(long, conflicts_with = "fresh", help_heading = "Unfinished work")]
+    resume: bool,
+    /// Throw unfinished work away and begin anew
+    #[arg(long, help_heading = "Unfinished work")]
+    fresh: bool,
 
     /// Print what would run and stop
     #[arg(long)]
@@ -275,18 +334,24 @@ impl JobArgs {
         })
     }
 
+    /// The one picture that `verb` reads.
+    pub fn one_input(&self, verb: &str) -> Result<Input, CliError> {
+        match self.input()? {
+            Input::Path(path) if path.is_dir() => Err(CliError::Usage(format!(
+                "{}: is a folder; `{verb}` takes one picture",
+                path.display()
+            ))),
+            input => Ok(input),
+        }
+    }
+
     /// Where to write, and in which format. `source` is the input's own format.
     pub fn output(&self, input: &Input, source: Format) -> Result<(Output, Format), CliError> {
         let output = match (&self.output, input) {
             (Some(output), _) => Output::parse(output),
             (None, Input::Path(path)) => {
-                let format = self.format.unwrap_or(source);
-                let extension = match path.extension() {
-                    Some(own) if format == source => own.to_string_lossy().into_owned(),
-                    _ => format.extension().to_owned(),
-                };
-                let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-                Output::Path(path.with_file_name(format!("{stem}_{}.{extension}", self.suffix())))
+                let (path, format) = self.output_name(path, source, &self.suffix());
+                return Ok((Output::Path(path), format));
             }
             (None, Input::Stdin) => Output::Stdout,
         };
@@ -307,17 +372,86 @@ impl JobArgs {
         Ok((output, self.format.or(named).unwrap_or(source)))
     }
 
-    /// Where a verb that writes no picture should write.
-    pub fn document_output(&self) -> Output {
-        self.output.as_deref().map_or(Output::Stdout, Output::parse)
+    /// The name and the format of the output of a picture that is named itself: with `suffix` before the
+    /// extension, which changes only with the format. `source` is the format of what it holds.
+    pub fn output_name(&self, path: &Path, source: Format, suffix: &str) -> (PathBuf, Format) {
+        let named = Format::from_extension(path);
+        let format = self.format.or(named).unwrap_or(source);
+        // What is no extension of ours belongs to the name.
+        let stem = if named.is_some() { path.file_stem() } else { path.file_name() };
+        let mut name = stem.unwrap_or_default().to_owned();
+        name.push(suffix);
+        name.push(".");
+        match path.extension() {
+            Some(own) if named == Some(format) => name.push(own),
+            _ => name.push(format.extension()),
+        }
+        (path.with_file_name(name), format)
     }
 
-    /// What stands before the extension of a default output name: `4x`, `1.5x`, `800x600`.
+    /// The folder for the outputs of the pictures in `folder`.
+    ///
+    /// # Errors
+    /// What cannot be meant: one file or a stream for many pictures, the input folder itself, one
+    /// picture's captions for many.
+    pub fn output_folder(&self, folder: &Path) -> Result<PathBuf, CliError> {
+        let refuse = |reason: String| Err(CliError::Usage(reason));
+        if let Some(captions) = &self.captions {
+            let captions = captions.display();
+            return refuse(format!("--captions {captions}: describe one picture, not a folder"));
+        }
+        let output = match self.output.as_deref().map(Output::parse) {
+            Some(Output::Path(path)) => path,
+            Some(Output::Stdout) => {
+                return refuse("-o -: a folder's pictures go to a folder".to_owned());
+            }
+            None => {
+                // `.` and `..` have no name of their own.
+                let named = match folder.file_name() {
+                    Some(_) => folder.to_owned(),
+                    None => folder.canonicalize().unwrap_or_default(),
+                };
+                let Some(name) = named.file_name() else {
+                    return refuse(format!("{}: name the output folder, -o", folder.display()));
+                };
+                let mut name = name.to_owned();
+                name.push(self.suffix());
+                named.with_file_name(name)
+            }
+        };
+        if output.exists() && !output.is_dir() {
+            return refuse(format!("-o {}: is no folder, but the input is", output.display()));
+        }
+        if output
+            .canonicalize()
+            .is_ok_and(|real| folder.canonicalize().is_ok_and(|own| own == real))
+        {
+            return refuse(format!("-o {}: is the input folder itself", output.display()));
+        }
+        Ok(output)
+    }
+
+    /// Where a verb that writes no picture should write.
+    ///
+    /// # Errors
+    /// A name that a picture would have.
+    pub fn document_output(&self) -> Result<Output, CliError> {
+        let output = self.output.as_deref().map_or(Output::Stdout, Output::parse);
+        match output.format() {
+            Some(format) => Err(CliError::Usage(format!(
+                "-o {}: named like a {format}, but JSON is written",
+                output.name()
+            ))),
+            None => Ok(output),
+        }
+    }
+
+    /// What stands before the extension of a default output name: `_4x`, `_1.5x`, `_800x600`.
     fn suffix(&self) -> String {
         match self.size_spec() {
-            SizeSpec::Scale(scale) => format!("{scale}x"),
-            SizeSpec::Exact(width, height) => format!("{width}x{height}"),
-            SizeSpec::LongEdge(edge) => format!("{edge}px"),
+            SizeSpec::Scale(scale) => format!("_{scale}x"),
+            SizeSpec::Exact(width, height) => format!("_{width}x{height}"),
+            SizeSpec::LongEdge(edge) => format!("_{edge}px"),
         }
     }
 
@@ -364,8 +498,21 @@ impl JobArgs {
                 ColorFixArg::None => ColourFix::None,
             },
             batch: self.batch.map(|batch| batch as usize),
-            tile: self.tile as usize,
+            tile: self.tile.map(|tile| tile as usize),
+            max_memory: self.max_memory,
             jpeg_quality: self.quality,
+        }
+    }
+
+    /// Where the job keeps what it has done, and what becomes of what is there.
+    pub fn work(&self) -> Work {
+        Work {
+            folder: self.work_dir.clone(),
+            resume: match (self.resume, self.fresh) {
+                (true, _) => Resume::Required,
+                (_, true) => Resume::Never,
+                _ => Resume::Auto,
+            },
         }
     }
 
@@ -415,26 +562,50 @@ impl JobArgs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory as _;
     use cupscale::sampler::{Ddim, Tcd};
 
     fn parse(line: &str) -> JobArgs {
-        Cli::try_parse_from(line.split(' ')).unwrap().job
+        Cli::from_command_line(line.split(' ')).unwrap().job
     }
 
     #[test]
     fn the_definition_of_every_option_is_consistent() {
-        Cli::command().debug_assert();
+        Cli::definition().debug_assert();
+    }
+
+    #[test]
+    fn caption_refuses_what_says_how_a_picture_is_written_and_its_help_does_not_offer_it() {
+        let mut definition = Cli::definition();
+        let caption = definition.find_subcommand_mut("caption").unwrap();
+        let help = caption.render_help().to_string();
+        for line in ["-f png", "--quality 90", "--skip-existing", "--dry-run"] {
+            let words = format!("x caption a.png {line}");
+            let error = Cli::from_command_line(words.split(' ')).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ArgumentConflict);
+            assert!(error.to_string().contains("writes no picture"), "{error}");
+            assert!(Cli::from_command_line(words.replace("caption", "plan").split(' ')).is_ok());
+        }
+        for id in NOT_OF_CAPTION {
+            assert!(!help.contains(&format!("--{}", id.replace('_', "-"))), "{id} in: {help}");
+        }
+        assert!(help.contains("--overlap") && help.contains("Where to write the JSON"), "{help}");
+        assert!(Cli::from_command_line(["x", "caption", "a.png", "--overlap", "0.25"]).is_ok());
     }
 
     #[test]
     fn the_help_states_the_real_defaults() {
-        let help = Cli::command().render_help().to_string();
+        let help = Cli::definition().render_help().to_string();
         let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
         for default in [
             format!("[default: the model's, or {}]", Defaults::STEPS),
             format!("[default: the model's, or {}]", Defaults::STRENGTH),
             format!("[default: the model's, or {}]", Defaults::GUIDANCE),
+            format!("[default: {}, or what fits]", Defaults::TILE),
+            format!(
+                "[default: {} on the CPU, {} on a GPU, or what fits]",
+                Defaults::BATCH_CPU,
+                Defaults::BATCH_GPU
+            ),
             format!("[default: the model's, or {} and {}]", Ddim::DEFAULT_ETA, Tcd::DEFAULT_ETA),
         ] {
             assert!(help.contains(&default), "{default} not in: {help}");
@@ -448,6 +619,9 @@ mod tests {
             ("x photo.jpeg -s 1.5", "photo_1.5x.jpeg"),
             ("x photo.jpeg --size 800x600", "photo_800x600.jpeg"),
             ("x photo.jpeg --long-edge 5000 -f png", "photo_5000px.png"),
+            ("x photo.PNG -f jpeg", "photo_4x.jpg"),
+            ("x 2024.01 -f tiff", "2024.01_4x.tif"),
+            ("x photo", "photo_4x.jpg"),
         ] {
             let args = parse(line);
             let (output, _) = args.output(&args.input().unwrap(), Format::Jpeg).unwrap();
@@ -512,12 +686,15 @@ mod tests {
             "x a --size 0x5",
             "x a --scale 2 --size 5x5",
             "x a -i b",
+            "x a --max-memory 8",
+            "x a --max-memory 8QiB",
+            "x a --max-memory -1G",
             "x a --lora b:inf",
             "x a --lora b:nan",
             "x a --lora :1",
             "x a --unknown",
         ] {
-            assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
+            assert!(Cli::from_command_line(line.split(' ')).is_err(), "{line}");
         }
     }
 }

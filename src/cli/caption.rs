@@ -1,16 +1,16 @@
 //! `caption`: the regions' captions as JSON, on standard output or in a file.
 
 use cupscale::{
-    image::{Input, Output},
+    image::{self, Input, Output},
     pipeline::{self, Error, Progress as _},
 };
 
-use super::{CliError, args::JobArgs, engine, progress::Reporter, upscale};
+use super::{CliError, args::JobArgs, engine, progress::Reporter};
 
 pub fn run(args: &JobArgs) -> Result<(), CliError> {
     args.set_threads()?;
-    let input = args.input()?;
-    let output = args.document_output();
+    let input = args.one_input("caption")?;
+    let output = args.document_output()?;
     if let (Input::Path(from), Output::Path(to)) = (&input, &output)
         && let (Ok(from), Ok(to)) = (from.canonicalize(), to.canonicalize())
         && from == to
@@ -18,7 +18,7 @@ pub fn run(args: &JobArgs) -> Result<(), CliError> {
         return Err(CliError::Usage(format!("{}: is the picture itself", output.name())));
     }
     output.check_writable().map_err(Error::from)?;
-    let (picture, _) = upscale::read(&input)?;
+    let picture = image::decode(&input).map_err(Error::from)?;
     let mut reporter = Reporter::new(args.progress_mode(), args.quiet);
     let engine = engine::load(args, |note| reporter.note(note))?;
     let document = pipeline::describe(&engine, &picture, &args.settings(), &mut reporter)?;

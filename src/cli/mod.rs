@@ -4,6 +4,7 @@
 mod args;
 mod caption;
 mod engine;
+mod folder;
 mod models;
 mod plan;
 mod progress;
@@ -13,18 +14,21 @@ mod values;
 
 use std::{
     io::{self, Write as _},
+    path::PathBuf,
     process::ExitCode,
 };
-
-use clap::Parser as _;
 
 use args::{Cli, Verb};
 use cupscale::{pipeline::Error, weights::registry::ModelError};
 
+/// Exit code when all went well.
+const DONE: u8 = 0;
 /// Exit code when an input failed.
 const FAILED: u8 = 1;
 /// Exit code when the command line itself is wrong (clap's own, too).
 const USAGE: u8 = 2;
+/// Exit code when every output was there already (`--skip-existing`).
+const SKIPPED: u8 = 3;
 /// Exit code after Ctrl-C, as shells count it (128 + SIGINT).
 const INTERRUPTED: u8 = 130;
 
@@ -34,6 +38,8 @@ enum CliError {
     /// The options do not make sense together.
     #[error("{0}")]
     Usage(String),
+    #[error("{}: no pictures in it (PNG, JPEG, WebP or TIFF)", .0.display())]
+    NoPictures(PathBuf),
     #[error(transparent)]
     Job(#[from] Error),
     #[error(transparent)]
@@ -50,7 +56,7 @@ impl CliError {
     /// Whoever read our output has seen enough: that is no failure of ours.
     fn is_broken_pipe(&self) -> bool {
         match self {
-            Self::Usage(_) | Self::Models(_) | Self::Damaged(_) => false,
+            Self::Usage(_) | Self::NoPictures(_) | Self::Models(_) | Self::Damaged(_) => false,
             Self::Job(error) => error.is_broken_pipe(),
             Self::Print(error) => error.kind() == io::ErrorKind::BrokenPipe,
         }
@@ -59,7 +65,7 @@ impl CliError {
 
 /// Runs the command line; the result is the process's exit code.
 pub fn run() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::from_command_line(std::env::args_os()) {
         Ok(cli) => cli,
         // Help and version are no errors: clap prints them.
         Err(shown) if !shown.use_stderr() => shown.exit(),
@@ -70,21 +76,23 @@ pub fn run() -> ExitCode {
     };
     let result = match &cli.verb {
         None => upscale::run(&cli.job),
-        Some(Verb::Plan(job)) => plan::run(job),
-        Some(Verb::Caption(job)) => caption::run(job),
-        Some(Verb::Models(args)) => models::run(args),
+        Some(Verb::Plan(job)) => plan::run(job).map(|()| ExitCode::from(DONE)),
+        Some(Verb::Caption(job)) => caption::run(job).map(|()| ExitCode::from(DONE)),
+        Some(Verb::Models(args)) => models::run(args).map(|()| ExitCode::from(DONE)),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.is_broken_pipe() => ExitCode::SUCCESS,
+        Ok(code) => code,
+        Err(error) if error.is_broken_pipe() => ExitCode::from(DONE),
         Err(error) => {
             complain(&error.to_string());
             ExitCode::from(match error {
-                CliError::Usage(_) => USAGE,
+                CliError::Usage(_)
+                | CliError::Job(Error::OtherJob { .. } | Error::NothingToResume { .. }) => USAGE,
                 CliError::Job(Error::Sampler(error)) if error.is_wrong_choice() => USAGE,
-                CliError::Job(Error::Interrupted) => INTERRUPTED,
+                CliError::Job(Error::Interrupted(_)) => INTERRUPTED,
                 CliError::Models(error) if error.is_interrupt() => INTERRUPTED,
-                CliError::Job(_)
+                CliError::NoPictures(_)
+                | CliError::Job(_)
                 | CliError::Models(_)
                 | CliError::Damaged(_)
                 | CliError::Print(_) => FAILED,

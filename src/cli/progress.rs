@@ -2,6 +2,7 @@
 
 use std::{
     io::{IsTerminal as _, Write as _},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -37,10 +38,43 @@ impl Count {
     }
 }
 
+/// What became of a file of a folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FileState {
+    /// Its job begins.
+    Begun,
+    Done,
+    Skipped,
+    Failed,
+}
+
+/// The file of a folder whose job runs.
+struct CurrentFile {
+    /// From 1 to `count`.
+    index: usize,
+    count: usize,
+    input: String,
+    output: String,
+}
+
+impl CurrentFile {
+    /// For the bar, which has to fit a line: without folders, and cut.
+    fn short(&self) -> String {
+        let name = Path::new(&self.input).file_name().unwrap_or_default().to_string_lossy();
+        let mut short: String = name.chars().take(24).collect();
+        if short.len() < name.len() {
+            short.push('…');
+        }
+        format!("{}/{} {short}", self.index, self.count)
+    }
+}
+
 /// Shows a job's progress, and carries the user's Ctrl-C to it.
 pub struct Reporter {
     display: Display,
     quiet: bool,
+    file: Option<CurrentFile>,
     started: Instant,
     interrupted: Arc<AtomicBool>,
 }
@@ -57,19 +91,61 @@ impl Reporter {
             ProgressMode::Json => Display::Json(Count::default()),
             ProgressMode::Auto | ProgressMode::None => Display::Nothing,
         };
-        Self { display, quiet, started: Instant::now(), interrupted: interrupt_flag() }
+        Self { display, quiet, file: None, started: Instant::now(), interrupted: interrupt_flag() }
+    }
+
+    /// From here on all progress is that of one file of a folder, the `index`-th (from 1) of `count`.
+    pub fn begin_file(&mut self, index: usize, count: usize, input: &str, output: &str) {
+        let (input, output) = (input.to_owned(), output.to_owned());
+        self.file = Some(CurrentFile { index, count, input, output });
+        self.file_event(FileState::Begun, None);
+    }
+
+    /// The end of what [`begin_file`](Self::begin_file) began; `text` says how.
+    pub fn end_file(&mut self, state: FileState, text: &str) {
+        self.file_event(state, Some(text));
+        if let (Some(file), FileState::Done, false) = (&self.file, state, self.quiet) {
+            let line = format!("{}/{} {text}", file.index, file.count);
+            match &self.display {
+                Display::Bar(bar) => bar.suspend(|| say(&line)),
+                Display::Percent(_) => say(&line),
+                Display::Json(_) | Display::Nothing => {}
+            }
+        }
+        self.file = None;
+    }
+
+    fn file_event(&self, state: FileState, text: Option<&str>) {
+        if let (Display::Json(_), Some(file)) = (&self.display, &self.file) {
+            let CurrentFile { index, count, input, output } = file;
+            let mut event = serde_json::json!({
+                "event": "file", "state": state, "index": index, "count": count,
+                "input": input, "output": output,
+            });
+            if let Some(text) = text {
+                event["text"] = text.into();
+            }
+            line(&event);
+        }
+    }
+
+    /// Takes the bar away, for a job that ends before its end.
+    pub fn clear(&self) {
+        if let Display::Bar(bar) = &self.display {
+            bar.finish_and_clear();
+        }
     }
 
     /// The last line of a job that went well.
     pub fn finish(&self, summary: &str) {
+        self.clear();
         match &self.display {
-            Display::Bar(bar) => bar.finish_and_clear(),
             Display::Json(_) => line(&serde_json::json!({
                 "event": "done",
                 "seconds": self.started.elapsed().as_secs_f64(),
                 "summary": summary,
             })),
-            Display::Percent(_) | Display::Nothing => {}
+            Display::Bar(_) | Display::Percent(_) | Display::Nothing => {}
         }
         if !self.quiet && !matches!(self.display, Display::Json(_)) {
             say(&format!("{summary} in {:.1} s", self.started.elapsed().as_secs_f64()));
@@ -105,7 +181,10 @@ impl Progress for Reporter {
             Display::Bar(bar) => {
                 bar.reset();
                 bar.set_length(total as u64);
-                bar.set_message(stage.verb());
+                bar.set_message(match &self.file {
+                    Some(file) => format!("{} {}", file.short(), stage.verb()),
+                    None => stage.verb().to_owned(),
+                });
                 bar.set_prefix(stage.unit());
             }
             Display::Percent(count) => *count = Count { stage: Some(stage), done: 0, total },
@@ -126,8 +205,11 @@ impl Progress for Reporter {
                 let before = state.percent();
                 state.done += count;
                 if let (Some(stage), true) = (state.stage, state.percent() != before) {
+                    let file = self.file.as_ref();
+                    let file = file.map(|f| format!("{}/{} {}: ", f.index, f.count, f.input));
                     say(&format!(
-                        "{} {}% ({}/{} {})",
+                        "{}{} {}% ({}/{} {})",
+                        file.unwrap_or_default(),
                         stage.verb(),
                         state.percent(),
                         state.done,
@@ -150,11 +232,15 @@ impl Progress for Reporter {
     }
 
     fn note(&mut self, text: &str) {
+        let said = match &self.file {
+            Some(file) => format!("{}: {text}", file.input),
+            None => text.to_owned(),
+        };
         match &self.display {
             Display::Json(_) => line(&serde_json::json!({ "event": "note", "text": text })),
             _ if self.quiet => {}
-            Display::Bar(bar) => bar.suspend(|| say(text)),
-            Display::Percent(_) | Display::Nothing => say(text),
+            Display::Bar(bar) => bar.suspend(|| say(&said)),
+            Display::Percent(_) | Display::Nothing => say(&said),
         }
     }
 

@@ -47,6 +47,33 @@ pub fn size(text: &str) -> Result<(u32, u32), String> {
         .ok_or_else(|| "a size is WIDTHxHEIGHT, as in 3840x2160".into())
 }
 
+/// The least that is taken for a number of bytes: less is a unit forgotten.
+const BYTES_LEAST: usize = 1 << 20;
+
+/// `8GiB`, `8G` and `8gb` are all 8·2³⁰ bytes: memory is counted so.
+pub fn bytes(text: &str) -> Result<usize, String> {
+    let wrong = || "a size is a number and KiB, MiB, GiB or TiB, as in 8GiB, or bytes".to_owned();
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let power = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        "t" | "tb" | "tib" => 40,
+        _ => return Err(wrong()),
+    };
+    let number: f64 = number.parse().map_err(|_| wrong())?;
+    let bytes = number * f64::from(power).exp2();
+    if bytes >= usize::MAX as f64 {
+        return Err("more than there can be".to_owned());
+    }
+    match bytes as usize {
+        bytes if bytes < BYTES_LEAST => Err("less than 1 MiB: is the unit missing?".to_owned()),
+        bytes => Ok(bytes),
+    }
+}
+
 /// Only a number after the last colon is a scale: `C:\lora.safetensors` is a path.
 pub fn lora(text: OsString) -> Result<Lora, String> {
     let split = text.to_str().and_then(|text| text.rsplit_once(':'));
@@ -61,4 +88,28 @@ pub fn lora(text: OsString) -> Result<Lora, String> {
         return Err("the scale is not a number".to_owned());
     }
     Ok(Lora { path: path.into(), scale })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_of_bytes_may_have_a_unit() {
+        for (text, expected) in [
+            ("8GiB", 8 << 30),
+            ("8G", 8 << 30),
+            ("8 gb", 8 << 30),
+            ("1.5g", 3 << 29),
+            ("512MiB", 512 << 20),
+            ("2097152", 2 << 20),
+            ("2048k", 2 << 20),
+            ("1T", 1 << 40),
+        ] {
+            assert_eq!(bytes(text), Ok(expected), "{text}");
+        }
+        for text in ["", "GiB", "8QiB", "-8G", "1e9", "8", "0G", "1.2.3G", "99999999T", "8G iB"] {
+            assert!(bytes(text).is_err(), "{text}");
+        }
+    }
 }

@@ -108,7 +108,7 @@ impl Output {
     /// # Errors
     /// Those of [`check_writable`](Self::check_writable), or what the system says to the writing.
     pub fn write(&self, bytes: &[u8]) -> Result<()> {
-        let target = Target::open(self)?;
+        let target = Target::open(self, None)?;
         let mut sink = target.sink()?;
         sink.write_all(bytes)
             .and_then(|()| sink.finish())
@@ -128,7 +128,7 @@ impl Output {
         };
         match self {
             Self::Path(path) if is_special(path) => Ok(()),
-            _ => Target::open(self).map(drop),
+            _ => Target::open(self, None).map(drop),
         }
     }
 }
@@ -151,7 +151,9 @@ pub(crate) enum Target {
 }
 
 impl Target {
-    pub(crate) fn open(output: &Output) -> Result<Self> {
+    /// `partial` is the name of the temporary file, which replaces one that is there; without it the file
+    /// gets a name of its own.
+    pub(crate) fn open(output: &Output, partial: Option<&OsStr>) -> Result<Self> {
         let Output::Path(path) = output else {
             return Ok(Self::Stdout);
         };
@@ -191,9 +193,15 @@ impl Target {
         if !folder.is_dir() {
             return Err(unwritable(format!("{} is not a folder", folder.display())));
         }
-        let mut prefix = std::ffi::OsString::from(".");
-        prefix.push(file_name);
-        let file = temporary_in(folder, &prefix).map_err(|e| {
+        let temporary = match partial {
+            Some(partial) => replacing(&folder.join(partial)),
+            None => {
+                let mut prefix = std::ffi::OsString::from(".");
+                prefix.push(file_name);
+                temporary_in(folder, &prefix)
+            }
+        };
+        let file = temporary.map_err(|e| {
             // tempfile's message repeats the random path; the system's own words are enough.
             let reason = match e.kind() {
                 io::ErrorKind::PermissionDenied => {
@@ -238,6 +246,19 @@ impl Target {
         }
     }
 
+    /// An unnamed temporary file for what must be read again: beside the target, where there is room for
+    /// a picture, else in the system's folder.
+    pub(crate) fn spool(&self) -> Result<File> {
+        let file = match self {
+            Self::Temporary { path, .. } => {
+                let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+                tempfile::tempfile_in(folder.unwrap_or(Path::new(".")))
+            }
+            Self::Stdout | Self::Special { .. } => tempfile::tempfile(),
+        };
+        file.map_err(|error| ImageError::write(self.name(), error))
+    }
+
     fn cloned(&self, file: &File) -> Result<File> {
         file.try_clone().map_err(|e| ImageError::write(self.name(), e))
     }
@@ -269,6 +290,16 @@ fn temporary_in(folder: &Path, prefix: &OsStr) -> io::Result<NamedTempFile> {
         }
         result => result,
     }
+}
+
+/// A temporary file of this very name. What is there is removed and not written through: it may be a link.
+fn replacing(path: &Path) -> io::Result<NamedTempFile> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let file = File::options().read(true).write(true).create_new(true).open(path)?;
+    Ok(NamedTempFile::from_parts(file, tempfile::TempPath::try_from_path(path)?))
 }
 
 /// A shared, buffered writer that remembers its first error.

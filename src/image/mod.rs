@@ -37,7 +37,7 @@ mod metadata;
 mod picture;
 mod resize;
 
-pub use decode::{decode, decode_bytes};
+pub use decode::{decode, decode_bytes, format_of};
 pub use encode::{DEFAULT_QUALITY, EncodeOptions, Encoder, PictureWriter};
 pub use error::{ImageError, Result, Warning};
 pub use format::Format;

@@ -83,6 +83,32 @@ impl Picture {
         })
     }
 
+    /// Feeds everything about the picture that an output depends on into a hash.
+    pub fn hash_into(&self, hash: &mut sha2::Sha256) {
+        use sha2::Digest as _;
+        let mut floats = |values: &[f32]| {
+            hash.update((values.len() as u64).to_le_bytes());
+            for values in values.chunks(4096) {
+                let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+                hash.update(&bytes);
+            }
+        };
+        floats(&self.rgb);
+        floats(self.alpha.as_deref().unwrap_or_default());
+        let dpi = self.dpi.map_or([0.0; 2], |(x, y)| [x, y]);
+        for number in [u64::from(self.width), self.bit_depth.into(), self.grey.into()]
+            .into_iter()
+            .chain(dpi.map(f64::to_bits))
+        {
+            hash.update(number.to_le_bytes());
+        }
+        for block in [&self.icc, &self.exif, &self.xmp] {
+            let block = block.as_deref().unwrap_or_default();
+            hash.update((block.len() as u64).to_le_bytes());
+            hash.update(block);
+        }
+    }
+
     /// Lanczos resizer of the colours to exactly `width` × `height`, clamped to [0, 1].
     ///
     /// # Errors

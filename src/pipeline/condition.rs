@@ -5,7 +5,13 @@ use std::collections::HashMap;
 
 use candle_core::{DType, Tensor};
 
-use crate::{canvas::Region, model::unet::Conditioning};
+use crate::{
+    canvas::Region,
+    model::{
+        text::{Cut, TextConditioner},
+        unet::Conditioning,
+    },
+};
 
 use super::{Engine, Error};
 
@@ -21,7 +27,12 @@ pub(super) struct Conditions {
     rows: Vec<usize>,
     /// The row of the negative prompt, with guidance.
     negative: Option<usize>,
+    /// What of the texts the encoders do not see.
+    pub notes: Vec<String>,
 }
+
+/// How much of what is cut off is shown, in characters.
+const CUT_SHOWN: usize = 40;
 
 /// The row of the global prompt.
 const GLOBAL: usize = 0;
@@ -44,7 +55,7 @@ impl Conditions {
     ) -> Result<Self, Error> {
         let mut texts = vec![prompt];
         let mut row_of = HashMap::from([(prompt, GLOBAL)]);
-        let rows = captions
+        let rows: Vec<usize> = captions
             .iter()
             .map(|caption| {
                 if rsp == 0.0 {
@@ -56,7 +67,7 @@ impl Conditions {
                 })
             })
             .collect();
-        let encoded = engine.text.encode(&texts)?;
+        let encoded = engine.text()?.encode(&texts)?;
         let blend = |of_texts: &Tensor| -> candle_core::Result<Tensor> {
             if rsp == 1.0 {
                 return Ok(of_texts.clone());
@@ -68,7 +79,7 @@ impl Conditions {
         let mut context = blend(&encoded.context)?;
         let mut pooled = encoded.pooled.as_ref().map(blend).transpose()?;
         if let Some(negative) = negative {
-            let mut own = engine.text.encode(&[negative])?;
+            let mut own = engine.text()?.encode(&[negative])?;
             if negative.is_empty() && engine.zeros_for_empty_prompt {
                 own.context = own.context.zeros_like()?;
                 own.pooled = own.pooled.map(|pooled| pooled.zeros_like()).transpose()?;
@@ -78,14 +89,16 @@ impl Conditions {
                 pooled = Some(Tensor::cat(&[texts, own], 0)?);
             }
         }
+        let notes = cut_notes(&*engine.text()?, &texts, &rows, negative)?;
         let side = (engine.shape().region * engine.shape().factor) as f32;
         Ok(Self {
             context,
             pooled,
-            time_ids: (engine.unet.config().added.as_ref())
+            time_ids: (engine.unet_config().added.as_ref())
                 .map(|_| [side, side, 0.0, 0.0, side, side]),
             rows,
             negative: negative.map(|_| count),
+            notes,
         })
     }
 
@@ -120,4 +133,35 @@ impl Conditions {
             time_ids: time_ids.map(|ids| ids.to_dtype(DType::F32)).transpose()?,
         })
     }
+}
+
+/// A line for each prompt that is longer than the encoders take, and one for all captions that are.
+fn cut_notes(
+    text: &TextConditioner,
+    texts: &[&str],
+    rows: &[usize],
+    negative: Option<&str>,
+) -> Result<Vec<String>, Error> {
+    let mut notes = Vec::new();
+    let prompts = [("prompt", texts.first().copied()), ("negative prompt", negative)];
+    for (which, prompt) in prompts {
+        let Some(prompt) = prompt else { continue };
+        if let Some(Cut { tokens, limit, at }) = text.cut(prompt)? {
+            let rest = prompt.get(at..).unwrap_or_default().trim_start();
+            let mut start: String = rest.chars().take(CUT_SHOWN).collect();
+            if start.len() < rest.len() {
+                start.push('…');
+            }
+            notes.push(format!(
+                "the {which} has {tokens} tokens and the model takes {limit}: cut before \"{start}\""
+            ));
+        }
+    }
+    let cuts: Vec<_> = texts.iter().map(|caption| text.cut(caption)).collect::<Result<_, _>>()?;
+    let of_regions = || rows.iter().filter(|&&row| row != GLOBAL).filter_map(|&row| cuts[row]);
+    if let Some(Cut { limit, .. }) = of_regions().next() {
+        let count = of_regions().count();
+        notes.push(format!("{count} captions are cut to the {limit} tokens that the model takes"));
+    }
+    Ok(notes)
 }

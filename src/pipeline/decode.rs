@@ -1,5 +1,7 @@
-//! From the canvas to the output: the VAE's decoder tile by tile, one band of tiles at a time
-//! straight into the picture's writer, so that nothing holds the whole output.
+//! From the canvas to the output: the VAE's decoder tile by tile, one band of tiles at a time into
+//! the work folder's file of rows, and from there into the picture's writer. Nothing holds the whole
+//! output, and what is decoded is not decoded again after a kill, though no encoder of a file format
+//! can be taken up in its middle.
 
 use std::ops::Range;
 
@@ -7,23 +9,30 @@ use candle_core::{DType, Tensor};
 
 use crate::{
     canvas::Latent,
-    image::{Picture, PictureWriter},
+    image::{Encoder, Output, Picture},
 };
 
 use super::{
     ColourFix, Engine, Error, Plan, Progress, Settings, Stage, colour_fix,
     encode::Canvased,
+    journal::Record,
+    memory::retry_halves,
     tiles::{Span, mirrored},
+    work::{Files, WorkFolder},
 };
 
-/// Decodes `z`, fixes its colours, crops it to the output's exact size, and writes it.
+/// Bytes of samples that are handed to the encoder at a time, in whole rows.
+const WRITE_BAND: usize = 8 << 20;
+
+/// Decodes the denoised canvas, fixes its colours, crops it to the output's exact size, and keeps the samples
+/// of its rows in the work folder.
 pub(super) fn canvas(
     engine: &Engine,
     picture: &Picture,
     plan: &Plan,
     settings: &Settings,
-    z: &Latent,
-    writer: &mut PictureWriter,
+    encoder: &Encoder,
+    work: &mut WorkFolder,
     progress: &mut dyn Progress,
 ) -> Result<(), Error> {
     let size = plan.canvas;
@@ -33,35 +42,74 @@ pub(super) fn canvas(
         ColourFix::Wavelet => Some(Canvased::new(picture, size.width, size.height)?),
         ColourFix::None => None,
     };
+    let Files { z, rows, .. } = &mut work.files;
+    let z = &z[plan.sampling.steps.len() % 2];
+    let done = work.journal.done().rows;
     progress.begin(Stage::Decode, plan.tile_rows.len() * plan.tile_columns.len());
     for row in &plan.tile_rows {
         let top = row.core.start * f;
         let bottom = (row.core.end * f).min(size.height);
-        if top >= bottom {
-            // Nothing but padding lies here.
+        if bottom <= done || top >= bottom {
+            // Decoded before, or nothing but padding lies here.
             progress.advance(plan.tile_columns.len());
             continue;
         }
         let mut band = vec![0.0f32; (bottom - top) * size.width * 3];
         for column in &plan.tile_columns {
             if progress.interrupted() {
-                return Err(Error::Interrupted);
+                return Err(Error::Interrupted(None));
             }
-            let (left, right) = (column.core.start * f, (column.core.end * f).min(size.width));
-            if left < right {
-                let tile = decode(engine, z, source.as_ref(), row, column)?;
-                let lines = tile.chunks_exact(column.core.len() * f * 3);
-                for (line, out) in lines.zip(band.chunks_exact_mut(size.width * 3)) {
-                    for (value, out) in line.iter().zip(&mut out[left * 3..right * 3]) {
-                        *out = (value * 0.5 + 0.5).clamp(0.0, 1.0);
+            retry_halves(row, column, &mut |row, column| {
+                let (left, right) = (column.core.start * f, (column.core.end * f).min(size.width));
+                let first = (row.core.start * f - top) * size.width * 3;
+                if left < right && first < band.len() {
+                    let tile = decode(engine, z, source.as_ref(), row, column)?;
+                    let lines = tile.chunks_exact(column.core.len() * f * 3);
+                    let band = &mut band[first..];
+                    for (line, out) in lines.zip(band.chunks_exact_mut(size.width * 3)) {
+                        for (value, out) in line.iter().zip(&mut out[left * 3..right * 3]) {
+                            *out = (value * 0.5 + 0.5).clamp(0.0, 1.0);
+                        }
                     }
                 }
-            }
+                Ok(())
+            })?;
             progress.advance(1);
         }
         let alpha = alpha.as_ref().map(|alpha| alpha.rows(top as u32..bottom as u32));
-        writer.write_rows(&band, alpha.as_deref())?;
+        let samples = encoder.samples(&band, alpha.as_deref())?;
+        rows.write(top, &samples).map_err(|error| work.journal.failed(error))?;
+        work.journal.append(Record::Decoded { rows: bottom })?;
     }
+    Ok(())
+}
+
+/// Writes the decoded rows into the output, which appears when it is complete.
+pub(super) fn write(
+    encoder: Encoder,
+    output: &Output,
+    plan: &Plan,
+    work: &mut WorkFolder,
+    progress: &mut dyn Progress,
+) -> Result<(), Error> {
+    let known = encoder.warnings().len();
+    let partial = work.partial_name();
+    let mut writer = encoder.open(output, Some(&partial))?;
+    for warning in &writer.warnings()[known..] {
+        progress.note(&warning.to_string());
+    }
+    let row_bytes = writer.row_bytes();
+    let height = plan.canvas.height;
+    let band = (WRITE_BAND / row_bytes).clamp(1, height);
+    for top in (0..height).step_by(band) {
+        if progress.interrupted() {
+            return Err(Error::Interrupted(None));
+        }
+        let rows = top..(top + band).min(height);
+        let samples = work.files.rows.read(rows).map_err(|error| work.journal.failed(error))?;
+        writer.write_samples(&samples)?;
+    }
+    writer.finish()?;
     Ok(())
 }
 
@@ -84,7 +132,7 @@ fn decode(
     )?;
     let (height, width) = ((row.core.len() + 2 * rim) * f, (column.core.len() + 2 * rim) * f);
     let mut pixels: Vec<f32> = engine
-        .vae
+        .vae()?
         .decode(&latents)?
         .narrow(1, row.pad * f, height)?
         .narrow(2, column.pad * f, width)?
@@ -92,7 +140,7 @@ fn decode(
         .flatten_all()?
         .to_vec1()?;
     if !pixels.iter().all(|value| value.is_finite()) {
-        return Err(Error::NonFinite(Stage::Decode));
+        return Err(Error::non_finite(Stage::Decode, &engine.device));
     }
     let Some(source) = source else { return Ok(pixels) };
     let in_pixels = |range: Range<isize>| range.start * f as isize..range.end * f as isize;

@@ -1,6 +1,6 @@
 //! From the picture to latents: the resized input, tile by tile, through the VAE's encoder.
 
-use std::{ops::Range, path::Path};
+use std::ops::Range;
 
 use candle_core::{DType, Tensor};
 
@@ -11,7 +11,10 @@ use crate::{
 
 use super::{
     Engine, Error, Plan, Progress, Stage,
-    tiles::{Span, mirrored, spans},
+    journal::Record,
+    memory::retry_halves,
+    tiles::{Span, mirrored},
+    work::WorkFolder,
 };
 
 /// The resized picture, continued by reflection on every side: past its end it fills the canvas.
@@ -54,73 +57,87 @@ impl<'a> Canvased<'a> {
     }
 }
 
-/// Encodes the resized picture onto a canvas of the plan's size: zL of METHOD §2. A large canvas is
-/// mapped in `folder`.
+/// Encodes the resized picture onto the canvas of the plan's size: zL of METHOD §2.
 pub(super) fn canvas(
     engine: &Engine,
     picture: &Picture,
     plan: &Plan,
-    folder: &Path,
+    work: &mut WorkFolder,
     progress: &mut dyn Progress,
-) -> Result<Latent, Error> {
+) -> Result<(), Error> {
     let size = plan.canvas;
     let source = Canvased::new(picture, size.width, size.height)?;
+    let (zl, journal) = (&mut work.files.zl, &mut work.journal);
+    let tiles = plan
+        .tile_rows
+        .iter()
+        .flat_map(|row| plan.tile_columns.iter().map(move |column| (row, column)));
+    let done = journal.done().tiles;
     progress.begin(Stage::Encode, plan.tile_rows.len() * plan.tile_columns.len());
-    encode(engine, &source, plan.latent(folder)?, &plan.tile_rows, &plan.tile_columns, progress)
+    progress.advance(done);
+    for (index, (row, column)) in tiles.enumerate().skip(done) {
+        if progress.interrupted() {
+            return Err(Error::Interrupted(None));
+        }
+        retry_halves(row, column, &mut |row, column| tile(engine, &source, zl, row, column))?;
+        zl.flush_rows(row.core.clone()).map_err(|error| journal.failed(error))?;
+        journal.append(Record::Encoded { tiles: index + 1 })?;
+        progress.advance(1);
+    }
+    Ok(())
 }
 
-/// Encodes the whole picture at `height × width` latent pixels, for the low-resolution pass.
+/// Encodes the whole picture at the model's native size, if the plan has a low-resolution pass.
 pub(super) fn low_resolution(
     engine: &Engine,
     picture: &Picture,
     plan: &Plan,
-    (height, width): (usize, usize),
-) -> Result<Latent, Error> {
-    let shape = engine.shape();
-    let source = Canvased::new(picture, width * shape.factor, height * shape.factor)?;
-    let latent = Latent::in_memory(height, width, shape.channels)?;
+    work: &mut WorkFolder,
+) -> Result<(), Error> {
+    let (latent, journal) = (&mut work.files.low_resolution, &mut work.journal);
+    let Some(latent) = latent.as_mut().filter(|_| !journal.done().low_resolution) else {
+        return Ok(());
+    };
+    let (height, width) = (latent.height(), latent.width());
+    let factor = engine.shape().factor;
+    let source = Canvased::new(picture, width * factor, height * factor)?;
     // It has about the size of one region: one tile.
-    let whole = |length: usize| spans(length, length, plan.vae_pad);
-    encode(engine, &source, latent, &whole(height), &whole(width), &mut super::Silent)
+    let whole = |length: usize| Span { core: 0..length, pad: plan.vae_pad };
+    let (row, column) = (whole(height), whole(width));
+    retry_halves(&row, &column, &mut |row, column| tile(engine, &source, latent, row, column))?;
+    latent.flush_rows(0..height).map_err(|error| journal.failed(error))?;
+    journal.append(Record::LowResolution)
 }
 
-fn encode(
+/// Encodes the core of one tile into its place.
+fn tile(
     engine: &Engine,
     source: &Canvased<'_>,
-    mut latent: Latent,
-    rows: &[Span],
-    columns: &[Span],
-    progress: &mut dyn Progress,
-) -> Result<Latent, Error> {
+    latent: &mut Latent,
+    row: &Span,
+    column: &Span,
+) -> Result<(), Error> {
     let f = engine.shape().factor as isize;
     let pixels = |range: Range<isize>| range.start * f..range.end * f;
-    for row in rows {
-        for column in columns {
-            if progress.interrupted() {
-                return Err(Error::Interrupted);
-            }
-            let (x, y) = (pixels(column.padded()), pixels(row.padded()));
-            let window = source.window(x.clone(), y.clone());
-            let window = Tensor::from_vec(window, (1, y.len(), x.len(), 3), &engine.device)?;
-            let core: Vec<f32> = engine
-                .vae
-                .encode(&window)?
-                .narrow(1, row.pad, row.core.len())?
-                .narrow(2, column.pad, column.core.len())?
-                .to_dtype(DType::F32)?
-                .flatten_all()?
-                .to_vec1()?;
-            if !core.iter().all(|value| value.is_finite()) {
-                return Err(Error::NonFinite(Stage::Encode));
-            }
-            let (width, channels) = (latent.width(), latent.channels());
-            let length = column.core.len() * channels;
-            for (line, y) in core.chunks_exact(length).zip(row.core.clone()) {
-                let at = (y * width + column.core.start) * channels;
-                latent.as_mut_slice()[at..at + length].copy_from_slice(line);
-            }
-            progress.advance(1);
-        }
+    let (x, y) = (pixels(column.padded()), pixels(row.padded()));
+    let window = source.window(x.clone(), y.clone());
+    let window = Tensor::from_vec(window, (1, y.len(), x.len(), 3), &engine.device)?;
+    let core: Vec<f32> = engine
+        .vae()?
+        .encode(&window)?
+        .narrow(1, row.pad, row.core.len())?
+        .narrow(2, column.pad, column.core.len())?
+        .to_dtype(DType::F32)?
+        .flatten_all()?
+        .to_vec1()?;
+    if !core.iter().all(|value| value.is_finite()) {
+        return Err(Error::non_finite(Stage::Encode, &engine.device));
     }
-    Ok(latent)
+    let (width, channels) = (latent.width(), latent.channels());
+    let length = column.core.len() * channels;
+    for (line, y) in core.chunks_exact(length).zip(row.core.clone()) {
+        let at = (y * width + column.core.start) * channels;
+        latent.as_mut_slice()[at..at + length].copy_from_slice(line);
+    }
+    Ok(())
 }

@@ -1,17 +1,19 @@
-//! A loaded model, ready for any number of jobs, and what its configuration says about the jobs it
-//! can do.
+//! A model that has been checked and is ready for any number of jobs. Its parts are loaded when a job
+//! first needs them; they stay if the job's plan holds them all, and go after each stage if not.
+
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Device, Tensor};
 
 use crate::{
-    backend::working_dtype,
+    backend::{ops::memory::Ledger, working_dtype},
     model::{
         text::TextConditioner,
         unet::{Conditioning, Prior, UNet2DConditionModel, UNetConfig, UNetError},
-        vae::Vae,
+        vae::{Vae, VaeConfig},
     },
     sampler::{SamplerError, Schedule, SchedulerConfig},
-    weights::{ModelFiles, ModelSource, Part},
+    weights::{Footprint, ModelFiles, ModelSource, Part},
 };
 
 use super::{Error, ModelDefaults};
@@ -74,11 +76,64 @@ impl ModelShape {
     }
 }
 
-/// A model on a device.
+/// A part of the model while it is loaded.
+struct Slot<T>(Mutex<Option<Arc<T>>>);
+
+impl<T> Slot<T> {
+    fn empty() -> Self {
+        Self(Mutex::new(None))
+    }
+
+    fn get(&self, load: impl FnOnce() -> Result<T, Error>) -> Result<Arc<T>, Error> {
+        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(part) = &*slot {
+            return Ok(part.clone());
+        }
+        Ok(slot.insert(Arc::new(load()?)).clone())
+    }
+
+    fn is_loaded(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    fn free(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+/// What the parts of a model take, known without loading them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Footprints {
+    pub text: Footprint,
+    pub vae: Footprint,
+    pub unet: Footprint,
+}
+
+/// What a job's memory follows from on the side of the text encoders.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TextSizes {
+    /// tokens of a prompt
+    pub tokens: usize,
+    /// entries of all vocabularies
+    pub vocabulary: usize,
+    /// width of the context, and that of the pooled embedding, 0 without
+    pub widths: (usize, usize),
+    /// what encoding one prompt takes beside the weights
+    pub working_bytes: usize,
+}
+
+/// A model for a device.
 pub struct Engine {
-    pub(super) unet: UNet2DConditionModel,
-    pub(super) vae: Vae,
-    pub(super) text: TextConditioner,
+    files: ModelFiles,
+    unet: Slot<UNet2DConditionModel>,
+    vae: Slot<Vae>,
+    text: Slot<TextConditioner>,
+    unet_config: UNetConfig,
+    vae_config: VaeConfig,
+    /// see [`Vae::context`]
+    vae_context: Option<usize>,
+    pub(super) text_sizes: TextSizes,
+    pub(super) footprints: Footprints,
     pub(super) scheduler: SchedulerConfig,
     pub(super) schedule: Schedule,
     pub(super) defaults: ModelDefaults,
@@ -89,37 +144,40 @@ pub struct Engine {
     shape: ModelShape,
     name: String,
     loras: Vec<(String, f64)>,
+    fingerprint: String,
 }
 
+/// The VAE computes in f32 everywhere, because SDXL's overflows in f16 (METHOD §6).
+pub(super) const VAE_DTYPE: DType = DType::F32;
+
 impl Engine {
-    /// Loads every part of the model onto `device`, in the device's working precision; the VAE in
-    /// f32, because SDXL's overflows in f16 (METHOD §6).
+    /// Makes the model ready for `device`: reads its configurations and the headers of its weights,
+    /// and checks all that can be checked without the weights' values. The parts are loaded by the
+    /// first job, in the device's working precision.
     ///
     /// # Errors
-    /// A part that is missing, damaged, or of an architecture that is not supported.
+    /// A part that is missing, of an architecture that is not supported, or that does not go with
+    /// the others; a tensor that is missing, or of another shape or type than it should be.
     pub fn load(files: &ModelFiles, device: &Device) -> Result<Self, Error> {
         let source = files.source();
         files.check_parts()?;
         let dtype = working_dtype(device);
-        let vae = files.vae(device, DType::F32)?;
-        let part = files.component(Part::Unet, device, dtype)?;
-        let in_unet = |error: UNetError| Error::Model {
-            model: part.config_file.clone(),
-            reason: error.to_string().lines().next().unwrap_or_default().to_owned(),
-        };
-        let config = UNetConfig::from_json(&part.config.to_string()).map_err(in_unet)?;
-        let shape = ModelShape::new(source, &config, &vae)?;
-        let unet = UNet2DConditionModel::load(config, &part.params).map_err(in_unet)?;
+        let (vae, of_vae) = files.without_values(|files| files.vae(device, VAE_DTYPE))?;
+        let unet_config = unet_config(files, device, dtype)?;
+        let shape = ModelShape::new(source, &unet_config, &vae)?;
+        let (_, of_unet) = files.without_values(|files| load_unet(files, device, dtype))?;
         let in_scheduler = |error: SamplerError| Error::Model {
             model: source.full_name("scheduler/scheduler_config.json"),
             reason: error.to_string(),
         };
         let scheduler =
             SchedulerConfig::from_json(&files.scheduler()?.to_string()).map_err(in_scheduler)?;
-        let text = files.text(device, dtype)?;
-        check_conditioning(source, unet.config(), &text)?;
+        let (text, of_text) = files.without_values(|files| files.text(device, dtype))?;
+        check_conditioning(source, &unet_config, &text)?;
+        let (width, pooled) = text.widths();
+        let mut ledger = Ledger::new(device, dtype);
+        text.play(&mut ledger);
         Ok(Self {
-            unet,
             schedule: Schedule::new(&scheduler).map_err(in_scheduler)?,
             scheduler,
             defaults: ModelDefaults::default(),
@@ -127,11 +185,23 @@ impl Engine {
             // Diffusion 1.x encode the empty text (diffusers' `encode_prompt` of either).
             zeros_for_empty_prompt: text.has_pooled()
                 && files.index()["force_zeros_for_empty_prompt"].as_bool().unwrap_or(true),
-            text,
-            vae,
+            text_sizes: TextSizes {
+                tokens: text.tokens(),
+                vocabulary: text.vocabulary(),
+                widths: (width, pooled.unwrap_or(0)),
+                working_bytes: ledger.peak(),
+            },
+            footprints: Footprints { text: of_text, vae: of_vae, unet: of_unet },
+            vae_context: vae.context(),
+            vae_config: files.vae_config()?,
+            unet_config,
+            unet: Slot::empty(),
+            vae: Slot::empty(),
+            text: Slot::empty(),
             device: device.clone(),
             dtype,
             shape,
+            fingerprint: files.fingerprint(),
             loras: files.loras().map(|(name, scale)| (name.to_owned(), scale)).collect(),
             name: match source {
                 ModelSource::Embedded => "mini".to_owned(),
@@ -139,7 +209,54 @@ impl Engine {
                     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
                 }
             },
+            files: files.clone(),
         })
+    }
+
+    /// The UNet, loaded if it is not.
+    pub(super) fn unet(&self) -> Result<Arc<UNet2DConditionModel>, Error> {
+        self.unet.get(|| load_unet(&self.files, &self.device, self.dtype))
+    }
+
+    /// The autoencoder, loaded if it is not.
+    pub(super) fn vae(&self) -> Result<Arc<Vae>, Error> {
+        self.vae.get(|| Ok(self.files.vae(&self.device, VAE_DTYPE)?))
+    }
+
+    /// The text encoders, loaded if they are not.
+    pub(super) fn text(&self) -> Result<Arc<TextConditioner>, Error> {
+        self.text.get(|| Ok(self.files.text(&self.device, self.dtype)?))
+    }
+
+    /// Forgets the parts that are loaded; a part that is in use goes when it is no longer.
+    pub(super) fn free_parts(&self) {
+        self.unet.free();
+        self.vae.free();
+        self.text.free();
+    }
+
+    /// How many bytes of weights are loaded on the device now.
+    pub(super) fn loaded_bytes(&self) -> usize {
+        let Footprints { text, vae, unet } = self.footprints;
+        [(self.text.is_loaded(), text), (self.vae.is_loaded(), vae), (self.unet.is_loaded(), unet)]
+            .into_iter()
+            .filter_map(|(loaded, footprint)| loaded.then_some(footprint.kept))
+            .sum()
+    }
+
+    /// The UNet's architecture.
+    pub(super) fn unet_config(&self) -> &UNetConfig {
+        &self.unet_config
+    }
+
+    /// The autoencoder's architecture.
+    pub(super) fn vae_config(&self) -> &VaeConfig {
+        &self.vae_config
+    }
+
+    /// How far around it the autoencoder sees, in latent pixels ([`Vae::context`]).
+    pub(super) fn vae_context(&self) -> Option<usize> {
+        self.vae_context
     }
 
     /// The same model under the name that its user knows, with what its manifest says about how to
@@ -173,6 +290,23 @@ impl Engine {
         &self.loras
     }
 
+    /// Changes when any file of the model does ([`ModelFiles::fingerprint`]).
+    #[must_use]
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// The backend that computes, and in what precision: results differ between them.
+    #[must_use]
+    pub fn device_name(&self) -> String {
+        let device = match self.device {
+            Device::Cpu => "cpu",
+            Device::Cuda(_) => "cuda",
+            Device::Metal(_) => "metal",
+        };
+        format!("{device} {}", self.dtype.as_str())
+    }
+
     /// What the model can do.
     #[must_use]
     pub fn shape(&self) -> ModelShape {
@@ -185,10 +319,11 @@ impl Engine {
         &self.name
     }
 
-    /// How many bytes all its weights take, in memory or mapped.
+    /// How many bytes all its weights take when they are loaded, in memory or mapped.
     #[must_use]
     pub fn weight_bytes(&self) -> usize {
-        self.unet.weight_bytes() + self.vae.weight_bytes() + self.text.weight_bytes()
+        let Footprints { text, vae, unet } = self.footprints;
+        text.kept + vae.kept + unet.kept
     }
 
     /// Regions per UNet call where the user says nothing.
@@ -200,7 +335,16 @@ impl Engine {
         }
     }
 
-    /// One UNet call on a batch of regions given as host memory.
+    /// Values from the host as a tensor that [`predict`](Self::predict) takes.
+    pub(super) fn input(
+        &self,
+        values: Vec<f32>,
+        shape: (usize, usize, usize, usize),
+    ) -> Result<Tensor, Error> {
+        Ok(Tensor::from_vec(values, shape, &self.device)?.to_dtype(self.dtype)?)
+    }
+
+    /// One UNet call on a batch of regions.
     ///
     /// `z` and, for a model that sees it, `zl` are `[batch, height, width, C]`; the prediction comes
     /// back in the same layout, in f32. With guidance g the batch goes through the UNet twice in one
@@ -209,23 +353,19 @@ impl Engine {
     /// Salimans 2022, as diffusers writes it).
     pub(super) fn predict(
         &self,
-        call: &UNetCall<'_>,
+        call: &UNetCall,
         conditioning: &Conditioning,
         prior: Prior<'_>,
     ) -> Result<Vec<f32>, Error> {
-        let &UNetCall { z, zl, batch, height, width, timestep, guidance } = call;
-        let shape = (batch, height, width, self.shape.channels);
-        let tensor = |values: &[f32]| -> candle_core::Result<Tensor> {
-            Tensor::from_slice(values, shape, &self.device)?.to_dtype(self.dtype)
-        };
-        let mut sample = tensor(z)?;
+        let &UNetCall { ref z, ref zl, timestep, guidance } = call;
+        let mut sample = z.clone();
         if self.shape.sees_low_resolution {
-            sample = Tensor::cat(&[sample, tensor(zl)?], 3)?;
+            sample = Tensor::cat(&[&sample, zl], 3)?;
         }
         if guidance.is_some() {
             sample = Tensor::cat(&[&sample, &sample], 0)?;
         }
-        let output = self.unet.forward(&sample, timestep, conditioning, prior)?;
+        let output = self.unet()?.forward(&sample, timestep, conditioning, prior)?;
         let output: Vec<f32> = output.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
         let Some(guidance) = guidance else { return Ok(output) };
         let guidance = guidance as f32;
@@ -234,6 +374,29 @@ impl Engine {
             |(negative, positive): (&f32, &f32)| negative + guidance * (positive - negative);
         Ok(negative.iter().zip(positive).map(guided).collect())
     }
+}
+
+fn in_unet(file: &str) -> impl Fn(UNetError) -> Error {
+    |error| Error::Model {
+        model: file.to_owned(),
+        reason: error.to_string().lines().next().unwrap_or_default().to_owned(),
+    }
+}
+
+fn unet_config(files: &ModelFiles, device: &Device, dtype: DType) -> Result<UNetConfig, Error> {
+    let part = files.component(Part::Unet, device, dtype)?;
+    UNetConfig::from_json(&part.config.to_string()).map_err(in_unet(&part.config_file))
+}
+
+fn load_unet(
+    files: &ModelFiles,
+    device: &Device,
+    dtype: DType,
+) -> Result<UNet2DConditionModel, Error> {
+    let part = files.component(Part::Unet, device, dtype)?;
+    let in_unet = in_unet(&part.config_file);
+    let config = UNetConfig::from_json(&part.config.to_string()).map_err(&in_unet)?;
+    UNet2DConditionModel::load(config, &part.params).map_err(in_unet)
 }
 
 /// Refuses text encoders that do not make what the UNet takes: parts of different families.
@@ -266,12 +429,9 @@ fn check_conditioning(
 }
 
 /// The arguments of one UNet call.
-pub(super) struct UNetCall<'a> {
-    pub z: &'a [f32],
-    pub zl: &'a [f32],
-    pub batch: usize,
-    pub height: usize,
-    pub width: usize,
+pub(super) struct UNetCall {
+    pub z: Tensor,
+    pub zl: Tensor,
     pub timestep: f64,
     pub guidance: Option<f64>,
 }

@@ -1,12 +1,24 @@
 //! Why a job cannot be done, or could not be finished.
 
-use crate::{
-    backend::DeviceError, canvas::CanvasError, caption::CaptionError, image::ImageError,
-    model::text::TextError, priors::structure::StructureError, sampler::SamplerError,
-    weights::WeightsError,
+use std::{
+    io,
+    path::{Path, PathBuf},
 };
 
-use super::Stage;
+use candle_core::Device;
+
+use crate::{
+    backend::DeviceError,
+    canvas::CanvasError,
+    caption::CaptionError,
+    image::ImageError,
+    model::text::TextError,
+    priors::structure::StructureError,
+    sampler::SamplerError,
+    weights::{WeightsError, registry::human},
+};
+
+use super::{Stage, memory::says_out_of_memory};
 
 /// One line that says what, where, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -37,20 +49,81 @@ pub enum Error {
     OutputTooLarge { width: u32, height: u32 },
     /// A result that is no number: rather no picture than a black one.
     #[error(
-        "{}: the model produced values that are not numbers; try `--device cpu`",
-        .0.verb()
+        "{}: the model produced values that are not numbers; {}",
+        .stage.verb(),
+        if *.on_cpu {
+            "are its files good (`models verify`), the scales of LoRAs and --guidance not too high?"
+        } else {
+            "try `--device cpu`, which computes in f32"
+        }
     )]
-    NonFinite(Stage),
-    #[error("interrupted; nothing was written")]
-    Interrupted,
+    NonFinite { stage: Stage, on_cpu: bool },
+    /// A job that is known not to fit before it runs.
+    #[error(
+        "not enough memory: the job needs at least {needs} (batch {batch}, VAE tiles of {tile} px), \
+         and may use {has}; try --quantize q8_0, a smaller picture, or a larger --max-memory"
+    )]
+    Memory { needs: String, has: String, batch: usize, tile: usize },
+    /// The device ran out though batch and tile were halved as often as they can be.
+    #[error("the device ran out of memory; close what else uses it, or try --device cpu")]
+    OutOfMemory,
+    /// Stopped by whoever watches the job; the folder that keeps what is done, if anything is.
+    #[error("interrupted{}", kept(.0.as_deref()))]
+    Interrupted(Option<PathBuf>),
+    /// A file of the work folder.
+    #[error("{}: {source}", path.display())]
+    Work { path: PathBuf, source: io::Error },
+    #[error("{}: another process is at work on this job", folder.display())]
+    Busy { folder: PathBuf },
+    #[error(
+        "{output}: unfinished work of another job is in {} ({what}); --fresh begins anew",
+        folder.display()
+    )]
+    OtherJob { output: String, folder: PathBuf, what: String },
+    #[error("{output}: there is nothing to resume in {}", folder.display())]
+    NothingToResume { output: String, folder: PathBuf },
+    #[error(
+        "{}: the job needs {} of disk while it works, and {} are free: make room, or choose another folder \
+         with --work-dir",
+        folder.display(), human(*need), human(*free)
+    )]
+    NoRoom { folder: PathBuf, need: u64, free: u64 },
 }
 
 impl Error {
+    /// Values that are not numbers, from a model on `device`.
+    pub(super) fn non_finite(stage: Stage, device: &Device) -> Self {
+        Self::NonFinite { stage, on_cpu: device.is_cpu() }
+    }
+
+    /// Whether the device's memory was used up.
+    pub(super) fn is_out_of_memory(&self) -> bool {
+        let source = match self {
+            Self::Tensor(error) => error,
+            Self::Text(TextError::Tensor(error)) => error,
+            _ => return false,
+        };
+        says_out_of_memory(&source.to_string())
+    }
+
     /// Whether the reader of standard output went away, which is no failure of ours.
     #[must_use]
     pub fn is_broken_pipe(&self) -> bool {
         matches!(self, Self::Image(error) if error.is_broken_pipe())
     }
+}
+
+/// What becomes of a job that was interrupted.
+fn kept(folder: Option<&Path>) -> String {
+    folder.map_or_else(
+        || "; nothing was written".to_owned(),
+        |folder| {
+            format!(
+                "; the same command goes on from here (what is done is in {})",
+                folder.display()
+            )
+        },
+    )
 }
 
 /// candle appends backtraces to its messages; a user is helped by the first line alone.

@@ -9,25 +9,33 @@ mod denoise;
 mod encode;
 mod engine;
 mod error;
+mod job;
+mod journal;
+mod memory;
 mod plan;
 mod progress;
 mod sampling;
 mod settings;
 mod tiles;
+mod work;
 
 pub use engine::{Engine, ModelShape};
 pub use error::Error;
+pub use memory::{MemoryPlan, MemoryStage, StageMemory};
 pub use plan::Plan;
 pub use progress::{Progress, Silent, Stage};
 pub use sampling::{ModelDefaults, Sampling};
 pub use settings::{CaptionerChoice, ColourFix, Defaults, Settings};
+pub use work::{Resume, Work};
 
-use std::path::Path;
+use std::cell::Cell;
 
 use crate::{
     caption::document::Document,
     image::{EncodeOptions, Encoder, Format, Output, Picture},
 };
+use journal::Done;
+use work::WorkFolder;
 
 /// What a finished job has to say for itself.
 #[derive(Clone, Debug)]
@@ -43,77 +51,123 @@ pub struct Report {
 /// Enlarges `picture` into `output`.
 ///
 /// The output appears at its path complete or not at all. Same settings, same bytes: on one
-/// backend the result depends neither on batch size nor on the number of threads.
+/// backend the result depends neither on batch size nor on the number of threads, nor on how often
+/// the job was killed and taken up again (see [`Work`]).
 ///
 /// # Errors
-/// See [`Error`]; whatever it is, nothing half-written is left.
+/// See [`Error`]; whatever it is, nothing half-written is left, and what was finished is kept.
 pub fn upscale(
     engine: &Engine,
     picture: &Picture,
     output: &Output,
     format: Format,
     settings: &Settings,
+    work: &Work,
     progress: &mut dyn Progress,
 ) -> Result<Report, Error> {
     let plan = Plan::new(engine, (picture.width, picture.height), settings)?;
     let size = plan.canvas;
+    // What an earlier job left loaded.
+    free_parts(engine, &plan);
     format.check_size(&output.name(), size.width as u32, size.height as u32)?;
     let described = captions::describe(engine, picture, &plan, settings, progress)?;
     if progress.interrupted() {
-        return Err(Error::Interrupted);
+        return Err(Error::Interrupted(None));
     }
+    let record = settings.record(engine, &plan, &described.prompt);
+    let job = job::identity(engine, picture, format, settings, &plan, &record, &described.texts);
     let options = EncodeOptions {
         quality: settings.jpeg_quality,
-        settings: Some(settings.record(engine, &plan, &described.prompt)),
+        settings: Some(record.to_string()),
         ..EncodeOptions::like(picture)
     };
-    // Opened before the long work: what cannot be written should be known now.
-    let mut writer =
-        Encoder::create(output, format, size.width as u32, size.height as u32, options)?;
+    let encoder =
+        Encoder::new(&output.name(), format, size.width as u32, size.height as u32, options)?;
     for note in &plan.sampling.notes {
         progress.note(note);
     }
-    for warning in picture.warnings.iter().chain(writer.warnings()) {
+    if let Some(note) = plan.memory.note(settings, engine.default_batch()) {
+        progress.note(&note);
+    }
+    for warning in picture.warnings.iter().chain(encoder.warnings()) {
         progress.note(&warning.to_string());
     }
-
-    // Beside the output there is room for a picture; the system's temporary folder may be memory.
-    let folder = match output {
-        Output::Path(path) => path.parent().filter(|folder| folder.is_dir()),
-        Output::Stdout => None,
+    let mut folder = WorkFolder::open(work, output, &job, &plan.layout(encoder.row_bytes()))?;
+    if folder.journal.done() != Done::default() {
+        progress.note(&format!("going on with what is done in {}", folder.path().display()));
     }
-    .map_or_else(std::env::temp_dir, Path::to_path_buf);
-    let conditions = condition::Conditions::new(
-        engine,
-        &described.prompt,
-        &described.texts,
-        settings.rsp,
-        plan.sampling.guidance.map(|_| settings.negative_prompt.as_str()),
-    )?;
-    let zl = encode::canvas(engine, picture, &plan, &folder, progress)?;
-    let low_resolution = plan
-        .low_resolution
-        .map(|size| encode::low_resolution(engine, picture, &plan, size))
-        .transpose()?;
-    let z = denoise::Denoise {
-        engine,
-        plan: &plan,
-        settings,
-        folder: &folder,
-        conditions: &conditions,
-        zl: &zl,
-        low_resolution: low_resolution.as_ref(),
+    let run = Run { engine, picture, output, settings, plan: &plan, described: &described };
+    match run.stages(encoder, &mut folder, progress) {
+        Ok(()) => folder.remove(),
+        // Whoever closes a pipe wants no more of it.
+        Err(error) if error.is_broken_pipe() => {
+            folder.remove();
+            return Err(error);
+        }
+        Err(Error::Interrupted(_)) => {
+            return Err(Error::Interrupted(Some(folder.path().to_owned())));
+        }
+        Err(error) => return Err(error),
     }
-    .run(progress)?;
-    drop((zl, low_resolution));
-    decode::canvas(engine, picture, &plan, settings, &z, &mut writer, progress)?;
-    writer.finish()?;
     Ok(Report {
         width: size.width as u32,
         height: size.height as u32,
         regions: plan.grid.len(),
         steps: plan.sampling.steps.len(),
     })
+}
+
+/// Frees what is loaded of the model after a stage, unless the plan holds all of it at once.
+fn free_parts(engine: &Engine, plan: &Plan) {
+    if !plan.memory.keeps_parts {
+        engine.free_parts();
+    }
+}
+
+/// A job that is under way.
+struct Run<'a> {
+    engine: &'a Engine,
+    picture: &'a Picture,
+    output: &'a Output,
+    settings: &'a Settings,
+    plan: &'a Plan,
+    described: &'a captions::Described,
+}
+
+impl Run<'_> {
+    /// Everything that the work folder does not have yet, and then the output.
+    fn stages(
+        &self,
+        encoder: Encoder,
+        work: &mut WorkFolder,
+        progress: &mut dyn Progress,
+    ) -> Result<(), Error> {
+        let Self { engine, picture, output, settings, plan, described } = *self;
+        if work.journal.done().steps < plan.sampling.steps.len() {
+            let conditions = condition::Conditions::new(
+                engine,
+                &described.prompt,
+                &described.texts,
+                settings.rsp,
+                plan.sampling.guidance.map(|_| settings.negative_prompt.as_str()),
+            )?;
+            for note in &conditions.notes {
+                progress.note(note);
+            }
+            free_parts(engine, plan);
+            encode::canvas(engine, picture, plan, work, progress)?;
+            encode::low_resolution(engine, picture, plan, work)?;
+            free_parts(engine, plan);
+            let batch = Cell::new(plan.memory.batch);
+            let denoise =
+                denoise::Denoise { engine, plan, settings, conditions: &conditions, batch };
+            denoise.run(work, progress)?;
+            free_parts(engine, plan);
+        }
+        decode::canvas(engine, picture, plan, settings, &encoder, work, progress)?;
+        free_parts(engine, plan);
+        decode::write(encoder, output, plan, work, progress)
+    }
 }
 
 /// Describes every region of the job without running it: what `--captions` takes back.

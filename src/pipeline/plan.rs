@@ -1,17 +1,19 @@
 //! What a job will do, worked out before it does anything: sizes, regions, timesteps, tiles, and
 //! the memory that follows from them.
 
-use std::{fmt, path::Path};
+use std::fmt;
 
-use crate::canvas::{CanvasSize, Latent, RegionGrid, target_size};
-
-use super::{
-    Engine, Error, ModelShape, Sampling, Settings,
-    tiles::{Span, spans},
+use crate::{
+    canvas::{CanvasSize, RegionGrid, target_size},
+    weights::registry::human,
 };
 
-/// Canvases up to this many bytes stay in memory; larger ones are mapped files.
-const IN_MEMORY_BYTES: usize = 64 << 20;
+use super::{
+    Engine, Error, MemoryPlan, ModelShape, Sampling, Settings,
+    memory::Job,
+    tiles::{Span, spans},
+    work::Layout,
+};
 
 /// Padding in latent pixels for an autoencoder whose norms look at the whole tile (AutoencoderKL):
 /// no padding makes such a tile exact, but wide padding brings its statistics close to its
@@ -33,8 +35,8 @@ pub struct Plan {
     pub grid: RegionGrid,
     /// Sampler, steps and guidance.
     pub sampling: Sampling,
-    /// Regions per UNet call.
-    pub batch: usize,
+    /// What each stage takes of memory, and batch and tile as chosen from it.
+    pub memory: MemoryPlan,
     /// VAE tiles from top to bottom, in latent pixels.
     pub tile_rows: Vec<Span>,
     /// VAE tiles from left to right, in latent pixels.
@@ -50,7 +52,8 @@ impl Plan {
     /// Plans the job of enlarging an `input` of width × height pixels.
     ///
     /// # Errors
-    /// A size of zero or beyond what can be addressed, or what [`Sampling::resolve`] refuses.
+    /// A size of zero or beyond what can be addressed, what [`Sampling::resolve`] refuses, or a job for
+    /// which there is not enough memory.
     pub fn new(engine: &Engine, input: (u32, u32), settings: &Settings) -> Result<Self, Error> {
         let shape = engine.shape();
         let (width, height) = target_size(input.0, input.1, settings.size)?;
@@ -65,23 +68,32 @@ impl Plan {
             shape.region,
             overlap.min(shape.region - 1),
         )?;
-        let core = (settings.tile / shape.factor).max(1);
-        let vae_pad = engine.vae.context().unwrap_or(GLOBAL_VAE_PAD);
+        let sampling =
+            Sampling::resolve(&engine.scheduler, &engine.schedule, &engine.defaults, settings)?;
+        let vae_pad = engine.vae_context().unwrap_or(GLOBAL_VAE_PAD);
+        let low_resolution = (settings.rap > 0.0).then(|| native_size(input, shape));
+        let job = Job {
+            engine,
+            settings,
+            input,
+            canvas,
+            regions: grid.len(),
+            guided: sampling.guidance.is_some(),
+            low_resolution,
+            vae_pad,
+        };
+        let memory = job.plan()?;
+        let core = (memory.tile / shape.factor).max(1);
         Ok(Self {
             input,
             canvas,
             grid,
-            sampling: Sampling::resolve(
-                &engine.scheduler,
-                &engine.schedule,
-                &engine.defaults,
-                settings,
-            )?,
-            batch: settings.batch.unwrap_or(engine.default_batch()),
+            sampling,
             tile_rows: spans(canvas.latent_height, core, vae_pad),
             tile_columns: spans(canvas.latent_width, core, vae_pad),
+            memory,
             vae_pad,
-            low_resolution: (settings.rap > 0.0).then(|| native_size(input, shape)),
+            low_resolution,
             shape,
         })
     }
@@ -94,26 +106,21 @@ impl Plan {
         per_step * self.sampling.steps.len() * if self.sampling.guidance.is_some() { 2 } else { 1 }
     }
 
-    /// Bytes of the mapped canvases: the latent, its low-resolution reference and the fused noise.
+    /// Bytes on the disk of the canvases that a job keeps while it runs, the output's rows (at 8 bits
+    /// without alpha) included.
     #[must_use]
-    pub fn canvas_bytes(&self) -> usize {
-        3 * self.latent_bytes()
+    pub fn work_bytes(&self) -> u64 {
+        self.layout(3 * self.canvas.width).bytes()
     }
 
-    fn latent_bytes(&self) -> usize {
-        let pixels = self.canvas.latent_height * self.canvas.latent_width;
-        pixels * self.shape.channels * size_of::<f32>()
-    }
-
-    /// A zeroed latent of the canvas's size; a large one lies in a file in `folder` that has no name.
-    pub(super) fn latent(&self, folder: &Path) -> Result<Latent, Error> {
-        let (height, width) = (self.canvas.latent_height, self.canvas.latent_width);
-        let channels = self.shape.channels;
-        Ok(if self.latent_bytes() <= IN_MEMORY_BYTES {
-            Latent::in_memory(height, width, channels)?
-        } else {
-            Latent::in_dir(folder, height, width, channels)?
-        })
+    /// The files of the work folder; `row_bytes` is the length of one row of the output's samples.
+    pub(super) fn layout(&self, row_bytes: usize) -> Layout {
+        Layout {
+            canvas: (self.canvas.latent_height, self.canvas.latent_width, self.shape.channels),
+            regions: (self.grid.len(), self.grid.region_side()),
+            low_resolution: self.low_resolution,
+            rows: (self.canvas.height, row_bytes),
+        }
     }
 }
 
@@ -168,7 +175,7 @@ impl fmt::Display for Plan {
             sampling.schedule_steps,
             timesteps.join(", ")
         )?;
-        let batch = self.batch.min(grid.len());
+        let batch = self.memory.batch.min(grid.len());
         match sampling.guidance {
             Some(guidance) => {
                 writeln!(f, "guidance      {guidance}")?;
@@ -185,17 +192,15 @@ impl fmt::Display for Plan {
         }
         writeln!(
             f,
-            "VAE tiles     {} ({} × {})",
+            "VAE tiles     {} ({} × {}) of {} px",
             self.tile_rows.len() * self.tile_columns.len(),
             self.tile_columns.len(),
-            self.tile_rows.len()
+            self.tile_rows.len(),
+            self.memory.tile
         )?;
-        write!(f, "canvas bytes  {}", mebibytes(self.canvas_bytes()))
+        writeln!(f, "disk          {} while it works", human(self.work_bytes()))?;
+        self.memory.fmt(f)
     }
-}
-
-fn mebibytes(bytes: usize) -> String {
-    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
 #[cfg(test)]

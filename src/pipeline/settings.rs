@@ -95,13 +95,20 @@ pub struct Settings {
     /// Regions per UNet call; the result does not depend on it.
     pub batch: Option<usize>,
     /// Side of a VAE tile's core in image pixels.
-    pub tile: usize,
+    pub tile: Option<usize>,
+    /// Bytes that the job may take on its device; `None` for what is free.
+    pub max_memory: Option<usize>,
     pub jpeg_quality: u8,
 }
 
 impl Settings {
-    /// The settings that made an output, as one line of JSON for its metadata.
-    pub(super) fn record(&self, engine: &Engine, plan: &Plan, prompt: &str) -> String {
+    /// Whether regions may have conditions of their own.
+    pub(super) fn captions_differ(&self) -> bool {
+        self.rsp > 0.0 && self.captioner != CaptionerChoice::None
+    }
+
+    /// The settings that made an output, for its metadata.
+    pub(super) fn record(&self, engine: &Engine, plan: &Plan, prompt: &str) -> serde_json::Value {
         let sampling = &plan.sampling;
         let mut record = serde_json::json!({
             "version": env!("CARGO_PKG_VERSION"),
@@ -147,7 +154,7 @@ impl Settings {
         if sampling.guidance.is_some() {
             record["negative_prompt"] = self.negative_prompt.as_str().into();
         }
-        record.to_string()
+        record
     }
 }
 
@@ -173,7 +180,8 @@ impl Default for Settings {
             captioner: CaptionerChoice::Attributes,
             colour_fix: ColourFix::Wavelet,
             batch: None,
-            tile: Defaults::TILE as usize,
+            tile: None,
+            max_memory: None,
             jpeg_quality: crate::image::DEFAULT_QUALITY,
         }
     }

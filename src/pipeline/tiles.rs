@@ -26,6 +26,13 @@ impl Span {
         self.padded_by(self.pad)
     }
 
+    /// The two halves of the core, each with the same padding.
+    #[must_use]
+    pub fn halves(&self) -> [Self; 2] {
+        let middle = self.core.start + self.core.len() / 2;
+        [self.core.start..middle, middle..self.core.end].map(|core| Self { core, pad: self.pad })
+    }
+
     /// The core and `pad` latent pixels on each side of it.
     #[must_use]
     pub fn padded_by(&self, pad: usize) -> Range<isize> {

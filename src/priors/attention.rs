@@ -44,7 +44,7 @@ impl AttentionPrior {
     /// layer, B = `rects.len()`.
     ///
     /// `rects` are the regions' places relative to the whole picture; `sizes` the height and width
-    /// of each layer for a region (`UNet2DConditionModel::cross_attention_sizes`).
+    /// of each layer for a region (`UNetConfig::cross_attention_sizes`).
     ///
     /// # Errors
     /// No region, another number of sizes than of layers, or those of the backend.

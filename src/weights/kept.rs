@@ -105,6 +105,65 @@ impl KeptWeights {
     fn keeps(&self, dtype: DType, device: &Device) -> bool {
         self.keeping.as_stored && dtype == DType::F32 && device.is_cpu()
     }
+
+    /// How the weight of a dense layer is kept.
+    pub(super) fn matrix_form(
+        &self,
+        name: &str,
+        shape: &Shape,
+        dtype: DType,
+        device: &Device,
+    ) -> MatrixForm {
+        let keeps = self.keeps(dtype, device);
+        let format = match self.format(name) {
+            Some(format) if keeps && format != GgmlDType::F32 => format,
+            Some(format) if is_quantized(format) && !device.is_cpu() => format,
+            _ => return MatrixForm::Dense,
+        };
+        let output = shape.dims().first().copied().unwrap_or(1);
+        let dims = (output, shape.elem_count() / output.max(1));
+        if !dims.1.is_multiple_of(format.block_size()) {
+            // Blocks across the ends of rows: no such row can be taken by itself.
+            return if keeps { MatrixForm::F16 } else { MatrixForm::Dense };
+        }
+        if !keeps {
+            MatrixForm::OnDevice(format, dims)
+        } else if self.is_as_stored(name) {
+            MatrixForm::InFile(format, dims)
+        } else {
+            MatrixForm::InMemory(format, dims)
+        }
+    }
+
+    /// The precision in which a convolution's weight is kept.
+    pub(super) fn kernel_dtype(&self, name: &str, dtype: DType, device: &Device) -> DType {
+        match self.format(name) {
+            Some(GgmlDType::F32) | None => dtype,
+            _ if !self.keeps(dtype, device) => dtype,
+            Some(GgmlDType::BF16) => DType::BF16,
+            Some(_) => DType::F16,
+        }
+    }
+
+    /// The tensors as they are in the files.
+    pub(super) fn stored(&self) -> &TensorMap {
+        &self.stored
+    }
+}
+
+/// How the weight of a dense layer is kept: in which format, and its outputs and inputs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum MatrixForm {
+    /// in the working precision
+    Dense,
+    /// in memory, rounded to f16 because its own format does not fit its rows
+    F16,
+    /// in the mapped file
+    InFile(GgmlDType, (usize, usize)),
+    /// in memory, after its changes
+    InMemory(GgmlDType, (usize, usize)),
+    /// in a GPU's memory
+    OnDevice(GgmlDType, (usize, usize)),
 }
 
 impl ParamSource for KeptWeights {
@@ -128,43 +187,28 @@ impl ParamSource for KeptWeights {
 
     fn matrix(&self, name: &str, shape: &Shape, dtype: DType, device: &Device) -> Result<Weight> {
         self.stored.check(name, shape)?;
-        let keeps = self.keeps(dtype, device);
-        let format = match self.format(name) {
-            Some(format) if keeps && format != GgmlDType::F32 => format,
-            Some(format) if is_quantized(format) && !device.is_cpu() => format,
-            _ => return Weight::dense(&self.get(name, shape, dtype, device)?),
-        };
-        let output = shape.dims().first().copied().unwrap_or(1);
-        let input = shape.elem_count() / output.max(1);
-        if !input.is_multiple_of(format.block_size()) {
-            // Blocks across the ends of rows: no such row can be taken by itself.
-            let rows = self.get(name, shape, dtype, device)?;
-            return if keeps { Weight::pack(&rows, GgmlDType::F16) } else { Weight::dense(&rows) };
+        match self.matrix_form(name, shape, dtype, device) {
+            MatrixForm::Dense => Weight::dense(&self.get(name, shape, dtype, device)?),
+            MatrixForm::F16 => Weight::pack(&self.get(name, shape, dtype, device)?, GgmlDType::F16),
+            MatrixForm::InFile(format, dims) => {
+                let (bytes, range) = self.stored.place(name).expect("a form of what has a place");
+                Weight::packed(bytes.clone(), range, format, dims)
+            }
+            MatrixForm::InMemory(format, dims) => {
+                let bytes = Bytes::Heap(self.bytes(name)?.into());
+                let range = 0..bytes.len();
+                Weight::packed(bytes, range, format, dims)
+            }
+            MatrixForm::OnDevice(format, dims) => {
+                let weight = Weight::on_device(&self.bytes(name)?, format, dims, device);
+                self.release(name);
+                weight
+            }
         }
-        if keeps
-            && self.is_as_stored(name)
-            && let Some((bytes, range)) = self.stored.place(name)
-        {
-            return Weight::packed(bytes.clone(), range, format, (output, input));
-        }
-        let bytes = self.bytes(name)?;
-        if !keeps {
-            let weight = Weight::on_device(&bytes, format, (output, input), device);
-            self.release(name);
-            return weight;
-        }
-        let bytes = Bytes::Heap(bytes.into());
-        let range = 0..bytes.len();
-        Weight::packed(bytes, range, format, (output, input))
     }
 
     fn kernel(&self, name: &str, shape: &Shape, dtype: DType, device: &Device) -> Result<Tensor> {
-        let dtype = match self.format(name) {
-            Some(GgmlDType::F32) | None => dtype,
-            _ if !self.keeps(dtype, device) => dtype,
-            Some(GgmlDType::BF16) => DType::BF16,
-            Some(_) => DType::F16,
-        };
+        let dtype = self.kernel_dtype(name, dtype, device);
         relay(&self.get(name, shape, dtype, device)?)
     }
 }

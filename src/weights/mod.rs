@@ -7,8 +7,10 @@ mod clip_vocabulary;
 mod diffusers;
 mod embedded;
 mod error;
+mod fingerprint;
 mod form;
 mod gguf;
+mod headers;
 pub mod hub;
 mod kept;
 mod ldm;
@@ -29,6 +31,7 @@ mod tensors;
 pub use error::WeightsError;
 pub use form::Part;
 pub use gguf::Summary;
+pub use headers::Footprint;
 #[cfg(feature = "llava")]
 pub use llava::LlavaFiles;
 pub use lora::LoraError;

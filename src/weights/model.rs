@@ -2,35 +2,41 @@
 //! built here; of the UNet, configuration and weights are handed out, because what it is built with
 //! is the pipeline's business.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Device};
 use serde_json::Value;
 
 use super::diffusers::DiffusersFolder;
+use super::fingerprint::fingerprint;
 use super::form::{Form, Part, PartConfig};
 use super::gguf::{self, GgufModel, Summary};
+use super::headers::{Footprint, Headers};
 use super::kept::{Keeping, KeptWeights};
 use super::lora::{Adapted, Index, Lora};
 use super::quantize::Rules;
 use super::replace::Replaced;
 use super::single_file::SingleFile;
 use super::{ModelSource, QuantType, WeightsError};
-use crate::backend::Params;
+use crate::backend::{ParamSource, Params};
 use crate::model::text::{
     ClipTextConfig, ClipTextModel, ClipTokenizer, TextConditioner, TextEncoder, TokenizerFiles,
 };
 use crate::model::unet::UNetConfig;
-use crate::model::vae::Vae;
+use crate::model::vae::{Vae, VaeConfig};
 
 /// A model that has been found and recognised; its tensors have not been read.
 #[derive(Clone, Debug)]
 pub struct ModelFiles {
     form: Arc<dyn Form>,
+    /// every file and folder that a part of it comes from
+    paths: Vec<PathBuf>,
     loras: Vec<Lora>,
     quantized: Option<QuantType>,
     keep_above: usize,
+    /// Where to add up what weights would take, instead of reading them.
+    footprint: Option<Arc<Mutex<Footprint>>>,
 }
 
 /// On the CPU, parts with more weights than this are kept as they are stored: those that would take
@@ -57,12 +63,23 @@ impl ModelFiles {
     /// A source that is no model in a known form, or a description that cannot be read.
     pub fn open(source: ModelSource) -> Result<Self, WeightsError> {
         source.check()?;
+        let paths = match &source {
+            ModelSource::Path(path) => vec![path.clone()],
+            ModelSource::Embedded => Vec::new(),
+        };
         let form: Arc<dyn Form> = match (GgufModel::open(&source)?, source) {
             (Some(model), _) => Arc::new(model),
             (None, ModelSource::Path(file)) if file.is_file() => Arc::new(SingleFile::open(file)?),
             (None, folder) => Arc::new(DiffusersFolder::open(folder)?),
         };
-        Ok(Self { form, loras: Vec::new(), quantized: None, keep_above: KEEP_ABOVE })
+        Ok(Self {
+            form,
+            paths,
+            loras: Vec::new(),
+            quantized: None,
+            keep_above: KEEP_ABOVE,
+            footprint: None,
+        })
     }
 
     /// The model with another VAE: from a folder with its `config.json`, from a whole model in a
@@ -70,7 +87,8 @@ impl ModelFiles {
     ///
     /// # Errors
     /// No VAE there, or one that is not supported.
-    pub fn with_vae(self, path: &Path) -> Result<Self, WeightsError> {
+    pub fn with_vae(mut self, path: &Path) -> Result<Self, WeightsError> {
+        self.paths.push(path.to_owned());
         Ok(Self { form: Arc::new(Replaced::vae(self.form, path)?), ..self })
     }
 
@@ -78,7 +96,8 @@ impl ModelFiles {
     ///
     /// # Errors
     /// No UNet there, or one that is not supported.
-    pub fn with_unet(self, path: &Path) -> Result<Self, WeightsError> {
+    pub fn with_unet(mut self, path: &Path) -> Result<Self, WeightsError> {
+        self.paths.push(path.to_owned());
         Ok(Self { form: Arc::new(Replaced::unet(self.form, path)?), ..self })
     }
 
@@ -98,6 +117,7 @@ impl ModelFiles {
         let PartConfig { config, file, .. } = self.form.config(Part::Unet)?;
         let unet = UNetConfig::from_json(&config.to_string())
             .map_err(|error| WeightsError::Config { file, reason: error.to_string() })?;
+        self.paths.push(path.to_owned());
         self.loras.push(Lora::open(path, scale, &Index::new(&parts, &unet))?);
         Ok(self)
     }
@@ -106,6 +126,13 @@ impl ModelFiles {
     /// scale.
     pub fn loras(&self) -> impl Iterator<Item = (&str, f64)> {
         self.loras.iter().map(|lora| (lora.name.as_str(), lora.scale))
+    }
+
+    /// A digest that changes when any file of the model does, or how it is put together. Reads no
+    /// weights: files are told apart by place, length and time of change.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        fingerprint(&self.paths, self.loras.iter().map(|lora| lora.scale), self.quantized)
     }
 
     /// What the user should know though the model can be used, a line each: tensors that nothing
@@ -193,8 +220,30 @@ impl ModelFiles {
         dtype: DType,
     ) -> Result<Component, WeightsError> {
         let PartConfig { class, config, file: config_file } = self.form.config(part)?;
-        let params = Params::new(Arc::new(self.weights(part, dtype)?), dtype, device);
-        Ok(Component { class, config, config_file, params })
+        let weights = self.weights(part, dtype)?;
+        let source: Arc<dyn ParamSource> = match &self.footprint {
+            Some(footprint) => Arc::new(Headers::new(weights, footprint.clone())),
+            None => Arc::new(weights),
+        };
+        Ok(Component { class, config, config_file, params: Params::new(source, dtype, device) })
+    }
+
+    /// Builds something of the model from the headers of its files alone: finds what building it with
+    /// its weights would find missing, of a wrong shape or of a wrong type, and tells what they would
+    /// take. `build` gets files whose weights have shapes and no values: what it builds of them may be
+    /// asked for its configuration and must not be run.
+    ///
+    /// # Errors
+    /// Those of `build`.
+    pub fn without_values<T, E>(
+        &self,
+        build: impl FnOnce(&Self) -> Result<T, E>,
+    ) -> Result<(T, Footprint), E> {
+        let footprint = Arc::default();
+        let files = Self { footprint: Some(Arc::clone(&footprint)), ..self.clone() };
+        let built = build(&files)?;
+        let footprint = *footprint.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok((built, footprint))
     }
 
     /// A part's weights with the changes of all LoRAs, to be kept as this model is to keep them.
@@ -213,17 +262,25 @@ impl ModelFiles {
     /// # Errors
     /// As [`component`](Self::component), or a configuration that is not supported.
     pub fn vae(&self, device: &Device, dtype: DType) -> Result<Vae, WeightsError> {
-        let Component { class, mut config, config_file, mut params } =
+        let Component { class, config, config_file, mut params } =
             self.component(Part::Vae, device, dtype)?;
-        if let Some(fields) = config.as_object_mut() {
-            fields.entry("_class_name").or_insert_with(|| class.into());
-        }
+        let config = with_class(config, class);
         let is_kl = config["_class_name"] == "AutoencoderKL";
         let upcast = config.get("force_upcast").and_then(Value::as_bool).unwrap_or(is_kl);
         if dtype == DType::F16 && upcast {
             params = params.to_dtype(DType::F32);
         }
         Vae::load(&config, &params).map_err(|error| WeightsError::from_vae(error, &config_file))
+    }
+
+    /// The autoencoder's configuration.
+    ///
+    /// # Errors
+    /// A part that is missing, or a configuration that is not supported.
+    pub fn vae_config(&self) -> Result<VaeConfig, WeightsError> {
+        let PartConfig { class, config, file } = self.form.config(Part::Vae)?;
+        VaeConfig::from_json(&with_class(config, class))
+            .map_err(|error| WeightsError::from_vae(error, &file))
     }
 
     /// The text encoders with their tokenizers.
@@ -268,6 +325,14 @@ impl ModelFiles {
         })
         .map_err(|error| WeightsError::from_text(error, &bytes.place))
     }
+}
+
+/// An autoencoder's configuration with its class, which may be in the model's index alone.
+fn with_class(mut config: Value, class: String) -> Value {
+    if let Some(fields) = config.as_object_mut() {
+        fields.entry("_class_name").or_insert_with(|| class.into());
+    }
+    config
 }
 
 /// Whether `file` exists and is `model` or in the folder `model`.

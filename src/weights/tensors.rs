@@ -164,7 +164,7 @@ impl TensorMap {
     /// The value of a tensor that is one number, of whatever type.
     pub(super) fn number(&self, name: &str) -> Option<f64> {
         let entry = self.entries.get(name)?;
-        let bytes = self.bytes(entry).1;
+        let bytes = self.bytes(entry);
         Some(match entry.stored {
             Stored::Weights(GgmlDType::F16) => f16::from_le_bytes(bytes.try_into().ok()?).to_f64(),
             Stored::Weights(GgmlDType::BF16) => {
@@ -213,7 +213,15 @@ impl TensorMap {
         }
     }
 
-    /// Checks that there is a tensor of this name and shape.
+    /// How many bytes a tensor takes in its file, and whether that file is a part of this program,
+    /// whose pages stay in memory once they have been read.
+    pub(super) fn stored_bytes(&self, name: &str) -> Option<(usize, bool)> {
+        let entry = self.entries.get(name)?;
+        let embedded = matches!(self.files[entry.file].1, Bytes::Static(_));
+        Some((entry.range.len(), embedded))
+    }
+
+    /// Checks that there is a tensor of this name and shape, of a type that is read.
     ///
     /// # Errors
     /// That there is none.
@@ -236,13 +244,21 @@ impl TensorMap {
                 shape.dims()
             )));
         }
+        if let Stored::Other(other) = entry.stored
+            && other != Dtype::F64
+        {
+            return Err(Error::Msg(format!(
+                "{}: tensor `{}` is stored as {other:?}, not in F16, BF16, F32 or F64",
+                file(),
+                self.stored_name(name)
+            )));
+        }
         Ok(entry)
     }
 
-    /// The name of a tensor's file, and its bytes there.
-    fn bytes(&self, entry: &Entry) -> (&str, &[u8]) {
-        let (file, bytes) = &self.files[entry.file];
-        (file, &bytes[entry.range.clone()])
+    /// A tensor's bytes in its file.
+    fn bytes(&self, entry: &Entry) -> &[u8] {
+        &self.files[entry.file].1[entry.range.clone()]
     }
 
     /// The same files with other names for tensors: each item is the new name, the stored one, and
@@ -292,7 +308,7 @@ impl TensorMap {
 impl ParamSource for TensorMap {
     fn get(&self, name: &str, shape: &Shape, dtype: DType, device: &Device) -> Result<Tensor> {
         let entry = self.entry(name, shape)?;
-        let (file, bytes) = self.bytes(entry);
+        let bytes = self.bytes(entry);
         let mut dims = if entry.transposed { &entry.shape } else { shape.dims() }.to_vec();
         if entry.transposed {
             dims.reverse();
@@ -302,16 +318,11 @@ impl ParamSource for TensorMap {
             Stored::Weights(GgmlDType::F16) => plain(DType::F16)?,
             Stored::Weights(GgmlDType::BF16) => plain(DType::BF16)?,
             Stored::Weights(GgmlDType::F32) => plain(DType::F32)?,
-            Stored::Other(Dtype::F64) => plain(DType::F64)?,
             Stored::Weights(quantized) => {
                 Tensor::from_vec(unpack_rows(quantized, bytes), dims.as_slice(), device)?
             }
-            Stored::Other(other) => {
-                return Err(Error::Msg(format!(
-                    "{file}: tensor `{}` is stored as {other:?}, not in F16, BF16, F32 or F64",
-                    self.stored_name(name)
-                )));
-            }
+            // No other type comes this far.
+            Stored::Other(_) => plain(DType::F64)?,
         };
         self.release(name);
         let tensor = if entry.transposed { tensor.t()?.contiguous()? } else { tensor };

@@ -34,7 +34,7 @@ impl Mask {
 
 /// Score matrices are built for at most this many bytes of f32 at a time: 16 384 tokens of SDXL's
 /// first attention level would otherwise need 10 GiB.
-const SCORE_BYTES: usize = 256 << 20;
+pub(super) const SCORE_BYTES: usize = 256 << 20;
 
 /// `softmax(q·kᵀ/√d)·v` per head, softmax in f32.
 ///

@@ -13,6 +13,7 @@ mod cpu;
 mod crop_resize;
 mod embedding;
 mod linear;
+pub mod memory;
 mod norm;
 mod weight;
 

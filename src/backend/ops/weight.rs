@@ -35,7 +35,13 @@ impl Weight {
     /// Another shape.
     pub fn dense(rows: &Tensor) -> Result<Self> {
         let (output, input) = matrix_dims(rows.dims())?;
-        Ok(Self(Kept::Dense(rows.reshape((output, input))?.t()?.contiguous()?)))
+        Ok(Self::laid_out(rows.reshape((output, input))?.t()?.contiguous()?))
+    }
+
+    /// A weight in the working precision that is laid out `[in, out]` already.
+    #[must_use]
+    pub fn laid_out(weight: Tensor) -> Self {
+        Self(Kept::Dense(weight))
     }
 
     /// A weight in host memory as it is stored: `out` rows of `in` numbers in the format `dtype`,

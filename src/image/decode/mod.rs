@@ -26,27 +26,31 @@ pub fn decode(input: &Input) -> Result<Picture> {
 /// # Errors
 /// As [`decode`].
 pub fn decode_bytes(name: &str, bytes: &[u8]) -> Result<Picture> {
-    if bytes.is_empty() {
-        return Err(ImageError::Empty { name: name.to_owned() });
-    }
-    let raw = match Format::sniff(bytes) {
-        Some(Format::Png) => png::decode(name, bytes)?,
-        Some(Format::Jpeg) => jpeg::decode(name, bytes)?,
-        Some(Format::WebP) => webp::decode(name, bytes)?,
-        Some(Format::Tiff) => tiff::decode(name, bytes)?,
-        None => {
-            return Err(match sniff_unsupported(bytes) {
-                Some(kind) => {
-                    ImageError::Unsupported { name: name.to_owned(), kind: kind.to_owned() }
-                }
-                None => ImageError::Unreadable {
-                    name: name.to_owned(),
-                    reason: "neither PNG, JPEG, WebP nor TIFF".to_owned(),
-                },
-            });
-        }
+    let raw = match format_of(name, bytes)? {
+        Format::Png => png::decode(name, bytes)?,
+        Format::Jpeg => jpeg::decode(name, bytes)?,
+        Format::WebP => webp::decode(name, bytes)?,
+        Format::Tiff => tiff::decode(name, bytes)?,
     };
     Ok(raw.into_picture())
+}
+
+/// The format of a picture by its first bytes (32 are enough); `name` is used in errors.
+///
+/// # Errors
+/// As [`decode`] for what is empty, no picture, or a picture of another kind.
+pub fn format_of(name: &str, bytes: &[u8]) -> Result<Format> {
+    let name = name.to_owned();
+    if bytes.is_empty() {
+        return Err(ImageError::Empty { name });
+    }
+    Format::sniff(bytes).ok_or_else(|| match sniff_unsupported(bytes) {
+        Some(kind) => ImageError::Unsupported { name, kind: kind.to_owned() },
+        None => {
+            let reason = "neither PNG, JPEG, WebP nor TIFF".to_owned();
+            ImageError::Unreadable { name, reason }
+        }
+    })
 }
 
 /// Checks a header's size before anything is allocated for it.

@@ -1,15 +1,18 @@
 //! Encoding, a band of rows at a time, into a temporary file that is renamed when complete.
 //!
-//! PNG, JPEG and TIFF stream: memory does not grow with the output (JPEG's encoder pulls rows, so it
-//! runs in a thread of its own and is fed through a short queue; TIFF to a stream is spooled to an unnamed
-//! temporary file, because its directory needs offsets). WebP is lossless and needs the whole
-//! picture as 8-bit samples, which its limit of 16,383 pixels a side bounds.
+//! Every format streams: memory does not grow with the output. JPEG's encoder pulls rows, so it runs in a
+//! thread of its own and is fed through a short queue. What a format needs to see twice is spooled to an
+//! unnamed temporary file: a TIFF on its way to a stream, because its directory needs offsets, and the
+//! samples of a WebP, because its codes follow from all of them.
 
 mod jpeg;
 mod png;
 mod samples;
 mod tiff;
+mod vp8l;
 mod webp;
+
+use std::ffi::OsStr;
 
 use super::colour::{self, Colour};
 use super::error::{ImageError, Result, Warning};
@@ -110,26 +113,32 @@ trait Backend: Send {
     fn finish(self: Box<Self>) -> Result<()>;
 }
 
-/// Namespace of [`Encoder::create`].
-#[derive(Debug)]
-pub struct Encoder;
+/// How a picture becomes the samples of a file: everything decided, nothing opened yet.
+///
+/// A job that may be killed keeps the samples of finished rows ([`samples`](Self::samples)) and
+/// writes the file from them when it has all ([`open`](Self::open)).
+pub struct Encoder {
+    format: Format,
+    options: EncodeOptions,
+    quantizer: Quantizer,
+    warnings: Vec<Warning>,
+}
 
 impl Encoder {
-    /// Opens `output` for a picture of exactly `width` × `height` pixels and writes its header.
+    /// Decides how a picture of exactly `width` × `height` pixels is written; `name` is the output's,
+    /// for messages.
     ///
     /// # Errors
-    /// When the size does not fit the format, or the output cannot be written.
-    pub fn create(
-        output: &Output,
+    /// When the size does not fit the format.
+    pub fn new(
+        name: &str,
         format: Format,
         width: u32,
         height: u32,
-        options: EncodeOptions,
-    ) -> Result<PictureWriter> {
-        let name = output.name();
-        format.check_size(&name, width, height)?;
+        mut options: EncodeOptions,
+    ) -> Result<Self> {
+        format.check_size(name, width, height)?;
         let mut warnings = Vec::new();
-        let mut options = options;
         let shape = Shape {
             width,
             height,
@@ -158,28 +167,89 @@ impl Encoder {
             let packet = xmp::with_settings(options.xmp.as_deref(), SOFTWARE, settings);
             options.xmp = Some(packet);
         }
+        let quantizer = Quantizer {
+            shape,
+            colour,
+            flatten: options.alpha && !shape.alpha,
+            big_endian: format == Format::Png,
+        };
+        Ok(Self { format, options, quantizer, warnings })
+    }
 
-        let target = Target::open(output)?;
-        let backend: Box<dyn Backend> = match format {
-            Format::Png => Box::new(png::Writer::new(&target, shape, &options)?),
-            Format::Jpeg => Box::new(jpeg::Writer::new(&target, shape, &options, &mut warnings)?),
+    /// Opens `output` for a picture of exactly `width` × `height` pixels and writes its header.
+    ///
+    /// # Errors
+    /// When the size does not fit the format, or the output cannot be written.
+    pub fn create(
+        output: &Output,
+        format: Format,
+        width: u32,
+        height: u32,
+        options: EncodeOptions,
+    ) -> Result<PictureWriter> {
+        Self::new(&output.name(), format, width, height, options)?.open(output, None)
+    }
+
+    /// What is done differently from what one might expect.
+    #[must_use]
+    pub fn warnings(&self) -> &[Warning] {
+        &self.warnings
+    }
+
+    /// Bytes of one row of samples.
+    #[must_use]
+    pub fn row_bytes(&self) -> usize {
+        self.quantizer.shape.row_bytes()
+    }
+
+    /// The samples of some rows as the file will hold them: `rgb` is `[n, width, 3]` and `alpha`, exactly when
+    /// [`EncodeOptions::alpha`] is set, `[n, width]`. Values are those of [`Picture::rgb`], clamped to [0, 1] and
+    /// rounded to the nearest sample.
+    ///
+    /// # Errors
+    /// [`ImageError::Shape`] when rows are not whole or come without their alpha.
+    pub fn samples(&self, rgb: &[f32], alpha: Option<&[f32]>) -> Result<Vec<u8>> {
+        let width = self.quantizer.shape.width as usize;
+        let rows = rgb.len() / (3 * width);
+        if !rgb.len().is_multiple_of(3 * width) {
+            return Err(shape_error("whole rows", (rows + 1) * 3 * width, rgb.len()));
+        }
+        let want = if self.options.alpha { rows * width } else { 0 };
+        let got = alpha.map_or(0, <[f32]>::len);
+        if want != got {
+            return Err(shape_error("alpha of the rows", want, got));
+        }
+        Ok(self.quantizer.rows(rgb, alpha))
+    }
+
+    /// Opens `output` and writes the picture's header. Until it is complete, a file's bytes gather under
+    /// another name beside it: under `partial`, where one is given, replacing what a killed process left there,
+    /// else under one of their own.
+    ///
+    /// # Errors
+    /// When the output cannot be written.
+    pub fn open(mut self, output: &Output, partial: Option<&OsStr>) -> Result<PictureWriter> {
+        let (shape, options) = (self.quantizer.shape, &self.options);
+        let target = Target::open(output, partial)?;
+        let backend: Box<dyn Backend> = match self.format {
+            Format::Png => Box::new(png::Writer::new(&target, shape, options)?),
+            Format::Jpeg => {
+                Box::new(jpeg::Writer::new(&target, shape, options, &mut self.warnings)?)
+            }
             Format::WebP => Box::new(webp::Writer::new(&target, shape, options.clone())?),
             Format::Tiff => Box::new(tiff::Writer::new(&target, shape, options.clone())?),
         };
         Ok(PictureWriter {
             backend: Some(backend),
             target: Some(target),
-            quantizer: Quantizer {
-                shape,
-                colour,
-                flatten: options.alpha && !shape.alpha,
-                big_endian: format == Format::Png,
-            },
-            alpha: options.alpha,
-            rows_left: height,
-            warnings,
+            rows_left: shape.height,
+            encoder: self,
         })
     }
+}
+
+fn shape_error(what: &'static str, expected: usize, got: usize) -> ImageError {
+    ImageError::Shape { what, expected, got }
 }
 
 /// An output being written. Dropping it before [`finish`](Self::finish) leaves nothing behind.
@@ -187,49 +257,47 @@ pub struct PictureWriter {
     // Declared before the target: an abandoned encoder must let go of the file before it is removed.
     backend: Option<Box<dyn Backend>>,
     target: Option<Target>,
-    quantizer: Quantizer,
-    alpha: bool,
+    encoder: Encoder,
     rows_left: u32,
-    warnings: Vec<Warning>,
 }
 
 impl std::fmt::Debug for PictureWriter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("PictureWriter")
             .field("target", &self.target)
-            .field("shape", &self.quantizer.shape)
+            .field("shape", &self.encoder.quantizer.shape)
             .field("rows_left", &self.rows_left)
             .finish_non_exhaustive()
     }
 }
 
 impl PictureWriter {
-    /// The next rows, top to bottom: `rgb` is `[n, width, 3]` and `alpha`, exactly when
-    /// [`EncodeOptions::alpha`] is set, `[n, width]`. Values are those of [`Picture::rgb`], clamped
-    /// to [0, 1] and rounded to the nearest sample.
+    /// The next rows, top to bottom, as [`Encoder::samples`] takes them.
     ///
     /// # Errors
     /// [`ImageError::Shape`] when rows are not whole, too many, or come without their alpha; otherwise
     /// writing failed ([`ImageError::is_broken_pipe`] tells one harmless way).
     pub fn write_rows(&mut self, rgb: &[f32], alpha: Option<&[f32]>) -> Result<()> {
-        let width = self.quantizer.shape.width as usize;
-        let rows = rgb.len() / (3 * width);
-        let shape_error = |what, expected, got| ImageError::Shape { what, expected, got };
-        if !rgb.len().is_multiple_of(3 * width) {
-            return Err(shape_error("whole rows", (rows + 1) * 3 * width, rgb.len()));
+        let samples = self.encoder.samples(rgb, alpha)?;
+        self.write_samples(&samples)
+    }
+
+    /// The next rows, top to bottom, as [`Encoder::samples`] gave them.
+    ///
+    /// # Errors
+    /// As [`write_rows`](Self::write_rows).
+    pub fn write_samples(&mut self, samples: &[u8]) -> Result<()> {
+        let row_bytes = self.encoder.row_bytes();
+        let rows = samples.len() / row_bytes;
+        if !samples.len().is_multiple_of(row_bytes) {
+            return Err(shape_error("whole rows", (rows + 1) * row_bytes, samples.len()));
         }
         if rows > self.rows_left as usize {
-            let expected = self.rows_left as usize * 3 * width;
-            return Err(shape_error("rows of the picture", expected, rgb.len()));
+            let expected = self.rows_left as usize * row_bytes;
+            return Err(shape_error("rows of the picture", expected, samples.len()));
         }
-        let want = if self.alpha { rows * width } else { 0 };
-        let got = alpha.map_or(0, <[f32]>::len);
-        if want != got {
-            return Err(shape_error("alpha of the rows", want, got));
-        }
-        let bytes = self.quantizer.rows(rgb, alpha);
         if let Some(backend) = &mut self.backend {
-            backend.write(&bytes)?;
+            backend.write(samples)?;
         }
         self.rows_left -= rows as u32;
         Ok(())
@@ -237,7 +305,13 @@ impl PictureWriter {
 
     /// What is done differently from what one might expect, known from the beginning.
     pub fn warnings(&self) -> &[Warning] {
-        &self.warnings
+        self.encoder.warnings()
+    }
+
+    /// Bytes of one row of samples.
+    #[must_use]
+    pub fn row_bytes(&self) -> usize {
+        self.encoder.row_bytes()
     }
 
     /// Completes the picture and puts it in its place.
@@ -246,13 +320,11 @@ impl PictureWriter {
     /// [`ImageError::Shape`] when rows are missing; otherwise writing failed. Nothing is left behind then.
     pub fn finish(mut self) -> Result<Vec<Warning>> {
         if self.rows_left > 0 {
-            let shape = self.quantizer.shape;
+            let shape = self.encoder.quantizer.shape;
+            let row_bytes = shape.row_bytes();
             let rows = (shape.height - self.rows_left) as usize;
-            return Err(ImageError::Shape {
-                what: "picture to finish",
-                expected: shape.height as usize * shape.width as usize * 3,
-                got: rows * shape.width as usize * 3,
-            });
+            let expected = shape.height as usize * row_bytes;
+            return Err(shape_error("picture to finish", expected, rows * row_bytes));
         }
         if let Some(backend) = self.backend.take() {
             backend.finish()?;
@@ -260,6 +332,6 @@ impl PictureWriter {
         if let Some(target) = self.target.take() {
             target.commit()?;
         }
-        Ok(std::mem::take(&mut self.warnings))
+        Ok(std::mem::take(&mut self.encoder.warnings))
     }
 }

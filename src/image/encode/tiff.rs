@@ -39,14 +39,17 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn new(target: &Target, shape: Shape, options: EncodeOptions) -> Result<Self> {
+        Self::of_kind(target, shape, options, needs_big(shape))
+    }
+
+    /// A classic TIFF or a BigTIFF.
+    fn of_kind(target: &Target, shape: Shape, options: EncodeOptions, big: bool) -> Result<Self> {
         let name = target.name().to_owned();
         let failed = |e| ImageError::write(&name, e);
         let (file, stream) = match target.seekable()? {
             Some(file) => (file, None),
-            None => (tempfile::tempfile().map_err(failed)?, Some(target.sink()?)),
+            None => (target.spool()?, Some(target.sink()?)),
         };
-        let bytes = shape.row_bytes() as u64 * u64::from(shape.height);
-        let big = bytes > CLASSIC_LIMIT;
         let mut file = BufWriter::with_capacity(1 << 16, file);
         // The directory's offset is filled in at the end.
         let header: &[u8] = if big { b"II+\0\x08\0\0\0\0\0\0\0\0\0\0\0" } else { b"II*\0\0\0\0\0" };
@@ -199,6 +202,11 @@ impl Backend for Writer {
     }
 }
 
+/// Whether a picture may outgrow the 4 GiB that a classic TIFF's offsets reach.
+fn needs_big(shape: Shape) -> bool {
+    shape.row_bytes() as u64 * u64::from(shape.height) > CLASSIC_LIMIT
+}
+
 /// A strip's rows as horizontal differences, deflated.
 fn compressed(rows: &[u8], shape: Shape) -> io::Result<Vec<u8>> {
     let channels = shape.channels();
@@ -219,4 +227,62 @@ fn compressed(rows: &[u8], shape: Shape) -> io::Result<Vec<u8>> {
     let mut encoder = ZlibEncoder::new(Vec::new(), Compression::new(DEFLATE_LEVEL));
     encoder.write_all(&rows)?;
     encoder.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::{Input, Output, decode};
+
+    fn shape(width: u32, height: u32, sixteen: bool) -> Shape {
+        Shape { width, height, grey: false, alpha: false, sixteen }
+    }
+
+    #[test]
+    fn bigtiff_begins_where_the_samples_come_near_four_gibibytes() {
+        assert!(!needs_big(shape(16_384, 16_384, true)));
+        assert!(!needs_big(shape(36_864, 36_864, false)));
+        assert!(needs_big(shape(37_800, 37_800, false)));
+        assert!(needs_big(shape(32_768, 32_768, true)));
+        // At the limit to the byte: a row of 2¹⁶ samples.
+        let row = Shape { width: 1 << 16, height: 1, grey: true, alpha: false, sixteen: false };
+        let rows = (CLASSIC_LIMIT >> 16) as u32;
+        assert!(!needs_big(Shape { height: rows, ..row }));
+        assert!(needs_big(Shape { height: rows + 1, ..row }));
+    }
+
+    #[test]
+    fn a_bigtiff_is_read_back_sample_by_sample_with_its_metadata() {
+        let folder = tempfile::tempdir().unwrap();
+        // Several strips, and a directory whose arrays lie outside of it.
+        for (width, height, sixteen) in [(300, 700, false), (300, 700, true), (1, 1, false)] {
+            let shape = shape(width, height, sixteen);
+            let path = folder.path().join("big.tif");
+            let target = Target::open(&Output::Path(path.clone()), None).unwrap();
+            let options = EncodeOptions {
+                dpi: Some((300.0, 150.0)),
+                xmp: Some(b"<x:xmpmeta/>".to_vec()),
+                ..EncodeOptions::default()
+            };
+            let mut writer = Box::new(Writer::of_kind(&target, shape, options, true).unwrap());
+            let bytes: Vec<u8> =
+                (0..shape.row_bytes() * height as usize).map(|i| (i * i / 7) as u8).collect();
+            bytes.chunks(shape.row_bytes() * 64).for_each(|rows| writer.write(rows).unwrap());
+            writer.finish().unwrap();
+            target.commit().unwrap();
+
+            assert!(std::fs::read(&path).unwrap().starts_with(b"II+\0\x08\0\0\0"));
+            let picture = decode(&Input::Path(path.clone())).unwrap();
+            assert_eq!((picture.width, picture.height), (width, height));
+            assert_eq!((picture.dpi, picture.xmp.is_some()), (Some((300.0, 150.0)), true));
+            let samples: Vec<f32> = if sixteen {
+                let pairs = bytes.chunks_exact(2).map(|two| u16::from_le_bytes([two[0], two[1]]));
+                pairs.map(|v| f32::from(v) / 65535.0).collect()
+            } else {
+                bytes.iter().map(|&v| f32::from(v) / 255.0).collect()
+            };
+            let same = picture.rgb.iter().zip(&samples).all(|(a, b)| (a - b).abs() < 1e-6);
+            assert!(same && picture.rgb.len() == samples.len());
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use candle_core::Tensor;
 
-use super::{ClipTextModel, ClipTokenizer, config::TextError};
+use super::{ClipTextModel, ClipTokenizer, Cut, config::TextError};
 
 /// A tokenizer with its encoder.
 #[derive(Clone, Debug)]
@@ -101,6 +101,24 @@ impl TextConditioner {
             context: gather(&contexts)?,
             pooled: if pooled.is_empty() { None } else { Some(gather(&pooled)?) },
         })
+    }
+
+    /// What of `prompt` is cut off because it is longer than the encoders take; of the encoder that cuts
+    /// most. `None` if it fits.
+    ///
+    /// # Errors
+    /// Those of the tokenizers.
+    pub fn cut(&self, prompt: &str) -> Result<Option<Cut>, TextError> {
+        let cuts: Vec<_> = (self.encoders.iter())
+            .map(|encoder| encoder.tokenizer.cut(prompt))
+            .collect::<Result<_, _>>()?;
+        Ok(cuts.into_iter().flatten().min_by_key(|cut| cut.at))
+    }
+
+    /// The encoders, in the order of their conditioning.
+    #[must_use]
+    pub fn encoders(&self) -> &[TextEncoder] {
+        &self.encoders
     }
 
     /// Whether prompts get a pooled embedding (SDXL).

@@ -4,9 +4,10 @@
 mod clip;
 mod conditioner;
 mod config;
+mod memory;
 mod tokenizer;
 
 pub use clip::{ClipTextModel, TextEncoding};
 pub use conditioner::{TextConditioner, TextConditioning, TextEncoder};
 pub use config::{ClipTextConfig, HiddenAct, PoolAt, TextError};
-pub use tokenizer::{ClipTokenizer, TokenizerFiles};
+pub use tokenizer::{ClipTokenizer, Cut, TokenizerFiles};

@@ -33,6 +33,17 @@ pub struct TokenizerFiles<'a> {
     pub special_tokens_map_json: Option<&'a [u8]>,
 }
 
+/// A text that is longer than what an encoder takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// Tokens of the whole text.
+    pub tokens: usize,
+    /// How many of them are taken, from the first (75 for CLIP, which adds two of its own).
+    pub limit: usize,
+    /// Where in the text the first token begins that is not, in bytes.
+    pub at: usize,
+}
+
 /// Text → token ids of one fixed length.
 #[derive(Clone, Debug)]
 pub struct ClipTokenizer {
@@ -143,6 +154,17 @@ impl ClipTokenizer {
         ids.push(self.end);
         ids.resize(self.length, self.pad);
         Ok(ids)
+    }
+
+    /// What of `text` [`encode`](Self::encode) cuts off; `None` if it fits.
+    ///
+    /// # Errors
+    /// Those of the tokenizer's regular expressions.
+    pub fn cut(&self, text: &str) -> Result<Option<Cut>, TextError> {
+        let limit = self.length - 2;
+        let encoding = self.tokenizer.encode(text, false).map_err(tokenizer_error)?;
+        let offsets = encoding.get_offsets();
+        Ok(offsets.get(limit).map(|&(at, _)| Cut { tokens: offsets.len(), limit, at }))
     }
 
     /// The largest id that a text can get.

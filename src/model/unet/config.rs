@@ -231,6 +231,30 @@ impl UNetConfig {
         })
     }
 
+    /// Heights and widths of the cross-attention layers in visiting order, for a picture of
+    /// `height × width` latent pixels: the shapes that [`Prior`](super::Prior) speaks of.
+    #[must_use]
+    pub fn cross_attention_sizes(&self, height: usize, width: usize) -> Vec<(usize, usize)> {
+        // The k-th halving rounds up.
+        let size_at = |level: usize| (height.div_ceil(1 << level), width.div_ceil(1 << level));
+        let levels = self.down.len();
+        let mut sizes = Vec::new();
+        let mut push = |level: usize, layers: usize, transformer: Option<&TransformerConfig>| {
+            let visits = layers * transformer.map_or(0, |transformer| transformer.depth);
+            sizes.extend(std::iter::repeat_n(size_at(level), visits));
+        };
+        for (level, block) in self.down.iter().enumerate() {
+            push(level, block.resnets, block.transformer.as_ref());
+        }
+        if let Some(mid) = &self.mid {
+            push(levels - 1, 1, Some(&mid.transformer));
+        }
+        for (block, level) in self.up.iter().zip((0..levels).rev()) {
+            push(level, block.resnets, block.transformer.as_ref());
+        }
+        sizes
+    }
+
     /// How often the picture is halved on the way down: heights and widths in latent pixels that
     /// are multiples of this need no special treatment of edges.
     #[must_use]

@@ -5,6 +5,7 @@
 mod blocks;
 mod config;
 mod embedding;
+mod memory;
 mod prior;
 mod resnet;
 mod transformer;
@@ -18,6 +19,7 @@ pub use config::{
     LevelConfig, MidConfig, TextTimeConfig, TimeConfig, TransformerConfig, UNetConfig,
 };
 use embedding::Embedding;
+pub use memory::PriorUse;
 use prior::Cursor;
 pub use prior::Prior;
 
@@ -132,30 +134,6 @@ impl UNet2DConditionModel {
     #[must_use]
     pub fn weight_bytes(&self) -> usize {
         self.weight_bytes
-    }
-
-    /// Heights and widths of the cross-attention layers in visiting order, for a picture of
-    /// `height × width` latent pixels: the shapes that [`Prior`] speaks of.
-    #[must_use]
-    pub fn cross_attention_sizes(&self, height: usize, width: usize) -> Vec<(usize, usize)> {
-        // The k-th halving rounds up.
-        let size_at = |level: usize| (height.div_ceil(1 << level), width.div_ceil(1 << level));
-        let levels = self.config.down.len();
-        let mut sizes = Vec::new();
-        let mut push = |level: usize, layers: usize, transformer: Option<&TransformerConfig>| {
-            let visits = layers * transformer.map_or(0, |transformer| transformer.depth);
-            sizes.extend(std::iter::repeat_n(size_at(level), visits));
-        };
-        for (level, block) in self.config.down.iter().enumerate() {
-            push(level, block.resnets, block.transformer.as_ref());
-        }
-        if let Some(mid) = &self.config.mid {
-            push(levels - 1, 1, Some(&mid.transformer));
-        }
-        for (block, level) in self.config.up.iter().zip((0..levels).rev()) {
-            push(level, block.resnets, block.transformer.as_ref());
-        }
-        sizes
     }
 
     /// One prediction of the network (ε, for the models used here).

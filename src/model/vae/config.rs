@@ -17,6 +17,27 @@ pub enum VaeError {
     Tensor(#[from] candle_core::Error),
 }
 
+/// The configuration of an autoencoder of either kind.
+#[derive(Clone, Debug)]
+pub enum VaeConfig {
+    Kl(KlConfig),
+    Tiny(TinyConfig),
+}
+
+impl VaeConfig {
+    /// Reads and checks a `config.json` with its `_class_name`.
+    ///
+    /// # Errors
+    /// A class, a field or a value that this program does not support.
+    pub fn from_json(config: &Value) -> Result<Self, VaeError> {
+        match config.get("_class_name").and_then(Value::as_str) {
+            Some("AutoencoderKL") => KlConfig::from_json(config).map(Self::Kl),
+            Some("AutoencoderTiny") => TinyConfig::from_json(config).map(Self::Tiny),
+            other => Err(VaeError::UnknownClass(other.unwrap_or_default().to_owned())),
+        }
+    }
+}
+
 /// `AutoencoderKL`'s configuration (diffusers `models/autoencoders/autoencoder_kl.py`).
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]

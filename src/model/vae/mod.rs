@@ -5,6 +5,7 @@
 
 mod config;
 mod kl;
+mod memory;
 mod tiny;
 
 use candle_core::{DType, Result, Tensor};
@@ -12,7 +13,7 @@ use serde_json::Value;
 
 use crate::backend::Params;
 
-pub use config::{KlConfig, TinyConfig, VaeError};
+pub use config::{KlConfig, TinyConfig, VaeConfig, VaeError};
 pub use kl::AutoencoderKl;
 pub use tiny::AutoencoderTiny;
 
@@ -30,16 +31,10 @@ impl Vae {
     /// # Errors
     /// A class or a field that is not supported, or a tensor that is missing or of another shape.
     pub fn load(config: &Value, vb: &Params) -> std::result::Result<Self, VaeError> {
-        match config.get("_class_name").and_then(Value::as_str) {
-            Some("AutoencoderKL") => {
-                let vae = AutoencoderKl::load(&KlConfig::from_json(config)?, vb)?;
-                Ok(Self::Kl(Box::new(vae)))
-            }
-            Some("AutoencoderTiny") => {
-                Ok(Self::Tiny(AutoencoderTiny::load(&TinyConfig::from_json(config)?, vb)?))
-            }
-            other => Err(VaeError::UnknownClass(other.unwrap_or_default().to_owned())),
-        }
+        Ok(match VaeConfig::from_json(config)? {
+            VaeConfig::Kl(config) => Self::Kl(Box::new(AutoencoderKl::load(&config, vb)?)),
+            VaeConfig::Tiny(config) => Self::Tiny(AutoencoderTiny::load(&config, vb)?),
+        })
     }
 
     /// Pictures `[B, H, W, 3]` in `-1..=1` → latents `[B, H/f, W/f, C]`, f32, multiplied by the

@@ -49,6 +49,11 @@ vectorized! {
     }
 }
 
+/// How many queries make a block: follows from the shape of one sample alone.
+pub(in super::super) fn attention_block(queries: usize, keys: usize) -> usize {
+    (SCORES / keys.max(1)).clamp(BLOCK_MIN, BLOCK).min(queries.max(1))
+}
+
 /// `q` `[B, N, heads·d]`, `k` and `v` `[B, M, key_heads·d]` → `[B, N, heads·d]`.
 pub(in super::super) fn attention(
     q: &Tensor,
@@ -62,7 +67,7 @@ pub(in super::super) fn attention(
     let head_width = width / heads;
     let group = width / key_width;
     let scale = (head_width as f64).powf(-0.5) as f32;
-    let block = (SCORES / keys.max(1)).clamp(BLOCK_MIN, BLOCK).min(queries.max(1));
+    let block = attention_block(queries, keys);
     let blocks = queries.div_ceil(block);
     let mut y = vec![0f32; batch * queries * width];
     if y.is_empty() || keys == 0 {

@@ -56,6 +56,16 @@ impl Picture<'_> {
     }
 }
 
+/// How one sample's output of `positions × columns` is cut.
+fn tiling(positions: usize, columns: usize, inner: usize) -> Tiling {
+    Tiling::new(positions, columns, (GATHERED / inner.max(1)).max(TILE_ROWS_MIN))
+}
+
+/// For how many output pixels a tile gathers its `inner` values each.
+pub(in super::super) fn conv2d_tile_rows(positions: usize, columns: usize, inner: usize) -> usize {
+    tiling(positions, columns, inner).tile(0).rows
+}
+
 /// `[B, H, W, in]` and a weight `[k·k·in, out]` → `[B, out_h, out_w, out]`.
 pub(in super::super) fn conv2d(
     x: &Tensor,
@@ -70,8 +80,7 @@ pub(in super::super) fn conv2d(
     let mut y = vec![0f32; batch * positions * columns];
     if !y.is_empty() {
         with_affine(&x.contiguous()?, weight, bias, |x, weight, bias| {
-            let most_rows = (GATHERED / inner.max(1)).max(TILE_ROWS_MIN);
-            let tiling = Tiling::new(positions, columns, most_rows);
+            let tiling = tiling(positions, columns, inner);
             let output = Shared::new(&mut y);
             let size = height * width * channels;
             (0..batch * tiling.count()).into_par_iter().for_each(|task| {

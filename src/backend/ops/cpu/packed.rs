@@ -26,6 +26,11 @@ fn panel_columns(inner: usize, columns: usize) -> usize {
     fitting.max(PANEL_COLUMNS).min(columns)
 }
 
+/// How many values a thread needs to bring a panel to f32.
+pub(in super::super) fn panel_values(inner: usize, columns: usize) -> usize {
+    (panel_columns(inner, columns) + STRIP) * inner
+}
+
 /// How many rows of one sample make a tile.
 fn tile_rows(rows: usize) -> usize {
     rows.div_ceil(rows.div_ceil(TILE_ROWS).max(1)).next_multiple_of(PANEL_ROWS)

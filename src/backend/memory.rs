@@ -1,0 +1,196 @@
+//! How much memory a device can give this process.
+
+use candle_core::Device;
+
+/// Of what is free, so much is left to others: a tenth, within these bounds.
+const MARGIN: std::ops::RangeInclusive<usize> = 256 << 20..=2 << 30;
+
+/// The bytes that this process may use in all on a device, what it has already included: what is free,
+/// less a margin. `held` is what it holds on a GPU; on the CPU the system knows. `None` where nothing
+/// tells.
+#[must_use]
+pub fn usable_memory(device: &Device, held: usize) -> Option<usize> {
+    let usable = match device {
+        Device::Cpu => host::usable()?,
+        Device::Cuda(device) => cuda::free(device)? + held,
+        Device::Metal(device) => metal::working_set(device)?,
+    };
+    let margin = (usable / 10).clamp(*MARGIN.start(), *MARGIN.end());
+    Some(usable.saturating_sub(margin))
+}
+
+mod cuda {
+    use candle_core::CudaDevice;
+
+    #[cfg(feature = "cuda")]
+    pub(super) fn free(device: &CudaDevice) -> Option<usize> {
+        device.cuda_stream().context().mem_get_info().ok().map(|(free, _)| free)
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    pub(super) fn free(_: &CudaDevice) -> Option<usize> {
+        None
+    }
+}
+
+mod metal {
+    use candle_core::MetalDevice;
+
+    /// What the system recommends that a process keeps on the GPU, whatever else is running.
+    #[cfg(feature = "metal")]
+    pub(super) fn working_set(device: &MetalDevice) -> Option<usize> {
+        Some(device.metal_device().recommended_max_working_set_size())
+    }
+
+    #[cfg(not(feature = "metal"))]
+    pub(super) fn working_set(_: &MetalDevice) -> Option<usize> {
+        None
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod host {
+    use std::{
+        fs,
+        path::{Path, PathBuf},
+    };
+
+    /// What the kernel would give without swapping, or what the strictest control group would, and
+    /// what this process has of it already.
+    pub(super) fn usable() -> Option<usize> {
+        let available = field(&fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")?;
+        let own = fs::read_to_string("/proc/self/status").ok();
+        let own = own.and_then(|status| field(&status, "VmRSS:")).unwrap_or(0);
+        let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let of_groups = group_room(Path::new("/sys/fs/cgroup"), &groups);
+        Some(of_groups.map_or(available, |room| room.min(available)) + own)
+    }
+
+    /// A field in kilobytes of a file in `/proc`.
+    fn field(text: &str, name: &str) -> Option<usize> {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        let kilobytes: usize = line.split_whitespace().next()?.parse().ok()?;
+        Some(kilobytes * 1024)
+    }
+
+    /// The least room in the control groups that `membership` (`/proc/self/cgroup`) names and in those
+    /// around them: the limit, less what is used and is no cache. Version 2 has one hierarchy
+    /// (`0::/path`), version 1 one for memory (`N:memory:/path`); kernel documentation
+    /// `admin-guide/cgroup-v2.rst` and `cgroup-v1/memory.rst`.
+    pub(super) fn group_room(root: &Path, membership: &str) -> Option<usize> {
+        let rooms = membership.lines().flat_map(|line| {
+            let mut parts = line.splitn(3, ':');
+            let (_, controllers, path) = (parts.next(), parts.next(), parts.next());
+            let (base, files) = match controllers {
+                Some("") => (root.to_owned(), ["memory.max", "memory.current", "inactive_file "]),
+                Some(list) if list.split(',').any(|name| name == "memory") => (
+                    root.join("memory"),
+                    ["memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file "],
+                ),
+                _ => (PathBuf::new(), [""; 3]),
+            };
+            // Inside a container the path may be that of the host, and only the root is there.
+            let own = base.join(path.unwrap_or_default().trim_start_matches('/'));
+            let around: Vec<PathBuf> = own
+                .ancestors()
+                .take_while(|folder| folder.starts_with(&base) && !files[0].is_empty())
+                .map(Path::to_owned)
+                .collect();
+            around.into_iter().filter_map(move |folder| room(&folder, files))
+        });
+        rooms.min()
+    }
+
+    fn room(folder: &Path, [limit, used, cache]: [&str; 3]) -> Option<usize> {
+        let number = |name: &str| -> Option<usize> {
+            fs::read_to_string(folder.join(name)).ok()?.trim().parse().ok()
+        };
+        // `max` is no number, and no limit.
+        let (limit, used) = (number(limit)?, number(used)?);
+        let stat = fs::read_to_string(folder.join("memory.stat")).unwrap_or_default();
+        let cache = stat.lines().find_map(|line| line.strip_prefix(cache)?.trim().parse().ok());
+        Some(limit.saturating_sub(used.saturating_sub(cache.unwrap_or(0))))
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        fn group(folder: &Path, files: &[(&str, &str)]) {
+            fs::create_dir_all(folder).unwrap();
+            for (name, text) in files {
+                fs::write(folder.join(name), text).unwrap();
+            }
+        }
+
+        #[test]
+        fn the_strictest_group_around_the_process_decides_and_cache_is_room() {
+            let root = tempfile::tempdir().unwrap();
+            let root = root.path();
+            group(&root.join("a"), &[("memory.max", "1000\n"), ("memory.current", "400\n")]);
+            group(
+                &root.join("a/b"),
+                &[
+                    ("memory.max", "900\n"),
+                    ("memory.current", "800\n"),
+                    ("memory.stat", "active_file 7\ninactive_file 50\n"),
+                ],
+            );
+            assert_eq!(group_room(root, "0::/a/b\n"), Some(150));
+            assert_eq!(group_room(root, "0::/a\n"), Some(600));
+            // No limit, and a path that is not visible from here.
+            group(&root.join("c"), &[("memory.max", "max\n"), ("memory.current", "1\n")]);
+            assert_eq!(group_room(root, "0::/c\n"), None);
+            assert_eq!(group_room(root, "0::/elsewhere/b\n"), None);
+        }
+
+        #[test]
+        fn the_first_version_of_control_groups_is_read_too() {
+            let root = tempfile::tempdir().unwrap();
+            group(
+                &root.path().join("memory/x"),
+                &[
+                    ("memory.limit_in_bytes", "5000\n"),
+                    ("memory.usage_in_bytes", "3000\n"),
+                    ("memory.stat", "inactive_file 1\ntotal_inactive_file 500\n"),
+                ],
+            );
+            let membership = "9:cpu,cpuacct:/x\n4:memory:/x\n";
+            assert_eq!(group_room(root.path(), membership), Some(2500));
+        }
+
+        #[test]
+        fn this_machine_has_memory() {
+            assert!(usable().unwrap() > 64 << 20);
+        }
+    }
+}
+
+#[cfg(target_os = "macos")]
+mod host {
+    /// Three quarters of the machine's memory: macOS makes room by compressing what others hold, so
+    /// that what is free at a moment says little.
+    pub(super) fn usable() -> Option<usize> {
+        let mut bytes = 0u64;
+        let mut size = size_of::<u64>();
+        // SAFETY: the name ends with a zero, and the result is written to a number of the size that
+        // is passed along.
+        let status = unsafe {
+            libc::sysctlbyname(
+                c"hw.memsize".as_ptr(),
+                (&raw mut bytes).cast(),
+                &mut size,
+                std::ptr::null_mut(),
+                0,
+            )
+        };
+        (status == 0).then(|| usize::try_from(bytes / 4 * 3).ok()).flatten()
+    }
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "macos")))]
+mod host {
+    pub(super) fn usable() -> Option<usize> {
+        None
+    }
+}

@@ -1,0 +1,207 @@
+//! A folder of pictures: the same job for every picture in it, with one loaded model. A picture that
+//! fails is told at the end and does not stop the others.
+
+mod walk;
+
+use std::{
+    collections::{HashMap, HashSet},
+    fmt, fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use cupscale::{
+    image::{Format, ImageError, Input, Output},
+    pipeline::{Engine, Error, Progress as _, Resume},
+};
+
+use super::{
+    CliError, DONE, FAILED, INTERRUPTED, SKIPPED,
+    args::JobArgs,
+    complain,
+    progress::{FileState, Reporter},
+    upscale,
+};
+use walk::walk;
+
+/// A picture and where it goes.
+struct Item {
+    input: PathBuf,
+    output: PathBuf,
+    format: Format,
+}
+
+/// What has become of the pictures so far.
+#[derive(Default)]
+struct Tally {
+    done: usize,
+    skipped: usize,
+    /// One line for each.
+    failures: Vec<String>,
+    left: usize,
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { done, skipped, failures, left } = self;
+        write!(f, "{done} done, {skipped} skipped, {} failed", failures.len())?;
+        if *left > 0 { write!(f, ", {left} left") } else { Ok(()) }
+    }
+}
+
+enum End {
+    Finished,
+    Interrupted,
+}
+
+/// Enlarges every picture below `folder`.
+pub fn run(args: &JobArgs, folder: &Path) -> Result<ExitCode, CliError> {
+    if args.work().resume == Resume::Required {
+        return Err(CliError::Usage(
+            "--resume is for one picture: those of a folder go on by themselves".to_owned(),
+        ));
+    }
+    let output = args.output_folder(folder)?;
+    let found = walk(folder, &output);
+    let items: Vec<Item> = (found.pictures.into_iter())
+        .map(|picture| {
+            let (name, format) = args.output_name(&picture.path, picture.format, "");
+            Item { input: folder.join(&picture.path), output: output.join(name), format }
+        })
+        .collect();
+    if items.is_empty() && found.unreadable.is_empty() {
+        return Err(CliError::NoPictures(folder.to_owned()));
+    }
+    refuse_clashes(&items)?;
+
+    let mut reporter = Reporter::new(args.progress_mode(), args.quiet);
+    if !found.unsupported.is_empty() {
+        let count: usize = found.unsupported.iter().map(|(_, count)| count).sum();
+        let kinds: Vec<_> = found.unsupported.iter().map(|(kind, _)| kind.as_str()).collect();
+        reporter.note(&format!("{count} files of kinds that are not read: {}", kinds.join(", ")));
+    }
+    let mut tally = Tally { failures: found.unreadable, left: items.len(), done: 0, skipped: 0 };
+    let end = every(args, &items, &mut tally, &mut reporter);
+    match &end {
+        Ok(End::Finished) => reporter.finish(&tally.to_string()),
+        Ok(End::Interrupted) => {
+            reporter.clear();
+            complain(&format!(
+                "interrupted: {tally}; the same command with --skip-existing goes on"
+            ));
+        }
+        Err(_) => reporter.clear(),
+    }
+    tally.failures.iter().for_each(|failure| complain(failure));
+    Ok(ExitCode::from(match end? {
+        End::Interrupted => INTERRUPTED,
+        End::Finished if !tally.failures.is_empty() => FAILED,
+        End::Finished if tally.done == 0 => SKIPPED,
+        End::Finished => DONE,
+    }))
+}
+
+/// Goes through the pictures until the end, Ctrl-C, or an error that would be every picture's.
+fn every(
+    args: &JobArgs,
+    items: &[Item],
+    tally: &mut Tally,
+    reporter: &mut Reporter,
+) -> Result<End, CliError> {
+    let mut engine = None;
+    for (index, item) in items.iter().enumerate() {
+        if reporter.interrupted() {
+            return Ok(End::Interrupted);
+        }
+        let name = item.input.display().to_string();
+        reporter.begin_file(index + 1, items.len(), &name, &item.output.display().to_string());
+        let result = one(args, item, &mut engine, reporter);
+        match result {
+            Ok(Some(summary)) => {
+                tally.done += 1;
+                reporter.end_file(FileState::Done, &summary);
+            }
+            Ok(None) => {
+                tally.skipped += 1;
+                reporter.end_file(FileState::Skipped, "the output exists");
+            }
+            Err(CliError::Job(Error::Interrupted(_))) => return Ok(End::Interrupted),
+            Err(error) if is_every_pictures(&error) => return Err(error),
+            Err(error) => {
+                let error = error.to_string();
+                reporter.end_file(FileState::Failed, &error);
+                let names_it = error.starts_with(&name);
+                tally.failures.push(if names_it { error } else { format!("{name}: {error}") });
+            }
+        }
+        tally.left -= 1;
+    }
+    Ok(End::Finished)
+}
+
+/// Does one picture, and says what it became; `None` if it was there already. The model is loaded
+/// for the first that needs it.
+fn one(
+    args: &JobArgs,
+    item: &Item,
+    engine: &mut Option<Engine>,
+    reporter: &mut Reporter,
+) -> Result<Option<String>, CliError> {
+    if args.skip_existing && item.output.is_file() {
+        return Ok(None);
+    }
+    let input = Input::Path(item.input.clone());
+    let output = Output::Path(item.output.clone());
+    let (bytes, _) = upscale::read(&input)?;
+    let picture = upscale::open(args, &input, &bytes, &output, item.format)?;
+    drop(bytes);
+    let engine = match engine {
+        Some(engine) => engine,
+        none => none.insert(super::engine::load(args, |note| reporter.note(note))?),
+    };
+    if let Some(parent) = item.output.parent() {
+        fs::create_dir_all(parent).map_err(|error| {
+            let reason = format!("the folder {}: {error}", parent.display());
+            Error::from(ImageError::Unwritable { name: output.name(), reason })
+        })?;
+    }
+    output.check_writable().map_err(Error::from)?;
+    upscale::one(engine, args, &picture, &output, item.format, reporter).map(Some)
+}
+
+/// Whether an error has nothing to do with the picture: options, model and device are the same for
+/// all.
+fn is_every_pictures(error: &CliError) -> bool {
+    match error {
+        CliError::Job(error) => matches!(
+            error,
+            Error::Sampler(_) | Error::Device(_) | Error::Weights(_) | Error::Model { .. }
+        ),
+        _ => true,
+    }
+}
+
+/// Refuses, before any work, outputs that would take the place of one another or of an input.
+fn refuse_clashes(items: &[Item]) -> Result<(), CliError> {
+    let inputs: HashSet<PathBuf> =
+        items.iter().filter_map(|item| fs::canonicalize(&item.input).ok()).collect();
+    let mut makers: HashMap<&Path, &Path> = HashMap::new();
+    for Item { input, output, .. } in items {
+        let (input, shown) = (input.as_path(), output.display());
+        if let Some(other) = makers.insert(output, input) {
+            return Err(CliError::Usage(format!(
+                "{} and {} would both become {shown}: rename one, or leave out --format",
+                other.display(),
+                input.display()
+            )));
+        }
+        if fs::canonicalize(output).is_ok_and(|output| inputs.contains(&output)) {
+            return Err(CliError::Usage(format!(
+                "{shown}: the output of {} would take the place of an input; name another folder \
+                 with -o",
+                input.display()
+            )));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,184 @@
+//! The pictures below a folder: which files a job of many pictures is about, always in the same
+//! order, and none that the program itself is still writing.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    fs::{self, File},
+    io::Read as _,
+    path::{Path, PathBuf},
+};
+
+use cupscale::image::{Format, ImageError, format_of};
+
+/// As many bytes as tell what a file is.
+const HEAD: u64 = 32;
+
+/// A picture, or what by its name should be one.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Found {
+    /// below the folder that was walked
+    pub path: PathBuf,
+    /// by its first bytes; by its name where they are no picture's (reading it will fail, and say why)
+    pub format: Format,
+}
+
+/// What lies below a folder.
+#[derive(Debug, Default)]
+pub struct Walk {
+    /// in the order of their paths
+    pub pictures: Vec<Found>,
+    /// kinds of pictures and documents that are recognised but not read, with how many there are of each
+    pub unsupported: Vec<(String, usize)>,
+    /// folders that could not be read, each with the reason in one line
+    pub unreadable: Vec<String>,
+}
+
+/// Walks `root`, without hidden files (those of unfinished jobs among them), `.part` files, and the
+/// folder `output`. What is a picture is told by its first bytes; other files are left alone.
+///
+/// Links are followed, but every folder is walked once: at its own place, if that is below `root`.
+pub fn walk(root: &Path, output: &Path) -> Walk {
+    let mut walk = Walk::default();
+    let mut seen: HashSet<PathBuf> = fs::canonicalize(output).into_iter().collect();
+    let mut folders = vec![PathBuf::new()];
+    let mut links = VecDeque::new();
+    // Links wait until all real folders are known.
+    while let Some(folder) = folders.pop().or_else(|| links.pop_front()) {
+        let path = root.join(&folder);
+        let entries = fs::canonicalize(&path).and_then(|real| {
+            if !seen.insert(real) {
+                return Ok(Vec::new());
+            }
+            fs::read_dir(&path)?.collect::<Result<Vec<_>, _>>()
+        });
+        let mut entries = entries.unwrap_or_else(|error| {
+            walk.unreadable.push(format!("{}: cannot be read ({error})", path.display()));
+            Vec::new()
+        });
+        entries.sort_by_key(fs::DirEntry::file_name);
+        for entry in entries {
+            let name = entry.file_name();
+            let below = folder.join(&name);
+            if name.as_encoded_bytes().starts_with(b".")
+                || below.extension() == Some("part".as_ref())
+            {
+                continue;
+            }
+            let is_link = entry.file_type().is_ok_and(|kind| kind.is_symlink());
+            match fs::metadata(entry.path()) {
+                Ok(found) if found.is_dir() && is_link => links.push_back(below),
+                Ok(found) if found.is_dir() => folders.push(below),
+                // A pipe or a device would be waited for.
+                Ok(found) if !found.is_file() => {}
+                _ => walk.file(root, below),
+            }
+        }
+    }
+    walk.pictures.sort_by(|a, b| a.path.cmp(&b.path));
+    walk
+}
+
+impl Walk {
+    fn file(&mut self, root: &Path, path: PathBuf) {
+        let mut head = Vec::new();
+        // What cannot be opened is told by its name alone.
+        let _ = File::open(root.join(&path)).map(|file| file.take(HEAD).read_to_end(&mut head));
+        match (format_of("", &head), Format::from_extension(&path)) {
+            (Ok(format), _) | (Err(_), Some(format)) => self.pictures.push(Found { path, format }),
+            (Err(ImageError::Unsupported { kind, .. }), None) => {
+                match self.unsupported.iter_mut().find(|(known, _)| *known == kind) {
+                    Some((_, count)) => *count += 1,
+                    None => self.unsupported.push((kind, 1)),
+                }
+            }
+            (Err(_), None) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PNG: &[u8] = b"\x89PNG\r\n\x1a\n";
+
+    fn tree(files: &[(&str, &[u8])]) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for (path, bytes) in files {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, bytes).unwrap();
+        }
+        root
+    }
+
+    fn paths(walk: &Walk) -> Vec<&str> {
+        walk.pictures.iter().map(|found| found.path.to_str().unwrap()).collect()
+    }
+
+    #[test]
+    fn pictures_are_told_by_their_bytes_and_broken_ones_by_their_names() {
+        let root = tree(&[
+            ("b/deep/er/z.png", PNG),
+            ("b/no extension", PNG),
+            ("a.jpg", b"not a picture"),
+            ("empty.tif", b""),
+            ("notes.txt", b"some notes"),
+            ("moving.gif", b"GIF89a.."),
+            ("B.PNG", PNG),
+            ("c.png/x.webp", b"RIFF....WEBP"),
+        ]);
+        let walk = walk(root.path(), Path::new("nowhere"));
+        let expected =
+            ["B.PNG", "a.jpg", "b/deep/er/z.png", "b/no extension", "c.png/x.webp", "empty.tif"];
+        assert_eq!(paths(&walk), expected);
+        assert_eq!(walk.unsupported, [("GIF".to_owned(), 1)]);
+        assert_eq!(walk.unreadable, [""; 0]);
+        assert_eq!(walk.pictures[1].format, Format::Jpeg);
+    }
+
+    #[test]
+    fn hidden_and_unfinished_files_and_the_output_are_not_walked() {
+        let root = tree(&[
+            ("a.png", PNG),
+            (".hidden.png", PNG),
+            (".a.png.cupscale/canvas.png", PNG),
+            (".a.pngX1y2.part", PNG),
+            ("a.png.part", PNG),
+            ("big/a.png", PNG),
+            ("more/big/b.png", PNG),
+        ]);
+        let walk = walk(root.path(), &root.path().join("more/../big"));
+        assert_eq!(paths(&walk), ["a.png", "more/big/b.png"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_are_followed_but_never_in_a_circle_and_no_folder_twice() {
+        use std::os::unix::fs::symlink;
+
+        let other = tree(&[("far.png", PNG), ("below/further.png", PNG)]);
+        let root = tree(&[("real/deep/a.png", PNG)]);
+        let at = |name: &str| root.path().join(name);
+        symlink(root.path(), at("real/deep/up")).unwrap();
+        symlink(at("real/deep"), at("first")).unwrap();
+        symlink(other.path(), at("out")).unwrap();
+        symlink(root.path(), other.path().join("back")).unwrap();
+        symlink(other.path().join("far.png"), at("linked.png")).unwrap();
+        symlink(at("nothing"), at("dangling.png")).unwrap();
+        assert!(
+            std::process::Command::new("mkfifo").arg(at("pipe.png")).status().unwrap().success()
+        );
+        let expected = [
+            "dangling.png",
+            "linked.png",
+            "out/below/further.png",
+            "out/far.png",
+            "real/deep/a.png",
+        ];
+        assert_eq!(paths(&walk(root.path(), Path::new("nowhere"))), expected);
+        // A folder behind a link is recognised as the output, too.
+        let without = walk(root.path(), other.path());
+        assert_eq!(paths(&without), ["dangling.png", "linked.png", "real/deep/a.png"]);
+    }
+}

@@ -1,0 +1,539 @@
+//! What every stage of a job takes of memory, worked out before it runs; the batch, the VAE tile and
+//! the parts that stay loaded, chosen from it; and what is done when the device runs out all the same.
+//!
+//! On the CPU everything is in one memory, and the estimate is of the process's peak resident set:
+//! weights, activations, the picture and the canvases, pages of mapped files included. On a GPU it
+//! is of the GPU's memory: weights and activations.
+
+use std::{cell::Cell, fmt};
+
+use crate::{
+    backend::{
+        ops::memory::{Extent, Ledger},
+        usable_memory,
+    },
+    canvas::CanvasSize,
+    model::unet::PriorUse,
+};
+
+use super::{
+    Defaults, Engine, Error, Settings, colour_fix,
+    engine::{Footprints, VAE_DTYPE},
+    tiles::{Span, spans},
+};
+
+/// What the program takes before it does anything: code, the runtime, the threads' stacks.
+const PROCESS_BYTES: usize = 16 << 20;
+
+/// What a thread of the CPU takes beside the buffer of the operations: a packed panel of a matrix
+/// product, and its own pieces of work.
+const THREAD_BYTES: usize = 3 << 20;
+
+/// What a tokenizer takes for an entry of its vocabulary: two tables of strings, merges and a trie.
+const VOCABULARY_ENTRY_BYTES: usize = 800;
+
+/// What the allocator keeps of memory that is no longer used, or cannot hand out for the holes in it: a
+/// share of what is used, as measured (`benches/memory.py`).
+const RETAINED_SHARE: usize = 10;
+
+/// What libraries of a GPU take for themselves: workspaces of its matrix products, mostly.
+const GPU_BYTES: usize = 256 << 20;
+
+/// The smallest core of a VAE tile, in image pixels, and the steps by which it is made smaller.
+const TILE_LEAST: usize = 128;
+const TILE_STEP: usize = 64;
+
+/// A stage of a job, as memory counts them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemoryStage {
+    /// Prompts and captions, through the text encoders.
+    Text,
+    /// The picture, through the VAE's encoder.
+    Encode,
+    /// The canvas, through the UNet.
+    Denoise,
+    /// The canvas, through the VAE's decoder.
+    Decode,
+}
+
+impl MemoryStage {
+    /// In the order in which they run.
+    pub const ALL: [Self; 4] = [Self::Text, Self::Encode, Self::Denoise, Self::Decode];
+}
+
+impl fmt::Display for MemoryStage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Text => "text",
+            Self::Encode => "encode",
+            Self::Denoise => "denoise",
+            Self::Decode => "decode",
+        })
+    }
+}
+
+/// What one stage takes, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StageMemory {
+    pub stage: MemoryStage,
+    /// What stays while it runs: weights, the picture, canvases, conditions.
+    pub resident: usize,
+    /// The most that it takes beside.
+    pub working: usize,
+}
+
+impl StageMemory {
+    /// The most that is taken while it runs.
+    #[must_use]
+    pub fn peak(&self) -> usize {
+        self.resident + self.working
+    }
+}
+
+/// What a job takes, and what was chosen so that it fits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemoryPlan {
+    /// What it may take, if anything is known about that.
+    pub budget: Option<usize>,
+    /// Whether parts of the model stay loaded from stage to stage and from job to job.
+    pub keeps_parts: bool,
+    /// Regions per UNet call.
+    pub batch: usize,
+    /// Side of a VAE tile's core in image pixels.
+    pub tile: usize,
+    pub stages: [StageMemory; 4],
+}
+
+impl MemoryPlan {
+    /// A line about what was made smaller than asked for or usual, if anything was.
+    #[must_use]
+    pub fn note(&self, settings: &Settings, usual_batch: usize) -> Option<String> {
+        let Self { batch, tile, keeps_parts, .. } = *self;
+        let smaller = [
+            (batch < settings.batch.unwrap_or(usual_batch)).then(|| format!("batches of {batch}")),
+            (tile < settings.tile.unwrap_or(Defaults::TILE as usize))
+                .then(|| format!("VAE tiles of {tile} px")),
+            (!keeps_parts).then(|| "the model's parts loaded in turn".to_owned()),
+        ];
+        let smaller: Vec<String> = smaller.into_iter().flatten().collect();
+        let budget = mebibytes(self.budget?);
+        (!smaller.is_empty()).then(|| format!("to stay within {budget}: {}", smaller.join(", ")))
+    }
+
+    /// The most that is taken at any time.
+    #[must_use]
+    pub fn peak(&self) -> usize {
+        self.stages.iter().map(StageMemory::peak).max().unwrap_or(0)
+    }
+}
+
+impl fmt::Display for MemoryPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "memory        {}", mebibytes(self.peak()))?;
+        match self.budget {
+            Some(budget) => writeln!(f, " of {}", mebibytes(budget))?,
+            None => writeln!(f)?,
+        }
+        writeln!(
+            f,
+            "parts         {}",
+            if self.keeps_parts { "stay loaded" } else { "loaded for each stage, then freed" }
+        )?;
+        write!(f, "stage               resident        working           peak")?;
+        for stage in &self.stages {
+            let [resident, working, peak] =
+                [stage.resident, stage.working, stage.peak()].map(mebibytes);
+            write!(f, "\n{:<14}{resident:>14} {working:>14} {peak:>14}", stage.stage)?;
+        }
+        Ok(())
+    }
+}
+
+/// A number of bytes for people.
+pub(super) fn mebibytes(bytes: usize) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
+/// Everything about a job that its memory follows from, batch and tile excepted.
+pub(super) struct Job<'a> {
+    pub engine: &'a Engine,
+    pub settings: &'a Settings,
+    /// Input size in pixels, width and height.
+    pub input: (u32, u32),
+    pub canvas: CanvasSize,
+    pub regions: usize,
+    pub guided: bool,
+    /// Height and width in latent pixels of the low-resolution pass, if there is one.
+    pub low_resolution: Option<(usize, usize)>,
+    /// Padding of a VAE tile on each side, in latent pixels.
+    pub vae_pad: usize,
+}
+
+/// What a stage takes on either side.
+#[derive(Clone, Copy, Default)]
+struct Needs {
+    /// weights and tensors that stay
+    device: usize,
+    /// the same in host memory
+    host: usize,
+    /// tensors that come and go
+    device_working: usize,
+    host_working: usize,
+}
+
+impl Job<'_> {
+    /// Chooses the batch, the tile and the parts that stay.
+    ///
+    /// Batch and tile are the user's, or those of [`Defaults`] where they fit; all parts stay loaded if
+    /// that fits too. Else each part is loaded for its stage alone, and batch and tile are the largest
+    /// that fit.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] if not even the smallest fit.
+    pub fn plan(&self) -> Result<MemoryPlan, Error> {
+        let Self { engine, settings, .. } = *self;
+        let budget =
+            (settings.max_memory).or_else(|| usable_memory(&engine.device, engine.loaded_bytes()));
+        let (batch, tile) = (
+            settings.batch.unwrap_or_else(|| engine.default_batch()),
+            settings.tile.unwrap_or(Defaults::TILE as usize),
+        );
+        let wanted = self.estimate(batch, tile, true);
+        let fits = |bytes: usize| budget.is_none_or(|budget| bytes <= budget);
+        if fits(wanted.peak()) {
+            return Ok(MemoryPlan { budget, ..wanted });
+        }
+        let mut batches =
+            (1..=batch).rev().filter(|&size| size == batch || settings.batch.is_none());
+        let tiles = (0..).map_while(|steps| tile.checked_sub(steps * TILE_STEP));
+        let tiles = tiles
+            .take_while(|&side| side == tile || (side >= TILE_LEAST && settings.tile.is_none()));
+        // The stages of UNet and VAE do not share memory: each is made to fit by itself.
+        let peak = |batch, tile, stages: &[MemoryStage]| {
+            let plan = self.estimate(batch, tile, false);
+            let chosen = plan.stages.iter().filter(|stage| stages.contains(&stage.stage));
+            chosen.map(StageMemory::peak).max().unwrap_or(0)
+        };
+        let of_unet = |batch| peak(batch, tile, &[MemoryStage::Text, MemoryStage::Denoise]);
+        let of_vae = |tile| peak(batch, tile, &[MemoryStage::Encode, MemoryStage::Decode]);
+        match (
+            batches.find(|&size| fits(of_unet(size))),
+            tiles.clone().find(|&side| fits(of_vae(side))),
+        ) {
+            (Some(batch), Some(tile)) => {
+                Ok(MemoryPlan { budget, ..self.estimate(batch, tile, false) })
+            }
+            _ => {
+                let least_batch = if settings.batch.is_none() { 1 } else { batch };
+                let (batch, tile) = (least_batch, tiles.last().unwrap_or(tile));
+                let least = self.estimate(batch, tile, false);
+                Err(Error::Memory {
+                    needs: mebibytes(least.peak()),
+                    has: mebibytes(budget.unwrap_or(0)),
+                    batch,
+                    tile,
+                })
+            }
+        }
+    }
+
+    /// What the job takes with this batch and this tile.
+    fn estimate(&self, batch: usize, tile: usize, keeps_parts: bool) -> MemoryPlan {
+        let Footprints { text, vae, unet } = self.engine.footprints;
+        let on_cpu = self.engine.device.is_cpu();
+        let mut scratch = 0;
+        let needs = [
+            self.text(),
+            self.encode(tile, &mut scratch),
+            self.denoise(batch, &mut scratch),
+            self.decode(tile, &mut scratch),
+        ];
+        let threads = rayon::current_num_threads() * (THREAD_BYTES + scratch);
+        let of_model = text.embedded + vae.embedded + unet.embedded;
+        let base = PROCESS_BYTES + threads + of_model + self.picture_bytes();
+        let mut loaded = 0;
+        let stages = std::array::from_fn(|index| {
+            let part = [text, vae, unet, vae][index];
+            // Loaded parts add up in the order of the stages; the decoder was loaded for the encoder.
+            loaded = match (keeps_parts, MemoryStage::ALL[index]) {
+                (false, _) => part.kept,
+                (true, MemoryStage::Decode) => loaded,
+                (true, _) => loaded + part.kept,
+            };
+            let needs = needs[index];
+            let loading = part.loading.saturating_sub(part.kept);
+            let (resident, working) = if on_cpu {
+                let resident = base + loaded + needs.host + needs.device;
+                (resident, needs.device_working.max(needs.host_working) + part.converted)
+            } else {
+                (GPU_BYTES + loaded + needs.device, needs.device_working)
+            };
+            let working = working.max(loading);
+            StageMemory {
+                stage: MemoryStage::ALL[index],
+                resident,
+                working: working + (loaded + working) / RETAINED_SHARE,
+            }
+        });
+        MemoryPlan { budget: None, keeps_parts, batch, tile, stages }
+    }
+
+    /// The input as it is held from beginning to end.
+    fn picture_bytes(&self) -> usize {
+        self.input.0 as usize * self.input.1 as usize * 4 * size_of::<f32>()
+    }
+
+    /// A mapped latent of the canvas's size.
+    fn canvas_bytes(&self) -> usize {
+        let pixels = self.canvas.latent_height * self.canvas.latent_width;
+        pixels * self.engine.shape().channels * size_of::<f32>()
+    }
+
+    /// All mapped files of a job that is past its first step: zL, z before and after, and the predictions.
+    fn mapped_bytes(&self) -> usize {
+        let shape = self.engine.shape();
+        let predictions = self.regions * shape.region * shape.region * shape.channels;
+        3 * self.canvas_bytes() + predictions * size_of::<f32>()
+    }
+
+    /// The conditions of all regions, which may all differ, of the prompt and of the negative one.
+    fn condition_bytes(&self) -> usize {
+        let sizes = self.engine.text_sizes;
+        let texts = if self.settings.captions_differ() { self.regions } else { 0 } + 2;
+        let (context, pooled) = sizes.widths;
+        texts * (sizes.tokens * context + pooled) * self.engine.dtype.size_in_bytes()
+    }
+
+    fn text(&self) -> Needs {
+        let sizes = self.engine.text_sizes;
+        let conditions = self.condition_bytes();
+        Needs {
+            host: sizes.vocabulary * VOCABULARY_ENTRY_BYTES,
+            device: conditions,
+            // They are put together from as many pieces.
+            device_working: sizes.working_bytes + conditions,
+            host_working: 0,
+        }
+    }
+
+    /// The largest tile's side in latent pixels, its core's and with what is computed around it.
+    fn tile_side(&self, length: usize, tile: usize, rim: usize) -> (usize, usize) {
+        let core = (tile / self.engine.shape().factor).max(1);
+        let cores = spans(length, core, self.vae_pad).into_iter().map(|span| span.core.len());
+        let core = cores.max().unwrap_or(1) + 2 * rim;
+        (core, core + 2 * self.vae_pad)
+    }
+
+    fn encode(&self, tile: usize, scratch: &mut usize) -> Needs {
+        let shape = self.engine.shape();
+        let padded = |length| self.tile_side(length, tile, 0).1;
+        let mut sizes = vec![(padded(self.canvas.latent_height), padded(self.canvas.latent_width))];
+        // The whole picture for the attention prior goes as one tile.
+        sizes.extend(
+            (self.low_resolution)
+                .map(|(height, width)| (height + 2 * self.vae_pad, width + 2 * self.vae_pad)),
+        );
+        let peaks = sizes.into_iter().map(|(height, width)| {
+            let (height, width) = (height * shape.factor, width * shape.factor);
+            let image = Extent { batch: 1, height, width, channels: 3 };
+            let mut ledger = self.vae_ledger();
+            self.engine.vae_config().play_encode(image, &mut ledger);
+            *scratch = (*scratch).max(ledger.scratch_bytes());
+            // The window before it is a tensor: what it is cut from, the resized rows, and itself.
+            (ledger.peak(), 3 * image.count() * size_of::<f32>())
+        });
+        let (device_working, host_working) =
+            peaks.fold((0, 0), |most, peak| (most.0.max(peak.0), most.1.max(peak.1)));
+        Needs {
+            device: self.condition_bytes(),
+            host: self.canvas_bytes(),
+            device_working,
+            host_working,
+        }
+    }
+
+    fn denoise(&self, batch: usize, scratch: &mut usize) -> Needs {
+        let shape = self.engine.shape();
+        let pair = if self.guided { 2 } else { 1 };
+        let batch = pair * batch.min(self.regions);
+        let channels = shape.channels * if shape.sees_low_resolution { 2 } else { 1 };
+        let mut play = |batch, height, width, prior| {
+            let mut ledger = self.unet_ledger();
+            let sample = ledger.hold(Extent { batch, height, width, channels });
+            // Before it, host values and what they are put together from.
+            ledger.pass(4 * ledger.bytes(sample));
+            let context = self.engine.text_sizes.tokens * self.engine.text_sizes.widths.0;
+            ledger.hold(Extent { batch, height: 1, width: 1, channels: context });
+            let before = ledger.live();
+            let y = self.engine.unet_config().play(
+                sample,
+                self.engine.text_sizes.tokens,
+                prior,
+                &mut ledger,
+            );
+            *scratch = (*scratch).max(ledger.scratch_bytes());
+            (ledger.peak(), ledger.live() - before - ledger.bytes(y))
+        };
+        let (mut device, mut device_working) = (self.condition_bytes(), 0);
+        let side = shape.region;
+        match self.low_resolution {
+            None => device_working = play(batch, side, side, PriorUse::None).0,
+            Some((height, width)) => {
+                let (pass, recorded) = play(pair, height, width, PriorUse::Record);
+                // Recording counts what would have been kept of a region: its prior is as large.
+                let (_, blended) = play(batch, side, side, PriorUse::Record);
+                let (call, _) = play(batch, side, side, PriorUse::Blend);
+                // With guidance the halves are put together from copies.
+                let gathered = if self.guided { 2 * blended } else { blended };
+                device += recorded;
+                device_working = device_working
+                    .max(pass.saturating_sub(recorded))
+                    .max(gathered)
+                    .max(blended + call);
+            }
+        }
+        let latents = batch * side * side * shape.channels * size_of::<f32>();
+        Needs { device, host: self.mapped_bytes() + 4 * latents, device_working, host_working: 0 }
+    }
+
+    fn decode(&self, tile: usize, scratch: &mut usize) -> Needs {
+        let shape = self.engine.shape();
+        let rim = match self.settings.colour_fix {
+            super::ColourFix::Wavelet => colour_fix::RADIUS.div_ceil(shape.factor),
+            super::ColourFix::None => 0,
+        };
+        let (core_height, height) = self.tile_side(self.canvas.latent_height, tile, rim);
+        let (core_width, width) = self.tile_side(self.canvas.latent_width, tile, rim);
+        let mut ledger = self.vae_ledger();
+        let z = Extent { batch: 1, height, width, channels: shape.channels };
+        self.engine.vae_config().play_decode(z, &mut ledger);
+        *scratch = (*scratch).max(ledger.scratch_bytes());
+        // The band of rows that is written next, in f32 and in the output's samples.
+        let rows = core_height.saturating_sub(2 * rim) * shape.factor;
+        let band = rows * self.canvas.width * (3 * size_of::<f32>() + 4);
+        let pixels = |height, width| height * width * shape.factor.pow(2) * 3 * size_of::<f32>();
+        Needs {
+            device: self.condition_bytes(),
+            host: self.mapped_bytes() + band,
+            device_working: ledger.peak(),
+            // The decoded tile, its copies on the way to the host, and the filter's planes.
+            host_working: 2 * pixels(height, width) + 5 * pixels(core_height, core_width),
+        }
+    }
+
+    fn vae_ledger(&self) -> Ledger {
+        Ledger::new(&self.engine.device, VAE_DTYPE)
+    }
+
+    fn unet_ledger(&self) -> Ledger {
+        Ledger::new(&self.engine.device, self.engine.dtype)
+    }
+}
+
+/// Calls `attempt` with `size`, and as long as the device has not enough memory for it, with half as
+/// much. `size` stays what was possible, so that the next call begins there.
+///
+/// # Errors
+/// Those of `attempt`; [`Error::OutOfMemory`] if even a size of 1 is too much.
+pub(super) fn retry_smaller<T>(
+    size: &Cell<usize>,
+    mut attempt: impl FnMut(usize) -> Result<T, Error>,
+) -> Result<T, Error> {
+    loop {
+        match attempt(size.get()) {
+            Err(error) if error.is_out_of_memory() => match size.get() / 2 {
+                0 => return Err(Error::OutOfMemory),
+                half => size.set(half),
+            },
+            result => return result,
+        }
+    }
+}
+
+/// Calls `attempt` with a VAE tile, and where the device has not enough memory for it, with the halves of
+/// its longer side, and so on.
+///
+/// # Errors
+/// Those of `attempt`; [`Error::OutOfMemory`] if even a core of one latent pixel is too much.
+pub(super) fn retry_halves(
+    row: &Span,
+    column: &Span,
+    attempt: &mut impl FnMut(&Span, &Span) -> Result<(), Error>,
+) -> Result<(), Error> {
+    match attempt(row, column) {
+        Err(error) if error.is_out_of_memory() => {}
+        result => return result,
+    }
+    if row.core.len().max(column.core.len()) < 2 {
+        return Err(Error::OutOfMemory);
+    }
+    if row.core.len() > column.core.len() {
+        row.halves().iter().try_for_each(|row| retry_halves(row, column, attempt))
+    } else {
+        column.halves().iter().try_for_each(|column| retry_halves(row, column, attempt))
+    }
+}
+
+/// Whether a backend's message says that its memory is used up: CUDA's driver, cuBLAS (which allocates
+/// its workspaces itself), Metal (which makes no buffer).
+pub(super) fn says_out_of_memory(message: &str) -> bool {
+    ["CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED", "FailedToCreateResource"]
+        .into_iter()
+        .chain(["out of memory", "Failed to create metal resource: Buffer"])
+        .any(|sign| message.contains(sign))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exhausted() -> Error {
+        let message = "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")";
+        Error::Tensor(candle_core::Error::Msg(message.to_owned()))
+    }
+
+    #[test]
+    fn a_batch_too_large_for_the_device_is_halved_and_stays_so() {
+        let size = Cell::new(13);
+        let mut tried = Vec::new();
+        let mut attempt = |size: usize| {
+            tried.push(size);
+            if size > 3 { Err(exhausted()) } else { Ok(size) }
+        };
+        assert_eq!(retry_smaller(&size, &mut attempt).unwrap(), 3);
+        assert_eq!(retry_smaller(&size, &mut attempt).unwrap(), 3);
+        assert_eq!(tried, [13, 6, 3, 3]);
+    }
+
+    #[test]
+    fn a_device_without_room_for_one_region_is_one_line_and_other_errors_pass() {
+        let error = retry_smaller(&Cell::new(4), |_| Err::<(), _>(exhausted())).unwrap_err();
+        assert!(matches!(error, Error::OutOfMemory), "{error}");
+        assert_eq!(error.to_string().lines().count(), 1);
+        let error =
+            retry_smaller(&Cell::new(4), |_| Err::<(), _>(Error::Interrupted(None))).unwrap_err();
+        assert!(matches!(error, Error::Interrupted(_)));
+    }
+
+    #[test]
+    fn a_tile_too_large_for_the_device_is_cut_until_its_parts_fit_and_cover_it() {
+        let tile = |core| Span { core, pad: 3 };
+        let (row, column) = (tile(10..17), tile(0..20));
+        let mut covered = [[0; 20]; 17];
+        retry_halves(&row, &column, &mut |row, column| {
+            assert_eq!((row.pad, column.pad), (3, 3));
+            if row.core.len() * column.core.len() > 30 {
+                return Err(exhausted());
+            }
+            for line in &mut covered[row.core.clone()] {
+                line[column.core.clone()].iter_mut().for_each(|times| *times += 1);
+            }
+            Ok(())
+        })
+        .unwrap();
+        assert!(covered[10..].iter().flatten().all(|&times| times == 1));
+        assert!(covered[..10].iter().flatten().all(|&times| times == 0));
+        let error = retry_halves(&row, &column, &mut |_, _| Err(exhausted())).unwrap_err();
+        assert!(matches!(error, Error::OutOfMemory));
+    }
+}

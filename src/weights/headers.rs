@@ -1,0 +1,113 @@
+//! Weights by name, shape and size, without their values: what is wrong with a model's files is found,
+//! and what its parts will take is known, before any weight is read.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::{DType, Device, Result, Shape, Tensor, quantized::GgmlDType};
+
+use super::kept::{KeptWeights, MatrixForm};
+use crate::backend::ops::Weight;
+use crate::backend::{ParamSource, stored_bytes};
+
+/// What the weights of a part take, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Footprint {
+    /// Kept while the part is loaded, in memory or as pages of a mapped file.
+    pub kept: usize,
+    /// The most at any moment while the part is being loaded.
+    pub loading: usize,
+    /// Of it, what lies in mapped files, and so in host memory whatever the device.
+    pub mapped: usize,
+    /// Pages of this program that reading an embedded model touches; they stay.
+    pub embedded: usize,
+    /// The largest convolution that is kept in 16 bits, in f32: the CPU brings one at a time there.
+    pub converted: usize,
+}
+
+/// The weights of one part, without their values; each one that is asked for is added to a
+/// [`Footprint`].
+pub(super) struct Headers {
+    weights: KeptWeights,
+    footprint: Arc<Mutex<Footprint>>,
+}
+
+impl Headers {
+    pub(super) fn new(weights: KeptWeights, footprint: Arc<Mutex<Footprint>>) -> Self {
+        Self { weights, footprint }
+    }
+
+    /// Adds a weight that takes `kept` bytes, of which `mapped` in its file, and `passing` more while
+    /// it is being read.
+    fn add(&self, name: &str, kept: usize, mapped: usize, passing: usize) {
+        let mut footprint = self.footprint.lock().unwrap_or_else(PoisonError::into_inner);
+        footprint.kept += kept;
+        footprint.mapped += mapped;
+        footprint.loading = footprint.loading.max(footprint.kept + passing);
+        if let Some((bytes, true)) = self.weights.stored().stored_bytes(name) {
+            footprint.embedded += bytes;
+        }
+    }
+
+    /// What lies in memory for a moment while `count` numbers are brought from the file to `dtype`
+    /// and laid out anew: the file's pages and the numbers in its format, or these twice in `dtype`.
+    fn passing(&self, name: &str, count: usize, dtype: DType) -> usize {
+        let stored = self.weights.stored().stored_bytes(name).map_or(0, |(bytes, _)| bytes);
+        (2 * stored).max(stored + count * dtype.size_in_bytes())
+    }
+
+    fn add_plain(&self, name: &str, shape: &Shape, dtype: DType) {
+        let count = shape.elem_count();
+        self.add(name, count * dtype.size_in_bytes(), 0, self.passing(name, count, dtype));
+    }
+}
+
+/// A tensor that takes no memory.
+fn valueless(shape: impl Into<Shape>, dtype: DType, device: &Device) -> Result<Tensor> {
+    Tensor::zeros((), dtype, device)?.broadcast_as(shape)
+}
+
+impl ParamSource for Headers {
+    fn get(&self, name: &str, shape: &Shape, dtype: DType, device: &Device) -> Result<Tensor> {
+        self.weights.stored().check(name, shape)?;
+        self.add_plain(name, shape, dtype);
+        valueless(shape, dtype, device)
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        self.weights.contains(name)
+    }
+
+    fn matrix(&self, name: &str, shape: &Shape, dtype: DType, device: &Device) -> Result<Weight> {
+        self.weights.stored().check(name, shape)?;
+        let count = shape.elem_count();
+        // Whole rows of whole blocks, or there would be no such form.
+        let packed = |format| stored_bytes(format, count).unwrap_or(0);
+        match self.weights.matrix_form(name, shape, dtype, device) {
+            MatrixForm::Dense => self.add_plain(name, shape, dtype),
+            MatrixForm::F16 => {
+                self.add(name, packed(GgmlDType::F16), 0, self.passing(name, count, DType::F32));
+            }
+            MatrixForm::InFile(format, _) => self.add(name, packed(format), packed(format), 0),
+            MatrixForm::InMemory(format, _) => {
+                self.add(name, packed(format), 0, self.passing(name, 2 * count, DType::F32));
+            }
+            MatrixForm::OnDevice(format, _) => self.add(name, packed(format), 0, 0),
+        }
+        let output = shape.dims().first().copied().unwrap_or(1);
+        let input = count / output.max(1);
+        Ok(Weight::laid_out(valueless((input, output), dtype, device)?))
+    }
+
+    fn kernel(&self, name: &str, shape: &Shape, dtype: DType, device: &Device) -> Result<Tensor> {
+        self.weights.stored().check(name, shape)?;
+        let kept = self.weights.kernel_dtype(name, dtype, device);
+        self.add_plain(name, shape, kept);
+        let (output, input, height, width) = shape.dims4()?;
+        if kept != dtype {
+            let mut footprint = self.footprint.lock().unwrap_or_else(PoisonError::into_inner);
+            footprint.converted =
+                footprint.converted.max(shape.elem_count() * dtype.size_in_bytes());
+        }
+        valueless((height * width * input, output), kept, device)
+    }
+}
