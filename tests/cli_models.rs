@@ -70,7 +70,7 @@ fn picture(bench: &Bench, options: &str) -> (Vec<u8>, Value) {
 }
 
 fn plan(bench: &Bench, options: &str) -> String {
-    let output = run(bench, &format!("plan in.png -s 4 {options}"));
+    let output = run(bench, &format!("plan in.png -s 4 --max-memory 4GiB {options}"));
     assert!(output.status.success(), "{options}: {}", stderr(&output));
     String::from_utf8(output.stdout).unwrap()
 }

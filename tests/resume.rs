@@ -138,7 +138,7 @@ fn another_job_is_refused_with_the_reason_until_it_is_told_to_begin_anew() {
     }
     shell.picture("in.png", 22, 30);
     let (code, line) = refused(&shell, "");
-    assert!(code == Some(2) && line.contains("input differs"), "{line}");
+    assert!(code == Some(2) && line.contains("size: [120,88] there, [88,120] now"), "{line}");
     let fresh = complete(&shell, "--fresh");
     assert_eq!(complete(&shell, ""), fresh);
 }
