@@ -330,14 +330,25 @@ fn place(work: &Work, output: &Output, job: &Value) -> Result<(PathBuf, OsString
         (Some(folder), _) => folder.clone(),
         (None, Some(file)) => file.parent().unwrap_or(Path::new(".")).to_owned(),
         (None, None) => {
-            let cache = etcetera::base_strategy::choose_native_strategy()
-                .map_or_else(|_| std::env::temp_dir(), |strategy| strategy.cache_dir());
-            let folder = cache.join("cupscale").join("work");
+            let folder = cache_folder();
             prune(&folder);
             folder
         }
     };
     Ok((folder.join(&tag), tag))
+}
+
+/// Where the work of streams lies: in the platform's place for caches, or, where that cannot be written,
+/// with temporary files.
+fn cache_folder() -> PathBuf {
+    let in_cache = etcetera::base_strategy::choose_native_strategy()
+        .map(|strategy| strategy.cache_dir().join("cupscale").join("work"));
+    in_cache
+        .ok()
+        .filter(|folder| {
+            fs::create_dir_all(folder).is_ok() && tempfile::tempfile_in(folder).is_ok()
+        })
+        .unwrap_or_else(|| std::env::temp_dir().join("cupscale-work"))
 }
 
 /// `.NAME.cupscale`, or a name that is short enough for every file system.
