@@ -19,6 +19,18 @@ pub fn usable_memory(device: &Device, held: usize) -> Option<usize> {
     Some(usable.saturating_sub(margin))
 }
 
+/// Gives the system back what the host's allocator keeps of freed memory for later, where it does that.
+///
+/// A stage frees its weights and its activations in pieces of all sizes; glibc keeps most of them, and
+/// the next stage would then take its own beside those.
+pub fn give_back_freed() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: it may be called at any time, from any thread, and touches free memory only.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 mod cuda {
     use candle_core::CudaDevice;
 

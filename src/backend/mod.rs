@@ -11,5 +11,5 @@ mod params;
 pub use blocks::{holds_weights, is_quantized, stored_bytes, unpack_rows};
 pub use bytes::Bytes;
 pub use device::{DeviceError, DeviceSpec, working_dtype};
-pub use memory::usable_memory;
+pub use memory::{give_back_freed, usable_memory};
 pub use params::{ParamSource, Params};

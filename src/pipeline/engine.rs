@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{DType, Device, Tensor};
 
 use crate::{
-    backend::{ops::memory::Ledger, working_dtype},
+    backend::{give_back_freed, ops::memory::Ledger, working_dtype},
     model::{
         text::TextConditioner,
         unet::{Conditioning, Prior, UNet2DConditionModel, UNetConfig, UNetError},
@@ -233,6 +233,7 @@ impl Engine {
         self.unet.free();
         self.vae.free();
         self.text.free();
+        give_back_freed();
     }
 
     /// How many bytes of weights are loaded on the device now.
