@@ -16,6 +16,7 @@ mod plan;
 mod progress;
 mod sampling;
 mod settings;
+mod statistics;
 mod tiles;
 mod work;
 
@@ -159,8 +160,14 @@ impl Run<'_> {
             encode::low_resolution(engine, picture, plan, work)?;
             free_parts(engine, plan);
             let batch = Cell::new(plan.memory.batch);
-            let denoise =
-                denoise::Denoise { engine, plan, settings, conditions: &conditions, batch };
+            let denoise = denoise::Denoise {
+                engine,
+                plan,
+                settings,
+                conditions: &conditions,
+                batch,
+                redone: Cell::new(0),
+            };
             denoise.run(work, progress)?;
             free_parts(engine, plan);
         }

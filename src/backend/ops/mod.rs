@@ -14,6 +14,7 @@ mod crop_resize;
 mod embedding;
 mod linear;
 pub mod memory;
+mod moments;
 mod norm;
 mod weight;
 
@@ -24,5 +25,6 @@ pub(crate) use cpu::add_product;
 pub use crop_resize::{CropRect, crop_resize};
 pub use embedding::Embedding;
 pub use linear::Linear;
+pub use moments::GroupMoments;
 pub use norm::{GroupNorm, LayerNorm, RmsNorm};
 pub use weight::{Weight, pack_rows};

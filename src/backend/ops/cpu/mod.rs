@@ -18,7 +18,7 @@ pub(super) use attention::{attention, attention_block};
 pub(super) use conv2d::{Window, conv2d, conv2d_tile_rows, upsample_nearest_2x};
 pub(crate) use matmul::add_product;
 pub(super) use matmul::linear;
-pub(super) use norm::{group_norm, layer_norm};
+pub(super) use norm::{channel_affine, group_norm, layer_norm};
 pub(super) use packed::{linear_packed, panel_values};
 pub(super) use pointwise::{geglu, gelu, quick_gelu, silu};
 

@@ -179,6 +179,25 @@ fn per_channel(
     result
 }
 
+/// `(x − mean)·scale + shift`, each per channel of `[…, C]`, and SiLU behind it if `silu`.
+pub(in super::super) fn channel_affine(
+    x: &Tensor,
+    mean: &Tensor,
+    scale: &Tensor,
+    shift: &Tensor,
+    silu: bool,
+) -> Result<Tensor> {
+    let mut y = vec![0f32; x.elem_count()];
+    with_values([&x.contiguous()?, mean, scale, shift], |[x, mean, scale, shift]| {
+        let piece = (PIECE / mean.len()).max(1) * mean.len();
+        let apply = if silu { apply_silu } else { apply };
+        y.par_chunks_mut(piece)
+            .zip(x.par_chunks(piece))
+            .for_each(|(y, x)| apply(x, y, mean, scale, shift));
+    })?;
+    Tensor::from_vec(y, x.shape(), &Device::Cpu)
+}
+
 /// `[…, C]` normalized over the last dimension; weight and bias `[C]`.
 pub(in super::super) fn layer_norm(
     x: &Tensor,
