@@ -115,7 +115,7 @@ impl Denoise<'_> {
                     Ok((batch, self.predict_batch(input?, timestep, priors, batch)?))
                 })?;
                 if !eps.iter().all(|value| value.is_finite()) {
-                    return Err(Error::non_finite(Stage::Denoise, &engine.device));
+                    return Err(engine.non_finite(Stage::Denoise));
                 }
                 let first = batch[0].index;
                 let rows = first * side..(first + batch.len()) * side;

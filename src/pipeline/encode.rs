@@ -131,7 +131,7 @@ fn tile(
         .flatten_all()?
         .to_vec1()?;
     if !core.iter().all(|value| value.is_finite()) {
-        return Err(Error::non_finite(Stage::Encode, &engine.device));
+        return Err(engine.non_finite(Stage::Encode));
     }
     let (width, channels) = (latent.width(), latent.channels());
     let length = column.core.len() * channels;

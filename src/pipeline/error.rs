@@ -5,8 +5,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use candle_core::Device;
-
 use crate::{
     backend::DeviceError,
     canvas::CanvasError,
@@ -51,13 +49,14 @@ pub enum Error {
     #[error(
         "{}: the model produced values that are not numbers; {}",
         .stage.verb(),
-        if *.on_cpu {
-            "are its files good (`models verify`), the scales of LoRAs and --guidance not too high?"
-        } else {
-            "try `--device cpu`, which computes in f32"
+        match .weight {
+            Some(weight) => format!("{weight} has such values"),
+            None if *.on_cpu => "are its files good (`models verify`), the scales of LoRAs and \
+                                 --guidance not too high?".to_owned(),
+            None => "try `--device cpu`, which computes in f32".to_owned(),
         }
     )]
-    NonFinite { stage: Stage, on_cpu: bool },
+    NonFinite { stage: Stage, on_cpu: bool, weight: Option<String> },
     /// A job that is known not to fit before it runs.
     #[error(
         "not enough memory: the job needs at least {needs} (batch {batch}, VAE tiles of {tile} px), \
@@ -91,11 +90,6 @@ pub enum Error {
 }
 
 impl Error {
-    /// Values that are not numbers, from a model on `device`.
-    pub(super) fn non_finite(stage: Stage, device: &Device) -> Self {
-        Self::NonFinite { stage, on_cpu: device.is_cpu() }
-    }
-
     /// Whether the device's memory was used up.
     pub(super) fn is_out_of_memory(&self) -> bool {
         let source = match self {
