@@ -150,7 +150,7 @@ fn decode(
         .flatten_all()?
         .to_vec1()?;
     if !pixels.iter().all(|value| value.is_finite()) {
-        return Err(Error::NonFinite(Stage::Decode));
+        return Err(engine.non_finite(Stage::Decode));
     }
     let Some(source) = source else { return Ok(pixels) };
     let in_pixels = |range: Range<isize>| range.start * f as isize..range.end * f as isize;

@@ -172,7 +172,7 @@ impl Denoise<'_> {
         region: &[Region],
     ) -> Result<Vec<f32>, Error> {
         let engine = self.engine;
-        let refuse = || Err(Error::NonFinite(Stage::Denoise));
+        let refuse = || Err(engine.non_finite(Stage::Denoise));
         if engine.dtype == DType::F32 {
             return refuse();
         }
@@ -457,7 +457,9 @@ mod tests {
         let files = model(&folder.path().join("model"), "conv_out.", f64::NAN);
         for dtype in [DType::F32, DType::F16] {
             let error = run(&files, dtype, folder.path()).unwrap_err();
-            assert!(matches!(error, Error::NonFinite(Stage::Denoise)), "{error}");
+            let is_told =
+                matches!(&error, Error::NonFinite { stage: Stage::Denoise, weight: Some(_) });
+            assert!(is_told, "{error}");
             assert!(!folder.path().join("out.png").exists());
         }
     }

@@ -157,7 +157,7 @@ fn tile(
         .flatten_all()?
         .to_vec1()?;
     if !core.iter().all(|value| value.is_finite()) {
-        return Err(Error::NonFinite(Stage::Encode));
+        return Err(engine.non_finite(Stage::Encode));
     }
     let (width, channels) = (latent.width(), latent.channels());
     let length = column.core.len() * channels;

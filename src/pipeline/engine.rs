@@ -16,7 +16,7 @@ use crate::{
     weights::{Footprint, ModelFiles, ModelSource, Part},
 };
 
-use super::{Error, ModelDefaults};
+use super::{Error, ModelDefaults, Stage};
 
 /// What of a model decides the shape of a job; read from its configuration alone, without weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -251,6 +251,13 @@ impl Engine {
     /// The text encoders, loaded if they are not.
     pub(super) fn text(&self) -> Result<Arc<TextConditioner>, Error> {
         self.text.get(|| Ok(self.files.text(&self.device, self.dtype)?))
+    }
+
+    /// The error for values that are not numbers. Where the weights are to blame the first such one is
+    /// named: they are searched only now, because reading them all takes as long as loading the model.
+    pub(super) fn non_finite(&self, stage: Stage) -> Error {
+        let weight = self.files.find_non_finite();
+        Error::NonFinite { stage, weight }
     }
 
     /// Forgets the parts that are loaded; a part that is in use goes when it is no longer.

@@ -47,11 +47,15 @@ pub enum Error {
     OutputTooLarge { width: u32, height: u32 },
     /// A result that is no number: rather no picture than a black one.
     #[error(
-        "{}: the model produced values that are not numbers, also in f32; are its files good \
-         (`models verify`), the scales of LoRAs and --guidance not too high?",
-        .0.verb()
+        "{}: the model produced values that are not numbers, also in f32; {}",
+        .stage.verb(),
+        match .weight {
+            Some(weight) => format!("{weight} has such values"),
+            None => "are its files good (`models verify`), the scales of LoRAs and --guidance not \
+                     too high?".to_owned(),
+        }
     )]
-    NonFinite(Stage),
+    NonFinite { stage: Stage, weight: Option<String> },
     /// A job that is known not to fit before it runs.
     #[error(
         "not enough memory: the job needs at least {needs} (batch {batch}, VAE tiles of {tile} px), \

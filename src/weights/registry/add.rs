@@ -8,11 +8,11 @@ use super::{
     check,
 };
 use crate::weights::hub::{TransferProgress, Work, sha256_file};
+use crate::weights::lora;
+use crate::weights::source::{has_extension, in_hub_cache, is_pickle};
 
 /// What belongs to a model, among all that may lie in a folder.
 const EXTENSIONS: [&str; 6] = ["safetensors", "gguf", "json", "txt", "model", "jinja"];
-/// PyTorch's formats, all pickles inside.
-const PICKLES: [&str; 4] = ["ckpt", "bin", "pt", "pth"];
 /// A model's folders are not nested deeper.
 const MAX_DEPTH: usize = 3;
 
@@ -23,6 +23,8 @@ pub struct OwnWeights {
     pub weights: PathBuf,
     /// LoRAs, each a file or the name of an installed LoRA, with its scale
     pub loras: Vec<(PathBuf, f64)>,
+    /// a UNet in place of the model's own: a folder or a file
+    pub unet: Option<PathBuf>,
     /// a VAE in place of the model's own: a folder, a file, or the name of an installed VAE
     pub vae: Option<PathBuf>,
     /// how it is run; LoRAs and VAE are filled in
@@ -60,6 +62,9 @@ pub fn add(
         };
         run.loras.push(LoraRef { model: None, file: Some(file), scale });
         sources.push(source);
+    }
+    if let Some(path) = own.unet {
+        sources.push(measure(&path, Role::Unet, progress)?);
     }
     if let Some(path) = own.vae {
         sources.push(part(store, &path, Role::Vae, progress)?);
@@ -106,15 +111,16 @@ fn measure(
         Err(ModelError::NotWeights { path: path.display().to_string(), reason: reason.to_owned() })
     };
     let path = &match std::path::absolute(path) {
-        Ok(absolute) if absolute.exists() => absolute,
+        Ok(absolute) if absolute.exists() && role == Role::Lora => lora::file_of(&absolute),
+        Ok(absolute) if absolute.exists() => in_hub_cache(&absolute),
         _ => return not("no such file or folder"),
     };
     let mut names = Vec::new();
     if path.is_dir() {
         let needed = match role {
             Role::Model => "model_index.json",
-            Role::Vae => "config.json",
-            Role::Unet | Role::Lora => return not("a folder; name the file in it"),
+            Role::Unet | Role::Vae => "config.json",
+            Role::Lora => return not("a folder; name the file in it"),
         };
         if !path.join(needed).is_file() {
             return not(&format!("not a model in diffusers layout (no {needed})"));
@@ -122,15 +128,17 @@ fn measure(
         walk(path, String::new(), MAX_DEPTH, &mut names)?;
         names.sort_unstable();
     } else {
-        match extension(path).as_deref() {
-            Some("safetensors") => {}
-            Some("gguf") if role == Role::Model => {}
-            Some(other) if PICKLES.contains(&other) => {
-                return not(
-                    "pickled weights, which can run code of their own when read; convert them to safetensors",
-                );
-            }
-            _ => return not("not a file of weights (.safetensors, .gguf)"),
+        if is_pickle(path) {
+            return not(
+                "pickled weights, which can run code of their own when read; convert them to safetensors",
+            );
+        }
+        let known: &[_] = match role {
+            Role::Lora => &["safetensors", "sft"],
+            Role::Model | Role::Unet | Role::Vae => &["safetensors", "sft", "gguf"],
+        };
+        if !has_extension(path, known) {
+            return not(&format!("not a file of weights (.{})", known.join(", .")));
         }
         names.push(String::new());
     }
@@ -168,13 +176,9 @@ fn walk(
             if depth > 0 {
                 walk(&path, format!("{full}/"), depth - 1, names)?;
             }
-        } else if extension(&path).is_some_and(|it| EXTENSIONS.contains(&it.as_str())) {
+        } else if has_extension(&path, &EXTENSIONS) {
             names.push(full);
         }
     }
     Ok(())
-}
-
-fn extension(path: &Path) -> Option<String> {
-    Some(path.extension()?.to_str()?.to_ascii_lowercase())
 }
