@@ -15,9 +15,9 @@ use std::{
 use candle_core::{DType, Device, Result, Shape, Tensor, quantized::GgmlDType};
 use cupscale::{
     backend::{
-        ParamSource, Params,
+        ParamSource, Params, Working,
         ops::{
-            Conv2d, GroupNorm, LayerNorm, Linear, Mask, Weight, attention, geglu, relay,
+            Conv2d, GroupNorm, LayerNorm, Linear, Mask, Weight, attention, geglu,
             upsample_nearest_2x,
         },
     },
@@ -63,8 +63,9 @@ impl ParamSource for Halves {
         true
     }
 
-    fn kernel(&self, name: &str, shape: &Shape, _: DType, device: &Device) -> Result<Tensor> {
-        relay(&self.get(name, shape, DType::F32, device)?.to_dtype(DType::F16)?)
+    fn kernel(&self, name: &str, shape: &Shape, working: &Working) -> Result<Weight> {
+        let weight = self.get(name, shape, working.dtype, &working.device)?.to_dtype(DType::F16)?;
+        Weight::kernel(&weight, working.dtype, working.products)
     }
 }
 

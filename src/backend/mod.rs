@@ -12,4 +12,4 @@ pub use blocks::{holds_weights, is_quantized, stored_bytes, unpack_rows};
 pub use bytes::Bytes;
 pub use device::{DeviceError, DeviceSpec, working_dtype};
 pub use memory::{give_back_freed, usable_memory};
-pub use params::{ParamSource, Params};
+pub use params::{ParamSource, Params, Working};
