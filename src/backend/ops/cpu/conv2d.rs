@@ -1,13 +1,15 @@
 //! Convolution as a product of gathered pixels and the weight matrix, one tile of output pixels at
 //! a time, so that what is gathered stays in the cache.
 
-use candle_core::{Device, Result, Tensor};
+use std::mem::MaybeUninit;
+
+use candle_core::{DType, Device, Result, Tensor};
 use rayon::prelude::*;
 
 use super::{
     Shared,
     matmul::{Matrix, Tiling, affine_tile, with_affine},
-    with_scratch, with_values,
+    with_scratch, with_values, written,
 };
 
 /// What a tile gathers should not outgrow this many values (4 MiB).
@@ -108,21 +110,27 @@ pub(in super::super) fn conv2d(
 /// `[B, H, W, C]` → `[B, 2H, 2W, C]`.
 pub(in super::super) fn upsample_nearest_2x(x: &Tensor) -> Result<Tensor> {
     let (batch, height, width, channels) = x.dims4()?;
-    let mut y = vec![0f32; 4 * x.elem_count()];
-    if !y.is_empty() {
-        let row = width * channels;
-        with_values([&x.contiguous()?], |[x]| {
-            y.par_chunks_exact_mut(4 * row).zip(x.par_chunks_exact(row)).for_each(|(y, x)| {
-                let (first, second) = y.split_at_mut(2 * row);
-                for (twice, pixel) in
-                    first.chunks_exact_mut(2 * channels).zip(x.chunks_exact(channels))
-                {
-                    twice[..channels].copy_from_slice(pixel);
-                    twice[channels..].copy_from_slice(pixel);
-                }
-                second.copy_from_slice(first);
-            });
-        })?;
+    let shape = (batch, 2 * height, 2 * width, channels);
+    if x.elem_count() == 0 {
+        return Tensor::zeros(shape, DType::F32, &Device::Cpu);
     }
-    Tensor::from_vec(y, (batch, 2 * height, 2 * width, channels), &Device::Cpu)
+    let row = width * channels;
+    let y = with_values([&x.contiguous()?], |[x]| {
+        let double = |(y, x): (&mut [MaybeUninit<f32>], &[f32])| {
+            for line in y.chunks_exact_mut(2 * row) {
+                for (twice, pixel) in
+                    line.chunks_exact_mut(2 * channels).zip(x.chunks_exact(channels))
+                {
+                    twice[..channels].write_copy_of_slice(pixel);
+                    twice[channels..].write_copy_of_slice(pixel);
+                }
+            }
+        };
+        let fill = |y: &mut [MaybeUninit<f32>]| {
+            y.par_chunks_exact_mut(4 * row).zip(x.par_chunks_exact(row)).for_each(double);
+        };
+        // SAFETY: every row of `x` makes two of `y`, of two pixels for each.
+        unsafe { written(4 * x.len(), fill) }
+    })?;
+    Tensor::from_vec(y, shape, &Device::Cpu)
 }

@@ -8,25 +8,28 @@
 
 mod attention;
 mod conv2d;
+mod flash;
 mod matmul;
 mod norm;
 mod packed;
 mod pointwise;
 mod simd;
 
-pub(super) use attention::{attention, attention_block};
+pub(super) use attention::{attention, attention_memory};
 pub(super) use conv2d::{Window, conv2d, conv2d_tile_rows, upsample_nearest_2x};
 pub(crate) use matmul::add_product;
 pub(super) use matmul::linear;
-pub(super) use norm::{group_norm, layer_norm};
+pub(super) use norm::{group_norm, group_norm_bytes, layer_norm};
 pub(super) use packed::{linear_packed, panel_values};
-pub(super) use pointwise::{geglu, gelu, quick_gelu, silu};
+pub(super) use pointwise::{crop_resize, geglu, gelu, quick_gelu, silu};
 
-use std::{cell::Cell, marker::PhantomData, slice};
+use std::{cell::Cell, marker::PhantomData, mem::MaybeUninit, slice};
 
 use matmul::Matrix;
 
 use candle_core::{DType, Device, Result, Storage, Tensor};
+
+use crate::backend::prefer_large_pages;
 
 /// Whether the kernels here can take this tensor.
 pub(super) fn takes(x: &Tensor) -> bool {
@@ -81,6 +84,20 @@ fn at_least(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
     &mut buffer[..len]
 }
 
+/// An output of `len` values that `fill` gets as it comes from the allocator, so that no time is
+/// spent on zeros that are overwritten.
+///
+/// # Safety
+/// `fill` must write every value.
+unsafe fn written(len: usize, fill: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec<f32> {
+    let mut values = Vec::with_capacity(len);
+    prefer_large_pages(values.spare_capacity_mut());
+    fill(&mut values.spare_capacity_mut()[..len]);
+    // SAFETY: there is room for as many, and all have been written.
+    unsafe { values.set_len(len) };
+    values
+}
+
 /// An output that several threads fill, each its own blocks.
 struct Shared<'a> {
     start: *mut f32,
@@ -96,6 +113,11 @@ unsafe impl Sync for Shared<'_> {}
 impl<'a> Shared<'a> {
     fn new(values: &'a mut [f32]) -> Self {
         Self { start: values.as_mut_ptr(), len: values.len(), owner: PhantomData }
+    }
+
+    /// The same of memory whose values must be written before they are read.
+    fn uninit(values: &'a mut [MaybeUninit<f32>]) -> Self {
+        Self { start: values.as_mut_ptr().cast(), len: values.len(), owner: PhantomData }
     }
 
     /// `rows` rows of `columns` values, `stride` apart, the first at `offset`.
