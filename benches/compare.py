@@ -96,7 +96,7 @@ def compare_operations(threads, rounds, wanted):
     with Ours([program], threads) as ours:
         for case in map(json.loads, lines):
             name = case["name"]
-            if wanted not in name:
+            if not any(part in name for part in wanted):
                 continue
             operation = torch_operation(case)
             operation()
@@ -173,7 +173,7 @@ def jobs():
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS)
-    parser.add_argument("--filter", default="", help="operations whose names have this")
+    parser.add_argument("--filter", nargs="*", default=[""], help="operations whose names have one of these")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--rounds", type=int, default=5, help="turns of each program")
     args = parser.parse_args()
