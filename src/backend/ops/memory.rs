@@ -187,8 +187,8 @@ impl Ledger {
     /// [`GroupNorm`](super::GroupNorm), with SiLU or without.
     pub fn group_norm(&mut self, x: Extent) -> Extent {
         if self.form == Form::Kernels {
-            // Sums and squares of every channel in f64, for every 2¹⁴ values.
-            self.pass(x.count() * size_of::<f32>() + x.count() * x.channels / 1024);
+            let sums = x.batch * cpu::group_norm_bytes(x.positions() * x.channels, x.channels);
+            self.pass(x.count() * size_of::<f32>() + sums);
         }
         self.layer_norm(x)
     }
@@ -206,8 +206,9 @@ impl Ledger {
     pub fn attention(&mut self, q: Extent, keys: usize, heads: usize) -> Extent {
         match self.form {
             Form::Kernels => {
-                let rows = cpu::attention_block(q.positions(), keys);
-                self.scratch = self.scratch.max(rows * keys);
+                let (scratch, laid) = cpu::attention_memory(q.positions(), keys, heads, q.channels);
+                self.scratch = self.scratch.max(scratch);
+                self.pass((q.count() + laid) * size_of::<f32>());
             }
             Form::Composed => {
                 let row = q.batch * heads * keys * size_of::<f32>();

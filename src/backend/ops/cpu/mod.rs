@@ -9,6 +9,7 @@
 mod attention;
 mod conv2d;
 mod element;
+mod flash;
 mod kernel;
 mod linear;
 mod matmul;
@@ -19,20 +20,21 @@ mod product;
 mod simd;
 mod transpose;
 
-pub(super) use attention::{attention, attention_block};
+pub(super) use attention::{attention, attention_memory};
 pub(super) use conv2d::{Window, conv2d, upsample_nearest_2x};
 pub(super) use linear::linear;
 pub(crate) use matmul::add_product;
-pub(super) use norm::{group_norm, layer_norm};
+pub(super) use norm::{group_norm, group_norm_bytes, layer_norm};
 pub(super) use panels::{Panels, Right, panels_bytes};
-pub(super) use pointwise::{geglu, gelu, quick_gelu, silu};
+pub(super) use pointwise::{crop_resize, geglu, gelu, quick_gelu, silu};
 pub(super) use product::scratch_values;
 
-use std::{cell::Cell, marker::PhantomData, slice};
+use std::{cell::Cell, marker::PhantomData, mem::MaybeUninit, slice};
 
 use candle_core::{DType, Device, Result, Storage, Tensor};
 
 use super::Products;
+use crate::backend::prefer_large_pages;
 use kernel::Kernel;
 use matmul::Matrix;
 use product::Summands;
@@ -115,6 +117,20 @@ fn at_least(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
     &mut buffer[..len]
 }
 
+/// An output of `len` values that `fill` gets as it comes from the allocator, so that no time is
+/// spent on zeros that are overwritten.
+///
+/// # Safety
+/// `fill` must write every value.
+unsafe fn written(len: usize, fill: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec<f32> {
+    let mut values = Vec::with_capacity(len);
+    prefer_large_pages(values.spare_capacity_mut());
+    fill(&mut values.spare_capacity_mut()[..len]);
+    // SAFETY: there is room for as many, and all have been written.
+    unsafe { values.set_len(len) };
+    values
+}
+
 /// An output that several threads fill, each its own blocks.
 struct Shared<'a> {
     start: *mut f32,
@@ -132,17 +148,15 @@ impl<'a> Shared<'a> {
         Self { start: values.as_mut_ptr(), len: values.len(), owner: PhantomData }
     }
 
-    /// An output that has `len` values of room, which are to be written.
-    fn unwritten(values: &'a mut Vec<f32>, len: usize) -> Self {
-        let room = values.spare_capacity_mut();
-        assert!(len <= room.len(), "an output with too little room");
-        Self { start: room.as_mut_ptr().cast(), len, owner: PhantomData }
-    }
-
     /// Where `rows` rows of `columns` values, `stride` apart, begin that have the first at `offset`.
     fn place(&self, offset: usize, rows: usize, columns: usize, stride: usize) -> *mut f32 {
         assert!(offset + (rows - 1) * stride + columns <= self.len, "a place beyond the output");
         self.start.wrapping_add(offset)
+    }
+
+    /// The same of memory whose values must be written before they are read.
+    fn uninit(values: &'a mut [MaybeUninit<f32>]) -> Self {
+        Self { start: values.as_mut_ptr().cast(), len: values.len(), owner: PhantomData }
     }
 
     /// `rows` rows of `columns` values, `stride` apart, the first at `offset`.
