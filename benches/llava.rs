@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Result, Shape, Tensor, quantized::GgmlDType};
 use cupscale::backend::ops::{Weight, pack_rows};
-use cupscale::backend::{ParamSource, Params};
+use cupscale::backend::{ParamSource, Params, Working};
 use cupscale::model::llava::{
     GenerateOptions, Llava, LlavaConfig, LlavaParts, LlavaTokenizer, Picture, Prompt, Row, Step,
 };
@@ -108,10 +108,11 @@ impl ParamSource for Random {
         true
     }
 
-    fn matrix(&self, name: &str, shape: &Shape, dtype: DType, device: &Device) -> Result<Weight> {
+    fn matrix(&self, name: &str, shape: &Shape, working: &Working) -> Result<Weight> {
+        let Working { dtype, products, ref device } = *working;
         let format = self.format.filter(|_| name.starts_with("language_model."));
         let Some(format) = format else {
-            return Weight::dense(&self.get(name, shape, dtype, device)?);
+            return Weight::dense(&self.get(name, shape, dtype, device)?, products);
         };
         if device.is_cpu() {
             return Weight::pack(&self.get(name, shape, dtype, device)?, format);
