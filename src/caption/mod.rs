@@ -43,6 +43,8 @@ pub mod file;
 #[cfg(feature = "llava")]
 pub mod llava;
 pub mod none;
+pub mod wording;
+pub mod worker;
 
 use std::borrow::Cow;
 use std::fmt;
