@@ -46,6 +46,10 @@ fn scripted_worker() {
                         say(Reply::TryingTogether);
                         die("rank 2");
                     }
+                    "refuse-trying" if together => {
+                        say(Reply::TryingTogether);
+                        say(Reply::Refused("rank 2".into()));
+                    }
                     _ => {
                         let together = together && script.starts_with("together");
                         let note = script.contains("note").then(|| "as told".to_owned());
@@ -114,7 +118,7 @@ impl RegionSource for Regions {
 
 struct Scene {
     folder: tempfile::TempDir,
-    captioner: WorkerCaptioner,
+    captioner: WorkerCaptioner<'static>,
 }
 
 impl Scene {
@@ -264,14 +268,16 @@ fn a_region_that_fails_in_good_order_costs_no_worker() {
 }
 
 #[test]
-fn a_worker_that_dies_of_two_pictures_at_once_gets_them_one_after_the_other() {
-    let mut scene = Scene::new("die-trying");
-    let captions = scene.caption().unwrap();
-    assert_captions(&captions, &[]);
-    assert_eq!(captions.notes.len(), 1, "{:?}", captions.notes);
-    assert!(captions.notes[0].contains("one after the other"), "{:?}", captions.notes);
-    assert!(captions.notes[0].contains("rank 2"), "{:?}", captions.notes);
-    assert_eq!(scene.starts(), [true, false]);
+fn a_worker_that_fails_with_two_pictures_at_once_gets_them_one_after_the_other() {
+    for script in ["die-trying", "refuse-trying"] {
+        let mut scene = Scene::new(script);
+        let captions = scene.caption().unwrap();
+        assert_captions(&captions, &[]);
+        assert_eq!(captions.notes.len(), 1, "{:?}", captions.notes);
+        assert!(captions.notes[0].contains("one after the other"), "{:?}", captions.notes);
+        assert!(captions.notes[0].contains("rank 2"), "{:?}", captions.notes);
+        assert_eq!(scene.starts(), [true, false], "{script}");
+    }
 }
 
 #[test]

@@ -32,21 +32,27 @@ impl Default for LlavaOptions {
 }
 
 /// The captioner.
-pub struct LlavaCaptioner {
+pub struct LlavaCaptioner<'a> {
     model: Llava,
     /// what users call the model
     name: String,
     /// what it was told last
     instruction: String,
     options: LlavaOptions,
-    fits: Fits,
-    stop: Stop,
+    fits: Fits<'a>,
+    stop: Stop<'a>,
 }
 
-impl LlavaCaptioner {
+impl<'a> LlavaCaptioner<'a> {
     /// `name` is what users call the model, for the record.
     #[must_use]
-    pub fn new(model: Llava, name: String, options: LlavaOptions, fits: Fits, stop: Stop) -> Self {
+    pub fn new(
+        model: Llava,
+        name: String,
+        options: LlavaOptions,
+        fits: Fits<'a>,
+        stop: Stop<'a>,
+    ) -> Self {
         Self { model, name, instruction: instruction(""), options, fits, stop }
     }
 
@@ -107,7 +113,7 @@ impl LlavaCaptioner {
     }
 }
 
-impl Captioner for LlavaCaptioner {
+impl Captioner for LlavaCaptioner<'_> {
     fn name(&self) -> &str {
         NAME
     }

@@ -2,10 +2,10 @@
 //! (METHOD.md §5). Every engine with such a model words it the same way.
 
 /// Whether a caption fits the text encoders that it is for.
-pub type Fits = Box<dyn Fn(&str) -> bool>;
+pub type Fits<'a> = Box<dyn Fn(&str) -> bool + 'a>;
 
-/// Whether to stop; asked between the steps of a generation.
-pub type Stop = Box<dyn Fn() -> bool>;
+/// Whether to stop; asked many times a second.
+pub type Stop<'a> = Box<dyn Fn() -> bool + 'a>;
 
 /// What the model is asked.
 pub(super) fn instruction(prompt: &str) -> String {

@@ -45,7 +45,7 @@ impl Default for Patience {
 pub type Start = Box<dyn Fn() -> Command>;
 
 /// How a job uses its worker.
-pub struct WorkerOptions {
+pub struct WorkerOptions<'a> {
     /// What users call the engine.
     pub engine: &'static str,
     /// What users call the model.
@@ -57,14 +57,14 @@ pub struct WorkerOptions {
     /// How long it may say nothing.
     pub patience: Patience,
     /// Whether a caption fits the text encoders.
-    pub fits: Fits,
+    pub fits: Fits<'a>,
     /// Whether to stop; asked many times a second.
-    pub stop: Stop,
+    pub stop: Stop<'a>,
 }
 
 /// The captioner.
-pub struct WorkerCaptioner {
-    options: WorkerOptions,
+pub struct WorkerCaptioner<'a> {
+    options: WorkerOptions<'a>,
     /// what the model was told last
     instruction: String,
     worker: Option<Worker>,
@@ -131,10 +131,10 @@ impl Queue {
     }
 }
 
-impl WorkerCaptioner {
+impl<'a> WorkerCaptioner<'a> {
     /// Nothing is started yet.
     #[must_use]
-    pub fn new(options: WorkerOptions) -> Self {
+    pub fn new(options: WorkerOptions<'a>) -> Self {
         Self {
             options,
             instruction: instruction(""),
@@ -161,7 +161,7 @@ impl WorkerCaptioner {
                 self.caption_of(&text, ended).map_err(Failure::Because)
             }
             Reply::Failed { reason, .. } => Err(Failure::Because(reason)),
-            other => Err(Failure::Because(format!("the worker talks nonsense: {other:?}"))),
+            other => Err(Failure::Because(nonsense(&other))),
         }
     }
 
@@ -184,7 +184,7 @@ impl WorkerCaptioner {
         worker.send(&Request::Load(self.options.load.clone()), &[]);
         self.worker = Some(worker);
         let mut is_trying = false;
-        loop {
+        let reason = loop {
             match self.reply(self.options.patience.load) {
                 Ok(Reply::TryingTogether) => is_trying = true,
                 Ok(Reply::Ready { together, note }) => {
@@ -194,24 +194,17 @@ impl WorkerCaptioner {
                     self.notes.extend(note);
                     return Ok(());
                 }
-                Ok(Reply::Refused(reason)) => {
-                    self.worker = None;
-                    return Err(Failure::Because(reason));
-                }
-                Ok(other) => {
-                    self.worker = None;
-                    return Err(Failure::Because(format!("the worker talks nonsense: {other:?}")));
-                }
-                Err(Failure::Because(reason)) if is_trying && self.options.load.try_together => {
-                    self.notes.push(format!(
-                        "regions are captioned one after the other: two at once end the worker ({reason})"
-                    ));
-                    self.options.load.try_together = false;
-                    return self.ensure_worker();
-                }
-                Err(failure) => return Err(failure),
+                Ok(Reply::Refused(reason)) | Err(Failure::Because(reason)) => break reason,
+                Ok(other) => break nonsense(&other),
+                Err(Failure::Stopped) => return Err(Failure::Stopped),
             }
+        };
+        self.worker = None;
+        if !is_trying || !self.options.load.try_together {
+            return Err(Failure::Because(reason));
         }
+        self.one_after_the_other(&reason);
+        self.ensure_worker()
     }
 
     fn send(&self, id: u64, pixels: &Pixels) {
@@ -263,7 +256,7 @@ impl WorkerCaptioner {
             Reply::Failed { id, reason } => (id, Err(reason)),
             other => {
                 self.worker = None;
-                return Err(Failure::Because(format!("the worker talks nonsense: {other:?}")));
+                return Err(Failure::Because(nonsense(&other)));
             }
         };
         let index = usize::try_from(id).unwrap_or(usize::MAX);
@@ -332,16 +325,20 @@ impl WorkerCaptioner {
         Ok(answers.into_iter().map(|answer| answer.unwrap_or_else(missing)).collect())
     }
 
-    /// Several regions killed a worker that should have stood them.
+    /// Several pictures at once were too much for a worker.
     fn one_after_the_other(&mut self, reason: &str) {
         self.options.load.try_together = false;
         self.notes.push(format!(
-            "regions are captioned one after the other: several at once ended the worker ({reason})"
+            "regions are captioned one after the other: several at once end the worker ({reason})"
         ));
     }
 }
 
-impl Captioner for WorkerCaptioner {
+fn nonsense(reply: &Reply) -> String {
+    format!("the worker talks nonsense: {reply:?}")
+}
+
+impl Captioner for WorkerCaptioner<'_> {
     fn name(&self) -> &str {
         self.options.engine
     }

@@ -56,7 +56,8 @@ pub struct Load {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
-    /// The model captions a picture alone; two are tried together now, which may be the end of the worker.
+    /// The model captions a picture alone; two are tried together now, of which the worker may die, or refuse
+    /// the model: then the next one is to try nothing.
     TryingTogether,
     /// Pictures may come.
     Ready {
