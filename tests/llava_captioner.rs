@@ -31,7 +31,7 @@ fn options(rows: usize) -> LlavaOptions {
     LlavaOptions { generate, rows }
 }
 
-fn captioner(rows: usize) -> LlavaCaptioner {
+fn captioner(rows: usize) -> LlavaCaptioner<'static> {
     LlavaCaptioner::new(
         model(),
         "tiny".to_owned(),
