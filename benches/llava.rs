@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::{DType, Device, Result, Shape, Tensor, quantized::GgmlDType};
-use cupscale::backend::{ParamSource, Params, ops::Weight};
+use cupscale::backend::{ParamSource, Params, Working, ops::Weight};
 use cupscale::model::llava::{
     GenerateOptions, Llava, LlavaConfig, LlavaParts, LlavaTokenizer, Picture, Prompt, Row, Step,
 };
@@ -34,11 +34,11 @@ impl ParamSource for Random {
         true
     }
 
-    fn matrix(&self, name: &str, shape: &Shape, dtype: DType, device: &Device) -> Result<Weight> {
-        let rows = self.get(name, shape, dtype, device)?;
+    fn matrix(&self, name: &str, shape: &Shape, working: &Working) -> Result<Weight> {
+        let rows = self.get(name, shape, working.dtype, &working.device)?;
         match self.0 {
             Some(format) if name.starts_with("language_model.") => Weight::pack(&rows, format),
-            _ => Weight::dense(&rows),
+            _ => Weight::dense(&rows, working.products),
         }
     }
 }

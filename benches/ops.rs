@@ -18,10 +18,10 @@ use std::{
 
 use candle_core::{DType, Device, Result, Shape, Tensor, quantized::GgmlDType};
 use cupscale::backend::{
-    ParamSource, Params,
+    ParamSource, Params, Working,
     ops::{
-        Conv2d, CropRect, GroupNorm, LayerNorm, Linear, Mask, Weight, attention, crop_resize,
-        geglu, relay, upsample_nearest_2x,
+        Conv2d, CropRect, GroupNorm, LayerNorm, Linear, Mask, Products, Weight, attention,
+        crop_resize, geglu, upsample_nearest_2x,
     },
 };
 use serde::Serialize;
@@ -242,8 +242,9 @@ impl ParamSource for Random {
         true
     }
 
-    fn kernel(&self, name: &str, shape: &Shape, dtype: DType, device: &Device) -> Result<Tensor> {
-        relay(&self.get(name, shape, dtype, device)?.to_dtype(DType::F16)?)
+    fn kernel(&self, name: &str, shape: &Shape, working: &Working) -> Result<Weight> {
+        let weight = self.get(name, shape, working.dtype, &working.device)?.to_dtype(DType::F16)?;
+        Weight::kernel(&weight, working.dtype, working.products)
     }
 }
 
@@ -316,7 +317,7 @@ impl Case {
                 let weight = (values(&[output, input])? * 0.02)?;
                 let weight = match kept.format() {
                     Some(format) => Weight::pack(&weight, format)?,
-                    None => Weight::dense(&weight)?,
+                    None => Weight::dense(&weight, Products::F32)?,
                 };
                 let linear = Linear::from_weight(weight, Some(values(&[output])?))?;
                 let x = values(&[1, rows, input])?;

@@ -265,7 +265,7 @@ impl Job<'_> {
             let loading = part.loading.saturating_sub(part.kept);
             let (resident, working) = if on_cpu {
                 let resident = base + loaded + needs.host + needs.device;
-                (resident, needs.device_working.max(needs.host_working) + part.converted)
+                (resident, needs.device_working.max(needs.host_working))
             } else {
                 (GPU_BYTES + loaded + needs.device, needs.device_working)
             };

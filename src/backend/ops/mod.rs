@@ -15,14 +15,16 @@ mod embedding;
 mod linear;
 pub mod memory;
 mod norm;
+mod products;
 mod weight;
 
 pub use activation::{geglu, gelu, quick_gelu, silu};
 pub use attention::{Mask, attention};
-pub use conv2d::{Conv2d, relay, upsample_nearest_2x};
+pub use conv2d::{Conv2d, upsample_nearest_2x};
 pub(crate) use cpu::add_product;
 pub use crop_resize::{CropRect, crop_resize};
 pub use embedding::Embedding;
 pub use linear::Linear;
 pub use norm::{GroupNorm, LayerNorm, RmsNorm};
+pub use products::Products;
 pub use weight::{Weight, pack_rows};

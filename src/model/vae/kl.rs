@@ -5,7 +5,7 @@ use candle_core::{DType, Result, Tensor};
 
 use super::{KlConfig, LatentScaling};
 use crate::backend::Params;
-use crate::backend::ops::{Conv2d, GroupNorm, Linear, Mask, attention, upsample_nearest_2x};
+use crate::backend::ops::{Conv2d, GroupNorm, Linear, Mask, attention};
 
 /// The epsilon of every norm here (a constant in diffusers, not in the config).
 const EPS: f64 = 1e-6;
@@ -187,7 +187,8 @@ impl Decoder {
                 h = resnet.forward(&h)?;
             }
             if let Some(conv) = up {
-                h = conv.forward(&upsample_nearest_2x(&h)?)?;
+                let (_, height, width, _) = h.dims4()?;
+                h = conv.forward_doubled(&h, 2 * height, 2 * width)?;
             }
         }
         self.conv_out.forward(&self.norm_out.forward_silu(&h)?)
@@ -219,10 +220,10 @@ impl ResnetBlock {
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let h = self.conv1.forward(&self.norm1.forward_silu(x)?)?;
-        let h = self.conv2.forward(&self.norm2.forward_silu(&h)?)?;
+        let h = self.norm2.forward_silu(&h)?;
         match &self.shortcut {
-            Some(conv) => conv.forward(x)? + h,
-            None => x + h,
+            Some(conv) => self.conv2.forward_add(&h, &conv.forward(x)?),
+            None => self.conv2.forward_add(&h, x),
         }
     }
 }
@@ -306,7 +307,8 @@ impl MidAttention {
         let (batch, height, width, channels) = x.dims4()?;
         let h = self.norm.forward(x)?.reshape((batch, height * width, channels))?;
         let (q, k, v) = (self.q.forward(&h)?, self.k.forward(&h)?, self.v.forward(&h)?);
-        let h = self.out.forward(&attention(&q, &k, &v, 1, Mask::None)?)?;
-        x + h.reshape((batch, height, width, channels))?
+        let x = x.reshape((batch, height * width, channels))?;
+        let h = self.out.forward_add(&attention(&q, &k, &v, 1, Mask::None)?, &x)?;
+        h.reshape((batch, height, width, channels))
     }
 }
