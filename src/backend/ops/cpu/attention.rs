@@ -1,6 +1,6 @@
-//! Attention, sample by sample: without a matrix of scores where this processor has kernels for it
-//! ([`flash`]), and otherwise by blocks of queries with their scores to all keys. The heads are read
-//! and written in place by their strides.
+//! Attention, sample by sample: without a matrix of scores ([`flash`]), or, where there are few
+//! queries, with all of it and nothing laid out before. The heads are read and written in place by
+//! their strides.
 
 use std::mem::MaybeUninit;
 
@@ -10,11 +10,12 @@ use rayon::prelude::*;
 use super::{
     Shared,
     flash::{self, Sizes},
+    kernel::Kernel,
     matmul::{Matrix, multiply},
     simd::{self, vectorized},
     with_scratch, with_values, written,
 };
-use crate::backend::ops::Mask;
+use crate::backend::ops::{Mask, Products};
 
 /// Most queries in a block, and most scores (2 MiB).
 const BLOCK: usize = 128;
@@ -58,16 +59,23 @@ fn block_rows(queries: usize, keys: usize) -> usize {
     (SCORES / keys.max(1)).clamp(BLOCK_MIN, BLOCK).min(queries.max(1))
 }
 
+/// With fewer queries than this, to lay out keys and values would take longer than the rest.
+const FLASH_QUERIES: usize = 8;
+
 /// What attention with as many heads of keys as of queries takes beside its output: numbers of the
-/// scratch buffer of a thread, and others.
+/// scratch memory of a thread, and others.
 pub(in super::super) fn attention_memory(
     queries: usize,
     keys: usize,
     heads: usize,
     width: usize,
+    products: Products,
 ) -> (usize, usize) {
-    let sizes = Sizes { queries, keys, heads, key_heads: heads, width: width / heads.max(1) };
-    flash::memory(sizes).unwrap_or((block_rows(queries, keys) * keys, 0))
+    if queries < FLASH_QUERIES {
+        return (block_rows(queries, keys) * keys, 0);
+    }
+    let heads = heads.max(1);
+    flash::memory(Sizes { queries, keys, heads, key_heads: heads, width: width / heads }, products)
 }
 
 /// `q` `[B, N, heads·d]`, `k` and `v` `[B, M, key_heads·d]` → `[B, N, heads·d]`.
@@ -77,36 +85,39 @@ pub(in super::super) fn attention(
     v: &Tensor,
     heads: usize,
     mask: Mask,
+    products: Products,
 ) -> Result<Tensor> {
     let (batch, queries, width) = q.dims3()?;
     let (_, keys, key_width) = k.dims3()?;
-    let sizes =
-        Sizes { queries, keys, heads, key_heads: heads * key_width / width, width: width / heads };
+    let key_heads = heads * key_width / width;
+    let sizes = Sizes { queries, keys, heads, key_heads, width: width / heads };
     let shape = (batch, queries, width);
     if q.elem_count() == 0 || keys == 0 {
         return Tensor::zeros(shape, DType::F32, &Device::Cpu);
     }
+    let Some(kernel) = Kernel::best(products) else {
+        candle_core::bail!("this processor has no instructions for {products} products");
+    };
     let tensors = [&q.contiguous()?, &k.contiguous()?, &v.contiguous()?];
     let y = with_values(tensors, |[q, k, v]| {
-        // SAFETY: both forms write every number of a sample.
-        unsafe {
-            written(q.len(), |y| {
-                let samples =
-                    y.chunks_exact_mut(queries * width).zip(q.chunks_exact(queries * width));
-                let keys = k.chunks_exact(keys * key_width).zip(v.chunks_exact(keys * key_width));
-                for ((y, q), (k, v)) in samples.zip(keys) {
-                    if !flash::attention(sizes, [q, k, v], mask, y) {
-                        direct(sizes, [q, k, v], mask, y);
-                    }
+        let fill = |y: &mut [MaybeUninit<f32>]| {
+            let samples = y.chunks_exact_mut(queries * width).zip(q.chunks_exact(queries * width));
+            let keys = k.chunks_exact(keys * key_width).zip(v.chunks_exact(keys * key_width));
+            for ((y, q), (k, v)) in samples.zip(keys) {
+                if queries < FLASH_QUERIES {
+                    direct(sizes, [q, k, v], mask, y);
+                } else {
+                    flash::attention(kernel, sizes, [q, k, v], mask, y);
                 }
-            })
-        }
+            }
+        };
+        // SAFETY: both forms write every number of a sample.
+        unsafe { written(q.len(), fill) }
     })?;
     Tensor::from_vec(y, shape, &Device::Cpu)
 }
 
-/// One sample with all scores of a block of queries at once, by the products of any processor; also
-/// where there are few queries.
+/// One sample with all scores of a block of queries at once, in f32.
 fn direct(sizes: Sizes, [q, k, v]: [&[f32]; 3], mask: Mask, y: &mut [MaybeUninit<f32>]) {
     let Sizes { queries, keys, heads, key_heads, width } = sizes;
     let (stride, key_stride) = (heads * width, key_heads * width);
