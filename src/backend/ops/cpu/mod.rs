@@ -149,20 +149,15 @@ impl<'a> Shared<'a> {
         Self { start: values.as_mut_ptr(), len: values.len(), owner: PhantomData }
     }
 
-    /// The same of memory whose values must be written before they are read.
-    fn uninit(values: &'a mut [MaybeUninit<f32>]) -> Self {
-        Self { start: values.as_mut_ptr().cast(), len: values.len(), owner: PhantomData }
-    }
-
-    /// An output that has `len` values of room, which are to be written.
-    fn unwritten(values: &'a mut Vec<f32>, len: usize) -> Self {
-        Self::uninit(&mut values.spare_capacity_mut()[..len])
-    }
-
     /// Where `rows` rows of `columns` values, `stride` apart, begin that have the first at `offset`.
     fn place(&self, offset: usize, rows: usize, columns: usize, stride: usize) -> *mut f32 {
         assert!(offset + (rows - 1) * stride + columns <= self.len, "a place beyond the output");
         self.start.wrapping_add(offset)
+    }
+
+    /// The same of memory whose values must be written before they are read.
+    fn uninit(values: &'a mut [MaybeUninit<f32>]) -> Self {
+        Self { start: values.as_mut_ptr().cast(), len: values.len(), owner: PhantomData }
     }
 
     /// `rows` rows of `columns` values, `stride` apart, the first at `offset`.

@@ -12,7 +12,10 @@ use super::{
     kernel::{DEPTH, Kernel, PANEL, ROW},
     transpose::transpose,
 };
-use crate::backend::ops::{Products, weight::Packed};
+use crate::backend::{
+    ops::{Products, weight::Packed},
+    prefer_large_pages,
+};
 
 /// How the numbers of panels are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,6 +142,13 @@ impl Panels {
     }
 }
 
+fn zeros(count: usize) -> Vec<Line> {
+    let mut lines = Vec::with_capacity(count);
+    prefer_large_pages(lines.spare_capacity_mut());
+    lines.resize(count, Line::ZERO);
+    lines
+}
+
 /// Where the numbers of a weight in checkpoint layout are.
 #[derive(Clone, Copy)]
 struct Laid {
@@ -170,7 +180,7 @@ impl Laid {
         };
         let inner = self.input * self.taps;
         let each = panel_lines(kernel, Store::Words, inner);
-        let mut lines = vec![Line::ZERO; self.columns.div_ceil(PANEL) * each];
+        let mut lines = zeros(self.columns.div_ceil(PANEL) * each);
         lines.par_chunks_mut(each.max(1)).enumerate().for_each(|(panel, lines)| {
             with_lines(FILL_LINES, |scratch| {
                 let blocks = lines.chunks_mut(BLOCK_LINES);
@@ -187,7 +197,7 @@ impl Laid {
     fn halves(self, kernel: &Kernel, bits: impl Fn(usize) -> u16 + Sync) -> Vec<Line> {
         let inner = self.input * self.taps;
         let each = panel_lines(kernel, Store::F16, inner);
-        let mut lines = vec![Line::ZERO; self.columns.div_ceil(PANEL) * each];
+        let mut lines = zeros(self.columns.div_ceil(PANEL) * each);
         lines.par_chunks_mut(each.max(1)).enumerate().for_each(|(panel, lines)| {
             let halves = f16::of_lines_mut(lines);
             for (offset, column) in

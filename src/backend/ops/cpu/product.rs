@@ -2,7 +2,7 @@
 //! memory of its thread, rounded if need be, and multiplied there with one panel after the other;
 //! bias and summand are added where the first block's sums are written.
 
-use std::ptr::null;
+use std::{mem::MaybeUninit, ptr::null};
 
 use half::bf16;
 use rayon::prelude::*;
@@ -12,6 +12,7 @@ use super::{
     element::{Element, Line, with_lines},
     kernel::{DEPTH, PANEL, Place, ROW},
     panels::{MOST_SCRATCH_LINES, Right},
+    written,
 };
 use crate::backend::ops::Products;
 
@@ -78,9 +79,8 @@ pub(super) fn product(
     right: Right,
     summands: Summands,
 ) -> Vec<f32> {
-    let (inner, columns) = right.dims();
+    let (_, columns) = right.dims();
     let len = count * columns;
-    let mut y = Vec::with_capacity(len);
     if let Some(other) = summands.other {
         assert_eq!(other.len(), len, "the summand's size");
     }
@@ -92,26 +92,23 @@ pub(super) fn product(
             "the bias's size"
         );
     }
-    if len > 0 {
-        let samples = if own_bias { samples } else { 1 };
-        let tiling = Tiling::new(count / samples, samples, columns, right.is_kept_otherwise());
-        let output = Shared::unwritten(&mut y, len);
+    if len == 0 {
+        return Vec::new();
+    }
+    let samples = if own_bias { samples } else { 1 };
+    let tiling = Tiling::new(count / samples, samples, columns, right.is_kept_otherwise());
+    let fill = |y: &mut [MaybeUninit<f32>]| {
+        let output = Shared::uninit(y);
         (0..tiling.count()).into_par_iter().for_each(|index| {
             let tile = tiling.tile(index);
-            let tile = Tile { bias: if own_bias { tile.bias } else { 0 }, ..tile };
             match right.kernel().products {
-                Products::F32 => {
-                    multiply::<f32>(rows, &right, inner, columns, summands, tile, &output);
-                }
-                Products::Bf16 => {
-                    multiply::<bf16>(rows, &right, inner, columns, summands, tile, &output);
-                }
+                Products::F32 => multiply::<f32>(rows, &right, summands, tile, &output),
+                Products::Bf16 => multiply::<bf16>(rows, &right, summands, tile, &output),
             }
         });
-        // SAFETY: the tiles cover all of it.
-        unsafe { y.set_len(len) };
-    }
-    y
+    };
+    // SAFETY: the tiles cover all of it, and write what their first block makes.
+    unsafe { written(len, fill) }
 }
 
 /// How a product is cut. No value depends on it: each sum is taken by itself, in order.
@@ -188,12 +185,11 @@ impl Tiling {
 fn multiply<E: Element>(
     rows: &impl Rows,
     right: &Right,
-    inner: usize,
-    columns: usize,
     summands: Summands,
     tile: Tile,
     output: &Shared,
 ) {
+    let (inner, columns) = right.dims();
     let kernel = right.kernel();
     let all_words = kernel.words(inner);
     let left_lines = tile.rows * ROW / Line::WORDS;
