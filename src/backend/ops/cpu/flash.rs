@@ -16,18 +16,24 @@ use super::{
     softmax::{Softmax, weigh},
     transpose::transpose,
 };
-use crate::backend::ops::{Mask, Products};
+use crate::backend::{
+    ops::{Mask, Products},
+    prefer_large_pages,
+};
 
 /// Queries of a block: whole calls of every micro-kernel.
 const QUERIES: usize = 96;
+/// What the panels of samples that are computed together should take at most (16 MiB).
+const LAID_LINES: usize = 1 << 18;
 /// Most keys of a block, whose scores are a row, and what its keys should take at most (64 KiB).
 const KEYS: usize = DEPTH;
 const BLOCK: usize = 1 << 14;
 const ROW_LINES: usize = ROW / Line::WORDS;
 
-/// The sizes of one sample.
+/// The samples, and the sizes of one.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sizes {
+    pub batch: usize,
     pub queries: usize,
     pub keys: usize,
     /// of the queries and of the output
@@ -95,12 +101,20 @@ impl Panels {
 pub(super) fn memory(sizes: Sizes, products: Products) -> (usize, usize) {
     Kernel::best(products).map_or((0, 0), |kernel| {
         let panels = Panels { kernel, width: sizes.width, count: sizes.keys };
-        (panels.scratch() * Line::WORDS, sizes.key_heads * panels.lines() * Line::WORDS)
+        let sample = sizes.key_heads * panels.lines();
+        let laid = together(sizes.batch, sample) * sample;
+        (panels.scratch() * Line::WORDS, laid * Line::WORDS)
     })
 }
 
-/// One sample: `q` `[N, heads·d]`, `k` and `v` `[M, key_heads·d]`, into `y` `[N, heads·d]`, all of
-/// which is written. There is at least one query and one key.
+/// How many samples, whose panels take so many lines each, are computed together. No value depends
+/// on it.
+fn together(batch: usize, lines: usize) -> usize {
+    (LAID_LINES / lines.max(1)).clamp(1, batch.max(1))
+}
+
+/// `q` `[B, N, heads·d]`, `k` and `v` `[B, M, key_heads·d]`, into `y` `[B, N, heads·d]`, all of which
+/// is written. There is at least one query and one key.
 pub(super) fn attention(
     kernel: &'static Kernel,
     sizes: Sizes,
@@ -108,54 +122,65 @@ pub(super) fn attention(
     mask: Mask,
     y: &mut [MaybeUninit<f32>],
 ) {
-    let Sizes { queries, keys, heads, key_heads, width } = sizes;
+    let Sizes { batch, queries, keys, heads, key_heads, width } = sizes;
     let (stride, key_stride) = (heads * width, key_heads * width);
-    assert!(q.len() == queries * stride && y.len() == q.len(), "queries");
-    assert!(k.len() == keys * key_stride && v.len() == k.len(), "keys and values");
+    assert!(q.len() == batch * queries * stride && y.len() == q.len(), "queries");
+    assert!(k.len() == batch * keys * key_stride && v.len() == k.len(), "keys and values");
     let panels = Panels { kernel, width, count: mask.seen(queries - 1, keys).end };
-    let mut laid: Vec<Line> = Vec::with_capacity(key_heads * panels.lines());
+    let together = together(batch, key_heads * panels.lines());
+    let mut laid: Vec<Line> = Vec::with_capacity(together * key_heads * panels.lines());
+    prefer_large_pages(laid.spare_capacity_mut());
     let laid = Pointer(laid.spare_capacity_mut().as_mut_ptr().cast::<Line>());
-    let blocks = panels.count.div_ceil(panels.block());
+    let y = Pointer(y.as_mut_ptr().cast::<f32>());
+    let key_blocks = panels.count.div_ceil(panels.block());
     // Blocks that no query sees are not laid out.
     let unseen = mask.seen(0, keys).start / panels.block();
-    (0..key_heads * blocks).into_par_iter().filter(|task| task % blocks >= unseen).for_each(
-        |task| {
-            let (head, first) = (task / blocks, task % blocks * panels.block());
-            let rows = [&k[head * width..], &v[head * width..]];
-            // SAFETY: room for the panels of as many heads was just made; no two tasks have the same
-            // head and keys.
+    let blocks = queries.div_ceil(QUERIES);
+    for sample in (0..batch).step_by(together) {
+        let samples = together.min(batch - sample);
+        let tasks = (0..samples * key_heads * key_blocks).into_par_iter();
+        tasks.filter(|task| task % key_blocks >= unseen).for_each(|task| {
+            let (index, first) = (task / key_blocks, task % key_blocks * panels.block());
+            let start =
+                (sample + index / key_heads) * keys * key_stride + index % key_heads * width;
+            // SAFETY: there is room for the panels of as many heads of as many samples; no two tasks
+            // have the same ones and keys.
             unsafe {
-                let target = laid.at(head * panels.lines());
+                let target = laid.at(index * panels.lines());
+                let rows = [&k[start..], &v[start..]];
                 match kernel.products {
                     Products::F32 => lay_out::<f32>(panels, rows, key_stride, first, target),
                     Products::Bf16 => lay_out::<bf16>(panels, rows, key_stride, first, target),
                 }
             }
-        },
-    );
-    let y = Pointer(y.as_mut_ptr().cast::<f32>());
-    let blocks = queries.div_ceil(QUERIES);
-    (0..heads * blocks).into_par_iter().for_each(|task| {
-        let (head, first) = (task / blocks, task % blocks * QUERIES);
-        let start = first * stride + head * width;
-        let block = Block {
-            q: &q[start..],
-            stride,
-            rows: QUERIES.min(queries - first),
-            seen: &|row| mask.seen(first + row, keys),
-        };
-        with_lines(panels.scratch(), |scratch| {
-            // SAFETY: every block that one of these queries sees has been laid out, and no two tasks
-            // have the same head and queries, of which `y` holds `rows` rows from `start` on.
-            unsafe {
-                let laid = laid.at(head / (heads / key_heads) * panels.lines());
-                match kernel.products {
-                    Products::F32 => attend::<f32>(panels, &block, laid, scratch, y.at(start)),
-                    Products::Bf16 => attend::<bf16>(panels, &block, laid, scratch, y.at(start)),
-                }
-            }
         });
-    });
+        (0..samples * heads * blocks).into_par_iter().for_each(|task| {
+            let (index, first) = (task / blocks, task % blocks * QUERIES);
+            let (offset, head) = (index / heads, index % heads);
+            let start = ((sample + offset) * queries + first) * stride + head * width;
+            let block = Block {
+                q: &q[start..],
+                stride,
+                rows: QUERIES.min(queries - first),
+                seen: &|row| mask.seen(first + row, keys),
+            };
+            with_lines(panels.scratch(), |scratch| {
+                // SAFETY: every block that one of these queries sees has been laid out, and no two
+                // tasks have the same sample, head and queries, of which `y` holds `rows` rows from
+                // `start` on.
+                unsafe {
+                    let key_head = offset * key_heads + head / (heads / key_heads);
+                    let laid = laid.at(key_head * panels.lines());
+                    match kernel.products {
+                        Products::F32 => attend::<f32>(panels, &block, laid, scratch, y.at(start)),
+                        Products::Bf16 => {
+                            attend::<bf16>(panels, &block, laid, scratch, y.at(start));
+                        }
+                    }
+                }
+            });
+        });
+    }
 }
 
 /// Memory that several threads fill, each its own places.
@@ -387,7 +412,7 @@ mod tests {
         ];
         for kernel in Kernel::all() {
             for (mask, queries, keys, heads, key_heads, width) in cases {
-                let sizes = Sizes { queries, keys, heads, key_heads, width };
+                let sizes = Sizes { batch: 1, queries, keys, heads, key_heads, width };
                 let (stride, key_stride) = (heads * width, key_heads * width);
                 let q = numbers(1, queries * stride);
                 let (k, v) = (numbers(2, keys * key_stride), numbers(3, keys * key_stride));
@@ -419,6 +444,29 @@ mod tests {
                 let error = error / largest;
                 assert!(error < bound, "{}: {sizes:?}, {mask:?}: {error:.1e}", kernel.name);
             }
+        }
+    }
+
+    #[test]
+    fn samples_whose_panels_do_not_fit_together_are_computed_in_turn() {
+        let one = Sizes { batch: 1, queries: 8, keys: 4200, heads: 1, key_heads: 1, width: 520 };
+        let (queries, keys) = (one.queries * one.width, one.keys * one.width);
+        for kernel in Kernel::all().filter(|kernel| kernel.products == Products::F32) {
+            let panels = Panels { kernel, width: one.width, count: one.keys };
+            assert_eq!(together(2, panels.lines()), 1);
+            let (q, k, v) = (numbers(1, 2 * queries), numbers(2, 2 * keys), numbers(3, 2 * keys));
+            let mut both = vec![MaybeUninit::new(f32::NAN); 2 * queries];
+            attention(kernel, Sizes { batch: 2, ..one }, [&q, &k, &v], Mask::None, &mut both);
+            let mut second = vec![MaybeUninit::new(f32::NAN); queries];
+            let rows = [&q[queries..], &k[keys..], &v[keys..]];
+            attention(kernel, one, rows, Mask::None, &mut second);
+            // SAFETY: all of it has been written.
+            let bits = |y: &MaybeUninit<f32>| unsafe { y.assume_init() }.to_bits();
+            assert!(
+                second.iter().map(bits).eq(both[queries..].iter().map(bits)),
+                "{}",
+                kernel.name
+            );
         }
     }
 }

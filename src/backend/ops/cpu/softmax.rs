@@ -100,7 +100,7 @@ vectorized! {
         let largest = largest.into_iter().fold(f32::NEG_INFINITY, f32::max);
         if largest > state.largest {
             if state.largest > f32::NEG_INFINITY {
-                let shrink = simd::exp(scale * (state.largest - largest));
+                let shrink = simd::exp::<FUSED>(scale * (state.largest - largest));
                 for value in state.sums.iter_mut().chain(mixed.iter_mut()) {
                     *value *= shrink;
                 }
@@ -111,12 +111,12 @@ vectorized! {
         let mut lanes = seen.chunks_exact_mut(LANES);
         for lane in &mut lanes {
             for (score, sum) in lane.iter_mut().zip(&mut state.sums) {
-                *score = simd::exp(scale * (*score - largest));
+                *score = simd::exp::<FUSED>(scale * (*score - largest));
                 *sum += *score;
             }
         }
         for (score, sum) in lanes.into_remainder().iter_mut().zip(&mut state.sums) {
-            *score = simd::exp(scale * (*score - largest));
+            *score = simd::exp::<FUSED>(scale * (*score - largest));
             *sum += *score;
         }
     }
