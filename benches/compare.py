@@ -4,8 +4,8 @@
     python benches/compare.py                 # operations, the embedded model's UNet, whole jobs
     python benches/compare.py --only operations --filter attention
 
-Prints Markdown. Operations have random weights and SDXL's shapes, and the precision of PyTorch is that of ours;
-a weight that is kept in 16 bits or quantized stands beside PyTorch's in f32. SDXL's UNet and VAE as wholes are in
+Prints Markdown. Operations have random weights and SDXL's shapes. Where our products are in bf16, all of PyTorch's
+operation is; a weight that is kept in 16 bits or quantized stands beside PyTorch's in f32. SDXL's UNet and VAE as wholes are in
 `benches/full_size.py`.
 """
 
@@ -35,26 +35,31 @@ TURN = 0.25
 
 
 def torch_operation(case):
-    """PyTorch's form of a case of `benches/ops.rs`, in f32, pictures channels-last, as a closure."""
+    """PyTorch's form of a case of `benches/ops.rs`, pictures channels-last, as a closure."""
+    dtype = torch.bfloat16 if case["products"] == "bf16" else torch.float32
+
+    def random(*shape):
+        return torch.randn(*shape).to(dtype)
+
     def picture(channels, side):
-        return torch.randn(1, channels, side, side).to(memory_format=torch.channels_last)
+        return random(1, channels, side, side).to(memory_format=torch.channels_last)
 
     def split(tokens):
         """Heads as diffusers has them: a view of tokens."""
         width = case["heads"] * case["head_width"]
-        return torch.randn(1, tokens, width).view(1, tokens, case["heads"], -1).transpose(1, 2)
+        return random(1, tokens, width).view(1, tokens, case["heads"], -1).transpose(1, 2)
 
     match case["operation"]:
         case "conv":
             kernel = case["kernel"]
-            weight = torch.randn(case["output"], case["input"], kernel, kernel).to(memory_format=torch.channels_last)
-            x, bias = picture(case["input"], case["side"]), torch.randn(case["output"])
+            weight = random(case["output"], case["input"], kernel, kernel).to(memory_format=torch.channels_last)
+            x, bias = picture(case["input"], case["side"]), random(case["output"])
             if case["upsample"]:
                 return lambda: F.conv2d(F.interpolate(x, scale_factor=2), weight, bias, padding=kernel // 2)
             return lambda: F.conv2d(x, weight, bias, stride=case["stride"], padding=kernel // 2)
         case "linear":
-            x, bias = torch.randn(1, case["rows"], case["input"]), torch.randn(case["output"])
-            weight = torch.randn(case["output"], case["input"])
+            x, bias = random(1, case["rows"], case["input"]), random(case["output"])
+            weight = random(case["output"], case["input"])
             return lambda: F.linear(x, weight, bias)
         case "attention":
             q, k, v = split(case["queries"]), split(case["keys"]), split(case["keys"])

@@ -3,13 +3,13 @@
     pip install -r models/train/requirements.txt && cargo build --release
     python benches/full_size.py --work /path/with/30-GB
     python benches/full_size.py --work DIR --only calls      # the UNet and the VAE in turn with PyTorch
-    python benches/full_size.py --work DIR --only sdcpp --sdcpp PYTHON     # one with `pip install cyllama`
+    python benches/full_size.py --work DIR --only jobs --sdcpp PYTHON      # of an environment with `pip install cyllama`
 
 Random weights compute the same products as trained ones, so times, memory and agreement are those of the real model;
 only the pictures mean nothing. Prints Markdown: seconds of single calls of the UNet and the VAE; seconds and peak
 memory of one 1024 x 1024 region and four steps; the error of one UNet call against PyTorch in f32, and the table of
-quantized types; and a smaller job beside stable-diffusion.cpp. Whole jobs are processes of their own, so that
-each peak is its own.
+quantized types. stable-diffusion.cpp, which the package cyllama carries, joins the jobs on request, from a single file
+with ldm's names. Jobs are processes of their own, so that each peak is its own.
 """
 
 import argparse
@@ -220,12 +220,13 @@ def compare_calls(model, threads, rounds):
         print(f"| {name} | {a:.2f} | {b:.2f} | {ratio:.2f} |", flush=True)
 
     program = bench_binary("parts")
-    with torch.inference_mode(), Ours([program, "--model", model], threads) as ours:
-        unet = UNet2DConditionModel.from_pretrained(model / "unet", torch_dtype=torch.float32)
-        unet = unet.eval().to(memory_format=torch.channels_last)
-        for side in UNET_SIDES:
-            row(f"UNet, {side} × {side} latent, f32", unet_call(unet, 1, side, side), ours, f"1x{side}x{side}")
-    del unet
+    for name, dtype, options in (("f32", torch.float32, []), ("bf16", torch.bfloat16, ["--bf16"])):
+        with torch.inference_mode(), Ours([program, "--model", model, *options], threads) as ours:
+            unet = UNet2DConditionModel.from_pretrained(model / "unet", torch_dtype=dtype)
+            unet = unet.eval().to(memory_format=torch.channels_last)
+            for side in UNET_SIDES:
+                row(f"UNet, {side} × {side} latent, {name}", unet_call(unet, 1, side, side), ours, f"1x{side}x{side}")
+            del unet
     with torch.inference_mode(), Ours([program, "--model", model, "--part", "vae"], threads) as ours:
         vae = AutoencoderKL.from_pretrained(model / "vae", torch_dtype=torch.float32)
         vae = vae.eval().to(memory_format=torch.channels_last)
@@ -260,7 +261,37 @@ def gigabytes(path):
     return sum(f.stat().st_size for f in files) / 1e9
 
 
-def whole_jobs(work, model, program):
+def make_single_file(model, path):
+    """The model as checkpoints come, f16 with ldm's names; kept if it is there."""
+    if path.exists():
+        return
+    sys.path.insert(0, str(ROOT / "tests/parity"))
+    import torch
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from make_single_file_fixtures import half, to_single_file
+    from safetensors.torch import save_file
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+    def part(kind, name):
+        return kind.from_pretrained(model / name, torch_dtype=torch.float16)
+
+    encoders = [part(CLIPTextModel, "text_encoder"), part(CLIPTextModelWithProjection, "text_encoder_2")]
+    parts = {"unet": part(UNet2DConditionModel, "unet"), "vae": part(AutoencoderKL, "vae"), "encoders": encoders}
+    save_file(half(to_single_file("sdxl", parts)[0]), path)
+
+
+def sdcpp_job(python, single_file, picture, output, threads):
+    """stable-diffusion.cpp's image to image with the same number of UNet calls, from the enlarged picture."""
+    from PIL import Image
+
+    enlarged = output.with_name("sdcpp-in.png")
+    Image.open(picture).convert("RGB").resize((1024, 1024), Image.Resampling.LANCZOS).save(enlarged)
+    return [python, "-m", "cyllama.sd", "img2img", "--model", single_file, "--init-img", enlarged, "--prompt",
+            CALLS["prompt"], "--strength", CALLS["strength"], "--steps", CALLS["num_inference_steps"], "--cfg-scale", 1,
+            "--sampler", "euler", "--width", 1024, "--height", 1024, "--threads", threads, "--seed", 0, "--output", output]
+
+
+def whole_jobs(work, model, program, sdcpp, threads):
     """One region of 1024 x 1024, four of eight steps, in turn."""
     from PIL import Image
 
@@ -270,12 +301,19 @@ def whole_jobs(work, model, program):
     ours = [program, picture, "--scale", "4", "--steps", "8", "--denoise-steps", "4", "--captioner", "none",
             "--prompt", CALLS["prompt"], "--rap", "0", "--quiet"]
     print("| one 1024² region, 4 steps, f32 compute | seconds | peak memory |\n|---|---|---|", flush=True)
-    quantized = work / "sdxl-q8_0.gguf"
-    for name, command in (
+    quantized, single_file = work / "sdxl-q8_0.gguf", work / "sdxl-f16.safetensors"
+    jobs = [
         ("diffusers (PyTorch), f32", [sys.executable, __file__, "--work", work, "--role", "job"]),
         ("cupscale-fast, f16 folder", [*ours, "--model", model, "-o", work / "f16.png"]),
         ("cupscale-fast, q8_0 GGUF", [*ours, "--model", quantized, "-o", work / "q8_0.png"]),
-    ):
+    ]
+    if sdcpp:
+        subprocess.run([sys.executable, __file__, "--work", work, "--role", "single-file"], check=True)
+        jobs += [
+            ("stable-diffusion.cpp, f16 file", sdcpp_job(sdcpp, single_file, picture, work / "sdcpp.png", threads)),
+            ("cupscale-fast, f16 file", [*ours, "--model", single_file, "-o", work / "single.png"]),
+        ]
+    for name, command in jobs:
         result = measured(command)
         print(f"| {name} | {result['seconds']:.0f} | {result['peak']:.1f} GiB |", flush=True)
 
@@ -304,11 +342,14 @@ def main():
     parser.add_argument("--only", nargs="*", default=SECTIONS, choices=SECTIONS)
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of single calls")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each program in single calls")
-    parser.add_argument("--role", choices=["calls", "job", "unet"], help=argparse.SUPPRESS)
+    parser.add_argument("--role", choices=["calls", "job", "unet", "single-file"], help=argparse.SUPPRESS)
+    parser.add_argument("--sdcpp", type=pathlib.Path, help="Python of an environment that has cyllama")
     args = parser.parse_args()
     work, model = args.work.resolve(), args.work.resolve() / "sdxl-random"
     if args.role == "calls":
         return compare_calls(model, args.threads, args.rounds)
+    if args.role == "single-file":
+        return make_single_file(model, work / "sdxl-f16.safetensors")
     if args.role == "job":
         return torch_job(model, work / "in.png", work / "torch.png")
     if args.role == "unet":
@@ -326,7 +367,7 @@ def main():
         if not path.exists():
             subprocess.run([program, "models", "quantize", model, "-o", path, "--type", kind], check=True)
     if "jobs" in args.only:
-        whole_jobs(work, model, program)
+        whole_jobs(work, model, program, args.sdcpp, args.threads)
     if "errors" in args.only:
         unet_errors(work, model, [bench_binary("parts")], args.side, args.types)
     print(f"\nfree disk: {shutil.disk_usage(work).free / 1e9:.0f} GB", file=sys.stderr)

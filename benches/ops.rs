@@ -29,6 +29,22 @@ use serde::Serialize;
 /// Each operation is repeated for this long, and at least three times.
 const TIME: Duration = Duration::from_millis(700);
 
+/// An operation, and the precision of its products.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Precise(Case, Products);
+
+/// Operations on weights in f32 and attention are also measured in bf16, where there is such a thing.
+fn cases() -> Vec<Precise> {
+    let rounded = CASES.iter().filter(|case| match case {
+        Case::Conv { kept, .. } | Case::Linear { kept, .. } => *kept == Kept::F32,
+        Case::Attention { .. } => true,
+        _ => false,
+    });
+    let rounded = rounded.filter(|_| Products::Bf16.is_available());
+    let rounded = rounded.map(|case| Precise(*case, Products::Bf16));
+    CASES.iter().map(|case| Precise(*case, Products::F32)).chain(rounded).collect()
+}
+
 /// An operation with its shapes, batch 1.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(tag = "operation", rename_all = "snake_case")]
@@ -230,8 +246,19 @@ impl fmt::Display for Case {
     }
 }
 
-/// A small random weight for every name; convolutions in f16, as those of a large model are kept.
-struct Random;
+impl fmt::Display for Precise {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self(case, Products::F32) => write!(f, "{case}"),
+            Self(case, products) => write!(f, "{case}, {products}"),
+        }
+    }
+}
+
+/// A small random weight for every name; convolutions in f16, if those of a large model are meant.
+struct Random {
+    halves: bool,
+}
 
 impl ParamSource for Random {
     fn get(&self, _: &str, shape: &Shape, _: DType, _: &Device) -> Result<Tensor> {
@@ -243,7 +270,10 @@ impl ParamSource for Random {
     }
 
     fn kernel(&self, name: &str, shape: &Shape, working: &Working) -> Result<Weight> {
-        let weight = self.get(name, shape, working.dtype, &working.device)?.to_dtype(DType::F16)?;
+        let mut weight = self.get(name, shape, working.dtype, &working.device)?;
+        if self.halves {
+            weight = weight.to_dtype(DType::F16)?;
+        }
         Weight::kernel(&weight, working.dtype, working.products)
     }
 }
@@ -294,18 +324,14 @@ impl Case {
     }
 
     /// Weights and inputs, and the operation on them.
-    fn build(self) -> Result<Operation> {
-        let params = Params::new(Arc::new(Random), DType::F32, &Device::Cpu);
+    fn build(self, products: Products) -> Result<Operation> {
+        let halves = matches!(self, Self::Conv { kept: Kept::F16, .. });
+        let params = Params::new(Arc::new(Random { halves }), DType::F32, &Device::Cpu);
+        let params = params.with_products(products);
         let square = |channels: usize, side: usize| values(&[1, side, side, channels]);
         Ok(match self {
-            Self::Conv { input, output, side, kernel, stride, upsample, kept } => {
-                let padding = kernel / 2;
-                let conv = if kept == Kept::F16 {
-                    Conv2d::load(input, output, kernel, stride, padding, &params)?
-                } else {
-                    let weight = values(&[output, input, kernel, kernel])?;
-                    Conv2d::new(&weight, Some(values(&[output])?), stride, padding)?
-                };
+            Self::Conv { input, output, side, kernel, stride, upsample, .. } => {
+                let conv = Conv2d::load(input, output, kernel, stride, kernel / 2, &params)?;
                 let x = square(input, side)?;
                 if upsample {
                     Box::new(move || conv.forward_doubled(&x, 2 * side, 2 * side))
@@ -317,7 +343,7 @@ impl Case {
                 let weight = (values(&[output, input])? * 0.02)?;
                 let weight = match kept.format() {
                     Some(format) => Weight::pack(&weight, format)?,
-                    None => Weight::dense(&weight, Products::F32)?,
+                    None => Weight::dense(&weight, products)?,
                 };
                 let linear = Linear::from_weight(weight, Some(values(&[output])?))?;
                 let x = values(&[1, rows, input])?;
@@ -327,7 +353,7 @@ impl Case {
                 let width = heads * head_width;
                 let q = values(&[1, queries, width])?;
                 let (k, v) = (values(&[1, keys, width])?, values(&[1, keys, width])?);
-                Box::new(move || attention(&q, &k, &v, heads, Mask::None))
+                Box::new(move || attention(&q, &k, &v, heads, Mask::None, products))
             }
             Self::GroupNormSilu { channels, side } => {
                 let norm = GroupNorm::load(32, channels, 1e-5, &params)?;
@@ -374,8 +400,9 @@ fn cpu_seconds() -> Option<f64> {
 }
 
 /// Prints a line about one operation.
-fn time(case: Case) -> Result<()> {
-    let operation = case.build()?;
+fn time(precise: Precise) -> Result<()> {
+    let Precise(case, products) = precise;
+    let operation = case.build(products)?;
     black_box(operation()?);
     let cpu = cpu_seconds();
     let (begin, mut best, mut repeats) = (Instant::now(), Duration::MAX, 0u32);
@@ -391,8 +418,8 @@ fn time(case: Case) -> Result<()> {
     let (rate, unit) =
         if case.flops() > 0 { (case.flops(), "GFLOP/s") } else { (case.bytes(), "GB/s") };
     println!(
-        "{:<38} {:>9.3} ms {:>8.1} {unit:<7} {:>9.3} CPU-ms",
-        case.to_string(),
+        "{:<40} {:>9.3} ms {:>8.1} {unit:<7} {:>9.3} CPU-ms",
+        precise.to_string(),
         seconds * 1e3,
         rate as f64 / seconds / 1e9,
         cpu * 1e3
@@ -402,13 +429,13 @@ fn time(case: Case) -> Result<()> {
 
 /// Computes the operations that are asked for; the last one's weights are kept.
 fn serve() -> std::result::Result<(), Box<dyn Error>> {
-    let mut current: Option<(Case, Operation)> = None;
+    let mut current: Option<(Precise, Operation)> = None;
     turns::serve(|name| {
-        let case = CASES.iter().copied().find(|case| case.to_string() == name);
+        let case = cases().into_iter().find(|case| case.to_string() == name);
         let case = case.ok_or(format!("no operation is called `{name}`"))?;
         let operation = match current.take() {
             Some((kept, operation)) if kept == case => operation,
-            _ => case.build()?,
+            _ => case.0.build(case.1)?,
         };
         let result = operation();
         current = Some((case, operation));
@@ -423,9 +450,11 @@ fn main() -> std::result::Result<(), Box<dyn Error>> {
         match argument.as_str() {
             "--serve" => return serve(),
             "--list" => {
-                for case in CASES {
+                for precise in cases() {
+                    let Precise(case, products) = precise;
                     let mut line = serde_json::to_value(case)?;
-                    line["name"] = case.to_string().into();
+                    line["name"] = precise.to_string().into();
+                    line["products"] = products.to_string().into();
                     line["flops"] = case.flops().into();
                     line["bytes"] = case.bytes().into();
                     println!("{line}");
@@ -437,8 +466,8 @@ fn main() -> std::result::Result<(), Box<dyn Error>> {
             _ => filter = argument,
         }
     }
-    for case in CASES.iter().filter(|case| case.to_string().contains(&filter)) {
-        time(*case)?;
+    for case in cases().into_iter().filter(|case| case.to_string().contains(&filter)) {
+        time(case)?;
     }
     Ok(())
 }

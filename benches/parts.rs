@@ -13,6 +13,7 @@ use std::{collections::HashMap, error::Error, path::PathBuf, time::Instant};
 use candle_core::{DType, Device, Tensor, safetensors};
 use clap::{Parser, ValueEnum};
 use cupscale::{
+    backend::{keep_freed, ops::Products},
     model::{
         unet::{Conditioning, Prior, UNet2DConditionModel, UNetConfig},
         vae::Vae,
@@ -27,6 +28,9 @@ struct Arguments {
     model: Option<PathBuf>,
     #[arg(long, value_enum, default_value = "unet")]
     part: Part,
+    /// the UNet's products in bf16
+    #[arg(long)]
+    bf16: bool,
     /// latents, `BATCHxHEIGHTxWIDTH`
     #[arg(long, default_value = "4x64x64")]
     shape: String,
@@ -54,10 +58,11 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    keep_freed();
     let source = arguments.model.clone().map_or(ModelSource::Embedded, ModelSource::Path);
     let started = Instant::now();
     let files = ModelFiles::open(source)?;
-    let model = Model::load(&files, arguments.part)?;
+    let model = Model::load(&files, arguments.part, arguments.bf16)?;
     let load_s = started.elapsed().as_secs_f64();
     if arguments.serve {
         let mut current = (String::new(), None);
@@ -104,13 +109,15 @@ struct Latents {
 }
 
 impl Model {
-    fn load(files: &ModelFiles, part: Part) -> Result<Self> {
+    fn load(files: &ModelFiles, part: Part, bf16: bool) -> Result<Self> {
         let (device, dtype) = (Device::Cpu, DType::F32);
         Ok(match part {
             Part::Unet => {
                 let part = files.component(cupscale::weights::Part::Unet, &device, dtype)?;
                 let config = UNetConfig::from_json(&part.config.to_string())?;
-                Self::Unet(Box::new(UNet2DConditionModel::load(config, &part.params)?))
+                let products = if bf16 { Products::Bf16 } else { Products::F32 };
+                let params = part.params.with_products(products);
+                Self::Unet(Box::new(UNet2DConditionModel::load(config, &params)?))
             }
             Part::Vae => Self::Vae(Box::new(files.vae(&device, dtype)?)),
         })

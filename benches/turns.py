@@ -17,8 +17,9 @@ def bench_binary(name):
         ["cargo", "bench", "-q", "--bench", name, "--no-run", "--message-format", "json"],
         cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True,
     ).stdout.splitlines()
-    programs = [json.loads(line).get("executable") for line in lines if line.startswith("{")]
-    return next(program for program in reversed(programs) if program)
+    built = [json.loads(line) for line in lines if line.startswith("{")]
+    # The program itself is built beside it.
+    return next(it["executable"] for it in built if it.get("executable") and it["target"]["name"] == name)
 
 
 class Ours:

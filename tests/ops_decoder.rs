@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Shape, Tensor, quantized::GgmlDType};
-use cupscale::backend::ops::{Embedding, Mask, RmsNorm, Weight, attention};
+use cupscale::backend::ops::{Embedding, Mask, Products, RmsNorm, Weight, attention};
 use cupscale::backend::{ParamSource, Params, Working};
 
 fn values(seed: u64, shape: &[usize]) -> Tensor {
@@ -82,11 +82,11 @@ fn attention_with_shared_heads_a_cache_and_a_window_is_what_it_is_by_definition(
             let end = past + query + 1;
             end.saturating_sub(window.unwrap_or(end))..end
         });
-        let kernel = attention(&q, &k, &v, heads, mask).unwrap();
+        let kernel = attention(&q, &k, &v, heads, mask, Products::F32).unwrap();
         assert!(largest_difference(&kernel, &expected) < 1e-5, "{heads} {queries} {window:?}");
         // In f64 an operation takes its composed form.
         let [q, k, v] = [q, k, v].map(|x| x.to_dtype(DType::F64).unwrap());
-        let composed = attention(&q, &k, &v, heads, mask).unwrap();
+        let composed = attention(&q, &k, &v, heads, mask, Products::F32).unwrap();
         assert!(largest_difference(&composed, &expected) < 1e-5, "{heads} {queries} {window:?}");
     }
 }
@@ -95,7 +95,7 @@ fn attention_with_shared_heads_a_cache_and_a_window_is_what_it_is_by_definition(
 fn queries_beyond_the_keys_and_heads_that_cannot_share_are_errors() {
     let (q, k) = (values(1, &[1, 4, 24]), values(2, &[1, 6, 8]));
     let attend = |heads, past, window| {
-        attention(&q, &k, &k, heads, Mask::Cached { past, window }).map(|_| ())
+        attention(&q, &k, &k, heads, Mask::Cached { past, window }, Products::F32).map(|_| ())
     };
     attend(3, 2, None).unwrap();
     assert!(attend(3, 3, None).is_err());

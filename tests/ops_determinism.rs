@@ -10,8 +10,8 @@ use cupscale::{
     backend::{
         ParamSource, Params,
         ops::{
-            Conv2d, CropRect, GroupNorm, LayerNorm, Linear, Mask, attention, crop_resize, geglu,
-            gelu, quick_gelu, silu, upsample_nearest_2x,
+            Conv2d, CropRect, GroupNorm, LayerNorm, Linear, Mask, Products, attention, crop_resize,
+            geglu, gelu, quick_gelu, silu, upsample_nearest_2x,
         },
     },
     model::unet::{Conditioning, Prior, UNet2DConditionModel, UNetConfig},
@@ -94,7 +94,8 @@ fn operations(dtype: DType) -> Vec<(&'static str, Operation, Vec<Vec<usize>>)> {
         ("cross-attention", 6, Mask::None, 300, 77),
         ("causal attention", 2, Mask::Causal, 77, 77),
     ] {
-        let run: Operation = Box::new(move |x| attention(&x[0], &x[1], &x[2], heads, mask));
+        let run: Operation =
+            Box::new(move |x| attention(&x[0], &x[1], &x[2], heads, mask, Products::F32));
         list.push((name, run, vec![vec![queries, 48], vec![keys, 48], vec![keys, 48]]));
     }
     let one = |f: fn(&Tensor) -> Result<Tensor>| -> Operation { Box::new(move |x| f(&x[0])) };
@@ -104,6 +105,21 @@ fn operations(dtype: DType) -> Vec<(&'static str, Operation, Vec<Vec<usize>>)> {
     list.push(("geglu", one(geglu), vec![vec![300, 154]]));
     list.push(("upsample", one(upsample_nearest_2x), vec![vec![17, 13, 24]]));
     list
+}
+
+/// Attention whose products are rounded, where this processor has instructions for that.
+fn rounded() -> Vec<(&'static str, Operation, Vec<Vec<usize>>)> {
+    let attend = |heads, mask| -> Operation {
+        Box::new(move |x| attention(&x[0], &x[1], &x[2], heads, mask, Products::Bf16))
+    };
+    if !Products::Bf16.is_available() {
+        return Vec::new();
+    }
+    let shapes = |queries, keys| vec![vec![queries, 48], vec![keys, 48], vec![keys, 48]];
+    vec![
+        ("self-attention in bf16", attend(3, Mask::None), shapes(517, 517)),
+        ("causal attention in bf16", attend(2, Mask::Causal), shapes(77, 77)),
+    ]
 }
 
 fn inputs(shapes: &[Vec<usize>], batch: usize) -> Vec<Tensor> {
@@ -131,7 +147,7 @@ fn every_kernel_equals_its_composed_form() {
 
 #[test]
 fn a_sample_gives_the_same_bytes_in_any_batch_on_any_number_of_threads() {
-    for (name, run, shapes) in operations(DType::F32) {
+    for (name, run, shapes) in operations(DType::F32).into_iter().chain(rounded()) {
         let batch = inputs(&shapes, 3);
         let together = on_threads(2, || run(&batch)).unwrap();
         for threads in [1, 2, 5] {
@@ -153,7 +169,7 @@ fn a_sample_gives_the_same_bytes_in_any_batch_on_any_number_of_threads() {
 
 #[test]
 fn values_that_are_not_finite_stay_visible() {
-    for (name, run, shapes) in operations(DType::F32) {
+    for (name, run, shapes) in operations(DType::F32).into_iter().chain(rounded()) {
         let mut x = inputs(&shapes, 1);
         let mut numbers = x[0].flatten_all().unwrap().to_vec1::<f32>().unwrap();
         numbers[7] = f32::NAN;

@@ -5,8 +5,8 @@ use std::{collections::HashMap, fs, path::PathBuf};
 use candle_core::{DType, Device, Tensor};
 use cupscale::backend::Params;
 use cupscale::backend::ops::{
-    Conv2d, CropRect, GroupNorm, LayerNorm, Linear, Mask, attention, crop_resize, geglu, gelu,
-    quick_gelu, silu, upsample_nearest_2x,
+    Conv2d, CropRect, GroupNorm, LayerNorm, Linear, Mask, Products, attention, crop_resize, geglu,
+    gelu, quick_gelu, silu, upsample_nearest_2x,
 };
 use serde_json::Value;
 
@@ -136,7 +136,7 @@ fn attention_equals_torch_for_every_mask_head_count_and_odd_length() {
         let [q, k, v] = ["q", "k", "v"].map(|part| fixture.get(&format!("{name}.{part}")));
         let causal = settings["causal"].as_bool().unwrap();
         let mask = if causal { Mask::Causal } else { Mask::None };
-        let y = attention(q, k, v, number(settings, "heads"), mask).unwrap();
+        let y = attention(q, k, v, number(settings, "heads"), mask, Products::F32).unwrap();
         fixture.assert_equals(&format!("{name}.y"), &y);
     }
 }
@@ -144,8 +144,8 @@ fn attention_equals_torch_for_every_mask_head_count_and_odd_length() {
 #[test]
 fn attention_refuses_heads_that_do_not_divide_the_width() {
     let x = Tensor::zeros((1, 4, 10), DType::F32, &Device::Cpu).unwrap();
-    assert!(attention(&x, &x, &x, 3, Mask::None).is_err());
-    assert!(attention(&x, &x, &x, 0, Mask::None).is_err());
+    assert!(attention(&x, &x, &x, 3, Mask::None, Products::F32).is_err());
+    assert!(attention(&x, &x, &x, 0, Mask::None, Products::F32).is_err());
 }
 
 #[test]

@@ -187,6 +187,12 @@ impl Params {
         self.working.dtype
     }
 
+    /// The precision in which the CPU's kernels multiply.
+    #[must_use]
+    pub fn products(&self) -> Products {
+        self.working.products
+    }
+
     /// Where the model computes.
     #[must_use]
     pub fn device(&self) -> &Device {

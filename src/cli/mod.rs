@@ -82,6 +82,7 @@ pub fn run() -> ExitCode {
             return ExitCode::from(USAGE);
         }
     };
+    cupscale::backend::keep_freed();
     let result = match &cli.verb {
         None => upscale::run(&cli.job),
         Some(Verb::Plan(job)) => plan::run(job).map(|()| ExitCode::from(DONE)),

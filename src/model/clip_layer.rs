@@ -5,7 +5,7 @@ use candle_core::{Result, Tensor};
 
 use super::text::HiddenAct;
 use crate::backend::Params;
-use crate::backend::ops::{LayerNorm, Linear, Mask, attention, gelu, quick_gelu};
+use crate::backend::ops::{LayerNorm, Linear, Mask, Products, attention, gelu, quick_gelu};
 
 /// What a layer is built from; the same for all layers of an encoder.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +30,7 @@ pub(super) struct ClipLayer {
     fc1: Linear,
     fc2: Linear,
     shape: LayerShape,
+    products: Products,
 }
 
 impl ClipLayer {
@@ -48,6 +49,7 @@ impl ClipLayer {
             fc1: Linear::load(width, inner, &vb.pp("mlp.fc1"))?,
             fc2: Linear::load(inner, width, &vb.pp("mlp.fc2"))?,
             shape,
+            products: vb.products(),
         })
     }
 
@@ -55,7 +57,14 @@ impl ClipLayer {
     pub(super) fn forward(&self, x: &Tensor, mask: Mask) -> Result<Tensor> {
         let h = self.norm1.forward(x)?;
         let (q, k, v) = (self.q.forward(&h)?, self.k.forward(&h)?, self.v.forward(&h)?);
-        let x = (x + self.out.forward(&attention(&q, &k, &v, self.shape.heads, mask)?)?)?;
+        let x = (x + self.out.forward(&attention(
+            &q,
+            &k,
+            &v,
+            self.shape.heads,
+            mask,
+            self.products,
+        )?)?)?;
         let h = self.fc1.forward(&self.norm2.forward(&x)?)?;
         let h = match self.shape.act {
             HiddenAct::QuickGelu => quick_gelu(&h)?,

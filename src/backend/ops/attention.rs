@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use candle_core::{D, DType, Device, Result, Tensor};
 
-use super::cpu;
+use super::{Products, cpu};
 
 /// Which keys a query may see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,11 +40,20 @@ pub(super) const SCORE_BYTES: usize = 256 << 20;
 ///
 /// `q` is `[B, N, heads·d]`, `k` and `v` are `[B, M, heads·d]`; the result is `[B, N, heads·d]`
 /// (`torch.nn.functional.scaled_dot_product_attention` between head splits). With fewer heads in `k`
-/// and `v`, each serves as many heads of `q` in a row (`enable_gqa=True`).
+/// and `v`, each serves as many heads of `q` in a row (`enable_gqa=True`). The CPU's kernels round what
+/// they multiply to the precision of the `products`, but where there are only a few queries.
 ///
 /// # Errors
-/// Widths that `heads` does not divide, or those of the backend.
-pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: Mask) -> Result<Tensor> {
+/// Widths that `heads` does not divide, products that this processor does not have, or those of the
+/// backend.
+pub fn attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    heads: usize,
+    mask: Mask,
+    products: Products,
+) -> Result<Tensor> {
     let (batch, queries, width) = q.dims3()?;
     let (_, keys, key_width) = k.dims3()?;
     if k.dim(0)? != batch || v.dims() != k.dims() {
@@ -73,7 +82,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: Mask) -
         );
     }
     if [q, k, v].into_iter().all(cpu::takes) {
-        return cpu::attention(q, k, v, heads, mask);
+        return cpu::attention(q, k, v, heads, mask, products);
     }
     let group = heads / key_heads;
     let split = |x: &Tensor, tokens: usize, heads: usize| {

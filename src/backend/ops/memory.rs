@@ -206,7 +206,14 @@ impl Ledger {
     pub fn attention(&mut self, q: Extent, keys: usize, heads: usize) -> Extent {
         match self.form {
             Form::Kernels => {
-                let (scratch, laid) = cpu::attention_memory(q.positions(), keys, heads, q.channels);
+                let (scratch, laid) = cpu::attention_memory(
+                    q.batch,
+                    q.positions(),
+                    keys,
+                    heads,
+                    q.channels,
+                    Products::F32,
+                );
                 self.scratch = self.scratch.max(scratch);
                 self.pass((q.count() + laid) * size_of::<f32>());
             }

@@ -12,7 +12,7 @@ use candle_core::{D, DType, Device, Result, Tensor};
 use super::cache::KvCache;
 use super::config::{DecoderConfig, RopeScaling};
 use crate::backend::Params;
-use crate::backend::ops::{Embedding, Linear, Mask, RmsNorm, attention, silu};
+use crate::backend::ops::{Embedding, Linear, Mask, Products, RmsNorm, attention, silu};
 
 /// The decoder with its embeddings and its output projection.
 #[derive(Clone, Debug)]
@@ -25,6 +25,7 @@ pub(super) struct Decoder {
     frequencies: Vec<f32>,
     config: DecoderConfig,
     dtype: DType,
+    products: Products,
     device: Device,
 }
 
@@ -45,6 +46,7 @@ impl Decoder {
             frequencies: frequencies(config),
             config: config.clone(),
             dtype: vb.dtype(),
+            products: vb.products(),
             device: vb.device().clone(),
         })
     }
@@ -136,7 +138,7 @@ impl Decoder {
         let v = by_sequence(layer.v.forward(h)?)?;
         let (k, v) = cache.extend(index, &k, &v, past)?;
         let mask = Mask::Cached { past, window: self.config.sliding_window };
-        let mixed = attention(&q, k, v, heads, mask)?;
+        let mixed = attention(&q, k, v, heads, mask, self.products)?;
         let mixed = if count == 1 {
             at_least_two_rows(&mixed.reshape((rows, heads * head_dim))?)?
         } else {

@@ -8,7 +8,7 @@ use super::{
     prior::Cursor,
 };
 use crate::backend::Params;
-use crate::backend::ops::{Conv2d, GroupNorm, LayerNorm, Linear, Mask, attention, geglu};
+use crate::backend::ops::{Conv2d, GroupNorm, LayerNorm, Linear, Mask, Products, attention, geglu};
 
 /// `Transformer2DModel` fixes these, whatever the UNet's own settings.
 const INPUT_NORM_EPS: f64 = 1e-6;
@@ -23,6 +23,7 @@ struct Attention {
     to_out: Linear,
     heads: usize,
     upcast: bool,
+    products: Products,
 }
 
 impl Attention {
@@ -40,6 +41,7 @@ impl Attention {
             to_out: Linear::load(channels, channels, &vb.pp("to_out").pp(0))?,
             heads,
             upcast,
+            products: if upcast { Products::F32 } else { vb.products() },
         })
     }
 
@@ -54,7 +56,8 @@ impl Attention {
             }
         }
         let [q, k, v] = &qkv;
-        let mixed = attention(q, k, v, self.heads, Mask::None)?.to_dtype(x.dtype())?;
+        let mixed =
+            attention(q, k, v, self.heads, Mask::None, self.products)?.to_dtype(x.dtype())?;
         match residual {
             Some(residual) => self.to_out.forward_add(&mixed, residual),
             None => self.to_out.forward(&mixed),

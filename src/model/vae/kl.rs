@@ -5,7 +5,7 @@ use candle_core::{DType, Result, Tensor};
 
 use super::{KlConfig, LatentScaling, norms::NormPass};
 use crate::backend::Params;
-use crate::backend::ops::{Conv2d, GroupNorm, Linear, Mask, attention};
+use crate::backend::ops::{Conv2d, GroupNorm, Linear, Mask, Products, attention};
 
 /// The epsilon of every norm here (a constant in diffusers, not in the config).
 const EPS: f64 = 1e-6;
@@ -282,6 +282,7 @@ struct MidAttention {
     k: Linear,
     v: Linear,
     out: Linear,
+    products: Products,
 }
 
 impl MidAttention {
@@ -300,6 +301,7 @@ impl MidAttention {
             k: linear(names[1])?,
             v: linear(names[2])?,
             out: linear(names[3])?,
+            products: vb.products(),
         })
     }
 
@@ -308,7 +310,7 @@ impl MidAttention {
         let h = norms.forward(&self.norm, x)?.reshape((batch, height * width, channels))?;
         let (q, k, v) = (self.q.forward(&h)?, self.k.forward(&h)?, self.v.forward(&h)?);
         let x = x.reshape((batch, height * width, channels))?;
-        let h = self.out.forward_add(&attention(&q, &k, &v, 1, Mask::None)?, &x)?;
+        let h = self.out.forward_add(&attention(&q, &k, &v, 1, Mask::None, self.products)?, &x)?;
         h.reshape((batch, height, width, channels))
     }
 }

@@ -18,6 +18,7 @@ mod panels;
 mod pointwise;
 mod product;
 mod simd;
+mod softmax;
 mod transpose;
 
 pub(super) use attention::{attention, attention_memory};

@@ -61,7 +61,7 @@ vectorized! {
         let width = mean.len();
         for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
             for i in 0..width {
-                y[i].write((x[i] - mean[i]) * scale[i] + shift[i]);
+                y[i].write(simd::multiply_add::<FUSED>(x[i] - mean[i], scale[i], shift[i]));
             }
         }
     }
@@ -79,7 +79,8 @@ vectorized! {
         let width = mean.len();
         for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
             for i in 0..width {
-                y[i].write(simd::swish((x[i] - mean[i]) * scale[i] + shift[i], 1.0));
+                let value = simd::multiply_add::<FUSED>(x[i] - mean[i], scale[i], shift[i]);
+                y[i].write(simd::swish::<FUSED>(value, 1.0));
             }
         }
     }

@@ -18,7 +18,7 @@ const PIECE: usize = 1 << 14;
 vectorized! {
     fn silu_slice(x: &[f32], y: &mut [MaybeUninit<f32>]) {
         for (y, &x) in y.iter_mut().zip(x) {
-            y.write(simd::swish(x, 1.0));
+            y.write(simd::swish::<FUSED>(x, 1.0));
         }
     }
 }
@@ -26,7 +26,7 @@ vectorized! {
 vectorized! {
     fn quick_gelu_slice(x: &[f32], y: &mut [MaybeUninit<f32>]) {
         for (y, &x) in y.iter_mut().zip(x) {
-            y.write(simd::swish(x, 1.702));
+            y.write(simd::swish::<FUSED>(x, 1.702));
         }
     }
 }
@@ -34,7 +34,7 @@ vectorized! {
 vectorized! {
     fn gelu_slice(x: &[f32], y: &mut [MaybeUninit<f32>]) {
         for (y, &x) in y.iter_mut().zip(x) {
-            y.write(simd::gelu(x));
+            y.write(simd::gelu::<FUSED>(x));
         }
     }
 }
@@ -42,7 +42,7 @@ vectorized! {
 vectorized! {
     fn geglu_slice(value: &[f32], gate: &[f32], y: &mut [MaybeUninit<f32>]) {
         for ((y, &value), &gate) in y.iter_mut().zip(value).zip(gate) {
-            y.write(value * simd::gelu(gate));
+            y.write(value * simd::gelu::<FUSED>(gate));
         }
     }
 }
