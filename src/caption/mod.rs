@@ -37,6 +37,8 @@
 //! ```
 
 pub mod attributes;
+#[cfg(feature = "llava")]
+pub mod cache;
 pub mod document;
 mod error;
 pub mod file;

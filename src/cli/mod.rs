@@ -3,6 +3,8 @@
 
 mod args;
 mod caption;
+#[cfg(feature = "llava")]
+mod captioner;
 mod engine;
 mod folder;
 mod models;

@@ -1,0 +1,94 @@
+//! The words around a caption: what the model is asked, and what is kept of its answer.
+
+/// What the model is asked.
+pub(crate) fn instruction(prompt: &str) -> String {
+    let prompt = prompt.trim();
+    let context = if prompt.is_empty() {
+        String::new()
+    } else {
+        format!(
+            " It is a part of a larger picture, which is described as \"{prompt}\"; of that, leave out \
+             whatever this part does not show."
+        )
+    };
+    format!(
+        "Describe in detail what is visible in this picture: objects, materials, textures and light.\
+         {context} Name nothing that is not visible. Answer with one sentence of at most 60 tokens that \
+         does not begin with \"The image\"."
+    )
+}
+
+/// The text without line breaks, what cannot be shown, and quotes around it, cut behind the last clause
+/// with which it fits. One that `has_ended` of itself is cut only if it does not fit; of another the last clause is
+/// unfinished. Where not even the first clause fits, whole words remain.
+pub(super) fn cut_to_fit(text: &str, has_ended: bool, fits: &dyn Fn(&str) -> bool) -> String {
+    let is_gap = |sign: char| {
+        sign.is_whitespace() || sign.is_control() || sign == char::REPLACEMENT_CHARACTER
+    };
+    let words: Vec<_> = text.split(is_gap).filter(|word| !word.is_empty()).collect();
+    let text = words.join(" ");
+    let text = text.trim_matches('"').trim();
+    if has_ended && fits(text) {
+        return text.to_owned();
+    }
+    let ends_of = |is_end: &dyn Fn(char, Option<char>) -> bool| -> Vec<usize> {
+        let mut ends: Vec<usize> = text
+            .char_indices()
+            .filter(|&(at, sign)| is_end(sign, text[at + sign.len_utf8()..].chars().next()))
+            .map(|(at, _)| at)
+            .collect();
+        ends.reverse();
+        ends
+    };
+    let clauses =
+        ends_of(&|sign, next| ".,;:!?".contains(sign) && next.is_none_or(|next| next == ' '));
+    let words = ends_of(&|sign, _| sign == ' ');
+    let whole = (!has_ended && clauses.is_empty()).then_some(text.len());
+    clauses
+        .into_iter()
+        .chain(whole)
+        .chain(words)
+        .map(|end| text[..end].trim_end_matches([',', ';', ':', ' ']))
+        .find(|part| !part.is_empty() && fits(part))
+        .unwrap_or_default()
+        .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at_most(words: usize) -> impl Fn(&str) -> bool {
+        move |text| text.split(' ').count() <= words
+    }
+
+    #[test]
+    fn a_caption_that_fits_stays_as_it_is() {
+        let text = " \"A mossy wall,\n \u{1}wet\u{fffd} stone.\" ";
+        assert_eq!(cut_to_fit(text, true, &at_most(5)), "A mossy wall, wet stone.");
+    }
+
+    #[test]
+    fn a_caption_that_is_too_long_is_cut_behind_a_clause_or_else_a_word() {
+        let text = "A mossy wall, wet stone; ivy at 3.5 metres. Sun";
+        assert_eq!(cut_to_fit(text, true, &at_most(8)), "A mossy wall, wet stone");
+        assert_eq!(cut_to_fit(text, true, &at_most(4)), "A mossy wall");
+        assert_eq!(cut_to_fit(text, true, &at_most(2)), "A mossy");
+        assert_eq!(cut_to_fit(text, true, &at_most(0)), "");
+    }
+
+    #[test]
+    fn what_was_broken_off_loses_its_last_clause() {
+        assert_eq!(
+            cut_to_fit("A wall, wet stone, and so", false, &at_most(9)),
+            "A wall, wet stone"
+        );
+        assert_eq!(cut_to_fit("A wall of wet sto", false, &at_most(9)), "A wall of wet sto");
+    }
+
+    #[test]
+    fn the_prompt_is_context_only_where_there_is_one() {
+        assert!(instruction(" an old harbour ").contains("\"an old harbour\""));
+        assert!(!instruction(" ").contains("larger picture"));
+    }
+}
