@@ -52,6 +52,11 @@ impl Headers {
     /// and laid out anew: the file's pages and the numbers in its format, or these twice in `dtype`.
     fn passing(&self, name: &str, count: usize, dtype: DType) -> usize {
         let stored = self.weights.stored().stored_bytes(name).map_or(0, |(bytes, _)| bytes);
+        if let Some(format) = self.weights.rounding(name) {
+            // In f32 twice on the way to the format, and then with it.
+            let packed = stored_bytes(format, count).unwrap_or(0);
+            return stored + 2 * count * size_of::<f32>() + packed;
+        }
         (2 * stored).max(stored + count * dtype.size_in_bytes())
     }
 

@@ -31,27 +31,44 @@ impl Llava {
         let config = self.decoder.config();
         let Batch { rows, size, .. } = batch;
         let length = self.prompt_length(prompt, size);
-        let prefill_rows = batch.prefill_rows.clamp(1, rows.max(1));
+        let at_once = batch.prefill_rows.clamp(1, rows.max(1));
         let cached = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim;
-        let capacity = length + batch.new_tokens;
-        let cache = ledger.hold(tokens(rows, capacity, cached));
+        let cache = tokens(rows, length + batch.new_tokens, cached);
         let states = ledger.hold(tokens(rows, 2, config.hidden_size));
-
-        let features = self.play_encode(size, prefill_rows, ledger);
-        let seen = length - prompt.before.len();
-        let x = ledger.hold(tokens(prefill_rows, seen, config.hidden_size));
-        ledger.drop(features);
-        play_layers(config, x, length, ledger);
-        ledger.drop(x);
-
+        // The last of the full slices, and what is left over. Host memory counts once it is written to.
+        let full = rows / at_once * at_once;
+        for (slice, computed) in [(at_once, full), (rows - full, rows)] {
+            let written = tokens(computed, length, cached);
+            let cache = ledger.hold(if self.device.is_cpu() { written } else { cache });
+            self.play_prefill(prompt, size, slice, ledger);
+            ledger.drop(cache);
+        }
         // A batch of single tokens; scores twice: the tensor, and the host's.
+        ledger.hold(cache);
         let x = ledger.hold(tokens(1, rows.max(2), config.hidden_size));
         let scores = ledger.hold(tokens(2, rows, config.vocab_size));
         ledger.drop(scores);
         play_layers(config, x, length, ledger);
-        for value in [x, states, cache] {
+        for value in [x, cache, states] {
             ledger.drop(value);
         }
+    }
+
+    /// The prompts of so many rows.
+    fn play_prefill(
+        &self,
+        prompt: &Prompt,
+        size: (usize, usize),
+        rows: usize,
+        ledger: &mut Ledger,
+    ) {
+        let config = self.decoder.config();
+        let features = self.play_encode(size, rows, ledger);
+        let length = self.prompt_length(prompt, size);
+        let x = ledger.hold(tokens(rows, length - prompt.before.len(), config.hidden_size));
+        ledger.drop(features);
+        play_layers(config, x, length, ledger);
+        ledger.drop(x);
     }
 
     /// [`encode`](Self::encode) of so many pictures of this size.
