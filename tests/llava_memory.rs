@@ -74,10 +74,10 @@ fn captions_take_no_more_than_planned_and_at_least_four_fifths_of_it() {
     let small = Decoder { hidden: 768, inner: 2048, layers: 5, vocabulary: 8192 };
     let large = Decoder { layers: 9, ..small };
     for (decoder, dtype, options) in [
-        (small, DType::F32, "-s 3 --prompt fog"),
-        (small, DType::F16, "-s 3 --prompt fog --caption-batch 1 --caption-quantize q8_0"),
-        (large, DType::F16, "-s 3 --prompt fog"),
-        (large, DType::F32, "-s 2 --prompt fog --caption-quantize q4_k"),
+        (small, DType::F32, "--size 96x72 --prompt fog"),
+        (small, DType::F16, "--size 96x72 --prompt fog --caption-batch 1 --caption-quantize q8_0"),
+        (large, DType::F16, "--size 96x72 --prompt fog"),
+        (large, DType::F32, "--size 96x72 --prompt fog --caption-quantize q4_k"),
     ] {
         let shell = shell(decoder, dtype);
         let plan = plan(&shell, options);
@@ -93,7 +93,7 @@ fn captions_take_no_more_than_planned_and_at_least_four_fifths_of_it() {
 fn a_budget_for_one_model_at_a_time_is_kept_and_changes_no_byte() {
     let decoder = Decoder { hidden: 768, inner: 2048, layers: 3, vocabulary: 4096 };
     let shell = shell(decoder, DType::F32);
-    let options = "-s 3 --no-caption-cache";
+    let options = "--size 96x72 --no-caption-cache";
     measure(&shell, options);
     let free = shell.bytes("out.png");
     let roomy = plan(&shell, options);

@@ -1,7 +1,7 @@
 //! What describing a picture takes of memory: the stage before all others, in which the captioner's model
 //! may be the largest thing that a job ever loads.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use crate::{
     backend::ops::memory::Ledger,
@@ -23,8 +23,8 @@ pub(super) struct Captions<'a> {
     model: &'a CaptionModel,
     settings: LlavaSettings,
     prompt: Prompt,
-    /// width and height of whatever is shown
-    sizes: BTreeSet<(usize, usize)>,
+    /// of each width and height that is shown, how many there are: those go together
+    sizes: BTreeMap<(usize, usize), usize>,
 }
 
 impl Job<'_> {
@@ -34,13 +34,15 @@ impl Job<'_> {
         let model = self.engine.captioner()?;
         let factor = self.engine.shape().factor;
         let rects = self.grid.regions().map(|region| rect(&region, &self.canvas, factor));
-        let mut sizes: BTreeSet<_> =
-            rects.map(|rect| (rect.width as usize, rect.height as usize)).collect();
+        let mut sizes = BTreeMap::new();
+        for rect in rects {
+            *sizes.entry((rect.width as usize, rect.height as usize)).or_insert(0) += 1;
+        }
         // What cannot be turned into tokens will be said when it is asked.
         let mut prompt = model.blueprint.prompt(&instruction(&self.settings.prompt)).ok()?;
         if self.settings.prompt.is_empty() {
             let (width, height) = whole_size(self.input);
-            sizes.insert((width as usize, height as usize));
+            sizes.entry((width as usize, height as usize)).or_insert(1);
             // Regions are asked about with what was said of the whole.
             let longest = generate_options(&settings).max_new_tokens;
             prompt.after.extend(vec![0; longest]);
@@ -58,7 +60,8 @@ impl Captions<'_> {
     /// How captions may be made, the most at once first: those that the user asked for alone, or all
     /// that a budget may leave; of each number the most that are read at once first.
     pub fn batches(&self) -> Vec<CaptionBatch> {
-        let most = self.settings.rows.unwrap_or(Defaults::CAPTION_BATCH).min(self.job.grid.len());
+        let together = self.sizes.values().max().copied().unwrap_or(1);
+        let most = self.settings.rows.unwrap_or(Defaults::CAPTION_BATCH).min(together);
         let least = if self.settings.rows.is_some() { most } else { 1 };
         let read = generate_options(&self.settings).prefill_rows;
         let of_rows = |rows: usize| {
@@ -74,10 +77,11 @@ impl Captions<'_> {
             host: self.job.engine.text_sizes.vocabulary * VOCABULARY_ENTRY_BYTES,
             ..Needs::default()
         };
-        for &size in &self.sizes {
+        for (&size, &count) in &self.sizes {
             let mut ledger = Ledger::new(&self.model.device, self.model.dtype);
+            let rows = batch.rows.min(count);
             let batch = Batch {
-                rows: batch.rows,
+                rows,
                 prefill_rows: batch.prefill_rows,
                 size,
                 new_tokens: generate_options(&self.settings).max_new_tokens,
@@ -86,7 +90,7 @@ impl Captions<'_> {
             *scratch = (*scratch).max(ledger.scratch_bytes());
             let pixels = size.0 * size.1 * 3;
             // All pictures of a batch, and one of them as it is resized; while none is computed yet.
-            let (shown, window) = (batch.rows * pixels, 3 * pixels * size_of::<f32>());
+            let (shown, window) = (rows * pixels, 3 * pixels * size_of::<f32>());
             needs.device_working = needs.device_working.max(ledger.peak() + shown);
             needs.host_working = needs.host_working.max(shown + window);
         }

@@ -6,7 +6,7 @@ use std::{fmt, sync::Arc};
 use candle_core::{DType, Device};
 
 use crate::{
-    backend::working_dtype,
+    backend::{give_back_freed, working_dtype},
     caption::{
         CaptionError, Pixels,
         cache::CaptionCache,
@@ -75,10 +75,13 @@ impl CaptionModel {
         let (device, dtype) = (self.device.clone(), self.dtype);
         let load = move || {
             slot.get(|| {
-                files.load(&device, dtype).map_err(|error| CaptionError::Engine {
+                let loaded = files.load(&device, dtype).map_err(|error| CaptionError::Engine {
                     name: "llava".into(),
                     message: error.to_string().lines().next().unwrap_or_default().to_owned(),
-                })
+                });
+                // What rounding weights has left behind is as large as they are.
+                give_back_freed();
+                loaded
             })
         };
         LlavaModel {

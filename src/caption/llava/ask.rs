@@ -9,7 +9,7 @@ use std::sync::{
     mpsc::{self, RecvTimeoutError},
 };
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Answer, Load, NAME, Said, engine, one_line};
 use crate::caption::CaptionError;
@@ -17,6 +17,9 @@ use crate::model::llava::{GenerateOptions, Llava, LlavaError, Prompt, Row, Step}
 
 /// How often it is asked whether to stop.
 const PATIENCE: Duration = Duration::from_millis(50);
+
+/// How long the thread is waited for after a stop: most steps are shorter, and it then ends cleanly.
+const GRACE: Duration = Duration::from_millis(400);
 
 /// What the model is to do.
 pub(super) struct Question {
@@ -36,7 +39,7 @@ enum News {
 
 /// The model's answer for each row; `on_ended` is told how many there are so far.
 ///
-/// Where `stop` says so this returns at once, and the thread ends with the step it is at.
+/// Where `stop` says so this returns within half a second, and the thread ends with the step it is at.
 ///
 /// # Errors
 /// [`CaptionError::Interrupted`], or whatever keeps the model from working at all.
@@ -69,6 +72,10 @@ pub(super) fn ask(
     loop {
         if stop() {
             halt.store(true, Ordering::Relaxed);
+            let until = Instant::now() + GRACE;
+            while let Ok(News::Ended(_)) =
+                news.recv_timeout(until.saturating_duration_since(Instant::now()))
+            {}
             return Err(CaptionError::Interrupted);
         }
         match news.recv_timeout(PATIENCE) {

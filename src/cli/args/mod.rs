@@ -252,6 +252,8 @@ mod tests {
             format!("[default: the model's, or {}]", Defaults::STRENGTH),
             format!("[default: the model's, or {}]", Defaults::GUIDANCE),
             format!("[default: {}, or what fits]", Defaults::TILE),
+            #[cfg(feature = "llava")]
+            format!("[default: {}, or what fits]", Defaults::CAPTION_BATCH),
             format!(
                 "[default: {} on the CPU, {} on a GPU, or what fits]",
                 Defaults::BATCH_CPU,

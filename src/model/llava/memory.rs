@@ -33,18 +33,12 @@ impl Llava {
         let length = self.prompt_length(prompt, size);
         let at_once = batch.prefill_rows.clamp(1, rows.max(1));
         let cached = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim;
-        let cache = tokens(rows, length + batch.new_tokens, cached);
+        // All of it from the beginning: whether an allocator's zeros are pages that nobody has touched
+        // depends on what it has to reuse.
+        let cache = ledger.hold(tokens(rows, length + batch.new_tokens, cached));
         let states = ledger.hold(tokens(rows, 2, config.hidden_size));
-        // The last of the full slices, and what is left over. Host memory counts once it is written to.
-        let full = rows / at_once * at_once;
-        for (slice, computed) in [(at_once, full), (rows - full, rows)] {
-            let written = tokens(computed, length, cached);
-            let cache = ledger.hold(if self.device.is_cpu() { written } else { cache });
-            self.play_prefill(prompt, size, slice, ledger);
-            ledger.drop(cache);
-        }
+        self.play_prefill(prompt, size, at_once, ledger);
         // A batch of single tokens; scores twice: the tensor, and the host's.
-        ledger.hold(cache);
         let x = ledger.hold(tokens(1, rows.max(2), config.hidden_size));
         let scores = ledger.hold(tokens(2, rows, config.vocab_size));
         ledger.drop(scores);
