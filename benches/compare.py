@@ -1,12 +1,15 @@
-"""The figures of the README: this program beside PyTorch on the same weights, shapes and threads.
+"""The figures of the README: this program in turn with PyTorch on the same shapes and threads, in one run.
 
-    cargo bench --bench unet --no-run && cargo build --release
-    python benches/compare.py            # needs models/train/requirements.txt
+    pip install -r models/train/requirements.txt && cargo build --release
+    python benches/compare.py                 # operations, the embedded model's UNet, whole jobs
+    python benches/compare.py --only operations --filter attention
 
-Prints Markdown: one UNet call (median of interleaved rounds, GFLOP/s, ratio), and the whole job with
-its peak memory.
+Prints Markdown. Operations have random weights and SDXL's shapes, and the precision of PyTorch is that of ours;
+a weight that is kept in 16 bits or quantized stands beside PyTorch's in f32. SDXL's UNet and VAE as wholes are in
+`benches/full_size.py`.
 """
 
+import argparse
 import json
 import os
 import pathlib
@@ -18,13 +21,92 @@ import tempfile
 import time
 
 import torch
+import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+from turns import ROOT, Ours, bench_binary, take_turns
+
+PARTS = ("operations", "unet", "jobs")
 SHAPES = ((1, 64, 64), (4, 64, 64))
-ROUNDS = 5
+# A turn takes about this long, so that one program's threads have slept when the other's begin.
+TURN = 0.25
+
+
+def torch_operation(case):
+    """PyTorch's form of a case of `benches/ops.rs`, in f32, pictures channels-last, as a closure."""
+    def picture(channels, side):
+        return torch.randn(1, channels, side, side).to(memory_format=torch.channels_last)
+
+    def split(tokens):
+        """Heads as diffusers has them: a view of tokens."""
+        width = case["heads"] * case["head_width"]
+        return torch.randn(1, tokens, width).view(1, tokens, case["heads"], -1).transpose(1, 2)
+
+    match case["operation"]:
+        case "conv":
+            kernel = case["kernel"]
+            weight = torch.randn(case["output"], case["input"], kernel, kernel).to(memory_format=torch.channels_last)
+            x, bias = picture(case["input"], case["side"]), torch.randn(case["output"])
+            if case["upsample"]:
+                return lambda: F.conv2d(F.interpolate(x, scale_factor=2), weight, bias, padding=kernel // 2)
+            return lambda: F.conv2d(x, weight, bias, stride=case["stride"], padding=kernel // 2)
+        case "linear":
+            x, bias = torch.randn(1, case["rows"], case["input"]), torch.randn(case["output"])
+            weight = torch.randn(case["output"], case["input"])
+            return lambda: F.linear(x, weight, bias)
+        case "attention":
+            q, k, v = split(case["queries"]), split(case["keys"]), split(case["keys"])
+            return lambda: F.scaled_dot_product_attention(q, k, v)
+        case "group_norm_silu":
+            x, ones = picture(case["channels"], case["side"]), torch.ones(case["channels"])
+            return lambda: F.silu(F.group_norm(x, 32, ones, ones))
+        case "layer_norm":
+            x, ones = torch.randn(1, case["rows"], case["channels"]), torch.ones(case["channels"])
+            return lambda: F.layer_norm(x, ones.shape, ones, ones)
+        case "geglu":
+            x = torch.randn(1, case["rows"], 2 * case["channels"])
+
+            def geglu():
+                value, gate = x.chunk(2, dim=-1)
+                return value * F.gelu(gate)
+            return geglu
+        case "upsample":
+            x = picture(case["channels"], case["side"])
+            return lambda: F.interpolate(x, scale_factor=2)
+        case "crop_resize":
+            x = picture(case["channels"], case["side"])
+            grid = F.affine_grid(torch.tensor([[[0.5, 0, 0], [0, 0.5, 0]]]), x.shape, align_corners=False)
+            return lambda: F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+        case "add":
+            a, b = picture(case["channels"], case["side"]), picture(case["channels"], case["side"])
+            return lambda: a + b
+        case "concatenate":
+            a, b = picture(case["channels"], case["side"]), picture(case["channels"], case["side"])
+            return lambda: torch.cat([a, b], 1)
+    raise SystemExit(f"no PyTorch form of {case}")
+
+
+@torch.inference_mode()
+def compare_operations(threads, rounds, wanted):
+    program = bench_binary("ops")
+    lines = subprocess.run([program, "--list"], check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+    print(f"| operation, {threads} threads | PyTorch ms | ours ms | | ours / PyTorch |\n|---|---|---|---|---|")
+    with Ours([program], threads) as ours:
+        for case in map(json.loads, lines):
+            name = case["name"]
+            if not any(part in name for part in wanted):
+                continue
+            operation = torch_operation(case)
+            operation()
+            started = time.perf_counter()
+            operation()
+            count = max(2, min(200, int(TURN / (time.perf_counter() - started))))
+            a, b, ratio = take_turns(operation, lambda count: ours.seconds(name, count), rounds, count)
+            amount, unit = (case["flops"], "GFLOP/s") if case["flops"] else (case["bytes"], "GB/s")
+            print(f"| {name} | {a * 1e3:.2f} | {b * 1e3:.2f} | {amount / b / 1e9:.0f} {unit} | {ratio:.2f} |", flush=True)
+    print()
 
 
 def torch_unet(unet, batch, height, width):
@@ -33,45 +115,32 @@ def torch_unet(unet, batch, height, width):
     pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
     generator = torch.Generator().manual_seed(0)
     sample = torch.randn((batch, config.in_channels, height, width), generator=generator)
+    context = torch.randn((batch, 77, config.cross_attention_dim), generator=generator)
+    text = torch.randn((batch, pooled), generator=generator)
     arguments = {
-        "sample": sample.contiguous(memory_format=torch.channels_last),
+        "sample": sample.to(unet.dtype).contiguous(memory_format=torch.channels_last),
         "timestep": 499,
-        "encoder_hidden_states": torch.randn((batch, 77, config.cross_attention_dim), generator=generator),
-        "added_cond_kwargs": {
-            "text_embeds": torch.randn((batch, pooled), generator=generator),
-            "time_ids": torch.full((batch, 6), 256.0),
-        },
+        "encoder_hidden_states": context.to(unet.dtype),
+        "added_cond_kwargs": {"text_embeds": text.to(unet.dtype), "time_ids": torch.full((batch, 6), 256.0)},
     }
     return lambda: unet(**arguments)
 
 
 @torch.inference_mode()
-def compare_unet(threads):
+def compare_unet(threads, rounds):
     unet = UNet2DConditionModel.from_pretrained(ROOT / "models/mini/unet", torch_dtype=torch.float32)
     unet = unet.eval().to(memory_format=torch.channels_last)
     print(f"| UNet call, f32, {threads} threads | GFLOP | PyTorch ms | GFLOP/s | ours ms | GFLOP/s | ours / PyTorch |")
     print("|---|---|---|---|---|---|---|")
-    for shape in SHAPES:
-        call = torch_unet(unet, *shape)
-        with FlopCounterMode(display=False) as counter:
-            call()
-        flop = counter.get_total_flops()
-        theirs, ours = [], []
-        for _ in range(ROUNDS):
-            started = time.perf_counter()
-            call()
-            theirs.append(time.perf_counter() - started)
-            line = subprocess.run(
-                ["cargo", "bench", "-q", "--bench", "unet", "--", "--batch", str(shape[0]), "--height", str(shape[1]),
-                 "--width", str(shape[2]), "--repetitions", "3"],
-                cwd=ROOT, check=True, capture_output=True, text=True,
-                env={**os.environ, "RAYON_NUM_THREADS": str(threads)},
-            ).stdout.strip().splitlines()[-1]
-            ours.append(json.loads(line)["median_s"])
-        a, b = statistics.median(theirs), statistics.median(ours)
-        ratio = statistics.median(y / x for x, y in zip(theirs, ours))
-        print(f"| {' × '.join(map(str, shape))} | {flop / 1e9:.1f} | {a * 1e3:.0f} | {flop / a / 1e9:.0f} "
-              f"| {b * 1e3:.0f} | {flop / b / 1e9:.0f} | {ratio:.2f} |")
+    with Ours([bench_binary("parts")], threads) as ours:
+        for shape in SHAPES:
+            call, name = torch_unet(unet, *shape), "x".join(map(str, shape))
+            with FlopCounterMode(display=False) as counter:
+                call()
+            flop = counter.get_total_flops()
+            a, b, ratio = take_turns(call, lambda count: ours.seconds(name, count), rounds, 3)
+            print(f"| {' × '.join(map(str, shape))} | {flop / 1e9:.1f} | {a * 1e3:.0f} | {flop / a / 1e9:.0f} "
+                  f"| {b * 1e3:.0f} | {flop / b / 1e9:.0f} | {ratio:.2f} |", flush=True)
 
 
 def whole_job(program, scale, repetitions):
@@ -86,24 +155,35 @@ def whole_job(program, scale, repetitions):
             subprocess.run([program, source, "-o", source.with_name("out.png"), "--scale", str(scale), "--quiet"],
                            check=True)
             seconds.append(time.perf_counter() - started)
-    # The largest child so far: jobs therefore run from small to large.
+    # The largest child so far: jobs therefore run before everything else, from small to large.
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     return statistics.median(seconds), peak
 
 
-def main():
-    threads = int(os.environ.get("THREADS", os.cpu_count()))
-    torch.set_num_threads(threads)
+def jobs():
     target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-    program = target / "release" / "cupscale-fast"
     print("| whole job, embedded model, f32 | seconds | peak memory |")
     print("|---|---|---|")
     for scale, repetitions in ((2, 3), (4, 1)):
-        seconds, peak = whole_job(program, scale, repetitions)
-        print(f"| 512² → {512 * scale}² | {seconds:.1f} | {peak:.0f} MiB |")
-        sys.stdout.flush()
+        seconds, peak = whole_job(target / "release" / "cupscale-fast", scale, repetitions)
+        print(f"| 512² → {512 * scale}² | {seconds:.1f} | {peak:.0f} MiB |", flush=True)
     print()
-    compare_unet(threads)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS)
+    parser.add_argument("--filter", nargs="*", default=[""], help="operations whose names have one of these")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each program")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if "jobs" in args.only:
+        jobs()
+    if "operations" in args.only:
+        compare_operations(args.threads, args.rounds, args.filter)
+    if "unet" in args.only:
+        compare_unet(args.threads, args.rounds)
 
 
 if __name__ == "__main__":

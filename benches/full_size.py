@@ -1,12 +1,15 @@
 """SDXL at full size, with random weights made on the spot: this program beside PyTorch (diffusers), in one run.
 
-    cargo build --release && cargo bench --bench unet --no-run
-    python benches/full_size.py --work /path/with/30-GB      # needs models/train/requirements.txt
+    pip install -r models/train/requirements.txt && cargo build --release
+    python benches/full_size.py --work /path/with/30-GB
+    python benches/full_size.py --work DIR --only calls      # the UNet and the VAE in turn with PyTorch
+    python benches/full_size.py --work DIR --only sdcpp --sdcpp PYTHON     # one with `pip install cyllama`
 
 Random weights compute the same products as trained ones, so times, memory and agreement are those of the real model;
-only the pictures mean nothing. Prints Markdown: seconds and peak memory of one 1024 x 1024 region and four steps,
-the error of one UNet call against PyTorch in f32, and the table of quantized types. Every program is a process of
-its own, so that its peak is its own.
+only the pictures mean nothing. Prints Markdown: seconds of single calls of the UNet and the VAE; seconds and peak
+memory of one 1024 x 1024 region and four steps; the error of one UNet call against PyTorch in f32, and the table of
+quantized types; and a smaller job beside stable-diffusion.cpp. Whole jobs are processes of their own, so that
+each peak is its own.
 """
 
 import argparse
@@ -20,7 +23,11 @@ import time
 
 import numpy as np
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+from turns import ROOT, Ours, bench_binary, take_turns
+
+SECTIONS = ("calls", "jobs", "errors")
+# Latent sides of the UNet's calls and of the VAE's.
+UNET_SIDES, VAE_SIDE = (64, 128), 64
 CALLS = {"prompt": "a harbour at dusk", "negative_prompt": "", "strength": 0.5, "num_inference_steps": 8}
 TYPES = ("f16", "q8_0", "q6_k", "q5_k", "q4_k")
 
@@ -198,6 +205,34 @@ def torch_job(model, picture, output):
     print("{}")
 
 
+def compare_calls(model, threads, rounds):
+    """Single calls of the UNet and of the VAE's decoder, in turn."""
+    import torch
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    from compare import torch_unet as unet_call
+
+    torch.set_num_threads(threads)
+    print(f"| call, {threads} threads | PyTorch s | ours s | ours / PyTorch |\n|---|---|---|---|", flush=True)
+
+    def row(name, call, ours, shape):
+        a, b, ratio = take_turns(call, lambda count: ours.seconds(shape, count), rounds, 1)
+        print(f"| {name} | {a:.2f} | {b:.2f} | {ratio:.2f} |", flush=True)
+
+    program = bench_binary("parts")
+    with torch.inference_mode(), Ours([program, "--model", model], threads) as ours:
+        unet = UNet2DConditionModel.from_pretrained(model / "unet", torch_dtype=torch.float32)
+        unet = unet.eval().to(memory_format=torch.channels_last)
+        for side in UNET_SIDES:
+            row(f"UNet, {side} × {side} latent, f32", unet_call(unet, 1, side, side), ours, f"1x{side}x{side}")
+    del unet
+    with torch.inference_mode(), Ours([program, "--model", model, "--part", "vae"], threads) as ours:
+        vae = AutoencoderKL.from_pretrained(model / "vae", torch_dtype=torch.float32)
+        vae = vae.eval().to(memory_format=torch.channels_last)
+        latent = torch.randn(1, 4, VAE_SIDE, VAE_SIDE).to(memory_format=torch.channels_last)
+        row(f"VAE decode, {8 * VAE_SIDE}², f32", lambda: vae.decode(latent), ours, f"1x{VAE_SIDE}x{VAE_SIDE}")
+
+
 def measured(command, environment=None):
     """Runs a process; the last line of its output as JSON, its seconds and its peak resident GiB."""
     started = time.perf_counter()
@@ -266,27 +301,34 @@ def main():
     parser.add_argument("--work", type=pathlib.Path, required=True, help="holds the random model and its GGUF files")
     parser.add_argument("--side", type=int, default=128, help="latent side of the UNet comparison")
     parser.add_argument("--types", nargs="*", default=TYPES, choices=TYPES)
-    parser.add_argument("--skip-jobs", action="store_true", help="the UNet alone")
-    parser.add_argument("--role", choices=["job", "unet"], help=argparse.SUPPRESS)
+    parser.add_argument("--only", nargs="*", default=SECTIONS, choices=SECTIONS)
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of single calls")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each program in single calls")
+    parser.add_argument("--role", choices=["calls", "job", "unet"], help=argparse.SUPPRESS)
     args = parser.parse_args()
     work, model = args.work.resolve(), args.work.resolve() / "sdxl-random"
+    if args.role == "calls":
+        return compare_calls(model, args.threads, args.rounds)
     if args.role == "job":
         return torch_job(model, work / "in.png", work / "torch.png")
     if args.role == "unet":
         return torch_unet(model, work / "inputs.safetensors", work / "reference.safetensors")
     make_model(model)
+    if "calls" in args.only:
+        # A process of its own, whose memory is free again before the next.
+        subprocess.run([sys.executable, __file__, "--work", work, "--role", "calls", "--threads", str(args.threads),
+                        "--rounds", str(args.rounds)], check=True)
     target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
     program = target / "release/cupscale-fast"
-    for kind in {*args.types, "q8_0"} - {"f16"}:
+    types = ({*args.types} if "errors" in args.only else set()) | ({"q8_0"} if "jobs" in args.only else set())
+    for kind in types - {"f16"}:
         path = work / f"sdxl-{kind}.gguf"
         if not path.exists():
             subprocess.run([program, "models", "quantize", model, "-o", path, "--type", kind], check=True)
-    # The bench's own binary, so that cargo's memory is not counted.
-    built = [path for path in (target / "release/deps").glob("unet-*") if not path.suffix]
-    bench = max(built, key=lambda path: path.stat().st_mtime)
-    if not args.skip_jobs:
+    if "jobs" in args.only:
         whole_jobs(work, model, program)
-    unet_errors(work, model, [bench], args.side, args.types)
+    if "errors" in args.only:
+        unet_errors(work, model, [bench_binary("parts")], args.side, args.types)
     print(f"\nfree disk: {shutil.disk_usage(work).free / 1e9:.0f} GB", file=sys.stderr)
 
 

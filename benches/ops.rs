@@ -1,44 +1,236 @@
-//! Time and GFLOP/s of the operations on shapes of SDXL-family UNets, and of a whole small UNet,
-//! on the CPU in f32. Beside
-//! `benches/ops_torch.py`, which prints the same table for PyTorch.
+//! The operations of SDXL's UNet and VAE one by one, on the CPU. `benches/compare.py` runs them in
+//! turn with PyTorch, from the list here.
 //!
-//! `cargo bench --bench ops [-- FILTER]`; `RAYON_NUM_THREADS` sets the threads. The rate is that
-//! of the best repeat, because a machine that is busy with other work only ever adds time; the CPU
-//! time is the mean over all repeats and threads, and hardly sees other work at all.
+//! `cargo bench --bench ops [-- FILTER]` prints milliseconds alone; `RAYON_NUM_THREADS` sets the
+//! threads. The rate is that of the best repeat, because a machine that is busy with other work only
+//! ever adds time; the CPU time is the mean over all repeats and threads, and hardly sees other work
+//! at all. `--list` prints the operations as JSON, `--serve` computes on request (`turns`).
+
+mod turns;
 
 use std::{
+    error::Error,
+    fmt,
     hint::black_box,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use candle_core::{DType, Device, Result, Shape, Tensor, quantized::GgmlDType};
-use cupscale::{
-    backend::{
-        ParamSource, Params,
-        ops::{
-            Conv2d, GroupNorm, LayerNorm, Linear, Mask, Weight, attention, geglu, relay,
-            upsample_nearest_2x,
-        },
+use cupscale::backend::{
+    ParamSource, Params, Working,
+    ops::{
+        Conv2d, CropRect, GroupNorm, LayerNorm, Linear, Mask, Products, Weight, attention,
+        crop_resize, geglu, upsample_nearest_2x,
     },
-    model::unet::{Conditioning, Prior, UNet2DConditionModel, UNetConfig},
 };
-
-/// 49 M parameters in SDXL's shape; `benches/ops_torch.py` builds the same.
-const UNET: &str = r#"{"in_channels": 8, "block_out_channels": [96, 192, 384],
-    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-    "layers_per_block": 1, "transformer_layers_per_block": [1, 1, 2],
-    "attention_head_dim": [2, 4, 8], "cross_attention_dim": 256, "use_linear_projection": true,
-    "addition_embed_type": "text_time", "addition_time_embed_dim": 32,
-    "projection_class_embeddings_input_dim": 320}"#;
-/// One call on 64 × 64 latent pixels and 77 tokens, as counted by torch's `FlopCounterMode`.
-const UNET_FLOPS: usize = 45_884_080_128;
+use serde::Serialize;
 
 /// Each operation is repeated for this long, and at least three times.
 const TIME: Duration = Duration::from_millis(700);
 
-/// A small random weight for every name.
+/// An operation with its shapes, batch 1.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(tag = "operation", rename_all = "snake_case")]
+enum Case {
+    /// `kernel × kernel`, padded to keep the size; of the picture twice as large if `upsample`
+    Conv {
+        input: usize,
+        output: usize,
+        side: usize,
+        kernel: usize,
+        stride: usize,
+        upsample: bool,
+        kept: Kept,
+    },
+    Linear {
+        rows: usize,
+        input: usize,
+        output: usize,
+        kept: Kept,
+    },
+    Attention {
+        heads: usize,
+        queries: usize,
+        keys: usize,
+        head_width: usize,
+    },
+    GroupNormSilu {
+        channels: usize,
+        side: usize,
+    },
+    LayerNorm {
+        rows: usize,
+        channels: usize,
+    },
+    /// `channels` values and as many gates
+    Geglu {
+        rows: usize,
+        channels: usize,
+    },
+    Upsample {
+        channels: usize,
+        side: usize,
+    },
+    /// the middle of a map at a map's size
+    CropResize {
+        channels: usize,
+        side: usize,
+    },
+    Add {
+        channels: usize,
+        side: usize,
+    },
+    /// of two with so many channels each
+    Concatenate {
+        channels: usize,
+        side: usize,
+    },
+}
+
+/// How a weight is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Kept {
+    F32,
+    F16,
+    Q8_0,
+    Q6K,
+    Q4K,
+}
+
+impl Kept {
+    fn format(self) -> Option<GgmlDType> {
+        match self {
+            Self::F32 => None,
+            Self::F16 => Some(GgmlDType::F16),
+            Self::Q8_0 => Some(GgmlDType::Q8_0),
+            Self::Q6K => Some(GgmlDType::Q6K),
+            Self::Q4K => Some(GgmlDType::Q4K),
+        }
+    }
+}
+
+const fn conv(input: usize, output: usize, side: usize) -> Case {
+    Case::Conv { input, output, side, kernel: 3, stride: 1, upsample: false, kept: Kept::F32 }
+}
+
+const fn linear(rows: usize, input: usize, output: usize, kept: Kept) -> Case {
+    Case::Linear { rows, input, output, kept }
+}
+
+const fn heads(heads: usize, queries: usize, keys: usize, head_width: usize) -> Case {
+    Case::Attention { heads, queries, keys, head_width }
+}
+
+const CASES: &[Case] = &[
+    conv(320, 320, 128),
+    conv(640, 640, 64),
+    conv(1280, 1280, 32),
+    Case::Conv {
+        input: 1280,
+        output: 1280,
+        side: 32,
+        kernel: 3,
+        stride: 1,
+        upsample: false,
+        kept: Kept::F16,
+    },
+    Case::Conv {
+        input: 320,
+        output: 320,
+        side: 128,
+        kernel: 3,
+        stride: 2,
+        upsample: false,
+        kept: Kept::F32,
+    },
+    Case::Conv {
+        input: 960,
+        output: 640,
+        side: 64,
+        kernel: 1,
+        stride: 1,
+        upsample: false,
+        kept: Kept::F32,
+    },
+    Case::Conv {
+        input: 640,
+        output: 640,
+        side: 64,
+        kernel: 3,
+        stride: 1,
+        upsample: true,
+        kept: Kept::F32,
+    },
+    conv(4, 320, 128),
+    conv(320, 4, 128),
+    conv(128, 128, 64),
+    conv(512, 512, 64),
+    linear(4096, 640, 5120, Kept::F32),
+    linear(1024, 1280, 10240, Kept::F32),
+    linear(1024, 5120, 1280, Kept::F32),
+    linear(1024, 1280, 1280, Kept::F32),
+    linear(77, 2048, 640, Kept::F32),
+    linear(1024, 1280, 10240, Kept::F16),
+    linear(1024, 1280, 10240, Kept::Q8_0),
+    linear(1024, 1280, 10240, Kept::Q6K),
+    linear(1024, 1280, 10240, Kept::Q4K),
+    heads(10, 4096, 4096, 64),
+    heads(20, 1024, 1024, 64),
+    heads(10, 4096, 77, 64),
+    heads(20, 1024, 77, 64),
+    heads(1, 4096, 4096, 512),
+    Case::GroupNormSilu { channels: 320, side: 128 },
+    Case::GroupNormSilu { channels: 640, side: 64 },
+    Case::LayerNorm { rows: 4096, channels: 640 },
+    Case::LayerNorm { rows: 1024, channels: 1280 },
+    Case::Geglu { rows: 4096, channels: 2560 },
+    Case::Geglu { rows: 1024, channels: 5120 },
+    Case::Upsample { channels: 640, side: 64 },
+    Case::CropResize { channels: 640, side: 64 },
+    Case::Add { channels: 640, side: 64 },
+    Case::Concatenate { channels: 640, side: 64 },
+];
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let kept = |kept: Kept| match kept {
+            Kept::F32 => String::new(),
+            kept => format!(", {}", format!("{kept:?}").to_lowercase()),
+        };
+        match *self {
+            Self::Conv { input, output, side, kernel, stride, upsample, kept: weight } => {
+                let stride = if stride == 1 { String::new() } else { format!("/{stride}") };
+                let upsample = if upsample { ", upsampled" } else { "" };
+                write!(f, "conv {kernel}×{kernel}{stride} {input}→{output} @{side}²{upsample}")?;
+                f.write_str(&kept(weight))
+            }
+            Self::Linear { rows, input, output, kept: weight } => {
+                write!(f, "linear {rows}×{input}→{output}{}", kept(weight))
+            }
+            Self::Attention { heads, queries, keys, head_width } if queries == keys => {
+                write!(f, "attention {heads}×{queries}×{head_width}")
+            }
+            Self::Attention { heads, queries, keys, head_width } => {
+                write!(f, "attention {heads}×{queries}×{head_width}, {keys} keys")
+            }
+            Self::GroupNormSilu { channels, side } => {
+                write!(f, "group_norm + silu {channels} @{side}²")
+            }
+            Self::LayerNorm { rows, channels } => write!(f, "layer_norm {rows}×{channels}"),
+            Self::Geglu { rows, channels } => write!(f, "geglu {rows}×{}", 2 * channels),
+            Self::Upsample { channels, side } => write!(f, "upsample {channels} @{side}²"),
+            Self::CropResize { channels, side } => write!(f, "crop_resize {channels} @{side}²"),
+            Self::Add { channels, side } => write!(f, "add {channels} @{side}²"),
+            Self::Concatenate { channels, side } => {
+                write!(f, "concatenate {channels} + {channels} @{side}²")
+            }
+        }
+    }
+}
+
+/// A small random weight for every name; convolutions in f16, as those of a large model are kept.
 struct Random;
 
 impl ParamSource for Random {
@@ -49,27 +241,127 @@ impl ParamSource for Random {
     fn contains(&self, _: &str) -> bool {
         true
     }
-}
 
-/// The same in f16, as the weights of a large model are kept.
-struct Halves;
-
-impl ParamSource for Halves {
-    fn get(&self, name: &str, shape: &Shape, dtype: DType, device: &Device) -> Result<Tensor> {
-        Random.get(name, shape, dtype, device)
-    }
-
-    fn contains(&self, _: &str) -> bool {
-        true
-    }
-
-    fn kernel(&self, name: &str, shape: &Shape, _: DType, device: &Device) -> Result<Tensor> {
-        relay(&self.get(name, shape, DType::F32, device)?.to_dtype(DType::F16)?)
+    fn kernel(&self, name: &str, shape: &Shape, working: &Working) -> Result<Weight> {
+        let weight = self.get(name, shape, working.dtype, &working.device)?.to_dtype(DType::F16)?;
+        Weight::kernel(&weight, working.dtype, working.products)
     }
 }
 
 fn values(shape: &[usize]) -> Result<Tensor> {
     Tensor::randn(0f32, 1.0, shape, &Device::Cpu)
+}
+
+type Operation = Box<dyn Fn() -> Result<Tensor>>;
+
+impl Case {
+    /// Multiply-adds, counted as two; 0 where memory is what matters.
+    fn flops(self) -> usize {
+        match self {
+            Self::Conv { input, output, side, kernel, stride, upsample, .. } => {
+                let side = if upsample { 2 * side } else { side / stride };
+                2 * kernel * kernel * input * output * side * side
+            }
+            Self::Linear { rows, input, output, .. } => 2 * rows * input * output,
+            Self::Attention { heads, queries, keys, head_width } => {
+                4 * heads * queries * keys * head_width
+            }
+            _ => 0,
+        }
+    }
+
+    /// Bytes that the operation has to read and write at least, without weights.
+    fn bytes(self) -> usize {
+        let numbers = match self {
+            Self::Conv { input, output, side, stride, upsample, .. } => {
+                let outer = if upsample { 2 * side } else { side / stride };
+                side * side * input + outer * outer * output
+            }
+            Self::Linear { rows, input, output, .. } => rows * (input + output),
+            Self::Attention { heads, queries, keys, head_width } => {
+                2 * heads * (queries + keys) * head_width
+            }
+            Self::GroupNormSilu { channels, side } | Self::CropResize { channels, side } => {
+                2 * channels * side * side
+            }
+            Self::LayerNorm { rows, channels } => 2 * rows * channels,
+            Self::Geglu { rows, channels } => 3 * rows * channels,
+            Self::Add { channels, side } => 3 * channels * side * side,
+            Self::Upsample { channels, side } => 5 * channels * side * side,
+            Self::Concatenate { channels, side } => 4 * channels * side * side,
+        };
+        size_of::<f32>() * numbers
+    }
+
+    /// Weights and inputs, and the operation on them.
+    fn build(self) -> Result<Operation> {
+        let params = Params::new(Arc::new(Random), DType::F32, &Device::Cpu);
+        let square = |channels: usize, side: usize| values(&[1, side, side, channels]);
+        Ok(match self {
+            Self::Conv { input, output, side, kernel, stride, upsample, kept } => {
+                let padding = kernel / 2;
+                let conv = if kept == Kept::F16 {
+                    Conv2d::load(input, output, kernel, stride, padding, &params)?
+                } else {
+                    let weight = values(&[output, input, kernel, kernel])?;
+                    Conv2d::new(&weight, Some(values(&[output])?), stride, padding)?
+                };
+                let x = square(input, side)?;
+                if upsample {
+                    Box::new(move || conv.forward_doubled(&x, 2 * side, 2 * side))
+                } else {
+                    Box::new(move || conv.forward(&x))
+                }
+            }
+            Self::Linear { rows, input, output, kept } => {
+                let weight = (values(&[output, input])? * 0.02)?;
+                let weight = match kept.format() {
+                    Some(format) => Weight::pack(&weight, format)?,
+                    None => Weight::dense(&weight, Products::F32)?,
+                };
+                let linear = Linear::from_weight(weight, Some(values(&[output])?))?;
+                let x = values(&[1, rows, input])?;
+                Box::new(move || linear.forward(&x))
+            }
+            Self::Attention { heads, queries, keys, head_width } => {
+                let width = heads * head_width;
+                let q = values(&[1, queries, width])?;
+                let (k, v) = (values(&[1, keys, width])?, values(&[1, keys, width])?);
+                Box::new(move || attention(&q, &k, &v, heads, Mask::None))
+            }
+            Self::GroupNormSilu { channels, side } => {
+                let norm = GroupNorm::load(32, channels, 1e-5, &params)?;
+                let x = square(channels, side)?;
+                Box::new(move || norm.forward_silu(&x))
+            }
+            Self::LayerNorm { rows, channels } => {
+                let norm = LayerNorm::load(channels, 1e-5, &params)?;
+                let x = values(&[1, rows, channels])?;
+                Box::new(move || norm.forward(&x))
+            }
+            Self::Geglu { rows, channels } => {
+                let x = values(&[1, rows, 2 * channels])?;
+                Box::new(move || geglu(&x))
+            }
+            Self::Upsample { channels, side } => {
+                let x = square(channels, side)?;
+                Box::new(move || upsample_nearest_2x(&x))
+            }
+            Self::CropResize { channels, side } => {
+                let x = square(channels, side)?;
+                let rect = CropRect { top: 0.25, left: 0.25, height: 0.5, width: 0.5 };
+                Box::new(move || crop_resize(&x, rect, side, side))
+            }
+            Self::Add { channels, side } => {
+                let (a, b) = (square(channels, side)?, square(channels, side)?);
+                Box::new(move || &a + &b)
+            }
+            Self::Concatenate { channels, side } => {
+                let (a, b) = (square(channels, side)?, square(channels, side)?);
+                Box::new(move || Tensor::cat(&[&a, &b], 3))
+            }
+        })
+    }
 }
 
 /// CPU time of all threads of this process, on systems that say it this way.
@@ -81,142 +373,72 @@ fn cpu_seconds() -> Option<f64> {
     Some(ticks / 100.0)
 }
 
-struct Bench {
-    filter: String,
-}
-
-impl Bench {
-    /// `flops` counts a multiply-add as two; 0 where memory is what matters, then `bytes` moved
-    /// are reported instead.
-    fn run(
-        &self,
-        name: &str,
-        flops: usize,
-        bytes: usize,
-        operation: impl Fn() -> Result<Tensor>,
-    ) -> Result<()> {
-        if !name.contains(&self.filter) {
-            return Ok(());
-        }
+/// Prints a line about one operation.
+fn time(case: Case) -> Result<()> {
+    let operation = case.build()?;
+    black_box(operation()?);
+    let cpu = cpu_seconds();
+    let (begin, mut best, mut repeats) = (Instant::now(), Duration::MAX, 0u32);
+    while repeats < 3 || begin.elapsed() < TIME {
+        let start = Instant::now();
         black_box(operation()?);
-        let cpu = cpu_seconds();
-        let (begin, mut best, mut repeats) = (Instant::now(), Duration::MAX, 0u32);
-        while repeats < 3 || begin.elapsed() < TIME {
-            let start = Instant::now();
-            black_box(operation()?);
-            best = best.min(start.elapsed());
-            repeats += 1;
-        }
-        let seconds = best.as_secs_f64();
-        let cpu = cpu.zip(cpu_seconds()).map_or(f64::NAN, |(before, after)| after - before);
-        let cpu = cpu / f64::from(repeats);
-        let (rate, unit) = if flops > 0 { (flops, "GFLOP/s") } else { (bytes, "GB/s") };
-        let rate = rate as f64;
-        println!(
-            "{name:<34} {:>9.3} ms {:>8.1} {unit} {:>9.3} CPU-ms",
-            seconds * 1e3,
-            rate / seconds / 1e9,
-            cpu * 1e3
-        );
-        Ok(())
+        best = best.min(start.elapsed());
+        repeats += 1;
     }
-
-    fn conv(&self, input: usize, output: usize, side: usize, stride: usize) -> Result<()> {
-        let conv =
-            Conv2d::new(&values(&[output, input, 3, 3])?, Some(values(&[output])?), stride, 1)?;
-        let x = values(&[1, side, side, input])?;
-        let pixels = (side / stride).pow(2);
-        let name = format!("conv3x3 {input}->{output} {side}x{side} /{stride}");
-        self.run(&name, 2 * 9 * input * output * pixels, 0, || conv.forward(&x))
-    }
-
-    fn linear(&self, rows: usize, input: usize, output: usize) -> Result<()> {
-        let linear = Linear::new(&values(&[output, input])?, Some(values(&[output])?))?;
-        let x = values(&[1, rows, input])?;
-        let name = format!("linear {rows} x {input}->{output}");
-        self.run(&name, 2 * rows * input * output, 0, || linear.forward(&x))
-    }
-
-    /// Dense layers whose weights are kept in f16 or in blocks.
-    fn linear_kept(&self, rows: usize, input: usize, output: usize) -> Result<()> {
-        let weight = (values(&[output, input])? * 0.02)?;
-        let x = values(&[1, rows, input])?;
-        for dtype in [GgmlDType::F16, GgmlDType::Q8_0, GgmlDType::Q6K, GgmlDType::Q4K] {
-            let linear = Linear::from_weight(Weight::pack(&weight, dtype)?, None)?;
-            let name = format!("linear {dtype:?} {rows} x {input}->{output}");
-            self.run(&name, 2 * rows * input * output, 0, || linear.forward(&x))?;
-        }
-        Ok(())
-    }
-
-    /// A 3×3 convolution whose weight is kept in f16.
-    fn conv_kept(&self, input: usize, output: usize, side: usize) -> Result<()> {
-        let params = Params::new(Arc::new(Halves), DType::F32, &Device::Cpu);
-        let conv = Conv2d::load(input, output, 3, 1, 1, &params)?;
-        let x = values(&[1, side, side, input])?;
-        let name = format!("conv3x3 F16 {input}->{output} {side}x{side}");
-        self.run(&name, 2 * 9 * input * output * side * side, 0, || conv.forward(&x))
-    }
-
-    fn attention(&self, queries: usize, keys: usize, heads: usize) -> Result<()> {
-        let width = 64 * heads;
-        let q = values(&[1, queries, width])?;
-        let (k, v) = (values(&[1, keys, width])?, values(&[1, keys, width])?);
-        let name = format!("attention {queries} x {keys} heads {heads}");
-        let flops = 4 * queries * keys * width;
-        self.run(&name, flops, 0, || attention(&q, &k, &v, heads, Mask::None))
-    }
+    let seconds = best.as_secs_f64();
+    let cpu = cpu.zip(cpu_seconds()).map_or(f64::NAN, |(before, after)| after - before);
+    let cpu = cpu / f64::from(repeats);
+    let (rate, unit) =
+        if case.flops() > 0 { (case.flops(), "GFLOP/s") } else { (case.bytes(), "GB/s") };
+    println!(
+        "{:<38} {:>9.3} ms {:>8.1} {unit:<7} {:>9.3} CPU-ms",
+        case.to_string(),
+        seconds * 1e3,
+        rate as f64 / seconds / 1e9,
+        cpu * 1e3
+    );
+    Ok(())
 }
 
-fn main() -> Result<()> {
-    // Cargo passes `--bench`; anything else selects operations by name.
-    let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
-    let bench = Bench { filter: filter.unwrap_or_default() };
+/// Computes the operations that are asked for; the last one's weights are kept.
+fn serve() -> std::result::Result<(), Box<dyn Error>> {
+    let mut current: Option<(Case, Operation)> = None;
+    turns::serve(|name| {
+        let case = CASES.iter().copied().find(|case| case.to_string() == name);
+        let case = case.ok_or(format!("no operation is called `{name}`"))?;
+        let operation = match current.take() {
+            Some((kept, operation)) if kept == case => operation,
+            _ => case.build()?,
+        };
+        let result = operation();
+        current = Some((case, operation));
+        black_box(result?);
+        Ok(())
+    })
+}
 
-    bench.conv(4, 128, 64, 1)?;
-    bench.conv(128, 128, 64, 1)?;
-    bench.conv(128, 128, 64, 2)?;
-    bench.conv(256, 256, 32, 1)?;
-    bench.conv(512, 256, 32, 1)?;
-    bench.conv(384, 384, 16, 1)?;
-    bench.conv(320, 320, 64, 1)?;
-    bench.conv(128, 4, 64, 1)?;
-    bench.linear(1024, 256, 2048)?;
-    bench.linear(1024, 1024, 256)?;
-    bench.linear(256, 384, 3072)?;
-    bench.linear(77, 768, 384)?;
-    for (rows, input, output) in [(4096, 1280, 10240), (1024, 1280, 1280), (77, 2048, 1280)] {
-        bench.linear(rows, input, output)?;
-        bench.linear_kept(rows, input, output)?;
+fn main() -> std::result::Result<(), Box<dyn Error>> {
+    let mut filter = String::new();
+    for argument in std::env::args().skip(1) {
+        match argument.as_str() {
+            "--serve" => return serve(),
+            "--list" => {
+                for case in CASES {
+                    let mut line = serde_json::to_value(case)?;
+                    line["name"] = case.to_string().into();
+                    line["flops"] = case.flops().into();
+                    line["bytes"] = case.bytes().into();
+                    println!("{line}");
+                }
+                return Ok(());
+            }
+            // Cargo's own.
+            "--bench" => {}
+            _ => filter = argument,
+        }
     }
-    bench.conv(1280, 1280, 32, 1)?;
-    bench.conv_kept(1280, 1280, 32)?;
-    bench.attention(1024, 1024, 4)?;
-    bench.attention(4096, 4096, 5)?;
-    bench.attention(4096, 77, 5)?;
-
-    let vb = Params::new(Arc::new(Random), DType::F32, &Device::Cpu);
-    let x = values(&[1, 64, 64, 128])?;
-    let bytes = 4 * x.elem_count();
-    let norm = GroupNorm::load(32, 128, 1e-5, &vb.pp("group"))?;
-    bench.run("group_norm+silu 64x64x128", 0, 2 * bytes, || norm.forward_silu(&x))?;
-    let norm = LayerNorm::load(256, 1e-5, &vb.pp("layer"))?;
-    let tokens = values(&[1, 1024, 256])?;
-    let bytes_of = 8 * tokens.elem_count();
-    bench.run("layer_norm 1024x256", 0, bytes_of, || norm.forward(&tokens))?;
-    let gated = values(&[1, 1024, 2048])?;
-    bench.run("geglu 1024x2048", 0, 6 * gated.elem_count(), || geglu(&gated))?;
-    bench.run("upsample 64x64x128", 0, 5 * bytes, || upsample_nearest_2x(&x))?;
-    bench.run("add 64x64x128", 0, 3 * bytes, || &x + &x)?;
-    bench.run("cat 64x64x(128+128)", 0, 4 * bytes, || Tensor::cat(&[&x, &x], 3))?;
-
-    let config = UNetConfig::from_json(UNET).map_err(candle_core::Error::wrap)?;
-    let unet = UNet2DConditionModel::load(config, &vb).map_err(candle_core::Error::wrap)?;
-    let sample = values(&[1, 64, 64, 8])?;
-    let cond = Conditioning {
-        context: values(&[1, 77, 256])?,
-        pooled: Some(values(&[1, 128])?),
-        time_ids: Some(Tensor::zeros((1, 6), DType::F32, &Device::Cpu)?),
-    };
-    bench.run("unet 64x64", UNET_FLOPS, 0, || unet.forward(&sample, 499.0, &cond, Prior::None))
+    for case in CASES.iter().filter(|case| case.to_string().contains(&filter)) {
+        time(*case)?;
+    }
+    Ok(())
 }

@@ -234,10 +234,18 @@ fn a_models_scheduler_decides_the_sampler_or_what_stands_in_for_it() {
     assert!(output.status.success() && stderr(&output).contains(note), "{}", stderr(&output));
 
     write("EulerDiscreteScheduler", r#""use_karras_sigmas": true"#);
-    let message = shell.fail("in.png --model model", 1);
-    assert!(message.contains("use_karras_sigmas") && message.contains("--sampler"), "{message}");
+    let note = "the model asks for EulerDiscreteScheduler with use_karras_sigmas; running euler";
+    assert!(plan("").contains(note));
+    assert!(!plan("--sampler euler").contains(note));
+    // As diffusers writes DPM-Solver's, with a number that is no JSON.
+    write("DPMSolverMultistepScheduler", r#""lambda_min_clipped": -Infinity"#);
+    assert!(plan("").contains("asks for DPMSolverMultistepScheduler; running euler instead"));
     write("FlowMatchEulerDiscreteScheduler", r#""shift": 3.0"#);
-    assert!(shell.fail("in.png --model model", 1).contains("FlowMatchEulerDiscreteScheduler"));
+    for options in ["", "--sampler euler"] {
+        let message = shell.fail(&format!("in.png --model model {options}"), 1);
+        assert!(message.contains("FlowMatchEulerDiscreteScheduler"), "{message}");
+        assert!(message.contains("scheduler_config.json"), "{message}");
+    }
     write(
         "DDIMScheduler",
         r#""clip_sample": false, "timestep_spacing": "trailing",

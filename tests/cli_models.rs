@@ -194,7 +194,7 @@ fn a_model_is_quantized_by_name_with_the_loras_of_its_manifest() {
 }
 
 #[test]
-fn a_model_that_computes_no_numbers_on_the_cpu_is_not_sent_to_the_cpu() {
+fn what_makes_a_model_compute_no_numbers_is_named() {
     let bench = bench();
     let broken = bench.dir.path().join("broken");
     copy_folder(&fixture("img2img/model"), &broken);
@@ -202,8 +202,21 @@ fn a_model_that_computes_no_numbers_on_the_cpu_is_not_sent_to_the_cpu() {
     safetensors::save(&nan, broken.join(VAE)).unwrap();
     let line = one_line(&run(&bench, "in.png -o no.png --model broken --device cpu"), 1);
     assert!(line.contains("decoding: the model produced values that are not numbers"), "{line}");
-    assert!(line.contains("models verify") && !line.contains("--device cpu"), "{line}");
+    assert!(line.contains("broken/vae/diffusion_pytorch_model.safetensors: tensor `"), "{line}");
+    assert!(line.ends_with("` has such values"), "{line}");
     assert!(!bench.dir.path().join("no.png").exists());
+    let mut tensors = safetensors::load(lora(), &Device::Cpu).unwrap();
+    for (_, weight) in tensors.iter_mut().filter(|(name, _)| name.ends_with("lora_up.weight")) {
+        *weight = (&*weight * f64::INFINITY).unwrap();
+    }
+    safetensors::save(&tensors, bench.dir.path().join("infinite.safetensors")).unwrap();
+    let _ = fs::remove_dir_all(bench.dir.path().join(".no.png.cupscale"));
+    let options = format!("in.png -o no.png --model {} --device cpu", tiny());
+    let line = one_line(&run(&bench, &format!("{options} --lora infinite.safetensors")), 1);
+    assert!(line.contains("repainting: ") && line.contains("infinite.safetensors: "), "{line}");
+    // Where the weights are numbers the advice is not to go to the device that this is.
+    let line = one_line(&run(&bench, &format!("{options} --fresh --lora {}:1e38", lora())), 1);
+    assert!(line.contains("models verify") && !line.contains("--device cpu"), "{line}");
 }
 
 #[test]

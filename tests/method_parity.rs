@@ -17,9 +17,10 @@ use serde::Deserialize;
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
 
 /// Rounding to 16 bits alone is 0.8e-5; f32 adds about as much. Guidance g takes the difference of two
-/// predictions g times, and their rounding with it.
+/// predictions g times, and their rounding with it: PyTorch itself, in f32 in place of f64, is up to 0.8e-4
+/// from the reference there.
 fn tolerance(case: &Case) -> f32 {
-    if case.options.iter().any(|option| option == "--guidance") { 1e-4 } else { 5e-5 }
+    if case.options.iter().any(|option| option == "--guidance") { 2e-4 } else { 5e-5 }
 }
 
 /// A job of the fixture.

@@ -6,7 +6,7 @@ mod models_bench;
 use std::fs;
 
 use cupscale::weights::registry::{Kind, ModelError, Store};
-use models_bench::{Bench, LARGE, UNET, hub_server::sha256, noise, one_line};
+use models_bench::{Bench, LARGE, UNET, hub_server::sha256, noise, one_line, stderr};
 
 #[test]
 fn models_share_the_files_of_their_base_and_removing_one_keeps_what_the_other_needs() {
@@ -86,17 +86,24 @@ fn ones_own_weights_get_a_name_and_are_never_touched() {
     let lora = bench.dir.path().join("style:2.safetensors");
     fs::write(&own, noise(7, 5000)).unwrap();
     fs::write(&lora, noise(8, 100)).unwrap();
+    let unet = bench.dir.path().join("unet.gguf");
+    fs::write(&unet, noise(10, 100)).unwrap();
+    // A LoRA's folder stands for the file in it.
+    let saved = bench.dir.path().join("saved/pytorch_lora_weights.safetensors");
+    fs::create_dir(saved.parent().unwrap()).unwrap();
+    fs::write(&saved, noise(11, 100)).unwrap();
     bench.succeed("pull tiny-lora");
     bench.succeed("pull tiny-vae");
     bench.succeed(
-        "add mine own.safetensors --lora style:2.safetensors:0.7 --lora tiny-lora --vae tiny-vae \
-         --sampler lcm --timesteps 800 --guidance 1 --native-size 1024",
+        "add mine own.safetensors --lora style:2.safetensors:0.7 --lora tiny-lora --lora saved:0.5 \
+         --unet unet.gguf --vae tiny-vae --sampler lcm --timesteps 800 --guidance 1 --native-size 1024",
     );
     let model = Store::at(bench.models()).resolve("mine".as_ref()).unwrap();
     assert_eq!(model.kind, Some(Kind::Diffusion));
     assert_eq!(model.weights, own);
     let fast = bench.stored("tests/lora", "fast.safetensors");
-    assert_eq!(model.loras, [(lora.clone(), 0.7), (fast.clone(), 1.0)]);
+    assert_eq!(model.loras, [(lora.clone(), 0.7), (fast.clone(), 1.0), (saved, 0.5)]);
+    assert_eq!(model.unet, Some(unet));
     assert_eq!(model.vae, Some(bench.stored("tests/vae", "")));
     assert_eq!(model.run.sampler.as_deref(), Some("lcm"));
     assert_eq!(model.run.timesteps, Some(vec![800]));
@@ -120,12 +127,15 @@ fn what_cannot_be_added_is_told_why() {
     fs::write(bench.dir.path().join("a.ckpt"), b"x").unwrap();
     fs::write(bench.dir.path().join("a.safetensors"), b"x").unwrap();
     fs::write(bench.dir.path().join("a.gguf"), b"x").unwrap();
+    fs::write(bench.dir.path().join("a.xyz"), b"x").unwrap();
     fs::create_dir(bench.dir.path().join("folder")).unwrap();
     for (arguments, reason) in [
         ("add mine nowhere", "nowhere: no such file or folder"),
         ("add mine a.ckpt", "pickled weights"),
         ("add mine folder", "folder: not a model in diffusers layout (no model_index.json)"),
-        ("add mine a.safetensors --vae a.gguf", "not a file of weights"),
+        ("add mine a.safetensors --vae a.xyz", "not a file of weights (.safetensors, .sft, .gguf)"),
+        ("add mine a.safetensors --lora a.gguf", "not a file of weights (.safetensors, .sft)"),
+        ("add mine a.safetensors --unet folder", "no config.json"),
         ("add mine a.safetensors --lora folder", "name the file in it"),
         ("add hyper-sdxl a.safetensors", "taken by a known model"),
         ("add a/b a.safetensors", "a model's name has letters"),
@@ -138,7 +148,11 @@ fn what_cannot_be_added_is_told_why() {
         assert!(line.contains(reason), "{arguments}: {line}");
     }
     assert!(!bench.models().join("mine").exists());
-    bench.succeed("add mine a.gguf");
+    // What may be mended later gets its name, and is told of.
+    let output = bench.run("add mine a.gguf");
+    assert!(output.status.success(), "{}", stderr(&output));
+    let note = "mine cannot be run as it is: ";
+    assert!(stderr(&output).contains(note) && stderr(&output).contains("a.gguf: not a weights"));
     assert!(bench.fail("add mine a.safetensors").contains("remove it first"));
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Shape, Tensor, quantized::GgmlDType};
 use cupscale::backend::ops::{Embedding, Mask, RmsNorm, Weight, attention};
-use cupscale::backend::{ParamSource, Params};
+use cupscale::backend::{ParamSource, Params, Working};
 
 fn values(seed: u64, shape: &[usize]) -> Tensor {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
@@ -135,8 +135,9 @@ impl ParamSource for Table {
         true
     }
 
-    fn matrix(&self, _: &str, _: &Shape, _: DType, _: &Device) -> Result<Weight> {
-        self.1.map_or_else(|| Weight::dense(&self.0), |format| Weight::pack(&self.0, format))
+    fn matrix(&self, _: &str, _: &Shape, working: &Working) -> Result<Weight> {
+        let dense = || Weight::dense(&self.0, working.products);
+        self.1.map_or_else(dense, |format| Weight::pack(&self.0, format))
     }
 }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Shape, Tensor, quantized::GgmlDType};
 use cupscale::backend::{
-    Bytes, ParamSource, Params,
-    ops::{Conv2d, Linear, Weight, pack_rows, relay},
+    Bytes, ParamSource, Params, Working,
+    ops::{Conv2d, Linear, Weight, pack_rows},
     unpack_rows,
 };
 
@@ -126,8 +126,9 @@ impl ParamSource for Halves {
         true
     }
 
-    fn kernel(&self, name: &str, shape: &Shape, _: DType, device: &Device) -> Result<Tensor> {
-        relay(&self.get(name, shape, DType::F16, device)?)
+    fn kernel(&self, name: &str, shape: &Shape, working: &Working) -> Result<Weight> {
+        let weight = self.get(name, shape, DType::F16, &working.device)?;
+        Weight::kernel(&weight, working.dtype, working.products)
     }
 }
 
@@ -142,9 +143,9 @@ fn a_convolution_kept_in_f16_equals_that_in_f32_to_the_bit() {
         let x = values(9, &[2, 37, 29, 24]);
         assert_eq!(bits(&kept.forward(&x).unwrap()), bits(&dense.forward(&x).unwrap()));
     }
-    // 50·24·(9 + 9 + 1) weights of two bytes; of the other calls, f32.
+    // 24·(9 + 9 + 1) weights of two bytes for 50 outputs in two panels of 32; of the other calls, f32.
     let f32s = 50 * 24 * (9 + 9 + 1) + 6 * 50;
-    assert_eq!(params.bytes_kept(), 2 * 50 * 24 * (9 + 9 + 1) + 4 * f32s);
+    assert_eq!(params.bytes_kept(), 2 * 64 * 24 * (9 + 9 + 1) + 4 * f32s);
 }
 
 #[test]

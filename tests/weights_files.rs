@@ -71,6 +71,61 @@ fn the_variant_in_the_wanted_precision_is_read_where_there_is_a_choice() {
 }
 
 #[test]
+fn a_variant_of_any_name_is_read_where_there_is_no_other() {
+    let (_dir, model) = copied("variant_bf16");
+    let vae = model.join("vae");
+    let file = |variant: &str| vae.join(format!("diffusion_pytorch_model.{variant}.safetensors"));
+    let bits = |model: &Path| {
+        let component = open(model).component(Part::Vae, &Device::Cpu, DType::F32).unwrap();
+        let weight = component.params.get((4, 3, 3, 3), "encoder.layers.0.weight").unwrap();
+        weight.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    };
+    let expected = bits(&model);
+    fs::rename(file("bf16"), file("fp32")).unwrap();
+    assert_eq!(bits(&model), expected);
+    fs::rename(file("fp32"), file("ema")).unwrap();
+    fs::write(file("non_ema"), b"not read").unwrap();
+    assert_eq!(bits(&model), expected);
+    let (_dir, sharded) = copied("sharded");
+    let index = sharded.join("vae/diffusion_pytorch_model.safetensors.index.json");
+    fs::rename(&index, index.with_extension("ema.json")).unwrap();
+    assert!(open(&sharded).vae(&Device::Cpu, DType::F32).is_ok());
+    fs::write(index, r#"{"weight_map": {}}"#).unwrap();
+    assert!(vae_error(&sharded).to_string().ends_with("its `weight_map` is empty"));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_repository_in_the_hubs_cache_is_the_snapshot_that_it_names() {
+    use std::os::unix::fs::symlink;
+    let (dir, model) = copied("variant_bf16");
+    let cached = dir.path().join("models--tests--tiny");
+    // Every file of a snapshot is a link to a blob without an extension.
+    let vae = cached.join("snapshots/0a1b/vae");
+    fs::create_dir_all(&vae).unwrap();
+    fs::create_dir_all(cached.join("blobs")).unwrap();
+    let files =
+        ["model_index.json", "vae/config.json", "vae/diffusion_pytorch_model.bf16.safetensors"];
+    for (index, file) in files.into_iter().enumerate() {
+        let blob = cached.join("blobs").join(format!("{index:064x}"));
+        fs::rename(model.join(file), &blob).unwrap();
+        symlink(&blob, cached.join("snapshots/0a1b").join(file)).unwrap();
+    }
+    assert!(open(&cached).vae(&Device::Cpu, DType::F32).is_ok());
+    // Of several, the one that is the repository's main branch.
+    fs::create_dir_all(cached.join("snapshots/ffff")).unwrap();
+    let error = ModelFiles::open(ModelSource::Path(cached.clone())).unwrap_err();
+    assert!(matches!(error, WeightsError::NotDiffusers(_)), "{error}");
+    fs::create_dir_all(cached.join("refs")).unwrap();
+    fs::write(cached.join("refs/main"), "0a1b").unwrap();
+    let files = open(&cached);
+    assert!(files.vae(&Device::Cpu, DType::F32).is_ok());
+    assert_eq!(*files.source(), ModelSource::Path(cached.join("snapshots/0a1b")));
+    // Also as the place of a part.
+    assert!(files.with_vae(&cached).unwrap().vae(&Device::Cpu, DType::F32).is_ok());
+}
+
+#[test]
 fn what_is_no_model_folder_is_refused_for_what_it_is() {
     let dir = tempfile::tempdir().unwrap();
     let open = |path: PathBuf| ModelFiles::open(ModelSource::Path(path)).unwrap_err().to_string();

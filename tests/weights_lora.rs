@@ -142,6 +142,16 @@ fn an_adapter_of_peft_with_its_configuration_equals_peft() {
 }
 
 #[test]
+fn a_folder_as_peft_or_diffusers_save_it_is_the_lora_in_it() {
+    let model = sdxl().with_lora(&fixture("lora/adapter"), 1.0).unwrap();
+    assert_eq!(model.notes(), Vec::<String>::new());
+    check_weights("adapter", &model);
+    let dir = tempfile::tempdir().unwrap();
+    fs::copy(lora("hyper"), dir.path().join("pytorch_lora_weights.safetensors")).unwrap();
+    check_weights("hyper", &sdxl().with_lora(dir.path(), 1.0).unwrap());
+}
+
+#[test]
 fn a_tucker_core_equals_its_three_convolutions() {
     check_weights("tucker", &with_case("tucker", sdxl()));
 }
@@ -428,6 +438,13 @@ fn files_that_cannot_be_read_are_refused() {
         sdxl().with_lora(&path("none.safetensors"), 1.0),
         Err(WeightsError::Read { .. })
     ));
-    assert_eq!(refusal(sdxl(), dir.path(), 1.0), "a folder; name the safetensors file in it");
+    assert_eq!(
+        refusal(sdxl(), dir.path(), 1.0),
+        "a folder without pytorch_lora_weights.safetensors or adapter_model.safetensors; name the \
+         safetensors file in it"
+    );
+    let none = Vec::<(String, Tensor)>::new();
+    safetensors::serialize_to_file(none, None, &path("empty.safetensors")).unwrap();
+    assert_eq!(refusal(sdxl(), &path("empty.safetensors"), 1.0), "not a LoRA: no tensors in it");
     assert_eq!(refusal(sdxl(), &lora("hyper"), f64::NAN), "the scale NaN is not a number");
 }

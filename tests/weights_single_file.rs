@@ -68,6 +68,43 @@ fn f32_and_bf16_files_compute_the_same_as_f16_ones() {
 }
 
 #[test]
+fn text_encoders_without_the_prefix_of_transformers_are_the_same() {
+    let place = Place::new();
+    let prompts: Vec<String> =
+        serde_json::from_value(json("tokens.json")["prompts"].clone()).unwrap();
+    for family in ["sdxl", "sd15"] {
+        let mut stored = Stored::family(family);
+        let short = |name: String| name.replace(".transformer.text_model.", ".transformer.");
+        stored.tensors = stored.tensors.into_iter().map(|(n, tensor)| (short(n), tensor)).collect();
+        assert!(!stored.tensors.keys().any(|name| name.contains("text_model")));
+        let files = open(&place.save("a.safetensors", &stored)).unwrap();
+        assert_eq!(files.notes(), Vec::<String>::new());
+        let text = files.text(&Device::Cpu, DType::F32).unwrap().encode(&prompts).unwrap();
+        assert!(error(&text.context, &expected(family)["text"]) <= 1e-4, "{family}");
+    }
+}
+
+#[test]
+fn a_file_is_told_by_its_contents_whatever_it_is_called() {
+    let place = Place::new();
+    let path = place.save("a.safetensors", &Stored::family("sd15"));
+    let bytes = fs::read(&path).unwrap();
+    for name in ["A.SAFETENSORS", "blob"] {
+        fs::write(place.0.path().join(name), &bytes).unwrap();
+        assert_unet(&open(&place.0.path().join(name)).unwrap(), &expected("sd15"));
+    }
+    // PyTorch's archive, and what it wrote before.
+    for pickle in [&b"PK\x03\x04 and more"[..], b"\x80\x02}q\x00(X\x00\x00\x00 a"] {
+        for name in ["renamed.safetensors", "renamed", "MODEL.CKPT"] {
+            fs::write(place.0.path().join(name), pickle).unwrap();
+            let error = open(&place.0.path().join(name)).unwrap_err();
+            assert!(matches!(error, WeightsError::Pickled { .. }), "{error}");
+            assert!(line(&error).starts_with(name), "{error}");
+        }
+    }
+}
+
+#[test]
 fn a_single_file_written_as_gguf_is_the_same_model() {
     let place = Place::new();
     let prompts: Vec<String> =
@@ -319,7 +356,8 @@ fn a_file_that_is_no_whole_model_is_named_for_what_it_is() {
         let error = line(&base().with_vae(&path).unwrap_err());
         assert!(error.contains("pickled"), "{error}");
     }
-    let path = place.save("model.onnx", &empty());
+    let path = place.0.path().join("model.onnx");
+    fs::write(&path, "no weights").unwrap();
     assert!(line(&open(&path).unwrap_err()).contains("not a weights file that is known"));
 }
 

@@ -31,6 +31,31 @@ pub fn give_back_freed() {
     }
 }
 
+/// Blocks of at least this many bytes are mapped for themselves by glibc, and unmapped when they are
+/// freed: every activation of this size comes as untouched pages.
+#[cfg(target_os = "linux")]
+const MAPPED: usize = 32 << 20;
+
+/// Asks the system to back a large new block, which nothing has been written to, by large pages: to
+/// hand out a page takes it longer than to write one, and they are 512 times as few.
+pub(crate) fn prefer_large_pages<T>(block: &mut [std::mem::MaybeUninit<T>]) {
+    #[cfg(target_os = "linux")]
+    if size_of_val(block) >= MAPPED {
+        // SAFETY: it may be called at any time.
+        let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096);
+        let within = block.as_mut_ptr().cast::<u8>();
+        let skipped = within.align_offset(page).min(size_of_val(block));
+        let length = size_of_val(block) - skipped;
+        // SAFETY: whole pages of the block, which stay as they are in all but their size. An older
+        // system refuses, which changes nothing.
+        unsafe {
+            libc::madvise(within.add(skipped).cast(), length / page * page, libc::MADV_HUGEPAGE);
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = block;
+}
+
 mod cuda {
     use candle_core::CudaDevice;
 

@@ -11,5 +11,6 @@ mod params;
 pub use blocks::{holds_weights, is_quantized, stored_bytes, unpack_rows};
 pub use bytes::Bytes;
 pub use device::{DeviceError, DeviceSpec, working_dtype};
+pub(crate) use memory::prefer_large_pages;
 pub use memory::{give_back_freed, usable_memory};
-pub use params::{ParamSource, Params};
+pub use params::{ParamSource, Params, Working};

@@ -11,7 +11,7 @@ use std::{
 
 use candle_core::{DType, Device, Result, Shape, Tensor};
 
-use super::ops::{Weight, relay};
+use super::ops::{Products, Weight};
 
 /// Where weights come from.
 pub trait ParamSource: Send + Sync {
@@ -26,23 +26,34 @@ pub trait ParamSource: Send + Sync {
     fn contains(&self, name: &str) -> bool;
 
     /// The weight of a dense layer, `[out, in]` (`[out, in, 1, 1]` of a 1×1 convolution), for
-    /// products with inputs in this precision on this device, kept in whatever way the source
-    /// prefers; unless it says otherwise in the working precision.
+    /// `working`, kept in whatever way the source prefers; unless it says otherwise in the working
+    /// precision.
     ///
     /// # Errors
-    /// As [`get`](Self::get).
-    fn matrix(&self, name: &str, shape: &Shape, dtype: DType, device: &Device) -> Result<Weight> {
-        Weight::dense(&self.get(name, shape, dtype, device)?)
+    /// As [`get`](Self::get), or products that the processor does not have.
+    fn matrix(&self, name: &str, shape: &Shape, working: &Working) -> Result<Weight> {
+        let rows = self.get(name, shape, working.dtype, &working.device)?;
+        Weight::dense(&rows, working.products)
     }
 
-    /// The weight of a convolution, `[out, in, k, k]`, laid out as [`relay`] does; in this precision,
-    /// or on the CPU in f16 or bf16 if the source prefers to keep it so.
+    /// The weight of a convolution, `[out, in, k, k]`, for `working`; in its precision, or on the CPU
+    /// in f16 or bf16 if the source prefers to keep it so.
     ///
     /// # Errors
-    /// As [`get`](Self::get).
-    fn kernel(&self, name: &str, shape: &Shape, dtype: DType, device: &Device) -> Result<Tensor> {
-        relay(&self.get(name, shape, dtype, device)?)
+    /// As [`matrix`](Self::matrix).
+    fn kernel(&self, name: &str, shape: &Shape, working: &Working) -> Result<Weight> {
+        let weight = self.get(name, shape, working.dtype, &working.device)?;
+        Weight::kernel(&weight, working.dtype, working.products)
     }
+}
+
+/// In what a model computes.
+#[derive(Clone, Debug)]
+pub struct Working {
+    pub dtype: DType,
+    pub device: Device,
+    /// of the CPU's kernels
+    pub products: Products,
 }
 
 impl ParamSource for HashMap<String, Tensor> {
@@ -72,8 +83,7 @@ pub struct Params {
     source: Arc<dyn ParamSource>,
     /// names joined by points, and a point at the end; empty at the root
     prefix: String,
-    dtype: DType,
-    device: Device,
+    working: Working,
     /// bytes of all weights that have been handed out, by this and everything below
     handed_out: Arc<AtomicUsize>,
 }
@@ -85,8 +95,7 @@ impl Params {
         Self {
             source,
             prefix: String::new(),
-            dtype,
-            device: device.clone(),
+            working: Working { dtype, device: device.clone(), products: Products::F32 },
             handed_out: Arc::default(),
         }
     }
@@ -106,7 +115,13 @@ impl Params {
     /// The same weights in another precision.
     #[must_use]
     pub fn to_dtype(&self, dtype: DType) -> Self {
-        Self { dtype, ..self.clone() }
+        Self { working: Working { dtype, ..self.working.clone() }, ..self.clone() }
+    }
+
+    /// The same weights for products in this precision, where the CPU's kernels compute.
+    #[must_use]
+    pub fn with_products(&self, products: Products) -> Self {
+        Self { working: Working { products, ..self.working.clone() }, ..self.clone() }
     }
 
     /// The tensor called `name` below this place.
@@ -114,8 +129,8 @@ impl Params {
     /// # Errors
     /// A tensor that is missing or of another shape.
     pub fn get(&self, shape: impl Into<Shape>, name: &str) -> Result<Tensor> {
-        let tensor =
-            self.source.get(&self.full_name(name), &shape.into(), self.dtype, &self.device)?;
+        let Working { dtype, device, .. } = &self.working;
+        let tensor = self.source.get(&self.full_name(name), &shape.into(), *dtype, device)?;
         self.count(tensor_bytes(&tensor));
         Ok(tensor)
     }
@@ -127,20 +142,19 @@ impl Params {
     /// A tensor that is missing or of another shape.
     pub fn matrix(&self, shape: impl Into<Shape>, name: &str) -> Result<Weight> {
         let name = self.full_name(name);
-        let weight = self.source.matrix(&name, &shape.into(), self.dtype, &self.device)?;
+        let weight = self.source.matrix(&name, &shape.into(), &self.working)?;
         self.count(weight.bytes());
         Ok(weight)
     }
 
-    /// The weight of a convolution called `name` below this place, `[out, in, k, k]` in the source,
-    /// laid out as [`relay`] does.
+    /// The weight of a convolution called `name` below this place, `[out, in, k, k]` in the source.
     ///
     /// # Errors
     /// A tensor that is missing or of another shape.
-    pub fn kernel(&self, shape: impl Into<Shape>, name: &str) -> Result<Tensor> {
+    pub fn kernel(&self, shape: impl Into<Shape>, name: &str) -> Result<Weight> {
         let name = self.full_name(name);
-        let weight = self.source.kernel(&name, &shape.into(), self.dtype, &self.device)?;
-        self.count(tensor_bytes(&weight));
+        let weight = self.source.kernel(&name, &shape.into(), &self.working)?;
+        self.count(weight.bytes());
         Ok(weight)
     }
 
@@ -170,13 +184,13 @@ impl Params {
     /// The precision in which the model computes.
     #[must_use]
     pub fn dtype(&self) -> DType {
-        self.dtype
+        self.working.dtype
     }
 
     /// Where the model computes.
     #[must_use]
     pub fn device(&self) -> &Device {
-        &self.device
+        &self.working.device
     }
 
     fn full_name(&self, name: &str) -> String {

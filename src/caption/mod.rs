@@ -8,6 +8,7 @@
 //! | `attributes` | [`attributes`] | measures colours, light and texture; needs no model |
 //! | `none` | [`none`] | every region gets the prompt of the whole picture |
 //! | `llava` | `llava` (feature `llava`) | asks a LLaVA model, all regions in one batch |
+//! | `mistralrs` | [`worker`], `mistralrs` (feature `mistralrs`) | asks a vision model of mistral.rs, in a process of its own |
 //! | `file` | [`mod@file`] | reads captions a person (or another engine) wrote, see [`document`] |
 //!
 //! An engine gets all regions at once, as a [`RegionSource`], so that it may batch them as it likes; pixels
@@ -44,7 +45,11 @@ mod error;
 pub mod file;
 #[cfg(feature = "llava")]
 pub mod llava;
+#[cfg(feature = "mistralrs")]
+pub mod mistralrs;
 pub mod none;
+pub mod wording;
+pub mod worker;
 
 use std::borrow::Cow;
 use std::fmt;

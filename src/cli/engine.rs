@@ -3,6 +3,7 @@
 use std::{ffi::OsStr, path::Path};
 
 use cupscale::{
+    backend::DeviceSpec,
     pipeline::{Engine, Error, ModelDefaults},
     weights::{
         ModelFiles, ModelSource,
@@ -36,6 +37,14 @@ pub fn load(args: &JobArgs, note: impl FnMut(&str)) -> Result<Engine, CliError> 
         .and_then(serde_json::from_value::<ModelDefaults>)
         .map_err(|error| ModelError::Manifest { file: name.clone(), reason: error.to_string() })?;
     Ok(engine.with_manifest(name, defaults)?)
+}
+
+/// Checks that a model can be run, as far as its configurations and the headers of its weights tell.
+pub fn check(model: &OsStr) -> Result<(), CliError> {
+    let (files, _) = files(Some(model), None, None, &[])?;
+    let device = DeviceSpec::Cpu.open().map_err(Error::from)?;
+    Engine::load(&files, &device)?;
+    Ok(())
 }
 
 /// A model with what the options change of it; for a model that has a manifest, also its name and

@@ -13,6 +13,8 @@ mod progress;
 mod quantize;
 mod upscale;
 mod values;
+#[cfg(feature = "mistralrs")]
+mod worker;
 
 use std::{
     io::{self, Write as _},
@@ -52,6 +54,10 @@ enum CliError {
     /// Standard output did not take what a verb prints.
     #[error("standard output: {0}")]
     Print(io::Error),
+    /// Whoever started the captioning process talks nonsense.
+    #[cfg(feature = "mistralrs")]
+    #[error("{VERB}: {0}", VERB = worker::VERB)]
+    Worker(io::Error),
 }
 
 impl CliError {
@@ -61,6 +67,8 @@ impl CliError {
             Self::Usage(_) | Self::NoPictures(_) | Self::Models(_) | Self::Damaged(_) => false,
             Self::Job(error) => error.is_broken_pipe(),
             Self::Print(error) => error.kind() == io::ErrorKind::BrokenPipe,
+            #[cfg(feature = "mistralrs")]
+            Self::Worker(_) => false,
         }
     }
 }
@@ -81,6 +89,8 @@ pub fn run() -> ExitCode {
         Some(Verb::Plan(job)) => plan::run(job).map(|()| ExitCode::from(DONE)),
         Some(Verb::Caption(job)) => caption::run(job).map(|()| ExitCode::from(DONE)),
         Some(Verb::Models(args)) => models::run(args).map(|()| ExitCode::from(DONE)),
+        #[cfg(feature = "mistralrs")]
+        Some(Verb::CaptionWorker) => worker::run().map(|()| ExitCode::from(DONE)),
     };
     match result {
         Ok(code) => code,
@@ -98,6 +108,8 @@ pub fn run() -> ExitCode {
                 | CliError::Models(_)
                 | CliError::Damaged(_)
                 | CliError::Print(_) => FAILED,
+                #[cfg(feature = "mistralrs")]
+                CliError::Worker(_) => FAILED,
             })
         }
     }

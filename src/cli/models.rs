@@ -11,7 +11,7 @@ use clap::{
 use cupscale::{
     sampler::{SamplerKind, TimestepSpacing},
     weights::{
-        hub::{Hub, HubOptions},
+        hub::{Hub, HubOptions, TransferProgress as _},
         registry::{self, Listed, ModelError, OwnWeights, RunDefaults, State, Store, human},
     },
 };
@@ -19,7 +19,7 @@ use cupscale::{
 use super::{
     CliError,
     args::ProgressMode,
-    print,
+    engine, print,
     quantize::{self, QuantizeArgs},
     values::{self, Lora},
 };
@@ -81,6 +81,9 @@ struct AddArgs {
     #[arg(long, value_name = "FILE[:SCALE]",
           value_parser = OsStringValueParser::new().try_map(values::lora))]
     lora: Vec<Lora>,
+    /// A UNet in place of the model's own: a file or a folder
+    #[arg(long, value_name = "PATH")]
+    unet: Option<PathBuf>,
     /// A VAE in place of the model's own: a file, a folder, or an installed VAE's name
     #[arg(long, value_name = "PATH")]
     vae: Option<PathBuf>,
@@ -223,6 +226,7 @@ fn add(store: &Store, args: &AddArgs) -> Result<(), CliError> {
     let own = OwnWeights {
         weights: args.path.clone(),
         loras: args.lora.iter().map(|lora| (lora.path.clone(), lora.scale)).collect(),
+        unet: args.unet.clone(),
         vae: args.vae.clone(),
         mmproj: args.mmproj.clone(),
         run: RunDefaults {
@@ -240,6 +244,9 @@ fn add(store: &Store, args: &AddArgs) -> Result<(), CliError> {
     };
     let mut watcher = args.watch.watcher();
     let entry = registry::add(store, &args.name, own, &mut watcher)?;
+    if let Err(error) = engine::check(entry.name.as_ref()) {
+        watcher.note(&format!("{} cannot be run as it is: {error}", entry.name));
+    }
     let files: usize = entry.sources.iter().map(|source| source.files.len()).sum();
     watcher.finish(&format!(
         "{}: {} of your own, {}",

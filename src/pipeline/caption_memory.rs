@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     backend::ops::memory::Ledger,
-    caption::llava::instruction,
+    caption::wording::instruction,
     model::llava::{Batch, Prompt},
     weights::Footprint,
 };

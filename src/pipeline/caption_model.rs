@@ -10,7 +10,8 @@ use crate::{
     caption::{
         CaptionError, Pixels,
         cache::CaptionCache,
-        llava::{LlavaCaptioner, LlavaModel, LlavaOptions, Stop},
+        llava::{LlavaCaptioner, LlavaModel, LlavaOptions},
+        wording::{Stop, instruction},
     },
     image::Picture,
     model::llava::{GenerateOptions, Llava},
@@ -123,7 +124,7 @@ fn model_of(engine: &Engine) -> Result<&CaptionModel, Error> {
 /// # Errors
 /// No model.
 pub(super) fn identity(engine: &Engine, llava: &LlavaSettings) -> Result<String, Error> {
-    let asked = crate::caption::llava::instruction("");
+    let asked = instruction("");
     Ok(format!("llava {} {:?} {asked}", model_of(engine)?.fingerprint(), llava.sampling))
 }
 

@@ -10,6 +10,7 @@ use candle_core::{DType, Tensor};
 use crate::{
     canvas::Latent,
     image::{Encoder, Output, Picture},
+    model::vae::{NormStatistics, Norms},
 };
 
 use super::{
@@ -17,6 +18,7 @@ use super::{
     encode::Canvased,
     journal::Record,
     memory::retry_halves,
+    statistics,
     tiles::{Span, mirrored},
     work::{Files, WorkFolder},
 };
@@ -46,6 +48,16 @@ pub(super) fn canvas(
     let z = &z[plan.sampling.steps.len() % 2];
     let done = work.journal.done().rows;
     progress.begin(Stage::Decode, plan.tile_rows.len() * plan.tile_columns.len());
+    let shared = if done < size.height {
+        statistics::measure(
+            engine,
+            plan,
+            |x, y| latents(engine, z, x, y),
+            |vae, samples, shared| vae.decode_with(samples, Norms::Measured(shared)),
+        )?
+    } else {
+        None
+    };
     for row in &plan.tile_rows {
         let top = row.core.start * f;
         let bottom = (row.core.end * f).min(size.height);
@@ -63,7 +75,7 @@ pub(super) fn canvas(
                 let (left, right) = (column.core.start * f, (column.core.end * f).min(size.width));
                 let first = (row.core.start * f - top) * size.width * 3;
                 if left < right && first < band.len() {
-                    let tile = decode(engine, z, source.as_ref(), row, column)?;
+                    let tile = decode(engine, z, source.as_ref(), shared.as_ref(), row, column)?;
                     let lines = tile.chunks_exact(column.core.len() * f * 3);
                     let band = &mut band[first..];
                     for (line, out) in lines.zip(band.chunks_exact_mut(size.width * 3)) {
@@ -113,11 +125,13 @@ pub(super) fn write(
     Ok(())
 }
 
-/// The core of one tile, `[rows, columns, 3]` in −1..=1, with its colours fixed towards `source`.
+/// The core of one tile, `[rows, columns, 3]` in −1..=1, with the statistics that it shares if there
+/// are such, and its colours fixed towards `source`.
 fn decode(
     engine: &Engine,
     z: &Latent,
     source: Option<&Canvased<'_>>,
+    shared: Option<&NormStatistics>,
     row: &Span,
     column: &Span,
 ) -> Result<Vec<f32>, Error> {
@@ -125,22 +139,18 @@ fn decode(
     // Latent pixels around the core that the filter needs to see as they are.
     let rim = if source.is_some() { colour_fix::RADIUS.div_ceil(f) } else { 0 };
     let (y, x) = (row.padded_by(row.pad + rim), column.padded_by(column.pad + rim));
-    let latents = Tensor::from_vec(
-        window(z, x.clone(), y.clone()),
-        (1, y.len(), x.len(), z.channels()),
-        &engine.device,
-    )?;
+    let latents = latents(engine, z, x, y)?;
     let (height, width) = ((row.core.len() + 2 * rim) * f, (column.core.len() + 2 * rim) * f);
     let mut pixels: Vec<f32> = engine
         .vae()?
-        .decode(&latents)?
+        .decode_with(&latents, shared.into())?
         .narrow(1, row.pad * f, height)?
         .narrow(2, column.pad * f, width)?
         .to_dtype(DType::F32)?
         .flatten_all()?
         .to_vec1()?;
     if !pixels.iter().all(|value| value.is_finite()) {
-        return Err(Error::non_finite(Stage::Decode, &engine.device));
+        return Err(engine.non_finite(Stage::Decode));
     }
     let Some(source) = source else { return Ok(pixels) };
     let in_pixels = |range: Range<isize>| range.start * f as isize..range.end * f as isize;
@@ -156,9 +166,10 @@ fn decode(
         .collect())
 }
 
-/// The window of columns `x` and rows `y` of the latent, continued by reflection, `[y, x, C]`.
-fn window(z: &Latent, x: Range<isize>, y: Range<isize>) -> Vec<f32> {
+/// The window of columns `x` and rows `y` of the latent, continued by reflection, `[1, y, x, C]`.
+fn latents(engine: &Engine, z: &Latent, x: Range<isize>, y: Range<isize>) -> Result<Tensor, Error> {
     let channels = z.channels();
+    let shape = (1, y.len(), x.len(), channels);
     let mut out = Vec::with_capacity(x.len() * y.len() * channels);
     for y in y {
         let y = mirrored(y, z.height());
@@ -168,5 +179,5 @@ fn window(z: &Latent, x: Range<isize>, y: Range<isize>) -> Vec<f32> {
             out.extend_from_slice(&row[at..at + channels]);
         }
     }
-    out
+    Ok(Tensor::from_vec(out, shape, &engine.device)?)
 }

@@ -3,7 +3,7 @@
 
 use std::{cell::Cell, panic::resume_unwind, thread::ScopedJoinHandle};
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 use crate::{
     backend::ops::CropRect,
@@ -39,6 +39,8 @@ pub(super) struct Denoise<'a> {
     pub conditions: &'a Conditions,
     /// Regions per UNet call: the plan's, or what the device turned out to have memory for.
     pub batch: Cell<usize>,
+    /// Calls whose results were no numbers in the working precision, and were computed again in f32.
+    pub redone: Cell<usize>,
 }
 
 /// A batch of regions on the device, ready for the UNet.
@@ -71,6 +73,10 @@ impl Denoise<'_> {
             self.take_step(index, &fuser, before, zl, predictions, after, &noise)?;
             after.flush_rows(0..after.height()).map_err(|error| journal.failed(error))?;
             journal.append(Record::Stepped { steps: index + 1 })?;
+        }
+        if let count @ 1.. = self.redone.get() {
+            let dtype = self.engine.dtype.as_str();
+            progress.note(&format!("{count} regions overflowed in {dtype} and were redone in f32"));
         }
         Ok(())
     }
@@ -105,18 +111,25 @@ impl Denoise<'_> {
                             thread.join().unwrap_or_else(|panic| resume_unwind(panic))
                         }
                         // The first batch, or a smaller one since the device ran out of memory.
-                        _ => gather(engine, z, zl, batch),
+                        _ => gather(engine, z, zl, batch, engine.dtype),
                     };
                     // The next batch is gathered and copied to the device while this one is computed.
                     let next = &following[..count.min(following.len())];
                     if !next.is_empty() {
-                        ahead = Some((next, scope.spawn(move || gather(engine, z, zl, next))));
+                        ahead = Some((
+                            next,
+                            scope.spawn(move || gather(engine, z, zl, next, engine.dtype)),
+                        ));
                     }
-                    Ok((batch, self.predict_batch(input?, timestep, priors, batch)?))
+                    let mut eps = self.predict_batch(input?, timestep, priors, batch)?;
+                    for (region, eps) in batch.iter().zip(eps.chunks_exact_mut(size)) {
+                        if !is_finite(eps) {
+                            let region = std::slice::from_ref(region);
+                            eps.copy_from_slice(&self.redo(z, zl, timestep, priors, region)?);
+                        }
+                    }
+                    Ok((batch, eps))
                 })?;
-                if !eps.iter().all(|value| value.is_finite()) {
-                    return Err(Error::non_finite(Stage::Denoise, &engine.device));
-                }
                 let first = batch[0].index;
                 let rows = first * side..(first + batch.len()) * side;
                 predictions.rows_mut(rows.clone()).copy_from_slice(&eps[..batch.len() * size]);
@@ -137,7 +150,7 @@ impl Denoise<'_> {
         priors: &[AttentionPrior],
         batch: &[Region],
     ) -> Result<Vec<f32>, Error> {
-        let layers = self.prior_layers(batch, priors)?;
+        let layers = self.prior_layers(batch, priors, z.dtype())?;
         self.engine.predict(
             &UNetCall { z, zl, timestep, guidance: self.plan.sampling.guidance },
             &self.conditions.of_regions(batch)?,
@@ -146,6 +159,27 @@ impl Denoise<'_> {
                 None => Prior::None,
             },
         )
+    }
+
+    /// The prediction of a region that was no number in the working precision, in f32. A region alone, so
+    /// that it does not depend on the batch.
+    fn redo(
+        &self,
+        z: &Latent,
+        zl: &Latent,
+        timestep: f64,
+        priors: &[AttentionPrior],
+        region: &[Region],
+    ) -> Result<Vec<f32>, Error> {
+        let engine = self.engine;
+        let refuse = || Err(engine.non_finite(Stage::Denoise));
+        if engine.dtype == DType::F32 {
+            return refuse();
+        }
+        self.redone.set(self.redone.get() + 1);
+        let gathered = gather(engine, z, zl, region, DType::F32)?;
+        let eps = self.predict_batch(gathered, timestep, priors, region)?;
+        if is_finite(&eps) { Ok(eps) } else { refuse() }
     }
 
     /// Fuses the predictions, applies the structure prior and takes the sampler's step, all band by
@@ -193,12 +227,13 @@ impl Denoise<'_> {
         Ok(())
     }
 
-    /// The priors of a batch of regions, one tensor for each cross-attention; with guidance, those of
-    /// the negative half, then those of the prompt's.
+    /// The priors of a batch of regions, one tensor for each cross-attention in the precision of the
+    /// call; with guidance, those of the negative half, then those of the prompt's.
     fn prior_layers(
         &self,
         batch: &[Region],
         priors: &[AttentionPrior],
+        dtype: DType,
     ) -> Result<Option<Vec<Tensor>>, Error> {
         if priors.is_empty() {
             return Ok(None);
@@ -212,9 +247,10 @@ impl Denoise<'_> {
             .map(|prior| prior.for_regions(&rects, &sizes))
             .collect::<Result<Vec<_>, _>>()?;
         let layers = (0..sizes.len()).map(|layer| {
-            Tensor::cat(&halves.iter().map(|half| &half[layer]).collect::<Vec<_>>(), 0)
+            Tensor::cat(&halves.iter().map(|half| &half[layer]).collect::<Vec<_>>(), 0)?
+                .to_dtype(dtype)
         });
-        Ok(Some(layers.collect::<Result<_, _>>()?))
+        Ok(Some(layers.collect::<candle_core::Result<_>>()?))
     }
 
     /// The low-resolution pass of one timestep (METHOD §4): what every cross-attention says about
@@ -235,17 +271,21 @@ impl Denoise<'_> {
         let shape = (1, low_resolution.height(), low_resolution.width(), low_resolution.channels());
         let mut z = Latent::in_memory(shape.1, shape.2, shape.3)?;
         self.diffuse(low_resolution, &mut z, timestep, noise, DRAW_LOW_RESOLUTION)?;
-        let mut layers = Vec::new();
-        self.engine.predict(
-            &UNetCall {
-                z: self.engine.input(z.as_slice().to_vec(), shape)?,
-                zl: self.engine.input(low_resolution.as_slice().to_vec(), shape)?,
-                timestep,
-                guidance,
-            },
-            &self.conditions.global()?,
-            Prior::Record(&mut layers),
-        )?;
+        let record = |dtype: DType| -> Result<Vec<Tensor>, Error> {
+            let mut layers = Vec::new();
+            let input =
+                |latent: &Latent| self.engine.input(latent.as_slice().to_vec(), shape, dtype);
+            self.engine.predict(
+                &UNetCall { z: input(&z)?, zl: input(low_resolution)?, timestep, guidance },
+                &self.conditions.global()?,
+                Prior::Record(&mut layers),
+            )?;
+            Ok(layers)
+        };
+        let mut layers = record(self.engine.dtype)?;
+        if self.engine.dtype != DType::F32 && !are_finite(&layers)? {
+            layers = record(DType::F32)?;
+        }
         let half = |index: usize| -> candle_core::Result<AttentionPrior> {
             let of_layer = |layer: &Tensor| layer.narrow(0, index, 1);
             AttentionPrior::new(layers.iter().map(of_layer).collect::<Result<_, _>>()?)
@@ -269,8 +309,28 @@ impl Denoise<'_> {
     }
 }
 
+fn is_finite(values: &[f32]) -> bool {
+    values.iter().all(|value| value.is_finite())
+}
+
+fn are_finite(tensors: &[Tensor]) -> candle_core::Result<bool> {
+    for tensor in tensors {
+        // One value that is no number makes the sum none.
+        if !tensor.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()?.is_finite() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Copies a batch of regions to the device.
-fn gather(engine: &Engine, z: &Latent, zl: &Latent, batch: &[Region]) -> Result<Gathered, Error> {
+fn gather(
+    engine: &Engine,
+    z: &Latent,
+    zl: &Latent,
+    batch: &[Region],
+    dtype: DType,
+) -> Result<Gathered, Error> {
     let of = |latent: &Latent| -> Result<Tensor, Error> {
         let Region { height, width, .. } = batch[0];
         let size = height * width * latent.channels();
@@ -278,7 +338,7 @@ fn gather(engine: &Engine, z: &Latent, zl: &Latent, batch: &[Region]) -> Result<
         for (region, values) in batch.iter().zip(values.chunks_exact_mut(size)) {
             latent.gather(region, values)?;
         }
-        engine.input(values, (batch.len(), height, width, latent.channels()))
+        engine.input(values, (batch.len(), height, width, latent.channels()), dtype)
     };
     Ok(Gathered { z: of(z)?, zl: of(zl)? })
 }
@@ -293,5 +353,114 @@ fn rect(region: &Region, canvas: &CanvasSize, factor: usize) -> CropRect {
         left: pixels(region.x) / width,
         height: pixels(region.height) / height,
         width: pixels(region.width) / width,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::HashMap, fs, path::Path};
+
+    use candle_core::{Device, safetensors};
+
+    use super::*;
+    use crate::{
+        image::{self, Format, Input, Output},
+        pipeline::{Resume, Work, upscale},
+        weights::{ModelFiles, ModelSource},
+    };
+
+    const UNET: &str = "unet/diffusion_pytorch_model.safetensors";
+
+    /// Keeps the notes.
+    #[derive(Default)]
+    struct Notes(Vec<String>);
+
+    impl Progress for Notes {
+        fn begin(&mut self, _: Stage, _: usize) {}
+        fn advance(&mut self, _: usize) {}
+        fn note(&mut self, text: &str) {
+            self.0.push(text.to_owned());
+        }
+    }
+
+    fn copy_folder(from: &Path, to: &Path) {
+        fs::create_dir_all(to).unwrap();
+        for entry in fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            let target = to.join(entry.file_name());
+            if entry.path().is_dir() {
+                copy_folder(&entry.path(), &target);
+            } else {
+                fs::copy(entry.path(), target).unwrap();
+            }
+        }
+    }
+
+    /// The small model of the tests, the weights of `layers` of its UNet multiplied by `factor`.
+    fn model(folder: &Path, layers: &str, factor: f64) -> ModelFiles {
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/img2img/model");
+        copy_folder(&fixture, folder);
+        let tensors: HashMap<String, Tensor> = safetensors::load(folder.join(UNET), &Device::Cpu)
+            .unwrap()
+            .into_iter()
+            .map(|(name, tensor)| {
+                // The files are in 16 bits, and could not hold it.
+                let changed = name.starts_with(layers);
+                let tensor = tensor.to_dtype(DType::F32).unwrap();
+                (name, if changed { (tensor * factor).unwrap() } else { tensor })
+            })
+            .collect();
+        safetensors::save(&tensors, folder.join(UNET)).unwrap();
+        ModelFiles::open(ModelSource::Path(folder.to_owned())).unwrap()
+    }
+
+    /// The pixels of a job on that model, and what it had to say.
+    fn run(
+        files: &ModelFiles,
+        dtype: DType,
+        folder: &Path,
+    ) -> Result<(Vec<u8>, Vec<String>), Error> {
+        let engine = Engine::load_in(files, &Device::Cpu, dtype)?;
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("samples/nuthatch.jpg");
+        let picture = image::decode(&Input::Path(source))?;
+        let settings = Settings {
+            size: crate::canvas::SizeSpec::Exact(60, 40),
+            denoise: Some(crate::sampler::Denoise::Steps(2)),
+            ..Settings::default()
+        };
+        let output = folder.join("out.png");
+        let _ = fs::remove_file(&output);
+        let mut notes = Notes::default();
+        let target = Output::Path(output.clone());
+        let work = Work { resume: Resume::Never, ..Work::default() };
+        upscale(&engine, &picture, &target, Format::Png, &settings, &work, &mut notes)?;
+        let image = ::image::open(&output).unwrap();
+        Ok((image.to_rgb8().into_raw(), notes.0))
+    }
+
+    #[test]
+    fn what_overflows_in_f16_is_redone_in_f32() {
+        let folder = tempfile::tempdir().unwrap();
+        // Activations beyond 65 504, which the next norm brings back.
+        let files = model(&folder.path().join("model"), "conv_in.", 5e4);
+        let (expected, notes) = run(&files, DType::F32, folder.path()).unwrap();
+        assert!(!notes.iter().any(|note| note.contains("f32")), "{notes:?}");
+        let (redone, notes) = run(&files, DType::F16, folder.path()).unwrap();
+        assert!(notes.iter().any(|note| note.contains("overflowed in f16")), "{notes:?}");
+        let far = |(a, b): (&u8, &u8)| a.abs_diff(*b) > 2;
+        assert!(!expected.iter().zip(&redone).any(far), "the redone picture is another");
+    }
+
+    #[test]
+    fn what_is_no_number_in_f32_either_is_an_error_and_not_a_black_picture() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = model(&folder.path().join("model"), "conv_out.", f64::NAN);
+        for dtype in [DType::F32, DType::F16] {
+            let error = run(&files, dtype, folder.path()).unwrap_err();
+            let is_told =
+                matches!(&error, Error::NonFinite { stage: Stage::Denoise, weight: Some(_) });
+            assert!(is_told, "{error}");
+            assert!(!folder.path().join("out.png").exists());
+        }
     }
 }

@@ -7,12 +7,14 @@ use candle_core::{DType, Tensor};
 use crate::{
     canvas::Latent,
     image::{Picture, Resizer},
+    model::vae::{NormStatistics, Norms},
 };
 
 use super::{
     Engine, Error, Plan, Progress, Stage,
     journal::Record,
     memory::retry_halves,
+    statistics,
     tiles::{Span, mirrored},
     work::WorkFolder,
 };
@@ -75,11 +77,22 @@ pub(super) fn canvas(
     let done = journal.done().tiles;
     progress.begin(Stage::Encode, plan.tile_rows.len() * plan.tile_columns.len());
     progress.advance(done);
+    if done == plan.tile_rows.len() * plan.tile_columns.len() {
+        return Ok(());
+    }
+    let shared = statistics::measure(
+        engine,
+        plan,
+        |x, y| pixels(engine, &source, x, y),
+        |vae, samples, shared| vae.encode_with(samples, Norms::Measured(shared)),
+    )?;
     for (index, (row, column)) in tiles.enumerate().skip(done) {
         if progress.interrupted() {
             return Err(Error::Interrupted(None));
         }
-        retry_halves(row, column, &mut |row, column| tile(engine, &source, zl, row, column))?;
+        retry_halves(row, column, &mut |row, column| {
+            tile(engine, &source, shared.as_ref(), zl, row, column)
+        })?;
         zl.flush_rows(row.core.clone()).map_err(|error| journal.failed(error))?;
         journal.append(Record::Encoded { tiles: index + 1 })?;
         progress.advance(1);
@@ -104,34 +117,47 @@ pub(super) fn low_resolution(
     // It has about the size of one region: one tile.
     let whole = |length: usize| Span { core: 0..length, pad: plan.vae_pad };
     let (row, column) = (whole(height), whole(width));
-    retry_halves(&row, &column, &mut |row, column| tile(engine, &source, latent, row, column))?;
+    retry_halves(&row, &column, &mut |row, column| {
+        tile(engine, &source, None, latent, row, column)
+    })?;
     latent.flush_rows(0..height).map_err(|error| journal.failed(error))?;
     journal.append(Record::LowResolution)
 }
 
-/// Encodes the core of one tile into its place.
+/// The pixels of columns `x` and rows `y`, in latent pixels, for the encoder: `[1, f·y, f·x, 3]`.
+fn pixels(
+    engine: &Engine,
+    source: &Canvased<'_>,
+    x: Range<isize>,
+    y: Range<isize>,
+) -> Result<Tensor, Error> {
+    let f = engine.shape().factor as isize;
+    let in_pixels = |range: Range<isize>| range.start * f..range.end * f;
+    let (x, y) = (in_pixels(x), in_pixels(y));
+    let window = source.window(x.clone(), y.clone());
+    Ok(Tensor::from_vec(window, (1, y.len(), x.len(), 3), &engine.device)?)
+}
+
+/// Encodes the core of one tile into its place, with the statistics that it shares if there are such.
 fn tile(
     engine: &Engine,
     source: &Canvased<'_>,
+    shared: Option<&NormStatistics>,
     latent: &mut Latent,
     row: &Span,
     column: &Span,
 ) -> Result<(), Error> {
-    let f = engine.shape().factor as isize;
-    let pixels = |range: Range<isize>| range.start * f..range.end * f;
-    let (x, y) = (pixels(column.padded()), pixels(row.padded()));
-    let window = source.window(x.clone(), y.clone());
-    let window = Tensor::from_vec(window, (1, y.len(), x.len(), 3), &engine.device)?;
+    let window = pixels(engine, source, column.padded(), row.padded())?;
     let core: Vec<f32> = engine
         .vae()?
-        .encode(&window)?
+        .encode_with(&window, shared.into())?
         .narrow(1, row.pad, row.core.len())?
         .narrow(2, column.pad, column.core.len())?
         .to_dtype(DType::F32)?
         .flatten_all()?
         .to_vec1()?;
     if !core.iter().all(|value| value.is_finite()) {
-        return Err(Error::non_finite(Stage::Encode, &engine.device));
+        return Err(engine.non_finite(Stage::Encode));
     }
     let (width, channels) = (latent.width(), latent.channels());
     let length = column.core.len() * channels;

@@ -18,7 +18,7 @@ use crate::{
 
 #[cfg(feature = "llava")]
 use super::CaptionModel;
-use super::{Error, ModelDefaults, slot::Slot};
+use super::{Error, ModelDefaults, Stage, slot::Slot};
 
 /// What of a model decides the shape of a job; read from its configuration alone, without weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +103,8 @@ pub(super) struct TextSizes {
 pub struct Engine {
     files: ModelFiles,
     unet: Slot<UNet2DConditionModel>,
+    /// The UNet again, for what overflows in the working precision.
+    unet_f32: Slot<UNet2DConditionModel>,
     vae: Slot<Vae>,
     text: Slot<TextConditioner>,
     #[cfg(feature = "llava")]
@@ -138,9 +140,20 @@ impl Engine {
     /// A part that is missing, of an architecture that is not supported, or that does not go with
     /// the others; a tensor that is missing, or of another shape or type than it should be.
     pub fn load(files: &ModelFiles, device: &Device) -> Result<Self, Error> {
+        Self::load_in(files, device, working_dtype(device))
+    }
+
+    /// As [`load`](Self::load), in a precision of choice.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub(super) fn load_in(
+        files: &ModelFiles,
+        device: &Device,
+        dtype: DType,
+    ) -> Result<Self, Error> {
         let source = files.source();
         files.check_parts()?;
-        let dtype = working_dtype(device);
         let (vae, of_vae) = files.without_values(|files| files.vae(device, VAE_DTYPE))?;
         let unet_config = unet_config(files, device, dtype)?;
         let shape = ModelShape::new(source, &unet_config, &vae)?;
@@ -175,6 +188,7 @@ impl Engine {
             vae_config: files.vae_config()?,
             unet_config,
             unet: Slot::empty(),
+            unet_f32: Slot::empty(),
             vae: Slot::empty(),
             text: Slot::empty(),
             #[cfg(feature = "llava")]
@@ -194,9 +208,20 @@ impl Engine {
         })
     }
 
-    /// The UNet, loaded if it is not.
-    pub(super) fn unet(&self) -> Result<Arc<UNet2DConditionModel>, Error> {
-        self.unet.get(|| load_unet(&self.files, &self.device, self.dtype))
+    /// The UNet in the working precision or in f32, loaded if it is not.
+    fn unet(&self, dtype: DType) -> Result<Arc<UNet2DConditionModel>, Error> {
+        let load = || load_unet(&self.files, &self.device, dtype);
+        if dtype == self.dtype {
+            return self.unet.get(load);
+        }
+        match self.unet_f32.get(load) {
+            // It is twice as large: maybe there is room for one of the two only.
+            Err(error) if error.is_out_of_memory() => {
+                self.unet.free();
+                self.unet_f32.get(load)
+            }
+            loaded => loaded,
+        }
     }
 
     /// The autoencoder, loaded if it is not.
@@ -234,6 +259,13 @@ impl Engine {
         self.captioner.as_ref()
     }
 
+    /// The error for values that are not numbers. Where the weights are to blame the first such one is
+    /// named: they are searched only now, because reading them all takes as long as loading the model.
+    pub(super) fn non_finite(&self, stage: Stage) -> Error {
+        let weight = self.files.find_non_finite();
+        Error::NonFinite { stage, weight }
+    }
+
     /// Forgets the parts that are loaded; a part that is in use goes when it is no longer.
     pub(super) fn free_parts(&self) {
         self.parts_freer()();
@@ -241,9 +273,10 @@ impl Engine {
 
     /// What does so, for another thread.
     pub(super) fn parts_freer(&self) -> impl Fn() + Send + Sync + use<> {
-        let (unet, vae, text) = (self.unet.clone(), self.vae.clone(), self.text.clone());
+        let unets = [self.unet.clone(), self.unet_f32.clone()];
+        let (vae, text) = (self.vae.clone(), self.text.clone());
         move || {
-            unet.free();
+            unets.iter().for_each(Slot::free);
             vae.free();
             text.free();
             give_back_freed();
@@ -365,8 +398,9 @@ impl Engine {
         &self,
         values: Vec<f32>,
         shape: (usize, usize, usize, usize),
+        dtype: DType,
     ) -> Result<Tensor, Error> {
-        Ok(Tensor::from_vec(values, shape, &self.device)?.to_dtype(self.dtype)?)
+        Ok(Tensor::from_vec(values, shape, &self.device)?.to_dtype(dtype)?)
     }
 
     /// One UNet call on a batch of regions.
@@ -375,7 +409,7 @@ impl Engine {
     /// back in the same layout, in f32. With guidance g the batch goes through the UNet twice in one
     /// call, and `conditioning` and `prior` hold `2·batch` entries: those of the negative prompt,
     /// then those of the prompt. The prediction is then `negative + g·(positive − negative)` (Ho and
-    /// Salimans 2022, as diffusers writes it).
+    /// Salimans 2022, as diffusers writes it). The precision is that of `z`: the working precision, or f32.
     pub(super) fn predict(
         &self,
         call: &UNetCall,
@@ -390,7 +424,9 @@ impl Engine {
         if guidance.is_some() {
             sample = Tensor::cat(&[&sample, &sample], 0)?;
         }
-        let output = self.unet()?.forward(&sample, timestep, conditioning, prior)?;
+        let dtype = sample.dtype();
+        let output =
+            self.unet(dtype)?.forward(&sample, timestep, &conditioning.to_dtype(dtype)?, prior)?;
         let output: Vec<f32> = output.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
         let Some(guidance) = guidance else { return Ok(output) };
         let guidance = guidance as f32;

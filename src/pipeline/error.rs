@@ -5,8 +5,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use candle_core::Device;
-
 use crate::{
     backend::DeviceError,
     canvas::CanvasError,
@@ -49,15 +47,15 @@ pub enum Error {
     OutputTooLarge { width: u32, height: u32 },
     /// A result that is no number: rather no picture than a black one.
     #[error(
-        "{}: the model produced values that are not numbers; {}",
+        "{}: the model produced values that are not numbers, also in f32; {}",
         .stage.verb(),
-        if *.on_cpu {
-            "are its files good (`models verify`), the scales of LoRAs and --guidance not too high?"
-        } else {
-            "try `--device cpu`, which computes in f32"
+        match .weight {
+            Some(weight) => format!("{weight} has such values"),
+            None => "are its files good (`models verify`), the scales of LoRAs and --guidance not \
+                     too high?".to_owned(),
         }
     )]
-    NonFinite { stage: Stage, on_cpu: bool },
+    NonFinite { stage: Stage, weight: Option<String> },
     /// A job that is known not to fit before it runs.
     #[error(
         "not enough memory: the job needs at least {needs} ({}), and may use {has}; try {}, or a larger \
@@ -97,11 +95,6 @@ pub enum Error {
 }
 
 impl Error {
-    /// Values that are not numbers, from a model on `device`.
-    pub(super) fn non_finite(stage: Stage, device: &Device) -> Self {
-        Self::NonFinite { stage, on_cpu: device.is_cpu() }
-    }
-
     /// Whether the device's memory was used up.
     pub(super) fn is_out_of_memory(&self) -> bool {
         let source = match self {

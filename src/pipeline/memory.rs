@@ -20,6 +20,7 @@ use crate::{
 use super::{
     Defaults, Engine, Error, Settings, colour_fix,
     engine::{Footprints, VAE_DTYPE},
+    statistics,
     tiles::{Span, spans},
 };
 
@@ -361,7 +362,7 @@ impl Job<'_> {
             let loading = part.loading.saturating_sub(part.kept);
             let (resident, working) = if on_cpu {
                 let resident = base + held + needs.host + needs.device;
-                (resident, needs.device_working.max(needs.host_working) + part.converted)
+                (resident, needs.device_working.max(needs.host_working))
             } else {
                 (GPU_BYTES + held + needs.device, needs.device_working)
             };
@@ -422,15 +423,15 @@ impl Job<'_> {
     fn encode(&self, tile: usize, scratch: &mut usize) -> Needs {
         let shape = self.engine.shape();
         let padded = |length| self.tile_side(length, tile, 0).1;
-        let mut sizes = vec![(padded(self.canvas.latent_height), padded(self.canvas.latent_width))];
+        let (height, width) = (padded(self.canvas.latent_height), padded(self.canvas.latent_width));
         // The whole picture for the attention prior goes as one tile.
-        sizes.extend(
-            (self.low_resolution)
-                .map(|(height, width)| (height + 2 * self.vae_pad, width + 2 * self.vae_pad)),
-        );
-        let peaks = sizes.into_iter().map(|(height, width)| {
+        let whole = (self.low_resolution)
+            .map(|(height, width)| (1, height + 2 * self.vae_pad, width + 2 * self.vae_pad));
+        let samples = self.samples(height * width);
+        let sizes = [Some((1, height, width)), whole, samples].into_iter().flatten();
+        let peaks = sizes.map(|(batch, height, width)| {
             let (height, width) = (height * shape.factor, width * shape.factor);
-            let image = Extent { batch: 1, height, width, channels: 3 };
+            let image = Extent { batch, height, width, channels: 3 };
             let mut ledger = self.vae_ledger();
             self.engine.vae_config().play_encode(image, &mut ledger);
             *scratch = (*scratch).max(ledger.scratch_bytes());
@@ -499,10 +500,16 @@ impl Job<'_> {
         };
         let (core_height, height) = self.tile_side(self.canvas.latent_height, tile, rim);
         let (core_width, width) = self.tile_side(self.canvas.latent_width, tile, rim);
-        let mut ledger = self.vae_ledger();
-        let z = Extent { batch: 1, height, width, channels: shape.channels };
-        self.engine.vae_config().play_decode(z, &mut ledger);
-        *scratch = (*scratch).max(ledger.scratch_bytes());
+        let samples = self.samples((height - 2 * rim) * (width - 2 * rim));
+        let sizes = [Some((1, height, width)), samples].into_iter().flatten();
+        let peaks = sizes.map(|(batch, height, width)| {
+            let mut ledger = self.vae_ledger();
+            let z = Extent { batch, height, width, channels: shape.channels };
+            self.engine.vae_config().play_decode(z, &mut ledger);
+            *scratch = (*scratch).max(ledger.scratch_bytes());
+            ledger.peak()
+        });
+        let device_working = peaks.max().unwrap_or(0);
         // The band of rows that is written next, in f32 and in the output's samples.
         let rows = core_height.saturating_sub(2 * rim) * shape.factor;
         let band = rows * self.canvas.width * (3 * size_of::<f32>() + 4);
@@ -510,10 +517,17 @@ impl Job<'_> {
         Needs {
             device: self.condition_bytes(),
             host: self.mapped_bytes() + band,
-            device_working: ledger.peak(),
+            device_working,
             // The decoded tile, its copies on the way to the host, and the filter's planes.
             host_working: 2 * pixels(height, width) + 5 * pixels(core_height, core_width),
         }
+    }
+
+    /// The samples for the shared statistics of tiles with so many latent pixels: how many, and their sides.
+    fn samples(&self, tile: usize) -> Option<(usize, usize, usize)> {
+        let has_norms = self.engine.vae_context().is_none();
+        let count = statistics::sample_count(tile);
+        has_norms.then_some((count, statistics::SAMPLE, statistics::SAMPLE))
     }
 
     fn vae_ledger(&self) -> Ledger {

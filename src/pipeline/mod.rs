@@ -21,6 +21,7 @@ mod progress;
 mod sampling;
 mod settings;
 mod slot;
+mod statistics;
 mod tiles;
 mod work;
 
@@ -168,8 +169,14 @@ impl Run<'_> {
             encode::low_resolution(engine, picture, plan, work)?;
             free_parts(engine, plan);
             let batch = Cell::new(plan.memory.batch);
-            let denoise =
-                denoise::Denoise { engine, plan, settings, conditions: &conditions, batch };
+            let denoise = denoise::Denoise {
+                engine,
+                plan,
+                settings,
+                conditions: &conditions,
+                batch,
+                redone: Cell::new(0),
+            };
             denoise.run(work, progress)?;
             free_parts(engine, plan);
         }

@@ -15,9 +15,9 @@ use super::{
     work::Layout,
 };
 
-/// Padding in latent pixels for an autoencoder whose norms look at the whole tile (AutoencoderKL):
-/// no padding makes such a tile exact, but wide padding brings its statistics close to its
-/// neighbours'.
+/// Padding in latent pixels for an autoencoder that looks at the whole tile (AutoencoderKL): no padding
+/// makes such a tile exact, but its norms share statistics ([`super::statistics`]), and wide padding brings
+/// what its attention sees close to what its neighbours' sees.
 const GLOBAL_VAE_PAD: usize = 32;
 
 /// The largest output: 131 072², far beyond any camera times any scale, and a canvas that still

@@ -295,9 +295,9 @@ mod tests {
         }
         let eta = Settings { eta: Some(0.5), ..Settings::default() };
         assert!(resolve(EULER, "{}", &eta).is_err());
-        let flow = r#"{"_class_name": "FlowMatchEulerDiscreteScheduler"}"#;
-        assert!(resolve(flow, "{}", &Settings::default()).is_err());
-        assert!(resolve(flow, r#"{"sampler": "euler"}"#, &Settings::default()).is_ok());
+        let unknown = r#"{"_class_name": "IPNDMScheduler"}"#;
+        assert!(resolve(unknown, "{}", &Settings::default()).is_err());
+        assert!(resolve(unknown, r#"{"sampler": "euler"}"#, &Settings::default()).is_ok());
     }
 
     #[test]

@@ -212,13 +212,45 @@ impl SchedulerConfig {
         Ok(serde_json::from_str(text)?)
     }
 
-    /// The sampler that the config names, or one in its place: [`SamplerKind::from_class_name`]. A caller whose
-    /// user chose a sampler need not ask: the schedule of betas is the same for all.
+    /// The sampler that the config names, or one in its place ([`SamplerKind::from_class_name`]), with a note where
+    /// it leaves out a setting. A caller whose user chose a sampler need not ask: the schedule of betas is the same
+    /// for all.
     ///
     /// # Errors
     /// [`SamplerError::UnsupportedScheduler`].
     pub fn sampler(&self) -> Result<Choice, SamplerError> {
-        SamplerKind::from_class_name(&self.class_name)
+        let Choice { kind, note } = SamplerKind::from_class_name(&self.class_name)?;
+        let without = |setting| {
+            let class = &self.class_name;
+            format!("the model asks for {class} with {setting}; running {kind} without it")
+        };
+        Ok(Choice { kind, note: note.or_else(|| self.left_out().map(without)) })
+    }
+
+    /// A setting of a class whose sampler we have that we have not: noise levels that are not the training's, and
+    /// clipping of x̂0, which is for models of pixels (diffusers' own pipelines of Stable Diffusion turn it off).
+    fn left_out(&self) -> Option<&'static str> {
+        let euler = self.class_name == "EulerDiscreteScheduler";
+        let interpolates = self.interpolation_type.as_deref().is_some_and(|kind| kind != "linear");
+        let settings = [
+            ("use_karras_sigmas", euler && self.use_karras_sigmas == Some(true)),
+            ("use_exponential_sigmas", euler && self.use_exponential_sigmas == Some(true)),
+            ("use_beta_sigmas", euler && self.use_beta_sigmas == Some(true)),
+            ("an interpolation_type of its own", euler && interpolates),
+            ("clip_sample", !euler && self.clip_sample),
+            ("thresholding", !euler && self.thresholding),
+        ];
+        settings.into_iter().find_map(|(setting, wanted)| wanted.then_some(setting))
+    }
+
+    /// Whether the model was trained on noise that betas make, at timesteps that count them. Those of EDM, of flow
+    /// matching and their kin were not, and their schedulers say so by their class, or by telling the model log σ.
+    pub(super) fn has_betas(&self) -> bool {
+        const OTHERS: [&str; 6] =
+            ["EDM", "FlowMatch", "CosineDPM", "CMStochastic", "ScoreSde", "SCM"];
+        let continuous = self.timestep_type.as_deref() == Some("continuous")
+            && self.prediction_type == PredictionType::V;
+        !continuous && !OTHERS.iter().any(|other| self.class_name.starts_with(other))
     }
 }
 
@@ -249,6 +281,48 @@ mod tests {
         assert!(!config.clip_sample && !config.set_alpha_to_one);
         assert_eq!(config.timestep_spacing, TimestepSpacing::Leading);
         assert_eq!(config.sampler().unwrap().kind, SamplerKind::Ddim);
+    }
+
+    #[test]
+    fn settings_that_our_samplers_lack_are_left_out_with_a_note() {
+        let note = |class: &str, setting: &str| {
+            let text = format!(r#"{{"_class_name": "{class}", {setting}}}"#);
+            let config = SchedulerConfig::from_json(&text).unwrap();
+            let choice = config.sampler().unwrap();
+            assert!(choice.kind.build(&config, None).is_ok(), "{text}");
+            choice.note
+        };
+        for (class, setting, name) in [
+            ("EulerDiscreteScheduler", r#""use_karras_sigmas": true"#, "use_karras_sigmas"),
+            (
+                "EulerDiscreteScheduler",
+                r#""use_exponential_sigmas": true"#,
+                "use_exponential_sigmas",
+            ),
+            ("EulerDiscreteScheduler", r#""use_beta_sigmas": true"#, "use_beta_sigmas"),
+            (
+                "EulerDiscreteScheduler",
+                r#""interpolation_type": "log_linear""#,
+                "an interpolation_type of its own",
+            ),
+            ("DDIMScheduler", r#""clip_sample": true"#, "clip_sample"),
+            ("DDIMScheduler", r#""steps_offset": 1"#, "clip_sample"),
+            ("TCDScheduler", r#""thresholding": true"#, "thresholding"),
+        ] {
+            let kind = SamplerKind::from_class_name(class).unwrap().kind;
+            let expected =
+                format!("the model asks for {class} with {name}; running {kind} without it");
+            assert_eq!(note(class, setting), Some(expected));
+        }
+        for (class, setting) in [
+            ("EulerDiscreteScheduler", r#""use_karras_sigmas": null, "clip_sample": true"#),
+            ("DDIMScheduler", r#""clip_sample": false, "use_karras_sigmas": true"#),
+        ] {
+            assert_eq!(note(class, setting), None);
+        }
+        // Of another class's settings its own note is enough.
+        let stand_in = note("DPMSolverMultistepScheduler", r#""use_karras_sigmas": true"#).unwrap();
+        assert!(stand_in.ends_with("running euler instead"), "{stand_in}");
     }
 
     #[test]

@@ -18,6 +18,14 @@ pub enum SamplerError {
         /// `_class_name` of the config.
         class: String,
     },
+    /// The model was trained on other noise levels than betas make.
+    #[error(
+        "the model's scheduler {class:?} is of another kind of model (EDM, flow matching): not supported"
+    )]
+    OtherProcess {
+        /// `_class_name` of the config.
+        class: String,
+    },
     /// A name that nothing has.
     #[error("not one of {known}")]
     Name {

@@ -7,8 +7,8 @@
 //! spacing through fractions of timesteps.
 
 use super::{
-    FinalSigmas, PredictionType, Sampler, SamplerError, SamplerKind, Schedule, SchedulerConfig,
-    Step, TimestepSpacing, Update, steps_through, update,
+    FinalSigmas, Sampler, SamplerError, SamplerKind, Schedule, SchedulerConfig, Step,
+    TimestepSpacing, Update, steps_through, update,
 };
 
 /// The Euler sampler.
@@ -18,32 +18,10 @@ pub struct Euler {
 }
 
 impl Euler {
-    /// Euler with the config's final σ.
-    ///
-    /// # Errors
-    /// [`SamplerError::UnsupportedSetting`] where a config *of this class* wants noise levels that are not the training's.
-    /// In configs of other classes such settings belong to the other class.
-    pub fn new(config: &SchedulerConfig) -> Result<Self, SamplerError> {
-        let reason = "only the noise levels of the training are; choose another with --sampler";
-        let refused = [
-            ("use_karras_sigmas = true", config.use_karras_sigmas == Some(true)),
-            ("use_exponential_sigmas = true", config.use_exponential_sigmas == Some(true)),
-            ("use_beta_sigmas = true", config.use_beta_sigmas == Some(true)),
-            (
-                "interpolation_type",
-                config.interpolation_type.as_deref().is_some_and(|kind| kind != "linear"),
-            ),
-            (
-                "timestep_type = \"continuous\"",
-                config.timestep_type.as_deref() == Some("continuous")
-                    && config.prediction_type == PredictionType::V,
-            ),
-        ];
-        let own = config.class_name == "EulerDiscreteScheduler";
-        match refused.into_iter().find(|&(_, refused)| own && refused) {
-            Some((setting, _)) => Err(SamplerError::UnsupportedSetting { setting, reason }),
-            None => Ok(Self { final_sigmas: config.final_sigmas_type }),
-        }
+    /// Euler with the config's final σ, through the noise levels of the training.
+    #[must_use]
+    pub fn new(config: &SchedulerConfig) -> Self {
+        Self { final_sigmas: config.final_sigmas_type }
     }
 }
 
@@ -75,35 +53,5 @@ impl Sampler for Euler {
         let direction = (1.0 - abar_prev).sqrt();
         let (z, eps) = update::towards(schedule.abar_with_signal(step.t)?, abar_prev, direction);
         Ok(Update { z: z as f32, eps: eps as f32, noise: 0.0 })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn euler(class: &str, setting: &str) -> Result<Euler, SamplerError> {
-        let text = format!(r#"{{"_class_name": "{class}", {setting}}}"#);
-        Euler::new(&SchedulerConfig::from_json(&text).unwrap())
-    }
-
-    #[test]
-    fn noise_levels_of_other_making_are_refused_by_name() {
-        for (setting, name) in [
-            (r#""use_karras_sigmas": true"#, "use_karras_sigmas"),
-            (r#""use_exponential_sigmas": true"#, "use_exponential_sigmas"),
-            (r#""use_beta_sigmas": true"#, "use_beta_sigmas"),
-            (r#""interpolation_type": "log_linear""#, "interpolation_type"),
-            (
-                r#""timestep_type": "continuous", "prediction_type": "v_prediction""#,
-                "timestep_type",
-            ),
-        ] {
-            let error = euler("EulerDiscreteScheduler", setting).unwrap_err().to_string();
-            assert!(error.contains(name) && error.contains("--sampler"), "{error}");
-            // In another class's config they are that class's business.
-            assert!(euler("DPMSolverMultistepScheduler", setting).is_ok());
-        }
-        assert!(euler("EulerDiscreteScheduler", r#""use_karras_sigmas": null"#).is_ok());
     }
 }

@@ -55,7 +55,8 @@ impl SamplerKind {
     /// have to store and fuse as well, for little gain in a run of a few steps. Such a model gets the one-step
     /// method that goes through the same noise levels, on the same betas:
     /// - PNDM's transfer from one timestep to the next *is* DDIM's (Liu et al. 2022), at the same timesteps and with the
-    ///   same ᾱ at the end, and DDPM is DDIM with η = 1: these become DDIM;
+    ///   same ᾱ at the end, DDPM is DDIM with η = 1, and the parallel ones solve the same equations in another order:
+    ///   these become DDIM;
     /// - the solvers in σ (DPM-Solver++, UniPC, DEIS, Heun, LMS, the ancestral ones, …) integrate the equation that Euler's
     ///   method integrates, down to σ = 0: they become Euler.
     ///
@@ -67,7 +68,10 @@ impl SamplerKind {
             "TCDScheduler" => (Self::Tcd, true),
             "EulerDiscreteScheduler" => (Self::Euler, true),
             "LCMScheduler" => (Self::Lcm, true),
-            "PNDMScheduler" | "DDPMScheduler" => (Self::Ddim, false),
+            "PNDMScheduler"
+            | "DDPMScheduler"
+            | "DDIMParallelScheduler"
+            | "DDPMParallelScheduler" => (Self::Ddim, false),
             "DEISMultistepScheduler"
             | "DPMSolverMultistepScheduler"
             | "DPMSolverSDEScheduler"
@@ -102,7 +106,7 @@ impl SamplerKind {
         Ok(match self {
             Self::Ddim => Box::new(Ddim::new(eta.unwrap_or(Ddim::DEFAULT_ETA))?),
             Self::Tcd => Box::new(Tcd::new(config, eta.unwrap_or(Tcd::DEFAULT_ETA))?),
-            Self::Euler => Box::new(Euler::new(config)?),
+            Self::Euler => Box::new(Euler::new(config)),
             Self::Lcm => Box::new(Lcm::new(config)?),
         })
     }

@@ -25,18 +25,11 @@ impl Schedule {
     /// The schedule of a config.
     ///
     /// # Errors
-    /// [`SamplerError::UnsupportedSetting`] for clipping or thresholding of x̂0, [`SamplerError::Betas`] for betas
+    /// [`SamplerError::OtherProcess`] for a model that was not trained on betas, [`SamplerError::Betas`] for betas
     /// outside (0, 1) or of the wrong number.
     pub fn new(config: &SchedulerConfig) -> Result<Self, SamplerError> {
-        let reason = "x0 is clipped in models of pixels only; a model of latents needs false";
-        if config.clip_sample {
-            return Err(SamplerError::UnsupportedSetting { setting: "clip_sample = true", reason });
-        }
-        if config.thresholding {
-            return Err(SamplerError::UnsupportedSetting {
-                setting: "thresholding = true",
-                reason,
-            });
+        if !config.has_betas() {
+            return Err(SamplerError::OtherProcess { class: config.class_name.clone() });
         }
         let betas = betas(config)?;
         let mut abar = cumulative_product(betas.iter().map(|beta| 1.0 - beta));
@@ -307,15 +300,17 @@ mod tests {
     }
 
     #[test]
-    fn settings_for_models_of_pixels_are_refused() {
-        let mut clipping = config("");
-        clipping.clip_sample = true;
-        let error = Schedule::new(&clipping).unwrap_err();
-        assert!(matches!(
-            error,
-            SamplerError::UnsupportedSetting { setting: "clip_sample = true", .. }
-        ));
-        assert!(Schedule::new(&config(r#", "thresholding": true"#)).is_err());
+    fn models_of_another_noise_process_are_refused_whatever_sampler_is_chosen() {
+        for text in [
+            r#"{"_class_name": "EDMEulerScheduler", "sigma_max": 80.0}"#,
+            r#"{"_class_name": "EDMDPMSolverMultistepScheduler"}"#,
+            r#"{"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}"#,
+            r#"{"_class_name": "EulerDiscreteScheduler", "timestep_type": "continuous",
+                "prediction_type": "v_prediction"}"#,
+        ] {
+            let error = Schedule::new(&SchedulerConfig::from_json(text).unwrap()).unwrap_err();
+            assert!(matches!(error, SamplerError::OtherProcess { .. }), "{text}");
+        }
     }
 
     #[test]

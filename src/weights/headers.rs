@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{DType, Device, Result, Shape, Tensor, quantized::GgmlDType};
 
 use super::kept::{KeptWeights, MatrixForm};
-use crate::backend::ops::Weight;
-use crate::backend::{ParamSource, stored_bytes};
+use crate::backend::ops::{Weight, memory::panels_bytes};
+use crate::backend::{ParamSource, Working, stored_bytes};
 
 /// What the weights of a part take, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,8 +20,6 @@ pub struct Footprint {
     pub mapped: usize,
     /// Pages of this program that reading an embedded model touches; they stay.
     pub embedded: usize,
-    /// The largest convolution that is kept in 16 bits, in f32: the CPU brings one at a time there.
-    pub converted: usize,
 }
 
 /// The weights of one part, without their values; each one that is asked for is added to a
@@ -69,6 +67,24 @@ impl Headers {
         let count = shape.elem_count();
         self.add(name, count * dtype.size_in_bytes(), 0, self.passing(name, count, dtype));
     }
+
+    /// Adds a weight that is read in `dtype` and laid out for products.
+    fn add_laid_out(&self, name: &str, shape: &Shape, dtype: DType, working: &Working) {
+        let count = shape.elem_count();
+        let (output, input) = matrix_dims(shape);
+        let kept = if working.device.is_cpu() && working.dtype == DType::F32 {
+            panels_bytes(working.products, dtype != DType::F32, input, output)
+        } else {
+            count * dtype.size_in_bytes()
+        };
+        self.add(name, kept, 0, self.passing(name, count, dtype));
+    }
+}
+
+/// Outputs and inputs of a weight, those of a convolution at all pixels under its kernel.
+fn matrix_dims(shape: &Shape) -> (usize, usize) {
+    let output = shape.dims().first().copied().unwrap_or(1);
+    (output, shape.elem_count() / output.max(1))
 }
 
 /// A tensor that takes no memory.
@@ -87,13 +103,14 @@ impl ParamSource for Headers {
         self.weights.contains(name)
     }
 
-    fn matrix(&self, name: &str, shape: &Shape, dtype: DType, device: &Device) -> Result<Weight> {
+    fn matrix(&self, name: &str, shape: &Shape, working: &Working) -> Result<Weight> {
+        let &Working { dtype, ref device, .. } = working;
         self.weights.stored().check(name, shape)?;
         let count = shape.elem_count();
         // Whole rows of whole blocks, or there would be no such form.
         let packed = |format| stored_bytes(format, count).unwrap_or(0);
         match self.weights.matrix_form(name, shape, dtype, device) {
-            MatrixForm::Dense => self.add_plain(name, shape, dtype),
+            MatrixForm::Dense => self.add_laid_out(name, shape, dtype, working),
             MatrixForm::F16 => {
                 self.add(name, packed(GgmlDType::F16), 0, self.passing(name, count, DType::F32));
             }
@@ -103,21 +120,16 @@ impl ParamSource for Headers {
             }
             MatrixForm::OnDevice(format, _) => self.add(name, packed(format), 0, 0),
         }
-        let output = shape.dims().first().copied().unwrap_or(1);
-        let input = count / output.max(1);
+        let (output, input) = matrix_dims(shape);
         Ok(Weight::laid_out(valueless((input, output), dtype, device)?))
     }
 
-    fn kernel(&self, name: &str, shape: &Shape, dtype: DType, device: &Device) -> Result<Tensor> {
+    fn kernel(&self, name: &str, shape: &Shape, working: &Working) -> Result<Weight> {
+        let &Working { dtype, ref device, .. } = working;
         self.weights.stored().check(name, shape)?;
         let kept = self.weights.kernel_dtype(name, dtype, device);
-        self.add_plain(name, shape, kept);
-        let (output, input, height, width) = shape.dims4()?;
-        if kept != dtype {
-            let mut footprint = self.footprint.lock().unwrap_or_else(PoisonError::into_inner);
-            footprint.converted =
-                footprint.converted.max(shape.elem_count() * dtype.size_in_bytes());
-        }
-        valueless((height * width * input, output), kept, device)
+        self.add_laid_out(name, shape, kept, working);
+        let (output, input) = matrix_dims(shape);
+        Ok(Weight::laid_out(valueless((input, output), kept, device)?))
     }
 }

@@ -10,8 +10,8 @@ use candle_core::{DType, Device, Error, Result, Shape, Tensor, quantized::GgmlDT
 use super::lora::Adapted;
 use super::quantize::Rules;
 use super::tensors::TensorMap;
-use crate::backend::ops::{Weight, pack_rows, relay};
-use crate::backend::{Bytes, ParamSource, is_quantized, unpack_rows};
+use crate::backend::ops::{Weight, pack_rows};
+use crate::backend::{Bytes, ParamSource, Working, is_quantized, unpack_rows};
 
 /// How weights are to be kept.
 #[derive(Clone, Copy, Debug)]
@@ -190,10 +190,11 @@ impl ParamSource for KeptWeights {
         self.stored.contains(name)
     }
 
-    fn matrix(&self, name: &str, shape: &Shape, dtype: DType, device: &Device) -> Result<Weight> {
+    fn matrix(&self, name: &str, shape: &Shape, working: &Working) -> Result<Weight> {
+        let &Working { dtype, ref device, products } = working;
         self.stored.check(name, shape)?;
-        match self.matrix_form(name, shape, dtype, device) {
-            MatrixForm::Dense => Weight::dense(&self.get(name, shape, dtype, device)?),
+        let weight = match self.matrix_form(name, shape, dtype, device) {
+            MatrixForm::Dense => Weight::dense(&self.get(name, shape, dtype, device)?, products),
             MatrixForm::F16 => Weight::pack(&self.get(name, shape, dtype, device)?, GgmlDType::F16),
             MatrixForm::InFile(format, dims) => {
                 let (bytes, range) = self.stored.place(name).expect("a form of what has a place");
@@ -209,11 +210,13 @@ impl ParamSource for KeptWeights {
                 self.release(name);
                 weight
             }
-        }
+        }?;
+        Ok(weight.with_products(products))
     }
 
-    fn kernel(&self, name: &str, shape: &Shape, dtype: DType, device: &Device) -> Result<Tensor> {
-        let dtype = self.kernel_dtype(name, dtype, device);
-        relay(&self.get(name, shape, dtype, device)?)
+    fn kernel(&self, name: &str, shape: &Shape, working: &Working) -> Result<Weight> {
+        let &Working { dtype, ref device, products } = working;
+        let kept = self.kernel_dtype(name, dtype, device);
+        Weight::kernel(&self.get(name, shape, kept, device)?, dtype, products)
     }
 }

@@ -14,10 +14,11 @@ use super::form::{Form, Part, PartConfig};
 use super::gguf::{self, GgufModel, Summary};
 use super::headers::{Footprint, Headers};
 use super::kept::{Keeping, KeptWeights};
-use super::lora::{Adapted, Index, Lora};
+use super::lora::{self, Adapted, Index, Lora};
 use super::quantize::Rules;
 use super::replace::Replaced;
 use super::single_file::SingleFile;
+use super::source::in_hub_cache;
 use super::{ModelSource, QuantType, WeightsError};
 use crate::backend::{ParamSource, Params};
 use crate::model::text::{
@@ -62,6 +63,10 @@ impl ModelFiles {
     /// # Errors
     /// A source that is no model in a known form, or a description that cannot be read.
     pub fn open(source: ModelSource) -> Result<Self, WeightsError> {
+        let source = match source {
+            ModelSource::Path(path) => ModelSource::Path(in_hub_cache(&path)),
+            ModelSource::Embedded => source,
+        };
         source.check()?;
         let paths = match &source {
             ModelSource::Path(path) => vec![path.clone()],
@@ -103,7 +108,7 @@ impl ModelFiles {
 
     /// The model with the changes of a LoRA (`scale` 1 as it was trained, 0 not at all; any finite
     /// number), in addition to those it has. `path` is a safetensors file in kohya's, peft's or one of
-    /// diffusers' namings. Weights change as they are read: summed in f32 over all LoRAs, then rounded
+    /// diffusers' namings, or the folder in which diffusers or peft saved one. Weights change as they are read: summed in f32 over all LoRAs, then rounded
     /// once to the precision or format in which they are kept.
     ///
     /// # Errors
@@ -117,8 +122,9 @@ impl ModelFiles {
         let PartConfig { config, file, .. } = self.form.config(Part::Unet)?;
         let unet = UNetConfig::from_json(&config.to_string())
             .map_err(|error| WeightsError::Config { file, reason: error.to_string() })?;
-        self.paths.push(path.to_owned());
-        self.loras.push(Lora::open(path, scale, &Index::new(&parts, &unet))?);
+        let path = lora::file_of(path);
+        self.loras.push(Lora::open(&path, scale, &Index::new(&parts, &unet))?);
+        self.paths.push(path);
         Ok(self)
     }
 
@@ -244,6 +250,16 @@ impl ModelFiles {
         let built = build(&files)?;
         let footprint = *footprint.lock().unwrap_or_else(PoisonError::into_inner);
         Ok((built, footprint))
+    }
+
+    /// The first weight of the model, or of its LoRAs, that has a value which is no number: its file and
+    /// its name there. Reads all of them.
+    #[must_use]
+    pub fn find_non_finite(&self) -> Option<String> {
+        let encoders = self.form.text_encoders().unwrap_or_default();
+        let mut parts = [Part::Unet, Part::Vae].into_iter().chain(encoders);
+        let in_part = |part| self.form.tensors(part, DType::F32).ok()?.find_non_finite();
+        parts.find_map(in_part).or_else(|| self.loras.iter().find_map(Lora::find_non_finite))
     }
 
     /// A part's weights with the changes of all LoRAs, to be kept as this model is to keep them.

@@ -10,12 +10,13 @@ use std::path::Path;
 use candle_core::{DType, Device};
 use serde_json::Value;
 
+use super::WeightsError;
 use super::form::{Part, PartConfig};
 use super::gguf;
 use super::ldm::{self, Take};
 use super::shapes::{self, Naming, Shapes};
+use super::source::{Bytes, has_extension, is_pickled, is_safetensors};
 use super::tensors::TensorMap;
-use super::{WeightsError, source::Bytes};
 use crate::backend::ParamSource as _;
 use crate::model::unet::UNetConfig;
 use crate::model::vae::KlConfig;
@@ -93,18 +94,17 @@ pub(super) fn open_tensors(path: &Path) -> Result<TensorMap, WeightsError> {
     if gguf::is_gguf(&bytes) {
         return gguf::tensors(name, bytes);
     }
-    let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
-    match extension {
-        "safetensors" | "sft" => {
-            let mut tensors = TensorMap::default();
-            tensors.add_safetensors(name, bytes)?;
-            Ok(tensors)
-        }
-        _ => Err(WeightsError::Contents {
+    // The name of a file that is damaged still says what it was meant to be.
+    let known = is_safetensors(&bytes) || has_extension(path, &["safetensors", "sft"]);
+    if !known && !is_pickled(&bytes) {
+        return Err(WeightsError::Contents {
             file: name,
             reason: "not a weights file that is known (.safetensors, .gguf)".to_owned(),
-        }),
+        });
     }
+    let mut tensors = TensorMap::default();
+    tensors.add_safetensors(name, bytes)?;
+    Ok(tensors)
 }
 
 /// The tensors of a part in a file: what stands before their names, and whose names they are.

@@ -1,6 +1,7 @@
 //! One part in diffusers layout: a `config.json` and safetensors files in a folder, of a whole model
 //! or by itself.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 use candle_core::DType;
@@ -62,8 +63,8 @@ impl PartFolder {
         unused_note(&self.source.full_name(files.first()?), unused)
     }
 
-    /// The safetensors files of the part: the one in the wanted precision if there is a choice, else
-    /// the plain one, else any; each whole or as the shards that an index lists.
+    /// The safetensors files of the part: the variant in the wanted precision if there is a choice,
+    /// else the plain one, else any; each whole or as the shards that an index lists.
     fn weight_files(&self, dtype: DType) -> Result<Vec<String>, WeightsError> {
         let stem = match self.part {
             Part::Unet | Part::Vae => "diffusion_pytorch_model",
@@ -74,7 +75,9 @@ impl PartFolder {
             DType::BF16 => ["bf16", "", "fp16"],
             _ => ["", "fp16", "bf16"],
         };
-        for variant in preferred {
+        let names = self.source.names(&self.folder);
+        let others = names.iter().filter_map(|name| variant_of(name, stem));
+        for variant in preferred.into_iter().chain(others) {
             let dot = if variant.is_empty() { "" } else { "." };
             let whole = self.file(&format!("{stem}{dot}{variant}.safetensors"));
             if self.source.contains(&whole) {
@@ -109,6 +112,9 @@ impl PartFolder {
             }
             shards.push(self.file(name));
         }
+        if shards.is_empty() {
+            return Err(fail("its `weight_map` is empty".to_owned()));
+        }
         shards.sort();
         shards.dedup();
         for shard in &shards {
@@ -135,6 +141,16 @@ impl PartFolder {
     }
 }
 
+/// The variant that a file of weights, or the index of one, is of: `fp32`, `non_ema` and whatever
+/// else its maker thought of.
+fn variant_of<'a>(name: &'a str, stem: &str) -> Option<&'a str> {
+    let rest = name.strip_prefix(stem)?.strip_prefix('.')?;
+    let index = rest.strip_prefix("safetensors.index.").and_then(|rest| rest.strip_suffix(".json"));
+    let variant = index.or_else(|| rest.strip_suffix(".safetensors"))?;
+    // A shard has its number there.
+    variant.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_').then_some(variant)
+}
+
 /// The names of all tensors that a part asks for; `None` for a configuration that will be refused,
 /// and for `AutoencoderTiny`, whose layers are only numbered.
 fn expected_names(part: Part, config: &PartConfig) -> Option<HashSet<String>> {
@@ -159,8 +175,63 @@ fn expected_names(part: Part, config: &PartConfig) -> Option<HashSet<String>> {
 
 /// Reads a small file as JSON.
 pub(super) fn read_json(source: &ModelSource, name: &str) -> Result<Value, WeightsError> {
-    serde_json::from_slice(&source.read(name)?).map_err(|source_error| WeightsError::Json {
+    let bytes = source.read(name)?;
+    serde_json::from_slice(&finite(&bytes)).map_err(|source_error| WeightsError::Json {
         file: source.full_name(name),
         source: source_error,
     })
+}
+
+/// The text with `null` for the numbers that JSON cannot write and Python does all the same: the
+/// schedulers of diffusers have a `"lambda_min_clipped": -Infinity`. Lines stay what they are, for
+/// messages.
+fn finite(text: &[u8]) -> Cow<'_, [u8]> {
+    const NAMES: [&[u8]; 3] = [b"-Infinity", b"Infinity", b"NaN"];
+    let mut text = Cow::Borrowed(text);
+    let (mut at, mut quoted) = (0, false);
+    while let Some(&byte) = text.get(at) {
+        match byte {
+            b'\\' if quoted => at += 1,
+            b'"' => quoted = !quoted,
+            _ if quoted => {}
+            _ => {
+                if let Some(name) = NAMES.into_iter().find(|name| text[at..].starts_with(name)) {
+                    let mut null = b"null".to_vec();
+                    null.resize(name.len().max(4), b' ');
+                    text.to_mut().splice(at..at + name.len(), null);
+                }
+            }
+        }
+        at += 1;
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_that_json_lacks_are_null_and_texts_stay() {
+        let text = br#"{"a": -Infinity, "NaN": [NaN, Infinity], "b": "\"-Infinity"}"#;
+        let json: Value = serde_json::from_slice(&finite(text)).unwrap();
+        assert_eq!(json.to_string(), r#"{"NaN":[null,null],"a":null,"b":"\"-Infinity"}"#);
+        assert!(matches!(finite(br#"{"a": 1}"#), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn any_variant_is_told_from_a_shard() {
+        let stem = "diffusion_pytorch_model";
+        for (end, variant) in [
+            (".fp32.safetensors", Some("fp32")),
+            (".non_ema.safetensors", Some("non_ema")),
+            (".safetensors.index.ema.json", Some("ema")),
+            (".safetensors", None),
+            (".fp16-00001-of-00002.safetensors", None),
+            (".safetensors.index.json", None),
+            (".fp16.bin", None),
+        ] {
+            assert_eq!(variant_of(&format!("{stem}{end}"), stem), variant, "{end}");
+        }
+    }
 }

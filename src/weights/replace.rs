@@ -71,6 +71,7 @@ impl Replaced {
 
 /// The folder of a part that `path` is or has; `None` for a file.
 fn part_folder(path: &Path, part: Part) -> Result<Option<PartFolder>, WeightsError> {
+    let path = &source::in_hub_cache(path);
     source::refuse_pickle(path)?;
     if path.is_file() {
         return Ok(None);

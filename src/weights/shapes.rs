@@ -241,16 +241,15 @@ pub(super) fn vae(shapes: &Shapes, naming: Naming, scaling_factor: f64) -> Resul
 
 /// The configuration of OpenAI's CLIP text encoder, kept by transformers' names.
 pub(super) fn clip(shapes: &Shapes) -> Result<Value, String> {
-    let layers =
-        shapes.count(|layer| format!("text_model.encoder.layers.{layer}.layer_norm1.weight"));
-    let tokens = "text_model.embeddings.token_embedding.weight";
+    let layers = shapes.count(|layer| format!("encoder.layers.{layer}.layer_norm1.weight"));
+    let tokens = "embeddings.token_embedding.weight";
     let hidden = shapes.size(tokens, 1)?;
     Ok(text_config(&TextSizes {
         vocabulary: shapes.size(tokens, 0)?,
         hidden,
-        inner: shapes.size("text_model.encoder.layers.0.mlp.fc1.weight", 0)?,
+        inner: shapes.size("encoder.layers.0.mlp.fc1.weight", 0)?,
         layers,
-        positions: shapes.size("text_model.embeddings.position_embedding.weight", 0)?,
+        positions: shapes.size("embeddings.position_embedding.weight", 0)?,
         projection: hidden,
         activation: "quick_gelu",
     }))
@@ -276,14 +275,14 @@ pub(super) fn open_clip(shapes: &Shapes, unused_layers: usize) -> Result<Value, 
 /// also have put queries, keys and values together again; then the orientation of the projection is
 /// not known.
 pub(super) fn converted_open_clip(shapes: &Shapes) -> Result<Value, String> {
-    if shapes.has("text_model.encoder.layers.0.self_attn.in_proj.weight") {
+    if shapes.has("encoder.layers.0.self_attn.in_proj.weight") {
         return Err(
             "its text encoder was renamed by --convert-name: not supported; convert without it"
                 .to_owned(),
         );
     }
     let mut config = clip(shapes)?;
-    config["projection_dim"] = shapes.size("text_model.text_projection", 1)?.into();
+    config["projection_dim"] = shapes.size("text_projection", 1)?.into();
     config["hidden_act"] = "gelu".into();
     Ok(config)
 }

@@ -51,12 +51,19 @@ pub(super) struct SingleFile {
     notes: Vec<String>,
 }
 
-const CLIP_PREFIXES: [&str; 2] =
-    ["cond_stage_model.transformer.", "conditioner.embedders.0.transformer."];
+/// The last two as checkpoints have it that leave out what stands around the encoder in transformers:
+/// early SD 1.x fine-tunes, and those saved with transformers 5.
+const CLIP_PREFIXES: [&str; 4] = [
+    "cond_stage_model.transformer.text_model.",
+    "conditioner.embedders.0.transformer.text_model.",
+    "cond_stage_model.transformer.",
+    "conditioner.embedders.0.transformer.",
+];
+const CLIP_TOKENS: &str = "embeddings.token_embedding.weight";
 
 /// Where stable-diffusion.cpp put SDXL's second encoder before it left names as they are (its
 /// `model.cpp` of 2024: `convert_open_clip_to_hf_clip`, `preprocess_tensor`).
-const CONVERTED_OPEN_CLIP: &str = "cond_stage_model.1.transformer.";
+const CONVERTED_OPEN_CLIP: &str = "cond_stage_model.1.transformer.text_model.";
 
 impl SingleFile {
     /// Recognises the model and its family from the header of the file.
@@ -189,18 +196,18 @@ fn text_encoders(
     tensors: &TensorMap,
 ) -> Result<Option<(Family, Vec<Encoder>)>, WeightsError> {
     let fail = |reason: String| WeightsError::Contents { file: file.to_owned(), reason };
-    let clip = CLIP_PREFIXES.into_iter().find(|prefix| {
-        tensors.contains(&format!("{prefix}text_model.embeddings.token_embedding.weight"))
-    });
+    let clip = CLIP_PREFIXES
+        .into_iter()
+        .find(|prefix| tensors.contains(&format!("{prefix}{CLIP_TOKENS}")));
     let open_clip = |prefix: &str| tensors.contains(&format!("{prefix}token_embedding.weight"));
-    let converted = format!("{CONVERTED_OPEN_CLIP}text_model.embeddings.token_embedding.weight");
+    let converted = format!("{CONVERTED_OPEN_CLIP}{CLIP_TOKENS}");
     match clip {
         Some(prefix) if prefix == CLIP_PREFIXES[0] && tensors.contains(&converted) => {
             let encoders =
                 vec![clip_encoder(file, tensors, prefix)?, converted_open_clip(file, tensors)?];
             Ok(Some((Family::Sdxl, encoders)))
         }
-        Some(prefix) if prefix == CLIP_PREFIXES[1] => {
+        Some(prefix) if prefix.starts_with("conditioner.") => {
             let second = "conditioner.embedders.1.model.";
             if !open_clip(second) {
                 return Err(fail(format!("tensor `{second}token_embedding.weight` is missing")));
@@ -212,7 +219,7 @@ fn text_encoders(
             Ok(Some((Family::Sdxl, encoders)))
         }
         Some(prefix) => {
-            let embedding = format!("{prefix}text_model.embeddings.token_embedding.weight");
+            let embedding = format!("{prefix}{CLIP_TOKENS}");
             if tensors.shape(&embedding).and_then(<[usize]>::last) == Some(&SD2_WIDTH) {
                 return Err(fail(
                     "SD 2 with its text encoder renamed by an older stable-diffusion.cpp: not \
@@ -246,13 +253,7 @@ fn clip_encoder(
 ) -> Result<Encoder, WeightsError> {
     let config = shapes::clip(&Shapes { tensors, prefix })
         .map_err(|reason| WeightsError::Contents { file: file.to_owned(), reason })?;
-    let names = ldm::clip_names(layers(&config))
-        .into_iter()
-        .map(|name| {
-            let stored = format!("{prefix}{name}");
-            (name, stored, Take::Whole)
-        })
-        .collect();
+    let names = clip_names(&config, prefix);
     let config = part_config("CLIPTextModel", config, file, Part::TextEncoder);
     Ok(Encoder {
         part: Part::TextEncoder,
@@ -294,11 +295,8 @@ fn converted_open_clip(file: &str, tensors: &TensorMap) -> Result<Encoder, Weigh
     let shapes = Shapes { tensors, prefix };
     let config = shapes::converted_open_clip(&shapes)
         .map_err(|reason| WeightsError::Contents { file: file.to_owned(), reason })?;
-    let mut names: Vec<_> = ldm::clip_names(layers(&config))
-        .into_iter()
-        .map(|name| (name.clone(), format!("{prefix}{name}"), Take::Whole))
-        .collect();
-    let projection = format!("{prefix}text_model.text_projection");
+    let mut names = clip_names(&config, prefix);
+    let projection = format!("{prefix}text_projection");
     names.push(("text_projection.weight".to_owned(), projection, Take::Transposed));
     let config = part_config("CLIPTextModelWithProjection", config, file, Part::TextEncoder2);
     Ok(Encoder {
@@ -306,6 +304,20 @@ fn converted_open_clip(file: &str, tensors: &TensorMap) -> Result<Encoder, Weigh
         file: PartFile::new(config, tensors, prefix, names),
         padding: Padding::Zero,
     })
+}
+
+/// The tensors of an encoder that has transformers' names behind `prefix`, which stands for
+/// `text_model.`.
+fn clip_names(config: &Value, prefix: &str) -> Vec<(String, String, Take)> {
+    let stored =
+        |name: &str| format!("{prefix}{}", name.strip_prefix("text_model.").unwrap_or(name));
+    ldm::clip_names(layers(config))
+        .into_iter()
+        .map(|name| {
+            let stored = stored(&name);
+            (name, stored, Take::Whole)
+        })
+        .collect()
 }
 
 fn layers(config: &Value) -> usize {

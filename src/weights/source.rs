@@ -99,14 +99,41 @@ impl ModelSource {
     /// The full name of a pickled weights file in a folder of the model, if there is one.
     pub(super) fn find_pickle(&self, folder: &str) -> Option<String> {
         let Self::Path(path) = self else { return None };
-        let mut names: Vec<_> = std::fs::read_dir(path.join(folder))
-            .ok()?
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .filter(|path| is_pickle(path))
-            .collect();
-        names.sort();
-        names.first().map(|path| path.display().to_string())
+        let folder = path.join(folder);
+        let names = names_in(&folder).into_iter().map(|name| folder.join(name));
+        names.into_iter().find(|path| is_pickle(path)).map(|path| path.display().to_string())
     }
+
+    /// The names in a folder of the model, in alphabetical order; none of the embedded one.
+    pub(super) fn names(&self, folder: &str) -> Vec<String> {
+        match self {
+            Self::Path(path) => names_in(&path.join(folder)),
+            Self::Embedded => Vec::new(),
+        }
+    }
+}
+
+/// The names in a folder that can be read, in alphabetical order.
+pub(super) fn names_in(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten();
+    let mut names: Vec<_> =
+        entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+    names.sort_unstable();
+    names
+}
+
+/// The files themselves, where `path` is a repository in the cache of the hub's own tools
+/// (`models--OWNER--NAME`): the snapshot that its `refs/main` names, else the only one. Every other
+/// path is what it is.
+///
+/// Source: huggingface_hub `file_download.py` (the cache's layout).
+pub(super) fn in_hub_cache(path: &Path) -> PathBuf {
+    let snapshots = path.join("snapshots");
+    let main = std::fs::read_to_string(path.join("refs").join("main")).unwrap_or_default();
+    let named = Some(main.trim()).filter(|commit| !commit.is_empty()).map(str::to_owned);
+    let only = || names_in(&snapshots).try_into().ok().map(|[name]: [String; 1]| name);
+    let snapshot = named.or_else(only).map(|commit| snapshots.join(commit));
+    snapshot.filter(|folder| folder.is_dir()).unwrap_or_else(|| path.to_owned())
 }
 
 /// Refuses a file that may be a pickle, by its name.
@@ -118,7 +145,24 @@ pub(super) fn refuse_pickle(path: &Path) -> Result<(), WeightsError> {
 }
 
 /// PyTorch's formats, all pickles inside.
-fn is_pickle(path: &Path) -> bool {
-    let extension = path.extension().and_then(|extension| extension.to_str());
-    matches!(extension, Some("ckpt" | "bin" | "pt" | "pth"))
+pub(super) fn is_pickle(path: &Path) -> bool {
+    const EXTENSIONS: [&str; 4] = ["ckpt", "bin", "pt", "pth"];
+    has_extension(path, &EXTENSIONS)
+}
+
+/// Whether a file's name ends in one of these, in whatever case.
+pub(super) fn has_extension(path: &Path, extensions: &[&str]) -> bool {
+    let own = path.extension().and_then(|extension| extension.to_str());
+    own.is_some_and(|own| extensions.iter().any(|known| own.eq_ignore_ascii_case(known)))
+}
+
+/// Whether these are the contents of a pickle, whatever the file is called: the zip archive of
+/// PyTorch, or a bare one.
+pub(super) fn is_pickled(bytes: &[u8]) -> bool {
+    !is_safetensors(bytes) && (bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"\x80\x02"))
+}
+
+/// Whether these begin like a safetensors file: JSON after the eight bytes of its length.
+pub(super) fn is_safetensors(bytes: &[u8]) -> bool {
+    bytes.get(size_of::<u64>()) == Some(&b'{')
 }

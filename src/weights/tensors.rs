@@ -11,7 +11,8 @@ use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors};
 
 use super::gguf::TensorInfo;
-use super::{WeightsError, ldm::Take, source::Bytes};
+use super::source::{Bytes, is_pickled};
+use super::{WeightsError, ldm::Take};
 use crate::backend::{ParamSource, unpack_rows};
 
 /// The tensors of one part of a model, from one file or several.
@@ -89,6 +90,9 @@ impl TensorMap {
         name: String,
         bytes: Bytes,
     ) -> std::result::Result<(), WeightsError> {
+        if is_pickled(&bytes) {
+            return Err(WeightsError::Pickled { file: name });
+        }
         let (header, metadata) = SafeTensors::read_metadata(&bytes).map_err(|error| {
             WeightsError::Safetensors { file: name.clone(), reason: error.to_string() }
         })?;
@@ -202,6 +206,20 @@ impl TensorMap {
             Some(entry) => self.files[entry.file].0.clone(),
             None => self.file_names(),
         }
+    }
+
+    /// The first tensor, in the order of their names, that has a value which is no number, with its
+    /// file. Reads all of them.
+    pub(super) fn find_non_finite(&self) -> Option<String> {
+        let mut names: Vec<_> = self.names().filter(|name| self.format(name).is_some()).collect();
+        names.sort_unstable();
+        let has_such = |name: &str| -> Result<bool> {
+            let shape = self.shape(name).unwrap_or_default().into();
+            let values = self.get(name, &shape, DType::F32, &Device::Cpu)?.flatten_all()?;
+            Ok(!values.to_vec1::<f32>()?.iter().all(|value| value.is_finite()))
+        };
+        let name = names.into_iter().find(|name| has_such(name).unwrap_or(false))?;
+        Some(format!("{}: tensor `{}`", self.file_of(name), self.stored_name(name)))
     }
 
     /// Says that a tensor will not be needed soon.

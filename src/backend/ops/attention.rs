@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use candle_core::{D, DType, Result, Tensor};
+use candle_core::{D, DType, Device, Result, Tensor};
 
 use super::cpu;
 
@@ -95,15 +95,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: Mask) -
         let scores = match mask {
             Mask::None => scores,
             mask => {
-                let bias: Vec<f32> = (start..start + rows)
-                    .flat_map(|query| {
-                        let seen = mask.seen(query, keys);
-                        (0..keys).map(
-                            move |key| if seen.contains(&key) { 0.0 } else { f32::NEG_INFINITY },
-                        )
-                    })
-                    .collect();
-                let bias = Tensor::from_vec(bias, (rows, keys), q.device())?;
+                let bias = bias(mask, start..start + rows, keys, q.device())?;
                 let scores = scores.reshape((batch * key_heads, group, rows, keys))?;
                 scores.broadcast_add(&bias)?.reshape((batch * key_heads, group * rows, keys))?
             }
@@ -113,4 +105,39 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: Mask) -
     }
     let y = if parts.len() == 1 { parts.swap_remove(0) } else { Tensor::cat(&parts, 2)? };
     y.transpose(1, 2)?.contiguous()?.reshape((batch, queries, width))
+}
+
+/// 0 where a query sees a key and −∞ where not, `[queries, keys]`; made on the device, because it is as
+/// large as a head's scores.
+fn bias(mask: Mask, queries: Range<usize>, keys: usize, device: &Device) -> Result<Tensor> {
+    let count = queries.len();
+    let (starts, ends): (Vec<u32>, Vec<u32>) = queries
+        .map(|query| mask.seen(query, keys))
+        .map(|seen| (seen.start as u32, seen.end as u32))
+        .unzip();
+    let of_rows = |values: Vec<u32>| Tensor::from_vec(values, (count, 1), device);
+    let key = Tensor::arange(0, keys as u32, device)?.unsqueeze(0)?;
+    let is_seen = (key.broadcast_ge(&of_rows(starts)?)? * key.broadcast_lt(&of_rows(ends)?)?)?;
+    let everywhere = |value: f32| Tensor::new(value, device)?.broadcast_as((count, keys));
+    is_seen.where_cond(&everywhere(0.0)?, &everywhere(f32::NEG_INFINITY)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bias_hides_what_the_mask_does_not_show() {
+        let window = |window| Mask::Cached { past: 3, window };
+        for mask in [Mask::Causal, window(None), window(Some(2)), window(Some(9))] {
+            let bias = bias(mask, 1..5, 8, &Device::Cpu).unwrap().to_vec2::<f32>().unwrap();
+            for (query, bias) in (1..5).zip(bias) {
+                for (key, bias) in bias.into_iter().enumerate() {
+                    let is_seen = mask.seen(query, 8).contains(&key);
+                    let expected = if is_seen { 0.0 } else { f32::NEG_INFINITY };
+                    assert_eq!(bias, expected, "{mask:?}: query {query}, key {key}");
+                }
+            }
+        }
+    }
 }

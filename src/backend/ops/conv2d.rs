@@ -2,12 +2,15 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{Linear, Weight, cpu};
+use super::{
+    Linear, Products, cpu,
+    weight::{Kept, Weight},
+};
 use crate::backend::Params;
 
-/// A square-kernel convolution (`torch.nn.Conv2d`, zero padding) whose weight is re-laid once at
-/// load from `[out, in, k, k]` to the matrix `[k·k·in, out]`, so that a call is a gather of rows
-/// and one matrix product. On the CPU the weight may be kept in 16 bits.
+/// A square-kernel convolution (`torch.nn.Conv2d`, zero padding) whose weight is laid out once at
+/// load, so that a call is one matrix product with the pixels under the kernel. On the CPU the weight
+/// may be kept in 16 bits.
 #[derive(Clone, Debug)]
 pub struct Conv2d(Form);
 
@@ -20,25 +23,22 @@ enum Form {
 
 #[derive(Clone, Debug)]
 struct Window {
-    /// as [`relay`] lays it out
-    weight: Tensor,
+    weight: Weight,
     bias: Option<Tensor>,
     kernel: usize,
     stride: usize,
     padding: usize,
 }
 
-/// A convolution's weight `[out, in, k, k]` → `[k·k·in, out]`, taps in row-major order, input
-/// channels innermost.
-///
-/// # Errors
-/// A kernel that is not square.
-pub fn relay(weight: &Tensor) -> Result<Tensor> {
-    let (output, input, kernel, kernel_w) = weight.dims4()?;
-    if kernel != kernel_w {
-        candle_core::bail!("conv2d: the kernel of {:?} is not square", weight.shape());
-    }
-    weight.permute((2, 3, 1, 0))?.contiguous()?.reshape((kernel * kernel * input, output))
+/// What is computed beside a convolution.
+#[derive(Clone, Copy, Default)]
+struct Beside<'a> {
+    /// height and width of the doubled picture, of which a last line may be left out
+    doubled: Option<(usize, usize)>,
+    /// `[B, out]`, added to every pixel of a sample
+    shift: Option<&'a Tensor>,
+    /// added to the output
+    other: Option<&'a Tensor>,
 }
 
 fn is_pointwise(kernel: usize, stride: usize, padding: usize) -> bool {
@@ -57,15 +57,15 @@ impl Conv2d {
         padding: usize,
     ) -> Result<Self> {
         let kernel = weight.dim(3)?;
-        let relaid = relay(weight)?;
         if is_pointwise(kernel, stride, padding) {
             return Ok(Self(Form::Pointwise(Linear::new(weight, bias)?)));
         }
-        Self::window(relaid, bias, kernel, stride, padding)
+        let weight = Weight::kernel(weight, weight.dtype(), Products::F32)?;
+        Self::window(weight, bias, kernel, stride, padding)
     }
 
     fn window(
-        weight: Tensor,
+        weight: Weight,
         bias: Option<Tensor>,
         kernel: usize,
         stride: usize,
@@ -126,10 +126,44 @@ impl Conv2d {
     /// # Errors
     /// Another channel count, an input smaller than the kernel, or those of the backend.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.compute(x, Beside::default())
+    }
+
+    /// `forward(x) + other`, of which `other` has the output's shape: a residual connection.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward), or another shape.
+    pub fn forward_add(&self, x: &Tensor, other: &Tensor) -> Result<Tensor> {
+        self.compute(x, Beside { other: Some(other), ..Beside::default() })
+    }
+
+    /// `forward(x) + shift`, of which `shift` is `[B, out]` and the same for every pixel.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward), or another shape.
+    pub fn forward_shift(&self, x: &Tensor, shift: &Tensor) -> Result<Tensor> {
+        self.compute(x, Beside { shift: Some(shift), ..Beside::default() })
+    }
+
+    /// `forward(upsample_nearest_2x(x))`, but of the doubled picture only `height` × `width` pixels:
+    /// all, or all but the last line or column.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward), or another size.
+    pub fn forward_doubled(&self, x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
+        self.compute(x, Beside { doubled: Some((height, width)), ..Beside::default() })
+    }
+
+    fn compute(&self, x: &Tensor, beside: Beside) -> Result<Tensor> {
+        let (_, height, width, channels) = x.dims4()?;
+        if let Some((wanted_height, wanted_width)) = beside.doubled
+            && (wanted_height.div_ceil(2) != height || wanted_width.div_ceil(2) != width)
+        {
+            candle_core::bail!("conv2d: {:?} is not doubled to that size", x.shape());
+        }
         match &self.0 {
-            Form::Window(window) => window.forward(x),
+            Form::Window(window) => window.forward(x, beside),
             Form::Pointwise(linear) => {
-                let (_, _, _, channels) = x.dims4()?;
                 let (_, input) = linear.dims()?;
                 if channels != input {
                     candle_core::bail!(
@@ -137,29 +171,55 @@ impl Conv2d {
                         x.shape()
                     );
                 }
-                linear.forward(x)
+                let x = match beside.doubled {
+                    Some(size) => &doubled(x, size)?,
+                    None => x,
+                };
+                let y = match beside.other {
+                    Some(other) => linear.forward_add(x, other),
+                    None => linear.forward(x),
+                }?;
+                match beside.shift {
+                    Some(shift) => y.broadcast_add(&shift.unsqueeze(1)?.unsqueeze(1)?),
+                    None => Ok(y),
+                }
             }
         }
     }
 }
 
 impl Window {
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, beside: Beside) -> Result<Tensor> {
         let (batch, height, width, channels) = x.dims4()?;
-        let (rows, output) = self.weight.dims2()?;
+        let (output, inner) = self.weight.dims()?;
         let (k, s, p) = (self.kernel, self.stride, self.padding);
-        if rows != k * k * channels || height + 2 * p < k || width + 2 * p < k {
+        let (height, width) = beside.doubled.unwrap_or((height, width));
+        if inner != k * k * channels || height + 2 * p < k || width + 2 * p < k {
             candle_core::bail!(
                 "conv2d: {:?} does not fit a {k}×{k} kernel over {} channels",
                 x.shape(),
-                rows / (k * k)
+                inner / (k * k)
             );
         }
+        let bias = match (&self.bias, beside.shift) {
+            (Some(bias), Some(shift)) => Some(shift.broadcast_add(bias)?),
+            (bias, shift) => bias.as_ref().or(shift).cloned(),
+        };
+        let weight = match self.weight.kept() {
+            Kept::Panels(weight) if cpu::takes(x) => {
+                let doubled = beside.doubled.is_some();
+                let picture = (height, width);
+                let window = cpu::Window { kernel: k, stride: s, padding: p, doubled, picture };
+                return cpu::conv2d(x, weight, bias.as_ref(), beside.other, window);
+            }
+            Kept::Dense(weight) => weight,
+            _ => candle_core::bail!("conv2d: a weight for f32 on the CPU, not for {:?}", x.dtype()),
+        };
+        let x = match beside.doubled {
+            Some(size) => &doubled(x, size)?,
+            None => x,
+        };
         let (out_h, out_w) = ((height + 2 * p - k) / s + 1, (width + 2 * p - k) / s + 1);
-        if cpu::takes(x) {
-            let window = cpu::Window { kernel: k, stride: s, padding: p };
-            return cpu::conv2d(x, &self.weight, self.bias.as_ref(), window, (out_h, out_w));
-        }
         let padded = x.pad_with_zeros(1, p, p)?.pad_with_zeros(2, p, p)?;
         let mut taps = Vec::with_capacity(k * k);
         for dy in 0..k {
@@ -167,14 +227,25 @@ impl Window {
                 taps.push(every_nth(&padded, dy, dx, out_h, out_w, s)?);
             }
         }
-        let columns = Tensor::cat(&taps, 3)?.reshape((batch * out_h * out_w, rows))?;
-        let y = columns.matmul(&self.weight)?;
-        let y = match &self.bias {
-            Some(bias) => y.broadcast_add(bias)?,
+        let columns = Tensor::cat(&taps, 3)?.reshape((batch * out_h * out_w, inner))?;
+        let y = columns.matmul(weight)?.reshape((batch, out_h, out_w, output))?;
+        let y = match bias {
+            Some(bias) if bias.rank() == 2 => {
+                y.broadcast_add(&bias.reshape((batch, 1, 1, output))?)?
+            }
+            Some(bias) => y.broadcast_add(&bias)?,
             None => y,
         };
-        y.reshape((batch, out_h, out_w, output))
+        match beside.other {
+            Some(other) => y + other,
+            None => Ok(y),
+        }
     }
+}
+
+/// The doubled picture as far as `height` and `width` go.
+fn doubled(x: &Tensor, (height, width): (usize, usize)) -> Result<Tensor> {
+    upsample_nearest_2x(x)?.narrow(1, 0, height)?.narrow(2, 0, width)?.contiguous()
 }
 
 /// The view of one kernel tap: pixels `(dy + i·s, dx + j·s)` for `i < out_h`, `j < out_w`.

@@ -3,6 +3,8 @@
 
 use candle_core::{Device, Result, Tensor};
 
+use super::cpu;
+
 /// A rectangle in relative coordinates of the whole map, `0..=1` in both directions.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CropRect {
@@ -16,8 +18,8 @@ pub struct CropRect {
 ///
 /// `map` is `[1, H, W, C]`, the result `[1, height, width, C]`. Half-pixel centres, positions
 /// outside the map take its border (`torch.nn.functional.grid_sample(mode="bilinear",
-/// padding_mode="border", align_corners=False)`). Interpolation is separable, so it is two small
-/// matrix products: no gather kernel is needed on any device.
+/// padding_mode="border", align_corners=False)`). Interpolation is separable, so where there is no
+/// kernel it is two small matrix products: no gather is needed on any device.
 ///
 /// # Errors
 /// A map with a batch other than 1, or those of the backend.
@@ -26,9 +28,14 @@ pub fn crop_resize(map: &Tensor, rect: CropRect, height: usize, width: usize) ->
     if batch != 1 {
         candle_core::bail!("crop_resize: one map at a time, not {batch}");
     }
-    let device = map.device();
-    let rows = weights(rect.top, rect.height, map_h, height, device)?.to_dtype(map.dtype())?;
-    let columns = weights(rect.left, rect.width, map_w, width, device)?.to_dtype(map.dtype())?;
+    let rows = samples(rect.top, rect.height, map_h, height);
+    let columns = samples(rect.left, rect.width, map_w, width);
+    if cpu::takes(map) {
+        return cpu::crop_resize(map, &rows, &columns);
+    }
+    let matrix =
+        |samples: &[Sample], input| weights(samples, input, map.device())?.to_dtype(map.dtype());
+    let (rows, columns) = (matrix(&rows, map_h)?, matrix(&columns, map_w)?);
     let tall = rows.matmul(&map.contiguous()?.reshape((map_h, map_w * channels))?)?;
     columns
         .unsqueeze(0)?
@@ -38,24 +45,34 @@ pub fn crop_resize(map: &Tensor, rect: CropRect, height: usize, width: usize) ->
         .unsqueeze(0)
 }
 
-/// The `[output, input]` matrix of linear interpolation along one axis.
-fn weights(
-    start: f64,
-    extent: f64,
-    input: usize,
-    output: usize,
-    device: &Device,
-) -> Result<Tensor> {
-    let mut matrix = vec![0f32; output * input];
-    let last = (input - 1) as f64;
-    for (index, row) in matrix.chunks_exact_mut(input).enumerate() {
+/// Between which two places of an axis a sample lies, and how far it is from the first, `0..1`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sample {
+    pub low: usize,
+    pub high: usize,
+    pub fraction: f32,
+}
+
+/// The samples along one axis of so many places.
+fn samples(start: f64, extent: f64, input: usize, output: usize) -> Vec<Sample> {
+    let last = input.saturating_sub(1);
+    let sample = |index: usize| {
         let relative = start + extent * (index as f64 + 0.5) / output as f64;
-        let position = (relative * input as f64 - 0.5).clamp(0.0, last);
+        let position = (relative * input as f64 - 0.5).clamp(0.0, last as f64);
         let low = position.floor();
         let fraction = (position - low) as f32;
         let low = low as usize;
+        Sample { low, high: (low + 1).min(last), fraction }
+    };
+    (0..output).map(sample).collect()
+}
+
+/// The `[output, input]` matrix of linear interpolation along one axis.
+fn weights(samples: &[Sample], input: usize, device: &Device) -> Result<Tensor> {
+    let mut matrix = vec![0f32; samples.len() * input];
+    for (row, &Sample { low, high, fraction }) in matrix.chunks_exact_mut(input).zip(samples) {
         row[low] += 1.0 - fraction;
-        row[(low + 1).min(input - 1)] += fraction;
+        row[high] += fraction;
     }
-    Tensor::from_vec(matrix, (output, input), device)
+    Tensor::from_vec(matrix, (samples.len(), input), device)
 }

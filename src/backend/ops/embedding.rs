@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Result, Tensor};
 
-use super::weight::{Kept, Weight};
+use super::{Products, Weight};
 use crate::backend::Params;
 
 /// `torch.nn.Embedding`. On the CPU the table may be kept as it is stored; only the rows that are
@@ -17,7 +17,7 @@ pub struct Embedding {
 enum Table {
     /// `[count, width]`
     Rows(Tensor),
-    Packed(Weight),
+    Kept(Weight),
 }
 
 impl Embedding {
@@ -27,11 +27,8 @@ impl Embedding {
     /// A tensor that is missing or of another shape.
     pub fn load(count: usize, width: usize, vb: &Params) -> Result<Self> {
         let table = if vb.device().is_cpu() && vb.dtype() == DType::F32 {
-            let weight = vb.matrix((count, width), "weight")?;
-            match weight.kept() {
-                Kept::Dense(columns) => Table::Rows(columns.t()?.contiguous()?),
-                Kept::Packed(_) | Kept::OnDevice { .. } => Table::Packed(weight),
-            }
+            // Whatever products are rounded to, nothing is multiplied here.
+            Table::Kept(vb.with_products(Products::F32).matrix((count, width), "weight")?)
         } else {
             Table::Rows(vb.get((count, width), "weight")?)
         };
@@ -48,7 +45,7 @@ impl Embedding {
         }
         match &self.table {
             Table::Rows(rows) => rows.index_select(&Tensor::new(ids, rows.device())?, 0),
-            Table::Packed(weight) => weight.unpack_rows(ids),
+            Table::Kept(weight) => weight.unpack_rows(ids),
         }
     }
 }

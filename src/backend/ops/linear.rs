@@ -3,14 +3,14 @@
 use candle_core::{D, DType, Module as _, Result, Tensor};
 
 use super::{
-    cpu,
+    Products, cpu,
     weight::{Kept, Weight},
 };
 use crate::backend::Params;
 
-/// `y = x·W + b` over the last dimension. A weight in the working precision is laid out `[in, out]`
-/// once at load, so that a call is one matrix product over all rows; a weight that is kept as
-/// stored is brought to f32 by panels within the product.
+/// `y = x·W + b` over the last dimension. A weight in the working precision is laid out once at
+/// load, so that a call is one matrix product over all rows; a weight that is kept as stored is
+/// unpacked block by block within the product.
 #[derive(Clone, Debug)]
 pub struct Linear {
     weight: Weight,
@@ -23,7 +23,7 @@ impl Linear {
     /// # Errors
     /// A weight that is not a matrix.
     pub fn new(weight: &Tensor, bias: Option<Tensor>) -> Result<Self> {
-        Self::from_weight(Weight::dense(weight)?, bias)
+        Self::from_weight(Weight::dense(weight, Products::F32)?, bias)
     }
 
     /// From a weight that is kept in any way, and a bias `[out]`.
@@ -63,22 +63,40 @@ impl Linear {
     /// # Errors
     /// A last dimension other than `in`, or those of the backend.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        match self.weight.kept() {
-            Kept::Dense(weight) if cpu::takes(x) && cpu::takes(weight) => {
-                cpu::linear(x, weight, self.bias.as_ref())
+        self.affine(x, None)
+    }
+
+    /// `forward(x) + other`, of which `other` has the output's shape: a residual connection.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward), or another shape.
+    pub fn forward_add(&self, x: &Tensor, other: &Tensor) -> Result<Tensor> {
+        self.affine(x, Some(other))
+    }
+
+    /// `x·W + b + other`
+    fn affine(&self, x: &Tensor, other: Option<&Tensor>) -> Result<Tensor> {
+        let bias = self.bias.as_ref();
+        let y = match self.weight.kept() {
+            Kept::Panels(weight) if cpu::takes(x) => {
+                return cpu::linear(x, cpu::Right::Panels(weight), bias, other);
+            }
+            Kept::Packed(weight, products) if cpu::takes(x) => {
+                let weight = cpu::Right::stored(weight, *products)?;
+                return cpu::linear(x, weight, bias, other);
+            }
+            Kept::Panels(_) | Kept::Packed(..) => {
+                candle_core::bail!("linear: a weight for f32 on the CPU, not for {:?}", x.dtype())
             }
             Kept::Dense(weight) => self.by_rows(x, |x| x.matmul(weight)),
-            Kept::Packed(weight) if cpu::takes(x) => {
-                cpu::linear_packed(x, weight, self.bias.as_ref())
-            }
-            Kept::Packed(_) => candle_core::bail!(
-                "linear: a weight kept as stored is for f32 on the CPU, not {:?}",
-                x.dtype()
-            ),
             // candle's kernels for quantized weights take and give f32.
             Kept::OnDevice { weight, .. } => {
                 self.by_rows(x, |x| weight.forward(&x.to_dtype(DType::F32)?)?.to_dtype(x.dtype()))
             }
+        }?;
+        match other {
+            Some(other) => y + other,
+            None => Ok(y),
         }
     }
 

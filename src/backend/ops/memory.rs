@@ -4,7 +4,14 @@
 
 use candle_core::{DType, Device};
 
-use super::{attention::SCORE_BYTES, cpu};
+use super::{Products, attention::SCORE_BYTES, cpu};
+
+/// What a weight with so many inputs and outputs takes, in bytes, that is laid out for the CPU's
+/// kernels: in the precision of the products, or, where the weight is kept in 16 bits, in those.
+#[must_use]
+pub fn panels_bytes(products: Products, in_16_bits: bool, input: usize, output: usize) -> usize {
+    cpu::panels_bytes(products, in_16_bits, input, output)
+}
 
 /// The bytes of what is alive, and the most there ever was.
 ///
@@ -149,10 +156,7 @@ impl Ledger {
         let y = x.with_size(size(x.height), size(x.width)).with_channels(output);
         let inner = side * side * x.channels;
         match self.form {
-            Form::Kernels => {
-                let rows = cpu::conv2d_tile_rows(y.positions(), output, inner);
-                self.scratch = self.scratch.max(rows * inner);
-            }
+            Form::Kernels => self.product(y),
             Form::Composed => {
                 let padded = x.with_size(x.height + 2 * padding, x.width + 2 * padding).count();
                 let columns = y.with_channels(inner).count();
@@ -169,20 +173,22 @@ impl Ledger {
     pub fn linear(&mut self, x: Extent, output: usize) -> Extent {
         let y = x.with_channels(output);
         match self.form {
-            // A panel of a weight that is kept as stored.
-            Form::Kernels => {
-                self.scratch = self.scratch.max(cpu::panel_values(x.channels, output));
-            }
+            Form::Kernels => self.product(y),
             Form::Composed => self.pass(2 * y.count() * self.element),
         }
         self.hold(y)
     }
 
+    /// A product of the kernels with this output.
+    fn product(&mut self, y: Extent) {
+        self.scratch = self.scratch.max(cpu::scratch_values(y.batch * y.positions()));
+    }
+
     /// [`GroupNorm`](super::GroupNorm), with SiLU or without.
     pub fn group_norm(&mut self, x: Extent) -> Extent {
         if self.form == Form::Kernels {
-            // Sums and squares of every channel in f64, for every 2¹⁴ values.
-            self.pass(x.count() * size_of::<f32>() + x.count() * x.channels / 1024);
+            let sums = x.batch * cpu::group_norm_bytes(x.positions() * x.channels, x.channels);
+            self.pass(x.count() * size_of::<f32>() + sums);
         }
         self.layer_norm(x)
     }
@@ -200,8 +206,9 @@ impl Ledger {
     pub fn attention(&mut self, q: Extent, keys: usize, heads: usize) -> Extent {
         match self.form {
             Form::Kernels => {
-                let rows = cpu::attention_block(q.positions(), keys);
-                self.scratch = self.scratch.max(rows * keys);
+                let (scratch, laid) = cpu::attention_memory(q.positions(), keys, heads, q.channels);
+                self.scratch = self.scratch.max(scratch);
+                self.pass((q.count() + laid) * size_of::<f32>());
             }
             Form::Composed => {
                 let row = q.batch * heads * keys * size_of::<f32>();

@@ -9,11 +9,11 @@ use crate::backend::Params;
 #[derive(Clone, Debug)]
 pub struct GroupNorm {
     /// `[C]`, f32
-    weight: Tensor,
+    pub(super) weight: Tensor,
     /// `[C]`, f32
-    bias: Tensor,
-    groups: usize,
-    eps: f64,
+    pub(super) bias: Tensor,
+    pub(super) groups: usize,
+    pub(super) eps: f64,
 }
 
 impl GroupNorm {

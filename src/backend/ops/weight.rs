@@ -1,6 +1,7 @@
-//! How the weight of a dense layer is kept: as a tensor in the working precision, or as it is
-//! stored (16-bit or quantized), on the CPU without a copy of the mapped file. A model does not
-//! see the difference; a 2.6-billion-parameter UNet takes 2.6 to 5 GB instead of 10.
+//! How the weight of a dense layer or a convolution is kept: laid out for the CPU's kernels, as a
+//! tensor in the working precision, or as it is stored (16-bit or quantized), on the CPU without a
+//! copy of the mapped file. A model does not see the difference; a 2.6-billion-parameter UNet takes
+//! 2.6 to 5 GB instead of 10.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -11,9 +12,11 @@ use candle_core::{
     quantized::{GgmlDType, QMatMul, QStorage, QTensor},
 };
 
+use super::{Products, cpu};
 use crate::backend::{Bytes, blocks};
 
-/// The weight of a dense layer.
+/// The weight of a dense layer, or of a convolution, whose inputs are those of all pixels under its
+/// kernel, row by row, channels innermost.
 #[derive(Clone, Debug)]
 pub struct Weight(Kept);
 
@@ -21,21 +24,44 @@ pub struct Weight(Kept);
 pub(super) enum Kept {
     /// `[in, out]` in the working precision
     Dense(Tensor),
-    /// rows as stored, in host memory
-    Packed(Packed),
+    /// laid out for the CPU's kernels
+    Panels(cpu::Panels),
+    /// rows as stored, in host memory, and in what they are multiplied
+    Packed(Packed, Products),
     /// quantized, in a GPU's memory
     OnDevice { weight: Arc<QMatMul>, output: usize, input: usize, bytes: usize },
 }
 
 impl Weight {
     /// A weight in the working precision, from checkpoint layout: `[out, in]`, or `[out, in, 1, 1]`
-    /// of a 1×1 convolution.
+    /// of a 1×1 convolution. What the CPU's kernels can take is laid out for them and their
+    /// `products`.
     ///
     /// # Errors
-    /// Another shape.
-    pub fn dense(rows: &Tensor) -> Result<Self> {
+    /// Another shape, or products that this processor does not have.
+    pub fn dense(rows: &Tensor, products: Products) -> Result<Self> {
         let (output, input) = matrix_dims(rows.dims())?;
+        if cpu::takes(rows) {
+            return Ok(Self(Kept::Panels(cpu::Panels::new(rows, products)?)));
+        }
         Ok(Self::laid_out(rows.reshape((output, input))?.t()?.contiguous()?))
+    }
+
+    /// The weight of a convolution that computes in `dtype`, from checkpoint layout, `[out, in, k,
+    /// k]`; on the CPU in f32 it may be in f16 or bf16, and is kept so where the `products` are f32.
+    ///
+    /// # Errors
+    /// A kernel that is not square, or products that this processor does not have.
+    pub fn kernel(weight: &Tensor, dtype: DType, products: Products) -> Result<Self> {
+        let (output, input, kernel, width) = weight.dims4()?;
+        if kernel != width {
+            candle_core::bail!("conv2d: the kernel of {:?} is not square", weight.shape());
+        }
+        if weight.device().is_cpu() && dtype == DType::F32 {
+            return Ok(Self(Kept::Panels(cpu::Panels::new(weight, products)?)));
+        }
+        let laid_out = weight.permute((2, 3, 1, 0))?.contiguous()?;
+        Ok(Self::laid_out(laid_out.reshape((kernel * kernel * input, output))?))
     }
 
     /// A weight in the working precision that is laid out `[in, out]` already.
@@ -56,7 +82,17 @@ impl Weight {
         dtype: GgmlDType,
         (output, input): (usize, usize),
     ) -> Result<Self> {
-        Ok(Self(Kept::Packed(Packed::new(bytes, range, dtype, output, input)?)))
+        let packed = Packed::new(bytes, range, dtype, output, input)?;
+        Ok(Self(Kept::Packed(packed, Products::F32)))
+    }
+
+    /// The same, if it is kept as stored, for products in this precision.
+    #[must_use]
+    pub fn with_products(self, products: Products) -> Self {
+        match self.0 {
+            Kept::Packed(packed, _) => Self(Kept::Packed(packed, products)),
+            kept => Self(kept),
+        }
     }
 
     /// Rounds `rows`, `[out, in]` or `[out, in, 1, 1]`, to the format `dtype`, to be kept in host
@@ -100,7 +136,8 @@ impl Weight {
     pub fn dims(&self) -> Result<(usize, usize)> {
         match &self.0 {
             Kept::Dense(weight) => weight.dims2().map(|(input, output)| (output, input)),
-            Kept::Packed(packed) => Ok((packed.output, packed.input)),
+            Kept::Panels(panels) => Ok((panels.columns, panels.inner)),
+            Kept::Packed(packed, _) => Ok((packed.output, packed.input)),
             Kept::OnDevice { output, input, .. } => Ok((*output, *input)),
         }
     }
@@ -110,7 +147,8 @@ impl Weight {
     pub fn bytes(&self) -> usize {
         match &self.0 {
             Kept::Dense(weight) => weight.elem_count() * weight.dtype().size_in_bytes(),
-            Kept::Packed(packed) => packed.range.len(),
+            Kept::Panels(panels) => panels.bytes(),
+            Kept::Packed(packed, _) => packed.range.len(),
             Kept::OnDevice { bytes, .. } => *bytes,
         }
     }
@@ -119,8 +157,8 @@ impl Weight {
     #[must_use]
     pub fn kept_as(&self) -> Option<GgmlDType> {
         match &self.0 {
-            Kept::Dense(_) => None,
-            Kept::Packed(packed) => Some(packed.dtype),
+            Kept::Dense(_) | Kept::Panels(_) => None,
+            Kept::Packed(packed, _) => Some(packed.dtype),
             Kept::OnDevice { weight, .. } => match &**weight {
                 QMatMul::QTensor(weight) => Some(weight.dtype()),
                 QMatMul::Tensor(_) | QMatMul::TensorF16(_) => None,
@@ -128,22 +166,25 @@ impl Weight {
         }
     }
 
-    /// Rows of a weight in host memory, in f32, `[N, in]`.
+    /// Rows of a weight that the CPU keeps, in f32, `[N, in]`.
     ///
     /// # Errors
     /// A weight that is kept otherwise, or a row that it does not have.
     pub(super) fn unpack_rows(&self, rows: &[u32]) -> Result<Tensor> {
-        let Kept::Packed(packed) = &self.0 else {
-            candle_core::bail!("rows of a weight that is not kept as stored");
-        };
-        let mut values = vec![0f32; rows.len() * packed.input];
-        for (values, &row) in values.chunks_exact_mut(packed.input).zip(rows) {
-            if row as usize >= packed.output {
-                candle_core::bail!("row {row} of a weight with {}", packed.output);
+        let (output, input) = self.dims()?;
+        let mut values = vec![0f32; rows.len() * input];
+        for (values, &row) in values.chunks_exact_mut(input).zip(rows) {
+            let row = row as usize;
+            if row >= output {
+                candle_core::bail!("row {row} of a weight with {output}");
             }
-            packed.unpack_row(row as usize, values);
+            match &self.0 {
+                Kept::Packed(packed, _) => packed.unpack_run(row, 0..input, values),
+                Kept::Panels(panels) => panels.read(row, values),
+                _ => candle_core::bail!("rows of a weight that is not on the CPU"),
+            }
         }
-        Tensor::from_vec(values, (rows.len(), packed.input), &Device::Cpu)
+        Tensor::from_vec(values, (rows.len(), input), &Device::Cpu)
     }
 
     pub(super) fn kept(&self) -> &Kept {
@@ -181,11 +222,14 @@ impl Packed {
         Ok(Self { range: 0..copy.len(), bytes: Bytes::Heap(copy), dtype, output, input })
     }
 
-    /// Row `index` (all weights of one output) as f32.
-    pub(super) fn unpack_row(&self, index: usize, values: &mut [f32]) {
+    /// The weights `run` of row `index` as f32; the run begins at a block of the format and ends at
+    /// one or with the row.
+    pub(super) fn unpack_run(&self, index: usize, run: Range<usize>, values: &mut [f32]) {
         let length = self.range.len() / self.output;
+        let place = |at: usize| at / self.dtype.block_size() * self.dtype.type_size();
         let start = self.range.start + index * length;
-        blocks::unpack(self.dtype, &self.bytes[start..start + length], values);
+        let bytes = &self.bytes[start + place(run.start)..start + place(run.end)];
+        blocks::unpack(self.dtype, bytes, values);
     }
 }
 

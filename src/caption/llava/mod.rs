@@ -6,20 +6,17 @@
 //! loaded for the first picture that the cache knows nothing of, and not at all if there is none.
 
 mod ask;
-mod text;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::cache::{CacheKey, CaptionCache, Said, Subject};
+use super::wording::{Fits, Stop, cut_to_fit, instruction};
 use super::{
     Caption, CaptionContext, CaptionError, Captioner, Captions, Pixels, Progress, RegionSource,
 };
 use crate::model::llava::{GenerateOptions, Llava, LlavaError, Picture, Row};
 use ask::{Question, ask};
-use text::cut_to_fit;
-
-pub(crate) use text::instruction;
 
 const NAME: &str = "llava";
 
@@ -57,12 +54,6 @@ impl Default for LlavaOptions {
         Self { generate: GenerateOptions::default(), rows: DEFAULT_ROWS }
     }
 }
-
-/// Whether a caption fits the text encoders that it is for.
-pub type Fits<'a> = Box<dyn Fn(&str) -> bool + 'a>;
-
-/// Whether to stop; asked many times a second.
-pub type Stop<'a> = Box<dyn Fn() -> bool + 'a>;
 
 /// The captioner.
 pub struct LlavaCaptioner<'a> {

@@ -119,6 +119,10 @@ pub enum Verb {
     Caption(Box<JobArgs>),
     /// List, add, download, check and remove models
     Models(super::models::ModelsArgs),
+    /// The process in which the program captions
+    #[cfg(feature = "mistralrs")]
+    #[command(name = super::worker::VERB, hide = true)]
+    CaptionWorker,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

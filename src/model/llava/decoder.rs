@@ -237,8 +237,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::backend::ParamSource;
     use crate::backend::ops::Weight;
+    use crate::backend::{ParamSource, Working};
 
     /// A weight for every name, kept in this format where it is a matrix.
     struct Arbitrary(Option<GgmlDType>);
@@ -254,15 +254,10 @@ mod tests {
             true
         }
 
-        fn matrix(
-            &self,
-            name: &str,
-            shape: &Shape,
-            dtype: DType,
-            device: &Device,
-        ) -> Result<Weight> {
-            let rows = self.get(name, shape, dtype, device)?;
-            self.0.map_or_else(|| Weight::dense(&rows), |format| Weight::pack(&rows, format))
+        fn matrix(&self, name: &str, shape: &Shape, working: &Working) -> Result<Weight> {
+            let rows = self.get(name, shape, working.dtype, &working.device)?;
+            let dense = || Weight::dense(&rows, working.products);
+            self.0.map_or_else(dense, |format| Weight::pack(&rows, format))
         }
     }
 

@@ -115,6 +115,12 @@ impl Llava {
         self.tokenizer.split(&self.format.render(instruction.trim()), self.image_token)
     }
 
+    /// A picture as the vision tower of LLaVA-1.5 sees it, before its values are normalized.
+    #[must_use]
+    pub fn whole(&self, picture: &Picture<'_>) -> Picture<'static> {
+        self.preprocessor.whole(picture)
+    }
+
     /// The text of generated tokens.
     ///
     /// # Errors

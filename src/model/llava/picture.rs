@@ -45,6 +45,12 @@ impl<'a> Picture<'a> {
         (self.width, self.height)
     }
 
+    /// Height × width × 3.
+    #[must_use]
+    pub fn rgb(&self) -> &[u8] {
+        &self.rgb
+    }
+
     fn resized(&self, (height, width): Size) -> Picture<'static> {
         let rgb = bicubic(&self.rgb, (self.width, self.height), (width, height));
         Picture { width, height, rgb: rgb.into() }
@@ -200,12 +206,7 @@ impl Preprocessor {
                 }
             }
         } else {
-            let square = if self.pad_square { self.squared(picture) } else { picture.clone() };
-            let (short, long) = (square.width.min(square.height), square.width.max(square.height));
-            let long = (side * long) / short;
-            let (height, width) =
-                if square.width <= square.height { (long, side) } else { (side, long) };
-            tiles.push(square.resized((height, width)).centre(side));
+            tiles.push(self.whole(picture));
         }
         let mut values = Vec::with_capacity(tiles.len() * 3 * side * side);
         for tile in &tiles {
@@ -216,6 +217,17 @@ impl Preprocessor {
             }
         }
         Ok(Tensor::from_vec(values, (tiles.len(), 3, side, side), &Device::Cpu)?)
+    }
+
+    /// The one tile of a picture that is not cut into several.
+    pub(super) fn whole(&self, picture: &Picture) -> Picture<'static> {
+        let side = self.side;
+        let square = if self.pad_square { self.squared(picture) } else { picture.clone() };
+        let (short, long) = (square.width.min(square.height), square.width.max(square.height));
+        let long = (side * long) / short;
+        let (height, width) =
+            if square.width <= square.height { (long, side) } else { (side, long) };
+        square.resized((height, width)).centre(side)
     }
 
     /// A picture in the middle of a square of the mean colour.

@@ -48,6 +48,20 @@ pub struct Conditioning {
     pub time_ids: Option<Tensor>,
 }
 
+impl Conditioning {
+    /// The same in the precision of the UNet that it is for; time_ids are numbers and stay as they are.
+    ///
+    /// # Errors
+    /// Those of the backend.
+    pub fn to_dtype(&self, dtype: DType) -> candle_core::Result<Self> {
+        Ok(Self {
+            context: self.context.to_dtype(dtype)?,
+            pooled: self.pooled.as_ref().map(|pooled| pooled.to_dtype(dtype)).transpose()?,
+            time_ids: self.time_ids.clone(),
+        })
+    }
+}
+
 /// The denoiser. It computes in the dtype of the `Params` it was loaded from; norms, softmax
 /// and sinusoidal embeddings are f32.
 #[derive(Clone, Debug)]

@@ -4,7 +4,7 @@ use candle_core::{D, Result, Tensor};
 
 use super::config::UNetConfig;
 use crate::backend::Params;
-use crate::backend::ops::{Conv2d, GroupNorm, Linear, silu, upsample_nearest_2x};
+use crate::backend::ops::{Conv2d, GroupNorm, Linear, silu};
 
 /// `ResnetBlock2D` with the timestep added between its convolutions.
 #[derive(Clone, Debug)]
@@ -39,12 +39,12 @@ impl ResnetBlock {
     /// `x` is `[B, h, w, input]`, `emb` `[B, width]` with SiLU already applied (it is the same for
     /// every block of a call).
     pub(super) fn forward(&self, x: &Tensor, emb: &Tensor) -> Result<Tensor> {
-        let time = self.time_emb_proj.forward(emb)?.unsqueeze(1)?.unsqueeze(1)?;
-        let hidden = self.conv1.forward(&self.norm1.forward_silu(x)?)?.broadcast_add(&time)?;
-        let hidden = self.conv2.forward(&self.norm2.forward_silu(&hidden)?)?;
+        let time = self.time_emb_proj.forward(emb)?;
+        let hidden = self.conv1.forward_shift(&self.norm1.forward_silu(x)?, &time)?;
+        let hidden = self.norm2.forward_silu(&hidden)?;
         match &self.conv_shortcut {
-            Some(shortcut) => shortcut.forward(x)? + hidden,
-            None => x + hidden,
+            Some(shortcut) => self.conv2.forward_add(&hidden, &shortcut.forward(x)?),
+            None => self.conv2.forward_add(&hidden, x),
         }
     }
 }
@@ -91,13 +91,7 @@ impl Upsample {
     /// an odd size. Nearest-neighbour interpolation from n to 2n − 1 (diffusers' `upsample_size`)
     /// takes pixel ⌊i·n/(2n−1)⌋ = ⌊i/2⌋, so it is the doubled picture without its last line.
     pub(super) fn forward(&self, x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
-        let mut doubled = upsample_nearest_2x(x)?;
-        for (axis, wanted) in [(1, height), (2, width)] {
-            if doubled.dim(axis)? != wanted {
-                doubled = doubled.narrow(axis, 0, wanted)?.contiguous()?;
-            }
-        }
-        self.conv.forward(&doubled)
+        self.conv.forward_doubled(x, height, width)
     }
 }
 

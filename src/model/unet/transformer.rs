@@ -43,8 +43,9 @@ impl Attention {
         })
     }
 
-    /// `x` `[B, N, channels]`, `context` `[B, M, context_width]`; after the output projection.
-    fn forward(&self, x: &Tensor, context: &Tensor) -> Result<Tensor> {
+    /// `x` `[B, N, channels]`, `context` `[B, M, context_width]`; after the output projection, to
+    /// which `residual` is added.
+    fn forward(&self, x: &Tensor, context: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
         let mut qkv =
             [self.to_q.forward(x)?, self.to_k.forward(context)?, self.to_v.forward(context)?];
         if self.upcast {
@@ -54,7 +55,10 @@ impl Attention {
         }
         let [q, k, v] = &qkv;
         let mixed = attention(q, k, v, self.heads, Mask::None)?.to_dtype(x.dtype())?;
-        self.to_out.forward(&mixed)
+        match residual {
+            Some(residual) => self.to_out.forward_add(&mixed, residual),
+            None => self.to_out.forward(&mixed),
+        }
     }
 }
 
@@ -102,11 +106,11 @@ impl Block {
         cursor: &mut Cursor,
     ) -> Result<Tensor> {
         let normed = self.norm1.forward(x)?;
-        let x = (x + self.attn1.forward(&normed, &normed)?)?;
-        let cross = self.attn2.forward(&self.norm2.forward(&x)?, context)?;
+        let x = self.attn1.forward(&normed, &normed, Some(x))?;
+        let cross = self.attn2.forward(&self.norm2.forward(&x)?, context, None)?;
         let x = (x + cursor.visit(cross, height, width)?)?;
         let hidden = geglu(&self.ff_in.forward(&self.norm3.forward(&x)?)?)?;
-        x + self.ff_out.forward(&hidden)?
+        self.ff_out.forward_add(&hidden, &x)
     }
 }
 
@@ -131,6 +135,13 @@ impl Projection {
         match self {
             Self::Dense(linear) => linear.forward(x),
             Self::Conv(conv) => conv.forward(x),
+        }
+    }
+
+    fn forward_add(&self, x: &Tensor, other: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Dense(linear) => linear.forward_add(x, other),
+            Self::Conv(conv) => conv.forward_add(x, other),
         }
     }
 }
@@ -180,6 +191,6 @@ impl SpatialTransformer {
         for block in &self.blocks {
             hidden = block.forward(&hidden, context, (height, width), cursor)?;
         }
-        x + self.proj_out.forward(&hidden.reshape((batch, height, width, channels))?)?
+        self.proj_out.forward_add(&hidden.reshape((batch, height, width, channels))?, x)
     }
 }

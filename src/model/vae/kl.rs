@@ -3,9 +3,9 @@
 
 use candle_core::{DType, Result, Tensor};
 
-use super::{KlConfig, LatentScaling};
+use super::{KlConfig, LatentScaling, norms::NormPass};
 use crate::backend::Params;
-use crate::backend::ops::{Conv2d, GroupNorm, Linear, Mask, attention, upsample_nearest_2x};
+use crate::backend::ops::{Conv2d, GroupNorm, Linear, Mask, attention};
 
 /// The epsilon of every norm here (a constant in diffusers, not in the config).
 const EPS: f64 = 1e-6;
@@ -52,8 +52,8 @@ impl AutoencoderKl {
     }
 
     /// `[B, H, W, 3]` → the posterior's mean, `[B, H/f, W/f, C]`.
-    pub(super) fn encode(&self, image: &Tensor) -> Result<Tensor> {
-        let moments = self.encoder.forward(image)?;
+    pub(super) fn encode(&self, image: &Tensor, norms: &mut NormPass) -> Result<Tensor> {
+        let moments = self.encoder.forward(image, norms)?;
         let moments = match &self.quant_conv {
             Some(conv) => conv.forward(&moments)?,
             None => moments,
@@ -63,10 +63,10 @@ impl AutoencoderKl {
     }
 
     /// `[B, h, w, C]` → `[B, f·h, f·w, 3]`.
-    pub(super) fn decode(&self, z: &Tensor) -> Result<Tensor> {
+    pub(super) fn decode(&self, z: &Tensor, norms: &mut NormPass) -> Result<Tensor> {
         match &self.post_quant_conv {
-            Some(conv) => self.decoder.forward(&conv.forward(z)?),
-            None => self.decoder.forward(z),
+            Some(conv) => self.decoder.forward(&conv.forward(z)?, norms),
+            None => self.decoder.forward(z, norms),
         }
     }
 
@@ -126,11 +126,11 @@ impl Encoder {
         })
     }
 
-    fn forward(&self, image: &Tensor) -> Result<Tensor> {
+    fn forward(&self, image: &Tensor, norms: &mut NormPass) -> Result<Tensor> {
         let mut h = self.conv_in.forward(image)?;
         for (resnets, down) in &self.levels {
             for resnet in resnets {
-                h = resnet.forward(&h)?;
+                h = resnet.forward(&h, norms)?;
             }
             if let Some(conv) = down {
                 // Only the far sides are padded: `F.pad(x, (0, 1, 0, 1))` in diffusers'
@@ -138,8 +138,8 @@ impl Encoder {
                 h = conv.forward(&h.pad_with_zeros(1, 0, 1)?.pad_with_zeros(2, 0, 1)?)?;
             }
         }
-        let h = self.mid.forward(&h)?;
-        self.conv_out.forward(&self.norm_out.forward_silu(&h)?)
+        let h = self.mid.forward(&h, norms)?;
+        self.conv_out.forward(&norms.forward_silu(&self.norm_out, &h)?)
     }
 }
 
@@ -180,17 +180,18 @@ impl Decoder {
         })
     }
 
-    fn forward(&self, z: &Tensor) -> Result<Tensor> {
-        let mut h = self.mid.forward(&self.conv_in.forward(z)?)?;
+    fn forward(&self, z: &Tensor, norms: &mut NormPass) -> Result<Tensor> {
+        let mut h = self.mid.forward(&self.conv_in.forward(z)?, norms)?;
         for (resnets, up) in &self.levels {
             for resnet in resnets {
-                h = resnet.forward(&h)?;
+                h = resnet.forward(&h, norms)?;
             }
             if let Some(conv) = up {
-                h = conv.forward(&upsample_nearest_2x(&h)?)?;
+                let (_, height, width, _) = h.dims4()?;
+                h = conv.forward_doubled(&h, 2 * height, 2 * width)?;
             }
         }
-        self.conv_out.forward(&self.norm_out.forward_silu(&h)?)
+        self.conv_out.forward(&norms.forward_silu(&self.norm_out, &h)?)
     }
 }
 
@@ -217,12 +218,12 @@ impl ResnetBlock {
         })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let h = self.conv1.forward(&self.norm1.forward_silu(x)?)?;
-        let h = self.conv2.forward(&self.norm2.forward_silu(&h)?)?;
+    fn forward(&self, x: &Tensor, norms: &mut NormPass) -> Result<Tensor> {
+        let h = self.conv1.forward(&norms.forward_silu(&self.norm1, x)?)?;
+        let h = norms.forward_silu(&self.norm2, &h)?;
         match &self.shortcut {
-            Some(conv) => conv.forward(x)? + h,
-            None => x + h,
+            Some(conv) => self.conv2.forward_add(&h, &conv.forward(x)?),
+            None => self.conv2.forward_add(&h, x),
         }
     }
 }
@@ -263,13 +264,13 @@ impl MidBlock {
         })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let h = self.before.forward(x)?;
+    fn forward(&self, x: &Tensor, norms: &mut NormPass) -> Result<Tensor> {
+        let h = self.before.forward(x, norms)?;
         let h = match &self.attention {
-            Some(attention) => attention.forward(&h)?,
+            Some(attention) => attention.forward(&h, norms)?,
             None => h,
         };
-        self.after.forward(&h)
+        self.after.forward(&h, norms)
     }
 }
 
@@ -302,11 +303,12 @@ impl MidAttention {
         })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, norms: &mut NormPass) -> Result<Tensor> {
         let (batch, height, width, channels) = x.dims4()?;
-        let h = self.norm.forward(x)?.reshape((batch, height * width, channels))?;
+        let h = norms.forward(&self.norm, x)?.reshape((batch, height * width, channels))?;
         let (q, k, v) = (self.q.forward(&h)?, self.k.forward(&h)?, self.v.forward(&h)?);
-        let h = self.out.forward(&attention(&q, &k, &v, 1, Mask::None)?)?;
-        x + h.reshape((batch, height, width, channels))?
+        let x = x.reshape((batch, height * width, channels))?;
+        let h = self.out.forward_add(&attention(&q, &k, &v, 1, Mask::None)?, &x)?;
+        h.reshape((batch, height, width, channels))
     }
 }

@@ -6,6 +6,7 @@
 mod config;
 mod kl;
 mod memory;
+mod norms;
 mod tiny;
 
 use candle_core::{DType, Result, Tensor};
@@ -15,6 +16,7 @@ use crate::backend::Params;
 
 pub use config::{KlConfig, TinyConfig, VaeConfig, VaeError};
 pub use kl::AutoencoderKl;
+pub use norms::{MARGIN_SHARE, NormStatistics, Norms};
 pub use tiny::AutoencoderTiny;
 
 /// An autoencoder of either kind.
@@ -43,6 +45,14 @@ impl Vae {
     /// # Errors
     /// Sides that [`factor`](Self::factor) does not divide, or those of the backend.
     pub fn encode(&self, image: &Tensor) -> Result<Tensor> {
+        self.encode_with(image, Norms::Own)
+    }
+
+    /// As [`encode`](Self::encode), with the statistics that `norms` says; `AutoencoderTiny` has none.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode), or statistics of another model or of the decoder.
+    pub fn encode_with(&self, image: &Tensor, norms: Norms<'_>) -> Result<Tensor> {
         let (_, height, width, channels) = image.dims4()?;
         let f = self.factor();
         if channels != 3 || height == 0 || width == 0 || height % f != 0 || width % f != 0 {
@@ -53,7 +63,7 @@ impl Vae {
         }
         let image = image.to_dtype(self.dtype())?;
         let z = match self {
-            Self::Kl(vae) => vae.encode(&image)?,
+            Self::Kl(vae) => norms.pass(|norms| vae.encode(&image, norms))?,
             Self::Tiny(vae) => vae.encode(&image)?,
         };
         let scaling = self.scaling();
@@ -66,6 +76,14 @@ impl Vae {
     /// # Errors
     /// Another channel count, or those of the backend.
     pub fn decode(&self, latent: &Tensor) -> Result<Tensor> {
+        self.decode_with(latent, Norms::Own)
+    }
+
+    /// As [`decode`](Self::decode), with the statistics that `norms` says; `AutoencoderTiny` has none.
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode), or statistics of another model or of the encoder.
+    pub fn decode_with(&self, latent: &Tensor, norms: Norms<'_>) -> Result<Tensor> {
         let (_, height, width, channels) = latent.dims4()?;
         if channels != self.latent_channels() || height == 0 || width == 0 {
             candle_core::bail!(
@@ -78,7 +96,7 @@ impl Vae {
         let z = ((latent.to_dtype(DType::F32)? / scaling.factor)? + scaling.shift)?
             .to_dtype(self.dtype())?;
         let image = match self {
-            Self::Kl(vae) => vae.decode(&z)?,
+            Self::Kl(vae) => norms.pass(|norms| vae.decode(&z, norms))?,
             Self::Tiny(vae) => vae.decode(&z)?,
         };
         image.to_dtype(DType::F32)

@@ -85,7 +85,7 @@ impl AutoencoderTiny {
 enum Layer {
     Conv(Conv2d),
     Relu,
-    Block(Block),
+    Block(Box<Block>),
     /// Nearest-neighbour enlargement by `2^n`.
     Enlarge(u32),
 }
@@ -130,7 +130,7 @@ fn load_encoder(config: &TinyConfig, vb: &Params) -> Result<Vec<Layer>> {
             Conv2d::load_no_bias(width, width, 3, 2, 1, &vb_here)?
         }));
         for _ in 0..blocks {
-            layers.push(Layer::Block(Block::load(width, &vb.pp(layers.len()))?));
+            layers.push(Layer::Block(Block::load(width, &vb.pp(layers.len()))?.into()));
         }
     }
     let width = config.encoder_block_out_channels[config.encoder_block_out_channels.len() - 1];
@@ -147,7 +147,7 @@ fn load_decoder(config: &TinyConfig, vb: &Params) -> Result<Vec<Layer>> {
     for (level, &blocks) in config.num_decoder_blocks.iter().enumerate() {
         let width = config.decoder_block_out_channels[level];
         for _ in 0..blocks {
-            layers.push(Layer::Block(Block::load(width, &vb.pp(layers.len()))?));
+            layers.push(Layer::Block(Block::load(width, &vb.pp(layers.len()))?.into()));
         }
         if level + 1 < levels {
             layers.push(Layer::Enlarge(config.upsampling_scaling_factor.trailing_zeros()));

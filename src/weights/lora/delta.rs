@@ -126,7 +126,7 @@ fn read(file: &TensorMap, key: &str) -> Result<Vec<f32>> {
 /// The changes that one LoRA makes to one part of a model.
 #[derive(Debug)]
 pub(in crate::weights) struct Deltas {
-    file: TensorMap,
+    pub(super) file: TensorMap,
     by_weight: HashMap<String, Vec<Delta>>,
 }
 

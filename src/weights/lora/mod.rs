@@ -9,14 +9,14 @@ mod delta;
 mod names;
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::Value;
 
 use super::WeightsError;
 use super::form::Part;
-use super::source::{Bytes, refuse_pickle};
+use super::source::{Bytes, in_hub_cache, refuse_pickle};
 use super::tensors::TensorMap;
 use config::AdapterConfig;
 use delta::{Delta, Deltas};
@@ -28,8 +28,10 @@ pub(super) use names::Index;
 /// Why a LoRA cannot be used with a model.
 #[derive(Debug, thiserror::Error)]
 pub enum LoraError {
-    #[error("a folder; name the safetensors file in it")]
+    #[error("a folder without {}; name the safetensors file in it", FILES.join(" or "))]
     Folder,
+    #[error("not a LoRA: no tensors in it")]
+    Empty,
     #[error("the scale {0} is not a number")]
     Scale(f64),
     #[error("`{key}` belongs to {kind}, which is not supported (a plain LoRA is)")]
@@ -63,6 +65,17 @@ fn family(width: usize) -> String {
         2048 => "SDXL (2048-wide text)".to_owned(),
         _ => format!("one with {width}-wide text"),
     }
+}
+
+/// What diffusers and peft call the file when they save a LoRA into a folder.
+const FILES: [&str; 2] = ["pytorch_lora_weights.safetensors", "adapter_model.safetensors"];
+
+/// The file of a LoRA that is a folder as diffusers or peft save it, on the disk or in the cache of the
+/// hub's own tools; every other path is what it is.
+pub(super) fn file_of(path: &Path) -> PathBuf {
+    let folder = in_hub_cache(path);
+    let file = FILES.iter().map(|name| folder.join(name)).find(|file| file.is_file());
+    file.unwrap_or_else(|| path.to_owned())
 }
 
 /// A LoRA that has been matched to a model.
@@ -154,6 +167,11 @@ impl Lora {
         })
     }
 
+    /// See [`TensorMap::find_non_finite`].
+    pub(super) fn find_non_finite(&self) -> Option<String> {
+        self.deltas.values().find_map(|deltas| deltas.file.find_non_finite())
+    }
+
     /// What it changes in a part of the model.
     pub(super) fn deltas(&self, part: Part) -> Option<Arc<Deltas>> {
         self.deltas.get(&part).cloned()
@@ -193,11 +211,6 @@ impl Contents {
         refuse_pickle(path)?;
         let bytes =
             Bytes::map(path).map_err(|source| WeightsError::Read { file: file.clone(), source })?;
-        // PyTorch's formats under another name: a zip archive, or a bare pickle.
-        let is_json = bytes.get(size_of::<u64>()) == Some(&b'{');
-        if !is_json && (bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"\x80\x02")) {
-            return Err(WeightsError::Pickled { file });
-        }
         let mut tensors = TensorMap::default();
         tensors.add_safetensors(file.clone(), bytes)?;
         Ok(Self { tensors, file })
@@ -225,8 +238,8 @@ impl Contents {
             } = Some(key);
         }
         if modules.values().all(|module| module.up.is_none() && module.down.is_none()) {
-            let first = keys.first().map_or_else(String::new, |&key| key.to_owned());
-            return Err(LoraError::NotLora(first));
+            let first = keys.first().map(|&key| key.to_owned());
+            return Err(first.map_or(LoraError::Empty, LoraError::NotLora));
         }
         Ok((modules, strange))
     }

@@ -8,11 +8,11 @@ use super::{
     check,
 };
 use crate::weights::hub::{TransferProgress, Work, sha256_file};
+use crate::weights::lora;
+use crate::weights::source::{has_extension, in_hub_cache, is_pickle};
 
 /// What belongs to a model, among all that may lie in a folder.
 const EXTENSIONS: [&str; 6] = ["safetensors", "gguf", "json", "txt", "model", "jinja"];
-/// PyTorch's formats, all pickles inside.
-const PICKLES: [&str; 4] = ["ckpt", "bin", "pt", "pth"];
 /// A model's folders are not nested deeper.
 const MAX_DEPTH: usize = 3;
 
@@ -23,6 +23,8 @@ pub struct OwnWeights {
     pub weights: PathBuf,
     /// LoRAs, each a file or the name of an installed LoRA, with its scale
     pub loras: Vec<(PathBuf, f64)>,
+    /// a UNet in place of the model's own: a folder or a file
+    pub unet: Option<PathBuf>,
     /// a VAE in place of the model's own: a folder, a file, or the name of an installed VAE
     pub vae: Option<PathBuf>,
     /// of a captioner whose decoder is a GGUF file: the one with the vision tower, where it is not the
@@ -71,6 +73,9 @@ pub fn add(
         run.loras.push(LoraRef { model: None, file: Some(file), scale });
         sources.push(source);
     }
+    if let Some(path) = own.unet {
+        sources.push(measure(&path, Role::Unet, kind, progress)?);
+    }
     if let Some(path) = own.vae {
         sources.push(part(store, &path, Role::Vae, progress)?);
     }
@@ -99,12 +104,13 @@ fn kind_of(path: &Path) -> Kind {
 
 /// Refuses for a captioner what changes a diffusion model.
 fn check_captioner(own: &OwnWeights) -> Result<(), ModelError> {
-    if own.loras.is_empty() && own.vae.is_none() && own.run.is_empty() {
+    if own.loras.is_empty() && own.unet.is_none() && own.vae.is_none() && own.run.is_empty() {
         return Ok(());
     }
     Err(ModelError::NotWeights {
         path: own.weights.display().to_string(),
-        reason: "a LLaVA model describes pictures: it has no LoRA, VAE, or sampling".to_owned(),
+        reason: "a LLaVA model describes pictures: it has no LoRA, UNet, VAE, or sampling"
+            .to_owned(),
     })
 }
 
@@ -157,7 +163,8 @@ fn measure(
         Err(ModelError::NotWeights { path: path.display().to_string(), reason: reason.to_owned() })
     };
     let path = &match std::path::absolute(path) {
-        Ok(absolute) if absolute.exists() => absolute,
+        Ok(absolute) if absolute.exists() && role == Role::Lora => lora::file_of(&absolute),
+        Ok(absolute) if absolute.exists() => in_hub_cache(&absolute),
         _ => return not("no such file or folder"),
     };
     let mut names = Vec::new();
@@ -166,10 +173,8 @@ fn measure(
             // Whatever made it known as one.
             Role::Model if kind == Kind::Captioner => "",
             Role::Model => "model_index.json",
-            Role::Vae => "config.json",
-            Role::Unet | Role::Lora | Role::Mmproj => {
-                return not("a folder; name the file in it");
-            }
+            Role::Unet | Role::Vae => "config.json",
+            Role::Lora | Role::Mmproj => return not("a folder; name the file in it"),
         };
         if !needed.is_empty() && !path.join(needed).is_file() {
             return not(&format!("not a model in diffusers layout (no {needed})"));
@@ -177,15 +182,18 @@ fn measure(
         walk(path, String::new(), MAX_DEPTH, &mut names)?;
         names.sort_unstable();
     } else {
-        match extension(path).as_deref() {
-            Some("safetensors") => {}
-            Some("gguf") if matches!(role, Role::Model | Role::Mmproj) => {}
-            Some(other) if PICKLES.contains(&other) => {
-                return not(
-                    "pickled weights, which can run code of their own when read; convert them to safetensors",
-                );
-            }
-            _ => return not("not a file of weights (.safetensors, .gguf)"),
+        if is_pickle(path) {
+            return not(
+                "pickled weights, which can run code of their own when read; convert them to safetensors",
+            );
+        }
+        let known: &[_] = match role {
+            Role::Lora => &["safetensors", "sft"],
+            Role::Mmproj => &["gguf"],
+            Role::Model | Role::Unet | Role::Vae => &["safetensors", "sft", "gguf"],
+        };
+        if !has_extension(path, known) {
+            return not(&format!("not a file of weights (.{})", known.join(", .")));
         }
         names.push(String::new());
     }
@@ -223,13 +231,9 @@ fn walk(
             if depth > 0 {
                 walk(&path, format!("{full}/"), depth - 1, names)?;
             }
-        } else if extension(&path).is_some_and(|it| EXTENSIONS.contains(&it.as_str())) {
+        } else if has_extension(&path, &EXTENSIONS) {
             names.push(full);
         }
     }
     Ok(())
-}
-
-fn extension(path: &Path) -> Option<String> {
-    Some(path.extension()?.to_str()?.to_ascii_lowercase())
 }

@@ -1,19 +1,19 @@
-//! Matrix products in tiles: the one place that calls the `gemm` crate. Each tile is one
-//! single-threaded call, because how `gemm` splits its sums follows from the sizes it is given.
+//! Matrix products of which neither side is a weight: the one place that calls the `gemm` crate. Each
+//! tile is one single-threaded call, because how `gemm` splits its sums follows from the sizes it is
+//! given.
 
-use candle_core::{D, Device, Result, Tensor};
 use gemm::Parallelism;
 use rayon::prelude::*;
 
-use super::{Block, Shared, packed::with_weight, with_values};
+use super::{Block, Shared};
 
 /// A tile has at most this many rows: enough to repay packing the weights for each tile.
-pub(super) const TILE_ROWS: usize = 256;
-/// One sample should give work to this many threads where it can.
-const TILES_PER_SAMPLE: usize = 8;
+const TILE_ROWS: usize = 256;
+/// A product should give work to this many threads where it can.
+const TILES_PER_PRODUCT: usize = 8;
 /// Tiles are cut in whole micro-panels of the largest kernel (AVX-512: 48 × 8).
-pub(super) const PANEL_ROWS: usize = 8;
-pub(super) const PANEL_COLUMNS: usize = 48;
+const PANEL_ROWS: usize = 8;
+const PANEL_COLUMNS: usize = 48;
 const TILE_COLUMNS_MIN: usize = 2 * PANEL_COLUMNS;
 
 /// A matrix in memory, by its strides.
@@ -80,33 +80,31 @@ pub(super) fn multiply(y: &mut Block, a: Matrix, b: Matrix, scale: f32, add: boo
     }
 }
 
-/// How one sample's product of `rows × columns` is cut.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Tiling {
-    pub rows: usize,
-    pub columns: usize,
+/// How a product of `rows × columns` is cut.
+#[derive(Clone, Copy, Debug)]
+struct Tiling {
+    rows: usize,
+    columns: usize,
     tile_rows: usize,
     tile_columns: usize,
 }
 
 /// One tile: where it begins and what it covers.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Tile {
-    pub row: usize,
-    pub rows: usize,
-    pub column: usize,
-    pub columns: usize,
+#[derive(Clone, Copy, Debug)]
+struct Tile {
+    row: usize,
+    rows: usize,
+    column: usize,
+    columns: usize,
 }
 
 impl Tiling {
-    /// For a sample with this many rows of output; `most_rows` bounds a tile further.
-    pub(super) fn new(rows: usize, columns: usize, most_rows: usize) -> Self {
-        let wanted = rows.div_ceil(TILES_PER_SAMPLE).clamp(TILE_ROWS / 2, TILE_ROWS);
-        let most_rows = wanted.min(most_rows).max(PANEL_ROWS);
+    fn new(rows: usize, columns: usize) -> Self {
+        let most_rows = rows.div_ceil(TILES_PER_PRODUCT).clamp(TILE_ROWS / 2, TILE_ROWS);
         let count = rows.div_ceil(most_rows).max(1);
         let tile_rows = rows.div_ceil(count).next_multiple_of(PANEL_ROWS);
         let count = rows.div_ceil(tile_rows).max(1);
-        let across = TILES_PER_SAMPLE.div_ceil(count);
+        let across = TILES_PER_PRODUCT.div_ceil(count);
         let tile_columns = columns
             .div_ceil(across)
             .next_multiple_of(PANEL_COLUMNS)
@@ -115,11 +113,11 @@ impl Tiling {
         Self { rows, columns, tile_rows, tile_columns }
     }
 
-    pub(super) fn count(&self) -> usize {
+    fn count(&self) -> usize {
         self.rows.div_ceil(self.tile_rows) * self.columns.div_ceil(self.tile_columns)
     }
 
-    pub(super) fn tile(&self, index: usize) -> Tile {
+    fn tile(&self, index: usize) -> Tile {
         let across = self.columns.div_ceil(self.tile_columns);
         let row = index / across * self.tile_rows;
         let column = index % across * self.tile_columns;
@@ -132,75 +130,6 @@ impl Tiling {
     }
 }
 
-/// `y = a·weight[:, tile] + bias[tile]` for one tile.
-pub(super) fn affine_tile(
-    mut y: Block,
-    a: Matrix,
-    weight: &[f32],
-    bias: Option<&[f32]>,
-    columns: usize,
-    tile: Tile,
-) {
-    if let Some(bias) = bias {
-        for row in 0..tile.rows {
-            y.row(row).copy_from_slice(&bias[tile.column..tile.column + tile.columns]);
-        }
-    }
-    let inner = a.columns;
-    let weight = Matrix::row_major(&weight[tile.column..], inner, tile.columns, columns);
-    multiply(&mut y, a, weight, 1.0, bias.is_some());
-}
-
-/// Splits "weight, and a bias or not" into one call, for the two forms of an affine map. The
-/// weight may be kept in 16 bits.
-pub(super) fn with_affine<T>(
-    x: &Tensor,
-    weight: &Tensor,
-    bias: Option<&Tensor>,
-    f: impl FnOnce(&[f32], &[f32], Option<&[f32]>) -> T,
-) -> Result<T> {
-    with_weight(weight, |weight| match bias {
-        Some(bias) => with_values([x, bias], |[x, bias]| f(x, weight, Some(bias))),
-        None => with_values([x], |[x]| f(x, weight, None)),
-    })?
-}
-
-/// `[B, …, in]·[in, out] + bias` → `[B, …, out]`, tiled within each sample.
-pub(in super::super) fn linear(
-    x: &Tensor,
-    weight: &Tensor,
-    bias: Option<&Tensor>,
-) -> Result<Tensor> {
-    let (inner, columns) = weight.dims2()?;
-    if x.dim(D::Minus1)? != inner {
-        candle_core::bail!("linear: {:?} for a weight of {:?}", x.shape(), weight.shape());
-    }
-    let batch = if x.rank() > 1 { x.dim(0)? } else { 1 };
-    let rows = x.elem_count() / (batch * inner).max(1);
-    let mut shape = x.dims().to_vec();
-    if let Some(last) = shape.last_mut() {
-        *last = columns;
-    }
-    let mut y = vec![0f32; batch * rows * columns];
-    if !y.is_empty() {
-        with_affine(&x.contiguous()?, weight, bias, |x, weight, bias| {
-            let tiling = Tiling::new(rows, columns, TILE_ROWS);
-            let output = Shared::new(&mut y);
-            (0..batch * tiling.count()).into_par_iter().for_each(|task| {
-                let tile = tiling.tile(task % tiling.count());
-                let first = task / tiling.count() * rows + tile.row;
-                let a = &x[first * inner..(first + tile.rows) * inner];
-                let a = Matrix::row_major(a, tile.rows, inner, inner);
-                let offset = first * columns + tile.column;
-                // SAFETY: the tiles of a tiling partition a sample, and samples are disjoint.
-                let y = unsafe { output.block(offset, tile.rows, tile.columns, columns) };
-                affine_tile(y, a, weight, bias, columns, tile);
-            });
-        })?;
-    }
-    Tensor::from_vec(y, shape, &Device::Cpu)
-}
-
 /// `y += scale·a·b` for a `[rows, inner]` and b `[inner, columns]`, all in row order.
 pub(crate) fn add_product(y: &mut [f32], a: &[f32], b: &[f32], inner: usize, scale: f32) {
     let (rows, columns) = (a.len() / inner.max(1), b.len() / inner.max(1));
@@ -208,7 +137,7 @@ pub(crate) fn add_product(y: &mut [f32], a: &[f32], b: &[f32], inner: usize, sca
     if y.is_empty() {
         return;
     }
-    let tiling = Tiling::new(rows, columns, TILE_ROWS);
+    let tiling = Tiling::new(rows, columns);
     let output = Shared::new(y);
     (0..tiling.count()).into_par_iter().for_each(|index| {
         let tile = tiling.tile(index);
@@ -228,16 +157,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_tiles_of_a_sample_cover_every_value_once() {
-        for (rows, columns, most) in [
-            (1, 1, 256),
-            (77, 640, 256),
-            (4096, 128, 455),
-            (63, 1281, 40),
-            (1000, 4, 1),
-            (5, 97, 9),
-        ] {
-            let tiling = Tiling::new(rows, columns, most);
+    fn the_tiles_of_a_product_cover_every_value_once() {
+        for (rows, columns) in [(1, 1), (77, 640), (4096, 128), (63, 1281), (1000, 4), (5, 97)] {
+            let tiling = Tiling::new(rows, columns);
             let mut seen = vec![0u8; rows * columns];
             for tile in (0..tiling.count()).map(|index| tiling.tile(index)) {
                 assert!(tile.rows > 0 && tile.columns > 0);

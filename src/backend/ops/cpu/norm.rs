@@ -1,27 +1,49 @@
 //! Normalizations: one pass for sums in f64 (from which the variance loses nothing, however far
 //! the mean lies from zero), one pass to apply them.
 
-use candle_core::{D, Device, Result, Tensor};
+use std::mem::MaybeUninit;
+
+use candle_core::{D, DType, Device, Result, Tensor};
 use rayon::prelude::*;
 
 use super::{
     simd::{self, vectorized},
-    with_values,
+    with_values, written,
 };
 
-/// Values per task.
+/// Values per task, and most tasks of a sample in a group norm: their sums are added up by one thread.
 const PIECE: usize = 1 << 14;
-/// Partial sums of a row.
-const LANES: usize = 8;
+const PIECES_MAX: usize = 64;
+/// Partial sums of a row, and channels whose sums are taken at a time.
+const LANES: usize = 32;
 
 vectorized! {
-    /// Adds each row's values and squares to the sums of their channels.
+    /// Adds each row's values and squares to the sums of their channels, whose partial sums stay in
+    /// registers while the rows go by.
     fn add_moments(x: &[f32], sums: &mut [f64], squares: &mut [f64]) {
-        for row in x.chunks_exact(sums.len()) {
-            for ((sum, square), &x) in sums.iter_mut().zip(squares.iter_mut()).zip(row) {
-                let x = f64::from(x);
-                *sum += x;
-                *square += x * x;
+        let width = sums.len();
+        let mut channels = sums.chunks_exact_mut(LANES).zip(squares.chunks_exact_mut(LANES));
+        for (first, (sums, squares)) in (0..width).step_by(LANES).zip(&mut channels) {
+            let (mut sum, mut square) = ([0f64; LANES], [0f64; LANES]);
+            for row in x.chunks_exact(width) {
+                let row = &row[first..first + LANES];
+                for i in 0..LANES {
+                    let x = f64::from(row[i]);
+                    sum[i] += x;
+                    square[i] += x * x;
+                }
+            }
+            for i in 0..LANES {
+                sums[i] += sum[i];
+                squares[i] += square[i];
+            }
+        }
+        let first = width / LANES * LANES;
+        for row in x.chunks_exact(width) {
+            for i in first..width {
+                let x = f64::from(row[i]);
+                sums[i] += x;
+                squares[i] += x * x;
             }
         }
     }
@@ -29,11 +51,17 @@ vectorized! {
 
 vectorized! {
     /// `y = (x − mean)·scale + shift`, each per channel.
-    fn apply(x: &[f32], y: &mut [f32], mean: &[f32], scale: &[f32], shift: &[f32]) {
+    fn apply(
+        x: &[f32],
+        y: &mut [MaybeUninit<f32>],
+        mean: &[f32],
+        scale: &[f32],
+        shift: &[f32],
+    ) {
         let width = mean.len();
         for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
             for i in 0..width {
-                y[i] = (x[i] - mean[i]) * scale[i] + shift[i];
+                y[i].write((x[i] - mean[i]) * scale[i] + shift[i]);
             }
         }
     }
@@ -41,18 +69,30 @@ vectorized! {
 
 vectorized! {
     /// [`apply`], then SiLU.
-    fn apply_silu(x: &[f32], y: &mut [f32], mean: &[f32], scale: &[f32], shift: &[f32]) {
+    fn apply_silu(
+        x: &[f32],
+        y: &mut [MaybeUninit<f32>],
+        mean: &[f32],
+        scale: &[f32],
+        shift: &[f32],
+    ) {
         let width = mean.len();
         for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
             for i in 0..width {
-                y[i] = simd::swish((x[i] - mean[i]) * scale[i] + shift[i], 1.0);
+                y[i].write(simd::swish((x[i] - mean[i]) * scale[i] + shift[i], 1.0));
             }
         }
     }
 }
 
 vectorized! {
-    fn layer_norm_rows(x: &[f32], y: &mut [f32], weight: &[f32], bias: &[f32], eps: f64) {
+    fn layer_norm_rows(
+        x: &[f32],
+        y: &mut [MaybeUninit<f32>],
+        weight: &[f32],
+        bias: &[f32],
+        eps: f64,
+    ) {
         let width = weight.len();
         for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
             let (mut sums, mut squares) = ([0f64; LANES], [0f64; LANES]);
@@ -72,8 +112,8 @@ vectorized! {
             }
             let moments = Moments::new(sums.iter().sum(), squares.iter().sum(), width, eps);
             for i in 0..width {
-                y[i] = (x[i] - moments.mean - moments.mean_rest) * moments.scale * weight[i]
-                    + bias[i];
+                let centred = x[i] - moments.mean - moments.mean_rest;
+                y[i].write(centred * moments.scale * weight[i] + bias[i]);
             }
         }
     }
@@ -101,6 +141,18 @@ impl Moments {
     }
 }
 
+/// The length and the number of the pieces, whole rows, that a sample of so many values is cut into.
+fn cut(sample: usize, channels: usize) -> (usize, usize) {
+    let rows = PIECE.max(sample / PIECES_MAX).div_ceil(channels.max(1));
+    let piece = rows * channels;
+    (piece, sample.div_ceil(piece.max(1)))
+}
+
+/// The bytes that the sums of one sample's pieces take in [`group_norm`].
+pub(in super::super) fn group_norm_bytes(sample: usize, channels: usize) -> usize {
+    2 * size_of::<f64>() * channels * cut(sample, channels).1
+}
+
 /// `[B, …, C]` normalized over all positions of each group of channels; weight and bias `[C]`.
 pub(in super::super) fn group_norm(
     x: &Tensor,
@@ -113,30 +165,31 @@ pub(in super::super) fn group_norm(
     let batch = x.dim(0)?;
     let channels = x.dim(D::Minus1)?;
     let sample = x.elem_count() / batch.max(1);
-    let mut y = vec![0f32; x.elem_count()];
-    if !y.is_empty() {
-        with_values([&x.contiguous()?, weight, bias], |[x, weight, bias]| {
-            let piece = (PIECE / channels).max(1) * channels;
-            let pieces = sample.div_ceil(piece);
-            let range = |task: usize| {
-                let start = task / pieces * sample;
-                let first = start + task % pieces * piece;
-                first..(first + piece).min(start + sample)
-            };
-            let partial: Vec<(Vec<f64>, Vec<f64>)> = (0..batch * pieces)
-                .into_par_iter()
-                .map(|task| {
-                    let (mut sums, mut squares) = (vec![0f64; channels], vec![0f64; channels]);
-                    add_moments(&x[range(task)], &mut sums, &mut squares);
-                    (sums, squares)
-                })
-                .collect();
-            let applied: Vec<[Vec<f32>; 3]> = partial
-                .chunks_exact(pieces)
-                .map(|partial| per_channel(partial, weight, bias, groups, sample, eps))
-                .collect();
-            let apply = if silu { apply_silu } else { apply };
-            // Samples first, then pieces of each, so that a piece never spans two samples.
+    if sample == 0 {
+        return Tensor::zeros(x.shape(), DType::F32, &Device::Cpu);
+    }
+    let y = with_values([&x.contiguous()?, weight, bias], |[x, weight, bias]| {
+        let (piece, pieces) = cut(sample, channels);
+        let range = |task: usize| {
+            let start = task / pieces * sample;
+            let first = start + task % pieces * piece;
+            first..(first + piece).min(start + sample)
+        };
+        let partial: Vec<(Vec<f64>, Vec<f64>)> = (0..batch * pieces)
+            .into_par_iter()
+            .map(|task| {
+                let (mut sums, mut squares) = (vec![0f64; channels], vec![0f64; channels]);
+                add_moments(&x[range(task)], &mut sums, &mut squares);
+                (sums, squares)
+            })
+            .collect();
+        let applied: Vec<[Vec<f32>; 3]> = partial
+            .chunks_exact(pieces)
+            .map(|partial| per_channel(partial, weight, bias, groups, sample, eps))
+            .collect();
+        let apply = if silu { apply_silu } else { apply };
+        // Samples first, then pieces of each, so that a piece never spans two samples.
+        let fill = |y: &mut [MaybeUninit<f32>]| {
             y.par_chunks_mut(sample).zip(x.par_chunks(sample)).zip(&applied).for_each(
                 |((y, x), [mean, scale, shift])| {
                     y.par_chunks_mut(piece)
@@ -144,8 +197,10 @@ pub(in super::super) fn group_norm(
                         .for_each(|(y, x)| apply(x, y, mean, scale, shift));
                 },
             );
-        })?;
-    }
+        };
+        // SAFETY: the pieces are all of it, in whole rows.
+        unsafe { written(x.len(), fill) }
+    })?;
     Tensor::from_vec(y, x.shape(), &Device::Cpu)
 }
 
@@ -161,13 +216,19 @@ fn per_channel(
     let channels = weight.len();
     let width = channels / groups;
     let mut result = [(); 3].map(|()| Vec::with_capacity(channels));
+    let (mut sums, mut squares) = (vec![0f64; channels], vec![0f64; channels]);
+    for (sums_of_piece, squares_of_piece) in partial {
+        for (sum, &of_piece) in sums.iter_mut().zip(sums_of_piece) {
+            *sum += of_piece;
+        }
+        for (square, &of_piece) in squares.iter_mut().zip(squares_of_piece) {
+            *square += of_piece;
+        }
+    }
     for group in 0..groups {
         let members = group * width..(group + 1) * width;
-        let (mut sum, mut squares) = (0f64, 0f64);
-        for (sums, square_sums) in partial {
-            sum += sums[members.clone()].iter().sum::<f64>();
-            squares += square_sums[members.clone()].iter().sum::<f64>();
-        }
+        let sum = sums[members.clone()].iter().sum();
+        let squares = squares[members.clone()].iter().sum();
         let moments = Moments::new(sum, squares, sample / groups, eps);
         for channel in members {
             let scale = moments.scale * weight[channel];
@@ -179,6 +240,28 @@ fn per_channel(
     result
 }
 
+/// `(x − mean)·scale + shift`, each per channel of `[…, C]`, and SiLU behind it if `silu`.
+pub(in super::super) fn channel_affine(
+    x: &Tensor,
+    mean: &Tensor,
+    scale: &Tensor,
+    shift: &Tensor,
+    silu: bool,
+) -> Result<Tensor> {
+    let y = with_values([&x.contiguous()?, mean, scale, shift], |[x, mean, scale, shift]| {
+        let (piece, _) = cut(x.len(), mean.len());
+        let apply = if silu { apply_silu } else { apply };
+        let fill = |y: &mut [MaybeUninit<f32>]| {
+            y.par_chunks_mut(piece)
+                .zip(x.par_chunks(piece))
+                .for_each(|(y, x)| apply(x, y, mean, scale, shift));
+        };
+        // SAFETY: the pieces are all of it, in whole rows.
+        unsafe { written(x.len(), fill) }
+    })?;
+    Tensor::from_vec(y, x.shape(), &Device::Cpu)
+}
+
 /// `[…, C]` normalized over the last dimension; weight and bias `[C]`.
 pub(in super::super) fn layer_norm(
     x: &Tensor,
@@ -186,14 +269,18 @@ pub(in super::super) fn layer_norm(
     bias: &Tensor,
     eps: f64,
 ) -> Result<Tensor> {
-    let mut y = vec![0f32; x.elem_count()];
-    if !y.is_empty() {
-        with_values([&x.contiguous()?, weight, bias], |[x, weight, bias]| {
-            let piece = (PIECE / weight.len()).max(1) * weight.len();
+    if x.elem_count() == 0 {
+        return Tensor::zeros(x.shape(), DType::F32, &Device::Cpu);
+    }
+    let y = with_values([&x.contiguous()?, weight, bias], |[x, weight, bias]| {
+        let piece = (PIECE / weight.len()).max(1) * weight.len();
+        let fill = |y: &mut [MaybeUninit<f32>]| {
             y.par_chunks_mut(piece)
                 .zip(x.par_chunks(piece))
                 .for_each(|(y, x)| layer_norm_rows(x, y, weight, bias, eps));
-        })?;
-    }
+        };
+        // SAFETY: the pieces are all of it, in whole rows.
+        unsafe { written(x.len(), fill) }
+    })?;
     Tensor::from_vec(y, x.shape(), &Device::Cpu)
 }

@@ -1,8 +1,8 @@
 //! Arithmetic that the compiler turns into vector instructions: the exponential and the normal
-//! distribution as straight-line code, and one macro that compiles a loop for AVX2 as well as for
-//! the baseline. Nothing here contracts `a·b + c` into one rounding, so both give the same bits.
+//! distribution as straight-line code, and one macro that compiles a loop for AVX-512 and AVX2 as well
+//! as for the baseline. Nothing here contracts `a·b + c` into one rounding, so all give the same bits.
 
-/// Defines a function whose body is compiled twice and chosen at run time.
+/// Defines a function whose body is compiled for every tier and chosen at run time.
 macro_rules! vectorized {
     ($(#[$meta:meta])* fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block) => {
         $(#[$meta])*
@@ -11,9 +11,20 @@ macro_rules! vectorized {
             fn body($($arg: $type),*) $(-> $result)? $body
             #[cfg(target_arch = "x86_64")]
             {
+                #[target_feature(enable = "avx512f,avx512dq,avx512vl")]
+                fn avx512($($arg: $type),*) $(-> $result)? {
+                    body($($arg),*)
+                }
                 #[target_feature(enable = "avx2")]
                 fn avx2($($arg: $type),*) $(-> $result)? {
                     body($($arg),*)
+                }
+                if std::arch::is_x86_feature_detected!("avx512f")
+                    && std::arch::is_x86_feature_detected!("avx512dq")
+                    && std::arch::is_x86_feature_detected!("avx512vl")
+                {
+                    // SAFETY: the processor has the instructions, as just checked.
+                    return unsafe { avx512($($arg),*) };
                 }
                 if std::arch::is_x86_feature_detected!("avx2") {
                     // SAFETY: the processor has the instructions, as just checked.

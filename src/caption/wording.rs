@@ -1,4 +1,11 @@
-//! The words around a caption: what the model is asked, and what is kept of its answer.
+//! What a vision-language model is asked about a region, and what of its answer becomes the caption
+//! (METHOD.md §5). Every engine with such a model words it the same way.
+
+/// Whether a caption fits the text encoders that it is for.
+pub type Fits<'a> = Box<dyn Fn(&str) -> bool + 'a>;
+
+/// Whether to stop; asked many times a second.
+pub type Stop<'a> = Box<dyn Fn() -> bool + 'a>;
 
 /// What the model is asked.
 pub(crate) fn instruction(prompt: &str) -> String {

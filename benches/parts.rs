@@ -1,0 +1,201 @@
+//! One part of a model on its own: its UNet or the decoder of its VAE. `benches/compare.py` and
+//! `benches/full_size.py` run it in turn with PyTorch.
+//!
+//! `cargo bench --bench parts -- --shape 4x64x64` prints the median seconds of a call of the embedded
+//! model's UNet on so many latents of this size; `--model` takes any other, `--part vae` decodes;
+//! `--serve` computes shapes on request (`turns`); `--inputs A.safetensors --outputs B.safetensors`
+//! computes one prediction of the UNet (`eps`), and four DDIM steps from t = 499 (`z`).
+
+mod turns;
+
+use std::{collections::HashMap, error::Error, path::PathBuf, time::Instant};
+
+use candle_core::{DType, Device, Tensor, safetensors};
+use clap::{Parser, ValueEnum};
+use cupscale::{
+    model::{
+        unet::{Conditioning, Prior, UNet2DConditionModel, UNetConfig},
+        vae::Vae,
+    },
+    sampler::{self, Denoise, Schedule, SchedulerConfig, Timesteps},
+    weights::{ModelFiles, ModelSource},
+};
+
+#[derive(Parser)]
+struct Arguments {
+    #[arg(long)]
+    model: Option<PathBuf>,
+    #[arg(long, value_enum, default_value = "unet")]
+    part: Part,
+    /// latents, `BATCHxHEIGHTxWIDTH`
+    #[arg(long, default_value = "4x64x64")]
+    shape: String,
+    #[arg(long, default_value_t = 5)]
+    repetitions: usize,
+    #[arg(long)]
+    serve: bool,
+    /// `sample` and `noise` [B, C, H, W], `context` [B, N, D], `pooled` [B, P], `time_ids` [B, 6]
+    #[arg(long, requires = "outputs")]
+    inputs: Option<PathBuf>,
+    #[arg(long)]
+    outputs: Option<PathBuf>,
+    /// cargo's own
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Part {
+    Unet,
+    Vae,
+}
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let source = arguments.model.clone().map_or(ModelSource::Embedded, ModelSource::Path);
+    let started = Instant::now();
+    let files = ModelFiles::open(source)?;
+    let model = Model::load(&files, arguments.part)?;
+    let load_s = started.elapsed().as_secs_f64();
+    if arguments.serve {
+        let mut current = (String::new(), None);
+        return turns::serve(|name| {
+            if current.0 != name {
+                current = (name.to_owned(), Some(Latents::random(&model, name)?));
+            }
+            current.1.as_ref().map_or(Ok(()), |latents| model.call(latents))
+        });
+    }
+    let line = match (&arguments.inputs, &arguments.outputs, &model) {
+        (Some(inputs), Some(outputs), Model::Unet(unet)) => {
+            let inputs = safetensors::load(inputs, &Device::Cpu)?;
+            let scheduler = SchedulerConfig::from_json(&files.scheduler()?.to_string())?;
+            safetensors::save(&compute(unet, &inputs, &scheduler)?, outputs)?;
+            serde_json::json!({ "load_s": load_s })
+        }
+        _ => {
+            let latents = Latents::random(&model, &arguments.shape)?;
+            model.call(&latents)?;
+            let mut seconds = Vec::with_capacity(arguments.repetitions);
+            for _ in 0..arguments.repetitions.max(1) {
+                let started = Instant::now();
+                model.call(&latents)?;
+                seconds.push(started.elapsed().as_secs_f64());
+            }
+            seconds.sort_by(f64::total_cmp);
+            serde_json::json!({ "load_s": load_s, "median_s": seconds[seconds.len() / 2] })
+        }
+    };
+    println!("{line}");
+    Ok(())
+}
+
+enum Model {
+    Unet(Box<UNet2DConditionModel>),
+    Vae(Box<Vae>),
+}
+
+/// What a call takes.
+struct Latents {
+    sample: Tensor,
+    conditioning: Option<Conditioning>,
+}
+
+impl Model {
+    fn load(files: &ModelFiles, part: Part) -> Result<Self> {
+        let (device, dtype) = (Device::Cpu, DType::F32);
+        Ok(match part {
+            Part::Unet => {
+                let part = files.component(cupscale::weights::Part::Unet, &device, dtype)?;
+                let config = UNetConfig::from_json(&part.config.to_string())?;
+                Self::Unet(Box::new(UNet2DConditionModel::load(config, &part.params)?))
+            }
+            Part::Vae => Self::Vae(Box::new(files.vae(&device, dtype)?)),
+        })
+    }
+
+    fn call(&self, latents: &Latents) -> Result<()> {
+        match (self, &latents.conditioning) {
+            (Self::Unet(unet), Some(conditioning)) => {
+                unet.forward(&latents.sample, 499., conditioning, Prior::None)?;
+            }
+            (Self::Vae(vae), _) => {
+                vae.decode(&latents.sample)?;
+            }
+            (Self::Unet(_), None) => return Err("a UNet without its conditioning".into()),
+        }
+        Ok(())
+    }
+}
+
+impl Latents {
+    /// Random ones of a shape `BATCHxHEIGHTxWIDTH`.
+    fn random(model: &Model, shape: &str) -> Result<Self> {
+        let sizes =
+            shape.split('x').map(str::parse).collect::<std::result::Result<Vec<usize>, _>>();
+        let Ok(&[batch, height, width]) = sizes.as_deref() else {
+            return Err(format!("`{shape}` is no shape like 4x64x64").into());
+        };
+        let random = |shape: &[usize]| Tensor::randn(0f32, 1., shape, &Device::Cpu);
+        let unet = match model {
+            Model::Unet(unet) => unet.config(),
+            Model::Vae(vae) => {
+                let sample = random(&[batch, height, width, vae.latent_channels()])?;
+                return Ok(Self { sample, conditioning: None });
+            }
+        };
+        let (pooled, time_ids) = match &unet.added {
+            Some(added) => (
+                Some(random(&[batch, added.input_width - 6 * added.features])?),
+                Some(Tensor::full(256f32, (batch, 6), &Device::Cpu)?),
+            ),
+            None => (None, None),
+        };
+        let context_width = (unet.down.iter())
+            .find_map(|level| level.transformer.as_ref())
+            .map_or(1, |transformer| transformer.context_width);
+        let context = random(&[batch, 77, context_width])?;
+        Ok(Self {
+            sample: random(&[batch, height, width, unet.in_channels])?,
+            conditioning: Some(Conditioning { context, pooled, time_ids }),
+        })
+    }
+}
+
+/// The prediction for `sample` at t = 499, and the latent after four of eight DDIM steps from
+/// `sample` noised with `noise`, both `[B, C, H, W]`.
+fn compute(
+    unet: &UNet2DConditionModel,
+    inputs: &HashMap<String, Tensor>,
+    scheduler: &SchedulerConfig,
+) -> Result<HashMap<String, Tensor>> {
+    let input = |name: &str| inputs.get(name).ok_or(format!("the inputs have no `{name}`"));
+    let conditioning = Conditioning {
+        context: input("context")?.clone(),
+        pooled: inputs.get("pooled").cloned(),
+        time_ids: inputs.get("time_ids").cloned(),
+    };
+    let channels_last = |x: &Tensor| x.permute((0, 2, 3, 1))?.contiguous();
+    let sample = channels_last(input("sample")?)?;
+    let shape = sample.dims4()?;
+    let predict = |z: &Tensor, t: f64| unet.forward(z, t, &conditioning, Prior::None);
+    let eps = predict(&sample, 499.)?;
+
+    let schedule = Schedule::new(scheduler)?.with_spacing(sampler::TimestepSpacing::Trailing);
+    let ddim = sampler::SamplerKind::Ddim.build(scheduler, None)?;
+    let steps = sampler::plan(&*ddim, &schedule, &Timesteps::Count(8), Denoise::Steps(4))?;
+    let values = |x: &Tensor| x.flatten_all()?.to_vec1::<f32>();
+    let mut z = values(&channels_last(input("noise")?)?)?;
+    schedule.add_noise(steps[0].t, &values(&sample)?, &mut z)?;
+    for step in &steps {
+        let eps = predict(&Tensor::from_slice(&z, shape, &Device::Cpu)?, step.t)?;
+        ddim.update(&schedule, step)?.apply(&mut z, &values(&eps)?, None)?;
+    }
+    let channels_first = |x: Tensor| x.permute((0, 3, 1, 2))?.contiguous();
+    Ok(HashMap::from([
+        ("eps".to_owned(), channels_first(eps)?),
+        ("z".to_owned(), channels_first(Tensor::from_vec(z, shape, &Device::Cpu)?)?),
+    ]))
+}

@@ -1,0 +1,79 @@
+//! AVX-512: twelve rows by two vectors of sums, enough to keep both multipliers busy, with a
+//! register for the word of a row and two for the panel.
+
+use std::arch::x86_64::{
+    __m512, __m512bh, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_load_ps, _mm512_set1_ps,
+    _mm512_setzero_ps,
+};
+use std::mem::{transmute, transmute_copy};
+
+use super::{Kernel, PANEL, Place, ROW, by_rows};
+use crate::backend::ops::Products;
+
+pub(super) const F32: Kernel = Kernel {
+    name: "AVX-512",
+    products: Products::F32,
+    rows: 12,
+    step: 1,
+    micro: f32_rows,
+    present: || is_x86_feature_detected!("avx512f"),
+};
+
+/// Two neighbours of the inner dimension in one instruction (`vdpbf16ps`).
+pub(super) const BF16: Kernel = Kernel {
+    name: "AVX-512-BF16",
+    products: Products::Bf16,
+    rows: 12,
+    step: 1,
+    micro: bf16_rows,
+    present: || is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16"),
+};
+
+/// Defines a micro-kernel by what it does with a vector of sums and two of words.
+macro_rules! micro {
+    ($name:ident, $features:literal, |$sum:ident, $a:ident, $b:ident| $multiply:expr) => {
+        #[target_feature(enable = $features)]
+        fn $name(rows: usize, words: usize, a: *const u32, b: *const u32, place: &Place) {
+            #[target_feature(enable = $features)]
+            fn of_rows<const M: usize>(
+                words: usize,
+                a: *const f32,
+                b: *const f32,
+                place: &Place,
+            ) {
+                let (mut a, mut b) = (a, b);
+                let mut all = [[_mm512_setzero_ps(); 2]; M];
+                for _ in 0..words {
+                    // SAFETY: within the panel, as the caller promises.
+                    let (left, right) =
+                        unsafe { (_mm512_load_ps(b), _mm512_load_ps(b.add(PANEL / 2))) };
+                    for (row, [first, second]) in all.iter_mut().enumerate() {
+                        // SAFETY: within the rows, as the caller promises.
+                        let $a = _mm512_set1_ps(unsafe { *a.add(row * ROW) });
+                        let ($sum, $b) = (*first, left);
+                        *first = $multiply;
+                        let ($sum, $b) = (*second, right);
+                        *second = $multiply;
+                    }
+                    (a, b) = (a.wrapping_add(1), b.wrapping_add(PANEL));
+                }
+                // SAFETY: two vectors are a row of sums; the rest is promised by the caller.
+                unsafe { place.finish::<M>(&transmute_copy(&all)) };
+            }
+            let (a, b) = (a.cast(), b.cast());
+            by_rows!(rows, of_rows, [1 2 3 4 5 6 7 8 9 10 11 12], (words, a, b, place));
+        }
+    };
+}
+
+micro!(f32_rows, "avx512f", |sum, a, b| _mm512_fmadd_ps(a, b, sum));
+micro!(bf16_rows, "avx512f,avx512bf16", |sum, a, b| dot(sum, a, b));
+
+/// `sum + a₀·b₀ + a₁·b₁` of every word.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn dot(sum: __m512, a: __m512, b: __m512) -> __m512 {
+    // SAFETY: vectors of one size, all of whose bit patterns are numbers.
+    let [a, b] = [a, b].map(|words| unsafe { transmute::<__m512, __m512bh>(words) });
+    _mm512_dpbf16_ps(sum, a, b)
+}

@@ -1,0 +1,236 @@
+//! Products of activations with a weight in panels. A tile of rows is brought block by block into
+//! memory of its thread, rounded if need be, and multiplied there with one panel after the other;
+//! bias and summand are added where the first block's sums are written.
+
+use std::{mem::MaybeUninit, ptr::null};
+
+use half::bf16;
+use rayon::prelude::*;
+
+use super::{
+    Shared,
+    element::{Element, Line, with_lines},
+    kernel::{DEPTH, PANEL, Place, ROW},
+    panels::{MOST_SCRATCH_LINES, Right},
+    written,
+};
+use crate::backend::ops::Products;
+
+/// Rows of a tile: their block stays in a second-level cache (183 KB).
+const TILE_ROWS: usize = 14 * ROWS_TOGETHER;
+/// Rows of one call of the largest kernel.
+const ROWS_TOGETHER: usize = 12;
+/// Where blocks of panels have to be made, they are made for more rows.
+const TILE_ROWS_MADE: usize = 2 * TILE_ROWS;
+/// Panels of a tile: they stay in a third-level cache from one tile of rows to the next.
+const TILE_PANELS: usize = 20;
+/// Tiles for each thread, so that all end at about the same time.
+const TILES_PER_THREAD: usize = 4;
+
+/// The left side of a product: rows that are put together when they are needed.
+pub(super) trait Rows: Sync {
+    /// Writes numbers `from..from + count` of `rows` rows from `first` on, rounded, into `out`,
+    /// [`ROW`] words from one to the next.
+    fn copy<E: Element>(&self, first: usize, rows: usize, from: usize, count: usize, out: &mut [E]);
+}
+
+/// Rows one after the other in memory.
+pub(super) struct Plain<'a> {
+    pub values: &'a [f32],
+    pub inner: usize,
+}
+
+impl Rows for Plain<'_> {
+    fn copy<E: Element>(
+        &self,
+        first: usize,
+        rows: usize,
+        from: usize,
+        count: usize,
+        out: &mut [E],
+    ) {
+        let values = self.values[first * self.inner..].chunks_exact(self.inner);
+        for (out, row) in out.chunks_mut(ROW * E::PER_WORD).zip(values).take(rows) {
+            E::round(&row[from..from + count], &mut out[..count]);
+        }
+    }
+}
+
+/// How many values the thread-local memory of a product takes at most, for one with so many rows.
+pub(in super::super) fn scratch_values(rows: usize) -> usize {
+    rows.min(TILE_ROWS_MADE) * ROW + MOST_SCRATCH_LINES * Line::WORDS
+}
+
+/// What is added to a product.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Summands<'a> {
+    /// `[columns]`, or `[samples, columns]`
+    pub bias: Option<&'a [f32]>,
+    /// of the output's shape
+    pub other: Option<&'a [f32]>,
+}
+
+/// `rows·weight + summands` → `[count, columns]`. Rows belong to `samples` of equal size, one after
+/// the other, each of which may have a bias of its own.
+pub(super) fn product(
+    rows: &impl Rows,
+    count: usize,
+    samples: usize,
+    right: Right,
+    summands: Summands,
+) -> Vec<f32> {
+    let (_, columns) = right.dims();
+    let len = count * columns;
+    if let Some(other) = summands.other {
+        assert_eq!(other.len(), len, "the summand's size");
+    }
+    let own_bias = summands.bias.is_some_and(|bias| bias.len() > columns);
+    if let Some(bias) = summands.bias {
+        assert_eq!(
+            bias.len(),
+            if own_bias { samples * columns } else { columns },
+            "the bias's size"
+        );
+    }
+    if len == 0 {
+        return Vec::new();
+    }
+    let samples = if own_bias { samples } else { 1 };
+    let tiling = Tiling::new(count / samples, samples, columns, right.is_kept_otherwise());
+    let fill = |y: &mut [MaybeUninit<f32>]| {
+        let output = Shared::uninit(y);
+        (0..tiling.count()).into_par_iter().for_each(|index| {
+            let tile = tiling.tile(index);
+            match right.kernel().products {
+                Products::F32 => multiply::<f32>(rows, &right, summands, tile, &output),
+                Products::Bf16 => multiply::<bf16>(rows, &right, summands, tile, &output),
+            }
+        });
+    };
+    // SAFETY: the tiles cover all of it, and write what their first block makes.
+    unsafe { written(len, fill) }
+}
+
+/// How a product is cut. No value depends on it: each sum is taken by itself, in order.
+#[derive(Clone, Copy, Debug)]
+struct Tiling {
+    /// of one sample
+    rows: usize,
+    samples: usize,
+    panels: usize,
+    tile_rows: usize,
+    tile_panels: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Tile {
+    row: usize,
+    rows: usize,
+    panel: usize,
+    panels: usize,
+    /// where the bias of its sample begins, in samples
+    bias: usize,
+}
+
+impl Tiling {
+    fn new(rows: usize, samples: usize, columns: usize, made: bool) -> Self {
+        let panels = columns.div_ceil(PANEL);
+        let most = if made { TILE_ROWS_MADE } else { TILE_ROWS };
+        let even = |rows: usize, most: usize| rows.div_ceil(rows.div_ceil(most).max(1)).max(1);
+        let wanted = TILES_PER_THREAD * rayon::current_num_threads();
+        let mut tiling = Self {
+            rows,
+            samples,
+            panels,
+            // Whole calls of the largest kernel but for the last.
+            tile_rows: even(rows, most).next_multiple_of(ROWS_TOGETHER),
+            tile_panels: even(panels, TILE_PANELS),
+        };
+        while tiling.count() < wanted && tiling.tile_panels > 4 {
+            tiling.tile_panels = tiling.tile_panels.div_ceil(2);
+        }
+        while tiling.count() < wanted && tiling.tile_rows > TILE_ROWS / 4 {
+            tiling.tile_rows = (tiling.tile_rows / 2).next_multiple_of(ROWS_TOGETHER);
+        }
+        while tiling.count() < wanted && tiling.tile_panels > 1 {
+            tiling.tile_panels = tiling.tile_panels.div_ceil(2);
+        }
+        tiling
+    }
+
+    fn down(&self) -> usize {
+        self.rows.div_ceil(self.tile_rows)
+    }
+
+    fn count(&self) -> usize {
+        self.samples * self.down() * self.panels.div_ceil(self.tile_panels)
+    }
+
+    /// Tiles of the same panels come one after the other.
+    fn tile(&self, index: usize) -> Tile {
+        let down = self.samples * self.down();
+        let (panel, index) = (index / down * self.tile_panels, index % down);
+        let (sample, row) = (index / self.down(), index % self.down() * self.tile_rows);
+        Tile {
+            row: sample * self.rows + row,
+            rows: self.tile_rows.min(self.rows - row),
+            panel,
+            panels: self.tile_panels.min(self.panels - panel),
+            bias: sample,
+        }
+    }
+}
+
+/// One tile.
+fn multiply<E: Element>(
+    rows: &impl Rows,
+    right: &Right,
+    summands: Summands,
+    tile: Tile,
+    output: &Shared,
+) {
+    let (inner, columns) = right.dims();
+    let kernel = right.kernel();
+    let all_words = kernel.words(inner);
+    let left_lines = tile.rows * ROW / Line::WORDS;
+    with_lines(left_lines + right.scratch_lines(), |lines| {
+        let (left, scratch) = lines.split_at_mut(left_lines);
+        for first in (0..all_words).step_by(DEPTH) {
+            let words = DEPTH.min(all_words - first);
+            let from = first * E::PER_WORD;
+            let count = (words * E::PER_WORD).min(inner - from);
+            let left = E::of_lines_mut(left);
+            rows.copy(tile.row, tile.rows, from, count, left);
+            if count < words * E::PER_WORD {
+                for row in left.chunks_exact_mut(ROW * E::PER_WORD) {
+                    row[count..words * E::PER_WORD].fill(E::default());
+                }
+            }
+            for panel in tile.panel..tile.panel + tile.panels {
+                let block = right.block(panel, first, words, scratch);
+                let column = panel * PANEL;
+                let width = PANEL.min(columns - column);
+                for row in (0..tile.rows).step_by(kernel.rows) {
+                    let count = kernel.rows.min(tile.rows - row);
+                    let left = left[row * ROW * E::PER_WORD..].as_ptr().cast();
+                    let offset = (tile.row + row) * columns + column;
+                    let y = output.place(offset, count, width, columns);
+                    let (bias, other) = if first == 0 {
+                        let at = tile.bias * columns + column;
+                        let bias =
+                            summands.bias.map_or(null(), |bias| bias[at..][..width].as_ptr());
+                        (bias, summands.other.map_or(null(), |other| other[offset..].as_ptr()))
+                    } else {
+                        (null(), y.cast_const())
+                    };
+                    let place = Place { y, width, stride: columns, bias, other };
+                    // SAFETY: there are so many rows and words, and the block has as many words; the
+                    // bias is as wide as the place, and the summand as large as the output, in which
+                    // tiles share no value; the processor has the kernel's instructions, for which
+                    // it was chosen.
+                    unsafe { kernel.run(count, words, left, block.as_ptr().cast(), &place) };
+                }
+            }
+        }
+    });
+}

@@ -1,0 +1,154 @@
+//! One worker process from its start to its end: what it says, and why it went silent.
+
+use std::io::{self, BufReader, Write as _};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::protocol::{self, Reply, Request};
+
+/// How long the wait for a reply goes on before it is asked whether to stop.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// So much of a line that the worker complains with is passed on.
+const LONGEST_REASON: usize = 300;
+
+/// Why there is no reply.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Silence {
+    /// The process has ended, or says what nobody understands, or nothing for too long. In one line.
+    Dead(String),
+    /// The user wants no more captions.
+    Stopped,
+}
+
+/// A running worker. Dropping it ends the process, and with it all memory that it has.
+pub(super) struct Worker {
+    child: Child,
+    requests: Option<Sender<Vec<u8>>>,
+    replies: Receiver<io::Result<Option<Reply>>>,
+    last_words: Option<JoinHandle<String>>,
+}
+
+impl Worker {
+    /// Starts `command`, whose standard streams are set here.
+    pub(super) fn start(mut command: Command) -> io::Result<Self> {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // Ctrl-C in a terminal goes to the program, which ends its worker itself.
+        #[cfg(unix)]
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        let mut child = command.spawn()?;
+        let (Some(mut stdin), Some(stdout), Some(stderr)) =
+            (child.stdin.take(), child.stdout.take(), child.stderr.take())
+        else {
+            return Err(io::Error::other("no pipes to the worker"));
+        };
+        // Pixels are more than a pipe holds: a worker that does not read must not hold up the program.
+        let (requests, to_write) = mpsc::channel::<Vec<u8>>();
+        thread::spawn(move || {
+            for bytes in to_write {
+                if stdin.write_all(&bytes).and_then(|()| stdin.flush()).is_err() {
+                    return; // the worker's end is seen at its standard output
+                }
+            }
+        });
+        let (say, replies) = mpsc::channel();
+        thread::spawn(move || {
+            let mut stdout = BufReader::new(stdout);
+            loop {
+                let reply = protocol::read_reply(&mut stdout);
+                let is_last = !matches!(reply, Ok(Some(_)));
+                if say.send(reply).is_err() || is_last {
+                    return;
+                }
+            }
+        });
+        let last_words = thread::spawn(move || last_line(BufReader::new(stderr)));
+        Ok(Self { child, requests: Some(requests), replies, last_words: Some(last_words) })
+    }
+
+    /// Asks for something; that the worker has ended shows where the reply is awaited.
+    pub(super) fn send(&self, request: &Request, pixels: &[u8]) {
+        if let Some(requests) = &self.requests {
+            let _ = requests.send(protocol::encode_request(request, pixels));
+        }
+    }
+
+    /// The next reply, awaited for `patience` at most, unless `stop` says so before.
+    pub(super) fn reply(
+        &mut self,
+        patience: Duration,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Reply, Silence> {
+        let begin = Instant::now();
+        loop {
+            if stop() {
+                return Err(Silence::Stopped);
+            }
+            match self.replies.recv_timeout(PAUSE) {
+                Ok(Ok(Some(reply))) => return Ok(reply),
+                Ok(Err(error)) => {
+                    return Err(Silence::Dead(format!("the worker talks nonsense: {error}")));
+                }
+                Ok(Ok(None)) | Err(RecvTimeoutError::Disconnected) => {
+                    return Err(Silence::Dead(self.epitaph()));
+                }
+                Err(RecvTimeoutError::Timeout) if begin.elapsed() >= patience => {
+                    let seconds = patience.as_secs_f32();
+                    return Err(Silence::Dead(format!("no answer for {seconds} seconds")));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+    }
+
+    /// How the process ended, and the last that it complained about.
+    fn epitaph(&mut self) -> String {
+        self.requests = None;
+        // It closed its standard output: it is ending, or else no use any more.
+        let patience = Instant::now() + Duration::from_secs(2);
+        let status = loop {
+            match self.child.try_wait() {
+                Ok(Some(status)) => break status.to_string(),
+                Ok(None) if Instant::now() < patience => thread::sleep(Duration::from_millis(10)),
+                Ok(None) | Err(_) => {
+                    let _ = self.child.kill();
+                    break "it closed its output".to_owned();
+                }
+            }
+        };
+        let words = self.last_words.take().and_then(|thread| thread.join().ok());
+        match words.filter(|words| !words.is_empty()) {
+            Some(words) => format!("the worker ended ({status}): {words}"),
+            None => format!("the worker ended ({status})"),
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // Both fail only where the process has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The last line with anything on it, cut to a sensible length.
+fn last_line(mut input: impl io::BufRead) -> String {
+    let mut last = String::new();
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        match input.read_until(b'\n', &mut line) {
+            Ok(0) | Err(_) => return last,
+            Ok(_) => {
+                let text = String::from_utf8_lossy(&line);
+                let words: Vec<_> = text.split_whitespace().collect();
+                if !words.is_empty() {
+                    last = words.join(" ").chars().take(LONGEST_REASON).collect();
+                }
+            }
+        }
+    }
+}

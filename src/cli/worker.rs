@@ -1,0 +1,25 @@
+//! The hidden verb `caption-worker`: this program once more, as the process that captions in it come from. See
+//! `cupscale::caption::worker`.
+
+use std::{io, panic, process};
+
+use cupscale::caption::mistralrs;
+
+use super::CliError;
+
+/// What the program calls itself with.
+pub const VERB: &str = "caption-worker";
+
+/// Exit code after a panic in whatever thread.
+const PANICKED: i32 = 101;
+
+pub fn run() -> Result<(), CliError> {
+    // A thread of mistral.rs that is gone would leave requests without an answer.
+    panic::set_hook(Box::new(|panic| {
+        let text = panic.payload_as_str().unwrap_or("of unknown kind");
+        let place = panic.location().map(|place| format!(" ({place})")).unwrap_or_default();
+        eprintln!("panic: {}{place}", text.replace('\n', " "));
+        process::exit(PANICKED);
+    }));
+    mistralrs::serve(io::stdin().lock(), io::stdout()).map_err(CliError::Worker)
+}
