@@ -10,6 +10,12 @@ use cupscale::{
     },
 };
 
+#[cfg(feature = "mistralrs")]
+use cupscale::{
+    caption::{CaptionError, mistralrs},
+    pipeline::MistralrsSettings,
+};
+
 use super::{
     CliError,
     args::{CaptionEngineArg, ContentArgs, LlavaArgs},
@@ -18,13 +24,34 @@ use super::{
 
 /// The model that describes regions, if one is wanted.
 pub fn load(content: &ContentArgs, device: &Device) -> Result<Option<CaptionModel>, CliError> {
-    if !matches!(content.captioner(), CaptionerChoice::Llava(_)) {
-        return Ok(None);
-    }
     let args = &content.llava;
-    match args.caption_engine {
-        CaptionEngineArg::Builtin => builtin(args, device).map(Some),
+    match content.captioner() {
+        CaptionerChoice::Attributes | CaptionerChoice::None | CaptionerChoice::File(_) => Ok(None),
+        #[cfg(feature = "mistralrs")]
+        CaptionerChoice::Mistralrs(settings) => check(args, &settings).map(|()| None),
+        CaptionerChoice::Llava(_) if args.caption_engine == CaptionEngineArg::Mistralrs => {
+            let reason = "this build has no mistral.rs; build with --features mistralrs";
+            Err(CliError::Usage(reason.to_owned()))
+        }
+        CaptionerChoice::Llava(_) => builtin(args, device).map(Some),
     }
+}
+
+/// Checks what mistral.rs is to be asked before any work.
+#[cfg(feature = "mistralrs")]
+fn check(args: &LlavaArgs, settings: &MistralrsSettings) -> Result<(), CliError> {
+    if let Some(option) = args.builtin_only() {
+        let reason = format!("--{option} is for --caption-engine builtin");
+        return Err(CliError::Usage(reason));
+    }
+    if args.caption_model.is_none() {
+        let reason = "--caption-engine mistralrs: name the model's folder with --caption-model";
+        return Err(CliError::Usage(reason.to_owned()));
+    }
+    mistralrs::check(&settings.folder).map_err(|error| {
+        let message = error.to_string();
+        CliError::Job(CaptionError::Engine { name: "mistralrs".into(), message }.into())
+    })
 }
 
 fn builtin(args: &LlavaArgs, device: &Device) -> Result<CaptionModel, CliError> {

@@ -172,18 +172,18 @@ pub(super) fn whole_size((width, height): (u32, u32)) -> (u32, u32) {
     (side(width), side(height))
 }
 
-/// A caption of the whole picture, or why there is none.
+/// A caption of the whole picture that `describe` gives, or why there is none.
 ///
 /// # Errors
 /// A stop.
 pub(super) fn describe_whole(
-    captioner: &mut LlavaCaptioner<'_>,
+    describe: impl FnOnce(&Pixels) -> Result<String, CaptionError>,
     picture: &Picture,
 ) -> Result<Result<String, String>, Error> {
     let (width, height) = whole_size((picture.width, picture.height));
     let rgb = picture.resizer(width, height)?.window(0..width, 0..height);
     let pixels = Pixels::from_f32(width as usize, height as usize, &rgb)?;
-    match captioner.describe(&pixels) {
+    match describe(&pixels) {
         Ok(text) => Ok(Ok(text)),
         Err(error @ CaptionError::Interrupted) => Err(captions::interrupted(error)),
         Err(error) => Ok(Err(error.to_string())),

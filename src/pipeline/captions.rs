@@ -13,6 +13,8 @@ use crate::{
 
 #[cfg(feature = "llava")]
 use super::LlavaSettings;
+#[cfg(feature = "mistralrs")]
+use super::MistralrsSettings;
 use super::{CaptionerChoice, Engine, Error, Plan, Progress, Settings, Stage};
 
 /// The regions of the resized picture; pixels are made when they are asked for.
@@ -100,6 +102,12 @@ pub(super) enum Source {
         settings: LlavaSettings,
         regions: bool,
     },
+    /// The same, in a process of its own.
+    #[cfg(feature = "mistralrs")]
+    Mistralrs {
+        settings: MistralrsSettings,
+        regions: bool,
+    },
 }
 
 impl Source {
@@ -115,6 +123,10 @@ impl Source {
             CaptionerChoice::File(path) => Self::File(FromFile::read(path)?),
             #[cfg(feature = "llava")]
             CaptionerChoice::Llava(llava) => Self::Llava { settings: *llava, regions },
+            #[cfg(feature = "mistralrs")]
+            CaptionerChoice::Mistralrs(settings) => {
+                Self::Mistralrs { settings: settings.clone(), regions }
+            }
         })
     }
 
@@ -138,6 +150,8 @@ impl Source {
             Self::File(file) => file.document().to_json(),
             #[cfg(feature = "llava")]
             Self::Llava { settings, .. } => super::caption_model::identity(engine, settings)?,
+            #[cfg(feature = "mistralrs")]
+            Self::Mistralrs { settings, .. } => super::caption_worker::identity(settings),
         })
     }
 
@@ -147,6 +161,8 @@ impl Source {
             Self::Attributes | Self::Prompt | Self::File(_) => false,
             #[cfg(feature = "llava")]
             Self::Llava { .. } => true,
+            #[cfg(feature = "mistralrs")]
+            Self::Mistralrs { .. } => true,
         }
     }
 
@@ -174,18 +190,20 @@ impl Source {
             Self::Llava { settings: llava, regions } => {
                 let stop = Box::new(|| progress.borrow().interrupted());
                 let mut captioner = super::caption_model::captioner(engine, plan, llava, stop)?;
-                let mut prompt = known();
-                if prompt.is_empty() {
-                    let described = super::caption_model::describe_whole(&mut captioner, picture)?;
-                    let note = match &described {
-                        Ok(said) => format!("no prompt is given, the captioner's is \"{said}\""),
-                        Err(why) => {
-                            format!("there is no prompt, and no caption of the whole ({why})")
-                        }
-                    };
-                    progress.borrow_mut().note(&note);
-                    prompt = described.unwrap_or_default();
+                let prompt =
+                    whole_prompt(known(), picture, &progress, |pixels| captioner.describe(pixels))?;
+                if *regions {
+                    (Box::new(captioner), prompt)
+                } else {
+                    (Box::new(PromptOnly), prompt)
                 }
+            }
+            #[cfg(feature = "mistralrs")]
+            Self::Mistralrs { settings, regions } => {
+                let stop = Box::new(|| progress.borrow().interrupted());
+                let mut captioner = super::caption_worker::captioner(engine, settings, stop)?;
+                let prompt =
+                    whole_prompt(known(), picture, &progress, |pixels| captioner.describe(pixels))?;
                 if *regions {
                     (Box::new(captioner), prompt)
                 } else {
@@ -216,6 +234,25 @@ impl Source {
         let texts = captions.regions.into_iter().map(|caption| caption.text).collect();
         Ok(Described { prompt, texts, document })
     }
+}
+
+/// The prompt that is `known`, or else what `describe` says of the whole picture.
+#[cfg(feature = "llava")]
+fn whole_prompt(
+    known: String,
+    picture: &Picture,
+    progress: &RefCell<&mut dyn Progress>,
+    describe: impl FnOnce(&Pixels) -> Result<String, CaptionError>,
+) -> Result<String, Error> {
+    if !known.is_empty() {
+        return Ok(known);
+    }
+    let described = super::caption_model::describe_whole(describe, picture)?;
+    progress.borrow_mut().note(&match &described {
+        Ok(said) => format!("no prompt is given, the captioner's is \"{said}\""),
+        Err(why) => format!("there is no prompt, and no caption of the whole ({why})"),
+    });
+    Ok(described.unwrap_or_default())
 }
 
 /// An engine that was stopped is a job that was.

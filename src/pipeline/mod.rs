@@ -5,6 +5,8 @@
 mod caption_memory;
 #[cfg(feature = "llava")]
 mod caption_model;
+#[cfg(feature = "mistralrs")]
+mod caption_worker;
 mod captions;
 mod colour_fix;
 mod condition;
@@ -35,6 +37,8 @@ pub use progress::{Progress, Silent, Stage};
 pub use sampling::{ModelDefaults, Sampling};
 #[cfg(feature = "llava")]
 pub use settings::LlavaSettings;
+#[cfg(feature = "mistralrs")]
+pub use settings::MistralrsSettings;
 pub use settings::{CaptionerChoice, ColourFix, Defaults, Settings};
 pub use work::{Resume, Work};
 

@@ -57,6 +57,29 @@ pub enum CaptionerChoice {
     /// The engine's LLaVA model ([`Engine::with_captioner`]).
     #[cfg(feature = "llava")]
     Llava(LlavaSettings),
+    /// A model of mistral.rs, in a process of its own.
+    #[cfg(feature = "mistralrs")]
+    Mistralrs(MistralrsSettings),
+}
+
+/// Which model mistral.rs is asked, and by whom.
+#[cfg(feature = "mistralrs")]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MistralrsSettings {
+    /// `cupscale-fast`, which is the process.
+    pub program: PathBuf,
+    /// The model.
+    pub folder: PathBuf,
+    /// What its weights are rounded to.
+    pub quantize: Option<crate::weights::QuantType>,
+}
+
+#[cfg(feature = "mistralrs")]
+impl MistralrsSettings {
+    /// What users call the model.
+    pub(super) fn name(&self) -> String {
+        self.folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
 }
 
 /// How a LLaVA model is asked.
@@ -151,6 +174,8 @@ impl Settings {
                 CaptionerChoice::File(_) => "file",
                 #[cfg(feature = "llava")]
                 CaptionerChoice::Llava(_) => "llava",
+                #[cfg(feature = "mistralrs")]
+                CaptionerChoice::Mistralrs(_) => "mistralrs",
             },
             "seed": self.seed,
             "sampler": sampling.sampler.name(),
@@ -182,6 +207,13 @@ impl Settings {
                 record["caption_temperature"] = sampling.temperature.into();
                 record["caption_top_p"] = sampling.top_p.into();
                 record["caption_seed"] = sampling.seed.into();
+            }
+        }
+        #[cfg(feature = "mistralrs")]
+        if let CaptionerChoice::Mistralrs(mistralrs) = &self.captioner {
+            record["caption_model"] = mistralrs.name().into();
+            if let Some(quant) = mistralrs.quantize {
+                record["caption_quantize"] = quant.to_string().into();
             }
         }
         if !engine.loras().is_empty() {

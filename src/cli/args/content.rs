@@ -46,6 +46,9 @@ impl ContentArgs {
             CaptionerChoice::Attributes | CaptionerChoice::None | CaptionerChoice::File(_) => false,
             #[cfg(feature = "llava")]
             CaptionerChoice::Llava(_) => true,
+            // Its process ends with every picture.
+            #[cfg(feature = "mistralrs")]
+            CaptionerChoice::Mistralrs(_) => false,
         }
     }
 
@@ -55,7 +58,13 @@ impl ContentArgs {
             (Some(file), _) => CaptionerChoice::File(file.clone()),
             (None, CaptionerArg::Attributes) => CaptionerChoice::Attributes,
             #[cfg(feature = "llava")]
-            (None, CaptionerArg::Llava) => CaptionerChoice::Llava(self.llava.settings()),
+            (None, CaptionerArg::Llava) => {
+                #[cfg(feature = "mistralrs")]
+                if let Some(mistralrs) = self.llava.mistralrs() {
+                    return CaptionerChoice::Mistralrs(mistralrs);
+                }
+                CaptionerChoice::Llava(self.llava.settings())
+            }
             (None, CaptionerArg::None) => CaptionerChoice::None,
         }
     }

@@ -9,6 +9,9 @@ use cupscale::{
     weights::QuantType,
 };
 
+#[cfg(feature = "mistralrs")]
+use cupscale::pipeline::MistralrsSettings;
+
 use crate::cli::values;
 
 /// Options that have no effect without LLaVA.
@@ -29,6 +32,8 @@ pub const LLAVA_ONLY: [&str; 9] = [
 pub enum CaptionEngineArg {
     /// This program itself
     Builtin,
+    /// mistral.rs, in a process of its own; any vision model that it knows
+    Mistralrs,
 }
 
 #[derive(Args, Debug)]
@@ -66,6 +71,29 @@ pub struct LlavaArgs {
 }
 
 impl LlavaArgs {
+    /// An option that was given and has no effect with mistral.rs.
+    #[cfg(feature = "mistralrs")]
+    pub fn builtin_only(&self) -> Option<&'static str> {
+        [
+            ("caption-mmproj", self.caption_mmproj.is_some()),
+            ("caption-temperature", self.caption_temperature.is_some()),
+            ("caption-batch", self.caption_batch.is_some()),
+            ("no-caption-cache", self.no_caption_cache),
+        ]
+        .into_iter()
+        .find_map(|(option, given)| given.then_some(option))
+    }
+
+    /// Which model mistral.rs is asked, if it is.
+    #[cfg(feature = "mistralrs")]
+    pub fn mistralrs(&self) -> Option<MistralrsSettings> {
+        (self.caption_engine == CaptionEngineArg::Mistralrs).then(|| MistralrsSettings {
+            program: std::env::current_exe().unwrap_or_default(),
+            folder: self.caption_model.clone().unwrap_or_default().into(),
+            quantize: self.caption_quantize,
+        })
+    }
+
     /// How the model is asked.
     pub fn settings(&self) -> LlavaSettings {
         let temperature = self.caption_temperature.filter(|temperature| *temperature > 0.0);

@@ -121,7 +121,7 @@ pub enum Verb {
     Models(super::models::ModelsArgs),
     /// The process in which the program captions
     #[cfg(feature = "mistralrs")]
-    #[command(name = super::worker::VERB, hide = true)]
+    #[command(name = cupscale::caption::mistralrs::VERB, hide = true)]
     CaptionWorker,
 }
 
