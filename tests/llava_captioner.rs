@@ -6,15 +6,19 @@ use std::borrow::Cow;
 use std::cell::Cell;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device};
+use cupscale::caption::cache::CaptionCache;
 use cupscale::caption::document::Document;
-use cupscale::caption::llava::{LlavaCaptioner, LlavaOptions};
+use cupscale::caption::llava::{LlavaCaptioner, LlavaModel, LlavaOptions};
 use cupscale::caption::{
-    CaptionContext, CaptionError, Captioner, GridSpec, Pixels, Rect, RegionPlace, RegionSource,
+    CaptionContext, CaptionError, Captioner, Captions, GridSpec, Pixels, Rect, RegionPlace,
+    RegionSource,
 };
-use cupscale::model::llava::{GenerateOptions, Llava, Picture, Row};
+use cupscale::model::llava::{GenerateOptions, Llava, Picture, Row, Sampling};
 use cupscale::weights::LlavaFiles;
 
 const NEW_TOKENS: usize = 12;
@@ -31,14 +35,26 @@ fn options(rows: usize) -> LlavaOptions {
     LlavaOptions { generate, rows }
 }
 
-fn captioner(rows: usize) -> LlavaCaptioner<'static> {
-    LlavaCaptioner::new(
-        model(),
-        "tiny".to_owned(),
-        options(rows),
-        Box::new(|text| text.len() <= 24),
-        Box::new(|| false),
-    )
+/// The model, and how often it was asked for.
+fn counted() -> (LlavaModel, Arc<AtomicUsize>) {
+    let (model, asked) = (Arc::new(model()), Arc::new(AtomicUsize::new(0)));
+    let count = Arc::clone(&asked);
+    let load = move || {
+        count.fetch_add(1, Ordering::Relaxed);
+        Ok(Arc::clone(&model))
+    };
+    let model = LlavaModel {
+        name: "tiny".to_owned(),
+        fingerprint: "tiny".to_owned(),
+        load: Arc::new(load),
+    };
+    (model, asked)
+}
+
+fn with_cache(rows: usize, cache: &CaptionCache) -> (LlavaCaptioner<'_>, Arc<AtomicUsize>) {
+    let (model, asked) = counted();
+    let fits = Box::new(|text: &str| text.len() <= 24);
+    (LlavaCaptioner::new(model, options(rows), cache, fits, Box::new(|| false)), asked)
 }
 
 /// Ten regions: the second cannot be shown, the third is of another size.
@@ -79,7 +95,8 @@ fn context(prompt: &str) -> CaptionContext<'_> {
 
 #[test]
 fn every_region_gets_what_the_model_says_of_it_alone_or_else_the_prompt() {
-    let mut captioner = captioner(64);
+    let cache = CaptionCache::new(None);
+    let (mut captioner, _) = with_cache(64, &cache);
     let mut reports = Vec::new();
     let captions = captioner
         .caption(&Regions, &context(" an old harbour "), &mut |done, total| {
@@ -128,10 +145,13 @@ fn every_region_gets_what_the_model_says_of_it_alone_or_else_the_prompt() {
     assert_eq!(json["instruction"], instruction.as_str());
 }
 
+fn captions(captioner: &mut LlavaCaptioner<'_>, prompt: &str) -> Captions {
+    captioner.caption(&Regions, &context(prompt), &mut |_, _| ()).unwrap()
+}
+
 #[test]
 fn captions_do_not_depend_on_how_many_regions_go_together() {
-    let run =
-        |rows| captioner(rows).caption(&Regions, &context("a harbour"), &mut |_, _| ()).unwrap();
+    let run = |rows| captions(&mut with_cache(rows, &CaptionCache::new(None)).0, "a harbour");
     let together = run(64);
     for rows in [1, 3] {
         assert_eq!(run(rows), together, "{rows} together");
@@ -139,39 +159,102 @@ fn captions_do_not_depend_on_how_many_regions_go_together() {
 }
 
 #[test]
-fn a_whole_picture_is_described_without_any_context() {
-    let mut captioner = captioner(64);
-    // What the model says of a picture may be nothing; of one of these it says something.
-    let said = (0..10).find_map(|seed| captioner.describe(&paint(seed, 90)).ok()).unwrap();
-    assert!(!said.is_empty() && said.len() <= 24, "{said:?}");
-    assert!(!captioner.instruction().unwrap().contains("larger picture"));
+fn what_was_said_once_is_not_asked_again_and_any_other_question_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = || CaptionCache::new(Some(folder.path().to_owned()));
+    let first = cache();
+    let (mut captioner, asked) = with_cache(64, &first);
+    let said = captions(&mut captioner, "a harbour");
+    // Two sizes of regions.
+    assert_eq!(asked.load(Ordering::Relaxed), 2);
+
+    let again = cache();
+    let (mut captioner, asked) = with_cache(3, &again);
+    assert_eq!(captions(&mut captioner, "a harbour"), said);
+    assert_eq!(asked.load(Ordering::Relaxed), 0);
+    captions(&mut captioner, "a beach");
+    assert_ne!(asked.load(Ordering::Relaxed), 0);
+
+    // Cut to other encoders: what was said is kept whole.
+    let (model, asked) = counted();
+    let short = Box::new(|text: &str| text.len() <= 8);
+    let stop = Box::new(|| false);
+    let mut captioner = LlavaCaptioner::new(model, options(64), &again, short, stop);
+    assert_ne!(captions(&mut captioner, "a harbour"), said);
+    assert_eq!(asked.load(Ordering::Relaxed), 0);
+
+    for change in [
+        GenerateOptions { max_new_tokens: 7, ..options(64).generate },
+        GenerateOptions {
+            sampling: Some(Sampling { temperature: 1.0, top_p: 0.9, seed: 1 }),
+            ..options(64).generate
+        },
+    ] {
+        let (model, asked) = counted();
+        let fits = Box::new(|text: &str| text.len() <= 24);
+        let options = LlavaOptions { generate: change, rows: 64 };
+        let stop = Box::new(|| false);
+        let mut captioner = LlavaCaptioner::new(model, options, &again, fits, stop);
+        captions(&mut captioner, "a harbour");
+        assert_eq!(asked.load(Ordering::Relaxed), 2, "{change:?}");
+    }
+    let (model, asked) = counted();
+    let other = LlavaModel { fingerprint: "another".to_owned(), ..model };
+    let fits = Box::new(|text: &str| text.len() <= 24);
+    let stop = Box::new(|| false);
+    let mut captioner = LlavaCaptioner::new(other, options(64), &again, fits, stop);
+    captions(&mut captioner, "a harbour");
+    assert_eq!(asked.load(Ordering::Relaxed), 2);
 }
 
 #[test]
-fn a_stop_ends_the_captions_at_the_next_step() {
-    let asked = Rc::new(Cell::new(0));
-    let count = asked.clone();
-    let stop = move || {
-        count.set(count.get() + 1);
-        count.get() > 3
+fn a_whole_picture_is_described_once_and_without_any_context() {
+    let cache = CaptionCache::new(None);
+    let (mut captioner, asked) = with_cache(64, &cache);
+    // What the model says of a picture may be nothing; of one of these it says something.
+    let (seed, said) =
+        (0..10).find_map(|seed| Some((seed, captioner.describe(&paint(seed, 90)).ok()?))).unwrap();
+    assert!(!said.is_empty() && said.len() <= 24, "{said:?}");
+    assert!(!captioner.instruction().unwrap().contains("larger picture"));
+    let before = asked.load(Ordering::Relaxed);
+    assert_eq!(captioner.describe(&paint(seed, 90)).unwrap(), said);
+    assert_eq!(asked.load(Ordering::Relaxed), before);
+}
+
+#[test]
+fn a_stop_is_heeded_at_once_whatever_the_model_is_doing() {
+    let slow = || {
+        std::thread::sleep(Duration::from_secs(20));
+        Ok(Arc::new(model()))
     };
-    let mut captioner = LlavaCaptioner::new(
-        model(),
-        "tiny".to_owned(),
-        options(64),
-        Box::new(|_| true),
-        Box::new(stop),
-    );
+    let model = LlavaModel {
+        name: "slow".to_owned(),
+        fingerprint: "slow".to_owned(),
+        load: Arc::new(slow),
+    };
+    let started = Instant::now();
+    let waits = Cell::new(0);
+    // Once for each region, and then while the model is being loaded.
+    let stop = || {
+        waits.set(waits.get() + 1);
+        waits.get() > 14
+    };
+    let cache = CaptionCache::new(None);
+    let mut captioner =
+        LlavaCaptioner::new(model, options(64), &cache, Box::new(|_| true), Box::new(stop));
     let error = captioner.caption(&Regions, &context(""), &mut |_, _| ()).unwrap_err();
     assert!(matches!(error, CaptionError::Interrupted), "{error}");
-    assert_eq!(asked.get(), 4);
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    assert_eq!(waits.get(), 15);
 }
 
 #[test]
 fn a_job_of_which_no_region_can_be_captioned_is_an_error_that_says_why() {
     // Longer than all positions of the model.
     let prompt = "a very long prompt ".repeat(60);
-    let error = captioner(64).caption(&Regions, &context(&prompt), &mut |_, _| ()).unwrap_err();
+    let cache = CaptionCache::new(None);
+    let (mut captioner, _) = with_cache(64, &cache);
+    let error = captioner.caption(&Regions, &context(&prompt), &mut |_, _| ()).unwrap_err();
     let message = error.to_string();
     assert!(message.contains("captioner llava") && !message.contains('\n'), "{message}");
 }

@@ -42,7 +42,7 @@ fn pictures() -> Vec<Pixels> {
 fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cupscale-fast"));
     command.arg("caption-worker");
-    confine(&mut command, None);
+    confine(&mut command, Path::new(env!("CARGO_TARGET_TMPDIR")), None);
     command
 }
 

@@ -8,7 +8,7 @@ pub type Fits<'a> = Box<dyn Fn(&str) -> bool + 'a>;
 pub type Stop<'a> = Box<dyn Fn() -> bool + 'a>;
 
 /// What the model is asked.
-pub(super) fn instruction(prompt: &str) -> String {
+pub(crate) fn instruction(prompt: &str) -> String {
     let prompt = prompt.trim();
     let context = if prompt.is_empty() {
         String::new()
@@ -25,8 +25,8 @@ pub(super) fn instruction(prompt: &str) -> String {
     )
 }
 
-/// The text without line breaks, what cannot be shown, and quotes around it, cut behind the last clause with which it fits.
-/// One that `has_ended` of itself is cut only if it does not fit; of another the last clause is
+/// The text without line breaks, what cannot be shown, and quotes around it, cut behind the last clause
+/// with which it fits. One that `has_ended` of itself is cut only if it does not fit; of another the last clause is
 /// unfinished. Where not even the first clause fits, whole words remain.
 pub(super) fn cut_to_fit(text: &str, has_ended: bool, fits: &dyn Fn(&str) -> bool) -> String {
     let is_gap = |sign: char| {

@@ -8,9 +8,9 @@ use cupscale::{
 use super::{CliError, args::JobArgs, engine, progress::Reporter};
 
 pub fn run(args: &JobArgs) -> Result<(), CliError> {
-    args.set_threads()?;
-    let input = args.one_input("caption")?;
-    let output = args.document_output()?;
+    args.machine.set_threads()?;
+    let input = args.files.one_input("caption")?;
+    let output = args.files.document_output()?;
     if let (Input::Path(from), Output::Path(to)) = (&input, &output)
         && let (Ok(from), Ok(to)) = (from.canonicalize(), to.canonicalize())
         && from == to

@@ -15,13 +15,23 @@ use super::{CliError, args::JobArgs, values::Lora};
 
 /// Loads the chosen model onto the chosen device, and tells `note` what is odd about it.
 pub fn load(args: &JobArgs, note: impl FnMut(&str)) -> Result<Engine, CliError> {
-    let device = args.device().open().map_err(Error::from)?;
-    let (mut files, manifest) = files(args.model(), args.unet(), args.vae(), args.loras())?;
-    if let Some(quant) = args.quantize() {
+    let device = args.machine.device.open().map_err(Error::from)?;
+    let (mut files, manifest) = files(
+        args.model.model.as_deref(),
+        args.model.unet.as_deref(),
+        args.model.vae.as_deref(),
+        &args.model.lora,
+    )?;
+    if let Some(quant) = args.model.quantize {
         files = files.quantized(quant);
     }
     files.notes().iter().map(String::as_str).for_each(note);
     let engine = Engine::load(&files, &device)?;
+    #[cfg(feature = "llava")]
+    let engine = match super::captioner::load(&args.content, &device)? {
+        Some(captioner) => engine.with_captioner(captioner),
+        None => engine,
+    };
     let Some((name, run)) = manifest else { return Ok(engine) };
     let defaults = serde_json::to_value(run)
         .and_then(serde_json::from_value::<ModelDefaults>)
@@ -71,7 +81,7 @@ pub fn files(
 }
 
 /// What a path or a name stands for; a named model must be of the kind that is wanted.
-fn resolve(name: &OsStr, wanted: Kind) -> Result<ResolvedModel, CliError> {
+pub fn resolve(name: &OsStr, wanted: Kind) -> Result<ResolvedModel, CliError> {
     let model = registry::resolve(name)?;
     match model.kind {
         Some(kind) if kind != wanted => Err(CliError::Usage(format!(

@@ -12,7 +12,7 @@ use std::{
 
 use cupscale::{
     image::{Format, ImageError, Input, Output},
-    pipeline::{Engine, Error, Progress as _, Resume},
+    pipeline::{self, Engine, Error, Progress as _, Resume},
 };
 
 use super::{
@@ -23,6 +23,10 @@ use super::{
     upscale,
 };
 use walk::walk;
+
+/// Pictures that are described before the first of them is enlarged, where the model that describes
+/// pictures and the one that enlarges them do not fit at once: each is then loaded once for so many.
+const AHEAD: usize = 16;
 
 /// A picture and where it goes.
 struct Item {
@@ -56,7 +60,7 @@ enum End {
 
 /// Enlarges every picture below `folder`.
 pub fn run(args: &JobArgs, folder: &Path) -> Result<ExitCode, CliError> {
-    if args.work().resume == Resume::Required {
+    if args.work.work().resume == Resume::Required {
         return Err(CliError::Usage(
             "--resume is for one picture: those of a folder go on by themselves".to_owned(),
         ));
@@ -65,7 +69,7 @@ pub fn run(args: &JobArgs, folder: &Path) -> Result<ExitCode, CliError> {
     let found = walk(folder, &output);
     let items: Vec<Item> = (found.pictures.into_iter())
         .map(|picture| {
-            let (name, format) = args.output_name(&picture.path, picture.format, "");
+            let (name, format) = args.files.output_name(&picture.path, picture.format, "");
             Item { input: folder.join(&picture.path), output: output.join(name), format }
         })
         .collect();
@@ -110,6 +114,15 @@ fn every(
 ) -> Result<End, CliError> {
     let mut engine = None;
     for (index, item) in items.iter().enumerate() {
+        if index.is_multiple_of(AHEAD) && args.content.describes_with_a_model() {
+            let ahead = &items[index..items.len().min(index + AHEAD)];
+            match describe_ahead(args, (index, items.len()), ahead, &mut engine, reporter) {
+                Err(CliError::Job(Error::Interrupted(_))) => return Ok(End::Interrupted),
+                Err(error) if is_every_pictures(&error) => return Err(error),
+                // It will be told as that picture's.
+                _ => {}
+            }
+        }
         if reporter.interrupted() {
             return Ok(End::Interrupted);
         }
@@ -139,6 +152,57 @@ fn every(
     Ok(End::Finished)
 }
 
+/// Describes these pictures, the first of which is number `first` (from 0) of `count`.
+fn describe_ahead(
+    args: &JobArgs,
+    (first, count): (usize, usize),
+    items: &[Item],
+    engine: &mut Option<Engine>,
+    reporter: &mut Reporter,
+) -> Result<(), CliError> {
+    for (index, item) in items.iter().enumerate() {
+        if reporter.interrupted() {
+            return Err(Error::Interrupted(None).into());
+        }
+        let input = Input::Path(item.input.clone());
+        let output = Output::Path(item.output.clone());
+        if args.files.skip_existing && item.output.is_file() {
+            continue;
+        }
+        // What is wrong with a picture is told when its turn comes.
+        let Ok((bytes, _)) = upscale::read(&input) else { continue };
+        let Ok(picture) = upscale::open(args, &input, &bytes, &output, item.format) else {
+            continue;
+        };
+        drop(bytes);
+        let engine = loaded(args, engine, reporter)?;
+        reporter.begin_captions(first + index + 1, count, &input.name(), &output.name());
+        match pipeline::describe_ahead(engine, &picture, &args.settings(), reporter) {
+            Ok(true) => {}
+            // It stays loaded: nothing is gained.
+            Ok(false) => break,
+            Err(error @ Error::Interrupted(_)) => return Err(error.into()),
+            Err(_) => {}
+        }
+    }
+    if let Some(engine) = engine {
+        pipeline::end_describing(engine);
+    }
+    Ok(())
+}
+
+/// The model, loaded if it is not.
+fn loaded<'a>(
+    args: &JobArgs,
+    engine: &'a mut Option<Engine>,
+    reporter: &mut Reporter,
+) -> Result<&'a Engine, CliError> {
+    match engine {
+        Some(engine) => Ok(engine),
+        none => Ok(none.insert(super::engine::load(args, |note| reporter.note(note))?)),
+    }
+}
+
 /// Does one picture, and says what it became; `None` if it was there already. The model is loaded
 /// for the first that needs it.
 fn one(
@@ -147,7 +211,7 @@ fn one(
     engine: &mut Option<Engine>,
     reporter: &mut Reporter,
 ) -> Result<Option<String>, CliError> {
-    if args.skip_existing && item.output.is_file() {
+    if args.files.skip_existing && item.output.is_file() {
         return Ok(None);
     }
     let input = Input::Path(item.input.clone());
@@ -155,10 +219,7 @@ fn one(
     let (bytes, _) = upscale::read(&input)?;
     let picture = upscale::open(args, &input, &bytes, &output, item.format)?;
     drop(bytes);
-    let engine = match engine {
-        Some(engine) => engine,
-        none => none.insert(super::engine::load(args, |note| reporter.note(note))?),
-    };
+    let engine = loaded(args, engine, reporter)?;
     if let Some(parent) = item.output.parent() {
         fs::create_dir_all(parent).map_err(|error| {
             let reason = format!("the folder {}: {error}", parent.display());

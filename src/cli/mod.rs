@@ -3,6 +3,8 @@
 
 mod args;
 mod caption;
+#[cfg(feature = "llava")]
+mod captioner;
 mod engine;
 mod folder;
 mod models;
@@ -54,7 +56,7 @@ enum CliError {
     Print(io::Error),
     /// Whoever started the captioning process talks nonsense.
     #[cfg(feature = "mistralrs")]
-    #[error("{VERB}: {0}", VERB = worker::VERB)]
+    #[error("{VERB}: {0}", VERB = cupscale::caption::mistralrs::VERB)]
     Worker(io::Error),
 }
 

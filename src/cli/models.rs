@@ -75,7 +75,7 @@ struct ListArgs {
 struct AddArgs {
     /// What to call the model
     name: String,
-    /// A folder in diffusers layout, a .safetensors or a .gguf file
+    /// A folder in diffusers layout, a .safetensors or a .gguf file; or a LLaVA model
     path: PathBuf,
     /// A LoRA to merge: a file, or an installed LoRA's name; may be given several times
     #[arg(long, value_name = "FILE[:SCALE]",
@@ -87,6 +87,9 @@ struct AddArgs {
     /// A VAE in place of the model's own: a file, a folder, or an installed VAE's name
     #[arg(long, value_name = "PATH")]
     vae: Option<PathBuf>,
+    /// The .gguf file with the vision tower of a LLaVA model [default: the one beside the decoder's]
+    #[arg(long, value_name = "FILE")]
+    mmproj: Option<PathBuf>,
     /// The sampler it is made for
     #[arg(long, value_name = "ddim|tcd|euler|lcm")]
     sampler: Option<SamplerKind>,
@@ -225,6 +228,7 @@ fn add(store: &Store, args: &AddArgs) -> Result<(), CliError> {
         loras: args.lora.iter().map(|lora| (lora.path.clone(), lora.scale)).collect(),
         unet: args.unet.clone(),
         vae: args.vae.clone(),
+        mmproj: args.mmproj.clone(),
         run: RunDefaults {
             sampler: args.sampler.map(|sampler| sampler.name().to_owned()),
             timestep_spacing: args.timestep_spacing.map(|spacing| spacing.name().to_owned()),

@@ -42,6 +42,8 @@ impl Count {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FileState {
+    /// It is described, before its job begins.
+    Captions,
     /// Its job begins.
     Begun,
     Done,
@@ -96,9 +98,25 @@ impl Reporter {
 
     /// From here on all progress is that of one file of a folder, the `index`-th (from 1) of `count`.
     pub fn begin_file(&mut self, index: usize, count: usize, input: &str, output: &str) {
+        self.set_file(FileState::Begun, index, count, input, output);
+    }
+
+    /// The same for a file that is described before its turn.
+    pub fn begin_captions(&mut self, index: usize, count: usize, input: &str, output: &str) {
+        self.set_file(FileState::Captions, index, count, input, output);
+    }
+
+    fn set_file(
+        &mut self,
+        state: FileState,
+        index: usize,
+        count: usize,
+        input: &str,
+        output: &str,
+    ) {
         let (input, output) = (input.to_owned(), output.to_owned());
         self.file = Some(CurrentFile { index, count, input, output });
-        self.file_event(FileState::Begun, None);
+        self.file_event(state, None);
     }
 
     /// The end of what [`begin_file`](Self::begin_file) began; `text` says how.

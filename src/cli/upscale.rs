@@ -14,8 +14,8 @@ pub fn run(args: &JobArgs) -> Result<ExitCode, CliError> {
     if args.dry_run {
         return super::plan::run(args).map(|()| ExitCode::from(DONE));
     }
-    args.set_threads()?;
-    let input = args.input()?;
+    args.machine.set_threads()?;
+    let input = args.files.input()?;
     if let Input::Path(path) = &input
         && path.is_dir()
     {
@@ -29,7 +29,7 @@ pub fn run(args: &JobArgs) -> Result<ExitCode, CliError> {
         ));
     }
     let mut reporter = Reporter::new(args.progress_mode(), args.quiet);
-    if let (Output::Path(path), true) = (&output, args.skip_existing)
+    if let (Output::Path(path), true) = (&output, args.files.skip_existing)
         && path.is_file()
     {
         reporter.finish(&format!("{}: exists, skipped", output.name()));
@@ -53,7 +53,7 @@ pub fn one(
     format: Format,
     reporter: &mut Reporter,
 ) -> Result<String, CliError> {
-    let (settings, work) = (args.settings(), args.work());
+    let (settings, work) = (args.settings(), args.work.work());
     let report = pipeline::upscale(engine, picture, output, format, &settings, &work, reporter)?;
     Ok(format!(
         "{}: {} × {}, {} regions × {} steps",
@@ -89,8 +89,8 @@ pub fn open(
 
 /// Plans the job of `args` without running it.
 pub fn plan(args: &JobArgs) -> Result<Plan, CliError> {
-    args.set_threads()?;
-    let input = args.one_input("plan")?;
+    args.machine.set_threads()?;
+    let input = args.files.one_input("plan")?;
     let (bytes, source) = read(&input)?;
     let (output, format) = args.output(&input, source)?;
     let picture = open(args, &input, &bytes, &output, format)?;

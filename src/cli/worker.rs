@@ -7,9 +7,6 @@ use cupscale::caption::mistralrs;
 
 use super::CliError;
 
-/// What the program calls itself with.
-pub const VERB: &str = "caption-worker";
-
 /// Exit code after a panic in whatever thread.
 const PANICKED: i32 = 101;
 

@@ -5,6 +5,7 @@ use candle_core::{Result, Tensor};
 
 use super::text::HiddenAct;
 use crate::backend::Params;
+use crate::backend::ops::memory::{Extent, Ledger};
 use crate::backend::ops::{LayerNorm, Linear, Mask, Products, attention, gelu, quick_gelu};
 
 /// What a layer is built from; the same for all layers of an encoder.
@@ -72,4 +73,25 @@ impl ClipLayer {
         };
         x + self.fc2.forward(&h)?
     }
+}
+
+/// What [`ClipLayer::forward`] takes: the same with shapes for tensors.
+pub(super) fn play_layer(x: Extent, inner: usize, heads: usize, ledger: &mut Ledger) -> Extent {
+    let normed = ledger.layer_norm(x);
+    let [q, k, v] = [(); 3].map(|()| ledger.linear(normed, x.channels));
+    let mixed = ledger.attention(q, x.positions(), heads);
+    let out = ledger.linear(mixed, x.channels);
+    let after = ledger.map(x);
+    ledger.drop(out);
+    ledger.drop(mixed);
+    let normed_again = ledger.layer_norm(after);
+    let wide = ledger.linear(normed_again, inner);
+    ledger.drop(normed_again);
+    let active = ledger.map(wide);
+    let narrow = ledger.linear(active, x.channels);
+    let y = ledger.map(x);
+    for value in [narrow, active, wide, after, v, k, q, normed] {
+        ledger.drop(value);
+    }
+    y
 }

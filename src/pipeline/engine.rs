@@ -1,7 +1,7 @@
 //! A model that has been checked and is ready for any number of jobs. Its parts are loaded when a job
 //! first needs them; they stay if the job's plan holds them all, and go after each stage if not.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
@@ -16,7 +16,9 @@ use crate::{
     weights::{Footprint, ModelFiles, ModelSource, Part},
 };
 
-use super::{Error, ModelDefaults, Stage};
+#[cfg(feature = "llava")]
+use super::CaptionModel;
+use super::{Error, ModelDefaults, Stage, slot::Slot};
 
 /// What of a model decides the shape of a job; read from its configuration alone, without weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,31 +78,6 @@ impl ModelShape {
     }
 }
 
-/// A part of the model while it is loaded.
-struct Slot<T>(Mutex<Option<Arc<T>>>);
-
-impl<T> Slot<T> {
-    fn empty() -> Self {
-        Self(Mutex::new(None))
-    }
-
-    fn get(&self, load: impl FnOnce() -> Result<T, Error>) -> Result<Arc<T>, Error> {
-        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(part) = &*slot {
-            return Ok(part.clone());
-        }
-        Ok(slot.insert(Arc::new(load()?)).clone())
-    }
-
-    fn is_loaded(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some()
-    }
-
-    fn free(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    }
-}
-
 /// What the parts of a model take, known without loading them.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Footprints {
@@ -130,6 +107,8 @@ pub struct Engine {
     unet_f32: Slot<UNet2DConditionModel>,
     vae: Slot<Vae>,
     text: Slot<TextConditioner>,
+    #[cfg(feature = "llava")]
+    captioner: Option<CaptionModel>,
     unet_config: UNetConfig,
     vae_config: VaeConfig,
     /// see [`Vae::context`]
@@ -212,6 +191,8 @@ impl Engine {
             unet_f32: Slot::empty(),
             vae: Slot::empty(),
             text: Slot::empty(),
+            #[cfg(feature = "llava")]
+            captioner: None,
             device: device.clone(),
             dtype,
             shape,
@@ -253,6 +234,31 @@ impl Engine {
         self.text.get(|| Ok(self.files.text(&self.device, self.dtype)?))
     }
 
+    /// Whether a text fits all text encoders, uncut.
+    ///
+    /// # Errors
+    /// A tokenizer that is missing or not supported.
+    #[cfg(feature = "llava")]
+    pub(super) fn fits(&self) -> Result<impl Fn(&str) -> bool + use<>, Error> {
+        let tokenizers = self.files.tokenizers()?;
+        // What cannot be measured will be noted when it is encoded.
+        Ok(move |text: &str| tokenizers.iter().all(|it| matches!(it.cut(text), Ok(None))))
+    }
+
+    /// The same model with one that describes regions for it, on the same device.
+    #[cfg(feature = "llava")]
+    #[must_use]
+    pub fn with_captioner(self, captioner: CaptionModel) -> Self {
+        Self { captioner: Some(captioner), ..self }
+    }
+
+    /// The model that describes regions.
+    #[cfg(feature = "llava")]
+    #[must_use]
+    pub fn captioner(&self) -> Option<&CaptionModel> {
+        self.captioner.as_ref()
+    }
+
     /// The error for values that are not numbers. Where the weights are to blame the first such one is
     /// named: they are searched only now, because reading them all takes as long as loading the model.
     pub(super) fn non_finite(&self, stage: Stage) -> Error {
@@ -262,20 +268,43 @@ impl Engine {
 
     /// Forgets the parts that are loaded; a part that is in use goes when it is no longer.
     pub(super) fn free_parts(&self) {
-        self.unet.free();
-        self.unet_f32.free();
-        self.vae.free();
-        self.text.free();
-        give_back_freed();
+        self.parts_freer()();
+    }
+
+    /// What does so, for another thread.
+    pub(super) fn parts_freer(&self) -> impl Fn() + Send + Sync + use<> {
+        let unets = [self.unet.clone(), self.unet_f32.clone()];
+        let (vae, text) = (self.vae.clone(), self.text.clone());
+        move || {
+            unets.iter().for_each(Slot::free);
+            vae.free();
+            text.free();
+            give_back_freed();
+        }
+    }
+
+    /// Forgets the weights of the model that describes regions.
+    pub(super) fn free_captioner(&self) {
+        #[cfg(feature = "llava")]
+        if let Some(captioner) = &self.captioner {
+            captioner.free();
+            give_back_freed();
+        }
     }
 
     /// How many bytes of weights are loaded on the device now.
     pub(super) fn loaded_bytes(&self) -> usize {
         let Footprints { text, vae, unet } = self.footprints;
-        [(self.text.is_loaded(), text), (self.vae.is_loaded(), vae), (self.unet.is_loaded(), unet)]
-            .into_iter()
-            .filter_map(|(loaded, footprint)| loaded.then_some(footprint.kept))
-            .sum()
+        let parts = [
+            (self.text.loaded().is_some(), text),
+            (self.vae.loaded().is_some(), vae),
+            (self.unet.loaded().is_some(), unet),
+        ];
+        let parts = parts.into_iter().filter_map(|(loaded, it)| loaded.then_some(it.kept));
+        let loaded: usize = parts.sum();
+        #[cfg(feature = "llava")]
+        let loaded = loaded + self.captioner.as_ref().map_or(0, CaptionModel::loaded_bytes);
+        loaded
     }
 
     /// The UNet's architecture.
@@ -333,12 +362,7 @@ impl Engine {
     /// The backend that computes, and in what precision: results differ between them.
     #[must_use]
     pub fn device_name(&self) -> String {
-        let device = match self.device {
-            Device::Cpu => "cpu",
-            Device::Cuda(_) => "cuda",
-            Device::Metal(_) => "metal",
-        };
-        format!("{device} {}", self.dtype.as_str())
+        device_name(&self.device, self.dtype)
     }
 
     /// What the model can do.
@@ -411,6 +435,16 @@ impl Engine {
             |(negative, positive): (&f32, &f32)| negative + guidance * (positive - negative);
         Ok(negative.iter().zip(positive).map(guided).collect())
     }
+}
+
+/// A backend, and in what precision it computes.
+pub(super) fn device_name(device: &Device, dtype: DType) -> String {
+    let device = match device {
+        Device::Cpu => "cpu",
+        Device::Cuda(_) => "cuda",
+        Device::Metal(_) => "metal",
+    };
+    format!("{device} {}", dtype.as_str())
 }
 
 fn in_unet(file: &str) -> impl Fn(UNetError) -> Error {

@@ -58,10 +58,16 @@ pub enum Error {
     NonFinite { stage: Stage, weight: Option<String> },
     /// A job that is known not to fit before it runs.
     #[error(
-        "not enough memory: the job needs at least {needs} (batch {batch}, VAE tiles of {tile} px), \
-         and may use {has}; try --quantize q8_0, a smaller picture, or a larger --max-memory"
+        "not enough memory: the job needs at least {needs} ({}), and may use {has}; try {}, or a larger \
+         --max-memory",
+        if *.captioner { "one caption at a time".to_owned() } else {
+            format!("batch {batch}, VAE tiles of {tile} px")
+        },
+        if *.captioner { "--caption-quantize q4_k, a smaller --caption-model" } else {
+            "--quantize q8_0, a smaller picture"
+        }
     )]
-    Memory { needs: String, has: String, batch: usize, tile: usize },
+    Memory { needs: String, has: String, batch: usize, tile: usize, captioner: bool },
     /// The device ran out though batch and tile were halved as often as they can be.
     #[error("the device ran out of memory; close what else uses it, or try --device cpu")]
     OutOfMemory,

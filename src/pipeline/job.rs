@@ -10,7 +10,8 @@ use crate::image::{Format, Picture};
 
 use super::{Engine, Plan, Settings};
 
-/// Describes a job: the `record` of its settings and, as digests, what is too long to be written down.
+/// Describes a job: the `record` of its settings and, as digests, what is too long to be written down;
+/// `captions` is what they follow from beside that.
 /// Batch size and threads are not in it, for the output does not depend on them; the VAE's tiles are,
 /// because the canvas is encoded and decoded by them.
 pub(super) fn identity(
@@ -20,12 +21,12 @@ pub(super) fn identity(
     settings: &Settings,
     plan: &Plan,
     record: &Value,
-    captions: &[String],
+    captions: &str,
 ) -> Value {
     let mut job = record.clone();
     let mut entry = |key: &str, value: Value| job[key] = value;
     entry("input", digest(|hash| picture.hash_into(hash)).into());
-    entry("captions", digest(|hash| hash_texts(hash, captions)).into());
+    entry("captions", digest(|hash| hash.update(captions)).into());
     entry("weights", engine.fingerprint().into());
     entry("device", engine.device_name().into());
     entry("format", format.extension().into());
@@ -34,13 +35,6 @@ pub(super) fn identity(
     }
     entry("vae_tiles", serde_json::json!([plan.tile_columns.len(), plan.tile_rows.len()]));
     job
-}
-
-fn hash_texts(hash: &mut Sha256, texts: &[String]) {
-    for text in texts {
-        hash.update((text.len() as u64).to_le_bytes());
-        hash.update(text.as_bytes());
-    }
 }
 
 fn digest(feed: impl FnOnce(&mut Sha256)) -> String {

@@ -12,8 +12,9 @@ use crate::{
         ops::memory::{Extent, Ledger},
         usable_memory,
     },
-    canvas::CanvasSize,
+    canvas::{CanvasSize, RegionGrid},
     model::unet::PriorUse,
+    weights::Footprint,
 };
 
 use super::{
@@ -31,7 +32,7 @@ const PROCESS_BYTES: usize = 16 << 20;
 const THREAD_BYTES: usize = 3 << 20;
 
 /// What a tokenizer takes for an entry of its vocabulary: two tables of strings, merges and a trie.
-const VOCABULARY_ENTRY_BYTES: usize = 800;
+pub(super) const VOCABULARY_ENTRY_BYTES: usize = 800;
 
 /// What the allocator keeps of memory that is no longer used, or cannot hand out for the holes in it: a
 /// share of what is used, as measured (`benches/memory.py`). It varies from run to run, with which
@@ -45,9 +46,11 @@ const GPU_BYTES: usize = 256 << 20;
 const TILE_LEAST: usize = 128;
 const TILE_STEP: usize = 64;
 
-/// A stage of a job, as memory counts them.
+/// A stage of a job, as memory counts them, in the order in which they run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MemoryStage {
+    /// The picture, through a model that describes it; without one there is no such stage.
+    Caption,
     /// Prompts and captions, through the text encoders.
     Text,
     /// The picture, through the VAE's encoder.
@@ -58,14 +61,10 @@ pub enum MemoryStage {
     Decode,
 }
 
-impl MemoryStage {
-    /// In the order in which they run.
-    pub const ALL: [Self; 4] = [Self::Text, Self::Encode, Self::Denoise, Self::Decode];
-}
-
 impl fmt::Display for MemoryStage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
+            Self::Caption => "caption",
             Self::Text => "text",
             Self::Encode => "encode",
             Self::Denoise => "denoise",
@@ -103,7 +102,20 @@ pub struct MemoryPlan {
     pub batch: usize,
     /// Side of a VAE tile's core in image pixels.
     pub tile: usize,
-    pub stages: [StageMemory; 4],
+    /// How a model that describes the picture works, if there is one.
+    pub captions: Option<CaptionBatch>,
+    pub stages: Vec<StageMemory>,
+}
+
+/// How captions are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CaptionBatch {
+    /// Captions written at once.
+    pub rows: usize,
+    /// Pictures looked at at once.
+    pub prefill_rows: usize,
+    /// Whether the model stays loaded beside the one that repaints.
+    pub stays: bool,
 }
 
 impl MemoryPlan {
@@ -116,6 +128,9 @@ impl MemoryPlan {
             (tile < settings.tile.unwrap_or(Defaults::TILE as usize))
                 .then(|| format!("VAE tiles of {tile} px")),
             (!keeps_parts).then(|| "the model's parts loaded in turn".to_owned()),
+            self.captions.filter(|captions| !captions.stays).map(|captions| {
+                format!("{} captions at once, their model gone before the UNet", captions.rows)
+            }),
         ];
         let smaller: Vec<String> = smaller.into_iter().flatten().collect();
         let budget = mebibytes(self.budget?);
@@ -141,6 +156,13 @@ impl fmt::Display for MemoryPlan {
             "parts         {}",
             if self.keeps_parts { "stay loaded" } else { "loaded for each stage, then freed" }
         )?;
+        if let Some(CaptionBatch { rows, prefill_rows, stays }) = self.captions {
+            let stays = if stays { "stays loaded" } else { "freed before the UNet is loaded" };
+            writeln!(
+                f,
+                "captioner     {stays}; {rows} captions at once, {prefill_rows} read at once"
+            )?;
+        }
         write!(f, "stage               resident        working           peak")?;
         for stage in &self.stages {
             let [resident, working, peak] =
@@ -163,7 +185,7 @@ pub(super) struct Job<'a> {
     /// Input size in pixels, width and height.
     pub input: (u32, u32),
     pub canvas: CanvasSize,
-    pub regions: usize,
+    pub grid: &'a RegionGrid,
     pub guided: bool,
     /// Height and width in latent pixels of the low-resolution pass, if there is one.
     pub low_resolution: Option<(usize, usize)>,
@@ -173,22 +195,31 @@ pub(super) struct Job<'a> {
 
 /// What a stage takes on either side.
 #[derive(Clone, Copy, Default)]
-struct Needs {
+pub(super) struct Needs {
     /// weights and tensors that stay
-    device: usize,
+    pub device: usize,
     /// the same in host memory
-    host: usize,
+    pub host: usize,
     /// tensors that come and go
-    device_working: usize,
-    host_working: usize,
+    pub device_working: usize,
+    pub host_working: usize,
+}
+
+/// What can be chosen so that a job fits.
+#[derive(Clone, Copy)]
+struct Choice {
+    batch: usize,
+    tile: usize,
+    captions: Option<CaptionBatch>,
+    keeps_parts: bool,
 }
 
 impl Job<'_> {
-    /// Chooses the batch, the tile and the parts that stay.
+    /// Chooses the batch, the tile, how captions are made, and what stays loaded.
     ///
-    /// Batch and tile are the user's, or those of [`Defaults`] where they fit; all parts stay loaded if
-    /// that fits too. Else each part is loaded for its stage alone, and batch and tile are the largest
-    /// that fit.
+    /// Batch and tile are the user's, or those of [`Defaults`] where they fit; everything stays loaded if
+    /// that fits too. Else a model that describes the picture goes when it has; if what is left still
+    /// does not fit, each part is loaded for its stage alone, and batch and tile are the largest that fit.
     ///
     /// # Errors
     /// [`Error::Memory`] if not even the smallest fit.
@@ -196,88 +227,151 @@ impl Job<'_> {
         let Self { engine, settings, .. } = *self;
         let budget =
             (settings.max_memory).or_else(|| usable_memory(&engine.device, engine.loaded_bytes()));
-        let (batch, tile) = (
-            settings.batch.unwrap_or_else(|| engine.default_batch()),
-            settings.tile.unwrap_or(Defaults::TILE as usize),
-        );
-        let wanted = self.estimate(batch, tile, true);
         let fits = |bytes: usize| budget.is_none_or(|budget| bytes <= budget);
+        let choice = Choice {
+            batch: settings.batch.unwrap_or_else(|| engine.default_batch()),
+            tile: settings.tile.unwrap_or(Defaults::TILE as usize),
+            captions: self.caption_batches().into_iter().next(),
+            keeps_parts: true,
+        };
+        let wanted = self.estimate(choice);
         if fits(wanted.peak()) {
             return Ok(MemoryPlan { budget, ..wanted });
         }
+        let peak = |choice: Choice, stages: &[MemoryStage]| {
+            let plan = self.estimate(choice);
+            let chosen = plan.stages.iter().filter(|stage| stages.contains(&stage.stage));
+            chosen.map(StageMemory::peak).max().unwrap_or(0)
+        };
+        // The captioner by itself, and then everything else without it.
+        let alone = |captions: CaptionBatch| CaptionBatch { stays: false, ..captions };
+        let batches = self.caption_batches().into_iter().map(alone);
+        let possible = |captions: &CaptionBatch| {
+            fits(peak(Choice { captions: Some(*captions), ..choice }, &[MemoryStage::Caption]))
+        };
+        let captions = batches.clone().find(possible);
+        let captions_fit = captions.is_some() || choice.captions.is_none();
+        let choice = Choice { captions: captions.or_else(|| batches.last()), ..choice };
+        if captions.is_some() {
+            let wanted = self.estimate(choice);
+            if fits(wanted.peak()) {
+                return Ok(MemoryPlan { budget, ..wanted });
+            }
+        }
+        let choice = Choice { keeps_parts: false, ..choice };
+        let Choice { batch, tile, .. } = choice;
         let mut batches =
             (1..=batch).rev().filter(|&size| size == batch || settings.batch.is_none());
         let tiles = (0..).map_while(|steps| tile.checked_sub(steps * TILE_STEP));
         let tiles = tiles
             .take_while(|&side| side == tile || (side >= TILE_LEAST && settings.tile.is_none()));
         // The stages of UNet and VAE do not share memory: each is made to fit by itself.
-        let peak = |batch, tile, stages: &[MemoryStage]| {
-            let plan = self.estimate(batch, tile, false);
-            let chosen = plan.stages.iter().filter(|stage| stages.contains(&stage.stage));
-            chosen.map(StageMemory::peak).max().unwrap_or(0)
-        };
-        let of_unet = |batch| peak(batch, tile, &[MemoryStage::Text, MemoryStage::Denoise]);
-        let of_vae = |tile| peak(batch, tile, &[MemoryStage::Encode, MemoryStage::Decode]);
+        let of_unet =
+            |batch| peak(Choice { batch, ..choice }, &[MemoryStage::Text, MemoryStage::Denoise]);
+        let of_vae =
+            |tile| peak(Choice { tile, ..choice }, &[MemoryStage::Encode, MemoryStage::Decode]);
         match (
             batches.find(|&size| fits(of_unet(size))),
             tiles.clone().find(|&side| fits(of_vae(side))),
         ) {
-            (Some(batch), Some(tile)) => {
-                Ok(MemoryPlan { budget, ..self.estimate(batch, tile, false) })
+            (Some(batch), Some(tile)) if captions_fit => {
+                Ok(MemoryPlan { budget, ..self.estimate(Choice { batch, tile, ..choice }) })
             }
             _ => {
                 let least_batch = if settings.batch.is_none() { 1 } else { batch };
                 let (batch, tile) = (least_batch, tiles.last().unwrap_or(tile));
-                let least = self.estimate(batch, tile, false);
+                let least = self.estimate(Choice { batch, tile, ..choice });
                 Err(Error::Memory {
                     needs: mebibytes(least.peak()),
                     has: mebibytes(budget.unwrap_or(0)),
                     batch,
                     tile,
+                    captioner: !captions_fit,
                 })
             }
         }
     }
 
-    /// What the job takes with this batch and this tile.
-    fn estimate(&self, batch: usize, tile: usize, keeps_parts: bool) -> MemoryPlan {
+    /// How captions may be made, the most at once first; nothing without a model that makes them.
+    fn caption_batches(&self) -> Vec<CaptionBatch> {
+        #[cfg(feature = "llava")]
+        if let Some(captions) = self.captions() {
+            return captions.batches();
+        }
+        Vec::new()
+    }
+
+    /// A captioner's weights, what it needs, and what it keeps in host memory without them.
+    fn caption_stage(
+        &self,
+        batch: Option<CaptionBatch>,
+        scratch: &mut usize,
+    ) -> Option<(Footprint, Needs, usize)> {
+        #[cfg(feature = "llava")]
+        if let (Some(batch), Some(captions)) = (batch, self.captions()) {
+            return Some((
+                captions.footprint(),
+                captions.needs(batch, scratch),
+                captions.host_bytes(),
+            ));
+        }
+        let _ = (batch, scratch);
+        None
+    }
+
+    /// What the job takes with this choice.
+    fn estimate(&self, choice: Choice) -> MemoryPlan {
+        let Choice { batch, tile, captions, keeps_parts } = choice;
         let Footprints { text, vae, unet } = self.engine.footprints;
         let on_cpu = self.engine.device.is_cpu();
         let mut scratch = 0;
-        let needs = [
-            self.text(),
-            self.encode(tile, &mut scratch),
-            self.denoise(batch, &mut scratch),
-            self.decode(tile, &mut scratch),
+        let captioner = self.caption_stage(captions, &mut scratch);
+        // What the captioner keeps in host memory though its weights are gone.
+        let captioner_host = captioner.map_or(0, |(_, _, host)| host);
+        let parts = [
+            (MemoryStage::Text, text, self.text()),
+            (MemoryStage::Encode, vae, self.encode(tile, &mut scratch)),
+            (MemoryStage::Denoise, unet, self.denoise(batch, &mut scratch)),
+            (MemoryStage::Decode, vae, self.decode(tile, &mut scratch)),
         ];
         let threads = rayon::current_num_threads() * (THREAD_BYTES + scratch);
         let of_model = text.embedded + vae.embedded + unet.embedded;
-        let base = PROCESS_BYTES + threads + of_model + self.picture_bytes();
-        let mut loaded = 0;
-        let stages = std::array::from_fn(|index| {
-            let part = [text, vae, unet, vae][index];
+        let base = PROCESS_BYTES + threads + of_model + self.picture_bytes() + captioner_host;
+        let (mut loaded, mut of_captioner) = (0, 0);
+        let parts = (captioner.into_iter())
+            .map(|(part, needs, _)| (MemoryStage::Caption, part, needs))
+            .chain(parts);
+        let stages = parts.map(|(stage, part, needs)| {
             // Loaded parts add up in the order of the stages; the decoder was loaded for the encoder.
-            loaded = match (keeps_parts, MemoryStage::ALL[index]) {
-                (false, _) => part.kept,
-                (true, MemoryStage::Decode) => loaded,
-                (true, _) => loaded + part.kept,
+            let mut mapped = 0;
+            let held = if stage == MemoryStage::Caption {
+                // For the next picture the others are still there.
+                let others = text.kept + vae.kept + unet.kept;
+                let stays = captions.is_some_and(|batch| batch.stays);
+                of_captioner = if stays { part.kept } else { 0 };
+                mapped = part.mapped;
+                part.kept + if stays { others } else { 0 }
+            } else {
+                loaded = match (keeps_parts, stage) {
+                    (false, _) => part.kept,
+                    (true, MemoryStage::Decode) => loaded,
+                    (true, _) => loaded + part.kept,
+                };
+                loaded + of_captioner
             };
-            let needs = needs[index];
             let loading = part.loading.saturating_sub(part.kept);
             let (resident, working) = if on_cpu {
-                let resident = base + loaded + needs.host + needs.device;
+                let resident = base + held + needs.host + needs.device;
                 (resident, needs.device_working.max(needs.host_working))
             } else {
-                (GPU_BYTES + loaded + needs.device, needs.device_working)
+                (GPU_BYTES + held + needs.device, needs.device_working)
             };
             let working = working.max(loading);
-            StageMemory {
-                stage: MemoryStage::ALL[index],
-                resident,
-                working: working + (loaded + working) / RETAINED_SHARE,
-            }
+            let retained = (held - mapped + working) / RETAINED_SHARE;
+            StageMemory { stage, resident, working: working + retained }
         });
-        MemoryPlan { budget: None, keeps_parts, batch, tile, stages }
+        let stages = stages.collect();
+        MemoryPlan { budget: None, keeps_parts, batch, tile, captions, stages }
     }
 
     /// The input as it is held from beginning to end.
@@ -294,14 +388,14 @@ impl Job<'_> {
     /// All mapped files of a job that is past its first step: zL, z before and after, and the predictions.
     fn mapped_bytes(&self) -> usize {
         let shape = self.engine.shape();
-        let predictions = self.regions * shape.region * shape.region * shape.channels;
+        let predictions = self.grid.len() * shape.region * shape.region * shape.channels;
         3 * self.canvas_bytes() + predictions * size_of::<f32>()
     }
 
     /// The conditions of all regions, which may all differ, of the prompt and of the negative one.
     fn condition_bytes(&self) -> usize {
         let sizes = self.engine.text_sizes;
-        let texts = if self.settings.captions_differ() { self.regions } else { 0 } + 2;
+        let texts = if self.settings.captions_differ() { self.grid.len() } else { 0 } + 2;
         let (context, pooled) = sizes.widths;
         texts * (sizes.tokens * context + pooled) * self.engine.dtype.size_in_bytes()
     }
@@ -357,7 +451,7 @@ impl Job<'_> {
     fn denoise(&self, batch: usize, scratch: &mut usize) -> Needs {
         let shape = self.engine.shape();
         let pair = if self.guided { 2 } else { 1 };
-        let batch = pair * batch.min(self.regions);
+        let batch = pair * batch.min(self.grid.len());
         let channels = shape.channels * if shape.sees_low_resolution { 2 } else { 1 };
         let mut play = |batch, height, width, prior| {
             let mut ledger = self.unet_ledger();

@@ -1,6 +1,12 @@
 //! One job from picture to picture: plan it, describe and encode the input, denoise the canvas,
 //! decode it into the output (METHOD §2).
 
+#[cfg(feature = "llava")]
+mod caption_memory;
+#[cfg(feature = "llava")]
+mod caption_model;
+#[cfg(feature = "mistralrs")]
+mod caption_worker;
 mod captions;
 mod colour_fix;
 mod condition;
@@ -16,16 +22,23 @@ mod plan;
 mod progress;
 mod sampling;
 mod settings;
+mod slot;
 mod statistics;
 mod tiles;
 mod work;
 
+#[cfg(feature = "llava")]
+pub use caption_model::CaptionModel;
 pub use engine::{Engine, ModelShape};
 pub use error::Error;
-pub use memory::{MemoryPlan, MemoryStage, StageMemory};
+pub use memory::{CaptionBatch, MemoryPlan, MemoryStage, StageMemory};
 pub use plan::Plan;
 pub use progress::{Progress, Silent, Stage};
 pub use sampling::{ModelDefaults, Sampling};
+#[cfg(feature = "llava")]
+pub use settings::LlavaSettings;
+#[cfg(feature = "mistralrs")]
+pub use settings::MistralrsSettings;
 pub use settings::{CaptionerChoice, ColourFix, Defaults, Settings};
 pub use work::{Resume, Work};
 
@@ -71,17 +84,11 @@ pub fn upscale(
     // What an earlier job left loaded.
     free_parts(engine, &plan);
     format.check_size(&output.name(), size.width as u32, size.height as u32)?;
-    let described = captions::describe(engine, picture, &plan, settings, progress)?;
-    if progress.interrupted() {
-        return Err(Error::Interrupted(None));
-    }
-    let record = settings.record(engine, &plan, &described.prompt);
-    let job = job::identity(engine, picture, format, settings, &plan, &record, &described.texts);
-    let options = EncodeOptions {
-        quality: settings.jpeg_quality,
-        settings: Some(record.to_string()),
-        ..EncodeOptions::like(picture)
-    };
+    let source = captions::Source::open(settings, settings.rsp > 0.0)?;
+    let record = settings.record(engine, &plan, source.prompt(settings));
+    let captions = source.identity(engine)?;
+    let job = job::identity(engine, picture, format, settings, &plan, &record, &captions);
+    let options = EncodeOptions { quality: settings.jpeg_quality, ..EncodeOptions::like(picture) };
     let encoder =
         Encoder::new(&output.name(), format, size.width as u32, size.height as u32, options)?;
     for note in &plan.sampling.notes {
@@ -97,7 +104,7 @@ pub fn upscale(
     if folder.journal.done() != Done::default() {
         progress.note(&format!("going on with what is done in {}", folder.path().display()));
     }
-    let run = Run { engine, picture, output, settings, plan: &plan, described: &described };
+    let run = Run { engine, picture, output, settings, plan: &plan, source: &source };
     match run.stages(encoder, &mut folder, progress) {
         Ok(()) => folder.remove(),
         // Whoever closes a pipe wants no more of it.
@@ -132,7 +139,7 @@ struct Run<'a> {
     output: &'a Output,
     settings: &'a Settings,
     plan: &'a Plan,
-    described: &'a captions::Described,
+    source: &'a captions::Source,
 }
 
 impl Run<'_> {
@@ -143,7 +150,13 @@ impl Run<'_> {
         work: &mut WorkFolder,
         progress: &mut dyn Progress,
     ) -> Result<(), Error> {
-        let Self { engine, picture, output, settings, plan, described } = *self;
+        let Self { engine, picture, output, settings, plan, .. } = *self;
+        let described = self.described(work, progress)?;
+        let record = settings.record(engine, plan, &described.prompt);
+        let encoder = encoder.with_settings(record.to_string());
+        if progress.interrupted() {
+            return Err(Error::Interrupted(None));
+        }
         if work.journal.done().steps < plan.sampling.steps.len() {
             let conditions = condition::Conditions::new(
                 engine,
@@ -175,6 +188,58 @@ impl Run<'_> {
         free_parts(engine, plan);
         decode::write(encoder, output, plan, work, progress)
     }
+
+    /// What is said of the regions: what the work folder has of it, or else what the captioner says now.
+    fn described(
+        &self,
+        work: &WorkFolder,
+        progress: &mut dyn Progress,
+    ) -> Result<captions::Described, Error> {
+        let Self { engine, picture, settings, plan, source, .. } = *self;
+        let kept = work.captions().filter(|_| source.is_costly());
+        if let Some(kept) = kept.and_then(|text| captions::Described::kept(&text, engine, plan)) {
+            return Ok(kept);
+        }
+        let described = source.describe(engine, picture, plan, settings, progress)?;
+        free_captioner(engine, plan);
+        if source.is_costly() {
+            work.keep_captions(&described.document.to_json())?;
+        }
+        Ok(described)
+    }
+}
+
+/// Frees the captioner's model, unless the plan holds it beside the other one.
+fn free_captioner(engine: &Engine, plan: &Plan) {
+    if plan.memory.captions.is_some_and(|batch| !batch.stays) {
+        engine.free_captioner();
+    }
+}
+
+/// Describes a picture whose job comes later, so that the captioner's model is loaded once for several
+/// pictures and not in turn with the other one; [`end_describing`] ends that. False where it is not worth
+/// it: the model stays loaded, or there is none.
+///
+/// # Errors
+/// See [`Error`].
+pub fn describe_ahead(
+    engine: &Engine,
+    picture: &Picture,
+    settings: &Settings,
+    progress: &mut dyn Progress,
+) -> Result<bool, Error> {
+    let plan = Plan::new(engine, (picture.width, picture.height), settings)?;
+    if plan.memory.captions.is_none_or(|batch| batch.stays) {
+        return Ok(false);
+    }
+    let source = captions::Source::open(settings, settings.rsp > 0.0)?;
+    source.describe(engine, picture, &plan, settings, progress)?;
+    Ok(true)
+}
+
+/// Frees what [`describe_ahead`] has loaded.
+pub fn end_describing(engine: &Engine) {
+    engine.free_captioner();
 }
 
 /// Describes every region of the job without running it: what `--captions` takes back.
@@ -188,5 +253,6 @@ pub fn describe(
     progress: &mut dyn Progress,
 ) -> Result<Document, Error> {
     let plan = Plan::new(engine, (picture.width, picture.height), settings)?;
-    Ok(captions::describe(engine, picture, &plan, settings, progress)?.document)
+    let source = captions::Source::open(settings, true)?;
+    Ok(source.describe(engine, picture, &plan, settings, progress)?.document)
 }

@@ -77,7 +77,7 @@ impl Plan {
             settings,
             input,
             canvas,
-            regions: grid.len(),
+            grid: &grid,
             guided: sampling.guidance.is_some(),
             low_resolution,
             vae_pad,

@@ -33,6 +33,12 @@ impl Defaults {
     pub const RSP: f64 = 1.0;
     /// Side of a VAE tile's core in image pixels.
     pub const TILE: u32 = 512;
+    /// Captions that LLaVA writes at once.
+    #[cfg(feature = "llava")]
+    pub const CAPTION_BATCH: usize = crate::caption::llava::DEFAULT_ROWS;
+    /// Share of the probability that LLaVA chooses words from, where it chooses by chance.
+    #[cfg(feature = "llava")]
+    pub const CAPTION_TOP_P: f64 = 0.9;
     /// Regions per UNet call on the CPU, where a batch saves little.
     pub const BATCH_CPU: usize = 4;
     /// Regions per UNet call on a GPU.
@@ -40,7 +46,7 @@ impl Defaults {
 }
 
 /// Who describes the regions.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum CaptionerChoice {
     /// What can be measured in a region.
     Attributes,
@@ -48,6 +54,42 @@ pub enum CaptionerChoice {
     None,
     /// A captions file.
     File(PathBuf),
+    /// The engine's LLaVA model ([`Engine::with_captioner`]).
+    #[cfg(feature = "llava")]
+    Llava(LlavaSettings),
+    /// A model of mistral.rs, in a process of its own.
+    #[cfg(feature = "mistralrs")]
+    Mistralrs(MistralrsSettings),
+}
+
+/// Which model mistral.rs is asked, and by whom.
+#[cfg(feature = "mistralrs")]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MistralrsSettings {
+    /// `cupscale-fast`, which is the process.
+    pub program: PathBuf,
+    /// The model.
+    pub folder: PathBuf,
+    /// What its weights are rounded to.
+    pub quantize: Option<crate::weights::QuantType>,
+}
+
+#[cfg(feature = "mistralrs")]
+impl MistralrsSettings {
+    /// What users call the model.
+    pub(super) fn name(&self) -> String {
+        self.folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+}
+
+/// How a LLaVA model is asked.
+#[cfg(feature = "llava")]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct LlavaSettings {
+    /// Choice of words by chance; `None` takes the likeliest.
+    pub sampling: Option<crate::model::llava::Sampling>,
+    /// Captions written at once; the result does not depend on it.
+    pub rows: Option<usize>,
 }
 
 /// Where the output's large-scale colour and tone come from.
@@ -107,6 +149,17 @@ impl Settings {
         self.rsp > 0.0 && self.captioner != CaptionerChoice::None
     }
 
+    /// How a LLaVA model is asked, if it is: about regions whose captions count, or for the prompt.
+    #[cfg(feature = "llava")]
+    pub(super) fn llava(&self) -> Option<LlavaSettings> {
+        match self.captioner {
+            CaptionerChoice::Llava(llava) if self.rsp > 0.0 || self.prompt.is_empty() => {
+                Some(llava)
+            }
+            _ => None,
+        }
+    }
+
     /// The settings that made an output, for its metadata.
     pub(super) fn record(&self, engine: &Engine, plan: &Plan, prompt: &str) -> serde_json::Value {
         let sampling = &plan.sampling;
@@ -119,6 +172,10 @@ impl Settings {
                 CaptionerChoice::Attributes => "attributes",
                 CaptionerChoice::None => "none",
                 CaptionerChoice::File(_) => "file",
+                #[cfg(feature = "llava")]
+                CaptionerChoice::Llava(_) => "llava",
+                #[cfg(feature = "mistralrs")]
+                CaptionerChoice::Mistralrs(_) => "mistralrs",
             },
             "seed": self.seed,
             "sampler": sampling.sampler.name(),
@@ -139,6 +196,26 @@ impl Settings {
             },
         });
         // What has no part in this job stays out.
+        #[cfg(feature = "llava")]
+        if let (CaptionerChoice::Llava(llava), Some(model)) = (&self.captioner, engine.captioner())
+        {
+            record["caption_model"] = model.name().into();
+            if let Some(quant) = model.quant() {
+                record["caption_quantize"] = quant.into();
+            }
+            if let Some(sampling) = llava.sampling {
+                record["caption_temperature"] = sampling.temperature.into();
+                record["caption_top_p"] = sampling.top_p.into();
+                record["caption_seed"] = sampling.seed.into();
+            }
+        }
+        #[cfg(feature = "mistralrs")]
+        if let CaptionerChoice::Mistralrs(mistralrs) = &self.captioner {
+            record["caption_model"] = mistralrs.name().into();
+            if let Some(quant) = mistralrs.quantize {
+                record["caption_quantize"] = quant.to_string().into();
+            }
+        }
         if !engine.loras().is_empty() {
             record["loras"] = serde_json::json!(engine.loras());
         }

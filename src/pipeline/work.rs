@@ -75,6 +75,9 @@ const LOCK: &str = "lock";
 const JOB: &str = "job.json";
 /// The description while it is written.
 const JOB_PART: &str = "job.json.part";
+/// What was said of the regions, where that was costly.
+const CAPTIONS: &str = "captions.json";
+const CAPTIONS_PART: &str = "captions.json.part";
 const JOURNAL: &str = "journal";
 const ZL: &str = "zl";
 const Z: [&str; 2] = ["z0", "z1"];
@@ -82,8 +85,20 @@ const PREDICTIONS: &str = "predictions";
 const LOW_RESOLUTION: &str = "low_resolution";
 const ROWS: &str = "rows";
 /// Everything that can be in a work folder. Nothing else in it is ever touched.
-const FILES: [&str; 10] =
-    [JOB, JOB_PART, JOURNAL, ZL, Z[0], Z[1], PREDICTIONS, LOW_RESOLUTION, ROWS, LOCK];
+const FILES: [&str; 12] = [
+    JOB,
+    JOB_PART,
+    CAPTIONS,
+    CAPTIONS_PART,
+    JOURNAL,
+    ZL,
+    Z[0],
+    Z[1],
+    PREDICTIONS,
+    LOW_RESOLUTION,
+    ROWS,
+    LOCK,
+];
 
 /// How long unfinished work of a stream stays in the cache.
 const KEEP_STREAMS: Duration = Duration::from_secs(14 * 24 * 3600);
@@ -178,7 +193,8 @@ impl WorkFolder {
             Ok((files, Journal::create(&path.join(JOURNAL)).map_err(in_journal)?))
         });
         // The description comes last: where it is, everything is.
-        let made = made.and_then(|made| write_job(path, job).map(|()| made));
+        let made =
+            made.and_then(|made| write_whole(path, JOB, JOB_PART, &job.to_string()).map(|()| made));
         if made.is_err() {
             remove(path);
         }
@@ -201,6 +217,19 @@ impl WorkFolder {
         let mut name = self.tag.clone();
         name.push(".part");
         name
+    }
+
+    /// The captions that were kept, if they can be read.
+    pub fn captions(&self) -> Option<String> {
+        fs::read_to_string(self.path.join(CAPTIONS)).ok()
+    }
+
+    /// Keeps the captions, all of them or none.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn keep_captions(&self, text: &str) -> Result<(), Error> {
+        write_whole(&self.path, CAPTIONS, CAPTIONS_PART, text)
     }
 
     /// Removes the folder: the output is complete.
@@ -387,12 +416,12 @@ fn lock(folder: &Path) -> Result<File, Error> {
     }
 }
 
-/// Writes the job's description: whole, or not at all.
-fn write_job(folder: &Path, job: &Value) -> Result<(), Error> {
-    let (path, temporary) = (folder.join(JOB), folder.join(JOB_PART));
+/// Writes a small file, under the name `part` until it is whole.
+fn write_whole(folder: &Path, name: &str, part: &str, text: &str) -> Result<(), Error> {
+    let (path, temporary) = (folder.join(name), folder.join(part));
     let write = || {
         let mut file = File::create(&temporary)?;
-        file.write_all(job.to_string().as_bytes())?;
+        file.write_all(text.as_bytes())?;
         file.sync_all()?;
         fs::rename(&temporary, &path)?;
         // The names of all files, too, must outlive a power cut. Not every system opens folders.

@@ -49,8 +49,18 @@ impl Headers {
     /// What lies in memory for a moment while `count` numbers are brought from the file to `dtype`
     /// and laid out anew: the file's pages and the numbers in its format, or these twice in `dtype`.
     fn passing(&self, name: &str, count: usize, dtype: DType) -> usize {
+        if let Some(format) = self.weights.rounding(name) {
+            // To its format, and from there in f32 to `dtype`.
+            return self.packing(name, count) + stored_bytes(format, count).unwrap_or(0);
+        }
         let stored = self.weights.stored().stored_bytes(name).map_or(0, |(bytes, _)| bytes);
         (2 * stored).max(stored + count * dtype.size_in_bytes())
+    }
+
+    /// The same for numbers on their way to another format: the file's pages, and f32 twice.
+    fn packing(&self, name: &str, count: usize) -> usize {
+        let stored = self.weights.stored().stored_bytes(name).map_or(0, |(bytes, _)| bytes);
+        stored + 2 * count * size_of::<f32>()
     }
 
     fn add_plain(&self, name: &str, shape: &Shape, dtype: DType) {
@@ -106,7 +116,7 @@ impl ParamSource for Headers {
             }
             MatrixForm::InFile(format, _) => self.add(name, packed(format), packed(format), 0),
             MatrixForm::InMemory(format, _) => {
-                self.add(name, packed(format), 0, self.passing(name, 2 * count, DType::F32));
+                self.add(name, packed(format), 0, self.packing(name, count));
             }
             MatrixForm::OnDevice(format, _) => self.add(name, packed(format), 0, 0),
         }

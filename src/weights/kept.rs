@@ -83,6 +83,13 @@ impl KeptWeights {
             && self.format(name) == self.stored.format(name)
     }
 
+    /// The format that a weight is rounded to before it is brought to the working precision.
+    pub(super) fn rounding(&self, name: &str) -> Option<GgmlDType> {
+        // Without rules the only rounding is that to the precision asked for.
+        let format = self.keeping.rules.and_then(|_| self.format(name))?;
+        (format != GgmlDType::F32 && !self.is_as_stored(name)).then_some(format)
+    }
+
     /// A weight with its changes, not rounded.
     fn values(&self, name: &str, shape: &Shape, dtype: DType, device: &Device) -> Result<Tensor> {
         match &self.adapted {
@@ -168,16 +175,14 @@ pub(super) enum MatrixForm {
 
 impl ParamSource for KeptWeights {
     fn get(&self, name: &str, shape: &Shape, dtype: DType, device: &Device) -> Result<Tensor> {
-        // Without rules the only rounding is that to the precision asked for.
-        let format = self.keeping.rules.and_then(|_| self.format(name));
-        match format {
-            Some(format) if format != GgmlDType::F32 && !self.is_as_stored(name) => {
+        match self.rounding(name) {
+            Some(format) => {
                 self.stored.check(name, shape)?;
                 let rounded = self.rounded(name, shape, format)?;
                 let values = Tensor::from_vec(unpack_rows(format, &rounded), shape, device)?;
                 values.to_dtype(dtype)
             }
-            _ => self.values(name, shape, dtype, device),
+            None => self.values(name, shape, dtype, device),
         }
     }
 

@@ -6,13 +6,15 @@
 //! Source of the names: transformers `conversion_mapping.py`, entries `llava` and `llava_next`.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Device};
 use serde_json::Value;
 
+use super::fingerprint::fingerprint;
 use super::form::Part;
 use super::gguf::llama_cpp::{LlamaCppFile, LlamaCppModel};
+use super::headers::{Footprint, Headers};
 use super::kept::{Keeping, KeptWeights};
 use super::ldm::Take;
 use super::model::KEEP_ABOVE;
@@ -21,7 +23,7 @@ use super::quantize::Rules;
 use super::source::refuse_pickle;
 use super::tensors::TensorMap;
 use super::{ModelSource, QuantType, WeightsError};
-use crate::backend::Params;
+use crate::backend::{ParamSource, Params};
 use crate::model::llava::{Llava, LlavaConfig, LlavaParts, LlavaTokenizer, PromptFormat};
 
 /// A LLaVA model that has been found; its tensors have not been read.
@@ -29,6 +31,8 @@ use crate::model::llava::{Llava, LlavaConfig, LlavaParts, LlavaTokenizer, Prompt
 pub struct LlavaFiles {
     /// what users call it, for messages
     name: String,
+    /// every file and folder that it comes from
+    paths: Vec<PathBuf>,
     config: LlavaConfig,
     preprocessor: Value,
     chat_template: Option<String>,
@@ -59,10 +63,31 @@ impl LlavaFiles {
             return Err(WeightsError::NotFound(path.into()));
         }
         let decoder = LlamaCppFile::open(path)?;
-        let folder = path.parent().unwrap_or_else(|| Path::new("."));
-        let towers = files_of_kind(folder, LlamaCppFile::is_vision)?;
-        let vision = only_one(folder, "a vision tower (mmproj)", towers)?;
+        let vision = vision_beside(path)?;
         Self::new_gguf(path.display().to_string(), &decoder, &vision)
+    }
+
+    /// Whether a path holds such a model, or the decoder of one, as far as its description tells.
+    #[must_use]
+    pub fn is_at(path: &Path) -> bool {
+        let is_decoder = |file: &Path| LlamaCppFile::open(file).is_ok_and(|it| it.is_decoder());
+        if path.is_file() {
+            return path.extension().is_some_and(|it| it == "gguf") && is_decoder(path);
+        }
+        let source = ModelSource::Path(path.into());
+        if source.contains(CONFIG) {
+            let config = read_json(&source, CONFIG).unwrap_or_default();
+            return config["model_type"].as_str().is_some_and(|it| it.starts_with("llava"));
+        }
+        gguf_files(path).is_ok_and(|files| files.iter().any(|file| is_decoder(file)))
+    }
+
+    /// The GGUF file with the vision tower that lies beside a decoder's.
+    ///
+    /// # Errors
+    /// None there, or several.
+    pub fn vision_beside(decoder: &Path) -> Result<PathBuf, WeightsError> {
+        Ok(vision_beside(decoder)?.path().to_owned())
     }
 
     /// Reads what describes a model in two GGUF files: a decoder, and the vision tower with the
@@ -78,7 +103,7 @@ impl LlavaFiles {
     fn open_gguf_folder(folder: &Path) -> Result<Self, WeightsError> {
         let towers = files_of_kind(folder, LlamaCppFile::is_vision)?;
         let decoders = files_of_kind(folder, |file| !file.is_vision())?;
-        let vision = only_one(folder, "a vision tower (mmproj)", towers)?;
+        let vision = only_one(folder, VISION, towers)?;
         let decoder = only_one(folder, "a decoder", decoders)?;
         Self::new_gguf(folder.display().to_string(), &decoder, &vision)
     }
@@ -95,6 +120,7 @@ impl LlavaFiles {
         let tokenizer =
             LlavaTokenizer::from_json(model.tokenizer.to_string().as_bytes()).map_err(fail)?;
         Ok(Self {
+            paths: vec![decoder.path().to_owned(), vision.path().to_owned()],
             config,
             preprocessor: model.preprocessor,
             chat_template: model.chat_template,
@@ -143,6 +169,7 @@ impl LlavaFiles {
             .map_err(|error| WeightsError::from_llava(error, &name))?;
         Ok(Self {
             name,
+            paths: vec![path.to_owned()],
             config,
             preprocessor,
             chat_template,
@@ -172,6 +199,18 @@ impl LlavaFiles {
         Self { prompt_format: Some(format), ..self }
     }
 
+    /// The type to which its decoder's weights are rounded.
+    #[must_use]
+    pub fn quant(&self) -> Option<QuantType> {
+        self.quantized
+    }
+
+    /// As [`ModelFiles::fingerprint`](super::ModelFiles::fingerprint).
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        fingerprint(&self.paths, std::iter::empty(), self.quantized)
+    }
+
     /// What it is.
     #[must_use]
     pub fn config(&self) -> &LlavaConfig {
@@ -183,10 +222,40 @@ impl LlavaFiles {
     /// # Errors
     /// A tensor that is missing or of another shape, or parts that do not fit each other.
     pub fn load(&self, device: &Device, dtype: DType) -> Result<Llava, WeightsError> {
+        self.build(Arc::new(self.weights()), device, dtype)
+    }
+
+    /// The model from the headers of its files alone, as
+    /// [`ModelFiles::without_values`](super::ModelFiles::without_values) builds its parts: it may be asked
+    /// for prompts and sizes and must not be run.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn without_values(
+        &self,
+        device: &Device,
+        dtype: DType,
+    ) -> Result<(Llava, Footprint), WeightsError> {
+        let footprint = Arc::<Mutex<Footprint>>::default();
+        let headers = Headers::new(self.weights(), footprint.clone());
+        let model = self.build(Arc::new(headers), device, dtype)?;
+        let footprint = *footprint.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok((model, footprint))
+    }
+
+    fn weights(&self) -> KeptWeights {
         let as_stored = self.tensors.count() > self.keep_above;
         let rules = self.quantized.map(|quant| Rules::Llava { quant });
-        let weights = KeptWeights::new(self.tensors.clone(), None, Keeping { as_stored, rules });
-        let params = Params::new(Arc::new(weights), dtype, device);
+        KeptWeights::new(self.tensors.clone(), None, Keeping { as_stored, rules })
+    }
+
+    fn build(
+        &self,
+        weights: Arc<dyn ParamSource>,
+        device: &Device,
+        dtype: DType,
+    ) -> Result<Llava, WeightsError> {
+        let params = Params::new(weights, dtype, device);
         let parts = LlavaParts {
             config: self.config.clone(),
             preprocessor: &self.preprocessor,
@@ -199,6 +268,8 @@ impl LlavaFiles {
 }
 
 const CONFIG: &str = "config.json";
+/// How messages call the file with it.
+const VISION: &str = "a vision tower (mmproj)";
 const TEMPLATE: &str = "chat_template.jinja";
 const TOKENIZER: &str = "tokenizer.json";
 
@@ -222,6 +293,11 @@ fn gguf_files(folder: &Path) -> Result<Vec<PathBuf>, WeightsError> {
     Ok(files)
 }
 
+fn vision_beside(decoder: &Path) -> Result<LlamaCppFile, WeightsError> {
+    let folder = decoder.parent().unwrap_or_else(|| Path::new("."));
+    only_one(folder, VISION, files_of_kind(folder, LlamaCppFile::is_vision)?)
+}
+
 fn files_of_kind(
     folder: &Path,
     is_it: impl Fn(&LlamaCppFile) -> bool,
@@ -242,7 +318,7 @@ fn only_one<T>(folder: &Path, what: &str, mut files: Vec<T>) -> Result<T, Weight
         (file, others) => Err(WeightsError::Contents {
             file: folder.display().to_string(),
             reason: format!(
-                "{} GGUF files with {what}; there must be one",
+                "{} GGUF files with {what}; there must be one, or one that is named",
                 others + usize::from(file.is_some())
             ),
         }),

@@ -330,6 +330,14 @@ impl ModelFiles {
             .map_err(|error| WeightsError::from_text(error, &self.source().to_string()))
     }
 
+    /// The tokenizers of the text encoders alone.
+    ///
+    /// # Errors
+    /// A tokenizer that is missing or not supported.
+    pub fn tokenizers(&self) -> Result<Vec<ClipTokenizer>, WeightsError> {
+        self.form.text_encoders()?.into_iter().map(|part| self.tokenizer(part)).collect()
+    }
+
     fn tokenizer(&self, encoder: Part) -> Result<ClipTokenizer, WeightsError> {
         let bytes = self.form.tokenizer(encoder)?;
         ClipTokenizer::from_files(&TokenizerFiles {

@@ -42,8 +42,8 @@ impl LlavaView {
     /// be there any longer than that takes.
     pub(super) fn new(name: &Path) -> Result<(Self, TempDir), MistralrsError> {
         let wrong = |reason: String| MistralrsError::Llava { folder: name.to_owned(), reason };
-        let llava = LlavaFiles::open(name)
-            .and_then(|files| files.load(&Device::Cpu, DType::F32))
+        let (llava, _) = LlavaFiles::open(name)
+            .and_then(|files| files.without_values(&Device::Cpu, DType::F32))
             .map_err(|error| wrong(first_line(&error)))?;
 
         let config = config_of(parse(&name.join("config.json"))?).map_err(wrong)?;

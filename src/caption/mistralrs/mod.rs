@@ -25,17 +25,37 @@ use model::Model;
 
 use super::worker::protocol::{Load, Reply, Request, read_request, write_reply};
 
+/// The hidden verb with which the program starts itself as a worker.
+pub const VERB: &str = "caption-worker";
+
 /// Keeps `command`, the start of a worker, from the network and from the hub's folders, whatever mistral.rs
-/// misses in the model's own; `gpu` is the one GPU that it sees.
-pub fn confine(command: &mut Command, gpu: Option<usize>) {
+/// misses in the model's own. `scratch` is where it makes folders, of which some stay if it is killed; `gpu` is
+/// the one GPU that it sees.
+pub fn confine(command: &mut Command, scratch: &Path, gpu: Option<usize>) {
+    for name in ["TMPDIR", "TMP", "TEMP"] {
+        command.env(name, scratch);
+    }
     command.env("HF_HUB_OFFLINE", "1").env("HF_ENDPOINT", "http://127.0.0.1:9");
     // There is no folder below a file: nothing is read there, and nothing is made.
     if let Ok(program) = std::env::current_exe() {
         command.env("HF_HOME", program.join("none")).env_remove("HF_HUB_CACHE");
     }
     if let Some(gpu) = gpu {
-        command.env("CUDA_VISIBLE_DEVICES", gpu.to_string());
+        // Its number among those that this program sees.
+        const VISIBLE: &str = "CUDA_VISIBLE_DEVICES";
+        let visible = std::env::var(VISIBLE).ok();
+        let name = visible.and_then(|names| Some(names.split(',').nth(gpu)?.to_owned()));
+        command.env(VISIBLE, name.unwrap_or_else(|| gpu.to_string()));
     }
+}
+
+/// Checks what can be checked of a model before any job.
+///
+/// # Errors
+/// No folder, files that are missing or damaged, an architecture that mistral.rs gets wrong.
+pub fn check(folder: &Path) -> Result<(), MistralrsError> {
+    folder_name(folder)?;
+    folder::check(folder).map(drop)
 }
 
 /// The model's folder as a worker is told of it.

@@ -64,10 +64,11 @@ pub struct WorkerOptions<'a> {
 
 /// The captioner.
 pub struct WorkerCaptioner<'a> {
+    /// ends before whatever `options` hold for it
+    worker: Option<Worker>,
     options: WorkerOptions<'a>,
     /// what the model was told last
     instruction: String,
-    worker: Option<Worker>,
     /// whether several pictures may be with the worker at once
     together: bool,
     notes: Vec<String>,

@@ -163,10 +163,6 @@ impl Encoder {
         if let Some(exif) = &mut options.exif {
             ifd::set_size(exif, width, height);
         }
-        if let (Some(settings), true) = (&options.settings, format != Format::Png) {
-            let packet = xmp::with_settings(options.xmp.as_deref(), SOFTWARE, settings);
-            options.xmp = Some(packet);
-        }
         let quantizer = Quantizer {
             shape,
             colour,
@@ -188,6 +184,13 @@ impl Encoder {
         options: EncodeOptions,
     ) -> Result<PictureWriter> {
         Self::new(&output.name(), format, width, height, options)?.open(output, None)
+    }
+
+    /// The same with these settings to be written, for a job that knows them later.
+    #[must_use]
+    pub fn with_settings(mut self, settings: String) -> Self {
+        self.options.settings = Some(settings);
+        self
     }
 
     /// What is done differently from what one might expect.
@@ -229,6 +232,10 @@ impl Encoder {
     /// # Errors
     /// When the output cannot be written.
     pub fn open(mut self, output: &Output, partial: Option<&OsStr>) -> Result<PictureWriter> {
+        if let (Some(settings), true) = (&self.options.settings, self.format != Format::Png) {
+            let packet = xmp::with_settings(self.options.xmp.as_deref(), SOFTWARE, settings);
+            self.options.xmp = Some(packet);
+        }
         let (shape, options) = (self.quantizer.shape, &self.options);
         let target = Target::open(output, partial)?;
         let backend: Box<dyn Backend> = match self.format {

@@ -61,10 +61,10 @@ impl KvCache {
         Ok(Self { layers, rows, capacity: self.capacity })
     }
 
-    /// Only the rows of these numbers, copied.
-    pub(super) fn compacted(&self, rows: &[u32]) -> Result<Self> {
+    /// Only the rows of these numbers, copied a layer at a time, so that there are never two of the whole.
+    pub(super) fn compacted(self, rows: &[u32]) -> Result<Self> {
         let mut layers = Vec::with_capacity(self.layers.len());
-        for [keys, values] in &self.layers {
+        for [keys, values] in self.layers {
             let index = Tensor::new(rows, keys.device())?;
             layers.push([keys.index_select(&index, 0)?, values.index_select(&index, 0)?]);
         }

@@ -225,7 +225,8 @@ impl Layer {
 
     fn feed_forward(&self, x: &Tensor) -> Result<Tensor> {
         let h = self.norm2.forward(x)?;
-        let h = (silu(&self.gate.forward(&h)?)? * self.up.forward(&h)?)?;
+        let gate = silu(&self.gate.forward(&h)?)?;
+        let h = (gate * self.up.forward(&h)?)?;
         x + self.down.forward(&h)?
     }
 }

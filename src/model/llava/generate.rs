@@ -199,13 +199,11 @@ impl Llava {
         pictures: &[&Picture<'_>],
         cache: &KvCache,
     ) -> Result<Tensor, LlavaError> {
-        let features = self.encode(pictures)?;
-        let x = if prompt.after.is_empty() {
-            features
-        } else {
+        let mut x = self.encode(pictures)?;
+        if !prompt.after.is_empty() {
             let after = self.decoder.embed(&prompt.after)?.unsqueeze(0)?;
-            Tensor::cat(&[&features, &after.repeat((cache.rows(), 1, 1))?], 1)?
-        };
+            x = Tensor::cat(&[&x, &after.repeat((cache.rows(), 1, 1))?], 1)?;
+        }
         let states = self.decoder.prefill(&x, cache, prompt.before.len())?;
         let last = states.dim(1)? - 1;
         Ok(states.narrow(1, last, 1)?.squeeze(1)?.contiguous()?)

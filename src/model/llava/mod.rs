@@ -9,6 +9,7 @@ mod config;
 mod decoder;
 mod error;
 mod generate;
+mod memory;
 mod picture;
 mod prompt;
 mod resize;
@@ -26,6 +27,7 @@ use vision::{Projector, VisionTower};
 pub use config::{DecoderConfig, Family, LlavaConfig, RopeScaling, VisionConfig};
 pub use error::LlavaError;
 pub use generate::{GenerateOptions, Row, Sampling, Step};
+pub use memory::Batch;
 pub use picture::Picture;
 pub use prompt::PromptFormat;
 pub use tokenizer::{LlavaTokenizer, Prompt};
@@ -132,20 +134,8 @@ impl Llava {
     /// # Errors
     /// Those of the backend.
     pub fn encode(&self, pictures: &[&Picture<'_>]) -> Result<Tensor, LlavaError> {
-        let tiles = pictures
-            .iter()
-            .map(|picture| self.preprocessor.tiles(picture))
-            .collect::<Result<Vec<_>, _>>()?;
-        let per_picture = tiles.first().map_or(Ok(0), |tiles| tiles.dim(0))?;
-        let tiles = Tensor::cat(&tiles, 0)?;
-        let count = tiles.dim(0)?;
-        let mut features = Vec::new();
-        for first in (0..count).step_by(TILES_AT_ONCE) {
-            let part = tiles.narrow(0, first, TILES_AT_ONCE.min(count - first))?;
-            let part = part.to_device(&self.device)?.to_dtype(self.dtype)?;
-            features.push(self.projector.forward(&self.vision.forward(&part)?)?);
-        }
-        let features = Tensor::cat(&features, 0)?;
+        let features = self.tile_features(pictures)?;
+        let per_picture = features.dim(0)? / pictures.len().max(1);
         let Some(newline) = &self.newline else { return Ok(features) };
         let packed = pictures
             .iter()
@@ -159,6 +149,23 @@ impl Llava {
             })
             .collect::<candle_core::Result<Vec<_>>>()?;
         Ok(Tensor::stack(&packed, 0)?)
+    }
+
+    /// The features of every tile of all pictures, `[tiles, N, D]`.
+    fn tile_features(&self, pictures: &[&Picture<'_>]) -> Result<Tensor, LlavaError> {
+        let tiles = pictures
+            .iter()
+            .map(|picture| self.preprocessor.tiles(picture))
+            .collect::<Result<Vec<_>, _>>()?;
+        let tiles = Tensor::cat(&tiles, 0)?;
+        let count = tiles.dim(0)?;
+        let mut features = Vec::new();
+        for first in (0..count).step_by(TILES_AT_ONCE) {
+            let part = tiles.narrow(0, first, TILES_AT_ONCE.min(count - first))?;
+            let part = part.to_device(&self.device)?.to_dtype(self.dtype)?;
+            features.push(self.projector.forward(&self.vision.forward(&part)?)?);
+        }
+        Ok(Tensor::cat(&features, 0)?)
     }
 
     /// How many bytes its weights take, in memory or mapped.

@@ -176,6 +176,15 @@ impl Preprocessor {
         self.packing(size).map_or(whole, |packing| packing.len())
     }
 
+    /// Into how many tiles a picture of this width and height is cut.
+    pub(super) fn tiles_of(&self, (width, height): (usize, usize)) -> usize {
+        let possible = self.pinpoints.as_deref();
+        match possible.and_then(|possible| best_resolution((height, width), possible)) {
+            Some((tall, wide)) => 1 + (tall / self.side) * (wide / self.side),
+            None => 1,
+        }
+    }
+
     /// The tiles of a picture, `[T, 3, S, S]`, normalized, f32.
     pub(super) fn tiles(&self, picture: &Picture) -> Result<Tensor, LlavaError> {
         let side = self.side;

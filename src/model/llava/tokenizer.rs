@@ -1,14 +1,16 @@
 //! The decoder's tokenizer, from the `tokenizer.json` that describes it whole.
 
+use std::sync::Arc;
+
 use tokenizers::Tokenizer;
 
 use super::LlavaError;
 use super::prompt::IMAGE;
 
-/// Text to tokens and back.
+/// Text to tokens and back; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct LlavaTokenizer {
-    tokenizer: Tokenizer,
+    tokenizer: Arc<Tokenizer>,
     /// texts that are tokens of their own, longest first
     special: Vec<String>,
 }
@@ -43,7 +45,7 @@ impl LlavaTokenizer {
             .map(|token| token.content)
             .collect();
         special.sort_by_key(|text| std::cmp::Reverse(text.len()));
-        Self { tokenizer, special }
+        Self { tokenizer: Arc::new(tokenizer), special }
     }
 
     /// Checks that the picture's token has this number.
@@ -88,6 +90,11 @@ impl LlavaTokenizer {
     /// Those of the tokenizer's decoder.
     pub fn decode(&self, tokens: &[u32]) -> Result<String, LlavaError> {
         self.tokenizer.decode(tokens, true).map_err(|error| failure(&error))
+    }
+
+    /// Entries of the vocabulary.
+    pub(super) fn vocabulary(&self) -> usize {
+        self.tokenizer.get_vocab_size(true)
     }
 
     /// The largest number of a token that a text can have; the picture's is not among them, for it is

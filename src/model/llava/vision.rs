@@ -59,6 +59,25 @@ impl VisionTower {
         })
     }
 
+    pub(super) fn config(&self) -> &VisionConfig {
+        &self.config
+    }
+
+    /// Layers.
+    pub(super) fn depth(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// States that are features, side by side.
+    pub(super) fn states(&self) -> usize {
+        self.states.len()
+    }
+
+    /// Whether the class token's state is one of them.
+    pub(super) fn class_token(&self) -> bool {
+        self.class_token
+    }
+
     /// Pictures `[B, 3, S, S]`, normalized, in the tower's precision → `[B, N, D·states]`.
     pub(super) fn forward(&self, pictures: &Tensor) -> Result<Tensor> {
         let batch = pictures.dim(0)?;
@@ -76,14 +95,15 @@ impl VisionTower {
         let class = self.class.repeat((batch, 1, 1))?;
         let x = Tensor::cat(&[&class, &self.patches.forward(&flat)?], 1)?;
         let mut x = self.norm.forward(&x.broadcast_add(&self.positions)?)?;
-        let mut states = vec![None; self.layers.len() + 1];
-        states[0] = Some(x.clone());
-        for (layer, state) in self.layers.iter().zip(&mut states[1..]) {
+        let mut wanted = vec![x.clone(); self.states.len()];
+        for (index, layer) in self.layers.iter().enumerate() {
             x = layer.forward(&x, Mask::None)?;
-            *state = Some(x.clone());
+            for (state, _) in
+                wanted.iter_mut().zip(&self.states).filter(|(_, at)| **at == index + 1)
+            {
+                *state = x.clone();
+            }
         }
-        let wanted: Vec<_> =
-            self.states.iter().filter_map(|&index| states[index].clone()).collect();
         let features =
             if let [one] = &wanted[..] { one.clone() } else { Tensor::cat(&wanted, D::Minus1)? };
         if self.class_token {

@@ -3,6 +3,7 @@
 
 use super::{TextConditioner, config::ClipTextConfig};
 use crate::backend::ops::memory::{Extent, Ledger};
+use crate::model::clip_layer::play_layer;
 
 impl TextConditioner {
     /// The length of every prompt in tokens.
@@ -31,7 +32,7 @@ impl ClipTextConfig {
             ledger.hold(Extent { batch: 1, height: 1, width: tokens, channels: self.hidden_size });
         let mut h = ledger.map(embedded);
         for _ in 0..self.num_hidden_layers {
-            let y = self.layer(h, ledger);
+            let y = play_layer(h, self.intermediate_size, self.num_attention_heads, ledger);
             ledger.drop(h);
             h = y;
         }
@@ -39,26 +40,5 @@ impl ClipTextConfig {
         for value in [last, h, embedded] {
             ledger.drop(value);
         }
-    }
-
-    /// `Layer::forward`.
-    fn layer(&self, x: Extent, ledger: &mut Ledger) -> Extent {
-        let normed = ledger.layer_norm(x);
-        let [q, k, v] = [(); 3].map(|()| ledger.linear(normed, x.channels));
-        let mixed = ledger.attention(q, x.positions(), self.num_attention_heads);
-        let out = ledger.linear(mixed, x.channels);
-        let after = ledger.map(x);
-        ledger.drop(out);
-        ledger.drop(mixed);
-        let normed_again = ledger.layer_norm(after);
-        let wide = ledger.linear(normed_again, self.intermediate_size);
-        ledger.drop(normed_again);
-        let active = ledger.map(wide);
-        let narrow = ledger.linear(active, x.channels);
-        let y = ledger.map(x);
-        for value in [narrow, active, wide, after, v, k, q, normed] {
-            ledger.drop(value);
-        }
-        y
     }
 }

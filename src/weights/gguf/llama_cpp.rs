@@ -9,7 +9,7 @@
 //! `convert_slow_tokenizer.py` (`generate_merges`).
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -46,6 +46,7 @@ pub(in crate::weights) struct LlamaCppModel {
 
 /// A file whose header has been read.
 pub(in crate::weights) struct LlamaCppFile {
+    path: PathBuf,
     name: String,
     bytes: Bytes,
     header: Header,
@@ -63,12 +64,22 @@ impl LlamaCppFile {
         let header =
             Header::read_with(&bytes, |key| [TOKENS_KEY, SCORES_KEY, TYPES_KEY].contains(&key))
                 .map_err(|reason| WeightsError::Gguf { file: name.clone(), reason })?;
-        Ok(Self { name, bytes, header })
+        Ok(Self { path: path.to_owned(), name, bytes, header })
     }
 
     /// Whether it holds a vision tower.
     pub(in crate::weights) fn is_vision(&self) -> bool {
         self.header.string(ARCHITECTURE_KEY) == Some(VISION)
+    }
+
+    /// Whether it holds a decoder.
+    pub(in crate::weights) fn is_decoder(&self) -> bool {
+        self.header.string(ARCHITECTURE_KEY) == Some(DECODER)
+    }
+
+    /// Where it is.
+    pub(in crate::weights) fn path(&self) -> &Path {
+        &self.path
     }
 
     fn fail(&self, reason: impl Into<String>) -> WeightsError {

@@ -19,7 +19,7 @@ const MAX_DEPTH: usize = 3;
 /// The user's own weights.
 #[derive(Clone, Debug, Default)]
 pub struct OwnWeights {
-    /// the model: a folder in diffusers layout, a `.safetensors` or a `.gguf` file
+    /// the model: a folder in diffusers layout, a `.safetensors` or a `.gguf` file; or a LLaVA model
     pub weights: PathBuf,
     /// LoRAs, each a file or the name of an installed LoRA, with its scale
     pub loras: Vec<(PathBuf, f64)>,
@@ -27,6 +27,9 @@ pub struct OwnWeights {
     pub unet: Option<PathBuf>,
     /// a VAE in place of the model's own: a folder, a file, or the name of an installed VAE
     pub vae: Option<PathBuf>,
+    /// of a captioner whose decoder is a GGUF file: the one with the vision tower, where it is not the
+    /// only one beside it
+    pub mmproj: Option<PathBuf>,
     /// how it is run; LoRAs and VAE are filled in
     pub run: RunDefaults,
 }
@@ -52,8 +55,15 @@ pub fn add(
         return taken("an installed model", true);
     }
     let _in_use = store.lock_for_use(progress)?;
+    let kind = kind_of(&own.weights);
+    if kind == Kind::Captioner {
+        check_captioner(&own)?;
+    }
+    let mut sources = vec![measure(&own.weights, Role::Model, kind, progress)?];
+    if let Some(path) = mmproj_of(&own, kind)? {
+        sources.push(measure(&path, Role::Mmproj, kind, progress)?);
+    }
     let mut run = own.run;
-    let mut sources = vec![measure(&own.weights, Role::Model, progress)?];
     for (path, scale) in own.loras {
         let source = part(store, &path, Role::Lora, progress)?;
         let file = match (&source.repository, source.files.first()) {
@@ -64,7 +74,7 @@ pub fn add(
         sources.push(source);
     }
     if let Some(path) = own.unet {
-        sources.push(measure(&path, Role::Unet, progress)?);
+        sources.push(measure(&path, Role::Unet, kind, progress)?);
     }
     if let Some(path) = own.vae {
         sources.push(part(store, &path, Role::Vae, progress)?);
@@ -72,7 +82,7 @@ pub fn add(
     let entry = ModelEntry {
         name: name.to_owned(),
         title: own.weights.display().to_string(),
-        kind: Kind::Diffusion,
+        kind,
         licence: None,
         base: None,
         sources,
@@ -80,6 +90,47 @@ pub fn add(
     };
     store.write_manifest(&entry)?;
     Ok(entry)
+}
+
+/// What weights are good for, by what describes them.
+fn kind_of(path: &Path) -> Kind {
+    #[cfg(feature = "llava")]
+    if crate::weights::LlavaFiles::is_at(path) {
+        return Kind::Captioner;
+    }
+    let _ = path;
+    Kind::Diffusion
+}
+
+/// Refuses for a captioner what changes a diffusion model.
+fn check_captioner(own: &OwnWeights) -> Result<(), ModelError> {
+    if own.loras.is_empty() && own.unet.is_none() && own.vae.is_none() && own.run.is_empty() {
+        return Ok(());
+    }
+    Err(ModelError::NotWeights {
+        path: own.weights.display().to_string(),
+        reason: "a LLaVA model describes pictures: it has no LoRA, UNet, VAE, or sampling"
+            .to_owned(),
+    })
+}
+
+/// The file with the vision tower that belongs to a decoder in a GGUF file.
+fn mmproj_of(own: &OwnWeights, kind: Kind) -> Result<Option<PathBuf>, ModelError> {
+    let refuse = |path: &Path, reason: String| {
+        Err(ModelError::NotWeights { path: path.display().to_string(), reason })
+    };
+    match (&own.mmproj, kind == Kind::Captioner && own.weights.is_file()) {
+        (Some(path), true) => Ok(Some(path.clone())),
+        (Some(path), false) => {
+            refuse(path, "goes with a decoder in a .gguf file, which the model is not".to_owned())
+        }
+        #[cfg(feature = "llava")]
+        (None, true) => match crate::weights::LlavaFiles::vision_beside(&own.weights) {
+            Ok(path) => Ok(Some(path)),
+            Err(error) => refuse(&own.weights, format!("{error} (--mmproj)")),
+        },
+        (None, _) => Ok(None),
+    }
 }
 
 /// A part that is a path, or the name of an installed model that is such a part.
@@ -98,13 +149,14 @@ fn part(
         let reason = format!("the installed model is a {}", entry.kind.name());
         return Err(ModelError::NotWeights { path: name.into_owned(), reason });
     }
-    measure(path, role, progress)
+    measure(path, role, Kind::Diffusion, progress)
 }
 
 /// The user's own files, as they are now.
 fn measure(
     path: &Path,
     role: Role,
+    kind: Kind,
     progress: &mut dyn TransferProgress,
 ) -> Result<Source, ModelError> {
     let not = |reason: &str| {
@@ -118,11 +170,13 @@ fn measure(
     let mut names = Vec::new();
     if path.is_dir() {
         let needed = match role {
+            // Whatever made it known as one.
+            Role::Model if kind == Kind::Captioner => "",
             Role::Model => "model_index.json",
             Role::Unet | Role::Vae => "config.json",
-            Role::Lora => return not("a folder; name the file in it"),
+            Role::Lora | Role::Mmproj => return not("a folder; name the file in it"),
         };
-        if !path.join(needed).is_file() {
+        if !needed.is_empty() && !path.join(needed).is_file() {
             return not(&format!("not a model in diffusers layout (no {needed})"));
         }
         walk(path, String::new(), MAX_DEPTH, &mut names)?;
@@ -135,6 +189,7 @@ fn measure(
         }
         let known: &[_] = match role {
             Role::Lora => &["safetensors", "sft"],
+            Role::Mmproj => &["gguf"],
             Role::Model | Role::Unet | Role::Vae => &["safetensors", "sft", "gguf"],
         };
         if !has_extension(path, known) {

@@ -87,6 +87,8 @@ pub enum Role {
     Vae,
     /// A LoRA.
     Lora,
+    /// The vision tower of a captioner whose decoder is a GGUF file.
+    Mmproj,
 }
 
 /// One file of a source.

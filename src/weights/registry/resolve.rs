@@ -22,6 +22,8 @@ pub struct ResolvedModel {
     pub unet: Option<PathBuf>,
     /// a folder or a file with a VAE in place of the weights' own
     pub vae: Option<PathBuf>,
+    /// of a captioner whose decoder is a GGUF file: the one with the vision tower
+    pub mmproj: Option<PathBuf>,
     /// files to merge, in this order, each with its scale
     pub loras: Vec<(PathBuf, f64)>,
     /// how it is run where the user does not say otherwise
@@ -48,6 +50,7 @@ fn from_path(path: &Path) -> ResolvedModel {
         weights: path.to_owned(),
         unet: None,
         vae: None,
+        mmproj: None,
         loras: Vec::new(),
         run: RunDefaults::default(),
     }
@@ -100,6 +103,7 @@ impl Store {
             vae: of_role(Role::Vae)
                 .filter(|_| entry.kind != Kind::Vae)
                 .map(|source| self.weights(source)),
+            mmproj: of_role(Role::Mmproj).map(|source| self.weights(source)),
             loras,
             run: entry.run.clone(),
             name: entry.name,

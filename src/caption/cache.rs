@@ -1,0 +1,283 @@
+//! Captions of earlier jobs, so that another seed or strength does not ask a large model again: by what
+//! was shown and asked, never by where it came from.
+//!
+//! One small file for each caption, in one folder. A file is written whole or not at all; one that
+//! cannot be read counts as missing, one that cannot be written is passed over: no job fails for the cache.
+//! There are never many more than [`ENTRIES`] of them, and the ones that were not used for longest go
+//! first. What this process has asked is remembered besides, so that it need not ask twice where no folder is.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use etcetera::BaseStrategy as _;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::Pixels;
+
+/// Files in the folder: those of some three hundred pictures, in some 64 MB of a disk.
+pub const ENTRIES: usize = 16_384;
+
+/// Captions that a process remembers itself.
+const REMEMBERED: usize = 1 << 16;
+
+/// No caption is longer, in bytes.
+const LONGEST: u64 = 1 << 16;
+
+/// A file that was used is marked so if that was not done within this time.
+const MARKED_FOR: Duration = Duration::from_secs(24 * 3600);
+
+/// What a model said, before anything is cut from it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Said {
+    pub text: String,
+    /// Whether the text ended of itself, and not because it became too long.
+    pub has_ended: bool,
+}
+
+/// What is asked of many pictures: the engine, its model, the question, the options.
+#[derive(Clone, Debug)]
+pub struct Subject(Sha256);
+
+impl Subject {
+    /// Nothing but the engine's name.
+    #[must_use]
+    pub fn new(engine: &str) -> Self {
+        let mut subject = Self(Sha256::new());
+        subject.add(engine);
+        subject
+    }
+
+    /// One more thing that the answer follows from.
+    pub fn add(&mut self, part: &str) {
+        self.0.update((part.len() as u64).to_le_bytes());
+        self.0.update(part);
+    }
+
+    /// The question about one picture; `number` is whatever else tells it from others.
+    #[must_use]
+    pub fn key(&self, pixels: &Pixels, number: Option<u64>) -> CacheKey {
+        let mut hash = self.0.clone();
+        for number in [pixels.width() as u64, pixels.height() as u64].into_iter().chain(number) {
+            hash.update(number.to_le_bytes());
+        }
+        hash.update(pixels.rgb());
+        CacheKey(hash.finalize().iter().fold(String::new(), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        }))
+    }
+}
+
+/// The digest of a question.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct CacheKey(String);
+
+/// What is in a file.
+#[derive(Serialize, Deserialize)]
+struct Entry {
+    /// the file's own name: a file that was renamed, or mixed up by a disk, is none
+    key: String,
+    #[serde(flatten)]
+    said: Said,
+}
+
+/// The captions that are known.
+#[derive(Debug, Default)]
+pub struct CaptionCache {
+    folder: Option<PathBuf>,
+    remembered: Mutex<Remembered>,
+}
+
+#[derive(Debug, Default)]
+struct Remembered {
+    captions: HashMap<CacheKey, Said>,
+    /// oldest first
+    order: VecDeque<CacheKey>,
+}
+
+impl CaptionCache {
+    /// Captions in `folder`, which need not exist; without one, those of this process alone.
+    #[must_use]
+    pub fn new(folder: Option<PathBuf>) -> Self {
+        Self { folder, remembered: Mutex::default() }
+    }
+
+    /// The platform's place for such files, if it has one.
+    #[must_use]
+    pub fn default_folder() -> Option<PathBuf> {
+        let strategy = etcetera::base_strategy::choose_native_strategy().ok()?;
+        Some(strategy.cache_dir().join("cupscale").join("captions"))
+    }
+
+    /// What was said to this question.
+    pub fn get(&self, key: &CacheKey) -> Option<Said> {
+        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(said) = remembered.captions.get(key) {
+            return Some(said.clone());
+        }
+        let said = read(&self.folder.as_ref()?.join(&key.0), key)?;
+        remembered.add(key, &said);
+        Some(said)
+    }
+
+    /// Keeps what was said to this question.
+    pub fn put(&self, key: &CacheKey, said: &Said) {
+        self.remembered.lock().unwrap_or_else(PoisonError::into_inner).add(key, said);
+        let Some(folder) = &self.folder else { return };
+        let entry = Entry { key: key.0.clone(), said: said.clone() };
+        let write = || -> std::io::Result<()> {
+            fs::create_dir_all(folder)?;
+            let mut file = tempfile::NamedTempFile::new_in(folder)?;
+            file.write_all(serde_json::to_string(&entry)?.as_bytes())?;
+            file.persist(folder.join(&key.0)).map_err(|error| error.error)?;
+            Ok(())
+        };
+        // It is asked again next time.
+        let _ = write();
+    }
+
+    /// Removes what has not been used for longest if there is too much.
+    pub fn prune(&self) {
+        if let Some(folder) = &self.folder {
+            prune(folder, ENTRIES);
+        }
+    }
+}
+
+impl Remembered {
+    fn add(&mut self, key: &CacheKey, said: &Said) {
+        if self.captions.insert(key.clone(), said.clone()).is_some() {
+            return;
+        }
+        self.order.push_back(key.clone());
+        if self.order.len() > REMEMBERED
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.captions.remove(&oldest);
+        }
+    }
+}
+
+fn read(path: &Path, key: &CacheKey) -> Option<Said> {
+    let file = File::open(path).ok()?;
+    let mut text = Vec::new();
+    (&file).take(LONGEST).read_to_end(&mut text).ok()?;
+    let entry: Entry = serde_json::from_slice(&text).ok()?;
+    if entry.key != key.0 {
+        return None;
+    }
+    let now = SystemTime::now();
+    let marked = file.metadata().and_then(|found| found.modified());
+    if marked.is_ok_and(|at| now.duration_since(at).is_ok_and(|age| age > MARKED_FOR)) {
+        let _ = File::options().write(true).open(path).and_then(|file| file.set_modified(now));
+    }
+    Some(entry.said)
+}
+
+/// Leaves `entries` files at most, with some room for the next ones where any have to go.
+fn prune(folder: &Path, entries: usize) {
+    let files = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut files: Vec<_> = files
+        .filter_map(|file| {
+            let found = file.metadata().ok().filter(fs::Metadata::is_file)?;
+            Some((found.modified().ok()?, file.path()))
+        })
+        .collect();
+    if files.len() <= entries {
+        return;
+    }
+    files.sort_unstable();
+    for (_, path) in &files[..files.len() - entries * 7 / 8] {
+        let _ = fs::remove_file(path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pixels(value: u8) -> Pixels {
+        Pixels::new(2, 1, vec![value; 6]).unwrap()
+    }
+
+    fn said(text: &str) -> Said {
+        Said { text: text.to_owned(), has_ended: true }
+    }
+
+    fn key(value: u8) -> CacheKey {
+        Subject::new("test").key(&pixels(value), None)
+    }
+
+    #[test]
+    fn a_caption_outlives_its_process_and_belongs_to_its_question_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("deep").join("captions");
+        let again = || CaptionCache::new(Some(place.clone()));
+        again().put(&key(1), &said("a wall"));
+        assert_eq!(again().get(&key(1)), Some(said("a wall")));
+        let mut other = Subject::new("test");
+        other.add("another question");
+        for key in [
+            key(2),
+            other.key(&pixels(1), None),
+            Subject::new("test").key(&pixels(1), Some(0)),
+            Subject::new("test").key(&Pixels::new(1, 2, vec![1; 6]).unwrap(), None),
+        ] {
+            assert_eq!(again().get(&key), None);
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_not_whole_or_not_its_own_counts_as_missing() {
+        let folder = tempfile::tempdir().unwrap();
+        let again = || CaptionCache::new(Some(folder.path().to_owned()));
+        again().put(&key(1), &said("a wall"));
+        let path = folder.path().join(&key(1).0);
+        let whole = fs::read(&path).unwrap();
+        for cut in 0..whole.len() {
+            fs::write(&path, &whole[..cut]).unwrap();
+            assert_eq!(again().get(&key(1)), None, "cut at {cut}");
+        }
+        fs::write(&path, &whole).unwrap();
+        assert!(again().get(&key(1)).is_some());
+        fs::copy(&path, folder.path().join(&key(2).0)).unwrap();
+        assert_eq!(again().get(&key(2)), None);
+    }
+
+    #[test]
+    fn where_nothing_can_be_written_a_process_still_remembers() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "").unwrap();
+        for place in [None, Some(file.join("captions"))] {
+            let cache = CaptionCache::new(place);
+            cache.put(&key(1), &said("a wall"));
+            cache.prune();
+            assert_eq!(cache.get(&key(1)), Some(said("a wall")));
+        }
+    }
+
+    #[test]
+    fn the_captions_that_were_not_used_for_longest_go_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let again = || CaptionCache::new(Some(folder.path().to_owned()));
+        let day = Duration::from_secs(24 * 3600);
+        for value in 0..16 {
+            again().put(&key(value), &said("a wall"));
+            let file = File::options().write(true).open(folder.path().join(&key(value).0)).unwrap();
+            file.set_modified(SystemTime::now() - day * u32::from(32 - value)).unwrap();
+        }
+        prune(folder.path(), 16);
+        // The oldest is used again.
+        assert!(again().get(&key(0)).is_some());
+        prune(folder.path(), 8);
+        let left: Vec<u8> = (0..16).filter(|&value| again().get(&key(value)).is_some()).collect();
+        assert_eq!(left, [0, 10, 11, 12, 13, 14, 15]);
+    }
+}

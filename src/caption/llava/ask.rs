@@ -1,0 +1,141 @@
+//! Asking the model on a thread of its own, so that whoever waits can be called away at any time: to
+//! load seven billion weights, or to read four prompts on a CPU, takes minutes in which nothing asks
+//! whether to go on.
+
+use std::ops::ControlFlow;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+    mpsc::{self, RecvTimeoutError},
+};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::{Answer, Load, NAME, Said, engine, one_line};
+use crate::caption::CaptionError;
+use crate::model::llava::{GenerateOptions, Llava, LlavaError, Prompt, Row, Step};
+
+/// How often it is asked whether to stop.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// How long the thread is waited for after a stop: most steps are shorter, and it then ends cleanly.
+const GRACE: Duration = Duration::from_millis(400);
+
+/// What the model is to do.
+pub(super) struct Question {
+    pub load: Load,
+    pub instruction: String,
+    /// pictures of one size
+    pub rows: Vec<Row<'static>>,
+    pub options: GenerateOptions,
+}
+
+/// What the thread tells.
+enum News {
+    /// So many texts have ended.
+    Ended(usize),
+    Done(Result<Vec<Answer>, CaptionError>),
+}
+
+/// The model's answer for each row; `on_ended` is told how many there are so far.
+///
+/// Where `stop` says so this returns within half a second, and the thread ends with the step it is at.
+///
+/// # Errors
+/// [`CaptionError::Interrupted`], or whatever keeps the model from working at all.
+pub(super) fn ask(
+    question: Question,
+    stop: &dyn Fn() -> bool,
+    on_ended: &mut dyn FnMut(usize),
+) -> Result<Vec<Answer>, CaptionError> {
+    let failed =
+        |message: &str| CaptionError::Engine { name: NAME.into(), message: message.to_owned() };
+    let (sender, news) = mpsc::channel();
+    let halt = Arc::new(AtomicBool::new(false));
+    let halted = Arc::clone(&halt);
+    let asking = move || {
+        let result = answer(&question, &mut |ended| {
+            // Nobody listens any more only if nobody wants more.
+            let is_heard = sender.send(News::Ended(ended)).is_ok();
+            if is_heard && !halted.load(Ordering::Relaxed) {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
+        });
+        // What the model was asked with goes before anybody goes on.
+        drop(question);
+        let _ = sender.send(News::Done(result));
+    };
+    let thread = thread::Builder::new().name("captions".to_owned()).spawn(asking);
+    let thread = thread.map_err(|error| failed(&error.to_string()))?;
+    loop {
+        if stop() {
+            halt.store(true, Ordering::Relaxed);
+            let until = Instant::now() + GRACE;
+            while let Ok(News::Ended(_)) =
+                news.recv_timeout(until.saturating_duration_since(Instant::now()))
+            {}
+            return Err(CaptionError::Interrupted);
+        }
+        match news.recv_timeout(PATIENCE) {
+            Ok(News::Ended(count)) => on_ended(count),
+            Ok(News::Done(result)) => {
+                let _ = thread.join();
+                return result;
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(failed("the model's thread broke off"));
+            }
+        }
+    }
+}
+
+fn answer(
+    question: &Question,
+    on_ended: &mut dyn FnMut(usize) -> ControlFlow<()>,
+) -> Result<Vec<Answer>, CaptionError> {
+    let Question { load, instruction, rows, options } = question;
+    let model = load()?;
+    let prompt = model.prompt(instruction).map_err(engine)?;
+    match generate(&model, &prompt, rows, options, on_ended) {
+        Ok(texts) => {
+            let said = |tokens: Vec<u32>| -> Answer {
+                let text = model.decode(&tokens).map_err(|error| one_line(&error))?;
+                Ok(Said { text, has_ended: tokens.len() < options.max_new_tokens })
+            };
+            Ok(texts.into_iter().map(said).collect())
+        }
+        Err(LlavaError::Interrupted) => Err(CaptionError::Interrupted),
+        Err(error) => {
+            let reason = one_line(&error);
+            Ok(rows.iter().map(|_| Err(reason.clone())).collect())
+        }
+    }
+}
+
+/// The tokens of each row. Where the device may be out of memory, half of the rows are tried at a time.
+fn generate(
+    model: &Llava,
+    prompt: &Prompt,
+    rows: &[Row<'_>],
+    options: &GenerateOptions,
+    on_ended: &mut dyn FnMut(usize) -> ControlFlow<()>,
+) -> Result<Vec<Vec<u32>>, LlavaError> {
+    let mut on_step = |step| match step {
+        Step::Decoded { ended, .. } => on_ended(ended),
+        Step::Prefilled { .. } => on_ended(0),
+    };
+    match model.generate(prompt, rows, options, &mut on_step) {
+        Err(LlavaError::Tensor(_)) if rows.len() > 1 => {
+            let (first, second) = rows.split_at(rows.len() / 2);
+            let mut texts = generate(model, prompt, first, options, on_ended)?;
+            texts.extend(generate(model, prompt, second, options, &mut |ended| {
+                on_ended(first.len() + ended)
+            })?);
+            Ok(texts)
+        }
+        result => result,
+    }
+}

@@ -1,0 +1,109 @@
+//! The captioner LLaVA: which model, and how it is asked.
+
+use std::{ffi::OsString, path::PathBuf};
+
+use clap::{Args, ValueEnum};
+use cupscale::{
+    model::llava::Sampling,
+    pipeline::{Defaults, LlavaSettings},
+    weights::QuantType,
+};
+
+#[cfg(feature = "mistralrs")]
+use cupscale::pipeline::MistralrsSettings;
+
+use crate::cli::values;
+
+/// Options that have no effect without LLaVA.
+pub const LLAVA_ONLY: [&str; 9] = [
+    "caption_engine",
+    "caption_model",
+    "caption_mmproj",
+    "caption_quantize",
+    "caption_temperature",
+    "caption_top_p",
+    "caption_seed",
+    "caption_batch",
+    "no_caption_cache",
+];
+
+/// What runs the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CaptionEngineArg {
+    /// This program itself
+    Builtin,
+    /// mistral.rs, in a process of its own; any vision model that it knows
+    Mistralrs,
+}
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Captions by LLaVA (--captioner llava)")]
+pub struct LlavaArgs {
+    /// What runs the model
+    #[arg(long, value_enum, default_value_t = CaptionEngineArg::Builtin)]
+    pub caption_engine: CaptionEngineArg,
+    /// A LLaVA model that `models list` shows, a folder of transformers, a .gguf file with the decoder
+    /// [default: the one that is installed]
+    #[arg(long, value_name = "NAME|PATH")]
+    pub caption_model: Option<OsString>,
+    /// The .gguf file with the vision tower [default: the one beside the decoder's]
+    #[arg(long, value_name = "FILE", requires = "caption_model")]
+    pub caption_mmproj: Option<PathBuf>,
+    /// Round the decoder's weights to this type as they are read
+    #[arg(long, value_name = "q8_0|q6_k|q5_k|q4_k|f16")]
+    pub caption_quantize: Option<QuantType>,
+    /// Choose words by chance, the more the higher; 0 takes the likeliest [default: 0]
+    #[arg(long, value_name = "0-2", value_parser = values::temperature)]
+    caption_temperature: Option<f64>,
+    /// Choose among the likeliest words that have this share of the probability
+    #[arg(long, value_name = "0-1", default_value_t = Defaults::CAPTION_TOP_P, value_parser = values::weight,
+          requires = "caption_temperature")]
+    caption_top_p: f64,
+    /// Same seed, same captions; each region draws by itself
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "caption_temperature")]
+    caption_seed: u64,
+    /// Captions written at once [default: 64, or what fits]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    caption_batch: Option<u32>,
+    /// Neither look for captions of earlier jobs nor keep these
+    #[arg(long)]
+    pub no_caption_cache: bool,
+}
+
+impl LlavaArgs {
+    /// An option that was given and has no effect with mistral.rs.
+    #[cfg(feature = "mistralrs")]
+    pub fn builtin_only(&self) -> Option<&'static str> {
+        [
+            ("caption-mmproj", self.caption_mmproj.is_some()),
+            ("caption-temperature", self.caption_temperature.is_some()),
+            ("caption-batch", self.caption_batch.is_some()),
+            ("no-caption-cache", self.no_caption_cache),
+        ]
+        .into_iter()
+        .find_map(|(option, given)| given.then_some(option))
+    }
+
+    /// Which model mistral.rs is asked, if it is.
+    #[cfg(feature = "mistralrs")]
+    pub fn mistralrs(&self) -> Option<MistralrsSettings> {
+        (self.caption_engine == CaptionEngineArg::Mistralrs).then(|| MistralrsSettings {
+            program: std::env::current_exe().unwrap_or_default(),
+            folder: self.caption_model.clone().unwrap_or_default().into(),
+            quantize: self.caption_quantize,
+        })
+    }
+
+    /// How the model is asked.
+    pub fn settings(&self) -> LlavaSettings {
+        let temperature = self.caption_temperature.filter(|temperature| *temperature > 0.0);
+        LlavaSettings {
+            sampling: temperature.map(|temperature| Sampling {
+                temperature,
+                top_p: self.caption_top_p,
+                seed: self.caption_seed,
+            }),
+            rows: self.caption_batch.map(|rows| rows as usize),
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! The machine: where to compute, and how much of it to take.
+
+use clap::Args;
+use cupscale::backend::DeviceSpec;
+
+use crate::cli::{CliError, values};
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Machine")]
+pub struct MachineArgs {
+    /// Where to compute
+    #[arg(short = 'g', long, value_name = "auto|cpu|cuda:N|metal", default_value_t)]
+    pub device: DeviceSpec,
+    /// What the job may take of the device's memory: 8GiB, 512MiB, 6G, or bytes [default: what is free,
+    /// less a margin]
+    #[arg(long, value_name = "SIZE", value_parser = values::bytes)]
+    pub max_memory: Option<usize>,
+    /// Regions computed at once [default: 4 on the CPU, 8 on a GPU, or what fits]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub batch: Option<u32>,
+    /// Side of a VAE tile, in pixels [default: 512, or what fits]
+    #[arg(short = 't', long, value_name = "PIXELS",
+          value_parser = clap::value_parser!(u32).range(32..=16384))]
+    pub tile: Option<u32>,
+    /// Threads on the CPU [default: all]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    threads: Option<u32>,
+}
+
+impl MachineArgs {
+    /// Sets the size of the thread pool, once, before any work.
+    pub fn set_threads(&self) -> Result<(), CliError> {
+        let Some(threads) = self.threads else { return Ok(()) };
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads as usize)
+            .build_global()
+            .map_err(|error| CliError::Usage(format!("--threads {threads}: {error}")))
+    }
+}

@@ -1,0 +1,360 @@
+//! Every option: its names, its help, its range, and how it becomes a setting of the pipeline.
+
+mod content;
+mod files;
+#[cfg(feature = "llava")]
+mod llava;
+mod machine;
+mod model;
+mod repaint;
+mod size;
+mod work;
+
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
+
+use clap::{
+    Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum,
+    error::ErrorKind, parser::ValueSource,
+};
+use cupscale::{
+    image::{Format, Input, Output},
+    pipeline::Settings,
+};
+
+use super::CliError;
+use files::FilesArgs;
+use machine::MachineArgs;
+use model::ModelArgs;
+use repaint::RepaintArgs;
+use size::SizeArgs;
+use work::WorkArgs;
+
+pub use content::ContentArgs;
+#[cfg(feature = "llava")]
+pub use llava::{CaptionEngineArg, LlavaArgs};
+
+const EXAMPLES: &str = "\
+Examples:
+  cupscale-fast photo.jpg                                  write photo_4x.jpg
+  cupscale-fast -i in.png -o out.tif --scale 2 --prompt \"an old harbour at dusk\"
+  cat in.png | cupscale-fast -i - -o - --format png > out.png
+  cupscale-fast -i shots -o big --skip-existing            every picture below the folder
+  cupscale-fast caption photo.jpg > captions.json          edit it, then:
+  cupscale-fast photo.jpg --captions captions.json
+  cupscale-fast plan photo.jpg --long-edge 8000            what would run, without running it
+  cupscale-fast models list                                which models there are
+
+Exit codes: 0 done, 1 an input failed, 2 wrong usage, 3 everything was skipped, 130 interrupted.";
+
+/// What was typed.
+#[derive(Debug, Parser)]
+#[command(name = "cupscale-fast", version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+#[command(
+    about = "Enlarge a picture creatively: a few-step diffusion model repaints it region by region"
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub verb: Option<Verb>,
+    #[command(flatten)]
+    pub job: JobArgs,
+}
+
+/// Options that say how a picture is written, which `caption` does not do: the options of the job whose
+/// regions it describes are the same otherwise.
+const NOT_OF_CAPTION: [&str; 4] = ["format", "quality", "skip_existing", "dry_run"];
+
+impl Cli {
+    /// The definition, with each verb's own options in its help.
+    fn definition() -> clap::Command {
+        let hidden = |command: clap::Command| {
+            NOT_OF_CAPTION
+                .iter()
+                .fold(command, |command, id| command.mut_arg(id, |option| option.hide(true)))
+                .mut_arg("output", |option| {
+                    option.help("Where to write the JSON [default: standard output]")
+                })
+        };
+        Self::command().mut_subcommand("caption", hidden)
+    }
+
+    /// Parses what was typed, and refuses an option where its verb does not use it.
+    pub fn from_command_line(
+        words: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+    ) -> Result<Self, clap::Error> {
+        let mut definition = Self::definition();
+        let matches = definition.try_get_matches_from_mut(words)?;
+        let job = match matches.subcommand() {
+            Some((verb @ ("plan" | "caption"), job)) => Some((verb, job)),
+            Some(_) => None,
+            None => Some(("", &matches)),
+        };
+        let Some((verb, job)) = job else { return Self::from_arg_matches(&matches) };
+        let typed = |id: &&&str| job.value_source(id) == Some(ValueSource::CommandLine);
+        let option = |id: &str| id.replace('_', "-");
+        if verb == "caption"
+            && let Some(id) = NOT_OF_CAPTION.iter().find(typed)
+        {
+            let reason = format!("`caption` writes no picture: no --{}", option(id));
+            return Err(definition.error(ErrorKind::ArgumentConflict, reason));
+        }
+        #[cfg(feature = "llava")]
+        if job.get_raw("captioner").into_iter().flatten().all(|name| name != "llava")
+            && let Some(id) = llava::LLAVA_ONLY.iter().find(typed)
+        {
+            let reason = format!("--{} is for --captioner llava", option(id));
+            return Err(definition.error(ErrorKind::ArgumentConflict, reason));
+        }
+        Self::from_arg_matches(&matches)
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Print what would run (regions, steps, bytes) and stop; takes every option of the job
+    Plan(Box<JobArgs>),
+    /// Print the caption of every region as JSON, to be edited and given back with --captions
+    Caption(Box<JobArgs>),
+    /// List, add, download, check and remove models
+    Models(super::models::ModelsArgs),
+    /// The process in which the program captions
+    #[cfg(feature = "mistralrs")]
+    #[command(name = cupscale::caption::mistralrs::VERB, hide = true)]
+    CaptionWorker,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ProgressMode {
+    /// A bar when stderr is a terminal, otherwise nothing
+    Auto,
+    /// A bar; where stderr is no terminal, a line for every tenth of a stage
+    Bar,
+    /// One JSON object a line
+    Json,
+    /// Nothing
+    None,
+}
+
+#[derive(Args, Debug)]
+pub struct JobArgs {
+    #[command(flatten)]
+    pub files: FilesArgs,
+    #[command(flatten)]
+    size: SizeArgs,
+    #[command(flatten)]
+    pub content: ContentArgs,
+    #[command(flatten)]
+    repaint: RepaintArgs,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub machine: MachineArgs,
+    #[command(flatten)]
+    pub work: WorkArgs,
+
+    /// Print what would run and stop
+    #[arg(long)]
+    pub dry_run: bool,
+    /// How progress is shown, on stderr
+    #[arg(long, value_enum, default_value_t = ProgressMode::Auto)]
+    progress: ProgressMode,
+    /// Errors only
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+impl JobArgs {
+    /// Where to write, and in which format. `source` is the input's own format.
+    pub fn output(&self, input: &Input, source: Format) -> Result<(Output, Format), CliError> {
+        self.files.output(input, source, &self.size.suffix())
+    }
+
+    /// The folder for the outputs of the pictures in `folder`.
+    ///
+    /// # Errors
+    /// What cannot be meant: one file or a stream for many pictures, the input folder itself, one
+    /// picture's captions for many.
+    pub fn output_folder(&self, folder: &Path) -> Result<PathBuf, CliError> {
+        if let Some(captions) = &self.content.captions {
+            return Err(CliError::Usage(format!(
+                "--captions {}: describe one picture, not a folder",
+                captions.display()
+            )));
+        }
+        self.files.output_folder(folder, &self.size.suffix())
+    }
+
+    /// The resolved settings of the job.
+    pub fn settings(&self) -> Settings {
+        Settings {
+            size: self.size.spec(),
+            prompt: self.content.prompt.trim().to_owned(),
+            negative_prompt: self.content.negative_prompt.trim().to_owned(),
+            captioner: self.content.captioner(),
+            batch: self.machine.batch.map(|batch| batch as usize),
+            tile: self.machine.tile.map(|tile| tile as usize),
+            max_memory: self.machine.max_memory,
+            jpeg_quality: self.files.quality,
+            ..self.repaint.settings()
+        }
+    }
+
+    pub fn progress_mode(&self) -> ProgressMode {
+        if self.quiet && self.progress == ProgressMode::Auto {
+            ProgressMode::None
+        } else {
+            self.progress
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::values::Lora;
+    use cupscale::{
+        pipeline::Defaults,
+        sampler::{Ddim, Tcd},
+    };
+
+    fn parse(line: &str) -> JobArgs {
+        Cli::from_command_line(line.split(' ')).unwrap().job
+    }
+
+    #[test]
+    fn the_definition_of_every_option_is_consistent() {
+        Cli::definition().debug_assert();
+    }
+
+    #[test]
+    fn caption_refuses_what_says_how_a_picture_is_written_and_its_help_does_not_offer_it() {
+        let mut definition = Cli::definition();
+        let caption = definition.find_subcommand_mut("caption").unwrap();
+        let help = caption.render_help().to_string();
+        for line in ["-f png", "--quality 90", "--skip-existing", "--dry-run"] {
+            let words = format!("x caption a.png {line}");
+            let error = Cli::from_command_line(words.split(' ')).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ArgumentConflict);
+            assert!(error.to_string().contains("writes no picture"), "{error}");
+            assert!(Cli::from_command_line(words.replace("caption", "plan").split(' ')).is_ok());
+        }
+        for id in NOT_OF_CAPTION {
+            assert!(!help.contains(&format!("--{}", id.replace('_', "-"))), "{id} in: {help}");
+        }
+        assert!(help.contains("--overlap") && help.contains("Where to write the JSON"), "{help}");
+        assert!(Cli::from_command_line(["x", "caption", "a.png", "--overlap", "0.25"]).is_ok());
+    }
+
+    #[test]
+    fn the_help_states_the_real_defaults() {
+        let help = Cli::definition().render_help().to_string();
+        let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        for default in [
+            format!("[default: the model's, or {}]", Defaults::STEPS),
+            format!("[default: the model's, or {}]", Defaults::STRENGTH),
+            format!("[default: the model's, or {}]", Defaults::GUIDANCE),
+            format!("[default: {}, or what fits]", Defaults::TILE),
+            #[cfg(feature = "llava")]
+            format!("[default: {}, or what fits]", Defaults::CAPTION_BATCH),
+            format!(
+                "[default: {} on the CPU, {} on a GPU, or what fits]",
+                Defaults::BATCH_CPU,
+                Defaults::BATCH_GPU
+            ),
+            format!("[default: the model's, or {} and {}]", Ddim::DEFAULT_ETA, Tcd::DEFAULT_ETA),
+        ] {
+            assert!(help.contains(&default), "{default} not in: {help}");
+        }
+    }
+
+    #[test]
+    fn the_default_output_stands_beside_the_input_and_says_the_size() {
+        for (line, expected) in [
+            ("x a/photo.jpeg", "a/photo_4x.jpeg"),
+            ("x photo.jpeg -s 1.5", "photo_1.5x.jpeg"),
+            ("x photo.jpeg --size 800x600", "photo_800x600.jpeg"),
+            ("x photo.jpeg --long-edge 5000 -f png", "photo_5000px.png"),
+            ("x photo.PNG -f jpeg", "photo_4x.jpg"),
+            ("x 2024.01 -f tiff", "2024.01_4x.tif"),
+            ("x photo", "photo_4x.jpg"),
+        ] {
+            let args = parse(line);
+            let (output, _) = args.output(&args.files.input().unwrap(), Format::Jpeg).unwrap();
+            assert!(matches!(output, Output::Path(path) if path == std::path::Path::new(expected)));
+        }
+    }
+
+    #[test]
+    fn the_format_is_the_option_then_the_name_then_the_input() {
+        for (line, expected) in [
+            ("x a.jpg -o b.png", Format::Png),
+            ("x a.jpg -o b.png -f tiff", Format::Tiff),
+            ("x a.jpg -o -", Format::Jpeg),
+            ("x a.jpg -o b", Format::Jpeg),
+        ] {
+            let args = parse(line);
+            assert_eq!(
+                args.output(&args.files.input().unwrap(), Format::Jpeg).unwrap().1,
+                expected
+            );
+        }
+        let args = parse("x a.jpg -o b.xyz");
+        assert!(matches!(
+            args.output(&args.files.input().unwrap(), Format::Jpeg),
+            Err(CliError::Usage(_))
+        ));
+    }
+
+    #[test]
+    fn a_lora_has_a_scale_if_a_number_follows_its_last_colon() {
+        for (text, path, scale) in [
+            ("a.safetensors", "a.safetensors", 1.0),
+            ("a.safetensors:0.7", "a.safetensors", 0.7),
+            ("a.safetensors:-1", "a.safetensors", -1.0),
+            ("C:\\loras\\a.safetensors", "C:\\loras\\a.safetensors", 1.0),
+            ("C:\\loras\\a.safetensors:.5", "C:\\loras\\a.safetensors", 0.5),
+            ("night:2.safetensors", "night:2.safetensors", 1.0),
+            ("a:1:2", "a:1", 2.0),
+            ("a:", "a:", 1.0),
+        ] {
+            let expected = Lora { path: path.into(), scale };
+            assert_eq!(parse(&format!("x in.png --lora {text}")).model.lora, [expected], "{text}");
+        }
+        let args = parse("x in.png --lora a --lora b:2");
+        assert_eq!(args.model.lora.iter().map(|lora| lora.scale).collect::<Vec<_>>(), [1.0, 2.0]);
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused() {
+        for line in [
+            "x a --scale 0",
+            "x a --scale nan",
+            "x a --strength 0",
+            "x a --strength 1.1",
+            "x a --overlap 1",
+            "x a --sampler heun",
+            "x a --eta 1.1",
+            "x a --spacing even",
+            "x a --timesteps 800,x",
+            "x a --timesteps 800 --steps 2",
+            "x a --guidance -1",
+            "x a --guidance inf",
+            "x a --gsp -1",
+            "x a --size 10",
+            "x a --size 0x5",
+            "x a --scale 2 --size 5x5",
+            "x a -i b",
+            "x a --max-memory 8",
+            "x a --max-memory 8QiB",
+            "x a --max-memory -1G",
+            "x a --lora b:inf",
+            "x a --lora b:nan",
+            "x a --lora :1",
+            "x a --unknown",
+        ] {
+            assert!(Cli::from_command_line(line.split(' ')).is_err(), "{line}");
+        }
+    }
+}

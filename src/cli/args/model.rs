@@ -1,0 +1,31 @@
+//! The model that repaints, and what is changed of it.
+
+use std::{ffi::OsString, path::PathBuf};
+
+use clap::{Args, builder::TypedValueParser as _};
+use cupscale::weights::QuantType;
+
+use crate::cli::values::{self, Lora};
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Model")]
+pub struct ModelArgs {
+    /// A model that `models list` shows, a folder in diffusers layout, a .safetensors or .gguf file
+    /// [default: the embedded model]
+    #[arg(short = 'n', long, value_name = "NAME|PATH")]
+    pub model: Option<OsString>,
+    /// Another VAE for the model: a name, a folder or a file
+    #[arg(long, value_name = "NAME|PATH")]
+    pub vae: Option<OsString>,
+    /// Another UNet for the model: a folder or a file
+    #[arg(long, value_name = "PATH")]
+    pub unet: Option<PathBuf>,
+    /// Round the model's weights to this type as they are read: less memory, a little less exact
+    #[arg(long, value_name = "q8_0|q6_k|q5_k|q4_k|f16")]
+    pub quantize: Option<QuantType>,
+    /// LoRA to change the model's weights with (safetensors), and how much of it [default scale: 1];
+    /// may be given several times
+    #[arg(long, value_name = "NAME|FILE[:SCALE]",
+          value_parser = clap::builder::OsStringValueParser::new().try_map(values::lora))]
+    pub lora: Vec<Lora>,
+}

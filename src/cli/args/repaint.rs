@@ -1,0 +1,111 @@
+//! How much is repainted, and how.
+
+use clap::{Args, ValueEnum};
+use cupscale::{
+    canvas::Fusion,
+    pipeline::{ColourFix, Defaults, Settings},
+    sampler::{Denoise, SamplerKind, TimestepSpacing},
+};
+
+use crate::cli::values;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum FusionArg {
+    /// Overlapping regions fade into each other (raised cosine)
+    Feather,
+    /// Overlapping regions count alike
+    Average,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ColorFixArg {
+    /// Large-scale colour and tone from the input
+    Wavelet,
+    /// Colours as the model made them
+    None,
+}
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Repainting")]
+pub struct RepaintArgs {
+    /// Same seed, same picture
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
+    seed: u64,
+    /// Steps of the whole schedule [default: the model's, or 8]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    steps: Option<u32>,
+    /// How much is repainted: the share of the steps that run, rounded up [default: the model's, or 0.45]
+    #[arg(long, value_name = "0-1", value_parser = values::share)]
+    strength: Option<f64>,
+    /// The same as a number of steps
+    #[arg(long, value_name = "K", conflicts_with = "strength",
+          value_parser = clap::value_parser!(u32).range(1..=1000))]
+    denoise_steps: Option<u32>,
+    /// How a step is taken [default: the model's]
+    #[arg(long, value_name = "ddim|tcd|euler|lcm")]
+    sampler: Option<SamplerKind>,
+    /// Share of fresh noise in each step of ddim or tcd [default: the model's, or 0 and 0.3]
+    #[arg(long, value_name = "0-1", value_parser = values::weight)]
+    eta: Option<f64>,
+    /// How timesteps are spread; few-step models want trailing [default: the model's]
+    #[arg(long, value_name = "leading|trailing|linspace")]
+    spacing: Option<TimestepSpacing>,
+    /// The very timesteps of the whole schedule, highest first
+    #[arg(long, value_name = "T,T,...", value_delimiter = ',', conflicts_with = "steps")]
+    timesteps: Option<Vec<usize>>,
+    /// How strongly the prompt is followed against the negative prompt, at twice the work; 1 is off
+    /// [default: the model's, or 1]
+    #[arg(long, value_name = "0-100", value_parser = values::guidance)]
+    guidance: Option<f64>,
+    /// Overlap of neighbouring regions, as a share of a region's side
+    #[arg(long, value_name = "0-0.9", default_value_t = Defaults::OVERLAP, value_parser = values::overlap)]
+    overlap: f64,
+    /// How overlapping regions are put together
+    #[arg(long, value_enum, default_value_t = FusionArg::Feather)]
+    fusion: FusionArg,
+    /// Weight of the global structure prior: keeps shapes and tones; 0 turns it off
+    #[arg(long, value_name = "0-1", default_value_t = Defaults::GSP, value_parser = values::weight)]
+    gsp: f64,
+    /// Weight of the regional attention prior: what the whole picture says of a region; 0 is off
+    #[arg(long, value_name = "0-1", default_value_t = Defaults::RAP, value_parser = values::weight)]
+    rap: f64,
+    /// Weight of the regional semantic prior: the regions' captions against the prompt; 0 is off
+    #[arg(long, value_name = "0-1", default_value_t = Defaults::RSP, value_parser = values::weight)]
+    rsp: f64,
+
+    /// How the output's colours are kept true to the input
+    #[arg(long, value_enum, default_value_t = ColorFixArg::Wavelet)]
+    color_fix: ColorFixArg,
+}
+
+impl RepaintArgs {
+    /// Settings with what is said here; the rest has its defaults.
+    pub fn settings(&self) -> Settings {
+        Settings {
+            seed: self.seed,
+            sampler: self.sampler,
+            eta: self.eta,
+            spacing: self.spacing,
+            timesteps: self.timesteps.clone(),
+            steps: self.steps.map(|steps| steps as usize),
+            denoise: match (self.denoise_steps, self.strength) {
+                (Some(steps), _) => Some(Denoise::Steps(steps as usize)),
+                (None, strength) => strength.map(Denoise::Strength),
+            },
+            guidance: self.guidance,
+            overlap: self.overlap,
+            fusion: match self.fusion {
+                FusionArg::Feather => Fusion::Feather,
+                FusionArg::Average => Fusion::Average,
+            },
+            gsp: self.gsp,
+            rap: self.rap,
+            rsp: self.rsp,
+            colour_fix: match self.color_fix {
+                ColorFixArg::Wavelet => ColourFix::Wavelet,
+                ColorFixArg::None => ColourFix::None,
+            },
+            ..Settings::default()
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! Unfinished work: where it lies and what becomes of it.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use cupscale::pipeline::{Resume, Work};
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Unfinished work")]
+pub struct WorkArgs {
+    /// Folder for the files of a job while it runs [default: beside the output; the cache for a stream]
+    #[arg(long, value_name = "DIR")]
+    work_dir: Option<PathBuf>,
+    /// Go on with unfinished work, which happens by itself; fail if there is none
+    #[arg(long, conflicts_with = "fresh")]
+    resume: bool,
+    /// Throw unfinished work away and begin anew
+    #[arg(long)]
+    fresh: bool,
+}
+
+impl WorkArgs {
+    /// Where the job keeps what it has done, and what becomes of what is there.
+    pub fn work(&self) -> Work {
+        Work {
+            folder: self.work_dir.clone(),
+            resume: match (self.resume, self.fresh) {
+                (true, _) => Resume::Required,
+                (_, true) => Resume::Never,
+                _ => Resume::Auto,
+            },
+        }
+    }
+}
