@@ -13,6 +13,7 @@ use std::{collections::HashMap, error::Error, path::PathBuf, time::Instant};
 use candle_core::{DType, Device, Tensor, safetensors};
 use clap::{Parser, ValueEnum};
 use cupscale::{
+    backend::ops::Products,
     model::{
         unet::{Conditioning, Prior, UNet2DConditionModel, UNetConfig},
         vae::Vae,
@@ -32,6 +33,9 @@ struct Arguments {
     shape: String,
     #[arg(long, default_value_t = 5)]
     repetitions: usize,
+    /// multiply in bf16 in the UNet
+    #[arg(long)]
+    bf16: bool,
     #[arg(long)]
     serve: bool,
     /// `sample` and `noise` [B, C, H, W], `context` [B, N, D], `pooled` [B, P], `time_ids` [B, 6]
@@ -56,7 +60,8 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let source = arguments.model.clone().map_or(ModelSource::Embedded, ModelSource::Path);
     let started = Instant::now();
-    let files = ModelFiles::open(source)?;
+    let products = if arguments.bf16 { Products::Bf16 } else { Products::F32 };
+    let files = ModelFiles::open(source)?.with_products(products);
     let model = Model::load(&files, arguments.part)?;
     let load_s = started.elapsed().as_secs_f64();
     if arguments.serve {

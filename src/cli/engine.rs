@@ -19,6 +19,7 @@ pub fn load(args: &JobArgs, note: impl FnMut(&str)) -> Result<Engine, CliError> 
     if let Some(quant) = args.quantize() {
         files = files.quantized(quant);
     }
+    files = files.with_products(args.products());
     files.notes().iter().map(String::as_str).for_each(note);
     let engine = Engine::load(&files, &device)?;
     let Some((name, run)) = manifest else { return Ok(engine) };

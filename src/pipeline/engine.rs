@@ -6,7 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{DType, Device, Tensor};
 
 use crate::{
-    backend::{give_back_freed, ops::memory::Ledger, working_dtype},
+    backend::{
+        DeviceError, give_back_freed,
+        ops::{Products, memory::Ledger},
+        working_dtype,
+    },
     model::{
         text::TextConditioner,
         unet::{Conditioning, Prior, UNet2DConditionModel, UNetConfig, UNetError},
@@ -162,6 +166,10 @@ impl Engine {
         let source = files.source();
         files.check_parts()?;
         let dtype = working_dtype(device);
+        let products = files.products();
+        if device.is_cpu() && !products.is_available() {
+            return Err(DeviceError::Products(products).into());
+        }
         let (vae, of_vae) = files.without_values(|files| files.vae(device, VAE_DTYPE))?;
         let unet_config = unet_config(files, device, dtype)?;
         let shape = ModelShape::new(source, &unet_config, &vae)?;
@@ -305,7 +313,21 @@ impl Engine {
             Device::Cuda(_) => "cuda",
             Device::Metal(_) => "metal",
         };
-        format!("{device} {}", self.dtype.as_str())
+        match self.files.products() {
+            Products::Bf16 if self.device.is_cpu() => format!("{device} {}", Products::Bf16),
+            _ => format!("{device} {}", self.dtype.as_str()),
+        }
+    }
+
+    /// The backend, the precision, and on the CPU the instructions that it multiplies with.
+    #[must_use]
+    pub fn computes_on(&self) -> String {
+        match self.files.products().instructions() {
+            Some(instructions) if self.device.is_cpu() => {
+                format!("{}, {instructions}", self.device_name())
+            }
+            _ => self.device_name(),
+        }
     }
 
     /// What the model can do.
