@@ -61,8 +61,9 @@ fn main() -> Result<()> {
     keep_freed();
     let source = arguments.model.clone().map_or(ModelSource::Embedded, ModelSource::Path);
     let started = Instant::now();
-    let files = ModelFiles::open(source)?;
-    let model = Model::load(&files, arguments.part, arguments.bf16)?;
+    let products = if arguments.bf16 { Products::Bf16 } else { Products::F32 };
+    let files = ModelFiles::open(source)?.with_products(products);
+    let model = Model::load(&files, arguments.part)?;
     let load_s = started.elapsed().as_secs_f64();
     if arguments.serve {
         let mut current = (String::new(), None);
@@ -109,15 +110,13 @@ struct Latents {
 }
 
 impl Model {
-    fn load(files: &ModelFiles, part: Part, bf16: bool) -> Result<Self> {
+    fn load(files: &ModelFiles, part: Part) -> Result<Self> {
         let (device, dtype) = (Device::Cpu, DType::F32);
         Ok(match part {
             Part::Unet => {
                 let part = files.component(cupscale::weights::Part::Unet, &device, dtype)?;
                 let config = UNetConfig::from_json(&part.config.to_string())?;
-                let products = if bf16 { Products::Bf16 } else { Products::F32 };
-                let params = part.params.with_products(products);
-                Self::Unet(Box::new(UNet2DConditionModel::load(config, &params)?))
+                Self::Unet(Box::new(UNet2DConditionModel::load(config, &part.params)?))
             }
             Part::Vae => Self::Vae(Box::new(files.vae(&device, dtype)?)),
         })

@@ -10,6 +10,7 @@ use std::{
 };
 
 use common::{Shell, copy_folder, size, stderr, test_picture};
+use cupscale::backend::ops::Products;
 
 #[test]
 fn a_picture_becomes_four_times_as_large_beside_itself() {
@@ -178,6 +179,26 @@ fn a_device_that_is_not_there_is_named() {
         let message = shell.fail("in.png --device cuda:0", 1);
         assert!(message.contains("cuda:0") && message.contains("--features cuda"), "{message}");
     }
+}
+
+#[test]
+fn the_plan_says_in_what_precision_the_unet_is_computed() {
+    let shell = Shell::new();
+    shell.picture("in.png", 8, 8);
+    let plan = |dtype: &str| {
+        let plan = shell.succeed(&format!("plan in.png --device cpu --dtype {dtype}"));
+        String::from_utf8(plan).unwrap()
+    };
+    assert!(plan("f32").contains("computes on   cpu f32, "), "{}", plan("f32"));
+    let best = if Products::Bf16.is_available() { "cpu bf16, " } else { "cpu f32, " };
+    assert!(plan("auto").contains(best), "{}", plan("auto"));
+    if Products::Bf16.is_available() {
+        assert_eq!(plan("bf16"), plan("auto"));
+    } else {
+        let message = shell.fail("plan in.png --device cpu --dtype bf16", 1);
+        assert!(message.contains("--dtype auto"), "{message}");
+    }
+    assert!(shell.fail("plan in.png --dtype f64", 2).contains("f32, bf16 or auto"));
 }
 
 #[test]

@@ -68,7 +68,31 @@ fn operations(dtype: DType) -> Vec<(&'static str, Operation, Vec<Vec<usize>>)> {
     conv("conv 1x1", 70, 50, 1, 1, 0, 31, 33);
     conv("conv 1x1 stride 2", 30, 50, 1, 2, 0, 31, 33);
 
+    let conv = Conv2d::new(&vars(1, &[50, 24, 3, 3]), Some(vars(2, &[50])), 1, 1).unwrap();
+    let (shifted, doubled, added) = (conv.clone(), conv.clone(), conv);
+    list.push((
+        "conv + shift",
+        Box::new(move |x| shifted.forward_shift(&x[0], &x[1])),
+        vec![vec![17, 13, 24], vec![50]],
+    ));
+    list.push((
+        "conv of a doubled picture without its last lines",
+        Box::new(move |x| doubled.forward_doubled(&x[0], 33, 25)),
+        vec![vec![17, 13, 24]],
+    ));
+    list.push((
+        "conv + residual",
+        Box::new(move |x| added.forward_add(&x[0], &x[1])),
+        vec![vec![17, 13, 24], vec![17, 13, 50]],
+    ));
+
     let linear = Linear::new(&vars(3, &[330, 90]), Some(vars(4, &[330]))).unwrap();
+    let added = linear.clone();
+    list.push((
+        "linear + residual",
+        Box::new(move |x| added.forward_add(&x[0], &x[1])),
+        vec![vec![77, 90], vec![77, 330]],
+    ));
     let wide = linear.clone();
     list.push(("linear", Box::new(move |x| wide.forward(&x[0])), vec![vec![531, 90]]));
     list.push(("linear, one row", Box::new(move |x| linear.forward(&x[0])), vec![vec![90]]));
@@ -199,7 +223,17 @@ fn a_whole_unet_gives_the_same_bytes_in_any_batch_on_any_number_of_threads() {
     )
     .unwrap();
     let vb = Params::new(Arc::new(Arbitrary), DType::F32, &Device::Cpu);
-    let model = UNet2DConditionModel::load(config, &vb).unwrap();
+    for products in [Products::F32, Products::Bf16] {
+        if products.is_available() {
+            let vb = vb.with_products(products);
+            is_the_same_in_any_batch(&UNet2DConditionModel::load(config.clone(), &vb).unwrap());
+        } else {
+            println!("skipped: this processor has no instructions for {products} products");
+        }
+    }
+}
+
+fn is_the_same_in_any_batch(model: &UNet2DConditionModel) {
     let (sample, context) = (values(1, &[3, 24, 16, 4]), values(2, &[3, 9, 24]));
     let (pooled, time_ids) = (values(3, &[3, 20]), values(4, &[3, 6]));
     let run = |threads: usize, first: usize, count: usize| {

@@ -7,7 +7,7 @@ use std::{collections::HashMap, fs, path::PathBuf};
 use candle_core::{DType, Device, Tensor};
 use cupscale::backend::Params;
 use cupscale::{
-    backend::ops::CropRect,
+    backend::ops::{CropRect, Products},
     model::unet::{Conditioning, Prior, UNet2DConditionModel, UNetConfig},
     priors::attention::AttentionPrior,
 };
@@ -84,10 +84,10 @@ fn sizes(value: &Value) -> Vec<usize> {
 }
 
 fn load(name: &str) -> Case {
-    load_as(name, DType::F32)
+    load_as(name, DType::F32, Products::F32)
 }
 
-fn load_as(name: &str, dtype: DType) -> Case {
+fn load_as(name: &str, dtype: DType, products: Products) -> Case {
     let text = fs::read_to_string(fixture(&format!("unet/{name}.json"))).unwrap();
     let description: Value = serde_json::from_str(&text).unwrap();
     let weights: HashMap<String, Tensor> = description["shapes"]
@@ -96,7 +96,7 @@ fn load_as(name: &str, dtype: DType) -> Case {
         .iter()
         .map(|(name, shape)| (name.clone(), weight(name, &sizes(shape))))
         .collect();
-    let vb = Params::from_tensors(weights, dtype, &Device::Cpu);
+    let vb = Params::from_tensors(weights, dtype, &Device::Cpu).with_products(products);
     let config = UNetConfig::from_json(&description["config"].to_string()).unwrap();
     let model = UNet2DConditionModel::load(config, &vb).unwrap();
     let input = |name: &str| {
@@ -139,7 +139,7 @@ fn the_unet_of_every_configuration_computes_what_diffusers_computes() {
 fn the_composed_forms_that_other_devices_run_compute_the_same_unet() {
     // The CPU kernels take f32 alone: in f64 every operation goes its composed way.
     for name in ["sdxl", "concat", "sd15", "rare"] {
-        let output = load_as(name, DType::F64).run(Prior::None).unwrap();
+        let output = load_as(name, DType::F64, Products::F32).run(Prior::None).unwrap();
         assert_eq!(output.dtype(), DType::F64);
         let output = output.to_dtype(DType::F32).unwrap();
         assert_close(name, &output, &load(name).expected["output"], 1e-4);
@@ -147,8 +147,25 @@ fn the_composed_forms_that_other_devices_run_compute_the_same_unet() {
 }
 
 #[test]
+fn products_in_bf16_change_a_whole_unet_by_two_percent_at_most() {
+    if !Products::Bf16.is_available() {
+        println!("skipped: this processor has no instructions for bf16 products");
+        return;
+    }
+    for name in ["sdxl", "concat", "sd15", "rare"] {
+        let case = load_as(name, DType::F32, Products::Bf16);
+        let output = case.run(Prior::None).unwrap();
+        assert_close(name, &output, &case.expected["output"], 2e-2);
+        let exact = load(name).run(Prior::None).unwrap();
+        let (_, difference) = relative_errors(&output, &exact);
+        println!("{name}: {difference:.2e}");
+        assert!(difference > 1e-4, "{name}: {difference:.2e}, too good to be true");
+    }
+}
+
+#[test]
 fn a_half_precision_unet_stays_in_its_precision_and_near_the_reference() {
-    let case = load_as("concat", DType::F16);
+    let case = load_as("concat", DType::F16, Products::F32);
     let layers = priors(&case);
     let output = case.run(Prior::Blend { layers: &layers, weight: 0.3 }).unwrap();
     assert_eq!(output.dtype(), DType::F16);

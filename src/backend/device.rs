@@ -4,6 +4,8 @@
 use candle_core::{DType, Device};
 use std::{fmt, str::FromStr};
 
+use super::ops::Products;
+
 /// What the user asked for with `--device`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeviceSpec {
@@ -27,6 +29,10 @@ pub enum DeviceError {
     NotBuilt(DeviceSpec, &'static str),
     #[error("device {0}: {1}")]
     Unavailable(DeviceSpec, String),
+    #[error(
+        "this processor has no instructions to multiply in {0}; `--dtype auto` takes what there is"
+    )]
+    Products(Products),
 }
 
 impl fmt::Display for DeviceSpec {

@@ -25,6 +25,7 @@ pub fn load(args: &JobArgs, note: impl FnMut(&str)) -> Result<Engine, CliError> 
     if let Some(quant) = args.model.quantize {
         files = files.quantized(quant);
     }
+    files = files.with_products(args.machine.dtype);
     files.notes().iter().map(String::as_str).for_each(note);
     let engine = Engine::load(&files, &device)?;
     #[cfg(feature = "llava")]

@@ -2,6 +2,8 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
+use cupscale::backend::ops::Products;
+
 /// A LoRA file and its scale.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Lora {
@@ -76,6 +78,17 @@ pub fn bytes(text: &str) -> Result<usize, String> {
     match bytes as usize {
         bytes if bytes < BYTES_LEAST => Err("less than 1 MiB: is the unit missing?".to_owned()),
         bytes => Ok(bytes),
+    }
+}
+
+/// The precision of products; the best that this processor is fast in for `auto`.
+pub fn products(text: &str) -> Result<Products, String> {
+    match text {
+        "f32" => Ok(Products::F32),
+        "bf16" => Ok(Products::Bf16),
+        "auto" if Products::Bf16.is_available() => Ok(Products::Bf16),
+        "auto" => Ok(Products::F32),
+        _ => Err("f32, bf16 or auto".to_owned()),
     }
 }
 

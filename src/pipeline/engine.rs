@@ -6,7 +6,11 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 
 use crate::{
-    backend::{give_back_freed, ops::memory::Ledger, working_dtype},
+    backend::{
+        DeviceError, give_back_freed,
+        ops::{Products, memory::Ledger},
+        working_dtype,
+    },
     model::{
         text::TextConditioner,
         unet::{Conditioning, Prior, UNet2DConditionModel, UNetConfig, UNetError},
@@ -154,6 +158,10 @@ impl Engine {
     ) -> Result<Self, Error> {
         let source = files.source();
         files.check_parts()?;
+        let products = files.products();
+        if device.is_cpu() && !products.is_available() {
+            return Err(DeviceError::Products(products).into());
+        }
         let (vae, of_vae) = files.without_values(|files| files.vae(device, VAE_DTYPE))?;
         let unet_config = unet_config(files, device, dtype)?;
         let shape = ModelShape::new(source, &unet_config, &vae)?;
@@ -362,7 +370,21 @@ impl Engine {
     /// The backend that computes, and in what precision: results differ between them.
     #[must_use]
     pub fn device_name(&self) -> String {
-        device_name(&self.device, self.dtype)
+        match self.files.products() {
+            Products::Bf16 if self.device.is_cpu() => format!("cpu {}", Products::Bf16),
+            _ => device_name(&self.device, self.dtype),
+        }
+    }
+
+    /// The backend, the precision, and on the CPU the instructions that it multiplies with.
+    #[must_use]
+    pub fn computes_on(&self) -> String {
+        match self.files.products().instructions() {
+            Some(instructions) if self.device.is_cpu() => {
+                format!("{}, {instructions}", self.device_name())
+            }
+            _ => self.device_name(),
+        }
     }
 
     /// What the model can do.

@@ -45,6 +45,8 @@ pub struct Plan {
     pub vae_pad: usize,
     /// Height and width in latent pixels of the low-resolution pass, if there is one.
     pub low_resolution: Option<(usize, usize)>,
+    /// What computes, and in what precision ([`Engine::computes_on`]).
+    pub computes_on: String,
     shape: ModelShape,
 }
 
@@ -94,6 +96,7 @@ impl Plan {
             memory,
             vae_pad,
             low_resolution,
+            computes_on: engine.computes_on(),
             shape,
         })
     }
@@ -198,6 +201,7 @@ impl fmt::Display for Plan {
             self.tile_rows.len(),
             self.memory.tile
         )?;
+        writeln!(f, "computes on   {}", self.computes_on)?;
         writeln!(f, "disk          {} while it works", human(self.work_bytes()))?;
         self.memory.fmt(f)
     }

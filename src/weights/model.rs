@@ -20,6 +20,7 @@ use super::replace::Replaced;
 use super::single_file::SingleFile;
 use super::source::in_hub_cache;
 use super::{ModelSource, QuantType, WeightsError};
+use crate::backend::ops::Products;
 use crate::backend::{ParamSource, Params};
 use crate::model::text::{
     ClipTextConfig, ClipTextModel, ClipTokenizer, TextConditioner, TextEncoder, TokenizerFiles,
@@ -36,6 +37,8 @@ pub struct ModelFiles {
     loras: Vec<Lora>,
     quantized: Option<QuantType>,
     keep_above: usize,
+    /// in what the CPU multiplies in the UNet
+    products: Products,
     /// Where to add up what weights would take, instead of reading them.
     footprint: Option<Arc<Mutex<Footprint>>>,
 }
@@ -83,6 +86,7 @@ impl ModelFiles {
             loras: Vec::new(),
             quantized: None,
             keep_above: KEEP_ABOVE,
+            products: Products::F32,
             footprint: None,
         })
     }
@@ -163,6 +167,19 @@ impl ModelFiles {
         Self { keep_above: weights, ..self }
     }
 
+    /// On the CPU, multiply in this precision in the UNet, which takes nearly all the time of a job;
+    /// everything else stays in f32.
+    #[must_use]
+    pub fn with_products(self, products: Products) -> Self {
+        Self { products, ..self }
+    }
+
+    /// In what the CPU multiplies in the UNet.
+    #[must_use]
+    pub fn products(&self) -> Products {
+        self.products
+    }
+
     /// Writes the whole model, quantized, into one GGUF file that [`open`](Self::open) reads.
     /// Replaces `output` when complete; `progress` is called with the bytes of tensors that are
     /// done, and with those of all.
@@ -231,7 +248,9 @@ impl ModelFiles {
             Some(footprint) => Arc::new(Headers::new(weights, footprint.clone())),
             None => Arc::new(weights),
         };
-        Ok(Component { class, config, config_file, params: Params::new(source, dtype, device) })
+        let products = if part == Part::Unet { self.products } else { Products::F32 };
+        let params = Params::new(source, dtype, device).with_products(products);
+        Ok(Component { class, config, config_file, params })
     }
 
     /// Builds something of the model from the headers of its files alone: finds what building it with

@@ -1,7 +1,7 @@
 //! The machine: where to compute, and how much of it to take.
 
 use clap::Args;
-use cupscale::backend::DeviceSpec;
+use cupscale::backend::{DeviceSpec, ops::Products};
 
 use crate::cli::{CliError, values};
 
@@ -11,6 +11,10 @@ pub struct MachineArgs {
     /// Where to compute
     #[arg(short = 'g', long, value_name = "auto|cpu|cuda:N|metal", default_value_t)]
     pub device: DeviceSpec,
+    /// In what the CPU multiplies in the UNet: f32, bf16 (faster, with a small error), or auto: bf16
+    /// where the processor has instructions for it
+    #[arg(long, value_name = "f32|bf16|auto", value_parser = values::products, default_value = "f32")]
+    pub dtype: Products,
     /// What the job may take of the device's memory: 8GiB, 512MiB, 6G, or bytes [default: what is free,
     /// less a margin]
     #[arg(long, value_name = "SIZE", value_parser = values::bytes)]
@@ -19,7 +23,7 @@ pub struct MachineArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub batch: Option<u32>,
     /// Side of a VAE tile, in pixels [default: 512, or what fits]
-    #[arg(short = 't', long, value_name = "PIXELS",
+    #[arg(short = 't', long, visible_alias = "vae-tile", value_name = "PIXELS",
           value_parser = clap::value_parser!(u32).range(32..=16384))]
     pub tile: Option<u32>,
     /// Threads on the CPU [default: all]

@@ -13,7 +13,7 @@ mod transformer;
 use candle_core::{DType, Tensor};
 
 use crate::backend::Params;
-use crate::backend::ops::{Conv2d, GroupNorm};
+use crate::backend::ops::{Conv2d, GroupNorm, Products};
 use blocks::{DownBlock, MidBlock, UpBlock};
 pub use config::{
     LevelConfig, MidConfig, TextTimeConfig, TimeConfig, TransformerConfig, UNetConfig,
@@ -92,9 +92,11 @@ impl UNet2DConditionModel {
         };
         let bytes_before = vb.bytes_kept();
         let (kernel, first) = (config.conv_in_kernel, finest.channels);
+        // What everything goes through once takes no time, and its errors would be everywhere.
+        let exact = vb.with_products(Products::F32);
         let conv_in =
-            Conv2d::load(config.in_channels, first, kernel, 1, kernel / 2, &vb.pp("conv_in"))?;
-        let embedding = Embedding::load(&config.time, config.added.as_ref(), vb)?;
+            Conv2d::load(config.in_channels, first, kernel, 1, kernel / 2, &exact.pp("conv_in"))?;
+        let embedding = Embedding::load(&config.time, config.added.as_ref(), &exact)?;
 
         let mut skips = vec![first];
         let mut channels = first;
@@ -123,7 +125,7 @@ impl UNet2DConditionModel {
             GroupNorm::load(config.norm_groups, first, config.norm_eps, &vb.pp("conv_norm_out"))?;
         let kernel = config.conv_out_kernel;
         let conv_out =
-            Conv2d::load(first, config.out_channels, kernel, 1, kernel / 2, &vb.pp("conv_out"))?;
+            Conv2d::load(first, config.out_channels, kernel, 1, kernel / 2, &exact.pp("conv_out"))?;
         Ok(Self {
             conv_in,
             embedding,

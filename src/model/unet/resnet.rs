@@ -4,7 +4,7 @@ use candle_core::{D, Result, Tensor};
 
 use super::config::UNetConfig;
 use crate::backend::Params;
-use crate::backend::ops::{Conv2d, GroupNorm, Linear, silu};
+use crate::backend::ops::{Conv2d, GroupNorm, Linear, Products, silu};
 
 /// `ResnetBlock2D` with the timestep added between its convolutions.
 #[derive(Clone, Debug)]
@@ -25,11 +25,12 @@ impl ResnetBlock {
         vb: &Params,
     ) -> Result<Self> {
         let (groups, eps) = (config.norm_groups, config.norm_eps);
+        let exact = vb.with_products(Products::F32);
         let shortcut = || Conv2d::load(input, output, 1, 1, 0, &vb.pp("conv_shortcut"));
         Ok(Self {
             norm1: GroupNorm::load(groups, input, eps, &vb.pp("norm1"))?,
             conv1: Conv2d::load(input, output, 3, 1, 1, &vb.pp("conv1"))?,
-            time_emb_proj: Linear::load(config.time.width, output, &vb.pp("time_emb_proj"))?,
+            time_emb_proj: Linear::load(config.time.width, output, &exact.pp("time_emb_proj"))?,
             norm2: GroupNorm::load(groups, output, eps, &vb.pp("norm2"))?,
             conv2: Conv2d::load(output, output, 3, 1, 1, &vb.pp("conv2"))?,
             conv_shortcut: (input != output).then(shortcut).transpose()?,

@@ -72,6 +72,10 @@ impl Panels {
     /// # Errors
     /// Another shape or type, or products for which the processor has no kernel.
     pub(in super::super) fn new(rows: &Tensor, products: Products) -> Result<Self> {
+        Self::for_kernel(rows, kernel_for(products)?)
+    }
+
+    pub(super) fn for_kernel(rows: &Tensor, kernel: &'static Kernel) -> Result<Self> {
         let (columns, input, taps) = match *rows.dims() {
             [output, input] => (output, input, 1),
             [output, input, height, width] => (output, input, height * width),
@@ -80,10 +84,7 @@ impl Panels {
         if rows.elem_count() == 0 {
             candle_core::bail!("{:?} is no weight", rows.shape());
         }
-        Self::with_kernel(rows, kernel_for(products)?, Laid { columns, input, taps })
-    }
-
-    fn with_kernel(rows: &Tensor, kernel: &'static Kernel, laid_out: Laid) -> Result<Self> {
+        let laid_out = Laid { columns, input, taps };
         let rows = rows.contiguous()?;
         let (storage, layout) = rows.storage_and_layout();
         let (Storage::Cpu(storage), Some((start, end))) = (&*storage, layout.contiguous_offsets())

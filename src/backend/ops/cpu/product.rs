@@ -234,3 +234,125 @@ fn multiply<E: Element>(
         }
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Tensor};
+
+    use super::*;
+    use crate::backend::ops::cpu::{kernel::Kernel, panels::Panels};
+
+    fn values(seed: u64, count: usize) -> Vec<f32> {
+        let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 40) as f32 / (1u32 << 23) as f32 - 1.0
+        };
+        (0..count).map(|_| next()).collect()
+    }
+
+    fn rounded(products: Products, values: &[f32]) -> Vec<f64> {
+        let round = |&x: &f32| match products {
+            Products::F32 => f64::from(x),
+            Products::Bf16 => bf16::from_f32(x).to_f64(),
+        };
+        values.iter().map(round).collect()
+    }
+
+    /// Rows, inputs, outputs: tails of rows, of panels, of words and of blocks, alone and together.
+    const SHAPES: [(usize, usize, usize); 10] = [
+        (1, 1, 1),
+        (12, 256, 32),
+        (13, 257, 33),
+        (11, 511, 31),
+        (37, 513, 70),
+        (5, 27, 3),
+        (100, 36, 64),
+        (2, 1030, 96),
+        (171, 90, 40),
+        (350, 300, 65),
+    ];
+
+    #[test]
+    fn every_kernel_of_this_processor_gives_the_exact_products_of_what_it_rounds_to() {
+        let names: Vec<_> = Kernel::all().map(|kernel| kernel.name).collect();
+        println!("kernels of this processor: {names:?}");
+        assert!(names.contains(&"portable"));
+        for kernel in Kernel::all() {
+            for (rows, inner, columns) in SHAPES {
+                let (x, weight) = (values(1, rows * inner), values(2, columns * inner));
+                let (bias, other) = (values(3, columns), values(4, rows * columns));
+                let tensor = Tensor::from_slice(&weight, (columns, inner), &Device::Cpu).unwrap();
+                let panels = Panels::for_kernel(&tensor, kernel).unwrap();
+                let [left, right] = [&x, &weight].map(|x| rounded(kernel.products, x));
+                for summands in [
+                    Summands::default(),
+                    Summands { bias: Some(&bias), other: None },
+                    Summands { bias: None, other: Some(&other) },
+                    Summands { bias: Some(&bias), other: Some(&other) },
+                ] {
+                    let plain = Plain { values: &x, inner };
+                    let y = product(&plain, rows, 1, Right::Panels(&panels), summands);
+                    assert_eq!(y.len(), rows * columns);
+                    for (index, &y) in y.iter().enumerate() {
+                        let (row, column) = (index / columns, index % columns);
+                        let left = &left[row * inner..][..inner];
+                        let right = &right[column * inner..][..inner];
+                        let products = left.iter().zip(right).map(|(a, b)| a * b);
+                        let exact = products.sum::<f64>()
+                            + summands.bias.map_or(0.0, |bias| f64::from(bias[column]))
+                            + summands.other.map_or(0.0, |other| f64::from(other[index]));
+                        // Sums of numbers below 1 in f32.
+                        let bound = 1e-6 * (inner as f64).sqrt().max(2.0);
+                        let error = (f64::from(y) - exact).abs();
+                        assert!(
+                            error <= bound,
+                            "{} {rows}×{inner}×{columns}: {error:e}",
+                            kernel.name
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn samples_have_their_own_biases() {
+        let (x, weight) = (values(1, 6 * 7), values(2, 35 * 7));
+        let bias = values(3, 3 * 35);
+        let weight = Tensor::from_slice(&weight, (35, 7), &Device::Cpu).unwrap();
+        let panels = Panels::new(&weight, Products::F32).unwrap();
+        let of = |bias| {
+            let summands = Summands { bias, other: None };
+            product(&Plain { values: &x, inner: 7 }, 6, 3, Right::Panels(&panels), summands)
+        };
+        for (index, (with, without)) in of(Some(&bias)).iter().zip(of(None)).enumerate() {
+            let (row, column) = (index / 35, index % 35);
+            assert!((with - without - bias[row / 2 * 35 + column]).abs() < 1e-6);
+        }
+    }
+
+    #[test]
+    fn the_tiles_of_a_product_cover_every_value_once() {
+        for (rows, samples, columns) in
+            [(1, 1, 1), (77, 1, 640), (4096, 1, 128), (63, 3, 1281), (1000, 2, 4), (5, 1, 97)]
+        {
+            for made in [false, true] {
+                let tiling = Tiling::new(rows, samples, columns, made);
+                let panels = columns.div_ceil(PANEL);
+                let mut seen = vec![0u8; samples * rows * panels];
+                for tile in (0..tiling.count()).map(|index| tiling.tile(index)) {
+                    assert!(tile.rows > 0 && tile.panels > 0 && tile.bias == tile.row / rows);
+                    for row in tile.row..tile.row + tile.rows {
+                        for panel in tile.panel..tile.panel + tile.panels {
+                            seen[row * panels + panel] += 1;
+                        }
+                    }
+                }
+                assert!(seen.iter().all(|&times| times == 1), "{samples} × {rows} × {columns}");
+            }
+        }
+    }
+}
