@@ -262,7 +262,7 @@ fn a_model_has_a_name_and_the_only_one_needs_none() {
     assert_eq!(texts(&serde_json::from_slice(&output.stdout).unwrap()), texts(&expected));
     // One kind of model never stands in for another.
     let line = fail(
-        &mut shell.command("in.png --model seer").env("CUPSCALE_MODELS", shell.path("home/models")),
+        shell.command("in.png --model seer").env("CUPSCALE_MODELS", shell.path("home/models")),
         2,
     );
     assert!(line.contains("a model of kind captioner, where one of kind diffusion"), "{line}");

@@ -245,13 +245,13 @@ impl Job<'_> {
         };
         // The captioner by itself, and then everything else without it.
         let alone = |captions: CaptionBatch| CaptionBatch { stays: false, ..captions };
-        let batches = self.caption_batches().into_iter().map(alone);
+        let mut batches = self.caption_batches().into_iter().map(alone);
         let possible = |captions: &CaptionBatch| {
             fits(peak(Choice { captions: Some(*captions), ..choice }, &[MemoryStage::Caption]))
         };
         let captions = batches.clone().find(possible);
         let captions_fit = captions.is_some() || choice.captions.is_none();
-        let choice = Choice { captions: captions.or_else(|| batches.last()), ..choice };
+        let choice = Choice { captions: captions.or_else(|| batches.next_back()), ..choice };
         if captions.is_some() {
             let wanted = self.estimate(choice);
             if fits(wanted.peak()) {
