@@ -76,8 +76,8 @@ fn captions_take_no_more_than_planned_and_at_least_four_fifths_of_it() {
     for (decoder, dtype, options) in [
         (small, DType::F32, "--size 96x72 --prompt fog"),
         (small, DType::F16, "--size 96x72 --prompt fog --caption-batch 1 --caption-quantize q8_0"),
-        (large, DType::F16, "--size 96x72 --prompt fog"),
-        (large, DType::F32, "--size 96x72 --prompt fog --caption-quantize q4_k"),
+        (large, DType::F16, "--size 96x72 --prompt fog --caption-batch 2"),
+        (large, DType::F32, "--size 96x72 --prompt fog --caption-batch 2 --caption-quantize q4_k"),
     ] {
         let shell = shell(decoder, dtype);
         let plan = plan(&shell, options);
