@@ -9,7 +9,6 @@ use rayon::prelude::*;
 use super::{
     Shared,
     flash::{self, Sizes},
-    kernel::Kernel,
     matmul::{Matrix, multiply},
     simd::{self, vectorized},
     with_scratch, with_values, written,
@@ -86,7 +85,7 @@ pub(in super::super) fn attention(
     if q.elem_count() == 0 || keys == 0 {
         return Tensor::zeros(shape, DType::F32, &Device::Cpu);
     }
-    let Some(kernel) = Kernel::best(products) else {
+    let Some(kernel) = flash::kernel(products) else {
         candle_core::bail!("this processor has no instructions for {products} products");
     };
     let tensors = [&q.contiguous()?, &k.contiguous()?, &v.contiguous()?];

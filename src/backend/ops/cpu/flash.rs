@@ -96,10 +96,20 @@ impl Panels {
     }
 }
 
+/// The fastest kernel for sums of any length: those of a head are short, and a block of keys ends
+/// where it ends.
+pub(super) fn kernel(products: Products) -> Option<&'static Kernel> {
+    kernels().find(|kernel| kernel.products == products)
+}
+
+fn kernels() -> impl Iterator<Item = &'static Kernel> {
+    Kernel::all().filter(|kernel| kernel.step == 1)
+}
+
 /// What attention of these sizes takes beside its output, in numbers of four bytes: the memory of a
 /// thread, and the panels.
 pub(super) fn memory(sizes: Sizes, products: Products) -> (usize, usize) {
-    Kernel::best(products).map_or((0, 0), |kernel| {
+    kernel(products).map_or((0, 0), |kernel| {
         let panels = Panels { kernel, width: sizes.width, count: sizes.keys };
         let sample = sizes.key_heads * panels.lines();
         let laid = together(sizes.batch, sample) * sample;
@@ -410,7 +420,7 @@ mod tests {
             (cached(100, None), 300, 420, 4, 1, 8),
             (cached(600, Some(37)), 30, 700, 2, 2, 33),
         ];
-        for kernel in Kernel::all() {
+        for kernel in kernels() {
             for (mask, queries, keys, heads, key_heads, width) in cases {
                 let sizes = Sizes { batch: 1, queries, keys, heads, key_heads, width };
                 let (stride, key_stride) = (heads * width, key_heads * width);
@@ -451,7 +461,7 @@ mod tests {
     fn samples_whose_panels_do_not_fit_together_are_computed_in_turn() {
         let one = Sizes { batch: 1, queries: 8, keys: 4200, heads: 1, key_heads: 1, width: 520 };
         let (queries, keys) = (one.queries * one.width, one.keys * one.width);
-        for kernel in Kernel::all().filter(|kernel| kernel.products == Products::F32) {
+        for kernel in kernels().filter(|kernel| kernel.products == Products::F32) {
             let panels = Panels { kernel, width: one.width, count: one.keys };
             assert_eq!(together(2, panels.lines()), 1);
             let (q, k, v) = (numbers(1, 2 * queries), numbers(2, 2 * keys), numbers(3, 2 * keys));

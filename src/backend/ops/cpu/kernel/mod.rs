@@ -10,6 +10,8 @@
 //! rows and columns are computed together, and tiles may be cut by what is fastest.
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -44,6 +46,14 @@ pub(super) struct Place {
 }
 
 impl Place {
+    /// The same without the first `rows` rows.
+    #[cfg(target_arch = "x86_64")]
+    fn below(&self, rows: usize) -> Self {
+        let skip = rows * self.stride;
+        let other = if self.other.is_null() { self.other } else { self.other.wrapping_add(skip) };
+        Self { y: self.y.wrapping_add(skip), other, ..*self }
+    }
+
     /// `y = sums + bias + other`.
     ///
     /// # Safety
@@ -112,6 +122,8 @@ pub(in super::super) struct Kernel {
 
 /// All kernels, those before that are faster.
 static KERNELS: &[Kernel] = &[
+    #[cfg(target_arch = "x86_64")]
+    amx::BF16,
     #[cfg(target_arch = "x86_64")]
     avx512::BF16,
     #[cfg(target_arch = "x86_64")]
