@@ -44,9 +44,9 @@ pub struct ModelFiles {
 }
 
 /// On the CPU, parts with more weights than this are kept as they are stored: those that would take
-/// more than 256 MiB in f32. Smaller ones gain little, and the embedded model stays as fast as f32
-/// is. Weights are counted, not bytes, so that quantizing a part does not change how it is kept.
-pub(super) const KEEP_ABOVE: usize = 64 << 20;
+/// more than 384 MiB in f32. Smaller ones gain little, and the embedded model and SDXL's VAE, whose
+/// convolutions would be brought to f32 for every tile, stay as fast as f32 is. Weights are counted, not bytes, so that quantizing a part does not change how it is kept.
+pub(super) const KEEP_ABOVE: usize = 96 << 20;
 
 /// The configuration and the weights of one part.
 pub struct Component {
