@@ -23,7 +23,8 @@ pub fn usable_memory(device: &Device, held: usize) -> Option<usize> {
 /// [`give_back_freed`]. For a program's beginning: it concerns the whole process.
 ///
 /// Otherwise glibc maps every large activation anew, and the system clears all its pages, which takes a
-/// tenth of the time of a VAE.
+/// tenth of the time of a VAE. All threads share one arena: what one of them has freed would not serve the
+/// others, and how much is kept that way would differ from run to run.
 pub fn keep_freed() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: they may be called at any time; an older glibc refuses sizes like these, and stays as
@@ -31,6 +32,7 @@ pub fn keep_freed() {
     unsafe {
         if libc::mallopt(libc::M_MMAP_THRESHOLD, i32::MAX) == 1 {
             libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
+            libc::mallopt(libc::M_ARENA_MAX, 1);
         }
     }
 }

@@ -35,8 +35,8 @@ const THREAD_BYTES: usize = 3 << 20;
 pub(super) const VOCABULARY_ENTRY_BYTES: usize = 800;
 
 /// What the allocator keeps of memory that is no longer used, or cannot hand out for the holes in it: a
-/// share of what is used, as measured (`benches/memory.py`). It varies from run to run, with which
-/// threads happen to share one of its arenas: from next to nothing to a seventh.
+/// share of what is used, as measured (`benches/memory.py`). It varies with the order in which threads
+/// happen to ask: from next to nothing to a seventh.
 const RETAINED_SHARE: usize = 6;
 
 /// What libraries of a GPU take for themselves: workspaces of its matrix products, mostly.
