@@ -298,6 +298,37 @@ pub struct Captions {
     pub notes: Vec<String>,
 }
 
+impl Captions {
+    /// Of regions that were each captioned or failed for a reason, in the order of `regions`: those that
+    /// failed get the prompt.
+    ///
+    /// # Errors
+    /// The first reason, if all failed.
+    fn from_results(
+        results: impl IntoIterator<Item = Result<String, String>>,
+        regions: &dyn RegionSource,
+        context: &CaptionContext<'_>,
+    ) -> Result<Self, String> {
+        let mut first = None;
+        let made: Vec<Caption> = (results.into_iter().enumerate())
+            .map(|(index, result)| {
+                let place = regions.place(index);
+                result.map_or_else(
+                    |reason| {
+                        first.get_or_insert_with(|| reason.clone());
+                        Caption::fallback(place, context, reason)
+                    },
+                    |text| Caption::new(place, text),
+                )
+            })
+            .collect();
+        match first {
+            Some(reason) if made.iter().all(|caption| caption.fallback.is_some()) => Err(reason),
+            _ => Ok(made.into()),
+        }
+    }
+}
+
 impl From<Vec<Caption>> for Captions {
     fn from(regions: Vec<Caption>) -> Self {
         Self { regions, notes: Vec::new() }

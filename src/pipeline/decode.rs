@@ -17,7 +17,7 @@ use super::{
     ColourFix, Engine, Error, Plan, Progress, Settings, Stage, colour_fix,
     encode::Canvased,
     journal::Record,
-    memory::retry_halves,
+    retry::retry_halves,
     statistics,
     tiles::{Span, mirrored},
     work::{Files, WorkFolder},

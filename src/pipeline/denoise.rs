@@ -17,7 +17,7 @@ use super::{
     condition::Conditions,
     engine::UNetCall,
     journal::Record,
-    memory::retry_smaller,
+    retry::retry_smaller,
     work::{Files, SafeJournal, WorkFolder},
 };
 

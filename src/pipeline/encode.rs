@@ -13,7 +13,7 @@ use crate::{
 use super::{
     Engine, Error, Plan, Progress, Stage,
     journal::Record,
-    memory::retry_halves,
+    retry::retry_halves,
     statistics,
     tiles::{Span, mirrored},
     work::WorkFolder,

@@ -16,7 +16,7 @@ use crate::{
     weights::{WeightsError, registry::human},
 };
 
-use super::{Stage, memory::says_out_of_memory};
+use super::{Stage, retry::says_out_of_memory};
 
 /// One line that says what, where, and what to do.
 #[derive(Debug, thiserror::Error)]

@@ -1,11 +1,11 @@
 //! What every stage of a job takes of memory, worked out before it runs; the batch, the VAE tile and
-//! the parts that stay loaded, chosen from it; and what is done when the device runs out all the same.
+//! the parts that stay loaded, chosen from it. When the device runs out all the same: [`super::retry`].
 //!
 //! On the CPU everything is in one memory, and the estimate is of the process's peak resident set:
 //! weights, activations, the picture and the canvases, pages of mapped files included. On a GPU it
 //! is of the GPU's memory: weights and activations.
 
-use std::{cell::Cell, fmt};
+use std::fmt;
 
 use crate::{
     backend::{
@@ -21,7 +21,7 @@ use super::{
     Defaults, Engine, Error, Settings, colour_fix,
     engine::{Footprints, VAE_DTYPE},
     statistics,
-    tiles::{Span, spans},
+    tiles::spans,
 };
 
 /// What the program takes before it does anything: code, the runtime, the threads' stacks.
@@ -536,113 +536,5 @@ impl Job<'_> {
 
     fn unet_ledger(&self) -> Ledger {
         Ledger::new(&self.engine.device, self.engine.dtype)
-    }
-}
-
-/// Calls `attempt` with `size`, and as long as the device has not enough memory for it, with half as
-/// much. `size` stays what was possible, so that the next call begins there.
-///
-/// # Errors
-/// Those of `attempt`; [`Error::OutOfMemory`] if even a size of 1 is too much.
-pub(super) fn retry_smaller<T>(
-    size: &Cell<usize>,
-    mut attempt: impl FnMut(usize) -> Result<T, Error>,
-) -> Result<T, Error> {
-    loop {
-        match attempt(size.get()) {
-            Err(error) if error.is_out_of_memory() => match size.get() / 2 {
-                0 => return Err(Error::OutOfMemory),
-                half => size.set(half),
-            },
-            result => return result,
-        }
-    }
-}
-
-/// Calls `attempt` with a VAE tile, and where the device has not enough memory for it, with the halves of
-/// its longer side, and so on.
-///
-/// # Errors
-/// Those of `attempt`; [`Error::OutOfMemory`] if even a core of one latent pixel is too much.
-pub(super) fn retry_halves(
-    row: &Span,
-    column: &Span,
-    attempt: &mut impl FnMut(&Span, &Span) -> Result<(), Error>,
-) -> Result<(), Error> {
-    match attempt(row, column) {
-        Err(error) if error.is_out_of_memory() => {}
-        result => return result,
-    }
-    if row.core.len().max(column.core.len()) < 2 {
-        return Err(Error::OutOfMemory);
-    }
-    if row.core.len() > column.core.len() {
-        row.halves().iter().try_for_each(|row| retry_halves(row, column, attempt))
-    } else {
-        column.halves().iter().try_for_each(|column| retry_halves(row, column, attempt))
-    }
-}
-
-/// Whether a backend's message says that its memory is used up: CUDA's driver, cuBLAS (which allocates
-/// its workspaces itself), Metal (which makes no buffer).
-pub(super) fn says_out_of_memory(message: &str) -> bool {
-    ["CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED", "FailedToCreateResource"]
-        .into_iter()
-        .chain(["out of memory", "Failed to create metal resource: Buffer"])
-        .any(|sign| message.contains(sign))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn exhausted() -> Error {
-        let message = "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")";
-        Error::Tensor(candle_core::Error::Msg(message.to_owned()))
-    }
-
-    #[test]
-    fn a_batch_too_large_for_the_device_is_halved_and_stays_so() {
-        let size = Cell::new(13);
-        let mut tried = Vec::new();
-        let mut attempt = |size: usize| {
-            tried.push(size);
-            if size > 3 { Err(exhausted()) } else { Ok(size) }
-        };
-        assert_eq!(retry_smaller(&size, &mut attempt).unwrap(), 3);
-        assert_eq!(retry_smaller(&size, &mut attempt).unwrap(), 3);
-        assert_eq!(tried, [13, 6, 3, 3]);
-    }
-
-    #[test]
-    fn a_device_without_room_for_one_region_is_one_line_and_other_errors_pass() {
-        let error = retry_smaller(&Cell::new(4), |_| Err::<(), _>(exhausted())).unwrap_err();
-        assert!(matches!(error, Error::OutOfMemory), "{error}");
-        assert_eq!(error.to_string().lines().count(), 1);
-        let error =
-            retry_smaller(&Cell::new(4), |_| Err::<(), _>(Error::Interrupted(None))).unwrap_err();
-        assert!(matches!(error, Error::Interrupted(_)));
-    }
-
-    #[test]
-    fn a_tile_too_large_for_the_device_is_cut_until_its_parts_fit_and_cover_it() {
-        let tile = |core| Span { core, pad: 3 };
-        let (row, column) = (tile(10..17), tile(0..20));
-        let mut covered = [[0; 20]; 17];
-        retry_halves(&row, &column, &mut |row, column| {
-            assert_eq!((row.pad, column.pad), (3, 3));
-            if row.core.len() * column.core.len() > 30 {
-                return Err(exhausted());
-            }
-            for line in &mut covered[row.core.clone()] {
-                line[column.core.clone()].iter_mut().for_each(|times| *times += 1);
-            }
-            Ok(())
-        })
-        .unwrap();
-        assert!(covered[10..].iter().flatten().all(|&times| times == 1));
-        assert!(covered[..10].iter().flatten().all(|&times| times == 0));
-        let error = retry_halves(&row, &column, &mut |_, _| Err(exhausted())).unwrap_err();
-        assert!(matches!(error, Error::OutOfMemory));
     }
 }

@@ -20,6 +20,7 @@ mod journal;
 mod memory;
 mod plan;
 mod progress;
+mod retry;
 mod sampling;
 mod settings;
 mod slot;

@@ -4,13 +4,13 @@
 //!
 //! The samples follow from the canvas and the size of the tiles alone.
 
-use std::ops::Range;
+use std::{cell::Cell, ops::Range};
 
 use candle_core::Tensor;
 
 use crate::model::vae::{MARGIN_SHARE, NormStatistics, Vae};
 
-use super::{Engine, Error, Plan, tiles::Span};
+use super::{Engine, Error, Plan, retry::retry_smaller, tiles::Span};
 
 /// Side of a sample in latent pixels, of which the inner half is measured.
 pub(super) const SAMPLE: usize = 32;
@@ -38,12 +38,17 @@ pub(super) fn measure(
     }
     let longest = |spans: &[Span]| spans.iter().map(|span| span.padded().len()).max().unwrap_or(0);
     let count = sample_count(longest(&plan.tile_rows) * longest(&plan.tile_columns));
-    let samples = samples(plan.canvas.latent_height, plan.canvas.latent_width, count)
-        .into_iter()
-        .map(|(x, y)| window(x, y))
-        .collect::<Result<Vec<_>, _>>()?;
-    let mut statistics = NormStatistics::default();
-    pass(&*engine.vae()?, &Tensor::cat(&samples, 0)?, &mut statistics)?;
+    // Fewer will do where the device has no memory for all.
+    let count = Cell::new(count);
+    let statistics = retry_smaller(&count, |count| {
+        let samples = samples(plan.canvas.latent_height, plan.canvas.latent_width, count)
+            .into_iter()
+            .map(|(x, y)| window(x, y))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut statistics = NormStatistics::default();
+        pass(&*engine.vae()?, &Tensor::cat(&samples, 0)?, &mut statistics)?;
+        Ok(statistics)
+    })?;
     Ok(Some(statistics))
 }
 

@@ -12,9 +12,7 @@ use std::sync::Arc;
 
 use super::cache::{CacheKey, CaptionCache, Said, Subject};
 use super::wording::{Fits, Stop, cut_to_fit, instruction};
-use super::{
-    Caption, CaptionContext, CaptionError, Captioner, Captions, Pixels, Progress, RegionSource,
-};
+use super::{CaptionContext, CaptionError, Captioner, Captions, Pixels, Progress, RegionSource};
 use crate::model::llava::{GenerateOptions, Llava, LlavaError, Picture, Row};
 use ask::{Question, ask};
 
@@ -219,25 +217,11 @@ impl Captioner for LlavaCaptioner<'_> {
         if !unknown.is_empty() {
             self.cache.prune();
         }
-        let mut made = Vec::with_capacity(total);
-        let mut reason = None;
-        for (index, answer) in answers.into_iter().enumerate() {
-            let place = regions.place(index);
-            let answer = answer.unwrap_or_else(|| Err("it was left out".to_owned()));
-            made.push(match self.caption_of(answer) {
-                Ok(text) => Caption::new(place, text),
-                Err(error) => {
-                    reason.get_or_insert_with(|| error.clone());
-                    Caption::fallback(place, context, error)
-                }
-            });
-        }
-        match reason {
-            Some(message) if made.iter().all(|caption| caption.fallback.is_some()) => {
-                Err(CaptionError::Engine { name: NAME.into(), message })
-            }
-            _ => Ok(made.into()),
-        }
+        let results = answers.into_iter().map(|answer| {
+            self.caption_of(answer.unwrap_or_else(|| Err("it was left out".to_owned())))
+        });
+        Captions::from_results(results, regions, context)
+            .map_err(|message| CaptionError::Engine { name: NAME.into(), message })
     }
 }
 

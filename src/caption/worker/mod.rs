@@ -15,9 +15,7 @@ use std::time::Duration;
 use self::process::{Silence, Worker};
 use self::protocol::{Load, Reply, Request};
 use super::wording::{Fits, Stop, cut_to_fit, instruction};
-use super::{
-    Caption, CaptionContext, CaptionError, Captioner, Captions, Pixels, Progress, RegionSource,
-};
+use super::{CaptionContext, CaptionError, Captioner, Captions, Pixels, Progress, RegionSource};
 
 /// Pictures that are with the worker at once, where it takes several.
 const TOGETHER: usize = 32;
@@ -363,19 +361,8 @@ impl Captioner for WorkerCaptioner<'_> {
         let answers = self.answers(regions, progress);
         self.worker = None;
         let notes = std::mem::take(&mut self.notes);
-        let answers = answers?;
-        if let Some(message) = answers.iter().find_map(|answer| answer.as_ref().err())
-            && answers.iter().all(Result::is_err)
-        {
-            return Err(self.error(Failure::Because(message.clone())));
-        }
-        let captions = answers.into_iter().enumerate().map(|(index, answer)| {
-            let place = regions.place(index);
-            match answer {
-                Ok(text) => Caption::new(place, text),
-                Err(reason) => Caption::fallback(place, context, reason),
-            }
-        });
-        Ok(Captions { regions: captions.collect(), notes })
+        let captions = Captions::from_results(answers?, regions, context)
+            .map_err(|message| self.error(Failure::Because(message)))?;
+        Ok(Captions { notes, ..captions })
     }
 }
