@@ -13,11 +13,15 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Result, Shape, Tensor, quantized::GgmlDType};
 use cupscale::backend::ops::{Weight, pack_rows};
-use cupscale::backend::{ParamSource, Params, Working};
+use cupscale::backend::{Allocator, ParamSource, Params, Working};
 use cupscale::model::llava::{
     GenerateOptions, Llava, LlavaConfig, LlavaParts, LlavaTokenizer, Picture, Prompt, Row, Step,
 };
 use serde_json::{Value, json};
+
+/// As the program has it.
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator;
 
 /// The small tokenizer of the tests; what the model says is gibberish anyway.
 const TOKENIZER: &[u8] = include_bytes!("../tests/fixtures/llava/llava15_llama/tokenizer.json");

@@ -18,13 +18,17 @@ use std::{
 
 use candle_core::{DType, Device, Result, Shape, Tensor, quantized::GgmlDType};
 use cupscale::backend::{
-    ParamSource, Params, Working,
+    Allocator, ParamSource, Params, Working,
     ops::{
         Conv2d, CropRect, GroupNorm, LayerNorm, Linear, Mask, Products, Weight, attention,
         crop_resize, geglu, upsample_nearest_2x,
     },
 };
 use serde::Serialize;
+
+/// As the program has it.
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator;
 
 /// Each operation is repeated for this long, and at least three times.
 const TIME: Duration = Duration::from_millis(700);

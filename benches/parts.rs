@@ -13,7 +13,7 @@ use std::{collections::HashMap, error::Error, path::PathBuf, time::Instant};
 use candle_core::{DType, Device, Tensor, safetensors};
 use clap::{Parser, ValueEnum};
 use cupscale::{
-    backend::{keep_freed, ops::Products},
+    backend::{Allocator, ops::Products},
     model::{
         unet::{Conditioning, Prior, UNet2DConditionModel, UNetConfig},
         vae::Vae,
@@ -21,6 +21,10 @@ use cupscale::{
     sampler::{self, Denoise, Schedule, SchedulerConfig, Timesteps},
     weights::{ModelFiles, ModelSource},
 };
+
+/// As the program has it.
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator;
 
 #[derive(Parser)]
 struct Arguments {
@@ -58,7 +62,6 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    keep_freed();
     let source = arguments.model.clone().map_or(ModelSource::Embedded, ModelSource::Path);
     let started = Instant::now();
     let products = if arguments.bf16 { Products::Bf16 } else { Products::F32 };

@@ -2,6 +2,9 @@
 
 mod cli;
 
+#[global_allocator]
+static ALLOCATOR: cupscale::backend::Allocator = cupscale::backend::Allocator;
+
 fn main() -> std::process::ExitCode {
     cli::run()
 }

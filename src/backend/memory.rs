@@ -19,59 +19,18 @@ pub fn usable_memory(device: &Device, held: usize) -> Option<usize> {
     Some(usable.saturating_sub(margin))
 }
 
-/// Has the host's allocator keep freed blocks of any size for the next ones, until
-/// [`give_back_freed`]. For a program's beginning: it concerns the whole process.
+/// Gives the system back what allocators of host memory keep of freed memory for later.
 ///
-/// Otherwise glibc maps every large activation anew, and the system clears all its pages, which takes a
-/// tenth of the time of a VAE. All threads share one arena: what one of them has freed would not serve the
-/// others, and how much is kept that way would differ from run to run.
-pub fn keep_freed() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: they may be called at any time; an older glibc refuses sizes like these, and stays as
-    // it was.
-    unsafe {
-        if libc::mallopt(libc::M_MMAP_THRESHOLD, i32::MAX) == 1 {
-            libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
-            libc::mallopt(libc::M_ARENA_MAX, 1);
-        }
-    }
-}
-
-/// Gives the system back what the host's allocator keeps of freed memory for later, where it does that.
-///
-/// A stage frees its weights and its activations in pieces of all sizes; glibc keeps most of them, and
-/// the next stage would then take its own beside those.
+/// A stage frees its weights and its activations in pieces of all sizes; the next stage would take its own
+/// beside those.
 pub fn give_back_freed() {
+    #[cfg(target_os = "linux")]
+    super::allocator::give_back_pages();
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: it may be called at any time, from any thread, and touches free memory only.
     unsafe {
         libc::malloc_trim(0);
     }
-}
-
-/// Blocks of at least this many bytes are mapped for themselves by glibc, and unmapped when they are
-/// freed: every activation of this size comes as untouched pages.
-#[cfg(target_os = "linux")]
-const MAPPED: usize = 32 << 20;
-
-/// Asks the system to back a large new block, which nothing has been written to, by large pages: to
-/// hand out a page takes it longer than to write one, and they are 512 times as few.
-pub(crate) fn prefer_large_pages<T>(block: &mut [std::mem::MaybeUninit<T>]) {
-    #[cfg(target_os = "linux")]
-    if size_of_val(block) >= MAPPED {
-        // SAFETY: it may be called at any time.
-        let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096);
-        let within = block.as_mut_ptr().cast::<u8>();
-        let skipped = within.align_offset(page).min(size_of_val(block));
-        let length = size_of_val(block) - skipped;
-        // SAFETY: whole pages of the block, which stay as they are in all but their size. An older
-        // system refuses, which changes nothing.
-        unsafe {
-            libc::madvise(within.add(skipped).cast(), length / page * page, libc::MADV_HUGEPAGE);
-        }
-    }
-    #[cfg(not(target_os = "linux"))]
-    let _ = block;
 }
 
 mod cuda {

@@ -1,6 +1,8 @@
 //! Where the work runs: the choice of device, the operations that every model is made of, and how a
 //! model gets its weights.
 
+#[cfg(target_os = "linux")]
+mod allocator;
 mod blocks;
 mod bytes;
 mod device;
@@ -8,9 +10,13 @@ mod memory;
 pub mod ops;
 mod params;
 
+#[cfg(target_os = "linux")]
+pub use allocator::Allocator;
 pub use blocks::{holds_weights, is_quantized, stored_bytes, unpack_rows};
 pub use bytes::Bytes;
 pub use device::{DeviceError, DeviceSpec, working_dtype};
-pub(crate) use memory::prefer_large_pages;
-pub use memory::{give_back_freed, keep_freed, usable_memory};
+pub use memory::{give_back_freed, usable_memory};
 pub use params::{ParamSource, Params, Working};
+/// A program's global allocator: the system's, which maps large blocks for themselves.
+#[cfg(not(target_os = "linux"))]
+pub use std::alloc::System as Allocator;

@@ -84,7 +84,6 @@ pub fn run() -> ExitCode {
             return ExitCode::from(USAGE);
         }
     };
-    cupscale::backend::keep_freed();
     let result = match &cli.verb {
         None => upscale::run(&cli.job),
         Some(Verb::Plan(job)) => plan::run(job).map(|()| ExitCode::from(DONE)),

@@ -34,10 +34,9 @@ const THREAD_BYTES: usize = 3 << 20;
 /// What a tokenizer takes for an entry of its vocabulary: two tables of strings, merges and a trie.
 pub(super) const VOCABULARY_ENTRY_BYTES: usize = 800;
 
-/// What the allocator keeps of memory that is no longer used, or cannot hand out for the holes in it: a
-/// share of what is used, as measured (`benches/memory.py`). It varies with the order in which threads
-/// happen to ask: from next to nothing to a seventh.
-const RETAINED_SHARE: usize = 6;
+/// What the allocators keep of memory that is no longer used, or cannot hand out for the holes in it: a
+/// share of what is used, as measured (`benches/memory.py`).
+const RETAINED_SHARE: usize = 8;
 
 /// What libraries of a GPU take for themselves: workspaces of its matrix products, mostly.
 const GPU_BYTES: usize = 256 << 20;

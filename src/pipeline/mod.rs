@@ -46,6 +46,7 @@ pub use work::{Resume, Work};
 use std::cell::Cell;
 
 use crate::{
+    backend::give_back_freed,
     caption::document::Document,
     image::{EncodeOptions, Encoder, Format, Output, Picture},
 };
@@ -83,7 +84,7 @@ pub fn upscale(
     let plan = Plan::new(engine, (picture.width, picture.height), settings)?;
     let size = plan.canvas;
     // What an earlier job left loaded.
-    free_parts(engine, &plan);
+    end_stage(engine, &plan);
     format.check_size(&output.name(), size.width as u32, size.height as u32)?;
     let source = captions::Source::open(settings, settings.rsp > 0.0)?;
     let record = settings.record(engine, &plan, source.prompt(settings));
@@ -126,9 +127,12 @@ pub fn upscale(
     })
 }
 
-/// Frees what is loaded of the model after a stage, unless the plan holds all of it at once.
-fn free_parts(engine: &Engine, plan: &Plan) {
-    if !plan.memory.keeps_parts {
+/// Frees after a stage what is loaded of the model, unless the plan holds all of it at once, and what the
+/// allocator kept of the stage's activations: in their holes those of the next would lie anyhow.
+fn end_stage(engine: &Engine, plan: &Plan) {
+    if plan.memory.keeps_parts {
+        give_back_freed();
+    } else {
         engine.free_parts();
     }
 }
@@ -169,10 +173,10 @@ impl Run<'_> {
             for note in &conditions.notes {
                 progress.note(note);
             }
-            free_parts(engine, plan);
+            end_stage(engine, plan);
             encode::canvas(engine, picture, plan, work, progress)?;
             encode::low_resolution(engine, picture, plan, work)?;
-            free_parts(engine, plan);
+            end_stage(engine, plan);
             let batch = Cell::new(plan.memory.batch);
             let denoise = denoise::Denoise {
                 engine,
@@ -183,10 +187,10 @@ impl Run<'_> {
                 redone: Cell::new(0),
             };
             denoise.run(work, progress)?;
-            free_parts(engine, plan);
+            end_stage(engine, plan);
         }
         decode::canvas(engine, picture, plan, settings, &encoder, work, progress)?;
-        free_parts(engine, plan);
+        end_stage(engine, plan);
         decode::write(encoder, output, plan, work, progress)
     }
 

@@ -16,10 +16,7 @@ use super::{
     softmax::{Softmax, weigh},
     transpose::transpose,
 };
-use crate::backend::{
-    ops::{Mask, Products},
-    prefer_large_pages,
-};
+use crate::backend::ops::{Mask, Products};
 
 /// Queries of a block: whole calls of every micro-kernel.
 const QUERIES: usize = 96;
@@ -139,7 +136,6 @@ pub(super) fn attention(
     let panels = Panels { kernel, width, count: mask.seen(queries - 1, keys).end };
     let together = together(batch, key_heads * panels.lines());
     let mut laid: Vec<Line> = Vec::with_capacity(together * key_heads * panels.lines());
-    prefer_large_pages(laid.spare_capacity_mut());
     let laid = Pointer(laid.spare_capacity_mut().as_mut_ptr().cast::<Line>());
     let y = Pointer(y.as_mut_ptr().cast::<f32>());
     let key_blocks = panels.count.div_ceil(panels.block());

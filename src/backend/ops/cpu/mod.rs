@@ -35,7 +35,6 @@ use std::{cell::Cell, marker::PhantomData, mem::MaybeUninit, slice};
 use candle_core::{DType, Device, Result, Storage, Tensor};
 
 use super::Products;
-use crate::backend::prefer_large_pages;
 use kernel::Kernel;
 use matmul::Matrix;
 use product::Summands;
@@ -125,7 +124,6 @@ fn at_least(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
 /// `fill` must write every value.
 unsafe fn written(len: usize, fill: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec<f32> {
     let mut values = Vec::with_capacity(len);
-    prefer_large_pages(values.spare_capacity_mut());
     fill(&mut values.spare_capacity_mut()[..len]);
     // SAFETY: there is room for as many, and all have been written.
     unsafe { values.set_len(len) };

@@ -12,10 +12,7 @@ use super::{
     kernel::{DEPTH, Kernel, PANEL, ROW},
     transpose::transpose,
 };
-use crate::backend::{
-    ops::{Products, weight::Packed},
-    prefer_large_pages,
-};
+use crate::backend::ops::{Products, weight::Packed};
 
 /// How the numbers of panels are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,7 +142,6 @@ impl Panels {
 
 fn zeros(count: usize) -> Vec<Line> {
     let mut lines = Vec::with_capacity(count);
-    prefer_large_pages(lines.spare_capacity_mut());
     lines.resize(count, Line::ZERO);
     lines
 }
