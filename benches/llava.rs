@@ -3,8 +3,8 @@
 //! them, enough that they do not fit a processor's caches; on a GPU it is LLaVA-1.6-Mistral-7B at full
 //! size, with regions of 336².
 //!
-//! `cargo bench --bench llava [-- REGIONS TOKENS]`; `RAYON_NUM_THREADS` sets the threads.
-//! `cargo bench --features cuda --bench llava -- --gpu [REGIONS TOKENS]`
+//! `cargo bench --bench llava [-- REGIONS TOKENS] [FORMAT …]`; `RAYON_NUM_THREADS` sets the threads.
+//! `cargo bench --features cuda --bench llava -- --gpu [REGIONS TOKENS] [FORMAT …]`
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -208,7 +208,9 @@ fn main() -> Result<()> {
         "| weights | bytes | one by one s | (prompts s) | together s | (prompts s) | tokens/s | ratio | equal texts |"
     );
     println!("|---|---|---|---|---|---|---|---|---|");
-    for &(name, format) in setup.formats {
+    let named = |name: &str| arguments.iter().any(|argument| argument == name);
+    let some = setup.formats.iter().any(|&(name, _)| named(name));
+    for &(name, format) in setup.formats.iter().filter(|&&(name, _)| named(name) || !some) {
         let model = model(&setup, format)?;
         let prompt = model.prompt("Describe in one sentence what is visible in this picture.");
         let prompt = prompt.map_err(candle_core::Error::wrap)?;

@@ -16,34 +16,39 @@ const PIECE: usize = 1 << 14;
 const PIECES_MAX: usize = 64;
 /// Partial sums of a row, and channels whose sums are taken at a time.
 const LANES: usize = 32;
+/// Rows whose values are added up in registers before the sums in memory are touched.
+const MOMENT_ROWS: usize = 8;
 
 vectorized! {
-    /// Adds each row's values and squares to the sums of their channels, whose partial sums stay in
-    /// registers while the rows go by.
+    /// Adds each row's values and squares to the sums of their channels. Partial sums stay in registers
+    /// while a few rows go by, which lie one after the other in memory.
     fn add_moments(x: &[f32], sums: &mut [f64], squares: &mut [f64]) {
         let width = sums.len();
-        let mut channels = sums.chunks_exact_mut(LANES).zip(squares.chunks_exact_mut(LANES));
-        for (first, (sums, squares)) in (0..width).step_by(LANES).zip(&mut channels) {
-            let (mut sum, mut square) = ([0f64; LANES], [0f64; LANES]);
-            for row in x.chunks_exact(width) {
-                let row = &row[first..first + LANES];
+        for x in x.chunks(MOMENT_ROWS * width) {
+            let mut channels = sums.chunks_exact_mut(LANES).zip(squares.chunks_exact_mut(LANES));
+            for (first, (sums, squares)) in (0..width).step_by(LANES).zip(&mut channels) {
+                let (mut sum, mut square) = ([0f64; LANES], [0f64; LANES]);
+                for row in x.chunks_exact(width) {
+                    let row = &row[first..first + LANES];
+                    for i in 0..LANES {
+                        let x = f64::from(row[i]);
+                        sum[i] += x;
+                        // Exact but for the sum's rounding, fused or not.
+                        square[i] = if FUSED { x.mul_add(x, square[i]) } else { square[i] + x * x };
+                    }
+                }
                 for i in 0..LANES {
-                    let x = f64::from(row[i]);
-                    sum[i] += x;
-                    square[i] += x * x;
+                    sums[i] += sum[i];
+                    squares[i] += square[i];
                 }
             }
-            for i in 0..LANES {
-                sums[i] += sum[i];
-                squares[i] += square[i];
-            }
-        }
-        let first = width / LANES * LANES;
-        for row in x.chunks_exact(width) {
-            for i in first..width {
-                let x = f64::from(row[i]);
-                sums[i] += x;
-                squares[i] += x * x;
+            let first = width / LANES * LANES;
+            for row in x.chunks_exact(width) {
+                for i in first..width {
+                    let x = f64::from(row[i]);
+                    sums[i] += x;
+                    squares[i] += x * x;
+                }
             }
         }
     }
@@ -60,8 +65,9 @@ vectorized! {
     ) {
         let width = mean.len();
         for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
-            for i in 0..width {
-                y[i].write(simd::multiply_add::<FUSED>(x[i] - mean[i], scale[i], shift[i]));
+            let channels = mean.iter().zip(scale).zip(shift);
+            for ((y, &x), ((&mean, &scale), &shift)) in y.iter_mut().zip(x).zip(channels) {
+                y.write(simd::multiply_add::<FUSED>(x - mean, scale, shift));
             }
         }
     }
@@ -78,9 +84,10 @@ vectorized! {
     ) {
         let width = mean.len();
         for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
-            for i in 0..width {
-                let value = simd::multiply_add::<FUSED>(x[i] - mean[i], scale[i], shift[i]);
-                y[i].write(simd::swish::<FUSED>(value, 1.0));
+            let channels = mean.iter().zip(scale).zip(shift);
+            for ((y, &x), ((&mean, &scale), &shift)) in y.iter_mut().zip(x).zip(channels) {
+                let value = simd::multiply_add::<FUSED>(x - mean, scale, shift);
+                y.write(simd::swish::<FUSED>(value, 1.0));
             }
         }
     }
@@ -112,9 +119,9 @@ vectorized! {
                 squares[i] += x * x;
             }
             let moments = Moments::new(sums.iter().sum(), squares.iter().sum(), width, eps);
-            for i in 0..width {
-                let centred = x[i] - moments.mean - moments.mean_rest;
-                y[i].write(centred * moments.scale * weight[i] + bias[i]);
+            for (((y, &x), &weight), &bias) in y.iter_mut().zip(x).zip(weight).zip(bias) {
+                let centred = x - moments.mean - moments.mean_rest;
+                y.write(centred * moments.scale * weight + bias);
             }
         }
     }

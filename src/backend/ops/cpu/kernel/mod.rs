@@ -61,24 +61,22 @@ impl Place {
     #[inline(always)]
     unsafe fn finish<const M: usize>(&self, sums: &Sums<M>) {
         for (row, sums) in sums.0.iter().enumerate() {
-            let (y, other) = (
-                self.y.wrapping_add(row * self.stride),
-                self.other.wrapping_add(row * self.stride),
-            );
+            let skip = row * self.stride;
+            let y = self.y.wrapping_add(skip);
+            let other =
+                if self.other.is_null() { self.other } else { self.other.wrapping_add(skip) };
             if self.width == PANEL {
+                // Loops of one length, for which the compiler has vectors. A closure would not be
+                // compiled for the instructions of the kernel that this is a part of.
                 let mut sums = *sums;
-                let mut add = |values: *const f32| {
-                    // SAFETY: promised by the caller.
-                    let values = unsafe { values.cast::<[f32; PANEL]>().read_unaligned() };
-                    for (sum, value) in sums.iter_mut().zip(values) {
-                        *sum += value;
+                for values in [self.bias, other] {
+                    if !values.is_null() {
+                        // SAFETY: promised by the caller.
+                        let values = unsafe { &*values.cast::<[f32; PANEL]>() };
+                        for column in 0..PANEL {
+                            sums[column] += values[column];
+                        }
                     }
-                };
-                if !self.bias.is_null() {
-                    add(self.bias);
-                }
-                if !self.other.is_null() {
-                    add(other);
                 }
                 // SAFETY: promised by the caller.
                 unsafe { y.cast::<[f32; PANEL]>().write_unaligned(sums) };
@@ -89,7 +87,7 @@ impl Place {
                         if !self.bias.is_null() {
                             sum += *self.bias.add(column);
                         }
-                        if !self.other.is_null() {
+                        if !other.is_null() {
                             sum += *other.add(column);
                         }
                         *y.add(column) = sum;
