@@ -20,8 +20,8 @@ use candle_core::{DType, Device, Result, Shape, Tensor, quantized::GgmlDType};
 use cupscale::backend::{
     Allocator, ParamSource, Params, Working,
     ops::{
-        Conv2d, CropRect, GroupNorm, LayerNorm, Linear, Mask, Products, Weight, attention,
-        crop_resize, geglu, upsample_nearest_2x,
+        Conv2d, CropRect, GroupNorm, LayerNorm, Linear, Mask, Products, Weight, add, attention,
+        crop_resize, geglu, join, upsample_nearest_2x,
     },
 };
 use serde::Serialize;
@@ -384,11 +384,11 @@ impl Case {
             }
             Self::Add { channels, side } => {
                 let (a, b) = (square(channels, side)?, square(channels, side)?);
-                Box::new(move || &a + &b)
+                Box::new(move || add(&a, &b))
             }
             Self::Concatenate { channels, side } => {
                 let (a, b) = (square(channels, side)?, square(channels, side)?);
-                Box::new(move || Tensor::cat(&[&a, &b], 3))
+                Box::new(move || join(&a, &b))
             }
         })
     }

@@ -142,7 +142,7 @@ fn a_batch_of_any_size_gives_the_texts_of_transformers_one_by_one() {
             let expected: Vec<_> =
                 known[..count].iter().map(|(_, tokens, _)| tokens.clone()).collect();
             for prefill_rows in [1, 5, 49] {
-                let options = GenerateOptions { prefill_rows, ..options() };
+                let options = GenerateOptions { prefill_rows: Some(prefill_rows), ..options() };
                 assert_eq!(generate(&model, &crops, &options), expected, "{name}: {count} regions");
             }
         }
@@ -221,7 +221,7 @@ fn a_generation_reports_its_steps_and_can_be_stopped_at_any_of_them() {
     let model = load("llava15_llama");
     let prompt = model.prompt(&instruction()).unwrap();
     let rows: Vec<_> = (0..5).map(|index| Row { picture: crop(index), number: 0 }).collect();
-    let options = GenerateOptions { prefill_rows: 2, ..options() };
+    let options = GenerateOptions { prefill_rows: Some(2), ..options() };
     let mut steps = Vec::new();
     let texts = model
         .generate(&prompt, &rows, &options, &mut |step| {

@@ -10,8 +10,8 @@ use cupscale::{
     backend::{
         ParamSource, Params,
         ops::{
-            Conv2d, CropRect, GroupNorm, LayerNorm, Linear, Mask, Products, attention, crop_resize,
-            geglu, gelu, quick_gelu, silu, upsample_nearest_2x,
+            Conv2d, CropRect, GroupNorm, LayerNorm, Linear, Mask, Products, add, attention,
+            crop_resize, geglu, gelu, join, quick_gelu, silu, swiglu, upsample_nearest_2x,
         },
     },
     model::unet::{Conditioning, Prior, UNet2DConditionModel, UNetConfig},
@@ -64,6 +64,10 @@ fn operations(dtype: DType) -> Vec<(&'static str, Operation, Vec<Vec<usize>>)> {
     conv("conv 3x3", 40, 100, 3, 1, 1, 37, 29);
     conv("conv 3x3 few pixels", 300, 330, 3, 1, 1, 4, 5);
     conv("conv 3x3 few channels", 4, 3, 3, 1, 1, 33, 50);
+    conv("conv 3x3 few outputs", 70, 4, 3, 1, 1, 33, 50);
+    conv("conv 3x3 few outputs, stride 2", 37, 8, 3, 2, 1, 34, 51);
+    conv("conv 5x5 one output", 16, 1, 5, 1, 3, 7, 6);
+    conv("conv 3x3 few inputs", 3, 64, 3, 1, 1, 33, 50);
     conv("conv 3x3 stride 2", 24, 50, 3, 2, 1, 35, 41);
     conv("conv 1x1", 70, 50, 1, 1, 0, 31, 33);
     conv("conv 1x1 stride 2", 30, 50, 1, 2, 0, 31, 33);
@@ -127,6 +131,10 @@ fn operations(dtype: DType) -> Vec<(&'static str, Operation, Vec<Vec<usize>>)> {
     list.push(("gelu", one(gelu), vec![vec![300, 77]]));
     list.push(("quick_gelu", one(quick_gelu), vec![vec![300, 77]]));
     list.push(("geglu", one(geglu), vec![vec![300, 154]]));
+    list.push(("swiglu", Box::new(|x| swiglu(&x[0], &x[1])), vec![vec![300, 77]; 2]));
+    list.push(("add", Box::new(|x| add(&x[0], &x[1])), vec![vec![300, 77]; 2]));
+    let halves = vec![vec![31, 37, 72], vec![31, 37, 50]];
+    list.push(("join", Box::new(|x| join(&x[0], &x[1])), halves));
     list.push(("upsample", one(upsample_nearest_2x), vec![vec![17, 13, 24]]));
     list
 }

@@ -58,20 +58,14 @@ impl ClipLayer {
     pub(super) fn forward(&self, x: &Tensor, mask: Mask) -> Result<Tensor> {
         let h = self.norm1.forward(x)?;
         let (q, k, v) = (self.q.forward(&h)?, self.k.forward(&h)?, self.v.forward(&h)?);
-        let x = (x + self.out.forward(&attention(
-            &q,
-            &k,
-            &v,
-            self.shape.heads,
-            mask,
-            self.products,
-        )?)?)?;
+        let mixed = attention(&q, &k, &v, self.shape.heads, mask, self.products)?;
+        let x = self.out.forward_add(&mixed, x)?;
         let h = self.fc1.forward(&self.norm2.forward(&x)?)?;
         let h = match self.shape.act {
             HiddenAct::QuickGelu => quick_gelu(&h)?,
             HiddenAct::Gelu => gelu(&h)?,
         };
-        x + self.fc2.forward(&h)?
+        self.fc2.forward_add(&h, &x)
     }
 }
 
@@ -80,17 +74,14 @@ pub(super) fn play_layer(x: Extent, inner: usize, heads: usize, ledger: &mut Led
     let normed = ledger.layer_norm(x);
     let [q, k, v] = [(); 3].map(|()| ledger.linear(normed, x.channels));
     let mixed = ledger.attention(q, x.positions(), heads);
-    let out = ledger.linear(mixed, x.channels);
-    let after = ledger.map(x);
-    ledger.drop(out);
+    let after = ledger.linear_add(mixed, x.channels);
     ledger.drop(mixed);
     let normed_again = ledger.layer_norm(after);
     let wide = ledger.linear(normed_again, inner);
     ledger.drop(normed_again);
     let active = ledger.map(wide);
-    let narrow = ledger.linear(active, x.channels);
-    let y = ledger.map(x);
-    for value in [narrow, active, wide, after, v, k, q, normed] {
+    let y = ledger.linear_add(active, x.channels);
+    for value in [active, wide, after, v, k, q, normed] {
         ledger.drop(value);
     }
     y

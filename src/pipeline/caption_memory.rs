@@ -63,7 +63,9 @@ impl Captions<'_> {
         let together = self.sizes.values().max().copied().unwrap_or(1);
         let most = self.settings.rows.unwrap_or(Defaults::CAPTION_BATCH).min(together);
         let least = if self.settings.rows.is_some() { most } else { 1 };
-        let read = generate_options(&self.settings).prefill_rows;
+        let model = &self.model.blueprint;
+        let at_once = |&size| model.prefill_rows(model.prompt_length(&self.prompt, size));
+        let read = self.sizes.keys().map(at_once).max().unwrap_or(1);
         let of_rows = |rows: usize| {
             let read = (1..=read.min(rows)).rev();
             read.map(move |prefill_rows| CaptionBatch { rows, prefill_rows, stays: true })

@@ -149,7 +149,7 @@ pub(super) fn captioner<'a>(
     let mut options = LlavaOptions { generate: generate_options(llava), ..LlavaOptions::default() };
     if let Some(batch) = plan.memory.captions {
         options.rows = batch.rows;
-        options.generate.prefill_rows = batch.prefill_rows;
+        options.generate.prefill_rows = Some(batch.prefill_rows);
         if !batch.stays {
             let (free_parts, load) = (engine.parts_freer(), model.load);
             model.load = Arc::new(move || {

@@ -6,7 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{DType, Device, Result, Shape, Tensor, quantized::GgmlDType};
 
 use super::kept::{KeptWeights, MatrixForm};
-use crate::backend::ops::{Weight, memory::panels_bytes};
+use crate::backend::ops::{
+    Products, Weight,
+    memory::{kernel_bytes, matrix_bytes},
+};
 use crate::backend::{ParamSource, Working, stored_bytes};
 
 /// What the weights of a part take, in bytes.
@@ -69,11 +72,18 @@ impl Headers {
     }
 
     /// Adds a weight that is read in `dtype` and laid out for products.
-    fn add_laid_out(&self, name: &str, shape: &Shape, dtype: DType, working: &Working) {
+    fn add_laid_out(
+        &self,
+        name: &str,
+        shape: &Shape,
+        dtype: DType,
+        working: &Working,
+        bytes: fn(Products, bool, usize, usize) -> usize,
+    ) {
         let count = shape.elem_count();
         let (output, input) = matrix_dims(shape);
         let kept = if working.device.is_cpu() && working.dtype == DType::F32 {
-            panels_bytes(working.products, dtype != DType::F32, input, output)
+            bytes(working.products, dtype != DType::F32, input, output)
         } else {
             count * dtype.size_in_bytes()
         };
@@ -110,7 +120,7 @@ impl ParamSource for Headers {
         // Whole rows of whole blocks, or there would be no such form.
         let packed = |format| stored_bytes(format, count).unwrap_or(0);
         match self.weights.matrix_form(name, shape, dtype, device) {
-            MatrixForm::Dense => self.add_laid_out(name, shape, dtype, working),
+            MatrixForm::Dense => self.add_laid_out(name, shape, dtype, working, matrix_bytes),
             MatrixForm::F16 => {
                 self.add(name, packed(GgmlDType::F16), 0, self.passing(name, count, DType::F32));
             }
@@ -128,7 +138,7 @@ impl ParamSource for Headers {
         let &Working { dtype, ref device, .. } = working;
         self.weights.stored().check(name, shape)?;
         let kept = self.weights.kernel_dtype(name, dtype, device);
-        self.add_laid_out(name, shape, kept, working);
+        self.add_laid_out(name, shape, kept, working, kernel_bytes);
         let (output, input) = matrix_dims(shape);
         Ok(Weight::laid_out(valueless((input, output), kept, device)?))
     }

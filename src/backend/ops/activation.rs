@@ -55,3 +55,14 @@ pub fn geglu(x: &Tensor) -> Result<Tensor> {
     let gate = x.narrow(D::Minus1, width / 2, width / 2)?;
     value * gate.contiguous()?.gelu_erf()?
 }
+
+/// `silu(gate)·value`, of one shape (the activation of LLaMA's feed-forward layer).
+///
+/// # Errors
+/// Different shapes, or those of the backend.
+pub fn swiglu(gate: &Tensor, value: &Tensor) -> Result<Tensor> {
+    if cpu::takes(gate) && cpu::takes(value) {
+        return cpu::swiglu(gate, value);
+    }
+    gate.silu()? * value
+}

@@ -205,12 +205,21 @@ impl Window {
             (Some(bias), Some(shift)) => Some(shift.broadcast_add(bias)?),
             (bias, shift) => bias.as_ref().or(shift).cloned(),
         };
+        let window = |doubled| {
+            let picture = (height, width);
+            cpu::Window { kernel: k, stride: s, padding: p, doubled, picture }
+        };
         let weight = match self.weight.kept() {
             Kept::Panels(weight) if cpu::takes(x) => {
-                let doubled = beside.doubled.is_some();
-                let picture = (height, width);
-                let window = cpu::Window { kernel: k, stride: s, padding: p, doubled, picture };
+                let window = window(beside.doubled.is_some());
                 return cpu::conv2d(x, weight, bias.as_ref(), beside.other, window);
+            }
+            Kept::Narrow(weight) if cpu::takes(x) => {
+                let x = match beside.doubled {
+                    Some(size) => &doubled(x, size)?,
+                    None => x,
+                };
+                return cpu::narrow(x, weight, bias.as_ref(), beside.other, window(false));
             }
             Kept::Dense(weight) => weight,
             _ => candle_core::bail!("conv2d: a weight for f32 on the CPU, not for {:?}", x.dtype()),

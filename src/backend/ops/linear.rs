@@ -85,7 +85,7 @@ impl Linear {
                 let weight = cpu::Right::stored(weight, *products)?;
                 return cpu::linear(x, weight, bias, other);
             }
-            Kept::Panels(_) | Kept::Packed(..) => {
+            Kept::Panels(_) | Kept::Narrow(_) | Kept::Packed(..) => {
                 candle_core::bail!("linear: a weight for f32 on the CPU, not for {:?}", x.dtype())
             }
             Kept::Dense(weight) => self.by_rows(x, |x| x.matmul(weight)),

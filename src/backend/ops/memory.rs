@@ -9,8 +9,15 @@ use super::{Products, attention::SCORE_BYTES, cpu};
 /// What a weight with so many inputs and outputs takes, in bytes, that is laid out for the CPU's
 /// kernels: in the precision of the products, or, where the weight is kept in 16 bits, in those.
 #[must_use]
-pub fn panels_bytes(products: Products, in_16_bits: bool, input: usize, output: usize) -> usize {
+pub fn matrix_bytes(products: Products, in_16_bits: bool, input: usize, output: usize) -> usize {
     cpu::panels_bytes(products, in_16_bits, input, output)
+}
+
+/// The same of a convolution's weight, whose inputs are those of all pixels under its kernel.
+#[must_use]
+pub fn kernel_bytes(products: Products, in_16_bits: bool, input: usize, output: usize) -> usize {
+    cpu::narrow_bytes(input, output)
+        .unwrap_or_else(|| cpu::panels_bytes(products, in_16_bits, input, output))
 }
 
 /// The bytes of what is alive, and the most there ever was.
@@ -179,6 +186,15 @@ impl Ledger {
         self.hold(y)
     }
 
+    /// [`Linear::forward_add`](super::Linear::forward_add).
+    pub fn linear_add(&mut self, x: Extent, output: usize) -> Extent {
+        let y = self.linear(x, output);
+        if self.form == Form::Composed {
+            self.pass(y.count() * self.element);
+        }
+        y
+    }
+
     /// A product of the kernels with this output.
     fn product(&mut self, y: Extent) {
         self.scratch = self.scratch.max(cpu::scratch_values(y.batch * y.positions()));
@@ -240,6 +256,14 @@ impl Ledger {
             self.pass(3 * y.count() * self.element);
         }
         self.hold(y)
+    }
+
+    /// [`swiglu`](super::swiglu).
+    pub fn swiglu(&mut self, x: Extent) -> Extent {
+        if self.form == Form::Composed {
+            self.pass(2 * x.count() * self.element);
+        }
+        self.hold(x)
     }
 
     /// [`upsample_nearest_2x`](super::upsample_nearest_2x).

@@ -8,6 +8,7 @@
 
 mod activation;
 mod attention;
+mod combine;
 mod conv2d;
 mod cpu;
 mod crop_resize;
@@ -19,8 +20,9 @@ mod norm;
 mod products;
 mod weight;
 
-pub use activation::{geglu, gelu, quick_gelu, silu};
+pub use activation::{geglu, gelu, quick_gelu, silu, swiglu};
 pub use attention::{Mask, attention};
+pub use combine::{add, join};
 pub use conv2d::{Conv2d, upsample_nearest_2x};
 pub(crate) use cpu::add_product;
 pub use crop_resize::{CropRect, crop_resize};

@@ -26,6 +26,8 @@ pub(super) enum Kept {
     Dense(Tensor),
     /// laid out for the CPU's kernels
     Panels(cpu::Panels),
+    /// a convolution's, for its few outputs
+    Narrow(cpu::Narrow),
     /// rows as stored, in host memory, and in what they are multiplied
     Packed(Packed, Products),
     /// quantized, in a GPU's memory
@@ -58,7 +60,10 @@ impl Weight {
             candle_core::bail!("conv2d: the kernel of {:?} is not square", weight.shape());
         }
         if weight.device().is_cpu() && dtype == DType::F32 {
-            return Ok(Self(Kept::Panels(cpu::Panels::new(weight, products)?)));
+            return Ok(Self(match cpu::Narrow::new(weight)? {
+                Some(narrow) => Kept::Narrow(narrow),
+                None => Kept::Panels(cpu::Panels::new(weight, products)?),
+            }));
         }
         let laid_out = weight.permute((2, 3, 1, 0))?.contiguous()?;
         Ok(Self::laid_out(laid_out.reshape((kernel * kernel * input, output))?))
@@ -137,6 +142,7 @@ impl Weight {
         match &self.0 {
             Kept::Dense(weight) => weight.dims2().map(|(input, output)| (output, input)),
             Kept::Panels(panels) => Ok((panels.columns, panels.inner)),
+            Kept::Narrow(narrow) => Ok((narrow.columns, narrow.inner)),
             Kept::Packed(packed, _) => Ok((packed.output, packed.input)),
             Kept::OnDevice { output, input, .. } => Ok((*output, *input)),
         }
@@ -148,6 +154,7 @@ impl Weight {
         match &self.0 {
             Kept::Dense(weight) => weight.elem_count() * weight.dtype().size_in_bytes(),
             Kept::Panels(panels) => panels.bytes(),
+            Kept::Narrow(narrow) => narrow.bytes(),
             Kept::Packed(packed, _) => packed.range.len(),
             Kept::OnDevice { bytes, .. } => *bytes,
         }
@@ -157,7 +164,7 @@ impl Weight {
     #[must_use]
     pub fn kept_as(&self) -> Option<GgmlDType> {
         match &self.0 {
-            Kept::Dense(_) | Kept::Panels(_) => None,
+            Kept::Dense(_) | Kept::Panels(_) | Kept::Narrow(_) => None,
             Kept::Packed(packed, _) => Some(packed.dtype),
             Kept::OnDevice { weight, .. } => match &**weight {
                 QMatMul::QTensor(weight) => Some(weight.dtype()),

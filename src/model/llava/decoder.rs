@@ -12,7 +12,7 @@ use candle_core::{D, DType, Device, Result, Tensor};
 use super::cache::KvCache;
 use super::config::{DecoderConfig, RopeScaling};
 use crate::backend::Params;
-use crate::backend::ops::{Embedding, Linear, Mask, Products, RmsNorm, attention, silu};
+use crate::backend::ops::{Embedding, Linear, Mask, Products, RmsNorm, attention, swiglu};
 
 /// The decoder with its embeddings and its output projection.
 #[derive(Clone, Debug)]
@@ -75,9 +75,14 @@ impl Decoder {
         let rotation = self.rotation(past, count)?;
         let mut x = x.clone();
         for (index, layer) in self.layers.iter().enumerate() {
-            let h = layer.norm1.forward(&x)?;
-            let h = self.attend(index, &h, (rows, count), cache, past, &rotation)?;
-            x = layer.feed_forward(&(x + h)?)?;
+            x = layer.feed_forward(&self.attend(
+                index,
+                &x,
+                (rows, count),
+                cache,
+                past,
+                &rotation,
+            )?)?;
         }
         Ok(x)
     }
@@ -88,9 +93,14 @@ impl Decoder {
         let rotation = self.rotation(past, 1)?;
         let mut x = at_least_two_rows(x)?;
         for (index, layer) in self.layers.iter().enumerate() {
-            let h = layer.norm1.forward(&x)?;
-            let h = self.attend(index, &h, (rows, 1), cache, past, &rotation)?;
-            x = layer.feed_forward(&(x + h)?)?;
+            x = layer.feed_forward(&self.attend(
+                index,
+                &x,
+                (rows, 1),
+                cache,
+                past,
+                &rotation,
+            )?)?;
         }
         x.narrow(1, 0, rows)?.squeeze(0)
     }
@@ -102,18 +112,19 @@ impl Decoder {
         self.head.forward(&x)?.narrow(1, 0, rows)?.squeeze(0)?.to_dtype(DType::F32)
     }
 
-    /// Attention of layer `index` on `rows` sequences of `count` tokens each, in whatever shape they
-    /// come.
+    /// `x` and what attention of layer `index` adds to it, on `rows` sequences of `count` tokens each, in
+    /// whatever shape they come.
     fn attend(
         &self,
         index: usize,
-        h: &Tensor,
+        x: &Tensor,
         (rows, count): (usize, usize),
         cache: &KvCache,
         past: usize,
         rotation: &(Tensor, Tensor),
     ) -> Result<Tensor> {
         let layer = &self.layers[index];
+        let h = &layer.norm1.forward(x)?;
         let DecoderConfig { num_attention_heads: heads, head_dim, .. } = self.config;
         let by_sequence = |x: Tensor| -> Result<Tensor> {
             let width = x.dim(D::Minus1)?;
@@ -144,7 +155,7 @@ impl Decoder {
         } else {
             mixed
         };
-        layer.out.forward(&mixed)
+        layer.out.forward_add(&mixed, x)
     }
 
     /// Cosines and sines of positions `past..past + count`, `[count, head_dim / 2]`. The angles are
@@ -225,9 +236,8 @@ impl Layer {
 
     fn feed_forward(&self, x: &Tensor) -> Result<Tensor> {
         let h = self.norm2.forward(x)?;
-        let gate = silu(&self.gate.forward(&h)?)?;
-        let h = (gate * self.up.forward(&h)?)?;
-        x + self.down.forward(&h)?
+        let h = swiglu(&self.gate.forward(&h)?, &self.up.forward(&h)?)?;
+        self.down.forward_add(&h, x)
     }
 }
 

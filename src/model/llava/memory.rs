@@ -145,25 +145,20 @@ fn play_layers(config: &DecoderConfig, x: Extent, keys: usize, ledger: &mut Ledg
         let k = rotated(seen, ledger);
         let v = ledger.linear(normed, seen);
         let mixed = ledger.attention(q, keys, config.num_attention_heads);
-        let out = ledger.linear(mixed, x.channels);
-        for value in [mixed, v, k, q] {
+        let after = ledger.linear_add(mixed, x.channels);
+        for value in [mixed, v, k, q, normed] {
             ledger.drop(value);
         }
-        let after = ledger.map(x);
-        ledger.drop(out);
 
-        let normed_again = ledger.layer_norm(after);
-        let gate = ledger.linear(normed_again, config.intermediate_size);
-        let active = ledger.map(gate);
-        ledger.drop(gate);
-        let up = ledger.linear(normed_again, config.intermediate_size);
-        let product = ledger.map(up);
-        for value in [up, active] {
+        let normed = ledger.layer_norm(after);
+        let gate = ledger.linear(normed, config.intermediate_size);
+        let up = ledger.linear(normed, config.intermediate_size);
+        let product = ledger.swiglu(up);
+        for value in [up, gate] {
             ledger.drop(value);
         }
-        let down = ledger.linear(product, x.channels);
-        ledger.map(x);
-        for value in [down, product, normed_again, after, normed, x] {
+        let y = ledger.linear_add(product, x.channels);
+        for value in [product, normed, after, y] {
             ledger.drop(value);
         }
     }

@@ -7,10 +7,10 @@ use candle_core::{Result, Tensor};
 use super::{
     config::{LevelConfig, MidConfig, UNetConfig},
     prior::Cursor,
-    resnet::{Downsample, ResnetBlock, Upsample, join},
+    resnet::{Downsample, ResnetBlock, Upsample},
     transformer::SpatialTransformer,
 };
-use crate::backend::Params;
+use crate::backend::{Params, ops::join};
 
 /// A residual block and, at levels that attend, the transformer after it.
 #[derive(Clone, Debug)]

@@ -1,6 +1,6 @@
 //! The convolutional parts: residual blocks, and the changes of resolution between levels.
 
-use candle_core::{D, Result, Tensor};
+use candle_core::{Result, Tensor};
 
 use super::config::UNetConfig;
 use crate::backend::Params;
@@ -99,9 +99,4 @@ impl Upsample {
 /// The time embedding as the residual blocks take it.
 pub(super) fn activate(emb: &Tensor) -> Result<Tensor> {
     silu(emb)
-}
-
-/// `[B, h, w, C₁]` and `[B, h, w, C₂]` → `[B, h, w, C₁ + C₂]`: a skip connection.
-pub(super) fn join(x: &Tensor, skip: &Tensor) -> Result<Tensor> {
-    Tensor::cat(&[x, skip], D::Minus1)
 }

@@ -8,7 +8,9 @@ use super::{
     prior::Cursor,
 };
 use crate::backend::Params;
-use crate::backend::ops::{Conv2d, GroupNorm, LayerNorm, Linear, Mask, Products, attention, geglu};
+use crate::backend::ops::{
+    Conv2d, GroupNorm, LayerNorm, Linear, Mask, Products, add, attention, geglu,
+};
 
 /// `Transformer2DModel` fixes these, whatever the UNet's own settings.
 const INPUT_NORM_EPS: f64 = 1e-6;
@@ -111,7 +113,7 @@ impl Block {
         let normed = self.norm1.forward(x)?;
         let x = self.attn1.forward(&normed, &normed, Some(x))?;
         let cross = self.attn2.forward(&self.norm2.forward(&x)?, context, None)?;
-        let x = (x + cursor.visit(cross, height, width)?)?;
+        let x = add(&x, &cursor.visit(cross, height, width)?)?;
         let hidden = geglu(&self.ff_in.forward(&self.norm3.forward(&x)?)?)?;
         self.ff_out.forward_add(&hidden, &x)
     }

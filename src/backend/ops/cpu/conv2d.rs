@@ -1,7 +1,7 @@
 //! Convolution as a product: the pixels under the kernel are the rows. They are gathered when a
 //! tile of the product needs them, a block at a time, so the gathered picture never exists.
 
-use std::mem::MaybeUninit;
+use std::{mem::MaybeUninit, ops::Range};
 
 use candle_core::{DType, Device, Result, Tensor};
 use rayon::prelude::*;
@@ -46,6 +46,17 @@ struct Gathered<'a> {
     output: (usize, usize),
 }
 
+/// A part of what is wanted under the kernel, from one run: a row of the kernel is one, or, in a doubled
+/// picture, every pixel of it.
+struct Piece {
+    /// where the run begins under the kernel
+    row: usize,
+    column: usize,
+    /// the part of the run, and where it goes
+    part: Range<usize>,
+    to: usize,
+}
+
 impl Rows for Gathered<'_> {
     fn copy<E: Element>(
         &self,
@@ -59,9 +70,12 @@ impl Rows for Gathered<'_> {
         let (mut y, mut x) = (first % (height * width) / width, first % width);
         let size = self.height * self.width * self.channels;
         let mut sample = first / (height * width);
+        let pieces = self.pieces(from, count);
         for out in out.chunks_mut(ROW * E::PER_WORD).take(rows) {
             let picture = &self.values[sample * size..(sample + 1) * size];
-            self.copy_pixel(picture, y, x, from, &mut out[..count]);
+            for piece in &pieces {
+                self.copy_piece(picture, y, x, piece, &mut out[piece.to..][..piece.part.len()]);
+            }
             x += 1;
             if x == width {
                 (y, x) = (y + 1, 0);
@@ -74,49 +88,64 @@ impl Rows for Gathered<'_> {
 }
 
 impl Gathered<'_> {
-    /// The numbers from `from` on under the kernel at output pixel (`y`, `x`), zeros outside the
-    /// picture. A row of the kernel is one run of memory, or, in a doubled picture, every pixel.
-    fn copy_pixel<E: Element>(
+    /// Pixels of a run.
+    fn together(&self) -> usize {
+        if self.window.doubled { 1 } else { self.window.kernel }
+    }
+
+    /// The parts that `count` numbers from `from` on under the kernel consist of, wherever it is.
+    fn pieces(&self, from: usize, count: usize) -> Vec<Piece> {
+        let (kernel, together) = (self.window.kernel, self.together());
+        let run = together * self.channels;
+        (from / run..(from + count).div_ceil(run))
+            .map(|index| {
+                let (start, end) = (index * run, (index + 1) * run);
+                let part = from.max(start)..end.min(from + count);
+                let to = part.start - from;
+                Piece {
+                    row: index * together / kernel,
+                    column: index * together % kernel,
+                    part: part.start - start..part.end - start,
+                    to,
+                }
+            })
+            .collect()
+    }
+
+    /// A piece under the kernel at output pixel (`y`, `x`), zeros outside the picture.
+    fn copy_piece<E: Element>(
         &self,
         picture: &[f32],
         y: usize,
         x: usize,
-        from: usize,
-        mut out: &mut [E],
+        piece: &Piece,
+        out: &mut [E],
     ) {
-        let Window { kernel, stride, padding, doubled, picture: (height, width) } = self.window;
-        let together = if doubled { 1 } else { kernel };
-        let run = together * self.channels;
-        let mut index = from / run;
-        let mut skipped = from % run;
-        while !out.is_empty() {
-            let (piece, rest) = out.split_at_mut((run - skipped).min(out.len()));
-            out = rest;
-            // The run begins at this row and column of the padded picture.
-            let row = y * stride + index * together / kernel;
-            let column = x * stride + index * together % kernel;
-            // Columns of the run that lie left of the picture, and the first beyond its right edge.
-            let left = padding.saturating_sub(column).min(together);
-            let right = (width + padding).saturating_sub(column).clamp(left, together);
-            if row < padding || row >= height + padding || left == right {
-                piece.fill(E::default());
-            } else {
-                let (mut row, mut column) = (row - padding, column + left - padding);
-                if doubled {
-                    (row, column) = (row / 2, column / 2);
-                }
-                let start = (row * self.width + column) * self.channels;
-                let seen = left * self.channels..right * self.channels;
-                let end = skipped + piece.len();
-                let (a, b) = (seen.start.clamp(skipped, end), seen.end.clamp(skipped, end));
-                piece[..a - skipped].fill(E::default());
-                if a < b {
-                    let values = &picture[start + a - seen.start..start + b - seen.start];
-                    E::round(values, &mut piece[a - skipped..b - skipped]);
-                }
-                piece[b - skipped..].fill(E::default());
-            }
-            (index, skipped) = (index + 1, 0);
+        let Window { stride, padding, doubled, picture: (height, width), .. } = self.window;
+        let (together, part) = (self.together(), &piece.part);
+        // The run begins at this row and column of the padded picture.
+        let (row, column) = (y * stride + piece.row, x * stride + piece.column);
+        if row < padding || row >= height + padding {
+            return out.fill(E::default());
+        }
+        // Of the pixel with this column of the padded picture, where its channels are.
+        let start = |column: usize| {
+            let (row, column) = (row - padding, column - padding);
+            let (row, column) = if doubled { (row / 2, column / 2) } else { (row, column) };
+            (row * self.width + column) * self.channels
+        };
+        if column >= padding && column + together <= width + padding {
+            return E::round(&picture[start(column) + part.start..][..part.len()], out);
+        }
+        // Columns of the run that lie left of the picture, and the first beyond its right edge.
+        let left = padding.saturating_sub(column).min(together);
+        let right = (width + padding).saturating_sub(column).clamp(left, together);
+        let seen = left * self.channels..right * self.channels;
+        let (a, b) = (seen.start.clamp(part.start, part.end), seen.end.clamp(part.start, part.end));
+        out.fill(E::default());
+        if a < b {
+            let from = start(column + left) + a - seen.start;
+            E::round(&picture[from..][..b - a], &mut out[a - part.start..b - part.start]);
         }
     }
 }

@@ -5,6 +5,7 @@ use std::cell::Cell;
 
 use half::{bf16, f16, slice::HalfFloatSliceExt as _};
 
+use super::kernel::LINE;
 use crate::backend::ops::Products;
 
 /// A cache line of words.
@@ -13,7 +14,7 @@ use crate::backend::ops::Products;
 pub(super) struct Line([u32; Line::WORDS]);
 
 impl Line {
-    pub const WORDS: usize = 16;
+    pub const WORDS: usize = LINE;
     pub const ZERO: Self = Self([0; Self::WORDS]);
 }
 

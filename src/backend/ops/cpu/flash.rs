@@ -325,7 +325,8 @@ unsafe fn attend<E: Element>(
                         let a = queries.as_ptr().add((depth * QUERIES + row) * ROW_LINES);
                         let y = scores.as_mut_ptr().cast::<f32>().add(row * ROW + key);
                         let other = if depth == 0 { null() } else { y.cast_const() };
-                        let place = Place { y, width: PANEL, stride: ROW, bias: null(), other };
+                        let (bias, next) = (null(), null());
+                        let place = Place { y, width: PANEL, stride: ROW, bias, other, next };
                         let (rows, words) = (kernel.rows.min(rows - row), DEPTH.min(words - from));
                         kernel.run(rows, words, a.cast(), laid.add(panel).cast(), &place);
                     }
@@ -351,7 +352,8 @@ unsafe fn attend<E: Element>(
                     let y = mixed.as_mut_ptr().add(row * mixed_stride + column);
                     let width = PANEL.min(mixed_stride - column);
                     let other = y.cast_const();
-                    let place = Place { y, width, stride: mixed_stride, bias: null(), other };
+                    let (stride, bias, next) = (mixed_stride, null(), null());
+                    let place = Place { y, width, stride, bias, other, next };
                     let (rows, words) = (kernel.rows.min(rows - row), kernel.words(count));
                     kernel.run(rows, words, a.cast(), laid.add(panel).cast(), &place);
                 }

@@ -1,7 +1,11 @@
 //! A weight laid out for the micro-kernels, once at load: panels of [`PANEL`] columns, each a
 //! matrix `[inner, PANEL]` without gaps, the last one filled up with zeros.
 
-use std::{ops::Range, sync::Arc};
+use std::{
+    ops::Range,
+    ptr::{self, null},
+    sync::Arc,
+};
 
 use candle_core::{CpuStorage, Result, Storage, Tensor};
 use half::{bf16, f16, slice::HalfFloatSliceExt as _};
@@ -305,6 +309,19 @@ impl Right<'_> {
             Self::Panels(panels) if panels.store == Store::Words => 0,
             Self::Panels(_) => BLOCK_LINES,
             Self::Stored(..) => MOST_SCRATCH_LINES,
+        }
+    }
+
+    /// Where the block of `panel` at word `first` lies, for a processor to bring it closer; null if there
+    /// is none, or if it has to be made.
+    pub(super) fn place(&self, panel: usize, first: usize) -> *const u32 {
+        match *self {
+            Self::Panels(panels) if panels.store == Store::Words => {
+                let each = panel_lines(panels.kernel, panels.store, panels.inner);
+                let line = panel * each + first * PANEL / Line::WORDS;
+                panels.lines.get(line).map_or(null(), |line| ptr::from_ref(line).cast())
+            }
+            _ => null(),
         }
     }
 

@@ -1,5 +1,5 @@
-//! Operations on every value or pixel by itself: non-linearities, in parallel over pieces of the
-//! tensor, and samples of a map, row by row.
+//! Operations on every value or pixel by itself: non-linearities and sums, in parallel over pieces of the
+//! tensor, channels put side by side, and samples of a map, row by row.
 
 use std::mem::MaybeUninit;
 
@@ -48,6 +48,22 @@ vectorized! {
 }
 
 vectorized! {
+    fn swiglu_slice(gate: &[f32], value: &[f32], y: &mut [MaybeUninit<f32>]) {
+        for ((y, &value), &gate) in y.iter_mut().zip(value).zip(gate) {
+            y.write(value * simd::swish::<FUSED>(gate, 1.0));
+        }
+    }
+}
+
+vectorized! {
+    fn add_slice(a: &[f32], b: &[f32], y: &mut [MaybeUninit<f32>]) {
+        for ((y, &a), &b) in y.iter_mut().zip(a).zip(b) {
+            y.write(a + b);
+        }
+    }
+}
+
+vectorized! {
     /// `y = (a·(1 − x) + b·x)·(1 − y) + (c·(1 − x) + d·x)·y` for fractions x, y.
     fn blend(corners: [&[f32]; 4], fractions: (f32, f32), out: &mut [MaybeUninit<f32>]) {
         let [a, b, c, d] = corners.map(|corner| &corner[..out.len()]);
@@ -82,6 +98,63 @@ pub(in super::super) fn quick_gelu(x: &Tensor) -> Result<Tensor> {
 
 pub(in super::super) fn gelu(x: &Tensor) -> Result<Tensor> {
     map(x, gelu_slice)
+}
+
+/// A function of two tensors of one shape, value by value.
+fn zip(a: &Tensor, b: &Tensor, f: fn(&[f32], &[f32], &mut [MaybeUninit<f32>])) -> Result<Tensor> {
+    if a.shape() != b.shape() {
+        candle_core::bail!("{:?} and {:?} are not of one shape", a.shape(), b.shape());
+    }
+    let y = with_values([&a.contiguous()?, &b.contiguous()?], |[a, b]| {
+        // SAFETY: the pieces are all of it, and every `f` writes one value for each two.
+        unsafe {
+            written(a.len(), |y| {
+                let pieces = a.par_chunks(PIECE).zip(b.par_chunks(PIECE));
+                y.par_chunks_mut(PIECE).zip(pieces).for_each(|(y, (a, b))| f(a, b, y));
+            })
+        }
+    })?;
+    Tensor::from_vec(y, a.shape(), &Device::Cpu)
+}
+
+pub(in super::super) fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    zip(a, b, add_slice)
+}
+
+pub(in super::super) fn swiglu(gate: &Tensor, value: &Tensor) -> Result<Tensor> {
+    zip(gate, value, swiglu_slice)
+}
+
+/// `[…, A]` and `[…, B]` → `[…, A + B]`.
+pub(in super::super) fn join(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let (left, right) = (a.dim(D::Minus1)?, b.dim(D::Minus1)?);
+    let mut shape = a.dims().to_vec();
+    let others = shape.len() - 1;
+    if b.rank() != a.rank() || b.dims()[..others] != shape[..others] {
+        candle_core::bail!("{:?} and {:?} cannot be joined", a.shape(), b.shape());
+    }
+    shape[others] = left + right;
+    if left == 0 || right == 0 {
+        return if left == 0 { b.contiguous() } else { a.contiguous() };
+    }
+    let rows = (PIECE / (left + right)).max(1);
+    let y = with_values([&a.contiguous()?, &b.contiguous()?], |[a, b]| {
+        // SAFETY: the rows are all of it, each written by its two halves.
+        unsafe {
+            written(a.len() + b.len(), |y| {
+                let pieces = a.par_chunks(rows * left).zip(b.par_chunks(rows * right));
+                y.par_chunks_mut(rows * (left + right)).zip(pieces).for_each(|(y, (a, b))| {
+                    let halves = a.chunks_exact(left).zip(b.chunks_exact(right));
+                    for (y, (a, b)) in y.chunks_exact_mut(left + right).zip(halves) {
+                        let (first, second) = y.split_at_mut(left);
+                        first.write_copy_of_slice(a);
+                        second.write_copy_of_slice(b);
+                    }
+                });
+            })
+        }
+    })?;
+    Tensor::from_vec(y, shape, &Device::Cpu)
 }
 
 /// `[…, 2C]` → `[…, C]`.

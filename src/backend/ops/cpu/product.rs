@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use super::{
     Shared,
     element::{Element, Line, with_lines},
-    kernel::{DEPTH, PANEL, Place, ROW},
+    kernel::{DEPTH, LINE, PANEL, Place, ROW},
     panels::{MOST_SCRATCH_LINES, Right},
     written,
 };
@@ -192,6 +192,8 @@ fn multiply<E: Element>(
     let (inner, columns) = right.dims();
     let kernel = right.kernel();
     let all_words = kernel.words(inner);
+    // Calls of about one size: the last of them would leave the multipliers idle with few rows.
+    let together = tile.rows.div_ceil(tile.rows.div_ceil(kernel.rows));
     let left_lines = tile.rows * ROW / Line::WORDS;
     with_lines(left_lines + right.scratch_lines(), |lines| {
         let (left, scratch) = lines.split_at_mut(left_lines);
@@ -210,8 +212,13 @@ fn multiply<E: Element>(
                 let block = right.block(panel, first, words, scratch);
                 let column = panel * PANEL;
                 let width = PANEL.min(columns - column);
-                for row in (0..tile.rows).step_by(kernel.rows) {
-                    let count = kernel.rows.min(tile.rows - row);
+                let mut next = if panel + 1 < tile.panel + tile.panels {
+                    right.place(panel + 1, first)
+                } else {
+                    right.place(tile.panel, first + words)
+                };
+                for row in (0..tile.rows).step_by(together) {
+                    let count = together.min(tile.rows - row);
                     let left = left[row * ROW * E::PER_WORD..].as_ptr().cast();
                     let offset = (tile.row + row) * columns + column;
                     let y = output.place(offset, count, width, columns);
@@ -223,12 +230,16 @@ fn multiply<E: Element>(
                     } else {
                         (null(), y.cast_const())
                     };
-                    let place = Place { y, width, stride: columns, bias, other };
+                    let place = Place { y, width, stride: columns, bias, other, next };
                     // SAFETY: there are so many rows and words, and the block has as many words; the
                     // bias is as wide as the place, and the summand as large as the output, in which
                     // tiles share no value; the processor has the kernel's instructions, for which
                     // it was chosen.
                     unsafe { kernel.run(count, words, left, block.as_ptr().cast(), &place) };
+                    // A call brings a cache line closer for each word, of which the panel has half of
+                    // one: two calls, and there is no more to bring.
+                    let beyond = row >= together;
+                    next = if beyond { null() } else { next.wrapping_add(words * LINE) };
                 }
             }
         }

@@ -2,13 +2,13 @@
 //! register for the word of a row and two for the panel.
 
 use std::arch::x86_64::{
-    __m512, __m512bh, __mmask16, _mm512_add_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_load_ps,
-    _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_set1_ps,
-    _mm512_setzero_ps, _mm512_storeu_ps,
+    __m512, __m512bh, __mmask16, _MM_HINT_T1, _mm_prefetch, _mm512_add_ps, _mm512_dpbf16_ps,
+    _mm512_fmadd_ps, _mm512_load_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps,
+    _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
 };
 use std::mem::transmute;
 
-use super::{Kernel, PANEL, Place, ROW, by_rows};
+use super::{Kernel, LINE, PANEL, Place, ROW, by_rows};
 use crate::backend::ops::Products;
 
 pub(super) const F32: Kernel = Kernel {
@@ -43,6 +43,8 @@ macro_rules! micro {
                 place: &Place,
             ) {
                 let (mut a, mut b) = (a, b);
+                let mut next =
+                    if place.next.is_null() { b.cast() } else { place.next };
                 let mut all = [[_mm512_setzero_ps(); 2]; M];
                 for _ in 0..words {
                     // SAFETY: within the panel, as the caller promises.
@@ -56,6 +58,8 @@ macro_rules! micro {
                         let ($sum, $b) = (*second, right);
                         *second = $multiply;
                     }
+                    _mm_prefetch::<_MM_HINT_T1>(next.cast());
+                    next = next.wrapping_add(LINE);
                     (a, b) = (a.wrapping_add(1), b.wrapping_add(PANEL));
                 }
                 // SAFETY: promised by the caller.
@@ -76,7 +80,7 @@ macro_rules! micro {
 unsafe fn finish<const M: usize>(place: &Place, mut sums: [[__m512; 2]; M]) {
     /// Numbers of a vector.
     const LANES: usize = PANEL / 2;
-    let Place { y, width, stride, bias, other } = *place;
+    let Place { y, width, stride, bias, other, .. } = *place;
     if width == PANEL {
         if !bias.is_null() {
             // SAFETY: promised by the caller.

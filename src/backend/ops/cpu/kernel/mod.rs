@@ -25,13 +25,15 @@ pub(super) const PANEL: usize = 32;
 pub(super) const DEPTH: usize = 256;
 /// From one row of activations to the next, in words: a cache line more, so that rows do not fall
 /// upon each other in the cache.
-pub(super) const ROW: usize = DEPTH + 16;
+pub(super) const ROW: usize = DEPTH + LINE;
+/// Words of a cache line.
+pub(super) const LINE: usize = 16;
 
 /// Sums, row by row.
 #[repr(C, align(64))]
 struct Sums<const M: usize>([[f32; PANEL]; M]);
 
-/// Where sums go, and what is added to them.
+/// Where sums go, what is added to them, and what is read after them.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {
     pub y: *mut f32,
@@ -43,6 +45,9 @@ pub(super) struct Place {
     pub bias: *const f32,
     /// rows as those of `y`, perhaps `y` itself, or null
     pub other: *const f32,
+    /// words that a later call reads, or null; they are brought closer, a cache line for each word of
+    /// this one
+    pub next: *const u32,
 }
 
 impl Place {
