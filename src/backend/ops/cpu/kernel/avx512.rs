@@ -30,6 +30,60 @@ pub(super) const BF16: Kernel = Kernel {
     present: || is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16"),
 };
 
+/// Numbers of a vector.
+const LANES: usize = PANEL / 2;
+
+/// [`Place::finish`] on sums that are still in registers: the body of a function, since one of its own
+/// would get them through memory.
+macro_rules! finish {
+    ($place:expr, $sums:expr) => {{
+        let mut sums = $sums;
+        let Place { y, width, stride, bias, other, .. } = *$place;
+        if width == PANEL {
+            if !bias.is_null() {
+                // SAFETY: promised by the caller.
+                let bias = unsafe { [_mm512_loadu_ps(bias), _mm512_loadu_ps(bias.add(LANES))] };
+                for [first, second] in &mut sums {
+                    (*first, *second) =
+                        (_mm512_add_ps(*first, bias[0]), _mm512_add_ps(*second, bias[1]));
+                }
+            }
+            for (row, [mut first, mut second]) in sums.into_iter().enumerate() {
+                // SAFETY: promised by the caller.
+                unsafe {
+                    if !other.is_null() {
+                        let other = other.add(row * stride);
+                        first = _mm512_add_ps(first, _mm512_loadu_ps(other));
+                        second = _mm512_add_ps(second, _mm512_loadu_ps(other.add(LANES)));
+                    }
+                    let y = y.add(row * stride);
+                    _mm512_storeu_ps(y, first);
+                    _mm512_storeu_ps(y.add(LANES), second);
+                }
+            }
+            return;
+        }
+        // What is masked out is not touched.
+        for (half, skip) in [0, LANES].into_iter().enumerate() {
+            let count = width.saturating_sub(skip).min(LANES);
+            let mask = ((1u32 << count) - 1) as __mmask16;
+            let load = |from: *const f32| {
+                // SAFETY: promised by the caller.
+                unsafe { _mm512_maskz_loadu_ps(mask, from.wrapping_add(skip)) }
+            };
+            let bias = if bias.is_null() { _mm512_setzero_ps() } else { load(bias) };
+            for (row, sums) in sums.iter().enumerate() {
+                let mut sum = _mm512_add_ps(sums[half], bias);
+                if !other.is_null() {
+                    sum = _mm512_add_ps(sum, load(other.wrapping_add(row * stride)));
+                }
+                // SAFETY: promised by the caller.
+                unsafe { _mm512_mask_storeu_ps(y.wrapping_add(row * stride + skip), mask, sum) };
+            }
+        }
+    }};
+}
+
 /// Defines a micro-kernel by what it does with a vector of sums and two of words.
 macro_rules! micro {
     ($name:ident, $features:literal, |$sum:ident, $a:ident, $b:ident| $multiply:expr) => {
@@ -62,67 +116,12 @@ macro_rules! micro {
                     next = next.wrapping_add(LINE);
                     (a, b) = (a.wrapping_add(1), b.wrapping_add(PANEL));
                 }
-                // SAFETY: promised by the caller.
-                unsafe { finish(place, all) };
+                finish!(place, all);
             }
             let (a, b) = (a.cast(), b.cast());
             by_rows!(rows, of_rows, [1 2 3 4 5 6 7 8 9 10 11 12], (words, a, b, place));
         }
     };
-}
-
-/// [`Place::finish`] on sums that are still in registers.
-///
-/// # Safety
-/// As there.
-#[inline]
-#[target_feature(enable = "avx512f")]
-unsafe fn finish<const M: usize>(place: &Place, mut sums: [[__m512; 2]; M]) {
-    /// Numbers of a vector.
-    const LANES: usize = PANEL / 2;
-    let Place { y, width, stride, bias, other, .. } = *place;
-    if width == PANEL {
-        if !bias.is_null() {
-            // SAFETY: promised by the caller.
-            let bias = unsafe { [_mm512_loadu_ps(bias), _mm512_loadu_ps(bias.add(LANES))] };
-            for [first, second] in &mut sums {
-                (*first, *second) =
-                    (_mm512_add_ps(*first, bias[0]), _mm512_add_ps(*second, bias[1]));
-            }
-        }
-        for (row, [mut first, mut second]) in sums.into_iter().enumerate() {
-            // SAFETY: promised by the caller.
-            unsafe {
-                if !other.is_null() {
-                    let other = other.add(row * stride);
-                    first = _mm512_add_ps(first, _mm512_loadu_ps(other));
-                    second = _mm512_add_ps(second, _mm512_loadu_ps(other.add(LANES)));
-                }
-                let y = y.add(row * stride);
-                _mm512_storeu_ps(y, first);
-                _mm512_storeu_ps(y.add(LANES), second);
-            }
-        }
-        return;
-    }
-    // What is masked out is not touched.
-    for (half, skip) in [0, LANES].into_iter().enumerate() {
-        let count = width.saturating_sub(skip).min(LANES);
-        let mask = ((1u32 << count) - 1) as __mmask16;
-        let load = |from: *const f32| {
-            // SAFETY: promised by the caller.
-            unsafe { _mm512_maskz_loadu_ps(mask, from.wrapping_add(skip)) }
-        };
-        let bias = if bias.is_null() { _mm512_setzero_ps() } else { load(bias) };
-        for (row, sums) in sums.iter().enumerate() {
-            let mut sum = _mm512_add_ps(sums[half], bias);
-            if !other.is_null() {
-                sum = _mm512_add_ps(sum, load(other.wrapping_add(row * stride)));
-            }
-            // SAFETY: promised by the caller.
-            unsafe { _mm512_mask_storeu_ps(y.wrapping_add(row * stride + skip), mask, sum) };
-        }
-    }
 }
 
 micro!(f32_rows, "avx512f", |sum, a, b| _mm512_fmadd_ps(a, b, sum));
