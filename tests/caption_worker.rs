@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, exit};
 use std::time::{Duration, Instant};
 
+use cupscale::caption::cache::CaptionCache;
 use cupscale::caption::worker::protocol::{Load, Reply, Request, read_request, write_reply};
 use cupscale::caption::worker::{Patience, WorkerCaptioner, WorkerOptions};
 use cupscale::caption::{
@@ -127,6 +128,16 @@ impl Scene {
     }
 
     fn with(script: &str, patience: Duration, stop: impl Fn() -> bool + 'static) -> Self {
+        Self::knowing(CaptionCache::new(None), "tiny", script, patience, stop)
+    }
+
+    fn knowing(
+        cache: CaptionCache,
+        fingerprint: &str,
+        script: &str,
+        patience: Duration,
+        stop: impl Fn() -> bool + 'static,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let diary = folder.path().join("diary");
         fs::write(&diary, "").unwrap();
@@ -142,6 +153,8 @@ impl Scene {
                 max_new_tokens: 8,
                 try_together: true,
             },
+            fingerprint: fingerprint.into(),
+            cache,
             patience: Patience { load: Duration::from_secs(60), caption: patience },
             fits: Box::new(|_| true),
             stop: Box::new(stop),
@@ -314,6 +327,8 @@ fn a_program_that_is_not_there_is_one_line() {
             max_new_tokens: 8,
             try_together: true,
         },
+        fingerprint: "tiny".into(),
+        cache: CaptionCache::new(None),
         patience: Patience::default(),
         fits: Box::new(|_| true),
         stop: Box::new(|| false),
@@ -321,6 +336,26 @@ fn a_program_that_is_not_there_is_one_line() {
     scene.captioner = WorkerCaptioner::new(options);
     let error = scene.caption().unwrap_err().to_string();
     assert!(error.contains("the worker does not start") && !error.contains('\n'), "{error}");
+}
+
+#[test]
+fn what_the_same_model_said_before_is_not_asked_again() {
+    let kept = tempfile::tempdir().unwrap();
+    let knowing = |fingerprint: &str, script: &str| {
+        let cache = CaptionCache::new(Some(kept.path().to_owned()));
+        Scene::knowing(cache, fingerprint, script, Duration::from_secs(60), || false)
+    };
+    // One region is not known afterwards.
+    let mut scene = knowing("tiny", "fail:3");
+    assert_captions(&scene.caption().unwrap(), &[(3, "it is torn")]);
+    let mut scene = knowing("tiny", "honest");
+    assert_captions(&scene.caption().unwrap(), &[]);
+    let asked = scene.diary().into_iter().filter(|line| !line.starts_with("load"));
+    assert_eq!(asked.count(), 1);
+    let mut scene = knowing("tiny", "refuse");
+    assert_captions(&scene.caption().unwrap(), &[]);
+    assert!(scene.starts().is_empty());
+    assert!(knowing("another", "refuse").caption().is_err());
 }
 
 #[test]

@@ -14,7 +14,7 @@
 //! An engine gets all regions at once, as a [`RegionSource`], so that it may batch them as it likes; pixels
 //! are produced on demand, so that nobody has to hold the whole enlarged picture. A region that cannot be
 //! captioned falls back to the prompt and says why ([`Caption::fallback`]); only what spoils the whole job is
-//! a [`CaptionError`]. What a costly engine has said is kept in the `cache` (feature `llava`).
+//! a [`CaptionError`]. What a costly engine has said is kept in the [`cache`].
 //!
 //! ```
 //! use cupscale::caption::{CaptionContext, Captioner, GridSpec, Pixels, Rect, RegionImage, RegionPlace};
@@ -38,7 +38,6 @@
 //! ```
 
 pub mod attributes;
-#[cfg(feature = "llava")]
 pub mod cache;
 pub mod document;
 mod error;

@@ -72,8 +72,7 @@ fn builtin(args: &LlavaArgs, device: &Device) -> Result<CaptionModel, CliError> 
         Some(_) => model.name,
         None => model.weights.file_name().unwrap_or_default().to_string_lossy().into_owned(),
     };
-    let folder = if args.no_caption_cache { None } else { CaptionCache::default_folder() };
-    Ok(CaptionModel::load(files, name, device, CaptionCache::new(folder))?)
+    Ok(CaptionModel::load(files, name, device, CaptionCache::new(args.cache_folder()))?)
 }
 
 /// The one captioner that is installed.

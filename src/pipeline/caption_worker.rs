@@ -8,11 +8,13 @@ use candle_core::{Device, DeviceLocation};
 use crate::{
     caption::{
         CaptionError,
+        cache::CaptionCache,
         mistralrs::{VERB, confine, folder_name},
         wording::{Stop, instruction},
         worker::{Patience, WorkerCaptioner, WorkerOptions, protocol::Load},
     },
     model::llava::GenerateOptions,
+    weights::folder_fingerprint,
 };
 
 use super::{Engine, Error, MistralrsSettings};
@@ -55,6 +57,8 @@ pub(super) fn captioner<'a>(
         model: settings.name(),
         start: Box::new(start),
         load,
+        fingerprint: fingerprint(settings),
+        cache: CaptionCache::new(settings.cache.clone()),
         patience: Patience::default(),
         fits: Box::new(engine.fits()?),
         stop,
@@ -63,8 +67,12 @@ pub(super) fn captioner<'a>(
 
 /// What captions follow from beside the picture, the grid and the prompt.
 pub(super) fn identity(settings: &MistralrsSettings) -> String {
-    let (folder, asked) = (settings.folder.display(), instruction(""));
-    format!("{ENGINE} {folder} {:?} {asked}", settings.quantize)
+    format!("{ENGINE} {} {}", fingerprint(settings), instruction(""))
+}
+
+/// Changes with the model and what its weights are rounded to.
+fn fingerprint(settings: &MistralrsSettings) -> String {
+    folder_fingerprint(&settings.folder, settings.quantize)
 }
 
 fn refused(error: &dyn error::Error) -> CaptionError {

@@ -31,8 +31,10 @@ impl Defaults {
     pub const RAP: f64 = 0.5;
     /// How far a region's text condition goes from the prompt (0) to its caption (1).
     pub const RSP: f64 = 1.0;
-    /// Side of a VAE tile's core in image pixels.
+    /// Side of a VAE tile's core in image pixels, for an autoencoder that sees little around it.
     pub const TILE: u32 = 512;
+    /// The same for AutoencoderKL, which sees all of a tile, and whose tiles are padded widely.
+    pub const TILE_KL: u32 = 1024;
     /// Captions that LLaVA writes at once.
     #[cfg(feature = "llava")]
     pub const CAPTION_BATCH: usize = crate::caption::llava::DEFAULT_ROWS;
@@ -72,6 +74,8 @@ pub struct MistralrsSettings {
     pub folder: PathBuf,
     /// What its weights are rounded to.
     pub quantize: Option<crate::weights::QuantType>,
+    /// The folder of the captions that are known, if any are to be kept.
+    pub cache: Option<PathBuf>,
 }
 
 #[cfg(feature = "mistralrs")]

@@ -33,6 +33,12 @@ pub(super) fn fingerprint(
     })
 }
 
+/// The same of one folder, and of the type that its weights are rounded to.
+#[cfg(feature = "mistralrs")]
+pub(crate) fn folder_fingerprint(folder: &Path, quant: Option<QuantType>) -> String {
+    fingerprint(&[folder.to_owned()], std::iter::empty(), quant)
+}
+
 /// What cannot be read has no part in it: loading the model says so.
 fn add(hash: &mut Sha256, path: &Path) -> io::Result<()> {
     let found = fs::metadata(path)?;

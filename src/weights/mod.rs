@@ -29,6 +29,8 @@ mod source;
 mod tensors;
 
 pub use error::WeightsError;
+#[cfg(feature = "mistralrs")]
+pub(crate) use fingerprint::folder_fingerprint;
 pub use form::Part;
 pub use gguf::Summary;
 pub use headers::Footprint;

@@ -2,7 +2,7 @@
 //! there and not the job, and with the process goes all of its memory.
 //!
 //! Whatever engine it is, the process speaks [`protocol`]. It is started when the first picture is to be
-//! captioned. Where it dies, the region that it was at falls back to the prompt and the next process goes on
+//! captioned of which the cache knows nothing. Where it dies, the region that it was at falls back to the prompt and the next process goes on
 //! with the others; a process that died of several regions at once leaves each to be tried alone.
 
 mod process;
@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use self::process::{Silence, Worker};
 use self::protocol::{Load, Reply, Request};
+use super::cache::{CacheKey, CaptionCache, Said, Subject};
 use super::wording::{Fits, Stop, cut_to_fit, instruction};
 use super::{CaptionContext, CaptionError, Captioner, Captions, Pixels, Progress, RegionSource};
 
@@ -52,6 +53,10 @@ pub struct WorkerOptions<'a> {
     pub start: Start,
     /// What it loads.
     pub load: Load,
+    /// Changes with the model.
+    pub fingerprint: String,
+    /// Looked into first; what the model says is kept there.
+    pub cache: CaptionCache,
     /// How long it may say nothing.
     pub patience: Patience,
     /// Whether a caption fits the text encoders.
@@ -88,8 +93,8 @@ impl From<Silence> for Failure {
     }
 }
 
-/// A model's text, or why there is none.
-type Answer = Result<String, String>;
+/// What a model said, or why it said nothing.
+type Answer = Result<Said, String>;
 
 /// Regions without an answer.
 struct Queue {
@@ -149,16 +154,33 @@ impl<'a> WorkerCaptioner<'a> {
     /// [`CaptionError::Interrupted`], or whatever keeps the model from working.
     pub fn describe(&mut self, pixels: &Pixels) -> Result<String, CaptionError> {
         self.instruction = instruction("");
-        self.try_describe(pixels).map_err(|failure| self.error(failure))
+        let key = self.subject().key(pixels, None);
+        let said = match self.options.cache.get(&key) {
+            Some(said) => Ok(said),
+            None => self.try_describe(pixels).inspect(|said| {
+                self.options.cache.put(&key, said);
+                self.options.cache.prune();
+            }),
+        };
+        said.and_then(|said| self.caption_of(Ok(said)).map_err(Failure::Because))
+            .map_err(|failure| self.error(failure))
     }
 
-    fn try_describe(&mut self, pixels: &Pixels) -> Result<String, Failure> {
+    /// What all questions about regions have in common.
+    fn subject(&self) -> Subject {
+        let WorkerOptions { engine, fingerprint, load, .. } = &self.options;
+        let mut subject = Subject::new(engine);
+        for part in [fingerprint, &self.instruction, &load.max_new_tokens.to_string()] {
+            subject.add(part);
+        }
+        subject
+    }
+
+    fn try_describe(&mut self, pixels: &Pixels) -> Result<Said, Failure> {
         self.ensure_worker()?;
         self.send(u64::MAX, pixels);
         match self.reply(self.options.patience.caption)? {
-            Reply::Text { text, ended, .. } => {
-                self.caption_of(&text, ended).map_err(Failure::Because)
-            }
+            Reply::Text { text, ended, .. } => Ok(Said { text, has_ended: ended }),
             Reply::Failed { reason, .. } => Err(Failure::Because(reason)),
             other => Err(Failure::Because(nonsense(&other))),
         }
@@ -229,8 +251,9 @@ impl<'a> WorkerCaptioner<'a> {
         })
     }
 
-    fn caption_of(&self, text: &str, ended: bool) -> Answer {
-        let caption = cut_to_fit(text, ended, &self.options.fits);
+    fn caption_of(&self, answer: Answer) -> Result<String, String> {
+        let said = answer?;
+        let caption = cut_to_fit(&said.text, said.has_ended, &self.options.fits);
         if caption.is_empty() { Err("the model said nothing".to_owned()) } else { Ok(caption) }
     }
 
@@ -251,7 +274,7 @@ impl<'a> WorkerCaptioner<'a> {
             }
         }
         let (id, answer) = match self.reply(self.options.patience.caption)? {
-            Reply::Text { id, text, ended } => (id, self.caption_of(&text, ended)),
+            Reply::Text { id, text, ended } => (id, Ok(Said { text, has_ended: ended })),
             Reply::Failed { id, reason } => (id, Err(reason)),
             other => {
                 self.worker = None;
@@ -279,19 +302,38 @@ impl<'a> WorkerCaptioner<'a> {
             return Ok(Vec::new());
         }
         let mut answers: Vec<Option<Answer>> = vec![None; total];
-        let mut queue = Queue {
-            suspects: VecDeque::new(),
-            fresh: (0..total).collect(),
-            asked: BTreeSet::new(),
-        };
-        // A model that cannot be loaded at all is no accident of a region.
-        self.ensure_worker().map_err(|failure| self.error(failure))?;
+        let mut keys: Vec<Option<CacheKey>> = vec![None; total];
+        let subject = self.subject();
         let (mut done, mut deaths) = (0, 0);
+        for (index, (answer, key)) in answers.iter_mut().zip(&mut keys).enumerate() {
+            if (self.options.stop)() {
+                return Err(CaptionError::Interrupted);
+            }
+            *answer = match regions.pixels(index) {
+                Ok(pixels) => {
+                    let key = key.insert(subject.key(&pixels, None));
+                    self.options.cache.get(key).map(Ok)
+                }
+                Err(error) => Some(Err(error.to_string())),
+            };
+            if answer.is_some() {
+                done += 1;
+                progress(done, total);
+            }
+        }
+        let unknown = (0..total).filter(|&index| answers[index].is_none());
+        let mut queue =
+            Queue { suspects: VecDeque::new(), fresh: unknown.collect(), asked: BTreeSet::new() };
+        if !queue.is_empty() {
+            // A model that cannot be loaded at all is no accident of a region.
+            self.ensure_worker().map_err(|failure| self.error(failure))?;
+        }
         while !queue.is_empty() {
             match self.step(regions, &mut queue) {
                 Ok((index, answer)) => {
-                    if answer.is_ok() {
+                    if let (Ok(said), Some(key)) = (&answer, &keys[index]) {
                         deaths = 0;
+                        self.options.cache.put(key, said);
                     }
                     answers[index] = Some(answer);
                     done += 1;
@@ -320,6 +362,7 @@ impl<'a> WorkerCaptioner<'a> {
             }
             progress(done, total);
         }
+        self.options.cache.prune();
         let missing = || Err("it was left out".to_owned());
         Ok(answers.into_iter().map(|answer| answer.unwrap_or_else(missing)).collect())
     }
@@ -361,7 +404,8 @@ impl Captioner for WorkerCaptioner<'_> {
         let answers = self.answers(regions, progress);
         self.worker = None;
         let notes = std::mem::take(&mut self.notes);
-        let captions = Captions::from_results(answers?, regions, context)
+        let results = answers?.into_iter().map(|answer| self.caption_of(answer));
+        let captions = Captions::from_results(results, regions, context)
             .map_err(|message| self.error(Failure::Because(message)))?;
         Ok(Captions { notes, ..captions })
     }

@@ -4,6 +4,7 @@ use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, ValueEnum};
 use cupscale::{
+    caption::cache::CaptionCache,
     model::llava::Sampling,
     pipeline::{Defaults, LlavaSettings},
     weights::QuantType,
@@ -78,7 +79,6 @@ impl LlavaArgs {
             ("caption-mmproj", self.caption_mmproj.is_some()),
             ("caption-temperature", self.caption_temperature.is_some()),
             ("caption-batch", self.caption_batch.is_some()),
-            ("no-caption-cache", self.no_caption_cache),
         ]
         .into_iter()
         .find_map(|(option, given)| given.then_some(option))
@@ -91,7 +91,13 @@ impl LlavaArgs {
             program: std::env::current_exe().unwrap_or_default(),
             folder: self.caption_model.clone().unwrap_or_default().into(),
             quantize: self.caption_quantize,
+            cache: self.cache_folder(),
         })
+    }
+
+    /// Where captions are kept, if they are.
+    pub fn cache_folder(&self) -> Option<PathBuf> {
+        if self.no_caption_cache { None } else { CaptionCache::default_folder() }
     }
 
     /// How the model is asked.
