@@ -3,11 +3,11 @@
     pip install -r models/train/requirements.txt && cargo build --release
     python benches/full_size.py --work /path/with/30-GB
     python benches/full_size.py --work DIR --only calls      # the UNet and the VAE in turn with PyTorch
-    python benches/full_size.py --work DIR --only jobs --sdcpp PYTHON      # of an environment with `pip install cyllama`
+    python benches/full_size.py --work DIR --only jobs --job-side 512 --sdcpp PYTHON      # with `pip install cyllama`
 
 Random weights compute the same products as trained ones, so times, memory and agreement are those of the real model;
 only the pictures mean nothing. Prints Markdown: seconds of single calls of the UNet and the VAE; seconds and peak
-memory of one 1024 x 1024 region and four steps; the error of one UNet call against PyTorch in f32, and the table of
+memory of one region (1024 x 1024) and four steps; the error of one UNet call against PyTorch in f32, and the table of
 quantized types. stable-diffusion.cpp, which the package cyllama carries, joins the jobs on request, from a single file
 with ldm's names. Jobs are processes of their own, so that each peak is its own.
 """
@@ -192,7 +192,7 @@ def torch_unet(model, inputs, outputs):
     print(json.dumps({"first_s": first, "step_s": (time.perf_counter() - started) / 4}))
 
 
-def torch_job(model, picture, output):
+def torch_job(model, picture, output, side):
     """diffusers' own image-to-image pipeline on the enlarged picture."""
     import torch
     from diffusers import StableDiffusionXLImg2ImgPipeline
@@ -200,7 +200,7 @@ def torch_job(model, picture, output):
 
     pipe = StableDiffusionXLImg2ImgPipeline.from_pretrained(model, torch_dtype=torch.float32, add_watermarker=False)
     pipe.set_progress_bar_config(disable=True)
-    image = Image.open(picture).convert("RGB").resize((1024, 1024), Image.Resampling.LANCZOS)
+    image = Image.open(picture).convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
     pipe(image=image, guidance_scale=0.0, generator=torch.Generator().manual_seed(0), **CALLS).images[0].save(output)
     print("{}")
 
@@ -280,37 +280,37 @@ def make_single_file(model, path):
     save_file(half(to_single_file("sdxl", parts)[0]), path)
 
 
-def sdcpp_job(python, single_file, picture, output, threads):
+def sdcpp_job(python, single_file, picture, output, side, threads):
     """stable-diffusion.cpp's image to image with the same number of UNet calls, from the enlarged picture."""
     from PIL import Image
 
     enlarged = output.with_name("sdcpp-in.png")
-    Image.open(picture).convert("RGB").resize((1024, 1024), Image.Resampling.LANCZOS).save(enlarged)
+    Image.open(picture).convert("RGB").resize((side, side), Image.Resampling.LANCZOS).save(enlarged)
     return [python, "-m", "cyllama.sd", "img2img", "--model", single_file, "--init-img", enlarged, "--prompt",
             CALLS["prompt"], "--strength", CALLS["strength"], "--steps", CALLS["num_inference_steps"], "--cfg-scale", 1,
-            "--sampler", "euler", "--width", 1024, "--height", 1024, "--threads", threads, "--seed", 0, "--output", output]
+            "--sampler", "euler", "--width", side, "--height", side, "--threads", threads, "--seed", 0, "--output", output]
 
 
-def whole_jobs(work, model, program, sdcpp, threads):
-    """One region of 1024 x 1024, four of eight steps, in turn."""
+def whole_jobs(work, model, program, sdcpp, side, threads):
+    """One region, four of eight steps, in turn."""
     from PIL import Image
 
     picture = work / "in.png"
     photo = Image.open(next((ROOT / "samples").glob("*.jpg"))).convert("RGB")
-    photo.resize((256, 256), Image.Resampling.LANCZOS).save(picture)
+    photo.resize((side // 4, side // 4), Image.Resampling.LANCZOS).save(picture)
     ours = [program, picture, "--scale", "4", "--steps", "8", "--denoise-steps", "4", "--captioner", "none",
             "--prompt", CALLS["prompt"], "--rap", "0", "--quiet"]
-    print("| one 1024² region, 4 steps, f32 compute | seconds | peak memory |\n|---|---|---|", flush=True)
+    print(f"| one {side}² region, 4 steps, f32 compute | seconds | peak memory |\n|---|---|---|", flush=True)
     quantized, single_file = work / "sdxl-q8_0.gguf", work / "sdxl-f16.safetensors"
     jobs = [
-        ("diffusers (PyTorch), f32", [sys.executable, __file__, "--work", work, "--role", "job"]),
+        ("diffusers (PyTorch), f32", [sys.executable, __file__, "--work", work, "--role", "job", "--job-side", side]),
         ("cupscale-fast, f16 folder", [*ours, "--model", model, "-o", work / "f16.png"]),
         ("cupscale-fast, q8_0 GGUF", [*ours, "--model", quantized, "-o", work / "q8_0.png"]),
     ]
     if sdcpp:
         subprocess.run([sys.executable, __file__, "--work", work, "--role", "single-file"], check=True)
         jobs += [
-            ("stable-diffusion.cpp, f16 file", sdcpp_job(sdcpp, single_file, picture, work / "sdcpp.png", threads)),
+            ("stable-diffusion.cpp, f16 file", sdcpp_job(sdcpp, single_file, picture, work / "sdcpp.png", side, threads)),
             ("cupscale-fast, f16 file", [*ours, "--model", single_file, "-o", work / "single.png"]),
         ]
     for name, command in jobs:
@@ -343,6 +343,7 @@ def main():
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of single calls")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each program in single calls")
     parser.add_argument("--role", choices=["calls", "job", "unet", "single-file"], help=argparse.SUPPRESS)
+    parser.add_argument("--job-side", type=int, default=1024, help="side of the region of whole jobs")
     parser.add_argument("--sdcpp", type=pathlib.Path, help="Python of an environment that has cyllama")
     args = parser.parse_args()
     work, model = args.work.resolve(), args.work.resolve() / "sdxl-random"
@@ -351,7 +352,7 @@ def main():
     if args.role == "single-file":
         return make_single_file(model, work / "sdxl-f16.safetensors")
     if args.role == "job":
-        return torch_job(model, work / "in.png", work / "torch.png")
+        return torch_job(model, work / "in.png", work / "torch.png", args.job_side)
     if args.role == "unet":
         return torch_unet(model, work / "inputs.safetensors", work / "reference.safetensors")
     make_model(model)
@@ -367,7 +368,7 @@ def main():
         if not path.exists():
             subprocess.run([program, "models", "quantize", model, "-o", path, "--type", kind], check=True)
     if "jobs" in args.only:
-        whole_jobs(work, model, program, args.sdcpp, args.threads)
+        whole_jobs(work, model, program, args.sdcpp, args.job_side, args.threads)
     if "errors" in args.only:
         unet_errors(work, model, [bench_binary("parts")], args.side, args.types)
     print(f"\nfree disk: {shutil.disk_usage(work).free / 1e9:.0f} GB", file=sys.stderr)

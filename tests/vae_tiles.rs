@@ -50,8 +50,8 @@ fn tiles_of_an_autoencoder_with_norms_differ_little_from_the_whole() {
     // With statistics of their own, tiles of the gradient differ by 12 and 13; what is left on the photo is
     // the attention's, which sees a tile.
     for (name, picture, bounds) in [
-        ("gradient", gradient(512, 384), [(256, 4), (128, 8)]),
-        ("photo", photo(512, 384), [(256, 10), (128, 10)]),
+        ("gradient", gradient(512, 384), [(256, 2), (128, 2)]),
+        ("photo", photo(512, 384), [(256, 2), (128, 4)]),
     ] {
         let shell = Shell::new();
         picture.save(shell.path("in.png")).unwrap();

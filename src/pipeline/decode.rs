@@ -138,14 +138,14 @@ fn decode(
     let f = engine.shape().factor;
     // Latent pixels around the core that the filter needs to see as they are.
     let rim = if source.is_some() { colour_fix::RADIUS.div_ceil(f) } else { 0 };
-    let (y, x) = (row.padded_by(row.pad + rim), column.padded_by(column.pad + rim));
+    let (y, x) = (row.padded_by(rim), column.padded_by(rim));
     let latents = latents(engine, z, x, y)?;
     let (height, width) = ((row.core.len() + 2 * rim) * f, (column.core.len() + 2 * rim) * f);
     let mut pixels: Vec<f32> = engine
         .vae()?
         .decode_with(&latents, shared.into())?
-        .narrow(1, row.pad * f, height)?
-        .narrow(2, column.pad * f, width)?
+        .narrow(1, row.before() * f, height)?
+        .narrow(2, column.before() * f, width)?
         .to_dtype(DType::F32)?
         .flatten_all()?
         .to_vec1()?;
@@ -154,7 +154,7 @@ fn decode(
     }
     let Some(source) = source else { return Ok(pixels) };
     let in_pixels = |range: Range<isize>| range.start * f as isize..range.end * f as isize;
-    let (y, x) = (in_pixels(row.padded_by(rim)), in_pixels(column.padded_by(rim)));
+    let (y, x) = (in_pixels(row.core_and(rim)), in_pixels(column.core_and(rim)));
     colour_fix::apply(&mut pixels, &source.window(x, y), width);
     let rim = rim * f;
     Ok(pixels

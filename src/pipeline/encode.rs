@@ -115,7 +115,7 @@ pub(super) fn low_resolution(
     let factor = engine.shape().factor;
     let source = Canvased::new(picture, width * factor, height * factor)?;
     // It has about the size of one region: one tile.
-    let whole = |length: usize| Span { core: 0..length, pad: plan.vae_pad };
+    let whole = |length: usize| Span { core: 0..length, length, padding: plan.vae_padding };
     let (row, column) = (whole(height), whole(width));
     retry_halves(&row, &column, &mut |row, column| {
         tile(engine, &source, None, latent, row, column)
@@ -151,8 +151,8 @@ fn tile(
     let core: Vec<f32> = engine
         .vae()?
         .encode_with(&window, shared.into())?
-        .narrow(1, row.pad, row.core.len())?
-        .narrow(2, column.pad, column.core.len())?
+        .narrow(1, row.before(), row.core.len())?
+        .narrow(2, column.before(), column.core.len())?
         .to_dtype(DType::F32)?
         .flatten_all()?
         .to_vec1()?;

@@ -415,6 +415,16 @@ impl Engine {
         }
     }
 
+    /// Side of a VAE tile's core in image pixels where the user says nothing and memory allows.
+    #[must_use]
+    pub fn default_tile(&self) -> usize {
+        let side = match self.vae_context {
+            Some(_) => super::Defaults::TILE,
+            None => super::Defaults::TILE_KL,
+        };
+        side as usize
+    }
+
     /// Values from the host as a tensor that [`predict`](Self::predict) takes.
     pub(super) fn input(
         &self,

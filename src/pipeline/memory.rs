@@ -18,10 +18,10 @@ use crate::{
 };
 
 use super::{
-    Defaults, Engine, Error, Settings, colour_fix,
+    Engine, Error, Settings, colour_fix,
     engine::{Footprints, VAE_DTYPE},
     statistics,
-    tiles::spans,
+    tiles::{Padding, Span, spans},
 };
 
 /// What the program takes before it does anything: code, the runtime, the threads' stacks.
@@ -118,14 +118,13 @@ pub struct CaptionBatch {
 }
 
 impl MemoryPlan {
-    /// A line about what was made smaller than asked for or usual, if anything was.
+    /// A line about what was made smaller than asked for or `usual`, batch and tile, if anything was.
     #[must_use]
-    pub fn note(&self, settings: &Settings, usual_batch: usize) -> Option<String> {
+    pub fn note(&self, settings: &Settings, usual: (usize, usize)) -> Option<String> {
         let Self { batch, tile, keeps_parts, .. } = *self;
         let smaller = [
-            (batch < settings.batch.unwrap_or(usual_batch)).then(|| format!("batches of {batch}")),
-            (tile < settings.tile.unwrap_or(Defaults::TILE as usize))
-                .then(|| format!("VAE tiles of {tile} px")),
+            (batch < settings.batch.unwrap_or(usual.0)).then(|| format!("batches of {batch}")),
+            (tile < settings.tile.unwrap_or(usual.1)).then(|| format!("VAE tiles of {tile} px")),
             (!keeps_parts).then(|| "the model's parts loaded in turn".to_owned()),
             self.captions.filter(|captions| !captions.stays).map(|captions| {
                 format!("{} captions at once, their model gone before the UNet", captions.rows)
@@ -188,8 +187,8 @@ pub(super) struct Job<'a> {
     pub guided: bool,
     /// Height and width in latent pixels of the low-resolution pass, if there is one.
     pub low_resolution: Option<(usize, usize)>,
-    /// Padding of a VAE tile on each side, in latent pixels.
-    pub vae_pad: usize,
+    /// Padding of VAE tiles.
+    pub vae_padding: Padding,
 }
 
 /// What a stage takes on either side.
@@ -229,7 +228,7 @@ impl Job<'_> {
         let fits = |bytes: usize| budget.is_none_or(|budget| bytes <= budget);
         let choice = Choice {
             batch: settings.batch.unwrap_or_else(|| engine.default_batch()),
-            tile: settings.tile.unwrap_or(Defaults::TILE as usize),
+            tile: settings.tile.unwrap_or_else(|| engine.default_tile()),
             captions: self.caption_batches().into_iter().next(),
             keeps_parts: true,
         };
@@ -414,9 +413,9 @@ impl Job<'_> {
     /// The largest tile's side in latent pixels, its core's and with what is computed around it.
     fn tile_side(&self, length: usize, tile: usize, rim: usize) -> (usize, usize) {
         let core = (tile / self.engine.shape().factor).max(1);
-        let cores = spans(length, core, self.vae_pad).into_iter().map(|span| span.core.len());
-        let core = cores.max().unwrap_or(1) + 2 * rim;
-        (core, core + 2 * self.vae_pad)
+        let spans = spans(length, core, self.vae_padding);
+        let most = |side: fn(&Span) -> usize| spans.iter().map(side).max().unwrap_or(1) + 2 * rim;
+        (most(|span| span.core.len()), most(|span| span.padded().len()))
     }
 
     fn encode(&self, tile: usize, scratch: &mut usize) -> Needs {
@@ -424,9 +423,10 @@ impl Job<'_> {
         let padded = |length| self.tile_side(length, tile, 0).1;
         let (height, width) = (padded(self.canvas.latent_height), padded(self.canvas.latent_width));
         // The whole picture for the attention prior goes as one tile.
-        let whole = (self.low_resolution)
-            .map(|(height, width)| (1, height + 2 * self.vae_pad, width + 2 * self.vae_pad));
-        let samples = self.samples(height * width);
+        let whole = (self.low_resolution).map(|sides| {
+            (1, sides.0 + 2 * self.vae_padding.border, sides.1 + 2 * self.vae_padding.border)
+        });
+        let samples = self.samples();
         let sizes = [Some((1, height, width)), whole, samples].into_iter().flatten();
         let peaks = sizes.map(|(batch, height, width)| {
             let (height, width) = (height * shape.factor, width * shape.factor);
@@ -499,7 +499,7 @@ impl Job<'_> {
         };
         let (core_height, height) = self.tile_side(self.canvas.latent_height, tile, rim);
         let (core_width, width) = self.tile_side(self.canvas.latent_width, tile, rim);
-        let samples = self.samples((height - 2 * rim) * (width - 2 * rim));
+        let samples = self.samples();
         let sizes = [Some((1, height, width)), samples].into_iter().flatten();
         let peaks = sizes.map(|(batch, height, width)| {
             let mut ledger = self.vae_ledger();
@@ -522,11 +522,10 @@ impl Job<'_> {
         }
     }
 
-    /// The samples for the shared statistics of tiles with so many latent pixels: how many, and their sides.
-    fn samples(&self, tile: usize) -> Option<(usize, usize, usize)> {
+    /// The samples for the shared statistics of tiles: how many, and their sides.
+    fn samples(&self) -> Option<(usize, usize, usize)> {
         let has_norms = self.engine.vae_context().is_none();
-        let count = statistics::sample_count(tile);
-        has_norms.then_some((count, statistics::SAMPLE, statistics::SAMPLE))
+        has_norms.then_some((statistics::SAMPLES, statistics::SAMPLE, statistics::SAMPLE))
     }
 
     fn vae_ledger(&self) -> Ledger {

@@ -96,7 +96,8 @@ pub fn upscale(
     for note in &plan.sampling.notes {
         progress.note(note);
     }
-    if let Some(note) = plan.memory.note(settings, engine.default_batch()) {
+    if let Some(note) = plan.memory.note(settings, (engine.default_batch(), engine.default_tile()))
+    {
         progress.note(&note);
     }
     for warning in picture.warnings.iter().chain(encoder.warnings()) {

@@ -11,14 +11,15 @@ use crate::{
 use super::{
     Engine, Error, MemoryPlan, ModelShape, Sampling, Settings,
     memory::Job,
-    tiles::{Span, spans},
+    tiles::{Padding, Span, spans},
     work::Layout,
 };
 
-/// Padding in latent pixels for an autoencoder that looks at the whole tile (AutoencoderKL): no padding
-/// makes such a tile exact, but its norms share statistics ([`super::statistics`]), and wide padding brings
-/// what its attention sees close to what its neighbours' sees.
-const GLOBAL_VAE_PAD: usize = 32;
+/// Padding for an autoencoder that looks at the whole tile (AutoencoderKL): no padding makes such a tile
+/// exact, but its norms share statistics ([`super::statistics`]), and wide padding brings what its attention
+/// sees close to what its neighbours' sees. Past the canvas there are no neighbours, only the zeros of
+/// its convolutions to be kept away.
+const GLOBAL_VAE_PADDING: Padding = Padding { inside: 32, border: 8 };
 
 /// The largest output: 131 072², far beyond any camera times any scale, and a canvas that still
 /// fits a disk. More is a slip of the finger.
@@ -41,8 +42,8 @@ pub struct Plan {
     pub tile_rows: Vec<Span>,
     /// VAE tiles from left to right, in latent pixels.
     pub tile_columns: Vec<Span>,
-    /// Padding of a VAE tile on each side, in latent pixels.
-    pub vae_pad: usize,
+    /// Padding of VAE tiles.
+    pub vae_padding: Padding,
     /// Height and width in latent pixels of the low-resolution pass, if there is one.
     pub low_resolution: Option<(usize, usize)>,
     /// What computes, and in what precision ([`Engine::computes_on`]).
@@ -72,7 +73,8 @@ impl Plan {
         )?;
         let sampling =
             Sampling::resolve(&engine.scheduler, &engine.schedule, &engine.defaults, settings)?;
-        let vae_pad = engine.vae_context().unwrap_or(GLOBAL_VAE_PAD);
+        let everywhere = |pad| Padding { inside: pad, border: pad };
+        let vae_padding = engine.vae_context().map_or(GLOBAL_VAE_PADDING, everywhere);
         let low_resolution = (settings.rap > 0.0).then(|| native_size(input, shape));
         let job = Job {
             engine,
@@ -82,7 +84,7 @@ impl Plan {
             grid: &grid,
             guided: sampling.guidance.is_some(),
             low_resolution,
-            vae_pad,
+            vae_padding,
         };
         let memory = job.plan()?;
         let core = (memory.tile / shape.factor).max(1);
@@ -91,10 +93,10 @@ impl Plan {
             canvas,
             grid,
             sampling,
-            tile_rows: spans(canvas.latent_height, core, vae_pad),
-            tile_columns: spans(canvas.latent_width, core, vae_pad),
+            tile_rows: spans(canvas.latent_height, core, vae_padding),
+            tile_columns: spans(canvas.latent_width, core, vae_padding),
             memory,
-            vae_pad,
+            vae_padding,
             low_resolution,
             computes_on: engine.computes_on(),
             shape,

@@ -59,7 +59,7 @@ pub(super) fn says_out_of_memory(message: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::tiles::Padding, *};
 
     fn exhausted() -> Error {
         let message = "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")";
@@ -91,11 +91,13 @@ mod tests {
 
     #[test]
     fn a_tile_too_large_for_the_device_is_cut_until_its_parts_fit_and_cover_it() {
-        let tile = |core| Span { core, pad: 3 };
-        let (row, column) = (tile(10..17), tile(0..20));
+        let padding = Padding { inside: 3, border: 1 };
+        let (row, column) =
+            (Span { core: 10..17, length: 30, padding }, Span { core: 0..20, length: 20, padding });
         let mut covered = [[0; 20]; 17];
         retry_halves(&row, &column, &mut |row, column| {
-            assert_eq!((row.pad, column.pad), (3, 3));
+            assert_eq!((row.before(), row.after()), (3, 3));
+            assert_eq!(column.before(), if column.core.start == 0 { 1 } else { 3 });
             if row.core.len() * column.core.len() > 30 {
                 return Err(exhausted());
             }

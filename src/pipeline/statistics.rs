@@ -2,7 +2,7 @@
 //! from all over the canvas before the first tile. Without them every tile would be normalized by its own
 //! contents, and a smooth sky would show where tiles meet.
 //!
-//! The samples follow from the canvas and the size of the tiles alone.
+//! The samples follow from the canvas alone.
 
 use std::{cell::Cell, ops::Range};
 
@@ -10,36 +10,28 @@ use candle_core::Tensor;
 
 use crate::model::vae::{MARGIN_SHARE, NormStatistics, Vae};
 
-use super::{Engine, Error, Plan, retry::retry_smaller, tiles::Span};
+use super::{Engine, Error, Plan, retry::retry_smaller};
 
 /// Side of a sample in latent pixels, of which the inner half is measured.
 pub(super) const SAMPLE: usize = 32;
-/// All samples go together, because a norm's input follows from the norms before it: no more of them than
-/// the most that is useful, and than take the place of a tile.
-const SAMPLES_MOST: usize = 16;
-const SAMPLES_LEAST: usize = 4;
-
-/// How many samples are measured where tiles have so many latent pixels, padding included.
-pub(super) fn sample_count(tile: usize) -> usize {
-    (tile / (SAMPLE * SAMPLE)).clamp(SAMPLES_LEAST, SAMPLES_MOST)
-}
+/// How many samples are measured at most. All go together, because a norm's input follows from the norms
+/// before it, and together they take about what a tile takes.
+pub(super) const SAMPLES: usize = 8;
 
 /// Measures the samples that `window` gives (of columns and rows of the canvas in latent pixels, maybe past
-/// its borders) by passing them through the encoder or the decoder; `None` where tiles share nothing: there
-/// is one tile, or the autoencoder has no norms.
+/// its borders) by passing them through the encoder or the decoder; `None` where the autoencoder has no
+/// norms. A single tile uses them too: how a canvas is cut, for which memory decides, is not to be seen.
 pub(super) fn measure(
     engine: &Engine,
     plan: &Plan,
     mut window: impl FnMut(Range<isize>, Range<isize>) -> Result<Tensor, Error>,
     mut pass: impl FnMut(&Vae, &Tensor, &mut NormStatistics) -> candle_core::Result<Tensor>,
 ) -> Result<Option<NormStatistics>, Error> {
-    if engine.vae_context().is_some() || plan.tile_rows.len() * plan.tile_columns.len() == 1 {
+    if engine.vae_context().is_some() {
         return Ok(None);
     }
-    let longest = |spans: &[Span]| spans.iter().map(|span| span.padded().len()).max().unwrap_or(0);
-    let count = sample_count(longest(&plan.tile_rows) * longest(&plan.tile_columns));
     // Fewer will do where the device has no memory for all.
-    let count = Cell::new(count);
+    let count = Cell::new(SAMPLES);
     let statistics = retry_smaller(&count, |count| {
         let samples = samples(plan.canvas.latent_height, plan.canvas.latent_width, count)
             .into_iter()

@@ -22,7 +22,7 @@ pub struct MachineArgs {
     /// Regions computed at once [default: 4 on the CPU, 8 on a GPU, or what fits]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub batch: Option<u32>,
-    /// Side of a VAE tile, in pixels [default: 512, or what fits]
+    /// Side of a VAE tile, in pixels [default: 512, of an AutoencoderKL 1024, or what fits]
     #[arg(short = 't', long, visible_alias = "vae-tile", value_name = "PIXELS",
           value_parser = clap::value_parser!(u32).range(32..=16384))]
     pub tile: Option<u32>,

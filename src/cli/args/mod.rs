@@ -255,7 +255,11 @@ mod tests {
             format!("[default: the model's, or {}]", Defaults::STEPS),
             format!("[default: the model's, or {}]", Defaults::STRENGTH),
             format!("[default: the model's, or {}]", Defaults::GUIDANCE),
-            format!("[default: {}, or what fits]", Defaults::TILE),
+            format!(
+                "[default: {}, of an AutoencoderKL {}, or what fits]",
+                Defaults::TILE,
+                Defaults::TILE_KL
+            ),
             #[cfg(feature = "llava")]
             format!("[default: {}, or what fits]", Defaults::CAPTION_BATCH),
             format!(
