@@ -11,6 +11,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use candle_core::{Device, safetensors};
+use cupscale::caption::cache::CaptionCache;
 use cupscale::caption::mistralrs::{confine, folder_name};
 use cupscale::caption::worker::protocol::{Load, Reply, Request, encode_request, read_reply};
 use cupscale::caption::worker::{Patience, WorkerCaptioner, WorkerOptions};
@@ -184,6 +185,8 @@ fn captioner(load: Load) -> WorkerCaptioner<'static> {
         model: "tiny".into(),
         start: Box::new(command),
         load,
+        fingerprint: String::new(),
+        cache: CaptionCache::new(None),
         patience: Patience::default(),
         fits: Box::new(|_| true),
         stop: Box::new(|| false),

@@ -46,7 +46,8 @@ pub(super) struct Place {
     /// rows as those of `y`, perhaps `y` itself, or null
     pub other: *const f32,
     /// words that a later call reads, or null; they are brought closer, a cache line for each word of
-    /// this one
+    /// this one, where there is an instruction for it
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code))]
     pub next: *const u32,
 }
 
