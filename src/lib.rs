@@ -24,6 +24,9 @@
 //! # }
 //! ```
 //!
+//! A program whose global allocator is [`backend::Allocator`] takes the memory that is planned, and is faster on
+//! the CPU.
+//!
 //! A job runs in [`pipeline`]; each other module is one room of it, named after what it holds.
 
 pub mod backend;

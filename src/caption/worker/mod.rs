@@ -2,8 +2,9 @@
 //! there and not the job, and with the process goes all of its memory.
 //!
 //! Whatever engine it is, the process speaks [`protocol`]. It is started when the first picture is to be
-//! captioned of which the cache knows nothing. Where it dies, the region that it was at falls back to the prompt and the next process goes on
-//! with the others; a process that died of several regions at once leaves each to be tried alone.
+//! captioned of which the cache knows nothing. Where it dies, the region that it was at falls back to the
+//! prompt and the next process goes on with the others; a process that died of several regions at once leaves
+//! each to be tried alone.
 
 mod process;
 pub mod protocol;

@@ -236,10 +236,9 @@ fn multiply<E: Element>(
                     // tiles share no value; the processor has the kernel's instructions, for which
                     // it was chosen.
                     unsafe { kernel.run(count, words, left, block.as_ptr().cast(), &place) };
-                    // A call brings a cache line closer for each word, of which the panel has half of
-                    // one: two calls, and there is no more to bring.
-                    let beyond = row >= together;
-                    next = if beyond { null() } else { next.wrapping_add(words * LINE) };
+                    // Each call brings a cache line for each word closer, and a block has two of them.
+                    let has_more = row == 0 && !next.is_null();
+                    next = if has_more { next.wrapping_add(words * LINE) } else { null() };
                 }
             }
         }
