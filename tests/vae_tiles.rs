@@ -48,10 +48,10 @@ fn through_tiles(shell: &Shell, tile: u32) -> RgbImage {
 #[test]
 fn tiles_of_an_autoencoder_with_norms_differ_little_from_the_whole() {
     // With statistics of their own, tiles of the gradient differ by 12 and 13; what is left on the photo is
-    // the attention's, which sees a tile.
+    // the attention's, which sees a tile. Where kernels round otherwise a level more is possible.
     for (name, picture, bounds) in [
         ("gradient", gradient(512, 384), [(256, 2), (128, 2)]),
-        ("photo", photo(512, 384), [(256, 2), (128, 4)]),
+        ("photo", photo(512, 384), [(256, 3), (128, 4)]),
     ] {
         let shell = Shell::new();
         picture.save(shell.path("in.png")).unwrap();
