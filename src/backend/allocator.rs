@@ -29,8 +29,8 @@ const LARGE: usize = 128 << 10;
 /// Blocks begin at multiples of this, a cache line.
 const GRAIN: usize = 64;
 
-/// No block is a whole number of pages: neighbours would begin at equal offsets in their pages, where the
-/// processor takes a load of one for a load of what was just stored into another.
+/// Most blocks are whole numbers of pages, and take so much more: neighbours would begin at equal offsets in
+/// their pages, where the processor takes a load of one for a load of what was just stored into another.
 const STAGGER: usize = 64;
 
 /// The addresses that are set aside, half as many if the system refuses, but not fewer than the least.

@@ -41,6 +41,16 @@ struct Beside<'a> {
     other: Option<&'a Tensor>,
 }
 
+impl Beside<'_> {
+    /// The picture that the kernel moves over, as a tensor of its own.
+    fn picture(&self, x: &Tensor) -> Result<Tensor> {
+        match self.doubled {
+            Some(size) => doubled(x, size),
+            None => Ok(x.clone()),
+        }
+    }
+}
+
 fn is_pointwise(kernel: usize, stride: usize, padding: usize) -> bool {
     kernel == 1 && stride == 1 && padding == 0
 }
@@ -171,10 +181,7 @@ impl Conv2d {
                         x.shape()
                     );
                 }
-                let x = match beside.doubled {
-                    Some(size) => &doubled(x, size)?,
-                    None => x,
-                };
+                let x = &beside.picture(x)?;
                 let y = match beside.other {
                     Some(other) => linear.forward_add(x, other),
                     None => linear.forward(x),
@@ -215,19 +222,13 @@ impl Window {
                 return cpu::conv2d(x, weight, bias.as_ref(), beside.other, window);
             }
             Kept::Narrow(weight) if cpu::takes(x) => {
-                let x = match beside.doubled {
-                    Some(size) => &doubled(x, size)?,
-                    None => x,
-                };
+                let x = &beside.picture(x)?;
                 return cpu::narrow(x, weight, bias.as_ref(), beside.other, window(false));
             }
             Kept::Dense(weight) => weight,
             _ => candle_core::bail!("conv2d: a weight for f32 on the CPU, not for {:?}", x.dtype()),
         };
-        let x = match beside.doubled {
-            Some(size) => &doubled(x, size)?,
-            None => x,
-        };
+        let x = &beside.picture(x)?;
         let (out_h, out_w) = ((height + 2 * p - k) / s + 1, (width + 2 * p - k) / s + 1);
         let padded = x.pad_with_zeros(1, p, p)?.pad_with_zeros(2, p, p)?;
         let mut taps = Vec::with_capacity(k * k);

@@ -32,6 +32,33 @@ impl Window {
         let places = |length: usize| (length + 2 * self.padding - self.kernel) / self.stride + 1;
         (places(self.picture.0), places(self.picture.1))
     }
+
+    /// The output's shape, for `x` `[B, H, W, in]` and so many outputs.
+    ///
+    /// # Errors
+    /// An `other` of another shape, which could not be added.
+    pub(super) fn output_shape(
+        &self,
+        x: &Tensor,
+        columns: usize,
+        other: Option<&Tensor>,
+    ) -> Result<(usize, usize, usize, usize)> {
+        let (height, width) = self.output();
+        let shape = (x.dim(0)?, height, width, columns);
+        if let Some(other) = other
+            && other.dims4()? != shape
+        {
+            candle_core::bail!("conv2d: {:?} cannot be added to {shape:?}", other.shape());
+        }
+        Ok(shape)
+    }
+
+    /// Rows or columns of the kernel that lie on the picture, which has so many, at output pixel `at`.
+    pub(super) fn seen(&self, at: usize, length: usize) -> Range<usize> {
+        let start = self.padding.saturating_sub(at * self.stride).min(self.kernel);
+        let end = (length + self.padding).saturating_sub(at * self.stride);
+        start..end.clamp(start, self.kernel)
+    }
 }
 
 /// The pixels under the kernel, `[kernel, kernel, channels]`, of every output pixel of a batch of
@@ -160,14 +187,8 @@ pub(in super::super) fn conv2d(
     window: Window,
 ) -> Result<Tensor> {
     let (batch, height, width, channels) = x.dims4()?;
-    let output = window.output();
-    let columns = weight.columns;
-    let shape = (batch, output.0, output.1, columns);
-    if let Some(other) = other
-        && other.dims4()? != shape
-    {
-        candle_core::bail!("conv2d: {:?} cannot be added to {shape:?}", other.shape());
-    }
+    let (output, columns) = (window.output(), weight.columns);
+    let shape = window.output_shape(x, columns, other)?;
     let y = with_summands(&x.contiguous()?, bias, other, (batch, columns), |values, summands| {
         let gathered = Gathered { values, height, width, channels, window, output };
         let rows = batch * output.0 * output.1;

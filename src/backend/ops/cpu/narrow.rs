@@ -1,7 +1,7 @@
 //! Convolutions with a few outputs, such as the last one of a UNet or of a decoder. In a panel most
 //! columns would be zeros; here a vector holds neighbouring inputs, and products are summed along them.
 
-use std::{array, mem::MaybeUninit, sync::Arc};
+use std::{array, mem::MaybeUninit, ops::Range, sync::Arc};
 
 use candle_core::{DType, Device, Result, Tensor};
 use rayon::prelude::*;
@@ -92,15 +92,8 @@ pub(in super::super) fn narrow(
     other: Option<&Tensor>,
     window: Window,
 ) -> Result<Tensor> {
-    let (batch, _, _, channels) = x.dims4()?;
-    let (height, width) = window.output();
-    let columns = weight.columns;
-    let shape = (batch, height, width, columns);
-    if let Some(other) = other
-        && other.dims4()? != shape
-    {
-        candle_core::bail!("conv2d: {:?} cannot be added to {shape:?}", other.shape());
-    }
+    let channels = x.dim(3)?;
+    let shape @ (batch, height, width, columns) = window.output_shape(x, weight.columns, other)?;
     let y = with_summands(&x.contiguous()?, bias, other, (batch, columns), |values, summands| {
         let row = width * columns;
         let picture = values.len() / batch.max(1);
@@ -136,15 +129,12 @@ fn compute_row(
 ) {
     let Window { kernel, stride, padding, picture: (height, width), .. } = window;
     let (run, columns) = (kernel * channels, weight.columns);
-    // Rows of the kernel that lie on the picture.
-    let top = padding.saturating_sub(line * stride).min(kernel);
-    let bottom = (height + padding).saturating_sub(line * stride).clamp(top, kernel);
+    let rows = window.seen(line, height);
     for (pixel, y) in y.chunks_exact_mut(columns).enumerate() {
-        let left = padding.saturating_sub(pixel * stride).min(kernel);
-        let right = (width + padding).saturating_sub(pixel * stride).clamp(left, kernel);
+        let Range { start: left, end: right } = window.seen(pixel, width);
         let seen = left * channels..right * channels;
         let mut sums = Sums::default();
-        for row in if seen.is_empty() { 0..0 } else { top..bottom } {
+        for row in if seen.is_empty() { 0..0 } else { rows.clone() } {
             let weights = &weight.weights[row * OUTPUTS * run..][..OUTPUTS * run];
             let weights = array::from_fn(|output| &weights[output * run..][seen.clone()]);
             let start = (line * stride + row - padding) * width + pixel * stride + left - padding;
