@@ -14,7 +14,7 @@ use super::{
     CaptionBatch, Defaults, LlavaSettings,
     caption_model::{CaptionModel, generate_options, whole_size},
     captions::rect,
-    memory::{Job, Needs, VOCABULARY_ENTRY_BYTES},
+    plan::memory::{Job, Needs, VOCABULARY_ENTRY_BYTES},
 };
 
 /// What a job asks of the captioner's model.

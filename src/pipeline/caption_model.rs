@@ -18,7 +18,7 @@ use crate::{
     weights::{Footprint, LlavaFiles},
 };
 
-use super::{Engine, Error, LlavaSettings, Plan, captions, engine::device_name, slot::Slot};
+use super::{Engine, Error, LlavaSettings, Plan, captions, model::device_name, slot::Slot};
 
 /// The longest side of a whole picture that is shown: no model looks at more of it.
 const WHOLE_SIDE: u32 = 1344;

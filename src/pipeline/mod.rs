@@ -9,39 +9,33 @@ mod caption_model;
 mod caption_worker;
 mod captions;
 mod colour_fix;
-mod condition;
-mod decode;
-mod denoise;
-mod encode;
-mod engine;
 mod error;
 mod job;
-mod journal;
-mod memory;
+mod model;
 mod plan;
 mod progress;
 mod retry;
-mod sampling;
 mod settings;
 mod slot;
-mod statistics;
-mod tiles;
+mod stages;
 mod work;
 
 #[cfg(feature = "llava")]
 pub use caption_model::CaptionModel;
-pub use engine::{Engine, ModelShape};
 pub use error::Error;
-pub use memory::{CaptionBatch, MemoryPlan, MemoryStage, StageMemory};
-pub use plan::Plan;
+pub use model::{Engine, ModelShape};
+pub use plan::{
+    Plan,
+    memory::{CaptionBatch, MemoryPlan, MemoryStage, StageMemory},
+    sampling::{ModelDefaults, Sampling},
+};
 pub use progress::{Progress, Silent, Stage};
-pub use sampling::{ModelDefaults, Sampling};
 #[cfg(feature = "llava")]
 pub use settings::LlavaSettings;
 #[cfg(feature = "mistralrs")]
 pub use settings::MistralrsSettings;
 pub use settings::{CaptionerChoice, ColourFix, Defaults, Settings};
-pub use work::{Resume, Work};
+pub use work::folder::{Resume, Work};
 
 use std::cell::Cell;
 
@@ -50,8 +44,8 @@ use crate::{
     caption::document::Document,
     image::{EncodeOptions, Encoder, Format, Output, Picture},
 };
-use journal::Done;
-use work::WorkFolder;
+use stages::{condition, decode, denoise, encode};
+use work::{folder::WorkFolder, journal::Done};
 
 /// What a finished job has to say for itself.
 #[derive(Clone, Debug)]

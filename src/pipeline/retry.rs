@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use super::{Error, tiles::Span};
+use super::{Error, plan::tiles::Span};
 
 /// Calls `attempt` with `size`, and as long as the device has not enough memory for it, with half as
 /// much. `size` stays what was possible, so that the next call begins there.
@@ -59,7 +59,7 @@ pub(super) fn says_out_of_memory(message: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::tiles::Padding, *};
+    use super::{super::plan::tiles::Padding, *};
 
     fn exhausted() -> Error {
         let message = "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")";

@@ -1,5 +1,5 @@
 //! What every stage of a job takes of memory, worked out before it runs; the batch, the VAE tile and
-//! the parts that stay loaded, chosen from it. When the device runs out all the same: [`super::retry`].
+//! the parts that stay loaded, chosen from it. When the device runs out all the same: `pipeline::retry`.
 //!
 //! On the CPU everything is in one memory, and the estimate is of the process's peak resident set:
 //! weights, activations, the picture and the canvases, pages of mapped files included. On a GPU it
@@ -17,11 +17,13 @@ use crate::{
     weights::Footprint,
 };
 
-use super::{
-    Engine, Error, Settings, colour_fix,
-    engine::{Footprints, VAE_DTYPE},
-    statistics,
-    tiles::{Padding, Span, spans},
+use super::tiles::{Padding, Span, spans};
+use crate::pipeline::{
+    colour_fix,
+    error::Error,
+    model::{Engine, Footprints, VAE_DTYPE},
+    settings::{ColourFix, Settings},
+    stages::statistics,
 };
 
 /// What the program takes before it does anything: code, the runtime, the threads' stacks.
@@ -32,7 +34,7 @@ const PROCESS_BYTES: usize = 16 << 20;
 const THREAD_BYTES: usize = 3 << 20;
 
 /// What a tokenizer takes for an entry of its vocabulary: two tables of strings, merges and a trie.
-pub(super) const VOCABULARY_ENTRY_BYTES: usize = 800;
+pub(crate) const VOCABULARY_ENTRY_BYTES: usize = 800;
 
 /// What the allocators keep of memory that is no longer used, or cannot hand out for the holes in it: a
 /// share of what is used, as measured (`benches/memory.py`).
@@ -172,12 +174,12 @@ impl fmt::Display for MemoryPlan {
 }
 
 /// A number of bytes for people.
-pub(super) fn mebibytes(bytes: usize) -> String {
+pub(crate) fn mebibytes(bytes: usize) -> String {
     format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
 /// Everything about a job that its memory follows from, batch and tile excepted.
-pub(super) struct Job<'a> {
+pub(crate) struct Job<'a> {
     pub engine: &'a Engine,
     pub settings: &'a Settings,
     /// Input size in pixels, width and height.
@@ -193,7 +195,7 @@ pub(super) struct Job<'a> {
 
 /// What a stage takes on either side.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Needs {
+pub(crate) struct Needs {
     /// weights and tensors that stay
     pub device: usize,
     /// the same in host memory
@@ -215,7 +217,7 @@ struct Choice {
 impl Job<'_> {
     /// Chooses the batch, the tile, how captions are made, and what stays loaded.
     ///
-    /// Batch and tile are the user's, or those of [`Defaults`] where they fit; everything stays loaded if
+    /// Batch and tile are the user's, or those of [`Defaults`](crate::pipeline::Defaults) where they fit; everything stays loaded if
     /// that fits too. Else a model that describes the picture goes when it has; if what is left still
     /// does not fit, each part is loaded for its stage alone, and batch and tile are the largest that fit.
     ///
@@ -494,8 +496,8 @@ impl Job<'_> {
     fn decode(&self, tile: usize, scratch: &mut usize) -> Needs {
         let shape = self.engine.shape();
         let rim = match self.settings.colour_fix {
-            super::ColourFix::Wavelet => colour_fix::RADIUS.div_ceil(shape.factor),
-            super::ColourFix::None => 0,
+            ColourFix::Wavelet => colour_fix::RADIUS.div_ceil(shape.factor),
+            ColourFix::None => 0,
         };
         let (core_height, height) = self.tile_side(self.canvas.latent_height, tile, rim);
         let (core_width, width) = self.tile_side(self.canvas.latent_width, tile, rim);

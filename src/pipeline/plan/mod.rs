@@ -1,6 +1,10 @@
 //! What a job will do, worked out before it does anything: sizes, regions, timesteps, tiles, and
 //! the memory that follows from them.
 
+pub mod memory;
+pub mod sampling;
+pub mod tiles;
+
 use std::fmt;
 
 use crate::{
@@ -8,12 +12,15 @@ use crate::{
     weights::registry::human,
 };
 
-use super::{
-    Engine, Error, MemoryPlan, ModelShape, Sampling, Settings,
-    memory::Job,
-    tiles::{Padding, Span, spans},
-    work::Layout,
+use crate::pipeline::{
+    error::Error,
+    model::{Engine, ModelShape},
+    settings::Settings,
+    work::folder::Layout,
 };
+use memory::{Job, MemoryPlan};
+use sampling::Sampling;
+use tiles::{Padding, Span, spans};
 
 /// Padding for an autoencoder that looks at the whole tile (AutoencoderKL): no padding makes such a tile
 /// exact, but its norms share statistics ([`super::statistics`]), and wide padding brings what its attention
@@ -119,7 +126,7 @@ impl Plan {
     }
 
     /// The files of the work folder; `row_bytes` is the length of one row of the output's samples.
-    pub(super) fn layout(&self, row_bytes: usize) -> Layout {
+    pub(crate) fn layout(&self, row_bytes: usize) -> Layout {
         Layout {
             canvas: (self.canvas.latent_height, self.canvas.latent_width, self.shape.channels),
             regions: (self.grid.len(), self.grid.region_side()),

@@ -12,13 +12,18 @@ use crate::{
     priors::{attention::AttentionPrior, structure::StructurePrior},
 };
 
-use super::{
-    Engine, Error, Plan, Progress, Settings, Stage,
-    condition::Conditions,
-    engine::UNetCall,
-    journal::Record,
+use super::condition::Conditions;
+use crate::pipeline::{
+    error::Error,
+    model::{Engine, UNetCall},
+    plan::Plan,
+    progress::{Progress, Stage},
     retry::retry_smaller,
-    work::{Files, SafeJournal, WorkFolder},
+    settings::Settings,
+    work::{
+        folder::{Files, SafeJournal, WorkFolder},
+        journal::Record,
+    },
 };
 
 /// Draws of the noise field: the canvas, the low-resolution latent of the attention prior, and from
@@ -32,7 +37,7 @@ const DRAW_STEPS: u32 = 2;
 const STEP_BAND: usize = 1 << 20;
 
 /// What the sampling loop works with.
-pub(super) struct Denoise<'a> {
+pub(crate) struct Denoise<'a> {
     pub engine: &'a Engine,
     pub plan: &'a Plan,
     pub settings: &'a Settings,

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 /// has come, counted from the job's beginning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Record {
+pub(crate) enum Record {
     /// VAE tiles of the canvas that are encoded.
     Encoded { tiles: usize },
     /// The picture at the model's native size is encoded.
@@ -29,7 +29,7 @@ pub(super) enum Record {
 
 /// What all records together say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Done {
+pub(crate) struct Done {
     pub tiles: usize,
     pub low_resolution: bool,
     pub steps: usize,
@@ -52,7 +52,7 @@ impl Done {
 
 /// The open journal of a job.
 #[derive(Debug)]
-pub(super) struct Journal {
+pub(crate) struct Journal {
     file: File,
     done: Done,
 }

@@ -84,7 +84,7 @@ impl ModelShape {
 
 /// What the parts of a model take, known without loading them.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Footprints {
+pub(crate) struct Footprints {
     pub text: Footprint,
     pub vae: Footprint,
     pub unet: Footprint,
@@ -92,7 +92,7 @@ pub(super) struct Footprints {
 
 /// What a job's memory follows from on the side of the text encoders.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct TextSizes {
+pub(crate) struct TextSizes {
     /// tokens of a prompt
     pub tokens: usize,
     /// entries of all vocabularies
@@ -117,15 +117,15 @@ pub struct Engine {
     vae_config: VaeConfig,
     /// see [`Vae::context`]
     vae_context: Option<usize>,
-    pub(super) text_sizes: TextSizes,
-    pub(super) footprints: Footprints,
-    pub(super) scheduler: SchedulerConfig,
-    pub(super) schedule: Schedule,
-    pub(super) defaults: ModelDefaults,
+    pub(crate) text_sizes: TextSizes,
+    pub(crate) footprints: Footprints,
+    pub(crate) scheduler: SchedulerConfig,
+    pub(crate) schedule: Schedule,
+    pub(crate) defaults: ModelDefaults,
     /// Whether the condition of an empty negative prompt is zeros and not the encoded empty text.
-    pub(super) zeros_for_empty_prompt: bool,
-    pub(super) device: Device,
-    pub(super) dtype: DType,
+    pub(crate) zeros_for_empty_prompt: bool,
+    pub(crate) device: Device,
+    pub(crate) dtype: DType,
     shape: ModelShape,
     name: String,
     loras: Vec<(String, f64)>,
@@ -133,7 +133,7 @@ pub struct Engine {
 }
 
 /// The VAE computes in f32 everywhere, because SDXL's overflows in f16 (METHOD §6).
-pub(super) const VAE_DTYPE: DType = DType::F32;
+pub(crate) const VAE_DTYPE: DType = DType::F32;
 
 impl Engine {
     /// Makes the model ready for `device`: reads its configurations and the headers of its weights,
@@ -151,7 +151,7 @@ impl Engine {
     ///
     /// # Errors
     /// As [`load`](Self::load).
-    pub(super) fn load_in(
+    pub(crate) fn load_in(
         files: &ModelFiles,
         device: &Device,
         dtype: DType,
@@ -233,12 +233,12 @@ impl Engine {
     }
 
     /// The autoencoder, loaded if it is not.
-    pub(super) fn vae(&self) -> Result<Arc<Vae>, Error> {
+    pub(crate) fn vae(&self) -> Result<Arc<Vae>, Error> {
         self.vae.get(|| Ok(self.files.vae(&self.device, VAE_DTYPE)?))
     }
 
     /// The text encoders, loaded if they are not.
-    pub(super) fn text(&self) -> Result<Arc<TextConditioner>, Error> {
+    pub(crate) fn text(&self) -> Result<Arc<TextConditioner>, Error> {
         self.text.get(|| Ok(self.files.text(&self.device, self.dtype)?))
     }
 
@@ -247,7 +247,7 @@ impl Engine {
     /// # Errors
     /// A tokenizer that is missing or not supported.
     #[cfg(feature = "llava")]
-    pub(super) fn fits(&self) -> Result<impl Fn(&str) -> bool + use<>, Error> {
+    pub(crate) fn fits(&self) -> Result<impl Fn(&str) -> bool + use<>, Error> {
         let tokenizers = self.files.tokenizers()?;
         // What cannot be measured will be noted when it is encoded.
         Ok(move |text: &str| tokenizers.iter().all(|it| matches!(it.cut(text), Ok(None))))
@@ -269,18 +269,18 @@ impl Engine {
 
     /// The error for values that are not numbers. Where the weights are to blame the first such one is
     /// named: they are searched only now, because reading them all takes as long as loading the model.
-    pub(super) fn non_finite(&self, stage: Stage) -> Error {
+    pub(crate) fn non_finite(&self, stage: Stage) -> Error {
         let weight = self.files.find_non_finite();
         Error::NonFinite { stage, weight }
     }
 
     /// Forgets the parts that are loaded; a part that is in use goes when it is no longer.
-    pub(super) fn free_parts(&self) {
+    pub(crate) fn free_parts(&self) {
         self.parts_freer()();
     }
 
     /// What does so, for another thread.
-    pub(super) fn parts_freer(&self) -> impl Fn() + Send + Sync + use<> {
+    pub(crate) fn parts_freer(&self) -> impl Fn() + Send + Sync + use<> {
         let unets = [self.unet.clone(), self.unet_f32.clone()];
         let (vae, text) = (self.vae.clone(), self.text.clone());
         move || {
@@ -292,7 +292,7 @@ impl Engine {
     }
 
     /// Forgets the weights of the model that describes regions.
-    pub(super) fn free_captioner(&self) {
+    pub(crate) fn free_captioner(&self) {
         #[cfg(feature = "llava")]
         if let Some(captioner) = &self.captioner {
             captioner.free();
@@ -301,7 +301,7 @@ impl Engine {
     }
 
     /// How many bytes of weights are loaded on the device now.
-    pub(super) fn loaded_bytes(&self) -> usize {
+    pub(crate) fn loaded_bytes(&self) -> usize {
         let Footprints { text, vae, unet } = self.footprints;
         let parts = [
             (self.text.loaded().is_some(), text),
@@ -316,17 +316,17 @@ impl Engine {
     }
 
     /// The UNet's architecture.
-    pub(super) fn unet_config(&self) -> &UNetConfig {
+    pub(crate) fn unet_config(&self) -> &UNetConfig {
         &self.unet_config
     }
 
     /// The autoencoder's architecture.
-    pub(super) fn vae_config(&self) -> &VaeConfig {
+    pub(crate) fn vae_config(&self) -> &VaeConfig {
         &self.vae_config
     }
 
     /// How far around it the autoencoder sees, in latent pixels ([`Vae::context`]).
-    pub(super) fn vae_context(&self) -> Option<usize> {
+    pub(crate) fn vae_context(&self) -> Option<usize> {
         self.vae_context
     }
 
@@ -426,7 +426,7 @@ impl Engine {
     }
 
     /// Values from the host as a tensor that [`predict`](Self::predict) takes.
-    pub(super) fn input(
+    pub(crate) fn input(
         &self,
         values: Vec<f32>,
         shape: (usize, usize, usize, usize),
@@ -442,7 +442,7 @@ impl Engine {
     /// call, and `conditioning` and `prior` hold `2·batch` entries: those of the negative prompt,
     /// then those of the prompt. The prediction is then `negative + g·(positive − negative)` (Ho and
     /// Salimans 2022, as diffusers writes it). The precision is that of `z`: the working precision, or f32.
-    pub(super) fn predict(
+    pub(crate) fn predict(
         &self,
         call: &UNetCall,
         conditioning: &Conditioning,
@@ -470,7 +470,7 @@ impl Engine {
 }
 
 /// A backend, and in what precision it computes.
-pub(super) fn device_name(device: &Device, dtype: DType) -> String {
+pub(crate) fn device_name(device: &Device, dtype: DType) -> String {
     let device = match device {
         Device::Cpu => "cpu",
         Device::Cuda(_) => "cuda",
@@ -532,7 +532,7 @@ fn check_conditioning(
 }
 
 /// The arguments of one UNet call.
-pub(super) struct UNetCall {
+pub(crate) struct UNetCall {
     pub z: Tensor,
     pub zl: Tensor,
     pub timestep: f64,

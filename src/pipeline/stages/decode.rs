@@ -13,14 +13,22 @@ use crate::{
     model::vae::{NormStatistics, Norms},
 };
 
-use super::{
-    ColourFix, Engine, Error, Plan, Progress, Settings, Stage, colour_fix,
-    encode::Canvased,
-    journal::Record,
+use super::{encode::Canvased, statistics};
+use crate::pipeline::{
+    colour_fix,
+    error::Error,
+    model::Engine,
+    plan::{
+        Plan,
+        tiles::{Span, mirrored},
+    },
+    progress::{Progress, Stage},
     retry::retry_halves,
-    statistics,
-    tiles::{Span, mirrored},
-    work::{Files, WorkFolder},
+    settings::{ColourFix, Settings},
+    work::{
+        folder::{Files, WorkFolder},
+        journal::Record,
+    },
 };
 
 /// Bytes of samples that are handed to the encoder at a time, in whole rows.
@@ -28,7 +36,7 @@ const WRITE_BAND: usize = 8 << 20;
 
 /// Decodes the denoised canvas, fixes its colours, crops it to the output's exact size, and keeps the samples
 /// of its rows in the work folder.
-pub(super) fn canvas(
+pub(crate) fn canvas(
     engine: &Engine,
     picture: &Picture,
     plan: &Plan,
@@ -97,7 +105,7 @@ pub(super) fn canvas(
 }
 
 /// Writes the decoded rows into the output, which appears when it is complete.
-pub(super) fn write(
+pub(crate) fn write(
     encoder: Encoder,
     output: &Output,
     plan: &Plan,

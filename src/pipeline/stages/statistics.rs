@@ -10,18 +10,18 @@ use candle_core::Tensor;
 
 use crate::model::vae::{MARGIN_SHARE, NormStatistics, Vae};
 
-use super::{Engine, Error, Plan, retry::retry_smaller};
+use crate::pipeline::{error::Error, model::Engine, plan::Plan, retry::retry_smaller};
 
 /// Side of a sample in latent pixels, of which the inner half is measured.
-pub(super) const SAMPLE: usize = 32;
+pub(crate) const SAMPLE: usize = 32;
 /// How many samples are measured at most. All go together, because a norm's input follows from the norms
 /// before it, and together they take about what a tile takes.
-pub(super) const SAMPLES: usize = 8;
+pub(crate) const SAMPLES: usize = 8;
 
 /// Measures the samples that `window` gives (of columns and rows of the canvas in latent pixels, maybe past
 /// its borders) by passing them through the encoder or the decoder; `None` where the autoencoder has no
 /// norms. A single tile uses them too: how a canvas is cut, for which memory decides, is not to be seen.
-pub(super) fn measure(
+pub(crate) fn measure(
     engine: &Engine,
     plan: &Plan,
     mut window: impl FnMut(Range<isize>, Range<isize>) -> Result<Tensor, Error>,

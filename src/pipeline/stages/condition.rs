@@ -13,10 +13,10 @@ use crate::{
     },
 };
 
-use super::{Engine, Error};
+use crate::pipeline::{error::Error, model::Engine};
 
 /// Text conditions of the whole picture and of every region.
-pub(super) struct Conditions {
+pub(crate) struct Conditions {
     /// `[texts, M, D]`, one row per distinct text
     context: Tensor,
     /// `[texts, P]`

@@ -22,10 +22,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{canvas::Latent, image::Output};
 
-use super::{
-    Error,
-    journal::{Done, Journal, Record},
-};
+use super::journal::{Done, Journal, Record};
+use crate::pipeline::error::Error;
 
 /// Where a job keeps what it has done, and what becomes of work that is there already.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,7 +47,7 @@ pub enum Resume {
 
 /// Sizes of the files of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Layout {
+pub(crate) struct Layout {
     /// Height, width and channels of the canvas.
     pub canvas: (usize, usize, usize),
     /// Regions, and their side.
@@ -105,7 +103,7 @@ const KEEP_STREAMS: Duration = Duration::from_secs(14 * 24 * 3600);
 
 /// The work folder of a running job, locked.
 #[derive(Debug)]
-pub(super) struct WorkFolder {
+pub(crate) struct WorkFolder {
     path: PathBuf,
     /// What the names of the job's other files are made from.
     tag: OsString,
@@ -117,7 +115,7 @@ pub(super) struct WorkFolder {
 
 /// The canvases of a job.
 #[derive(Debug)]
-pub(super) struct Files {
+pub(crate) struct Files {
     /// The latent of the resized input.
     pub zl: Latent,
     /// z before a step and after it, in turn: a step reads the one and writes the other, so that one
@@ -132,14 +130,14 @@ pub(super) struct Files {
 
 /// The output's rows in a file.
 #[derive(Debug)]
-pub(super) struct Rows {
+pub(crate) struct Rows {
     file: File,
     row_bytes: u64,
 }
 
 /// The journal, with errors that name its file.
 #[derive(Debug)]
-pub(super) struct SafeJournal {
+pub(crate) struct SafeJournal {
     journal: Journal,
     path: PathBuf,
 }

@@ -8,7 +8,10 @@ use crate::sampler::{
     Timesteps, Update,
 };
 
-use super::{Defaults, Error, Settings};
+use crate::pipeline::{
+    error::Error,
+    settings::{Defaults, Settings},
+};
 
 /// What a model's maker says about how to sample it, beyond its scheduler config; nothing of it binds the
 /// user. Read from JSON with the keys `sampler`, `timestep_spacing`, `timesteps`, `steps`, `strength` or

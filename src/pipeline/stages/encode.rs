@@ -10,17 +10,21 @@ use crate::{
     model::vae::{NormStatistics, Norms},
 };
 
-use super::{
-    Engine, Error, Plan, Progress, Stage,
-    journal::Record,
+use super::statistics;
+use crate::pipeline::{
+    error::Error,
+    model::Engine,
+    plan::{
+        Plan,
+        tiles::{Span, mirrored},
+    },
+    progress::{Progress, Stage},
     retry::retry_halves,
-    statistics,
-    tiles::{Span, mirrored},
-    work::WorkFolder,
+    work::{folder::WorkFolder, journal::Record},
 };
 
 /// The resized picture, continued by reflection on every side: past its end it fills the canvas.
-pub(super) struct Canvased<'a> {
+pub(crate) struct Canvased<'a> {
     resizer: Resizer<'a>,
     width: usize,
     height: usize,
@@ -60,7 +64,7 @@ impl<'a> Canvased<'a> {
 }
 
 /// Encodes the resized picture onto the canvas of the plan's size: zL of METHOD §2.
-pub(super) fn canvas(
+pub(crate) fn canvas(
     engine: &Engine,
     picture: &Picture,
     plan: &Plan,
@@ -101,7 +105,7 @@ pub(super) fn canvas(
 }
 
 /// Encodes the whole picture at the model's native size, if the plan has a low-resolution pass.
-pub(super) fn low_resolution(
+pub(crate) fn low_resolution(
     engine: &Engine,
     picture: &Picture,
     plan: &Plan,
