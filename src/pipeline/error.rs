@@ -105,6 +105,11 @@ impl Error {
         says_out_of_memory(&source.to_string())
     }
 
+    /// An error of the file or folder at `path`.
+    pub(crate) fn in_file(path: &Path, source: io::Error) -> Self {
+        Self::Work { path: path.to_owned(), source }
+    }
+
     /// Whether the reader of standard output went away, which is no failure of ours.
     #[must_use]
     pub fn is_broken_pipe(&self) -> bool {

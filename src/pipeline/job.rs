@@ -1,12 +1,13 @@
 //! What makes a job that job: everything that decides the bytes of its output. Work that was left
 //! unfinished is taken up only by the very same one.
 
-use std::fmt::Write as _;
-
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use crate::image::{Format, Picture};
+use crate::{
+    image::{Format, Picture},
+    units,
+};
 
 use super::{Engine, Plan, Settings};
 
@@ -40,8 +41,5 @@ pub(super) fn identity(
 fn digest(feed: impl FnOnce(&mut Sha256)) -> String {
     let mut hash = Sha256::new();
     feed(&mut hash);
-    hash.finalize().iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    units::hex(&hash.finalize())
 }

@@ -16,7 +16,7 @@ use crate::pipeline::{
     error::Error,
     model::{Engine, ModelShape},
     settings::Settings,
-    work::folder::Layout,
+    work::files::Layout,
 };
 use memory::{Job, MemoryPlan};
 use sampling::Sampling;

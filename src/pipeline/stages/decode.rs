@@ -25,10 +25,7 @@ use crate::pipeline::{
     progress::{Progress, Stage},
     retry::retry_halves,
     settings::{ColourFix, Settings},
-    work::{
-        folder::{Files, WorkFolder},
-        journal::Record,
-    },
+    work::{files::Files, folder::WorkFolder, journal::Record},
 };
 
 /// Bytes of samples that are handed to the encoder at a time, in whole rows.

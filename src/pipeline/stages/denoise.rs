@@ -21,8 +21,9 @@ use crate::pipeline::{
     retry::retry_smaller,
     settings::Settings,
     work::{
-        folder::{Files, SafeJournal, WorkFolder},
-        journal::Record,
+        files::Files,
+        folder::WorkFolder,
+        journal::{Journal, Record},
     },
 };
 
@@ -95,7 +96,7 @@ impl Denoise<'_> {
         timestep: f64,
         priors: &[AttentionPrior],
         predictions: &mut Latent,
-        journal: &mut SafeJournal,
+        journal: &mut Journal,
         progress: &mut dyn Progress,
     ) -> Result<(), Error> {
         let Self { engine, plan, .. } = *self;

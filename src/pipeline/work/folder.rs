@@ -7,23 +7,23 @@
 
 use std::{
     ffi::OsString,
-    fmt::Write as _,
-    fs::{self, File, TryLockError},
-    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
-    ops::Range,
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
 };
 
-use etcetera::BaseStrategy as _;
-use fs4::FileExt as _;
 use serde_json::Value;
-use sha2::{Digest as _, Sha256};
 
-use crate::{canvas::Latent, image::Output};
-
-use super::journal::{Done, Journal, Record};
-use crate::pipeline::error::Error;
+use super::{
+    difference::difference,
+    files::{
+        CAPTIONS, CAPTIONS_PART, Files, JOB, JOB_PART, JOURNAL, Layout, clear, remove, write_whole,
+    },
+    journal::Journal,
+    lock::lock,
+    place::place,
+};
+use crate::{image::Output, pipeline::error::Error};
 
 /// Where a job keeps what it has done, and what becomes of work that is there already.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,101 +45,16 @@ pub enum Resume {
     Never,
 }
 
-/// Sizes of the files of a job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Layout {
-    /// Height, width and channels of the canvas.
-    pub canvas: (usize, usize, usize),
-    /// Regions, and their side.
-    pub regions: (usize, usize),
-    /// Height and width of the picture at the model's native size, if that is needed.
-    pub low_resolution: Option<(usize, usize)>,
-    /// Rows of the output, and bytes of one of them as samples.
-    pub rows: (usize, usize),
-}
-
-impl Layout {
-    /// Bytes of all files together.
-    pub fn bytes(&self) -> u64 {
-        let (height, width, channels) = self.canvas;
-        let (count, side) = self.regions;
-        let (low_height, low_width) = self.low_resolution.unwrap_or_default();
-        let pixels = 3 * height * width + count * side * side + low_height * low_width;
-        (pixels * channels * size_of::<f32>()) as u64 + (self.rows.0 * self.rows.1) as u64
-    }
-}
-
-const LOCK: &str = "lock";
-const JOB: &str = "job.json";
-/// The description while it is written.
-const JOB_PART: &str = "job.json.part";
-/// What was said of the regions, where that was costly.
-const CAPTIONS: &str = "captions.json";
-const CAPTIONS_PART: &str = "captions.json.part";
-const JOURNAL: &str = "journal";
-const ZL: &str = "zl";
-const Z: [&str; 2] = ["z0", "z1"];
-const PREDICTIONS: &str = "predictions";
-const LOW_RESOLUTION: &str = "low_resolution";
-const ROWS: &str = "rows";
-/// Everything that can be in a work folder. Nothing else in it is ever touched.
-const FILES: [&str; 12] = [
-    JOB,
-    JOB_PART,
-    CAPTIONS,
-    CAPTIONS_PART,
-    JOURNAL,
-    ZL,
-    Z[0],
-    Z[1],
-    PREDICTIONS,
-    LOW_RESOLUTION,
-    ROWS,
-    LOCK,
-];
-
-/// How long unfinished work of a stream stays in the cache.
-const KEEP_STREAMS: Duration = Duration::from_secs(14 * 24 * 3600);
-
 /// The work folder of a running job, locked.
 #[derive(Debug)]
-pub(crate) struct WorkFolder {
+pub struct WorkFolder {
     path: PathBuf,
     /// What the names of the job's other files are made from.
     tag: OsString,
     /// Held for its lock.
     lock: File,
     pub files: Files,
-    pub journal: SafeJournal,
-}
-
-/// The canvases of a job.
-#[derive(Debug)]
-pub(crate) struct Files {
-    /// The latent of the resized input.
-    pub zl: Latent,
-    /// z before a step and after it, in turn: a step reads the one and writes the other, so that one
-    /// that is cut short can be taken again.
-    pub z: [Latent; 2],
-    /// The noise predictions of all regions, one below the other: `[regions · R, R, C]`.
-    pub predictions: Latent,
-    pub low_resolution: Option<Latent>,
-    /// The samples of the output's rows.
-    pub rows: Rows,
-}
-
-/// The output's rows in a file.
-#[derive(Debug)]
-pub(crate) struct Rows {
-    file: File,
-    row_bytes: u64,
-}
-
-/// The journal, with errors that name its file.
-#[derive(Debug)]
-pub(crate) struct SafeJournal {
-    journal: Journal,
-    path: PathBuf,
+    pub journal: Journal,
 }
 
 impl WorkFolder {
@@ -150,13 +65,13 @@ impl WorkFolder {
     /// Another process at work on it, unfinished work of another job, no room on the disk, or what the
     /// system says.
     pub fn open(work: &Work, output: &Output, job: &Value, layout: &Layout) -> Result<Self, Error> {
-        let (path, tag) = place(work, output, job)?;
+        let (path, tag) = place(work.folder.as_deref(), output, job)?;
         let lock = lock(&path)?;
         let job_file = path.join(JOB);
         let old = match fs::read(&job_file) {
             Ok(text) => Some(text),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(in_file(&job_file, error)),
+            Err(error) => return Err(Error::in_file(&job_file, error)),
         };
         let old = old.filter(|_| work.resume != Resume::Never);
         let files_and_journal = match old {
@@ -174,22 +89,19 @@ impl WorkFolder {
             None => Self::begin(&path, job, layout),
         };
         let (files, journal) = files_and_journal?;
-        let journal = SafeJournal { journal, path: path.join(JOURNAL) };
         Ok(Self { path, tag, lock, files, journal })
     }
 
     fn begin(path: &Path, job: &Value, layout: &Layout) -> Result<(Files, Journal), Error> {
         clear(path);
         let need = layout.bytes();
-        let free = fs4::available_space(path).map_err(|error| in_file(path, error))?;
+        let free = fs4::available_space(path).map_err(|error| Error::in_file(path, error))?;
         if need > free {
             remove(path);
             return Err(Error::NoRoom { folder: path.to_owned(), need, free });
         }
-        let made = Files::create(path, layout).and_then(|files| {
-            let in_journal = |error| in_file(&path.join(JOURNAL), error);
-            Ok((files, Journal::create(&path.join(JOURNAL)).map_err(in_journal)?))
-        });
+        let made = Files::create(path, layout)
+            .and_then(|files| Ok((files, Journal::create(&path.join(JOURNAL))?)));
         // The description comes last: where it is, everything is.
         let made =
             made.and_then(|made| write_whole(path, JOB, JOB_PART, &job.to_string()).map(|()| made));
@@ -200,9 +112,7 @@ impl WorkFolder {
     }
 
     fn take_up(path: &Path, layout: &Layout) -> Result<(Files, Journal), Error> {
-        let journal = path.join(JOURNAL);
-        let files = Files::open(path, layout)?;
-        Ok((files, Journal::open(&journal).map_err(|error| in_file(&journal, error))?))
+        Ok((Files::open(path, layout)?, Journal::open(&path.join(JOURNAL))?))
     }
 
     /// Where it is.
@@ -239,257 +149,12 @@ impl WorkFolder {
     }
 }
 
-impl Files {
-    fn create(folder: &Path, layout: &Layout) -> Result<Self, Error> {
-        let (rows, row_bytes) = layout.rows;
-        let path = folder.join(ROWS);
-        let create_rows = || {
-            let file =
-                File::options().read(true).write(true).create(true).truncate(true).open(&path)?;
-            // Where a file system cannot reserve, a full disk shows later, and nothing is lost by it.
-            if file.allocate((rows * row_bytes) as u64).is_err() {
-                file.set_len((rows * row_bytes) as u64)?;
-            }
-            Ok(file)
-        };
-        let file = create_rows().map_err(|error| in_file(&path, error))?;
-        Self::with(
-            layout,
-            Rows { file, row_bytes: row_bytes as u64 },
-            |name, height, width, channels| {
-                Latent::create(&folder.join(name), height, width, channels)
-            },
-        )
-    }
-
-    fn open(folder: &Path, layout: &Layout) -> Result<Self, Error> {
-        let path = folder.join(ROWS);
-        let file = File::options().read(true).write(true).open(&path);
-        let file = file.map_err(|error| in_file(&path, error))?;
-        let rows = Rows { file, row_bytes: layout.rows.1 as u64 };
-        Self::with(layout, rows, |name, height, width, channels| {
-            Latent::open(&folder.join(name), height, width, channels)
-        })
-    }
-
-    fn with(
-        layout: &Layout,
-        rows: Rows,
-        latent: impl Fn(&str, usize, usize, usize) -> Result<Latent, crate::canvas::CanvasError>,
-    ) -> Result<Self, Error> {
-        let (height, width, channels) = layout.canvas;
-        let (count, side) = layout.regions;
-        Ok(Self {
-            zl: latent(ZL, height, width, channels)?,
-            z: [latent(Z[0], height, width, channels)?, latent(Z[1], height, width, channels)?],
-            predictions: latent(PREDICTIONS, count * side, side, channels)?,
-            low_resolution: (layout.low_resolution)
-                .map(|(height, width)| latent(LOW_RESOLUTION, height, width, channels))
-                .transpose()?,
-            rows,
-        })
-    }
-}
-
-impl Rows {
-    /// Writes whole rows from row `first` on, and returns when they are on the disk.
-    pub fn write(&mut self, first: usize, samples: &[u8]) -> io::Result<()> {
-        self.file.seek(SeekFrom::Start(first as u64 * self.row_bytes))?;
-        self.file.write_all(samples)?;
-        self.file.sync_data()
-    }
-
-    /// Reads these rows.
-    pub fn read(&mut self, rows: Range<usize>) -> io::Result<Vec<u8>> {
-        self.file.seek(SeekFrom::Start(rows.start as u64 * self.row_bytes))?;
-        let mut samples = vec![0; rows.len() * self.row_bytes as usize];
-        self.file.read_exact(&mut samples)?;
-        Ok(samples)
-    }
-}
-
-impl SafeJournal {
-    /// How far the job has come.
-    pub fn done(&self) -> Done {
-        self.journal.done()
-    }
-
-    /// Adds a record, and returns when it is on the disk.
-    ///
-    /// # Errors
-    /// What the system says.
-    pub fn append(&mut self, record: Record) -> Result<(), Error> {
-        self.journal.append(record).map_err(|error| in_file(&self.path, error))
-    }
-
-    /// An error of a file that the journal is about to speak of.
-    pub fn failed(&self, error: io::Error) -> Error {
-        in_file(self.path.parent().unwrap_or(&self.path), error)
-    }
-}
-
-fn in_file(path: &Path, source: io::Error) -> Error {
-    Error::Work { path: path.to_owned(), source }
-}
-
-/// The work folder of a job, and what the names of its other files are made from.
-fn place(work: &Work, output: &Output, job: &Value) -> Result<(PathBuf, OsString), Error> {
-    let file = match output {
-        // A device or a named pipe has nothing beside it.
-        Output::Path(path) if fs::metadata(path).map_or(true, |found| found.is_file()) => {
-            // Through a symbolic link the file it points to is written, and beside that there is room.
-            let path = fs::canonicalize(path).or_else(|_| std::path::absolute(path));
-            Some(path.map_err(|error| in_file(Path::new(&output.name()), error))?)
-        }
-        _ => None,
-    };
-    let key = digest(match &file {
-        Some(file) => file.as_os_str().as_encoded_bytes().to_vec(),
-        None => job.to_string().into_bytes(),
-    });
-    let key = &key[..16];
-    let tag = match (&file, &work.folder) {
-        (Some(file), None) => dotted(file, ""),
-        (Some(file), Some(_)) => dotted(file, &format!(".{key}")),
-        (None, _) => format!("{key}.cupscale").into(),
-    };
-    let folder = match (&work.folder, &file) {
-        (Some(folder), _) => folder.clone(),
-        (None, Some(file)) => file.parent().unwrap_or(Path::new(".")).to_owned(),
-        (None, None) => {
-            let folder = cache_folder();
-            prune(&folder);
-            folder
-        }
-    };
-    Ok((folder.join(&tag), tag))
-}
-
-/// Where the work of streams lies: in the platform's place for caches, or, where that cannot be written,
-/// with temporary files.
-fn cache_folder() -> PathBuf {
-    let in_cache = etcetera::base_strategy::choose_native_strategy()
-        .map(|strategy| strategy.cache_dir().join("cupscale").join("work"));
-    in_cache
-        .ok()
-        .filter(|folder| {
-            fs::create_dir_all(folder).is_ok() && tempfile::tempfile_in(folder).is_ok()
-        })
-        .unwrap_or_else(|| std::env::temp_dir().join("cupscale-work"))
-}
-
-/// `.NAME.cupscale`, or a name that is short enough for every file system.
-fn dotted(file: &Path, key: &str) -> OsString {
-    let name = file.file_name().unwrap_or_default();
-    let mut tag = OsString::from(".");
-    tag.push(name);
-    tag.push(key);
-    tag.push(".cupscale");
-    // ".part" is to follow.
-    if tag.len() <= 250 {
-        return tag;
-    }
-    format!(".{}.cupscale", &digest(name.as_encoded_bytes().to_vec())[..16]).into()
-}
-
-/// Makes the folder and takes its lock.
-fn lock(folder: &Path) -> Result<File, Error> {
-    // The process that had it may remove it between our opening the lock and our taking it.
-    loop {
-        fs::create_dir_all(folder).map_err(|error| in_file(folder, error))?;
-        let path = folder.join(LOCK);
-        let file = match File::options().create(true).truncate(false).write(true).open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(in_file(&path, error)),
-        };
-        match file.try_lock() {
-            Ok(()) if path.exists() => return Ok(file),
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(Error::Busy { folder: folder.to_owned() });
-            }
-            Err(TryLockError::Error(error)) => return Err(in_file(&path, error)),
-        }
-    }
-}
-
-/// Writes a small file, under the name `part` until it is whole.
-fn write_whole(folder: &Path, name: &str, part: &str, text: &str) -> Result<(), Error> {
-    let (path, temporary) = (folder.join(name), folder.join(part));
-    let write = || {
-        let mut file = File::create(&temporary)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&temporary, &path)?;
-        // The names of all files, too, must outlive a power cut. Not every system opens folders.
-        File::open(folder).and_then(|folder| folder.sync_all()).or(Ok(()))
-    };
-    write().map_err(|error| in_file(&path, error))
-}
-
-/// Removes what an earlier job left; the lock stays.
-fn clear(folder: &Path) {
-    // The description goes first: without it, nothing else counts.
-    for name in FILES.iter().filter(|name| **name != LOCK) {
-        let _ = fs::remove_file(folder.join(name));
-    }
-}
-
-/// Removes a work folder that is ours. What does not go stays, and is overwritten by the next job.
-fn remove(folder: &Path) {
-    clear(folder);
-    let _ = fs::remove_file(folder.join(LOCK));
-    let _ = fs::remove_dir(folder);
-}
-
-/// Removes unfinished work of streams that nobody has come back to.
-fn prune(root: &Path) {
-    for entry in fs::read_dir(root).into_iter().flatten().flatten() {
-        let folder = entry.path();
-        let touched = fs::metadata(folder.join(JOURNAL)).and_then(|found| found.modified());
-        let age = touched.map(|at| SystemTime::now().duration_since(at).unwrap_or_default());
-        if age.is_ok_and(|age| age > KEEP_STREAMS) && lock(&folder).is_ok() {
-            remove(&folder);
-        }
-    }
-}
-
-fn digest(bytes: Vec<u8>) -> String {
-    Sha256::digest(bytes).iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
-/// What of a job is not what it was, in the user's words; none if it is the same.
-fn difference(old: &Value, new: &Value) -> Option<String> {
-    if old == new {
-        return None;
-    }
-    let (Some(old), Some(new)) = (old.as_object(), new.as_object()) else {
-        return Some("its description cannot be read".to_owned());
-    };
-    let changed: Vec<_> = (new.keys().chain(old.keys()))
-        .filter(|key| old.get(*key) != new.get(*key))
-        .map(|key| {
-            let shown = |job: &serde_json::Map<String, Value>| {
-                job.get(key).map_or_else(|| "none".to_owned(), Value::to_string)
-            };
-            (key.replace('_', " "), shown(old), shown(new))
-        })
-        .collect();
-    // A digest says nothing to anybody: rather name what can be read.
-    let readable = |(_, old, new): &&(String, String, String)| old.len().max(new.len()) <= 40;
-    match changed.iter().find(readable) {
-        Some((what, old, new)) => Some(format!("{what}: {old} there, {new} now")),
-        None => Some(format!("{} differs", changed.first()?.0)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::journal::{Done, Record},
+        *,
+    };
 
     const LAYOUT: Layout = Layout {
         canvas: (8, 12, 4),
@@ -589,7 +254,7 @@ mod tests {
         let path = folder.path().join(".a.png.cupscale");
         fs::remove_file(path.join(JOB)).unwrap();
         fs::write(path.join(JOURNAL), "no journal").unwrap();
-        fs::remove_file(path.join(ZL)).unwrap();
+        fs::remove_file(path.join("zl")).unwrap();
         let work = open(&output, &Work::default(), &job(2)).unwrap();
         assert_eq!(work.journal.done(), Done::default());
     }
