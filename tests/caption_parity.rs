@@ -1,5 +1,5 @@
 //! The embedded captioner against the Python it was trained with: the same words, to the letter.
-//! The fixture comes from `tests/parity/make_caption_fixtures.py`.
+//! The fixture comes from `tests/make_fixtures/make_caption_fixtures.py`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;

@@ -1,5 +1,5 @@
 //! `--captioner llava` as a user runs it, on the small random models of
-//! tests/parity/make_llava_fixtures.py and the tiny diffusion model of make_img2img_fixture.py.
+//! tests/make_fixtures/make_llava_fixtures.py and the tiny diffusion model of make_img2img_fixture.py.
 
 #![cfg(feature = "llava")]
 

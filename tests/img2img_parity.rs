@@ -1,5 +1,5 @@
 //! A whole 4-step img2img of one region against diffusers' modules, on a tiny SDXL-shaped model
-//! with random weights (`tests/parity/make_img2img_fixture.py`), part by part. The program as a whole,
+//! with random weights (`tests/make_fixtures/make_img2img_fixture.py`), part by part. The program as a whole,
 //! with regions and priors, is held against PyTorch in `method_parity.rs`.
 
 use std::{collections::HashMap, path::PathBuf};

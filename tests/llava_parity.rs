@@ -1,5 +1,5 @@
 //! LLaVA-1.5 and 1.6 on small random models against transformers (fixtures by
-//! tests/parity/make_llava_fixtures.py), and the rule that a picture's text is the same in any batch.
+//! tests/make_fixtures/make_llava_fixtures.py), and the rule that a picture's text is the same in any batch.
 
 #![cfg(feature = "llava")]
 

@@ -1,5 +1,5 @@
 //! The captioning process with mistral.rs in it, against transformers (fixtures by
-//! tests/parity/make_mistralrs_fixtures.py and make_llava_fixtures.py), and models that it must not touch.
+//! tests/make_fixtures/make_mistralrs_fixtures.py and make_llava_fixtures.py), and models that it must not touch.
 
 #![cfg(feature = "mistralrs")]
 

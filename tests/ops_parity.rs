@@ -1,4 +1,4 @@
-//! Every operation of `backend::ops` against torch (`tests/parity/make_ops_fixtures.py`).
+//! Every operation of `backend::ops` against torch (`tests/make_fixtures/make_ops_fixtures.py`).
 
 use std::{collections::HashMap, fs, path::PathBuf};
 

@@ -1,5 +1,5 @@
 //! A job that is killed goes on where it was and ends with the same bytes; one that is another job,
-//! or another process's, is refused. On the tiny random model of `tests/parity/make_img2img_fixture.py`,
+//! or another process's, is refused. On the tiny random model of `tests/make_fixtures/make_img2img_fixture.py`,
 //! so that fifty killed jobs take seconds.
 
 mod common;

@@ -1,5 +1,5 @@
 //! Schedules and steps against diffusers' DDIM, TCD, Euler and LCM schedulers; fixtures by
-//! `tests/parity/make_sampler_fixtures.py`.
+//! `tests/make_fixtures/make_sampler_fixtures.py`.
 
 use std::collections::BTreeMap;
 

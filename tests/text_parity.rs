@@ -1,5 +1,5 @@
 //! Tokenizer and text encoders against transformers, and the conditioning that SDXL makes of them
-//! against diffusers (fixtures by tests/parity/make_text_fixtures.py).
+//! against diffusers (fixtures by tests/make_fixtures/make_text_fixtures.py).
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
 //! The UNet and the attention prior against diffusers. The fixtures are made by
-//! `tests/parity/make_unet_fixtures.py` and `make_rap_fixtures.py`; weights and inputs are drawn
+//! `tests/make_fixtures/make_unet_fixtures.py` and `make_rap_fixtures.py`; weights and inputs are drawn
 //! here from the same formula as there, so only outputs are stored.
 
 use std::{collections::HashMap, fs, path::PathBuf};

@@ -1,4 +1,4 @@
-//! The autoencoders against diffusers (fixtures by tests/parity/make_vae_fixtures.py), and the
+//! The autoencoders against diffusers (fixtures by tests/make_fixtures/make_vae_fixtures.py), and the
 //! promise that tiles make: with enough context, a tile's core is the whole's.
 
 use std::collections::HashMap;

@@ -1,5 +1,5 @@
 //! The VAE in tiles against the VAE on the whole canvas, through the whole program, with an autoencoder
-//! that has learned to show pictures (`tests/parity/make_trained_vae_fixture.py`), whose norms and attention look
+//! that has learned to show pictures (`tests/make_fixtures/make_trained_vae_fixture.py`), whose norms and attention look
 //! at everything they are given. The UNet is the small random one, which hardly repaints in the last of a
 //! thousand steps.
 

@@ -1,4 +1,4 @@
-//! Weights as diffusers saves them (fixtures by tests/parity/make_vae_fixtures.py): whole, in
+//! Weights as diffusers saves them (fixtures by tests/make_fixtures/make_vae_fixtures.py): whole, in
 //! shards, in variants; and what is said when they are not as they should be.
 
 use std::fs;

@@ -1,5 +1,5 @@
 //! LoRAs of every naming against diffusers and peft (fixtures by
-//! `tests/parity/make_lora_fixtures.py`), and the files that are refused.
+//! `tests/make_fixtures/make_lora_fixtures.py`), and the files that are refused.
 
 use std::collections::HashMap;
 use std::fs;

@@ -1,5 +1,5 @@
 //! A whole model folder as users have them: every part loads to what diffusers makes of it, and
-//! every part that is missing is named (fixture by tests/parity/make_img2img_fixture.py).
+//! every part that is missing is named (fixture by tests/make_fixtures/make_img2img_fixture.py).
 
 use std::collections::HashMap;
 use std::fs;

@@ -1,5 +1,5 @@
 //! Models in a single file, and parts in files of their own, against diffusers and transformers
-//! (fixtures by tests/parity/make_single_file_fixtures.py, whose layout diffusers' own conversion
+//! (fixtures by tests/make_fixtures/make_single_file_fixtures.py, whose layout diffusers' own conversion
 //! reads), and what is said of files that are something else or damaged.
 
 mod common;

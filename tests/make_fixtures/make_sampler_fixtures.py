@@ -1,6 +1,6 @@
 """Fixtures for `sampler` and `canvas::noise`, from diffusers and from a second implementation of Philox.
 
-    python tests/parity/make_sampler_fixtures.py
+    python tests/make_fixtures/make_sampler_fixtures.py
 
 Writes tests/fixtures/sampler/{defaults.json,timesteps.json,abar.safetensors,trajectories.safetensors,trajectories.json}
 and tests/fixtures/noise/field.safetensors. Deterministic. Made with diffusers 0.42.1, torch 2.15.0, numpy 2.

@@ -1,7 +1,7 @@
 """Makes tests/fixtures/lora: LoRA files in every naming, with random matrices, and what diffusers and
 peft make of them.
 
-    python tests/parity/make_lora_fixtures.py       (needs peft besides models/train/requirements.txt)
+    python tests/make_fixtures/make_lora_fixtures.py       (needs peft besides models/train/requirements.txt)
 
 The base is tests/fixtures/img2img/model (SDXL-shaped, stored in f16), and `sd15` here, a UNet and a
 text encoder in the shape of Stable Diffusion 1.x (convolutions for proj_in and proj_out).

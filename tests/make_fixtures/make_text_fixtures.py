@@ -1,7 +1,7 @@
 """Makes tests/fixtures/text: a small CLIP vocabulary, the ids that transformers' tokenizer gives odd
 texts, small random text encoders, and what transformers and diffusers compute with them.
 
-    python tests/parity/make_text_fixtures.py
+    python tests/make_fixtures/make_text_fixtures.py
 """
 
 import json

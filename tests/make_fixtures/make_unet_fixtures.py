@@ -3,7 +3,7 @@
 Weights and inputs are not stored: both sides draw them from the same counter-based formula
 (`field` below), so a fixture is a config, the shapes of its tensors, and the outputs.
 
-    python tests/parity/make_unet_fixtures.py
+    python tests/make_fixtures/make_unet_fixtures.py
 """
 
 import json

@@ -1,6 +1,6 @@
 """Makes tests/fixtures/vae_trained: a small AutoencoderKL that has learned to show pictures.
 
-    python tests/parity/make_trained_vae_fixture.py        # some ten minutes on two cores
+    python tests/make_fixtures/make_trained_vae_fixture.py        # some ten minutes on two cores
 
 Whether tiles differ from the whole depends on what a model's norms do, and with random weights they do
 anything. This one has the shape of SDXL's (four levels, factor 8, an attention in the middle) with few

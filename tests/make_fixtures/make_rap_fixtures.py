@@ -4,7 +4,7 @@ diffusers' Attention runs on the low-resolution tokens; its softmax maps M are f
 cropped and resized at each region's place, applied to the global values, and projected. The Rust
 side has only the layer's output, and must arrive at the same by linearity.
 
-    python tests/parity/make_rap_fixtures.py
+    python tests/make_fixtures/make_rap_fixtures.py
 """
 
 import json

@@ -1,7 +1,7 @@
 """Makes tests/fixtures/single_file: tiny random models of the SDXL, SD 1.5 and SD 2 families as single
 files with ldm's names, and what diffusers and transformers compute with their parts.
 
-    python tests/parity/make_single_file_fixtures.py
+    python tests/make_fixtures/make_single_file_fixtures.py
 
 Each model is built with diffusers' classes, renamed to ldm by the rules below, and read back by
 diffusers' own single-file conversion, which must give the same tensors: so the layout is that of real

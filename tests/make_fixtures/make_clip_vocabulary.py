@@ -1,7 +1,7 @@
 """Makes models/clip/merges.txt.gz: CLIP's byte-pair merges in rank order, as in transformers'
 merges.txt, from the list that the PyPI package open_clip_torch carries.
 
-    pip install --no-deps open_clip_torch==3.3.0 && python tests/parity/make_clip_vocabulary.py
+    pip install --no-deps open_clip_torch==3.3.0 && python tests/make_fixtures/make_clip_vocabulary.py
 
 OpenAI's list has 262,144 merges; CLIP uses the first 48,894 of them, so that 256 bytes, 256 bytes at
 a word's end, the merges and 2 special tokens make 49,408 ids.

@@ -1,6 +1,6 @@
 """Makes tests/fixtures/image: small pictures as Pillow writes them, and Pillow's resizes.
 
-    python tests/parity/make_image_fixtures.py
+    python tests/make_fixtures/make_image_fixtures.py
 
 Needs numpy, Pillow and safetensors. Deterministic. What the Rust side should read from each file is in
 pixels.safetensors (float samples, [h, w, c]); resizes of mode-F images are in resize.safetensors.

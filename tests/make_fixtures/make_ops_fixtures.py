@@ -2,7 +2,7 @@
 
 Everything is computed in f64 and stored in f32, channels-last on our side.
 
-    python tests/parity/make_ops_fixtures.py
+    python tests/make_fixtures/make_ops_fixtures.py
 """
 
 import json

@@ -1,7 +1,7 @@
 """Makes tests/fixtures/method: the whole method of METHOD.md, written once more in PyTorch and
 diffusers, in f64, on the tiny model of tests/fixtures/img2img.
 
-    python tests/parity/make_method_fixture.py
+    python tests/make_fixtures/make_method_fixture.py
 
 It is the literal method wherever the program takes a shorter way: the regional attention prior
 keeps the softmax maps M of the low-resolution pass, crops them, and applies them to the values of the

@@ -1,7 +1,7 @@
 """Makes tests/fixtures/vae and tests/fixtures/weights: small autoencoders with random weights, and
 what diffusers computes with them.
 
-    python tests/parity/make_vae_fixtures.py
+    python tests/make_fixtures/make_vae_fixtures.py
 
 Each folder under tests/fixtures/vae holds `config.json`, `weights.safetensors` and
 `expected.safetensors` (`image`, `latent` = its encoding, `z`, `decoded` = the decoding of `z`); all

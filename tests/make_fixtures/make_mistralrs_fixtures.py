@@ -1,7 +1,7 @@
 """Makes tests/fixtures/mistralrs: a small random Idefics3 model (the architecture of SmolVLM) in the layout of
 published ones, and the greedy texts that transformers gives of a few pictures with it.
 
-    python tests/parity/make_mistralrs_fixtures.py
+    python tests/make_fixtures/make_mistralrs_fixtures.py
 
 Pictures have the size that the model sees, so that no resizing comes between; of several seeds the first is
 taken whose every greedy choice has a clear margin (MARGIN) and whose texts depend on the pictures.

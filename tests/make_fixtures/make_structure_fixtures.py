@@ -1,6 +1,6 @@
 """Fixtures for `priors::structure`: equations 4 and 5 of C-Upscale by autograd, with an explicit Haar transform.
 
-    python tests/parity/make_structure_fixtures.py
+    python tests/make_fixtures/make_structure_fixtures.py
 
 Writes tests/fixtures/structure/gsp.safetensors and gsp.json. Deterministic. Made with torch 2.15.0.
 """

@@ -1,6 +1,6 @@
 """Makes tests/fixtures/caption: an atlas of crops (PNG) and what the Python captioner says of each (JSON).
 
-    python tests/parity/make_caption_fixtures.py PHOTOS
+    python tests/make_fixtures/make_caption_fixtures.py PHOTOS
 
 PHOTOS is the folder usr/share/backgrounds of the unpacked Debian package lomiri-wallpapers-16.04. The
 patterns are drawn here from a fixed seed.

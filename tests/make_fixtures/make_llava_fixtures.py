@@ -1,7 +1,7 @@
 """Makes tests/fixtures/llava: four small random LLaVA models in the forms in which people have them, folders
 and GGUF files, and what transformers says of pictures with them (scores and greedy texts).
 
-    python tests/parity/make_llava_fixtures.py
+    python tests/make_fixtures/make_llava_fixtures.py
 
 Weights are larger than torch would draw them, so that texts depend on the pictures; of several seeds the
 first is taken whose every greedy choice has a clear margin (MARGIN), so that rounding cannot turn one.

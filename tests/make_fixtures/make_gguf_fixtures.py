@@ -1,7 +1,7 @@
 """Makes tests/fixtures/gguf: a GGUF file by the `gguf` package of llama.cpp with a tensor of every
 type that weights come in, and what that package makes of them.
 
-    python tests/parity/make_gguf_fixtures.py
+    python tests/make_fixtures/make_gguf_fixtures.py
 
 `types.gguf` holds `tensor.<TYPE>`, `[3, 512]`, an f32 tensor of four dimensions, metadata of every
 kind, and an alignment of its own; `types.safetensors` the tensors' values in f32.

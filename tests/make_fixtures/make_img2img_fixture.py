@@ -1,7 +1,7 @@
 """Makes tests/fixtures/img2img: a tiny SDXL-shaped model with random weights in diffusers layout, and
 a whole img2img of one region computed with diffusers' modules (METHOD.md, section 2).
 
-    python tests/parity/make_img2img_fixture.py
+    python tests/make_fixtures/make_img2img_fixture.py
 
 The UNet sees the noisy latent and the low-resolution latent side by side, the schedule is DDIM with
 trailing spacing, the last 4 of 8 steps are run, there is no guidance, and no prior. `wide` is a
