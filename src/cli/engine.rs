@@ -30,9 +30,10 @@ pub fn load(args: &JobArgs, note: impl FnMut(&str)) -> Result<(Engine, Settings)
     files.notes().iter().map(String::as_str).for_each(note);
     let mut engine = Engine::load(&files, &device)?;
     if let Some((name, run)) = manifest {
-        let defaults = serde_json::to_value(run)
-            .and_then(serde_json::from_value::<ModelDefaults>)
-            .map_err(|error| ModelError::Manifest { file: name.clone(), reason: error.to_string() })?;
+        let defaults =
+            serde_json::to_value(run).and_then(serde_json::from_value::<ModelDefaults>).map_err(
+                |error| ModelError::Manifest { file: name.clone(), reason: error.to_string() },
+            )?;
         engine = engine.with_manifest(name, defaults)?;
     }
     let settings = args.settings(captioner::open(&args.content, &device)?);

@@ -100,5 +100,5 @@ pub fn plan(args: &JobArgs) -> Result<Plan, CliError> {
             complain(note);
         }
     })?;
-    Ok(Plan::new(&engine, size, &settings)?)
+    Ok(pipeline::plan(&engine, size, &settings)?)
 }

@@ -16,7 +16,7 @@ use crate::{
     weights::{WeightsError, registry::human},
 };
 
-use super::{Stage, retry::says_out_of_memory};
+use super::progress::Stage;
 
 /// One line that says what, where, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -95,14 +95,17 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the device's memory was used up.
-    pub(super) fn is_out_of_memory(&self) -> bool {
-        let source = match self {
-            Self::Tensor(error) => error,
-            Self::Text(TextError::Tensor(error)) => error,
-            _ => return false,
-        };
-        says_out_of_memory(&source.to_string())
+    /// Tells a device whose memory is used up from all other errors, wherever in the chain of causes the backend
+    /// says so.
+    pub(crate) fn is_out_of_memory(&self) -> bool {
+        let mut error: Option<&dyn std::error::Error> = Some(self);
+        while let Some(found) = error {
+            if found.downcast_ref::<candle_core::Error>().is_some_and(says_out_of_memory) {
+                return true;
+            }
+            error = found.source();
+        }
+        false
     }
 
     /// An error of the file or folder at `path`.
@@ -133,4 +136,14 @@ fn kept(folder: Option<&Path>) -> String {
 /// candle appends backtraces to its messages; a user is helped by the first line alone.
 fn first_line(error: &candle_core::Error) -> String {
     error.to_string().lines().next().unwrap_or("the computation failed").to_owned()
+}
+
+/// Whether a backend's message says that its memory is used up: CUDA's driver, cuBLAS (which allocates
+/// its workspaces itself), Metal (which makes no buffer).
+fn says_out_of_memory(error: &candle_core::Error) -> bool {
+    let message = error.to_string();
+    ["CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED", "FailedToCreateResource"]
+        .into_iter()
+        .chain(["out of memory", "Failed to create metal resource: Buffer"])
+        .any(|sign| message.contains(sign))
 }

@@ -1,26 +1,28 @@
-//! A model that has been checked and is ready for any number of jobs. Its parts are loaded when a job
-//! first needs them; they stay if the job's plan holds them all, and go after each stage if not.
+//! Model of a job: everything about it that is known without its weights' values. It decides the shape of a job
+//! and what that takes of memory; what computes is a [`Runner`](super::runner::Runner).
 
-use std::sync::Arc;
+use std::fmt;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device};
 
 use crate::{
-    backend::{
-        DeviceError, device_name, give_back_freed,
-        ops::{Products, memory::Ledger},
-        working_dtype,
-    },
+    backend::{DeviceError, ops::memory::Ledger},
     model::{
         text::TextConditioner,
-        unet::{Conditioning, Prior, UNet2DConditionModel, UNetConfig, UNetError},
+        unet::{UNet2DConditionModel, UNetConfig, UNetError},
         vae::{Vae, VaeConfig},
     },
     sampler::{SamplerError, Schedule, SchedulerConfig},
-    weights::{Footprint, Lazy, ModelFiles, ModelSource, Part},
+    weights::{Footprint, ModelFiles, ModelSource, Part},
 };
 
-use super::{Error, ModelDefaults, Stage};
+use super::{error::Error, model_defaults::ModelDefaults, settings::Defaults};
+
+/// The autoencoder computes in f32 everywhere, because SDXL's overflows in f16 (docs/method.md §6).
+pub const VAE_DTYPE: DType = DType::F32;
+
+/// The largest native size believed, in latent pixels: sixteen times SDXL's.
+const MAX_REGION: usize = 2048;
 
 /// What of a model decides the shape of a job; read from its configuration alone, without weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,17 +31,14 @@ pub struct ModelShape {
     pub factor: usize,
     /// Latent channels C.
     pub channels: usize,
-    /// Region side R in latent pixels: the UNet's native size.
+    /// Region side R in latent pixels: the denoiser's native size.
     pub region: usize,
-    /// What the sides of a UNet's input must be multiples of, in latent pixels; even, for the Haar
+    /// What the sides of a denoiser's input must be multiples of, in latent pixels; even, for the Haar
     /// blocks.
     pub stride: usize,
-    /// Whether the UNet also sees the low-resolution latent (METHOD §2).
+    /// Whether the denoiser also sees the low-resolution latent (docs/method.md §2).
     pub sees_low_resolution: bool,
 }
-
-/// The largest native size believed, in latent pixels: sixteen times SDXL's.
-const MAX_REGION: usize = 2048;
 
 impl ModelShape {
     fn new(model: &ModelSource, unet: &UNetConfig, vae: &Vae) -> Result<Self, Error> {
@@ -82,15 +81,15 @@ impl ModelShape {
 
 /// What the parts of a model take, known without loading them.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Footprints {
+pub struct Footprints {
     pub text: Footprint,
     pub vae: Footprint,
-    pub unet: Footprint,
+    pub denoiser: Footprint,
 }
 
 /// What a job's memory follows from on the side of the text encoders.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct TextSizes {
+pub struct TextSizes {
     /// tokens of a prompt
     pub tokens: usize,
     /// entries of all vocabularies
@@ -101,18 +100,8 @@ pub(crate) struct TextSizes {
     pub working_bytes: usize,
 }
 
-/// A model for a device.
-pub struct Engine {
-    files: ModelFiles,
-    unet: Lazy<UNet2DConditionModel>,
-    /// The UNet again, for what overflows in the working precision.
-    unet_f32: Lazy<UNet2DConditionModel>,
-    vae: Lazy<Vae>,
-    text: Lazy<TextConditioner>,
-    unet_config: UNetConfig,
-    vae_config: VaeConfig,
-    /// see [`Vae::context`]
-    vae_context: Option<usize>,
+/// A model, checked.
+pub struct Model {
     pub(crate) text_sizes: TextSizes,
     pub(crate) footprints: Footprints,
     pub(crate) scheduler: SchedulerConfig,
@@ -120,38 +109,24 @@ pub struct Engine {
     pub(crate) defaults: ModelDefaults,
     /// Whether the condition of an empty negative prompt is zeros and not the encoded empty text.
     pub(crate) zeros_for_empty_prompt: bool,
-    pub(crate) device: Device,
-    pub(crate) dtype: DType,
+    unet_config: UNetConfig,
+    vae_config: VaeConfig,
+    /// see [`Vae::context`]
+    vae_context: Option<usize>,
     shape: ModelShape,
     name: String,
     loras: Vec<(String, f64)>,
     fingerprint: String,
 }
 
-/// The VAE computes in f32 everywhere, because SDXL's overflows in f16 (METHOD §6).
-pub(crate) const VAE_DTYPE: DType = DType::F32;
-
-impl Engine {
-    /// Makes the model ready for `device`: reads its configurations and the headers of its weights,
-    /// and checks all that can be checked without the weights' values. The parts are loaded by the
-    /// first job, in the device's working precision.
+impl Model {
+    /// Reads the configurations of a model and the headers of its weights, and checks all that can be checked
+    /// without the weights' values, for a device and the precision that it will compute in.
     ///
     /// # Errors
     /// A part that is missing, of an architecture that is not supported, or that does not go with
     /// the others; a tensor that is missing, or of another shape or type than it should be.
-    pub fn load(files: &ModelFiles, device: &Device) -> Result<Self, Error> {
-        Self::load_in(files, device, working_dtype(device))
-    }
-
-    /// As [`load`](Self::load), in a precision of choice.
-    ///
-    /// # Errors
-    /// As [`load`](Self::load).
-    pub(crate) fn load_in(
-        files: &ModelFiles,
-        device: &Device,
-        dtype: DType,
-    ) -> Result<Self, Error> {
+    pub fn read(files: &ModelFiles, device: &Device, dtype: DType) -> Result<Self, Error> {
         let source = files.source();
         files.check_parts()?;
         let products = files.products();
@@ -161,7 +136,7 @@ impl Engine {
         let (vae, of_vae) = files.without_values(|files| files.vae(device, VAE_DTYPE))?;
         let unet_config = unet_config(files, device, dtype)?;
         let shape = ModelShape::new(source, &unet_config, &vae)?;
-        let (_, of_unet) = files.without_values(|files| load_unet(files, device, dtype))?;
+        let (_, of_denoiser) = files.without_values(|files| load_unet(files, device, dtype))?;
         let in_scheduler = |error: SamplerError| Error::Model {
             model: source.full_name("scheduler/scheduler_config.json"),
             reason: error.to_string(),
@@ -187,16 +162,10 @@ impl Engine {
                 widths: (width, pooled.unwrap_or(0)),
                 working_bytes: ledger.peak(),
             },
-            footprints: Footprints { text: of_text, vae: of_vae, unet: of_unet },
+            footprints: Footprints { text: of_text, vae: of_vae, denoiser: of_denoiser },
             vae_context: vae.context(),
             vae_config: files.vae_config()?,
             unet_config,
-            unet: Lazy::default(),
-            unet_f32: Lazy::default(),
-            vae: Lazy::default(),
-            text: Lazy::default(),
-            device: device.clone(),
-            dtype,
             shape,
             fingerprint: files.fingerprint(),
             loras: files.loras().map(|(name, scale)| (name.to_owned(), scale)).collect(),
@@ -206,95 +175,7 @@ impl Engine {
                     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
                 }
             },
-            files: files.clone(),
         })
-    }
-
-    /// The UNet in the working precision or in f32, loaded if it is not.
-    fn unet(&self, dtype: DType) -> Result<Arc<UNet2DConditionModel>, Error> {
-        let load = || load_unet(&self.files, &self.device, dtype);
-        if dtype == self.dtype {
-            return self.unet.get(load);
-        }
-        match self.unet_f32.get(load) {
-            // It is twice as large: maybe there is room for one of the two only.
-            Err(error) if error.is_out_of_memory() => {
-                self.unet.free();
-                self.unet_f32.get(load)
-            }
-            loaded => loaded,
-        }
-    }
-
-    /// The autoencoder, loaded if it is not.
-    pub(crate) fn vae(&self) -> Result<Arc<Vae>, Error> {
-        self.vae.get(|| Ok(self.files.vae(&self.device, VAE_DTYPE)?))
-    }
-
-    /// The text encoders, loaded if they are not.
-    pub(crate) fn text(&self) -> Result<Arc<TextConditioner>, Error> {
-        self.text.get(|| Ok(self.files.text(&self.device, self.dtype)?))
-    }
-
-    /// Whether a text fits all text encoders, uncut.
-    ///
-    /// # Errors
-    /// A tokenizer that is missing or not supported.
-    pub(crate) fn fits(&self) -> Result<impl Fn(&str) -> bool + use<>, Error> {
-        let tokenizers = self.files.tokenizers()?;
-        // What cannot be measured will be noted when it is encoded.
-        Ok(move |text: &str| tokenizers.iter().all(|it| matches!(it.cut(text), Ok(None))))
-    }
-
-    /// The error for values that are not numbers. Where the weights are to blame the first such one is
-    /// named: they are searched only now, because reading them all takes as long as loading the model.
-    pub(crate) fn non_finite(&self, stage: Stage) -> Error {
-        let weight = self.files.find_non_finite();
-        Error::NonFinite { stage, weight }
-    }
-
-    /// Forgets the parts that are loaded; a part that is in use goes when it is no longer.
-    pub(crate) fn free_parts(&self) {
-        self.parts_freer()();
-    }
-
-    /// What does so, for another thread.
-    pub(crate) fn parts_freer(&self) -> impl Fn() + Send + Sync + use<> {
-        let unets = [self.unet.clone(), self.unet_f32.clone()];
-        let (vae, text) = (self.vae.clone(), self.text.clone());
-        move || {
-            unets.iter().for_each(Lazy::free);
-            vae.free();
-            text.free();
-            give_back_freed();
-        }
-    }
-
-    /// How many bytes of weights are loaded on the device now.
-    pub(crate) fn loaded_bytes(&self) -> usize {
-        let Footprints { text, vae, unet } = self.footprints;
-        let parts = [
-            (self.text.loaded().is_some(), text),
-            (self.vae.loaded().is_some(), vae),
-            (self.unet.loaded().is_some(), unet),
-        ];
-        let parts = parts.into_iter().filter_map(|(loaded, it)| loaded.then_some(it.kept));
-        parts.sum()
-    }
-
-    /// The UNet's architecture.
-    pub(crate) fn unet_config(&self) -> &UNetConfig {
-        &self.unet_config
-    }
-
-    /// The autoencoder's architecture.
-    pub(crate) fn vae_config(&self) -> &VaeConfig {
-        &self.vae_config
-    }
-
-    /// How far around it the autoencoder sees, in latent pixels ([`Vae::context`]).
-    pub(crate) fn vae_context(&self) -> Option<usize> {
-        self.vae_context
     }
 
     /// The same model under the name that its user knows, with what its manifest says about how to
@@ -322,117 +203,60 @@ impl Engine {
         Ok(self)
     }
 
+    /// The denoiser's architecture.
+    pub(crate) fn unet_config(&self) -> &UNetConfig {
+        &self.unet_config
+    }
+
+    /// The autoencoder's architecture.
+    pub(crate) fn vae_config(&self) -> &VaeConfig {
+        &self.vae_config
+    }
+
+    /// How far around it the autoencoder sees, in latent pixels ([`Vae::context`]).
+    pub(crate) fn vae_context(&self) -> Option<usize> {
+        self.vae_context
+    }
+
+    /// Side of a VAE tile's core in image pixels where the user says nothing and memory allows.
+    pub(crate) fn default_tile(&self) -> usize {
+        let side = match self.vae_context {
+            Some(_) => Defaults::TILE,
+            None => Defaults::TILE_KL,
+        };
+        side as usize
+    }
+
     /// The LoRAs in its weights, by name, with their scales.
-    #[must_use]
     pub fn loras(&self) -> &[(String, f64)] {
         &self.loras
     }
 
     /// Changes when any file of the model does ([`ModelFiles::fingerprint`]).
-    #[must_use]
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
     }
 
-    /// The backend that computes, and in what precision: results differ between them.
-    #[must_use]
-    pub fn device_name(&self) -> String {
-        match self.files.products() {
-            Products::Bf16 if self.device.is_cpu() => format!("cpu {}", Products::Bf16),
-            _ => device_name(&self.device, self.dtype),
-        }
-    }
-
-    /// The backend, the precision, and on the CPU the instructions that it multiplies with.
-    #[must_use]
-    pub fn computes_on(&self) -> String {
-        match self.files.products().instructions() {
-            Some(instructions) if self.device.is_cpu() => {
-                format!("{}, {instructions}", self.device_name())
-            }
-            _ => self.device_name(),
-        }
-    }
-
     /// What the model can do.
-    #[must_use]
     pub fn shape(&self) -> ModelShape {
         self.shape
     }
 
     /// The model's name, as users and metadata see it.
-    #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
     /// How many bytes all its weights take when they are loaded, in memory or mapped.
-    #[must_use]
     pub fn weight_bytes(&self) -> usize {
-        let Footprints { text, vae, unet } = self.footprints;
-        text.kept + vae.kept + unet.kept
+        let Footprints { text, vae, denoiser } = self.footprints;
+        text.kept + vae.kept + denoiser.kept
     }
+}
 
-    /// Regions per UNet call where the user says nothing.
-    #[must_use]
-    pub fn default_batch(&self) -> usize {
-        match self.device {
-            Device::Cpu => super::Defaults::BATCH_CPU,
-            _ => super::Defaults::BATCH_GPU,
-        }
-    }
-
-    /// Side of a VAE tile's core in image pixels where the user says nothing and memory allows.
-    #[must_use]
-    pub fn default_tile(&self) -> usize {
-        let side = match self.vae_context {
-            Some(_) => super::Defaults::TILE,
-            None => super::Defaults::TILE_KL,
-        };
-        side as usize
-    }
-
-    /// Values from the host as a tensor that [`predict`](Self::predict) takes.
-    pub(crate) fn input(
-        &self,
-        values: Vec<f32>,
-        shape: (usize, usize, usize, usize),
-        dtype: DType,
-    ) -> Result<Tensor, Error> {
-        Ok(Tensor::from_vec(values, shape, &self.device)?.to_dtype(dtype)?)
-    }
-
-    /// One UNet call on a batch of regions.
-    ///
-    /// `z` and, for a model that sees it, `zl` are `[batch, height, width, C]`; the prediction comes
-    /// back in the same layout, in f32. With guidance g the batch goes through the UNet twice in one
-    /// call, and `conditioning` and `prior` hold `2·batch` entries: those of the negative prompt,
-    /// then those of the prompt. The prediction is then `negative + g·(positive − negative)` (Ho and
-    /// Salimans 2022, as diffusers writes it). The precision is that of `z`: the working precision, or f32.
-    pub(crate) fn predict(
-        &self,
-        call: &UNetCall,
-        conditioning: &Conditioning,
-        prior: Prior<'_>,
-    ) -> Result<Vec<f32>, Error> {
-        let &UNetCall { ref z, ref zl, timestep, guidance } = call;
-        let mut sample = z.clone();
-        if self.shape.sees_low_resolution {
-            sample = Tensor::cat(&[&sample, zl], 3)?;
-        }
-        if guidance.is_some() {
-            sample = Tensor::cat(&[&sample, &sample], 0)?;
-        }
-        let dtype = sample.dtype();
-        let output =
-            self.unet(dtype)?.forward(&sample, timestep, &conditioning.to_dtype(dtype)?, prior)?;
-        let output: Vec<f32> = output.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
-        let Some(guidance) = guidance else { return Ok(output) };
-        let guidance = guidance as f32;
-        let (negative, positive) = output.split_at(output.len() / 2);
-        let guided =
-            |(negative, positive): (&f32, &f32)| negative + guidance * (positive - negative);
-        Ok(negative.iter().zip(positive).map(guided).collect())
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Model").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
@@ -448,7 +272,7 @@ fn unet_config(files: &ModelFiles, device: &Device, dtype: DType) -> Result<UNet
     UNetConfig::from_json(&part.config.to_string()).map_err(in_unet(&part.config_file))
 }
 
-fn load_unet(
+pub(crate) fn load_unet(
     files: &ModelFiles,
     device: &Device,
     dtype: DType,
@@ -486,12 +310,4 @@ fn check_conditioning(
         )),
         _ => Ok(()),
     }
-}
-
-/// The arguments of one UNet call.
-pub(crate) struct UNetCall {
-    pub z: Tensor,
-    pub zl: Tensor,
-    pub timestep: f64,
-    pub guidance: Option<f64>,
 }

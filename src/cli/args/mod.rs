@@ -10,9 +10,9 @@ mod size;
 mod work;
 
 use std::{
-    sync::Arc,
     ffi::OsString,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use clap::{

@@ -1,4 +1,4 @@
-//! The statistics that all tiles of an autoencoder with group norms share (METHOD §6), measured on samples
+//! Statistics that all tiles of an autoencoder with group norms share (docs/method.md §6), measured on samples
 //! from all over the canvas before the first tile. Without them every tile would be normalized by its own
 //! contents, and a smooth sky would show where tiles meet.
 //!
@@ -8,90 +8,43 @@ use std::{cell::Cell, ops::Range};
 
 use candle_core::Tensor;
 
-use crate::model::vae::{MARGIN_SHARE, NormStatistics, Vae};
-
-use crate::pipeline::{error::Error, model::Engine, plan::Plan, retry::retry_smaller};
-
-/// Side of a sample in latent pixels, of which the inner half is measured.
-pub(crate) const SAMPLE: usize = 32;
-/// How many samples are measured at most. All go together, because a norm's input follows from the norms
-/// before it, and together they take about what a tile takes.
-pub(crate) const SAMPLES: usize = 8;
+use super::context::Context;
+use crate::{
+    model::vae::NormStatistics,
+    pipeline::{
+        error::Error,
+        plan::samples::{SAMPLES, samples},
+        retry::retry_smaller,
+    },
+};
 
 /// Measures the samples that `window` gives (of columns and rows of the canvas in latent pixels, maybe past
-/// its borders) by passing them through the encoder or the decoder; `None` where the autoencoder has no
-/// norms. A single tile uses them too: how a canvas is cut, for which memory decides, is not to be seen.
-pub(crate) fn measure(
-    engine: &Engine,
-    plan: &Plan,
+/// its borders) by passing them through the encoder or the decoder, which is what `pass` does; `None` where
+/// the autoencoder has no norms. A single tile uses them too: how a canvas is cut, for which memory decides,
+/// is not to be seen.
+///
+/// # Errors
+/// Those of `window` and `pass`, or a device without memory for a single sample.
+pub fn measure(
+    context: &Context<'_>,
     mut window: impl FnMut(Range<isize>, Range<isize>) -> Result<Tensor, Error>,
-    mut pass: impl FnMut(&Vae, &Tensor, &mut NormStatistics) -> candle_core::Result<Tensor>,
+    mut pass: impl FnMut(&Tensor, &mut NormStatistics) -> Result<Tensor, Error>,
 ) -> Result<Option<NormStatistics>, Error> {
-    if engine.vae_context().is_some() {
+    let geometry = &context.spec.plan.geometry;
+    if !geometry.shares_norms {
         return Ok(None);
     }
+    let (height, width) = (geometry.canvas.latent_height, geometry.canvas.latent_width);
     // Fewer will do where the device has no memory for all.
     let count = Cell::new(SAMPLES);
     let statistics = retry_smaller(&count, |count| {
-        let samples = samples(plan.canvas.latent_height, plan.canvas.latent_width, count)
+        let samples = samples(height, width, count)
             .into_iter()
             .map(|(x, y)| window(x, y))
             .collect::<Result<Vec<_>, _>>()?;
         let mut statistics = NormStatistics::default();
-        pass(&*engine.vae()?, &Tensor::cat(&samples, 0)?, &mut statistics)?;
+        pass(&Tensor::cat(&samples, 0)?, &mut statistics)?;
         Ok(statistics)
     })?;
     Ok(Some(statistics))
-}
-
-/// Columns and rows of at most `most` samples of a canvas: their inner halves lie evenly on it, and no more
-/// of them than cover it.
-fn samples(height: usize, width: usize, most: usize) -> Vec<(Range<isize>, Range<isize>)> {
-    let margin = SAMPLE / MARGIN_SHARE;
-    let core = SAMPLE - 2 * margin;
-    let covering = |length: usize| length.div_ceil(core);
-    let rows = (most as f64 * height as f64 / width as f64).sqrt().round() as usize;
-    let rows = rows.clamp(1, covering(height).min(most));
-    let columns = (most / rows).clamp(1, covering(width));
-    let rows = (most / columns).clamp(1, covering(height));
-    let starts = |length: usize, count: usize| {
-        (0..count).map(move |index| {
-            let middle = (2 * index + 1) * length / (2 * count);
-            let start = middle as isize - (SAMPLE / 2) as isize;
-            start..start + SAMPLE as isize
-        })
-    };
-    starts(height, rows).flat_map(|y| starts(width, columns).map(move |x| (x, y.clone()))).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn samples_lie_evenly_all_over_the_canvas_and_are_no_more_than_they_should_be() {
-        for (height, width, most, expected) in [
-            (128, 128, 16, 16),
-            (512, 512, 6, 6),
-            (48, 64, 16, 12),
-            (64, 512, 16, 16),
-            (8, 8, 16, 1),
-            (16, 900, 16, 16),
-            (900, 16, 5, 5),
-        ] {
-            let samples = samples(height, width, most);
-            assert_eq!(samples.len(), expected, "{height} × {width}");
-            let middle = |range: &Range<isize>| (range.start + range.end) / 2;
-            for (x, y) in &samples {
-                assert_eq!((x.len(), y.len()), (SAMPLE, SAMPLE));
-                assert!((0..width as isize).contains(&middle(x)));
-                assert!((0..height as isize).contains(&middle(y)));
-            }
-            let mean = |sum: isize| sum / samples.len() as isize;
-            let x = mean(samples.iter().map(|(x, _)| middle(x)).sum());
-            let y = mean(samples.iter().map(|(_, y)| middle(y)).sum());
-            assert!((x - width as isize / 2).abs() <= 1, "{x} of {width}");
-            assert!((y - height as isize / 2).abs() <= 1, "{y} of {height}");
-        }
-    }
 }
