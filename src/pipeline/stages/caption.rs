@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, cell::RefCell, rc::Rc};
 
-use tracing::instrument;
+use tracing::info_span;
 
 use super::context::Context;
 use crate::{
@@ -113,12 +113,12 @@ pub fn describe_or_kept(
 ///
 /// # Errors
 /// Those of the picture and the captioner, or an interruption.
-#[instrument(name = "caption", skip_all)]
 pub fn describe(
     context: &Context<'_>,
     regions_count: bool,
     progress: &mut dyn Progress,
 ) -> Result<Described, Error> {
+    let _span = info_span!("caption").entered();
     let Context { runner, picture, spec } = *context;
     let geometry = &spec.plan.geometry;
     let (width, height) = (geometry.canvas.width as u32, geometry.canvas.height as u32);

@@ -4,7 +4,7 @@
 use std::{cell::Cell, panic::resume_unwind, thread::ScopedJoinHandle};
 
 use candle_core::{DType, Tensor};
-use tracing::{debug_span, instrument};
+use tracing::{debug_span, info_span};
 
 use super::{condition::Conditions, context::Context};
 use crate::{
@@ -66,13 +66,13 @@ struct Gathered {
 ///
 /// # Errors
 /// Those of the denoiser and the work folder; values that are no numbers; or an interruption.
-#[instrument(name = "denoise", skip_all)]
 pub fn run(
     context: &Context<'_>,
     conditions: &Conditions,
     work: &mut WorkFolder,
     progress: &mut dyn Progress,
 ) -> Result<(), Error> {
+    let _span = info_span!("denoise").entered();
     let Context { runner, spec, .. } = *context;
     let denoise = Denoise {
         context,
