@@ -181,7 +181,7 @@ fn a_name_resolves_to_what_the_pipeline_loads_or_to_the_command_that_brings_it()
     assert!(line.contains("tiny-fast: not downloaded yet (size unknown, licence MIT): cupscale-fast models pull tiny-fast"), "{line}");
     let line = store.resolve("hyper-sdxl".as_ref()).unwrap_err().to_string();
     assert!(
-        line.starts_with("hyper-sdxl: not downloaded yet (8.1 GB, licence CreativeML"),
+        line.starts_with("hyper-sdxl: not downloaded yet (7.5 GiB, licence CreativeML"),
         "{line}"
     );
     assert!(matches!(store.resolve("tiny-fart".as_ref()), Err(ModelError::Unknown { .. })));

@@ -2,7 +2,6 @@
 //! how long they are and when they were changed.
 
 use std::{
-    fmt::Write as _,
     fs, io,
     path::{Path, PathBuf},
     time::UNIX_EPOCH,
@@ -11,6 +10,7 @@ use std::{
 use sha2::{Digest as _, Sha256};
 
 use super::QuantType;
+use crate::units::hex;
 
 /// A digest, in hexadecimal digits, that changes with any file of `paths` (folders with all that is in
 /// them), with a LoRA's scale, and with the type that weights are rounded to.
@@ -27,10 +27,7 @@ pub(super) fn fingerprint(
     }
     scales.for_each(|scale| hash.update(scale.to_le_bytes()));
     hash.update(quant.map_or_else(String::new, |quant| quant.to_string()));
-    hash.finalize().iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    hex(&hash.finalize())
 }
 
 /// The same of one folder, and of the type that its weights are rounded to.

@@ -14,8 +14,9 @@ use sha2::{Digest as _, Sha256};
 use super::{
     Hub, HubError, TransferProgress, Work,
     client::{Attempts, Failure, Opened},
-    digest::{CHUNK, feed, hex, sha256_file},
+    digest::{CHUNK, feed, sha256_file},
 };
+use crate::units::hex;
 
 /// A file of a repository.
 #[derive(Clone, Debug)]
@@ -287,7 +288,7 @@ impl<'a> Download<'a> {
 
     /// Checks the whole file, and gives it its own name.
     fn finish(self, target: &Path) -> Result<Fetched, HubError> {
-        let sha256 = hex(self.hasher);
+        let sha256 = hex(&self.hasher.finalize());
         if let Some(expected) = self.sha256.filter(|expected| *expected != sha256) {
             fs::remove_file(&self.part).map_err(|error| HubError::io(&self.part, error))?;
             return Err(HubError::WrongHash { file: self.name, expected, got: sha256 });

@@ -2,9 +2,7 @@
 
 use std::{io, path::Path};
 
-use crate::weights::hub::HubError;
-
-use super::human;
+use crate::{units, weights::hub::HubError};
 
 /// Why a model cannot be found, fetched or kept.
 #[derive(Debug, thiserror::Error)]
@@ -24,7 +22,7 @@ pub enum ModelError {
     NothingToRemove { name: String },
     #[error("{name}: {file} is missing: cupscale-fast models {}", mend(*.own, .name))]
     Incomplete { name: String, file: String, own: bool },
-    #[error("{name}: {size} needed in {folder}, which has {} free", human(*.free))]
+    #[error("{name}: {size} needed in {folder}, which has {} free", units::bytes(*.free))]
     NoSpace { name: String, size: String, folder: String, free: u64 },
     #[error("{file}: {reason}")]
     Registry { file: String, reason: String },

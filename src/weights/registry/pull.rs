@@ -3,7 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{FileEntry, ModelEntry, ModelError, Registry, Source, Store, human};
+use super::{FileEntry, ModelEntry, ModelError, Registry, Source, Store};
+use crate::units;
 use crate::weights::hub::{
     Hub, HubError, RemoteFile, TransferProgress, Wanted, fetch, names, part_path,
 };
@@ -205,7 +206,7 @@ fn check_room(store: &Store, entry: &ModelEntry) -> Result<u64, ModelError> {
     if needed > 0 && needed.saturating_add(MARGIN) > free {
         return Err(ModelError::NoSpace {
             name: entry.name.clone(),
-            size: human(needed),
+            size: units::bytes(needed),
             folder: root.display().to_string(),
             free,
         });

@@ -5,9 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{
-    Kind, ModelEntry, ModelError, Registry, Role, RunDefaults, Source, Store, human, list,
-};
+use super::{Kind, ModelEntry, ModelError, Registry, Role, RunDefaults, Source, Store, list};
+use crate::units;
 
 /// Everything that loading a model needs to know.
 #[derive(Clone, Debug, PartialEq)]
@@ -128,8 +127,8 @@ pub(super) fn installed(store: &Store, name: &str) -> Result<ModelEntry, ModelEr
     let entry = Registry::load(store.root())?.complete(name)?;
     let size = match entry.size() {
         (0, _) => "size unknown".to_owned(),
-        (size, true) => human(size),
-        (size, false) => format!("more than {}", human(size)),
+        (size, true) => units::bytes(size),
+        (size, false) => format!("more than {}", units::bytes(size)),
     };
     let licence = entry.licence.map_or_else(|| "unknown".to_owned(), |licence| licence.name);
     Err(ModelError::NotInstalled { name: name.to_owned(), size, licence })
