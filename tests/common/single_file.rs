@@ -1,8 +1,6 @@
 //! Tiny models of the SDXL, SD 1.5 and SD 2 families as single files (fixtures by
-//! tests/parity/make_single_file_fixtures.py), to be changed and saved again, and what diffusers and
+//! tests/make_fixtures/make_single_file_fixtures.py), to be changed and saved again, and what diffusers and
 //! transformers compute with them.
-
-#![allow(dead_code, reason = "each test program uses its own part of the harness")]
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
