@@ -7,7 +7,7 @@ use std::io::Read as _;
 use flate2::read::GzDecoder;
 use serde_json::{Map, Value, json};
 
-use super::form::TokenizerBytes;
+use super::part::TokenizerBytes;
 
 static MERGES: &[u8] = include_bytes!("../../models/clip/merges.txt.gz");
 

@@ -10,9 +10,8 @@ use candle_core::{DType, Device, Error, Result, Shape, Tensor, quantized::GgmlDT
 use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors};
 
-use super::gguf::TensorInfo;
+use super::WeightsError;
 use super::source::{Bytes, is_pickled};
-use super::{WeightsError, ldm::Take};
 use crate::backend::{ParamSource, unpack_rows};
 
 /// The tensors of one part of a model, from one file or several.
@@ -26,7 +25,29 @@ pub(super) struct TensorMap {
     metadata: HashMap<String, String>,
 }
 
-/// How a tensor's numbers are stored.
+/// How a tensor of ours is taken from a stored one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Take {
+    /// as it is, but for axes of length 1 at the end
+    Whole,
+    /// the `index`-th of `of` equal parts along the first axis
+    Rows { index: usize, of: usize },
+    /// with rows and columns exchanged
+    Transposed,
+}
+
+/// A tensor of a GGUF file.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct TensorInfo {
+    pub name: String,
+    pub dtype: GgmlDType,
+    /// rows first, as in PyTorch
+    pub shape: Vec<usize>,
+    /// bytes of the file
+    pub range: Range<usize>,
+}
+
+/// Type in which a tensor's numbers are stored.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Stored {
     /// in a format that a weight can be kept in
@@ -93,9 +114,8 @@ impl TensorMap {
         if is_pickled(&bytes) {
             return Err(WeightsError::Pickled { file: name });
         }
-        let (header, metadata) = SafeTensors::read_metadata(&bytes).map_err(|error| {
-            WeightsError::Safetensors { file: name.clone(), reason: error.to_string() }
-        })?;
+        let (header, metadata) = SafeTensors::read_metadata(&bytes)
+            .map_err(|error| WeightsError::Safetensors { file: name.clone(), source: error })?;
         // Tensor data begins after the header and the eight bytes of its length.
         let data = header + size_of::<u64>();
         for (tensor, info) in metadata.tensors() {

@@ -43,7 +43,7 @@ fn every_step_of_one_region_equals_diffusers() {
     let (device, dtype) = (Device::Cpu, DType::F32);
     let vae = files.vae(&device, dtype).unwrap();
     let text = files.text(&device, dtype).unwrap();
-    let part = files.component(Part::Unet, &device, dtype).unwrap();
+    let part = files.component(Part::Denoiser, &device, dtype).unwrap();
     let config = UNetConfig::from_json(&part.config.to_string()).unwrap();
     let unet = UNet2DConditionModel::load(config, &part.params).unwrap();
     let scheduler = SchedulerConfig::from_json(&files.scheduler().unwrap().to_string()).unwrap();

@@ -13,11 +13,11 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use super::keys::ARCHITECTURE_KEY;
 use super::read::{Header, Value as Metadata};
-use super::{ARCHITECTURE_KEY, TensorInfo};
 use crate::weights::WeightsError;
 use crate::weights::source::Bytes;
-use crate::weights::tensors::TensorMap;
+use crate::weights::tensors::{TensorInfo, TensorMap};
 
 /// `general.architecture` of a file with a vision tower.
 const VISION: &str = "clip";

@@ -10,14 +10,14 @@ use crate::backend::stored_bytes;
 
 /// Kinds of metadata values that are written.
 #[derive(Clone, Debug)]
-pub(crate) enum Metadata {
+pub(super) enum Metadata {
     U32(u32),
     String(String),
 }
 
 /// A tensor that will be written.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Planned {
+pub(super) struct Planned {
     pub name: String,
     pub dtype: GgmlDType,
     /// as PyTorch has it: rows first
@@ -33,7 +33,7 @@ impl Planned {
 }
 
 /// A file whose header has been written.
-pub(crate) struct Writer<W> {
+pub(super) struct Writer<W> {
     out: W,
     /// bytes of the tensors that are still to come
     left: std::vec::IntoIter<usize>,

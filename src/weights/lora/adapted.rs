@@ -1,5 +1,5 @@
-//! The weights of a model with the changes of LoRAs, for a model that asks for weights: what no LoRA
-//! changes is handed through as it is, whatever form the model is in.
+//! Weights of a model with the changes of LoRAs, for a network that asks for weights: what no LoRA changes is
+//! passed through as it is, whatever form the model is in.
 
 use std::sync::Arc;
 
