@@ -94,7 +94,7 @@ pub(super) fn unused_note<'a>(file: &str, unused: impl Iterator<Item = &'a str>)
     }
 }
 
-/// Whether a tensor is one that many files have beside the weights and no inference needs: index buffers, parts
+/// `true` if a tensor is one that many files have beside the weights and no inference needs: index buffers, parts
 /// of CLIP for pictures, copies and tables for training, markers.
 fn is_harmless(name: &str) -> bool {
     const ENDS: [&str; 4] =

@@ -64,7 +64,7 @@ impl LlavaFiles {
         Self::new_gguf(path.display().to_string(), &decoder, &vision)
     }
 
-    /// Whether a path holds such a model, or the decoder of one, as far as its description tells.
+    /// `true` if a path holds such a model, or the decoder of one, as far as its description tells.
     #[must_use]
     pub fn is_at(path: &Path) -> bool {
         let is_decoder = |file: &Path| LlamaCppFile::open(file).is_ok_and(|it| it.is_decoder());

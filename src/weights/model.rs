@@ -375,7 +375,7 @@ fn with_class(mut config: Value, class: String) -> Value {
     config
 }
 
-/// Whether `file` exists and is `model` or in the folder `model`.
+/// `true` if `file` exists and is `model` or in the folder `model`.
 fn is_part_of(file: &Path, model: &Path) -> bool {
     match (file.canonicalize(), model.canonicalize()) {
         (Ok(file), Ok(model)) => file.starts_with(model),

@@ -92,7 +92,7 @@ impl<'a> Shapes<'a> {
         self.tensors.shape(&format!("{}{name}", self.prefix))
     }
 
-    /// Whether a tensor is there.
+    /// `true` if a tensor is there.
     pub(super) fn has(&self, name: &str) -> bool {
         self.get(name).is_some()
     }

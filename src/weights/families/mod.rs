@@ -23,7 +23,7 @@ use super::tensors::TensorMap;
 pub use contents::FileContents;
 pub(super) use contents::contents;
 
-/// Every family. Where nothing tells the family of a model, it is taken for the first one.
+/// All families. A model whose family nothing tells is taken for one of the first.
 pub(super) static FAMILIES: &[&dyn Family] = &[&stable_diffusion::StableDiffusion];
 
 /// Text encoders of a model at most.
@@ -51,7 +51,7 @@ pub(super) trait Family: Debug + Send + Sync {
     /// autoencoder's tensors do not show it.
     fn latent_scale(&self, denoiser: &Value) -> f64;
 
-    /// Whether a file holds a denoiser of this family, by names of tensors alone.
+    /// `true` if a file holds a denoiser of this family, by names of tensors alone.
     fn has_denoiser(&self, tensors: &TensorMap) -> bool;
 
     /// Denoiser in a file of any contents, and the target of its prediction where that can be told. `pooled`
@@ -76,7 +76,7 @@ pub(super) trait Family: Debug + Send + Sync {
         tensors: &TensorMap,
     ) -> Result<Option<Checkpoint>, WeightsError>;
 
-    /// Whether a weight of the denoiser stays in 16 bits whatever the model is quantized to.
+    /// `true` if a weight of the denoiser stays in 16 bits whatever the model is quantized to.
     fn is_sensitive(&self, name: &str) -> bool;
 
     /// Names in LoRA files for this family.

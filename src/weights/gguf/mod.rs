@@ -32,7 +32,7 @@ use read::{Header, MAGIC, Value};
 /// Key under which ComfyUI-GGUF keeps a tensor's shape; the tensor's name follows.
 const ORIGINAL_SHAPE_KEY: &str = "comfy.gguf.orig_shape.";
 
-/// Whether these are the contents of a GGUF file.
+/// `true` if these are the contents of a GGUF file.
 pub(super) fn is_gguf(bytes: &[u8]) -> bool {
     bytes.starts_with(&MAGIC)
 }

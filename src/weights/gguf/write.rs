@@ -1,5 +1,5 @@
-//! Writes a GGUF file (version 3): first the header with the place of every tensor, then one
-//! tensor after the other, so that no more than one need ever be in memory.
+//! Writer of GGUF files (version 3): first the header with the place of every tensor, then one tensor after the
+//! other, so that no more than one need ever be in memory.
 
 use std::io::{self, Write};
 
@@ -20,12 +20,12 @@ pub(super) enum Metadata {
 pub(super) struct Planned {
     pub name: String,
     pub dtype: GgmlDType,
-    /// as PyTorch has it: rows first
+    /// rows first, as in PyTorch
     pub shape: Vec<usize>,
 }
 
 impl Planned {
-    /// How many bytes it takes.
+    /// Size in bytes.
     pub fn bytes(&self) -> usize {
         stored_bytes(self.dtype, self.shape.iter().product())
             .expect("a tensor is planned in a format that takes its shape")
@@ -98,7 +98,7 @@ impl<W: Write> Writer<W> {
         self.out.write_all(&[0; ALIGNMENT][..padding])
     }
 
-    /// The output, with every tensor written.
+    /// Output, with every tensor written.
     ///
     /// # Errors
     /// A tensor that is missing, or those of writing.

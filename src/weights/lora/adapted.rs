@@ -19,7 +19,7 @@ impl Adapted {
         Self { base, changes }
     }
 
-    /// Whether a weight is changed.
+    /// `true` if a weight is changed.
     pub(in crate::weights) fn changes(&self, name: &str) -> bool {
         self.changes.iter().any(|change| change.contains(name))
     }

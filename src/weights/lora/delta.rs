@@ -89,8 +89,8 @@ impl Delta {
     }
 }
 
-/// Whether `up · (core ·) down` has the shape of a weight, axes of length 1 at the end apart: one
-/// file keeps a `1×1` convolution as a matrix, another a matrix as a `1×1` convolution.
+/// `true` if `up · (core ·) down` has the shape of a weight, axes of length 1 at the end apart: one file keeps a
+/// `1×1` convolution as a matrix, another a matrix as a `1×1` convolution.
 fn fits(up: &[usize], down: &[usize], mid: Option<&[usize]>, weight: &[usize]) -> bool {
     let (&[out, ref up @ ..], &[rank, ref input @ ..]) = (up, down) else { return false };
     let (&[rows, ref expected @ ..], up) = (weight, trim(up)) else { return false };
@@ -142,7 +142,7 @@ impl Deltas {
         self.by_weight.entry(weight.to_owned()).or_default().push(delta);
     }
 
-    /// Whether this weight changes at all.
+    /// `true` if this weight changes at all.
     pub(in crate::weights) fn contains(&self, weight: &str) -> bool {
         self.by_weight.contains_key(weight)
     }

@@ -1,7 +1,7 @@
 //! LoRA: small matrices in a file of their own that change a model's weights,
-//! `W' = W + scale · (alpha / rank) · up · down`. The file is matched to the model when it is named;
-//! the products are computed one weight at a time, when that weight is read. However the file spells
-//! its keys (`names`), the model sees ordinary weights.
+//! `W' = W + scale · (alpha / rank) · up · down`. The file is matched to the model when it is opened; the products
+//! are computed one weight at a time, when that weight is read. However the file spells its keys (`names`), the
+//! network sees ordinary weights.
 
 mod adapted;
 mod config;

@@ -113,7 +113,7 @@ impl<'a> Place<'a> {
         Self { part, module: module.unwrap_or(rest), peft: module.is_some(), names }
     }
 
-    /// Whether this layer of the denoiser reads the text: its input is as wide as the text encoders' output.
+    /// `true` if this layer of the denoiser reads the text: its input is as wide as the text encoders' output.
     pub(super) fn reads_text(&self) -> bool {
         self.part.is_none_or(|part| part == Part::Denoiser) && self.names.reads_text(self.module)
     }

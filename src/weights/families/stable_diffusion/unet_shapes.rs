@@ -30,7 +30,7 @@ struct Level {
 /// embedding, which the UNet takes beside the numbers of the micro-conditioning.
 ///
 /// # Errors
-/// What no configuration can say, in one line without the file's name.
+/// Shapes that no configuration describes, in one line without the file's name.
 pub(super) fn config(
     shapes: &Shapes,
     naming: Naming,
