@@ -65,8 +65,9 @@ impl Replaced {
         }
         let tensors = open_tensors(path)?;
         let name = path.display().to_string();
-        let family = families::of_denoiser(&tensors).unwrap_or(base.family());
-        let (file, prediction) = family.denoiser(&name, &tensors, pooled_width(&*base)?)?;
+        let pooled = pooled_width(&*base)?;
+        let (family, file, prediction) =
+            families::denoiser(&name, &tensors, pooled, base.family())?;
         let note = unused_note(&name, file.unused(&tensors));
         let with = Replacement::File { file: Box::new(file), prediction, note };
         Ok(Self { base, family, part, with })

@@ -8,7 +8,7 @@ use candle_core::DType;
 use serde_json::Value;
 
 use super::clip_vocabulary::{self, Padding};
-use super::families::{self, Checkpoint, Encoder, FAMILIES, Family};
+use super::families::{self, Checkpoint, Encoder, Family};
 use super::form::{Form, unused_note};
 use super::part::{Part, PartConfig, TokenizerBytes};
 use super::part_file::PartFile;
@@ -31,24 +31,20 @@ impl SingleFile {
     pub(super) fn open(path: PathBuf) -> Result<Self, WeightsError> {
         let tensors = open_tensors(&path)?;
         let file = path.display().to_string();
-        for &family in FAMILIES {
-            let Some(mut model) = family.checkpoint(&file, &tensors)? else { continue };
-            let parts: Vec<&PartFile> = [&model.denoiser]
-                .into_iter()
-                .chain(&model.vae)
-                .chain(model.encoders.iter().map(|one| &one.file))
-                .collect();
-            let is_used = |name: &str| parts.iter().any(|part| part.stored.contains(name));
-            let unused = unused_note(&file, tensors.names().filter(|name| !is_used(name)));
-            model.notes.extend(unused);
-            return Ok(Self { source: ModelSource::Path(path), family, model });
-        }
-        Err(WeightsError::NotAModel { file, contents: families::contents(&tensors) })
+        let (family, mut model) = families::checkpoint(&file, &tensors)?;
+        let parts: Vec<&PartFile> = (model.denoiser.iter())
+            .chain(&model.vae)
+            .chain(model.encoders.iter().map(|one| &one.file))
+            .collect();
+        let is_used = |name: &str| parts.iter().any(|part| part.stored.contains(name));
+        let unused = unused_note(&file, tensors.names().filter(|name| !is_used(name)));
+        model.notes.extend(unused);
+        Ok(Self { source: ModelSource::Path(path), family, model })
     }
 
     fn part(&self, part: Part) -> Result<&PartFile, WeightsError> {
         let file = match part {
-            Part::Denoiser => Some(&self.model.denoiser),
+            Part::Denoiser => self.model.denoiser.as_ref(),
             Part::Vae => self.model.vae.as_ref(),
             Part::TextEncoder(_) => self.encoder(part).map(|encoder| &encoder.file),
         };

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::{autoencoder_kl, of_denoiser};
+use super::autoencoder_kl;
 use crate::weights::tensors::TensorMap;
 
 /// Contents of a weights file that is not what was asked for, as its tensors tell.
@@ -48,24 +48,26 @@ impl fmt::Display for FileContents {
     }
 }
 
-/// Contents of a file that is not what was asked for.
-pub(in crate::weights) fn contents(tensors: &TensorMap) -> FileContents {
-    let any = |part: &str| tensors.names().any(|name| name.contains(part));
-    if any("lora_") || any(".lora.") || any("hada_w") || any("lokr_w") {
-        FileContents::Lora
-    } else if any("control_model.") || any("controlnet_cond_embedding.") {
-        FileContents::ControlNet
-    } else if of_denoiser(tensors).is_some() {
-        FileContents::Denoiser
-    } else if autoencoder_kl::find_in(tensors).is_some() {
-        FileContents::Vae
-    } else if any("encoder.layers.0.weight") && any("decoder.layers.0.weight") {
-        FileContents::TinyVae
-    } else if any("double_blocks.") || any("joint_blocks.") || any("transformer_blocks.") {
-        FileContents::Transformer
-    } else if any("text_model.") || any("resblocks.") {
-        FileContents::TextEncoder
-    } else {
-        FileContents::Unknown
+impl FileContents {
+    /// Contents of a file with these tensors; `has_denoiser` tells whether a family finds a denoiser among them.
+    pub(super) fn of(tensors: &TensorMap, has_denoiser: bool) -> Self {
+        let any = |part: &str| tensors.names().any(|name| name.contains(part));
+        if any("lora_") || any(".lora.") || any("hada_w") || any("lokr_w") {
+            Self::Lora
+        } else if any("control_model.") || any("controlnet_cond_embedding.") {
+            Self::ControlNet
+        } else if has_denoiser {
+            Self::Denoiser
+        } else if autoencoder_kl::find_in(tensors).is_some() {
+            Self::Vae
+        } else if any("encoder.layers.0.weight") && any("decoder.layers.0.weight") {
+            Self::TinyVae
+        } else if any("double_blocks.") || any("joint_blocks.") || any("transformer_blocks.") {
+            Self::Transformer
+        } else if any("text_model.") || any("resblocks.") {
+            Self::TextEncoder
+        } else {
+            Self::Unknown
+        }
     }
 }

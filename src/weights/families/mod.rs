@@ -5,184 +5,22 @@
 pub(super) mod autoencoder_kl;
 pub(super) mod clip;
 mod contents;
+mod family;
 mod pairs;
 mod stable_diffusion;
-
-use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
-use std::fmt::Debug;
 
 use serde_json::Value;
 
 use super::WeightsError;
-use super::clip_vocabulary::Padding;
-use super::part::{Part, PartConfig};
+use super::part::Part;
 use super::part_file::{PartFile, Prediction};
 use super::tensors::TensorMap;
 
 pub use contents::FileContents;
-pub(super) use contents::contents;
+pub(super) use family::{Checkpoint, Encoder, Family, LoraNames, tokenizer_folder};
 
 /// All families. A model whose family nothing tells is taken for one of the first.
 pub(super) static FAMILIES: &[&dyn Family] = &[&stable_diffusion::StableDiffusion];
-
-/// Text encoders of a model at most.
-const TEXT_ENCODERS: usize = 4;
-
-/// One family of models.
-pub(super) trait Family: Debug + Send + Sync {
-    /// Classes of its denoisers in diffusers.
-    fn classes(&self) -> &'static [&'static str];
-
-    /// Folder of its denoiser in diffusers layout, which is also its key in `model_index.json`.
-    fn denoiser_folder(&self) -> &'static str;
-
-    /// Name of its denoiser in messages, with the article.
-    fn denoiser_title(&self) -> &'static str;
-
-    /// Names of all tensors that a denoiser's configuration asks for: ours (diffusers') with the training
-    /// code's.
-    ///
-    /// # Errors
-    /// A configuration that is not supported.
-    fn denoiser_names(&self, config: &PartConfig) -> Result<HashMap<String, String>, WeightsError>;
-
-    /// Factor by which the latents of a model with this denoiser are scaled (diffusers: `scaling_factor`): an
-    /// autoencoder's tensors do not show it.
-    fn latent_scale(&self, denoiser: &Value) -> f64;
-
-    /// `true` if a file holds a denoiser of this family, by names of tensors alone.
-    fn has_denoiser(&self, tensors: &TensorMap) -> bool;
-
-    /// Denoiser in a file of any contents, and the target of its prediction where that can be told. `pooled`
-    /// is the width of the pooled text embedding of the model that it is for.
-    ///
-    /// # Errors
-    /// No denoiser of this family, or an architecture that is not supported.
-    fn denoiser(
-        &self,
-        file: &str,
-        tensors: &TensorMap,
-        pooled: Option<usize>,
-    ) -> Result<(PartFile, Option<Prediction>), WeightsError>;
-
-    /// Whole model in one file, if it is one of this family.
-    ///
-    /// # Errors
-    /// A model of this family that is not supported.
-    fn checkpoint(
-        &self,
-        file: &str,
-        tensors: &TensorMap,
-    ) -> Result<Option<Checkpoint>, WeightsError>;
-
-    /// `true` if a weight of the denoiser stays in 16 bits whatever the model is quantized to.
-    fn is_sensitive(&self, name: &str) -> bool;
-
-    /// Names in LoRA files for this family.
-    fn lora(&self) -> LoraNames;
-
-    /// Name of the generation of the family whose denoiser reads text of this width, for messages.
-    fn generation(&self, text_width: usize) -> Option<&'static str>;
-}
-
-/// Names by which LoRA files for a family tell where a module belongs.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct LoraNames {
-    /// prefixes of modules, each with the part that it stands for
-    pub prefixes: &'static [(&'static str, Part)],
-    /// ends of the names of the denoiser's layers that read text, with underscores for dots
-    pub text_readers: &'static [&'static str],
-}
-
-/// Whole model that one file holds.
-#[derive(Debug)]
-pub(super) struct Checkpoint {
-    /// contents that its `model_index.json` would have
-    pub index: Value,
-    /// contents that its `scheduler_config.json` would have
-    pub scheduler: Value,
-    pub denoiser: PartFile,
-    pub vae: Option<PartFile>,
-    /// text encoders in the order of their conditioning
-    pub encoders: Vec<Encoder>,
-    /// lines about what had to be guessed
-    pub notes: Vec<String>,
-}
-
-/// Text encoder of a checkpoint, with the token that fills up its sequences.
-#[derive(Debug)]
-pub(super) struct Encoder {
-    pub part: Part,
-    pub file: PartFile,
-    pub padding: Padding,
-}
-
-impl dyn Family + '_ {
-    /// Name of a part in diffusers layout: its folder, its key in `model_index.json`, and the prefix of its
-    /// tensors in our GGUF files.
-    pub(super) fn folder(&self, part: Part) -> Cow<'static, str> {
-        match part {
-            Part::Denoiser => self.denoiser_folder().into(),
-            Part::Vae => "vae".into(),
-            Part::TextEncoder(0) => "text_encoder".into(),
-            Part::TextEncoder(index) => format!("text_encoder_{}", index + 1).into(),
-        }
-    }
-
-    /// Name of a part in messages, with the article.
-    pub(super) fn title(&self, part: Part) -> &'static str {
-        match part {
-            Part::Denoiser => self.denoiser_title(),
-            Part::Vae => "the VAE",
-            Part::TextEncoder(_) => "the text encoder",
-        }
-    }
-
-    /// Class that a `model_index.json` names for a part, if it names one.
-    pub(super) fn class_in<'a>(&self, index: &'a Value, part: Part) -> Option<&'a str> {
-        index.get(&*self.folder(part))?.get(1)?.as_str()
-    }
-
-    /// Text encoders that a `model_index.json` names, in the order of their conditioning.
-    pub(super) fn text_encoders_in(&self, index: &Value) -> Vec<Part> {
-        let all = (0..TEXT_ENCODERS).map(Part::TextEncoder);
-        all.filter(|&part| self.class_in(index, part).is_some()).collect()
-    }
-
-    /// Names of all tensors that a part's configuration asks for; `None` for a configuration that will be
-    /// refused, and for `AutoencoderTiny`, whose layers are only numbered.
-    pub(super) fn expected_names(
-        &self,
-        part: Part,
-        config: &PartConfig,
-    ) -> Option<HashSet<String>> {
-        use crate::model::{text::ClipTextConfig, vae::KlConfig};
-
-        let json = &config.config;
-        match part {
-            Part::Denoiser => Some(self.denoiser_names(config).ok()?.into_keys().collect()),
-            Part::Vae if config.class == autoencoder_kl::CLASS => {
-                let names = autoencoder_kl::names(&KlConfig::from_json(json).ok()?);
-                let names = names.into_iter().map(|(ours, _)| ours);
-                Some(names.flat_map(|name| [autoencoder_kl::old_name(&name), name]).collect())
-            }
-            Part::Vae => None,
-            Part::TextEncoder(_) => {
-                let config = ClipTextConfig::from_json(json).ok()?;
-                Some(clip::names(config.num_hidden_layers).into_iter().collect())
-            }
-        }
-    }
-}
-
-/// Folder of a text encoder's tokenizer in diffusers layout.
-pub(super) fn tokenizer_folder(encoder: Part) -> Cow<'static, str> {
-    match encoder {
-        Part::TextEncoder(index @ 1..) => format!("tokenizer_{}", index + 1).into(),
-        _ => "tokenizer".into(),
-    }
-}
 
 /// Family of the model that a `model_index.json` describes: the one whose denoiser it names.
 pub(super) fn of_index(index: &Value) -> &'static dyn Family {
@@ -195,9 +33,57 @@ pub(super) fn of_class(class: &str) -> Option<&'static dyn Family> {
     FAMILIES.iter().find(|family| family.classes().contains(&class)).copied()
 }
 
-/// Family that has a denoiser in a file, if any has.
-pub(super) fn of_denoiser(tensors: &TensorMap) -> Option<&'static dyn Family> {
-    FAMILIES.iter().find(|family| family.has_denoiser(tensors)).copied()
+/// Whole model in a file, with its family.
+///
+/// # Errors
+/// A file that holds something else, or a model that is not supported.
+pub(super) fn checkpoint(
+    file: &str,
+    tensors: &TensorMap,
+) -> Result<(&'static dyn Family, Checkpoint), WeightsError> {
+    for &family in FAMILIES {
+        match family.checkpoint(file, tensors)? {
+            Some(Checkpoint { denoiser: None, .. }) => {
+                return Err(no_denoiser(family, file, tensors));
+            }
+            Some(checkpoint) => return Ok((family, checkpoint)),
+            None => {}
+        }
+    }
+    Err(WeightsError::NotAModel { file: file.to_owned(), contents: contents(tensors) })
+}
+
+/// Denoiser in a file of any contents, as [`Family::denoiser`], with its family.
+///
+/// # Errors
+/// A file without one (that of `expected` is then missed), or an architecture that is not supported.
+pub(super) fn denoiser(
+    file: &str,
+    tensors: &TensorMap,
+    pooled: Option<usize>,
+    expected: &'static dyn Family,
+) -> Result<(&'static dyn Family, PartFile, Option<Prediction>), WeightsError> {
+    for &family in FAMILIES {
+        if let Some((part, prediction)) = family.denoiser(file, tensors, pooled)? {
+            return Ok((family, part, prediction));
+        }
+    }
+    Err(no_denoiser(expected, file, tensors))
+}
+
+fn no_denoiser(family: &'static dyn Family, file: &str, tensors: &TensorMap) -> WeightsError {
+    let title = family.denoiser_title();
+    WeightsError::NoSuchPart {
+        file: file.to_owned(),
+        part: title.strip_prefix("the ").unwrap_or(title),
+        contents: contents(tensors),
+    }
+}
+
+/// Contents of a file that is not what was asked for.
+pub(super) fn contents(tensors: &TensorMap) -> FileContents {
+    let has_denoiser = FAMILIES.iter().any(|family| family.has_denoiser(tensors));
+    FileContents::of(tensors, has_denoiser)
 }
 
 #[cfg(test)]

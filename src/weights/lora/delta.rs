@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use candle_core::{DType, Device, Result};
 
-use super::LoraError;
+use super::error::LoraError;
 use crate::backend::{ParamSource as _, ops};
 use crate::weights::tensors::TensorMap;
 

@@ -6,6 +6,7 @@
 mod adapted;
 mod config;
 mod delta;
+mod error;
 mod names;
 
 use std::collections::{BTreeMap, HashMap};
@@ -21,44 +22,13 @@ use super::source::{Bytes, in_hub_cache, refuse_pickle};
 use super::tensors::TensorMap;
 use config::AdapterConfig;
 use delta::{Delta, Deltas};
+use error::FILES;
 use names::Role;
+
+pub use error::LoraError;
 
 pub(super) use adapted::Adapted;
 pub(super) use names::Index;
-
-/// Reason why a LoRA cannot be used with a model.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum LoraError {
-    #[error("a folder without {}; name the safetensors file in it", FILES.join(" or "))]
-    Folder,
-    #[error("not a LoRA: no tensors in it")]
-    Empty,
-    #[error("the scale {0} is not a number")]
-    Scale(f64),
-    #[error("`{key}` belongs to {kind}, which is not supported (a plain LoRA is)")]
-    Kind { key: String, kind: &'static str },
-    #[error("not a LoRA: no pair of lora_down and lora_up (its first tensor: `{0}`)")]
-    NotLora(String),
-    /// Both are named by their generation and the width of their text.
-    #[error("made for {lora}, this model is {model}")]
-    Family { lora: String, model: String },
-    #[error("none of its {count} modules is in this model (the first: `{first}`)")]
-    NothingMatches { count: usize, first: String },
-    #[error("`{module}` has no {missing}")]
-    Half { module: String, missing: &'static str },
-    #[error("`{0}` has rank 0")]
-    NoRank(String),
-    #[error(
-        "`{down}`: an up of {:?} and a down of {:?} do not make `{weight}` of {expected:?}",
-        .shapes[0], .shapes[1]
-    )]
-    Shape { down: String, shapes: [Vec<usize>; 2], weight: String, expected: Vec<usize> },
-    #[error("`{key}` is {value}, not a finite number")]
-    Alpha { key: String, value: f64 },
-    #[error("`{0}` is not one number")]
-    AlphaShape(String),
-}
 
 /// Name of a generation of models by the width of the text that its denoiser reads.
 fn generation(family: &dyn Family, width: usize) -> String {
@@ -67,9 +37,6 @@ fn generation(family: &dyn Family, width: usize) -> String {
         None => format!("one with {width}-wide text"),
     }
 }
-
-/// Names of the file when diffusers and peft save a LoRA into a folder.
-const FILES: [&str; 2] = ["pytorch_lora_weights.safetensors", "adapter_model.safetensors"];
 
 /// File of a LoRA that is a folder as diffusers or peft save it, on the disk or in the cache of the hub's own
 /// tools; every other path is returned as it is.

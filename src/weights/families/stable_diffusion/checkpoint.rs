@@ -9,7 +9,8 @@ use super::{latent_scale, marked_prediction, unet};
 use crate::backend::ParamSource as _;
 use crate::weights::WeightsError;
 use crate::weights::clip_vocabulary::Padding;
-use crate::weights::families::{Checkpoint, Encoder, autoencoder_kl, clip};
+use crate::weights::families::family::{Checkpoint, Encoder};
+use crate::weights::families::{autoencoder_kl, clip};
 use crate::weights::part::Part;
 use crate::weights::part_file::{PartFile, Prediction, Shapes, part_config};
 use crate::weights::tensors::{Take, TensorMap};
@@ -46,9 +47,9 @@ pub(super) fn open(file: &str, tensors: &TensorMap) -> Result<Option<Checkpoint>
         .filter(|encoder| encoder.part == Part::TextEncoder(1))
         .find_map(|encoder| encoder.file.config.config["projection_dim"].as_u64())
         .and_then(|width| usize::try_from(width).ok());
-    let (denoiser, prediction) = unet(file, tensors, pooled)?;
+    let (denoiser, prediction) = unet(file, tensors, pooled)?.unzip();
     let vae = autoencoder_kl::part(file, tensors, latent_scale(generation == Generation::Sdxl))?;
-    let prediction = prediction.unwrap_or_default();
+    let prediction = prediction.flatten().unwrap_or_default();
     let mut notes = Vec::new();
     if generation == Generation::Sd2 && marked_prediction(tensors).is_none() {
         let kind = if prediction.velocity { "v" } else { "the noise" };

@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use candle_core::{DType, Device};
 use serde_json::Value;
 
-use super::{Checkpoint, Family, LoraNames, contents};
+use super::family::{Checkpoint, Family, LoraNames};
 use crate::backend::ParamSource as _;
 use crate::model::unet::UNetConfig;
 use crate::weights::WeightsError;
@@ -92,7 +92,7 @@ impl Family for StableDiffusion {
         file: &str,
         tensors: &TensorMap,
         pooled: Option<usize>,
-    ) -> Result<(PartFile, Option<Prediction>), WeightsError> {
+    ) -> Result<Option<(PartFile, Option<Prediction>)>, WeightsError> {
         unet(file, tensors, pooled)
     }
 
@@ -157,12 +157,9 @@ fn unet(
     file: &str,
     tensors: &TensorMap,
     pooled: Option<usize>,
-) -> Result<(PartFile, Option<Prediction>), WeightsError> {
+) -> Result<Option<(PartFile, Option<Prediction>)>, WeightsError> {
     let fail = |reason: String| WeightsError::Contents { file: file.to_owned(), reason };
-    let Some(Found { prefix, naming }) = find_unet(tensors) else {
-        let file = file.to_owned();
-        return Err(WeightsError::NoSuchPart { file, part: "UNet", contents: contents(tensors) });
-    };
+    let Some(Found { prefix, naming }) = find_unet(tensors) else { return Ok(None) };
     if tensors.contains("edm_mean") || tensors.contains("edm_vpred.sigma_max") {
         return Err(fail(
             "a model with an EDM schedule (Playground 2.5, CosXL): not supported".to_owned(),
@@ -198,7 +195,7 @@ fn unet(
         _ => SD_SIDE,
     };
     part.config.config["sample_size"] = side.into();
-    Ok((part, prediction))
+    Ok(Some((part, prediction)))
 }
 
 /// Standard deviation of the first norm's bias in the last transformer; 0 where there is none.
