@@ -19,7 +19,7 @@ use crate::{
 
 use super::{
     error::Error,
-    model::{Footprints, VAE_DTYPE, load_unet},
+    model::{Footprints, VAE_DTYPE},
     progress::Stage,
     settings::Defaults,
 };
@@ -134,7 +134,7 @@ impl Runner {
     fn denoiser(&self, dtype: DType) -> Result<Arc<UNet2DConditionModel>, Error> {
         let load = || {
             debug!(dtype = dtype.as_str(), "loading the denoiser");
-            load_unet(&self.files, &self.device, dtype)
+            Ok(self.files.denoiser(&self.device, dtype)?)
         };
         if dtype == self.dtype {
             return self.parts.denoiser.get(load);
