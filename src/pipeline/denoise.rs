@@ -1,4 +1,4 @@
-//! Diffuse, then denoise by regions (METHOD §2): noise the canvas to the first timestep that runs,
+//! Diffuse, then denoise by regions (docs/method.md §2): noise the canvas to the first timestep that runs,
 //! and for each timestep predict every region's noise, fuse, apply the structure prior, step.
 
 use std::{cell::Cell, panic::resume_unwind, thread::ScopedJoinHandle};
@@ -56,22 +56,25 @@ impl Denoise<'_> {
         let Self { plan, settings, .. } = *self;
         let steps = &plan.sampling.steps;
         let noise = NoiseField::new(settings.seed);
-        let Files { zl, z, predictions, low_resolution, .. } = &mut work.files;
-        let journal = &mut work.journal;
+        let (files, journal) = (&mut work.files, &mut work.journal);
         let done = journal.done();
         if done.steps == 0 {
-            self.diffuse(zl, &mut z[0], steps[0].t, &noise, DRAW_CANVAS)?;
+            self.diffuse(&files.zl, &mut files.z[0], steps[0].t, &noise, DRAW_CANVAS)?;
         }
         progress.begin(Stage::Denoise, plan.grid.len() * steps.len());
         progress.advance(plan.grid.len() * done.steps + done.regions);
-        let fuser = Fuser::new(settings.fusion, &plan.grid, zl.channels());
+        let fuser = Fuser::new(settings.fusion, &plan.grid, files.zl.channels());
         for (index, step) in steps.iter().enumerate().skip(done.steps) {
-            let [even, odd] = &mut *z;
-            let (before, after) = if index % 2 == 0 { (even, odd) } else { (odd, even) };
+            let Files { zl, z, predictions, low_resolution, .. } = &mut *files;
+            let before = &z[index % 2];
             let attention = self.attention_prior(low_resolution.as_ref(), step.t, &noise)?;
             self.predict_regions(before, zl, step.t, &attention, predictions, journal, progress)?;
-            self.take_step(index, &fuser, before, zl, predictions, after, &noise)?;
-            after.flush_rows(0..after.height()).map_err(|error| journal.failed(error))?;
+            self.take_step(index, &fuser, files, &noise)?;
+            let after = &files.z[(index + 1) % 2];
+            after
+                .flush_rows(0..after.height())
+                .and_then(|()| files.history.as_ref().map_or(Ok(()), |history| history.flush(index)))
+                .map_err(|error| journal.failed(error))?;
             journal.append(Record::Stepped { steps: index + 1 })?;
         }
         if let count @ 1.. = self.redone.get() {
@@ -182,24 +185,29 @@ impl Denoise<'_> {
         if is_finite(&eps) { Ok(eps) } else { refuse() }
     }
 
-    /// Fuses the predictions, applies the structure prior and takes the sampler's step, all band by
-    /// band: from `before` into `after`.
-    #[expect(clippy::too_many_arguments, reason = "one pass over everything that a step has")]
+    /// Fuses the predictions, applies the structure prior and takes the sampler's step number `index` of the run, all
+    /// band by band: from the one z into the other.
     fn take_step(
         &self,
         index: usize,
         fuser: &Fuser,
-        before: &Latent,
-        zl: &Latent,
-        predictions: &Latent,
-        after: &mut Latent,
+        files: &mut Files,
         noise: &NoiseField,
     ) -> Result<(), Error> {
+        let Files { zl, z: [even, odd], history, predictions, .. } = files;
+        let (before, after) = if index.is_multiple_of(2) { (even, odd) } else { (odd, even) };
+        let (mut kept, earlier) = match history {
+            Some(history) => {
+                let (kept, earlier) = history.of_step(index);
+                (Some(kept), earlier)
+            }
+            None => (None, Vec::new()),
+        };
         let Self { engine, plan, settings, .. } = *self;
         let (schedule, steps) = (&engine.schedule, &plan.sampling.steps);
         let (step, update) = (&steps[index], &plan.sampling.updates[index]);
         let structure = StructurePrior::new(settings.gsp)?;
-        let (abar, lambda) = (schedule.abar(step.t)?, structure.lambda(index, steps.len()));
+        let (level, lambda) = (schedule.level(step.t)?, structure.lambda(index, steps.len()));
         let (height, width, channels) = (zl.height(), zl.width(), zl.channels());
         let block = structure.block();
         let band = (STEP_BAND / zl.row_len() / block * block).clamp(block, height.max(block));
@@ -209,12 +217,13 @@ impl Denoise<'_> {
         let mut fresh = vec![0.0; if update.needs_noise() { eps.len() } else { 0 }];
         for top in (0..height).step_by(band) {
             let rows = top..(top + band).min(height);
-            let eps = &mut eps[..rows.len() * zl.row_len()];
+            let values = rows.start * zl.row_len()..rows.end * zl.row_len();
+            let eps = &mut eps[..values.len()];
             fuser.band(rows.clone(), predictions.as_slice(), eps)?;
             let z = after.rows_mut(rows.clone());
             z.copy_from_slice(before.rows(rows.clone()));
             schedule.output_to_eps(step.t, z, eps)?;
-            structure.apply(z, eps, zl.rows(rows.clone()), abar, lambda, width, channels)?;
+            structure.apply(z, eps, zl.rows(rows.clone()), level, lambda, (width, channels))?;
             let fresh = if update.needs_noise() {
                 let fresh = &mut fresh[..eps.len()];
                 noise.fill(draw, rows, 0..width, channels, fresh)?;
@@ -222,7 +231,9 @@ impl Denoise<'_> {
             } else {
                 None
             };
-            update.apply(z, eps, fresh)?;
+            let earlier: Vec<_> = earlier.iter().map(|canvas| &canvas[values.clone()]).collect();
+            let kept = kept.as_deref_mut().map(|canvas| &mut canvas[values]);
+            update.apply_with(z, eps, fresh, &earlier, kept)?;
         }
         Ok(())
     }
@@ -253,7 +264,7 @@ impl Denoise<'_> {
         Ok(Some(layers.collect::<candle_core::Result<_>>()?))
     }
 
-    /// The low-resolution pass of one timestep (METHOD §4): what every cross-attention says about
+    /// The low-resolution pass of one timestep (docs/method.md §4): what every cross-attention says about
     /// the whole picture under the global prompt.
     ///
     /// With guidance the pass is a pair like every call, and there are two priors: under the negative
@@ -294,7 +305,7 @@ impl Denoise<'_> {
         Ok((0..halves).map(half).collect::<Result<_, _>>()?)
     }
 
-    /// `z = √ā_t·zL + √(1−ā_t)·n` over the whole of `zl` (METHOD §2, step 2), into `z`.
+    /// `z = signal·zL + spread·n` over the whole of `zl` (docs/method.md §2, step 2), into `z`.
     fn diffuse(
         &self,
         zl: &Latent,

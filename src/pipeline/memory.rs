@@ -185,6 +185,8 @@ pub(super) struct Job<'a> {
     pub canvas: CanvasSize,
     pub grid: &'a RegionGrid,
     pub guided: bool,
+    /// Canvases that a sampler of several steps keeps.
+    pub history: usize,
     /// Height and width in latent pixels of the low-resolution pass, if there is one.
     pub low_resolution: Option<(usize, usize)>,
     /// Padding of VAE tiles.
@@ -383,11 +385,12 @@ impl Job<'_> {
         pixels * self.engine.shape().channels * size_of::<f32>()
     }
 
-    /// All mapped files of a job that is past its first step: zL, z before and after, and the predictions.
+    /// All mapped files of a job that is past its first steps: zL, z before and after, what earlier steps kept, and the
+    /// predictions.
     fn mapped_bytes(&self) -> usize {
         let shape = self.engine.shape();
         let predictions = self.grid.len() * shape.region * shape.region * shape.channels;
-        3 * self.canvas_bytes() + predictions * size_of::<f32>()
+        (3 + self.history) * self.canvas_bytes() + predictions * size_of::<f32>()
     }
 
     /// The conditions of all regions, which may all differ, of the prompt and of the negative one.

@@ -16,6 +16,7 @@ mod encode;
 mod engine;
 mod error;
 mod job;
+mod history;
 mod journal;
 mod memory;
 mod plan;

@@ -83,6 +83,7 @@ impl Plan {
             canvas,
             grid: &grid,
             guided: sampling.guidance.is_some(),
+            history: sampling.history(),
             low_resolution,
             vae_padding,
         };
@@ -123,6 +124,7 @@ impl Plan {
         Layout {
             canvas: (self.canvas.latent_height, self.canvas.latent_width, self.shape.channels),
             regions: (self.grid.len(), self.grid.region_side()),
+            history: self.sampling.history(),
             low_resolution: self.low_resolution,
             rows: (self.canvas.height, row_bytes),
         }

@@ -24,6 +24,7 @@ use crate::{canvas::Latent, image::Output};
 
 use super::{
     Error,
+    history::History,
     journal::{Done, Journal, Record},
 };
 
@@ -52,6 +53,8 @@ pub enum Resume {
 pub(super) struct Layout {
     /// Height, width and channels of the canvas.
     pub canvas: (usize, usize, usize),
+    /// Canvases of what earlier steps kept, for a sampler that reads them.
+    pub history: usize,
     /// Regions, and their side.
     pub regions: (usize, usize),
     /// Height and width of the picture at the model's native size, if that is needed.
@@ -66,7 +69,7 @@ impl Layout {
         let (height, width, channels) = self.canvas;
         let (count, side) = self.regions;
         let (low_height, low_width) = self.low_resolution.unwrap_or_default();
-        let pixels = 3 * height * width + count * side * side + low_height * low_width;
+        let pixels = (3 + self.history) * height * width + count * side * side + low_height * low_width;
         (pixels * channels * size_of::<f32>()) as u64 + (self.rows.0 * self.rows.1) as u64
     }
 }
@@ -81,11 +84,12 @@ const CAPTIONS_PART: &str = "captions.json.part";
 const JOURNAL: &str = "journal";
 const ZL: &str = "zl";
 const Z: [&str; 2] = ["z0", "z1"];
+const HISTORY: &str = "history";
 const PREDICTIONS: &str = "predictions";
 const LOW_RESOLUTION: &str = "low_resolution";
 const ROWS: &str = "rows";
 /// Everything that can be in a work folder. Nothing else in it is ever touched.
-const FILES: [&str; 12] = [
+const FILES: [&str; 13] = [
     JOB,
     JOB_PART,
     CAPTIONS,
@@ -94,6 +98,7 @@ const FILES: [&str; 12] = [
     ZL,
     Z[0],
     Z[1],
+    HISTORY,
     PREDICTIONS,
     LOW_RESOLUTION,
     ROWS,
@@ -123,6 +128,7 @@ pub(super) struct Files {
     /// z before a step and after it, in turn: a step reads the one and writes the other, so that one
     /// that is cut short can be taken again.
     pub z: [Latent; 2],
+    pub history: Option<History>,
     /// The noise predictions of all regions, one below the other: `[regions · R, R, C]`.
     pub predictions: Latent,
     pub low_resolution: Option<Latent>,
@@ -284,6 +290,10 @@ impl Files {
         Ok(Self {
             zl: latent(ZL, height, width, channels)?,
             z: [latent(Z[0], height, width, channels)?, latent(Z[1], height, width, channels)?],
+            history: (layout.history > 0)
+                .then(|| latent(HISTORY, layout.history * height, width, channels))
+                .transpose()?
+                .map(|canvases| History::new(canvases, height)),
             predictions: latent(PREDICTIONS, count * side, side, channels)?,
             low_resolution: (layout.low_resolution)
                 .map(|(height, width)| latent(LOW_RESOLUTION, height, width, channels))
@@ -495,6 +505,7 @@ mod tests {
 
     const LAYOUT: Layout = Layout {
         canvas: (8, 12, 4),
+        history: 2,
         regions: (6, 8),
         low_resolution: Some((4, 6)),
         rows: (32, 144),
@@ -513,12 +524,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let output = folder.path().join("a.png");
         let mut work = open(&output, &Work::default(), &job(1)).unwrap();
-        let used: u64 = ["zl", "z0", "z1", "predictions", "low_resolution", "rows"]
+        let used: u64 = ["zl", "z0", "z1", "history", "predictions", "low_resolution", "rows"]
             .map(|name| fs::metadata(work.path().join(name)).unwrap().len())
             .iter()
             .sum();
         assert_eq!(used, LAYOUT.bytes());
         work.files.z[1].as_mut_slice()[5] = 3.5;
+        work.files.history.as_mut().unwrap().of_step(1).0[7] = 2.5;
         work.files.rows.write(31, &[7; 144]).unwrap();
         work.journal.append(Record::Stepped { steps: 2 }).unwrap();
         assert_eq!(work.partial_name(), ".a.png.cupscale.part");
@@ -527,6 +539,7 @@ mod tests {
         let mut work = open(&output, &Work::default(), &job(1)).unwrap();
         assert_eq!(work.journal.done().steps, 2);
         assert_eq!(work.files.z[1].as_slice()[5], 3.5);
+        assert_eq!(work.files.history.as_mut().unwrap().of_step(2).1[0][7], 2.5);
         assert_eq!(work.files.rows.read(30..32).unwrap()[144..], [7; 144]);
         work.remove();
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
