@@ -116,7 +116,7 @@ impl Model {
     fn load(files: &ModelFiles, part: Part) -> Result<Self> {
         let (device, dtype) = (Device::Cpu, DType::F32);
         Ok(match part {
-            Part::Denoiser => {
+            Part::Unet => {
                 let part = files.component(cupscale::weights::Part::Denoiser, &device, dtype)?;
                 let config = UNetConfig::from_json(&part.config.to_string())?;
                 Self::Unet(Box::new(UNet2DConditionModel::load(config, &part.params)?))
