@@ -176,16 +176,14 @@ impl LlavaFiles {
 
     /// Same model with its decoder's weights rounded to this type as they are read.
     #[must_use]
-    pub fn quantized(mut self, quant: QuantType) -> Self {
-        self.options.quantized = Some(quant);
-        self
+    pub fn quantized(self, quant: QuantType) -> Self {
+        Self { options: self.options.quantized(quant), ..self }
     }
 
     /// As [`ModelFiles::keep_above`](super::ModelFiles::keep_above).
     #[must_use]
-    pub fn keep_above(mut self, weights: usize) -> Self {
-        self.options.keep_above = weights;
-        self
+    pub fn keep_above(self, weights: usize) -> Self {
+        Self { options: self.options.keep_above(weights), ..self }
     }
 
     /// Same model with prompts in this format, whatever its files say.
