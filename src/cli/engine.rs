@@ -61,7 +61,7 @@ pub fn files(
     let own_vae = vae.map(|name| resolve(name, Kind::Vae)).transpose()?.map(|vae| vae.weights);
     let (source, manifest) = match &resolved {
         Some(model) => (ModelSource::Path(model.weights.clone()), Some(model)),
-        None => (ModelSource::Embedded, None),
+        None => (own_model()?, None),
     };
     let mut files = ModelFiles::open(source).map_err(job)?;
     if let Some(path) = unet.or_else(|| manifest?.unet.as_deref()) {
@@ -79,6 +79,19 @@ pub fn files(
     }
     let named = resolved.filter(|model| model.kind.is_some());
     Ok((files, named.map(|model| (model.name, model.run))))
+}
+
+/// The model of a job that names none.
+#[cfg(feature = "embedded-model")]
+fn own_model() -> Result<ModelSource, CliError> {
+    Ok(ModelSource::Embedded)
+}
+
+/// The model of a job that names none.
+#[cfg(not(feature = "embedded-model"))]
+fn own_model() -> Result<ModelSource, CliError> {
+    let reason = "this build has no model of its own: name one with --model";
+    Err(CliError::Usage(reason.to_owned()))
 }
 
 /// What a path or a name stands for; a named model must be of the kind that is wanted.

@@ -5,6 +5,7 @@
 
 mod clip_vocabulary;
 mod diffusers;
+#[cfg(feature = "embedded-model")]
 mod embedded;
 mod error;
 mod fingerprint;
