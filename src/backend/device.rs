@@ -104,6 +104,18 @@ fn one_line(error: &candle_core::Error) -> String {
     text.lines().next().unwrap_or("unavailable").to_owned()
 }
 
+/// The name of a backend and of the precision in which it computes, `cpu f32` for example; results differ between
+/// them.
+#[must_use]
+pub fn device_name(device: &Device, dtype: DType) -> String {
+    let device = match device {
+        Device::Cpu => "cpu",
+        Device::Cuda(_) => "cuda",
+        Device::Metal(_) => "metal",
+    };
+    format!("{device} {}", dtype.as_str())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -14,7 +14,7 @@ mod params;
 pub use allocator::Allocator;
 pub use blocks::{holds_weights, is_quantized, stored_bytes, unpack_rows};
 pub use bytes::Bytes;
-pub use device::{DeviceError, DeviceSpec, working_dtype};
+pub use device::{DeviceError, DeviceSpec, device_name, working_dtype};
 pub use memory::{give_back_freed, usable_memory};
 pub use params::{ParamSource, Params, Working};
 /// A program's global allocator: the system's, which maps large blocks for themselves.

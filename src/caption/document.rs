@@ -80,12 +80,13 @@ struct Head {
 }
 
 impl Document {
-    /// The record of what `captioner` said of a job.
+    /// The record of what `captioner` said of a job, asked `instruction` if it was asked in words.
     ///
     /// # Errors
     /// As [`parse`](Self::parse), if the regions do not fill the grid of `context` exactly once.
     pub fn new(
         captioner: &dyn Captioner,
+        instruction: Option<&str>,
         context: &CaptionContext<'_>,
         captions: &Captions,
     ) -> Result<Self, CaptionError> {
@@ -94,7 +95,7 @@ impl Document {
             grid: context.grid,
             captioner: captioner.name().to_owned(),
             model: captioner.model().map(str::to_owned),
-            instruction: captioner.instruction().map(str::to_owned),
+            instruction: instruction.map(str::to_owned),
             prompt: context.prompt.trim().to_owned(),
             regions: captions
                 .regions

@@ -12,13 +12,6 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum CaptionError {
-    /// No embedded captioner has this name.
-    #[error("unknown captioner '{name}' (known: {known})", known = super::EMBEDDED.join(", "))]
-    Unknown {
-        /// The name asked for.
-        name: String,
-    },
-
     /// Pixels and size do not fit together.
     #[error("a region of {width} x {height} pixels cannot have {len} values")]
     Pixels {

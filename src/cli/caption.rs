@@ -20,8 +20,8 @@ pub fn run(args: &JobArgs) -> Result<(), CliError> {
     output.check_writable().map_err(Error::from)?;
     let picture = image::decode(&input).map_err(Error::from)?;
     let mut reporter = Reporter::new(args.progress_mode(), args.quiet);
-    let engine = engine::load(args, |note| reporter.note(note))?;
-    let document = pipeline::describe(&engine, &picture, &args.settings(), &mut reporter)?;
+    let (engine, settings) = engine::load(args, |note| reporter.note(note))?;
+    let document = pipeline::describe(&engine, &picture, &settings, &mut reporter)?;
     output.write(document.to_json().as_bytes()).map_err(Error::from)?;
     reporter.finish(&format!("{}: {} regions", output.name(), document.regions().len()));
     Ok(())

@@ -4,17 +4,18 @@ use std::{ffi::OsStr, path::Path};
 
 use cupscale::{
     backend::DeviceSpec,
-    pipeline::{Engine, Error, ModelDefaults},
+    pipeline::{Engine, Error, ModelDefaults, Settings},
     weights::{
         ModelFiles, ModelSource,
         registry::{self, Kind, ModelError, ResolvedModel, RunDefaults},
     },
 };
 
-use super::{CliError, args::JobArgs, values::Lora};
+use super::{CliError, args::JobArgs, captioner, values::Lora};
 
-/// Loads the chosen model onto the chosen device, and tells `note` what is odd about it.
-pub fn load(args: &JobArgs, note: impl FnMut(&str)) -> Result<Engine, CliError> {
+/// Loads the chosen model onto the chosen device, with the settings of its jobs, and tells `note` what is odd about
+/// it.
+pub fn load(args: &JobArgs, note: impl FnMut(&str)) -> Result<(Engine, Settings), CliError> {
     let device = args.machine.device.open().map_err(Error::from)?;
     let (mut files, manifest) = files(
         args.model.model.as_deref(),
@@ -27,17 +28,15 @@ pub fn load(args: &JobArgs, note: impl FnMut(&str)) -> Result<Engine, CliError> 
     }
     files = files.with_products(args.machine.dtype);
     files.notes().iter().map(String::as_str).for_each(note);
-    let engine = Engine::load(&files, &device)?;
-    #[cfg(feature = "llava")]
-    let engine = match super::captioner::load(&args.content, &device)? {
-        Some(captioner) => engine.with_captioner(captioner),
-        None => engine,
-    };
-    let Some((name, run)) = manifest else { return Ok(engine) };
-    let defaults = serde_json::to_value(run)
-        .and_then(serde_json::from_value::<ModelDefaults>)
-        .map_err(|error| ModelError::Manifest { file: name.clone(), reason: error.to_string() })?;
-    Ok(engine.with_manifest(name, defaults)?)
+    let mut engine = Engine::load(&files, &device)?;
+    if let Some((name, run)) = manifest {
+        let defaults = serde_json::to_value(run)
+            .and_then(serde_json::from_value::<ModelDefaults>)
+            .map_err(|error| ModelError::Manifest { file: name.clone(), reason: error.to_string() })?;
+        engine = engine.with_manifest(name, defaults)?;
+    }
+    let settings = args.settings(captioner::open(&args.content, &device)?);
+    Ok((engine, settings))
 }
 
 /// Checks that a model can be run, as far as its configurations and the headers of its weights tell.

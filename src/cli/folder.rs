@@ -12,7 +12,7 @@ use std::{
 
 use cupscale::{
     image::{Format, ImageError, Input, Output},
-    pipeline::{self, Engine, Error, Progress as _, Resume},
+    pipeline::{self, Engine, Error, Progress as _, Resume, Settings},
 };
 
 use super::{
@@ -52,6 +52,9 @@ impl fmt::Display for Tally {
         if *left > 0 { write!(f, ", {left} left") } else { Ok(()) }
     }
 }
+
+/// A model, and the settings of the jobs that it is to do.
+type Loaded = (Engine, Settings);
 
 enum End {
     Finished,
@@ -112,11 +115,11 @@ fn every(
     tally: &mut Tally,
     reporter: &mut Reporter,
 ) -> Result<End, CliError> {
-    let mut engine = None;
+    let mut loaded = None;
     for (index, item) in items.iter().enumerate() {
-        if index.is_multiple_of(AHEAD) && args.content.describes_with_a_model() {
+        if index.is_multiple_of(AHEAD) && args.content.captioner == "llava" {
             let ahead = &items[index..items.len().min(index + AHEAD)];
-            match describe_ahead(args, (index, items.len()), ahead, &mut engine, reporter) {
+            match describe_ahead(args, (index, items.len()), ahead, &mut loaded, reporter) {
                 Err(CliError::Job(Error::Interrupted(_))) => return Ok(End::Interrupted),
                 Err(error) if is_every_pictures(&error) => return Err(error),
                 // It will be told as that picture's.
@@ -128,7 +131,7 @@ fn every(
         }
         let name = item.input.display().to_string();
         reporter.begin_file(index + 1, items.len(), &name, &item.output.display().to_string());
-        let result = one(args, item, &mut engine, reporter);
+        let result = one(args, item, &mut loaded, reporter);
         match result {
             Ok(Some(summary)) => {
                 tally.done += 1;
@@ -157,7 +160,7 @@ fn describe_ahead(
     args: &JobArgs,
     (first, count): (usize, usize),
     items: &[Item],
-    engine: &mut Option<Engine>,
+    loaded: &mut Option<Loaded>,
     reporter: &mut Reporter,
 ) -> Result<(), CliError> {
     for (index, item) in items.iter().enumerate() {
@@ -175,9 +178,10 @@ fn describe_ahead(
             continue;
         };
         drop(bytes);
-        let engine = loaded(args, engine, reporter)?;
+        let loaded = load(args, loaded, reporter)?;
         reporter.begin_captions(first + index + 1, count, &input.name(), &output.name());
-        match pipeline::describe_ahead(engine, &picture, &args.settings(), reporter) {
+        let (engine, settings) = loaded;
+        match pipeline::describe_ahead(engine, &picture, settings, reporter) {
             Ok(true) => {}
             // It stays loaded: nothing is gained.
             Ok(false) => break,
@@ -185,20 +189,20 @@ fn describe_ahead(
             Err(_) => {}
         }
     }
-    if let Some(engine) = engine {
-        pipeline::end_describing(engine);
+    if let Some((_, settings)) = loaded {
+        settings.captioner.free();
     }
     Ok(())
 }
 
 /// The model, loaded if it is not.
-fn loaded<'a>(
+fn load<'a>(
     args: &JobArgs,
-    engine: &'a mut Option<Engine>,
+    loaded: &'a mut Option<Loaded>,
     reporter: &mut Reporter,
-) -> Result<&'a Engine, CliError> {
-    match engine {
-        Some(engine) => Ok(engine),
+) -> Result<&'a Loaded, CliError> {
+    match loaded {
+        Some(loaded) => Ok(loaded),
         none => Ok(none.insert(super::engine::load(args, |note| reporter.note(note))?)),
     }
 }
@@ -208,7 +212,7 @@ fn loaded<'a>(
 fn one(
     args: &JobArgs,
     item: &Item,
-    engine: &mut Option<Engine>,
+    loaded: &mut Option<Loaded>,
     reporter: &mut Reporter,
 ) -> Result<Option<String>, CliError> {
     if args.files.skip_existing && item.output.is_file() {
@@ -219,7 +223,7 @@ fn one(
     let (bytes, _) = upscale::read(&input)?;
     let picture = upscale::open(args, &input, &bytes, &output, item.format)?;
     drop(bytes);
-    let engine = loaded(args, engine, reporter)?;
+    let loaded = load(args, loaded, reporter)?;
     if let Some(parent) = item.output.parent() {
         fs::create_dir_all(parent).map_err(|error| {
             let reason = format!("the folder {}: {error}", parent.display());
@@ -227,7 +231,7 @@ fn one(
         })?;
     }
     output.check_writable().map_err(Error::from)?;
-    upscale::one(engine, args, &picture, &output, item.format, reporter).map(Some)
+    upscale::one(loaded, args, &picture, &output, item.format, reporter).map(Some)
 }
 
 /// Whether an error has nothing to do with the picture: options, model and device are the same for

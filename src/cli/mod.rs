@@ -3,7 +3,6 @@
 
 mod args;
 mod caption;
-#[cfg(feature = "llava")]
 mod captioner;
 mod engine;
 mod folder;

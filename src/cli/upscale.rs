@@ -5,7 +5,7 @@ use std::{io::IsTerminal as _, process::ExitCode};
 use cupscale::{
     canvas::target_size,
     image::{self, Format, Input, Output, Picture},
-    pipeline::{self, Engine, Error, Plan, Progress as _},
+    pipeline::{self, Engine, Error, Plan, Progress as _, Settings},
 };
 
 use super::{CliError, DONE, SKIPPED, args::JobArgs, complain, folder, progress::Reporter};
@@ -38,23 +38,23 @@ pub fn run(args: &JobArgs) -> Result<ExitCode, CliError> {
     let picture = open(args, &input, &bytes, &output, format)?;
     drop(bytes);
     output.check_writable().map_err(Error::from)?;
-    let engine = super::engine::load(args, |note| reporter.note(note))?;
-    let summary = one(&engine, args, &picture, &output, format, &mut reporter)?;
+    let loaded = super::engine::load(args, |note| reporter.note(note))?;
+    let summary = one(&loaded, args, &picture, &output, format, &mut reporter)?;
     reporter.finish(&summary);
     Ok(ExitCode::from(DONE))
 }
 
 /// Enlarges one picture with a loaded model, and says what it became.
 pub fn one(
-    engine: &Engine,
+    (engine, settings): &(Engine, Settings),
     args: &JobArgs,
     picture: &Picture,
     output: &Output,
     format: Format,
     reporter: &mut Reporter,
 ) -> Result<String, CliError> {
-    let (settings, work) = (args.settings(), args.work.work());
-    let report = pipeline::upscale(engine, picture, output, format, &settings, &work, reporter)?;
+    let work = args.work.work();
+    let report = pipeline::upscale(engine, picture, output, format, settings, &work, reporter)?;
     Ok(format!(
         "{}: {} × {}, {} regions × {} steps",
         output.name(),
@@ -82,7 +82,7 @@ pub fn open(
 ) -> Result<Picture, CliError> {
     let picture = image::decode_bytes(&input.name(), bytes).map_err(Error::from)?;
     let (width, height) =
-        target_size(picture.width, picture.height, args.settings().size).map_err(Error::from)?;
+        target_size(picture.width, picture.height, args.size()).map_err(Error::from)?;
     format.check_size(&output.name(), width, height).map_err(Error::from)?;
     Ok(picture)
 }
@@ -95,10 +95,10 @@ pub fn plan(args: &JobArgs) -> Result<Plan, CliError> {
     let (output, format) = args.output(&input, source)?;
     let picture = open(args, &input, &bytes, &output, format)?;
     let size = (picture.width, picture.height);
-    let engine = super::engine::load(args, |note| {
+    let (engine, settings) = super::engine::load(args, |note| {
         if !args.quiet {
             complain(note);
         }
     })?;
-    Ok(Plan::new(&engine, size, &args.settings())?)
+    Ok(Plan::new(&engine, size, &settings)?)
 }

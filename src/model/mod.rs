@@ -2,7 +2,6 @@
 //! regions or priors: a cross-attention takes an optional `prior` tensor, that is all.
 
 mod clip_layer;
-#[cfg(feature = "llava")]
 pub mod llava;
 pub mod text;
 pub mod unet;

@@ -1,21 +1,17 @@
 //! Every region of the resized picture, shown to a captioner (METHOD §5).
 
-use std::{borrow::Cow, cell::RefCell};
+use std::{borrow::Cow, cell::RefCell, collections::BTreeMap, rc::Rc, sync::Arc};
 
 use crate::{
-    canvas::{CanvasSize, Region},
+    canvas::{CanvasSize, Region, RegionGrid},
     caption::{
-        CaptionContext, CaptionError, Captioner, Captions, GridSpec, Pixels, Rect, RegionPlace,
-        RegionSource, attributes::Attributes, document::Document, file::FromFile, none::PromptOnly,
+        CaptionContext, CaptionError, CaptionRequest, CaptionSession, GridSpec, Pixels,
+        Rect, RegionPlace, RegionSource, SessionContext, document::Document, none::PromptOnly,
     },
     image::{Picture, Resizer},
 };
 
-#[cfg(feature = "llava")]
-use super::LlavaSettings;
-#[cfg(feature = "mistralrs")]
-use super::MistralrsSettings;
-use super::{CaptionerChoice, Engine, Error, Plan, Progress, Settings, Stage};
+use super::{Engine, Error, Plan, Progress, Settings, Stage};
 
 /// The regions of the resized picture; pixels are made when they are asked for.
 struct ResizedRegions<'a> {
@@ -25,7 +21,7 @@ struct ResizedRegions<'a> {
 }
 
 /// A region in output pixels, without what lies past the picture.
-pub(super) fn rect(region: &Region, canvas: &CanvasSize, factor: usize) -> Rect {
+fn rect(region: &Region, canvas: &CanvasSize, factor: usize) -> Rect {
     let axis = |start: usize, length: usize, limit: usize| {
         let start = (start * factor).min(limit - 1);
         (start as u32, (length * factor).min(limit - start) as u32)
@@ -91,172 +87,130 @@ impl Described {
     }
 }
 
-/// Who describes the regions of a job.
-pub(super) enum Source {
-    Attributes,
-    Prompt,
-    File(FromFile),
-    /// Its model may be asked for the prompt, and of `regions` only where their captions count.
-    #[cfg(feature = "llava")]
-    Llava {
-        settings: LlavaSettings,
-        regions: bool,
-    },
-    /// The same, in a process of its own.
-    #[cfg(feature = "mistralrs")]
-    Mistralrs {
-        settings: MistralrsSettings,
-        regions: bool,
-    },
-}
-
-impl Source {
-    /// The settings' choice; `regions` says whether captions of regions count for anything.
-    ///
-    /// # Errors
-    /// A captions file that cannot be read.
-    pub fn open(settings: &Settings, regions: bool) -> Result<Self, Error> {
-        let _ = regions;
-        Ok(match &settings.captioner {
-            CaptionerChoice::Attributes => Self::Attributes,
-            CaptionerChoice::None => Self::Prompt,
-            CaptionerChoice::File(path) => Self::File(FromFile::read(path)?),
-            #[cfg(feature = "llava")]
-            CaptionerChoice::Llava(llava) => Self::Llava { settings: *llava, regions },
-            #[cfg(feature = "mistralrs")]
-            CaptionerChoice::Mistralrs(settings) => {
-                Self::Mistralrs { settings: settings.clone(), regions }
-            }
-        })
-    }
-
-    /// The prompt of the whole picture as far as it is known before any is described.
-    pub fn prompt<'a>(&'a self, settings: &'a Settings) -> &'a str {
-        match self {
-            Self::File(file) if settings.prompt.is_empty() => file.prompt(),
-            _ => &settings.prompt,
-        }
-    }
-
-    /// What captions follow from beside the picture, the grid and the prompt.
-    ///
-    /// # Errors
-    /// A captioner whose model is not there.
-    pub fn identity(&self, engine: &Engine) -> Result<String, Error> {
-        let _ = engine;
-        Ok(match self {
-            Self::Attributes => "attributes".to_owned(),
-            Self::Prompt => "none".to_owned(),
-            Self::File(file) => file.document().to_json(),
-            #[cfg(feature = "llava")]
-            Self::Llava { settings, .. } => super::caption_model::identity(engine, settings)?,
-            #[cfg(feature = "mistralrs")]
-            Self::Mistralrs { settings, .. } => super::caption_worker::identity(settings),
-        })
-    }
-
-    /// Whether captions cost so much that a job keeps them.
-    pub fn is_costly(&self) -> bool {
-        match self {
-            Self::Attributes | Self::Prompt | Self::File(_) => false,
-            #[cfg(feature = "llava")]
-            Self::Llava { .. } => true,
-            #[cfg(feature = "mistralrs")]
-            Self::Mistralrs { .. } => true,
-        }
-    }
-
-    /// Describes the whole picture if there is no prompt and the captioner can, and every region.
-    pub fn describe(
-        &self,
-        engine: &Engine,
-        picture: &Picture,
-        plan: &Plan,
-        settings: &Settings,
-        progress: &mut dyn Progress,
-    ) -> Result<Described, Error> {
-        let (width, height) = (plan.canvas.width as u32, plan.canvas.height as u32);
-        let factor = engine.shape().factor;
-        let regions = ResizedRegions { resizer: picture.resizer(width, height)?, plan, factor };
-        progress.begin(Stage::Caption, regions.len());
-        // The captioner asks whether to stop, and what it reports on goes to the same place.
-        let progress = RefCell::new(progress);
-        let known = || self.prompt(settings).to_owned();
-        let (mut captioner, prompt): (Box<dyn Captioner + '_>, _) = match self {
-            Self::Attributes => (Box::new(Attributes), known()),
-            Self::Prompt => (Box::new(PromptOnly), known()),
-            Self::File(file) => (Box::new(file.clone()), known()),
-            #[cfg(feature = "llava")]
-            Self::Llava { settings: llava, regions } => {
-                let stop = Box::new(|| progress.borrow().interrupted());
-                let mut captioner = super::caption_model::captioner(engine, plan, llava, stop)?;
-                let prompt =
-                    whole_prompt(known(), picture, &progress, |pixels| captioner.describe(pixels))?;
-                if *regions {
-                    (Box::new(captioner), prompt)
-                } else {
-                    (Box::new(PromptOnly), prompt)
-                }
-            }
-            #[cfg(feature = "mistralrs")]
-            Self::Mistralrs { settings, regions } => {
-                let stop = Box::new(|| progress.borrow().interrupted());
-                let mut captioner = super::caption_worker::captioner(engine, settings, stop)?;
-                let prompt =
-                    whole_prompt(known(), picture, &progress, |pixels| captioner.describe(pixels))?;
-                if *regions {
-                    (Box::new(captioner), prompt)
-                } else {
-                    (Box::new(PromptOnly), prompt)
-                }
-            }
-        };
-        let context = CaptionContext { prompt: &prompt, grid: grid_spec(engine, plan) };
-        let mut before = 0;
-        let captions = captioner.caption(&regions, &context, &mut |done, _| {
-            progress.borrow_mut().advance(done - before);
-            before = done;
-        });
-        let captions: Captions = captions.map_err(interrupted)?;
-        let document = Document::new(&*captioner, &context, &captions)?;
-        drop(captioner);
-        let progress = progress.into_inner();
-        for note in &captions.notes {
-            progress.note(note);
-        }
-        let fallbacks = || captions.regions.iter().filter_map(|caption| caption.fallback.as_ref());
-        if let Some(reason) = fallbacks().next() {
-            progress.note(&format!(
-                "{} regions have no caption, the prompt stands in ({reason})",
-                fallbacks().count()
-            ));
-        }
-        let texts = captions.regions.into_iter().map(|caption| caption.text).collect();
-        Ok(Described { prompt, texts, document })
+/// The prompt of the whole picture as far as it is known before any is described.
+pub(super) fn known_prompt(settings: &Settings) -> &str {
+    match settings.captioner.own_prompt() {
+        Some(own) if settings.prompt.is_empty() => own,
+        _ => &settings.prompt,
     }
 }
 
-/// The prompt that is `known`, or else what `describe` says of the whole picture.
-#[cfg(feature = "llava")]
+/// Describes the whole picture if there is no prompt and the captioner can, and every region; where captions of
+/// `regions` do not count, a costly captioner is not asked for them.
+pub(super) fn describe(
+    engine: &Engine,
+    picture: &Picture,
+    plan: &Plan,
+    settings: &Settings,
+    regions_count: bool,
+    progress: &mut dyn Progress,
+) -> Result<Described, Error> {
+    let (width, height) = (plan.canvas.width as u32, plan.canvas.height as u32);
+    let factor = engine.shape().factor;
+    let regions = ResizedRegions { resizer: picture.resizer(width, height)?, plan, factor };
+    progress.begin(Stage::Caption, regions.len());
+    // The captioner asks whether to stop, and its reports go to the same place.
+    let progress = RefCell::new(progress);
+    let fits = engine.fits()?;
+    let captioner = &*settings.captioner;
+    let mut session = captioner.open(SessionContext {
+        fits: Box::new(fits),
+        stop: Rc::new(|| progress.borrow().interrupted()),
+        make_room: Arc::new(engine.parts_freer()),
+        batch: plan.memory.captions,
+    })?;
+    let mut prompt = known_prompt(settings).to_owned();
+    if prompt.is_empty() && captioner.is_costly() {
+        prompt = whole_prompt(&mut *session, picture, &progress)?;
+    }
+    let mut author = captioner;
+    if captioner.is_costly() && !regions_count {
+        (author, session) = (&PromptOnly, Box::new(PromptOnly));
+    }
+    let context = CaptionContext { prompt: &prompt, grid: grid_spec(engine, plan) };
+    let mut before = 0;
+    let captions = session.caption(&regions, &context, &mut |done, _| {
+        progress.borrow_mut().advance(done - before);
+        before = done;
+    });
+    let captions = captions.map_err(interrupted)?;
+    let document = Document::new(author, session.instruction(), &context, &captions)?;
+    drop(session);
+    let progress = progress.into_inner();
+    for note in &captions.notes {
+        progress.note(note);
+    }
+    let fallbacks = || captions.regions.iter().filter_map(|caption| caption.fallback.as_ref());
+    if let Some(reason) = fallbacks().next() {
+        progress.note(&format!(
+            "{} regions have no caption, the prompt stands in ({reason})",
+            fallbacks().count()
+        ));
+    }
+    let texts = captions.regions.into_iter().map(|caption| caption.text).collect();
+    Ok(Described { prompt, texts, document })
+}
+
+/// The longest side of a whole picture that is shown: no model looks at more of it.
+const WHOLE_SIDE: u32 = 1344;
+
+/// The width and height at which a whole picture is shown.
+fn whole_size((width, height): (u32, u32)) -> (u32, u32) {
+    let longest = width.max(height);
+    let side = |length: u32| match longest {
+        ..=WHOLE_SIDE => length,
+        _ => (u64::from(length) * u64::from(WHOLE_SIDE) / u64::from(longest)).max(1) as u32,
+    };
+    (side(width), side(height))
+}
+
+/// A caption of the whole picture, or nothing if there is none, which is noted.
 fn whole_prompt(
-    known: String,
+    session: &mut dyn CaptionSession,
     picture: &Picture,
     progress: &RefCell<&mut dyn Progress>,
-    describe: impl FnOnce(&Pixels) -> Result<String, CaptionError>,
 ) -> Result<String, Error> {
-    if !known.is_empty() {
-        return Ok(known);
-    }
-    let described = super::caption_model::describe_whole(describe, picture)?;
-    progress.borrow_mut().note(&match &described {
-        Ok(said) => format!("no prompt is given, the captioner's is \"{said}\""),
-        Err(why) => format!("there is no prompt, and no caption of the whole ({why})"),
-    });
-    Ok(described.unwrap_or_default())
+    let (width, height) = whole_size((picture.width, picture.height));
+    let rgb = picture.resizer(width, height)?.window(0..width, 0..height);
+    let pixels = Pixels::from_f32(width as usize, height as usize, &rgb)?;
+    let (note, prompt) = match session.describe(&pixels) {
+        Ok(None) => return Ok(String::new()),
+        Ok(Some(said)) => (format!("no prompt is given, the captioner's is \"{said}\""), said),
+        Err(error @ CaptionError::Interrupted) => return Err(interrupted(error)),
+        Err(error) => {
+            let note = format!("there is no prompt, and no caption of the whole ({error})");
+            (note, String::new())
+        }
+    };
+    progress.borrow_mut().note(&note);
+    Ok(prompt)
 }
 
-/// An engine that was stopped is a job that was.
-pub(super) fn interrupted(error: CaptionError) -> Error {
+/// The work that a job brings to its captioner; `None` if it does not ask one.
+pub(super) fn request<'a>(
+    settings: &'a Settings,
+    grid: &RegionGrid,
+    canvas: &CanvasSize,
+    factor: usize,
+    input: (u32, u32),
+) -> Option<CaptionRequest<'a>> {
+    if !settings.asks_captioner() {
+        return None;
+    }
+    let mut regions = BTreeMap::new();
+    for region in grid.regions() {
+        let Rect { width, height, .. } = rect(&region, canvas, factor);
+        *regions.entry((width as usize, height as usize)).or_insert(0) += 1;
+    }
+    let whole = settings.prompt.is_empty().then(|| {
+        let (width, height) = whole_size(input);
+        (width as usize, height as usize)
+    });
+    Some(CaptionRequest { prompt: &settings.prompt, regions, whole })
+}
+
+/// A captioner that was stopped is a job that was.
+fn interrupted(error: CaptionError) -> Error {
     match error {
         CaptionError::Interrupted => Error::Interrupted(None),
         error => error.into(),

@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::{
     backend::{
-        DeviceError, give_back_freed,
+        DeviceError, device_name, give_back_freed,
         ops::{Products, memory::Ledger},
         working_dtype,
     },
@@ -17,12 +17,10 @@ use crate::{
         vae::{Vae, VaeConfig},
     },
     sampler::{SamplerError, Schedule, SchedulerConfig},
-    weights::{Footprint, ModelFiles, ModelSource, Part},
+    weights::{Footprint, Lazy, ModelFiles, ModelSource, Part},
 };
 
-#[cfg(feature = "llava")]
-use super::CaptionModel;
-use super::{Error, ModelDefaults, Stage, slot::Slot};
+use super::{Error, ModelDefaults, Stage};
 
 /// What of a model decides the shape of a job; read from its configuration alone, without weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,13 +104,11 @@ pub(super) struct TextSizes {
 /// A model for a device.
 pub struct Engine {
     files: ModelFiles,
-    unet: Slot<UNet2DConditionModel>,
+    unet: Lazy<UNet2DConditionModel>,
     /// The UNet again, for what overflows in the working precision.
-    unet_f32: Slot<UNet2DConditionModel>,
-    vae: Slot<Vae>,
-    text: Slot<TextConditioner>,
-    #[cfg(feature = "llava")]
-    captioner: Option<CaptionModel>,
+    unet_f32: Lazy<UNet2DConditionModel>,
+    vae: Lazy<Vae>,
+    text: Lazy<TextConditioner>,
     unet_config: UNetConfig,
     vae_config: VaeConfig,
     /// see [`Vae::context`]
@@ -195,12 +191,10 @@ impl Engine {
             vae_context: vae.context(),
             vae_config: files.vae_config()?,
             unet_config,
-            unet: Slot::empty(),
-            unet_f32: Slot::empty(),
-            vae: Slot::empty(),
-            text: Slot::empty(),
-            #[cfg(feature = "llava")]
-            captioner: None,
+            unet: Lazy::default(),
+            unet_f32: Lazy::default(),
+            vae: Lazy::default(),
+            text: Lazy::default(),
             device: device.clone(),
             dtype,
             shape,
@@ -241,25 +235,10 @@ impl Engine {
     ///
     /// # Errors
     /// A tokenizer that is missing or not supported.
-    #[cfg(feature = "llava")]
     pub(super) fn fits(&self) -> Result<impl Fn(&str) -> bool + use<>, Error> {
         let tokenizers = self.files.tokenizers()?;
         // What cannot be measured will be noted when it is encoded.
         Ok(move |text: &str| tokenizers.iter().all(|it| matches!(it.cut(text), Ok(None))))
-    }
-
-    /// The same model with one that describes regions for it, on the same device.
-    #[cfg(feature = "llava")]
-    #[must_use]
-    pub fn with_captioner(self, captioner: CaptionModel) -> Self {
-        Self { captioner: Some(captioner), ..self }
-    }
-
-    /// The model that describes regions.
-    #[cfg(feature = "llava")]
-    #[must_use]
-    pub fn captioner(&self) -> Option<&CaptionModel> {
-        self.captioner.as_ref()
     }
 
     /// The error for values that are not numbers. Where the weights are to blame the first such one is
@@ -279,18 +258,9 @@ impl Engine {
         let unets = [self.unet.clone(), self.unet_f32.clone()];
         let (vae, text) = (self.vae.clone(), self.text.clone());
         move || {
-            unets.iter().for_each(Slot::free);
+            unets.iter().for_each(Lazy::free);
             vae.free();
             text.free();
-            give_back_freed();
-        }
-    }
-
-    /// Forgets the weights of the model that describes regions.
-    pub(super) fn free_captioner(&self) {
-        #[cfg(feature = "llava")]
-        if let Some(captioner) = &self.captioner {
-            captioner.free();
             give_back_freed();
         }
     }
@@ -304,10 +274,7 @@ impl Engine {
             (self.unet.loaded().is_some(), unet),
         ];
         let parts = parts.into_iter().filter_map(|(loaded, it)| loaded.then_some(it.kept));
-        let loaded: usize = parts.sum();
-        #[cfg(feature = "llava")]
-        let loaded = loaded + self.captioner.as_ref().map_or(0, CaptionModel::loaded_bytes);
-        loaded
+        parts.sum()
     }
 
     /// The UNet's architecture.
@@ -462,16 +429,6 @@ impl Engine {
             |(negative, positive): (&f32, &f32)| negative + guidance * (positive - negative);
         Ok(negative.iter().zip(positive).map(guided).collect())
     }
-}
-
-/// A backend, and in what precision it computes.
-pub(super) fn device_name(device: &Device, dtype: DType) -> String {
-    let device = match device {
-        Device::Cpu => "cpu",
-        Device::Cuda(_) => "cuda",
-        Device::Metal(_) => "metal",
-    };
-    format!("{device} {}", dtype.as_str())
 }
 
 fn in_unet(file: &str) -> impl Fn(UNetError) -> Error {

@@ -13,6 +13,7 @@ use crate::{
         usable_memory,
     },
     canvas::{CanvasSize, RegionGrid},
+    caption::{CaptionBatch, CaptionMemory},
     model::unet::PriorUse,
     weights::Footprint,
 };
@@ -32,7 +33,7 @@ const PROCESS_BYTES: usize = 16 << 20;
 const THREAD_BYTES: usize = 3 << 20;
 
 /// What a tokenizer takes for an entry of its vocabulary: two tables of strings, merges and a trie.
-pub(super) const VOCABULARY_ENTRY_BYTES: usize = 800;
+const VOCABULARY_ENTRY_BYTES: usize = 800;
 
 /// What the allocators keep of memory that is no longer used, or cannot hand out for the holes in it: a
 /// share of what is used, as measured (`benches/memory.py`).
@@ -104,17 +105,6 @@ pub struct MemoryPlan {
     /// How a model that describes the picture works, if there is one.
     pub captions: Option<CaptionBatch>,
     pub stages: Vec<StageMemory>,
-}
-
-/// How captions are made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CaptionBatch {
-    /// Captions written at once.
-    pub rows: usize,
-    /// Pictures looked at at once.
-    pub prefill_rows: usize,
-    /// Whether the model stays loaded beside the one that repaints.
-    pub stays: bool,
 }
 
 impl MemoryPlan {
@@ -189,6 +179,8 @@ pub(super) struct Job<'a> {
     pub low_resolution: Option<(usize, usize)>,
     /// Padding of VAE tiles.
     pub vae_padding: Padding,
+    /// The captioner's model, if the job asks one.
+    pub captions: Option<Box<dyn CaptionMemory + 'a>>,
 }
 
 /// What a stage takes on either side.
@@ -224,7 +216,10 @@ impl Job<'_> {
     pub fn plan(&self) -> Result<MemoryPlan, Error> {
         let Self { engine, settings, .. } = *self;
         let budget =
-            (settings.max_memory).or_else(|| usable_memory(&engine.device, engine.loaded_bytes()));
+            (settings.max_memory).or_else(|| {
+            let held = engine.loaded_bytes() + settings.captioner.loaded_bytes();
+            usable_memory(&engine.device, held)
+        });
         let fits = |bytes: usize| budget.is_none_or(|budget| bytes <= budget);
         let choice = Choice {
             batch: settings.batch.unwrap_or_else(|| engine.default_batch()),
@@ -292,11 +287,7 @@ impl Job<'_> {
 
     /// How captions may be made, the most at once first; nothing without a model that makes them.
     fn caption_batches(&self) -> Vec<CaptionBatch> {
-        #[cfg(feature = "llava")]
-        if let Some(captions) = self.captions() {
-            return captions.batches();
-        }
-        Vec::new()
+        self.captions.as_ref().map_or_else(Vec::new, |captions| captions.batches())
     }
 
     /// A captioner's weights, what it needs, and what it keeps in host memory without them.
@@ -305,16 +296,16 @@ impl Job<'_> {
         batch: Option<CaptionBatch>,
         scratch: &mut usize,
     ) -> Option<(Footprint, Needs, usize)> {
-        #[cfg(feature = "llava")]
-        if let (Some(batch), Some(captions)) = (batch, self.captions()) {
-            return Some((
-                captions.footprint(),
-                captions.needs(batch, scratch),
-                captions.host_bytes(),
-            ));
-        }
-        let _ = (batch, scratch);
-        None
+        let captions = self.captions.as_ref()?;
+        let needs = captions.needs(batch?);
+        *scratch = (*scratch).max(needs.scratch);
+        let needs = Needs {
+            host: self.engine.text_sizes.vocabulary * VOCABULARY_ENTRY_BYTES,
+            device_working: needs.device_working,
+            host_working: needs.host_working,
+            ..Needs::default()
+        };
+        Some((captions.footprint(), needs, captions.vocabulary() * VOCABULARY_ENTRY_BYTES))
     }
 
     /// What the job takes with this choice.

@@ -1,12 +1,6 @@
 //! One job from picture to picture: plan it, describe and encode the input, denoise the canvas,
 //! decode it into the output (METHOD §2).
 
-#[cfg(feature = "llava")]
-mod caption_memory;
-#[cfg(feature = "llava")]
-mod caption_model;
-#[cfg(feature = "mistralrs")]
-mod caption_worker;
 mod captions;
 mod colour_fix;
 mod condition;
@@ -23,24 +17,17 @@ mod progress;
 mod retry;
 mod sampling;
 mod settings;
-mod slot;
 mod statistics;
 mod tiles;
 mod work;
 
-#[cfg(feature = "llava")]
-pub use caption_model::CaptionModel;
 pub use engine::{Engine, ModelShape};
 pub use error::Error;
-pub use memory::{CaptionBatch, MemoryPlan, MemoryStage, StageMemory};
+pub use memory::{MemoryPlan, MemoryStage, StageMemory};
 pub use plan::Plan;
 pub use progress::{Progress, Silent, Stage};
 pub use sampling::{ModelDefaults, Sampling};
-#[cfg(feature = "llava")]
-pub use settings::LlavaSettings;
-#[cfg(feature = "mistralrs")]
-pub use settings::MistralrsSettings;
-pub use settings::{CaptionerChoice, ColourFix, Defaults, Settings};
+pub use settings::{ColourFix, Defaults, Settings};
 pub use work::{Resume, Work};
 
 use std::cell::Cell;
@@ -86,9 +73,8 @@ pub fn upscale(
     // What an earlier job left loaded.
     end_stage(engine, &plan);
     format.check_size(&output.name(), size.width as u32, size.height as u32)?;
-    let source = captions::Source::open(settings, settings.rsp > 0.0)?;
-    let record = settings.record(engine, &plan, source.prompt(settings));
-    let captions = source.identity(engine)?;
+    let record = settings.record(engine, &plan, captions::known_prompt(settings));
+    let captions = settings.captioner.identity()?;
     let job = job::identity(engine, picture, format, settings, &plan, &record, &captions);
     let options = EncodeOptions { quality: settings.jpeg_quality, ..EncodeOptions::like(picture) };
     let encoder =
@@ -107,7 +93,7 @@ pub fn upscale(
     if folder.journal.done() != Done::default() {
         progress.note(&format!("going on with what is done in {}", folder.path().display()));
     }
-    let run = Run { engine, picture, output, settings, plan: &plan, source: &source };
+    let run = Run { engine, picture, output, settings, plan: &plan };
     match run.stages(encoder, &mut folder, progress) {
         Ok(()) => folder.remove(),
         // Whoever closes a pipe wants no more of it.
@@ -145,7 +131,6 @@ struct Run<'a> {
     output: &'a Output,
     settings: &'a Settings,
     plan: &'a Plan,
-    source: &'a captions::Source,
 }
 
 impl Run<'_> {
@@ -201,29 +186,27 @@ impl Run<'_> {
         work: &WorkFolder,
         progress: &mut dyn Progress,
     ) -> Result<captions::Described, Error> {
-        let Self { engine, picture, settings, plan, source, .. } = *self;
-        let kept = work.captions().filter(|_| source.is_costly());
+        let Self { engine, picture, settings, plan, .. } = *self;
+        let is_costly = settings.captioner.is_costly();
+        let kept = work.captions().filter(|_| is_costly);
         if let Some(kept) = kept.and_then(|text| captions::Described::kept(&text, engine, plan)) {
             return Ok(kept);
         }
-        let described = source.describe(engine, picture, plan, settings, progress)?;
-        free_captioner(engine, plan);
-        if source.is_costly() {
+        let described =
+            captions::describe(engine, picture, plan, settings, settings.rsp > 0.0, progress)?;
+        // Unless the plan holds its model beside the other one.
+        if plan.memory.captions.is_some_and(|batch| !batch.stays) {
+            settings.captioner.free();
+        }
+        if is_costly {
             work.keep_captions(&described.document.to_json())?;
         }
         Ok(described)
     }
 }
 
-/// Frees the captioner's model, unless the plan holds it beside the other one.
-fn free_captioner(engine: &Engine, plan: &Plan) {
-    if plan.memory.captions.is_some_and(|batch| !batch.stays) {
-        engine.free_captioner();
-    }
-}
-
 /// Describes a picture whose job comes later, so that the captioner's model is loaded once for several
-/// pictures and not in turn with the other one; [`end_describing`] ends that. False where it is not worth
+/// pictures and not in turn with the other one; [`Captioner::free`](crate::caption::Captioner::free) ends that. False where it is not worth
 /// it: the model stays loaded, or there is none.
 ///
 /// # Errors
@@ -238,14 +221,8 @@ pub fn describe_ahead(
     if plan.memory.captions.is_none_or(|batch| batch.stays) {
         return Ok(false);
     }
-    let source = captions::Source::open(settings, settings.rsp > 0.0)?;
-    source.describe(engine, picture, &plan, settings, progress)?;
+    captions::describe(engine, picture, &plan, settings, settings.rsp > 0.0, progress)?;
     Ok(true)
-}
-
-/// Frees what [`describe_ahead`] has loaded.
-pub fn end_describing(engine: &Engine) {
-    engine.free_captioner();
 }
 
 /// Describes every region of the job without running it: what `--captions` takes back.
@@ -259,6 +236,5 @@ pub fn describe(
     progress: &mut dyn Progress,
 ) -> Result<Document, Error> {
     let plan = Plan::new(engine, (picture.width, picture.height), settings)?;
-    let source = captions::Source::open(settings, true)?;
-    Ok(source.describe(engine, picture, &plan, settings, progress)?.document)
+    Ok(captions::describe(engine, picture, &plan, settings, true, progress)?.document)
 }

@@ -9,7 +9,7 @@ use crate::{
 };
 
 use super::{
-    Engine, Error, MemoryPlan, ModelShape, Sampling, Settings,
+    captions, Engine, Error, MemoryPlan, ModelShape, Sampling, Settings,
     memory::Job,
     tiles::{Padding, Span, spans},
     work::Layout,
@@ -76,7 +76,9 @@ impl Plan {
         let everywhere = |pad| Padding { inside: pad, border: pad };
         let vae_padding = engine.vae_context().map_or(GLOBAL_VAE_PADDING, everywhere);
         let low_resolution = (settings.rap > 0.0).then(|| native_size(input, shape));
+        let captions = captions::request(settings, &grid, &canvas, shape.factor, input);
         let job = Job {
+            captions: captions.and_then(|request| settings.captioner.memory(&request)),
             engine,
             settings,
             input,
@@ -87,6 +89,7 @@ impl Plan {
             vae_padding,
         };
         let memory = job.plan()?;
+        drop(job);
         let core = (memory.tile / shape.factor).max(1);
         Ok(Self {
             input,

@@ -1,8 +1,9 @@
 //! What a user can choose about a job, and what holds where nothing is chosen.
 
-use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::{
+    caption::{Captioner, attributes::Attributes},
     canvas::{Fusion, SizeSpec},
     sampler::{Denoise, SamplerKind, TimestepSpacing, Timesteps},
 };
@@ -36,64 +37,13 @@ impl Defaults {
     /// The same for AutoencoderKL, which sees all of a tile, and whose tiles are padded widely.
     pub const TILE_KL: u32 = 1024;
     /// Captions that LLaVA writes at once.
-    #[cfg(feature = "llava")]
     pub const CAPTION_BATCH: usize = crate::caption::llava::DEFAULT_ROWS;
     /// Share of the probability that LLaVA chooses words from, where it chooses by chance.
-    #[cfg(feature = "llava")]
     pub const CAPTION_TOP_P: f64 = 0.9;
     /// Regions per UNet call on the CPU, where a batch saves little.
     pub const BATCH_CPU: usize = 4;
     /// Regions per UNet call on a GPU.
     pub const BATCH_GPU: usize = 8;
-}
-
-/// Who describes the regions.
-#[derive(Clone, Debug, PartialEq)]
-pub enum CaptionerChoice {
-    /// What can be measured in a region.
-    Attributes,
-    /// Nobody: every region gets the prompt.
-    None,
-    /// A captions file.
-    File(PathBuf),
-    /// The engine's LLaVA model ([`Engine::with_captioner`]).
-    #[cfg(feature = "llava")]
-    Llava(LlavaSettings),
-    /// A model of mistral.rs, in a process of its own.
-    #[cfg(feature = "mistralrs")]
-    Mistralrs(MistralrsSettings),
-}
-
-/// Which model mistral.rs is asked, and by whom.
-#[cfg(feature = "mistralrs")]
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MistralrsSettings {
-    /// `cupscale-fast`, which is the process.
-    pub program: PathBuf,
-    /// The model.
-    pub folder: PathBuf,
-    /// What its weights are rounded to.
-    pub quantize: Option<crate::weights::QuantType>,
-    /// The folder of the captions that are known, if any are to be kept.
-    pub cache: Option<PathBuf>,
-}
-
-#[cfg(feature = "mistralrs")]
-impl MistralrsSettings {
-    /// What users call the model.
-    pub(super) fn name(&self) -> String {
-        self.folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
-    }
-}
-
-/// How a LLaVA model is asked.
-#[cfg(feature = "llava")]
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct LlavaSettings {
-    /// Choice of words by chance; `None` takes the likeliest.
-    pub sampling: Option<crate::model::llava::Sampling>,
-    /// Captions written at once; the result does not depend on it.
-    pub rows: Option<usize>,
 }
 
 /// Where the output's large-scale colour and tone come from.
@@ -136,7 +86,8 @@ pub struct Settings {
     pub rap: f64,
     /// In 0..=1.
     pub rsp: f64,
-    pub captioner: CaptionerChoice,
+    /// Describes the regions.
+    pub captioner: Arc<dyn Captioner>,
     pub colour_fix: ColourFix,
     /// Regions per UNet call; the result does not depend on it.
     pub batch: Option<usize>,
@@ -150,18 +101,12 @@ pub struct Settings {
 impl Settings {
     /// Whether regions may have conditions of their own.
     pub(super) fn captions_differ(&self) -> bool {
-        self.rsp > 0.0 && self.captioner != CaptionerChoice::None
+        self.rsp > 0.0 && self.captioner.tells_regions_apart()
     }
 
-    /// How a LLaVA model is asked, if it is: about regions whose captions count, or for the prompt.
-    #[cfg(feature = "llava")]
-    pub(super) fn llava(&self) -> Option<LlavaSettings> {
-        match self.captioner {
-            CaptionerChoice::Llava(llava) if self.rsp > 0.0 || self.prompt.is_empty() => {
-                Some(llava)
-            }
-            _ => None,
-        }
+    /// Whether a captioner's model is needed: for regions whose captions count, or for the prompt.
+    pub(super) fn asks_captioner(&self) -> bool {
+        self.rsp > 0.0 || self.prompt.is_empty()
     }
 
     /// The settings that made an output, for its metadata.
@@ -172,15 +117,7 @@ impl Settings {
             "model": engine.name(),
             "size": [plan.canvas.width, plan.canvas.height],
             "prompt": prompt,
-            "captioner": match &self.captioner {
-                CaptionerChoice::Attributes => "attributes",
-                CaptionerChoice::None => "none",
-                CaptionerChoice::File(_) => "file",
-                #[cfg(feature = "llava")]
-                CaptionerChoice::Llava(_) => "llava",
-                #[cfg(feature = "mistralrs")]
-                CaptionerChoice::Mistralrs(_) => "mistralrs",
-            },
+            "captioner": self.captioner.name(),
             "seed": self.seed,
             "sampler": sampling.sampler.name(),
             "steps": sampling.schedule_steps,
@@ -200,25 +137,8 @@ impl Settings {
             },
         });
         // What has no part in this job stays out.
-        #[cfg(feature = "llava")]
-        if let (CaptionerChoice::Llava(llava), Some(model)) = (&self.captioner, engine.captioner())
-        {
-            record["caption_model"] = model.name().into();
-            if let Some(quant) = model.quant() {
-                record["caption_quantize"] = quant.into();
-            }
-            if let Some(sampling) = llava.sampling {
-                record["caption_temperature"] = sampling.temperature.into();
-                record["caption_top_p"] = sampling.top_p.into();
-                record["caption_seed"] = sampling.seed.into();
-            }
-        }
-        #[cfg(feature = "mistralrs")]
-        if let CaptionerChoice::Mistralrs(mistralrs) = &self.captioner {
-            record["caption_model"] = mistralrs.name().into();
-            if let Some(quant) = mistralrs.quantize {
-                record["caption_quantize"] = quant.to_string().into();
-            }
+        for (key, value) in self.captioner.record() {
+            record[key] = value;
         }
         if !engine.loras().is_empty() {
             record["loras"] = serde_json::json!(engine.loras());
@@ -258,7 +178,7 @@ impl Default for Settings {
             gsp: Defaults::GSP,
             rap: Defaults::RAP,
             rsp: Defaults::RSP,
-            captioner: CaptionerChoice::Attributes,
+            captioner: Arc::new(Attributes),
             colour_fix: ColourFix::Wavelet,
             batch: None,
             tile: None,

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use super::LoraError;
-#[cfg(feature = "llava")]
 use crate::model::llava::LlavaError;
 use crate::model::{text::TextError, vae::VaeError};
 
@@ -76,7 +75,6 @@ impl WeightsError {
     }
 
     /// A captioner's error, with the file that it is about or the folder of one.
-    #[cfg(feature = "llava")]
     pub(super) fn from_llava(error: LlavaError, file: &str) -> Self {
         match error {
             LlavaError::Tensor(error) => error.into(),

@@ -15,7 +15,7 @@ mod headers;
 pub mod hub;
 mod kept;
 mod ldm;
-#[cfg(feature = "llava")]
+mod lazy;
 mod llava;
 mod lora;
 mod model;
@@ -35,7 +35,7 @@ pub(crate) use fingerprint::folder_fingerprint;
 pub use form::Part;
 pub use gguf::Summary;
 pub use headers::Footprint;
-#[cfg(feature = "llava")]
+pub use lazy::Lazy;
 pub use llava::LlavaFiles;
 pub use lora::LoraError;
 pub use model::{Component, ModelFiles};

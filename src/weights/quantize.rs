@@ -79,7 +79,6 @@ pub(super) enum Rules {
     /// of a diffusion model
     Part { part: Part, quant: QuantType },
     /// for a captioner
-    #[cfg(feature = "llava")]
     Llava { quant: QuantType },
 }
 
@@ -106,7 +105,6 @@ impl Rules {
     pub fn format(self, name: &str, shape: &[usize], stored: GgmlDType) -> GgmlDType {
         let (part, quant) = match self {
             Self::Part { part, quant } => (part, quant),
-            #[cfg(feature = "llava")]
             Self::Llava { quant } => return llava_format(quant, name, shape, stored),
         };
         if part == Part::Vae {
@@ -127,7 +125,6 @@ impl Rules {
     }
 }
 
-#[cfg(feature = "llava")]
 fn llava_format(quant: QuantType, name: &str, shape: &[usize], stored: GgmlDType) -> GgmlDType {
     let &[_, input] = shape else { return stored };
     if !name.starts_with("language_model.") {
@@ -190,7 +187,6 @@ mod tests {
         }
     }
 
-    #[cfg(feature = "llava")]
     #[test]
     fn a_captioners_tower_stays_and_its_tables_have_eight_bits_at_least() {
         use GgmlDType::{F16, F32, Q4K, Q8_0};

@@ -2,7 +2,6 @@
 
 mod content;
 mod files;
-#[cfg(feature = "llava")]
 mod llava;
 mod machine;
 mod model;
@@ -11,6 +10,7 @@ mod size;
 mod work;
 
 use std::{
+    sync::Arc,
     ffi::OsString,
     path::{Path, PathBuf},
 };
@@ -20,6 +20,8 @@ use clap::{
     error::ErrorKind, parser::ValueSource,
 };
 use cupscale::{
+    canvas::SizeSpec,
+    caption::Captioner,
     image::{Format, Input, Output},
     pipeline::Settings,
 };
@@ -33,7 +35,6 @@ use size::SizeArgs;
 use work::WorkArgs;
 
 pub use content::ContentArgs;
-#[cfg(feature = "llava")]
 pub use llava::{CaptionEngineArg, LlavaArgs};
 
 const EXAMPLES: &str = "\
@@ -100,7 +101,6 @@ impl Cli {
             let reason = format!("`caption` writes no picture: no --{}", option(id));
             return Err(definition.error(ErrorKind::ArgumentConflict, reason));
         }
-        #[cfg(feature = "llava")]
         if job.get_raw("captioner").into_iter().flatten().all(|name| name != "llava")
             && let Some(id) = llava::LLAVA_ONLY.iter().find(typed)
         {
@@ -166,6 +166,11 @@ pub struct JobArgs {
 }
 
 impl JobArgs {
+    /// The size asked for.
+    pub fn size(&self) -> SizeSpec {
+        self.size.spec()
+    }
+
     /// Where to write, and in which format. `source` is the input's own format.
     pub fn output(&self, input: &Input, source: Format) -> Result<(Output, Format), CliError> {
         self.files.output(input, source, &self.size.suffix())
@@ -186,13 +191,13 @@ impl JobArgs {
         self.files.output_folder(folder, &self.size.suffix())
     }
 
-    /// The resolved settings of the job.
-    pub fn settings(&self) -> Settings {
+    /// The resolved settings of the job, with the captioner that its options ask for.
+    pub fn settings(&self, captioner: Arc<dyn Captioner>) -> Settings {
         Settings {
             size: self.size.spec(),
             prompt: self.content.prompt.trim().to_owned(),
             negative_prompt: self.content.negative_prompt.trim().to_owned(),
-            captioner: self.content.captioner(),
+            captioner,
             batch: self.machine.batch.map(|batch| batch as usize),
             tile: self.machine.tile.map(|tile| tile as usize),
             max_memory: self.machine.max_memory,
@@ -260,7 +265,6 @@ mod tests {
                 Defaults::TILE,
                 Defaults::TILE_KL
             ),
-            #[cfg(feature = "llava")]
             format!("[default: {}, or what fits]", Defaults::CAPTION_BATCH),
             format!(
                 "[default: {} on the CPU, {} on a GPU, or what fits]",

@@ -10,7 +10,6 @@
 //! reshaped to rows of 256).
 
 mod export;
-#[cfg(feature = "llava")]
 pub(super) mod llama_cpp;
 mod read;
 #[cfg(test)]

@@ -94,7 +94,6 @@ pub fn add(
 
 /// What weights are good for, by what describes them.
 fn kind_of(path: &Path) -> Kind {
-    #[cfg(feature = "llava")]
     if crate::weights::LlavaFiles::is_at(path) {
         return Kind::Captioner;
     }
@@ -124,7 +123,6 @@ fn mmproj_of(own: &OwnWeights, kind: Kind) -> Result<Option<PathBuf>, ModelError
         (Some(path), false) => {
             refuse(path, "goes with a decoder in a .gguf file, which the model is not".to_owned())
         }
-        #[cfg(feature = "llava")]
         (None, true) => match crate::weights::LlavaFiles::vision_beside(&own.weights) {
             Ok(path) => Ok(Some(path)),
             Err(error) => refuse(&own.weights, format!("{error} (--mmproj)")),
