@@ -10,8 +10,8 @@
 //! up to 4 times: detail finer than a cell is out of sight for both.
 
 use super::{
-    Caption, CaptionContext, CaptionError, CaptionSession, Captioner, Captions, Pixels, RegionProgress, RegionSource, SessionContext,
-    join_prompt,
+    Caption, CaptionContext, CaptionError, CaptionSession, Captioner, Captions, Pixels,
+    RegionProgress, RegionSource, SessionContext, join_prompt,
 };
 
 /// Longest side of the grid of cells.

@@ -9,8 +9,8 @@ use std::path::Path;
 
 use super::document::{Document, Entry};
 use super::{
-    Caption, CaptionContext, CaptionError, CaptionSession, Captioner, Captions, GridSpec, RegionProgress, Rect,
-    RegionSource, SessionContext,
+    Caption, CaptionContext, CaptionError, CaptionSession, Captioner, Captions, GridSpec, Rect,
+    RegionProgress, RegionSource, SessionContext,
 };
 
 /// `--captions FILE`: captions are used exactly as written; nothing is put in front.

@@ -1,6 +1,9 @@
 //! No captions: every region is told the prompt of the whole picture (docs/method.md §5, RSP off).
 
-use super::{Caption, CaptionContext, CaptionError, CaptionSession, Captioner, Captions, RegionProgress, RegionSource, SessionContext};
+use super::{
+    Caption, CaptionContext, CaptionError, CaptionSession, Captioner, Captions, RegionProgress,
+    RegionSource, SessionContext,
+};
 
 /// `--captioner none`: the user's prompt, as it is, for every region. No pixel is looked at.
 #[derive(Clone, Copy, Debug, Default)]

@@ -95,7 +95,10 @@ impl Pictures for Regions<'_> {
 struct Whole<'a>(&'a Pixels);
 
 impl Pictures for Whole<'_> {
-    fn pixels(&self, _: usize) -> Result<Cow<'_, Pixels>, Box<dyn std::error::Error + Send + Sync>> {
+    fn pixels(
+        &self,
+        _: usize,
+    ) -> Result<Cow<'_, Pixels>, Box<dyn std::error::Error + Send + Sync>> {
         Ok(Cow::Borrowed(self.0))
     }
 

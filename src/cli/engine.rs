@@ -3,40 +3,37 @@
 use std::{ffi::OsStr, path::Path};
 
 use cupscale::{
-    backend::DeviceSpec,
-    pipeline::{Engine, Error, ModelDefaults, Settings},
+    backend::{DeviceSpec, ops::Products},
+    candle::Device,
+    pipeline::{Engine, Error, ModelDefaults},
     weights::{
         ModelFiles, ModelSource,
         registry::{self, Kind, ModelError, ResolvedModel, RunDefaults},
     },
 };
 
-use super::{CliError, args::JobArgs, captioner, values::Lora};
+use super::{args::ModelArgs, error::CliError, values::Lora};
 
-/// Loads the chosen model onto the chosen device, with the settings of its jobs, and tells `note` what is odd about
-/// it.
-pub fn load(args: &JobArgs, note: impl FnMut(&str)) -> Result<(Engine, Settings), CliError> {
-    let device = args.machine.device.open().map_err(Error::from)?;
-    let (mut files, manifest) = files(
-        args.model.model.as_deref(),
-        args.model.unet.as_deref(),
-        args.model.vae.as_deref(),
-        &args.model.lora,
-    )?;
-    if let Some(quant) = args.model.quantize {
+/// Loads a model onto a device, and tells `note` what is odd about it.
+pub fn load(
+    args: &ModelArgs,
+    precision: Products,
+    device: &Device,
+    note: impl FnMut(&str),
+) -> Result<Engine, CliError> {
+    let (mut files, manifest) =
+        files(args.model.as_deref(), args.unet.as_deref(), args.vae.as_deref(), &args.lora)?;
+    if let Some(quant) = args.quantize {
         files = files.quantized(quant);
     }
-    files = files.with_products(args.machine.dtype);
+    files = files.with_products(precision);
     files.notes().iter().map(String::as_str).for_each(note);
-    let mut engine = Engine::load(&files, &device)?;
-    if let Some((name, run)) = manifest {
-        let defaults = serde_json::to_value(run)
-            .and_then(serde_json::from_value::<ModelDefaults>)
-            .map_err(|error| ModelError::Manifest { file: name.clone(), reason: error.to_string() })?;
-        engine = engine.with_manifest(name, defaults)?;
-    }
-    let settings = args.settings(captioner::open(&args.content, &device)?);
-    Ok((engine, settings))
+    let engine = Engine::load(&files, device)?;
+    let Some((name, run)) = manifest else { return Ok(engine) };
+    let defaults = serde_json::to_value(run)
+        .and_then(serde_json::from_value::<ModelDefaults>)
+        .map_err(|error| ModelError::Manifest { file: name.clone(), reason: error.to_string() })?;
+    Ok(engine.with_manifest(name, defaults)?)
 }
 
 /// Checks that a model can be run, as far as its configurations and the headers of its weights tell.

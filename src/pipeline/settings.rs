@@ -3,12 +3,10 @@
 use std::sync::Arc;
 
 use crate::{
-    caption::{Captioner, attributes::Attributes},
     canvas::{Fusion, SizeSpec},
-    sampler::{Denoise, SamplerKind, TimestepSpacing, Timesteps},
+    caption::{Captioner, attributes::Attributes},
+    sampler::{Denoise, SamplerKind, TimestepSpacing},
 };
-
-use super::{Engine, Plan};
 
 /// The one home of the numbers that hold where the user says nothing; the README's table of
 /// options is checked against it.
@@ -40,9 +38,9 @@ impl Defaults {
     pub const CAPTION_BATCH: usize = crate::caption::llava::DEFAULT_ROWS;
     /// Share of the probability that LLaVA chooses words from, where it chooses by chance.
     pub const CAPTION_TOP_P: f64 = 0.9;
-    /// Regions per UNet call on the CPU, where a batch saves little.
+    /// Regions per denoiser call on the CPU, where a batch saves little.
     pub const BATCH_CPU: usize = 4;
-    /// Regions per UNet call on a GPU.
+    /// Regions per denoiser call on a GPU.
     pub const BATCH_GPU: usize = 8;
 }
 
@@ -57,7 +55,18 @@ pub enum ColourFix {
 
 /// A job's settings. What is `None` is the model's to say ([`ModelDefaults`](super::ModelDefaults)), and where it
 /// says nothing, that of [`Defaults`].
+///
+/// Later versions may have more: begin with `Settings::default()` and set what you choose.
+///
+/// ```
+/// use cupscale::{canvas::SizeSpec, pipeline::Settings};
+///
+/// let mut settings = Settings::default();
+/// settings.size = SizeSpec::Scale(2.0);
+/// settings.prompt = "an old harbour at dusk".to_owned();
+/// ```
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Settings {
     pub size: SizeSpec,
     /// The global prompt; may be empty.
@@ -89,7 +98,7 @@ pub struct Settings {
     /// Describes the regions.
     pub captioner: Arc<dyn Captioner>,
     pub colour_fix: ColourFix,
-    /// Regions per UNet call; the result does not depend on it.
+    /// Regions per denoiser call; the result does not depend on it.
     pub batch: Option<usize>,
     /// Side of a VAE tile's core in image pixels.
     pub tile: Option<usize>,
@@ -100,62 +109,13 @@ pub struct Settings {
 
 impl Settings {
     /// Whether regions may have conditions of their own.
-    pub(super) fn captions_differ(&self) -> bool {
+    pub(crate) fn captions_differ(&self) -> bool {
         self.rsp > 0.0 && self.captioner.tells_regions_apart()
     }
 
     /// Whether a captioner's model is needed: for regions whose captions count, or for the prompt.
-    pub(super) fn asks_captioner(&self) -> bool {
+    pub(crate) fn asks_captioner(&self) -> bool {
         self.rsp > 0.0 || self.prompt.is_empty()
-    }
-
-    /// The settings that made an output, for its metadata.
-    pub(super) fn record(&self, engine: &Engine, plan: &Plan, prompt: &str) -> serde_json::Value {
-        let sampling = &plan.sampling;
-        let mut record = serde_json::json!({
-            "version": env!("CARGO_PKG_VERSION"),
-            "model": engine.name(),
-            "size": [plan.canvas.width, plan.canvas.height],
-            "prompt": prompt,
-            "captioner": self.captioner.name(),
-            "seed": self.seed,
-            "sampler": sampling.sampler.name(),
-            "steps": sampling.schedule_steps,
-            "denoise_steps": sampling.steps.len(),
-            "guidance": sampling.guidance.unwrap_or(Defaults::GUIDANCE),
-            "overlap": self.overlap,
-            "fusion": match self.fusion {
-                Fusion::Feather => "feather",
-                Fusion::Average => "average",
-            },
-            "gsp": self.gsp,
-            "rap": self.rap,
-            "rsp": self.rsp,
-            "color_fix": match self.colour_fix {
-                ColourFix::Wavelet => "wavelet",
-                ColourFix::None => "none",
-            },
-        });
-        // What has no part in this job stays out.
-        for (key, value) in self.captioner.record() {
-            record[key] = value;
-        }
-        if !engine.loras().is_empty() {
-            record["loras"] = serde_json::json!(engine.loras());
-        }
-        if let Some(eta) = sampling.eta {
-            record["eta"] = eta.into();
-        }
-        if let Some(spacing) = sampling.spacing {
-            record["spacing"] = spacing.name().into();
-        }
-        if let Timesteps::List(list) = &sampling.timesteps {
-            record["timesteps"] = list.clone().into();
-        }
-        if sampling.guidance.is_some() {
-            record["negative_prompt"] = self.negative_prompt.as_str().into();
-        }
-        record
     }
 }
 

@@ -8,6 +8,7 @@ use crate::model::{text::TextError, vae::VaeError};
 
 /// Why a model cannot be loaded.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum WeightsError {
     #[error("{}: no such model folder or file", .0.display())]
     NotFound(PathBuf),

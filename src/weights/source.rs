@@ -4,9 +4,9 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::WeightsError;
 #[cfg(feature = "embedded-model")]
 use super::embedded;
-use super::WeightsError;
 pub use crate::backend::Bytes;
 
 /// Where a model is.

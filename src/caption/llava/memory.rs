@@ -20,10 +20,7 @@ pub(super) struct LlavaMemory<'a> {
 
 impl<'a> LlavaMemory<'a> {
     /// `None` for a prompt that cannot be turned into tokens: asking will say so.
-    pub(super) fn new(
-        captioner: &'a LlavaCaptioner,
-        request: &CaptionRequest<'_>,
-    ) -> Option<Self> {
+    pub(super) fn new(captioner: &'a LlavaCaptioner, request: &CaptionRequest<'_>) -> Option<Self> {
         let mut prompt = captioner.blueprint.prompt(&instruction(request.prompt)).ok()?;
         let mut sizes = request.regions.clone();
         if let Some(whole) = request.whole {

@@ -55,13 +55,13 @@ fn tokenizer_key(encoder: Part, file: &str) -> String {
 
 /// The file and its contents if the source is a GGUF file, whatever it is called.
 fn sniff(source: &ModelSource) -> Result<Option<(PathBuf, Bytes)>, WeightsError> {
-    let ModelSource::Path(path) = source else { return Ok(None) };
+    let Some(path) = source.path() else { return Ok(None) };
     if !path.is_file() {
         return Ok(None);
     }
     let bytes = Bytes::map(path)
         .map_err(|source| WeightsError::Read { file: path.display().to_string(), source })?;
-    Ok(is_gguf(&bytes).then(|| (path.clone(), bytes)))
+    Ok(is_gguf(&bytes).then(|| (path.to_owned(), bytes)))
 }
 
 /// Whether these are the contents of a GGUF file.

@@ -4,6 +4,7 @@ use std::{io, path::Path};
 
 /// Why a download failed.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum HubError {
     #[error("{what}: HF_HUB_OFFLINE is set, so nothing is downloaded; unset it and pull again")]
     Offline { what: String },

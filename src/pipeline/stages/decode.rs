@@ -1,4 +1,4 @@
-//! From the canvas to the output: the VAE's decoder tile by tile, one band of tiles at a time into
+//! Decoding: from the canvas to the output, the VAE's decoder tile by tile, one band of tiles at a time into
 //! the work folder's file of rows, and from there into the picture's writer. Nothing holds the whole
 //! output, and what is decoded is not decoded again after a kill, though no encoder of a file format
 //! can be taken up in its middle.
@@ -6,21 +6,25 @@
 use std::ops::Range;
 
 use candle_core::{DType, Tensor};
+use tracing::instrument;
 
+use super::{canvased::Canvased, context::Context, statistics};
 use crate::{
     canvas::Latent,
-    image::{Encoder, Output, Picture},
+    image::{Encoder, Output},
     model::vae::{NormStatistics, Norms},
-};
-
-use super::{
-    ColourFix, Engine, Error, Plan, Progress, Settings, Stage, colour_fix,
-    encode::Canvased,
-    journal::Record,
-    retry::retry_halves,
-    statistics,
-    tiles::{Span, mirrored},
-    work::{Files, WorkFolder},
+    pipeline::{
+        colour_fix,
+        error::Error,
+        plan::{
+            Plan,
+            tiles::{Span, mirrored},
+        },
+        progress::{Progress, Stage},
+        retry::retry_halves,
+        settings::ColourFix,
+        work::{files::Files, folder::WorkFolder, journal::Record},
+    },
 };
 
 /// Bytes of samples that are handed to the encoder at a time, in whole rows.
@@ -28,20 +32,22 @@ const WRITE_BAND: usize = 8 << 20;
 
 /// Decodes the denoised canvas, fixes its colours, crops it to the output's exact size, and keeps the samples
 /// of its rows in the work folder.
-pub(super) fn canvas(
-    engine: &Engine,
-    picture: &Picture,
-    plan: &Plan,
-    settings: &Settings,
+///
+/// # Errors
+/// Those of the picture, the autoencoder and the work folder; values that are no numbers; or an interruption.
+#[instrument(name = "decode", skip_all)]
+pub fn canvas(
+    context: &Context<'_>,
     encoder: &Encoder,
     work: &mut WorkFolder,
     progress: &mut dyn Progress,
 ) -> Result<(), Error> {
-    let size = plan.canvas;
-    let f = engine.shape().factor;
-    let alpha = picture.alpha_resizer(size.width as u32, size.height as u32)?;
-    let source = match settings.colour_fix {
-        ColourFix::Wavelet => Some(Canvased::new(picture, size.width, size.height)?),
+    let plan = &context.spec.plan;
+    let size = plan.geometry.canvas;
+    let f = plan.geometry.shape.factor;
+    let alpha = context.picture.alpha_resizer(size.width as u32, size.height as u32)?;
+    let source = match context.spec.settings.colour_fix {
+        ColourFix::Wavelet => Some(Canvased::new(context.picture, size.width, size.height)?),
         ColourFix::None => None,
     };
     let Files { z, rows, .. } = &mut work.files;
@@ -50,10 +56,9 @@ pub(super) fn canvas(
     progress.begin(Stage::Decode, plan.tile_rows.len() * plan.tile_columns.len());
     let shared = if done < size.height {
         statistics::measure(
-            engine,
-            plan,
-            |x, y| latents(engine, z, x, y),
-            |vae, samples, shared| vae.decode_with(samples, Norms::Measured(shared)),
+            context,
+            |x, y| latents(context, z, x, y),
+            |samples, shared| context.runner.decode(samples, Norms::Measured(shared)),
         )?
     } else {
         None
@@ -75,7 +80,7 @@ pub(super) fn canvas(
                 let (left, right) = (column.core.start * f, (column.core.end * f).min(size.width));
                 let first = (row.core.start * f - top) * size.width * 3;
                 if left < right && first < band.len() {
-                    let tile = decode(engine, z, source.as_ref(), shared.as_ref(), row, column)?;
+                    let tile = decode(context, z, source.as_ref(), shared.as_ref(), (row, column))?;
                     let lines = tile.chunks_exact(column.core.len() * f * 3);
                     let band = &mut band[first..];
                     for (line, out) in lines.zip(band.chunks_exact_mut(size.width * 3)) {
@@ -97,7 +102,11 @@ pub(super) fn canvas(
 }
 
 /// Writes the decoded rows into the output, which appears when it is complete.
-pub(super) fn write(
+///
+/// # Errors
+/// Those of the output and the work folder, or an interruption.
+#[instrument(name = "write", skip_all)]
+pub fn write(
     encoder: Encoder,
     output: &Output,
     plan: &Plan,
@@ -111,7 +120,7 @@ pub(super) fn write(
         progress.note(&warning.to_string());
     }
     let row_bytes = writer.row_bytes();
-    let height = plan.canvas.height;
+    let height = plan.geometry.canvas.height;
     let band = (WRITE_BAND / row_bytes).clamp(1, height);
     for top in (0..height).step_by(band) {
         if progress.interrupted() {
@@ -128,29 +137,28 @@ pub(super) fn write(
 /// The core of one tile, `[rows, columns, 3]` in −1..=1, with the statistics that it shares if there
 /// are such, and its colours fixed towards `source`.
 fn decode(
-    engine: &Engine,
+    context: &Context<'_>,
     z: &Latent,
     source: Option<&Canvased<'_>>,
     shared: Option<&NormStatistics>,
-    row: &Span,
-    column: &Span,
+    (row, column): (&Span, &Span),
 ) -> Result<Vec<f32>, Error> {
-    let f = engine.shape().factor;
+    let f = context.spec.plan.geometry.shape.factor;
     // Latent pixels around the core that the filter needs to see as they are.
     let rim = if source.is_some() { colour_fix::RADIUS.div_ceil(f) } else { 0 };
     let (y, x) = (row.padded_by(rim), column.padded_by(rim));
-    let latents = latents(engine, z, x, y)?;
+    let latents = latents(context, z, x, y)?;
     let (height, width) = ((row.core.len() + 2 * rim) * f, (column.core.len() + 2 * rim) * f);
-    let mut pixels: Vec<f32> = engine
-        .vae()?
-        .decode_with(&latents, shared.into())?
+    let mut pixels: Vec<f32> = context
+        .runner
+        .decode(&latents, shared.into())?
         .narrow(1, row.before() * f, height)?
         .narrow(2, column.before() * f, width)?
         .to_dtype(DType::F32)?
         .flatten_all()?
         .to_vec1()?;
     if !pixels.iter().all(|value| value.is_finite()) {
-        return Err(engine.non_finite(Stage::Decode));
+        return Err(context.runner.non_finite(Stage::Decode));
     }
     let Some(source) = source else { return Ok(pixels) };
     let in_pixels = |range: Range<isize>| range.start * f as isize..range.end * f as isize;
@@ -167,7 +175,12 @@ fn decode(
 }
 
 /// The window of columns `x` and rows `y` of the latent, continued by reflection, `[1, y, x, C]`.
-fn latents(engine: &Engine, z: &Latent, x: Range<isize>, y: Range<isize>) -> Result<Tensor, Error> {
+fn latents(
+    context: &Context<'_>,
+    z: &Latent,
+    x: Range<isize>,
+    y: Range<isize>,
+) -> Result<Tensor, Error> {
     let channels = z.channels();
     let shape = (1, y.len(), x.len(), channels);
     let mut out = Vec::with_capacity(x.len() * y.len() * channels);
@@ -179,5 +192,5 @@ fn latents(engine: &Engine, z: &Latent, x: Range<isize>, y: Range<isize>) -> Res
             out.extend_from_slice(&row[at..at + channels]);
         }
     }
-    Ok(Tensor::from_vec(out, shape, &engine.device)?)
+    Ok(Tensor::from_vec(out, shape, context.runner.device())?)
 }

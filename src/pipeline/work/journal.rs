@@ -5,16 +5,18 @@
 use std::{
     fs::File,
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
+
+use crate::pipeline::error::Error;
 
 /// A piece of work that is finished, and whose results are on the disk. Each says how far its stage
 /// has come, counted from the job's beginning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Record {
+pub enum Record {
     /// VAE tiles of the canvas that are encoded.
     Encoded { tiles: usize },
     /// The picture at the model's native size is encoded.
@@ -29,7 +31,7 @@ pub(super) enum Record {
 
 /// What all records together say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Done {
+pub struct Done {
     pub tiles: usize,
     pub low_resolution: bool,
     pub steps: usize,
@@ -50,35 +52,51 @@ impl Done {
     }
 }
 
-/// The open journal of a job.
+/// The open journal of a job. Its errors name its file.
 #[derive(Debug)]
-pub(super) struct Journal {
+pub struct Journal {
     file: File,
+    path: PathBuf,
     done: Done,
 }
 
 impl Journal {
     /// A new, empty journal in place of any that is there.
-    pub fn create(path: &Path) -> io::Result<Self> {
-        let file = File::options().read(true).write(true).create(true).truncate(true).open(path)?;
-        file.sync_all()?;
-        Ok(Self { file, done: Done::default() })
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn create(path: &Path) -> Result<Self, Error> {
+        let create = || {
+            let file =
+                File::options().read(true).write(true).create(true).truncate(true).open(path)?;
+            file.sync_all()?;
+            Ok(file)
+        };
+        let file = create().map_err(|error| Error::in_file(path, error))?;
+        Ok(Self { file, path: path.to_owned(), done: Done::default() })
     }
 
     /// The journal that a process before this one left, up to its last whole line.
-    pub fn open(path: &Path) -> io::Result<Self> {
-        let mut file = File::options().read(true).write(true).open(path)?;
-        let mut text = Vec::new();
-        file.read_to_end(&mut text)?;
-        let (mut done, mut whole) = (Done::default(), 0);
-        for line in text.split_inclusive(|&byte| byte == b'\n') {
-            let Some(record) = parse(line) else { break };
-            done.add(record);
-            whole += line.len() as u64;
-        }
-        file.set_len(whole)?;
-        file.seek(SeekFrom::Start(whole))?;
-        Ok(Self { file, done })
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let open = || {
+            let mut file = File::options().read(true).write(true).open(path)?;
+            let mut text = Vec::new();
+            file.read_to_end(&mut text)?;
+            let (mut done, mut whole) = (Done::default(), 0);
+            for line in text.split_inclusive(|&byte| byte == b'\n') {
+                let Some(record) = parse(line) else { break };
+                done.add(record);
+                whole += line.len() as u64;
+            }
+            file.set_len(whole)?;
+            file.seek(SeekFrom::Start(whole))?;
+            Ok((file, done))
+        };
+        let (file, done) = open().map_err(|error| Error::in_file(path, error))?;
+        Ok(Self { file, path: path.to_owned(), done })
     }
 
     /// How far the job has come.
@@ -87,7 +105,16 @@ impl Journal {
     }
 
     /// Adds a record, and returns when it is on the disk. What it speaks of must be there before.
-    pub fn append(&mut self, record: Record) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// What the system says; the record then does not count.
+    pub fn append(&mut self, record: Record) -> Result<(), Error> {
+        self.write(record).map_err(|error| Error::in_file(&self.path, error))?;
+        self.done.add(record);
+        Ok(())
+    }
+
+    fn write(&mut self, record: Record) -> io::Result<()> {
         let start = self.file.stream_position()?;
         if let Err(error) = self.file.write_all(&line(record)).and_then(|()| self.file.sync_data())
         {
@@ -98,8 +125,12 @@ impl Journal {
                 .and_then(|()| self.file.seek(SeekFrom::Start(start)).map(drop));
             return Err(error);
         }
-        self.done.add(record);
         Ok(())
+    }
+
+    /// The error of a file in the journal's folder, of which it is about to speak.
+    pub fn failed(&self, error: io::Error) -> Error {
+        Error::in_file(self.path.parent().unwrap_or(&self.path), error)
     }
 }
 
@@ -183,7 +214,7 @@ mod tests {
     #[test]
     fn a_record_that_does_not_fit_the_disk_is_an_error_and_does_not_count() {
         let file = File::options().read(true).write(true).open("/dev/full").unwrap();
-        let mut journal = Journal { file, done: Done::default() };
+        let mut journal = Journal { file, path: "/dev/full".into(), done: Done::default() };
         assert!(journal.append(Record::LowResolution).is_err());
         assert_eq!(journal.done(), Done::default());
     }

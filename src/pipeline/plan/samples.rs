@@ -1,52 +1,19 @@
-//! The statistics that all tiles of an autoencoder with group norms share (METHOD §6), measured on samples
-//! from all over the canvas before the first tile. Without them every tile would be normalized by its own
-//! contents, and a smooth sky would show where tiles meet.
-//!
-//! The samples follow from the canvas alone.
+//! Samples of a canvas, on which the statistics that all VAE tiles share are measured: where they lie follows from
+//! the canvas alone, so that how it is cut into tiles, for which memory decides, is not to be seen.
 
-use std::{cell::Cell, ops::Range};
+use std::ops::Range;
 
-use candle_core::Tensor;
-
-use crate::model::vae::{MARGIN_SHARE, NormStatistics, Vae};
-
-use super::{Engine, Error, Plan, retry::retry_smaller};
+use crate::model::vae::MARGIN_SHARE;
 
 /// Side of a sample in latent pixels, of which the inner half is measured.
-pub(super) const SAMPLE: usize = 32;
-/// How many samples are measured at most. All go together, because a norm's input follows from the norms
+pub const SAMPLE: usize = 32;
+/// Largest number of samples. All go together, because a norm's input follows from the norms
 /// before it, and together they take about what a tile takes.
-pub(super) const SAMPLES: usize = 8;
+pub const SAMPLES: usize = 8;
 
-/// Measures the samples that `window` gives (of columns and rows of the canvas in latent pixels, maybe past
-/// its borders) by passing them through the encoder or the decoder; `None` where the autoencoder has no
-/// norms. A single tile uses them too: how a canvas is cut, for which memory decides, is not to be seen.
-pub(super) fn measure(
-    engine: &Engine,
-    plan: &Plan,
-    mut window: impl FnMut(Range<isize>, Range<isize>) -> Result<Tensor, Error>,
-    mut pass: impl FnMut(&Vae, &Tensor, &mut NormStatistics) -> candle_core::Result<Tensor>,
-) -> Result<Option<NormStatistics>, Error> {
-    if engine.vae_context().is_some() {
-        return Ok(None);
-    }
-    // Fewer will do where the device has no memory for all.
-    let count = Cell::new(SAMPLES);
-    let statistics = retry_smaller(&count, |count| {
-        let samples = samples(plan.canvas.latent_height, plan.canvas.latent_width, count)
-            .into_iter()
-            .map(|(x, y)| window(x, y))
-            .collect::<Result<Vec<_>, _>>()?;
-        let mut statistics = NormStatistics::default();
-        pass(&*engine.vae()?, &Tensor::cat(&samples, 0)?, &mut statistics)?;
-        Ok(statistics)
-    })?;
-    Ok(Some(statistics))
-}
-
-/// Columns and rows of at most `most` samples of a canvas: their inner halves lie evenly on it, and no more
+/// Columns and rows, in latent pixels and maybe past the borders, of at most `most` samples of a canvas: their inner halves lie evenly on it, and no more
 /// of them than cover it.
-fn samples(height: usize, width: usize, most: usize) -> Vec<(Range<isize>, Range<isize>)> {
+pub fn samples(height: usize, width: usize, most: usize) -> Vec<(Range<isize>, Range<isize>)> {
     let margin = SAMPLE / MARGIN_SHARE;
     let core = SAMPLE - 2 * margin;
     let covering = |length: usize| length.div_ceil(core);

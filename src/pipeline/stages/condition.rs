@@ -1,22 +1,19 @@
-//! The text side of a job (METHOD §5): every region's caption, turned into what the UNet is
+//! Conditions of a job, its text side (docs/method.md §5): every region's caption, turned into what the denoiser is
 //! conditioned on.
 
 use std::collections::HashMap;
 
 use candle_core::{DType, Tensor};
 
+use super::context::Context;
 use crate::{
     canvas::Region,
-    model::{
-        text::{Cut, TextConditioner},
-        unet::Conditioning,
-    },
+    model::{text::Cut, unet::Conditioning},
+    pipeline::{error::Error, runner::Compute},
 };
 
-use super::{Engine, Error};
-
 /// Text conditions of the whole picture and of every region.
-pub(super) struct Conditions {
+pub struct Conditions {
     /// `[texts, M, D]`, one row per distinct text
     context: Tensor,
     /// `[texts, P]`
@@ -38,21 +35,19 @@ const CUT_SHOWN: usize = 40;
 const GLOBAL: usize = 0;
 
 impl Conditions {
-    /// Encodes the global prompt and every region's caption; equal texts are encoded once.
+    /// Encodes the global `prompt` and every region's caption; equal texts are encoded once.
     ///
-    /// `rsp` goes from 0 (every region is conditioned on the prompt) to 1 (on its caption); between
+    /// The semantic prior's weight goes from 0 (every region is conditioned on the prompt) to 1 (on its caption); between
     /// them the two conditions are blended.
     ///
-    /// `negative` is the negative prompt, for a job with guidance. Empty, it is encoded like any text, or
-    /// zeros where the model says so (`force_zeros_for_empty_prompt`; METHOD is silent, this is
+    /// A job with guidance has a negative prompt. Empty, it is encoded like any text, or
+    /// zeros where the model says so (`force_zeros_for_empty_prompt`; docs/method.md is silent, this is
     /// diffusers' `encode_prompt` of SDXL).
-    pub fn new(
-        engine: &Engine,
-        prompt: &str,
-        captions: &[String],
-        rsp: f64,
-        negative: Option<&str>,
-    ) -> Result<Self, Error> {
+    pub fn new(context: &Context<'_>, prompt: &str, captions: &[String]) -> Result<Self, Error> {
+        let Context { runner, spec, .. } = *context;
+        let rsp = spec.settings.rsp;
+        let guidance = spec.plan.sampling.guidance;
+        let negative = guidance.map(|_| spec.settings.negative_prompt.as_str());
         let mut texts = vec![prompt];
         let mut row_of = HashMap::from([(prompt, GLOBAL)]);
         let rows: Vec<usize> = captions
@@ -67,7 +62,7 @@ impl Conditions {
                 })
             })
             .collect();
-        let encoded = engine.text()?.encode(&texts)?;
+        let encoded = runner.encode_texts(&texts)?;
         let blend = |of_texts: &Tensor| -> candle_core::Result<Tensor> {
             if rsp == 1.0 {
                 return Ok(of_texts.clone());
@@ -76,26 +71,26 @@ impl Conditions {
             (of_texts * rsp)?.broadcast_add(&(of_texts.narrow(0, GLOBAL, 1)? * (1.0 - rsp))?)
         };
         let count = texts.len();
-        let mut context = blend(&encoded.context)?;
+        let mut states = blend(&encoded.context)?;
         let mut pooled = encoded.pooled.as_ref().map(blend).transpose()?;
         if let Some(negative) = negative {
-            let mut own = engine.text()?.encode(&[negative])?;
-            if negative.is_empty() && engine.zeros_for_empty_prompt {
+            let mut own = runner.encode_texts(&[negative])?;
+            if negative.is_empty() && spec.zeros_for_empty_prompt {
                 own.context = own.context.zeros_like()?;
                 own.pooled = own.pooled.map(|pooled| pooled.zeros_like()).transpose()?;
             }
-            context = Tensor::cat(&[&context, &own.context], 0)?;
+            states = Tensor::cat(&[&states, &own.context], 0)?;
             if let (Some(texts), Some(own)) = (&pooled, &own.pooled) {
                 pooled = Some(Tensor::cat(&[texts, own], 0)?);
             }
         }
-        let notes = cut_notes(&*engine.text()?, &texts, &rows, negative)?;
-        let side = (engine.shape().region * engine.shape().factor) as f32;
+        let notes = cut_notes(runner, &texts, &rows, negative)?;
+        let shape = spec.plan.geometry.shape;
+        let side = (shape.region * shape.factor) as f32;
         Ok(Self {
-            context,
+            context: states,
             pooled,
-            time_ids: (engine.unet_config().added.as_ref())
-                .map(|_| [side, side, 0.0, 0.0, side, side]),
+            time_ids: encoded.pooled.as_ref().map(|_| [side, side, 0.0, 0.0, side, side]),
             rows,
             negative: negative.map(|_| count),
             notes,
@@ -137,7 +132,7 @@ impl Conditions {
 
 /// A line for each prompt that is longer than the encoders take, and one for all captions that are.
 fn cut_notes(
-    text: &TextConditioner,
+    runner: &dyn Compute,
     texts: &[&str],
     rows: &[usize],
     negative: Option<&str>,
@@ -146,7 +141,7 @@ fn cut_notes(
     let prompts = [("prompt", texts.first().copied()), ("negative prompt", negative)];
     for (which, prompt) in prompts {
         let Some(prompt) = prompt else { continue };
-        if let Some(Cut { tokens, limit, at }) = text.cut(prompt)? {
+        if let Some(Cut { tokens, limit, at }) = runner.cut(prompt)? {
             let rest = prompt.get(at..).unwrap_or_default().trim_start();
             let mut start: String = rest.chars().take(CUT_SHOWN).collect();
             if start.len() < rest.len() {
@@ -157,7 +152,7 @@ fn cut_notes(
             ));
         }
     }
-    let cuts: Vec<_> = texts.iter().map(|caption| text.cut(caption)).collect::<Result<_, _>>()?;
+    let cuts: Vec<_> = texts.iter().map(|caption| runner.cut(caption)).collect::<Result<_, _>>()?;
     let of_regions = || rows.iter().filter(|&&row| row != GLOBAL).filter_map(|&row| cuts[row]);
     if let Some(Cut { limit, .. }) = of_regions().next() {
         let count = of_regions().count();

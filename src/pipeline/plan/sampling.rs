@@ -1,85 +1,16 @@
 //! How a job samples: what the user chose, where the user chose nothing what the model asks for, and where
 //! it asks for nothing the program's own defaults.
 
-use serde::Deserialize;
-
 use crate::sampler::{
     self, Choice, Denoise, SamplerKind, Schedule, SchedulerConfig, Step, TimestepSpacing,
     Timesteps, Update,
 };
 
-use super::{Defaults, Error, Settings};
-
-/// What a model's maker says about how to sample it, beyond its scheduler config; nothing of it binds the
-/// user. Read from JSON with the keys `sampler`, `timestep_spacing`, `timesteps`, `steps`, `strength` or
-/// `denoise_steps`, `guidance`, `eta` and `native_size`; other keys are passed over.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(try_from = "Written")]
-pub struct ModelDefaults {
-    pub sampler: Option<SamplerKind>,
-    pub spacing: Option<TimestepSpacing>,
-    /// The very timesteps, highest first; goes before `steps`.
-    pub timesteps: Option<Vec<usize>>,
-    /// Steps of the whole schedule, N ≥ 1.
-    pub steps: Option<usize>,
-    /// How many of them run.
-    pub denoise: Option<Denoise>,
-    /// At least 0; 1 and below is none.
-    pub guidance: Option<f64>,
-    /// In 0..=1; counts only together with the model's own sampler.
-    pub eta: Option<f64>,
-    /// Side of the pictures that it was trained on, in pixels, where its configuration does not say.
-    pub native_size: Option<usize>,
-}
-
-/// The JSON as it is.
-#[derive(Deserialize)]
-struct Written {
-    sampler: Option<SamplerKind>,
-    timestep_spacing: Option<TimestepSpacing>,
-    timesteps: Option<Vec<usize>>,
-    steps: Option<usize>,
-    strength: Option<f64>,
-    denoise_steps: Option<usize>,
-    guidance: Option<f64>,
-    eta: Option<f64>,
-    native_size: Option<usize>,
-}
-
-impl TryFrom<Written> for ModelDefaults {
-    type Error = String;
-
-    fn try_from(written: Written) -> Result<Self, String> {
-        let Written {
-            sampler, timestep_spacing, timesteps, steps, guidance, eta, native_size, ..
-        } = written;
-        let must = |holds: bool, what: &str| if holds { Ok(()) } else { Err(what.to_owned()) };
-        must(steps != Some(0), "`steps` must be at least 1")?;
-        must(
-            timesteps.as_ref().is_none_or(|t| !t.is_empty() && t.is_sorted_by(|a, b| a > b)),
-            "`timesteps` must be a list that goes down",
-        )?;
-        must(
-            guidance.is_none_or(|guidance| guidance >= 0.0 && guidance.is_finite()),
-            "`guidance` must be 0 or above",
-        )?;
-        must(eta.is_none_or(|eta| (0.0..=1.0).contains(&eta)), "`eta` must be 0 to 1")?;
-        let denoise = match (written.strength, written.denoise_steps) {
-            (Some(_), Some(_)) => return Err("`strength` or `denoise_steps`, not both".to_owned()),
-            (Some(strength), None) => {
-                must(strength > 0.0 && strength <= 1.0, "`strength` must be above 0, at most 1")?;
-                Some(Denoise::Strength(strength))
-            }
-            (None, Some(run)) => {
-                must(run > 0, "`denoise_steps` must be at least 1")?;
-                Some(Denoise::Steps(run))
-            }
-            (None, None) => None,
-        };
-        let spacing = timestep_spacing;
-        Ok(Self { sampler, spacing, timesteps, steps, denoise, guidance, eta, native_size })
-    }
-}
+use crate::pipeline::{
+    error::Error,
+    model_defaults::ModelDefaults,
+    settings::{Defaults, Settings},
+};
 
 /// How a job samples, resolved.
 #[derive(Clone, Debug)]
@@ -130,8 +61,8 @@ impl Sampling {
         let spacing_counts = kind.has_spacing() && matches!(timesteps, Timesteps::Count(_));
         if settings.spacing.is_some() && !spacing_counts {
             notes.push(match timesteps {
-                Timesteps::List(_) => "--spacing has no effect on a list of timesteps".to_owned(),
-                Timesteps::Count(_) => format!("--spacing has no effect on {kind}"),
+                Timesteps::List(_) => "the spacing has no effect on a list of timesteps".to_owned(),
+                Timesteps::Count(_) => format!("the spacing has no effect on {kind}"),
             });
         }
         let schedule = schedule.clone().with_spacing(spacing);
@@ -144,7 +75,7 @@ impl Sampling {
         let guidance = settings.guidance.or(model.guidance).unwrap_or(Defaults::GUIDANCE);
         let guidance = (guidance > 1.0).then_some(guidance);
         if guidance.is_none() && !settings.negative_prompt.is_empty() {
-            notes.push("the negative prompt has no effect without --guidance above 1".to_owned());
+            notes.push("the negative prompt has no effect without guidance above 1".to_owned());
         }
         Ok(Self {
             sampler: kind,
@@ -275,7 +206,10 @@ mod tests {
             ..Settings::default()
         };
         let notes = resolve(DDIM, "{}", &idle).unwrap().notes;
-        assert!(notes[0].contains("--spacing") && notes[1].contains("--guidance"), "{notes:?}");
+        assert!(
+            notes[0].contains("the spacing") && notes[1].contains("without guidance"),
+            "{notes:?}"
+        );
     }
 
     #[test]
@@ -298,24 +232,5 @@ mod tests {
         let unknown = r#"{"_class_name": "IPNDMScheduler"}"#;
         assert!(resolve(unknown, "{}", &Settings::default()).is_err());
         assert!(resolve(unknown, r#"{"sampler": "euler"}"#, &Settings::default()).is_ok());
-    }
-
-    #[test]
-    fn model_defaults_that_make_no_sense_say_which_key() {
-        for (text, key) in [
-            (r#"{"sampler": "dpm"}"#, "dpm"),
-            (r#"{"steps": 0}"#, "steps"),
-            (r#"{"timesteps": [1, 2]}"#, "timesteps"),
-            (r#"{"timesteps": []}"#, "timesteps"),
-            (r#"{"strength": 1.5}"#, "strength"),
-            (r#"{"strength": 0.5, "denoise_steps": 4}"#, "not both"),
-            (r#"{"denoise_steps": 0}"#, "denoise_steps"),
-            (r#"{"guidance": -1}"#, "guidance"),
-            (r#"{"eta": 2}"#, "eta"),
-        ] {
-            let error = serde_json::from_str::<ModelDefaults>(text).unwrap_err().to_string();
-            assert!(error.contains(key), "{text}: {error}");
-        }
-        assert_eq!(serde_json::from_str::<ModelDefaults>("{}").unwrap(), ModelDefaults::default());
     }
 }

@@ -1,24 +1,27 @@
-//! Diffuse, then denoise by regions (METHOD §2): noise the canvas to the first timestep that runs,
+//! Denoising: diffuse, then denoise by regions (docs/method.md §2): noise the canvas to the first timestep that runs,
 //! and for each timestep predict every region's noise, fuse, apply the structure prior, step.
 
 use std::{cell::Cell, panic::resume_unwind, thread::ScopedJoinHandle};
 
 use candle_core::{DType, Tensor};
+use tracing::{debug_span, instrument};
 
+use super::{condition::Conditions, context::Context};
 use crate::{
-    backend::ops::CropRect,
-    canvas::{CanvasSize, Fuser, Latent, NoiseField, Region},
+    canvas::{Fuser, Latent, NoiseField, Region},
     model::unet::Prior,
+    pipeline::{
+        error::Error,
+        progress::{Progress, Stage},
+        retry::retry_smaller,
+        runner::Call,
+        work::{
+            files::Files,
+            folder::WorkFolder,
+            journal::{Journal, Record},
+        },
+    },
     priors::{attention::AttentionPrior, structure::StructurePrior},
-};
-
-use super::{
-    Engine, Error, Plan, Progress, Settings, Stage,
-    condition::Conditions,
-    engine::UNetCall,
-    journal::Record,
-    retry::retry_smaller,
-    work::{Files, SafeJournal, WorkFolder},
 };
 
 /// Draws of the noise field: the canvas, the low-resolution latent of the attention prior, and from
@@ -31,72 +34,103 @@ const DRAW_STEPS: u32 = 2;
 /// Values of the canvas that a step works on at a time, in whole rows of Haar blocks.
 const STEP_BAND: usize = 1 << 20;
 
-/// What the sampling loop works with.
-pub(super) struct Denoise<'a> {
-    pub engine: &'a Engine,
-    pub plan: &'a Plan,
-    pub settings: &'a Settings,
-    pub conditions: &'a Conditions,
-    /// Regions per UNet call: the plan's, or what the device turned out to have memory for.
-    pub batch: Cell<usize>,
+/// The sampling loop.
+struct Denoise<'a> {
+    context: &'a Context<'a>,
+    conditions: &'a Conditions,
+    noise: NoiseField,
+    /// Regions per denoiser call: the plan's, or what the device turned out to have memory for.
+    batch: Cell<usize>,
     /// Calls whose results were no numbers in the working precision, and were computed again in f32.
-    pub redone: Cell<usize>,
+    redone: Cell<usize>,
 }
 
-/// A batch of regions on the device, ready for the UNet.
+/// What all regions are predicted from in one step.
+#[derive(Clone, Copy)]
+struct Step<'a> {
+    z: &'a Latent,
+    zl: &'a Latent,
+    timestep: f64,
+    /// None without the attention prior, two with guidance.
+    priors: &'a [AttentionPrior],
+}
+
+/// A batch of regions on the device, ready for the denoiser.
 struct Gathered {
     z: Tensor,
-    zl: Tensor,
+    zl: Option<Tensor>,
+}
+
+/// Runs what is left of the schedule; the denoised canvas is then the last step's z in the work
+/// folder.
+///
+/// # Errors
+/// Those of the denoiser and the work folder; values that are no numbers; or an interruption.
+#[instrument(name = "denoise", skip_all)]
+pub fn run(
+    context: &Context<'_>,
+    conditions: &Conditions,
+    work: &mut WorkFolder,
+    progress: &mut dyn Progress,
+) -> Result<(), Error> {
+    let Context { runner, spec, .. } = *context;
+    let denoise = Denoise {
+        context,
+        conditions,
+        noise: NoiseField::new(spec.settings.seed),
+        batch: Cell::new(spec.plan.memory.batch),
+        redone: Cell::new(0),
+    };
+    denoise.run(work, progress)?;
+    if let count @ 1.. = denoise.redone.get() {
+        let dtype = runner.dtype().as_str();
+        progress.note(&format!("{count} regions overflowed in {dtype} and were redone in f32"));
+    }
+    Ok(())
 }
 
 impl Denoise<'_> {
-    /// Runs what is left of the schedule; the denoised canvas is then the last step's z in the work
-    /// folder.
-    pub fn run(&self, work: &mut WorkFolder, progress: &mut dyn Progress) -> Result<(), Error> {
-        let Self { plan, settings, .. } = *self;
-        let steps = &plan.sampling.steps;
-        let noise = NoiseField::new(settings.seed);
+    fn run(&self, work: &mut WorkFolder, progress: &mut dyn Progress) -> Result<(), Error> {
+        let Context { spec, .. } = *self.context;
+        let (plan, steps) = (&spec.plan, &spec.plan.sampling.steps);
+        let grid = &plan.geometry.grid;
         let Files { zl, z, predictions, low_resolution, .. } = &mut work.files;
         let journal = &mut work.journal;
         let done = journal.done();
         if done.steps == 0 {
-            self.diffuse(zl, &mut z[0], steps[0].t, &noise, DRAW_CANVAS)?;
+            self.diffuse(zl, &mut z[0], steps[0].t, DRAW_CANVAS)?;
         }
-        progress.begin(Stage::Denoise, plan.grid.len() * steps.len());
-        progress.advance(plan.grid.len() * done.steps + done.regions);
-        let fuser = Fuser::new(settings.fusion, &plan.grid, zl.channels());
+        progress.begin(Stage::Denoise, grid.len() * steps.len());
+        progress.advance(grid.len() * done.steps + done.regions);
+        let fuser = Fuser::new(spec.settings.fusion, grid, zl.channels());
         for (index, step) in steps.iter().enumerate().skip(done.steps) {
+            let _span = debug_span!("step", index, t = step.t).entered();
             let [even, odd] = &mut *z;
             let (before, after) = if index % 2 == 0 { (even, odd) } else { (odd, even) };
-            let attention = self.attention_prior(low_resolution.as_ref(), step.t, &noise)?;
-            self.predict_regions(before, zl, step.t, &attention, predictions, journal, progress)?;
-            self.take_step(index, &fuser, before, zl, predictions, after, &noise)?;
+            let priors = self.attention_prior(low_resolution.as_ref(), step.t)?;
+            let step = Step { z: before, zl, timestep: step.t, priors: &priors };
+            self.predict_regions(step, predictions, journal, progress)?;
+            self.take_step(index, &fuser, step, predictions, after)?;
             after.flush_rows(0..after.height()).map_err(|error| journal.failed(error))?;
             journal.append(Record::Stepped { steps: index + 1 })?;
-        }
-        if let count @ 1.. = self.redone.get() {
-            let dtype = self.engine.dtype.as_str();
-            progress.note(&format!("{count} regions overflowed in {dtype} and were redone in f32"));
         }
         Ok(())
     }
 
     /// Predicts the noise of every region that has no prediction yet, batch by batch.
-    #[expect(clippy::too_many_arguments, reason = "one loop over everything that a job has")]
     fn predict_regions(
         &self,
-        z: &Latent,
-        zl: &Latent,
-        timestep: f64,
-        priors: &[AttentionPrior],
+        step: Step<'_>,
         predictions: &mut Latent,
-        journal: &mut SafeJournal,
+        journal: &mut Journal,
         progress: &mut dyn Progress,
     ) -> Result<(), Error> {
-        let Self { engine, plan, .. } = *self;
-        let side = plan.grid.region_side();
-        let size = side * side * zl.channels();
-        let regions: Vec<Region> = plan.grid.regions().skip(journal.done().regions).collect();
+        let context = self.context;
+        let grid = &context.spec.plan.geometry.grid;
+        let dtype = context.runner.dtype();
+        let side = grid.region_side();
+        let size = side * side * step.zl.channels();
+        let regions: Vec<Region> = grid.regions().skip(journal.done().regions).collect();
         std::thread::scope(|scope| {
             let mut rest = &regions[..];
             let mut ahead: Option<(&[Region], ScopedJoinHandle<'_, _>)> = None;
@@ -111,21 +145,19 @@ impl Denoise<'_> {
                             thread.join().unwrap_or_else(|panic| resume_unwind(panic))
                         }
                         // The first batch, or a smaller one since the device ran out of memory.
-                        _ => gather(engine, z, zl, batch, engine.dtype),
+                        _ => gather(context, step, batch, dtype),
                     };
                     // The next batch is gathered and copied to the device while this one is computed.
                     let next = &following[..count.min(following.len())];
                     if !next.is_empty() {
-                        ahead = Some((
-                            next,
-                            scope.spawn(move || gather(engine, z, zl, next, engine.dtype)),
-                        ));
+                        let gather = move || gather(context, step, next, dtype);
+                        ahead = Some((next, scope.spawn(gather)));
                     }
-                    let mut eps = self.predict_batch(input?, timestep, priors, batch)?;
+                    let mut eps = self.predict_batch(input?, step, batch)?;
                     for (region, eps) in batch.iter().zip(eps.chunks_exact_mut(size)) {
                         if !is_finite(eps) {
                             let region = std::slice::from_ref(region);
-                            eps.copy_from_slice(&self.redo(z, zl, timestep, priors, region)?);
+                            eps.copy_from_slice(&self.redo(step, region)?);
                         }
                     }
                     Ok((batch, eps))
@@ -146,16 +178,17 @@ impl Denoise<'_> {
     fn predict_batch(
         &self,
         Gathered { z, zl }: Gathered,
-        timestep: f64,
-        priors: &[AttentionPrior],
+        step: Step<'_>,
         batch: &[Region],
     ) -> Result<Vec<f32>, Error> {
-        let layers = self.prior_layers(batch, priors, z.dtype())?;
-        self.engine.predict(
-            &UNetCall { z, zl, timestep, guidance: self.plan.sampling.guidance },
+        let Context { runner, spec, .. } = *self.context;
+        let layers = self.prior_layers(batch, step.priors, z.dtype())?;
+        let guidance = spec.plan.sampling.guidance;
+        runner.predict(
+            &Call { z, zl, timestep: step.timestep, guidance },
             &self.conditions.of_regions(batch)?,
             match &layers {
-                Some(layers) => Prior::Blend { layers, weight: self.settings.rap },
+                Some(layers) => Prior::Blend { layers, weight: spec.settings.rap },
                 None => Prior::None,
             },
         )
@@ -163,42 +196,33 @@ impl Denoise<'_> {
 
     /// The prediction of a region that was no number in the working precision, in f32. A region alone, so
     /// that it does not depend on the batch.
-    fn redo(
-        &self,
-        z: &Latent,
-        zl: &Latent,
-        timestep: f64,
-        priors: &[AttentionPrior],
-        region: &[Region],
-    ) -> Result<Vec<f32>, Error> {
-        let engine = self.engine;
-        let refuse = || Err(engine.non_finite(Stage::Denoise));
-        if engine.dtype == DType::F32 {
+    fn redo(&self, step: Step<'_>, region: &[Region]) -> Result<Vec<f32>, Error> {
+        let runner = self.context.runner;
+        let refuse = || Err(runner.non_finite(Stage::Denoise));
+        if runner.dtype() == DType::F32 {
             return refuse();
         }
         self.redone.set(self.redone.get() + 1);
-        let gathered = gather(engine, z, zl, region, DType::F32)?;
-        let eps = self.predict_batch(gathered, timestep, priors, region)?;
+        let gathered = gather(self.context, step, region, DType::F32)?;
+        let eps = self.predict_batch(gathered, step, region)?;
         if is_finite(&eps) { Ok(eps) } else { refuse() }
     }
 
     /// Fuses the predictions, applies the structure prior and takes the sampler's step, all band by
     /// band: from `before` into `after`.
-    #[expect(clippy::too_many_arguments, reason = "one pass over everything that a step has")]
     fn take_step(
         &self,
         index: usize,
         fuser: &Fuser,
-        before: &Latent,
-        zl: &Latent,
+        Step { z: before, zl, .. }: Step<'_>,
         predictions: &Latent,
         after: &mut Latent,
-        noise: &NoiseField,
     ) -> Result<(), Error> {
-        let Self { engine, plan, settings, .. } = *self;
-        let (schedule, steps) = (&engine.schedule, &plan.sampling.steps);
-        let (step, update) = (&steps[index], &plan.sampling.updates[index]);
-        let structure = StructurePrior::new(settings.gsp)?;
+        let spec = self.context.spec;
+        let (schedule, sampling) = (&spec.schedule, &spec.plan.sampling);
+        let (steps, step, update) =
+            (&sampling.steps, &sampling.steps[index], &sampling.updates[index]);
+        let structure = StructurePrior::new(spec.settings.gsp)?;
         let (abar, lambda) = (schedule.abar(step.t)?, structure.lambda(index, steps.len()));
         let (height, width, channels) = (zl.height(), zl.width(), zl.channels());
         let block = structure.block();
@@ -217,7 +241,7 @@ impl Denoise<'_> {
             structure.apply(z, eps, zl.rows(rows.clone()), abar, lambda, width, channels)?;
             let fresh = if update.needs_noise() {
                 let fresh = &mut fresh[..eps.len()];
-                noise.fill(draw, rows, 0..width, channels, fresh)?;
+                self.noise.fill(draw, rows, 0..width, channels, fresh)?;
                 Some(&*fresh)
             } else {
                 None
@@ -238,13 +262,11 @@ impl Denoise<'_> {
         if priors.is_empty() {
             return Ok(None);
         }
-        let Self { engine, plan, .. } = *self;
-        let side = plan.grid.region_side();
-        let factor = engine.shape().factor;
-        let sizes = engine.unet_config().cross_attention_sizes(side, side);
-        let rects: Vec<_> = batch.iter().map(|region| rect(region, &plan.canvas, factor)).collect();
+        let plan = &self.context.spec.plan;
+        let sizes = &plan.prior_sizes;
+        let rects: Vec<_> = batch.iter().map(|region| plan.geometry.share_of(region)).collect();
         let halves = (priors.iter())
-            .map(|prior| prior.for_regions(&rects, &sizes))
+            .map(|prior| prior.for_regions(&rects, sizes))
             .collect::<Result<Vec<_>, _>>()?;
         let layers = (0..sizes.len()).map(|layer| {
             Tensor::cat(&halves.iter().map(|half| &half[layer]).collect::<Vec<_>>(), 0)?
@@ -253,7 +275,7 @@ impl Denoise<'_> {
         Ok(Some(layers.collect::<candle_core::Result<_>>()?))
     }
 
-    /// The low-resolution pass of one timestep (METHOD §4): what every cross-attention says about
+    /// The low-resolution pass of one timestep (docs/method.md §4): what every cross-attention says about
     /// the whole picture under the global prompt.
     ///
     /// With guidance the pass is a pair like every call, and there are two priors: under the negative
@@ -264,26 +286,28 @@ impl Denoise<'_> {
         &self,
         low_resolution: Option<&Latent>,
         timestep: f64,
-        noise: &NoiseField,
     ) -> Result<Vec<AttentionPrior>, Error> {
         let Some(low_resolution) = low_resolution else { return Ok(Vec::new()) };
-        let guidance = self.plan.sampling.guidance;
+        let Context { runner, spec, .. } = *self.context;
+        let guidance = spec.plan.sampling.guidance;
         let shape = (1, low_resolution.height(), low_resolution.width(), low_resolution.channels());
         let mut z = Latent::in_memory(shape.1, shape.2, shape.3)?;
-        self.diffuse(low_resolution, &mut z, timestep, noise, DRAW_LOW_RESOLUTION)?;
+        self.diffuse(low_resolution, &mut z, timestep, DRAW_LOW_RESOLUTION)?;
         let record = |dtype: DType| -> Result<Vec<Tensor>, Error> {
             let mut layers = Vec::new();
             let input =
-                |latent: &Latent| self.engine.input(latent.as_slice().to_vec(), shape, dtype);
-            self.engine.predict(
-                &UNetCall { z: input(&z)?, zl: input(low_resolution)?, timestep, guidance },
+                |latent: &Latent| input(self.context, latent.as_slice().to_vec(), shape, dtype);
+            let sees = spec.plan.geometry.shape.sees_low_resolution;
+            let zl = sees.then(|| input(low_resolution)).transpose()?;
+            runner.predict(
+                &Call { z: input(&z)?, zl, timestep, guidance },
                 &self.conditions.global()?,
                 Prior::Record(&mut layers),
             )?;
             Ok(layers)
         };
-        let mut layers = record(self.engine.dtype)?;
-        if self.engine.dtype != DType::F32 && !are_finite(&layers)? {
+        let mut layers = record(runner.dtype())?;
+        if runner.dtype() != DType::F32 && !are_finite(&layers)? {
             layers = record(DType::F32)?;
         }
         let half = |index: usize| -> candle_core::Result<AttentionPrior> {
@@ -294,18 +318,11 @@ impl Denoise<'_> {
         Ok((0..halves).map(half).collect::<Result<_, _>>()?)
     }
 
-    /// `z = √ā_t·zL + √(1−ā_t)·n` over the whole of `zl` (METHOD §2, step 2), into `z`.
-    fn diffuse(
-        &self,
-        zl: &Latent,
-        z: &mut Latent,
-        timestep: f64,
-        noise: &NoiseField,
-        draw: u32,
-    ) -> Result<(), Error> {
+    /// `z = √ā_t·zL + √(1−ā_t)·n` over the whole of `zl` (docs/method.md §2, step 2), into `z`.
+    fn diffuse(&self, zl: &Latent, z: &mut Latent, timestep: f64, draw: u32) -> Result<(), Error> {
         let (height, width, channels) = (zl.height(), zl.width(), zl.channels());
-        noise.fill(draw, 0..height, 0..width, channels, z.as_mut_slice())?;
-        Ok(self.engine.schedule.add_noise(timestep, zl.as_slice(), z.as_mut_slice())?)
+        self.noise.fill(draw, 0..height, 0..width, channels, z.as_mut_slice())?;
+        Ok(self.context.spec.schedule.add_noise(timestep, zl.as_slice(), z.as_mut_slice())?)
     }
 }
 
@@ -325,9 +342,8 @@ fn are_finite(tensors: &[Tensor]) -> candle_core::Result<bool> {
 
 /// Copies a batch of regions to the device.
 fn gather(
-    engine: &Engine,
-    z: &Latent,
-    zl: &Latent,
+    context: &Context<'_>,
+    step: Step<'_>,
     batch: &[Region],
     dtype: DType,
 ) -> Result<Gathered, Error> {
@@ -338,22 +354,20 @@ fn gather(
         for (region, values) in batch.iter().zip(values.chunks_exact_mut(size)) {
             latent.gather(region, values)?;
         }
-        engine.input(values, (batch.len(), height, width, latent.channels()), dtype)
+        input(context, values, (batch.len(), height, width, latent.channels()), dtype)
     };
-    Ok(Gathered { z: of(z)?, zl: of(zl)? })
+    let sees = context.spec.plan.geometry.shape.sees_low_resolution;
+    Ok(Gathered { z: of(step.z)?, zl: sees.then(|| of(step.zl)).transpose()? })
 }
 
-/// A region's place relative to the picture, which the low-resolution pass sees without the canvas's
-/// padding: a region that reaches into the padding ends past 1.
-fn rect(region: &Region, canvas: &CanvasSize, factor: usize) -> CropRect {
-    let (height, width) = (canvas.height as f64, canvas.width as f64);
-    let pixels = |latent: usize| (latent * factor) as f64;
-    CropRect {
-        top: pixels(region.y) / height,
-        left: pixels(region.x) / width,
-        height: pixels(region.height) / height,
-        width: pixels(region.width) / width,
-    }
+/// Values from the host as a tensor that a call takes.
+fn input(
+    context: &Context<'_>,
+    values: Vec<f32>,
+    shape: (usize, usize, usize, usize),
+    dtype: DType,
+) -> Result<Tensor, Error> {
+    Ok(Tensor::from_vec(values, shape, context.runner.device())?.to_dtype(dtype)?)
 }
 
 #[cfg(test)]
@@ -365,11 +379,11 @@ mod tests {
     use super::*;
     use crate::{
         image::{self, Format, Input, Output},
-        pipeline::{Resume, Work, upscale},
+        pipeline::{Engine, Resume, Settings, Work, upscale},
         weights::{ModelFiles, ModelSource},
     };
 
-    const UNET: &str = "unet/diffusion_pytorch_model.safetensors";
+    const DENOISER: &str = "unet/diffusion_pytorch_model.safetensors";
 
     /// Keeps the notes.
     #[derive(Default)]
@@ -396,21 +410,22 @@ mod tests {
         }
     }
 
-    /// The small model of the tests, the weights of `layers` of its UNet multiplied by `factor`.
+    /// The small model of the tests, the weights of `layers` of its denoiser multiplied by `factor`.
     fn model(folder: &Path, layers: &str, factor: f64) -> ModelFiles {
         let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/img2img/model");
         copy_folder(&fixture, folder);
-        let tensors: HashMap<String, Tensor> = safetensors::load(folder.join(UNET), &Device::Cpu)
-            .unwrap()
-            .into_iter()
-            .map(|(name, tensor)| {
-                // The files are in 16 bits, and could not hold it.
-                let changed = name.starts_with(layers);
-                let tensor = tensor.to_dtype(DType::F32).unwrap();
-                (name, if changed { (tensor * factor).unwrap() } else { tensor })
-            })
-            .collect();
-        safetensors::save(&tensors, folder.join(UNET)).unwrap();
+        let tensors: HashMap<String, Tensor> =
+            safetensors::load(folder.join(DENOISER), &Device::Cpu)
+                .unwrap()
+                .into_iter()
+                .map(|(name, tensor)| {
+                    // The files are in 16 bits, and could not hold it.
+                    let changed = name.starts_with(layers);
+                    let tensor = tensor.to_dtype(DType::F32).unwrap();
+                    (name, if changed { (tensor * factor).unwrap() } else { tensor })
+                })
+                .collect();
+        safetensors::save(&tensors, folder.join(DENOISER)).unwrap();
         ModelFiles::open(ModelSource::Path(folder.to_owned())).unwrap()
     }
 
