@@ -13,15 +13,21 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Result, Shape, Tensor, quantized::GgmlDType};
 use cupscale::backend::ops::{Weight, pack_rows};
-use cupscale::backend::{Allocator, ParamSource, Params, Working};
+use cupscale::backend::{ParamSource, Params, Working};
 use cupscale::model::llava::{
     GenerateOptions, Llava, LlavaConfig, LlavaParts, LlavaTokenizer, Picture, Prompt, Row, Step,
 };
 use serde_json::{Value, json};
 
 /// As the program has it.
+#[cfg(target_os = "linux")]
+#[path = "../src/allocator.rs"]
+#[allow(dead_code, reason = "its tests are built here and run with the program's")]
+mod allocator;
+
+#[cfg(target_os = "linux")]
 #[global_allocator]
-static ALLOCATOR: Allocator = Allocator;
+static ALLOCATOR: allocator::Allocator = allocator::Allocator;
 
 /// The small tokenizer of the tests; what the model says is gibberish anyway.
 const TOKENIZER: &[u8] = include_bytes!("../tests/fixtures/llava/llava15_llama/tokenizer.json");
@@ -182,6 +188,8 @@ fn run(
 }
 
 fn main() -> Result<()> {
+    #[cfg(target_os = "linux")]
+    allocator::install();
     let arguments: Vec<String> = std::env::args().collect();
     let setup = if arguments.iter().any(|argument| argument == "--gpu") {
         Setup::full(Device::new_cuda(0).or_else(|_| Device::new_metal(0))?)

@@ -22,16 +22,15 @@ pub enum DeviceSpec {
 
 /// Why a device cannot be had.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum DeviceError {
     #[error("unknown device `{0}` (auto, cpu, cuda, cuda:N, metal)")]
     Unknown(String),
-    #[error("device {0}: this build has no support for it (build with `--features {1}`)")]
+    #[error("device {0}: this build has no support for it (the feature `{1}`)")]
     NotBuilt(DeviceSpec, &'static str),
     #[error("device {0}: {1}")]
     Unavailable(DeviceSpec, String),
-    #[error(
-        "this processor has no instructions to multiply in {0}; `--dtype auto` takes what there is"
-    )]
+    #[error("this processor has no instructions to multiply in {0}")]
     Products(Products),
 }
 

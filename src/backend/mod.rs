@@ -1,8 +1,6 @@
 //! Where the work runs: the choice of device, the operations that every model is made of, and how a
 //! model gets its weights.
 
-#[cfg(target_os = "linux")]
-mod allocator;
 mod blocks;
 mod bytes;
 mod device;
@@ -10,13 +8,8 @@ mod memory;
 pub mod ops;
 mod params;
 
-#[cfg(target_os = "linux")]
-pub use allocator::Allocator;
 pub use blocks::{holds_weights, is_quantized, stored_bytes, unpack_rows};
 pub use bytes::Bytes;
 pub use device::{DeviceError, DeviceSpec, device_name, working_dtype};
-pub use memory::{give_back_freed, usable_memory};
+pub use memory::{give_back_freed, set_release_hook, usable_memory};
 pub use params::{ParamSource, Params, Working};
-/// A program's global allocator: the system's, which maps large blocks for themselves.
-#[cfg(not(target_os = "linux"))]
-pub use std::alloc::System as Allocator;

@@ -3,41 +3,37 @@
 use std::{ffi::OsStr, path::Path};
 
 use cupscale::{
-    backend::DeviceSpec,
-    pipeline::{Engine, Error, ModelDefaults, Settings},
+    backend::{DeviceSpec, ops::Products},
+    candle::Device,
+    pipeline::{Engine, Error, ModelDefaults},
     weights::{
         ModelFiles, ModelSource,
         registry::{self, Kind, ModelError, ResolvedModel, RunDefaults},
     },
 };
 
-use super::{CliError, args::JobArgs, captioner, values::Lora};
+use super::{args::ModelArgs, error::CliError, values::Lora};
 
-/// Loads the chosen model onto the chosen device, with the settings of its jobs, and tells `note` what is odd about
-/// it.
-pub fn load(args: &JobArgs, note: impl FnMut(&str)) -> Result<(Engine, Settings), CliError> {
-    let device = args.machine.device.open().map_err(Error::from)?;
-    let (mut files, manifest) = files(
-        args.model.model.as_deref(),
-        args.model.unet.as_deref(),
-        args.model.vae.as_deref(),
-        &args.model.lora,
-    )?;
-    if let Some(quant) = args.model.quantize {
+/// Loads a model onto a device, and tells `note` what is odd about it.
+pub fn load(
+    args: &ModelArgs,
+    precision: Products,
+    device: &Device,
+    note: impl FnMut(&str),
+) -> Result<Engine, CliError> {
+    let (mut files, manifest) =
+        files(args.model.as_deref(), args.unet.as_deref(), args.vae.as_deref(), &args.lora)?;
+    if let Some(quant) = args.quantize {
         files = files.quantized(quant);
     }
-    files = files.with_products(args.machine.dtype);
+    files = files.with_products(precision);
     files.notes().iter().map(String::as_str).for_each(note);
-    let mut engine = Engine::load(&files, &device)?;
-    if let Some((name, run)) = manifest {
-        let defaults =
-            serde_json::to_value(run).and_then(serde_json::from_value::<ModelDefaults>).map_err(
-                |error| ModelError::Manifest { file: name.clone(), reason: error.to_string() },
-            )?;
-        engine = engine.with_manifest(name, defaults)?;
-    }
-    let settings = args.settings(captioner::open(&args.content, &device)?);
-    Ok((engine, settings))
+    let engine = Engine::load(&files, device)?;
+    let Some((name, run)) = manifest else { return Ok(engine) };
+    let defaults = serde_json::to_value(run)
+        .and_then(serde_json::from_value::<ModelDefaults>)
+        .map_err(|error| ModelError::Manifest { file: name.clone(), reason: error.to_string() })?;
+    Ok(engine.with_manifest(name, defaults)?)
 }
 
 /// Checks that a model can be run, as far as its configurations and the headers of its weights tell.
@@ -61,7 +57,7 @@ pub fn files(
     let own_vae = vae.map(|name| resolve(name, Kind::Vae)).transpose()?.map(|vae| vae.weights);
     let (source, manifest) = match &resolved {
         Some(model) => (ModelSource::Path(model.weights.clone()), Some(model)),
-        None => (ModelSource::Embedded, None),
+        None => (own_model()?, None),
     };
     let mut files = ModelFiles::open(source).map_err(job)?;
     if let Some(path) = unet.or_else(|| manifest?.denoiser.as_deref()) {
@@ -79,6 +75,19 @@ pub fn files(
     }
     let named = resolved.filter(|model| model.kind.is_some());
     Ok((files, named.map(|model| (model.name, model.run))))
+}
+
+/// The model of a job that names none.
+#[cfg(feature = "embedded-model")]
+fn own_model() -> Result<ModelSource, CliError> {
+    Ok(ModelSource::Embedded)
+}
+
+/// The model of a job that names none.
+#[cfg(not(feature = "embedded-model"))]
+fn own_model() -> Result<ModelSource, CliError> {
+    let reason = "this build has no model of its own: name one with --model";
+    Err(CliError::Usage(reason.to_owned()))
 }
 
 /// What a path or a name stands for; a named model must be of the kind that is wanted.

@@ -169,12 +169,7 @@ impl Model {
             shape,
             fingerprint: files.fingerprint(),
             loras: files.loras().map(|(name, scale)| (name.to_owned(), scale)).collect(),
-            name: match source {
-                ModelSource::Embedded => "mini".to_owned(),
-                ModelSource::Path(path) => {
-                    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
-                }
-            },
+            name: source.short_name(),
         })
     }
 

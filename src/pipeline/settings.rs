@@ -55,7 +55,18 @@ pub enum ColourFix {
 
 /// A job's settings. What is `None` is the model's to say ([`ModelDefaults`](super::ModelDefaults)), and where it
 /// says nothing, that of [`Defaults`].
+///
+/// Later versions may have more: begin with `Settings::default()` and set what you choose.
+///
+/// ```
+/// use cupscale::{canvas::SizeSpec, pipeline::Settings};
+///
+/// let mut settings = Settings::default();
+/// settings.size = SizeSpec::Scale(2.0);
+/// settings.prompt = "an old harbour at dusk".to_owned();
+/// ```
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Settings {
     pub size: SizeSpec,
     /// The global prompt; may be empty.

@@ -8,9 +8,7 @@ pub enum SamplerError {
     #[error("not a scheduler config that can be used: {0}")]
     Config(#[from] serde_json::Error),
     /// The scheduler class has no counterpart here.
-    #[error(
-        "the model's scheduler class {class:?} is not supported; choose one with --sampler ({known})"
-    )]
+    #[error("the model\'s scheduler class {class:?} is not supported; choose a sampler ({known})")]
     UnsupportedScheduler {
         /// `_class_name` of the config.
         class: String,
@@ -54,7 +52,7 @@ pub enum SamplerError {
         max: usize,
     },
     /// More steps to run than there are.
-    #[error("--denoise-steps {run} is not possible: the schedule has {steps} steps (see --steps)")]
+    #[error("{run} steps cannot run: the schedule has {steps} steps")]
     RunCount {
         /// The number to run.
         run: usize,

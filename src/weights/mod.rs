@@ -9,6 +9,7 @@
 
 mod clip_vocabulary;
 mod diffusers;
+#[cfg(feature = "embedded-model")]
 mod embedded;
 mod error;
 mod families;

@@ -61,8 +61,8 @@ impl Sampling {
         let spacing_counts = kind.has_spacing() && matches!(timesteps, Timesteps::Count(_));
         if settings.spacing.is_some() && !spacing_counts {
             notes.push(match timesteps {
-                Timesteps::List(_) => "--spacing has no effect on a list of timesteps".to_owned(),
-                Timesteps::Count(_) => format!("--spacing has no effect on {kind}"),
+                Timesteps::List(_) => "the spacing has no effect on a list of timesteps".to_owned(),
+                Timesteps::Count(_) => format!("the spacing has no effect on {kind}"),
             });
         }
         let schedule = schedule.clone().with_spacing(spacing);
@@ -74,7 +74,7 @@ impl Sampling {
         let guidance = settings.guidance.or(model.guidance).unwrap_or(Defaults::GUIDANCE);
         let guidance = (guidance > 1.0).then_some(guidance);
         if guidance.is_none() && !settings.negative_prompt.is_empty() {
-            notes.push("the negative prompt has no effect without --guidance above 1".to_owned());
+            notes.push("the negative prompt has no effect without guidance above 1".to_owned());
         }
         Ok(Self {
             sampler: kind,
@@ -217,7 +217,10 @@ mod tests {
             ..Settings::default()
         };
         let notes = resolve(DDIM, "{}", &idle).unwrap().notes;
-        assert!(notes[0].contains("--spacing") && notes[1].contains("--guidance"), "{notes:?}");
+        assert!(
+            notes[0].contains("the spacing") && notes[1].contains("without guidance"),
+            "{notes:?}"
+        );
     }
 
     #[test]

@@ -4,8 +4,8 @@
 //! system clears all its pages, which takes a tenth of the time of a VAE; or it puts them among the small
 //! blocks of all threads, which stay behind in tcaches and split what the next large one would have fitted
 //! into: then the same job takes a seventh more memory in one run than in another. Here large blocks lie
-//! by themselves, at the lowest address where they fit, and keep their pages until
-//! [`give_back_freed`](super::give_back_freed).
+//! by themselves, at the lowest address where they fit, and keep their pages until [`give_back_pages`], which
+//! the library calls between stages once [`install`] has told it to.
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -14,12 +14,6 @@ use std::{
 };
 
 /// A program's global allocator: large blocks from one heap, all others from the system's allocator.
-///
-/// ```
-/// #[global_allocator]
-/// static ALLOCATOR: cupscale::backend::Allocator = cupscale::backend::Allocator;
-/// # fn main() {}
-/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Allocator;
 
@@ -50,8 +44,13 @@ fn heap() -> MutexGuard<'static, Heap> {
     HEAP.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Has the library give this heap's free pages back wherever it gives freed memory back.
+pub fn install() {
+    cupscale::backend::set_release_hook(give_back_pages);
+}
+
 /// Gives the system back the pages of what is free in the heap of large blocks.
-pub(super) fn give_back_pages() {
+fn give_back_pages() {
     heap().give_back();
 }
 
