@@ -148,6 +148,7 @@ impl Document {
             return Err(CaptionError::Version {
                 source_name: source_name.into(),
                 found: head.version,
+                known: VERSION,
             });
         }
         let mut document: Self = serde_json::from_str(text).map_err(json)?;

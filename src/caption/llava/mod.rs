@@ -15,7 +15,8 @@ use std::sync::Arc;
 use candle_core::{DType, Device};
 use serde_json::Value;
 
-use super::cache::{Cached, CaptionCache, Subject};
+use super::cache::{Cached, CaptionCache};
+use super::key::Subject;
 use super::vision::{News, Question, VisionModel, VisionSession};
 use super::wording::{Fits, Stop, instruction};
 use super::{
