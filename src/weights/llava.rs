@@ -177,13 +177,13 @@ impl LlavaFiles {
     /// Same model with its decoder's weights rounded to this type as they are read.
     #[must_use]
     pub fn quantized(self, quant: QuantType) -> Self {
-        Self { options: ReadOptions { quantized: Some(quant), ..self.options }, ..self }
+        Self { options: self.options.quantized(quant), ..self }
     }
 
     /// As [`ModelFiles::keep_above`](super::ModelFiles::keep_above).
     #[must_use]
     pub fn keep_above(self, weights: usize) -> Self {
-        Self { options: ReadOptions { keep_above: weights, ..self.options }, ..self }
+        Self { options: self.options.keep_above(weights), ..self }
     }
 
     /// Same model with prompts in this format, whatever its files say.

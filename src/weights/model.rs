@@ -142,14 +142,14 @@ impl ModelFiles {
     /// Same model with its weights rounded to this type as they are read: the same, to the bit, as if [`quantize`](Self::quantize) had written it and it had been opened from there.
     #[must_use]
     pub fn quantized(self, quant: QuantType) -> Self {
-        Self { options: ReadOptions { quantized: Some(quant), ..self.options }, ..self }
+        Self { options: self.options.quantized(quant), ..self }
     }
 
     /// Same model, of which the CPU keeps parts with more weights than this as they are stored, instead of those
     /// that are worth it: 0 for all, `usize::MAX` for none.
     #[must_use]
     pub fn keep_above(self, weights: usize) -> Self {
-        Self { options: ReadOptions { keep_above: weights, ..self.options }, ..self }
+        Self { options: self.options.keep_above(weights), ..self }
     }
 
     /// Same model with this matmul precision of the denoiser on the CPU, where it takes nearly all the time of a

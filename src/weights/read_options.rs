@@ -38,6 +38,16 @@ impl ReadOptions {
         Self { paths, quantized: None, keep_above: KEEP_ABOVE, footprint: None }
     }
 
+    /// Same options with weights rounded to this type.
+    pub(super) fn quantized(self, quant: QuantType) -> Self {
+        Self { quantized: Some(quant), ..self }
+    }
+
+    /// Same options with another number of weights above which a part stays as it is stored.
+    pub(super) fn keep_above(self, weights: usize) -> Self {
+        Self { keep_above: weights, ..self }
+    }
+
     /// Digest that changes when any file does, the scale of a LoRA, or the type of rounding. Reads no weights:
     /// files are told apart by place, length and time of change.
     pub(super) fn fingerprint(&self, scales: impl Iterator<Item = f64>) -> String {
