@@ -19,6 +19,7 @@ mod headers;
 pub mod hub;
 mod kept;
 mod lazy;
+mod ldm;
 mod llava;
 mod lora;
 mod model;

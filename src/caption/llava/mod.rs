@@ -255,9 +255,6 @@ impl VisionModel for Asking<'_> {
         let mut by_size: BTreeMap<(usize, usize), Batch> = BTreeMap::new();
         let mut done = 0;
         for &index in wanted {
-            if (self.stop)() {
-                return Err(CaptionError::Interrupted);
-            }
             let pixels = match question.pictures.pixels(index) {
                 Ok(pixels) => pixels,
                 Err(error) => {
