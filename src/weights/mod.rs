@@ -19,7 +19,6 @@ mod headers;
 pub mod hub;
 mod kept;
 mod lazy;
-mod ldm;
 mod llava;
 mod lora;
 mod model;

@@ -7,8 +7,8 @@ use tracing::info_span;
 use super::context::Context;
 use crate::{
     caption::{
-        CaptionContext, CaptionError, CaptionSession, Captioner, GridSpec, Pixels, Rect, RegionPlace,
-        RegionSource, SessionContext,
+        CaptionContext, CaptionError, CaptionSession, Captioner, GridSpec, Pixels, Rect,
+        RegionPlace, RegionSource, SessionContext,
         document::{Author, Document},
         none::PromptOnly,
     },
@@ -150,11 +150,8 @@ pub fn describe(
         before = done;
     });
     let captions = captions.map_err(interrupted)?;
-    let author = Author {
-        name: author.name(),
-        model: author.model(),
-        instruction: session.instruction(),
-    };
+    let author =
+        Author { name: author.name(), model: author.model(), instruction: session.instruction() };
     let document = Document::new(&author, &job, &captions)?;
     drop(session);
     let progress = progress.into_inner();
