@@ -91,7 +91,7 @@ struct AddArgs {
     #[arg(long, value_name = "FILE")]
     mmproj: Option<PathBuf>,
     /// The sampler it is made for
-    #[arg(long, value_name = "ddim|tcd|euler|lcm")]
+    #[arg(long, value_name = values::samplers())]
     sampler: Option<SamplerKind>,
     /// How its timesteps are spread
     #[arg(long, value_name = "leading|trailing|linspace")]

@@ -42,7 +42,7 @@ pub struct RepaintArgs {
           value_parser = clap::value_parser!(u32).range(1..=1000))]
     denoise_steps: Option<u32>,
     /// How a step is taken [default: the model's]
-    #[arg(long, value_name = "ddim|tcd|euler|lcm")]
+    #[arg(long, value_name = values::samplers())]
     sampler: Option<SamplerKind>,
     /// Share of fresh noise in each step of ddim or tcd [default: the model's, or 0 and 0.3]
     #[arg(long, value_name = "0-1", value_parser = values::weight)]
