@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use cupscale::sampler::{
-    self, Ddim, Denoise, Level, Sampler, SamplerError, SamplerKind, Schedule, SchedulerConfig, Step,
-    TimestepSpacing, plan,
+    self, Ddim, Denoise, Level, Sampler, SamplerError, SamplerKind, Schedule, SchedulerConfig,
+    Step, TimestepSpacing, plan,
 };
 use safetensors::SafeTensors;
 use serde::Deserialize;

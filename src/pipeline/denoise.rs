@@ -71,10 +71,10 @@ impl Denoise<'_> {
             self.predict_regions(before, zl, step.t, &attention, predictions, journal, progress)?;
             self.take_step(index, &fuser, files, &noise)?;
             let after = &files.z[(index + 1) % 2];
-            after
-                .flush_rows(0..after.height())
-                .and_then(|()| files.history.as_ref().map_or(Ok(()), |history| history.flush(index)))
-                .map_err(|error| journal.failed(error))?;
+            after.flush_rows(0..after.height()).map_err(|error| journal.failed(error))?;
+            if let Some(history) = &files.history {
+                history.flush(index).map_err(|error| journal.failed(error))?;
+            }
             journal.append(Record::Stepped { steps: index + 1 })?;
         }
         if let count @ 1.. = self.redone.get() {

@@ -132,7 +132,7 @@ impl Plan {
 }
 
 /// Height and width in latent pixels of the whole picture at about the model's native pixel count,
-/// in its own aspect ratio as far as multiples of the UNet's stride allow (METHOD §4).
+/// in its own aspect ratio as far as multiples of the UNet's stride allow (docs/method.md §4).
 fn native_size((width, height): (u32, u32), shape: ModelShape) -> (usize, usize) {
     let ModelShape { region, stride, .. } = shape;
     let aspect = f64::from(width) / f64::from(height);

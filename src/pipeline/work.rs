@@ -69,7 +69,8 @@ impl Layout {
         let (height, width, channels) = self.canvas;
         let (count, side) = self.regions;
         let (low_height, low_width) = self.low_resolution.unwrap_or_default();
-        let pixels = (3 + self.history) * height * width + count * side * side + low_height * low_width;
+        let pixels =
+            (3 + self.history) * height * width + count * side * side + low_height * low_width;
         (pixels * channels * size_of::<f32>()) as u64 + (self.rows.0 * self.rows.1) as u64
     }
 }

@@ -62,12 +62,7 @@ impl Sampler for Ddim {
     /// `z' = signal'·x̂0 + √(spread'²−τ²)·ε + τ·n` (equation 12 of the paper) with
     /// `τ = η·(spread'/spread)·√(spread² − (signal/signal')²·spread'²)`, which for a variance-preserving process is
     /// `η·√((1−ā')/(1−ā))·√(1−ā/ā')` (equation 16).
-    fn update(
-        &self,
-        schedule: &Schedule,
-        _: &[Step],
-        step: &Step,
-    ) -> Result<Update, SamplerError> {
+    fn update(&self, schedule: &Schedule, _: &[Step], step: &Step) -> Result<Update, SamplerError> {
         let level = schedule.level_with_signal(step.t)?;
         let to = match step.t_prev {
             Some(t) => schedule.level(t)?,

@@ -71,12 +71,7 @@ impl Sampler for Euler {
         Ok(steps_through(&timesteps))
     }
 
-    fn update(
-        &self,
-        schedule: &Schedule,
-        _: &[Step],
-        step: &Step,
-    ) -> Result<Update, SamplerError> {
+    fn update(&self, schedule: &Schedule, _: &[Step], step: &Step) -> Result<Update, SamplerError> {
         let to = match (step.t_prev, self.final_sigmas) {
             (Some(t), _) => schedule.level(t)?,
             (None, FinalSigmas::Zero) => Level::CLEAN,

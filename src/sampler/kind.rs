@@ -233,21 +233,13 @@ mod tests {
             ("DDIMScheduler", r#""clip_sample": true"#, "clip_sample"),
             ("DDIMScheduler", r#""steps_offset": 1"#, "clip_sample"),
             ("TCDScheduler", r#""thresholding": true"#, "thresholding"),
-            (
-                "DPMSolverMultistepScheduler",
-                r#""use_karras_sigmas": true"#,
-                "use_karras_sigmas",
-            ),
+            ("DPMSolverMultistepScheduler", r#""use_karras_sigmas": true"#, "use_karras_sigmas"),
             (
                 "DPMSolverMultistepScheduler",
                 r#""algorithm_type": "sde-dpmsolver++""#,
                 "an algorithm_type of its own",
             ),
-            (
-                "DPMSolverMultistepScheduler",
-                r#""solver_type": "heun""#,
-                "a solver_type of its own",
-            ),
+            ("DPMSolverMultistepScheduler", r#""solver_type": "heun""#, "a solver_type of its own"),
             ("DPMSolverMultistepScheduler", r#""solver_order": 3"#, "a solver_order of its own"),
         ] {
             let kind = SamplerKind::from_class_name(class).unwrap().kind;

@@ -55,12 +55,7 @@ impl Sampler for Lcm {
 
     /// `x = c_skip·z + c_out·x̂0` with `c_skip = σ²/(s²+σ²)`, `c_out = s/√(s²+σ²)`, s the scaled timestep (Luo et al.,
     /// section 3.2, as the reference has it), and `z' = signal'·x + spread'·n`; the last step gives x itself.
-    fn update(
-        &self,
-        schedule: &Schedule,
-        _: &[Step],
-        step: &Step,
-    ) -> Result<Update, SamplerError> {
+    fn update(&self, schedule: &Schedule, _: &[Step], step: &Step) -> Result<Update, SamplerError> {
         let level = schedule.level_with_signal(step.t)?;
         let scaled = step.t * self.timestep_scaling;
         let power = scaled * scaled + SIGMA_DATA * SIGMA_DATA;

@@ -50,12 +50,7 @@ impl Sampler for Tcd {
     /// `z' = k·z_u + √(spread'² − k²·spread_u²)·n`, `k = signal'/signal_u`, unless it is the last step or η is 0 (for a
     /// variance-preserving process the root is `√(1−ā'/ā_u)`). The last step leads to timestep 0, whatever the config
     /// says of the final level.
-    fn update(
-        &self,
-        schedule: &Schedule,
-        _: &[Step],
-        step: &Step,
-    ) -> Result<Update, SamplerError> {
+    fn update(&self, schedule: &Schedule, _: &[Step], step: &Step) -> Result<Update, SamplerError> {
         let t_prev = step.t_prev.unwrap_or(0.0);
         // The reference multiplies in f32, and the floor of a product is not forgiving.
         let u = f64::from(((1.0 - self.eta) as f32 * t_prev as f32).floor());
