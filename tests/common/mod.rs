@@ -1,7 +1,13 @@
-//! A temporary folder and a command in it, so that a whole-program test reads like the shell
-//! session it stands for.
+//! What the tests share: a temporary folder and a command in it, so that a whole-program test reads like
+//! the shell session it stands for; fixtures and tensors; models, and a hub that has some.
 
-#![allow(dead_code, reason = "each test program uses its own part of the harness")]
+#![allow(dead_code, reason = "each test program uses its own part")]
+
+pub mod hub_server;
+pub mod models_bench;
+pub mod random_llava;
+pub mod single_file;
+pub mod tensors;
 
 use std::{
     fs,
@@ -77,6 +83,15 @@ impl Shell {
     pub fn bytes(&self, name: &str) -> Vec<u8> {
         fs::read(self.path(name)).unwrap()
     }
+}
+
+/// This test program once more with only one test in it: by the module where it is (`module_path!()`), and
+/// its name.
+pub fn only(module: &str, test: &str) -> Command {
+    let (_program, module) = module.split_once("::").unwrap();
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", &format!("{module}::{test}"), "--nocapture"]);
+    command
 }
 
 pub fn test_picture(width: u32, height: u32) -> image::RgbImage {

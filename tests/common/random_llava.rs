@@ -1,8 +1,6 @@
 //! LLaVA models of any size with weights by chance: what they say is gibberish, what they take of memory
 //! and time is not.
 
-#![allow(dead_code, reason = "each test program uses its own part of the harness")]
-
 use std::{collections::HashMap, fs, path::Path};
 
 use candle_core::{DType, Device, Tensor, safetensors};

@@ -2,8 +2,6 @@
 //! tests/make_fixtures/make_single_file_fixtures.py), to be changed and saved again, and what diffusers and
 //! transformers compute with them.
 
-#![allow(dead_code, reason = "each test program uses its own part of the harness")]
-
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io::Read as _;

@@ -1,7 +1,5 @@
 //! Tensors for tests: numbers out of nothing, and how far two tensors are apart.
 
-#![allow(dead_code, reason = "each test program uses its own part")]
-
 use candle_core::{Device, Tensor};
 
 /// Numbers in about [-1.7, 1.7] with a variance of one, different for every seed.
