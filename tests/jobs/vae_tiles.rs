@@ -70,7 +70,7 @@ fn tiles_of_an_autoencoder_with_norms_differ_little_from_the_whole() {
     }
 }
 
-/// What the autoencoder itself makes of a picture, as diffusers does (`vae_parity`): all at once, every norm
+/// What the autoencoder itself makes of a picture, as diffusers does (`tests/parity/vae.rs`): all at once, every norm
 /// with the statistics of its own input.
 fn through_the_whole(picture: &RgbImage) -> Vec<f32> {
     let folder = fixtures().join("vae_trained");

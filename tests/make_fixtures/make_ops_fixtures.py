@@ -1,4 +1,4 @@
-"""Makes tests/fixtures/ops: single operations as torch computes them, for tests/ops_parity.rs.
+"""Makes tests/fixtures/ops: single operations as torch computes them, for tests/parity/ops.rs.
 
 Everything is computed in f64 and stored in f32, channels-last on our side.
 

@@ -1,4 +1,4 @@
-"""Makes tests/fixtures/unet: what diffusers' UNet2DConditionModel computes, for tests/unet_parity.rs.
+"""Makes tests/fixtures/unet: what diffusers' UNet2DConditionModel computes, for tests/parity/unet.rs.
 
 Weights and inputs are not stored: both sides draw them from the same counter-based formula
 (`field` below), so a fixture is a config, the shapes of its tensors, and the outputs.

@@ -1,6 +1,6 @@
 //! A whole 4-step img2img of one region against diffusers' modules, on a tiny SDXL-shaped model
 //! with random weights (`tests/make_fixtures/make_img2img_fixture.py`), part by part. The program as a whole,
-//! with regions and priors, is held against PyTorch in `method_parity.rs`.
+//! with regions and priors, is held against PyTorch in `tests/jobs/method.rs`.
 
 use std::{collections::HashMap, path::PathBuf};
 

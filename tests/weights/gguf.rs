@@ -1,5 +1,5 @@
 //! GGUF files of other programs against diffusers and transformers: the tiny models of
-//! `weights_single_file`, packed as stable-diffusion.cpp and ComfyUI-GGUF pack models. That the
+//! `single_file`, packed as stable-diffusion.cpp and ComfyUI-GGUF pack models. That the
 //! container is read as llama.cpp's own package writes it, the unit tests of the reader prove.
 
 use std::fs;
