@@ -1,6 +1,7 @@
 //! Where the work runs: the choice of device, the operations that every model is made of, and how a
 //! model gets its weights.
 
+mod activation;
 #[cfg(target_os = "linux")]
 mod allocator;
 mod blocks;
@@ -9,7 +10,9 @@ mod device;
 mod memory;
 pub mod ops;
 mod params;
+mod trace;
 
+pub use activation::Activation;
 #[cfg(target_os = "linux")]
 pub use allocator::Allocator;
 pub use blocks::{holds_weights, is_quantized, stored_bytes, unpack_rows};
@@ -20,3 +23,4 @@ pub use params::{ParamSource, Params, Working};
 /// A program's global allocator: the system's, which maps large blocks for themselves.
 #[cfg(not(target_os = "linux"))]
 pub use std::alloc::System as Allocator;
+pub use trace::{Claim, Placement, Trace};
