@@ -99,6 +99,17 @@ impl UNetConfig {
         Self::resolve(&Fields(&root))
     }
 
+    /// As [`from_json`](Self::from_json), of what has been parsed.
+    ///
+    /// # Errors
+    /// As [`from_json`](Self::from_json).
+    pub fn from_value(config: &Value) -> Result<Self, UNetError> {
+        match config {
+            Value::Object(root) => Self::resolve(&Fields(root)),
+            other => Err(UNetError::Json(format!("{other}"))),
+        }
+    }
+
     fn resolve(fields: &Fields) -> Result<Self, UNetError> {
         fields.refuse_unsupported()?;
 
@@ -232,7 +243,7 @@ impl UNetConfig {
     }
 
     /// Heights and widths of the cross-attention layers in visiting order, for a picture of
-    /// `height × width` latent pixels: the shapes that [`Prior`](super::Prior) speaks of.
+    /// `height × width` latent pixels: the shapes that [`Prior`](crate::model::denoiser::Prior) speaks of.
     #[must_use]
     pub fn cross_attention_sizes(&self, height: usize, width: usize) -> Vec<(usize, usize)> {
         // The k-th halving rounds up.

@@ -1,15 +1,15 @@
 //! The spatial transformer: self-attention over the picture's tokens, cross-attention to the text,
 //! and a gated feed-forward network (`Transformer2DModel`, `BasicTransformerBlock`).
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Result};
 
 use super::{
     config::{TransformerConfig, UNetConfig},
-    prior::Cursor,
 };
-use crate::backend::Params;
+use crate::backend::{Activation, MatmulPrecision, Params};
+use crate::model::denoiser::prior::Cursor;
 use crate::backend::ops::{
-    Conv2d, GroupNorm, LayerNorm, Linear, Mask, Products, add, attention, geglu,
+    Conv2d, GroupNorm, LayerNorm, Linear, Mask, add, attention, geglu,
 };
 
 /// `Transformer2DModel` fixes these, whatever the UNet's own settings.
@@ -25,7 +25,7 @@ struct Attention {
     to_out: Linear,
     heads: usize,
     upcast: bool,
-    products: Products,
+    precision: MatmulPrecision,
 }
 
 impl Attention {
@@ -43,13 +43,13 @@ impl Attention {
             to_out: Linear::load(channels, channels, &vb.pp("to_out").pp(0))?,
             heads,
             upcast,
-            products: if upcast { Products::F32 } else { vb.products() },
+            precision: if upcast { MatmulPrecision::F32 } else { vb.precision() },
         })
     }
 
     /// `x` `[B, N, channels]`, `context` `[B, M, context_width]`; after the output projection, to
     /// which `residual` is added.
-    fn forward(&self, x: &Tensor, context: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
+    fn forward(&self, x: &Activation, context: &Activation, residual: Option<&Activation>) -> Result<Activation> {
         let mut qkv =
             [self.to_q.forward(x)?, self.to_k.forward(context)?, self.to_v.forward(context)?];
         if self.upcast {
@@ -59,7 +59,7 @@ impl Attention {
         }
         let [q, k, v] = &qkv;
         let mixed =
-            attention(q, k, v, self.heads, Mask::None, self.products)?.to_dtype(x.dtype())?;
+            attention(q, k, v, self.heads, Mask::None, self.precision)?.to_dtype(x.dtype())?;
         match residual {
             Some(residual) => self.to_out.forward_add(&mixed, residual),
             None => self.to_out.forward(&mixed),
@@ -105,11 +105,11 @@ impl Block {
 
     fn forward(
         &self,
-        x: &Tensor,
-        context: &Tensor,
+        x: &Activation,
+        context: &Activation,
         (height, width): (usize, usize),
         cursor: &mut Cursor,
-    ) -> Result<Tensor> {
+    ) -> Result<Activation> {
         let normed = self.norm1.forward(x)?;
         let x = self.attn1.forward(&normed, &normed, Some(x))?;
         let cross = self.attn2.forward(&self.norm2.forward(&x)?, context, None)?;
@@ -136,14 +136,14 @@ impl Projection {
         }
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    fn forward(&self, x: &Activation) -> Result<Activation> {
         match self {
             Self::Dense(linear) => linear.forward(x),
             Self::Conv(conv) => conv.forward(x),
         }
     }
 
-    fn forward_add(&self, x: &Tensor, other: &Tensor) -> Result<Tensor> {
+    fn forward_add(&self, x: &Activation, other: &Activation) -> Result<Activation> {
         match self {
             Self::Dense(linear) => linear.forward_add(x, other),
             Self::Conv(conv) => conv.forward_add(x, other),
@@ -183,10 +183,10 @@ impl SpatialTransformer {
     /// `x` `[B, h, w, C]`, `context` `[B, M, D]` → `[B, h, w, C]`.
     pub(super) fn forward(
         &self,
-        x: &Tensor,
-        context: &Tensor,
+        x: &Activation,
+        context: &Activation,
         cursor: &mut Cursor,
-    ) -> Result<Tensor> {
+    ) -> Result<Activation> {
         let (batch, height, width, channels) = x.dims4()?;
         let mut hidden = self.proj_in.forward(&self.norm.forward(x)?)?.reshape((
             batch,

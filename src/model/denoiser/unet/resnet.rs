@@ -1,10 +1,10 @@
 //! The convolutional parts: residual blocks, and the changes of resolution between levels.
 
-use candle_core::{Result, Tensor};
+use candle_core::Result;
 
 use super::config::UNetConfig;
-use crate::backend::Params;
-use crate::backend::ops::{Conv2d, GroupNorm, Linear, Products, silu};
+use crate::backend::{Activation, MatmulPrecision, Params};
+use crate::backend::ops::{Conv2d, GroupNorm, Linear, silu};
 
 /// `ResnetBlock2D` with the timestep added between its convolutions.
 #[derive(Clone, Debug)]
@@ -25,7 +25,7 @@ impl ResnetBlock {
         vb: &Params,
     ) -> Result<Self> {
         let (groups, eps) = (config.norm_groups, config.norm_eps);
-        let exact = vb.with_products(Products::F32);
+        let exact = vb.with_precision(MatmulPrecision::F32);
         let shortcut = || Conv2d::load(input, output, 1, 1, 0, &vb.pp("conv_shortcut"));
         Ok(Self {
             norm1: GroupNorm::load(groups, input, eps, &vb.pp("norm1"))?,
@@ -39,7 +39,7 @@ impl ResnetBlock {
 
     /// `x` is `[B, h, w, input]`, `emb` `[B, width]` with SiLU already applied (it is the same for
     /// every block of a call).
-    pub(super) fn forward(&self, x: &Tensor, emb: &Tensor) -> Result<Tensor> {
+    pub(super) fn forward(&self, x: &Activation, emb: &Activation) -> Result<Activation> {
         let time = self.time_emb_proj.forward(emb)?;
         let hidden = self.conv1.forward_shift(&self.norm1.forward_silu(x)?, &time)?;
         let hidden = self.norm2.forward_silu(&hidden)?;
@@ -64,7 +64,7 @@ impl Downsample {
         Ok(Self { conv, far_sides_only: padding == 0 })
     }
 
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    pub(super) fn forward(&self, x: &Activation) -> Result<Activation> {
         if !self.far_sides_only {
             return self.conv.forward(x);
         }
@@ -91,12 +91,12 @@ impl Upsample {
     /// To exactly `height × width`, which is twice the input, or one less where the encoder halved
     /// an odd size. Nearest-neighbour interpolation from n to 2n − 1 (diffusers' `upsample_size`)
     /// takes pixel ⌊i·n/(2n−1)⌋ = ⌊i/2⌋, so it is the doubled picture without its last line.
-    pub(super) fn forward(&self, x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
+    pub(super) fn forward(&self, x: &Activation, height: usize, width: usize) -> Result<Activation> {
         self.conv.forward_doubled(x, height, width)
     }
 }
 
 /// The time embedding as the residual blocks take it.
-pub(super) fn activate(emb: &Tensor) -> Result<Tensor> {
+pub(super) fn activate(emb: &Activation) -> Result<Activation> {
     silu(emb)
 }

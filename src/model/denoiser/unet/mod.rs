@@ -5,26 +5,34 @@
 mod blocks;
 mod config;
 mod embedding;
-mod memory;
-mod prior;
 mod resnet;
 mod transformer;
 
-use candle_core::{DType, Tensor};
+use candle_core::DType;
+use serde_json::Value;
 
-use crate::backend::Params;
-use crate::backend::ops::{Conv2d, GroupNorm, Products};
+use super::{
+    Conditioning, DenoiserError, DenoiserShape, MicroConditioning, Prior, first_line,
+    prior::Cursor,
+};
+use crate::backend::ops::{Conv2d, GroupNorm};
+use crate::backend::{Activation, MatmulPrecision, Params};
+use crate::model::text::{TextConditioner, TextConditioning};
 use blocks::{DownBlock, MidBlock, UpBlock};
 pub use config::{
     LevelConfig, MidConfig, TextTimeConfig, TimeConfig, TransformerConfig, UNetConfig,
 };
 use embedding::Embedding;
-pub use memory::PriorUse;
-use prior::Cursor;
-pub use prior::Prior;
+
+/// The class in diffusers' configurations.
+pub(super) const CLASS: &str = "UNet2DConditionModel";
+
+/// Numbers of SDXL's micro-conditioning: two sizes and a corner.
+const MICRO_NUMBERS: usize = 6;
 
 /// Why a UNet cannot be built.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum UNetError {
     #[error("unet config: not a JSON object ({0})")]
     Json(String),
@@ -32,33 +40,19 @@ pub enum UNetError {
     Invalid { field: String, reason: String },
     #[error("unet config: `{field}` = {value} is not supported")]
     Unsupported { field: String, value: String },
-    #[error("unet weights: {0}")]
+    #[error("unet weights: {}", first_line(.0))]
     Weights(#[from] candle_core::Error),
 }
 
-/// What a picture is denoised towards.
-#[derive(Clone, Debug)]
-pub struct Conditioning {
-    /// text tokens, `[B, M, D]`
-    pub context: Tensor,
-    /// pooled text embedding, `[B, P]`, for models with text_time conditioning
-    pub pooled: Option<Tensor>,
-    /// original height and width, crop top and left, target height and width in image pixels,
-    /// `[B, 6]`, for models with text_time conditioning
-    pub time_ids: Option<Tensor>,
-}
-
-impl Conditioning {
-    /// The same in the precision of the UNet that it is for; time_ids are numbers and stay as they are.
-    ///
-    /// # Errors
-    /// Those of the backend.
-    pub fn to_dtype(&self, dtype: DType) -> candle_core::Result<Self> {
-        Ok(Self {
-            context: self.context.to_dtype(dtype)?,
-            pooled: self.pooled.as_ref().map(|pooled| pooled.to_dtype(dtype)).transpose()?,
-            time_ids: self.time_ids.clone(),
-        })
+impl UNetError {
+    /// The same as an error of a denoiser that `file` describes.
+    pub(super) fn of_file(self, file: String) -> DenoiserError {
+        match self {
+            Self::Weights(source) => DenoiserError::Weights { file, source },
+            Self::Json(_) | Self::Invalid { .. } | Self::Unsupported { .. } => {
+                DenoiserError::Config { file, reason: self.to_string() }
+            }
+        }
     }
 }
 
@@ -79,6 +73,14 @@ pub struct UNet2DConditionModel {
 }
 
 impl UNet2DConditionModel {
+    /// Builds the UNet that a `config.json` describes.
+    ///
+    /// # Errors
+    /// Those of [`UNetConfig::from_value`] and [`load`](Self::load).
+    pub(super) fn from_config(config: &Value, vb: &Params) -> Result<Self, UNetError> {
+        Self::load(UNetConfig::from_value(config)?, vb)
+    }
+
     /// Reads every tensor of the architecture below `vb`.
     ///
     /// # Errors
@@ -93,7 +95,7 @@ impl UNet2DConditionModel {
         let bytes_before = vb.bytes_kept();
         let (kernel, first) = (config.conv_in_kernel, finest.channels);
         // What everything goes through once takes no time, and its errors would be everywhere.
-        let exact = vb.with_products(Products::F32);
+        let exact = vb.with_precision(MatmulPrecision::F32);
         let conv_in =
             Conv2d::load(config.in_channels, first, kernel, 1, kernel / 2, &exact.pp("conv_in"))?;
         let embedding = Embedding::load(&config.time, config.added.as_ref(), &exact)?;
@@ -152,6 +154,55 @@ impl UNet2DConditionModel {
         self.weight_bytes
     }
 
+    /// The shape that a job must have.
+    pub(super) fn shape(&self) -> Result<DenoiserShape, DenoiserError> {
+        let config = &self.config;
+        let channels = (config.in_channels, config.out_channels);
+        DenoiserShape::new(channels, config.sample_size, config.total_stride())
+            .map_err(|reason| DenoiserError::Unsuited(format!("the UNet {reason}")))
+    }
+
+    /// Refuses text encoders that do not make what it takes.
+    pub(super) fn check_text(&self, text: &TextConditioner) -> Result<(), DenoiserError> {
+        let config = &self.config;
+        let (width, pooled) = text.widths();
+        let mut taken = (config.down.iter().chain(&config.up))
+            .filter_map(|level| level.transformer.as_ref())
+            .chain(config.mid.as_ref().map(|mid| &mid.transformer));
+        if let Some(other) = taken.find(|transformer| transformer.context_width != width) {
+            return Err(DenoiserError::Text(format!(
+                "the UNet takes text of width {}, the text encoders make {width}",
+                other.context_width
+            )));
+        }
+        // Beside the pooled embedding stand numbers of so many features each.
+        let added = config.added.as_ref();
+        match added.map(|added| added.input_width.saturating_sub(MICRO_NUMBERS * added.features)) {
+            Some(taken) if pooled != Some(taken) => Err(DenoiserError::Text(format!(
+                "the UNet takes a pooled text embedding of width {taken}, the text encoders make {}",
+                pooled.map_or_else(|| "none".to_owned(), |width| width.to_string()),
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// The conditions for these texts, one row each; those without text_time conditioning take the
+    /// context alone.
+    pub(super) fn condition(
+        &self,
+        text: &TextConditioning,
+        micro: MicroConditioning,
+    ) -> candle_core::Result<Conditioning> {
+        let rows = text.context.dim(0)?;
+        let micro = self.embedding.micro(micro, rows, text.context.trace())?;
+        let pooled = match (&micro, &text.pooled) {
+            (None, _) => None,
+            (Some(_), Some(pooled)) => Some(pooled.clone()),
+            (Some(_), None) => candle_core::bail!("unet: a text without a pooled embedding"),
+        };
+        Ok(Conditioning { context: text.context.clone(), pooled, micro })
+    }
+
     /// One prediction of the network (ε, for the models used here).
     ///
     /// `sample` is `[B, h, w, in_channels]`, in latent pixels; the result `[B, h, w,
@@ -163,11 +214,11 @@ impl UNet2DConditionModel {
     /// that does not match the layers, or those of the backend.
     pub fn forward(
         &self,
-        sample: &Tensor,
+        sample: &Activation,
         timestep: f64,
         cond: &Conditioning,
-        prior: Prior,
-    ) -> candle_core::Result<Tensor> {
+        prior: Prior<'_>,
+    ) -> candle_core::Result<Activation> {
         let (batch, _, _, channels) = sample.dims4()?;
         let (context_batch, _, _) = cond.context.dims3()?;
         if channels != self.config.in_channels || context_batch != batch {
@@ -183,7 +234,8 @@ impl UNet2DConditionModel {
             timestep,
             batch,
             cond.pooled.as_ref(),
-            cond.time_ids.as_ref(),
+            cond.micro.as_ref(),
+            sample.trace(),
         )?;
         let emb = resnet::activate(&emb)?;
         let context = cond.context.to_dtype(self.dtype)?;

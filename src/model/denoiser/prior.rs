@@ -1,22 +1,24 @@
-//! The one hook of the model: the output of every cross-attention may be recorded, or averaged
-//! with a given tensor (the attention composer, METHOD §5). The model does not know what the
-//! tensors mean.
+//! The hook of every denoiser: the output of each cross-attention may be recorded, or averaged with
+//! what was recorded elsewhere (the attention composer, docs/method.md §5). A denoiser does not know
+//! what the recorded values mean.
 
-use candle_core::{Result, Tensor};
+use candle_core::Result;
 
-/// What happens to the outputs of the cross-attention layers, in the order in which a call visits
-/// them (encoder, middle, decoder). An output is taken after the output projection and before the
+use crate::backend::Activation;
+
+/// The use of the outputs of the cross-attention layers, in the order in which a call visits them
+/// (encoder, middle, decoder). An output is taken after the output projection and before the
 /// residual sum, as `[B, h, w, C]` at the layer's own resolution.
 #[derive(Debug)]
 pub enum Prior<'a> {
-    /// Nothing.
+    /// The outputs go on as they are.
     None,
     /// Each is appended to the list.
-    Record(&'a mut Vec<Tensor>),
+    Record(&'a mut Vec<Activation>),
     /// Each becomes `(1 − weight)·own + weight·layers[i]`.
     Blend {
         /// one `[B, h, w, C]` (or `[1, h, w, C]`) per cross-attention layer
-        layers: &'a [Tensor],
+        layers: &'a [Activation],
         /// 0 to 1; ½ in the paper
         weight: f64,
     },
@@ -34,7 +36,12 @@ impl<'a> Cursor<'a> {
     }
 
     /// The output of the next cross-attention, `[B, h·w, C]`, as the model goes on with it.
-    pub(super) fn visit(&mut self, own: Tensor, height: usize, width: usize) -> Result<Tensor> {
+    pub(super) fn visit(
+        &mut self,
+        own: Activation,
+        height: usize,
+        width: usize,
+    ) -> Result<Activation> {
         let layer = self.visited;
         self.visited += 1;
         let (batch, _, channels) = own.dims3()?;
@@ -47,7 +54,7 @@ impl<'a> Cursor<'a> {
             Prior::Blend { layers, weight } => {
                 let Some(prior) = layers.get(layer) else {
                     candle_core::bail!(
-                        "unet: {} prior tensors, but the model has more cross-attention layers",
+                        "denoiser: {} prior tensors, but the model has more cross-attention layers",
                         layers.len()
                     );
                 };
@@ -55,7 +62,7 @@ impl<'a> Cursor<'a> {
                 let fits = (prior_h, prior_w, prior_c) == (height, width, channels);
                 if !fits || (prior_batch != batch && prior_batch != 1) {
                     candle_core::bail!(
-                        "unet: the prior of cross-attention {layer} is {:?}, not [{batch}, {height}, {width}, {channels}]",
+                        "denoiser: the prior of cross-attention {layer} is {:?}, not [{batch}, {height}, {width}, {channels}]",
                         prior.shape()
                     );
                 }
@@ -64,7 +71,7 @@ impl<'a> Cursor<'a> {
                     height * width,
                     channels,
                 ))?;
-                (own * (1.0 - *weight))?.broadcast_add(&(prior * *weight)?)
+                weighted(own, 1.0 - *weight)?.broadcast_add(&weighted(prior, *weight)?)
             }
         }
     }
@@ -73,11 +80,16 @@ impl<'a> Cursor<'a> {
     pub(super) fn finish(self) -> Result<()> {
         match self.prior {
             Prior::Blend { layers, .. } if layers.len() != self.visited => candle_core::bail!(
-                "unet: {} prior tensors for {} cross-attention layers",
+                "denoiser: {} prior tensors for {} cross-attention layers",
                 layers.len(),
                 self.visited
             ),
             _ => Ok(()),
         }
     }
+}
+
+/// `x·weight`. `x` ends here, so that a blend holds no value longer than it needs it.
+fn weighted(x: Activation, weight: f64) -> Result<Activation> {
+    x.affine(weight, 0.0)
 }

@@ -1,11 +1,12 @@
-//! What a UNet knows beside the picture and the tokens: the timestep, and for SDXL the pooled text
+//! The vector that a UNet knows beside the picture and the tokens: the timestep, and for SDXL the pooled text
 //! embedding and the micro-conditioning numbers, all summed into one vector per sample.
 
 use candle_core::{D, DType, Device, Result, Tensor};
 
 use super::config::{TextTimeConfig, TimeConfig};
-use crate::backend::Params;
 use crate::backend::ops::{Linear, silu};
+use crate::backend::{Activation, Params, Trace};
+use crate::model::denoiser::MicroConditioning;
 
 /// Sinusoidal features of positions (`get_timestep_embedding`), always in f32: a half-precision
 /// timestep would not even hold 999.5, let alone its phases.
@@ -36,14 +37,14 @@ impl Sinusoids {
     }
 
     /// `[…]` → `[…, features]`, f32.
-    fn forward(&self, positions: &Tensor) -> Result<Tensor> {
+    fn forward(&self, positions: &Activation) -> Result<Activation> {
         let phases = positions
             .to_dtype(DType::F32)?
             .unsqueeze(D::Minus1)?
-            .broadcast_mul(&self.frequencies)?;
+            .broadcast_mul(&(&self.frequencies).into())?;
         let (sine, cosine) = (phases.sin()?, phases.cos()?);
         let order = if self.flip_sin_to_cos { [&cosine, &sine] } else { [&sine, &cosine] };
-        Tensor::cat(&order, D::Minus1)
+        Activation::cat(&order, D::Minus1)
     }
 }
 
@@ -62,7 +63,7 @@ impl Mlp {
         })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    fn forward(&self, x: &Activation) -> Result<Activation> {
         self.linear_2.forward(&silu(&self.linear_1.forward(x)?)?)
     }
 }
@@ -109,38 +110,57 @@ impl Embedding {
         })
     }
 
+    /// The numbers of `micro` for so many samples, `[rows, 6]`, f32, for models that take them.
+    pub(super) fn micro(
+        &self,
+        micro: MicroConditioning,
+        rows: usize,
+        trace: Option<&Trace>,
+    ) -> Result<Option<Activation>> {
+        let Some(added) = &self.added else { return Ok(None) };
+        let numbers = micro.numbers();
+        let shape = (rows, numbers.len());
+        Activation::make(trace, shape, DType::F32, || {
+            Tensor::from_vec(numbers.repeat(rows), shape, added.time_proj.frequencies.device())
+        })
+        .map(Some)
+    }
+
     /// `[B, width]` in the model's dtype.
     pub(super) fn forward(
         &self,
         timestep: f64,
         batch: usize,
-        pooled: Option<&Tensor>,
-        time_ids: Option<&Tensor>,
-    ) -> Result<Tensor> {
+        pooled: Option<&Activation>,
+        micro: Option<&Activation>,
+        trace: Option<&Trace>,
+    ) -> Result<Activation> {
         let device = self.time_proj.frequencies.device();
-        let timesteps = Tensor::full(timestep as f32, batch, device)?;
+        let timesteps = Activation::make(trace, batch, DType::F32, || {
+            Tensor::full(timestep as f32, batch, device)
+        })?;
         let features = self.time_proj.forward(&timesteps)?.to_dtype(self.dtype)?;
         let embedded = self.time_embedding.forward(&features)?;
         let Some(added) = &self.added else { return Ok(embedded) };
-        let (Some(pooled), Some(time_ids)) = (pooled, time_ids) else {
+        let (Some(pooled), Some(micro)) = (pooled, micro) else {
             candle_core::bail!(
                 "unet: the model has text_time conditioning: it needs a pooled text embedding and time ids"
             );
         };
-        let (rows, ids) = time_ids.dims2()?;
+        let (rows, numbers) = micro.dims2()?;
         let (pooled_rows, pooled_width) = pooled.dims2()?;
-        let features = added.time_proj.forward(time_ids)?;
-        let width = ids * features.dim(D::Minus1)?;
+        let features = added.time_proj.forward(micro)?;
+        let width = numbers * features.dim(D::Minus1)?;
         if rows != batch || pooled_rows != batch || pooled_width + width != added.input_width {
             candle_core::bail!(
                 "unet: pooled {:?} and time ids {:?} do not make [{batch}, {}]",
                 pooled.shape(),
-                time_ids.shape(),
+                micro.shape(),
                 added.input_width
             );
         }
         let features = features.reshape((batch, width))?.to_dtype(self.dtype)?;
-        let joined = Tensor::cat(&[&pooled.to_dtype(self.dtype)?, &features], D::Minus1)?;
-        embedded + added.embedding.forward(&joined)?
+        let joined = Activation::cat(&[&pooled.to_dtype(self.dtype)?, &features], D::Minus1)?;
+        embedded.add(&added.embedding.forward(&joined)?)
     }
 }

@@ -2,15 +2,15 @@
 //! them (`CrossAttnDownBlock2D`, `DownBlock2D`, `UNetMidBlock2DCrossAttn`, `CrossAttnUpBlock2D`,
 //! `UpBlock2D`).
 
-use candle_core::{Result, Tensor};
+use candle_core::Result;
 
 use super::{
     config::{LevelConfig, MidConfig, UNetConfig},
-    prior::Cursor,
     resnet::{Downsample, ResnetBlock, Upsample},
     transformer::SpatialTransformer,
 };
-use crate::backend::{Params, ops::join};
+use crate::backend::{Activation, Params, ops::join};
+use crate::model::denoiser::prior::Cursor;
 
 /// A residual block and, at levels that attend, the transformer after it.
 #[derive(Clone, Debug)]
@@ -41,11 +41,11 @@ impl Layer {
 
     fn forward(
         &self,
-        x: &Tensor,
-        emb: &Tensor,
-        context: &Tensor,
+        x: &Activation,
+        emb: &Activation,
+        context: &Activation,
         cursor: &mut Cursor,
-    ) -> Result<Tensor> {
+    ) -> Result<Activation> {
         let x = self.resnet.forward(x, emb)?;
         match &self.attention {
             Some(attention) => attention.forward(&x, context, cursor),
@@ -90,12 +90,12 @@ impl DownBlock {
 
     pub(super) fn forward(
         &self,
-        x: &Tensor,
-        emb: &Tensor,
-        context: &Tensor,
-        skips: &mut Vec<Tensor>,
+        x: &Activation,
+        emb: &Activation,
+        context: &Activation,
+        skips: &mut Vec<Activation>,
         cursor: &mut Cursor,
-    ) -> Result<Tensor> {
+    ) -> Result<Activation> {
         let mut x = x.clone();
         for layer in &self.layers {
             x = layer.forward(&x, emb, context, cursor)?;
@@ -137,11 +137,11 @@ impl MidBlock {
 
     pub(super) fn forward(
         &self,
-        x: &Tensor,
-        emb: &Tensor,
-        context: &Tensor,
+        x: &Activation,
+        emb: &Activation,
+        context: &Activation,
         cursor: &mut Cursor,
-    ) -> Result<Tensor> {
+    ) -> Result<Activation> {
         let x = self.before.forward(x, emb)?;
         let x = self.attention.forward(&x, context, cursor)?;
         self.after.forward(&x, emb)
@@ -181,12 +181,12 @@ impl UpBlock {
 
     pub(super) fn forward(
         &self,
-        x: &Tensor,
-        emb: &Tensor,
-        context: &Tensor,
-        skips: &mut Vec<Tensor>,
+        x: &Activation,
+        emb: &Activation,
+        context: &Activation,
+        skips: &mut Vec<Activation>,
         cursor: &mut Cursor,
-    ) -> Result<Tensor> {
+    ) -> Result<Activation> {
         let mut x = x.clone();
         for layer in &self.layers {
             let Some(skip) = skips.pop() else {
