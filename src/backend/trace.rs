@@ -18,6 +18,14 @@ pub enum Placement {
     Metal,
 }
 
+impl Placement {
+    /// Whether kernels of our own compute with values of this type: the one place that says so.
+    #[must_use]
+    pub fn has_kernels(self, dtype: DType) -> bool {
+        self == Self::Cpu && dtype == DType::F32
+    }
+}
+
 impl From<&Device> for Placement {
     fn from(device: &Device) -> Self {
         match device {
@@ -66,6 +74,11 @@ impl Trace {
         Activation::traced(self, shape.into(), dtype)
     }
 
+    /// A value that is held and counted elsewhere, such as a weight.
+    pub(super) fn held_elsewhere(&self, shape: impl Into<Shape>, dtype: DType) -> Activation {
+        Activation::within(self.hold(0), shape.into(), dtype)
+    }
+
     /// `bytes` that count as long as the claim is kept.
     #[must_use]
     pub fn hold(&self, bytes: usize) -> Claim {
@@ -103,11 +116,6 @@ impl Trace {
     #[must_use]
     pub fn scratch_bytes(&self) -> usize {
         self.counts().scratch * size_of::<f32>()
-    }
-
-    /// Whether the CPU's kernels would compute with values of this type.
-    pub(super) fn has_kernels(&self, dtype: DType) -> bool {
-        self.placement == Placement::Cpu && dtype == DType::F32
     }
 
     fn counts(&self) -> MutexGuard<'_, Counts> {

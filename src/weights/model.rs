@@ -20,7 +20,7 @@ use super::replace::Replaced;
 use super::single_file::SingleFile;
 use super::source::in_hub_cache;
 use super::{ModelSource, QuantType, WeightsError};
-use crate::backend::ops::Products;
+use crate::backend::MatmulPrecision;
 use crate::backend::{ParamSource, Params};
 use crate::model::text::{
     ClipTextConfig, ClipTextModel, ClipTokenizer, TextConditioner, TextEncoder, TokenizerFiles,
@@ -38,7 +38,7 @@ pub struct ModelFiles {
     quantized: Option<QuantType>,
     keep_above: usize,
     /// in what the CPU multiplies in the UNet
-    products: Products,
+    products: MatmulPrecision,
     /// Where to add up what weights would take, instead of reading them.
     footprint: Option<Arc<Mutex<Footprint>>>,
 }
@@ -86,7 +86,7 @@ impl ModelFiles {
             loras: Vec::new(),
             quantized: None,
             keep_above: KEEP_ABOVE,
-            products: Products::F32,
+            products: MatmulPrecision::F32,
             footprint: None,
         })
     }
@@ -170,13 +170,13 @@ impl ModelFiles {
     /// On the CPU, multiply in this precision in the UNet, which takes nearly all the time of a job;
     /// everything else stays in f32.
     #[must_use]
-    pub fn with_products(self, products: Products) -> Self {
+    pub fn with_products(self, products: MatmulPrecision) -> Self {
         Self { products, ..self }
     }
 
     /// In what the CPU multiplies in the UNet.
     #[must_use]
-    pub fn products(&self) -> Products {
+    pub fn products(&self) -> MatmulPrecision {
         self.products
     }
 
@@ -248,8 +248,8 @@ impl ModelFiles {
             Some(footprint) => Arc::new(Headers::new(weights, footprint.clone())),
             None => Arc::new(weights),
         };
-        let products = if part == Part::Unet { self.products } else { Products::F32 };
-        let params = Params::new(source, dtype, device).with_products(products);
+        let products = if part == Part::Unet { self.products } else { MatmulPrecision::F32 };
+        let params = Params::new(source, dtype, device).with_precision(products);
         Ok(Component { class, config, config_file, params })
     }
 

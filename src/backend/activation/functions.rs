@@ -6,7 +6,6 @@ use candle_core::{
 };
 
 use super::{Activation, Form, Traced};
-use crate::backend::Trace;
 
 type Binary = fn(&Tensor, &Tensor) -> Result<Tensor>;
 
@@ -83,7 +82,7 @@ binary! {
 fn first_traced<A: AsRef<Activation>>(args: &[A]) -> Option<&Traced> {
     args.iter().find_map(|arg| match &arg.as_ref().0 {
         Form::Values(_) => None,
-        Form::Traced(traced) => Some(traced),
+        Form::Traced(traced) => Some(&**traced),
     })
 }
 
@@ -381,10 +380,5 @@ impl Activation {
             Form::Values(tensor) => f(tensor).map(Self::from),
             Form::Traced(traced) => Ok(traced.allocate(shape, traced.dtype)),
         }
-    }
-
-    /// The trace that any of these belongs to.
-    pub(in crate::backend) fn trace_of<'a>(args: &[&'a Self]) -> Option<&'a Trace> {
-        args.iter().find_map(|arg| arg.trace())
     }
 }

@@ -21,7 +21,7 @@ pub struct Activation(Form);
 #[derive(Clone, Debug)]
 enum Form {
     Values(Tensor),
-    Traced(Traced),
+    Traced(Box<Traced>),
 }
 
 /// A tensor without storage.
@@ -40,7 +40,7 @@ impl Traced {
 
     /// The same memory, seen otherwise.
     fn view(&self, layout: Layout) -> Activation {
-        Activation(Form::Traced(Self { layout, ..self.clone() }))
+        Activation(Form::Traced(Box::new(Self { layout, ..self.clone() })))
     }
 }
 
@@ -66,8 +66,13 @@ impl Activation {
     /// A new value in `trace`.
     pub(super) fn traced(trace: &Trace, shape: Shape, dtype: DType) -> Self {
         let claim = trace.hold(shape.elem_count() * dtype.size_in_bytes());
+        Self::within(claim, shape, dtype)
+    }
+
+    /// A value whose bytes are claimed already.
+    pub(super) fn within(claim: Claim, shape: Shape, dtype: DType) -> Self {
         let layout = Layout::contiguous(shape);
-        Self(Form::Traced(Traced { layout, dtype, claim: Arc::new(claim) }))
+        Self(Form::Traced(Box::new(Traced { layout, dtype, claim: Arc::new(claim) })))
     }
 
     /// What `make` makes, or, within a trace, what is of the shape and the type that it would have: for
