@@ -5,7 +5,7 @@
 //! Sources: diffusers `loaders/single_file_utils.py` (`DIFFUSERS_TO_LDM_MAPPING`,
 //! `convert_ldm_unet_checkpoint`, `convert_ldm_vae_checkpoint`, `convert_open_clip_checkpoint`).
 
-use crate::model::unet::{LevelConfig, TransformerConfig, UNetConfig};
+use crate::model::denoiser::unet::{LevelConfig, TransformerConfig, UNetConfig};
 use crate::model::vae::KlConfig;
 
 /// How a tensor of ours is taken out of a stored one.

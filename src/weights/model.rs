@@ -25,7 +25,7 @@ use crate::backend::{ParamSource, Params};
 use crate::model::text::{
     ClipTextConfig, ClipTextModel, ClipTokenizer, TextConditioner, TextEncoder, TokenizerFiles,
 };
-use crate::model::unet::UNetConfig;
+use crate::model::denoiser::unet::UNetConfig;
 use crate::model::vae::{Vae, VaeConfig};
 
 /// A model that has been found and recognised; its tensors have not been read.

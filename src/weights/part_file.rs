@@ -18,7 +18,7 @@ use super::shapes::{self, Naming, Shapes};
 use super::source::{Bytes, has_extension, is_pickled, is_safetensors};
 use super::tensors::TensorMap;
 use crate::backend::ParamSource as _;
-use crate::model::unet::UNetConfig;
+use crate::model::denoiser::unet::UNetConfig;
 use crate::model::vae::KlConfig;
 
 /// Scales of latents (diffusers: `scaling_factor`).

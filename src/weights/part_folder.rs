@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::form::{Part, PartConfig, unused_note};
 use super::{ModelSource, WeightsError, ldm, part_file, tensors::TensorMap};
 use crate::model::text::ClipTextConfig;
-use crate::model::unet::UNetConfig;
+use crate::model::denoiser::unet::UNetConfig;
 use crate::model::vae::KlConfig;
 
 /// A part in a folder of a source; nothing has been read.

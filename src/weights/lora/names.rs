@@ -12,7 +12,7 @@
 
 use std::collections::HashMap;
 
-use crate::model::unet::UNetConfig;
+use crate::model::denoiser::unet::UNetConfig;
 use crate::weights::form::Part;
 use crate::weights::ldm;
 use crate::weights::tensors::TensorMap;

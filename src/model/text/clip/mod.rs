@@ -1,22 +1,27 @@
 //! CLIP's text encoder, with or without its projection (transformers
 //! `models/clip/modeling_clip.py`: `CLIPTextModel`, `CLIPTextModelWithProjection`).
 
+mod config;
+mod tokenizer;
+
 use candle_core::{Result, Tensor};
 
-use super::config::{ClipTextConfig, PoolAt};
-use crate::backend::Params;
+use super::TextEncoding;
 use crate::backend::ops::{LayerNorm, Linear, Mask};
+use crate::backend::{Activation, Params, Trace};
 use crate::model::clip_layer::{ClipLayer, LayerShape};
+pub use config::{ClipTextConfig, HiddenAct, PoolAt};
+pub use tokenizer::ClipTokenizer;
 
-/// What the encoder says about token sequences, in the precision of its weights.
-#[derive(Clone, Debug)]
-pub struct TextEncoding {
-    /// `hidden_states[-2]`, before the last layer and without the final norm, `[B, N, D]` (SDXL)
-    pub penultimate: Tensor,
-    /// `last_hidden_state`, after the final norm, `[B, N, D]` (Stable Diffusion 1.x)
-    pub last: Tensor,
-    /// `text_embeds`, `[B, P]`, with a projection; else `pooler_output`, `[B, D]`
-    pub pooled: Tensor,
+/// The classes in transformers' configurations, without the projection and with it.
+pub(super) const CLASSES: [&str; 2] = ["CLIPTextModel", "CLIPTextModelWithProjection"];
+
+/// The classes of its tokenizer there.
+pub(super) const TOKENIZER_CLASSES: [&str; 2] = ["CLIPTokenizer", "CLIPTokenizerFast"];
+
+/// Whether an encoder of this class has a projection; none for a class that is not CLIP's.
+pub(super) fn has_projection(class: &str) -> Option<bool> {
+    CLASSES.iter().position(|&known| known == class).map(|index| index == 1)
 }
 
 /// The encoder.
@@ -73,12 +78,13 @@ impl ClipTextModel {
         })
     }
 
-    /// Encodes sequences of equal length, `N ≤ max_position_embeddings`, under a causal mask.
+    /// Encodes sequences of equal length, `N ≤ max_position_embeddings`, under a causal mask; within
+    /// `trace` their shapes alone.
     ///
     /// # Errors
     /// No sequence, sequences of unequal or too great length, an id outside the vocabulary, or
     /// those of the backend.
-    pub fn encode(&self, sequences: &[Vec<u32>]) -> Result<TextEncoding> {
+    pub fn encode(&self, sequences: &[Vec<u32>], trace: Option<&Trace>) -> Result<TextEncoding> {
         let length = sequences.first().map_or(0, Vec::len);
         if length == 0
             || length > self.config.max_position_embeddings
@@ -96,13 +102,12 @@ impl ClipTextModel {
                 self.config.vocab_size
             );
         }
-        let ids = Tensor::from_vec(flat, sequences.len() * length, self.tokens.device())?;
-        let tokens = self.tokens.index_select(&ids, 0)?.reshape((
-            sequences.len(),
-            length,
-            self.config.hidden_size,
-        ))?;
-        let mut h = tokens.broadcast_add(&self.positions.narrow(0, 0, length)?)?;
+        let shape = (sequences.len(), length, self.config.hidden_size);
+        let tokens = Activation::make(trace, shape, self.tokens.dtype(), || {
+            let ids = Tensor::from_vec(flat, sequences.len() * length, self.tokens.device())?;
+            self.tokens.index_select(&ids, 0)?.reshape(shape)
+        })?;
+        let mut h = tokens.broadcast_add(&self.positions.narrow(0, 0, length)?.into())?;
         let mut penultimate = h.clone();
         for layer in &self.layers {
             penultimate = h;
@@ -114,7 +119,7 @@ impl ClipTextModel {
             .enumerate()
             .map(|(index, ids)| last.get(index)?.get(self.pool_position(ids)))
             .collect::<Result<Vec<_>>>()?;
-        let pooled = Tensor::stack(&pooled, 0)?;
+        let pooled = Activation::stack(&pooled, 0)?;
         let pooled = match &self.projection {
             Some(projection) => projection.forward(&pooled)?,
             None => pooled,

@@ -1,25 +1,10 @@
-//! What a CLIP text encoder's `config.json` may say, and which of it is supported. Defaults are
-//! those of transformers' `CLIPTextConfig`.
+//! The configuration of a CLIP text encoder, checked: every value that is not supported is refused by
+//! name. Defaults are those of transformers' `CLIPTextConfig`.
 
 use serde::Deserialize;
 use serde_json::Value;
 
-/// Why a text encoder or a tokenizer cannot be built or used.
-#[derive(Debug, thiserror::Error)]
-pub enum TextError {
-    #[error("text encoder: `{field}` = {value} is not supported ({supported})")]
-    Unsupported { field: &'static str, value: String, supported: &'static str },
-    #[error("text encoder: {0}")]
-    Config(serde_json::Error),
-    #[error("{file}: {reason}")]
-    TokenizerFile { file: &'static str, reason: String },
-    #[error("tokenizer: {0}")]
-    Tokenizer(String),
-    #[error("text encoders: {0}")]
-    Mismatch(String),
-    #[error(transparent)]
-    Tensor(#[from] candle_core::Error),
-}
+use crate::model::text::TextError;
 
 /// The activation of the encoder's MLPs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
