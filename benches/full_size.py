@@ -265,7 +265,7 @@ def make_single_file(model, path):
     """The model as checkpoints come, f16 with ldm's names; kept if it is there."""
     if path.exists():
         return
-    sys.path.insert(0, str(ROOT / "tests/parity"))
+    sys.path.insert(0, str(ROOT / "tests/make_fixtures"))
     import torch
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from make_single_file_fixtures import half, to_single_file

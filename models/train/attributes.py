@@ -3,9 +3,9 @@
 `describe` is the embedded captioner of cupscale-fast (METHOD.md §5) in the form the training of
 `models/mini` uses. The program uses the Rust port, `src/caption/attributes.rs`, which takes the same
 steps in the same order: the model is asked, in use, in exactly the words it was trained on. Everything
-is integer arithmetic, so both give the identical string on every machine; `tests/caption_parity.rs`
+is integer arithmetic, so both give the identical string on every machine; `tests/captions/attributes.rs`
 holds them together. Change one, change both, and make the fixture again
-(`tests/parity/make_caption_fixtures.py`).
+(`tests/make_fixtures/make_caption_fixtures.py`).
 
 A region is first reduced to a grid of at most 64 x 64 cells by block means. All measures are taken on
 that grid, never on single pixels, so a 256-pixel region reads about the same whether it is sharp or

@@ -1,7 +1,14 @@
-//! A temporary folder and a command in it, so that a whole-program test reads like the shell
-//! session it stands for.
+//! What the tests share: a temporary folder and a command in it, so that a whole-program test reads like
+//! the shell session it stands for; fixtures and tensors; models, and a hub that has some.
 
-#![allow(dead_code, reason = "each test program uses its own part of the harness")]
+#![allow(dead_code, reason = "each test program uses its own part")]
+
+pub mod hub_server;
+pub mod models;
+pub mod models_bench;
+pub mod random_llava;
+pub mod single_file;
+pub mod tensors;
 
 use std::{
     fs,
@@ -79,6 +86,15 @@ impl Shell {
     }
 }
 
+/// This test program once more with only one test in it: by the module where it is (`module_path!()`), and
+/// its name.
+pub fn only(module: &str, test: &str) -> Command {
+    let (_program, module) = module.split_once("::").unwrap();
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", &format!("{module}::{test}"), "--nocapture"]);
+    command
+}
+
 pub fn test_picture(width: u32, height: u32) -> image::RgbImage {
     image::RgbImage::from_fn(width, height, |x, y| {
         let (fx, fy) = (x as f32 / width as f32, y as f32 / height as f32);
@@ -95,6 +111,20 @@ pub fn stderr(output: &Output) -> String {
 
 pub fn size(path: &Path) -> (u32, u32) {
     image::image_dimensions(path).unwrap()
+}
+
+/// A file or folder of the fixtures.
+pub fn fixture(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(path)
+}
+
+/// The embedded model as a folder.
+pub fn mini() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/mini")
+}
+
+pub fn on_threads<T: Send>(threads: usize, f: impl FnOnce() -> T + Send) -> T {
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(f)
 }
 
 pub fn copy_folder(from: &Path, to: &Path) {

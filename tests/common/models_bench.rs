@@ -1,10 +1,5 @@
 //! A hub on the loopback, a models folder of its own, and the program between them.
 
-#![allow(dead_code, reason = "each test program uses its own part of the bench")]
-
-#[path = "hub_server.rs"]
-pub mod hub_server;
-
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -13,9 +8,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hub_server::{COMMIT, HubServer};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+
+use super::{
+    hub_server::{COMMIT, HubServer},
+    stderr,
+};
 
 pub const UNET: &str = "unet/diffusion_pytorch_model.safetensors";
 /// Large enough for many chunks, small enough for many tests.
@@ -134,10 +133,6 @@ pub fn one_line(output: &Output, code: i32) -> String {
     let lines: Vec<_> = text.lines().filter(|line| line.starts_with("cupscale-fast: ")).collect();
     assert!(lines.len() == 1 && text.ends_with(&format!("{}\n", lines[0])), "{text}");
     lines[0].to_owned()
-}
-
-pub fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 /// Bytes without a pattern, the same ones for the same seed (xorshift).

@@ -1,8 +1,6 @@
 //! LLaVA models of any size with weights by chance: what they say is gibberish, what they take of memory
 //! and time is not.
 
-#![allow(dead_code, reason = "each test program uses its own part of the harness")]
-
 use std::{collections::HashMap, fs, path::Path};
 
 use candle_core::{DType, Device, Tensor, safetensors};
@@ -24,7 +22,7 @@ const PATCH: usize = 14;
 /// Writes such a model, LLaVA-1.5 on LLaMA, into `folder`, its weights in `dtype`.
 pub fn write(folder: &Path, decoder: Decoder, dtype: DType) {
     fs::create_dir_all(folder).unwrap();
-    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/llava/llava15_llama");
+    let fixture = super::fixture("llava/llava15_llama");
     let tokenizer = fs::read(fixture.join("tokenizer.json")).unwrap();
     let known: Value = serde_json::from_slice(&tokenizer).unwrap();
     let mut added = known["added_tokens"].as_array().unwrap().iter();

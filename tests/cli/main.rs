@@ -1,0 +1,17 @@
+//! The program as people and scripts meet it, each test a run of it or several; and models by name, pulled
+//! from a hub on the loopback.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod folder;
+#[cfg(feature = "llava")]
+mod llava;
+#[cfg(feature = "llava")]
+mod mistralrs;
+mod models;
+mod models_folder;
+mod program;
+mod pull;
+mod quantize;
+mod readme;

@@ -1,0 +1,283 @@
+//! Decoding: files that Pillow wrote, and files that are broken in every way we could think of.
+
+use std::ffi::OsStr;
+use std::path::PathBuf;
+
+use cupscale::image::{ImageError, Input, MAX_PIXELS, Picture, Warning, decode, decode_bytes};
+use safetensors::SafeTensors;
+
+use crate::common::tensors::stored;
+
+fn fixture(name: &str) -> PathBuf {
+    crate::common::fixture("image").join(name)
+}
+
+fn bytes_of(name: &str) -> Vec<u8> {
+    std::fs::read(fixture(name)).unwrap()
+}
+
+fn read(name: &str) -> Picture {
+    decode(&Input::Path(fixture(name))).unwrap()
+}
+
+/// Greatest difference from what Pillow reads, in 8-bit steps.
+fn difference_from_pillow(name: &str, picture: &Picture) -> f32 {
+    let bytes = bytes_of("pixels.safetensors");
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let view = tensors.tensor(name).unwrap();
+    let &[height, width, channels] = view.shape() else {
+        panic!("{name}: not [h, w, c]");
+    };
+    assert_eq!((picture.width as usize, picture.height as usize), (width, height), "{name}");
+    let want = stored(&tensors, name);
+    let mut worst = 0.0f32;
+    for (i, want) in want.chunks_exact(channels).enumerate() {
+        for (ours, want) in picture.rgb[3 * i..].iter().zip(&want[..3]) {
+            worst = worst.max((ours - want).abs());
+        }
+        if channels == 4 {
+            worst = worst.max((picture.alpha.as_ref().unwrap()[i] - want[3]).abs());
+        }
+    }
+    worst * 255.0
+}
+
+#[test]
+fn every_kind_of_file_has_the_pixels_that_pillow_reads() {
+    // JPEG and lossy WebP leave decoders a step or two of freedom, and one more where chroma is
+    // enlarged; the rest is exact.
+    for (name, tolerance) in [
+        ("rgb.jpg", 3.1),
+        ("grey.jpg", 2.0),
+        ("progressive.jpg", 3.1),
+        ("cmyk.jpg", 2.5),
+        ("grey16.png", 1e-3),
+        ("rgba.png", 1e-3),
+        ("palette.png", 1e-3),
+        ("bilevel.png", 1e-3),
+        ("rgb16.tif", 1e-3),
+        ("lzw.tif", 1e-3),
+        ("float.tif", 1e-3),
+        ("bilevel.tif", 1e-3),
+        ("cmyk.tif", 1e-3),
+        ("lossless.webp", 1e-3),
+        ("lossy.webp", 3.0),
+    ] {
+        let picture = read(name);
+        let difference = difference_from_pillow(name, &picture);
+        assert!(difference <= tolerance, "{name}: {difference} steps");
+        let pixels = (picture.width * picture.height) as usize;
+        assert_eq!(picture.rgb.len(), 3 * pixels, "{name}");
+        assert!(picture.rgb.iter().all(|v| (0.0..=1.0).contains(v)), "{name}");
+    }
+}
+
+#[test]
+fn all_eight_orientations_are_turned_upright_and_marked_so() {
+    for n in 1..=8 {
+        let name = format!("orientation{n}.png");
+        let picture = read(&name);
+        assert!(difference_from_pillow(&name, &picture) < 1e-3, "{name}");
+        // Orientation is the block's only entry: count, tag 274, SHORT, 1, value.
+        let exif = picture.exif.unwrap();
+        let entry = exif.windows(8).position(|w| {
+            w == [0x12, 0x01, 3, 0, 1, 0, 0, 0] || w == [0x01, 0x12, 0, 3, 0, 0, 0, 1]
+        });
+        let at = entry.unwrap() + 8;
+        assert_eq!(exif[at] + exif[at + 1], 1, "{name}");
+    }
+}
+
+#[test]
+fn depth_greyness_and_metadata_are_reported() {
+    for (name, depth, grey) in [
+        ("grey16.png", 16, true),
+        ("rgb16.tif", 16, false),
+        ("float.tif", 16, true),
+        ("grey.jpg", 8, true),
+        ("palette.png", 8, false),
+        ("bilevel.tif", 8, true),
+    ] {
+        let picture = read(name);
+        assert_eq!((picture.bit_depth, picture.grey), (depth, grey), "{name}");
+    }
+    let contains = |block: &Option<Vec<u8>>, text: &str| {
+        block.as_ref().is_some_and(|b| b.windows(text.len()).any(|w| w == text.as_bytes()))
+    };
+    for name in ["rgb.jpg", "lossless.webp"] {
+        let picture = read(name);
+        assert!(contains(&picture.icc, "acsp"), "{name}");
+        assert!(contains(&picture.exif, "Fixture maker"), "{name}");
+        assert!(picture.exif.unwrap()[..2] != *b"Ex", "{name}: without JPEG's prefix");
+        assert!(contains(&picture.xmp, "dc:source"), "{name}");
+    }
+    let dpi = |name: &str| read(name).dpi.unwrap();
+    let close = |(x, y): (f64, f64), want: f64| (x - want).abs() < 0.02 && (y - want).abs() < 0.02;
+    assert!(close(dpi("rgb.jpg"), 300.0));
+    assert!(close(dpi("lossless.webp"), 96.0));
+    assert!(close(dpi("lzw.tif"), 240.0));
+    assert_eq!(read("grey16.png").dpi, None);
+}
+
+#[test]
+fn a_cmyk_picture_says_that_its_colours_become_rgb_only_when_it_had_a_profile() {
+    assert_eq!(read("cmyk.jpg").warnings, []);
+    assert_eq!(read("cmyk.tif").icc, None);
+}
+
+fn message(name: &str, bytes: &[u8]) -> String {
+    let error = decode_bytes(name, bytes).expect_err(name);
+    let message = error.to_string();
+    assert!(!message.contains('\n'), "one line: {message}");
+    assert!(message.starts_with(name), "names the file: {message}");
+    message
+}
+
+#[test]
+fn every_truncation_of_every_format_is_an_error() {
+    for name in [
+        "rgb.jpg",
+        "progressive.jpg",
+        "grey.jpg",
+        "rgba.png",
+        "grey16.png",
+        "lossless.webp",
+        "lossy.webp",
+        "rgb16.tif",
+        "lzw.tif",
+    ] {
+        let whole = bytes_of(name);
+        for keep in (0..whole.len()).step_by(7).chain([whole.len() - 1]) {
+            // Pillow puts the resolution and a trailing profile last in a TIFF; without these its pixels are whole.
+            if name == "lzw.tif"
+                && keep + 4096 > whole.len()
+                && decode_bytes(name, &whole[..keep]).is_ok()
+            {
+                let picture = decode_bytes(name, &whole[..keep]).unwrap();
+                assert!(difference_from_pillow(name, &picture) < 1e-3);
+                continue;
+            }
+            message(name, &whole[..keep]);
+        }
+    }
+}
+
+#[test]
+fn a_jpeg_cut_in_its_pixels_is_called_truncated() {
+    let mut bytes = bytes_of("rgb.jpg");
+    bytes.truncate(bytes.len() - 200);
+    let message = message("photo.jpg", &bytes);
+    assert_eq!(message, "photo.jpg: not a readable image (JPEG: truncated, the end is missing)");
+}
+
+#[test]
+fn a_flipped_bit_in_a_png_is_found_and_its_place_named() {
+    let mut bytes = bytes_of("rgba.png");
+    let idat = bytes.windows(4).position(|w| w == b"IDAT").unwrap();
+    bytes[idat + 40] ^= 4;
+    assert_eq!(
+        message("photo.png", &bytes),
+        "photo.png: not a readable image (PNG: bad CRC in IDAT)"
+    );
+}
+
+#[test]
+fn a_png_without_its_end_or_of_no_size_is_refused() {
+    let bytes = bytes_of("rgba.png");
+    let without_end = &bytes[..bytes.len() - 12];
+    assert!(message("a.png", without_end).contains("truncated"));
+    let mut empty = bytes.clone();
+    empty[16..20].fill(0);
+    let crc = crc32(&empty[12..29]);
+    empty[29..33].copy_from_slice(&crc.to_be_bytes());
+    assert!(message("a.png", &empty).contains("size of 0 x"));
+}
+
+#[test]
+fn an_absurd_size_is_refused_before_anything_is_allocated() {
+    let mut bomb = bytes_of("rgba.png");
+    bomb[16..24].copy_from_slice(&[0x10, 0, 0, 0, 0x10, 0, 0, 0]);
+    let crc = crc32(&bomb[12..29]);
+    bomb[29..33].copy_from_slice(&crc.to_be_bytes());
+    let error = decode_bytes("bomb.png", &bomb).unwrap_err();
+    assert!(matches!(error, ImageError::TooLarge { limit: MAX_PIXELS, .. }), "{error}");
+}
+
+/// CRC-32 as PNG defines it, bit by bit.
+fn crc32(bytes: &[u8]) -> u32 {
+    let mut crc = u32::MAX;
+    for byte in bytes {
+        crc ^= u32::from(*byte);
+        for _ in 0..8 {
+            crc = if crc & 1 == 1 { crc >> 1 ^ 0xEDB8_8320 } else { crc >> 1 };
+        }
+    }
+    !crc
+}
+
+#[test]
+fn what_is_no_picture_or_no_supported_one_is_named() {
+    assert!(message("notes.txt", b"hello, world, this is text").contains("neither PNG"));
+    assert!(message("anim.gif", b"GIF89a\x01\0\x01\0").contains("GIF is not supported"));
+    let heic = b"\0\0\0\x18ftypheic\0\0\0\0";
+    assert!(message("phone.heic", heic).contains("HEIC"));
+    for magic in [&b"\x89PNG\r\n\x1a\n"[..], b"\xff\xd8\xff", b"II*\0", b"RIFF\x04\0\0\0WEBP"] {
+        message("stub", magic);
+    }
+}
+
+#[test]
+fn missing_empty_and_directory_inputs_have_their_own_errors() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = |name: &str| Input::parse(folder.path().join(name).as_os_str());
+    assert!(matches!(decode(&input("missing.png")), Err(ImageError::NotFound { .. })));
+    std::fs::write(folder.path().join("empty.png"), b"").unwrap();
+    assert!(matches!(decode(&input("empty.png")), Err(ImageError::Empty { .. })));
+    assert!(matches!(
+        decode(&Input::parse(OsStr::new(folder.path()))),
+        Err(ImageError::IsDirectory { .. })
+    ));
+}
+
+#[test]
+fn damage_anywhere_in_a_file_never_panics() {
+    for name in [
+        "rgb.jpg",
+        "progressive.jpg",
+        "cmyk.jpg",
+        "palette.png",
+        "lzw.tif",
+        "rgb16.tif",
+        "lossless.webp",
+        "lossy.webp",
+    ] {
+        let whole = bytes_of(name);
+        for at in 0..whole.len() {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 0xA5;
+            // Some damage cannot be seen; what matters is that we come back, and with whole pixels.
+            if let Ok(picture) = decode_bytes(name, &bytes) {
+                let pixels = picture.width as usize * picture.height as usize;
+                assert_eq!(picture.rgb.len(), 3 * pixels);
+            }
+        }
+    }
+}
+
+#[test]
+fn only_the_first_page_of_a_tiff_is_read_and_the_user_told() {
+    let mut bytes = bytes_of("rgb16.tif");
+    // A second directory: the first one's copy, which points to the same pixels.
+    let entries = usize::from(u16::from_be_bytes([bytes[8], bytes[9]]));
+    let link = 10 + 12 * entries;
+    let mut directory = bytes[8..link + 4].to_vec();
+    directory[2 + 12 * entries..].fill(0);
+    if bytes.len() % 2 == 1 {
+        bytes.push(0);
+    }
+    let at = (bytes.len() as u32).to_be_bytes();
+    bytes[link..link + 4].copy_from_slice(&at);
+    bytes.extend(directory);
+    let picture = decode_bytes("pages.tif", &bytes).unwrap();
+    assert!(matches!(picture.warnings[..], [Warning::FirstFrameOnly(_)]));
+}

@@ -1,0 +1,216 @@
+//! A job that is killed goes on where it was and ends with the same bytes; one that is another job,
+//! or another process's, is refused. On the tiny random model of `tests/make_fixtures/make_img2img_fixture.py`,
+//! so that fifty killed jobs take seconds.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use crate::common::{Shell, fixture, stderr};
+
+const JOB: &str = "in.png -o out.png -q --tile 48";
+const WORK: &str = ".out.png.cupscale";
+const PARTIAL: &str = ".out.png.cupscale.part";
+
+fn job(shell: &Shell, more: &str) -> Command {
+    let model = fixture("img2img/model");
+    let mut command = shell.command(&format!("{JOB} {more}"));
+    command.arg("--model").arg(model);
+    command
+}
+
+fn complete(shell: &Shell, more: &str) -> Vec<u8> {
+    let output = job(shell, more).output().unwrap();
+    assert!(output.status.success(), "{more}: {}", stderr(&output));
+    let names = shell.names();
+    assert!(names.iter().all(|name| !name.contains("cupscale")), "left behind: {names:?}");
+    shell.bytes("out.png")
+}
+
+/// Exit code and the one line of a job that does not run.
+fn refused(shell: &Shell, more: &str) -> (Option<i32>, String) {
+    let output = job(shell, more).output().unwrap();
+    let line = stderr(&output);
+    assert_eq!(line.trim_end().lines().count(), 1, "{more}: {line}");
+    (output.status.code(), line)
+}
+
+/// When a job is killed.
+enum Moment {
+    After(Duration),
+    /// As soon as the journal has so many bytes: while the next work is written, or its line.
+    JournalHas(u64),
+    /// As soon as the output is being written.
+    WritingOutput,
+}
+
+/// Starts the job and kills it (SIGKILL) at that moment; false if it was finished before.
+fn kill(shell: &Shell, moment: &Moment) -> bool {
+    let started = Instant::now();
+    let mut child: Child = job(shell, "").stdout(Stdio::null()).spawn().unwrap();
+    let journal = shell.path(WORK).join("journal");
+    let partial = shell.path(PARTIAL);
+    let come = || match moment {
+        Moment::After(delay) => started.elapsed() >= *delay,
+        Moment::JournalHas(bytes) => fs::metadata(&journal).is_ok_and(|file| file.len() >= *bytes),
+        Moment::WritingOutput => partial.exists(),
+    };
+    loop {
+        if come() {
+            // Dead already or not: what matters is how it ended.
+            let _ = child.kill();
+            return !child.wait().unwrap().success();
+        }
+        if child.try_wait().unwrap().is_some() {
+            return false;
+        }
+        std::hint::spin_loop();
+    }
+}
+
+#[test]
+fn a_job_killed_at_fifty_moments_ends_with_the_same_bytes_each_time() {
+    let shell = Shell::new();
+    shell.picture("in.png", 30, 22);
+    let started = Instant::now();
+    let undisturbed = complete(&shell, "");
+    let whole = started.elapsed();
+    // A journal of this job has some 40 lines of about 35 bytes.
+    let (mut kills, mut resumed, mut attempts, mut random) = (0, 0, 0, 0x2545_f491_4f6c_dd1d_u64);
+    while kills < 50 {
+        attempts += 1;
+        assert!(attempts < 400, "only {kills} of {attempts} jobs lived long enough to be killed");
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        let share = (random >> 40) as f64 / f64::from(1 << 24);
+        let moment = match attempts % 4 {
+            0 => Moment::JournalHas(1 + (share * 1400.0) as u64),
+            1 => Moment::WritingOutput,
+            _ => Moment::After(whole.mul_f64(share)),
+        };
+        if !kill(&shell, &moment) {
+            let _ = fs::remove_file(shell.path("out.png"));
+            continue;
+        }
+        kills += 1;
+        // A killed job leaves its picture complete, or not at all.
+        if shell.path("out.png").exists() {
+            assert_eq!(shell.bytes("out.png"), undisturbed, "kill {kills}");
+        }
+        // Every third resumed job is killed again.
+        if kills % 3 == 0 && kills < 50 && kill(&shell, &Moment::After(whole.mul_f64(share / 2.0)))
+        {
+            kills += 1;
+        }
+        resumed += usize::from(shell.path(WORK).join("job.json").exists());
+        assert_eq!(complete(&shell, ""), undisturbed, "after kill {kills}");
+        fs::remove_file(shell.path("out.png")).unwrap();
+    }
+    assert!(resumed > 10, "only {resumed} jobs had something to go on with");
+}
+
+/// A job that has done something and was then killed.
+fn unfinished(shell: &Shell) {
+    shell.picture("in.png", 30, 22);
+    assert!(kill(shell, &Moment::JournalHas(300)));
+    assert!(shell.path(WORK).join("job.json").exists());
+}
+
+#[test]
+fn another_job_is_refused_with_the_reason_until_it_is_told_to_begin_anew() {
+    let shell = Shell::new();
+    unfinished(&shell);
+    for (change, reason) in [
+        ("--seed 8", "seed: 0 there, 8 now"),
+        ("--strength 0.9", "denoise steps: 4 there, 8 now"),
+        ("--prompt fog", "prompt: \"\" there, \"fog\" now"),
+        ("-s 3", "size: ["),
+    ] {
+        let (code, line) = refused(&shell, change);
+        assert_eq!(code, Some(2), "{line}");
+        assert!(line.contains(reason) && line.contains("--fresh"), "{change}: {line}");
+    }
+    shell.picture("in.png", 22, 30);
+    let (code, line) = refused(&shell, "");
+    assert!(code == Some(2) && line.contains("size: [120,88] there, [88,120] now"), "{line}");
+    let fresh = complete(&shell, "--fresh");
+    assert_eq!(complete(&shell, ""), fresh);
+}
+
+#[test]
+fn what_does_not_change_the_bytes_may_change() {
+    let shell = Shell::new();
+    shell.picture("in.png", 30, 22);
+    let undisturbed = complete(&shell, "");
+    for change in ["--batch 5", "--threads 1", "--resume"] {
+        assert!(kill(&shell, &Moment::JournalHas(300)));
+        assert_eq!(complete(&shell, change), undisturbed, "{change}");
+    }
+}
+
+#[test]
+fn nothing_to_resume_is_an_error_that_leaves_nothing() {
+    let shell = Shell::new();
+    shell.picture("in.png", 30, 22);
+    let (code, line) = refused(&shell, "--resume");
+    assert!(code == Some(2) && line.contains("nothing to resume"), "{line}");
+    assert_eq!(shell.names(), ["in.png"]);
+}
+
+#[test]
+fn a_second_process_is_told_that_the_job_is_at_work() {
+    let shell = Shell::new();
+    shell.picture("in.png", 64, 64);
+    let mut first = job(&shell, "").spawn().unwrap();
+    while !shell.path(WORK).join("journal").exists() {
+        assert!(first.try_wait().unwrap().is_none(), "the first job is over");
+    }
+    let (code, line) = refused(&shell, "");
+    assert_eq!(code, Some(1), "{line}");
+    assert!(line.contains("another process is at work"), "{line}");
+    assert!(first.wait().unwrap().success());
+}
+
+#[test]
+fn work_can_lie_elsewhere_and_go_on_there() {
+    let shell = Shell::new();
+    shell.picture("in.png", 30, 22);
+    let undisturbed = complete(&shell, "--work-dir scratch");
+    let mut child = job(&shell, "--work-dir scratch").spawn().unwrap();
+    let journal = |folder: &Path| {
+        let mut folders = fs::read_dir(folder).into_iter().flatten().flatten();
+        folders.find_map(|entry| fs::metadata(entry.path().join("journal")).ok())
+    };
+    while journal(&shell.path("scratch")).is_none_or(|file| file.len() < 300) {
+        assert!(child.try_wait().unwrap().is_none(), "the job is over");
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let output = job(&shell, "--work-dir scratch --resume").output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(shell.bytes("out.png"), undisturbed);
+    assert_eq!(fs::read_dir(shell.path("scratch")).unwrap().count(), 0);
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_stops_after_the_batch_says_how_to_go_on_and_loses_nothing() {
+    let shell = Shell::new();
+    shell.picture("in.png", 30, 22);
+    let undisturbed = complete(&shell, "");
+    let child = job(&shell, "").stderr(Stdio::piped()).spawn().unwrap();
+    while fs::metadata(shell.path(WORK).join("journal")).map_or(0, |file| file.len()) < 300 {
+        std::hint::spin_loop();
+    }
+    let interrupt = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(interrupt.success());
+    let output = child.wait_with_output().unwrap();
+    let line = stderr(&output);
+    assert_eq!(output.status.code(), Some(130), "{line}");
+    assert!(line.contains("goes on from here") && line.contains(WORK), "{line}");
+    assert_eq!(complete(&shell, "--resume"), undisturbed);
+}

@@ -1,0 +1,249 @@
+"""Fixtures for `sampler` and `canvas::noise`, from diffusers and from a second implementation of Philox.
+
+    python tests/make_fixtures/make_sampler_fixtures.py
+
+Writes tests/fixtures/sampler/{defaults.json,timesteps.json,abar.safetensors,trajectories.safetensors,trajectories.json}
+and tests/fixtures/noise/field.safetensors. Deterministic. Made with diffusers 0.42.1, torch 2.15.0, numpy 2.
+"""
+
+import ast
+import inspect
+import json
+import math
+from pathlib import Path
+from unittest import mock
+
+import diffusers
+import numpy as np
+import torch
+from diffusers import DDIMScheduler, EulerDiscreteScheduler, LCMScheduler, TCDScheduler
+from safetensors.torch import save_file
+
+torch.set_num_threads(1)
+FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
+SDXL = dict(
+    num_train_timesteps=1000,
+    beta_start=0.00085,
+    beta_end=0.012,
+    beta_schedule="scaled_linear",
+    clip_sample=False,
+    set_alpha_to_one=False,
+    steps_offset=1,
+    timestep_spacing="trailing",
+    prediction_type="epsilon",
+)
+
+
+# Every class whose config leads to a sampler of ours.
+CLASSES = [
+    "DDIM", "DDPM", "DEISMultistep", "DPMSolverMultistep", "DPMSolverSDE", "DPMSolverSinglestep",
+    "EulerAncestralDiscrete", "EulerDiscrete", "HeunDiscrete", "KDPM2AncestralDiscrete", "KDPM2Discrete", "LCM",
+    "LMSDiscrete", "PNDM", "SASolver", "TCD", "UniPCMultistep",
+]  # fmt: skip
+SPACINGS = ("leading", "trailing", "linspace")
+
+
+def config_json(scheduler):
+    """The scheduler_config.json that diffusers would write."""
+    return json.loads(scheduler.to_json_string())
+
+
+def own(kind, settings):
+    """Those of the settings that the class has."""
+    known = inspect.signature(inspect.unwrap(kind.__init__)).parameters
+    return {name: value for name, value in settings.items() if name in known}
+
+
+def defaults():
+    """What each class takes for the settings that its file leaves out; read from the source, because some of
+    them cannot be imported without further packages."""
+    found = {}
+    for path in sorted((Path(diffusers.__file__).parent / "schedulers").glob("scheduling_*.py")):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and node.name.removesuffix("Scheduler") in CLASSES:
+                (init,) = (part.args for part in node.body if getattr(part, "name", "") == "__init__")
+                found[node.name] = {
+                    argument.arg: ast.literal_eval(value)
+                    for argument, value in zip(init.args[-len(init.defaults) :], init.defaults)
+                    if isinstance(value, ast.Constant)
+                }
+    assert len(found) == len(CLASSES) and all(table["num_train_timesteps"] == 1000 for table in found.values())
+    write_json(FIXTURES / "sampler/defaults.json", found)
+
+
+def timesteps():
+    """1 to 50 steps of every spacing of DDIM and Euler, and of the one spread that LCM and TCD have."""
+    tables = {}
+    for name, kind, spacing in [
+        *((f"ddim_{spacing}", DDIMScheduler, spacing) for spacing in SPACINGS),
+        *((f"euler_{spacing}", EulerDiscreteScheduler, spacing) for spacing in SPACINGS),
+        ("tcd", TCDScheduler, "trailing"),
+        ("lcm", LCMScheduler, "trailing"),
+    ]:
+        tables[name] = {}
+        for n in range(1, 51):
+            scheduler = kind(**own(kind, {**SDXL, "timestep_spacing": spacing}))
+            scheduler.set_timesteps(n)
+            # numpy.arange may give one value too many for some n; none of these.
+            assert len(scheduler.timesteps) == n, (name, n)
+            tables[name][str(n)] = scheduler.timesteps.tolist()
+    text = json.dumps(tables, separators=(",", ":")).replace(".0,", ",").replace(".0]", "]")
+    (FIXTURES / "sampler/timesteps.json").write_text(text + "\n")
+
+
+def abar():
+    variants = {
+        "sdxl": SDXL,
+        "ddim_defaults": dict(clip_sample=False),
+        "zero_snr": {**SDXL, "rescale_betas_zero_snr": True, "prediction_type": "v_prediction"},
+        "short": {**SDXL, "num_train_timesteps": 101, "beta_schedule": "linear"},
+    }
+    save_file(
+        {name: DDIMScheduler(**settings).alphas_cumprod.contiguous() for name, settings in variants.items()},
+        FIXTURES / "sampler/abar.safetensors",
+    )
+
+
+V = {**SDXL, "prediction_type": "v_prediction"}
+V_ZERO_SNR = {**V, "rescale_betas_zero_snr": True}
+
+
+def cases():
+    """Class, settings, the steps or timesteps of the schedule, how many run, and eta, by name."""
+    cases = {
+        "ddim_v": (DDIMScheduler, V, 8, 4, 0.0),
+        "ddim_sample": (DDIMScheduler, {**SDXL, "prediction_type": "sample"}, 8, 4, 0.0),
+        "ddim_leading7": (DDIMScheduler, {**SDXL, "timestep_spacing": "leading"}, 7, 4, 0.5),
+        "ddim_linspace9_to_one": (
+            DDIMScheduler, {**SDXL, "timestep_spacing": "linspace", "set_alpha_to_one": True}, 9, 4, 0.5
+        ),
+        "ddim_trailing7": (DDIMScheduler, SDXL, 7, 4, 0.0),
+        "tcd_v": (TCDScheduler, V, 8, 4, 0.3),
+        "tcd_sample": (TCDScheduler, {**SDXL, "prediction_type": "sample"}, 8, 4, 0.3),
+        "tcd_origin20": (TCDScheduler, {**SDXL, "original_inference_steps": 20}, 6, 4, 0.3),
+        "tcd_list": (TCDScheduler, SDXL, [999, 700, 333, 1], 3, 0.3),
+        "euler_v": (EulerDiscreteScheduler, V, 8, 4, None),
+        "euler_sample": (EulerDiscreteScheduler, {**SDXL, "prediction_type": "sample"}, 8, 4, None),
+        "euler_sigma_min": (EulerDiscreteScheduler, {**SDXL, "final_sigmas_type": "sigma_min"}, 8, 4, None),
+        "euler_list": (EulerDiscreteScheduler, SDXL, [999, 700, 333, 1], 3, None),
+        "lcm_v": (LCMScheduler, V, 8, 4, None),
+        "lcm_sample": (LCMScheduler, {**SDXL, "prediction_type": "sample"}, 8, 4, None),
+        "lcm_scaling3": (LCMScheduler, {**SDXL, "timestep_scaling": 3.0, "original_inference_steps": 100}, 5, 5, None),
+        # Hyper-SDXL's one-step UNet.
+        "lcm_800": (LCMScheduler, SDXL, [800], 1, None),
+        "lcm_list": (LCMScheduler, SDXL, [800, 500, 20, 0], 4, None),
+    }  # fmt: skip
+    for name, kind, etas in [
+        ("ddim", DDIMScheduler, (0.0, 0.3, 1.0)),
+        ("tcd", TCDScheduler, (0.0, 0.3, 1.0)),
+        ("lcm", LCMScheduler, (None,)),
+    ]:
+        # The stretched schedule has no signal at 999: it runs from the second step on.
+        cases[f"{name}_v_zero_snr"] = (kind, V_ZERO_SNR, 8, 7, etas[1] if len(etas) > 1 else None)
+        for eta in etas:
+            for n in (1, 4, 8, 50):
+                for run in {n, math.ceil(0.45 * n)}:
+                    cases[f"{name}_{'' if eta is None else f'eta{eta}_'}{run}_of_{n}"] = (kind, SDXL, n, run, eta)
+    cases["euler_v_zero_snr"] = (EulerDiscreteScheduler, V_ZERO_SNR, 8, 7, None)
+    for spacing in SPACINGS:
+        for n in (1, 4, 8, 50):
+            for run in {n, math.ceil(0.45 * n)}:
+                settings = {**SDXL, "timestep_spacing": spacing}
+                cases[f"euler_{spacing}_{run}_of_{n}"] = (EulerDiscreteScheduler, settings, n, run, None)
+    return dict(sorted(cases.items()))
+
+
+def trajectory(kind, settings, n, run, eta, draws):
+    """The last `run` steps with given model outputs and noise: the config, the timesteps, z before and after each,
+    and the x0 of each where the class tells it."""
+    scheduler = kind(**own(kind, settings))
+    scheduler.set_timesteps(**({"timesteps": n} if isinstance(n, list) else {"num_inference_steps": n}))
+    first = len(scheduler.timesteps) - run
+    ts = scheduler.timesteps[first:]
+    if kind is not DDIMScheduler:  # which counts nothing
+        scheduler.set_begin_index(first)
+    x = scheduler.add_noise(draws["zl"], draws["noise0"], ts[:1])
+    if kind is EulerDiscreteScheduler:
+        # What the UNet sees is the latent in its variance-preserving form, the canvas's.
+        sigmas = scheduler.sigmas[first:]
+        zs = [x / (sigmas[0] ** 2 + 1) ** 0.5]
+    else:
+        zs = [x]
+    x0s = []
+    for i, t in enumerate(ts):
+        seen = scheduler.scale_model_input(x, t)
+        assert torch.equal(seen, zs[-1]) or kind is EulerDiscreteScheduler and torch.allclose(seen, zs[-1])
+        arguments = {}
+        if kind is DDIMScheduler:
+            arguments = dict(eta=eta, variance_noise=draws["noises"][i] if eta > 0 else None)
+        elif kind is TCDScheduler:
+            arguments = dict(eta=eta)
+        module = "diffusers.schedulers.scheduling_" + ("lcm" if kind is LCMScheduler else "tcd")
+        with mock.patch(f"{module}.randn_tensor", lambda *_, **__: draws["noises"][i]):
+            result = scheduler.step(draws["outputs"][i], t, x, **arguments)
+        x = result.prev_sample
+        x0s.append(result.get("pred_original_sample"))
+        zs.append(x / (sigmas[i + 1] ** 2 + 1) ** 0.5 if kind is EulerDiscreteScheduler else x)
+    zs = torch.stack(zs)
+    assert torch.isfinite(zs).all()
+    return config_json(scheduler), ts.tolist(), zs, torch.stack(x0s) if x0s[0] is not None else None
+
+
+def trajectories():
+    generator = torch.Generator().manual_seed(0)
+    shape = (3, 2, 4)
+    draws = {name: torch.randn(shape, generator=generator) for name in ("zl", "noise0")}
+    draws |= {name: torch.randn((50, *shape), generator=generator) for name in ("outputs", "noises")}
+    tensors, about = dict(draws), {}
+    for name, (kind, settings, n, run, eta) in cases().items():
+        config, ts, tensors[f"z.{name}"], x0s = trajectory(kind, settings, n, run, eta, draws)
+        if x0s is not None and run <= 8:
+            tensors[f"x0.{name}"] = x0s
+        about[name] = dict(config=config, n=n, run=run, eta=eta, timesteps=ts)
+    save_file(tensors, FIXTURES / "sampler/trajectories.safetensors")
+    write_json(FIXTURES / "sampler/trajectories.json", about)
+
+
+def write_json(path, value):
+    """One line for each key."""
+    lines = (f"{json.dumps(key)}: {json.dumps(part, separators=(',', ':'))}" for key, part in value.items())
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def philox4x32_10(counter, key):
+    """Philox4x32-10 in Python integers, after Salmon et al., "Parallel random numbers: as easy as 1, 2, 3"."""
+    mask = 0xFFFFFFFF
+    c, k = list(counter), list(key)
+    for round_number in range(10):
+        if round_number:
+            k = [(k[0] + 0x9E3779B9) & mask, (k[1] + 0xBB67AE85) & mask]
+        hi0, lo0 = divmod(0xD2511F53 * c[0], 1 << 32)
+        hi1, lo1 = divmod(0xCD9E8D57 * c[2], 1 << 32)
+        c = [hi1 ^ c[1] ^ k[0], lo1, hi0 ^ c[3] ^ k[1], lo0]
+    return c
+
+
+def normal(seed, draw, c, y, x):
+    words = philox4x32_10((draw, c, y, x), (seed & 0xFFFFFFFF, seed >> 32))
+    u1, u2 = ((word + 0.5) / 2**32 for word in words[:2])
+    return math.sqrt(-2.0 * math.log(u1)) * math.cos(2.0 * math.pi * u2)
+
+
+def noise():
+    assert philox4x32_10((0,) * 4, (0,) * 2) == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
+    windows = {"seed0": (0, 0, 0, 0), "seed_large": (0xFEDCBA9876543210, 3, 1000, 70000)}
+    tensors = {}
+    for name, (seed, draw, y0, x0) in windows.items():
+        values = [[[normal(seed, draw, c, y0 + y, x0 + x) for c in range(4)] for x in range(16)] for y in range(16)]
+        tensors[name] = torch.from_numpy(np.array(values, dtype=np.float64).astype(np.float32))
+    save_file(tensors, FIXTURES / "noise/field.safetensors")
+
+
+if __name__ == "__main__":
+    for folder in ("sampler", "noise"):
+        (FIXTURES / folder).mkdir(parents=True, exist_ok=True)
+    defaults()
+    timesteps()
+    abar()
+    trajectories()
+    noise()

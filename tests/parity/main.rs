@@ -1,0 +1,17 @@
+//! Everything numeric against the original implementations, on fixtures by tests/make_fixtures; and the
+//! CPU kernels against the composed forms.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod img2img;
+#[cfg(feature = "llava")]
+mod llava;
+mod ops;
+mod ops_decoder;
+mod ops_determinism;
+mod ops_packed;
+mod sampler;
+mod text;
+mod unet;
+mod vae;

@@ -1,0 +1,291 @@
+//! Schedules and steps against diffusers' DDIM, TCD, Euler and LCM schedulers; fixtures by
+//! `tests/make_fixtures/make_sampler_fixtures.py`.
+
+use std::collections::BTreeMap;
+
+use cupscale::sampler::{
+    self, Ddim, Denoise, Sampler, SamplerError, SamplerKind, Schedule, SchedulerConfig, Step,
+    TimestepSpacing, plan,
+};
+use safetensors::SafeTensors;
+use serde::Deserialize;
+
+use crate::common::{on_threads, tensors::stored};
+
+const SDXL: &str = r#"{"_class_name": "DDIMScheduler", "num_train_timesteps": 1000, "beta_start": 0.00085,
+    "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": false, "set_alpha_to_one": false,
+    "steps_offset": 1, "timestep_spacing": "trailing", "prediction_type": "epsilon"}"#;
+
+fn schedule(changes: &str) -> Schedule {
+    let mut config: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_str(SDXL).unwrap();
+    config.extend(serde_json::from_str::<serde_json::Map<_, _>>(changes).unwrap());
+    let text = serde_json::to_string(&config).unwrap();
+    Schedule::new(&SchedulerConfig::from_json(&text).unwrap()).unwrap()
+}
+
+fn assert_close(ours: &[f32], theirs: &[f32], tolerance: f32, what: &str) {
+    assert_eq!(ours.len(), theirs.len(), "{what}");
+    let scale = theirs.iter().fold(1e-30f32, |m, v| m.max(v.abs()));
+    let error = ours.iter().zip(theirs).fold(0.0f32, |m, (a, b)| m.max((a - b).abs())) / scale;
+    assert!(error <= tolerance, "{what}: relative error {error}");
+}
+
+/// The timesteps of steps, in the precision in which diffusers keeps those that are fractions.
+fn in_f32(steps: &[Step]) -> Vec<f32> {
+    steps.iter().map(|step| step.t as f32).collect()
+}
+
+#[derive(Deserialize)]
+struct Case {
+    config: serde_json::Value,
+    n: Timesteps,
+    run: usize,
+    eta: Option<f64>,
+    timesteps: Vec<f32>,
+}
+
+/// Their number, or all of them.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Timesteps {
+    Count(usize),
+    List(Vec<usize>),
+}
+
+impl From<&Timesteps> for sampler::Timesteps {
+    fn from(timesteps: &Timesteps) -> Self {
+        match timesteps {
+            Timesteps::Count(n) => Self::Count(*n),
+            Timesteps::List(list) => Self::List(list.clone()),
+        }
+    }
+}
+
+#[test]
+fn settings_that_a_file_leaves_out_have_the_defaults_of_its_class() {
+    let tables: BTreeMap<String, serde_json::Value> =
+        serde_json::from_str(include_str!("../fixtures/sampler/defaults.json")).unwrap();
+    assert_eq!(tables.len(), 17);
+    for (class, table) in &tables {
+        let config =
+            SchedulerConfig::from_json(&format!(r#"{{"_class_name": "{class}"}}"#)).unwrap();
+        // Written out in full the file says the same; what the class does not know, nothing.
+        let mut written = table.clone();
+        written["_class_name"] = class.as_str().into();
+        let full = SchedulerConfig::from_json(&written.to_string()).unwrap();
+        let forms = |config: SchedulerConfig| SchedulerConfig {
+            use_karras_sigmas: config.use_karras_sigmas.filter(|&on| on),
+            use_exponential_sigmas: config.use_exponential_sigmas.filter(|&on| on),
+            use_beta_sigmas: config.use_beta_sigmas.filter(|&on| on),
+            interpolation_type: None,
+            timestep_type: None,
+            ..config
+        };
+        assert_eq!(forms(full), forms(config.clone()), "{class}");
+        assert_eq!(config.clip_sample, table["clip_sample"].as_bool().unwrap_or(false), "{class}");
+        config.sampler().unwrap();
+    }
+}
+
+#[test]
+fn timesteps_are_those_of_diffusers_for_1_to_50_steps() {
+    let text = include_str!("../fixtures/sampler/timesteps.json");
+    let tables: BTreeMap<String, BTreeMap<usize, Vec<f32>>> = serde_json::from_str(text).unwrap();
+    assert_eq!(tables.len(), 8);
+    for (name, table) in &tables {
+        let (sampler, spacing) = name.split_once('_').unwrap_or((name, "trailing"));
+        let schedule = schedule(&format!(r#"{{"timestep_spacing": "{spacing}"}}"#));
+        let kind: SamplerKind = sampler.parse().unwrap();
+        let sampler = kind.build(&SchedulerConfig::from_json(SDXL).unwrap(), None).unwrap();
+        assert_eq!(table.len(), 50);
+        for (&n, expected) in table {
+            let steps = sampler.steps(&schedule, n).unwrap();
+            assert_eq!(&in_f32(&steps), expected, "{name}, {n} steps");
+            assert!(
+                steps
+                    .iter()
+                    .enumerate()
+                    .all(|(i, step)| step.index == i && step.last == (i + 1 == n))
+            );
+        }
+    }
+}
+
+#[test]
+fn trailing_timesteps_stay_inside_the_schedule_for_every_number_of_steps() {
+    let schedule = schedule("{}");
+    for n in 1..=1000 {
+        let timesteps = schedule.timesteps(n).unwrap();
+        assert_eq!((timesteps.len(), timesteps[0]), (n, 999));
+        assert!(timesteps.windows(2).all(|pair| pair[0] > pair[1]), "{n} steps");
+    }
+}
+
+#[test]
+fn abar_is_that_of_torch_to_one_in_a_million() {
+    let file =
+        SafeTensors::deserialize(include_bytes!("../fixtures/sampler/abar.safetensors")).unwrap();
+    // Relative to abar, but for the stretched schedule: its last values are differences of nearly equal roots.
+    for (name, floor, changes) in [
+        ("sdxl", 1e-4, "{}"),
+        (
+            "ddim_defaults",
+            1e-4,
+            r#"{"beta_schedule": "linear", "beta_start": 0.0001, "beta_end": 0.02}"#,
+        ),
+        ("zero_snr", 1e-2, r#"{"rescale_betas_zero_snr": true}"#),
+        ("short", 1e-4, r#"{"num_train_timesteps": 101, "beta_schedule": "linear"}"#),
+    ] {
+        let schedule = schedule(changes);
+        let expected = stored(&file, name);
+        assert_eq!(schedule.train_timesteps(), expected.len());
+        for (t, &theirs) in expected.iter().enumerate() {
+            let ours = schedule.abar(t as f64).unwrap();
+            assert!(
+                (ours - theirs).abs() <= 1e-6 * theirs.max(floor),
+                "{name} at {t}: {ours} for {theirs}"
+            );
+        }
+    }
+}
+
+#[test]
+fn sdxl_in_eight_trailing_steps_has_the_numbers_of_the_method_page() {
+    let schedule =
+        schedule(r#"{"timestep_spacing": "leading"}"#).with_spacing(TimestepSpacing::Trailing);
+    assert_eq!(schedule.timesteps(8).unwrap(), [999, 874, 749, 624, 499, 374, 249, 124]);
+    assert!((schedule.final_abar() - 0.99915).abs() < 1e-6);
+    for (t, abar) in [(499.0, 0.27767), (374.0, 0.46671), (249.0, 0.67543), (124.0, 0.86341)] {
+        assert!((schedule.abar(t).unwrap() - abar).abs() < 1e-5);
+    }
+    let steps = plan(
+        &Ddim::new(0.0).unwrap(),
+        &schedule,
+        &sampler::Timesteps::Count(8),
+        Denoise::Strength(0.45),
+    )
+    .unwrap();
+    let expected = |index, t, t_prev, last| Step { index, t, t_prev, last };
+    assert_eq!(
+        steps,
+        [
+            expected(4, 499.0, Some(374.0), false),
+            expected(5, 374.0, Some(249.0), false),
+            expected(6, 249.0, Some(124.0), false),
+            expected(7, 124.0, None, true)
+        ]
+    );
+    assert_eq!(
+        plan(&Ddim::new(0.0).unwrap(), &schedule, &sampler::Timesteps::Count(8), Denoise::Steps(2))
+            .unwrap(),
+        steps[2..]
+    );
+}
+
+#[test]
+fn the_papers_22_of_50_steps_can_be_run_exactly() {
+    let config = SchedulerConfig::from_json(SDXL).unwrap();
+    for kind in SamplerKind::ALL {
+        let sampler = kind.build(&config, None).unwrap();
+        let steps =
+            plan(&*sampler, &schedule("{}"), &sampler::Timesteps::Count(50), Denoise::Steps(22))
+                .unwrap();
+        assert_eq!((steps.len(), steps[0].t, steps[21].t), (22, 439.0, 19.0), "{kind}");
+    }
+}
+
+#[test]
+fn trajectories_follow_diffusers_for_every_sampler_prediction_type_spacing_and_eta() {
+    let cases: BTreeMap<String, Case> =
+        serde_json::from_str(include_str!("../fixtures/sampler/trajectories.json")).unwrap();
+    let file =
+        SafeTensors::deserialize(include_bytes!("../fixtures/sampler/trajectories.safetensors"))
+            .unwrap();
+    assert_eq!(cases.len(), 92);
+    let (zl, noise0) = (stored(&file, "zl"), stored(&file, "noise0"));
+    let (outputs, noises) = (stored(&file, "outputs"), stored(&file, "noises"));
+    let len = zl.len();
+    let part = |all: &[f32], i: usize| all[i * len..(i + 1) * len].to_vec();
+    let mut x0s_compared = 0;
+    for (name, case) in &cases {
+        let config = SchedulerConfig::from_json(&case.config.to_string()).unwrap();
+        let schedule = Schedule::new(&config).unwrap();
+        let choice = config.sampler().unwrap();
+        assert!(name.starts_with(choice.kind.name()), "{name}: {choice:?}");
+        let sampler = choice.kind.build(&config, case.eta).unwrap();
+        let timesteps = (&case.n).into();
+        let steps = plan(&*sampler, &schedule, &timesteps, Denoise::Steps(case.run)).unwrap();
+        assert_eq!(in_f32(&steps), case.timesteps, "{name}");
+
+        let zs = stored(&file, &format!("z.{name}"));
+        let x0s = file
+            .tensor(&format!("x0.{name}"))
+            .is_ok()
+            .then(|| stored(&file, &format!("x0.{name}")));
+        let mut z = noise0.clone();
+        schedule.add_noise(steps[0].t, &zl, &mut z).unwrap();
+        assert_close(&z, &zs[..len], 1e-6, &format!("{name}, diffused"));
+        for (i, step) in steps.iter().enumerate() {
+            let mut eps = part(&outputs, i);
+            schedule.output_to_eps(step.t, &z, &mut eps).unwrap();
+            if let Some(x0s) = &x0s {
+                let mut x0 = vec![0.0; len];
+                schedule.x0_hat(step.t, &z, &eps, &mut x0).unwrap();
+                assert_close(&x0, &part(x0s, i), 1e-5, &format!("{name}, x0 of step {i}"));
+                x0s_compared += 1;
+            }
+            let update = sampler.update(&schedule, step).unwrap();
+            let stochastic = match choice.kind {
+                SamplerKind::Ddim => {
+                    case.eta > Some(0.0) && !(step.last && schedule.final_abar() == 1.0)
+                }
+                SamplerKind::Tcd => case.eta > Some(0.0) && !step.last,
+                SamplerKind::Euler => false,
+                SamplerKind::Lcm => !step.last,
+            };
+            assert_eq!(update.needs_noise(), stochastic, "{name}, step {i}");
+            let noise = part(&noises, i);
+            update.apply(&mut z, &eps, update.needs_noise().then_some(&noise)).unwrap();
+            assert_close(&z, &part(&zs, i + 1), 1e-5, &format!("{name}, step {i}"));
+        }
+    }
+    assert!(x0s_compared > 100, "{x0s_compared}");
+}
+
+#[test]
+fn a_step_taken_in_bands_and_on_other_threads_gives_the_same_bits() {
+    let schedule = schedule("{}");
+    let sampler = Ddim::new(0.5).unwrap();
+    let step = sampler.steps(&schedule, 8).unwrap()[5];
+    let update = sampler.update(&schedule, &step).unwrap();
+    let wave = |k: f32| (0..100_000).map(|i| (i as f32 * k).sin() * 2.0).collect::<Vec<f32>>();
+    let (z, eps, noise) = (wave(0.1), wave(0.37), wave(1.7));
+    let run = |threads: usize, band: usize| {
+        let mut out = z.clone();
+        on_threads(threads, || {
+            for start in (0..out.len()).step_by(band) {
+                let end = (start + band).min(out.len());
+                update
+                    .apply(&mut out[start..end], &eps[start..end], Some(&noise[start..end]))
+                    .unwrap();
+            }
+        });
+        out.iter().map(|v| v.to_bits()).collect::<Vec<_>>()
+    };
+    let whole = run(1, z.len());
+    assert_eq!(run(3, z.len()), whole);
+    assert_eq!(run(2, 777), whole);
+}
+
+#[test]
+fn a_zero_snr_model_cannot_start_at_pure_noise_and_says_so() {
+    let schedule =
+        schedule(r#"{"rescale_betas_zero_snr": true, "prediction_type": "v_prediction"}"#);
+    let sampler = Ddim::new(0.0).unwrap();
+    let steps =
+        plan(&sampler, &schedule, &sampler::Timesteps::Count(8), Denoise::Strength(1.0)).unwrap();
+    let error = sampler.update(&schedule, &steps[0]).unwrap_err();
+    assert!(matches!(error, SamplerError::NoSignal { t } if t == 999.0), "{error}");
+    assert!(sampler.update(&schedule, &steps[1]).is_ok());
+}

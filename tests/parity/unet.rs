@@ -1,0 +1,366 @@
+//! The UNet and the attention prior against diffusers. The fixtures are made by
+//! `tests/make_fixtures/make_unet_fixtures.py` and `make_rap_fixtures.py`; weights and inputs are drawn
+//! here from the same formula as there, so only outputs are stored.
+
+use std::{collections::HashMap, fs};
+
+use candle_core::{DType, Device, Tensor};
+use cupscale::backend::Params;
+use cupscale::{
+    backend::ops::{CropRect, Products},
+    model::unet::{Conditioning, Prior, UNet2DConditionModel, UNetConfig},
+    priors::attention::AttentionPrior,
+};
+use serde_json::Value;
+
+use crate::common::{fixture, tensors::relative_errors};
+
+/// Uniform in [-1, 1): SplitMix64 keyed by FNV-1a of the name, as in the Python script.
+fn field(name: &str, shape: &[usize]) -> Tensor {
+    let key = name.bytes().fold(0xCBF2_9CE4_8422_2325_u64, |key, byte| {
+        (key ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)
+    });
+    let count: usize = shape.iter().product();
+    let values: Vec<f32> = (1..=count as u64)
+        .map(|index| {
+            let mut z = key.wrapping_add(index.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+            z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            z ^= z >> 31;
+            (z >> 40) as f32 / (1u32 << 23) as f32 - 1.0
+        })
+        .collect();
+    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+}
+
+fn weight(name: &str, shape: &[usize]) -> Tensor {
+    let unit = field(name, shape);
+    if shape.len() > 1 {
+        let fan_in: usize = shape[1..].iter().product();
+        let scale = (3.0 / fan_in as f64).sqrt() as f32;
+        unit.broadcast_mul(&Tensor::new(scale, &Device::Cpu).unwrap()).unwrap()
+    } else if name.ends_with(".weight") {
+        ((unit * 0.25).unwrap() + 1.0).unwrap()
+    } else {
+        (unit * 0.25).unwrap()
+    }
+}
+
+#[track_caller]
+fn assert_close(what: &str, ours: &Tensor, reference: &Tensor, bound: f64) {
+    let (largest, l2) = relative_errors(ours, reference);
+    assert!(largest <= bound && l2 <= bound, "{what}: max {largest:.2e}, L2 {l2:.2e} > {bound:e}");
+}
+
+struct Case {
+    description: Value,
+    expected: HashMap<String, Tensor>,
+    model: UNet2DConditionModel,
+    sample: Tensor,
+    cond: Conditioning,
+    timestep: f64,
+}
+
+fn sizes(value: &Value) -> Vec<usize> {
+    value.as_array().unwrap().iter().map(|size| size.as_u64().unwrap() as usize).collect()
+}
+
+fn load(name: &str) -> Case {
+    load_as(name, DType::F32, Products::F32)
+}
+
+fn load_as(name: &str, dtype: DType, products: Products) -> Case {
+    let text = fs::read_to_string(fixture(&format!("unet/{name}.json"))).unwrap();
+    let description: Value = serde_json::from_str(&text).unwrap();
+    let weights: HashMap<String, Tensor> = description["shapes"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .map(|(name, shape)| (name.clone(), weight(name, &sizes(shape))))
+        .collect();
+    let vb = Params::from_tensors(weights, dtype, &Device::Cpu).with_products(products);
+    let config = UNetConfig::from_json(&description["config"].to_string()).unwrap();
+    let model = UNet2DConditionModel::load(config, &vb).unwrap();
+    let input = |name: &str| {
+        let shape = &description["inputs"][name];
+        (!shape.is_null()).then(|| field(name, &sizes(shape)))
+    };
+    let time_ids = description["time_ids"].as_array().map(|rows| {
+        let numbers: Vec<f32> = rows
+            .iter()
+            .flat_map(|row| row.as_array().unwrap())
+            .map(|id| id.as_f64().unwrap() as f32)
+            .collect();
+        Tensor::from_vec(numbers, (rows.len(), 6), &Device::Cpu).unwrap()
+    });
+    let sample = input("sample").unwrap().permute((0, 2, 3, 1)).unwrap().contiguous().unwrap();
+    let cond =
+        Conditioning { context: input("context").unwrap(), pooled: input("pooled"), time_ids };
+    let path = fixture(&format!("unet/{name}.safetensors"));
+    let expected = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
+    let timestep = description["timestep"].as_f64().unwrap();
+    Case { description, expected, model, sample, cond, timestep }
+}
+
+impl Case {
+    fn run(&self, prior: Prior) -> candle_core::Result<Tensor> {
+        self.model.forward(&self.sample, self.timestep, &self.cond, prior)
+    }
+}
+
+#[test]
+fn the_unet_of_every_configuration_computes_what_diffusers_computes() {
+    for name in ["sdxl", "concat", "sd15", "rare"] {
+        let case = load(name);
+        let output = case.run(Prior::None).unwrap();
+        assert_close(name, &output, &case.expected["output"], 1e-4);
+    }
+}
+
+#[test]
+fn the_composed_forms_that_other_devices_run_compute_the_same_unet() {
+    // The CPU kernels take f32 alone: in f64 every operation goes its composed way.
+    for name in ["sdxl", "concat", "sd15", "rare"] {
+        let output = load_as(name, DType::F64, Products::F32).run(Prior::None).unwrap();
+        assert_eq!(output.dtype(), DType::F64);
+        let output = output.to_dtype(DType::F32).unwrap();
+        assert_close(name, &output, &load(name).expected["output"], 1e-4);
+    }
+}
+
+#[test]
+fn products_in_bf16_change_a_whole_unet_by_two_percent_at_most() {
+    if !Products::Bf16.is_available() {
+        println!("skipped: this processor has no instructions for bf16 products");
+        return;
+    }
+    for name in ["sdxl", "concat", "sd15", "rare"] {
+        let case = load_as(name, DType::F32, Products::Bf16);
+        let output = case.run(Prior::None).unwrap();
+        assert_close(name, &output, &case.expected["output"], 2e-2);
+        let exact = load(name).run(Prior::None).unwrap();
+        let (_, difference) = relative_errors(&output, &exact);
+        println!("{name}: {difference:.2e}");
+        assert!(difference > 1e-4, "{name}: {difference:.2e}, too good to be true");
+    }
+}
+
+#[test]
+fn a_half_precision_unet_stays_in_its_precision_and_near_the_reference() {
+    let case = load_as("concat", DType::F16, Products::F32);
+    let layers = priors(&case);
+    let output = case.run(Prior::Blend { layers: &layers, weight: 0.3 }).unwrap();
+    assert_eq!(output.dtype(), DType::F16);
+    let output = output.to_dtype(DType::F32).unwrap();
+    assert_close("f16", &output, &case.expected["blended"], 2e-2);
+}
+
+#[test]
+fn recorded_cross_attentions_are_diffusers_cross_attention_outputs_in_visiting_order() {
+    let case = load("concat");
+    let mut recorded = Vec::new();
+    let output = case.run(Prior::Record(&mut recorded)).unwrap();
+    assert_close("output while recording", &output, &case.expected["output"], 1e-4);
+    let (_, height, width, _) = case.sample.dims4().unwrap();
+    let sizes = case.model.config().cross_attention_sizes(height, width);
+    let count = case.expected.keys().filter(|name| name.starts_with("recorded.")).count();
+    assert!(count > 8);
+    assert_eq!((recorded.len(), sizes.len()), (count, count));
+    for (index, (layer, (h, w))) in recorded.iter().zip(sizes).enumerate() {
+        let (_, layer_h, layer_w, _) = layer.dims4().unwrap();
+        assert_eq!((layer_h, layer_w), (h, w), "layer {index}");
+        let tokens = layer.flatten(1, 2).unwrap();
+        let name = format!("recorded.{index}");
+        assert_close(&name, &tokens, &case.expected[&name], 1e-4);
+    }
+}
+
+/// Prior tensors as the script blended them in.
+fn priors(case: &Case) -> Vec<Tensor> {
+    let mut recorded = Vec::new();
+    case.run(Prior::Record(&mut recorded)).unwrap();
+    let like = |(index, layer): (usize, &Tensor)| {
+        let (batch, h, w, channels) = layer.dims4().unwrap();
+        let tokens = field(&format!("prior.{index}"), &[batch, h * w, channels]);
+        tokens.reshape((batch, h, w, channels)).unwrap()
+    };
+    recorded.iter().enumerate().map(like).collect()
+}
+
+#[test]
+fn blended_cross_attentions_give_what_diffusers_gives_with_the_same_hooks() {
+    let case = load("concat");
+    let layers = priors(&case);
+    let blend = |weight: f64| case.run(Prior::Blend { layers: &layers, weight }).unwrap();
+    assert_close("blended", &blend(0.3), &case.expected["blended"], 1e-4);
+    assert_close("weight 0", &blend(0.0), &case.expected["output"], 1e-4);
+    let (apart, _) = relative_errors(&case.expected["blended"], &case.expected["output"]);
+    assert!(apart > 1e-2, "the fixture could not tell blending from not blending: {apart}");
+}
+
+#[test]
+fn a_prior_that_does_not_fit_the_layers_is_an_error() {
+    let case = load("concat");
+    let layers = priors(&case);
+    let fails = |layers: &[Tensor]| case.run(Prior::Blend { layers, weight: 0.5 }).is_err();
+    assert!(fails(&layers[1..]), "one too few");
+    assert!(fails(&[&layers[..], &layers[..1]].concat()), "one too many");
+    let mut swapped = layers.clone();
+    swapped[0] = swapped[0].transpose(1, 2).unwrap().contiguous().unwrap();
+    assert!(fails(&swapped), "another shape");
+}
+
+#[test]
+fn a_model_with_added_conditioning_refuses_to_run_without_it() {
+    let mut case = load("sdxl");
+    case.cond.pooled = None;
+    let error = case.run(Prior::None).unwrap_err().to_string();
+    assert!(error.contains("pooled"), "{error}");
+}
+
+#[test]
+fn a_missing_weight_is_named() {
+    let case = load("sd15");
+    let mut weights: HashMap<String, Tensor> = case.description["shapes"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .map(|(name, shape)| (name.clone(), weight(name, &sizes(shape))))
+        .collect();
+    let name = "mid_block.resnets.1.conv2.bias";
+    weights.remove(name).unwrap();
+    let vb = Params::from_tensors(weights, DType::F32, &Device::Cpu);
+    let config = case.model.config().clone();
+    let error = UNet2DConditionModel::load(config, &vb).unwrap_err().to_string();
+    assert!(error.contains(name), "{error}");
+}
+
+#[test]
+fn fields_that_change_the_mathematics_are_refused_by_name() {
+    for (field, value) in [
+        ("class_embed_type", r#""timestep""#),
+        ("num_class_embeds", "10"),
+        ("dual_cross_attention", "true"),
+        ("only_cross_attention", "[false, true]"),
+        ("mid_block_only_cross_attention", "true"),
+        ("resnet_time_scale_shift", r#""scale_shift""#),
+        ("resnet_skip_time_act", "true"),
+        ("resnet_out_scale_factor", "1.4"),
+        ("mid_block_scale_factor", "2"),
+        ("encoder_hid_dim", "64"),
+        ("encoder_hid_dim_type", r#""text_proj""#),
+        ("attention_type", r#""gated""#),
+        ("time_cond_proj_dim", "256"),
+        ("time_embedding_type", r#""fourier""#),
+        ("timestep_post_act", r#""silu""#),
+        ("cross_attention_norm", r#""layer_norm""#),
+        ("center_input_sample", "true"),
+        ("act_fn", r#""mish""#),
+        ("addition_embed_type", r#""text""#),
+        ("norm_num_groups", "null"),
+        ("reverse_transformer_layers_per_block", "[[1], [1]]"),
+        ("mid_block_type", r#""UNetMidBlock2D""#),
+        ("down_block_types", r#"["AttnDownBlock2D", "DownBlock2D"]"#),
+        ("up_block_types", r#"["UpBlock2D", "SkipUpBlock2D"]"#),
+        ("layers_per_block", "[1]"),
+        ("transformer_layers_per_block", "[[1], [2]]"),
+        ("attention_head_dim", "7"),
+        ("conv_in_kernel", "2"),
+        ("downsample_padding", "2"),
+        ("block_out_channels", "[]"),
+        ("sample_size", r#""big""#),
+        ("use_linear_projection", "1"),
+    ] {
+        let mut fields = HashMap::from([
+            ("block_out_channels", "[32, 64]"),
+            ("down_block_types", r#"["DownBlock2D", "CrossAttnDownBlock2D"]"#),
+            ("up_block_types", r#"["CrossAttnUpBlock2D", "UpBlock2D"]"#),
+        ]);
+        let json = |fields: &HashMap<&str, &str>| {
+            let body: Vec<String> =
+                fields.iter().map(|(name, value)| format!("\"{name}\": {value}")).collect();
+            format!("{{{}}}", body.join(","))
+        };
+        UNetConfig::from_json(&json(&fields)).unwrap();
+        fields.insert(field, value);
+        let error = UNetConfig::from_json(&json(&fields)).unwrap_err().to_string();
+        assert!(error.contains(&format!("`{field}`")), "{field} = {value}: {error}");
+    }
+}
+
+#[test]
+fn an_empty_config_is_diffusers_default_and_sdxl_reads_as_published() {
+    let default = UNetConfig::from_json("{}").unwrap();
+    let channels: Vec<usize> = default.up.iter().map(|level| level.channels).collect();
+    assert_eq!(channels, [1280, 1280, 640, 320]);
+    assert_eq!(default.mid.as_ref().unwrap().transformer.heads, 8);
+    assert!(default.up[0].transformer.is_none() && default.down[3].transformer.is_none());
+
+    // stabilityai/stable-diffusion-xl-base-1.0, unet/config.json, without its nulls.
+    let sdxl = UNetConfig::from_json(
+        r#"{"_class_name": "UNet2DConditionModel", "act_fn": "silu",
+        "addition_embed_type": "text_time", "addition_embed_type_num_heads": 64,
+        "addition_time_embed_dim": 256, "attention_head_dim": [5, 10, 20],
+        "block_out_channels": [320, 640, 1280], "center_input_sample": false,
+        "class_embeddings_concat": false, "conv_in_kernel": 3, "conv_out_kernel": 3,
+        "cross_attention_dim": 2048,
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+        "downsample_padding": 1, "dual_cross_attention": false, "flip_sin_to_cos": true,
+        "freq_shift": 0, "in_channels": 4, "layers_per_block": 2, "mid_block_scale_factor": 1,
+        "mid_block_type": "UNetMidBlock2DCrossAttn", "norm_eps": 1e-05, "norm_num_groups": 32,
+        "num_attention_heads": null, "only_cross_attention": false, "out_channels": 4,
+        "projection_class_embeddings_input_dim": 2816, "resnet_out_scale_factor": 1.0,
+        "resnet_skip_time_act": false, "resnet_time_scale_shift": "default", "sample_size": 128,
+        "time_embedding_type": "positional", "transformer_layers_per_block": [1, 2, 10],
+        "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+        "upcast_attention": null, "use_linear_projection": true}"#,
+    )
+    .unwrap();
+    assert_eq!(sdxl.sample_size, Some((128, 128)));
+    assert_eq!(sdxl.up[0].transformer.as_ref().unwrap().depth, 10);
+    assert_eq!(sdxl.up[0].resnets, 3);
+    assert_eq!((sdxl.time.width, sdxl.total_stride()), (1280, 4));
+    assert_eq!(sdxl.added.unwrap().input_width, 2816);
+}
+
+#[test]
+fn rap_by_linearity_equals_literal_attention_maps() {
+    let text = fs::read_to_string(fixture("rap/rap.json")).unwrap();
+    let description: Value = serde_json::from_str(&text).unwrap();
+    let rects: Vec<CropRect> = description["rects"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|rect| {
+            let at = |index: usize| rect[index].as_f64().unwrap();
+            CropRect { top: at(0), left: at(1), height: at(2), width: at(3) }
+        })
+        .collect();
+    let layer_sizes: Vec<(usize, usize)> = description["sizes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|size| (sizes(size)[0], sizes(size)[1]))
+        .collect();
+    let tensors =
+        candle_core::safetensors::load(fixture("rap/rap.safetensors"), &Device::Cpu).unwrap();
+    let layers: Vec<Tensor> =
+        (0..layer_sizes.len()).map(|index| tensors[&format!("layer.{index}")].clone()).collect();
+    let prior = AttentionPrior::new(layers).unwrap();
+    let regions = prior.for_regions(&rects, &layer_sizes).unwrap();
+    assert_eq!(regions.len(), layer_sizes.len());
+    for (index, region) in regions.iter().enumerate() {
+        let name = format!("literal.{index}");
+        assert_close(&name, region, &tensors[&name], 1e-5);
+    }
+}
+
+#[test]
+fn an_attention_prior_refuses_a_batch_and_mismatched_sizes() {
+    assert!(AttentionPrior::new(vec![field("x", &[2, 4, 4, 8])]).is_err());
+    let prior = AttentionPrior::new(vec![field("x", &[1, 4, 4, 8])]).unwrap();
+    let whole = CropRect { top: 0.0, left: 0.0, height: 1.0, width: 1.0 };
+    assert!(prior.for_regions(&[whole], &[]).is_err());
+    assert!(prior.for_regions(&[], &[(4, 4)]).is_err());
+    assert!(prior.for_regions(&[whole], &[(4, 4)]).is_ok());
+}

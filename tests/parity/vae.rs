@@ -1,0 +1,143 @@
+//! The autoencoders against diffusers (fixtures by tests/make_fixtures/make_vae_fixtures.py), and the
+//! promise that tiles make: with enough context, a tile's core is the whole's.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use candle_core::{DType, Device, Tensor, safetensors};
+use cupscale::backend::Params;
+use cupscale::model::vae::{Vae, VaeError};
+use serde_json::Value;
+
+use crate::common::tensors::{flat, largest_difference, norm_error};
+
+fn fixture(name: &str) -> PathBuf {
+    crate::common::fixture("vae").join(name)
+}
+
+fn config(name: &str) -> Value {
+    serde_json::from_slice(&std::fs::read(fixture(name).join("config.json")).unwrap()).unwrap()
+}
+
+fn tensors(name: &str, file: &str) -> HashMap<String, Tensor> {
+    safetensors::load(fixture(name).join(file), &Device::Cpu).unwrap()
+}
+
+fn load(name: &str) -> Vae {
+    let weights = tensors(name, "weights.safetensors");
+    Vae::load(&config(name), &Params::from_tensors(weights, DType::F32, &Device::Cpu)).unwrap()
+}
+
+fn difference(a: &Tensor, b: &Tensor) -> f32 {
+    assert_eq!(a.dims(), b.dims());
+    largest_difference(&flat(a), &flat(b))
+}
+
+fn assert_equals_diffusers(name: &str, factor: usize) {
+    let vae = load(name);
+    let expected = tensors(name, "expected.safetensors");
+    assert_eq!(vae.factor(), factor);
+    assert_eq!(vae.latent_channels(), expected["latent"].dim(3).unwrap());
+    let encoded = norm_error(&vae.encode(&expected["image"]).unwrap(), &expected["latent"]);
+    let decoded = norm_error(&vae.decode(&expected["z"]).unwrap(), &expected["decoded"]);
+    assert!(encoded <= 1e-4, "encode: {encoded:e}");
+    assert!(decoded <= 1e-4, "decode: {decoded:e}");
+}
+
+#[test]
+fn autoencoder_kl_equals_diffusers_on_a_non_square_batch() {
+    assert_equals_diffusers("kl", 2);
+}
+
+#[test]
+fn autoencoder_kl_with_old_names_f16_weights_and_a_shift_equals_diffusers() {
+    assert_equals_diffusers("kl_old_names_f16", 4);
+}
+
+#[test]
+fn autoencoder_kl_of_one_level_without_attention_equals_diffusers() {
+    assert_equals_diffusers("kl_no_attention", 1);
+}
+
+#[test]
+fn autoencoder_tiny_with_different_halves_equals_diffusers_on_a_batch() {
+    assert_equals_diffusers("tiny_asymmetric", 4);
+}
+
+#[test]
+fn autoencoder_tiny_of_taesds_depth_with_f16_weights_equals_diffusers() {
+    assert_equals_diffusers("tiny_f16", 8);
+}
+
+/// A smooth and a rough part, so that no pixel is like another.
+fn picture(height: usize, width: usize, channels: usize) -> Tensor {
+    let values: Vec<f32> = (0..height * width * channels)
+        .map(|index| (index as f32 * 0.37).sin() * 0.7 + (index as f32 * 0.011).cos() * 0.3)
+        .collect();
+    Tensor::from_vec(values, (1, height, width, channels), &Device::Cpu).unwrap()
+}
+
+#[test]
+fn a_tile_padded_by_the_context_equals_the_whole_in_its_core() {
+    for name in ["tiny_asymmetric", "tiny_f16"] {
+        let vae = load(name);
+        let (f, c) = (vae.factor(), vae.context().unwrap());
+        // A core of 3 latent pixels between two contexts, inside a larger whole.
+        let (side, before) = (2 * c + 3, 2);
+        let whole = side + 5;
+
+        let image = picture(whole * f, 4 * f, 3);
+        let tile = image.narrow(1, before * f, side * f).unwrap();
+        let expected = vae.encode(&image).unwrap().narrow(1, before + c, 3).unwrap();
+        let core = vae.encode(&tile).unwrap().narrow(1, c, 3).unwrap();
+        assert!(difference(&core, &expected) < 1e-5, "{name}: encode");
+
+        let z = picture(whole, 4, vae.latent_channels());
+        let tile = z.narrow(1, before, side).unwrap();
+        let expected = vae.decode(&z).unwrap().narrow(1, (before + c) * f, 3 * f).unwrap();
+        let core = vae.decode(&tile).unwrap().narrow(1, c * f, 3 * f).unwrap();
+        assert!(difference(&core, &expected) < 1e-5, "{name}: decode");
+    }
+}
+
+#[test]
+fn a_context_one_smaller_than_the_tiny_autoencoders_would_change_the_core() {
+    // The context is the larger of the encoder's and the decoder's: one of the two must notice.
+    let vae = load("tiny_asymmetric");
+    let (f, c) = (vae.factor(), vae.context().unwrap());
+    let image = picture((2 * c + 1) * f, f, 3);
+    let side = 2 * c - 1;
+    let z = picture(2 * c + 1, 1, vae.latent_channels());
+    let encoder = difference(
+        &vae.encode(&image.narrow(1, f, side * f).unwrap()).unwrap().narrow(1, c - 1, 1).unwrap(),
+        &vae.encode(&image).unwrap().narrow(1, c, 1).unwrap(),
+    );
+    let decoder = difference(
+        &vae.decode(&z.narrow(1, 1, side).unwrap()).unwrap().narrow(1, (c - 1) * f, f).unwrap(),
+        &vae.decode(&z).unwrap().narrow(1, c * f, f).unwrap(),
+    );
+    assert!(encoder.max(decoder) > 0.0, "{encoder:e} {decoder:e}");
+}
+
+#[test]
+fn only_an_autoencoder_without_global_statistics_has_a_context() {
+    assert_eq!(load("kl").context(), None);
+    assert!(load("tiny_f16").context().is_some());
+}
+
+#[test]
+fn sides_that_the_factor_does_not_divide_are_refused() {
+    let error = load("tiny_f16").encode(&picture(12, 16, 3)).unwrap_err().to_string();
+    assert!(error.contains("divisible by 8"), "{error}");
+    let error = load("tiny_f16").decode(&picture(2, 2, 3)).unwrap_err().to_string();
+    assert!(error.contains("4 channels"), "{error}");
+}
+
+#[test]
+fn an_unknown_class_is_refused_by_name() {
+    let mut config = config("kl");
+    config["_class_name"] = "VQModel".into();
+    let vars = Params::from_tensors(HashMap::new(), DType::F32, &Device::Cpu);
+    let error = Vae::load(&config, &vars).unwrap_err();
+    assert!(matches!(&error, VaeError::UnknownClass(class) if class == "VQModel"), "{error}");
+}

@@ -1,0 +1,11 @@
+//! Weights in every form in which people have them: folders, single files, GGUF, LoRAs, quantized ones.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod files;
+mod gguf;
+mod lora;
+mod model;
+mod quantize;
+mod single_file;
