@@ -179,15 +179,19 @@ impl Activation {
             }
             dims[dim] += arg.dims()[dim];
         }
-        // candle puts the dimension first where it cannot copy whole blocks.
+        // candle puts the dimension first where it cannot copy whole blocks: what lies behind it, and what
+        // lies before it, one after the other.
         let in_blocks = |x: &Self| {
-            let (dims, stride) = (&x.dims()[dim..], &x.layout().stride()[dim..]);
-            let mut inner = 1;
-            dims.iter().zip(stride).rev().all(|(&dim, &stride)| {
-                let fits = dim <= 1 || stride == inner;
-                inner *= dim;
-                fits
-            })
+            let follow = |dims: &[usize], stride: &[usize], mut step: usize| {
+                dims.iter().zip(stride).rev().all(|(&dim, &stride)| {
+                    let fits = stride == step;
+                    step *= dim;
+                    fits
+                })
+            };
+            let ((before, behind), (outer, inner)) =
+                (x.dims().split_at(dim), x.layout().stride().split_at(dim));
+            follow(behind, inner, 1) && follow(before, outer, outer.last().copied().unwrap_or(1))
         };
         if dim == 0
             || args.iter().all(|arg| arg.as_ref().is_contiguous() || in_blocks(arg.as_ref()))

@@ -14,7 +14,6 @@ pub(in crate::backend) const OUTPUTS: usize = 4;
 pub(in crate::backend) struct Narrow {
     /// `[kernel, OUTPUTS, kernel, in]`: a row of the kernel is one run of the picture
     pub weights: Arc<Vec<f32>>,
-    pub inner: usize,
     pub columns: usize,
 }
 
@@ -24,13 +23,13 @@ impl Narrow {
     /// # Errors
     /// Another shape, no weight at all, or more outputs than [`OUTPUTS`].
     pub(in crate::backend) fn new(weight: &Tensor) -> Result<Self> {
-        let (columns, input, kernel, _) = weight.dims4()?;
+        let (columns, ..) = weight.dims4()?;
         if columns > OUTPUTS || weight.elem_count() == 0 {
             candle_core::bail!("{:?} is no weight with a few outputs", weight.shape());
         }
         let rows = weight.to_dtype(DType::F32)?.permute((2, 0, 3, 1))?.contiguous()?;
         let rows = rows.pad_with_zeros(1, 0, OUTPUTS - columns)?;
         let weights = Arc::new(rows.flatten_all()?.to_vec1()?);
-        Ok(Self { weights, inner: kernel * kernel * input, columns })
+        Ok(Self { weights, columns })
     }
 }

@@ -298,9 +298,9 @@ mod tests {
                 let [left, right] = [&x, &weight].map(|x| rounded(kernel.precision, x));
                 for epilogue in [
                     Epilogue::default(),
-                    Epilogue { bias: Some(&bias), other: None },
-                    Epilogue { bias: None, other: Some(&other) },
-                    Epilogue { bias: Some(&bias), other: Some(&other) },
+                    Epilogue { bias: Some(&bias[..]), other: None },
+                    Epilogue { bias: None, other: Some(&other[..]) },
+                    Epilogue { bias: Some(&bias[..]), other: Some(&other[..]) },
                 ] {
                     let plain = Plain { values: &x, inner };
                     let y = product(&plain, rows, 1, Right::Panels(&panels), epilogue);
@@ -337,7 +337,7 @@ mod tests {
             let epilogue = Epilogue { bias, other: None };
             product(&Plain { values: &x, inner: 7 }, 6, 3, Right::Panels(&panels), epilogue)
         };
-        for (index, (with, without)) in of(Some(&bias)).iter().zip(of(None)).enumerate() {
+        for (index, (with, without)) in of(Some(&bias[..])).iter().zip(of(None)).enumerate() {
             let (row, column) = (index / 35, index % 35);
             assert!((with - without - bias[row / 2 * 35 + column]).abs() < 1e-6);
         }

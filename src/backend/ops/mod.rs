@@ -31,14 +31,14 @@ pub use norm::{GroupMoments, GroupNorm, LayerNorm, RmsNorm};
 pub use rope::rope;
 pub use upsample::upsample_nearest_2x;
 
-use candle_core::{DType, Result, Shape, Tensor};
+use candle_core::{DType, Result, Shape};
 
 use super::{Activation, Placement, Trace};
 
 /// In which of its forms an operation runs.
-enum Form<'a, const N: usize> {
-    /// The CPU's kernel, on the values of its activations.
-    Kernel([&'a Tensor; N]),
+enum Form<'a> {
+    /// The CPU's kernel, on values.
+    Kernel,
     /// What the CPU's kernel would take, in this trace.
     KernelCost(&'a Trace),
     /// Put together from candle's functions, of values or within a trace.
@@ -46,23 +46,15 @@ enum Form<'a, const N: usize> {
 }
 
 /// The form for these activations: the kernel's where all of them are its values, or would be.
-fn form<'a, const N: usize>(inputs: [&'a Activation; N]) -> Form<'a, N> {
+fn form<'a, const N: usize>(inputs: [&'a Activation; N]) -> Form<'a> {
     if let Some(trace) = inputs.iter().find_map(|x| x.trace()) {
         let has_kernels = inputs.iter().all(|x| trace.placement().has_kernels(x.dtype()));
         return if has_kernels { Form::KernelCost(trace) } else { Form::Composed };
     }
-    let mut tensors = inputs.iter().map_while(|x| x.tensor().ok().filter(|x| has_kernels(x)));
-    match std::array::from_fn(|_| tensors.next()) {
-        all if all.iter().all(Option::is_some) => {
-            Form::Kernel(all.map(|x| x.unwrap_or_else(|| unreachable!())))
-        }
-        _ => Form::Composed,
-    }
-}
-
-/// Whether the CPU's kernels can take this tensor.
-fn has_kernels(x: &Tensor) -> bool {
-    Placement::from(x.device()).has_kernels(x.dtype())
+    let has_kernels = |x: &&Activation| {
+        x.tensor().is_ok_and(|x| Placement::from(x.device()).has_kernels(x.dtype()))
+    };
+    if inputs.iter().all(has_kernels) { Form::Kernel } else { Form::Composed }
 }
 
 /// What a kernel takes that reads `inputs` in order, copied where they do not lie so, and writes f32.
@@ -73,4 +65,20 @@ fn plain_cost(
 ) -> Result<Activation> {
     let _copies: Vec<_> = inputs.iter().map(|x| x.contiguous()).collect::<Result<_>>()?;
     Ok(trace.activation(output, DType::F32))
+}
+
+/// `y + bias + other`, where a bias is spread over `y` and other is of its shape; no more than two of them
+/// are there at a time.
+fn add_all(
+    mut y: Activation,
+    bias: Option<&Activation>,
+    other: Option<&Activation>,
+) -> Result<Activation> {
+    if let Some(bias) = bias {
+        y = y.broadcast_add(bias)?;
+    }
+    if let Some(other) = other {
+        y = y.add(other)?;
+    }
+    Ok(y)
 }

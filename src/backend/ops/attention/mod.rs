@@ -63,8 +63,9 @@ pub fn attention(
 ) -> Result<Activation> {
     let sizes = Sizes::checked(q, k, v, heads, mask)?;
     match form([q, k, v]) {
-        Form::Kernel([q, k, v]) => {
-            cpu::attention(q, k, v, sizes, mask, precision).map(Activation::from)
+        Form::Kernel => {
+            cpu::attention(q.tensor()?, k.tensor()?, v.tensor()?, sizes, mask, precision)
+                .map(Activation::from)
         }
         Form::KernelCost(trace) => {
             let (scratch, laid) = cpu::memory(sizes, mask, precision);

@@ -17,7 +17,7 @@ pub fn add(a: &Activation, b: &Activation) -> Result<Activation> {
         candle_core::bail!("add: {:?} and {:?}", a.shape(), b.shape());
     }
     match form([a, b]) {
-        Form::Kernel([a, b]) => cpu::add(a, b).map(Activation::from),
+        Form::Kernel => cpu::add(a.tensor()?, b.tensor()?).map(Activation::from),
         Form::KernelCost(trace) => plain_cost(trace, &[a, b], a.shape()),
         Form::Composed => a.add(b),
     }
@@ -37,7 +37,7 @@ pub fn join(a: &Activation, b: &Activation) -> Result<Activation> {
         candle_core::bail!("{:?} and {:?} cannot be joined", a.shape(), b.shape());
     }
     match form([a, b]) {
-        Form::Kernel([a, b]) => cpu::join(a, b).map(Activation::from),
+        Form::Kernel => cpu::join(a.tensor()?, b.tensor()?).map(Activation::from),
         Form::KernelCost(trace) => plain_cost(trace, &[a, b], [others, &[left + right]].concat()),
         Form::Composed => Activation::cat(&[a, b], D::Minus1),
     }

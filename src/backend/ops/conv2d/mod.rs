@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use candle_core::{Result, Tensor};
 
-use super::{Form, Linear, form, plain_cost, upsample_nearest_2x};
+use super::{Form, Linear, add_all, form, plain_cost, upsample_nearest_2x};
 use crate::backend::{
     Activation, MatmulPrecision, Params, Trace, Weight, WeightStorage, WeightUse,
     cpu::{Epilogue, product::scratch_values},
@@ -239,12 +239,12 @@ impl Windowed {
             return self.composed(&fused.picture(x)?, window, bias.as_ref(), fused.other);
         }
         match form([x]) {
-            Form::Kernel([values]) => {
+            Form::Kernel => {
                 let bias = bias.as_ref().map(Activation::tensor).transpose()?;
                 let other = fused.other.map(Activation::tensor).transpose()?;
                 let epilogue = Epilogue { bias, other };
                 match self.weight.values() {
-                    Values::Panels(weight) => cpu::conv2d(values, weight, epilogue, window),
+                    Values::Panels(weight) => cpu::conv2d(x.tensor()?, weight, epilogue, window),
                     Values::Narrow(weight) => {
                         let picture = fused.picture(x)?;
                         let window = Window { doubled: false, ..window };
@@ -305,18 +305,11 @@ impl Windowed {
         drop((taps, padded));
         let y = columns.matmul(&self.weight.dense(x.trace())?)?;
         drop(columns);
-        let y = y.reshape((batch, out_h, out_w, output))?;
-        let y = match bias {
-            Some(bias) if bias.rank() == 2 => {
-                y.broadcast_add(&bias.reshape((batch, 1, 1, output))?)?
-            }
-            Some(bias) => y.broadcast_add(bias)?,
-            None => y,
+        let bias = match bias {
+            Some(bias) if bias.rank() == 2 => Some(bias.reshape((batch, 1, 1, output))?),
+            bias => bias.cloned(),
         };
-        match other {
-            Some(other) => y.add(other),
-            None => Ok(y),
-        }
+        add_all(y.reshape((batch, out_h, out_w, output))?, bias.as_ref(), other)
     }
 }
 

@@ -43,7 +43,7 @@ pub fn crop_resize(
     let rows = samples(rect.top, rect.height, map_h, height);
     let columns = samples(rect.left, rect.width, map_w, width);
     match form([map]) {
-        Form::Kernel([map]) => cpu::crop_resize(map, &rows, &columns).map(Activation::from),
+        Form::Kernel => cpu::crop_resize(map.tensor()?, &rows, &columns).map(Activation::from),
         Form::KernelCost(trace) => plain_cost(trace, &[map], (1, height, width, channels)),
         Form::Composed => composed(map, &rows, &columns),
     }

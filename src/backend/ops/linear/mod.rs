@@ -4,7 +4,7 @@ mod cpu;
 
 use candle_core::{DType, Module as _, Result, Tensor, quantized::GgmlDType};
 
-use super::{Form, form, plain_cost};
+use super::{Form, add_all, form, plain_cost};
 use crate::backend::{
     Activation, MatmulPrecision, Params, Placement, Weight, WeightStorage, WeightUse,
     cpu::{Epilogue, product::scratch_values},
@@ -93,10 +93,10 @@ impl Linear {
             return self.composed(x, other);
         };
         match form([x]) {
-            Form::Kernel([x]) => {
+            Form::Kernel => {
                 let other = other.map(Activation::tensor).transpose()?;
                 let epilogue = Epilogue { bias: self.bias.as_ref(), other };
-                cpu::linear(x, self.weight.right()?, epilogue).map(Activation::from)
+                cpu::linear(x.tensor()?, self.weight.right()?, epilogue).map(Activation::from)
             }
             Form::KernelCost(trace) => {
                 let rows = outer.iter().product();
@@ -115,27 +115,19 @@ impl Linear {
     fn composed(&self, x: &Activation, other: Option<&Activation>) -> Result<Activation> {
         let (output, input) = self.weight.dims();
         let mut shape = x.dims().to_vec();
-        let rows = x.elem_count() / input.max(1);
-        let y = {
-            let x = x.contiguous()?.reshape((rows, input))?;
-            match self.weight.storage() {
-                WeightStorage::Dense(_) => x.matmul(&self.weight.dense(x.trace())?)?,
-                WeightStorage::OnDevice(_) => self.quantized(&x)?,
-                other => candle_core::bail!("linear: a weight in {other:?}"),
-            }
-        };
-        let y = match &self.bias {
-            Some(bias) => y.broadcast_add(&bias.into())?,
-            None => y,
-        };
         if let Some(last) = shape.last_mut() {
             *last = output;
         }
-        let y = y.reshape(shape)?;
-        match other {
-            Some(other) => y.add(other),
-            None => Ok(y),
-        }
+        let rows = x.elem_count() / input.max(1);
+        let x = x.contiguous()?.reshape((rows, input))?;
+        let y = match self.weight.storage() {
+            WeightStorage::Dense(_) => x.matmul(&self.weight.dense(x.trace())?)?,
+            WeightStorage::OnDevice(_) => self.quantized(&x)?,
+            other => candle_core::bail!("linear: a weight in {other:?}"),
+        };
+        drop(x);
+        let bias = self.bias.as_ref().map(Activation::from);
+        add_all(y.reshape(shape)?, bias.as_ref(), other)
     }
 
     /// `x` `[N, in]` by candle's kernels for quantized weights, which take and give f32.

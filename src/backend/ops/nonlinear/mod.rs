@@ -14,7 +14,7 @@ use crate::backend::Activation;
 /// Those of the backend.
 pub fn silu(x: &Activation) -> Result<Activation> {
     match form([x]) {
-        Form::Kernel([x]) => cpu::silu(x).map(Activation::from),
+        Form::Kernel => cpu::silu(x.tensor()?).map(Activation::from),
         Form::KernelCost(trace) => plain_cost(trace, &[x], x.shape()),
         Form::Composed => x.silu(),
     }
@@ -26,7 +26,7 @@ pub fn silu(x: &Activation) -> Result<Activation> {
 /// Those of the backend.
 pub fn gelu(x: &Activation) -> Result<Activation> {
     match form([x]) {
-        Form::Kernel([x]) => cpu::gelu(x).map(Activation::from),
+        Form::Kernel => cpu::gelu(x.tensor()?).map(Activation::from),
         Form::KernelCost(trace) => plain_cost(trace, &[x], x.shape()),
         Form::Composed => x.gelu_erf(),
     }
@@ -38,7 +38,7 @@ pub fn gelu(x: &Activation) -> Result<Activation> {
 /// Those of the backend.
 pub fn quick_gelu(x: &Activation) -> Result<Activation> {
     match form([x]) {
-        Form::Kernel([x]) => cpu::quick_gelu(x).map(Activation::from),
+        Form::Kernel => cpu::quick_gelu(x.tensor()?).map(Activation::from),
         Form::KernelCost(trace) => plain_cost(trace, &[x], x.shape()),
         Form::Composed => x.mul(&x.affine(1.702, 0.0)?.sigmoid()?),
     }
@@ -56,7 +56,7 @@ pub fn geglu(x: &Activation) -> Result<Activation> {
     }
     let value = x.narrow(D::Minus1, 0, width / 2)?;
     match form([x]) {
-        Form::Kernel([x]) => cpu::geglu(x).map(Activation::from),
+        Form::Kernel => cpu::geglu(x.tensor()?).map(Activation::from),
         Form::KernelCost(trace) => plain_cost(trace, &[x], value.shape()),
         Form::Composed => {
             let gate = x.narrow(D::Minus1, width / 2, width / 2)?;
@@ -74,7 +74,7 @@ pub fn swiglu(gate: &Activation, value: &Activation) -> Result<Activation> {
         candle_core::bail!("swiglu: {:?} and {:?}", gate.shape(), value.shape());
     }
     match form([gate, value]) {
-        Form::Kernel([gate, value]) => cpu::swiglu(gate, value).map(Activation::from),
+        Form::Kernel => cpu::swiglu(gate.tensor()?, value.tensor()?).map(Activation::from),
         Form::KernelCost(trace) => plain_cost(trace, &[gate, value], gate.shape()),
         Form::Composed => gate.silu()?.mul(value),
     }

@@ -59,8 +59,8 @@ impl GroupNorm {
     fn compute(&self, x: &Activation, then_silu: bool) -> Result<Activation> {
         let channels = self.checked_channels(x)?;
         match form([x]) {
-            Form::Kernel([x]) => {
-                let (weight, bias) = (&self.weight, &self.bias);
+            Form::Kernel => {
+                let (x, weight, bias) = (x.tensor()?, &self.weight, &self.bias);
                 cpu::group_norm(x, weight, bias, self.groups, self.eps, then_silu)
                     .map(Activation::from)
             }
@@ -140,9 +140,8 @@ impl LayerNorm {
             candle_core::bail!("layer_norm: {:?}, {} channels", x.shape(), self.weight.dim(0)?);
         }
         match form([x]) {
-            Form::Kernel([x]) => {
-                cpu::layer_norm(x, &self.weight, &self.bias, self.eps).map(Activation::from)
-            }
+            Form::Kernel => cpu::layer_norm(x.tensor()?, &self.weight, &self.bias, self.eps)
+                .map(Activation::from),
             Form::KernelCost(trace) => plain_cost(trace, &[x], x.shape()),
             Form::Composed => self.composed(x),
         }

@@ -73,9 +73,8 @@ impl GroupNorm {
         let scale = of_channels(&|group| (moments.variances[group] + self.eps).sqrt().recip())?;
         let scale = (scale * &self.weight)?;
         match form([x]) {
-            Form::Kernel([x]) => {
-                cpu::channel_affine(x, &mean, &scale, &self.bias, then_silu).map(Activation::from)
-            }
+            Form::Kernel => cpu::channel_affine(x.tensor()?, &mean, &scale, &self.bias, then_silu)
+                .map(Activation::from),
             Form::KernelCost(trace) => plain_cost(trace, &[x], x.shape()),
             Form::Composed => {
                 let centred = x.to_dtype(DType::F32)?.broadcast_sub(&mean.into())?;

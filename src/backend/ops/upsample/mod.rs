@@ -16,7 +16,7 @@ pub fn upsample_nearest_2x(x: &Activation) -> Result<Activation> {
     let (batch, height, width, channels) = x.dims4()?;
     let doubled = (batch, 2 * height, 2 * width, channels);
     match form([x]) {
-        Form::Kernel([x]) => cpu::upsample_nearest_2x(x).map(Activation::from),
+        Form::Kernel => cpu::upsample_nearest_2x(x.tensor()?).map(Activation::from),
         Form::KernelCost(trace) => plain_cost(trace, &[x], doubled),
         Form::Composed => x
             .contiguous()?
