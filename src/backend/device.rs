@@ -4,7 +4,7 @@
 use candle_core::{DType, Device};
 use std::{fmt, str::FromStr};
 
-use super::ops::Products;
+use super::MatmulPrecision;
 
 /// What the user asked for with `--device`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub enum DeviceError {
     #[error(
         "this processor has no instructions to multiply in {0}; `--dtype auto` takes what there is"
     )]
-    Products(Products),
+    Precision(MatmulPrecision),
 }
 
 impl fmt::Display for DeviceSpec {

@@ -6,11 +6,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 
 use crate::{
-    backend::{
-        DeviceError, give_back_freed,
-        ops::{Products, memory::Ledger},
-        working_dtype,
-    },
+    backend::{DeviceError, MatmulPrecision, give_back_freed, ops::memory::Ledger, working_dtype},
     model::{
         text::TextConditioner,
         unet::{Conditioning, Prior, UNet2DConditionModel, UNetConfig, UNetError},
@@ -160,7 +156,7 @@ impl Engine {
         files.check_parts()?;
         let products = files.products();
         if device.is_cpu() && !products.is_available() {
-            return Err(DeviceError::Products(products).into());
+            return Err(DeviceError::Precision(products).into());
         }
         let (vae, of_vae) = files.without_values(|files| files.vae(device, VAE_DTYPE))?;
         let unet_config = unet_config(files, device, dtype)?;
@@ -371,7 +367,9 @@ impl Engine {
     #[must_use]
     pub fn device_name(&self) -> String {
         match self.files.products() {
-            Products::Bf16 if self.device.is_cpu() => format!("cpu {}", Products::Bf16),
+            MatmulPrecision::Bf16 if self.device.is_cpu() => {
+                format!("cpu {}", MatmulPrecision::Bf16)
+            }
             _ => device_name(&self.device, self.dtype),
         }
     }

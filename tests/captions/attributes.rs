@@ -2,7 +2,7 @@
 //! The fixture comes from `tests/make_fixtures/make_caption_fixtures.py`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::Path;
+use std::path::PathBuf;
 
 use cupscale::caption::Pixels;
 use cupscale::caption::attributes::{describe, vocabulary};
@@ -33,8 +33,8 @@ struct Crop {
     caption: String,
 }
 
-fn folder() -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/caption")
+fn folder() -> PathBuf {
+    crate::common::fixture("caption")
 }
 
 fn fixture() -> Fixture {

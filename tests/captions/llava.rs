@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::ops::ControlFlow;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -24,7 +23,7 @@ const GRID: GridSpec =
     GridSpec { rows: 2, cols: 5, region: 64, overlap: 0, width: 320, height: 128 };
 
 fn model() -> Llava {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/llava/llava15_llama");
+    let folder = crate::common::fixture("llava/llava15_llama");
     LlavaFiles::open(folder).unwrap().load(&Device::Cpu, DType::F32).unwrap()
 }
 

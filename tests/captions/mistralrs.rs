@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::fs;
 use std::io::{BufReader, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -18,9 +18,7 @@ use cupscale::caption::{
 };
 use serde_json::Value;
 
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
-}
+use crate::common::fixture;
 
 fn expected() -> Value {
     serde_json::from_slice(&fs::read(fixture("mistralrs/expected.json")).unwrap()).unwrap()

@@ -3,21 +3,17 @@
 
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Output, Stdio},
     time::{Duration, Instant},
 };
 
 use serde_json::Value;
 
-use crate::common::{Shell, copy_folder, random_llava, stderr};
+use crate::common::{Shell, copy_folder, fixture, random_llava, stderr};
 
 const MODELS: [&str; 4] =
     ["llava15_llama", "llava16_mistral", "llava15_llama_gguf", "llava16_mistral_gguf"];
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
-}
 
 /// A shell with a picture, `in.png`.
 fn shell() -> Shell {

@@ -20,9 +20,10 @@ fn a_build_without_mistral_rs_says_so_and_how_to_get_it() {
 #[cfg(feature = "mistralrs")]
 mod built_in {
     use super::*;
+    use crate::common::fixture;
 
     fn model() -> String {
-        format!("{}/tests/fixtures/mistralrs/idefics3", env!("CARGO_MANIFEST_DIR"))
+        fixture("mistralrs/idefics3").display().to_string()
     }
 
     #[test]

@@ -1,27 +1,18 @@
 //! Models by name as a user runs them: a manifest gives the picture that its options would give, LoRAs
 //! and VAEs have names, and what is wrong with a model is told with advice that fits.
 
-use std::{
-    collections::HashMap,
-    fs,
-    path::{Path, PathBuf},
-    process::Output,
-};
+use std::{collections::HashMap, fs, process::Output};
 
 use candle_core::{Device, Tensor, safetensors};
 use serde_json::{Value, json};
 
 use crate::common::{
-    copy_folder,
+    copy_folder, fixture,
     models_bench::{Bench, one_line},
     stderr, test_picture,
 };
 
 const VAE: &str = "vae/diffusion_pytorch_model.safetensors";
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
-}
 
 /// A tiny SDXL, as a path.
 fn tiny() -> String {

@@ -9,7 +9,7 @@ use std::{
 
 use cupscale::backend::ops::Products;
 
-use crate::common::{Shell, copy_folder, size, stderr, test_picture};
+use crate::common::{Shell, copy_folder, mini, size, stderr, test_picture};
 
 #[test]
 fn a_picture_becomes_four_times_as_large_beside_itself() {
@@ -208,13 +208,12 @@ fn a_model_folder_that_lacks_a_part_says_which() {
     fs::create_dir(shell.path("bare")).unwrap();
     assert!(shell.fail("in.png --model bare", 1).contains("model_index.json"));
 
-    let mini = concat!(env!("CARGO_MANIFEST_DIR"), "/models/mini");
-    copy_folder(mini.as_ref(), &shell.path("model"));
+    copy_folder(&mini(), &shell.path("model"));
     fs::remove_file(shell.path("model/text_encoder_2/model.safetensors")).unwrap();
     let message = shell.fail("in.png --model model", 1);
     assert!(message.contains("text_encoder_2"), "{message}");
 
-    copy_folder(mini.as_ref(), &shell.path("cut"));
+    copy_folder(&mini(), &shell.path("cut"));
     let weights = shell.path("cut/unet/diffusion_pytorch_model.safetensors");
     let bytes = fs::read(&weights).unwrap();
     fs::write(&weights, &bytes[..bytes.len() / 2]).unwrap();
@@ -226,7 +225,7 @@ fn a_model_folder_that_lacks_a_part_says_which() {
 fn a_models_scheduler_decides_the_sampler_or_what_stands_in_for_it() {
     let shell = Shell::new();
     shell.picture("in.png", 16, 16);
-    copy_folder(concat!(env!("CARGO_MANIFEST_DIR"), "/models/mini").as_ref(), &shell.path("model"));
+    copy_folder(&mini(), &shell.path("model"));
     // As the folders of SDXL and of Stable Diffusion 1.5 have it.
     let betas = r#""beta_end": 0.012, "beta_schedule": "scaled_linear", "beta_start": 0.00085,
         "num_train_timesteps": 1000, "skip_prk_steps": true, "steps_offset": 1, "trained_betas": null"#;
@@ -280,7 +279,7 @@ fn a_model_folder_gives_the_same_bytes_as_the_embedded_copy() {
     let shell = Shell::new();
     shell.picture("in.png", 24, 16);
     shell.succeed("in.png -o embedded.tif --denoise-steps 1");
-    let mini = concat!(env!("CARGO_MANIFEST_DIR"), "/models/mini");
+    let mini = mini().display().to_string();
     shell.succeed(&format!("in.png -o folder.tif --denoise-steps 1 --model {mini}"));
     assert_eq!(
         image::open(shell.path("embedded.tif")).unwrap(),

@@ -1,18 +1,12 @@
 //! `models quantize` and `--quantize` as a user runs them.
 
-use std::path::Path;
-
-use crate::common::Shell;
-
-fn mini() -> String {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/mini").display().to_string()
-}
+use crate::common::{Shell, mini};
 
 #[test]
 fn a_model_quantized_to_a_file_paints_the_same_picture_as_one_quantized_on_the_fly() {
     let shell = Shell::new();
     shell.picture("in.png", 48, 40);
-    let arguments = format!("models quantize {} -o mini.gguf --type q8_0", mini());
+    let arguments = format!("models quantize {} -o mini.gguf --type q8_0", mini().display());
     let printed = String::from_utf8(shell.succeed(&arguments)).unwrap();
     assert!(printed.starts_with("mini.gguf: "), "{printed}");
     for format in ["f16", "f32", "q8_0"] {
@@ -32,14 +26,15 @@ fn a_model_quantized_to_a_file_paints_the_same_picture_as_one_quantized_on_the_f
 fn what_cannot_be_quantized_says_why_in_one_line() {
     let shell = Shell::new();
     let quantize = |rest: &str| format!("models quantize {rest}");
-    let line = shell.fail(&quantize(&format!("{} -o a.gguf --type q4_0", mini())), 2);
+    let line = shell.fail(&quantize(&format!("{} -o a.gguf --type q4_0", mini().display())), 2);
     assert!(line.contains("q8_0") && line.contains("q4_0"), "{line}");
     let line = shell.fail(&quantize("absent -o a.gguf --type q8_0"), 1);
     assert!(line.contains("absent"), "{line}");
     std::fs::write(shell.path("bad.gguf"), b"GGUF\x03\0\0\0junk").unwrap();
     let line = shell.fail(&quantize("bad.gguf -o a.gguf --type q8_0"), 1);
     assert!(line.contains("bad.gguf: not a GGUF file that can be used"), "{line}");
-    let line = shell.fail(&quantize(&format!("{} -o absent/a.gguf --type q8_0", mini())), 1);
+    let line =
+        shell.fail(&quantize(&format!("{} -o absent/a.gguf --type q8_0", mini().display())), 1);
     assert!(line.contains("absent/a.gguf"), "{line}");
     assert_eq!(shell.names(), ["bad.gguf"]);
 }

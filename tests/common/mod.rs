@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test program uses its own part")]
 
 pub mod hub_server;
+pub mod models;
 pub mod models_bench;
 pub mod random_llava;
 pub mod single_file;
@@ -110,6 +111,20 @@ pub fn stderr(output: &Output) -> String {
 
 pub fn size(path: &Path) -> (u32, u32) {
     image::image_dimensions(path).unwrap()
+}
+
+/// A file or folder of the fixtures.
+pub fn fixture(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(path)
+}
+
+/// The embedded model as a folder.
+pub fn mini() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/mini")
+}
+
+pub fn on_threads<T: Send>(threads: usize, f: impl FnOnce() -> T + Send) -> T {
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(f)
 }
 
 pub fn copy_folder(from: &Path, to: &Path) {

@@ -22,7 +22,7 @@ const PATCH: usize = 14;
 /// Writes such a model, LLaVA-1.5 on LLaMA, into `folder`, its weights in `dtype`.
 pub fn write(folder: &Path, decoder: Decoder, dtype: DType) {
     fs::create_dir_all(folder).unwrap();
-    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/llava/llava15_llama");
+    let fixture = super::fixture("llava/llava15_llama");
     let tokenizer = fs::read(fixture.join("tokenizer.json")).unwrap();
     let known: Value = serde_json::from_slice(&tokenizer).unwrap();
     let mut added = known["added_tokens"].as_array().unwrap().iter();

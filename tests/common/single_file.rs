@@ -8,15 +8,17 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor, safetensors as candle_safetensors};
-use cupscale::model::unet::{Conditioning, Prior, UNet2DConditionModel, UNetConfig};
-use cupscale::weights::{ModelFiles, ModelSource, Part, WeightsError};
+use cupscale::model::unet::{Conditioning, Prior};
+use cupscale::weights::ModelFiles;
 use flate2::read::GzDecoder;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::{models::unet, tensors::largest_error};
+
 pub fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/single_file").join(name)
+    super::fixture("single_file").join(name)
 }
 
 pub fn expected(family: &str) -> HashMap<String, Tensor> {
@@ -103,16 +105,6 @@ impl Place {
     }
 }
 
-pub fn open(path: &Path) -> Result<ModelFiles, WeightsError> {
-    ModelFiles::open(ModelSource::Path(path.to_owned()))
-}
-
-pub fn unet(files: &ModelFiles) -> UNet2DConditionModel {
-    let part = files.component(Part::Denoiser, &Device::Cpu, DType::F32).unwrap();
-    let config = UNetConfig::from_json(&part.config.to_string()).unwrap();
-    UNet2DConditionModel::load(config, &part.params).unwrap()
-}
-
 pub fn eps(files: &ModelFiles, expected: &HashMap<String, Tensor>) -> Tensor {
     let conditioning = Conditioning {
         context: expected["context"].clone(),
@@ -123,23 +115,14 @@ pub fn eps(files: &ModelFiles, expected: &HashMap<String, Tensor>) -> Tensor {
     unet(files).forward(&expected["sample"], timestep, &conditioning, Prior::None).unwrap()
 }
 
-/// Largest difference over largest reference.
-pub fn error(ours: &Tensor, reference: &Tensor) -> f32 {
-    assert_eq!(ours.dims(), reference.dims());
-    let largest = |x: &Tensor| {
-        x.abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap()
-    };
-    largest(&(ours - reference).unwrap()) / largest(reference)
-}
-
 pub fn assert_vae(files: &ModelFiles, expected: &HashMap<String, Tensor>) {
     let vae = files.vae(&Device::Cpu, DType::F32).unwrap();
-    let encoded = error(&vae.encode(&expected["image"]).unwrap(), &expected["latent"]);
-    let decoded = error(&vae.decode(&expected["latent"]).unwrap(), &expected["decoded"]);
+    let encoded = largest_error(&vae.encode(&expected["image"]).unwrap(), &expected["latent"]);
+    let decoded = largest_error(&vae.decode(&expected["latent"]).unwrap(), &expected["decoded"]);
     assert!(encoded <= 1e-4 && decoded <= 1e-4, "{encoded:e} {decoded:e}");
 }
 
 pub fn assert_unet(files: &ModelFiles, expected: &HashMap<String, Tensor>) {
-    let error = error(&eps(files, expected), &expected["eps"]);
+    let error = largest_error(&eps(files, expected), &expected["eps"]);
     assert!(error <= 1e-4, "{error:e}");
 }

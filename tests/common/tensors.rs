@@ -1,6 +1,7 @@
-//! Tensors for tests: numbers out of nothing, and how far two tensors are apart.
+//! Tensors for tests: numbers out of nothing and out of files, and how far apart they are.
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
+use safetensors::SafeTensors;
 
 /// Numbers in about [-1.7, 1.7] with a variance of one, different for every seed.
 pub fn values(seed: u64, shape: &[usize]) -> Tensor {
@@ -16,9 +17,52 @@ pub fn values(seed: u64, shape: &[usize]) -> Tensor {
     Tensor::from_vec(numbers, shape, &Device::Cpu).unwrap()
 }
 
-/// `‖a − b‖ / ‖b‖`.
-pub fn relative_error(a: &Tensor, b: &Tensor) -> f32 {
-    assert_eq!(a.dims(), b.dims());
-    let norm = |x: &Tensor| x.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt();
-    norm(&(a - b).unwrap()) / norm(b)
+/// The numbers of a tensor of a file, which has it in f32.
+pub fn stored(file: &SafeTensors, name: &str) -> Vec<f32> {
+    let data = file.tensor(name).unwrap().data();
+    data.chunks_exact(4).map(|four| f32::from_le_bytes(four.try_into().unwrap())).collect()
+}
+
+/// The numbers of a tensor in f32, in order.
+pub fn flat(x: &Tensor) -> Vec<f32> {
+    x.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+pub fn bits(x: &Tensor) -> Vec<u32> {
+    flat(x).into_iter().map(f32::to_bits).collect()
+}
+
+/// How far a tensor in f32 is from a reference, and all of it finite: the largest difference over the
+/// largest reference, and `‖ours − reference‖ / ‖reference‖`.
+#[track_caller]
+pub fn relative_errors(ours: &Tensor, reference: &Tensor) -> (f64, f64) {
+    assert_eq!(ours.dims(), reference.dims());
+    let reference = reference.to_dtype(DType::F64).unwrap().flatten_all().unwrap();
+    let (mut largest, mut top, mut squares, mut norm) = (0f64, 0f64, 0f64, 0f64);
+    for (a, b) in flat(ours).into_iter().map(f64::from).zip(reference.to_vec1::<f64>().unwrap()) {
+        assert!(a.is_finite());
+        largest = largest.max((a - b).abs());
+        top = top.max(b.abs());
+        squares += (a - b).powi(2);
+        norm += b.powi(2);
+    }
+    (largest / top, (squares / norm).sqrt())
+}
+
+/// The first of [`relative_errors`].
+#[track_caller]
+pub fn largest_error(ours: &Tensor, reference: &Tensor) -> f64 {
+    relative_errors(ours, reference).0
+}
+
+/// The second of [`relative_errors`].
+#[track_caller]
+pub fn norm_error(ours: &Tensor, reference: &Tensor) -> f64 {
+    relative_errors(ours, reference).1
+}
+
+#[track_caller]
+pub fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }

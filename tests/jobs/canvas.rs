@@ -7,6 +7,8 @@ use cupscale::canvas::{
 };
 use proptest::prelude::*;
 
+use crate::common::on_threads;
+
 /// Region side (even) and overlap, odd ones too.
 fn region_and_overlap() -> impl Strategy<Value = (usize, usize)> {
     (1usize..=24).prop_flat_map(|half| (Just(2 * half), 0..2 * half))
@@ -148,8 +150,7 @@ proptest! {
         let order: Vec<usize> = (0..grid.len()).collect();
         let written = predictions(&grid, 3, &order);
         let bits = |band: usize, threads: usize| -> Vec<u32> {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| fuse(&grid, 3, fusion, &written, band).iter().map(|v| v.to_bits()).collect())
+            on_threads(threads, || fuse(&grid, 3, fusion, &written, band).iter().map(|v| v.to_bits()).collect())
         };
         let expected = bits(height, 1);
         for (band, threads) in [(height, 3), (band, 2), (1, 1)] {

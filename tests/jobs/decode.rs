@@ -1,13 +1,15 @@
 //! Decoding: files that Pillow wrote, and files that are broken in every way we could think of.
 
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use cupscale::image::{ImageError, Input, MAX_PIXELS, Picture, Warning, decode, decode_bytes};
 use safetensors::SafeTensors;
 
+use crate::common::tensors::stored;
+
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/image").join(name)
+    crate::common::fixture("image").join(name)
 }
 
 fn bytes_of(name: &str) -> Vec<u8> {
@@ -27,8 +29,7 @@ fn difference_from_pillow(name: &str, picture: &Picture) -> f32 {
         panic!("{name}: not [h, w, c]");
     };
     assert_eq!((picture.width as usize, picture.height as usize), (width, height), "{name}");
-    let want: Vec<f32> =
-        view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+    let want = stored(&tensors, name);
     let mut worst = 0.0f32;
     for (i, want) in want.chunks_exact(channels).enumerate() {
         for (ours, want) in picture.rgb[3 * i..].iter().zip(&want[..3]) {

@@ -7,6 +7,8 @@ use cupscale::image::{
     read_settings,
 };
 
+use crate::common::{fixture, tensors::largest_difference};
+
 const SETTINGS: &str = r#"{"scale":4.0,"prompt":"a <harbour> & \"boats\", dusk – ü"}"#;
 
 /// A picture with every bit pattern one can think of: odd size, gradients, noise, alpha.
@@ -47,11 +49,6 @@ fn read(path: &Path) -> Picture {
     decode(&Input::Path(path.into())).unwrap()
 }
 
-fn worst(a: &[f32], b: &[f32]) -> f32 {
-    assert_eq!(a.len(), b.len());
-    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
-}
-
 #[test]
 fn lossless_formats_return_every_sample_at_every_depth_with_alpha_and_odd_sizes() {
     let folder = tempfile::tempdir().unwrap();
@@ -71,10 +68,12 @@ fn lossless_formats_return_every_sample_at_every_depth_with_alpha_and_odd_sizes(
                     let got = read(&path);
                     let what = format!("{format} {depth} bits, alpha {alpha}, {w} x {h}");
                     assert_eq!((got.width, got.height, got.bit_depth), (w, h, depth), "{what}");
-                    assert!(worst(&got.rgb, &want.rgb) < 1e-6, "{what}");
+                    assert!(largest_difference(&got.rgb, &want.rgb) < 1e-6, "{what}");
                     match (got.alpha, want.alpha) {
                         (None, None) => {}
-                        (Some(got), Some(want)) => assert!(worst(&got, &want) < 1e-6, "{what}"),
+                        (Some(got), Some(want)) => {
+                            assert!(largest_difference(&got, &want) < 1e-6, "{what}")
+                        }
                         _ => panic!("{what}: alpha"),
                     }
                 }
@@ -96,7 +95,7 @@ fn jpeg_comes_close_and_is_the_same_in_any_bands() {
     for band in [1, 8, 13, 45] {
         let path = folder.path().join(format!("{band}.jpg"));
         write(&want, &path, Format::Jpeg, EncodeOptions::default(), band).unwrap();
-        assert!(worst(&read(&path).rgb, &want.rgb) < 6.0 / 255.0);
+        assert!(largest_difference(&read(&path).rgb, &want.rgb) < 6.0 / 255.0);
         files.push(std::fs::read(&path).unwrap());
     }
     assert!(files.windows(2).all(|pair| pair[0] == pair[1]));
@@ -122,7 +121,7 @@ fn jpeg_quality_decides_the_size_and_one_pixel_is_enough() {
 
 /// A picture with metadata of every kind, from the fixture files.
 fn with_metadata() -> Picture {
-    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/image");
+    let fixtures = fixture("image");
     let source = read(&fixtures.join("rgb.jpg"));
     let mut result = picture(60, 40, 8, false);
     result.icc = source.icc;
@@ -247,7 +246,7 @@ fn a_grey_picture_stays_grey_with_its_profile_where_the_format_can() {
         assert!(got.grey, "{format}");
         assert_eq!(got.icc, want.icc, "{format}");
         if format.has_16_bit() {
-            assert!(worst(&got.rgb, &want.rgb) < 1e-3, "{format}");
+            assert!(largest_difference(&got.rgb, &want.rgb) < 1e-3, "{format}");
         }
     }
 }

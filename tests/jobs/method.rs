@@ -5,15 +5,15 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fs,
-    path::Path,
 };
 
 use candle_core::{Device, Tensor, safetensors};
 use serde::Deserialize;
 
-use crate::common::{Shell, copy_folder, stderr};
-
-const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
+use crate::common::{
+    Shell, copy_folder, fixture, stderr,
+    tensors::{flat, largest_difference},
+};
 
 /// Rounding to 16 bits alone is 0.8e-5; f32 adds about as much. Guidance g takes the difference of two
 /// predictions g times, and their rounding with it: PyTorch itself, in f32 in place of f64, is up to 0.8e-4
@@ -32,13 +32,12 @@ struct Case {
 
 /// Each case by name.
 fn cases() -> BTreeMap<String, Case> {
-    let text = fs::read(Path::new(FIXTURES).join("method/cases.json")).unwrap();
+    let text = fs::read(fixture("method/cases.json")).unwrap();
     serde_json::from_slice(&text).unwrap()
 }
 
 fn references() -> HashMap<String, Tensor> {
-    safetensors::load(Path::new(FIXTURES).join("method/expected.safetensors"), &Device::Cpu)
-        .unwrap()
+    safetensors::load(fixture("method/expected.safetensors"), &Device::Cpu).unwrap()
 }
 
 /// Runs the program on this case and returns its largest difference from the reference,
@@ -46,9 +45,9 @@ fn references() -> HashMap<String, Tensor> {
 fn error_of(case: &Case, more: &str, reference: &Tensor) -> f32 {
     let shell = Shell::new();
     for file in ["in.png", "captions.json", "captions_quarter.json"] {
-        fs::copy(Path::new(FIXTURES).join("method").join(file), shell.path(file)).unwrap();
+        fs::copy(fixture("method").join(file), shell.path(file)).unwrap();
     }
-    copy_folder(&Path::new(FIXTURES).join("img2img/model"), &shell.path("model"));
+    copy_folder(&fixture("img2img/model"), &shell.path("model"));
     if let Some(force_zeros) = case.force_zeros {
         let mut index: serde_json::Value =
             serde_json::from_slice(&shell.bytes("model/model_index.json")).unwrap();
@@ -67,11 +66,10 @@ fn error_of(case: &Case, more: &str, reference: &Tensor) -> f32 {
     let picture = picture.as_rgb16().expect("a 16-bit input gives a 16-bit output");
     let (height, width, _) = reference.dims3().unwrap();
     assert_eq!(picture.dimensions(), (width as u32, height as u32));
-    let reference: Vec<f32> = reference.flatten_all().unwrap().to_vec1().unwrap();
+    let reference = flat(reference);
     let largest = reference.iter().copied().fold(0f32, f32::max);
-    let ours = picture.iter().map(|&value| f32::from(value) / 65535.0);
-    let differences = ours.zip(&reference).map(|(ours, reference)| (ours - reference).abs());
-    differences.fold(0f32, f32::max) / largest
+    let ours: Vec<f32> = picture.iter().map(|&value| f32::from(value) / 65535.0).collect();
+    largest_difference(&ours, &reference) / largest
 }
 
 #[test]

@@ -3,11 +3,12 @@
 use cupscale::canvas::NoiseField;
 use safetensors::SafeTensors;
 
+use crate::common::{on_threads, tensors::stored};
+
 fn fixture(name: &str) -> Vec<f32> {
     let bytes = include_bytes!("../fixtures/noise/field.safetensors");
-    let tensor = SafeTensors::deserialize(bytes).unwrap();
-    let data = tensor.tensor(name).unwrap().data();
-    data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+    let file = SafeTensors::deserialize(bytes).unwrap();
+    stored(&file, name)
 }
 
 fn field(seed: u64, draw: u32, height: usize, width: usize, channels: usize) -> Vec<f32> {
@@ -59,8 +60,7 @@ fn the_field_does_not_depend_on_how_it_is_cut_into_windows() {
             }
         }
     }
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
-    assert_eq!(pool.install(|| field(42, 0, 37, 53, 4)), whole);
+    assert_eq!(on_threads(3, || field(42, 0, 37, 53, 4)), whole);
 }
 
 #[test]

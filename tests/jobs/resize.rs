@@ -1,33 +1,25 @@
 //! Resizing against Pillow, and bands against the whole.
 
-use std::path::Path;
+use std::fs::read;
 
 use cupscale::image::{Filter, ImageError, Resizer};
 use proptest::prelude::*;
 use safetensors::SafeTensors;
 
-fn fixtures() -> Vec<u8> {
-    let path =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/image/resize.safetensors");
-    std::fs::read(path).unwrap()
-}
+use crate::common::{
+    fixture,
+    tensors::{largest_difference, stored},
+};
 
 /// Values, width, height.
 fn plane(tensors: &SafeTensors, name: &str) -> (Vec<f32>, u32, u32) {
     let view = tensors.tensor(name).unwrap();
-    let values =
-        view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
-    (values, view.shape()[1] as u32, view.shape()[0] as u32)
-}
-
-fn worst(got: &[f32], want: &[f32]) -> f32 {
-    assert_eq!(got.len(), want.len());
-    got.iter().zip(want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+    (stored(tensors, name), view.shape()[1] as u32, view.shape()[0] as u32)
 }
 
 #[test]
 fn lanczos_equals_pillow_enlarging_reducing_and_at_extreme_aspect_ratios() {
-    let bytes = fixtures();
+    let bytes = read(fixture("image/resize.safetensors")).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
     let (source, w, h) = plane(&tensors, "source");
     let mut compared = 0;
@@ -36,7 +28,7 @@ fn lanczos_equals_pillow_enlarging_reducing_and_at_extreme_aspect_ratios() {
             let (want, width, height) = plane(&tensors, name);
             let resizer =
                 Resizer::new(&source, 1, (w, h), (width, height), Filter::Lanczos3).unwrap();
-            let difference = worst(&resizer.rows(0..height), &want);
+            let difference = largest_difference(&resizer.rows(0..height), &want);
             assert!(difference < 1e-5, "{name}: {difference}");
             compared += 1;
         }
@@ -44,25 +36,25 @@ fn lanczos_equals_pillow_enlarging_reducing_and_at_extreme_aspect_ratios() {
     assert_eq!(compared, 9);
     let (want, width, height) = plane(&tensors, "one_lanczos_5x3");
     let one = Resizer::new(&[0.375], 1, (1, 1), (width, height), Filter::Lanczos3).unwrap();
-    assert!(worst(&one.rows(0..height), &want) < 1e-6);
+    assert!(largest_difference(&one.rows(0..height), &want) < 1e-6);
 }
 
 #[test]
 fn area_equals_pillows_reduce_and_the_integral_at_fractions() {
-    let bytes = fixtures();
+    let bytes = read(fixture("image/resize.safetensors")).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
     for (source, name) in [("even", "reduce_2"), ("even", "reduce_4"), ("source", "area_11x8")] {
         let (source, w, h) = plane(&tensors, source);
         let (want, width, height) = plane(&tensors, name);
         let resizer = Resizer::new(&source, 1, (w, h), (width, height), Filter::Area).unwrap();
-        let difference = worst(&resizer.rows(0..height), &want);
+        let difference = largest_difference(&resizer.rows(0..height), &want);
         assert!(difference < 1e-6, "{name}: {difference}");
     }
 }
 
 #[test]
 fn channels_are_resized_independently() {
-    let bytes = fixtures();
+    let bytes = read(fixture("image/resize.safetensors")).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
     let (grey, w, h) = plane(&tensors, "source");
     let (want, width, height) = plane(&tensors, "lanczos_137x107");

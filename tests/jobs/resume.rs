@@ -9,14 +9,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::common::{Shell, stderr};
+use crate::common::{Shell, fixture, stderr};
 
 const JOB: &str = "in.png -o out.png -q --tile 48";
 const WORK: &str = ".out.png.cupscale";
 const PARTIAL: &str = ".out.png.cupscale.part";
 
 fn job(shell: &Shell, more: &str) -> Command {
-    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/img2img/model");
+    let model = fixture("img2img/model");
     let mut command = shell.command(&format!("{JOB} {more}"));
     command.arg("--model").arg(model);
     command

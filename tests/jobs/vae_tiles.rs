@@ -3,17 +3,13 @@
 //! at everything they are given. The UNet is the small random one, which hardly repaints in the last of a
 //! thousand steps.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use candle_core::{DType, Device, Tensor, safetensors};
 use cupscale::{backend::Params, model::vae::Vae};
 use image::{GenericImageView as _, RgbImage, imageops::FilterType};
 
-use crate::common::{Shell, stderr};
-
-fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
-}
+use crate::common::{Shell, fixture, stderr, tensors::flat};
 
 /// A cut of a photo.
 fn photo(width: u32, height: u32) -> RgbImage {
@@ -42,8 +38,8 @@ fn through_tiles(shell: &Shell, tile: u32, options: &str) -> RgbImage {
         "in.png -o {tile}.png --scale 1 --steps 1000 --denoise-steps 1 --rap 0 \
          --captioner none -q --tile {tile} {options}"
     ));
-    command.arg("--model").arg(fixtures().join("img2img/model"));
-    command.arg("--vae").arg(fixtures().join("vae_trained"));
+    command.arg("--model").arg(fixture("img2img/model"));
+    command.arg("--vae").arg(fixture("vae_trained"));
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
     image::open(shell.path(&format!("{tile}.png"))).unwrap().to_rgb8()
@@ -73,7 +69,7 @@ fn tiles_of_an_autoencoder_with_norms_differ_little_from_the_whole() {
 /// What the autoencoder itself makes of a picture, as diffusers does (`tests/parity/vae.rs`): all at once, every norm
 /// with the statistics of its own input.
 fn through_the_whole(picture: &RgbImage) -> Vec<f32> {
-    let folder = fixtures().join("vae_trained");
+    let folder = fixture("vae_trained");
     let config = std::fs::read(folder.join("config.json")).unwrap();
     let weights = folder.join("diffusion_pytorch_model.safetensors");
     let weights = safetensors::load(weights, &Device::Cpu).unwrap();
@@ -85,7 +81,7 @@ fn through_the_whole(picture: &RgbImage) -> Vec<f32> {
     let shape = (1, height as usize, width as usize, 3);
     let pixels = Tensor::from_vec(pixels, shape, &Device::Cpu).unwrap();
     let decoded = vae.decode(&vae.encode(&pixels).unwrap()).unwrap();
-    let values = decoded.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let values = flat(&decoded);
     values.into_iter().map(|value| (value * 127.5 + 127.5).clamp(0.0, 255.0)).collect()
 }
 

@@ -1,12 +1,12 @@
 //! The estimate of memory against the truth where captions are made: `plan`'s figure and the peak of the
 //! program's resident set, with LLaVA models that are larger than all else, their weights random.
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, process::Command};
 
 use candle_core::DType;
 
 use crate::common::{
-    Shell,
+    Shell, fixture,
     random_llava::{self, Decoder},
     stderr,
 };
@@ -14,7 +14,7 @@ use crate::measure;
 
 /// The program with these arguments on two threads, the tiny diffusion model, and a LLaVA model.
 fn command(shell: &Shell, arguments: &str) -> Command {
-    let diffusion = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/img2img/model");
+    let diffusion = fixture("img2img/model");
     let mut command = shell.command(arguments);
     command.arg("--model").arg(diffusion).args(["--threads", "2", "--captioner", "llava"]);
     command.arg("--caption-model").arg(shell.path("model"));

@@ -20,7 +20,7 @@ const MODELS: [&str; 4] =
 const GGUF: [&str; 2] = ["llava15_llama", "llava16_mistral"];
 
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/llava").join(name)
+    crate::common::fixture("llava").join(name)
 }
 
 fn expected() -> Value {

@@ -1,6 +1,6 @@
 //! Every operation of `backend::ops` against torch (`tests/make_fixtures/make_ops_fixtures.py`).
 
-use std::{collections::HashMap, fs, path::PathBuf};
+use std::{collections::HashMap, fs};
 
 use candle_core::{DType, Device, Tensor};
 use cupscale::backend::Params;
@@ -9,6 +9,8 @@ use cupscale::backend::ops::{
     gelu, quick_gelu, silu, upsample_nearest_2x,
 };
 use serde_json::Value;
+
+use crate::common::{fixture, tensors::largest_error};
 
 /// Bound on the largest difference over the largest reference value.
 const BOUND: f64 = 1e-5;
@@ -20,7 +22,7 @@ struct Fixture {
 
 impl Fixture {
     fn load() -> Self {
-        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/ops");
+        let folder = fixture("ops");
         let tensors =
             candle_core::safetensors::load(folder.join("ops.safetensors"), &Device::Cpu).unwrap();
         let meta =
@@ -49,16 +51,8 @@ impl Fixture {
 
     #[track_caller]
     fn assert_equals(&self, name: &str, ours: &Tensor) {
-        let reference = self.get(name);
-        assert_eq!(ours.dims(), reference.dims(), "{name}");
-        let flat = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        let (mut largest, mut top) = (0f64, 0f64);
-        for (a, b) in flat(ours).into_iter().zip(flat(reference)) {
-            assert!(a.is_finite(), "{name}: {a}");
-            largest = largest.max((f64::from(a) - f64::from(b)).abs());
-            top = top.max(f64::from(b).abs());
-        }
-        assert!(largest <= BOUND * top, "{name}: {:.2e}", largest / top);
+        let error = largest_error(ours, self.get(name));
+        assert!(error <= BOUND, "{name}: {error:.2e}");
     }
 }
 

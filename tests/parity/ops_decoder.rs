@@ -9,24 +9,7 @@ use candle_core::{DType, Device, Result, Shape, Tensor, quantized::GgmlDType};
 use cupscale::backend::ops::{Embedding, Mask, Products, RmsNorm, Weight, attention};
 use cupscale::backend::{ParamSource, Params, Working};
 
-fn values(seed: u64, shape: &[usize]) -> Tensor {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let numbers: Vec<f32> = (0..shape.iter().product())
-        .map(|_| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            ((state >> 40) as f32 / (1u32 << 23) as f32 - 1.0) * 1.732
-        })
-        .collect();
-    Tensor::from_vec(numbers, shape, &Device::Cpu).unwrap()
-}
-
-fn largest_difference(a: &Tensor, b: &[f32]) -> f32 {
-    let a = a.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
-    assert_eq!(a.len(), b.len());
-    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
-}
+use crate::common::tensors::{flat, largest_difference, values};
 
 /// What attention is, in f64, by the definition.
 fn plain([q, k, v]: [&Tensor; 3], heads: usize, seen: impl Fn(usize) -> Range<usize>) -> Vec<f32> {
@@ -83,11 +66,17 @@ fn attention_with_shared_heads_a_cache_and_a_window_is_what_it_is_by_definition(
             end.saturating_sub(window.unwrap_or(end))..end
         });
         let kernel = attention(&q, &k, &v, heads, mask, Products::F32).unwrap();
-        assert!(largest_difference(&kernel, &expected) < 1e-5, "{heads} {queries} {window:?}");
+        assert!(
+            largest_difference(&flat(&kernel), &expected) < 1e-5,
+            "{heads} {queries} {window:?}"
+        );
         // In f64 an operation takes its composed form.
         let [q, k, v] = [q, k, v].map(|x| x.to_dtype(DType::F64).unwrap());
         let composed = attention(&q, &k, &v, heads, mask, Products::F32).unwrap();
-        assert!(largest_difference(&composed, &expected) < 1e-5, "{heads} {queries} {window:?}");
+        assert!(
+            largest_difference(&flat(&composed), &expected) < 1e-5,
+            "{heads} {queries} {window:?}"
+        );
     }
 }
 
@@ -120,7 +109,7 @@ fn rms_norm_is_what_it_is_by_definition() {
             row.iter().zip(&weight).map(of).collect::<Vec<_>>()
         })
         .collect();
-    assert!(largest_difference(&norm.unwrap().forward(&x).unwrap(), &expected) < 1e-5);
+    assert!(largest_difference(&flat(&norm.unwrap().forward(&x).unwrap()), &expected) < 1e-5);
 }
 
 /// One table, kept in this format.
@@ -146,8 +135,7 @@ fn embeddings_are_rows_of_the_table_however_it_is_kept() {
     let table = values(6, &[40, 64]);
     let ids = [39, 0, 7, 7];
     let index = Tensor::new(&ids, &Device::Cpu).unwrap();
-    let expected = table.index_select(&index, 0).unwrap();
-    let expected = expected.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let expected = flat(&table.index_select(&index, 0).unwrap());
     for (format, tolerance) in
         [(None, 0.0), (Some(GgmlDType::F16), 1e-3), (Some(GgmlDType::Q8_0), 0.02)]
     {
@@ -156,7 +144,7 @@ fn embeddings_are_rows_of_the_table_however_it_is_kept() {
         let embedding = Embedding::load(40, 64, &params).unwrap();
         let rows = embedding.forward(&ids).unwrap();
         assert_eq!(rows.dims(), [4, 64]);
-        let difference = largest_difference(&rows, &expected);
+        let difference = largest_difference(&flat(&rows), &expected);
         assert!(difference <= tolerance, "{format:?}: {difference}");
         assert!(embedding.forward(&[40]).is_err());
     }

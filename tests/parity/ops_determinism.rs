@@ -17,7 +17,10 @@ use cupscale::{
     model::unet::{Conditioning, Prior, UNet2DConditionModel, UNetConfig},
 };
 
-use crate::common::tensors::values;
+use crate::common::{
+    on_threads,
+    tensors::{bits, largest_error, values},
+};
 
 /// A weight for every name.
 struct Arbitrary;
@@ -33,15 +36,6 @@ impl ParamSource for Arbitrary {
     fn contains(&self, _: &str) -> bool {
         true
     }
-}
-
-fn bits(x: &Tensor) -> Vec<u32> {
-    let values = x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-    values.into_iter().map(f32::to_bits).collect()
-}
-
-fn on_threads<T: Send>(threads: usize, f: impl FnOnce() -> T + Send) -> T {
-    rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(f)
 }
 
 type Operation = Box<dyn Fn(&[Tensor]) -> Result<Tensor> + Sync>;
@@ -166,11 +160,8 @@ fn every_kernel_equals_its_composed_form() {
         let ours = kernel(&x).unwrap();
         let reference = composed(&wide).unwrap();
         assert_eq!((ours.dims(), reference.dtype()), (reference.dims(), DType::F64), "{name}");
-        let flat = |x: &Tensor| x.flatten_all().unwrap().to_dtype(DType::F64).unwrap();
-        let difference = (flat(&ours) - flat(&reference)).unwrap().abs().unwrap();
-        let largest = difference.max(0).unwrap().to_scalar::<f64>().unwrap();
-        let top = flat(&reference).abs().unwrap().max(0).unwrap().to_scalar::<f64>().unwrap();
-        assert!(largest <= 1e-5 * top, "{name}: {:.2e}", largest / top);
+        let error = largest_error(&ours, &reference);
+        assert!(error <= 1e-5, "{name}: {error:.2e}");
     }
 }
 

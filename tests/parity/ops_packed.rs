@@ -10,7 +10,10 @@ use cupscale::backend::{
     unpack_rows,
 };
 
-use crate::common::tensors::values;
+use crate::common::{
+    on_threads,
+    tensors::{bits, flat, largest_error, values},
+};
 
 const KEPT: [GgmlDType; 12] = [
     GgmlDType::F16,
@@ -26,18 +29,6 @@ const KEPT: [GgmlDType; 12] = [
     GgmlDType::Q4_1,
     GgmlDType::Q4_0,
 ];
-
-fn flat(x: &Tensor) -> Vec<f32> {
-    x.flatten_all().unwrap().to_vec1().unwrap()
-}
-
-fn bits(x: &Tensor) -> Vec<u32> {
-    flat(x).into_iter().map(f32::to_bits).collect()
-}
-
-fn on_threads<T: Send>(threads: usize, f: impl FnOnce() -> T + Send) -> T {
-    rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(f)
-}
 
 fn packed(rows: &Tensor, dtype: GgmlDType, bias: &Tensor) -> Linear {
     Linear::from_weight(Weight::pack(rows, dtype).unwrap(), Some(bias.clone())).unwrap()
@@ -56,11 +47,8 @@ fn a_packed_layer_equals_the_dense_layer_of_its_own_weights() {
             let dense = Linear::new(&same.unwrap(), Some(bias.clone())).unwrap();
             let expected = dense.forward(&x).unwrap();
             let ours = packed(&rows, dtype, &bias).forward(&x).unwrap();
-            assert_eq!(ours.dims(), expected.dims());
-            let difference = (&ours - &expected).unwrap().abs().unwrap().flatten_all().unwrap();
-            let largest = difference.max(0).unwrap().to_scalar::<f32>().unwrap();
-            let top = flat(&expected).into_iter().fold(0f32, |top, y| top.max(y.abs()));
-            assert!(largest <= 1e-6 * top, "{dtype:?} {output}×{input}: {:.2e}", largest / top);
+            let error = largest_error(&ours, &expected);
+            assert!(error <= 1e-6, "{dtype:?} {output}×{input}: {error:.2e}");
         }
     }
 }

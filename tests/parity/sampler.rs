@@ -10,6 +10,8 @@ use cupscale::sampler::{
 use safetensors::SafeTensors;
 use serde::Deserialize;
 
+use crate::common::{on_threads, tensors::stored};
+
 const SDXL: &str = r#"{"_class_name": "DDIMScheduler", "num_train_timesteps": 1000, "beta_start": 0.00085,
     "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": false, "set_alpha_to_one": false,
     "steps_offset": 1, "timestep_spacing": "trailing", "prediction_type": "epsilon"}"#;
@@ -20,11 +22,6 @@ fn schedule(changes: &str) -> Schedule {
     config.extend(serde_json::from_str::<serde_json::Map<_, _>>(changes).unwrap());
     let text = serde_json::to_string(&config).unwrap();
     Schedule::new(&SchedulerConfig::from_json(&text).unwrap()).unwrap()
-}
-
-fn values(file: &SafeTensors, name: &str) -> Vec<f32> {
-    let data = file.tensor(name).unwrap().data();
-    data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
 }
 
 fn assert_close(ours: &[f32], theirs: &[f32], tolerance: f32, what: &str) {
@@ -141,7 +138,7 @@ fn abar_is_that_of_torch_to_one_in_a_million() {
         ("short", 1e-4, r#"{"num_train_timesteps": 101, "beta_schedule": "linear"}"#),
     ] {
         let schedule = schedule(changes);
-        let expected = values(&file, name);
+        let expected = stored(&file, name);
         assert_eq!(schedule.train_timesteps(), expected.len());
         for (t, &theirs) in expected.iter().enumerate() {
             let ours = schedule.abar(t as f64).unwrap();
@@ -206,8 +203,8 @@ fn trajectories_follow_diffusers_for_every_sampler_prediction_type_spacing_and_e
         SafeTensors::deserialize(include_bytes!("../fixtures/sampler/trajectories.safetensors"))
             .unwrap();
     assert_eq!(cases.len(), 92);
-    let (zl, noise0) = (values(&file, "zl"), values(&file, "noise0"));
-    let (outputs, noises) = (values(&file, "outputs"), values(&file, "noises"));
+    let (zl, noise0) = (stored(&file, "zl"), stored(&file, "noise0"));
+    let (outputs, noises) = (stored(&file, "outputs"), stored(&file, "noises"));
     let len = zl.len();
     let part = |all: &[f32], i: usize| all[i * len..(i + 1) * len].to_vec();
     let mut x0s_compared = 0;
@@ -221,11 +218,11 @@ fn trajectories_follow_diffusers_for_every_sampler_prediction_type_spacing_and_e
         let steps = plan(&*sampler, &schedule, &timesteps, Denoise::Steps(case.run)).unwrap();
         assert_eq!(in_f32(&steps), case.timesteps, "{name}");
 
-        let zs = values(&file, &format!("z.{name}"));
+        let zs = stored(&file, &format!("z.{name}"));
         let x0s = file
             .tensor(&format!("x0.{name}"))
             .is_ok()
-            .then(|| values(&file, &format!("x0.{name}")));
+            .then(|| stored(&file, &format!("x0.{name}")));
         let mut z = noise0.clone();
         schedule.add_noise(steps[0].t, &zl, &mut z).unwrap();
         assert_close(&z, &zs[..len], 1e-6, &format!("{name}, diffused"));
@@ -266,8 +263,7 @@ fn a_step_taken_in_bands_and_on_other_threads_gives_the_same_bits() {
     let (z, eps, noise) = (wave(0.1), wave(0.37), wave(1.7));
     let run = |threads: usize, band: usize| {
         let mut out = z.clone();
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| {
+        on_threads(threads, || {
             for start in (0..out.len()).step_by(band) {
                 let end = (start + band).min(out.len());
                 update

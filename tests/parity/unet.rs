@@ -2,7 +2,7 @@
 //! `tests/make_fixtures/make_unet_fixtures.py` and `make_rap_fixtures.py`; weights and inputs are drawn
 //! here from the same formula as there, so only outputs are stored.
 
-use std::{collections::HashMap, fs, path::PathBuf};
+use std::{collections::HashMap, fs};
 
 use candle_core::{DType, Device, Tensor};
 use cupscale::backend::Params;
@@ -13,9 +13,7 @@ use cupscale::{
 };
 use serde_json::Value;
 
-fn fixture(path: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(path)
-}
+use crate::common::{fixture, tensors::relative_errors};
 
 /// Uniform in [-1, 1): SplitMix64 keyed by FNV-1a of the name, as in the Python script.
 fn field(name: &str, shape: &[usize]) -> Tensor {
@@ -46,22 +44,6 @@ fn weight(name: &str, shape: &[usize]) -> Tensor {
     } else {
         (unit * 0.25).unwrap()
     }
-}
-
-/// Largest difference over largest reference, and the same in the L2 norm.
-fn relative_errors(ours: &Tensor, reference: &Tensor) -> (f64, f64) {
-    assert_eq!(ours.dims(), reference.dims());
-    let flat = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-    let (mut largest, mut top, mut squares, mut norm) = (0f64, 0f64, 0f64, 0f64);
-    for (a, b) in flat(ours).into_iter().zip(flat(reference)) {
-        let (a, b) = (f64::from(a), f64::from(b));
-        assert!(a.is_finite());
-        largest = largest.max((a - b).abs());
-        top = top.max(b.abs());
-        squares += (a - b).powi(2);
-        norm += b.powi(2);
-    }
-    (largest / top, (squares / norm).sqrt())
 }
 
 #[track_caller]

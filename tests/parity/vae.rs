@@ -2,17 +2,17 @@
 //! promise that tiles make: with enough context, a tile's core is the whole's.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use candle_core::{DType, Device, Tensor, safetensors};
 use cupscale::backend::Params;
 use cupscale::model::vae::{Vae, VaeError};
 use serde_json::Value;
 
-use crate::common::tensors::relative_error;
+use crate::common::tensors::{flat, largest_difference, norm_error};
 
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/vae").join(name)
+    crate::common::fixture("vae").join(name)
 }
 
 fn config(name: &str) -> Value {
@@ -28,10 +28,9 @@ fn load(name: &str) -> Vae {
     Vae::load(&config(name), &Params::from_tensors(weights, DType::F32, &Device::Cpu)).unwrap()
 }
 
-fn largest_difference(a: &Tensor, b: &Tensor) -> f32 {
+fn difference(a: &Tensor, b: &Tensor) -> f32 {
     assert_eq!(a.dims(), b.dims());
-    let difference = (a - b).unwrap().abs().unwrap();
-    difference.flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap()
+    largest_difference(&flat(a), &flat(b))
 }
 
 fn assert_equals_diffusers(name: &str, factor: usize) {
@@ -39,8 +38,8 @@ fn assert_equals_diffusers(name: &str, factor: usize) {
     let expected = tensors(name, "expected.safetensors");
     assert_eq!(vae.factor(), factor);
     assert_eq!(vae.latent_channels(), expected["latent"].dim(3).unwrap());
-    let encoded = relative_error(&vae.encode(&expected["image"]).unwrap(), &expected["latent"]);
-    let decoded = relative_error(&vae.decode(&expected["z"]).unwrap(), &expected["decoded"]);
+    let encoded = norm_error(&vae.encode(&expected["image"]).unwrap(), &expected["latent"]);
+    let decoded = norm_error(&vae.decode(&expected["z"]).unwrap(), &expected["decoded"]);
     assert!(encoded <= 1e-4, "encode: {encoded:e}");
     assert!(decoded <= 1e-4, "decode: {decoded:e}");
 }
@@ -91,13 +90,13 @@ fn a_tile_padded_by_the_context_equals_the_whole_in_its_core() {
         let tile = image.narrow(1, before * f, side * f).unwrap();
         let expected = vae.encode(&image).unwrap().narrow(1, before + c, 3).unwrap();
         let core = vae.encode(&tile).unwrap().narrow(1, c, 3).unwrap();
-        assert!(largest_difference(&core, &expected) < 1e-5, "{name}: encode");
+        assert!(difference(&core, &expected) < 1e-5, "{name}: encode");
 
         let z = picture(whole, 4, vae.latent_channels());
         let tile = z.narrow(1, before, side).unwrap();
         let expected = vae.decode(&z).unwrap().narrow(1, (before + c) * f, 3 * f).unwrap();
         let core = vae.decode(&tile).unwrap().narrow(1, c * f, 3 * f).unwrap();
-        assert!(largest_difference(&core, &expected) < 1e-5, "{name}: decode");
+        assert!(difference(&core, &expected) < 1e-5, "{name}: decode");
     }
 }
 
@@ -109,11 +108,11 @@ fn a_context_one_smaller_than_the_tiny_autoencoders_would_change_the_core() {
     let image = picture((2 * c + 1) * f, f, 3);
     let side = 2 * c - 1;
     let z = picture(2 * c + 1, 1, vae.latent_channels());
-    let encoder = largest_difference(
+    let encoder = difference(
         &vae.encode(&image.narrow(1, f, side * f).unwrap()).unwrap().narrow(1, c - 1, 1).unwrap(),
         &vae.encode(&image).unwrap().narrow(1, c, 1).unwrap(),
     );
-    let decoder = largest_difference(
+    let decoder = difference(
         &vae.decode(&z.narrow(1, 1, side).unwrap()).unwrap().narrow(1, (c - 1) * f, f).unwrap(),
         &vae.decode(&z).unwrap().narrow(1, c * f, f).unwrap(),
     );

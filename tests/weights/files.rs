@@ -9,11 +9,10 @@ use cupscale::pipeline::Engine;
 use cupscale::weights::{ModelFiles, ModelSource, Part, WeightsError};
 use tempfile::TempDir;
 
-use crate::common::copy_folder;
-use crate::common::tensors::relative_error;
+use crate::common::{copy_folder, models, tensors::norm_error};
 
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/weights").join(name)
+    crate::common::fixture("weights").join(name)
 }
 
 /// A copy of a fixture that a test may break.
@@ -25,7 +24,7 @@ fn copied(name: &str) -> (TempDir, PathBuf) {
 }
 
 fn open(folder: &Path) -> ModelFiles {
-    ModelFiles::open(ModelSource::Path(folder.to_owned())).unwrap()
+    models::open(folder).unwrap()
 }
 
 fn vae_error(folder: &Path) -> WeightsError {
@@ -38,9 +37,9 @@ fn shards_and_variants_saved_by_diffusers_compute_what_diffusers_does() {
         let vae = open(&fixture(name)).vae(&Device::Cpu, DType::F32).unwrap();
         let expected =
             safetensors::load(fixture(name).join("expected.safetensors"), &Device::Cpu).unwrap();
-        let error = relative_error(&vae.decode(&expected["z"]).unwrap(), &expected["decoded"]);
+        let error = norm_error(&vae.decode(&expected["z"]).unwrap(), &expected["decoded"]);
         assert!(error <= 1e-4, "{name}: {error:e}");
-        let error = relative_error(&vae.encode(&expected["image"]).unwrap(), &expected["latent"]);
+        let error = norm_error(&vae.encode(&expected["image"]).unwrap(), &expected["latent"]);
         assert!(error <= 1e-4, "{name}: {error:e}");
     }
 }
@@ -219,7 +218,7 @@ fn a_missing_or_misshapen_tensor_is_named_with_its_file() {
 
 #[test]
 fn a_tensor_that_no_configuration_asks_for_is_noted() {
-    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/img2img/model");
+    let model = crate::common::fixture("img2img/model");
     assert_eq!(open(&model).notes(), Vec::<String>::new());
     let dir = tempfile::tempdir().unwrap();
     copy_folder(&model, dir.path());

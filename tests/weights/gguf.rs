@@ -10,10 +10,8 @@ use cupscale::backend::{ops::pack_rows, unpack_rows};
 use cupscale::weights::ModelFiles;
 use safetensors::Dtype;
 
-use crate::common::single_file::{
-    Place, Stored, assert_unet, assert_vae, eps, error, expected, json, open,
-};
-use crate::common::{Shell, size};
+use crate::common::single_file::{Place, Stored, assert_unet, assert_vae, eps, expected, json};
+use crate::common::{Shell, models::open, size, tensors::largest_error};
 
 const UNET: &str = "model.diffusion_model.";
 
@@ -155,14 +153,14 @@ fn renamed(tensors: Vec<Tensor>) -> Vec<Tensor> {
     renamed
 }
 
-fn assert_text(path: &Path, bound: f32) {
+fn assert_text(path: &Path, bound: f64) {
     let expected = expected("sdxl");
     let prompts: Vec<String> =
         serde_json::from_value(json("tokens.json")["prompts"].clone()).unwrap();
     let files = open(path).unwrap();
     let text = files.text(&Device::Cpu, DType::F32).unwrap().encode(&prompts).unwrap();
-    let context = error(&text.context, &expected["text"]);
-    let pooled = error(text.pooled.as_ref().unwrap(), &expected["text_pooled"]);
+    let context = largest_error(&text.context, &expected["text"]);
+    let pooled = largest_error(text.pooled.as_ref().unwrap(), &expected["text_pooled"]);
     assert!(context <= bound && pooled <= bound, "{context:e} {pooled:e}");
 }
 
@@ -198,10 +196,10 @@ fn what_it_wrote_when_it_still_renamed_tensors_does_so_too() {
 fn assert_same_unet(quantized: &ModelFiles, plain: &ModelFiles, what: &str) {
     let expected = expected("sdxl");
     let reference = eps(&plain.clone().keep_above(usize::MAX), &expected);
-    assert!(error(&reference, &expected["eps"]) > 1e-3, "{what}: nothing was rounded");
+    assert!(largest_error(&reference, &expected["eps"]) > 1e-3, "{what}: nothing was rounded");
     for (keep_above, bound) in [(usize::MAX, 1e-5), (0, 5e-3)] {
         let ours = eps(&quantized.clone().keep_above(keep_above), &expected);
-        let error = error(&ours, &reference);
+        let error = largest_error(&ours, &reference);
         assert!(error <= bound, "{what}, {keep_above}: {error:e}");
     }
 }
@@ -224,7 +222,8 @@ fn what_stable_diffusion_cpp_quantized_is_the_same_model_as_its_numbers_in_f32()
             let [quantized, plain] = ["quantized", "plain"].map(|name| open(&path(name)).unwrap());
             assert_same_unet(&quantized, &plain, &format!("{dtype:?}"));
             let (ours, reference) = (context(&quantized), context(&plain));
-            let errors = [error(&ours.0, &reference.0), error(&ours.1, &reference.1)];
+            let errors =
+                [largest_error(&ours.0, &reference.0), largest_error(&ours.1, &reference.1)];
             assert!(errors.iter().all(|&error| error <= 1e-5), "{dtype:?}: {errors:?}");
         }
     }

@@ -6,18 +6,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use cupscale::model::unet::{Conditioning, Prior, UNet2DConditionModel, UNetConfig};
-use cupscale::weights::{ModelFiles, ModelSource, Part, WeightsError};
+use cupscale::model::unet::{Conditioning, Prior};
+use cupscale::weights::{ModelFiles, Part, WeightsError};
 use serde_json::Value;
 
-use crate::common::{Shell, stderr};
+use crate::common::{
+    Shell, fixture,
+    models::{open, unet},
+    stderr,
+    tensors::largest_error,
+};
 
 const PROMPT: &str = "a photo of the old harbour at dusk, blue sky!";
 const TIMESTEP: f64 = 499.0;
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
-}
 
 fn lora(name: &str) -> PathBuf {
     fixture(&format!("lora/{name}.safetensors"))
@@ -28,11 +29,11 @@ fn tensors(name: &str) -> HashMap<String, Tensor> {
 }
 
 fn sdxl() -> ModelFiles {
-    ModelFiles::open(ModelSource::Path(fixture("img2img/model"))).unwrap()
+    open(&fixture("img2img/model")).unwrap()
 }
 
 fn sd15() -> ModelFiles {
-    ModelFiles::open(ModelSource::Path(fixture("lora/sd15"))).unwrap()
+    open(&fixture("lora/sd15")).unwrap()
 }
 
 /// The files and scales of a case, over this model.
@@ -43,21 +44,6 @@ fn with_case(case: &str, model: ModelFiles) -> ModelFiles {
         let path = lora(pair[0].as_str().unwrap());
         model.with_lora(&path, pair[1].as_f64().unwrap()).unwrap()
     })
-}
-
-/// Largest difference over largest reference.
-fn relative_error(ours: &Tensor, reference: &Tensor) -> f64 {
-    assert_eq!(ours.dims(), reference.dims());
-    let flat = |x: &Tensor| {
-        x.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap()
-    };
-    let (mut difference, mut largest) = (0f64, 0f64);
-    for (ours, reference) in flat(ours).into_iter().zip(flat(reference)) {
-        assert!(ours.is_finite());
-        difference = difference.max((ours - reference).abs());
-        largest = largest.max(reference.abs());
-    }
-    difference / largest
 }
 
 fn weight(model: &ModelFiles, name: &str, shape: &[usize], dtype: DType) -> Tensor {
@@ -79,7 +65,7 @@ fn check_weights(case: &str, model: &ModelFiles) {
     assert!(!weights.is_empty());
     for (name, expected) in weights {
         let ours = weight(model, name, expected.dims(), DType::F32);
-        let error = relative_error(&ours, expected);
+        let error = largest_error(&ours, expected);
         assert!(error <= 1e-6, "{case}, {name}: {error:.2e}");
     }
 }
@@ -88,19 +74,16 @@ fn check_weights(case: &str, model: &ModelFiles) {
 fn check_results(case: &str, model: &ModelFiles) {
     let (expected, input) = (tensors(&format!("expected_{case}")), tensors("input"));
     let encoded = model.text(&Device::Cpu, DType::F32).unwrap().encode(&[PROMPT]).unwrap();
-    let part = model.component(Part::Denoiser, &Device::Cpu, DType::F32).unwrap();
-    let config = UNetConfig::from_json(&part.config.to_string()).unwrap();
-    let unet = UNet2DConditionModel::load(config, &part.params).unwrap();
     let conditioning = Conditioning {
         context: encoded.context.clone(),
         pooled: encoded.pooled.clone(),
         time_ids: Some(input["time_ids"].clone()),
     };
-    let eps = unet.forward(&input["sample"], TIMESTEP, &conditioning, Prior::None).unwrap();
+    let eps = unet(model).forward(&input["sample"], TIMESTEP, &conditioning, Prior::None).unwrap();
     for (name, ours) in
         [("context", &encoded.context), ("pooled", &encoded.pooled.unwrap()), ("eps", &eps)]
     {
-        let error = relative_error(ours, &expected[name]);
+        let error = largest_error(ours, &expected[name]);
         assert!(error <= 1e-4, "{case}, {name}: {error:.2e}");
     }
 }
@@ -172,7 +155,7 @@ fn the_expectations_are_far_from_the_plain_model() {
         let expected = tensors(&format!("expected_{case}"));
         let weights = expected.iter().filter(|(name, _)| name.contains('/'));
         let errors = weights.map(|(name, expected)| {
-            relative_error(&weight(&model, name, expected.dims(), DType::F32), expected)
+            largest_error(&weight(&model, name, expected.dims(), DType::F32), expected)
         });
         assert!(errors.fold(0.0, f64::max) > 0.05, "{case}");
     }

@@ -7,18 +7,13 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor, safetensors};
 use cupscale::pipeline::{Engine, Error};
-use cupscale::weights::{ModelFiles, ModelSource, Part, WeightsError};
+use cupscale::weights::{Part, WeightsError};
 use serde_json::Value;
 
-use crate::common::copy_folder;
-use crate::common::tensors::relative_error;
+use crate::common::{copy_folder, models::open, tensors::norm_error};
 
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/img2img").join(name)
-}
-
-fn open(folder: &Path) -> Result<ModelFiles, WeightsError> {
-    ModelFiles::open(ModelSource::Path(folder.to_owned()))
+    crate::common::fixture("img2img").join(name)
 }
 
 /// Loads a whole model, as the program does.
@@ -41,12 +36,12 @@ fn vae_text_and_scheduler_of_a_folder_are_what_diffusers_makes_of_them() {
     for region in ["wide", "square"] {
         let expected = expected(region);
         let one = |name: &str| expected[name].unsqueeze(0).unwrap();
-        assert!(relative_error(&conditioning.context, &expected["context"]) <= 1e-4);
-        assert!(relative_error(conditioning.pooled.as_ref().unwrap(), &expected["pooled"]) <= 1e-4);
+        assert!(norm_error(&conditioning.context, &expected["context"]) <= 1e-4);
+        assert!(norm_error(conditioning.pooled.as_ref().unwrap(), &expected["pooled"]) <= 1e-4);
         let low = vae.encode(&one("image")).unwrap();
-        assert!(relative_error(&low, &one("zL")) <= 1e-4);
+        assert!(norm_error(&low, &one("zL")) <= 1e-4);
         let last = expected["z"].narrow(0, 4, 1).unwrap();
-        assert!(relative_error(&vae.decode(&last).unwrap(), &one("decoded")) <= 1e-4);
+        assert!(norm_error(&vae.decode(&last).unwrap(), &one("decoded")) <= 1e-4);
     }
     assert_eq!(model.scheduler().unwrap()["beta_schedule"], "scaled_linear");
     let unet = model.component(Part::Denoiser, &Device::Cpu, DType::F32).unwrap();
@@ -65,12 +60,12 @@ fn f16_conditioning_is_close_to_f32() {
     let conditioning = text.encode(&[settings["prompt"].as_str().unwrap()]).unwrap();
     assert_eq!(conditioning.context.dtype(), DType::F16);
     let context = conditioning.context.to_dtype(DType::F32).unwrap();
-    assert!(relative_error(&context, &expected("wide")["context"]) <= 5e-3);
+    assert!(norm_error(&context, &expected("wide")["context"]) <= 5e-3);
     // AutoencoderTiny's configuration says that it stands f16; results leave it in f32 anyway.
     assert_eq!(vae.dtype(), DType::F16);
     let low = vae.encode(&expected("wide")["image"].unsqueeze(0).unwrap()).unwrap();
     assert_eq!(low.dtype(), DType::F32);
-    assert!(relative_error(&low, &expected("wide")["zL"].unsqueeze(0).unwrap()) <= 1e-2);
+    assert!(norm_error(&low, &expected("wide")["zL"].unsqueeze(0).unwrap()) <= 1e-2);
 }
 
 #[test]

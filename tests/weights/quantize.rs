@@ -10,11 +10,14 @@ use candle_core::{DType, Device, Result, Shape, Tensor, safetensors};
 use cupscale::backend::{ParamSource, Params};
 use cupscale::model::unet::{Conditioning, Prior, UNet2DConditionModel, UNetConfig};
 use cupscale::pipeline::Engine;
-use cupscale::weights::{ModelFiles, ModelSource, Part, QuantType};
+use cupscale::weights::{ModelFiles, QuantType};
 use tempfile::TempDir;
 
-use crate::common::copy_folder;
-use crate::common::tensors::values;
+use crate::common::{
+    copy_folder,
+    models::{self, unet},
+    tensors::{bits, norm_error, values},
+};
 
 /// SDXL's architecture with rows that k-quants can take.
 const UNET: &str = r#"{"sample_size": 16, "block_out_channels": [64, 256],
@@ -50,7 +53,7 @@ impl ParamSource for Inventor {
 }
 
 fn fixture() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/img2img/model")
+    crate::common::fixture("img2img/model")
 }
 
 /// A whole model whose UNet has f16 weights, invented for `UNET`.
@@ -69,38 +72,18 @@ fn model() -> (TempDir, PathBuf) {
 }
 
 fn open(path: &Path) -> ModelFiles {
-    ModelFiles::open(ModelSource::Path(path.to_owned())).unwrap()
-}
-
-fn unet(files: &ModelFiles) -> UNet2DConditionModel {
-    let part = files.component(Part::Denoiser, &Device::Cpu, DType::F32).unwrap();
-    let config = UNetConfig::from_json(&part.config.to_string()).unwrap();
-    UNet2DConditionModel::load(config, &part.params).unwrap()
+    models::open(path).unwrap()
 }
 
 /// One call of the UNet.
-fn call(unet: &UNet2DConditionModel) -> Vec<f32> {
+fn call(unet: &UNet2DConditionModel) -> Tensor {
     let cond = Conditioning {
         context: values(2, &[1, 77, 256]),
         pooled: Some(values(3, &[1, 256])),
         time_ids: Some(Tensor::full(128f32, (1, 6), &Device::Cpu).unwrap()),
     };
     let sample = values(1, &[1, 16, 16, 4]);
-    let eps = unet.forward(&sample, 499.0, &cond, Prior::None).unwrap();
-    eps.flatten_all().unwrap().to_vec1().unwrap()
-}
-
-fn bits(values: &[f32]) -> Vec<u32> {
-    values.iter().map(|value| value.to_bits()).collect()
-}
-
-/// Relative error in the 2-norm.
-fn error(ours: &[f32], reference: &[f32]) -> f64 {
-    let norm = |values: &mut dyn Iterator<Item = f32>| -> f64 {
-        values.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt()
-    };
-    let difference = norm(&mut ours.iter().zip(reference).map(|(a, b)| a - b));
-    difference / norm(&mut reference.iter().copied())
+    unet.forward(&sample, 499.0, &cond, Prior::None).unwrap()
 }
 
 fn silent(_: u64, _: u64) {}
@@ -131,7 +114,7 @@ fn a_written_file_is_the_same_model_as_rounding_on_the_fly_and_as_close_as_its_t
             let ours = call(&written);
             assert_eq!(bits(&ours), bits(&call(&on_the_fly)), "{quant} {keep_above}");
             assert_eq!(written.weight_bytes(), on_the_fly.weight_bytes());
-            let error = error(&ours, &reference);
+            let error = norm_error(&ours, &reference);
             println!("{quant}: {error:.5}, {} bytes kept", written.weight_bytes());
             assert!(error <= bound, "{quant}: {error:.4}");
             assert!(error >= last || keep_above == 0, "{quant} is better than a finer type");
@@ -170,16 +153,14 @@ fn a_whole_model_comes_back_from_its_file_as_it_was() {
     let encode = |files: &ModelFiles| {
         let text = files.text(&Device::Cpu, DType::F32).unwrap();
         let text = text.encode(&["an old harbour at dusk"]).unwrap();
-        let flat = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        (flat(&text.context), flat(text.pooled.as_ref().unwrap()))
+        (text.context, text.pooled.unwrap())
     };
     let (ours, reference) = (encode(&gguf), encode(&folder.clone().quantized(QuantType::F16)));
     assert_eq!((bits(&ours.0), bits(&ours.1)), (bits(&reference.0), bits(&reference.1)));
-    assert!(error(&ours.0, &encode(&folder).0) < 1e-3);
+    assert!(norm_error(&ours.0, &encode(&folder).0) < 1e-3);
     let decode = |files: &ModelFiles| {
         let vae = files.vae(&Device::Cpu, DType::F32).unwrap();
-        let image = vae.decode(&values(1, &[1, 6, 5, vae.latent_channels()])).unwrap();
-        image.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        vae.decode(&values(1, &[1, 6, 5, vae.latent_channels()])).unwrap()
     };
     assert_eq!(bits(&decode(&gguf)), bits(&decode(&folder)), "the VAE stays as it is");
     let engine = Engine::load(&gguf, &Device::Cpu).unwrap();
@@ -205,11 +186,10 @@ fn a_lora_is_merged_before_rounding_in_a_file_as_on_the_fly() {
             time_ids: Some(Tensor::full(128f32, (1, 6), &Device::Cpu).unwrap()),
         };
         let sample = values(1, &[1, 16, 16, unet.config().in_channels]);
-        let eps = unet.forward(&sample, 499.0, &cond, Prior::None).unwrap();
-        eps.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        unet.forward(&sample, 499.0, &cond, Prior::None).unwrap()
     };
     let exact = output(&merged());
-    assert!(error(&output(&open(&fixture())), &exact) > 0.01, "the LoRA does nothing");
+    assert!(norm_error(&output(&open(&fixture())), &exact) > 0.01, "the LoRA does nothing");
     for (quant, bound) in [(QuantType::F16, 2e-3), (QuantType::Q8_0, 1e-2)] {
         let file = dir.path().join(format!("{quant}.gguf"));
         merged().quantize(quant, &file, &mut silent).unwrap();
@@ -217,7 +197,7 @@ fn a_lora_is_merged_before_rounding_in_a_file_as_on_the_fly() {
             let written = output(&open(&file).keep_above(keep_above));
             let on_the_fly = output(&merged().quantized(quant).keep_above(keep_above));
             assert_eq!(bits(&written), bits(&on_the_fly), "{quant} {keep_above}");
-            let error = error(&written, &exact);
+            let error = norm_error(&written, &exact);
             assert!(error <= bound, "{quant}: {error:.5}");
         }
     }

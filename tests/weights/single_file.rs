@@ -11,10 +11,13 @@ use cupscale::pipeline::Engine;
 use cupscale::weights::{Part, QuantType, WeightsError};
 use safetensors::Dtype;
 
-use crate::common::single_file::{
-    Place, Stored, assert_unet, assert_vae, eps, error, expected, json, open,
+use crate::common::single_file::{Place, Stored, assert_unet, assert_vae, eps, expected, json};
+use crate::common::{
+    Shell,
+    models::open,
+    size, stderr,
+    tensors::{bits, largest_error},
 };
-use crate::common::{Shell, size, stderr};
 
 const FAMILIES: [&str; 3] = ["sdxl", "sd15", "sd2"];
 const UNET: &str = "model.diffusion_model.";
@@ -34,9 +37,9 @@ fn every_part_of_a_single_file_computes_what_diffusers_does() {
         assert_unet(&files, &expected);
         assert_vae(&files, &expected);
         let text = files.text(&Device::Cpu, DType::F32).unwrap().encode(&prompts).unwrap();
-        assert!(error(&text.context, &expected["text"]) <= 1e-4, "{family}");
+        assert!(largest_error(&text.context, &expected["text"]) <= 1e-4, "{family}");
         match &text.pooled {
-            Some(pooled) => assert!(error(pooled, &expected["text_pooled"]) <= 1e-4),
+            Some(pooled) => assert!(largest_error(pooled, &expected["text_pooled"]) <= 1e-4),
             None => assert_ne!(family, "sdxl"),
         }
         let scheduler = files.scheduler().unwrap();
@@ -55,14 +58,13 @@ fn every_part_of_a_single_file_computes_what_diffusers_does() {
 fn f32_and_bf16_files_compute_the_same_as_f16_ones() {
     let place = Place::new();
     let expected = expected("sd15");
-    let bits = |stored: &Stored| -> Vec<u32> {
+    let eps = |stored: &Stored| -> Vec<u32> {
         let files = open(&place.save("a.safetensors", stored)).unwrap();
-        let eps: Vec<f32> = eps(&files, &expected).flatten_all().unwrap().to_vec1().unwrap();
-        eps.into_iter().map(f32::to_bits).collect()
+        bits(&eps(&files, &expected))
     };
-    let f16 = bits(&Stored::family("sd15"));
+    let f16 = eps(&Stored::family("sd15"));
     for dtype in [Dtype::BF16, Dtype::F32] {
-        assert_eq!(bits(&Stored::family("sd15").converted(dtype)), f16, "{dtype:?}");
+        assert_eq!(eps(&Stored::family("sd15").converted(dtype)), f16, "{dtype:?}");
     }
 }
 
@@ -79,7 +81,7 @@ fn text_encoders_without_the_prefix_of_transformers_are_the_same() {
         let files = open(&place.save("a.safetensors", &stored)).unwrap();
         assert_eq!(files.notes(), Vec::<String>::new());
         let text = files.text(&Device::Cpu, DType::F32).unwrap().encode(&prompts).unwrap();
-        assert!(error(&text.context, &expected(family)["text"]) <= 1e-4, "{family}");
+        assert!(largest_error(&text.context, &expected(family)["text"]) <= 1e-4, "{family}");
     }
 }
 
@@ -115,8 +117,8 @@ fn a_single_file_written_as_gguf_is_the_same_model() {
     assert_unet(&files, &expected);
     assert_vae(&files, &expected);
     let text = files.text(&Device::Cpu, DType::F32).unwrap().encode(&prompts).unwrap();
-    assert!(error(&text.context, &expected["text"]) <= 1e-4);
-    assert!(error(&text.pooled.unwrap(), &expected["text_pooled"]) <= 1e-4);
+    assert!(largest_error(&text.context, &expected["text"]) <= 1e-4);
+    assert!(largest_error(&text.pooled.unwrap(), &expected["text_pooled"]) <= 1e-4);
     assert_eq!(files.scheduler().unwrap(), file.scheduler().unwrap());
 }
 
