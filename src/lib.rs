@@ -37,4 +37,5 @@ pub mod model;
 pub mod pipeline;
 pub mod priors;
 pub mod sampler;
+pub mod units;
 pub mod weights;

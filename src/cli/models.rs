@@ -10,9 +10,10 @@ use clap::{
 };
 use cupscale::{
     sampler::{SamplerKind, TimestepSpacing},
+    units,
     weights::{
         hub::{Hub, HubOptions, TransferProgress as _},
-        registry::{self, Listed, ModelError, OwnWeights, RunDefaults, State, Store, human},
+        registry::{self, Listed, ModelError, OwnWeights, RunDefaults, State, Store},
     },
 };
 
@@ -200,8 +201,8 @@ fn list(store: &Store, args: &ListArgs) -> Result<(), CliError> {
 fn size(model: &Listed) -> String {
     match (model.size, model.size_is_exact) {
         (0, _) => "?".to_owned(),
-        (size, true) => human(size),
-        (size, false) => format!("> {}", human(size)),
+        (size, true) => units::bytes(size),
+        (size, false) => format!("> {}", units::bytes(size)),
     }
 }
 
@@ -226,7 +227,7 @@ fn add(store: &Store, args: &AddArgs) -> Result<(), CliError> {
     let own = OwnWeights {
         weights: args.path.clone(),
         loras: args.lora.iter().map(|lora| (lora.path.clone(), lora.scale)).collect(),
-        unet: args.unet.clone(),
+        denoiser: args.unet.clone(),
         vae: args.vae.clone(),
         mmproj: args.mmproj.clone(),
         run: RunDefaults {
@@ -252,7 +253,7 @@ fn add(store: &Store, args: &AddArgs) -> Result<(), CliError> {
         "{}: {} of your own, {}",
         entry.name,
         count(files),
-        human(entry.size().0)
+        units::bytes(entry.size().0)
     ));
     Ok(())
 }
@@ -267,8 +268,8 @@ fn pull(store: &Store, args: &PullArgs) -> Result<(), CliError> {
         "{}: {}, {}, {} of it downloaded; in {}",
         report.name,
         count(report.files),
-        human(report.bytes),
-        human(report.received),
+        units::bytes(report.bytes),
+        units::bytes(report.received),
         report.path.display()
     ));
     Ok(())
@@ -281,7 +282,7 @@ fn verify(store: &Store, args: &VerifyArgs) -> Result<(), CliError> {
     let mut text = String::new();
     for report in &reports {
         let verdict = if report.bad.is_empty() { "good" } else { "BAD" };
-        let (files, bytes) = (count(report.files), human(report.bytes));
+        let (files, bytes) = (count(report.files), units::bytes(report.bytes));
         let _ = writeln!(text, "{}: {files}, {bytes}: {verdict}", report.name);
         for bad in &report.bad {
             let _ = writeln!(text, "  {}: {}", bad.path.display(), bad.fault);
@@ -304,10 +305,10 @@ fn remove(store: &Store, args: &RemoveArgs) -> Result<(), CliError> {
     let report = registry::remove(store, &args.name, &mut watcher)?;
     let shared = match report.shared {
         0 => String::new(),
-        shared => format!(", {} shared with other models stay", human(shared)),
+        shared => format!(", {} shared with other models stay", units::bytes(shared)),
     };
     let own = if report.own { ", your own files stay" } else { "" };
-    watcher.finish(&format!("{}: {} freed{shared}{own}", report.name, human(report.freed)));
+    watcher.finish(&format!("{}: {} freed{shared}{own}", report.name, units::bytes(report.freed)));
     Ok(())
 }
 

@@ -4,7 +4,6 @@
 
 mod clip_layer;
 pub mod denoiser;
-#[cfg(feature = "llava")]
 pub mod llava;
 pub mod text;
 pub mod vae;

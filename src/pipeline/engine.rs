@@ -485,7 +485,7 @@ fn in_unet(file: &str) -> impl Fn(UNetError) -> Error {
 }
 
 fn unet_config(files: &ModelFiles, device: &Device, dtype: DType) -> Result<UNetConfig, Error> {
-    let part = files.component(Part::Unet, device, dtype)?;
+    let part = files.component(Part::Denoiser, device, dtype)?;
     UNetConfig::from_json(&part.config.to_string()).map_err(in_unet(&part.config_file))
 }
 
@@ -494,10 +494,7 @@ fn load_unet(
     device: &Device,
     dtype: DType,
 ) -> Result<UNet2DConditionModel, Error> {
-    let part = files.component(Part::Unet, device, dtype)?;
-    let in_unet = in_unet(&part.config_file);
-    let config = UNetConfig::from_json(&part.config.to_string()).map_err(&in_unet)?;
-    UNet2DConditionModel::load(config, &part.params).map_err(in_unet)
+    Ok(files.denoiser(device, dtype)?)
 }
 
 /// Refuses text encoders that do not make what the UNet takes: parts of different families.

@@ -6,14 +6,9 @@ use std::{
 };
 
 use crate::{
-    backend::DeviceError,
-    canvas::CanvasError,
-    caption::CaptionError,
-    image::ImageError,
-    model::text::TextError,
-    priors::structure::StructureError,
-    sampler::SamplerError,
-    weights::{WeightsError, registry::human},
+    backend::DeviceError, canvas::CanvasError, caption::CaptionError, image::ImageError,
+    model::text::TextError, priors::structure::StructureError, sampler::SamplerError, units,
+    weights::WeightsError,
 };
 
 use super::{Stage, retry::says_out_of_memory};
@@ -89,7 +84,7 @@ pub enum Error {
     #[error(
         "{}: the job needs {} of disk while it works, and {} are free: make room, or choose another folder \
          with --work-dir",
-        folder.display(), human(*need), human(*free)
+        folder.display(), units::bytes(*need), units::bytes(*free)
     )]
     NoRoom { folder: PathBuf, need: u64, free: u64 },
 }

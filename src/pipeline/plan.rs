@@ -5,7 +5,7 @@ use std::fmt;
 
 use crate::{
     canvas::{CanvasSize, RegionGrid, target_size},
-    weights::registry::human,
+    units,
 };
 
 use super::{
@@ -204,7 +204,7 @@ impl fmt::Display for Plan {
             self.memory.tile
         )?;
         writeln!(f, "computes on   {}", self.computes_on)?;
-        writeln!(f, "disk          {} while it works", human(self.work_bytes()))?;
+        writeln!(f, "disk          {} while it works", units::bytes(self.work_bytes()))?;
         self.memory.fmt(f)
     }
 }

@@ -1,4 +1,4 @@
-//! Where a model's files are: in a folder of the user's, or inside this program.
+//! Sources of a model's files: a path of the user's, or this program itself for the embedded model.
 
 use std::fmt;
 use std::io;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::{WeightsError, embedded};
 pub use crate::backend::Bytes;
 
-/// Where a model is.
+/// Place of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ModelSource {
     /// A folder with a `model_index.json`, or a file with a whole model in it.
@@ -48,7 +48,7 @@ impl ModelSource {
         })
     }
 
-    /// The full name of a file of the model, for messages.
+    /// Full name of a file of the model, for messages.
     #[must_use]
     pub fn full_name(&self, name: &str) -> String {
         match self {
@@ -57,7 +57,7 @@ impl ModelSource {
         }
     }
 
-    /// Whether the model has the file `name`, relative to its root, with `/` between folders.
+    /// `true` if the model has the file `name`, relative to its root, with `/` between folders.
     #[must_use]
     pub fn contains(&self, name: &str) -> bool {
         match self {
@@ -96,7 +96,7 @@ impl ModelSource {
         }
     }
 
-    /// The full name of a pickled weights file in a folder of the model, if there is one.
+    /// Full name of a pickled weights file in a folder of the model, if there is one.
     pub(super) fn find_pickle(&self, folder: &str) -> Option<String> {
         let Self::Path(path) = self else { return None };
         let folder = path.join(folder);
@@ -104,7 +104,7 @@ impl ModelSource {
         names.into_iter().find(|path| is_pickle(path)).map(|path| path.display().to_string())
     }
 
-    /// The names in a folder of the model, in alphabetical order; none of the embedded one.
+    /// Names in a folder of the model, in alphabetical order; none for the embedded model.
     pub(super) fn names(&self, folder: &str) -> Vec<String> {
         match self {
             Self::Path(path) => names_in(&path.join(folder)),
@@ -113,7 +113,7 @@ impl ModelSource {
     }
 }
 
-/// The names in a folder that can be read, in alphabetical order.
+/// Names in a folder that can be read, in alphabetical order.
 pub(super) fn names_in(folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder).into_iter().flatten();
     let mut names: Vec<_> =
@@ -122,9 +122,8 @@ pub(super) fn names_in(folder: &Path) -> Vec<String> {
     names
 }
 
-/// The files themselves, where `path` is a repository in the cache of the hub's own tools
-/// (`models--OWNER--NAME`): the snapshot that its `refs/main` names, else the only one. Every other
-/// path is what it is.
+/// Snapshot of a repository in the cache of the hub's own tools (`models--OWNER--NAME`): the one that its
+/// `refs/main` names, else the only one. Every other path is returned as it is.
 ///
 /// Source: huggingface_hub `file_download.py` (the cache's layout).
 pub(super) fn in_hub_cache(path: &Path) -> PathBuf {
@@ -144,25 +143,25 @@ pub(super) fn refuse_pickle(path: &Path) -> Result<(), WeightsError> {
     Ok(())
 }
 
-/// PyTorch's formats, all pickles inside.
+/// `true` if a file has the extension of one of PyTorch's formats, which are pickles.
 pub(super) fn is_pickle(path: &Path) -> bool {
     const EXTENSIONS: [&str; 4] = ["ckpt", "bin", "pt", "pth"];
     has_extension(path, &EXTENSIONS)
 }
 
-/// Whether a file's name ends in one of these, in whatever case.
+/// `true` if a file's name ends in one of these, in whatever case.
 pub(super) fn has_extension(path: &Path, extensions: &[&str]) -> bool {
     let own = path.extension().and_then(|extension| extension.to_str());
     own.is_some_and(|own| extensions.iter().any(|known| own.eq_ignore_ascii_case(known)))
 }
 
-/// Whether these are the contents of a pickle, whatever the file is called: the zip archive of
+/// `true` if these are the contents of a pickle, whatever the file is called: the zip archive of
 /// PyTorch, or a bare one.
 pub(super) fn is_pickled(bytes: &[u8]) -> bool {
     !is_safetensors(bytes) && (bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"\x80\x02"))
 }
 
-/// Whether these begin like a safetensors file: JSON after the eight bytes of its length.
+/// `true` if these begin like a safetensors file: JSON after the eight bytes of its length.
 pub(super) fn is_safetensors(bytes: &[u8]) -> bool {
     bytes.get(size_of::<u64>()) == Some(&b'{')
 }

@@ -9,9 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cupscale::weights::{
-    hub::{TransferProgress, Work},
-    registry::human,
+use cupscale::{
+    units,
+    weights::hub::{TransferProgress, Work},
 };
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -143,7 +143,7 @@ impl TransferProgress for Watcher {
         match &self.display {
             Display::Bar(bar) => bar.inc(bytes),
             Display::Percent if file.work == Work::Download && file.percent() != before => {
-                let total = human(file.total.unwrap_or_default());
+                let total = units::bytes(file.total.unwrap_or_default());
                 say(&format!("download {} {}% of {total}", file.name, file.percent()));
             }
             Display::Json => {

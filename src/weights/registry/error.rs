@@ -1,13 +1,12 @@
-//! Why a model cannot be found, fetched or kept, in one line each.
+//! Reasons why a model cannot be found, fetched or kept, in one line each.
 
 use std::{io, path::Path};
 
-use crate::weights::hub::HubError;
+use crate::{units, weights::hub::HubError};
 
-use super::human;
-
-/// Why a model cannot be found, fetched or kept.
+/// Reason why a model cannot be found, fetched or kept.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ModelError {
     #[error(transparent)]
     Hub(#[from] HubError),
@@ -24,7 +23,7 @@ pub enum ModelError {
     NothingToRemove { name: String },
     #[error("{name}: {file} is missing: cupscale-fast models {}", mend(*.own, .name))]
     Incomplete { name: String, file: String, own: bool },
-    #[error("{name}: {size} needed in {folder}, which has {} free", human(*.free))]
+    #[error("{name}: {size} needed in {folder}, which has {} free", units::bytes(*.free))]
     NoSpace { name: String, size: String, folder: String, free: u64 },
     #[error("{file}: {reason}")]
     Registry { file: String, reason: String },
@@ -57,7 +56,7 @@ impl ModelError {
         Self::Io { file: path.display().to_string(), source }
     }
 
-    /// Whether the user stopped it.
+    /// `true` if the user stopped it.
     #[must_use]
     pub fn is_interrupt(&self) -> bool {
         matches!(self, Self::Hub(HubError::Interrupted))
