@@ -12,8 +12,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use candle_core::{DType, Device, Result, Shape, Tensor, quantized::GgmlDType};
-use cupscale::backend::ops::{Weight, pack_rows};
-use cupscale::backend::{ParamSource, Params, Working};
+use cupscale::backend::{
+    ParamSource, Params, Stored, Weight, WeightStorage, WeightUse, Working, pack_rows,
+};
 use cupscale::model::llava::{
     GenerateOptions, Llava, LlavaConfig, LlavaParts, LlavaTokenizer, Picture, Prompt, Row, Step,
 };
@@ -118,15 +119,20 @@ impl ParamSource for Random {
         true
     }
 
-    fn matrix(&self, name: &str, shape: &Shape, working: &Working) -> Result<Weight> {
-        let Working { dtype, products, ref device } = *working;
+    fn weight(
+        &self,
+        name: &str,
+        shape: &Shape,
+        weight_use: WeightUse,
+        working: &Working,
+    ) -> Result<Weight> {
         let format = self.format.filter(|_| name.starts_with("language_model."));
-        let Some(format) = format else {
-            return Weight::dense(&self.get(name, shape, dtype, device)?, products);
+        let stored = format.map(|format| Stored { format, in_file: false, keep: true });
+        let storage = WeightStorage::choose(weight_use, shape, stored, working)?;
+        let WeightStorage::OnDevice(format) = storage else {
+            let weight = self.get(name, shape, storage.numbers(), &working.device)?;
+            return Weight::new(&weight, weight_use, storage);
         };
-        if device.is_cpu() {
-            return Weight::pack(&self.get(name, shape, dtype, device)?, format);
-        }
         let (output, input) = shape.dims2()?;
         let mut packed = self.packed.lock().unwrap_or_else(PoisonError::into_inner);
         let bytes = match packed.get(&(output, input)) {
@@ -139,7 +145,7 @@ impl ParamSource for Random {
                 bytes
             }
         };
-        Weight::on_device(&bytes, format, (output, input), device)
+        Weight::on_device(&bytes, format, (output, input), &working.device)
     }
 }
 

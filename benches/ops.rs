@@ -18,10 +18,11 @@ use std::{
 
 use candle_core::{DType, Device, Result, Shape, Tensor, quantized::GgmlDType};
 use cupscale::backend::{
-    ParamSource, Params, Working,
+    Activation, MatmulPrecision, ParamSource, Params, Stored, Weight, WeightStorage, WeightUse,
+    Working,
     ops::{
-        Conv2d, CropRect, GroupNorm, LayerNorm, Linear, Mask, Products, Weight, add, attention,
-        crop_resize, geglu, join, upsample_nearest_2x,
+        Conv2d, CropRect, GroupNorm, LayerNorm, Linear, Mask, add, attention, crop_resize, geglu,
+        join, upsample_nearest_2x,
     },
 };
 use serde::Serialize;
@@ -41,7 +42,7 @@ const TIME: Duration = Duration::from_millis(700);
 
 /// An operation, and the precision of its products.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Precise(Case, Products);
+struct Precise(Case, MatmulPrecision);
 
 /// Operations on weights in f32 and attention are also measured in bf16, where there is such a thing.
 fn cases() -> Vec<Precise> {
@@ -50,9 +51,9 @@ fn cases() -> Vec<Precise> {
         Case::Attention { .. } => true,
         _ => false,
     });
-    let rounded = rounded.filter(|_| Products::Bf16.is_available());
-    let rounded = rounded.map(|case| Precise(*case, Products::Bf16));
-    CASES.iter().map(|case| Precise(*case, Products::F32)).chain(rounded).collect()
+    let rounded = rounded.filter(|_| MatmulPrecision::Bf16.is_available());
+    let rounded = rounded.map(|case| Precise(*case, MatmulPrecision::Bf16));
+    CASES.iter().map(|case| Precise(*case, MatmulPrecision::F32)).chain(rounded).collect()
 }
 
 /// An operation with its shapes, batch 1.
@@ -259,7 +260,7 @@ impl fmt::Display for Case {
 impl fmt::Display for Precise {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
-            Self(case, Products::F32) => write!(f, "{case}"),
+            Self(case, MatmulPrecision::F32) => write!(f, "{case}"),
             Self(case, products) => write!(f, "{case}, {products}"),
         }
     }
@@ -279,12 +280,18 @@ impl ParamSource for Random {
         true
     }
 
-    fn kernel(&self, name: &str, shape: &Shape, working: &Working) -> Result<Weight> {
-        let mut weight = self.get(name, shape, working.dtype, &working.device)?;
-        if self.halves {
-            weight = weight.to_dtype(DType::F16)?;
-        }
-        Weight::kernel(&weight, working.dtype, working.products)
+    fn weight(
+        &self,
+        name: &str,
+        shape: &Shape,
+        weight_use: WeightUse,
+        working: &Working,
+    ) -> Result<Weight> {
+        let stored = Stored { format: GgmlDType::F16, in_file: false, keep: true };
+        let stored = (self.halves && weight_use == WeightUse::Kernel).then_some(stored);
+        let storage = WeightStorage::choose(weight_use, shape, stored, working)?;
+        let weight = self.get(name, shape, working.dtype, &working.device)?;
+        Weight::new(&weight.to_dtype(storage.numbers())?, weight_use, storage)
     }
 }
 
@@ -292,7 +299,11 @@ fn values(shape: &[usize]) -> Result<Tensor> {
     Tensor::randn(0f32, 1.0, shape, &Device::Cpu)
 }
 
-type Operation = Box<dyn Fn() -> Result<Tensor>>;
+fn input(shape: &[usize]) -> Result<Activation> {
+    values(shape).map(Activation::from)
+}
+
+type Operation = Box<dyn Fn() -> Result<Activation>>;
 
 impl Case {
     /// Multiply-adds, counted as two; 0 where memory is what matters.
@@ -334,11 +345,11 @@ impl Case {
     }
 
     /// Weights and inputs, and the operation on them.
-    fn build(self, products: Products) -> Result<Operation> {
+    fn build(self, precision: MatmulPrecision) -> Result<Operation> {
         let halves = matches!(self, Self::Conv { kept: Kept::F16, .. });
         let params = Params::new(Arc::new(Random { halves }), DType::F32, &Device::Cpu);
-        let params = params.with_products(products);
-        let square = |channels: usize, side: usize| values(&[1, side, side, channels]);
+        let params = params.with_precision(precision);
+        let square = |channels: usize, side: usize| input(&[1, side, side, channels]);
         Ok(match self {
             Self::Conv { input, output, side, kernel, stride, upsample, .. } => {
                 let conv = Conv2d::load(input, output, kernel, stride, kernel / 2, &params)?;
@@ -352,18 +363,18 @@ impl Case {
             Self::Linear { rows, input, output, kept } => {
                 let weight = (values(&[output, input])? * 0.02)?;
                 let weight = match kept.format() {
-                    Some(format) => Weight::pack(&weight, format)?,
-                    None => Weight::dense(&weight, products)?,
+                    Some(format) => Weight::pack(&weight, format, precision)?,
+                    None => Weight::from_tensor(&weight, WeightUse::Matrix, precision)?,
                 };
                 let linear = Linear::from_weight(weight, Some(values(&[output])?))?;
-                let x = values(&[1, rows, input])?;
+                let x = input(&[1, rows, input])?;
                 Box::new(move || linear.forward(&x))
             }
             Self::Attention { heads, queries, keys, head_width } => {
                 let width = heads * head_width;
-                let q = values(&[1, queries, width])?;
-                let (k, v) = (values(&[1, keys, width])?, values(&[1, keys, width])?);
-                Box::new(move || attention(&q, &k, &v, heads, Mask::None, products))
+                let q = input(&[1, queries, width])?;
+                let (k, v) = (input(&[1, keys, width])?, input(&[1, keys, width])?);
+                Box::new(move || attention(&q, &k, &v, heads, Mask::None, precision))
             }
             Self::GroupNormSilu { channels, side } => {
                 let norm = GroupNorm::load(32, channels, 1e-5, &params)?;
@@ -372,11 +383,11 @@ impl Case {
             }
             Self::LayerNorm { rows, channels } => {
                 let norm = LayerNorm::load(channels, 1e-5, &params)?;
-                let x = values(&[1, rows, channels])?;
+                let x = input(&[1, rows, channels])?;
                 Box::new(move || norm.forward(&x))
             }
             Self::Geglu { rows, channels } => {
-                let x = values(&[1, rows, 2 * channels])?;
+                let x = input(&[1, rows, 2 * channels])?;
                 Box::new(move || geglu(&x))
             }
             Self::Upsample { channels, side } => {

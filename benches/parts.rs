@@ -13,7 +13,7 @@ use std::{collections::HashMap, error::Error, path::PathBuf, time::Instant};
 use candle_core::{DType, Device, Tensor, safetensors};
 use clap::{Parser, ValueEnum};
 use cupscale::{
-    backend::ops::Products,
+    backend::MatmulPrecision,
     model::{
         unet::{Conditioning, Prior, UNet2DConditionModel, UNetConfig},
         vae::Vae,
@@ -72,7 +72,7 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let source = arguments.model.clone().map_or(ModelSource::Embedded, ModelSource::Path);
     let started = Instant::now();
-    let products = if arguments.bf16 { Products::Bf16 } else { Products::F32 };
+    let products = if arguments.bf16 { MatmulPrecision::Bf16 } else { MatmulPrecision::F32 };
     let files = ModelFiles::open(source)?.with_products(products);
     let model = Model::load(&files, arguments.part)?;
     let load_s = started.elapsed().as_secs_f64();

@@ -46,7 +46,7 @@ impl Bytes {
     ///
     /// # Errors
     /// A file that is missing or cannot be mapped.
-    pub fn map(path: &Path) -> io::Result<Self> {
+    pub(crate) fn map(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
         // SAFETY: the map is only read, as bytes and as numbers for which every pattern of bits is
         // valid. Should another program change the file meanwhile, weights would change with it;

@@ -4,7 +4,7 @@
 use candle_core::{DType, Device};
 use std::{fmt, str::FromStr};
 
-use super::ops::Products;
+use super::MatmulPrecision;
 
 /// What the user asked for with `--device`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub enum DeviceError {
     #[error("device {0}: {1}")]
     Unavailable(DeviceSpec, String),
     #[error("this processor has no instructions to multiply in {0}")]
-    Products(Products),
+    Precision(MatmulPrecision),
 }
 
 impl fmt::Display for DeviceSpec {

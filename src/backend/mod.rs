@@ -1,15 +1,29 @@
 //! Where the work runs: the choice of device, the operations that every model is made of, and how a
 //! model gets its weights.
 
+mod activation;
 mod blocks;
 mod bytes;
+mod cpu;
 mod device;
 mod memory;
 pub mod ops;
+mod out_of_memory;
 mod params;
+mod precision;
+mod rows;
+mod trace;
+mod weight;
 
+pub use activation::Activation;
 pub use blocks::{holds_weights, is_quantized, stored_bytes, unpack_rows};
 pub use bytes::Bytes;
+pub(crate) use cpu::add_product;
 pub use device::{DeviceError, DeviceSpec, device_name, working_dtype};
 pub use memory::{give_back_freed, set_release_hook, usable_memory};
+pub use out_of_memory::is_out_of_memory;
 pub use params::{ParamSource, Params, Working};
+pub use precision::MatmulPrecision;
+pub use rows::pack_rows;
+pub use trace::{Claim, Placement, Trace};
+pub use weight::{Stored, Weight, WeightStorage, WeightUse};

@@ -11,7 +11,7 @@ use std::{
 
 use candle_core::{DType, Device, Result, Shape, Tensor};
 
-use super::ops::{Products, Weight};
+use super::{MatmulPrecision, Placement, Weight, WeightStorage, WeightUse};
 
 /// Where weights come from.
 pub trait ParamSource: Send + Sync {
@@ -25,25 +25,21 @@ pub trait ParamSource: Send + Sync {
     /// Whether there is a tensor of this name.
     fn contains(&self, name: &str) -> bool;
 
-    /// The weight of a dense layer, `[out, in]` (`[out, in, 1, 1]` of a 1×1 convolution), for
-    /// `working`, kept in whatever way the source prefers; unless it says otherwise in the working
-    /// precision.
+    /// The weight called `name`, of this shape, for this use and for `working`, kept in whatever way the
+    /// source prefers; unless it says otherwise as if it had numbers in the working precision.
     ///
     /// # Errors
-    /// As [`get`](Self::get), or products that the processor does not have.
-    fn matrix(&self, name: &str, shape: &Shape, working: &Working) -> Result<Weight> {
-        let rows = self.get(name, shape, working.dtype, &working.device)?;
-        Weight::dense(&rows, working.products)
-    }
-
-    /// The weight of a convolution, `[out, in, k, k]`, for `working`; in its precision, or on the CPU
-    /// in f16 or bf16 if the source prefers to keep it so.
-    ///
-    /// # Errors
-    /// As [`matrix`](Self::matrix).
-    fn kernel(&self, name: &str, shape: &Shape, working: &Working) -> Result<Weight> {
-        let weight = self.get(name, shape, working.dtype, &working.device)?;
-        Weight::kernel(&weight, working.dtype, working.products)
+    /// As [`get`](Self::get), or a precision that the processor does not multiply in.
+    fn weight(
+        &self,
+        name: &str,
+        shape: &Shape,
+        weight_use: WeightUse,
+        working: &Working,
+    ) -> Result<Weight> {
+        let storage = WeightStorage::choose(weight_use, shape, None, working)?;
+        let weight = self.get(name, shape, storage.numbers(), &working.device)?;
+        Weight::new(&weight, weight_use, storage)
     }
 }
 
@@ -53,7 +49,15 @@ pub struct Working {
     pub dtype: DType,
     pub device: Device,
     /// of the CPU's kernels
-    pub products: Products,
+    pub precision: MatmulPrecision,
+}
+
+impl Working {
+    /// Whether the CPU's kernels compute.
+    #[must_use]
+    pub fn has_kernels(&self) -> bool {
+        Placement::from(&self.device).has_kernels(self.dtype)
+    }
 }
 
 impl ParamSource for HashMap<String, Tensor> {
@@ -95,7 +99,7 @@ impl Params {
         Self {
             source,
             prefix: String::new(),
-            working: Working { dtype, device: device.clone(), products: Products::F32 },
+            working: Working { dtype, device: device.clone(), precision: MatmulPrecision::F32 },
             handed_out: Arc::default(),
         }
     }
@@ -120,8 +124,8 @@ impl Params {
 
     /// The same weights for products in this precision, where the CPU's kernels compute.
     #[must_use]
-    pub fn with_products(&self, products: Products) -> Self {
-        Self { working: Working { products, ..self.working.clone() }, ..self.clone() }
+    pub fn with_precision(&self, precision: MatmulPrecision) -> Self {
+        Self { working: Working { precision, ..self.working.clone() }, ..self.clone() }
     }
 
     /// The tensor called `name` below this place.
@@ -135,25 +139,18 @@ impl Params {
         Ok(tensor)
     }
 
-    /// The weight of a dense layer called `name` below this place, `[out, in]` or
-    /// `[out, in, 1, 1]`, as the source prefers to keep it.
+    /// The weight called `name` below this place, as the source prefers to keep it.
     ///
     /// # Errors
     /// A tensor that is missing or of another shape.
-    pub fn matrix(&self, shape: impl Into<Shape>, name: &str) -> Result<Weight> {
+    pub fn weight(
+        &self,
+        shape: impl Into<Shape>,
+        name: &str,
+        weight_use: WeightUse,
+    ) -> Result<Weight> {
         let name = self.full_name(name);
-        let weight = self.source.matrix(&name, &shape.into(), &self.working)?;
-        self.count(weight.bytes());
-        Ok(weight)
-    }
-
-    /// The weight of a convolution called `name` below this place, `[out, in, k, k]` in the source.
-    ///
-    /// # Errors
-    /// A tensor that is missing or of another shape.
-    pub fn kernel(&self, shape: impl Into<Shape>, name: &str) -> Result<Weight> {
-        let name = self.full_name(name);
-        let weight = self.source.kernel(&name, &shape.into(), &self.working)?;
+        let weight = self.source.weight(&name, &shape.into(), weight_use, &self.working)?;
         self.count(weight.bytes());
         Ok(weight)
     }
@@ -189,8 +186,8 @@ impl Params {
 
     /// The precision in which the CPU's kernels multiply.
     #[must_use]
-    pub fn products(&self) -> Products {
-        self.working.products
+    pub fn precision(&self) -> MatmulPrecision {
+        self.working.precision
     }
 
     /// Where the model computes.

@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
-use cupscale::backend::ops::Products;
+use cupscale::backend::MatmulPrecision;
 
 /// A LoRA file and its scale.
 #[derive(Clone, Debug, PartialEq)]
@@ -81,12 +81,12 @@ pub fn bytes(text: &str) -> Result<usize, String> {
 }
 
 /// The precision of products; the best that this processor is fast in for `auto`.
-pub fn products(text: &str) -> Result<Products, String> {
+pub fn products(text: &str) -> Result<MatmulPrecision, String> {
     match text {
-        "f32" => Ok(Products::F32),
-        "bf16" => Ok(Products::Bf16),
-        "auto" if Products::Bf16.is_available() => Ok(Products::Bf16),
-        "auto" => Ok(Products::F32),
+        "f32" => Ok(MatmulPrecision::F32),
+        "bf16" => Ok(MatmulPrecision::Bf16),
+        "auto" if MatmulPrecision::Bf16.is_available() => Ok(MatmulPrecision::Bf16),
+        "auto" => Ok(MatmulPrecision::F32),
         _ => Err("f32, bf16 or auto".to_owned()),
     }
 }

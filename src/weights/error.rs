@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::LoraError;
 use super::families::FileContents;
 use crate::model::llava::LlavaError;
-use crate::model::unet::UNetError;
+use crate::model::denoiser::DenoiserError;
 use crate::model::{text::TextError, vae::VaeError};
 
 /// Reason why a model cannot be loaded.
@@ -41,9 +41,8 @@ pub enum WeightsError {
     /// A field or a combination of parts that is not supported.
     #[error("{file}: {reason}")]
     Config { file: String, reason: String },
-    /// `file` is the denoiser's configuration.
-    #[error("{file}: {source}")]
-    Denoiser { file: String, source: UNetError },
+    #[error(transparent)]
+    Denoiser(DenoiserError),
     /// `file` is the autoencoder's configuration.
     #[error("{file}: {source}")]
     Vae { file: String, source: VaeError },
@@ -74,15 +73,16 @@ fn first_line(error: &candle_core::Error) -> String {
     error.to_string().lines().next().unwrap_or_default().to_owned()
 }
 
-impl WeightsError {
-    /// Error of a denoiser, with its configuration file.
-    pub(super) fn from_denoiser(source: UNetError, file: &str) -> Self {
-        match source {
-            UNetError::Weights(error) => error.into(),
-            source => Self::Denoiser { file: file.to_owned(), source },
+impl From<DenoiserError> for WeightsError {
+    fn from(error: DenoiserError) -> Self {
+        match error {
+            DenoiserError::Weights { source, .. } => source.into(),
+            error => Self::Denoiser(error),
         }
     }
+}
 
+impl WeightsError {
     /// Error of an autoencoder, with its configuration file.
     pub(super) fn from_vae(source: VaeError, file: &str) -> Self {
         match source {
@@ -122,7 +122,7 @@ mod tests {
         let inner = || candle_core::Error::Msg("no room\nbacktrace".to_owned());
         for error in [
             WeightsError::from(inner()),
-            WeightsError::from_denoiser(UNetError::Weights(inner()), "file"),
+            WeightsError::from(DenoiserError::Weights { file: String::new(), source: inner() }),
             WeightsError::from_vae(VaeError::Tensor(inner()), "file"),
             WeightsError::from_text(TextError::Tensor(inner()), "file"),
             WeightsError::from_llava(LlavaError::Tensor(inner()), "file"),

@@ -3,14 +3,10 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::{DType, Device, Result, Shape, Tensor, quantized::GgmlDType};
+use candle_core::{DType, Device, Result, Shape, Tensor};
 
-use super::kept::{KeptWeights, MatrixForm};
-use crate::backend::ops::{
-    Products, Weight,
-    memory::{kernel_bytes, matrix_bytes},
-};
-use crate::backend::{ParamSource, Working, stored_bytes};
+use super::kept::KeptWeights;
+use crate::backend::{ParamSource, Weight, WeightStorage, WeightUse, Working, stored_bytes};
 
 /// What the weights of a part take, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,31 +66,6 @@ impl Headers {
         let count = shape.elem_count();
         self.add(name, count * dtype.size_in_bytes(), 0, self.passing(name, count, dtype));
     }
-
-    /// Adds a weight that is read in `dtype` and laid out for products.
-    fn add_laid_out(
-        &self,
-        name: &str,
-        shape: &Shape,
-        dtype: DType,
-        working: &Working,
-        bytes: fn(Products, bool, usize, usize) -> usize,
-    ) {
-        let count = shape.elem_count();
-        let (output, input) = matrix_dims(shape);
-        let kept = if working.device.is_cpu() && working.dtype == DType::F32 {
-            bytes(working.products, dtype != DType::F32, input, output)
-        } else {
-            count * dtype.size_in_bytes()
-        };
-        self.add(name, kept, 0, self.passing(name, count, dtype));
-    }
-}
-
-/// Outputs and inputs of a weight, those of a convolution at all pixels under its kernel.
-fn matrix_dims(shape: &Shape) -> (usize, usize) {
-    let output = shape.dims().first().copied().unwrap_or(1);
-    (output, shape.elem_count() / output.max(1))
 }
 
 /// A tensor that takes no memory.
@@ -113,33 +84,25 @@ impl ParamSource for Headers {
         self.weights.contains(name)
     }
 
-    fn matrix(&self, name: &str, shape: &Shape, working: &Working) -> Result<Weight> {
-        let &Working { dtype, ref device, .. } = working;
+    fn weight(
+        &self,
+        name: &str,
+        shape: &Shape,
+        weight_use: WeightUse,
+        working: &Working,
+    ) -> Result<Weight> {
         self.weights.stored().check(name, shape)?;
-        let count = shape.elem_count();
-        // Whole rows of whole blocks, or there would be no such form.
-        let packed = |format| stored_bytes(format, count).unwrap_or(0);
-        match self.weights.matrix_form(name, shape, dtype, device) {
-            MatrixForm::Dense => self.add_laid_out(name, shape, dtype, working, matrix_bytes),
-            MatrixForm::F16 => {
-                self.add(name, packed(GgmlDType::F16), 0, self.passing(name, count, DType::F32));
+        let storage = self.weights.storage(name, shape, weight_use, working)?;
+        let (output, input) = weight_use.dims(shape)?;
+        let (kept, count) = (storage.bytes(output, input), shape.elem_count());
+        match storage {
+            WeightStorage::InFile(..) => self.add(name, kept, kept, 0),
+            WeightStorage::InMemory(format, _) if self.weights.has_format(name, format) => {
+                self.add(name, kept, 0, self.packing(name, count));
             }
-            MatrixForm::InFile(format, _) => self.add(name, packed(format), packed(format), 0),
-            MatrixForm::InMemory(format, _) => {
-                self.add(name, packed(format), 0, self.packing(name, count));
-            }
-            MatrixForm::OnDevice(format, _) => self.add(name, packed(format), 0, 0),
+            WeightStorage::OnDevice(_) => self.add(name, kept, 0, 0),
+            _ => self.add(name, kept, 0, self.passing(name, count, storage.numbers())),
         }
-        let (output, input) = matrix_dims(shape);
-        Ok(Weight::laid_out(valueless((input, output), dtype, device)?))
-    }
-
-    fn kernel(&self, name: &str, shape: &Shape, working: &Working) -> Result<Weight> {
-        let &Working { dtype, ref device, .. } = working;
-        self.weights.stored().check(name, shape)?;
-        let kept = self.weights.kernel_dtype(name, dtype, device);
-        self.add_laid_out(name, shape, kept, working, kernel_bytes);
-        let (output, input) = matrix_dims(shape);
-        Ok(Weight::laid_out(valueless((input, output), kept, device)?))
+        Weight::valueless(shape, weight_use, storage)
     }
 }

@@ -10,8 +10,9 @@ use candle_core::{DType, Device, Error, Result, Shape, Tensor, quantized::GgmlDT
 use super::lora::Adapted;
 use super::quantize::Rules;
 use super::tensors::TensorMap;
-use crate::backend::ops::{Weight, pack_rows};
-use crate::backend::{Bytes, ParamSource, Working, is_quantized, unpack_rows};
+use crate::backend::{
+    Bytes, ParamSource, Stored, Weight, WeightStorage, WeightUse, Working, pack_rows, unpack_rows,
+};
 
 /// How weights are to be kept.
 #[derive(Clone, Copy, Debug)]
@@ -108,69 +109,32 @@ impl KeptWeights {
         })
     }
 
-    /// Whether weights stay in their format for products in this precision on this device.
-    fn keeps(&self, dtype: DType, device: &Device) -> bool {
-        self.keeping.as_stored && dtype == DType::F32 && device.is_cpu()
-    }
-
-    /// How the weight of a dense layer is kept.
-    pub(super) fn matrix_form(
+    /// Where the weight of this name and shape lives and in which layout, once it is read.
+    pub(super) fn storage(
         &self,
         name: &str,
         shape: &Shape,
-        dtype: DType,
-        device: &Device,
-    ) -> MatrixForm {
-        let keeps = self.keeps(dtype, device);
-        let format = match self.format(name) {
-            Some(format) if keeps && format != GgmlDType::F32 => format,
-            Some(format) if is_quantized(format) && !device.is_cpu() => format,
-            _ => return MatrixForm::Dense,
-        };
-        let output = shape.dims().first().copied().unwrap_or(1);
-        let dims = (output, shape.elem_count() / output.max(1));
-        if !dims.1.is_multiple_of(format.block_size()) {
-            // Blocks across the ends of rows: no such row can be taken by itself.
-            return if keeps { MatrixForm::F16 } else { MatrixForm::Dense };
-        }
-        if !keeps {
-            MatrixForm::OnDevice(format, dims)
-        } else if self.is_as_stored(name) {
-            MatrixForm::InFile(format, dims)
-        } else {
-            MatrixForm::InMemory(format, dims)
-        }
+        weight_use: WeightUse,
+        working: &Working,
+    ) -> Result<WeightStorage> {
+        let stored = self.format(name).map(|format| Stored {
+            format,
+            in_file: self.is_as_stored(name),
+            keep: self.keeping.as_stored,
+        });
+        WeightStorage::choose(weight_use, shape, stored, working)
     }
 
-    /// The precision in which a convolution's weight is kept.
-    pub(super) fn kernel_dtype(&self, name: &str, dtype: DType, device: &Device) -> DType {
-        match self.format(name) {
-            Some(GgmlDType::F32) | None => dtype,
-            _ if !self.keeps(dtype, device) => dtype,
-            Some(GgmlDType::BF16) => DType::BF16,
-            Some(_) => DType::F16,
-        }
+    /// Whether rows that are to be kept in this format are the bytes of [`bytes`](Self::bytes); else they
+    /// are made from the weight's numbers.
+    pub(super) fn has_format(&self, name: &str, format: GgmlDType) -> bool {
+        self.format(name) == Some(format)
     }
 
     /// The tensors as they are in the files.
     pub(super) fn stored(&self) -> &TensorMap {
         &self.stored
     }
-}
-
-/// How the weight of a dense layer is kept: in which format, and its outputs and inputs.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum MatrixForm {
-    /// in the working precision
-    Dense,
-    /// in memory, rounded to f16 because its own format does not fit its rows
-    F16,
-    /// in the mapped file
-    InFile(GgmlDType, (usize, usize)),
-    /// in memory, after its changes
-    InMemory(GgmlDType, (usize, usize)),
-    /// in a GPU's memory
-    OnDevice(GgmlDType, (usize, usize)),
 }
 
 impl ParamSource for KeptWeights {
@@ -190,33 +154,37 @@ impl ParamSource for KeptWeights {
         self.stored.contains(name)
     }
 
-    fn matrix(&self, name: &str, shape: &Shape, working: &Working) -> Result<Weight> {
-        let &Working { dtype, ref device, products } = working;
+    fn weight(
+        &self,
+        name: &str,
+        shape: &Shape,
+        weight_use: WeightUse,
+        working: &Working,
+    ) -> Result<Weight> {
         self.stored.check(name, shape)?;
-        let weight = match self.matrix_form(name, shape, dtype, device) {
-            MatrixForm::Dense => Weight::dense(&self.get(name, shape, dtype, device)?, products),
-            MatrixForm::F16 => Weight::pack(&self.get(name, shape, dtype, device)?, GgmlDType::F16),
-            MatrixForm::InFile(format, dims) => {
-                let (bytes, range) = self.stored.place(name).expect("a form of what has a place");
-                Weight::packed(bytes.clone(), range, format, dims)
+        let storage = self.storage(name, shape, weight_use, working)?;
+        let dims = weight_use.dims(shape)?;
+        match storage {
+            WeightStorage::InFile(..) => {
+                let Some((bytes, range)) = self.stored.place(name) else {
+                    candle_core::bail!("tensor `{name}` has no place in its file");
+                };
+                Weight::stored(bytes.clone(), range, storage, dims)
             }
-            MatrixForm::InMemory(format, dims) => {
+            WeightStorage::InMemory(format, _) if self.has_format(name, format) => {
                 let bytes = Bytes::Heap(self.bytes(name)?.into());
                 let range = 0..bytes.len();
-                Weight::packed(bytes, range, format, dims)
+                Weight::stored(bytes, range, storage, dims)
             }
-            MatrixForm::OnDevice(format, dims) => {
-                let weight = Weight::on_device(&self.bytes(name)?, format, dims, device);
+            WeightStorage::OnDevice(format) => {
+                let weight = Weight::on_device(&self.bytes(name)?, format, dims, &working.device);
                 self.release(name);
                 weight
             }
-        }?;
-        Ok(weight.with_products(products))
-    }
-
-    fn kernel(&self, name: &str, shape: &Shape, working: &Working) -> Result<Weight> {
-        let &Working { dtype, ref device, products } = working;
-        let kept = self.kernel_dtype(name, dtype, device);
-        Weight::kernel(&self.get(name, shape, kept, device)?, dtype, products)
+            _ => {
+                let weight = self.get(name, shape, storage.numbers(), &working.device)?;
+                Weight::new(&weight, weight_use, storage)
+            }
+        }
     }
 }

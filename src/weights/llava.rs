@@ -23,7 +23,7 @@ use super::read_options::ReadOptions;
 use super::source::refuse_pickle;
 use super::tensors::{Take, TensorMap};
 use super::{ModelSource, QuantType, WeightsError};
-use crate::backend::ops::Products;
+use crate::backend::MatmulPrecision;
 use crate::model::llava::{Llava, LlavaConfig, LlavaParts, LlavaTokenizer, PromptFormat};
 
 /// A LLaVA model that has been found; its tensors have not been read.
@@ -244,7 +244,7 @@ impl LlavaFiles {
         device: &Device,
         dtype: DType,
     ) -> Result<Llava, WeightsError> {
-        let params = options.params(self.weights(), dtype, device, Products::F32);
+        let params = options.params(self.weights(), dtype, device, MatmulPrecision::F32);
         let parts = LlavaParts {
             config: self.config.clone(),
             preprocessor: &self.preprocessor,

@@ -20,12 +20,11 @@ use super::replace::Replaced;
 use super::single_file::SingleFile;
 use super::source::in_hub_cache;
 use super::{ModelSource, QuantType, WeightsError};
-use crate::backend::Params;
-use crate::backend::ops::Products;
+use crate::backend::{MatmulPrecision, Params};
+use crate::model::denoiser::Denoiser;
 use crate::model::text::{
     ClipTextConfig, ClipTextModel, ClipTokenizer, TextConditioner, TextEncoder, TokenizerFiles,
 };
-use crate::model::unet::{UNet2DConditionModel, UNetConfig};
 use crate::model::vae::{Vae, VaeConfig};
 
 /// A model that has been found and recognised; its tensors have not been read.
@@ -35,7 +34,7 @@ pub struct ModelFiles {
     loras: Vec<Lora>,
     options: ReadOptions,
     /// matmul precision of the denoiser on the CPU
-    products: Products,
+    precision: MatmulPrecision,
 }
 
 /// Configuration and weights of one part.
@@ -72,7 +71,7 @@ impl ModelFiles {
             form,
             loras: Vec::new(),
             options: ReadOptions::new(paths),
-            products: Products::F32,
+            precision: MatmulPrecision::F32,
         })
     }
 
@@ -153,14 +152,14 @@ impl ModelFiles {
     /// Same model with this matmul precision of the denoiser on the CPU, where it takes nearly all the time of a
     /// job; everything else stays in f32.
     #[must_use]
-    pub fn with_products(self, products: Products) -> Self {
-        Self { products, ..self }
+    pub fn with_precision(self, precision: MatmulPrecision) -> Self {
+        Self { precision, ..self }
     }
 
     /// Matmul precision of the denoiser on the CPU.
     #[must_use]
-    pub fn products(&self) -> Products {
-        self.products
+    pub fn precision(&self) -> MatmulPrecision {
+        self.precision
     }
 
     /// Writes the whole model, quantized, into one GGUF file that [`open`](Self::open) reads.
@@ -227,8 +226,11 @@ impl ModelFiles {
     ) -> Result<Component, WeightsError> {
         let PartConfig { class, config, file: config_file } = self.form.config(part)?;
         let weights = self.weights(part, dtype)?;
-        let products = if part == Part::Denoiser { self.products } else { Products::F32 };
-        let params = self.options.params(weights, dtype, device, products);
+        let precision = match part {
+            Part::Denoiser => self.precision,
+            Part::Vae | Part::TextEncoder(_) => MatmulPrecision::F32,
+        };
+        let params = self.options.params(weights, dtype, device, precision);
         Ok(Component { class, config, config_file, params })
     }
 
@@ -273,16 +275,10 @@ impl ModelFiles {
     ///
     /// # Errors
     /// As [`component`](Self::component), or a class or configuration that is not supported.
-    pub fn denoiser(
-        &self,
-        device: &Device,
-        dtype: DType,
-    ) -> Result<UNet2DConditionModel, WeightsError> {
-        let Component { config, config_file, params, .. } =
+    pub fn denoiser(&self, device: &Device, dtype: DType) -> Result<Denoiser, WeightsError> {
+        let Component { class, config, config_file, params } =
             self.component(Part::Denoiser, device, dtype)?;
-        UNetConfig::from_json(&config.to_string())
-            .and_then(|config| UNet2DConditionModel::load(config, &params))
-            .map_err(|error| WeightsError::from_denoiser(error, &config_file))
+        Ok(Denoiser::load(&class, &config, &config_file, &params)?)
     }
 
     /// Autoencoder in `dtype`; in f32 where `dtype` is f16 and the configuration does not say that its weights

@@ -10,8 +10,7 @@ use super::QuantType;
 use super::fingerprint::fingerprint;
 use super::headers::{Footprint, Headers};
 use super::kept::KeptWeights;
-use crate::backend::ops::Products;
-use crate::backend::{ParamSource, Params};
+use crate::backend::{MatmulPrecision, ParamSource, Params};
 
 /// Number of weights above which the CPU keeps a part as it is stored: those that would take more than 384 MiB in
 /// f32. Smaller ones gain little, and the embedded model and SDXL's VAE, whose convolutions would be brought to f32
@@ -60,13 +59,13 @@ impl ReadOptions {
         weights: KeptWeights,
         dtype: DType,
         device: &Device,
-        products: Products,
+        precision: MatmulPrecision,
     ) -> Params {
         let source: Arc<dyn ParamSource> = match &self.footprint {
             Some(footprint) => Arc::new(Headers::new(weights, footprint.clone())),
             None => Arc::new(weights),
         };
-        Params::new(source, dtype, device).with_products(products)
+        Params::new(source, dtype, device).with_precision(precision)
     }
 
     /// Builds something with options that read no values, and sums up what its weights would take.

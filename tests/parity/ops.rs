@@ -3,11 +3,11 @@
 use std::{collections::HashMap, fs};
 
 use candle_core::{DType, Device, Tensor};
-use cupscale::backend::Params;
 use cupscale::backend::ops::{
-    Conv2d, CropRect, GroupNorm, LayerNorm, Linear, Mask, Products, attention, crop_resize, geglu,
-    gelu, quick_gelu, silu, upsample_nearest_2x,
+    Conv2d, CropRect, GroupNorm, LayerNorm, Linear, Mask, attention, crop_resize, geglu, gelu,
+    quick_gelu, silu, upsample_nearest_2x,
 };
+use cupscale::backend::{Activation, MatmulPrecision, Params};
 use serde_json::Value;
 
 use crate::common::{fixture, tensors::largest_error};
@@ -34,6 +34,11 @@ impl Fixture {
         &self.tensors[name]
     }
 
+    /// The same, as operations take it.
+    fn input(&self, name: &str) -> Activation {
+        self.get(name).into()
+    }
+
     /// The cases of one operation and their settings.
     fn cases(&self, operation: &str) -> Vec<(String, &Value)> {
         let prefix = format!("{operation}.");
@@ -50,8 +55,8 @@ impl Fixture {
     }
 
     #[track_caller]
-    fn assert_equals(&self, name: &str, ours: &Tensor) {
-        let error = largest_error(ours, self.get(name));
+    fn assert_equals(&self, name: &str, ours: &Activation) {
+        let error = largest_error(ours.tensor().unwrap(), self.get(name));
         assert!(error <= BOUND, "{name}: {error:.2e}");
     }
 }
@@ -65,7 +70,7 @@ fn convolutions_equal_torch_for_every_stride_padding_and_odd_size() {
     let fixture = Fixture::load();
     for (name, settings) in fixture.cases("conv") {
         let (stride, padding) = (number(settings, "stride"), number(settings, "padding"));
-        let x = fixture.get(&format!("{name}.x"));
+        let x = &fixture.input(&format!("{name}.x"));
         let weight = fixture.get(&format!("{name}.weight"));
         let bias = fixture.get(&format!("{name}.bias")).clone();
         let conv = Conv2d::new(weight, Some(bias), stride, padding).unwrap();
@@ -78,7 +83,7 @@ fn convolutions_equal_torch_for_every_stride_padding_and_odd_size() {
 #[test]
 fn a_convolution_of_a_strided_view_equals_that_of_its_copy() {
     let fixture = Fixture::load();
-    let x = fixture.get("conv.3x3.x");
+    let x = fixture.input("conv.3x3.x");
     let view = x.permute((0, 3, 1, 2)).unwrap().contiguous().unwrap();
     let view = view.permute((0, 2, 3, 1)).unwrap();
     assert!(!view.is_contiguous());
@@ -91,9 +96,9 @@ fn a_convolution_of_a_strided_view_equals_that_of_its_copy() {
 fn a_convolution_refuses_other_channels_and_pictures_below_its_kernel() {
     let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
     let conv = Conv2d::new(&zeros(&[2, 3, 3, 3]), None, 1, 0).unwrap();
-    assert!(conv.forward(&zeros(&[1, 5, 5, 4])).is_err());
-    assert!(conv.forward(&zeros(&[1, 2, 5, 3])).is_err());
-    assert!(conv.forward(&zeros(&[1, 3, 3, 3])).is_ok());
+    assert!(conv.forward(&zeros(&[1, 5, 5, 4]).into()).is_err());
+    assert!(conv.forward(&zeros(&[1, 2, 5, 3]).into()).is_err());
+    assert!(conv.forward(&zeros(&[1, 3, 3, 3]).into()).is_ok());
     assert!(Conv2d::new(&zeros(&[2, 3, 3, 1]), None, 1, 0).is_err());
 }
 
@@ -107,7 +112,7 @@ fn norm_vars(fixture: &Fixture, name: &str) -> Params {
 fn group_norm_equals_torch_even_far_from_zero() {
     let fixture = Fixture::load();
     for (name, settings) in fixture.cases("group_norm") {
-        let x = fixture.get(&format!("{name}.x"));
+        let x = &fixture.input(&format!("{name}.x"));
         let (_, _, _, channels) = x.dims4().unwrap();
         let (groups, eps) = (number(settings, "groups"), settings["eps"].as_f64().unwrap());
         let norm = GroupNorm::load(groups, channels, eps, &norm_vars(&fixture, &name)).unwrap();
@@ -120,32 +125,33 @@ fn group_norm_equals_torch_even_far_from_zero() {
 fn layer_norm_equals_torch() {
     let fixture = Fixture::load();
     let norm = LayerNorm::load(21, 1e-5, &norm_vars(&fixture, "layer_norm")).unwrap();
-    fixture.assert_equals("layer_norm.y", &norm.forward(fixture.get("layer_norm.x")).unwrap());
+    fixture.assert_equals("layer_norm.y", &norm.forward(&fixture.input("layer_norm.x")).unwrap());
 }
 
 #[test]
 fn attention_equals_torch_for_every_mask_head_count_and_odd_length() {
     let fixture = Fixture::load();
     for (name, settings) in fixture.cases("attention") {
-        let [q, k, v] = ["q", "k", "v"].map(|part| fixture.get(&format!("{name}.{part}")));
+        let [q, k, v] = ["q", "k", "v"].map(|part| fixture.input(&format!("{name}.{part}")));
         let causal = settings["causal"].as_bool().unwrap();
         let mask = if causal { Mask::Causal } else { Mask::None };
-        let y = attention(q, k, v, number(settings, "heads"), mask, Products::F32).unwrap();
+        let y =
+            attention(&q, &k, &v, number(settings, "heads"), mask, MatmulPrecision::F32).unwrap();
         fixture.assert_equals(&format!("{name}.y"), &y);
     }
 }
 
 #[test]
 fn attention_refuses_heads_that_do_not_divide_the_width() {
-    let x = Tensor::zeros((1, 4, 10), DType::F32, &Device::Cpu).unwrap();
-    assert!(attention(&x, &x, &x, 3, Mask::None, Products::F32).is_err());
-    assert!(attention(&x, &x, &x, 0, Mask::None, Products::F32).is_err());
+    let x = Activation::from(Tensor::zeros((1, 4, 10), DType::F32, &Device::Cpu).unwrap());
+    assert!(attention(&x, &x, &x, 3, Mask::None, MatmulPrecision::F32).is_err());
+    assert!(attention(&x, &x, &x, 0, Mask::None, MatmulPrecision::F32).is_err());
 }
 
 #[test]
 fn pointwise_operations_equal_torch() {
     let fixture = Fixture::load();
-    let x = fixture.get("pointwise.x");
+    let x = &fixture.input("pointwise.x");
     fixture.assert_equals("pointwise.silu", &silu(x).unwrap());
     fixture.assert_equals("pointwise.gelu", &gelu(x).unwrap());
     fixture.assert_equals("pointwise.quick_gelu", &quick_gelu(x).unwrap());
@@ -156,10 +162,10 @@ fn pointwise_operations_equal_torch() {
 #[test]
 fn linear_layers_equal_torch_on_any_number_of_dimensions() {
     let fixture = Fixture::load();
-    let (x, weight) = (fixture.get("linear.x"), fixture.get("linear.weight"));
+    let (x, weight) = (&fixture.input("linear.x"), fixture.get("linear.weight"));
     let linear = Linear::new(weight, Some(fixture.get("linear.bias").clone())).unwrap();
     fixture.assert_equals("linear.y", &linear.forward(x).unwrap());
-    let rows = linear.forward(&x.flatten(0, 2).unwrap()).unwrap();
+    let rows = linear.forward(&x.reshape((42, 19)).unwrap()).unwrap();
     fixture.assert_equals("linear.y", &rows.reshape((2, 3, 7, 13)).unwrap());
     let linear = Linear::new(weight, None).unwrap();
     fixture.assert_equals("linear.y_no_bias", &linear.forward(x).unwrap());
@@ -168,14 +174,14 @@ fn linear_layers_equal_torch_on_any_number_of_dimensions() {
 #[test]
 fn upsampling_equals_torch_nearest() {
     let fixture = Fixture::load();
-    let y = upsample_nearest_2x(fixture.get("upsample.x")).unwrap();
+    let y = upsample_nearest_2x(&fixture.input("upsample.x")).unwrap();
     fixture.assert_equals("upsample.y", &y);
 }
 
 #[test]
 fn crop_resize_equals_torch_grid_sample() {
     let fixture = Fixture::load();
-    let x = fixture.get("crop_resize.x");
+    let x = &fixture.input("crop_resize.x");
     for (index, crop) in fixture.meta["crop_resize"].as_array().unwrap().iter().enumerate() {
         let at = |index: usize| crop[index].as_f64().unwrap();
         let rect = CropRect { top: at(0), left: at(1), height: at(2), width: at(3) };

@@ -6,8 +6,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Shape, Tensor, quantized::GgmlDType};
-use cupscale::backend::ops::{Embedding, Mask, Products, RmsNorm, Weight, attention};
-use cupscale::backend::{ParamSource, Params, Working};
+use cupscale::backend::ops::{Embedding, Mask, RmsNorm, attention};
+use cupscale::backend::{
+    Activation, MatmulPrecision, ParamSource, Params, Stored, Weight, WeightStorage, WeightUse,
+    Working,
+};
 
 use crate::common::tensors::{flat, largest_difference, values};
 
@@ -65,27 +68,26 @@ fn attention_with_shared_heads_a_cache_and_a_window_is_what_it_is_by_definition(
             let end = past + query + 1;
             end.saturating_sub(window.unwrap_or(end))..end
         });
-        let kernel = attention(&q, &k, &v, heads, mask, Products::F32).unwrap();
-        assert!(
-            largest_difference(&flat(&kernel), &expected) < 1e-5,
-            "{heads} {queries} {window:?}"
-        );
+        let attend = |x: &[Tensor; 3]| {
+            let [q, k, v] = x.each_ref().map(Activation::from);
+            let y = attention(&q, &k, &v, heads, mask, MatmulPrecision::F32).unwrap();
+            flat(y.tensor().unwrap())
+        };
+        let x = [q, k, v];
+        let kernel = attend(&x);
+        assert!(largest_difference(&kernel, &expected) < 1e-5, "{heads} {queries} {window:?}");
         // In f64 an operation takes its composed form.
-        let [q, k, v] = [q, k, v].map(|x| x.to_dtype(DType::F64).unwrap());
-        let composed = attention(&q, &k, &v, heads, mask, Products::F32).unwrap();
-        let composed = composed.to_dtype(DType::F32).unwrap();
-        assert!(
-            largest_difference(&flat(&composed), &expected) < 1e-5,
-            "{heads} {queries} {window:?}"
-        );
+        let composed = attend(&x.map(|x| x.to_dtype(DType::F64).unwrap()));
+        assert!(largest_difference(&composed, &expected) < 1e-5, "{heads} {queries} {window:?}");
     }
 }
 
 #[test]
 fn queries_beyond_the_keys_and_heads_that_cannot_share_are_errors() {
-    let (q, k) = (values(1, &[1, 4, 24]), values(2, &[1, 6, 8]));
+    let [q, k] = [values(1, &[1, 4, 24]), values(2, &[1, 6, 8])].map(Activation::from);
     let attend = |heads, past, window| {
-        attention(&q, &k, &k, heads, Mask::Cached { past, window }, Products::F32).map(|_| ())
+        attention(&q, &k, &k, heads, Mask::Cached { past, window }, MatmulPrecision::F32)
+            .map(|_| ())
     };
     attend(3, 2, None).unwrap();
     assert!(attend(3, 3, None).is_err());
@@ -110,7 +112,8 @@ fn rms_norm_is_what_it_is_by_definition() {
             row.iter().zip(&weight).map(of).collect::<Vec<_>>()
         })
         .collect();
-    assert!(largest_difference(&flat(&norm.unwrap().forward(&x).unwrap()), &expected) < 1e-5);
+    let normed = norm.unwrap().forward(&x.into()).unwrap();
+    assert!(largest_difference(&flat(normed.tensor().unwrap()), &expected) < 1e-5);
 }
 
 /// One table, kept in this format.
@@ -125,9 +128,16 @@ impl ParamSource for Table {
         true
     }
 
-    fn matrix(&self, _: &str, _: &Shape, working: &Working) -> Result<Weight> {
-        let dense = || Weight::dense(&self.0, working.products);
-        self.1.map_or_else(dense, |format| Weight::pack(&self.0, format))
+    fn weight(
+        &self,
+        _: &str,
+        shape: &Shape,
+        weight_use: WeightUse,
+        working: &Working,
+    ) -> Result<Weight> {
+        let stored = self.1.map(|format| Stored { format, in_file: false, keep: true });
+        let storage = WeightStorage::choose(weight_use, shape, stored, working)?;
+        Weight::new(&self.0, weight_use, storage)
     }
 }
 
@@ -143,10 +153,10 @@ fn embeddings_are_rows_of_the_table_however_it_is_kept() {
         let source = Arc::new(Table(table.clone(), format));
         let params = Params::new(source, DType::F32, &Device::Cpu);
         let embedding = Embedding::load(40, 64, &params).unwrap();
-        let rows = embedding.forward(&ids).unwrap();
+        let rows = embedding.forward(&ids, None).unwrap();
         assert_eq!(rows.dims(), [4, 64]);
-        let difference = largest_difference(&flat(&rows), &expected);
+        let difference = largest_difference(&flat(rows.tensor().unwrap()), &expected);
         assert!(difference <= tolerance, "{format:?}: {difference}");
-        assert!(embedding.forward(&[40]).is_err());
+        assert!(embedding.forward(&[40], None).is_err());
     }
 }

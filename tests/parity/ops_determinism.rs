@@ -8,10 +8,10 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Result, Shape, Tensor};
 use cupscale::{
     backend::{
-        ParamSource, Params,
+        Activation, MatmulPrecision, ParamSource, Params,
         ops::{
-            Conv2d, CropRect, GroupNorm, LayerNorm, Linear, Mask, Products, add, attention,
-            crop_resize, geglu, gelu, join, quick_gelu, silu, swiglu, upsample_nearest_2x,
+            Conv2d, CropRect, GroupNorm, LayerNorm, Linear, Mask, add, attention, crop_resize,
+            geglu, gelu, join, quick_gelu, silu, swiglu, upsample_nearest_2x,
         },
     },
     model::unet::{Conditioning, Prior, UNet2DConditionModel, UNetConfig},
@@ -38,7 +38,12 @@ impl ParamSource for Arbitrary {
     }
 }
 
-type Operation = Box<dyn Fn(&[Tensor]) -> Result<Tensor> + Sync>;
+type Operation = Box<dyn Fn(&[Activation]) -> Result<Activation> + Sync>;
+
+fn run_on(run: &Operation, inputs: &[Tensor]) -> Tensor {
+    let inputs: Vec<_> = inputs.iter().map(Activation::from).collect();
+    run(&inputs).unwrap().into_tensor().unwrap()
+}
 
 /// Operations on shapes that need several tiles, with remainders, and the shapes of their inputs
 /// without the batch.
@@ -114,10 +119,11 @@ fn operations(dtype: DType) -> Vec<(&'static str, Operation, Vec<Vec<usize>>)> {
         ("causal attention", 2, Mask::Causal, 77, 77),
     ] {
         let run: Operation =
-            Box::new(move |x| attention(&x[0], &x[1], &x[2], heads, mask, Products::F32));
+            Box::new(move |x| attention(&x[0], &x[1], &x[2], heads, mask, MatmulPrecision::F32));
         list.push((name, run, vec![vec![queries, 48], vec![keys, 48], vec![keys, 48]]));
     }
-    let one = |f: fn(&Tensor) -> Result<Tensor>| -> Operation { Box::new(move |x| f(&x[0])) };
+    let one =
+        |f: fn(&Activation) -> Result<Activation>| -> Operation { Box::new(move |x| f(&x[0])) };
     list.push(("silu", one(silu), vec![vec![300, 77]]));
     list.push(("gelu", one(gelu), vec![vec![300, 77]]));
     list.push(("quick_gelu", one(quick_gelu), vec![vec![300, 77]]));
@@ -133,9 +139,9 @@ fn operations(dtype: DType) -> Vec<(&'static str, Operation, Vec<Vec<usize>>)> {
 /// Attention whose products are rounded, where this processor has instructions for that.
 fn rounded() -> Vec<(&'static str, Operation, Vec<Vec<usize>>)> {
     let attend = |heads, mask| -> Operation {
-        Box::new(move |x| attention(&x[0], &x[1], &x[2], heads, mask, Products::Bf16))
+        Box::new(move |x| attention(&x[0], &x[1], &x[2], heads, mask, MatmulPrecision::Bf16))
     };
-    if !Products::Bf16.is_available() {
+    if !MatmulPrecision::Bf16.is_available() {
         return Vec::new();
     }
     let shapes = |queries, keys| vec![vec![queries, 48], vec![keys, 48], vec![keys, 48]];
@@ -157,8 +163,8 @@ fn every_kernel_equals_its_composed_form() {
     {
         let x = inputs(&shapes, 2);
         let wide: Vec<Tensor> = x.iter().map(|x| x.to_dtype(DType::F64).unwrap()).collect();
-        let ours = kernel(&x).unwrap();
-        let reference = composed(&wide).unwrap();
+        let ours = run_on(&kernel, &x);
+        let reference = run_on(&composed, &wide);
         assert_eq!((ours.dims(), reference.dtype()), (reference.dims(), DType::F64), "{name}");
         let error = largest_error(&ours, &reference);
         assert!(error <= 1e-5, "{name}: {error:.2e}");
@@ -169,17 +175,17 @@ fn every_kernel_equals_its_composed_form() {
 fn a_sample_gives_the_same_bytes_in_any_batch_on_any_number_of_threads() {
     for (name, run, shapes) in operations(DType::F32).into_iter().chain(rounded()) {
         let batch = inputs(&shapes, 3);
-        let together = on_threads(2, || run(&batch)).unwrap();
+        let together = on_threads(2, || run_on(&run, &batch));
         for threads in [1, 2, 5] {
             assert_eq!(
                 bits(&together),
-                bits(&on_threads(threads, || run(&batch)).unwrap()),
+                bits(&on_threads(threads, || run_on(&run, &batch))),
                 "{name}"
             );
             for sample in 0..3 {
                 let single: Vec<Tensor> =
                     batch.iter().map(|x| x.narrow(0, sample, 1).unwrap()).collect();
-                let alone = on_threads(threads, || run(&single)).unwrap();
+                let alone = on_threads(threads, || run_on(&run, &single));
                 let of_batch = together.narrow(0, sample, 1).unwrap();
                 assert_eq!(bits(&alone), bits(&of_batch), "{name}, sample {sample}, {threads}");
             }
@@ -194,16 +200,19 @@ fn values_that_are_not_finite_stay_visible() {
         let mut numbers = x[0].flatten_all().unwrap().to_vec1::<f32>().unwrap();
         numbers[7] = f32::NAN;
         x[0] = Tensor::from_vec(numbers, x[0].shape(), &Device::Cpu).unwrap();
-        let y = run(&x).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let y = run_on(&run, &x).flatten_all().unwrap().to_vec1::<f32>().unwrap();
         assert!(y.iter().any(|value| value.is_nan()), "{name}");
     }
 }
 
 #[test]
 fn crop_resize_gives_the_same_bytes_on_any_number_of_threads() {
-    let map = values(1, &[1, 40, 56, 64]);
+    let map = Activation::from(values(1, &[1, 40, 56, 64]));
     let rect = CropRect { top: 0.2, left: 0.3, height: 0.5, width: 0.4 };
-    let run = |threads| bits(&on_threads(threads, || crop_resize(&map, rect, 64, 48)).unwrap());
+    let run = |threads| {
+        let crop = on_threads(threads, || crop_resize(&map, rect, 64, 48)).unwrap();
+        bits(crop.tensor().unwrap())
+    };
     assert_eq!(run(1), run(2));
 }
 
@@ -219,12 +228,12 @@ fn a_whole_unet_gives_the_same_bytes_in_any_batch_on_any_number_of_threads() {
     )
     .unwrap();
     let vb = Params::new(Arc::new(Arbitrary), DType::F32, &Device::Cpu);
-    for products in [Products::F32, Products::Bf16] {
-        if products.is_available() {
-            let vb = vb.with_products(products);
+    for precision in [MatmulPrecision::F32, MatmulPrecision::Bf16] {
+        if precision.is_available() {
+            let vb = vb.with_precision(precision);
             is_the_same_in_any_batch(&UNet2DConditionModel::load(config.clone(), &vb).unwrap());
         } else {
-            println!("skipped: this processor has no instructions for {products} products");
+            println!("skipped: this processor has no instructions for {precision} products");
         }
     }
 }

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Shape, Tensor, quantized::GgmlDType};
 use cupscale::backend::{
-    Bytes, ParamSource, Params, Working,
-    ops::{Conv2d, Linear, Weight, pack_rows},
-    unpack_rows,
+    Activation, Bytes, MatmulPrecision, ParamSource, Params, Stored, Weight, WeightStorage,
+    WeightUse, Working,
+    ops::{Conv2d, Linear},
+    pack_rows, unpack_rows,
 };
 
 use crate::common::{
@@ -30,8 +31,16 @@ const KEPT: [GgmlDType; 12] = [
     GgmlDType::Q4_0,
 ];
 
+fn pack(rows: &Tensor, dtype: GgmlDType) -> Result<Weight> {
+    Weight::pack(rows, dtype, MatmulPrecision::F32)
+}
+
+fn forward(layer: &Linear, x: &Tensor) -> Result<Tensor> {
+    layer.forward(&x.into())?.into_tensor()
+}
+
 fn packed(rows: &Tensor, dtype: GgmlDType, bias: &Tensor) -> Linear {
-    Linear::from_weight(Weight::pack(rows, dtype).unwrap(), Some(bias.clone())).unwrap()
+    Linear::from_weight(pack(rows, dtype).unwrap(), Some(bias.clone())).unwrap()
 }
 
 #[test]
@@ -45,8 +54,8 @@ fn a_packed_layer_equals_the_dense_layer_of_its_own_weights() {
             let bytes = pack_rows(&flat(&rows), dtype, input).unwrap();
             let same = Tensor::from_vec(unpack_rows(dtype, &bytes), (output, input), &Device::Cpu);
             let dense = Linear::new(&same.unwrap(), Some(bias.clone())).unwrap();
-            let expected = dense.forward(&x).unwrap();
-            let ours = packed(&rows, dtype, &bias).forward(&x).unwrap();
+            let expected = forward(&dense, &x).unwrap();
+            let ours = forward(&packed(&rows, dtype, &bias), &x).unwrap();
             let error = largest_error(&ours, &expected);
             assert!(error <= 1e-6, "{dtype:?} {output}×{input}: {error:.2e}");
         }
@@ -85,7 +94,7 @@ fn a_sample_gives_the_same_bytes_in_any_batch_on_any_number_of_threads() {
         let x = values(3, &[3, rows, input]);
         for dtype in [GgmlDType::F16, GgmlDType::Q8_0, GgmlDType::Q4K] {
             let layer = packed(&weight, dtype, &bias);
-            let run = |threads, x: &Tensor| on_threads(threads, || layer.forward(x).unwrap());
+            let run = |threads, x: &Tensor| on_threads(threads, || forward(&layer, x).unwrap());
             let together = run(2, &x);
             for threads in [1, 2, 5] {
                 assert_eq!(bits(&together), bits(&run(threads, &x)), "{dtype:?}");
@@ -111,9 +120,17 @@ impl ParamSource for Halves {
         true
     }
 
-    fn kernel(&self, name: &str, shape: &Shape, working: &Working) -> Result<Weight> {
-        let weight = self.get(name, shape, DType::F16, &working.device)?;
-        Weight::kernel(&weight, working.dtype, working.products)
+    fn weight(
+        &self,
+        name: &str,
+        shape: &Shape,
+        weight_use: WeightUse,
+        working: &Working,
+    ) -> Result<Weight> {
+        let stored = Stored { format: GgmlDType::F16, in_file: false, keep: true };
+        let storage = WeightStorage::choose(weight_use, shape, Some(stored), working)?;
+        let weight = self.get(name, shape, storage.numbers(), &working.device)?;
+        Weight::new(&weight, weight_use, storage)
     }
 }
 
@@ -125,8 +142,9 @@ fn a_convolution_kept_in_f16_equals_that_in_f32_to_the_bit() {
         let bias = params.get(50, "bias").unwrap();
         let dense = Conv2d::new(&weight, Some(bias), stride, padding).unwrap();
         let kept = Conv2d::load(24, 50, kernel, stride, padding, &params).unwrap();
-        let x = values(9, &[2, 37, 29, 24]);
-        assert_eq!(bits(&kept.forward(&x).unwrap()), bits(&dense.forward(&x).unwrap()));
+        let x = Activation::from(values(9, &[2, 37, 29, 24]));
+        let of = |conv: &Conv2d| bits(conv.forward(&x).unwrap().tensor().unwrap());
+        assert_eq!(of(&kept), of(&dense));
     }
     // 24·(9 + 9 + 1) weights of two bytes for 50 outputs in two panels of 32; of the other calls, f32.
     let f32s = 50 * 24 * (9 + 9 + 1) + 6 * 50;
@@ -142,10 +160,10 @@ fn rows_at_odd_addresses_are_taken_all_the_same() {
     let x = values(3, &[5, 256]);
     let from = |bytes: Vec<u8>, start: usize| {
         let range = start..bytes.len();
-        let weight =
-            Weight::packed(Bytes::Heap(bytes.into()), range, GgmlDType::Q8_0, (20, 256)).unwrap();
-        assert_eq!((weight.bytes(), weight.dims().unwrap()), (stored.len(), (20, 256)));
-        bits(&Linear::from_weight(weight, None).unwrap().forward(&x).unwrap())
+        let storage = WeightStorage::InMemory(GgmlDType::Q8_0, MatmulPrecision::F32);
+        let weight = Weight::stored(Bytes::Heap(bytes.into()), range, storage, (20, 256)).unwrap();
+        assert_eq!((weight.bytes(), weight.dims()), (stored.len(), (20, 256)));
+        bits(&forward(&Linear::from_weight(weight, None).unwrap(), &x).unwrap())
     };
     assert_eq!(from(stored.clone(), 0), from(shifted, 3));
 }
@@ -153,22 +171,23 @@ fn rows_at_odd_addresses_are_taken_all_the_same() {
 #[test]
 fn weights_that_cannot_be_kept_are_refused() {
     let rows = |input| values(1, &[4, input]);
-    assert!(Weight::pack(&rows(100), GgmlDType::Q8_0).is_err());
-    assert!(Weight::pack(&rows(96), GgmlDType::Q4K).is_err());
-    assert!(Weight::pack(&rows(256), GgmlDType::Q8K).is_err());
-    assert!(Weight::pack(&values(1, &[256]), GgmlDType::F16).is_err());
+    assert!(pack(&rows(100), GgmlDType::Q8_0).is_err());
+    assert!(pack(&rows(96), GgmlDType::Q4K).is_err());
+    assert!(pack(&rows(256), GgmlDType::Q8K).is_err());
+    assert!(pack(&values(1, &[256]), GgmlDType::F16).is_err());
     let infinite = (rows(256) / 0.0).unwrap();
-    assert!(Weight::pack(&infinite, GgmlDType::Q8_0).is_err());
+    assert!(pack(&infinite, GgmlDType::Q8_0).is_err());
     let packed = |length: usize, range| {
         let bytes = Bytes::Heap(vec![0; length].into());
-        Weight::packed(bytes, range, GgmlDType::F16, (2, 8))
+        let storage = WeightStorage::InMemory(GgmlDType::F16, MatmulPrecision::F32);
+        Weight::stored(bytes, range, storage, (2, 8))
     };
     assert!(packed(32, 0..32).is_ok());
     assert!(packed(32, 0..31).is_err());
     assert!(packed(32, 4..36).is_err());
     let layer = Linear::from_weight(packed(32, 0..32).unwrap(), None).unwrap();
-    assert!(layer.forward(&values(1, &[3, 9])).is_err());
-    assert!(layer.forward(&values(1, &[3, 8]).to_dtype(DType::F64).unwrap()).is_err());
+    assert!(forward(&layer, &values(1, &[3, 9])).is_err());
+    assert!(forward(&layer, &values(1, &[3, 8]).to_dtype(DType::F64).unwrap()).is_err());
 }
 
 #[test]
@@ -177,7 +196,7 @@ fn values_that_are_not_finite_stay_visible() {
     let mut x = flat(&values(3, &[7, 256]));
     x[300] = f32::NAN;
     let x = Tensor::from_vec(x, (7, 256), &Device::Cpu).unwrap();
-    let y: Vec<Vec<f32>> = layer.forward(&x).unwrap().to_vec2().unwrap();
+    let y: Vec<Vec<f32>> = forward(&layer, &x).unwrap().to_vec2().unwrap();
     assert!(y[1].iter().all(|value| value.is_nan()));
     assert!(y[0].iter().all(|value| value.is_finite()));
 }

@@ -1,7 +1,7 @@
 //! The machine: where to compute, and how much of it to take.
 
 use clap::Args;
-use cupscale::backend::{DeviceSpec, ops::Products};
+use cupscale::backend::{DeviceSpec, MatmulPrecision};
 
 use crate::cli::{error::CliError, values};
 
@@ -14,7 +14,7 @@ pub struct MachineArgs {
     /// Matmul precision of the UNet on the CPU: f32, bf16 (faster, with a small error), or auto: bf16
     /// where the processor has instructions for it [default: f32]
     #[arg(long, value_name = "f32|bf16|auto", value_parser = values::products)]
-    pub dtype: Option<Products>,
+    pub dtype: Option<MatmulPrecision>,
     /// What the job may take of the device's memory: 8GiB, 512MiB, 6G, or bytes [default: what is free,
     /// less a margin]
     #[arg(long, value_name = "SIZE", value_parser = values::bytes)]

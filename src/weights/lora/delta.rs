@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use candle_core::{DType, Device, Result};
 
 use super::error::LoraError;
-use crate::backend::{ParamSource as _, ops};
+use crate::backend::{ParamSource as _, add_product};
 use crate::weights::tensors::TensorMap;
 
 /// Matrices of one module and their scale.
@@ -67,7 +67,7 @@ impl Delta {
         if let Some(key) = &self.mid {
             (down, inner) = self.with_core(file, key, &down)?;
         }
-        ops::add_product(values, &up, &down, inner, self.scale);
+        add_product(values, &up, &down, inner, self.scale);
         Ok(())
     }
 
@@ -80,7 +80,7 @@ impl Delta {
         for place in 0..places {
             let at: Vec<f32> = core.iter().skip(place).step_by(places).copied().collect();
             let mut one = vec![0f32; rows * inputs];
-            ops::add_product(&mut one, &at, down, self.rank, 1.0);
+            add_product(&mut one, &at, down, self.rank, 1.0);
             for (to, from) in product.iter_mut().skip(place).step_by(places).zip(one) {
                 *to = from;
             }

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::family::{Checkpoint, Family, LoraNames};
 use crate::backend::ParamSource as _;
-use crate::model::unet::UNetConfig;
+use crate::model::denoiser::unet::UNetConfig;
 use crate::weights::WeightsError;
 use crate::weights::part::{Part, PartConfig};
 use crate::weights::part_file::{Found, Naming, PartFile, Prediction, Shapes, find, part_config};
@@ -72,7 +72,7 @@ impl Family for StableDiffusion {
     }
 
     fn denoiser_names(&self, config: &PartConfig) -> Result<HashMap<String, String>, WeightsError> {
-        let resolved = UNetConfig::from_json(&config.config.to_string()).map_err(|error| {
+        let resolved = UNetConfig::from_value(&config.config).map_err(|error| {
             WeightsError::Config { file: config.file.clone(), reason: error.to_string() }
         })?;
         Ok(unet_names::names(&resolved).into_iter().collect())
@@ -172,7 +172,7 @@ fn unet(
     // Attention scores of SD 2.1 overflow f16.
     config["upcast_attention"] = sd2.into();
     let resolved =
-        UNetConfig::from_json(&config.to_string()).map_err(|error| fail(error.to_string()))?;
+        UNetConfig::from_value(&config).map_err(|error| fail(error.to_string()))?;
     let names = unet_names::names(&resolved)
         .into_iter()
         .map(|(ours, theirs)| {

@@ -3,7 +3,7 @@
 //!
 //! Source: diffusers `loaders/single_file_utils.py` (`DIFFUSERS_TO_LDM_MAPPING`, `convert_ldm_unet_checkpoint`).
 
-use crate::model::unet::{LevelConfig, TransformerConfig, UNetConfig};
+use crate::model::denoiser::unet::{LevelConfig, TransformerConfig, UNetConfig};
 use crate::weights::families::pairs::Pairs;
 
 /// Names of every tensor of a UNet, weights and biases, in diffusers (`down_blocks.…`) and in ldm

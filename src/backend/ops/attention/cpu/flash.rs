@@ -1,0 +1,478 @@
+//! Attention without a matrix of scores (FlashAttention, Dao et al. 2022): a block of queries meets
+//! a block of keys at a time, with a running maximum and sum for each query. Keys and values of a
+//! sample are brought into panels once, for all blocks of queries and in the precision of the
+//! products; scores, softmax and sums are f32.
+//!
+//! How large the blocks are and in which order they come follows from the shape of one sample.
+
+use std::{mem::MaybeUninit, ops::Range, ptr::null};
+
+use half::bf16;
+use rayon::prelude::*;
+
+use super::{
+    super::{Mask, Sizes},
+    softmax::{Softmax, weigh},
+};
+use crate::backend::{
+    MatmulPrecision,
+    cpu::{
+        element::{Element, Line, Number as _, with_lines},
+        kernel::{DEPTH, Kernel, PANEL, Place, ROW},
+        transpose::transpose,
+    },
+};
+
+/// Queries of a block: whole calls of every micro-kernel.
+const QUERIES: usize = 96;
+/// What the panels of samples that are computed together should take at most (16 MiB).
+const LAID_LINES: usize = 1 << 18;
+/// Most keys of a block, whose scores are a row, and what its keys should take at most (64 KiB).
+const KEYS: usize = DEPTH;
+const BLOCK: usize = 1 << 14;
+const ROW_LINES: usize = ROW / Line::WORDS;
+
+/// How the keys and values of one head are laid out: keys in panels of [`PANEL`] keys, values in
+/// panels of as many columns.
+#[derive(Clone, Copy)]
+struct Panels {
+    kernel: &'static Kernel,
+    /// of a head
+    width: usize,
+    /// keys and values, up to the last that any query sees
+    count: usize,
+}
+
+impl Panels {
+    /// Words of a query or a key.
+    fn words(self) -> usize {
+        self.kernel.words(self.width)
+    }
+
+    /// Words of a column of values.
+    fn value_words(self) -> usize {
+        self.kernel.words(self.count)
+    }
+
+    /// Lines of the keys.
+    fn keys(self) -> usize {
+        self.count.div_ceil(PANEL) * self.words() * PANEL / Line::WORDS
+    }
+
+    /// Lines of keys and values.
+    fn lines(self) -> usize {
+        self.keys() + self.width.div_ceil(PANEL) * self.value_words() * PANEL / Line::WORDS
+    }
+
+    /// Keys of a block.
+    fn block(self) -> usize {
+        (BLOCK / self.width / PANEL * PANEL).clamp(2 * PANEL, KEYS)
+    }
+
+    /// How many times the words of a query need a row.
+    fn depths(self) -> usize {
+        self.words().div_ceil(DEPTH)
+    }
+
+    /// Lines of a row of what is mixed.
+    fn mixed_lines(self) -> usize {
+        self.width.div_ceil(Line::WORDS)
+    }
+
+    /// Lines that a block of queries needs: themselves, their scores, and what is mixed.
+    fn scratch(self) -> usize {
+        QUERIES * ((self.depths() + 1) * ROW_LINES + self.mixed_lines())
+    }
+}
+
+/// The fastest kernel for sums of any length: those of a head are short, and a block of keys ends
+/// where it ends.
+pub(super) fn kernel(precision: MatmulPrecision) -> Option<&'static Kernel> {
+    kernels().find(|kernel| kernel.precision == precision)
+}
+
+fn kernels() -> impl Iterator<Item = &'static Kernel> {
+    Kernel::all().filter(|kernel| kernel.step == 1)
+}
+
+/// What attention of these sizes takes beside its output, in numbers of four bytes: the memory of a
+/// thread, and the panels.
+pub(super) fn memory(sizes: Sizes, mask: Mask, precision: MatmulPrecision) -> (usize, usize) {
+    kernel(precision).map_or((0, 0), |kernel| {
+        let count = mask.seen(sizes.queries - 1, sizes.keys).end;
+        let panels = Panels { kernel, width: sizes.width, count };
+        let sample = sizes.key_heads * panels.lines();
+        let laid = together(sizes.batch, sample) * sample;
+        let scratch = panels.scratch().max(PANEL * ROW_LINES);
+        (scratch * Line::WORDS, laid * Line::WORDS)
+    })
+}
+
+/// How many samples, whose panels take so many lines each, are computed together. No value depends
+/// on it.
+fn together(batch: usize, lines: usize) -> usize {
+    (LAID_LINES / lines.max(1)).clamp(1, batch.max(1))
+}
+
+/// `q` `[B, N, heads·d]`, `k` and `v` `[B, M, key_heads·d]`, into `y` `[B, N, heads·d]`, all of which
+/// is written. There is at least one query and one key.
+pub(super) fn attention(
+    kernel: &'static Kernel,
+    sizes: Sizes,
+    [q, k, v]: [&[f32]; 3],
+    mask: Mask,
+    y: &mut [MaybeUninit<f32>],
+) {
+    let Sizes { batch, queries, keys, heads, key_heads, width } = sizes;
+    let (stride, key_stride) = (heads * width, key_heads * width);
+    assert!(q.len() == batch * queries * stride && y.len() == q.len(), "queries");
+    assert!(k.len() == batch * keys * key_stride && v.len() == k.len(), "keys and values");
+    let panels = Panels { kernel, width, count: mask.seen(queries - 1, keys).end };
+    let together = together(batch, key_heads * panels.lines());
+    let mut laid: Vec<Line> = Vec::with_capacity(together * key_heads * panels.lines());
+    let laid = Pointer(laid.spare_capacity_mut().as_mut_ptr().cast::<Line>());
+    let y = Pointer(y.as_mut_ptr().cast::<f32>());
+    let key_blocks = panels.count.div_ceil(panels.block());
+    // Blocks that no query sees are not laid out.
+    let unseen = mask.seen(0, keys).start / panels.block();
+    let blocks = queries.div_ceil(QUERIES);
+    for sample in (0..batch).step_by(together) {
+        let samples = together.min(batch - sample);
+        let tasks = (0..samples * key_heads * key_blocks).into_par_iter();
+        tasks.filter(|task| task % key_blocks >= unseen).for_each(|task| {
+            let (index, first) = (task / key_blocks, task % key_blocks * panels.block());
+            let start =
+                (sample + index / key_heads) * keys * key_stride + index % key_heads * width;
+            // SAFETY: there is room for the panels of as many heads of as many samples; no two tasks
+            // have the same ones and keys.
+            unsafe {
+                let target = laid.at(index * panels.lines());
+                let rows = [&k[start..], &v[start..]];
+                match kernel.precision {
+                    MatmulPrecision::F32 => lay_out::<f32>(panels, rows, key_stride, first, target),
+                    MatmulPrecision::Bf16 => {
+                        lay_out::<bf16>(panels, rows, key_stride, first, target)
+                    }
+                }
+            }
+        });
+        (0..samples * heads * blocks).into_par_iter().for_each(|task| {
+            let (index, first) = (task / blocks, task % blocks * QUERIES);
+            let (offset, head) = (index / heads, index % heads);
+            let start = ((sample + offset) * queries + first) * stride + head * width;
+            let block = Block {
+                q: &q[start..],
+                stride,
+                rows: QUERIES.min(queries - first),
+                seen: &|row| mask.seen(first + row, keys),
+            };
+            with_lines(panels.scratch(), |scratch| {
+                // SAFETY: every block that one of these queries sees has been laid out, and no two
+                // tasks have the same sample, head and queries, of which `y` holds `rows` rows from
+                // `start` on.
+                unsafe {
+                    let key_head = offset * key_heads + head / (heads / key_heads);
+                    let laid = laid.at(key_head * panels.lines());
+                    match kernel.precision {
+                        MatmulPrecision::F32 => {
+                            attend::<f32>(panels, &block, laid, scratch, y.at(start))
+                        }
+                        MatmulPrecision::Bf16 => {
+                            attend::<bf16>(panels, &block, laid, scratch, y.at(start));
+                        }
+                    }
+                }
+            });
+        });
+    }
+}
+
+/// Memory that several threads fill, each its own places.
+struct Pointer<T>(*mut T);
+
+// SAFETY: it only computes addresses; whoever uses one promises that no two threads meet there.
+unsafe impl<T> Sync for Pointer<T> {}
+
+impl<T> Pointer<T> {
+    /// # Safety
+    /// `offset` must lie within the memory.
+    unsafe fn at(&self, offset: usize) -> *mut T {
+        // SAFETY: the caller's promise.
+        unsafe { self.0.add(offset) }
+    }
+}
+
+/// A block of queries of one head, whose first number is the first of `q`.
+struct Block<'a> {
+    q: &'a [f32],
+    stride: usize,
+    rows: usize,
+    /// the keys that a row sees
+    seen: &'a (dyn Fn(usize) -> Range<usize> + Sync),
+}
+
+/// Lays out the block of keys and values of one head that begins with key `first`; the first number
+/// of the head's first row is the first of each.
+///
+/// # Safety
+/// `target` must have room for the head's panels, and nobody else may use this block's.
+unsafe fn lay_out<E: Element>(
+    panels: Panels,
+    [keys, values]: [&[f32]; 2],
+    stride: usize,
+    first: usize,
+    target: *mut Line,
+) {
+    let Panels { kernel, width, count } = panels;
+    let end = count.min(first + panels.block());
+    let words = panels.words();
+    let lines = |start: usize, words: usize| {
+        let count = words * PANEL / Line::WORDS;
+        // SAFETY: the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(target.add(start), count) }
+    };
+    with_lines(PANEL * ROW_LINES, |rows| {
+        for key in (first..end).step_by(PANEL) {
+            for from in (0..words).step_by(DEPTH) {
+                let depth = DEPTH.min(words - from);
+                for (index, line) in rows.chunks_exact_mut(ROW_LINES).enumerate() {
+                    let row = if key + index < end {
+                        &keys[(key + index) * stride..][..width]
+                    } else {
+                        &[]
+                    };
+                    copy_words::<E>(row, from, depth, line);
+                }
+                let panel = lines((key * words + from * PANEL) / Line::WORDS, depth);
+                transpose(u32::of_lines_mut(rows), depth, u32::of_lines_mut(panel));
+            }
+        }
+    });
+    let mut parts = [[E::default(); PANEL]; 2];
+    for column in (0..width).step_by(PANEL) {
+        let columns = column..width.min(column + PANEL);
+        let panel = panels.keys() + column * panels.value_words() / Line::WORDS;
+        for word in first / E::PER_WORD..kernel.words(end) {
+            for (key, part) in (word * E::PER_WORD..).zip(&mut parts[..E::PER_WORD]) {
+                if key < end {
+                    E::round(&values[key * stride..][columns.clone()], &mut part[..columns.len()]);
+                } else {
+                    part.fill(E::default());
+                }
+            }
+            let line = E::of_lines_mut(lines(panel + word * PANEL / Line::WORDS, 1));
+            for (index, word) in line.chunks_exact_mut(E::PER_WORD).enumerate() {
+                for (number, part) in word.iter_mut().zip(&parts) {
+                    *number = part[index];
+                }
+            }
+        }
+    }
+}
+
+/// Writes `count` words of a row, from the `from`-th on, rounded; zeros beyond its end.
+fn copy_words<E: Element>(row: &[f32], from: usize, count: usize, line: &mut [Line]) {
+    let row = &row[row.len().min(from * E::PER_WORD)..];
+    let row = &row[..row.len().min(count * E::PER_WORD)];
+    let line = &mut E::of_lines_mut(line)[..count * E::PER_WORD];
+    E::round(row, &mut line[..row.len()]);
+    line[row.len()..].fill(E::default());
+}
+
+/// Attention of a block of queries; `y` is its first row.
+///
+/// # Safety
+/// `laid` must be what [`lay_out`] made of all keys that the queries see; `y` must have room for the
+/// rows, and nobody else may use them.
+unsafe fn attend<E: Element>(
+    panels: Panels,
+    block: &Block,
+    laid: *const Line,
+    scratch: &mut [Line],
+    y: *mut f32,
+) {
+    let Panels { kernel, width, .. } = panels;
+    let &Block { q, stride, rows, seen } = block;
+    let (words, depths) = (panels.words(), panels.depths());
+    let scale = (width as f64).powf(-0.5) as f32;
+    let (queries, rest) = scratch.split_at_mut(QUERIES * depths * ROW_LINES);
+    let (scores, mixed) = rest.split_at_mut(QUERIES * ROW_LINES);
+    for (index, lines) in queries.chunks_exact_mut(ROW_LINES).enumerate() {
+        let (depth, row) = (index / QUERIES, index % QUERIES);
+        if row < rows {
+            let from = depth * DEPTH;
+            copy_words::<E>(&q[row * stride..][..width], from, DEPTH.min(words - from), lines);
+        }
+    }
+    let mixed_stride = panels.mixed_lines() * Line::WORDS;
+    let mixed = &mut f32::of_lines_mut(mixed)[..rows * mixed_stride];
+    mixed.fill(0.0);
+    let mut states = [Softmax::default(); QUERIES];
+    let size = panels.block();
+    let end = seen(rows - 1).end;
+    for first in (seen(0).start / size * size..end).step_by(size) {
+        let count = size.min(end - first);
+        for key in (0..count).step_by(PANEL) {
+            for depth in 0..depths {
+                let from = depth * DEPTH;
+                let panel = ((first + key) * words + from * PANEL) / Line::WORDS;
+                for row in (0..rows).step_by(kernel.rows) {
+                    // SAFETY: queries and panel hold so many words, the latter on whole lines; a row
+                    // of scores has room for those of whole panels.
+                    unsafe {
+                        let a = queries.as_ptr().add((depth * QUERIES + row) * ROW_LINES);
+                        let y = scores.as_mut_ptr().cast::<f32>().add(row * ROW + key);
+                        let other = if depth == 0 { null() } else { y.cast_const() };
+                        let (bias, next) = (null(), null());
+                        let place = Place { y, width: PANEL, stride: ROW, bias, other, next };
+                        let (rows, words) = (kernel.rows.min(rows - row), DEPTH.min(words - from));
+                        kernel.run(rows, words, a.cast(), laid.add(panel).cast(), &place);
+                    }
+                }
+            }
+        }
+        for (row, state) in states[..rows].iter_mut().enumerate() {
+            let seen = seen(row);
+            let within = |key: usize| key.clamp(first, first + count) - first;
+            let scores = f32::of_lines_mut(&mut scores[row * ROW_LINES..][..ROW_LINES]);
+            let mixed = &mut mixed[row * mixed_stride..][..mixed_stride];
+            let seen = within(seen.start)..within(seen.end);
+            weigh(kernel.precision, scores, seen, count, scale, state, mixed);
+        }
+        let values = panels.keys() + first / E::PER_WORD * PANEL / Line::WORDS;
+        for column in (0..width).step_by(PANEL) {
+            let panel = values + column * panels.value_words() / Line::WORDS;
+            for row in (0..rows).step_by(kernel.rows) {
+                // SAFETY: the weights hold so many words, zeros behind the last, and so does the
+                // panel; a row of what is mixed has room for the columns.
+                unsafe {
+                    let a = scores.as_ptr().add(row * ROW_LINES);
+                    let y = mixed.as_mut_ptr().add(row * mixed_stride + column);
+                    let width = PANEL.min(mixed_stride - column);
+                    let other = y.cast_const();
+                    let (stride, bias, next) = (mixed_stride, null(), null());
+                    let place = Place { y, width, stride, bias, other, next };
+                    let (rows, words) = (kernel.rows.min(rows - row), kernel.words(count));
+                    kernel.run(rows, words, a.cast(), laid.add(panel).cast(), &place);
+                }
+            }
+        }
+    }
+    for (row, state) in states[..rows].iter().enumerate() {
+        let normalize = state.sum().recip();
+        for (column, value) in mixed[row * mixed_stride..][..width].iter().enumerate() {
+            // SAFETY: the caller's promise.
+            unsafe { y.add(row * stride + column).write(value * normalize) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers that look random, in `-2..2`.
+    fn numbers(seed: u64, count: usize) -> Vec<f32> {
+        let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        let next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            ((state >> 40) as f32 / (1 << 22) as f32) - 2.0
+        };
+        std::iter::repeat_with(next).take(count).collect()
+    }
+
+    /// One row of one head in f64.
+    fn by_definition(
+        query: &[f32],
+        seen: Range<usize>,
+        key: impl Fn(usize, usize) -> f32,
+        value: impl Fn(usize, usize) -> f32,
+    ) -> Vec<f64> {
+        let width = query.len();
+        let score = |row: usize| {
+            let dot = |i: usize| f64::from(query[i]) * f64::from(key(row, i));
+            (0..width).map(dot).sum::<f64>() / (width as f64).sqrt()
+        };
+        let weights: Vec<f64> = seen.clone().map(|row| score(row).exp()).collect();
+        let total: f64 = weights.iter().sum();
+        let mixed = |i: usize| {
+            let parts = weights.iter().zip(seen.clone());
+            parts.map(|(weight, row)| weight * f64::from(value(row, i))).sum::<f64>() / total
+        };
+        (0..width).map(mixed).collect()
+    }
+
+    #[test]
+    fn every_kernel_gives_what_attention_is_by_definition() {
+        let cached = |past, window| Mask::Cached { past, window };
+        let cases = [
+            (Mask::None, 8, 1, 1, 1, 1),
+            (Mask::None, 97, 77, 3, 3, 64),
+            (Mask::None, 200, 531, 1, 1, 64),
+            (Mask::None, 19, 300, 2, 1, 40),
+            (Mask::None, 13, 150, 1, 1, 520),
+            (Mask::Causal, 77, 77, 2, 2, 17),
+            (Mask::Causal, 300, 300, 1, 1, 31),
+            (cached(100, None), 300, 420, 4, 1, 8),
+            (cached(600, Some(37)), 30, 700, 2, 2, 33),
+        ];
+        for kernel in kernels() {
+            for (mask, queries, keys, heads, key_heads, width) in cases {
+                let sizes = Sizes { batch: 1, queries, keys, heads, key_heads, width };
+                let (stride, key_stride) = (heads * width, key_heads * width);
+                let q = numbers(1, queries * stride);
+                let (k, v) = (numbers(2, keys * key_stride), numbers(3, keys * key_stride));
+                let mut y = vec![MaybeUninit::new(f32::NAN); q.len()];
+                attention(kernel, sizes, [&q, &k, &v], mask, &mut y);
+                // SAFETY: all of it has been written, if only by the line before.
+                let y: Vec<f32> = y.iter().map(|y| unsafe { y.assume_init() }).collect();
+                let (mut largest, mut error) = (0f64, 0f64);
+                for row in 0..queries {
+                    for head in 0..heads {
+                        let first = row * stride + head * width;
+                        let at = |row: usize, i: usize| {
+                            row * key_stride + head / (heads / key_heads) * width + i
+                        };
+                        let seen = mask.seen(row, keys);
+                        let (key, value) = (|row, i| k[at(row, i)], |row, i| v[at(row, i)]);
+                        let expected = by_definition(&q[first..first + width], seen, key, value);
+                        for (y, expected) in y[first..].iter().zip(expected) {
+                            largest = largest.max(expected.abs());
+                            error = error.max((f64::from(*y) - expected).abs());
+                        }
+                        assert!(error.is_finite(), "{}: {sizes:?}, {mask:?}", kernel.name);
+                    }
+                }
+                let bound = match kernel.precision {
+                    MatmulPrecision::F32 => 3e-6,
+                    MatmulPrecision::Bf16 => 3e-2,
+                };
+                let error = error / largest;
+                assert!(error < bound, "{}: {sizes:?}, {mask:?}: {error:.1e}", kernel.name);
+            }
+        }
+    }
+
+    #[test]
+    fn samples_whose_panels_do_not_fit_together_are_computed_in_turn() {
+        let one = Sizes { batch: 1, queries: 8, keys: 4200, heads: 1, key_heads: 1, width: 520 };
+        let (queries, keys) = (one.queries * one.width, one.keys * one.width);
+        for kernel in kernels().filter(|kernel| kernel.precision == MatmulPrecision::F32) {
+            let panels = Panels { kernel, width: one.width, count: one.keys };
+            assert_eq!(together(2, panels.lines()), 1);
+            let (q, k, v) = (numbers(1, 2 * queries), numbers(2, 2 * keys), numbers(3, 2 * keys));
+            let mut both = vec![MaybeUninit::new(f32::NAN); 2 * queries];
+            attention(kernel, Sizes { batch: 2, ..one }, [&q, &k, &v], Mask::None, &mut both);
+            let mut second = vec![MaybeUninit::new(f32::NAN); queries];
+            let rows = [&q[queries..], &k[keys..], &v[keys..]];
+            attention(kernel, one, rows, Mask::None, &mut second);
+            // SAFETY: all of it has been written.
+            let bits = |y: &MaybeUninit<f32>| unsafe { y.assume_init() }.to_bits();
+            assert!(
+                second.iter().map(bits).eq(both[queries..].iter().map(bits)),
+                "{}",
+                kernel.name
+            );
+        }
+    }
+}

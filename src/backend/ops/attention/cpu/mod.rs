@@ -1,0 +1,144 @@
+//! Attention without a matrix of scores ([`flash`]), or, where there are few queries, with all of it
+//! and nothing laid out before. The heads are read and written in place by their strides.
+
+mod flash;
+mod softmax;
+
+use std::mem::MaybeUninit;
+
+use candle_core::{DType, Device, Result, Tensor};
+use rayon::prelude::*;
+
+use super::{Mask, Sizes};
+use crate::backend::{
+    MatmulPrecision,
+    cpu::{
+        Shared,
+        matmul::{Matrix, multiply},
+        simd::{self, vectorized},
+        with_scratch, with_values, written,
+    },
+};
+
+/// With fewer queries than this, to lay out keys and values would take longer than the rest.
+const FLASH_QUERIES: usize = 8;
+/// Partial results of a row.
+const LANES: usize = 16;
+
+vectorized! {
+    /// Scores become `exp(score − largest)`; returns their sum.
+    fn exponentials(scores: &mut [f32]) -> f32 {
+        let mut largest = [f32::NEG_INFINITY; LANES];
+        let lanes = scores.chunks_exact(LANES);
+        for (i, &score) in lanes.remainder().iter().enumerate() {
+            largest[i] = largest[i].max(score);
+        }
+        for lane in lanes {
+            for i in 0..LANES {
+                largest[i] = if lane[i] > largest[i] { lane[i] } else { largest[i] };
+            }
+        }
+        let largest = largest.into_iter().fold(f32::NEG_INFINITY, f32::max);
+        let mut sums = [0f32; LANES];
+        let mut lanes = scores.chunks_exact_mut(LANES);
+        for lane in &mut lanes {
+            for i in 0..LANES {
+                lane[i] = simd::exp::<FUSED>(lane[i] - largest);
+                sums[i] += lane[i];
+            }
+        }
+        for (i, score) in lanes.into_remainder().iter_mut().enumerate() {
+            *score = simd::exp::<FUSED>(*score - largest);
+            sums[i] += *score;
+        }
+        sums.into_iter().sum()
+    }
+}
+
+/// What attention takes beside its output, in numbers of four bytes: the memory of a thread, and the
+/// panels.
+pub(super) fn memory(sizes: Sizes, mask: Mask, precision: MatmulPrecision) -> (usize, usize) {
+    let Sizes { queries, keys, .. } = sizes;
+    if queries < FLASH_QUERIES {
+        return (queries * keys, 0);
+    }
+    flash::memory(sizes, mask, precision)
+}
+
+/// `q` `[B, N, heads·d]`, `k` and `v` `[B, M, key_heads·d]` → `[B, N, heads·d]`.
+pub(super) fn attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    sizes: Sizes,
+    mask: Mask,
+    precision: MatmulPrecision,
+) -> Result<Tensor> {
+    let Sizes { batch, queries, keys, heads, width, .. } = sizes;
+    let shape = (batch, queries, heads * width);
+    if q.elem_count() == 0 || keys == 0 {
+        return Tensor::zeros(shape, DType::F32, &Device::Cpu);
+    }
+    let Some(kernel) = flash::kernel(precision) else {
+        candle_core::bail!("this processor has no instructions for products in {precision}");
+    };
+    let tensors = [&q.contiguous()?, &k.contiguous()?, &v.contiguous()?];
+    let y = with_values(tensors, |tensors| {
+        let len = tensors[0].len();
+        // SAFETY: both forms write every number.
+        unsafe {
+            written(len, |y| {
+                if queries < FLASH_QUERIES {
+                    direct(sizes, tensors, mask, y);
+                } else {
+                    flash::attention(kernel, sizes, tensors, mask, y);
+                }
+            })
+        }
+    })?;
+    Tensor::from_vec(y, shape, &Device::Cpu)
+}
+
+/// All scores of a head at once, in f32, for a few queries.
+fn direct(sizes: Sizes, [q, k, v]: [&[f32]; 3], mask: Mask, y: &mut [MaybeUninit<f32>]) {
+    let Sizes { batch, queries, keys, heads, key_heads, width } = sizes;
+    let (stride, key_stride) = (heads * width, key_heads * width);
+    let scale = (width as f64).powf(-0.5) as f32;
+    // Keys that no query sees are not looked at.
+    let (from, to) = (mask.seen(0, keys).start, mask.seen(queries - 1, keys).end);
+    let count = to - from;
+    let output = Shared::uninit(y);
+    (0..batch * heads).into_par_iter().for_each(|task| {
+        let (sample, head) = (task / heads, task % heads);
+        let start = sample * queries * stride + head * width;
+        let key_head = head / (heads / key_heads);
+        let key_start = (sample * keys + from) * key_stride + key_head * width;
+        let q = Matrix::row_major(&q[start..], queries, width, stride);
+        let k = Matrix::row_major(&k[key_start..], count, width, key_stride);
+        let v = Matrix::row_major(&v[key_start..], count, width, key_stride);
+        with_scratch(queries * count, |scores| {
+            let mut sums = [0f32; FLASH_QUERIES];
+            let shared = Shared::new(scores);
+            // SAFETY: the only block of the scratch buffer while it lives.
+            let mut scores = unsafe { shared.block(0, queries, count, count) };
+            multiply(&mut scores, q, k.transposed(), scale, false);
+            for (row, sum) in sums[..queries].iter_mut().enumerate() {
+                let scores = scores.row(row);
+                let seen = mask.seen(row, keys);
+                let seen = seen.start - from..seen.end - from;
+                *sum = exponentials(&mut scores[seen.clone()]);
+                scores[..seen.start].fill(0.0);
+                scores[seen.end..].fill(0.0);
+            }
+            // SAFETY: each task has its own sample and head.
+            let mut mixed = unsafe { output.block(start, queries, width, stride) };
+            multiply(&mut mixed, scores.as_matrix(), v, 1.0, false);
+            for (row, sum) in sums[..queries].iter().enumerate() {
+                let normalize = sum.recip();
+                for value in mixed.row(row) {
+                    *value *= normalize;
+                }
+            }
+        });
+    });
+}

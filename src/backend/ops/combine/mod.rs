@@ -1,0 +1,44 @@
+//! Two activations become one.
+
+mod cpu;
+
+use candle_core::{D, Result};
+
+use super::{Form, form, plain_cost};
+use crate::backend::Activation;
+
+/// `a + b`, of one shape: a residual connection. Where one of the two comes out of a layer, that layer's
+/// `forward_add` saves a pass over memory.
+///
+/// # Errors
+/// Different shapes, or those of the backend.
+pub fn add(a: &Activation, b: &Activation) -> Result<Activation> {
+    if a.dims() != b.dims() {
+        candle_core::bail!("add: {:?} and {:?}", a.shape(), b.shape());
+    }
+    match form([a, b]) {
+        Form::Kernel => cpu::add(a.tensor()?, b.tensor()?).map(Activation::from),
+        Form::KernelCost(trace) => plain_cost(trace, &[a, b], a.shape()),
+        Form::Composed => a.add(b),
+    }
+}
+
+/// Channels side by side: `[…, A]` and `[…, B]` → `[…, A + B]`.
+///
+/// # Errors
+/// Other dimensions that differ, or those of the backend.
+pub fn join(a: &Activation, b: &Activation) -> Result<Activation> {
+    let (Some((left, others)), Some((right, same))) =
+        (a.dims().split_last(), b.dims().split_last())
+    else {
+        candle_core::bail!("join: {:?} and {:?}", a.shape(), b.shape());
+    };
+    if others != same {
+        candle_core::bail!("{:?} and {:?} cannot be joined", a.shape(), b.shape());
+    }
+    match form([a, b]) {
+        Form::Kernel => cpu::join(a.tensor()?, b.tensor()?).map(Activation::from),
+        Form::KernelCost(trace) => plain_cost(trace, &[a, b], [others, &[left + right]].concat()),
+        Form::Composed => Activation::cat(&[a, b], D::Minus1),
+    }
+}

@@ -1,0 +1,81 @@
+//! Pointwise non-linearities. GELU is the exact erf form everywhere (`torch.nn.functional.gelu`'s
+//! default), never the tanh approximation.
+
+mod cpu;
+
+use candle_core::{D, Result};
+
+use super::{Form, form, plain_cost};
+use crate::backend::Activation;
+
+/// `x·σ(x)` (`torch.nn.functional.silu`), any shape.
+///
+/// # Errors
+/// Those of the backend.
+pub fn silu(x: &Activation) -> Result<Activation> {
+    match form([x]) {
+        Form::Kernel => cpu::silu(x.tensor()?).map(Activation::from),
+        Form::KernelCost(trace) => plain_cost(trace, &[x], x.shape()),
+        Form::Composed => x.silu(),
+    }
+}
+
+/// `x·Φ(x)` by erf (`torch.nn.functional.gelu`), any shape.
+///
+/// # Errors
+/// Those of the backend.
+pub fn gelu(x: &Activation) -> Result<Activation> {
+    match form([x]) {
+        Form::Kernel => cpu::gelu(x.tensor()?).map(Activation::from),
+        Form::KernelCost(trace) => plain_cost(trace, &[x], x.shape()),
+        Form::Composed => x.gelu_erf(),
+    }
+}
+
+/// `x·σ(1.702·x)` (transformers' `quick_gelu`, the activation of CLIP ViT-L), any shape.
+///
+/// # Errors
+/// Those of the backend.
+pub fn quick_gelu(x: &Activation) -> Result<Activation> {
+    match form([x]) {
+        Form::Kernel => cpu::quick_gelu(x.tensor()?).map(Activation::from),
+        Form::KernelCost(trace) => plain_cost(trace, &[x], x.shape()),
+        Form::Composed => x.mul(&x.affine(1.702, 0.0)?.sigmoid()?),
+    }
+}
+
+/// Splits `[…, 2C]` into value and gate halves and returns `value·gelu(gate)`, `[…, C]`
+/// (diffusers' `GEGLU`, after its projection).
+///
+/// # Errors
+/// A last dimension that is odd, or those of the backend.
+pub fn geglu(x: &Activation) -> Result<Activation> {
+    let width = x.dim(D::Minus1)?;
+    if !width.is_multiple_of(2) {
+        candle_core::bail!("geglu: the last dimension of {:?} is odd", x.shape());
+    }
+    let value = x.narrow(D::Minus1, 0, width / 2)?;
+    match form([x]) {
+        Form::Kernel => cpu::geglu(x.tensor()?).map(Activation::from),
+        Form::KernelCost(trace) => plain_cost(trace, &[x], value.shape()),
+        Form::Composed => {
+            let gate = x.narrow(D::Minus1, width / 2, width / 2)?;
+            value.mul(&gate.contiguous()?.gelu_erf()?)
+        }
+    }
+}
+
+/// `silu(gate)·value`, of one shape (the activation of LLaMA's feed-forward layer).
+///
+/// # Errors
+/// Different shapes, or those of the backend.
+pub fn swiglu(gate: &Activation, value: &Activation) -> Result<Activation> {
+    if gate.dims() != value.dims() {
+        candle_core::bail!("swiglu: {:?} and {:?}", gate.shape(), value.shape());
+    }
+    match form([gate, value]) {
+        Form::Kernel => cpu::swiglu(gate.tensor()?, value.tensor()?).map(Activation::from),
+        Form::KernelCost(trace) => plain_cost(trace, &[gate, value], gate.shape()),
+        Form::Composed => gate.silu()?.mul(value),
+    }
+}

@@ -1,0 +1,191 @@
+//! Group, layer and root-mean-square normalization, in f32 whatever the precision of the activations.
+
+mod cpu;
+mod moments;
+
+use candle_core::{D, DType, Result, Tensor};
+
+use super::{Form, form, plain_cost, silu};
+use crate::backend::{Activation, Params};
+pub use moments::GroupMoments;
+
+/// `torch.nn.GroupNorm` on channels-last activations, optionally followed by SiLU.
+#[derive(Clone, Debug)]
+pub struct GroupNorm {
+    /// `[C]`, f32
+    weight: Tensor,
+    /// `[C]`, f32
+    bias: Tensor,
+    groups: usize,
+    eps: f64,
+}
+
+impl GroupNorm {
+    /// Reads `weight` and `bias`, `[channels]`, below `vb`.
+    ///
+    /// # Errors
+    /// A tensor that is missing or of another shape, or groups that do not divide the channels.
+    pub fn load(groups: usize, channels: usize, eps: f64, vb: &Params) -> Result<Self> {
+        if groups == 0 || !channels.is_multiple_of(groups) {
+            candle_core::bail!(
+                "{}: {groups} norm groups do not divide {channels} channels",
+                vb.prefix()
+            );
+        }
+        Ok(Self {
+            weight: vb.get(channels, "weight")?.to_dtype(DType::F32)?,
+            bias: vb.get(channels, "bias")?.to_dtype(DType::F32)?,
+            groups,
+            eps,
+        })
+    }
+
+    /// `[B, …, C]` → same shape and dtype; mean and variance over all positions of a group.
+    ///
+    /// # Errors
+    /// Another channel count, or those of the backend.
+    pub fn forward(&self, x: &Activation) -> Result<Activation> {
+        self.compute(x, false)
+    }
+
+    /// [`forward`](Self::forward), then SiLU.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn forward_silu(&self, x: &Activation) -> Result<Activation> {
+        self.compute(x, true)
+    }
+
+    fn compute(&self, x: &Activation, then_silu: bool) -> Result<Activation> {
+        let channels = self.checked_channels(x)?;
+        match form([x]) {
+            Form::Kernel => {
+                let (x, weight, bias) = (x.tensor()?, &self.weight, &self.bias);
+                cpu::group_norm(x, weight, bias, self.groups, self.eps, then_silu)
+                    .map(Activation::from)
+            }
+            Form::KernelCost(trace) => {
+                let batch = x.dim(0)?;
+                let sample = x.elem_count() / batch.max(1);
+                // Sums of all pieces, and what follows from them, are there with input and output.
+                let _sums = trace.hold(batch * cpu::group_norm_bytes(sample, channels));
+                plain_cost(trace, &[x], x.shape())
+            }
+            Form::Composed if then_silu => silu(&self.composed(x)?)?.to_dtype(x.dtype()),
+            Form::Composed => self.composed(x)?.to_dtype(x.dtype()),
+        }
+    }
+
+    /// The composed form, in f32.
+    fn composed(&self, x: &Activation) -> Result<Activation> {
+        let batch = x.dim(0)?;
+        let channels = x.dim(D::Minus1)?;
+        let positions = x.elem_count() / (batch * channels).max(1);
+        let grouped = x.to_dtype(DType::F32)?.contiguous()?.reshape((
+            batch,
+            positions,
+            self.groups,
+            channels / self.groups,
+        ))?;
+        let mean = |x: &Activation| x.mean_keepdim(3)?.mean_keepdim(1);
+        let centred = grouped.broadcast_sub(&mean(&grouped)?)?;
+        drop(grouped);
+        // Once more: the first mean is rounded at the scale of the values, which may lie far from
+        // zero, and the rounding would stay as an offset.
+        let centred = centred.broadcast_sub(&mean(&centred)?)?;
+        let variance = mean(&centred.sqr()?)?;
+        let y = centred.broadcast_div(&variance.affine(1.0, self.eps)?.sqrt()?)?;
+        drop(centred);
+        let y = y.reshape((batch, positions, channels))?.broadcast_mul(&(&self.weight).into())?;
+        y.broadcast_add(&(&self.bias).into())?.reshape(x.shape())
+    }
+
+    /// The channels of `x`, which are those of the norm.
+    fn checked_channels(&self, x: &Activation) -> Result<usize> {
+        let channels = x.dim(D::Minus1)?;
+        if channels != self.weight.dim(0)? {
+            candle_core::bail!("group_norm: {:?}, {} channels", x.shape(), self.weight.dim(0)?);
+        }
+        Ok(channels)
+    }
+}
+
+/// `torch.nn.LayerNorm` over the last dimension.
+#[derive(Clone, Debug)]
+pub struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+    eps: f64,
+}
+
+impl LayerNorm {
+    /// Reads `weight` and `bias`, `[channels]`, below `vb`.
+    ///
+    /// # Errors
+    /// A tensor that is missing or of another shape.
+    pub fn load(channels: usize, eps: f64, vb: &Params) -> Result<Self> {
+        Ok(Self {
+            weight: vb.get(channels, "weight")?.to_dtype(DType::F32)?,
+            bias: vb.get(channels, "bias")?.to_dtype(DType::F32)?,
+            eps,
+        })
+    }
+
+    /// `[…, C]` → same shape and dtype.
+    ///
+    /// # Errors
+    /// Another channel count, or those of the backend.
+    pub fn forward(&self, x: &Activation) -> Result<Activation> {
+        if x.dim(D::Minus1)? != self.weight.dim(0)? {
+            candle_core::bail!("layer_norm: {:?}, {} channels", x.shape(), self.weight.dim(0)?);
+        }
+        match form([x]) {
+            Form::Kernel => cpu::layer_norm(x.tensor()?, &self.weight, &self.bias, self.eps)
+                .map(Activation::from),
+            Form::KernelCost(trace) => plain_cost(trace, &[x], x.shape()),
+            Form::Composed => self.composed(x),
+        }
+    }
+
+    fn composed(&self, x: &Activation) -> Result<Activation> {
+        let wide = x.to_dtype(DType::F32)?;
+        let centred = wide.broadcast_sub(&wide.mean_keepdim(D::Minus1)?)?;
+        drop(wide);
+        let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
+        let y = centred.broadcast_div(&variance.affine(1.0, self.eps)?.sqrt()?)?;
+        drop(centred);
+        let y = y.broadcast_mul(&(&self.weight).into())?;
+        y.broadcast_add(&(&self.bias).into())?.to_dtype(x.dtype())
+    }
+}
+
+/// `x/√(mean(x²) + ε)·weight` over the last dimension (transformers' `LlamaRMSNorm`).
+#[derive(Clone, Debug)]
+pub struct RmsNorm {
+    /// `[C]`
+    weight: Tensor,
+    eps: f32,
+}
+
+impl RmsNorm {
+    /// Reads `weight`, `[channels]`, below `vb`.
+    ///
+    /// # Errors
+    /// A tensor that is missing or of another shape.
+    pub fn load(channels: usize, eps: f64, vb: &Params) -> Result<Self> {
+        Ok(Self { weight: vb.get(channels, "weight")?, eps: eps as f32 })
+    }
+
+    /// `[…, C]` → same shape and dtype.
+    ///
+    /// # Errors
+    /// Another channel count, or those of the backend.
+    pub fn forward(&self, x: &Activation) -> Result<Activation> {
+        if x.dim(D::Minus1)? != self.weight.dim(0)? {
+            candle_core::bail!("rms_norm: {:?}, {} channels", x.shape(), self.weight.dim(0)?);
+        }
+        // candle's kernels sum in f32, row by row.
+        let norm = |x: &Tensor| candle_nn::ops::rms_norm(x, &self.weight, self.eps);
+        x.contiguous()?.apply(x.shape(), norm)
+    }
+}

@@ -1,0 +1,137 @@
+//! Group normalization with statistics that are not the input's own: measured on samples of a picture, and
+//! used for every part of it.
+
+use candle_core::{DType, Device, Result, Tensor};
+
+use super::{
+    super::{Form, form, plain_cost, silu},
+    GroupNorm, cpu,
+};
+use crate::backend::Activation;
+
+/// Mean and variance of each group of a [`GroupNorm`]'s input, over everything that was measured.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GroupMoments {
+    /// `[groups]`
+    means: Vec<f64>,
+    /// `[groups]`
+    variances: Vec<f64>,
+}
+
+impl GroupNorm {
+    /// The moments of `x`, `[B, …, C]`, over all positions of all samples together; of a memory trace
+    /// zeros.
+    ///
+    /// # Errors
+    /// Another channel count, no position, or those of the backend.
+    pub fn moments(&self, x: &Activation) -> Result<GroupMoments> {
+        let channels = self.checked_channels(x)?;
+        let positions = x.elem_count() / channels.max(1);
+        if positions == 0 {
+            candle_core::bail!("group_norm: moments of {:?}", x.shape());
+        }
+        let x = x.to_dtype(DType::F32)?.contiguous()?;
+        let grouped = x.reshape((positions, self.groups, channels / self.groups))?;
+        let mean = |x: &Activation| x.mean_keepdim(2)?.mean_keepdim(0);
+        let means = mean(&grouped)?;
+        let variances = mean(&grouped.broadcast_sub(&means)?.sqr()?)?;
+        if x.is_traced() {
+            let zeros = vec![0.0; self.groups];
+            return Ok(GroupMoments { means: zeros.clone(), variances: zeros });
+        }
+        let values = |x: Activation| -> Result<Vec<f64>> {
+            x.into_tensor()?.flatten_all()?.to_dtype(DType::F64)?.to_vec1::<f64>()
+        };
+        Ok(GroupMoments { means: values(means)?, variances: values(variances)? })
+    }
+
+    /// As [`forward`](Self::forward), with `moments` in place of the input's own; then SiLU if `then_silu`.
+    ///
+    /// # Errors
+    /// Another channel count, moments of another number of groups, or those of the backend.
+    pub fn forward_with(
+        &self,
+        x: &Activation,
+        moments: &GroupMoments,
+        then_silu: bool,
+    ) -> Result<Activation> {
+        let channels = self.checked_channels(x)?;
+        if moments.means.len() != self.groups {
+            candle_core::bail!(
+                "group_norm: moments of {} groups, not {}",
+                moments.means.len(),
+                self.groups
+            );
+        }
+        let width = channels / self.groups;
+        let device = self.weight.device();
+        let of_channels = |f: &dyn Fn(usize) -> f64| -> Result<Tensor> {
+            let values = (0..channels).map(|channel| f(channel / width) as f32).collect();
+            Tensor::from_vec::<_, f32>(values, channels, &Device::Cpu)?.to_device(device)
+        };
+        let mean = of_channels(&|group| moments.means[group])?;
+        let scale = of_channels(&|group| (moments.variances[group] + self.eps).sqrt().recip())?;
+        let scale = (scale * &self.weight)?;
+        match form([x]) {
+            Form::Kernel => cpu::channel_affine(x.tensor()?, &mean, &scale, &self.bias, then_silu)
+                .map(Activation::from),
+            Form::KernelCost(trace) => plain_cost(trace, &[x], x.shape()),
+            Form::Composed => {
+                let centred = x.to_dtype(DType::F32)?.broadcast_sub(&mean.into())?;
+                let y = centred.broadcast_mul(&scale.into())?;
+                drop(centred);
+                let y = y.broadcast_add(&(&self.bias).into())?;
+                if then_silu { silu(&y)? } else { y }.to_dtype(x.dtype())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::backend::Params;
+
+    fn norm() -> GroupNorm {
+        let tensor = |values: &[f32]| Tensor::new(values, &Device::Cpu).unwrap();
+        let weights = HashMap::from([
+            ("weight".to_owned(), tensor(&[1.0, -0.5, 2.0, 0.3, 1.5, 0.8])),
+            ("bias".to_owned(), tensor(&[0.1, 0.2, -0.3, 0.0, 1.0, -1.0])),
+        ]);
+        GroupNorm::load(3, 6, 1e-6, &Params::from_tensors(weights, DType::F32, &Device::Cpu))
+            .unwrap()
+    }
+
+    fn largest(a: &Activation, b: &Activation) -> f32 {
+        let difference = (a.tensor().unwrap() - b.tensor().unwrap())
+            .unwrap()
+            .abs()
+            .unwrap()
+            .flatten_all()
+            .unwrap();
+        difference.max(0).unwrap().to_scalar().unwrap()
+    }
+
+    #[test]
+    fn with_its_own_moments_a_norm_is_what_it_always_is() {
+        let norm = norm();
+        let x = (Tensor::randn(0f32, 3.0, (1, 7, 5, 6), &Device::Cpu).unwrap() + 2.0).unwrap();
+        let x = Activation::from(x);
+        let moments = norm.moments(&x).unwrap();
+        let of = |then_silu| norm.forward_with(&x, &moments, then_silu).unwrap();
+        assert!(largest(&of(false), &norm.forward(&x).unwrap()) < 1e-5);
+        assert!(largest(&of(true), &norm.forward_silu(&x).unwrap()) < 1e-5);
+    }
+
+    #[test]
+    fn moments_of_another_norm_are_refused() {
+        let norm = norm();
+        let x = Activation::from(Tensor::ones((1, 2, 2, 6), DType::F32, &Device::Cpu).unwrap());
+        let mut moments = norm.moments(&x).unwrap();
+        moments.means.pop();
+        assert!(norm.forward_with(&x, &moments, false).is_err());
+        assert!(norm.moments(&x.narrow(3, 0, 4).unwrap()).is_err());
+    }
+}

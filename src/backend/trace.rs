@@ -1,0 +1,175 @@
+//! Memory traces: a model's forward pass without values, run to learn what it would take of memory. A
+//! plan has to know that before anything is loaded, and code that runs both ways cannot forget a value.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use candle_core::{DType, Device, Shape};
+
+use super::Activation;
+
+/// On which kind of device a traced pass would run. None has to be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placement {
+    /// The host: with kernels of our own where values are f32.
+    Cpu,
+    /// An NVIDIA GPU.
+    Cuda,
+    /// An Apple GPU.
+    Metal,
+}
+
+impl Placement {
+    /// Whether kernels of our own compute with values of this type: the one place that says so.
+    #[must_use]
+    pub fn has_kernels(self, dtype: DType) -> bool {
+        self == Self::Cpu && dtype == DType::F32
+    }
+}
+
+impl From<&Device> for Placement {
+    fn from(device: &Device) -> Self {
+        match device {
+            Device::Cpu => Self::Cpu,
+            Device::Cuda(_) => Self::Cuda,
+            Device::Metal(_) => Self::Metal,
+        }
+    }
+}
+
+/// A trace: the bytes of all values that are alive, and the most that ever were.
+///
+/// Clones count together. Values are claimed by [`Activation`]s, which stop counting when their last
+/// clone or view is dropped; so a function that takes and gives activations is traced by calling it.
+#[derive(Clone, Debug)]
+pub struct Trace {
+    placement: Placement,
+    counts: Arc<Mutex<Counts>>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    /// bytes that are alive
+    live: usize,
+    peak: usize,
+    /// values of the largest buffer that a thread of the CPU keeps for itself
+    scratch: usize,
+}
+
+impl Trace {
+    /// A trace of what runs on `placement`.
+    #[must_use]
+    pub fn new(placement: impl Into<Placement>) -> Self {
+        Self { placement: placement.into(), counts: Arc::default() }
+    }
+
+    /// Where the traced pass would run.
+    #[must_use]
+    pub fn placement(&self) -> Placement {
+        self.placement
+    }
+
+    /// A new value of this shape, which counts until its last clone or view is dropped.
+    #[must_use]
+    pub fn activation(&self, shape: impl Into<Shape>, dtype: DType) -> Activation {
+        Activation::traced(self, shape.into(), dtype)
+    }
+
+    /// A value that is held and counted elsewhere, such as a weight.
+    pub(super) fn held_elsewhere(&self, shape: impl Into<Shape>, dtype: DType) -> Activation {
+        Activation::within(self.hold(0), shape.into(), dtype)
+    }
+
+    /// `bytes` that count as long as the claim is kept.
+    #[must_use]
+    pub fn hold(&self, bytes: usize) -> Claim {
+        let mut counts = self.counts();
+        counts.live += bytes;
+        counts.peak = counts.peak.max(counts.live);
+        Claim { trace: self.clone(), bytes }
+    }
+
+    /// `bytes` more are alive for a moment.
+    pub fn pass(&self, bytes: usize) {
+        drop(self.hold(bytes));
+    }
+
+    /// A thread of the CPU needs a buffer of so many f32 values, which it keeps for later.
+    pub(super) fn scratch(&self, values: usize) {
+        let mut counts = self.counts();
+        counts.scratch = counts.scratch.max(values);
+    }
+
+    /// The bytes of all that is alive.
+    #[must_use]
+    pub fn live(&self) -> usize {
+        self.counts().live
+    }
+
+    /// The most bytes that were alive at any moment.
+    #[must_use]
+    pub fn peak(&self) -> usize {
+        self.counts().peak
+    }
+
+    /// The bytes of the buffer that every thread of the CPU keeps once it has needed it; they are no part
+    /// of [`peak`](Self::peak).
+    #[must_use]
+    pub fn scratch_bytes(&self) -> usize {
+        self.counts().scratch * size_of::<f32>()
+    }
+
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Bytes that a [`Trace`] counts until this is dropped.
+#[derive(Debug)]
+#[must_use = "what is not kept counts for a moment only"]
+pub struct Claim {
+    trace: Trace,
+    bytes: usize,
+}
+
+impl Claim {
+    /// The trace that counts it.
+    #[must_use]
+    pub fn trace(&self) -> &Trace {
+        &self.trace
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.trace.counts().live -= self.bytes;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_peak_is_what_was_alive_at_once_and_not_the_sum() {
+        let trace = Trace::new(Placement::Cpu);
+        let x = trace.activation((2, 10), DType::F32);
+        for _ in 0..3 {
+            let _y = trace.hold(40);
+            assert_eq!((trace.live(), trace.peak()), (120, 120));
+        }
+        trace.pass(7);
+        assert_eq!((trace.live(), trace.peak()), (80, 120));
+        drop(x);
+        assert_eq!((trace.live(), trace.peak()), (0, 120));
+    }
+
+    #[test]
+    fn clones_of_a_trace_count_together() {
+        let trace = Trace::new(Placement::Cuda);
+        let held = trace.clone().hold(5);
+        assert_eq!(trace.live(), 5);
+        held.trace().scratch(3);
+        drop(held);
+        assert_eq!((trace.live(), trace.scratch_bytes()), (0, 12));
+    }
+}

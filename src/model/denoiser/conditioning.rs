@@ -1,0 +1,180 @@
+//! The conditions of a denoiser's call, one row per sample of its batch, as its family made them. What
+//! is in a row is the family's business; everything else moves, joins and blends whole rows.
+
+use candle_core::{DType, Result};
+
+use crate::backend::Activation;
+
+/// SDXL's micro-conditioning of one sample, in pixels: the size that a picture had, where it was cropped,
+/// and the size that it is to have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MicroConditioning {
+    /// height and width
+    pub original: (usize, usize),
+    /// top and left
+    pub crop: (usize, usize),
+    /// height and width
+    pub target: (usize, usize),
+}
+
+impl MicroConditioning {
+    /// The numbers in the order of diffusers' `add_time_ids`.
+    pub(super) fn numbers(self) -> [f32; 6] {
+        let Self { original, crop, target } = self;
+        [original.0, original.1, crop.0, crop.1, target.0, target.1].map(|number| number as f32)
+    }
+}
+
+/// The conditions of a batch, made by [`Denoiser::condition`](super::Denoiser::condition).
+#[derive(Clone, Debug)]
+pub struct Conditioning {
+    /// text tokens, `[B, M, D]`
+    pub(super) context: Activation,
+    /// pooled text embedding, `[B, P]`, for families that take one
+    pub(super) pooled: Option<Activation>,
+    /// [`MicroConditioning`], `[B, 6]`, f32, for families that take it
+    pub(super) micro: Option<Activation>,
+}
+
+impl Conditioning {
+    /// The number of rows.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.context.dims().first().copied().unwrap_or(0)
+    }
+
+    /// The rows of these numbers, in this order; a row may come more than once.
+    ///
+    /// # Errors
+    /// A row that there is not, or those of the backend.
+    pub fn select(&self, rows: &[u32]) -> Result<Self> {
+        self.map(|part| part.index_select(rows, 0), |micro| micro.index_select(rows, 0))
+    }
+
+    /// The rows of several, one after the other.
+    ///
+    /// # Errors
+    /// None at all, conditions of different families, or those of the backend.
+    pub fn cat(parts: &[&Self]) -> Result<Self> {
+        let joined = |of: fn(&Self) -> Option<&Activation>| -> Result<Option<Activation>> {
+            let own: Vec<_> = parts.iter().filter_map(|part| of(part)).collect();
+            match own.len() {
+                0 => Ok(None),
+                count if count == parts.len() => Activation::cat(&own, 0).map(Some),
+                _ => candle_core::bail!("denoiser: conditions of different families"),
+            }
+        };
+        let Some(context) = joined(|part| Some(&part.context))? else {
+            candle_core::bail!("denoiser: no conditions");
+        };
+        Ok(Self {
+            context,
+            pooled: joined(|part| part.pooled.as_ref())?,
+            micro: joined(|part| part.micro.as_ref())?,
+        })
+    }
+
+    /// Each row's text as `weight·own + (1 − weight)·that of row`, of which `weight` is from 0 to 1; sizes
+    /// and places in the picture stay each row's own.
+    ///
+    /// # Errors
+    /// A row that there is not, or those of the backend.
+    pub fn blended(&self, row: usize, weight: f64) -> Result<Self> {
+        if weight == 1.0 {
+            return Ok(self.clone());
+        }
+        let blend = |part: &Activation| -> Result<Activation> {
+            let other = part.narrow(0, row, 1)?.affine(1.0 - weight, 0.0)?;
+            part.affine(weight, 0.0)?.broadcast_add(&other)
+        };
+        self.map(blend, |micro| Ok(micro.clone()))
+    }
+
+    /// The same in the precision of the denoiser that it is for; numbers of pixels stay f32, because 16
+    /// bits would round them.
+    ///
+    /// # Errors
+    /// Those of the backend.
+    pub fn to_dtype(&self, dtype: DType) -> Result<Self> {
+        self.map(|part| part.to_dtype(dtype), |micro| Ok(micro.clone()))
+    }
+
+    /// The bytes that it takes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let Self { context, pooled, micro } = self;
+        [Some(context), pooled.as_ref(), micro.as_ref()]
+            .into_iter()
+            .flatten()
+            .map(Activation::bytes)
+            .sum()
+    }
+
+    fn map(
+        &self,
+        of_text: impl Fn(&Activation) -> Result<Activation>,
+        of_micro: impl Fn(&Activation) -> Result<Activation>,
+    ) -> Result<Self> {
+        Ok(Self {
+            context: of_text(&self.context)?,
+            pooled: self.pooled.as_ref().map(&of_text).transpose()?,
+            micro: self.micro.as_ref().map(of_micro).transpose()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Tensor};
+
+    use super::*;
+
+    fn conditions(pooled: bool) -> Conditioning {
+        let tensor = |rows: &[[f32; 2]]| Activation::from(Tensor::new(rows, &Device::Cpu).unwrap());
+        let context = Tensor::new(&[[[1f32, 2.0]], [[3.0, 4.0]], [[5.0, 6.0]]], &Device::Cpu);
+        Conditioning {
+            context: context.unwrap().into(),
+            pooled: pooled.then(|| tensor(&[[1.0, 0.0], [2.0, 0.0], [3.0, 8.0]])),
+            micro: pooled.then(|| tensor(&[[512.0, 0.0], [513.0, 0.0], [514.0, 0.0]])),
+        }
+    }
+
+    fn values(x: &Activation) -> Vec<f32> {
+        x.tensor().unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    #[test]
+    fn rows_are_chosen_and_joined_with_everything_they_have() {
+        let all = conditions(true);
+        let some = all.select(&[2, 0, 2]).unwrap();
+        assert_eq!(values(&some.context), [5.0, 6.0, 1.0, 2.0, 5.0, 6.0]);
+        assert_eq!(values(some.micro.as_ref().unwrap()), [514.0, 0.0, 512.0, 0.0, 514.0, 0.0]);
+        let joined = Conditioning::cat(&[&some, &all.select(&[1]).unwrap()]).unwrap();
+        assert_eq!(joined.rows(), 4);
+        assert_eq!(values(joined.pooled.as_ref().unwrap())[6..], [2.0, 0.0]);
+        assert_eq!(joined.bytes(), 4 * (2 + 2 + 2) * 4);
+        assert!(all.select(&[3]).is_err());
+        assert!(Conditioning::cat(&[]).is_err());
+        assert!(Conditioning::cat(&[&all, &conditions(false)]).is_err());
+    }
+
+    #[test]
+    fn a_blend_moves_texts_towards_one_row_and_leaves_that_row_and_all_sizes() {
+        let all = conditions(true);
+        let blended = all.blended(0, 0.75).unwrap();
+        assert_eq!(values(&blended.context), [1.0, 2.0, 2.5, 3.5, 4.0, 5.0]);
+        assert_eq!(values(blended.pooled.as_ref().unwrap()), [1.0, 0.0, 1.75, 0.0, 2.5, 6.0]);
+        assert_eq!(
+            values(blended.micro.as_ref().unwrap()),
+            values(all.micro.as_ref().unwrap()),
+        );
+        assert_eq!(values(&all.blended(0, 1.0).unwrap().context), values(&all.context));
+    }
+
+    #[test]
+    fn numbers_of_pixels_stay_exact_in_any_precision() {
+        let half = conditions(true).to_dtype(DType::F16).unwrap();
+        assert_eq!(half.context.dtype(), DType::F16);
+        assert_eq!(half.micro.as_ref().unwrap().dtype(), DType::F32);
+    }
+}

@@ -1,0 +1,257 @@
+//! `UNet2DConditionModel` of the Stable Diffusion family (SDXL, SD 1.5, SD 2, and our embedded
+//! model), built from diffusers' `config.json` and reading diffusers' tensor names. Reference:
+//! `diffusers/models/unets/unet_2d_condition.py`.
+
+mod blocks;
+mod config;
+mod embedding;
+mod resnet;
+mod transformer;
+
+use candle_core::DType;
+use serde_json::Value;
+
+use super::{
+    Conditioning, DenoiserError, DenoiserShape, MicroConditioning, Prior, first_line,
+    prior::Cursor,
+};
+use crate::backend::ops::{Conv2d, GroupNorm};
+use crate::backend::{Activation, MatmulPrecision, Params};
+use crate::model::text::{TextConditioner, TextConditioning};
+use blocks::{DownBlock, MidBlock, UpBlock};
+pub use config::{
+    LevelConfig, MidConfig, TextTimeConfig, TimeConfig, TransformerConfig, UNetConfig,
+};
+use embedding::Embedding;
+
+/// The class in diffusers' configurations.
+pub(super) const CLASS: &str = "UNet2DConditionModel";
+
+/// Numbers of SDXL's micro-conditioning: two sizes and a corner.
+const MICRO_NUMBERS: usize = 6;
+
+/// Why a UNet cannot be built.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UNetError {
+    #[error("unet config: not a JSON object ({0})")]
+    Json(String),
+    #[error("unet config: `{field}` {reason}")]
+    Invalid { field: String, reason: String },
+    #[error("unet config: `{field}` = {value} is not supported")]
+    Unsupported { field: String, value: String },
+    #[error("unet weights: {}", first_line(.0))]
+    Weights(#[from] candle_core::Error),
+}
+
+impl UNetError {
+    /// The same as an error of a denoiser that `file` describes.
+    pub(super) fn of_file(self, file: String) -> DenoiserError {
+        match self {
+            Self::Weights(source) => DenoiserError::Weights { file, source },
+            Self::Json(_) | Self::Invalid { .. } | Self::Unsupported { .. } => {
+                DenoiserError::Config { file, reason: self.to_string() }
+            }
+        }
+    }
+}
+
+/// The denoiser. It computes in the dtype of the `Params` it was loaded from; norms, softmax
+/// and sinusoidal embeddings are f32.
+#[derive(Clone, Debug)]
+pub struct UNet2DConditionModel {
+    config: UNetConfig,
+    conv_in: Conv2d,
+    embedding: Embedding,
+    down_blocks: Vec<DownBlock>,
+    mid_block: Option<MidBlock>,
+    up_blocks: Vec<UpBlock>,
+    conv_norm_out: GroupNorm,
+    conv_out: Conv2d,
+    dtype: DType,
+    weight_bytes: usize,
+}
+
+impl UNet2DConditionModel {
+    /// Builds the UNet that a `config.json` describes.
+    ///
+    /// # Errors
+    /// Those of [`UNetConfig::from_value`] and [`load`](Self::load).
+    pub(super) fn from_config(config: &Value, vb: &Params) -> Result<Self, UNetError> {
+        Self::load(UNetConfig::from_value(config)?, vb)
+    }
+
+    /// Reads every tensor of the architecture below `vb`.
+    ///
+    /// # Errors
+    /// A tensor that is missing or of another shape than `config` says.
+    pub fn load(config: UNetConfig, vb: &Params) -> Result<Self, UNetError> {
+        let (Some(finest), Some(coarsest)) = (config.down.first(), config.down.last()) else {
+            return Err(UNetError::Invalid {
+                field: "block_out_channels".to_owned(),
+                reason: "has no level".to_owned(),
+            });
+        };
+        let bytes_before = vb.bytes_kept();
+        let (kernel, first) = (config.conv_in_kernel, finest.channels);
+        // What everything goes through once takes no time, and its errors would be everywhere.
+        let exact = vb.with_precision(MatmulPrecision::F32);
+        let conv_in =
+            Conv2d::load(config.in_channels, first, kernel, 1, kernel / 2, &exact.pp("conv_in"))?;
+        let embedding = Embedding::load(&config.time, config.added.as_ref(), &exact)?;
+
+        let mut skips = vec![first];
+        let mut channels = first;
+        let mut down_blocks = Vec::with_capacity(config.down.len());
+        for (index, level) in config.down.iter().enumerate() {
+            let last = index + 1 == config.down.len();
+            let vb = vb.pp("down_blocks").pp(index);
+            down_blocks.push(DownBlock::load(channels, level, last, &config, &mut skips, &vb)?);
+            channels = level.channels;
+        }
+        let mid_block = config
+            .mid
+            .as_ref()
+            .map(|mid| MidBlock::load(mid, &config, &vb.pp("mid_block")))
+            .transpose()?;
+        channels = coarsest.channels;
+        let mut up_blocks = Vec::with_capacity(config.up.len());
+        for (index, level) in config.up.iter().enumerate() {
+            let last = index + 1 == config.up.len();
+            let vb = vb.pp("up_blocks").pp(index);
+            up_blocks.push(UpBlock::load(channels, level, last, &config, &mut skips, &vb)?);
+            channels = level.channels;
+        }
+
+        let conv_norm_out =
+            GroupNorm::load(config.norm_groups, first, config.norm_eps, &vb.pp("conv_norm_out"))?;
+        let kernel = config.conv_out_kernel;
+        let conv_out =
+            Conv2d::load(first, config.out_channels, kernel, 1, kernel / 2, &exact.pp("conv_out"))?;
+        Ok(Self {
+            conv_in,
+            embedding,
+            down_blocks,
+            mid_block,
+            up_blocks,
+            conv_norm_out,
+            conv_out,
+            dtype: vb.dtype(),
+            weight_bytes: vb.bytes_kept() - bytes_before,
+            config,
+        })
+    }
+
+    /// The architecture it was built from.
+    #[must_use]
+    pub fn config(&self) -> &UNetConfig {
+        &self.config
+    }
+
+    /// How many bytes its weights take, in memory or mapped.
+    #[must_use]
+    pub fn weight_bytes(&self) -> usize {
+        self.weight_bytes
+    }
+
+    /// The shape that a job must have.
+    pub(super) fn shape(&self) -> Result<DenoiserShape, DenoiserError> {
+        let config = &self.config;
+        let channels = (config.in_channels, config.out_channels);
+        DenoiserShape::new(channels, config.sample_size, config.total_stride())
+            .map_err(|reason| DenoiserError::Unsuited(format!("the UNet {reason}")))
+    }
+
+    /// Refuses text encoders that do not make what it takes.
+    pub(super) fn check_text(&self, text: &TextConditioner) -> Result<(), DenoiserError> {
+        let config = &self.config;
+        let (width, pooled) = text.widths();
+        let mut taken = (config.down.iter().chain(&config.up))
+            .filter_map(|level| level.transformer.as_ref())
+            .chain(config.mid.as_ref().map(|mid| &mid.transformer));
+        if let Some(other) = taken.find(|transformer| transformer.context_width != width) {
+            return Err(DenoiserError::Text(format!(
+                "the UNet takes text of width {}, the text encoders make {width}",
+                other.context_width
+            )));
+        }
+        // Beside the pooled embedding stand numbers of so many features each.
+        let added = config.added.as_ref();
+        match added.map(|added| added.input_width.saturating_sub(MICRO_NUMBERS * added.features)) {
+            Some(taken) if pooled != Some(taken) => Err(DenoiserError::Text(format!(
+                "the UNet takes a pooled text embedding of width {taken}, the text encoders make {}",
+                pooled.map_or_else(|| "none".to_owned(), |width| width.to_string()),
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// The conditions for these texts, one row each; those without text_time conditioning take the
+    /// context alone.
+    pub(super) fn condition(
+        &self,
+        text: &TextConditioning,
+        micro: MicroConditioning,
+    ) -> candle_core::Result<Conditioning> {
+        let rows = text.context.dim(0)?;
+        let micro = self.embedding.micro(micro, rows, text.context.trace())?;
+        let pooled = match (&micro, &text.pooled) {
+            (None, _) => None,
+            (Some(_), Some(pooled)) => Some(pooled.clone()),
+            (Some(_), None) => candle_core::bail!("unet: a text without a pooled embedding"),
+        };
+        Ok(Conditioning { context: text.context.clone(), pooled, micro })
+    }
+
+    /// One prediction of the network (ε, for the models used here).
+    ///
+    /// `sample` is `[B, h, w, in_channels]`, in latent pixels; the result `[B, h, w,
+    /// out_channels]` in the model's dtype. Sizes that the strides do not divide work as in
+    /// diffusers: the decoder follows the sizes of the encoder.
+    ///
+    /// # Errors
+    /// Shapes that do not fit the architecture or each other, conditions that are missing, a prior
+    /// that does not match the layers, or those of the backend.
+    pub fn forward(
+        &self,
+        sample: &Activation,
+        timestep: f64,
+        cond: &Conditioning,
+        prior: Prior<'_>,
+    ) -> candle_core::Result<Activation> {
+        let (batch, _, _, channels) = sample.dims4()?;
+        let (context_batch, _, _) = cond.context.dims3()?;
+        if channels != self.config.in_channels || context_batch != batch {
+            candle_core::bail!(
+                "unet: a sample of {:?} with a context of {:?}, for {} input channels",
+                sample.shape(),
+                cond.context.shape(),
+                self.config.in_channels
+            );
+        }
+        let mut cursor = Cursor::new(prior);
+        let emb = self.embedding.forward(
+            timestep,
+            batch,
+            cond.pooled.as_ref(),
+            cond.micro.as_ref(),
+            sample.trace(),
+        )?;
+        let emb = resnet::activate(&emb)?;
+        let context = cond.context.to_dtype(self.dtype)?;
+
+        let mut x = self.conv_in.forward(&sample.to_dtype(self.dtype)?)?;
+        let mut skips = vec![x.clone()];
+        for block in &self.down_blocks {
+            x = block.forward(&x, &emb, &context, &mut skips, &mut cursor)?;
+        }
+        if let Some(block) = &self.mid_block {
+            x = block.forward(&x, &emb, &context, &mut cursor)?;
+        }
+        for block in &self.up_blocks {
+            x = block.forward(&x, &emb, &context, &mut skips, &mut cursor)?;
+        }
+        cursor.finish()?;
+        self.conv_out.forward(&self.conv_norm_out.forward_silu(&x)?)
+    }
+}
