@@ -5,7 +5,7 @@ use cupscale::{
     backend::DeviceError, pipeline::Error, sampler::SamplerError, weights::registry::ModelError,
 };
 
-use super::{args::sampler_names, error::CliError};
+use super::error::CliError;
 
 /// The one line that a user reads of an error.
 pub fn line(error: &CliError) -> String {
@@ -38,9 +38,7 @@ fn of_job(error: &Error) -> String {
         Error::OutOfMemory => "; close what else uses it, or try --device cpu".to_owned(),
         Error::OtherJob { .. } => "; --fresh begins anew".to_owned(),
         Error::NoRoom { .. } => " with --work-dir".to_owned(),
-        Error::Sampler(SamplerError::UnsupportedScheduler { .. }) => {
-            format!(" with --sampler ({})", sampler_names(", "))
-        }
+        Error::Sampler(SamplerError::UnsupportedScheduler { .. }) => " with --sampler".to_owned(),
         Error::Device(DeviceError::NotBuilt(_, feature)) => {
             format!("; build with `--features {feature}`")
         }
@@ -107,7 +105,10 @@ mod tests {
 
     #[test]
     fn no_message_of_the_library_names_an_option() {
-        let scheduler = SamplerError::UnsupportedScheduler { class: "Heun".to_owned() };
+        let scheduler = SamplerError::UnsupportedScheduler {
+            class: "Heun".to_owned(),
+            known: "ddim".to_owned(),
+        };
         for error in [Error::Sampler(scheduler), Error::OutOfMemory] {
             assert!(!error.to_string().contains("--"), "{error}");
             assert!(line(&CliError::Job(error)).contains("--"));
