@@ -42,7 +42,7 @@ fn of_job(error: &Error) -> String {
         Error::Device(DeviceError::NotBuilt(_, feature)) => {
             format!("; build with `--features {feature}`")
         }
-        Error::Device(DeviceError::Products(_)) => {
+        Error::Device(DeviceError::Precision(_)) => {
             "; `--dtype auto` takes what there is".to_owned()
         }
         _ => String::new(),

@@ -3,7 +3,7 @@
 use std::{ffi::OsStr, path::Path};
 
 use cupscale::{
-    backend::{DeviceSpec, ops::Products},
+    backend::{DeviceSpec, MatmulPrecision},
     candle::Device,
     pipeline::{Engine, Error, ModelDefaults},
     weights::{
@@ -17,7 +17,7 @@ use super::{args::ModelArgs, error::CliError, values::Lora};
 /// Loads a model onto a device, and tells `note` what is odd about it.
 pub fn load(
     args: &ModelArgs,
-    precision: Products,
+    precision: MatmulPrecision,
     device: &Device,
     note: impl FnMut(&str),
 ) -> Result<Engine, CliError> {
@@ -26,7 +26,7 @@ pub fn load(
     if let Some(quant) = args.quantize {
         files = files.quantized(quant);
     }
-    files = files.with_products(precision);
+    files = files.with_precision(precision);
     files.notes().iter().map(String::as_str).for_each(note);
     let engine = Engine::load(&files, device)?;
     let Some((name, run)) = manifest else { return Ok(engine) };

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use cupscale::{
-    backend::{DeviceSpec, ops::Products},
+    backend::{DeviceSpec, MatmulPrecision},
     canvas::SizeSpec,
     image::{Format, Input, Output},
     pipeline::{Engine, Error, Settings, Work},
@@ -35,7 +35,7 @@ pub struct Job {
     model: ModelArgs,
     device: DeviceSpec,
     /// What the CPU multiplies in, if it was said.
-    precision: Option<Products>,
+    precision: Option<MatmulPrecision>,
 }
 
 impl Job {
@@ -154,8 +154,12 @@ impl Job {
                 "--dtype has no effect on a GPU, which computes in the precision that it is fast in",
             );
         }
-        let engine =
-            engine::load(&self.model, self.precision.unwrap_or(Products::F32), &device, note)?;
+        let engine = engine::load(
+            &self.model,
+            self.precision.unwrap_or(MatmulPrecision::F32),
+            &device,
+            note,
+        )?;
         let mut settings = self.settings.clone();
         settings.captioner = captioner::open(&self.content, &device)?;
         Ok((engine, settings))

@@ -40,10 +40,9 @@ impl Engine {
         device: &Device,
         dtype: DType,
     ) -> Result<Self, Error> {
-        Ok(Self {
-            model: Model::read(files, device, dtype)?,
-            runner: Runner::new(files.clone(), device.clone(), dtype),
-        })
+        let model = Model::read(files, device, dtype)?;
+        let runner = Runner::new(files.clone(), &model, device.clone(), dtype);
+        Ok(Self { model, runner })
     }
 
     /// The same model under the name that its user knows, with what its manifest says about how to

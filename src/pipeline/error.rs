@@ -6,8 +6,14 @@ use std::{
 };
 
 use crate::{
-    backend::DeviceError, canvas::CanvasError, caption::CaptionError, image::ImageError,
-    model::text::TextError, priors::structure::StructureError, sampler::SamplerError, units,
+    backend::{DeviceError, is_out_of_memory},
+    canvas::CanvasError,
+    caption::CaptionError,
+    image::ImageError,
+    model::text::TextError,
+    priors::structure::StructureError,
+    sampler::SamplerError,
+    units,
     weights::WeightsError,
 };
 
@@ -90,7 +96,7 @@ impl Error {
     pub(crate) fn is_out_of_memory(&self) -> bool {
         let mut error: Option<&dyn std::error::Error> = Some(self);
         while let Some(found) = error {
-            if found.downcast_ref::<candle_core::Error>().is_some_and(says_out_of_memory) {
+            if found.downcast_ref::<candle_core::Error>().is_some_and(is_out_of_memory) {
                 return true;
             }
             error = found.source();
@@ -123,14 +129,4 @@ fn kept(folder: Option<&Path>) -> String {
 /// candle appends backtraces to its messages; a user is helped by the first line alone.
 fn first_line(error: &candle_core::Error) -> String {
     error.to_string().lines().next().unwrap_or("the computation failed").to_owned()
-}
-
-/// Whether a backend's message says that its memory is used up: CUDA's driver, cuBLAS (which allocates
-/// its workspaces itself), Metal (which makes no buffer).
-fn says_out_of_memory(error: &candle_core::Error) -> bool {
-    let message = error.to_string();
-    ["CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED", "FailedToCreateResource"]
-        .into_iter()
-        .chain(["out of memory", "Failed to create metal resource: Buffer"])
-        .any(|sign| message.contains(sign))
 }

@@ -8,10 +8,10 @@ use candle_core::{DType, Device, Tensor};
 use tracing::{debug, debug_span};
 
 use crate::{
-    backend::{device_name, give_back_freed, ops::Products},
+    backend::{MatmulPrecision, device_name, give_back_freed},
     model::{
+        denoiser::{Conditioning, Denoiser, MicroConditioning, Prior},
         text::{Cut, TextConditioner, TextConditioning},
-        unet::{Conditioning, Prior, UNet2DConditionModel},
         vae::{Norms, Vae},
     },
     weights::{Lazy, ModelFiles},
@@ -19,7 +19,7 @@ use crate::{
 
 use super::{
     error::Error,
-    model::{Footprints, VAE_DTYPE},
+    model::{Blueprints, Footprints, Model, VAE_DTYPE},
     progress::Stage,
     settings::Defaults,
 };
@@ -37,6 +37,17 @@ pub trait Compute: Sync {
     /// # Errors
     /// Parts that cannot be loaded, or those of the tokenizers and the backend.
     fn encode_texts(&self, texts: &[&str]) -> Result<TextConditioning, Error>;
+
+    /// The conditions of the denoiser for these texts, one row each, all with the same sizes and places in the
+    /// picture.
+    ///
+    /// # Errors
+    /// Texts that the denoiser does not take, or those of the backend.
+    fn condition(
+        &self,
+        texts: &TextConditioning,
+        micro: MicroConditioning,
+    ) -> Result<Conditioning, Error>;
 
     /// What of `text` is cut off because it is longer than the encoders take.
     ///
@@ -101,15 +112,16 @@ pub struct Runner {
     files: ModelFiles,
     device: Device,
     dtype: DType,
+    blueprints: Arc<Blueprints>,
     parts: Parts,
 }
 
 /// Parts while they are loaded. A clone is the same parts.
 #[derive(Clone, Default)]
 struct Parts {
-    denoiser: Lazy<UNet2DConditionModel>,
+    denoiser: Lazy<Denoiser>,
     /// The denoiser again, for what overflows in the working precision.
-    denoiser_f32: Lazy<UNet2DConditionModel>,
+    denoiser_f32: Lazy<Denoiser>,
     vae: Lazy<Vae>,
     text: Lazy<TextConditioner>,
 }
@@ -125,13 +137,14 @@ impl Parts {
 }
 
 impl Runner {
-    /// For `device`, in the precision `dtype`. Nothing is loaded yet.
-    pub fn new(files: ModelFiles, device: Device, dtype: DType) -> Self {
-        Self { files, device, dtype, parts: Parts::default() }
+    /// For `device`, in the precision `dtype`, of the files that `model` was read from. Nothing is loaded yet.
+    pub fn new(files: ModelFiles, model: &Model, device: Device, dtype: DType) -> Self {
+        let blueprints = Arc::clone(&model.blueprints);
+        Self { files, device, dtype, blueprints, parts: Parts::default() }
     }
 
     /// The denoiser in the working precision or in f32, loaded if it is not.
-    fn denoiser(&self, dtype: DType) -> Result<Arc<UNet2DConditionModel>, Error> {
+    fn denoiser(&self, dtype: DType) -> Result<Arc<Denoiser>, Error> {
         let load = || {
             debug!(dtype = dtype.as_str(), "loading the denoiser");
             Ok(self.files.denoiser(&self.device, dtype)?)
@@ -176,15 +189,17 @@ impl Runner {
 
     /// The backend that computes, and in what precision: results differ between them.
     pub fn device_name(&self) -> String {
-        match self.files.products() {
-            Products::Bf16 if self.device.is_cpu() => format!("cpu {}", Products::Bf16),
+        match self.files.precision() {
+            MatmulPrecision::Bf16 if self.device.is_cpu() => {
+                format!("cpu {}", MatmulPrecision::Bf16)
+            }
             _ => device_name(&self.device, self.dtype),
         }
     }
 
     /// The backend, the precision, and on the CPU the instructions that it multiplies with.
     pub fn computes_on(&self) -> String {
-        match self.files.products().instructions() {
+        match self.files.precision().instructions() {
             Some(instructions) if self.device.is_cpu() => {
                 format!("{}, {instructions}", self.device_name())
             }
@@ -214,6 +229,14 @@ impl Compute for Runner {
         Ok(self.text()?.encode(texts)?)
     }
 
+    fn condition(
+        &self,
+        texts: &TextConditioning,
+        micro: MicroConditioning,
+    ) -> Result<Conditioning, Error> {
+        Ok(self.blueprints.denoiser.condition(texts, micro)?)
+    }
+
     fn cut(&self, text: &str) -> Result<Option<Cut>, Error> {
         Ok(self.text()?.cut(text)?)
     }
@@ -230,11 +253,11 @@ impl Compute for Runner {
     }
 
     fn encode(&self, pixels: &Tensor, norms: Norms<'_>) -> Result<Tensor, Error> {
-        Ok(self.vae()?.encode_with(pixels, norms)?)
+        Ok(self.vae()?.encode_with(&pixels.into(), norms)?.into_tensor()?)
     }
 
     fn decode(&self, latents: &Tensor, norms: Norms<'_>) -> Result<Tensor, Error> {
-        Ok(self.vae()?.decode_with(latents, norms)?)
+        Ok(self.vae()?.decode_with(&latents.into(), norms)?.into_tensor()?)
     }
 
     fn predict(
@@ -254,8 +277,10 @@ impl Compute for Runner {
         }
         let dtype = sample.dtype();
         let conditioning = conditioning.to_dtype(dtype)?;
-        let output = self.denoiser(dtype)?.forward(&sample, timestep, &conditioning, prior)?;
-        let output: Vec<f32> = output.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+        let denoiser = self.denoiser(dtype)?;
+        let output = denoiser.forward(&sample.into(), timestep, &conditioning, prior)?;
+        let output: Vec<f32> =
+            output.into_tensor()?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
         let Some(guidance) = guidance else { return Ok(output) };
         let guidance = guidance as f32;
         let (negative, positive) = output.split_at(output.len() / 2);
