@@ -1,14 +1,21 @@
 //! The values of options: what was typed, as a number, a size or a file with a scale.
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{ffi::OsString, path::PathBuf, sync::LazyLock};
 
-use cupscale::backend::MatmulPrecision;
+use cupscale::{backend::MatmulPrecision, sampler::SamplerKind};
 
 /// A LoRA file and its scale.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Lora {
     pub path: PathBuf,
     pub scale: f64,
+}
+
+/// The names of the samplers, as the help shows the value of `--sampler`.
+pub fn samplers() -> &'static str {
+    static NAMES: LazyLock<String> =
+        LazyLock::new(|| SamplerKind::ALL.map(SamplerKind::name).join("|"));
+    &NAMES
 }
 
 fn number(text: &str) -> Result<f64, String> {
@@ -38,7 +45,6 @@ pub fn overlap(text: &str) -> Result<f64, String> {
     within(text, 0.0, 0.9)
 }
 
-#[cfg(feature = "llava")]
 pub fn temperature(text: &str) -> Result<f64, String> {
     within(text, 0.0, 2.0)
 }

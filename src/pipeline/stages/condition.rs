@@ -1,0 +1,162 @@
+//! Conditions of a job, its text side (docs/method.md §5): every region's caption, turned into what the denoiser is
+//! conditioned on.
+
+use std::collections::HashMap;
+
+use candle_core::{DType, Tensor};
+
+use super::context::Context;
+use crate::{
+    canvas::Region,
+    model::{text::Cut, unet::Conditioning},
+    pipeline::{error::Error, runner::Compute},
+};
+
+/// Text conditions of the whole picture and of every region.
+pub struct Conditions {
+    /// `[texts, M, D]`, one row per distinct text
+    context: Tensor,
+    /// `[texts, P]`
+    pooled: Option<Tensor>,
+    /// original_size, crop (0, 0), target_size of one region: "a photo of its own"
+    time_ids: Option<[f32; 6]>,
+    /// For each region, the row of its text.
+    rows: Vec<usize>,
+    /// The row of the negative prompt, with guidance.
+    negative: Option<usize>,
+    /// What of the texts the encoders do not see.
+    pub notes: Vec<String>,
+}
+
+/// How much of what is cut off is shown, in characters.
+const CUT_SHOWN: usize = 40;
+
+/// The row of the global prompt.
+const GLOBAL: usize = 0;
+
+impl Conditions {
+    /// Encodes the global `prompt` and every region's caption; equal texts are encoded once.
+    ///
+    /// The semantic prior's weight goes from 0 (every region is conditioned on the prompt) to 1 (on its caption); between
+    /// them the two conditions are blended.
+    ///
+    /// A job with guidance has a negative prompt. Empty, it is encoded like any text, or
+    /// zeros where the model says so (`force_zeros_for_empty_prompt`; docs/method.md is silent, this is
+    /// diffusers' `encode_prompt` of SDXL).
+    pub fn new(context: &Context<'_>, prompt: &str, captions: &[String]) -> Result<Self, Error> {
+        let Context { runner, spec, .. } = *context;
+        let rsp = spec.settings.rsp;
+        let guidance = spec.plan.sampling.guidance;
+        let negative = guidance.map(|_| spec.settings.negative_prompt.as_str());
+        let mut texts = vec![prompt];
+        let mut row_of = HashMap::from([(prompt, GLOBAL)]);
+        let rows: Vec<usize> = captions
+            .iter()
+            .map(|caption| {
+                if rsp == 0.0 {
+                    return GLOBAL;
+                }
+                *row_of.entry(caption).or_insert_with(|| {
+                    texts.push(caption);
+                    texts.len() - 1
+                })
+            })
+            .collect();
+        let encoded = runner.encode_texts(&texts)?;
+        let blend = |of_texts: &Tensor| -> candle_core::Result<Tensor> {
+            if rsp == 1.0 {
+                return Ok(of_texts.clone());
+            }
+            // In row 0 both sides are the prompt, and stay it.
+            (of_texts * rsp)?.broadcast_add(&(of_texts.narrow(0, GLOBAL, 1)? * (1.0 - rsp))?)
+        };
+        let count = texts.len();
+        let mut states = blend(&encoded.context)?;
+        let mut pooled = encoded.pooled.as_ref().map(blend).transpose()?;
+        if let Some(negative) = negative {
+            let mut own = runner.encode_texts(&[negative])?;
+            if negative.is_empty() && spec.zeros_for_empty_prompt {
+                own.context = own.context.zeros_like()?;
+                own.pooled = own.pooled.map(|pooled| pooled.zeros_like()).transpose()?;
+            }
+            states = Tensor::cat(&[&states, &own.context], 0)?;
+            if let (Some(texts), Some(own)) = (&pooled, &own.pooled) {
+                pooled = Some(Tensor::cat(&[texts, own], 0)?);
+            }
+        }
+        let notes = cut_notes(runner, &texts, &rows, negative)?;
+        let shape = spec.plan.geometry.shape;
+        let side = (shape.region * shape.factor) as f32;
+        Ok(Self {
+            context: states,
+            pooled,
+            time_ids: encoded.pooled.as_ref().map(|_| [side, side, 0.0, 0.0, side, side]),
+            rows,
+            negative: negative.map(|_| count),
+            notes,
+        })
+    }
+
+    /// What a batch of regions is conditioned on; with guidance the negative prompt for each of them
+    /// comes first.
+    pub fn of_regions(&self, regions: &[Region]) -> Result<Conditioning, Error> {
+        self.rows(regions.iter().map(|region| self.rows[region.index]).collect())
+    }
+
+    /// What the whole picture is conditioned on; with guidance the negative prompt comes first.
+    pub fn global(&self) -> Result<Conditioning, Error> {
+        self.rows(vec![GLOBAL])
+    }
+
+    fn rows(&self, positive: Vec<usize>) -> Result<Conditioning, Error> {
+        let device = self.context.device();
+        let negative = self.negative.iter().flat_map(|&row| positive.iter().map(move |_| row));
+        let rows: Vec<u32> =
+            negative.chain(positive.iter().copied()).map(|row| row as u32).collect();
+        let index = Tensor::from_slice(&rows, rows.len(), device)?;
+        let time_ids = self
+            .time_ids
+            .map(|ids| Tensor::from_vec(ids.repeat(rows.len()), (rows.len(), ids.len()), device))
+            .transpose()?;
+        Ok(Conditioning {
+            context: self.context.index_select(&index, 0)?,
+            pooled: self
+                .pooled
+                .as_ref()
+                .map(|pooled| pooled.index_select(&index, 0))
+                .transpose()?,
+            time_ids: time_ids.map(|ids| ids.to_dtype(DType::F32)).transpose()?,
+        })
+    }
+}
+
+/// A line for each prompt that is longer than the encoders take, and one for all captions that are.
+fn cut_notes(
+    runner: &dyn Compute,
+    texts: &[&str],
+    rows: &[usize],
+    negative: Option<&str>,
+) -> Result<Vec<String>, Error> {
+    let mut notes = Vec::new();
+    let prompts = [("prompt", texts.first().copied()), ("negative prompt", negative)];
+    for (which, prompt) in prompts {
+        let Some(prompt) = prompt else { continue };
+        if let Some(Cut { tokens, limit, at }) = runner.cut(prompt)? {
+            let rest = prompt.get(at..).unwrap_or_default().trim_start();
+            let mut start: String = rest.chars().take(CUT_SHOWN).collect();
+            if start.len() < rest.len() {
+                start.push('…');
+            }
+            notes.push(format!(
+                "the {which} has {tokens} tokens and the model takes {limit}: cut before \"{start}\""
+            ));
+        }
+    }
+    let cuts: Vec<_> = texts.iter().map(|caption| runner.cut(caption)).collect::<Result<_, _>>()?;
+    let of_regions = || rows.iter().filter(|&&row| row != GLOBAL).filter_map(|&row| cuts[row]);
+    if let Some(Cut { limit, .. }) = of_regions().next() {
+        let count = of_regions().count();
+        notes.push(format!("{count} captions are cut to the {limit} tokens that the model takes"));
+    }
+    Ok(notes)
+}
