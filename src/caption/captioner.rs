@@ -173,7 +173,10 @@ pub trait CaptionMemory {
     fn batches(&self) -> Vec<CaptionBatch>;
 
     /// The activations of one way of working.
-    fn needs(&self, batch: CaptionBatch) -> CaptionNeeds;
+    ///
+    /// # Errors
+    /// Those of the backend.
+    fn needs(&self, batch: CaptionBatch) -> Result<CaptionNeeds, CaptionError>;
 }
 
 /// Bytes of activations while captions are made.

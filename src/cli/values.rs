@@ -1,21 +1,14 @@
 //! The values of options: what was typed, as a number, a size or a file with a scale.
 
-use std::{ffi::OsString, path::PathBuf, sync::LazyLock};
+use std::{ffi::OsString, path::PathBuf};
 
-use cupscale::{backend::MatmulPrecision, sampler::SamplerKind};
+use cupscale::backend::MatmulPrecision;
 
 /// A LoRA file and its scale.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Lora {
     pub path: PathBuf,
     pub scale: f64,
-}
-
-/// The names of the samplers, as the help shows the value of `--sampler`.
-pub fn samplers() -> &'static str {
-    static NAMES: LazyLock<String> =
-        LazyLock::new(|| SamplerKind::ALL.map(SamplerKind::name).join("|"));
-    &NAMES
 }
 
 fn number(text: &str) -> Result<f64, String> {

@@ -40,9 +40,10 @@ impl Engine {
         device: &Device,
         dtype: DType,
     ) -> Result<Self, Error> {
+        let model = Model::read(files, device, dtype)?;
         Ok(Self {
-            model: Model::read(files, device, dtype)?,
-            runner: Runner::new(files.clone(), device.clone(), dtype),
+            runner: Runner::new(files.clone(), device.clone(), dtype, model.denoiser.clone()),
+            model,
         })
     }
 

@@ -1,19 +1,19 @@
 //! Model of a job: everything about it that is known without its weights' values. It decides the shape of a job
 //! and what that takes of memory; what computes is a [`Runner`](super::runner::Runner).
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use candle_core::{DType, Device};
 
 use crate::{
-    backend::{DeviceError, ops::memory::Ledger},
+    backend::{DeviceError, Trace},
     model::{
+        denoiser::{Denoiser, DenoiserError, DenoiserShape},
         text::TextConditioner,
-        unet::{UNetConfig, UNetError},
-        vae::{Vae, VaeConfig},
+        vae::Vae,
     },
     sampler::{SamplerError, Schedule, SchedulerConfig},
-    weights::{Footprint, ModelFiles, ModelSource, Part},
+    weights::{Footprint, ModelFiles, ModelSource},
 };
 
 use super::{error::Error, model_defaults::ModelDefaults, settings::Defaults};
@@ -41,41 +41,21 @@ pub struct ModelShape {
 }
 
 impl ModelShape {
-    fn new(model: &ModelSource, unet: &UNetConfig, vae: &Vae) -> Result<Self, Error> {
+    fn new(model: &ModelSource, denoiser: &Denoiser, vae: &Vae) -> Result<Self, Error> {
         let refuse = |reason: String| Error::Model { model: model.to_string(), reason };
-        let channels = vae.latent_channels();
-        if unet.out_channels != channels {
+        let DenoiserShape { channels, native, multiple, sees_low_resolution } =
+            denoiser.shape().map_err(|error| refuse(error.to_string()))?;
+        if vae.latent_channels() != channels {
             return Err(refuse(format!(
-                "the UNet predicts {} channels, the VAE has {channels}",
-                unet.out_channels
+                "the denoiser predicts {channels} channels, the VAE has {}",
+                vae.latent_channels()
             )));
         }
-        let sees_low_resolution = match unet.in_channels {
-            own if own == channels => false,
-            own if own == 2 * channels => true,
-            own => {
-                return Err(refuse(format!(
-                    "the UNet takes {own} channels: neither the latent's {channels} nor twice as many \
-                     (an inpainting model?)"
-                )));
-            }
-        };
-        let stride = unet.total_stride().max(2);
-        let region = match unet.sample_size {
-            Some((height, width))
-                if height == width && height.is_multiple_of(stride) && height <= MAX_REGION =>
-            {
-                height
-            }
-            Some((height, width)) => {
-                return Err(refuse(format!(
-                    "its native size of {width} × {height} latent pixels is no square, no multiple of \
-                     {stride}, or above {MAX_REGION}"
-                )));
-            }
-            None => return Err(refuse("unet/config.json names no sample_size".to_owned())),
-        };
-        Ok(Self { factor: vae.factor(), channels, region, stride, sees_low_resolution })
+        let stride = multiple.max(2);
+        if !native.is_multiple_of(stride) {
+            return Err(refuse(format!("its native size of {native} latent pixels is odd")));
+        }
+        Ok(Self { factor: vae.factor(), channels, region: native, stride, sees_low_resolution })
     }
 }
 
@@ -109,10 +89,10 @@ pub struct Model {
     pub(crate) defaults: ModelDefaults,
     /// Whether the condition of an empty negative prompt is zeros and not the encoded empty text.
     pub(crate) zeros_for_empty_prompt: bool,
-    unet_config: UNetConfig,
-    vae_config: VaeConfig,
-    /// see [`Vae::context`]
-    vae_context: Option<usize>,
+    /// Blueprints: the parts without their weights' values, which memory traces can run.
+    pub(crate) denoiser: Arc<Denoiser>,
+    pub(crate) vae: Vae,
+    pub(crate) text: TextConditioner,
     shape: ModelShape,
     name: String,
     loras: Vec<(String, f64)>,
@@ -134,9 +114,8 @@ impl Model {
             return Err(DeviceError::Precision(products).into());
         }
         let (vae, of_vae) = files.without_values(|files| files.vae(device, VAE_DTYPE))?;
-        let unet_config = unet_config(files, device, dtype)?;
-        let shape = ModelShape::new(source, &unet_config, &vae)?;
-        let (_, of_denoiser) = files.without_values(|files| files.denoiser(device, dtype))?;
+        let (denoiser, of_denoiser) = files.without_values(|files| files.denoiser(device, dtype))?;
+        let shape = ModelShape::new(source, &denoiser, &vae)?;
         let in_scheduler = |error: SamplerError| Error::Model {
             model: source.full_name("scheduler/scheduler_config.json"),
             reason: error.to_string(),
@@ -144,10 +123,13 @@ impl Model {
         let scheduler =
             SchedulerConfig::from_json(&files.scheduler()?.to_string()).map_err(in_scheduler)?;
         let (text, of_text) = files.without_values(|files| files.text(device, dtype))?;
-        check_conditioning(source, &unet_config, &text)?;
+        denoiser.check_text(&text).map_err(|error: DenoiserError| Error::Model {
+            model: source.to_string(),
+            reason: error.to_string(),
+        })?;
         let (width, pooled) = text.widths();
-        let mut ledger = Ledger::new(device, dtype);
-        text.play(&mut ledger);
+        let trace = Trace::new(device);
+        text.trace(1, &trace)?;
         Ok(Self {
             schedule: Schedule::new(&scheduler).map_err(in_scheduler)?,
             scheduler,
@@ -160,12 +142,12 @@ impl Model {
                 tokens: text.tokens(),
                 vocabulary: text.vocabulary(),
                 widths: (width, pooled.unwrap_or(0)),
-                working_bytes: ledger.peak(),
+                working_bytes: trace.peak(),
             },
             footprints: Footprints { text: of_text, vae: of_vae, denoiser: of_denoiser },
-            vae_context: vae.context(),
-            vae_config: files.vae_config()?,
-            unet_config,
+            denoiser: Arc::new(denoiser),
+            vae,
+            text,
             shape,
             fingerprint: files.fingerprint(),
             loras: files.loras().map(|(name, scale)| (name.to_owned(), scale)).collect(),
@@ -198,24 +180,14 @@ impl Model {
         Ok(self)
     }
 
-    /// The denoiser's architecture.
-    pub(crate) fn unet_config(&self) -> &UNetConfig {
-        &self.unet_config
-    }
-
-    /// The autoencoder's architecture.
-    pub(crate) fn vae_config(&self) -> &VaeConfig {
-        &self.vae_config
-    }
-
     /// How far around it the autoencoder sees, in latent pixels ([`Vae::context`]).
     pub(crate) fn vae_context(&self) -> Option<usize> {
-        self.vae_context
+        self.vae.context()
     }
 
     /// Side of a VAE tile's core in image pixels where the user says nothing and memory allows.
     pub(crate) fn default_tile(&self) -> usize {
-        let side = match self.vae_context {
+        let side = match self.vae_context() {
             Some(_) => Defaults::TILE,
             None => Defaults::TILE_KL,
         };
@@ -252,46 +224,5 @@ impl Model {
 impl fmt::Debug for Model {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Model").field("name", &self.name).finish_non_exhaustive()
-    }
-}
-
-fn in_unet(file: &str) -> impl Fn(UNetError) -> Error {
-    |error| Error::Model {
-        model: file.to_owned(),
-        reason: error.to_string().lines().next().unwrap_or_default().to_owned(),
-    }
-}
-
-fn unet_config(files: &ModelFiles, device: &Device, dtype: DType) -> Result<UNetConfig, Error> {
-    let part = files.component(Part::Denoiser, device, dtype)?;
-    UNetConfig::from_json(&part.config.to_string()).map_err(in_unet(&part.config_file))
-}
-
-/// Refuses text encoders that do not make what the UNet takes: parts of different families.
-fn check_conditioning(
-    model: &ModelSource,
-    unet: &UNetConfig,
-    text: &TextConditioner,
-) -> Result<(), Error> {
-    let refuse = |reason: String| Err(Error::Model { model: model.to_string(), reason });
-    let (width, pooled) = text.widths();
-    let mut taken = (unet.down.iter().chain(&unet.up))
-        .filter_map(|level| level.transformer.as_ref())
-        .chain(unet.mid.as_ref().map(|mid| &mid.transformer));
-    if let Some(other) = taken.find(|transformer| transformer.context_width != width) {
-        return refuse(format!(
-            "the UNet takes text of width {}, the text encoders make {width} (parts of different \
-             models?)",
-            other.context_width
-        ));
-    }
-    // Beside the pooled embedding stand six numbers of so many features each.
-    let added = unet.added.as_ref();
-    match added.map(|added| added.input_width.saturating_sub(6 * added.features)) {
-        Some(taken) if pooled != Some(taken) => refuse(format!(
-            "the UNet takes a pooled text embedding of width {taken}, the text encoders make {}",
-            pooled.map_or_else(|| "none".to_owned(), |width| width.to_string()),
-        )),
-        _ => Ok(()),
     }
 }

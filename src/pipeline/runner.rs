@@ -8,10 +8,10 @@ use candle_core::{DType, Device, Tensor};
 use tracing::{debug, debug_span};
 
 use crate::{
-    backend::{device_name, give_back_freed, MatmulPrecision},
+    backend::{Activation, MatmulPrecision, device_name, give_back_freed},
     model::{
+        denoiser::{Conditioning, Denoiser, MicroConditioning, Prior},
         text::{Cut, TextConditioner, TextConditioning},
-        unet::{Conditioning, Prior, UNet2DConditionModel},
         vae::{Norms, Vae},
     },
     weights::{Lazy, ModelFiles},
@@ -37,6 +37,16 @@ pub trait Compute: Sync {
     /// # Errors
     /// Parts that cannot be loaded, or those of the tokenizers and the backend.
     fn encode_texts(&self, texts: &[&str]) -> Result<TextConditioning, Error>;
+
+    /// The conditions of the denoiser for these texts, one row each. Nothing is loaded for them.
+    ///
+    /// # Errors
+    /// Those of the backend.
+    fn condition(
+        &self,
+        text: &TextConditioning,
+        micro: MicroConditioning,
+    ) -> Result<Conditioning, Error>;
 
     /// What of `text` is cut off because it is longer than the encoders take.
     ///
@@ -101,15 +111,17 @@ pub struct Runner {
     files: ModelFiles,
     device: Device,
     dtype: DType,
+    /// The denoiser without its weights' values.
+    blueprint: Arc<Denoiser>,
     parts: Parts,
 }
 
 /// Parts while they are loaded. A clone is the same parts.
 #[derive(Clone, Default)]
 struct Parts {
-    denoiser: Lazy<UNet2DConditionModel>,
+    denoiser: Lazy<Denoiser>,
     /// The denoiser again, for what overflows in the working precision.
-    denoiser_f32: Lazy<UNet2DConditionModel>,
+    denoiser_f32: Lazy<Denoiser>,
     vae: Lazy<Vae>,
     text: Lazy<TextConditioner>,
 }
@@ -125,13 +137,19 @@ impl Parts {
 }
 
 impl Runner {
-    /// For `device`, in the precision `dtype`. Nothing is loaded yet.
-    pub fn new(files: ModelFiles, device: Device, dtype: DType) -> Self {
-        Self { files, device, dtype, parts: Parts::default() }
+    /// For `device`, in the precision `dtype`. Nothing is loaded yet; `blueprint` is the denoiser without
+    /// its weights' values.
+    pub fn new(
+        files: ModelFiles,
+        device: Device,
+        dtype: DType,
+        blueprint: Arc<Denoiser>,
+    ) -> Self {
+        Self { files, device, dtype, blueprint, parts: Parts::default() }
     }
 
     /// The denoiser in the working precision or in f32, loaded if it is not.
-    fn denoiser(&self, dtype: DType) -> Result<Arc<UNet2DConditionModel>, Error> {
+    fn denoiser(&self, dtype: DType) -> Result<Arc<Denoiser>, Error> {
         let load = || {
             debug!(dtype = dtype.as_str(), "loading the denoiser");
             Ok(self.files.denoiser(&self.device, dtype)?)
@@ -214,6 +232,14 @@ impl Compute for Runner {
         Ok(self.text()?.encode(texts)?)
     }
 
+    fn condition(
+        &self,
+        text: &TextConditioning,
+        micro: MicroConditioning,
+    ) -> Result<Conditioning, Error> {
+        Ok(self.blueprint.condition(text, micro)?)
+    }
+
     fn cut(&self, text: &str) -> Result<Option<Cut>, Error> {
         Ok(self.text()?.cut(text)?)
     }
@@ -230,11 +256,11 @@ impl Compute for Runner {
     }
 
     fn encode(&self, pixels: &Tensor, norms: Norms<'_>) -> Result<Tensor, Error> {
-        Ok(self.vae()?.encode_with(pixels, norms)?)
+        Ok(self.vae()?.encode_with(&pixels.into(), norms)?.into_tensor()?)
     }
 
     fn decode(&self, latents: &Tensor, norms: Norms<'_>) -> Result<Tensor, Error> {
-        Ok(self.vae()?.decode_with(latents, norms)?)
+        Ok(self.vae()?.decode_with(&latents.into(), norms)?.into_tensor()?)
     }
 
     fn predict(
@@ -245,17 +271,18 @@ impl Compute for Runner {
     ) -> Result<Vec<f32>, Error> {
         let _span = debug_span!("predict", batch = call.z.dims()[0], t = call.timestep).entered();
         let &Call { ref z, ref zl, timestep, guidance } = call;
-        let mut sample = match zl {
-            Some(zl) => Tensor::cat(&[z, zl], 3)?,
-            None => z.clone(),
-        };
+        let mut sample = Activation::from(z);
+        if let Some(zl) = zl {
+            sample = Activation::cat(&[sample, zl.into()], 3)?;
+        }
         if guidance.is_some() {
-            sample = Tensor::cat(&[&sample, &sample], 0)?;
+            sample = Activation::cat(&[&sample, &sample], 0)?;
         }
         let dtype = sample.dtype();
         let conditioning = conditioning.to_dtype(dtype)?;
         let output = self.denoiser(dtype)?.forward(&sample, timestep, &conditioning, prior)?;
-        let output: Vec<f32> = output.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+        let output = output.to_dtype(DType::F32)?.into_tensor()?;
+        let output: Vec<f32> = output.flatten_all()?.to_vec1()?;
         let Some(guidance) = guidance else { return Ok(output) };
         let guidance = guidance as f32;
         let (negative, positive) = output.split_at(output.len() / 2);

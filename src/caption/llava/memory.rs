@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 
 use super::{DEFAULT_ROWS, LlavaCaptioner};
-use crate::backend::ops::memory::Ledger;
+use crate::backend::Trace;
 use crate::caption::wording::instruction;
-use crate::caption::{CaptionBatch, CaptionMemory, CaptionNeeds, CaptionRequest};
+use crate::caption::{CaptionBatch, CaptionError, CaptionMemory, CaptionNeeds, CaptionRequest};
 use crate::model::llava::{Batch, Prompt};
 use crate::weights::Footprint;
 
@@ -58,10 +58,10 @@ impl CaptionMemory for LlavaMemory<'_> {
         (least..=most).rev().flat_map(of_rows).collect()
     }
 
-    fn needs(&self, batch: CaptionBatch) -> CaptionNeeds {
+    fn needs(&self, batch: CaptionBatch) -> Result<CaptionNeeds, CaptionError> {
         let mut needs = CaptionNeeds::default();
         for (&size, &count) in &self.sizes {
-            let mut ledger = Ledger::new(&self.captioner.device, self.captioner.dtype);
+            let trace = Trace::new(&self.captioner.device);
             let rows = batch.rows.min(count);
             let batch = Batch {
                 rows,
@@ -69,14 +69,14 @@ impl CaptionMemory for LlavaMemory<'_> {
                 size,
                 new_tokens: self.captioner.settings.generate().max_new_tokens,
             };
-            self.captioner.blueprint.play(&self.prompt, batch, &mut ledger);
-            needs.scratch = needs.scratch.max(ledger.scratch_bytes());
+            self.captioner.blueprint.trace(&self.prompt, batch, &trace).map_err(super::engine)?;
+            needs.scratch = needs.scratch.max(trace.scratch_bytes());
             let pixels = size.0 * size.1 * 3;
             // All pictures of a batch, and one of them as it is resized.
             let (shown, window) = (rows * pixels, 3 * pixels * size_of::<f32>());
-            needs.device_working = needs.device_working.max(ledger.peak() + shown);
+            needs.device_working = needs.device_working.max(trace.peak() + shown);
             needs.host_working = needs.host_working.max(shown + window);
         }
-        needs
+        Ok(needs)
     }
 }

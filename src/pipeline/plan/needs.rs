@@ -1,7 +1,12 @@
 //! Needs of the stages: the bytes that each takes, from the blueprints of the model's parts and the geometry of the
 //! job.
 
-use std::collections::BTreeMap;
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, HashMap},
+};
+
+use candle_core::DType;
 
 use super::{
     geometry::Geometry,
@@ -10,12 +15,17 @@ use super::{
     tiles::Span,
 };
 use crate::{
-    backend::ops::memory::{Extent, Ledger},
+    backend::{Activation, Trace},
     caption::{CaptionBatch, CaptionMemory, CaptionRequest, Rect},
-    model::unet::PriorUse,
+    model::{
+        denoiser::{MicroConditioning, Prior},
+        text::TextConditioning,
+        vae::Norms,
+    },
     pipeline::{
         colour_fix,
-        model::{Model, VAE_DTYPE},
+        error::Error,
+        model::Model,
         runner::{Compute as _, Runner},
         settings::{ColourFix, Settings},
     },
@@ -49,6 +59,19 @@ pub struct Draft<'a> {
     sampling: &'a Sampling,
     /// The captioner's model, if the job asks one.
     captions: Option<Box<dyn CaptionMemory + 'a>>,
+    /// What was traced before, by stage and by batch or tile: a search asks again and again.
+    traced: RefCell<HashMap<(Traced, usize), Needs>>,
+}
+
+/// A stage whose needs follow from one number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Traced {
+    /// By the tile's side.
+    Encode,
+    /// By the batch.
+    Denoise,
+    /// By the tile's side.
+    Decode,
 }
 
 impl<'a> Draft<'a> {
@@ -62,7 +85,7 @@ impl<'a> Draft<'a> {
     ) -> Self {
         let request = request(settings, geometry);
         let captions = request.and_then(|request| settings.captioner.memory(&request));
-        Self { model, runner, settings, geometry, sampling, captions }
+        Self { model, runner, settings, geometry, sampling, captions, traced: RefCell::default() }
     }
 
     /// How captions may be made, the most at once first; nothing without a model that makes them.
@@ -71,9 +94,15 @@ impl<'a> Draft<'a> {
     }
 
     /// A captioner's weights, what it needs, and what it keeps in host memory without them.
-    pub fn caption(&self, batch: CaptionBatch) -> Option<(Footprint, Needs, usize)> {
-        let captions = self.captions.as_ref()?;
-        let needs = captions.needs(batch);
+    ///
+    /// # Errors
+    /// Those of tracing it.
+    pub fn caption(
+        &self,
+        batch: CaptionBatch,
+    ) -> Result<Option<(Footprint, Needs, usize)>, Error> {
+        let Some(captions) = self.captions.as_ref() else { return Ok(None) };
+        let needs = captions.needs(batch)?;
         let needs = Needs {
             host: self.model.text_sizes.vocabulary * VOCABULARY_ENTRY_BYTES,
             device_working: needs.device_working,
@@ -81,7 +110,7 @@ impl<'a> Draft<'a> {
             scratch: needs.scratch,
             ..Needs::default()
         };
-        Some((captions.footprint(), needs, captions.vocabulary() * VOCABULARY_ENTRY_BYTES))
+        Ok(Some((captions.footprint(), needs, captions.vocabulary() * VOCABULARY_ENTRY_BYTES)))
     }
 
     /// The input as it is held from beginning to end.
@@ -111,6 +140,22 @@ impl<'a> Draft<'a> {
         texts * (sizes.tokens * context + pooled) * self.runner.dtype().size_in_bytes()
     }
 
+    /// What `trace` gives, or gave, for a stage and its number.
+    fn once(
+        &self,
+        stage: Traced,
+        number: usize,
+        trace: impl FnOnce() -> Result<Needs, Error>,
+    ) -> Result<Needs, Error> {
+        if let Some(&needs) = self.traced.borrow().get(&(stage, number)) {
+            return Ok(needs);
+        }
+        let needs = trace()?;
+        self.traced.borrow_mut().insert((stage, number), needs);
+        Ok(needs)
+    }
+
+    /// Encoding the texts.
     pub fn text(&self) -> Needs {
         let sizes = self.model.text_sizes;
         let conditions = self.condition_bytes();
@@ -131,7 +176,15 @@ impl<'a> Draft<'a> {
         (most(|span| span.core.len()), most(|span| span.padded().len()))
     }
 
-    pub fn encode(&self, tile: usize) -> Needs {
+    /// Encoding the picture in tiles of this side.
+    ///
+    /// # Errors
+    /// Those of tracing it.
+    pub fn encode(&self, tile: usize) -> Result<Needs, Error> {
+        self.once(Traced::Encode, tile, || self.trace_encode(tile))
+    }
+
+    fn trace_encode(&self, tile: usize) -> Result<Needs, Error> {
         let shape = self.geometry.shape;
         let mut scratch = 0;
         let padded = |length| self.tile_side(length, tile, 0).1;
@@ -147,78 +200,122 @@ impl<'a> Draft<'a> {
         });
         let samples = self.samples();
         let sizes = [Some((1, height, width)), whole, samples].into_iter().flatten();
-        let peaks = sizes.map(|(batch, height, width)| {
-            let (height, width) = (height * shape.factor, width * shape.factor);
-            let image = Extent { batch, height, width, channels: 3 };
-            let mut ledger = self.vae_ledger();
-            self.model.vae_config().play_encode(image, &mut ledger);
-            scratch = scratch.max(ledger.scratch_bytes());
+        let (mut device_working, mut host_working) = (0, 0);
+        for (batch, height, width) in sizes {
+            let trace = Trace::new(self.runner.device());
+            let sides = (batch, height * shape.factor, width * shape.factor, 3);
+            let image = trace.activation(sides, DType::F32);
+            let _latent = self.model.vae.encode_with(&image, Norms::Own)?;
+            scratch = scratch.max(trace.scratch_bytes());
+            device_working = device_working.max(trace.peak());
             // The window before it is a tensor: what it is cut from, the resized rows, and itself.
-            (ledger.peak(), 3 * image.count() * size_of::<f32>())
-        });
-        let (device_working, host_working) =
-            peaks.fold((0, 0), |most, peak| (most.0.max(peak.0), most.1.max(peak.1)));
-        Needs {
+            host_working = host_working.max(3 * image.bytes());
+        }
+        Ok(Needs {
             device: self.condition_bytes(),
             host: self.canvas_bytes(),
             device_working,
             host_working,
             scratch,
-        }
+        })
     }
 
-    pub fn denoise(&self, batch: usize) -> Needs {
+    /// Denoising so many regions at a time.
+    ///
+    /// # Errors
+    /// Those of tracing it.
+    pub fn denoise(&self, batch: usize) -> Result<Needs, Error> {
+        self.once(Traced::Denoise, batch, || self.trace_denoise(batch))
+    }
+
+    fn trace_denoise(&self, batch: usize) -> Result<Needs, Error> {
         let shape = self.geometry.shape;
-        let mut scratch = 0;
         let pair = if self.sampling.guidance.is_some() { 2 } else { 1 };
         let batch = pair * batch.min(self.geometry.grid.len());
-        let channels = shape.channels * if shape.sees_low_resolution { 2 } else { 1 };
-        let mut play = |batch, height, width, prior| {
-            let mut ledger = self.denoiser_ledger();
-            let sample = ledger.hold(Extent { batch, height, width, channels });
-            // Before it, host values and what they are put together from.
-            ledger.pass(4 * ledger.bytes(sample));
-            let context = self.model.text_sizes.tokens * self.model.text_sizes.widths.0;
-            ledger.hold(Extent { batch, height: 1, width: 1, channels: context });
-            let before = ledger.live();
-            let y = self.model.unet_config().play(
-                sample,
-                self.model.text_sizes.tokens,
-                prior,
-                &mut ledger,
-            );
-            scratch = scratch.max(ledger.scratch_bytes());
-            (ledger.peak(), ledger.live() - before - ledger.bytes(y))
-        };
-        let (mut device, mut device_working) = (self.condition_bytes(), 0);
         let side = shape.region;
-        match self.geometry.low_resolution {
-            None => device_working = play(batch, side, side, PriorUse::None).0,
-            Some((height, width)) => {
-                let (pass, recorded) = play(pair, height, width, PriorUse::Record);
-                // Recording counts what would have been kept of a region: its prior is as large.
-                let (_, blended) = play(batch, side, side, PriorUse::Record);
-                let (call, _) = play(batch, side, side, PriorUse::Blend);
-                // With guidance the halves are put together from copies.
-                let gathered = if self.sampling.guidance.is_some() { 2 * blended } else { blended };
-                device += recorded;
-                device_working = device_working
-                    .max(pass.saturating_sub(recorded))
-                    .max(gathered)
-                    .max(blended + call);
-            }
+        let new_trace = || Trace::new(self.runner.device());
+        let pass = new_trace();
+        let (mut device, mut working, mut scratch) = (self.condition_bytes(), 0, 0);
+        if let Some((height, width)) = self.geometry.low_resolution {
+            let mut recorded = Vec::new();
+            self.trace_call(&pass, (pair, height, width), Prior::Record(&mut recorded))?;
+            let kept: usize = recorded.iter().map(Activation::bytes).sum();
+            device += kept;
+            (working, scratch) = (pass.peak() - kept, pass.scratch_bytes());
         }
+        let call = new_trace();
+        let layers = if self.geometry.low_resolution.is_some() {
+            self.trace_prior(&call, (batch, side, side))?
+        } else {
+            Vec::new()
+        };
+        let prior = match &layers[..] {
+            [] => Prior::None,
+            layers => Prior::Blend { layers, weight: self.settings.rap },
+        };
+        if pair == 2 {
+            // With guidance the halves are put together from copies.
+            call.pass(call.live());
+        }
+        self.trace_call(&call, (batch, side, side), prior)?;
+        working = working.max(call.peak());
+        scratch = scratch.max(call.scratch_bytes());
         let latents = batch * side * side * shape.channels * size_of::<f32>();
-        Needs {
+        Ok(Needs {
             device,
             host: self.mapped_bytes() + 4 * latents,
-            device_working,
+            device_working: working,
             host_working: 0,
             scratch,
-        }
+        })
     }
 
-    pub fn decode(&self, tile: usize) -> Needs {
+    /// The prior of so many regions of this height and width: as much as is recorded of them.
+    fn trace_prior(
+        &self,
+        trace: &Trace,
+        sizes: (usize, usize, usize),
+    ) -> Result<Vec<Activation>, Error> {
+        let mut recorded = Vec::new();
+        let aside = Trace::new(self.runner.device());
+        self.trace_call(&aside, sizes, Prior::Record(&mut recorded))?;
+        let held = |layer: &Activation| trace.activation(layer.shape(), layer.dtype());
+        Ok(recorded.iter().map(held).collect())
+    }
+
+    /// One call of the denoiser with so many samples of this height and width.
+    fn trace_call(
+        &self,
+        trace: &Trace,
+        (batch, height, width): (usize, usize, usize),
+        prior: Prior<'_>,
+    ) -> Result<(), Error> {
+        let (shape, dtype) = (self.geometry.shape, self.runner.dtype());
+        let (tokens, (context, pooled)) = (self.model.text_sizes.tokens, self.model.text_sizes.widths);
+        let channels = shape.channels * if shape.sees_low_resolution { 2 } else { 1 };
+        let sample = trace.activation((batch, height, width, channels), dtype);
+        // Before it, host values and what they are put together from.
+        trace.pass(4 * sample.bytes());
+        let text = TextConditioning {
+            context: trace.activation((batch, tokens, context), dtype),
+            pooled: (pooled > 0).then(|| trace.activation((batch, pooled), dtype)),
+        };
+        // Whatever the numbers, they are as many.
+        let micro = MicroConditioning { original: (0, 0), crop: (0, 0), target: (0, 0) };
+        let conditions = self.model.denoiser.condition(&text, micro)?;
+        self.model.denoiser.forward(&sample, 0.0, &conditions, prior)?;
+        Ok(())
+    }
+
+    /// Decoding the canvas in tiles of this side.
+    ///
+    /// # Errors
+    /// Those of tracing it.
+    pub fn decode(&self, tile: usize) -> Result<Needs, Error> {
+        self.once(Traced::Decode, tile, || self.trace_decode(tile))
+    }
+
+    fn trace_decode(&self, tile: usize) -> Result<Needs, Error> {
         let shape = self.geometry.shape;
         let mut scratch = 0;
         let rim = match self.settings.colour_fix {
@@ -229,39 +326,31 @@ impl<'a> Draft<'a> {
         let (core_width, width) = self.tile_side(self.geometry.canvas.latent_width, tile, rim);
         let samples = self.samples();
         let sizes = [Some((1, height, width)), samples].into_iter().flatten();
-        let peaks = sizes.map(|(batch, height, width)| {
-            let mut ledger = self.vae_ledger();
-            let z = Extent { batch, height, width, channels: shape.channels };
-            self.model.vae_config().play_decode(z, &mut ledger);
-            scratch = scratch.max(ledger.scratch_bytes());
-            ledger.peak()
-        });
-        let device_working = peaks.max().unwrap_or(0);
+        let mut device_working = 0;
+        for (batch, height, width) in sizes {
+            let trace = Trace::new(self.runner.device());
+            let latents = trace.activation((batch, height, width, shape.channels), DType::F32);
+            let _picture = self.model.vae.decode_with(&latents, Norms::Own)?;
+            scratch = scratch.max(trace.scratch_bytes());
+            device_working = device_working.max(trace.peak());
+        }
         // The band of rows that is written next, in f32 and in the output's samples.
         let rows = core_height.saturating_sub(2 * rim) * shape.factor;
         let band = rows * self.geometry.canvas.width * (3 * size_of::<f32>() + 4);
         let pixels = |height, width| height * width * shape.factor.pow(2) * 3 * size_of::<f32>();
-        Needs {
+        Ok(Needs {
             device: self.condition_bytes(),
             host: self.mapped_bytes() + band,
             device_working,
             // The decoded tile, its copies on the way to the host, and the filter's planes.
             host_working: 2 * pixels(height, width) + 5 * pixels(core_height, core_width),
             scratch,
-        }
+        })
     }
 
     /// The samples for the shared statistics of tiles: how many, and their sides.
     fn samples(&self) -> Option<(usize, usize, usize)> {
         self.geometry.shares_norms.then_some((SAMPLES, SAMPLE, SAMPLE))
-    }
-
-    fn vae_ledger(&self) -> Ledger {
-        Ledger::new(self.runner.device(), VAE_DTYPE)
-    }
-
-    fn denoiser_ledger(&self) -> Ledger {
-        Ledger::new(self.runner.device(), self.runner.dtype())
     }
 }
 

@@ -61,53 +61,51 @@ impl Draft<'_> {
             captions: self.caption_batches().into_iter().next(),
             keeps_parts: true,
         };
-        let wanted = self.estimate(choice);
+        let wanted = self.estimate(choice)?;
         if fits(wanted.peak()) {
             return Ok(MemoryPlan { budget, ..wanted });
         }
-        let peak = |choice: Choice, stages: &[MemoryStage]| {
-            let plan = self.estimate(choice);
+        let fit = |choice: Choice, stages: &[MemoryStage]| -> Result<bool, Error> {
+            let plan = self.estimate(choice)?;
             let chosen = plan.stages.iter().filter(|stage| stages.contains(&stage.stage));
-            chosen.map(StageMemory::peak).max().unwrap_or(0)
+            Ok(fits(chosen.map(StageMemory::peak).max().unwrap_or(0)))
         };
         // The captioner by itself, and then everything else without it.
         let alone = |captions: CaptionBatch| CaptionBatch { stays: false, ..captions };
         let mut batches = self.caption_batches().into_iter().map(alone);
-        let possible = |captions: &CaptionBatch| {
-            fits(peak(Choice { captions: Some(*captions), ..choice }, &[MemoryStage::Caption]))
-        };
-        let captions = batches.clone().find(possible);
+        let captions = first(batches.clone(), |captions| {
+            fit(Choice { captions: Some(captions), ..choice }, &[MemoryStage::Caption])
+        })?;
         let captions_fit = captions.is_some() || choice.captions.is_none();
         let choice = Choice { captions: captions.or_else(|| batches.next_back()), ..choice };
         if captions.is_some() {
-            let wanted = self.estimate(choice);
+            let wanted = self.estimate(choice)?;
             if fits(wanted.peak()) {
                 return Ok(MemoryPlan { budget, ..wanted });
             }
         }
         let choice = Choice { keeps_parts: false, ..choice };
         let Choice { batch, tile, .. } = choice;
-        let mut batches =
+        let batches =
             (1..=batch).rev().filter(|&size| size == batch || settings.batch.is_none());
         let tiles = (0..).map_while(|steps| tile.checked_sub(steps * TILE_STEP));
         let tiles = tiles
             .take_while(|&side| side == tile || (side >= TILE_LEAST && settings.tile.is_none()));
         // The stages of denoiser and VAE do not share memory: each is made to fit by itself.
-        let of_denoiser =
-            |batch| peak(Choice { batch, ..choice }, &[MemoryStage::Text, MemoryStage::Denoise]);
-        let of_vae =
-            |tile| peak(Choice { tile, ..choice }, &[MemoryStage::Encode, MemoryStage::Decode]);
-        match (
-            batches.find(|&size| fits(of_denoiser(size))),
-            tiles.clone().find(|&side| fits(of_vae(side))),
-        ) {
+        let chosen_batch = first(batches, |batch| {
+            fit(Choice { batch, ..choice }, &[MemoryStage::Text, MemoryStage::Denoise])
+        })?;
+        let chosen_tile = first(tiles.clone(), |tile| {
+            fit(Choice { tile, ..choice }, &[MemoryStage::Encode, MemoryStage::Decode])
+        })?;
+        match (chosen_batch, chosen_tile) {
             (Some(batch), Some(tile)) if captions_fit => {
-                Ok(MemoryPlan { budget, ..self.estimate(Choice { batch, tile, ..choice }) })
+                Ok(MemoryPlan { budget, ..self.estimate(Choice { batch, tile, ..choice })? })
             }
             _ => {
                 let least_batch = if settings.batch.is_none() { 1 } else { batch };
                 let (batch, tile) = (least_batch, tiles.last().unwrap_or(tile));
-                let least = self.estimate(Choice { batch, tile, ..choice });
+                let least = self.estimate(Choice { batch, tile, ..choice })?;
                 Err(Error::Memory {
                     needs: units::bytes(least.peak()),
                     has: units::bytes(budget.unwrap_or(0)),
@@ -120,18 +118,18 @@ impl Draft<'_> {
     }
 
     /// What the job takes with this choice.
-    fn estimate(&self, choice: Choice) -> MemoryPlan {
+    fn estimate(&self, choice: Choice) -> Result<MemoryPlan, Error> {
         let Choice { batch, tile, captions, keeps_parts } = choice;
         let Footprints { text, vae, denoiser } = self.model.footprints;
         let on_cpu = self.runner.device().is_cpu();
-        let captioner = captions.and_then(|batch| self.caption(batch));
+        let captioner = captions.map(|batch| self.caption(batch)).transpose()?.flatten();
         // What the captioner keeps in host memory though its weights are gone.
         let captioner_host = captioner.map_or(0, |(_, _, host)| host);
         let parts = [
             (MemoryStage::Text, text, self.text()),
-            (MemoryStage::Encode, vae, self.encode(tile)),
-            (MemoryStage::Denoise, denoiser, self.denoise(batch)),
-            (MemoryStage::Decode, vae, self.decode(tile)),
+            (MemoryStage::Encode, vae, self.encode(tile)?),
+            (MemoryStage::Denoise, denoiser, self.denoise(batch)?),
+            (MemoryStage::Decode, vae, self.decode(tile)?),
         ];
         let of_captions = captioner.map_or(0, |(_, needs, _)| needs.scratch);
         let scratch = parts.iter().map(|(_, _, needs)| needs.scratch).fold(of_captions, usize::max);
@@ -172,6 +170,19 @@ impl Draft<'_> {
             StageMemory { stage, resident, working: working + retained }
         });
         let stages = stages.collect();
-        MemoryPlan { budget: None, keeps_parts, batch, tile, captions, stages }
+        Ok(MemoryPlan { budget: None, keeps_parts, batch, tile, captions, stages })
     }
+}
+
+/// The first that passes.
+fn first<T: Copy>(
+    candidates: impl Iterator<Item = T>,
+    passes: impl Fn(T) -> Result<bool, Error>,
+) -> Result<Option<T>, Error> {
+    for candidate in candidates {
+        if passes(candidate)? {
+            return Ok(Some(candidate));
+        }
+    }
+    Ok(None)
 }

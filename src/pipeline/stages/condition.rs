@@ -3,23 +3,20 @@
 
 use std::collections::HashMap;
 
-use candle_core::{DType, Tensor};
-
 use super::context::Context;
 use crate::{
     canvas::Region,
-    model::{text::Cut, unet::Conditioning},
+    model::{
+        denoiser::{Conditioning, MicroConditioning},
+        text::Cut,
+    },
     pipeline::{error::Error, runner::Compute},
 };
 
 /// Text conditions of the whole picture and of every region.
 pub struct Conditions {
-    /// `[texts, M, D]`, one row per distinct text
-    context: Tensor,
-    /// `[texts, P]`
-    pooled: Option<Tensor>,
-    /// original_size, crop (0, 0), target_size of one region: "a photo of its own"
-    time_ids: Option<[f32; 6]>,
+    /// One row per distinct text.
+    texts: Conditioning,
     /// For each region, the row of its text.
     rows: Vec<usize>,
     /// The row of the negative prompt, with guidance.
@@ -63,38 +60,23 @@ impl Conditions {
             })
             .collect();
         let encoded = runner.encode_texts(&texts)?;
-        let blend = |of_texts: &Tensor| -> candle_core::Result<Tensor> {
-            if rsp == 1.0 {
-                return Ok(of_texts.clone());
-            }
-            // In row 0 both sides are the prompt, and stay it.
-            (of_texts * rsp)?.broadcast_add(&(of_texts.narrow(0, GLOBAL, 1)? * (1.0 - rsp))?)
-        };
+        let shape = spec.plan.geometry.shape;
+        let side = shape.region * shape.factor;
+        // Each region is "a photo of its own".
+        let micro =
+            MicroConditioning { original: (side, side), crop: (0, 0), target: (side, side) };
+        // In row 0 both sides are the prompt, and stay it.
+        let mut conditions = runner.condition(&encoded, micro)?.blended(GLOBAL, rsp)?;
         let count = texts.len();
-        let mut states = blend(&encoded.context)?;
-        let mut pooled = encoded.pooled.as_ref().map(blend).transpose()?;
         if let Some(negative) = negative {
             let mut own = runner.encode_texts(&[negative])?;
             if negative.is_empty() && spec.zeros_for_empty_prompt {
-                own.context = own.context.zeros_like()?;
-                own.pooled = own.pooled.map(|pooled| pooled.zeros_like()).transpose()?;
+                own = own.zeros_like()?;
             }
-            states = Tensor::cat(&[&states, &own.context], 0)?;
-            if let (Some(texts), Some(own)) = (&pooled, &own.pooled) {
-                pooled = Some(Tensor::cat(&[texts, own], 0)?);
-            }
+            conditions = Conditioning::cat(&[&conditions, &runner.condition(&own, micro)?])?;
         }
         let notes = cut_notes(runner, &texts, &rows, negative)?;
-        let shape = spec.plan.geometry.shape;
-        let side = (shape.region * shape.factor) as f32;
-        Ok(Self {
-            context: states,
-            pooled,
-            time_ids: encoded.pooled.as_ref().map(|_| [side, side, 0.0, 0.0, side, side]),
-            rows,
-            negative: negative.map(|_| count),
-            notes,
-        })
+        Ok(Self { texts: conditions, rows, negative: negative.map(|_| count), notes })
     }
 
     /// What a batch of regions is conditioned on; with guidance the negative prompt for each of them
@@ -109,24 +91,10 @@ impl Conditions {
     }
 
     fn rows(&self, positive: Vec<usize>) -> Result<Conditioning, Error> {
-        let device = self.context.device();
         let negative = self.negative.iter().flat_map(|&row| positive.iter().map(move |_| row));
         let rows: Vec<u32> =
             negative.chain(positive.iter().copied()).map(|row| row as u32).collect();
-        let index = Tensor::from_slice(&rows, rows.len(), device)?;
-        let time_ids = self
-            .time_ids
-            .map(|ids| Tensor::from_vec(ids.repeat(rows.len()), (rows.len(), ids.len()), device))
-            .transpose()?;
-        Ok(Conditioning {
-            context: self.context.index_select(&index, 0)?,
-            pooled: self
-                .pooled
-                .as_ref()
-                .map(|pooled| pooled.index_select(&index, 0))
-                .transpose()?,
-            time_ids: time_ids.map(|ids| ids.to_dtype(DType::F32)).transpose()?,
-        })
+        Ok(self.texts.select(&rows)?)
     }
 }
 

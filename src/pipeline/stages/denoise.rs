@@ -8,8 +8,9 @@ use tracing::{debug_span, info_span};
 
 use super::{condition::Conditions, context::Context};
 use crate::{
+    backend::Activation,
     canvas::{Fuser, Latent, NoiseField, Region},
-    model::unet::Prior,
+    model::denoiser::Prior,
     pipeline::{
         error::Error,
         progress::{Progress, Stage},
@@ -265,7 +266,7 @@ impl Denoise<'_> {
         batch: &[Region],
         priors: &[AttentionPrior],
         dtype: DType,
-    ) -> Result<Option<Vec<Tensor>>, Error> {
+    ) -> Result<Option<Vec<Activation>>, Error> {
         if priors.is_empty() {
             return Ok(None);
         }
@@ -276,7 +277,7 @@ impl Denoise<'_> {
             .map(|prior| prior.for_regions(&rects, sizes))
             .collect::<Result<Vec<_>, _>>()?;
         let layers = (0..sizes.len()).map(|layer| {
-            Tensor::cat(&halves.iter().map(|half| &half[layer]).collect::<Vec<_>>(), 0)?
+            Activation::cat(&halves.iter().map(|half| &half[layer]).collect::<Vec<_>>(), 0)?
                 .to_dtype(dtype)
         });
         Ok(Some(layers.collect::<candle_core::Result<_>>()?))
@@ -300,7 +301,7 @@ impl Denoise<'_> {
         let shape = (1, low_resolution.height(), low_resolution.width(), low_resolution.channels());
         let mut z = Latent::in_memory(shape.1, shape.2, shape.3)?;
         self.diffuse(low_resolution, &mut z, timestep, DRAW_LOW_RESOLUTION)?;
-        let record = |dtype: DType| -> Result<Vec<Tensor>, Error> {
+        let record = |dtype: DType| -> Result<Vec<Activation>, Error> {
             let mut layers = Vec::new();
             let input =
                 |latent: &Latent| input(self.context, latent.as_slice().to_vec(), shape, dtype);
@@ -318,7 +319,7 @@ impl Denoise<'_> {
             layers = record(DType::F32)?;
         }
         let half = |index: usize| -> candle_core::Result<AttentionPrior> {
-            let of_layer = |layer: &Tensor| layer.narrow(0, index, 1);
+            let of_layer = |layer: &Activation| layer.narrow(0, index, 1);
             AttentionPrior::new(layers.iter().map(of_layer).collect::<Result<_, _>>()?)
         };
         let halves = if guidance.is_some() { 2 } else { 1 };
@@ -337,10 +338,11 @@ fn is_finite(values: &[f32]) -> bool {
     values.iter().all(|value| value.is_finite())
 }
 
-fn are_finite(tensors: &[Tensor]) -> candle_core::Result<bool> {
-    for tensor in tensors {
+fn are_finite(layers: &[Activation]) -> candle_core::Result<bool> {
+    for layer in layers {
         // One value that is no number makes the sum none.
-        if !tensor.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()?.is_finite() {
+        let layer = layer.to_dtype(DType::F32)?.into_tensor()?;
+        if !layer.sum_all()?.to_scalar::<f32>()?.is_finite() {
             return Ok(false);
         }
     }
