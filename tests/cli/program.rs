@@ -7,7 +7,7 @@ use std::{
     process::Stdio,
 };
 
-use cupscale::backend::ops::Products;
+use cupscale::backend::MatmulPrecision;
 
 use crate::common::{Shell, copy_folder, mini, size, stderr, test_picture};
 
@@ -192,9 +192,9 @@ fn the_plan_says_in_what_precision_the_unet_is_computed() {
         String::from_utf8(plan).unwrap()
     };
     assert!(plan("f32").contains("computes on   cpu f32, "), "{}", plan("f32"));
-    let best = if Products::Bf16.is_available() { "cpu bf16, " } else { "cpu f32, " };
+    let best = if MatmulPrecision::Bf16.is_available() { "cpu bf16, " } else { "cpu f32, " };
     assert!(plan("auto").contains(best), "{}", plan("auto"));
-    if Products::Bf16.is_available() {
+    if MatmulPrecision::Bf16.is_available() {
         assert!(plan("bf16").contains("cpu bf16, "), "{}", plan("bf16"));
     } else {
         let message = shell.fail("plan in.png --device cpu --dtype bf16", 1);

@@ -69,11 +69,7 @@ impl CaptionMemory for LlavaMemory<'_> {
                 size,
                 new_tokens: self.captioner.settings.generate().max_new_tokens,
             };
-            let traced = self.captioner.blueprint.trace(&self.prompt, batch, &trace);
-            traced.map_err(|error| CaptionError::Engine {
-                name: "llava".into(),
-                message: error.to_string().lines().next().unwrap_or_default().to_owned(),
-            })?;
+            self.captioner.blueprint.trace(&self.prompt, batch, &trace).map_err(super::engine)?;
             needs.scratch = needs.scratch.max(trace.scratch_bytes());
             let pixels = size.0 * size.1 * 3;
             // All pictures of a batch, and one of them as it is resized.
