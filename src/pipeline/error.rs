@@ -130,3 +130,28 @@ fn kept(folder: Option<&Path>) -> String {
 fn first_line(error: &candle_core::Error) -> String {
     error.to_string().lines().next().unwrap_or("the computation failed").to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{denoiser::DenoiserError, text::TextError};
+
+    #[test]
+    fn exhausted_memory_is_told_wherever_in_the_chain_of_causes_it_is() {
+        let exhausted =
+            || candle_core::Error::Msg("CUDA_ERROR_OUT_OF_MEMORY".to_owned()).context("conv_in");
+        let of_denoiser =
+            DenoiserError::Weights { file: "config.json".to_owned(), source: exhausted() };
+        for error in [
+            Error::Tensor(exhausted()),
+            Error::Text(TextError::Tensor(exhausted())),
+            Error::Weights(exhausted().into()),
+            Error::Weights(of_denoiser.into()),
+        ] {
+            assert!(error.is_out_of_memory(), "{error}");
+        }
+        let other = candle_core::Error::Msg("a shape that does not fit".to_owned());
+        assert!(!Error::Weights(other.into()).is_out_of_memory());
+        assert!(!Error::Interrupted(None).is_out_of_memory());
+    }
+}

@@ -311,3 +311,48 @@ fn get_or_make_room<T, U>(
         loaded => loaded,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn where_both_precisions_do_not_fit_the_other_one_goes_and_the_load_is_tried_again() {
+        let (part, other) = (Lazy::<u8>::default(), Lazy::<u8>::default());
+        let tries = Cell::new(0);
+        let load = || {
+            tries.set(tries.get() + 1);
+            if other.loaded().is_some() {
+                // As a loader has it: the backend's error below that of the weights.
+                let exhausted = candle_core::Error::Msg("CUDA_ERROR_OUT_OF_MEMORY".to_owned());
+                return Err(Error::Weights(exhausted.into()));
+            }
+            Ok(7)
+        };
+        other.get(|| Ok::<_, Error>(1)).unwrap();
+        assert_eq!(*get_or_make_room(&part, &other, load).unwrap(), 7);
+        assert!(other.loaded().is_none());
+        assert_eq!(tries.get(), 2);
+    }
+
+    #[test]
+    fn a_load_that_fails_for_another_reason_or_with_nothing_to_free_is_not_tried_again() {
+        let (part, other) = (Lazy::<u8>::default(), Lazy::<u8>::default());
+        let tries = Cell::new(0);
+        let fail = |message: &'static str| {
+            let (tries, part, other) = (&tries, &part, &other);
+            let load = || {
+                tries.set(tries.get() + 1);
+                Err(Error::Weights(candle_core::Error::Msg(message.to_owned()).into()))
+            };
+            get_or_make_room(part, other, load).unwrap_err()
+        };
+        assert!(fail("CUDA_ERROR_OUT_OF_MEMORY").is_out_of_memory());
+        other.get(|| Ok::<_, Error>(1)).unwrap();
+        assert!(!fail("no such tensor").is_out_of_memory());
+        assert_eq!(tries.get(), 2);
+        assert!(other.loaded().is_some());
+    }
+}

@@ -128,3 +128,49 @@ fn cut_notes(
     }
     Ok(notes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::testing::{Fake, context, job, picture},
+        *,
+    };
+    use crate::pipeline::settings::Settings;
+
+    fn captions() -> Vec<String> {
+        ["a wall", "a door", "a wall"].map(str::to_owned).to_vec()
+    }
+
+    #[test]
+    fn equal_texts_are_encoded_once_and_guidance_puts_the_negative_prompt_first() {
+        let (runner, picture) = (Fake::idle(), picture());
+        let settings = Settings { guidance: Some(5.0), ..Settings::default() };
+        let spec = job(settings);
+        let context = context(&runner, &picture, &spec);
+        let conditions = Conditions::new(&context, "a house", &captions()).unwrap();
+        let encoded = runner.encoded.lock().unwrap();
+        assert_eq!(encoded[..], ["a house", "a wall", "a door", ""]);
+        assert_eq!(conditions.rows, [1, 2, 1]);
+        assert_eq!(conditions.negative, Some(3));
+        let regions: Vec<_> = spec.plan.geometry.grid.regions().take(3).collect();
+        assert_eq!(conditions.of_regions(&regions).unwrap().rows(), 6);
+        assert_eq!(conditions.global().unwrap().rows(), 2);
+    }
+
+    #[test]
+    fn captions_that_do_not_count_are_not_encoded_and_long_texts_are_noted() {
+        let (runner, picture) = (Fake::idle(), picture());
+        let spec = job(Settings { rsp: 0.0, ..Settings::default() });
+        let context = context(&runner, &picture, &spec);
+        let prompt = "a house with a door and a wall";
+        let conditions = Conditions::new(&context, prompt, &captions()).unwrap();
+        assert_eq!(conditions.rows, [GLOBAL; 3]);
+        assert_eq!(runner.encoded.lock().unwrap()[..], [prompt]);
+        assert_eq!(conditions.notes.len(), 1);
+        assert!(
+            conditions.notes[0].contains("cut before \"and a wall\""),
+            "{:?}",
+            conditions.notes
+        );
+    }
+}
