@@ -4,6 +4,7 @@
 
 use candle_core::DType;
 
+use super::cache::KvCache;
 use super::{Llava, LlavaError, Prompt};
 use crate::backend::{Activation, Placement, Trace};
 
@@ -61,7 +62,7 @@ impl Llava {
         let _read = (trace.placement() == Placement::Cpu).then(|| trace.hold(scores.bytes()));
         drop(scores);
         let last = length + new_tokens - 1;
-        let step = |rows: usize, cache| -> Result<(), LlavaError> {
+        let step = |rows: usize, cache: &KvCache| -> Result<(), LlavaError> {
             let tokens = self.decoder.embed(&vec![0; rows], Some(trace))?;
             self.decoder.step(&tokens, cache, last)?;
             Ok(())
