@@ -13,7 +13,7 @@ use crate::{
         vae::Vae,
     },
     sampler::{SamplerError, Schedule, SchedulerConfig},
-    weights::{Footprint, ModelFiles, ModelSource},
+    weights::{Footprint, ModelFiles},
 };
 
 use super::{error::Error, model_defaults::ModelDefaults, settings::Defaults};

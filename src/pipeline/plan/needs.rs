@@ -214,7 +214,7 @@ impl<'a> Draft<'a> {
         let batch = pair * batch.min(grid.len());
         let side = shape.region;
         let mut needs = Needs { device: self.condition_bytes(), ..Needs::default() };
-        match low_resolution {
+        match *low_resolution {
             None => needs.add(&self.traced(Pass::Denoise((batch, side, side)))?),
             Some((height, width)) => {
                 let pass = self.traced(Pass::Record((pair, height, width)))?;
