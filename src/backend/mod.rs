@@ -5,6 +5,8 @@ mod blocks;
 mod bytes;
 mod device;
 mod memory;
+// Hidden: no interface to build on. It is public because tests/ and benches/ hold every operation against its reference.
+#[doc(hidden)]
 pub mod ops;
 mod params;
 
