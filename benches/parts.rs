@@ -125,7 +125,7 @@ impl Model {
         let (device, dtype) = (Device::Cpu, DType::F32);
         Ok(match part {
             Part::Unet => {
-                let part = files.component(cupscale::weights::Part::Unet, &device, dtype)?;
+                let part = files.component(cupscale::weights::Part::Denoiser, &device, dtype)?;
                 let config = UNetConfig::from_json(&part.config.to_string())?;
                 Self::Unet(Box::new(UNet2DConditionModel::load(config, &part.params)?))
             }

@@ -15,12 +15,11 @@ use std::time::{Duration, SystemTime};
 
 use etcetera::BaseStrategy as _;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
+use super::CaptionError;
+use super::key::{CacheKey, Said, Subject};
 use super::vision::{News, Question, VisionModel};
 use super::wording::Stop;
-use super::{CaptionError, Pixels};
-use crate::units::hex;
 
 /// Files in the folder: those of some three hundred pictures, in some 64 MB of a disk.
 pub const ENTRIES: usize = 16_384;
@@ -33,49 +32,6 @@ const LONGEST: u64 = 1 << 16;
 
 /// A file that was used is marked so if that was not done within this time.
 const MARKED_FOR: Duration = Duration::from_secs(24 * 3600);
-
-/// What a model said, before anything is cut from it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Said {
-    pub text: String,
-    /// Whether the text ended of itself, and not because it became too long.
-    pub has_ended: bool,
-}
-
-/// What is asked of many pictures: the engine, its model, the question, the options.
-#[derive(Clone, Debug)]
-pub struct Subject(Sha256);
-
-impl Subject {
-    /// Nothing but the engine's name.
-    #[must_use]
-    pub fn new(engine: &str) -> Self {
-        let mut subject = Self(Sha256::new());
-        subject.add(engine);
-        subject
-    }
-
-    /// One more thing that the answer follows from.
-    pub fn add(&mut self, part: &str) {
-        self.0.update((part.len() as u64).to_le_bytes());
-        self.0.update(part);
-    }
-
-    /// The question about one picture; `number` is whatever else tells it from others.
-    #[must_use]
-    pub fn key(&self, pixels: &Pixels, number: Option<u64>) -> CacheKey {
-        let mut hash = self.0.clone();
-        for number in [pixels.width() as u64, pixels.height() as u64].into_iter().chain(number) {
-            hash.update(number.to_le_bytes());
-        }
-        hash.update(pixels.rgb());
-        CacheKey(hex(&hash.finalize()))
-    }
-}
-
-/// The digest of a question.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct CacheKey(String);
 
 /// What is in a file.
 #[derive(Serialize, Deserialize)]
@@ -285,6 +241,7 @@ fn prune(folder: &Path, entries: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::caption::Pixels;
 
     fn pixels(value: u8) -> Pixels {
         Pixels::new(2, 1, vec![value; 6]).unwrap()

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::wording::{Fits, Stop};
-use super::{CaptionError, Captions, GridSpec, Pixels, RegionSource};
+use super::{CaptionContext, CaptionError, Captions, Pixels, RegionSource};
 use crate::weights::Footprint;
 
 /// A captioner, resolved: whatever it needs has been found and checked, nothing is loaded yet. A job holds one
@@ -112,15 +112,6 @@ pub trait CaptionSession {
 
 /// Called with (regions done, regions in all).
 pub type RegionProgress<'a> = &'a mut dyn FnMut(usize, usize);
-
-/// The job around the regions.
-#[derive(Clone, Copy, Debug)]
-pub struct CaptionContext<'a> {
-    /// The user's prompt for the whole picture; may be empty.
-    pub prompt: &'a str,
-    /// The grid that the regions belong to.
-    pub grid: GridSpec,
-}
 
 /// The surroundings in which a captioner works on a picture.
 pub struct SessionContext<'a> {

@@ -46,15 +46,14 @@ pub enum CaptionError {
     },
 
     /// A later program wrote the file.
-    #[error(
-        "{source_name}: captions of version {found} are not known here (known: {known})",
-        known = super::document::VERSION
-    )]
+    #[error("{source_name}: captions of version {found} are not known here (known: {known})")]
     Version {
         /// Where the text came from.
         source_name: String,
         /// The version it claims.
         found: u64,
+        /// The version that is read here.
+        known: u64,
     },
 
     /// A size in `grid` is 0.

@@ -47,6 +47,7 @@ mod captioner;
 pub mod document;
 mod error;
 pub mod file;
+mod key;
 pub mod llava;
 #[cfg(feature = "mistralrs")]
 pub mod mistralrs;
@@ -58,9 +59,9 @@ pub mod wording;
 pub mod worker;
 
 pub use captioner::{
-    CaptionBatch, CaptionContext, CaptionMemory, CaptionNeeds, CaptionRequest, CaptionSession,
-    Captioner, RegionProgress, SessionContext,
+    CaptionBatch, CaptionMemory, CaptionNeeds, CaptionRequest, CaptionSession, Captioner,
+    RegionProgress, SessionContext,
 };
 pub use error::CaptionError;
-pub use region::{GridSpec, Pixels, Rect, RegionImage, RegionPlace, RegionSource};
+pub use region::{CaptionContext, GridSpec, Pixels, Rect, RegionImage, RegionPlace, RegionSource};
 pub use text::{Caption, Captions, join_prompt};

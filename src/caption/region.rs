@@ -1,4 +1,5 @@
-//! Regions as captioners see them: where they lie in the output picture, and pixels made when they are asked for.
+//! Regions as captioners see them: where they lie in the output picture, pixels made when they are asked for, and
+//! the job around them.
 
 use std::borrow::Cow;
 
@@ -151,4 +152,13 @@ impl RegionSource for Vec<RegionImage> {
     ) -> Result<Cow<'_, Pixels>, Box<dyn std::error::Error + Send + Sync>> {
         Ok(Cow::Borrowed(&self[index].pixels))
     }
+}
+
+/// The job around the regions.
+#[derive(Clone, Copy, Debug)]
+pub struct CaptionContext<'a> {
+    /// The user's prompt for the whole picture; may be empty.
+    pub prompt: &'a str,
+    /// The grid that the regions belong to.
+    pub grid: GridSpec,
 }

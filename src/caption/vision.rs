@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use super::cache::{Said, Subject};
+use super::key::{Said, Subject};
 use super::wording::{Fits, cut_to_fit, instruction};
 use super::{
     CaptionContext, CaptionError, CaptionSession, Captions, Pixels, RegionProgress, RegionSource,

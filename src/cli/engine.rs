@@ -60,8 +60,8 @@ pub fn files(
         None => (own_model()?, None),
     };
     let mut files = ModelFiles::open(source).map_err(job)?;
-    if let Some(path) = unet.or_else(|| manifest?.unet.as_deref()) {
-        files = files.with_unet(path).map_err(job)?;
+    if let Some(path) = unet.or_else(|| manifest?.denoiser.as_deref()) {
+        files = files.with_denoiser(path).map_err(job)?;
     }
     if let Some(path) = own_vae.as_deref().or_else(|| manifest?.vae.as_deref()) {
         files = files.with_vae(path).map_err(job)?;

@@ -90,7 +90,7 @@ fn add(store: &Store, args: &AddArgs) -> Result<(), CliError> {
     let own = OwnWeights {
         weights: args.path.clone(),
         loras: args.lora.iter().map(|lora| (lora.path.clone(), lora.scale)).collect(),
-        unet: args.unet.clone(),
+        denoiser: args.unet.clone(),
         vae: args.vae.clone(),
         mmproj: args.mmproj.clone(),
         run: RunDefaults {

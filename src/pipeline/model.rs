@@ -9,7 +9,7 @@ use crate::{
     backend::{DeviceError, ops::memory::Ledger},
     model::{
         text::TextConditioner,
-        unet::{UNet2DConditionModel, UNetConfig, UNetError},
+        unet::{UNetConfig, UNetError},
         vae::{Vae, VaeConfig},
     },
     sampler::{SamplerError, Schedule, SchedulerConfig},
@@ -136,7 +136,7 @@ impl Model {
         let (vae, of_vae) = files.without_values(|files| files.vae(device, VAE_DTYPE))?;
         let unet_config = unet_config(files, device, dtype)?;
         let shape = ModelShape::new(source, &unet_config, &vae)?;
-        let (_, of_denoiser) = files.without_values(|files| load_unet(files, device, dtype))?;
+        let (_, of_denoiser) = files.without_values(|files| files.denoiser(device, dtype))?;
         let in_scheduler = |error: SamplerError| Error::Model {
             model: source.full_name("scheduler/scheduler_config.json"),
             reason: error.to_string(),
@@ -263,19 +263,8 @@ fn in_unet(file: &str) -> impl Fn(UNetError) -> Error {
 }
 
 fn unet_config(files: &ModelFiles, device: &Device, dtype: DType) -> Result<UNetConfig, Error> {
-    let part = files.component(Part::Unet, device, dtype)?;
+    let part = files.component(Part::Denoiser, device, dtype)?;
     UNetConfig::from_json(&part.config.to_string()).map_err(in_unet(&part.config_file))
-}
-
-pub(crate) fn load_unet(
-    files: &ModelFiles,
-    device: &Device,
-    dtype: DType,
-) -> Result<UNet2DConditionModel, Error> {
-    let part = files.component(Part::Unet, device, dtype)?;
-    let in_unet = in_unet(&part.config_file);
-    let config = UNetConfig::from_json(&part.config.to_string()).map_err(&in_unet)?;
-    UNet2DConditionModel::load(config, &part.params).map_err(in_unet)
 }
 
 /// Refuses text encoders that do not make what the UNet takes: parts of different families.

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use tracing::{debug, instrument};
+use tracing::{debug, debug_span};
 
 use crate::{
     backend::{device_name, give_back_freed, ops::Products},
@@ -19,7 +19,7 @@ use crate::{
 
 use super::{
     error::Error,
-    model::{Footprints, VAE_DTYPE, load_unet},
+    model::{Footprints, VAE_DTYPE},
     progress::Stage,
     settings::Defaults,
 };
@@ -134,7 +134,7 @@ impl Runner {
     fn denoiser(&self, dtype: DType) -> Result<Arc<UNet2DConditionModel>, Error> {
         let load = || {
             debug!(dtype = dtype.as_str(), "loading the denoiser");
-            load_unet(&self.files, &self.device, dtype)
+            Ok(self.files.denoiser(&self.device, dtype)?)
         };
         if dtype == self.dtype {
             return self.parts.denoiser.get(load);
@@ -237,13 +237,13 @@ impl Compute for Runner {
         Ok(self.vae()?.decode_with(latents, norms)?)
     }
 
-    #[instrument(level = "debug", skip_all, fields(batch = call.z.dims()[0], t = call.timestep))]
     fn predict(
         &self,
         call: &Call,
         conditioning: &Conditioning,
         prior: Prior<'_>,
     ) -> Result<Vec<f32>, Error> {
+        let _span = debug_span!("predict", batch = call.z.dims()[0], t = call.timestep).entered();
         let &Call { ref z, ref zl, timestep, guidance } = call;
         let mut sample = match zl {
             Some(zl) => Tensor::cat(&[z, zl], 3)?,

@@ -1,4 +1,4 @@
-//! The Regional Attention Prior (METHOD §4). The paper crops and resizes the low-resolution
+//! The Regional Attention Prior (docs/method.md §4). The paper crops and resizes the low-resolution
 //! pass's attention maps M and applies them to the global values; by linearity that is the crop
 //! of the layer's *output*: interpolation acts on pixels, the values and the output projection on
 //! channels, and the projection's bias passes through because interpolation weights sum to one.

@@ -1,4 +1,4 @@
-//! Where a model's files are: in a folder of the user's, or inside this program.
+//! Sources of a model's files: a path of the user's, or this program itself for the embedded model.
 
 use std::fmt;
 use std::io;
@@ -9,7 +9,7 @@ use super::WeightsError;
 use super::embedded;
 pub use crate::backend::Bytes;
 
-/// Where a model is.
+/// Place of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ModelSource {
@@ -72,7 +72,7 @@ impl ModelSource {
         })
     }
 
-    /// The full name of a file of the model, for messages.
+    /// Full name of a file of the model, for messages.
     #[must_use]
     pub fn full_name(&self, name: &str) -> String {
         match self {
@@ -82,7 +82,7 @@ impl ModelSource {
         }
     }
 
-    /// Whether the model has the file `name`, relative to its root, with `/` between folders.
+    /// `true` if the model has the file `name`, relative to its root, with `/` between folders.
     #[must_use]
     pub fn contains(&self, name: &str) -> bool {
         match self {
@@ -123,20 +123,20 @@ impl ModelSource {
         }
     }
 
-    /// The full name of a pickled weights file in a folder of the model, if there is one.
+    /// Full name of a pickled weights file in a folder of the model, if there is one.
     pub(super) fn find_pickle(&self, folder: &str) -> Option<String> {
         let folder = self.path()?.join(folder);
         let names = names_in(&folder).into_iter().map(|name| folder.join(name));
         names.into_iter().find(|path| is_pickle(path)).map(|path| path.display().to_string())
     }
 
-    /// The names in a folder of the model, in alphabetical order; none of the embedded one.
+    /// Names in a folder of the model, in alphabetical order; none for the embedded model.
     pub(super) fn names(&self, folder: &str) -> Vec<String> {
         self.path().map_or_else(Vec::new, |path| names_in(&path.join(folder)))
     }
 }
 
-/// The names in a folder that can be read, in alphabetical order.
+/// Names in a folder that can be read, in alphabetical order.
 pub(super) fn names_in(folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder).into_iter().flatten();
     let mut names: Vec<_> =
@@ -145,9 +145,8 @@ pub(super) fn names_in(folder: &Path) -> Vec<String> {
     names
 }
 
-/// The files themselves, where `path` is a repository in the cache of the hub's own tools
-/// (`models--OWNER--NAME`): the snapshot that its `refs/main` names, else the only one. Every other
-/// path is what it is.
+/// Snapshot of a repository in the cache of the hub's own tools (`models--OWNER--NAME`): the one that its
+/// `refs/main` names, else the only one. Every other path is returned as it is.
 ///
 /// Source: huggingface_hub `file_download.py` (the cache's layout).
 pub(super) fn in_hub_cache(path: &Path) -> PathBuf {
@@ -167,25 +166,25 @@ pub(super) fn refuse_pickle(path: &Path) -> Result<(), WeightsError> {
     Ok(())
 }
 
-/// PyTorch's formats, all pickles inside.
+/// `true` if a file has the extension of one of PyTorch's formats, which are pickles.
 pub(super) fn is_pickle(path: &Path) -> bool {
     const EXTENSIONS: [&str; 4] = ["ckpt", "bin", "pt", "pth"];
     has_extension(path, &EXTENSIONS)
 }
 
-/// Whether a file's name ends in one of these, in whatever case.
+/// `true` if a file's name ends in one of these, in whatever case.
 pub(super) fn has_extension(path: &Path, extensions: &[&str]) -> bool {
     let own = path.extension().and_then(|extension| extension.to_str());
     own.is_some_and(|own| extensions.iter().any(|known| own.eq_ignore_ascii_case(known)))
 }
 
-/// Whether these are the contents of a pickle, whatever the file is called: the zip archive of
+/// `true` if these are the contents of a pickle, whatever the file is called: the zip archive of
 /// PyTorch, or a bare one.
 pub(super) fn is_pickled(bytes: &[u8]) -> bool {
     !is_safetensors(bytes) && (bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"\x80\x02"))
 }
 
-/// Whether these begin like a safetensors file: JSON after the eight bytes of its length.
+/// `true` if these begin like a safetensors file: JSON after the eight bytes of its length.
 pub(super) fn is_safetensors(bytes: &[u8]) -> bool {
     bytes.get(size_of::<u64>()) == Some(&b'{')
 }

@@ -147,7 +147,10 @@ fn wrong_usage_exits_with_two() {
     }
     assert!(shell.fail("in.png other.png", 2).contains("one picture at a time"));
     let message = shell.fail("in.png --sampler heun", 2);
-    assert!(message.contains("heun") && message.contains("ddim, tcd, euler, lcm"), "{message}");
+    assert!(
+        message.contains("heun") && message.contains("ddim, tcd, euler, lcm, dpmpp-2m"),
+        "{message}"
+    );
     assert!(shell.fail("in.png --eta 1.5", 2).contains("1.5"));
     assert!(shell.fail("in.png --denoise-steps 9", 2).contains("--denoise-steps 9"));
     assert!(shell.fail("", 2).contains("no input"));

@@ -13,7 +13,7 @@ pub fn open(path: &Path) -> Result<ModelFiles, WeightsError> {
 }
 
 pub fn unet(files: &ModelFiles) -> UNet2DConditionModel {
-    let part = files.component(Part::Unet, &Device::Cpu, DType::F32).unwrap();
+    let part = files.component(Part::Denoiser, &Device::Cpu, DType::F32).unwrap();
     let config = UNetConfig::from_json(&part.config.to_string()).unwrap();
     UNet2DConditionModel::load(config, &part.params).unwrap()
 }

@@ -265,7 +265,7 @@ fn a_shard_outside_its_folder_is_refused() {
 #[test]
 fn the_embedded_model_conditions_with_the_widths_its_unet_wants() {
     let model = ModelFiles::open(ModelSource::Embedded).unwrap();
-    let unet = model.component(Part::Unet, &Device::Cpu, DType::F32).unwrap();
+    let unet = model.component(Part::Denoiser, &Device::Cpu, DType::F32).unwrap();
     assert_eq!(unet.class, "UNet2DConditionModel");
     let text = model.text(&Device::Cpu, DType::F32).unwrap();
     let conditioning = text.encode(&["a photo"]).unwrap();

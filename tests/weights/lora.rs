@@ -48,7 +48,13 @@ fn with_case(case: &str, model: ModelFiles) -> ModelFiles {
 
 fn weight(model: &ModelFiles, name: &str, shape: &[usize], dtype: DType) -> Tensor {
     let (part, name) = name.split_once('/').unwrap();
-    let part = Part::ALL.into_iter().find(|known| known.folder() == part).unwrap();
+    let part = match part {
+        "unet" => Part::Denoiser,
+        "vae" => Part::Vae,
+        "text_encoder" => Part::TextEncoder(0),
+        "text_encoder_2" => Part::TextEncoder(1),
+        other => panic!("{other} is no part"),
+    };
     model.component(part, &Device::Cpu, dtype).unwrap().params.get(shape, name).unwrap()
 }
 

@@ -44,7 +44,7 @@ fn vae_text_and_scheduler_of_a_folder_are_what_diffusers_makes_of_them() {
         assert!(norm_error(&vae.decode(&last).unwrap(), &one("decoded")) <= 1e-4);
     }
     assert_eq!(model.scheduler().unwrap()["beta_schedule"], "scaled_linear");
-    let unet = model.component(Part::Unet, &Device::Cpu, DType::F32).unwrap();
+    let unet = model.component(Part::Denoiser, &Device::Cpu, DType::F32).unwrap();
     assert_eq!(unet.config["addition_embed_type"], "text_time");
     let weight = unet.params.get((8, 8, 3, 3), "conv_in.weight").unwrap();
     assert_eq!(weight.dtype(), DType::F32);

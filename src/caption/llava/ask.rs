@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::{Load, NAME, engine, one_line};
 use crate::caption::CaptionError;
-use crate::caption::cache::Said;
+use crate::caption::key::Said;
 use crate::caption::vision::Answer;
 use crate::model::llava::{GenerateOptions, Llava, LlavaError, Prompt, Row, Step};
 

@@ -15,7 +15,8 @@ use std::sync::Arc;
 use candle_core::{DType, Device};
 use serde_json::Value;
 
-use super::cache::{Cached, CaptionCache, Subject};
+use super::cache::{Cached, CaptionCache};
+use super::key::Subject;
 use super::vision::{News, Question, VisionModel, VisionSession};
 use super::wording::{Fits, Stop, instruction};
 use super::{
@@ -254,9 +255,6 @@ impl VisionModel for Asking<'_> {
         let mut by_size: BTreeMap<(usize, usize), Batch> = BTreeMap::new();
         let mut done = 0;
         for &index in wanted {
-            if (self.stop)() {
-                return Err(CaptionError::Interrupted);
-            }
             let pixels = match question.pictures.pixels(index) {
                 Ok(pixels) => pixels,
                 Err(error) => {

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use self::process::{Silence, Worker};
 use self::protocol::{Load, Reply, Request};
-use super::cache::{Said, Subject};
+use super::key::{Said, Subject};
 use super::vision::{Answer, News, Question, VisionModel};
 use super::wording::Stop;
 use super::{CaptionError, Pixels};

@@ -53,8 +53,7 @@ impl Plan {
         let geometry = Geometry::new(model, input, settings)?;
         let sampling =
             Sampling::resolve(&model.scheduler, &model.schedule, &model.defaults, settings)?;
-        let guided = sampling.guidance.is_some();
-        let memory = Draft::new(model, runner, settings, &geometry, guided).plan()?;
+        let memory = Draft::new(model, runner, settings, &geometry, &sampling).plan()?;
         let side = geometry.grid.region_side();
         Ok(Self {
             sampling,
@@ -89,6 +88,7 @@ impl Plan {
         Layout {
             canvas: (canvas.latent_height, canvas.latent_width, shape.channels),
             regions: (grid.len(), grid.region_side()),
+            history: self.sampling.history(),
             low_resolution: *low_resolution,
             rows: (canvas.height, row_bytes),
         }

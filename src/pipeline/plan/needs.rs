@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use super::{
     geometry::Geometry,
     samples::{SAMPLE, SAMPLES},
+    sampling::Sampling,
     tiles::Span,
 };
 use crate::{
@@ -45,23 +46,23 @@ pub struct Draft<'a> {
     pub runner: &'a Runner,
     pub settings: &'a Settings,
     geometry: &'a Geometry,
-    guided: bool,
+    sampling: &'a Sampling,
     /// The captioner's model, if the job asks one.
     captions: Option<Box<dyn CaptionMemory + 'a>>,
 }
 
 impl<'a> Draft<'a> {
-    /// Of a job with these settings and sizes, `guided` or not.
+    /// Of a job with these settings, sizes and steps.
     pub fn new(
         model: &'a Model,
         runner: &'a Runner,
         settings: &'a Settings,
         geometry: &'a Geometry,
-        guided: bool,
+        sampling: &'a Sampling,
     ) -> Self {
         let request = request(settings, geometry);
         let captions = request.and_then(|request| settings.captioner.memory(&request));
-        Self { model, runner, settings, geometry, guided, captions }
+        Self { model, runner, settings, geometry, sampling, captions }
     }
 
     /// How captions may be made, the most at once first; nothing without a model that makes them.
@@ -94,11 +95,12 @@ impl<'a> Draft<'a> {
         pixels * self.geometry.shape.channels * size_of::<f32>()
     }
 
-    /// All mapped files of a job that is past its first step: zL, z before and after, and the predictions.
+    /// All mapped files of a job that is past its first steps: zL, z before and after, what earlier steps kept,
+    /// and the predictions.
     fn mapped_bytes(&self) -> usize {
         let shape = self.geometry.shape;
         let predictions = self.geometry.grid.len() * shape.region * shape.region * shape.channels;
-        3 * self.canvas_bytes() + predictions * size_of::<f32>()
+        (3 + self.sampling.history()) * self.canvas_bytes() + predictions * size_of::<f32>()
     }
 
     /// The conditions of all regions, which may all differ, of the prompt and of the negative one.
@@ -168,7 +170,7 @@ impl<'a> Draft<'a> {
     pub fn denoise(&self, batch: usize) -> Needs {
         let shape = self.geometry.shape;
         let mut scratch = 0;
-        let pair = if self.guided { 2 } else { 1 };
+        let pair = if self.sampling.guidance.is_some() { 2 } else { 1 };
         let batch = pair * batch.min(self.geometry.grid.len());
         let channels = shape.channels * if shape.sees_low_resolution { 2 } else { 1 };
         let mut play = |batch, height, width, prior| {
@@ -198,7 +200,7 @@ impl<'a> Draft<'a> {
                 let (_, blended) = play(batch, side, side, PriorUse::Record);
                 let (call, _) = play(batch, side, side, PriorUse::Blend);
                 // With guidance the halves are put together from copies.
-                let gathered = if self.guided { 2 * blended } else { blended };
+                let gathered = if self.sampling.guidance.is_some() { 2 * blended } else { blended };
                 device += recorded;
                 device_working = device_working
                     .max(pass.saturating_sub(recorded))

@@ -26,7 +26,7 @@ pub struct Sampling {
     pub schedule_steps: usize,
     /// The steps that run, first (noisiest) to last.
     pub steps: Vec<Step>,
-    /// What each of them does to the canvas.
+    /// The update of the canvas that each of them makes.
     pub updates: Vec<Update>,
     /// The strength of classifier-free guidance, above 1; `None` without.
     pub guidance: Option<f64>,
@@ -69,8 +69,7 @@ impl Sampling {
         let schedule_steps = timesteps.count();
         let denoise = denoise(model, settings, schedule_steps);
         let steps = sampler::plan(&*sampler, &schedule, &timesteps, denoise)?;
-        let updates =
-            steps.iter().map(|step| sampler.update(&schedule, step)).collect::<Result<_, _>>()?;
+        let updates = sampler::updates(&*sampler, &schedule, &steps)?;
 
         let guidance = settings.guidance.or(model.guidance).unwrap_or(Defaults::GUIDANCE);
         let guidance = (guidance > 1.0).then_some(guidance);
@@ -88,6 +87,18 @@ impl Sampling {
             guidance,
             notes,
         })
+    }
+}
+
+impl Sampling {
+    /// Canvases of history that a run keeps on the disk: 0 for a one-step sampler, else one for each value that a step
+    /// reads and one for what it writes meanwhile, so that a step that is cut short can be taken again.
+    #[must_use]
+    pub fn history(&self) -> usize {
+        match self.updates.iter().map(|update| update.history.len()).max() {
+            None | Some(0) => 0,
+            Some(earlier) => earlier + 1,
+        }
     }
 }
 

@@ -1,5 +1,5 @@
 //! How the VAE's work is cut into tiles: every tile has a core that is kept and padding that is
-//! computed and thrown away (METHOD §6).
+//! computed and thrown away (docs/method.md §6).
 //!
 //! Padding reaches past the canvas, where picture and latent are continued by reflection: the zeros
 //! that a VAE's convolutions would otherwise meet at the border make the latents there unlike all

@@ -2,13 +2,15 @@
 
 use std::{borrow::Cow, cell::RefCell, rc::Rc};
 
-use tracing::instrument;
+use tracing::info_span;
 
 use super::context::Context;
 use crate::{
     caption::{
-        CaptionContext, CaptionError, CaptionSession, GridSpec, Pixels, Rect, RegionPlace,
-        RegionSource, SessionContext, document::Document, none::PromptOnly,
+        CaptionContext, CaptionError, CaptionSession, Captioner, GridSpec, Pixels, Rect,
+        RegionPlace, RegionSource, SessionContext,
+        document::{Author, Document},
+        none::PromptOnly,
     },
     image::{Picture, Resizer},
     pipeline::{
@@ -113,12 +115,12 @@ pub fn describe_or_kept(
 ///
 /// # Errors
 /// Those of the picture and the captioner, or an interruption.
-#[instrument(name = "caption", skip_all)]
 pub fn describe(
     context: &Context<'_>,
     regions_count: bool,
     progress: &mut dyn Progress,
 ) -> Result<Described, Error> {
+    let _span = info_span!("caption").entered();
     let Context { runner, picture, spec } = *context;
     let geometry = &spec.plan.geometry;
     let (width, height) = (geometry.canvas.width as u32, geometry.canvas.height as u32);
@@ -137,7 +139,7 @@ pub fn describe(
     if prompt.is_empty() && captioner.is_costly() {
         prompt = whole_prompt(&mut *session, picture, geometry.shown_whole(), &progress)?;
     }
-    let mut author = captioner;
+    let mut author: &dyn Captioner = captioner;
     if captioner.is_costly() && !regions_count {
         (author, session) = (&PromptOnly, Box::new(PromptOnly));
     }
@@ -148,7 +150,9 @@ pub fn describe(
         before = done;
     });
     let captions = captions.map_err(interrupted)?;
-    let document = Document::new(author, session.instruction(), &job, &captions)?;
+    let author =
+        Author { name: author.name(), model: author.model(), instruction: session.instruction() };
+    let document = Document::new(&author, &job, &captions)?;
     drop(session);
     let progress = progress.into_inner();
     for note in &captions.notes {

@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use candle_core::{DType, Tensor};
-use tracing::instrument;
+use tracing::info_span;
 
 use super::{canvased::Canvased, context::Context, statistics};
 use crate::{
@@ -35,13 +35,13 @@ const WRITE_BAND: usize = 8 << 20;
 ///
 /// # Errors
 /// Those of the picture, the autoencoder and the work folder; values that are no numbers; or an interruption.
-#[instrument(name = "decode", skip_all)]
 pub fn canvas(
     context: &Context<'_>,
     encoder: &Encoder,
     work: &mut WorkFolder,
     progress: &mut dyn Progress,
 ) -> Result<(), Error> {
+    let _span = info_span!("decode").entered();
     let plan = &context.spec.plan;
     let size = plan.geometry.canvas;
     let f = plan.geometry.shape.factor;
@@ -105,7 +105,6 @@ pub fn canvas(
 ///
 /// # Errors
 /// Those of the output and the work folder, or an interruption.
-#[instrument(name = "write", skip_all)]
 pub fn write(
     encoder: Encoder,
     output: &Output,
@@ -113,6 +112,7 @@ pub fn write(
     work: &mut WorkFolder,
     progress: &mut dyn Progress,
 ) -> Result<(), Error> {
+    let _span = info_span!("write").entered();
     let known = encoder.warnings().len();
     let partial = work.partial_name();
     let mut writer = encoder.open(output, Some(&partial))?;

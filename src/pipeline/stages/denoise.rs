@@ -4,7 +4,7 @@
 use std::{cell::Cell, panic::resume_unwind, thread::ScopedJoinHandle};
 
 use candle_core::{DType, Tensor};
-use tracing::{debug_span, instrument};
+use tracing::{debug_span, info_span};
 
 use super::{condition::Conditions, context::Context};
 use crate::{
@@ -66,13 +66,13 @@ struct Gathered {
 ///
 /// # Errors
 /// Those of the denoiser and the work folder; values that are no numbers; or an interruption.
-#[instrument(name = "denoise", skip_all)]
 pub fn run(
     context: &Context<'_>,
     conditions: &Conditions,
     work: &mut WorkFolder,
     progress: &mut dyn Progress,
 ) -> Result<(), Error> {
+    let _span = info_span!("denoise").entered();
     let Context { runner, spec, .. } = *context;
     let denoise = Denoise {
         context,
@@ -94,24 +94,25 @@ impl Denoise<'_> {
         let Context { spec, .. } = *self.context;
         let (plan, steps) = (&spec.plan, &spec.plan.sampling.steps);
         let grid = &plan.geometry.grid;
-        let Files { zl, z, predictions, low_resolution, .. } = &mut work.files;
-        let journal = &mut work.journal;
+        let (files, journal) = (&mut work.files, &mut work.journal);
         let done = journal.done();
         if done.steps == 0 {
-            self.diffuse(zl, &mut z[0], steps[0].t, DRAW_CANVAS)?;
+            self.diffuse(&files.zl, &mut files.z[0], steps[0].t, DRAW_CANVAS)?;
         }
         progress.begin(Stage::Denoise, grid.len() * steps.len());
         progress.advance(grid.len() * done.steps + done.regions);
-        let fuser = Fuser::new(spec.settings.fusion, grid, zl.channels());
+        let fuser = Fuser::new(spec.settings.fusion, grid, files.zl.channels());
         for (index, step) in steps.iter().enumerate().skip(done.steps) {
             let _span = debug_span!("step", index, t = step.t).entered();
-            let [even, odd] = &mut *z;
-            let (before, after) = if index % 2 == 0 { (even, odd) } else { (odd, even) };
+            let Files { zl, z, predictions, low_resolution, .. } = &mut *files;
             let priors = self.attention_prior(low_resolution.as_ref(), step.t)?;
-            let step = Step { z: before, zl, timestep: step.t, priors: &priors };
+            let step = Step { z: &z[index % 2], zl, timestep: step.t, priors: &priors };
             self.predict_regions(step, predictions, journal, progress)?;
-            self.take_step(index, &fuser, step, predictions, after)?;
-            after.flush_rows(0..after.height()).map_err(|error| journal.failed(error))?;
+            self.take_step(index, &fuser, files)?;
+            let after = &files.z[(index + 1) % 2];
+            let history = || files.history.as_ref().map_or(Ok(()), |history| history.flush(index));
+            (after.flush_rows(0..after.height()).and_then(|()| history()))
+                .map_err(|error| journal.failed(error))?;
             journal.append(Record::Stepped { steps: index + 1 })?;
         }
         Ok(())
@@ -208,22 +209,24 @@ impl Denoise<'_> {
         if is_finite(&eps) { Ok(eps) } else { refuse() }
     }
 
-    /// Fuses the predictions, applies the structure prior and takes the sampler's step, all band by
-    /// band: from `before` into `after`.
-    fn take_step(
-        &self,
-        index: usize,
-        fuser: &Fuser,
-        Step { z: before, zl, .. }: Step<'_>,
-        predictions: &Latent,
-        after: &mut Latent,
-    ) -> Result<(), Error> {
+    /// Fuses the predictions, applies the structure prior and takes the sampler's step number `index` of the
+    /// run, all band by band: from the one z into the other.
+    fn take_step(&self, index: usize, fuser: &Fuser, files: &mut Files) -> Result<(), Error> {
+        let Files { zl, z: [even, odd], history, predictions, .. } = files;
+        let (before, after) = if index.is_multiple_of(2) { (even, odd) } else { (odd, even) };
+        let (mut kept, earlier) = match history {
+            Some(history) => {
+                let (kept, earlier) = history.of_step(index);
+                (Some(kept), earlier)
+            }
+            None => (None, Vec::new()),
+        };
         let spec = self.context.spec;
         let (schedule, sampling) = (&spec.schedule, &spec.plan.sampling);
         let (steps, step, update) =
             (&sampling.steps, &sampling.steps[index], &sampling.updates[index]);
         let structure = StructurePrior::new(spec.settings.gsp)?;
-        let (abar, lambda) = (schedule.abar(step.t)?, structure.lambda(index, steps.len()));
+        let (level, lambda) = (schedule.level(step.t)?, structure.lambda(index, steps.len()));
         let (height, width, channels) = (zl.height(), zl.width(), zl.channels());
         let block = structure.block();
         let band = (STEP_BAND / zl.row_len() / block * block).clamp(block, height.max(block));
@@ -233,12 +236,13 @@ impl Denoise<'_> {
         let mut fresh = vec![0.0; if update.needs_noise() { eps.len() } else { 0 }];
         for top in (0..height).step_by(band) {
             let rows = top..(top + band).min(height);
-            let eps = &mut eps[..rows.len() * zl.row_len()];
+            let values = rows.start * zl.row_len()..rows.end * zl.row_len();
+            let eps = &mut eps[..values.len()];
             fuser.band(rows.clone(), predictions.as_slice(), eps)?;
             let z = after.rows_mut(rows.clone());
             z.copy_from_slice(before.rows(rows.clone()));
             schedule.output_to_eps(step.t, z, eps)?;
-            structure.apply(z, eps, zl.rows(rows.clone()), abar, lambda, width, channels)?;
+            structure.apply(z, eps, zl.rows(rows.clone()), level, lambda, (width, channels))?;
             let fresh = if update.needs_noise() {
                 let fresh = &mut fresh[..eps.len()];
                 self.noise.fill(draw, rows, 0..width, channels, fresh)?;
@@ -246,7 +250,9 @@ impl Denoise<'_> {
             } else {
                 None
             };
-            update.apply(z, eps, fresh)?;
+            let earlier: Vec<_> = earlier.iter().map(|canvas| &canvas[values.clone()]).collect();
+            let kept = kept.as_deref_mut().map(|canvas| &mut canvas[values]);
+            update.apply_with(z, eps, fresh, &earlier, kept)?;
         }
         Ok(())
     }
@@ -318,7 +324,7 @@ impl Denoise<'_> {
         Ok((0..halves).map(half).collect::<Result<_, _>>()?)
     }
 
-    /// `z = √ā_t·zL + √(1−ā_t)·n` over the whole of `zl` (docs/method.md §2, step 2), into `z`.
+    /// `z = signal·zL + spread·n` over the whole of `zl` (docs/method.md §2, step 2), into `z`.
     fn diffuse(&self, zl: &Latent, z: &mut Latent, timestep: f64, draw: u32) -> Result<(), Error> {
         let (height, width, channels) = (zl.height(), zl.width(), zl.channels());
         self.noise.fill(draw, 0..height, 0..width, channels, z.as_mut_slice())?;

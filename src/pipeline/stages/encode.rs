@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use candle_core::{DType, Tensor};
-use tracing::instrument;
+use tracing::info_span;
 
 use super::{canvased::Canvased, context::Context, statistics};
 use crate::{
@@ -22,12 +22,12 @@ use crate::{
 ///
 /// # Errors
 /// Those of the picture, the autoencoder and the work folder; values that are no numbers; or an interruption.
-#[instrument(name = "encode", skip_all)]
 pub fn canvas(
     context: &Context<'_>,
     work: &mut WorkFolder,
     progress: &mut dyn Progress,
 ) -> Result<(), Error> {
+    let _span = info_span!("encode").entered();
     let plan = &context.spec.plan;
     let size = plan.geometry.canvas;
     let source = Canvased::new(context.picture, size.width, size.height)?;
@@ -65,8 +65,8 @@ pub fn canvas(
 ///
 /// # Errors
 /// As [`canvas`].
-#[instrument(name = "encode_low_resolution", skip_all)]
 pub fn low_resolution(context: &Context<'_>, work: &mut WorkFolder) -> Result<(), Error> {
+    let _span = info_span!("encode_low_resolution").entered();
     let (latent, journal) = (&mut work.files.low_resolution, &mut work.journal);
     let Some(latent) = latent.as_mut().filter(|_| !journal.done().low_resolution) else {
         return Ok(());

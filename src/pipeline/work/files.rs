@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use super::rows::Rows;
+use super::{history::History, rows::Rows};
 use crate::{
     canvas::{CanvasError, Latent},
     pipeline::error::Error,
@@ -22,11 +22,12 @@ pub const CAPTIONS_PART: &str = "captions.json.part";
 pub const JOURNAL: &str = "journal";
 const ZL: &str = "zl";
 const Z: [&str; 2] = ["z0", "z1"];
+const HISTORY: &str = "history";
 const PREDICTIONS: &str = "predictions";
 const LOW_RESOLUTION: &str = "low_resolution";
 const ROWS: &str = "rows";
 /// Everything that can be in a work folder. Nothing else in it is ever touched.
-const FILES: [&str; 12] = [
+const FILES: [&str; 13] = [
     JOB,
     JOB_PART,
     CAPTIONS,
@@ -35,6 +36,7 @@ const FILES: [&str; 12] = [
     ZL,
     Z[0],
     Z[1],
+    HISTORY,
     PREDICTIONS,
     LOW_RESOLUTION,
     ROWS,
@@ -46,6 +48,8 @@ const FILES: [&str; 12] = [
 pub struct Layout {
     /// Height, width and channels of the canvas.
     pub canvas: (usize, usize, usize),
+    /// Canvases of what earlier steps kept, for a sampler that reads them.
+    pub history: usize,
     /// Regions, and their side.
     pub regions: (usize, usize),
     /// Height and width of the picture at the model's native size, if that is needed.
@@ -60,7 +64,8 @@ impl Layout {
         let (height, width, channels) = self.canvas;
         let (count, side) = self.regions;
         let (low_height, low_width) = self.low_resolution.unwrap_or_default();
-        let pixels = 3 * height * width + count * side * side + low_height * low_width;
+        let canvases = 3 + self.history;
+        let pixels = canvases * height * width + count * side * side + low_height * low_width;
         (pixels * channels * size_of::<f32>()) as u64 + (self.rows.0 * self.rows.1) as u64
     }
 }
@@ -73,6 +78,8 @@ pub struct Files {
     /// z before a step and after it, in turn: a step reads the one and writes the other, so that one
     /// that is cut short can be taken again.
     pub z: [Latent; 2],
+    /// What earlier steps kept, for a sampler that reads it.
+    pub history: Option<History>,
     /// The noise predictions of all regions, one below the other: `[regions · R, R, C]`.
     pub predictions: Latent,
     pub low_resolution: Option<Latent>,
@@ -113,6 +120,10 @@ impl Files {
         Ok(Self {
             zl: latent(ZL, height, width, channels)?,
             z: [latent(Z[0], height, width, channels)?, latent(Z[1], height, width, channels)?],
+            history: (layout.history > 0)
+                .then(|| latent(HISTORY, layout.history * height, width, channels))
+                .transpose()?
+                .map(|canvases| History::new(canvases, height)),
             predictions: latent(PREDICTIONS, count * side, side, channels)?,
             low_resolution: (layout.low_resolution)
                 .map(|(height, width)| latent(LOW_RESOLUTION, height, width, channels))

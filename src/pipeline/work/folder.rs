@@ -158,6 +158,7 @@ mod tests {
 
     const LAYOUT: Layout = Layout {
         canvas: (8, 12, 4),
+        history: 2,
         regions: (6, 8),
         low_resolution: Some((4, 6)),
         rows: (32, 144),
@@ -176,12 +177,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let output = folder.path().join("a.png");
         let mut work = open(&output, &Work::default(), &job(1)).unwrap();
-        let used: u64 = ["zl", "z0", "z1", "predictions", "low_resolution", "rows"]
+        let used: u64 = ["zl", "z0", "z1", "history", "predictions", "low_resolution", "rows"]
             .map(|name| fs::metadata(work.path().join(name)).unwrap().len())
             .iter()
             .sum();
         assert_eq!(used, LAYOUT.bytes());
         work.files.z[1].as_mut_slice()[5] = 3.5;
+        work.files.history.as_mut().unwrap().of_step(1).0[7] = 2.5;
         work.files.rows.write(31, &[7; 144]).unwrap();
         work.journal.append(Record::Stepped { steps: 2 }).unwrap();
         assert_eq!(work.partial_name(), ".a.png.cupscale.part");
@@ -190,6 +192,7 @@ mod tests {
         let mut work = open(&output, &Work::default(), &job(1)).unwrap();
         assert_eq!(work.journal.done().steps, 2);
         assert_eq!(work.files.z[1].as_slice()[5], 3.5);
+        assert_eq!(work.files.history.as_mut().unwrap().of_step(2).1[0][7], 2.5);
         assert_eq!(work.files.rows.read(30..32).unwrap()[144..], [7; 144]);
         work.remove();
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);

@@ -23,7 +23,7 @@ pub enum Record {
     LowResolution,
     /// Regions whose noise is predicted in the current step.
     Predicted { regions: usize },
-    /// Steps that are taken.
+    /// Steps that are taken; what the last of them kept for later ones is on the disk as well.
     Stepped { steps: usize },
     /// Rows of the output that are decoded.
     Decoded { rows: usize },

@@ -3,6 +3,7 @@
 mod difference;
 pub mod files;
 pub mod folder;
+mod history;
 pub mod journal;
 mod lock;
 mod place;

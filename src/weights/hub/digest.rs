@@ -1,4 +1,4 @@
-//! SHA-256 of files, in pieces, so that a long one can be watched and stopped.
+//! SHA-256 of files, in pieces, so that a long computation can be watched and stopped.
 
 use std::{fs::File, io::Read as _, path::Path};
 
@@ -24,7 +24,7 @@ pub fn sha256_file(
     Ok((size, hex(&hasher.finalize())))
 }
 
-/// Feeds what is left of a file to the hasher; returns its length.
+/// Feeds the rest of a file to the hasher; returns its length.
 pub fn feed(
     file: &mut File,
     hasher: &mut Sha256,

@@ -1,10 +1,10 @@
-//! Why a model cannot be found, fetched or kept, in one line each.
+//! Reasons why a model cannot be found, fetched or kept, in one line each.
 
 use std::{io, path::Path};
 
 use crate::{units, weights::hub::HubError};
 
-/// Why a model cannot be found, fetched or kept.
+/// Reason why a model cannot be found, fetched or kept.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ModelError {
@@ -54,7 +54,7 @@ impl ModelError {
         Self::Io { file: path.display().to_string(), source }
     }
 
-    /// Whether the user stopped it.
+    /// `true` if the user stopped it.
     #[must_use]
     pub fn is_interrupt(&self) -> bool {
         matches!(self, Self::Hub(HubError::Interrupted))

@@ -1,4 +1,4 @@
-//! Models by name: which ones are known, which are installed and where, and what a name stands for.
+//! Models by name: the known ones, the installed ones and their places, and what a name stands for.
 //!
 //! The models folder (`$CUPSCALE_MODELS`, or the platform's place for data):
 //!

@@ -1,12 +1,13 @@
-//! Reads every byte of installed models again and compares it with what it was.
+//! Verification of installed models: every byte is read again and compared with the recorded digest.
 
 use std::{collections::HashMap, path::PathBuf};
 
 use super::{ModelEntry, ModelError, Store};
 use crate::weights::hub::{HubError, TransferProgress, Work, sha256_file};
 
-/// What is wrong with a file.
+/// Fault of a file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum Fault {
     #[error("missing")]
     Missing,
@@ -18,14 +19,14 @@ pub enum Fault {
     Unreadable(String),
 }
 
-/// A file that is not what it was.
+/// A file that is not the one recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadFile {
     pub path: PathBuf,
     pub fault: Fault,
 }
 
-/// What became of one model.
+/// Outcome for one model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifyReport {
     pub name: String,

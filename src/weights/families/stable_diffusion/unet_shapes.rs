@@ -1,73 +1,37 @@
-//! What a part's configuration must have been, from the names and shapes of its tensors: a single
-//! file has no `config.json`, and a table of known models would miss every smaller or larger
-//! relative. What shapes cannot show (head counts, activations, norm groups) is the same in the
-//! whole Stable Diffusion family and written down here.
+//! Configuration of a UNet from the names and shapes of its tensors: a single file has no `config.json`, and a
+//! table of known models would miss every smaller or larger relative. What shapes cannot show (head counts,
+//! norm groups) is the same in the whole Stable Diffusion family and written down here.
 //!
-//! Sources: the configurations of the families' models in diffusers, and how it makes them from ldm
-//! ones (`loaders/single_file_utils.py`: `create_unet_diffusers_config_from_ldm`,
-//! `create_vae_diffusers_config_from_ldm`).
+//! Sources: the configurations of the family's models in diffusers, and how it makes them from ldm ones
+//! (`loaders/single_file_utils.py`: `create_unet_diffusers_config_from_ldm`).
 
 use serde_json::{Value, json};
 
-use super::tensors::TensorMap;
+use crate::weights::part_file::{Naming, Shapes};
 
-/// Whose names a file's tensors have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Naming {
-    Ldm,
-    Diffusers,
-}
-
-/// The width of an attention head, except in SD 1.x's UNet.
+/// Width of an attention head, except in SD 1.x.
 const HEAD_WIDTH: usize = 64;
-/// The heads of every attention of SD 1.x's UNet.
+/// Heads of every attention of SD 1.x.
 const SD1_HEADS: usize = 8;
-/// The numbers of SDXL's micro-conditioning: original size, crop, target size, two of each.
+/// Numbers of SDXL's micro-conditioning: original size, crop, target size, two of each.
 const TIME_IDS: usize = 6;
-/// `<|endoftext|>` in CLIP's vocabulary.
-const END_OF_TEXT: u32 = 49407;
 
-/// The shapes of the tensors below a prefix.
-pub(super) struct Shapes<'a> {
-    pub tensors: &'a TensorMap,
-    pub prefix: &'a str,
-}
-
-impl<'a> Shapes<'a> {
-    fn get(&self, name: &str) -> Option<&'a [usize]> {
-        self.tensors.shape(&format!("{}{name}", self.prefix))
-    }
-
-    fn has(&self, name: &str) -> bool {
-        self.get(name).is_some()
-    }
-
-    /// One size of a tensor that must be there.
-    fn size(&self, name: &str, axis: usize) -> Result<usize, String> {
-        let tensor = format!("{}{name}", self.prefix);
-        let shape = self.get(name).ok_or_else(|| format!("tensor `{tensor}` is missing"))?;
-        shape.get(axis).copied().ok_or_else(|| format!("tensor `{tensor}` is {shape:?}"))
-    }
-
-    /// How many of the names that `name` makes from 0, 1, … are there in a row.
-    fn count(&self, name: impl Fn(usize) -> String) -> usize {
-        (0..).take_while(|&index| self.has(&name(index))).count()
-    }
-}
-
-/// One resolution of a UNet's encoder.
+/// One resolution of the encoder.
 struct Level {
     channels: usize,
     resnets: usize,
     /// basic transformer blocks after each residual block; 0 where there is no attention
     depth: usize,
-    /// the name of its first transformer
+    /// name of its first transformer
     attention: String,
 }
 
-/// A UNet's configuration without its native size. `pooled` is the width of the model's pooled text
+/// Configuration of a UNet without its native size. `pooled` is the width of the model's pooled text
 /// embedding, which the UNet takes beside the numbers of the micro-conditioning.
-pub(super) fn unet(
+///
+/// # Errors
+/// Shapes that no configuration describes, in one line without the file's name.
+pub(super) fn config(
     shapes: &Shapes,
     naming: Naming,
     pooled: Option<usize>,
@@ -209,113 +173,12 @@ fn unet_levels(shapes: &Shapes, naming: Naming) -> Result<Vec<Level>, String> {
     if levels.is_empty() { Err("the UNet has no level".to_owned()) } else { Ok(levels) }
 }
 
-/// An `AutoencoderKL`'s configuration. The scale of its latents is the model's, not the file's.
-pub(super) fn vae(shapes: &Shapes, naming: Naming, scaling_factor: f64) -> Result<Value, String> {
-    let (down, block, attention) = match naming {
-        Naming::Ldm => ("encoder.down", "block", "mid.attn_1.norm"),
-        Naming::Diffusers => {
-            ("encoder.down_blocks", "resnets", "mid_block.attentions.0.group_norm")
-        }
-    };
-    let conv = |level: usize, index: usize| format!("{down}.{level}.{block}.{index}.conv1.weight");
-    let levels = shapes.count(|level| conv(level, 0));
-    let widths =
-        (0..levels).map(|level| shapes.size(&conv(level, 0), 0)).collect::<Result<Vec<_>, _>>()?;
-    let layers = shapes.count(|index| conv(0, index));
-    Ok(json!({
-        "_class_name": "AutoencoderKL",
-        "in_channels": shapes.size("encoder.conv_in.weight", 1)?,
-        "out_channels": shapes.size("decoder.conv_out.weight", 0)?,
-        "down_block_types": vec!["DownEncoderBlock2D"; levels],
-        "up_block_types": vec!["UpDecoderBlock2D"; levels],
-        "block_out_channels": widths,
-        "layers_per_block": layers,
-        "latent_channels": shapes.size("decoder.conv_in.weight", 1)?,
-        "norm_num_groups": 32,
-        "scaling_factor": scaling_factor,
-        "use_quant_conv": shapes.has("quant_conv.weight"),
-        "use_post_quant_conv": shapes.has("post_quant_conv.weight"),
-        "mid_block_add_attention": shapes.has(&format!("encoder.{attention}.weight")),
-    }))
-}
-
-/// The configuration of OpenAI's CLIP text encoder, kept by transformers' names.
-pub(super) fn clip(shapes: &Shapes) -> Result<Value, String> {
-    let layers = shapes.count(|layer| format!("encoder.layers.{layer}.layer_norm1.weight"));
-    let tokens = "embeddings.token_embedding.weight";
-    let hidden = shapes.size(tokens, 1)?;
-    Ok(text_config(&TextSizes {
-        vocabulary: shapes.size(tokens, 0)?,
-        hidden,
-        inner: shapes.size("encoder.layers.0.mlp.fc1.weight", 0)?,
-        layers,
-        positions: shapes.size("embeddings.position_embedding.weight", 0)?,
-        projection: hidden,
-        activation: "quick_gelu",
-    }))
-}
-
-/// The configuration of an OpenCLIP text encoder. `unused_layers` is how many of its last layers a
-/// model leaves out.
-pub(super) fn open_clip(shapes: &Shapes, unused_layers: usize) -> Result<Value, String> {
-    let layers = shapes.count(|layer| format!("transformer.resblocks.{layer}.ln_1.weight"));
-    let hidden = shapes.size("token_embedding.weight", 1)?;
-    Ok(text_config(&TextSizes {
-        vocabulary: shapes.size("token_embedding.weight", 0)?,
-        hidden,
-        inner: shapes.size("transformer.resblocks.0.mlp.c_fc.weight", 0)?,
-        layers: layers.saturating_sub(unused_layers),
-        positions: shapes.size("positional_embedding", 0)?,
-        projection: shapes.size("text_projection", 1).unwrap_or(hidden),
-        activation: "gelu",
-    }))
-}
-
-/// The configuration of an OpenCLIP text encoder whose tensors stable-diffusion.cpp renamed. It may
-/// also have put queries, keys and values together again; then the orientation of the projection is
-/// not known.
-pub(super) fn converted_open_clip(shapes: &Shapes) -> Result<Value, String> {
-    if shapes.has("encoder.layers.0.self_attn.in_proj.weight") {
-        return Err(
-            "its text encoder was renamed by --convert-name: not supported; convert without it"
-                .to_owned(),
-        );
-    }
-    let mut config = clip(shapes)?;
-    config["projection_dim"] = shapes.size("text_projection", 1)?.into();
-    config["hidden_act"] = "gelu".into();
-    Ok(config)
-}
-
-struct TextSizes {
-    vocabulary: usize,
-    hidden: usize,
-    inner: usize,
-    layers: usize,
-    positions: usize,
-    projection: usize,
-    activation: &'static str,
-}
-
-fn text_config(sizes: &TextSizes) -> Value {
-    json!({
-        "vocab_size": sizes.vocabulary,
-        "hidden_size": sizes.hidden,
-        "intermediate_size": sizes.inner,
-        "num_hidden_layers": sizes.layers,
-        "num_attention_heads": (sizes.hidden / HEAD_WIDTH).max(1),
-        "max_position_embeddings": sizes.positions,
-        "projection_dim": sizes.projection,
-        "hidden_act": sizes.activation,
-        "eos_token_id": END_OF_TEXT,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::weights::tensors::TensorMap;
 
-    /// The tensors that tell a UNet's shape, as ldm names them: per level its channels, residual
+    /// Tensors from which the configuration follows, by ldm's names: per level its channels, residual
     /// blocks and transformer depth.
     fn unet_of(
         levels: &[(usize, usize, usize)],
@@ -364,7 +227,7 @@ mod tests {
     }
 
     fn config(tensors: &TensorMap, pooled: Option<usize>) -> Result<Value, String> {
-        unet(&Shapes { tensors, prefix: "" }, Naming::Ldm, pooled)
+        super::config(&Shapes { tensors, prefix: "" }, Naming::Ldm, pooled)
     }
 
     #[test]
