@@ -34,7 +34,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (Some(input), Some(output)) = (arguments.next(), arguments.next()) else {
         return Err("usage: file INPUT OUTPUT".into());
     };
-    let format = Format::from_extension(&output).ok_or("the output's name has no known extension")?;
+    let format =
+        Format::from_extension(&output).ok_or("the output's name has no known extension")?;
 
     let model = ModelFiles::open(ModelSource::Embedded)?;
     let engine = Engine::load(&model, &DeviceSpec::Auto.open()?)?;
