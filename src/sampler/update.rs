@@ -158,14 +158,15 @@ mod tests {
     fn a_step_without_its_history_leaves_the_latent_alone() {
         let (mut z, mut kept) = ([1.0, 2.0], [0.0; 2]);
         let (eps, one, short) = ([1.0; 2], [1.0; 2], [1.0]);
+        let two: [&[f32]; 2] = [&one; 2];
         let missing = |result| matches!(result, Err(SamplerError::HistoryMissing { .. }));
         assert!(missing(multistep().apply(&mut z, &eps, None)));
         assert!(missing(multistep().apply_with(&mut z, &eps, None, &[&one], Some(&mut kept))));
-        assert!(missing(multistep().apply_with(&mut z, &eps, None, &[&one; 2], None)));
+        assert!(missing(multistep().apply_with(&mut z, &eps, None, &two, None)));
         let odd = |result| matches!(result, Err(SamplerError::Length { .. }));
         let earlier: [&[f32]; 2] = [&one, &short];
         assert!(odd(multistep().apply_with(&mut z, &eps, None, &earlier, Some(&mut kept))));
-        assert!(odd(multistep().apply_with(&mut z, &eps, None, &[&one; 2], Some(&mut kept[..1]))));
+        assert!(odd(multistep().apply_with(&mut z, &eps, None, &two, Some(&mut kept[..1]))));
         assert_eq!((z, kept), ([1.0, 2.0], [0.0; 2]));
     }
 }

@@ -157,7 +157,7 @@ def cases():
             for run in {n, math.ceil(0.45 * n)}:
                 settings = {**SDXL, "timestep_spacing": spacing}
                 cases[f"euler_{spacing}_{run}_of_{n}"] = (EulerDiscreteScheduler, settings, n, run, None)
-    dpm, few, many = DPMSolverMultistepScheduler, {**SDXL, "final_sigmas_type": "sigma_min"}, 20
+    dpm, sigma_min = DPMSolverMultistepScheduler, {**SDXL, "final_sigmas_type": "sigma_min"}
     cases |= {
         "dpmpp-2m_v": (dpm, V, 8, 4, None),
         "dpmpp-2m_sample": (dpm, {**SDXL, "prediction_type": "sample"}, 8, 4, None),
@@ -165,10 +165,10 @@ def cases():
         "dpmpp-2m_list": (dpm, SDXL, [999, 700, 333, 1], 3, None),
         "dpmpp-2m_linspace_23_of_50": (dpm, {**SDXL, "timestep_spacing": "linspace"}, 50, 23, None),
         # The last step is of first order where there are few of them, unless told otherwise.
-        "dpmpp-2m_sigma_min": (dpm, few, 8, 4, None),
-        "dpmpp-2m_sigma_min_last_second": (dpm, {**few, "lower_order_final": False}, 8, 4, None),
-        "dpmpp-2m_sigma_min_many": (dpm, few, many, 4, None),
-        "dpmpp-2m_sigma_min_many_euler": (dpm, {**few, "euler_at_final": True}, many, 4, None),
+        "dpmpp-2m_sigma_min": (dpm, sigma_min, 8, 4, None),
+        "dpmpp-2m_sigma_min_last_second": (dpm, {**sigma_min, "lower_order_final": False}, 8, 4, None),
+        "dpmpp-2m_sigma_min_many": (dpm, sigma_min, 20, 4, None),
+        "dpmpp-2m_sigma_min_many_euler": (dpm, {**sigma_min, "euler_at_final": True}, 20, 4, None),
     }  # fmt: skip
     for spacing in SPACINGS:
         for n, run in [(1, 1), (2, 2), (4, 2), (8, 8), (8, 4)]:
@@ -205,7 +205,10 @@ def trajectory(kind, settings, n, run, eta, draws):
         with mock.patch(f"{module}.randn_tensor", lambda *_, **__: draws["noises"][i]):
             result = scheduler.step(draws["outputs"][i], t, x, **arguments)
         x = result.prev_sample
-        x0s.append(scheduler.model_outputs[-1] if kind is DPMSolverMultistepScheduler else result.get("pred_original_sample"))
+        if kind is DPMSolverMultistepScheduler:  # which keeps it for the next step
+            x0s.append(scheduler.model_outputs[-1])
+        else:
+            x0s.append(result.get("pred_original_sample"))
         zs.append(x / (sigmas[i + 1] ** 2 + 1) ** 0.5 if kind is EulerDiscreteScheduler else x)
     zs = torch.stack(zs)
     assert torch.isfinite(zs).all()

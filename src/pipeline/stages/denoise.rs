@@ -110,9 +110,10 @@ impl Denoise<'_> {
             self.predict_regions(step, predictions, journal, progress)?;
             self.take_step(index, &fuser, files)?;
             let after = &files.z[(index + 1) % 2];
-            let history = || files.history.as_ref().map_or(Ok(()), |history| history.flush(index));
-            (after.flush_rows(0..after.height()).and_then(|()| history()))
-                .map_err(|error| journal.failed(error))?;
+            after.flush_rows(0..after.height()).map_err(|error| journal.failed(error))?;
+            if let Some(history) = &files.history {
+                history.flush(index).map_err(|error| journal.failed(error))?;
+            }
             journal.append(Record::Stepped { steps: index + 1 })?;
         }
         Ok(())
