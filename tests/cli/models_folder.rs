@@ -34,7 +34,7 @@ fn verify_finds_a_flipped_bit_and_a_pull_mends_it() {
     let bench = Bench::new();
     bench.succeed("pull tiny-fast");
     let report = bench.succeed("verify");
-    assert!(report.contains("tiny-fast: 6 files, 1.8 MB: good"), "{report}");
+    assert!(report.contains("tiny-fast: 6 files, 1.7 MiB: good"), "{report}");
     let file = bench.stored("tests/tiny", UNET);
     let mut bytes = fs::read(&file).unwrap();
     bytes[777] ^= 4;
