@@ -72,7 +72,7 @@ fn byte_symbols() -> Vec<char> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::text::{ClipTokenizer, TokenizerFiles};
+    use crate::model::text::{TextTokenizer, TokenizerFiles};
 
     #[test]
     fn odd_texts_get_the_ids_of_transformers_with_either_padding() {
@@ -84,7 +84,7 @@ mod tests {
             let expected: Vec<Vec<u32>> =
                 serde_json::from_value(cases["ids"][kind].clone()).unwrap();
             let files = tokenizer(padding);
-            let tokenizer = ClipTokenizer::from_files(&TokenizerFiles {
+            let tokenizer = TextTokenizer::from_files(&TokenizerFiles {
                 vocab_json: files.vocab_json.as_deref(),
                 merges_txt: files.merges_txt.as_deref(),
                 tokenizer_config_json: files.tokenizer_config_json.as_deref(),

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use super::LoraError;
 use super::families::FileContents;
-use crate::model::llava::LlavaError;
+use crate::backend::is_out_of_memory;
 use crate::model::denoiser::DenoiserError;
+use crate::model::llava::LlavaError;
 use crate::model::{text::TextError, vae::VaeError};
 
 /// Reason why a model cannot be loaded.
@@ -83,6 +84,12 @@ impl From<DenoiserError> for WeightsError {
 }
 
 impl WeightsError {
+    /// `true` if the memory of the device does not suffice for the weights.
+    #[must_use]
+    pub fn is_out_of_memory(&self) -> bool {
+        matches!(self, Self::Tensor(error) if is_out_of_memory(error))
+    }
+
     /// Error of an autoencoder, with its configuration file.
     pub(super) fn from_vae(source: VaeError, file: &str) -> Self {
         match source {
@@ -119,7 +126,7 @@ mod tests {
 
     #[test]
     fn candles_error_is_kept_whole_whichever_part_it_comes_from() {
-        let inner = || candle_core::Error::Msg("no room\nbacktrace".to_owned());
+        let inner = || candle_core::Error::Msg("out of memory\nbacktrace".to_owned());
         for error in [
             WeightsError::from(inner()),
             WeightsError::from(DenoiserError::Weights { file: String::new(), source: inner() }),
@@ -127,7 +134,8 @@ mod tests {
             WeightsError::from_text(TextError::Tensor(inner()), "file"),
             WeightsError::from_llava(LlavaError::Tensor(inner()), "file"),
         ] {
-            assert_eq!(error.to_string(), "no room");
+            assert_eq!(error.to_string(), "out of memory");
+            assert!(error.is_out_of_memory());
             assert!(error.source().unwrap().is::<candle_core::Error>());
         }
     }

@@ -23,7 +23,7 @@ use super::{ModelSource, QuantType, WeightsError};
 use crate::backend::{MatmulPrecision, Params};
 use crate::model::denoiser::Denoiser;
 use crate::model::text::{
-    ClipTextConfig, ClipTextModel, ClipTokenizer, TextConditioner, TextEncoder, TokenizerFiles,
+    TextConditioner, TextEncoder, TextError, TextPart, TextTokenizer, TokenizerFiles,
 };
 use crate::model::vae::{Vae, VaeConfig};
 
@@ -316,30 +316,23 @@ impl ModelFiles {
     /// # Errors
     /// As [`component`](Self::component), or a configuration or tokenizer that is not supported.
     pub fn text(&self, device: &Device, dtype: DType) -> Result<TextConditioner, WeightsError> {
-        let mut encoders = Vec::new();
+        let mut parts = Vec::new();
         for part in self.form.text_encoders()? {
             let tokenizer = self.tokenizer(part)?;
-            let component = self.component(part, device, dtype)?;
-            let file = &component.config_file;
-            let config = ClipTextConfig::from_json(&component.config)
-                .map_err(|error| WeightsError::from_text(error, file))?;
-            let with_projection = match component.class.as_str() {
-                "CLIPTextModel" => false,
-                "CLIPTextModelWithProjection" => true,
-                class => {
-                    return Err(WeightsError::Config {
+            let Component { class, config, config_file, params } =
+                self.component(part, device, dtype)?;
+            let encoder =
+                TextEncoder::load(&class, &config, &params).map_err(|error| match error {
+                    // The index names the class.
+                    TextError::Class { .. } => WeightsError::Config {
                         file: self.source().full_name("model_index.json"),
-                        reason: format!(
-                            "{}: `{class}` is not supported (CLIPTextModel, CLIPTextModelWithProjection)",
-                            self.form.family().folder(part)
-                        ),
-                    });
-                }
-            };
-            let model = ClipTextModel::load(&config, with_projection, &component.params)?;
-            encoders.push(TextEncoder { tokenizer, model });
+                        reason: format!("{}: {error}", self.form.family().folder(part)),
+                    },
+                    error => WeightsError::from_text(error, &config_file),
+                })?;
+            parts.push(TextPart { tokenizer, encoder });
         }
-        TextConditioner::new(encoders)
+        TextConditioner::new(parts)
             .map_err(|error| WeightsError::from_text(error, &self.source().to_string()))
     }
 
@@ -347,13 +340,13 @@ impl ModelFiles {
     ///
     /// # Errors
     /// A tokenizer that is missing or not supported.
-    pub(crate) fn tokenizers(&self) -> Result<Vec<ClipTokenizer>, WeightsError> {
+    pub(crate) fn tokenizers(&self) -> Result<Vec<TextTokenizer>, WeightsError> {
         self.form.text_encoders()?.into_iter().map(|part| self.tokenizer(part)).collect()
     }
 
-    fn tokenizer(&self, encoder: Part) -> Result<ClipTokenizer, WeightsError> {
+    fn tokenizer(&self, encoder: Part) -> Result<TextTokenizer, WeightsError> {
         let bytes = self.form.tokenizer(encoder)?;
-        ClipTokenizer::from_files(&TokenizerFiles {
+        TextTokenizer::from_files(&TokenizerFiles {
             vocab_json: bytes.vocab_json.as_deref(),
             merges_txt: bytes.merges_txt.as_deref(),
             tokenizer_json: bytes.tokenizer_json.as_deref(),
