@@ -13,7 +13,7 @@ use std::{collections::HashMap, error::Error, path::PathBuf, time::Instant};
 use candle_core::{DType, Device, Tensor, safetensors};
 use clap::{Parser, ValueEnum};
 use cupscale::{
-    backend::{Allocator, MatmulPrecision},
+    backend::MatmulPrecision,
     model::{
         unet::{Conditioning, Prior, UNet2DConditionModel, UNetConfig},
         vae::Vae,
@@ -23,8 +23,14 @@ use cupscale::{
 };
 
 /// As the program has it.
+#[cfg(target_os = "linux")]
+#[path = "../src/allocator.rs"]
+#[allow(dead_code, reason = "its tests are built here and run with the program's")]
+mod allocator;
+
+#[cfg(target_os = "linux")]
 #[global_allocator]
-static ALLOCATOR: Allocator = Allocator;
+static ALLOCATOR: allocator::Allocator = allocator::Allocator;
 
 #[derive(Parser)]
 struct Arguments {
@@ -61,6 +67,8 @@ enum Part {
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 fn main() -> Result<()> {
+    #[cfg(target_os = "linux")]
+    allocator::install();
     let arguments = Arguments::parse();
     let source = arguments.model.clone().map_or(ModelSource::Embedded, ModelSource::Path);
     let started = Instant::now();

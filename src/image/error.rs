@@ -10,6 +10,7 @@ pub type Result<T> = std::result::Result<T, ImageError>;
 
 /// Why a picture could not be read, resized or written.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ImageError {
     /// The input path does not exist.
     #[error("{name}: no such file")]
@@ -32,9 +33,6 @@ pub enum ImageError {
     /// More pixels than [`super::MAX_PIXELS`]: most likely a decompression bomb.
     #[error("{name}: too large ({width} x {height}; the limit for an input is {limit} pixels)")]
     TooLarge { name: String, width: u64, height: u64, limit: u64 },
-    /// A file name or `--format` value that names no format we know.
-    #[error("{given}: unknown image format; known are png, jpeg, webp and tiff")]
-    UnknownFormat { given: String },
     /// The output does not fit into the chosen format.
     #[error(
         "{name}: {format} holds at most {limit} pixels a side and the output is {width} x {height}; write a TIFF (.tif) instead"
@@ -79,6 +77,7 @@ impl ImageError {
 
 /// Something that was done differently from what one could expect, for the caller to tell the user.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Warning {
     /// The format has no alpha channel: the picture was composited over white.
     AlphaFlattened(Format),

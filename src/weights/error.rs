@@ -5,7 +5,6 @@ use std::path::PathBuf;
 
 use super::LoraError;
 use super::families::FileContents;
-use crate::backend::is_out_of_memory;
 use crate::model::denoiser::DenoiserError;
 use crate::model::llava::LlavaError;
 use crate::model::{text::TextError, vae::VaeError};
@@ -84,12 +83,6 @@ impl From<DenoiserError> for WeightsError {
 }
 
 impl WeightsError {
-    /// `true` if the memory of the device does not suffice for the weights.
-    #[must_use]
-    pub fn is_out_of_memory(&self) -> bool {
-        matches!(self, Self::Tensor(error) if is_out_of_memory(error))
-    }
-
     /// Error of an autoencoder, with its configuration file.
     pub(super) fn from_vae(source: VaeError, file: &str) -> Self {
         match source {
@@ -135,7 +128,6 @@ mod tests {
             WeightsError::from_llava(LlavaError::Tensor(inner()), "file"),
         ] {
             assert_eq!(error.to_string(), "out of memory");
-            assert!(error.is_out_of_memory());
             assert!(error.source().unwrap().is::<candle_core::Error>());
         }
     }

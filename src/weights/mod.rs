@@ -9,6 +9,7 @@
 
 mod clip_vocabulary;
 mod diffusers;
+#[cfg(feature = "embedded-model")]
 mod embedded;
 mod error;
 mod families;
@@ -18,6 +19,7 @@ mod gguf;
 mod headers;
 pub mod hub;
 mod kept;
+mod lazy;
 mod llava;
 mod lora;
 mod model;
@@ -39,6 +41,7 @@ pub use families::FileContents;
 pub(crate) use fingerprint::folder_fingerprint;
 pub use gguf::Summary;
 pub use headers::Footprint;
+pub use lazy::Lazy;
 pub use llava::LlavaFiles;
 pub use lora::LoraError;
 pub use model::{Component, ModelFiles};

@@ -57,13 +57,11 @@ impl ModelFiles {
     pub fn open(source: ModelSource) -> Result<Self, WeightsError> {
         let source = match source {
             ModelSource::Path(path) => ModelSource::Path(in_hub_cache(&path)),
+            #[cfg(feature = "embedded-model")]
             ModelSource::Embedded => source,
         };
         source.check()?;
-        let paths = match &source {
-            ModelSource::Path(path) => vec![path.clone()],
-            ModelSource::Embedded => Vec::new(),
-        };
+        let paths = source.path().map(Path::to_owned).into_iter().collect();
         let form: Arc<dyn Form> = match (GgufModel::open(&source)?, source) {
             (Some(model), _) => Arc::new(model),
             (None, ModelSource::Path(file)) if file.is_file() => Arc::new(SingleFile::open(file)?),

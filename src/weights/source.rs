@@ -4,15 +4,19 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{WeightsError, embedded};
+use super::WeightsError;
+#[cfg(feature = "embedded-model")]
+use super::embedded;
 pub(super) use crate::backend::Bytes;
 
 /// Place of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ModelSource {
     /// A folder with a `model_index.json`, or a file with a whole model in it.
     Path(PathBuf),
-    /// The model inside this program, `models/mini`.
+    /// The model inside this program, `models/mini`; only with the feature `embedded-model`.
+    #[cfg(feature = "embedded-model")]
     Embedded,
 }
 
@@ -20,31 +24,51 @@ impl fmt::Display for ModelSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Path(path) => path.display().fmt(f),
+            #[cfg(feature = "embedded-model")]
             Self::Embedded => f.write_str("the embedded model"),
         }
     }
 }
 
 impl ModelSource {
+    /// The path, unless the model is inside this program.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Path(path) => Some(path),
+            #[cfg(feature = "embedded-model")]
+            Self::Embedded => None,
+        }
+    }
+
+    /// What users call the model: the last part of its path, or `mini` for the embedded one.
+    #[must_use]
+    pub fn short_name(&self) -> String {
+        self.path().map_or_else(
+            || "mini".to_owned(),
+            |path| path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        )
+    }
+
     /// Checks that there is a file that is no pickle, or a folder in diffusers layout.
     ///
     /// # Errors
     /// Nothing there, a pickled file, or a folder without `model_index.json`.
     pub(super) fn check(&self) -> Result<(), WeightsError> {
-        let Self::Path(path) = self else { return Ok(()) };
+        let Some(path) = self.path() else { return Ok(()) };
         refuse_pickle(path)?;
         if path.is_file() {
             return Ok(());
         }
         if !path.is_dir() {
-            return Err(WeightsError::NotFound(path.clone()));
+            return Err(WeightsError::NotFound(path.to_owned()));
         }
         if self.contains("model_index.json") {
             return Ok(());
         }
         Err(match self.find_pickle("") {
             Some(file) => WeightsError::Pickled { file },
-            None => WeightsError::NotDiffusers(path.clone()),
+            None => WeightsError::NotDiffusers(path.to_owned()),
         })
     }
 
@@ -53,6 +77,7 @@ impl ModelSource {
     pub(crate) fn full_name(&self, name: &str) -> String {
         match self {
             Self::Path(path) => path.join(name).display().to_string(),
+            #[cfg(feature = "embedded-model")]
             Self::Embedded => format!("{self}: {name}"),
         }
     }
@@ -62,6 +87,7 @@ impl ModelSource {
     pub(super) fn contains(&self, name: &str) -> bool {
         match self {
             Self::Path(path) => path.join(name).is_file(),
+            #[cfg(feature = "embedded-model")]
             Self::Embedded => embedded::file(name).is_some(),
         }
     }
@@ -90,6 +116,7 @@ impl ModelSource {
         let fail = |source| WeightsError::Read { file: self.full_name(name), source };
         match self {
             Self::Path(path) => read(&path.join(name)).map_err(fail),
+            #[cfg(feature = "embedded-model")]
             Self::Embedded => embedded::file(name)
                 .map(Bytes::Static)
                 .ok_or_else(|| fail(io::ErrorKind::NotFound.into())),
@@ -98,18 +125,14 @@ impl ModelSource {
 
     /// Full name of a pickled weights file in a folder of the model, if there is one.
     pub(super) fn find_pickle(&self, folder: &str) -> Option<String> {
-        let Self::Path(path) = self else { return None };
-        let folder = path.join(folder);
+        let folder = self.path()?.join(folder);
         let names = names_in(&folder).into_iter().map(|name| folder.join(name));
         names.into_iter().find(|path| is_pickle(path)).map(|path| path.display().to_string())
     }
 
     /// Names in a folder of the model, in alphabetical order; none for the embedded model.
     pub(super) fn names(&self, folder: &str) -> Vec<String> {
-        match self {
-            Self::Path(path) => names_in(&path.join(folder)),
-            Self::Embedded => Vec::new(),
-        }
+        self.path().map_or_else(Vec::new, |path| names_in(&path.join(folder)))
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
     process::Stdio,
 };
 
-use cupscale::backend::ops::Products;
+use cupscale::backend::MatmulPrecision;
 
 use crate::common::{Shell, copy_folder, mini, size, stderr, test_picture};
 
@@ -147,7 +147,10 @@ fn wrong_usage_exits_with_two() {
     }
     assert!(shell.fail("in.png other.png", 2).contains("one picture at a time"));
     let message = shell.fail("in.png --sampler heun", 2);
-    assert!(message.contains("heun") && message.contains("ddim, tcd, euler, lcm"), "{message}");
+    assert!(
+        message.contains("heun") && message.contains("ddim, tcd, euler, lcm, dpmpp-2m"),
+        "{message}"
+    );
     assert!(shell.fail("in.png --eta 1.5", 2).contains("1.5"));
     assert!(shell.fail("in.png --denoise-steps 9", 2).contains("--denoise-steps 9"));
     assert!(shell.fail("", 2).contains("no input"));
@@ -189,9 +192,9 @@ fn the_plan_says_in_what_precision_the_unet_is_computed() {
         String::from_utf8(plan).unwrap()
     };
     assert!(plan("f32").contains("computes on   cpu f32, "), "{}", plan("f32"));
-    let best = if Products::Bf16.is_available() { "cpu bf16, " } else { "cpu f32, " };
+    let best = if MatmulPrecision::Bf16.is_available() { "cpu bf16, " } else { "cpu f32, " };
     assert!(plan("auto").contains(best), "{}", plan("auto"));
-    if Products::Bf16.is_available() {
+    if MatmulPrecision::Bf16.is_available() {
         assert!(plan("bf16").contains("cpu bf16, "), "{}", plan("bf16"));
     } else {
         let message = shell.fail("plan in.png --device cpu --dtype bf16", 1);

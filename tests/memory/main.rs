@@ -7,7 +7,7 @@ mod common;
 #[cfg(target_os = "linux")]
 mod encoders;
 mod jobs;
-#[cfg(all(feature = "llava", target_os = "linux"))]
+#[cfg(target_os = "linux")]
 mod llava;
 
 /// The most memory that a process (its number, or `self`) has had resident so far, in KiB; of one that has

@@ -15,13 +15,11 @@ pub enum ModelError {
         suggestion(.close)
     )]
     Unknown { name: String, close: Vec<String> },
-    #[error(
-        "{name}: not downloaded yet ({size}, licence {licence}): cupscale-fast models pull {name}"
-    )]
+    #[error("{name}: not downloaded yet ({size}, licence {licence})")]
     NotInstalled { name: String, size: String, licence: String },
-    #[error("{name}: not installed; `cupscale-fast models list` shows what is")]
+    #[error("{name}: not installed")]
     NothingToRemove { name: String },
-    #[error("{name}: {file} is missing: cupscale-fast models {}", mend(*.own, .name))]
+    #[error("{name}: {file} is missing")]
     Incomplete { name: String, file: String, own: bool },
     #[error("{name}: {size} needed in {folder}, which has {} free", units::bytes(*.free))]
     NoSpace { name: String, size: String, folder: String, free: u64 },
@@ -41,7 +39,7 @@ pub enum ModelError {
     NameTaken { name: String, by: &'static str, own: bool },
     #[error("{name}: your own weights; there is nothing to pull")]
     OwnWeights { name: String },
-    #[error("{name}: no weights of its own to take a revision of; give --revision with {parts}")]
+    #[error("{name}: no weights of its own to take a revision of; {parts} have some")]
     NoRevision { name: String, parts: String },
     #[error("{path}: {reason}")]
     NotWeights { path: String, reason: String },
@@ -65,11 +63,7 @@ impl ModelError {
 
 fn suggestion(close: &[String]) -> String {
     match close {
-        [] => " (`cupscale-fast models list` shows all)".to_owned(),
+        [] => String::new(),
         close => format!("; did you mean {}?", close.join(", ")),
     }
-}
-
-fn mend(own: bool, name: &str) -> String {
-    if own { format!("remove {name}, then add it again") } else { format!("pull {name}") }
 }

@@ -185,6 +185,6 @@ mod tests {
             assert!(close.iter().any(|name| name == meant), "{typed}: {close:?}");
         }
         let line = embedded().unknown("something-else-entirely").to_string();
-        assert!(line.contains("models list"), "{line}");
+        assert!(line.contains("no such model"), "{line}");
     }
 }
