@@ -7,6 +7,7 @@ mod common;
 #[cfg(target_os = "linux")]
 mod encoders;
 mod jobs;
+mod ops;
 #[cfg(all(feature = "llava", target_os = "linux"))]
 mod llava;
 
