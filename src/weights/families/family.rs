@@ -7,7 +7,7 @@ use std::fmt::Debug;
 use serde_json::Value;
 
 use super::{autoencoder_kl, clip};
-use crate::model::{text::ClipTextConfig, vae::KlConfig};
+use crate::model::{text::clip::ClipTextConfig, vae::KlConfig};
 use crate::weights::WeightsError;
 use crate::weights::clip_vocabulary::Padding;
 use crate::weights::part::{Part, PartConfig};
