@@ -8,9 +8,8 @@ mod common;
 mod encoders;
 mod jobs;
 #[cfg(target_os = "linux")]
-mod ops;
-#[cfg(all(feature = "llava", target_os = "linux"))]
 mod llava;
+mod ops;
 
 /// The most memory that a process (its number, or `self`) has had resident so far, in KiB; of one that has
 /// ended, nothing.
