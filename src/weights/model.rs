@@ -124,7 +124,7 @@ impl ModelFiles {
     /// Digest that changes when any file of the model does, or how it is put together. Reads no weights: files
     /// are told apart by place, length and time of change.
     #[must_use]
-    pub fn fingerprint(&self) -> String {
+    pub(crate) fn fingerprint(&self) -> String {
         self.options.fingerprint(self.loras.iter().map(|lora| lora.scale))
     }
 
@@ -136,7 +136,8 @@ impl ModelFiles {
         self.form.notes().into_iter().chain(of_loras).collect()
     }
 
-    /// Same model with its weights rounded to this type as they are read: the same, to the bit, as if [`quantize`](Self::quantize) had written it and it had been opened from there.
+    /// Same model with its weights rounded to this type as they are read: the same, to the bit, as if
+    /// [`quantize`](Self::quantize) had written it and it had been opened from there.
     #[must_use]
     pub fn quantized(self, quant: QuantType) -> Self {
         Self { options: self.options.quantized(quant), ..self }
@@ -194,7 +195,7 @@ impl ModelFiles {
 
     /// Contents of `model_index.json`, about the model as a whole.
     #[must_use]
-    pub fn index(&self) -> &Value {
+    pub(crate) fn index(&self) -> &Value {
         self.form.index()
     }
 
@@ -251,7 +252,7 @@ impl ModelFiles {
     /// First weight of the model, or of its LoRAs, with a value that is not finite: its file and its name there.
     /// Reads all weights.
     #[must_use]
-    pub fn find_non_finite(&self) -> Option<String> {
+    pub(crate) fn find_non_finite(&self) -> Option<String> {
         let mut parts = self.form.parts().unwrap_or_default().into_iter();
         let in_part = |part| self.form.tensors(part, DType::F32).ok()?.find_non_finite();
         parts.find_map(in_part).or_else(|| self.loras.iter().find_map(Lora::find_non_finite))
@@ -302,7 +303,7 @@ impl ModelFiles {
     ///
     /// # Errors
     /// A part that is missing, or a configuration that is not supported.
-    pub fn vae_config(&self) -> Result<VaeConfig, WeightsError> {
+    pub(crate) fn vae_config(&self) -> Result<VaeConfig, WeightsError> {
         let PartConfig { class, config, file } = self.form.config(Part::Vae)?;
         VaeConfig::from_json(&with_class(config, class))
             .map_err(|error| WeightsError::from_vae(error, &file))
@@ -337,7 +338,7 @@ impl ModelFiles {
     ///
     /// # Errors
     /// A tokenizer that is missing or not supported.
-    pub fn tokenizers(&self) -> Result<Vec<TextTokenizer>, WeightsError> {
+    pub(crate) fn tokenizers(&self) -> Result<Vec<TextTokenizer>, WeightsError> {
         self.form.text_encoders()?.into_iter().map(|part| self.tokenizer(part)).collect()
     }
 
