@@ -22,6 +22,7 @@ use super::progress::Stage;
 /// One line that says what, where, and what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "a variant's message says what its fields are")]
 pub enum Error {
     #[error(transparent)]
     Image(#[from] ImageError),

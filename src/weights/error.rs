@@ -12,6 +12,7 @@ use crate::model::{text::TextError, vae::VaeError};
 /// Reason why a model cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "a variant's message says what its fields are")]
 pub enum WeightsError {
     #[error("{}: no such model folder or file", .0.display())]
     NotFound(PathBuf),

@@ -30,6 +30,7 @@ use crate::{image::Output, pipeline::error::Error};
 pub struct Work {
     /// The folder in which the work folder is made; none: beside the output, or in the cache for a stream.
     pub folder: Option<PathBuf>,
+    /// What becomes of unfinished work that is there.
     pub resume: Resume,
 }
 
