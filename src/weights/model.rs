@@ -321,7 +321,7 @@ impl ModelFiles {
                 self.component(part, device, dtype)?;
             let encoder =
                 TextEncoder::load(&class, &config, &params).map_err(|error| match error {
-                    // The index says it, not the part.
+                    // The index names the class.
                     TextError::Class { .. } => WeightsError::Config {
                         file: self.source().full_name("model_index.json"),
                         reason: format!("{}: {error}", self.form.family().folder(part)),
