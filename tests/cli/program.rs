@@ -461,7 +461,7 @@ fn plan_says_what_would_run_and_writes_nothing() {
     assert_eq!(shell.succeed("in.png --scale 4 --max-memory 8GiB --dry-run"), plan.as_bytes());
     let calls = |plan: &str| -> usize {
         let line = plan.lines().find(|line| line.starts_with("calls ")).unwrap();
-        line.split_whitespace().nth(2).unwrap().parse().unwrap()
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
     };
     let line = "plan in.png --scale 4 --guidance 5 --steps 50 --denoise-steps 22";
     let guided = String::from_utf8(shell.succeed(line)).unwrap();
