@@ -177,7 +177,7 @@ impl ModelFiles {
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Summary, WeightsError> {
         self.form.check()?;
-        if let ModelSource::Path(source) = self.source()
+        if let Some(source) = self.source().path()
             && is_part_of(output, source)
         {
             return Err(WeightsError::OntoItself(output.display().to_string()));
