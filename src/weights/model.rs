@@ -299,16 +299,6 @@ impl ModelFiles {
         Vae::load(&config, &params).map_err(|error| WeightsError::from_vae(error, &config_file))
     }
 
-    /// Configuration of the autoencoder.
-    ///
-    /// # Errors
-    /// A part that is missing, or a configuration that is not supported.
-    pub(crate) fn vae_config(&self) -> Result<VaeConfig, WeightsError> {
-        let PartConfig { class, config, file } = self.form.config(Part::Vae)?;
-        VaeConfig::from_json(&with_class(config, class))
-            .map_err(|error| WeightsError::from_vae(error, &file))
-    }
-
     /// Text encoders with their tokenizers.
     ///
     /// # Errors

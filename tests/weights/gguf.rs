@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use candle_core::{DType, Device, quantized::GgmlDType};
-use cupscale::backend::{ops::pack_rows, unpack_rows};
+use cupscale::backend::{pack_rows, unpack_rows};
 use cupscale::weights::ModelFiles;
 use safetensors::Dtype;
 
