@@ -25,7 +25,7 @@ use crate::model::denoiser::Denoiser;
 use crate::model::text::{
     TextConditioner, TextEncoder, TextError, TextPart, TextTokenizer, TokenizerFiles,
 };
-use crate::model::vae::{Vae, VaeConfig};
+use crate::model::vae::Vae;
 
 /// A model that has been found and recognised; its tensors have not been read.
 #[derive(Clone, Debug)]
