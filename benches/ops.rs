@@ -18,8 +18,8 @@ use std::{
 
 use candle_core::{DType, Device, Result, Shape, Tensor, quantized::GgmlDType};
 use cupscale::backend::{
-    Activation, MatmulPrecision, ParamSource, Params, Stored, Weight, WeightStorage,
-    WeightUse, Working,
+    Activation, MatmulPrecision, ParamSource, Params, Stored, Weight, WeightStorage, WeightUse,
+    Working,
     ops::{
         Conv2d, CropRect, GroupNorm, LayerNorm, Linear, Mask, add, attention, crop_resize, geglu,
         join, upsample_nearest_2x,

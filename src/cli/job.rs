@@ -154,8 +154,12 @@ impl Job {
                 "--dtype has no effect on a GPU, which computes in the precision that it is fast in",
             );
         }
-        let engine =
-            engine::load(&self.model, self.precision.unwrap_or(MatmulPrecision::F32), &device, note)?;
+        let engine = engine::load(
+            &self.model,
+            self.precision.unwrap_or(MatmulPrecision::F32),
+            &device,
+            note,
+        )?;
         let mut settings = self.settings.clone();
         settings.captioner = captioner::open(&self.content, &device)?;
         Ok((engine, settings))

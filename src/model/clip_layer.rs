@@ -4,8 +4,8 @@
 use candle_core::Result;
 
 use super::text::HiddenAct;
-use crate::backend::{Activation, MatmulPrecision, Params};
 use crate::backend::ops::{LayerNorm, Linear, Mask, attention, gelu, quick_gelu};
+use crate::backend::{Activation, MatmulPrecision, Params};
 
 /// What a layer is built from; the same for all layers of an encoder.
 #[derive(Clone, Copy, Debug)]

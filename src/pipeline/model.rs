@@ -9,7 +9,6 @@ use crate::{
     backend::{DeviceError, Trace},
     model::{
         denoiser::{Denoiser, DenoiserError, DenoiserShape},
-        text::TextConditioner,
         vae::Vae,
     },
     sampler::{SamplerError, Schedule, SchedulerConfig},
@@ -92,7 +91,6 @@ pub struct Model {
     /// Blueprints: the parts without their weights' values, which memory traces can run.
     pub(crate) denoiser: Arc<Denoiser>,
     pub(crate) vae: Vae,
-    pub(crate) text: TextConditioner,
     shape: ModelShape,
     name: String,
     loras: Vec<(String, f64)>,
@@ -114,7 +112,8 @@ impl Model {
             return Err(DeviceError::Precision(products).into());
         }
         let (vae, of_vae) = files.without_values(|files| files.vae(device, VAE_DTYPE))?;
-        let (denoiser, of_denoiser) = files.without_values(|files| files.denoiser(device, dtype))?;
+        let (denoiser, of_denoiser) =
+            files.without_values(|files| files.denoiser(device, dtype))?;
         let shape = ModelShape::new(source, &denoiser, &vae)?;
         let in_scheduler = |error: SamplerError| Error::Model {
             model: source.full_name("scheduler/scheduler_config.json"),
@@ -147,7 +146,6 @@ impl Model {
             footprints: Footprints { text: of_text, vae: of_vae, denoiser: of_denoiser },
             denoiser: Arc::new(denoiser),
             vae,
-            text,
             shape,
             fingerprint: files.fingerprint(),
             loras: files.loras().map(|(name, scale)| (name.to_owned(), scale)).collect(),

@@ -139,12 +139,7 @@ impl Parts {
 impl Runner {
     /// For `device`, in the precision `dtype`. Nothing is loaded yet; `blueprint` is the denoiser without
     /// its weights' values.
-    pub fn new(
-        files: ModelFiles,
-        device: Device,
-        dtype: DType,
-        blueprint: Arc<Denoiser>,
-    ) -> Self {
+    pub fn new(files: ModelFiles, device: Device, dtype: DType, blueprint: Arc<Denoiser>) -> Self {
         Self { files, device, dtype, blueprint, parts: Parts::default() }
     }
 
@@ -195,7 +190,9 @@ impl Runner {
     /// The backend that computes, and in what precision: results differ between them.
     pub fn device_name(&self) -> String {
         match self.files.precision() {
-            MatmulPrecision::Bf16 if self.device.is_cpu() => format!("cpu {}", MatmulPrecision::Bf16),
+            MatmulPrecision::Bf16 if self.device.is_cpu() => {
+                format!("cpu {}", MatmulPrecision::Bf16)
+            }
             _ => device_name(&self.device, self.dtype),
         }
     }

@@ -51,7 +51,11 @@ impl AttentionPrior {
     ///
     /// # Errors
     /// No region, another number of sizes than of layers, or those of the backend.
-    pub fn for_regions(&self, rects: &[CropRect], sizes: &[(usize, usize)]) -> Result<Vec<Activation>> {
+    pub fn for_regions(
+        &self,
+        rects: &[CropRect],
+        sizes: &[(usize, usize)],
+    ) -> Result<Vec<Activation>> {
         if rects.is_empty() || sizes.len() != self.layers.len() {
             candle_core::bail!(
                 "attention prior: {} regions, {} layer sizes for {} layers",

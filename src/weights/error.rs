@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use super::LoraError;
 use super::families::FileContents;
-use crate::model::llava::LlavaError;
 use crate::model::denoiser::DenoiserError;
+use crate::model::llava::LlavaError;
 use crate::model::{text::TextError, vae::VaeError};
 
 /// Reason why a model cannot be loaded.

@@ -72,7 +72,12 @@ impl Decoder {
 
     /// Several tokens of each sequence, `[B, N, D]`, behind `past` others → the states of all of
     /// them, `[B, N, D]`, before the last norm.
-    pub(super) fn prefill(&self, x: &Activation, cache: &KvCache, past: usize) -> Result<Activation> {
+    pub(super) fn prefill(
+        &self,
+        x: &Activation,
+        cache: &KvCache,
+        past: usize,
+    ) -> Result<Activation> {
         let (rows, count, _) = x.dims3()?;
         if count == 1 {
             return self.step(&x.squeeze(1)?, cache, past)?.unsqueeze(1);
@@ -328,7 +333,8 @@ mod tests {
             let x = decoder.embed(&tokens, None).unwrap().add(&state).unwrap();
             state = decoder.step(&x, &cache, 19 + step as usize).unwrap();
         }
-        let scores = decoder.logits(&state).unwrap().into_tensor().unwrap().to_vec2::<f32>().unwrap();
+        let scores =
+            decoder.logits(&state).unwrap().into_tensor().unwrap().to_vec2::<f32>().unwrap();
         scores.iter().map(|row| row.iter().map(|score| score.to_bits()).collect()).collect()
     }
 

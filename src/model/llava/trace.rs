@@ -41,17 +41,21 @@ impl Llava {
         self.share(&prompt.before, &cache, Some(trace))?;
 
         // The last slice, with the states of all others; it is as large as any.
-        let state = {
-            let mut states = Vec::new();
-            if rows > at_once {
-                states.push(trace.activation((rows - at_once, self.decoder.config().hidden_size), self.dtype));
-            }
-            let tiles = self.traced_tiles(size, at_once, trace)?;
-            let features = self.features(tiles, at_once, size, Some(trace))?;
-            let part = cache.slice(0, at_once)?;
-            states.push(self.prefill(prompt, features, &part)?);
-            Activation::cat(&states, 0)?
-        };
+        let state =
+            {
+                let mut states = Vec::new();
+                if rows > at_once {
+                    states.push(trace.activation(
+                        (rows - at_once, self.decoder.config().hidden_size),
+                        self.dtype,
+                    ));
+                }
+                let tiles = self.traced_tiles(size, at_once, trace)?;
+                let features = self.features(tiles, at_once, size, Some(trace))?;
+                let part = cache.slice(0, at_once)?;
+                states.push(self.prefill(prompt, features, &part)?);
+                Activation::cat(&states, 0)?
+            };
 
         // Scores twice: the tensor, and the host's.
         let scores = self.decoder.logits(&state)?;

@@ -88,8 +88,11 @@ impl VisionTower {
                 *state = x.clone();
             }
         }
-        let features =
-            if let [one] = &wanted[..] { one.clone() } else { Activation::cat(&wanted, D::Minus1)? };
+        let features = if let [one] = &wanted[..] {
+            one.clone()
+        } else {
+            Activation::cat(&wanted, D::Minus1)?
+        };
         if self.class_token {
             Ok(features)
         } else {

@@ -122,9 +122,8 @@ impl TextConditioner {
     /// # Errors
     /// Those of the tokenizers.
     pub fn cut(&self, prompt: &str) -> Result<Option<Cut>, TextError> {
-        let cuts: Vec<_> = (self.parts.iter())
-            .map(|part| part.tokenizer.cut(prompt))
-            .collect::<Result<_, _>>()?;
+        let cuts: Vec<_> =
+            (self.parts.iter()).map(|part| part.tokenizer.cut(prompt)).collect::<Result<_, _>>()?;
         Ok(cuts.into_iter().flatten().min_by_key(|cut| cut.at))
     }
 

@@ -4,8 +4,8 @@
 use candle_core::{DType, Result};
 
 use super::{KlConfig, LatentScaling, norms::NormPass};
-use crate::backend::{Activation, MatmulPrecision, Params};
 use crate::backend::ops::{Conv2d, GroupNorm, Linear, Mask, attention};
+use crate::backend::{Activation, MatmulPrecision, Params};
 
 /// The epsilon of every norm here (a constant in diffusers, not in the config).
 const EPS: f64 = 1e-6;

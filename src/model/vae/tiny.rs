@@ -5,8 +5,8 @@
 use candle_core::{DType, Result};
 
 use super::{LatentScaling, TinyConfig};
-use crate::backend::{Activation, Params};
 use crate::backend::ops::{Conv2d, upsample_nearest_2x};
+use crate::backend::{Activation, Params};
 
 /// The encoder and decoder of `AutoencoderTiny`, on unscaled latents.
 #[derive(Clone, Debug)]

@@ -97,10 +97,7 @@ impl<'a> Draft<'a> {
     ///
     /// # Errors
     /// Those of tracing it.
-    pub fn caption(
-        &self,
-        batch: CaptionBatch,
-    ) -> Result<Option<(Footprint, Needs, usize)>, Error> {
+    pub fn caption(&self, batch: CaptionBatch) -> Result<Option<(Footprint, Needs, usize)>, Error> {
         let Some(captions) = self.captions.as_ref() else { return Ok(None) };
         let needs = captions.needs(batch)?;
         let needs = Needs {
@@ -291,7 +288,8 @@ impl<'a> Draft<'a> {
         prior: Prior<'_>,
     ) -> Result<(), Error> {
         let (shape, dtype) = (self.geometry.shape, self.runner.dtype());
-        let (tokens, (context, pooled)) = (self.model.text_sizes.tokens, self.model.text_sizes.widths);
+        let (tokens, (context, pooled)) =
+            (self.model.text_sizes.tokens, self.model.text_sizes.widths);
         let channels = shape.channels * if shape.sees_low_resolution { 2 } else { 1 };
         let sample = trace.activation((batch, height, width, channels), dtype);
         // Before it, host values and what they are put together from.

@@ -86,8 +86,7 @@ impl Draft<'_> {
         }
         let choice = Choice { keeps_parts: false, ..choice };
         let Choice { batch, tile, .. } = choice;
-        let batches =
-            (1..=batch).rev().filter(|&size| size == batch || settings.batch.is_none());
+        let batches = (1..=batch).rev().filter(|&size| size == batch || settings.batch.is_none());
         let tiles = (0..).map_while(|steps| tile.checked_sub(steps * TILE_STEP));
         let tiles = tiles
             .take_while(|&side| side == tile || (side >= TILE_LEAST && settings.tile.is_none()));

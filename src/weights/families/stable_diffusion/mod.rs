@@ -171,8 +171,7 @@ fn unet(
     let sd2 = !sdxl && config["use_linear_projection"] == true;
     // Attention scores of SD 2.1 overflow f16.
     config["upcast_attention"] = sd2.into();
-    let resolved =
-        UNetConfig::from_value(&config).map_err(|error| fail(error.to_string()))?;
+    let resolved = UNetConfig::from_value(&config).map_err(|error| fail(error.to_string()))?;
     let names = unet_names::names(&resolved)
         .into_iter()
         .map(|(ours, theirs)| {
