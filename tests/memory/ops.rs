@@ -232,9 +232,9 @@ fn kernels_take_what_they_say() {
                 let first = measure(&run, &inputs);
                 (first, measure(&run, &inputs), trace(&run, &inputs, Placement::Cpu))
             });
-            let is_right = is_close(name, said, again.0, 0.97..=1.05);
+            let is_right = is_close(name, said, again.0, 0.97..=1.03);
             let buffer = format!("{name}: a thread's buffer");
-            if !(is_close(&buffer, scratch, first.1, 0.97..=1.1) && is_right) {
+            if !(is_close(&buffer, scratch, first.1, 0.97..=1.03) && is_right) {
                 wrong.push(name);
             }
         }
@@ -254,7 +254,7 @@ fn composed_forms_take_what_their_trace_says() {
             measure(&run, &inputs);
             let (taken, _) = measure(&run, &inputs);
             let (said, _) = trace(&run, &inputs, Placement::Cuda);
-            if !is_close(name, said, taken, 0.9..=1.1) {
+            if !is_close(name, said, taken, 0.97..=1.03) {
                 wrong.push(name);
             }
         }
