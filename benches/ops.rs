@@ -360,14 +360,14 @@ impl Case {
                     Box::new(move || conv.forward(&x))
                 }
             }
-            Self::Linear { rows, input, output, kept } => {
-                let weight = (values(&[output, input])? * 0.02)?;
+            Self::Linear { rows, input: inputs, output, kept } => {
+                let weight = (values(&[output, inputs])? * 0.02)?;
                 let weight = match kept.format() {
                     Some(format) => Weight::pack(&weight, format, precision)?,
                     None => Weight::from_tensor(&weight, WeightUse::Matrix, precision)?,
                 };
                 let linear = Linear::from_weight(weight, Some(values(&[output])?))?;
-                let x = input(&[1, rows, input])?;
+                let x = input(&[1, rows, inputs])?;
                 Box::new(move || linear.forward(&x))
             }
             Self::Attention { heads, queries, keys, head_width } => {

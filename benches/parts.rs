@@ -206,9 +206,9 @@ fn compute(
     let values = |x: &Tensor| x.flatten_all()?.to_vec1::<f32>();
     let mut z = values(&channels_last(input("noise")?)?)?;
     schedule.add_noise(steps[0].t, &values(&sample)?, &mut z)?;
-    for step in &steps {
+    for (index, step) in steps.iter().enumerate() {
         let eps = predict(&Tensor::from_slice(&z, shape, &Device::Cpu)?, step.t)?;
-        ddim.update(&schedule, step)?.apply(&mut z, &values(&eps)?, None)?;
+        ddim.update(&schedule, &steps[..index], step)?.apply(&mut z, &values(&eps)?, None)?;
     }
     let channels_first = |x: Tensor| x.permute((0, 3, 1, 2))?.contiguous();
     Ok(HashMap::from([

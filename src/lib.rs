@@ -45,8 +45,12 @@ pub mod backend;
 pub mod canvas;
 pub mod caption;
 pub mod image;
+// Hidden: no interface to build on. It is public because tests/ and benches/ hold every part against its reference.
+#[doc(hidden)]
 pub mod model;
 pub mod pipeline;
+// Hidden for the same reason.
+#[doc(hidden)]
 pub mod priors;
 pub mod sampler;
 pub mod units;

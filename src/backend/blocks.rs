@@ -86,11 +86,15 @@ unsafe fn cast_mut<T>(bytes: &mut [u8]) -> &mut [T] {
 /// multiple of [`ALIGNMENT`].
 pub(crate) fn unpack(dtype: GgmlDType, bytes: &[u8], values: &mut [f32]) {
     assert_eq!(stored_bytes(dtype, values.len()), Some(bytes.len()), "unpack: lengths");
-    // SAFETY (of all casts): numbers, and blocks that are `repr(C)` structures of `u8`, `i8` and
-    // `f16` without padding (candle asserts their sizes), have no invalid bit patterns.
     match dtype {
-        GgmlDType::F16 => unsafe { cast::<f16>(bytes) }.convert_to_f32_slice(values),
-        GgmlDType::BF16 => unsafe { cast::<bf16>(bytes) }.convert_to_f32_slice(values),
+        GgmlDType::F16 => {
+            // SAFETY: every bit pattern is a number.
+            unsafe { cast::<f16>(bytes) }.convert_to_f32_slice(values);
+        }
+        GgmlDType::BF16 => {
+            // SAFETY: every bit pattern is a number.
+            unsafe { cast::<bf16>(bytes) }.convert_to_f32_slice(values);
+        }
         GgmlDType::F32 => {
             for (value, stored) in values.iter_mut().zip(bytes.as_chunks::<4>().0) {
                 *value = f32::from_le_bytes(*stored);
@@ -98,7 +102,12 @@ pub(crate) fn unpack(dtype: GgmlDType, bytes: &[u8], values: &mut [f32]) {
         }
         quantized => with_block!(
             quantized,
-            Block => Block::to_float(unsafe { cast::<Block>(bytes) }, values),
+            Block => {
+                // SAFETY: blocks are `repr(C)` structures of `u8`, `i8` and `f16` without padding
+                // (candle asserts their sizes), and so without invalid bit patterns.
+                let blocks = unsafe { cast::<Block>(bytes) };
+                Block::to_float(blocks, values);
+            },
             else unreachable!("{quantized:?} holds no weights")
         ),
     }
@@ -113,11 +122,16 @@ pub(crate) fn pack(dtype: GgmlDType, values: &[f32]) -> Vec<u8> {
     const STEP: usize = 1 << 14;
     let step_bytes = stored_bytes(dtype, STEP).expect("whole blocks");
     bytes.par_chunks_mut(step_bytes).zip(values.par_chunks(STEP)).for_each(|(bytes, values)| {
-        // SAFETY (of all casts): as in `unpack`; a `Vec<u8>` of this size is aligned for a
-        // pointer by every allocator, and the casts check it.
+        // A `Vec<u8>` of this size is aligned for a pointer by every allocator, and the casts check it.
         match dtype {
-            GgmlDType::F16 => unsafe { cast_mut::<f16>(bytes) }.convert_from_f32_slice(values),
-            GgmlDType::BF16 => unsafe { cast_mut::<bf16>(bytes) }.convert_from_f32_slice(values),
+            GgmlDType::F16 => {
+                // SAFETY: every bit pattern is a number.
+                unsafe { cast_mut::<f16>(bytes) }.convert_from_f32_slice(values);
+            }
+            GgmlDType::BF16 => {
+                // SAFETY: every bit pattern is a number.
+                unsafe { cast_mut::<bf16>(bytes) }.convert_from_f32_slice(values);
+            }
             GgmlDType::F32 => {
                 for (stored, value) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(values) {
                     *stored = value.to_le_bytes();
@@ -125,7 +139,11 @@ pub(crate) fn pack(dtype: GgmlDType, values: &[f32]) -> Vec<u8> {
             }
             quantized => with_block!(
                 quantized,
-                Block => Block::from_float(values, unsafe { cast_mut::<Block>(bytes) }),
+                Block => {
+                    // SAFETY: blocks have no invalid bit patterns and no padding, as in `unpack`.
+                    let blocks = unsafe { cast_mut::<Block>(bytes) };
+                    Block::from_float(values, blocks);
+                },
                 else unreachable!("{quantized:?} holds no weights")
             ),
         }

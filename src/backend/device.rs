@@ -24,12 +24,16 @@ pub enum DeviceSpec {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DeviceError {
+    /// A name that no device has.
     #[error("unknown device `{0}` (auto, cpu, cuda, cuda:N, metal)")]
     Unknown(String),
+    /// A device that needs a feature of this crate, which the build lacks: its name.
     #[error("device {0}: this build has no support for it (the feature `{1}`)")]
     NotBuilt(DeviceSpec, &'static str),
+    /// A device that the system does not give, and why.
     #[error("device {0}: {1}")]
     Unavailable(DeviceSpec, String),
+    /// A precision that the processor has no instructions for.
     #[error("this processor has no instructions to multiply in {0}")]
     Precision(MatmulPrecision),
 }

@@ -7,6 +7,8 @@ mod bytes;
 mod cpu;
 mod device;
 mod memory;
+// Hidden: no interface to build on. It is public because tests/ and benches/ hold every operation against its reference.
+#[doc(hidden)]
 pub mod ops;
 mod out_of_memory;
 mod params;

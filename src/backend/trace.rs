@@ -80,7 +80,6 @@ impl Trace {
     }
 
     /// `bytes` that count as long as the claim is kept.
-    #[must_use]
     pub fn hold(&self, bytes: usize) -> Claim {
         let mut counts = self.counts();
         counts.live += bytes;

@@ -175,7 +175,7 @@ pub trait CaptionMemory {
     /// The activations of one way of working.
     ///
     /// # Errors
-    /// Those of the backend.
+    /// A model that does not take such pictures or questions.
     fn needs(&self, batch: CaptionBatch) -> Result<CaptionNeeds, CaptionError>;
 }
 

@@ -2,10 +2,13 @@
 //! command line can type about it, by the error's variant.
 
 use cupscale::{
-    backend::DeviceError, pipeline::Error, sampler::SamplerError, weights::registry::ModelError,
+    backend::DeviceError,
+    pipeline::Error,
+    sampler::SamplerError,
+    weights::{FileContents, WeightsError, registry::ModelError},
 };
 
-use super::{args::sampler_names, error::CliError};
+use super::error::CliError;
 
 /// The one line that a user reads of an error.
 pub fn line(error: &CliError) -> String {
@@ -38,9 +41,15 @@ fn of_job(error: &Error) -> String {
         Error::OutOfMemory => "; close what else uses it, or try --device cpu".to_owned(),
         Error::OtherJob { .. } => "; --fresh begins anew".to_owned(),
         Error::NoRoom { .. } => " with --work-dir".to_owned(),
-        Error::Sampler(SamplerError::UnsupportedScheduler { .. }) => {
-            format!(" with --sampler ({})", sampler_names(", "))
-        }
+        Error::Sampler(SamplerError::UnsupportedScheduler { .. }) => " with --sampler".to_owned(),
+        Error::Weights(
+            WeightsError::NotAModel { contents, .. } | WeightsError::NoSuchPart { contents, .. },
+        ) => match contents {
+            FileContents::Lora => " (--lora)".to_owned(),
+            FileContents::Denoiser => " (--unet)".to_owned(),
+            FileContents::Vae | FileContents::TinyVae => " (--vae)".to_owned(),
+            _ => String::new(),
+        },
         Error::Device(DeviceError::NotBuilt(_, feature)) => {
             format!("; build with `--features {feature}`")
         }
@@ -107,7 +116,8 @@ mod tests {
 
     #[test]
     fn no_message_of_the_library_names_an_option() {
-        let scheduler = SamplerError::UnsupportedScheduler { class: "Heun".to_owned() };
+        let (class, known) = ("Heun".to_owned(), "ddim, euler".to_owned());
+        let scheduler = SamplerError::UnsupportedScheduler { class, known };
         for error in [Error::Sampler(scheduler), Error::OutOfMemory] {
             assert!(!error.to_string().contains("--"), "{error}");
             assert!(line(&CliError::Job(error)).contains("--"));

@@ -26,7 +26,7 @@ pub fn load(
     if let Some(quant) = args.quantize {
         files = files.quantized(quant);
     }
-    files = files.with_products(precision);
+    files = files.with_precision(precision);
     files.notes().iter().map(String::as_str).for_each(note);
     let engine = Engine::load(&files, device)?;
     let Some((name, run)) = manifest else { return Ok(engine) };

@@ -7,12 +7,12 @@ use super::{
     engine,
     error::CliError,
     print::print,
-    progress::{Reporter, Transfer},
+    progress::{Reporter, Show, Transfer},
 };
 
 pub fn run(args: &QuantizeArgs) -> Result<(), CliError> {
     let (files, _) = engine::files(Some(&args.input), None, None, &args.lora)?;
-    let mut reporter = Reporter::new(args.watch.show());
+    let mut reporter = Reporter::new(Show { mode: args.progress, quiet: false });
     files.notes().iter().for_each(|note| reporter.tell(note));
     let name = args.output.display().to_string();
     let mut has_begun = false;

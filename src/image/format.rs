@@ -7,9 +7,13 @@ use std::str::FromStr;
 /// A picture format that is both read and written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Format {
+    /// PNG, 8 or 16 bits.
     Png,
+    /// JPEG, 8 bits, the one format with losses.
     Jpeg,
+    /// WebP, 8 bits, written without losses.
     WebP,
+    /// TIFF or BigTIFF, 8 or 16 bits.
     Tiff,
 }
 

@@ -41,10 +41,8 @@ impl Engine {
         dtype: DType,
     ) -> Result<Self, Error> {
         let model = Model::read(files, device, dtype)?;
-        Ok(Self {
-            runner: Runner::new(files.clone(), device.clone(), dtype, model.denoiser.clone()),
-            model,
-        })
+        let runner = Runner::new(files.clone(), &model, device.clone(), dtype);
+        Ok(Self { model, runner })
     }
 
     /// The same model under the name that its user knows, with what its manifest says about how to

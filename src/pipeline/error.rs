@@ -6,8 +6,14 @@ use std::{
 };
 
 use crate::{
-    backend::DeviceError, canvas::CanvasError, caption::CaptionError, image::ImageError,
-    model::text::TextError, priors::structure::StructureError, sampler::SamplerError, units,
+    backend::{DeviceError, is_out_of_memory},
+    canvas::CanvasError,
+    caption::CaptionError,
+    image::ImageError,
+    model::text::TextError,
+    priors::structure::StructureError,
+    sampler::SamplerError,
+    units,
     weights::WeightsError,
 };
 
@@ -16,6 +22,7 @@ use super::progress::Stage;
 /// One line that says what, where, and what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "a variant's message says what its fields are")]
 pub enum Error {
     #[error(transparent)]
     Image(#[from] ImageError),
@@ -90,7 +97,7 @@ impl Error {
     pub(crate) fn is_out_of_memory(&self) -> bool {
         let mut error: Option<&dyn std::error::Error> = Some(self);
         while let Some(found) = error {
-            if found.downcast_ref::<candle_core::Error>().is_some_and(says_out_of_memory) {
+            if found.downcast_ref::<candle_core::Error>().is_some_and(is_out_of_memory) {
                 return true;
             }
             error = found.source();
@@ -125,12 +132,27 @@ fn first_line(error: &candle_core::Error) -> String {
     error.to_string().lines().next().unwrap_or("the computation failed").to_owned()
 }
 
-/// Whether a backend's message says that its memory is used up: CUDA's driver, cuBLAS (which allocates
-/// its workspaces itself), Metal (which makes no buffer).
-fn says_out_of_memory(error: &candle_core::Error) -> bool {
-    let message = error.to_string();
-    ["CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED", "FailedToCreateResource"]
-        .into_iter()
-        .chain(["out of memory", "Failed to create metal resource: Buffer"])
-        .any(|sign| message.contains(sign))
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{denoiser::DenoiserError, text::TextError};
+
+    #[test]
+    fn exhausted_memory_is_told_wherever_in_the_chain_of_causes_it_is() {
+        let exhausted =
+            || candle_core::Error::Msg("CUDA_ERROR_OUT_OF_MEMORY".to_owned()).context("conv_in");
+        let of_denoiser =
+            DenoiserError::Weights { file: "config.json".to_owned(), source: exhausted() };
+        for error in [
+            Error::Tensor(exhausted()),
+            Error::Text(TextError::Tensor(exhausted())),
+            Error::Weights(exhausted().into()),
+            Error::Weights(of_denoiser.into()),
+        ] {
+            assert!(error.is_out_of_memory(), "{error}");
+        }
+        let other = candle_core::Error::Msg("a shape that does not fit".to_owned());
+        assert!(!Error::Weights(other.into()).is_out_of_memory());
+        assert!(!Error::Interrupted(None).is_out_of_memory());
+    }
 }

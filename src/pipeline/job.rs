@@ -62,6 +62,13 @@ impl JobSpec {
         })
     }
 
+    /// A job of no model.
+    #[cfg(test)]
+    pub fn for_tests(settings: Settings, plan: Plan, schedule: Schedule) -> Self {
+        let model = Identity::default();
+        Self { settings, plan, schedule, zeros_for_empty_prompt: true, model }
+    }
+
     /// The prompt of the whole picture as far as it is known before any is described: the user's, or the
     /// captioner's own.
     pub fn known_prompt(&self) -> &str {

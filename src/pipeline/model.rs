@@ -9,10 +9,11 @@ use crate::{
     backend::{DeviceError, Trace},
     model::{
         denoiser::{Denoiser, DenoiserError, DenoiserShape},
+        text::TextConditioner,
         vae::Vae,
     },
     sampler::{SamplerError, Schedule, SchedulerConfig},
-    weights::{Footprint, ModelFiles, ModelSource},
+    weights::{Footprint, ModelFiles},
 };
 
 use super::{error::Error, model_defaults::ModelDefaults, settings::Defaults};
@@ -23,7 +24,7 @@ pub const VAE_DTYPE: DType = DType::F32;
 /// The largest native size believed, in latent pixels: sixteen times SDXL's.
 const MAX_REGION: usize = 2048;
 
-/// What of a model decides the shape of a job; read from its configuration alone, without weights.
+/// The sizes of a model that decide the shape of a job; read from its configuration alone, without weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ModelShape {
     /// VAE downscale factor f.
@@ -32,33 +33,41 @@ pub struct ModelShape {
     pub channels: usize,
     /// Region side R in latent pixels: the denoiser's native size.
     pub region: usize,
-    /// What the sides of a denoiser's input must be multiples of, in latent pixels; even, for the Haar
+    /// Number of which the sides of a denoiser's input must be multiples, in latent pixels; even, for the Haar
     /// blocks.
     pub stride: usize,
-    /// Whether the denoiser also sees the low-resolution latent (docs/method.md §2).
+    /// The denoiser also sees the low-resolution latent (docs/method.md §2).
     pub sees_low_resolution: bool,
 }
 
 impl ModelShape {
-    fn new(model: &ModelSource, denoiser: &Denoiser, vae: &Vae) -> Result<Self, Error> {
-        let refuse = |reason: String| Error::Model { model: model.to_string(), reason };
-        let DenoiserShape { channels, native, multiple, sees_low_resolution } =
-            denoiser.shape().map_err(|error| refuse(error.to_string()))?;
-        if vae.latent_channels() != channels {
-            return Err(refuse(format!(
+    /// The shape of jobs of a denoiser and an autoencoder that go together, or why they do not.
+    fn new(denoiser: DenoiserShape, vae: &Vae) -> Result<Self, String> {
+        let DenoiserShape { channels, native, multiple, sees_low_resolution, .. } = denoiser;
+        if channels != vae.latent_channels() {
+            return Err(format!(
                 "the denoiser predicts {channels} channels, the VAE has {}",
                 vae.latent_channels()
-            )));
+            ));
         }
-        let stride = multiple.max(2);
+        let stride = if multiple.is_multiple_of(2) { multiple } else { 2 * multiple };
         if !native.is_multiple_of(stride) {
-            return Err(refuse(format!("its native size of {native} latent pixels is odd")));
+            return Err(format!("its native size of {native} latent pixels is odd"));
         }
         Ok(Self { factor: vae.factor(), channels, region: native, stride, sees_low_resolution })
     }
 }
 
-/// What the parts of a model take, known without loading them.
+/// Parts of a model without their weights' values: for shapes, conditions, and traces of what they take of
+/// memory.
+#[derive(Debug)]
+pub struct Blueprints {
+    pub denoiser: Denoiser,
+    pub vae: Vae,
+    pub text: TextConditioner,
+}
+
+/// Bytes that the parts of a model take, known without loading them.
 #[derive(Clone, Copy, Debug)]
 pub struct Footprints {
     pub text: Footprint,
@@ -66,31 +75,17 @@ pub struct Footprints {
     pub denoiser: Footprint,
 }
 
-/// What a job's memory follows from on the side of the text encoders.
-#[derive(Clone, Copy, Debug)]
-pub struct TextSizes {
-    /// tokens of a prompt
-    pub tokens: usize,
-    /// entries of all vocabularies
-    pub vocabulary: usize,
-    /// width of the context, and that of the pooled embedding, 0 without
-    pub widths: (usize, usize),
-    /// what encoding one prompt takes beside the weights
-    pub working_bytes: usize,
-}
-
 /// A model, checked.
 pub struct Model {
-    pub(crate) text_sizes: TextSizes,
     pub(crate) footprints: Footprints,
     pub(crate) scheduler: SchedulerConfig,
     pub(crate) schedule: Schedule,
     pub(crate) defaults: ModelDefaults,
-    /// Whether the condition of an empty negative prompt is zeros and not the encoded empty text.
+    /// The condition of an empty negative prompt is zeros, not the encoded empty text.
     pub(crate) zeros_for_empty_prompt: bool,
-    /// Blueprints: the parts without their weights' values, which memory traces can run.
-    pub(crate) denoiser: Arc<Denoiser>,
-    pub(crate) vae: Vae,
+    pub(crate) blueprints: Arc<Blueprints>,
+    /// Bytes that encoding one prompt takes beside the weights.
+    pub(crate) text_working: usize,
     shape: ModelShape,
     name: String,
     loras: Vec<(String, f64)>,
@@ -107,14 +102,16 @@ impl Model {
     pub fn read(files: &ModelFiles, device: &Device, dtype: DType) -> Result<Self, Error> {
         let source = files.source();
         files.check_parts()?;
-        let products = files.precision();
-        if device.is_cpu() && !products.is_available() {
-            return Err(DeviceError::Precision(products).into());
+        let precision = files.precision();
+        if device.is_cpu() && !precision.is_available() {
+            return Err(DeviceError::Precision(precision).into());
         }
+        let refuse = |reason: String| Error::Model { model: source.to_string(), reason };
+        let unsuited = |error: DenoiserError| refuse(error.to_string());
         let (vae, of_vae) = files.without_values(|files| files.vae(device, VAE_DTYPE))?;
         let (denoiser, of_denoiser) =
             files.without_values(|files| files.denoiser(device, dtype))?;
-        let shape = ModelShape::new(source, &denoiser, &vae)?;
+        let shape = ModelShape::new(denoiser.shape().map_err(unsuited)?, &vae).map_err(refuse)?;
         let in_scheduler = |error: SamplerError| Error::Model {
             model: source.full_name("scheduler/scheduler_config.json"),
             reason: error.to_string(),
@@ -122,13 +119,9 @@ impl Model {
         let scheduler =
             SchedulerConfig::from_json(&files.scheduler()?.to_string()).map_err(in_scheduler)?;
         let (text, of_text) = files.without_values(|files| files.text(device, dtype))?;
-        denoiser.check_text(&text).map_err(|error: DenoiserError| Error::Model {
-            model: source.to_string(),
-            reason: error.to_string(),
-        })?;
-        let (width, pooled) = text.widths();
+        denoiser.check_text(&text).map_err(unsuited)?;
         let trace = Trace::new(device);
-        text.trace(1, &trace)?;
+        drop(text.trace(1, &trace)?);
         Ok(Self {
             schedule: Schedule::new(&scheduler).map_err(in_scheduler)?,
             scheduler,
@@ -137,19 +130,16 @@ impl Model {
             // Diffusion 1.x encode the empty text (diffusers' `encode_prompt` of either).
             zeros_for_empty_prompt: text.has_pooled()
                 && files.index()["force_zeros_for_empty_prompt"].as_bool().unwrap_or(true),
-            text_sizes: TextSizes {
-                tokens: text.tokens(),
-                vocabulary: text.vocabulary(),
-                widths: (width, pooled.unwrap_or(0)),
-                working_bytes: trace.peak(),
-            },
+            text_working: trace.peak(),
             footprints: Footprints { text: of_text, vae: of_vae, denoiser: of_denoiser },
-            denoiser: Arc::new(denoiser),
-            vae,
+            blueprints: Arc::new(Blueprints { denoiser, vae, text }),
             shape,
             fingerprint: files.fingerprint(),
             loras: files.loras().map(|(name, scale)| (name.to_owned(), scale)).collect(),
-            name: source.short_name(),
+            name: source.path().map_or_else(
+                || "mini".to_owned(),
+                |path| path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            ),
         })
     }
 
@@ -180,7 +170,7 @@ impl Model {
 
     /// How far around it the autoencoder sees, in latent pixels ([`Vae::context`]).
     pub(crate) fn vae_context(&self) -> Option<usize> {
-        self.vae.context()
+        self.blueprints.vae.context()
     }
 
     /// Side of a VAE tile's core in image pixels where the user says nothing and memory allows.

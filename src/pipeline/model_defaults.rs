@@ -10,7 +10,9 @@ use crate::sampler::{Denoise, SamplerKind, TimestepSpacing};
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(try_from = "Written")]
 pub struct ModelDefaults {
+    /// How a step is taken.
     pub sampler: Option<SamplerKind>,
+    /// How timesteps are spread.
     pub spacing: Option<TimestepSpacing>,
     /// The very timesteps, highest first; goes before `steps`.
     pub timesteps: Option<Vec<usize>>,

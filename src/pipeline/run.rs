@@ -184,3 +184,113 @@ pub fn describe(
 fn size_of_picture(picture: &Picture) -> (u32, u32) {
     (picture.width, picture.height)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::HashMap, fs, path::Path};
+
+    use candle_core::{DType, Device, Tensor, safetensors};
+
+    use super::*;
+    use crate::{
+        image::{self, Input},
+        pipeline::{Resume, Stage},
+        weights::{ModelFiles, ModelSource},
+    };
+
+    const DENOISER: &str = "unet/diffusion_pytorch_model.safetensors";
+
+    /// Keeps the notes.
+    #[derive(Default)]
+    struct Notes(Vec<String>);
+
+    impl Progress for Notes {
+        fn begin(&mut self, _: Stage, _: usize) {}
+        fn advance(&mut self, _: usize) {}
+        fn note(&mut self, text: &str) {
+            self.0.push(text.to_owned());
+        }
+    }
+
+    fn copy_folder(from: &Path, to: &Path) {
+        fs::create_dir_all(to).unwrap();
+        for entry in fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            let target = to.join(entry.file_name());
+            if entry.path().is_dir() {
+                copy_folder(&entry.path(), &target);
+            } else {
+                fs::copy(entry.path(), target).unwrap();
+            }
+        }
+    }
+
+    /// The small model of the tests, the weights of `layers` of its denoiser multiplied by `factor`.
+    fn model(folder: &Path, layers: &str, factor: f64) -> ModelFiles {
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/img2img/model");
+        copy_folder(&fixture, folder);
+        let tensors: HashMap<String, Tensor> =
+            safetensors::load(folder.join(DENOISER), &Device::Cpu)
+                .unwrap()
+                .into_iter()
+                .map(|(name, tensor)| {
+                    // The files are in 16 bits, and could not hold it.
+                    let changed = name.starts_with(layers);
+                    let tensor = tensor.to_dtype(DType::F32).unwrap();
+                    (name, if changed { (tensor * factor).unwrap() } else { tensor })
+                })
+                .collect();
+        safetensors::save(&tensors, folder.join(DENOISER)).unwrap();
+        ModelFiles::open(ModelSource::Path(folder.to_owned())).unwrap()
+    }
+
+    /// The pixels of a job on that model, and what it had to say.
+    fn run(
+        files: &ModelFiles,
+        dtype: DType,
+        folder: &Path,
+    ) -> Result<(Vec<u8>, Vec<String>), Error> {
+        let engine = Engine::load_in(files, &Device::Cpu, dtype)?;
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("samples/nuthatch.jpg");
+        let picture = image::decode(&Input::Path(source))?;
+        let settings = Settings {
+            size: crate::canvas::SizeSpec::Exact(60, 40),
+            denoise: Some(crate::sampler::Denoise::Steps(2)),
+            ..Settings::default()
+        };
+        let output = folder.join("out.png");
+        let _ = fs::remove_file(&output);
+        let mut notes = Notes::default();
+        let target = Output::Path(output.clone());
+        let work = Work { resume: Resume::Never, ..Work::default() };
+        upscale(&engine, &picture, &target, Format::Png, &settings, &work, &mut notes)?;
+        let image = ::image::open(&output).unwrap();
+        Ok((image.to_rgb8().into_raw(), notes.0))
+    }
+
+    #[test]
+    fn what_overflows_in_f16_is_redone_in_f32() {
+        let folder = tempfile::tempdir().unwrap();
+        // Activations beyond 65 504, which the next norm brings back.
+        let files = model(&folder.path().join("model"), "conv_in.", 5e4);
+        let (expected, notes) = run(&files, DType::F32, folder.path()).unwrap();
+        assert!(!notes.iter().any(|note| note.contains("f32")), "{notes:?}");
+        let (redone, notes) = run(&files, DType::F16, folder.path()).unwrap();
+        assert!(notes.iter().any(|note| note.contains("overflowed in f16")), "{notes:?}");
+        let far = |(a, b): (&u8, &u8)| a.abs_diff(*b) > 2;
+        assert!(!expected.iter().zip(&redone).any(far), "the redone picture is another");
+    }
+
+    #[test]
+    fn what_is_no_number_in_f32_either_is_an_error_and_not_a_black_picture() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = model(&folder.path().join("model"), "conv_out.", f64::NAN);
+        for dtype in [DType::F32, DType::F16] {
+            let error = run(&files, dtype, folder.path()).unwrap_err();
+            let is_told =
+                matches!(&error, Error::NonFinite { stage: Stage::Denoise, weight: Some(_) });
+            assert!(is_told, "{error}");
+            assert!(!folder.path().join("out.png").exists());
+        }
+    }
+}

@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use tracing::{debug, debug_span};
 
 use crate::{
-    backend::{Activation, MatmulPrecision, device_name, give_back_freed},
+    backend::{MatmulPrecision, device_name, give_back_freed},
     model::{
         denoiser::{Conditioning, Denoiser, MicroConditioning, Prior},
         text::{Cut, TextConditioner, TextConditioning},
@@ -19,7 +19,7 @@ use crate::{
 
 use super::{
     error::Error,
-    model::{Footprints, VAE_DTYPE},
+    model::{Blueprints, Footprints, Model, VAE_DTYPE},
     progress::Stage,
     settings::Defaults,
 };
@@ -38,13 +38,14 @@ pub trait Compute: Sync {
     /// Parts that cannot be loaded, or those of the tokenizers and the backend.
     fn encode_texts(&self, texts: &[&str]) -> Result<TextConditioning, Error>;
 
-    /// The conditions of the denoiser for these texts, one row each. Nothing is loaded for them.
+    /// The conditions of the denoiser for these texts, one row each, all with the same sizes and places in the
+    /// picture.
     ///
     /// # Errors
-    /// Those of the backend.
+    /// Texts that the denoiser does not take, or those of the backend.
     fn condition(
         &self,
-        text: &TextConditioning,
+        texts: &TextConditioning,
         micro: MicroConditioning,
     ) -> Result<Conditioning, Error>;
 
@@ -111,8 +112,7 @@ pub struct Runner {
     files: ModelFiles,
     device: Device,
     dtype: DType,
-    /// The denoiser without its weights' values.
-    blueprint: Arc<Denoiser>,
+    blueprints: Arc<Blueprints>,
     parts: Parts,
 }
 
@@ -137,10 +137,10 @@ impl Parts {
 }
 
 impl Runner {
-    /// For `device`, in the precision `dtype`. Nothing is loaded yet; `blueprint` is the denoiser without
-    /// its weights' values.
-    pub fn new(files: ModelFiles, device: Device, dtype: DType, blueprint: Arc<Denoiser>) -> Self {
-        Self { files, device, dtype, blueprint, parts: Parts::default() }
+    /// For `device`, in the precision `dtype`, of the files that `model` was read from. Nothing is loaded yet.
+    pub fn new(files: ModelFiles, model: &Model, device: Device, dtype: DType) -> Self {
+        let blueprints = Arc::clone(&model.blueprints);
+        Self { files, device, dtype, blueprints, parts: Parts::default() }
     }
 
     /// The denoiser in the working precision or in f32, loaded if it is not.
@@ -231,10 +231,10 @@ impl Compute for Runner {
 
     fn condition(
         &self,
-        text: &TextConditioning,
+        texts: &TextConditioning,
         micro: MicroConditioning,
     ) -> Result<Conditioning, Error> {
-        Ok(self.blueprint.condition(text, micro)?)
+        Ok(self.blueprints.denoiser.condition(texts, micro)?)
     }
 
     fn cut(&self, text: &str) -> Result<Option<Cut>, Error> {
@@ -268,18 +268,19 @@ impl Compute for Runner {
     ) -> Result<Vec<f32>, Error> {
         let _span = debug_span!("predict", batch = call.z.dims()[0], t = call.timestep).entered();
         let &Call { ref z, ref zl, timestep, guidance } = call;
-        let mut sample = Activation::from(z);
-        if let Some(zl) = zl {
-            sample = Activation::cat(&[sample, zl.into()], 3)?;
-        }
+        let mut sample = match zl {
+            Some(zl) => Tensor::cat(&[z, zl], 3)?,
+            None => z.clone(),
+        };
         if guidance.is_some() {
-            sample = Activation::cat(&[&sample, &sample], 0)?;
+            sample = Tensor::cat(&[&sample, &sample], 0)?;
         }
         let dtype = sample.dtype();
         let conditioning = conditioning.to_dtype(dtype)?;
-        let output = self.denoiser(dtype)?.forward(&sample, timestep, &conditioning, prior)?;
-        let output = output.to_dtype(DType::F32)?.into_tensor()?;
-        let output: Vec<f32> = output.flatten_all()?.to_vec1()?;
+        let denoiser = self.denoiser(dtype)?;
+        let output = denoiser.forward(&sample.into(), timestep, &conditioning, prior)?;
+        let output: Vec<f32> =
+            output.into_tensor()?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
         let Some(guidance) = guidance else { return Ok(output) };
         let guidance = guidance as f32;
         let (negative, positive) = output.split_at(output.len() / 2);
@@ -308,5 +309,50 @@ fn get_or_make_room<T, U>(
             part.get(load)
         }
         loaded => loaded,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn where_both_precisions_do_not_fit_the_other_one_goes_and_the_load_is_tried_again() {
+        let (part, other) = (Lazy::<u8>::default(), Lazy::<u8>::default());
+        let tries = Cell::new(0);
+        let load = || {
+            tries.set(tries.get() + 1);
+            if other.loaded().is_some() {
+                // As a loader has it: the backend's error below that of the weights.
+                let exhausted = candle_core::Error::Msg("CUDA_ERROR_OUT_OF_MEMORY".to_owned());
+                return Err(Error::Weights(exhausted.into()));
+            }
+            Ok(7)
+        };
+        other.get(|| Ok::<_, Error>(1)).unwrap();
+        assert_eq!(*get_or_make_room(&part, &other, load).unwrap(), 7);
+        assert!(other.loaded().is_none());
+        assert_eq!(tries.get(), 2);
+    }
+
+    #[test]
+    fn a_load_that_fails_for_another_reason_or_with_nothing_to_free_is_not_tried_again() {
+        let (part, other) = (Lazy::<u8>::default(), Lazy::<u8>::default());
+        let tries = Cell::new(0);
+        let fail = |message: &'static str| {
+            let (tries, part, other) = (&tries, &part, &other);
+            let load = || {
+                tries.set(tries.get() + 1);
+                Err(Error::Weights(candle_core::Error::Msg(message.to_owned()).into()))
+            };
+            get_or_make_room(part, other, load).unwrap_err()
+        };
+        assert!(fail("CUDA_ERROR_OUT_OF_MEMORY").is_out_of_memory());
+        other.get(|| Ok::<_, Error>(1)).unwrap();
+        assert!(!fail("no such tensor").is_out_of_memory());
+        assert_eq!(tries.get(), 2);
+        assert!(other.loaded().is_some());
     }
 }

@@ -68,15 +68,19 @@ pub enum ColourFix {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Settings {
+    /// Size of the output.
     pub size: SizeSpec,
     /// The global prompt; may be empty.
     pub prompt: String,
     /// What the picture should not show, for guidance above 1; may be empty.
     pub negative_prompt: String,
+    /// Same seed, same picture.
     pub seed: u64,
+    /// How a step is taken.
     pub sampler: Option<SamplerKind>,
     /// Share of fresh noise in each step, 0..=1, for DDIM and TCD.
     pub eta: Option<f64>,
+    /// How timesteps are spread.
     pub spacing: Option<TimestepSpacing>,
     /// The very timesteps of the whole schedule, highest first; goes before `steps`.
     pub timesteps: Option<Vec<usize>>,
@@ -86,17 +90,19 @@ pub struct Settings {
     pub denoise: Option<Denoise>,
     /// Strength of classifier-free guidance, at least 0; 1 and below is none.
     pub guidance: Option<f64>,
-    /// In 0..=0.9, as a share of the region's side.
+    /// Overlap of regions in 0..=0.9, as a share of the region's side.
     pub overlap: f64,
+    /// How overlapping regions are put together.
     pub fusion: Fusion,
-    /// λ in 0..=1.
+    /// λ of the global structure prior, in 0..=1.
     pub gsp: f64,
-    /// In 0..=1.
+    /// Share of the regional attention prior, in 0..=1.
     pub rap: f64,
-    /// In 0..=1.
+    /// Weight of the regional semantic prior, in 0..=1.
     pub rsp: f64,
     /// Describes the regions.
     pub captioner: Arc<dyn Captioner>,
+    /// Where large-scale colour and tone come from.
     pub colour_fix: ColourFix,
     /// Regions per denoiser call; the result does not depend on it.
     pub batch: Option<usize>,
@@ -104,6 +110,7 @@ pub struct Settings {
     pub tile: Option<usize>,
     /// Bytes that the job may take on its device; `None` for what is free.
     pub max_memory: Option<usize>,
+    /// 1 to 100, for an output in JPEG.
     pub jpeg_quality: u8,
 }
 

@@ -8,7 +8,7 @@ pub enum SamplerError {
     #[error("not a scheduler config that can be used: {0}")]
     Config(#[from] serde_json::Error),
     /// The scheduler class has no counterpart here.
-    #[error("the model\'s scheduler class {class:?} is not supported; choose a sampler ({known})")]
+    #[error("the model's scheduler class {class:?} is not supported; choose a sampler ({known})")]
     UnsupportedScheduler {
         /// `_class_name` of the config.
         class: String,

@@ -1,5 +1,5 @@
 //! LCM (Luo et al.: "Latent Consistency Models", 2023), as diffusers' `scheduling_lcm.py`: what Hyper-SDXL's one-step
-//! UNet is sampled with, at the one timestep 800.
+//! model is sampled with, at the one timestep 800.
 
 use super::{
     config::SchedulerConfig,

@@ -14,7 +14,7 @@ use super::{
 pub enum Timesteps {
     /// So many, where the sampler puts them.
     Count(usize),
-    /// These, highest first. A model distilled at a single timestep wants it so: Hyper-SDXL's one-step UNet 800.
+    /// These, highest first. A model distilled at a single timestep wants it so: Hyper-SDXL's one-step model 800.
     List(Vec<usize>),
 }
 

@@ -12,6 +12,7 @@ use crate::model::{text::TextError, vae::VaeError};
 /// Reason why a model cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "a variant's message says what its fields are")]
 pub enum WeightsError {
     #[error("{}: no such model folder or file", .0.display())]
     NotFound(PathBuf),
@@ -119,7 +120,7 @@ mod tests {
 
     #[test]
     fn candles_error_is_kept_whole_whichever_part_it_comes_from() {
-        let inner = || candle_core::Error::Msg("no room\nbacktrace".to_owned());
+        let inner = || candle_core::Error::Msg("out of memory\nbacktrace".to_owned());
         for error in [
             WeightsError::from(inner()),
             WeightsError::from(DenoiserError::Weights { file: String::new(), source: inner() }),
@@ -127,7 +128,7 @@ mod tests {
             WeightsError::from_text(TextError::Tensor(inner()), "file"),
             WeightsError::from_llava(LlavaError::Tensor(inner()), "file"),
         ] {
-            assert_eq!(error.to_string(), "no room");
+            assert_eq!(error.to_string(), "out of memory");
             assert!(error.source().unwrap().is::<candle_core::Error>());
         }
     }

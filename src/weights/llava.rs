@@ -66,7 +66,7 @@ impl LlavaFiles {
 
     /// `true` if a path holds such a model, or the decoder of one, as far as its description tells.
     #[must_use]
-    pub fn is_at(path: &Path) -> bool {
+    pub(super) fn is_at(path: &Path) -> bool {
         let is_decoder = |file: &Path| LlamaCppFile::open(file).is_ok_and(|it| it.is_decoder());
         if path.is_file() {
             return path.extension().is_some_and(|it| it == "gguf") && is_decoder(path);
@@ -83,7 +83,7 @@ impl LlavaFiles {
     ///
     /// # Errors
     /// None there, or several.
-    pub fn vision_beside(decoder: &Path) -> Result<PathBuf, WeightsError> {
+    pub(super) fn vision_beside(decoder: &Path) -> Result<PathBuf, WeightsError> {
         Ok(vision_beside(decoder)?.path().to_owned())
     }
 
@@ -194,13 +194,13 @@ impl LlavaFiles {
 
     /// Type to which its decoder's weights are rounded.
     #[must_use]
-    pub fn quant(&self) -> Option<QuantType> {
+    pub(crate) fn quant(&self) -> Option<QuantType> {
         self.options.quantized
     }
 
     /// As [`ModelFiles::fingerprint`](super::ModelFiles::fingerprint).
     #[must_use]
-    pub fn fingerprint(&self) -> String {
+    pub(crate) fn fingerprint(&self) -> String {
         self.options.fingerprint(std::iter::empty())
     }
 

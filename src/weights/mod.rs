@@ -47,4 +47,4 @@ pub use lora::LoraError;
 pub use model::{Component, ModelFiles};
 pub use part::Part;
 pub use quantize::QuantType;
-pub use source::{Bytes, ModelSource};
+pub use source::ModelSource;

@@ -25,7 +25,7 @@ use crate::model::denoiser::Denoiser;
 use crate::model::text::{
     TextConditioner, TextEncoder, TextError, TextPart, TextTokenizer, TokenizerFiles,
 };
-use crate::model::vae::{Vae, VaeConfig};
+use crate::model::vae::Vae;
 
 /// A model that has been found and recognised; its tensors have not been read.
 #[derive(Clone, Debug)]
@@ -124,7 +124,7 @@ impl ModelFiles {
     /// Digest that changes when any file of the model does, or how it is put together. Reads no weights: files
     /// are told apart by place, length and time of change.
     #[must_use]
-    pub fn fingerprint(&self) -> String {
+    pub(crate) fn fingerprint(&self) -> String {
         self.options.fingerprint(self.loras.iter().map(|lora| lora.scale))
     }
 
@@ -136,7 +136,8 @@ impl ModelFiles {
         self.form.notes().into_iter().chain(of_loras).collect()
     }
 
-    /// Same model with its weights rounded to this type as they are read: the same, to the bit, as if [`quantize`](Self::quantize) had written it and it had been opened from there.
+    /// Same model with its weights rounded to this type as they are read: the same, to the bit, as if
+    /// [`quantize`](Self::quantize) had written it and it had been opened from there.
     #[must_use]
     pub fn quantized(self, quant: QuantType) -> Self {
         Self { options: self.options.quantized(quant), ..self }
@@ -176,7 +177,7 @@ impl ModelFiles {
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Summary, WeightsError> {
         self.form.check()?;
-        if let ModelSource::Path(source) = self.source()
+        if let Some(source) = self.source().path()
             && is_part_of(output, source)
         {
             return Err(WeightsError::OntoItself(output.display().to_string()));
@@ -194,7 +195,7 @@ impl ModelFiles {
 
     /// Contents of `model_index.json`, about the model as a whole.
     #[must_use]
-    pub fn index(&self) -> &Value {
+    pub(crate) fn index(&self) -> &Value {
         self.form.index()
     }
 
@@ -251,7 +252,7 @@ impl ModelFiles {
     /// First weight of the model, or of its LoRAs, with a value that is not finite: its file and its name there.
     /// Reads all weights.
     #[must_use]
-    pub fn find_non_finite(&self) -> Option<String> {
+    pub(crate) fn find_non_finite(&self) -> Option<String> {
         let mut parts = self.form.parts().unwrap_or_default().into_iter();
         let in_part = |part| self.form.tensors(part, DType::F32).ok()?.find_non_finite();
         parts.find_map(in_part).or_else(|| self.loras.iter().find_map(Lora::find_non_finite))
@@ -298,16 +299,6 @@ impl ModelFiles {
         Vae::load(&config, &params).map_err(|error| WeightsError::from_vae(error, &config_file))
     }
 
-    /// Configuration of the autoencoder.
-    ///
-    /// # Errors
-    /// A part that is missing, or a configuration that is not supported.
-    pub fn vae_config(&self) -> Result<VaeConfig, WeightsError> {
-        let PartConfig { class, config, file } = self.form.config(Part::Vae)?;
-        VaeConfig::from_json(&with_class(config, class))
-            .map_err(|error| WeightsError::from_vae(error, &file))
-    }
-
     /// Text encoders with their tokenizers.
     ///
     /// # Errors
@@ -320,7 +311,7 @@ impl ModelFiles {
                 self.component(part, device, dtype)?;
             let encoder =
                 TextEncoder::load(&class, &config, &params).map_err(|error| match error {
-                    // The index says it, not the part.
+                    // The index names the class.
                     TextError::Class { .. } => WeightsError::Config {
                         file: self.source().full_name("model_index.json"),
                         reason: format!("{}: {error}", self.form.family().folder(part)),
@@ -337,7 +328,7 @@ impl ModelFiles {
     ///
     /// # Errors
     /// A tokenizer that is missing or not supported.
-    pub fn tokenizers(&self) -> Result<Vec<TextTokenizer>, WeightsError> {
+    pub(crate) fn tokenizers(&self) -> Result<Vec<TextTokenizer>, WeightsError> {
         self.form.text_encoders()?.into_iter().map(|part| self.tokenizer(part)).collect()
     }
 

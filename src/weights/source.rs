@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::WeightsError;
 #[cfg(feature = "embedded-model")]
 use super::embedded;
-pub use crate::backend::Bytes;
+pub(super) use crate::backend::Bytes;
 
 /// Place of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +54,7 @@ impl ModelSource {
     ///
     /// # Errors
     /// Nothing there, a pickled file, or a folder without `model_index.json`.
-    pub fn check(&self) -> Result<(), WeightsError> {
+    pub(super) fn check(&self) -> Result<(), WeightsError> {
         let Some(path) = self.path() else { return Ok(()) };
         refuse_pickle(path)?;
         if path.is_file() {
@@ -74,7 +74,7 @@ impl ModelSource {
 
     /// Full name of a file of the model, for messages.
     #[must_use]
-    pub fn full_name(&self, name: &str) -> String {
+    pub(crate) fn full_name(&self, name: &str) -> String {
         match self {
             Self::Path(path) => path.join(name).display().to_string(),
             #[cfg(feature = "embedded-model")]
@@ -84,7 +84,7 @@ impl ModelSource {
 
     /// `true` if the model has the file `name`, relative to its root, with `/` between folders.
     #[must_use]
-    pub fn contains(&self, name: &str) -> bool {
+    pub(super) fn contains(&self, name: &str) -> bool {
         match self {
             Self::Path(path) => path.join(name).is_file(),
             #[cfg(feature = "embedded-model")]
@@ -96,7 +96,7 @@ impl ModelSource {
     ///
     /// # Errors
     /// A file that is missing or cannot be read.
-    pub fn read(&self, name: &str) -> Result<Bytes, WeightsError> {
+    pub(super) fn read(&self, name: &str) -> Result<Bytes, WeightsError> {
         self.open(name, |path| Ok(Bytes::Heap(std::fs::read(path)?.into())))
     }
 
@@ -104,7 +104,7 @@ impl ModelSource {
     ///
     /// # Errors
     /// A file that is missing or cannot be mapped.
-    pub fn map(&self, name: &str) -> Result<Bytes, WeightsError> {
+    pub(super) fn map(&self, name: &str) -> Result<Bytes, WeightsError> {
         self.open(name, Bytes::map)
     }
 

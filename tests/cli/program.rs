@@ -174,6 +174,32 @@ fn what_cannot_be_written_is_known_before_the_work() {
 }
 
 #[test]
+fn what_is_done_is_told_on_stderr_to_who_asks() {
+    let shell = Shell::new();
+    shell.picture("in.png", 8, 8);
+    let run = |arguments: &str| shell.run(arguments);
+    let loud = run("in.png -o a.png --scale 1 --steps 1 -v --progress none");
+    let log = String::from_utf8(loud.stderr).unwrap();
+    assert!(loud.status.success() && loud.stdout.is_empty(), "{log}");
+    assert!(log.contains("upscale") && log.contains("close"), "{log}");
+    let silent = run("in.png -o b.png --scale 1 --steps 1 --quiet");
+    assert!(silent.stderr.is_empty());
+}
+
+#[test]
+fn options_that_would_have_no_effect_are_refused() {
+    let shell = Shell::new();
+    shell.picture("in.png", 8, 8);
+    let message = shell.fail("in.png -o out.png --quality 80", 2);
+    assert!(message.contains("--quality 80") && message.contains("JPEG"), "{message}");
+    for option in ["--work-dir w", "--fresh", "--resume"] {
+        let message = shell.fail(&format!("caption in.png {option}"), 2);
+        assert!(message.contains("writes no picture"), "{message}");
+    }
+    assert_eq!(shell.names(), ["in.png"]);
+}
+
+#[test]
 fn a_device_that_is_not_there_is_named() {
     let shell = Shell::new();
     shell.picture("in.png", 8, 8);
@@ -460,8 +486,8 @@ fn plan_says_what_would_run_and_writes_nothing() {
     }
     assert_eq!(shell.succeed("in.png --scale 4 --max-memory 8GiB --dry-run"), plan.as_bytes());
     let calls = |plan: &str| -> usize {
-        let line = plan.lines().find(|line| line.starts_with("UNet calls")).unwrap();
-        line.split_whitespace().nth(2).unwrap().parse().unwrap()
+        let line = plan.lines().find(|line| line.starts_with("calls ")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
     };
     let line = "plan in.png --scale 4 --guidance 5 --steps 50 --denoise-steps 22";
     let guided = String::from_utf8(shell.succeed(line)).unwrap();

@@ -9,6 +9,7 @@ mod encoders;
 mod jobs;
 #[cfg(target_os = "linux")]
 mod llava;
+mod ops;
 
 /// The most memory that a process (its number, or `self`) has had resident so far, in KiB; of one that has
 /// ended, nothing.

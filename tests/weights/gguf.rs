@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use candle_core::{DType, Device, quantized::GgmlDType};
-use cupscale::backend::{ops::pack_rows, unpack_rows};
+use cupscale::backend::{pack_rows, unpack_rows};
 use cupscale::weights::ModelFiles;
 use safetensors::Dtype;
 
@@ -211,7 +211,7 @@ fn what_stable_diffusion_cpp_quantized_is_the_same_model_as_its_numbers_in_f32()
     let prompts = ["a photo of the old harbour at dusk, blue sky!"];
     let context = |files: &ModelFiles| {
         let text = files.text(&Device::Cpu, DType::F32).unwrap().encode(&prompts).unwrap();
-        (text.context, text.pooled.unwrap())
+        (text.context.into_tensor().unwrap(), text.pooled.unwrap().into_tensor().unwrap())
     };
     // Norms, biases and embeddings too, and the text projection that is stored the other way round.
     for (dtype, kind) in [(GgmlDType::Q8_0, 8), (GgmlDType::Q5_1, 7), (GgmlDType::Q4_0, 2)] {

@@ -60,10 +60,9 @@ impl Block<'_> {
     /// The same values, to be read.
     pub(in crate::backend) fn as_matrix(&self) -> Matrix<'_> {
         let len = (self.rows - 1) * self.stride + self.columns;
-        // SAFETY: the rows lie within the output, and only this block gives access to them. That
-        // the values between its columns and its stride are not ours is why this asks for a block
-        // without such gaps.
+        // The values between its columns and its stride would not be ours.
         assert!(self.columns == self.stride, "a block with gaps");
+        // SAFETY: the rows lie within the output without gaps, and only this block gives access to them.
         let values = unsafe { slice::from_raw_parts(self.start, len) };
         Matrix::row_major(values, self.rows, self.columns, self.stride)
     }

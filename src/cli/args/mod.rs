@@ -162,13 +162,9 @@ impl JobArgs {
 
 /// The samplers, as a help text lists them.
 fn sampler_choice() -> &'static str {
-    static NAMES: LazyLock<String> = LazyLock::new(|| sampler_names("|"));
+    static NAMES: LazyLock<String> =
+        LazyLock::new(|| SamplerKind::ALL.map(SamplerKind::name).join("|"));
     &NAMES
-}
-
-/// The names of all samplers, with `separator` between them.
-pub fn sampler_names(separator: &str) -> String {
-    SamplerKind::ALL.map(SamplerKind::name).join(separator)
 }
 
 #[cfg(test)]

@@ -163,6 +163,7 @@ pub struct QuantizeArgs {
     #[arg(long, value_name = "NAME|FILE[:SCALE]",
           value_parser = OsStringValueParser::new().try_map(values::lora))]
     pub lora: Vec<Lora>,
-    #[command(flatten)]
-    pub watch: WatchArgs,
+    /// How progress is shown, on stderr
+    #[arg(long, value_enum, default_value_t = ProgressMode::Auto)]
+    pub progress: ProgressMode,
 }

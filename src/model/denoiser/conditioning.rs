@@ -130,7 +130,8 @@ mod tests {
     use super::*;
 
     fn conditions(pooled: bool) -> Conditioning {
-        let tensor = |rows: &[[f32; 2]]| Activation::from(Tensor::new(rows, &Device::Cpu).unwrap());
+        let tensor =
+            |rows: &[[f32; 2]; 3]| Activation::from(Tensor::new(rows, &Device::Cpu).unwrap());
         let context = Tensor::new(&[[[1f32, 2.0]], [[3.0, 4.0]], [[5.0, 6.0]]], &Device::Cpu);
         Conditioning {
             context: context.unwrap().into(),

@@ -54,13 +54,13 @@ impl fmt::Display for Plan {
             Some(guidance) => {
                 writeln!(f, "guidance      {guidance}")?;
                 let calls = self.denoiser_calls();
-                writeln!(f, "UNet calls    {calls} regions in batches of 2 × {batch}")?;
+                writeln!(f, "calls         {calls} regions in batches of 2 × {batch}")?;
             }
             None => {
                 writeln!(f, "guidance      none")?;
                 writeln!(
                     f,
-                    "UNet calls    {} regions in batches of {batch}",
+                    "calls         {} regions in batches of {batch}",
                     self.denoiser_calls()
                 )?;
             }
@@ -95,7 +95,7 @@ impl fmt::Display for MemoryPlan {
             if self.keeps_parts { "stay loaded" } else { "loaded for each stage, then freed" }
         )?;
         if let Some(CaptionBatch { rows, prefill_rows, stays }) = self.captions {
-            let stays = if stays { "stays loaded" } else { "freed before the UNet is loaded" };
+            let stays = if stays { "stays loaded" } else { "freed before the denoiser is loaded" };
             writeln!(
                 f,
                 "captioner     {stays}; {rows} captions at once, {prefill_rows} read at once"

@@ -25,6 +25,7 @@ pub enum MemoryStage {
 /// What one stage takes, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StageMemory {
+    /// The stage.
     pub stage: MemoryStage,
     /// What stays while it runs: weights, the picture, canvases, conditions.
     pub resident: usize,
@@ -53,6 +54,7 @@ pub struct MemoryPlan {
     pub tile: usize,
     /// How a model that describes the picture works, if there is one.
     pub captions: Option<CaptionBatch>,
+    /// What each stage takes.
     pub stages: Vec<StageMemory>,
 }
 

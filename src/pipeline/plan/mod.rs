@@ -60,7 +60,7 @@ impl Plan {
             tile_rows: geometry.tiles(geometry.canvas.latent_height, memory.tile),
             tile_columns: geometry.tiles(geometry.canvas.latent_width, memory.tile),
             memory,
-            prior_sizes: model.denoiser.prior_sizes(side, side),
+            prior_sizes: model.blueprints.denoiser.prior_sizes(side, side),
             computes_on: runner.computes_on(),
             geometry,
         })

@@ -1,12 +1,10 @@
-//! Needs of the stages: the bytes that each takes, from the blueprints of the model's parts and the geometry of the
-//! job.
+//! Needs of the stages: the bytes that each takes. The blueprints of the model's parts are run on shapes, so that
+//! what is counted is what will run.
 
 use std::{
     cell::RefCell,
     collections::{BTreeMap, HashMap},
 };
-
-use candle_core::DType;
 
 use super::{
     geometry::Geometry,
@@ -20,12 +18,12 @@ use crate::{
     model::{
         denoiser::{MicroConditioning, Prior},
         text::TextConditioning,
-        vae::Norms,
+        vae::{NormStatistics, Norms},
     },
     pipeline::{
         colour_fix,
         error::Error,
-        model::Model,
+        model::{Blueprints, Model, VAE_DTYPE},
         runner::{Compute as _, Runner},
         settings::{ColourFix, Settings},
     },
@@ -50,6 +48,41 @@ pub struct Needs {
     pub scratch: usize,
 }
 
+impl Needs {
+    /// The same with a pass that runs at another time than all others.
+    fn add(&mut self, pass: &Traced) {
+        self.device_working = self.device_working.max(pass.peak);
+        self.scratch = self.scratch.max(pass.scratch);
+    }
+}
+
+/// A pass through a part of the model, by what its memory follows from: batch, height and width in latent
+/// pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Pass {
+    Encode((usize, usize, usize)),
+    /// Encoding of samples whose statistics are measured.
+    EncodeSamples((usize, usize, usize)),
+    Decode((usize, usize, usize)),
+    DecodeSamples((usize, usize, usize)),
+    Denoise((usize, usize, usize)),
+    /// Denoising that keeps what the attention prior is made of.
+    Record((usize, usize, usize)),
+    /// Denoising with such a prior, which counts as part of the pass.
+    Blend((usize, usize, usize)),
+}
+
+/// The memory of a pass beside weights, in bytes.
+#[derive(Clone, Debug, Default)]
+struct Traced {
+    /// The most at any moment.
+    peak: usize,
+    /// The buffer that every thread of the CPU keeps.
+    scratch: usize,
+    /// Bytes of what is recorded.
+    recorded: usize,
+}
+
 /// A job before anything is chosen from what it takes of memory.
 pub struct Draft<'a> {
     pub model: &'a Model,
@@ -59,19 +92,8 @@ pub struct Draft<'a> {
     sampling: &'a Sampling,
     /// The captioner's model, if the job asks one.
     captions: Option<Box<dyn CaptionMemory + 'a>>,
-    /// What was traced before, by stage and by batch or tile: a search asks again and again.
-    traced: RefCell<HashMap<(Traced, usize), Needs>>,
-}
-
-/// A stage whose needs follow from one number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Traced {
-    /// By the tile's side.
-    Encode,
-    /// By the batch.
-    Denoise,
-    /// By the tile's side.
-    Decode,
+    /// The search asks for the same passes again and again.
+    traced: RefCell<HashMap<Pass, Traced>>,
 }
 
 impl<'a> Draft<'a> {
@@ -96,12 +118,12 @@ impl<'a> Draft<'a> {
     /// A captioner's weights, what it needs, and what it keeps in host memory without them.
     ///
     /// # Errors
-    /// Those of tracing it.
+    /// Those of the captioner.
     pub fn caption(&self, batch: CaptionBatch) -> Result<Option<(Footprint, Needs, usize)>, Error> {
-        let Some(captions) = self.captions.as_ref() else { return Ok(None) };
+        let Some(captions) = &self.captions else { return Ok(None) };
         let needs = captions.needs(batch)?;
         let needs = Needs {
-            host: self.model.text_sizes.vocabulary * VOCABULARY_ENTRY_BYTES,
+            host: self.model.blueprints.text.vocabulary() * VOCABULARY_ENTRY_BYTES,
             device_working: needs.device_working,
             host_working: needs.host_working,
             scratch: needs.scratch,
@@ -131,38 +153,22 @@ impl<'a> Draft<'a> {
 
     /// The conditions of all regions, which may all differ, of the prompt and of the negative one.
     fn condition_bytes(&self) -> usize {
-        let sizes = self.model.text_sizes;
+        let text = &self.model.blueprints.text;
         let texts = if self.settings.captions_differ() { self.geometry.grid.len() } else { 0 } + 2;
-        let (context, pooled) = sizes.widths;
-        texts * (sizes.tokens * context + pooled) * self.runner.dtype().size_in_bytes()
+        let (context, pooled) = text.widths();
+        let row = text.tokens() * context + pooled.unwrap_or(0);
+        texts * row * self.runner.dtype().size_in_bytes()
     }
 
-    /// What `trace` gives, or gave, for a stage and its number.
-    fn once(
-        &self,
-        stage: Traced,
-        number: usize,
-        trace: impl FnOnce() -> Result<Needs, Error>,
-    ) -> Result<Needs, Error> {
-        if let Some(&needs) = self.traced.borrow().get(&(stage, number)) {
-            return Ok(needs);
-        }
-        let needs = trace()?;
-        self.traced.borrow_mut().insert((stage, number), needs);
-        Ok(needs)
-    }
-
-    /// Encoding the texts.
+    /// Prompts and captions, through the text encoders.
     pub fn text(&self) -> Needs {
-        let sizes = self.model.text_sizes;
         let conditions = self.condition_bytes();
         Needs {
-            host: sizes.vocabulary * VOCABULARY_ENTRY_BYTES,
+            host: self.model.blueprints.text.vocabulary() * VOCABULARY_ENTRY_BYTES,
             device: conditions,
             // They are put together from as many pieces.
-            device_working: sizes.working_bytes + conditions,
-            host_working: 0,
-            scratch: 0,
+            device_working: self.model.text_working + conditions,
+            ..Needs::default()
         }
     }
 
@@ -173,182 +179,168 @@ impl<'a> Draft<'a> {
         (most(|span| span.core.len()), most(|span| span.padded().len()))
     }
 
-    /// Encoding the picture in tiles of this side.
+    /// The picture, through the VAE's encoder, in tiles of so many image pixels.
     ///
     /// # Errors
-    /// Those of tracing it.
+    /// Those of the blueprint.
     pub fn encode(&self, tile: usize) -> Result<Needs, Error> {
-        self.once(Traced::Encode, tile, || self.trace_encode(tile))
-    }
-
-    fn trace_encode(&self, tile: usize) -> Result<Needs, Error> {
-        let shape = self.geometry.shape;
-        let mut scratch = 0;
+        let Geometry { canvas, vae_padding, low_resolution, shape, .. } = self.geometry;
         let padded = |length| self.tile_side(length, tile, 0).1;
-        let (height, width) =
-            (padded(self.geometry.canvas.latent_height), padded(self.geometry.canvas.latent_width));
+        let tile = (1, padded(canvas.latent_height), padded(canvas.latent_width));
         // The whole picture for the attention prior goes as one tile.
-        let whole = self.geometry.low_resolution.map(|sides| {
-            (
-                1,
-                sides.0 + 2 * self.geometry.vae_padding.border,
-                sides.1 + 2 * self.geometry.vae_padding.border,
-            )
-        });
+        let border = 2 * vae_padding.border;
+        let whole = low_resolution.map(|(height, width)| (1, height + border, width + border));
         let samples = self.samples();
-        let sizes = [Some((1, height, width)), whole, samples].into_iter().flatten();
-        let (mut device_working, mut host_working) = (0, 0);
-        for (batch, height, width) in sizes {
-            let trace = Trace::new(self.runner.device());
-            let sides = (batch, height * shape.factor, width * shape.factor, 3);
-            let image = trace.activation(sides, DType::F32);
-            let _latent = self.model.vae.encode_with(&image, Norms::Own)?;
-            scratch = scratch.max(trace.scratch_bytes());
-            device_working = device_working.max(trace.peak());
+        let mut needs =
+            Needs { device: self.condition_bytes(), host: self.canvas_bytes(), ..Needs::default() };
+        for size in [Some(tile), whole, samples].into_iter().flatten() {
+            let sampled = Some(size) == samples;
+            let pass = if sampled { Pass::EncodeSamples(size) } else { Pass::Encode(size) };
+            needs.add(&self.traced(pass)?);
             // The window before it is a tensor: what it is cut from, the resized rows, and itself.
-            host_working = host_working.max(3 * image.bytes());
+            let pixels = size.0 * size.1 * size.2 * shape.factor.pow(2);
+            needs.host_working = needs.host_working.max(3 * pixels * 3 * size_of::<f32>());
         }
-        Ok(Needs {
-            device: self.condition_bytes(),
-            host: self.canvas_bytes(),
-            device_working,
-            host_working,
-            scratch,
-        })
+        Ok(needs)
     }
 
-    /// Denoising so many regions at a time.
+    /// The canvas, through the denoiser, so many regions at a time.
     ///
     /// # Errors
-    /// Those of tracing it.
+    /// Those of the blueprint.
     pub fn denoise(&self, batch: usize) -> Result<Needs, Error> {
-        self.once(Traced::Denoise, batch, || self.trace_denoise(batch))
-    }
-
-    fn trace_denoise(&self, batch: usize) -> Result<Needs, Error> {
-        let shape = self.geometry.shape;
+        let Geometry { grid, low_resolution, shape, .. } = self.geometry;
         let pair = if self.sampling.guidance.is_some() { 2 } else { 1 };
-        let batch = pair * batch.min(self.geometry.grid.len());
+        let batch = pair * batch.min(grid.len());
         let side = shape.region;
-        let new_trace = || Trace::new(self.runner.device());
-        let pass = new_trace();
-        let (mut device, mut working, mut scratch) = (self.condition_bytes(), 0, 0);
-        if let Some((height, width)) = self.geometry.low_resolution {
-            let mut recorded = Vec::new();
-            self.trace_call(&pass, (pair, height, width), Prior::Record(&mut recorded))?;
-            let kept: usize = recorded.iter().map(Activation::bytes).sum();
-            device += kept;
-            (working, scratch) = (pass.peak() - kept, pass.scratch_bytes());
+        let mut needs = Needs { device: self.condition_bytes(), ..Needs::default() };
+        match *low_resolution {
+            None => needs.add(&self.traced(Pass::Denoise((batch, side, side)))?),
+            Some((height, width)) => {
+                let pass = self.traced(Pass::Record((pair, height, width)))?;
+                // A region's prior is as large as what would be recorded of it.
+                let prior = self.traced(Pass::Record((batch, side, side)))?.recorded;
+                needs.add(&self.traced(Pass::Blend((batch, side, side)))?);
+                needs.device += pass.recorded;
+                needs.add(&Traced { peak: pass.peak.saturating_sub(pass.recorded), ..pass });
+                // With guidance the halves are put together from copies.
+                needs.device_working = needs.device_working.max(pair * prior);
+            }
         }
-        let call = new_trace();
-        let layers = if self.geometry.low_resolution.is_some() {
-            self.trace_prior(&call, (batch, side, side))?
-        } else {
-            Vec::new()
-        };
-        let prior = match &layers[..] {
-            [] => Prior::None,
-            layers => Prior::Blend { layers, weight: self.settings.rap },
-        };
-        if pair == 2 {
-            // With guidance the halves are put together from copies.
-            call.pass(call.live());
-        }
-        self.trace_call(&call, (batch, side, side), prior)?;
-        working = working.max(call.peak());
-        scratch = scratch.max(call.scratch_bytes());
         let latents = batch * side * side * shape.channels * size_of::<f32>();
-        Ok(Needs {
-            device,
-            host: self.mapped_bytes() + 4 * latents,
-            device_working: working,
-            host_working: 0,
-            scratch,
-        })
+        needs.host = self.mapped_bytes() + 4 * latents;
+        Ok(needs)
     }
 
-    /// The prior of so many regions of this height and width: as much as is recorded of them.
-    fn trace_prior(
-        &self,
-        trace: &Trace,
-        sizes: (usize, usize, usize),
-    ) -> Result<Vec<Activation>, Error> {
-        let mut recorded = Vec::new();
-        let aside = Trace::new(self.runner.device());
-        self.trace_call(&aside, sizes, Prior::Record(&mut recorded))?;
-        let held = |layer: &Activation| trace.activation(layer.shape(), layer.dtype());
-        Ok(recorded.iter().map(held).collect())
-    }
-
-    /// One call of the denoiser with so many samples of this height and width.
-    fn trace_call(
-        &self,
-        trace: &Trace,
-        (batch, height, width): (usize, usize, usize),
-        prior: Prior<'_>,
-    ) -> Result<(), Error> {
-        let (shape, dtype) = (self.geometry.shape, self.runner.dtype());
-        let (tokens, (context, pooled)) =
-            (self.model.text_sizes.tokens, self.model.text_sizes.widths);
-        let channels = shape.channels * if shape.sees_low_resolution { 2 } else { 1 };
-        let sample = trace.activation((batch, height, width, channels), dtype);
-        // Before it, host values and what they are put together from.
-        trace.pass(4 * sample.bytes());
-        let text = TextConditioning {
-            context: trace.activation((batch, tokens, context), dtype),
-            pooled: (pooled > 0).then(|| trace.activation((batch, pooled), dtype)),
-        };
-        // Whatever the numbers, they are as many.
-        let micro = MicroConditioning { original: (0, 0), crop: (0, 0), target: (0, 0) };
-        let conditions = self.model.denoiser.condition(&text, micro)?;
-        self.model.denoiser.forward(&sample, 0.0, &conditions, prior)?;
-        Ok(())
-    }
-
-    /// Decoding the canvas in tiles of this side.
+    /// The canvas, through the VAE's decoder, in tiles of so many image pixels.
     ///
     /// # Errors
-    /// Those of tracing it.
+    /// Those of the blueprint.
     pub fn decode(&self, tile: usize) -> Result<Needs, Error> {
-        self.once(Traced::Decode, tile, || self.trace_decode(tile))
-    }
-
-    fn trace_decode(&self, tile: usize) -> Result<Needs, Error> {
-        let shape = self.geometry.shape;
-        let mut scratch = 0;
+        let Geometry { canvas, shape, .. } = self.geometry;
         let rim = match self.settings.colour_fix {
             ColourFix::Wavelet => colour_fix::RADIUS.div_ceil(shape.factor),
             ColourFix::None => 0,
         };
-        let (core_height, height) = self.tile_side(self.geometry.canvas.latent_height, tile, rim);
-        let (core_width, width) = self.tile_side(self.geometry.canvas.latent_width, tile, rim);
-        let samples = self.samples();
-        let sizes = [Some((1, height, width)), samples].into_iter().flatten();
-        let mut device_working = 0;
-        for (batch, height, width) in sizes {
-            let trace = Trace::new(self.runner.device());
-            let latents = trace.activation((batch, height, width, shape.channels), DType::F32);
-            let _picture = self.model.vae.decode_with(&latents, Norms::Own)?;
-            scratch = scratch.max(trace.scratch_bytes());
-            device_working = device_working.max(trace.peak());
-        }
+        let (core_height, height) = self.tile_side(canvas.latent_height, tile, rim);
+        let (core_width, width) = self.tile_side(canvas.latent_width, tile, rim);
         // The band of rows that is written next, in f32 and in the output's samples.
         let rows = core_height.saturating_sub(2 * rim) * shape.factor;
-        let band = rows * self.geometry.canvas.width * (3 * size_of::<f32>() + 4);
+        let band = rows * canvas.width * (3 * size_of::<f32>() + 4);
         let pixels = |height, width| height * width * shape.factor.pow(2) * 3 * size_of::<f32>();
-        Ok(Needs {
+        let mut needs = Needs {
             device: self.condition_bytes(),
             host: self.mapped_bytes() + band,
-            device_working,
             // The decoded tile, its copies on the way to the host, and the filter's planes.
             host_working: 2 * pixels(height, width) + 5 * pixels(core_height, core_width),
-            scratch,
-        })
+            ..Needs::default()
+        };
+        needs.add(&self.traced(Pass::Decode((1, height, width)))?);
+        if let Some(samples) = self.samples() {
+            needs.add(&self.traced(Pass::DecodeSamples(samples))?);
+        }
+        Ok(needs)
     }
 
     /// The samples for the shared statistics of tiles: how many, and their sides.
     fn samples(&self) -> Option<(usize, usize, usize)> {
         self.geometry.shares_norms.then_some((SAMPLES, SAMPLE, SAMPLE))
+    }
+
+    /// The memory of a pass, traced the first time that it is asked for.
+    fn traced(&self, pass: Pass) -> Result<Traced, Error> {
+        if let Some(traced) = self.traced.borrow().get(&pass) {
+            return Ok(traced.clone());
+        }
+        let trace = Trace::new(self.runner.device());
+        let recorded = self.run(pass, &trace)?;
+        let traced = Traced { peak: trace.peak(), scratch: trace.scratch_bytes(), recorded };
+        self.traced.borrow_mut().insert(pass, traced.clone());
+        Ok(traced)
+    }
+
+    /// Runs a pass on shapes; gives the bytes of what it records.
+    fn run(&self, pass: Pass, trace: &Trace) -> Result<usize, Error> {
+        let Blueprints { vae, .. } = &*self.model.blueprints;
+        let shape = self.geometry.shape;
+        let pixels = |(batch, height, width): (usize, usize, usize)| {
+            let (height, width) = (height * shape.factor, width * shape.factor);
+            trace.activation((batch, height, width, 3), VAE_DTYPE)
+        };
+        let latents = |(batch, height, width): (usize, usize, usize)| {
+            trace.activation((batch, height, width, shape.channels), VAE_DTYPE)
+        };
+        let mut statistics = NormStatistics::default();
+        match pass {
+            Pass::Encode(size) => drop(vae.encode_with(&pixels(size), Norms::Own)?),
+            Pass::EncodeSamples(size) => {
+                drop(vae.encode_with(&pixels(size), Norms::Measured(&mut statistics))?);
+            }
+            Pass::Decode(size) => drop(vae.decode_with(&latents(size), Norms::Own)?),
+            Pass::DecodeSamples(size) => {
+                drop(vae.decode_with(&latents(size), Norms::Measured(&mut statistics))?);
+            }
+            Pass::Denoise(size) => self.call(size, Prior::None, trace)?,
+            Pass::Record(size) => {
+                let mut layers = Vec::new();
+                self.call(size, Prior::Record(&mut layers), trace)?;
+                return Ok(layers.iter().map(Activation::bytes).sum());
+            }
+            Pass::Blend(size) => {
+                let mut recorded = Vec::new();
+                let other = Trace::new(self.runner.device());
+                self.call(size, Prior::Record(&mut recorded), &other)?;
+                let layers: Vec<_> = (recorded.iter())
+                    .map(|layer| trace.activation(layer.shape(), layer.dtype()))
+                    .collect();
+                self.call(size, Prior::Blend { layers: &layers, weight: 0.5 }, trace)?;
+            }
+        }
+        Ok(0)
+    }
+
+    /// One call of the denoiser on shapes.
+    fn call(
+        &self,
+        (batch, height, width): (usize, usize, usize),
+        prior: Prior<'_>,
+        trace: &Trace,
+    ) -> Result<(), Error> {
+        let Blueprints { denoiser, text, .. } = &*self.model.blueprints;
+        let (shape, dtype) = (self.geometry.shape, self.runner.dtype());
+        let channels = shape.channels * if shape.sees_low_resolution { 2 } else { 1 };
+        let sample = trace.activation((batch, height, width, channels), dtype);
+        // Before it, host values and what they are put together from.
+        trace.pass(4 * sample.bytes());
+        let (context, pooled) = text.widths();
+        let texts = TextConditioning {
+            context: trace.activation((batch, text.tokens(), context), dtype),
+            pooled: pooled.map(|width| trace.activation((batch, width), dtype)),
+        };
+        let nothing = MicroConditioning { original: (0, 0), crop: (0, 0), target: (0, 0) };
+        let conditioning = denoiser.condition(&texts, nothing)?;
+        denoiser.forward(&sample, 0.0, &conditioning, prior)?;
+        Ok(())
     }
 }
 

@@ -15,6 +15,7 @@ use crate::pipeline::{
 /// How a job samples, resolved.
 #[derive(Clone, Debug)]
 pub struct Sampling {
+    /// How a step is taken.
     pub sampler: SamplerKind,
     /// The share of fresh noise, for a sampler that has one.
     pub eta: Option<f64>,

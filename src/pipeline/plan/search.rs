@@ -43,8 +43,9 @@ impl Draft<'_> {
     /// Chooses the batch, the tile, how captions are made, and what stays loaded.
     ///
     /// Batch and tile are the user's, or those of [`Defaults`](crate::pipeline::Defaults) where they fit;
-    /// everything stays loaded if that fits too. Else a model that describes the picture goes when it has; if what is left still
-    /// does not fit, each part is loaded for its stage alone, and batch and tile are the largest that fit.
+    /// everything stays loaded if that fits too. Else a model that describes the picture goes when it has; if
+    /// what is left still does not fit, each part is loaded for its stage alone, and batch and tile are the
+    /// largest that fit.
     ///
     /// # Errors
     /// [`Error::Memory`] if not even the smallest fit.
@@ -73,7 +74,7 @@ impl Draft<'_> {
         // The captioner by itself, and then everything else without it.
         let alone = |captions: CaptionBatch| CaptionBatch { stays: false, ..captions };
         let mut batches = self.caption_batches().into_iter().map(alone);
-        let captions = first(batches.clone(), |captions| {
+        let captions = first(batches.clone(), |&captions| {
             fit(Choice { captions: Some(captions), ..choice }, &[MemoryStage::Caption])
         })?;
         let captions_fit = captions.is_some() || choice.captions.is_none();
@@ -91,13 +92,13 @@ impl Draft<'_> {
         let tiles = tiles
             .take_while(|&side| side == tile || (side >= TILE_LEAST && settings.tile.is_none()));
         // The stages of denoiser and VAE do not share memory: each is made to fit by itself.
-        let chosen_batch = first(batches, |batch| {
+        let possible_batch = first(batches, |&batch| {
             fit(Choice { batch, ..choice }, &[MemoryStage::Text, MemoryStage::Denoise])
         })?;
-        let chosen_tile = first(tiles.clone(), |tile| {
+        let possible_tile = first(tiles.clone(), |&tile| {
             fit(Choice { tile, ..choice }, &[MemoryStage::Encode, MemoryStage::Decode])
         })?;
-        match (chosen_batch, chosen_tile) {
+        match (possible_batch, possible_tile) {
             (Some(batch), Some(tile)) if captions_fit => {
                 Ok(MemoryPlan { budget, ..self.estimate(Choice { batch, tile, ..choice })? })
             }
@@ -173,15 +174,15 @@ impl Draft<'_> {
     }
 }
 
-/// The first that passes.
-fn first<T: Copy>(
-    candidates: impl Iterator<Item = T>,
-    passes: impl Fn(T) -> Result<bool, Error>,
+/// The first of these that `holds` is true of.
+fn first<T>(
+    mut all: impl Iterator<Item = T>,
+    mut holds: impl FnMut(&T) -> Result<bool, Error>,
 ) -> Result<Option<T>, Error> {
-    for candidate in candidates {
-        if passes(candidate)? {
-            return Ok(Some(candidate));
-        }
-    }
-    Ok(None)
+    all.find_map(|one| match holds(&one) {
+        Ok(true) => Some(Ok(one)),
+        Ok(false) => None,
+        Err(error) => Some(Err(error)),
+    })
+    .transpose()
 }

@@ -3,7 +3,7 @@
 //!
 //! Padding reaches past the canvas, where picture and latent are continued by reflection: the zeros
 //! that a VAE's convolutions would otherwise meet at the border make the latents there unlike all
-//! others, and a UNet that repaints them leaves a coloured rim. With padding of at least the
+//! others, and a denoiser that repaints them leaves a coloured rim. With padding of at least the
 //! receptive field the tiled result *is* the whole result, rim and all.
 
 use std::ops::Range;

@@ -199,3 +199,99 @@ fn interrupted(error: CaptionError) -> Error {
         error => error.into(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use super::{
+        super::testing::{Bench, Fake, Watcher, context, job, picture},
+        *,
+    };
+    use crate::{
+        caption::{Caption, Captioner, Captions, RegionProgress},
+        pipeline::settings::Settings,
+    };
+
+    /// Says how large a region is, and counts how often it is asked.
+    #[derive(Debug, Default)]
+    struct Costly(AtomicUsize);
+
+    impl Captioner for Costly {
+        fn name(&self) -> &str {
+            "costly"
+        }
+
+        fn identity(&self) -> Result<String, CaptionError> {
+            Ok(self.name().to_owned())
+        }
+
+        fn is_costly(&self) -> bool {
+            true
+        }
+
+        fn open<'a>(
+            &'a self,
+            _: SessionContext<'a>,
+        ) -> Result<Box<dyn CaptionSession + 'a>, CaptionError> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Ok(Box::new(Sizes))
+        }
+    }
+
+    struct Sizes;
+
+    impl CaptionSession for Sizes {
+        fn describe(&mut self, whole: &Pixels) -> Result<Option<String>, CaptionError> {
+            Ok(Some(format!("{} × {}", whole.width(), whole.height())))
+        }
+
+        fn caption(
+            &mut self,
+            regions: &dyn RegionSource,
+            _: &CaptionContext<'_>,
+            progress: RegionProgress<'_>,
+        ) -> Result<Captions, CaptionError> {
+            let captions = (0..regions.len()).map(|index| {
+                let pixels = regions.pixels(index).unwrap();
+                let text = format!("{} × {}", pixels.width(), pixels.height());
+                Caption::new(regions.place(index), text)
+            });
+            let captions: Vec<_> = captions.collect();
+            progress(regions.len(), regions.len());
+            Ok(captions.into())
+        }
+    }
+
+    #[test]
+    fn a_costly_captioner_is_asked_once_for_the_prompt_and_every_region_of_a_job() {
+        let (runner, picture, bench) = (Fake::idle(), picture(), Bench::new());
+        let captioner = Arc::new(Costly::default());
+        let spec = job(Settings { captioner: captioner.clone(), ..Settings::default() });
+        let (context, work) = (context(&runner, &picture, &spec), bench.open(&spec));
+        let mut watcher = Watcher::default();
+        let described = describe_or_kept(&context, &work, &mut watcher).unwrap();
+        assert_eq!(described.prompt, "30 × 20");
+        assert_eq!(described.texts.len(), spec.plan.geometry.grid.len());
+        assert_eq!((watcher.done, watcher.total), (described.texts.len(), described.texts.len()));
+        assert!(described.texts.iter().all(|text| text == "16 × 16" || text.contains('×')));
+        let kept = describe_or_kept(&context, &work, &mut watcher).unwrap();
+        assert_eq!((kept.prompt, kept.texts), (described.prompt, described.texts));
+        assert_eq!(captioner.0.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn where_captions_do_not_count_every_region_gets_the_prompt() {
+        let (runner, picture) = (Fake::idle(), picture());
+        let captioner = Arc::new(Costly::default());
+        let settings =
+            Settings { captioner, prompt: "a house".to_owned(), rsp: 0.0, ..Settings::default() };
+        let spec = job(settings);
+        let context = context(&runner, &picture, &spec);
+        let described = describe(&context, false, &mut Watcher::default()).unwrap();
+        assert!(described.texts.iter().all(|text| text == "a house"));
+    }
+}

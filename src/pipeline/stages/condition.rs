@@ -13,10 +13,10 @@ use crate::{
     pipeline::{error::Error, runner::Compute},
 };
 
-/// Text conditions of the whole picture and of every region.
+/// Conditions of the whole picture and of every region.
 pub struct Conditions {
-    /// One row per distinct text.
-    texts: Conditioning,
+    /// One row per distinct text, and last that of the negative prompt.
+    all: Conditioning,
     /// For each region, the row of its text.
     rows: Vec<usize>,
     /// The row of the negative prompt, with guidance.
@@ -59,24 +59,24 @@ impl Conditions {
                 })
             })
             .collect();
-        let encoded = runner.encode_texts(&texts)?;
         let shape = spec.plan.geometry.shape;
         let side = shape.region * shape.factor;
-        // Each region is "a photo of its own".
+        // Of one region: "a photo of its own".
         let micro =
             MicroConditioning { original: (side, side), crop: (0, 0), target: (side, side) };
-        // In row 0 both sides are the prompt, and stay it.
-        let mut conditions = runner.condition(&encoded, micro)?.blended(GLOBAL, rsp)?;
+        // In the prompt's row both sides of the blend are the prompt, and stay it.
+        let mut all =
+            runner.condition(&runner.encode_texts(&texts)?, micro)?.blended(GLOBAL, rsp)?;
         let count = texts.len();
         if let Some(negative) = negative {
             let mut own = runner.encode_texts(&[negative])?;
             if negative.is_empty() && spec.zeros_for_empty_prompt {
                 own = own.zeros_like()?;
             }
-            conditions = Conditioning::cat(&[&conditions, &runner.condition(&own, micro)?])?;
+            all = Conditioning::cat(&[&all, &runner.condition(&own, micro)?])?;
         }
         let notes = cut_notes(runner, &texts, &rows, negative)?;
-        Ok(Self { texts: conditions, rows, negative: negative.map(|_| count), notes })
+        Ok(Self { all, rows, negative: negative.map(|_| count), notes })
     }
 
     /// What a batch of regions is conditioned on; with guidance the negative prompt for each of them
@@ -94,7 +94,7 @@ impl Conditions {
         let negative = self.negative.iter().flat_map(|&row| positive.iter().map(move |_| row));
         let rows: Vec<u32> =
             negative.chain(positive.iter().copied()).map(|row| row as u32).collect();
-        Ok(self.texts.select(&rows)?)
+        Ok(self.all.select(&rows)?)
     }
 }
 
@@ -127,4 +127,50 @@ fn cut_notes(
         notes.push(format!("{count} captions are cut to the {limit} tokens that the model takes"));
     }
     Ok(notes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::testing::{Fake, context, job, picture},
+        *,
+    };
+    use crate::pipeline::settings::Settings;
+
+    fn captions() -> Vec<String> {
+        ["a wall", "a door", "a wall"].map(str::to_owned).to_vec()
+    }
+
+    #[test]
+    fn equal_texts_are_encoded_once_and_guidance_puts_the_negative_prompt_first() {
+        let (runner, picture) = (Fake::idle(), picture());
+        let settings = Settings { guidance: Some(5.0), ..Settings::default() };
+        let spec = job(settings);
+        let context = context(&runner, &picture, &spec);
+        let conditions = Conditions::new(&context, "a house", &captions()).unwrap();
+        let encoded = runner.encoded.lock().unwrap();
+        assert_eq!(encoded[..], ["a house", "a wall", "a door", ""]);
+        assert_eq!(conditions.rows, [1, 2, 1]);
+        assert_eq!(conditions.negative, Some(3));
+        let regions: Vec<_> = spec.plan.geometry.grid.regions().take(3).collect();
+        assert_eq!(conditions.of_regions(&regions).unwrap().rows(), 6);
+        assert_eq!(conditions.global().unwrap().rows(), 2);
+    }
+
+    #[test]
+    fn captions_that_do_not_count_are_not_encoded_and_long_texts_are_noted() {
+        let (runner, picture) = (Fake::idle(), picture());
+        let spec = job(Settings { rsp: 0.0, ..Settings::default() });
+        let context = context(&runner, &picture, &spec);
+        let prompt = "a house with a door and a wall";
+        let conditions = Conditions::new(&context, prompt, &captions()).unwrap();
+        assert_eq!(conditions.rows, [GLOBAL; 3]);
+        assert_eq!(runner.encoded.lock().unwrap()[..], [prompt]);
+        assert_eq!(conditions.notes.len(), 1);
+        assert!(
+            conditions.notes[0].contains("cut before \"and a wall\""),
+            "{:?}",
+            conditions.notes
+        );
+    }
 }

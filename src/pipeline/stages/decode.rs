@@ -194,3 +194,54 @@ fn latents(
     }
     Ok(Tensor::from_vec(out, shape, context.runner.device())?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::testing::{Bench, CHANNELS, FACTOR, Fake, Watcher, context, job, picture},
+        *,
+    };
+    use crate::{
+        image::{EncodeOptions, Format, Picture},
+        pipeline::settings::Settings,
+    };
+
+    fn encoder(picture: &Picture) -> Encoder {
+        Encoder::new("out.png", Format::Png, 60, 40, EncodeOptions::like(picture)).unwrap()
+    }
+
+    #[test]
+    fn bands_of_tiles_are_the_whole_picture_and_are_decoded_once() {
+        let (runner, picture, bench) = (Fake::idle(), picture(), Bench::new());
+        let spec = job(Settings { colour_fix: ColourFix::None, ..Settings::default() });
+        let context = context(&runner, &picture, &spec);
+        let mut work = bench.open(&spec);
+        let z = &mut work.files.z[spec.plan.sampling.steps.len() % 2];
+        let width = z.width();
+        for (at, value) in z.as_mut_slice().iter_mut().enumerate() {
+            *value = (at % 17) as f32 / 8.0 - 1.0;
+        }
+        let z = z.as_slice().to_vec();
+        let mut watcher = Watcher::default();
+        canvas(&context, &encoder(&picture), &mut work, &mut watcher).unwrap();
+        assert_eq!((watcher.done, watcher.total), (6, 6));
+        let samples = work.files.rows.read(0..40).unwrap();
+        for (y, row) in samples.chunks_exact(60 * 3).enumerate() {
+            for (x, pixel) in row.chunks_exact(3).enumerate() {
+                let at = (y / FACTOR * width + x / FACTOR) * CHANNELS;
+                let expected = [0, 1, 2].map(|channel| z[at + channel] * 0.5 + 0.5);
+                for (ours, expected) in pixel.iter().zip(expected) {
+                    let expected = (expected.clamp(0.0, 1.0) * 255.0).round();
+                    assert!((f32::from(*ours) - expected).abs() <= 1.0, "({x}, {y})");
+                }
+            }
+        }
+        let passes = *runner.passes.lock().unwrap();
+        canvas(&context, &encoder(&picture), &mut work, &mut Watcher::default()).unwrap();
+        assert_eq!(*runner.passes.lock().unwrap(), passes);
+        let output = Output::Path(bench.output());
+        write(encoder(&picture), &output, &spec.plan, &mut work, &mut Watcher::default()).unwrap();
+        let written = ::image::open(bench.output()).unwrap().to_rgb8();
+        assert_eq!(written.into_raw(), samples);
+    }
+}

@@ -341,8 +341,7 @@ fn is_finite(values: &[f32]) -> bool {
 fn are_finite(layers: &[Activation]) -> candle_core::Result<bool> {
     for layer in layers {
         // One value that is no number makes the sum none.
-        let layer = layer.to_dtype(DType::F32)?.into_tensor()?;
-        if !layer.sum_all()?.to_scalar::<f32>()?.is_finite() {
+        if !layer.tensor()?.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()?.is_finite() {
             return Ok(false);
         }
     }
@@ -381,110 +380,106 @@ fn input(
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::HashMap, fs, path::Path};
-
-    use candle_core::{Device, safetensors};
-
-    use super::*;
+    use super::{
+        super::testing::{Bench, Fake, Watcher, context, exhausted, job, picture},
+        *,
+    };
     use crate::{
-        image::{self, Format, Input, Output},
-        pipeline::{Engine, Resume, Settings, Work, upscale},
-        weights::{ModelFiles, ModelSource},
+        image::Picture,
+        pipeline::{job::JobSpec, settings::Settings},
     };
 
-    const DENOISER: &str = "unet/diffusion_pytorch_model.safetensors";
-
-    /// Keeps the notes.
-    #[derive(Default)]
-    struct Notes(Vec<String>);
-
-    impl Progress for Notes {
-        fn begin(&mut self, _: Stage, _: usize) {}
-        fn advance(&mut self, _: usize) {}
-        fn note(&mut self, text: &str) {
-            self.0.push(text.to_owned());
-        }
-    }
-
-    fn copy_folder(from: &Path, to: &Path) {
-        fs::create_dir_all(to).unwrap();
-        for entry in fs::read_dir(from).unwrap() {
-            let entry = entry.unwrap();
-            let target = to.join(entry.file_name());
-            if entry.path().is_dir() {
-                copy_folder(&entry.path(), &target);
-            } else {
-                fs::copy(entry.path(), target).unwrap();
-            }
-        }
-    }
-
-    /// The small model of the tests, the weights of `layers` of its denoiser multiplied by `factor`.
-    fn model(folder: &Path, layers: &str, factor: f64) -> ModelFiles {
-        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/img2img/model");
-        copy_folder(&fixture, folder);
-        let tensors: HashMap<String, Tensor> =
-            safetensors::load(folder.join(DENOISER), &Device::Cpu)
-                .unwrap()
-                .into_iter()
-                .map(|(name, tensor)| {
-                    // The files are in 16 bits, and could not hold it.
-                    let changed = name.starts_with(layers);
-                    let tensor = tensor.to_dtype(DType::F32).unwrap();
-                    (name, if changed { (tensor * factor).unwrap() } else { tensor })
-                })
-                .collect();
-        safetensors::save(&tensors, folder.join(DENOISER)).unwrap();
-        ModelFiles::open(ModelSource::Path(folder.to_owned())).unwrap()
-    }
-
-    /// The pixels of a job on that model, and what it had to say.
-    fn run(
-        files: &ModelFiles,
-        dtype: DType,
-        folder: &Path,
-    ) -> Result<(Vec<u8>, Vec<String>), Error> {
-        let engine = Engine::load_in(files, &Device::Cpu, dtype)?;
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("samples/nuthatch.jpg");
-        let picture = image::decode(&Input::Path(source))?;
-        let settings = Settings {
-            size: crate::canvas::SizeSpec::Exact(60, 40),
+    fn settings() -> Settings {
+        Settings {
+            steps: Some(2),
             denoise: Some(crate::sampler::Denoise::Steps(2)),
             ..Settings::default()
-        };
-        let output = folder.join("out.png");
-        let _ = fs::remove_file(&output);
-        let mut notes = Notes::default();
-        let target = Output::Path(output.clone());
-        let work = Work { resume: Resume::Never, ..Work::default() };
-        upscale(&engine, &picture, &target, Format::Png, &settings, &work, &mut notes)?;
-        let image = ::image::open(&output).unwrap();
-        Ok((image.to_rgb8().into_raw(), notes.0))
-    }
-
-    #[test]
-    fn what_overflows_in_f16_is_redone_in_f32() {
-        let folder = tempfile::tempdir().unwrap();
-        // Activations beyond 65 504, which the next norm brings back.
-        let files = model(&folder.path().join("model"), "conv_in.", 5e4);
-        let (expected, notes) = run(&files, DType::F32, folder.path()).unwrap();
-        assert!(!notes.iter().any(|note| note.contains("f32")), "{notes:?}");
-        let (redone, notes) = run(&files, DType::F16, folder.path()).unwrap();
-        assert!(notes.iter().any(|note| note.contains("overflowed in f16")), "{notes:?}");
-        let far = |(a, b): (&u8, &u8)| a.abs_diff(*b) > 2;
-        assert!(!expected.iter().zip(&redone).any(far), "the redone picture is another");
-    }
-
-    #[test]
-    fn what_is_no_number_in_f32_either_is_an_error_and_not_a_black_picture() {
-        let folder = tempfile::tempdir().unwrap();
-        let files = model(&folder.path().join("model"), "conv_out.", f64::NAN);
-        for dtype in [DType::F32, DType::F16] {
-            let error = run(&files, dtype, folder.path()).unwrap_err();
-            let is_told =
-                matches!(&error, Error::NonFinite { stage: Stage::Denoise, weight: Some(_) });
-            assert!(is_told, "{error}");
-            assert!(!folder.path().join("out.png").exists());
         }
+    }
+
+    /// Noise that is a share of the canvas: it is the same whether regions are predicted or the whole.
+    fn share(call: &Call) -> Result<Vec<f32>, Error> {
+        Ok((&call.z * 0.25)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+    }
+
+    /// Runs the stage on a canvas that follows from its places, until it is done or fails.
+    fn denoise(
+        runner: &Fake,
+        (picture, spec): (&Picture, &JobSpec),
+        bench: &Bench,
+        watcher: &mut Watcher,
+    ) -> Result<Vec<f32>, Error> {
+        let context = context(runner, picture, spec);
+        let mut work = bench.open(spec);
+        for (at, value) in work.files.zl.as_mut_slice().iter_mut().enumerate() {
+            *value = (at % 13) as f32 / 6.0 - 1.0;
+        }
+        let captions = vec![String::new(); spec.plan.geometry.grid.len()];
+        let conditions = Conditions::new(&context, "", &captions)?;
+        run(&context, &conditions, &mut work, watcher)?;
+        Ok(work.files.z[spec.plan.sampling.steps.len() % 2].as_slice().to_vec())
+    }
+
+    #[test]
+    fn regions_are_fused_and_stepped_as_the_whole_canvas_would_be() {
+        let (runner, picture, spec) = (Fake::new(share), picture(), job(settings()));
+        let mut watcher = Watcher::default();
+        let ours = denoise(&runner, (&picture, &spec), &Bench::new(), &mut watcher).unwrap();
+        let regions = spec.plan.geometry.grid.len();
+        assert_eq!((watcher.done, watcher.total), (2 * regions, 2 * regions));
+
+        let canvas = spec.plan.geometry.canvas;
+        let (height, width) = (canvas.latent_height, canvas.latent_width);
+        let channels = spec.plan.geometry.shape.channels;
+        let (schedule, sampling) = (&spec.schedule, &spec.plan.sampling);
+        let zl: Vec<f32> =
+            (0..height * width * channels).map(|at| (at % 13) as f32 / 6.0 - 1.0).collect();
+        let mut z = vec![0.0; zl.len()];
+        let noise = NoiseField::new(spec.settings.seed);
+        noise.fill(DRAW_CANVAS, 0..height, 0..width, channels, &mut z).unwrap();
+        schedule.add_noise(sampling.steps[0].t, &zl, &mut z).unwrap();
+        for (step, update) in sampling.steps.iter().zip(&sampling.updates) {
+            let mut eps: Vec<f32> = z.iter().map(|value| value * 0.25).collect();
+            schedule.output_to_eps(step.t, &z, &mut eps).unwrap();
+            update.apply(&mut z, &eps, None).unwrap();
+        }
+        for (ours, expected) in ours.iter().zip(&z) {
+            assert!((ours - expected).abs() < 1e-4, "{ours} for {expected}");
+        }
+    }
+
+    #[test]
+    fn a_stopped_stage_and_smaller_batches_give_the_same_bytes() {
+        let (picture, spec) = (picture(), job(settings()));
+        let whole = Fake::new(share);
+        let expected =
+            denoise(&whole, (&picture, &spec), &Bench::new(), &mut Watcher::default()).unwrap();
+        let small =
+            Fake::new(|call| if call.z.dims()[0] > 1 { Err(exhausted()) } else { share(call) });
+        let bench = Bench::new();
+        let mut watcher = Watcher { stop_at: Some(5), ..Watcher::default() };
+        let error = denoise(&small, (&picture, &spec), &bench, &mut watcher).unwrap_err();
+        assert!(matches!(error, Error::Interrupted(None)), "{error}");
+        assert_eq!(bench.open(&spec).journal.done().regions, 5);
+        let resumed = denoise(&small, (&picture, &spec), &bench, &mut Watcher::default()).unwrap();
+        assert_eq!(resumed, expected);
+    }
+
+    #[test]
+    fn values_that_overflow_are_predicted_again_in_f32_or_refused() {
+        let (picture, spec) = (picture(), job(settings()));
+        let mut runner = Fake::new(|call| match call.z.dtype() {
+            DType::F16 => Ok(vec![f32::INFINITY; call.z.elem_count()]),
+            _ => share(call),
+        });
+        runner.dtype = DType::F16;
+        let mut watcher = Watcher::default();
+        let redone = denoise(&runner, (&picture, &spec), &Bench::new(), &mut watcher).unwrap();
+        assert!(redone.iter().all(|value| value.is_finite()));
+        assert!(watcher.notes.iter().any(|note| note.contains("overflowed in f16")));
+
+        let broken = Fake::new(|call| Ok(vec![f32::NAN; call.z.elem_count()]));
+        let error = denoise(&broken, (&picture, &spec), &Bench::new(), &mut watcher).unwrap_err();
+        assert!(matches!(error, Error::NonFinite { stage: Stage::Denoise, .. }), "{error}");
     }
 }

@@ -127,3 +127,60 @@ fn tile(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::testing::{
+            Bench, CHANNELS, FACTOR, Fake, Watcher, context, exhausted, job, picture,
+        },
+        *,
+    };
+    use crate::pipeline::settings::Settings;
+
+    /// The canvas that the fake autoencoder makes of all pixels at once.
+    fn expected(context: &Context<'_>) -> Vec<f32> {
+        let size = context.spec.plan.geometry.canvas;
+        let source = Canvased::new(context.picture, size.width, size.height).unwrap();
+        let (height, width) = (size.latent_height, size.latent_width);
+        let (h, w) = ((height * FACTOR) as isize, (width * FACTOR) as isize);
+        let pixels = source.window(0..w, 0..h);
+        let mut canvas = Vec::new();
+        for y in 0..height {
+            for x in 0..width {
+                let at = (y * FACTOR * width * FACTOR + x * FACTOR) * 3;
+                canvas.extend([0, 1, 2, 0].map(|channel| pixels[at + channel]));
+            }
+        }
+        canvas
+    }
+
+    #[test]
+    fn tiles_are_put_together_to_the_whole_and_a_stopped_stage_goes_on_where_it_was() {
+        let (runner, picture, bench) = (Fake::idle(), picture(), Bench::new());
+        let spec = job(Settings::default());
+        let context = context(&runner, &picture, &spec);
+        let mut watcher = Watcher { stop_at: Some(2), ..Watcher::default() };
+        let error = canvas(&context, &mut bench.open(&spec), &mut watcher).unwrap_err();
+        assert!(matches!(error, Error::Interrupted(None)));
+        let mut work = bench.open(&spec);
+        assert_eq!(work.journal.done().tiles, 2);
+        let mut watcher = Watcher::default();
+        canvas(&context, &mut work, &mut watcher).unwrap();
+        assert_eq!((watcher.done, watcher.total), (6, 6));
+        assert_eq!(*runner.passes.lock().unwrap(), 6);
+        assert_eq!(work.files.zl.channels(), CHANNELS);
+        assert_eq!(work.files.zl.as_slice(), expected(&context));
+    }
+
+    #[test]
+    fn a_device_that_is_full_is_given_halves_of_tiles_and_numbers_that_are_none_are_refused() {
+        let (mut runner, picture, bench) = (Fake::idle(), picture(), Bench::new());
+        runner.room = 0;
+        let spec = job(Settings::default());
+        let mut work = bench.open(&spec);
+        let result = canvas(&context(&runner, &picture, &spec), &mut work, &mut Watcher::default());
+        assert!(matches!(result, Err(Error::OutOfMemory)), "{:?}", exhausted());
+        assert!(*runner.passes.lock().unwrap() > 3);
+    }
+}

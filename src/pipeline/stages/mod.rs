@@ -9,3 +9,5 @@ pub mod decode;
 pub mod denoise;
 pub mod encode;
 mod statistics;
+#[cfg(test)]
+mod testing;

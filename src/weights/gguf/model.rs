@@ -22,13 +22,13 @@ use crate::weights::{ModelSource, WeightsError};
 
 /// File and contents of a source that is a GGUF file, whatever it is called.
 fn sniff(source: &ModelSource) -> Result<Option<(PathBuf, Bytes)>, WeightsError> {
-    let ModelSource::Path(path) = source else { return Ok(None) };
+    let Some(path) = source.path() else { return Ok(None) };
     if !path.is_file() {
         return Ok(None);
     }
     let bytes = Bytes::map(path)
         .map_err(|source| WeightsError::Read { file: path.display().to_string(), source })?;
-    Ok(is_gguf(&bytes).then(|| (path.clone(), bytes)))
+    Ok(is_gguf(&bytes).then(|| (path.to_owned(), bytes)))
 }
 
 /// A whole model in a GGUF file of our own, whose header has been read.

@@ -38,7 +38,7 @@ const MAX_ANSWER: u64 = 32 << 20;
 /// Address of the hub and the user's token, as far as they are given.
 #[derive(Clone, Debug, Default)]
 pub struct HubOptions {
-    /// the hub's address; `$HF_ENDPOINT`, then [`DEFAULT_ENDPOINT`] otherwise
+    /// the hub's address; `$HF_ENDPOINT`, then `https://huggingface.co` otherwise
     pub endpoint: Option<String>,
     /// a file with the token; `$HF_TOKEN`, then the token file of the hub's own tools otherwise
     pub token_file: Option<PathBuf>,
@@ -221,7 +221,7 @@ impl Hub {
     ///
     /// # Errors
     /// A hub that cannot be reached, refuses, does not know it, or answers with something else.
-    pub fn revision(
+    pub(in crate::weights) fn revision(
         &self,
         repository: &str,
         revision: &str,

@@ -5,6 +5,7 @@ use std::{io, path::Path};
 /// Reason why a download failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "a variant's message says what its fields are")]
 pub enum HubError {
     #[error("{what}: HF_HUB_OFFLINE is set, so nothing is downloaded; unset it and pull again")]
     Offline { what: String },

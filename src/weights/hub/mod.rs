@@ -15,7 +15,8 @@ mod progress;
 mod transfer;
 mod url;
 
-pub use client::{DEFAULT_ENDPOINT, Hub, HubOptions, RemoteFile, RepoInfo};
+pub(super) use client::RemoteFile;
+pub use client::{Hub, HubOptions};
 pub use error::HubError;
 pub use progress::{NoProgress, TransferProgress, Work};
 

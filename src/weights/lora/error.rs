@@ -7,6 +7,7 @@ pub(super) const FILES: [&str; 2] =
 /// Reason why a LoRA cannot be used with a model.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "a variant's message says what its fields are")]
 pub enum LoraError {
     #[error("a folder without {}; name the safetensors file in it", FILES.join(" or "))]
     Folder,

@@ -7,6 +7,7 @@ use crate::{units, weights::hub::HubError};
 /// Reason why a model cannot be found, fetched or kept.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "a variant's message says what its fields are")]
 pub enum ModelError {
     #[error(transparent)]
     Hub(#[from] HubError),

@@ -24,7 +24,7 @@ mod verify;
 pub use add::{OwnWeights, add};
 pub use entry::{FileEntry, Kind, Licence, LoraRef, ModelEntry, Role, RunDefaults, Source};
 pub use error::ModelError;
-pub use known::Registry;
+use known::Registry;
 pub use list::{Listed, State, list};
 pub use pull::{PullReport, pull};
 pub use remove::{RemoveReport, remove};

@@ -15,6 +15,7 @@ const MARGIN: u64 = 64 << 20;
 /// Outcome of a pull.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PullReport {
+    /// The model.
     pub name: String,
     /// files of the model
     pub files: usize,

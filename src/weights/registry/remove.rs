@@ -13,6 +13,7 @@ use crate::weights::hub::TransferProgress;
 /// Outcome of a removal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemoveReport {
+    /// The model.
     pub name: String,
     /// bytes deleted
     pub freed: u64,

@@ -101,8 +101,8 @@ macro_rules! micro {
                     if place.next.is_null() { b.cast() } else { place.next };
                 let mut all = [[_mm512_setzero_ps(); 2]; M];
                 for _ in 0..words {
-                    // SAFETY: within the panel, as the caller promises.
                     let (left, right) =
+                        // SAFETY: within the panel, as the caller promises.
                         unsafe { (_mm512_load_ps(b), _mm512_load_ps(b.add(PANEL / 2))) };
                     for (row, [first, second]) in all.iter_mut().enumerate() {
                         // SAFETY: within the rows, as the caller promises.

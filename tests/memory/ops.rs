@@ -1,0 +1,254 @@
+//! What operations say that they take of memory, against what an allocator that counts gives them: the
+//! kernels, and on the CPU in half precision the composed forms, which GPUs run.
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    collections::HashMap,
+    env,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use candle_core::{DType, Device, Result, Tensor, quantized::GgmlDType};
+use cupscale::backend::{
+    Activation, MatmulPrecision, Params, Placement, Trace, Weight,
+    ops::{
+        Conv2d, CropRect, GroupNorm, LayerNorm, Linear, Mask, RmsNorm, add, attention, crop_resize,
+        geglu, gelu, join, quick_gelu, rope, silu, swiglu, upsample_nearest_2x,
+    },
+};
+
+use crate::common::{on_threads, only, stderr, tensors::values};
+
+/// The system's allocator, and the bytes that it has given: now, and the most since they were last set.
+struct Counting;
+
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+fn given(bytes: usize) {
+    PEAK.fetch_max(LIVE.fetch_add(bytes, Ordering::SeqCst) + bytes, Ordering::SeqCst);
+}
+
+// SAFETY: all is the system allocator's; counting allocates nothing.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        given(layout.size());
+        // SAFETY: promised by the caller.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        given(layout.size());
+        // SAFETY: promised by the caller.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        LIVE.fetch_sub(layout.size(), Ordering::SeqCst);
+        // SAFETY: promised by the caller.
+        unsafe { System.dealloc(memory, layout) }
+    }
+
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        LIVE.fetch_sub(layout.size(), Ordering::SeqCst);
+        given(size);
+        // SAFETY: promised by the caller.
+        unsafe { System.realloc(memory, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Set in the process that is measured.
+const ALONE: &str = "CUPSCALE_TEST_ALONE";
+
+/// Calls `test` in a process of its own, in which nothing else allocates.
+fn alone(name: &str, test: impl FnOnce()) {
+    if env::var_os(ALONE).is_some() {
+        return test();
+    }
+    let output = only(module_path!(), name).env(ALONE, "1").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    println!("{said}");
+    assert!(output.status.success() && said.contains("1 passed"), "{}", stderr(&output));
+}
+
+type Operation = Box<dyn Fn(&[Activation]) -> Result<Activation> + Sync + Send>;
+
+/// Operations for values of this type, and the shapes of their inputs.
+fn operations(dtype: DType) -> Vec<(&'static str, Operation, Vec<Vec<usize>>)> {
+    let weight = move |shape: &[usize]| (values(1, shape) * 0.05).unwrap().to_dtype(dtype).unwrap();
+    let mut list: Vec<(&'static str, Operation, Vec<Vec<usize>>)> = Vec::new();
+    let mut put = |name, run: Operation, shapes: &[&[usize]]| {
+        list.push((name, run, shapes.iter().map(|shape| shape.to_vec()).collect()));
+    };
+    let conv = |output: usize, input: usize, kernel: usize, stride: usize| {
+        let kernel_weight = weight(&[output, input, kernel, kernel]);
+        Conv2d::new(&kernel_weight, Some(weight(&[output])), stride, kernel / 2).unwrap()
+    };
+    let one =
+        |f: fn(&Activation) -> Result<Activation>| -> Operation { Box::new(move |x| f(&x[0])) };
+    let picture: &[usize] = &[2, 64, 48, 96];
+    let same = conv(96, 96, 3, 1);
+    put("conv", Box::new(move |x| same.forward(&x[0])), &[picture]);
+    let half = conv(96, 96, 3, 2);
+    put("conv, stride 2", Box::new(move |x| half.forward(&x[0])), &[picture]);
+    let few = conv(4, 96, 3, 1);
+    put("conv to few", Box::new(move |x| few.forward(&x[0])), &[picture]);
+    let sums = conv(96, 96, 3, 1);
+    put("conv + residual", Box::new(move |x| sums.forward_add(&x[0], &x[1])), &[picture, picture]);
+    let shift = conv(96, 96, 3, 1);
+    put("conv + shift", Box::new(move |x| shift.forward_shift(&x[0], &x[1])), &[picture, &[2, 96]]);
+    let doubled = conv(32, 96, 3, 1);
+    put(
+        "conv of a doubled",
+        Box::new(move |x| doubled.forward_doubled(&x[0], 128, 95)),
+        &[picture],
+    );
+    let doubled = conv(4, 96, 3, 1);
+    put(
+        "conv of a doubled to few",
+        Box::new(move |x| doubled.forward_doubled(&x[0], 128, 96)),
+        &[picture],
+    );
+    let point = conv(96, 96, 1, 1);
+    put("conv 1×1", Box::new(move |x| point.forward(&x[0])), &[picture]);
+
+    let linear = Linear::new(&weight(&[640, 320]), Some(weight(&[640]))).unwrap();
+    let residual = linear.clone();
+    put("linear", Box::new(move |x| linear.forward(&x[0])), &[&[2, 1024, 320]]);
+    let with = [&[2, 1024, 320][..], &[2, 1024, 640]];
+    put("linear + residual", Box::new(move |x| residual.forward_add(&x[0], &x[1])), &with);
+
+    let params = |channels: usize| {
+        let parts = ["weight", "bias"].map(|name| (name.to_owned(), weight(&[channels])));
+        Params::from_tensors(HashMap::from(parts), dtype, &Device::Cpu)
+    };
+    let norm = GroupNorm::load(8, 96, 1e-5, &params(96)).unwrap();
+    let (with_silu, other) = (norm.clone(), norm.clone());
+    put("group_norm", Box::new(move |x| norm.forward(&x[0])), &[picture]);
+    put("group_norm + silu", Box::new(move |x| with_silu.forward_silu(&x[0])), &[picture]);
+    let moments = other.moments(&values(4, &[1, 8, 8, 96]).into()).unwrap();
+    put(
+        "group_norm of others",
+        Box::new(move |x| other.forward_with(&x[0], &moments, true)),
+        &[picture],
+    );
+    let norm = LayerNorm::load(320, 1e-5, &params(320)).unwrap();
+    put("layer_norm", Box::new(move |x| norm.forward(&x[0])), &[&[2, 2048, 320]]);
+    let norm = RmsNorm::load(320, 1e-5, &params(320)).unwrap();
+    put("rms_norm", Box::new(move |x| norm.forward(&x[0])), &[&[2, 2048, 320]]);
+
+    let masks = [
+        ("self-attention", 8, Mask::None, 1024, 1024, 320),
+        ("cross-attention", 8, Mask::None, 2048, 77, 320),
+        ("causal attention", 4, Mask::Causal, 600, 600, 320),
+        ("attention with shared keys", 8, Mask::Cached { past: 200, window: None }, 700, 1000, 80),
+    ];
+    for (name, heads, mask, queries, keys, key_width) in masks {
+        let run: Operation =
+            Box::new(move |x| attention(&x[0], &x[1], &x[2], heads, mask, MatmulPrecision::F32));
+        put(name, run, &[&[2, queries, 320], &[2, keys, key_width], &[2, keys, key_width]]);
+    }
+
+    let rows: &[usize] = &[2, 2048, 320];
+    put("silu", one(silu), &[rows]);
+    put("gelu", one(gelu), &[rows]);
+    put("quick_gelu", one(quick_gelu), &[rows]);
+    put("geglu", one(geglu), &[rows]);
+    put("swiglu", Box::new(|x| swiglu(&x[0], &x[1])), &[rows, rows]);
+    put("add", Box::new(|x| add(&x[0], &x[1])), &[rows, rows]);
+    put("join", Box::new(|x| join(&x[0], &x[1])), &[rows, rows]);
+    put("upsample", one(upsample_nearest_2x), &[picture]);
+    let rect = CropRect { top: 0.2, left: 0.3, height: 0.5, width: 0.4 };
+    put("crop_resize", Box::new(move |x| crop_resize(&x[0], rect, 96, 80)), &[&[1, 64, 48, 96]]);
+    let angles = [&[2, 1024, 8, 40][..], &[1024, 20], &[1024, 20]];
+    put("rope", Box::new(|x| rope(&x[0], &x[1], &x[2])), &angles);
+    put("transposed silu", Box::new(|x| silu(&x[0].transpose(1, 2)?)), &[rows]);
+    list
+}
+
+/// The most that an operation takes beside its inputs, and what it leaves behind beside its output: of
+/// the first call.
+fn measure(run: &Operation, inputs: &[Activation]) -> (usize, usize) {
+    let before = LIVE.load(Ordering::SeqCst);
+    PEAK.store(before, Ordering::SeqCst);
+    let output = run(inputs).unwrap();
+    let peak = PEAK.load(Ordering::SeqCst) - before;
+    drop(output);
+    (peak, LIVE.load(Ordering::SeqCst) - before)
+}
+
+/// The same that a trace says, and the buffer of a thread.
+fn trace(run: &Operation, inputs: &[Activation], placement: Placement) -> (usize, usize) {
+    let trace = Trace::new(placement);
+    let inputs: Vec<_> =
+        inputs.iter().map(|x| trace.activation(x.shape().clone(), x.dtype())).collect();
+    let before = trace.live();
+    let output = run(&inputs).unwrap();
+    assert!(output.is_traced());
+    assert_eq!(output.bytes(), trace.live() - before, "an output counts, and nothing else is left");
+    (trace.peak() - before, trace.scratch_bytes())
+}
+
+fn inputs(shapes: &[Vec<usize>], dtype: DType) -> Vec<Activation> {
+    let input = |(seed, shape): (u64, &Vec<usize>)| values(seed, shape).to_dtype(dtype).unwrap();
+    (7..).zip(shapes).map(input).map(Activation::from).collect()
+}
+
+/// Lists of tasks, and other small things.
+const SMALL: usize = 48 << 10;
+
+#[track_caller]
+fn assert_close(name: &str, said: usize, taken: usize, bounds: std::ops::RangeInclusive<f64>) {
+    let ratio = said as f64 / taken as f64;
+    println!("{name:<30} {said:>10} said {taken:>10} taken {ratio:.3}");
+    let is_small = said.abs_diff(taken) < SMALL;
+    assert!(is_small || bounds.contains(&ratio), "{name}: {said} said, {taken} taken");
+}
+
+#[test]
+fn kernels_take_what_they_say() {
+    alone("kernels_take_what_they_say", || {
+        let mut list = operations(DType::F32);
+        let packed = Weight::pack(&values(1, &[640, 320]), GgmlDType::Q8_0, MatmulPrecision::F32);
+        let packed = Linear::from_weight(packed.unwrap(), None).unwrap();
+        let run: Operation = Box::new(move |x| packed.forward(&x[0]));
+        list.push(("linear of a weight as stored", run, vec![vec![2, 1024, 320]]));
+        for (name, run, shapes) in list {
+            // A pool of its own has no buffers yet.
+            let (first, again, (said, scratch)) = on_threads(1, || {
+                let inputs = inputs(&shapes, DType::F32);
+                let first = measure(&run, &inputs);
+                (first, measure(&run, &inputs), trace(&run, &inputs, Placement::Cpu))
+            });
+            assert_close(name, said, again.0, 0.97..=1.05);
+            assert_close(&format!("{name}: a thread's buffer"), scratch, first.1, 0.97..=1.1);
+        }
+    });
+}
+
+#[test]
+fn composed_forms_take_what_their_trace_says() {
+    alone("composed_forms_take_what_their_trace_says", || {
+        for (name, run, shapes) in operations(DType::F16) {
+            let inputs = inputs(&shapes, DType::F16);
+            // The multiplications' own buffers stay after the first call.
+            measure(&run, &inputs);
+            let (taken, _) = measure(&run, &inputs);
+            let (said, _) = trace(&run, &inputs, Placement::Cuda);
+            assert_close(name, said, taken, 0.9..=1.1);
+        }
+    });
+}
+
+#[test]
+fn a_trace_of_another_device_reads_no_kernel_weight() {
+    let rows = Tensor::zeros((64, 32), DType::F32, &Device::Cpu).unwrap();
+    let linear = Linear::new(&rows, None).unwrap();
+    let x = Trace::new(Placement::Cuda).activation((4, 32), DType::F32);
+    assert!(linear.forward(&x).is_err());
+    let x = Trace::new(Placement::Cpu).activation((4, 32), DType::F32);
+    assert_eq!(linear.forward(&x).unwrap().dims(), [4, 64]);
+}
