@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Result, Shape, Tensor, quantized::GgmlDType};
 use cupscale::backend::{
-    Allocator, ParamSource, Params, Stored, Weight, WeightStorage, WeightUse, Working, pack_rows,
+    ParamSource, Params, Stored, Weight, WeightStorage, WeightUse, Working, pack_rows,
 };
 use cupscale::model::llava::{
     GenerateOptions, Llava, LlavaConfig, LlavaParts, LlavaTokenizer, Picture, Prompt, Row, Step,
@@ -21,8 +21,14 @@ use cupscale::model::llava::{
 use serde_json::{Value, json};
 
 /// As the program has it.
+#[cfg(target_os = "linux")]
+#[path = "../src/allocator.rs"]
+#[allow(dead_code, reason = "its tests are built here and run with the program's")]
+mod allocator;
+
+#[cfg(target_os = "linux")]
 #[global_allocator]
-static ALLOCATOR: Allocator = Allocator;
+static ALLOCATOR: allocator::Allocator = allocator::Allocator;
 
 /// The small tokenizer of the tests; what the model says is gibberish anyway.
 const TOKENIZER: &[u8] = include_bytes!("../tests/fixtures/llava/llava15_llama/tokenizer.json");
@@ -188,6 +194,8 @@ fn run(
 }
 
 fn main() -> Result<()> {
+    #[cfg(target_os = "linux")]
+    allocator::install();
     let arguments: Vec<String> = std::env::args().collect();
     let setup = if arguments.iter().any(|argument| argument == "--gpu") {
         Setup::full(Device::new_cuda(0).or_else(|_| Device::new_metal(0))?)

@@ -18,8 +18,8 @@ use std::{
 
 use candle_core::{DType, Device, Result, Shape, Tensor, quantized::GgmlDType};
 use cupscale::backend::{
-    Activation, Allocator, MatmulPrecision, ParamSource, Params, Stored, Weight, WeightStorage,
-    WeightUse, Working,
+    Activation, MatmulPrecision, ParamSource, Params, Stored, Weight, WeightStorage, WeightUse,
+    Working,
     ops::{
         Conv2d, CropRect, GroupNorm, LayerNorm, Linear, Mask, add, attention, crop_resize, geglu,
         join, upsample_nearest_2x,
@@ -28,8 +28,14 @@ use cupscale::backend::{
 use serde::Serialize;
 
 /// As the program has it.
+#[cfg(target_os = "linux")]
+#[path = "../src/allocator.rs"]
+#[allow(dead_code, reason = "its tests are built here and run with the program's")]
+mod allocator;
+
+#[cfg(target_os = "linux")]
 #[global_allocator]
-static ALLOCATOR: Allocator = Allocator;
+static ALLOCATOR: allocator::Allocator = allocator::Allocator;
 
 /// Each operation is repeated for this long, and at least three times.
 const TIME: Duration = Duration::from_millis(700);
@@ -354,14 +360,14 @@ impl Case {
                     Box::new(move || conv.forward(&x))
                 }
             }
-            Self::Linear { rows, input, output, kept } => {
-                let weight = (values(&[output, input])? * 0.02)?;
+            Self::Linear { rows, input: inputs, output, kept } => {
+                let weight = (values(&[output, inputs])? * 0.02)?;
                 let weight = match kept.format() {
                     Some(format) => Weight::pack(&weight, format, precision)?,
                     None => Weight::from_tensor(&weight, WeightUse::Matrix, precision)?,
                 };
                 let linear = Linear::from_weight(weight, Some(values(&[output])?))?;
-                let x = input(&[1, rows, input])?;
+                let x = input(&[1, rows, inputs])?;
                 Box::new(move || linear.forward(&x))
             }
             Self::Attention { heads, queries, keys, head_width } => {
@@ -460,6 +466,8 @@ fn serve() -> std::result::Result<(), Box<dyn Error>> {
 }
 
 fn main() -> std::result::Result<(), Box<dyn Error>> {
+    #[cfg(target_os = "linux")]
+    allocator::install();
     let mut filter = String::new();
     for argument in std::env::args().skip(1) {
         match argument.as_str() {

@@ -13,7 +13,7 @@ use std::{collections::HashMap, error::Error, path::PathBuf, time::Instant};
 use candle_core::{DType, Device, Tensor, safetensors};
 use clap::{Parser, ValueEnum};
 use cupscale::{
-    backend::{Allocator, MatmulPrecision},
+    backend::MatmulPrecision,
     model::{
         unet::{Conditioning, Prior, UNet2DConditionModel, UNetConfig},
         vae::Vae,
@@ -23,8 +23,14 @@ use cupscale::{
 };
 
 /// As the program has it.
+#[cfg(target_os = "linux")]
+#[path = "../src/allocator.rs"]
+#[allow(dead_code, reason = "its tests are built here and run with the program's")]
+mod allocator;
+
+#[cfg(target_os = "linux")]
 #[global_allocator]
-static ALLOCATOR: Allocator = Allocator;
+static ALLOCATOR: allocator::Allocator = allocator::Allocator;
 
 #[derive(Parser)]
 struct Arguments {
@@ -61,6 +67,8 @@ enum Part {
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 fn main() -> Result<()> {
+    #[cfg(target_os = "linux")]
+    allocator::install();
     let arguments = Arguments::parse();
     let source = arguments.model.clone().map_or(ModelSource::Embedded, ModelSource::Path);
     let started = Instant::now();
@@ -117,7 +125,7 @@ impl Model {
         let (device, dtype) = (Device::Cpu, DType::F32);
         Ok(match part {
             Part::Unet => {
-                let part = files.component(cupscale::weights::Part::Unet, &device, dtype)?;
+                let part = files.component(cupscale::weights::Part::Denoiser, &device, dtype)?;
                 let config = UNetConfig::from_json(&part.config.to_string())?;
                 Self::Unet(Box::new(UNet2DConditionModel::load(config, &part.params)?))
             }
@@ -198,9 +206,9 @@ fn compute(
     let values = |x: &Tensor| x.flatten_all()?.to_vec1::<f32>();
     let mut z = values(&channels_last(input("noise")?)?)?;
     schedule.add_noise(steps[0].t, &values(&sample)?, &mut z)?;
-    for step in &steps {
+    for (index, step) in steps.iter().enumerate() {
         let eps = predict(&Tensor::from_slice(&z, shape, &Device::Cpu)?, step.t)?;
-        ddim.update(&schedule, step)?.apply(&mut z, &values(&eps)?, None)?;
+        ddim.update(&schedule, &steps[..index], step)?.apply(&mut z, &values(&eps)?, None)?;
     }
     let channels_first = |x: Tensor| x.permute((0, 3, 1, 2))?.contiguous();
     Ok(HashMap::from([

@@ -1,7 +1,13 @@
 //! `cupscale`: creative picture upscaling on the device. A few-step diffusion model repaints the
 //! enlarged picture region by region, held together by three priors; `cupscale-fast` is its command.
 //!
+//! An [`Engine`](pipeline::Engine) is a model on a device, ready for any number of jobs;
+//! [`upscale`](pipeline::upscale) runs one. The library never prints and keeps no state of its own: a job tells a
+//! [`Progress`](pipeline::Progress) how far it is, and `tracing` spans say where the time goes.
+//!
 //! ```no_run
+//! # #[cfg(feature = "embedded-model")]
+//! # fn main() -> Result<(), cupscale::pipeline::Error> {
 //! use cupscale::{
 //!     backend::DeviceSpec,
 //!     canvas::SizeSpec,
@@ -10,11 +16,11 @@
 //!     weights::{ModelFiles, ModelSource},
 //! };
 //!
-//! # fn main() -> Result<(), pipeline::Error> {
 //! let model = ModelFiles::open(ModelSource::Embedded)?;
 //! let engine = Engine::load(&model, &DeviceSpec::Auto.open()?)?;
 //! let picture = image::decode(&Input::Path("photo.jpg".into()))?;
-//! let settings = Settings { size: SizeSpec::Scale(2.0), ..Settings::default() };
+//! let mut settings = Settings::default();
+//! settings.size = SizeSpec::Scale(2.0);
 //! let output = Output::Path("out.png".into());
 //! let work = Work::default();
 //! let report =
@@ -22,19 +28,33 @@
 //! assert_eq!(report.width, 2 * picture.width);
 //! # Ok(())
 //! # }
+//! # #[cfg(not(feature = "embedded-model"))]
+//! # fn main() {}
 //! ```
 //!
-//! A program whose global allocator is [`backend::Allocator`] takes the memory that is planned, and is faster on
-//! the CPU.
+//! Pictures come from files, streams, bytes or pixels ([`Input`](image::Input), [`Picture`](image::Picture)), and
+//! go to files, streams, writers or buffers ([`Output`](image::Output)). `examples/` has a file, a buffer and a
+//! folder, each a program of its own.
 //!
-//! A job runs in [`pipeline`]; each other module is one room of it, named after what it holds.
+//! Without its default features the library leaves out what only the program needs (`cli`) and the model of 21 MiB
+//! inside it (`embedded-model`). Tensors and devices are [`candle`]'s.
+//!
+//! Each module is one room, named after what it holds; data flows from `pipeline` down.
 
 pub mod backend;
 pub mod canvas;
 pub mod caption;
 pub mod image;
+// Hidden: no interface to build on. It is public because tests/ and benches/ hold every part against its reference.
+#[doc(hidden)]
 pub mod model;
 pub mod pipeline;
+// Hidden for the same reason.
+#[doc(hidden)]
 pub mod priors;
 pub mod sampler;
+pub mod units;
 pub mod weights;
+
+/// The tensor library of this crate's interfaces, in the version that goes with them.
+pub use candle_core as candle;

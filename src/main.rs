@@ -1,10 +1,15 @@
 //! `cupscale-fast`: parse, run, and turn the result into an exit code.
 
+#[cfg(target_os = "linux")]
+mod allocator;
 mod cli;
 
+#[cfg(target_os = "linux")]
 #[global_allocator]
-static ALLOCATOR: cupscale::backend::Allocator = cupscale::backend::Allocator;
+static ALLOCATOR: allocator::Allocator = allocator::Allocator;
 
 fn main() -> std::process::ExitCode {
+    #[cfg(target_os = "linux")]
+    allocator::install();
     cli::run()
 }

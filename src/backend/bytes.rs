@@ -13,8 +13,11 @@ use memmap2::Mmap;
 /// The contents of a file.
 #[derive(Clone)]
 pub enum Bytes {
+    /// A file mapped into memory.
     Mapped(Arc<Mmap>),
+    /// A part of the program.
     Static(&'static [u8]),
+    /// A copy in memory.
     Heap(Arc<[u8]>),
 }
 

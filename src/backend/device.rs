@@ -22,16 +22,19 @@ pub enum DeviceSpec {
 
 /// Why a device cannot be had.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum DeviceError {
+    /// A name that no device has.
     #[error("unknown device `{0}` (auto, cpu, cuda, cuda:N, metal)")]
     Unknown(String),
-    #[error("device {0}: this build has no support for it (build with `--features {1}`)")]
+    /// A device that needs a feature of this crate, which the build lacks: its name.
+    #[error("device {0}: this build has no support for it (the feature `{1}`)")]
     NotBuilt(DeviceSpec, &'static str),
+    /// A device that the system does not give, and why.
     #[error("device {0}: {1}")]
     Unavailable(DeviceSpec, String),
-    #[error(
-        "this processor has no instructions to multiply in {0}; `--dtype auto` takes what there is"
-    )]
+    /// A precision that the processor has no instructions for.
+    #[error("this processor has no instructions to multiply in {0}")]
     Precision(MatmulPrecision),
 }
 
@@ -102,6 +105,18 @@ pub fn working_dtype(device: &Device) -> DType {
 fn one_line(error: &candle_core::Error) -> String {
     let text = error.to_string();
     text.lines().next().unwrap_or("unavailable").to_owned()
+}
+
+/// The name of a backend and of the precision in which it computes, `cpu f32` for example; results differ between
+/// them.
+#[must_use]
+pub fn device_name(device: &Device, dtype: DType) -> String {
+    let device = match device {
+        Device::Cpu => "cpu",
+        Device::Cuda(_) => "cuda",
+        Device::Metal(_) => "metal",
+    };
+    format!("{device} {}", dtype.as_str())
 }
 
 #[cfg(test)]

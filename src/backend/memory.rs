@@ -1,5 +1,7 @@
 //! How much memory a device can give this process.
 
+use std::sync::OnceLock;
+
 use candle_core::Device;
 
 /// Of what is free, so much is left to others: a tenth, within these bounds.
@@ -19,13 +21,24 @@ pub fn usable_memory(device: &Device, held: usize) -> Option<usize> {
     Some(usable.saturating_sub(margin))
 }
 
+/// How the program's own allocator gives memory back.
+static RELEASE: OnceLock<fn()> = OnceLock::new();
+
+/// Sets what [`give_back_freed`] calls first, once for the whole process: a program whose global allocator keeps
+/// freed pages tells the library here how to have them given back. A second call changes nothing.
+pub fn set_release_hook(release: fn()) {
+    // Whoever was first stays.
+    let _ = RELEASE.set(release);
+}
+
 /// Gives the system back what allocators of host memory keep of freed memory for later.
 ///
 /// A stage frees its weights and its activations in pieces of all sizes; the next stage would take its own
 /// beside those.
 pub fn give_back_freed() {
-    #[cfg(target_os = "linux")]
-    super::allocator::give_back_pages();
+    if let Some(release) = RELEASE.get() {
+        release();
+    }
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: it may be called at any time, from any thread, and touches free memory only.
     unsafe {

@@ -46,7 +46,9 @@ pub trait ParamSource: Send + Sync {
 /// In what a model computes.
 #[derive(Clone, Debug)]
 pub struct Working {
+    /// of the activations
     pub dtype: DType,
+    /// where they lie
     pub device: Device,
     /// of the CPU's kernels
     pub precision: MatmulPrecision,

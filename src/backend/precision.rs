@@ -7,6 +7,7 @@ use std::fmt;
 /// rounded to it inside the product; activations, sums and everything else are f32 in either.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MatmulPrecision {
+    /// Factors as they are.
     #[default]
     F32,
     /// Twice as fast and more where the processor has instructions for it, with an error of about

@@ -103,3 +103,11 @@ pub enum CanvasError {
         height: u32,
     },
 }
+
+pub(super) fn check_len(
+    what: &'static str,
+    expected: usize,
+    actual: usize,
+) -> Result<(), CanvasError> {
+    if expected == actual { Ok(()) } else { Err(CanvasError::Length { what, expected, actual }) }
+}

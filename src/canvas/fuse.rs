@@ -1,4 +1,4 @@
-//! Blending the regions' noise predictions into one for the whole canvas (METHOD.md, section 2, "Fusion").
+//! Blending the regions' noise predictions into one for the whole canvas (docs/method.md §2, "Fusion").
 //!
 //! Every region is a window on the same `z_t`, and a scheduler step is linear in `(z, ε)`, so the weighted mean
 //! of ε followed by one step equals stepping every region and averaging the results. The mean is taken in f32
@@ -13,9 +13,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::error::CanvasError;
+use super::error::{CanvasError, check_len};
 use super::grid::RegionGrid;
-use super::latent::check_len;
 use super::weights::{Fusion, axis_sum};
 
 /// The blend of one grid's predictions.

@@ -1,11 +1,10 @@
-//! Which regions the canvas is denoised in (METHOD.md, section 2, "Regions").
+//! Which regions the canvas is denoised in (docs/method.md §2, "Regions").
 //!
 //! Per axis the regions are spread evenly instead of pushing the last one back, so that no seam gets much
-//! less overlap than the others. Starts are even: a Haar block or a UNet's stride-2 cell then never straddles
+//! less overlap than the others. Starts are even: a Haar block or a denoiser's stride-2 cell then never straddles
 //! two regions' grids.
 
 use super::error::CanvasError;
-use super::noise::{JITTER_DRAW, key, philox4x32_10};
 
 /// One region of the grid, in latent pixels. All regions of a grid have the same size, so they batch; on a
 /// canvas that is smaller than a region, the region reaches past the canvas ([`super::Latent::gather`] mirrors).
@@ -66,19 +65,6 @@ impl RegionGrid {
         let ys = axis_starts(height, region, overlap);
         let xs = axis_starts(width, region, overlap);
         Ok(Self { height, width, region, overlap, ys, xs })
-    }
-
-    /// The same grid with its interior starts moved by even amounts drawn from `(seed, step)`, so that seams do
-    /// not fall on the same place in every step. The first and the last region of an axis stay, the order of the
-    /// regions stays, and half of what neighbours have in common at the least stays in common.
-    pub fn jittered(&self, seed: u64, step: u32) -> Self {
-        let mut grid = self.clone();
-        for (axis, starts) in [&mut grid.ys, &mut grid.xs].into_iter().enumerate() {
-            jitter_axis(starts, self.region, |i| {
-                philox4x32_10([JITTER_DRAW, axis as u32, step, i], key(seed))[0]
-            });
-        }
-        grid
     }
 
     /// Number of regions.
@@ -167,22 +153,6 @@ fn axis_starts(length: usize, region: usize, overlap: usize) -> Vec<usize> {
     starts
 }
 
-/// A quarter of the smallest overlap is what DemoFusion allows too; half of the smallest gap keeps the order.
-fn jitter_axis(starts: &mut [usize], region: usize, word: impl Fn(u32) -> u32) {
-    if starts.len() < 3 {
-        return;
-    }
-    let gaps = starts.windows(2).map(|pair| pair[1] - pair[0]);
-    let (smallest, widest) = gaps.fold((usize::MAX, 0), |(lo, hi), g| (lo.min(g), hi.max(g)));
-    let reach = ((region - widest) / 4).min(smallest / 2) / 2;
-    let last = starts.len() - 1;
-    for (i, start) in starts.iter_mut().enumerate().take(last).skip(1) {
-        // 2·reach + 1 even shifts, −2·reach … 2·reach; the bias of this reduction is below 2⁻²⁰.
-        let pick = ((u64::from(word(i as u32)) * (2 * reach as u64 + 1)) >> 32) as usize;
-        *start = *start + 2 * pick - 2 * reach;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -194,7 +164,7 @@ mod tests {
         assert_eq!(grid.ys(), [0, 64, 128, 192, 256, 320, 384]);
         let last = grid.regions().last().unwrap();
         assert_eq!((last.index, last.row, last.col, last.y, last.x), (48, 6, 6, 384, 384));
-        // An overlap of a quarter: 25 regions (METHOD.md, section 7).
+        // An overlap of a quarter: 25 regions (docs/method.md §7).
         assert_eq!(RegionGrid::new(512, 512, 128, 32).unwrap().len(), 25);
     }
 
@@ -234,29 +204,5 @@ mod tests {
             Err(CanvasError::RegionSide { region: 0 })
         ));
         assert!(matches!(RegionGrid::new(0, 64, 16, 4), Err(CanvasError::EmptyLatent { .. })));
-    }
-
-    #[test]
-    fn jitter_depends_on_seed_and_step_and_on_nothing_else() {
-        let grid = RegionGrid::new(512, 768, 128, 64).unwrap();
-        let once = grid.jittered(7, 0);
-        assert_eq!(once, grid.jittered(7, 0));
-        assert_ne!(once, grid);
-        assert_ne!(once, grid.jittered(7, 1));
-        assert_ne!(once, grid.jittered(8, 0));
-        // Both directions, and never further than a quarter of the overlap.
-        let shifts: Vec<i64> = (0..200)
-            .flat_map(|step| {
-                let moved = grid.jittered(7, step);
-                moved
-                    .xs()
-                    .iter()
-                    .zip(grid.xs())
-                    .map(|(a, b)| *a as i64 - *b as i64)
-                    .collect::<Vec<_>>()
-            })
-            .collect();
-        assert_eq!(shifts.iter().min(), Some(&-16));
-        assert_eq!(shifts.iter().max(), Some(&16));
     }
 }

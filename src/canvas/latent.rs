@@ -2,7 +2,7 @@
 //!
 //! A 16384² picture has a latent of 64 MiB (SDXL) to 1 GiB (a VAE with f = 4 and 16 channels), and a run
 //! keeps several of them. The system pages a mapped file in and out as it is walked through, and what was
-//! written to it outlives the process: [`Latent::open`] finds it again.
+//! written to it outlives the process.
 
 use std::fs::File;
 use std::io::{self, Seek, Write};
@@ -12,7 +12,7 @@ use std::path::Path;
 use fs4::FileExt as _;
 use memmap2::MmapMut;
 
-use super::error::CanvasError;
+use super::error::{CanvasError, check_len};
 use super::grid::Region;
 
 /// An `f32` array of `height × width × channels`, channels-last, mapped into memory and zero at first.
@@ -29,13 +29,15 @@ pub struct Latent {
 impl Latent {
     /// A zeroed latent in a new file; one of that name is replaced.
     ///
+    /// Not public: nothing here keeps two latents of one file apart, which the lock of the work folder does.
+    ///
     /// The file's blocks are reserved at once, not left sparse: a full disk must be an error here,
     /// because later it would be a bus fault in the middle of a store.
     ///
     /// # Errors
     /// [`CanvasError::EmptyLatent`], [`CanvasError::TooLarge`], [`CanvasError::File`] (a full disk among
     /// others) or [`CanvasError::Map`].
-    pub fn create(
+    pub(crate) fn create(
         path: &Path,
         height: usize,
         width: usize,
@@ -51,7 +53,7 @@ impl Latent {
     ///
     /// # Errors
     /// [`CanvasError::FileLength`] for a file of another length; else as `create`.
-    pub fn open(
+    pub(crate) fn open(
         path: &Path,
         height: usize,
         width: usize,
@@ -67,6 +69,7 @@ impl Latent {
         Self::map(&file, height, width, channels)
     }
 
+    /// The file, mapped; the caller holds the lock of the folder that it lies in.
     fn map(file: &File, height: usize, width: usize, channels: usize) -> Result<Self, CanvasError> {
         let bytes = byte_len(height, width, channels)?;
         // SAFETY: the file belongs to a folder that one process at a time holds the lock of, so nobody
@@ -212,14 +215,6 @@ pub fn reflect(i: usize, len: usize) -> usize {
     let period = 2 * (len - 1);
     let i = i % period;
     if i < len { i } else { period - i }
-}
-
-pub(super) fn check_len(
-    what: &'static str,
-    expected: usize,
-    actual: usize,
-) -> Result<(), CanvasError> {
-    if expected == actual { Ok(()) } else { Err(CanvasError::Length { what, expected, actual }) }
 }
 
 fn byte_len(height: usize, width: usize, channels: usize) -> Result<usize, CanvasError> {

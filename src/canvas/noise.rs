@@ -1,4 +1,4 @@
-//! One standard-normal field for the whole canvas, as a function of place (METHOD.md, section 2).
+//! One standard-normal field for the whole canvas, as a function of place (docs/method.md §2).
 //!
 //! A sequential generator would tie the picture to the order in which regions, batches and threads draw
 //! from it. Here every number is computed from `(seed, draw, c, y, x)` alone: any window of the field can be
@@ -9,18 +9,14 @@
 //! our own logarithm and cosine, so the bits are the same on every machine.
 //!
 //! Draw numbers: 0 is the noise that the picture is diffused with, 1 that of the low-resolution pass; step `i` of
-//! a stochastic sampler takes draw `2 + i`; the last number, [`JITTER_DRAW`], belongs to the region grid.
+//! a stochastic sampler takes draw `2 + i`.
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 
 use super::elementary::{cos_quarter, ln};
-use super::error::CanvasError;
-use super::latent::check_len;
-
-/// The draw number from which the region grid takes its jitter; never a draw of the field.
-pub const JITTER_DRAW: u32 = u32::MAX;
+use super::error::{CanvasError, check_len};
 
 /// The noise field of one seed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,12 +73,12 @@ fn coordinate(axis: &'static str, start: usize, end: usize) -> Result<u32, Canva
     u32::try_from(start).map_err(|_| CanvasError::NoiseRange { axis, value: start })
 }
 
-pub(super) fn key(seed: u64) -> [u32; 2] {
+fn key(seed: u64) -> [u32; 2] {
     [seed as u32, (seed >> 32) as u32]
 }
 
 /// Philox4x32 with ten rounds: four random words for one counter under one key.
-pub(super) fn philox4x32_10(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
+fn philox4x32_10(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     const M0: u64 = 0xD251_1F53;
     const M1: u64 = 0xCD9E_8D57;
     const W0: u32 = 0x9E37_79B9;

@@ -1,7 +1,7 @@
 //! Sizes: from the input picture to the output picture, and from that to the latent that covers it.
 //!
 //! The output has exactly the size asked for. The canvas covers it and is rounded up (whole VAE cells, and
-//! an even number of them per side, as the Haar blocks and the UNet's strides need); the picture is padded
+//! an even number of them per side, as the Haar blocks and the denoiser's strides need); the picture is padded
 //! by reflection before encoding and cropped after decoding, never resized to fit.
 
 use super::error::CanvasError;

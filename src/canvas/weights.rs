@@ -1,4 +1,4 @@
-//! How much each region's prediction counts at each of its places (METHOD.md, section 2, "Fusion").
+//! How much each region's prediction counts at each of its places (docs/method.md §2, "Fusion").
 //!
 //! Weights are separable, `w(y, x) = p(y)·p(x)`, with one profile `p` for every region, wherever it lies: at
 //! the picture's border, where a region is alone, dividing by the sum of weights undoes the ramp. So the sum is

@@ -10,8 +10,8 @@
 //! up to 4 times: detail finer than a cell is out of sight for both.
 
 use super::{
-    Caption, CaptionContext, CaptionError, Captioner, Captions, Pixels, Progress, RegionSource,
-    join_prompt,
+    Caption, CaptionContext, CaptionError, CaptionSession, Captioner, Captions, Pixels,
+    RegionProgress, RegionSource, SessionContext, join_prompt,
 };
 
 /// Longest side of the grid of cells.
@@ -465,11 +465,24 @@ impl Captioner for Attributes {
         "attributes"
     }
 
+    fn identity(&self) -> Result<String, CaptionError> {
+        Ok(self.name().to_owned())
+    }
+
+    fn open<'a>(
+        &'a self,
+        _: SessionContext<'a>,
+    ) -> Result<Box<dyn CaptionSession + 'a>, CaptionError> {
+        Ok(Box::new(*self))
+    }
+}
+
+impl CaptionSession for Attributes {
     fn caption(
         &mut self,
         regions: &dyn RegionSource,
         context: &CaptionContext<'_>,
-        progress: Progress<'_>,
+        progress: RegionProgress<'_>,
     ) -> Result<Captions, CaptionError> {
         let total = regions.len();
         let mut captions = Vec::with_capacity(total);

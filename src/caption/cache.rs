@@ -1,5 +1,5 @@
 //! Captions of earlier jobs, so that another seed or strength does not ask a large model again: by what
-//! was shown and asked, never by where it came from.
+//! was shown and asked, never by where it came from. [`Cached`] puts them before any [`VisionModel`].
 //!
 //! One small file for each caption, in one folder. A file is written whole or not at all; one that
 //! cannot be read counts as missing, one that cannot be written is passed over: no job fails for the cache.
@@ -7,7 +7,6 @@
 //! first. What this process has asked is remembered besides, so that it need not ask twice where no folder is.
 
 use std::collections::{HashMap, VecDeque};
-use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -16,9 +15,11 @@ use std::time::{Duration, SystemTime};
 
 use etcetera::BaseStrategy as _;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
-use super::Pixels;
+use super::CaptionError;
+use super::key::{CacheKey, Said, Subject};
+use super::vision::{News, Question, VisionModel};
+use super::wording::Stop;
 
 /// Files in the folder: those of some three hundred pictures, in some 64 MB of a disk.
 pub const ENTRIES: usize = 16_384;
@@ -31,52 +32,6 @@ const LONGEST: u64 = 1 << 16;
 
 /// A file that was used is marked so if that was not done within this time.
 const MARKED_FOR: Duration = Duration::from_secs(24 * 3600);
-
-/// What a model said, before anything is cut from it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Said {
-    pub text: String,
-    /// Whether the text ended of itself, and not because it became too long.
-    pub has_ended: bool,
-}
-
-/// What is asked of many pictures: the engine, its model, the question, the options.
-#[derive(Clone, Debug)]
-pub struct Subject(Sha256);
-
-impl Subject {
-    /// Nothing but the engine's name.
-    #[must_use]
-    pub fn new(engine: &str) -> Self {
-        let mut subject = Self(Sha256::new());
-        subject.add(engine);
-        subject
-    }
-
-    /// One more thing that the answer follows from.
-    pub fn add(&mut self, part: &str) {
-        self.0.update((part.len() as u64).to_le_bytes());
-        self.0.update(part);
-    }
-
-    /// The question about one picture; `number` is whatever else tells it from others.
-    #[must_use]
-    pub fn key(&self, pixels: &Pixels, number: Option<u64>) -> CacheKey {
-        let mut hash = self.0.clone();
-        for number in [pixels.width() as u64, pixels.height() as u64].into_iter().chain(number) {
-            hash.update(number.to_le_bytes());
-        }
-        hash.update(pixels.rgb());
-        CacheKey(hash.finalize().iter().fold(String::new(), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        }))
-    }
-}
-
-/// The digest of a question.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct CacheKey(String);
 
 /// What is in a file.
 #[derive(Serialize, Deserialize)]
@@ -164,6 +119,91 @@ impl Remembered {
     }
 }
 
+/// A vision model that is asked only what the cache does not know.
+pub struct Cached<'a, M> {
+    model: M,
+    cache: &'a CaptionCache,
+    stop: Stop<'a>,
+}
+
+impl<'a, M: VisionModel> Cached<'a, M> {
+    /// `model` behind `cache`.
+    #[must_use]
+    pub fn new(model: M, cache: &'a CaptionCache, stop: Stop<'a>) -> Self {
+        Self { model, cache, stop }
+    }
+}
+
+impl<M: VisionModel> VisionModel for Cached<'_, M> {
+    fn subject(&self, instruction: &str) -> Subject {
+        self.model.subject(instruction)
+    }
+
+    fn draws_by_number(&self) -> bool {
+        self.model.draws_by_number()
+    }
+
+    /// A picture that cannot be shown is answered with the reason, and the model is not asked about it.
+    fn ask(
+        &mut self,
+        question: &Question<'_>,
+        wanted: &[usize],
+        news: &mut dyn FnMut(News),
+    ) -> Result<(), CaptionError> {
+        let subject = self.model.subject(question.instruction);
+        let by_number = self.model.draws_by_number();
+        let mut unknown = Vec::new();
+        let mut keys = HashMap::new();
+        let mut known = 0;
+        for &index in wanted {
+            if (self.stop)() {
+                return Err(CaptionError::Interrupted);
+            }
+            let answer = match question.pictures.pixels(index) {
+                Ok(pixels) => {
+                    let number = by_number.then(|| question.pictures.number(index));
+                    let key = subject.key(&pixels, number);
+                    let Some(said) = self.cache.get(&key) else {
+                        unknown.push(index);
+                        keys.insert(index, key);
+                        continue;
+                    };
+                    Ok(said)
+                }
+                Err(error) => Err(error.to_string()),
+            };
+            known += 1;
+            news(News::Answer(index, answer));
+            news(News::Done(known));
+        }
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        let cache = self.cache;
+        let asked = self.model.ask(question, &unknown, &mut |told| {
+            if let News::Answer(index, Ok(said)) = &told
+                && let Some(key) = keys.get(index)
+            {
+                cache.put(key, said);
+            }
+            news(match told {
+                News::Done(count) => News::Done(known + count),
+                answer => answer,
+            });
+        });
+        cache.prune();
+        asked
+    }
+
+    fn take_notes(&mut self) -> Vec<String> {
+        self.model.take_notes()
+    }
+
+    fn end(&mut self) {
+        self.model.end();
+    }
+}
+
 fn read(path: &Path, key: &CacheKey) -> Option<Said> {
     let file = File::open(path).ok()?;
     let mut text = Vec::new();
@@ -201,6 +241,7 @@ fn prune(folder: &Path, entries: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::caption::Pixels;
 
     fn pixels(value: u8) -> Pixels {
         Pixels::new(2, 1, vec![value; 6]).unwrap()

@@ -25,7 +25,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{CaptionContext, CaptionError, Captioner, Captions, GridSpec, Rect, RegionPlace};
+use super::{CaptionContext, CaptionError, Captions, GridSpec, Rect, RegionPlace};
 
 /// The version this program writes and reads.
 pub const VERSION: u64 = 1;
@@ -44,6 +44,17 @@ pub struct Document {
     #[serde(default)]
     prompt: String,
     regions: Vec<Entry>,
+}
+
+/// The maker of captions, for the record.
+#[derive(Clone, Copy, Debug)]
+pub struct Author<'a> {
+    /// The captioner's name.
+    pub name: &'a str,
+    /// The model behind it.
+    pub model: Option<&'a str>,
+    /// The question that the model was asked about regions.
+    pub instruction: Option<&'a str>,
 }
 
 /// One region of a [`Document`].
@@ -80,21 +91,21 @@ struct Head {
 }
 
 impl Document {
-    /// The record of what `captioner` said of a job.
+    /// The record of what `author` said of a job.
     ///
     /// # Errors
     /// As [`parse`](Self::parse), if the regions do not fill the grid of `context` exactly once.
     pub fn new(
-        captioner: &dyn Captioner,
+        author: &Author<'_>,
         context: &CaptionContext<'_>,
         captions: &Captions,
     ) -> Result<Self, CaptionError> {
         let mut document = Self {
             version: VERSION,
             grid: context.grid,
-            captioner: captioner.name().to_owned(),
-            model: captioner.model().map(str::to_owned),
-            instruction: captioner.instruction().map(str::to_owned),
+            captioner: author.name.to_owned(),
+            model: author.model.map(str::to_owned),
+            instruction: author.instruction.map(str::to_owned),
             prompt: context.prompt.trim().to_owned(),
             regions: captions
                 .regions
@@ -113,7 +124,7 @@ impl Document {
                 })
                 .collect(),
         };
-        document.check(captioner.name())?;
+        document.check(author.name)?;
         Ok(document)
     }
 
@@ -147,6 +158,7 @@ impl Document {
             return Err(CaptionError::Version {
                 source_name: source_name.into(),
                 found: head.version,
+                known: VERSION,
             });
         }
         let mut document: Self = serde_json::from_str(text).map_err(json)?;

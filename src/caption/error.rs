@@ -12,13 +12,6 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum CaptionError {
-    /// No embedded captioner has this name.
-    #[error("unknown captioner '{name}' (known: {known})", known = super::EMBEDDED.join(", "))]
-    Unknown {
-        /// The name asked for.
-        name: String,
-    },
-
     /// Pixels and size do not fit together.
     #[error("a region of {width} x {height} pixels cannot have {len} values")]
     Pixels {
@@ -53,15 +46,14 @@ pub enum CaptionError {
     },
 
     /// A later program wrote the file.
-    #[error(
-        "{source_name}: captions of version {found} are not known here (known: {known})",
-        known = super::document::VERSION
-    )]
+    #[error("{source_name}: captions of version {found} are not known here (known: {known})")]
     Version {
         /// Where the text came from.
         source_name: String,
         /// The version it claims.
         found: u64,
+        /// The version that is read here.
+        known: u64,
     },
 
     /// A size in `grid` is 0.

@@ -9,8 +9,8 @@ use std::path::Path;
 
 use super::document::{Document, Entry};
 use super::{
-    Caption, CaptionContext, CaptionError, Captioner, Captions, GridSpec, Progress, Rect,
-    RegionSource,
+    Caption, CaptionContext, CaptionError, CaptionSession, Captioner, Captions, GridSpec, Rect,
+    RegionProgress, RegionSource, SessionContext,
 };
 
 /// `--captions FILE`: captions are used exactly as written; nothing is put in front.
@@ -50,12 +50,29 @@ impl Captioner for FromFile {
         "file"
     }
 
+    fn identity(&self) -> Result<String, CaptionError> {
+        Ok(self.document.to_json())
+    }
+
+    fn own_prompt(&self) -> Option<&str> {
+        Some(self.document.prompt())
+    }
+
+    fn open<'a>(
+        &'a self,
+        _: SessionContext<'a>,
+    ) -> Result<Box<dyn CaptionSession + 'a>, CaptionError> {
+        Ok(Box::new(self.clone()))
+    }
+}
+
+impl CaptionSession for FromFile {
     /// An empty caption stands for the prompt: the job's, or the file's if the job has none.
     fn caption(
         &mut self,
         regions: &dyn RegionSource,
         context: &CaptionContext<'_>,
-        progress: Progress<'_>,
+        progress: RegionProgress<'_>,
     ) -> Result<Captions, CaptionError> {
         let total = regions.len();
         let made_for = self.document.grid();

@@ -1,6 +1,9 @@
-//! No captions: every region is told the prompt of the whole picture (METHOD.md §5, RSP off).
+//! No captions: every region is told the prompt of the whole picture (docs/method.md §5, RSP off).
 
-use super::{Caption, CaptionContext, CaptionError, Captioner, Captions, Progress, RegionSource};
+use super::{
+    Caption, CaptionContext, CaptionError, CaptionSession, Captioner, Captions, RegionProgress,
+    RegionSource, SessionContext,
+};
 
 /// `--captioner none`: the user's prompt, as it is, for every region. No pixel is looked at.
 #[derive(Clone, Copy, Debug, Default)]
@@ -11,11 +14,28 @@ impl Captioner for PromptOnly {
         "none"
     }
 
+    fn identity(&self) -> Result<String, CaptionError> {
+        Ok(self.name().to_owned())
+    }
+
+    fn tells_regions_apart(&self) -> bool {
+        false
+    }
+
+    fn open<'a>(
+        &'a self,
+        _: SessionContext<'a>,
+    ) -> Result<Box<dyn CaptionSession + 'a>, CaptionError> {
+        Ok(Box::new(*self))
+    }
+}
+
+impl CaptionSession for PromptOnly {
     fn caption(
         &mut self,
         regions: &dyn RegionSource,
         context: &CaptionContext<'_>,
-        progress: Progress<'_>,
+        progress: RegionProgress<'_>,
     ) -> Result<Captions, CaptionError> {
         let total = regions.len();
         let captions: Vec<Caption> = (0..total)

@@ -1,13 +1,15 @@
-//! What a vision-language model is asked about a region, and what of its answer becomes the caption
-//! (METHOD.md §5). Every engine with such a model words it the same way.
+//! The words of a question to a vision-language model, and the cut of its answer to a caption
+//! (docs/method.md §5). Every engine with such a model words it the same way.
 
-/// Whether a caption fits the text encoders that it is for.
+use std::rc::Rc;
+
+/// A check that a caption fits the text encoders that it is for.
 pub type Fits<'a> = Box<dyn Fn(&str) -> bool + 'a>;
 
-/// Whether to stop; asked many times a second.
-pub type Stop<'a> = Box<dyn Fn() -> bool + 'a>;
+/// A question whether to stop; asked many times a second.
+pub type Stop<'a> = Rc<dyn Fn() -> bool + 'a>;
 
-/// What the model is asked.
+/// The question about a region of a picture that `prompt` describes.
 pub(crate) fn instruction(prompt: &str) -> String {
     let prompt = prompt.trim();
     let context = if prompt.is_empty() {

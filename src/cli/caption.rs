@@ -2,27 +2,26 @@
 
 use cupscale::{
     image::{self, Input, Output},
-    pipeline::{self, Error, Progress as _},
+    pipeline::{self, Error},
 };
 
-use super::{CliError, args::JobArgs, engine, progress::Reporter};
+use super::{error::CliError, job::Job, progress::Reporter};
 
-pub fn run(args: &JobArgs) -> Result<(), CliError> {
-    args.machine.set_threads()?;
-    let input = args.files.one_input("caption")?;
-    let output = args.files.document_output()?;
-    if let (Input::Path(from), Output::Path(to)) = (&input, &output)
+pub fn run(job: &Job) -> Result<(), CliError> {
+    job.refuse_folder("caption")?;
+    let output = job.document_output()?;
+    if let (Input::Path(from), Output::Path(to)) = (&job.input, &output)
         && let (Ok(from), Ok(to)) = (from.canonicalize(), to.canonicalize())
         && from == to
     {
         return Err(CliError::Usage(format!("{}: is the picture itself", output.name())));
     }
     output.check_writable().map_err(Error::from)?;
-    let picture = image::decode(&input).map_err(Error::from)?;
-    let mut reporter = Reporter::new(args.progress_mode(), args.quiet);
-    let engine = engine::load(args, |note| reporter.note(note))?;
-    let document = pipeline::describe(&engine, &picture, &args.settings(), &mut reporter)?;
+    let picture = image::decode(&job.input).map_err(Error::from)?;
+    let mut reporter = Reporter::new(job.show);
+    let (engine, settings) = job.load(|note| reporter.tell(note))?;
+    let document = pipeline::describe(&engine, &picture, &settings, &mut reporter)?;
     output.write(document.to_json().as_bytes()).map_err(Error::from)?;
-    reporter.finish(&format!("{}: {} regions", output.name(), document.regions().len()));
+    reporter.finish_job(&format!("{}: {} regions", output.name(), document.regions().len()));
     Ok(())
 }

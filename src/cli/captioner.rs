@@ -1,19 +1,20 @@
-//! The model of `--captioner llava`: from its options, or from what is installed, to a model on a device.
+//! The captioners by name: from `--captioner` and its options, or from what is installed, to a captioner for a
+//! device.
+
+use std::sync::Arc;
 
 use candle_core::Device;
+use clap::builder::PossibleValue;
 use cupscale::{
-    caption::cache::CaptionCache,
-    pipeline::{CaptionModel, CaptionerChoice, Error},
+    caption::{
+        Captioner, attributes::Attributes, cache::CaptionCache, file::FromFile,
+        llava::LlavaCaptioner, none::PromptOnly,
+    },
+    pipeline::Error,
     weights::{
         LlavaFiles,
         registry::{Kind, ResolvedModel, Store},
     },
-};
-
-#[cfg(feature = "mistralrs")]
-use cupscale::{
-    caption::{CaptionError, mistralrs},
-    pipeline::MistralrsSettings,
 };
 
 use super::{
@@ -22,39 +23,87 @@ use super::{
     engine::resolve,
 };
 
-/// The model that describes regions, if one is wanted.
-pub fn load(content: &ContentArgs, device: &Device) -> Result<Option<CaptionModel>, CliError> {
-    let args = &content.llava;
-    match content.captioner() {
-        CaptionerChoice::Attributes | CaptionerChoice::None | CaptionerChoice::File(_) => Ok(None),
-        #[cfg(feature = "mistralrs")]
-        CaptionerChoice::Mistralrs(settings) => check(args, &settings).map(|()| None),
-        CaptionerChoice::Llava(_) if args.caption_engine == CaptionEngineArg::Mistralrs => {
-            let reason = "this build has no mistral.rs; build with --features mistralrs";
-            Err(CliError::Usage(reason.to_owned()))
-        }
-        CaptionerChoice::Llava(_) => builtin(args, device).map(Some),
-    }
+/// A captioner that users can name.
+struct Known {
+    name: &'static str,
+    help: &'static str,
+    open: fn(&ContentArgs, &Device) -> Result<Arc<dyn Captioner>, CliError>,
 }
 
-/// Checks what mistral.rs is to be asked before any work.
+/// The captioner where nobody names one.
+pub const DEFAULT: &str = "attributes";
+
+/// Every captioner that `--captioner` takes: a new one is a line here.
+const KNOWN: [Known; 3] = [
+    Known {
+        name: DEFAULT,
+        help: "Describe what can be measured in the region: colours, brightness, contrast, texture",
+        open: |_, _| Ok(Arc::new(Attributes)),
+    },
+    Known {
+        name: "llava",
+        help: "A LLaVA model looks at every region and says what is there",
+        open: |content, device| match content.llava.caption_engine {
+            CaptionEngineArg::Builtin => builtin(&content.llava, device),
+            CaptionEngineArg::Mistralrs => mistralrs(&content.llava, device),
+        },
+    },
+    Known {
+        name: "none",
+        help: "Every region gets the global prompt",
+        open: |_, _| Ok(Arc::new(PromptOnly)),
+    },
+];
+
+/// The names that `--captioner` takes, with their help.
+pub fn names() -> impl Iterator<Item = PossibleValue> {
+    KNOWN.iter().map(|known| PossibleValue::new(known.name).help(known.help))
+}
+
+/// The captioner that the options ask for.
+pub fn open(content: &ContentArgs, device: &Device) -> Result<Arc<dyn Captioner>, CliError> {
+    if let Some(file) = &content.captions {
+        return Ok(Arc::new(FromFile::read(file).map_err(Error::from)?));
+    }
+    let known = KNOWN.iter().find(|known| known.name == content.captioner);
+    // The parser takes no other name.
+    known.map_or_else(|| Ok(Arc::new(Attributes) as _), |known| (known.open)(content, device))
+}
+
+#[cfg(not(feature = "mistralrs"))]
+fn mistralrs(_: &LlavaArgs, _: &Device) -> Result<Arc<dyn Captioner>, CliError> {
+    let reason = "this build has no mistral.rs; build with --features mistralrs";
+    Err(CliError::Usage(reason.to_owned()))
+}
+
+/// A model of mistral.rs, checked before any work.
 #[cfg(feature = "mistralrs")]
-fn check(args: &LlavaArgs, settings: &MistralrsSettings) -> Result<(), CliError> {
+fn mistralrs(args: &LlavaArgs, device: &Device) -> Result<Arc<dyn Captioner>, CliError> {
+    use cupscale::caption::{CaptionError, mistralrs};
+
     if let Some(option) = args.builtin_only() {
         let reason = format!("--{option} is for --caption-engine builtin");
         return Err(CliError::Usage(reason));
     }
-    if args.caption_model.is_none() {
+    let Some(folder) = &args.caption_model else {
         let reason = "--caption-engine mistralrs: name the model's folder with --caption-model";
         return Err(CliError::Usage(reason.to_owned()));
-    }
-    mistralrs::check(&settings.folder).map_err(|error| {
+    };
+    let folder = folder.as_ref();
+    mistralrs::check(folder).map_err(|error| {
         let message = error.to_string();
         CliError::Job(CaptionError::Engine { name: "mistralrs".into(), message }.into())
-    })
+    })?;
+    Ok(Arc::new(mistralrs::MistralrsCaptioner::new(
+        std::env::current_exe().unwrap_or_default(),
+        folder,
+        args.caption_quantize,
+        CaptionCache::new(args.cache_folder()),
+        device,
+    )))
 }
 
-fn builtin(args: &LlavaArgs, device: &Device) -> Result<CaptionModel, CliError> {
+fn builtin(args: &LlavaArgs, device: &Device) -> Result<Arc<dyn Captioner>, CliError> {
     let model = match &args.caption_model {
         Some(name) => resolve(name, Kind::Captioner)?,
         None => only_installed()?,
@@ -72,7 +121,9 @@ fn builtin(args: &LlavaArgs, device: &Device) -> Result<CaptionModel, CliError> 
         Some(_) => model.name,
         None => model.weights.file_name().unwrap_or_default().to_string_lossy().into_owned(),
     };
-    Ok(CaptionModel::load(files, name, device, CaptionCache::new(args.cache_folder()))?)
+    let cache = CaptionCache::new(args.cache_folder());
+    let captioner = LlavaCaptioner::new(files, name, args.settings(), device, cache);
+    Ok(Arc::new(captioner.map_err(Error::from)?))
 }
 
 /// The one captioner that is installed.

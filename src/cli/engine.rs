@@ -3,7 +3,8 @@
 use std::{ffi::OsStr, path::Path};
 
 use cupscale::{
-    backend::DeviceSpec,
+    backend::{DeviceSpec, MatmulPrecision},
+    candle::Device,
     pipeline::{Engine, Error, ModelDefaults},
     weights::{
         ModelFiles, ModelSource,
@@ -11,28 +12,23 @@ use cupscale::{
     },
 };
 
-use super::{CliError, args::JobArgs, values::Lora};
+use super::{args::ModelArgs, error::CliError, values::Lora};
 
-/// Loads the chosen model onto the chosen device, and tells `note` what is odd about it.
-pub fn load(args: &JobArgs, note: impl FnMut(&str)) -> Result<Engine, CliError> {
-    let device = args.machine.device.open().map_err(Error::from)?;
-    let (mut files, manifest) = files(
-        args.model.model.as_deref(),
-        args.model.unet.as_deref(),
-        args.model.vae.as_deref(),
-        &args.model.lora,
-    )?;
-    if let Some(quant) = args.model.quantize {
+/// Loads a model onto a device, and tells `note` what is odd about it.
+pub fn load(
+    args: &ModelArgs,
+    precision: MatmulPrecision,
+    device: &Device,
+    note: impl FnMut(&str),
+) -> Result<Engine, CliError> {
+    let (mut files, manifest) =
+        files(args.model.as_deref(), args.unet.as_deref(), args.vae.as_deref(), &args.lora)?;
+    if let Some(quant) = args.quantize {
         files = files.quantized(quant);
     }
-    files = files.with_products(args.machine.dtype);
+    files = files.with_precision(precision);
     files.notes().iter().map(String::as_str).for_each(note);
-    let engine = Engine::load(&files, &device)?;
-    #[cfg(feature = "llava")]
-    let engine = match super::captioner::load(&args.content, &device)? {
-        Some(captioner) => engine.with_captioner(captioner),
-        None => engine,
-    };
+    let engine = Engine::load(&files, device)?;
     let Some((name, run)) = manifest else { return Ok(engine) };
     let defaults = serde_json::to_value(run)
         .and_then(serde_json::from_value::<ModelDefaults>)
@@ -61,11 +57,11 @@ pub fn files(
     let own_vae = vae.map(|name| resolve(name, Kind::Vae)).transpose()?.map(|vae| vae.weights);
     let (source, manifest) = match &resolved {
         Some(model) => (ModelSource::Path(model.weights.clone()), Some(model)),
-        None => (ModelSource::Embedded, None),
+        None => (own_model()?, None),
     };
     let mut files = ModelFiles::open(source).map_err(job)?;
-    if let Some(path) = unet.or_else(|| manifest?.unet.as_deref()) {
-        files = files.with_unet(path).map_err(job)?;
+    if let Some(path) = unet.or_else(|| manifest?.denoiser.as_deref()) {
+        files = files.with_denoiser(path).map_err(job)?;
     }
     if let Some(path) = own_vae.as_deref().or_else(|| manifest?.vae.as_deref()) {
         files = files.with_vae(path).map_err(job)?;
@@ -79,6 +75,19 @@ pub fn files(
     }
     let named = resolved.filter(|model| model.kind.is_some());
     Ok((files, named.map(|model| (model.name, model.run))))
+}
+
+/// The model of a job that names none.
+#[cfg(feature = "embedded-model")]
+fn own_model() -> Result<ModelSource, CliError> {
+    Ok(ModelSource::Embedded)
+}
+
+/// The model of a job that names none.
+#[cfg(not(feature = "embedded-model"))]
+fn own_model() -> Result<ModelSource, CliError> {
+    let reason = "this build has no model of its own: name one with --model";
+    Err(CliError::Usage(reason.to_owned()))
 }
 
 /// What a path or a name stands for; a named model must be of the kind that is wanted.

@@ -7,20 +7,20 @@ use std::{
     collections::{HashMap, HashSet},
     fmt, fs,
     path::{Path, PathBuf},
-    process::ExitCode,
 };
 
 use cupscale::{
     image::{Format, ImageError, Input, Output},
-    pipeline::{self, Engine, Error, Progress as _, Resume},
+    pipeline::{self, Engine, Error, Resume, Settings},
 };
 
 use super::{
-    CliError, DONE, FAILED, INTERRUPTED, SKIPPED,
-    args::JobArgs,
-    complain,
+    advice,
+    error::{CliError, DONE, FAILED, INTERRUPTED, SKIPPED},
+    job::Job,
+    picture,
+    print::complain,
     progress::{FileState, Reporter},
-    upscale,
 };
 use walk::walk;
 
@@ -53,23 +53,26 @@ impl fmt::Display for Tally {
     }
 }
 
+/// A model, and the settings of the jobs that it is to do.
+type Loaded = (Engine, Settings);
+
 enum End {
     Finished,
     Interrupted,
 }
 
 /// Enlarges every picture below `folder`.
-pub fn run(args: &JobArgs, folder: &Path) -> Result<ExitCode, CliError> {
-    if args.work.work().resume == Resume::Required {
+pub fn run(job: &Job, folder: &Path) -> Result<u8, CliError> {
+    if job.work.resume == Resume::Required {
         return Err(CliError::Usage(
             "--resume is for one picture: those of a folder go on by themselves".to_owned(),
         ));
     }
-    let output = args.output_folder(folder)?;
+    let output = job.output_folder(folder)?;
     let found = walk(folder, &output);
     let items: Vec<Item> = (found.pictures.into_iter())
         .map(|picture| {
-            let (name, format) = args.files.output_name(&picture.path, picture.format, "");
+            let (name, format) = job.output_name(&picture.path, picture.format);
             Item { input: folder.join(&picture.path), output: output.join(name), format }
         })
         .collect();
@@ -78,16 +81,19 @@ pub fn run(args: &JobArgs, folder: &Path) -> Result<ExitCode, CliError> {
     }
     refuse_clashes(&items)?;
 
-    let mut reporter = Reporter::new(args.progress_mode(), args.quiet);
+    let mut reporter = Reporter::new(job.show);
     if !found.unsupported.is_empty() {
         let count: usize = found.unsupported.iter().map(|(_, count)| count).sum();
         let kinds: Vec<_> = found.unsupported.iter().map(|(kind, _)| kind.as_str()).collect();
-        reporter.note(&format!("{count} files of kinds that are not read: {}", kinds.join(", ")));
+        reporter.tell(&format!("{count} files of kinds that are not read: {}", kinds.join(", ")));
+    }
+    if let Some(note) = job.idle_quality(items.iter().map(|item| item.format)) {
+        reporter.tell(&note);
     }
     let mut tally = Tally { failures: found.unreadable, left: items.len(), done: 0, skipped: 0 };
-    let end = every(args, &items, &mut tally, &mut reporter);
+    let end = every(job, &items, &mut tally, &mut reporter);
     match &end {
-        Ok(End::Finished) => reporter.finish(&tally.to_string()),
+        Ok(End::Finished) => reporter.finish_job(&tally.to_string()),
         Ok(End::Interrupted) => {
             reporter.clear();
             complain(&format!(
@@ -97,38 +103,39 @@ pub fn run(args: &JobArgs, folder: &Path) -> Result<ExitCode, CliError> {
         Err(_) => reporter.clear(),
     }
     tally.failures.iter().for_each(|failure| complain(failure));
-    Ok(ExitCode::from(match end? {
+    Ok(match end? {
         End::Interrupted => INTERRUPTED,
         End::Finished if !tally.failures.is_empty() => FAILED,
         End::Finished if tally.done == 0 => SKIPPED,
         End::Finished => DONE,
-    }))
+    })
 }
 
 /// Goes through the pictures until the end, Ctrl-C, or an error that would be every picture's.
 fn every(
-    args: &JobArgs,
+    job: &Job,
     items: &[Item],
     tally: &mut Tally,
     reporter: &mut Reporter,
 ) -> Result<End, CliError> {
-    let mut engine = None;
+    let mut loaded = None;
     for (index, item) in items.iter().enumerate() {
-        if index.is_multiple_of(AHEAD) && args.content.describes_with_a_model() {
+        if index.is_multiple_of(AHEAD) && job.describes_with_a_model() {
             let ahead = &items[index..items.len().min(index + AHEAD)];
-            match describe_ahead(args, (index, items.len()), ahead, &mut engine, reporter) {
+            match describe_ahead(job, (index, items.len()), ahead, &mut loaded, reporter) {
                 Err(CliError::Job(Error::Interrupted(_))) => return Ok(End::Interrupted),
                 Err(error) if is_every_pictures(&error) => return Err(error),
                 // It will be told as that picture's.
                 _ => {}
             }
         }
-        if reporter.interrupted() {
+        if reporter.is_interrupted() {
             return Ok(End::Interrupted);
         }
         let name = item.input.display().to_string();
-        reporter.begin_file(index + 1, items.len(), &name, &item.output.display().to_string());
-        let result = one(args, item, &mut engine, reporter);
+        let output = item.output.display().to_string();
+        reporter.begin_file(FileState::Begun, (index + 1, items.len()), &name, &output);
+        let result = one(job, item, &mut loaded, reporter);
         match result {
             Ok(Some(summary)) => {
                 tally.done += 1;
@@ -141,7 +148,7 @@ fn every(
             Err(CliError::Job(Error::Interrupted(_))) => return Ok(End::Interrupted),
             Err(error) if is_every_pictures(&error) => return Err(error),
             Err(error) => {
-                let error = error.to_string();
+                let error = advice::line(&error);
                 reporter.end_file(FileState::Failed, &error);
                 let names_it = error.starts_with(&name);
                 tally.failures.push(if names_it { error } else { format!("{name}: {error}") });
@@ -154,30 +161,32 @@ fn every(
 
 /// Describes these pictures, the first of which is number `first` (from 0) of `count`.
 fn describe_ahead(
-    args: &JobArgs,
+    job: &Job,
     (first, count): (usize, usize),
     items: &[Item],
-    engine: &mut Option<Engine>,
+    loaded: &mut Option<Loaded>,
     reporter: &mut Reporter,
 ) -> Result<(), CliError> {
     for (index, item) in items.iter().enumerate() {
-        if reporter.interrupted() {
+        if reporter.is_interrupted() {
             return Err(Error::Interrupted(None).into());
         }
         let input = Input::Path(item.input.clone());
         let output = Output::Path(item.output.clone());
-        if args.files.skip_existing && item.output.is_file() {
+        if job.skip_existing && item.output.is_file() {
             continue;
         }
         // What is wrong with a picture is told when its turn comes.
-        let Ok((bytes, _)) = upscale::read(&input) else { continue };
-        let Ok(picture) = upscale::open(args, &input, &bytes, &output, item.format) else {
+        let Ok((bytes, _)) = picture::read(&input) else { continue };
+        let Ok(picture) = picture::open(job, &input, &bytes, &output, item.format) else {
             continue;
         };
         drop(bytes);
-        let engine = loaded(args, engine, reporter)?;
-        reporter.begin_captions(first + index + 1, count, &input.name(), &output.name());
-        match pipeline::describe_ahead(engine, &picture, &args.settings(), reporter) {
+        let loaded = load(job, loaded, reporter)?;
+        let place = (first + index + 1, count);
+        reporter.begin_file(FileState::Captions, place, &input.name(), &output.name());
+        let (engine, settings) = loaded;
+        match pipeline::describe_ahead(engine, &picture, settings, reporter) {
             Ok(true) => {}
             // It stays loaded: nothing is gained.
             Ok(false) => break,
@@ -185,41 +194,41 @@ fn describe_ahead(
             Err(_) => {}
         }
     }
-    if let Some(engine) = engine {
-        pipeline::end_describing(engine);
+    if let Some((_, settings)) = loaded {
+        settings.captioner.free();
     }
     Ok(())
 }
 
 /// The model, loaded if it is not.
-fn loaded<'a>(
-    args: &JobArgs,
-    engine: &'a mut Option<Engine>,
+fn load<'a>(
+    job: &Job,
+    loaded: &'a mut Option<Loaded>,
     reporter: &mut Reporter,
-) -> Result<&'a Engine, CliError> {
-    match engine {
-        Some(engine) => Ok(engine),
-        none => Ok(none.insert(super::engine::load(args, |note| reporter.note(note))?)),
+) -> Result<&'a Loaded, CliError> {
+    match loaded {
+        Some(loaded) => Ok(loaded),
+        none => Ok(none.insert(job.load(|note| reporter.tell(note))?)),
     }
 }
 
 /// Does one picture, and says what it became; `None` if it was there already. The model is loaded
 /// for the first that needs it.
 fn one(
-    args: &JobArgs,
+    job: &Job,
     item: &Item,
-    engine: &mut Option<Engine>,
+    loaded: &mut Option<Loaded>,
     reporter: &mut Reporter,
 ) -> Result<Option<String>, CliError> {
-    if args.files.skip_existing && item.output.is_file() {
+    if job.skip_existing && item.output.is_file() {
         return Ok(None);
     }
     let input = Input::Path(item.input.clone());
     let output = Output::Path(item.output.clone());
-    let (bytes, _) = upscale::read(&input)?;
-    let picture = upscale::open(args, &input, &bytes, &output, item.format)?;
+    let (bytes, _) = picture::read(&input)?;
+    let picture = picture::open(job, &input, &bytes, &output, item.format)?;
     drop(bytes);
-    let engine = loaded(args, engine, reporter)?;
+    let loaded = load(job, loaded, reporter)?;
     if let Some(parent) = item.output.parent() {
         fs::create_dir_all(parent).map_err(|error| {
             let reason = format!("the folder {}: {error}", parent.display());
@@ -227,7 +236,7 @@ fn one(
         })?;
     }
     output.check_writable().map_err(Error::from)?;
-    upscale::one(engine, args, &picture, &output, item.format, reporter).map(Some)
+    picture::enlarge(loaded, job, &picture, (&output, item.format), reporter).map(Some)
 }
 
 /// Whether an error has nothing to do with the picture: options, model and device are the same for

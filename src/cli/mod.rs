@@ -1,14 +1,19 @@
-//! The command line: what was typed becomes resolved settings, the pipeline does the work, and
-//! progress goes to stderr. Nothing here computes.
+//! The command line: what was typed becomes one resolved job, the pipeline does the work, and progress goes to
+//! stderr. Nothing here computes.
 
+mod advice;
 mod args;
 mod caption;
-#[cfg(feature = "llava")]
 mod captioner;
 mod engine;
+mod error;
 mod folder;
+mod job;
+mod log;
 mod models;
+mod picture;
 mod plan;
+mod print;
 mod progress;
 mod quantize;
 mod upscale;
@@ -16,62 +21,12 @@ mod values;
 #[cfg(feature = "mistralrs")]
 mod worker;
 
-use std::{
-    io::{self, Write as _},
-    path::PathBuf,
-    process::ExitCode,
-};
+use std::process::ExitCode;
 
 use args::{Cli, Verb};
-use cupscale::{pipeline::Error, weights::registry::ModelError};
-
-/// Exit code when all went well.
-const DONE: u8 = 0;
-/// Exit code when an input failed.
-const FAILED: u8 = 1;
-/// Exit code when the command line itself is wrong (clap's own, too).
-const USAGE: u8 = 2;
-/// Exit code when every output was there already (`--skip-existing`).
-const SKIPPED: u8 = 3;
-/// Exit code after Ctrl-C, as shells count it (128 + SIGINT).
-const INTERRUPTED: u8 = 130;
-
-/// How a verb can end badly.
-#[derive(Debug, thiserror::Error)]
-enum CliError {
-    /// The options do not make sense together.
-    #[error("{0}")]
-    Usage(String),
-    #[error("{}: no pictures in it (PNG, JPEG, WebP or TIFF)", .0.display())]
-    NoPictures(PathBuf),
-    #[error(transparent)]
-    Job(#[from] Error),
-    #[error(transparent)]
-    Models(#[from] ModelError),
-    /// Installed files are not what they were.
-    #[error("{0}")]
-    Damaged(String),
-    /// Standard output did not take what a verb prints.
-    #[error("standard output: {0}")]
-    Print(io::Error),
-    /// Whoever started the captioning process talks nonsense.
-    #[cfg(feature = "mistralrs")]
-    #[error("{VERB}: {0}", VERB = cupscale::caption::mistralrs::VERB)]
-    Worker(io::Error),
-}
-
-impl CliError {
-    /// Whoever read our output has seen enough: that is no failure of ours.
-    fn is_broken_pipe(&self) -> bool {
-        match self {
-            Self::Usage(_) | Self::NoPictures(_) | Self::Models(_) | Self::Damaged(_) => false,
-            Self::Job(error) => error.is_broken_pipe(),
-            Self::Print(error) => error.kind() == io::ErrorKind::BrokenPipe,
-            #[cfg(feature = "mistralrs")]
-            Self::Worker(_) => false,
-        }
-    }
-}
+use error::{CliError, DONE, USAGE};
+use job::Job;
+use print::complain;
 
 /// Runs the command line; the result is the process's exit code.
 pub fn run() -> ExitCode {
@@ -84,34 +39,27 @@ pub fn run() -> ExitCode {
             return ExitCode::from(USAGE);
         }
     };
-    let result = match &cli.verb {
-        None => upscale::run(&cli.job),
-        Some(Verb::Plan(job)) => plan::run(job).map(|()| ExitCode::from(DONE)),
-        Some(Verb::Caption(job)) => caption::run(job).map(|()| ExitCode::from(DONE)),
-        Some(Verb::Models(args)) => models::run(args).map(|()| ExitCode::from(DONE)),
-        #[cfg(feature = "mistralrs")]
-        Some(Verb::CaptionWorker) => worker::run().map(|()| ExitCode::from(DONE)),
-    };
-    match result {
-        Ok(code) => code,
+    log::start(cli.verbose);
+    match run_verb(cli) {
+        Ok(code) => ExitCode::from(code),
         Err(error) if error.is_broken_pipe() => ExitCode::from(DONE),
         Err(error) => {
-            complain(&error.to_string());
-            ExitCode::from(match error {
-                CliError::Usage(_)
-                | CliError::Job(Error::OtherJob { .. } | Error::NothingToResume { .. }) => USAGE,
-                CliError::Job(Error::Sampler(error)) if error.is_wrong_choice() => USAGE,
-                CliError::Job(Error::Interrupted(_)) => INTERRUPTED,
-                CliError::Models(error) if error.is_interrupt() => INTERRUPTED,
-                CliError::NoPictures(_)
-                | CliError::Job(_)
-                | CliError::Models(_)
-                | CliError::Damaged(_)
-                | CliError::Print(_) => FAILED,
-                #[cfg(feature = "mistralrs")]
-                CliError::Worker(_) => FAILED,
-            })
+            complain(&advice::line(&error));
+            ExitCode::from(error.exit_code())
         }
+    }
+}
+
+/// Runs what was typed, and gives the exit code.
+fn run_verb(cli: Cli) -> Result<u8, CliError> {
+    match cli.verb {
+        None if cli.job.dry_run => plan::run(&Job::resolve(cli.job)?).map(|()| DONE),
+        None => upscale::run(&Job::resolve(cli.job)?),
+        Some(Verb::Plan(job)) => plan::run(&Job::resolve(*job)?).map(|()| DONE),
+        Some(Verb::Caption(job)) => caption::run(&Job::resolve(*job)?).map(|()| DONE),
+        Some(Verb::Models(args)) => models::run(&args).map(|()| DONE),
+        #[cfg(feature = "mistralrs")]
+        Some(Verb::CaptionWorker) => worker::run().map(|()| DONE),
     }
 }
 
@@ -126,15 +74,4 @@ fn usage_line(error: &clap::Error) -> String {
         return "one picture at a time, and a verb (plan, caption, models) comes first".to_owned();
     }
     message.to_owned()
-}
-
-/// One line on standard error. Nobody reading it is no reason to fail.
-fn complain(line: &str) {
-    let _ = writeln!(io::stderr(), "cupscale-fast: {line}");
-}
-
-/// Writes the one thing that a verb prints.
-fn print(text: &str) -> Result<(), CliError> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(CliError::Print)
 }

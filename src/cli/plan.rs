@@ -1,7 +1,24 @@
 //! `plan` and `--dry-run`: what would run, on standard output.
 
-use super::{CliError, args::JobArgs, print, upscale};
+use cupscale::pipeline;
 
-pub fn run(args: &JobArgs) -> Result<(), CliError> {
-    print(&format!("{}\n", upscale::plan(args)?))
+use super::{
+    error::CliError,
+    job::Job,
+    picture,
+    print::{complain, print},
+};
+
+pub fn run(job: &Job) -> Result<(), CliError> {
+    job.refuse_folder("plan")?;
+    let (bytes, source) = picture::read(&job.input)?;
+    let (output, format) = job.output(source)?;
+    let picture = picture::open(job, &job.input, &bytes, &output, format)?;
+    let size = (picture.width, picture.height);
+    let (engine, settings) = job.load(|note| {
+        if !job.show.quiet {
+            complain(note);
+        }
+    })?;
+    print(&format!("{}\n", pipeline::plan(&engine, size, &settings)?))
 }

@@ -38,7 +38,6 @@ pub fn overlap(text: &str) -> Result<f64, String> {
     within(text, 0.0, 0.9)
 }
 
-#[cfg(feature = "llava")]
 pub fn temperature(text: &str) -> Result<f64, String> {
     within(text, 0.0, 2.0)
 }

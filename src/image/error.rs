@@ -10,51 +10,122 @@ pub type Result<T> = std::result::Result<T, ImageError>;
 
 /// Why a picture could not be read, resized or written.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ImageError {
     /// The input path does not exist.
     #[error("{name}: no such file")]
-    NotFound { name: String },
+    NotFound {
+        /// The file or stream.
+        name: String,
+    },
     /// A folder where a picture was expected.
     #[error("{name}: is a directory, not a picture")]
-    IsDirectory { name: String },
+    IsDirectory {
+        /// The file or stream.
+        name: String,
+    },
     /// The operating system refused to read.
     #[error("{name}: cannot be read ({source})")]
-    Read { name: String, source: io::Error },
+    Read {
+        /// The file or stream.
+        name: String,
+        /// What the system said.
+        source: io::Error,
+    },
     /// Zero bytes.
     #[error("{name}: empty file")]
-    Empty { name: String },
+    Empty {
+        /// The file or stream.
+        name: String,
+    },
     /// The bytes are not, or not wholly, a picture; `reason` begins with the format where it is known.
     #[error("{name}: not a readable image ({reason})")]
-    Unreadable { name: String, reason: String },
+    Unreadable {
+        /// The file or stream.
+        name: String,
+        /// What is wrong, in one line.
+        reason: String,
+    },
     /// A picture of a kind that is recognised but not supported.
     #[error("{name}: {kind} is not supported (PNG, JPEG, WebP and TIFF are)")]
-    Unsupported { name: String, kind: String },
+    Unsupported {
+        /// The file or stream.
+        name: String,
+        /// The kind of picture.
+        kind: String,
+    },
     /// More pixels than [`super::MAX_PIXELS`]: most likely a decompression bomb.
     #[error("{name}: too large ({width} x {height}; the limit for an input is {limit} pixels)")]
-    TooLarge { name: String, width: u64, height: u64, limit: u64 },
-    /// A file name or `--format` value that names no format we know.
-    #[error("{given}: unknown image format; known are png, jpeg, webp and tiff")]
-    UnknownFormat { given: String },
+    TooLarge {
+        /// The file or stream.
+        name: String,
+        /// Pixels per row.
+        width: u64,
+        /// Rows.
+        height: u64,
+        /// The most pixels there may be.
+        limit: u64,
+    },
     /// The output does not fit into the chosen format.
     #[error(
         "{name}: {format} holds at most {limit} pixels a side and the output is {width} x {height}; write a TIFF (.tif) instead"
     )]
-    FormatLimit { name: String, format: Format, limit: u32, width: u32, height: u32 },
+    FormatLimit {
+        /// The file or stream.
+        name: String,
+        /// The format.
+        format: Format,
+        /// The longest side that the format can hold, in pixels.
+        limit: u32,
+        /// Pixels per row.
+        width: u32,
+        /// Rows.
+        height: u32,
+    },
     /// A picture without pixels was asked for.
     #[error("{name}: a picture of {width} x {height} pixels has no pixels")]
-    ZeroSize { name: String, width: u32, height: u32 },
+    ZeroSize {
+        /// The file or stream.
+        name: String,
+        /// Pixels per row.
+        width: u32,
+        /// Rows.
+        height: u32,
+    },
     /// The output's folder is missing, unwritable, or the target cannot be replaced.
     #[error("{name}: cannot be written ({reason})")]
-    Unwritable { name: String, reason: String },
+    Unwritable {
+        /// The file or stream.
+        name: String,
+        /// What is wrong, in one line.
+        reason: String,
+    },
     /// Writing failed half-way; the temporary file is gone.
     #[error("{name}: cannot be written ({source})")]
-    Write { name: String, source: io::Error },
+    Write {
+        /// The file or stream.
+        name: String,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The encoder refused its input (e.g. a profile too large for the format).
     #[error("{name}: cannot be encoded ({reason})")]
-    Encode { name: String, reason: String },
+    Encode {
+        /// The file or stream.
+        name: String,
+        /// What is wrong, in one line.
+        reason: String,
+    },
     /// A caller's buffer does not match the sizes it stated.
     #[error("{what}: expected {expected} samples, got {got}")]
-    Shape { what: &'static str, expected: usize, got: usize },
+    Shape {
+        /// Which buffer.
+        what: &'static str,
+        /// Samples needed.
+        expected: usize,
+        /// Samples given.
+        got: usize,
+    },
 }
 
 impl ImageError {
@@ -79,6 +150,7 @@ impl ImageError {
 
 /// Something that was done differently from what one could expect, for the caller to tell the user.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Warning {
     /// The format has no alpha channel: the picture was composited over white.
     AlphaFlattened(Format),

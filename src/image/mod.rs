@@ -2,7 +2,7 @@
 //!
 //! [`decode`] gives a [`Picture`] of gamma-encoded f32 RGB in [0, 1], upright, with its alpha, colour
 //! profile, EXIF, XMP and resolution beside it. [`Resizer`] enlarges it band by band, and [`Encoder`]
-//! takes the output band by band, so that no part of the program ever holds a whole output.
+//! takes the output band by band, so that nothing holds a whole output, except an [`Output::Buffer`].
 //!
 //! ```no_run
 //! use cupscale::image::{self, Encoder, EncodeOptions, Format, Input, Output};
@@ -34,14 +34,17 @@ mod error;
 mod format;
 mod input;
 mod metadata;
+mod output;
 mod picture;
 mod resize;
+mod sink;
 
 pub use decode::{decode, decode_bytes, format_of};
 pub use encode::{DEFAULT_QUALITY, EncodeOptions, Encoder, PictureWriter};
 pub use error::{ImageError, Result, Warning};
-pub use format::Format;
-pub use input::{Input, Output};
+pub use format::{Format, UnknownFormat};
+pub use input::Input;
 pub use metadata::read_settings;
+pub use output::{Buffer, Output, Stream};
 pub use picture::{MAX_PIXELS, Picture};
 pub use resize::{Filter, Resizer};

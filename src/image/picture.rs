@@ -83,6 +83,38 @@ impl Picture {
         })
     }
 
+    /// A plain sRGB picture from 8-bit samples, `[height, width, 3]`, as a window system or an editor holds them.
+    ///
+    /// # Errors
+    /// [`ImageError::Shape`](super::ImageError::Shape) when `rgb` has not that many samples.
+    pub fn from_rgb8(width: u32, height: u32, rgb: &[u8]) -> Result<Self> {
+        Self::from_rgb(width, height, rgb.iter().map(|&v| f32::from(v) / 255.0).collect())
+    }
+
+    /// The same with alpha (not premultiplied), `[height, width, 4]`.
+    ///
+    /// # Errors
+    /// [`ImageError::Shape`](super::ImageError::Shape) when `rgba` has not that many samples.
+    pub fn from_rgba8(width: u32, height: u32, rgba: &[u8]) -> Result<Self> {
+        let expected = width as usize * height as usize * 4;
+        if rgba.len() != expected {
+            return Err(super::ImageError::Shape { what: "picture", expected, got: rgba.len() });
+        }
+        let raw = Raw {
+            width,
+            height,
+            layout: Layout::Rgba,
+            samples: rgba.iter().map(|&v| f32::from(v) / 255.0).collect(),
+            bit_depth: 8,
+            icc: None,
+            exif: None,
+            xmp: None,
+            dpi: None,
+            warnings: Vec::new(),
+        };
+        Ok(raw.into_picture())
+    }
+
     /// Feeds everything about the picture that an output depends on into a hash.
     pub fn hash_into(&self, hash: &mut sha2::Sha256) {
         use sha2::Digest as _;

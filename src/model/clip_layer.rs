@@ -1,12 +1,11 @@
 //! The layer that CLIP's text and vision encoders are both made of (transformers
 //! `models/clip/modeling_clip.py`: `CLIPEncoderLayer`).
 
-use candle_core::{Result, Tensor};
+use candle_core::Result;
 
 use super::text::HiddenAct;
-use crate::backend::Params;
-use crate::backend::ops::memory::{Extent, Ledger};
-use crate::backend::ops::{LayerNorm, Linear, Mask, Products, attention, gelu, quick_gelu};
+use crate::backend::ops::{LayerNorm, Linear, Mask, attention, gelu, quick_gelu};
+use crate::backend::{Activation, MatmulPrecision, Params};
 
 /// What a layer is built from; the same for all layers of an encoder.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +30,7 @@ pub(super) struct ClipLayer {
     fc1: Linear,
     fc2: Linear,
     shape: LayerShape,
-    products: Products,
+    precision: MatmulPrecision,
 }
 
 impl ClipLayer {
@@ -50,15 +49,15 @@ impl ClipLayer {
             fc1: Linear::load(width, inner, &vb.pp("mlp.fc1"))?,
             fc2: Linear::load(inner, width, &vb.pp("mlp.fc2"))?,
             shape,
-            products: vb.products(),
+            precision: vb.precision(),
         })
     }
 
     /// `[B, N, width]` → the same shape.
-    pub(super) fn forward(&self, x: &Tensor, mask: Mask) -> Result<Tensor> {
+    pub(super) fn forward(&self, x: &Activation, mask: Mask) -> Result<Activation> {
         let h = self.norm1.forward(x)?;
         let (q, k, v) = (self.q.forward(&h)?, self.k.forward(&h)?, self.v.forward(&h)?);
-        let mixed = attention(&q, &k, &v, self.shape.heads, mask, self.products)?;
+        let mixed = attention(&q, &k, &v, self.shape.heads, mask, self.precision)?;
         let x = self.out.forward_add(&mixed, x)?;
         let h = self.fc1.forward(&self.norm2.forward(&x)?)?;
         let h = match self.shape.act {
@@ -67,22 +66,4 @@ impl ClipLayer {
         };
         self.fc2.forward_add(&h, &x)
     }
-}
-
-/// What [`ClipLayer::forward`] takes: the same with shapes for tensors.
-pub(super) fn play_layer(x: Extent, inner: usize, heads: usize, ledger: &mut Ledger) -> Extent {
-    let normed = ledger.layer_norm(x);
-    let [q, k, v] = [(); 3].map(|()| ledger.linear(normed, x.channels));
-    let mixed = ledger.attention(q, x.positions(), heads);
-    let after = ledger.linear_add(mixed, x.channels);
-    ledger.drop(mixed);
-    let normed_again = ledger.layer_norm(after);
-    let wide = ledger.linear(normed_again, inner);
-    ledger.drop(normed_again);
-    let active = ledger.map(wide);
-    let y = ledger.linear_add(active, x.channels);
-    for value in [active, wide, after, v, k, q, normed] {
-        ledger.drop(value);
-    }
-    y
 }

@@ -1,9 +1,9 @@
-//! The networks, each built from its `config.json` in diffusers layout. No file here knows of
-//! regions or priors: a cross-attention takes an optional `prior` tensor, that is all.
+//! Networks, each built from its `config.json` in diffusers layout. No file here knows of regions, nor
+//! of what a prior means: a cross-attention takes an optional tensor, that is all. All of them take and
+//! give activations, so that a memory trace can drive the very same code.
 
 mod clip_layer;
-#[cfg(feature = "llava")]
+pub mod denoiser;
 pub mod llava;
 pub mod text;
-pub mod unet;
 pub mod vae;

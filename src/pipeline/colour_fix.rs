@@ -1,5 +1,5 @@
 //! The colour fix: what a repainted picture is on a large scale, tone and colour, is taken from the
-//! resized input, and what it is on a small scale stays (METHOD §2, step 4). It is the "wavelet"
+//! resized input, and what it is on a small scale stays (docs/method.md §2, step 4). It is the "wavelet"
 //! fix that diffusion upscalers commonly have (StableSR's `wavelet_reconstruction`), on four levels
 //! of the à trous transform instead of five, because the wider the filter the more of every VAE
 //! tile is computed and thrown away.

@@ -6,20 +6,23 @@ use std::{
 };
 
 use crate::{
-    backend::DeviceError,
+    backend::{DeviceError, is_out_of_memory},
     canvas::CanvasError,
     caption::CaptionError,
     image::ImageError,
     model::text::TextError,
     priors::structure::StructureError,
     sampler::SamplerError,
-    weights::{WeightsError, registry::human},
+    units,
+    weights::WeightsError,
 };
 
-use super::{Stage, retry::says_out_of_memory};
+use super::progress::Stage;
 
 /// One line that says what, where, and what to do.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "a variant's message says what its fields are")]
 pub enum Error {
     #[error(transparent)]
     Image(#[from] ImageError),
@@ -51,25 +54,20 @@ pub enum Error {
         .stage.verb(),
         match .weight {
             Some(weight) => format!("{weight} has such values"),
-            None => "are its files good (`models verify`), the scales of LoRAs and --guidance not \
-                     too high?".to_owned(),
+            None => "are its files good, the scales of LoRAs and the guidance not too high?".to_owned(),
         }
     )]
     NonFinite { stage: Stage, weight: Option<String> },
     /// A job that is known not to fit before it runs.
     #[error(
-        "not enough memory: the job needs at least {needs} ({}), and may use {has}; try {}, or a larger \
-         --max-memory",
+        "not enough memory: the job needs at least {needs} ({}), and may use {has}",
         if *.captioner { "one caption at a time".to_owned() } else {
             format!("batch {batch}, VAE tiles of {tile} px")
-        },
-        if *.captioner { "--caption-quantize q4_k, a smaller --caption-model" } else {
-            "--quantize q8_0, a smaller picture"
         }
     )]
     Memory { needs: String, has: String, batch: usize, tile: usize, captioner: bool },
     /// The device ran out though batch and tile were halved as often as they can be.
-    #[error("the device ran out of memory; close what else uses it, or try --device cpu")]
+    #[error("the device ran out of memory")]
     OutOfMemory,
     /// Stopped by whoever watches the job; the folder that keeps what is done, if anything is.
     #[error("interrupted{}", kept(.0.as_deref()))]
@@ -80,29 +78,36 @@ pub enum Error {
     #[error("{}: another process is at work on this job", folder.display())]
     Busy { folder: PathBuf },
     #[error(
-        "{output}: unfinished work of another job is in {} ({what}); --fresh begins anew",
+        "{output}: unfinished work of another job is in {} ({what})",
         folder.display()
     )]
     OtherJob { output: String, folder: PathBuf, what: String },
     #[error("{output}: there is nothing to resume in {}", folder.display())]
     NothingToResume { output: String, folder: PathBuf },
     #[error(
-        "{}: the job needs {} of disk while it works, and {} are free: make room, or choose another folder \
-         with --work-dir",
-        folder.display(), human(*need), human(*free)
+        "{}: the job needs {} of disk while it works, and {} are free: make room, or choose another folder",
+        folder.display(), units::bytes(*need), units::bytes(*free)
     )]
     NoRoom { folder: PathBuf, need: u64, free: u64 },
 }
 
 impl Error {
-    /// Whether the device's memory was used up.
-    pub(super) fn is_out_of_memory(&self) -> bool {
-        let source = match self {
-            Self::Tensor(error) => error,
-            Self::Text(TextError::Tensor(error)) => error,
-            _ => return false,
-        };
-        says_out_of_memory(&source.to_string())
+    /// Tells a device whose memory is used up from all other errors, wherever in the chain of causes the backend
+    /// says so.
+    pub(crate) fn is_out_of_memory(&self) -> bool {
+        let mut error: Option<&dyn std::error::Error> = Some(self);
+        while let Some(found) = error {
+            if found.downcast_ref::<candle_core::Error>().is_some_and(is_out_of_memory) {
+                return true;
+            }
+            error = found.source();
+        }
+        false
+    }
+
+    /// An error of the file or folder at `path`.
+    pub(crate) fn in_file(path: &Path, source: io::Error) -> Self {
+        Self::Work { path: path.to_owned(), source }
     }
 
     /// Whether the reader of standard output went away, which is no failure of ours.
@@ -117,10 +122,7 @@ fn kept(folder: Option<&Path>) -> String {
     folder.map_or_else(
         || "; nothing was written".to_owned(),
         |folder| {
-            format!(
-                "; the same command goes on from here (what is done is in {})",
-                folder.display()
-            )
+            format!("; the same job goes on from here (what is done is in {})", folder.display())
         },
     )
 }
@@ -128,4 +130,29 @@ fn kept(folder: Option<&Path>) -> String {
 /// candle appends backtraces to its messages; a user is helped by the first line alone.
 fn first_line(error: &candle_core::Error) -> String {
     error.to_string().lines().next().unwrap_or("the computation failed").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{denoiser::DenoiserError, text::TextError};
+
+    #[test]
+    fn exhausted_memory_is_told_wherever_in_the_chain_of_causes_it_is() {
+        let exhausted =
+            || candle_core::Error::Msg("CUDA_ERROR_OUT_OF_MEMORY".to_owned()).context("conv_in");
+        let of_denoiser =
+            DenoiserError::Weights { file: "config.json".to_owned(), source: exhausted() };
+        for error in [
+            Error::Tensor(exhausted()),
+            Error::Text(TextError::Tensor(exhausted())),
+            Error::Weights(exhausted().into()),
+            Error::Weights(of_denoiser.into()),
+        ] {
+            assert!(error.is_out_of_memory(), "{error}");
+        }
+        let other = candle_core::Error::Msg("a shape that does not fit".to_owned());
+        assert!(!Error::Weights(other.into()).is_out_of_memory());
+        assert!(!Error::Interrupted(None).is_out_of_memory());
+    }
 }

@@ -1,47 +1,160 @@
-//! What makes a job that job: everything that decides the bytes of its output. Work that was left
-//! unfinished is taken up only by the very same one.
-
-use std::fmt::Write as _;
+//! Specification of a job: settings resolved once against a model, a device and a picture's size. What decides
+//! the bytes of its output is written here, for its metadata and for whoever takes it up again.
 
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use crate::image::{Format, Picture};
+use crate::{
+    canvas::Fusion,
+    image::{Format, Picture},
+    sampler::{Schedule, Timesteps},
+    units,
+};
 
-use super::{Engine, Plan, Settings};
+use super::{
+    engine::Engine,
+    error::Error,
+    plan::Plan,
+    settings::{ColourFix, Defaults, Settings},
+};
 
-/// Describes a job: the `record` of its settings and, as digests, what is too long to be written down;
-/// `captions` is what they follow from beside that.
-/// Batch size and threads are not in it, for the output does not depend on them; the VAE's tiles are,
-/// because the canvas is encoded and decoded by them.
-pub(super) fn identity(
-    engine: &Engine,
-    picture: &Picture,
-    format: Format,
-    settings: &Settings,
-    plan: &Plan,
-    record: &Value,
-    captions: &str,
-) -> Value {
-    let mut job = record.clone();
-    let mut entry = |key: &str, value: Value| job[key] = value;
-    entry("input", digest(|hash| picture.hash_into(hash)).into());
-    entry("captions", digest(|hash| hash.update(captions)).into());
-    entry("weights", engine.fingerprint().into());
-    entry("device", engine.device_name().into());
-    entry("format", format.extension().into());
-    if format == Format::Jpeg {
-        entry("quality", settings.jpeg_quality.into());
+/// A job, specified.
+#[derive(Clone, Debug)]
+pub struct JobSpec {
+    /// The user's choices.
+    pub settings: Settings,
+    /// What will run.
+    pub plan: Plan,
+    /// The model's noise schedule.
+    pub schedule: Schedule,
+    /// The condition of an empty negative prompt is zeros, not the encoded empty text.
+    pub zeros_for_empty_prompt: bool,
+    model: Identity,
+}
+
+/// Which model, and where it computes.
+#[derive(Clone, Debug, Default)]
+struct Identity {
+    name: String,
+    loras: Vec<(String, f64)>,
+    fingerprint: String,
+    device: String,
+}
+
+impl JobSpec {
+    /// Specifies the job of enlarging an `input` of width × height pixels.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn new(engine: &Engine, input: (u32, u32), settings: &Settings) -> Result<Self, Error> {
+        let Engine { model, runner } = engine;
+        Ok(Self {
+            plan: Plan::new(model, runner, input, settings)?,
+            settings: settings.clone(),
+            schedule: model.schedule.clone(),
+            zeros_for_empty_prompt: model.zeros_for_empty_prompt,
+            model: Identity {
+                name: model.name().to_owned(),
+                loras: model.loras().to_owned(),
+                fingerprint: model.fingerprint().to_owned(),
+                device: runner.device_name(),
+            },
+        })
     }
-    entry("vae_tiles", serde_json::json!([plan.tile_columns.len(), plan.tile_rows.len()]));
-    job
+
+    /// A job of no model.
+    #[cfg(test)]
+    pub fn for_tests(settings: Settings, plan: Plan, schedule: Schedule) -> Self {
+        let model = Identity::default();
+        Self { settings, plan, schedule, zeros_for_empty_prompt: true, model }
+    }
+
+    /// The prompt of the whole picture as far as it is known before any is described: the user's, or the
+    /// captioner's own.
+    pub fn known_prompt(&self) -> &str {
+        match self.settings.captioner.own_prompt() {
+            Some(own) if self.settings.prompt.is_empty() => own,
+            _ => &self.settings.prompt,
+        }
+    }
+
+    /// The settings that make the output, for its metadata. What has no part in this job stays out.
+    pub fn record(&self, prompt: &str) -> Value {
+        let Self { settings, plan, model, .. } = self;
+        let (sampling, canvas) = (&plan.sampling, plan.geometry.canvas);
+        let mut record = serde_json::json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "model": model.name,
+            "size": [canvas.width, canvas.height],
+            "prompt": prompt,
+            "captioner": settings.captioner.name(),
+            "seed": settings.seed,
+            "sampler": sampling.sampler.name(),
+            "steps": sampling.schedule_steps,
+            "denoise_steps": sampling.steps.len(),
+            "guidance": sampling.guidance.unwrap_or(Defaults::GUIDANCE),
+            "overlap": settings.overlap,
+            "fusion": match settings.fusion {
+                Fusion::Feather => "feather",
+                Fusion::Average => "average",
+            },
+            "gsp": settings.gsp,
+            "rap": settings.rap,
+            "rsp": settings.rsp,
+            "color_fix": match settings.colour_fix {
+                ColourFix::Wavelet => "wavelet",
+                ColourFix::None => "none",
+            },
+        });
+        for (key, value) in settings.captioner.record() {
+            record[key] = value;
+        }
+        if !model.loras.is_empty() {
+            record["loras"] = serde_json::json!(model.loras);
+        }
+        if let Some(eta) = sampling.eta {
+            record["eta"] = eta.into();
+        }
+        if let Some(spacing) = sampling.spacing {
+            record["spacing"] = spacing.name().into();
+        }
+        if let Timesteps::List(list) = &sampling.timesteps {
+            record["timesteps"] = list.clone().into();
+        }
+        if sampling.guidance.is_some() {
+            record["negative_prompt"] = settings.negative_prompt.as_str().into();
+        }
+        record
+    }
+
+    /// Everything that decides the bytes of the output: the [`record`](Self::record), and as digests what is too
+    /// long to be written down. Work that was left unfinished is taken up only by the very same job.
+    ///
+    /// Batch size and threads are not in it, for the output does not depend on them; the VAE's tiles are,
+    /// because the canvas is encoded and decoded by them.
+    ///
+    /// # Errors
+    /// A captioner whose model is gone.
+    pub fn identity(&self, picture: &Picture, format: Format) -> Result<Value, Error> {
+        let Self { settings, plan, model, .. } = self;
+        let mut job = self.record(self.known_prompt());
+        let captions = settings.captioner.identity()?;
+        let mut entry = |key: &str, value: Value| job[key] = value;
+        entry("input", digest(|hash| picture.hash_into(hash)).into());
+        entry("captions", digest(|hash| hash.update(captions)).into());
+        entry("weights", model.fingerprint.as_str().into());
+        entry("device", model.device.as_str().into());
+        entry("format", format.extension().into());
+        if format == Format::Jpeg {
+            entry("quality", settings.jpeg_quality.into());
+        }
+        entry("vae_tiles", serde_json::json!([plan.tile_columns.len(), plan.tile_rows.len()]));
+        Ok(job)
+    }
 }
 
 fn digest(feed: impl FnOnce(&mut Sha256)) -> String {
     let mut hash = Sha256::new();
     feed(&mut hash);
-    hash.finalize().iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    units::hex(&hash.finalize())
 }

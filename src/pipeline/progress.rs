@@ -46,7 +46,7 @@ pub trait Progress {
     fn advance(&mut self, count: usize);
     /// Something the user should know that is no error.
     fn note(&mut self, text: &str);
-    /// Asked between batches: true ends the job with [`Error::Interrupted`](super::Error).
+    /// Asked between batches: true ends the job with `Error::Interrupted`.
     fn interrupted(&self) -> bool {
         false
     }

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use super::{Error, tiles::Span};
+use super::{error::Error, plan::tiles::Span};
 
 /// Calls `attempt` with `size`, and as long as the device has not enough memory for it, with half as
 /// much. `size` stays what was possible, so that the next call begins there.
@@ -48,18 +48,9 @@ pub(super) fn retry_halves(
     }
 }
 
-/// Whether a backend's message says that its memory is used up: CUDA's driver, cuBLAS (which allocates
-/// its workspaces itself), Metal (which makes no buffer).
-pub(super) fn says_out_of_memory(message: &str) -> bool {
-    ["CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED", "FailedToCreateResource"]
-        .into_iter()
-        .chain(["out of memory", "Failed to create metal resource: Buffer"])
-        .any(|sign| message.contains(sign))
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{super::tiles::Padding, *};
+    use super::{super::plan::tiles::Padding, *};
 
     fn exhausted() -> Error {
         let message = "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")";

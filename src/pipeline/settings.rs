@@ -1,13 +1,12 @@
 //! What a user can choose about a job, and what holds where nothing is chosen.
 
-use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::{
     canvas::{Fusion, SizeSpec},
-    sampler::{Denoise, SamplerKind, TimestepSpacing, Timesteps},
+    caption::{Captioner, attributes::Attributes},
+    sampler::{Denoise, SamplerKind, TimestepSpacing},
 };
-
-use super::{Engine, Plan};
 
 /// The one home of the numbers that hold where the user says nothing; the README's table of
 /// options is checked against it.
@@ -36,64 +35,13 @@ impl Defaults {
     /// The same for AutoencoderKL, which sees all of a tile, and whose tiles are padded widely.
     pub const TILE_KL: u32 = 1024;
     /// Captions that LLaVA writes at once.
-    #[cfg(feature = "llava")]
     pub const CAPTION_BATCH: usize = crate::caption::llava::DEFAULT_ROWS;
     /// Share of the probability that LLaVA chooses words from, where it chooses by chance.
-    #[cfg(feature = "llava")]
     pub const CAPTION_TOP_P: f64 = 0.9;
-    /// Regions per UNet call on the CPU, where a batch saves little.
+    /// Regions per denoiser call on the CPU, where a batch saves little.
     pub const BATCH_CPU: usize = 4;
-    /// Regions per UNet call on a GPU.
+    /// Regions per denoiser call on a GPU.
     pub const BATCH_GPU: usize = 8;
-}
-
-/// Who describes the regions.
-#[derive(Clone, Debug, PartialEq)]
-pub enum CaptionerChoice {
-    /// What can be measured in a region.
-    Attributes,
-    /// Nobody: every region gets the prompt.
-    None,
-    /// A captions file.
-    File(PathBuf),
-    /// The engine's LLaVA model ([`Engine::with_captioner`]).
-    #[cfg(feature = "llava")]
-    Llava(LlavaSettings),
-    /// A model of mistral.rs, in a process of its own.
-    #[cfg(feature = "mistralrs")]
-    Mistralrs(MistralrsSettings),
-}
-
-/// Which model mistral.rs is asked, and by whom.
-#[cfg(feature = "mistralrs")]
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MistralrsSettings {
-    /// `cupscale-fast`, which is the process.
-    pub program: PathBuf,
-    /// The model.
-    pub folder: PathBuf,
-    /// What its weights are rounded to.
-    pub quantize: Option<crate::weights::QuantType>,
-    /// The folder of the captions that are known, if any are to be kept.
-    pub cache: Option<PathBuf>,
-}
-
-#[cfg(feature = "mistralrs")]
-impl MistralrsSettings {
-    /// What users call the model.
-    pub(super) fn name(&self) -> String {
-        self.folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
-    }
-}
-
-/// How a LLaVA model is asked.
-#[cfg(feature = "llava")]
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct LlavaSettings {
-    /// Choice of words by chance; `None` takes the likeliest.
-    pub sampling: Option<crate::model::llava::Sampling>,
-    /// Captions written at once; the result does not depend on it.
-    pub rows: Option<usize>,
 }
 
 /// Where the output's large-scale colour and tone come from.
@@ -107,17 +55,32 @@ pub enum ColourFix {
 
 /// A job's settings. What is `None` is the model's to say ([`ModelDefaults`](super::ModelDefaults)), and where it
 /// says nothing, that of [`Defaults`].
+///
+/// Later versions may have more: begin with `Settings::default()` and set what you choose.
+///
+/// ```
+/// use cupscale::{canvas::SizeSpec, pipeline::Settings};
+///
+/// let mut settings = Settings::default();
+/// settings.size = SizeSpec::Scale(2.0);
+/// settings.prompt = "an old harbour at dusk".to_owned();
+/// ```
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Settings {
+    /// Size of the output.
     pub size: SizeSpec,
     /// The global prompt; may be empty.
     pub prompt: String,
     /// What the picture should not show, for guidance above 1; may be empty.
     pub negative_prompt: String,
+    /// Same seed, same picture.
     pub seed: u64,
+    /// How a step is taken.
     pub sampler: Option<SamplerKind>,
     /// Share of fresh noise in each step, 0..=1, for DDIM and TCD.
     pub eta: Option<f64>,
+    /// How timesteps are spread.
     pub spacing: Option<TimestepSpacing>,
     /// The very timesteps of the whole schedule, highest first; goes before `steps`.
     pub timesteps: Option<Vec<usize>>,
@@ -127,115 +90,39 @@ pub struct Settings {
     pub denoise: Option<Denoise>,
     /// Strength of classifier-free guidance, at least 0; 1 and below is none.
     pub guidance: Option<f64>,
-    /// In 0..=0.9, as a share of the region's side.
+    /// Overlap of regions in 0..=0.9, as a share of the region's side.
     pub overlap: f64,
+    /// How overlapping regions are put together.
     pub fusion: Fusion,
-    /// λ in 0..=1.
+    /// λ of the global structure prior, in 0..=1.
     pub gsp: f64,
-    /// In 0..=1.
+    /// Share of the regional attention prior, in 0..=1.
     pub rap: f64,
-    /// In 0..=1.
+    /// Weight of the regional semantic prior, in 0..=1.
     pub rsp: f64,
-    pub captioner: CaptionerChoice,
+    /// Describes the regions.
+    pub captioner: Arc<dyn Captioner>,
+    /// Where large-scale colour and tone come from.
     pub colour_fix: ColourFix,
-    /// Regions per UNet call; the result does not depend on it.
+    /// Regions per denoiser call; the result does not depend on it.
     pub batch: Option<usize>,
     /// Side of a VAE tile's core in image pixels.
     pub tile: Option<usize>,
     /// Bytes that the job may take on its device; `None` for what is free.
     pub max_memory: Option<usize>,
+    /// 1 to 100, for an output in JPEG.
     pub jpeg_quality: u8,
 }
 
 impl Settings {
     /// Whether regions may have conditions of their own.
-    pub(super) fn captions_differ(&self) -> bool {
-        self.rsp > 0.0 && self.captioner != CaptionerChoice::None
+    pub(crate) fn captions_differ(&self) -> bool {
+        self.rsp > 0.0 && self.captioner.tells_regions_apart()
     }
 
-    /// How a LLaVA model is asked, if it is: about regions whose captions count, or for the prompt.
-    #[cfg(feature = "llava")]
-    pub(super) fn llava(&self) -> Option<LlavaSettings> {
-        match self.captioner {
-            CaptionerChoice::Llava(llava) if self.rsp > 0.0 || self.prompt.is_empty() => {
-                Some(llava)
-            }
-            _ => None,
-        }
-    }
-
-    /// The settings that made an output, for its metadata.
-    pub(super) fn record(&self, engine: &Engine, plan: &Plan, prompt: &str) -> serde_json::Value {
-        let sampling = &plan.sampling;
-        let mut record = serde_json::json!({
-            "version": env!("CARGO_PKG_VERSION"),
-            "model": engine.name(),
-            "size": [plan.canvas.width, plan.canvas.height],
-            "prompt": prompt,
-            "captioner": match &self.captioner {
-                CaptionerChoice::Attributes => "attributes",
-                CaptionerChoice::None => "none",
-                CaptionerChoice::File(_) => "file",
-                #[cfg(feature = "llava")]
-                CaptionerChoice::Llava(_) => "llava",
-                #[cfg(feature = "mistralrs")]
-                CaptionerChoice::Mistralrs(_) => "mistralrs",
-            },
-            "seed": self.seed,
-            "sampler": sampling.sampler.name(),
-            "steps": sampling.schedule_steps,
-            "denoise_steps": sampling.steps.len(),
-            "guidance": sampling.guidance.unwrap_or(Defaults::GUIDANCE),
-            "overlap": self.overlap,
-            "fusion": match self.fusion {
-                Fusion::Feather => "feather",
-                Fusion::Average => "average",
-            },
-            "gsp": self.gsp,
-            "rap": self.rap,
-            "rsp": self.rsp,
-            "color_fix": match self.colour_fix {
-                ColourFix::Wavelet => "wavelet",
-                ColourFix::None => "none",
-            },
-        });
-        // What has no part in this job stays out.
-        #[cfg(feature = "llava")]
-        if let (CaptionerChoice::Llava(llava), Some(model)) = (&self.captioner, engine.captioner())
-        {
-            record["caption_model"] = model.name().into();
-            if let Some(quant) = model.quant() {
-                record["caption_quantize"] = quant.into();
-            }
-            if let Some(sampling) = llava.sampling {
-                record["caption_temperature"] = sampling.temperature.into();
-                record["caption_top_p"] = sampling.top_p.into();
-                record["caption_seed"] = sampling.seed.into();
-            }
-        }
-        #[cfg(feature = "mistralrs")]
-        if let CaptionerChoice::Mistralrs(mistralrs) = &self.captioner {
-            record["caption_model"] = mistralrs.name().into();
-            if let Some(quant) = mistralrs.quantize {
-                record["caption_quantize"] = quant.to_string().into();
-            }
-        }
-        if !engine.loras().is_empty() {
-            record["loras"] = serde_json::json!(engine.loras());
-        }
-        if let Some(eta) = sampling.eta {
-            record["eta"] = eta.into();
-        }
-        if let Some(spacing) = sampling.spacing {
-            record["spacing"] = spacing.name().into();
-        }
-        if let Timesteps::List(list) = &sampling.timesteps {
-            record["timesteps"] = list.clone().into();
-        }
-        if sampling.guidance.is_some() {
-            record["negative_prompt"] = self.negative_prompt.as_str().into();
-        }
-        record
+    /// Whether a captioner's model is needed: for regions whose captions count, or for the prompt.
+    pub(crate) fn asks_captioner(&self) -> bool {
+        self.rsp > 0.0 || self.prompt.is_empty()
     }
 }
 
@@ -258,7 +145,7 @@ impl Default for Settings {
             gsp: Defaults::GSP,
             rap: Defaults::RAP,
             rsp: Defaults::RSP,
-            captioner: CaptionerChoice::Attributes,
+            captioner: Arc::new(Attributes),
             colour_fix: ColourFix::Wavelet,
             batch: None,
             tile: None,

@@ -1,30 +1,31 @@
-//! The Global Structure Prior, GSP: the low band of x̂0 is drawn towards that of the input (METHOD.md, section 3).
+//! The Global Structure Prior, GSP: the low band of x̂0 is drawn towards that of the input (docs/method.md §3).
 //!
 //! The paper (equations 4 and 5) takes a gradient step on the canvas at every timestep,
 //!
 //! ```text
-//! L = ‖LL(x̂0) − LL(zL)‖²,   z_t ← z_t − η_t·∇_z L,   x̂0 = (z_t − √(1−ā_t)·ε)/√ā_t,
+//! L = ‖LL(x̂0) − LL(zL)‖²,   z_t ← z_t − η_t·∇_z L,   x̂0 = (z_t − spread·ε)/signal,
 //! ```
 //!
-//! with LL the low-low band of one orthonormal Haar level. ε is held constant, so `∂x̂0/∂z = 1/√ā_t` and
+//! with LL the low-low band of one orthonormal Haar level, and signal and spread those of the timestep's [`Level`].
+//! ε is held constant, so `∂x̂0/∂z = 1/signal` and
 //!
 //! ```text
-//! ∇_z L = (2/√ā_t)·LLᵀ(LL(x̂0) − LL(zL)) = (2/√ā_t)·P(x̂0 − zL),
+//! ∇_z L = (2/signal)·LLᵀ(LL(x̂0) − LL(zL)) = (2/signal)·P(x̂0 − zL),
 //! ```
 //!
 //! because `LLᵀLL = P`, the mean over each 2 × 2 block: LL is half the sum of a block, its transpose puts half of
-//! that into each of the four places, and a quarter of the sum is the mean. With `λ = 2·η_t/ā_t`, which is at most 1
+//! that into each of the four places, and a quarter of the sum is the mean. With `λ = 2·η_t/signal²`, which is at most 1
 //! where the step does not overshoot,
 //!
 //! ```text
-//! z_t ← z_t − √ā_t·λ·P(x̂0 − zL),   that is   x̂0 ← x̂0 − λ·P(x̂0 − zL),
+//! z_t ← z_t − signal·λ·P(x̂0 − zL),   that is   x̂0 ← x̂0 − λ·P(x̂0 − zL),
 //! ```
 //!
-//! and any sampler may then step from the new `z_t` with the old ε. Since `√ā_t·x̂0 = z_t − √(1−ā_t)·ε`, no division
-//! by ā_t is left:
+//! and any sampler may then step from the new `z_t` with the old ε. Since `signal·x̂0 = z_t − spread·ε`, no division
+//! is left:
 //!
 //! ```text
-//! z_t ← z_t − λ·P(z_t − √(1−ā_t)·ε − √ā_t·zL).
+//! z_t ← z_t − λ·P(z_t − spread·ε − signal·zL).
 //! ```
 //!
 //! One pass, no back-propagation, no memory beyond the band of rows at hand. It acts on the fused canvas. Under
@@ -32,6 +33,8 @@
 //! (a feather changes within a block, so there the two differ a little).
 
 use rayon::prelude::*;
+
+use crate::sampler::Level;
 
 /// Errors of the structure prior: all of them a caller's mistakes.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -42,12 +45,6 @@ pub enum StructureError {
     Weight {
         /// The weight asked for.
         weight: f64,
-    },
-    /// A number of Haar levels that makes no sense.
-    #[error("{levels} Haar levels are not possible: it must be 1 to 8")]
-    Levels {
-        /// The number asked for.
-        levels: u32,
     },
     /// Slices that are not the same number of whole rows.
     #[error("{what} holds {actual} values where {expected} are needed")]
@@ -81,18 +78,6 @@ impl StructurePrior {
         }
     }
 
-    /// The same prior on the low band of more Haar levels, 1 to 8: blocks of `2^levels` latent pixels a side.
-    ///
-    /// # Errors
-    /// [`StructureError::Levels`].
-    pub fn with_levels(self, levels: u32) -> Result<Self, StructureError> {
-        if (1..=8).contains(&levels) {
-            Ok(Self { levels, ..self })
-        } else {
-            Err(StructureError::Levels { levels })
-        }
-    }
-
     /// Side of the blocks, in latent pixels. Bands must start at a multiple of it.
     pub fn block(&self) -> usize {
         1 << self.levels
@@ -108,27 +93,26 @@ impl StructurePrior {
         (self.weight * 0.5 * (1.0 + cosine)).clamp(0.0, 1.0) as f32
     }
 
-    /// Pulls a band of the canvas: `z ← z − λ·P(z − √(1−ā)·ε − √ā·zL)`, in place.
+    /// Pulls a band of the canvas: `z ← z − λ·P(z − spread·ε − signal·zL)`, in place.
     ///
     /// `z`, `eps` and `zl` are the same rows of `z_t`, of the fused noise prediction and of the input's latent,
-    /// `[rows, width, channels]`; `abar` is ᾱ of the timestep that `z` is at; `lambda` is in [0, 1], from
-    /// [`StructurePrior::lambda`]. The band starts at a multiple of [`StructurePrior::block`] and holds a multiple
+    /// `[rows, width, channels]`, with `row` giving width and channels; `level` is that of the timestep that `z` is at;
+    /// `lambda` is in [0, 1], from [`StructurePrior::lambda`]. The band starts at a multiple of [`StructurePrior::block`] and holds a multiple
     /// of it, but for the last band of the canvas: there, as on the right edge, a block that is cut short counts
     /// with what it has. The result does not depend on how the canvas is cut into bands or on threads.
     ///
     /// # Errors
     /// [`StructureError::Length`]; nothing is changed then.
-    #[allow(clippy::too_many_arguments)]
     pub fn apply(
         &self,
         z: &mut [f32],
         eps: &[f32],
         zl: &[f32],
-        abar: f32,
+        level: Level,
         lambda: f32,
-        width: usize,
-        channels: usize,
+        row: (usize, usize),
     ) -> Result<(), StructureError> {
+        let (width, channels) = row;
         let row_len = width * channels;
         let whole_rows = z.len().checked_div(row_len).unwrap_or(0) * row_len;
         for (what, expected, actual) in [
@@ -144,8 +128,8 @@ impl StructurePrior {
             return Ok(());
         }
         let terms = Terms {
-            spread: (1.0 - f64::from(abar)).sqrt() as f32,
-            signal: f64::from(abar).sqrt() as f32,
+            spread: level.spread as f32,
+            signal: level.signal as f32,
             lambda,
             block: self.block(),
             row_len,
@@ -214,6 +198,10 @@ mod tests {
         data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
     }
 
+    fn level(abar: f32) -> Level {
+        Level::variance_preserving(f64::from(abar))
+    }
+
     /// Numbers without a pattern, about -2 to 2.
     fn wave(len: usize, k: f64) -> Vec<f32> {
         (0..len).map(|i| ((i as f64 * k).sin() * 2.0) as f32).collect()
@@ -231,9 +219,10 @@ mod tests {
             let (before, eps, zl, expected) = (of("z"), of("eps"), of("zl"), of("after"));
             assert_eq!(before.len(), case.height * case.width * case.channels);
             let mut z = before.clone();
-            let prior = StructurePrior::new(1.0).unwrap().with_levels(case.levels).unwrap();
+            let prior = StructurePrior { weight: 1.0, levels: case.levels };
             let lambda = 2.0 * case.eta / case.abar;
-            prior.apply(&mut z, &eps, &zl, case.abar, lambda, case.width, case.channels).unwrap();
+            let (level, row) = (level(case.abar), (case.width, case.channels));
+            prior.apply(&mut z, &eps, &zl, level, lambda, row).unwrap();
             // The change itself, not only the sum it is a small part of.
             let change =
                 |after: &[f32]| after.iter().zip(&before).map(|(a, b)| a - b).collect::<Vec<f32>>();
@@ -253,7 +242,8 @@ mod tests {
         let (before, eps, zl) = (wave(len, 0.73), wave(len, 1.91), wave(len, 0.31));
         let mut z = before.clone();
         let prior = StructurePrior::new(1.0).unwrap();
-        prior.apply(&mut z, &eps, &zl, abar, prior.lambda(0, 4), width, channels).unwrap();
+        let row = (width, channels);
+        prior.apply(&mut z, &eps, &zl, level(abar), prior.lambda(0, 4), row).unwrap();
         let x0 = |z: &[f32], i: usize| (z[i] - (1.0 - abar).sqrt() * eps[i]) / abar.sqrt();
         for y in (0..height).step_by(2) {
             for x in (0..width).step_by(2) {
@@ -280,9 +270,9 @@ mod tests {
             let len = height * width * channels;
             let (before, eps, zl) = (wave(len, 0.73), wave(len, 1.91), wave(len, 0.31));
             let (abar, lambda) = (0.6f32, 0.7f32);
-            let prior = StructurePrior::new(1.0).unwrap().with_levels(levels).unwrap();
+            let prior = StructurePrior { weight: 1.0, levels };
             let mut z = before.clone();
-            prior.apply(&mut z, &eps, &zl, abar, lambda, width, channels).unwrap();
+            prior.apply(&mut z, &eps, &zl, level(abar), lambda, (width, channels)).unwrap();
             let block = prior.block();
             for (i, &ours) in z.iter().enumerate() {
                 let (y, x, c) = (i / channels / width, i / channels % width, i % channels);
@@ -320,7 +310,7 @@ mod tests {
             pool.install(|| {
                 for ((z, eps), zl) in z.chunks_mut(band).zip(eps.chunks(band)).zip(zl.chunks(band))
                 {
-                    prior.apply(z, eps, zl, 0.5, 0.4, width, channels).unwrap();
+                    prior.apply(z, eps, zl, level(0.5), 0.4, (width, channels)).unwrap();
                 }
             });
             z.iter().map(|v| v.to_bits()).collect::<Vec<_>>()
@@ -348,12 +338,10 @@ mod tests {
             assert!(matches!(StructurePrior::new(weight), Err(StructureError::Weight { .. })));
         }
         let prior = StructurePrior::new(0.5).unwrap();
-        assert!(matches!(prior.with_levels(0), Err(StructureError::Levels { levels: 0 })));
-        assert!(prior.with_levels(9).is_err());
         let mut z = vec![1.0f32; 12];
         for (len, width) in [(11, 3), (12, 5), (12, 0)] {
             let rest = vec![0.0; len];
-            let result = prior.apply(&mut z, &rest, &rest, 0.5, 0.5, width, 2);
+            let result = prior.apply(&mut z, &rest, &rest, level(0.5), 0.5, (width, 2));
             assert!(matches!(result, Err(StructureError::Length { .. })), "{len} {width}");
         }
         assert!(z.iter().all(|&v| v == 1.0));

@@ -1,7 +1,7 @@
 //! The `scheduler_config.json` of a diffusers folder.
 //!
 //! A setting that is missing has the default of the class that wrote the file: `EulerDiscreteScheduler` spreads
-//! timesteps over linspace, `PNDMScheduler` ends at ᾱ₀, and only the schedulers that know of `clip_sample` clip.
+//! timesteps over linspace, `PNDMScheduler` ends at timestep 0's level, and only the schedulers that know of `clip_sample` clip.
 //! (diffusers' own `DDIMScheduler.from_config` takes DDIM's, and clips the latents of a PNDM model.) Settings that
 //! we do not know are passed over, as diffusers does: they belong to other schedulers' steps.
 
@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use serde::Deserialize;
 
-use super::{Choice, SamplerError, SamplerKind};
+use super::error::SamplerError;
 
 /// Shape of β over the training timesteps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -21,13 +21,13 @@ pub enum BetaSchedule {
     ScaledLinear,
 }
 
-/// What the UNet's output is.
+/// The quantity that the denoiser puts out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PredictionType {
     /// The noise ε.
     Epsilon,
-    /// The velocity `v = √ā·ε − √(1−ā)·x0` (Salimans and Ho 2022).
+    /// The velocity `v = signal·ε − spread·x0` (Salimans and Ho 2022).
     #[serde(rename = "v_prediction")]
     V,
     /// The clean latent x0.
@@ -101,7 +101,7 @@ pub struct SchedulerConfig {
     pub timestep_spacing: TimestepSpacing,
     /// Added to every timestep of leading spacing.
     pub steps_offset: usize,
-    /// Whether ᾱ after the last step is 1, or else ᾱ₀.
+    /// Whether the last step leads to the clean latent, or else to the level of timestep 0.
     pub set_alpha_to_one: bool,
     /// Whether x̂0 is clipped: for models of pixels, not of latents.
     pub clip_sample: bool,
@@ -113,17 +113,33 @@ pub struct SchedulerConfig {
     pub original_inference_steps: usize,
     /// Factor of the timestep in LCM's boundary condition.
     pub timestep_scaling: f64,
-    /// Where Euler ends.
+    /// Where Euler and DPM-Solver end.
     pub final_sigmas_type: FinalSigmas,
-    /// Noise levels that are not the training's (Euler and its kin), as far as the file says anything.
+    /// Noise levels that are not the training's (the solvers in σ), as far as the file says anything.
     pub use_karras_sigmas: Option<bool>,
     /// Likewise.
     pub use_exponential_sigmas: Option<bool>,
     /// Likewise.
     pub use_beta_sigmas: Option<bool>,
+    /// Likewise.
+    pub use_lu_lambdas: Option<bool>,
+    /// Likewise: those of flow matching.
+    pub use_flow_sigmas: Option<bool>,
+    /// The equation that DPM-Solver solves, and in what form.
+    pub algorithm_type: Option<String>,
+    /// The rule of its second order.
+    pub solver_type: Option<String>,
+    /// Its order.
+    pub solver_order: Option<usize>,
+    /// Whether its last step is of first order where there are few.
+    pub lower_order_final: Option<bool>,
+    /// Whether its last step is of first order in any case.
+    pub euler_at_final: Option<bool>,
+    /// The variance that the model predicts beside ε, if it does.
+    pub variance_type: Option<String>,
     /// How Euler finds σ between two timesteps.
     pub interpolation_type: Option<String>,
-    /// Whether Euler tells the UNet the timestep or log σ.
+    /// Whether Euler tells the denoiser the timestep or log σ.
     pub timestep_type: Option<String>,
 }
 
@@ -150,6 +166,14 @@ struct Written {
     use_karras_sigmas: Option<bool>,
     use_exponential_sigmas: Option<bool>,
     use_beta_sigmas: Option<bool>,
+    use_lu_lambdas: Option<bool>,
+    use_flow_sigmas: Option<bool>,
+    algorithm_type: Option<String>,
+    solver_type: Option<String>,
+    solver_order: Option<usize>,
+    lower_order_final: Option<bool>,
+    euler_at_final: Option<bool>,
+    variance_type: Option<String>,
     interpolation_type: Option<String>,
     timestep_type: Option<String>,
 }
@@ -196,6 +220,14 @@ impl From<Written> for SchedulerConfig {
             use_karras_sigmas: written.use_karras_sigmas,
             use_exponential_sigmas: written.use_exponential_sigmas,
             use_beta_sigmas: written.use_beta_sigmas,
+            use_lu_lambdas: written.use_lu_lambdas,
+            use_flow_sigmas: written.use_flow_sigmas,
+            algorithm_type: written.algorithm_type,
+            solver_type: written.solver_type,
+            solver_order: written.solver_order,
+            lower_order_final: written.lower_order_final,
+            euler_at_final: written.euler_at_final,
+            variance_type: written.variance_type,
             interpolation_type: written.interpolation_type,
             timestep_type: written.timestep_type,
             class_name: written.class_name,
@@ -212,51 +244,23 @@ impl SchedulerConfig {
         Ok(serde_json::from_str(text)?)
     }
 
-    /// The sampler that the config names, or one in its place ([`SamplerKind::from_class_name`]), with a note where
-    /// it leaves out a setting. A caller whose user chose a sampler need not ask: the schedule of betas is the same
-    /// for all.
-    ///
-    /// # Errors
-    /// [`SamplerError::UnsupportedScheduler`].
-    pub fn sampler(&self) -> Result<Choice, SamplerError> {
-        let Choice { kind, note } = SamplerKind::from_class_name(&self.class_name)?;
-        let without = |setting| {
-            let class = &self.class_name;
-            format!("the model asks for {class} with {setting}; running {kind} without it")
-        };
-        Ok(Choice { kind, note: note.or_else(|| self.left_out().map(without)) })
-    }
-
-    /// A setting of a class whose sampler we have that we have not: noise levels that are not the training's, and
-    /// clipping of x̂0, which is for models of pixels (diffusers' own pipelines of Stable Diffusion turn it off).
-    fn left_out(&self) -> Option<&'static str> {
-        let euler = self.class_name == "EulerDiscreteScheduler";
-        let interpolates = self.interpolation_type.as_deref().is_some_and(|kind| kind != "linear");
-        let settings = [
-            ("use_karras_sigmas", euler && self.use_karras_sigmas == Some(true)),
-            ("use_exponential_sigmas", euler && self.use_exponential_sigmas == Some(true)),
-            ("use_beta_sigmas", euler && self.use_beta_sigmas == Some(true)),
-            ("an interpolation_type of its own", euler && interpolates),
-            ("clip_sample", !euler && self.clip_sample),
-            ("thresholding", !euler && self.thresholding),
-        ];
-        settings.into_iter().find_map(|(setting, wanted)| wanted.then_some(setting))
-    }
-
     /// Whether the model was trained on noise that betas make, at timesteps that count them. Those of EDM, of flow
-    /// matching and their kin were not, and their schedulers say so by their class, or by telling the model log σ.
+    /// matching and their kin were not, and their schedulers say so by their class, by σ that are flow matching's, or by
+    /// telling the model log σ.
     pub(super) fn has_betas(&self) -> bool {
         const OTHERS: [&str; 6] =
             ["EDM", "FlowMatch", "CosineDPM", "CMStochastic", "ScoreSde", "SCM"];
         let continuous = self.timestep_type.as_deref() == Some("continuous")
             && self.prediction_type == PredictionType::V;
-        !continuous && !OTHERS.iter().any(|other| self.class_name.starts_with(other))
+        let flow = self.use_flow_sigmas == Some(true);
+        !continuous && !flow && !OTHERS.iter().any(|other| self.class_name.starts_with(other))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sampler::{Choice, SamplerKind};
 
     #[test]
     fn the_stock_config_of_sdxl_is_read_and_leads_to_euler() {
@@ -281,48 +285,6 @@ mod tests {
         assert!(!config.clip_sample && !config.set_alpha_to_one);
         assert_eq!(config.timestep_spacing, TimestepSpacing::Leading);
         assert_eq!(config.sampler().unwrap().kind, SamplerKind::Ddim);
-    }
-
-    #[test]
-    fn settings_that_our_samplers_lack_are_left_out_with_a_note() {
-        let note = |class: &str, setting: &str| {
-            let text = format!(r#"{{"_class_name": "{class}", {setting}}}"#);
-            let config = SchedulerConfig::from_json(&text).unwrap();
-            let choice = config.sampler().unwrap();
-            assert!(choice.kind.build(&config, None).is_ok(), "{text}");
-            choice.note
-        };
-        for (class, setting, name) in [
-            ("EulerDiscreteScheduler", r#""use_karras_sigmas": true"#, "use_karras_sigmas"),
-            (
-                "EulerDiscreteScheduler",
-                r#""use_exponential_sigmas": true"#,
-                "use_exponential_sigmas",
-            ),
-            ("EulerDiscreteScheduler", r#""use_beta_sigmas": true"#, "use_beta_sigmas"),
-            (
-                "EulerDiscreteScheduler",
-                r#""interpolation_type": "log_linear""#,
-                "an interpolation_type of its own",
-            ),
-            ("DDIMScheduler", r#""clip_sample": true"#, "clip_sample"),
-            ("DDIMScheduler", r#""steps_offset": 1"#, "clip_sample"),
-            ("TCDScheduler", r#""thresholding": true"#, "thresholding"),
-        ] {
-            let kind = SamplerKind::from_class_name(class).unwrap().kind;
-            let expected =
-                format!("the model asks for {class} with {name}; running {kind} without it");
-            assert_eq!(note(class, setting), Some(expected));
-        }
-        for (class, setting) in [
-            ("EulerDiscreteScheduler", r#""use_karras_sigmas": null, "clip_sample": true"#),
-            ("DDIMScheduler", r#""clip_sample": false, "use_karras_sigmas": true"#),
-        ] {
-            assert_eq!(note(class, setting), None);
-        }
-        // Of another class's settings its own note is enough.
-        let stand_in = note("DPMSolverMultistepScheduler", r#""use_karras_sigmas": true"#).unwrap();
-        assert!(stand_in.ends_with("running euler instead"), "{stand_in}");
     }
 
     #[test]

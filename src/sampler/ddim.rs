@@ -1,6 +1,29 @@
 //! DDIM (Song, Meng, Ermon: "Denoising Diffusion Implicit Models", ICLR 2021), as diffusers' `DDIMScheduler`.
 
-use super::{Sampler, SamplerError, SamplerKind, Schedule, Step, Update, check_eta, update};
+use super::{
+    descriptor::{Descriptor, check_eta, clipping},
+    error::SamplerError,
+    schedule::Schedule,
+    step::{Sampler, Step},
+    update::Update,
+};
+
+pub(super) const DESCRIPTOR: Descriptor = Descriptor {
+    name: "ddim",
+    class: "DDIMScheduler",
+    // PNDM's transfer from one timestep to the next *is* DDIM's (Liu et al. 2022), at the same timesteps and with the
+    // same level at the end, DDPM is DDIM with η = 1, and the parallel ones solve the same equations in another order.
+    stands_in_for: &[
+        "PNDMScheduler",
+        "DDPMScheduler",
+        "DDIMParallelScheduler",
+        "DDPMParallelScheduler",
+    ],
+    default_eta: Some(Ddim::DEFAULT_ETA),
+    has_spacing: true,
+    left_out: clipping,
+    build: |_, eta| Ok(Box::new(Ddim::new(eta)?)),
+};
 
 /// The DDIM sampler; `eta` = 0 is deterministic, 1 adds as much noise as DDPM.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -22,10 +45,6 @@ impl Ddim {
 }
 
 impl Sampler for Ddim {
-    fn kind(&self) -> SamplerKind {
-        SamplerKind::Ddim
-    }
-
     /// A step leads `⌊T/n⌋` timesteps down, as the reference has it. Where `n` does not divide `T` that is not
     /// always the next timestep of the list, but within one or two of it.
     fn steps(&self, schedule: &Schedule, n: usize) -> Result<Vec<Step>, SamplerError> {
@@ -40,19 +59,21 @@ impl Sampler for Ddim {
         Ok(timesteps.into_iter().enumerate().map(step).collect())
     }
 
-    /// `x̂0 = (z − √(1−ā)ε)/√ā` and `z' = √ā'·x̂0 + √(1−ā'−σ²)·ε + σ·n` (equation 12 of the paper) with
-    /// `σ = η·√((1−ā')/(1−ā))·√(1−ā/ā')` (equation 16), sorted by z, ε and n.
-    fn update(&self, schedule: &Schedule, step: &Step) -> Result<Update, SamplerError> {
-        let abar = schedule.abar_with_signal(step.t)?;
-        let abar_prev = match step.t_prev {
-            Some(t) => f64::from(schedule.abar(t)?),
-            None => f64::from(schedule.final_abar()),
+    /// `z' = signal'·x̂0 + √(spread'²−τ²)·ε + τ·n` (equation 12 of the paper) with
+    /// `τ = η·(spread'/spread)·√(spread² − (signal/signal')²·spread'²)`, which for a variance-preserving process is
+    /// `η·√((1−ā')/(1−ā))·√(1−ā/ā')` (equation 16).
+    fn update(&self, schedule: &Schedule, _: &[Step], step: &Step) -> Result<Update, SamplerError> {
+        let level = schedule.level_with_signal(step.t)?;
+        let to = match step.t_prev {
+            Some(t) => schedule.level(t)?,
+            None => schedule.final_level(),
         };
-        // Not below 0: at t = 0 with ᾱ₀ as the final ᾱ, the two are the same number.
-        let variance = ((1.0 - abar_prev) / (1.0 - abar) * (1.0 - abar / abar_prev)).max(0.0);
-        let sigma = self.eta * variance.sqrt();
-        let direction = (1.0 - abar_prev - sigma * sigma).max(0.0).sqrt();
-        let (z, eps) = update::towards(abar, abar_prev, direction);
-        Ok(Update { z: z as f32, eps: eps as f32, noise: sigma as f32 })
+        let ratio = level.signal / to.signal * to.spread;
+        // Not below 0: at t = 0 with its own level as the final one, the two are the same number.
+        let variance = (level.spread * level.spread - ratio * ratio).max(0.0);
+        let tau = self.eta * to.spread / level.spread * variance.sqrt();
+        let direction = (to.spread * to.spread - tau * tau).max(0.0).sqrt();
+        let (z, eps) = level.towards(to, direction);
+        Ok(Update::one_step(z, eps, tau))
     }
 }

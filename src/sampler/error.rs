@@ -1,7 +1,5 @@
 //! What can be wrong with a schedule or a sampler, in one line each.
 
-use super::SamplerKind;
-
 /// Errors of schedules and samplers.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -10,13 +8,12 @@ pub enum SamplerError {
     #[error("not a scheduler config that can be used: {0}")]
     Config(#[from] serde_json::Error),
     /// The scheduler class has no counterpart here.
-    #[error(
-        "the model's scheduler class {class:?} is not supported; choose one with --sampler ({})",
-        SamplerKind::names()
-    )]
+    #[error("the model's scheduler class {class:?} is not supported; choose a sampler ({known})")]
     UnsupportedScheduler {
         /// `_class_name` of the config.
         class: String,
+        /// The names of the samplers there are.
+        known: String,
     },
     /// The model was trained on other noise levels than betas make.
     #[error(
@@ -55,7 +52,7 @@ pub enum SamplerError {
         max: usize,
     },
     /// More steps to run than there are.
-    #[error("--denoise-steps {run} is not possible: the schedule has {steps} steps (see --steps)")]
+    #[error("{run} steps cannot run: the schedule has {steps} steps")]
     RunCount {
         /// The number to run.
         run: usize,
@@ -81,10 +78,12 @@ pub enum SamplerError {
         eta: f64,
     },
     /// An eta for a sampler that has none.
-    #[error("the sampler {sampler} has no eta: ddim and tcd have")]
+    #[error("the sampler {sampler} has no eta: {known} have")]
     EtaUnused {
-        /// The sampler.
-        sampler: SamplerKind,
+        /// The sampler's name.
+        sampler: &'static str,
+        /// The names of those that have one.
+        known: String,
     },
     /// A timestep beyond the training schedule.
     #[error("timestep {t} is outside the schedule, which has timesteps 0 to {max}")]
@@ -94,7 +93,7 @@ pub enum SamplerError {
         /// The last one.
         max: usize,
     },
-    /// Pure noise: ᾱ is 0 there, and nothing can be recovered from ε.
+    /// Pure noise: the signal is 0 there, and nothing can be recovered from ε.
     #[error("timestep {t} of this model is pure noise: start lower, with a strength below 1")]
     NoSignal {
         /// The timestep.
@@ -113,6 +112,14 @@ pub enum SamplerError {
     /// A stochastic step without its noise.
     #[error("this step adds fresh noise, and none was given")]
     NoiseMissing,
+    /// A step of several predictions without the values that earlier steps kept, or without room for its own.
+    #[error("this step needs {needed} canvases of history, and {given} were given")]
+    HistoryMissing {
+        /// Canvases that it reads or writes.
+        needed: usize,
+        /// Those that it was given.
+        given: usize,
+    },
 }
 
 impl SamplerError {

@@ -1,14 +1,45 @@
 //! Euler's method (Karras et al.: "Elucidating the Design Space of Diffusion-Based Generative Models", NeurIPS 2022), as
 //! diffusers' `scheduling_euler_discrete.py`: what SDXL's own folder asks for.
 //!
-//! The reference walks in `x = z/√ā` by the noise level `σ = √((1−ā)/ā)`: `x' = x + (σ'−σ)·ε`, and scales x back to z for
-//! the UNet. Our canvas stays z. Multiplied by √ā' the step is `z' = √ā'·x̂0 + √(1−ā')·ε`: DDIM's without noise. What
-//! sets Euler apart is where it goes: to the next timestep of its list, to σ = 0 in the end, and with linspace
-//! spacing through fractions of timesteps.
+//! The reference walks in `x = z/signal` by the noise level `σ = spread/signal`: `x' = x + (σ'−σ)·ε`, and scales x back to
+//! z for the denoiser. Our canvas stays z. Multiplied by signal' the step is `z' = signal'·x̂0 + spread'·ε`: DDIM's without
+//! noise. What sets Euler apart is where it goes: to the next timestep of its list, to σ = 0 in the end, and with
+//! linspace spacing through fractions of timesteps.
 
 use super::{
-    FinalSigmas, Sampler, SamplerError, SamplerKind, Schedule, SchedulerConfig, Step,
-    TimestepSpacing, Update, steps_through, update,
+    config::{FinalSigmas, SchedulerConfig, TimestepSpacing},
+    descriptor::{Descriptor, first_wanted, other_sigmas},
+    error::SamplerError,
+    level::Level,
+    schedule::Schedule,
+    step::{Sampler, Step, steps_through},
+    update::Update,
+};
+
+pub(super) const DESCRIPTOR: Descriptor = Descriptor {
+    name: "euler",
+    class: "EulerDiscreteScheduler",
+    // The solvers in σ integrate the equation that Euler's method integrates, down to σ = 0.
+    stands_in_for: &[
+        "DEISMultistepScheduler",
+        "DPMSolverSDEScheduler",
+        "DPMSolverSinglestepScheduler",
+        "EulerAncestralDiscreteScheduler",
+        "HeunDiscreteScheduler",
+        "KDPM2AncestralDiscreteScheduler",
+        "KDPM2DiscreteScheduler",
+        "LMSDiscreteScheduler",
+        "SASolverScheduler",
+        "UniPCMultistepScheduler",
+    ],
+    default_eta: None,
+    has_spacing: true,
+    left_out: |config| {
+        let interpolation = config.interpolation_type.as_deref();
+        let own = interpolation.is_some_and(|kind| kind != "linear");
+        other_sigmas(config).or(first_wanted([("an interpolation_type of its own", own)]))
+    },
+    build: |config, _| Ok(Box::new(Euler::new(config))),
 };
 
 /// The Euler sampler.
@@ -26,10 +57,6 @@ impl Euler {
 }
 
 impl Sampler for Euler {
-    fn kind(&self) -> SamplerKind {
-        SamplerKind::Euler
-    }
-
     /// DDIM's timesteps, except that linspace spacing is not rounded.
     fn steps(&self, schedule: &Schedule, n: usize) -> Result<Vec<Step>, SamplerError> {
         let mut timesteps: Vec<f64> =
@@ -44,14 +71,13 @@ impl Sampler for Euler {
         Ok(steps_through(&timesteps))
     }
 
-    fn update(&self, schedule: &Schedule, step: &Step) -> Result<Update, SamplerError> {
-        let abar_prev = match (step.t_prev, self.final_sigmas) {
-            (Some(t), _) => f64::from(schedule.abar(t)?),
-            (None, FinalSigmas::Zero) => 1.0,
-            (None, FinalSigmas::SigmaMin) => f64::from(schedule.abar(0.0)?),
+    fn update(&self, schedule: &Schedule, _: &[Step], step: &Step) -> Result<Update, SamplerError> {
+        let to = match (step.t_prev, self.final_sigmas) {
+            (Some(t), _) => schedule.level(t)?,
+            (None, FinalSigmas::Zero) => Level::CLEAN,
+            (None, FinalSigmas::SigmaMin) => schedule.level(0.0)?,
         };
-        let direction = (1.0 - abar_prev).sqrt();
-        let (z, eps) = update::towards(schedule.abar_with_signal(step.t)?, abar_prev, direction);
-        Ok(Update { z: z as f32, eps: eps as f32, noise: 0.0 })
+        let (z, eps) = schedule.level_with_signal(step.t)?.towards(to, to.spread);
+        Ok(Update::one_step(z, eps, 0.0))
     }
 }

@@ -2,22 +2,47 @@
 
 use std::{fmt, str::FromStr};
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de::Error as _};
 
-use super::{Ddim, Euler, Lcm, Sampler, SamplerError, SchedulerConfig, Tcd};
+use super::{
+    config::SchedulerConfig, ddim, descriptor::Descriptor, dpmpp_2m, error::SamplerError, euler,
+    lcm, step::Sampler, tcd,
+};
 
-/// The samplers there are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SamplerKind {
-    /// Denoising diffusion implicit models (Song et al. 2021): [`Ddim`].
-    Ddim,
-    /// Trajectory consistency distillation (Zheng et al. 2024): [`Tcd`].
-    Tcd,
-    /// Euler's method on the probability-flow equation (Karras et al. 2022): [`Euler`].
-    Euler,
-    /// Latent consistency models (Luo et al. 2023): [`Lcm`].
-    Lcm,
+/// Defines [`SamplerKind`] from a table of the samplers: a name for the code, and the file of each.
+macro_rules! samplers {
+    ($($(#[$doc:meta])* $kind:ident: $file:ident,)*) => {
+        /// The samplers there are.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub enum SamplerKind {
+            $($(#[$doc])* $kind,)*
+        }
+
+        impl SamplerKind {
+            /// All of them.
+            pub const ALL: [Self; [$(stringify!($kind)),*].len()] = [$(Self::$kind,)*];
+
+            fn descriptor(self) -> &'static Descriptor {
+                match self {
+                    $(Self::$kind => &$file::DESCRIPTOR,)*
+                }
+            }
+        }
+    };
+}
+
+samplers! {
+    /// Denoising diffusion implicit models (Song et al. 2021): [`super::Ddim`].
+    Ddim: ddim,
+    /// Trajectory consistency distillation (Zheng et al. 2024): [`super::Tcd`].
+    Tcd: tcd,
+    /// Euler's method on the probability-flow equation (Karras et al. 2022): [`super::Euler`].
+    Euler: euler,
+    /// Latent consistency models (Luo et al. 2023): [`super::Lcm`].
+    Lcm: lcm,
+    /// The second-order multistep solver DPM-Solver++ (Lu et al. 2022): [`super::Dpmpp2m`].
+    Dpmpp2m: dpmpp_2m,
 }
 
 /// The sampler that a scheduler config leads to.
@@ -25,72 +50,51 @@ pub enum SamplerKind {
 pub struct Choice {
     /// The sampler.
     pub kind: SamplerKind,
-    /// What the user should know, where it is not the sampler that the config names.
+    /// A line for the user, where it is not quite the sampler that the config names.
     pub note: Option<String>,
 }
 
 impl SamplerKind {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Ddim, Self::Tcd, Self::Euler, Self::Lcm];
-
     /// The name that users type and that messages print.
     #[must_use]
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Ddim => "ddim",
-            Self::Tcd => "tcd",
-            Self::Euler => "euler",
-            Self::Lcm => "lcm",
-        }
+        self.descriptor().name
     }
 
-    /// The names of all of them, for a message.
-    pub(super) fn names() -> String {
-        Self::ALL.map(Self::name).join(", ")
+    /// The names of those that pass, for a message.
+    fn names(pass: impl Fn(Self) -> bool, between: &str) -> String {
+        let kinds = Self::ALL.into_iter().filter(|&kind| pass(kind));
+        kinds.map(Self::name).collect::<Vec<_>>().join(between)
     }
 
     /// The sampler for a model whose config names diffusers' class `class`.
     ///
-    /// Solvers of higher order have no counterpart: they combine earlier predictions, which a canvas of regions would
-    /// have to store and fuse as well, for little gain in a run of a few steps. Such a model gets the one-step
-    /// method that goes through the same noise levels, on the same betas:
-    /// - PNDM's transfer from one timestep to the next *is* DDIM's (Liu et al. 2022), at the same timesteps and with the
-    ///   same ᾱ at the end, DDPM is DDIM with η = 1, and the parallel ones solve the same equations in another order:
-    ///   these become DDIM;
-    /// - the solvers in σ (DPM-Solver++, UniPC, DEIS, Heun, LMS, the ancestral ones, …) integrate the equation that Euler's
-    ///   method integrates, down to σ = 0: they become Euler.
+    /// A class without counterpart gets the sampler that goes through the same noise levels on the same betas, with a
+    /// note: each sampler's descriptor names the classes that it stands in for, and why.
     ///
     /// # Errors
     /// [`SamplerError::UnsupportedScheduler`] for a class of another kind of model (flow matching, …).
     pub fn from_class_name(class: &str) -> Result<Choice, SamplerError> {
-        let (kind, named) = match class {
-            "DDIMScheduler" => (Self::Ddim, true),
-            "TCDScheduler" => (Self::Tcd, true),
-            "EulerDiscreteScheduler" => (Self::Euler, true),
-            "LCMScheduler" => (Self::Lcm, true),
-            "PNDMScheduler"
-            | "DDPMScheduler"
-            | "DDIMParallelScheduler"
-            | "DDPMParallelScheduler" => (Self::Ddim, false),
-            "DEISMultistepScheduler"
-            | "DPMSolverMultistepScheduler"
-            | "DPMSolverSDEScheduler"
-            | "DPMSolverSinglestepScheduler"
-            | "EulerAncestralDiscreteScheduler"
-            | "HeunDiscreteScheduler"
-            | "KDPM2AncestralDiscreteScheduler"
-            | "KDPM2DiscreteScheduler"
-            | "LMSDiscreteScheduler"
-            | "SASolverScheduler"
-            | "UniPCMultistepScheduler" => (Self::Euler, false),
-            _ => return Err(SamplerError::UnsupportedScheduler { class: class.to_owned() }),
+        let find = |is: &dyn Fn(&Descriptor) -> bool| {
+            Self::ALL.into_iter().find(|kind| is(kind.descriptor()))
         };
-        let note = (!named).then(|| format!("the model asks for {class}; running {kind} instead"));
-        Ok(Choice { kind, note })
+        if let Some(kind) = find(&|descriptor| descriptor.class == class) {
+            return Ok(Choice { kind, note: None });
+        }
+        match find(&|descriptor| descriptor.stands_in_for.contains(&class)) {
+            Some(kind) => {
+                let note = Some(format!("the model asks for {class}; running {kind} instead"));
+                Ok(Choice { kind, note })
+            }
+            None => {
+                let known = Self::names(|_| true, ", ");
+                Err(SamplerError::UnsupportedScheduler { class: class.to_owned(), known })
+            }
+        }
     }
 
-    /// The sampler itself. `eta` is the share of fresh noise in each step, 0 (none) to 1; by default DDIM's is 0 and
-    /// TCD's 0.3.
+    /// The sampler itself. `eta` is the share of fresh noise in each step, 0 (none) to 1; by default
+    /// [`SamplerKind::default_eta`].
     ///
     /// # Errors
     /// [`SamplerError::Eta`], [`SamplerError::EtaUnused`], and [`SamplerError::UnsupportedSetting`] where the
@@ -100,31 +104,41 @@ impl SamplerKind {
         config: &SchedulerConfig,
         eta: Option<f64>,
     ) -> Result<Box<dyn Sampler>, SamplerError> {
-        if eta.is_some() && self.default_eta().is_none() {
-            return Err(SamplerError::EtaUnused { sampler: self });
+        let default = self.default_eta();
+        if eta.is_some() && default.is_none() {
+            let known = Self::names(|kind| kind.default_eta().is_some(), " and ");
+            return Err(SamplerError::EtaUnused { sampler: self.name(), known });
         }
-        Ok(match self {
-            Self::Ddim => Box::new(Ddim::new(eta.unwrap_or(Ddim::DEFAULT_ETA))?),
-            Self::Tcd => Box::new(Tcd::new(config, eta.unwrap_or(Tcd::DEFAULT_ETA))?),
-            Self::Euler => Box::new(Euler::new(config)),
-            Self::Lcm => Box::new(Lcm::new(config)?),
-        })
+        (self.descriptor().build)(config, eta.or(default).unwrap_or(0.0))
     }
 
     /// The share of fresh noise in each step where nobody chooses; `None` for a sampler without that choice.
     #[must_use]
     pub fn default_eta(self) -> Option<f64> {
-        match self {
-            Self::Ddim => Some(Ddim::DEFAULT_ETA),
-            Self::Tcd => Some(Tcd::DEFAULT_ETA),
-            Self::Euler | Self::Lcm => None,
-        }
+        self.descriptor().default_eta
     }
 
     /// Whether the config's spread of timesteps plays a part: consistency models have their own.
     #[must_use]
     pub fn has_spacing(self) -> bool {
-        matches!(self, Self::Ddim | Self::Euler)
+        self.descriptor().has_spacing
+    }
+}
+
+impl SchedulerConfig {
+    /// The sampler that the config names, or one in its place ([`SamplerKind::from_class_name`]), with a note where
+    /// it leaves out a setting. A caller whose user chose a sampler need not ask: the schedule of betas is the same
+    /// for all.
+    ///
+    /// # Errors
+    /// [`SamplerError::UnsupportedScheduler`].
+    pub fn sampler(&self) -> Result<Choice, SamplerError> {
+        let class = &self.class_name;
+        let Choice { kind, note } = SamplerKind::from_class_name(class)?;
+        let without = |setting| {
+            format!("the model asks for {class} with {setting}; running {kind} without it")
+        };
+        Ok(Choice { kind, note: note.or_else(|| (kind.descriptor().left_out)(self).map(without)) })
     }
 }
 
@@ -132,8 +146,15 @@ impl FromStr for SamplerKind {
     type Err = SamplerError;
 
     fn from_str(name: &str) -> Result<Self, SamplerError> {
-        let known = || SamplerError::Name { known: Self::names() };
+        let known = || SamplerError::Name { known: Self::names(|_| true, ", ") };
         Self::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(known)
+    }
+}
+
+impl<'de> Deserialize<'de> for SamplerKind {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        name.parse().map_err(|error| D::Error::custom(format!("sampler {name:?} is {error}")))
     }
 }
 
@@ -154,13 +175,14 @@ mod tests {
             ("TCDScheduler", SamplerKind::Tcd),
             ("EulerDiscreteScheduler", SamplerKind::Euler),
             ("LCMScheduler", SamplerKind::Lcm),
+            ("DPMSolverMultistepScheduler", SamplerKind::Dpmpp2m),
         ] {
             let own = SamplerKind::from_class_name(class).unwrap();
             assert_eq!(own, Choice { kind, note: None });
         }
         for (class, kind) in [
             ("PNDMScheduler", SamplerKind::Ddim),
-            ("DPMSolverMultistepScheduler", SamplerKind::Euler),
+            ("DPMSolverSinglestepScheduler", SamplerKind::Euler),
         ] {
             let stand_in = SamplerKind::from_class_name(class).unwrap();
             assert_eq!(stand_in.kind, kind);
@@ -170,7 +192,7 @@ mod tests {
         let error = SamplerKind::from_class_name("FlowMatchEulerDiscreteScheduler").unwrap_err();
         let error = error.to_string();
         assert!(error.contains("\"FlowMatchEulerDiscreteScheduler\""), "{error}");
-        assert!(error.contains("(ddim, tcd, euler, lcm)"), "{error}");
+        assert!(error.contains("(ddim, tcd, euler, lcm, dpmpp-2m)"), "{error}");
     }
 
     #[test]
@@ -183,7 +205,56 @@ mod tests {
             for eta in [-0.1, 1.1, f64::NAN] {
                 assert!(kind.build(&config, Some(eta)).is_err(), "{kind} at {eta}");
             }
-            assert_eq!(kind.build(&config, None).unwrap().kind(), kind);
         }
+    }
+
+    #[test]
+    fn settings_that_our_samplers_lack_are_left_out_with_a_note() {
+        let note = |class: &str, setting: &str| {
+            let text = format!(r#"{{"_class_name": "{class}", {setting}}}"#);
+            let config = SchedulerConfig::from_json(&text).unwrap();
+            let choice = config.sampler().unwrap();
+            assert!(choice.kind.build(&config, None).is_ok(), "{text}");
+            choice.note
+        };
+        for (class, setting, name) in [
+            ("EulerDiscreteScheduler", r#""use_karras_sigmas": true"#, "use_karras_sigmas"),
+            (
+                "EulerDiscreteScheduler",
+                r#""use_exponential_sigmas": true"#,
+                "use_exponential_sigmas",
+            ),
+            ("EulerDiscreteScheduler", r#""use_beta_sigmas": true"#, "use_beta_sigmas"),
+            (
+                "EulerDiscreteScheduler",
+                r#""interpolation_type": "log_linear""#,
+                "an interpolation_type of its own",
+            ),
+            ("DDIMScheduler", r#""clip_sample": true"#, "clip_sample"),
+            ("DDIMScheduler", r#""steps_offset": 1"#, "clip_sample"),
+            ("TCDScheduler", r#""thresholding": true"#, "thresholding"),
+            ("DPMSolverMultistepScheduler", r#""use_karras_sigmas": true"#, "use_karras_sigmas"),
+            (
+                "DPMSolverMultistepScheduler",
+                r#""algorithm_type": "sde-dpmsolver++""#,
+                "an algorithm_type of its own",
+            ),
+            ("DPMSolverMultistepScheduler", r#""solver_type": "heun""#, "a solver_type of its own"),
+            ("DPMSolverMultistepScheduler", r#""solver_order": 3"#, "a solver_order of its own"),
+        ] {
+            let kind = SamplerKind::from_class_name(class).unwrap().kind;
+            let expected =
+                format!("the model asks for {class} with {name}; running {kind} without it");
+            assert_eq!(note(class, setting), Some(expected));
+        }
+        for (class, setting) in [
+            ("EulerDiscreteScheduler", r#""use_karras_sigmas": null, "clip_sample": true"#),
+            ("DDIMScheduler", r#""clip_sample": false, "use_karras_sigmas": true"#),
+        ] {
+            assert_eq!(note(class, setting), None);
+        }
+        // Of another class's settings its own note is enough.
+        let stand_in = note("DEISMultistepScheduler", r#""use_karras_sigmas": true"#).unwrap();
+        assert!(stand_in.ends_with("running euler instead"), "{stand_in}");
     }
 }

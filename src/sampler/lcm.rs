@@ -1,8 +1,24 @@
 //! LCM (Luo et al.: "Latent Consistency Models", 2023), as diffusers' `scheduling_lcm.py`: what Hyper-SDXL's one-step
-//! UNet is sampled with, at the one timestep 800.
+//! model is sampled with, at the one timestep 800.
 
 use super::{
-    Sampler, SamplerError, SamplerKind, Schedule, SchedulerConfig, Step, Update, steps_through,
+    config::SchedulerConfig,
+    descriptor::{Descriptor, clipping},
+    error::SamplerError,
+    level::Level,
+    schedule::Schedule,
+    step::{Sampler, Step, steps_through},
+    update::Update,
+};
+
+pub(super) const DESCRIPTOR: Descriptor = Descriptor {
+    name: "lcm",
+    class: "LCMScheduler",
+    stands_in_for: &[],
+    default_eta: None,
+    has_spacing: false,
+    left_out: clipping,
+    build: |config, _| Ok(Box::new(Lcm::new(config)?)),
 };
 
 /// σ_data of the boundary condition: the spread that the consistency models' authors take data to have.
@@ -33,31 +49,21 @@ impl Lcm {
 }
 
 impl Sampler for Lcm {
-    fn kind(&self) -> SamplerKind {
-        SamplerKind::Lcm
-    }
-
     fn steps(&self, schedule: &Schedule, n: usize) -> Result<Vec<Step>, SamplerError> {
         Ok(steps_through(&schedule.distilled_timesteps(self.origin_steps, n)?))
     }
 
     /// `x = c_skip·z + c_out·x̂0` with `c_skip = σ²/(s²+σ²)`, `c_out = s/√(s²+σ²)`, s the scaled timestep (Luo et al.,
-    /// section 3.2, as the reference has it), and `z' = √ā'·x + √(1−ā')·n`; the last step gives x itself.
-    fn update(&self, schedule: &Schedule, step: &Step) -> Result<Update, SamplerError> {
-        let abar = schedule.abar_with_signal(step.t)?;
+    /// section 3.2, as the reference has it), and `z' = signal'·x + spread'·n`; the last step gives x itself.
+    fn update(&self, schedule: &Schedule, _: &[Step], step: &Step) -> Result<Update, SamplerError> {
+        let level = schedule.level_with_signal(step.t)?;
         let scaled = step.t * self.timestep_scaling;
         let power = scaled * scaled + SIGMA_DATA * SIGMA_DATA;
         let (c_skip, c_out) = (SIGMA_DATA * SIGMA_DATA / power, scaled / power.sqrt());
-        let abar_prev = match step.t_prev {
-            Some(t) => f64::from(schedule.abar(t)?),
-            None => 1.0,
-        };
-        let signal = abar_prev.sqrt();
-        Ok(Update {
-            z: (signal * (c_skip + c_out / abar.sqrt())) as f32,
-            eps: (-signal * c_out * (1.0 - abar).sqrt() / abar.sqrt()) as f32,
-            noise: (1.0 - abar_prev).sqrt() as f32,
-        })
+        let to = step.t_prev.map_or(Ok(Level::CLEAN), |t| schedule.level(t))?;
+        let z = to.signal * (c_skip + c_out / level.signal);
+        let eps = -to.signal * c_out * level.spread / level.signal;
+        Ok(Update::one_step(z, eps, to.spread))
     }
 }
 

@@ -1,16 +1,20 @@
 //! Which steps of the schedule an image-to-image run takes.
 //!
 //! With few steps a "strength" is really a step count: with 8 steps, every strength in (0.375, 0.5] runs four.
-//! So both are accepted, and the plan says what was run (METHOD.md, section 2, "Schedule").
+//! So both are accepted, and the plan says what was run (docs/method.md §2, "Schedule").
 
-use super::{Sampler, SamplerError, Schedule, Step, steps_through};
+use super::{
+    error::SamplerError,
+    schedule::Schedule,
+    step::{Sampler, Step, steps_through},
+};
 
 /// The timesteps of the whole schedule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Timesteps {
     /// So many, where the sampler puts them.
     Count(usize),
-    /// These, highest first. A model distilled at a single timestep wants it so: Hyper-SDXL's one-step UNet 800.
+    /// These, highest first. A model distilled at a single timestep wants it so: Hyper-SDXL's one-step model 800.
     List(Vec<usize>),
 }
 
@@ -77,7 +81,7 @@ pub fn plan(
                 return Err(SamplerError::TimestepOrder { timesteps: list.clone() });
             }
             let list: Vec<f64> = list.iter().map(|&t| t as f64).collect();
-            schedule.abar(list[0])?;
+            schedule.level(list[0])?;
             steps_through(&list)
         }
     };

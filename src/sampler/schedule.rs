@@ -1,21 +1,22 @@
-//! The noise schedule of a trained model: ᾱ over its timesteps, and how inference timesteps are spread.
+//! The noise schedule of a trained model: the level of each of its timesteps, and how inference timesteps are spread.
 //!
-//! Computed as diffusers' `scheduling_ddim.py` does with PyTorch: β in f32, the product accumulated in f64 and
-//! stored in f32; timesteps in f64 with numpy's rounding, halves to even.
+//! ᾱ, from which levels are made, is computed as diffusers' `scheduling_ddim.py` does with PyTorch: β in f32, the product
+//! accumulated in f64 and stored in f32; timesteps in f64 with numpy's rounding, halves to even.
 
 use rayon::prelude::*;
 
 use super::config::{BetaSchedule, PredictionType, SchedulerConfig, TimestepSpacing};
-use super::{SamplerError, error::check_len};
+use super::error::{SamplerError, check_len};
+use super::level::Level;
 
 /// Values per parallel piece: small enough for the cache, large enough not to feel the hand-over.
 pub(super) const PIECE: usize = 1 << 14;
 
-/// ᾱ of every training timestep, and how to choose timesteps from them.
+/// The noise levels of the training timesteps, and how to choose timesteps from them.
 #[derive(Debug, Clone)]
 pub struct Schedule {
     abar: Vec<f32>,
-    final_abar: f32,
+    final_level: Level,
     spacing: TimestepSpacing,
     steps_offset: usize,
     prediction: PredictionType,
@@ -36,10 +37,10 @@ impl Schedule {
         if config.rescale_betas_zero_snr {
             abar = rescale_zero_snr(&abar);
         }
-        let final_abar = if config.set_alpha_to_one { 1.0 } else { abar[0] };
+        let final_level = if config.set_alpha_to_one { Level::CLEAN } else { level_of(abar[0]) };
         Ok(Self {
             abar,
-            final_abar,
+            final_level,
             spacing: config.timestep_spacing,
             steps_offset: config.steps_offset,
             prediction: config.prediction_type,
@@ -69,40 +70,41 @@ impl Schedule {
         self.prediction
     }
 
-    /// ᾱ of timestep `t`: the share of signal power, falling from about 1 to about 0. Between two timesteps of the
-    /// training it is `1/(1+σ²)` with σ on the straight line between theirs, as `EulerDiscreteScheduler` has it.
+    /// The level of timestep `t`, 0 to T−1: almost clean at 0, almost noise at T−1. Between two timesteps of the
+    /// training its σ = spread/signal is on the straight line between theirs, as `EulerDiscreteScheduler` has it.
     ///
     /// # Errors
     /// [`SamplerError::TimestepRange`].
-    pub fn abar(&self, t: f64) -> Result<f32, SamplerError> {
+    pub fn level(&self, t: f64) -> Result<Level, SamplerError> {
         let max = self.abar.len() - 1;
         if !(0.0..=max as f64).contains(&t) {
             return Err(SamplerError::TimestepRange { t, max });
         }
         let (below, fraction) = (t.floor() as usize, t.fract());
         if fraction == 0.0 {
-            return Ok(self.abar[below]);
+            return Ok(level_of(self.abar[below]));
         }
         let sigma = |index: usize| {
             let abar = self.abar[index];
             f64::from(((1.0 - abar) / abar).sqrt())
         };
         let sigma = sigma(below) + fraction * (sigma(below + 1) - sigma(below));
-        Ok((1.0 / (1.0 + sigma * sigma)) as f32)
+        // The reference, too, keeps what it interpolates in f32.
+        Ok(level_of((1.0 / (1.0 + sigma * sigma)) as f32))
     }
 
-    /// ᾱ of timestep `t` for a step that divides by it.
+    /// The level of timestep `t` for a step that divides by its signal.
     ///
     /// # Errors
-    /// [`SamplerError::TimestepRange`], or [`SamplerError::NoSignal`] where ᾱ is 0.
-    pub(super) fn abar_with_signal(&self, t: f64) -> Result<f64, SamplerError> {
-        let abar = f64::from(self.abar(t)?);
-        if abar > 0.0 { Ok(abar) } else { Err(SamplerError::NoSignal { t }) }
+    /// [`SamplerError::TimestepRange`], or [`SamplerError::NoSignal`] where the signal is 0.
+    pub(super) fn level_with_signal(&self, t: f64) -> Result<Level, SamplerError> {
+        let level = self.level(t)?;
+        if level.signal > 0.0 { Ok(level) } else { Err(SamplerError::NoSignal { t }) }
     }
 
-    /// ᾱ after DDIM's last step: 1, or ᾱ₀ with `set_alpha_to_one = false`.
-    pub fn final_abar(&self) -> f32 {
-        self.final_abar
+    /// The level after DDIM's last step: clean, or that of timestep 0 with `set_alpha_to_one = false`.
+    pub fn final_level(&self) -> Level {
+        self.final_level
     }
 
     /// The `n` timesteps of inference, descending, as diffusers' `set_timesteps` gives them.
@@ -162,14 +164,14 @@ impl Schedule {
         Ok((0..n).map(|i| step(i) as f64).collect())
     }
 
-    /// Diffuses: `z_t = √ā_t·zL + √(1−ā_t)·n`. The noise is handed over in `noise` and replaced by `z_t`, so a
+    /// Diffuses: `z_t = signal·zL + spread·n`. The noise is handed over in `noise` and replaced by `z_t`, so a
     /// band of rows needs no third buffer.
     ///
     /// # Errors
     /// [`SamplerError::TimestepRange`] or [`SamplerError::Length`].
     pub fn add_noise(&self, t: f64, zl: &[f32], noise: &mut [f32]) -> Result<(), SamplerError> {
         check_len("the noise", zl.len(), noise.len())?;
-        let (signal, spread) = roots(self.abar(t)?);
+        let (signal, spread) = in_f32(self.level(t)?);
         noise.par_chunks_mut(PIECE).zip(zl.par_chunks(PIECE)).for_each(|(n, zl)| {
             n.iter_mut().zip(zl).for_each(|(n, zl)| *n = signal * zl + spread * *n);
         });
@@ -183,7 +185,7 @@ impl Schedule {
     /// [`SamplerError::TimestepRange`] or [`SamplerError::Length`].
     pub fn output_to_eps(&self, t: f64, z: &[f32], output: &mut [f32]) -> Result<(), SamplerError> {
         check_len("the model's output", z.len(), output.len())?;
-        let (signal, spread) = roots(self.abar(t)?);
+        let (signal, spread) = in_f32(self.level(t)?);
         // ε = from_output·output + from_z·z
         let (from_output, from_z) = match self.prediction {
             PredictionType::Epsilon => return Ok(()),
@@ -195,39 +197,16 @@ impl Schedule {
         });
         Ok(())
     }
-
-    /// The clean latent that `z` and ε imply: `x̂0 = (z − √(1−ā_t)·ε)/√ā_t`, into `x0`.
-    ///
-    /// # Errors
-    /// [`SamplerError::TimestepRange`], [`SamplerError::Length`], or [`SamplerError::NoSignal`] where ᾱ is 0.
-    pub fn x0_hat(
-        &self,
-        t: f64,
-        z: &[f32],
-        eps: &[f32],
-        x0: &mut [f32],
-    ) -> Result<(), SamplerError> {
-        check_len("the noise prediction", z.len(), eps.len())?;
-        check_len("the buffer of x0", z.len(), x0.len())?;
-        let (signal, spread) = roots(self.abar(t)?);
-        if signal == 0.0 {
-            return Err(SamplerError::NoSignal { t });
-        }
-        x0.par_chunks_mut(PIECE).zip(z.par_chunks(PIECE)).zip(eps.par_chunks(PIECE)).for_each(
-            |((x0, z), eps)| {
-                x0.iter_mut()
-                    .zip(z)
-                    .zip(eps)
-                    .for_each(|((x0, z), eps)| *x0 = (z - spread * eps) / signal);
-            },
-        );
-        Ok(())
-    }
 }
 
-/// `(√ā, √(1−ā))`.
-fn roots(abar: f32) -> (f32, f32) {
-    (f64::from(abar).sqrt() as f32, (1.0 - f64::from(abar)).sqrt() as f32)
+/// The level of a training's ᾱ.
+fn level_of(abar: f32) -> Level {
+    Level::variance_preserving(f64::from(abar))
+}
+
+/// Signal and spread in the canvas's precision.
+fn in_f32(level: Level) -> (f32, f32) {
+    (level.signal as f32, level.spread as f32)
 }
 
 fn betas(config: &SchedulerConfig) -> Result<Vec<f32>, SamplerError> {
@@ -329,7 +308,8 @@ mod tests {
         let given =
             Schedule::new(&config(r#", "trained_betas": [0.5, 0.5], "num_train_timesteps": 2"#))
                 .unwrap();
-        assert_eq!((given.abar(0.0).unwrap(), given.abar(1.0).unwrap()), (0.5, 0.25));
+        let levels = [0.0, 1.0].map(|t| given.level(t).unwrap());
+        assert_eq!(levels, [0.5, 0.25].map(Level::variance_preserving));
     }
 
     #[test]
@@ -345,7 +325,7 @@ mod tests {
             Err(SamplerError::TimestepRange { max: 999, .. })
         ));
         for t in [-0.5, 999.5, 1000.0, f64::NAN] {
-            assert!(matches!(schedule.abar(t), Err(SamplerError::TimestepRange { .. })), "{t}");
+            assert!(matches!(schedule.level(t), Err(SamplerError::TimestepRange { .. })), "{t}");
         }
         for (origin, n) in [(50, 0), (50, 51), (0, 1), (1001, 1)] {
             let error = schedule.distilled_timesteps(origin, n);

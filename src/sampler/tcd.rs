@@ -2,8 +2,22 @@
 //! unified LoRA is sampled with.
 
 use super::{
-    Sampler, SamplerError, SamplerKind, Schedule, SchedulerConfig, Step, Update, check_eta,
-    steps_through, update,
+    config::SchedulerConfig,
+    descriptor::{Descriptor, check_eta, clipping},
+    error::SamplerError,
+    schedule::Schedule,
+    step::{Sampler, Step, steps_through},
+    update::Update,
+};
+
+pub(super) const DESCRIPTOR: Descriptor = Descriptor {
+    name: "tcd",
+    class: "TCDScheduler",
+    stands_in_for: &[],
+    default_eta: Some(Tcd::DEFAULT_ETA),
+    has_spacing: false,
+    left_out: clipping,
+    build: |config, eta| Ok(Box::new(Tcd::new(config, eta)?)),
 };
 
 /// The TCD sampler. Each step jumps below the next timestep and comes back up to it with fresh noise; `eta` (γ in
@@ -28,32 +42,27 @@ impl Tcd {
 }
 
 impl Sampler for Tcd {
-    fn kind(&self) -> SamplerKind {
-        SamplerKind::Tcd
-    }
-
     fn steps(&self, schedule: &Schedule, n: usize) -> Result<Vec<Step>, SamplerError> {
         Ok(steps_through(&schedule.distilled_timesteps(self.origin_steps, n)?))
     }
 
-    /// `s = ⌊(1−η)·t'⌋`, `z_s = √ā_s·x̂0 + √(1−ā_s)·ε`, and `z' = √(ā'/ā_s)·z_s + √(1−ā'/ā_s)·n` unless it is the last
-    /// step or η is 0. The last step leads to timestep 0, whatever the config says of the final ᾱ.
-    fn update(&self, schedule: &Schedule, step: &Step) -> Result<Update, SamplerError> {
+    /// `u = ⌊(1−η)·t'⌋`, `z_u = signal_u·x̂0 + spread_u·ε`, and
+    /// `z' = k·z_u + √(spread'² − k²·spread_u²)·n`, `k = signal'/signal_u`, unless it is the last step or η is 0 (for a
+    /// variance-preserving process the root is `√(1−ā'/ā_u)`). The last step leads to timestep 0, whatever the config
+    /// says of the final level.
+    fn update(&self, schedule: &Schedule, _: &[Step], step: &Step) -> Result<Update, SamplerError> {
         let t_prev = step.t_prev.unwrap_or(0.0);
         // The reference multiplies in f32, and the floor of a product is not forgiving.
-        let s = f64::from(((1.0 - self.eta) as f32 * t_prev as f32).floor());
-        let abar_s = f64::from(schedule.abar(s)?);
-        let direction = (1.0 - abar_s).sqrt();
-        let (z, eps) = update::towards(schedule.abar_with_signal(step.t)?, abar_s, direction);
+        let u = f64::from(((1.0 - self.eta) as f32 * t_prev as f32).floor());
+        let below = schedule.level(u)?;
+        let (z, eps) = schedule.level_with_signal(step.t)?.towards(below, below.spread);
         if self.eta == 0.0 || step.last {
-            return Ok(Update { z: z as f32, eps: eps as f32, noise: 0.0 });
+            return Ok(Update::one_step(z, eps, 0.0));
         }
-        let kept = f64::from(schedule.abar(t_prev)?) / abar_s;
-        let back = kept.sqrt();
-        Ok(Update {
-            z: (back * z) as f32,
-            eps: (back * eps) as f32,
-            noise: (1.0 - kept).max(0.0).sqrt() as f32,
-        })
+        let to = schedule.level(t_prev)?;
+        let back = to.signal / below.signal;
+        let left = back * below.spread;
+        let noise = (to.spread * to.spread - left * left).max(0.0).sqrt();
+        Ok(Update::one_step(back * z, back * eps, noise))
     }
 }

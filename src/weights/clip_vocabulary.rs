@@ -1,20 +1,19 @@
-//! CLIP's tokenizer, for forms that carry none: its merges are inside the program, and the ids of
-//! its tokens follow from them (OpenAI's `clip/simple_tokenizer.py`). Where the list comes from
-//! stands in `models/clip/README.md`.
+//! CLIP's tokenizer, for forms without one: its merges are inside the program, and the ids of its tokens follow
+//! from them (OpenAI's `clip/simple_tokenizer.py`). `models/clip/README.md` says where the list comes from.
 
 use std::io::Read as _;
 
 use flate2::read::GzDecoder;
 use serde_json::{Map, Value, json};
 
-use super::form::TokenizerBytes;
+use super::part::TokenizerBytes;
 
 static MERGES: &[u8] = include_bytes!("../../models/clip/merges.txt.gz");
 
 const START: &str = "<|startoftext|>";
 const END: &str = "<|endoftext|>";
 
-/// What a text encoder's sequences are filled up with.
+/// Token that fills up a text encoder's sequences.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Padding {
     /// `<|endoftext|>`: SD 1.x, and SDXL's first encoder
@@ -23,7 +22,7 @@ pub(super) enum Padding {
     Zero,
 }
 
-/// The files of the tokenizer as diffusers' folders of these models have them.
+/// Files of the tokenizer as diffusers' folders of these models have them.
 pub(super) fn tokenizer(padding: Padding) -> TokenizerBytes {
     let mut merges = String::new();
     GzDecoder::new(MERGES).read_to_string(&mut merges).expect("the embedded list is whole");
@@ -48,7 +47,7 @@ pub(super) fn tokenizer(padding: Padding) -> TokenizerBytes {
     }
 }
 
-/// Ids in this order: bytes, bytes at a word's end, merges, the two special tokens.
+/// Vocabulary with ids in this order: bytes, bytes at a word's end, merges, the two special tokens.
 fn vocabulary(merges: &str) -> Value {
     let bytes = byte_symbols();
     let tokens = bytes
@@ -62,8 +61,8 @@ fn vocabulary(merges: &str) -> Value {
     Value::Object(ids)
 }
 
-/// The characters that stand for bytes: themselves where they can be seen, else the first ones after
-/// Latin-1 (`bytes_to_unicode`, which also orders them so).
+/// Characters that stand for bytes: printable ones for themselves, the first ones after Latin-1 for the rest
+/// (`bytes_to_unicode`, which has the same order).
 fn byte_symbols() -> Vec<char> {
     let visible = (b'!'..=b'~').chain(0xA1..=0xAC).chain(0xAE..=0xFF).map(char::from);
     let stand_ins = ('\u{100}'..).take(256 - 188);
@@ -73,7 +72,7 @@ fn byte_symbols() -> Vec<char> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::text::{ClipTokenizer, TokenizerFiles};
+    use crate::model::text::{TextTokenizer, TokenizerFiles};
 
     #[test]
     fn odd_texts_get_the_ids_of_transformers_with_either_padding() {
@@ -85,7 +84,7 @@ mod tests {
             let expected: Vec<Vec<u32>> =
                 serde_json::from_value(cases["ids"][kind].clone()).unwrap();
             let files = tokenizer(padding);
-            let tokenizer = ClipTokenizer::from_files(&TokenizerFiles {
+            let tokenizer = TextTokenizer::from_files(&TokenizerFiles {
                 vocab_json: files.vocab_json.as_deref(),
                 merges_txt: files.merges_txt.as_deref(),
                 tokenizer_config_json: files.tokenizer_config_json.as_deref(),

@@ -1,10 +1,12 @@
-//! A model in diffusers layout: a folder with a `model_index.json` and one folder a part; also the
-//! form of the embedded model.
+//! A model in diffusers layout: a folder with a `model_index.json` and a folder for each part; also the form of the
+//! embedded model.
 
 use candle_core::DType;
 use serde_json::Value;
 
-use super::form::{Form, Part, PartConfig, TokenizerBytes, class_in, text_encoders_in};
+use super::families::{self, Family, tokenizer_folder};
+use super::form::Form;
+use super::part::{Part, PartConfig, TokenizerBytes};
 use super::part_folder::{PartFolder, read_json};
 use super::{ModelSource, WeightsError, tensors::TensorMap};
 
@@ -13,6 +15,7 @@ use super::{ModelSource, WeightsError, tensors::TensorMap};
 pub(super) struct DiffusersFolder {
     source: ModelSource,
     index: Value,
+    family: &'static dyn Family,
 }
 
 impl DiffusersFolder {
@@ -22,14 +25,22 @@ impl DiffusersFolder {
     /// A folder without one, or an index that is not JSON.
     pub(super) fn open(source: ModelSource) -> Result<Self, WeightsError> {
         let index = read_json(&source, "model_index.json")?;
-        Ok(Self { source, index })
+        Ok(Self { source, family: families::of_index(&index), index })
     }
 
     fn part(&self, part: Part) -> PartFolder {
-        PartFolder::new(self.source.clone(), part.folder(), part)
+        PartFolder::new(self.source.clone(), &self.family.folder(part), part, self.family)
+    }
+
+    /// Class of a part, if the index names one.
+    fn class(&self, part: Part) -> Option<&str> {
+        self.family.class_in(&self.index, part)
     }
 
     /// Checks that a tokenizer's vocabulary is there in one of its two forms.
+    ///
+    /// # Errors
+    /// The first file that is missing.
     fn check_tokenizer(&self, folder: &str) -> Result<(), WeightsError> {
         if self.source.contains(&format!("{folder}/tokenizer.json")) {
             return Ok(());
@@ -52,8 +63,12 @@ impl Form for DiffusersFolder {
         &self.source
     }
 
+    fn family(&self) -> &'static dyn Family {
+        self.family
+    }
+
     fn text_encoders(&self) -> Result<Vec<Part>, WeightsError> {
-        let named = text_encoders_in(&self.index);
+        let named = self.family.text_encoders_in(&self.index);
         if named.is_empty() {
             return Err(self.missing("the text encoder", "model_index.json names none"));
         }
@@ -71,7 +86,7 @@ impl Form for DiffusersFolder {
     }
 
     fn config(&self, part: Part) -> Result<PartConfig, WeightsError> {
-        self.part(part).config(class_in(&self.index, part))
+        self.part(part).config(self.class(part))
     }
 
     fn tensors(&self, part: Part, dtype: DType) -> Result<TensorMap, WeightsError> {
@@ -79,7 +94,7 @@ impl Form for DiffusersFolder {
     }
 
     fn tokenizer(&self, encoder: Part) -> Result<TokenizerBytes, WeightsError> {
-        let folder = encoder.tokenizer_folder();
+        let folder = &*tokenizer_folder(encoder);
         self.check_tokenizer(folder)?;
         let read = |name: &str| {
             let file = format!("{folder}/{name}");
@@ -99,16 +114,15 @@ impl Form for DiffusersFolder {
     fn check_part(&self, part: Part) -> Result<(), WeightsError> {
         self.part(part).check()?;
         match part {
-            Part::Unet | Part::Vae => Ok(()),
-            encoder => self.check_tokenizer(encoder.tokenizer_folder()),
+            Part::Denoiser | Part::Vae => Ok(()),
+            Part::TextEncoder(_) => self.check_tokenizer(&tokenizer_folder(part)),
         }
     }
 
     fn notes(&self) -> Vec<String> {
-        Part::ALL
-            .into_iter()
-            .filter(|&part| class_in(&self.index, part).is_some())
-            .filter_map(|part| self.part(part).note(class_in(&self.index, part)))
+        (self.parts().unwrap_or_default().into_iter())
+            .filter(|&part| self.class(part).is_some())
+            .filter_map(|part| self.part(part).note(self.class(part)))
             .collect()
     }
 }

@@ -31,7 +31,7 @@ static FILES: &[(&str, &[u8])] = mini![
     "tokenizer_2/special_tokens_map.json",
 ];
 
-/// A file of the embedded model by its name relative to the model's root.
+/// File of the embedded model by its name relative to the model's root.
 pub(super) fn file(name: &str) -> Option<&'static [u8]> {
     FILES.iter().find(|(known, _)| *known == name).map(|(_, bytes)| *bytes)
 }

@@ -1,8 +1,7 @@
-//! Telling whether a model is the one that it was, without reading gigabytes: by where its files lie,
-//! how long they are and when they were changed.
+//! Fingerprint of a model's files: their places, lengths and times of change. A job that resumes compares it, to
+//! know without reading gigabytes that the model is the same.
 
 use std::{
-    fmt::Write as _,
     fs, io,
     path::{Path, PathBuf},
     time::UNIX_EPOCH,
@@ -11,9 +10,10 @@ use std::{
 use sha2::{Digest as _, Sha256};
 
 use super::QuantType;
+use crate::units::hex;
 
-/// A digest, in hexadecimal digits, that changes with any file of `paths` (folders with all that is in
-/// them), with a LoRA's scale, and with the type that weights are rounded to.
+/// Digest, in hexadecimal digits, that changes with any file of `paths` (folders with their contents), with a
+/// LoRA's scale, and with the type that weights are rounded to.
 pub(super) fn fingerprint(
     paths: &[PathBuf],
     scales: impl Iterator<Item = f64>,
@@ -27,19 +27,16 @@ pub(super) fn fingerprint(
     }
     scales.for_each(|scale| hash.update(scale.to_le_bytes()));
     hash.update(quant.map_or_else(String::new, |quant| quant.to_string()));
-    hash.finalize().iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    hex(&hash.finalize())
 }
 
-/// The same of one folder, and of the type that its weights are rounded to.
+/// Fingerprint of one folder, and of the type that its weights are rounded to.
 #[cfg(feature = "mistralrs")]
 pub(crate) fn folder_fingerprint(folder: &Path, quant: Option<QuantType>) -> String {
     fingerprint(&[folder.to_owned()], std::iter::empty(), quant)
 }
 
-/// What cannot be read has no part in it: loading the model says so.
+/// Adds a file or a folder. A file that cannot be read is left out: loading the model reports it.
 fn add(hash: &mut Sha256, path: &Path) -> io::Result<()> {
     let found = fs::metadata(path)?;
     let name = path.as_os_str().as_encoded_bytes();

@@ -1,135 +1,84 @@
-//! What every form in which users have a model has in common: parts with a configuration, tensors
-//! by diffusers' (transformers') names, tokenizers, and a scheduler. Each form is a file of its own;
-//! nothing behind this trait knows which one it is.
+//! The interface to a model whatever the form in which users have it: parts with a configuration, tensors by
+//! diffusers' (transformers') names, tokenizers, and a scheduler. Each form is a file of its own, and nothing
+//! behind this trait knows which one it is.
 
-use std::fmt::{self, Debug};
+use std::fmt::Debug;
 
 use candle_core::DType;
 use serde_json::Value;
 
+use super::families::Family;
+use super::part::{Part, PartConfig, TokenizerBytes};
 use super::{ModelSource, WeightsError, tensors::TensorMap};
-
-/// A part of a model that has weights.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Part {
-    Unet,
-    Vae,
-    TextEncoder,
-    /// SDXL's second one, with the projection
-    TextEncoder2,
-}
-
-impl Part {
-    /// Every part, the text encoders in the order of their conditioning.
-    pub const ALL: [Self; 4] = [Self::Unet, Self::Vae, Self::TextEncoder, Self::TextEncoder2];
-
-    /// Its folder in diffusers layout, and its key in `model_index.json`.
-    #[must_use]
-    pub fn folder(self) -> &'static str {
-        match self {
-            Self::Unet => "unet",
-            Self::Vae => "vae",
-            Self::TextEncoder => "text_encoder",
-            Self::TextEncoder2 => "text_encoder_2",
-        }
-    }
-
-    /// The folder of a text encoder's tokenizer.
-    #[must_use]
-    pub fn tokenizer_folder(self) -> &'static str {
-        if self == Self::TextEncoder2 { "tokenizer_2" } else { "tokenizer" }
-    }
-
-    /// What it is called in a message.
-    #[must_use]
-    pub fn title(self) -> &'static str {
-        match self {
-            Self::Unet => "the UNet",
-            Self::Vae => "the VAE",
-            Self::TextEncoder | Self::TextEncoder2 => "the text encoder",
-        }
-    }
-}
-
-impl fmt::Display for Part {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.folder())
-    }
-}
-
-/// The configuration of one part.
-#[derive(Clone, Debug)]
-pub(super) struct PartConfig {
-    /// the class of diffusers or transformers, `UNet2DConditionModel` for example
-    pub class: String,
-    /// what `config.json` says, or would say
-    pub config: Value,
-    /// where that is written or what it was worked out from, for messages
-    pub file: String,
-}
-
-/// The files of one tokenizer, by transformers' names; each may be absent.
-#[derive(Clone, Debug, Default)]
-pub(super) struct TokenizerBytes {
-    pub vocab_json: Option<Vec<u8>>,
-    pub merges_txt: Option<Vec<u8>>,
-    pub tokenizer_json: Option<Vec<u8>>,
-    pub tokenizer_config_json: Option<Vec<u8>>,
-    pub special_tokens_map_json: Option<Vec<u8>>,
-    /// where they are, for messages
-    pub place: String,
-}
 
 /// A model in one of its forms. Opening one reads headers and configurations, never tensors.
 pub(super) trait Form: Debug + Send + Sync {
-    /// Where the model is.
+    /// Place of the model.
     fn source(&self) -> &ModelSource;
 
-    /// The text encoders that the model has, in the order of their conditioning; at least one.
+    /// Family of its denoiser.
+    fn family(&self) -> &'static dyn Family;
+
+    /// Text encoders that the model has, in the order of their conditioning; at least one.
+    ///
+    /// # Errors
+    /// A description that names none.
     fn text_encoders(&self) -> Result<Vec<Part>, WeightsError>;
 
-    /// What `model_index.json` says (or would say).
+    /// Contents of `model_index.json`, or what they would be.
     fn index(&self) -> &Value;
 
-    /// What `scheduler/scheduler_config.json` says (or would say).
+    /// Contents of `scheduler/scheduler_config.json`, or what they would be.
+    ///
+    /// # Errors
+    /// A file that is missing or not JSON.
     fn scheduler(&self) -> Result<Value, WeightsError>;
 
-    /// A part's configuration.
+    /// Configuration of a part.
+    ///
+    /// # Errors
+    /// A part that is missing, or a file that cannot be read.
     fn config(&self, part: Part) -> Result<PartConfig, WeightsError>;
 
-    /// A part's tensors; `dtype` is the precision wanted, where files offer a choice.
+    /// Tensors of a part; `dtype` is the precision wanted, where files offer a choice.
+    ///
+    /// # Errors
+    /// A part that is missing, or a file that cannot be read.
     fn tensors(&self, part: Part, dtype: DType) -> Result<TensorMap, WeightsError>;
 
-    /// The tokenizer of a text encoder.
+    /// Tokenizer of a text encoder.
+    ///
+    /// # Errors
+    /// A file that is missing or cannot be read.
     fn tokenizer(&self, encoder: Part) -> Result<TokenizerBytes, WeightsError>;
 
     /// Finds everything that loading a part will read, a text encoder's tokenizer included, without
     /// reading tensors.
+    ///
+    /// # Errors
+    /// The first file that is missing.
     fn check_part(&self, part: Part) -> Result<(), WeightsError>;
 
-    /// The same for the whole model.
-    fn check(&self) -> Result<(), WeightsError> {
-        self.scheduler()?;
-        for part in [Part::Unet, Part::Vae].into_iter().chain(self.text_encoders()?) {
-            self.check_part(part)?;
-        }
-        Ok(())
+    /// All parts: denoiser, VAE, and the text encoders in the order of their conditioning.
+    ///
+    /// # Errors
+    /// As [`text_encoders`](Self::text_encoders).
+    fn parts(&self) -> Result<Vec<Part>, WeightsError> {
+        Ok([Part::Denoiser, Part::Vae].into_iter().chain(self.text_encoders()?).collect())
     }
 
-    /// What users may want to know of the model, one line each: tensors that nothing uses, and what
-    /// had to be guessed.
+    /// Finds everything that loading the model will read.
+    ///
+    /// # Errors
+    /// The first file that is missing.
+    fn check(&self) -> Result<(), WeightsError> {
+        self.scheduler()?;
+        self.parts()?.into_iter().try_for_each(|part| self.check_part(part))
+    }
+
+    /// Lines about what users may want to know of the model: tensors that nothing uses, and what had to be
+    /// guessed.
     fn notes(&self) -> Vec<String>;
-}
-
-/// The class that a `model_index.json` names for a part, if it names one.
-pub(super) fn class_in(index: &Value, part: Part) -> Option<&str> {
-    index.get(part.folder())?.get(1)?.as_str()
-}
-
-/// The text encoders that a `model_index.json` names, in the order of their conditioning.
-pub(super) fn text_encoders_in(index: &Value) -> Vec<Part> {
-    let both = [Part::TextEncoder, Part::TextEncoder2];
-    both.into_iter().filter(|&part| class_in(index, part).is_some()).collect()
 }
 
 /// One line about tensors of a file that nothing asks for, if any of them could mean something.
@@ -145,8 +94,8 @@ pub(super) fn unused_note<'a>(file: &str, unused: impl Iterator<Item = &'a str>)
     }
 }
 
-/// Tensors beside the weights that many files have and no inference needs: index buffers, parts of
-/// CLIP for pictures, copies and tables for training, markers.
+/// `true` if a tensor is one that many files have beside the weights and no inference needs: index buffers, parts
+/// of CLIP for pictures, copies and tables for training, markers.
 fn is_harmless(name: &str) -> bool {
     const ENDS: [&str; 4] =
         ["position_ids", "logit_scale", "text_projection", "text_projection.weight"];

@@ -1,50 +1,47 @@
 //! LLaVA models in the forms in which people have them: folders of transformers (one `config.json`,
 //! safetensors whole or in shards, the files of its processor), and pairs of GGUF files of llama.cpp.
 //! Transformers 4 and 5 write the same tensors by different names; here they have those of the
-//! published checkpoints (transformers 4).
+//! published checkpoints (transformers 4). How weights are read, rounded and kept is the same as for a diffusion
+//! model ([`ReadOptions`]).
 //!
 //! Source of the names: transformers `conversion_mapping.py`, entries `llava` and `llava_next`.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use candle_core::{DType, Device};
 use serde_json::Value;
 
-use super::fingerprint::fingerprint;
-use super::form::Part;
+use super::families::FAMILIES;
 use super::gguf::llama_cpp::{LlamaCppFile, LlamaCppModel};
-use super::headers::{Footprint, Headers};
+use super::headers::Footprint;
 use super::kept::{Keeping, KeptWeights};
-use super::ldm::Take;
-use super::model::KEEP_ABOVE;
+use super::part::Part;
 use super::part_folder::{PartFolder, read_json};
 use super::quantize::Rules;
+use super::read_options::ReadOptions;
 use super::source::refuse_pickle;
-use super::tensors::TensorMap;
+use super::tensors::{Take, TensorMap};
 use super::{ModelSource, QuantType, WeightsError};
-use crate::backend::{ParamSource, Params};
+use crate::backend::MatmulPrecision;
 use crate::model::llava::{Llava, LlavaConfig, LlavaParts, LlavaTokenizer, PromptFormat};
 
 /// A LLaVA model that has been found; its tensors have not been read.
 #[derive(Clone, Debug)]
 pub struct LlavaFiles {
-    /// what users call it, for messages
+    /// path by which the user named it, for messages
     name: String,
-    /// every file and folder that it comes from
-    paths: Vec<PathBuf>,
+    options: ReadOptions,
     config: LlavaConfig,
     preprocessor: Value,
     chat_template: Option<String>,
     tokenizer: LlavaTokenizer,
     tensors: Arc<TensorMap>,
     prompt_format: Option<PromptFormat>,
-    quantized: Option<QuantType>,
-    keep_above: usize,
 }
 
 impl LlavaFiles {
-    /// Reads what describes a model: in a folder of transformers; in a folder with a pair of GGUF
+    /// Reads the description of a model: in a folder of transformers; in a folder with a pair of GGUF
     /// files; or in a GGUF file with a decoder, beside which the other one lies.
     ///
     /// # Errors
@@ -67,9 +64,9 @@ impl LlavaFiles {
         Self::new_gguf(path.display().to_string(), &decoder, &vision)
     }
 
-    /// Whether a path holds such a model, or the decoder of one, as far as its description tells.
+    /// `true` if a path holds such a model, or the decoder of one, as far as its description tells.
     #[must_use]
-    pub fn is_at(path: &Path) -> bool {
+    pub(super) fn is_at(path: &Path) -> bool {
         let is_decoder = |file: &Path| LlamaCppFile::open(file).is_ok_and(|it| it.is_decoder());
         if path.is_file() {
             return path.extension().is_some_and(|it| it == "gguf") && is_decoder(path);
@@ -82,15 +79,15 @@ impl LlavaFiles {
         gguf_files(path).is_ok_and(|files| files.iter().any(|file| is_decoder(file)))
     }
 
-    /// The GGUF file with the vision tower that lies beside a decoder's.
+    /// GGUF file with the vision tower that lies beside a decoder's.
     ///
     /// # Errors
     /// None there, or several.
-    pub fn vision_beside(decoder: &Path) -> Result<PathBuf, WeightsError> {
+    pub(super) fn vision_beside(decoder: &Path) -> Result<PathBuf, WeightsError> {
         Ok(vision_beside(decoder)?.path().to_owned())
     }
 
-    /// Reads what describes a model in two GGUF files: a decoder, and the vision tower with the
+    /// Reads the description of a model in two GGUF files: a decoder, and the vision tower with the
     /// projector ("mmproj").
     ///
     /// # Errors
@@ -120,7 +117,7 @@ impl LlavaFiles {
         let tokenizer =
             LlavaTokenizer::from_json(model.tokenizer.to_string().as_bytes()).map_err(fail)?;
         Ok(Self {
-            paths: vec![decoder.path().to_owned(), vision.path().to_owned()],
+            options: ReadOptions::new(vec![decoder.path().to_owned(), vision.path().to_owned()]),
             config,
             preprocessor: model.preprocessor,
             chat_template: model.chat_template,
@@ -128,8 +125,6 @@ impl LlavaFiles {
             tensors: Arc::new(model.tensors),
             name,
             prompt_format: None,
-            quantized: None,
-            keep_above: KEEP_ABOVE,
         })
     }
 
@@ -169,49 +164,47 @@ impl LlavaFiles {
             .map_err(|error| WeightsError::from_llava(error, &name))?;
         Ok(Self {
             name,
-            paths: vec![path.to_owned()],
+            options: ReadOptions::new(vec![path.to_owned()]),
             config,
             preprocessor,
             chat_template,
             tokenizer,
             tensors: Arc::new(tensors),
             prompt_format: None,
-            quantized: None,
-            keep_above: KEEP_ABOVE,
         })
     }
 
-    /// The same model with its decoder's weights rounded to this type as they are read.
+    /// Same model with its decoder's weights rounded to this type as they are read.
     #[must_use]
     pub fn quantized(self, quant: QuantType) -> Self {
-        Self { quantized: Some(quant), ..self }
+        Self { options: self.options.quantized(quant), ..self }
     }
 
     /// As [`ModelFiles::keep_above`](super::ModelFiles::keep_above).
     #[must_use]
     pub fn keep_above(self, weights: usize) -> Self {
-        Self { keep_above: weights, ..self }
+        Self { options: self.options.keep_above(weights), ..self }
     }
 
-    /// The same model, asked in this way, whatever its files say.
+    /// Same model with prompts in this format, whatever its files say.
     #[must_use]
     pub fn prompt_format(self, format: PromptFormat) -> Self {
         Self { prompt_format: Some(format), ..self }
     }
 
-    /// The type to which its decoder's weights are rounded.
+    /// Type to which its decoder's weights are rounded.
     #[must_use]
-    pub fn quant(&self) -> Option<QuantType> {
-        self.quantized
+    pub(crate) fn quant(&self) -> Option<QuantType> {
+        self.options.quantized
     }
 
     /// As [`ModelFiles::fingerprint`](super::ModelFiles::fingerprint).
     #[must_use]
-    pub fn fingerprint(&self) -> String {
-        fingerprint(&self.paths, std::iter::empty(), self.quantized)
+    pub(crate) fn fingerprint(&self) -> String {
+        self.options.fingerprint(std::iter::empty())
     }
 
-    /// What it is.
+    /// Configuration of the model.
     #[must_use]
     pub fn config(&self) -> &LlavaConfig {
         &self.config
@@ -222,12 +215,12 @@ impl LlavaFiles {
     /// # Errors
     /// A tensor that is missing or of another shape, or parts that do not fit each other.
     pub fn load(&self, device: &Device, dtype: DType) -> Result<Llava, WeightsError> {
-        self.build(Arc::new(self.weights()), device, dtype)
+        self.build(&self.options, device, dtype)
     }
 
-    /// The model from the headers of its files alone, as
-    /// [`ModelFiles::without_values`](super::ModelFiles::without_values) builds its parts: it may be asked
-    /// for prompts and sizes and must not be run.
+    /// Model from the headers of its files alone, as
+    /// [`ModelFiles::without_values`](super::ModelFiles::without_values) builds its parts: it makes prompts and
+    /// has sizes, and must not be run.
     ///
     /// # Errors
     /// As [`load`](Self::load).
@@ -236,26 +229,22 @@ impl LlavaFiles {
         device: &Device,
         dtype: DType,
     ) -> Result<(Llava, Footprint), WeightsError> {
-        let footprint = Arc::<Mutex<Footprint>>::default();
-        let headers = Headers::new(self.weights(), footprint.clone());
-        let model = self.build(Arc::new(headers), device, dtype)?;
-        let footprint = *footprint.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok((model, footprint))
+        self.options.without_values(|options| self.build(&options, device, dtype))
     }
 
     fn weights(&self) -> KeptWeights {
-        let as_stored = self.tensors.count() > self.keep_above;
-        let rules = self.quantized.map(|quant| Rules::Llava { quant });
+        let as_stored = self.tensors.count() > self.options.keep_above;
+        let rules = self.options.quantized.map(|quant| Rules::Llava { quant });
         KeptWeights::new(self.tensors.clone(), None, Keeping { as_stored, rules })
     }
 
     fn build(
         &self,
-        weights: Arc<dyn ParamSource>,
+        options: &ReadOptions,
         device: &Device,
         dtype: DType,
     ) -> Result<Llava, WeightsError> {
-        let params = Params::new(weights, dtype, device);
+        let params = options.params(self.weights(), dtype, device, MatmulPrecision::F32);
         let parts = LlavaParts {
             config: self.config.clone(),
             preprocessor: &self.preprocessor,
@@ -268,7 +257,7 @@ impl LlavaFiles {
 }
 
 const CONFIG: &str = "config.json";
-/// How messages call the file with it.
+/// Name of the file with the vision tower in messages.
 const VISION: &str = "a vision tower (mmproj)";
 const TEMPLATE: &str = "chat_template.jinja";
 const TOKENIZER: &str = "tokenizer.json";
@@ -277,7 +266,7 @@ fn missing(model: &str, part: &'static str, file: &str) -> WeightsError {
     WeightsError::MissingPart { model: model.to_owned(), part, file: file.to_owned() }
 }
 
-/// The GGUF files of a folder, by their extension, in the order of their names.
+/// GGUF files of a folder, by their extension, in the order of their names.
 fn gguf_files(folder: &Path) -> Result<Vec<PathBuf>, WeightsError> {
     let fail = |source| WeightsError::Read { file: folder.display().to_string(), source };
     // The folder of a file that is named without one.
@@ -327,7 +316,7 @@ fn only_one<T>(folder: &Path, what: &str, mut files: Vec<T>) -> Result<T, Weight
 
 fn folder_tensors(source: &ModelSource) -> Result<TensorMap, WeightsError> {
     // The weights' files have the names of a text encoder's.
-    let folder = PartFolder::new(source.clone(), "", Part::TextEncoder);
+    let folder = PartFolder::new(source.clone(), "", Part::TextEncoder(0), FAMILIES[0]);
     let stored = folder.tensors(DType::F32).map_err(|error| match error {
         WeightsError::MissingPart { model, file, .. } => missing(&model, "the weights", &file),
         error => error,
@@ -337,7 +326,7 @@ fn folder_tensors(source: &ModelSource) -> Result<TensorMap, WeightsError> {
     Ok(stored.renamed(names))
 }
 
-/// A tensor's name in published checkpoints, from that or from the name that transformers 5 gives it.
+/// Name of a tensor in published checkpoints, from that or from the name that transformers 5 gives it.
 fn published_name(name: &str) -> String {
     let inner = name.strip_prefix("model.").unwrap_or(name);
     if let Some(rest) = inner.strip_prefix("language_model.") {

@@ -1,42 +1,50 @@
-//! From the forms in which users have weights to tensors by name: folders in diffusers layout (the
-//! embedded model is one), single files with ldm's names, GGUF files, and parts of a model by themselves;
-//! LoRAs change the tensors on the way; and back into a GGUF file, quantized. The rest of the program
-//! never opens a weights file.
+//! Weights: from the forms in which users have them to networks. Folders in diffusers layout (the embedded model is
+//! one), single files with the training code's names, GGUF files, and parts of a model by themselves become
+//! tensors by name ([`ModelFiles`]); LoRAs change the tensors on the way; and a model goes back into a GGUF file,
+//! quantized. The rest of the program never opens a weights file.
+//!
+//! A weight passes through these stages: bytes of a mapped file (`source`), tensors by our names (`tensors`), changes
+//! by LoRAs (`lora`), the format in which it is kept (`kept`), and the parameters that a network asks for.
+//! `families` knows what differs between kinds of denoisers; `form` is the interface to every form.
 
 mod clip_vocabulary;
 mod diffusers;
+#[cfg(feature = "embedded-model")]
 mod embedded;
 mod error;
+mod families;
 mod fingerprint;
 mod form;
 mod gguf;
 mod headers;
 pub mod hub;
 mod kept;
-mod ldm;
-#[cfg(feature = "llava")]
+mod lazy;
 mod llava;
 mod lora;
 mod model;
+mod part;
 mod part_file;
 mod part_folder;
 mod quantize;
+mod read_options;
 pub mod registry;
 mod replace;
-mod shapes;
 mod single_file;
 mod source;
 mod tensors;
+mod weights_file;
 
 pub use error::WeightsError;
+pub use families::FileContents;
 #[cfg(feature = "mistralrs")]
 pub(crate) use fingerprint::folder_fingerprint;
-pub use form::Part;
 pub use gguf::Summary;
 pub use headers::Footprint;
-#[cfg(feature = "llava")]
+pub use lazy::Lazy;
 pub use llava::LlavaFiles;
 pub use lora::LoraError;
 pub use model::{Component, ModelFiles};
+pub use part::Part;
 pub use quantize::QuantType;
-pub use source::{Bytes, ModelSource};
+pub use source::ModelSource;

@@ -1,17 +1,15 @@
-//! One part in diffusers layout: a `config.json` and safetensors files in a folder, of a whole model
-//! or by itself.
+//! One part in diffusers layout: a folder with a `config.json` and safetensors files, of a whole model or by
+//! itself.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
 
 use candle_core::DType;
 use serde_json::Value;
 
-use super::form::{Part, PartConfig, unused_note};
-use super::{ModelSource, WeightsError, ldm, part_file, tensors::TensorMap};
-use crate::model::text::ClipTextConfig;
-use crate::model::unet::UNetConfig;
-use crate::model::vae::KlConfig;
+use super::families::Family;
+use super::form::unused_note;
+use super::part::{Part, PartConfig};
+use super::{ModelSource, WeightsError, tensors::TensorMap};
 
 /// A part in a folder of a source; nothing has been read.
 #[derive(Clone, Debug)]
@@ -20,14 +18,24 @@ pub(super) struct PartFolder {
     /// relative to the source; empty where the source is the part
     folder: String,
     part: Part,
+    family: &'static dyn Family,
 }
 
 impl PartFolder {
-    pub(super) fn new(source: ModelSource, folder: &str, part: Part) -> Self {
-        Self { source, folder: folder.to_owned(), part }
+    /// Part in this folder of a source, relative to it; empty where the source is the part.
+    pub(super) fn new(
+        source: ModelSource,
+        folder: &str,
+        part: Part,
+        family: &'static dyn Family,
+    ) -> Self {
+        Self { source, folder: folder.to_owned(), part, family }
     }
 
-    /// Reads `config.json`; `class` is what an index says the part is, else the file says it.
+    /// Reads `config.json`; `class` is the part's class in an index, else the file says it.
+    ///
+    /// # Errors
+    /// A file that is missing or not JSON.
     pub(super) fn config(&self, class: Option<&str>) -> Result<PartConfig, WeightsError> {
         let file = self.file("config.json");
         self.require(&file)?;
@@ -37,6 +45,9 @@ impl PartFolder {
     }
 
     /// Reads the headers of the weights; `dtype` is the precision wanted, where there is a choice.
+    ///
+    /// # Errors
+    /// A file that is missing, cannot be read, or is damaged.
     pub(super) fn tensors(&self, dtype: DType) -> Result<TensorMap, WeightsError> {
         let mut tensors = TensorMap::default();
         for file in self.weight_files(dtype)? {
@@ -46,15 +57,18 @@ impl PartFolder {
     }
 
     /// Finds configuration and weights without reading any.
+    ///
+    /// # Errors
+    /// A file that is missing.
     pub(super) fn check(&self) -> Result<(), WeightsError> {
         self.require(&self.file("config.json"))?;
         self.weight_files(DType::F32).map(|_| ())
     }
 
-    /// A line about tensors that the configuration does not ask for; what cannot be read is left to
-    /// [`tensors`](Self::tensors) to complain of.
+    /// Line about tensors that the configuration does not ask for. What cannot be read is left to
+    /// [`tensors`](Self::tensors) to report.
     pub(super) fn note(&self, class: Option<&str>) -> Option<String> {
-        let expected = expected_names(self.part, &self.config(class).ok()?)?;
+        let expected = self.family.expected_names(self.part, &self.config(class).ok()?)?;
         let tensors = self.tensors(DType::F32).ok()?;
         let files = self.weight_files(DType::F32).ok()?;
         let unused = tensors.names().filter(|name| {
@@ -63,12 +77,12 @@ impl PartFolder {
         unused_note(&self.source.full_name(files.first()?), unused)
     }
 
-    /// The safetensors files of the part: the variant in the wanted precision if there is a choice,
-    /// else the plain one, else any; each whole or as the shards that an index lists.
+    /// Safetensors files of the part: the variant in the wanted precision if there is a choice, else the plain
+    /// one, else any; each whole or as the shards that an index lists.
     fn weight_files(&self, dtype: DType) -> Result<Vec<String>, WeightsError> {
         let stem = match self.part {
-            Part::Unet | Part::Vae => "diffusion_pytorch_model",
-            Part::TextEncoder | Part::TextEncoder2 => "model",
+            Part::Denoiser | Part::Vae => "diffusion_pytorch_model",
+            Part::TextEncoder(_) => "model",
         };
         let preferred = match dtype {
             DType::F16 => ["fp16", "", "bf16"],
@@ -123,7 +137,7 @@ impl PartFolder {
         Ok(shards)
     }
 
-    /// The name of a file of the part, relative to the source.
+    /// Name of a file of the part, relative to the source.
     fn file(&self, name: &str) -> String {
         if self.folder.is_empty() { name.to_owned() } else { format!("{}/{name}", self.folder) }
     }
@@ -135,14 +149,13 @@ impl PartFolder {
     fn missing(&self, file: &str) -> WeightsError {
         WeightsError::MissingPart {
             model: self.source.to_string(),
-            part: self.part.title(),
+            part: self.family.title(self.part),
             file: file.to_owned(),
         }
     }
 }
 
-/// The variant that a file of weights, or the index of one, is of: `fp32`, `non_ema` and whatever
-/// else its maker thought of.
+/// Variant of a weights file or of the index of one: `fp32`, `non_ema` and whatever else its maker thought of.
 fn variant_of<'a>(name: &'a str, stem: &str) -> Option<&'a str> {
     let rest = name.strip_prefix(stem)?.strip_prefix('.')?;
     let index = rest.strip_prefix("safetensors.index.").and_then(|rest| rest.strip_suffix(".json"));
@@ -151,29 +164,10 @@ fn variant_of<'a>(name: &'a str, stem: &str) -> Option<&'a str> {
     variant.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_').then_some(variant)
 }
 
-/// The names of all tensors that a part asks for; `None` for a configuration that will be refused,
-/// and for `AutoencoderTiny`, whose layers are only numbered.
-fn expected_names(part: Part, config: &PartConfig) -> Option<HashSet<String>> {
-    let json = &config.config;
-    match part {
-        Part::Unet => {
-            let config = UNetConfig::from_json(&json.to_string()).ok()?;
-            Some(ldm::unet_names(&config).into_iter().map(|(ours, _)| ours).collect())
-        }
-        Part::Vae if config.class == "AutoencoderKL" => {
-            let names = ldm::vae_names(&KlConfig::from_json(json).ok()?);
-            let names = names.into_iter().map(|(ours, _)| ours);
-            Some(names.flat_map(|name| [part_file::old_vae_name(&name), name]).collect())
-        }
-        Part::Vae => None,
-        Part::TextEncoder | Part::TextEncoder2 => {
-            let config = ClipTextConfig::from_json(json).ok()?;
-            Some(ldm::clip_names(config.num_hidden_layers).into_iter().collect())
-        }
-    }
-}
-
 /// Reads a small file as JSON.
+///
+/// # Errors
+/// A file that is missing or not JSON.
 pub(super) fn read_json(source: &ModelSource, name: &str) -> Result<Value, WeightsError> {
     let bytes = source.read(name)?;
     serde_json::from_slice(&finite(&bytes)).map_err(|source_error| WeightsError::Json {
@@ -182,9 +176,8 @@ pub(super) fn read_json(source: &ModelSource, name: &str) -> Result<Value, Weigh
     })
 }
 
-/// The text with `null` for the numbers that JSON cannot write and Python does all the same: the
-/// schedulers of diffusers have a `"lambda_min_clipped": -Infinity`. Lines stay what they are, for
-/// messages.
+/// Replaces by `null` the numbers that JSON cannot write and Python does all the same: the schedulers of
+/// diffusers have a `"lambda_min_clipped": -Infinity`. Lines keep their numbers, for messages.
 fn finite(text: &[u8]) -> Cow<'_, [u8]> {
     const NAMES: [&[u8]; 3] = [b"-Infinity", b"Infinity", b"NaN"];
     let mut text = Cow::Borrowed(text);

@@ -1,15 +1,15 @@
-//! Which weights are rounded to which format when a model is quantized. The same rules hold for a
-//! file that is written and for weights that are rounded as they are read, so that both give the
-//! same model to the bit.
+//! Rules of quantization: which weights are rounded to which format. They hold for a file that is written and for
+//! weights that are rounded as they are read, so that both give the same model to the bit.
 
 use std::fmt;
 use std::str::FromStr;
 
 use candle_core::quantized::GgmlDType;
 
-use super::form::Part;
+use super::families::{Family, clip};
+use super::part::Part;
 
-/// The format of a quantized model's dense layers.
+/// Format of a quantized model's dense layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QuantType {
     /// 8.5 bits a weight
@@ -25,10 +25,10 @@ pub enum QuantType {
 }
 
 impl QuantType {
-    /// From best to smallest.
+    /// All types, from best to smallest.
     pub const ALL: [Self; 5] = [Self::F16, Self::Q8_0, Self::Q6K, Self::Q5K, Self::Q4K];
 
-    /// The format in a file.
+    /// Format in a file.
     #[must_use]
     pub fn format(self) -> GgmlDType {
         match self {
@@ -40,7 +40,7 @@ impl QuantType {
         }
     }
 
-    /// The number that GGUF files have for it (llama.cpp `enum llama_ftype`).
+    /// Number by which GGUF files name it (llama.cpp `enum llama_ftype`).
     pub(super) fn file_type(self) -> u32 {
         match self {
             Self::F16 => 1,
@@ -73,40 +73,34 @@ impl FromStr for QuantType {
     }
 }
 
-/// The rules for a model, or one part of it.
+/// Rules for a model, or one part of it.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Rules {
-    /// of a diffusion model
-    Part { part: Part, quant: QuantType },
+    /// for a part of a diffusion model
+    Part { part: Part, family: &'static dyn Family, quant: QuantType },
     /// for a captioner
-    #[cfg(feature = "llava")]
     Llava { quant: QuantType },
 }
 
 impl Rules {
-    /// The format of the tensor with this name (in diffusers' or transformers' naming) and shape,
-    /// which is stored in `stored`.
+    /// Format of the tensor with this name (in diffusers' or transformers' naming) and shape, which is
+    /// stored in `stored`.
     ///
     /// - The VAE stays as it is: 3 % of SDXL's weights, convolutions all but a few, and its errors
     ///   are seen directly.
     /// - Vectors (norms and biases) are f32, convolutions f16.
-    /// - Dense layers that act on one vector for the whole picture are f16: the MLPs of timestep
-    ///   and added conditions, their projections into residual blocks, and the projection of the
-    ///   pooled text. No error of theirs averages out over pixels. So are embeddings.
-    /// - So are the projections into and out of the transformers, 1 % of SDXL's weights through
-    ///   which everything goes: with them, a small UNet of weights as torch invents them errs by
-    ///   7.8 % in q4_k, without them by 3.6 %.
-    /// - Text encoders have q8_0 at least: in q4_k, the context of an eight-layer encoder of
-    ///   invented weights errs by 13 %, in q8_0 by 0.9 %, and they are 30 % of SDXL's weights.
+    /// - Dense layers that the family or CLIP calls sensitive are f16 ([`Family::is_sensitive`],
+    ///   [`clip::SENSITIVE`]).
+    /// - Text encoders have q8_0 at least: in q4_k, the context of an eight-layer encoder with random
+    ///   weights errs by 13 %, in q8_0 by 0.9 %, and they are 30 % of SDXL's weights.
     /// - Every other dense layer has the type asked for; where its rows are no whole number of
     ///   256-weight blocks q8_0 (SDXL's width of 640), and where not even of 32, f16.
-    /// - A captioner's vision tower and projector stay as they are: 4 % of its weights, behind which
-    ///   everything else goes; its embeddings and its output projection have q8_0 at least, as in
+    /// - A captioner's vision tower and projector stay as they are: 4 % of its weights, through which
+    ///   everything goes. Its embeddings and its output projection have q8_0 at least, as in
     ///   llama.cpp's files, whose mixtures keep them better than the rest.
     pub fn format(self, name: &str, shape: &[usize], stored: GgmlDType) -> GgmlDType {
-        let (part, quant) = match self {
-            Self::Part { part, quant } => (part, quant),
-            #[cfg(feature = "llava")]
+        let (part, family, quant) = match self {
+            Self::Part { part, family, quant } => (part, family, quant),
             Self::Llava { quant } => return llava_format(quant, name, shape, stored),
         };
         if part == Part::Vae {
@@ -115,11 +109,15 @@ impl Rules {
         let &[_, input] = shape else {
             return if shape.len() < 2 { GgmlDType::F32 } else { GgmlDType::F16 };
         };
-        if is_sensitive(name) {
+        let is_sensitive = match part {
+            Part::Denoiser => family.is_sensitive(name),
+            _ => clip::SENSITIVE.iter().any(|piece| name.contains(piece)),
+        };
+        if is_sensitive {
             return GgmlDType::F16;
         }
         let wanted = match (part, quant) {
-            (Part::Unet, quant) => quant.format(),
+            (Part::Denoiser, quant) => quant.format(),
             (_, QuantType::F16) => GgmlDType::F16,
             _ => GgmlDType::Q8_0,
         };
@@ -127,7 +125,6 @@ impl Rules {
     }
 }
 
-#[cfg(feature = "llava")]
 fn llava_format(quant: QuantType, name: &str, shape: &[usize], stored: GgmlDType) -> GgmlDType {
     let &[_, input] = shape else { return stored };
     if !name.starts_with("language_model.") {
@@ -138,7 +135,7 @@ fn llava_format(quant: QuantType, name: &str, shape: &[usize], stored: GgmlDType
     in_whole_blocks(wanted, input)
 }
 
-/// The format, or the next better one of whose blocks rows of so many weights are whole numbers.
+/// Format, or the next better one of whose blocks rows of so many weights are whole numbers.
 fn in_whole_blocks(wanted: GgmlDType, input: usize) -> GgmlDType {
     [wanted, GgmlDType::Q8_0]
         .into_iter()
@@ -146,17 +143,10 @@ fn in_whole_blocks(wanted: GgmlDType, input: usize) -> GgmlDType {
         .unwrap_or(GgmlDType::F16)
 }
 
-fn is_sensitive(name: &str) -> bool {
-    const STARTS: [&str; 3] = ["time_embedding.", "add_embedding.", "text_projection."];
-    const PARTS: [&str; 5] =
-        [".time_emb_proj.", ".proj_in.", ".proj_out.", "token_embedding.", "position_embedding."];
-    STARTS.iter().any(|start| name.starts_with(start))
-        || PARTS.iter().any(|part| name.contains(part))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::weights::families::FAMILIES;
 
     #[test]
     fn every_type_parses_to_what_it_prints() {
@@ -169,28 +159,28 @@ mod tests {
     #[test]
     fn the_rules_say_by_name_and_shape_what_a_weight_becomes() {
         use GgmlDType::{BF16, F16, F32, Q4K, Q8_0};
-        let rules = |part| Rules::Part { part, quant: QuantType::Q4K };
+        let family = FAMILIES[0];
+        let rules = |part| Rules::Part { part, family, quant: QuantType::Q4K };
         for (part, name, shape, expected) in [
-            (Part::Unet, "conv_in.weight", &[320, 4, 3, 3][..], F16),
-            (Part::Unet, "conv_in.bias", &[320], F32),
-            (Part::Unet, "time_embedding.linear_1.weight", &[1280, 320], F16),
-            (Part::Unet, "add_embedding.linear_2.weight", &[1280, 1280], F16),
-            (Part::Unet, "down_blocks.1.resnets.0.time_emb_proj.weight", &[640, 1280], F16),
-            (Part::Unet, "mid_block.attentions.0.proj_in.weight", &[1280, 1280], F16),
-            (Part::Unet, "x.attn1.to_q.weight", &[640, 640], Q8_0),
-            (Part::Unet, "x.attn2.to_k.weight", &[640, 2048], Q4K),
-            (Part::Unet, "x.attn2.to_k.weight", &[64, 24], F16),
-            (Part::Unet, "x.norm1.weight", &[640], F32),
-            (Part::TextEncoder, "text_model.embeddings.token_embedding.weight", &[9, 256], F16),
-            (Part::TextEncoder2, "text_projection.weight", &[256, 256], F16),
-            (Part::TextEncoder2, "text_model.encoder.layers.0.mlp.fc1.weight", &[512, 256], Q8_0),
+            (Part::Denoiser, "conv_in.weight", &[320, 4, 3, 3][..], F16),
+            (Part::Denoiser, "conv_in.bias", &[320], F32),
+            (Part::Denoiser, "time_embedding.linear_1.weight", &[1280, 320], F16),
+            (Part::Denoiser, "add_embedding.linear_2.weight", &[1280, 1280], F16),
+            (Part::Denoiser, "down_blocks.1.resnets.0.time_emb_proj.weight", &[640, 1280], F16),
+            (Part::Denoiser, "mid_block.attentions.0.proj_in.weight", &[1280, 1280], F16),
+            (Part::Denoiser, "x.attn1.to_q.weight", &[640, 640], Q8_0),
+            (Part::Denoiser, "x.attn2.to_k.weight", &[640, 2048], Q4K),
+            (Part::Denoiser, "x.attn2.to_k.weight", &[64, 24], F16),
+            (Part::Denoiser, "x.norm1.weight", &[640], F32),
+            (Part::TextEncoder(0), "text_model.embeddings.token_embedding.weight", &[9, 256], F16),
+            (Part::TextEncoder(1), "text_projection.weight", &[256, 256], F16),
+            (Part::TextEncoder(1), "text_model.encoder.layers.0.mlp.fc1.weight", &[512, 256], Q8_0),
             (Part::Vae, "decoder.mid_block.attentions.0.to_q.weight", &[512, 512], BF16),
         ] {
-            assert_eq!(rules(part).format(name, shape, BF16), expected, "{part} {name}");
+            assert_eq!(rules(part).format(name, shape, BF16), expected, "{part:?} {name}");
         }
     }
 
-    #[cfg(feature = "llava")]
     #[test]
     fn a_captioners_tower_stays_and_its_tables_have_eight_bits_at_least() {
         use GgmlDType::{F16, F32, Q4K, Q8_0};

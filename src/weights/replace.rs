@@ -1,5 +1,5 @@
-//! A model with one of its parts taken from elsewhere: another VAE (the one that stands f16, say), or
-//! a UNet that is handed around without the rest of its model.
+//! A model with one of its parts taken from elsewhere: another VAE (the one that stands f16, say), or a denoiser
+//! that is handed around without the rest of its model.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -7,20 +7,24 @@ use std::sync::Arc;
 use candle_core::DType;
 use serde_json::Value;
 
-use super::form::{Form, Part, PartConfig, TokenizerBytes, unused_note};
-use super::part_file::{self, PartFile, Prediction};
-use super::part_folder::PartFolder;
+use super::families::{self, Family, autoencoder_kl};
+use super::form::{Form, unused_note};
+use super::part::{Part, PartConfig, TokenizerBytes};
+use super::part_file::{PartFile, Prediction};
+use super::part_folder::{PartFolder, read_json};
+use super::weights_file::open_tensors;
 use super::{ModelSource, WeightsError, source, tensors::TensorMap};
 
 /// A model in some form, and a part that is not its own.
 #[derive(Debug)]
 pub(super) struct Replaced {
     base: Arc<dyn Form>,
+    family: &'static dyn Family,
     part: Part,
     with: Replacement,
 }
 
-/// Where the part comes from.
+/// Place where the part comes from.
 #[derive(Debug)]
 enum Replacement {
     Folder(PartFolder),
@@ -34,43 +38,49 @@ impl Replaced {
     /// # Errors
     /// No VAE there, or one that is not supported.
     pub(super) fn vae(base: Arc<dyn Form>, path: &Path) -> Result<Self, WeightsError> {
-        if let Some(folder) = part_folder(path, Part::Vae)? {
-            return Ok(Self { base, part: Part::Vae, with: Replacement::Folder(folder) });
+        let (part, family) = (Part::Vae, base.family());
+        if let Some((folder, _)) = part_folder(path, part, family)? {
+            return Ok(Self { base, family, part, with: Replacement::Folder(folder) });
         }
-        let tensors = part_file::open_tensors(path)?;
+        let tensors = open_tensors(path)?;
         let name = path.display().to_string();
-        let scale = latent_scale(&*base)?;
-        let Some(file) = part_file::vae(&name, &tensors, scale)? else {
-            return Err(WeightsError::Contents {
-                file: name,
-                reason: format!("no VAE in it: {}", part_file::describe(&tensors)),
-            });
+        let Some(file) = autoencoder_kl::part(&name, &tensors, latent_scale(&*base)?)? else {
+            let contents = families::contents(&tensors);
+            return Err(WeightsError::NoSuchPart { file: name, part: "VAE", contents });
         };
         let note = unused_note(&name, file.unused(&tensors));
         let with = Replacement::File { file: Box::new(file), prediction: None, note };
-        Ok(Self { base, part: Part::Vae, with })
+        Ok(Self { base, family, part, with })
     }
 
-    /// Takes the UNet from `path`: a folder with its `config.json`, a whole model in a folder or
+    /// Takes the denoiser from `path`: a folder with its `config.json`, a whole model in a folder or
     /// file, or a file of its own.
     ///
     /// # Errors
-    /// No UNet there, or one that is not supported.
-    pub(super) fn unet(base: Arc<dyn Form>, path: &Path) -> Result<Self, WeightsError> {
-        if let Some(folder) = part_folder(path, Part::Unet)? {
-            return Ok(Self { base, part: Part::Unet, with: Replacement::Folder(folder) });
+    /// No denoiser there, or one that is not supported.
+    pub(super) fn denoiser(base: Arc<dyn Form>, path: &Path) -> Result<Self, WeightsError> {
+        let part = Part::Denoiser;
+        if let Some((folder, family)) = part_folder(path, part, base.family())? {
+            return Ok(Self { base, family, part, with: Replacement::Folder(folder) });
         }
-        let tensors = part_file::open_tensors(path)?;
+        let tensors = open_tensors(path)?;
         let name = path.display().to_string();
-        let (file, prediction) = part_file::unet(&name, &tensors, pooled_width(&*base)?)?;
+        let pooled = pooled_width(&*base)?;
+        let (family, file, prediction) =
+            families::denoiser(&name, &tensors, pooled, base.family())?;
         let note = unused_note(&name, file.unused(&tensors));
         let with = Replacement::File { file: Box::new(file), prediction, note };
-        Ok(Self { base, part: Part::Unet, with })
+        Ok(Self { base, family, part, with })
     }
 }
 
-/// The folder of a part that `path` is or has; `None` for a file.
-fn part_folder(path: &Path, part: Part) -> Result<Option<PartFolder>, WeightsError> {
+/// Folder of a part that `path` is or has, and the family that it is of: the one that its index or its class
+/// says, else `family`. `None` for a file.
+fn part_folder(
+    path: &Path,
+    part: Part,
+    family: &'static dyn Family,
+) -> Result<Option<(PartFolder, &'static dyn Family)>, WeightsError> {
     let path = &source::in_hub_cache(path);
     source::refuse_pickle(path)?;
     if path.is_file() {
@@ -80,27 +90,32 @@ fn part_folder(path: &Path, part: Part) -> Result<Option<PartFolder>, WeightsErr
         return Err(WeightsError::NotFound(path.to_owned()));
     }
     let source = ModelSource::Path(path.to_owned());
-    let folder = if source.contains("model_index.json") { part.folder() } else { "" };
-    let folder = PartFolder::new(source, folder, part);
+    let (folder, family) = if source.contains("model_index.json") {
+        let family = families::of_index(&read_json(&source, "model_index.json")?);
+        (PartFolder::new(source, &family.folder(part), part, family), family)
+    } else {
+        let alone = PartFolder::new(source.clone(), "", part, family);
+        let class = alone.config(None).map(|config| config.class).unwrap_or_default();
+        let family = families::of_class(&class).unwrap_or(family);
+        (PartFolder::new(source, "", part, family), family)
+    };
     folder.check()?;
-    Ok(Some(folder))
+    Ok(Some((folder, family)))
 }
 
-/// The scale of a model's latents, which a VAE's tensors do not show: that of the VAE in whose place
-/// another one comes, else that of the model's family.
+/// Scale of a model's latents, which a VAE's tensors do not show: that of the VAE in whose place another one
+/// comes, else that of the model's family.
 fn latent_scale(base: &dyn Form) -> Result<f64, WeightsError> {
     if let Ok(own) = base.config(Part::Vae)
-        && own.class == "AutoencoderKL"
+        && own.class == autoencoder_kl::CLASS
         && let Some(scale) = own.config.get("scaling_factor").and_then(Value::as_f64)
     {
         return Ok(scale);
     }
-    let unet = base.config(Part::Unet)?.config;
-    let sdxl = unet.get("addition_embed_type").is_some_and(|kind| kind == "text_time");
-    Ok(part_file::latent_scale(sdxl))
+    Ok(base.family().latent_scale(&base.config(Part::Denoiser)?.config))
 }
 
-/// The width of a model's pooled text embedding, if it has one.
+/// Width of a model's pooled text embedding, if it has one.
 fn pooled_width(base: &dyn Form) -> Result<Option<usize>, WeightsError> {
     let Some(&last) = base.text_encoders()?.last() else { return Ok(None) };
     let PartConfig { class, config, .. } = base.config(last)?;
@@ -115,6 +130,10 @@ impl Form for Replaced {
         self.base.source()
     }
 
+    fn family(&self) -> &'static dyn Family {
+        self.family
+    }
+
     fn text_encoders(&self) -> Result<Vec<Part>, WeightsError> {
         self.base.text_encoders()
     }
@@ -123,7 +142,7 @@ impl Form for Replaced {
         self.base.index()
     }
 
-    /// The model's own, unless the UNet comes with a mark of what it predicts.
+    /// The model's own, unless the denoiser's file marks the target of its prediction.
     fn scheduler(&self) -> Result<Value, WeightsError> {
         let mut scheduler = self.base.scheduler()?;
         if let Replacement::File { prediction: Some(prediction), .. } = &self.with {

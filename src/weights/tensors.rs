@@ -1,7 +1,7 @@
-//! Tensors by name, straight from memory-mapped files: each tensor is copied once, onto its device,
-//! and converted there if it is stored in another precision. A map may call tensors by other names
-//! than the file does, and hold parts of them; the files are not touched by that. Weights that stay
-//! where they are ([`kept`](super::kept)) are told where that is.
+//! Tensors by name, from memory-mapped files: each tensor is copied once, onto its device, and converted there if it
+//! is stored in another precision. A map may give tensors other names than the file does, and hold parts of
+//! them, without touching the file. Weights that stay in the file ([`kept`](super::kept)) get their place in
+//! it.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -10,23 +10,44 @@ use candle_core::{DType, Device, Error, Result, Shape, Tensor, quantized::GgmlDT
 use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors};
 
-use super::gguf::TensorInfo;
+use super::WeightsError;
 use super::source::{Bytes, is_pickled};
-use super::{WeightsError, ldm::Take};
 use crate::backend::{ParamSource, unpack_rows};
 
-/// The tensors of one part of a model, from one file or several.
+/// Tensors of one part of a model, from one file or several.
 #[derive(Clone, Debug, Default)]
 pub(super) struct TensorMap {
     files: Vec<(String, Bytes)>,
     entries: HashMap<String, Entry>,
-    /// what the files call the tensors that have another name here, for messages
+    /// names in the files of tensors that have another name here, for messages
     stored_names: HashMap<String, String>,
     /// `__metadata__` of the files
     metadata: HashMap<String, String>,
 }
 
-/// How a tensor's numbers are stored.
+/// Way in which a tensor of ours is taken from a stored one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Take {
+    /// as it is, but for axes of length 1 at the end
+    Whole,
+    /// the `index`-th of `of` equal parts along the first axis
+    Rows { index: usize, of: usize },
+    /// with rows and columns exchanged
+    Transposed,
+}
+
+/// A tensor of a GGUF file.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct TensorInfo {
+    pub name: String,
+    pub dtype: GgmlDType,
+    /// rows first, as in PyTorch
+    pub shape: Vec<usize>,
+    /// bytes of the file
+    pub range: Range<usize>,
+}
+
+/// Type in which a tensor's numbers are stored.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Stored {
     /// in a format that a weight can be kept in
@@ -35,7 +56,7 @@ enum Stored {
     Other(Dtype),
 }
 
-/// Where one tensor is.
+/// Place of one tensor.
 #[derive(Clone, Debug)]
 struct Entry {
     file: usize,
@@ -45,12 +66,12 @@ struct Entry {
     range: Range<usize>,
     /// the file's format drops dimensions of 1
     squeezed: bool,
-    /// stored with rows for columns: `shape` is what it is after turning
+    /// stored transposed: `shape` is that of the tensor, not of the stored one
     transposed: bool,
 }
 
 impl Entry {
-    /// Whether the tensor has this shape. Axes of length 1 at the end do not count: a 1×1 convolution
+    /// `true` if the tensor has this shape. Axes of length 1 at the end do not count: a 1×1 convolution
     /// may be stored as the dense layer that it is, and the other way round.
     fn is(&self, shape: &[usize]) -> bool {
         let longer = |dimension: &&usize| **dimension != 1;
@@ -58,8 +79,8 @@ impl Entry {
             || self.squeezed && self.shape.iter().filter(longer).eq(shape.iter().filter(longer))
     }
 
-    /// A part or another view of the same bytes; a tensor that cannot be taken so stays as it is,
-    /// and its shape will not be the one asked for.
+    /// Part or other view of the same bytes. A tensor that cannot be taken so stays as it is, and its shape
+    /// will not be the one asked for.
     fn take(&self, take: Take) -> Self {
         let mut taken = self.clone();
         match take {
@@ -85,6 +106,9 @@ impl Entry {
 
 impl TensorMap {
     /// Adds a safetensors file; `name` is its full name, for messages.
+    ///
+    /// # Errors
+    /// A pickle, or a damaged header.
     pub(super) fn add_safetensors(
         &mut self,
         name: String,
@@ -93,9 +117,8 @@ impl TensorMap {
         if is_pickled(&bytes) {
             return Err(WeightsError::Pickled { file: name });
         }
-        let (header, metadata) = SafeTensors::read_metadata(&bytes).map_err(|error| {
-            WeightsError::Safetensors { file: name.clone(), reason: error.to_string() }
-        })?;
+        let (header, metadata) = SafeTensors::read_metadata(&bytes)
+            .map_err(|error| WeightsError::Safetensors { file: name.clone(), source: error })?;
         // Tensor data begins after the header and the eight bytes of its length.
         let data = header + size_of::<u64>();
         for (tensor, info) in metadata.tensors() {
@@ -119,8 +142,8 @@ impl TensorMap {
         Ok(())
     }
 
-    /// Adds tensors of a GGUF file by the names that they are to have; `name` is the file's full
-    /// name, for messages.
+    /// Adds tensors of a GGUF file by the names that they are to have; `name` is the file's full name, for
+    /// messages.
     pub(super) fn add_gguf<'a>(
         &mut self,
         name: String,
@@ -141,17 +164,17 @@ impl TensorMap {
         self.files.push((name, bytes));
     }
 
-    /// The names of all tensors, in no order.
+    /// Names of all tensors, in no order.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.entries.keys().map(String::as_str)
     }
 
-    /// The shape of a tensor, if it is there.
+    /// Shape of a tensor, if it is there.
     pub(super) fn shape(&self, name: &str) -> Option<&[usize]> {
         self.entries.get(name).map(|entry| entry.shape.as_slice())
     }
 
-    /// How many weights there are.
+    /// Number of weights in all tensors.
     pub(super) fn count(&self) -> usize {
         let weights = self
             .entries
@@ -160,12 +183,12 @@ impl TensorMap {
         weights.map(|entry| entry.shape.iter().product::<usize>()).sum()
     }
 
-    /// What the files' `__metadata__` says under `key`.
+    /// Entry of the files' `__metadata__`.
     pub(super) fn metadata(&self, key: &str) -> Option<&str> {
         self.metadata.get(key).map(String::as_str)
     }
 
-    /// The value of a tensor that is one number, of whatever type.
+    /// Value of a tensor that is one number, of whatever type.
     pub(super) fn number(&self, name: &str) -> Option<f64> {
         let entry = self.entries.get(name)?;
         let bytes = self.bytes(entry);
@@ -182,8 +205,8 @@ impl TensorMap {
         })
     }
 
-    /// The format in which a tensor is stored, or the one that holds its numbers best; `None` where
-    /// it is no weight.
+    /// Format in which a tensor is stored, or the one that holds its numbers best; `None` where it is no
+    /// weight.
     pub(super) fn format(&self, name: &str) -> Option<GgmlDType> {
         match self.entries.get(name)?.stored {
             Stored::Weights(format) => Some(format),
@@ -192,15 +215,15 @@ impl TensorMap {
         }
     }
 
-    /// Where a tensor's numbers lie in its [`format`](Self::format), row after row; `None` where they
-    /// lie otherwise.
+    /// Place of a tensor's numbers in its [`format`](Self::format), row after row; `None` where they are laid
+    /// out otherwise.
     pub(super) fn place(&self, name: &str) -> Option<(&Bytes, Range<usize>)> {
         let entry = self.entries.get(name)?;
         (matches!(entry.stored, Stored::Weights(_)) && !entry.transposed)
             .then(|| (&self.files[entry.file].1, entry.range.clone()))
     }
 
-    /// The full name of a tensor's file, or of all of them, for messages.
+    /// Full name of a tensor's file, or of all of them, for messages.
     pub(super) fn file_of(&self, name: &str) -> String {
         match self.entries.get(name) {
             Some(entry) => self.files[entry.file].0.clone(),
@@ -208,8 +231,8 @@ impl TensorMap {
         }
     }
 
-    /// The first tensor, in the order of their names, that has a value which is no number, with its
-    /// file. Reads all of them.
+    /// First tensor, in the order of their names, with a value that is not finite, and its file. Reads all
+    /// tensors.
     pub(super) fn find_non_finite(&self) -> Option<String> {
         let mut names: Vec<_> = self.names().filter(|name| self.format(name).is_some()).collect();
         names.sort_unstable();
@@ -222,7 +245,7 @@ impl TensorMap {
         Some(format!("{}: tensor `{}`", self.file_of(name), self.stored_name(name)))
     }
 
-    /// Says that a tensor will not be needed soon.
+    /// Gives the pages of a tensor back to the system, which reads them again when they are needed.
     pub(super) fn release(&self, name: &str) {
         /// A smaller range shares all its pages.
         const PAGE: usize = 4096;
@@ -231,8 +254,8 @@ impl TensorMap {
         }
     }
 
-    /// How many bytes a tensor takes in its file, and whether that file is a part of this program,
-    /// whose pages stay in memory once they have been read.
+    /// Bytes of a tensor in its file, and whether that file is a part of this program, whose pages stay in
+    /// memory once they have been read.
     pub(super) fn stored_bytes(&self, name: &str) -> Option<(usize, bool)> {
         let entry = self.entries.get(name)?;
         let embedded = matches!(self.files[entry.file].1, Bytes::Static(_));
@@ -242,7 +265,7 @@ impl TensorMap {
     /// Checks that there is a tensor of this name and shape, of a type that is read.
     ///
     /// # Errors
-    /// That there is none.
+    /// A tensor that is missing, or of another shape or type.
     pub(super) fn check(&self, name: &str, shape: &Shape) -> Result<()> {
         self.entry(name, shape).map(|_| ())
     }
@@ -274,13 +297,13 @@ impl TensorMap {
         Ok(entry)
     }
 
-    /// A tensor's bytes in its file.
+    /// Bytes of a tensor in its file.
     fn bytes(&self, entry: &Entry) -> &[u8] {
         &self.files[entry.file].1[entry.range.clone()]
     }
 
-    /// The same files with other names for tensors: each item is the new name, the stored one, and
-    /// how the one is taken from the other. Only these tensors are in the new map.
+    /// Same files with other names for tensors: each item is the new name, the stored one, and how the one is
+    /// taken from the other. Only these tensors are in the new map.
     pub(super) fn renamed(&self, names: impl IntoIterator<Item = (String, String, Take)>) -> Self {
         let mut renamed =
             Self { files: self.files.clone(), metadata: self.metadata.clone(), ..Self::default() };
@@ -293,7 +316,7 @@ impl TensorMap {
         renamed
     }
 
-    /// A map of tensors without contents, which can be asked for their shapes alone.
+    /// Map of tensors without contents, for their shapes alone.
     #[cfg(test)]
     pub(super) fn of_shapes(shapes: Vec<(String, Vec<usize>)>) -> Self {
         let entry = |shape| Entry {
@@ -308,12 +331,12 @@ impl TensorMap {
         Self { entries, ..Self::default() }
     }
 
-    /// What the file calls a tensor.
+    /// Name of a tensor in its file.
     fn stored_name<'a>(&'a self, name: &'a str) -> &'a str {
         self.stored_names.get(name).map_or(name, String::as_str)
     }
 
-    /// The files' names, for messages.
+    /// Names of the files, for messages.
     fn file_names(&self) -> String {
         match self.files.as_slice() {
             [] => "no file".to_owned(),

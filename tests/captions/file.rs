@@ -2,14 +2,16 @@
 
 use std::fs;
 
-use cupscale::caption::document::Document;
+use cupscale::caption::document::{Author, Document};
 use cupscale::caption::file::FromFile;
-use cupscale::caption::none::PromptOnly;
 use cupscale::caption::{
-    Caption, CaptionContext, CaptionError, Captioner, Captions, GridSpec, Pixels, Rect,
+    Caption, CaptionContext, CaptionError, CaptionSession, Captions, GridSpec, Pixels, Rect,
     RegionImage, RegionPlace,
 };
 use cupscale::image::Output;
+
+/// What a captions file says of regions that all have the prompt.
+const NOBODY: Author<'static> = Author { name: "none", model: None, instruction: None };
 
 /// An even grid: `n` regions a side over `side` pixels.
 fn grid(rows: u32, cols: u32, region: u32, width: u32, height: u32) -> GridSpec {
@@ -48,7 +50,7 @@ fn numbered(grid: GridSpec, prompt: &str) -> Document {
         .map(|place| Caption::new(place, format!("r{} c{}", place.row, place.col)))
         .collect();
     let context = CaptionContext { prompt, grid };
-    Document::new(&PromptOnly, &context, &captions.into()).unwrap()
+    Document::new(&NOBODY, &context, &captions.into()).unwrap()
 }
 
 fn said(document: Document, job: GridSpec, prompt: &str) -> Captions {
@@ -118,30 +120,15 @@ fn what_is_written_reads_back_equal_and_leaves_nothing_else_behind() {
 
 #[test]
 fn a_model_and_its_instruction_are_kept_in_the_file() {
-    struct Engine;
-    impl Captioner for Engine {
-        fn name(&self) -> &str {
-            "engine"
-        }
-        fn model(&self) -> Option<&str> {
-            Some("engine-7b")
-        }
-        fn instruction(&self) -> Option<&str> {
-            Some("Say what is there.")
-        }
-        fn caption(
-            &mut self,
-            _: &dyn cupscale::caption::RegionSource,
-            _: &CaptionContext<'_>,
-            _: cupscale::caption::Progress<'_>,
-        ) -> Result<Captions, CaptionError> {
-            unreachable!("only its record is wanted")
-        }
-    }
+    let author = Author {
+        name: "engine",
+        model: Some("engine-7b"),
+        instruction: Some("Say what is there."),
+    };
     let grid = grid(1, 1, 64, 64, 64);
     let captions = vec![Caption::new(places(grid)[0], "boats".into())];
     let context = CaptionContext { prompt: "", grid };
-    let document = Document::new(&Engine, &context, &captions.into()).unwrap();
+    let document = Document::new(&author, &context, &captions.into()).unwrap();
     let text = document.to_json();
     assert!(text.contains(
         "\"captioner\": \"engine\",\n  \"model\": \"engine-7b\",\n  \"instruction\": \"Say what is there.\",\n"

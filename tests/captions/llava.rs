@@ -3,16 +3,18 @@
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::ops::ControlFlow;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device};
 use cupscale::caption::cache::CaptionCache;
-use cupscale::caption::document::Document;
-use cupscale::caption::llava::{LlavaCaptioner, LlavaModel, LlavaOptions};
+use cupscale::caption::document::{Author, Document};
+use cupscale::caption::llava::{LlavaModel, LlavaOptions};
+use cupscale::caption::vision::VisionSession;
 use cupscale::caption::{
-    CaptionContext, CaptionError, Captioner, Captions, GridSpec, Pixels, Rect, RegionPlace,
+    CaptionContext, CaptionError, CaptionSession, Captions, GridSpec, Pixels, Rect, RegionPlace,
     RegionSource,
 };
 use cupscale::model::llava::{GenerateOptions, Llava, Picture, Row, Sampling};
@@ -40,18 +42,14 @@ fn counted() -> (LlavaModel, Arc<AtomicUsize>) {
         count.fetch_add(1, Ordering::Relaxed);
         Ok(Arc::clone(&model))
     };
-    let model = LlavaModel {
-        name: "tiny".to_owned(),
-        fingerprint: "tiny".to_owned(),
-        load: Arc::new(load),
-    };
+    let model = LlavaModel { fingerprint: "tiny".to_owned(), load: Arc::new(load) };
     (model, asked)
 }
 
-fn with_cache(rows: usize, cache: &CaptionCache) -> (LlavaCaptioner<'_>, Arc<AtomicUsize>) {
+fn with_cache(rows: usize, cache: &CaptionCache) -> (VisionSession<'_>, Arc<AtomicUsize>) {
     let (model, asked) = counted();
     let fits = Box::new(|text: &str| text.len() <= 24);
-    (LlavaCaptioner::new(model, options(rows), cache, fits, Box::new(|| false)), asked)
+    (model.session(options(rows), cache, fits, Rc::new(|| false)), asked)
 }
 
 /// Ten regions: the second cannot be shown, the third is of another size.
@@ -136,13 +134,15 @@ fn every_region_gets_what_the_model_says_of_it_alone_or_else_the_prompt() {
     texts.dedup();
     assert!(texts.len() > 1, "{texts:?}");
 
-    let document = Document::new(&captioner, &context("an old harbour"), &captions).unwrap();
+    let author =
+        Author { name: "llava", model: Some("tiny"), instruction: captioner.instruction() };
+    let document = Document::new(&author, &context("an old harbour"), &captions).unwrap();
     let json = serde_json::to_value(&document).unwrap();
     assert_eq!((&json["captioner"], &json["model"]), (&"llava".into(), &"tiny".into()));
     assert_eq!(json["instruction"], instruction.as_str());
 }
 
-fn captions(captioner: &mut LlavaCaptioner<'_>, prompt: &str) -> Captions {
+fn captions(captioner: &mut VisionSession<'_>, prompt: &str) -> Captions {
     captioner.caption(&Regions, &context(prompt), &mut |_, _| ()).unwrap()
 }
 
@@ -175,8 +175,8 @@ fn what_was_said_once_is_not_asked_again_and_any_other_question_is() {
     // Cut to other encoders: what was said is kept whole.
     let (model, asked) = counted();
     let short = Box::new(|text: &str| text.len() <= 8);
-    let stop = Box::new(|| false);
-    let mut captioner = LlavaCaptioner::new(model, options(64), &again, short, stop);
+    let stop = Rc::new(|| false);
+    let mut captioner = model.session(options(64), &again, short, stop);
     assert_ne!(captions(&mut captioner, "a harbour"), said);
     assert_eq!(asked.load(Ordering::Relaxed), 0);
 
@@ -190,16 +190,16 @@ fn what_was_said_once_is_not_asked_again_and_any_other_question_is() {
         let (model, asked) = counted();
         let fits = Box::new(|text: &str| text.len() <= 24);
         let options = LlavaOptions { generate: change, rows: 64 };
-        let stop = Box::new(|| false);
-        let mut captioner = LlavaCaptioner::new(model, options, &again, fits, stop);
+        let stop = Rc::new(|| false);
+        let mut captioner = model.session(options, &again, fits, stop);
         captions(&mut captioner, "a harbour");
         assert_eq!(asked.load(Ordering::Relaxed), 2, "{change:?}");
     }
     let (model, asked) = counted();
     let other = LlavaModel { fingerprint: "another".to_owned(), ..model };
     let fits = Box::new(|text: &str| text.len() <= 24);
-    let stop = Box::new(|| false);
-    let mut captioner = LlavaCaptioner::new(other, options(64), &again, fits, stop);
+    let stop = Rc::new(|| false);
+    let mut captioner = other.session(options(64), &again, fits, stop);
     captions(&mut captioner, "a harbour");
     assert_eq!(asked.load(Ordering::Relaxed), 2);
 }
@@ -210,11 +210,11 @@ fn a_whole_picture_is_described_once_and_without_any_context() {
     let (mut captioner, asked) = with_cache(64, &cache);
     // What the model says of a picture may be nothing; of one of these it says something.
     let (seed, said) =
-        (0..10).find_map(|seed| Some((seed, captioner.describe(&paint(seed, 90)).ok()?))).unwrap();
+        (0..10).find_map(|seed| Some((seed, captioner.describe(&paint(seed, 90)).ok()??))).unwrap();
     assert!(!said.is_empty() && said.len() <= 24, "{said:?}");
     assert!(!captioner.instruction().unwrap().contains("larger picture"));
     let before = asked.load(Ordering::Relaxed);
-    assert_eq!(captioner.describe(&paint(seed, 90)).unwrap(), said);
+    assert_eq!(captioner.describe(&paint(seed, 90)).unwrap(), Some(said));
     assert_eq!(asked.load(Ordering::Relaxed), before);
 }
 
@@ -224,11 +224,7 @@ fn a_stop_is_heeded_at_once_whatever_the_model_is_doing() {
         std::thread::sleep(Duration::from_secs(20));
         Ok(Arc::new(model()))
     };
-    let model = LlavaModel {
-        name: "slow".to_owned(),
-        fingerprint: "slow".to_owned(),
-        load: Arc::new(slow),
-    };
+    let model = LlavaModel { fingerprint: "slow".to_owned(), load: Arc::new(slow) };
     let started = Instant::now();
     let waits = Cell::new(0);
     // Once for each region, and then while the model is being loaded.
@@ -237,8 +233,7 @@ fn a_stop_is_heeded_at_once_whatever_the_model_is_doing() {
         waits.get() > 14
     };
     let cache = CaptionCache::new(None);
-    let mut captioner =
-        LlavaCaptioner::new(model, options(64), &cache, Box::new(|_| true), Box::new(stop));
+    let mut captioner = model.session(options(64), &cache, Box::new(|_| true), Rc::new(stop));
     let error = captioner.caption(&Regions, &context(""), &mut |_, _| ()).unwrap_err();
     assert!(matches!(error, CaptionError::Interrupted), "{error}");
     assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());

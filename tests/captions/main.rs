@@ -6,7 +6,6 @@ mod common;
 mod attributes;
 mod engines;
 mod file;
-#[cfg(feature = "llava")]
 mod llava;
 #[cfg(feature = "mistralrs")]
 mod mistralrs;

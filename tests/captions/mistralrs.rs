@@ -12,9 +12,9 @@ use candle_core::{Device, safetensors};
 use cupscale::caption::cache::CaptionCache;
 use cupscale::caption::mistralrs::{confine, folder_name};
 use cupscale::caption::worker::protocol::{Load, Reply, Request, encode_request, read_reply};
-use cupscale::caption::worker::{Patience, WorkerCaptioner, WorkerOptions};
+use cupscale::caption::worker::{Patience, WorkerModel, WorkerOptions};
 use cupscale::caption::{
-    CaptionContext, Captioner, GridSpec, Pixels, Rect, RegionPlace, RegionSource,
+    CaptionContext, CaptionSession, GridSpec, Pixels, Rect, RegionPlace, RegionSource,
 };
 use serde_json::Value;
 
@@ -178,14 +178,11 @@ impl RegionSource for Regions {
 fn captioner(load: Load) -> WorkerCaptioner<'static> {
     WorkerCaptioner::new(WorkerOptions {
         engine: "mistralrs",
-        model: "tiny".into(),
         start: Box::new(command),
         load,
         fingerprint: String::new(),
-        cache: CaptionCache::new(None),
         patience: Patience::default(),
-        fits: Box::new(|_| true),
-        stop: Box::new(|| false),
+        stop: Rc::new(|| false),
     })
 }
 

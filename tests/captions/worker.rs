@@ -6,13 +6,16 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, exit};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use cupscale::caption::cache::CaptionCache;
+use cupscale::caption::cache::{Cached, CaptionCache};
+use cupscale::caption::vision::VisionSession;
+use cupscale::caption::wording::Stop;
 use cupscale::caption::worker::protocol::{Load, Reply, Request, read_request, write_reply};
-use cupscale::caption::worker::{Patience, WorkerCaptioner, WorkerOptions};
+use cupscale::caption::worker::{Patience, WorkerModel, WorkerOptions};
 use cupscale::caption::{
-    CaptionContext, CaptionError, Captioner, Captions, GridSpec, Pixels, Rect, RegionPlace,
+    CaptionContext, CaptionError, CaptionSession, Captions, GridSpec, Pixels, Rect, RegionPlace,
     RegionSource,
 };
 
@@ -121,7 +124,14 @@ impl RegionSource for Regions {
 
 struct Scene {
     folder: tempfile::TempDir,
-    captioner: WorkerCaptioner<'static>,
+    captioner: VisionSession<'static>,
+}
+
+/// A session with a worker, its cache before it.
+fn session(options: WorkerOptions<'static>, cache: CaptionCache) -> VisionSession<'static> {
+    let (stop, cache) = (options.stop.clone(), Box::leak(Box::new(cache)));
+    let model = Cached::new(WorkerModel::new(options), cache, stop);
+    VisionSession::new("scripted", Box::new(model), Box::new(|_| true))
 }
 
 impl Scene {
@@ -144,9 +154,9 @@ impl Scene {
         let diary = folder.path().join("diary");
         fs::write(&diary, "").unwrap();
         let script = script.to_owned();
+        let stop: Stop<'static> = Rc::new(stop);
         let options = WorkerOptions {
             engine: "scripted",
-            model: "tiny".into(),
             start: Box::new(move || worker(&script, &diary)),
             load: Load {
                 folder: "models/tiny".into(),
@@ -156,12 +166,10 @@ impl Scene {
                 try_together: true,
             },
             fingerprint: fingerprint.into(),
-            cache,
             patience: Patience { load: Duration::from_secs(60), caption: patience },
-            fits: Box::new(|_| true),
-            stop: Box::new(stop),
+            stop: stop.clone(),
         };
-        Self { folder, captioner: WorkerCaptioner::new(options) }
+        Self { folder, captioner: session(options, cache) }
     }
 
     fn caption(&mut self) -> Result<Captions, CaptionError> {
@@ -227,7 +235,6 @@ fn every_region_gets_what_the_worker_says_of_it() {
     assert_eq!(scene.starts(), [true]);
     assert!(scene.diary()[1].starts_with("0 Describe in detail"), "{:?}", scene.diary());
     assert!(scene.diary()[1].contains("\"a harbour\""));
-    assert_eq!((scene.captioner.name(), scene.captioner.model()), ("scripted", Some("tiny")));
 }
 
 #[test]
@@ -319,7 +326,6 @@ fn a_program_that_is_not_there_is_one_line() {
     let mut scene = Scene::new("honest");
     let options = WorkerOptions {
         engine: "scripted",
-        model: "tiny".into(),
         start: Box::new(|| Command::new(PathBuf::from("no/such/program"))),
         load: Load {
             folder: String::new(),
@@ -329,12 +335,10 @@ fn a_program_that_is_not_there_is_one_line() {
             try_together: true,
         },
         fingerprint: "tiny".into(),
-        cache: CaptionCache::new(None),
         patience: Patience::default(),
-        fits: Box::new(|_| true),
-        stop: Box::new(|| false),
+        stop: Rc::new(|| false),
     };
-    scene.captioner = WorkerCaptioner::new(options);
+    scene.captioner = session(options, CaptionCache::new(None));
     let error = scene.caption().unwrap_err().to_string();
     assert!(error.contains("the worker does not start") && !error.contains('\n'), "{error}");
 }
@@ -364,7 +368,7 @@ fn a_whole_picture_is_described_and_its_worker_goes_on_with_the_regions() {
     let mut scene = Scene::new("honest");
     let pixels = Pixels::new(2, 1, vec![90; 6]).unwrap();
     let text = scene.captioner.describe(&pixels).unwrap();
-    assert_eq!(text, format!("a wall of {} and 90", u64::MAX));
+    assert_eq!(text, Some(format!("a wall of {} and 90", u64::MAX)));
     assert_captions(&scene.caption().unwrap(), &[]);
     assert_eq!(scene.starts().len(), 1);
     assert!(!scene.diary()[1].contains("larger picture"), "{:?}", scene.diary());

@@ -315,7 +315,7 @@ fn a_folders_captions_are_made_ahead_where_both_models_do_not_fit_at_once() {
     let budget = format!("--max-memory {}KiB", ((peak - 1.0) * 1024.0) as usize);
     let plan = succeed(&mut llava(&shell, &format!("plan shots/a.png {budget}"), &model));
     let plan = String::from_utf8(plan.stdout).unwrap();
-    assert!(plan.contains("freed before the UNet is loaded"), "{plan}");
+    assert!(plan.contains("freed before the denoiser is loaded"), "{plan}");
     let (bound, same) = run(&shell, &budget);
     assert_eq!(same, expected);
     assert_eq!(states(&bound)[..4], ["captions", "captions", "captions", "begun"]);

@@ -5,9 +5,7 @@
 mod common;
 
 mod folder;
-#[cfg(feature = "llava")]
 mod llava;
-#[cfg(feature = "llava")]
 mod mistralrs;
 mod models;
 mod models_folder;

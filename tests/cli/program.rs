@@ -7,7 +7,7 @@ use std::{
     process::Stdio,
 };
 
-use cupscale::backend::ops::Products;
+use cupscale::backend::MatmulPrecision;
 
 use crate::common::{Shell, copy_folder, mini, size, stderr, test_picture};
 
@@ -147,7 +147,10 @@ fn wrong_usage_exits_with_two() {
     }
     assert!(shell.fail("in.png other.png", 2).contains("one picture at a time"));
     let message = shell.fail("in.png --sampler heun", 2);
-    assert!(message.contains("heun") && message.contains("ddim, tcd, euler, lcm"), "{message}");
+    assert!(
+        message.contains("heun") && message.contains("ddim, tcd, euler, lcm, dpmpp-2m"),
+        "{message}"
+    );
     assert!(shell.fail("in.png --eta 1.5", 2).contains("1.5"));
     assert!(shell.fail("in.png --denoise-steps 9", 2).contains("--denoise-steps 9"));
     assert!(shell.fail("", 2).contains("no input"));
@@ -171,6 +174,32 @@ fn what_cannot_be_written_is_known_before_the_work() {
 }
 
 #[test]
+fn what_is_done_is_told_on_stderr_to_who_asks() {
+    let shell = Shell::new();
+    shell.picture("in.png", 8, 8);
+    let run = |arguments: &str| shell.run(arguments);
+    let loud = run("in.png -o a.png --scale 1 --steps 1 -v --progress none");
+    let log = String::from_utf8(loud.stderr).unwrap();
+    assert!(loud.status.success() && loud.stdout.is_empty(), "{log}");
+    assert!(log.contains("upscale") && log.contains("close"), "{log}");
+    let silent = run("in.png -o b.png --scale 1 --steps 1 --quiet");
+    assert!(silent.stderr.is_empty());
+}
+
+#[test]
+fn options_that_would_have_no_effect_are_refused() {
+    let shell = Shell::new();
+    shell.picture("in.png", 8, 8);
+    let message = shell.fail("in.png -o out.png --quality 80", 2);
+    assert!(message.contains("--quality 80") && message.contains("JPEG"), "{message}");
+    for option in ["--work-dir w", "--fresh", "--resume"] {
+        let message = shell.fail(&format!("caption in.png {option}"), 2);
+        assert!(message.contains("writes no picture"), "{message}");
+    }
+    assert_eq!(shell.names(), ["in.png"]);
+}
+
+#[test]
 fn a_device_that_is_not_there_is_named() {
     let shell = Shell::new();
     shell.picture("in.png", 8, 8);
@@ -189,9 +218,9 @@ fn the_plan_says_in_what_precision_the_unet_is_computed() {
         String::from_utf8(plan).unwrap()
     };
     assert!(plan("f32").contains("computes on   cpu f32, "), "{}", plan("f32"));
-    let best = if Products::Bf16.is_available() { "cpu bf16, " } else { "cpu f32, " };
+    let best = if MatmulPrecision::Bf16.is_available() { "cpu bf16, " } else { "cpu f32, " };
     assert!(plan("auto").contains(best), "{}", plan("auto"));
-    if Products::Bf16.is_available() {
+    if MatmulPrecision::Bf16.is_available() {
         assert!(plan("bf16").contains("cpu bf16, "), "{}", plan("bf16"));
     } else {
         let message = shell.fail("plan in.png --device cpu --dtype bf16", 1);
@@ -457,8 +486,8 @@ fn plan_says_what_would_run_and_writes_nothing() {
     }
     assert_eq!(shell.succeed("in.png --scale 4 --max-memory 8GiB --dry-run"), plan.as_bytes());
     let calls = |plan: &str| -> usize {
-        let line = plan.lines().find(|line| line.starts_with("UNet calls")).unwrap();
-        line.split_whitespace().nth(2).unwrap().parse().unwrap()
+        let line = plan.lines().find(|line| line.starts_with("calls ")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
     };
     let line = "plan in.png --scale 4 --guidance 5 --steps 50 --denoise-steps 22";
     let guided = String::from_utf8(shell.succeed(line)).unwrap();

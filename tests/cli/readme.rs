@@ -20,7 +20,6 @@ fn the_table_of_options_states_the_real_defaults() {
         let row = format!("| `{option}` | {default} |");
         assert!(readme.contains(&row), "README.md has no row beginning with {row}");
     }
-    #[cfg(feature = "llava")]
     for row in [
         format!("| `--caption-batch N` | {}, or what fits |", Defaults::CAPTION_BATCH),
         format!("`--caption-top-p` ({})", Defaults::CAPTION_TOP_P),

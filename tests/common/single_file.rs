@@ -8,14 +8,16 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor, safetensors as candle_safetensors};
-use cupscale::model::unet::{Conditioning, Prior};
 use cupscale::weights::ModelFiles;
 use flate2::read::GzDecoder;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{models::unet, tensors::largest_error};
+use super::{
+    models::{conditioning, denoiser, predict},
+    tensors::largest_error,
+};
 
 pub fn fixture(name: &str) -> PathBuf {
     super::fixture("single_file").join(name)
@@ -106,19 +108,23 @@ impl Place {
 }
 
 pub fn eps(files: &ModelFiles, expected: &HashMap<String, Tensor>) -> Tensor {
-    let conditioning = Conditioning {
-        context: expected["context"].clone(),
-        pooled: expected.get("pooled").cloned(),
-        time_ids: expected.get("time_ids").cloned(),
-    };
+    let denoiser = denoiser(files);
+    let (pooled, time_ids) = (expected.get("pooled"), expected.get("time_ids"));
+    let conditioning = conditioning(&denoiser, &expected["context"], pooled, time_ids).unwrap();
     let timestep = f64::from(expected["timestep"].to_vec1::<f32>().unwrap()[0]);
-    unet(files).forward(&expected["sample"], timestep, &conditioning, Prior::None).unwrap()
+    predict(&denoiser, &expected["sample"], timestep, &conditioning)
 }
 
 pub fn assert_vae(files: &ModelFiles, expected: &HashMap<String, Tensor>) {
     let vae = files.vae(&Device::Cpu, DType::F32).unwrap();
-    let encoded = largest_error(&vae.encode(&expected["image"]).unwrap(), &expected["latent"]);
-    let decoded = largest_error(&vae.decode(&expected["latent"]).unwrap(), &expected["decoded"]);
+    let encoded = largest_error(
+        vae.encode(&(&expected["image"]).into()).unwrap().tensor().unwrap(),
+        &expected["latent"],
+    );
+    let decoded = largest_error(
+        vae.decode(&(&expected["latent"]).into()).unwrap().tensor().unwrap(),
+        &expected["decoded"],
+    );
     assert!(encoded <= 1e-4 && decoded <= 1e-4, "{encoded:e} {decoded:e}");
 }
 

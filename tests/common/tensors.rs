@@ -1,6 +1,7 @@
 //! Tensors for tests: numbers out of nothing and out of files, and how far apart they are.
 
 use candle_core::{DType, Device, Tensor};
+use cupscale::backend::Activation;
 use safetensors::SafeTensors;
 
 /// Numbers in about [-1.7, 1.7] with a variance of one, different for every seed.
@@ -23,19 +24,37 @@ pub fn stored(file: &SafeTensors, name: &str) -> Vec<f32> {
     data.chunks_exact(4).map(|four| f32::from_le_bytes(four.try_into().unwrap())).collect()
 }
 
-/// The numbers of a tensor in f32, in order.
-pub fn flat(x: &Tensor) -> Vec<f32> {
-    x.flatten_all().unwrap().to_vec1().unwrap()
+/// Whatever has values: tensors, and activations outside of a trace.
+pub trait Values {
+    fn tensor(&self) -> &Tensor;
 }
 
-pub fn bits(x: &Tensor) -> Vec<u32> {
+impl Values for Tensor {
+    fn tensor(&self) -> &Tensor {
+        self
+    }
+}
+
+impl Values for Activation {
+    fn tensor(&self) -> &Tensor {
+        Activation::tensor(self).unwrap()
+    }
+}
+
+/// The numbers of a tensor in f32, in order.
+pub fn flat(x: &impl Values) -> Vec<f32> {
+    x.tensor().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+pub fn bits(x: &impl Values) -> Vec<u32> {
     flat(x).into_iter().map(f32::to_bits).collect()
 }
 
 /// How far a tensor in f32 is from a reference, and all of it finite: the largest difference over the
 /// largest reference, and `‖ours − reference‖ / ‖reference‖`.
 #[track_caller]
-pub fn relative_errors(ours: &Tensor, reference: &Tensor) -> (f64, f64) {
+pub fn relative_errors(ours: &impl Values, reference: &Tensor) -> (f64, f64) {
+    let ours = ours.tensor();
     assert_eq!(ours.dims(), reference.dims());
     let reference = reference.to_dtype(DType::F64).unwrap().flatten_all().unwrap();
     let (mut largest, mut top, mut squares, mut norm) = (0f64, 0f64, 0f64, 0f64);
@@ -51,13 +70,13 @@ pub fn relative_errors(ours: &Tensor, reference: &Tensor) -> (f64, f64) {
 
 /// The first of [`relative_errors`].
 #[track_caller]
-pub fn largest_error(ours: &Tensor, reference: &Tensor) -> f64 {
+pub fn largest_error(ours: &impl Values, reference: &Tensor) -> f64 {
     relative_errors(ours, reference).0
 }
 
 /// The second of [`relative_errors`].
 #[track_caller]
-pub fn norm_error(ours: &Tensor, reference: &Tensor) -> f64 {
+pub fn norm_error(ours: &impl Values, reference: &Tensor) -> f64 {
     relative_errors(ours, reference).1
 }
 

@@ -48,9 +48,9 @@ enum Moment {
 }
 
 /// Starts the job and kills it (SIGKILL) at that moment; false if it was finished before.
-fn kill(shell: &Shell, moment: &Moment) -> bool {
+fn kill(shell: &Shell, more: &str, moment: &Moment) -> bool {
     let started = Instant::now();
-    let mut child: Child = job(shell, "").stdout(Stdio::null()).spawn().unwrap();
+    let mut child: Child = job(shell, more).stdout(Stdio::null()).spawn().unwrap();
     let journal = shell.path(WORK).join("journal");
     let partial = shell.path(PARTIAL);
     let come = || match moment {
@@ -73,14 +73,25 @@ fn kill(shell: &Shell, moment: &Moment) -> bool {
 
 #[test]
 fn a_job_killed_at_fifty_moments_ends_with_the_same_bytes_each_time() {
+    same_bytes_after_kills("", 50);
+}
+
+/// Its steps read what the steps before kept, which must outlive the process as the canvas does.
+#[test]
+fn a_job_of_a_multistep_sampler_killed_at_thirty_moments_ends_with_the_same_bytes_each_time() {
+    same_bytes_after_kills("--sampler dpmpp-2m --denoise-steps 6", 30);
+}
+
+/// Kills so many jobs with these options, at the beginning and within steps, and runs them again.
+fn same_bytes_after_kills(more: &str, enough: usize) {
     let shell = Shell::new();
     shell.picture("in.png", 30, 22);
     let started = Instant::now();
-    let undisturbed = complete(&shell, "");
+    let undisturbed = complete(&shell, more);
     let whole = started.elapsed();
     // A journal of this job has some 40 lines of about 35 bytes.
     let (mut kills, mut resumed, mut attempts, mut random) = (0, 0, 0, 0x2545_f491_4f6c_dd1d_u64);
-    while kills < 50 {
+    while kills < enough {
         attempts += 1;
         assert!(attempts < 400, "only {kills} of {attempts} jobs lived long enough to be killed");
         random ^= random << 13;
@@ -92,7 +103,7 @@ fn a_job_killed_at_fifty_moments_ends_with_the_same_bytes_each_time() {
             1 => Moment::WritingOutput,
             _ => Moment::After(whole.mul_f64(share)),
         };
-        if !kill(&shell, &moment) {
+        if !kill(&shell, more, &moment) {
             let _ = fs::remove_file(shell.path("out.png"));
             continue;
         }
@@ -102,12 +113,12 @@ fn a_job_killed_at_fifty_moments_ends_with_the_same_bytes_each_time() {
             assert_eq!(shell.bytes("out.png"), undisturbed, "kill {kills}");
         }
         // Every third resumed job is killed again.
-        if kills % 3 == 0 && kills < 50 && kill(&shell, &Moment::After(whole.mul_f64(share / 2.0)))
-        {
+        let again = kills % 3 == 0 && kills < enough;
+        if again && kill(&shell, more, &Moment::After(whole.mul_f64(share / 2.0))) {
             kills += 1;
         }
         resumed += usize::from(shell.path(WORK).join("job.json").exists());
-        assert_eq!(complete(&shell, ""), undisturbed, "after kill {kills}");
+        assert_eq!(complete(&shell, more), undisturbed, "after kill {kills}");
         fs::remove_file(shell.path("out.png")).unwrap();
     }
     assert!(resumed > 10, "only {resumed} jobs had something to go on with");
@@ -116,7 +127,7 @@ fn a_job_killed_at_fifty_moments_ends_with_the_same_bytes_each_time() {
 /// A job that has done something and was then killed.
 fn unfinished(shell: &Shell) {
     shell.picture("in.png", 30, 22);
-    assert!(kill(shell, &Moment::JournalHas(300)));
+    assert!(kill(shell, "", &Moment::JournalHas(300)));
     assert!(shell.path(WORK).join("job.json").exists());
 }
 
@@ -147,7 +158,7 @@ fn what_does_not_change_the_bytes_may_change() {
     shell.picture("in.png", 30, 22);
     let undisturbed = complete(&shell, "");
     for change in ["--batch 5", "--threads 1", "--resume"] {
-        assert!(kill(&shell, &Moment::JournalHas(300)));
+        assert!(kill(&shell, "", &Moment::JournalHas(300)));
         assert_eq!(complete(&shell, change), undisturbed, "{change}");
     }
 }

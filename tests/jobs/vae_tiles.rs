@@ -80,7 +80,7 @@ fn through_the_whole(picture: &RgbImage) -> Vec<f32> {
         picture.as_raw().iter().map(|&value| f32::from(value) / 127.5 - 1.0).collect();
     let shape = (1, height as usize, width as usize, 3);
     let pixels = Tensor::from_vec(pixels, shape, &Device::Cpu).unwrap();
-    let decoded = vae.decode(&vae.encode(&pixels).unwrap()).unwrap();
+    let decoded = vae.decode(&vae.encode(&pixels.into()).unwrap()).unwrap();
     let values = flat(&decoded);
     values.into_iter().map(|value| (value * 127.5 + 127.5).clamp(0.0, 255.0)).collect()
 }

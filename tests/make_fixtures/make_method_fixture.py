@@ -48,6 +48,7 @@ import torch.nn.functional as F
 from diffusers import (
     AutoencoderTiny,
     DDIMScheduler,
+    DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     LCMScheduler,
     StableDiffusionXLPipeline,
@@ -78,7 +79,12 @@ CAPTIONS = [
 ]
 NEGATIVE = "a wet wall"
 STEPS, RUN = 8, 4
-SCHEDULERS = {"tcd": TCDScheduler, "euler": EulerDiscreteScheduler, "lcm": LCMScheduler}
+SCHEDULERS = {
+    "tcd": TCDScheduler,
+    "euler": EulerDiscreteScheduler,
+    "lcm": LCMScheduler,
+    "dpmpp-2m": DPMSolverMultistepScheduler,
+}
 
 
 @dataclass
@@ -146,6 +152,8 @@ CASES = {
     "lcm": replace(ONE, sampler="lcm"),
     "euler": replace(ALL, sampler="euler", size=(80, 56), captions=""),
     "euler_linspace": replace(ALL, sampler="euler", spacing="linspace", size=(80, 56), captions=""),
+    # steps that read the step before
+    "dpmpp_2m": replace(ALL, sampler="dpmpp-2m", size=(80, 56), captions=""),
 }
 
 

@@ -16,7 +16,13 @@ from unittest import mock
 import diffusers
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, EulerDiscreteScheduler, LCMScheduler, TCDScheduler
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    LCMScheduler,
+    TCDScheduler,
+)
 from safetensors.torch import save_file
 
 torch.set_num_threads(1)
@@ -44,8 +50,8 @@ SPACINGS = ("leading", "trailing", "linspace")
 
 
 def config_json(scheduler):
-    """The scheduler_config.json that diffusers would write."""
-    return json.loads(scheduler.to_json_string())
+    """The scheduler_config.json that diffusers would write, with null for infinity, which JSON has not."""
+    return json.loads(scheduler.to_json_string(), parse_constant=lambda _: None)
 
 
 def own(kind, settings):
@@ -72,11 +78,12 @@ def defaults():
 
 
 def timesteps():
-    """1 to 50 steps of every spacing of DDIM and Euler, and of the one spread that LCM and TCD have."""
+    """1 to 50 steps of every spacing of DDIM, Euler and DPM-Solver++, and of the one spread that LCM and TCD have."""
     tables = {}
     for name, kind, spacing in [
         *((f"ddim_{spacing}", DDIMScheduler, spacing) for spacing in SPACINGS),
         *((f"euler_{spacing}", EulerDiscreteScheduler, spacing) for spacing in SPACINGS),
+        *((f"dpmpp-2m_{spacing}", DPMSolverMultistepScheduler, spacing) for spacing in SPACINGS),
         ("tcd", TCDScheduler, "trailing"),
         ("lcm", LCMScheduler, "trailing"),
     ]:
@@ -150,6 +157,22 @@ def cases():
             for run in {n, math.ceil(0.45 * n)}:
                 settings = {**SDXL, "timestep_spacing": spacing}
                 cases[f"euler_{spacing}_{run}_of_{n}"] = (EulerDiscreteScheduler, settings, n, run, None)
+    dpm, sigma_min = DPMSolverMultistepScheduler, {**SDXL, "final_sigmas_type": "sigma_min"}
+    cases |= {
+        "dpmpp-2m_v": (dpm, V, 8, 4, None),
+        "dpmpp-2m_sample": (dpm, {**SDXL, "prediction_type": "sample"}, 8, 4, None),
+        "dpmpp-2m_v_zero_snr": (dpm, V_ZERO_SNR, 8, 7, None),
+        "dpmpp-2m_list": (dpm, SDXL, [999, 700, 333, 1], 3, None),
+        "dpmpp-2m_linspace_23_of_50": (dpm, {**SDXL, "timestep_spacing": "linspace"}, 50, 23, None),
+        # The last step is of first order where there are few of them, unless told otherwise.
+        "dpmpp-2m_sigma_min": (dpm, sigma_min, 8, 4, None),
+        "dpmpp-2m_sigma_min_last_second": (dpm, {**sigma_min, "lower_order_final": False}, 8, 4, None),
+        "dpmpp-2m_sigma_min_many": (dpm, sigma_min, 20, 4, None),
+        "dpmpp-2m_sigma_min_many_euler": (dpm, {**sigma_min, "euler_at_final": True}, 20, 4, None),
+    }  # fmt: skip
+    for spacing in SPACINGS:
+        for n, run in [(1, 1), (2, 2), (4, 2), (8, 8), (8, 4)]:
+            cases[f"dpmpp-2m_{spacing}_{run}_of_{n}"] = (dpm, {**SDXL, "timestep_spacing": spacing}, n, run, None)
     return dict(sorted(cases.items()))
 
 
@@ -182,7 +205,10 @@ def trajectory(kind, settings, n, run, eta, draws):
         with mock.patch(f"{module}.randn_tensor", lambda *_, **__: draws["noises"][i]):
             result = scheduler.step(draws["outputs"][i], t, x, **arguments)
         x = result.prev_sample
-        x0s.append(result.get("pred_original_sample"))
+        if kind is DPMSolverMultistepScheduler:  # which keeps it for the next step
+            x0s.append(scheduler.model_outputs[-1])
+        else:
+            x0s.append(result.get("pred_original_sample"))
         zs.append(x / (sigmas[i + 1] ** 2 + 1) ** 0.5 if kind is EulerDiscreteScheduler else x)
     zs = torch.stack(zs)
     assert torch.isfinite(zs).all()

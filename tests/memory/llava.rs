@@ -81,7 +81,7 @@ fn a_budget_for_one_model_at_a_time_is_kept_and_changes_no_byte() {
     let budget = 0.97 * planned(&roomy, "caption ", 2);
     let options = format!("{options} --max-memory {budget:.0}");
     let tight = plan(&shell, &options);
-    assert!(tight.contains("freed before the UNet is loaded"), "{tight}");
+    assert!(tight.contains("freed before the denoiser is loaded"), "{tight}");
     assert!(!tight.contains("6 captions at once, 5 read"), "{tight}");
     let measured = peak(&shell, &options);
     assert!(measured <= budget, "{measured} of {budget}\n{tight}");

@@ -7,9 +7,9 @@ mod common;
 #[cfg(target_os = "linux")]
 mod encoders;
 mod jobs;
-mod ops;
-#[cfg(all(feature = "llava", target_os = "linux"))]
+#[cfg(target_os = "linux")]
 mod llava;
+mod ops;
 
 /// The most memory that a process (its number, or `self`) has had resident so far, in KiB; of one that has
 /// ended, nothing.

@@ -5,13 +5,10 @@
 use std::{collections::HashMap, path::PathBuf};
 
 use candle_core::{DType, Device, Tensor, safetensors};
-use cupscale::{
-    model::unet::{Conditioning, Prior},
-    sampler::{Denoise, Schedule, SchedulerConfig, Timesteps, plan},
-};
+use cupscale::sampler::{Denoise, Schedule, SchedulerConfig, Timesteps, plan};
 
 use crate::common::{
-    models::{open, unet},
+    models::{conditioning, denoiser, open, predict},
     tensors::{flat, largest_error},
 };
 
@@ -33,7 +30,7 @@ fn every_step_of_one_region_equals_diffusers() {
     let (device, dtype) = (Device::Cpu, DType::F32);
     let vae = files.vae(&device, dtype).unwrap();
     let text = files.text(&device, dtype).unwrap();
-    let unet = unet(&files);
+    let denoiser = denoiser(&files);
     let scheduler = SchedulerConfig::from_json(&files.scheduler().unwrap().to_string()).unwrap();
     let schedule = Schedule::new(&scheduler).unwrap();
     let sampler = scheduler.sampler().unwrap().kind.build(&scheduler, None).unwrap();
@@ -46,31 +43,35 @@ fn every_step_of_one_region_equals_diffusers() {
             let error = largest_error(&ours, reference);
             assert!(error <= 1e-4, "{region}, {name}: {error}");
         };
-        check("context", &flat(&encoded.context), &expected["context"]);
-        check("pooled", &flat(encoded.pooled.as_ref().unwrap()), &expected["pooled"]);
+        let context = encoded.context.tensor().unwrap();
+        let pooled = encoded.pooled.as_ref().unwrap().tensor().unwrap();
+        check("context", &flat(context), &expected["context"]);
+        check("pooled", &flat(pooled), &expected["pooled"]);
 
-        let zl = vae.encode(&expected["image"].unsqueeze(0).unwrap()).unwrap();
+        let image = expected["image"].unsqueeze(0).unwrap();
+        let zl = vae.encode(&image.into()).unwrap().into_tensor().unwrap();
         check("zL", &flat(&zl), &expected["zL"]);
         let steps = plan(&*sampler, &schedule, &Timesteps::Count(8), Denoise::Steps(4)).unwrap();
         let mut z = flat(&expected["n"]);
         schedule.add_noise(steps[0].t, &flat(&zl), &mut z).unwrap();
         check("z at the start", &z, &expected["z"].get(0).unwrap());
 
-        let conditioning = Conditioning {
-            context: encoded.context.clone(),
-            pooled: encoded.pooled.clone(),
-            time_ids: Some(expected["time_ids"].clone()),
-        };
+        let time_ids = Some(&expected["time_ids"]);
+        let conditioning = conditioning(&denoiser, context, Some(pooled), time_ids).unwrap();
         for (index, step) in steps.iter().enumerate() {
             let noisy = Tensor::from_slice(&z, zl.shape(), &device).unwrap();
             let sample = Tensor::cat(&[&noisy, &zl], 3).unwrap();
-            let eps = unet.forward(&sample, step.t, &conditioning, Prior::None).unwrap();
-            let eps = flat(&eps);
+            let eps = flat(&predict(&denoiser, &sample, step.t, &conditioning));
             check("eps", &eps, &expected["eps"].get(index).unwrap());
-            sampler.update(&schedule, step).unwrap().apply(&mut z, &eps, None).unwrap();
+            let update = sampler.update(&schedule, &steps[..index], step).unwrap();
+            update.apply(&mut z, &eps, None).unwrap();
             check("z", &z, &expected["z"].get(index + 1).unwrap());
         }
         let z = Tensor::from_slice(&z, zl.shape(), &device).unwrap();
-        check("decoded", &flat(&vae.decode(&z).unwrap()), &expected["decoded"]);
+        check(
+            "decoded",
+            &flat(vae.decode(&z.into()).unwrap().tensor().unwrap()),
+            &expected["decoded"],
+        );
     }
 }

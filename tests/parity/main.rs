@@ -5,7 +5,6 @@
 mod common;
 
 mod img2img;
-#[cfg(feature = "llava")]
 mod llava;
 mod ops;
 mod ops_decoder;

@@ -14,10 +14,14 @@ use cupscale::{
             geglu, gelu, join, quick_gelu, silu, swiglu, upsample_nearest_2x,
         },
     },
-    model::unet::{Conditioning, Prior, UNet2DConditionModel, UNetConfig},
+    model::denoiser::{
+        Denoiser,
+        unet::{UNet2DConditionModel, UNetConfig},
+    },
 };
 
 use crate::common::{
+    models::{conditioning, predict},
     on_threads,
     tensors::{bits, largest_error, values},
 };
@@ -231,24 +235,23 @@ fn a_whole_unet_gives_the_same_bytes_in_any_batch_on_any_number_of_threads() {
     for precision in [MatmulPrecision::F32, MatmulPrecision::Bf16] {
         if precision.is_available() {
             let vb = vb.with_precision(precision);
-            is_the_same_in_any_batch(&UNet2DConditionModel::load(config.clone(), &vb).unwrap());
+            let unet = UNet2DConditionModel::load(config.clone(), &vb).unwrap();
+            is_the_same_in_any_batch(&Denoiser::UNet(Box::new(unet)));
         } else {
             println!("skipped: this processor has no instructions for {precision} products");
         }
     }
 }
 
-fn is_the_same_in_any_batch(model: &UNet2DConditionModel) {
+fn is_the_same_in_any_batch(model: &Denoiser) {
     let (sample, context) = (values(1, &[3, 24, 16, 4]), values(2, &[3, 9, 24]));
-    let (pooled, time_ids) = (values(3, &[3, 20]), values(4, &[3, 6]));
+    let pooled = values(3, &[3, 20]);
+    let time_ids = Tensor::arange(0f32, 18.0, &Device::Cpu).unwrap().reshape((3, 6)).unwrap();
     let run = |threads: usize, first: usize, count: usize| {
         let part = |x: &Tensor| x.narrow(0, first, count).unwrap();
-        let cond = Conditioning {
-            context: part(&context),
-            pooled: Some(part(&pooled)),
-            time_ids: Some(part(&time_ids)),
-        };
-        let output = || model.forward(&part(&sample), 499.0, &cond, Prior::None).unwrap();
+        let (pooled, time_ids) = (part(&pooled), part(&time_ids));
+        let cond = conditioning(model, &part(&context), Some(&pooled), Some(&time_ids)).unwrap();
+        let output = || predict(model, &part(&sample), 499.0, &cond);
         on_threads(threads, output)
     };
     let together = run(2, 0, 3);

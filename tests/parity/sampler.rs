@@ -1,11 +1,11 @@
-//! Schedules and steps against diffusers' DDIM, TCD, Euler and LCM schedulers; fixtures by
+//! Schedules and steps against diffusers' DDIM, TCD, Euler, LCM and DPM-Solver++ schedulers; fixtures by
 //! `tests/make_fixtures/make_sampler_fixtures.py`.
 
 use std::collections::BTreeMap;
 
 use cupscale::sampler::{
-    self, Ddim, Denoise, Sampler, SamplerError, SamplerKind, Schedule, SchedulerConfig, Step,
-    TimestepSpacing, plan,
+    self, Ddim, Denoise, Level, Sampler, SamplerError, SamplerKind, Schedule, SchedulerConfig,
+    Step, TimestepSpacing, plan,
 };
 use safetensors::SafeTensors;
 use serde::Deserialize;
@@ -22,6 +22,11 @@ fn schedule(changes: &str) -> Schedule {
     config.extend(serde_json::from_str::<serde_json::Map<_, _>>(changes).unwrap());
     let text = serde_json::to_string(&config).unwrap();
     Schedule::new(&SchedulerConfig::from_json(&text).unwrap()).unwrap()
+}
+
+/// ᾱ of a timestep, by the schedule's signal.
+fn abar(schedule: &Schedule, t: f64) -> f32 {
+    schedule.level(t).unwrap().signal.powi(2) as f32
 }
 
 fn assert_close(ours: &[f32], theirs: &[f32], tolerance: f32, what: &str) {
@@ -78,6 +83,13 @@ fn settings_that_a_file_leaves_out_have_the_defaults_of_its_class() {
             use_karras_sigmas: config.use_karras_sigmas.filter(|&on| on),
             use_exponential_sigmas: config.use_exponential_sigmas.filter(|&on| on),
             use_beta_sigmas: config.use_beta_sigmas.filter(|&on| on),
+            use_lu_lambdas: config.use_lu_lambdas.filter(|&on| on),
+            use_flow_sigmas: config.use_flow_sigmas.filter(|&on| on),
+            algorithm_type: None,
+            solver_type: None,
+            solver_order: None,
+            lower_order_final: None,
+            euler_at_final: None,
             interpolation_type: None,
             timestep_type: None,
             ..config
@@ -92,7 +104,7 @@ fn settings_that_a_file_leaves_out_have_the_defaults_of_its_class() {
 fn timesteps_are_those_of_diffusers_for_1_to_50_steps() {
     let text = include_str!("../fixtures/sampler/timesteps.json");
     let tables: BTreeMap<String, BTreeMap<usize, Vec<f32>>> = serde_json::from_str(text).unwrap();
-    assert_eq!(tables.len(), 8);
+    assert_eq!(tables.len(), 11);
     for (name, table) in &tables {
         let (sampler, spacing) = name.split_once('_').unwrap_or((name, "trailing"));
         let schedule = schedule(&format!(r#"{{"timestep_spacing": "{spacing}"}}"#));
@@ -141,7 +153,7 @@ fn abar_is_that_of_torch_to_one_in_a_million() {
         let expected = stored(&file, name);
         assert_eq!(schedule.train_timesteps(), expected.len());
         for (t, &theirs) in expected.iter().enumerate() {
-            let ours = schedule.abar(t as f64).unwrap();
+            let ours = abar(&schedule, t as f64);
             assert!(
                 (ours - theirs).abs() <= 1e-6 * theirs.max(floor),
                 "{name} at {t}: {ours} for {theirs}"
@@ -155,9 +167,9 @@ fn sdxl_in_eight_trailing_steps_has_the_numbers_of_the_method_page() {
     let schedule =
         schedule(r#"{"timestep_spacing": "leading"}"#).with_spacing(TimestepSpacing::Trailing);
     assert_eq!(schedule.timesteps(8).unwrap(), [999, 874, 749, 624, 499, 374, 249, 124]);
-    assert!((schedule.final_abar() - 0.99915).abs() < 1e-6);
+    assert!((schedule.final_level().signal.powi(2) - 0.99915).abs() < 1e-6);
     for (t, abar) in [(499.0, 0.27767), (374.0, 0.46671), (249.0, 0.67543), (124.0, 0.86341)] {
-        assert!((schedule.abar(t).unwrap() - abar).abs() < 1e-5);
+        assert!((self::abar(&schedule, t) - abar).abs() < 1e-5);
     }
     let steps = plan(
         &Ddim::new(0.0).unwrap(),
@@ -202,7 +214,7 @@ fn trajectories_follow_diffusers_for_every_sampler_prediction_type_spacing_and_e
     let file =
         SafeTensors::deserialize(include_bytes!("../fixtures/sampler/trajectories.safetensors"))
             .unwrap();
-    assert_eq!(cases.len(), 92);
+    assert_eq!(cases.len(), 116);
     let (zl, noise0) = (stored(&file, "zl"), stored(&file, "noise0"));
     let (outputs, noises) = (stored(&file, "outputs"), stored(&file, "noises"));
     let len = zl.len();
@@ -223,6 +235,9 @@ fn trajectories_follow_diffusers_for_every_sampler_prediction_type_spacing_and_e
             .tensor(&format!("x0.{name}"))
             .is_ok()
             .then(|| stored(&file, &format!("x0.{name}")));
+        let updates = sampler::updates(&*sampler, &schedule, &steps).unwrap();
+        // What each step kept, the latest last.
+        let mut kept: Vec<Vec<f32>> = Vec::new();
         let mut z = noise0.clone();
         schedule.add_noise(steps[0].t, &zl, &mut z).unwrap();
         assert_close(&z, &zs[..len], 1e-6, &format!("{name}, diffused"));
@@ -230,23 +245,28 @@ fn trajectories_follow_diffusers_for_every_sampler_prediction_type_spacing_and_e
             let mut eps = part(&outputs, i);
             schedule.output_to_eps(step.t, &z, &mut eps).unwrap();
             if let Some(x0s) = &x0s {
-                let mut x0 = vec![0.0; len];
-                schedule.x0_hat(step.t, &z, &eps, &mut x0).unwrap();
+                let Level { signal, spread } = schedule.level(step.t).unwrap();
+                let x0_hat = |(z, eps): (&f32, &f32)| (z - spread as f32 * eps) / signal as f32;
+                let x0: Vec<f32> = z.iter().zip(&eps).map(x0_hat).collect();
                 assert_close(&x0, &part(x0s, i), 1e-5, &format!("{name}, x0 of step {i}"));
                 x0s_compared += 1;
             }
-            let update = sampler.update(&schedule, step).unwrap();
+            let update = &updates[i];
             let stochastic = match choice.kind {
                 SamplerKind::Ddim => {
-                    case.eta > Some(0.0) && !(step.last && schedule.final_abar() == 1.0)
+                    case.eta > Some(0.0) && !(step.last && schedule.final_level() == Level::CLEAN)
                 }
                 SamplerKind::Tcd => case.eta > Some(0.0) && !step.last,
-                SamplerKind::Euler => false,
                 SamplerKind::Lcm => !step.last,
+                _ => false,
             };
             assert_eq!(update.needs_noise(), stochastic, "{name}, step {i}");
             let noise = part(&noises, i);
-            update.apply(&mut z, &eps, update.needs_noise().then_some(&noise)).unwrap();
+            let earlier: Vec<&[f32]> = kept.iter().rev().map(Vec::as_slice).collect();
+            let mut keeps = vec![0.0; len];
+            let noise = update.needs_noise().then_some(&*noise);
+            update.apply_with(&mut z, &eps, noise, &earlier, Some(&mut keeps)).unwrap();
+            kept.push(keeps);
             assert_close(&z, &part(&zs, i + 1), 1e-5, &format!("{name}, step {i}"));
         }
     }
@@ -258,7 +278,7 @@ fn a_step_taken_in_bands_and_on_other_threads_gives_the_same_bits() {
     let schedule = schedule("{}");
     let sampler = Ddim::new(0.5).unwrap();
     let step = sampler.steps(&schedule, 8).unwrap()[5];
-    let update = sampler.update(&schedule, &step).unwrap();
+    let update = sampler.update(&schedule, &[], &step).unwrap();
     let wave = |k: f32| (0..100_000).map(|i| (i as f32 * k).sin() * 2.0).collect::<Vec<f32>>();
     let (z, eps, noise) = (wave(0.1), wave(0.37), wave(1.7));
     let run = |threads: usize, band: usize| {
@@ -285,7 +305,7 @@ fn a_zero_snr_model_cannot_start_at_pure_noise_and_says_so() {
     let sampler = Ddim::new(0.0).unwrap();
     let steps =
         plan(&sampler, &schedule, &sampler::Timesteps::Count(8), Denoise::Strength(1.0)).unwrap();
-    let error = sampler.update(&schedule, &steps[0]).unwrap_err();
+    let error = sampler.update(&schedule, &[], &steps[0]).unwrap_err();
     assert!(matches!(error, SamplerError::NoSignal { t } if t == 999.0), "{error}");
-    assert!(sampler.update(&schedule, &steps[1]).is_ok());
+    assert!(sampler.update(&schedule, &[], &steps[1]).is_ok());
 }

@@ -7,13 +7,16 @@ use std::{collections::HashMap, fs};
 use candle_core::{DType, Device, Tensor};
 use cupscale::backend::Params;
 use cupscale::{
-    backend::ops::{CropRect, Products},
-    model::unet::{Conditioning, Prior, UNet2DConditionModel, UNetConfig},
+    backend::{Activation, MatmulPrecision, ops::CropRect},
+    model::denoiser::{
+        Conditioning, Denoiser, Prior,
+        unet::{UNet2DConditionModel, UNetConfig},
+    },
     priors::attention::AttentionPrior,
 };
 use serde_json::Value;
 
-use crate::common::{fixture, tensors::relative_errors};
+use crate::common::{fixture, models::conditioning, tensors::relative_errors};
 
 /// Uniform in [-1, 1): SplitMix64 keyed by FNV-1a of the name, as in the Python script.
 fn field(name: &str, shape: &[usize]) -> Tensor {
@@ -55,7 +58,7 @@ fn assert_close(what: &str, ours: &Tensor, reference: &Tensor, bound: f64) {
 struct Case {
     description: Value,
     expected: HashMap<String, Tensor>,
-    model: UNet2DConditionModel,
+    model: Denoiser,
     sample: Tensor,
     cond: Conditioning,
     timestep: f64,
@@ -66,10 +69,10 @@ fn sizes(value: &Value) -> Vec<usize> {
 }
 
 fn load(name: &str) -> Case {
-    load_as(name, DType::F32, Products::F32)
+    load_as(name, DType::F32, MatmulPrecision::F32)
 }
 
-fn load_as(name: &str, dtype: DType, products: Products) -> Case {
+fn load_as(name: &str, dtype: DType, precision: MatmulPrecision) -> Case {
     let text = fs::read_to_string(fixture(&format!("unet/{name}.json"))).unwrap();
     let description: Value = serde_json::from_str(&text).unwrap();
     let weights: HashMap<String, Tensor> = description["shapes"]
@@ -78,9 +81,9 @@ fn load_as(name: &str, dtype: DType, products: Products) -> Case {
         .iter()
         .map(|(name, shape)| (name.clone(), weight(name, &sizes(shape))))
         .collect();
-    let vb = Params::from_tensors(weights, dtype, &Device::Cpu).with_products(products);
+    let vb = Params::from_tensors(weights, dtype, &Device::Cpu).with_precision(precision);
     let config = UNetConfig::from_json(&description["config"].to_string()).unwrap();
-    let model = UNet2DConditionModel::load(config, &vb).unwrap();
+    let model = Denoiser::UNet(Box::new(UNet2DConditionModel::load(config, &vb).unwrap()));
     let input = |name: &str| {
         let shape = &description["inputs"][name];
         (!shape.is_null()).then(|| field(name, &sizes(shape)))
@@ -94,8 +97,8 @@ fn load_as(name: &str, dtype: DType, products: Products) -> Case {
         Tensor::from_vec(numbers, (rows.len(), 6), &Device::Cpu).unwrap()
     });
     let sample = input("sample").unwrap().permute((0, 2, 3, 1)).unwrap().contiguous().unwrap();
-    let cond =
-        Conditioning { context: input("context").unwrap(), pooled: input("pooled"), time_ids };
+    let (context, pooled) = (input("context").unwrap(), input("pooled"));
+    let cond = conditioning(&model, &context, pooled.as_ref(), time_ids.as_ref()).unwrap();
     let path = fixture(&format!("unet/{name}.safetensors"));
     let expected = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
     let timestep = description["timestep"].as_f64().unwrap();
@@ -104,7 +107,7 @@ fn load_as(name: &str, dtype: DType, products: Products) -> Case {
 
 impl Case {
     fn run(&self, prior: Prior) -> candle_core::Result<Tensor> {
-        self.model.forward(&self.sample, self.timestep, &self.cond, prior)
+        self.model.forward(&(&self.sample).into(), self.timestep, &self.cond, prior)?.into_tensor()
     }
 }
 
@@ -121,7 +124,7 @@ fn the_unet_of_every_configuration_computes_what_diffusers_computes() {
 fn the_composed_forms_that_other_devices_run_compute_the_same_unet() {
     // The CPU kernels take f32 alone: in f64 every operation goes its composed way.
     for name in ["sdxl", "concat", "sd15", "rare"] {
-        let output = load_as(name, DType::F64, Products::F32).run(Prior::None).unwrap();
+        let output = load_as(name, DType::F64, MatmulPrecision::F32).run(Prior::None).unwrap();
         assert_eq!(output.dtype(), DType::F64);
         let output = output.to_dtype(DType::F32).unwrap();
         assert_close(name, &output, &load(name).expected["output"], 1e-4);
@@ -130,12 +133,12 @@ fn the_composed_forms_that_other_devices_run_compute_the_same_unet() {
 
 #[test]
 fn products_in_bf16_change_a_whole_unet_by_two_percent_at_most() {
-    if !Products::Bf16.is_available() {
+    if !MatmulPrecision::Bf16.is_available() {
         println!("skipped: this processor has no instructions for bf16 products");
         return;
     }
     for name in ["sdxl", "concat", "sd15", "rare"] {
-        let case = load_as(name, DType::F32, Products::Bf16);
+        let case = load_as(name, DType::F32, MatmulPrecision::Bf16);
         let output = case.run(Prior::None).unwrap();
         assert_close(name, &output, &case.expected["output"], 2e-2);
         let exact = load(name).run(Prior::None).unwrap();
@@ -147,7 +150,7 @@ fn products_in_bf16_change_a_whole_unet_by_two_percent_at_most() {
 
 #[test]
 fn a_half_precision_unet_stays_in_its_precision_and_near_the_reference() {
-    let case = load_as("concat", DType::F16, Products::F32);
+    let case = load_as("concat", DType::F16, MatmulPrecision::F32);
     let layers = priors(&case);
     let output = case.run(Prior::Blend { layers: &layers, weight: 0.3 }).unwrap();
     assert_eq!(output.dtype(), DType::F16);
@@ -162,27 +165,27 @@ fn recorded_cross_attentions_are_diffusers_cross_attention_outputs_in_visiting_o
     let output = case.run(Prior::Record(&mut recorded)).unwrap();
     assert_close("output while recording", &output, &case.expected["output"], 1e-4);
     let (_, height, width, _) = case.sample.dims4().unwrap();
-    let sizes = case.model.config().cross_attention_sizes(height, width);
+    let sizes = case.model.prior_sizes(height, width);
     let count = case.expected.keys().filter(|name| name.starts_with("recorded.")).count();
     assert!(count > 8);
     assert_eq!((recorded.len(), sizes.len()), (count, count));
     for (index, (layer, (h, w))) in recorded.iter().zip(sizes).enumerate() {
         let (_, layer_h, layer_w, _) = layer.dims4().unwrap();
         assert_eq!((layer_h, layer_w), (h, w), "layer {index}");
-        let tokens = layer.flatten(1, 2).unwrap();
+        let tokens = layer.tensor().unwrap().flatten(1, 2).unwrap();
         let name = format!("recorded.{index}");
         assert_close(&name, &tokens, &case.expected[&name], 1e-4);
     }
 }
 
 /// Prior tensors as the script blended them in.
-fn priors(case: &Case) -> Vec<Tensor> {
+fn priors(case: &Case) -> Vec<Activation> {
     let mut recorded = Vec::new();
     case.run(Prior::Record(&mut recorded)).unwrap();
-    let like = |(index, layer): (usize, &Tensor)| {
+    let like = |(index, layer): (usize, &Activation)| {
         let (batch, h, w, channels) = layer.dims4().unwrap();
         let tokens = field(&format!("prior.{index}"), &[batch, h * w, channels]);
-        tokens.reshape((batch, h, w, channels)).unwrap()
+        tokens.reshape((batch, h, w, channels)).unwrap().into()
     };
     recorded.iter().enumerate().map(like).collect()
 }
@@ -202,7 +205,7 @@ fn blended_cross_attentions_give_what_diffusers_gives_with_the_same_hooks() {
 fn a_prior_that_does_not_fit_the_layers_is_an_error() {
     let case = load("concat");
     let layers = priors(&case);
-    let fails = |layers: &[Tensor]| case.run(Prior::Blend { layers, weight: 0.5 }).is_err();
+    let fails = |layers: &[Activation]| case.run(Prior::Blend { layers, weight: 0.5 }).is_err();
     assert!(fails(&layers[1..]), "one too few");
     assert!(fails(&[&layers[..], &layers[..1]].concat()), "one too many");
     let mut swapped = layers.clone();
@@ -212,9 +215,9 @@ fn a_prior_that_does_not_fit_the_layers_is_an_error() {
 
 #[test]
 fn a_model_with_added_conditioning_refuses_to_run_without_it() {
-    let mut case = load("sdxl");
-    case.cond.pooled = None;
-    let error = case.run(Prior::None).unwrap_err().to_string();
+    let case = load("sdxl");
+    let context = field("context", &[1, 77, 16]);
+    let error = conditioning(&case.model, &context, None, None).unwrap_err().to_string();
     assert!(error.contains("pooled"), "{error}");
 }
 
@@ -230,7 +233,7 @@ fn a_missing_weight_is_named() {
     let name = "mid_block.resnets.1.conv2.bias";
     weights.remove(name).unwrap();
     let vb = Params::from_tensors(weights, DType::F32, &Device::Cpu);
-    let config = case.model.config().clone();
+    let config = UNetConfig::from_json(&case.description["config"].to_string()).unwrap();
     let error = UNet2DConditionModel::load(config, &vb).unwrap_err().to_string();
     assert!(error.contains(name), "{error}");
 }
@@ -344,21 +347,22 @@ fn rap_by_linearity_equals_literal_attention_maps() {
         .collect();
     let tensors =
         candle_core::safetensors::load(fixture("rap/rap.safetensors"), &Device::Cpu).unwrap();
-    let layers: Vec<Tensor> =
-        (0..layer_sizes.len()).map(|index| tensors[&format!("layer.{index}")].clone()).collect();
+    let layers: Vec<Activation> = (0..layer_sizes.len())
+        .map(|index| Activation::from(&tensors[&format!("layer.{index}")]))
+        .collect();
     let prior = AttentionPrior::new(layers).unwrap();
     let regions = prior.for_regions(&rects, &layer_sizes).unwrap();
     assert_eq!(regions.len(), layer_sizes.len());
     for (index, region) in regions.iter().enumerate() {
         let name = format!("literal.{index}");
-        assert_close(&name, region, &tensors[&name], 1e-5);
+        assert_close(&name, region.tensor().unwrap(), &tensors[&name], 1e-5);
     }
 }
 
 #[test]
 fn an_attention_prior_refuses_a_batch_and_mismatched_sizes() {
-    assert!(AttentionPrior::new(vec![field("x", &[2, 4, 4, 8])]).is_err());
-    let prior = AttentionPrior::new(vec![field("x", &[1, 4, 4, 8])]).unwrap();
+    assert!(AttentionPrior::new(vec![field("x", &[2, 4, 4, 8]).into()]).is_err());
+    let prior = AttentionPrior::new(vec![field("x", &[1, 4, 4, 8]).into()]).unwrap();
     let whole = CropRect { top: 0.0, left: 0.0, height: 1.0, width: 1.0 };
     assert!(prior.for_regions(&[whole], &[]).is_err());
     assert!(prior.for_regions(&[], &[(4, 4)]).is_err());

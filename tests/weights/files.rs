@@ -37,9 +37,11 @@ fn shards_and_variants_saved_by_diffusers_compute_what_diffusers_does() {
         let vae = open(&fixture(name)).vae(&Device::Cpu, DType::F32).unwrap();
         let expected =
             safetensors::load(fixture(name).join("expected.safetensors"), &Device::Cpu).unwrap();
-        let error = norm_error(&vae.decode(&expected["z"]).unwrap(), &expected["decoded"]);
+        let error =
+            norm_error(&vae.decode(&(&expected["z"]).into()).unwrap(), &expected["decoded"]);
         assert!(error <= 1e-4, "{name}: {error:e}");
-        let error = norm_error(&vae.encode(&expected["image"]).unwrap(), &expected["latent"]);
+        let error =
+            norm_error(&vae.encode(&(&expected["image"]).into()).unwrap(), &expected["latent"]);
         assert!(error <= 1e-4, "{name}: {error:e}");
     }
 }
@@ -265,7 +267,7 @@ fn a_shard_outside_its_folder_is_refused() {
 #[test]
 fn the_embedded_model_conditions_with_the_widths_its_unet_wants() {
     let model = ModelFiles::open(ModelSource::Embedded).unwrap();
-    let unet = model.component(Part::Unet, &Device::Cpu, DType::F32).unwrap();
+    let unet = model.component(Part::Denoiser, &Device::Cpu, DType::F32).unwrap();
     assert_eq!(unet.class, "UNet2DConditionModel");
     let text = model.text(&Device::Cpu, DType::F32).unwrap();
     let conditioning = text.encode(&["a photo"]).unwrap();

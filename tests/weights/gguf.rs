@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use candle_core::{DType, Device, quantized::GgmlDType};
-use cupscale::backend::{ops::pack_rows, unpack_rows};
+use cupscale::backend::{pack_rows, unpack_rows};
 use cupscale::weights::ModelFiles;
 use safetensors::Dtype;
 
@@ -211,7 +211,7 @@ fn what_stable_diffusion_cpp_quantized_is_the_same_model_as_its_numbers_in_f32()
     let prompts = ["a photo of the old harbour at dusk, blue sky!"];
     let context = |files: &ModelFiles| {
         let text = files.text(&Device::Cpu, DType::F32).unwrap().encode(&prompts).unwrap();
-        (text.context, text.pooled.unwrap())
+        (text.context.into_tensor().unwrap(), text.pooled.unwrap().into_tensor().unwrap())
     };
     // Norms, biases and embeddings too, and the text projection that is stored the other way round.
     for (dtype, kind) in [(GgmlDType::Q8_0, 8), (GgmlDType::Q5_1, 7), (GgmlDType::Q4_0, 2)] {
@@ -257,7 +257,7 @@ fn comfyui_ggufs_unet_takes_the_place_of_a_models_own() {
     }
     let model = place.save("model.safetensors", &empty);
     let path = |name: &str| place.0.path().join(name);
-    let with = |name: &str| open(&model).unwrap().with_unet(&path(name)).unwrap();
+    let with = |name: &str| open(&model).unwrap().with_denoiser(&path(name)).unwrap();
     write_comfy(&path("unet.gguf"), &stored, |unet| unet);
     assert_unet(&with("unet.gguf"), &expected("sdxl"));
     for (dtype, kind) in [(GgmlDType::Q8_0, 8), (GgmlDType::Q4K, 12)] {
@@ -266,7 +266,7 @@ fn comfyui_ggufs_unet_takes_the_place_of_a_models_own() {
         assert_same_unet(&with("quantized"), &with("plain"), &format!("{dtype:?}"));
     }
     let alone = open(&path("unet.gguf")).unwrap_err().to_string();
-    assert!(alone.ends_with("use it as the UNet of a whole model (--unet)"), "{alone}");
+    assert!(alone.ends_with("use it as the UNet of a whole model"), "{alone}");
 }
 
 #[test]
@@ -280,7 +280,7 @@ fn our_own_file_of_any_model_gives_its_parts_to_others() {
     assert_unet(&open(&ours).unwrap(), &expected);
     assert_vae(&open(&ours).unwrap(), &expected);
     assert_text(&ours, 1e-4);
-    let files = open(&model).unwrap().with_unet(&ours).unwrap().with_vae(&ours).unwrap();
+    let files = open(&model).unwrap().with_denoiser(&ours).unwrap().with_vae(&ours).unwrap();
     assert_unet(&files, &expected);
     assert_vae(&files, &expected);
 }

@@ -6,13 +6,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use cupscale::model::unet::{Conditioning, Prior};
 use cupscale::weights::{ModelFiles, Part, WeightsError};
 use serde_json::Value;
 
 use crate::common::{
     Shell, fixture,
-    models::{open, unet},
+    models::{conditioning, denoiser, open, predict},
     stderr,
     tensors::largest_error,
 };
@@ -48,7 +47,13 @@ fn with_case(case: &str, model: ModelFiles) -> ModelFiles {
 
 fn weight(model: &ModelFiles, name: &str, shape: &[usize], dtype: DType) -> Tensor {
     let (part, name) = name.split_once('/').unwrap();
-    let part = Part::ALL.into_iter().find(|known| known.folder() == part).unwrap();
+    let part = match part {
+        "unet" => Part::Denoiser,
+        "vae" => Part::Vae,
+        "text_encoder" => Part::TextEncoder(0),
+        "text_encoder_2" => Part::TextEncoder(1),
+        other => panic!("{other} is no part"),
+    };
     model.component(part, &Device::Cpu, dtype).unwrap().params.get(shape, name).unwrap()
 }
 
@@ -68,15 +73,13 @@ fn check_weights(case: &str, model: &ModelFiles) {
 fn check_results(case: &str, model: &ModelFiles) {
     let (expected, input) = (tensors(&format!("expected_{case}")), tensors("input"));
     let encoded = model.text(&Device::Cpu, DType::F32).unwrap().encode(&[PROMPT]).unwrap();
-    let conditioning = Conditioning {
-        context: encoded.context.clone(),
-        pooled: encoded.pooled.clone(),
-        time_ids: Some(input["time_ids"].clone()),
-    };
-    let eps = unet(model).forward(&input["sample"], TIMESTEP, &conditioning, Prior::None).unwrap();
-    for (name, ours) in
-        [("context", &encoded.context), ("pooled", &encoded.pooled.unwrap()), ("eps", &eps)]
-    {
+    let context = encoded.context.into_tensor().unwrap();
+    let pooled = encoded.pooled.unwrap().into_tensor().unwrap();
+    let denoiser = denoiser(model);
+    let conditioning =
+        conditioning(&denoiser, &context, Some(&pooled), Some(&input["time_ids"])).unwrap();
+    let eps = predict(&denoiser, &input["sample"], TIMESTEP, &conditioning);
+    for (name, ours) in [("context", &context), ("pooled", &pooled), ("eps", &eps)] {
         let error = largest_error(ours, &expected[name]);
         assert!(error <= 1e-4, "{case}, {name}: {error:.2e}");
     }

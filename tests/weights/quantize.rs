@@ -8,14 +8,17 @@ use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Device, Result, Shape, Tensor, safetensors};
 use cupscale::backend::{ParamSource, Params};
-use cupscale::model::unet::{Conditioning, Prior, UNet2DConditionModel, UNetConfig};
+use cupscale::model::denoiser::{
+    Denoiser,
+    unet::{UNet2DConditionModel, UNetConfig},
+};
 use cupscale::pipeline::Engine;
 use cupscale::weights::{ModelFiles, QuantType};
 use tempfile::TempDir;
 
 use crate::common::{
     copy_folder,
-    models::{self, unet},
+    models::{self, conditioning, denoiser, predict},
     tensors::{bits, norm_error, values},
 };
 
@@ -76,14 +79,11 @@ fn open(path: &Path) -> ModelFiles {
 }
 
 /// One call of the UNet.
-fn call(unet: &UNet2DConditionModel) -> Tensor {
-    let cond = Conditioning {
-        context: values(2, &[1, 77, 256]),
-        pooled: Some(values(3, &[1, 256])),
-        time_ids: Some(Tensor::full(128f32, (1, 6), &Device::Cpu).unwrap()),
-    };
-    let sample = values(1, &[1, 16, 16, 4]);
-    unet.forward(&sample, 499.0, &cond, Prior::None).unwrap()
+fn call(denoiser: &Denoiser) -> Tensor {
+    let time_ids = Tensor::full(128f32, (1, 6), &Device::Cpu).unwrap();
+    let (context, pooled) = (values(2, &[1, 77, 256]), values(3, &[1, 256]));
+    let cond = conditioning(denoiser, &context, Some(&pooled), Some(&time_ids)).unwrap();
+    predict(denoiser, &values(1, &[1, 16, 16, 4]), 499.0, &cond)
 }
 
 fn silent(_: u64, _: u64) {}
@@ -91,7 +91,7 @@ fn silent(_: u64, _: u64) {}
 #[test]
 fn a_written_file_is_the_same_model_as_rounding_on_the_fly_and_as_close_as_its_type_promises() {
     let (dir, model) = model();
-    let reference = call(&unet(&open(&model).keep_above(usize::MAX)));
+    let reference = call(&denoiser(&open(&model).keep_above(usize::MAX)));
     let mut last = 0.0;
     // F16 is how it is stored; the others' bounds are what the README promises.
     for (quant, bound) in [
@@ -109,8 +109,8 @@ fn a_written_file_is_the_same_model_as_rounding_on_the_fly_and_as_close_as_its_t
         assert_eq!(summary.bytes, fs::metadata(&file).unwrap().len());
 
         for keep_above in [0, usize::MAX] {
-            let written = unet(&open(&file).keep_above(keep_above));
-            let on_the_fly = unet(&open(&model).quantized(quant).keep_above(keep_above));
+            let written = denoiser(&open(&file).keep_above(keep_above));
+            let on_the_fly = denoiser(&open(&model).quantized(quant).keep_above(keep_above));
             let ours = call(&written);
             assert_eq!(bits(&ours), bits(&call(&on_the_fly)), "{quant} {keep_above}");
             assert_eq!(written.weight_bytes(), on_the_fly.weight_bytes());
@@ -131,14 +131,14 @@ fn what_is_kept_as_stored_takes_as_many_bytes_as_the_file() {
     let (dir, model) = model();
     let weights = model.join("unet/diffusion_pytorch_model.safetensors");
     let stored = fs::metadata(weights).unwrap().len() as usize;
-    let kept = unet(&open(&model).keep_above(0)).weight_bytes();
+    let kept = denoiser(&open(&model).keep_above(0)).weight_bytes();
     // Norms and biases are f32.
     assert!(kept < stored + stored / 50, "{kept} of {stored}");
-    let dense = unet(&open(&model)).weight_bytes();
+    let dense = denoiser(&open(&model)).weight_bytes();
     assert!(dense > 2 * stored - stored / 50, "a small model is in f32: {dense} of {stored}");
     let file = dir.path().join("q4.gguf");
     open(&model).quantize(QuantType::Q4K, &file, &mut silent).unwrap();
-    let quantized = unet(&open(&file).keep_above(0)).weight_bytes();
+    let quantized = denoiser(&open(&file).keep_above(0)).weight_bytes();
     assert!(quantized < kept * 3 / 4, "{quantized} of {kept}");
 }
 
@@ -153,14 +153,14 @@ fn a_whole_model_comes_back_from_its_file_as_it_was() {
     let encode = |files: &ModelFiles| {
         let text = files.text(&Device::Cpu, DType::F32).unwrap();
         let text = text.encode(&["an old harbour at dusk"]).unwrap();
-        (text.context, text.pooled.unwrap())
+        (text.context.into_tensor().unwrap(), text.pooled.unwrap().into_tensor().unwrap())
     };
     let (ours, reference) = (encode(&gguf), encode(&folder.clone().quantized(QuantType::F16)));
     assert_eq!((bits(&ours.0), bits(&ours.1)), (bits(&reference.0), bits(&reference.1)));
     assert!(norm_error(&ours.0, &encode(&folder).0) < 1e-3);
     let decode = |files: &ModelFiles| {
         let vae = files.vae(&Device::Cpu, DType::F32).unwrap();
-        vae.decode(&values(1, &[1, 6, 5, vae.latent_channels()])).unwrap()
+        vae.decode(&values(1, &[1, 6, 5, vae.latent_channels()]).into()).unwrap()
     };
     assert_eq!(bits(&decode(&gguf)), bits(&decode(&folder)), "the VAE stays as it is");
     let engine = Engine::load(&gguf, &Device::Cpu).unwrap();
@@ -178,15 +178,15 @@ fn a_lora_is_merged_before_rounding_in_a_file_as_on_the_fly() {
     let lora = fixture().join("../../lora/hyper.safetensors");
     let merged = || open(&fixture()).with_lora(&lora, 1.0).unwrap();
     let output = |files: &ModelFiles| {
-        let unet = unet(files);
+        let denoiser = denoiser(files);
         let text = files.text(&Device::Cpu, DType::F32).unwrap().encode(&["a harbour"]).unwrap();
-        let cond = Conditioning {
-            context: text.context,
-            pooled: text.pooled,
-            time_ids: Some(Tensor::full(128f32, (1, 6), &Device::Cpu).unwrap()),
-        };
-        let sample = values(1, &[1, 16, 16, unet.config().in_channels]);
-        unet.forward(&sample, 499.0, &cond, Prior::None).unwrap()
+        let time_ids = Tensor::full(128f32, (1, 6), &Device::Cpu).unwrap();
+        let context = text.context.into_tensor().unwrap();
+        let pooled = text.pooled.map(|pooled| pooled.into_tensor().unwrap());
+        let cond = conditioning(&denoiser, &context, pooled.as_ref(), Some(&time_ids)).unwrap();
+        let shape = denoiser.shape().unwrap();
+        let channels = shape.channels * if shape.sees_low_resolution { 2 } else { 1 };
+        predict(&denoiser, &values(1, &[1, 16, 16, channels]), 499.0, &cond)
     };
     let exact = output(&merged());
     assert!(norm_error(&output(&open(&fixture())), &exact) > 0.01, "the LoRA does nothing");

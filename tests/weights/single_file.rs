@@ -48,7 +48,7 @@ fn every_part_of_a_single_file_computes_what_diffusers_does() {
         assert_eq!(euler, family == "sdxl");
         assert_eq!(scheduler["prediction_type"], "epsilon");
         let side =
-            files.component(Part::Unet, &Device::Cpu, DType::F32).unwrap().config["sample_size"]
+            files.component(Part::Denoiser, &Device::Cpu, DType::F32).unwrap().config["sample_size"]
                 .clone();
         assert_eq!(side, if family == "sdxl" { 128 } else { 64 });
     }
@@ -229,7 +229,7 @@ fn another_unet_in_any_naming_takes_the_place_of_the_models_own() {
         ("diffusers with prefix", whole.part(UNET, |name| format!("unet.{}", names[name]))),
     ] {
         let base = open(&place.save("base.safetensors", &emptied(UNET))).unwrap();
-        let files = base.with_unet(&place.save("unet.safetensors", &file)).unwrap();
+        let files = base.with_denoiser(&place.save("unet.safetensors", &file)).unwrap();
         files.check_parts().unwrap();
         assert_eq!(files.notes(), Vec::<String>::new(), "{case}");
         assert_unet(&files, &expected);
@@ -238,7 +238,7 @@ fn another_unet_in_any_naming_takes_the_place_of_the_models_own() {
     let whole = Stored::family("sdxl");
     let base = open(&place.save("base.safetensors", &whole)).unwrap();
     let path = place.save("unet.safetensors", &whole.part(UNET, str::to_owned));
-    assert_unet(&base.with_unet(&path).unwrap(), &self::expected("sdxl"));
+    assert_unet(&base.with_denoiser(&path).unwrap(), &self::expected("sdxl"));
 }
 
 #[test]
@@ -275,14 +275,14 @@ fn markers_of_v_prediction_decide_the_schedule() {
         .collect();
     let files = open(&place.save("a.safetensors", &sd2)).unwrap();
     assert_eq!(files.scheduler().unwrap()["prediction_type"], "v_prediction");
-    let unet = files.component(Part::Unet, &Device::Cpu, DType::F32).unwrap();
+    let unet = files.component(Part::Denoiser, &Device::Cpu, DType::F32).unwrap();
     assert_eq!(unet.config["sample_size"], 96);
     assert!(files.notes()[0].ends_with("from its weights, v"), "{:?}", files.notes());
 
     // A UNet brings its marks along.
     let base = open(&place.save("base.safetensors", &Stored::family("sdxl"))).unwrap();
     let path = place.save("unet.safetensors", &both.without("conditioner."));
-    let files = base.with_unet(&path).unwrap();
+    let files = base.with_denoiser(&path).unwrap();
     assert_eq!(files.scheduler().unwrap(), zero);
 }
 
@@ -341,14 +341,14 @@ fn a_file_that_is_no_whole_model_is_named_for_what_it_is() {
 
     let base = || open(&place.save("base.safetensors", &sd15)).unwrap();
     let path = place.save("a.safetensors", &sd15.part(VAE, str::to_owned));
-    let error = line(&base().with_unet(&path).unwrap_err());
+    let error = line(&base().with_denoiser(&path).unwrap_err());
     assert!(error.starts_with("a.safetensors: no UNet in it: a VAE alone"), "{error}");
     let path = place.save("a.safetensors", &sd15.part(UNET, str::to_owned));
     let error = line(&base().with_vae(&path).unwrap_err());
     assert!(error.starts_with("a.safetensors: no VAE in it: a UNet without text"), "{error}");
     // SDXL's added conditions have no place in a model without a pooled embedding.
     let path = place.save("a.safetensors", &sdxl.part(UNET, str::to_owned));
-    let error = line(&base().with_unet(&path).unwrap_err());
+    let error = line(&base().with_denoiser(&path).unwrap_err());
     assert!(error.contains("takes 68 added conditions without a pooled text"), "{error}");
     let error = line(&base().with_vae(&place.0.path().join("absent")).unwrap_err());
     assert_eq!(error, "absent: no such model folder or file");
@@ -410,7 +410,7 @@ fn parts_of_different_families_are_refused_together() {
     let place = Place::new();
     let sdxl = place.save("a.safetensors", &Stored::family("sdxl"));
     let path = place.save("unet.safetensors", &Stored::family("sd15").part(UNET, str::to_owned));
-    let files = open(&sdxl).unwrap().with_unet(&path).unwrap();
+    let files = open(&sdxl).unwrap().with_denoiser(&path).unwrap();
     let error = Engine::load(&files, &Device::Cpu).err().unwrap().to_string();
     assert!(error.contains("takes text of width 16, the text encoders make 40"), "{error}");
     assert!(!error.contains('\n'), "{error}");

@@ -11,8 +11,10 @@ use std::sync::{
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Answer, Load, NAME, Said, engine, one_line};
+use super::{Load, NAME, engine, one_line};
 use crate::caption::CaptionError;
+use crate::caption::key::Said;
+use crate::caption::vision::Answer;
 use crate::model::llava::{GenerateOptions, Llava, LlavaError, Prompt, Row, Step};
 
 /// How often it is asked whether to stop.
@@ -21,11 +23,10 @@ const PATIENCE: Duration = Duration::from_millis(50);
 /// How long the thread is waited for after a stop: most steps are shorter, and it then ends cleanly.
 const GRACE: Duration = Duration::from_millis(400);
 
-/// What the model is to do.
-pub(super) struct Question {
+/// Pictures of one size, and the question about them.
+pub(super) struct Request {
     pub load: Load,
     pub instruction: String,
-    /// pictures of one size
     pub rows: Vec<Row<'static>>,
     pub options: GenerateOptions,
 }
@@ -44,7 +45,7 @@ enum News {
 /// # Errors
 /// [`CaptionError::Interrupted`], or whatever keeps the model from working at all.
 pub(super) fn ask(
-    question: Question,
+    request: Request,
     stop: &dyn Fn() -> bool,
     on_ended: &mut dyn FnMut(usize),
 ) -> Result<Vec<Answer>, CaptionError> {
@@ -54,7 +55,7 @@ pub(super) fn ask(
     let halt = Arc::new(AtomicBool::new(false));
     let halted = Arc::clone(&halt);
     let asking = move || {
-        let result = answer(&question, &mut |ended| {
+        let result = answer(&request, &mut |ended| {
             // Nobody listens any more only if nobody wants more.
             let is_heard = sender.send(News::Ended(ended)).is_ok();
             if is_heard && !halted.load(Ordering::Relaxed) {
@@ -64,7 +65,7 @@ pub(super) fn ask(
             }
         });
         // What the model was asked with goes before anybody goes on.
-        drop(question);
+        drop(request);
         let _ = sender.send(News::Done(result));
     };
     let thread = thread::Builder::new().name("captions".to_owned()).spawn(asking);
@@ -93,10 +94,10 @@ pub(super) fn ask(
 }
 
 fn answer(
-    question: &Question,
+    request: &Request,
     on_ended: &mut dyn FnMut(usize) -> ControlFlow<()>,
 ) -> Result<Vec<Answer>, CaptionError> {
-    let Question { load, instruction, rows, options } = question;
+    let Request { load, instruction, rows, options } = request;
     let model = load()?;
     let prompt = model.prompt(instruction).map_err(engine)?;
     match generate(&model, &prompt, rows, options, on_ended) {

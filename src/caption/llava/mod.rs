@@ -1,4 +1,4 @@
-//! `--captioner llava`: a LLaVA model looks at every region and says what is there (METHOD.md §5). All
+//! `--captioner llava`: a LLaVA model looks at every region and says what is there (docs/method.md §5). All
 //! regions of a job go through the model together; see [`Llava::generate`].
 //!
 //! The model is told the global prompt as context and not to name what it does not see; what it says is
@@ -6,35 +6,207 @@
 //! loaded for the first picture that the cache knows nothing of, and not at all if there is none.
 
 mod ask;
+mod memory;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
-use super::cache::{CacheKey, CaptionCache, Said, Subject};
-use super::wording::{Fits, Stop, cut_to_fit, instruction};
-use super::{CaptionContext, CaptionError, Captioner, Captions, Pixels, Progress, RegionSource};
-use crate::model::llava::{GenerateOptions, Llava, LlavaError, Picture, Row};
-use ask::{Question, ask};
+use candle_core::{DType, Device};
+use serde_json::Value;
+
+use super::cache::{Cached, CaptionCache};
+use super::key::Subject;
+use super::vision::{News, Question, VisionModel, VisionSession};
+use super::wording::{Fits, Stop, instruction};
+use super::{
+    CaptionError, CaptionMemory, CaptionRequest, CaptionSession, Captioner, SessionContext,
+};
+use crate::backend::{device_name, give_back_freed, working_dtype};
+use crate::model::llava::{GenerateOptions, Llava, LlavaError, Picture, Row, Sampling};
+use crate::weights::{Footprint, Lazy, LlavaFiles, WeightsError};
 
 const NAME: &str = "llava";
-
-/// The number of the row of a whole picture.
-const WHOLE: u64 = u64::MAX;
 
 /// Loads the model, or gives out the loaded one.
 pub type Load = Arc<dyn Fn() -> Result<Arc<Llava>, CaptionError> + Send + Sync>;
 
+/// The most texts that are decoded together where nothing else is said: more gain nothing.
+pub const DEFAULT_ROWS: usize = 64;
+
+/// The user's choices about a LLaVA captioner.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct LlavaSettings {
+    /// Choice of words by chance; `None` takes the likeliest.
+    pub sampling: Option<Sampling>,
+    /// Captions written at once; the result does not depend on it.
+    pub rows: Option<usize>,
+}
+
+impl LlavaSettings {
+    /// The options of one generation.
+    fn generate(&self) -> GenerateOptions {
+        GenerateOptions { sampling: self.sampling, ..GenerateOptions::default() }
+    }
+}
+
+/// A LLaVA model for a device, checked before any job, loaded when a job has a region that the cache does not know.
+pub struct LlavaCaptioner {
+    files: LlavaFiles,
+    name: String,
+    settings: LlavaSettings,
+    /// the model without its weights' values: for prompts and sizes
+    blueprint: Llava,
+    footprint: Footprint,
+    cache: CaptionCache,
+    device: Device,
+    dtype: DType,
+    model: Lazy<Llava>,
+}
+
+impl LlavaCaptioner {
+    /// Makes the model ready for `device`: reads its configurations and the headers of its weights, and checks all
+    /// that can be checked without the weights' values. `name` is what users call it.
+    ///
+    /// # Errors
+    /// A tensor that is missing or of another shape, or parts that do not fit each other.
+    pub fn new(
+        files: LlavaFiles,
+        name: String,
+        settings: LlavaSettings,
+        device: &Device,
+        cache: CaptionCache,
+    ) -> Result<Self, WeightsError> {
+        let dtype = working_dtype(device);
+        let (blueprint, footprint) = files.without_values(device, dtype)?;
+        let device = device.clone();
+        let model = Lazy::default();
+        Ok(Self { files, name, settings, blueprint, footprint, cache, device, dtype, model })
+    }
+
+    /// Changes with everything that captions follow from beside pictures, prompt and options.
+    fn fingerprint(&self) -> String {
+        format!("{} {}", self.files.fingerprint(), device_name(&self.device, self.dtype))
+    }
+
+    /// Loads the model. Errors are those of a captioner.
+    fn load(&self) -> impl Fn() -> Result<Arc<Llava>, CaptionError> + Send + Sync + use<> {
+        let (files, model) = (self.files.clone(), self.model.clone());
+        let (device, dtype) = (self.device.clone(), self.dtype);
+        move || {
+            model.get(|| {
+                let loaded = files.load(&device, dtype).map_err(|error| CaptionError::Engine {
+                    name: NAME.into(),
+                    message: error.to_string().lines().next().unwrap_or_default().to_owned(),
+                });
+                // Rounding weights leaves behind as much memory as they take.
+                give_back_freed();
+                loaded
+            })
+        }
+    }
+}
+
+impl fmt::Debug for LlavaCaptioner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LlavaCaptioner").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Captioner for LlavaCaptioner {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    fn model(&self) -> Option<&str> {
+        Some(&self.name)
+    }
+
+    fn record(&self) -> Vec<(&'static str, Value)> {
+        let mut record = vec![("caption_model", self.name.as_str().into())];
+        if let Some(quant) = self.files.quant() {
+            record.push(("caption_quantize", quant.to_string().into()));
+        }
+        if let Some(sampling) = self.settings.sampling {
+            record.push(("caption_temperature", sampling.temperature.into()));
+            record.push(("caption_top_p", sampling.top_p.into()));
+            record.push(("caption_seed", sampling.seed.into()));
+        }
+        record
+    }
+
+    fn identity(&self) -> Result<String, CaptionError> {
+        let (fingerprint, sampling) = (self.fingerprint(), self.settings.sampling);
+        Ok(format!("{NAME} {fingerprint} {sampling:?} {}", instruction("")))
+    }
+
+    fn is_costly(&self) -> bool {
+        true
+    }
+
+    fn memory<'a>(&'a self, request: &CaptionRequest<'_>) -> Option<Box<dyn CaptionMemory + 'a>> {
+        Some(Box::new(memory::LlavaMemory::new(self, request)?))
+    }
+
+    fn loaded_bytes(&self) -> usize {
+        self.model.loaded().map_or(0, |_| self.footprint.kept)
+    }
+
+    fn free(&self) {
+        self.model.free();
+        give_back_freed();
+    }
+
+    /// Before the model is loaded, the one that repaints goes where the plan does not hold both.
+    fn open<'a>(
+        &'a self,
+        job: SessionContext<'a>,
+    ) -> Result<Box<dyn CaptionSession + 'a>, CaptionError> {
+        let mut options =
+            LlavaOptions { generate: self.settings.generate(), ..LlavaOptions::default() };
+        let load = self.load();
+        let mut load: Load = Arc::new(load);
+        if let Some(batch) = job.batch {
+            options.rows = batch.rows;
+            options.generate.prefill_rows = Some(batch.prefill_rows);
+            if !batch.stays {
+                let (make_room, load_then) = (job.make_room, load);
+                load = Arc::new(move || {
+                    make_room();
+                    load_then()
+                });
+            }
+        }
+        let model = LlavaModel { fingerprint: self.fingerprint(), load };
+        Ok(Box::new(model.session(options, &self.cache, job.fits, job.stop)))
+    }
+}
+
 /// A model that is loaded when it is needed.
 #[derive(Clone)]
 pub struct LlavaModel {
-    /// what users call it, for the record
-    pub name: String,
-    /// changes with everything that its texts follow from beside pictures, prompt and options
+    /// Changes with everything that its texts follow from beside pictures, prompt and options.
     pub fingerprint: String,
+    /// Gives the model out.
     pub load: Load,
 }
 
-/// How regions are captioned.
+impl LlavaModel {
+    /// A session that looks into `cache` first and keeps there what the model says.
+    #[must_use]
+    pub fn session<'a>(
+        self,
+        options: LlavaOptions,
+        cache: &'a CaptionCache,
+        fits: Fits<'a>,
+        stop: Stop<'a>,
+    ) -> VisionSession<'a> {
+        let asking = Asking { model: self, options, stop: stop.clone() };
+        VisionSession::new(NAME, Box::new(Cached::new(asking, cache, stop)), fits)
+    }
+}
+
+/// The way in which regions are captioned.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LlavaOptions {
     /// How texts are generated.
@@ -44,71 +216,24 @@ pub struct LlavaOptions {
     pub rows: usize,
 }
 
-/// The most texts that are decoded together where nothing else is said: more gain nothing.
-pub const DEFAULT_ROWS: usize = 64;
-
 impl Default for LlavaOptions {
     fn default() -> Self {
         Self { generate: GenerateOptions::default(), rows: DEFAULT_ROWS }
     }
 }
 
-/// The captioner.
-pub struct LlavaCaptioner<'a> {
+/// The model as one session asks it.
+struct Asking<'a> {
     model: LlavaModel,
-    /// what it was told last
-    instruction: String,
     options: LlavaOptions,
-    cache: &'a CaptionCache,
-    fits: Fits<'a>,
     stop: Stop<'a>,
 }
 
-/// What became of a region: what the model said of it, or why there is nothing.
-type Answer = Result<Said, String>;
-
-impl<'a> LlavaCaptioner<'a> {
-    /// A captioner that looks into `cache` first and keeps there what it is told.
-    #[must_use]
-    pub fn new(
-        model: LlavaModel,
-        options: LlavaOptions,
-        cache: &'a CaptionCache,
-        fits: Fits<'a>,
-        stop: Stop<'a>,
-    ) -> Self {
-        Self { model, instruction: instruction(""), options, cache, fits, stop }
-    }
-
-    /// A caption of a whole picture, for jobs without a prompt.
-    ///
-    /// # Errors
-    /// [`CaptionError::Interrupted`], or whatever keeps the model from working.
-    pub fn describe(&mut self, pixels: &Pixels) -> Result<String, CaptionError> {
-        self.instruction = instruction("");
-        let key = self.key(&self.subject(), pixels, WHOLE);
-        let answer = match self.cache.get(&key) {
-            Some(said) => Ok(said),
-            None => {
-                let row = Row { picture: picture(pixels).map_err(engine)?, number: WHOLE };
-                let answer = self.ask(vec![row], &mut |_| ())?.pop();
-                let answer = answer.unwrap_or_else(|| Err("it was left out".to_owned()));
-                if let Ok(said) = &answer {
-                    self.cache.put(&key, said);
-                    self.cache.prune();
-                }
-                answer
-            }
-        };
-        let failed = |message| CaptionError::Engine { name: NAME.into(), message };
-        self.caption_of(answer).map_err(failed)
-    }
-
-    /// What all questions of a job have in common.
-    fn subject(&self) -> Subject {
+impl VisionModel for Asking<'_> {
+    fn subject(&self, instruction: &str) -> Subject {
         let mut subject = Subject::new(NAME);
         subject.add(&self.model.fingerprint);
-        subject.add(&self.instruction);
+        subject.add(instruction);
         subject.add(&self.options.generate.max_new_tokens.to_string());
         if let Some(sampling) = self.options.generate.sampling {
             subject.add(&format!("{sampling:?}"));
@@ -116,117 +241,75 @@ impl<'a> LlavaCaptioner<'a> {
         subject
     }
 
-    /// Draws follow from a row's number too; without chance a place in the picture plays no part.
-    fn key(&self, subject: &Subject, pixels: &Pixels, number: u64) -> CacheKey {
-        subject.key(pixels, self.options.generate.sampling.map(|_| number))
+    fn draws_by_number(&self) -> bool {
+        self.options.generate.sampling.is_some()
     }
 
-    /// What the model says of each row, all of which have one size.
+    /// Pictures of one size go together, as soon as there are enough of them.
     fn ask(
+        &mut self,
+        question: &Question<'_>,
+        wanted: &[usize],
+        news: &mut dyn FnMut(News),
+    ) -> Result<(), CaptionError> {
+        let mut by_size: BTreeMap<(usize, usize), Batch> = BTreeMap::new();
+        let mut done = 0;
+        for &index in wanted {
+            let pixels = match question.pictures.pixels(index) {
+                Ok(pixels) => pixels,
+                Err(error) => {
+                    done += 1;
+                    news(News::Answer(index, Err(error.to_string())));
+                    continue;
+                }
+            };
+            let picture = Picture::new(pixels.width(), pixels.height(), pixels.rgb().to_vec());
+            let batch = by_size.entry((pixels.width(), pixels.height())).or_default();
+            let number = question.pictures.number(index);
+            batch.rows.push(Row { picture: picture.map_err(engine)?, number });
+            batch.indices.push(index);
+            if batch.rows.len() >= self.options.rows {
+                let batch = std::mem::take(batch);
+                self.ask_batch(question.instruction, batch, &mut done, news)?;
+            }
+        }
+        for batch in by_size.into_values().filter(|batch| !batch.rows.is_empty()) {
+            self.ask_batch(question.instruction, batch, &mut done, news)?;
+        }
+        news(News::Done(done));
+        Ok(())
+    }
+}
+
+/// Pictures of one size that the model looks at together.
+#[derive(Default)]
+struct Batch {
+    rows: Vec<Row<'static>>,
+    indices: Vec<usize>,
+}
+
+impl Asking<'_> {
+    fn ask_batch(
         &self,
-        rows: Vec<Row<'static>>,
-        on_ended: &mut dyn FnMut(usize),
-    ) -> Result<Vec<Answer>, CaptionError> {
-        let question = Question {
+        instruction: &str,
+        Batch { rows, indices }: Batch,
+        done: &mut usize,
+        news: &mut dyn FnMut(News),
+    ) -> Result<(), CaptionError> {
+        let request = ask::Request {
             load: self.model.load.clone(),
-            instruction: self.instruction.clone(),
+            instruction: instruction.to_owned(),
             rows,
             options: self.options.generate,
         };
-        ask(question, &self.stop, on_ended)
-    }
-
-    /// What of an answer becomes the caption.
-    fn caption_of(&self, answer: Answer) -> Result<String, String> {
-        let said = answer?;
-        let caption = cut_to_fit(&said.text, said.has_ended, &self.fits);
-        if caption.is_empty() { Err("the model said nothing".to_owned()) } else { Ok(caption) }
-    }
-}
-
-impl Captioner for LlavaCaptioner<'_> {
-    fn name(&self) -> &str {
-        NAME
-    }
-
-    fn model(&self) -> Option<&str> {
-        Some(&self.model.name)
-    }
-
-    fn instruction(&self) -> Option<&str> {
-        Some(&self.instruction)
-    }
-
-    fn caption(
-        &mut self,
-        regions: &dyn RegionSource,
-        context: &CaptionContext<'_>,
-        progress: Progress<'_>,
-    ) -> Result<Captions, CaptionError> {
-        self.instruction = instruction(context.prompt);
-        let subject = self.subject();
-        let total = regions.len();
-        let mut answers: Vec<Option<Answer>> = vec![None; total];
-        let mut done = 0;
-        let mut unknown: BTreeMap<(usize, usize), Vec<(usize, CacheKey)>> = BTreeMap::new();
-        for (index, answer) in answers.iter_mut().enumerate() {
-            if (self.stop)() {
-                return Err(CaptionError::Interrupted);
-            }
-            *answer = match regions.pixels(index) {
-                Ok(pixels) => {
-                    let key = self.key(&subject, &pixels, index as u64);
-                    let known = self.cache.get(&key);
-                    if known.is_none() {
-                        let size = (pixels.width(), pixels.height());
-                        unknown.entry(size).or_default().push((index, key));
-                    }
-                    known.map(Ok)
-                }
-                Err(error) => Some(Err(error.to_string())),
-            };
-            if answer.is_some() {
-                done += 1;
-                progress(done, total);
-            }
+        let answers = ask::ask(request, &*self.stop, &mut |ended| news(News::Done(*done + ended)))?;
+        *done += indices.len();
+        for (index, answer) in indices.into_iter().zip(answers) {
+            news(News::Answer(index, answer));
         }
-        // Pixels are made once more rather than kept: most jobs have many regions, or find all here.
-        for part in unknown.values().flat_map(|group| group.chunks(self.options.rows.max(1))) {
-            let mut rows = Vec::with_capacity(part.len());
-            let mut shown = Vec::with_capacity(part.len());
-            for (index, key) in part {
-                match regions.pixels(*index) {
-                    Ok(pixels) => {
-                        let picture = picture(&pixels).map_err(engine)?;
-                        rows.push(Row { picture, number: *index as u64 });
-                        shown.push((*index, key));
-                    }
-                    Err(error) => answers[*index] = Some(Err(error.to_string())),
-                }
-            }
-            let said = self.ask(rows, &mut |ended| progress(done + ended, total))?;
-            for ((index, key), answer) in shown.into_iter().zip(said) {
-                if let Ok(said) = &answer {
-                    self.cache.put(key, said);
-                }
-                answers[index] = Some(answer);
-            }
-            done += part.len();
-            progress(done, total);
-        }
-        if !unknown.is_empty() {
-            self.cache.prune();
-        }
-        let results = answers.into_iter().map(|answer| {
-            self.caption_of(answer.unwrap_or_else(|| Err("it was left out".to_owned())))
-        });
-        Captions::from_results(results, regions, context)
-            .map_err(|message| CaptionError::Engine { name: NAME.into(), message })
+        news(News::Done(*done));
+        Ok(())
     }
-}
-
-fn picture(pixels: &Pixels) -> Result<Picture<'static>, LlavaError> {
-    Picture::new(pixels.width(), pixels.height(), pixels.rgb().to_vec())
 }
 
 fn engine(error: LlavaError) -> CaptionError {

@@ -5,6 +5,7 @@
 //! model must caption two small pictures, and several at once only get what each gets alone where that was seen.
 //! A panic ends the process, which the program sees; there is no other state to save.
 
+mod captioner;
 mod error;
 mod folder;
 mod llava;
@@ -20,6 +21,7 @@ use std::thread;
 use image::{DynamicImage, RgbImage};
 use tokio::runtime::Runtime;
 
+pub use captioner::MistralrsCaptioner;
 pub use error::MistralrsError;
 use model::Model;
 

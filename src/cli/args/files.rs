@@ -6,9 +6,9 @@ use std::{
 };
 
 use clap::Args;
-use cupscale::image::{DEFAULT_QUALITY, Format, Input, Output};
+use cupscale::image::{Format, Input, Output};
 
-use crate::cli::CliError;
+use crate::cli::error::CliError;
 
 #[derive(Args, Debug)]
 pub struct FilesArgs {
@@ -28,10 +28,9 @@ pub struct FilesArgs {
     /// Leave pictures alone whose output exists
     #[arg(long)]
     pub skip_existing: bool,
-    /// JPEG quality
-    #[arg(long, value_name = "1-100", default_value_t = DEFAULT_QUALITY,
-          value_parser = clap::value_parser!(u8).range(1..=100))]
-    pub quality: u8,
+    /// JPEG quality [default: 95]
+    #[arg(long, value_name = "1-100", value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub quality: Option<u8>,
 }
 
 impl FilesArgs {
@@ -41,17 +40,6 @@ impl FilesArgs {
         given.filter(|given| !given.is_empty()).map(Input::parse).ok_or_else(|| {
             CliError::Usage("no input: name a picture, or `-` for standard input (--help)".into())
         })
-    }
-
-    /// The one picture that `verb` reads.
-    pub fn one_input(&self, verb: &str) -> Result<Input, CliError> {
-        match self.input()? {
-            Input::Path(path) if path.is_dir() => Err(CliError::Usage(format!(
-                "{}: is a folder; `{verb}` takes one picture",
-                path.display()
-            ))),
-            input => Ok(input),
-        }
     }
 
     /// Where to write, and in which format. `source` is the input's own format, `suffix` stands before the
@@ -68,7 +56,7 @@ impl FilesArgs {
                 let (path, format) = self.output_name(path, source, suffix);
                 return Ok((Output::Path(path), format));
             }
-            (None, Input::Stdin) => Output::Stdout,
+            (None, _) => Output::Stdout,
         };
         let named = match &output {
             Output::Path(path) => {
@@ -82,7 +70,7 @@ impl FilesArgs {
                 }
                 format
             }
-            Output::Stdout => None,
+            _ => None,
         };
         Ok((output, self.format.or(named).unwrap_or(source)))
     }
@@ -112,7 +100,7 @@ impl FilesArgs {
         let refuse = |reason: String| Err(CliError::Usage(reason));
         let output = match self.output.as_deref().map(Output::parse) {
             Some(Output::Path(path)) => path,
-            Some(Output::Stdout) => {
+            Some(_) => {
                 return refuse("-o -: a folder's pictures go to a folder".to_owned());
             }
             None => {

@@ -4,14 +4,11 @@ use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, ValueEnum};
 use cupscale::{
-    caption::cache::CaptionCache,
+    caption::{cache::CaptionCache, llava::LlavaSettings},
     model::llava::Sampling,
-    pipeline::{Defaults, LlavaSettings},
+    pipeline::Defaults,
     weights::QuantType,
 };
-
-#[cfg(feature = "mistralrs")]
-use cupscale::pipeline::MistralrsSettings;
 
 use crate::cli::values;
 
@@ -82,17 +79,6 @@ impl LlavaArgs {
         ]
         .into_iter()
         .find_map(|(option, given)| given.then_some(option))
-    }
-
-    /// Which model mistral.rs is asked, if it is.
-    #[cfg(feature = "mistralrs")]
-    pub fn mistralrs(&self) -> Option<MistralrsSettings> {
-        (self.caption_engine == CaptionEngineArg::Mistralrs).then(|| MistralrsSettings {
-            program: std::env::current_exe().unwrap_or_default(),
-            folder: self.caption_model.clone().unwrap_or_default().into(),
-            quantize: self.caption_quantize,
-            cache: self.cache_folder(),
-        })
     }
 
     /// Where captions are kept, if they are.

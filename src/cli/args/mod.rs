@@ -2,39 +2,35 @@
 
 mod content;
 mod files;
-#[cfg(feature = "llava")]
 mod llava;
 mod machine;
 mod model;
+mod models;
 mod repaint;
 mod size;
 mod work;
 
-use std::{
-    ffi::OsString,
-    path::{Path, PathBuf},
-};
+use std::{ffi::OsString, sync::LazyLock};
 
 use clap::{
-    Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum,
+    ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
     error::ErrorKind, parser::ValueSource,
 };
-use cupscale::{
-    image::{Format, Input, Output},
-    pipeline::Settings,
-};
+use cupscale::sampler::SamplerKind;
 
-use super::CliError;
-use files::FilesArgs;
+use crate::cli::progress::{ProgressMode, Show};
 use machine::MachineArgs;
-use model::ModelArgs;
 use repaint::RepaintArgs;
 use size::SizeArgs;
 use work::WorkArgs;
 
 pub use content::ContentArgs;
-#[cfg(feature = "llava")]
+pub use files::FilesArgs;
 pub use llava::{CaptionEngineArg, LlavaArgs};
+pub use model::ModelArgs;
+pub use models::{
+    AddArgs, ListArgs, ModelsArgs, ModelsVerb, PullArgs, QuantizeArgs, RemoveArgs, VerifyArgs,
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -60,11 +56,15 @@ pub struct Cli {
     pub verb: Option<Verb>,
     #[command(flatten)]
     pub job: JobArgs,
+    /// Tell on stderr what is done, stage by stage; -vv call by call [default: what $RUST_LOG asks for]
+    #[arg(short, long, action = ArgAction::Count, global = true)]
+    pub verbose: u8,
 }
 
-/// Options that say how a picture is written, which `caption` does not do: the options of the job whose
-/// regions it describes are the same otherwise.
-const NOT_OF_CAPTION: [&str; 4] = ["format", "quality", "skip_existing", "dry_run"];
+/// Options that say how a picture is written and what becomes of unfinished work, of which `caption` has none: the
+/// options of the job whose regions it describes are the same otherwise.
+const NOT_OF_CAPTION: [&str; 7] =
+    ["format", "quality", "skip_existing", "dry_run", "work_dir", "resume", "fresh"];
 
 impl Cli {
     /// The definition, with each verb's own options in its help.
@@ -100,7 +100,6 @@ impl Cli {
             let reason = format!("`caption` writes no picture: no --{}", option(id));
             return Err(definition.error(ErrorKind::ArgumentConflict, reason));
         }
-        #[cfg(feature = "llava")]
         if job.get_raw("captioner").into_iter().flatten().all(|name| name != "llava")
             && let Some(id) = llava::LLAVA_ONLY.iter().find(typed)
         {
@@ -118,35 +117,24 @@ pub enum Verb {
     /// Print the caption of every region as JSON, to be edited and given back with --captions
     Caption(Box<JobArgs>),
     /// List, add, download, check and remove models
-    Models(super::models::ModelsArgs),
+    Models(ModelsArgs),
     /// The process in which the program captions
     #[cfg(feature = "mistralrs")]
     #[command(name = cupscale::caption::mistralrs::VERB, hide = true)]
     CaptionWorker,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum ProgressMode {
-    /// A bar when stderr is a terminal, otherwise nothing
-    Auto,
-    /// A bar; where stderr is no terminal, a line for every tenth of a stage
-    Bar,
-    /// One JSON object a line
-    Json,
-    /// Nothing
-    None,
-}
-
+/// Every option of a job, as it was typed.
 #[derive(Args, Debug)]
 pub struct JobArgs {
     #[command(flatten)]
     pub files: FilesArgs,
     #[command(flatten)]
-    size: SizeArgs,
+    pub size: SizeArgs,
     #[command(flatten)]
     pub content: ContentArgs,
     #[command(flatten)]
-    repaint: RepaintArgs,
+    pub repaint: RepaintArgs,
     #[command(flatten)]
     pub model: ModelArgs,
     #[command(flatten)]
@@ -162,52 +150,21 @@ pub struct JobArgs {
     progress: ProgressMode,
     /// Errors only
     #[arg(short, long)]
-    pub quiet: bool,
+    quiet: bool,
 }
 
 impl JobArgs {
-    /// Where to write, and in which format. `source` is the input's own format.
-    pub fn output(&self, input: &Input, source: Format) -> Result<(Output, Format), CliError> {
-        self.files.output(input, source, &self.size.suffix())
+    /// How progress is shown.
+    pub fn show(&self) -> Show {
+        Show { mode: self.progress, quiet: self.quiet }
     }
+}
 
-    /// The folder for the outputs of the pictures in `folder`.
-    ///
-    /// # Errors
-    /// What cannot be meant: one file or a stream for many pictures, the input folder itself, one
-    /// picture's captions for many.
-    pub fn output_folder(&self, folder: &Path) -> Result<PathBuf, CliError> {
-        if let Some(captions) = &self.content.captions {
-            return Err(CliError::Usage(format!(
-                "--captions {}: describe one picture, not a folder",
-                captions.display()
-            )));
-        }
-        self.files.output_folder(folder, &self.size.suffix())
-    }
-
-    /// The resolved settings of the job.
-    pub fn settings(&self) -> Settings {
-        Settings {
-            size: self.size.spec(),
-            prompt: self.content.prompt.trim().to_owned(),
-            negative_prompt: self.content.negative_prompt.trim().to_owned(),
-            captioner: self.content.captioner(),
-            batch: self.machine.batch.map(|batch| batch as usize),
-            tile: self.machine.tile.map(|tile| tile as usize),
-            max_memory: self.machine.max_memory,
-            jpeg_quality: self.files.quality,
-            ..self.repaint.settings()
-        }
-    }
-
-    pub fn progress_mode(&self) -> ProgressMode {
-        if self.quiet && self.progress == ProgressMode::Auto {
-            ProgressMode::None
-        } else {
-            self.progress
-        }
-    }
+/// The samplers, as a help text lists them.
+fn sampler_choice() -> &'static str {
+    static NAMES: LazyLock<String> =
+        LazyLock::new(|| SamplerKind::ALL.map(SamplerKind::name).join("|"));
+    &NAMES
 }
 
 #[cfg(test)]
@@ -233,7 +190,15 @@ mod tests {
         let mut definition = Cli::definition();
         let caption = definition.find_subcommand_mut("caption").unwrap();
         let help = caption.render_help().to_string();
-        for line in ["-f png", "--quality 90", "--skip-existing", "--dry-run"] {
+        for line in [
+            "-f png",
+            "--quality 90",
+            "--skip-existing",
+            "--dry-run",
+            "--work-dir w",
+            "--resume",
+            "--fresh",
+        ] {
             let words = format!("x caption a.png {line}");
             let error = Cli::from_command_line(words.split(' ')).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::ArgumentConflict);
@@ -260,7 +225,6 @@ mod tests {
                 Defaults::TILE,
                 Defaults::TILE_KL
             ),
-            #[cfg(feature = "llava")]
             format!("[default: {}, or what fits]", Defaults::CAPTION_BATCH),
             format!(
                 "[default: {} on the CPU, {} on a GPU, or what fits]",
@@ -271,44 +235,6 @@ mod tests {
         ] {
             assert!(help.contains(&default), "{default} not in: {help}");
         }
-    }
-
-    #[test]
-    fn the_default_output_stands_beside_the_input_and_says_the_size() {
-        for (line, expected) in [
-            ("x a/photo.jpeg", "a/photo_4x.jpeg"),
-            ("x photo.jpeg -s 1.5", "photo_1.5x.jpeg"),
-            ("x photo.jpeg --size 800x600", "photo_800x600.jpeg"),
-            ("x photo.jpeg --long-edge 5000 -f png", "photo_5000px.png"),
-            ("x photo.PNG -f jpeg", "photo_4x.jpg"),
-            ("x 2024.01 -f tiff", "2024.01_4x.tif"),
-            ("x photo", "photo_4x.jpg"),
-        ] {
-            let args = parse(line);
-            let (output, _) = args.output(&args.files.input().unwrap(), Format::Jpeg).unwrap();
-            assert!(matches!(output, Output::Path(path) if path == std::path::Path::new(expected)));
-        }
-    }
-
-    #[test]
-    fn the_format_is_the_option_then_the_name_then_the_input() {
-        for (line, expected) in [
-            ("x a.jpg -o b.png", Format::Png),
-            ("x a.jpg -o b.png -f tiff", Format::Tiff),
-            ("x a.jpg -o -", Format::Jpeg),
-            ("x a.jpg -o b", Format::Jpeg),
-        ] {
-            let args = parse(line);
-            assert_eq!(
-                args.output(&args.files.input().unwrap(), Format::Jpeg).unwrap().1,
-                expected
-            );
-        }
-        let args = parse("x a.jpg -o b.xyz");
-        assert!(matches!(
-            args.output(&args.files.input().unwrap(), Format::Jpeg),
-            Err(CliError::Usage(_))
-        ));
     }
 
     #[test]

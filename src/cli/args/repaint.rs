@@ -7,6 +7,7 @@ use cupscale::{
     sampler::{Denoise, SamplerKind, TimestepSpacing},
 };
 
+use super::sampler_choice;
 use crate::cli::values;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -42,7 +43,7 @@ pub struct RepaintArgs {
           value_parser = clap::value_parser!(u32).range(1..=1000))]
     denoise_steps: Option<u32>,
     /// How a step is taken [default: the model's]
-    #[arg(long, value_name = "ddim|tcd|euler|lcm")]
+    #[arg(long, value_name = sampler_choice())]
     sampler: Option<SamplerKind>,
     /// Share of fresh noise in each step of ddim or tcd [default: the model's, or 0 and 0.3]
     #[arg(long, value_name = "0-1", value_parser = values::weight)]
@@ -81,31 +82,28 @@ pub struct RepaintArgs {
 impl RepaintArgs {
     /// Settings with what is said here; the rest has its defaults.
     pub fn settings(&self) -> Settings {
-        Settings {
-            seed: self.seed,
-            sampler: self.sampler,
-            eta: self.eta,
-            spacing: self.spacing,
-            timesteps: self.timesteps.clone(),
-            steps: self.steps.map(|steps| steps as usize),
-            denoise: match (self.denoise_steps, self.strength) {
-                (Some(steps), _) => Some(Denoise::Steps(steps as usize)),
-                (None, strength) => strength.map(Denoise::Strength),
-            },
-            guidance: self.guidance,
-            overlap: self.overlap,
-            fusion: match self.fusion {
-                FusionArg::Feather => Fusion::Feather,
-                FusionArg::Average => Fusion::Average,
-            },
-            gsp: self.gsp,
-            rap: self.rap,
-            rsp: self.rsp,
-            colour_fix: match self.color_fix {
-                ColorFixArg::Wavelet => ColourFix::Wavelet,
-                ColorFixArg::None => ColourFix::None,
-            },
-            ..Settings::default()
-        }
+        let mut settings = Settings::default();
+        settings.seed = self.seed;
+        settings.sampler = self.sampler;
+        settings.eta = self.eta;
+        settings.spacing = self.spacing;
+        settings.timesteps.clone_from(&self.timesteps);
+        settings.steps = self.steps.map(|steps| steps as usize);
+        settings.denoise = match (self.denoise_steps, self.strength) {
+            (Some(steps), _) => Some(Denoise::Steps(steps as usize)),
+            (None, strength) => strength.map(Denoise::Strength),
+        };
+        settings.guidance = self.guidance;
+        settings.overlap = self.overlap;
+        settings.fusion = match self.fusion {
+            FusionArg::Feather => Fusion::Feather,
+            FusionArg::Average => Fusion::Average,
+        };
+        (settings.gsp, settings.rap, settings.rsp) = (self.gsp, self.rap, self.rsp);
+        settings.colour_fix = match self.color_fix {
+            ColorFixArg::Wavelet => ColourFix::Wavelet,
+            ColorFixArg::None => ColourFix::None,
+        };
+        settings
     }
 }

@@ -15,8 +15,8 @@ use jpeg_encoder::{
 use super::{Backend, EncodeOptions, Shape};
 use crate::image::error::{ImageError, Result, Warning};
 use crate::image::format::Format;
-use crate::image::input::{Sink, Target};
 use crate::image::metadata::{JPEG_EXIF, JPEG_XMP};
+use crate::image::{output::Target, sink::Sink};
 
 /// Bands that may wait for the encoder.
 const QUEUE: usize = 2;

@@ -6,6 +6,7 @@
 //! samples of a WebP, because its codes follow from all of them.
 
 mod jpeg;
+mod limits;
 mod png;
 mod samples;
 mod tiff;
@@ -17,8 +18,8 @@ use std::ffi::OsStr;
 use super::colour::{self, Colour};
 use super::error::{ImageError, Result, Warning};
 use super::format::Format;
-use super::input::{Output, Target};
 use super::metadata::{ifd, xmp};
+use super::output::{Output, Target};
 use super::picture::Picture;
 use samples::Quantizer;
 

@@ -7,8 +7,8 @@ use png::{BitDepth, ColorType, Compression, EncodingError, PixelDimensions, Stre
 
 use super::{Backend, EncodeOptions, SOFTWARE, Shape};
 use crate::image::error::{ImageError, Result};
-use crate::image::input::{Sink, Target};
 use crate::image::metadata::{PNG_KEYWORD, PNG_XMP_KEYWORD};
+use crate::image::{output::Target, sink::Sink};
 
 pub(super) struct Writer {
     stream: StreamWriter<'static, Sink>,

@@ -12,8 +12,8 @@ use rayon::prelude::*;
 
 use super::{Backend, EncodeOptions, SOFTWARE, Shape};
 use crate::image::error::{ImageError, Result};
-use crate::image::input::{Sink, Target};
 use crate::image::metadata::ifd::{self, Entry, Exif, tag};
+use crate::image::{output::Target, sink::Sink};
 
 /// Bytes of samples in a strip, about.
 const STRIP: usize = 1 << 18;

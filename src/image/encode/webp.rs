@@ -8,8 +8,8 @@ use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
 use super::vp8l::{Counter, Pixel, Predictor};
 use super::{Backend, EncodeOptions, Shape};
 use crate::image::error::{ImageError, Result};
-use crate::image::input::{Sink, Target};
 use crate::image::metadata::ifd::{Entry, Exif, tag};
+use crate::image::{output::Target, sink::Sink};
 
 /// Bytes that are spooled at once.
 const BUFFER: usize = 1 << 18;

@@ -130,7 +130,8 @@ mod tests {
     use super::*;
 
     fn conditions(pooled: bool) -> Conditioning {
-        let tensor = |rows: &[[f32; 2]]| Activation::from(Tensor::new(rows, &Device::Cpu).unwrap());
+        let tensor =
+            |rows: &[[f32; 2]; 3]| Activation::from(Tensor::new(rows, &Device::Cpu).unwrap());
         let context = Tensor::new(&[[[1f32, 2.0]], [[3.0, 4.0]], [[5.0, 6.0]]], &Device::Cpu);
         Conditioning {
             context: context.unwrap().into(),
@@ -164,10 +165,7 @@ mod tests {
         let blended = all.blended(0, 0.75).unwrap();
         assert_eq!(values(&blended.context), [1.0, 2.0, 2.5, 3.5, 4.0, 5.0]);
         assert_eq!(values(blended.pooled.as_ref().unwrap()), [1.0, 0.0, 1.75, 0.0, 2.5, 6.0]);
-        assert_eq!(
-            values(blended.micro.as_ref().unwrap()),
-            values(all.micro.as_ref().unwrap()),
-        );
+        assert_eq!(values(blended.micro.as_ref().unwrap()), values(all.micro.as_ref().unwrap()),);
         assert_eq!(values(&all.blended(0, 1.0).unwrap().context), values(&all.context));
     }
 

@@ -7,6 +7,8 @@ use std::ops::Range;
 
 use candle_core::{Result, Tensor};
 
+use crate::backend::Activation;
+
 /// Height and width.
 pub(super) type Size = (usize, usize);
 
@@ -81,7 +83,7 @@ impl Packing {
 
     /// The small view, then the tiles row by row, `[T, side², D]`, and the vector that ends a row,
     /// `[D]` → `[len, D]`.
-    pub(super) fn pack(&self, tiles: &Tensor, newline: &Tensor) -> Result<Tensor> {
+    pub(super) fn pack(&self, tiles: &Activation, newline: &Tensor) -> Result<Activation> {
         let width = tiles.dim(2)?;
         let (side, (down, across)) = (self.side, self.grid);
         let whole = tiles.get(0)?;
@@ -94,9 +96,13 @@ impl Packing {
             .reshape((down * side, across * side, width))?
             .narrow(0, self.rows.start, self.rows.len())?
             .narrow(1, self.columns.start, self.columns.len())?;
-        let newlines = newline.reshape((1, 1, width))?.repeat((self.rows.len(), 1, 1))?;
-        let rows = Tensor::cat(&[&rows.contiguous()?, &newlines], 1)?.flatten(0, 1)?;
-        Tensor::cat(&[&whole, &rows], 0)
+        let ends = (self.rows.len(), 1, width);
+        let newlines = Activation::make(tiles.trace(), ends, newline.dtype(), || {
+            newline.reshape((1, 1, width))?.repeat((self.rows.len(), 1, 1))
+        })?;
+        let rows = Activation::cat(&[&rows.contiguous()?, &newlines], 1)?;
+        let count = rows.dim(0)? * rows.dim(1)?;
+        Activation::cat(&[&whole, &rows.reshape((count, width))?], 0)
     }
 }
 

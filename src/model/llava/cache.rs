@@ -5,27 +5,30 @@
 use candle_core::{DType, Device, Result, Tensor};
 
 use super::config::DecoderConfig;
+use crate::backend::{Activation, Trace};
 
 /// The cache of a batch.
 #[derive(Clone, Debug)]
 pub(super) struct KvCache {
     /// of each layer keys and values, `[rows, capacity, key width]`
-    layers: Vec<[Tensor; 2]>,
+    layers: Vec<[Activation; 2]>,
     rows: usize,
     capacity: usize,
 }
 
 impl KvCache {
+    /// Zeros for `rows` sequences of `capacity` tokens; within `trace` their shape alone.
     pub(super) fn new(
         config: &DecoderConfig,
-        rows: usize,
-        capacity: usize,
+        (rows, capacity): (usize, usize),
         dtype: DType,
         device: &Device,
+        trace: Option<&Trace>,
     ) -> Result<Self> {
         let shape = (rows, capacity, config.num_key_value_heads * config.head_dim);
-        let layer =
-            |_| Ok([Tensor::zeros(shape, dtype, device)?, Tensor::zeros(shape, dtype, device)?]);
+        let zeros =
+            || Activation::make(trace, shape, dtype, || Tensor::zeros(shape, dtype, device));
+        let layer = |_| Ok([zeros()?, zeros()?]);
         let layers = (0..config.num_hidden_layers).map(layer).collect::<Result<_>>()?;
         Ok(Self { layers, rows, capacity })
     }
@@ -52,7 +55,7 @@ impl KvCache {
 
     /// Some rows of it, which share its memory.
     pub(super) fn slice(&self, first: usize, rows: usize) -> Result<Self> {
-        let part = |x: &Tensor| x.narrow(0, first, rows);
+        let part = |x: &Activation| x.narrow(0, first, rows);
         let layers = self
             .layers
             .iter()
@@ -65,8 +68,7 @@ impl KvCache {
     pub(super) fn compacted(self, rows: &[u32]) -> Result<Self> {
         let mut layers = Vec::with_capacity(self.layers.len());
         for [keys, values] in self.layers {
-            let index = Tensor::new(rows, keys.device())?;
-            layers.push([keys.index_select(&index, 0)?, values.index_select(&index, 0)?]);
+            layers.push([keys.index_select(rows, 0)?, values.index_select(rows, 0)?]);
         }
         Ok(Self { layers, rows: rows.len(), capacity: self.capacity })
     }
@@ -76,10 +78,10 @@ impl KvCache {
     pub(super) fn extend(
         &self,
         layer: usize,
-        keys: &Tensor,
-        values: &Tensor,
+        keys: &Activation,
+        values: &Activation,
         past: usize,
-    ) -> Result<(&Tensor, &Tensor)> {
+    ) -> Result<(&Activation, &Activation)> {
         let [all_keys, all_values] = &self.layers[layer];
         all_keys.slice_set(&keys.contiguous()?, 1, past)?;
         all_values.slice_set(&values.contiguous()?, 1, past)?;

@@ -11,8 +11,8 @@ use candle_core::{D, DType, Device, Result, Tensor};
 
 use super::cache::KvCache;
 use super::config::{DecoderConfig, RopeScaling};
-use crate::backend::Params;
-use crate::backend::ops::{Embedding, Linear, Mask, Products, RmsNorm, attention, swiglu};
+use crate::backend::ops::{Embedding, Linear, Mask, RmsNorm, attention, rope, swiglu};
+use crate::backend::{Activation, MatmulPrecision, Params, Trace};
 
 /// The decoder with its embeddings and its output projection.
 #[derive(Clone, Debug)]
@@ -25,7 +25,7 @@ pub(super) struct Decoder {
     frequencies: Vec<f32>,
     config: DecoderConfig,
     dtype: DType,
-    products: Products,
+    precision: MatmulPrecision,
     device: Device,
 }
 
@@ -46,7 +46,7 @@ impl Decoder {
             frequencies: frequencies(config),
             config: config.clone(),
             dtype: vb.dtype(),
-            products: vb.products(),
+            precision: vb.precision(),
             device: vb.device().clone(),
         })
     }
@@ -55,24 +55,34 @@ impl Decoder {
         &self.config
     }
 
-    /// Room for `capacity` tokens of each of `rows` sequences.
-    pub(super) fn cache(&self, rows: usize, capacity: usize) -> Result<KvCache> {
-        KvCache::new(&self.config, rows, capacity, self.dtype, &self.device)
+    /// Room for `capacity` tokens of each of `rows` sequences; within `trace` its shape alone.
+    pub(super) fn cache(
+        &self,
+        rows: usize,
+        capacity: usize,
+        trace: Option<&Trace>,
+    ) -> Result<KvCache> {
+        KvCache::new(&self.config, (rows, capacity), self.dtype, &self.device, trace)
     }
 
-    /// Tokens → `[N, D]`.
-    pub(super) fn embed(&self, tokens: &[u32]) -> Result<Tensor> {
-        self.embedding.forward(tokens)
+    /// Tokens → `[N, D]`; within `trace` their shape alone.
+    pub(super) fn embed(&self, tokens: &[u32], trace: Option<&Trace>) -> Result<Activation> {
+        self.embedding.forward(tokens, trace)
     }
 
     /// Several tokens of each sequence, `[B, N, D]`, behind `past` others → the states of all of
     /// them, `[B, N, D]`, before the last norm.
-    pub(super) fn prefill(&self, x: &Tensor, cache: &KvCache, past: usize) -> Result<Tensor> {
+    pub(super) fn prefill(
+        &self,
+        x: &Activation,
+        cache: &KvCache,
+        past: usize,
+    ) -> Result<Activation> {
         let (rows, count, _) = x.dims3()?;
         if count == 1 {
             return self.step(&x.squeeze(1)?, cache, past)?.unsqueeze(1);
         }
-        let rotation = self.rotation(past, count)?;
+        let rotation = self.rotation(past, count, x.trace())?;
         let mut x = x.clone();
         for (index, layer) in self.layers.iter().enumerate() {
             x = layer.feed_forward(&self.attend(
@@ -88,9 +98,9 @@ impl Decoder {
     }
 
     /// The next token of each sequence, `[B, D]`, behind `past` others → its state, `[B, D]`.
-    pub(super) fn step(&self, x: &Tensor, cache: &KvCache, past: usize) -> Result<Tensor> {
+    pub(super) fn step(&self, x: &Activation, cache: &KvCache, past: usize) -> Result<Activation> {
         let rows = x.dim(0)?;
-        let rotation = self.rotation(past, 1)?;
+        let rotation = self.rotation(past, 1, x.trace())?;
         let mut x = at_least_two_rows(x)?;
         for (index, layer) in self.layers.iter().enumerate() {
             x = layer.feed_forward(&self.attend(
@@ -106,7 +116,7 @@ impl Decoder {
     }
 
     /// States `[B, D]` → scores of the next token, `[B, vocabulary]`, f32.
-    pub(super) fn logits(&self, x: &Tensor) -> Result<Tensor> {
+    pub(super) fn logits(&self, x: &Activation) -> Result<Activation> {
         let rows = x.dim(0)?;
         let x = self.norm.forward(&at_least_two_rows(x)?)?;
         self.head.forward(&x)?.narrow(1, 0, rows)?.squeeze(0)?.to_dtype(DType::F32)
@@ -117,21 +127,21 @@ impl Decoder {
     fn attend(
         &self,
         index: usize,
-        x: &Tensor,
+        x: &Activation,
         (rows, count): (usize, usize),
         cache: &KvCache,
         past: usize,
-        rotation: &(Tensor, Tensor),
-    ) -> Result<Tensor> {
+        rotation: &(Activation, Activation),
+    ) -> Result<Activation> {
         let layer = &self.layers[index];
         let h = &layer.norm1.forward(x)?;
         let DecoderConfig { num_attention_heads: heads, head_dim, .. } = self.config;
-        let by_sequence = |x: Tensor| -> Result<Tensor> {
+        let by_sequence = |x: Activation| -> Result<Activation> {
             let width = x.dim(D::Minus1)?;
             let x = if count == 1 { x.narrow(1, 0, rows)? } else { x };
             x.contiguous()?.reshape((rows, count, width))
         };
-        let rotated = |x: Tensor| -> Result<Tensor> {
+        let rotated = |x: Activation| -> Result<Activation> {
             let width = x.dim(2)?;
             let x = if self.config.rope_interleaved {
                 // Queries and keys alike, so that their products stay the same.
@@ -141,15 +151,14 @@ impl Decoder {
                 x
             };
             let x = x.reshape((rows, count, width / head_dim, head_dim))?;
-            candle_nn::rotary_emb::rope_thd(&x, &rotation.0, &rotation.1)?
-                .reshape((rows, count, width))
+            rope(&x, &rotation.0, &rotation.1)?.reshape((rows, count, width))
         };
         let q = rotated(by_sequence(layer.q.forward(h)?)?)?;
         let k = rotated(by_sequence(layer.k.forward(h)?)?)?;
         let v = by_sequence(layer.v.forward(h)?)?;
         let (k, v) = cache.extend(index, &k, &v, past)?;
         let mask = Mask::Cached { past, window: self.config.sliding_window };
-        let mixed = attention(&q, k, v, heads, mask, self.products)?;
+        let mixed = attention(&q, k, v, heads, mask, self.precision)?;
         let mixed = if count == 1 {
             at_least_two_rows(&mixed.reshape((rows, heads * head_dim))?)?
         } else {
@@ -160,23 +169,30 @@ impl Decoder {
 
     /// Cosines and sines of positions `past..past + count`, `[count, head_dim / 2]`. The angles are
     /// rounded to f32, as in the original.
-    fn rotation(&self, past: usize, count: usize) -> Result<(Tensor, Tensor)> {
-        let angles: Vec<f64> = (past..past + count)
-            .flat_map(|position| {
-                self.frequencies.iter().map(move |frequency| f64::from(position as f32 * frequency))
-            })
-            .collect();
-        let tensor = |f: fn(f64) -> f64| {
-            let values: Vec<f32> = angles.iter().map(|&angle| f(angle) as f32).collect();
-            Tensor::from_vec(values, (count, self.frequencies.len()), &self.device)?
-                .to_dtype(self.dtype)
+    fn rotation(
+        &self,
+        past: usize,
+        count: usize,
+        trace: Option<&Trace>,
+    ) -> Result<(Activation, Activation)> {
+        let shape = (count, self.frequencies.len());
+        let of_angles = |f: fn(f64) -> f64| {
+            let at = |position: usize| {
+                let angle = move |frequency: &f32| f64::from(position as f32 * frequency);
+                self.frequencies.iter().map(angle).map(move |angle| f(angle) as f32)
+            };
+            Activation::make(trace, shape, DType::F32, || {
+                let values: Vec<f32> = (past..past + count).flat_map(at).collect();
+                Tensor::from_vec(values, shape, &self.device)
+            })?
+            .to_dtype(self.dtype)
         };
-        Ok((tensor(f64::cos)?, tensor(f64::sin)?))
+        Ok((of_angles(f64::cos)?, of_angles(f64::sin)?))
     }
 }
 
 /// `[B, D]` → `[1, max(B, 2), D]`, the second row zero if it is none of the batch.
-fn at_least_two_rows(x: &Tensor) -> Result<Tensor> {
+fn at_least_two_rows(x: &Activation) -> Result<Activation> {
     let x = x.unsqueeze(0)?;
     if x.dim(1)? == 1 { x.pad_with_zeros(1, 0, 1) } else { Ok(x) }
 }
@@ -234,7 +250,7 @@ impl Layer {
         })
     }
 
-    fn feed_forward(&self, x: &Tensor) -> Result<Tensor> {
+    fn feed_forward(&self, x: &Activation) -> Result<Activation> {
         let h = self.norm2.forward(x)?;
         let h = swiglu(&self.gate.forward(&h)?, &self.up.forward(&h)?)?;
         self.down.forward_add(&h, x)
@@ -249,8 +265,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::backend::ops::Weight;
-    use crate::backend::{ParamSource, Working};
+    use crate::backend::{ParamSource, Weight, WeightStorage, WeightUse, Working};
 
     /// A weight for every name, kept in this format where it is a matrix.
     struct Arbitrary(Option<GgmlDType>);
@@ -266,10 +281,19 @@ mod tests {
             true
         }
 
-        fn matrix(&self, name: &str, shape: &Shape, working: &Working) -> Result<Weight> {
+        fn weight(
+            &self,
+            name: &str,
+            shape: &Shape,
+            weight_use: WeightUse,
+            working: &Working,
+        ) -> Result<Weight> {
             let rows = self.get(name, shape, working.dtype, &working.device)?;
-            let dense = || Weight::dense(&rows, working.products);
-            self.0.map_or_else(dense, |format| Weight::pack(&rows, format))
+            let storage = match self.0 {
+                Some(format) => WeightStorage::InMemory(format, working.precision),
+                None => WeightStorage::choose(weight_use, shape, None, working)?,
+            };
+            Weight::new(&rows, weight_use, storage)
         }
     }
 
@@ -301,15 +325,16 @@ mod tests {
         let prompts: Vec<f32> =
             rows.iter().flat_map(|&row| values(row + 1, 19 * 160, 1.0)).collect();
         let prompts = Tensor::from_vec(prompts, (rows.len(), 19, 160), &Device::Cpu).unwrap();
-        let cache = decoder.cache(rows.len(), 24).unwrap();
-        let states = decoder.prefill(&prompts, &cache, 0).unwrap();
+        let cache = decoder.cache(rows.len(), 24, None).unwrap();
+        let states = decoder.prefill(&prompts.into(), &cache, 0).unwrap();
         let mut state = states.narrow(1, 18, 1).unwrap().squeeze(1).unwrap();
         for step in 0..2 {
             let tokens: Vec<u32> = rows.iter().map(|&row| (row as u32 * 7 + step) % 300).collect();
-            let x = (decoder.embed(&tokens).unwrap() + state).unwrap();
+            let x = decoder.embed(&tokens, None).unwrap().add(&state).unwrap();
             state = decoder.step(&x, &cache, 19 + step as usize).unwrap();
         }
-        let scores = decoder.logits(&state).unwrap().to_vec2::<f32>().unwrap();
+        let scores =
+            decoder.logits(&state).unwrap().into_tensor().unwrap().to_vec2::<f32>().unwrap();
         scores.iter().map(|row| row.iter().map(|score| score.to_bits()).collect()).collect()
     }
 
@@ -331,13 +356,14 @@ mod tests {
     fn a_token_at_a_time_gives_what_all_at_once_give() {
         let decoder = decoder(None);
         let tokens: Vec<u32> = (0..20).map(|token| token * 13 % 300).collect();
-        let x = decoder.embed(&tokens).unwrap();
-        let all = decoder.cache(1, 20).unwrap();
+        let x = decoder.embed(&tokens, None).unwrap();
+        let all = decoder.cache(1, 20, None).unwrap();
         let all = decoder.prefill(&x.unsqueeze(0).unwrap(), &all, 0).unwrap().squeeze(0).unwrap();
-        let cache = decoder.cache(1, 20).unwrap();
+        let cache = decoder.cache(1, 20, None).unwrap();
         for (index, _) in tokens.iter().enumerate() {
             let state = decoder.step(&x.narrow(0, index, 1).unwrap(), &cache, index).unwrap();
-            let difference = (state - all.narrow(0, index, 1).unwrap()).unwrap().abs().unwrap();
+            let difference = state.sub(&all.narrow(0, index, 1).unwrap()).unwrap();
+            let difference = difference.tensor().unwrap().abs().unwrap();
             let largest = difference.flatten_all().unwrap().max(0).unwrap();
             assert!(largest.to_scalar::<f32>().unwrap() < 1e-4, "token {index}");
         }

@@ -24,6 +24,7 @@ pub enum LlavaError {
     /// The caller's callback said so.
     #[error("interrupted")]
     Interrupted,
-    #[error(transparent)]
+    /// Error of the backend, of which the first line is for people; the rest is a backtrace.
+    #[error("{}", .0.to_string().lines().next().unwrap_or_default())]
     Tensor(#[from] candle_core::Error),
 }

@@ -5,13 +5,13 @@
 
 use std::ops::ControlFlow;
 
-use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::cache::KvCache;
 use super::picture::Picture;
 use super::tokenizer::Prompt;
 use super::{Llava, LlavaError};
+use crate::backend::{Activation, Trace};
 
 /// How texts are generated.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -95,18 +95,18 @@ impl Llava {
             ControlFlow::Break(()) => Err(LlavaError::Interrupted),
         };
 
-        let mut cache = self.decoder.cache(rows.len(), length + new_tokens)?;
-        self.share(&prompt.before, &cache)?;
+        let mut cache = self.decoder.cache(rows.len(), length + new_tokens, None)?;
+        self.share(&prompt.before, &cache, None)?;
         let mut states = Vec::new();
         let most = options.prefill_rows.unwrap_or_else(|| self.prefill_rows(length)).max(1);
         let slice = rows.len().div_ceil(rows.len().div_ceil(most));
         for (index, part) in rows.chunks(slice).enumerate() {
             let pictures: Vec<_> = part.iter().map(|row| &row.picture).collect();
             let part = cache.slice(index * slice, part.len())?;
-            states.push(self.prefill(prompt, &pictures, &part)?);
+            states.push(self.prefill(prompt, self.encode(&pictures)?, &part)?);
             go_on(Step::Prefilled { rows: index * slice + pictures.len() })?;
         }
-        let mut state = Tensor::cat(&states, 0)?;
+        let mut state = Activation::cat(&states, 0)?;
         drop(states);
 
         let mut texts = vec![Vec::new(); rows.len()];
@@ -114,7 +114,7 @@ impl Llava {
         let mut owners: Vec<usize> = (0..rows.len()).collect();
         let mut has_ended = vec![false; rows.len()];
         for step in 0..new_tokens {
-            let scores = self.decoder.logits(&state)?.to_vec2::<f32>()?;
+            let scores = self.decoder.logits(&state)?.into_tensor()?.to_vec2::<f32>()?;
             let tokens: Vec<u32> = scores
                 .par_iter()
                 .zip(&owners)
@@ -147,7 +147,8 @@ impl Llava {
                 tokens = kept.iter().map(|&row| tokens[row as usize]).collect();
                 owners = kept.iter().map(|&row| owners[row as usize]).collect();
             }
-            state = self.decoder.step(&self.decoder.embed(&tokens)?, &cache, length + step)?;
+            let tokens = self.decoder.embed(&tokens, None)?;
+            state = self.decoder.step(&tokens, &cache, length + step)?;
         }
         Ok(texts)
     }
@@ -162,17 +163,18 @@ impl Llava {
         prompt: &Prompt,
         picture: &Picture<'_>,
         given: &[u32],
-    ) -> Result<Tensor, LlavaError> {
+    ) -> Result<Activation, LlavaError> {
         let length = self.prompt_length(prompt, picture.size());
-        let cache = self.decoder.cache(1, length + given.len())?;
-        self.share(&prompt.before, &cache)?;
-        let mut state = self.prefill(prompt, &[picture], &cache)?;
+        let cache = self.decoder.cache(1, length + given.len(), None)?;
+        self.share(&prompt.before, &cache, None)?;
+        let mut state = self.prefill(prompt, self.encode(&[picture])?, &cache)?;
         let mut scores = vec![self.decoder.logits(&state)?];
         for (index, &token) in given.iter().enumerate() {
-            state = self.decoder.step(&self.decoder.embed(&[token])?, &cache, length + index)?;
+            let token = self.decoder.embed(&[token], None)?;
+            state = self.decoder.step(&token, &cache, length + index)?;
             scores.push(self.decoder.logits(&state)?);
         }
-        Ok(Tensor::cat(&scores, 0)?)
+        Ok(Activation::cat(&scores, 0)?)
     }
 
     /// Tokens of a whole prompt with a picture of this width and height.
@@ -196,26 +198,32 @@ impl Llava {
     }
 
     /// Computes the tokens before the picture, once for all rows.
-    fn share(&self, before: &[u32], cache: &KvCache) -> Result<(), LlavaError> {
+    pub(super) fn share(
+        &self,
+        before: &[u32],
+        cache: &KvCache,
+        trace: Option<&Trace>,
+    ) -> Result<(), LlavaError> {
         if before.is_empty() {
             return Ok(());
         }
-        let shared = self.decoder.cache(1, before.len())?;
-        self.decoder.prefill(&self.decoder.embed(before)?.unsqueeze(0)?, &shared, 0)?;
+        let shared = self.decoder.cache(1, before.len(), trace)?;
+        self.decoder.prefill(&self.decoder.embed(before, trace)?.unsqueeze(0)?, &shared, 0)?;
         Ok(cache.begin_with(&shared, before.len())?)
     }
 
-    /// Computes pictures and the tokens behind them → the state of the last token, `[B, D]`.
-    fn prefill(
+    /// Computes pictures, of which `features` `[B, N, D]` are what the decoder sees, and the tokens
+    /// behind them → the state of the last token, `[B, D]`.
+    pub(super) fn prefill(
         &self,
         prompt: &Prompt,
-        pictures: &[&Picture<'_>],
+        features: Activation,
         cache: &KvCache,
-    ) -> Result<Tensor, LlavaError> {
-        let mut x = self.encode(pictures)?;
+    ) -> Result<Activation, LlavaError> {
+        let mut x = features;
         if !prompt.after.is_empty() {
-            let after = self.decoder.embed(&prompt.after)?.unsqueeze(0)?;
-            x = Tensor::cat(&[&x, &after.repeat((cache.rows(), 1, 1))?], 1)?;
+            let after = self.decoder.embed(&prompt.after, x.trace())?.unsqueeze(0)?;
+            x = Activation::cat(&[&x, &after.repeat((cache.rows(), 1, 1))?], 1)?;
         }
         let states = self.decoder.prefill(&x, cache, prompt.before.len())?;
         let last = states.dim(1)? - 1;

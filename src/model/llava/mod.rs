@@ -9,17 +9,17 @@ mod config;
 mod decoder;
 mod error;
 mod generate;
-mod memory;
 mod picture;
 mod prompt;
 mod resize;
 mod tokenizer;
+mod trace;
 mod vision;
 
 use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
 
-use crate::backend::Params;
+use crate::backend::{Activation, Params, Placement, Trace};
 use decoder::Decoder;
 use picture::Preprocessor;
 use vision::{Projector, VisionTower};
@@ -27,10 +27,10 @@ use vision::{Projector, VisionTower};
 pub use config::{DecoderConfig, Family, LlavaConfig, RopeScaling, VisionConfig};
 pub use error::LlavaError;
 pub use generate::{GenerateOptions, Row, Sampling, Step};
-pub use memory::Batch;
 pub use picture::Picture;
 pub use prompt::PromptFormat;
 pub use tokenizer::{LlavaTokenizer, Prompt};
+pub use trace::Batch;
 
 /// Tiles that the vision tower sees at once: enough to fill a CPU, and little memory.
 const TILES_AT_ONCE: usize = 8;
@@ -133,39 +133,68 @@ impl Llava {
     ///
     /// # Errors
     /// Those of the backend.
-    pub fn encode(&self, pictures: &[&Picture<'_>]) -> Result<Tensor, LlavaError> {
-        let features = self.tile_features(pictures)?;
-        let per_picture = features.dim(0)? / pictures.len().max(1);
-        let Some(newline) = &self.newline else { return Ok(features) };
-        let packed = pictures
+    pub fn encode(&self, pictures: &[&Picture<'_>]) -> Result<Activation, LlavaError> {
+        let size = pictures.first().map_or((1, 1), |picture| picture.size());
+        let tiles = pictures
             .iter()
-            .enumerate()
-            .map(|(index, picture)| {
+            .map(|picture| self.preprocessor.tiles(picture).map(Activation::from))
+            .collect::<Result<Vec<_>, _>>()?;
+        let joined = Activation::cat(&tiles, 0)?;
+        drop(tiles);
+        self.features(joined, pictures.len(), size, None)
+    }
+
+    /// The features of so many pictures of one size, whose tiles follow each other in host memory,
+    /// `[tiles, 3, S, S]`, f32 → `[pictures, N, D]`; on the device, or within `trace`.
+    fn features(
+        &self,
+        tiles: Activation,
+        pictures: usize,
+        size: (usize, usize),
+        trace: Option<&Trace>,
+    ) -> Result<Activation, LlavaError> {
+        let features = self.tile_features(&tiles, trace)?;
+        drop(tiles);
+        let per_picture = features.dim(0)? / pictures.max(1);
+        let Some(newline) = &self.newline else { return Ok(features) };
+        let packing = self.preprocessor.packing(size);
+        let packed = (0..pictures)
+            .map(|index| {
                 let tiles = features.narrow(0, index * per_picture, per_picture)?;
-                match self.preprocessor.packing(picture.size()) {
+                match &packing {
                     Some(packing) => packing.pack(&tiles, newline),
                     None => tiles.squeeze(0),
                 }
             })
             .collect::<candle_core::Result<Vec<_>>>()?;
-        Ok(Tensor::stack(&packed, 0)?)
+        Ok(Activation::stack(&packed, 0)?)
     }
 
-    /// The features of every tile of all pictures, `[tiles, N, D]`.
-    fn tile_features(&self, pictures: &[&Picture<'_>]) -> Result<Tensor, LlavaError> {
-        let tiles = pictures
-            .iter()
-            .map(|picture| self.preprocessor.tiles(picture))
-            .collect::<Result<Vec<_>, _>>()?;
-        let tiles = Tensor::cat(&tiles, 0)?;
+    /// The features of every tile, `[tiles, N, D]`.
+    fn tile_features(
+        &self,
+        tiles: &Activation,
+        trace: Option<&Trace>,
+    ) -> Result<Activation, LlavaError> {
         let count = tiles.dim(0)?;
         let mut features = Vec::new();
         for first in (0..count).step_by(TILES_AT_ONCE) {
             let part = tiles.narrow(0, first, TILES_AT_ONCE.min(count - first))?;
-            let part = part.to_device(&self.device)?.to_dtype(self.dtype)?;
+            let part = self.on_device(&part, trace)?.to_dtype(self.dtype)?;
             features.push(self.projector.forward(&self.vision.forward(&part)?)?);
         }
-        Ok(Tensor::cat(&features, 0)?)
+        Ok(Activation::cat(&features, 0)?)
+    }
+
+    /// Values in host memory, `x`, where the model computes.
+    fn on_device(&self, x: &Activation, trace: Option<&Trace>) -> Result<Activation, LlavaError> {
+        match trace {
+            Some(trace) if trace.placement() != Placement::Cpu => {
+                Ok(trace.activation(x.shape(), x.dtype()))
+            }
+            Some(_) => Ok(x.clone()),
+            None => Ok(x.tensor()?.to_device(&self.device)?.into()),
+        }
     }
 
     /// How many bytes its weights take, in memory or mapped.

@@ -176,13 +176,17 @@ impl Preprocessor {
         self.packing(size).map_or(whole, |packing| packing.len())
     }
 
-    /// Into how many tiles a picture of this width and height is cut.
-    pub(super) fn tiles_of(&self, (width, height): (usize, usize)) -> usize {
+    /// The shape of the tiles of a picture of this width and height, as [`tiles`](Self::tiles) gives them.
+    pub(super) fn tile_shape(
+        &self,
+        (width, height): (usize, usize),
+    ) -> (usize, usize, usize, usize) {
         let possible = self.pinpoints.as_deref();
-        match possible.and_then(|possible| best_resolution((height, width), possible)) {
+        let count = match possible.and_then(|possible| best_resolution((height, width), possible)) {
             Some((tall, wide)) => 1 + (tall / self.side) * (wide / self.side),
             None => 1,
-        }
+        };
+        (count, 3, self.side, self.side)
     }
 
     /// The tiles of a picture, `[T, 3, S, S]`, normalized, f32.

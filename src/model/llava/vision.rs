@@ -5,8 +5,8 @@
 use candle_core::{D, Result, Tensor};
 
 use super::config::{LlavaConfig, VisionConfig};
-use crate::backend::Params;
 use crate::backend::ops::{LayerNorm, Linear, Mask, gelu, quick_gelu};
+use crate::backend::{Activation, Params};
 use crate::model::clip_layer::{ClipLayer, LayerShape};
 use crate::model::text::HiddenAct;
 
@@ -59,27 +59,8 @@ impl VisionTower {
         })
     }
 
-    pub(super) fn config(&self) -> &VisionConfig {
-        &self.config
-    }
-
-    /// Layers.
-    pub(super) fn depth(&self) -> usize {
-        self.layers.len()
-    }
-
-    /// States that are features, side by side.
-    pub(super) fn states(&self) -> usize {
-        self.states.len()
-    }
-
-    /// Whether the class token's state is one of them.
-    pub(super) fn class_token(&self) -> bool {
-        self.class_token
-    }
-
     /// Pictures `[B, 3, S, S]`, normalized, in the tower's precision → `[B, N, D·states]`.
-    pub(super) fn forward(&self, pictures: &Tensor) -> Result<Tensor> {
+    pub(super) fn forward(&self, pictures: &Activation) -> Result<Activation> {
         let batch = pictures.dim(0)?;
         let (side, patch) = (self.config.side(), self.config.patch_size);
         // Pixels beyond the last whole patch take no part, as in a convolution.
@@ -92,9 +73,12 @@ impl VisionTower {
             .permute([0, 2, 4, 1, 3, 5])?
             .contiguous()?
             .reshape((batch, side * side, 3 * patch * patch))?;
-        let class = self.class.repeat((batch, 1, 1))?;
-        let x = Tensor::cat(&[&class, &self.patches.forward(&flat)?], 1)?;
-        let mut x = self.norm.forward(&x.broadcast_add(&self.positions)?)?;
+        let shape = (batch, 1, self.config.hidden_size);
+        let class = Activation::make(pictures.trace(), shape, self.class.dtype(), || {
+            self.class.repeat((batch, 1, 1))
+        })?;
+        let x = Activation::cat(&[&class, &self.patches.forward(&flat)?], 1)?;
+        let mut x = self.norm.forward(&x.broadcast_add(&(&self.positions).into())?)?;
         let mut wanted = vec![x.clone(); self.states.len()];
         for (index, layer) in self.layers.iter().enumerate() {
             x = layer.forward(&x, Mask::None)?;
@@ -104,8 +88,11 @@ impl VisionTower {
                 *state = x.clone();
             }
         }
-        let features =
-            if let [one] = &wanted[..] { one.clone() } else { Tensor::cat(&wanted, D::Minus1)? };
+        let features = if let [one] = &wanted[..] {
+            one.clone()
+        } else {
+            Activation::cat(&wanted, D::Minus1)?
+        };
         if self.class_token {
             Ok(features)
         } else {
@@ -143,7 +130,7 @@ impl Projector {
     }
 
     /// `[B, N, features]` → `[B, N, width of the decoder]`.
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    pub(super) fn forward(&self, x: &Activation) -> Result<Activation> {
         let h = self.linear_1.forward(x)?;
         let h = match self.act {
             HiddenAct::Gelu => gelu(&h)?,

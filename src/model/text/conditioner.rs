@@ -1,33 +1,46 @@
-//! From prompts to the tensors that a UNet is conditioned on, for models with one text encoder
+//! Prompts become the tensors that a denoiser is conditioned on, for models with one text encoder
 //! (Stable Diffusion 1.x, the SDXL refiner) and with two (SDXL).
 
 use std::collections::HashMap;
 
-use candle_core::Tensor;
-
-use super::{ClipTextModel, ClipTokenizer, Cut, config::TextError};
+use super::{Cut, TextEncoder, TextError, TextTokenizer};
+use crate::backend::{Activation, Trace};
 
 /// A tokenizer with its encoder.
 #[derive(Clone, Debug)]
-pub struct TextEncoder {
-    pub tokenizer: ClipTokenizer,
-    pub model: ClipTextModel,
+pub struct TextPart {
+    pub tokenizer: TextTokenizer,
+    pub encoder: TextEncoder,
 }
 
-/// What the UNet is conditioned on, in the encoders' precision.
+/// The encoded prompts of a denoiser's call, in the encoders' precision.
 #[derive(Clone, Debug)]
 pub struct TextConditioning {
     /// `[B, N, D]`, the encoders' states side by side
-    pub context: Tensor,
+    pub context: Activation,
     /// `[B, P]`, the projected summary by the last encoder; models without `text_time`
     /// conditioning have none
-    pub pooled: Option<Tensor>,
+    pub pooled: Option<Activation>,
+}
+
+impl TextConditioning {
+    /// Zeros in place of everything that the encoders said (diffusers'
+    /// `force_zeros_for_empty_prompt`).
+    ///
+    /// # Errors
+    /// Those of the backend.
+    pub fn zeros_like(&self) -> candle_core::Result<Self> {
+        Ok(Self {
+            context: self.context.zeros_like()?,
+            pooled: self.pooled.as_ref().map(Activation::zeros_like).transpose()?,
+        })
+    }
 }
 
 /// All text encoders of a model.
 #[derive(Clone, Debug)]
 pub struct TextConditioner {
-    encoders: Vec<TextEncoder>,
+    parts: Vec<TextPart>,
 }
 
 impl TextConditioner {
@@ -38,33 +51,31 @@ impl TextConditioner {
     /// # Errors
     /// No encoder, encoders that do not go together, or a tokenizer that makes longer sequences or
     /// larger ids than its encoder has embeddings for.
-    pub fn new(encoders: Vec<TextEncoder>) -> Result<Self, TextError> {
+    pub fn new(parts: Vec<TextPart>) -> Result<Self, TextError> {
         let fail = |reason: String| Err(TextError::Mismatch(reason));
-        let Some(last) = encoders.last() else {
+        let Some(last) = parts.last() else {
             return fail("the model has none".to_owned());
         };
-        if encoders.len() > 1 && !last.model.has_projection() {
+        if parts.len() > 1 && last.encoder.pooled_width().is_none() {
             return fail("the last of several must have a projection".to_owned());
         }
-        let length = last.tokenizer.length();
-        for encoder in &encoders {
-            let positions = encoder.model.config().max_position_embeddings;
-            if encoder.tokenizer.length() != length || length > positions {
+        let wanted = last.tokenizer.length();
+        for TextPart { tokenizer, encoder } in &parts {
+            let (length, positions) = (tokenizer.length(), encoder.positions());
+            if length != wanted || length > positions {
                 return fail(format!(
-                    "a tokenizer makes {} ids where {} are wanted, and the encoder has {positions} positions",
-                    encoder.tokenizer.length(),
-                    length
+                    "a tokenizer makes {length} ids where {wanted} are wanted, and the encoder has \
+                     {positions} positions"
                 ));
             }
-            let (largest, vocabulary) =
-                (encoder.tokenizer.largest_id(), encoder.model.config().vocab_size);
+            let (largest, vocabulary) = (tokenizer.largest_id(), encoder.vocabulary());
             if largest as usize >= vocabulary {
                 return fail(format!(
                     "the tokenizer's ids go up to {largest}, the encoder's vocabulary has {vocabulary}"
                 ));
             }
         }
-        Ok(Self { encoders })
+        Ok(Self { parts })
     }
 
     /// Encodes prompts, each distinct one once and by itself: the result of a prompt is the same to
@@ -74,33 +85,35 @@ impl TextConditioner {
     /// No prompt, or those of the tokenizers and the backend.
     pub fn encode<S: AsRef<str>>(&self, prompts: &[S]) -> Result<TextConditioning, TextError> {
         let mut known: HashMap<&str, usize> = HashMap::new();
-        let mut contexts = Vec::new();
-        let mut pooled = Vec::new();
+        let mut encoded = Encoded::default();
         let mut rows = Vec::with_capacity(prompts.len());
         for prompt in prompts {
             let prompt = prompt.as_ref();
             let row = match known.get(prompt) {
                 Some(&row) => row,
                 None => {
-                    let one = self.encode_one(prompt)?;
-                    contexts.push(one.context);
-                    pooled.extend(one.pooled);
-                    known.insert(prompt, contexts.len() - 1);
-                    contexts.len() - 1
+                    let ids = |part: &TextPart| part.tokenizer.encode(prompt);
+                    let row = encoded.push(self.encode_one(ids, None)?);
+                    known.insert(prompt, row);
+                    row
                 }
             };
             rows.push(row);
         }
-        if rows.is_empty() {
-            return Err(TextError::Mismatch("there is no prompt to encode".to_owned()));
+        encoded.gathered(&rows)
+    }
+
+    /// Traces the encoding of so many prompts, no two of which are the same.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn trace(&self, prompts: usize, trace: &Trace) -> Result<TextConditioning, TextError> {
+        let mut encoded = Encoded::default();
+        for _ in 0..prompts {
+            let ids = |part: &TextPart| Ok(vec![0; part.tokenizer.length()]);
+            encoded.push(self.encode_one(ids, Some(trace))?);
         }
-        let gather = |parts: &[Tensor]| {
-            Tensor::cat(&rows.iter().map(|&row| &parts[row]).collect::<Vec<_>>(), 0)
-        };
-        Ok(TextConditioning {
-            context: gather(&contexts)?,
-            pooled: if pooled.is_empty() { None } else { Some(gather(&pooled)?) },
-        })
+        encoded.gathered(&(0..prompts).collect::<Vec<_>>())
     }
 
     /// What of `prompt` is cut off because it is longer than the encoders take; of the encoder that cuts
@@ -109,52 +122,84 @@ impl TextConditioner {
     /// # Errors
     /// Those of the tokenizers.
     pub fn cut(&self, prompt: &str) -> Result<Option<Cut>, TextError> {
-        let cuts: Vec<_> = (self.encoders.iter())
-            .map(|encoder| encoder.tokenizer.cut(prompt))
-            .collect::<Result<_, _>>()?;
+        let cuts: Vec<_> =
+            (self.parts.iter()).map(|part| part.tokenizer.cut(prompt)).collect::<Result<_, _>>()?;
         Ok(cuts.into_iter().flatten().min_by_key(|cut| cut.at))
     }
 
-    /// The encoders, in the order of their conditioning.
+    /// The length of every prompt in tokens.
     #[must_use]
-    pub fn encoders(&self) -> &[TextEncoder] {
-        &self.encoders
+    pub fn tokens(&self) -> usize {
+        self.parts.first().map_or(0, |part| part.tokenizer.length())
+    }
+
+    /// Entries of all vocabularies together.
+    #[must_use]
+    pub fn vocabulary(&self) -> usize {
+        self.parts.iter().map(|part| part.encoder.vocabulary()).sum()
     }
 
     /// Whether prompts get a pooled embedding (SDXL).
     #[must_use]
     pub fn has_pooled(&self) -> bool {
-        self.encoders.last().is_some_and(|encoder| encoder.model.has_projection())
+        self.widths().1.is_some()
     }
 
     /// The width `D` of the context, and the width `P` of the pooled embedding where there is one.
     #[must_use]
     pub fn widths(&self) -> (usize, Option<usize>) {
-        let context = self.encoders.iter().map(|encoder| encoder.model.config().hidden_size).sum();
-        let pooled = self
-            .encoders
-            .last()
-            .filter(|encoder| encoder.model.has_projection())
-            .map(|encoder| encoder.model.config().projection_dim);
-        (context, pooled)
+        let context = self.parts.iter().map(|part| part.encoder.width()).sum();
+        (context, self.parts.last().and_then(|part| part.encoder.pooled_width()))
     }
 
     /// How many bytes the weights of all encoders take, in memory or mapped.
     #[must_use]
     pub fn weight_bytes(&self) -> usize {
-        self.encoders.iter().map(|encoder| encoder.model.weight_bytes()).sum()
+        self.parts.iter().map(|part| part.encoder.weight_bytes()).sum()
     }
 
-    /// One prompt: context `[1, N, D]` and pooled `[1, P]`.
-    fn encode_one(&self, prompt: &str) -> Result<TextConditioning, TextError> {
+    /// One prompt, whose ids `ids` gives for each part: context `[1, N, D]` and pooled `[1, P]`.
+    fn encode_one(
+        &self,
+        ids: impl Fn(&TextPart) -> Result<Vec<u32>, TextError>,
+        trace: Option<&Trace>,
+    ) -> Result<TextConditioning, TextError> {
         let sdxl = self.has_pooled();
-        let mut states = Vec::with_capacity(self.encoders.len());
+        let mut states = Vec::with_capacity(self.parts.len());
         let mut pooled = None;
-        for encoder in &self.encoders {
-            let encoding = encoder.model.encode(&[encoder.tokenizer.encode(prompt)?])?;
+        for part in &self.parts {
+            let encoding = part.encoder.encode(&[ids(part)?], trace)?;
             states.push(if sdxl { encoding.penultimate } else { encoding.last });
             pooled = sdxl.then_some(encoding.pooled);
         }
-        Ok(TextConditioning { context: Tensor::cat(&states, 2)?, pooled })
+        Ok(TextConditioning { context: Activation::cat(&states, 2)?, pooled })
+    }
+}
+
+/// Prompts that have been encoded, one by one.
+#[derive(Default)]
+struct Encoded {
+    contexts: Vec<Activation>,
+    pooled: Vec<Activation>,
+}
+
+impl Encoded {
+    /// Takes one more and gives its number.
+    fn push(&mut self, one: TextConditioning) -> usize {
+        self.contexts.push(one.context);
+        self.pooled.extend(one.pooled);
+        self.contexts.len() - 1
+    }
+
+    /// The prompts of these numbers, one after the other.
+    fn gathered(&self, rows: &[usize]) -> Result<TextConditioning, TextError> {
+        if rows.is_empty() {
+            return Err(TextError::Mismatch("there is no prompt to encode".to_owned()));
+        }
+        let gather = |parts: &[Activation]| {
+            Activation::cat(&rows.iter().map(|&row| &parts[row]).collect::<Vec<_>>(), 0)
+        };
+        let pooled = (!self.pooled.is_empty()).then(|| gather(&self.pooled)).transpose()?;
+        Ok(TextConditioning { context: gather(&self.contexts)?, pooled })
     }
 }

@@ -1,13 +1,15 @@
-//! Text: CLIP's tokenizer and text encoders, and the conditioning that SDXL and Stable Diffusion
-//! make of them. Nothing here knows of regions or captions; it turns prompts into tensors.
+//! Text: tokenizers and text encoders of every kind, and the conditioning that diffusion models make of
+//! them. Nothing here knows of regions or captions; it turns prompts into tensors. A kind of encoder is
+//! a folder here and one line in each `match` of `encoder` and `tokenizer`.
 
-mod clip;
+pub mod clip;
 mod conditioner;
-mod config;
-mod memory;
+mod encoder;
+mod error;
 mod tokenizer;
 
-pub use clip::{ClipTextModel, TextEncoding};
-pub use conditioner::{TextConditioner, TextConditioning, TextEncoder};
-pub use config::{ClipTextConfig, HiddenAct, PoolAt, TextError};
-pub use tokenizer::{ClipTokenizer, Cut, TokenizerFiles};
+pub use clip::HiddenAct;
+pub use conditioner::{TextConditioner, TextConditioning, TextPart};
+pub use encoder::{TextEncoder, TextEncoding};
+pub use error::TextError;
+pub use tokenizer::{Cut, TextTokenizer, TokenizerFiles};

@@ -13,7 +13,8 @@ pub enum VaeError {
     Unsupported { class: &'static str, field: &'static str, value: String, supported: &'static str },
     #[error("{class}: {source}")]
     Config { class: &'static str, source: serde_json::Error },
-    #[error(transparent)]
+    /// Error of the backend, of which the first line is for people; the rest is a backtrace.
+    #[error("{}", .0.to_string().lines().next().unwrap_or_default())]
     Tensor(#[from] candle_core::Error),
 }
 

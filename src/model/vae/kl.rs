@@ -1,11 +1,11 @@
 //! `AutoencoderKL` (diffusers `models/autoencoders/autoencoder_kl.py` and `vae.py`): the VAE of
 //! Stable Diffusion and SDXL, residual blocks with group norms and one attention in the middle.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Result};
 
 use super::{KlConfig, LatentScaling, norms::NormPass};
-use crate::backend::Params;
-use crate::backend::ops::{Conv2d, GroupNorm, Linear, Mask, Products, attention};
+use crate::backend::ops::{Conv2d, GroupNorm, Linear, Mask, attention};
+use crate::backend::{Activation, MatmulPrecision, Params};
 
 /// The epsilon of every norm here (a constant in diffusers, not in the config).
 const EPS: f64 = 1e-6;
@@ -52,7 +52,7 @@ impl AutoencoderKl {
     }
 
     /// `[B, H, W, 3]` → the posterior's mean, `[B, H/f, W/f, C]`.
-    pub(super) fn encode(&self, image: &Tensor, norms: &mut NormPass) -> Result<Tensor> {
+    pub(super) fn encode(&self, image: &Activation, norms: &mut NormPass) -> Result<Activation> {
         let moments = self.encoder.forward(image, norms)?;
         let moments = match &self.quant_conv {
             Some(conv) => conv.forward(&moments)?,
@@ -63,7 +63,7 @@ impl AutoencoderKl {
     }
 
     /// `[B, h, w, C]` → `[B, f·h, f·w, 3]`.
-    pub(super) fn decode(&self, z: &Tensor, norms: &mut NormPass) -> Result<Tensor> {
+    pub(super) fn decode(&self, z: &Activation, norms: &mut NormPass) -> Result<Activation> {
         match &self.post_quant_conv {
             Some(conv) => self.decoder.forward(&conv.forward(z)?, norms),
             None => self.decoder.forward(z, norms),
@@ -126,7 +126,7 @@ impl Encoder {
         })
     }
 
-    fn forward(&self, image: &Tensor, norms: &mut NormPass) -> Result<Tensor> {
+    fn forward(&self, image: &Activation, norms: &mut NormPass) -> Result<Activation> {
         let mut h = self.conv_in.forward(image)?;
         for (resnets, down) in &self.levels {
             for resnet in resnets {
@@ -180,7 +180,7 @@ impl Decoder {
         })
     }
 
-    fn forward(&self, z: &Tensor, norms: &mut NormPass) -> Result<Tensor> {
+    fn forward(&self, z: &Activation, norms: &mut NormPass) -> Result<Activation> {
         let mut h = self.mid.forward(&self.conv_in.forward(z)?, norms)?;
         for (resnets, up) in &self.levels {
             for resnet in resnets {
@@ -218,7 +218,7 @@ impl ResnetBlock {
         })
     }
 
-    fn forward(&self, x: &Tensor, norms: &mut NormPass) -> Result<Tensor> {
+    fn forward(&self, x: &Activation, norms: &mut NormPass) -> Result<Activation> {
         let h = self.conv1.forward(&norms.forward_silu(&self.norm1, x)?)?;
         let h = norms.forward_silu(&self.norm2, &h)?;
         match &self.shortcut {
@@ -264,7 +264,7 @@ impl MidBlock {
         })
     }
 
-    fn forward(&self, x: &Tensor, norms: &mut NormPass) -> Result<Tensor> {
+    fn forward(&self, x: &Activation, norms: &mut NormPass) -> Result<Activation> {
         let h = self.before.forward(x, norms)?;
         let h = match &self.attention {
             Some(attention) => attention.forward(&h, norms)?,
@@ -282,7 +282,7 @@ struct MidAttention {
     k: Linear,
     v: Linear,
     out: Linear,
-    products: Products,
+    precision: MatmulPrecision,
 }
 
 impl MidAttention {
@@ -301,16 +301,16 @@ impl MidAttention {
             k: linear(names[1])?,
             v: linear(names[2])?,
             out: linear(names[3])?,
-            products: vb.products(),
+            precision: vb.precision(),
         })
     }
 
-    fn forward(&self, x: &Tensor, norms: &mut NormPass) -> Result<Tensor> {
+    fn forward(&self, x: &Activation, norms: &mut NormPass) -> Result<Activation> {
         let (batch, height, width, channels) = x.dims4()?;
         let h = norms.forward(&self.norm, x)?.reshape((batch, height * width, channels))?;
         let (q, k, v) = (self.q.forward(&h)?, self.k.forward(&h)?, self.v.forward(&h)?);
         let x = x.reshape((batch, height * width, channels))?;
-        let h = self.out.forward_add(&attention(&q, &k, &v, 1, Mask::None, self.products)?, &x)?;
+        let h = self.out.forward_add(&attention(&q, &k, &v, 1, Mask::None, self.precision)?, &x)?;
         h.reshape((batch, height, width, channels))
     }
 }

@@ -5,14 +5,13 @@
 
 mod config;
 mod kl;
-mod memory;
 mod norms;
 mod tiny;
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Result};
 use serde_json::Value;
 
-use crate::backend::Params;
+use crate::backend::{Activation, Params};
 
 pub use config::{KlConfig, TinyConfig, VaeConfig, VaeError};
 pub use kl::AutoencoderKl;
@@ -44,7 +43,7 @@ impl Vae {
     ///
     /// # Errors
     /// Sides that [`factor`](Self::factor) does not divide, or those of the backend.
-    pub fn encode(&self, image: &Tensor) -> Result<Tensor> {
+    pub fn encode(&self, image: &Activation) -> Result<Activation> {
         self.encode_with(image, Norms::Own)
     }
 
@@ -52,7 +51,7 @@ impl Vae {
     ///
     /// # Errors
     /// As [`encode`](Self::encode), or statistics of another model or of the decoder.
-    pub fn encode_with(&self, image: &Tensor, norms: Norms<'_>) -> Result<Tensor> {
+    pub fn encode_with(&self, image: &Activation, norms: Norms<'_>) -> Result<Activation> {
         let (_, height, width, channels) = image.dims4()?;
         let f = self.factor();
         if channels != 3 || height == 0 || width == 0 || height % f != 0 || width % f != 0 {
@@ -67,7 +66,7 @@ impl Vae {
             Self::Tiny(vae) => vae.encode(&image)?,
         };
         let scaling = self.scaling();
-        (z.to_dtype(DType::F32)? - scaling.shift)? * scaling.factor
+        z.to_dtype(DType::F32)?.affine(1.0, -scaling.shift)?.affine(scaling.factor, 0.0)
     }
 
     /// Latents `[B, h, w, C]` as [`encode`](Self::encode) gives them → pictures
@@ -75,7 +74,7 @@ impl Vae {
     ///
     /// # Errors
     /// Another channel count, or those of the backend.
-    pub fn decode(&self, latent: &Tensor) -> Result<Tensor> {
+    pub fn decode(&self, latent: &Activation) -> Result<Activation> {
         self.decode_with(latent, Norms::Own)
     }
 
@@ -83,7 +82,7 @@ impl Vae {
     ///
     /// # Errors
     /// As [`decode`](Self::decode), or statistics of another model or of the encoder.
-    pub fn decode_with(&self, latent: &Tensor, norms: Norms<'_>) -> Result<Tensor> {
+    pub fn decode_with(&self, latent: &Activation, norms: Norms<'_>) -> Result<Activation> {
         let (_, height, width, channels) = latent.dims4()?;
         if channels != self.latent_channels() || height == 0 || width == 0 {
             candle_core::bail!(
@@ -93,8 +92,9 @@ impl Vae {
             );
         }
         let scaling = self.scaling();
-        let z = ((latent.to_dtype(DType::F32)? / scaling.factor)? + scaling.shift)?
-            .to_dtype(self.dtype())?;
+        let unscaled = latent.to_dtype(DType::F32)?.affine(1.0 / scaling.factor, 0.0)?;
+        let z = unscaled.affine(1.0, scaling.shift)?.to_dtype(self.dtype())?;
+        drop(unscaled);
         let image = match self {
             Self::Kl(vae) => norms.pass(|norms| vae.decode(&z, norms))?,
             Self::Tiny(vae) => vae.decode(&z)?,

@@ -1,9 +1,10 @@
-//! Whose statistics the group norms of `AutoencoderKL` use. A tile that is normalized by itself differs
+//! Statistics of the group norms of `AutoencoderKL`: each input's own, or shared ones. A tile that is normalized by itself differs
 //! from its neighbours in tone: the norms look at all of what they are given. So statistics can be
-//! measured on samples from all over a picture, and then every tile uses the same ones (METHOD §6).
+//! measured on samples from all over a picture, and then every tile uses the same ones (docs/method.md §6).
 
-use candle_core::{Result, Tensor};
+use candle_core::Result;
 
+use crate::backend::Activation;
 use crate::backend::ops::{GroupMoments, GroupNorm};
 
 /// One in so many rows and columns, on each side of a sample, is not measured: what lies there has
@@ -54,14 +55,14 @@ pub(super) struct NormPass<'a> {
 }
 
 impl NormPass<'_> {
-    pub(super) fn forward(&mut self, norm: &GroupNorm, x: &Tensor) -> Result<Tensor> {
+    pub(super) fn forward(&mut self, norm: &GroupNorm, x: &Activation) -> Result<Activation> {
         match self.moments(norm, x)? {
             Some(moments) => norm.forward_with(x, moments, false),
             None => norm.forward(x),
         }
     }
 
-    pub(super) fn forward_silu(&mut self, norm: &GroupNorm, x: &Tensor) -> Result<Tensor> {
+    pub(super) fn forward_silu(&mut self, norm: &GroupNorm, x: &Activation) -> Result<Activation> {
         match self.moments(norm, x)? {
             Some(moments) => norm.forward_with(x, moments, true),
             None => norm.forward_silu(x),
@@ -69,7 +70,7 @@ impl NormPass<'_> {
     }
 
     /// The moments for the next norm of the pass, whose input is `x`; `None` for its own.
-    fn moments(&mut self, norm: &GroupNorm, x: &Tensor) -> Result<Option<&GroupMoments>> {
+    fn moments(&mut self, norm: &GroupNorm, x: &Activation) -> Result<Option<&GroupMoments>> {
         let index = self.next;
         self.next += 1;
         let known = match &mut self.norms {

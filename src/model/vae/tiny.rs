@@ -2,11 +2,11 @@
 //! TAESD): convolutions and ReLU alone, no norms and no attention, so that a tile with enough
 //! padding equals the whole exactly.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Result};
 
 use super::{LatentScaling, TinyConfig};
-use crate::backend::Params;
 use crate::backend::ops::{Conv2d, upsample_nearest_2x};
+use crate::backend::{Activation, Params};
 
 /// The encoder and decoder of `AutoencoderTiny`, on unscaled latents.
 #[derive(Clone, Debug)]
@@ -44,15 +44,22 @@ impl AutoencoderTiny {
     }
 
     /// `[B, H, W, 3]` in `-1..=1` → `[B, H/f, W/f, C]`.
-    pub(super) fn encode(&self, image: &Tensor) -> Result<Tensor> {
+    pub(super) fn encode(&self, image: &Activation) -> Result<Activation> {
         // TAESD was trained on 0..=1.
-        run(&self.encoder, ((image + 1.0)? / 2.0)?)
+        let shifted = image.affine(1.0, 1.0)?;
+        let unit = shifted.affine(0.5, 0.0)?;
+        drop(shifted);
+        run(&self.encoder, unit)
     }
 
     /// `[B, h, w, C]` → `[B, f·h, f·w, 3]`.
-    pub(super) fn decode(&self, z: &Tensor) -> Result<Tensor> {
-        let soft_clamped = ((z / 3.0)?.tanh()? * 3.0)?;
-        (run(&self.decoder, soft_clamped)? * 2.0)? - 1.0
+    pub(super) fn decode(&self, z: &Activation) -> Result<Activation> {
+        let soft_clamped = z.affine(1.0 / 3.0, 0.0)?.tanh()?.affine(3.0, 0.0)?;
+        let unit = run(&self.decoder, soft_clamped)?;
+        let doubled = unit.affine(2.0, 0.0)?;
+        // The largest values of all: never more than two at once.
+        drop(unit);
+        doubled.affine(1.0, -1.0)
     }
 
     pub(super) fn weight_bytes(&self) -> usize {
@@ -90,7 +97,7 @@ enum Layer {
     Enlarge(u32),
 }
 
-fn run(layers: &[Layer], input: Tensor) -> Result<Tensor> {
+fn run(layers: &[Layer], input: Activation) -> Result<Activation> {
     layers.iter().try_fold(input, |x, layer| match layer {
         Layer::Conv(conv) => conv.forward(&x),
         Layer::Relu => x.relu(),
@@ -112,10 +119,14 @@ impl Block {
         Ok(Self { convs: [conv(0)?, conv(2)?, conv(4)?] })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    fn forward(&self, x: &Activation) -> Result<Activation> {
         let h = self.convs[0].forward(x)?.relu()?;
         let h = self.convs[1].forward(&h)?.relu()?;
-        (self.convs[2].forward(&h)? + x)?.relu()
+        let sum = {
+            let y = self.convs[2].forward(&h)?;
+            y.add(x)?
+        };
+        sum.relu()
     }
 }
 

@@ -1,4 +1,4 @@
-//! A whole model of any form into one GGUF file of our own.
+//! Writing a whole model of any form into one GGUF file of our own.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -6,21 +6,22 @@ use std::io::BufWriter;
 use std::path::Path;
 
 use candle_core::quantized::GgmlDType;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::write::{Metadata, Planned, Writer};
-use super::{
+use super::keys::{
     ARCHITECTURE, ARCHITECTURE_KEY, INDEX_KEY, SCHEDULER_KEY, TOKENIZER_FILES, config_key,
     tokenizer_key,
 };
-use crate::weights::form::{Form, Part};
+use super::write::{Metadata, Planned, Writer};
+use crate::weights::form::Form;
 use crate::weights::kept::KeptWeights;
+use crate::weights::part::Part;
 use crate::weights::{QuantType, WeightsError};
 
-/// The version of ggml's block formats that files name (ggml `GGML_QNT_VERSION`).
+/// Version of ggml's block formats that files name (ggml `GGML_QNT_VERSION`).
 const QUANTIZATION_VERSION: u32 = 2;
 
-/// What was written.
+/// Contents of a written file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     /// bytes of the whole file
@@ -29,9 +30,9 @@ pub struct Summary {
     pub formats: BTreeMap<String, (usize, u64)>,
 }
 
-/// Writes the model to `output`, whose weights `weights` gives in the formats that the file has:
-/// to a temporary file beside it, which replaces it at the end. `progress` is called with bytes
-/// of tensors that are done, and of all.
+/// Writes the model to `output`, with the weights that `weights` gives in the formats that the file is to have:
+/// to a temporary file beside it, which replaces it at the end. `progress` is called with the bytes of tensors
+/// that are done, and of all.
 ///
 /// # Errors
 /// A model that is not whole, weights that the type cannot hold, or those of writing.
@@ -43,15 +44,20 @@ pub(in crate::weights) fn export(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Summary, WeightsError> {
     let fail = |source| WeightsError::Write { file: output.display().to_string(), source };
-    let encoders = form.text_encoders()?;
-    let metadata = describe(form, &encoders, quant)?;
+    let (parts, family) = (form.parts()?, form.family());
+    let metadata = describe(form, &parts, quant)?;
 
     let mut sources = Vec::new();
     let mut planned = Vec::new();
-    for part in [Part::Unet, Part::Vae].into_iter().chain(encoders) {
+    for part in parts {
+        let folder = family.folder(part);
         let source = weights(part)?;
         for (name, shape, dtype) in source.weights() {
-            planned.push(Planned { name: format!("{part}.{name}"), dtype, shape: shape.to_vec() });
+            planned.push(Planned {
+                name: format!("{folder}.{name}"),
+                dtype,
+                shape: shape.to_vec(),
+            });
         }
         sources.push(source);
     }
@@ -86,7 +92,7 @@ pub(in crate::weights) fn export(
     Ok(summary)
 }
 
-/// Gives the temporary file the rights of a new one, and its name.
+/// Gives the temporary file the permissions of a new one, and its name.
 fn finish(file: tempfile::NamedTempFile, output: &Path) -> std::io::Result<()> {
     file.as_file().sync_all()?;
     #[cfg(unix)]
@@ -100,7 +106,7 @@ fn finish(file: tempfile::NamedTempFile, output: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// A format as people write it.
+/// Name of a format as people write it.
 fn format_name(dtype: GgmlDType) -> String {
     let name = format!("{dtype:?}").to_lowercase();
     match name.strip_suffix('k') {
@@ -109,29 +115,29 @@ fn format_name(dtype: GgmlDType) -> String {
     }
 }
 
-/// The metadata: every text that loading the model needs.
+/// Metadata of the file: every text that loading the model needs.
 fn describe(
     form: &dyn Form,
-    encoders: &[Part],
+    parts: &[Part],
     quant: QuantType,
 ) -> Result<Vec<(String, Metadata)>, WeightsError> {
     let mut index = form.index().clone();
     let mut metadata = Vec::new();
     let mut text = |key: String, text: String| metadata.push((key, Metadata::String(text)));
     text(ARCHITECTURE_KEY.to_owned(), ARCHITECTURE.to_owned());
-    for part in [Part::Unet, Part::Vae].iter().chain(encoders) {
-        let config = form.config(*part)?;
-        text(config_key(*part), config.config.to_string());
-        let known = index.get(part.folder()).and_then(|entry| entry.get(1));
-        if known.and_then(Value::as_str) != Some(&config.class)
+    let family = form.family();
+    for &part in parts {
+        let config = form.config(part)?;
+        text(config_key(family, part), config.config.to_string());
+        if family.class_in(&index, part) != Some(&config.class)
             && let Some(fields) = index.as_object_mut()
         {
-            fields.insert(part.folder().to_owned(), json!([null, config.class]));
+            fields.insert(family.folder(part).into_owned(), json!([null, config.class]));
         }
     }
     text(INDEX_KEY.to_owned(), index.to_string());
     text(SCHEDULER_KEY.to_owned(), form.scheduler()?.to_string());
-    for &encoder in encoders {
+    for &encoder in parts.iter().filter(|part| matches!(part, Part::TextEncoder(_))) {
         let files = form.tokenizer(encoder)?;
         let contents = [
             files.vocab_json,

@@ -1,7 +1,6 @@
-//! LLaVA models as llama.cpp has them: the decoder in one GGUF file, the vision tower with the
-//! projector ("mmproj") in another. What their metadata says is put into the words of transformers'
-//! configuration files, and their tensors get the names of the published checkpoints, so that one
-//! loader serves both.
+//! LLaVA models of llama.cpp: the decoder in one GGUF file, the vision tower with the projector ("mmproj") in
+//! another. Their metadata becomes transformers' configuration files, and their tensors get the names of the
+//! published checkpoints, so that one loader serves both.
 //!
 //! Sources: llama.cpp `gguf-py/gguf/constants.py` (names), `conversion/llama.py` (`permute`: queries and
 //! keys of LLaMA have their rotated pairs side by side), `tools/mtmd/clip-impl.h`,
@@ -13,26 +12,26 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use super::keys::ARCHITECTURE_KEY;
 use super::read::{Header, Value as Metadata};
-use super::{ARCHITECTURE_KEY, TensorInfo};
 use crate::weights::WeightsError;
 use crate::weights::source::Bytes;
-use crate::weights::tensors::TensorMap;
+use crate::weights::tensors::{TensorInfo, TensorMap};
 
 /// `general.architecture` of a file with a vision tower.
 const VISION: &str = "clip";
-/// The architecture of LLaMA and Mistral decoders.
+/// Architecture of LLaMA and Mistral decoders.
 const DECODER: &str = "llama";
 const TOKENS_KEY: &str = "tokenizer.ggml.tokens";
 const SCORES_KEY: &str = "tokenizer.ggml.scores";
 const TYPES_KEY: &str = "tokenizer.ggml.token_type";
 const IMAGE: &str = "<image>";
-/// What sentencepiece writes for a space.
+/// Space in sentencepiece's pieces.
 const SPACE: &str = "▁";
 /// Blocks of CLIP ViT-L, of which LLaVA takes the last but one.
 const WHOLE_TOWER: u64 = 24;
 
-/// What a folder of transformers would hold.
+/// Contents of a folder of transformers.
 pub(in crate::weights) struct LlamaCppModel {
     /// `config.json`
     pub config: Value,
@@ -67,17 +66,17 @@ impl LlamaCppFile {
         Ok(Self { path: path.to_owned(), name, bytes, header })
     }
 
-    /// Whether it holds a vision tower.
+    /// `true` if it holds a vision tower.
     pub(in crate::weights) fn is_vision(&self) -> bool {
         self.header.string(ARCHITECTURE_KEY) == Some(VISION)
     }
 
-    /// Whether it holds a decoder.
+    /// `true` if it holds a decoder.
     pub(in crate::weights) fn is_decoder(&self) -> bool {
         self.header.string(ARCHITECTURE_KEY) == Some(DECODER)
     }
 
-    /// Where it is.
+    /// Path of the file.
     pub(in crate::weights) fn path(&self) -> &Path {
         &self.path
     }
@@ -147,7 +146,7 @@ impl LlamaCppFile {
 }
 
 impl LlamaCppModel {
-    /// Puts the two files together.
+    /// Joins the two files.
     ///
     /// # Errors
     /// A file of another kind, or one that lacks something.
@@ -243,7 +242,7 @@ fn decoder_config(file: &LlamaCppFile) -> Result<Value, WeightsError> {
     }))
 }
 
-/// The tower's configuration, and which of its states are features.
+/// Configuration of the vision tower, and the indices of its states that are features.
 fn vision_config(file: &LlamaCppFile) -> Result<(Value, Vec<i128>), WeightsError> {
     let kind = file.header.string("clip.projector_type").unwrap_or("mlp");
     if !file.is_vision() || kind != "mlp" || file.tensor("mm.0.weight").is_none() {
@@ -272,7 +271,7 @@ fn vision_config(file: &LlamaCppFile) -> Result<(Value, Vec<i128>), WeightsError
     Ok((config, layers))
 }
 
-/// The name that a decoder's tensor has in published checkpoints.
+/// Name of a decoder's tensor in published checkpoints.
 fn decoder_name(name: &str) -> Option<String> {
     Some(match name {
         "token_embd.weight" => "language_model.model.embed_tokens.weight".to_owned(),
@@ -301,7 +300,7 @@ fn is_newline(name: &str) -> bool {
     matches!(name, "model.image_newline" | "v.image_newline")
 }
 
-/// The name that a tensor beside the decoder has in published checkpoints.
+/// Name of a tensor of the vision tower or projector in published checkpoints.
 fn vision_name(name: &str, swapped: bool) -> Option<String> {
     if is_newline(name) {
         return Some("image_newline".to_owned());
@@ -342,7 +341,7 @@ fn vision_name(name: &str, swapped: bool) -> Option<String> {
     Some(format!("vision_tower.vision_model.{inner}"))
 }
 
-/// A vocabulary of sentencepiece's kind, with the picture's token, which older files lack.
+/// Vocabulary of sentencepiece's kind, with the picture's token, which older files lack.
 struct Vocabulary<'a> {
     pieces: Vec<&'a str>,
     scores: Vec<f64>,
@@ -402,7 +401,7 @@ impl<'a> Vocabulary<'a> {
         })
     }
 
-    /// Every pair of pieces that makes a piece; pairs of the best pieces first.
+    /// Merges: every pair of pieces that makes a piece, pairs of the best pieces first.
     fn merges(&self) -> Vec<(&'a str, &'a str)> {
         let normal = |index: usize| self.kinds[index] == NORMAL;
         let ids: HashMap<&str, usize> = (self.pieces.iter().copied().enumerate())
@@ -429,7 +428,7 @@ impl<'a> Vocabulary<'a> {
         merges.into_iter().map(|(_, left, right)| (left, right)).collect()
     }
 
-    /// The same as a `tokenizer.json` of a LLaMA model says it.
+    /// Vocabulary as the `tokenizer.json` of a LLaMA model.
     fn tokenizer(&self) -> Value {
         let vocabulary: serde_json::Map<String, Value> = (self.pieces.iter().enumerate())
             .map(|(index, piece)| ((*piece).to_owned(), json!(index)))

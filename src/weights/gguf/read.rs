@@ -1,31 +1,30 @@
-//! The header of a GGUF file: metadata, and where each tensor is. Every length is checked against
-//! the bytes that are there before anything is allocated or read by it, because the file is
-//! somebody else's.
+//! The header of a GGUF file: metadata, and the place of each tensor. Every length is checked against the bytes
+//! that are there before anything is allocated or read by it, because the file comes from somewhere else.
 //!
 //! Source: ggml `docs/gguf.md` (versions 2 and 3, which differ in byte order alone).
 
 use std::collections::HashMap;
-use std::ops::Range;
 
 use candle_core::quantized::GgmlDType;
 
 use crate::backend::stored_bytes;
+use crate::weights::tensors::TensorInfo;
 
-/// The first bytes of every file.
-pub(crate) const MAGIC: [u8; 4] = *b"GGUF";
-/// Where tensors begin, if the file does not say otherwise, is a multiple of this.
+/// First bytes of every file.
+pub(super) const MAGIC: [u8; 4] = *b"GGUF";
+/// Alignment of tensors in bytes, unless the file says otherwise.
 pub(super) const ALIGNMENT: usize = 32;
-/// No header is longer: the largest, with vocabularies of language models, have some ten MiB.
+/// Longest header in bytes: the largest, with vocabularies of language models, have some ten MiB.
 const LONGEST_HEADER: usize = 1 << 26;
-/// Nor has any file more tensors or more metadata.
+/// Most tensors, and most metadata entries, of a file.
 const MOST_ENTRIES: u64 = 1 << 16;
-/// Longer arrays (the vocabularies of language models) are passed over, unless they are asked for.
+/// Longest array that is read unless it is asked for: vocabularies of language models are skipped.
 const LONGEST_ARRAY: u64 = 64;
-/// No vocabulary is longer.
+/// Longest vocabulary.
 const LONGEST_VOCABULARY: u64 = 1 << 20;
-/// ggml's own limit.
+/// Most dimensions of a tensor: ggml's own limit.
 const MOST_DIMENSIONS: u32 = 4;
-/// Arrays within arrays within arrays are nobody's metadata.
+/// Deepest nesting of arrays: nobody's metadata has more.
 const DEEPEST: u32 = 4;
 
 /// A metadata value.
@@ -40,18 +39,7 @@ pub(super) enum Value {
     PassedOver,
 }
 
-/// One tensor.
-#[derive(Clone, Debug, PartialEq)]
-pub(in crate::weights) struct TensorInfo {
-    pub name: String,
-    pub dtype: GgmlDType,
-    /// as PyTorch has it: rows first
-    pub shape: Vec<usize>,
-    /// bytes of the file
-    pub range: Range<usize>,
-}
-
-/// What the header says.
+/// Contents of the header.
 #[derive(Debug)]
 pub(super) struct Header {
     pub metadata: HashMap<String, Value>,
@@ -59,7 +47,7 @@ pub(super) struct Header {
 }
 
 impl Header {
-    /// The text of a metadata key.
+    /// Text of a metadata key.
     pub fn string(&self, key: &str) -> Option<&str> {
         match self.metadata.get(key)? {
             Value::String(text) => Some(text),
@@ -70,12 +58,12 @@ impl Header {
     /// Reads and checks the header of a whole file.
     ///
     /// # Errors
-    /// What is wrong, in one line without the file's name.
+    /// A damaged file, in one line without its name.
     pub fn read(bytes: &[u8]) -> Result<Self, String> {
         Self::read_with(bytes, |_| false)
     }
 
-    /// The same, with the long arrays of the metadata keys that `wanted` says.
+    /// As [`read`](Self::read), with the long arrays of the metadata keys that `wanted` selects.
     ///
     /// # Errors
     /// As [`read`](Self::read).
@@ -137,8 +125,8 @@ impl Header {
     }
 }
 
-/// Turns a tensor's offset from the beginning of the data, which is what `range.start` holds so
-/// far, into its range within the file.
+/// Replaces a tensor's offset from the beginning of the data, which `range.start` holds so far, by its range
+/// within the file.
 fn place(
     tensor: &mut TensorInfo,
     data: usize,
@@ -169,7 +157,7 @@ fn place(
     }
 }
 
-/// The tensor types that weights can have (ggml `include/ggml.h`, `enum ggml_type`).
+/// Tensor types that weights can have (ggml `include/ggml.h`, `enum ggml_type`).
 const TYPES: [(u32, GgmlDType); 13] = [
     (0, GgmlDType::F32),
     (1, GgmlDType::F16),
@@ -186,12 +174,12 @@ const TYPES: [(u32, GgmlDType); 13] = [
     (30, GgmlDType::BF16),
 ];
 
-/// The number by which a file names a tensor's type.
+/// Number by which a file names a tensor's type.
 pub(super) fn type_id(dtype: GgmlDType) -> Option<u32> {
     TYPES.iter().find(|(_, known)| *known == dtype).map(|(id, _)| *id)
 }
 
-/// What is left of a file's header.
+/// The unread rest of a file's header.
 struct Cursor<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -279,7 +267,7 @@ impl<'a> Cursor<'a> {
         Ok(())
     }
 
-    /// Reads what describes a tensor; its range holds only the offset yet.
+    /// Reads the description of a tensor; its range holds only the offset yet.
     fn tensor_info(&mut self) -> Result<TensorInfo, String> {
         let name = self.string()?;
         let rank = self.u32()?;

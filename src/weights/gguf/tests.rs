@@ -1,4 +1,4 @@
-//! The header against a file of llama.cpp's own package (tests/parity/make_gguf_fixtures.py), and
+//! The header against a file of llama.cpp's own package (tests/make_fixtures/make_gguf_fixtures.py), and
 //! against files that are damaged or made to harm.
 
 use std::path::Path;

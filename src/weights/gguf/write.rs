@@ -1,5 +1,5 @@
-//! Writes a GGUF file (version 3): first the header with the place of every tensor, then one
-//! tensor after the other, so that no more than one need ever be in memory.
+//! Writer of GGUF files (version 3): first the header with the place of every tensor, then one tensor after the
+//! other, so that no more than one need ever be in memory.
 
 use std::io::{self, Write};
 
@@ -10,22 +10,22 @@ use crate::backend::stored_bytes;
 
 /// Kinds of metadata values that are written.
 #[derive(Clone, Debug)]
-pub(crate) enum Metadata {
+pub(super) enum Metadata {
     U32(u32),
     String(String),
 }
 
 /// A tensor that will be written.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Planned {
+pub(super) struct Planned {
     pub name: String,
     pub dtype: GgmlDType,
-    /// as PyTorch has it: rows first
+    /// rows first, as in PyTorch
     pub shape: Vec<usize>,
 }
 
 impl Planned {
-    /// How many bytes it takes.
+    /// Size in bytes.
     pub fn bytes(&self) -> usize {
         stored_bytes(self.dtype, self.shape.iter().product())
             .expect("a tensor is planned in a format that takes its shape")
@@ -33,7 +33,7 @@ impl Planned {
 }
 
 /// A file whose header has been written.
-pub(crate) struct Writer<W> {
+pub(super) struct Writer<W> {
     out: W,
     /// bytes of the tensors that are still to come
     left: std::vec::IntoIter<usize>,
@@ -98,7 +98,7 @@ impl<W: Write> Writer<W> {
         self.out.write_all(&[0; ALIGNMENT][..padding])
     }
 
-    /// The output, with every tensor written.
+    /// Output, with every tensor written.
     ///
     /// # Errors
     /// A tensor that is missing, or those of writing.

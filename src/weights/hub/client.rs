@@ -1,5 +1,5 @@
-//! Requests to the hub. Redirects are followed here and not by the HTTP library, because the hub's
-//! headers about a file stand on the redirect itself, and because the token must go to the hub alone.
+//! Requests to the hub. Redirects are followed here and not by the HTTP library, because the hub's headers about a
+//! file are those of the redirect itself, and because the token must go to the hub alone.
 
 use std::{
     io::Read as _,
@@ -19,12 +19,12 @@ use super::{
     url::{encode, join, origin},
 };
 
-/// The hub that is asked where nobody names another.
+/// Default hub.
 pub const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 
 /// Redirects that are followed before an answer.
 const MAX_REDIRECTS: usize = 8;
-/// A connection that brings nothing for so long counts as cut.
+/// Time without a byte after which a connection counts as cut.
 const STALL: Duration = Duration::from_secs(30);
 /// Failures in a row, without a byte in between, after which a transfer is given up.
 const MAX_FAILURES: u32 = 5;
@@ -32,13 +32,13 @@ const MAX_FAILURES: u32 = 5;
 const MAX_FAILURES_IN_ALL: u32 = 100;
 const FIRST_DELAY: Duration = Duration::from_millis(500);
 const LONGEST_DELAY: Duration = Duration::from_secs(60);
-/// The longest answer of the hub's API that is read.
+/// Longest answer of the hub's API that is read, in bytes.
 const MAX_ANSWER: u64 = 32 << 20;
 
-/// Where the hub is and who asks, as far as the user says it.
+/// Address of the hub and the user's token, as far as they are given.
 #[derive(Clone, Debug, Default)]
 pub struct HubOptions {
-    /// the hub's address; `$HF_ENDPOINT`, then [`DEFAULT_ENDPOINT`] otherwise
+    /// the hub's address; `$HF_ENDPOINT`, then `https://huggingface.co` otherwise
     pub endpoint: Option<String>,
     /// a file with the token; `$HF_TOKEN`, then the token file of the hub's own tools otherwise
     pub token_file: Option<PathBuf>,
@@ -105,19 +105,19 @@ pub struct Opened {
     pub length: Option<u64>,
     /// the strong tag of the bytes themselves
     pub etag: Option<String>,
-    /// what the hub says of the whole file
+    /// size and digest of the whole file, as the hub declares them
     pub linked_size: Option<u64>,
     pub linked_sha256: Option<String>,
     pub commit: Option<String>,
 }
 
-/// Why a request brought nothing: what may pass by itself, and what does not.
+/// Failure of a request: one that may pass by itself, or a final one.
 pub enum Failure {
     Passing { reason: String, status: Option<u16>, wait: Option<Duration> },
     Final(HubError),
 }
 
-/// Counts failures, and waits between attempts.
+/// Counter of failures, which waits between attempts.
 #[derive(Debug, Default)]
 pub struct Attempts {
     in_row: u32,
@@ -125,12 +125,15 @@ pub struct Attempts {
 }
 
 impl Attempts {
-    /// A byte arrived: the connection as such works.
+    /// Notes that a byte arrived: the connection works.
     pub fn progressed(&mut self) {
         self.in_row = 0;
     }
 
-    /// Waits after a passing failure; or gives up, with the error to report.
+    /// Waits after a passing failure.
+    ///
+    /// # Errors
+    /// A final failure, too many passing ones, or an interruption.
     pub fn wait(
         &mut self,
         what: &str,
@@ -165,7 +168,7 @@ impl Attempts {
 }
 
 impl Hub {
-    /// The hub that the options or the environment name: `HF_ENDPOINT`, `HF_TOKEN`, `HF_HOME`,
+    /// Hub that the options or the environment name: `HF_ENDPOINT`, `HF_TOKEN`, `HF_HOME`,
     /// `HF_HUB_OFFLINE`.
     ///
     /// # Errors
@@ -214,11 +217,11 @@ impl Hub {
         })
     }
 
-    /// The commit that a revision (a branch, a tag, a commit) stands for, and its files.
+    /// Commit that a revision (a branch, a tag, a commit) stands for, and its files.
     ///
     /// # Errors
     /// A hub that cannot be reached, refuses, does not know it, or answers with something else.
-    pub fn revision(
+    pub(in crate::weights) fn revision(
         &self,
         repository: &str,
         revision: &str,
@@ -336,7 +339,7 @@ impl Hub {
         Err(answer(format!("more than {MAX_REDIRECTS} redirects")))
     }
 
-    /// What an answer other than the wanted one means.
+    /// Failure that an answer other than the wanted one means.
     fn refusal(
         &self,
         what: &str,
@@ -370,7 +373,7 @@ impl Hub {
     }
 }
 
-/// What the hub says of a file in the headers of its own answers.
+/// Facts about a file in the headers of the hub's own answers.
 #[derive(Default)]
 struct Linked {
     size: Option<u64>,
@@ -428,7 +431,7 @@ fn passing(reason: String) -> Failure {
     Failure::Passing { reason, status: None, wait: None }
 }
 
-/// Whether the other side is not who it should be, or does not encrypt at all.
+/// `true` if the other side is not who it should be, or does not encrypt at all.
 fn is_distrust(error: &ureq::Error) -> bool {
     match error {
         ureq::Error::Io(error) => error.kind() == std::io::ErrorKind::InvalidData,
@@ -437,7 +440,7 @@ fn is_distrust(error: &ureq::Error) -> bool {
     }
 }
 
-/// The library's errors, in the words of a person.
+/// Message of an error of the HTTP library.
 fn plain(error: &ureq::Error) -> String {
     match error {
         ureq::Error::HostNotFound => "no such host (is the network up?)".to_owned(),
@@ -447,14 +450,14 @@ fn plain(error: &ureq::Error) -> String {
     }
 }
 
-/// A server's own words, fit for one line.
+/// Text from a server, made fit for one line.
 fn one_line(text: &str) -> String {
     let words: Vec<_> = text.split_whitespace().collect();
     let text: String = words.join(" ").chars().filter(|c| !c.is_control()).take(200).collect();
     if text.is_empty() { text } else { format!(": {text}") }
 }
 
-/// `bytes 5-9/10`: the first byte and the whole length.
+/// First byte and whole length of a `Content-Range` (`bytes 5-9/10`).
 fn content_range(value: &str) -> Option<(u64, Option<u64>)> {
     let (range, whole) = value.strip_prefix("bytes ")?.split_once('/')?;
     Some((range.split_once('-')?.0.parse().ok()?, whole.parse().ok()))

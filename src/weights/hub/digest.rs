@@ -1,10 +1,11 @@
-//! SHA-256 of files, in pieces, so that a long one can be watched and stopped.
+//! SHA-256 of files, in pieces, so that a long computation can be watched and stopped.
 
-use std::{fmt::Write as _, fs::File, io::Read as _, path::Path};
+use std::{fs::File, io::Read as _, path::Path};
 
 use sha2::{Digest as _, Sha256};
 
 use super::{HubError, TransferProgress};
+use crate::units::hex;
 
 /// Bytes that are read, hashed and written at once.
 pub const CHUNK: usize = 256 << 10;
@@ -20,10 +21,10 @@ pub fn sha256_file(
     let mut file = File::open(path).map_err(|error| HubError::io(path, error))?;
     let mut hasher = Sha256::new();
     let size = feed(&mut file, &mut hasher, path, progress)?;
-    Ok((size, hex(hasher)))
+    Ok((size, hex(&hasher.finalize())))
 }
 
-/// Feeds what is left of a file to the hasher; returns its length.
+/// Feeds the rest of a file to the hasher; returns its length.
 pub fn feed(
     file: &mut File,
     hasher: &mut Sha256,
@@ -47,12 +48,4 @@ pub fn feed(
             Err(error) => return Err(HubError::io(path, error)),
         }
     }
-}
-
-/// The hash in hexadecimal digits.
-pub fn hex(hasher: Sha256) -> String {
-    hasher.finalize().iter().fold(String::with_capacity(64), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

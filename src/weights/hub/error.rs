@@ -1,9 +1,11 @@
-//! Why a download failed, in one line each: what, where, and what to do about it.
+//! Reasons why a download failed, in one line each: what, where, and what to do about it.
 
 use std::{io, path::Path};
 
-/// Why a download failed.
+/// Reason why a download failed.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "a variant's message says what its fields are")]
 pub enum HubError {
     #[error("{what}: HF_HUB_OFFLINE is set, so nothing is downloaded; unset it and pull again")]
     Offline { what: String },
@@ -11,7 +13,7 @@ pub enum HubError {
     Endpoint(String),
     #[error("{file}: {reason}")]
     Token { file: String, reason: String },
-    /// `detail` is what the hub itself says
+    /// `detail` is the hub's own message.
     #[error(
         "{what}: refused by the hub ({status}{detail}); accept the licence at {page}, and set HF_TOKEN to a token that may read it"
     )]
@@ -43,7 +45,7 @@ pub enum HubError {
 }
 
 impl HubError {
-    /// An error of the disk, under the name of the file.
+    /// Error of the disk, with the name of the file.
     pub(super) fn io(path: &Path, source: io::Error) -> Self {
         let file = path.display().to_string();
         match source.kind() {

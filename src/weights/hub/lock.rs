@@ -1,6 +1,5 @@
-//! Advisory locks between processes. The lock files stay where they are: one that is deleted while
-//! another process waits for it would let two in at once. A process that ends, however it ends,
-//! gives its locks back.
+//! Advisory locks between processes. Lock files are never deleted: one that is deleted while another process waits
+//! for it would let two in at once. A process that ends, however it ends, releases its locks.
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
@@ -11,7 +10,7 @@ use std::{
 
 use super::{HubError, TransferProgress};
 
-/// How often a waiting process looks again: a wait must remain interruptible.
+/// Interval at which a waiting process tries again: a wait must remain interruptible.
 const POLL: Duration = Duration::from_millis(100);
 
 /// A lock that is held until it is dropped.
@@ -19,7 +18,7 @@ const POLL: Duration = Duration::from_millis(100);
 pub struct Lock(#[expect(dead_code, reason = "held for its lock")] File);
 
 impl Lock {
-    /// Waits until no other process holds the lock of this file, and tells once that it waits.
+    /// Waits until no other process holds the lock of this file, and notes once that it waits.
     ///
     /// # Errors
     /// A lock file that cannot be made or locked; an interruption.

@@ -1,7 +1,7 @@
-//! What may become a path on disk. File names come from files and from a server, so each is checked
-//! before anything is opened under it.
+//! Names that may become a path on disk. They come from files and from a server, so each is checked before anything
+//! is opened under it.
 
-/// Whether this is `OWNER/NAME` or `NAME`, as the hub allows them.
+/// `true` if this is `OWNER/NAME` or `NAME`, as the hub allows them.
 pub fn is_repository(repository: &str) -> bool {
     repository.split('/').count() <= 2
         && repository.split('/').all(|part| {
@@ -12,17 +12,17 @@ pub fn is_repository(repository: &str) -> bool {
         })
 }
 
-/// Whether this is a commit: 40 hexadecimal digits.
+/// `true` if this is a commit: 40 hexadecimal digits.
 pub fn is_commit(revision: &str) -> bool {
     revision.len() == 40 && revision.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// Whether this is a SHA-256: 64 hexadecimal digits.
+/// `true` if this is a SHA-256: 64 hexadecimal digits.
 pub fn is_sha256(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// Whether a file of a repository can be stored under its own name: relative, downwards only, and
+/// `true` if a file of a repository can be stored under its own name: relative, downwards only, and
 /// nothing that some system takes for more than a name.
 pub fn is_inside(path: &str) -> bool {
     path.len() <= 512
@@ -35,7 +35,7 @@ pub fn is_inside(path: &str) -> bool {
         })
 }
 
-/// Whether `path` is meant by `pattern`, in which a `*` stands for anything within one name.
+/// `true` if `path` is meant by `pattern`, in which a `*` stands for anything within one name.
 pub fn matches(pattern: &str, path: &str) -> bool {
     let Some((before, after)) = pattern.split_once('*') else { return pattern == path };
     let Some(rest) = path.strip_prefix(before) else { return false };

@@ -1,29 +1,29 @@
-//! What a long transfer tells its caller, and how the caller stops it.
+//! Progress of transfers: the interface by which a long one reports to its caller and is stopped by it.
 
-/// What is being done with a file.
+/// Kind of work on a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Work {
-    /// Its bytes come from the hub.
+    /// Bytes come from the hub.
     Download,
-    /// Its bytes are read from the disk and hashed.
+    /// Bytes are read from the disk and hashed.
     Check,
 }
 
-/// Watches transfers and checks. Every method may be called from the thread that does the work only.
+/// Observer of transfers and checks. Methods are called from the thread that does the work only.
 pub trait TransferProgress {
     /// Work on a file begins, or begins again: `done` of `total` bytes are behind it.
     fn begin(&mut self, work: Work, file: &str, done: u64, total: Option<u64>);
-    /// So many more bytes are done.
+    /// This many more bytes are done.
     fn advance(&mut self, bytes: u64);
-    /// Something that a person may want to know: waiting, trying again.
+    /// A line for the user: waiting, trying again.
     fn note(&mut self, text: &str);
-    /// Whether to stop as soon as possible; what arrived is kept.
+    /// `true` to stop as soon as possible; what arrived is kept.
     fn interrupted(&self) -> bool {
         false
     }
 }
 
-/// Shows nothing and never stops.
+/// Observer that shows nothing and never stops.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoProgress;
 

@@ -1,6 +1,6 @@
-//! One file from the hub to the disk. It grows under a name that ends in `.part` and gets its own
-//! name when it is complete and its bytes are the right ones, so a file that has its own name can be
-//! trusted as far as the disk can.
+//! Download of one file from the hub. It grows under a name that ends in `.part` and gets its own name when it is
+//! complete and its bytes are the right ones, so a file with its own name can be trusted as far as the disk
+//! can.
 
 use std::{
     ffi::OsString,
@@ -14,8 +14,9 @@ use sha2::{Digest as _, Sha256};
 use super::{
     Hub, HubError, TransferProgress, Work,
     client::{Attempts, Failure, Opened},
-    digest::{CHUNK, feed, hex, sha256_file},
+    digest::{CHUNK, feed, sha256_file},
 };
+use crate::units::hex;
 
 /// A file of a repository.
 #[derive(Clone, Debug)]
@@ -26,11 +27,11 @@ pub struct Wanted {
     pub path: String,
     /// bytes, where known
     pub size: Option<u64>,
-    /// what the file must be, where known; else what the hub declares
+    /// digest, where known; else the one that the hub declares counts
     pub sha256: Option<String>,
 }
 
-/// A file that is there now.
+/// A file that is complete.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fetched {
     pub size: u64,
@@ -39,7 +40,7 @@ pub struct Fetched {
     pub received: u64,
 }
 
-/// Where a file grows.
+/// Path under which a file grows.
 pub fn part_path(file: &Path) -> PathBuf {
     let mut name = OsString::from(file);
     name.push(".part");
@@ -72,7 +73,7 @@ pub fn fetch(
     download.finish(target)
 }
 
-/// The file at its own place, where it is what is wanted. Another one there is deleted.
+/// Finds the file under its own name, if it is the right one. Another one there is deleted.
 fn already_there(
     wanted: &Wanted,
     target: &Path,
@@ -103,16 +104,16 @@ struct Download<'a> {
     hasher: Sha256,
     length: u64,
     received: u64,
-    /// what the file must be, as soon as somebody says so
+    /// size and digest, as soon as they are known
     size: Option<u64>,
     sha256: Option<String>,
-    /// the tag of what arrived in this process
+    /// tag of the bytes that arrived in this process
     etag: Option<String>,
     complete: bool,
 }
 
 impl<'a> Download<'a> {
-    /// Goes on where an earlier attempt ended, however it ended.
+    /// Continues where an earlier attempt ended, however it ended.
     fn resume(
         wanted: &'a Wanted,
         target: &Path,
@@ -151,7 +152,7 @@ impl<'a> Download<'a> {
         })
     }
 
-    /// Request after request, until the file is complete or there is no hope.
+    /// Sends requests until the file is complete or a failure is final.
     fn run(&mut self, hub: &Hub, progress: &mut dyn TransferProgress) -> Result<(), HubError> {
         let mut attempts = Attempts::default();
         while !self.complete {
@@ -162,7 +163,7 @@ impl<'a> Download<'a> {
         Ok(())
     }
 
-    /// One request, from what is there to the end, or to wherever the connection lasts.
+    /// Sends one request for the rest of the file, and takes what the connection brings.
     fn attempt(
         &mut self,
         hub: &Hub,
@@ -223,7 +224,7 @@ impl<'a> Download<'a> {
         Ok(())
     }
 
-    /// Holds what the hub says of the file against what is known of it, before any byte of it.
+    /// Compares the hub's facts about the file with what is known of it, before any byte is taken.
     fn compare(&mut self, opened: &Opened) -> Result<(), Failure> {
         let differs = |expected: &dyn ToString, got: &dyn ToString| {
             Failure::Final(HubError::Differs {
@@ -261,7 +262,7 @@ impl<'a> Download<'a> {
         self.file.rewind().map_err(io)
     }
 
-    /// Appends, so that what is counted and hashed is what is on the disk.
+    /// Appends bytes, so that exactly those on the disk are counted and hashed.
     fn write(&mut self, bytes: &[u8]) -> Result<(), HubError> {
         if let Err(error) = self.file.write_all(bytes) {
             // A part of these bytes may be there: the next attempt hashes whatever it finds.
@@ -285,9 +286,9 @@ impl<'a> Download<'a> {
         HubError::WrongSize { file: self.name.clone(), expected, got }
     }
 
-    /// Checks the whole file, and gives it its own name.
+    /// Checks the whole file and gives it its own name.
     fn finish(self, target: &Path) -> Result<Fetched, HubError> {
-        let sha256 = hex(self.hasher);
+        let sha256 = hex(&self.hasher.finalize());
         if let Some(expected) = self.sha256.filter(|expected| *expected != sha256) {
             fs::remove_file(&self.part).map_err(|error| HubError::io(&self.part, error))?;
             return Err(HubError::WrongHash { file: self.name, expected, got: sha256 });

@@ -1,10 +1,10 @@
-//! The few things that downloads need to know of addresses: who is asked, where a redirect leads,
-//! and how a name is written in one.
+//! Addresses, as far as downloads need them: the origin, the target of a redirect, and a name's encoding. The
+//! origin decides who gets the token, so it is worked out here and not left to the HTTP library.
 
 use std::fmt::Write as _;
 
-/// The part of an address that says who is asked, in lower case: `https://hub.example:8443`. A token
-/// belongs to one origin, never to another.
+/// Origin of an address, in lower case: `https://hub.example:8443`. A token belongs to one origin, never to
+/// another.
 pub fn origin(url: &str) -> Option<String> {
     let (scheme, rest) = url.split_once("://")?;
     let scheme = scheme.to_ascii_lowercase();
@@ -17,7 +17,7 @@ pub fn origin(url: &str) -> Option<String> {
     Some(format!("{scheme}://{}", host.strip_suffix(default).unwrap_or(&host)))
 }
 
-/// Where a redirect from `url` to `location` leads.
+/// Target of a redirect from `url` to `location`.
 pub fn join(url: &str, location: &str) -> Option<String> {
     if location.contains("://") {
         return Some(location.to_owned());
@@ -36,8 +36,8 @@ pub fn join(url: &str, location: &str) -> Option<String> {
     Some(format!("{scheme}://{host}{folder}{location}"))
 }
 
-/// `text` as a part of an address: everything but letters, digits and `-._~` is written as `%XX`,
-/// and `/` too unless `keep_slashes`.
+/// Percent-encoded text: everything but letters, digits and `-._~` is written as `%XX`, and `/` too unless
+/// `keep_slashes`.
 pub fn encode(text: &str, keep_slashes: bool) -> String {
     text.bytes().fold(String::with_capacity(text.len()), |mut out, byte| {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) || (keep_slashes && byte == b'/')

@@ -1,5 +1,5 @@
-//! The weights of a model with the changes of LoRAs, for a model that asks for weights: what no LoRA
-//! changes is handed through as it is, whatever form the model is in.
+//! Weights of a model with the changes of LoRAs, for a network that asks for weights: what no LoRA changes is
+//! passed through as it is, whatever form the model is in.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ impl Adapted {
         Self { base, changes }
     }
 
-    /// Whether a weight is changed.
+    /// `true` if a weight is changed.
     pub(in crate::weights) fn changes(&self, name: &str) -> bool {
         self.changes.iter().any(|change| change.contains(name))
     }

@@ -1,12 +1,12 @@
-//! What stands beside the matrices of a LoRA: peft's configuration, in `adapter_config.json` or, as
-//! diffusers writes it, in the file's own metadata. Only what decides the scale is read.
+//! Configuration of an adapter by peft, in `adapter_config.json` or, as diffusers writes it, in the LoRA file's
+//! own metadata. Only what decides the scale is read.
 //!
 //! Sources: peft `tuners/lora/layer.py` (`update_layer`: alpha / r, or alpha / √r) and
 //! `utils/other.py` (`get_pattern_key`); diffusers `loaders/lora_base.py` (`lora_adapter_metadata`).
 
 use serde_json::Value;
 
-/// The part of a peft configuration that decides the scale of a module.
+/// Fields of a peft configuration that decide the scale of a module.
 #[derive(Debug, Default)]
 pub(super) struct AdapterConfig {
     alpha: Option<f64>,
@@ -16,7 +16,7 @@ pub(super) struct AdapterConfig {
 }
 
 impl AdapterConfig {
-    /// From the fields that begin with `prefix`, which stands for a part of the model.
+    /// Reads the fields that begin with `prefix`, which stands for a part of the model.
     ///
     /// # Errors
     /// A kind of adapter that is no plain LoRA, or a field that is not what it should be.
@@ -55,7 +55,7 @@ impl AdapterConfig {
         })
     }
 
-    /// By what a module's product is multiplied.
+    /// Factor of a module's product.
     pub(super) fn scale(&self, module: &str, rank: usize) -> f64 {
         let ends = |name: &str| {
             module.strip_suffix(name).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))

@@ -1,5 +1,5 @@
-//! The change that a LoRA makes to one weight, `scale · up · down`, checked when the file is opened
-//! and computed when the weight is read.
+//! The change that a LoRA makes to one weight, `scale · up · down`: checked when the file is opened, computed when
+//! the weight is read.
 //!
 //! Sources: LoRA (Hu et al. 2021, section 4.1); for convolutions, a `k×k` `down` followed by a `1×1`
 //! `up`, and the core of a Tucker decomposition between two `1×1`, LyCORIS `functional/general.py`
@@ -9,14 +9,14 @@ use std::collections::HashMap;
 
 use candle_core::{DType, Device, Result};
 
-use super::LoraError;
+use super::error::LoraError;
 use crate::backend::{ParamSource as _, add_product};
 use crate::weights::tensors::TensorMap;
 
-/// The matrices of one module and their scale.
+/// Matrices of one module and their scale.
 #[derive(Debug)]
 pub(super) struct Delta {
-    /// their names in the file
+    /// names in the file
     up: String,
     down: String,
     mid: Option<String>,
@@ -25,7 +25,10 @@ pub(super) struct Delta {
 }
 
 impl Delta {
-    /// Checks that the matrices multiply to a weight of this shape. `scale` is told the rank.
+    /// Checks that the matrices multiply to a weight of this shape. `scale` is called with the rank.
+    ///
+    /// # Errors
+    /// Matrices that do not fit, or a scale that cannot be read.
     pub(super) fn new(
         file: &TensorMap,
         [up, down]: [&str; 2],
@@ -86,8 +89,8 @@ impl Delta {
     }
 }
 
-/// Whether `up · (core ·) down` has the shape of a weight, axes of length 1 at the end apart: one
-/// file keeps a `1×1` convolution as a matrix, another a matrix as a `1×1` convolution.
+/// `true` if `up · (core ·) down` has the shape of a weight, axes of length 1 at the end apart: one file keeps a
+/// `1×1` convolution as a matrix, another a matrix as a `1×1` convolution.
 fn fits(up: &[usize], down: &[usize], mid: Option<&[usize]>, weight: &[usize]) -> bool {
     let (&[out, ref up @ ..], &[rank, ref input @ ..]) = (up, down) else { return false };
     let (&[rows, ref expected @ ..], up) = (weight, trim(up)) else { return false };
@@ -123,7 +126,7 @@ fn read(file: &TensorMap, key: &str) -> Result<Vec<f32>> {
     file.get(key, &shape, DType::F32, &Device::Cpu)?.flatten_all()?.to_vec1()
 }
 
-/// The changes that one LoRA makes to one part of a model.
+/// Changes that one LoRA makes to one part of a model.
 #[derive(Debug)]
 pub(in crate::weights) struct Deltas {
     pub(super) file: TensorMap,
@@ -139,7 +142,7 @@ impl Deltas {
         self.by_weight.entry(weight.to_owned()).or_default().push(delta);
     }
 
-    /// Whether this weight changes at all.
+    /// `true` if this weight changes at all.
     pub(in crate::weights) fn contains(&self, weight: &str) -> bool {
         self.by_weight.contains_key(weight)
     }

@@ -1,11 +1,12 @@
 //! LoRA: small matrices in a file of their own that change a model's weights,
-//! `W' = W + scale · (alpha / rank) · up · down`. The file is matched to the model when it is named;
-//! the products are computed one weight at a time, when that weight is read. However the file spells
-//! its keys (`names`), the model sees ordinary weights.
+//! `W' = W + scale · (alpha / rank) · up · down`. The file is matched to the model when it is opened; the products
+//! are computed one weight at a time, when that weight is read. However the file spells its keys (`names`), the
+//! network sees ordinary weights.
 
 mod adapted;
 mod config;
 mod delta;
+mod error;
 mod names;
 
 use std::collections::{BTreeMap, HashMap};
@@ -15,63 +16,30 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::WeightsError;
-use super::form::Part;
+use super::families::Family;
+use super::part::Part;
 use super::source::{Bytes, in_hub_cache, refuse_pickle};
 use super::tensors::TensorMap;
 use config::AdapterConfig;
 use delta::{Delta, Deltas};
-use names::{Place, Role};
+use error::FILES;
+use names::Role;
+
+pub use error::LoraError;
 
 pub(super) use adapted::Adapted;
 pub(super) use names::Index;
 
-/// Why a LoRA cannot be used with a model.
-#[derive(Debug, thiserror::Error)]
-pub enum LoraError {
-    #[error("a folder without {}; name the safetensors file in it", FILES.join(" or "))]
-    Folder,
-    #[error("not a LoRA: no tensors in it")]
-    Empty,
-    #[error("the scale {0} is not a number")]
-    Scale(f64),
-    #[error("`{key}` belongs to {kind}, which is not supported (a plain LoRA is)")]
-    Kind { key: String, kind: &'static str },
-    #[error("not a LoRA: no pair of lora_down and lora_up (its first tensor: `{0}`)")]
-    NotLora(String),
-    #[error("made for {}, this model is {}", family(*.lora), family(*.model))]
-    Family { lora: usize, model: usize },
-    #[error("none of its {count} modules is in this model (the first: `{first}`)")]
-    NothingMatches { count: usize, first: String },
-    #[error("`{module}` has no {missing}")]
-    Half { module: String, missing: &'static str },
-    #[error("`{0}` has rank 0")]
-    NoRank(String),
-    #[error(
-        "`{down}`: an up of {:?} and a down of {:?} do not make `{weight}` of {expected:?}",
-        .shapes[0], .shapes[1]
-    )]
-    Shape { down: String, shapes: [Vec<usize>; 2], weight: String, expected: Vec<usize> },
-    #[error("`{key}` is {value}, not a finite number")]
-    Alpha { key: String, value: f64 },
-    #[error("`{0}` is not one number")]
-    AlphaShape(String),
-}
-
-/// A model family by how wide the text is that its UNet reads.
-fn family(width: usize) -> String {
-    match width {
-        768 => "Stable Diffusion 1.x (768-wide text)".to_owned(),
-        1024 => "Stable Diffusion 2.x (1024-wide text)".to_owned(),
-        2048 => "SDXL (2048-wide text)".to_owned(),
-        _ => format!("one with {width}-wide text"),
+/// Name of a generation of models by the width of the text that its denoiser reads.
+fn generation(family: &dyn Family, width: usize) -> String {
+    match family.generation(width) {
+        Some(name) => format!("{name} ({width}-wide text)"),
+        None => format!("one with {width}-wide text"),
     }
 }
 
-/// What diffusers and peft call the file when they save a LoRA into a folder.
-const FILES: [&str; 2] = ["pytorch_lora_weights.safetensors", "adapter_model.safetensors"];
-
-/// The file of a LoRA that is a folder as diffusers or peft save it, on the disk or in the cache of the
-/// hub's own tools; every other path is what it is.
+/// File of a LoRA that is a folder as diffusers or peft save it, on the disk or in the cache of the hub's own
+/// tools; every other path is returned as it is.
 pub(super) fn file_of(path: &Path) -> PathBuf {
     let folder = in_hub_cache(path);
     let file = FILES.iter().map(|name| folder.join(name)).find(|file| file.is_file());
@@ -81,7 +49,7 @@ pub(super) fn file_of(path: &Path) -> PathBuf {
 /// A LoRA that has been matched to a model.
 #[derive(Clone, Debug)]
 pub(super) struct Lora {
-    /// the file's name without its folder
+    /// name of the file without its folder
     pub name: String,
     pub scale: f64,
     pub notes: Vec<String>,
@@ -94,9 +62,14 @@ impl Lora {
     /// # Errors
     /// A file that cannot be read or is no plain LoRA, one made for another family, or matrices that
     /// do not fit the weights they are named after.
-    pub(super) fn open(path: &Path, scale: f64, model: &Index) -> Result<Self, WeightsError> {
+    pub(super) fn open(
+        path: &Path,
+        scale: f64,
+        model: &Index,
+        family: &dyn Family,
+    ) -> Result<Self, WeightsError> {
         let file = path.display().to_string();
-        let fail = |error| WeightsError::Lora { file: file.clone(), error: Box::new(error) };
+        let fail = |error| WeightsError::Lora { file: file.clone(), source: Box::new(error) };
         if !scale.is_finite() {
             return Err(fail(LoraError::Scale(scale)));
         }
@@ -105,19 +78,19 @@ impl Lora {
         }
         let contents = Contents::read(path)?;
         let (modules, strange) = contents.modules().map_err(fail)?;
-        check_family(&contents.tensors, &modules, model).map_err(fail)?;
-        let beside = contents.config(path, &modules)?;
+        check_family(&contents.tensors, &modules, model, family).map_err(fail)?;
+        let saved = contents.config(path, &modules, model, family)?;
 
         let mut deltas = HashMap::new();
         let mut left_out = Vec::new();
         for (name, module) in &modules {
-            let place = Place::parse(name);
+            let place = model.place(name);
             let candidates = model.find(&place);
             if candidates.is_empty() {
                 left_out.push(*name);
                 continue;
             }
-            let config = &beside.configs[&place.part];
+            let config = &saved.configs[&place.part];
             let delta = |weight: &names::Weight| {
                 let pair = module.pair(name)?;
                 let factor = |rank: usize| {
@@ -154,7 +127,7 @@ impl Lora {
                 strange.len()
             ));
         }
-        if beside.missing {
+        if saved.missing {
             notes.push(format!(
                 "{file}: no adapter_config.json beside it, so alpha is taken to be the rank"
             ));
@@ -172,13 +145,13 @@ impl Lora {
         self.deltas.values().find_map(|deltas| deltas.file.find_non_finite())
     }
 
-    /// What it changes in a part of the model.
+    /// Changes to a part of the model.
     pub(super) fn deltas(&self, part: Part) -> Option<Arc<Deltas>> {
         self.deltas.get(&part).cloned()
     }
 }
 
-/// The tensors of one module, by their keys.
+/// Tensors of one module, by their keys.
 #[derive(Default)]
 struct Module<'a> {
     up: Option<&'a str>,
@@ -188,7 +161,7 @@ struct Module<'a> {
 }
 
 impl<'a> Module<'a> {
-    /// `up` and `down`.
+    /// Keys of `up` and `down`.
     fn pair(&self, name: &str) -> Result<[&'a str; 2], LoraError> {
         let missing =
             |role: Role| LoraError::Half { module: name.to_owned(), missing: role.title() };
@@ -216,7 +189,7 @@ impl Contents {
         Ok(Self { tensors, file })
     }
 
-    /// Its modules by name, and the tensors that belong to none, both in alphabetical order.
+    /// Modules by name, and the tensors that belong to none, both in alphabetical order.
     fn modules(&self) -> Result<(BTreeMap<&str, Module<'_>>, Vec<&str>), LoraError> {
         let mut keys: Vec<_> = self.tensors.names().collect();
         keys.sort_unstable();
@@ -252,47 +225,51 @@ impl Contents {
         }
     }
 
-    /// The configuration that belongs to the file.
+    /// Configuration that belongs to the file.
     fn config(
         &self,
         path: &Path,
         modules: &BTreeMap<&str, Module>,
-    ) -> Result<Beside, WeightsError> {
+        model: &Index,
+        family: &dyn Family,
+    ) -> Result<SavedConfigs, WeightsError> {
         // diffusers' copy of peft's configuration.
         if let Some(text) = self.tensors.metadata("lora_adapter_metadata") {
-            return Beside::parse(&self.file, text.as_bytes());
+            return SavedConfigs::parse(&self.file, text.as_bytes(), family);
         }
-        let by_peft = modules.keys().any(|name| Place::parse(name).peft);
+        let by_peft = modules.keys().any(|name| model.place(name).peft);
         let beside = path.with_file_name("adapter_config.json");
         let file = beside.display().to_string();
         match by_peft.then(|| std::fs::read(&beside)) {
-            None => Beside::parse(&file, b"null"),
-            Some(Ok(bytes)) => Beside::parse(&file, &bytes),
+            None => SavedConfigs::parse(&file, b"null", family),
+            Some(Ok(bytes)) => SavedConfigs::parse(&file, &bytes, family),
             Some(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => {
                 let missing = modules.values().any(|module| module.alpha.is_none());
-                Ok(Beside { missing, ..Beside::parse(&file, b"null")? })
+                Ok(SavedConfigs { missing, ..SavedConfigs::parse(&file, b"null", family)? })
             }
             Some(Err(source)) => Err(WeightsError::Read { file, source }),
         }
     }
 }
 
-/// The configurations of the parts, which stand beside the matrices.
-struct Beside {
+/// Adapter configurations of the parts, which are saved with the matrices.
+struct SavedConfigs {
     configs: HashMap<Option<Part>, AdapterConfig>,
     /// whether there should have been one
     missing: bool,
 }
 
-impl Beside {
-    /// diffusers puts the parts' names before the fields; peft writes one configuration for whatever
-    /// its file is about.
-    fn parse(file: &str, bytes: &[u8]) -> Result<Self, WeightsError> {
+impl SavedConfigs {
+    /// Parses configurations: diffusers puts the parts' names before the fields, peft writes one for whatever its
+    /// file is about.
+    fn parse(file: &str, bytes: &[u8], family: &dyn Family) -> Result<Self, WeightsError> {
         let json: Value = serde_json::from_slice(bytes)
             .map_err(|source| WeightsError::Json { file: file.to_owned(), source })?;
         let mut configs = HashMap::new();
-        for part in Part::ALL.map(Some).into_iter().chain([None]) {
-            let prefix = part.map_or_else(String::new, |part| format!("{part}."));
+        let mut parts: Vec<Option<Part>> = vec![None];
+        parts.extend(family.lora().prefixes.iter().map(|&(_, part)| Some(part)));
+        for part in parts {
+            let prefix = part.map_or_else(String::new, |part| format!("{}.", family.folder(part)));
             let prefixed = json
                 .as_object()
                 .is_some_and(|fields| fields.keys().any(|field| field.starts_with(&prefix)));
@@ -309,11 +286,15 @@ fn check_family(
     file: &TensorMap,
     modules: &BTreeMap<&str, Module>,
     model: &Index,
+    family: &dyn Family,
 ) -> Result<(), LoraError> {
-    let reader = modules.iter().find(|(name, _)| Place::parse(name).reads_text());
+    let reader = modules.iter().find(|(name, _)| model.place(name).reads_text());
     let lora = reader.and_then(|(_, module)| file.shape(module.down?)?.get(1).copied());
     match (lora, model.text_width()) {
-        (Some(lora), Some(model)) if lora != model => Err(LoraError::Family { lora, model }),
+        (Some(lora), Some(model)) if lora != model => Err(LoraError::Family {
+            lora: generation(family, lora),
+            model: generation(family, model),
+        }),
         _ => Ok(()),
     }
 }

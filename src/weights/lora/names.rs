@@ -1,6 +1,7 @@
-//! What the keys of a LoRA file mean: which module of which part of a model, and which matrix of the
-//! pair. Modules are found by spelling every weight of the model in each of the namings, because
-//! `to_out_0` cannot be taken apart again without knowing the model.
+//! Keys of a LoRA file: which module of which part of a model each means, and which matrix of the pair.
+//! Modules are found by spelling every weight of the model in each of the namings, because `to_out_0`
+//! cannot be taken apart again without knowing the model. The names that depend on the model's family are
+//! the family's ([`LoraNames`]).
 //!
 //! Sources: kohya-ss/sd-scripts `networks/lora.py` (`lora_unet_`, `lora_te_`, `lora_te1_`,
 //! `lora_te2_`, dots as underscores); diffusers `utils/state_dict_utils.py`
@@ -12,12 +13,11 @@
 
 use std::collections::HashMap;
 
-use crate::model::unet::UNetConfig;
-use crate::weights::form::Part;
-use crate::weights::ldm;
+use crate::weights::families::LoraNames;
+use crate::weights::part::Part;
 use crate::weights::tensors::TensorMap;
 
-/// What a tensor of a LoRA is to its module.
+/// Role of a LoRA's tensor in its module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
     /// `A`, `[rank, in, …]`
@@ -30,7 +30,7 @@ pub(super) enum Role {
 }
 
 impl Role {
-    /// What it is called in a message.
+    /// Name in a message.
     pub(super) fn title(self) -> &'static str {
         match self {
             Self::Down => "lora_down (lora_A)",
@@ -41,7 +41,7 @@ impl Role {
     }
 }
 
-/// How keys end: kohya and LyCORIS, peft, then diffusers in the order of its history, newest first.
+/// Ends of keys: kohya and LyCORIS, peft, then diffusers in the order of its history, newest first.
 const ROLES: [(&str, Role); 14] = [
     (".lora_down.weight", Role::Down),
     (".lora_up.weight", Role::Up),
@@ -77,12 +77,12 @@ const OTHER_KINDS: [(&str, &str); 13] = [
     (".diff", "a full-weight difference"),
 ];
 
-/// Takes a key apart: the name of its module as the file spells it, and its role.
+/// Splits a key into the name of its module, as the file spells it, and its role.
 pub(super) fn split(key: &str) -> Option<(&str, Role)> {
     ROLES.iter().find_map(|&(end, role)| Some((key.strip_suffix(end)?, role)))
 }
 
-/// The kind of adapter to which a key belongs, where that is no plain LoRA.
+/// Kind of adapter to which a key belongs, where that is no plain LoRA.
 pub(super) fn other_kind(key: &str) -> Option<&'static str> {
     if key.ends_with(".lora_B.bias") {
         return Some("a LoRA with biases");
@@ -90,43 +90,39 @@ pub(super) fn other_kind(key: &str) -> Option<&'static str> {
     OTHER_KINDS.iter().find(|(piece, _)| key.contains(piece)).map(|&(_, kind)| kind)
 }
 
-/// Where a module is meant to be.
+/// Place that a module's name says.
 #[derive(Debug)]
 pub(super) struct Place<'a> {
-    /// the part of the model, where the naming says it
+    /// part of the model, where the naming says it
     pub part: Option<Part>,
-    /// the name within the part, dots and underscores as in the file
+    /// name within the part, dots and underscores as in the file
     pub module: &'a str,
     /// whether peft wrote it, which keeps alpha in a file of its own
     pub peft: bool,
+    names: LoraNames,
 }
 
 impl<'a> Place<'a> {
     /// Reads the prefix of a module's name.
-    pub(super) fn parse(name: &'a str) -> Self {
-        const PREFIXES: [(&str, Part); 8] = [
-            ("lora_unet_", Part::Unet),
-            ("lora_te_", Part::TextEncoder),
-            ("lora_te1_", Part::TextEncoder),
-            ("lora_te2_", Part::TextEncoder2),
-            ("unet.", Part::Unet),
-            ("text_encoder.", Part::TextEncoder),
-            ("text_encoder_2.", Part::TextEncoder2),
-            ("diffusion_model.", Part::Unet),
-        ];
-        let found = PREFIXES
+    pub(super) fn parse(name: &'a str, names: LoraNames) -> Self {
+        let found = (names.prefixes)
             .iter()
             .find_map(|&(prefix, part)| Some((Some(part), name.strip_prefix(prefix)?)));
         let (part, rest) = found.unwrap_or((None, name));
         let module = rest.strip_prefix("base_model.model.");
-        Self { part, module: module.unwrap_or(rest), peft: module.is_some() }
+        Self { part, module: module.unwrap_or(rest), peft: module.is_some(), names }
     }
 
-    /// Whether this layer reads the text: its input is as wide as the text encoders' output.
+    /// `true` if this layer of the denoiser reads the text: its input is as wide as the text encoders' output.
     pub(super) fn reads_text(&self) -> bool {
-        let spelling = spell(self.module);
-        self.part.is_none_or(|part| part == Part::Unet)
-            && (spelling.ends_with("attn2_to_k") || spelling.ends_with("attn2_to_v"))
+        self.part.is_none_or(|part| part == Part::Denoiser) && self.names.reads_text(self.module)
+    }
+}
+
+impl LoraNames {
+    fn reads_text(&self, module: &str) -> bool {
+        let spelling = spell(module);
+        self.text_readers.iter().any(|end| spelling.ends_with(end))
     }
 }
 
@@ -134,26 +130,32 @@ impl<'a> Place<'a> {
 #[derive(Debug)]
 pub(super) struct Weight {
     pub part: Part,
-    /// diffusers' or transformers' name
+    /// name in diffusers or transformers
     pub name: String,
     pub shape: Vec<usize>,
 }
 
-/// The weights of a model by every spelling of the module that they belong to.
+/// Weights of a model by every spelling of the module that they belong to.
 pub(in crate::weights) struct Index {
     weights: Vec<Weight>,
     by_spelling: HashMap<(Part, String), usize>,
     parts: Vec<Part>,
+    names: LoraNames,
 }
 
 impl Index {
-    /// Of a model with these parts; `unet` is the configuration of its UNet.
-    pub(in crate::weights) fn new(parts: &[(Part, TensorMap)], unet: &UNetConfig) -> Self {
-        let ldm: HashMap<_, _> = ldm::unet_names(unet).into_iter().collect();
+    /// Index of a model with these parts; `checkpoint_names` are those that the code which trained the denoiser
+    /// gives its tensors, and `names` the family's names in LoRA files.
+    pub(in crate::weights) fn new(
+        parts: &[(Part, TensorMap)],
+        checkpoint_names: &HashMap<String, String>,
+        names: LoraNames,
+    ) -> Self {
         let mut index = Self {
             weights: Vec::new(),
             by_spelling: HashMap::new(),
             parts: parts.iter().map(|&(part, _)| part).collect(),
+            names,
         };
         for (part, tensors) in parts {
             for name in tensors.names() {
@@ -162,10 +164,10 @@ impl Index {
                     continue;
                 };
                 let mut spellings = vec![spell(module)];
-                if *part == Part::Unet {
-                    spellings.extend(
-                        ldm.get(name).and_then(|name| name.strip_suffix(".weight")).map(spell),
-                    );
+                if *part == Part::Denoiser {
+                    let theirs = checkpoint_names.get(name);
+                    let theirs = theirs.and_then(|name| name.strip_suffix(".weight"));
+                    spellings.extend(theirs.map(spell));
                 }
                 spellings.extend(old_spelling(&spellings[0]));
                 for spelling in spellings {
@@ -181,8 +183,13 @@ impl Index {
         index
     }
 
-    /// The weights that a module's name can mean: one, where the naming says the part; else perhaps
-    /// one in each text encoder, since these have the same names.
+    /// Reads the prefix of a module's name, as this model's family names its parts.
+    pub(super) fn place<'a>(&self, name: &'a str) -> Place<'a> {
+        Place::parse(name, self.names)
+    }
+
+    /// Weights that a module's name can mean: one, where the naming says the part; else perhaps one in each
+    /// text encoder, since these have the same names.
     pub(super) fn find(&self, place: &Place) -> Vec<&Weight> {
         let spelling = spell(place.module);
         let parts = self.parts.iter().filter(|&&part| place.part.is_none_or(|only| only == part));
@@ -192,17 +199,18 @@ impl Index {
             .collect()
     }
 
-    /// How wide the text is that the UNet reads.
+    /// Width of the text that the denoiser reads.
     pub(super) fn text_width(&self) -> Option<usize> {
         let reads = |weight: &&Weight| {
-            weight.part == Part::Unet && weight.name.ends_with(".attn2.to_k.weight")
+            let module = weight.name.strip_suffix(".weight");
+            weight.part == Part::Denoiser && module.is_some_and(|name| self.names.reads_text(name))
         };
         self.weights.iter().find(reads)?.shape.get(1).copied()
     }
 }
 
-/// A module's name in the one spelling in which all namings meet: underscores for dots, without
-/// diffusers' `processor` and without the `text_model` that transformers 5 leaves out.
+/// Common spelling of a module's name in all namings: underscores for dots, without diffusers' `processor` and
+/// without the `text_model` that transformers 5 leaves out.
 fn spell(module: &str) -> String {
     let spelling = module.replace(".processor.", ".").replace('.', "_");
     match spelling.strip_prefix("text_model_") {
@@ -211,8 +219,8 @@ fn spell(module: &str) -> String {
     }
 }
 
-/// What the attention processors of old diffusers called a projection (`to_q_lora` and so on), where
-/// that is not its name: `to_out` for `to_out.0`, and `to_q` for a text encoder's `q_proj`.
+/// Name that the attention processors of old diffusers gave a projection (`to_q_lora` and so on), where that is
+/// not its name: `to_out` for `to_out.0`, and `to_q` for a text encoder's `q_proj`.
 fn old_spelling(spelling: &str) -> Option<String> {
     const PROJECTIONS: [(&str, &str); 5] = [
         ("_to_out_0", "_to_out"),
@@ -228,6 +236,7 @@ fn old_spelling(spelling: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::weights::families::FAMILIES;
 
     #[test]
     fn every_naming_of_a_layer_meets_in_one_spelling() {
@@ -235,19 +244,19 @@ mod tests {
         for (key, part) in [
             (
                 "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q.lora_up.weight",
-                Some(Part::Unet),
+                Some(Part::Denoiser),
             ),
             (
                 "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q.lora_B.weight",
-                Some(Part::Unet),
+                Some(Part::Denoiser),
             ),
             (
                 "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q.lora.up.weight",
-                Some(Part::Unet),
+                Some(Part::Denoiser),
             ),
             (
                 "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora.up.weight",
-                Some(Part::Unet),
+                Some(Part::Denoiser),
             ),
             (
                 "base_model.model.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q.lora_B.weight",
@@ -259,7 +268,7 @@ mod tests {
             ),
         ] {
             let (name, role) = split(key).unwrap();
-            let place = Place::parse(name);
+            let place = Place::parse(name, FAMILIES[0].lora());
             assert_eq!((spell(place.module), place.part, role), (query.to_owned(), part, Role::Up));
         }
         for key in [
@@ -269,9 +278,9 @@ mod tests {
             "text_encoder.encoder.layers.3.self_attn.q_proj.lora_A.weight",
         ] {
             let (name, role) = split(key).unwrap();
-            let place = Place::parse(name);
+            let place = Place::parse(name, FAMILIES[0].lora());
             assert_eq!(spell(place.module), "encoder_layers_3_self_attn_q_proj");
-            assert_eq!((place.part, role), (Some(Part::TextEncoder), Role::Down));
+            assert_eq!((place.part, role), (Some(Part::TextEncoder(0)), Role::Down));
         }
     }
 

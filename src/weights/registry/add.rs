@@ -1,5 +1,5 @@
-//! Gives the user's own weights a name. Nothing is copied; what the files are like today is written
-//! down, so that `verify` can tell later whether they still are.
+//! Registration of the user's own weights under a name. Nothing is copied; sizes and digests are recorded, so that
+//! `verify` can tell later whether the files are still the same.
 
 use std::path::{Path, PathBuf};
 
@@ -8,29 +8,29 @@ use super::{
     check,
 };
 use crate::weights::hub::{TransferProgress, Work, sha256_file};
-use crate::weights::lora;
 use crate::weights::source::{has_extension, in_hub_cache, is_pickle};
+use crate::weights::{LlavaFiles, lora};
 
-/// What belongs to a model, among all that may lie in a folder.
+/// Extensions of files that belong to a model, among all that may lie in a folder.
 const EXTENSIONS: [&str; 6] = ["safetensors", "gguf", "json", "txt", "model", "jinja"];
-/// A model's folders are not nested deeper.
+/// Deepest nesting of a model's folders.
 const MAX_DEPTH: usize = 3;
 
 /// The user's own weights.
 #[derive(Clone, Debug, Default)]
 pub struct OwnWeights {
-    /// the model: a folder in diffusers layout, a `.safetensors` or a `.gguf` file; or a LLaVA model
+    /// model: a folder in diffusers layout, a `.safetensors` or a `.gguf` file; or a LLaVA model
     pub weights: PathBuf,
     /// LoRAs, each a file or the name of an installed LoRA, with its scale
     pub loras: Vec<(PathBuf, f64)>,
-    /// a UNet in place of the model's own: a folder or a file
-    pub unet: Option<PathBuf>,
-    /// a VAE in place of the model's own: a folder, a file, or the name of an installed VAE
+    /// denoiser in place of the model's own: a folder or a file
+    pub denoiser: Option<PathBuf>,
+    /// VAE in place of the model's own: a folder, a file, or the name of an installed VAE
     pub vae: Option<PathBuf>,
-    /// of a captioner whose decoder is a GGUF file: the one with the vision tower, where it is not the
-    /// only one beside it
+    /// file with the vision tower of a captioner whose decoder is a GGUF file, where it is not the only one
+    /// beside it
     pub mmproj: Option<PathBuf>,
-    /// how it is run; LoRAs and VAE are filled in
+    /// defaults of a run; LoRAs and VAE are filled in
     pub run: RunDefaults,
 }
 
@@ -73,8 +73,8 @@ pub fn add(
         run.loras.push(LoraRef { model: None, file: Some(file), scale });
         sources.push(source);
     }
-    if let Some(path) = own.unet {
-        sources.push(measure(&path, Role::Unet, kind, progress)?);
+    if let Some(path) = own.denoiser {
+        sources.push(measure(&path, Role::Denoiser, kind, progress)?);
     }
     if let Some(path) = own.vae {
         sources.push(part(store, &path, Role::Vae, progress)?);
@@ -92,19 +92,14 @@ pub fn add(
     Ok(entry)
 }
 
-/// What weights are good for, by what describes them.
+/// Purpose of weights, by their description.
 fn kind_of(path: &Path) -> Kind {
-    #[cfg(feature = "llava")]
-    if crate::weights::LlavaFiles::is_at(path) {
-        return Kind::Captioner;
-    }
-    let _ = path;
-    Kind::Diffusion
+    if LlavaFiles::is_at(path) { Kind::Captioner } else { Kind::Diffusion }
 }
 
-/// Refuses for a captioner what changes a diffusion model.
+/// Refuses changes to a diffusion model for a captioner.
 fn check_captioner(own: &OwnWeights) -> Result<(), ModelError> {
-    if own.loras.is_empty() && own.unet.is_none() && own.vae.is_none() && own.run.is_empty() {
+    if own.loras.is_empty() && own.denoiser.is_none() && own.vae.is_none() && own.run.is_empty() {
         return Ok(());
     }
     Err(ModelError::NotWeights {
@@ -114,7 +109,7 @@ fn check_captioner(own: &OwnWeights) -> Result<(), ModelError> {
     })
 }
 
-/// The file with the vision tower that belongs to a decoder in a GGUF file.
+/// File with the vision tower that belongs to a decoder in a GGUF file.
 fn mmproj_of(own: &OwnWeights, kind: Kind) -> Result<Option<PathBuf>, ModelError> {
     let refuse = |path: &Path, reason: String| {
         Err(ModelError::NotWeights { path: path.display().to_string(), reason })
@@ -124,16 +119,15 @@ fn mmproj_of(own: &OwnWeights, kind: Kind) -> Result<Option<PathBuf>, ModelError
         (Some(path), false) => {
             refuse(path, "goes with a decoder in a .gguf file, which the model is not".to_owned())
         }
-        #[cfg(feature = "llava")]
-        (None, true) => match crate::weights::LlavaFiles::vision_beside(&own.weights) {
+        (None, true) => match LlavaFiles::vision_beside(&own.weights) {
             Ok(path) => Ok(Some(path)),
             Err(error) => refuse(&own.weights, format!("{error} (--mmproj)")),
         },
-        (None, _) => Ok(None),
+        (None, false) => Ok(None),
     }
 }
 
-/// A part that is a path, or the name of an installed model that is such a part.
+/// Part that is a path, or the name of an installed model that is such a part.
 fn part(
     store: &Store,
     path: &Path,
@@ -152,7 +146,7 @@ fn part(
     measure(path, role, Kind::Diffusion, progress)
 }
 
-/// The user's own files, as they are now.
+/// Sizes and digests of the user's own files.
 fn measure(
     path: &Path,
     role: Role,
@@ -173,7 +167,7 @@ fn measure(
             // Whatever made it known as one.
             Role::Model if kind == Kind::Captioner => "",
             Role::Model => "model_index.json",
-            Role::Unet | Role::Vae => "config.json",
+            Role::Denoiser | Role::Vae => "config.json",
             Role::Lora | Role::Mmproj => return not("a folder; name the file in it"),
         };
         if !needed.is_empty() && !path.join(needed).is_file() {
@@ -190,7 +184,7 @@ fn measure(
         let known: &[_] = match role {
             Role::Lora => &["safetensors", "sft"],
             Role::Mmproj => &["gguf"],
-            Role::Model | Role::Unet | Role::Vae => &["safetensors", "sft", "gguf"],
+            Role::Model | Role::Denoiser | Role::Vae => &["safetensors", "sft", "gguf"],
         };
         if !has_extension(path, known) {
             return not(&format!("not a file of weights (.{})", known.join(", .")));
@@ -213,7 +207,7 @@ fn measure(
     Ok(Source { repository: None, revision: None, role, path: Some(path.clone()), files })
 }
 
-/// The names of a model's files below `folder`, with `/` between folders.
+/// Collects the names of a model's files below `folder`, with `/` between folders.
 fn walk(
     folder: &Path,
     prefix: String,

@@ -1,4 +1,4 @@
-//! Checks an entry before it is used: everything in it that becomes a path, or is compared with one.
+//! Checks of an entry before it is used: everything in it that becomes a path, or is compared with one.
 
 use super::{ModelEntry, ModelError};
 use crate::weights::hub::names;
@@ -6,7 +6,7 @@ use crate::weights::hub::names;
 /// Folders of the models folder that are no models.
 const RESERVED: [&str; 1] = ["files"];
 
-/// Whether `name` can be a model's: letters, digits, `.`, `_`, `-`, at most 64, no `.` in front.
+/// `true` if `name` can be a model's: letters, digits, `.`, `_`, `-`, at most 64, no `.` in front.
 pub fn is_name(name: &str) -> bool {
     (1..=64).contains(&name.len())
         && !name.starts_with('.')

@@ -1,6 +1,6 @@
-//! What is known of a model: where its files come from, what they must be, under which licence, and
-//! how it is run. The registry's entries and the manifests of installed models are the same type,
-//! so that a manifest is an entry in which nothing is left open.
+//! Description of a model: where its files come from, their sizes and digests, its licence, and how it is run. The
+//! registry's entries and the manifests of installed models are the same type, so that a manifest is an
+//! entry in which nothing is left open.
 
 use std::path::PathBuf;
 
@@ -9,12 +9,12 @@ use serde::{Deserialize, Serialize};
 /// A model of the registry, or the manifest of an installed one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelEntry {
-    /// what the user types: letters, digits, `.`, `_` and `-`
+    /// name that the user types: letters, digits, `.`, `_` and `-`
     pub name: String,
     /// one line for people
     #[serde(default)]
     pub title: String,
-    /// what it is good for
+    /// purpose
     pub kind: Kind,
     /// none for the user's own weights
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -22,41 +22,41 @@ pub struct ModelEntry {
     /// the model whose weights this one builds on; a manifest has its sources in place of it
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<String>,
-    /// where the files are
+    /// files, by where they come from
     pub sources: Vec<Source>,
-    /// how it is run
+    /// defaults of a run
     #[serde(default, skip_serializing_if = "RunDefaults::is_empty")]
     pub run: RunDefaults,
 }
 
-/// What a model is good for.
+/// Purpose of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// Paints: a UNet with its text encoders and VAE.
+    /// Painting: a denoiser with its text encoders and VAE.
     Diffusion,
     /// An autoencoder to be used in place of a diffusion model's own.
     Vae,
     /// A low-rank change to a diffusion model.
     Lora,
-    /// Describes pictures.
+    /// Describing pictures.
     Captioner,
 }
 
 /// Terms of use.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Licence {
-    /// as its authors call it
+    /// name that its authors give it
     pub name: String,
-    /// where it can be read
+    /// address of its text
     pub url: String,
     /// whether it allows commercial use; `None` where that is not clear
     pub commercial: Option<bool>,
-    /// what a user agrees to beyond naming the authors
+    /// terms that a user agrees to beyond naming the authors
     pub accept: Option<String>,
 }
 
-/// Files that come from one place and play one part.
+/// Files that come from one place and have one role.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Source {
     /// `OWNER/NAME` on the hub; none for the user's own files
@@ -65,24 +65,25 @@ pub struct Source {
     /// the commit, 40 hexadecimal digits; none in the registry where it is not pinned
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
-    /// what the files are to the model
+    /// role of the files in the model
     pub role: Role,
     /// in a manifest: the folder or file itself, relative to the models folder unless it is the
     /// user's own
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
-    /// what belongs to it
+    /// files that belong to it
     pub files: Vec<FileEntry>,
 }
 
-/// What a source's files are to a model.
+/// Role of a source's files in a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// The whole model.
     Model,
-    /// A UNet in place of the model's own.
-    Unet,
+    /// A denoiser in place of the model's own.
+    #[serde(rename = "unet")]
+    Denoiser,
     /// An autoencoder in place of the model's own.
     Vae,
     /// A LoRA.
@@ -98,15 +99,14 @@ pub struct FileEntry {
     pub path: String,
     /// bytes, where known
     pub size: Option<u64>,
-    /// 64 hexadecimal digits, where known; what the hub declares is used and recorded otherwise
+    /// 64 hexadecimal digits, where known; otherwise the hub's declaration is used and recorded
     pub sha256: Option<String>,
     /// whether a repository may lack it
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub optional: bool,
 }
 
-/// How a model is run where the user does not say otherwise. A setting that is missing has the
-/// program's default.
+/// Defaults of a run with a model. A setting that is missing has the program's default.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RunDefaults {
     /// `ddim`, `tcd`, `euler` or `lcm`
@@ -118,7 +118,7 @@ pub struct RunDefaults {
     /// the timesteps themselves, falling
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timesteps: Option<Vec<u32>>,
-    /// of the whole schedule
+    /// number of steps of the whole schedule
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steps: Option<u32>,
     /// the share of the steps that run, 0 to 1
@@ -127,7 +127,7 @@ pub struct RunDefaults {
     /// the number of steps that run
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub denoise_steps: Option<u32>,
-    /// of classifier-free guidance; 1 and less is none
+    /// scale of classifier-free guidance; 1 and less is none
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guidance: Option<f64>,
     /// noise added by each step, 0 to 1
@@ -163,7 +163,7 @@ fn as_trained() -> f64 {
 }
 
 impl Kind {
-    /// The word of the registry file.
+    /// Word for it in the registry file.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -176,7 +176,7 @@ impl Kind {
 }
 
 impl RunDefaults {
-    /// Whether nothing is set.
+    /// `true` if nothing is set.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -184,7 +184,7 @@ impl RunDefaults {
 }
 
 impl ModelEntry {
-    /// Whether these are the user's own files, which are never downloaded nor deleted.
+    /// `true` if these are the user's own files, which are never downloaded nor deleted.
     #[must_use]
     pub fn is_own(&self) -> bool {
         self.sources.iter().any(|source| source.repository.is_none())

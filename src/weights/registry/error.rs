@@ -1,13 +1,13 @@
-//! Why a model cannot be found, fetched or kept, in one line each.
+//! Reasons why a model cannot be found, fetched or kept, in one line each.
 
 use std::{io, path::Path};
 
-use crate::weights::hub::HubError;
+use crate::{units, weights::hub::HubError};
 
-use super::human;
-
-/// Why a model cannot be found, fetched or kept.
+/// Reason why a model cannot be found, fetched or kept.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "a variant's message says what its fields are")]
 pub enum ModelError {
     #[error(transparent)]
     Hub(#[from] HubError),
@@ -16,15 +16,13 @@ pub enum ModelError {
         suggestion(.close)
     )]
     Unknown { name: String, close: Vec<String> },
-    #[error(
-        "{name}: not downloaded yet ({size}, licence {licence}): cupscale-fast models pull {name}"
-    )]
+    #[error("{name}: not downloaded yet ({size}, licence {licence})")]
     NotInstalled { name: String, size: String, licence: String },
-    #[error("{name}: not installed; `cupscale-fast models list` shows what is")]
+    #[error("{name}: not installed")]
     NothingToRemove { name: String },
-    #[error("{name}: {file} is missing: cupscale-fast models {}", mend(*.own, .name))]
+    #[error("{name}: {file} is missing")]
     Incomplete { name: String, file: String, own: bool },
-    #[error("{name}: {size} needed in {folder}, which has {} free", human(*.free))]
+    #[error("{name}: {size} needed in {folder}, which has {} free", units::bytes(*.free))]
     NoSpace { name: String, size: String, folder: String, free: u64 },
     #[error("{file}: {reason}")]
     Registry { file: String, reason: String },
@@ -42,7 +40,7 @@ pub enum ModelError {
     NameTaken { name: String, by: &'static str, own: bool },
     #[error("{name}: your own weights; there is nothing to pull")]
     OwnWeights { name: String },
-    #[error("{name}: no weights of its own to take a revision of; give --revision with {parts}")]
+    #[error("{name}: no weights of its own to take a revision of; {parts} have some")]
     NoRevision { name: String, parts: String },
     #[error("{path}: {reason}")]
     NotWeights { path: String, reason: String },
@@ -57,7 +55,7 @@ impl ModelError {
         Self::Io { file: path.display().to_string(), source }
     }
 
-    /// Whether the user stopped it.
+    /// `true` if the user stopped it.
     #[must_use]
     pub fn is_interrupt(&self) -> bool {
         matches!(self, Self::Hub(HubError::Interrupted))
@@ -66,11 +64,7 @@ impl ModelError {
 
 fn suggestion(close: &[String]) -> String {
     match close {
-        [] => " (`cupscale-fast models list` shows all)".to_owned(),
+        [] => String::new(),
         close => format!("; did you mean {}?", close.join(", ")),
     }
-}
-
-fn mend(own: bool, name: &str) -> String {
-    if own { format!("remove {name}, then add it again") } else { format!("pull {name}") }
 }

@@ -23,8 +23,8 @@ struct RegistryFile {
 }
 
 impl Registry {
-    /// The program's own list, with the additions of the models folder `root`: an addition takes
-    /// the place of an entry of the same name.
+    /// Loads the program's own list and the additions of the models folder `root`: an addition replaces an entry of
+    /// the same name.
     ///
     /// # Errors
     /// Additions that cannot be read, or that are not what a registry must be.
@@ -63,14 +63,14 @@ impl Registry {
         &self.models
     }
 
-    /// The entry of that name, as it stands in the list.
+    /// Entry of that name, as it is in the list.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&ModelEntry> {
         self.models.iter().find(|entry| entry.name == name)
     }
 
-    /// The entry of that name with the sources of everything that it names: of its base, of its
-    /// LoRAs, of its VAE. Its own sources come first.
+    /// Entry of that name with the sources of everything that it names: of its base, of its LoRAs, of its VAE.
+    /// Its own sources come first.
     ///
     /// # Errors
     /// A name that the registry does not have, at whatever depth.
@@ -102,7 +102,7 @@ impl Registry {
         })
     }
 
-    /// The error for a name that nothing has, with names that look like it.
+    /// Error for a name that nothing has, with names that look like it.
     #[must_use]
     pub fn unknown(&self, name: &str) -> ModelError {
         let mut close: Vec<(usize, &str)> = self
@@ -119,7 +119,7 @@ impl Registry {
     }
 }
 
-/// Letters to add, drop or change to get from `a` to `b` (Levenshtein), whatever their case.
+/// Levenshtein distance of two names, whatever their case: letters to add, drop or change.
 fn distance(a: &str, b: &str) -> usize {
     let (a, b) = (a.to_lowercase(), b.to_lowercase());
     let b: Vec<char> = b.chars().collect();
@@ -185,6 +185,6 @@ mod tests {
             assert!(close.iter().any(|name| name == meant), "{typed}: {close:?}");
         }
         let line = embedded().unknown("something-else-entirely").to_string();
-        assert!(line.contains("models list"), "{line}");
+        assert!(line.contains("no such model"), "{line}");
     }
 }

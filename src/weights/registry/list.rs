@@ -1,4 +1,4 @@
-//! What there is: installed models first, then those that could be.
+//! List of models: installed ones first, then those that could be.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{Kind, Licence, ModelEntry, ModelError, Registry, Store};
 
-/// How far a model is from being used.
+/// State of a model on this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
@@ -21,13 +21,13 @@ pub enum State {
 /// One model of the list.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Listed {
-    /// what the user types
+    /// name that the user types
     pub name: String,
     /// one line
     pub title: String,
-    /// what it is good for
+    /// purpose
     pub kind: Kind,
-    /// how far it is from being used
+    /// state on this machine
     pub state: State,
     /// whether these are the user's own files
     pub own: bool,
@@ -37,11 +37,11 @@ pub struct Listed {
     pub size_is_exact: bool,
     /// none for the user's own files
     pub licence: Option<Licence>,
-    /// where an installed model's main files are
+    /// place of an installed model's main files
     pub path: Option<PathBuf>,
 }
 
-/// Every model, installed ones first, in the registry's order.
+/// Lists every model, installed ones first, in the registry's order.
 ///
 /// # Errors
 /// A manifest or a registry that cannot be read.
@@ -80,7 +80,7 @@ fn listed(entry: &ModelEntry, state: State, path: Option<PathBuf>) -> Listed {
     }
 }
 
-/// The first file of an installed model that is not there in its full length.
+/// First file of an installed model that is not there in its full length.
 pub(super) fn missing(store: &Store, entry: &ModelEntry) -> Option<PathBuf> {
     entry.sources.iter().flat_map(|source| store.files(source)).find_map(|(path, file)| {
         let there = path.metadata().ok().filter(std::fs::Metadata::is_file);

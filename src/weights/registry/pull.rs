@@ -1,19 +1,21 @@
-//! Brings a known model to the disk: settles which commit and which files, sees that there is room,
-//! fetches what is missing, and writes the manifest last, so that a model that has one is complete.
+//! Download of a known model: settles the commit and the files, checks that there is room, fetches what is missing,
+//! and writes the manifest last, so that a model that has one is complete.
 
 use std::path::{Path, PathBuf};
 
-use super::{FileEntry, ModelEntry, ModelError, Registry, Source, Store, human};
+use super::{FileEntry, ModelEntry, ModelError, Registry, Source, Store};
+use crate::units;
 use crate::weights::hub::{
     Hub, HubError, RemoteFile, TransferProgress, Wanted, fetch, names, part_path,
 };
 
-/// Left free on the disk: a full one hurts more than a model that is not there.
+/// Bytes left free on the disk: a full one hurts more than a model that is not there.
 const MARGIN: u64 = 64 << 20;
 
-/// What was done.
+/// Outcome of a pull.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PullReport {
+    /// The model.
     pub name: String,
     /// files of the model
     pub files: usize,
@@ -21,7 +23,7 @@ pub struct PullReport {
     pub bytes: u64,
     /// bytes that came over the network
     pub received: u64,
-    /// where its main files are
+    /// place of its main files
     pub path: PathBuf,
 }
 
@@ -74,7 +76,7 @@ pub fn pull(
     })
 }
 
-/// Drops what is known of the first source's bytes, since another revision has other bytes.
+/// Forgets sizes and digests of the first source, since another revision has other bytes.
 fn free_revision(entry: &mut ModelEntry, own: usize, revision: &str) -> Result<(), ModelError> {
     let Some(source) = entry.sources.first_mut().filter(|_| own > 0) else {
         let parts = entry.run.loras.iter().filter_map(|lora| lora.model.as_deref());
@@ -88,8 +90,8 @@ fn free_revision(entry: &mut ModelEntry, own: usize, revision: &str) -> Result<(
     Ok(())
 }
 
-/// What the first pull found out is not asked again: the commit of a source that is not pinned, the
-/// files behind a `*`, sizes and hashes.
+/// Takes over what an earlier pull found out, so that it is not asked again: the commit of a source that is not
+/// pinned, the files behind a `*`, sizes and digests.
 fn remember(source: &mut Source, previous: Option<&ModelEntry>) {
     let same = |old: &&Source| old.repository == source.repository && old.role == source.role;
     let Some(old) = previous.and_then(|previous| previous.sources.iter().find(same)) else {
@@ -104,8 +106,8 @@ fn remember(source: &mut Source, previous: Option<&ModelEntry>) {
     }
 }
 
-/// Settles what is open in a source: its commit, which files a `*` stands for, sizes and hashes. The
-/// hub is asked only where something is open.
+/// Settles what is open in a source: its commit, the files that a `*` stands for, sizes and digests. The hub is
+/// asked only where something is open.
 fn settle(
     hub: &Hub,
     name: &str,
@@ -128,7 +130,7 @@ fn settle(
     Ok(())
 }
 
-/// The registry's files with what the hub says of each.
+/// Files of the registry with the hub's facts about each.
 fn expand(
     name: &str,
     repository: &str,
@@ -178,15 +180,15 @@ fn expand(
     Ok(files)
 }
 
-/// What somebody who uses the model agrees to.
+/// Line with the terms that a user of the model agrees to.
 fn terms(entry: &ModelEntry) -> String {
     let Some(licence) = &entry.licence else { return format!("{}: no licence known", entry.name) };
     let accept = licence.accept.as_ref().map_or_else(String::new, |text| format!(": {text}"));
     format!("{}: licence {} ({}){accept}", entry.name, licence.name, licence.url)
 }
 
-/// Sees that what is still to come fits on the disk. Returns its bytes, as far as they are known; at
-/// least one for a file of unknown size.
+/// Checks that the bytes still to come fit on the disk, and returns their number as far as it is known; at least
+/// one for a file of unknown size.
 fn check_room(store: &Store, entry: &ModelEntry) -> Result<u64, ModelError> {
     let length = |path: &Path| path.metadata().map_or(0, |metadata| metadata.len());
     let needed: u64 = entry
@@ -205,7 +207,7 @@ fn check_room(store: &Store, entry: &ModelEntry) -> Result<u64, ModelError> {
     if needed > 0 && needed.saturating_add(MARGIN) > free {
         return Err(ModelError::NoSpace {
             name: entry.name.clone(),
-            size: human(needed),
+            size: units::bytes(needed),
             folder: root.display().to_string(),
             free,
         });
@@ -213,7 +215,7 @@ fn check_room(store: &Store, entry: &ModelEntry) -> Result<u64, ModelError> {
     Ok(needed)
 }
 
-/// Fetches the files of a source, and writes down what they are. Returns the bytes received.
+/// Fetches the files of a source and records their sizes and digests. Returns the number of bytes received.
 fn fetch_source(
     store: &Store,
     hub: &Hub,

@@ -1,5 +1,5 @@
-//! Takes a model away: its manifest, and of its files those that no other model refers to. The
-//! user's own files are never touched.
+//! Removal of a model: its manifest, and those of its files that no other model refers to. The user's own files are
+//! never touched.
 
 use std::{
     collections::HashSet,
@@ -10,9 +10,10 @@ use std::{
 use super::{ModelError, Registry, Store};
 use crate::weights::hub::TransferProgress;
 
-/// What was taken away.
+/// Outcome of a removal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemoveReport {
+    /// The model.
     pub name: String,
     /// bytes deleted
     pub freed: u64,

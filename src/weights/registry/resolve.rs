@@ -1,32 +1,31 @@
-//! What `--model` stands for: a path, or the name of an installed model.
+//! Resolving a model that the user names: a path, or the name of an installed model.
 
 use std::{
     ffi::OsStr,
     path::{Path, PathBuf},
 };
 
-use super::{
-    Kind, ModelEntry, ModelError, Registry, Role, RunDefaults, Source, Store, human, list,
-};
+use super::{Kind, ModelEntry, ModelError, Registry, Role, RunDefaults, Source, Store, list};
+use crate::units;
 
 /// Everything that loading a model needs to know.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ResolvedModel {
-    /// its name, or the path as the user gave it
+    /// name, or the path as the user gave it
     pub name: String,
-    /// `None` for a path: what is there tells what it is
+    /// `None` for a path, whose contents tell
     pub kind: Option<Kind>,
-    /// the weights: a folder or a file
+    /// folder or file of the weights
     pub weights: PathBuf,
-    /// a file with a UNet in place of the weights' own
-    pub unet: Option<PathBuf>,
-    /// a folder or a file with a VAE in place of the weights' own
+    /// folder or file with a denoiser in place of the weights' own
+    pub denoiser: Option<PathBuf>,
+    /// folder or file with a VAE in place of the weights' own
     pub vae: Option<PathBuf>,
-    /// of a captioner whose decoder is a GGUF file: the one with the vision tower
+    /// file with the vision tower of a captioner whose decoder is a GGUF file
     pub mmproj: Option<PathBuf>,
     /// files to merge, in this order, each with its scale
     pub loras: Vec<(PathBuf, f64)>,
-    /// how it is run where the user does not say otherwise
+    /// defaults of a run
     pub run: RunDefaults,
 }
 
@@ -48,7 +47,7 @@ fn from_path(path: &Path) -> ResolvedModel {
         name: path.display().to_string(),
         kind: None,
         weights: path.to_owned(),
-        unet: None,
+        denoiser: None,
         vae: None,
         mmproj: None,
         loras: Vec::new(),
@@ -99,7 +98,7 @@ impl Store {
         Ok(ResolvedModel {
             kind: Some(entry.kind),
             weights: self.weights(main),
-            unet: of_role(Role::Unet).map(|source| self.weights(source)),
+            denoiser: of_role(Role::Denoiser).map(|source| self.weights(source)),
             vae: of_role(Role::Vae)
                 .filter(|_| entry.kind != Kind::Vae)
                 .map(|source| self.weights(source)),
@@ -110,8 +109,7 @@ impl Store {
         })
     }
 
-    /// What a loader gets of a source: its one file of weights where it has nothing else, else its
-    /// folder.
+    /// Path of a source for a loader: its one file of weights where it has nothing else, else its folder.
     fn weights(&self, source: &Source) -> PathBuf {
         match source.files.as_slice() {
             [_] => self.files(source).map(|(path, _)| path).next().unwrap_or_default(),
@@ -120,7 +118,10 @@ impl Store {
     }
 }
 
-/// The manifest of an installed model.
+/// Manifest of an installed model.
+///
+/// # Errors
+/// A name that nothing has, or a known model that is not downloaded.
 pub(super) fn installed(store: &Store, name: &str) -> Result<ModelEntry, ModelError> {
     if let Some(entry) = store.manifest(name)? {
         return Ok(entry);
@@ -128,8 +129,8 @@ pub(super) fn installed(store: &Store, name: &str) -> Result<ModelEntry, ModelEr
     let entry = Registry::load(store.root())?.complete(name)?;
     let size = match entry.size() {
         (0, _) => "size unknown".to_owned(),
-        (size, true) => human(size),
-        (size, false) => format!("more than {}", human(size)),
+        (size, true) => units::bytes(size),
+        (size, false) => format!("more than {}", units::bytes(size)),
     };
     let licence = entry.licence.map_or_else(|| "unknown".to_owned(), |licence| licence.name);
     Err(ModelError::NotInstalled { name: name.to_owned(), size, licence })

@@ -40,7 +40,7 @@ impl Store {
         Self { root: std::path::absolute(&root).unwrap_or(root) }
     }
 
-    /// Where it is.
+    /// Path of the folder.
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
@@ -50,7 +50,7 @@ impl Store {
         self.root.join(name).join("manifest.json")
     }
 
-    /// The manifest of an installed model, if there is one of that name.
+    /// Manifest of an installed model, if there is one of that name.
     ///
     /// # Errors
     /// A manifest that cannot be read or is none.
@@ -82,7 +82,7 @@ impl Store {
         Ok(Some(entry))
     }
 
-    /// The manifests of all installed models, by name.
+    /// Manifests of all installed models, by name.
     ///
     /// # Errors
     /// A folder or a manifest that cannot be read.
@@ -99,6 +99,9 @@ impl Store {
     }
 
     /// Writes a manifest, all of it or nothing.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
     pub(super) fn write_manifest(&self, entry: &ModelEntry) -> Result<(), ModelError> {
         let file = self.manifest_file(&entry.name);
         let io = |error| ModelError::io(&file, error);
@@ -119,18 +122,18 @@ impl Store {
         Ok(())
     }
 
-    /// Where the files of a repository are, relative to the models folder.
+    /// Folder of a repository's files, relative to the models folder.
     pub(super) fn repository_folder(repository: &str) -> PathBuf {
         Path::new("files").join(repository.replace('/', "--"))
     }
 
-    /// Where a source of a manifest is.
+    /// Place of a source of a manifest.
     pub(super) fn place(&self, source: &Source) -> PathBuf {
         // Joining an absolute path, as the user's own are, gives that path.
         source.path.as_ref().map_or_else(|| self.root.clone(), |path| self.root.join(path))
     }
 
-    /// Where the files of a source of a manifest are, with their entries.
+    /// Paths of the files of a source of a manifest, with their entries.
     pub(super) fn files<'a>(
         &self,
         source: &'a Source,
@@ -143,7 +146,7 @@ impl Store {
         })
     }
 
-    /// Held while files are fetched: others may fetch too, nobody may delete.
+    /// Lock to hold while files are fetched: others may fetch too, nobody may delete.
     pub(super) fn lock_for_use(
         &self,
         progress: &mut dyn TransferProgress,
@@ -152,7 +155,7 @@ impl Store {
         Ok(Lock::shared(&self.lock_file("store"), waiting, progress)?)
     }
 
-    /// Held while files are deleted: nobody else may fetch or delete.
+    /// Lock to hold while files are deleted: nobody else may fetch or delete.
     pub(super) fn lock_for_removal(
         &self,
         progress: &mut dyn TransferProgress,
@@ -161,7 +164,7 @@ impl Store {
         Ok(Lock::exclusive(&self.lock_file("store"), waiting, progress)?)
     }
 
-    /// Held while files of one commit of one repository are fetched.
+    /// Lock to hold while files of one commit of one repository are fetched.
     pub(super) fn lock_source(
         &self,
         repository: &str,

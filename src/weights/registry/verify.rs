@@ -1,33 +1,51 @@
-//! Reads every byte of installed models again and compares it with what it was.
+//! Verification of installed models: every byte is read again and compared with the recorded digest.
 
 use std::{collections::HashMap, path::PathBuf};
 
 use super::{ModelEntry, ModelError, Store};
 use crate::weights::hub::{HubError, TransferProgress, Work, sha256_file};
 
-/// What is wrong with a file.
+/// Fault of a file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum Fault {
+    /// The file is not there.
     #[error("missing")]
     Missing,
+    /// The file is longer or shorter.
     #[error("{got} bytes, {expected} expected")]
-    Size { expected: u64, got: u64 },
+    Size {
+        /// bytes recorded
+        expected: u64,
+        /// bytes found
+        got: u64,
+    },
+    /// The file has other bytes.
     #[error("SHA-256 {got}, {expected} expected")]
-    Hash { expected: String, got: String },
+    Hash {
+        /// the digest recorded
+        expected: String,
+        /// the digest found
+        got: String,
+    },
+    /// The system does not let it be read, and says why.
     #[error("cannot be read ({0})")]
     Unreadable(String),
 }
 
-/// A file that is not what it was.
+/// A file that is not the one recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadFile {
+    /// the file
     pub path: PathBuf,
+    /// what is wrong with it
     pub fault: Fault,
 }
 
-/// What became of one model.
+/// Outcome for one model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifyReport {
+    /// the model
     pub name: String,
     /// files compared
     pub files: usize,
@@ -35,6 +53,7 @@ pub struct VerifyReport {
     pub bytes: u64,
     /// whether the files are the user's own, which `pull` cannot mend
     pub own: bool,
+    /// those that are not what they were
     pub bad: Vec<BadFile>,
 }
 

@@ -12,8 +12,7 @@ use candle_core::DType;
 use serde_json::Value;
 
 use super::{
-    Conditioning, DenoiserError, DenoiserShape, MicroConditioning, Prior, first_line,
-    prior::Cursor,
+    Conditioning, DenoiserError, DenoiserShape, MicroConditioning, Prior, first_line, prior::Cursor,
 };
 use crate::backend::ops::{Conv2d, GroupNorm};
 use crate::backend::{Activation, MatmulPrecision, Params};

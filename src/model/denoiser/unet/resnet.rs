@@ -3,8 +3,8 @@
 use candle_core::Result;
 
 use super::config::UNetConfig;
-use crate::backend::{Activation, MatmulPrecision, Params};
 use crate::backend::ops::{Conv2d, GroupNorm, Linear, silu};
+use crate::backend::{Activation, MatmulPrecision, Params};
 
 /// `ResnetBlock2D` with the timestep added between its convolutions.
 #[derive(Clone, Debug)]
@@ -91,7 +91,12 @@ impl Upsample {
     /// To exactly `height × width`, which is twice the input, or one less where the encoder halved
     /// an odd size. Nearest-neighbour interpolation from n to 2n − 1 (diffusers' `upsample_size`)
     /// takes pixel ⌊i·n/(2n−1)⌋ = ⌊i/2⌋, so it is the doubled picture without its last line.
-    pub(super) fn forward(&self, x: &Activation, height: usize, width: usize) -> Result<Activation> {
+    pub(super) fn forward(
+        &self,
+        x: &Activation,
+        height: usize,
+        width: usize,
+    ) -> Result<Activation> {
         self.conv.forward_doubled(x, height, width)
     }
 }

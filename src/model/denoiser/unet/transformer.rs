@@ -3,14 +3,10 @@
 
 use candle_core::{DType, Result};
 
-use super::{
-    config::{TransformerConfig, UNetConfig},
-};
+use super::config::{TransformerConfig, UNetConfig};
+use crate::backend::ops::{Conv2d, GroupNorm, LayerNorm, Linear, Mask, add, attention, geglu};
 use crate::backend::{Activation, MatmulPrecision, Params};
 use crate::model::denoiser::prior::Cursor;
-use crate::backend::ops::{
-    Conv2d, GroupNorm, LayerNorm, Linear, Mask, add, attention, geglu,
-};
 
 /// `Transformer2DModel` fixes these, whatever the UNet's own settings.
 const INPUT_NORM_EPS: f64 = 1e-6;
@@ -49,7 +45,12 @@ impl Attention {
 
     /// `x` `[B, N, channels]`, `context` `[B, M, context_width]`; after the output projection, to
     /// which `residual` is added.
-    fn forward(&self, x: &Activation, context: &Activation, residual: Option<&Activation>) -> Result<Activation> {
+    fn forward(
+        &self,
+        x: &Activation,
+        context: &Activation,
+        residual: Option<&Activation>,
+    ) -> Result<Activation> {
         let mut qkv =
             [self.to_q.forward(x)?, self.to_k.forward(context)?, self.to_v.forward(context)?];
         if self.upcast {

@@ -1,0 +1,50 @@
+//! Identity of a question to a vision model: what was shown and asked, never where it came from.
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::Pixels;
+use crate::units::hex;
+
+/// What a model said, before anything is cut from it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Said {
+    pub text: String,
+    /// Whether the text ended of itself, and not because it became too long.
+    pub has_ended: bool,
+}
+
+/// What is asked of many pictures: the engine, its model, the question, the options.
+#[derive(Clone, Debug)]
+pub struct Subject(Sha256);
+
+impl Subject {
+    /// Nothing but the engine's name.
+    #[must_use]
+    pub fn new(engine: &str) -> Self {
+        let mut subject = Self(Sha256::new());
+        subject.add(engine);
+        subject
+    }
+
+    /// One more thing that the answer follows from.
+    pub fn add(&mut self, part: &str) {
+        self.0.update((part.len() as u64).to_le_bytes());
+        self.0.update(part);
+    }
+
+    /// The question about one picture; `number` is whatever else tells it from others.
+    #[must_use]
+    pub fn key(&self, pixels: &Pixels, number: Option<u64>) -> CacheKey {
+        let mut hash = self.0.clone();
+        for number in [pixels.width() as u64, pixels.height() as u64].into_iter().chain(number) {
+            hash.update(number.to_le_bytes());
+        }
+        hash.update(pixels.rgb());
+        CacheKey(hex(&hash.finalize()))
+    }
+}
+
+/// The digest of a question.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct CacheKey(pub(super) String);

@@ -1,0 +1,89 @@
+//! Captions themselves: a region's text, or the prompt and why it stands in.
+
+use std::fmt;
+
+use super::{CaptionContext, RegionPlace, RegionSource};
+
+/// The text that conditions one region.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caption {
+    /// The region.
+    pub place: RegionPlace,
+    /// The whole text condition; it is empty only if there is no prompt to fall back to.
+    pub text: String,
+    /// Why `text` is the prompt, if this region should have had a caption of its own.
+    pub fallback: Option<String>,
+}
+
+impl Caption {
+    /// The caption `text` of the region at `place`.
+    pub fn new(place: RegionPlace, text: String) -> Self {
+        Self { place, text, fallback: None }
+    }
+
+    /// The prompt, for a region that failed for `reason`.
+    pub fn fallback(
+        place: RegionPlace,
+        context: &CaptionContext<'_>,
+        reason: impl fmt::Display,
+    ) -> Self {
+        Self { place, text: context.prompt.trim().to_owned(), fallback: Some(reason.to_string()) }
+    }
+}
+
+/// What a captioner returns.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Captions {
+    /// One for each region, in the order given.
+    pub regions: Vec<Caption>,
+    /// What the user should know about all of them, one line each.
+    pub notes: Vec<String>,
+}
+
+impl Captions {
+    /// Of regions that were each captioned or failed for a reason, in the order of `regions`: those that
+    /// failed get the prompt.
+    ///
+    /// # Errors
+    /// The first reason, if all failed.
+    pub(super) fn from_results(
+        results: impl IntoIterator<Item = Result<String, String>>,
+        regions: &dyn RegionSource,
+        context: &CaptionContext<'_>,
+    ) -> Result<Self, String> {
+        let mut first = None;
+        let made: Vec<Caption> = (results.into_iter().enumerate())
+            .map(|(index, result)| {
+                let place = regions.place(index);
+                result.map_or_else(
+                    |reason| {
+                        first.get_or_insert_with(|| reason.clone());
+                        Caption::fallback(place, context, reason)
+                    },
+                    |text| Caption::new(place, text),
+                )
+            })
+            .collect();
+        match first {
+            Some(reason) if made.iter().all(|caption| caption.fallback.is_some()) => Err(reason),
+            _ => Ok(made.into()),
+        }
+    }
+}
+
+impl From<Vec<Caption>> for Captions {
+    fn from(regions: Vec<Caption>) -> Self {
+        Self { regions, notes: Vec::new() }
+    }
+}
+
+/// The prompt of the whole picture, if there is one, in front of what is special to a region:
+/// "an old harbour at dusk, a dim, smooth area in deep blue".
+pub fn join_prompt(prompt: &str, caption: &str) -> String {
+    let prompt = prompt.trim().trim_end_matches(|c: char| c.is_whitespace() || ",.;".contains(c));
+    match (prompt, caption.trim()) {
+        ("", caption) => caption.to_owned(),
+        (prompt, "") => prompt.to_owned(),
+        (prompt, caption) => format!("{prompt}, {caption}"),
+    }
+}

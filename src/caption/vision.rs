@@ -1,0 +1,180 @@
+//! Captioners that show pictures to a model and take what it says: how a question looks, and how answers become
+//! captions. The model may be in this process or in another; [`Cached`](super::cache::Cached) remembers for any.
+
+use std::borrow::Cow;
+
+use super::key::{Said, Subject};
+use super::wording::{Fits, cut_to_fit, instruction};
+use super::{
+    CaptionContext, CaptionError, CaptionSession, Captions, Pixels, RegionProgress, RegionSource,
+};
+
+/// What a model said of a picture, or why it said nothing.
+pub type Answer = Result<Said, String>;
+
+/// A model that looks at pictures and answers in words.
+pub trait VisionModel {
+    /// Everything that an answer follows from besides the picture.
+    fn subject(&self, instruction: &str) -> Subject;
+
+    /// Answers also follow from the picture's number: words are chosen by chance, and each picture draws by itself.
+    fn draws_by_number(&self) -> bool {
+        false
+    }
+
+    /// Asks the same about every picture of `wanted`, given by index, each of which gets one answer.
+    ///
+    /// # Errors
+    /// [`CaptionError::Interrupted`], or whatever keeps the model from working at all. Answers until then count.
+    fn ask(
+        &mut self,
+        question: &Question<'_>,
+        wanted: &[usize],
+        news: &mut dyn FnMut(News),
+    ) -> Result<(), CaptionError>;
+
+    /// Remarks for the user that have come up, one line each.
+    fn take_notes(&mut self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Frees whatever the model holds for one picture's questions.
+    fn end(&mut self) {}
+}
+
+/// A question about many pictures.
+#[derive(Clone, Copy)]
+pub struct Question<'a> {
+    /// The words of the question.
+    pub instruction: &'a str,
+    /// The pictures that it may be asked about.
+    pub pictures: &'a dyn Pictures,
+}
+
+/// Pictures that are made when they are asked for.
+pub trait Pictures {
+    /// The pixels of a picture.
+    ///
+    /// # Errors
+    /// Whatever keeps this one from being shown.
+    fn pixels(
+        &self,
+        index: usize,
+    ) -> Result<Cow<'_, Pixels>, Box<dyn std::error::Error + Send + Sync>>;
+
+    /// The number that a picture draws its chances from.
+    fn number(&self, index: usize) -> u64;
+}
+
+/// News from a model at work.
+#[derive(Debug)]
+pub enum News {
+    /// So many of the wanted pictures are done, answered or about to be.
+    Done(usize),
+    /// The answer about the picture of this index.
+    Answer(usize, Answer),
+}
+
+/// The regions of a job.
+struct Regions<'a>(&'a dyn RegionSource);
+
+impl Pictures for Regions<'_> {
+    fn pixels(
+        &self,
+        index: usize,
+    ) -> Result<Cow<'_, Pixels>, Box<dyn std::error::Error + Send + Sync>> {
+        self.0.pixels(index)
+    }
+
+    fn number(&self, index: usize) -> u64 {
+        index as u64
+    }
+}
+
+/// One whole picture.
+struct Whole<'a>(&'a Pixels);
+
+impl Pictures for Whole<'_> {
+    fn pixels(
+        &self,
+        _: usize,
+    ) -> Result<Cow<'_, Pixels>, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(Cow::Borrowed(self.0))
+    }
+
+    /// No region's.
+    fn number(&self, _: usize) -> u64 {
+        u64::MAX
+    }
+}
+
+/// A vision model that captions one picture: it words the question, and cuts answers to what the text encoders
+/// take (docs/method.md §5).
+pub struct VisionSession<'a> {
+    name: &'a str,
+    model: Box<dyn VisionModel + 'a>,
+    fits: Fits<'a>,
+    /// the last question
+    instruction: String,
+}
+
+impl<'a> VisionSession<'a> {
+    /// A session of the captioner called `name`. Nothing is loaded or started yet.
+    #[must_use]
+    pub fn new(name: &'a str, model: Box<dyn VisionModel + 'a>, fits: Fits<'a>) -> Self {
+        Self { name, model, fits, instruction: instruction("") }
+    }
+
+    fn failed(&self, message: String) -> CaptionError {
+        CaptionError::Engine { name: self.name.into(), message }
+    }
+
+    fn caption_of(&self, answer: Option<Answer>) -> Result<String, String> {
+        let said = answer.unwrap_or_else(|| Err("it was left out".to_owned()))?;
+        let caption = cut_to_fit(&said.text, said.has_ended, &self.fits);
+        if caption.is_empty() { Err("the model said nothing".to_owned()) } else { Ok(caption) }
+    }
+}
+
+impl CaptionSession for VisionSession<'_> {
+    fn instruction(&self) -> Option<&str> {
+        Some(&self.instruction)
+    }
+
+    fn describe(&mut self, whole: &Pixels) -> Result<Option<String>, CaptionError> {
+        self.instruction = instruction("");
+        let question = Question { instruction: &self.instruction, pictures: &Whole(whole) };
+        let mut answer = None;
+        self.model.ask(&question, &[0], &mut |news| {
+            if let News::Answer(_, said) = news {
+                answer = Some(said);
+            }
+        })?;
+        self.caption_of(answer).map(Some).map_err(|message| self.failed(message))
+    }
+
+    /// Afterwards the model holds nothing for this picture any more.
+    fn caption(
+        &mut self,
+        regions: &dyn RegionSource,
+        context: &CaptionContext<'_>,
+        progress: RegionProgress<'_>,
+    ) -> Result<Captions, CaptionError> {
+        self.instruction = instruction(context.prompt);
+        let question = Question { instruction: &self.instruction, pictures: &Regions(regions) };
+        let total = regions.len();
+        let mut answers: Vec<Option<Answer>> = vec![None; total];
+        let wanted: Vec<usize> = (0..total).collect();
+        let asked = self.model.ask(&question, &wanted, &mut |news| match news {
+            News::Done(count) => progress(count, total),
+            News::Answer(index, answer) => answers[index] = Some(answer),
+        });
+        self.model.end();
+        let notes = self.model.take_notes();
+        asked?;
+        let results = answers.into_iter().map(|answer| self.caption_of(answer));
+        let captions = Captions::from_results(results, regions, context)
+            .map_err(|message| self.failed(message))?;
+        Ok(Captions { notes, ..captions })
+    }
+}

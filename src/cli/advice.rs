@@ -1,0 +1,126 @@
+//! Advice in words of options: the library says what is wrong in its own terms, and here follows what a user of the
+//! command line can type about it, by the error's variant.
+
+use cupscale::{
+    backend::DeviceError,
+    pipeline::Error,
+    sampler::SamplerError,
+    weights::{FileContents, WeightsError, registry::ModelError},
+};
+
+use super::error::CliError;
+
+/// The one line that a user reads of an error.
+pub fn line(error: &CliError) -> String {
+    match error {
+        CliError::Job(Error::Sampler(SamplerError::RunCount { run, steps })) => format!(
+            "--denoise-steps {run} is not possible: the schedule has {steps} steps (see --steps)"
+        ),
+        CliError::Job(Error::Interrupted(Some(folder))) => format!(
+            "interrupted; the same command goes on from here (what is done is in {})",
+            folder.display()
+        ),
+        CliError::Job(job) => format!("{job}{}", of_job(job)),
+        CliError::Models(models) => format!("{models}{}", of_models(models)),
+        _ => error.to_string(),
+    }
+}
+
+fn of_job(error: &Error) -> String {
+    match error {
+        Error::NonFinite { weight: None, .. } => {
+            " (`models verify` reads installed ones again; --guidance 1 does without)".to_owned()
+        }
+        Error::Memory { captioner: true, .. } => {
+            "; try --caption-quantize q4_k, a smaller --caption-model, or a larger --max-memory"
+                .to_owned()
+        }
+        Error::Memory { captioner: false, .. } => {
+            "; try --quantize q8_0, a smaller picture, or a larger --max-memory".to_owned()
+        }
+        Error::OutOfMemory => "; close what else uses it, or try --device cpu".to_owned(),
+        Error::OtherJob { .. } => "; --fresh begins anew".to_owned(),
+        Error::NoRoom { .. } => " with --work-dir".to_owned(),
+        Error::Sampler(SamplerError::UnsupportedScheduler { .. }) => " with --sampler".to_owned(),
+        Error::Weights(
+            WeightsError::NotAModel { contents, .. } | WeightsError::NoSuchPart { contents, .. },
+        ) => match contents {
+            FileContents::Lora => " (--lora)".to_owned(),
+            FileContents::Denoiser => " (--unet)".to_owned(),
+            FileContents::Vae | FileContents::TinyVae => " (--vae)".to_owned(),
+            _ => String::new(),
+        },
+        Error::Device(DeviceError::NotBuilt(_, feature)) => {
+            format!("; build with `--features {feature}`")
+        }
+        Error::Device(DeviceError::Precision(_)) => {
+            "; `--dtype auto` takes what there is".to_owned()
+        }
+        _ => String::new(),
+    }
+}
+
+fn of_models(error: &ModelError) -> String {
+    match error {
+        ModelError::Unknown { close, .. } if close.is_empty() => {
+            " (`cupscale-fast models list` shows all)".to_owned()
+        }
+        ModelError::NotInstalled { name, .. } => format!(": cupscale-fast models pull {name}"),
+        ModelError::NothingToRemove { .. } => {
+            "; `cupscale-fast models list` shows what is".to_owned()
+        }
+        ModelError::Incomplete { name, own: true, .. } => {
+            format!(": cupscale-fast models remove {name}, then add it again")
+        }
+        ModelError::Incomplete { name, own: false, .. } => {
+            format!(": cupscale-fast models pull {name}")
+        }
+        ModelError::NoRevision { parts, .. } => format!("; give --revision with {parts}"),
+        _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn advice_follows_what_the_library_says() {
+        let folder = std::path::PathBuf::from("w");
+        for (error, line_of_it) in [
+            (
+                Error::Sampler(SamplerError::RunCount { run: 9, steps: 8 }),
+                "--denoise-steps 9 is not possible: the schedule has 8 steps (see --steps)",
+            ),
+            (
+                Error::OtherJob {
+                    output: "a.png".to_owned(),
+                    folder: folder.clone(),
+                    what: "seed: 1 there, 2 now".to_owned(),
+                },
+                "a.png: unfinished work of another job is in w (seed: 1 there, 2 now); --fresh begins anew",
+            ),
+            (
+                Error::NoRoom { folder, need: 2 << 30, free: 1 << 30 },
+                "w: the job needs 2.0 GiB of disk while it works, and 1.0 GiB are free: make room, or choose another \
+                 folder with --work-dir",
+            ),
+            (
+                Error::OutOfMemory,
+                "the device ran out of memory; close what else uses it, or try --device cpu",
+            ),
+        ] {
+            assert_eq!(line(&CliError::Job(error)), line_of_it);
+        }
+    }
+
+    #[test]
+    fn no_message_of_the_library_names_an_option() {
+        let (class, known) = ("Heun".to_owned(), "ddim, euler".to_owned());
+        let scheduler = SamplerError::UnsupportedScheduler { class, known };
+        for error in [Error::Sampler(scheduler), Error::OutOfMemory] {
+            assert!(!error.to_string().contains("--"), "{error}");
+            assert!(line(&CliError::Job(error)).contains("--"));
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Options of `models`: getting, checking, quantizing and removing.
+
+use std::{ffi::OsString, path::PathBuf};
+
+use clap::{
+    Args, Subcommand,
+    builder::{OsStringValueParser, TypedValueParser as _},
+};
+use cupscale::{
+    sampler::{SamplerKind, TimestepSpacing},
+    weights::QuantType,
+};
+
+use super::sampler_choice;
+use crate::cli::{
+    progress::{ProgressMode, Show},
+    values::{self, Lora},
+};
+
+/// What was typed after `models`.
+#[derive(Args, Debug)]
+pub struct ModelsArgs {
+    #[command(subcommand)]
+    pub verb: ModelsVerb,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ModelsVerb {
+    /// Show the models that are installed, and those that can be
+    List(ListArgs),
+    /// Give your own weights a name; nothing is copied
+    Add(Box<AddArgs>),
+    /// Download a model, or what it lacks; an interrupted download goes on where it ended
+    Pull(PullArgs),
+    /// Read every byte of installed models again, and compare
+    Verify(VerifyArgs),
+    /// Write a whole model, quantized, into one GGUF file
+    Quantize(QuantizeArgs),
+    /// Remove a model; files that other models share stay, and so do your own
+    Remove(RemoveArgs),
+}
+
+#[derive(Args, Debug)]
+pub struct WatchArgs {
+    /// How progress is shown, on stderr
+    #[arg(long, value_enum, default_value_t = ProgressMode::Auto)]
+    pub progress: ProgressMode,
+    /// Errors only
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+impl WatchArgs {
+    pub fn show(&self) -> Show {
+        Show { mode: self.progress, quiet: self.quiet }
+    }
+}
+
+#[derive(Args, Debug)]
+pub struct ListArgs {
+    /// As JSON, for programs
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct AddArgs {
+    /// What to call the model
+    pub name: String,
+    /// A folder in diffusers layout, a .safetensors or a .gguf file; or a LLaVA model
+    pub path: PathBuf,
+    /// A LoRA to merge: a file, or an installed LoRA's name; may be given several times
+    #[arg(long, value_name = "FILE[:SCALE]",
+          value_parser = OsStringValueParser::new().try_map(values::lora))]
+    pub lora: Vec<Lora>,
+    /// A UNet in place of the model's own: a file or a folder
+    #[arg(long, value_name = "PATH")]
+    pub unet: Option<PathBuf>,
+    /// A VAE in place of the model's own: a file, a folder, or an installed VAE's name
+    #[arg(long, value_name = "PATH")]
+    pub vae: Option<PathBuf>,
+    /// The .gguf file with the vision tower of a LLaVA model [default: the one beside the decoder's]
+    #[arg(long, value_name = "FILE")]
+    pub mmproj: Option<PathBuf>,
+    /// The sampler it is made for
+    #[arg(long, value_name = sampler_choice())]
+    pub sampler: Option<SamplerKind>,
+    /// How its timesteps are spread
+    #[arg(long, value_name = "leading|trailing|linspace")]
+    pub timestep_spacing: Option<TimestepSpacing>,
+    /// The timesteps themselves, in place of a spread
+    #[arg(long, value_name = "T,T,…", value_delimiter = ',', conflicts_with = "timestep_spacing",
+          value_parser = clap::value_parser!(u32).range(0..1000))]
+    pub timesteps: Option<Vec<u32>>,
+    /// Steps of the whole schedule
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub steps: Option<u32>,
+    /// The share of the steps that run
+    #[arg(long, value_name = "0-1", value_parser = values::share)]
+    pub strength: Option<f64>,
+    /// The same as a number of steps
+    #[arg(long, value_name = "K", conflicts_with = "strength",
+          value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub denoise_steps: Option<u32>,
+    /// Classifier-free guidance; 1 is none
+    #[arg(long, value_name = "G", value_parser = values::guidance)]
+    pub guidance: Option<f64>,
+    /// Noise that each step adds
+    #[arg(long, value_name = "0-1", value_parser = values::weight)]
+    pub eta: Option<f64>,
+    /// Side of the pictures that it was trained on
+    #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u32).range(64..=8192))]
+    pub native_size: Option<u32>,
+    #[command(flatten)]
+    pub watch: WatchArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct PullArgs {
+    /// A model that `models list` shows
+    pub name: String,
+    /// A branch, tag or commit of the model's own repository, in place of the pinned one
+    #[arg(long)]
+    pub revision: Option<String>,
+    /// The hub's address [default: $HF_ENDPOINT, else the public hub]
+    #[arg(long, value_name = "URL")]
+    pub endpoint: Option<String>,
+    /// A file with the hub's token [default: $HF_TOKEN, else the token of the hub's own tools]
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub watch: WatchArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct VerifyArgs {
+    /// Which models [default: all that are installed]
+    #[arg(value_name = "NAME")]
+    pub names: Vec<String>,
+    #[command(flatten)]
+    pub watch: WatchArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct RemoveArgs {
+    pub name: String,
+    #[command(flatten)]
+    pub watch: WatchArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct QuantizeArgs {
+    /// The model: a name, a folder in diffusers layout, a .safetensors or .gguf file
+    #[arg(value_name = "NAME|PATH")]
+    pub input: OsString,
+    /// The file to write
+    #[arg(short, long, value_name = "OUT.gguf")]
+    pub output: PathBuf,
+    /// Type of the dense layers; what is sensitive stays in f16 or f32
+    #[arg(short, long = "type", value_name = "q8_0|q6_k|q5_k|q4_k|f16")]
+    pub quant: QuantType,
+    /// A LoRA to merge first; may be given several times
+    #[arg(long, value_name = "NAME|FILE[:SCALE]",
+          value_parser = OsStringValueParser::new().try_map(values::lora))]
+    pub lora: Vec<Lora>,
+    /// How progress is shown, on stderr
+    #[arg(long, value_enum, default_value_t = ProgressMode::Auto)]
+    pub progress: ProgressMode,
+}

@@ -1,0 +1,64 @@
+//! Errors of the command line, and the exit codes that they become.
+
+use std::{io, path::PathBuf};
+
+use cupscale::{pipeline::Error, weights::registry::ModelError};
+
+/// Exit code when all went well.
+pub const DONE: u8 = 0;
+/// Exit code when an input failed.
+pub const FAILED: u8 = 1;
+/// Exit code when the command line itself is wrong (clap's own, too).
+pub const USAGE: u8 = 2;
+/// Exit code when every output was there already (`--skip-existing`).
+pub const SKIPPED: u8 = 3;
+/// Exit code after Ctrl-C, as shells count it (128 + SIGINT).
+pub const INTERRUPTED: u8 = 130;
+
+/// How a verb can end badly.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// The options do not make sense together.
+    #[error("{0}")]
+    Usage(String),
+    #[error("{}: no pictures in it (PNG, JPEG, WebP or TIFF)", .0.display())]
+    NoPictures(PathBuf),
+    #[error(transparent)]
+    Job(#[from] Error),
+    #[error(transparent)]
+    Models(#[from] ModelError),
+    /// Installed files are not what they were.
+    #[error("{0}")]
+    Damaged(String),
+    /// Standard output did not take what a verb prints.
+    #[error("standard output: {0}")]
+    Print(io::Error),
+    /// Whoever started the captioning process talks nonsense.
+    #[cfg(feature = "mistralrs")]
+    #[error("{VERB}: {0}", VERB = cupscale::caption::mistralrs::VERB)]
+    Worker(io::Error),
+}
+
+impl CliError {
+    /// Whoever read our output has seen enough: that is no failure of ours.
+    pub fn is_broken_pipe(&self) -> bool {
+        match self {
+            Self::Job(error) => error.is_broken_pipe(),
+            Self::Print(error) => error.kind() == io::ErrorKind::BrokenPipe,
+            _ => false,
+        }
+    }
+
+    /// The exit code of a process that ends with this error.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage(_) | Self::Job(Error::OtherJob { .. } | Error::NothingToResume { .. }) => {
+                USAGE
+            }
+            Self::Job(Error::Sampler(error)) if error.is_wrong_choice() => USAGE,
+            Self::Job(Error::Interrupted(_)) => INTERRUPTED,
+            Self::Models(error) if error.is_interrupt() => INTERRUPTED,
+            _ => FAILED,
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! The steps that every job of a picture has, whether it is one file, one of a folder, or only planned.
+
+use std::borrow::Cow;
+
+use cupscale::{
+    canvas::target_size,
+    image::{self, Format, Input, Output, Picture},
+    pipeline::{self, Engine, Error, Settings},
+};
+
+use super::{error::CliError, job::Job, progress::Reporter};
+
+/// Reads a file and tells its format, without decoding it.
+pub fn read(input: &Input) -> Result<(Cow<'_, [u8]>, Format), CliError> {
+    let bytes = input.read().map_err(Error::from)?;
+    let format = image::format_of(&input.name(), &bytes).map_err(Error::from)?;
+    Ok((bytes, format))
+}
+
+/// Decodes a picture whose output's format can hold it; a model need not be loaded to know that.
+pub fn open(
+    job: &Job,
+    input: &Input,
+    bytes: &[u8],
+    output: &Output,
+    format: Format,
+) -> Result<Picture, CliError> {
+    let picture = image::decode_bytes(&input.name(), bytes).map_err(Error::from)?;
+    let (width, height) =
+        target_size(picture.width, picture.height, job.size()).map_err(Error::from)?;
+    format.check_size(&output.name(), width, height).map_err(Error::from)?;
+    Ok(picture)
+}
+
+/// Enlarges one picture with a loaded model, and says what it became.
+pub fn enlarge(
+    (engine, settings): &(Engine, Settings),
+    job: &Job,
+    picture: &Picture,
+    (output, format): (&Output, Format),
+    reporter: &mut Reporter,
+) -> Result<String, CliError> {
+    let report = pipeline::upscale(engine, picture, output, format, settings, &job.work, reporter)?;
+    Ok(format!(
+        "{}: {} × {}, {} regions × {} steps",
+        output.name(),
+        report.width,
+        report.height,
+        report.regions,
+        report.steps
+    ))
+}

@@ -1,0 +1,170 @@
+//! Progress of jobs: stages, and in a folder the file that a stage is of.
+
+use std::path::Path;
+
+use cupscale::pipeline::{Progress, Stage};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::{
+    Display, Reporter,
+    event::{At, Event, FileState},
+    say,
+};
+
+/// Where the current stage is.
+pub struct Count {
+    stage: Stage,
+    done: usize,
+    total: usize,
+}
+
+impl Count {
+    /// Percent done, in tens.
+    fn percent(&self) -> usize {
+        10 * self.done / self.total.max(1) * 10
+    }
+}
+
+/// The file of a folder whose job runs.
+pub struct CurrentFile {
+    /// From 1 to `count`.
+    index: usize,
+    count: usize,
+    input: String,
+    output: String,
+}
+
+impl CurrentFile {
+    /// Its name, as it was found.
+    pub fn input(&self) -> &str {
+        &self.input
+    }
+
+    /// For the bar, which has to fit a line: without folders, and cut.
+    fn short(&self) -> String {
+        let name = Path::new(&self.input).file_name().unwrap_or_default().to_string_lossy();
+        let mut short: String = name.chars().take(24).collect();
+        if short.len() < name.len() {
+            short.push('…');
+        }
+        format!("{}/{} {short}", self.index, self.count)
+    }
+}
+
+impl Reporter {
+    /// From here on all progress is that of one file of a folder, the `index`-th (from 1) of `count`: its job
+    /// begins, or it is described before its turn ([`FileState::Captions`]).
+    pub fn begin_file(
+        &mut self,
+        state: FileState,
+        (index, count): (usize, usize),
+        input: &str,
+        output: &str,
+    ) {
+        let (input, output) = (input.to_owned(), output.to_owned());
+        self.file = Some(CurrentFile { index, count, input, output });
+        self.file_event(state, None);
+    }
+
+    /// The end of what [`begin_file`](Self::begin_file) began; `text` says how.
+    pub fn end_file(&mut self, state: FileState, text: &str) {
+        self.file_event(state, Some(text));
+        if let (Some(file), FileState::Done, false) = (&self.file, state, self.quiet) {
+            let line = format!("{}/{} {text}", file.index, file.count);
+            match &self.display {
+                Display::Bar(bar) => bar.suspend(|| say(&line)),
+                Display::Percent => say(&line),
+                Display::Json | Display::Nothing => {}
+            }
+        }
+        self.file = None;
+    }
+
+    fn file_event(&self, state: FileState, text: Option<&str>) {
+        if let (Display::Json, Some(file)) = (&self.display, &self.file) {
+            let CurrentFile { index, count, input, output } = file;
+            Event::File { state, index: *index, count: *count, input, output, text }.say();
+        }
+    }
+
+    /// The last line of a job that went well, with the time it took.
+    pub fn finish_job(&self, summary: &str) {
+        match self.display {
+            Display::Json => self.finish(summary),
+            _ => {
+                self.finish(&format!("{summary} in {:.1} s", self.started.elapsed().as_secs_f64()))
+            }
+        }
+    }
+}
+
+/// The bar of a stage.
+fn show(bar: &ProgressBar, stage: Stage, total: usize, file: Option<&CurrentFile>) {
+    let style = ProgressStyle::with_template(
+        "{msg:>10} {wide_bar} {pos}/{len} {prefix} {elapsed} ETA {eta}",
+    )
+    .expect("the template is a constant that parses");
+    bar.set_style(style);
+    bar.reset();
+    bar.set_length(total as u64);
+    bar.set_message(match file {
+        Some(file) => format!("{} {}", file.short(), stage.verb()),
+        None => stage.verb().to_owned(),
+    });
+    bar.set_prefix(stage.unit());
+}
+
+impl Progress for Reporter {
+    fn begin(&mut self, stage: Stage, total: usize) {
+        self.stage = Some(Count { stage, done: 0, total });
+        match &self.display {
+            Display::Bar(bar) => show(bar, stage, total, self.file.as_ref()),
+            Display::Json => Event::Stage {
+                stage: At::Job(stage),
+                bytes: None,
+                total: Some(total as u64),
+                unit: stage.unit(),
+            }
+            .say(),
+            Display::Percent | Display::Nothing => {}
+        }
+    }
+
+    fn advance(&mut self, count: usize) {
+        let Some(state) = &mut self.stage else { return };
+        let before = state.percent();
+        state.done += count;
+        let Count { stage, done, total } = *state;
+        match &self.display {
+            Display::Bar(bar) => bar.inc(count as u64),
+            Display::Percent if state.percent() != before => {
+                let file = self.file.as_ref();
+                let file = file.map(|f| format!("{}/{} {}: ", f.index, f.count, f.input));
+                say(&format!(
+                    "{}{} {}% ({done}/{total} {})",
+                    file.unwrap_or_default(),
+                    stage.verb(),
+                    state.percent(),
+                    stage.unit()
+                ));
+            }
+            Display::Json => Event::Progress {
+                stage: At::Job(stage),
+                file: None,
+                done: done as u64,
+                total: Some(total as u64),
+                unit: None,
+            }
+            .say(),
+            Display::Percent | Display::Nothing => {}
+        }
+    }
+
+    fn note(&mut self, text: &str) {
+        self.tell(text);
+    }
+
+    fn interrupted(&self) -> bool {
+        self.is_interrupted()
+    }
+}

@@ -1,0 +1,139 @@
+//! Progress on stderr, of jobs and of transfers alike: a bar for people, JSON lines for programs.
+
+mod event;
+mod job;
+mod transfer;
+
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
+
+use clap::ValueEnum;
+use indicatif::ProgressBar;
+
+use super::error::INTERRUPTED;
+pub use event::{Event, FileState, Transfer};
+
+/// The values of `--progress`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ProgressMode {
+    /// A bar when stderr is a terminal, otherwise nothing
+    Auto,
+    /// A bar; where stderr is no terminal, a line for every tenth of a stage
+    Bar,
+    /// One JSON object a line
+    Json,
+    /// Nothing
+    None,
+}
+
+/// How much is shown, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Show {
+    pub mode: ProgressMode,
+    pub quiet: bool,
+}
+
+enum Display {
+    Bar(ProgressBar),
+    /// A bar's stand-in where stderr is no terminal: a line for every tenth.
+    Percent,
+    Json,
+    Nothing,
+}
+
+/// Shows the progress of a job or of transfers, and carries the user's Ctrl-C to them.
+pub struct Reporter {
+    display: Display,
+    quiet: bool,
+    started: Instant,
+    interrupted: Arc<AtomicBool>,
+    /// The file of a folder whose job runs.
+    file: Option<job::CurrentFile>,
+    stage: Option<job::Count>,
+    transfer: Option<transfer::File>,
+}
+
+impl Reporter {
+    /// Also takes over Ctrl-C: the first one asks the job to stop cleanly, a second one ends the
+    /// process at once.
+    pub fn new(Show { mode, quiet }: Show) -> Self {
+        let display = match mode {
+            ProgressMode::Auto if quiet => Display::Nothing,
+            ProgressMode::Bar | ProgressMode::Auto if io::stderr().is_terminal() => {
+                Display::Bar(ProgressBar::no_length())
+            }
+            ProgressMode::Bar => Display::Percent,
+            ProgressMode::Json => Display::Json,
+            ProgressMode::Auto | ProgressMode::None => Display::Nothing,
+        };
+        Self {
+            display,
+            quiet,
+            started: Instant::now(),
+            interrupted: interrupt_flag(),
+            file: None,
+            stage: None,
+            transfer: None,
+        }
+    }
+
+    /// Takes the bar away, for a job that ends before its end.
+    pub fn clear(&self) {
+        if let Display::Bar(bar) = &self.display {
+            bar.finish_and_clear();
+        }
+    }
+
+    /// The last line of what went well.
+    pub fn finish(&self, summary: &str) {
+        self.clear();
+        if matches!(self.display, Display::Json) {
+            Event::Done { seconds: self.started.elapsed().as_secs_f64(), summary }.say();
+        } else if !self.quiet {
+            say(summary);
+        }
+    }
+
+    /// Whether the user has asked to stop.
+    pub fn is_interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::SeqCst)
+    }
+
+    /// Something the user should know that is no error.
+    pub fn tell(&self, text: &str) {
+        let said = match &self.file {
+            Some(file) => format!("{}: {text}", file.input()),
+            None => text.to_owned(),
+        };
+        match &self.display {
+            Display::Json => Event::Note { text }.say(),
+            _ if self.quiet => {}
+            Display::Bar(bar) => bar.suspend(|| say(&said)),
+            Display::Percent | Display::Nothing => say(&said),
+        }
+    }
+}
+
+/// The flag that the first Ctrl-C sets; a second one ends the process at once.
+fn interrupt_flag() -> Arc<AtomicBool> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&interrupted);
+    // Without a handler Ctrl-C still ends the process, only less cleanly: no reason to fail.
+    let _ = ctrlc::set_handler(move || {
+        if flag.swap(true, Ordering::SeqCst) {
+            std::process::exit(i32::from(INTERRUPTED));
+        }
+    });
+    interrupted
+}
+
+/// One line on stderr. Nobody reading it is no reason to stop the job.
+pub fn say(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}

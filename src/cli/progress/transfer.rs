@@ -1,0 +1,134 @@
+//! Progress of downloads, checks and quantizing: bytes and speed of one file at a time.
+
+use std::time::{Duration, Instant};
+
+use cupscale::{
+    units,
+    weights::hub::{TransferProgress, Work},
+};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::{
+    Display, Reporter,
+    event::{At, Bytes, Event, File as Named, Transfer},
+    say,
+};
+
+/// JSON lines about one file come no more often.
+const JSON_PAUSE: Duration = Duration::from_millis(250);
+
+const UNIT: &str = "bytes";
+
+/// The file at work.
+pub struct File {
+    work: Transfer,
+    name: String,
+    done: u64,
+    total: Option<u64>,
+    told: Instant,
+}
+
+impl File {
+    /// Percent done, in tens; 0 where the total is not known.
+    fn percent(&self) -> u64 {
+        self.total.map_or(0, |total| 10 * self.done / total.max(1) * 10)
+    }
+
+    fn tell(&self) {
+        Event::Progress {
+            stage: At::Model(self.work),
+            file: Some(Named { file: &self.name }),
+            done: self.done,
+            total: self.total,
+            unit: Some(UNIT),
+        }
+        .say();
+    }
+}
+
+impl Reporter {
+    /// Work on a file begins, or begins again: `done` of `total` bytes are behind it.
+    pub fn begin_bytes(&mut self, work: Transfer, name: &str, done: u64, total: Option<u64>) {
+        match &self.display {
+            Display::Bar(bar) => show(bar, work, name, done, total),
+            Display::Json => Event::Stage {
+                stage: At::Model(work),
+                bytes: Some(Bytes { file: name, done }),
+                total,
+                unit: UNIT,
+            }
+            .say(),
+            Display::Percent | Display::Nothing => {}
+        }
+        let name = name.to_owned();
+        self.transfer = Some(File { work, name, done, total, told: Instant::now() });
+    }
+
+    /// So many more bytes are done.
+    pub fn advance_bytes(&mut self, bytes: u64) {
+        let Some(file) = &mut self.transfer else { return };
+        let before = file.percent();
+        file.done += bytes;
+        match &self.display {
+            Display::Bar(bar) => bar.inc(bytes),
+            Display::Percent if file.work != Transfer::Check && file.percent() != before => {
+                let total = units::bytes(file.total.unwrap_or_default());
+                say(&format!("{} {} {}% of {total}", file.work.verb(), file.name, file.percent()));
+            }
+            Display::Json => {
+                if file.told.elapsed() >= JSON_PAUSE || file.total == Some(file.done) {
+                    file.told = Instant::now();
+                    file.tell();
+                }
+            }
+            Display::Percent | Display::Nothing => {}
+        }
+    }
+
+    /// The bytes that are done of the file at work.
+    pub fn bytes_done(&self) -> u64 {
+        self.transfer.as_ref().map_or(0, |file| file.done)
+    }
+}
+
+/// The bar of a file.
+fn show(bar: &ProgressBar, work: Transfer, name: &str, done: u64, total: Option<u64>) {
+    let template = if total.is_some() {
+        "{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} ETA {eta}"
+    } else {
+        "{msg} {spinner} {binary_bytes} {binary_bytes_per_sec}"
+    };
+    let style =
+        ProgressStyle::with_template(template).expect("the template is a constant that parses");
+    bar.set_style(style);
+    bar.set_message(format!("{:>8} {name}", work.verb()));
+    bar.reset();
+    match total {
+        Some(total) => bar.set_length(total),
+        None => bar.unset_length(),
+    }
+    bar.set_position(done);
+    bar.reset_eta();
+}
+
+impl TransferProgress for Reporter {
+    fn begin(&mut self, work: Work, file: &str, done: u64, total: Option<u64>) {
+        let work = match work {
+            Work::Download => Transfer::Download,
+            Work::Check => Transfer::Check,
+        };
+        self.begin_bytes(work, file, done, total);
+    }
+
+    fn advance(&mut self, bytes: u64) {
+        self.advance_bytes(bytes);
+    }
+
+    fn note(&mut self, text: &str) {
+        self.tell(text);
+    }
+
+    fn interrupted(&self) -> bool {
+        self.is_interrupted()
+    }
+}

@@ -1,0 +1,156 @@
+//! CLIP's text encoder, with or without its projection (transformers
+//! `models/clip/modeling_clip.py`: `CLIPTextModel`, `CLIPTextModelWithProjection`).
+
+mod config;
+mod tokenizer;
+
+use candle_core::{Result, Tensor};
+
+use super::TextEncoding;
+use crate::backend::ops::{LayerNorm, Linear, Mask};
+use crate::backend::{Activation, Params, Trace};
+use crate::model::clip_layer::{ClipLayer, LayerShape};
+pub use config::{ClipTextConfig, HiddenAct, PoolAt};
+pub use tokenizer::ClipTokenizer;
+
+/// The classes in transformers' configurations, without the projection and with it.
+pub(super) const CLASSES: [&str; 2] = ["CLIPTextModel", "CLIPTextModelWithProjection"];
+
+/// The classes of its tokenizer there.
+pub(super) const TOKENIZER_CLASSES: [&str; 2] = ["CLIPTokenizer", "CLIPTokenizerFast"];
+
+/// Whether an encoder of this class has a projection; none for a class that is not CLIP's.
+pub(super) fn has_projection(class: &str) -> Option<bool> {
+    CLASSES.iter().position(|&known| known == class).map(|index| index == 1)
+}
+
+/// The encoder.
+#[derive(Clone, Debug)]
+pub struct ClipTextModel {
+    tokens: Tensor,
+    positions: Tensor,
+    layers: Vec<ClipLayer>,
+    final_norm: LayerNorm,
+    projection: Option<Linear>,
+    config: ClipTextConfig,
+    weight_bytes: usize,
+}
+
+impl ClipTextModel {
+    /// Reads the tensors below `vb`, by transformers' names. `with_projection` makes it a
+    /// `CLIPTextModelWithProjection`.
+    ///
+    /// # Errors
+    /// A tensor that is missing or of another shape.
+    pub fn load(config: &ClipTextConfig, with_projection: bool, vb: &Params) -> Result<Self> {
+        let bytes_before = vb.bytes_kept();
+        let width = config.hidden_size;
+        // transformers 5 writes a CLIPTextModel without the prefix that every earlier file has.
+        let unprefixed = vb.contains_tensor("embeddings.token_embedding.weight");
+        let body = if unprefixed { vb.clone() } else { vb.pp("text_model") };
+        let shape = LayerShape {
+            width,
+            inner: config.intermediate_size,
+            heads: config.num_attention_heads,
+            act: config.hidden_act,
+            eps: config.layer_norm_eps,
+        };
+        let embeddings = body.pp("embeddings");
+        Ok(Self {
+            tokens: embeddings.get((config.vocab_size, width), "token_embedding.weight")?,
+            positions: embeddings
+                .get((config.max_position_embeddings, width), "position_embedding.weight")?,
+            layers: (0..config.num_hidden_layers)
+                .map(|index| ClipLayer::load(shape, &body.pp("encoder.layers").pp(index)))
+                .collect::<Result<_>>()?,
+            final_norm: LayerNorm::load(
+                width,
+                config.layer_norm_eps,
+                &body.pp("final_layer_norm"),
+            )?,
+            projection: with_projection
+                .then(|| {
+                    Linear::load_no_bias(width, config.projection_dim, &vb.pp("text_projection"))
+                })
+                .transpose()?,
+            config: config.clone(),
+            weight_bytes: vb.bytes_kept() - bytes_before,
+        })
+    }
+
+    /// Encodes sequences of equal length, `N ≤ max_position_embeddings`, under a causal mask; within
+    /// `trace` their shapes alone.
+    ///
+    /// # Errors
+    /// No sequence, sequences of unequal or too great length, an id outside the vocabulary, or
+    /// those of the backend.
+    pub fn encode(&self, sequences: &[Vec<u32>], trace: Option<&Trace>) -> Result<TextEncoding> {
+        let length = sequences.first().map_or(0, Vec::len);
+        if length == 0
+            || length > self.config.max_position_embeddings
+            || sequences.iter().any(|ids| ids.len() != length)
+        {
+            candle_core::bail!(
+                "text encoder: sequences must have one length from 1 to {}",
+                self.config.max_position_embeddings
+            );
+        }
+        let flat = sequences.concat();
+        if let Some(id) = flat.iter().find(|&&id| id as usize >= self.config.vocab_size) {
+            candle_core::bail!(
+                "text encoder: token {id} is outside the vocabulary of {}",
+                self.config.vocab_size
+            );
+        }
+        let shape = (sequences.len(), length, self.config.hidden_size);
+        let tokens = Activation::make(trace, shape, self.tokens.dtype(), || {
+            let ids = Tensor::from_vec(flat, sequences.len() * length, self.tokens.device())?;
+            self.tokens.index_select(&ids, 0)?.reshape(shape)
+        })?;
+        let mut h = tokens.broadcast_add(&self.positions.narrow(0, 0, length)?.into())?;
+        let mut penultimate = h.clone();
+        for layer in &self.layers {
+            penultimate = h;
+            h = layer.forward(&penultimate, Mask::Causal)?;
+        }
+        let last = self.final_norm.forward(&h)?;
+        let pooled = sequences
+            .iter()
+            .enumerate()
+            .map(|(index, ids)| last.get(index)?.get(self.pool_position(ids)))
+            .collect::<Result<Vec<_>>>()?;
+        let pooled = Activation::stack(&pooled, 0)?;
+        let pooled = match &self.projection {
+            Some(projection) => projection.forward(&pooled)?,
+            None => pooled,
+        };
+        Ok(TextEncoding { penultimate, last, pooled })
+    }
+
+    /// The configuration that the encoder was built from.
+    #[must_use]
+    pub fn config(&self) -> &ClipTextConfig {
+        &self.config
+    }
+
+    /// Whether `pooled` is projected (`CLIPTextModelWithProjection`).
+    #[must_use]
+    pub fn has_projection(&self) -> bool {
+        self.projection.is_some()
+    }
+
+    /// How many bytes its weights take, in memory or mapped.
+    #[must_use]
+    pub fn weight_bytes(&self) -> usize {
+        self.weight_bytes
+    }
+
+    /// As transformers' `pooler_output`: a sequence without the wanted token is pooled at its start.
+    fn pool_position(&self, ids: &[u32]) -> usize {
+        let wanted = match self.config.pool_at {
+            PoolAt::Token(id) => id,
+            PoolAt::LargestId => ids.iter().copied().max().unwrap_or(0),
+        };
+        ids.iter().position(|&id| id == wanted).unwrap_or(0)
+    }
+}

@@ -1,0 +1,327 @@
+//! CLIP's tokenizer, built as transformers' `CLIPTokenizer` builds it
+//! (`models/clip/tokenization_clip.py`): NFC, white space to one space, lower case, a split into
+//! words, digits and runs of signs, and byte-level BPE with `</w>` at the end of words.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde::Deserialize;
+use serde_json::Value;
+use tokenizers::models::bpe::{BPE, Vocab};
+use tokenizers::normalizers::{Lowercase, NFC, Replace, replace::ReplacePattern};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::{AddedToken, SplitDelimiterBehavior, Tokenizer};
+
+use crate::model::text::{Cut, TextError, TokenizerFiles};
+
+/// CLIP's word pattern. The literal special tokens come first, so that one that was not taken out
+/// before (by another capitalization, say) still stays in one piece.
+const WORDS: &str =
+    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+
+/// The sequence length of every CLIP text encoder so far, for tokenizers that do not say.
+const DEFAULT_LENGTH: usize = 77;
+
+/// Text → token ids of one fixed length.
+#[derive(Clone, Debug)]
+pub struct ClipTokenizer {
+    tokenizer: Tokenizer,
+    start: u32,
+    end: u32,
+    pad: u32,
+    length: usize,
+}
+
+impl ClipTokenizer {
+    /// Builds the tokenizer from the contents of its files.
+    ///
+    /// # Errors
+    /// A file that is missing or malformed, or a special token outside the vocabulary.
+    pub fn from_files(files: &TokenizerFiles<'_>) -> Result<Self, TextError> {
+        let tokenizer_json: Value = parse("tokenizer.json", files.tokenizer_json)?;
+        let config: Value = parse("tokenizer_config.json", files.tokenizer_config_json)?;
+        let special_map: Value = parse("special_tokens_map.json", files.special_tokens_map_json)?;
+
+        // transformers lets the older special_tokens_map.json win, unless the configuration is new
+        // enough to list the added tokens itself.
+        let sources = if config.get("added_tokens_decoder").is_some() {
+            [&config, &Value::Null]
+        } else {
+            [&special_map, &config]
+        };
+        let named = |key: &str, default: &str| -> Named {
+            sources
+                .into_iter()
+                .filter_map(|file| serde_json::from_value(file.get(key)?.clone()).ok())
+                .next()
+                .unwrap_or_else(|| Named::Plain(default.to_owned()))
+        };
+        let special = [
+            named("bos_token", "<|startoftext|>"),
+            named("eos_token", "<|endoftext|>"),
+            named("unk_token", "<|endoftext|>"),
+            named("pad_token", "<|endoftext|>"),
+        ];
+        let [start, end, unknown, pad] = special.each_ref().map(|token| token.content().to_owned());
+
+        let (vocab, merges) = if files.tokenizer_json.is_some() {
+            vocabulary_of_tokenizer_json(&tokenizer_json)?
+        } else {
+            (
+                parse("vocab.json", Some(require("vocab.json", files.vocab_json)?))?,
+                merges_of_text(require("merges.txt", files.merges_txt)?)?,
+            )
+        };
+        let file = if files.tokenizer_json.is_some() { "tokenizer.json" } else { "merges.txt" };
+        check_merges(&vocab, &merges, file)?;
+
+        let bpe = BPE::builder()
+            .vocab_and_merges(vocab.into_iter().collect::<Vocab>(), merges)
+            .unk_token(unknown)
+            .continuing_subword_prefix(String::new())
+            .end_of_word_suffix("</w>".to_owned())
+            .build()
+            .map_err(tokenizer_error)?;
+        let mut tokenizer = Tokenizer::new(bpe);
+        let spaces =
+            Replace::new(ReplacePattern::Regex(r"\s+".to_owned()), " ").map_err(tokenizer_error)?;
+        let normalizers = vec![NFC.into(), spaces.into(), Lowercase.into()];
+        tokenizer
+            .with_normalizer(Some(tokenizers::normalizers::Sequence::new(normalizers)))
+            .map_err(tokenizer_error)?;
+        let words = Split::new(
+            SplitPattern::Regex(WORDS.to_owned()),
+            SplitDelimiterBehavior::Removed,
+            true,
+        )
+        .map_err(tokenizer_error)?;
+        let pieces = vec![words.into(), ByteLevel::new(false, true, true).into()];
+        tokenizer
+            .with_pre_tokenizer(Some(tokenizers::pre_tokenizers::sequence::Sequence::new(pieces)));
+        tokenizer
+            .add_tokens(added_tokens(&config, &tokenizer_json, &special))
+            .map_err(tokenizer_error)?;
+
+        let id = |token: &str| {
+            tokenizer.token_to_id(token).ok_or_else(|| {
+                TextError::Tokenizer(format!("the special token `{token}` has no id"))
+            })
+        };
+        let (start, end, pad) = (id(&start)?, id(&end)?, id(&pad)?);
+        // Some configs say 1e30 for "no limit".
+        let length = config
+            .get("model_max_length")
+            .and_then(Value::as_u64)
+            .and_then(|length| usize::try_from(length).ok())
+            .filter(|length| (2..=4096).contains(length))
+            .unwrap_or(DEFAULT_LENGTH);
+        Ok(Self { tokenizer, start, end, pad, length })
+    }
+
+    /// The ids of `text` between the start and the end token, cut so that both fit and padded to
+    /// [`length`](Self::length) (`padding="max_length", truncation=True` in transformers).
+    ///
+    /// # Errors
+    /// Those of the tokenizer's regular expressions.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, TextError> {
+        let encoding = self.tokenizer.encode(text, false).map_err(tokenizer_error)?;
+        let words = encoding.get_ids();
+        let mut ids = Vec::with_capacity(self.length);
+        ids.push(self.start);
+        ids.extend_from_slice(&words[..words.len().min(self.length - 2)]);
+        ids.push(self.end);
+        ids.resize(self.length, self.pad);
+        Ok(ids)
+    }
+
+    /// What of `text` [`encode`](Self::encode) cuts off; `None` if it fits.
+    ///
+    /// # Errors
+    /// Those of the tokenizer's regular expressions.
+    pub fn cut(&self, text: &str) -> Result<Option<Cut>, TextError> {
+        let limit = self.length - 2;
+        let encoding = self.tokenizer.encode(text, false).map_err(tokenizer_error)?;
+        let offsets = encoding.get_offsets();
+        Ok(offsets.get(limit).map(|&(at, _)| Cut { tokens: offsets.len(), limit, at }))
+    }
+
+    /// The largest id that a text can get.
+    #[must_use]
+    pub fn largest_id(&self) -> u32 {
+        self.tokenizer.get_vocab(true).into_values().max().unwrap_or(0)
+    }
+
+    /// The number of ids of every text (77 for CLIP).
+    #[must_use]
+    pub fn length(&self) -> usize {
+        self.length
+    }
+}
+
+/// A special token as configuration files write it: its text, or its text with flags.
+#[derive(Clone, Deserialize)]
+#[serde(untagged)]
+enum Named {
+    Plain(String),
+    Flagged(Flagged),
+}
+
+#[derive(Clone, Deserialize)]
+struct Flagged {
+    content: String,
+    #[serde(default)]
+    single_word: bool,
+    #[serde(default)]
+    lstrip: bool,
+    #[serde(default)]
+    rstrip: bool,
+    #[serde(default)]
+    normalized: bool,
+    #[serde(default)]
+    special: bool,
+}
+
+impl Named {
+    fn content(&self) -> &str {
+        match self {
+            Self::Plain(content) => content,
+            Self::Flagged(token) => &token.content,
+        }
+    }
+
+    fn to_token(&self) -> AddedToken {
+        match self {
+            Self::Plain(content) => AddedToken::from(content.clone(), true),
+            Self::Flagged(token) => token.to_token(),
+        }
+    }
+}
+
+impl Flagged {
+    fn to_token(&self) -> AddedToken {
+        AddedToken {
+            content: self.content.clone(),
+            single_word: self.single_word,
+            lstrip: self.lstrip,
+            rstrip: self.rstrip,
+            normalized: self.normalized,
+            special: self.special,
+        }
+    }
+}
+
+/// Every token that is looked for before the text is split: those that the files list
+/// (`added_tokens_decoder` of the configuration, else `added_tokens` of `tokenizer.json`), then the
+/// special tokens in transformers' order, of which the last with the same text decides its flags.
+/// In this way SDXL's second tokenizer, which pads with `!`, finds its padding in prompts too, as
+/// the original does.
+fn added_tokens(config: &Value, tokenizer_json: &Value, special: &[Named]) -> Vec<AddedToken> {
+    let listed: Vec<Flagged> = match config.get("added_tokens_decoder").and_then(Value::as_object) {
+        Some(decoder) => {
+            let by_id: BTreeMap<u64, Flagged> = decoder
+                .iter()
+                .filter_map(|(id, token)| {
+                    Some((id.parse().ok()?, serde_json::from_value(token.clone()).ok()?))
+                })
+                .collect();
+            by_id.into_values().collect()
+        }
+        None => tokenizer_json
+            .get("added_tokens")
+            .and_then(|tokens| serde_json::from_value(tokens.clone()).ok())
+            .unwrap_or_default(),
+    };
+    let specials = special.iter().map(|named| {
+        let known = listed.iter().find(|token| token.content == named.content());
+        let token = known.map_or_else(|| named.to_token(), Flagged::to_token);
+        AddedToken { special: true, ..token }
+    });
+    listed.iter().map(Flagged::to_token).chain(specials).collect()
+}
+
+type Merges = Vec<(String, String)>;
+
+fn vocabulary_of_tokenizer_json(file: &Value) -> Result<(HashMap<String, u32>, Merges), TextError> {
+    let fail = |reason: &str| TextError::TokenizerFile {
+        file: "tokenizer.json",
+        reason: reason.to_owned(),
+    };
+    let model = file.get("model").ok_or_else(|| fail("no `model`"))?;
+    let vocab = model
+        .get("vocab")
+        .and_then(|vocab| serde_json::from_value(vocab.clone()).ok())
+        .ok_or_else(|| fail("`model.vocab` is not a table of ids, as a BPE model's is"))?;
+    // Older files write a merge as "a b", newer ones as ["a", "b"].
+    let merges = model
+        .get("merges")
+        .and_then(Value::as_array)
+        .ok_or_else(|| fail("`model.merges` is not a list, as a BPE model's is"))?
+        .iter()
+        .map(|merge| match merge {
+            Value::String(pair) => split_pair(pair),
+            pair => serde_json::from_value(pair.clone()).ok(),
+        })
+        .collect::<Option<Merges>>()
+        .ok_or_else(|| fail("`model.merges` holds something that is not a pair"))?;
+    Ok((vocab, merges))
+}
+
+fn merges_of_text(bytes: &[u8]) -> Result<Merges, TextError> {
+    let fail = |reason: String| TextError::TokenizerFile { file: "merges.txt", reason };
+    let text = std::str::from_utf8(bytes).map_err(|error| fail(error.to_string()))?;
+    text.lines()
+        .enumerate()
+        .filter(|(_, line)| !line.starts_with("#version") && !line.trim().is_empty())
+        .map(|(index, line)| {
+            split_pair(line.trim_end())
+                .ok_or_else(|| fail(format!("line {} is not a pair of tokens", index + 1)))
+        })
+        .collect()
+}
+
+fn split_pair(line: &str) -> Option<(String, String)> {
+    let (left, right) = line.split_once(' ')?;
+    (!left.is_empty() && !right.is_empty() && !right.contains(' '))
+        .then(|| (left.to_owned(), right.to_owned()))
+}
+
+/// Every merge must make a token of the vocabulary: the BPE builder takes that for granted in the
+/// size of its buffer.
+fn check_merges(
+    vocab: &HashMap<String, u32>,
+    merges: &Merges,
+    file: &'static str,
+) -> Result<(), TextError> {
+    for (left, right) in merges {
+        for token in [left, right, &format!("{left}{right}")] {
+            if !vocab.contains_key(token) {
+                let reason =
+                    format!("the merge `{left} {right}` needs `{token}`, not in the vocabulary");
+                return Err(TextError::TokenizerFile { file, reason });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn require<'a>(file: &'static str, bytes: Option<&'a [u8]>) -> Result<&'a [u8], TextError> {
+    bytes.ok_or_else(|| TextError::TokenizerFile { file, reason: "missing".to_owned() })
+}
+
+/// Parses a JSON file; an absent one is the type's default.
+fn parse<T>(file: &'static str, bytes: Option<&[u8]>) -> Result<T, TextError>
+where
+    T: Default + serde::de::DeserializeOwned,
+{
+    bytes.map_or_else(
+        || Ok(T::default()),
+        |bytes| {
+            serde_json::from_slice(bytes)
+                .map_err(|error| TextError::TokenizerFile { file, reason: error.to_string() })
+        },
+    )
+}
+
+fn tokenizer_error(error: tokenizers::Error) -> TextError {
+    TextError::Tokenizer(error.to_string())
+}

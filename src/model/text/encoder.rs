@@ -1,0 +1,123 @@
+//! Text encoders of every kind, told apart by the class that a model's files name.
+
+use candle_core::Result;
+use serde_json::Value;
+
+use super::{
+    TextError,
+    clip::{self, ClipTextConfig, ClipTextModel},
+};
+use crate::backend::{Activation, Params, Trace};
+
+/// What an encoder says about token sequences, in the precision of its weights.
+#[derive(Clone, Debug)]
+pub struct TextEncoding {
+    /// the states before the last layer and without the final norm (`hidden_states[-2]`), `[B, N, D]`
+    /// (SDXL)
+    pub penultimate: Activation,
+    /// the states after the final norm (`last_hidden_state`), `[B, N, D]` (Stable Diffusion 1.x)
+    pub last: Activation,
+    /// a summary: `text_embeds`, `[B, P]`, with a projection; else `pooler_output`, `[B, D]`
+    pub pooled: Activation,
+}
+
+/// A text encoder of any kind.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum TextEncoder {
+    Clip(Box<ClipTextModel>),
+}
+
+impl TextEncoder {
+    /// The classes of transformers that there is a kind for.
+    pub const CLASSES: &[&str] = &clip::CLASSES;
+
+    /// Builds the encoder of transformers' `class` that `config` describes, with the tensors of `params`.
+    ///
+    /// # Errors
+    /// A class or a field that is not supported, or a tensor that is missing or of another shape.
+    pub fn load(
+        class: &str,
+        config: &Value,
+        params: &Params,
+    ) -> std::result::Result<Self, TextError> {
+        if let Some(with_projection) = clip::has_projection(class) {
+            let config = ClipTextConfig::from_json(config)?;
+            let model = ClipTextModel::load(&config, with_projection, params)?;
+            return Ok(Self::Clip(Box::new(model)));
+        }
+        Err(TextError::Class { class: class.to_owned(), known: Self::CLASSES.join(", ") })
+    }
+
+    /// Encodes sequences of equal length, from 1 to [`positions`](Self::positions); within `trace` their
+    /// shapes alone.
+    ///
+    /// # Errors
+    /// No sequence, sequences of unequal or too great length, an id outside the vocabulary, or
+    /// those of the backend.
+    pub fn encode(&self, sequences: &[Vec<u32>], trace: Option<&Trace>) -> Result<TextEncoding> {
+        match self {
+            Self::Clip(model) => model.encode(sequences, trace),
+        }
+    }
+
+    /// The width `D` of its states.
+    #[must_use]
+    pub fn width(&self) -> usize {
+        match self {
+            Self::Clip(model) => model.config().hidden_size,
+        }
+    }
+
+    /// The width `P` of its summary, if that is a projected one.
+    #[must_use]
+    pub fn pooled_width(&self) -> Option<usize> {
+        match self {
+            Self::Clip(model) => model.has_projection().then(|| model.config().projection_dim),
+        }
+    }
+
+    /// The most tokens of a sequence.
+    #[must_use]
+    pub fn positions(&self) -> usize {
+        match self {
+            Self::Clip(model) => model.config().max_position_embeddings,
+        }
+    }
+
+    /// Entries of its vocabulary.
+    #[must_use]
+    pub fn vocabulary(&self) -> usize {
+        match self {
+            Self::Clip(model) => model.config().vocab_size,
+        }
+    }
+
+    /// How many bytes its weights take, in memory or mapped.
+    #[must_use]
+    pub fn weight_bytes(&self) -> usize {
+        match self {
+            Self::Clip(model) => model.weight_bytes(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use candle_core::{DType, Device};
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_unknown_class_is_refused_by_name_and_the_known_ones_are_listed() {
+        let params = Params::from_tensors(HashMap::new(), DType::F32, &Device::Cpu);
+        let error = TextEncoder::load("T5EncoderModel", &json!({}), &params).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "`T5EncoderModel` is not supported (CLIPTextModel, CLIPTextModelWithProjection)"
+        );
+    }
+}

@@ -1,0 +1,216 @@
+//! Model of a job: everything about it that is known without its weights' values. It decides the shape of a job
+//! and what that takes of memory; what computes is a [`Runner`](super::runner::Runner).
+
+use std::{fmt, sync::Arc};
+
+use candle_core::{DType, Device};
+
+use crate::{
+    backend::{DeviceError, Trace},
+    model::{
+        denoiser::{Denoiser, DenoiserError, DenoiserShape},
+        text::TextConditioner,
+        vae::Vae,
+    },
+    sampler::{SamplerError, Schedule, SchedulerConfig},
+    weights::{Footprint, ModelFiles},
+};
+
+use super::{error::Error, model_defaults::ModelDefaults, settings::Defaults};
+
+/// The autoencoder computes in f32 everywhere, because SDXL's overflows in f16 (docs/method.md §6).
+pub const VAE_DTYPE: DType = DType::F32;
+
+/// The largest native size believed, in latent pixels: sixteen times SDXL's.
+const MAX_REGION: usize = 2048;
+
+/// The sizes of a model that decide the shape of a job; read from its configuration alone, without weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ModelShape {
+    /// VAE downscale factor f.
+    pub factor: usize,
+    /// Latent channels C.
+    pub channels: usize,
+    /// Region side R in latent pixels: the denoiser's native size.
+    pub region: usize,
+    /// Number of which the sides of a denoiser's input must be multiples, in latent pixels; even, for the Haar
+    /// blocks.
+    pub stride: usize,
+    /// The denoiser also sees the low-resolution latent (docs/method.md §2).
+    pub sees_low_resolution: bool,
+}
+
+impl ModelShape {
+    /// The shape of jobs of a denoiser and an autoencoder that go together, or why they do not.
+    fn new(denoiser: DenoiserShape, vae: &Vae) -> Result<Self, String> {
+        let DenoiserShape { channels, native, multiple, sees_low_resolution, .. } = denoiser;
+        if channels != vae.latent_channels() {
+            return Err(format!(
+                "the denoiser predicts {channels} channels, the VAE has {}",
+                vae.latent_channels()
+            ));
+        }
+        let stride = if multiple.is_multiple_of(2) { multiple } else { 2 * multiple };
+        if !native.is_multiple_of(stride) {
+            return Err(format!("its native size of {native} latent pixels is odd"));
+        }
+        Ok(Self { factor: vae.factor(), channels, region: native, stride, sees_low_resolution })
+    }
+}
+
+/// Parts of a model without their weights' values: for shapes, conditions, and traces of what they take of
+/// memory.
+#[derive(Debug)]
+pub struct Blueprints {
+    pub denoiser: Denoiser,
+    pub vae: Vae,
+    pub text: TextConditioner,
+}
+
+/// Bytes that the parts of a model take, known without loading them.
+#[derive(Clone, Copy, Debug)]
+pub struct Footprints {
+    pub text: Footprint,
+    pub vae: Footprint,
+    pub denoiser: Footprint,
+}
+
+/// A model, checked.
+pub struct Model {
+    pub(crate) footprints: Footprints,
+    pub(crate) scheduler: SchedulerConfig,
+    pub(crate) schedule: Schedule,
+    pub(crate) defaults: ModelDefaults,
+    /// The condition of an empty negative prompt is zeros, not the encoded empty text.
+    pub(crate) zeros_for_empty_prompt: bool,
+    pub(crate) blueprints: Arc<Blueprints>,
+    /// Bytes that encoding one prompt takes beside the weights.
+    pub(crate) text_working: usize,
+    shape: ModelShape,
+    name: String,
+    loras: Vec<(String, f64)>,
+    fingerprint: String,
+}
+
+impl Model {
+    /// Reads the configurations of a model and the headers of its weights, and checks all that can be checked
+    /// without the weights' values, for a device and the precision that it will compute in.
+    ///
+    /// # Errors
+    /// A part that is missing, of an architecture that is not supported, or that does not go with
+    /// the others; a tensor that is missing, or of another shape or type than it should be.
+    pub fn read(files: &ModelFiles, device: &Device, dtype: DType) -> Result<Self, Error> {
+        let source = files.source();
+        files.check_parts()?;
+        let precision = files.precision();
+        if device.is_cpu() && !precision.is_available() {
+            return Err(DeviceError::Precision(precision).into());
+        }
+        let refuse = |reason: String| Error::Model { model: source.to_string(), reason };
+        let unsuited = |error: DenoiserError| refuse(error.to_string());
+        let (vae, of_vae) = files.without_values(|files| files.vae(device, VAE_DTYPE))?;
+        let (denoiser, of_denoiser) =
+            files.without_values(|files| files.denoiser(device, dtype))?;
+        let shape = ModelShape::new(denoiser.shape().map_err(unsuited)?, &vae).map_err(refuse)?;
+        let in_scheduler = |error: SamplerError| Error::Model {
+            model: source.full_name("scheduler/scheduler_config.json"),
+            reason: error.to_string(),
+        };
+        let scheduler =
+            SchedulerConfig::from_json(&files.scheduler()?.to_string()).map_err(in_scheduler)?;
+        let (text, of_text) = files.without_values(|files| files.text(device, dtype))?;
+        denoiser.check_text(&text).map_err(unsuited)?;
+        let trace = Trace::new(device);
+        drop(text.trace(1, &trace)?);
+        Ok(Self {
+            schedule: Schedule::new(&scheduler).map_err(in_scheduler)?,
+            scheduler,
+            defaults: ModelDefaults::default(),
+            // SDXL's pipelines have the switch, on unless the index says otherwise; those of Stable
+            // Diffusion 1.x encode the empty text (diffusers' `encode_prompt` of either).
+            zeros_for_empty_prompt: text.has_pooled()
+                && files.index()["force_zeros_for_empty_prompt"].as_bool().unwrap_or(true),
+            text_working: trace.peak(),
+            footprints: Footprints { text: of_text, vae: of_vae, denoiser: of_denoiser },
+            blueprints: Arc::new(Blueprints { denoiser, vae, text }),
+            shape,
+            fingerprint: files.fingerprint(),
+            loras: files.loras().map(|(name, scale)| (name.to_owned(), scale)).collect(),
+            name: source.path().map_or_else(
+                || "mini".to_owned(),
+                |path| path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            ),
+        })
+    }
+
+    /// The same model under the name that its user knows, with what its manifest says about how to
+    /// run it.
+    ///
+    /// # Errors
+    /// A native size that the model cannot have.
+    pub fn with_manifest(mut self, name: String, defaults: ModelDefaults) -> Result<Self, Error> {
+        if let Some(native_size) = defaults.native_size {
+            let ModelShape { factor, stride, .. } = self.shape;
+            let region = native_size / factor;
+            if !native_size.is_multiple_of(factor * stride) || !(1..=MAX_REGION).contains(&region) {
+                return Err(Error::Model {
+                    model: name,
+                    reason: format!(
+                        "a native size of {native_size} pixels is no multiple of {}, or too large",
+                        factor * stride
+                    ),
+                });
+            }
+            self.shape.region = region;
+        }
+        self.name = name;
+        self.defaults = defaults;
+        Ok(self)
+    }
+
+    /// How far around it the autoencoder sees, in latent pixels ([`Vae::context`]).
+    pub(crate) fn vae_context(&self) -> Option<usize> {
+        self.blueprints.vae.context()
+    }
+
+    /// Side of a VAE tile's core in image pixels where the user says nothing and memory allows.
+    pub(crate) fn default_tile(&self) -> usize {
+        let side = match self.vae_context() {
+            Some(_) => Defaults::TILE,
+            None => Defaults::TILE_KL,
+        };
+        side as usize
+    }
+
+    /// The LoRAs in its weights, by name, with their scales.
+    pub fn loras(&self) -> &[(String, f64)] {
+        &self.loras
+    }
+
+    /// Changes when any file of the model does ([`ModelFiles::fingerprint`]).
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// What the model can do.
+    pub fn shape(&self) -> ModelShape {
+        self.shape
+    }
+
+    /// The model's name, as users and metadata see it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How many bytes all its weights take when they are loaded, in memory or mapped.
+    pub fn weight_bytes(&self) -> usize {
+        let Footprints { text, vae, denoiser } = self.footprints;
+        text.kept + vae.kept + denoiser.kept
+    }
+}
+
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Model").field("name", &self.name).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,102 @@
+//! Defaults that a model brings along: what its maker says about how to sample it.
+
+use serde::Deserialize;
+
+use crate::sampler::{Denoise, SamplerKind, TimestepSpacing};
+
+/// What a model's maker says about how to sample it, beyond its scheduler config; nothing of it binds the
+/// user. Read from JSON with the keys `sampler`, `timestep_spacing`, `timesteps`, `steps`, `strength` or
+/// `denoise_steps`, `guidance`, `eta` and `native_size`; other keys are passed over.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(try_from = "Written")]
+pub struct ModelDefaults {
+    /// How a step is taken.
+    pub sampler: Option<SamplerKind>,
+    /// How timesteps are spread.
+    pub spacing: Option<TimestepSpacing>,
+    /// The very timesteps, highest first; goes before `steps`.
+    pub timesteps: Option<Vec<usize>>,
+    /// Steps of the whole schedule, N ≥ 1.
+    pub steps: Option<usize>,
+    /// How many of them run.
+    pub denoise: Option<Denoise>,
+    /// At least 0; 1 and below is none.
+    pub guidance: Option<f64>,
+    /// In 0..=1; counts only together with the model's own sampler.
+    pub eta: Option<f64>,
+    /// Side of the pictures that it was trained on, in pixels, where its configuration does not say.
+    pub native_size: Option<usize>,
+}
+
+/// The JSON as it is.
+#[derive(Deserialize)]
+struct Written {
+    sampler: Option<SamplerKind>,
+    timestep_spacing: Option<TimestepSpacing>,
+    timesteps: Option<Vec<usize>>,
+    steps: Option<usize>,
+    strength: Option<f64>,
+    denoise_steps: Option<usize>,
+    guidance: Option<f64>,
+    eta: Option<f64>,
+    native_size: Option<usize>,
+}
+
+impl TryFrom<Written> for ModelDefaults {
+    type Error = String;
+
+    fn try_from(written: Written) -> Result<Self, String> {
+        let Written {
+            sampler, timestep_spacing, timesteps, steps, guidance, eta, native_size, ..
+        } = written;
+        let must = |holds: bool, what: &str| if holds { Ok(()) } else { Err(what.to_owned()) };
+        must(steps != Some(0), "`steps` must be at least 1")?;
+        must(
+            timesteps.as_ref().is_none_or(|t| !t.is_empty() && t.is_sorted_by(|a, b| a > b)),
+            "`timesteps` must be a list that goes down",
+        )?;
+        must(
+            guidance.is_none_or(|guidance| guidance >= 0.0 && guidance.is_finite()),
+            "`guidance` must be 0 or above",
+        )?;
+        must(eta.is_none_or(|eta| (0.0..=1.0).contains(&eta)), "`eta` must be 0 to 1")?;
+        let denoise = match (written.strength, written.denoise_steps) {
+            (Some(_), Some(_)) => return Err("`strength` or `denoise_steps`, not both".to_owned()),
+            (Some(strength), None) => {
+                must(strength > 0.0 && strength <= 1.0, "`strength` must be above 0, at most 1")?;
+                Some(Denoise::Strength(strength))
+            }
+            (None, Some(run)) => {
+                must(run > 0, "`denoise_steps` must be at least 1")?;
+                Some(Denoise::Steps(run))
+            }
+            (None, None) => None,
+        };
+        let spacing = timestep_spacing;
+        Ok(Self { sampler, spacing, timesteps, steps, denoise, guidance, eta, native_size })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn model_defaults_that_make_no_sense_say_which_key() {
+        for (text, key) in [
+            (r#"{"sampler": "dpm"}"#, "dpm"),
+            (r#"{"steps": 0}"#, "steps"),
+            (r#"{"timesteps": [1, 2]}"#, "timesteps"),
+            (r#"{"timesteps": []}"#, "timesteps"),
+            (r#"{"strength": 1.5}"#, "strength"),
+            (r#"{"strength": 0.5, "denoise_steps": 4}"#, "not both"),
+            (r#"{"denoise_steps": 0}"#, "denoise_steps"),
+            (r#"{"guidance": -1}"#, "guidance"),
+            (r#"{"eta": 2}"#, "eta"),
+        ] {
+            let error = serde_json::from_str::<ModelDefaults>(text).unwrap_err().to_string();
+            assert!(error.contains(key), "{text}: {error}");
+        }
+        assert_eq!(serde_json::from_str::<ModelDefaults>("{}").unwrap(), ModelDefaults::default());
+    }
+}

@@ -1,0 +1,124 @@
+//! Display of plans: what `plan` prints.
+
+use std::fmt;
+
+use super::{
+    Plan,
+    geometry::Geometry,
+    memory::{MemoryPlan, MemoryStage},
+};
+use crate::{caption::CaptionBatch, units};
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { geometry, sampling, .. } = self;
+        let Geometry { input, canvas, grid, shape, .. } = geometry;
+        let side = grid.region_side();
+        let factor = shape.factor;
+        writeln!(f, "input         {} × {} px", input.0, input.1)?;
+        writeln!(f, "output        {} × {} px", canvas.width, canvas.height)?;
+        writeln!(
+            f,
+            "canvas        {} × {} latent px, {} channels",
+            canvas.latent_width, canvas.latent_height, shape.channels
+        )?;
+        writeln!(
+            f,
+            "regions       {} ({} × {}) of {} px, overlap {} px",
+            grid.len(),
+            grid.xs().len(),
+            grid.ys().len(),
+            side * factor,
+            grid.overlap() * factor
+        )?;
+        write!(f, "sampler       {}", sampling.sampler)?;
+        if let Some(spacing) = sampling.spacing {
+            write!(f, ", {} timesteps", spacing.name())?;
+        }
+        if let Some(eta) = sampling.eta {
+            write!(f, ", eta {eta}")?;
+        }
+        writeln!(f)?;
+        let timesteps: Vec<String> = (sampling.steps.iter())
+            .map(|step| format!("{:.*}", usize::from(step.t.fract() != 0.0), step.t))
+            .collect();
+        writeln!(
+            f,
+            "steps         {} of {}, at t = {}",
+            sampling.steps.len(),
+            sampling.schedule_steps,
+            timesteps.join(", ")
+        )?;
+        let batch = self.memory.batch.min(grid.len());
+        match sampling.guidance {
+            Some(guidance) => {
+                writeln!(f, "guidance      {guidance}")?;
+                let calls = self.denoiser_calls();
+                writeln!(f, "calls         {calls} regions in batches of 2 × {batch}")?;
+            }
+            None => {
+                writeln!(f, "guidance      none")?;
+                writeln!(
+                    f,
+                    "calls         {} regions in batches of {batch}",
+                    self.denoiser_calls()
+                )?;
+            }
+        }
+        for note in &sampling.notes {
+            writeln!(f, "note          {note}")?;
+        }
+        writeln!(
+            f,
+            "VAE tiles     {} ({} × {}) of {} px",
+            self.tile_rows.len() * self.tile_columns.len(),
+            self.tile_columns.len(),
+            self.tile_rows.len(),
+            self.memory.tile
+        )?;
+        writeln!(f, "computes on   {}", self.computes_on)?;
+        writeln!(f, "disk          {} while it works", units::bytes(self.work_bytes()))?;
+        self.memory.fmt(f)
+    }
+}
+
+impl fmt::Display for MemoryPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "memory        {}", units::bytes(self.peak()))?;
+        match self.budget {
+            Some(budget) => writeln!(f, " of {}", units::bytes(budget))?,
+            None => writeln!(f)?,
+        }
+        writeln!(
+            f,
+            "parts         {}",
+            if self.keeps_parts { "stay loaded" } else { "loaded for each stage, then freed" }
+        )?;
+        if let Some(CaptionBatch { rows, prefill_rows, stays }) = self.captions {
+            let stays = if stays { "stays loaded" } else { "freed before the denoiser is loaded" };
+            writeln!(
+                f,
+                "captioner     {stays}; {rows} captions at once, {prefill_rows} read at once"
+            )?;
+        }
+        write!(f, "stage               resident        working           peak")?;
+        for stage in &self.stages {
+            let [resident, working, peak] =
+                [stage.resident, stage.working, stage.peak()].map(units::bytes);
+            write!(f, "\n{:<14}{resident:>14} {working:>14} {peak:>14}", stage.stage)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for MemoryStage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Caption => "caption",
+            Self::Text => "text",
+            Self::Encode => "encode",
+            Self::Denoise => "denoise",
+            Self::Decode => "decode",
+        })
+    }
+}

@@ -1,0 +1,169 @@
+//! Geometry of a job: its sizes and places, as they follow from the picture, the settings and the model's shape
+//! alone. Stages and the estimate of memory read the same numbers here.
+
+use super::tiles::{Padding, Span, spans};
+use crate::{
+    backend::ops::CropRect,
+    canvas::{CanvasSize, Region, RegionGrid, target_size},
+    caption::Rect,
+    pipeline::{
+        error::Error,
+        model::{Model, ModelShape},
+        settings::Settings,
+    },
+};
+
+/// Padding for an autoencoder that looks at the whole tile (AutoencoderKL): no padding makes such a tile
+/// exact, but its norms share statistics ([`super::samples`]), and wide padding brings what its attention
+/// sees close to what its neighbours' sees. Past the canvas there are no neighbours, only the zeros of
+/// its convolutions to be kept away.
+const GLOBAL_VAE_PADDING: Padding = Padding { inside: 32, border: 8 };
+
+/// The largest output: 131 072², far beyond any camera times any scale, and a canvas that still
+/// fits a disk. More is a slip of the finger.
+const MAX_OUTPUT_PIXELS: u64 = 1 << 34;
+
+/// The longest side of a whole picture that a captioner is shown: no model looks at more of it.
+const WHOLE_SIDE: u32 = 1344;
+
+/// Sizes and places of a job. Lengths are in latent pixels where nothing else is said.
+#[derive(Clone, Debug)]
+pub struct Geometry {
+    /// Input size in image pixels, width and height.
+    pub input: (u32, u32),
+    /// The canvas, and through it the output's exact size.
+    pub canvas: CanvasSize,
+    /// Regions of the canvas.
+    pub grid: RegionGrid,
+    /// Height and width of the low-resolution pass, if there is one.
+    pub low_resolution: Option<(usize, usize)>,
+    /// Padding of VAE tiles.
+    pub vae_padding: Padding,
+    /// Tiles of the VAE share the statistics of its norms, which are measured before the first one.
+    pub shares_norms: bool,
+    /// The model's.
+    pub shape: ModelShape,
+}
+
+impl Geometry {
+    /// Works out the sizes for an `input` of width × height image pixels.
+    ///
+    /// # Errors
+    /// A size of zero or beyond what can be addressed.
+    pub fn new(model: &Model, input: (u32, u32), settings: &Settings) -> Result<Self, Error> {
+        let shape = model.shape();
+        let (width, height) = target_size(input.0, input.1, settings.size)?;
+        if u64::from(width) * u64::from(height) > MAX_OUTPUT_PIXELS {
+            return Err(Error::OutputTooLarge { width, height });
+        }
+        let canvas = CanvasSize::for_pixels(width, height, shape.factor)?;
+        let overlap = (settings.overlap * shape.region as f64).round() as usize;
+        let grid = RegionGrid::new(
+            canvas.latent_height,
+            canvas.latent_width,
+            shape.region,
+            overlap.min(shape.region - 1),
+        )?;
+        let everywhere = |pad| Padding { inside: pad, border: pad };
+        let context = model.vae_context();
+        Ok(Self {
+            input,
+            canvas,
+            grid,
+            low_resolution: (settings.rap > 0.0).then(|| native_size(input, shape)),
+            vae_padding: context.map_or(GLOBAL_VAE_PADDING, everywhere),
+            shares_norms: context.is_none(),
+            shape,
+        })
+    }
+
+    /// VAE tiles along an axis of `length`, with cores of at most `tile` image pixels.
+    pub(crate) fn tiles(&self, length: usize, tile: usize) -> Vec<Span> {
+        spans(length, (tile / self.shape.factor).max(1), self.vae_padding)
+    }
+
+    /// The width and height at which a captioner is shown the whole picture, in image pixels.
+    pub(crate) fn shown_whole(&self) -> (u32, u32) {
+        let (width, height) = self.input;
+        let longest = width.max(height);
+        let side = |length: u32| match longest {
+            ..=WHOLE_SIDE => length,
+            _ => (u64::from(length) * u64::from(WHOLE_SIDE) / u64::from(longest)).max(1) as u32,
+        };
+        (side(width), side(height))
+    }
+
+    /// A region in output pixels, without what lies past the picture.
+    pub(crate) fn pixels_of(&self, region: &Region) -> Rect {
+        let axis = |start: usize, length: usize, limit: usize| {
+            let start = (start * self.shape.factor).min(limit - 1);
+            (start as u32, (length * self.shape.factor).min(limit - start) as u32)
+        };
+        let (x, width) = axis(region.x, region.width, self.canvas.width);
+        let (y, height) = axis(region.y, region.height, self.canvas.height);
+        Rect { x, y, width, height }
+    }
+
+    /// A region's place relative to the picture, which the low-resolution pass sees without the canvas's
+    /// padding: a region that reaches into the padding ends past 1.
+    pub(crate) fn share_of(&self, region: &Region) -> CropRect {
+        let (height, width) = (self.canvas.height as f64, self.canvas.width as f64);
+        let pixels = |latent: usize| (latent * self.shape.factor) as f64;
+        CropRect {
+            top: pixels(region.y) / height,
+            left: pixels(region.x) / width,
+            height: pixels(region.height) / height,
+            width: pixels(region.width) / width,
+        }
+    }
+}
+
+/// Height and width in latent pixels of the whole picture at about the model's native pixel count,
+/// in its own aspect ratio as far as multiples of the denoiser's stride allow (docs/method.md §4).
+fn native_size((width, height): (u32, u32), shape: ModelShape) -> (usize, usize) {
+    let ModelShape { region, stride, .. } = shape;
+    let aspect = f64::from(width) / f64::from(height);
+    let side = |length: f64| {
+        let strides = (length / stride as f64).round() as usize;
+        stride * strides.clamp(1, 4 * region / stride)
+    };
+    (side(region as f64 / aspect.sqrt()), side(region as f64 * aspect.sqrt()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHAPE: ModelShape =
+        ModelShape { factor: 4, channels: 4, region: 64, stride: 4, sees_low_resolution: true };
+
+    #[test]
+    fn the_low_resolution_pass_keeps_the_aspect_ratio_at_the_native_pixel_count() {
+        let size =
+            |width, height, region| native_size((width, height), ModelShape { region, ..SHAPE });
+        assert_eq!(size(512, 512, 64), (64, 64));
+        assert_eq!(size(640, 480, 64), (56, 72));
+        assert_eq!(size(480, 640, 128), (148, 112));
+        // A strip stays a strip that a denoiser can take.
+        assert_eq!(size(10_000, 1, 64), (4, 256));
+        assert_eq!(size(1, 10_000, 64), (256, 4));
+    }
+
+    #[test]
+    fn a_region_in_the_padding_is_cut_in_pixels_and_ends_past_the_picture_in_shares() {
+        let canvas = CanvasSize::for_pixels(510, 254, 4).unwrap();
+        let geometry = Geometry {
+            input: (255, 127),
+            canvas,
+            grid: RegionGrid::new(canvas.latent_height, canvas.latent_width, 64, 0).unwrap(),
+            low_resolution: None,
+            vae_padding: Padding { inside: 1, border: 1 },
+            shares_norms: false,
+            shape: SHAPE,
+        };
+        let last = geometry.grid.regions().last().unwrap();
+        assert_eq!(geometry.pixels_of(&last), Rect { x: 256, y: 0, width: 254, height: 254 });
+        let share = geometry.share_of(&last);
+        assert!(share.left + share.width > 1.0 && share.top == 0.0 && share.height > 1.0);
+    }
+}

@@ -1,0 +1,96 @@
+//! Plan of a job, worked out before it does anything: sizes, regions, timesteps, tiles, and the memory that
+//! follows from them.
+
+mod display;
+pub mod geometry;
+pub mod memory;
+mod needs;
+pub mod samples;
+pub mod sampling;
+mod search;
+pub mod tiles;
+
+use geometry::Geometry;
+use memory::MemoryPlan;
+use needs::Draft;
+use sampling::Sampling;
+use tiles::Span;
+
+use super::{error::Error, model::Model, runner::Runner, settings::Settings, work::files::Layout};
+
+/// A job, planned.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Plan {
+    /// Sizes and places: input, canvas, regions.
+    pub geometry: Geometry,
+    /// Sampler, steps and guidance.
+    pub sampling: Sampling,
+    /// What each stage takes of memory, and batch and tile as chosen from it.
+    pub memory: MemoryPlan,
+    /// VAE tiles from top to bottom, in latent pixels.
+    pub tile_rows: Vec<Span>,
+    /// VAE tiles from left to right, in latent pixels.
+    pub tile_columns: Vec<Span>,
+    /// Height and width of what the attention prior blends into each layer of a region's call.
+    pub prior_sizes: Vec<(usize, usize)>,
+    /// What computes, and in what precision ([`Runner::computes_on`]).
+    pub computes_on: String,
+}
+
+impl Plan {
+    /// Plans the job of enlarging an `input` of width × height pixels.
+    ///
+    /// # Errors
+    /// A size of zero or beyond what can be addressed, what [`Sampling::resolve`] refuses, or a job for
+    /// which there is not enough memory.
+    pub(crate) fn new(
+        model: &Model,
+        runner: &Runner,
+        input: (u32, u32),
+        settings: &Settings,
+    ) -> Result<Self, Error> {
+        let geometry = Geometry::new(model, input, settings)?;
+        let sampling =
+            Sampling::resolve(&model.scheduler, &model.schedule, &model.defaults, settings)?;
+        let memory = Draft::new(model, runner, settings, &geometry, &sampling).plan()?;
+        let side = geometry.grid.region_side();
+        Ok(Self {
+            sampling,
+            tile_rows: geometry.tiles(geometry.canvas.latent_height, memory.tile),
+            tile_columns: geometry.tiles(geometry.canvas.latent_width, memory.tile),
+            memory,
+            prior_sizes: model.blueprints.denoiser.prior_sizes(side, side),
+            computes_on: runner.computes_on(),
+            geometry,
+        })
+    }
+
+    /// Denoiser calls counted in regions, those of the low-resolution pass included. With guidance every
+    /// region counts twice: for the negative prompt and for its own.
+    #[must_use]
+    pub fn denoiser_calls(&self) -> usize {
+        let Self { geometry, sampling, .. } = self;
+        let per_step = geometry.grid.len() + usize::from(geometry.low_resolution.is_some());
+        per_step * sampling.steps.len() * if sampling.guidance.is_some() { 2 } else { 1 }
+    }
+
+    /// Bytes on the disk of the canvases that a job keeps while it runs, the output's rows (at 8 bits
+    /// without alpha) included.
+    #[must_use]
+    pub fn work_bytes(&self) -> u64 {
+        self.layout(3 * self.geometry.canvas.width).bytes()
+    }
+
+    /// The files of the work folder; `row_bytes` is the length of one row of the output's samples.
+    pub(crate) fn layout(&self, row_bytes: usize) -> Layout {
+        let Geometry { canvas, grid, low_resolution, shape, .. } = &self.geometry;
+        Layout {
+            canvas: (canvas.latent_height, canvas.latent_width, shape.channels),
+            regions: (grid.len(), grid.region_side()),
+            history: self.sampling.history(),
+            low_resolution: *low_resolution,
+            rows: (canvas.height, row_bytes),
+        }
+    }
+}

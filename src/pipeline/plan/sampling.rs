@@ -1,0 +1,248 @@
+//! How a job samples: what the user chose, where the user chose nothing what the model asks for, and where
+//! it asks for nothing the program's own defaults.
+
+use crate::sampler::{
+    self, Choice, Denoise, SamplerKind, Schedule, SchedulerConfig, Step, TimestepSpacing,
+    Timesteps, Update,
+};
+
+use crate::pipeline::{
+    error::Error,
+    model_defaults::ModelDefaults,
+    settings::{Defaults, Settings},
+};
+
+/// How a job samples, resolved.
+#[derive(Clone, Debug)]
+pub struct Sampling {
+    /// How a step is taken.
+    pub sampler: SamplerKind,
+    /// The share of fresh noise, for a sampler that has one.
+    pub eta: Option<f64>,
+    /// The spread of timesteps, where it plays a part.
+    pub spacing: Option<TimestepSpacing>,
+    /// The whole schedule.
+    pub timesteps: Timesteps,
+    /// Steps of the whole schedule, N.
+    pub schedule_steps: usize,
+    /// The steps that run, first (noisiest) to last.
+    pub steps: Vec<Step>,
+    /// The update of the canvas that each of them makes.
+    pub updates: Vec<Update>,
+    /// The strength of classifier-free guidance, above 1; `None` without.
+    pub guidance: Option<f64>,
+    /// What the user should know: a sampler that stands in for the model's, a choice without effect.
+    pub notes: Vec<String>,
+}
+
+impl Sampling {
+    /// Resolves the settings for a model with this scheduler config, its schedule, and its maker's defaults.
+    ///
+    /// # Errors
+    /// A choice that cannot be, a scheduler class without counterpart where no sampler is chosen, or a first step at
+    /// pure noise ([`SamplerError::NoSignal`](sampler::SamplerError::NoSignal)).
+    pub fn resolve(
+        config: &SchedulerConfig,
+        schedule: &Schedule,
+        model: &ModelDefaults,
+        settings: &Settings,
+    ) -> Result<Self, Error> {
+        let Choice { kind, note } = match settings.sampler.or(model.sampler) {
+            Some(kind) => Choice { kind, note: None },
+            None => config.sampler()?,
+        };
+        let mut notes = Vec::from_iter(note);
+
+        let models_own = settings.sampler.is_none_or(|chosen| Some(chosen) == model.sampler);
+        let eta = settings.eta.or(model.eta.filter(|_| models_own));
+        let sampler = kind.build(config, eta)?;
+
+        let timesteps = timesteps(model, settings);
+        let spacing = settings.spacing.or(model.spacing).unwrap_or(schedule.spacing());
+        let spacing_counts = kind.has_spacing() && matches!(timesteps, Timesteps::Count(_));
+        if settings.spacing.is_some() && !spacing_counts {
+            notes.push(match timesteps {
+                Timesteps::List(_) => "the spacing has no effect on a list of timesteps".to_owned(),
+                Timesteps::Count(_) => format!("the spacing has no effect on {kind}"),
+            });
+        }
+        let schedule = schedule.clone().with_spacing(spacing);
+        let schedule_steps = timesteps.count();
+        let denoise = denoise(model, settings, schedule_steps);
+        let steps = sampler::plan(&*sampler, &schedule, &timesteps, denoise)?;
+        let updates = sampler::updates(&*sampler, &schedule, &steps)?;
+
+        let guidance = settings.guidance.or(model.guidance).unwrap_or(Defaults::GUIDANCE);
+        let guidance = (guidance > 1.0).then_some(guidance);
+        if guidance.is_none() && !settings.negative_prompt.is_empty() {
+            notes.push("the negative prompt has no effect without guidance above 1".to_owned());
+        }
+        Ok(Self {
+            sampler: kind,
+            eta: eta.or(kind.default_eta()),
+            spacing: spacing_counts.then_some(spacing),
+            timesteps,
+            schedule_steps,
+            steps,
+            updates,
+            guidance,
+            notes,
+        })
+    }
+}
+
+impl Sampling {
+    /// Canvases of history that a run keeps on the disk: 0 for a one-step sampler, else one for each value that a step
+    /// reads and one for what it writes meanwhile, so that a step that is cut short can be taken again.
+    #[must_use]
+    pub fn history(&self) -> usize {
+        match self.updates.iter().map(|update| update.history.len()).max() {
+            None | Some(0) => 0,
+            Some(earlier) => earlier + 1,
+        }
+    }
+}
+
+/// The whole schedule. A number of steps that the user gives goes before a list that the model gives.
+fn timesteps(model: &ModelDefaults, settings: &Settings) -> Timesteps {
+    match (&settings.timesteps, settings.steps, &model.timesteps) {
+        (Some(list), _, _) | (None, None, Some(list)) => Timesteps::List(list.clone()),
+        (None, steps, _) => {
+            Timesteps::Count(steps.or(model.steps).unwrap_or(Defaults::STEPS as usize))
+        }
+    }
+}
+
+/// How much of a schedule of `n` steps runs. A model's count is one of its own number of steps: where the user
+/// wants another number, its share stays.
+fn denoise(model: &ModelDefaults, settings: &Settings, n: usize) -> Denoise {
+    let models = || {
+        let own = model.timesteps.as_ref().map_or(model.steps, |list| Some(list.len()));
+        match (model.denoise, own.unwrap_or(Defaults::STEPS as usize)) {
+            (Some(Denoise::Steps(run)), own) if own != n => {
+                Some(Denoise::Strength((run as f64 / own as f64).min(1.0)))
+            }
+            (denoise, _) => denoise,
+        }
+    };
+    settings.denoise.or_else(models).unwrap_or(Denoise::Strength(Defaults::STRENGTH))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sampler::SamplerError;
+
+    fn resolve(config: &str, model: &str, settings: &Settings) -> Result<Sampling, Error> {
+        let config = SchedulerConfig::from_json(config).unwrap();
+        let schedule = Schedule::new(&config).unwrap();
+        Sampling::resolve(&config, &schedule, &serde_json::from_str(model).unwrap(), settings)
+    }
+
+    fn timesteps_run(sampling: &Sampling) -> Vec<f64> {
+        sampling.steps.iter().map(|step| step.t).collect()
+    }
+
+    const DDIM: &str = r#"{"_class_name": "DDIMScheduler", "clip_sample": false}"#;
+    const EULER: &str = r#"{"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading",
+        "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}"#;
+    /// Hyper-SDXL's unified LoRA as a manifest has it.
+    const TCD: &str = r#"{"sampler": "tcd", "eta": 0.5, "steps": 8, "denoise_steps": 3, "guidance": 0,
+        "name": "not ours"}"#;
+
+    #[test]
+    fn where_nobody_says_anything_the_scheduler_config_and_the_defaults_hold() {
+        let plain = resolve(EULER, "{}", &Settings::default()).unwrap();
+        assert_eq!((plain.sampler, plain.eta, plain.guidance), (SamplerKind::Euler, None, None));
+        assert_eq!(plain.spacing, Some(TimestepSpacing::Leading));
+        assert_eq!(timesteps_run(&plain), [376.0, 251.0, 126.0, 1.0]);
+        assert_eq!(plain.notes, [""; 0]);
+        let ddim = resolve(DDIM, "{}", &Settings::default()).unwrap();
+        assert_eq!((ddim.sampler, ddim.eta), (SamplerKind::Ddim, Some(0.0)));
+        assert!(ddim.updates.iter().all(|update| !update.needs_noise()));
+    }
+
+    #[test]
+    fn the_models_values_go_before_the_defaults_and_the_users_before_both() {
+        let model = resolve(EULER, TCD, &Settings::default()).unwrap();
+        assert_eq!((model.sampler, model.eta), (SamplerKind::Tcd, Some(0.5)));
+        assert_eq!((model.schedule_steps, model.spacing), (8, None));
+        assert_eq!(timesteps_run(&model), [379.0, 259.0, 139.0]);
+
+        let user = Settings {
+            sampler: Some(SamplerKind::Ddim),
+            spacing: Some(TimestepSpacing::Trailing),
+            steps: Some(50),
+            denoise: Some(Denoise::Steps(22)),
+            guidance: Some(5.0),
+            ..Settings::default()
+        };
+        let user = resolve(EULER, TCD, &user).unwrap();
+        // The eta was meant for TCD.
+        assert_eq!((user.sampler, user.eta), (SamplerKind::Ddim, Some(0.0)));
+        assert_eq!((user.schedule_steps, user.steps.len(), user.guidance), (50, 22, Some(5.0)));
+        assert_eq!(user.steps[0].t, 439.0);
+    }
+
+    #[test]
+    fn a_models_count_of_steps_stays_a_share_of_another_schedule() {
+        let settings = Settings { steps: Some(16), ..Settings::default() };
+        assert_eq!(resolve(EULER, TCD, &settings).unwrap().steps.len(), 6);
+        let settings = Settings { steps: Some(1), ..Settings::default() };
+        assert_eq!(resolve(EULER, TCD, &settings).unwrap().steps.len(), 1);
+    }
+
+    #[test]
+    fn a_list_of_timesteps_is_the_schedule_unless_the_user_counts_steps() {
+        let one_step = r#"{"sampler": "lcm", "timesteps": [800]}"#;
+        let own = resolve(EULER, one_step, &Settings::default()).unwrap();
+        assert_eq!((timesteps_run(&own), own.steps[0].last), (vec![800.0], true));
+        assert!(!own.updates[0].needs_noise());
+        let counted = Settings { steps: Some(2), ..Settings::default() };
+        assert_eq!(timesteps_run(&resolve(EULER, one_step, &counted).unwrap()), [499.0]);
+        let listed = Settings { timesteps: Some(vec![700, 300]), ..Settings::default() };
+        assert_eq!(timesteps_run(&resolve(EULER, one_step, &listed).unwrap()), [300.0]);
+    }
+
+    #[test]
+    fn stand_ins_and_choices_without_effect_are_noted() {
+        let pndm = r#"{"_class_name": "PNDMScheduler"}"#;
+        let stand_in = resolve(pndm, "{}", &Settings::default()).unwrap();
+        assert_eq!(stand_in.notes, ["the model asks for PNDMScheduler; running ddim instead"]);
+        let chosen = Settings { sampler: Some(SamplerKind::Ddim), ..Settings::default() };
+        assert!(resolve(pndm, "{}", &chosen).unwrap().notes.is_empty());
+        let idle = Settings {
+            sampler: Some(SamplerKind::Lcm),
+            spacing: Some(TimestepSpacing::Trailing),
+            negative_prompt: "blurry".to_owned(),
+            ..Settings::default()
+        };
+        let notes = resolve(DDIM, "{}", &idle).unwrap().notes;
+        assert!(
+            notes[0].contains("the spacing") && notes[1].contains("without guidance"),
+            "{notes:?}"
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_before_anything_runs() {
+        let zero_snr = r#"{"_class_name": "DDIMScheduler", "clip_sample": false, "timestep_spacing": "trailing",
+            "rescale_betas_zero_snr": true, "prediction_type": "v_prediction"}"#;
+        let all = Settings { denoise: Some(Denoise::Strength(1.0)), ..Settings::default() };
+        for sampler in SamplerKind::ALL {
+            let settings = Settings { sampler: Some(sampler), ..all.clone() };
+            let error = resolve(zero_snr, "{}", &settings).unwrap_err();
+            assert!(
+                matches!(&error, Error::Sampler(SamplerError::NoSignal { t }) if *t == 999.0),
+                "{sampler}: {error}"
+            );
+            let settings = Settings { denoise: None, ..settings };
+            assert!(resolve(zero_snr, "{}", &settings).is_ok());
+        }
+        let eta = Settings { eta: Some(0.5), ..Settings::default() };
+        assert!(resolve(EULER, "{}", &eta).is_err());
+        let unknown = r#"{"_class_name": "IPNDMScheduler"}"#;
+        assert!(resolve(unknown, "{}", &Settings::default()).is_err());
+        assert!(resolve(unknown, r#"{"sampler": "euler"}"#, &Settings::default()).is_ok());
+    }
+}

@@ -1,0 +1,188 @@
+//! Search for a plan that fits into memory: first everything as asked for, then the captioner by itself, then each
+//! part by itself and less at a time.
+
+use super::{
+    memory::{MemoryPlan, MemoryStage, StageMemory},
+    needs::Draft,
+};
+use crate::{
+    backend::usable_memory,
+    caption::CaptionBatch,
+    pipeline::{error::Error, model::Footprints, runner::Compute as _},
+    units,
+};
+
+/// What the program takes before it does anything: code, the runtime, the threads' stacks.
+const PROCESS_BYTES: usize = 16 << 20;
+
+/// What a thread of the CPU takes beside the buffer of the operations: a packed panel of a matrix
+/// product, and its own pieces of work.
+const THREAD_BYTES: usize = 3 << 20;
+
+/// What the allocators keep of memory that is no longer used, or cannot hand out for the holes in it: a
+/// share of what is used, as measured (`benches/memory.py`).
+const RETAINED_SHARE: usize = 8;
+
+/// What libraries of a GPU take for themselves: workspaces of its matrix products, mostly.
+const GPU_BYTES: usize = 256 << 20;
+
+/// The smallest core of a VAE tile, in image pixels, and the steps by which it is made smaller.
+const TILE_LEAST: usize = 128;
+const TILE_STEP: usize = 64;
+
+/// What can be chosen so that a job fits.
+#[derive(Clone, Copy)]
+struct Choice {
+    batch: usize,
+    tile: usize,
+    captions: Option<CaptionBatch>,
+    keeps_parts: bool,
+}
+
+impl Draft<'_> {
+    /// Chooses the batch, the tile, how captions are made, and what stays loaded.
+    ///
+    /// Batch and tile are the user's, or those of [`Defaults`](crate::pipeline::Defaults) where they fit;
+    /// everything stays loaded if that fits too. Else a model that describes the picture goes when it has; if
+    /// what is left still does not fit, each part is loaded for its stage alone, and batch and tile are the
+    /// largest that fit.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] if not even the smallest fit.
+    pub fn plan(&self) -> Result<MemoryPlan, Error> {
+        let Self { model, runner, settings, .. } = *self;
+        let budget = settings.max_memory.or_else(|| {
+            let held = runner.loaded_bytes(&model.footprints) + settings.captioner.loaded_bytes();
+            usable_memory(runner.device(), held)
+        });
+        let fits = |bytes: usize| budget.is_none_or(|budget| bytes <= budget);
+        let choice = Choice {
+            batch: settings.batch.unwrap_or_else(|| runner.default_batch()),
+            tile: settings.tile.unwrap_or_else(|| model.default_tile()),
+            captions: self.caption_batches().into_iter().next(),
+            keeps_parts: true,
+        };
+        let wanted = self.estimate(choice)?;
+        if fits(wanted.peak()) {
+            return Ok(MemoryPlan { budget, ..wanted });
+        }
+        let fit = |choice: Choice, stages: &[MemoryStage]| -> Result<bool, Error> {
+            let plan = self.estimate(choice)?;
+            let chosen = plan.stages.iter().filter(|stage| stages.contains(&stage.stage));
+            Ok(fits(chosen.map(StageMemory::peak).max().unwrap_or(0)))
+        };
+        // The captioner by itself, and then everything else without it.
+        let alone = |captions: CaptionBatch| CaptionBatch { stays: false, ..captions };
+        let mut batches = self.caption_batches().into_iter().map(alone);
+        let captions = first(batches.clone(), |&captions| {
+            fit(Choice { captions: Some(captions), ..choice }, &[MemoryStage::Caption])
+        })?;
+        let captions_fit = captions.is_some() || choice.captions.is_none();
+        let choice = Choice { captions: captions.or_else(|| batches.next_back()), ..choice };
+        if captions.is_some() {
+            let wanted = self.estimate(choice)?;
+            if fits(wanted.peak()) {
+                return Ok(MemoryPlan { budget, ..wanted });
+            }
+        }
+        let choice = Choice { keeps_parts: false, ..choice };
+        let Choice { batch, tile, .. } = choice;
+        let batches = (1..=batch).rev().filter(|&size| size == batch || settings.batch.is_none());
+        let tiles = (0..).map_while(|steps| tile.checked_sub(steps * TILE_STEP));
+        let tiles = tiles
+            .take_while(|&side| side == tile || (side >= TILE_LEAST && settings.tile.is_none()));
+        // The stages of denoiser and VAE do not share memory: each is made to fit by itself.
+        let possible_batch = first(batches, |&batch| {
+            fit(Choice { batch, ..choice }, &[MemoryStage::Text, MemoryStage::Denoise])
+        })?;
+        let possible_tile = first(tiles.clone(), |&tile| {
+            fit(Choice { tile, ..choice }, &[MemoryStage::Encode, MemoryStage::Decode])
+        })?;
+        match (possible_batch, possible_tile) {
+            (Some(batch), Some(tile)) if captions_fit => {
+                Ok(MemoryPlan { budget, ..self.estimate(Choice { batch, tile, ..choice })? })
+            }
+            _ => {
+                let least_batch = if settings.batch.is_none() { 1 } else { batch };
+                let (batch, tile) = (least_batch, tiles.last().unwrap_or(tile));
+                let least = self.estimate(Choice { batch, tile, ..choice })?;
+                Err(Error::Memory {
+                    needs: units::bytes(least.peak()),
+                    has: units::bytes(budget.unwrap_or(0)),
+                    batch,
+                    tile,
+                    captioner: !captions_fit,
+                })
+            }
+        }
+    }
+
+    /// What the job takes with this choice.
+    fn estimate(&self, choice: Choice) -> Result<MemoryPlan, Error> {
+        let Choice { batch, tile, captions, keeps_parts } = choice;
+        let Footprints { text, vae, denoiser } = self.model.footprints;
+        let on_cpu = self.runner.device().is_cpu();
+        let captioner = captions.map(|batch| self.caption(batch)).transpose()?.flatten();
+        // What the captioner keeps in host memory though its weights are gone.
+        let captioner_host = captioner.map_or(0, |(_, _, host)| host);
+        let parts = [
+            (MemoryStage::Text, text, self.text()),
+            (MemoryStage::Encode, vae, self.encode(tile)?),
+            (MemoryStage::Denoise, denoiser, self.denoise(batch)?),
+            (MemoryStage::Decode, vae, self.decode(tile)?),
+        ];
+        let of_captions = captioner.map_or(0, |(_, needs, _)| needs.scratch);
+        let scratch = parts.iter().map(|(_, _, needs)| needs.scratch).fold(of_captions, usize::max);
+        let threads = rayon::current_num_threads() * (THREAD_BYTES + scratch);
+        let of_model = text.embedded + vae.embedded + denoiser.embedded;
+        let base = PROCESS_BYTES + threads + of_model + self.picture_bytes() + captioner_host;
+        let (mut loaded, mut of_captioner) = (0, 0);
+        let parts = (captioner.into_iter())
+            .map(|(part, needs, _)| (MemoryStage::Caption, part, needs))
+            .chain(parts);
+        let stages = parts.map(|(stage, part, needs)| {
+            // Loaded parts add up in the order of the stages; the decoder was loaded for the encoder.
+            let mut mapped = 0;
+            let held = if stage == MemoryStage::Caption {
+                // For the next picture the others are still there.
+                let others = text.kept + vae.kept + denoiser.kept;
+                let stays = captions.is_some_and(|batch| batch.stays);
+                of_captioner = if stays { part.kept } else { 0 };
+                mapped = part.mapped;
+                part.kept + if stays { others } else { 0 }
+            } else {
+                loaded = match (keeps_parts, stage) {
+                    (false, _) => part.kept,
+                    (true, MemoryStage::Decode) => loaded,
+                    (true, _) => loaded + part.kept,
+                };
+                loaded + of_captioner
+            };
+            let loading = part.loading.saturating_sub(part.kept);
+            let (resident, working) = if on_cpu {
+                let resident = base + held + needs.host + needs.device;
+                (resident, needs.device_working.max(needs.host_working))
+            } else {
+                (GPU_BYTES + held + needs.device, needs.device_working)
+            };
+            let working = working.max(loading);
+            let retained = (held - mapped + working) / RETAINED_SHARE;
+            StageMemory { stage, resident, working: working + retained }
+        });
+        let stages = stages.collect();
+        Ok(MemoryPlan { budget: None, keeps_parts, batch, tile, captions, stages })
+    }
+}
+
+/// The first of these that `holds` is true of.
+fn first<T>(
+    mut all: impl Iterator<Item = T>,
+    mut holds: impl FnMut(&T) -> Result<bool, Error>,
+) -> Result<Option<T>, Error> {
+    all.find_map(|one| match holds(&one) {
+        Ok(true) => Some(Ok(one)),
+        Ok(false) => None,
+        Err(error) => Some(Err(error)),
+    })
+    .transpose()
+}

@@ -1,0 +1,296 @@
+//! Run of a job from stage to stage: everything that the work folder does not have yet, and then the output.
+
+use tracing::info_span;
+
+use crate::{
+    backend::give_back_freed,
+    caption::document::Document,
+    image::{EncodeOptions, Encoder, Format, Output, Picture},
+};
+
+use super::{
+    engine::Engine,
+    error::Error,
+    job::JobSpec,
+    plan::Plan,
+    progress::Progress,
+    settings::Settings,
+    stages::{caption, condition::Conditions, context::Context, decode, denoise, encode},
+    work::{
+        folder::{Work, WorkFolder},
+        journal::Done,
+    },
+};
+
+/// What a finished job has to say for itself.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Report {
+    /// Output width in pixels.
+    pub width: u32,
+    /// Output height in pixels.
+    pub height: u32,
+    /// Regions that ran.
+    pub regions: usize,
+    /// Steps that ran.
+    pub steps: usize,
+}
+
+/// Enlarges `picture` into `output`.
+///
+/// The output appears at its path complete or not at all. Same settings, same bytes: on one
+/// backend the result depends neither on batch size nor on the number of threads, nor on how often
+/// the job was killed and taken up again (see [`Work`]).
+///
+/// # Errors
+/// See [`Error`]; whatever it is, nothing half-written is left, and what was finished is kept.
+pub fn upscale(
+    engine: &Engine,
+    picture: &Picture,
+    output: &Output,
+    format: Format,
+    settings: &Settings,
+    work: &Work,
+    progress: &mut dyn Progress,
+) -> Result<Report, Error> {
+    let _span = info_span!("upscale", output = output.name()).entered();
+    let spec = JobSpec::new(engine, size_of_picture(picture), settings)?;
+    let plan = &spec.plan;
+    let (width, height) = (plan.geometry.canvas.width as u32, plan.geometry.canvas.height as u32);
+    // What an earlier job left loaded.
+    end_stage(engine, plan);
+    format.check_size(&output.name(), width, height)?;
+    let job = spec.identity(picture, format)?;
+    let options = EncodeOptions { quality: settings.jpeg_quality, ..EncodeOptions::like(picture) };
+    let encoder = Encoder::new(&output.name(), format, width, height, options)?;
+    for note in &plan.sampling.notes {
+        progress.note(note);
+    }
+    let usual = (engine.runner.default_batch(), engine.model.default_tile());
+    if let Some(note) = plan.memory.note(settings, usual) {
+        progress.note(&note);
+    }
+    for warning in picture.warnings.iter().chain(encoder.warnings()) {
+        progress.note(&warning.to_string());
+    }
+    let mut folder = WorkFolder::open(work, output, &job, &plan.layout(encoder.row_bytes()))?;
+    if folder.journal.done() != Done::default() {
+        progress.note(&format!("going on with what is done in {}", folder.path().display()));
+    }
+    match stages(engine, picture, &spec, encoder, output, &mut folder, progress) {
+        Ok(()) => folder.remove(),
+        // Whoever closes a pipe wants no more of it.
+        Err(error) if error.is_broken_pipe() => {
+            folder.remove();
+            return Err(error);
+        }
+        Err(Error::Interrupted(_)) => {
+            return Err(Error::Interrupted(Some(folder.path().to_owned())));
+        }
+        Err(error) => return Err(error),
+    }
+    let (regions, steps) = (plan.geometry.grid.len(), plan.sampling.steps.len());
+    Ok(Report { width, height, regions, steps })
+}
+
+fn stages(
+    engine: &Engine,
+    picture: &Picture,
+    spec: &JobSpec,
+    encoder: Encoder,
+    output: &Output,
+    work: &mut WorkFolder,
+    progress: &mut dyn Progress,
+) -> Result<(), Error> {
+    let context = &Context { runner: &engine.runner, picture, spec };
+    let plan = &spec.plan;
+    let described = caption::describe_or_kept(context, work, progress)?;
+    let encoder = encoder.with_settings(spec.record(&described.prompt).to_string());
+    if progress.interrupted() {
+        return Err(Error::Interrupted(None));
+    }
+    if work.journal.done().steps < plan.sampling.steps.len() {
+        let conditions = Conditions::new(context, &described.prompt, &described.texts)?;
+        for note in &conditions.notes {
+            progress.note(note);
+        }
+        end_stage(engine, plan);
+        encode::canvas(context, work, progress)?;
+        encode::low_resolution(context, work)?;
+        end_stage(engine, plan);
+        denoise::run(context, &conditions, work, progress)?;
+        end_stage(engine, plan);
+    }
+    decode::canvas(context, &encoder, work, progress)?;
+    end_stage(engine, plan);
+    decode::write(encoder, output, plan, work, progress)
+}
+
+/// Frees after a stage what is loaded of the model, unless the plan holds all of it at once, and what the
+/// allocator kept of the stage's activations: in their holes those of the next would lie anyhow.
+fn end_stage(engine: &Engine, plan: &Plan) {
+    if plan.memory.keeps_parts {
+        give_back_freed();
+    } else {
+        engine.runner.free_parts();
+    }
+}
+
+/// Plans the job of enlarging an `input` of width × height pixels, without running it.
+///
+/// # Errors
+/// A size of zero or beyond what can be addressed, settings that do not go with the model, or a job for which there
+/// is not enough memory.
+pub fn plan(engine: &Engine, input: (u32, u32), settings: &Settings) -> Result<Plan, Error> {
+    Ok(JobSpec::new(engine, input, settings)?.plan)
+}
+
+/// Describes a picture whose job comes later, so that the captioner's model is loaded once for several
+/// pictures and not in turn with the other one; [`Captioner::free`](crate::caption::Captioner::free) ends that.
+/// False where it is not worth it: the model stays loaded, or there is none.
+///
+/// # Errors
+/// See [`Error`].
+pub fn describe_ahead(
+    engine: &Engine,
+    picture: &Picture,
+    settings: &Settings,
+    progress: &mut dyn Progress,
+) -> Result<bool, Error> {
+    let spec = &JobSpec::new(engine, size_of_picture(picture), settings)?;
+    if spec.plan.memory.captions.is_none_or(|batch| batch.stays) {
+        return Ok(false);
+    }
+    let context = Context { runner: &engine.runner, picture, spec };
+    caption::describe(&context, settings.rsp > 0.0, progress)?;
+    Ok(true)
+}
+
+/// Describes every region of the job without running it: what `--captions` takes back.
+///
+/// # Errors
+/// See [`Error`].
+pub fn describe(
+    engine: &Engine,
+    picture: &Picture,
+    settings: &Settings,
+    progress: &mut dyn Progress,
+) -> Result<Document, Error> {
+    let spec = &JobSpec::new(engine, size_of_picture(picture), settings)?;
+    let context = Context { runner: &engine.runner, picture, spec };
+    Ok(caption::describe(&context, true, progress)?.document)
+}
+
+fn size_of_picture(picture: &Picture) -> (u32, u32) {
+    (picture.width, picture.height)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::HashMap, fs, path::Path};
+
+    use candle_core::{DType, Device, Tensor, safetensors};
+
+    use super::*;
+    use crate::{
+        image::{self, Input},
+        pipeline::{Resume, Stage},
+        weights::{ModelFiles, ModelSource},
+    };
+
+    const DENOISER: &str = "unet/diffusion_pytorch_model.safetensors";
+
+    /// Keeps the notes.
+    #[derive(Default)]
+    struct Notes(Vec<String>);
+
+    impl Progress for Notes {
+        fn begin(&mut self, _: Stage, _: usize) {}
+        fn advance(&mut self, _: usize) {}
+        fn note(&mut self, text: &str) {
+            self.0.push(text.to_owned());
+        }
+    }
+
+    fn copy_folder(from: &Path, to: &Path) {
+        fs::create_dir_all(to).unwrap();
+        for entry in fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            let target = to.join(entry.file_name());
+            if entry.path().is_dir() {
+                copy_folder(&entry.path(), &target);
+            } else {
+                fs::copy(entry.path(), target).unwrap();
+            }
+        }
+    }
+
+    /// The small model of the tests, the weights of `layers` of its denoiser multiplied by `factor`.
+    fn model(folder: &Path, layers: &str, factor: f64) -> ModelFiles {
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/img2img/model");
+        copy_folder(&fixture, folder);
+        let tensors: HashMap<String, Tensor> =
+            safetensors::load(folder.join(DENOISER), &Device::Cpu)
+                .unwrap()
+                .into_iter()
+                .map(|(name, tensor)| {
+                    // The files are in 16 bits, and could not hold it.
+                    let changed = name.starts_with(layers);
+                    let tensor = tensor.to_dtype(DType::F32).unwrap();
+                    (name, if changed { (tensor * factor).unwrap() } else { tensor })
+                })
+                .collect();
+        safetensors::save(&tensors, folder.join(DENOISER)).unwrap();
+        ModelFiles::open(ModelSource::Path(folder.to_owned())).unwrap()
+    }
+
+    /// The pixels of a job on that model, and what it had to say.
+    fn run(
+        files: &ModelFiles,
+        dtype: DType,
+        folder: &Path,
+    ) -> Result<(Vec<u8>, Vec<String>), Error> {
+        let engine = Engine::load_in(files, &Device::Cpu, dtype)?;
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("samples/nuthatch.jpg");
+        let picture = image::decode(&Input::Path(source))?;
+        let settings = Settings {
+            size: crate::canvas::SizeSpec::Exact(60, 40),
+            denoise: Some(crate::sampler::Denoise::Steps(2)),
+            ..Settings::default()
+        };
+        let output = folder.join("out.png");
+        let _ = fs::remove_file(&output);
+        let mut notes = Notes::default();
+        let target = Output::Path(output.clone());
+        let work = Work { resume: Resume::Never, ..Work::default() };
+        upscale(&engine, &picture, &target, Format::Png, &settings, &work, &mut notes)?;
+        let image = ::image::open(&output).unwrap();
+        Ok((image.to_rgb8().into_raw(), notes.0))
+    }
+
+    #[test]
+    fn what_overflows_in_f16_is_redone_in_f32() {
+        let folder = tempfile::tempdir().unwrap();
+        // Activations beyond 65 504, which the next norm brings back.
+        let files = model(&folder.path().join("model"), "conv_in.", 5e4);
+        let (expected, notes) = run(&files, DType::F32, folder.path()).unwrap();
+        assert!(!notes.iter().any(|note| note.contains("f32")), "{notes:?}");
+        let (redone, notes) = run(&files, DType::F16, folder.path()).unwrap();
+        assert!(notes.iter().any(|note| note.contains("overflowed in f16")), "{notes:?}");
+        let far = |(a, b): (&u8, &u8)| a.abs_diff(*b) > 2;
+        assert!(!expected.iter().zip(&redone).any(far), "the redone picture is another");
+    }
+
+    #[test]
+    fn what_is_no_number_in_f32_either_is_an_error_and_not_a_black_picture() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = model(&folder.path().join("model"), "conv_out.", f64::NAN);
+        for dtype in [DType::F32, DType::F16] {
+            let error = run(&files, dtype, folder.path()).unwrap_err();
+            let is_told =
+                matches!(&error, Error::NonFinite { stage: Stage::Denoise, weight: Some(_) });
+            assert!(is_told, "{error}");
+            assert!(!folder.path().join("out.png").exists());
+        }
+    }
+}

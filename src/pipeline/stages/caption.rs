@@ -1,0 +1,297 @@
+//! Captioning: every region of the resized picture, shown to a captioner (docs/method.md §5).
+
+use std::{borrow::Cow, cell::RefCell, rc::Rc};
+
+use tracing::info_span;
+
+use super::context::Context;
+use crate::{
+    caption::{
+        CaptionContext, CaptionError, CaptionSession, Captioner, GridSpec, Pixels, Rect,
+        RegionPlace, RegionSource, SessionContext,
+        document::{Author, Document},
+        none::PromptOnly,
+    },
+    image::{Picture, Resizer},
+    pipeline::{
+        error::Error,
+        plan::geometry::Geometry,
+        progress::{Progress, Stage},
+        work::folder::WorkFolder,
+    },
+};
+
+/// The regions of the resized picture; pixels are made when they are asked for.
+struct ResizedRegions<'a> {
+    resizer: Resizer<'a>,
+    geometry: &'a Geometry,
+}
+
+impl RegionSource for ResizedRegions<'_> {
+    fn len(&self) -> usize {
+        self.geometry.grid.len()
+    }
+
+    fn place(&self, index: usize) -> RegionPlace {
+        let region =
+            self.geometry.grid.region(index).expect("the trait asks for indices below len()");
+        let rect = self.geometry.pixels_of(&region);
+        RegionPlace { row: region.row as u32, col: region.col as u32, rect }
+    }
+
+    fn pixels(
+        &self,
+        index: usize,
+    ) -> Result<Cow<'_, Pixels>, Box<dyn std::error::Error + Send + Sync>> {
+        let Rect { x, y, width, height } = self.place(index).rect;
+        let window = self.resizer.window(x..x + width, y..y + height);
+        Ok(Cow::Owned(Pixels::from_f32(width as usize, height as usize, &window)?))
+    }
+}
+
+/// The grid of a job, in output pixels.
+fn grid_spec(Geometry { grid, canvas, shape, .. }: &Geometry) -> GridSpec {
+    GridSpec {
+        rows: grid.ys().len() as u32,
+        cols: grid.xs().len() as u32,
+        region: (grid.region_side() * shape.factor) as u32,
+        overlap: (grid.overlap() * shape.factor) as u32,
+        width: canvas.width as u32,
+        height: canvas.height as u32,
+    }
+}
+
+/// Texts of a job's regions.
+pub struct Described {
+    /// The prompt of the whole picture: the user's, the captions file's, or a captioner's.
+    pub prompt: String,
+    /// One text for each region, in the grid's order.
+    pub texts: Vec<String>,
+    /// The same as a file that can be edited and given back.
+    pub document: Document,
+}
+
+impl Described {
+    /// What an earlier run of the job kept of it; `None` if that is not whole, or another grid's.
+    fn kept(text: &str, geometry: &Geometry) -> Option<Self> {
+        let document = Document::parse(text, "").ok()?;
+        if document.grid() != grid_spec(geometry) {
+            return None;
+        }
+        let texts = document.regions().iter().map(|entry| entry.caption.clone()).collect();
+        Some(Self { prompt: document.prompt().to_owned(), texts, document })
+    }
+}
+
+/// Takes what the work folder has of the regions' descriptions, or else asks the captioner, and keeps what it says
+/// there if it was costly.
+///
+/// # Errors
+/// As [`describe`], and those of the work folder.
+pub fn describe_or_kept(
+    context: &Context<'_>,
+    work: &WorkFolder,
+    progress: &mut dyn Progress,
+) -> Result<Described, Error> {
+    let Context { spec, .. } = *context;
+    let captioner = &spec.settings.captioner;
+    let kept = work.captions().filter(|_| captioner.is_costly());
+    if let Some(kept) = kept.and_then(|text| Described::kept(&text, &spec.plan.geometry)) {
+        return Ok(kept);
+    }
+    let described = describe(context, spec.settings.rsp > 0.0, progress)?;
+    // Unless the plan holds its model beside the other one.
+    if spec.plan.memory.captions.is_some_and(|batch| !batch.stays) {
+        captioner.free();
+    }
+    if captioner.is_costly() {
+        work.keep_captions(&described.document.to_json())?;
+    }
+    Ok(described)
+}
+
+/// Describes the whole picture if there is no prompt and the captioner can, and every region; where captions of
+/// regions do not count, a costly captioner is not asked for them.
+///
+/// # Errors
+/// Those of the picture and the captioner, or an interruption.
+pub fn describe(
+    context: &Context<'_>,
+    regions_count: bool,
+    progress: &mut dyn Progress,
+) -> Result<Described, Error> {
+    let _span = info_span!("caption").entered();
+    let Context { runner, picture, spec } = *context;
+    let geometry = &spec.plan.geometry;
+    let (width, height) = (geometry.canvas.width as u32, geometry.canvas.height as u32);
+    let regions = ResizedRegions { resizer: picture.resizer(width, height)?, geometry };
+    progress.begin(Stage::Caption, regions.len());
+    // The captioner asks whether to stop, and its reports go to the same place.
+    let progress = RefCell::new(progress);
+    let captioner = &*spec.settings.captioner;
+    let mut session = captioner.open(SessionContext {
+        fits: runner.fits()?,
+        stop: Rc::new(|| progress.borrow().interrupted()),
+        make_room: runner.make_room(),
+        batch: spec.plan.memory.captions,
+    })?;
+    let mut prompt = spec.known_prompt().to_owned();
+    if prompt.is_empty() && captioner.is_costly() {
+        prompt = whole_prompt(&mut *session, picture, geometry.shown_whole(), &progress)?;
+    }
+    let mut author: &dyn Captioner = captioner;
+    if captioner.is_costly() && !regions_count {
+        (author, session) = (&PromptOnly, Box::new(PromptOnly));
+    }
+    let job = CaptionContext { prompt: &prompt, grid: grid_spec(geometry) };
+    let mut before = 0;
+    let captions = session.caption(&regions, &job, &mut |done, _| {
+        progress.borrow_mut().advance(done - before);
+        before = done;
+    });
+    let captions = captions.map_err(interrupted)?;
+    let author =
+        Author { name: author.name(), model: author.model(), instruction: session.instruction() };
+    let document = Document::new(&author, &job, &captions)?;
+    drop(session);
+    let progress = progress.into_inner();
+    for note in &captions.notes {
+        progress.note(note);
+    }
+    let fallbacks = || captions.regions.iter().filter_map(|caption| caption.fallback.as_ref());
+    if let Some(reason) = fallbacks().next() {
+        progress.note(&format!(
+            "{} regions have no caption, the prompt stands in ({reason})",
+            fallbacks().count()
+        ));
+    }
+    let texts = captions.regions.into_iter().map(|caption| caption.text).collect();
+    Ok(Described { prompt, texts, document })
+}
+
+/// What the captioner says of the whole picture, as the prompt of a job that has none; it is shown at this width and
+/// height.
+fn whole_prompt(
+    session: &mut dyn CaptionSession,
+    picture: &Picture,
+    (width, height): (u32, u32),
+    progress: &RefCell<&mut dyn Progress>,
+) -> Result<String, Error> {
+    let rgb = picture.resizer(width, height)?.window(0..width, 0..height);
+    let pixels = Pixels::from_f32(width as usize, height as usize, &rgb)?;
+    let (note, prompt) = match session.describe(&pixels) {
+        Ok(None) => return Ok(String::new()),
+        Ok(Some(said)) => (format!("no prompt is given, the captioner's is \"{said}\""), said),
+        Err(error @ CaptionError::Interrupted) => return Err(interrupted(error)),
+        Err(error) => {
+            let note = format!("there is no prompt, and no caption of the whole ({error})");
+            (note, String::new())
+        }
+    };
+    progress.borrow_mut().note(&note);
+    Ok(prompt)
+}
+
+/// A captioner that was stopped is a job that was.
+fn interrupted(error: CaptionError) -> Error {
+    match error {
+        CaptionError::Interrupted => Error::Interrupted(None),
+        error => error.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use super::{
+        super::testing::{Bench, Fake, Watcher, context, job, picture},
+        *,
+    };
+    use crate::{
+        caption::{Caption, Captioner, Captions, RegionProgress},
+        pipeline::settings::Settings,
+    };
+
+    /// Says how large a region is, and counts how often it is asked.
+    #[derive(Debug, Default)]
+    struct Costly(AtomicUsize);
+
+    impl Captioner for Costly {
+        fn name(&self) -> &str {
+            "costly"
+        }
+
+        fn identity(&self) -> Result<String, CaptionError> {
+            Ok(self.name().to_owned())
+        }
+
+        fn is_costly(&self) -> bool {
+            true
+        }
+
+        fn open<'a>(
+            &'a self,
+            _: SessionContext<'a>,
+        ) -> Result<Box<dyn CaptionSession + 'a>, CaptionError> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Ok(Box::new(Sizes))
+        }
+    }
+
+    struct Sizes;
+
+    impl CaptionSession for Sizes {
+        fn describe(&mut self, whole: &Pixels) -> Result<Option<String>, CaptionError> {
+            Ok(Some(format!("{} × {}", whole.width(), whole.height())))
+        }
+
+        fn caption(
+            &mut self,
+            regions: &dyn RegionSource,
+            _: &CaptionContext<'_>,
+            progress: RegionProgress<'_>,
+        ) -> Result<Captions, CaptionError> {
+            let captions = (0..regions.len()).map(|index| {
+                let pixels = regions.pixels(index).unwrap();
+                let text = format!("{} × {}", pixels.width(), pixels.height());
+                Caption::new(regions.place(index), text)
+            });
+            let captions: Vec<_> = captions.collect();
+            progress(regions.len(), regions.len());
+            Ok(captions.into())
+        }
+    }
+
+    #[test]
+    fn a_costly_captioner_is_asked_once_for_the_prompt_and_every_region_of_a_job() {
+        let (runner, picture, bench) = (Fake::idle(), picture(), Bench::new());
+        let captioner = Arc::new(Costly::default());
+        let spec = job(Settings { captioner: captioner.clone(), ..Settings::default() });
+        let (context, work) = (context(&runner, &picture, &spec), bench.open(&spec));
+        let mut watcher = Watcher::default();
+        let described = describe_or_kept(&context, &work, &mut watcher).unwrap();
+        assert_eq!(described.prompt, "30 × 20");
+        assert_eq!(described.texts.len(), spec.plan.geometry.grid.len());
+        assert_eq!((watcher.done, watcher.total), (described.texts.len(), described.texts.len()));
+        assert!(described.texts.iter().all(|text| text == "16 × 16" || text.contains('×')));
+        let kept = describe_or_kept(&context, &work, &mut watcher).unwrap();
+        assert_eq!((kept.prompt, kept.texts), (described.prompt, described.texts));
+        assert_eq!(captioner.0.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn where_captions_do_not_count_every_region_gets_the_prompt() {
+        let (runner, picture) = (Fake::idle(), picture());
+        let captioner = Arc::new(Costly::default());
+        let settings =
+            Settings { captioner, prompt: "a house".to_owned(), rsp: 0.0, ..Settings::default() };
+        let spec = job(settings);
+        let context = context(&runner, &picture, &spec);
+        let described = describe(&context, false, &mut Watcher::default()).unwrap();
+        assert!(described.texts.iter().all(|text| text == "a house"));
+    }
+}

@@ -1,0 +1,176 @@
+//! Conditions of a job, its text side (docs/method.md §5): every region's caption, turned into what the denoiser is
+//! conditioned on.
+
+use std::collections::HashMap;
+
+use super::context::Context;
+use crate::{
+    canvas::Region,
+    model::{
+        denoiser::{Conditioning, MicroConditioning},
+        text::Cut,
+    },
+    pipeline::{error::Error, runner::Compute},
+};
+
+/// Conditions of the whole picture and of every region.
+pub struct Conditions {
+    /// One row per distinct text, and last that of the negative prompt.
+    all: Conditioning,
+    /// For each region, the row of its text.
+    rows: Vec<usize>,
+    /// The row of the negative prompt, with guidance.
+    negative: Option<usize>,
+    /// What of the texts the encoders do not see.
+    pub notes: Vec<String>,
+}
+
+/// How much of what is cut off is shown, in characters.
+const CUT_SHOWN: usize = 40;
+
+/// The row of the global prompt.
+const GLOBAL: usize = 0;
+
+impl Conditions {
+    /// Encodes the global `prompt` and every region's caption; equal texts are encoded once.
+    ///
+    /// The semantic prior's weight goes from 0 (every region is conditioned on the prompt) to 1 (on its caption); between
+    /// them the two conditions are blended.
+    ///
+    /// A job with guidance has a negative prompt. Empty, it is encoded like any text, or
+    /// zeros where the model says so (`force_zeros_for_empty_prompt`; docs/method.md is silent, this is
+    /// diffusers' `encode_prompt` of SDXL).
+    pub fn new(context: &Context<'_>, prompt: &str, captions: &[String]) -> Result<Self, Error> {
+        let Context { runner, spec, .. } = *context;
+        let rsp = spec.settings.rsp;
+        let guidance = spec.plan.sampling.guidance;
+        let negative = guidance.map(|_| spec.settings.negative_prompt.as_str());
+        let mut texts = vec![prompt];
+        let mut row_of = HashMap::from([(prompt, GLOBAL)]);
+        let rows: Vec<usize> = captions
+            .iter()
+            .map(|caption| {
+                if rsp == 0.0 {
+                    return GLOBAL;
+                }
+                *row_of.entry(caption).or_insert_with(|| {
+                    texts.push(caption);
+                    texts.len() - 1
+                })
+            })
+            .collect();
+        let shape = spec.plan.geometry.shape;
+        let side = shape.region * shape.factor;
+        // Of one region: "a photo of its own".
+        let micro =
+            MicroConditioning { original: (side, side), crop: (0, 0), target: (side, side) };
+        // In the prompt's row both sides of the blend are the prompt, and stay it.
+        let mut all =
+            runner.condition(&runner.encode_texts(&texts)?, micro)?.blended(GLOBAL, rsp)?;
+        let count = texts.len();
+        if let Some(negative) = negative {
+            let mut own = runner.encode_texts(&[negative])?;
+            if negative.is_empty() && spec.zeros_for_empty_prompt {
+                own = own.zeros_like()?;
+            }
+            all = Conditioning::cat(&[&all, &runner.condition(&own, micro)?])?;
+        }
+        let notes = cut_notes(runner, &texts, &rows, negative)?;
+        Ok(Self { all, rows, negative: negative.map(|_| count), notes })
+    }
+
+    /// What a batch of regions is conditioned on; with guidance the negative prompt for each of them
+    /// comes first.
+    pub fn of_regions(&self, regions: &[Region]) -> Result<Conditioning, Error> {
+        self.rows(regions.iter().map(|region| self.rows[region.index]).collect())
+    }
+
+    /// What the whole picture is conditioned on; with guidance the negative prompt comes first.
+    pub fn global(&self) -> Result<Conditioning, Error> {
+        self.rows(vec![GLOBAL])
+    }
+
+    fn rows(&self, positive: Vec<usize>) -> Result<Conditioning, Error> {
+        let negative = self.negative.iter().flat_map(|&row| positive.iter().map(move |_| row));
+        let rows: Vec<u32> =
+            negative.chain(positive.iter().copied()).map(|row| row as u32).collect();
+        Ok(self.all.select(&rows)?)
+    }
+}
+
+/// A line for each prompt that is longer than the encoders take, and one for all captions that are.
+fn cut_notes(
+    runner: &dyn Compute,
+    texts: &[&str],
+    rows: &[usize],
+    negative: Option<&str>,
+) -> Result<Vec<String>, Error> {
+    let mut notes = Vec::new();
+    let prompts = [("prompt", texts.first().copied()), ("negative prompt", negative)];
+    for (which, prompt) in prompts {
+        let Some(prompt) = prompt else { continue };
+        if let Some(Cut { tokens, limit, at }) = runner.cut(prompt)? {
+            let rest = prompt.get(at..).unwrap_or_default().trim_start();
+            let mut start: String = rest.chars().take(CUT_SHOWN).collect();
+            if start.len() < rest.len() {
+                start.push('…');
+            }
+            notes.push(format!(
+                "the {which} has {tokens} tokens and the model takes {limit}: cut before \"{start}\""
+            ));
+        }
+    }
+    let cuts: Vec<_> = texts.iter().map(|caption| runner.cut(caption)).collect::<Result<_, _>>()?;
+    let of_regions = || rows.iter().filter(|&&row| row != GLOBAL).filter_map(|&row| cuts[row]);
+    if let Some(Cut { limit, .. }) = of_regions().next() {
+        let count = of_regions().count();
+        notes.push(format!("{count} captions are cut to the {limit} tokens that the model takes"));
+    }
+    Ok(notes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::testing::{Fake, context, job, picture},
+        *,
+    };
+    use crate::pipeline::settings::Settings;
+
+    fn captions() -> Vec<String> {
+        ["a wall", "a door", "a wall"].map(str::to_owned).to_vec()
+    }
+
+    #[test]
+    fn equal_texts_are_encoded_once_and_guidance_puts_the_negative_prompt_first() {
+        let (runner, picture) = (Fake::idle(), picture());
+        let settings = Settings { guidance: Some(5.0), ..Settings::default() };
+        let spec = job(settings);
+        let context = context(&runner, &picture, &spec);
+        let conditions = Conditions::new(&context, "a house", &captions()).unwrap();
+        let encoded = runner.encoded.lock().unwrap();
+        assert_eq!(encoded[..], ["a house", "a wall", "a door", ""]);
+        assert_eq!(conditions.rows, [1, 2, 1]);
+        assert_eq!(conditions.negative, Some(3));
+        let regions: Vec<_> = spec.plan.geometry.grid.regions().take(3).collect();
+        assert_eq!(conditions.of_regions(&regions).unwrap().rows(), 6);
+        assert_eq!(conditions.global().unwrap().rows(), 2);
+    }
+
+    #[test]
+    fn captions_that_do_not_count_are_not_encoded_and_long_texts_are_noted() {
+        let (runner, picture) = (Fake::idle(), picture());
+        let spec = job(Settings { rsp: 0.0, ..Settings::default() });
+        let context = context(&runner, &picture, &spec);
+        let prompt = "a house with a door and a wall";
+        let conditions = Conditions::new(&context, prompt, &captions()).unwrap();
+        assert_eq!(conditions.rows, [GLOBAL; 3]);
+        assert_eq!(runner.encoded.lock().unwrap()[..], [prompt]);
+        assert_eq!(conditions.notes.len(), 1);
+        assert!(
+            conditions.notes[0].contains("cut before \"and a wall\""),
+            "{:?}",
+            conditions.notes
+        );
+    }
+}

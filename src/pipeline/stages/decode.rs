@@ -1,0 +1,247 @@
+//! Decoding: from the canvas to the output, the VAE's decoder tile by tile, one band of tiles at a time into
+//! the work folder's file of rows, and from there into the picture's writer. Nothing holds the whole
+//! output, and what is decoded is not decoded again after a kill, though no encoder of a file format
+//! can be taken up in its middle.
+
+use std::ops::Range;
+
+use candle_core::{DType, Tensor};
+use tracing::info_span;
+
+use super::{canvased::Canvased, context::Context, statistics};
+use crate::{
+    canvas::Latent,
+    image::{Encoder, Output},
+    model::vae::{NormStatistics, Norms},
+    pipeline::{
+        colour_fix,
+        error::Error,
+        plan::{
+            Plan,
+            tiles::{Span, mirrored},
+        },
+        progress::{Progress, Stage},
+        retry::retry_halves,
+        settings::ColourFix,
+        work::{files::Files, folder::WorkFolder, journal::Record},
+    },
+};
+
+/// Bytes of samples that are handed to the encoder at a time, in whole rows.
+const WRITE_BAND: usize = 8 << 20;
+
+/// Decodes the denoised canvas, fixes its colours, crops it to the output's exact size, and keeps the samples
+/// of its rows in the work folder.
+///
+/// # Errors
+/// Those of the picture, the autoencoder and the work folder; values that are no numbers; or an interruption.
+pub fn canvas(
+    context: &Context<'_>,
+    encoder: &Encoder,
+    work: &mut WorkFolder,
+    progress: &mut dyn Progress,
+) -> Result<(), Error> {
+    let _span = info_span!("decode").entered();
+    let plan = &context.spec.plan;
+    let size = plan.geometry.canvas;
+    let f = plan.geometry.shape.factor;
+    let alpha = context.picture.alpha_resizer(size.width as u32, size.height as u32)?;
+    let source = match context.spec.settings.colour_fix {
+        ColourFix::Wavelet => Some(Canvased::new(context.picture, size.width, size.height)?),
+        ColourFix::None => None,
+    };
+    let Files { z, rows, .. } = &mut work.files;
+    let z = &z[plan.sampling.steps.len() % 2];
+    let done = work.journal.done().rows;
+    progress.begin(Stage::Decode, plan.tile_rows.len() * plan.tile_columns.len());
+    let shared = if done < size.height {
+        statistics::measure(
+            context,
+            |x, y| latents(context, z, x, y),
+            |samples, shared| context.runner.decode(samples, Norms::Measured(shared)),
+        )?
+    } else {
+        None
+    };
+    for row in &plan.tile_rows {
+        let top = row.core.start * f;
+        let bottom = (row.core.end * f).min(size.height);
+        if bottom <= done || top >= bottom {
+            // Decoded before, or nothing but padding lies here.
+            progress.advance(plan.tile_columns.len());
+            continue;
+        }
+        let mut band = vec![0.0f32; (bottom - top) * size.width * 3];
+        for column in &plan.tile_columns {
+            if progress.interrupted() {
+                return Err(Error::Interrupted(None));
+            }
+            retry_halves(row, column, &mut |row, column| {
+                let (left, right) = (column.core.start * f, (column.core.end * f).min(size.width));
+                let first = (row.core.start * f - top) * size.width * 3;
+                if left < right && first < band.len() {
+                    let tile = decode(context, z, source.as_ref(), shared.as_ref(), (row, column))?;
+                    let lines = tile.chunks_exact(column.core.len() * f * 3);
+                    let band = &mut band[first..];
+                    for (line, out) in lines.zip(band.chunks_exact_mut(size.width * 3)) {
+                        for (value, out) in line.iter().zip(&mut out[left * 3..right * 3]) {
+                            *out = (value * 0.5 + 0.5).clamp(0.0, 1.0);
+                        }
+                    }
+                }
+                Ok(())
+            })?;
+            progress.advance(1);
+        }
+        let alpha = alpha.as_ref().map(|alpha| alpha.rows(top as u32..bottom as u32));
+        let samples = encoder.samples(&band, alpha.as_deref())?;
+        rows.write(top, &samples).map_err(|error| work.journal.failed(error))?;
+        work.journal.append(Record::Decoded { rows: bottom })?;
+    }
+    Ok(())
+}
+
+/// Writes the decoded rows into the output, which appears when it is complete.
+///
+/// # Errors
+/// Those of the output and the work folder, or an interruption.
+pub fn write(
+    encoder: Encoder,
+    output: &Output,
+    plan: &Plan,
+    work: &mut WorkFolder,
+    progress: &mut dyn Progress,
+) -> Result<(), Error> {
+    let _span = info_span!("write").entered();
+    let known = encoder.warnings().len();
+    let partial = work.partial_name();
+    let mut writer = encoder.open(output, Some(&partial))?;
+    for warning in &writer.warnings()[known..] {
+        progress.note(&warning.to_string());
+    }
+    let row_bytes = writer.row_bytes();
+    let height = plan.geometry.canvas.height;
+    let band = (WRITE_BAND / row_bytes).clamp(1, height);
+    for top in (0..height).step_by(band) {
+        if progress.interrupted() {
+            return Err(Error::Interrupted(None));
+        }
+        let rows = top..(top + band).min(height);
+        let samples = work.files.rows.read(rows).map_err(|error| work.journal.failed(error))?;
+        writer.write_samples(&samples)?;
+    }
+    writer.finish()?;
+    Ok(())
+}
+
+/// The core of one tile, `[rows, columns, 3]` in −1..=1, with the statistics that it shares if there
+/// are such, and its colours fixed towards `source`.
+fn decode(
+    context: &Context<'_>,
+    z: &Latent,
+    source: Option<&Canvased<'_>>,
+    shared: Option<&NormStatistics>,
+    (row, column): (&Span, &Span),
+) -> Result<Vec<f32>, Error> {
+    let f = context.spec.plan.geometry.shape.factor;
+    // Latent pixels around the core that the filter needs to see as they are.
+    let rim = if source.is_some() { colour_fix::RADIUS.div_ceil(f) } else { 0 };
+    let (y, x) = (row.padded_by(rim), column.padded_by(rim));
+    let latents = latents(context, z, x, y)?;
+    let (height, width) = ((row.core.len() + 2 * rim) * f, (column.core.len() + 2 * rim) * f);
+    let mut pixels: Vec<f32> = context
+        .runner
+        .decode(&latents, shared.into())?
+        .narrow(1, row.before() * f, height)?
+        .narrow(2, column.before() * f, width)?
+        .to_dtype(DType::F32)?
+        .flatten_all()?
+        .to_vec1()?;
+    if !pixels.iter().all(|value| value.is_finite()) {
+        return Err(context.runner.non_finite(Stage::Decode));
+    }
+    let Some(source) = source else { return Ok(pixels) };
+    let in_pixels = |range: Range<isize>| range.start * f as isize..range.end * f as isize;
+    let (y, x) = (in_pixels(row.core_and(rim)), in_pixels(column.core_and(rim)));
+    colour_fix::apply(&mut pixels, &source.window(x, y), width);
+    let rim = rim * f;
+    Ok(pixels
+        .chunks_exact(width * 3)
+        .skip(rim)
+        .take(row.core.len() * f)
+        .flat_map(|line| &line[rim * 3..(width - rim) * 3])
+        .copied()
+        .collect())
+}
+
+/// The window of columns `x` and rows `y` of the latent, continued by reflection, `[1, y, x, C]`.
+fn latents(
+    context: &Context<'_>,
+    z: &Latent,
+    x: Range<isize>,
+    y: Range<isize>,
+) -> Result<Tensor, Error> {
+    let channels = z.channels();
+    let shape = (1, y.len(), x.len(), channels);
+    let mut out = Vec::with_capacity(x.len() * y.len() * channels);
+    for y in y {
+        let y = mirrored(y, z.height());
+        let row = z.rows(y..y + 1);
+        for x in x.clone() {
+            let at = mirrored(x, z.width()) * channels;
+            out.extend_from_slice(&row[at..at + channels]);
+        }
+    }
+    Ok(Tensor::from_vec(out, shape, context.runner.device())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::testing::{Bench, CHANNELS, FACTOR, Fake, Watcher, context, job, picture},
+        *,
+    };
+    use crate::{
+        image::{EncodeOptions, Format, Picture},
+        pipeline::settings::Settings,
+    };
+
+    fn encoder(picture: &Picture) -> Encoder {
+        Encoder::new("out.png", Format::Png, 60, 40, EncodeOptions::like(picture)).unwrap()
+    }
+
+    #[test]
+    fn bands_of_tiles_are_the_whole_picture_and_are_decoded_once() {
+        let (runner, picture, bench) = (Fake::idle(), picture(), Bench::new());
+        let spec = job(Settings { colour_fix: ColourFix::None, ..Settings::default() });
+        let context = context(&runner, &picture, &spec);
+        let mut work = bench.open(&spec);
+        let z = &mut work.files.z[spec.plan.sampling.steps.len() % 2];
+        let width = z.width();
+        for (at, value) in z.as_mut_slice().iter_mut().enumerate() {
+            *value = (at % 17) as f32 / 8.0 - 1.0;
+        }
+        let z = z.as_slice().to_vec();
+        let mut watcher = Watcher::default();
+        canvas(&context, &encoder(&picture), &mut work, &mut watcher).unwrap();
+        assert_eq!((watcher.done, watcher.total), (6, 6));
+        let samples = work.files.rows.read(0..40).unwrap();
+        for (y, row) in samples.chunks_exact(60 * 3).enumerate() {
+            for (x, pixel) in row.chunks_exact(3).enumerate() {
+                let at = (y / FACTOR * width + x / FACTOR) * CHANNELS;
+                let expected = [0, 1, 2].map(|channel| z[at + channel] * 0.5 + 0.5);
+                for (ours, expected) in pixel.iter().zip(expected) {
+                    let expected = (expected.clamp(0.0, 1.0) * 255.0).round();
+                    assert!((f32::from(*ours) - expected).abs() <= 1.0, "({x}, {y})");
+                }
+            }
+        }
+        let passes = *runner.passes.lock().unwrap();
+        canvas(&context, &encoder(&picture), &mut work, &mut Watcher::default()).unwrap();
+        assert_eq!(*runner.passes.lock().unwrap(), passes);
+        let output = Output::Path(bench.output());
+        write(encoder(&picture), &output, &spec.plan, &mut work, &mut Watcher::default()).unwrap();
+        let written = ::image::open(bench.output()).unwrap().to_rgb8();
+        assert_eq!(written.into_raw(), samples);
+    }
+}

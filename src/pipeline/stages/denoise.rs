@@ -1,0 +1,485 @@
+//! Denoising: diffuse, then denoise by regions (docs/method.md §2): noise the canvas to the first timestep that runs,
+//! and for each timestep predict every region's noise, fuse, apply the structure prior, step.
+
+use std::{cell::Cell, panic::resume_unwind, thread::ScopedJoinHandle};
+
+use candle_core::{DType, Tensor};
+use tracing::{debug_span, info_span};
+
+use super::{condition::Conditions, context::Context};
+use crate::{
+    backend::Activation,
+    canvas::{Fuser, Latent, NoiseField, Region},
+    model::denoiser::Prior,
+    pipeline::{
+        error::Error,
+        progress::{Progress, Stage},
+        retry::retry_smaller,
+        runner::Call,
+        work::{
+            files::Files,
+            folder::WorkFolder,
+            journal::{Journal, Record},
+        },
+    },
+    priors::{attention::AttentionPrior, structure::StructurePrior},
+};
+
+/// Draws of the noise field: the canvas, the low-resolution latent of the attention prior, and from
+/// there on one for every step of the whole schedule, so that a step's noise does not depend on how
+/// many steps ran before it.
+const DRAW_CANVAS: u32 = 0;
+const DRAW_LOW_RESOLUTION: u32 = 1;
+const DRAW_STEPS: u32 = 2;
+
+/// Values of the canvas that a step works on at a time, in whole rows of Haar blocks.
+const STEP_BAND: usize = 1 << 20;
+
+/// The sampling loop.
+struct Denoise<'a> {
+    context: &'a Context<'a>,
+    conditions: &'a Conditions,
+    noise: NoiseField,
+    /// Regions per denoiser call: the plan's, or what the device turned out to have memory for.
+    batch: Cell<usize>,
+    /// Calls whose results were no numbers in the working precision, and were computed again in f32.
+    redone: Cell<usize>,
+}
+
+/// What all regions are predicted from in one step.
+#[derive(Clone, Copy)]
+struct Step<'a> {
+    z: &'a Latent,
+    zl: &'a Latent,
+    timestep: f64,
+    /// None without the attention prior, two with guidance.
+    priors: &'a [AttentionPrior],
+}
+
+/// A batch of regions on the device, ready for the denoiser.
+struct Gathered {
+    z: Tensor,
+    zl: Option<Tensor>,
+}
+
+/// Runs what is left of the schedule; the denoised canvas is then the last step's z in the work
+/// folder.
+///
+/// # Errors
+/// Those of the denoiser and the work folder; values that are no numbers; or an interruption.
+pub fn run(
+    context: &Context<'_>,
+    conditions: &Conditions,
+    work: &mut WorkFolder,
+    progress: &mut dyn Progress,
+) -> Result<(), Error> {
+    let _span = info_span!("denoise").entered();
+    let Context { runner, spec, .. } = *context;
+    let denoise = Denoise {
+        context,
+        conditions,
+        noise: NoiseField::new(spec.settings.seed),
+        batch: Cell::new(spec.plan.memory.batch),
+        redone: Cell::new(0),
+    };
+    denoise.run(work, progress)?;
+    if let count @ 1.. = denoise.redone.get() {
+        let dtype = runner.dtype().as_str();
+        progress.note(&format!("{count} regions overflowed in {dtype} and were redone in f32"));
+    }
+    Ok(())
+}
+
+impl Denoise<'_> {
+    fn run(&self, work: &mut WorkFolder, progress: &mut dyn Progress) -> Result<(), Error> {
+        let Context { spec, .. } = *self.context;
+        let (plan, steps) = (&spec.plan, &spec.plan.sampling.steps);
+        let grid = &plan.geometry.grid;
+        let (files, journal) = (&mut work.files, &mut work.journal);
+        let done = journal.done();
+        if done.steps == 0 {
+            self.diffuse(&files.zl, &mut files.z[0], steps[0].t, DRAW_CANVAS)?;
+        }
+        progress.begin(Stage::Denoise, grid.len() * steps.len());
+        progress.advance(grid.len() * done.steps + done.regions);
+        let fuser = Fuser::new(spec.settings.fusion, grid, files.zl.channels());
+        for (index, step) in steps.iter().enumerate().skip(done.steps) {
+            let _span = debug_span!("step", index, t = step.t).entered();
+            let Files { zl, z, predictions, low_resolution, .. } = &mut *files;
+            let priors = self.attention_prior(low_resolution.as_ref(), step.t)?;
+            let step = Step { z: &z[index % 2], zl, timestep: step.t, priors: &priors };
+            self.predict_regions(step, predictions, journal, progress)?;
+            self.take_step(index, &fuser, files)?;
+            let after = &files.z[(index + 1) % 2];
+            after.flush_rows(0..after.height()).map_err(|error| journal.failed(error))?;
+            if let Some(history) = &files.history {
+                history.flush(index).map_err(|error| journal.failed(error))?;
+            }
+            journal.append(Record::Stepped { steps: index + 1 })?;
+        }
+        Ok(())
+    }
+
+    /// Predicts the noise of every region that has no prediction yet, batch by batch.
+    fn predict_regions(
+        &self,
+        step: Step<'_>,
+        predictions: &mut Latent,
+        journal: &mut Journal,
+        progress: &mut dyn Progress,
+    ) -> Result<(), Error> {
+        let context = self.context;
+        let grid = &context.spec.plan.geometry.grid;
+        let dtype = context.runner.dtype();
+        let side = grid.region_side();
+        let size = side * side * step.zl.channels();
+        let regions: Vec<Region> = grid.regions().skip(journal.done().regions).collect();
+        std::thread::scope(|scope| {
+            let mut rest = &regions[..];
+            let mut ahead: Option<(&[Region], ScopedJoinHandle<'_, _>)> = None;
+            while !rest.is_empty() {
+                if progress.interrupted() {
+                    return Err(Error::Interrupted(None));
+                }
+                let (batch, eps) = retry_smaller(&self.batch, |count| {
+                    let (batch, following) = rest.split_at(count.min(rest.len()));
+                    let input = match ahead.take() {
+                        Some((gathered, thread)) if gathered == batch => {
+                            thread.join().unwrap_or_else(|panic| resume_unwind(panic))
+                        }
+                        // The first batch, or a smaller one since the device ran out of memory.
+                        _ => gather(context, step, batch, dtype),
+                    };
+                    // The next batch is gathered and copied to the device while this one is computed.
+                    let next = &following[..count.min(following.len())];
+                    if !next.is_empty() {
+                        let gather = move || gather(context, step, next, dtype);
+                        ahead = Some((next, scope.spawn(gather)));
+                    }
+                    let mut eps = self.predict_batch(input?, step, batch)?;
+                    for (region, eps) in batch.iter().zip(eps.chunks_exact_mut(size)) {
+                        if !is_finite(eps) {
+                            let region = std::slice::from_ref(region);
+                            eps.copy_from_slice(&self.redo(step, region)?);
+                        }
+                    }
+                    Ok((batch, eps))
+                })?;
+                let first = batch[0].index;
+                let rows = first * side..(first + batch.len()) * side;
+                predictions.rows_mut(rows.clone()).copy_from_slice(&eps[..batch.len() * size]);
+                predictions.flush_rows(rows).map_err(|error| journal.failed(error))?;
+                journal.append(Record::Predicted { regions: first + batch.len() })?;
+                progress.advance(batch.len());
+                rest = &rest[batch.len()..];
+            }
+            Ok(())
+        })
+    }
+
+    /// The predictions of a batch of regions, one after the other.
+    fn predict_batch(
+        &self,
+        Gathered { z, zl }: Gathered,
+        step: Step<'_>,
+        batch: &[Region],
+    ) -> Result<Vec<f32>, Error> {
+        let Context { runner, spec, .. } = *self.context;
+        let layers = self.prior_layers(batch, step.priors, z.dtype())?;
+        let guidance = spec.plan.sampling.guidance;
+        runner.predict(
+            &Call { z, zl, timestep: step.timestep, guidance },
+            &self.conditions.of_regions(batch)?,
+            match &layers {
+                Some(layers) => Prior::Blend { layers, weight: spec.settings.rap },
+                None => Prior::None,
+            },
+        )
+    }
+
+    /// The prediction of a region that was no number in the working precision, in f32. A region alone, so
+    /// that it does not depend on the batch.
+    fn redo(&self, step: Step<'_>, region: &[Region]) -> Result<Vec<f32>, Error> {
+        let runner = self.context.runner;
+        let refuse = || Err(runner.non_finite(Stage::Denoise));
+        if runner.dtype() == DType::F32 {
+            return refuse();
+        }
+        self.redone.set(self.redone.get() + 1);
+        let gathered = gather(self.context, step, region, DType::F32)?;
+        let eps = self.predict_batch(gathered, step, region)?;
+        if is_finite(&eps) { Ok(eps) } else { refuse() }
+    }
+
+    /// Fuses the predictions, applies the structure prior and takes the sampler's step number `index` of the
+    /// run, all band by band: from the one z into the other.
+    fn take_step(&self, index: usize, fuser: &Fuser, files: &mut Files) -> Result<(), Error> {
+        let Files { zl, z: [even, odd], history, predictions, .. } = files;
+        let (before, after) = if index.is_multiple_of(2) { (even, odd) } else { (odd, even) };
+        let (mut kept, earlier) = match history {
+            Some(history) => {
+                let (kept, earlier) = history.of_step(index);
+                (Some(kept), earlier)
+            }
+            None => (None, Vec::new()),
+        };
+        let spec = self.context.spec;
+        let (schedule, sampling) = (&spec.schedule, &spec.plan.sampling);
+        let (steps, step, update) =
+            (&sampling.steps, &sampling.steps[index], &sampling.updates[index]);
+        let structure = StructurePrior::new(spec.settings.gsp)?;
+        let (level, lambda) = (schedule.level(step.t)?, structure.lambda(index, steps.len()));
+        let (height, width, channels) = (zl.height(), zl.width(), zl.channels());
+        let block = structure.block();
+        let band = (STEP_BAND / zl.row_len() / block * block).clamp(block, height.max(block));
+        // One field for every step, of which no more than a band is ever drawn.
+        let draw = DRAW_STEPS + step.index as u32;
+        let mut eps = vec![0.0; band * zl.row_len()];
+        let mut fresh = vec![0.0; if update.needs_noise() { eps.len() } else { 0 }];
+        for top in (0..height).step_by(band) {
+            let rows = top..(top + band).min(height);
+            let values = rows.start * zl.row_len()..rows.end * zl.row_len();
+            let eps = &mut eps[..values.len()];
+            fuser.band(rows.clone(), predictions.as_slice(), eps)?;
+            let z = after.rows_mut(rows.clone());
+            z.copy_from_slice(before.rows(rows.clone()));
+            schedule.output_to_eps(step.t, z, eps)?;
+            structure.apply(z, eps, zl.rows(rows.clone()), level, lambda, (width, channels))?;
+            let fresh = if update.needs_noise() {
+                let fresh = &mut fresh[..eps.len()];
+                self.noise.fill(draw, rows, 0..width, channels, fresh)?;
+                Some(&*fresh)
+            } else {
+                None
+            };
+            let earlier: Vec<_> = earlier.iter().map(|canvas| &canvas[values.clone()]).collect();
+            let kept = kept.as_deref_mut().map(|canvas| &mut canvas[values]);
+            update.apply_with(z, eps, fresh, &earlier, kept)?;
+        }
+        Ok(())
+    }
+
+    /// The priors of a batch of regions, one tensor for each cross-attention in the precision of the
+    /// call; with guidance, those of the negative half, then those of the prompt's.
+    fn prior_layers(
+        &self,
+        batch: &[Region],
+        priors: &[AttentionPrior],
+        dtype: DType,
+    ) -> Result<Option<Vec<Activation>>, Error> {
+        if priors.is_empty() {
+            return Ok(None);
+        }
+        let plan = &self.context.spec.plan;
+        let sizes = &plan.prior_sizes;
+        let rects: Vec<_> = batch.iter().map(|region| plan.geometry.share_of(region)).collect();
+        let halves = (priors.iter())
+            .map(|prior| prior.for_regions(&rects, sizes))
+            .collect::<Result<Vec<_>, _>>()?;
+        let layers = (0..sizes.len()).map(|layer| {
+            Activation::cat(&halves.iter().map(|half| &half[layer]).collect::<Vec<_>>(), 0)?
+                .to_dtype(dtype)
+        });
+        Ok(Some(layers.collect::<candle_core::Result<_>>()?))
+    }
+
+    /// The low-resolution pass of one timestep (docs/method.md §4): what every cross-attention says about
+    /// the whole picture under the global prompt.
+    ///
+    /// With guidance the pass is a pair like every call, and there are two priors: under the negative
+    /// prompt, and under the global one. Each is blended into its own half of a region's pair. The paper
+    /// says nothing of guidance, this is our choice: were the prompt's prior blended into both halves,
+    /// it would fall out of the difference that guidance amplifies.
+    fn attention_prior(
+        &self,
+        low_resolution: Option<&Latent>,
+        timestep: f64,
+    ) -> Result<Vec<AttentionPrior>, Error> {
+        let Some(low_resolution) = low_resolution else { return Ok(Vec::new()) };
+        let Context { runner, spec, .. } = *self.context;
+        let guidance = spec.plan.sampling.guidance;
+        let shape = (1, low_resolution.height(), low_resolution.width(), low_resolution.channels());
+        let mut z = Latent::in_memory(shape.1, shape.2, shape.3)?;
+        self.diffuse(low_resolution, &mut z, timestep, DRAW_LOW_RESOLUTION)?;
+        let record = |dtype: DType| -> Result<Vec<Activation>, Error> {
+            let mut layers = Vec::new();
+            let input =
+                |latent: &Latent| input(self.context, latent.as_slice().to_vec(), shape, dtype);
+            let sees = spec.plan.geometry.shape.sees_low_resolution;
+            let zl = sees.then(|| input(low_resolution)).transpose()?;
+            runner.predict(
+                &Call { z: input(&z)?, zl, timestep, guidance },
+                &self.conditions.global()?,
+                Prior::Record(&mut layers),
+            )?;
+            Ok(layers)
+        };
+        let mut layers = record(runner.dtype())?;
+        if runner.dtype() != DType::F32 && !are_finite(&layers)? {
+            layers = record(DType::F32)?;
+        }
+        let half = |index: usize| -> candle_core::Result<AttentionPrior> {
+            let of_layer = |layer: &Activation| layer.narrow(0, index, 1);
+            AttentionPrior::new(layers.iter().map(of_layer).collect::<Result<_, _>>()?)
+        };
+        let halves = if guidance.is_some() { 2 } else { 1 };
+        Ok((0..halves).map(half).collect::<Result<_, _>>()?)
+    }
+
+    /// `z = signal·zL + spread·n` over the whole of `zl` (docs/method.md §2, step 2), into `z`.
+    fn diffuse(&self, zl: &Latent, z: &mut Latent, timestep: f64, draw: u32) -> Result<(), Error> {
+        let (height, width, channels) = (zl.height(), zl.width(), zl.channels());
+        self.noise.fill(draw, 0..height, 0..width, channels, z.as_mut_slice())?;
+        Ok(self.context.spec.schedule.add_noise(timestep, zl.as_slice(), z.as_mut_slice())?)
+    }
+}
+
+fn is_finite(values: &[f32]) -> bool {
+    values.iter().all(|value| value.is_finite())
+}
+
+fn are_finite(layers: &[Activation]) -> candle_core::Result<bool> {
+    for layer in layers {
+        // One value that is no number makes the sum none.
+        if !layer.tensor()?.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()?.is_finite() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Copies a batch of regions to the device.
+fn gather(
+    context: &Context<'_>,
+    step: Step<'_>,
+    batch: &[Region],
+    dtype: DType,
+) -> Result<Gathered, Error> {
+    let of = |latent: &Latent| -> Result<Tensor, Error> {
+        let Region { height, width, .. } = batch[0];
+        let size = height * width * latent.channels();
+        let mut values = vec![0.0; size * batch.len()];
+        for (region, values) in batch.iter().zip(values.chunks_exact_mut(size)) {
+            latent.gather(region, values)?;
+        }
+        input(context, values, (batch.len(), height, width, latent.channels()), dtype)
+    };
+    let sees = context.spec.plan.geometry.shape.sees_low_resolution;
+    Ok(Gathered { z: of(step.z)?, zl: sees.then(|| of(step.zl)).transpose()? })
+}
+
+/// Values from the host as a tensor that a call takes.
+fn input(
+    context: &Context<'_>,
+    values: Vec<f32>,
+    shape: (usize, usize, usize, usize),
+    dtype: DType,
+) -> Result<Tensor, Error> {
+    Ok(Tensor::from_vec(values, shape, context.runner.device())?.to_dtype(dtype)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::testing::{Bench, Fake, Watcher, context, exhausted, job, picture},
+        *,
+    };
+    use crate::{
+        image::Picture,
+        pipeline::{job::JobSpec, settings::Settings},
+    };
+
+    fn settings() -> Settings {
+        Settings {
+            steps: Some(2),
+            denoise: Some(crate::sampler::Denoise::Steps(2)),
+            ..Settings::default()
+        }
+    }
+
+    /// Noise that is a share of the canvas: it is the same whether regions are predicted or the whole.
+    fn share(call: &Call) -> Result<Vec<f32>, Error> {
+        Ok((&call.z * 0.25)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+    }
+
+    /// Runs the stage on a canvas that follows from its places, until it is done or fails.
+    fn denoise(
+        runner: &Fake,
+        (picture, spec): (&Picture, &JobSpec),
+        bench: &Bench,
+        watcher: &mut Watcher,
+    ) -> Result<Vec<f32>, Error> {
+        let context = context(runner, picture, spec);
+        let mut work = bench.open(spec);
+        for (at, value) in work.files.zl.as_mut_slice().iter_mut().enumerate() {
+            *value = (at % 13) as f32 / 6.0 - 1.0;
+        }
+        let captions = vec![String::new(); spec.plan.geometry.grid.len()];
+        let conditions = Conditions::new(&context, "", &captions)?;
+        run(&context, &conditions, &mut work, watcher)?;
+        Ok(work.files.z[spec.plan.sampling.steps.len() % 2].as_slice().to_vec())
+    }
+
+    #[test]
+    fn regions_are_fused_and_stepped_as_the_whole_canvas_would_be() {
+        let (runner, picture, spec) = (Fake::new(share), picture(), job(settings()));
+        let mut watcher = Watcher::default();
+        let ours = denoise(&runner, (&picture, &spec), &Bench::new(), &mut watcher).unwrap();
+        let regions = spec.plan.geometry.grid.len();
+        assert_eq!((watcher.done, watcher.total), (2 * regions, 2 * regions));
+
+        let canvas = spec.plan.geometry.canvas;
+        let (height, width) = (canvas.latent_height, canvas.latent_width);
+        let channels = spec.plan.geometry.shape.channels;
+        let (schedule, sampling) = (&spec.schedule, &spec.plan.sampling);
+        let zl: Vec<f32> =
+            (0..height * width * channels).map(|at| (at % 13) as f32 / 6.0 - 1.0).collect();
+        let mut z = vec![0.0; zl.len()];
+        let noise = NoiseField::new(spec.settings.seed);
+        noise.fill(DRAW_CANVAS, 0..height, 0..width, channels, &mut z).unwrap();
+        schedule.add_noise(sampling.steps[0].t, &zl, &mut z).unwrap();
+        for (step, update) in sampling.steps.iter().zip(&sampling.updates) {
+            let mut eps: Vec<f32> = z.iter().map(|value| value * 0.25).collect();
+            schedule.output_to_eps(step.t, &z, &mut eps).unwrap();
+            update.apply(&mut z, &eps, None).unwrap();
+        }
+        for (ours, expected) in ours.iter().zip(&z) {
+            assert!((ours - expected).abs() < 1e-4, "{ours} for {expected}");
+        }
+    }
+
+    #[test]
+    fn a_stopped_stage_and_smaller_batches_give_the_same_bytes() {
+        let (picture, spec) = (picture(), job(settings()));
+        let whole = Fake::new(share);
+        let expected =
+            denoise(&whole, (&picture, &spec), &Bench::new(), &mut Watcher::default()).unwrap();
+        let small =
+            Fake::new(|call| if call.z.dims()[0] > 1 { Err(exhausted()) } else { share(call) });
+        let bench = Bench::new();
+        let mut watcher = Watcher { stop_at: Some(5), ..Watcher::default() };
+        let error = denoise(&small, (&picture, &spec), &bench, &mut watcher).unwrap_err();
+        assert!(matches!(error, Error::Interrupted(None)), "{error}");
+        assert_eq!(bench.open(&spec).journal.done().regions, 5);
+        let resumed = denoise(&small, (&picture, &spec), &bench, &mut Watcher::default()).unwrap();
+        assert_eq!(resumed, expected);
+    }
+
+    #[test]
+    fn values_that_overflow_are_predicted_again_in_f32_or_refused() {
+        let (picture, spec) = (picture(), job(settings()));
+        let mut runner = Fake::new(|call| match call.z.dtype() {
+            DType::F16 => Ok(vec![f32::INFINITY; call.z.elem_count()]),
+            _ => share(call),
+        });
+        runner.dtype = DType::F16;
+        let mut watcher = Watcher::default();
+        let redone = denoise(&runner, (&picture, &spec), &Bench::new(), &mut watcher).unwrap();
+        assert!(redone.iter().all(|value| value.is_finite()));
+        assert!(watcher.notes.iter().any(|note| note.contains("overflowed in f16")));
+
+        let broken = Fake::new(|call| Ok(vec![f32::NAN; call.z.elem_count()]));
+        let error = denoise(&broken, (&picture, &spec), &Bench::new(), &mut watcher).unwrap_err();
+        assert!(matches!(error, Error::NonFinite { stage: Stage::Denoise, .. }), "{error}");
+    }
+}

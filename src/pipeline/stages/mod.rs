@@ -1,0 +1,13 @@
+//! Stages of a job, one file each: caption, condition, encode, denoise, decode; and what some of them share. A stage
+//! sees the [`Context`](context::Context) of its job and nothing else of a model.
+
+mod canvased;
+pub mod caption;
+pub mod condition;
+pub mod context;
+pub mod decode;
+pub mod denoise;
+pub mod encode;
+mod statistics;
+#[cfg(test)]
+mod testing;

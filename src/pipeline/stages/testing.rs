@@ -1,0 +1,265 @@
+//! Testing of stages without a model: a device that computes with closures, and small jobs for it.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
+
+use candle_core::{DType, Device, Tensor};
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::context::Context;
+use crate::{
+    canvas::{CanvasSize, RegionGrid},
+    image::{Output, Picture},
+    model::{
+        denoiser::{Conditioning, Denoiser, MicroConditioning, Prior},
+        text::{Cut, TextConditioning},
+        vae::Norms,
+    },
+    pipeline::{
+        error::Error,
+        job::JobSpec,
+        model::ModelShape,
+        model_defaults::ModelDefaults,
+        plan::{Plan, geometry::Geometry, memory::MemoryPlan, sampling::Sampling, tiles::Padding},
+        progress::{Progress, Stage},
+        runner::{Call, Compute},
+        settings::Settings,
+        work::folder::{Work, WorkFolder},
+    },
+    sampler::{Schedule, SchedulerConfig},
+    weights::{ModelFiles, ModelSource},
+};
+
+/// Image pixels per latent pixel of the [`Fake`]'s autoencoder.
+pub const FACTOR: usize = 2;
+/// Its latent channels.
+pub const CHANNELS: usize = 4;
+
+/// The prediction of a call, in the layout of its `z`.
+pub type Predict = Box<dyn Fn(&Call) -> Result<Vec<f32>, Error> + Sync>;
+
+/// A device that computes nothing with weights. Its autoencoder takes every other pixel, and repeats it.
+pub struct Fake {
+    pub dtype: DType,
+    pub predict: Predict,
+    /// The largest batch of pictures or latents that there is memory for.
+    pub room: usize,
+    /// Texts, in the order in which they were encoded.
+    pub encoded: Mutex<Vec<String>>,
+    /// Passes through the autoencoder.
+    pub passes: Mutex<usize>,
+    /// Makes conditions, which are opaque.
+    denoiser: Denoiser,
+}
+
+impl Fake {
+    /// In f32, with predictions by `predict`.
+    pub fn new(predict: impl Fn(&Call) -> Result<Vec<f32>, Error> + Sync + 'static) -> Self {
+        let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/img2img/model");
+        let files = ModelFiles::open(ModelSource::Path(model)).unwrap();
+        let blueprint = files.without_values(|files| files.denoiser(&Device::Cpu, DType::F32));
+        Self {
+            dtype: DType::F32,
+            predict: Box::new(predict),
+            room: usize::MAX,
+            encoded: Mutex::default(),
+            passes: Mutex::default(),
+            denoiser: blueprint.unwrap().0,
+        }
+    }
+
+    /// For stages that predict nothing.
+    pub fn idle() -> Self {
+        Self::new(|_| unreachable!("no noise is predicted"))
+    }
+
+    fn pass(&self, batch: usize) -> Result<(), Error> {
+        *self.passes.lock().unwrap() += 1;
+        if batch > self.room { Err(exhausted()) } else { Ok(()) }
+    }
+}
+
+/// The error of a device without memory.
+pub fn exhausted() -> Error {
+    let message = "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")";
+    Error::Tensor(candle_core::Error::Msg(message.to_owned()))
+}
+
+impl Compute for Fake {
+    fn device(&self) -> &Device {
+        &Device::Cpu
+    }
+
+    fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    fn encode_texts(&self, texts: &[&str]) -> Result<TextConditioning, Error> {
+        self.encoded.lock().unwrap().extend(texts.iter().map(|&text| text.to_owned()));
+        let lengths: Vec<f32> = texts.iter().map(|text| text.len() as f32).collect();
+        let lengths = Tensor::from_vec(lengths, (texts.len(), 1), &Device::Cpu)?;
+        Ok(TextConditioning { context: lengths.unsqueeze(1)?.into(), pooled: Some(lengths.into()) })
+    }
+
+    fn condition(
+        &self,
+        texts: &TextConditioning,
+        micro: MicroConditioning,
+    ) -> Result<Conditioning, Error> {
+        Ok(self.denoiser.condition(texts, micro)?)
+    }
+
+    fn cut(&self, text: &str) -> Result<Option<Cut>, Error> {
+        Ok((text.len() > 20).then_some(Cut { tokens: text.len(), limit: 20, at: 20 }))
+    }
+
+    fn fits(&self) -> Result<Box<dyn Fn(&str) -> bool>, Error> {
+        Ok(Box::new(|_| true))
+    }
+
+    fn make_room(&self) -> Arc<dyn Fn() + Send + Sync> {
+        Arc::new(|| ())
+    }
+
+    fn encode(&self, pixels: &Tensor, _: Norms<'_>) -> Result<Tensor, Error> {
+        let (batch, height, width, _) = pixels.dims4()?;
+        self.pass(batch)?;
+        let every = |length: usize| {
+            let index: Vec<u32> = (0..length as u32).step_by(FACTOR).collect();
+            Tensor::new(index, &Device::Cpu)
+        };
+        let small = pixels.index_select(&every(height)?, 1)?.index_select(&every(width)?, 2)?;
+        Ok(Tensor::cat(&[&small, &small.narrow(3, 0, 1)?], 3)?)
+    }
+
+    fn decode(&self, latents: &Tensor, _: Norms<'_>) -> Result<Tensor, Error> {
+        let (batch, height, width, _) = latents.dims4()?;
+        self.pass(batch)?;
+        let twice = |length: usize| {
+            let index: Vec<u32> =
+                (0..(length * FACTOR) as u32).map(|at| at / FACTOR as u32).collect();
+            Tensor::new(index, &Device::Cpu)
+        };
+        let large = latents.index_select(&twice(height)?, 1)?.index_select(&twice(width)?, 2)?;
+        Ok(large.narrow(3, 0, 3)?)
+    }
+
+    fn predict(&self, call: &Call, _: &Conditioning, _: Prior<'_>) -> Result<Vec<f32>, Error> {
+        (self.predict)(call)
+    }
+
+    fn non_finite(&self, stage: Stage) -> Error {
+        Error::NonFinite { stage, weight: None }
+    }
+}
+
+/// A job of 60 × 40 output pixels in regions of 8 latent pixels and tiles of 10, with everything that may be
+/// left out left out.
+pub fn job(settings: Settings) -> JobSpec {
+    let settings = Settings { gsp: 0.0, rap: 0.0, ..settings };
+    let config = SchedulerConfig::from_json(
+        r#"{"_class_name": "DDIMScheduler", "clip_sample": false, "timestep_spacing": "trailing"}"#,
+    )
+    .unwrap();
+    let schedule = Schedule::new(&config).unwrap();
+    let sampling =
+        Sampling::resolve(&config, &schedule, &ModelDefaults::default(), &settings).unwrap();
+    let canvas = CanvasSize::for_pixels(60, 40, FACTOR).unwrap();
+    let geometry = Geometry {
+        input: (30, 20),
+        canvas,
+        grid: RegionGrid::new(canvas.latent_height, canvas.latent_width, 8, 2).unwrap(),
+        low_resolution: None,
+        vae_padding: Padding { inside: 1, border: 1 },
+        shares_norms: false,
+        shape: ModelShape {
+            factor: FACTOR,
+            channels: CHANNELS,
+            region: 8,
+            stride: 2,
+            sees_low_resolution: false,
+        },
+    };
+    let memory = MemoryPlan {
+        budget: None,
+        keeps_parts: true,
+        batch: 4,
+        tile: 20,
+        captions: None,
+        stages: Vec::new(),
+    };
+    let plan = Plan {
+        sampling,
+        tile_rows: geometry.tiles(canvas.latent_height, memory.tile),
+        tile_columns: geometry.tiles(canvas.latent_width, memory.tile),
+        memory,
+        prior_sizes: Vec::new(),
+        computes_on: "nothing".to_owned(),
+        geometry,
+    };
+    JobSpec::for_tests(settings, plan, schedule)
+}
+
+/// The input of such a job.
+pub fn picture() -> Picture {
+    let rgb: Vec<f32> = (0..30 * 20 * 3).map(|at| (at * 37 % 101) as f32 / 100.0).collect();
+    Picture::from_rgb(30, 20, rgb).unwrap()
+}
+
+/// What a stage works with.
+pub fn context<'a>(runner: &'a Fake, picture: &'a Picture, spec: &'a JobSpec) -> Context<'a> {
+    Context { runner, picture, spec }
+}
+
+/// A work folder that goes with the test.
+pub struct Bench {
+    folder: TempDir,
+}
+
+impl Bench {
+    pub fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    pub fn output(&self) -> PathBuf {
+        self.folder.path().join("out.png")
+    }
+
+    /// The job's work folder, with what is done in it.
+    pub fn open(&self, spec: &JobSpec) -> WorkFolder {
+        let output = Output::Path(self.output());
+        let layout = spec.plan.layout(3 * spec.plan.geometry.canvas.width);
+        WorkFolder::open(&Work::default(), &output, &json!({}), &layout).unwrap()
+    }
+}
+
+/// Keeps what a stage says, and may stop it.
+#[derive(Default)]
+pub struct Watcher {
+    pub done: usize,
+    pub total: usize,
+    pub notes: Vec<String>,
+    /// So much of the total, after which it is interrupted.
+    pub stop_at: Option<usize>,
+}
+
+impl Progress for Watcher {
+    fn begin(&mut self, _: Stage, total: usize) {
+        (self.done, self.total) = (0, total);
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.done += count;
+    }
+
+    fn note(&mut self, text: &str) {
+        self.notes.push(text.to_owned());
+    }
+
+    fn interrupted(&self) -> bool {
+        self.stop_at.is_some_and(|at| self.done >= at)
+    }
+}

@@ -1,0 +1,105 @@
+//! Place of a job's work folder: beside its output, in a folder of the user's choice, or in the cache.
+
+use std::{
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use etcetera::BaseStrategy as _;
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    files::{JOURNAL, remove},
+    lock::lock,
+};
+use crate::{image::Output, pipeline::error::Error, units};
+
+/// How long unfinished work of a stream stays in the cache.
+const KEEP_STREAMS: Duration = Duration::from_secs(14 * 24 * 3600);
+
+/// The path of the work folder of the job that `job` describes and that writes `output`, and what the names of its
+/// other files are made from; `folder` is where the user wants it.
+///
+/// # Errors
+/// An output whose path cannot be made absolute.
+pub fn place(
+    folder: Option<&Path>,
+    output: &Output,
+    job: &Value,
+) -> Result<(PathBuf, OsString), Error> {
+    let file = match output {
+        // A device or a named pipe has nothing beside it.
+        Output::Path(path) if fs::metadata(path).map_or(true, |found| found.is_file()) => {
+            // Through a symbolic link the file it points to is written, and beside that there is room.
+            let path = fs::canonicalize(path).or_else(|_| std::path::absolute(path));
+            Some(path.map_err(|error| Error::in_file(Path::new(&output.name()), error))?)
+        }
+        _ => None,
+    };
+    let key = digest(match &file {
+        Some(file) => file.as_os_str().as_encoded_bytes().to_vec(),
+        None => job.to_string().into_bytes(),
+    });
+    let key = &key[..16];
+    let tag = match (&file, folder) {
+        (Some(file), None) => dotted(file, ""),
+        (Some(file), Some(_)) => dotted(file, &format!(".{key}")),
+        (None, _) => format!("{key}.cupscale").into(),
+    };
+    let folder = match (folder, &file) {
+        (Some(folder), _) => folder.to_owned(),
+        (None, Some(file)) => file.parent().unwrap_or(Path::new(".")).to_owned(),
+        (None, None) => {
+            let folder = cache_folder();
+            prune(&folder);
+            folder
+        }
+    };
+    Ok((folder.join(&tag), tag))
+}
+
+/// Where the work of streams lies: in the platform's place for caches, or, where that cannot be written,
+/// with temporary files.
+fn cache_folder() -> PathBuf {
+    let in_cache = etcetera::base_strategy::choose_native_strategy()
+        .map(|strategy| strategy.cache_dir().join("cupscale").join("work"));
+    in_cache
+        .ok()
+        .filter(|folder| {
+            fs::create_dir_all(folder).is_ok() && tempfile::tempfile_in(folder).is_ok()
+        })
+        .unwrap_or_else(|| std::env::temp_dir().join("cupscale-work"))
+}
+
+/// `.NAME.cupscale`, or a name that is short enough for every file system.
+fn dotted(file: &Path, key: &str) -> OsString {
+    let name = file.file_name().unwrap_or_default();
+    let mut tag = OsString::from(".");
+    tag.push(name);
+    tag.push(key);
+    tag.push(".cupscale");
+    // ".part" is to follow.
+    if tag.len() <= 250 {
+        return tag;
+    }
+    format!(".{}.cupscale", &digest(name.as_encoded_bytes().to_vec())[..16]).into()
+}
+
+/// Removes unfinished work of streams that nobody has come back to.
+fn prune(root: &Path) {
+    for entry in fs::read_dir(root).into_iter().flatten().flatten() {
+        let folder = entry.path();
+        let touched = fs::metadata(folder.join(JOURNAL)).and_then(|found| found.modified());
+        let age = touched.map(|at| SystemTime::now().duration_since(at).unwrap_or_default());
+        if age.is_ok_and(|age| age > KEEP_STREAMS) && lock(&folder).is_ok() {
+            remove(&folder);
+        }
+    }
+}
+
+fn digest(bytes: Vec<u8>) -> String {
+    units::hex(&Sha256::digest(bytes))
+}

@@ -1,0 +1,50 @@
+//! A descriptor is all that the table of samplers holds of one: each sampler's file has its own, so that a new sampler is
+//! one new file and one line in [`super::kind`].
+
+use super::{config::SchedulerConfig, error::SamplerError, step::Sampler};
+
+/// What there is to know about a sampler before it is built.
+#[derive(Debug)]
+pub(super) struct Descriptor {
+    /// The name that users type and that messages print.
+    pub name: &'static str,
+    /// diffusers' class of this very method.
+    pub class: &'static str,
+    /// diffusers' classes that the sampler stands in for, with a note.
+    pub stands_in_for: &'static [&'static str],
+    /// The share of fresh noise in each step where nobody chooses; `None` for a sampler without that choice.
+    pub default_eta: Option<f64>,
+    /// Whether the config's spread of timesteps plays a part.
+    pub has_spacing: bool,
+    /// The first setting of a config of `class` that the sampler runs without, if there is one.
+    pub left_out: fn(&SchedulerConfig) -> Option<&'static str>,
+    /// Builds the sampler; eta is `default_eta` or the user's, and 0 for a sampler without that choice.
+    pub build: fn(&SchedulerConfig, eta: f64) -> Result<Box<dyn Sampler>, SamplerError>,
+}
+
+/// The first setting that is wanted.
+pub(super) fn first_wanted<const N: usize>(
+    settings: [(&'static str, bool); N],
+) -> Option<&'static str> {
+    settings.into_iter().find_map(|(setting, wanted)| wanted.then_some(setting))
+}
+
+/// Clipping of x̂0, where a config asks for it: for models of pixels, not of latents (diffusers' own pipelines of Stable
+/// Diffusion turn it off).
+pub(super) fn clipping(config: &SchedulerConfig) -> Option<&'static str> {
+    first_wanted([("clip_sample", config.clip_sample), ("thresholding", config.thresholding)])
+}
+
+/// Noise levels other than the training's, where a config asks for them.
+pub(super) fn other_sigmas(config: &SchedulerConfig) -> Option<&'static str> {
+    first_wanted([
+        ("use_karras_sigmas", config.use_karras_sigmas == Some(true)),
+        ("use_exponential_sigmas", config.use_exponential_sigmas == Some(true)),
+        ("use_beta_sigmas", config.use_beta_sigmas == Some(true)),
+    ])
+}
+
+/// Refuses an eta that is no share of fresh noise.
+pub(super) fn check_eta(eta: f64) -> Result<f64, SamplerError> {
+    if (0.0..=1.0).contains(&eta) { Ok(eta) } else { Err(SamplerError::Eta { eta }) }
+}

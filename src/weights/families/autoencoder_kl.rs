@@ -1,0 +1,232 @@
+//! `AutoencoderKL` in weights files of any contents: the names of its tensors and its configuration. The
+//! families of latent diffusion share this network, so it has a file beside theirs.
+//!
+//! Sources: diffusers `loaders/single_file_utils.py` (`DIFFUSERS_TO_LDM_MAPPING`,
+//! `convert_ldm_vae_checkpoint`, `create_vae_diffusers_config_from_ldm`).
+
+use serde_json::{Value, json};
+
+use super::pairs::Pairs;
+use crate::backend::ParamSource as _;
+use crate::model::vae::KlConfig;
+use crate::weights::WeightsError;
+use crate::weights::part_file::{Found, Naming, PartFile, Shapes, find, part_config};
+use crate::weights::tensors::{Take, TensorMap};
+
+/// Class of the autoencoder in diffusers.
+pub(in crate::weights) const CLASS: &str = "AutoencoderKL";
+
+/// Place of the autoencoder's tensors in a file, if it has them.
+pub(super) fn find_in(tensors: &TensorMap) -> Option<Found> {
+    let prefixes = ["first_stage_model.", "vae.", ""];
+    let middle = ("decoder.mid.block_1.conv1.weight", "decoder.mid_block.resnets.0.conv1.weight");
+    find(tensors, &prefixes, middle.0, middle.1)
+}
+
+/// Autoencoder in a file of any contents, if there is one; `scaling_factor` is that of the model that it is
+/// for.
+///
+/// # Errors
+/// An autoencoder of an architecture that is not supported.
+pub(in crate::weights) fn part(
+    file: &str,
+    tensors: &TensorMap,
+    scaling_factor: f64,
+) -> Result<Option<PartFile>, WeightsError> {
+    let fail = |reason: String| WeightsError::Contents { file: file.to_owned(), reason };
+    let Some(Found { prefix, naming }) = find_in(tensors) else { return Ok(None) };
+    let config = config(&Shapes { tensors, prefix }, naming, scaling_factor).map_err(&fail)?;
+    let resolved = KlConfig::from_json(&config).map_err(|error| fail(error.to_string()))?;
+    let names = names(&resolved)
+        .into_iter()
+        .map(|(ours, theirs)| {
+            let stored = match naming {
+                Naming::Ldm => format!("{prefix}{theirs}"),
+                Naming::Diffusers => stored_name(tensors, &format!("{prefix}{ours}")),
+            };
+            (ours, stored, Take::Whole)
+        })
+        .collect();
+    let config = part_config(CLASS, config, file, "vae");
+    Ok(Some(PartFile::new(config, tensors, prefix, names)))
+}
+
+/// Name of a tensor in a file of diffusers' names: the one of diffusers before 0.12 for the attention, if the
+/// file has that.
+fn stored_name(tensors: &TensorMap, name: &str) -> String {
+    if !tensors.contains(name) {
+        let old = old_name(name);
+        if tensors.contains(&old) {
+            return old;
+        }
+    }
+    name.to_owned()
+}
+
+/// Name of a tensor of the attention in diffusers before 0.12.
+pub(in crate::weights) fn old_name(name: &str) -> String {
+    name.replace(".to_q.", ".query.")
+        .replace(".to_k.", ".key.")
+        .replace(".to_v.", ".value.")
+        .replace(".to_out.0.", ".proj_attn.")
+}
+
+/// Configuration of the autoencoder. The scale of its latents is the model's, not the file's.
+fn config(shapes: &Shapes, naming: Naming, scaling_factor: f64) -> Result<Value, String> {
+    let (down, block, attention) = match naming {
+        Naming::Ldm => ("encoder.down", "block", "mid.attn_1.norm"),
+        Naming::Diffusers => {
+            ("encoder.down_blocks", "resnets", "mid_block.attentions.0.group_norm")
+        }
+    };
+    let conv = |level: usize, index: usize| format!("{down}.{level}.{block}.{index}.conv1.weight");
+    let levels = shapes.count(|level| conv(level, 0));
+    let widths =
+        (0..levels).map(|level| shapes.size(&conv(level, 0), 0)).collect::<Result<Vec<_>, _>>()?;
+    let layers = shapes.count(|index| conv(0, index));
+    Ok(json!({
+        "_class_name": "AutoencoderKL",
+        "in_channels": shapes.size("encoder.conv_in.weight", 1)?,
+        "out_channels": shapes.size("decoder.conv_out.weight", 0)?,
+        "down_block_types": vec!["DownEncoderBlock2D"; levels],
+        "up_block_types": vec!["UpDecoderBlock2D"; levels],
+        "block_out_channels": widths,
+        "layers_per_block": layers,
+        "latent_channels": shapes.size("decoder.conv_in.weight", 1)?,
+        "norm_num_groups": 32,
+        "scaling_factor": scaling_factor,
+        "use_quant_conv": shapes.has("quant_conv.weight"),
+        "use_post_quant_conv": shapes.has("post_quant_conv.weight"),
+        "mid_block_add_attention": shapes.has(&format!("encoder.{attention}.weight")),
+    }))
+}
+
+/// Names of every tensor of an `AutoencoderKL`, in diffusers and in ldm (without the `first_stage_model.` of
+/// a whole checkpoint). In ldm the attention's projections are 1×1 convolutions.
+pub(in crate::weights) fn names(config: &KlConfig) -> Vec<(String, String)> {
+    let mut names = Pairs::default();
+    let widths = &config.block_out_channels;
+    let levels = widths.len();
+    let mut channels = widths.first().copied().unwrap_or(0);
+    names.module("encoder.conv_in", "encoder.conv_in");
+    for (level, &width) in widths.iter().enumerate() {
+        let (ours, theirs) =
+            (format!("encoder.down_blocks.{level}"), format!("encoder.down.{level}"));
+        for block in 0..config.layers_per_block {
+            names.vae_resnet(
+                &format!("{ours}.resnets.{block}"),
+                &format!("{theirs}.block.{block}"),
+                channels != width,
+            );
+            channels = width;
+        }
+        if level + 1 < levels {
+            names.module(
+                &format!("{ours}.downsamplers.0.conv"),
+                &format!("{theirs}.downsample.conv"),
+            );
+        }
+    }
+    names.vae_ends("encoder", config.mid_block_add_attention);
+    names.module("decoder.conv_in", "decoder.conv_in");
+    // Both go from coarse to fine, but ldm numbers levels by their resolution.
+    for (level, &width) in widths.iter().rev().enumerate() {
+        let ours = format!("decoder.up_blocks.{level}");
+        let theirs = format!("decoder.up.{}", levels - 1 - level);
+        for block in 0..=config.layers_per_block {
+            names.vae_resnet(
+                &format!("{ours}.resnets.{block}"),
+                &format!("{theirs}.block.{block}"),
+                channels != width,
+            );
+            channels = width;
+        }
+        if level + 1 < levels {
+            names.module(&format!("{ours}.upsamplers.0.conv"), &format!("{theirs}.upsample.conv"));
+        }
+    }
+    names.vae_ends("decoder", config.mid_block_add_attention);
+    if config.use_quant_conv {
+        names.module("quant_conv", "quant_conv");
+    }
+    if config.use_post_quant_conv {
+        names.module("post_quant_conv", "post_quant_conv");
+    }
+    names.0
+}
+
+impl Pairs {
+    fn vae_resnet(&mut self, ours: &str, theirs: &str, shortcut: bool) {
+        for name in ["norm1", "conv1", "norm2", "conv2"] {
+            self.module(&format!("{ours}.{name}"), &format!("{theirs}.{name}"));
+        }
+        if shortcut {
+            self.module(&format!("{ours}.conv_shortcut"), &format!("{theirs}.nin_shortcut"));
+        }
+    }
+
+    /// The middle of an encoder or decoder and its last two layers.
+    fn vae_ends(&mut self, side: &str, attention: bool) {
+        for block in 0..2 {
+            self.vae_resnet(
+                &format!("{side}.mid_block.resnets.{block}"),
+                &format!("{side}.mid.block_{}", block + 1),
+                false,
+            );
+        }
+        if attention {
+            for (our, their) in [
+                ("group_norm", "norm"),
+                ("to_q", "q"),
+                ("to_k", "k"),
+                ("to_v", "v"),
+                ("to_out.0", "proj_out"),
+            ] {
+                self.module(
+                    &format!("{side}.mid_block.attentions.0.{our}"),
+                    &format!("{side}.mid.attn_1.{their}"),
+                );
+            }
+        }
+        self.module(&format!("{side}.conv_norm_out"), &format!("{side}.norm_out"));
+        self.module(&format!("{side}.conv_out"), &format!("{side}.conv_out"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    #[test]
+    fn the_vaes_levels_are_numbered_from_the_other_end_in_the_decoder() {
+        let config = KlConfig {
+            block_out_channels: vec![128, 256, 512, 512],
+            layers_per_block: 2,
+            ..KlConfig::default()
+        };
+        let names = names(&config);
+        assert_eq!(names.len(), 248);
+        let names: HashMap<_, _> = names.into_iter().collect();
+        for (ours, theirs) in [
+            (
+                "encoder.down_blocks.1.resnets.0.conv_shortcut.weight",
+                "encoder.down.1.block.0.nin_shortcut.weight",
+            ),
+            (
+                "encoder.mid_block.attentions.0.to_out.0.weight",
+                "encoder.mid.attn_1.proj_out.weight",
+            ),
+            ("decoder.up_blocks.0.resnets.2.conv1.bias", "decoder.up.3.block.2.conv1.bias"),
+            ("decoder.up_blocks.2.upsamplers.0.conv.bias", "decoder.up.1.upsample.conv.bias"),
+            (
+                "decoder.up_blocks.3.resnets.0.conv_shortcut.bias",
+                "decoder.up.0.block.0.nin_shortcut.bias",
+            ),
+            ("decoder.conv_norm_out.weight", "decoder.norm_out.weight"),
+        ] {
+            assert_eq!(names[ours], theirs);
+        }
+    }
+}

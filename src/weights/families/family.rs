@@ -1,0 +1,171 @@
+//! The interface to a family of models, and the words that families share with forms.
+
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+use std::fmt::Debug;
+
+use serde_json::Value;
+
+use super::{autoencoder_kl, clip};
+use crate::model::{text::clip::ClipTextConfig, vae::KlConfig};
+use crate::weights::WeightsError;
+use crate::weights::clip_vocabulary::Padding;
+use crate::weights::part::{Part, PartConfig};
+use crate::weights::part_file::{PartFile, Prediction};
+use crate::weights::tensors::TensorMap;
+
+/// Text encoders of a model at most.
+const TEXT_ENCODERS: usize = 4;
+
+/// One family of models.
+pub(in crate::weights) trait Family: Debug + Send + Sync {
+    /// Classes of its denoisers in diffusers.
+    fn classes(&self) -> &'static [&'static str];
+
+    /// Folder of its denoiser in diffusers layout, which is also its key in `model_index.json`.
+    fn denoiser_folder(&self) -> &'static str;
+
+    /// Name of its denoiser in messages, with the article.
+    fn denoiser_title(&self) -> &'static str;
+
+    /// Names of all tensors that a denoiser's configuration asks for: ours (diffusers') with the training
+    /// code's.
+    ///
+    /// # Errors
+    /// A configuration that is not supported.
+    fn denoiser_names(&self, config: &PartConfig) -> Result<HashMap<String, String>, WeightsError>;
+
+    /// Factor by which the latents of a model with this denoiser are scaled (diffusers: `scaling_factor`): an
+    /// autoencoder's tensors do not show it.
+    fn latent_scale(&self, denoiser: &Value) -> f64;
+
+    /// `true` if a file holds a denoiser of this family, by names of tensors alone.
+    fn has_denoiser(&self, tensors: &TensorMap) -> bool;
+
+    /// Denoiser in a file of any contents, if there is one of this family, and the target of its prediction where
+    /// that can be told. `pooled` is the width of the pooled text embedding of the model that it is for.
+    ///
+    /// # Errors
+    /// An architecture that is not supported.
+    fn denoiser(
+        &self,
+        file: &str,
+        tensors: &TensorMap,
+        pooled: Option<usize>,
+    ) -> Result<Option<(PartFile, Option<Prediction>)>, WeightsError>;
+
+    /// Whole model in one file, if it has the text encoders of this family.
+    ///
+    /// # Errors
+    /// A model of this family that is not supported.
+    fn checkpoint(
+        &self,
+        file: &str,
+        tensors: &TensorMap,
+    ) -> Result<Option<Checkpoint>, WeightsError>;
+
+    /// `true` if a weight of the denoiser stays in 16 bits whatever the model is quantized to.
+    fn is_sensitive(&self, name: &str) -> bool;
+
+    /// Names in LoRA files for this family.
+    fn lora(&self) -> LoraNames;
+
+    /// Name of the generation of the family whose denoiser reads text of this width, for messages.
+    fn generation(&self, text_width: usize) -> Option<&'static str>;
+}
+
+/// Names by which LoRA files for a family tell where a module belongs.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::weights) struct LoraNames {
+    /// prefixes of modules, each with the part that it stands for
+    pub prefixes: &'static [(&'static str, Part)],
+    /// ends of the names of the denoiser's layers that read text, with underscores for dots
+    pub text_readers: &'static [&'static str],
+}
+
+/// Whole model that one file holds.
+#[derive(Debug)]
+pub(in crate::weights) struct Checkpoint {
+    /// contents that its `model_index.json` would have
+    pub index: Value,
+    /// contents that its `scheduler_config.json` would have
+    pub scheduler: Value,
+    pub denoiser: Option<PartFile>,
+    pub vae: Option<PartFile>,
+    /// text encoders in the order of their conditioning
+    pub encoders: Vec<Encoder>,
+    /// lines about what had to be guessed
+    pub notes: Vec<String>,
+}
+
+/// Text encoder of a checkpoint, with the token that fills up its sequences.
+#[derive(Debug)]
+pub(in crate::weights) struct Encoder {
+    pub part: Part,
+    pub file: PartFile,
+    pub padding: Padding,
+}
+
+impl dyn Family + '_ {
+    /// Name of a part in diffusers layout: its folder, its key in `model_index.json`, and the prefix of its
+    /// tensors in our GGUF files.
+    pub(in crate::weights) fn folder(&self, part: Part) -> Cow<'static, str> {
+        match part {
+            Part::Denoiser => self.denoiser_folder().into(),
+            Part::Vae => "vae".into(),
+            Part::TextEncoder(0) => "text_encoder".into(),
+            Part::TextEncoder(index) => format!("text_encoder_{}", index + 1).into(),
+        }
+    }
+
+    /// Name of a part in messages, with the article.
+    pub(in crate::weights) fn title(&self, part: Part) -> &'static str {
+        match part {
+            Part::Denoiser => self.denoiser_title(),
+            Part::Vae => "the VAE",
+            Part::TextEncoder(_) => "the text encoder",
+        }
+    }
+
+    /// Class that a `model_index.json` names for a part, if it names one.
+    pub(in crate::weights) fn class_in<'a>(&self, index: &'a Value, part: Part) -> Option<&'a str> {
+        index.get(&*self.folder(part))?.get(1)?.as_str()
+    }
+
+    /// Text encoders that a `model_index.json` names, in the order of their conditioning.
+    pub(in crate::weights) fn text_encoders_in(&self, index: &Value) -> Vec<Part> {
+        let all = (0..TEXT_ENCODERS).map(Part::TextEncoder);
+        all.filter(|&part| self.class_in(index, part).is_some()).collect()
+    }
+
+    /// Names of all tensors that a part's configuration asks for; `None` for a configuration that will be
+    /// refused, and for `AutoencoderTiny`, whose layers are only numbered.
+    pub(in crate::weights) fn expected_names(
+        &self,
+        part: Part,
+        config: &PartConfig,
+    ) -> Option<HashSet<String>> {
+        let json = &config.config;
+        match part {
+            Part::Denoiser => Some(self.denoiser_names(config).ok()?.into_keys().collect()),
+            Part::Vae if config.class == autoencoder_kl::CLASS => {
+                let names = autoencoder_kl::names(&KlConfig::from_json(json).ok()?);
+                let names = names.into_iter().map(|(ours, _)| ours);
+                Some(names.flat_map(|name| [autoencoder_kl::old_name(&name), name]).collect())
+            }
+            Part::Vae => None,
+            Part::TextEncoder(_) => {
+                let config = ClipTextConfig::from_json(json).ok()?;
+                Some(clip::names(config.num_hidden_layers).into_iter().collect())
+            }
+        }
+    }
+}
+
+/// Folder of a text encoder's tokenizer in diffusers layout.
+pub(in crate::weights) fn tokenizer_folder(encoder: Part) -> Cow<'static, str> {
+    match encoder {
+        Part::TextEncoder(index @ 1..) => format!("tokenizer_{}", index + 1).into(),
+        _ => "tokenizer".into(),
+    }
+}

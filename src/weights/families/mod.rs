@@ -1,0 +1,116 @@
+//! Model families: all that forms and loaders must know of one kind of denoiser beyond the network itself, such
+//! as the names of its tensors in checkpoints, the shapes by which a file is recognised, and the names in LoRAs.
+//! A new family is one module here and one line in [`FAMILIES`].
+
+pub(super) mod autoencoder_kl;
+pub(super) mod clip;
+mod contents;
+mod family;
+mod pairs;
+mod stable_diffusion;
+
+use serde_json::Value;
+
+use super::WeightsError;
+use super::part::Part;
+use super::part_file::{PartFile, Prediction};
+use super::tensors::TensorMap;
+
+pub use contents::FileContents;
+pub(super) use family::{Checkpoint, Encoder, Family, LoraNames, tokenizer_folder};
+
+/// All families. A model whose family nothing tells is taken for one of the first.
+pub(super) static FAMILIES: &[&dyn Family] = &[&stable_diffusion::StableDiffusion];
+
+/// Family of the model that a `model_index.json` describes: the one whose denoiser it names.
+pub(super) fn of_index(index: &Value) -> &'static dyn Family {
+    let named = |family: &&&'static dyn Family| family.class_in(index, Part::Denoiser).is_some();
+    FAMILIES.iter().find(named).copied().unwrap_or(FAMILIES[0])
+}
+
+/// Family with a denoiser of this class, if there is one.
+pub(super) fn of_class(class: &str) -> Option<&'static dyn Family> {
+    FAMILIES.iter().find(|family| family.classes().contains(&class)).copied()
+}
+
+/// Whole model in a file, with its family.
+///
+/// # Errors
+/// A file that holds something else, or a model that is not supported.
+pub(super) fn checkpoint(
+    file: &str,
+    tensors: &TensorMap,
+) -> Result<(&'static dyn Family, Checkpoint), WeightsError> {
+    for &family in FAMILIES {
+        match family.checkpoint(file, tensors)? {
+            Some(Checkpoint { denoiser: None, .. }) => {
+                return Err(no_denoiser(family, file, tensors));
+            }
+            Some(checkpoint) => return Ok((family, checkpoint)),
+            None => {}
+        }
+    }
+    Err(WeightsError::NotAModel { file: file.to_owned(), contents: contents(tensors) })
+}
+
+/// Denoiser in a file of any contents, as [`Family::denoiser`], with its family.
+///
+/// # Errors
+/// A file without one (that of `expected` is then missed), or an architecture that is not supported.
+pub(super) fn denoiser(
+    file: &str,
+    tensors: &TensorMap,
+    pooled: Option<usize>,
+    expected: &'static dyn Family,
+) -> Result<(&'static dyn Family, PartFile, Option<Prediction>), WeightsError> {
+    for &family in FAMILIES {
+        if let Some((part, prediction)) = family.denoiser(file, tensors, pooled)? {
+            return Ok((family, part, prediction));
+        }
+    }
+    Err(no_denoiser(expected, file, tensors))
+}
+
+fn no_denoiser(family: &'static dyn Family, file: &str, tensors: &TensorMap) -> WeightsError {
+    let title = family.denoiser_title();
+    WeightsError::NoSuchPart {
+        file: file.to_owned(),
+        part: title.strip_prefix("the ").unwrap_or(title),
+        contents: contents(tensors),
+    }
+}
+
+/// Contents of a file that is not what was asked for.
+pub(super) fn contents(tensors: &TensorMap) -> FileContents {
+    let has_denoiser = FAMILIES.iter().any(|family| family.has_denoiser(tensors));
+    FileContents::of(tensors, has_denoiser)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn parts_have_the_folders_of_diffusers() {
+        let family = FAMILIES[0];
+        for (part, folder) in [
+            (Part::Denoiser, "unet"),
+            (Part::Vae, "vae"),
+            (Part::TextEncoder(0), "text_encoder"),
+            (Part::TextEncoder(1), "text_encoder_2"),
+            (Part::TextEncoder(2), "text_encoder_3"),
+        ] {
+            assert_eq!(family.folder(part), folder);
+        }
+        assert_eq!(tokenizer_folder(Part::TextEncoder(0)), "tokenizer");
+        assert_eq!(tokenizer_folder(Part::TextEncoder(1)), "tokenizer_2");
+    }
+
+    #[test]
+    fn text_encoders_are_those_that_the_index_names() {
+        let index = json!({"text_encoder": [null, null], "text_encoder_2": ["t", "CLIPTextModel"]});
+        assert_eq!(of_index(&index).text_encoders_in(&index), [Part::TextEncoder(1)]);
+    }
+}

@@ -1,0 +1,150 @@
+//! Every kind of model, in sizes of which activations take far more than bookkeeping.
+
+use candle_core::{DType, Device};
+use cupscale::{
+    backend::Activation,
+    model::{
+        denoiser::{Denoiser, MicroConditioning, Prior},
+        llava::{Batch, GenerateOptions, Llava, Picture, Row},
+        text::{TextConditioning, TextEncoder},
+        vae::{Norms, Vae},
+    },
+    weights::LlavaFiles,
+};
+use serde_json::json;
+
+use crate::common::random_llava::{self, Decoder};
+use crate::{Inputs, compare, counting, weights::params};
+
+/// The kernel form, and the composed one, for which the CPU has no kernels.
+const FORMS: [DType; 2] = [DType::F32, DType::F16];
+
+/// A UNet in the shape of SDXL's, with text_time conditioning.
+fn denoiser(dtype: DType) -> Denoiser {
+    let config = json!({
+        "block_out_channels": [64, 128], "sample_size": 64, "layers_per_block": 2,
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+        "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+        "transformer_layers_per_block": [1, 2], "attention_head_dim": [2, 4],
+        "cross_attention_dim": 96, "norm_num_groups": 16, "use_linear_projection": true,
+        "addition_embed_type": "text_time", "addition_time_embed_dim": 16,
+        "projection_class_embeddings_input_dim": 160,
+    });
+    Denoiser::load("UNet2DConditionModel", &config, "config.json", &params(dtype)).unwrap()
+}
+
+/// One call with two samples of 40 × 48 latent pixels.
+fn call(denoiser: &Denoiser, dtype: DType, inputs: Inputs<'_>, prior: Prior<'_>) -> Activation {
+    let text = TextConditioning {
+        context: inputs(&[2, 77, 96], dtype),
+        pooled: Some(inputs(&[2, 64], dtype)),
+    };
+    let size = (320, 384);
+    let micro = MicroConditioning { original: size, crop: (0, 0), target: size };
+    let conditions = denoiser.condition(&text, micro).unwrap();
+    let sample = inputs(&[2, 40, 48, 4], dtype);
+    denoiser.forward(&sample, 499.0, &conditions, prior).unwrap()
+}
+
+#[test]
+fn a_call_of_a_unet_takes_what_its_trace_says() {
+    let _turn = counting::turn();
+    for dtype in FORMS {
+        let denoiser = denoiser(dtype);
+        compare(&format!("unet {dtype:?}"), |inputs, _| {
+            call(&denoiser, dtype, inputs, Prior::None);
+        });
+        compare(&format!("unet {dtype:?}, recorded"), |inputs, _| {
+            let mut layers = Vec::new();
+            call(&denoiser, dtype, inputs, Prior::Record(&mut layers));
+        });
+        let sizes = denoiser.prior_sizes(40, 48);
+        compare(&format!("unet {dtype:?}, blended"), |inputs, _| {
+            let layer = |&(height, width): &(usize, usize)| inputs(&[2, height, width, 128], dtype);
+            let layers: Vec<_> = sizes.iter().map(layer).collect();
+            call(&denoiser, dtype, inputs, Prior::Blend { layers: &layers, weight: 0.5 });
+        });
+    }
+}
+
+#[test]
+fn an_autoencoder_takes_what_its_trace_says() {
+    let _turn = counting::turn();
+    let kl = json!({
+        "_class_name": "AutoencoderKL", "block_out_channels": [32, 64, 64],
+        "down_block_types": ["DownEncoderBlock2D", "DownEncoderBlock2D", "DownEncoderBlock2D"],
+        "up_block_types": ["UpDecoderBlock2D", "UpDecoderBlock2D", "UpDecoderBlock2D"],
+        "layers_per_block": 2, "norm_num_groups": 8, "latent_channels": 4,
+    });
+    let tiny = json!({ "_class_name": "AutoencoderTiny" });
+    for dtype in FORMS {
+        for (name, config, side) in [("kl", &kl, 128), ("tiny", &tiny, 128)] {
+            let vae = Vae::load(config, &params(dtype)).unwrap();
+            let (small, channels) = (side / vae.factor(), vae.latent_channels());
+            compare(&format!("{name} {dtype:?}, encode"), |inputs, _| {
+                let image = inputs(&[1, side, side, 3], DType::F32);
+                vae.encode_with(&image, Norms::Own).unwrap();
+            });
+            compare(&format!("{name} {dtype:?}, decode"), |inputs, _| {
+                let z = inputs(&[1, small, small, channels], DType::F32);
+                vae.decode_with(&z, Norms::Own).unwrap();
+            });
+        }
+    }
+}
+
+#[test]
+fn a_text_encoder_takes_what_its_trace_says() {
+    let _turn = counting::turn();
+    let config = json!({
+        "vocab_size": 600, "hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 3,
+        "num_attention_heads": 4, "projection_dim": 128,
+    });
+    for dtype in FORMS {
+        let class = "CLIPTextModelWithProjection";
+        let encoder = TextEncoder::load(class, &config, &params(dtype)).unwrap();
+        compare(&format!("text {dtype:?}"), |_, trace| {
+            encoder.encode(&[vec![1; 77]], trace).unwrap();
+        });
+    }
+}
+
+#[test]
+fn a_generation_takes_what_its_trace_says() {
+    let _turn = counting::turn();
+    let folder = tempfile::tempdir().unwrap();
+    let decoder = Decoder { hidden: 512, inner: 1536, layers: 3, vocabulary: 4096 };
+    random_llava::write(folder.path(), decoder, DType::F32);
+    let files = LlavaFiles::open(folder.path()).unwrap();
+    for dtype in FORMS {
+        let model = files.load(&Device::Cpu, dtype).unwrap();
+        // One row, a prefill larger than all decoding, and many rows of which each prefill is small.
+        for (rows, prefill_rows) in [(1, 1), (4, 4), (12, 1)] {
+            let batch = Batch { rows, prefill_rows, size: (48, 40), new_tokens: 6 };
+            compare(&format!("llava {dtype:?}, {rows} by {prefill_rows}"), |_, trace| {
+                let prompt = model.prompt("What is in it?").unwrap();
+                match trace {
+                    Some(trace) => model.trace(&prompt, batch, trace).unwrap(),
+                    None => generate(&model, batch),
+                }
+            });
+        }
+    }
+}
+
+/// Texts for as many pictures as the batch says.
+fn generate(model: &Llava, batch: Batch) {
+    let prompt = model.prompt("What is in it?").unwrap();
+    let (width, height) = batch.size;
+    let rgb: Vec<u8> = (0..width * height * 3).map(|index| (index % 251) as u8).collect();
+    let picture = Picture::new(width, height, rgb).unwrap();
+    let rows: Vec<_> =
+        (0..batch.rows as u64).map(|number| Row { picture: picture.clone(), number }).collect();
+    let options = GenerateOptions {
+        max_new_tokens: batch.new_tokens,
+        prefill_rows: Some(batch.prefill_rows),
+        ..GenerateOptions::default()
+    };
+    let mut go_on = |_| std::ops::ControlFlow::Continue(());
+    model.generate(&prompt, &rows, &options, &mut go_on).unwrap();
+}
