@@ -5,6 +5,7 @@ use std::{
     alloc::{GlobalAlloc, Layout, System},
     collections::HashMap,
     env,
+    ops::RangeInclusive,
     sync::atomic::{AtomicUsize, Ordering},
 };
 
@@ -17,7 +18,7 @@ use cupscale::backend::{
     },
 };
 
-use crate::common::{on_threads, only, stderr, tensors::values};
+use crate::common::{only, stderr, tensors::values};
 
 /// The system's allocator, and the bytes that it has given: now, and the most since they were last set.
 struct Counting;
@@ -112,7 +113,7 @@ fn operations(dtype: DType) -> Vec<(&'static str, Operation, Vec<Vec<usize>>)> {
         Box::new(move |x| doubled.forward_doubled(&x[0], 128, 96)),
         &[picture],
     );
-    let point = conv(96, 96, 1, 1);
+    let point = conv(240, 96, 1, 1);
     put("conv 1×1", Box::new(move |x| point.forward(&x[0])), &[picture]);
 
     let linear = Linear::new(&weight(&[640, 320]), Some(weight(&[640]))).unwrap();
@@ -200,12 +201,20 @@ fn inputs(shapes: &[Vec<usize>], dtype: DType) -> Vec<Activation> {
 /// Lists of tasks, and other small things.
 const SMALL: usize = 48 << 10;
 
-#[track_caller]
-fn assert_close(name: &str, said: usize, taken: usize, bounds: std::ops::RangeInclusive<f64>) {
+/// Prints what was said and what was taken, and says whether the former lies within `bounds` of the latter.
+fn is_close(name: &str, said: usize, taken: usize, bounds: RangeInclusive<f64>) -> bool {
     let ratio = said as f64 / taken as f64;
-    println!("{name:<30} {said:>10} said {taken:>10} taken {ratio:.3}");
-    let is_small = said.abs_diff(taken) < SMALL;
-    assert!(is_small || bounds.contains(&ratio), "{name}: {said} said, {taken} taken");
+    println!("{name:<40} {said:>10} said {taken:>10} taken {ratio:.3}");
+    said.abs_diff(taken) < SMALL || bounds.contains(&ratio)
+}
+
+/// Calls `f` on a thread of its own, which is all there is to compute with, and which ends with its buffers.
+fn on_a_fresh_thread<T: Send>(f: impl FnOnce() -> T + Send) -> T {
+    let compute = || {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread();
+        pool.build().unwrap().install(f)
+    };
+    std::thread::scope(|scope| scope.spawn(compute).join().unwrap())
 }
 
 #[test]
@@ -216,30 +225,40 @@ fn kernels_take_what_they_say() {
         let packed = Linear::from_weight(packed.unwrap(), None).unwrap();
         let run: Operation = Box::new(move |x| packed.forward(&x[0]));
         list.push(("linear of a weight as stored", run, vec![vec![2, 1024, 320]]));
+        let mut wrong = Vec::new();
         for (name, run, shapes) in list {
-            // A pool of its own has no buffers yet.
-            let (first, again, (said, scratch)) = on_threads(1, || {
+            let (first, again, (said, scratch)) = on_a_fresh_thread(|| {
                 let inputs = inputs(&shapes, DType::F32);
                 let first = measure(&run, &inputs);
                 (first, measure(&run, &inputs), trace(&run, &inputs, Placement::Cpu))
             });
-            assert_close(name, said, again.0, 0.97..=1.05);
-            assert_close(&format!("{name}: a thread's buffer"), scratch, first.1, 0.97..=1.1);
+            let is_right = is_close(name, said, again.0, 0.97..=1.03);
+            let buffer = format!("{name}: a thread's buffer");
+            if !(is_close(&buffer, scratch, first.1, 0.97..=1.03) && is_right) {
+                wrong.push(name);
+            }
         }
+        assert!(wrong.is_empty(), "{wrong:?}");
     });
 }
 
+/// The multiplications of the CPU in half precision bring their left side to f32, which no GPU does. So
+/// layers here have more outputs than inputs: what is theirs is then more than what is the CPU's.
 #[test]
 fn composed_forms_take_what_their_trace_says() {
     alone("composed_forms_take_what_their_trace_says", || {
+        let mut wrong = Vec::new();
         for (name, run, shapes) in operations(DType::F16) {
             let inputs = inputs(&shapes, DType::F16);
-            // The multiplications' own buffers stay after the first call.
+            // Whatever stays after a first call.
             measure(&run, &inputs);
             let (taken, _) = measure(&run, &inputs);
             let (said, _) = trace(&run, &inputs, Placement::Cuda);
-            assert_close(name, said, taken, 0.9..=1.1);
+            if !is_close(name, said, taken, 0.97..=1.03) {
+                wrong.push(name);
+            }
         }
+        assert!(wrong.is_empty(), "{wrong:?}");
     });
 }
 

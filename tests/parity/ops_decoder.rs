@@ -71,7 +71,7 @@ fn attention_with_shared_heads_a_cache_and_a_window_is_what_it_is_by_definition(
         let attend = |x: &[Tensor; 3]| {
             let [q, k, v] = x.each_ref().map(Activation::from);
             let y = attention(&q, &k, &v, heads, mask, MatmulPrecision::F32).unwrap();
-            flat(y.tensor().unwrap())
+            flat(&y.tensor().unwrap().to_dtype(DType::F32).unwrap())
         };
         let x = [q, k, v];
         let kernel = attend(&x);
