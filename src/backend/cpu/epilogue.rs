@@ -3,7 +3,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::with_values;
+use super::values::with_values;
 
 /// What is added to a product with `columns` outputs of so many samples.
 #[derive(Debug)]

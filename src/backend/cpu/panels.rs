@@ -274,7 +274,7 @@ impl<'a> Right<'a> {
     /// Rows as stored.
     ///
     /// # Errors
-    /// MatmulPrecision for which the processor has no kernel.
+    /// A precision for which the processor has no kernel.
     pub(in crate::backend) fn stored(
         rows: &'a StoredRows,
         precision: MatmulPrecision,

@@ -1,4 +1,4 @@
-//! MatmulPrecision of activations with a weight in panels. A tile of rows is brought block by block into
+//! Products of activations with a weight in panels. A tile of rows is brought block by block into
 //! memory of its thread, rounded if need be, and multiplied there with one panel after the other;
 //! bias and summand are added where the first block's sums are written.
 
