@@ -16,10 +16,10 @@ use super::trace::{Claim, Trace};
 /// Its methods are candle's, with candle's names, shapes and errors; a traced one does all but compute.
 /// A clone or a view shares the memory of what it is of.
 #[derive(Clone, Debug)]
-pub struct Activation(Form);
+pub struct Activation(Content);
 
 #[derive(Clone, Debug)]
-enum Form {
+enum Content {
     Values(Tensor),
     Traced(Box<Traced>),
 }
@@ -40,19 +40,19 @@ impl Traced {
 
     /// The same memory, seen otherwise.
     fn view(&self, layout: Layout) -> Activation {
-        Activation(Form::Traced(Box::new(Self { layout, ..self.clone() })))
+        Activation(Content::Traced(Box::new(Self { layout, ..self.clone() })))
     }
 }
 
 impl From<Tensor> for Activation {
     fn from(tensor: Tensor) -> Self {
-        Self(Form::Values(tensor))
+        Self(Content::Values(tensor))
     }
 }
 
 impl From<&Tensor> for Activation {
     fn from(tensor: &Tensor) -> Self {
-        Self(Form::Values(tensor.clone()))
+        Self(Content::Values(tensor.clone()))
     }
 }
 
@@ -72,7 +72,7 @@ impl Activation {
     /// A value whose bytes are claimed already.
     pub(super) fn within(claim: Claim, shape: Shape, dtype: DType) -> Self {
         let layout = Layout::contiguous(shape);
-        Self(Form::Traced(Box::new(Traced { layout, dtype, claim: Arc::new(claim) })))
+        Self(Content::Traced(Box::new(Traced { layout, dtype, claim: Arc::new(claim) })))
     }
 
     /// What `make` makes, or, within a trace, what is of the shape and the type that it would have: for
@@ -98,8 +98,8 @@ impl Activation {
     /// A trace, which has none.
     pub fn tensor(&self) -> Result<&Tensor> {
         match &self.0 {
-            Form::Values(tensor) => Ok(tensor),
-            Form::Traced(_) => candle_core::bail!("a memory trace has no values"),
+            Content::Values(tensor) => Ok(tensor),
+            Content::Traced(_) => candle_core::bail!("a memory trace has no values"),
         }
     }
 
@@ -109,30 +109,30 @@ impl Activation {
     /// A trace, which has none.
     pub fn into_tensor(self) -> Result<Tensor> {
         match self.0 {
-            Form::Values(tensor) => Ok(tensor),
-            Form::Traced(_) => candle_core::bail!("a memory trace has no values"),
+            Content::Values(tensor) => Ok(tensor),
+            Content::Traced(_) => candle_core::bail!("a memory trace has no values"),
         }
     }
 
     /// Whether this is a shape within a trace.
     #[must_use]
     pub fn is_traced(&self) -> bool {
-        matches!(self.0, Form::Traced(_))
+        matches!(self.0, Content::Traced(_))
     }
 
     /// The trace that it belongs to, if it does.
     #[must_use]
     pub fn trace(&self) -> Option<&Trace> {
         match &self.0 {
-            Form::Values(_) => None,
-            Form::Traced(traced) => Some(traced.claim.trace()),
+            Content::Values(_) => None,
+            Content::Traced(traced) => Some(traced.claim.trace()),
         }
     }
 
     fn layout(&self) -> &Layout {
         match &self.0 {
-            Form::Values(tensor) => tensor.layout(),
-            Form::Traced(traced) => &traced.layout,
+            Content::Values(tensor) => tensor.layout(),
+            Content::Traced(traced) => &traced.layout,
         }
     }
 }

@@ -5,7 +5,7 @@ use candle_core::{
     shape::{Dim, Dims, ShapeWithOneHole},
 };
 
-use super::{Activation, Form};
+use super::{Activation, Content};
 
 impl Activation {
     /// Its dimensions.
@@ -68,8 +68,8 @@ impl Activation {
     #[must_use]
     pub fn dtype(&self) -> DType {
         match &self.0 {
-            Form::Values(tensor) => tensor.dtype(),
-            Form::Traced(traced) => traced.dtype,
+            Content::Values(tensor) => tensor.dtype(),
+            Content::Traced(traced) => traced.dtype,
         }
     }
 
@@ -91,8 +91,8 @@ impl Activation {
     /// A shape of another number of values.
     pub fn reshape(&self, shape: impl ShapeWithOneHole) -> Result<Self> {
         let traced = match &self.0 {
-            Form::Values(tensor) => return tensor.reshape(shape).map(Self::from),
-            Form::Traced(traced) => traced,
+            Content::Values(tensor) => return tensor.reshape(shape).map(Self::from),
+            Content::Traced(traced) => traced,
         };
         let shape = shape.into_shape(self.elem_count())?;
         if shape.elem_count() != self.elem_count() {
@@ -119,8 +119,8 @@ impl Activation {
     /// Places that it does not have.
     pub fn narrow(&self, dim: impl Dim, start: usize, len: usize) -> Result<Self> {
         match &self.0 {
-            Form::Values(tensor) => tensor.narrow(dim, start, len).map(Self::from),
-            Form::Traced(traced) => {
+            Content::Values(tensor) => tensor.narrow(dim, start, len).map(Self::from),
+            Content::Traced(traced) => {
                 let dim = dim.to_index(self.shape(), "narrow")?;
                 Ok(traced.view(traced.layout.narrow(dim, start, len)?))
             }
@@ -133,9 +133,9 @@ impl Activation {
     /// A place that it does not have.
     pub fn get(&self, index: usize) -> Result<Self> {
         match &self.0 {
-            Form::Values(tensor) => tensor.get(index).map(Self::from),
-            Form::Traced(_) if self.rank() == 0 => Ok(self.clone()),
-            Form::Traced(_) => self.narrow(0, index, 1)?.reshape(&self.dims()[1..]),
+            Content::Values(tensor) => tensor.get(index).map(Self::from),
+            Content::Traced(_) if self.rank() == 0 => Ok(self.clone()),
+            Content::Traced(_) => self.narrow(0, index, 1)?.reshape(&self.dims()[1..]),
         }
     }
 
@@ -145,8 +145,8 @@ impl Activation {
     /// A dimension that it does not have.
     pub fn squeeze(&self, dim: impl Dim) -> Result<Self> {
         let traced = match &self.0 {
-            Form::Values(tensor) => return tensor.squeeze(dim).map(Self::from),
-            Form::Traced(traced) => traced,
+            Content::Values(tensor) => return tensor.squeeze(dim).map(Self::from),
+            Content::Traced(traced) => traced,
         };
         let dim = dim.to_index(self.shape(), "squeeze")?;
         if self.dims()[dim] != 1 {
@@ -164,8 +164,8 @@ impl Activation {
     /// A place that it cannot have.
     pub fn unsqueeze(&self, dim: impl Dim) -> Result<Self> {
         let traced = match &self.0 {
-            Form::Values(tensor) => return tensor.unsqueeze(dim).map(Self::from),
-            Form::Traced(traced) => traced,
+            Content::Values(tensor) => return tensor.unsqueeze(dim).map(Self::from),
+            Content::Traced(traced) => traced,
         };
         let dim = dim.to_index_plus_one(self.shape(), "unsqueeze")?;
         let (mut dims, mut stride) = (self.dims().to_vec(), traced.layout.stride().to_vec());
@@ -181,8 +181,8 @@ impl Activation {
     /// Dimensions that it does not have.
     pub fn transpose(&self, first: impl Dim, second: impl Dim) -> Result<Self> {
         match &self.0 {
-            Form::Values(tensor) => tensor.transpose(first, second).map(Self::from),
-            Form::Traced(traced) => {
+            Content::Values(tensor) => tensor.transpose(first, second).map(Self::from),
+            Content::Traced(traced) => {
                 let first = first.to_index(self.shape(), "transpose")?;
                 let second = second.to_index(self.shape(), "transpose")?;
                 Ok(traced.view(traced.layout.transpose(first, second)?))
@@ -204,8 +204,8 @@ impl Activation {
     /// Anything but every dimension once.
     pub fn permute(&self, dims: impl Dims) -> Result<Self> {
         match &self.0 {
-            Form::Values(tensor) => tensor.permute(dims).map(Self::from),
-            Form::Traced(traced) => {
+            Content::Values(tensor) => tensor.permute(dims).map(Self::from),
+            Content::Traced(traced) => {
                 let dims = dims.to_indexes(self.shape(), "permute")?;
                 Ok(traced.view(traced.layout.permute(&dims)?))
             }
@@ -218,8 +218,8 @@ impl Activation {
     /// A shape that it cannot be spread to.
     pub fn broadcast_as(&self, shape: impl Into<Shape>) -> Result<Self> {
         match &self.0 {
-            Form::Values(tensor) => tensor.broadcast_as(shape).map(Self::from),
-            Form::Traced(traced) => Ok(traced.view(traced.layout.broadcast_as(shape)?)),
+            Content::Values(tensor) => tensor.broadcast_as(shape).map(Self::from),
+            Content::Traced(traced) => Ok(traced.view(traced.layout.broadcast_as(shape)?)),
         }
     }
 }

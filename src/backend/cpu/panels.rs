@@ -308,7 +308,7 @@ impl Right<'_> {
         }
     }
 
-    /// Where the block of `panel` at word `first` lies, for a processor to bring it closer; null if there
+    /// Where the block of `panel` at word `first` lies, for a prefetch; null if there
     /// is none, or if it has to be made.
     pub(in crate::backend) fn place(&self, panel: usize, first: usize) -> *const u32 {
         match *self {

@@ -235,7 +235,7 @@ fn multiply<E: Element>(
                     // tiles share no value; the processor has the kernel's instructions, for which
                     // it was chosen.
                     unsafe { kernel.run(count, words, left, block.as_ptr().cast(), &place) };
-                    // Each call brings a cache line for each word closer, and a block has two of them.
+                    // Each call prefetches a cache line for each word, and a block has two of them.
                     let has_more = row == 0 && !next.is_null();
                     next = if has_more { next.wrapping_add(words * LINE) } else { null() };
                 }
