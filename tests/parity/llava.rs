@@ -109,6 +109,7 @@ fn the_scores_of_every_step_equal_transformers_for_square_and_long_pictures() {
             let Some(expected) = found.get(&format!("scores.{crop_index}")) else { continue };
             let steps = expected.dim(0).unwrap();
             let scores = model.scores(&prompt, &crop(crop_index), &given[..steps - 1]).unwrap();
+            let scores = scores.into_tensor().unwrap();
             let largest = |x: &Tensor| {
                 x.abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap()
             };
@@ -175,6 +176,7 @@ fn gguf_files_give_the_prompts_scores_and_texts_of_the_folder_that_they_were_mad
         for (crop_index, tokens, text) in texts(name).into_iter().rev().take(6) {
             let ours = gguf.scores(&prompt, &crop(crop_index), &tokens).unwrap();
             let theirs = folder.scores(&prompt, &crop(crop_index), &tokens).unwrap();
+            let [ours, theirs] = [ours, theirs].map(|scores| scores.into_tensor().unwrap());
             let difference = (ours - theirs).unwrap().abs().unwrap().flatten_all().unwrap();
             let largest = difference.max(0).unwrap().to_scalar::<f32>().unwrap();
             assert!(largest <= 1e-4, "{name}: crop {crop_index}: {largest:e}");
@@ -278,7 +280,8 @@ fn weights_kept_as_stored_and_quantized_ones_give_nearly_the_same_scores() {
     let scores = |files: LlavaFiles| {
         let model = files.load(&Device::Cpu, DType::F32).unwrap();
         let prompt = model.prompt(&instruction()).unwrap();
-        (model.scores(&prompt, &crop(0), &[]).unwrap(), model.weight_bytes())
+        let scores = model.scores(&prompt, &crop(0), &[]).unwrap();
+        (scores.into_tensor().unwrap(), model.weight_bytes())
     };
     let norm = |x: &Tensor| x.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt();
     let (plain, in_f32) = scores(files().keep_above(usize::MAX));
