@@ -10,7 +10,7 @@ use cupscale::{
 };
 
 use super::{
-    args::{ContentArgs, FilesArgs, JobArgs, ModelArgs},
+    args::{CaptionerArg, ContentArgs, FilesArgs, JobArgs, ModelArgs},
     captioner, engine,
     error::CliError,
     progress::Show,
@@ -139,7 +139,7 @@ impl Job {
 
     /// Whether a model that may not fit beside the other one describes the regions.
     pub fn describes_with_a_model(&self) -> bool {
-        self.content.captioner == "llava"
+        self.content.captioner == CaptionerArg::Llava
     }
 
     /// Loads the chosen model onto the chosen device, with the settings of its jobs, and tells `note` what is odd

@@ -7,16 +7,16 @@ mod machine;
 mod model;
 mod models;
 mod repaint;
+mod sampler;
 mod size;
 mod work;
 
-use std::{ffi::OsString, sync::LazyLock};
+use std::ffi::OsString;
 
 use clap::{
     ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
     error::ErrorKind, parser::ValueSource,
 };
-use cupscale::sampler::SamplerKind;
 
 use crate::cli::progress::{ProgressMode, Show};
 use machine::MachineArgs;
@@ -24,7 +24,7 @@ use repaint::RepaintArgs;
 use size::SizeArgs;
 use work::WorkArgs;
 
-pub use content::ContentArgs;
+pub use content::{CaptionerArg, ContentArgs};
 pub use files::FilesArgs;
 pub use llava::{CaptionEngineArg, LlavaArgs};
 pub use model::ModelArgs;
@@ -158,13 +158,6 @@ impl JobArgs {
     pub fn show(&self) -> Show {
         Show { mode: self.progress, quiet: self.quiet }
     }
-}
-
-/// The samplers, as a help text lists them.
-fn sampler_choice() -> &'static str {
-    static NAMES: LazyLock<String> =
-        LazyLock::new(|| SamplerKind::ALL.map(SamplerKind::name).join("|"));
-    &NAMES
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use cupscale::{
     weights::QuantType,
 };
 
-use super::sampler_choice;
+use super::sampler::sampler_choice;
 use crate::cli::{
     progress::{ProgressMode, Show},
     values::{self, Lora},

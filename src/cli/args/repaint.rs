@@ -7,7 +7,7 @@ use cupscale::{
     sampler::{Denoise, SamplerKind, TimestepSpacing},
 };
 
-use super::sampler_choice;
+use super::sampler::sampler_choice;
 use crate::cli::values;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
