@@ -222,7 +222,7 @@ fn dominant_colours(numbers: &[usize]) -> Vec<usize> {
     colours
 }
 
-/// Where the two largest colours lie, if three quarters of each lie in opposite halves.
+/// Sides of the two largest colours, if at least three quarters of each lie in opposite halves.
 fn colour_sides(
     numbers: &[usize],
     h: usize,
@@ -355,7 +355,7 @@ fn half_means(y: &Plane) -> (i64, i64, i64) {
     (vertical, horizontal, middle)
 }
 
-/// Where the light lies, if it is not spread evenly.
+/// Position of the light; `None` if it is spread evenly.
 fn light((vertical, horizontal, middle): (i64, i64, i64)) -> Option<String> {
     let (v, h, m) = (vertical.abs(), horizontal.abs(), middle.abs());
     if v.max(h) >= 20 {

@@ -27,13 +27,13 @@ pub const ENTRIES: usize = 16_384;
 /// Captions that a process remembers itself.
 const REMEMBERED: usize = 1 << 16;
 
-/// No caption is longer, in bytes.
+/// Upper limit of a cached caption in bytes.
 const LONGEST: u64 = 1 << 16;
 
 /// A file that was used is marked so if that was not done within this time.
 const MARKED_FOR: Duration = Duration::from_secs(24 * 3600);
 
-/// What is in a file.
+/// Content of a cache file.
 #[derive(Serialize, Deserialize)]
 struct Entry {
     /// the file's own name: a file that was renamed, or mixed up by a disk, is none
@@ -70,7 +70,7 @@ impl CaptionCache {
         Some(strategy.cache_dir().join("cupscale").join("captions"))
     }
 
-    /// What was said to this question.
+    /// The cached answer to this question; `None` on a miss.
     pub fn get(&self, key: &CacheKey) -> Option<Said> {
         let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(said) = remembered.captions.get(key) {

@@ -9,7 +9,7 @@ use super::{
     CaptionContext, CaptionError, CaptionSession, Captions, Pixels, RegionProgress, RegionSource,
 };
 
-/// What a model said of a picture, or why it said nothing.
+/// Caption of a picture, or the reason for which there is none.
 pub type Answer = Result<Said, String>;
 
 /// A model that looks at pictures and answers in words.
@@ -69,7 +69,7 @@ pub trait Pictures {
 /// News from a model at work.
 #[derive(Debug)]
 pub enum News {
-    /// So many of the wanted pictures are done, answered or about to be.
+    /// Number of requested pictures that are done, including those about to be answered.
     Done(usize),
     /// The answer about the picture of this index.
     Answer(usize, Answer),
@@ -102,7 +102,7 @@ impl Pictures for Whole<'_> {
         Ok(Cow::Borrowed(self.0))
     }
 
-    /// No region's.
+    /// The number of no region.
     fn number(&self, _: usize) -> u64 {
         u64::MAX
     }

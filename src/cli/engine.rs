@@ -90,7 +90,7 @@ fn own_model() -> Result<ModelSource, CliError> {
     Err(CliError::Usage(reason.to_owned()))
 }
 
-/// What a path or a name stands for; a named model must be of the kind that is wanted.
+/// Resolves a path or a model name; a named model must be of kind `wanted`.
 pub fn resolve(name: &OsStr, wanted: Kind) -> Result<ResolvedModel, CliError> {
     let model = registry::resolve(name)?;
     match model.kind {

@@ -35,7 +35,7 @@ pub struct Picture {
     pub xmp: Option<Vec<u8>>,
     /// Dots per inch, horizontal and vertical.
     pub dpi: Option<(f64, f64)>,
-    /// What could not be read as one might expect.
+    /// Problems met while reading that do not prevent it.
     pub warnings: Vec<Warning>,
 }
 
@@ -144,7 +144,7 @@ impl Picture {
     /// Lanczos resizer of the colours to exactly `width` × `height`, clamped to [0, 1].
     ///
     /// # Errors
-    /// When the size is zero.
+    /// A size of zero.
     pub fn resizer(&self, width: u32, height: u32) -> Result<Resizer<'_>> {
         let source = (self.width, self.height);
         let resizer = Resizer::new(&self.rgb, 3, source, (width, height), Filter::Lanczos3)?;
@@ -154,7 +154,7 @@ impl Picture {
     /// The same resizer for the alpha plane; `None` without one.
     ///
     /// # Errors
-    /// When the size is zero.
+    /// A size of zero.
     pub fn alpha_resizer(&self, width: u32, height: u32) -> Result<Option<Resizer<'_>>> {
         let source = (self.width, self.height);
         self.alpha
@@ -167,7 +167,7 @@ impl Picture {
     }
 }
 
-/// How a file's samples are arranged.
+/// Channel layout of a file's samples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Layout {
     Grey,
@@ -189,7 +189,7 @@ impl Layout {
     }
 }
 
-/// What a decoder found, before colour, orientation and alpha are dealt with.
+/// Output of a decoder, before colour, orientation and alpha are handled.
 #[derive(Debug)]
 pub(crate) struct Raw {
     pub width: u32,

@@ -36,7 +36,7 @@ pub struct Resizer<'a> {
 
 impl<'a> Resizer<'a> {
     /// Prepares the resize of `source`, `[from.1, from.0, channels]`, to `to` = (width, height).
-    /// Nothing is computed until rows are asked for.
+    /// Computes nothing until rows are requested.
     ///
     /// # Errors
     /// [`ImageError::ZeroSize`] for a side of zero; [`ImageError::Shape`] when `source` has the wrong length.

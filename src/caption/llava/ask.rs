@@ -17,10 +17,10 @@ use crate::caption::key::Said;
 use crate::caption::vision::Answer;
 use crate::model::llava::{GenerateOptions, Llava, LlavaError, Prompt, Row, Step};
 
-/// How often it is asked whether to stop.
+/// Interval at which `stop` is polled.
 const PATIENCE: Duration = Duration::from_millis(50);
 
-/// How long the thread is waited for after a stop: most steps are shorter, and it then ends cleanly.
+/// Grace period for the thread after a stop. Most steps are shorter, so that it ends cleanly.
 const GRACE: Duration = Duration::from_millis(400);
 
 /// Pictures of one size, and the question about them.
@@ -31,16 +31,16 @@ pub(super) struct Request {
     pub options: GenerateOptions,
 }
 
-/// What the thread tells.
+/// Progress and result sent by the thread.
 enum News {
-    /// So many texts have ended.
+    /// Number of texts that have ended.
     Ended(usize),
     Done(Result<Vec<Answer>, CaptionError>),
 }
 
 /// The model's answer for each row; `on_ended` is told how many there are so far.
 ///
-/// Where `stop` says so this returns within half a second, and the thread ends with the step it is at.
+/// If `stop` returns `true`, this returns within half a second, and the thread ends after its current step.
 ///
 /// # Errors
 /// [`CaptionError::Interrupted`], or whatever keeps the model from working at all.

@@ -209,7 +209,7 @@ impl LlavaModel {
 /// The way in which regions are captioned.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LlavaOptions {
-    /// How texts are generated.
+    /// Options of text generation.
     pub generate: GenerateOptions,
     /// Regions whose texts are decoded together; at least 1. Each takes
     /// [`Llava::cache_bytes_per_row`], and more are done in turn.

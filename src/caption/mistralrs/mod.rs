@@ -1,9 +1,9 @@
 //! `--caption-engine mistralrs`: any vision model of mistral.rs, as a process that
 //! [`worker`](super::worker) asks.
 //!
-//! Nothing that mistral.rs does is taken on trust. A folder is [checked](folder) before it is loaded. A loaded
-//! model must caption two small pictures, and several at once only get what each gets alone where that was seen.
-//! A panic ends the process, which the program sees; there is no other state to save.
+//! mistral.rs is verified at every start. A folder is [checked](folder) before it is loaded. A loaded model must
+//! caption two small pictures, and several pictures are sent at once only if these two then get the captions that
+//! each gets alone. A panic ends the process, which the program sees; there is no other state to save.
 
 mod captioner;
 mod error;
@@ -54,7 +54,7 @@ pub fn confine(command: &mut Command, scratch: &Path, gpu: Option<usize>) {
 /// Checks what can be checked of a model before any job.
 ///
 /// # Errors
-/// No folder, files that are missing or damaged, an architecture that mistral.rs gets wrong.
+/// A missing folder, missing or damaged files, or an architecture that mistral.rs runs incorrectly.
 pub fn check(folder: &Path) -> Result<(), MistralrsError> {
     folder_name(folder)?;
     folder::check(folder).map(drop)
@@ -86,7 +86,7 @@ pub fn serve(mut input: impl BufRead, output: impl Write + Send + 'static) -> io
     Ok(())
 }
 
-/// Where replies go, from whatever thread.
+/// Shared output for replies from any thread.
 struct Output<W>(Arc<Mutex<W>>);
 
 impl<W: Write> Output<W> {

@@ -26,7 +26,7 @@ const TOGETHER: usize = 32;
 /// Workers that may die in a row without one caption between them.
 const MAX_DEATHS: usize = 3;
 
-/// How long a worker may say nothing.
+/// Reply timeouts of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Patience {
     /// While it loads a model.
@@ -45,17 +45,17 @@ impl Default for Patience {
 /// Starts a worker: the same command every time.
 pub type Start = Box<dyn Fn() -> Command>;
 
-/// How a job uses its worker.
+/// Settings of a job's worker.
 pub struct WorkerOptions<'a> {
-    /// What users call the engine.
+    /// Engine name shown to users.
     pub engine: &'static str,
-    /// How a worker is started.
+    /// Command that starts a worker.
     pub start: Start,
-    /// What it loads.
+    /// Model to load.
     pub load: Load,
     /// Changes with the model.
     pub fingerprint: String,
-    /// How long it may say nothing.
+    /// Reply timeouts.
     pub patience: Patience,
     /// A question whether to stop; asked many times a second.
     pub stop: Stop<'a>,
@@ -71,7 +71,7 @@ pub struct WorkerModel<'a> {
     notes: Vec<String>,
 }
 
-/// Why there is no worker, or no answer from it.
+/// Reason for which there is no worker, or no answer from it.
 enum Failure {
     Stopped,
     /// in one line
@@ -127,7 +127,7 @@ impl Queue {
 }
 
 impl<'a> WorkerModel<'a> {
-    /// Nothing is started yet.
+    /// The process starts with the first request, not here.
     #[must_use]
     pub fn new(options: WorkerOptions<'a>) -> Self {
         Self { options, worker: None, together: false, notes: Vec::new() }

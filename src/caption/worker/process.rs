@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use super::protocol::{self, Reply, Request};
 
-/// How long the wait for a reply goes on before it is asked whether to stop.
+/// Interval at which `stop` is polled while waiting for a reply.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// So much of a line that the worker complains with is passed on.
+/// Longest part, in characters, of a worker's error line that is passed on.
 const LONGEST_REASON: usize = 300;
 
-/// Why there is no reply.
+/// Reason for a missing reply.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Silence {
     /// The process has ended, or says what nobody understands, or nothing for too long. In one line.
@@ -103,7 +103,7 @@ impl Worker {
         }
     }
 
-    /// How the process ended, and the last that it complained about.
+    /// Exit status of the process and its last line on standard error.
     fn epitaph(&mut self) -> String {
         self.requests = None;
         // It closed its standard output: it is ending, or else no use any more.

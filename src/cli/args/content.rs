@@ -1,4 +1,4 @@
-//! What the picture shows, in words: the user's and a captioner's.
+//! Options for the content of the picture: prompts and captioners.
 
 use std::path::PathBuf;
 
@@ -20,13 +20,13 @@ pub enum CaptionerArg {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Content")]
 pub struct ContentArgs {
-    /// What the whole picture shows [default: nothing, or what --captioner llava says of it]
+    /// Content of the whole picture [default: nothing, or what --captioner llava says of it]
     #[arg(short, long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     pub prompt: String,
-    /// What the picture should not show; needs --guidance above 1
+    /// Content that the picture should not show; needs --guidance above 1
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     pub negative_prompt: String,
-    /// How each region is described
+    /// Captioner that describes each region
     #[arg(long, value_enum, default_value_t = CaptionerArg::Attributes)]
     pub captioner: CaptionerArg,
     /// Take the regions' captions from this JSON file (as `caption` writes it)

@@ -45,7 +45,7 @@ Examples:
 
 Exit codes: 0 done, 1 an input failed, 2 wrong usage, 3 everything was skipped, 130 interrupted.";
 
-/// What was typed.
+/// The parsed command line.
 #[derive(Debug, Parser)]
 #[command(name = "cupscale-fast", version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
 #[command(
@@ -145,7 +145,7 @@ pub struct JobArgs {
     /// Print what would run and stop
     #[arg(long)]
     pub dry_run: bool,
-    /// How progress is shown, on stderr
+    /// Form of the progress on stderr
     #[arg(long, value_enum, default_value_t = ProgressMode::Auto)]
     progress: ProgressMode,
     /// Errors only
@@ -154,7 +154,7 @@ pub struct JobArgs {
 }
 
 impl JobArgs {
-    /// How progress is shown.
+    /// Form of the progress display.
     pub fn show(&self) -> Show {
         Show { mode: self.progress, quiet: self.quiet }
     }

@@ -17,7 +17,7 @@ use crate::cli::{
     values::{self, Lora},
 };
 
-/// What was typed after `models`.
+/// Arguments of `models`.
 #[derive(Args, Debug)]
 pub struct ModelsArgs {
     #[command(subcommand)]
@@ -42,7 +42,7 @@ pub enum ModelsVerb {
 
 #[derive(Args, Debug)]
 pub struct WatchArgs {
-    /// How progress is shown, on stderr
+    /// Form of the progress on stderr
     #[arg(long, value_enum, default_value_t = ProgressMode::Auto)]
     pub progress: ProgressMode,
     /// Errors only
@@ -58,14 +58,14 @@ impl WatchArgs {
 
 #[derive(Args, Debug)]
 pub struct ListArgs {
-    /// As JSON, for programs
+    /// Print JSON, for programs
     #[arg(long)]
     pub json: bool,
 }
 
 #[derive(Args, Debug)]
 pub struct AddArgs {
-    /// What to call the model
+    /// Name of the model
     pub name: String,
     /// A folder in diffusers layout, a .safetensors or a .gguf file; or a LLaVA model
     pub path: PathBuf,
@@ -85,7 +85,7 @@ pub struct AddArgs {
     /// The sampler it is made for
     #[arg(long, value_name = sampler_choice())]
     pub sampler: Option<SamplerKind>,
-    /// How its timesteps are spread
+    /// Spacing of its timesteps
     #[arg(long, value_name = "leading|trailing|linspace")]
     pub timestep_spacing: Option<TimestepSpacing>,
     /// The timesteps themselves, in place of a spread
@@ -134,7 +134,7 @@ pub struct PullArgs {
 
 #[derive(Args, Debug)]
 pub struct VerifyArgs {
-    /// Which models [default: all that are installed]
+    /// Models to check [default: all that are installed]
     #[arg(value_name = "NAME")]
     pub names: Vec<String>,
     #[command(flatten)]
@@ -163,7 +163,7 @@ pub struct QuantizeArgs {
     #[arg(long, value_name = "NAME|FILE[:SCALE]",
           value_parser = OsStringValueParser::new().try_map(values::lora))]
     pub lora: Vec<Lora>,
-    /// How progress is shown, on stderr
+    /// Form of the progress on stderr
     #[arg(long, value_enum, default_value_t = ProgressMode::Auto)]
     pub progress: ProgressMode,
 }

@@ -10,7 +10,7 @@ use std::{
 
 use cupscale::image::{Format, ImageError, format_of};
 
-/// As many bytes as tell what a file is.
+/// Bytes read from a file to recognise its format.
 const HEAD: u64 = 32;
 
 /// A picture, or what by its name should be one.
@@ -22,7 +22,7 @@ pub struct Found {
     pub format: Format,
 }
 
-/// What lies below a folder.
+/// Pictures and folders found below a folder.
 #[derive(Debug, Default)]
 pub struct Walk {
     /// in the order of their paths

@@ -18,7 +18,7 @@ pub enum Event<'a> {
         count: usize,
         input: &'a str,
         output: &'a str,
-        /// What became of it, at its end.
+        /// Outcome, at the end of the stage.
         #[serde(skip_serializing_if = "Option::is_none")]
         text: Option<&'a str>,
     },
@@ -31,7 +31,7 @@ pub enum Event<'a> {
         total: Option<u64>,
         unit: &'static str,
     },
-    /// So much of the stage is done.
+    /// Progress within the stage.
     Progress {
         stage: At,
         #[serde(flatten)]
@@ -47,7 +47,7 @@ pub enum Event<'a> {
     Done { seconds: f64, summary: &'a str },
 }
 
-/// What becomes of a file of a folder.
+/// State of a file of a folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FileState {
@@ -60,7 +60,7 @@ pub enum FileState {
     Failed,
 }
 
-/// What is at work: a stage of a job, or a file of a model.
+/// Source of the progress: a stage of a job, or a file of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum At {
@@ -68,7 +68,7 @@ pub enum At {
     Model(Transfer),
 }
 
-/// What is done with a file of a model.
+/// Operation on a file of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Transfer {

@@ -28,11 +28,11 @@ pub enum ProgressMode {
     Bar,
     /// One JSON object a line
     Json,
-    /// Nothing
+    /// No progress
     None,
 }
 
-/// How much is shown, and how.
+/// Form and amount of the progress display.
 #[derive(Clone, Copy, Debug)]
 pub struct Show {
     pub mode: ProgressMode,
@@ -100,7 +100,7 @@ impl Reporter {
         }
     }
 
-    /// Whether the user has asked to stop.
+    /// `true` once the user has asked to stop.
     pub fn is_interrupted(&self) -> bool {
         self.interrupted.load(Ordering::SeqCst)
     }

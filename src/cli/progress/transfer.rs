@@ -64,7 +64,7 @@ impl Reporter {
         self.transfer = Some(File { work, name, done, total, told: Instant::now() });
     }
 
-    /// So many more bytes are done.
+    /// Adds `bytes` to those already transferred.
     pub fn advance_bytes(&mut self, bytes: u64) {
         let Some(file) = &mut self.transfer else { return };
         let before = file.percent();

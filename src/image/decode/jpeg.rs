@@ -109,7 +109,7 @@ fn reason(error: &DecodeErrors) -> String {
     }
 }
 
-/// Whether an end-of-image marker follows the pixels. Inside entropy-coded data FF is followed by 00
+/// `true` if an end-of-image marker follows the pixels. Inside entropy-coded data FF is followed by 00
 /// or a restart marker; other segments are jumped over, since they may hold a thumbnail's own end marker.
 fn has_end(bytes: &[u8]) -> bool {
     let mut at = 2;

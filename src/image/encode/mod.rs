@@ -30,7 +30,7 @@ use shape::SampleShape;
 
 pub use options::{DEFAULT_QUALITY, EncodeOptions};
 
-/// How a picture becomes the samples of a file: everything decided, nothing opened yet.
+/// Conversion of a picture to the samples of a file: everything decided, nothing opened yet.
 ///
 /// A job that may be killed keeps the samples of finished rows ([`samples`](Self::samples)) and
 /// writes the file from them when it has all ([`open`](Self::open)).
@@ -46,7 +46,7 @@ impl Encoder {
     /// for messages.
     ///
     /// # Errors
-    /// When the size does not fit the format.
+    /// A size that does not fit the format.
     pub fn new(
         name: &str,
         format: Format,
@@ -92,7 +92,7 @@ impl Encoder {
     /// Opens `output` for a picture of exactly `width` × `height` pixels and writes its header.
     ///
     /// # Errors
-    /// When the size does not fit the format, or the output cannot be written.
+    /// A size that does not fit the format, or an output that cannot be written.
     pub fn create(
         output: &Output,
         format: Format,
@@ -110,7 +110,7 @@ impl Encoder {
         self
     }
 
-    /// What is done differently from what one might expect.
+    /// Deviations of the file from the options.
     #[must_use]
     pub fn warnings(&self) -> &[Warning] {
         &self.warnings
@@ -147,7 +147,7 @@ impl Encoder {
     /// else under one of their own.
     ///
     /// # Errors
-    /// When the output cannot be written.
+    /// An output that cannot be written.
     pub fn open(mut self, output: &Output, partial: Option<&OsStr>) -> Result<PictureWriter> {
         if let (Some(settings), true) = (&self.options.settings, self.format != Format::Png) {
             let packet = xmp::with_settings(self.options.xmp.as_deref(), SOFTWARE, settings);
@@ -209,7 +209,7 @@ impl PictureWriter {
     /// The next rows, top to bottom, as [`Encoder::samples`] gave them.
     ///
     /// # Errors
-    /// As [`write_rows`](Self::write_rows).
+    /// Same as [`write_rows`](Self::write_rows).
     pub fn write_samples(&mut self, samples: &[u8]) -> Result<()> {
         let row_bytes = self.encoder.row_bytes();
         let rows = samples.len() / row_bytes;
@@ -227,7 +227,7 @@ impl PictureWriter {
         Ok(())
     }
 
-    /// What is done differently from what one might expect, known from the beginning.
+    /// Deviations of the file from the options, known from the beginning.
     pub fn warnings(&self) -> &[Warning] {
         self.encoder.warnings()
     }

@@ -23,7 +23,7 @@ pub struct EncodeOptions {
     pub xmp: Option<Vec<u8>>,
     /// Dots per inch.
     pub dpi: Option<(f64, f64)>,
-    /// Whether rows come with alpha. JPEG composites over white and warns.
+    /// Rows come with alpha. JPEG composites over white and warns.
     pub alpha: bool,
     /// Write one grey channel (the luma of the rows). WebP always stores colour.
     pub grey: bool,

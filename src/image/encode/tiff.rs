@@ -28,7 +28,7 @@ const CLASSIC_LIMIT: u64 = (1 << 32) - (1 << 26);
 
 pub(super) struct TiffWriter {
     file: BufWriter<File>,
-    /// Where the finished file is copied to if it could not be written in place.
+    /// Destination of the finished file if it could not be written in place.
     stream: Option<Sink>,
     shape: SampleShape,
     options: EncodeOptions,
@@ -211,7 +211,7 @@ impl FormatWriter for TiffWriter {
     }
 }
 
-/// Whether a picture may outgrow the 4 GiB that a classic TIFF's offsets reach.
+/// `true` if a picture may outgrow the 4 GiB that a classic TIFF's offsets reach.
 fn needs_big(shape: SampleShape) -> bool {
     shape.row_bytes() as u64 * u64::from(shape.height) > CLASSIC_LIMIT
 }

@@ -116,7 +116,7 @@ fn pixel(samples: &[u8]) -> Pixel {
     pixel
 }
 
-/// What stands before and after the pixels' stream in the file.
+/// File content before and after the pixel stream.
 struct Container {
     head: Vec<u8>,
     tail: Vec<u8>,

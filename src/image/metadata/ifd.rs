@@ -143,7 +143,7 @@ impl<'a> Reader<'a> {
         Some(if self.little { u32::from_le_bytes(b) } else { u32::from_be_bytes(b) })
     }
 
-    /// Where the 12 bytes of each entry of the directory at `ifd` begin.
+    /// Offsets of the 12-byte entries of the directory at `ifd`.
     fn entry_offsets(&self, ifd: usize) -> impl Iterator<Item = usize> + use<> {
         let count = usize::from(self.u16(ifd).unwrap_or(0));
         (0..count).map(move |i| ifd.saturating_add(2 + 12 * i))
