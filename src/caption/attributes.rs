@@ -2,8 +2,8 @@
 //!
 //! A port of `models/train/attributes.py`, with which `models/mini` was trained: the same steps, in the
 //! same order, under the same names, in integer arithmetic, so that the model is asked in exactly the
-//! words that it has learned. `tests/caption_parity.rs` holds the two together. Change one, change both,
-//! and make the fixture again (`tests/parity/make_caption_fixtures.py`).
+//! words that it has learned. `tests/captions/attributes.rs` holds the two together. Change one, change both,
+//! and make the fixture again (`tests/make_fixtures/make_caption_fixtures.py`).
 //!
 //! A region is first reduced to a grid of at most 64 × 64 cells by block means. All measures are taken on
 //! that grid, never on single pixels, so a region reads about the same whether it is sharp or was enlarged

@@ -43,7 +43,7 @@ pub struct Document {
     instruction: Option<String>,
     #[serde(default)]
     prompt: String,
-    regions: Vec<Entry>,
+    regions: Vec<RegionEntry>,
 }
 
 /// The maker of captions, for the record.
@@ -60,7 +60,7 @@ pub struct Author<'a> {
 /// One region of a [`Document`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Entry {
+pub struct RegionEntry {
     /// Row of the grid, from 0 at the top.
     pub row: u32,
     /// Column of the grid, from 0 at the left.
@@ -77,7 +77,7 @@ pub struct Entry {
     pub caption: String,
 }
 
-impl Entry {
+impl RegionEntry {
     /// Rectangle of the region in the output picture.
     pub fn rect(&self) -> Rect {
         Rect { x: self.x, y: self.y, width: self.width, height: self.height }
@@ -112,7 +112,7 @@ impl Document {
                 .iter()
                 .map(|caption| {
                     let RegionPlace { row, col, rect } = caption.place;
-                    Entry {
+                    RegionEntry {
                         row,
                         col,
                         x: rect.x,
@@ -247,7 +247,7 @@ impl Document {
     }
 
     /// The regions, row by row.
-    pub fn regions(&self) -> &[Entry] {
+    pub fn regions(&self) -> &[RegionEntry] {
         &self.regions
     }
 }

@@ -8,7 +8,7 @@ use crate::units::hex;
 
 /// Answer of a model, before anything is cut from it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Said {
+pub struct GeneratedText {
     pub text: String,
     /// `true` if the model ended the text itself; `false` if the length limit did.
     pub has_ended: bool,
@@ -16,15 +16,15 @@ pub struct Said {
 
 /// Hash of everything a question has in common over many pictures: engine, model, instruction, options.
 #[derive(Clone, Debug)]
-pub struct Subject(Sha256);
+pub struct KeyPrefix(Sha256);
 
-impl Subject {
+impl KeyPrefix {
     /// A key that holds the engine's name only.
     #[must_use]
     pub fn new(engine: &str) -> Self {
-        let mut subject = Self(Sha256::new());
-        subject.add(engine);
-        subject
+        let mut prefix = Self(Sha256::new());
+        prefix.add(engine);
+        prefix
     }
 
     /// One more thing that the answer follows from.

@@ -16,7 +16,7 @@ use crate::{
         cache::{Cached, CaptionCache},
         vision::VisionSession,
         wording::instruction,
-        worker::{Patience, WorkerModel, WorkerOptions, protocol::Load},
+        worker::{Timeouts, WorkerModel, WorkerOptions, protocol::Load},
     },
     model::llava::GenerateOptions,
     weights::{QuantType, folder_fingerprint},
@@ -113,7 +113,7 @@ impl Captioner for MistralrsCaptioner {
             start: Box::new(start),
             load,
             fingerprint: self.fingerprint(),
-            patience: Patience::default(),
+            timeouts: Timeouts::default(),
             stop: job.stop.clone(),
         });
         let model = Box::new(Cached::new(model, &self.cache, job.stop));

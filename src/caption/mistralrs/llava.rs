@@ -5,7 +5,7 @@
 //! pictures in its own way. It is therefore shown another folder, with the same weights, where token 0, which it
 //! fills the picture's place with, reads `<image>`, where reading and writing tokens changes nothing, and where
 //! the layer is what it takes for it; and pictures come in the size that the model sees. Prompts are those of
-//! [`Llava`], checked token by token. With all this its texts are those of transformers (`tests/mistralrs.rs`).
+//! [`Llava`], checked token by token. With all this its texts are those of transformers (`tests/captions/mistralrs.rs`).
 
 use std::path::{Path, PathBuf};
 

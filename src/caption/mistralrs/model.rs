@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use image::{DynamicImage, RgbImage};
 use mistralrs::{
-    IsqType, Model as Inner, ModelDType, MultimodalModelBuilder, RequestBuilder, TextMessageRole,
+    IsqType, Model, ModelDType, MultimodalModelBuilder, RequestBuilder, TextMessageRole,
     TokenSource,
 };
 
@@ -21,17 +21,17 @@ const CHECKED_TOKENS: usize = 16;
 const CHECKED_INSTRUCTION: &str = "Describe in detail what is visible in this picture.";
 
 /// Text of a caption, and `true` if the model ended it itself.
-pub(super) type Said = (String, bool);
+pub(super) type Description = (String, bool);
 
 /// A loaded model.
-pub(super) struct Model {
-    inner: Inner,
+pub(super) struct MistralrsModel {
+    inner: Model,
     /// what stands between mistral.rs and a LLaVA-1.5
     view: Option<LlavaView>,
     max_new_tokens: usize,
 }
 
-impl Model {
+impl MistralrsModel {
     /// Loads what `load` says, from this machine only.
     pub(super) async fn load(load: &Load) -> Result<Self, MistralrsError> {
         let folder = Path::new(&load.folder);
@@ -60,7 +60,7 @@ impl Model {
         &self,
         picture: DynamicImage,
         instruction: &str,
-    ) -> Result<Said, MistralrsError> {
+    ) -> Result<Description, MistralrsError> {
         self.ask(picture, instruction, self.max_new_tokens).await
     }
 
@@ -69,7 +69,7 @@ impl Model {
         picture: DynamicImage,
         instruction: &str,
         max_new_tokens: usize,
-    ) -> Result<Said, MistralrsError> {
+    ) -> Result<Description, MistralrsError> {
         let (picture, instruction) = match &self.view {
             Some(view) => (view.picture(&picture)?, view.text(instruction)?),
             None => (picture, instruction.to_owned()),

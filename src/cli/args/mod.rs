@@ -163,7 +163,7 @@ impl JobArgs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::values::Lora;
+    use crate::cli::values::LoraArg;
     use cupscale::{
         pipeline::Defaults,
         sampler::{Ddim, Tcd},
@@ -242,7 +242,7 @@ mod tests {
             ("a:1:2", "a:1", 2.0),
             ("a:", "a:", 1.0),
         ] {
-            let expected = Lora { path: path.into(), scale };
+            let expected = LoraArg { path: path.into(), scale };
             assert_eq!(parse(&format!("x in.png --lora {text}")).model.lora, [expected], "{text}");
         }
         let args = parse("x in.png --lora a --lora b:2");

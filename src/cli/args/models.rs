@@ -14,7 +14,7 @@ use cupscale::{
 use super::sampler::sampler_choice;
 use crate::cli::{
     progress::{ProgressMode, Show},
-    values::{self, Lora},
+    values::{self, LoraArg},
 };
 
 /// Arguments of `models`.
@@ -72,7 +72,7 @@ pub struct AddArgs {
     /// A LoRA to merge: a file, or an installed LoRA's name; may be given several times
     #[arg(long, value_name = "FILE[:SCALE]",
           value_parser = OsStringValueParser::new().try_map(values::lora))]
-    pub lora: Vec<Lora>,
+    pub lora: Vec<LoraArg>,
     /// A UNet in place of the model's own: a file or a folder
     #[arg(long, value_name = "PATH")]
     pub unet: Option<PathBuf>,
@@ -162,7 +162,7 @@ pub struct QuantizeArgs {
     /// A LoRA to merge first; may be given several times
     #[arg(long, value_name = "NAME|FILE[:SCALE]",
           value_parser = OsStringValueParser::new().try_map(values::lora))]
-    pub lora: Vec<Lora>,
+    pub lora: Vec<LoraArg>,
     /// Form of the progress on stderr
     #[arg(long, value_enum, default_value_t = ProgressMode::Auto)]
     pub progress: ProgressMode,

@@ -26,7 +26,7 @@ pub enum Event<'a> {
     Stage {
         stage: At,
         #[serde(flatten)]
-        bytes: Option<Bytes<'a>>,
+        bytes: Option<TransferBytes<'a>>,
         /// `null` for a file whose size is not known.
         total: Option<u64>,
         unit: &'static str,
@@ -35,7 +35,7 @@ pub enum Event<'a> {
     Progress {
         stage: At,
         #[serde(flatten)]
-        file: Option<File<'a>>,
+        file: Option<TransferFile<'a>>,
         done: u64,
         total: Option<u64>,
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -90,13 +90,13 @@ impl Transfer {
 
 /// The file of a transfer.
 #[derive(Debug, Serialize)]
-pub struct File<'a> {
+pub struct TransferFile<'a> {
     pub file: &'a str,
 }
 
 /// The same, with what is done of it at the beginning.
 #[derive(Debug, Serialize)]
-pub struct Bytes<'a> {
+pub struct TransferBytes<'a> {
     pub file: &'a str,
     pub done: u64,
 }
@@ -128,7 +128,7 @@ mod tests {
         assert_eq!(json(stage), expected);
         let progress = Event::Progress {
             stage: At::Model(Transfer::Download),
-            file: Some(File { file: "a.gguf" }),
+            file: Some(TransferFile { file: "a.gguf" }),
             done: 5,
             total: None,
             unit: Some("bytes"),

@@ -56,7 +56,7 @@ pub struct Reporter {
     /// The file of a folder whose job runs.
     file: Option<job::CurrentFile>,
     stage: Option<job::Count>,
-    transfer: Option<transfer::File>,
+    transfer: Option<transfer::CurrentTransfer>,
 }
 
 impl Reporter {

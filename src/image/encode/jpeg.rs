@@ -56,7 +56,7 @@ impl JpegWriter {
             writer: BufWriter::with_capacity(1 << 16, sink.clone()),
             abandoned: Arc::clone(&abandoned),
         };
-        let source = Rows {
+        let source = JpegRows {
             shape,
             state: Mutex::new(RowsState { receiver, band: Vec::new(), first: 0 }),
             abandoned,
@@ -134,7 +134,7 @@ impl Drop for JpegWriter {
 }
 
 /// The picture as the encoder sees it: rows that arrive through the queue, in order.
-struct Rows {
+struct JpegRows {
     shape: SampleShape,
     state: Mutex<RowsState>,
     abandoned: Arc<AtomicBool>,
@@ -147,7 +147,7 @@ struct RowsState {
     first: usize,
 }
 
-impl ImageBuffer for Rows {
+impl ImageBuffer for JpegRows {
     fn get_jpeg_color_type(&self) -> JpegColorType {
         if self.shape.grey { JpegColorType::Luma } else { JpegColorType::Ycbcr }
     }

@@ -16,7 +16,7 @@ use super::{
     shape::SampleShape,
 };
 use crate::image::error::{ImageError, Result};
-use crate::image::metadata::ifd::{self, Entry, Exif, tag};
+use crate::image::metadata::ifd::{self, Exif, IfdEntry, tag};
 use crate::image::{output::Target, sink::Sink};
 
 /// Bytes of samples in a strip, about.
@@ -129,54 +129,54 @@ impl TiffWriter {
         self.file.flush()
     }
 
-    fn entries(&self, exif: &Exif) -> Vec<Entry> {
+    fn entries(&self, exif: &Exif) -> Vec<IfdEntry> {
         let shape = self.shape;
         let channels = shape.channels();
         let shorts = |tag, value: u16| {
             let data = std::iter::repeat_n(value.to_le_bytes(), channels);
-            Entry::bytes(tag, ifd::SHORT, data.flatten().collect())
+            IfdEntry::bytes(tag, ifd::SHORT, data.flatten().collect())
         };
         let mut entries = vec![
-            Entry::long(256, shape.width),
-            Entry::long(257, shape.height),
+            IfdEntry::long(256, shape.width),
+            IfdEntry::long(257, shape.height),
             shorts(258, if shape.sixteen { 16 } else { 8 }),
-            Entry::short(259, 8),                              // Adobe deflate
-            Entry::short(262, if shape.grey { 1 } else { 2 }), // black is zero, or RGB
+            IfdEntry::short(259, 8), // Adobe deflate
+            IfdEntry::short(262, if shape.grey { 1 } else { 2 }), // black is zero, or RGB
             self.places(273, &self.offsets),
-            Entry::short(277, channels as u16),
-            Entry::long(278, self.rows_per_strip as u32),
+            IfdEntry::short(277, channels as u16),
+            IfdEntry::long(278, self.rows_per_strip as u32),
             self.places(279, &self.counts),
-            Entry::short(284, 1), // interleaved
-            Entry::short(317, 2), // horizontal differences
-            shorts(339, 1),       // unsigned integers
+            IfdEntry::short(284, 1), // interleaved
+            IfdEntry::short(317, 2), // horizontal differences
+            shorts(339, 1),          // unsigned integers
         ];
         if shape.alpha {
-            entries.push(Entry::short(338, 2)); // unassociated
+            entries.push(IfdEntry::short(338, 2)); // unassociated
         }
         if let Some((x, y)) = self.options.dpi {
-            entries.push(Entry::dpi(tag::X_RESOLUTION, x));
-            entries.push(Entry::dpi(tag::Y_RESOLUTION, y));
-            entries.push(Entry::short(tag::RESOLUTION_UNIT, 2));
+            entries.push(IfdEntry::dpi(tag::X_RESOLUTION, x));
+            entries.push(IfdEntry::dpi(tag::Y_RESOLUTION, y));
+            entries.push(IfdEntry::short(tag::RESOLUTION_UNIT, 2));
         }
         if let Some(xmp) = &self.options.xmp {
-            entries.push(Entry::bytes(tag::XMP, 1, xmp.clone()));
+            entries.push(IfdEntry::bytes(tag::XMP, 1, xmp.clone()));
         }
         if let Some(icc) = &self.options.icc {
-            entries.push(Entry::bytes(tag::ICC_PROFILE, 7, icc.clone()));
+            entries.push(IfdEntry::bytes(tag::ICC_PROFILE, 7, icc.clone()));
         }
-        entries.push(Entry::ascii(tag::SOFTWARE, SOFTWARE));
+        entries.push(IfdEntry::ascii(tag::SOFTWARE, SOFTWARE));
         let inherited = exif.ifd0.iter().filter(|e| e.tag != tag::SOFTWARE);
         entries.extend(inherited.cloned());
         entries
     }
 
-    fn places(&self, tag: u16, values: &[u64]) -> Entry {
+    fn places(&self, tag: u16, values: &[u64]) -> IfdEntry {
         if self.big {
             let data = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-            Entry::bytes(tag, ifd::LONG8, data)
+            IfdEntry::bytes(tag, ifd::LONG8, data)
         } else {
             let data = values.iter().flat_map(|&v| (v as u32).to_le_bytes());
-            Entry::bytes(tag, ifd::LONG, data.collect())
+            IfdEntry::bytes(tag, ifd::LONG, data.collect())
         }
     }
 

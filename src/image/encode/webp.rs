@@ -8,7 +8,7 @@ use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
 use super::vp8l::{Counter, Pixel, Predictor};
 use super::{format_writer::FormatWriter, options::EncodeOptions, shape::SampleShape};
 use crate::image::error::{ImageError, Result};
-use crate::image::metadata::ifd::{Entry, Exif, tag};
+use crate::image::metadata::ifd::{Exif, IfdEntry, tag};
 use crate::image::{output::Target, sink::Sink};
 
 /// Bytes that are spooled at once.
@@ -34,9 +34,9 @@ impl WebPWriter {
         if let (None, Some((x, y))) = (&options.exif, options.dpi) {
             let exif = Exif {
                 ifd0: vec![
-                    Entry::dpi(tag::X_RESOLUTION, x),
-                    Entry::dpi(tag::Y_RESOLUTION, y),
-                    Entry::short(tag::RESOLUTION_UNIT, 2),
+                    IfdEntry::dpi(tag::X_RESOLUTION, x),
+                    IfdEntry::dpi(tag::Y_RESOLUTION, y),
+                    IfdEntry::short(tag::RESOLUTION_UNIT, 2),
                 ],
                 ..Exif::default()
             };

@@ -155,7 +155,7 @@ pub(crate) fn exif_dpi(exif: &ifd::Exif) -> Option<(f64, f64)> {
     let field = |tag| exif.ifd0.iter().find(|e| e.tag == tag);
     let x = field(ifd::tag::X_RESOLUTION)?.as_f64()?;
     let y = field(ifd::tag::Y_RESOLUTION)?.as_f64()?;
-    let per_inch = match field(ifd::tag::RESOLUTION_UNIT).and_then(ifd::Entry::as_u32) {
+    let per_inch = match field(ifd::tag::RESOLUTION_UNIT).and_then(ifd::IfdEntry::as_u32) {
         Some(3) => 2.54, // per centimetre
         None | Some(2) => 1.0,
         _ => return None, // no unit: only an aspect ratio
