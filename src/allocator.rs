@@ -306,21 +306,21 @@ mod tests {
     use proptest::prelude::*;
 
     #[derive(Clone, Debug)]
-    enum Step {
+    enum HeapOperation {
         Take { bytes: usize, zeroed: bool },
         Give { which: usize },
         Resize { which: usize, bytes: usize },
         GiveBack,
     }
 
-    fn step() -> impl Strategy<Value = Step> {
+    fn step() -> impl Strategy<Value = HeapOperation> {
         // On both sides of what is large.
         let bytes = LARGE / 2..8 * LARGE;
         prop_oneof![
-            4 => (bytes.clone(), any::<bool>()).prop_map(|(bytes, zeroed)| Step::Take { bytes, zeroed }),
-            2 => any::<usize>().prop_map(|which| Step::Give { which }),
-            2 => (any::<usize>(), bytes).prop_map(|(which, bytes)| Step::Resize { which, bytes }),
-            1 => Just(Step::GiveBack),
+            4 => (bytes.clone(), any::<bool>()).prop_map(|(bytes, zeroed)| HeapOperation::Take { bytes, zeroed }),
+            2 => any::<usize>().prop_map(|which| HeapOperation::Give { which }),
+            2 => (any::<usize>(), bytes).prop_map(|(which, bytes)| HeapOperation::Resize { which, bytes }),
+            1 => Just(HeapOperation::GiveBack),
         ]
     }
 
@@ -359,7 +359,7 @@ mod tests {
             for (number, step) in steps.into_iter().enumerate() {
                 let mark = number as u8 | 1;
                 match step {
-                    Step::Take { bytes, zeroed } => {
+                    HeapOperation::Take { bytes, zeroed } => {
                         let layout = Layout::from_size_align(bytes, 16).unwrap();
                         // SAFETY: the size is not zero.
                         let block = unsafe {
@@ -374,12 +374,12 @@ mod tests {
                         taken.write();
                         owned.push(taken);
                     }
-                    Step::Give { which } if !owned.is_empty() => {
+                    HeapOperation::Give { which } if !owned.is_empty() => {
                         let Owned { block, layout, .. } = owned.swap_remove(which % owned.len());
                         // SAFETY: a block of this layout.
                         unsafe { Allocator.dealloc(block, layout) };
                     }
-                    Step::Resize { which, bytes } if !owned.is_empty() => {
+                    HeapOperation::Resize { which, bytes } if !owned.is_empty() => {
                         let index = which % owned.len();
                         let it = &mut owned[index];
                         // SAFETY: a block of this layout, and a size that is not zero.
@@ -389,7 +389,7 @@ mod tests {
                         prop_assert!(it.holds_its_mark([0, before / 2].into_iter().filter(|&at| at < bytes)));
                         it.write();
                     }
-                    Step::GiveBack => give_back_pages(),
+                    HeapOperation::GiveBack => give_back_pages(),
                     _ => {}
                 }
                 prop_assert!(owned.iter().all(|it| it.holds_its_mark(it.places())));

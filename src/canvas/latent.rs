@@ -138,7 +138,7 @@ impl Latent {
         &self.as_slice()[rows.start * len..rows.end * len]
     }
 
-    /// As [`Latent::rows`], to be changed.
+    /// Mutable view of rows; see [`Latent::rows`].
     ///
     /// # Panics
     /// If the range reaches past the last row.
@@ -150,7 +150,7 @@ impl Latent {
     /// Waits until what was written to these rows is on the disk; nothing where there is no file.
     ///
     /// # Errors
-    /// What the system says.
+    /// The operating system's error from writing the mapped rows back.
     ///
     /// # Panics
     /// If the range reaches past the last row.

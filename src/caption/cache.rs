@@ -17,8 +17,8 @@ use etcetera::BaseStrategy as _;
 use serde::{Deserialize, Serialize};
 
 use super::CaptionError;
-use super::key::{CacheKey, Said, Subject};
-use super::vision::{News, Question, VisionModel};
+use super::key::{CacheKey, GeneratedText, KeyPrefix};
+use super::vision::{Question, VisionEvent, VisionModel};
 use super::wording::Stop;
 
 /// Files in the folder: those of some three hundred pictures, in some 64 MB of a disk.
@@ -27,19 +27,19 @@ pub const ENTRIES: usize = 16_384;
 /// Captions that a process remembers itself.
 const REMEMBERED: usize = 1 << 16;
 
-/// No caption is longer, in bytes.
+/// Upper limit of a cached caption in bytes.
 const LONGEST: u64 = 1 << 16;
 
 /// A file that was used is marked so if that was not done within this time.
 const MARKED_FOR: Duration = Duration::from_secs(24 * 3600);
 
-/// What is in a file.
+/// Content of a cache file.
 #[derive(Serialize, Deserialize)]
-struct Entry {
+struct CacheEntry {
     /// the file's own name: a file that was renamed, or mixed up by a disk, is none
     key: String,
     #[serde(flatten)]
-    said: Said,
+    generated: GeneratedText,
 }
 
 /// The captions that are known.
@@ -51,7 +51,7 @@ pub struct CaptionCache {
 
 #[derive(Debug, Default)]
 struct Remembered {
-    captions: HashMap<CacheKey, Said>,
+    captions: HashMap<CacheKey, GeneratedText>,
     /// oldest first
     order: VecDeque<CacheKey>,
 }
@@ -70,22 +70,22 @@ impl CaptionCache {
         Some(strategy.cache_dir().join("cupscale").join("captions"))
     }
 
-    /// What was said to this question.
-    pub fn get(&self, key: &CacheKey) -> Option<Said> {
+    /// The cached answer to this question; `None` on a miss.
+    pub fn get(&self, key: &CacheKey) -> Option<GeneratedText> {
         let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(said) = remembered.captions.get(key) {
-            return Some(said.clone());
+        if let Some(generated) = remembered.captions.get(key) {
+            return Some(generated.clone());
         }
-        let said = read(&self.folder.as_ref()?.join(&key.0), key)?;
-        remembered.add(key, &said);
-        Some(said)
+        let generated = read(&self.folder.as_ref()?.join(&key.0), key)?;
+        remembered.add(key, &generated);
+        Some(generated)
     }
 
-    /// Keeps what was said to this question.
-    pub fn put(&self, key: &CacheKey, said: &Said) {
-        self.remembered.lock().unwrap_or_else(PoisonError::into_inner).add(key, said);
+    /// Stores the answer to this question.
+    pub fn put(&self, key: &CacheKey, generated: &GeneratedText) {
+        self.remembered.lock().unwrap_or_else(PoisonError::into_inner).add(key, generated);
         let Some(folder) = &self.folder else { return };
-        let entry = Entry { key: key.0.clone(), said: said.clone() };
+        let entry = CacheEntry { key: key.0.clone(), generated: generated.clone() };
         let write = || -> std::io::Result<()> {
             fs::create_dir_all(folder)?;
             let mut file = tempfile::NamedTempFile::new_in(folder)?;
@@ -106,8 +106,8 @@ impl CaptionCache {
 }
 
 impl Remembered {
-    fn add(&mut self, key: &CacheKey, said: &Said) {
-        if self.captions.insert(key.clone(), said.clone()).is_some() {
+    fn add(&mut self, key: &CacheKey, generated: &GeneratedText) {
+        if self.captions.insert(key.clone(), generated.clone()).is_some() {
             return;
         }
         self.order.push_back(key.clone());
@@ -135,8 +135,8 @@ impl<'a, M: VisionModel> Cached<'a, M> {
 }
 
 impl<M: VisionModel> VisionModel for Cached<'_, M> {
-    fn subject(&self, instruction: &str) -> Subject {
-        self.model.subject(instruction)
+    fn key_prefix(&self, instruction: &str) -> KeyPrefix {
+        self.model.key_prefix(instruction)
     }
 
     fn draws_by_number(&self) -> bool {
@@ -148,9 +148,9 @@ impl<M: VisionModel> VisionModel for Cached<'_, M> {
         &mut self,
         question: &Question<'_>,
         wanted: &[usize],
-        news: &mut dyn FnMut(News),
+        on_event: &mut dyn FnMut(VisionEvent),
     ) -> Result<(), CaptionError> {
-        let subject = self.model.subject(question.instruction);
+        let prefix = self.model.key_prefix(question.instruction);
         let by_number = self.model.draws_by_number();
         let mut unknown = Vec::new();
         let mut keys = HashMap::new();
@@ -162,32 +162,32 @@ impl<M: VisionModel> VisionModel for Cached<'_, M> {
             let answer = match question.pictures.pixels(index) {
                 Ok(pixels) => {
                     let number = by_number.then(|| question.pictures.number(index));
-                    let key = subject.key(&pixels, number);
-                    let Some(said) = self.cache.get(&key) else {
+                    let key = prefix.key(&pixels, number);
+                    let Some(generated) = self.cache.get(&key) else {
                         unknown.push(index);
                         keys.insert(index, key);
                         continue;
                     };
-                    Ok(said)
+                    Ok(generated)
                 }
                 Err(error) => Err(error.to_string()),
             };
             known += 1;
-            news(News::Answer(index, answer));
-            news(News::Done(known));
+            on_event(VisionEvent::Answer(index, answer));
+            on_event(VisionEvent::Done(known));
         }
         if unknown.is_empty() {
             return Ok(());
         }
         let cache = self.cache;
         let asked = self.model.ask(question, &unknown, &mut |told| {
-            if let News::Answer(index, Ok(said)) = &told
+            if let VisionEvent::Answer(index, Ok(generated)) = &told
                 && let Some(key) = keys.get(index)
             {
-                cache.put(key, said);
+                cache.put(key, generated);
             }
-            news(match told {
-                News::Done(count) => News::Done(known + count),
+            on_event(match told {
+                VisionEvent::Done(count) => VisionEvent::Done(known + count),
                 answer => answer,
             });
         });
@@ -204,11 +204,11 @@ impl<M: VisionModel> VisionModel for Cached<'_, M> {
     }
 }
 
-fn read(path: &Path, key: &CacheKey) -> Option<Said> {
+fn read(path: &Path, key: &CacheKey) -> Option<GeneratedText> {
     let file = File::open(path).ok()?;
     let mut text = Vec::new();
     (&file).take(LONGEST).read_to_end(&mut text).ok()?;
-    let entry: Entry = serde_json::from_slice(&text).ok()?;
+    let entry: CacheEntry = serde_json::from_slice(&text).ok()?;
     if entry.key != key.0 {
         return None;
     }
@@ -217,7 +217,7 @@ fn read(path: &Path, key: &CacheKey) -> Option<Said> {
     if marked.is_ok_and(|at| now.duration_since(at).is_ok_and(|age| age > MARKED_FOR)) {
         let _ = File::options().write(true).open(path).and_then(|file| file.set_modified(now));
     }
-    Some(entry.said)
+    Some(entry.generated)
 }
 
 /// Leaves `entries` files at most, with some room for the next ones where any have to go.
@@ -247,12 +247,12 @@ mod tests {
         Pixels::new(2, 1, vec![value; 6]).unwrap()
     }
 
-    fn said(text: &str) -> Said {
-        Said { text: text.to_owned(), has_ended: true }
+    fn generated(text: &str) -> GeneratedText {
+        GeneratedText { text: text.to_owned(), has_ended: true }
     }
 
     fn key(value: u8) -> CacheKey {
-        Subject::new("test").key(&pixels(value), None)
+        KeyPrefix::new("test").key(&pixels(value), None)
     }
 
     #[test]
@@ -260,15 +260,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let place = folder.path().join("deep").join("captions");
         let again = || CaptionCache::new(Some(place.clone()));
-        again().put(&key(1), &said("a wall"));
-        assert_eq!(again().get(&key(1)), Some(said("a wall")));
-        let mut other = Subject::new("test");
+        again().put(&key(1), &generated("a wall"));
+        assert_eq!(again().get(&key(1)), Some(generated("a wall")));
+        let mut other = KeyPrefix::new("test");
         other.add("another question");
         for key in [
             key(2),
             other.key(&pixels(1), None),
-            Subject::new("test").key(&pixels(1), Some(0)),
-            Subject::new("test").key(&Pixels::new(1, 2, vec![1; 6]).unwrap(), None),
+            KeyPrefix::new("test").key(&pixels(1), Some(0)),
+            KeyPrefix::new("test").key(&Pixels::new(1, 2, vec![1; 6]).unwrap(), None),
         ] {
             assert_eq!(again().get(&key), None);
         }
@@ -278,7 +278,7 @@ mod tests {
     fn a_file_that_is_not_whole_or_not_its_own_counts_as_missing() {
         let folder = tempfile::tempdir().unwrap();
         let again = || CaptionCache::new(Some(folder.path().to_owned()));
-        again().put(&key(1), &said("a wall"));
+        again().put(&key(1), &generated("a wall"));
         let path = folder.path().join(&key(1).0);
         let whole = fs::read(&path).unwrap();
         for cut in 0..whole.len() {
@@ -298,9 +298,9 @@ mod tests {
         fs::write(&file, "").unwrap();
         for place in [None, Some(file.join("captions"))] {
             let cache = CaptionCache::new(place);
-            cache.put(&key(1), &said("a wall"));
+            cache.put(&key(1), &generated("a wall"));
             cache.prune();
-            assert_eq!(cache.get(&key(1)), Some(said("a wall")));
+            assert_eq!(cache.get(&key(1)), Some(generated("a wall")));
         }
     }
 
@@ -310,7 +310,7 @@ mod tests {
         let again = || CaptionCache::new(Some(folder.path().to_owned()));
         let day = Duration::from_secs(24 * 3600);
         for value in 0..16 {
-            again().put(&key(value), &said("a wall"));
+            again().put(&key(value), &generated("a wall"));
             let file = File::options().write(true).open(folder.path().join(&key(value).0)).unwrap();
             file.set_modified(SystemTime::now() - day * u32::from(32 - value)).unwrap();
         }

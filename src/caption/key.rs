@@ -6,25 +6,25 @@ use sha2::{Digest as _, Sha256};
 use super::Pixels;
 use crate::units::hex;
 
-/// What a model said, before anything is cut from it.
+/// Answer of a model, before anything is cut from it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Said {
+pub struct GeneratedText {
     pub text: String,
-    /// Whether the text ended of itself, and not because it became too long.
+    /// `true` if the model ended the text itself; `false` if the length limit did.
     pub has_ended: bool,
 }
 
-/// What is asked of many pictures: the engine, its model, the question, the options.
+/// Hash of everything a question has in common over many pictures: engine, model, instruction, options.
 #[derive(Clone, Debug)]
-pub struct Subject(Sha256);
+pub struct KeyPrefix(Sha256);
 
-impl Subject {
-    /// Nothing but the engine's name.
+impl KeyPrefix {
+    /// A key that holds the engine's name only.
     #[must_use]
     pub fn new(engine: &str) -> Self {
-        let mut subject = Self(Sha256::new());
-        subject.add(engine);
-        subject
+        let mut prefix = Self(Sha256::new());
+        prefix.add(engine);
+        prefix
     }
 
     /// One more thing that the answer follows from.

@@ -12,7 +12,7 @@ use cupscale::{
     },
 };
 
-use super::{args::ModelArgs, error::CliError, values::Lora};
+use super::{args::ModelArgs, error::CliError, values::LoraArg};
 
 /// Loads a model onto a device, and tells `note` what is odd about it.
 pub fn load(
@@ -50,7 +50,7 @@ pub fn files(
     model: Option<&OsStr>,
     unet: Option<&Path>,
     vae: Option<&OsStr>,
-    loras: &[Lora],
+    loras: &[LoraArg],
 ) -> Result<(ModelFiles, Option<(String, RunDefaults)>), CliError> {
     let job = |error| CliError::from(Error::from(error));
     let resolved = model.map(|name| resolve(name, Kind::Diffusion)).transpose()?;
@@ -69,7 +69,7 @@ pub fn files(
     for (path, scale) in manifest.iter().flat_map(|model| &model.loras) {
         files = files.with_lora(path, *scale).map_err(job)?;
     }
-    for Lora { path, scale } in loras {
+    for LoraArg { path, scale } in loras {
         let lora = resolve(path.as_os_str(), Kind::Lora)?;
         files = files.with_lora(&lora.weights, *scale).map_err(job)?;
     }
@@ -90,7 +90,7 @@ fn own_model() -> Result<ModelSource, CliError> {
     Err(CliError::Usage(reason.to_owned()))
 }
 
-/// What a path or a name stands for; a named model must be of the kind that is wanted.
+/// Resolves a path or a model name; a named model must be of kind `wanted`.
 pub fn resolve(name: &OsStr, wanted: Kind) -> Result<ResolvedModel, CliError> {
     let model = registry::resolve(name)?;
     match model.kind {

@@ -15,7 +15,7 @@ pub const SKIPPED: u8 = 3;
 /// Exit code after Ctrl-C, as shells count it (128 + SIGINT).
 pub const INTERRUPTED: u8 = 130;
 
-/// How a verb can end badly.
+/// Errors of the verbs.
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
     /// The options do not make sense together.

@@ -35,7 +35,7 @@ struct Item {
     format: Format,
 }
 
-/// What has become of the pictures so far.
+/// Counts of the outcomes so far.
 #[derive(Default)]
 struct Tally {
     done: usize,
@@ -212,8 +212,8 @@ fn load<'a>(
     }
 }
 
-/// Does one picture, and says what it became; `None` if it was there already. The model is loaded
-/// for the first that needs it.
+/// Enlarges one picture and returns its summary; `None` if the output exists. The model is loaded for the first
+/// picture that needs it.
 fn one(
     job: &Job,
     item: &Item,
@@ -239,8 +239,7 @@ fn one(
     picture::enlarge(loaded, job, &picture, (&output, item.format), reporter).map(Some)
 }
 
-/// Whether an error has nothing to do with the picture: options, model and device are the same for
-/// all.
+/// `true` if an error does not depend on the picture: options, model and device are the same for all.
 fn is_every_pictures(error: &CliError) -> bool {
     match error {
         CliError::Job(error) => matches!(

@@ -10,7 +10,7 @@ use cupscale::{
 };
 
 use super::{
-    args::{ContentArgs, FilesArgs, JobArgs, ModelArgs},
+    args::{CaptionerArg, ContentArgs, FilesArgs, JobArgs, ModelArgs},
     captioner, engine,
     error::CliError,
     progress::Show,
@@ -18,13 +18,13 @@ use super::{
 
 /// A job of one picture, or of every picture of a folder.
 pub struct Job {
-    /// What is read.
+    /// Input picture or folder.
     pub input: Input,
-    /// Whether a picture whose output exists is left alone.
+    /// Skips pictures whose output exists.
     pub skip_existing: bool,
-    /// Where unfinished work lies.
+    /// Place of unfinished work.
     pub work: Work,
-    /// How progress is shown.
+    /// Form of the progress display.
     pub show: Show,
     /// Stands before the extension of an output's name that is made from the input's.
     suffix: String,
@@ -34,7 +34,7 @@ pub struct Job {
     content: ContentArgs,
     model: ModelArgs,
     device: DeviceSpec,
-    /// What the CPU multiplies in, if it was said.
+    /// Matmul precision on the CPU, if given.
     precision: Option<MatmulPrecision>,
 }
 
@@ -42,7 +42,7 @@ impl Job {
     /// Resolves what was typed, and sets the size of the thread pool.
     ///
     /// # Errors
-    /// No input, or threads that cannot be had.
+    /// A missing input, or a thread pool that cannot be made.
     pub fn resolve(args: JobArgs) -> Result<Self, CliError> {
         args.machine.set_threads()?;
         let input = args.files.input()?;
@@ -82,7 +82,7 @@ impl Job {
         }
     }
 
-    /// Where to write, and in which format. `source` is the input's own format.
+    /// Output and its format. `source` is the input's own format.
     ///
     /// # Errors
     /// An extension that no format has, or a quality for a format without losses.
@@ -100,7 +100,7 @@ impl Job {
     /// The folder for the outputs of the pictures in `folder`.
     ///
     /// # Errors
-    /// What cannot be meant: one file or a stream for many pictures, the input folder itself, one
+    /// A combination that makes no sense: one file or a stream for many pictures, the input folder itself, one
     /// picture's captions for many.
     pub fn output_folder(&self, folder: &Path) -> Result<PathBuf, CliError> {
         if let Some(captions) = &self.content.captions {
@@ -117,14 +117,14 @@ impl Job {
         self.files.output_name(picture, source, "")
     }
 
-    /// What the options say of quality and no output has, if none of these formats loses anything.
+    /// A warning for `--quality` if none of these formats is lossy.
     pub fn idle_quality(&self, formats: impl IntoIterator<Item = Format>) -> Option<String> {
         let quality = self.files.quality?;
         (formats.into_iter().all(|format| format != Format::Jpeg))
             .then(|| format!("--quality {quality} has no effect: no output is a JPEG"))
     }
 
-    /// Where the verb `caption` writes.
+    /// Output of the verb `caption`.
     ///
     /// # Errors
     /// A name that a picture would have.
@@ -137,9 +137,9 @@ impl Job {
         self.settings.size
     }
 
-    /// Whether a model that may not fit beside the other one describes the regions.
+    /// `true` if regions are described by a model that may not fit in memory beside the diffusion model.
     pub fn describes_with_a_model(&self) -> bool {
-        self.content.captioner == "llava"
+        self.content.captioner == CaptionerArg::Llava
     }
 
     /// Loads the chosen model onto the chosen device, with the settings of its jobs, and tells `note` what is odd

@@ -63,7 +63,7 @@ fn run_verb(cli: Cli) -> Result<u8, CliError> {
     }
 }
 
-/// What clap has to say, without its colours, tips and usage, on one line.
+/// The message of a clap error on one line, without its colours, tips and usage.
 fn usage_line(error: &clap::Error) -> String {
     let text = error.to_string();
     let message = text.split("\n\n").next().unwrap_or(&text);

@@ -6,7 +6,7 @@ use cupscale::backend::MatmulPrecision;
 
 /// A LoRA file and its scale.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Lora {
+pub struct LoraArg {
     pub path: PathBuf,
     pub scale: f64,
 }
@@ -92,11 +92,11 @@ pub fn products(text: &str) -> Result<MatmulPrecision, String> {
 }
 
 /// Only a number after the last colon is a scale: `C:\lora.safetensors` is a path.
-pub fn lora(text: OsString) -> Result<Lora, String> {
+pub fn lora(text: OsString) -> Result<LoraArg, String> {
     let split = text.to_str().and_then(|text| text.rsplit_once(':'));
     let Some((path, scale)) = split.and_then(|(path, end)| Some((path, end.parse::<f64>().ok()?)))
     else {
-        return Ok(Lora { path: text.into(), scale: 1.0 });
+        return Ok(LoraArg { path: text.into(), scale: 1.0 });
     };
     if path.is_empty() {
         return Err("no file before the scale".to_owned());
@@ -104,7 +104,7 @@ pub fn lora(text: OsString) -> Result<Lora, String> {
     if !scale.is_finite() {
         return Err("the scale is not a number".to_owned());
     }
-    Ok(Lora { path: path.into(), scale })
+    Ok(LoraArg { path: path.into(), scale })
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::{io, panic, process};
 
 use cupscale::caption::mistralrs;
 
-use super::CliError;
+use super::error::CliError;
 
 /// Exit code after a panic in whatever thread.
 const PANICKED: i32 = 101;

@@ -12,7 +12,7 @@ use candle_core::{Device, safetensors};
 use cupscale::caption::cache::CaptionCache;
 use cupscale::caption::mistralrs::{confine, folder_name};
 use cupscale::caption::worker::protocol::{Load, Reply, Request, encode_request, read_reply};
-use cupscale::caption::worker::{Patience, WorkerModel, WorkerOptions};
+use cupscale::caption::worker::{Timeouts, WorkerModel, WorkerOptions};
 use cupscale::caption::{
     CaptionContext, CaptionSession, GridSpec, Pixels, Rect, RegionPlace, RegionSource,
 };
@@ -181,7 +181,7 @@ fn captioner(load: Load) -> WorkerCaptioner<'static> {
         start: Box::new(command),
         load,
         fingerprint: String::new(),
-        patience: Patience::default(),
+        timeouts: Timeouts::default(),
         stop: Rc::new(|| false),
     })
 }

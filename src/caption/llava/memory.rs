@@ -42,7 +42,7 @@ impl CaptionMemory for LlavaMemory<'_> {
         self.captioner.blueprint.vocabulary()
     }
 
-    /// Of each number of captions written at once, the most pictures that are read at once come first.
+    /// Ordered by decode batch, largest first; within one decode batch by prefill batch, largest first.
     fn batches(&self) -> Vec<CaptionBatch> {
         let asked = self.captioner.settings.rows;
         let together = self.sizes.values().max().copied().unwrap_or(1);

@@ -16,8 +16,8 @@ use candle_core::{DType, Device};
 use serde_json::Value;
 
 use super::cache::{Cached, CaptionCache};
-use super::key::Subject;
-use super::vision::{News, Question, VisionModel, VisionSession};
+use super::key::KeyPrefix;
+use super::vision::{Question, VisionEvent, VisionModel, VisionSession};
 use super::wording::{Fits, Stop, instruction};
 use super::{
     CaptionError, CaptionMemory, CaptionRequest, CaptionSession, Captioner, SessionContext,
@@ -209,7 +209,7 @@ impl LlavaModel {
 /// The way in which regions are captioned.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LlavaOptions {
-    /// How texts are generated.
+    /// Options of text generation.
     pub generate: GenerateOptions,
     /// Regions whose texts are decoded together; at least 1. Each takes
     /// [`Llava::cache_bytes_per_row`], and more are done in turn.
@@ -230,15 +230,15 @@ struct Asking<'a> {
 }
 
 impl VisionModel for Asking<'_> {
-    fn subject(&self, instruction: &str) -> Subject {
-        let mut subject = Subject::new(NAME);
-        subject.add(&self.model.fingerprint);
-        subject.add(instruction);
-        subject.add(&self.options.generate.max_new_tokens.to_string());
+    fn key_prefix(&self, instruction: &str) -> KeyPrefix {
+        let mut prefix = KeyPrefix::new(NAME);
+        prefix.add(&self.model.fingerprint);
+        prefix.add(instruction);
+        prefix.add(&self.options.generate.max_new_tokens.to_string());
         if let Some(sampling) = self.options.generate.sampling {
-            subject.add(&format!("{sampling:?}"));
+            prefix.add(&format!("{sampling:?}"));
         }
-        subject
+        prefix
     }
 
     fn draws_by_number(&self) -> bool {
@@ -250,16 +250,16 @@ impl VisionModel for Asking<'_> {
         &mut self,
         question: &Question<'_>,
         wanted: &[usize],
-        news: &mut dyn FnMut(News),
+        on_event: &mut dyn FnMut(VisionEvent),
     ) -> Result<(), CaptionError> {
-        let mut by_size: BTreeMap<(usize, usize), Batch> = BTreeMap::new();
+        let mut by_size: BTreeMap<(usize, usize), PictureBatch> = BTreeMap::new();
         let mut done = 0;
         for &index in wanted {
             let pixels = match question.pictures.pixels(index) {
                 Ok(pixels) => pixels,
                 Err(error) => {
                     done += 1;
-                    news(News::Answer(index, Err(error.to_string())));
+                    on_event(VisionEvent::Answer(index, Err(error.to_string())));
                     continue;
                 }
             };
@@ -270,20 +270,20 @@ impl VisionModel for Asking<'_> {
             batch.indices.push(index);
             if batch.rows.len() >= self.options.rows {
                 let batch = std::mem::take(batch);
-                self.ask_batch(question.instruction, batch, &mut done, news)?;
+                self.ask_batch(question.instruction, batch, &mut done, on_event)?;
             }
         }
         for batch in by_size.into_values().filter(|batch| !batch.rows.is_empty()) {
-            self.ask_batch(question.instruction, batch, &mut done, news)?;
+            self.ask_batch(question.instruction, batch, &mut done, on_event)?;
         }
-        news(News::Done(done));
+        on_event(VisionEvent::Done(done));
         Ok(())
     }
 }
 
 /// Pictures of one size that the model looks at together.
 #[derive(Default)]
-struct Batch {
+struct PictureBatch {
     rows: Vec<Row<'static>>,
     indices: Vec<usize>,
 }
@@ -292,22 +292,24 @@ impl Asking<'_> {
     fn ask_batch(
         &self,
         instruction: &str,
-        Batch { rows, indices }: Batch,
+        PictureBatch { rows, indices }: PictureBatch,
         done: &mut usize,
-        news: &mut dyn FnMut(News),
+        on_event: &mut dyn FnMut(VisionEvent),
     ) -> Result<(), CaptionError> {
-        let request = ask::Request {
+        let request = ask::BatchRequest {
             load: self.model.load.clone(),
             instruction: instruction.to_owned(),
             rows,
             options: self.options.generate,
         };
-        let answers = ask::ask(request, &*self.stop, &mut |ended| news(News::Done(*done + ended)))?;
+        let answers = ask::ask(request, &*self.stop, &mut |ended| {
+            on_event(VisionEvent::Done(*done + ended))
+        })?;
         *done += indices.len();
         for (index, answer) in indices.into_iter().zip(answers) {
-            news(News::Answer(index, answer));
+            on_event(VisionEvent::Answer(index, answer));
         }
-        news(News::Done(*done));
+        on_event(VisionEvent::Done(*done));
         Ok(())
     }
 }

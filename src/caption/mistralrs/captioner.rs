@@ -16,7 +16,7 @@ use crate::{
         cache::{Cached, CaptionCache},
         vision::VisionSession,
         wording::instruction,
-        worker::{Patience, WorkerModel, WorkerOptions, protocol::Load},
+        worker::{Timeouts, WorkerModel, WorkerOptions, protocol::Load},
     },
     model::llava::GenerateOptions,
     weights::{QuantType, folder_fingerprint},
@@ -38,7 +38,7 @@ pub struct MistralrsCaptioner {
 
 impl MistralrsCaptioner {
     /// The model in `folder`, its weights rounded to `quantize`, asked by `program` (`cupscale-fast`) on `device`.
-    /// Nothing is checked here: see [`check`](super::check).
+    /// Runs no checks: see [`check`](super::check).
     #[must_use]
     pub fn new(
         program: PathBuf,
@@ -82,7 +82,7 @@ impl Captioner for MistralrsCaptioner {
         true
     }
 
-    /// Nothing of the job's own model is loaded when the process starts to work.
+    /// The worker starts before any part of the job's own model is loaded.
     fn open<'a>(
         &'a self,
         job: SessionContext<'a>,
@@ -113,7 +113,7 @@ impl Captioner for MistralrsCaptioner {
             start: Box::new(start),
             load,
             fingerprint: self.fingerprint(),
-            patience: Patience::default(),
+            timeouts: Timeouts::default(),
             stop: job.stop.clone(),
         });
         let model = Box::new(Cached::new(model, &self.cache, job.stop));

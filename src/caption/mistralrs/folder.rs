@@ -1,6 +1,6 @@
-//! What must be true of a model's folder before mistral.rs sees it: it would look for a folder that is not there on
-//! the network, and panic at a file that is not JSON. Where it gets a model wrong that it could get right, it is
-//! shown another folder.
+//! Checks of a model's folder before mistral.rs sees it: mistral.rs looks for a missing folder on the network and
+//! panics at a file that is not JSON. A model that it runs correctly only with changed files is shown to it as
+//! another folder.
 
 use std::fs;
 use std::io;
@@ -26,7 +26,7 @@ const REFUSED: [(&str, &str); 1] = [(
      transformers gives); use --caption-engine builtin",
 )];
 
-/// What mistral.rs 0.8.1 needs to get a model right.
+/// Workarounds that mistral.rs 0.8.1 needs to run a model correctly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Help {
     None,
@@ -36,7 +36,7 @@ pub(super) enum Help {
     OneTile,
 }
 
-/// What decides whether mistral.rs is asked.
+/// Fields of `config.json` that decide whether mistral.rs can run the model.
 #[derive(Deserialize)]
 struct Config {
     #[serde(default)]

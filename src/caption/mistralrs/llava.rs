@@ -5,7 +5,7 @@
 //! pictures in its own way. It is therefore shown another folder, with the same weights, where token 0, which it
 //! fills the picture's place with, reads `<image>`, where reading and writing tokens changes nothing, and where
 //! the layer is what it takes for it; and pictures come in the size that the model sees. Prompts are those of
-//! [`Llava`], checked token by token. With all this its texts are those of transformers (`tests/mistralrs.rs`).
+//! [`Llava`], checked token by token. With all this its texts are those of transformers (`tests/captions/mistralrs.rs`).
 
 use std::path::{Path, PathBuf};
 
@@ -20,13 +20,13 @@ use super::folder::{parse, shown};
 use crate::model::llava::{Llava, Picture};
 use crate::weights::LlavaFiles;
 
-/// What stands for the picture.
+/// Placeholder of the picture in the prompt.
 const IMAGE: &str = "<image>";
 
 /// The number that mistral.rs fills the picture's place with.
 const FILLER: u32 = 0;
 
-/// How the model is asked in the folder that mistral.rs is shown.
+/// Translation of pictures and prompts for the folder that mistral.rs is shown.
 pub(super) struct LlavaView {
     /// the model's own folder, for messages
     name: PathBuf,
@@ -90,7 +90,7 @@ impl LlavaView {
             .ok_or_else(|| self.wrong("a picture of another size".to_owned()))
     }
 
-    /// What comes behind the picture when the model is asked for `instruction`.
+    /// Text behind the picture in the prompt for `instruction`.
     pub(super) fn text(&self, instruction: &str) -> Result<String, MistralrsError> {
         let prompt =
             self.llava.prompt(instruction).map_err(|error| self.wrong(first_line(&error)))?;

@@ -1,9 +1,9 @@
 //! `--caption-engine mistralrs`: any vision model of mistral.rs, as a process that
 //! [`worker`](super::worker) asks.
 //!
-//! Nothing that mistral.rs does is taken on trust. A folder is [checked](folder) before it is loaded. A loaded
-//! model must caption two small pictures, and several at once only get what each gets alone where that was seen.
-//! A panic ends the process, which the program sees; there is no other state to save.
+//! mistral.rs is verified at every start. A folder is [checked](folder) before it is loaded. A loaded model must
+//! caption two small pictures, and several pictures are sent at once only if these two then get the captions that
+//! each gets alone. A panic ends the process, which the program sees; there is no other state to save.
 
 mod captioner;
 mod error;
@@ -23,7 +23,7 @@ use tokio::runtime::Runtime;
 
 pub use captioner::MistralrsCaptioner;
 pub use error::MistralrsError;
-use model::Model;
+use model::MistralrsModel;
 
 use super::worker::protocol::{Load, Reply, Request, read_request, write_reply};
 
@@ -54,7 +54,7 @@ pub fn confine(command: &mut Command, scratch: &Path, gpu: Option<usize>) {
 /// Checks what can be checked of a model before any job.
 ///
 /// # Errors
-/// No folder, files that are missing or damaged, an architecture that mistral.rs gets wrong.
+/// A missing folder, missing or damaged files, or an architecture that mistral.rs runs incorrectly.
 pub fn check(folder: &Path) -> Result<(), MistralrsError> {
     folder_name(folder)?;
     folder::check(folder).map(drop)
@@ -75,7 +75,7 @@ pub fn folder_name(folder: &Path) -> Result<String, MistralrsError> {
 /// `input` cannot be read, or talks nonsense.
 pub fn serve(mut input: impl BufRead, output: impl Write + Send + 'static) -> io::Result<()> {
     let (pass_on, requests) = mpsc::channel();
-    let output = Output(Arc::new(Mutex::new(output)));
+    let output = ReplyOutput(Arc::new(Mutex::new(output)));
     // The end of the input ends the process even while a model is being loaded.
     thread::spawn(move || work(&requests, &output));
     while let Some(request) = read_request(&mut input)? {
@@ -86,10 +86,10 @@ pub fn serve(mut input: impl BufRead, output: impl Write + Send + 'static) -> io
     Ok(())
 }
 
-/// Where replies go, from whatever thread.
-struct Output<W>(Arc<Mutex<W>>);
+/// Shared output for replies from any thread.
+struct ReplyOutput<W>(Arc<Mutex<W>>);
 
-impl<W: Write> Output<W> {
+impl<W: Write> ReplyOutput<W> {
     /// Nobody listening is no reason to do anything: the input ends as well.
     fn say(&self, reply: &Reply) {
         let mut output = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -97,7 +97,10 @@ impl<W: Write> Output<W> {
     }
 }
 
-fn work<W: Write + Send + 'static>(requests: &Receiver<(Request, Vec<u8>)>, output: &Output<W>) {
+fn work<W: Write + Send + 'static>(
+    requests: &Receiver<(Request, Vec<u8>)>,
+    output: &ReplyOutput<W>,
+) {
     let runtime = match Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => return output.say(&Reply::Refused(error.to_string())),
@@ -116,7 +119,7 @@ fn work<W: Write + Send + 'static>(requests: &Receiver<(Request, Vec<u8>)>, outp
                     output.say(&Reply::Failed { id, reason });
                     continue;
                 };
-                let output = Output(output.0.clone());
+                let output = ReplyOutput(output.0.clone());
                 runtime.spawn(async move {
                     let picture = DynamicImage::ImageRgb8(picture);
                     output.say(&match model.describe(picture, &instruction).await {
@@ -130,8 +133,11 @@ fn work<W: Write + Send + 'static>(requests: &Receiver<(Request, Vec<u8>)>, outp
 }
 
 /// Loads a model and tries it out.
-async fn ready<W: Write>(load: &Load, output: &Output<W>) -> Result<Model, MistralrsError> {
-    let model = Model::load(load).await?;
+async fn ready<W: Write>(
+    load: &Load,
+    output: &ReplyOutput<W>,
+) -> Result<MistralrsModel, MistralrsError> {
+    let model = MistralrsModel::load(load).await?;
     let alone = model.alone().await?;
     let mut note = None;
     if load.try_together {

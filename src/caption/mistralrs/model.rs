@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use image::{DynamicImage, RgbImage};
 use mistralrs::{
-    IsqType, Model as Inner, ModelDType, MultimodalModelBuilder, RequestBuilder, TextMessageRole,
+    IsqType, Model, ModelDType, MultimodalModelBuilder, RequestBuilder, TextMessageRole,
     TokenSource,
 };
 
@@ -20,18 +20,18 @@ const CHECKED_TOKENS: usize = 16;
 
 const CHECKED_INSTRUCTION: &str = "Describe in detail what is visible in this picture.";
 
-/// What a model says of a picture, and whether it came to its end.
-pub(super) type Said = (String, bool);
+/// Text of a caption, and `true` if the model ended it itself.
+pub(super) type Description = (String, bool);
 
 /// A loaded model.
-pub(super) struct Model {
-    inner: Inner,
+pub(super) struct MistralrsModel {
+    inner: Model,
     /// what stands between mistral.rs and a LLaVA-1.5
     view: Option<LlavaView>,
     max_new_tokens: usize,
 }
 
-impl Model {
+impl MistralrsModel {
     /// Loads what `load` says, from this machine only.
     pub(super) async fn load(load: &Load) -> Result<Self, MistralrsError> {
         let folder = Path::new(&load.folder);
@@ -60,7 +60,7 @@ impl Model {
         &self,
         picture: DynamicImage,
         instruction: &str,
-    ) -> Result<Said, MistralrsError> {
+    ) -> Result<Description, MistralrsError> {
         self.ask(picture, instruction, self.max_new_tokens).await
     }
 
@@ -69,7 +69,7 @@ impl Model {
         picture: DynamicImage,
         instruction: &str,
         max_new_tokens: usize,
-    ) -> Result<Said, MistralrsError> {
+    ) -> Result<Description, MistralrsError> {
         let (picture, instruction) = match &self.view {
             Some(view) => (view.picture(&picture)?, view.text(instruction)?),
             None => (picture, instruction.to_owned()),
@@ -92,7 +92,7 @@ impl Model {
         Ok(self.ask(picture, CHECKED_INSTRUCTION, CHECKED_TOKENS).await?.0)
     }
 
-    /// What the model says of two small pictures, of each alone.
+    /// Captions of two small test pictures, each requested alone.
     pub(super) async fn alone(&self) -> Result<Alone, MistralrsError> {
         let [first, second] = pictures();
         let begin = Instant::now();
@@ -101,14 +101,14 @@ impl Model {
         Ok(Alone { texts: [first, self.check_ask(second).await?], took })
     }
 
-    /// Whether the model still says what it said.
+    /// `true` if the model repeats its captions of the test pictures.
     pub(super) async fn is_still(&self, alone: &Alone) -> bool {
         let again = self.alone().await;
         again.is_ok_and(|again| again.texts == alone.texts)
     }
 
-    /// Why several pictures must not be asked for at once; nothing if they may. Two that come at the same time
-    /// and two of which one comes while the other is under way must get what they get `alone`.
+    /// Reason against several requests at once; `None` if they are safe. Two simultaneous requests, and two of
+    /// which one starts while the other is running, must give the captions in `alone`.
     pub(super) async fn why_not_together(&self, alone: &Alone) -> Option<String> {
         if alone.texts[0] == alone.texts[1] {
             return Some("it says the same of two test pictures, which tells nothing".to_owned());
@@ -133,7 +133,7 @@ impl Model {
     }
 }
 
-/// What a model says of the test pictures.
+/// Captions of the test pictures, each requested alone.
 pub(super) struct Alone {
     texts: [String; 2],
     /// for the first

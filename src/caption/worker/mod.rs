@@ -13,10 +13,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::process::Command;
 use std::time::Duration;
 
-use self::process::{Silence, Worker};
+use self::process::{NoReply, Worker};
 use self::protocol::{Load, Reply, Request};
-use super::key::{Said, Subject};
-use super::vision::{Answer, News, Question, VisionModel};
+use super::key::{GeneratedText, KeyPrefix};
+use super::vision::{Answer, Question, VisionEvent, VisionModel};
 use super::wording::Stop;
 use super::{CaptionError, Pixels};
 
@@ -26,16 +26,16 @@ const TOGETHER: usize = 32;
 /// Workers that may die in a row without one caption between them.
 const MAX_DEATHS: usize = 3;
 
-/// How long a worker may say nothing.
+/// Reply timeouts of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Patience {
+pub struct Timeouts {
     /// While it loads a model.
     pub load: Duration,
     /// While it captions.
     pub caption: Duration,
 }
 
-impl Default for Patience {
+impl Default for Timeouts {
     /// A model of 7 billion weights on a slow disk and CPU stays well below both.
     fn default() -> Self {
         Self { load: Duration::from_secs(3600), caption: Duration::from_secs(900) }
@@ -45,18 +45,18 @@ impl Default for Patience {
 /// Starts a worker: the same command every time.
 pub type Start = Box<dyn Fn() -> Command>;
 
-/// How a job uses its worker.
+/// Settings of a job's worker.
 pub struct WorkerOptions<'a> {
-    /// What users call the engine.
+    /// Engine name shown to users.
     pub engine: &'static str,
-    /// How a worker is started.
+    /// Command that starts a worker.
     pub start: Start,
-    /// What it loads.
+    /// Model to load.
     pub load: Load,
     /// Changes with the model.
     pub fingerprint: String,
-    /// How long it may say nothing.
-    pub patience: Patience,
+    /// Reply timeouts.
+    pub timeouts: Timeouts,
     /// A question whether to stop; asked many times a second.
     pub stop: Stop<'a>,
 }
@@ -71,18 +71,18 @@ pub struct WorkerModel<'a> {
     notes: Vec<String>,
 }
 
-/// Why there is no worker, or no answer from it.
-enum Failure {
+/// Reason for which there is no worker, or no answer from it.
+enum WorkerFailure {
     Stopped,
     /// in one line
     Because(String),
 }
 
-impl From<Silence> for Failure {
-    fn from(silence: Silence) -> Self {
-        match silence {
-            Silence::Stopped => Self::Stopped,
-            Silence::Dead(reason) => Self::Because(reason),
+impl From<NoReply> for WorkerFailure {
+    fn from(no_reply: NoReply) -> Self {
+        match no_reply {
+            NoReply::Stopped => Self::Stopped,
+            NoReply::Dead(reason) => Self::Because(reason),
         }
     }
 }
@@ -127,33 +127,34 @@ impl Queue {
 }
 
 impl<'a> WorkerModel<'a> {
-    /// Nothing is started yet.
+    /// The process starts with the first request, not here.
     #[must_use]
     pub fn new(options: WorkerOptions<'a>) -> Self {
         Self { options, worker: None, together: false, notes: Vec::new() }
     }
 
-    fn error(&self, failure: Failure) -> CaptionError {
+    fn error(&self, failure: WorkerFailure) -> CaptionError {
         match failure {
-            Failure::Stopped => CaptionError::Interrupted,
-            Failure::Because(message) => {
+            WorkerFailure::Stopped => CaptionError::Interrupted,
+            WorkerFailure::Because(message) => {
                 CaptionError::Engine { name: self.options.engine.into(), message }
             }
         }
     }
 
     /// Starts a worker with its model, unless one runs.
-    fn ensure_worker(&mut self) -> Result<(), Failure> {
+    fn ensure_worker(&mut self) -> Result<(), WorkerFailure> {
         if self.worker.is_some() {
             return Ok(());
         }
-        let worker = Worker::start((self.options.start)())
-            .map_err(|error| Failure::Because(format!("the worker does not start: {error}")))?;
+        let worker = Worker::start((self.options.start)()).map_err(|error| {
+            WorkerFailure::Because(format!("the worker does not start: {error}"))
+        })?;
         worker.send(&Request::Load(self.options.load.clone()), &[]);
         self.worker = Some(worker);
         let mut is_trying = false;
         let reason = loop {
-            match self.reply(self.options.patience.load) {
+            match self.reply(self.options.timeouts.load) {
                 Ok(Reply::TryingTogether) => is_trying = true,
                 Ok(Reply::Ready { together, note }) => {
                     // What was found out holds for the next worker as well.
@@ -162,14 +163,14 @@ impl<'a> WorkerModel<'a> {
                     self.notes.extend(note);
                     return Ok(());
                 }
-                Ok(Reply::Refused(reason)) | Err(Failure::Because(reason)) => break reason,
+                Ok(Reply::Refused(reason)) | Err(WorkerFailure::Because(reason)) => break reason,
                 Ok(other) => break nonsense(&other),
-                Err(Failure::Stopped) => return Err(Failure::Stopped),
+                Err(WorkerFailure::Stopped) => return Err(WorkerFailure::Stopped),
             }
         };
         self.worker = None;
         if !is_trying || !self.options.load.try_together {
-            return Err(Failure::Because(reason));
+            return Err(WorkerFailure::Because(reason));
         }
         self.one_after_the_other(&reason);
         self.ensure_worker()
@@ -188,13 +189,13 @@ impl<'a> WorkerModel<'a> {
     }
 
     /// The next reply; without one there is no worker any more.
-    fn reply(&mut self, patience: Duration) -> Result<Reply, Failure> {
+    fn reply(&mut self, timeout: Duration) -> Result<Reply, WorkerFailure> {
         let Some(worker) = &mut self.worker else {
-            return Err(Failure::Because("the worker is not running".to_owned()));
+            return Err(WorkerFailure::Because("the worker is not running".to_owned()));
         };
-        worker.reply(patience, &*self.options.stop).map_err(|silence| {
+        worker.reply(timeout, &*self.options.stop).map_err(|no_reply| {
             self.worker = None;
-            silence.into()
+            no_reply.into()
         })
     }
 
@@ -203,7 +204,7 @@ impl<'a> WorkerModel<'a> {
         &mut self,
         question: &Question<'_>,
         queue: &mut Queue,
-    ) -> Result<(usize, Answer), Failure> {
+    ) -> Result<(usize, Answer), WorkerFailure> {
         self.ensure_worker()?;
         let Question { instruction, pictures } = *question;
         while let Some(index) = queue.next(self.together) {
@@ -216,19 +217,19 @@ impl<'a> WorkerModel<'a> {
                 Err(error) => return Ok((index, Err(error.to_string()))),
             }
         }
-        let (id, answer) = match self.reply(self.options.patience.caption)? {
-            Reply::Text { id, text, ended } => (id, Ok(Said { text, has_ended: ended })),
+        let (id, answer) = match self.reply(self.options.timeouts.caption)? {
+            Reply::Text { id, text, ended } => (id, Ok(GeneratedText { text, has_ended: ended })),
             Reply::Failed { id, reason } => (id, Err(reason)),
             other => {
                 self.worker = None;
-                return Err(Failure::Because(nonsense(&other)));
+                return Err(WorkerFailure::Because(nonsense(&other)));
             }
         };
         if let Some(index) = queue.asked.remove(&id) {
             return Ok((index, answer));
         }
         self.worker = None;
-        Err(Failure::Because(format!(
+        Err(WorkerFailure::Because(format!(
             "the worker answers for region {id}, which was not asked for"
         )))
     }
@@ -247,20 +248,20 @@ fn nonsense(reply: &Reply) -> String {
 }
 
 impl VisionModel for WorkerModel<'_> {
-    fn subject(&self, instruction: &str) -> Subject {
+    fn key_prefix(&self, instruction: &str) -> KeyPrefix {
         let WorkerOptions { engine, fingerprint, load, .. } = &self.options;
-        let mut subject = Subject::new(engine);
+        let mut prefix = KeyPrefix::new(engine);
         for part in [fingerprint, instruction, &load.max_new_tokens.to_string()] {
-            subject.add(part);
+            prefix.add(part);
         }
-        subject
+        prefix
     }
 
     fn ask(
         &mut self,
         question: &Question<'_>,
         wanted: &[usize],
-        news: &mut dyn FnMut(News),
+        on_event: &mut dyn FnMut(VisionEvent),
     ) -> Result<(), CaptionError> {
         if wanted.is_empty() {
             return Ok(());
@@ -279,17 +280,17 @@ impl VisionModel for WorkerModel<'_> {
                     if answer.is_ok() {
                         deaths = 0;
                     }
-                    news(News::Answer(index, answer));
+                    on_event(VisionEvent::Answer(index, answer));
                     done += 1;
                 }
-                Err(Failure::Stopped) => return Err(CaptionError::Interrupted),
-                Err(Failure::Because(reason)) => {
+                Err(WorkerFailure::Stopped) => return Err(CaptionError::Interrupted),
+                Err(WorkerFailure::Because(reason)) => {
                     deaths += 1;
                     if queue.asked.len() > 1 {
                         self.one_after_the_other(&reason);
                     }
                     if let Some(index) = queue.culprit() {
-                        news(News::Answer(index, Err(reason.clone())));
+                        on_event(VisionEvent::Answer(index, Err(reason.clone())));
                         done += 1;
                     }
                     if deaths == MAX_DEATHS {
@@ -298,13 +299,13 @@ impl VisionModel for WorkerModel<'_> {
                              ({reason})"
                         ));
                         for index in queue.drain() {
-                            news(News::Answer(index, Err(reason.clone())));
+                            on_event(VisionEvent::Answer(index, Err(reason.clone())));
                         }
                         done = wanted.len();
                     }
                 }
             }
-            news(News::Done(done));
+            on_event(VisionEvent::Done(done));
         }
         Ok(())
     }

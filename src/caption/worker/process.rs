@@ -8,15 +8,15 @@ use std::time::{Duration, Instant};
 
 use super::protocol::{self, Reply, Request};
 
-/// How long the wait for a reply goes on before it is asked whether to stop.
-const PAUSE: Duration = Duration::from_millis(50);
+/// Interval at which `stop` is polled while waiting for a reply.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// So much of a line that the worker complains with is passed on.
+/// Longest part, in characters, of a worker's error line that is passed on.
 const LONGEST_REASON: usize = 300;
 
-/// Why there is no reply.
+/// Reason for a missing reply.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Silence {
+pub(super) enum NoReply {
     /// The process has ended, or says what nobody understands, or nothing for too long. In one line.
     Dead(String),
     /// The user wants no more captions.
@@ -75,43 +75,43 @@ impl Worker {
         }
     }
 
-    /// The next reply, awaited for `patience` at most, unless `stop` says so before.
+    /// The next reply, awaited for `timeout` at most, unless `stop` says so before.
     pub(super) fn reply(
         &mut self,
-        patience: Duration,
+        timeout: Duration,
         stop: &dyn Fn() -> bool,
-    ) -> Result<Reply, Silence> {
+    ) -> Result<Reply, NoReply> {
         let begin = Instant::now();
         loop {
             if stop() {
-                return Err(Silence::Stopped);
+                return Err(NoReply::Stopped);
             }
-            match self.replies.recv_timeout(PAUSE) {
+            match self.replies.recv_timeout(POLL_INTERVAL) {
                 Ok(Ok(Some(reply))) => return Ok(reply),
                 Ok(Err(error)) => {
-                    return Err(Silence::Dead(format!("the worker talks nonsense: {error}")));
+                    return Err(NoReply::Dead(format!("the worker talks nonsense: {error}")));
                 }
                 Ok(Ok(None)) | Err(RecvTimeoutError::Disconnected) => {
-                    return Err(Silence::Dead(self.epitaph()));
+                    return Err(NoReply::Dead(self.epitaph()));
                 }
-                Err(RecvTimeoutError::Timeout) if begin.elapsed() >= patience => {
-                    let seconds = patience.as_secs_f32();
-                    return Err(Silence::Dead(format!("no answer for {seconds} seconds")));
+                Err(RecvTimeoutError::Timeout) if begin.elapsed() >= timeout => {
+                    let seconds = timeout.as_secs_f32();
+                    return Err(NoReply::Dead(format!("no answer for {seconds} seconds")));
                 }
                 Err(RecvTimeoutError::Timeout) => {}
             }
         }
     }
 
-    /// How the process ended, and the last that it complained about.
+    /// Exit status of the process and its last line on standard error.
     fn epitaph(&mut self) -> String {
         self.requests = None;
         // It closed its standard output: it is ending, or else no use any more.
-        let patience = Instant::now() + Duration::from_secs(2);
+        let deadline = Instant::now() + Duration::from_secs(2);
         let status = loop {
             match self.child.try_wait() {
                 Ok(Some(status)) => break status.to_string(),
-                Ok(None) if Instant::now() < patience => thread::sleep(Duration::from_millis(10)),
+                Ok(None) if Instant::now() < deadline => thread::sleep(Duration::from_millis(10)),
                 Ok(None) | Err(_) => {
                     let _ = self.child.kill();
                     break "it closed its output".to_owned();

@@ -1,4 +1,4 @@
-//! How the program and its captioning worker talk: requests on the worker's standard input, replies on its
+//! Protocol between the program and its captioning worker: requests on the worker's standard input, replies on its
 //! standard output.
 //!
 //! A request is one line of JSON, and behind [`Request::Describe`] the pixels as they are. A reply is one line
@@ -8,7 +8,7 @@ use std::io::{self, BufRead, Read, Write};
 
 use serde::{Deserialize, Serialize};
 
-/// In front of every reply.
+/// Prefix of every reply.
 const MARK: &str = "@cupscale ";
 
 /// The longest line that is read; a caption is far shorter.
@@ -17,7 +17,7 @@ const LONGEST_LINE: u64 = 1 << 20;
 /// The largest side of a picture that is read.
 const LARGEST_SIDE: usize = 1 << 14;
 
-/// What the worker is to do.
+/// Request to the worker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
@@ -27,7 +27,7 @@ pub enum Request {
     Describe {
         /// For the reply.
         id: u64,
-        /// What the model is asked.
+        /// Instruction to the model.
         instruction: String,
         /// Columns; at least 1.
         width: usize,
@@ -36,7 +36,7 @@ pub enum Request {
     },
 }
 
-/// How a model is loaded.
+/// Model and load options.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Load {
@@ -44,15 +44,15 @@ pub struct Load {
     pub folder: String,
     /// Type of quantized weights, by the name that users give it; as they are without.
     pub quantize: Option<String>,
-    /// Whether to compute on the CPU even where there is a GPU.
+    /// Forces the CPU even where there is a GPU.
     pub cpu: bool,
     /// Length of a caption in tokens, at most; at least 1.
     pub max_new_tokens: usize,
-    /// Whether to try pictures together; else they go one after the other.
+    /// Tries several pictures at once; otherwise they are captioned one after the other.
     pub try_together: bool,
 }
 
-/// What the worker says.
+/// Reply of the worker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
@@ -61,9 +61,9 @@ pub enum Reply {
     TryingTogether,
     /// Pictures may come.
     Ready {
-        /// Whether several may be asked for before the first is answered.
+        /// `true` if several requests may be sent before the first is answered.
         together: bool,
-        /// What the user should know.
+        /// Note for the user.
         note: Option<String>,
     },
     /// The model cannot be used.
@@ -72,16 +72,16 @@ pub enum Reply {
     Text {
         /// The request's.
         id: u64,
-        /// What the model said.
+        /// Text of the caption.
         text: String,
-        /// Whether it came to its end; else it was broken off.
+        /// `true` if the model ended the text itself; otherwise it was cut off.
         ended: bool,
     },
     /// A picture without a text.
     Failed {
         /// The request's.
         id: u64,
-        /// Why.
+        /// Cause of the failure.
         reason: String,
     },
 }

@@ -1,4 +1,4 @@
-//! What is read and what is written.
+//! Options for input and output files.
 
 use std::{
     ffi::OsString,
@@ -18,7 +18,7 @@ pub struct FilesArgs {
     /// The same as INPUT
     #[arg(short = 'i', long = "input", value_name = "INPUT")]
     input_option: Option<OsString>,
-    /// Where to write, for a folder a folder; `-` writes standard output [default: INPUT with _4x before its
+    /// Output file, or output folder for a folder; `-` writes standard output [default: INPUT with _4x before its
     /// extension]
     #[arg(short, long, value_name = "OUTPUT")]
     output: Option<OsString>,
@@ -42,7 +42,7 @@ impl FilesArgs {
         })
     }
 
-    /// Where to write, and in which format. `source` is the input's own format, `suffix` stands before the
+    /// Output and its format. `source` is the input's own format, `suffix` stands before the
     /// extension of a name that is made from the input's.
     pub fn output(
         &self,
@@ -95,7 +95,7 @@ impl FilesArgs {
     /// The folder for the outputs of the pictures in `folder`.
     ///
     /// # Errors
-    /// What cannot be meant: one file or a stream for many pictures, or the input folder itself.
+    /// A combination that makes no sense: one file or a stream for many pictures, or the input folder itself.
     pub fn output_folder(&self, folder: &Path, suffix: &str) -> Result<PathBuf, CliError> {
         let refuse = |reason: String| Err(CliError::Usage(reason));
         let output = match self.output.as_deref().map(Output::parse) {
@@ -129,7 +129,7 @@ impl FilesArgs {
         Ok(output)
     }
 
-    /// Where a verb that writes no picture should write.
+    /// Output of a verb that writes no picture.
     ///
     /// # Errors
     /// A name that a picture would have.

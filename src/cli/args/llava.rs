@@ -25,7 +25,7 @@ pub const LLAVA_ONLY: [&str; 9] = [
     "no_caption_cache",
 ];
 
-/// What runs the model.
+/// Engines that run the captioning model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum CaptionEngineArg {
     /// This program itself
@@ -37,7 +37,7 @@ pub enum CaptionEngineArg {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Captions by LLaVA (--captioner llava)")]
 pub struct LlavaArgs {
-    /// What runs the model
+    /// Engine that runs the model
     #[arg(long, value_enum, default_value_t = CaptionEngineArg::Builtin)]
     pub caption_engine: CaptionEngineArg,
     /// A LLaVA model that `models list` shows, a folder of transformers, a .gguf file with the decoder
@@ -81,12 +81,12 @@ impl LlavaArgs {
         .find_map(|(option, given)| given.then_some(option))
     }
 
-    /// Where captions are kept, if they are.
+    /// Folder of the caption cache; `None` if captions are not kept.
     pub fn cache_folder(&self) -> Option<PathBuf> {
         if self.no_caption_cache { None } else { CaptionCache::default_folder() }
     }
 
-    /// How the model is asked.
+    /// Settings of the LLaVA captioner.
     pub fn settings(&self) -> LlavaSettings {
         let temperature = self.caption_temperature.filter(|temperature| *temperature > 0.0);
         LlavaSettings {

@@ -7,16 +7,16 @@ mod machine;
 mod model;
 mod models;
 mod repaint;
+mod sampler;
 mod size;
 mod work;
 
-use std::{ffi::OsString, sync::LazyLock};
+use std::ffi::OsString;
 
 use clap::{
     ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
     error::ErrorKind, parser::ValueSource,
 };
-use cupscale::sampler::SamplerKind;
 
 use crate::cli::progress::{ProgressMode, Show};
 use machine::MachineArgs;
@@ -24,7 +24,7 @@ use repaint::RepaintArgs;
 use size::SizeArgs;
 use work::WorkArgs;
 
-pub use content::ContentArgs;
+pub use content::{CaptionerArg, ContentArgs};
 pub use files::FilesArgs;
 pub use llava::{CaptionEngineArg, LlavaArgs};
 pub use model::ModelArgs;
@@ -45,7 +45,7 @@ Examples:
 
 Exit codes: 0 done, 1 an input failed, 2 wrong usage, 3 everything was skipped, 130 interrupted.";
 
-/// What was typed.
+/// The parsed command line.
 #[derive(Debug, Parser)]
 #[command(name = "cupscale-fast", version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
 #[command(
@@ -145,7 +145,7 @@ pub struct JobArgs {
     /// Print what would run and stop
     #[arg(long)]
     pub dry_run: bool,
-    /// How progress is shown, on stderr
+    /// Form of the progress on stderr
     #[arg(long, value_enum, default_value_t = ProgressMode::Auto)]
     progress: ProgressMode,
     /// Errors only
@@ -154,23 +154,16 @@ pub struct JobArgs {
 }
 
 impl JobArgs {
-    /// How progress is shown.
+    /// Form of the progress display.
     pub fn show(&self) -> Show {
         Show { mode: self.progress, quiet: self.quiet }
     }
 }
 
-/// The samplers, as a help text lists them.
-fn sampler_choice() -> &'static str {
-    static NAMES: LazyLock<String> =
-        LazyLock::new(|| SamplerKind::ALL.map(SamplerKind::name).join("|"));
-    &NAMES
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::values::Lora;
+    use crate::cli::values::LoraArg;
     use cupscale::{
         pipeline::Defaults,
         sampler::{Ddim, Tcd},
@@ -249,7 +242,7 @@ mod tests {
             ("a:1:2", "a:1", 2.0),
             ("a:", "a:", 1.0),
         ] {
-            let expected = Lora { path: path.into(), scale };
+            let expected = LoraArg { path: path.into(), scale };
             assert_eq!(parse(&format!("x in.png --lora {text}")).model.lora, [expected], "{text}");
         }
         let args = parse("x in.png --lora a --lora b:2");

@@ -5,7 +5,7 @@ use std::{ffi::OsString, path::PathBuf};
 use clap::{Args, builder::TypedValueParser as _};
 use cupscale::weights::QuantType;
 
-use crate::cli::values::{self, Lora};
+use crate::cli::values::{self, LoraArg};
 
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Model")]
@@ -27,5 +27,5 @@ pub struct ModelArgs {
     /// may be given several times
     #[arg(long, value_name = "NAME|FILE[:SCALE]",
           value_parser = clap::builder::OsStringValueParser::new().try_map(values::lora))]
-    pub lora: Vec<Lora>,
+    pub lora: Vec<LoraArg>,
 }

@@ -11,13 +11,13 @@ use cupscale::{
     weights::QuantType,
 };
 
-use super::sampler_choice;
+use super::sampler::sampler_choice;
 use crate::cli::{
     progress::{ProgressMode, Show},
-    values::{self, Lora},
+    values::{self, LoraArg},
 };
 
-/// What was typed after `models`.
+/// Arguments of `models`.
 #[derive(Args, Debug)]
 pub struct ModelsArgs {
     #[command(subcommand)]
@@ -42,7 +42,7 @@ pub enum ModelsVerb {
 
 #[derive(Args, Debug)]
 pub struct WatchArgs {
-    /// How progress is shown, on stderr
+    /// Form of the progress on stderr
     #[arg(long, value_enum, default_value_t = ProgressMode::Auto)]
     pub progress: ProgressMode,
     /// Errors only
@@ -58,21 +58,21 @@ impl WatchArgs {
 
 #[derive(Args, Debug)]
 pub struct ListArgs {
-    /// As JSON, for programs
+    /// Print JSON, for programs
     #[arg(long)]
     pub json: bool,
 }
 
 #[derive(Args, Debug)]
 pub struct AddArgs {
-    /// What to call the model
+    /// Name of the model
     pub name: String,
     /// A folder in diffusers layout, a .safetensors or a .gguf file; or a LLaVA model
     pub path: PathBuf,
     /// A LoRA to merge: a file, or an installed LoRA's name; may be given several times
     #[arg(long, value_name = "FILE[:SCALE]",
           value_parser = OsStringValueParser::new().try_map(values::lora))]
-    pub lora: Vec<Lora>,
+    pub lora: Vec<LoraArg>,
     /// A UNet in place of the model's own: a file or a folder
     #[arg(long, value_name = "PATH")]
     pub unet: Option<PathBuf>,
@@ -85,7 +85,7 @@ pub struct AddArgs {
     /// The sampler it is made for
     #[arg(long, value_name = sampler_choice())]
     pub sampler: Option<SamplerKind>,
-    /// How its timesteps are spread
+    /// Spacing of its timesteps
     #[arg(long, value_name = "leading|trailing|linspace")]
     pub timestep_spacing: Option<TimestepSpacing>,
     /// The timesteps themselves, in place of a spread
@@ -134,7 +134,7 @@ pub struct PullArgs {
 
 #[derive(Args, Debug)]
 pub struct VerifyArgs {
-    /// Which models [default: all that are installed]
+    /// Models to check [default: all that are installed]
     #[arg(value_name = "NAME")]
     pub names: Vec<String>,
     #[command(flatten)]
@@ -162,8 +162,8 @@ pub struct QuantizeArgs {
     /// A LoRA to merge first; may be given several times
     #[arg(long, value_name = "NAME|FILE[:SCALE]",
           value_parser = OsStringValueParser::new().try_map(values::lora))]
-    pub lora: Vec<Lora>,
-    /// How progress is shown, on stderr
+    pub lora: Vec<LoraArg>,
+    /// Form of the progress on stderr
     #[arg(long, value_enum, default_value_t = ProgressMode::Auto)]
     pub progress: ProgressMode,
 }

@@ -20,7 +20,7 @@ pub struct WorkArgs {
 }
 
 impl WorkArgs {
-    /// Where the job keeps what it has done, and what becomes of what is there.
+    /// Work folder of the job, and the policy for unfinished work in it.
     pub fn work(&self) -> Work {
         Work {
             folder: self.work_dir.clone(),

@@ -10,23 +10,23 @@ use std::{
 
 use cupscale::image::{Format, ImageError, format_of};
 
-/// As many bytes as tell what a file is.
+/// Bytes read from a file to recognise its format.
 const HEAD: u64 = 32;
 
 /// A picture, or what by its name should be one.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Found {
+pub struct FoundPicture {
     /// below the folder that was walked
     pub path: PathBuf,
     /// by its first bytes; by its name where they are no picture's (reading it will fail, and say why)
     pub format: Format,
 }
 
-/// What lies below a folder.
+/// Pictures and folders found below a folder.
 #[derive(Debug, Default)]
 pub struct Walk {
     /// in the order of their paths
-    pub pictures: Vec<Found>,
+    pub pictures: Vec<FoundPicture>,
     /// kinds of pictures and documents that are recognised but not read, with how many there are of each
     pub unsupported: Vec<(String, usize)>,
     /// folders that could not be read, each with the reason in one line
@@ -84,7 +84,9 @@ impl Walk {
         // What cannot be opened is told by its name alone.
         let _ = File::open(root.join(&path)).map(|file| file.take(HEAD).read_to_end(&mut head));
         match (format_of("", &head), Format::from_extension(&path)) {
-            (Ok(format), _) | (Err(_), Some(format)) => self.pictures.push(Found { path, format }),
+            (Ok(format), _) | (Err(_), Some(format)) => {
+                self.pictures.push(FoundPicture { path, format })
+            }
             (Err(ImageError::Unsupported { kind, .. }), None) => {
                 match self.unsupported.iter_mut().find(|(known, _)| *known == kind) {
                     Some((_, count)) => *count += 1,

@@ -11,7 +11,7 @@ use super::{
     say,
 };
 
-/// Where the current stage is.
+/// Progress of the current stage.
 pub struct Count {
     stage: Stage,
     done: usize,

@@ -28,11 +28,11 @@ pub enum ProgressMode {
     Bar,
     /// One JSON object a line
     Json,
-    /// Nothing
+    /// No progress
     None,
 }
 
-/// How much is shown, and how.
+/// Form and amount of the progress display.
 #[derive(Clone, Copy, Debug)]
 pub struct Show {
     pub mode: ProgressMode,
@@ -56,7 +56,7 @@ pub struct Reporter {
     /// The file of a folder whose job runs.
     file: Option<job::CurrentFile>,
     stage: Option<job::Count>,
-    transfer: Option<transfer::File>,
+    transfer: Option<transfer::CurrentTransfer>,
 }
 
 impl Reporter {
@@ -100,7 +100,7 @@ impl Reporter {
         }
     }
 
-    /// Whether the user has asked to stop.
+    /// `true` once the user has asked to stop.
     pub fn is_interrupted(&self) -> bool {
         self.interrupted.load(Ordering::SeqCst)
     }

@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{
     Display, Reporter,
-    event::{At, Bytes, Event, File as Named, Transfer},
+    event::{At, Event, Transfer, TransferBytes, TransferFile},
     say,
 };
 
@@ -20,7 +20,7 @@ const JSON_PAUSE: Duration = Duration::from_millis(250);
 const UNIT: &str = "bytes";
 
 /// The file at work.
-pub struct File {
+pub struct CurrentTransfer {
     work: Transfer,
     name: String,
     done: u64,
@@ -28,7 +28,7 @@ pub struct File {
     told: Instant,
 }
 
-impl File {
+impl CurrentTransfer {
     /// Percent done, in tens; 0 where the total is not known.
     fn percent(&self) -> u64 {
         self.total.map_or(0, |total| 10 * self.done / total.max(1) * 10)
@@ -37,7 +37,7 @@ impl File {
     fn tell(&self) {
         Event::Progress {
             stage: At::Model(self.work),
-            file: Some(Named { file: &self.name }),
+            file: Some(TransferFile { file: &self.name }),
             done: self.done,
             total: self.total,
             unit: Some(UNIT),
@@ -53,7 +53,7 @@ impl Reporter {
             Display::Bar(bar) => show(bar, work, name, done, total),
             Display::Json => Event::Stage {
                 stage: At::Model(work),
-                bytes: Some(Bytes { file: name, done }),
+                bytes: Some(TransferBytes { file: name, done }),
                 total,
                 unit: UNIT,
             }
@@ -61,10 +61,10 @@ impl Reporter {
             Display::Percent | Display::Nothing => {}
         }
         let name = name.to_owned();
-        self.transfer = Some(File { work, name, done, total, told: Instant::now() });
+        self.transfer = Some(CurrentTransfer { work, name, done, total, told: Instant::now() });
     }
 
-    /// So many more bytes are done.
+    /// Adds `bytes` to those already transferred.
     pub fn advance_bytes(&mut self, bytes: u64) {
         let Some(file) = &mut self.transfer else { return };
         let before = file.percent();

@@ -2,14 +2,14 @@
 
 use rayon::prelude::*;
 
-use super::Shape;
+use super::shape::SampleShape;
 use crate::image::colour::Colour;
 
 /// Rec. 709 luma weights; they sum to 1, so equal channels stay what they are.
 const LUMA: [f32; 3] = [0.2126, 0.7152, 0.0722];
 
 pub(super) struct Quantizer {
-    pub shape: Shape,
+    pub shape: SampleShape,
     pub colour: Colour,
     /// Composite over white and drop the alpha.
     pub flatten: bool,
@@ -81,7 +81,7 @@ mod tests {
 
     fn quantizer(grey: bool, alpha: bool, sixteen: bool) -> Quantizer {
         Quantizer {
-            shape: Shape { width: 1, height: 1, grey, alpha, sixteen },
+            shape: SampleShape { width: 1, height: 1, grey, alpha, sixteen },
             colour: Colour::Same,
             flatten: false,
             big_endian: true,
