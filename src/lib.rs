@@ -45,7 +45,7 @@ pub mod backend;
 pub mod canvas;
 pub mod caption;
 pub mod image;
-// Hidden: no interface to build on. It is public because tests/ and benches/ hold every part against its reference.
+// Hidden: not a stable interface. Public because tests/ and benches/ compare every part with its reference.
 #[doc(hidden)]
 pub mod model;
 pub mod pipeline;

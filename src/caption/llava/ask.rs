@@ -1,6 +1,5 @@
-//! Asking the model on a thread of its own, so that whoever waits can be called away at any time: to
-//! load seven billion weights, or to read four prompts on a CPU, takes minutes in which nothing asks
-//! whether to go on.
+//! Inference on a thread of its own, so that the caller can cancel at any time: loading seven billion weights, or
+//! prefilling four prompts on a CPU, takes minutes without a cancellation check.
 
 use std::ops::ControlFlow;
 use std::sync::{

@@ -1,4 +1,4 @@
-//! `--caption-engine mistralrs` as a captioner: the process is started with the device to itself.
+//! `--caption-engine mistralrs` as a captioner. Its process has the device to itself.
 
 use std::{
     error,
@@ -22,10 +22,10 @@ use crate::{
     weights::{QuantType, folder_fingerprint},
 };
 
-/// The name that users give the engine.
+/// Engine name shown to users.
 const ENGINE: &str = "mistralrs";
 
-/// A model of mistral.rs, in a process of its own.
+/// A model of mistral.rs in a separate process.
 #[derive(Debug)]
 pub struct MistralrsCaptioner {
     program: PathBuf,

@@ -86,7 +86,7 @@ impl JpegWriter {
         Ok(Self { rows: Some(sender), thread: Some(thread), sink, name })
     }
 
-    /// Waits for the encoder and says what became of it.
+    /// Waits for the encoder; returns its result.
     fn join(&mut self) -> Result<()> {
         self.rows = None;
         let Some(thread) = self.thread.take() else {
@@ -214,7 +214,7 @@ impl Write for Guarded {
     }
 }
 
-/// APP segments in their usual order: EXIF, XMP, profile. What does not fit is left out with a warning.
+/// APP segments in their usual order: EXIF, XMP, profile. Blocks that do not fit are left out with a warning.
 fn segments(options: &EncodeOptions, warnings: &mut Vec<Warning>) -> Vec<(u8, Vec<u8>)> {
     let mut segments = Vec::new();
     let blocks = [("EXIF", JPEG_EXIF, &options.exif), ("XMP", JPEG_XMP, &options.xmp)];
