@@ -145,7 +145,7 @@ impl Output {
     /// # Errors
     /// Those of [`check_writable`](Self::check_writable), or what the system says to the writing.
     pub fn write(&self, bytes: &[u8]) -> Result<()> {
-        let target = Target::open(self, None)?;
+        let target = OpenOutput::open(self, None)?;
         let mut sink = target.sink()?;
         sink.write_all(bytes)
             .and_then(|()| sink.finish())
@@ -165,14 +165,14 @@ impl Output {
         };
         match self {
             Self::Path(path) if is_special(path) => Ok(()),
-            _ => Target::open(self, None).map(drop),
+            _ => OpenOutput::open(self, None).map(drop),
         }
     }
 }
 
-/// An opened destination. Dropped without [`Target::commit`], it removes its temporary file.
+/// An opened destination. Dropped without [`OpenOutput::commit`], it removes its temporary file.
 #[derive(Debug)]
-pub(crate) enum Target {
+pub(crate) enum OpenOutput {
     Stdout,
     Writer(Stream),
     /// Emptied when it is opened, so that it never holds the pieces of two files.
@@ -190,7 +190,7 @@ pub(crate) enum Target {
     },
 }
 
-impl Target {
+impl OpenOutput {
     /// `partial` is the name of the temporary file, which replaces one that is there; without it the file
     /// gets a name of its own.
     pub(crate) fn open(output: &Output, partial: Option<&OsStr>) -> Result<Self> {

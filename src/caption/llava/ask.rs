@@ -10,7 +10,7 @@ use std::sync::{
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Load, NAME, engine, one_line};
+use super::{LoadFn, NAME, engine, one_line};
 use crate::caption::CaptionError;
 use crate::caption::key::GeneratedText;
 use crate::caption::vision::Answer;
@@ -24,7 +24,7 @@ const GRACE: Duration = Duration::from_millis(400);
 
 /// Pictures of one size, and the question about them.
 pub(super) struct BatchRequest {
-    pub load: Load,
+    pub load: LoadFn,
     pub instruction: String,
     pub rows: Vec<Row<'static>>,
     pub options: GenerateOptions,

@@ -29,7 +29,7 @@ use crate::weights::{Footprint, Lazy, LlavaFiles, WeightsError};
 const NAME: &str = "llava";
 
 /// Loads the model, or gives out the loaded one.
-pub type Load = Arc<dyn Fn() -> Result<Arc<Llava>, CaptionError> + Send + Sync>;
+pub type LoadFn = Arc<dyn Fn() -> Result<Arc<Llava>, CaptionError> + Send + Sync>;
 
 /// Default limit of texts that are decoded together; more gain nothing.
 pub const DEFAULT_ROWS: usize = 64;
@@ -165,7 +165,7 @@ impl Captioner for LlavaCaptioner {
         let mut options =
             LlavaOptions { generate: self.settings.generate(), ..LlavaOptions::default() };
         let load = self.load();
-        let mut load: Load = Arc::new(load);
+        let mut load: LoadFn = Arc::new(load);
         if let Some(batch) = job.batch {
             options.rows = batch.rows;
             options.generate.prefill_rows = Some(batch.prefill_rows);
@@ -188,7 +188,7 @@ pub struct LlavaModel {
     /// Identity of everything that determines its texts besides pictures, prompt and options.
     pub fingerprint: String,
     /// Loads the model, or returns the loaded one.
-    pub load: Load,
+    pub load: LoadFn,
 }
 
 impl LlavaModel {

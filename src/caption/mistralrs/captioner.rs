@@ -16,7 +16,7 @@ use crate::{
         cache::{Cached, CaptionCache},
         vision::VisionSession,
         wording::instruction,
-        worker::{Timeouts, WorkerModel, WorkerOptions, protocol::Load},
+        worker::{Timeouts, WorkerModel, WorkerOptions, protocol::LoadOptions},
     },
     model::llava::GenerateOptions,
     weights::{QuantType, folder_fingerprint},
@@ -87,7 +87,7 @@ impl Captioner for MistralrsCaptioner {
         &'a self,
         job: SessionContext<'a>,
     ) -> Result<Box<dyn CaptionSession + 'a>, CaptionError> {
-        let load = Load {
+        let load = LoadOptions {
             folder: folder_name(&self.folder).map_err(|error| refused(&error))?,
             quantize: self.quantize.map(|quant| quant.to_string()),
             cpu: self.device.is_cpu(),

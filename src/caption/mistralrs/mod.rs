@@ -25,7 +25,7 @@ pub use captioner::MistralrsCaptioner;
 pub use error::MistralrsError;
 use model::MistralrsModel;
 
-use super::worker::protocol::{Load, Reply, Request, read_request, write_reply};
+use super::worker::protocol::{LoadOptions, Reply, Request, read_request, write_reply};
 
 /// The hidden verb with which the program starts itself as a worker.
 pub const VERB: &str = "caption-worker";
@@ -133,7 +133,7 @@ fn work<W: Write + Send + 'static>(
 
 /// Loads a model and runs its self-check.
 async fn ready<W: Write>(
-    load: &Load,
+    load: &LoadOptions,
     output: &ReplyOutput<W>,
 ) -> Result<MistralrsModel, MistralrsError> {
     let model = MistralrsModel::load(load).await?;

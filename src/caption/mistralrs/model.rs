@@ -12,7 +12,7 @@ use mistralrs::{
 use super::MistralrsError;
 use super::folder::{self, Help};
 use super::llava::LlavaView;
-use crate::caption::worker::protocol::Load;
+use crate::caption::worker::protocol::LoadOptions;
 
 /// Tokens that the pictures of the self-check are described with.
 const CHECKED_TOKENS: usize = 16;
@@ -32,7 +32,7 @@ pub(super) struct MistralrsModel {
 
 impl MistralrsModel {
     /// Loads the model of `load`, from local files only.
-    pub(super) async fn load(load: &Load) -> Result<Self, MistralrsError> {
+    pub(super) async fn load(load: &LoadOptions) -> Result<Self, MistralrsError> {
         let folder = Path::new(&load.folder);
         let (view, shown) = match folder::check(folder)? {
             Help::None => (None, None),

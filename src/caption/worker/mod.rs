@@ -13,7 +13,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use self::process::{NoReply, Worker};
-use self::protocol::{Load, Reply, Request};
+use self::protocol::{LoadOptions, Reply, Request};
 use super::key::{GeneratedText, KeyPrefix};
 use super::vision::{Answer, Question, VisionEvent, VisionModel};
 use super::wording::Stop;
@@ -51,7 +51,7 @@ pub struct WorkerOptions<'a> {
     /// Command that starts a worker.
     pub start: Start,
     /// Model to load.
-    pub load: Load,
+    pub load: LoadOptions,
     /// Changes with the model.
     pub fingerprint: String,
     /// Reply timeouts.

@@ -22,7 +22,7 @@ const LARGEST_SIDE: usize = 1 << 14;
 #[serde(rename_all = "snake_case")]
 pub enum Request {
     /// Loads a model; the first request.
-    Load(Load),
+    Load(LoadOptions),
     /// A caption of a picture; its pixels follow, `height` × `width` × 3 bytes.
     Describe {
         /// Number of the request, repeated in the reply.
@@ -39,7 +39,7 @@ pub enum Request {
 /// Model and load options.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Load {
+pub struct LoadOptions {
     /// The model's folder.
     pub folder: String,
     /// Weight type to quantize to, by its option name; `None` keeps the weights as they are.
@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn requests_come_back_with_their_pixels() {
-        let load = Request::Load(Load {
+        let load = Request::Load(LoadOptions {
             folder: "models/a b".into(),
             quantize: Some("q8_0".into()),
             cpu: true,

@@ -16,7 +16,7 @@ use super::{format_writer::FormatWriter, options::EncodeOptions, shape::SampleSh
 use crate::image::error::{ImageError, Result, Warning};
 use crate::image::format::Format;
 use crate::image::metadata::{JPEG_EXIF, JPEG_XMP};
-use crate::image::{output::Target, sink::Sink};
+use crate::image::{output::OpenOutput, sink::Sink};
 
 /// Bands that may wait for the encoder.
 const QUEUE: usize = 2;
@@ -37,7 +37,7 @@ pub(super) struct JpegWriter {
 
 impl JpegWriter {
     pub(super) fn new(
-        target: &Target,
+        target: &OpenOutput,
         shape: SampleShape,
         options: &EncodeOptions,
         warnings: &mut Vec<Warning>,

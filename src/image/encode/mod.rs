@@ -22,7 +22,7 @@ use super::colour::{self, Colour};
 use super::error::{ImageError, Result, Warning};
 use super::format::Format;
 use super::metadata::{ifd, xmp};
-use super::output::{Output, Target};
+use super::output::{OpenOutput, Output};
 use format_writer::FormatWriter;
 use options::SOFTWARE;
 use samples::Quantizer;
@@ -153,7 +153,7 @@ impl Encoder {
             self.options.xmp = Some(packet);
         }
         let (shape, options) = (self.quantizer.shape, &self.options);
-        let target = Target::open(output, partial)?;
+        let target = OpenOutput::open(output, partial)?;
         let backend: Box<dyn FormatWriter> = match self.format {
             Format::Png => Box::new(png::PngWriter::new(&target, shape, options)?),
             Format::Jpeg => {
@@ -179,7 +179,7 @@ fn shape_error(what: &'static str, expected: usize, got: usize) -> ImageError {
 pub struct PictureWriter {
     // Declared before the target: an abandoned encoder must let go of the file before it is removed.
     backend: Option<Box<dyn FormatWriter>>,
-    target: Option<Target>,
+    target: Option<OpenOutput>,
     encoder: Encoder,
     rows_left: u32,
 }
