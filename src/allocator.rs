@@ -1,11 +1,10 @@
 //! Host memory for activations and weights: large blocks from a heap of their own.
 //!
-//! A job takes and frees blocks of many megabytes a thousand times. glibc either maps each anew, and the
-//! system clears all its pages, which takes a tenth of the time of a VAE; or it puts them among the small
-//! blocks of all threads, which stay behind in tcaches and split what the next large one would have fitted
-//! into: then the same job takes a seventh more memory in one run than in another. Here large blocks lie
-//! by themselves, at the lowest address where they fit, and keep their pages until [`give_back_pages`], which
-//! the library calls between stages once [`install`] has told it to.
+//! A job allocates and frees blocks of many megabytes a thousand times. glibc either maps each block anew, so that
+//! the kernel zeroes its pages (a tenth of a VAE's run time), or places it among the small blocks of all threads,
+//! which stay in tcaches and fragment the heap: the same job then takes up to a seventh more memory in one run than
+//! in another. Here large blocks have a heap of their own. Allocation is first fit by address, and free pages stay
+//! mapped until [`give_back_pages`], which the library calls between stages after [`install`].
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -62,8 +61,8 @@ fn is_large(layout: Layout) -> bool {
     layout.size() >= LARGE && layout.align() <= GRAIN
 }
 
-// SAFETY: blocks of the heap do not overlap, and begin at multiples of a cache line; a block goes back to
-// where it came from, which its address tells.
+// SAFETY: blocks of the heap do not overlap and are aligned to a cache line; the address of a block decides which
+// allocator frees it.
 unsafe impl GlobalAlloc for Allocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if is_large(layout)
@@ -81,7 +80,7 @@ unsafe impl GlobalAlloc for Allocator {
             // SAFETY: the caller's promise.
             return unsafe { System.alloc_zeroed(layout) };
         };
-        // SAFETY: a block of so many bytes, which is nobody else's. What was never used is zero.
+        // SAFETY: the block has at least this many bytes and no other owner. Memory past `used` is still zero.
         unsafe { block.write_bytes(0, used.min(layout.size())) };
         block.as_ptr()
     }
@@ -93,7 +92,7 @@ unsafe impl GlobalAlloc for Allocator {
                 return heap.give(block, taken(layout.size()));
             }
         }
-        // SAFETY: the caller's promise, and it came from there.
+        // SAFETY: the caller's promise; the block was allocated by `System`.
         unsafe { System.dealloc(block, layout) }
     }
 
@@ -117,7 +116,7 @@ unsafe impl GlobalAlloc for Allocator {
                 moved
             }
         } else {
-            // SAFETY: the caller's promise, and it came from there.
+            // SAFETY: the caller's promise; the block was allocated by `System`.
             unsafe { System.realloc(block, layout, size) }
         }
     }
@@ -131,7 +130,7 @@ struct Range {
 }
 
 struct Heap {
-    /// The first address; null before the first block, or if no addresses could be set aside.
+    /// First address of the reservation; null before the first block, or if it was refused.
     base: *mut u8,
     addresses: usize,
     refused: bool,

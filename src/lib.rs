@@ -39,7 +39,7 @@
 //! Without its default features the library leaves out what only the program needs (`cli`) and the model of 21 MiB
 //! inside it (`embedded-model`). Tensors and devices are [`candle`]'s.
 //!
-//! Each module is one room, named after what it holds; data flows from `pipeline` down.
+//! Data flows from `pipeline` down to the other modules.
 
 pub mod backend;
 pub mod canvas;

@@ -237,7 +237,7 @@ impl PictureWriter {
         self.encoder.row_bytes()
     }
 
-    /// Completes the picture and puts it in its place.
+    /// Completes the picture and moves it to its final place.
     ///
     /// # Errors
     /// [`ImageError::Shape`] when rows are missing; otherwise writing failed. Nothing is left behind then.
