@@ -123,8 +123,8 @@ impl Encoder {
     }
 
     /// The samples of some rows as the file will hold them: `rgb` is `[n, width, 3]` and `alpha`, exactly when
-    /// [`EncodeOptions::alpha`] is set, `[n, width]`. Values are those of [`Picture::rgb`](super::Picture::rgb), clamped
-    /// to [0, 1] and rounded to the nearest sample.
+    /// [`EncodeOptions::alpha`] is set, `[n, width]`. Values are those of [`Picture::rgb`](super::Picture::rgb),
+    /// clamped to [0, 1] and rounded to the nearest sample.
     ///
     /// # Errors
     /// [`ImageError::Shape`] when rows are not whole or come without their alpha.
