@@ -11,7 +11,7 @@ use std::{
 
 use candle_core::{DType, Device, Result, Shape, Tensor};
 
-use super::{MatmulPrecision, Placement, Weight, WeightStorage, WeightUse};
+use super::{MatmulPrecision, Weight, WeightStorage, WeightUse, Working};
 
 /// Where weights come from.
 pub trait ParamSource: Send + Sync {
@@ -40,25 +40,6 @@ pub trait ParamSource: Send + Sync {
         let storage = WeightStorage::choose(weight_use, shape, None, working)?;
         let weight = self.get(name, shape, storage.numbers(), &working.device)?;
         Weight::new(&weight, weight_use, storage)
-    }
-}
-
-/// In what a model computes.
-#[derive(Clone, Debug)]
-pub struct Working {
-    /// of the activations
-    pub dtype: DType,
-    /// where they lie
-    pub device: Device,
-    /// of the CPU's kernels
-    pub precision: MatmulPrecision,
-}
-
-impl Working {
-    /// Whether the CPU's kernels compute.
-    #[must_use]
-    pub fn has_kernels(&self) -> bool {
-        Placement::from(&self.device).has_kernels(self.dtype)
     }
 }
 

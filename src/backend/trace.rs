@@ -3,9 +3,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use candle_core::{DType, Device, Shape};
-
-use super::Activation;
+use candle_core::{DType, Device};
 
 /// On which kind of device a traced pass would run. None has to be there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +36,7 @@ impl From<&Device> for Placement {
 
 /// A trace: the bytes of all values that are alive, and the most that ever were.
 ///
-/// Clones count together. Values are claimed by [`Activation`]s, which stop counting when their last
+/// Clones count together. Values are claimed by [`Activation`](super::Activation)s, which stop counting when their last
 /// clone or view is dropped; so a function that takes and gives activations is traced by calling it.
 #[derive(Clone, Debug)]
 pub struct Trace {
@@ -66,17 +64,6 @@ impl Trace {
     #[must_use]
     pub fn placement(&self) -> Placement {
         self.placement
-    }
-
-    /// A new value of this shape, which counts until its last clone or view is dropped.
-    #[must_use]
-    pub fn activation(&self, shape: impl Into<Shape>, dtype: DType) -> Activation {
-        Activation::traced(self, shape.into(), dtype)
-    }
-
-    /// A value that is held and counted elsewhere, such as a weight.
-    pub(super) fn held_elsewhere(&self, shape: impl Into<Shape>, dtype: DType) -> Activation {
-        Activation::within(self.hold(0), shape.into(), dtype)
     }
 
     /// `bytes` that count as long as the claim is kept.

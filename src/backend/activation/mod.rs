@@ -62,15 +62,28 @@ impl AsRef<Activation> for Activation {
     }
 }
 
+impl Trace {
+    /// A new value of this shape, which counts until its last clone or view is dropped.
+    #[must_use]
+    pub fn activation(&self, shape: impl Into<Shape>, dtype: DType) -> Activation {
+        Activation::traced(self, shape.into(), dtype)
+    }
+
+    /// A value that is held and counted elsewhere, such as a weight.
+    pub(in crate::backend) fn held_elsewhere(&self, shape: impl Into<Shape>, dtype: DType) -> Activation {
+        Activation::within(self.hold(0), shape.into(), dtype)
+    }
+}
+
 impl Activation {
     /// A new value in `trace`.
-    pub(super) fn traced(trace: &Trace, shape: Shape, dtype: DType) -> Self {
+    fn traced(trace: &Trace, shape: Shape, dtype: DType) -> Self {
         let claim = trace.hold(shape.elem_count() * dtype.size_in_bytes());
         Self::within(claim, shape, dtype)
     }
 
     /// A value whose bytes are claimed already.
-    pub(super) fn within(claim: Claim, shape: Shape, dtype: DType) -> Self {
+    fn within(claim: Claim, shape: Shape, dtype: DType) -> Self {
         let layout = Layout::contiguous(shape);
         Self(Form::Traced(Box::new(Traced { layout, dtype, claim: Arc::new(claim) })))
     }

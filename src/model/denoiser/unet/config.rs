@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value};
 
-use super::UNetError;
+use super::error::UNetError;
 
 /// More than any UNet of the family has, and little enough to allocate.
 const MAX_LEVELS: usize = 8;
