@@ -1,5 +1,5 @@
-//! Where the work runs: the choice of device, the operations that every model is made of, and how a
-//! model gets its weights.
+//! Compute backend: the choice of device, the operations that every model is made of, and the loading
+//! of a model's weights.
 
 mod activation;
 mod blocks;

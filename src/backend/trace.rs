@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{DType, Device};
 
-/// On which kind of device a traced pass would run. None has to be there.
+/// Kind of device that a traced pass would run on. The machine need not have it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Placement {
     /// The host: with kernels of our own where values are f32.
@@ -17,7 +17,7 @@ pub enum Placement {
 }
 
 impl Placement {
-    /// Whether kernels of our own compute with values of this type: the one place that says so.
+    /// `true` if kernels of our own compute with values of this type; decided here alone.
     #[must_use]
     pub fn has_kernels(self, dtype: DType) -> bool {
         self == Self::Cpu && dtype == DType::F32
@@ -60,7 +60,7 @@ impl Trace {
         Self { placement: placement.into(), counts: Arc::default() }
     }
 
-    /// Where the traced pass would run.
+    /// Kind of device that the traced pass would run on.
     #[must_use]
     pub fn placement(&self) -> Placement {
         self.placement

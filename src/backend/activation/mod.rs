@@ -33,7 +33,7 @@ struct Traced {
 }
 
 impl Traced {
-    /// What has just been allocated in the same trace.
+    /// New activation in the same trace.
     fn allocate(&self, shape: impl Into<Shape>, dtype: DType) -> Activation {
         Activation::traced(self.claim.trace(), shape.into(), dtype)
     }
@@ -88,8 +88,8 @@ impl Activation {
         Self(Form::Traced(Box::new(Traced { layout, dtype, claim: Arc::new(claim) })))
     }
 
-    /// What `make` makes, or, within a trace, what is of the shape and the type that it would have: for
-    /// values that a model does not compute from others, such as a table of angles.
+    /// Result of `make`, or, within a trace, an activation of the shape and the type that it would have:
+    /// for values that a model does not compute from others, such as a table of angles.
     ///
     /// # Errors
     /// Those of `make`.
@@ -127,7 +127,7 @@ impl Activation {
         }
     }
 
-    /// Whether this is a shape within a trace.
+    /// `true` for a shape within a trace.
     #[must_use]
     pub fn is_traced(&self) -> bool {
         matches!(self.0, Form::Traced(_))

@@ -119,7 +119,7 @@ impl Denoiser {
         }
     }
 
-    /// How many bytes its weights take, in memory or mapped.
+    /// Bytes of its weights, in memory or mapped.
     #[must_use]
     pub fn weight_bytes(&self) -> usize {
         match self {

@@ -53,7 +53,7 @@ impl TextTokenizer {
         }
     }
 
-    /// What of `text` [`encode`](Self::encode) cuts off; `None` if it fits.
+    /// Truncation of `text` by [`encode`](Self::encode); `None` if it fits.
     ///
     /// # Errors
     /// Those of the tokenizer's regular expressions.

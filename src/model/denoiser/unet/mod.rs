@@ -123,7 +123,7 @@ impl UNet2DConditionModel {
         &self.config
     }
 
-    /// How many bytes its weights take, in memory or mapped.
+    /// Bytes of its weights, in memory or mapped.
     #[must_use]
     pub fn weight_bytes(&self) -> usize {
         self.weight_bytes
