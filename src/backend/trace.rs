@@ -1,4 +1,4 @@
-//! Memory traces: a model's forward pass without values, run to learn what it would take of memory. A
+//! Memory traces: a model's forward pass without values, run to measure the memory that it would take. A
 //! plan has to know that before anything is loaded, and code that runs both ways cannot forget a value.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -41,7 +41,7 @@ pub enum PredictionType {
 pub enum TimestepSpacing {
     /// From the first timestep upwards: the last one is never used.
     Leading,
-    /// From the last timestep downwards: what few-step models are trained for.
+    /// From the last timestep downwards, as few-step models are trained.
     Trailing,
     /// Both ends included.
     Linspace,
@@ -81,7 +81,7 @@ pub enum FinalSigmas {
 
 /// A scheduler's settings.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(from = "Written")]
+#[serde(from = "RawSchedulerConfig")]
 pub struct SchedulerConfig {
     /// diffusers' class, such as `DDIMScheduler`.
     pub class_name: String,
@@ -99,7 +99,7 @@ pub struct SchedulerConfig {
     pub prediction_type: PredictionType,
     /// The spread of timesteps.
     pub timestep_spacing: TimestepSpacing,
-    /// Added to every timestep of leading spacing.
+    /// Offset added to every timestep of leading spacing.
     pub steps_offset: usize,
     /// `true` if the last step leads to the clean latent, `false` if to the level of timestep 0.
     pub set_alpha_to_one: bool,
@@ -129,7 +129,7 @@ pub struct SchedulerConfig {
     pub algorithm_type: Option<String>,
     /// The rule of its second order.
     pub solver_type: Option<String>,
-    /// Its order.
+    /// Order of the solver.
     pub solver_order: Option<usize>,
     /// First order in the last step where there are few steps.
     pub lower_order_final: Option<bool>,
@@ -145,7 +145,7 @@ pub struct SchedulerConfig {
 
 /// The file as it is.
 #[derive(Deserialize)]
-struct Written {
+struct RawSchedulerConfig {
     #[serde(rename = "_class_name")]
     class_name: String,
     num_train_timesteps: Option<usize>,
@@ -178,8 +178,8 @@ struct Written {
     timestep_type: Option<String>,
 }
 
-impl From<Written> for SchedulerConfig {
-    fn from(written: Written) -> Self {
+impl From<RawSchedulerConfig> for SchedulerConfig {
+    fn from(written: RawSchedulerConfig) -> Self {
         let class = written.class_name.as_str();
         // The arguments of each class's `__init__` in diffusers 0.42 (`src/diffusers/schedulers`).
         let (beta_start, beta_end) = match class {
@@ -260,7 +260,7 @@ impl SchedulerConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sampler::{Choice, SamplerKind};
+    use crate::sampler::{SamplerChoice, SamplerKind};
 
     #[test]
     fn the_stock_config_of_sdxl_is_read_and_leads_to_euler() {
@@ -271,7 +271,7 @@ mod tests {
             "timestep_spacing": "leading", "trained_betas": null, "use_karras_sigmas": false}"#;
         let config = SchedulerConfig::from_json(text).unwrap();
         assert_eq!((config.beta_schedule, config.steps_offset), (BetaSchedule::ScaledLinear, 1));
-        let Choice { kind, note } = config.sampler().unwrap();
+        let SamplerChoice { kind, note } = config.sampler().unwrap();
         assert_eq!((kind, note), (SamplerKind::Euler, None));
         assert!(kind.build(&config, None).is_ok());
     }

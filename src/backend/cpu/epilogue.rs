@@ -10,7 +10,7 @@ use super::with_values;
 pub(in crate::backend) struct Epilogue<'a, T: ?Sized> {
     /// `[columns]`, or `[samples, columns]`
     pub bias: Option<&'a T>,
-    /// of the output's shape: a residual connection
+    /// residual connection, of the output's shape
     pub other: Option<&'a T>,
 }
 

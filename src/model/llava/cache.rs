@@ -10,7 +10,7 @@ use crate::backend::{Activation, Trace};
 /// The cache of a batch.
 #[derive(Clone, Debug)]
 pub(super) struct KvCache {
-    /// of each layer keys and values, `[rows, capacity, key width]`
+    /// keys and values of each layer, `[rows, capacity, key width]`
     layers: Vec<[Activation; 2]>,
     rows: usize,
     capacity: usize,

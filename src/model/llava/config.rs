@@ -65,12 +65,12 @@ pub struct DecoderConfig {
     pub rms_norm_eps: f64,
     pub rope_theta: f64,
     pub rope_scaling: RopeScaling,
-    /// whether the two numbers that are rotated together are neighbours (llama.cpp's files), not half
+    /// `true` if the two numbers that are rotated together are neighbours (llama.cpp's files), not half
     /// a head apart
     pub rope_interleaved: bool,
     /// keys that a token sees, itself included
     pub sliding_window: Option<usize>,
-    /// whether the output projection is the embeddings' table
+    /// `true` if the output projection is the embeddings' table
     pub tie_word_embeddings: bool,
     /// tokens that end a text
     pub end_tokens: Vec<u32>,
@@ -93,7 +93,7 @@ pub enum RopeScaling {
 }
 
 #[derive(Deserialize)]
-struct Raw {
+struct RawLlavaConfig {
     model_type: String,
     text_config: Option<Value>,
     #[serde(default)]
@@ -157,7 +157,7 @@ impl LlavaConfig {
     /// # Errors
     /// A field of the wrong type, or a value that this program does not support.
     pub fn from_json(config: &Value, generation: &Value) -> Result<Self, LlavaError> {
-        let raw: Raw = parse(config)?;
+        let raw: RawLlavaConfig = parse(config)?;
         let is_next = match raw.model_type.as_str() {
             "llava" => false,
             "llava_next" => true,

@@ -25,7 +25,7 @@ pub struct Prompt {
 }
 
 impl LlavaTokenizer {
-    /// From the contents of `tokenizer.json`.
+    /// Builds it from the contents of `tokenizer.json`.
     ///
     /// # Errors
     /// A file that is malformed.
@@ -34,7 +34,7 @@ impl LlavaTokenizer {
         Ok(Self::new(tokenizer))
     }
 
-    /// From a tokenizer that was put together otherwise.
+    /// Wraps a tokenizer that was built elsewhere.
     pub(crate) fn new(mut tokenizer: Tokenizer) -> Self {
         // A file may ask for both; a prompt has neither one length nor a limit here.
         tokenizer.with_padding(None);

@@ -41,7 +41,7 @@ pub(in crate::backend) struct Place {
     pub y: *mut f32,
     /// columns of the panel that exist
     pub width: usize,
-    /// from one row to the next
+    /// stride between rows
     pub stride: usize,
     /// `width` numbers for all rows, or null
     pub bias: *const f32,

@@ -18,7 +18,7 @@ pub enum UNetError {
 
 impl UNetError {
     /// The same as an error of a denoiser that `file` describes.
-    pub(super) fn of_file(self, file: String) -> DenoiserError {
+    pub(in crate::model::denoiser) fn of_file(self, file: String) -> DenoiserError {
         match self {
             Self::Weights(source) => DenoiserError::Weights { file, source },
             Self::Json(_) | Self::Invalid { .. } | Self::Unsupported { .. } => {

@@ -13,7 +13,7 @@ use candle_core::DType;
 use serde_json::Value;
 
 use super::{
-    Conditioning, DenoiserError, DenoiserShape, MicroConditioning, Prior, prior::Cursor,
+    Conditioning, DenoiserError, DenoiserShape, MicroConditioning, Prior, prior::PriorCursor,
 };
 use crate::backend::ops::{Conv2d, GroupNorm};
 use crate::backend::{Activation, MatmulPrecision, Params};
@@ -22,7 +22,7 @@ use blocks::{DownBlock, MidBlock, UpBlock};
 pub use config::{
     LevelConfig, MidConfig, TextTimeConfig, TimeConfig, TransformerConfig, UNetConfig,
 };
-use embedding::Embedding;
+use embedding::UNetEmbedding;
 pub use error::UNetError;
 
 /// The class in diffusers' configurations.
@@ -37,7 +37,7 @@ const MICRO_NUMBERS: usize = 6;
 pub struct UNet2DConditionModel {
     config: UNetConfig,
     conv_in: Conv2d,
-    embedding: Embedding,
+    embedding: UNetEmbedding,
     down_blocks: Vec<DownBlock>,
     mid_block: Option<MidBlock>,
     up_blocks: Vec<UpBlock>,
@@ -69,11 +69,11 @@ impl UNet2DConditionModel {
         };
         let bytes_before = vb.bytes_kept();
         let (kernel, first) = (config.conv_in_kernel, finest.channels);
-        // What everything goes through once takes no time, and its errors would be everywhere.
+        // The first and the last layers take little time, but their rounding would affect every pixel.
         let exact = vb.with_precision(MatmulPrecision::F32);
         let conv_in =
             Conv2d::load(config.in_channels, first, kernel, 1, kernel / 2, &exact.pp("conv_in"))?;
-        let embedding = Embedding::load(&config.time, config.added.as_ref(), &exact)?;
+        let embedding = UNetEmbedding::load(&config.time, config.added.as_ref(), &exact)?;
 
         let mut skips = vec![first];
         let mut channels = first;
@@ -204,7 +204,7 @@ impl UNet2DConditionModel {
                 self.config.in_channels
             );
         }
-        let mut cursor = Cursor::new(prior);
+        let mut cursor = PriorCursor::new(prior);
         let emb = self.embedding.forward(
             timestep,
             batch,

@@ -37,7 +37,7 @@ const ROW_LINES: usize = ROW / Line::WORDS;
 #[derive(Clone, Copy)]
 struct Panels {
     kernel: &'static Kernel,
-    /// of a head
+    /// width of a head
     width: usize,
     /// keys and values, up to the last that any query sees
     count: usize,
@@ -74,12 +74,12 @@ impl Panels {
         self.words().div_ceil(DEPTH)
     }
 
-    /// Lines of a row of what is mixed.
+    /// Lines of a row of mixed values.
     fn mixed_lines(self) -> usize {
         self.width.div_ceil(Line::WORDS)
     }
 
-    /// Lines that a block of queries needs: themselves, their scores, and what is mixed.
+    /// Lines that a block of queries needs: the queries, their scores, and the mixed values.
     fn scratch(self) -> usize {
         QUERIES * ((self.depths() + 1) * ROW_LINES + self.mixed_lines())
     }
@@ -160,7 +160,7 @@ pub(super) fn attention(
             let (index, first) = (task / blocks, task % blocks * QUERIES);
             let (offset, head) = (index / heads, index % heads);
             let start = ((sample + offset) * queries + first) * stride + head * width;
-            let block = Block {
+            let block = QueryBlock {
                 q: &q[start..],
                 stride,
                 rows: QUERIES.min(queries - first),
@@ -187,7 +187,7 @@ pub(super) fn attention(
     }
 }
 
-/// Memory that several threads fill, each its own places.
+/// Memory that several threads fill, each in places of its own.
 struct Pointer<T>(*mut T);
 
 // SAFETY: it only computes addresses; whoever uses one promises that no two threads meet there.
@@ -203,7 +203,7 @@ impl<T> Pointer<T> {
 }
 
 /// A block of queries of one head, whose first number is the first of `q`.
-struct Block<'a> {
+struct QueryBlock<'a> {
     q: &'a [f32],
     stride: usize,
     rows: usize,
@@ -286,13 +286,13 @@ fn copy_words<E: Element>(row: &[f32], from: usize, count: usize, line: &mut [Li
 /// rows, and nobody else may use them.
 unsafe fn attend<E: Element>(
     panels: Panels,
-    block: &Block,
+    block: &QueryBlock,
     laid: *const Line,
     scratch: &mut [Line],
     y: *mut f32,
 ) {
     let Panels { kernel, width, .. } = panels;
-    let &Block { q, stride, rows, seen } = block;
+    let &QueryBlock { q, stride, rows, seen } = block;
     let (words, depths) = (panels.words(), panels.depths());
     let scale = (width as f64).powf(-0.5) as f32;
     let (queries, rest) = scratch.split_at_mut(QUERIES * depths * ROW_LINES);

@@ -20,13 +20,13 @@ use crate::backend::{
     },
 };
 
-/// With fewer queries than this, to lay out keys and values would take longer than the rest.
+/// Least number of queries for which packing keys and values pays off.
 const FLASH_QUERIES: usize = 8;
 /// Partial results of a row.
 const LANES: usize = 16;
 
 vectorized! {
-    /// Scores become `exp(score − largest)`; returns their sum.
+    /// Turns scores into `exp(score − largest)` and returns their sum.
     fn exponentials(scores: &mut [f32]) -> f32 {
         let mut largest = [f32::NEG_INFINITY; LANES];
         let lanes = scores.chunks_exact(LANES);
