@@ -244,9 +244,9 @@ impl SchedulerConfig {
         Ok(serde_json::from_str(text)?)
     }
 
-    /// `true` if the model was trained on the noise of betas, at timesteps that index them. Models of EDM, flow matching
-    /// and the like were not; their schedulers show it by their class, by the σ of flow matching, or by passing log σ to
-    /// the model.
+    /// `true` if the model was trained on the noise of betas, at timesteps that index them. Models of EDM, flow
+    /// matching and the like were not; their schedulers show it by their class, by the σ of flow matching, or by
+    /// passing log σ to the model.
     pub(super) fn has_betas(&self) -> bool {
         const OTHERS: [&str; 6] =
             ["EDM", "FlowMatch", "CosineDPM", "CMStochastic", "ScoreSde", "SCM"];

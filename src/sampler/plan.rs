@@ -14,7 +14,8 @@ use super::{
 pub enum Timesteps {
     /// Number of steps, at the sampler's own timesteps.
     Count(usize),
-    /// Explicit timesteps, highest first. A model distilled at a single timestep needs them: Hyper-SDXL's one-step model 800.
+    /// Explicit timesteps, highest first. A model distilled at a single timestep needs them: Hyper-SDXL's one-step
+    /// model 800.
     List(Vec<usize>),
 }
 

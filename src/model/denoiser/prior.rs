@@ -24,7 +24,7 @@ pub enum Prior<'a> {
     },
 }
 
-/// A [`Prior`] and how far the call has come.
+/// A [`Prior`] and the position of the call among its layers.
 pub(super) struct PriorCursor<'a> {
     prior: Prior<'a>,
     visited: usize,

@@ -70,7 +70,7 @@ impl LanguageDecoder {
         self.embedding.forward(tokens, trace)
     }
 
-    /// Several tokens of each sequence, `[B, N, D]`, behind `past` others → the states of all of
+    /// Prefill: several tokens of each sequence, `[B, N, D]`, behind `past` others → the states of all of
     /// them, `[B, N, D]`, before the last norm.
     pub(super) fn prefill(
         &self,
@@ -97,7 +97,7 @@ impl LanguageDecoder {
         Ok(x)
     }
 
-    /// The next token of each sequence, `[B, D]`, behind `past` others → its state, `[B, D]`.
+    /// Decoding step: the next token of each sequence, `[B, D]`, behind `past` others → its state, `[B, D]`.
     pub(super) fn step(&self, x: &Activation, cache: &KvCache, past: usize) -> Result<Activation> {
         let rows = x.dim(0)?;
         let rotation = self.rotation(past, 1, x.trace())?;

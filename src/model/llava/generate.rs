@@ -16,7 +16,7 @@ use crate::backend::{Activation, Trace};
 /// Options of text generation.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GenerateOptions {
-    /// A text ends here if it has not ended before; at least 1.
+    /// Maximum number of new tokens; at least 1.
     pub max_new_tokens: usize,
     /// Sampling of tokens; `None` for the most likely one (greedy).
     pub sampling: Option<TokenSampling>,
@@ -36,11 +36,11 @@ impl Default for GenerateOptions {
     }
 }
 
-/// Choice by chance. What a row draws follows from the seed, the row's own number and the token's
+/// Random sampling of tokens. A row's draws follow from the seed, the row's own number and the token's
 /// place alone, never from the batch that the row is in.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TokenSampling {
-    /// Scores are divided by it; above 0.
+    /// Divisor of the scores; above 0.
     pub temperature: f64,
     /// Nucleus sampling: the most likely tokens that together reach this probability; 0.0..=1.0.
     pub top_p: f64,
@@ -242,7 +242,7 @@ fn most_likely(scores: &[f32]) -> u32 {
     best as u32
 }
 
-/// A token by chance, which lies in 0.0..1.0: likely tokens first, each as wide as it is likely
+/// Samples a token by `chance` in 0.0..1.0: likely tokens first, each as wide as it is likely
 /// (transformers' `TemperatureLogitsWarper` and `TopPLogitsWarper`).
 fn sample(scores: &[f32], sampling: TokenSampling, chance: f64) -> u32 {
     let mut order: Vec<u32> = (0..scores.len() as u32).collect();
@@ -272,7 +272,7 @@ fn sample(scores: &[f32], sampling: TokenSampling, chance: f64) -> u32 {
     order.first().copied().unwrap_or(0)
 }
 
-/// A number in 0.0..1.0 that follows from its three arguments (the finalizer of SplitMix64, Steele et
+/// Hash of its three arguments to a number in 0.0..1.0 (the finalizer of SplitMix64, Steele et
 /// al., OOPSLA 2014, over each in turn).
 fn chance(seed: u64, row: u64, token: u64) -> f64 {
     let mut state = 0;

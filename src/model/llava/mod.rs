@@ -35,7 +35,7 @@ pub use trace::TraceBatch;
 /// Tiles that the vision tower sees at once: enough to fill a CPU, and little memory.
 const TILES_AT_ONCE: usize = 8;
 
-/// A model, ready to be asked.
+/// A loaded model.
 #[derive(Clone, Debug)]
 pub struct Llava {
     vision: VisionTower,
@@ -186,7 +186,7 @@ impl Llava {
         Ok(Activation::cat(&features, 0)?)
     }
 
-    /// Values in host memory, `x`, where the model computes.
+    /// Copies values in host memory, `x`, to the model's device.
     fn on_device(&self, x: &Activation, trace: Option<&Trace>) -> Result<Activation, LlavaError> {
         match trace {
             Some(trace) if trace.placement() != Placement::Cpu => {

@@ -111,7 +111,7 @@ impl Default for RawPreprocessor {
     }
 }
 
-/// Pillow's number for it.
+/// Pillow's number of the filter.
 const BICUBIC: u32 = 3;
 
 /// Preprocessor of pictures for the vision tower.

@@ -18,9 +18,9 @@ pub struct LlavaTokenizer {
 /// A prompt in tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prompt {
-    /// before the picture
+    /// tokens before the picture
     pub before: Vec<u32>,
-    /// behind it
+    /// tokens after it
     pub after: Vec<u32>,
 }
 
@@ -59,7 +59,7 @@ impl LlavaTokenizer {
         }
     }
 
-    /// A text without what would be taken for a special token: it comes from people and files.
+    /// A text without special tokens: it comes from users and files.
     pub(super) fn plain(&self, text: &str) -> String {
         let mut text = text.to_owned();
         // What remains when one is taken out may be another.
@@ -97,7 +97,7 @@ impl LlavaTokenizer {
         self.tokenizer.get_vocab_size(true)
     }
 
-    /// The largest number of a token that a text can have; the picture's is not among them, for it is
+    /// The largest token id that a text can have; the picture's is not among them, for it is
     /// never looked up.
     pub(super) fn largest_id(&self) -> u32 {
         let vocabulary = self.tokenizer.get_vocab(true).into_iter();

@@ -7,7 +7,7 @@ use super::{
     clip::{self, ClipTokenizer},
 };
 
-/// Classes that say nothing of a tokenizer's kind: transformers' wrappers of a `tokenizer.json`.
+/// Classes that do not tell a tokenizer's kind: transformers' wrappers of a `tokenizer.json`.
 const WRAPPERS: [&str; 3] = ["PreTrainedTokenizer", "PreTrainedTokenizerFast", "TokenizersBackend"];
 
 /// Text → token ids of one fixed length, by a tokenizer of any kind.

@@ -247,7 +247,7 @@ impl<'a> HeaderReader<'a> {
         })
     }
 
-    /// Moves behind the values of an array.
+    /// Skips the values of an array.
     fn pass_over(&mut self, kind: u32, count: u64, depth: u32) -> Result<(), String> {
         let size = match kind {
             0 | 1 | 7 => 1,

@@ -45,7 +45,8 @@ impl GroupNorm {
         Ok(GroupMoments { means: values(means)?, variances: values(variances)? })
     }
 
-    /// Normalizes as [`forward`](Self::forward), with `moments` in place of the input's own; then SiLU if `then_silu`.
+    /// Normalizes as [`forward`](Self::forward), with `moments` in place of the input's own; then SiLU if
+    /// `then_silu`.
     ///
     /// # Errors
     /// Another channel count, moments of another number of groups, or those of the backend.

@@ -1,5 +1,5 @@
-//! The vector that a UNet knows beside the picture and the tokens: the timestep, and for SDXL the pooled text
-//! embedding and the micro-conditioning numbers, all summed into one vector per sample.
+//! The embedding vector of a UNet, beside the picture and the tokens: the timestep, and for SDXL the
+//! pooled text embedding and the micro-conditioning numbers, all summed into one vector per sample.
 
 use candle_core::{D, DType, Device, Result, Tensor};
 

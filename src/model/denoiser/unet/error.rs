@@ -17,8 +17,8 @@ pub enum UNetError {
 }
 
 impl UNetError {
-    /// The same as an error of a denoiser that `file` describes.
-    pub(in crate::model::denoiser) fn of_file(self, file: String) -> DenoiserError {
+    /// Converts it to an error of the denoiser that `file` describes.
+    pub(crate) fn of_file(self, file: String) -> DenoiserError {
         match self {
             Self::Weights(source) => DenoiserError::Weights { file, source },
             Self::Json(_) | Self::Invalid { .. } | Self::Unsupported { .. } => {

@@ -137,7 +137,7 @@ impl UNet2DConditionModel {
             .map_err(|reason| DenoiserError::Unsuited(format!("the UNet {reason}")))
     }
 
-    /// Refuses text encoders that do not make what it takes.
+    /// Refuses text encoders whose outputs are not of the widths that the denoiser takes.
     pub(super) fn check_text(&self, text: &TextConditioner) -> Result<(), DenoiserError> {
         let config = &self.config;
         let (width, pooled) = text.widths();

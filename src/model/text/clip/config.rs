@@ -16,9 +16,9 @@ pub enum HiddenAct {
 /// Position in a sequence that the pooled state is taken from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PoolAt {
-    /// At the first token with this id.
+    /// The first token with this id.
     Token(u32),
-    /// At the first token with the largest id: configs from before transformers 4.31 say
+    /// The first token with the largest id: configs from before transformers 4.31 say
     /// `eos_token_id = 2`, which no tokenizer of theirs ever produced.
     LargestId,
 }
