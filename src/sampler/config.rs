@@ -34,14 +34,14 @@ pub enum PredictionType {
     Sample,
 }
 
-/// How inference timesteps are spread over the training timesteps ("Common Diffusion Noise Schedules and Sample
+/// Spacing of inference timesteps over the training timesteps ("Common Diffusion Noise Schedules and Sample
 /// Steps are Flawed", table 2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TimestepSpacing {
     /// From the first timestep upwards: the last one is never used.
     Leading,
-    /// From the last timestep downwards: what few-step models are trained for.
+    /// From the last timestep downwards, as few-step models are trained.
     Trailing,
     /// Both ends included.
     Linspace,
@@ -81,7 +81,7 @@ pub enum FinalSigmas {
 
 /// A scheduler's settings.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(from = "Written")]
+#[serde(from = "RawSchedulerConfig")]
 pub struct SchedulerConfig {
     /// diffusers' class, such as `DDIMScheduler`.
     pub class_name: String,
@@ -95,25 +95,25 @@ pub struct SchedulerConfig {
     pub beta_schedule: BetaSchedule,
     /// All betas one by one, in place of the three above.
     pub trained_betas: Option<Vec<f32>>,
-    /// What the model predicts.
+    /// Target of the model's prediction.
     pub prediction_type: PredictionType,
     /// The spread of timesteps.
     pub timestep_spacing: TimestepSpacing,
-    /// Added to every timestep of leading spacing.
+    /// Offset added to every timestep of leading spacing.
     pub steps_offset: usize,
-    /// Whether the last step leads to the clean latent, or else to the level of timestep 0.
+    /// `true` if the last step leads to the clean latent, `false` if to the level of timestep 0.
     pub set_alpha_to_one: bool,
-    /// Whether x̂0 is clipped: for models of pixels, not of latents.
+    /// Clipping of x̂0: for models of pixels, not of latents.
     pub clip_sample: bool,
-    /// Whether x̂0 is clipped by its quantiles: likewise.
+    /// Clipping of x̂0 by its quantiles: likewise.
     pub thresholding: bool,
-    /// Whether the schedule is stretched so that its last timestep is pure noise.
+    /// Rescaling of the schedule so that its last timestep is pure noise.
     pub rescale_betas_zero_snr: bool,
     /// Number of evenly spread timesteps at which a consistency model was distilled (TCD, LCM).
     pub original_inference_steps: usize,
     /// Factor of the timestep in LCM's boundary condition.
     pub timestep_scaling: f64,
-    /// Where Euler and DPM-Solver end.
+    /// Noise level at which Euler and DPM-Solver end.
     pub final_sigmas_type: FinalSigmas,
     /// Noise levels that are not the training's (the solvers in σ), as far as the file says anything.
     pub use_karras_sigmas: Option<bool>,
@@ -129,21 +129,23 @@ pub struct SchedulerConfig {
     pub algorithm_type: Option<String>,
     /// The rule of its second order.
     pub solver_type: Option<String>,
-    /// Its order.
+    /// Order of the solver.
     pub solver_order: Option<usize>,
-    /// Whether its last step is of first order where there are few.
+    /// First order in the last step where there are few steps.
     pub lower_order_final: Option<bool>,
-    /// Whether its last step is of first order in any case.
+    /// First order in the last step in any case.
     pub euler_at_final: Option<bool>,
-    /// How Euler finds σ between two timesteps.
+    /// The variance that the model predicts beside ε, if it does.
+    pub variance_type: Option<String>,
+    /// Interpolation of σ between two timesteps (Euler).
     pub interpolation_type: Option<String>,
-    /// Whether Euler tells the denoiser the timestep or log σ.
+    /// Value that Euler passes to the denoiser: the timestep or log σ.
     pub timestep_type: Option<String>,
 }
 
 /// The file as it is.
 #[derive(Deserialize)]
-struct Written {
+struct RawSchedulerConfig {
     #[serde(rename = "_class_name")]
     class_name: String,
     num_train_timesteps: Option<usize>,
@@ -171,12 +173,13 @@ struct Written {
     solver_order: Option<usize>,
     lower_order_final: Option<bool>,
     euler_at_final: Option<bool>,
+    variance_type: Option<String>,
     interpolation_type: Option<String>,
     timestep_type: Option<String>,
 }
 
-impl From<Written> for SchedulerConfig {
-    fn from(written: Written) -> Self {
+impl From<RawSchedulerConfig> for SchedulerConfig {
+    fn from(written: RawSchedulerConfig) -> Self {
         let class = written.class_name.as_str();
         // The arguments of each class's `__init__` in diffusers 0.42 (`src/diffusers/schedulers`).
         let (beta_start, beta_end) = match class {
@@ -224,6 +227,7 @@ impl From<Written> for SchedulerConfig {
             solver_order: written.solver_order,
             lower_order_final: written.lower_order_final,
             euler_at_final: written.euler_at_final,
+            variance_type: written.variance_type,
             interpolation_type: written.interpolation_type,
             timestep_type: written.timestep_type,
             class_name: written.class_name,
@@ -240,9 +244,9 @@ impl SchedulerConfig {
         Ok(serde_json::from_str(text)?)
     }
 
-    /// Whether the model was trained on noise that betas make, at timesteps that count them. Those of EDM, of flow
-    /// matching and their kin were not, and their schedulers say so by their class, by σ that are flow matching's, or by
-    /// telling the model log σ.
+    /// `true` if the model was trained on the noise of betas, at timesteps that index them. Models of EDM, flow
+    /// matching and the like were not; their schedulers show it by their class, by the σ of flow matching, or by
+    /// passing log σ to the model.
     pub(super) fn has_betas(&self) -> bool {
         const OTHERS: [&str; 6] =
             ["EDM", "FlowMatch", "CosineDPM", "CMStochastic", "ScoreSde", "SCM"];
@@ -256,7 +260,7 @@ impl SchedulerConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sampler::{Choice, SamplerKind};
+    use crate::sampler::{SamplerChoice, SamplerKind};
 
     #[test]
     fn the_stock_config_of_sdxl_is_read_and_leads_to_euler() {
@@ -267,7 +271,7 @@ mod tests {
             "timestep_spacing": "leading", "trained_betas": null, "use_karras_sigmas": false}"#;
         let config = SchedulerConfig::from_json(text).unwrap();
         assert_eq!((config.beta_schedule, config.steps_offset), (BetaSchedule::ScaledLinear, 1));
-        let Choice { kind, note } = config.sampler().unwrap();
+        let SamplerChoice { kind, note } = config.sampler().unwrap();
         assert_eq!((kind, note), (SamplerKind::Euler, None));
         assert!(kind.build(&config, None).is_ok());
     }

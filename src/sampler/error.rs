@@ -1,4 +1,4 @@
-//! What can be wrong with a schedule or a sampler, in one line each.
+//! Errors of schedules and samplers, in one line each.
 
 /// Errors of schedules and samplers.
 #[derive(Debug, thiserror::Error)]
@@ -34,13 +34,13 @@ pub enum SamplerError {
     UnsupportedSetting {
         /// The setting, as the config writes it.
         setting: &'static str,
-        /// Why, or what to do.
+        /// Reason, or remedy.
         reason: &'static str,
     },
     /// Numbers that do not make a noise schedule.
     #[error("the betas of the scheduler config make no schedule: {reason}")]
     Betas {
-        /// What is wrong with them.
+        /// Reason why they are refused.
         reason: String,
     },
     /// A number of steps that the schedule cannot have.
@@ -56,7 +56,7 @@ pub enum SamplerError {
     RunCount {
         /// The number to run.
         run: usize,
-        /// Those of the whole schedule.
+        /// Number of steps of the whole schedule.
         steps: usize,
     },
     /// A list of timesteps that does not lead from noise to picture.
@@ -99,14 +99,14 @@ pub enum SamplerError {
         /// The timestep.
         t: f64,
     },
-    /// Two slices that should match do not.
+    /// Two slices of different lengths that should match.
     #[error("{what} holds {actual} values where {expected} are needed")]
     Length {
-        /// Which slice.
+        /// Name of the slice.
         what: &'static str,
-        /// Values needed.
+        /// Number of values needed.
         expected: usize,
-        /// Values given.
+        /// Number of values given.
         actual: usize,
     },
     /// A stochastic step without its noise.
@@ -115,15 +115,15 @@ pub enum SamplerError {
     /// A step of several predictions without the values that earlier steps kept, or without room for its own.
     #[error("this step needs {needed} canvases of history, and {given} were given")]
     HistoryMissing {
-        /// Canvases that it reads or writes.
+        /// Number of canvases that it reads or writes.
         needed: usize,
-        /// Those that it was given.
+        /// Number of canvases that it was given.
         given: usize,
     },
 }
 
 impl SamplerError {
-    /// Whether what was asked for is wrong in itself, and not the model's config or the computation.
+    /// `true` if the request itself is wrong, and not the model's config or the computation.
     #[must_use]
     pub fn is_wrong_choice(&self) -> bool {
         matches!(

@@ -54,7 +54,7 @@ impl Schedule {
         self
     }
 
-    /// How timesteps are spread.
+    /// Spacing of timesteps.
     #[must_use]
     pub fn spacing(&self) -> TimestepSpacing {
         self.spacing
@@ -65,7 +65,7 @@ impl Schedule {
         self.abar.len()
     }
 
-    /// What the model predicts.
+    /// Target of the model's prediction.
     pub fn prediction(&self) -> PredictionType {
         self.prediction
     }
@@ -178,7 +178,7 @@ impl Schedule {
         Ok(())
     }
 
-    /// Turns what the model put out at timestep `t` into the noise prediction ε, in place; `z` is the latent it
+    /// Turns the model's output at timestep `t` into the noise prediction ε, in place; `z` is the latent it
     /// looked at. All of this is linear and all regions share `z`, so it may be done on the fused canvas.
     ///
     /// # Errors

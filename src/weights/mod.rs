@@ -8,6 +8,7 @@
 //! `families` knows what differs between kinds of denoisers; `form` is the interface to every form.
 
 mod clip_vocabulary;
+mod contents;
 mod diffusers;
 #[cfg(feature = "embedded-model")]
 mod embedded;
@@ -35,8 +36,8 @@ mod source;
 mod tensors;
 mod weights_file;
 
+pub use contents::FileContents;
 pub use error::WeightsError;
-pub use families::FileContents;
 #[cfg(feature = "mistralrs")]
 pub(crate) use fingerprint::folder_fingerprint;
 pub use gguf::Summary;

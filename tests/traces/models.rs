@@ -5,7 +5,7 @@ use cupscale::{
     backend::Activation,
     model::{
         denoiser::{Denoiser, MicroConditioning, Prior},
-        llava::{Batch, GenerateOptions, Llava, Picture, Row},
+        llava::{GenerateOptions, Llava, LlavaPicture, Row, TraceBatch},
         text::{TextConditioning, TextEncoder},
         vae::{Norms, Vae},
     },
@@ -120,7 +120,7 @@ fn a_generation_takes_what_its_trace_says() {
         let model = files.load(&Device::Cpu, dtype).unwrap();
         // One row, a prefill larger than all decoding, and many rows of which each prefill is small.
         for (rows, prefill_rows) in [(1, 1), (4, 4), (12, 1)] {
-            let batch = Batch { rows, prefill_rows, size: (48, 40), new_tokens: 6 };
+            let batch = TraceBatch { rows, prefill_rows, size: (48, 40), new_tokens: 6 };
             compare(&format!("llava {dtype:?}, {rows} by {prefill_rows}"), |_, trace| {
                 let prompt = model.prompt("What is in it?").unwrap();
                 match trace {
@@ -133,11 +133,11 @@ fn a_generation_takes_what_its_trace_says() {
 }
 
 /// Texts for as many pictures as the batch says.
-fn generate(model: &Llava, batch: Batch) {
+fn generate(model: &Llava, batch: TraceBatch) {
     let prompt = model.prompt("What is in it?").unwrap();
     let (width, height) = batch.size;
     let rgb: Vec<u8> = (0..width * height * 3).map(|index| (index % 251) as u8).collect();
-    let picture = Picture::new(width, height, rgb).unwrap();
+    let picture = LlavaPicture::new(width, height, rgb).unwrap();
     let rows: Vec<_> =
         (0..batch.rows as u64).map(|number| Row { picture: picture.clone(), number }).collect();
     let options = GenerateOptions {

@@ -1,4 +1,4 @@
-//! Activations: what flows through a model, either values on a device or, within a memory trace, their
+//! Activations of a model: either values on a device or, within a memory trace, their
 //! shape alone. Models and operations take and give them, so that one forward pass both computes and
 //! tells what it needs.
 
@@ -16,43 +16,43 @@ use super::trace::{Claim, Trace};
 /// Its methods are candle's, with candle's names, shapes and errors; a traced one does all but compute.
 /// A clone or a view shares the memory of what it is of.
 #[derive(Clone, Debug)]
-pub struct Activation(Content);
+pub struct Activation(ActivationForm);
 
 #[derive(Clone, Debug)]
-enum Content {
+enum ActivationForm {
     Values(Tensor),
-    Traced(Box<Traced>),
+    Traced(Box<TracedTensor>),
 }
 
 /// A tensor without storage.
 #[derive(Clone, Debug)]
-struct Traced {
+struct TracedTensor {
     layout: Layout,
     dtype: DType,
     claim: Arc<Claim>,
 }
 
-impl Traced {
-    /// What has just been allocated in the same trace.
+impl TracedTensor {
+    /// New activation in the same trace.
     fn allocate(&self, shape: impl Into<Shape>, dtype: DType) -> Activation {
         Activation::traced(self.claim.trace(), shape.into(), dtype)
     }
 
     /// The same memory, seen otherwise.
     fn view(&self, layout: Layout) -> Activation {
-        Activation(Content::Traced(Box::new(Self { layout, ..self.clone() })))
+        Activation(ActivationForm::Traced(Box::new(Self { layout, ..self.clone() })))
     }
 }
 
 impl From<Tensor> for Activation {
     fn from(tensor: Tensor) -> Self {
-        Self(Content::Values(tensor))
+        Self(ActivationForm::Values(tensor))
     }
 }
 
 impl From<&Tensor> for Activation {
     fn from(tensor: &Tensor) -> Self {
-        Self(Content::Values(tensor.clone()))
+        Self(ActivationForm::Values(tensor.clone()))
     }
 }
 
@@ -62,21 +62,42 @@ impl AsRef<Activation> for Activation {
     }
 }
 
+impl Trace {
+    /// A new value of this shape, which counts until its last clone or view is dropped.
+    #[must_use]
+    pub fn activation(&self, shape: impl Into<Shape>, dtype: DType) -> Activation {
+        Activation::traced(self, shape.into(), dtype)
+    }
+
+    /// A value that is held and counted elsewhere, such as a weight.
+    pub(in crate::backend) fn held_elsewhere(
+        &self,
+        shape: impl Into<Shape>,
+        dtype: DType,
+    ) -> Activation {
+        Activation::within(self.hold(0), shape.into(), dtype)
+    }
+}
+
 impl Activation {
     /// A new value in `trace`.
-    pub(super) fn traced(trace: &Trace, shape: Shape, dtype: DType) -> Self {
+    fn traced(trace: &Trace, shape: Shape, dtype: DType) -> Self {
         let claim = trace.hold(shape.elem_count() * dtype.size_in_bytes());
         Self::within(claim, shape, dtype)
     }
 
     /// A value whose bytes are claimed already.
-    pub(super) fn within(claim: Claim, shape: Shape, dtype: DType) -> Self {
+    fn within(claim: Claim, shape: Shape, dtype: DType) -> Self {
         let layout = Layout::contiguous(shape);
-        Self(Content::Traced(Box::new(Traced { layout, dtype, claim: Arc::new(claim) })))
+        Self(ActivationForm::Traced(Box::new(TracedTensor {
+            layout,
+            dtype,
+            claim: Arc::new(claim),
+        })))
     }
 
-    /// What `make` makes, or, within a trace, what is of the shape and the type that it would have: for
-    /// values that a model does not compute from others, such as a table of angles.
+    /// Result of `make`, or, within a trace, an activation of the shape and the type that it would have:
+    /// for values that a model does not compute from others, such as a table of angles.
     ///
     /// # Errors
     /// Those of `make`.
@@ -98,8 +119,8 @@ impl Activation {
     /// A trace, which has none.
     pub fn tensor(&self) -> Result<&Tensor> {
         match &self.0 {
-            Content::Values(tensor) => Ok(tensor),
-            Content::Traced(_) => candle_core::bail!("a memory trace has no values"),
+            ActivationForm::Values(tensor) => Ok(tensor),
+            ActivationForm::Traced(_) => candle_core::bail!("a memory trace has no values"),
         }
     }
 
@@ -109,30 +130,30 @@ impl Activation {
     /// A trace, which has none.
     pub fn into_tensor(self) -> Result<Tensor> {
         match self.0 {
-            Content::Values(tensor) => Ok(tensor),
-            Content::Traced(_) => candle_core::bail!("a memory trace has no values"),
+            ActivationForm::Values(tensor) => Ok(tensor),
+            ActivationForm::Traced(_) => candle_core::bail!("a memory trace has no values"),
         }
     }
 
-    /// Whether this is a shape within a trace.
+    /// `true` for a shape within a trace.
     #[must_use]
     pub fn is_traced(&self) -> bool {
-        matches!(self.0, Content::Traced(_))
+        matches!(self.0, ActivationForm::Traced(_))
     }
 
     /// The trace that it belongs to, if it does.
     #[must_use]
     pub fn trace(&self) -> Option<&Trace> {
         match &self.0 {
-            Content::Values(_) => None,
-            Content::Traced(traced) => Some(traced.claim.trace()),
+            ActivationForm::Values(_) => None,
+            ActivationForm::Traced(traced) => Some(traced.claim.trace()),
         }
     }
 
     fn layout(&self) -> &Layout {
         match &self.0 {
-            Content::Values(tensor) => tensor.layout(),
-            Content::Traced(traced) => &traced.layout,
+            ActivationForm::Values(tensor) => tensor.layout(),
+            ActivationForm::Traced(traced) => &traced.layout,
         }
     }
 }

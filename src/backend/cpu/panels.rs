@@ -18,12 +18,12 @@ use super::{
 };
 use crate::backend::{MatmulPrecision, rows::StoredRows};
 
-/// How the numbers of panels are kept.
+/// Storage of the numbers of packed panels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Store {
-    /// As words of the kernel.
+enum PanelStore {
+    /// Words of the kernel.
     Words,
-    /// In 16 bits, to be brought to f32 block by block.
+    /// 16 bits, converted to f32 block by block.
     F16,
     Bf16,
 }
@@ -32,30 +32,33 @@ enum Store {
 #[derive(Clone, Debug)]
 pub(in crate::backend) struct Panels {
     lines: Arc<Vec<Line>>,
-    store: Store,
+    store: PanelStore,
     kernel: &'static Kernel,
     pub inner: usize,
     pub columns: usize,
 }
 
-/// How many lines a panel takes.
-fn panel_lines(kernel: &Kernel, store: Store, inner: usize) -> usize {
+/// Lines of one panel.
+fn panel_lines(kernel: &Kernel, store: PanelStore, inner: usize) -> usize {
     match store {
-        Store::Words => kernel.words(inner) * PANEL / Line::WORDS,
-        Store::F16 | Store::Bf16 => (inner * PANEL).div_ceil(2 * Line::WORDS),
+        PanelStore::Words => kernel.words(inner) * PANEL / Line::WORDS,
+        PanelStore::F16 | PanelStore::Bf16 => (inner * PANEL).div_ceil(2 * Line::WORDS),
     }
 }
 
-/// What a weight of so many columns takes in panels, in bytes, if it is kept in 16 bits or in the
-/// precision of the products.
+/// Bytes of a weight of so many columns in packed panels, kept in 16 bits or in the precision of the
+/// products.
 pub(in crate::backend) fn panels_bytes(
     precision: MatmulPrecision,
     in_16_bits: bool,
     inner: usize,
     columns: usize,
 ) -> usize {
-    let store =
-        if in_16_bits && precision == MatmulPrecision::F32 { Store::F16 } else { Store::Words };
+    let store = if in_16_bits && precision == MatmulPrecision::F32 {
+        PanelStore::F16
+    } else {
+        PanelStore::Words
+    };
     let lines = Kernel::get(precision).map_or(0, |kernel| panel_lines(kernel, store, inner));
     columns.div_ceil(PANEL) * lines * size_of::<Line>()
 }
@@ -92,23 +95,23 @@ impl Panels {
         Ok(match storage {
             CpuStorage::F16(values) if in_words => {
                 let values = &values[start..end];
-                of(laid_out.words(kernel, |at| values[at].to_f32()), Store::Words)
+                of(laid_out.words(kernel, |at| values[at].to_f32()), PanelStore::Words)
             }
             CpuStorage::BF16(values) if in_words => {
                 let values = &values[start..end];
-                of(laid_out.words(kernel, |at| values[at].to_f32()), Store::Words)
+                of(laid_out.words(kernel, |at| values[at].to_f32()), PanelStore::Words)
             }
             CpuStorage::F16(values) => {
                 let values = &values[start..end];
-                of(laid_out.halves(kernel, |at| values[at].to_bits()), Store::F16)
+                of(laid_out.halves(kernel, |at| values[at].to_bits()), PanelStore::F16)
             }
             CpuStorage::BF16(values) => {
                 let values = &values[start..end];
-                of(laid_out.halves(kernel, |at| values[at].to_bits()), Store::Bf16)
+                of(laid_out.halves(kernel, |at| values[at].to_bits()), PanelStore::Bf16)
             }
             storage => {
                 let values = &storage.as_slice::<f32>()?[start..end];
-                of(laid_out.words(kernel, |at| values[at]), Store::Words)
+                of(laid_out.words(kernel, |at| values[at]), PanelStore::Words)
             }
         })
     }
@@ -120,7 +123,7 @@ fn zeros(count: usize) -> Vec<Line> {
     lines
 }
 
-/// Where the numbers of a weight in checkpoint layout are.
+/// Memory layout of a weight as checkpoints have it.
 #[derive(Clone, Copy)]
 struct Laid {
     columns: usize,
@@ -150,7 +153,7 @@ impl Laid {
             }
         };
         let inner = self.input * self.taps;
-        let each = panel_lines(kernel, Store::Words, inner);
+        let each = panel_lines(kernel, PanelStore::Words, inner);
         let mut lines = zeros(self.columns.div_ceil(PANEL) * each);
         lines.par_chunks_mut(each.max(1)).enumerate().for_each(|(panel, lines)| {
             with_lines(FILL_LINES, |scratch| {
@@ -167,7 +170,7 @@ impl Laid {
 
     fn halves(self, kernel: &Kernel, bits: impl Fn(usize) -> u16 + Sync) -> Vec<Line> {
         let inner = self.input * self.taps;
-        let each = panel_lines(kernel, Store::F16, inner);
+        let each = panel_lines(kernel, PanelStore::F16, inner);
         let mut lines = zeros(self.columns.div_ceil(PANEL) * each);
         lines.par_chunks_mut(each.max(1)).enumerate().for_each(|(panel, lines)| {
             let halves = f16::of_lines_mut(lines);
@@ -191,30 +194,30 @@ const FILL_LINES: usize = (PANEL + 2) * ROW_LINES;
 /// Lines of a block.
 const BLOCK_LINES: usize = DEPTH * PANEL / Line::WORDS;
 
-/// How the right side of a product gets at a block of a panel.
+/// Access of a product's right side to a block of a panel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::backend) enum Blocks {
     /// It is kept as the micro-kernels read it.
     Kept,
-    /// From numbers in 16 bits.
+    /// Made from numbers in 16 bits.
     OfHalves,
-    /// From rows as stored.
+    /// Made from rows as stored.
     OfRows,
 }
 
 impl Blocks {
-    /// Those of panels that are made of `numbers` for products in this precision.
+    /// Access to panels that are made of `numbers` for products in this precision.
     pub(in crate::backend) fn of_panels(precision: MatmulPrecision, numbers: DType) -> Self {
         let in_16_bits = numbers != DType::F32 && precision == MatmulPrecision::F32;
         if in_16_bits { Self::OfHalves } else { Self::Kept }
     }
 
-    /// Whether they have to be made from what is kept.
+    /// `true` if they have to be made from the stored numbers.
     pub(in crate::backend) fn are_made(self) -> bool {
         self != Self::Kept
     }
 
-    /// How many lines [`Right::block`] needs.
+    /// Scratch lines that [`Right::block`] needs.
     pub(in crate::backend) fn scratch_lines(self) -> usize {
         match self {
             Self::Kept => 0,
@@ -274,7 +277,7 @@ impl<'a> Right<'a> {
     /// Rows as stored.
     ///
     /// # Errors
-    /// A precision for which the processor has no kernel.
+    /// MatmulPrecision for which the processor has no kernel.
     pub(in crate::backend) fn stored(
         rows: &'a StoredRows,
         precision: MatmulPrecision,
@@ -299,20 +302,20 @@ impl Right<'_> {
         }
     }
 
-    /// How it gets at a block.
+    /// Access to its blocks.
     pub(in crate::backend) fn blocks(&self) -> Blocks {
         match self {
-            Self::Panels(Panels { store: Store::Words, .. }) => Blocks::Kept,
+            Self::Panels(Panels { store: PanelStore::Words, .. }) => Blocks::Kept,
             Self::Panels(_) => Blocks::OfHalves,
             Self::Stored(..) => Blocks::OfRows,
         }
     }
 
-    /// Where the block of `panel` at word `first` lies, for a prefetch; null if there
-    /// is none, or if it has to be made.
+    /// Address of the block of `panel` at word `first`, for prefetch; null if there is none, or if it has
+    /// to be made.
     pub(in crate::backend) fn place(&self, panel: usize, first: usize) -> *const u32 {
         match *self {
-            Self::Panels(panels) if panels.store == Store::Words => {
+            Self::Panels(panels) if panels.store == PanelStore::Words => {
                 let each = panel_lines(panels.kernel, panels.store, panels.inner);
                 let line = panel * each + first * PANEL / Line::WORDS;
                 panels.lines.get(line).map_or(null(), |line| ptr::from_ref(line).cast())
@@ -335,14 +338,14 @@ impl Right<'_> {
             Self::Panels(panels) => {
                 let each = panel_lines(panels.kernel, panels.store, panels.inner);
                 let lines = &panels.lines[panel * each..(panel + 1) * each];
-                if panels.store == Store::Words {
+                if panels.store == PanelStore::Words {
                     let start = first * PANEL / Line::WORDS;
                     return &lines[start..start + count];
                 }
                 let halves = first * PANEL..(first + words) * PANEL;
                 let block = &mut scratch[..count];
                 let values = f32::of_lines_mut(block);
-                if panels.store == Store::F16 {
+                if panels.store == PanelStore::F16 {
                     f16::of_lines(lines)[halves].convert_to_f32_slice(values);
                 } else {
                     bf16::of_lines(lines)[halves].convert_to_f32_slice(values);

@@ -20,7 +20,7 @@ use crate::backend::MatmulPrecision;
 const TILE_ROWS: usize = 14 * ROWS_TOGETHER;
 /// Rows of one call of the largest kernel.
 const ROWS_TOGETHER: usize = 12;
-/// Where blocks of panels have to be made, they are made for more rows.
+/// Rows of a tile where the blocks of panels have to be made: more, to make each less often.
 const TILE_ROWS_MADE: usize = 2 * TILE_ROWS;
 /// Panels of a tile: they stay in a third-level cache from one tile of rows to the next.
 const TILE_PANELS: usize = 20;
@@ -65,7 +65,7 @@ pub(in crate::backend) fn scratch_values(
     blocks: Blocks,
 ) -> usize {
     let rows = rows / samples.max(1);
-    let tiling = Tiling::new(rows, samples, columns, blocks);
+    let tiling = ProductTiling::new(rows, samples, columns, blocks);
     tiling.tile_rows.min(rows) * ROW + blocks.scratch_lines() * Line::WORDS
 }
 
@@ -95,7 +95,7 @@ pub(in crate::backend) fn product(
         return Vec::new();
     }
     let samples = if own_bias { samples } else { 1 };
-    let tiling = Tiling::new(count / samples, samples, columns, right.blocks());
+    let tiling = ProductTiling::new(count / samples, samples, columns, right.blocks());
     let fill = |y: &mut [MaybeUninit<f32>]| {
         let output = Shared::uninit(y);
         (0..tiling.count()).into_par_iter().for_each(|index| {
@@ -110,10 +110,10 @@ pub(in crate::backend) fn product(
     unsafe { written(len, fill) }
 }
 
-/// How a product is cut. No value depends on it: each sum is taken by itself, in order.
+/// Tiling of a product. No value depends on it: each sum is taken by itself, in order.
 #[derive(Clone, Copy, Debug)]
-struct Tiling {
-    /// of one sample
+struct ProductTiling {
+    /// rows of one sample
     rows: usize,
     samples: usize,
     panels: usize,
@@ -122,16 +122,16 @@ struct Tiling {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Tile {
+struct ProductTile {
     row: usize,
     rows: usize,
     panel: usize,
     panels: usize,
-    /// where the bias of its sample begins, in samples
+    /// index of its sample's bias
     bias: usize,
 }
 
-impl Tiling {
+impl ProductTiling {
     fn new(rows: usize, samples: usize, columns: usize, blocks: Blocks) -> Self {
         let panels = columns.div_ceil(PANEL);
         let most = if blocks.are_made() { TILE_ROWS_MADE } else { TILE_ROWS };
@@ -166,11 +166,11 @@ impl Tiling {
     }
 
     /// Tiles of the same panels come one after the other.
-    fn tile(&self, index: usize) -> Tile {
+    fn tile(&self, index: usize) -> ProductTile {
         let down = self.samples * self.down();
         let (panel, index) = (index / down * self.tile_panels, index % down);
         let (sample, row) = (index / self.down(), index % self.down() * self.tile_rows);
-        Tile {
+        ProductTile {
             row: sample * self.rows + row,
             rows: self.tile_rows.min(self.rows - row),
             panel,
@@ -185,7 +185,7 @@ fn multiply<E: Element>(
     rows: &impl Rows,
     right: &Right,
     epilogue: Epilogue<[f32]>,
-    tile: Tile,
+    tile: ProductTile,
     output: &Shared,
 ) {
     let (inner, columns) = right.dims();
@@ -349,7 +349,7 @@ mod tests {
             [(1, 1, 1), (77, 1, 640), (4096, 1, 128), (63, 3, 1281), (1000, 2, 4), (5, 1, 97)]
         {
             for blocks in [Blocks::Kept, Blocks::OfRows] {
-                let tiling = Tiling::new(rows, samples, columns, blocks);
+                let tiling = ProductTiling::new(rows, samples, columns, blocks);
                 let panels = columns.div_ceil(PANEL);
                 let mut seen = vec![0u8; samples * rows * panels];
                 for tile in (0..tiling.count()).map(|index| tiling.tile(index)) {

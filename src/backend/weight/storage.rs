@@ -1,11 +1,11 @@
-//! Weight storage: where a weight lives and in which layout. It is decided here and nowhere else, before
+//! Weight storage: the place of a weight and its layout. It is decided here and nowhere else, before
 //! anything is read, so that a plan of memory and the loaded model cannot differ.
 
 use candle_core::{DType, Result, Shape, quantized::GgmlDType};
 
 use crate::backend::{MatmulPrecision, Working, blocks, cpu, cpu::panels::Blocks};
 
-/// What a layer does with a weight.
+/// Use of a weight by its layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WeightUse {
     /// A dense layer's, `[out, in]`, or `[out, in, 1, 1]` of a 1×1 convolution.
@@ -40,31 +40,31 @@ impl WeightUse {
     }
 }
 
-/// What a source has of a weight.
+/// Form in which a source has a weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stored {
     /// The format of its numbers.
     pub format: GgmlDType,
-    /// Whether these numbers, in this format, lie in a file that stays mapped.
+    /// `true` if these numbers, in this format, lie in a file that stays mapped.
     pub in_file: bool,
-    /// Whether the CPU is to keep them in their format where it computes in f32.
+    /// `true` if the CPU is to keep them in their format where it computes in f32.
     pub keep: bool,
 }
 
-/// Where a weight lives, and in which layout.
+/// Weight storage: the place of a weight and its layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WeightStorage {
-    /// In the device's memory, `[in, out]` (a table as it is), for candle's products.
+    /// The device's memory, `[in, out]` (a table as it is), for candle's products.
     Dense(DType),
-    /// In packed panels, for the CPU's kernels.
+    /// Packed panels, for the CPU's kernels.
     Panels {
-        /// Of the products.
+        /// Matmul precision.
         precision: MatmulPrecision,
         /// The type that the weight is read in. 16 bits stay 16 bits where products are f32.
         numbers: DType,
     },
-    /// In f32, for the CPU's convolution with a few outputs.
+    /// Rows in f32, for the CPU's convolution with a few outputs.
     Narrow {
         /// The type that the weight is read in.
         numbers: DType,
@@ -92,7 +92,7 @@ impl WeightStorage {
         let (output, input) = weight_use.dims(shape)?;
         let &Working { dtype, precision, .. } = working;
         let has_kernels = working.has_kernels();
-        // What stays in the source's format.
+        // Weights that stay in the source's format.
         let kept = stored.filter(|stored| {
             let kept_by_cpu = has_kernels && stored.keep && stored.format != GgmlDType::F32;
             kept_by_cpu || (!working.device.is_cpu() && blocks::is_quantized(stored.format))
@@ -151,7 +151,7 @@ impl WeightStorage {
         }
     }
 
-    /// What the CPU's products have to do to get at its numbers; `None` where they cannot.
+    /// Access of the CPU's products to its numbers; `None` if they have none.
     pub(in crate::backend) fn blocks(self) -> Option<Blocks> {
         match self {
             Self::Panels { precision, numbers } => Some(Blocks::of_panels(precision, numbers)),

@@ -14,7 +14,7 @@ use super::{LoadFn, NAME, engine, one_line};
 use crate::caption::CaptionError;
 use crate::caption::key::GeneratedText;
 use crate::caption::vision::Answer;
-use crate::model::llava::{GenerateOptions, Llava, LlavaError, Prompt, Row, Step};
+use crate::model::llava::{GenerateOptions, GenerationStep, Llava, LlavaError, Prompt, Row};
 
 /// Interval at which `stop` is polled.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
@@ -124,8 +124,8 @@ fn generate(
     on_ended: &mut dyn FnMut(usize) -> ControlFlow<()>,
 ) -> Result<Vec<Vec<u32>>, LlavaError> {
     let mut on_step = |step| match step {
-        Step::Decoded { ended, .. } => on_ended(ended),
-        Step::Prefilled { .. } => on_ended(0),
+        GenerationStep::Decoded { ended, .. } => on_ended(ended),
+        GenerationStep::Prefilled { .. } => on_ended(0),
     };
     match model.generate(prompt, rows, options, &mut on_step) {
         Err(LlavaError::Tensor(_)) if rows.len() > 1 => {

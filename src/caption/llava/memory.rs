@@ -7,7 +7,7 @@ use super::{DEFAULT_ROWS, LlavaCaptioner};
 use crate::backend::Trace;
 use crate::caption::wording::instruction;
 use crate::caption::{CaptionBatch, CaptionError, CaptionMemory, CaptionNeeds, CaptionRequest};
-use crate::model::llava::{Batch, Prompt};
+use crate::model::llava::{Prompt, TraceBatch};
 use crate::weights::Footprint;
 
 /// A LLaVA model and the pictures of one job.
@@ -63,7 +63,7 @@ impl CaptionMemory for LlavaMemory<'_> {
         for (&size, &count) in &self.sizes {
             let trace = Trace::new(&self.captioner.device);
             let rows = batch.rows.min(count);
-            let batch = Batch {
+            let batch = TraceBatch {
                 rows,
                 prefill_rows: batch.prefill_rows,
                 size,

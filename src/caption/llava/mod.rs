@@ -23,7 +23,7 @@ use super::{
     CaptionError, CaptionMemory, CaptionRequest, CaptionSession, Captioner, SessionContext,
 };
 use crate::backend::{device_name, give_back_freed, working_dtype};
-use crate::model::llava::{GenerateOptions, Llava, LlavaError, Picture, Row, Sampling};
+use crate::model::llava::{GenerateOptions, Llava, LlavaError, LlavaPicture, Row, TokenSampling};
 use crate::weights::{Footprint, Lazy, LlavaFiles, WeightsError};
 
 const NAME: &str = "llava";
@@ -38,7 +38,7 @@ pub const DEFAULT_ROWS: usize = 64;
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct LlavaSettings {
     /// Choice of words by chance; `None` takes the likeliest.
-    pub sampling: Option<Sampling>,
+    pub sampling: Option<TokenSampling>,
     /// Captions written at once; the result does not depend on it.
     pub rows: Option<usize>,
 }
@@ -263,7 +263,7 @@ impl VisionModel for Asking<'_> {
                     continue;
                 }
             };
-            let picture = Picture::new(pixels.width(), pixels.height(), pixels.rgb().to_vec());
+            let picture = LlavaPicture::new(pixels.width(), pixels.height(), pixels.rgb().to_vec());
             let batch = by_size.entry((pixels.width(), pixels.height())).or_default();
             let number = question.pictures.number(index);
             batch.rows.push(Row { picture: picture.map_err(engine)?, number });

@@ -17,7 +17,7 @@ use tokenizers::Tokenizer;
 
 use super::MistralrsError;
 use super::folder::{parse, shown};
-use crate::model::llava::{Llava, Picture};
+use crate::model::llava::{Llava, LlavaPicture};
 use crate::weights::LlavaFiles;
 
 /// Placeholder of the picture in the prompt.
@@ -81,7 +81,7 @@ impl LlavaView {
     pub(super) fn picture(&self, picture: &DynamicImage) -> Result<DynamicImage, MistralrsError> {
         let picture = picture.to_rgb8();
         let (width, height) = (picture.width() as usize, picture.height() as usize);
-        let picture = Picture::new(width, height, picture.into_raw())
+        let picture = LlavaPicture::new(width, height, picture.into_raw())
             .map_err(|error| self.wrong(first_line(&error)))?;
         let seen = self.llava.whole(&picture);
         let (width, height) = seen.size();

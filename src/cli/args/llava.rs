@@ -5,7 +5,7 @@ use std::{ffi::OsString, path::PathBuf};
 use clap::{Args, ValueEnum};
 use cupscale::{
     caption::{cache::CaptionCache, llava::LlavaSettings},
-    model::llava::Sampling,
+    model::llava::TokenSampling,
     pipeline::Defaults,
     weights::QuantType,
 };
@@ -90,7 +90,7 @@ impl LlavaArgs {
     pub fn settings(&self) -> LlavaSettings {
         let temperature = self.caption_temperature.filter(|temperature| *temperature > 0.0);
         LlavaSettings {
-            sampling: temperature.map(|temperature| Sampling {
+            sampling: temperature.map(|temperature| TokenSampling {
                 temperature,
                 top_p: self.caption_top_p,
                 seed: self.caption_seed,

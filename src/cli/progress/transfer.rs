@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use cupscale::{
     units,
-    weights::hub::{TransferProgress, Work},
+    weights::hub::{TransferProgress, TransferWork},
 };
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -112,10 +112,10 @@ fn show(bar: &ProgressBar, work: Transfer, name: &str, done: u64, total: Option<
 }
 
 impl TransferProgress for Reporter {
-    fn begin(&mut self, work: Work, file: &str, done: u64, total: Option<u64>) {
+    fn begin(&mut self, work: TransferWork, file: &str, done: u64, total: Option<u64>) {
         let work = match work {
-            Work::Download => Transfer::Download,
-            Work::Check => Transfer::Check,
+            TransferWork::Download => Transfer::Download,
+            TransferWork::Check => Transfer::Check,
         };
         self.begin_bytes(work, file, done, total);
     }

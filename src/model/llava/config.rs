@@ -1,4 +1,4 @@
-//! What a LLaVA model's `config.json` may say, and which of it is supported. Defaults are those of
+//! A LLaVA model's `config.json`: its fields, and the values that are supported. Defaults are those of
 //! transformers (`models/llava/configuration_llava.py`, `models/llava_next/…`, `models/clip/…`,
 //! `models/llama/…`, `models/mistral/…`), on which published files rely: LLaVA-1.5's says nothing
 //! of the decoder's width.
@@ -14,10 +14,10 @@ use crate::model::text::HiddenAct;
 pub struct LlavaConfig {
     pub vision: VisionConfig,
     pub decoder: DecoderConfig,
-    /// Which states of the vision tower are features, side by side: 0 is before its first layer, n
-    /// behind its n-th.
+    /// States of the vision tower that are features, side by side: 0 is before its first layer, n behind
+    /// its n-th.
     pub feature_states: Vec<usize>,
-    /// Whether the state of CLIP's class token is a feature too (`full`), before those of the patches.
+    /// `true` if the state of CLIP's class token is a feature too (`full`), before those of the patches.
     pub class_token: bool,
     pub projector_act: HiddenAct,
     pub projector_bias: bool,
@@ -65,12 +65,12 @@ pub struct DecoderConfig {
     pub rms_norm_eps: f64,
     pub rope_theta: f64,
     pub rope_scaling: RopeScaling,
-    /// whether the two numbers that are rotated together are neighbours (llama.cpp's files), not half
+    /// `true` if the two numbers that are rotated together are neighbours (llama.cpp's files), not half
     /// a head apart
     pub rope_interleaved: bool,
     /// keys that a token sees, itself included
     pub sliding_window: Option<usize>,
-    /// whether the output projection is the embeddings' table
+    /// `true` if the output projection is the embeddings' table
     pub tie_word_embeddings: bool,
     /// tokens that end a text
     pub end_tokens: Vec<u32>,
@@ -83,7 +83,7 @@ pub enum Family {
     Mistral,
 }
 
-/// How rotary frequencies are changed for contexts longer than in training (transformers
+/// Scaling of rotary frequencies for contexts longer than in training (transformers
 /// `modeling_rope_utils.py`).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum RopeScaling {
@@ -93,7 +93,7 @@ pub enum RopeScaling {
 }
 
 #[derive(Deserialize)]
-struct Raw {
+struct RawLlavaConfig {
     model_type: String,
     text_config: Option<Value>,
     #[serde(default)]
@@ -157,7 +157,7 @@ impl LlavaConfig {
     /// # Errors
     /// A field of the wrong type, or a value that this program does not support.
     pub fn from_json(config: &Value, generation: &Value) -> Result<Self, LlavaError> {
-        let raw: Raw = parse(config)?;
+        let raw: RawLlavaConfig = parse(config)?;
         let is_next = match raw.model_type.as_str() {
             "llava" => false,
             "llava_next" => true,

@@ -1,6 +1,6 @@
-//! Why a LLaVA model cannot be built or used, in one line each.
+//! Errors of LLaVA models, in one line each.
 
-/// Why a LLaVA model cannot be built or used.
+/// Reason why a LLaVA model cannot be built or used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LlavaError {
@@ -21,7 +21,7 @@ pub enum LlavaError {
         "the prompt ({prompt} tokens) and {new} new tokens do not fit the model's {limit} positions"
     )]
     TooLong { prompt: usize, new: usize, limit: usize },
-    /// The caller's callback said so.
+    /// Generation was stopped by the caller's callback.
     #[error("interrupted")]
     Interrupted,
     /// Error of the backend, of which the first line is for people; the rest is a backtrace.

@@ -47,7 +47,7 @@ impl Vae {
         self.encode_with(image, Norms::Own)
     }
 
-    /// As [`encode`](Self::encode), with the statistics that `norms` says; `AutoencoderTiny` has none.
+    /// Encodes as [`encode`](Self::encode), with the statistics of `norms`; `AutoencoderTiny` has none.
     ///
     /// # Errors
     /// As [`encode`](Self::encode), or statistics of another model or of the decoder.
@@ -78,7 +78,7 @@ impl Vae {
         self.decode_with(latent, Norms::Own)
     }
 
-    /// As [`decode`](Self::decode), with the statistics that `norms` says; `AutoencoderTiny` has none.
+    /// Decodes as [`decode`](Self::decode), with the statistics of `norms`; `AutoencoderTiny` has none.
     ///
     /// # Errors
     /// As [`decode`](Self::decode), or statistics of another model or of the encoder.
@@ -120,9 +120,9 @@ impl Vae {
         }
     }
 
-    /// How far around it, in latent pixels, an output can see: a tile padded by as much on every
-    /// side equals the whole in its core. `None` where there is no such distance, because norms and
-    /// attention see the whole picture (`AutoencoderKL`).
+    /// Receptive field around an output, in latent pixels: a tile padded by as much on every side
+    /// equals the whole in its core. `None` if it is unbounded, because norms and attention see the
+    /// whole picture (`AutoencoderKL`).
     #[must_use]
     pub fn context(&self) -> Option<usize> {
         match self {
@@ -140,7 +140,7 @@ impl Vae {
         }
     }
 
-    /// How many bytes its weights take, in memory or mapped.
+    /// Bytes of its weights, in memory or mapped.
     #[must_use]
     pub fn weight_bytes(&self) -> usize {
         match self {

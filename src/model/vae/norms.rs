@@ -11,7 +11,7 @@ use crate::backend::ops::{GroupMoments, GroupNorm};
 /// seen the zeros past the sample's border.
 pub const MARGIN_SHARE: usize = 4;
 
-/// What every group norm of the encoder, or of the decoder, has seen, in the order of computation.
+/// Statistics of every group norm of the encoder, or of the decoder, in the order of computation.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct NormStatistics(Vec<GroupMoments>);
 
@@ -20,7 +20,7 @@ pub struct NormStatistics(Vec<GroupMoments>);
 pub enum Norms<'a> {
     /// Every norm uses those of its input, as the model was trained to.
     Own,
-    /// Those that were measured before.
+    /// Statistics that were measured before.
     Shared(&'a NormStatistics),
     /// The input is samples of a picture, all of one size, whose sides [`MARGIN_SHARE`] divides; every norm uses
     /// those of all samples together, and they are put into this, which must be empty.
@@ -47,7 +47,7 @@ impl<'a> Norms<'a> {
     }
 }
 
-/// How far a pass has come.
+/// Position of a pass in the order of its norms.
 #[derive(Debug)]
 pub(super) struct NormPass<'a> {
     norms: Norms<'a>,

@@ -2,7 +2,7 @@
 //! it asks for nothing the program's own defaults.
 
 use crate::sampler::{
-    self, Choice, Denoise, SamplerKind, Schedule, SchedulerConfig, Step, TimestepSpacing,
+    self, Denoise, SamplerChoice, SamplerKind, Schedule, SchedulerConfig, Step, TimestepSpacing,
     Timesteps, Update,
 };
 
@@ -47,8 +47,8 @@ impl Sampling {
         model: &ModelDefaults,
         settings: &Settings,
     ) -> Result<Self, Error> {
-        let Choice { kind, note } = match settings.sampler.or(model.sampler) {
-            Some(kind) => Choice { kind, note: None },
+        let SamplerChoice { kind, note } = match settings.sampler.or(model.sampler) {
+            Some(kind) => SamplerChoice { kind, note: None },
             None => config.sampler()?,
         };
         let mut notes = Vec::from_iter(note);

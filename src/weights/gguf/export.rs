@@ -13,7 +13,7 @@ use super::keys::{
     tokenizer_key,
 };
 use super::write::{Metadata, Planned, Writer};
-use crate::weights::form::Form;
+use crate::weights::form::ModelForm;
 use crate::weights::kept::KeptWeights;
 use crate::weights::part::Part;
 use crate::weights::{QuantType, WeightsError};
@@ -37,7 +37,7 @@ pub struct Summary {
 /// # Errors
 /// A model that is not whole, weights that the type cannot hold, or those of writing.
 pub(in crate::weights) fn export(
-    form: &dyn Form,
+    form: &dyn ModelForm,
     weights: impl Fn(Part) -> Result<KeptWeights, WeightsError>,
     quant: QuantType,
     output: &Path,
@@ -117,7 +117,7 @@ fn format_name(dtype: GgmlDType) -> String {
 
 /// Metadata of the file: every text that loading the model needs.
 fn describe(
-    form: &dyn Form,
+    form: &dyn ModelForm,
     parts: &[Part],
     quant: QuantType,
 ) -> Result<Vec<(String, Metadata)>, WeightsError> {

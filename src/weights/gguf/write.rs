@@ -35,7 +35,7 @@ impl Planned {
 /// A file whose header has been written.
 pub(super) struct Writer<W> {
     out: W,
-    /// bytes of the tensors that are still to come
+    /// bytes of the tensors that are not written yet
     left: std::vec::IntoIter<usize>,
 }
 

@@ -29,10 +29,10 @@ struct Gathered<'a> {
 /// A part of what is wanted under the kernel, from one run: a row of the kernel is one, or, in a doubled
 /// picture, every pixel of it.
 struct Piece {
-    /// where the run begins under the kernel
+    /// start of the run under the kernel
     row: usize,
     column: usize,
-    /// the part of the run, and where it goes
+    /// the part of the run, and its destination
     part: Range<usize>,
     to: usize,
 }
@@ -108,7 +108,7 @@ impl Gathered<'_> {
         if row < padding || row >= height + padding {
             return out.fill(E::default());
         }
-        // Of the pixel with this column of the padded picture, where its channels are.
+        // Offset of the channels of the pixel with this column of the padded picture.
         let start = |column: usize| {
             let (row, column) = (row - padding, column - padding);
             let (row, column) = if doubled { (row / 2, column / 2) } else { (row, column) };

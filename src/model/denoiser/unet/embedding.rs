@@ -1,5 +1,5 @@
-//! The vector that a UNet knows beside the picture and the tokens: the timestep, and for SDXL the pooled text
-//! embedding and the micro-conditioning numbers, all summed into one vector per sample.
+//! The embedding vector of a UNet, beside the picture and the tokens: the timestep, and for SDXL the
+//! pooled text embedding and the micro-conditioning numbers, all summed into one vector per sample.
 
 use candle_core::{D, DType, Device, Result, Tensor};
 
@@ -70,7 +70,7 @@ impl Mlp {
 
 /// The embedding of the timestep, and of SDXL's added conditions where the model has them.
 #[derive(Clone, Debug)]
-pub(super) struct Embedding {
+pub(super) struct UNetEmbedding {
     time_proj: Sinusoids,
     time_embedding: Mlp,
     added: Option<AddedEmbedding>,
@@ -84,7 +84,7 @@ struct AddedEmbedding {
     input_width: usize,
 }
 
-impl Embedding {
+impl UNetEmbedding {
     pub(super) fn load(
         time: &TimeConfig,
         added: Option<&TextTimeConfig>,

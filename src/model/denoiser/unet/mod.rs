@@ -5,6 +5,7 @@
 mod blocks;
 mod config;
 mod embedding;
+mod error;
 mod resnet;
 mod transformer;
 
@@ -12,7 +13,7 @@ use candle_core::DType;
 use serde_json::Value;
 
 use super::{
-    Conditioning, DenoiserError, DenoiserShape, MicroConditioning, Prior, first_line, prior::Cursor,
+    Conditioning, DenoiserError, DenoiserShape, MicroConditioning, Prior, prior::PriorCursor,
 };
 use crate::backend::ops::{Conv2d, GroupNorm};
 use crate::backend::{Activation, MatmulPrecision, Params};
@@ -21,7 +22,8 @@ use blocks::{DownBlock, MidBlock, UpBlock};
 pub use config::{
     LevelConfig, MidConfig, TextTimeConfig, TimeConfig, TransformerConfig, UNetConfig,
 };
-use embedding::Embedding;
+use embedding::UNetEmbedding;
+pub use error::UNetError;
 
 /// The class in diffusers' configurations.
 pub(super) const CLASS: &str = "UNet2DConditionModel";
@@ -29,39 +31,13 @@ pub(super) const CLASS: &str = "UNet2DConditionModel";
 /// Numbers of SDXL's micro-conditioning: two sizes and a corner.
 const MICRO_NUMBERS: usize = 6;
 
-/// Why a UNet cannot be built.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum UNetError {
-    #[error("unet config: not a JSON object ({0})")]
-    Json(String),
-    #[error("unet config: `{field}` {reason}")]
-    Invalid { field: String, reason: String },
-    #[error("unet config: `{field}` = {value} is not supported")]
-    Unsupported { field: String, value: String },
-    #[error("unet weights: {}", first_line(.0))]
-    Weights(#[from] candle_core::Error),
-}
-
-impl UNetError {
-    /// The same as an error of a denoiser that `file` describes.
-    pub(super) fn of_file(self, file: String) -> DenoiserError {
-        match self {
-            Self::Weights(source) => DenoiserError::Weights { file, source },
-            Self::Json(_) | Self::Invalid { .. } | Self::Unsupported { .. } => {
-                DenoiserError::Config { file, reason: self.to_string() }
-            }
-        }
-    }
-}
-
 /// The denoiser. It computes in the dtype of the `Params` it was loaded from; norms, softmax
 /// and sinusoidal embeddings are f32.
 #[derive(Clone, Debug)]
 pub struct UNet2DConditionModel {
     config: UNetConfig,
     conv_in: Conv2d,
-    embedding: Embedding,
+    embedding: UNetEmbedding,
     down_blocks: Vec<DownBlock>,
     mid_block: Option<MidBlock>,
     up_blocks: Vec<UpBlock>,
@@ -93,11 +69,11 @@ impl UNet2DConditionModel {
         };
         let bytes_before = vb.bytes_kept();
         let (kernel, first) = (config.conv_in_kernel, finest.channels);
-        // What everything goes through once takes no time, and its errors would be everywhere.
+        // The first and the last layers take little time, but their rounding would affect every pixel.
         let exact = vb.with_precision(MatmulPrecision::F32);
         let conv_in =
             Conv2d::load(config.in_channels, first, kernel, 1, kernel / 2, &exact.pp("conv_in"))?;
-        let embedding = Embedding::load(&config.time, config.added.as_ref(), &exact)?;
+        let embedding = UNetEmbedding::load(&config.time, config.added.as_ref(), &exact)?;
 
         let mut skips = vec![first];
         let mut channels = first;
@@ -147,7 +123,7 @@ impl UNet2DConditionModel {
         &self.config
     }
 
-    /// How many bytes its weights take, in memory or mapped.
+    /// Bytes of its weights, in memory or mapped.
     #[must_use]
     pub fn weight_bytes(&self) -> usize {
         self.weight_bytes
@@ -161,7 +137,7 @@ impl UNet2DConditionModel {
             .map_err(|reason| DenoiserError::Unsuited(format!("the UNet {reason}")))
     }
 
-    /// Refuses text encoders that do not make what it takes.
+    /// Refuses text encoders whose outputs are not of the widths that the denoiser takes.
     pub(super) fn check_text(&self, text: &TextConditioner) -> Result<(), DenoiserError> {
         let config = &self.config;
         let (width, pooled) = text.widths();
@@ -228,7 +204,7 @@ impl UNet2DConditionModel {
                 self.config.in_channels
             );
         }
-        let mut cursor = Cursor::new(prior);
+        let mut cursor = PriorCursor::new(prior);
         let emb = self.embedding.forward(
             timestep,
             batch,

@@ -3,7 +3,7 @@
 //! sample are brought into panels once, for all blocks of queries and in the precision of the
 //! products; scores, softmax and sums are f32.
 //!
-//! How large the blocks are and in which order they come follows from the shape of one sample.
+//! The sizes and the order of the blocks follow from the shape of one sample.
 
 use std::{mem::MaybeUninit, ops::Range, ptr::null};
 
@@ -25,25 +25,25 @@ use crate::backend::{
 
 /// Queries of a block: whole calls of every micro-kernel.
 const QUERIES: usize = 96;
-/// What the panels of samples that are computed together should take at most (16 MiB).
+/// Bound for the panels of samples that are computed together (16 MiB), in lines.
 const LAID_LINES: usize = 1 << 18;
 /// Most keys of a block, whose scores are a row, and what its keys should take at most (64 KiB).
 const KEYS: usize = DEPTH;
 const BLOCK: usize = 1 << 14;
 const ROW_LINES: usize = ROW / Line::WORDS;
 
-/// How the keys and values of one head are laid out: keys in panels of [`PANEL`] keys, values in
-/// panels of as many columns.
+/// Layout of the keys and values of one head: keys in panels of [`PANEL`] keys, values in panels of
+/// as many columns.
 #[derive(Clone, Copy)]
-struct HeadPanels {
+struct Panels {
     kernel: &'static Kernel,
-    /// of a head
+    /// width of a head
     width: usize,
     /// keys and values, up to the last that any query sees
     count: usize,
 }
 
-impl HeadPanels {
+impl Panels {
     /// Words of a query or a key.
     fn words(self) -> usize {
         self.kernel.words(self.width)
@@ -69,17 +69,17 @@ impl HeadPanels {
         (BLOCK / self.width / PANEL * PANEL).clamp(2 * PANEL, KEYS)
     }
 
-    /// How many times the words of a query need a row.
+    /// Number of rows that the words of a query take.
     fn depths(self) -> usize {
         self.words().div_ceil(DEPTH)
     }
 
-    /// Lines of a row of what is mixed.
+    /// Lines of a row of mixed values.
     fn mixed_lines(self) -> usize {
         self.width.div_ceil(Line::WORDS)
     }
 
-    /// Lines that a block of queries needs: themselves, their scores, and what is mixed.
+    /// Lines that a block of queries needs: the queries, their scores, and the mixed values.
     fn scratch(self) -> usize {
         QUERIES * ((self.depths() + 1) * ROW_LINES + self.mixed_lines())
     }
@@ -95,12 +95,12 @@ fn kernels() -> impl Iterator<Item = &'static Kernel> {
     Kernel::all().filter(|kernel| kernel.step == 1)
 }
 
-/// What attention of these sizes takes beside its output, in numbers of four bytes: the memory of a
-/// thread, and the panels.
+/// Scratch memory of attention of these sizes, in numbers of four bytes: that of a thread, and that of
+/// the panels.
 pub(super) fn memory(sizes: Sizes, mask: Mask, precision: MatmulPrecision) -> (usize, usize) {
     kernel(precision).map_or((0, 0), |kernel| {
         let count = mask.seen(sizes.queries - 1, sizes.keys).end;
-        let panels = HeadPanels { kernel, width: sizes.width, count };
+        let panels = Panels { kernel, width: sizes.width, count };
         let sample = sizes.key_heads * panels.lines();
         let laid = together(sizes.batch, sample) * sample;
         let scratch = panels.scratch().max(PANEL * ROW_LINES);
@@ -108,8 +108,8 @@ pub(super) fn memory(sizes: Sizes, mask: Mask, precision: MatmulPrecision) -> (u
     })
 }
 
-/// How many samples, whose panels take so many lines each, are computed together. No value depends
-/// on it.
+/// Number of samples that are computed together, if the panels of each take so many lines. No value
+/// depends on it.
 fn together(batch: usize, lines: usize) -> usize {
     (LAID_LINES / lines.max(1)).clamp(1, batch.max(1))
 }
@@ -127,7 +127,7 @@ pub(super) fn attention(
     let (stride, key_stride) = (heads * width, key_heads * width);
     assert!(q.len() == batch * queries * stride && y.len() == q.len(), "queries");
     assert!(k.len() == batch * keys * key_stride && v.len() == k.len(), "keys and values");
-    let panels = HeadPanels { kernel, width, count: mask.seen(queries - 1, keys).end };
+    let panels = Panels { kernel, width, count: mask.seen(queries - 1, keys).end };
     let together = together(batch, key_heads * panels.lines());
     let mut laid: Vec<Line> = Vec::with_capacity(together * key_heads * panels.lines());
     let laid = Pointer(laid.spare_capacity_mut().as_mut_ptr().cast::<Line>());
@@ -187,7 +187,7 @@ pub(super) fn attention(
     }
 }
 
-/// Memory that several threads fill, each its own places.
+/// Memory that several threads fill, each in places of its own.
 struct Pointer<T>(*mut T);
 
 // SAFETY: it only computes addresses; whoever uses one promises that no two threads meet there.
@@ -217,13 +217,13 @@ struct QueryBlock<'a> {
 /// # Safety
 /// `target` must have room for the head's panels, and nobody else may use this block's.
 unsafe fn lay_out<E: Element>(
-    panels: HeadPanels,
+    panels: Panels,
     [keys, values]: [&[f32]; 2],
     stride: usize,
     first: usize,
     target: *mut Line,
 ) {
-    let HeadPanels { kernel, width, count } = panels;
+    let Panels { kernel, width, count } = panels;
     let end = count.min(first + panels.block());
     let words = panels.words();
     let lines = |start: usize, words: usize| {
@@ -285,13 +285,13 @@ fn copy_words<E: Element>(row: &[f32], from: usize, count: usize, line: &mut [Li
 /// `laid` must be what [`lay_out`] made of all keys that the queries see; `y` must have room for the
 /// rows, and nobody else may use them.
 unsafe fn attend<E: Element>(
-    panels: HeadPanels,
+    panels: Panels,
     block: &QueryBlock,
     laid: *const Line,
     scratch: &mut [Line],
     y: *mut f32,
 ) {
-    let HeadPanels { kernel, width, .. } = panels;
+    let Panels { kernel, width, .. } = panels;
     let &QueryBlock { q, stride, rows, seen } = block;
     let (words, depths) = (panels.words(), panels.depths());
     let scale = (width as f64).powf(-0.5) as f32;
@@ -458,7 +458,7 @@ mod tests {
         let one = Sizes { batch: 1, queries: 8, keys: 4200, heads: 1, key_heads: 1, width: 520 };
         let (queries, keys) = (one.queries * one.width, one.keys * one.width);
         for kernel in kernels().filter(|kernel| kernel.precision == MatmulPrecision::F32) {
-            let panels = HeadPanels { kernel, width: one.width, count: one.keys };
+            let panels = Panels { kernel, width: one.width, count: one.keys };
             assert_eq!(together(2, panels.lines()), 1);
             let (q, k, v) = (numbers(1, 2 * queries), numbers(2, 2 * keys), numbers(3, 2 * keys));
             let mut both = vec![MaybeUninit::new(f32::NAN); 2 * queries];

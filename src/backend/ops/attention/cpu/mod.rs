@@ -20,13 +20,13 @@ use crate::backend::{
     },
 };
 
-/// With fewer queries than this, to lay out keys and values would take longer than the rest.
+/// Least number of queries for which packing keys and values pays off.
 const FLASH_QUERIES: usize = 8;
 /// Partial results of a row.
 const LANES: usize = 16;
 
 vectorized! {
-    /// Scores become `exp(score − largest)`; returns their sum.
+    /// Turns scores into `exp(score − largest)` and returns their sum.
     fn exponentials(scores: &mut [f32]) -> f32 {
         let mut largest = [f32::NEG_INFINITY; LANES];
         let lanes = scores.chunks_exact(LANES);
@@ -55,8 +55,8 @@ vectorized! {
     }
 }
 
-/// What attention takes beside its output, in numbers of four bytes: the memory of a thread, and the
-/// panels.
+/// Scratch memory of attention, beside its output, in numbers of four bytes: that of a thread, and that
+/// of the panels.
 pub(super) fn memory(sizes: Sizes, mask: Mask, precision: MatmulPrecision) -> (usize, usize) {
     let Sizes { queries, keys, .. } = sizes;
     if queries < FLASH_QUERIES {
