@@ -27,10 +27,10 @@ pub use plan::{
     Plan,
     geometry::Geometry,
     memory::{MemoryPlan, MemoryStage, StageMemory},
-    sampling::Sampling,
-    tiles::{Padding, Span},
+    sampling::SamplingPlan,
+    tiles::{Span, TilePadding},
 };
 pub use progress::{Progress, Silent, Stage};
 pub use run::{Report, describe, describe_ahead, plan, upscale};
 pub use settings::{ColourFix, Defaults, Settings};
-pub use work::folder::{Resume, Work};
+pub use work::folder::{Resume, WorkOptions};

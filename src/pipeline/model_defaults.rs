@@ -8,7 +8,7 @@ use crate::sampler::{Denoise, SamplerKind, TimestepSpacing};
 /// user. Read from JSON with the keys `sampler`, `timestep_spacing`, `timesteps`, `steps`, `strength` or
 /// `denoise_steps`, `guidance`, `eta` and `native_size`; other keys are passed over.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(try_from = "Written")]
+#[serde(try_from = "RawModelDefaults")]
 pub struct ModelDefaults {
     /// How a step is taken.
     pub sampler: Option<SamplerKind>,
@@ -30,7 +30,7 @@ pub struct ModelDefaults {
 
 /// The JSON as it is.
 #[derive(Deserialize)]
-struct Written {
+struct RawModelDefaults {
     sampler: Option<SamplerKind>,
     timestep_spacing: Option<TimestepSpacing>,
     timesteps: Option<Vec<usize>>,
@@ -42,12 +42,19 @@ struct Written {
     native_size: Option<usize>,
 }
 
-impl TryFrom<Written> for ModelDefaults {
+impl TryFrom<RawModelDefaults> for ModelDefaults {
     type Error = String;
 
-    fn try_from(written: Written) -> Result<Self, String> {
-        let Written {
-            sampler, timestep_spacing, timesteps, steps, guidance, eta, native_size, ..
+    fn try_from(written: RawModelDefaults) -> Result<Self, String> {
+        let RawModelDefaults {
+            sampler,
+            timestep_spacing,
+            timesteps,
+            steps,
+            guidance,
+            eta,
+            native_size,
+            ..
         } = written;
         let must = |holds: bool, what: &str| if holds { Ok(()) } else { Err(what.to_owned()) };
         must(steps != Some(0), "`steps` must be at least 1")?;

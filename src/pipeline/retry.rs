@@ -50,7 +50,7 @@ pub(super) fn retry_halves(
 
 #[cfg(test)]
 mod tests {
-    use super::{super::plan::tiles::Padding, *};
+    use super::{super::plan::tiles::TilePadding, *};
 
     fn exhausted() -> Error {
         let message = "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")";
@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn a_tile_too_large_for_the_device_is_cut_until_its_parts_fit_and_cover_it() {
-        let padding = Padding { inside: 3, border: 1 };
+        let padding = TilePadding { inside: 3, border: 1 };
         let (row, column) =
             (Span { core: 10..17, length: 30, padding }, Span { core: 0..20, length: 20, padding });
         let mut covered = [[0; 20]; 17];

@@ -17,7 +17,7 @@ use super::{
     settings::Settings,
     stages::{caption, condition::Conditions, context::Context, decode, denoise, encode},
     work::{
-        folder::{Work, WorkFolder},
+        folder::{WorkFolder, WorkOptions},
         journal::Done,
     },
 };
@@ -40,7 +40,7 @@ pub struct Report {
 ///
 /// The output appears at its path complete or not at all. Same settings, same bytes: on one
 /// backend the result depends neither on batch size nor on the number of threads, nor on how often
-/// the job was killed and taken up again (see [`Work`]).
+/// the job was killed and taken up again (see [`WorkOptions`]).
 ///
 /// # Errors
 /// See [`Error`]; whatever it is, nothing half-written is left, and what was finished is kept.
@@ -50,7 +50,7 @@ pub fn upscale(
     output: &Output,
     format: Format,
     settings: &Settings,
-    work: &Work,
+    work: &WorkOptions,
     progress: &mut dyn Progress,
 ) -> Result<Report, Error> {
     let _span = info_span!("upscale", output = output.name()).entered();
@@ -262,7 +262,7 @@ mod tests {
         let _ = fs::remove_file(&output);
         let mut notes = Notes::default();
         let target = Output::Path(output.clone());
-        let work = Work { resume: Resume::Never, ..Work::default() };
+        let work = WorkOptions { resume: Resume::Never, ..WorkOptions::default() };
         upscale(&engine, &picture, &target, Format::Png, &settings, &work, &mut notes)?;
         let image = ::image::open(&output).unwrap();
         Ok((image.to_rgb8().into_raw(), notes.0))

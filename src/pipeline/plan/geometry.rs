@@ -1,7 +1,7 @@
 //! Geometry of a job: its sizes and places, as they follow from the picture, the settings and the model's shape
 //! alone. Stages and the estimate of memory read the same numbers here.
 
-use super::tiles::{Padding, Span, spans};
+use super::tiles::{Span, TilePadding, spans};
 use crate::{
     backend::ops::CropRect,
     canvas::{CanvasSize, Region, RegionGrid, target_size},
@@ -17,7 +17,7 @@ use crate::{
 /// exact, but its norms share statistics ([`super::samples`]), and wide padding brings what its attention
 /// sees close to what its neighbours' sees. Past the canvas there are no neighbours, only the zeros of
 /// its convolutions to be kept away.
-const GLOBAL_VAE_PADDING: Padding = Padding { inside: 32, border: 8 };
+const GLOBAL_VAE_PADDING: TilePadding = TilePadding { inside: 32, border: 8 };
 
 /// The largest output: 131 072², far beyond any camera times any scale, and a canvas that still
 /// fits a disk. More is a slip of the finger.
@@ -38,7 +38,7 @@ pub struct Geometry {
     /// Height and width of the low-resolution pass, if there is one.
     pub low_resolution: Option<(usize, usize)>,
     /// Padding of VAE tiles.
-    pub vae_padding: Padding,
+    pub vae_padding: TilePadding,
     /// Tiles of the VAE share the statistics of its norms, which are measured before the first one.
     pub shares_norms: bool,
     /// The model's.
@@ -64,7 +64,7 @@ impl Geometry {
             shape.region,
             overlap.min(shape.region - 1),
         )?;
-        let everywhere = |pad| Padding { inside: pad, border: pad };
+        let everywhere = |pad| TilePadding { inside: pad, border: pad };
         let context = model.vae_context();
         Ok(Self {
             input,
@@ -157,7 +157,7 @@ mod tests {
             canvas,
             grid: RegionGrid::new(canvas.latent_height, canvas.latent_width, 64, 0).unwrap(),
             low_resolution: None,
-            vae_padding: Padding { inside: 1, border: 1 },
+            vae_padding: TilePadding { inside: 1, border: 1 },
             shares_norms: false,
             shape: SHAPE,
         };

@@ -13,10 +13,12 @@ pub mod tiles;
 use geometry::Geometry;
 use memory::MemoryPlan;
 use needs::Draft;
-use sampling::Sampling;
+use sampling::SamplingPlan;
 use tiles::Span;
 
-use super::{error::Error, model::Model, runner::Runner, settings::Settings, work::files::Layout};
+use super::{
+    error::Error, model::Model, runner::Runner, settings::Settings, work::files::WorkLayout,
+};
 
 /// A job, planned.
 #[derive(Clone, Debug)]
@@ -25,7 +27,7 @@ pub struct Plan {
     /// Sizes and places: input, canvas, regions.
     pub geometry: Geometry,
     /// Sampler, steps and guidance.
-    pub sampling: Sampling,
+    pub sampling: SamplingPlan,
     /// What each stage takes of memory, and batch and tile as chosen from it.
     pub memory: MemoryPlan,
     /// VAE tiles from top to bottom, in latent pixels.
@@ -42,7 +44,7 @@ impl Plan {
     /// Plans the job of enlarging an `input` of width × height pixels.
     ///
     /// # Errors
-    /// A size of zero or beyond what can be addressed, what [`Sampling::resolve`] refuses, or a job for
+    /// A size of zero or beyond what can be addressed, what [`SamplingPlan::resolve`] refuses, or a job for
     /// which there is not enough memory.
     pub(crate) fn new(
         model: &Model,
@@ -52,7 +54,7 @@ impl Plan {
     ) -> Result<Self, Error> {
         let geometry = Geometry::new(model, input, settings)?;
         let sampling =
-            Sampling::resolve(&model.scheduler, &model.schedule, &model.defaults, settings)?;
+            SamplingPlan::resolve(&model.scheduler, &model.schedule, &model.defaults, settings)?;
         let memory = Draft::new(model, runner, settings, &geometry, &sampling).plan()?;
         let side = geometry.grid.region_side();
         Ok(Self {
@@ -83,9 +85,9 @@ impl Plan {
     }
 
     /// The files of the work folder; `row_bytes` is the length of one row of the output's samples.
-    pub(crate) fn layout(&self, row_bytes: usize) -> Layout {
+    pub(crate) fn layout(&self, row_bytes: usize) -> WorkLayout {
         let Geometry { canvas, grid, low_resolution, shape, .. } = &self.geometry;
-        Layout {
+        WorkLayout {
             canvas: (canvas.latent_height, canvas.latent_width, shape.channels),
             regions: (grid.len(), grid.region_side()),
             history: self.sampling.history(),

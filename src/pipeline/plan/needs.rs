@@ -9,7 +9,7 @@ use std::{
 use super::{
     geometry::Geometry,
     samples::{SAMPLE, SAMPLES},
-    sampling::Sampling,
+    sampling::SamplingPlan,
     tiles::Span,
 };
 use crate::{
@@ -50,7 +50,7 @@ pub struct Needs {
 
 impl Needs {
     /// The same with a pass that runs at another time than all others.
-    fn add(&mut self, pass: &Traced) {
+    fn add(&mut self, pass: &PassMemory) {
         self.device_working = self.device_working.max(pass.peak);
         self.scratch = self.scratch.max(pass.scratch);
     }
@@ -74,7 +74,7 @@ enum Pass {
 
 /// The memory of a pass beside weights, in bytes.
 #[derive(Clone, Debug, Default)]
-struct Traced {
+struct PassMemory {
     /// The most at any moment.
     peak: usize,
     /// The buffer that every thread of the CPU keeps.
@@ -89,11 +89,11 @@ pub struct Draft<'a> {
     pub runner: &'a Runner,
     pub settings: &'a Settings,
     geometry: &'a Geometry,
-    sampling: &'a Sampling,
+    sampling: &'a SamplingPlan,
     /// The captioner's model, if the job asks one.
     captions: Option<Box<dyn CaptionMemory + 'a>>,
     /// The search asks for the same passes again and again.
-    traced: RefCell<HashMap<Pass, Traced>>,
+    traced: RefCell<HashMap<Pass, PassMemory>>,
 }
 
 impl<'a> Draft<'a> {
@@ -103,7 +103,7 @@ impl<'a> Draft<'a> {
         runner: &'a Runner,
         settings: &'a Settings,
         geometry: &'a Geometry,
-        sampling: &'a Sampling,
+        sampling: &'a SamplingPlan,
     ) -> Self {
         let request = request(settings, geometry);
         let captions = request.and_then(|request| settings.captioner.memory(&request));
@@ -222,7 +222,7 @@ impl<'a> Draft<'a> {
                 let prior = self.traced(Pass::Record((batch, side, side)))?.recorded;
                 needs.add(&self.traced(Pass::Blend((batch, side, side)))?);
                 needs.device += pass.recorded;
-                needs.add(&Traced { peak: pass.peak.saturating_sub(pass.recorded), ..pass });
+                needs.add(&PassMemory { peak: pass.peak.saturating_sub(pass.recorded), ..pass });
                 // With guidance the halves are put together from copies.
                 needs.device_working = needs.device_working.max(pair * prior);
             }
@@ -268,13 +268,13 @@ impl<'a> Draft<'a> {
     }
 
     /// The memory of a pass, traced the first time that it is asked for.
-    fn traced(&self, pass: Pass) -> Result<Traced, Error> {
+    fn traced(&self, pass: Pass) -> Result<PassMemory, Error> {
         if let Some(traced) = self.traced.borrow().get(&pass) {
             return Ok(traced.clone());
         }
         let trace = Trace::new(self.runner.device());
         let recorded = self.run(pass, &trace)?;
-        let traced = Traced { peak: trace.peak(), scratch: trace.scratch_bytes(), recorded };
+        let traced = PassMemory { peak: trace.peak(), scratch: trace.scratch_bytes(), recorded };
         self.traced.borrow_mut().insert(pass, traced.clone());
         Ok(traced)
     }

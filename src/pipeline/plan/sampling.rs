@@ -14,7 +14,7 @@ use crate::pipeline::{
 
 /// How a job samples, resolved.
 #[derive(Clone, Debug)]
-pub struct Sampling {
+pub struct SamplingPlan {
     /// How a step is taken.
     pub sampler: SamplerKind,
     /// The share of fresh noise, for a sampler that has one.
@@ -35,7 +35,7 @@ pub struct Sampling {
     pub notes: Vec<String>,
 }
 
-impl Sampling {
+impl SamplingPlan {
     /// Resolves the settings for a model with this scheduler config, its schedule, and its maker's defaults.
     ///
     /// # Errors
@@ -91,7 +91,7 @@ impl Sampling {
     }
 }
 
-impl Sampling {
+impl SamplingPlan {
     /// Canvases of history that a run keeps on the disk: 0 for a one-step sampler, else one for each value that a step
     /// reads and one for what it writes meanwhile, so that a step that is cut short can be taken again.
     #[must_use]
@@ -133,13 +133,13 @@ mod tests {
     use super::*;
     use crate::sampler::SamplerError;
 
-    fn resolve(config: &str, model: &str, settings: &Settings) -> Result<Sampling, Error> {
+    fn resolve(config: &str, model: &str, settings: &Settings) -> Result<SamplingPlan, Error> {
         let config = SchedulerConfig::from_json(config).unwrap();
         let schedule = Schedule::new(&config).unwrap();
-        Sampling::resolve(&config, &schedule, &serde_json::from_str(model).unwrap(), settings)
+        SamplingPlan::resolve(&config, &schedule, &serde_json::from_str(model).unwrap(), settings)
     }
 
-    fn timesteps_run(sampling: &Sampling) -> Vec<f64> {
+    fn timesteps_run(sampling: &SamplingPlan) -> Vec<f64> {
         sampling.steps.iter().map(|step| step.t).collect()
     }
 

@@ -32,7 +32,7 @@ const TILE_STEP: usize = 64;
 
 /// What can be chosen so that a job fits.
 #[derive(Clone, Copy)]
-struct Choice {
+struct MemoryChoice {
     batch: usize,
     tile: usize,
     captions: Option<CaptionBatch>,
@@ -56,7 +56,7 @@ impl Draft<'_> {
             usable_memory(runner.device(), held)
         });
         let fits = |bytes: usize| budget.is_none_or(|budget| bytes <= budget);
-        let choice = Choice {
+        let choice = MemoryChoice {
             batch: settings.batch.unwrap_or_else(|| runner.default_batch()),
             tile: settings.tile.unwrap_or_else(|| model.default_tile()),
             captions: self.caption_batches().into_iter().next(),
@@ -66,7 +66,7 @@ impl Draft<'_> {
         if fits(wanted.peak()) {
             return Ok(MemoryPlan { budget, ..wanted });
         }
-        let fit = |choice: Choice, stages: &[MemoryStage]| -> Result<bool, Error> {
+        let fit = |choice: MemoryChoice, stages: &[MemoryStage]| -> Result<bool, Error> {
             let plan = self.estimate(choice)?;
             let chosen = plan.stages.iter().filter(|stage| stages.contains(&stage.stage));
             Ok(fits(chosen.map(StageMemory::peak).max().unwrap_or(0)))
@@ -75,37 +75,37 @@ impl Draft<'_> {
         let alone = |captions: CaptionBatch| CaptionBatch { stays: false, ..captions };
         let mut batches = self.caption_batches().into_iter().map(alone);
         let captions = first(batches.clone(), |&captions| {
-            fit(Choice { captions: Some(captions), ..choice }, &[MemoryStage::Caption])
+            fit(MemoryChoice { captions: Some(captions), ..choice }, &[MemoryStage::Caption])
         })?;
         let captions_fit = captions.is_some() || choice.captions.is_none();
-        let choice = Choice { captions: captions.or_else(|| batches.next_back()), ..choice };
+        let choice = MemoryChoice { captions: captions.or_else(|| batches.next_back()), ..choice };
         if captions.is_some() {
             let wanted = self.estimate(choice)?;
             if fits(wanted.peak()) {
                 return Ok(MemoryPlan { budget, ..wanted });
             }
         }
-        let choice = Choice { keeps_parts: false, ..choice };
-        let Choice { batch, tile, .. } = choice;
+        let choice = MemoryChoice { keeps_parts: false, ..choice };
+        let MemoryChoice { batch, tile, .. } = choice;
         let batches = (1..=batch).rev().filter(|&size| size == batch || settings.batch.is_none());
         let tiles = (0..).map_while(|steps| tile.checked_sub(steps * TILE_STEP));
         let tiles = tiles
             .take_while(|&side| side == tile || (side >= TILE_LEAST && settings.tile.is_none()));
         // The stages of denoiser and VAE do not share memory: each is made to fit by itself.
         let possible_batch = first(batches, |&batch| {
-            fit(Choice { batch, ..choice }, &[MemoryStage::Text, MemoryStage::Denoise])
+            fit(MemoryChoice { batch, ..choice }, &[MemoryStage::Text, MemoryStage::Denoise])
         })?;
         let possible_tile = first(tiles.clone(), |&tile| {
-            fit(Choice { tile, ..choice }, &[MemoryStage::Encode, MemoryStage::Decode])
+            fit(MemoryChoice { tile, ..choice }, &[MemoryStage::Encode, MemoryStage::Decode])
         })?;
         match (possible_batch, possible_tile) {
             (Some(batch), Some(tile)) if captions_fit => {
-                Ok(MemoryPlan { budget, ..self.estimate(Choice { batch, tile, ..choice })? })
+                Ok(MemoryPlan { budget, ..self.estimate(MemoryChoice { batch, tile, ..choice })? })
             }
             _ => {
                 let least_batch = if settings.batch.is_none() { 1 } else { batch };
                 let (batch, tile) = (least_batch, tiles.last().unwrap_or(tile));
-                let least = self.estimate(Choice { batch, tile, ..choice })?;
+                let least = self.estimate(MemoryChoice { batch, tile, ..choice })?;
                 Err(Error::Memory {
                     needs: units::bytes(least.peak()),
                     has: units::bytes(budget.unwrap_or(0)),
@@ -118,8 +118,8 @@ impl Draft<'_> {
     }
 
     /// What the job takes with this choice.
-    fn estimate(&self, choice: Choice) -> Result<MemoryPlan, Error> {
-        let Choice { batch, tile, captions, keeps_parts } = choice;
+    fn estimate(&self, choice: MemoryChoice) -> Result<MemoryPlan, Error> {
+        let MemoryChoice { batch, tile, captions, keeps_parts } = choice;
         let Footprints { text, vae, denoiser } = self.model.footprints;
         let on_cpu = self.runner.device().is_cpu();
         let captioner = captions.map(|batch| self.caption(batch)).transpose()?.flatten();

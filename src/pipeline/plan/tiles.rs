@@ -12,7 +12,7 @@ use crate::canvas::latent::reflect;
 
 /// How much is computed around a tile's core and thrown away, in latent pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Padding {
+pub struct TilePadding {
     /// where other tiles are
     pub inside: usize,
     /// past the border of the canvas
@@ -27,7 +27,7 @@ pub struct Span {
     /// The axis's length.
     pub length: usize,
     /// Computed and thrown away on each side of the core.
-    pub padding: Padding,
+    pub padding: TilePadding,
 }
 
 impl Span {
@@ -76,7 +76,7 @@ impl Span {
 
 /// Cuts an axis of `length` latent pixels into cores of at most `core` and nearly equal length.
 #[must_use]
-pub fn spans(length: usize, core: usize, padding: Padding) -> Vec<Span> {
+pub fn spans(length: usize, core: usize, padding: TilePadding) -> Vec<Span> {
     let count = length.div_ceil(core.max(1)).max(1);
     (0..count)
         .map(|index| {
@@ -106,7 +106,7 @@ mod tests {
             inside in 0usize..60,
             border in 0usize..60,
         ) {
-            let spans = spans(length, core, Padding { inside, border });
+            let spans = spans(length, core, TilePadding { inside, border });
             let last = spans.len() - 1;
             let mut next = 0;
             for (index, span) in spans.iter().enumerate() {

@@ -238,13 +238,13 @@ mod tests {
             _: SessionContext<'a>,
         ) -> Result<Box<dyn CaptionSession + 'a>, CaptionError> {
             self.0.fetch_add(1, Ordering::Relaxed);
-            Ok(Box::new(Sizes))
+            Ok(Box::new(SizeSession))
         }
     }
 
-    struct Sizes;
+    struct SizeSession;
 
-    impl CaptionSession for Sizes {
+    impl CaptionSession for SizeSession {
         fn describe(&mut self, whole: &Pixels) -> Result<Option<String>, CaptionError> {
             Ok(Some(format!("{} × {}", whole.width(), whole.height())))
         }

@@ -36,7 +36,7 @@ const DRAW_STEPS: u32 = 2;
 const STEP_BAND: usize = 1 << 20;
 
 /// The sampling loop.
-struct Denoise<'a> {
+struct DenoiseLoop<'a> {
     context: &'a Context<'a>,
     conditions: &'a Conditions,
     noise: NoiseField,
@@ -48,7 +48,7 @@ struct Denoise<'a> {
 
 /// What all regions are predicted from in one step.
 #[derive(Clone, Copy)]
-struct Step<'a> {
+struct StepInputs<'a> {
     z: &'a Latent,
     zl: &'a Latent,
     timestep: f64,
@@ -57,7 +57,7 @@ struct Step<'a> {
 }
 
 /// A batch of regions on the device, ready for the denoiser.
-struct Gathered {
+struct RegionBatch {
     z: Tensor,
     zl: Option<Tensor>,
 }
@@ -75,7 +75,7 @@ pub fn run(
 ) -> Result<(), Error> {
     let _span = info_span!("denoise").entered();
     let Context { runner, spec, .. } = *context;
-    let denoise = Denoise {
+    let denoise = DenoiseLoop {
         context,
         conditions,
         noise: NoiseField::new(spec.settings.seed),
@@ -90,7 +90,7 @@ pub fn run(
     Ok(())
 }
 
-impl Denoise<'_> {
+impl DenoiseLoop<'_> {
     fn run(&self, work: &mut WorkFolder, progress: &mut dyn Progress) -> Result<(), Error> {
         let Context { spec, .. } = *self.context;
         let (plan, steps) = (&spec.plan, &spec.plan.sampling.steps);
@@ -107,7 +107,7 @@ impl Denoise<'_> {
             let _span = debug_span!("step", index, t = step.t).entered();
             let Files { zl, z, predictions, low_resolution, .. } = &mut *files;
             let priors = self.attention_prior(low_resolution.as_ref(), step.t)?;
-            let step = Step { z: &z[index % 2], zl, timestep: step.t, priors: &priors };
+            let step = StepInputs { z: &z[index % 2], zl, timestep: step.t, priors: &priors };
             self.predict_regions(step, predictions, journal, progress)?;
             self.take_step(index, &fuser, files)?;
             let after = &files.z[(index + 1) % 2];
@@ -123,7 +123,7 @@ impl Denoise<'_> {
     /// Predicts the noise of every region that has no prediction yet, batch by batch.
     fn predict_regions(
         &self,
-        step: Step<'_>,
+        step: StepInputs<'_>,
         predictions: &mut Latent,
         journal: &mut Journal,
         progress: &mut dyn Progress,
@@ -180,8 +180,8 @@ impl Denoise<'_> {
     /// The predictions of a batch of regions, one after the other.
     fn predict_batch(
         &self,
-        Gathered { z, zl }: Gathered,
-        step: Step<'_>,
+        RegionBatch { z, zl }: RegionBatch,
+        step: StepInputs<'_>,
         batch: &[Region],
     ) -> Result<Vec<f32>, Error> {
         let Context { runner, spec, .. } = *self.context;
@@ -199,7 +199,7 @@ impl Denoise<'_> {
 
     /// The prediction of a region that was no number in the working precision, in f32. A region alone, so
     /// that it does not depend on the batch.
-    fn redo(&self, step: Step<'_>, region: &[Region]) -> Result<Vec<f32>, Error> {
+    fn redo(&self, step: StepInputs<'_>, region: &[Region]) -> Result<Vec<f32>, Error> {
         let runner = self.context.runner;
         let refuse = || Err(runner.non_finite(Stage::Denoise));
         if runner.dtype() == DType::F32 {
@@ -351,10 +351,10 @@ fn are_finite(layers: &[Activation]) -> candle_core::Result<bool> {
 /// Copies a batch of regions to the device.
 fn gather(
     context: &Context<'_>,
-    step: Step<'_>,
+    step: StepInputs<'_>,
     batch: &[Region],
     dtype: DType,
-) -> Result<Gathered, Error> {
+) -> Result<RegionBatch, Error> {
     let of = |latent: &Latent| -> Result<Tensor, Error> {
         let Region { height, width, .. } = batch[0];
         let size = height * width * latent.channels();
@@ -365,7 +365,7 @@ fn gather(
         input(context, values, (batch.len(), height, width, latent.channels()), dtype)
     };
     let sees = context.spec.plan.geometry.shape.sees_low_resolution;
-    Ok(Gathered { z: of(step.z)?, zl: sees.then(|| of(step.zl)).transpose()? })
+    Ok(RegionBatch { z: of(step.z)?, zl: sees.then(|| of(step.zl)).transpose()? })
 }
 
 /// Values from the host as a tensor that a call takes.

@@ -23,11 +23,14 @@ use crate::{
         job::JobSpec,
         model::ModelShape,
         model_defaults::ModelDefaults,
-        plan::{Plan, geometry::Geometry, memory::MemoryPlan, sampling::Sampling, tiles::Padding},
+        plan::{
+            Plan, geometry::Geometry, memory::MemoryPlan, sampling::SamplingPlan,
+            tiles::TilePadding,
+        },
         progress::{Progress, Stage},
         runner::{Call, Compute},
         settings::Settings,
-        work::folder::{Work, WorkFolder},
+        work::folder::{WorkFolder, WorkOptions},
     },
     sampler::{Schedule, SchedulerConfig},
     weights::{ModelFiles, ModelSource},
@@ -166,14 +169,14 @@ pub fn job(settings: Settings) -> JobSpec {
     .unwrap();
     let schedule = Schedule::new(&config).unwrap();
     let sampling =
-        Sampling::resolve(&config, &schedule, &ModelDefaults::default(), &settings).unwrap();
+        SamplingPlan::resolve(&config, &schedule, &ModelDefaults::default(), &settings).unwrap();
     let canvas = CanvasSize::for_pixels(60, 40, FACTOR).unwrap();
     let geometry = Geometry {
         input: (30, 20),
         canvas,
         grid: RegionGrid::new(canvas.latent_height, canvas.latent_width, 8, 2).unwrap(),
         low_resolution: None,
-        vae_padding: Padding { inside: 1, border: 1 },
+        vae_padding: TilePadding { inside: 1, border: 1 },
         shares_norms: false,
         shape: ModelShape {
             factor: FACTOR,
@@ -232,7 +235,7 @@ impl Bench {
     pub fn open(&self, spec: &JobSpec) -> WorkFolder {
         let output = Output::Path(self.output());
         let layout = spec.plan.layout(3 * spec.plan.geometry.canvas.width);
-        WorkFolder::open(&Work::default(), &output, &json!({}), &layout).unwrap()
+        WorkFolder::open(&WorkOptions::default(), &output, &json!({}), &layout).unwrap()
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use super::{history::History, rows::Rows};
+use super::{history::History, rows::RowFile};
 use crate::{
     canvas::{CanvasError, Latent},
     pipeline::error::Error,
@@ -45,7 +45,7 @@ const FILES: [&str; 13] = [
 
 /// Sizes of the files of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Layout {
+pub struct WorkLayout {
     /// Height, width and channels of the canvas.
     pub canvas: (usize, usize, usize),
     /// Canvases of what earlier steps kept, for a sampler that reads them.
@@ -58,7 +58,7 @@ pub struct Layout {
     pub rows: (usize, usize),
 }
 
-impl Layout {
+impl WorkLayout {
     /// Bytes of all files together.
     pub fn bytes(&self) -> u64 {
         let (height, width, channels) = self.canvas;
@@ -84,7 +84,7 @@ pub struct Files {
     pub predictions: Latent,
     pub low_resolution: Option<Latent>,
     /// The samples of the output's rows.
-    pub rows: Rows,
+    pub rows: RowFile,
 }
 
 impl Files {
@@ -92,8 +92,8 @@ impl Files {
     ///
     /// # Errors
     /// What the system says.
-    pub fn create(folder: &Path, layout: &Layout) -> Result<Self, Error> {
-        let rows = Rows::create(&folder.join(ROWS), layout.rows)?;
+    pub fn create(folder: &Path, layout: &WorkLayout) -> Result<Self, Error> {
+        let rows = RowFile::create(&folder.join(ROWS), layout.rows)?;
         Self::with(layout, rows, |name, height, width, channels| {
             Latent::create(&folder.join(name), height, width, channels)
         })
@@ -103,16 +103,16 @@ impl Files {
     ///
     /// # Errors
     /// A file that is missing or of another size.
-    pub fn open(folder: &Path, layout: &Layout) -> Result<Self, Error> {
-        let rows = Rows::open(&folder.join(ROWS), layout.rows)?;
+    pub fn open(folder: &Path, layout: &WorkLayout) -> Result<Self, Error> {
+        let rows = RowFile::open(&folder.join(ROWS), layout.rows)?;
         Self::with(layout, rows, |name, height, width, channels| {
             Latent::open(&folder.join(name), height, width, channels)
         })
     }
 
     fn with(
-        layout: &Layout,
-        rows: Rows,
+        layout: &WorkLayout,
+        rows: RowFile,
         latent: impl Fn(&str, usize, usize, usize) -> Result<Latent, CanvasError>,
     ) -> Result<Self, Error> {
         let (height, width, channels) = layout.canvas;

@@ -17,7 +17,8 @@ use serde_json::Value;
 use super::{
     difference::difference,
     files::{
-        CAPTIONS, CAPTIONS_PART, Files, JOB, JOB_PART, JOURNAL, Layout, clear, remove, write_whole,
+        CAPTIONS, CAPTIONS_PART, Files, JOB, JOB_PART, JOURNAL, WorkLayout, clear, remove,
+        write_whole,
     },
     journal::Journal,
     lock::lock,
@@ -27,7 +28,7 @@ use crate::{image::Output, pipeline::error::Error};
 
 /// Where a job keeps what it has done, and what becomes of work that is there already.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Work {
+pub struct WorkOptions {
     /// The folder in which the work folder is made; none: beside the output, or in the cache for a stream.
     pub folder: Option<PathBuf>,
     /// What becomes of unfinished work that is there.
@@ -65,7 +66,12 @@ impl WorkFolder {
     /// # Errors
     /// Another process at work on it, unfinished work of another job, no room on the disk, or what the
     /// system says.
-    pub fn open(work: &Work, output: &Output, job: &Value, layout: &Layout) -> Result<Self, Error> {
+    pub fn open(
+        work: &WorkOptions,
+        output: &Output,
+        job: &Value,
+        layout: &WorkLayout,
+    ) -> Result<Self, Error> {
         let (path, tag) = place(work.folder.as_deref(), output, job)?;
         let lock = lock(&path)?;
         let job_file = path.join(JOB);
@@ -93,7 +99,7 @@ impl WorkFolder {
         Ok(Self { path, tag, lock, files, journal })
     }
 
-    fn begin(path: &Path, job: &Value, layout: &Layout) -> Result<(Files, Journal), Error> {
+    fn begin(path: &Path, job: &Value, layout: &WorkLayout) -> Result<(Files, Journal), Error> {
         clear(path);
         let need = layout.bytes();
         let free = fs4::available_space(path).map_err(|error| Error::in_file(path, error))?;
@@ -112,7 +118,7 @@ impl WorkFolder {
         made
     }
 
-    fn take_up(path: &Path, layout: &Layout) -> Result<(Files, Journal), Error> {
+    fn take_up(path: &Path, layout: &WorkLayout) -> Result<(Files, Journal), Error> {
         Ok((Files::open(path, layout)?, Journal::open(&path.join(JOURNAL))?))
     }
 
@@ -157,7 +163,7 @@ mod tests {
         *,
     };
 
-    const LAYOUT: Layout = Layout {
+    const LAYOUT: WorkLayout = WorkLayout {
         canvas: (8, 12, 4),
         history: 2,
         regions: (6, 8),
@@ -165,7 +171,7 @@ mod tests {
         rows: (32, 144),
     };
 
-    fn open(output: &Path, work: &Work, job: &Value) -> Result<WorkFolder, Error> {
+    fn open(output: &Path, work: &WorkOptions, job: &Value) -> Result<WorkFolder, Error> {
         WorkFolder::open(work, &Output::Path(output.to_owned()), job, &LAYOUT)
     }
 
@@ -177,7 +183,7 @@ mod tests {
     fn work_that_is_left_is_taken_up_and_work_that_is_finished_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let output = folder.path().join("a.png");
-        let mut work = open(&output, &Work::default(), &job(1)).unwrap();
+        let mut work = open(&output, &WorkOptions::default(), &job(1)).unwrap();
         let used: u64 = ["zl", "z0", "z1", "history", "predictions", "low_resolution", "rows"]
             .map(|name| fs::metadata(work.path().join(name)).unwrap().len())
             .iter()
@@ -190,7 +196,7 @@ mod tests {
         assert_eq!(work.partial_name(), ".a.png.cupscale.part");
         drop(work);
 
-        let mut work = open(&output, &Work::default(), &job(1)).unwrap();
+        let mut work = open(&output, &WorkOptions::default(), &job(1)).unwrap();
         assert_eq!(work.journal.done().steps, 2);
         assert_eq!(work.files.z[1].as_slice()[5], 3.5);
         assert_eq!(work.files.history.as_mut().unwrap().of_step(2).1[0][7], 2.5);
@@ -203,29 +209,32 @@ mod tests {
     fn another_job_is_refused_with_what_differs_and_a_fresh_one_begins() {
         let folder = tempfile::tempdir().unwrap();
         let output = folder.path().join("a.png");
-        let mut work = open(&output, &Work::default(), &job(1)).unwrap();
+        let mut work = open(&output, &WorkOptions::default(), &job(1)).unwrap();
         work.journal.append(Record::Stepped { steps: 2 }).unwrap();
         drop(work);
-        let error = open(&output, &Work::default(), &job(2)).unwrap_err().to_string();
+        let error = open(&output, &WorkOptions::default(), &job(2)).unwrap_err().to_string();
         assert!(error.contains("seed: 1 there, 2 now"), "{error}");
         let other = serde_json::json!({ "seed": 1, "input": "1".repeat(64) });
-        let error = open(&output, &Work::default(), &other).unwrap_err().to_string();
+        let error = open(&output, &WorkOptions::default(), &other).unwrap_err().to_string();
         assert!(error.contains("input differs"), "{error}");
-        let fresh = Work { resume: Resume::Never, ..Work::default() };
+        let fresh = WorkOptions { resume: Resume::Never, ..WorkOptions::default() };
         assert_eq!(open(&output, &fresh, &job(2)).unwrap().journal.done(), Done::default());
-        assert_eq!(open(&output, &Work::default(), &job(2)).unwrap().journal.done().steps, 0);
+        assert_eq!(
+            open(&output, &WorkOptions::default(), &job(2)).unwrap().journal.done().steps,
+            0
+        );
     }
 
     #[test]
     fn a_second_process_is_kept_out_and_nothing_to_resume_is_said() {
         let folder = tempfile::tempdir().unwrap();
         let output = folder.path().join("a.png");
-        let required = Work { resume: Resume::Required, ..Work::default() };
+        let required = WorkOptions { resume: Resume::Required, ..WorkOptions::default() };
         let error = open(&output, &required, &job(1)).unwrap_err();
         assert!(matches!(error, Error::NothingToResume { .. }), "{error}");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
-        let held = open(&output, &Work::default(), &job(1)).unwrap();
-        assert!(matches!(open(&output, &Work::default(), &job(1)), Err(Error::Busy { .. })));
+        let held = open(&output, &WorkOptions::default(), &job(1)).unwrap();
+        assert!(matches!(open(&output, &WorkOptions::default(), &job(1)), Err(Error::Busy { .. })));
         drop(held);
         assert!(open(&output, &required, &job(1)).is_ok());
     }
@@ -234,7 +243,7 @@ mod tests {
     fn a_folder_of_its_own_keeps_outputs_of_one_name_apart_and_strangers_files() {
         let folder = tempfile::tempdir().unwrap();
         let elsewhere = folder.path().join("work");
-        let work = Work { folder: Some(elsewhere.clone()), ..Work::default() };
+        let work = WorkOptions { folder: Some(elsewhere.clone()), ..WorkOptions::default() };
         for name in ["x", "y"] {
             fs::create_dir(folder.path().join(name)).unwrap();
         }
@@ -254,12 +263,12 @@ mod tests {
     fn a_killed_beginning_counts_for_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let output = folder.path().join("a.png");
-        drop(open(&output, &Work::default(), &job(1)).unwrap());
+        drop(open(&output, &WorkOptions::default(), &job(1)).unwrap());
         let path = folder.path().join(".a.png.cupscale");
         fs::remove_file(path.join(JOB)).unwrap();
         fs::write(path.join(JOURNAL), "no journal").unwrap();
         fs::remove_file(path.join("zl")).unwrap();
-        let work = open(&output, &Work::default(), &job(2)).unwrap();
+        let work = open(&output, &WorkOptions::default(), &job(2)).unwrap();
         assert_eq!(work.journal.done(), Done::default());
     }
 
@@ -267,12 +276,12 @@ mod tests {
     fn long_names_and_missing_room_are_dealt_with() {
         let folder = tempfile::tempdir().unwrap();
         let output = folder.path().join(format!("{}.png", "n".repeat(251)));
-        let work = open(&output, &Work::default(), &job(1)).unwrap();
+        let work = open(&output, &WorkOptions::default(), &job(1)).unwrap();
         assert!(work.partial_name().len() < 64);
         drop(work);
-        let huge = Layout { rows: (1 << 30, 1 << 30), ..LAYOUT };
+        let huge = WorkLayout { rows: (1 << 30, 1 << 30), ..LAYOUT };
         let output = Output::Path(folder.path().join("b.png"));
-        let error = WorkFolder::open(&Work::default(), &output, &job(1), &huge).unwrap_err();
+        let error = WorkFolder::open(&WorkOptions::default(), &output, &job(1), &huge).unwrap_err();
         assert!(matches!(error, Error::NoRoom { .. }), "{error}");
         assert!(!folder.path().join(".b.png.cupscale").exists());
     }

@@ -14,12 +14,12 @@ use crate::pipeline::error::Error;
 
 /// The output's rows in a file.
 #[derive(Debug)]
-pub struct Rows {
+pub struct RowFile {
     file: File,
     row_bytes: u64,
 }
 
-impl Rows {
+impl RowFile {
     /// A new file at `path` for `rows` rows of `row_bytes` bytes each, in place of any that is there.
     ///
     /// # Errors
@@ -79,11 +79,11 @@ mod tests {
     fn rows_written_in_any_order_are_read_again_after_the_file_is_reopened() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("rows");
-        let mut rows = Rows::create(&path, (4, 3)).unwrap();
+        let mut rows = RowFile::create(&path, (4, 3)).unwrap();
         rows.write(2, &[7, 8, 9, 10, 11, 12]).unwrap();
         rows.write(0, &[1, 2, 3]).unwrap();
         drop(rows);
-        let mut rows = Rows::open(&path, (4, 3)).unwrap();
+        let mut rows = RowFile::open(&path, (4, 3)).unwrap();
         assert_eq!(rows.read(0..3).unwrap(), [1, 2, 3, 0, 0, 0, 7, 8, 9]);
         assert!(rows.read(3..5).is_err());
     }
