@@ -34,7 +34,7 @@ static ALLOCATOR: allocator::Allocator = allocator::Allocator;
 /// The small tokenizer of the tests; what the model says is gibberish anyway.
 const TOKENIZER: &[u8] = include_bytes!("../tests/fixtures/llava/llava15_llama/tokenizer.json");
 
-/// What is measured: a model, the side of a region, and the formats of the decoder's matrices.
+/// The setup to measure: a model, the side of a region, and the formats of the decoder's matrices.
 struct Setup {
     device: Device,
     dtype: DType,

@@ -41,7 +41,7 @@ struct Arguments {
     model: Option<PathBuf>,
     #[arg(long, value_enum, default_value = "unet")]
     part: Part,
-    /// the UNet's products in bf16
+    /// matmul precision of the UNet: bf16
     #[arg(long)]
     bf16: bool,
     /// latents, `BATCHxHEIGHTxWIDTH`
@@ -117,7 +117,7 @@ enum Model {
     Vae(Box<Vae>),
 }
 
-/// What a call takes.
+/// Inputs of a call.
 struct Latents {
     sample: Activation,
     conditioning: Option<Conditioning>,

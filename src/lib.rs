@@ -12,7 +12,7 @@
 //!     backend::DeviceSpec,
 //!     canvas::SizeSpec,
 //!     image::{self, Format, Input, Output},
-//!     pipeline::{self, Engine, Settings, Silent, Work},
+//!     pipeline::{self, Engine, Settings, Silent, WorkOptions},
 //!     weights::{ModelFiles, ModelSource},
 //! };
 //!
@@ -22,7 +22,7 @@
 //! let mut settings = Settings::default();
 //! settings.size = SizeSpec::Scale(2.0);
 //! let output = Output::Path("out.png".into());
-//! let work = Work::default();
+//! let work = WorkOptions::default();
 //! let report =
 //!     pipeline::upscale(&engine, &picture, &output, Format::Png, &settings, &work, &mut Silent)?;
 //! assert_eq!(report.width, 2 * picture.width);

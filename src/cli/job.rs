@@ -6,7 +6,7 @@ use cupscale::{
     backend::{DeviceSpec, MatmulPrecision},
     canvas::SizeSpec,
     image::{Format, Input, Output},
-    pipeline::{Engine, Error, Settings, Work},
+    pipeline::{Engine, Error, Settings, WorkOptions},
 };
 
 use super::{
@@ -23,7 +23,7 @@ pub struct Job {
     /// Skips pictures whose output exists.
     pub skip_existing: bool,
     /// Place of unfinished work.
-    pub work: Work,
+    pub work: WorkOptions,
     /// Form of the progress display.
     pub show: Show,
     /// Suffix of an output name derived from the input's, before the extension.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use cupscale::pipeline::{Resume, Work};
+use cupscale::pipeline::{Resume, WorkOptions};
 
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Unfinished work")]
@@ -21,8 +21,8 @@ pub struct WorkArgs {
 
 impl WorkArgs {
     /// Work folder of the job, and the policy for unfinished work in it.
-    pub fn work(&self) -> Work {
-        Work {
+    pub fn work(&self) -> WorkOptions {
+        WorkOptions {
             folder: self.work_dir.clone(),
             resume: match (self.resume, self.fresh) {
                 (true, _) => Resume::Required,
