@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-/// Errors of the canvas room: sizes that make no sense, a disk that is full, a caller that breaks the protocol.
+/// Errors of the canvas: invalid sizes, a full disk, wrong arguments.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CanvasError {

@@ -1,4 +1,4 @@
-//! The embedded captioner: says of a region what can be measured in it, in plain words.
+//! The embedded captioner: describes a region by measured attributes, in plain words.
 //!
 //! A port of `models/train/attributes.py`, with which `models/mini` was trained: the same steps, in the
 //! same order, under the same names, in integer arithmetic, so that the model is asked in exactly the

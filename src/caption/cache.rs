@@ -1,10 +1,10 @@
-//! Captions of earlier jobs, so that another seed or strength does not ask a large model again: by what
-//! was shown and asked, never by where it came from. [`Cached`] puts them before any [`VisionModel`].
+//! Cache of captions, so that another seed or strength does not run a large model again. The key is a hash of the
+//! pixels and the question, never a file name. [`Cached`] puts the cache in front of any [`VisionModel`].
 //!
 //! One small file for each caption, in one folder. A file is written whole or not at all; one that
-//! cannot be read counts as missing, one that cannot be written is passed over: no job fails for the cache.
-//! There are never many more than [`ENTRIES`] of them, and the ones that were not used for longest go
-//! first. What this process has asked is remembered besides, so that it need not ask twice where no folder is.
+//! cannot be read counts as missing, one that cannot be written is skipped: no job fails because of the cache.
+//! The folder holds about [`ENTRIES`] files at most; the least recently used are removed first. Captions of this
+//! process are also kept in memory, so that nothing is asked twice even without a folder.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::{self, File};
@@ -21,28 +21,28 @@ use super::key::{CacheKey, GeneratedText, KeyPrefix};
 use super::vision::{Question, VisionEvent, VisionModel};
 use super::wording::Stop;
 
-/// Files in the folder: those of some three hundred pictures, in some 64 MB of a disk.
+/// Limit of files in the folder: about three hundred pictures, about 64 MB on disk.
 pub const ENTRIES: usize = 16_384;
 
-/// Captions that a process remembers itself.
+/// Limit of captions kept in memory.
 const REMEMBERED: usize = 1 << 16;
 
 /// Upper limit of a cached caption in bytes.
 const LONGEST: u64 = 1 << 16;
 
-/// A file that was used is marked so if that was not done within this time.
+/// Minimum interval between updates of a file's time of last use.
 const MARKED_FOR: Duration = Duration::from_secs(24 * 3600);
 
 /// Content of a cache file.
 #[derive(Serialize, Deserialize)]
 struct CacheEntry {
-    /// the file's own name: a file that was renamed, or mixed up by a disk, is none
+    /// the file's own name, to detect files that were renamed or corrupted
     key: String,
     #[serde(flatten)]
     generated: GeneratedText,
 }
 
-/// The captions that are known.
+/// Cache of captions: a folder, and the captions of this process in memory.
 #[derive(Debug, Default)]
 pub struct CaptionCache {
     folder: Option<PathBuf>,
@@ -57,13 +57,13 @@ struct Remembered {
 }
 
 impl CaptionCache {
-    /// Captions in `folder`, which need not exist; without one, those of this process alone.
+    /// A cache in `folder`, which need not exist; without a folder, in memory only.
     #[must_use]
     pub fn new(folder: Option<PathBuf>) -> Self {
         Self { folder, remembered: Mutex::default() }
     }
 
-    /// The platform's place for such files, if it has one.
+    /// The platform's cache folder, if it has one.
     #[must_use]
     pub fn default_folder() -> Option<PathBuf> {
         let strategy = etcetera::base_strategy::choose_native_strategy().ok()?;
@@ -97,7 +97,7 @@ impl CaptionCache {
         let _ = write();
     }
 
-    /// Removes what has not been used for longest if there is too much.
+    /// Removes the least recently used files beyond the limit.
     pub fn prune(&self) {
         if let Some(folder) = &self.folder {
             prune(folder, ENTRIES);
@@ -119,7 +119,7 @@ impl Remembered {
     }
 }
 
-/// A vision model that is asked only what the cache does not know.
+/// A vision model behind a cache: only cache misses reach the model.
 pub struct Cached<'a, M> {
     model: M,
     cache: &'a CaptionCache,
@@ -143,7 +143,7 @@ impl<M: VisionModel> VisionModel for Cached<'_, M> {
         self.model.draws_by_number()
     }
 
-    /// A picture that cannot be shown is answered with the reason, and the model is not asked about it.
+    /// A picture whose pixels cannot be read is answered with the error, without the model.
     fn ask(
         &mut self,
         question: &Question<'_>,
@@ -220,7 +220,7 @@ fn read(path: &Path, key: &CacheKey) -> Option<GeneratedText> {
     Some(entry.generated)
 }
 
-/// Leaves `entries` files at most, with some room for the next ones where any have to go.
+/// Reduces the folder to `entries` files at most; if any have to go, a few more go to make room.
 fn prune(folder: &Path, entries: usize) {
     let files = fs::read_dir(folder).into_iter().flatten().flatten();
     let mut files: Vec<_> = files

@@ -1,4 +1,4 @@
-//! Captions from a file: what a person wrote or corrected goes to the regions as it stands.
+//! Captions from a file: texts that a person wrote or corrected, used unchanged.
 //!
 //! A file made for the same grid is matched by row and column. For another size or overlap the grid differs;
 //! then each region takes the caption of the file's region that covers most of it, both measured relative to

@@ -1,4 +1,4 @@
-//! Identity of a question to a vision model: what was shown and asked, never where it came from.
+//! Cache keys of questions to a vision model: hashes of engine, model, instruction, options and pixels.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -27,7 +27,7 @@ impl KeyPrefix {
         prefix
     }
 
-    /// One more thing that the answer follows from.
+    /// Adds one more input of the answer to the hash.
     pub fn add(&mut self, part: &str) {
         self.0.update((part.len() as u64).to_le_bytes());
         self.0.update(part);

@@ -1,5 +1,4 @@
-//! Regions as captioners see them: where they lie in the output picture, pixels made when they are asked for, and
-//! the job around them.
+//! Regions for captioners: place in the output picture, pixels made on demand, and the context of the job.
 
 use std::borrow::Cow;
 
@@ -32,9 +31,9 @@ pub struct Rect {
     pub x: u32,
     /// Top edge.
     pub y: u32,
-    /// At least 1.
+    /// Width, at least 1.
     pub width: u32,
-    /// At least 1.
+    /// Height, at least 1.
     pub height: u32,
 }
 
@@ -51,7 +50,7 @@ pub struct RegionPlace {
 
 /// sRGB pixels of a region, 8 bits a channel, interleaved, row-major; at least one pixel.
 ///
-/// They need not have the size of the region's rectangle: an engine sees what it is given.
+/// The size may differ from the region's rectangle.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pixels {
     width: usize,

@@ -1,4 +1,4 @@
-//! Captions themselves: a region's text, or the prompt and why it stands in.
+//! Captions: a region's text, or the prompt with the reason for the fallback.
 
 use std::fmt;
 

@@ -1,5 +1,5 @@
-//! Captioners that show pictures to a model and take what it says: how a question looks, and how answers become
-//! captions. The model may be in this process or in another; [`Cached`](super::cache::Cached) remembers for any.
+//! Interface of vision models, and the session that turns their answers into captions. The model may run in this
+//! process or in another; [`Cached`](super::cache::Cached) is a cache for any.
 
 use std::borrow::Cow;
 
@@ -14,15 +14,15 @@ pub type Answer = Result<GeneratedText, String>;
 
 /// A model that looks at pictures and answers in words.
 pub trait VisionModel {
-    /// Everything that an answer follows from besides the picture.
+    /// Hash of everything that determines an answer besides the picture.
     fn key_prefix(&self, instruction: &str) -> KeyPrefix;
 
-    /// Answers also follow from the picture's number: words are chosen by chance, and each picture draws by itself.
+    /// `true` if answers also depend on the picture's number, the stream of its random sampling.
     fn draws_by_number(&self) -> bool {
         false
     }
 
-    /// Asks the same about every picture of `wanted`, given by index, each of which gets one answer.
+    /// Asks the question about every picture in `wanted` (indices); each gets one answer.
     ///
     /// # Errors
     /// [`CaptionError::Interrupted`], or whatever keeps the model from working at all. Answers until then count.
@@ -33,12 +33,12 @@ pub trait VisionModel {
         on_event: &mut dyn FnMut(VisionEvent),
     ) -> Result<(), CaptionError>;
 
-    /// Remarks for the user that have come up, one line each.
+    /// Takes the notes for the user, one line each.
     fn take_notes(&mut self) -> Vec<String> {
         Vec::new()
     }
 
-    /// Frees whatever the model holds for one picture's questions.
+    /// Frees the resources held for one picture's questions.
     fn end(&mut self) {}
 }
 
@@ -51,7 +51,7 @@ pub struct Question<'a> {
     pub pictures: &'a dyn Pictures,
 }
 
-/// Pictures that are made when they are asked for.
+/// Pictures whose pixels are made on demand.
 pub trait Pictures {
     /// The pixels of a picture.
     ///
@@ -62,11 +62,11 @@ pub trait Pictures {
         index: usize,
     ) -> Result<Cow<'_, Pixels>, Box<dyn std::error::Error + Send + Sync>>;
 
-    /// The number that a picture draws its chances from.
+    /// Number of the picture's random stream.
     fn number(&self, index: usize) -> u64;
 }
 
-/// Event of a model at work.
+/// Progress or answer of a vision model.
 #[derive(Debug)]
 pub enum VisionEvent {
     /// Number of requested pictures that are done, including those about to be answered.
@@ -108,8 +108,8 @@ impl Pictures for Whole<'_> {
     }
 }
 
-/// A vision model that captions one picture: it words the question, and cuts answers to what the text encoders
-/// take (docs/method.md §5).
+/// A vision model at work on one picture: makes the question, and cuts answers to the length of the text encoders
+/// (docs/method.md §5).
 pub struct VisionSession<'a> {
     name: &'a str,
     model: Box<dyn VisionModel + 'a>,

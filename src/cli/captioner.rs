@@ -1,5 +1,4 @@
-//! The captioners by name: from `--captioner` and its options, or from what is installed, to a captioner for a
-//! device.
+//! Opening of the captioner that `--captioner` and its options name.
 
 use std::sync::Arc;
 
@@ -22,7 +21,7 @@ use super::{
     error::CliError,
 };
 
-/// The captioner that the options ask for.
+/// Opens the captioner named by the options.
 pub fn open(content: &ContentArgs, device: &Device) -> Result<Arc<dyn Captioner>, CliError> {
     if let Some(file) = &content.captions {
         return Ok(Arc::new(FromFile::read(file).map_err(Error::from)?));
@@ -43,7 +42,7 @@ fn mistralrs(_: &LlavaArgs, _: &Device) -> Result<Arc<dyn Captioner>, CliError> 
     Err(CliError::Usage(reason.to_owned()))
 }
 
-/// A model of mistral.rs, checked before any work.
+/// A captioner of mistral.rs, checked before any work.
 #[cfg(feature = "mistralrs")]
 fn mistralrs(args: &LlavaArgs, device: &Device) -> Result<Arc<dyn Captioner>, CliError> {
     use cupscale::caption::{CaptionError, mistralrs};

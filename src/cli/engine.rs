@@ -14,7 +14,7 @@ use cupscale::{
 
 use super::{args::ModelArgs, error::CliError, values::LoraArg};
 
-/// Loads a model onto a device, and tells `note` what is odd about it.
+/// Loads a model onto a device; `note` receives warnings.
 pub fn load(
     args: &ModelArgs,
     precision: MatmulPrecision,
@@ -36,7 +36,7 @@ pub fn load(
     Ok(engine.with_manifest(name, defaults)?)
 }
 
-/// Checks that a model can be run, as far as its configurations and the headers of its weights tell.
+/// Checks a model's configurations and the headers of its weights.
 pub fn check(model: &OsStr) -> Result<(), CliError> {
     let (files, _) = files(Some(model), None, None, &[])?;
     let device = DeviceSpec::Cpu.open().map_err(Error::from)?;
@@ -44,8 +44,8 @@ pub fn check(model: &OsStr) -> Result<(), CliError> {
     Ok(())
 }
 
-/// A model with what the options change of it; for a model that has a manifest, also its name and
-/// how it is run. What the user names goes before what the manifest names; LoRAs add up.
+/// Files of a model with the changes by options; for an installed model, also its name and run settings. Options
+/// take precedence over the manifest; LoRAs accumulate.
 pub fn files(
     model: Option<&OsStr>,
     unet: Option<&Path>,
@@ -77,13 +77,13 @@ pub fn files(
     Ok((files, named.map(|model| (model.name, model.run))))
 }
 
-/// The model of a job that names none.
+/// The default model.
 #[cfg(feature = "embedded-model")]
 fn own_model() -> Result<ModelSource, CliError> {
     Ok(ModelSource::Embedded)
 }
 
-/// The model of a job that names none.
+/// The default model.
 #[cfg(not(feature = "embedded-model"))]
 fn own_model() -> Result<ModelSource, CliError> {
     let reason = "this build has no model of its own: name one with --model";

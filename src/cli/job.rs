@@ -1,4 +1,4 @@
-//! The job that the options ask for: resolved here, once, and nothing after it sees what was typed.
+//! The resolved job: arguments are resolved here, once, and later code does not see them.
 
 use std::path::{Path, PathBuf};
 
@@ -26,7 +26,7 @@ pub struct Job {
     pub work: WorkOptions,
     /// Form of the progress display.
     pub show: Show,
-    /// Stands before the extension of an output's name that is made from the input's.
+    /// Suffix of an output name derived from the input's, before the extension.
     suffix: String,
     files: FilesArgs,
     /// All but the captioner, which is opened with the model.
@@ -39,7 +39,7 @@ pub struct Job {
 }
 
 impl Job {
-    /// Resolves what was typed, and sets the size of the thread pool.
+    /// Resolves the arguments, and sets the size of the thread pool.
     ///
     /// # Errors
     /// A missing input, or a thread pool that cannot be made.
@@ -127,7 +127,7 @@ impl Job {
     /// Output of the verb `caption`.
     ///
     /// # Errors
-    /// A name that a picture would have.
+    /// An output name with a picture's extension.
     pub fn document_output(&self) -> Result<Output, CliError> {
         self.files.document_output()
     }
@@ -142,11 +142,10 @@ impl Job {
         self.content.captioner == CaptionerArg::Llava
     }
 
-    /// Loads the chosen model onto the chosen device, with the settings of its jobs, and tells `note` what is odd
-    /// about it.
+    /// Loads the chosen model onto the chosen device, with the settings of its jobs; `note` receives warnings.
     ///
     /// # Errors
-    /// A device that cannot be had, a model or a captioner that cannot be loaded.
+    /// A device that is not available, a model or a captioner that cannot be loaded.
     pub fn load(&self, mut note: impl FnMut(&str)) -> Result<(Engine, Settings), CliError> {
         let device = self.device.open().map_err(Error::from)?;
         if let (Some(_), false) = (self.precision, device.is_cpu()) {

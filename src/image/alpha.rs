@@ -1,8 +1,8 @@
 //! Transparency. Colour under fully transparent pixels is arbitrary (often black), and would bleed
 //! into visible edges as soon as anything looks at a neighbourhood: a resize, a VAE, a diffusion
-//! model. So it is replaced once, when a picture is read, by the colour of the nearest visible
-//! pixels, and everything after that may treat colour and alpha as independent planes: colour is
-//! never premultiplied, and what was hidden under transparent pixels is not kept.
+//! model. When a picture is read, it is therefore replaced by the colour of the nearest visible
+//! pixels. All later code may treat colour and alpha as independent planes: colour is
+//! never premultiplied, and the original colour under transparent pixels is discarded.
 
 /// Replaces the colour of every pixel with alpha 0 by a smooth continuation of its surroundings.
 ///

@@ -1,4 +1,4 @@
-//! Colour: from the samples of a file to the numbers the model works on, and back.
+//! Colour conversion between the samples of a file and the model's working space.
 //!
 //! The model was trained on sRGB, so it wants sRGB's tone curve. It does not need sRGB's primaries, and
 //! forcing a wide-gamut photo (every iPhone's is Display P3) into them would clip its strongest colours
@@ -10,7 +10,7 @@
 //! Profiles made of lookup tables (some scanners, CMYK) go through moxcms to sRGB and, where the profile
 //! can do it, back; colours outside sRGB clip to its surface there. A profile that cannot be inverted
 //! or does not fit its picture is dropped, the output is plain sRGB, and a [`Warning`](super::Warning) says so.
-//! A missing profile means sRGB. PNG's gAMA, cHRM and cICP chunks are not looked at.
+//! A missing profile means sRGB. PNG's gAMA, cHRM and cICP chunks are ignored.
 
 use std::sync::Arc;
 

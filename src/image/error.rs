@@ -148,7 +148,7 @@ impl ImageError {
     }
 }
 
-/// Something that was done differently from what one could expect, for the caller to tell the user.
+/// A deviation from the requested result, for the caller to show to the user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Warning {

@@ -9,7 +9,7 @@ use super::resize::{Filter, Resizer};
 /// The most pixels an input may have (2²⁸, a square of 16,384): more is taken for a decompression bomb.
 pub const MAX_PIXELS: u64 = 1 << 28;
 
-/// An upright picture and everything that was said about it.
+/// An upright picture with its metadata.
 #[derive(Clone, PartialEq)]
 pub struct Picture {
     /// Pixels per row.
@@ -39,7 +39,7 @@ pub struct Picture {
     pub warnings: Vec<Warning>,
 }
 
-/// Sizes instead of contents: a log wants neither megapixels nor profiles.
+/// Prints sizes instead of contents, for logs.
 impl std::fmt::Debug for Picture {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let bytes = |block: &Option<Vec<u8>>| block.as_ref().map(Vec::len);

@@ -1,7 +1,7 @@
 //! Separable resizing in f32, any band or window of the result at a time.
 //!
-//! Each output sample depends only on the source, never on the band it was asked for in, so bands put
-//! together equal the whole bit for bit. Weights are those of Pillow's `Image.resize` (support of 3
+//! Each output sample depends only on the source, not on the requested band, so that concatenated bands
+//! equal the whole bit for bit. Weights are those of Pillow's `Image.resize` (support of 3
 //! source pixels, stretched by the scale when reducing so that it antialiases; pixel centres at half
 //! coordinates; cut and renormalised at the borders), computed in f64; compared with Pillow in
 //! `tests/jobs/resize.rs`. [`Filter::Area`] is the exact mean over each output pixel's footprint.
@@ -131,11 +131,11 @@ impl<'a> Resizer<'a> {
     }
 }
 
-/// For each output position along one axis: where its source samples begin, and their weights.
+/// Source range and weights of each output position along one axis.
 #[derive(Debug, Clone)]
 struct FilterTaps {
     first: Vec<u32>,
-    /// `ends[i]` is where the weights of position i end in `weights`.
+    /// `ends[i]` is the end of position i's weights in `weights`.
     ends: Vec<usize>,
     weights: Vec<f32>,
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use cupscale::caption::cache::{Cached, CaptionCache};
 use cupscale::caption::vision::VisionSession;
 use cupscale::caption::wording::Stop;
-use cupscale::caption::worker::protocol::{Load, Reply, Request, read_request, write_reply};
+use cupscale::caption::worker::protocol::{LoadOptions, Reply, Request, read_request, write_reply};
 use cupscale::caption::worker::{Timeouts, WorkerModel, WorkerOptions};
 use cupscale::caption::{
     CaptionContext, CaptionError, CaptionSession, Captions, GridSpec, Pixels, Rect, RegionPlace,
@@ -158,7 +158,7 @@ impl Scene {
         let options = WorkerOptions {
             engine: "scripted",
             start: Box::new(move || worker(&script, &diary)),
-            load: Load {
+            load: LoadOptions {
                 folder: "models/tiny".into(),
                 quantize: None,
                 cpu: true,
@@ -327,7 +327,7 @@ fn a_program_that_is_not_there_is_one_line() {
     let options = WorkerOptions {
         engine: "scripted",
         start: Box::new(|| Command::new(PathBuf::from("no/such/program"))),
-        load: Load {
+        load: LoadOptions {
             folder: String::new(),
             quantize: None,
             cpu: true,

@@ -1,6 +1,5 @@
-//! Asking the model on a thread of its own, so that whoever waits can be called away at any time: to
-//! load seven billion weights, or to read four prompts on a CPU, takes minutes in which nothing asks
-//! whether to go on.
+//! Inference on a thread of its own, so that the caller can cancel at any time: loading seven billion weights, or
+//! prefilling four prompts on a CPU, takes minutes without a cancellation check.
 
 use std::ops::ControlFlow;
 use std::sync::{
@@ -11,7 +10,7 @@ use std::sync::{
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Load, NAME, engine, one_line};
+use super::{LoadFn, NAME, engine, one_line};
 use crate::caption::CaptionError;
 use crate::caption::key::GeneratedText;
 use crate::caption::vision::Answer;
@@ -25,7 +24,7 @@ const GRACE: Duration = Duration::from_millis(400);
 
 /// Pictures of one size, and the question about them.
 pub(super) struct BatchRequest {
-    pub load: Load,
+    pub load: LoadFn,
     pub instruction: String,
     pub rows: Vec<Row<'static>>,
     pub options: GenerateOptions,

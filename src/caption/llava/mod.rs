@@ -1,9 +1,9 @@
 //! `--captioner llava`: a LLaVA model looks at every region and says what is there (docs/method.md §5). All
 //! regions of a job go through the model together; see [`Llava::generate`].
 //!
-//! The model is told the global prompt as context and not to name what it does not see; what it says is
-//! the region's whole text condition, cut at a clause where it would not fit the text encoders. It is
-//! loaded for the first picture that the cache knows nothing of, and not at all if there is none.
+//! The instruction gives the global prompt as context and asks for visible things only. The answer is the region's
+//! whole text condition, cut at a clause if it does not fit the text encoders. The model is loaded at the first
+//! cache miss.
 
 mod ask;
 mod memory;
@@ -29,9 +29,9 @@ use crate::weights::{Footprint, Lazy, LlavaFiles, WeightsError};
 const NAME: &str = "llava";
 
 /// Loads the model, or gives out the loaded one.
-pub type Load = Arc<dyn Fn() -> Result<Arc<Llava>, CaptionError> + Send + Sync>;
+pub type LoadFn = Arc<dyn Fn() -> Result<Arc<Llava>, CaptionError> + Send + Sync>;
 
-/// The most texts that are decoded together where nothing else is said: more gain nothing.
+/// Default limit of texts that are decoded together; more gain nothing.
 pub const DEFAULT_ROWS: usize = 64;
 
 /// The user's choices about a LLaVA captioner.
@@ -84,7 +84,7 @@ impl LlavaCaptioner {
         Ok(Self { files, name, settings, blueprint, footprint, cache, device, dtype, model })
     }
 
-    /// Changes with everything that captions follow from beside pictures, prompt and options.
+    /// Identity of everything that determines captions besides pictures, prompt and options.
     fn fingerprint(&self) -> String {
         format!("{} {}", self.files.fingerprint(), device_name(&self.device, self.dtype))
     }
@@ -157,7 +157,7 @@ impl Captioner for LlavaCaptioner {
         give_back_freed();
     }
 
-    /// Before the model is loaded, the one that repaints goes where the plan does not hold both.
+    /// Unloads the diffusion model before this one is loaded if the memory plan does not hold both.
     fn open<'a>(
         &'a self,
         job: SessionContext<'a>,
@@ -165,7 +165,7 @@ impl Captioner for LlavaCaptioner {
         let mut options =
             LlavaOptions { generate: self.settings.generate(), ..LlavaOptions::default() };
         let load = self.load();
-        let mut load: Load = Arc::new(load);
+        let mut load: LoadFn = Arc::new(load);
         if let Some(batch) = job.batch {
             options.rows = batch.rows;
             options.generate.prefill_rows = Some(batch.prefill_rows);
@@ -182,17 +182,17 @@ impl Captioner for LlavaCaptioner {
     }
 }
 
-/// A model that is loaded when it is needed.
+/// A lazily loaded model.
 #[derive(Clone)]
 pub struct LlavaModel {
-    /// Changes with everything that its texts follow from beside pictures, prompt and options.
+    /// Identity of everything that determines its texts besides pictures, prompt and options.
     pub fingerprint: String,
-    /// Gives the model out.
-    pub load: Load,
+    /// Loads the model, or returns the loaded one.
+    pub load: LoadFn,
 }
 
 impl LlavaModel {
-    /// A session that looks into `cache` first and keeps there what the model says.
+    /// A session with `cache` in front of the model.
     #[must_use]
     pub fn session<'a>(
         self,

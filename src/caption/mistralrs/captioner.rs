@@ -1,4 +1,4 @@
-//! `--caption-engine mistralrs` as a captioner: the process is started with the device to itself.
+//! `--caption-engine mistralrs` as a captioner. Its process has the device to itself.
 
 use std::{
     error,
@@ -16,16 +16,16 @@ use crate::{
         cache::{Cached, CaptionCache},
         vision::VisionSession,
         wording::instruction,
-        worker::{Timeouts, WorkerModel, WorkerOptions, protocol::Load},
+        worker::{Timeouts, WorkerModel, WorkerOptions, protocol::LoadOptions},
     },
     model::llava::GenerateOptions,
     weights::{QuantType, folder_fingerprint},
 };
 
-/// The name that users give the engine.
+/// Engine name shown to users.
 const ENGINE: &str = "mistralrs";
 
-/// A model of mistral.rs, in a process of its own.
+/// A model of mistral.rs in a separate process.
 #[derive(Debug)]
 pub struct MistralrsCaptioner {
     program: PathBuf,
@@ -87,7 +87,7 @@ impl Captioner for MistralrsCaptioner {
         &'a self,
         job: SessionContext<'a>,
     ) -> Result<Box<dyn CaptionSession + 'a>, CaptionError> {
-        let load = Load {
+        let load = LoadOptions {
             folder: folder_name(&self.folder).map_err(|error| refused(&error))?,
             quantize: self.quantize.map(|quant| quant.to_string()),
             cpu: self.device.is_cpu(),

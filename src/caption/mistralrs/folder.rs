@@ -13,13 +13,13 @@ use tempfile::TempDir;
 
 use super::MistralrsError;
 
-/// Architectures that mistral.rs 0.8.1 gets right only with help.
+/// Architectures that mistral.rs 0.8.1 runs correctly only with a workaround.
 const HELPED: [(&str, Help); 2] = [
     ("LlavaForConditionalGeneration", Help::Llava),
     ("Idefics3ForConditionalGeneration", Help::OneTile),
 ];
 
-/// Architectures that mistral.rs 0.8.1 has and gets wrong, and how.
+/// Architectures that mistral.rs 0.8.1 runs incorrectly, with the symptom.
 const REFUSED: [(&str, &str); 1] = [(
     "LlavaNextForConditionalGeneration",
     "mistral.rs 0.8.1 gives LLaVA-1.6 pictures that it cannot read (none of its texts is what \
@@ -32,7 +32,7 @@ pub(super) enum Help {
     None,
     /// LLaVA-1.5: see [`super::llava`].
     Llava,
-    /// It panics where a picture is cut to tiles: the model is to see it whole.
+    /// mistral.rs panics if a picture is cut into tiles: the model must see it whole.
     OneTile,
 }
 
@@ -43,10 +43,10 @@ struct Config {
     architectures: Vec<String>,
 }
 
-/// Checks the model's folder, and says what mistral.rs needs with it.
+/// Checks the model's folder; returns the workaround that it needs.
 ///
 /// # Errors
-/// Whatever mistral.rs would not stand or gets wrong.
+/// Files on which mistral.rs panics, and architectures that it runs incorrectly.
 pub(super) fn check(folder: &Path) -> Result<Help, MistralrsError> {
     if !folder.is_dir() {
         return Err(MistralrsError::NoFolder(folder.to_owned()));

@@ -1,5 +1,5 @@
-//! `--caption-engine mistralrs`: any vision model of mistral.rs, as a process that
-//! [`worker`](super::worker) asks.
+//! `--caption-engine mistralrs`: any vision model of mistral.rs, in a process controlled by
+//! [`worker`](super::worker).
 //!
 //! mistral.rs is verified at every start. A folder is [checked](folder) before it is loaded. A loaded model must
 //! caption two small pictures, and several pictures are sent at once only if these two then get the captions that
@@ -25,14 +25,13 @@ pub use captioner::MistralrsCaptioner;
 pub use error::MistralrsError;
 use model::MistralrsModel;
 
-use super::worker::protocol::{Load, Reply, Request, read_request, write_reply};
+use super::worker::protocol::{LoadOptions, Reply, Request, read_request, write_reply};
 
 /// The hidden verb with which the program starts itself as a worker.
 pub const VERB: &str = "caption-worker";
 
-/// Keeps `command`, the start of a worker, from the network and from the hub's folders, whatever mistral.rs
-/// misses in the model's own. `scratch` is where it makes folders, of which some stay if it is killed; `gpu` is
-/// the one GPU that it sees.
+/// Confines a worker's `command`: no network and no hub cache, even if files are missing in the model's folder.
+/// `scratch` is its folder for temporary files, of which some stay if it is killed; `gpu` is the only visible GPU.
 pub fn confine(command: &mut Command, scratch: &Path, gpu: Option<usize>) {
     for name in ["TMPDIR", "TMP", "TEMP"] {
         command.env(name, scratch);
@@ -51,7 +50,7 @@ pub fn confine(command: &mut Command, scratch: &Path, gpu: Option<usize>) {
     }
 }
 
-/// Checks what can be checked of a model before any job.
+/// Checks a model before any job, without loading it.
 ///
 /// # Errors
 /// A missing folder, missing or damaged files, or an architecture that mistral.rs runs incorrectly.
@@ -69,7 +68,7 @@ pub fn folder_name(folder: &Path) -> Result<String, MistralrsError> {
     whole.into_os_string().into_string().map_err(|name| MistralrsError::Name(name.into()))
 }
 
-/// A worker's whole life: does what `input` asks and says so at `output`, until `input` ends.
+/// Main loop of a worker: executes the requests of `input` and writes replies to `output`, until `input` ends.
 ///
 /// # Errors
 /// `input` cannot be read, or talks nonsense.
@@ -90,7 +89,7 @@ pub fn serve(mut input: impl BufRead, output: impl Write + Send + 'static) -> io
 struct ReplyOutput<W>(Arc<Mutex<W>>);
 
 impl<W: Write> ReplyOutput<W> {
-    /// Nobody listening is no reason to do anything: the input ends as well.
+    /// Write errors are ignored: if nobody reads, the input ends as well.
     fn say(&self, reply: &Reply) {
         let mut output = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let _ = write_reply(&mut *output, reply);
@@ -132,9 +131,9 @@ fn work<W: Write + Send + 'static>(
     }
 }
 
-/// Loads a model and tries it out.
+/// Loads a model and runs its self-check.
 async fn ready<W: Write>(
-    load: &Load,
+    load: &LoadOptions,
     output: &ReplyOutput<W>,
 ) -> Result<MistralrsModel, MistralrsError> {
     let model = MistralrsModel::load(load).await?;

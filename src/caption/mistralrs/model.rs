@@ -1,5 +1,4 @@
-//! A vision model in mistral.rs: loading, asking, and finding out whether it may be asked for several pictures
-//! at once.
+//! A vision model in mistral.rs: loading, inference, and the self-check for several pictures at once.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -13,7 +12,7 @@ use mistralrs::{
 use super::MistralrsError;
 use super::folder::{self, Help};
 use super::llava::LlavaView;
-use crate::caption::worker::protocol::Load;
+use crate::caption::worker::protocol::LoadOptions;
 
 /// Tokens that the pictures of the self-check are described with.
 const CHECKED_TOKENS: usize = 16;
@@ -26,14 +25,14 @@ pub(super) type Description = (String, bool);
 /// A loaded model.
 pub(super) struct MistralrsModel {
     inner: Model,
-    /// what stands between mistral.rs and a LLaVA-1.5
+    /// adapter between mistral.rs and a LLaVA-1.5
     view: Option<LlavaView>,
     max_new_tokens: usize,
 }
 
 impl MistralrsModel {
-    /// Loads what `load` says, from this machine only.
-    pub(super) async fn load(load: &Load) -> Result<Self, MistralrsError> {
+    /// Loads the model of `load`, from local files only.
+    pub(super) async fn load(load: &LoadOptions) -> Result<Self, MistralrsError> {
         let folder = Path::new(&load.folder);
         let (view, shown) = match folder::check(folder)? {
             Help::None => (None, None),
@@ -43,7 +42,7 @@ impl MistralrsModel {
         let seen = shown.as_ref().map_or(folder, |shown| shown.path());
         let mut builder = MultimodalModelBuilder::new(seen.display())
             .with_token_source(TokenSource::None)
-            // What was computed for one picture is nothing to another.
+            // Prefixes of one picture are useless for another.
             .with_prefix_cache_n(None);
         if load.cpu {
             builder = builder.with_force_cpu().with_dtype(ModelDType::F32);
@@ -55,7 +54,7 @@ impl MistralrsModel {
         Ok(Self { inner, view, max_new_tokens: load.max_new_tokens })
     }
 
-    /// Greedily, so that the same picture gets the same text.
+    /// Caption of a picture, decoded greedily, so that the same picture gets the same text.
     pub(super) async fn describe(
         &self,
         picture: DynamicImage,

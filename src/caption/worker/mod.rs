@@ -1,10 +1,9 @@
-//! Captions from a process of its own: an engine that may panic, run out of memory or hang costs one caption
-//! there and not the job, and with the process goes all of its memory.
+//! Captions from a separate process: an engine that panics, runs out of memory or hangs costs one caption and not
+//! the job, and all of its memory is freed with the process.
 //!
-//! Whatever engine it is, the process speaks [`protocol`]. It is started when the first picture is asked
-//! about. Where it dies, the region that it was at falls back to the
-//! prompt and the next process goes on with the others; a process that died of several regions at once leaves
-//! each to be tried alone.
+//! Every engine uses [`protocol`]. The process starts with the first request. If it dies, the region in progress
+//! falls back to the prompt and the next process continues with the others; if it dies with several regions in
+//! progress, each of them is tried alone.
 
 mod process;
 pub mod protocol;
@@ -14,16 +13,16 @@ use std::process::Command;
 use std::time::Duration;
 
 use self::process::{NoReply, Worker};
-use self::protocol::{Load, Reply, Request};
+use self::protocol::{LoadOptions, Reply, Request};
 use super::key::{GeneratedText, KeyPrefix};
 use super::vision::{Answer, Question, VisionEvent, VisionModel};
 use super::wording::Stop;
 use super::{CaptionError, Pixels};
 
-/// Pictures that are with the worker at once, where it takes several.
+/// Limit of simultaneous requests, if the worker takes several.
 const TOGETHER: usize = 32;
 
-/// Workers that may die in a row without one caption between them.
+/// Limit of consecutive worker deaths without a caption between them.
 const MAX_DEATHS: usize = 3;
 
 /// Reply timeouts of a worker.
@@ -52,18 +51,18 @@ pub struct WorkerOptions<'a> {
     /// Command that starts a worker.
     pub start: Start,
     /// Model to load.
-    pub load: Load,
+    pub load: LoadOptions,
     /// Changes with the model.
     pub fingerprint: String,
     /// Reply timeouts.
     pub timeouts: Timeouts,
-    /// A question whether to stop; asked many times a second.
+    /// Cancellation check, polled many times a second.
     pub stop: Stop<'a>,
 }
 
-/// A vision model in a process of its own.
+/// A vision model in a separate process.
 pub struct WorkerModel<'a> {
-    /// ends before whatever `options` hold for it
+    /// dropped before the resources that `options` hold for it
     worker: Option<Worker>,
     options: WorkerOptions<'a>,
     /// whether several pictures may be with the worker at once
@@ -89,10 +88,10 @@ impl From<NoReply> for WorkerFailure {
 
 /// Pictures without an answer, by index.
 struct Queue {
-    /// one of several of which a worker died: each goes alone
+    /// in progress together when a worker died: each is sent alone
     suspects: VecDeque<usize>,
     fresh: VecDeque<usize>,
-    /// with the worker now, by number
+    /// sent to the worker, by number
     asked: BTreeMap<u64, usize>,
 }
 
@@ -110,7 +109,7 @@ impl Queue {
         self.suspects.pop_front().or_else(|| self.fresh.pop_front())
     }
 
-    /// The worker died. The picture that it died of is returned, if that is known.
+    /// Updates the queue after the worker's death; returns the picture that caused it, if that is known.
     fn culprit(&mut self) -> Option<usize> {
         let asked = std::mem::take(&mut self.asked);
         if asked.len() == 1 {
@@ -157,14 +156,14 @@ impl<'a> WorkerModel<'a> {
             match self.reply(self.options.timeouts.load) {
                 Ok(Reply::TryingTogether) => is_trying = true,
                 Ok(Reply::Ready { together, note }) => {
-                    // What was found out holds for the next worker as well.
+                    // The result holds for the next worker as well.
                     self.options.load.try_together &= together;
                     self.together = self.options.load.try_together;
                     self.notes.extend(note);
                     return Ok(());
                 }
                 Ok(Reply::Refused(reason)) | Err(WorkerFailure::Because(reason)) => break reason,
-                Ok(other) => break nonsense(&other),
+                Ok(other) => break invalid_reply(&other),
                 Err(WorkerFailure::Stopped) => return Err(WorkerFailure::Stopped),
             }
         };
@@ -199,7 +198,7 @@ impl<'a> WorkerModel<'a> {
         })
     }
 
-    /// One more picture with its answer.
+    /// Sends pending pictures and returns the next answer.
     fn step(
         &mut self,
         question: &Question<'_>,
@@ -222,7 +221,7 @@ impl<'a> WorkerModel<'a> {
             Reply::Failed { id, reason } => (id, Err(reason)),
             other => {
                 self.worker = None;
-                return Err(WorkerFailure::Because(nonsense(&other)));
+                return Err(WorkerFailure::Because(invalid_reply(&other)));
             }
         };
         if let Some(index) = queue.asked.remove(&id) {
@@ -234,7 +233,7 @@ impl<'a> WorkerModel<'a> {
         )))
     }
 
-    /// Several pictures at once were too much for a worker.
+    /// Switches to one picture at a time, after several at once ended a worker.
     fn one_after_the_other(&mut self, reason: &str) {
         self.options.load.try_together = false;
         self.notes.push(format!(
@@ -243,7 +242,7 @@ impl<'a> WorkerModel<'a> {
     }
 }
 
-fn nonsense(reply: &Reply) -> String {
+fn invalid_reply(reply: &Reply) -> String {
     format!("the worker talks nonsense: {reply:?}")
 }
 
@@ -271,7 +270,7 @@ impl VisionModel for WorkerModel<'_> {
             fresh: wanted.iter().copied().collect(),
             asked: BTreeMap::new(),
         };
-        // A model that cannot be loaded at all is no accident of a picture.
+        // A model that cannot be loaded fails the job, not a picture.
         self.ensure_worker().map_err(|failure| self.error(failure))?;
         let (mut done, mut deaths) = (0, 0);
         while !queue.is_empty() {

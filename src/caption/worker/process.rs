@@ -1,4 +1,4 @@
-//! One worker process from its start to its end: what it says, and why it went silent.
+//! A worker process: start, requests, replies, and the cause of its end.
 
 use std::io::{self, BufReader, Write as _};
 use std::process::{Child, Command, Stdio};
@@ -17,9 +17,9 @@ const LONGEST_REASON: usize = 300;
 /// Reason for a missing reply.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum NoReply {
-    /// The process has ended, or says what nobody understands, or nothing for too long. In one line.
+    /// The process has ended, sent an invalid reply, or exceeded the timeout. The reason, in one line.
     Dead(String),
-    /// The user wants no more captions.
+    /// The user has cancelled.
     Stopped,
 }
 
@@ -28,7 +28,7 @@ pub(super) struct Worker {
     child: Child,
     requests: Option<Sender<Vec<u8>>>,
     replies: Receiver<io::Result<Option<Reply>>>,
-    last_words: Option<JoinHandle<String>>,
+    last_error_line: Option<JoinHandle<String>>,
 }
 
 impl Worker {
@@ -44,7 +44,7 @@ impl Worker {
         else {
             return Err(io::Error::other("no pipes to the worker"));
         };
-        // Pixels are more than a pipe holds: a worker that does not read must not hold up the program.
+        // Pixels exceed a pipe's buffer: a worker that does not read must not block the program.
         let (requests, to_write) = mpsc::channel::<Vec<u8>>();
         thread::spawn(move || {
             for bytes in to_write {
@@ -64,18 +64,23 @@ impl Worker {
                 }
             }
         });
-        let last_words = thread::spawn(move || last_line(BufReader::new(stderr)));
-        Ok(Self { child, requests: Some(requests), replies, last_words: Some(last_words) })
+        let last_error_line = thread::spawn(move || last_line(BufReader::new(stderr)));
+        Ok(Self {
+            child,
+            requests: Some(requests),
+            replies,
+            last_error_line: Some(last_error_line),
+        })
     }
 
-    /// Asks for something; that the worker has ended shows where the reply is awaited.
+    /// Sends a request. A worker that has ended is noticed when the reply is awaited.
     pub(super) fn send(&self, request: &Request, pixels: &[u8]) {
         if let Some(requests) = &self.requests {
             let _ = requests.send(protocol::encode_request(request, pixels));
         }
     }
 
-    /// The next reply, awaited for `timeout` at most, unless `stop` says so before.
+    /// The next reply, awaited for `timeout` at most, or until `stop` returns `true`.
     pub(super) fn reply(
         &mut self,
         timeout: Duration,
@@ -92,7 +97,7 @@ impl Worker {
                     return Err(NoReply::Dead(format!("the worker talks nonsense: {error}")));
                 }
                 Ok(Ok(None)) | Err(RecvTimeoutError::Disconnected) => {
-                    return Err(NoReply::Dead(self.epitaph()));
+                    return Err(NoReply::Dead(self.exit_reason()));
                 }
                 Err(RecvTimeoutError::Timeout) if begin.elapsed() >= timeout => {
                     let seconds = timeout.as_secs_f32();
@@ -104,9 +109,9 @@ impl Worker {
     }
 
     /// Exit status of the process and its last line on standard error.
-    fn epitaph(&mut self) -> String {
+    fn exit_reason(&mut self) -> String {
         self.requests = None;
-        // It closed its standard output: it is ending, or else no use any more.
+        // Its standard output is closed: it is ending, or has become useless.
         let deadline = Instant::now() + Duration::from_secs(2);
         let status = loop {
             match self.child.try_wait() {
@@ -118,7 +123,7 @@ impl Worker {
                 }
             }
         };
-        let words = self.last_words.take().and_then(|thread| thread.join().ok());
+        let words = self.last_error_line.take().and_then(|thread| thread.join().ok());
         match words.filter(|words| !words.is_empty()) {
             Some(words) => format!("the worker ended ({status}): {words}"),
             None => format!("the worker ended ({status})"),

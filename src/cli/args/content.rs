@@ -6,21 +6,21 @@ use clap::{Args, ValueEnum};
 
 use super::llava::LlavaArgs;
 
-/// Captioners that `--captioner` names.
+/// Captioners selectable with `--captioner`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum CaptionerArg {
     /// Describe what can be measured in the region: colours, brightness, contrast, texture
     Attributes,
-    /// A LLaVA model looks at every region and says what is there
+    /// Describe every region with a LLaVA model
     Llava,
-    /// Every region gets the global prompt
+    /// Use the global prompt for every region
     None,
 }
 
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Content")]
 pub struct ContentArgs {
-    /// Content of the whole picture [default: nothing, or what --captioner llava says of it]
+    /// Content of the whole picture [default: nothing, or the caption by --captioner llava]
     #[arg(short, long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     pub prompt: String,
     /// Content that the picture should not show; needs --guidance above 1

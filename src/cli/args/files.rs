@@ -25,7 +25,7 @@ pub struct FilesArgs {
     /// Format of the output [default: by the output's name, else as the input]
     #[arg(short, long, value_name = "png|jpeg|webp|tiff")]
     format: Option<Format>,
-    /// Leave pictures alone whose output exists
+    /// Skip pictures whose output exists
     #[arg(long)]
     pub skip_existing: bool,
     /// JPEG quality [default: 95]
@@ -75,12 +75,12 @@ impl FilesArgs {
         Ok((output, self.format.or(named).unwrap_or(source)))
     }
 
-    /// The name and the format of the output of a picture that is named itself: with `suffix` before the
-    /// extension, which changes only with the format. `source` is the format of what it holds.
+    /// Default output name and format for a picture: `suffix` goes before the extension, which changes only with the
+    /// format. `source` is the input's own format.
     pub fn output_name(&self, path: &Path, source: Format, suffix: &str) -> (PathBuf, Format) {
         let named = Format::from_extension(path);
         let format = self.format.or(named).unwrap_or(source);
-        // What is no extension of ours belongs to the name.
+        // An unknown extension belongs to the name.
         let stem = if named.is_some() { path.file_stem() } else { path.file_name() };
         let mut name = stem.unwrap_or_default().to_owned();
         name.push(suffix);
@@ -132,7 +132,7 @@ impl FilesArgs {
     /// Output of a verb that writes no picture.
     ///
     /// # Errors
-    /// A name that a picture would have.
+    /// An output name with a picture's extension.
     pub fn document_output(&self) -> Result<Output, CliError> {
         let output = self.output.as_deref().map_or(Output::Stdout, Output::parse);
         match output.format() {

@@ -1,4 +1,4 @@
-//! The captioner LLaVA: which model, and how it is asked.
+//! Options of the captioner LLaVA: model, weight type and sampling.
 
 use std::{ffi::OsString, path::PathBuf};
 
@@ -30,7 +30,7 @@ pub const LLAVA_ONLY: [&str; 9] = [
 pub enum CaptionEngineArg {
     /// This program itself
     Builtin,
-    /// mistral.rs, in a process of its own; any vision model that it knows
+    /// mistral.rs, in a separate process; any vision model that it supports
     Mistralrs,
 }
 
@@ -50,26 +50,26 @@ pub struct LlavaArgs {
     /// Round the decoder's weights to this type as they are read
     #[arg(long, value_name = "q8_0|q6_k|q5_k|q4_k|f16")]
     pub caption_quantize: Option<QuantType>,
-    /// Choose words by chance, the more the higher; 0 takes the likeliest [default: 0]
+    /// Sampling temperature; 0 takes the likeliest word [default: 0]
     #[arg(long, value_name = "0-2", value_parser = values::temperature)]
     caption_temperature: Option<f64>,
-    /// Choose among the likeliest words that have this share of the probability
+    /// Sample from the likeliest words with this share of the probability (top-p)
     #[arg(long, value_name = "0-1", default_value_t = Defaults::CAPTION_TOP_P, value_parser = values::weight,
           requires = "caption_temperature")]
     caption_top_p: f64,
-    /// Same seed, same captions; each region draws by itself
+    /// Seed of the sampling: same seed, same captions; each region has a random stream of its own
     #[arg(long, value_name = "N", default_value_t = 0, requires = "caption_temperature")]
     caption_seed: u64,
     /// Captions written at once [default: 64, or what fits]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     caption_batch: Option<u32>,
-    /// Neither look for captions of earlier jobs nor keep these
+    /// Neither read nor write the cache of captions
     #[arg(long)]
     pub no_caption_cache: bool,
 }
 
 impl LlavaArgs {
-    /// An option that was given and has no effect with mistral.rs.
+    /// First given option that has no effect with mistral.rs.
     #[cfg(feature = "mistralrs")]
     pub fn builtin_only(&self) -> Option<&'static str> {
         [

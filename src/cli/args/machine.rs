@@ -1,4 +1,4 @@
-//! The machine: where to compute, and how much of it to take.
+//! Options for the device, its memory, and the threads.
 
 use clap::Args;
 use cupscale::backend::{DeviceSpec, MatmulPrecision};

@@ -1,4 +1,4 @@
-//! Every option: its names, its help, its range, and how it becomes a setting of the pipeline.
+//! All options: names, help, ranges, and their conversion to settings of the pipeline.
 
 mod content;
 mod files;
@@ -56,13 +56,13 @@ pub struct Cli {
     pub verb: Option<Verb>,
     #[command(flatten)]
     pub job: JobArgs,
-    /// Tell on stderr what is done, stage by stage; -vv call by call [default: what $RUST_LOG asks for]
+    /// Log the stages on stderr; -vv logs every call [default: the filter in $RUST_LOG]
     #[arg(short, long, action = ArgAction::Count, global = true)]
     pub verbose: u8,
 }
 
-/// Options that say how a picture is written and what becomes of unfinished work, of which `caption` has none: the
-/// options of the job whose regions it describes are the same otherwise.
+/// Options for the output picture and for unfinished work, which `caption` does not have. All other options of a job
+/// apply to it.
 const NOT_OF_CAPTION: [&str; 7] =
     ["format", "quality", "skip_existing", "dry_run", "work_dir", "resume", "fresh"];
 
@@ -80,7 +80,7 @@ impl Cli {
         Self::command().mut_subcommand("caption", hidden)
     }
 
-    /// Parses what was typed, and refuses an option where its verb does not use it.
+    /// Parses the command line, and refuses options that the verb does not use.
     pub fn from_command_line(
         words: impl IntoIterator<Item = impl Into<OsString> + Clone>,
     ) -> Result<Self, clap::Error> {
@@ -112,19 +112,19 @@ impl Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Print what would run (regions, steps, bytes) and stop; takes every option of the job
+    /// Print the plan of the job (regions, steps, bytes) and stop; takes every option of the job
     Plan(Box<JobArgs>),
     /// Print the caption of every region as JSON, to be edited and given back with --captions
     Caption(Box<JobArgs>),
     /// List, add, download, check and remove models
     Models(ModelsArgs),
-    /// The process in which the program captions
+    /// Captioning process of the program
     #[cfg(feature = "mistralrs")]
     #[command(name = cupscale::caption::mistralrs::VERB, hide = true)]
     CaptionWorker,
 }
 
-/// Every option of a job, as it was typed.
+/// All options of a job, unresolved.
 #[derive(Args, Debug)]
 pub struct JobArgs {
     #[command(flatten)]
@@ -142,7 +142,7 @@ pub struct JobArgs {
     #[command(flatten)]
     pub work: WorkArgs,
 
-    /// Print what would run and stop
+    /// Print the plan of the job and stop
     #[arg(long)]
     pub dry_run: bool,
     /// Form of the progress on stderr

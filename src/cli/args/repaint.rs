@@ -14,7 +14,7 @@ use crate::cli::values;
 enum FusionArg {
     /// Overlapping regions fade into each other (raised cosine)
     Feather,
-    /// Overlapping regions count alike
+    /// Overlapping regions have equal weight
     Average,
 }
 
@@ -51,7 +51,7 @@ pub struct RepaintArgs {
     /// Spacing of the timesteps; few-step models want trailing [default: the model's]
     #[arg(long, value_name = "leading|trailing|linspace")]
     spacing: Option<TimestepSpacing>,
-    /// The very timesteps of the whole schedule, highest first
+    /// Explicit timesteps of the whole schedule, highest first
     #[arg(long, value_name = "T,T,...", value_delimiter = ',', conflicts_with = "steps")]
     timesteps: Option<Vec<usize>>,
     /// Guidance scale: weight of the prompt against the negative prompt, at twice the work; 1 is off
@@ -67,7 +67,7 @@ pub struct RepaintArgs {
     /// Weight of the global structure prior: keeps shapes and tones; 0 turns it off
     #[arg(long, value_name = "0-1", default_value_t = Defaults::GSP, value_parser = values::weight)]
     gsp: f64,
-    /// Weight of the regional attention prior: what the whole picture says of a region; 0 is off
+    /// Weight of the regional attention prior: guides regions by the whole picture; 0 is off
     #[arg(long, value_name = "0-1", default_value_t = Defaults::RAP, value_parser = values::weight)]
     rap: f64,
     /// Weight of the regional semantic prior: the regions' captions against the prompt; 0 is off
@@ -80,7 +80,7 @@ pub struct RepaintArgs {
 }
 
 impl RepaintArgs {
-    /// Settings with what is said here; the rest has its defaults.
+    /// Settings with these options applied to the defaults.
     pub fn settings(&self) -> Settings {
         let mut settings = Settings::default();
         settings.seed = self.seed;

@@ -1,4 +1,4 @@
-//! Unfinished work: where it lies and what becomes of it.
+//! Options for the work folder and for unfinished work.
 
 use std::path::PathBuf;
 
@@ -11,10 +11,10 @@ pub struct WorkArgs {
     /// Folder for the files of a job while it runs [default: beside the output; the cache for a stream]
     #[arg(long, value_name = "DIR")]
     work_dir: Option<PathBuf>,
-    /// Go on with unfinished work, which happens by itself; fail if there is none
+    /// Resume unfinished work (also the default), and fail if there is none
     #[arg(long, conflicts_with = "fresh")]
     resume: bool,
-    /// Throw unfinished work away and begin anew
+    /// Discard unfinished work and start again
     #[arg(long)]
     fresh: bool,
 }

@@ -13,7 +13,7 @@ pub enum Event<'a> {
     /// A file of a folder begins or ends.
     File {
         state: FileState,
-        /// From 1 to `count`.
+        /// Number of the file, from 1 to `count`.
         index: usize,
         count: usize,
         input: &'a str,
@@ -41,9 +41,9 @@ pub enum Event<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         unit: Option<&'static str>,
     },
-    /// Something the user should know that is no error.
+    /// A warning for the user.
     Note { text: &'a str },
-    /// All went well.
+    /// The job has succeeded.
     Done { seconds: f64, summary: &'a str },
 }
 
@@ -78,7 +78,7 @@ pub enum Transfer {
 }
 
 impl Transfer {
-    /// One word for people.
+    /// The operation as a word.
     pub fn verb(self) -> &'static str {
         match self {
             Self::Download => "download",
@@ -94,7 +94,7 @@ pub struct TransferFile<'a> {
     pub file: &'a str,
 }
 
-/// The same, with what is done of it at the beginning.
+/// The file of a transfer, with the bytes already done at its start.
 #[derive(Debug, Serialize)]
 pub struct TransferBytes<'a> {
     pub file: &'a str,

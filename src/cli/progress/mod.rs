@@ -83,14 +83,14 @@ impl Reporter {
         }
     }
 
-    /// Takes the bar away, for a job that ends before its end.
+    /// Removes the bar, for a job that ends early.
     pub fn clear(&self) {
         if let Display::Bar(bar) = &self.display {
             bar.finish_and_clear();
         }
     }
 
-    /// The last line of what went well.
+    /// Shows the summary of a success as the last line.
     pub fn finish(&self, summary: &str) {
         self.clear();
         if matches!(self.display, Display::Json) {
@@ -105,7 +105,7 @@ impl Reporter {
         self.interrupted.load(Ordering::SeqCst)
     }
 
-    /// Something the user should know that is no error.
+    /// Shows a warning to the user.
     pub fn tell(&self, text: &str) {
         let said = match &self.file {
             Some(file) => format!("{}: {text}", file.input()),
@@ -133,7 +133,7 @@ fn interrupt_flag() -> Arc<AtomicBool> {
     interrupted
 }
 
-/// One line on stderr. Nobody reading it is no reason to stop the job.
+/// Writes one line to stderr; write errors are ignored.
 pub fn say(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }

@@ -14,12 +14,12 @@ use super::{
     say,
 };
 
-/// JSON lines about one file come no more often.
+/// Minimum interval between JSON lines about one file.
 const JSON_PAUSE: Duration = Duration::from_millis(250);
 
 const UNIT: &str = "bytes";
 
-/// The file at work.
+/// The file in transfer.
 pub struct CurrentTransfer {
     work: Transfer,
     name: String,
@@ -47,7 +47,7 @@ impl CurrentTransfer {
 }
 
 impl Reporter {
-    /// Work on a file begins, or begins again: `done` of `total` bytes are behind it.
+    /// Begins or restarts a file: `done` of `total` bytes are already transferred.
     pub fn begin_bytes(&mut self, work: Transfer, name: &str, done: u64, total: Option<u64>) {
         match &self.display {
             Display::Bar(bar) => show(bar, work, name, done, total),
@@ -85,7 +85,7 @@ impl Reporter {
         }
     }
 
-    /// The bytes that are done of the file at work.
+    /// Bytes already transferred of the current file.
     pub fn bytes_done(&self) -> u64 {
         self.transfer.as_ref().map_or(0, |file| file.done)
     }

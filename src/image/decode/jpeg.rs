@@ -1,6 +1,7 @@
 //! JPEG through `zune-jpeg`, strict about damage: that decoder by default paints what is missing grey.
 //! A file without its end marker is refused before; pixels lost from the middle of a file that still
-//! has one are found only where the Huffman codes stop making sense, as in libjpeg. Metadata comes from our own walk over the segments.
+//! has one are found only where the Huffman codes become invalid, as in libjpeg. Metadata comes from a walk over the
+//! segments.
 
 use std::io::Cursor;
 

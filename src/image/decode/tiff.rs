@@ -15,7 +15,7 @@ use crate::image::metadata::ifd::{Exif, tag};
 use crate::image::metadata::plausible_dpi;
 use crate::image::picture::{ChannelLayout, DecodedSamples};
 
-/// ExtraSamples value of alpha that colours are already multiplied with.
+/// ExtraSamples value of premultiplied alpha.
 const ASSOCIATED: u64 = 1;
 
 pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<DecodedSamples> {

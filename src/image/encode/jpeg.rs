@@ -16,7 +16,7 @@ use super::{format_writer::FormatWriter, options::EncodeOptions, shape::SampleSh
 use crate::image::error::{ImageError, Result, Warning};
 use crate::image::format::Format;
 use crate::image::metadata::{JPEG_EXIF, JPEG_XMP};
-use crate::image::{output::Target, sink::Sink};
+use crate::image::{output::OpenOutput, sink::Sink};
 
 /// Bands that may wait for the encoder.
 const QUEUE: usize = 2;
@@ -37,7 +37,7 @@ pub(super) struct JpegWriter {
 
 impl JpegWriter {
     pub(super) fn new(
-        target: &Target,
+        target: &OpenOutput,
         shape: SampleShape,
         options: &EncodeOptions,
         warnings: &mut Vec<Warning>,
@@ -86,7 +86,7 @@ impl JpegWriter {
         Ok(Self { rows: Some(sender), thread: Some(thread), sink, name })
     }
 
-    /// Waits for the encoder and says what became of it.
+    /// Waits for the encoder; returns its result.
     fn join(&mut self) -> Result<()> {
         self.rows = None;
         let Some(thread) = self.thread.take() else {
@@ -214,7 +214,7 @@ impl Write for Guarded {
     }
 }
 
-/// APP segments in their usual order: EXIF, XMP, profile. What does not fit is left out with a warning.
+/// APP segments in their usual order: EXIF, XMP, profile. Blocks that do not fit are left out with a warning.
 fn segments(options: &EncodeOptions, warnings: &mut Vec<Warning>) -> Vec<(u8, Vec<u8>)> {
     let mut segments = Vec::new();
     let blocks = [("EXIF", JPEG_EXIF, &options.exif), ("XMP", JPEG_XMP, &options.xmp)];

@@ -1,7 +1,7 @@
 //! Encoding, a band of rows at a time, into a temporary file that is renamed when complete.
 //!
 //! Every format streams: memory does not grow with the output. JPEG's encoder pulls rows, so it runs in a
-//! thread of its own and is fed through a short queue. What a format needs to see twice is spooled to an
+//! thread of its own and is fed through a short queue. Data that a format needs twice is spooled to an
 //! unnamed temporary file: a TIFF on its way to a stream, because its directory needs offsets, and the
 //! samples of a WebP, because its codes follow from all of them.
 
@@ -22,7 +22,7 @@ use super::colour::{self, Colour};
 use super::error::{ImageError, Result, Warning};
 use super::format::Format;
 use super::metadata::{ifd, xmp};
-use super::output::{Output, Target};
+use super::output::{OpenOutput, Output};
 use format_writer::FormatWriter;
 use options::SOFTWARE;
 use samples::Quantizer;
@@ -103,7 +103,7 @@ impl Encoder {
         Self::new(&output.name(), format, width, height, options)?.open(output, None)
     }
 
-    /// The same with these settings to be written, for a job that knows them later.
+    /// Adds the settings to write, for a job that knows them later.
     #[must_use]
     pub fn with_settings(mut self, settings: String) -> Self {
         self.options.settings = Some(settings);
@@ -123,8 +123,8 @@ impl Encoder {
     }
 
     /// The samples of some rows as the file will hold them: `rgb` is `[n, width, 3]` and `alpha`, exactly when
-    /// [`EncodeOptions::alpha`] is set, `[n, width]`. Values are those of [`Picture::rgb`](super::Picture::rgb), clamped to [0, 1] and
-    /// rounded to the nearest sample.
+    /// [`EncodeOptions::alpha`] is set, `[n, width]`. Values are those of [`Picture::rgb`](super::Picture::rgb),
+    /// clamped to [0, 1] and rounded to the nearest sample.
     ///
     /// # Errors
     /// [`ImageError::Shape`] when rows are not whole or come without their alpha.
@@ -142,9 +142,8 @@ impl Encoder {
         Ok(self.quantizer.rows(rgb, alpha))
     }
 
-    /// Opens `output` and writes the picture's header. Until it is complete, a file's bytes gather under
-    /// another name beside it: under `partial`, where one is given, replacing what a killed process left there,
-    /// else under one of their own.
+    /// Opens `output` and writes the picture's header. Until the file is complete, its bytes go to a temporary file
+    /// beside it, named `partial` if given, which replaces an earlier one.
     ///
     /// # Errors
     /// An output that cannot be written.
@@ -154,7 +153,7 @@ impl Encoder {
             self.options.xmp = Some(packet);
         }
         let (shape, options) = (self.quantizer.shape, &self.options);
-        let target = Target::open(output, partial)?;
+        let target = OpenOutput::open(output, partial)?;
         let backend: Box<dyn FormatWriter> = match self.format {
             Format::Png => Box::new(png::PngWriter::new(&target, shape, options)?),
             Format::Jpeg => {
@@ -180,7 +179,7 @@ fn shape_error(what: &'static str, expected: usize, got: usize) -> ImageError {
 pub struct PictureWriter {
     // Declared before the target: an abandoned encoder must let go of the file before it is removed.
     backend: Option<Box<dyn FormatWriter>>,
-    target: Option<Target>,
+    target: Option<OpenOutput>,
     encoder: Encoder,
     rows_left: u32,
 }
@@ -238,7 +237,7 @@ impl PictureWriter {
         self.encoder.row_bytes()
     }
 
-    /// Completes the picture and puts it in its place.
+    /// Completes the picture and moves it to its final place.
     ///
     /// # Errors
     /// [`ImageError::Shape`] when rows are missing; otherwise writing failed. Nothing is left behind then.

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::image::error::{ImageError, Result};
 use crate::image::metadata::{PNG_KEYWORD, PNG_XMP_KEYWORD};
-use crate::image::{output::Target, sink::Sink};
+use crate::image::{output::OpenOutput, sink::Sink};
 
 pub(super) struct PngWriter {
     stream: StreamWriter<'static, Sink>,
@@ -22,7 +22,7 @@ pub(super) struct PngWriter {
 
 impl PngWriter {
     pub(super) fn new(
-        target: &Target,
+        target: &OpenOutput,
         shape: SampleShape,
         options: &EncodeOptions,
     ) -> Result<Self> {

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::image::error::{ImageError, Result};
 use crate::image::metadata::ifd::{self, Exif, IfdEntry, tag};
-use crate::image::{output::Target, sink::Sink};
+use crate::image::{output::OpenOutput, sink::Sink};
 
 /// Bytes of samples in a strip, about.
 const STRIP: usize = 1 << 18;
@@ -42,13 +42,17 @@ pub(super) struct TiffWriter {
 }
 
 impl TiffWriter {
-    pub(super) fn new(target: &Target, shape: SampleShape, options: EncodeOptions) -> Result<Self> {
+    pub(super) fn new(
+        target: &OpenOutput,
+        shape: SampleShape,
+        options: EncodeOptions,
+    ) -> Result<Self> {
         Self::of_kind(target, shape, options, needs_big(shape))
     }
 
     /// A classic TIFF or a BigTIFF.
     fn of_kind(
-        target: &Target,
+        target: &OpenOutput,
         shape: SampleShape,
         options: EncodeOptions,
         big: bool,
@@ -268,7 +272,7 @@ mod tests {
         for (width, height, sixteen) in [(300, 700, false), (300, 700, true), (1, 1, false)] {
             let shape = shape(width, height, sixteen);
             let path = folder.path().join("big.tif");
-            let target = Target::open(&Output::Path(path.clone()), None).unwrap();
+            let target = OpenOutput::open(&Output::Path(path.clone()), None).unwrap();
             let options = EncodeOptions {
                 dpi: Some((300.0, 150.0)),
                 xmp: Some(b"<x:xmpmeta/>".to_vec()),

@@ -70,7 +70,7 @@ enum Token {
     Run(u32),
 }
 
-/// Finds the runs among pixels.
+/// Run-length tokenizer of pixels.
 #[derive(Default)]
 struct Runs {
     last: Option<Pixel>,
@@ -108,7 +108,7 @@ fn run_symbol(length: u32) -> (usize, u32, u8) {
     (symbol as usize, rest & ((1 << extra) - 1), extra as u8)
 }
 
-/// The first pass.
+/// The first pass: counts symbols.
 pub(super) struct Counter {
     runs: Runs,
     counts: [Vec<u64>; 4],
@@ -142,7 +142,7 @@ impl Counter {
         }
     }
 
-    /// The codes that suit what was counted.
+    /// Prefix codes for the counted symbols.
     pub(super) fn codes(mut self) -> Codes {
         if let Some(run) = self.runs.end() {
             self.count(run);

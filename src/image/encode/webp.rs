@@ -9,7 +9,7 @@ use super::vp8l::{Counter, Pixel, Predictor};
 use super::{format_writer::FormatWriter, options::EncodeOptions, shape::SampleShape};
 use crate::image::error::{ImageError, Result};
 use crate::image::metadata::ifd::{Exif, IfdEntry, tag};
-use crate::image::{output::Target, sink::Sink};
+use crate::image::{output::OpenOutput, sink::Sink};
 
 /// Bytes that are spooled at once.
 const BUFFER: usize = 1 << 18;
@@ -26,7 +26,7 @@ pub(super) struct WebPWriter {
 
 impl WebPWriter {
     pub(super) fn new(
-        target: &Target,
+        target: &OpenOutput,
         shape: SampleShape,
         mut options: EncodeOptions,
     ) -> Result<Self> {

@@ -29,8 +29,8 @@ pub(crate) const JPEG_XMP: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
 const MAX_TEXT: u64 = 64 << 20;
 
 /// The settings that an output of this program carries, as the text given to
-/// [`EncodeOptions::settings`](super::EncodeOptions::settings); `None` when there are none, or when the file is no picture.
-/// Reads only the metadata, so it is cheap for pictures of any size.
+/// [`EncodeOptions::settings`](super::EncodeOptions::settings); `None` when there are none, or when the file is no
+/// picture. Reads only the metadata, so it is cheap for pictures of any size.
 ///
 /// # Errors
 /// A file that cannot be opened.
