@@ -1,9 +1,8 @@
-//! The work folder of a job: where its canvases lie while it runs, so that one that is killed goes on
-//! where it was when the same command is given again.
+//! Work folder of a job: it holds the canvases while the job runs, so that a killed job resumes when the same command
+//! is given again.
 //!
-//! It lies beside the output (in the cache for a stream), belongs to one process at a time, and is
-//! removed when the output is complete. What is in it is only ever read back by the same job: same
-//! picture, same settings, same weights.
+//! The folder lies beside the output (in the cache for a stream), is locked by one process at a time, and is removed
+//! when the output is complete. It is read back only by the same job: same picture, same settings, same weights.
 
 use std::{
     ffi::OsString,
@@ -26,24 +25,24 @@ use super::{
 };
 use crate::{image::Output, pipeline::error::Error};
 
-/// Where a job keeps what it has done, and what becomes of work that is there already.
+/// Place of the work folder, and handling of unfinished work in it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WorkOptions {
-    /// The folder in which the work folder is made; none: beside the output, or in the cache for a stream.
+    /// Parent of the work folder; `None`: beside the output, or in the cache for a stream.
     pub folder: Option<PathBuf>,
-    /// What becomes of unfinished work that is there.
+    /// Handling of unfinished work.
     pub resume: Resume,
 }
 
-/// What to do about unfinished work.
+/// Handling of unfinished work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Resume {
-    /// Goes on with it if it is the same job's, begins if there is none.
+    /// Resume work of the same job, or start if there is none.
     #[default]
     Auto,
-    /// Goes on with it; there must be some.
+    /// Resume; fail if there is none.
     Required,
-    /// Throws it away and begins anew.
+    /// Discard it and start again.
     Never,
 }
 
@@ -51,21 +50,21 @@ pub enum Resume {
 #[derive(Debug)]
 pub struct WorkFolder {
     path: PathBuf,
-    /// What the names of the job's other files are made from.
+    /// Base name of the job's other files.
     tag: OsString,
-    /// Held for its lock.
+    /// The locked file.
     lock: File,
     pub files: Files,
     pub journal: Journal,
 }
 
 impl WorkFolder {
-    /// Opens the work folder of the job that `job` describes (an object; all of it must be the same for
-    /// work to be taken up) and that writes `output`.
+    /// Opens the work folder of the job that `job` describes (an object, which must be equal for
+    /// work to be resumed) and that writes `output`.
     ///
     /// # Errors
-    /// Another process at work on it, unfinished work of another job, no room on the disk, or what the
-    /// system says.
+    /// Another process with the lock, unfinished work of another job, insufficient disk space, or an I/O
+    /// error.
     pub fn open(
         work: &WorkOptions,
         output: &Output,
@@ -109,7 +108,7 @@ impl WorkFolder {
         }
         let made = Files::create(path, layout)
             .and_then(|files| Ok((files, Journal::create(&path.join(JOURNAL))?)));
-        // The description comes last: where it is, everything is.
+        // The description is written last: its presence marks the folder as complete.
         let made =
             made.and_then(|made| write_whole(path, JOB, JOB_PART, &job.to_string()).map(|()| made));
         if made.is_err() {
@@ -122,32 +121,32 @@ impl WorkFolder {
         Ok((Files::open(path, layout)?, Journal::open(&path.join(JOURNAL))?))
     }
 
-    /// Where it is.
+    /// Path of the folder.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The name under which the output's bytes gather until it is complete.
+    /// File name of the partial output until it is complete.
     pub fn partial_name(&self) -> OsString {
         let mut name = self.tag.clone();
         name.push(".part");
         name
     }
 
-    /// The captions that were kept, if they can be read.
+    /// Stored captions, if they can be read.
     pub fn captions(&self) -> Option<String> {
         fs::read_to_string(self.path.join(CAPTIONS)).ok()
     }
 
-    /// Keeps the captions, all of them or none.
+    /// Stores the captions atomically.
     ///
     /// # Errors
-    /// What the system says.
+    /// An I/O error.
     pub fn keep_captions(&self, text: &str) -> Result<(), Error> {
         write_whole(&self.path, CAPTIONS, CAPTIONS_PART, text)
     }
 
-    /// Removes the folder: the output is complete.
+    /// Removes the folder after the output is complete.
     pub fn remove(self) {
         let Self { path, lock, files, journal, .. } = self;
         drop((files, journal));
