@@ -101,7 +101,7 @@ impl LlavaView {
     }
 
     /// The model's text without the filler token, which is spelled like the picture's placeholder here.
-    pub(super) fn said(text: &str) -> String {
+    pub(super) fn without_filler(text: &str) -> String {
         text.replace(IMAGE, "")
     }
 

@@ -142,7 +142,7 @@ async fn ready<W: Write>(
     if load.try_together {
         output.say(&Reply::TryingTogether);
         note = model
-            .why_not_together(&alone)
+            .batching_problem(&alone)
             .await
             .map(|reason| format!("mistral.rs captions regions one after the other: {reason}"));
         // Requests that went wrong together may have left something behind: the next process tries nothing.

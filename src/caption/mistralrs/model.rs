@@ -83,7 +83,7 @@ impl MistralrsModel {
             return Err(MistralrsError::Engine("an answer without a text".to_owned()));
         };
         let text = choice.message.content.unwrap_or_default();
-        let text = if self.view.is_some() { LlavaView::said(&text) } else { text };
+        let text = if self.view.is_some() { LlavaView::without_filler(&text) } else { text };
         Ok((text, choice.finish_reason == "stop"))
     }
 
@@ -92,23 +92,23 @@ impl MistralrsModel {
     }
 
     /// Captions of two small test pictures, each requested alone.
-    pub(super) async fn alone(&self) -> Result<Alone, MistralrsError> {
+    pub(super) async fn alone(&self) -> Result<TestCaptions, MistralrsError> {
         let [first, second] = pictures();
         let begin = Instant::now();
         let first = self.check_ask(first).await?;
         let took = begin.elapsed();
-        Ok(Alone { texts: [first, self.check_ask(second).await?], took })
+        Ok(TestCaptions { texts: [first, self.check_ask(second).await?], took })
     }
 
     /// `true` if the model repeats its captions of the test pictures.
-    pub(super) async fn is_still(&self, alone: &Alone) -> bool {
+    pub(super) async fn is_still(&self, alone: &TestCaptions) -> bool {
         let again = self.alone().await;
         again.is_ok_and(|again| again.texts == alone.texts)
     }
 
     /// Reason against several requests at once; `None` if they are safe. Two simultaneous requests, and two of
     /// which one starts while the other is running, must give the captions in `alone`.
-    pub(super) async fn why_not_together(&self, alone: &Alone) -> Option<String> {
+    pub(super) async fn batching_problem(&self, alone: &TestCaptions) -> Option<String> {
         if alone.texts[0] == alone.texts[1] {
             return Some("it says the same of two test pictures, which tells nothing".to_owned());
         }
@@ -133,7 +133,7 @@ impl MistralrsModel {
 }
 
 /// Captions of the test pictures, each requested alone.
-pub(super) struct Alone {
+pub(super) struct TestCaptions {
     texts: [String; 2],
     /// for the first
     took: Duration,
