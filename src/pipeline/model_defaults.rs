@@ -4,7 +4,9 @@ use serde::Deserialize;
 
 use crate::sampler::{Denoise, SamplerKind, TimestepSpacing};
 
-/// Sampling defaults of a model beyond its scheduler config; the user's settings override all of them. Read from JSON with the keys `sampler`, `timestep_spacing`, `timesteps`, `steps`, `strength` or
+/// Sampling defaults of a model beyond its scheduler config; the user's settings override all of them.
+///
+/// Read from JSON with the keys `sampler`, `timestep_spacing`, `timesteps`, `steps`, `strength` or
 /// `denoise_steps`, `guidance`, `eta` and `native_size`; other keys are ignored.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(try_from = "RawModelDefaults")]

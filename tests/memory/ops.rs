@@ -1,5 +1,5 @@
-//! What operations say that they take of memory, against what an allocator that counts gives them: the
-//! kernels, and on the CPU in half precision the composed forms, which GPUs run.
+//! Traced memory of operations against the measurement of a counting allocator: the CPU kernels, and in half precision
+//! on the CPU the composed forms, which GPUs run.
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},

@@ -15,8 +15,8 @@ use serde_json::Value;
 const MODELS: [&str; 4] =
     ["llava15_llama", "llava15_mistral_full", "llava16_mistral", "llava16_llama"];
 
-/// Those that are there as GGUF files too: the older kind, without the picture's token and with the
-/// layers of the tower's MLPs exchanged, and the newer.
+/// Fixtures that also exist as GGUF files: the older kind, without the image token and with the layers
+/// of the vision tower's MLPs swapped, and the newer kind.
 const GGUF: [&str; 2] = ["llava15_llama", "llava16_mistral"];
 
 fn fixture(name: &str) -> PathBuf {

@@ -16,10 +16,10 @@ use counting::Counting;
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Where a call's inputs come from: real ones, or those of a trace.
+/// Source of a call's inputs: real tensors, or those of a memory trace.
 type Inputs<'a> = &'a dyn Fn(&[usize], DType) -> Activation;
 
-/// A trace's peak over the measured one.
+/// Ratio of a trace's peak to the measured peak.
 const BOUNDS: std::ops::RangeInclusive<f64> = 0.95..=1.15;
 
 /// Runs `call` for real and within a trace, inputs and all, and holds the peaks together.

@@ -33,8 +33,8 @@ const GLOBAL: usize = 0;
 impl Conditions {
     /// Encodes the global `prompt` and every region's caption; equal texts are encoded once.
     ///
-    /// The semantic prior's weight goes from 0 (every region is conditioned on the prompt) to 1 (on its caption); between
-    /// them the two conditions are blended.
+    /// The semantic prior's weight blends the two conditions of a region, from 0 (the prompt alone) to 1 (its
+    /// caption alone).
     ///
     /// A job with guidance has a negative prompt. Empty, it is encoded like any text, or
     /// zeros where the model says so (`force_zeros_for_empty_prompt`; docs/method.md is silent, this is
