@@ -18,7 +18,7 @@ use clap::{Parser, ValueEnum};
 use cupscale::{
     backend::{Activation, MatmulPrecision},
     model::{
-        denoiser::{Conditioning, Denoiser, Prior, unet::UNetConfig},
+        denoiser::{Conditioning, Denoiser, Prior},
         vae::Vae,
     },
     sampler::{self, Denoise, Schedule, SchedulerConfig, Timesteps},
@@ -89,7 +89,7 @@ fn main() -> Result<()> {
         });
     }
     let line = match (&arguments.inputs, &arguments.outputs, &model) {
-        (Some(inputs), Some(outputs), Model::Unet(unet)) => {
+        (Some(inputs), Some(outputs), Model::Unet(unet, _)) => {
             let inputs = safetensors::load(inputs, &Device::Cpu)?;
             let scheduler = SchedulerConfig::from_json(&files.scheduler()?.to_string())?;
             safetensors::save(&compute(unet, &inputs, &scheduler)?, outputs)?;
@@ -113,7 +113,8 @@ fn main() -> Result<()> {
 }
 
 enum Model {
-    Unet(Box<Denoiser>),
+    /// with the widths of the text encoders' context and pooled embedding
+    Unet(Denoiser, (usize, Option<usize>)),
     Vae(Box<Vae>),
 }
 
@@ -127,20 +128,23 @@ impl Model {
     fn load(files: &ModelFiles, part: Part) -> Result<Self> {
         let (device, dtype) = (Device::Cpu, DType::F32);
         Ok(match part {
-            Part::Unet => Self::Unet(Box::new(files.denoiser(&device, dtype)?)),
+            Part::Unet => {
+                let (text, _) = files.without_values(|files| files.text(&device, dtype))?;
+                Self::Unet(files.denoiser(&device, dtype)?, text.widths())
+            }
             Part::Vae => Self::Vae(Box::new(files.vae(&device, dtype)?)),
         })
     }
 
     fn call(&self, latents: &Latents) -> Result<()> {
         match (self, &latents.conditioning) {
-            (Self::Unet(unet), Some(conditioning)) => {
+            (Self::Unet(unet, _), Some(conditioning)) => {
                 unet.forward(&latents.sample, 499., conditioning, Prior::None)?;
             }
             (Self::Vae(vae), _) => {
                 vae.decode(&latents.sample)?;
             }
-            (Self::Unet(_), None) => return Err("a UNet without its conditioning".into()),
+            (Self::Unet(..), None) => return Err("a UNet without its conditioning".into()),
         }
         Ok(())
     }
@@ -155,37 +159,24 @@ impl Latents {
             return Err(format!("`{shape}` is no shape like 4x64x64").into());
         };
         let random = |shape: &[usize]| Tensor::randn(0f32, 1., shape, &Device::Cpu);
-        let denoiser = match model {
-            Model::Unet(denoiser) => denoiser,
+        let (denoiser, (context_width, pooled_width)) = match model {
+            Model::Unet(denoiser, widths) => (denoiser, *widths),
             Model::Vae(vae) => {
                 let sample = random(&[batch, height, width, vae.latent_channels()])?.into();
                 return Ok(Self { sample, conditioning: None });
             }
         };
-        let unet = config(denoiser)?;
-        let pooled = match &unet.added {
-            Some(added) => Some(random(&[batch, added.input_width - 6 * added.features])?),
-            None => None,
-        };
-        let context_width = (unet.down.iter())
-            .find_map(|level| level.transformer.as_ref())
-            .map_or(1, |transformer| transformer.context_width);
+        let shape = denoiser.shape()?;
+        let channels = shape.channels * if shape.sees_low_resolution { 2 } else { 1 };
+        let pooled = pooled_width.map(|width| random(&[batch, width])).transpose()?;
         let context = random(&[batch, 77, context_width])?;
         let time_ids = Tensor::full(256f32, (batch, 6), &Device::Cpu)?;
         let conditioning =
             models::conditioning(denoiser, &context, pooled.as_ref(), Some(&time_ids))?;
         Ok(Self {
-            sample: random(&[batch, height, width, unet.in_channels])?.into(),
+            sample: random(&[batch, height, width, channels])?.into(),
             conditioning: Some(conditioning),
         })
-    }
-}
-
-/// The configuration of a denoiser that is a UNet.
-fn config(denoiser: &Denoiser) -> Result<&UNetConfig> {
-    match denoiser {
-        Denoiser::UNet(unet) => Ok(unet.config()),
-        _ => Err("a denoiser that is no UNet".into()),
     }
 }
 

@@ -237,8 +237,8 @@ impl ModelFiles {
 
     /// Builds something of the model from the headers of its files alone: finds tensors that are missing or of a
     /// wrong shape or type, as building with weights would, and tells what the weights would take. `build` gets
-    /// files whose weights have shapes and no values: a network built of them has a configuration and must
-    /// not be run.
+    /// files whose weights have shapes and no values: a network built of them has a configuration, and runs on
+    /// shapes alone ([`Trace`](crate::backend::Trace)).
     ///
     /// # Errors
     /// Those of `build`.

@@ -6,7 +6,7 @@ use candle_core::{D, DType, Device, Result, Tensor};
 use super::config::{TextTimeConfig, TimeConfig};
 use crate::backend::ops::{Linear, silu};
 use crate::backend::{Activation, Params, Trace};
-use crate::model::denoiser::MicroConditioning;
+use crate::model::denoiser::conditioning::MicroConditioning;
 
 /// Sinusoidal features of positions (`get_timestep_embedding`), always in f32: a half-precision
 /// timestep would not even hold 999.5, let alone its phases.

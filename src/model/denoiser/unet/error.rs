@@ -1,6 +1,6 @@
 //! Errors of a UNet's configuration and weights, in one line each.
 
-use crate::model::denoiser::{DenoiserError, error::first_line};
+use crate::model::denoiser::error::{DenoiserError, first_line};
 
 /// Reason why a UNet cannot be built.
 #[derive(Debug, thiserror::Error)]
