@@ -197,7 +197,7 @@ mod tests {
         weights::{ModelFiles, ModelSource},
     };
 
-    const DENOISER: &str = "unet/diffusion_pytorch_model.safetensors";
+    const WEIGHTS: &str = "diffusion_pytorch_model.safetensors";
 
     /// Records the notes.
     #[derive(Default)]
@@ -224,14 +224,21 @@ mod tests {
         }
     }
 
-    /// The small model of the tests, the weights of `layers` of its denoiser multiplied by `factor`.
+    /// The small model of the tests with the weights of `layers`, which its denoiser alone has, multiplied by
+    /// `factor`.
     fn model(folder: &Path, layers: &str, factor: f64) -> ModelFiles {
         let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/img2img/model");
         copy_folder(&fixture, folder);
-        let tensors: HashMap<String, Tensor> =
-            safetensors::load(folder.join(DENOISER), &Device::Cpu)
-                .unwrap()
-                .into_iter()
+        for part in fs::read_dir(folder).unwrap() {
+            let file = part.unwrap().path().join(WEIGHTS);
+            if !file.exists() {
+                continue;
+            }
+            let tensors = safetensors::load(&file, &Device::Cpu).unwrap();
+            if !tensors.keys().any(|name| name.starts_with(layers)) {
+                continue;
+            }
+            let tensors: HashMap<String, Tensor> = (tensors.into_iter())
                 .map(|(name, tensor)| {
                     // The fixture is f16, which could not hold the changed values.
                     let changed = name.starts_with(layers);
@@ -239,7 +246,8 @@ mod tests {
                     (name, if changed { (tensor * factor).unwrap() } else { tensor })
                 })
                 .collect();
-        safetensors::save(&tensors, folder.join(DENOISER)).unwrap();
+            safetensors::save(&tensors, file).unwrap();
+        }
         ModelFiles::open(ModelSource::Path(folder.to_owned())).unwrap()
     }
 

@@ -68,7 +68,10 @@ impl MemoryPlan {
             (tile < settings.tile.unwrap_or(usual.1)).then(|| format!("VAE tiles of {tile} px")),
             (!keeps_parts).then(|| "the model's parts loaded in turn".to_owned()),
             self.captions.filter(|captions| !captions.stays).map(|captions| {
-                format!("{} captions at once, their model gone before the denoiser", captions.rows)
+                format!(
+                    "{} captions at once, the captioner unloaded before the denoiser",
+                    captions.rows
+                )
             }),
         ];
         let smaller: Vec<String> = smaller.into_iter().flatten().collect();

@@ -160,7 +160,7 @@ pub fn describe(
     let fallbacks = || captions.regions.iter().filter_map(|caption| caption.fallback.as_ref());
     if let Some(reason) = fallbacks().next() {
         progress.note(&format!(
-            "{} regions have no caption, the prompt stands in ({reason})",
+            "{} regions have no caption and use the prompt ({reason})",
             fallbacks().count()
         ));
     }
@@ -182,7 +182,9 @@ fn whole_prompt(
         Ok(Some(said)) => (format!("no prompt is given, the captioner's is \"{said}\""), said),
         Err(error @ CaptionError::Interrupted) => return Err(interrupted(error)),
         Err(error) => {
-            let note = format!("there is no prompt, and no caption of the whole ({error})");
+            let note = format!(
+                "there is no prompt, and the whole picture could not be captioned ({error})"
+            );
             (note, String::new())
         }
     };
