@@ -75,7 +75,7 @@ impl TimestepSpacing {
 pub enum FinalSigmas {
     /// 0: the clean latent.
     Zero,
-    /// That of timestep 0.
+    /// σ of timestep 0.
     SigmaMin,
 }
 
@@ -115,17 +115,17 @@ pub struct SchedulerConfig {
     pub timestep_scaling: f64,
     /// Noise level at which Euler and DPM-Solver end.
     pub final_sigmas_type: FinalSigmas,
-    /// Noise levels that are not the training's (the solvers in σ), as far as the file says anything.
+    /// Karras' noise levels in place of the training's (the solvers in σ); `None` where the file does not say.
     pub use_karras_sigmas: Option<bool>,
-    /// Likewise.
+    /// Exponential noise levels, likewise.
     pub use_exponential_sigmas: Option<bool>,
-    /// Likewise.
+    /// Noise levels of the beta distribution, likewise.
     pub use_beta_sigmas: Option<bool>,
-    /// Likewise.
+    /// Noise levels of Lu et al., likewise.
     pub use_lu_lambdas: Option<bool>,
-    /// Likewise: those of flow matching.
+    /// Noise levels of flow matching, likewise.
     pub use_flow_sigmas: Option<bool>,
-    /// The equation that DPM-Solver solves, and in what form.
+    /// The equation that DPM-Solver solves, and its form.
     pub algorithm_type: Option<String>,
     /// The rule of its second order.
     pub solver_type: Option<String>,

@@ -28,7 +28,7 @@ const TILE_PANELS: usize = 20;
 const TILES_PER_THREAD: usize = 4;
 
 /// The left side of a product: rows that are put together when they are needed.
-pub(in crate::backend) trait Rows: Sync {
+pub(in crate::backend) trait ProductRows: Sync {
     /// Writes numbers `from..from + count` of `rows` rows from `first` on, rounded, into `out`,
     /// [`ROW`] words from one to the next.
     fn copy<E: Element>(&self, first: usize, rows: usize, from: usize, count: usize, out: &mut [E]);
@@ -40,7 +40,7 @@ pub(in crate::backend) struct Plain<'a> {
     pub inner: usize,
 }
 
-impl Rows for Plain<'_> {
+impl ProductRows for Plain<'_> {
     fn copy<E: Element>(
         &self,
         first: usize,
@@ -72,7 +72,7 @@ pub(in crate::backend) fn scratch_values(
 /// `rows·weight + epilogue` → `[count, columns]`. Rows belong to `samples` of equal size, one after
 /// the other, each of which may have a bias of its own.
 pub(in crate::backend) fn product(
-    rows: &impl Rows,
+    rows: &impl ProductRows,
     count: usize,
     samples: usize,
     right: Right,
@@ -182,7 +182,7 @@ impl ProductTiling {
 
 /// One tile.
 fn multiply<E: Element>(
-    rows: &impl Rows,
+    rows: &impl ProductRows,
     right: &Right,
     epilogue: Epilogue<[f32]>,
     tile: ProductTile,

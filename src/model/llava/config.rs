@@ -53,7 +53,7 @@ impl VisionConfig {
 /// A LLaMA or Mistral decoder.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DecoderConfig {
-    pub family: Family,
+    pub family: DecoderFamily,
     pub vocab_size: usize,
     pub hidden_size: usize,
     pub intermediate_size: usize,
@@ -78,7 +78,7 @@ pub struct DecoderConfig {
 
 /// Whose decoder it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
+pub enum DecoderFamily {
     Llama,
     Mistral,
 }
@@ -408,13 +408,13 @@ impl DecoderConfig {
     pub fn from_json(config: &Value) -> Result<Self, LlavaError> {
         let given = |field: &str| config.get(field);
         let family = match given("model_type").and_then(Value::as_str).unwrap_or("llama") {
-            "llama" => Family::Llama,
-            "mistral" => Family::Mistral,
+            "llama" => DecoderFamily::Llama,
+            "mistral" => DecoderFamily::Mistral,
             other => return Err(unsupported("text_config.model_type", other, "llama, mistral")),
         };
         let mut raw: RawDecoder = parse(config)?;
         let mut sliding_window = None;
-        if family == Family::Mistral {
+        if family == DecoderFamily::Mistral {
             // A null here is a decision, not a default.
             sliding_window = given("sliding_window").map_or(Ok(Some(4096)), parse)?;
             let absent = |field: &str| given(field).is_none();

@@ -24,7 +24,7 @@ use decoder::LanguageDecoder;
 use picture::Preprocessor;
 use vision::{Projector, VisionTower};
 
-pub use config::{DecoderConfig, Family, LlavaConfig, RopeScaling, VisionConfig};
+pub use config::{DecoderConfig, DecoderFamily, LlavaConfig, RopeScaling, VisionConfig};
 pub use error::LlavaError;
 pub use generate::{GenerateOptions, GenerationStep, Row, TokenSampling};
 pub use picture::LlavaPicture;

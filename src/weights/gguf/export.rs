@@ -12,7 +12,7 @@ use super::keys::{
     ARCHITECTURE, ARCHITECTURE_KEY, INDEX_KEY, SCHEDULER_KEY, TOKENIZER_FILES, config_key,
     tokenizer_key,
 };
-use super::write::{Metadata, Planned, Writer};
+use super::write::{GgufWriter, Metadata, Planned};
 use crate::weights::form::ModelForm;
 use crate::weights::kept::KeptWeights;
 use crate::weights::part::Part;
@@ -69,7 +69,7 @@ pub(in crate::weights) fn export(
         .tempfile_in(folder.unwrap_or(Path::new(".")))
         .map_err(fail)?;
     let mut writer =
-        Writer::new(BufWriter::new(file.as_file()), &metadata, &planned).map_err(fail)?;
+        GgufWriter::new(BufWriter::new(file.as_file()), &metadata, &planned).map_err(fail)?;
     let mut summary = Summary::default();
     let mut done = 0;
     for source in &sources {

@@ -92,7 +92,7 @@ pub(super) fn other_kind(key: &str) -> Option<&'static str> {
 
 /// Place that a module's name says.
 #[derive(Debug)]
-pub(super) struct Place<'a> {
+pub(super) struct ModulePlace<'a> {
     /// part of the model, where the naming says it
     pub part: Option<Part>,
     /// name within the part, dots and underscores as in the file
@@ -102,7 +102,7 @@ pub(super) struct Place<'a> {
     names: LoraNames,
 }
 
-impl<'a> Place<'a> {
+impl<'a> ModulePlace<'a> {
     /// Reads the prefix of a module's name.
     pub(super) fn parse(name: &'a str, names: LoraNames) -> Self {
         let found = (names.prefixes)
@@ -184,13 +184,13 @@ impl Index {
     }
 
     /// Reads the prefix of a module's name, as this model's family names its parts.
-    pub(super) fn place<'a>(&self, name: &'a str) -> Place<'a> {
-        Place::parse(name, self.names)
+    pub(super) fn place<'a>(&self, name: &'a str) -> ModulePlace<'a> {
+        ModulePlace::parse(name, self.names)
     }
 
     /// Weights that a module's name can mean: one, where the naming says the part; else perhaps one in each
     /// text encoder, since these have the same names.
-    pub(super) fn find(&self, place: &Place) -> Vec<&LoraWeight> {
+    pub(super) fn find(&self, place: &ModulePlace) -> Vec<&LoraWeight> {
         let spelling = spell(place.module);
         let parts = self.parts.iter().filter(|&&part| place.part.is_none_or(|only| only == part));
         parts
@@ -268,7 +268,7 @@ mod tests {
             ),
         ] {
             let (name, role) = split(key).unwrap();
-            let place = Place::parse(name, FAMILIES[0].lora());
+            let place = ModulePlace::parse(name, FAMILIES[0].lora());
             assert_eq!(
                 (spell(place.module), place.part, role),
                 (query.to_owned(), part, LoraTensorRole::Up)
@@ -281,7 +281,7 @@ mod tests {
             "text_encoder.encoder.layers.3.self_attn.q_proj.lora_A.weight",
         ] {
             let (name, role) = split(key).unwrap();
-            let place = Place::parse(name, FAMILIES[0].lora());
+            let place = ModulePlace::parse(name, FAMILIES[0].lora());
             assert_eq!(spell(place.module), "encoder_layers_3_self_attn_q_proj");
             assert_eq!((place.part, role), (Some(Part::TextEncoder(0)), LoraTensorRole::Down));
         }

@@ -61,7 +61,7 @@ pub fn attention(
     mask: Mask,
     precision: MatmulPrecision,
 ) -> Result<Activation> {
-    let sizes = Sizes::checked(q, k, v, heads, mask)?;
+    let sizes = AttentionSizes::checked(q, k, v, heads, mask)?;
     match form([q, k, v]) {
         OpForm::Kernel => {
             cpu::attention(q.tensor()?, k.tensor()?, v.tensor()?, sizes, mask, precision)
@@ -79,7 +79,7 @@ pub fn attention(
 
 /// The samples, and the sizes of one.
 #[derive(Clone, Copy, Debug)]
-struct Sizes {
+struct AttentionSizes {
     batch: usize,
     queries: usize,
     keys: usize,
@@ -90,7 +90,7 @@ struct Sizes {
     width: usize,
 }
 
-impl Sizes {
+impl AttentionSizes {
     /// The sizes of such queries, keys and values.
     fn checked(
         q: &Activation,
@@ -135,10 +135,10 @@ fn composed(
     q: &Activation,
     k: &Activation,
     v: &Activation,
-    sizes: Sizes,
+    sizes: AttentionSizes,
     mask: Mask,
 ) -> Result<Activation> {
-    let Sizes { batch, queries, keys, heads, key_heads, width } = sizes;
+    let AttentionSizes { batch, queries, keys, heads, key_heads, width } = sizes;
     let group = heads / key_heads;
     let split = |x: &Activation, tokens: usize, heads: usize| {
         x.reshape((batch, tokens, heads, width))?.transpose(1, 2)?.contiguous()

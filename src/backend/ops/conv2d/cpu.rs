@@ -10,13 +10,13 @@ use crate::backend::cpu::{
     Epilogue, Panels, Right,
     element::Element,
     kernel::ROW,
-    product::{Rows, product},
+    product::{ProductRows, product},
     with_epilogue,
 };
 
 /// The pixels under the kernel, `[kernel, kernel, channels]`, of every output pixel of a batch of
 /// pictures.
-struct Gathered<'a> {
+struct WindowRows<'a> {
     /// `[B, height, width, channels]`
     values: &'a [f32],
     height: usize,
@@ -37,7 +37,7 @@ struct Piece {
     to: usize,
 }
 
-impl Rows for Gathered<'_> {
+impl ProductRows for WindowRows<'_> {
     fn copy<E: Element>(
         &self,
         first: usize,
@@ -67,7 +67,7 @@ impl Rows for Gathered<'_> {
     }
 }
 
-impl Gathered<'_> {
+impl WindowRows<'_> {
     /// Pixels of a run.
     fn together(&self) -> usize {
         if self.window.doubled { 1 } else { self.window.kernel }
@@ -142,7 +142,7 @@ pub(super) fn conv2d(
     let (output, columns) = (window.output(), weight.columns);
     let shape = (batch, output.0, output.1, columns);
     let y = with_epilogue(&x.contiguous()?, epilogue, (batch, columns), |values, epilogue| {
-        let gathered = Gathered { values, height, width, channels, window, output };
+        let gathered = WindowRows { values, height, width, channels, window, output };
         let rows = batch * output.0 * output.1;
         product(&gathered, rows, batch, Right::Panels(weight), epilogue)
     })?;

@@ -9,7 +9,7 @@ use std::mem::MaybeUninit;
 use candle_core::{DType, Device, Result, Tensor};
 use rayon::prelude::*;
 
-use super::{Mask, Sizes};
+use super::{AttentionSizes, Mask};
 use crate::backend::{
     MatmulPrecision,
     cpu::{
@@ -57,8 +57,12 @@ vectorized! {
 
 /// Scratch memory of attention, beside its output, in numbers of four bytes: that of a thread, and that
 /// of the panels.
-pub(super) fn memory(sizes: Sizes, mask: Mask, precision: MatmulPrecision) -> (usize, usize) {
-    let Sizes { queries, keys, .. } = sizes;
+pub(super) fn memory(
+    sizes: AttentionSizes,
+    mask: Mask,
+    precision: MatmulPrecision,
+) -> (usize, usize) {
+    let AttentionSizes { queries, keys, .. } = sizes;
     if queries < FLASH_QUERIES {
         return (queries * keys, 0);
     }
@@ -70,11 +74,11 @@ pub(super) fn attention(
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,
-    sizes: Sizes,
+    sizes: AttentionSizes,
     mask: Mask,
     precision: MatmulPrecision,
 ) -> Result<Tensor> {
-    let Sizes { batch, queries, keys, heads, width, .. } = sizes;
+    let AttentionSizes { batch, queries, keys, heads, width, .. } = sizes;
     let shape = (batch, queries, heads * width);
     if q.elem_count() == 0 || keys == 0 {
         return Tensor::zeros(shape, DType::F32, &Device::Cpu);
@@ -100,8 +104,8 @@ pub(super) fn attention(
 }
 
 /// All scores of a head at once, in f32, for a few queries.
-fn direct(sizes: Sizes, [q, k, v]: [&[f32]; 3], mask: Mask, y: &mut [MaybeUninit<f32>]) {
-    let Sizes { batch, queries, keys, heads, key_heads, width } = sizes;
+fn direct(sizes: AttentionSizes, [q, k, v]: [&[f32]; 3], mask: Mask, y: &mut [MaybeUninit<f32>]) {
+    let AttentionSizes { batch, queries, keys, heads, key_heads, width } = sizes;
     let (stride, key_stride) = (heads * width, key_heads * width);
     let scale = (width as f64).powf(-0.5) as f32;
     // Keys that no query sees are not looked at.
