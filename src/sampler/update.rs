@@ -161,11 +161,12 @@ mod tests {
         let missing = |result| matches!(result, Err(SamplerError::HistoryMissing { .. }));
         assert!(missing(multistep().apply(&mut z, &eps, None)));
         assert!(missing(multistep().apply_with(&mut z, &eps, None, &[&one], Some(&mut kept))));
-        assert!(missing(multistep().apply_with(&mut z, &eps, None, &[&one; 2], None)));
+        let whole: [&[f32]; 2] = [&one, &one];
+        assert!(missing(multistep().apply_with(&mut z, &eps, None, &whole, None)));
         let odd = |result| matches!(result, Err(SamplerError::Length { .. }));
         let earlier: [&[f32]; 2] = [&one, &short];
         assert!(odd(multistep().apply_with(&mut z, &eps, None, &earlier, Some(&mut kept))));
-        assert!(odd(multistep().apply_with(&mut z, &eps, None, &[&one; 2], Some(&mut kept[..1]))));
+        assert!(odd(multistep().apply_with(&mut z, &eps, None, &whole, Some(&mut kept[..1]))));
         assert_eq!((z, kept), ([1.0, 2.0], [0.0; 2]));
     }
 }
