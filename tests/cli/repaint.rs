@@ -41,7 +41,11 @@ fn a_models_scheduler_decides_the_sampler_or_what_stands_in_for_it() {
     assert!(!plan("--sampler euler").contains(note));
     // As diffusers writes DPM-Solver's, with a number that is no JSON.
     write("DPMSolverMultistepScheduler", r#""lambda_min_clipped": -Infinity"#);
-    assert!(plan("").contains("asks for DPMSolverMultistepScheduler; running euler instead"));
+    let multistep = plan("");
+    assert!(multistep.contains("dpmpp-2m") && !multistep.contains("asks for"), "{multistep}");
+    shell.succeed("in.png --model model -o out.png --steps 2");
+    write("DEISMultistepScheduler", r#""solver_order": 2"#);
+    assert!(plan("").contains("asks for DEISMultistepScheduler; running euler instead"));
     write("FlowMatchEulerDiscreteScheduler", r#""shift": 3.0"#);
     for options in ["", "--sampler euler"] {
         let message = shell.fail(&format!("in.png --model model {options}"), 1);
