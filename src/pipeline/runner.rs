@@ -9,6 +9,7 @@ use tracing::{debug, debug_span};
 
 use crate::{
     backend::{MatmulPrecision, device_name, give_back_freed},
+    caption::wording::Fits,
     model::{
         denoiser::{Conditioning, Denoiser, MicroConditioning, Prior},
         text::{Cut, TextConditioner, TextConditioning},
@@ -58,7 +59,7 @@ pub trait Compute: Sync {
     ///
     /// # Errors
     /// A tokenizer that is missing or not supported.
-    fn fits(&self) -> Result<Box<dyn Fn(&str) -> bool>, Error>;
+    fn fits(&self) -> Result<Fits<'static>, Error>;
 
     /// Callback that unloads all parts of the model from the device.
     fn make_room(&self) -> Arc<dyn Fn() + Send + Sync>;
@@ -240,7 +241,7 @@ impl Compute for Runner {
         Ok(self.text()?.cut(text)?)
     }
 
-    fn fits(&self) -> Result<Box<dyn Fn(&str) -> bool>, Error> {
+    fn fits(&self) -> Result<Fits<'static>, Error> {
         let tokenizers = self.files.tokenizers()?;
         // A text that a tokenizer rejects is reported when it is encoded.
         Ok(Box::new(move |text| tokenizers.iter().all(|it| matches!(it.cut(text), Ok(None)))))

@@ -135,8 +135,6 @@ pub struct SchedulerConfig {
     pub lower_order_final: Option<bool>,
     /// First order in the last step in any case.
     pub euler_at_final: Option<bool>,
-    /// The variance that the model predicts beside ε, if it does.
-    pub variance_type: Option<String>,
     /// Interpolation of σ between two timesteps (Euler).
     pub interpolation_type: Option<String>,
     /// Value that Euler passes to the denoiser: the timestep or log σ.
@@ -173,7 +171,6 @@ struct RawSchedulerConfig {
     solver_order: Option<usize>,
     lower_order_final: Option<bool>,
     euler_at_final: Option<bool>,
-    variance_type: Option<String>,
     interpolation_type: Option<String>,
     timestep_type: Option<String>,
 }
@@ -227,7 +224,6 @@ impl From<RawSchedulerConfig> for SchedulerConfig {
             solver_order: written.solver_order,
             lower_order_final: written.lower_order_final,
             euler_at_final: written.euler_at_final,
-            variance_type: written.variance_type,
             interpolation_type: written.interpolation_type,
             timestep_type: written.timestep_type,
             class_name: written.class_name,

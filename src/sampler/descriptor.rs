@@ -3,6 +3,9 @@
 
 use super::{config::SchedulerConfig, error::SamplerError, step::Sampler};
 
+/// Scheduler configuration and eta → sampler.
+pub(super) type BuildSampler = fn(&SchedulerConfig, f64) -> Result<Box<dyn Sampler>, SamplerError>;
+
 /// Static properties of a sampler, known before it is built.
 #[derive(Debug)]
 pub(super) struct Descriptor {
@@ -19,7 +22,7 @@ pub(super) struct Descriptor {
     /// The first setting of a config of `class` that the sampler runs without, if there is one.
     pub left_out: fn(&SchedulerConfig) -> Option<&'static str>,
     /// Builds the sampler; eta is `default_eta` or the user's, and 0 for a sampler without that choice.
-    pub build: fn(&SchedulerConfig, eta: f64) -> Result<Box<dyn Sampler>, SamplerError>,
+    pub build: BuildSampler,
 }
 
 /// The first setting that is wanted.

@@ -43,16 +43,16 @@ pub enum WeightsError {
     #[error("{file}: {reason}")]
     Config { file: String, reason: String },
     #[error(transparent)]
-    Denoiser(DenoiserError),
+    Denoiser(Box<DenoiserError>),
     /// `file` is the autoencoder's configuration.
     #[error("{file}: {source}")]
-    Vae { file: String, source: VaeError },
+    Vae { file: String, source: Box<VaeError> },
     /// `file` is the configuration of a text encoder, its tokenizer or the model.
     #[error("{file}: {source}")]
-    Text { file: String, source: TextError },
+    Text { file: String, source: Box<TextError> },
     /// `file` is the captioner's configuration or the captioner.
     #[error("{file}: {source}")]
-    Llava { file: String, source: LlavaError },
+    Llava { file: String, source: Box<LlavaError> },
     #[error("{file}: {source}")]
     Lora { file: String, source: Box<LoraError> },
     /// A weights file that holds something else than a whole model.
@@ -78,7 +78,7 @@ impl From<DenoiserError> for WeightsError {
     fn from(error: DenoiserError) -> Self {
         match error {
             DenoiserError::Weights { source, .. } => source.into(),
-            error => Self::Denoiser(error),
+            error => Self::Denoiser(error.into()),
         }
     }
 }
@@ -88,7 +88,7 @@ impl WeightsError {
     pub(super) fn from_vae(source: VaeError, file: &str) -> Self {
         match source {
             VaeError::Tensor(error) => error.into(),
-            source => Self::Vae { file: file.to_owned(), source },
+            source => Self::Vae { file: file.to_owned(), source: source.into() },
         }
     }
 
@@ -99,7 +99,7 @@ impl WeightsError {
             TextError::TokenizerFile { file: inner, reason } => {
                 Self::Config { file: format!("{file}/{inner}"), reason }
             }
-            source => Self::Text { file: file.to_owned(), source },
+            source => Self::Text { file: file.to_owned(), source: source.into() },
         }
     }
 
@@ -107,7 +107,7 @@ impl WeightsError {
     pub(super) fn from_llava(source: LlavaError, file: &str) -> Self {
         match source {
             LlavaError::Tensor(error) => error.into(),
-            source => Self::Llava { file: file.to_owned(), source },
+            source => Self::Llava { file: file.to_owned(), source: source.into() },
         }
     }
 }

@@ -71,7 +71,7 @@ fn plan_chooses_smaller_tiles_and_batches_for_a_smaller_budget() {
     };
     let usual = plan("--max-memory 8GiB");
     assert!(usual.contains("batches of 4") && usual.contains("of 512 px"), "{usual}");
-    assert!(usual.contains("stay loaded") && usual.contains(" of 8192.0 MiB"), "{usual}");
+    assert!(usual.contains("stay loaded") && usual.contains(" of 8.0 GiB"), "{usual}");
     let small = plan("--max-memory 240MiB");
     assert!(small.contains("loaded for each stage"), "{small}");
     assert!(!small.contains("of 512 px"), "{small}");

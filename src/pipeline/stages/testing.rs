@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use super::context::Context;
 use crate::{
     canvas::{CanvasSize, RegionGrid},
+    caption::wording::Fits,
     image::{Output, Picture},
     model::{
         denoiser::{Conditioning, Denoiser, MicroConditioning, Prior},
@@ -119,7 +120,7 @@ impl Compute for Fake {
         Ok((text.len() > 20).then_some(Cut { tokens: text.len(), limit: 20, at: 20 }))
     }
 
-    fn fits(&self) -> Result<Box<dyn Fn(&str) -> bool>, Error> {
+    fn fits(&self) -> Result<Fits<'static>, Error> {
         Ok(Box::new(|_| true))
     }
 
