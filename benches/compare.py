@@ -4,7 +4,7 @@
     python benches/compare.py                 # operations, the embedded model's UNet, whole jobs
     python benches/compare.py --only operations --filter attention
 
-Prints Markdown. Operations have random weights and SDXL's shapes. Where our products are in bf16, all of PyTorch's
+Prints Markdown. Operations have random weights and SDXL's shapes. Where our matmul precision is bf16, all of PyTorch's
 operation is; a weight that is kept in 16 bits or quantized stands beside PyTorch's in f32. SDXL's UNet and VAE as wholes are in
 `benches/full_size.py`.
 """
@@ -36,7 +36,7 @@ TURN = 0.25
 
 def torch_operation(case):
     """PyTorch's form of a case of `benches/ops.rs`, pictures channels-last, as a closure."""
-    dtype = torch.bfloat16 if case["products"] == "bf16" else torch.float32
+    dtype = torch.bfloat16 if case["precision"] == "bf16" else torch.float32
 
     def random(*shape):
         return torch.randn(*shape).to(dtype)

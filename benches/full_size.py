@@ -165,7 +165,7 @@ def make_inputs(path, side):
 
 
 def torch_unet(model, inputs, outputs):
-    """What PyTorch makes of the inputs: `eps` at t = 499, `z` after four DDIM steps."""
+    """PyTorch's result for the inputs: `eps` at t = 499, `z` after four DDIM steps."""
     import torch
     from diffusers import DDIMScheduler, UNet2DConditionModel
     from safetensors.torch import load_file, save_file

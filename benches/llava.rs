@@ -16,7 +16,8 @@ use cupscale::backend::{
     ParamSource, Params, Stored, Weight, WeightStorage, WeightUse, Working, pack_rows,
 };
 use cupscale::model::llava::{
-    GenerateOptions, Llava, LlavaConfig, LlavaParts, LlavaTokenizer, Picture, Prompt, Row, Step,
+    GenerateOptions, GenerationStep, Llava, LlavaConfig, LlavaParts, LlavaPicture, LlavaTokenizer,
+    Prompt, Row,
 };
 use serde_json::{Value, json};
 
@@ -33,7 +34,7 @@ static ALLOCATOR: allocator::Allocator = allocator::Allocator;
 /// The small tokenizer of the tests; what the model says is gibberish anyway.
 const TOKENIZER: &[u8] = include_bytes!("../tests/fixtures/llava/llava15_llama/tokenizer.json");
 
-/// What is measured: a model, the side of a region, and the formats of the decoder's matrices.
+/// The setup to measure: a model, the side of a region, and the formats of the decoder's matrices.
 struct Setup {
     device: Device,
     dtype: DType,
@@ -184,7 +185,7 @@ fn run(
     let start = Instant::now();
     let mut prefilled = 0.0;
     let texts = model.generate(prompt, rows, options, &mut |step| {
-        if let Step::Prefilled { .. } = step {
+        if let GenerationStep::Prefilled { .. } = step {
             prefilled = start.elapsed().as_secs_f64();
         }
         ControlFlow::Continue(())
@@ -212,7 +213,7 @@ fn main() -> Result<()> {
         .map(|index| {
             let rgb: Vec<u8> =
                 (0..side * side * 3).map(|at| (at * (index + 3) / 7 % 256) as u8).collect();
-            let picture = Picture::new(side, side, rgb).map_err(candle_core::Error::wrap)?;
+            let picture = LlavaPicture::new(side, side, rgb).map_err(candle_core::Error::wrap)?;
             Ok(Row { picture, number: index as u64 })
         })
         .collect::<Result<_>>()?;

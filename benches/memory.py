@@ -37,7 +37,7 @@ JOBS = [
 
 
 def picture(side):
-    """Shapes and grain: nothing in it compresses to nothing."""
+    """A test picture with gradients and noise, so that no part of it compresses to nothing."""
     y, x = np.mgrid[0:side, 0:side] / side
     grain = np.random.default_rng(0).normal(0, 8, (side, side, 3))
     rgb = np.stack([60 + 150 * x, 90 + 80 * y, 150 - 60 * x], -1) + grain
@@ -45,10 +45,12 @@ def picture(side):
 
 
 def estimate(command):
+    """The planned peak in MiB."""
     plan = subprocess.run([command[0], "plan", *command[1:]], capture_output=True, text=True)
     if plan.returncode:
         sys.exit(plan.stderr.strip())
-    return float(re.search(r"^memory +(\S+) MiB", plan.stdout, re.M)[1])
+    value, unit = re.search(r"^memory +(\S+) ([KMG])iB", plan.stdout, re.M).groups()
+    return float(value) * {"K": 2**-10, "M": 1, "G": 2**10}[unit]
 
 
 def measured(command):

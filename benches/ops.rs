@@ -40,11 +40,11 @@ static ALLOCATOR: allocator::Allocator = allocator::Allocator;
 /// Each operation is repeated for this long, and at least three times.
 const TIME: Duration = Duration::from_millis(700);
 
-/// An operation, and the precision of its products.
+/// An operation and its matmul precision.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Precise(Case, MatmulPrecision);
 
-/// Operations on weights in f32 and attention are also measured in bf16, where there is such a thing.
+/// All operations in f32; those on f32 weights and attention in bf16 as well, where the CPU supports it.
 fn cases() -> Vec<Precise> {
     let rounded = CASES.iter().filter(|case| match case {
         Case::Conv { kept, .. } | Case::Linear { kept, .. } => *kept == Kept::F32,
@@ -115,7 +115,7 @@ enum Case {
     },
 }
 
-/// How a weight is kept.
+/// Storage of a weight.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Kept {
@@ -261,7 +261,7 @@ impl fmt::Display for Precise {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Self(case, MatmulPrecision::F32) => write!(f, "{case}"),
-            Self(case, products) => write!(f, "{case}, {products}"),
+            Self(case, precision) => write!(f, "{case}, {precision}"),
         }
     }
 }
@@ -411,7 +411,7 @@ impl Case {
     }
 }
 
-/// CPU time of all threads of this process, on systems that say it this way.
+/// CPU time of all threads of this process; `None` on systems without `/proc`.
 fn cpu_seconds() -> Option<f64> {
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
     // The fields after the program's name, which may hold spaces; 11 and 12 are ticks of 10 ms.
@@ -422,8 +422,8 @@ fn cpu_seconds() -> Option<f64> {
 
 /// Prints a line about one operation.
 fn time(precise: Precise) -> Result<()> {
-    let Precise(case, products) = precise;
-    let operation = case.build(products)?;
+    let Precise(case, precision) = precise;
+    let operation = case.build(precision)?;
     black_box(operation()?);
     let cpu = cpu_seconds();
     let (begin, mut best, mut repeats) = (Instant::now(), Duration::MAX, 0u32);
@@ -448,7 +448,7 @@ fn time(precise: Precise) -> Result<()> {
     Ok(())
 }
 
-/// Computes the operations that are asked for; the last one's weights are kept.
+/// Serves requests for operations by name; the weights of the last one are kept.
 fn serve() -> std::result::Result<(), Box<dyn Error>> {
     let mut current: Option<(Precise, Operation)> = None;
     turns::serve(|name| {
@@ -474,10 +474,10 @@ fn main() -> std::result::Result<(), Box<dyn Error>> {
             "--serve" => return serve(),
             "--list" => {
                 for precise in cases() {
-                    let Precise(case, products) = precise;
+                    let Precise(case, precision) = precise;
                     let mut line = serde_json::to_value(case)?;
                     line["name"] = precise.to_string().into();
-                    line["products"] = products.to_string().into();
+                    line["precision"] = precision.to_string().into();
                     line["flops"] = case.flops().into();
                     line["bytes"] = case.bytes().into();
                     println!("{line}");

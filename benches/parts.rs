@@ -6,6 +6,9 @@
 //! `--serve` computes shapes on request (`turns`); `--inputs A.safetensors --outputs B.safetensors`
 //! computes one prediction of the UNet (`eps`), and four DDIM steps from t = 499 (`z`).
 
+#[path = "../tests/common/models.rs"]
+#[allow(dead_code, reason = "only the conditions are made here")]
+mod models;
 mod turns;
 
 use std::{collections::HashMap, error::Error, path::PathBuf, time::Instant};
@@ -13,9 +16,9 @@ use std::{collections::HashMap, error::Error, path::PathBuf, time::Instant};
 use candle_core::{DType, Device, Tensor, safetensors};
 use clap::{Parser, ValueEnum};
 use cupscale::{
-    backend::MatmulPrecision,
+    backend::{Activation, MatmulPrecision},
     model::{
-        unet::{Conditioning, Prior, UNet2DConditionModel, UNetConfig},
+        denoiser::{Conditioning, Denoiser, Prior},
         vae::Vae,
     },
     sampler::{self, Denoise, Schedule, SchedulerConfig, Timesteps},
@@ -38,7 +41,7 @@ struct Arguments {
     model: Option<PathBuf>,
     #[arg(long, value_enum, default_value = "unet")]
     part: Part,
-    /// the UNet's products in bf16
+    /// matmul precision of the UNet: bf16
     #[arg(long)]
     bf16: bool,
     /// latents, `BATCHxHEIGHTxWIDTH`
@@ -72,8 +75,8 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let source = arguments.model.clone().map_or(ModelSource::Embedded, ModelSource::Path);
     let started = Instant::now();
-    let products = if arguments.bf16 { MatmulPrecision::Bf16 } else { MatmulPrecision::F32 };
-    let files = ModelFiles::open(source)?.with_products(products);
+    let precision = if arguments.bf16 { MatmulPrecision::Bf16 } else { MatmulPrecision::F32 };
+    let files = ModelFiles::open(source)?.with_precision(precision);
     let model = Model::load(&files, arguments.part)?;
     let load_s = started.elapsed().as_secs_f64();
     if arguments.serve {
@@ -86,7 +89,7 @@ fn main() -> Result<()> {
         });
     }
     let line = match (&arguments.inputs, &arguments.outputs, &model) {
-        (Some(inputs), Some(outputs), Model::Unet(unet)) => {
+        (Some(inputs), Some(outputs), Model::Unet(unet, _)) => {
             let inputs = safetensors::load(inputs, &Device::Cpu)?;
             let scheduler = SchedulerConfig::from_json(&files.scheduler()?.to_string())?;
             safetensors::save(&compute(unet, &inputs, &scheduler)?, outputs)?;
@@ -110,13 +113,14 @@ fn main() -> Result<()> {
 }
 
 enum Model {
-    Unet(Box<UNet2DConditionModel>),
+    /// with the widths of the text encoders' context and pooled embedding
+    Unet(Denoiser, (usize, Option<usize>)),
     Vae(Box<Vae>),
 }
 
-/// What a call takes.
+/// Inputs of a call.
 struct Latents {
-    sample: Tensor,
+    sample: Activation,
     conditioning: Option<Conditioning>,
 }
 
@@ -125,9 +129,8 @@ impl Model {
         let (device, dtype) = (Device::Cpu, DType::F32);
         Ok(match part {
             Part::Unet => {
-                let part = files.component(cupscale::weights::Part::Denoiser, &device, dtype)?;
-                let config = UNetConfig::from_json(&part.config.to_string())?;
-                Self::Unet(Box::new(UNet2DConditionModel::load(config, &part.params)?))
+                let (text, _) = files.without_values(|files| files.text(&device, dtype))?;
+                Self::Unet(files.denoiser(&device, dtype)?, text.widths())
             }
             Part::Vae => Self::Vae(Box::new(files.vae(&device, dtype)?)),
         })
@@ -135,13 +138,13 @@ impl Model {
 
     fn call(&self, latents: &Latents) -> Result<()> {
         match (self, &latents.conditioning) {
-            (Self::Unet(unet), Some(conditioning)) => {
+            (Self::Unet(unet, _), Some(conditioning)) => {
                 unet.forward(&latents.sample, 499., conditioning, Prior::None)?;
             }
             (Self::Vae(vae), _) => {
                 vae.decode(&latents.sample)?;
             }
-            (Self::Unet(_), None) => return Err("a UNet without its conditioning".into()),
+            (Self::Unet(..), None) => return Err("a UNet without its conditioning".into()),
         }
         Ok(())
     }
@@ -156,27 +159,23 @@ impl Latents {
             return Err(format!("`{shape}` is no shape like 4x64x64").into());
         };
         let random = |shape: &[usize]| Tensor::randn(0f32, 1., shape, &Device::Cpu);
-        let unet = match model {
-            Model::Unet(unet) => unet.config(),
+        let (denoiser, (context_width, pooled_width)) = match model {
+            Model::Unet(denoiser, widths) => (denoiser, *widths),
             Model::Vae(vae) => {
-                let sample = random(&[batch, height, width, vae.latent_channels()])?;
+                let sample = random(&[batch, height, width, vae.latent_channels()])?.into();
                 return Ok(Self { sample, conditioning: None });
             }
         };
-        let (pooled, time_ids) = match &unet.added {
-            Some(added) => (
-                Some(random(&[batch, added.input_width - 6 * added.features])?),
-                Some(Tensor::full(256f32, (batch, 6), &Device::Cpu)?),
-            ),
-            None => (None, None),
-        };
-        let context_width = (unet.down.iter())
-            .find_map(|level| level.transformer.as_ref())
-            .map_or(1, |transformer| transformer.context_width);
+        let shape = denoiser.shape()?;
+        let channels = shape.channels * if shape.sees_low_resolution { 2 } else { 1 };
+        let pooled = pooled_width.map(|width| random(&[batch, width])).transpose()?;
         let context = random(&[batch, 77, context_width])?;
+        let time_ids = Tensor::full(256f32, (batch, 6), &Device::Cpu)?;
+        let conditioning =
+            models::conditioning(denoiser, &context, pooled.as_ref(), Some(&time_ids))?;
         Ok(Self {
-            sample: random(&[batch, height, width, unet.in_channels])?,
-            conditioning: Some(Conditioning { context, pooled, time_ids }),
+            sample: random(&[batch, height, width, channels])?.into(),
+            conditioning: Some(conditioning),
         })
     }
 }
@@ -184,20 +183,19 @@ impl Latents {
 /// The prediction for `sample` at t = 499, and the latent after four of eight DDIM steps from
 /// `sample` noised with `noise`, both `[B, C, H, W]`.
 fn compute(
-    unet: &UNet2DConditionModel,
+    denoiser: &Denoiser,
     inputs: &HashMap<String, Tensor>,
     scheduler: &SchedulerConfig,
 ) -> Result<HashMap<String, Tensor>> {
     let input = |name: &str| inputs.get(name).ok_or(format!("the inputs have no `{name}`"));
-    let conditioning = Conditioning {
-        context: input("context")?.clone(),
-        pooled: inputs.get("pooled").cloned(),
-        time_ids: inputs.get("time_ids").cloned(),
-    };
+    let (context, pooled) = (input("context")?, inputs.get("pooled"));
+    let conditioning = models::conditioning(denoiser, context, pooled, inputs.get("time_ids"))?;
     let channels_last = |x: &Tensor| x.permute((0, 2, 3, 1))?.contiguous();
     let sample = channels_last(input("sample")?)?;
     let shape = sample.dims4()?;
-    let predict = |z: &Tensor, t: f64| unet.forward(z, t, &conditioning, Prior::None);
+    let predict = |z: &Tensor, t: f64| {
+        denoiser.forward(&z.into(), t, &conditioning, Prior::None)?.into_tensor()
+    };
     let eps = predict(&sample, 499.)?;
 
     let schedule = Schedule::new(scheduler)?.with_spacing(sampler::TimestepSpacing::Trailing);

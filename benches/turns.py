@@ -60,8 +60,8 @@ def calls(operation, count):
 
 
 def take_turns(theirs, ours, rounds, count):
-    """Of `rounds` turns, in each of which the best of `count` calls counts (other work on the machine only ever adds
-    time): the median seconds of both, and the median ratio of ours to theirs. `theirs` is a function without arguments,
+    """Median seconds of both programs and median ratio of ours to theirs over `rounds` turns, in each of which the best
+    of `count` calls counts (other work on the machine only ever adds time). `theirs` is a function without arguments,
     `ours` one that gives the seconds of so many calls."""
     pairs = [(min(calls(theirs, count)), min(ours(count))) for _ in range(rounds)]
     ratio = statistics.median(b / a for a, b in pairs)

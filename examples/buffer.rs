@@ -10,7 +10,7 @@ use cupscale::{
     backend::DeviceSpec,
     canvas::SizeSpec,
     image::{Buffer, Format, Input, Output, Picture, decode},
-    pipeline::{self, Engine, Settings, Silent, Work},
+    pipeline::{self, Engine, Settings, Silent, WorkOptions},
     weights::{ModelFiles, ModelSource},
 };
 
@@ -34,7 +34,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     settings.prompt = "a red disk".to_owned();
 
     // What a killed job has done is kept in the user's cache, unless a folder is named.
-    let work = Work::default();
+    let work = WorkOptions::default();
     let buffer = Buffer::default();
     let output = Output::Buffer(buffer.clone());
     pipeline::upscale(&engine, &picture, &output, Format::Png, &settings, &work, &mut Silent)?;

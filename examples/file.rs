@@ -10,7 +10,7 @@ use cupscale::{
     backend::DeviceSpec,
     canvas::SizeSpec,
     image::{self, Format, Input, Output},
-    pipeline::{self, Engine, Progress, Settings, Stage, Work},
+    pipeline::{self, Engine, Progress, Settings, Stage, WorkOptions},
     weights::{ModelFiles, ModelSource},
 };
 
@@ -48,7 +48,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     settings.overlap = 0.25;
 
     let output = Output::Path(output);
-    let work = Work::default();
+    let work = WorkOptions::default();
     let report =
         pipeline::upscale(&engine, &picture, &output, format, &settings, &work, &mut Lines)?;
     println!("{}: {} × {}", output.name(), report.width, report.height);

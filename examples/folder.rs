@@ -15,7 +15,7 @@ use cupscale::{
     backend::DeviceSpec,
     canvas::SizeSpec,
     image::{self, Format, Input, Output},
-    pipeline::{self, Engine, Settings, Silent, Work},
+    pipeline::{self, Engine, Settings, Silent, WorkOptions},
     weights::{ModelFiles, ModelSource},
 };
 
@@ -55,7 +55,7 @@ fn enlarge(
 ) -> Result<(), pipeline::Error> {
     let picture = image::decode(&Input::Path(from.to_owned()))?;
     let output = Output::Path(to.to_owned());
-    let work = Work::default();
+    let work = WorkOptions::default();
     pipeline::upscale(engine, &picture, &output, format, settings, &work, &mut Silent)?;
     Ok(())
 }

@@ -1,11 +1,10 @@
 //! Host memory for activations and weights: large blocks from a heap of their own.
 //!
-//! A job takes and frees blocks of many megabytes a thousand times. glibc either maps each anew, and the
-//! system clears all its pages, which takes a tenth of the time of a VAE; or it puts them among the small
-//! blocks of all threads, which stay behind in tcaches and split what the next large one would have fitted
-//! into: then the same job takes a seventh more memory in one run than in another. Here large blocks lie
-//! by themselves, at the lowest address where they fit, and keep their pages until [`give_back_pages`], which
-//! the library calls between stages once [`install`] has told it to.
+//! A job allocates and frees blocks of many megabytes a thousand times. glibc either maps each block anew, so that
+//! the kernel zeroes its pages (a tenth of a VAE's run time), or places it among the small blocks of all threads,
+//! which stay in tcaches and fragment the heap: the same job then takes up to a seventh more memory in one run than
+//! in another. Here large blocks have a heap of their own. Allocation is first fit by address, and free pages stay
+//! mapped until [`give_back_pages`], which the library calls between stages after [`install`].
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -23,19 +22,18 @@ const LARGE: usize = 128 << 10;
 /// Blocks begin at multiples of this, a cache line.
 const GRAIN: usize = 64;
 
-/// Most blocks are whole numbers of pages, and take so much more: neighbours would begin at equal offsets in
-/// their pages, where the processor takes a load of one for a load of what was just stored into another.
+/// Padding of each block. Most blocks are whole numbers of pages; without it, neighbours would begin at equal
+/// page offsets and suffer 4K aliasing of loads and stores.
 const STAGGER: usize = 64;
 
-/// The addresses that are set aside, half as many if the system refuses, but not fewer than the least.
+/// Size of the reserved address range; halved while the system refuses it, down to the minimum.
 const ADDRESSES: usize = 1 << 40;
 const LEAST_ADDRESSES: usize = 1 << 30;
 
-/// The heap's end moves in steps of so many bytes.
+/// Granularity, in bytes, in which the heap grows.
 const STEP: usize = 64 << 20;
 
-/// Ranges that can be free at a time. Between any two of them lies a block, so there are as many blocks
-/// at most.
+/// Limit of free ranges. A block lies between any two of them, so this also limits the blocks.
 const RANGES: usize = 1 << 13;
 
 static HEAP: Mutex<Heap> = Mutex::new(Heap::NEW);
@@ -44,17 +42,17 @@ fn heap() -> MutexGuard<'static, Heap> {
     HEAP.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Has the library give this heap's free pages back wherever it gives freed memory back.
+/// Registers [`give_back_pages`] with the library, which calls it wherever it returns freed memory.
 pub fn install() {
     cupscale::backend::set_release_hook(give_back_pages);
 }
 
-/// Gives the system back the pages of what is free in the heap of large blocks.
+/// Returns the pages of free ranges of the heap to the system.
 fn give_back_pages() {
     heap().give_back();
 }
 
-/// The bytes that a block takes in the heap.
+/// Size of a block in the heap, with its padding.
 fn taken(size: usize) -> usize {
     size.next_multiple_of(GRAIN) + STAGGER
 }
@@ -63,8 +61,8 @@ fn is_large(layout: Layout) -> bool {
     layout.size() >= LARGE && layout.align() <= GRAIN
 }
 
-// SAFETY: blocks of the heap do not overlap, and begin at multiples of a cache line; a block goes back to
-// where it came from, which its address tells.
+// SAFETY: blocks of the heap do not overlap and are aligned to a cache line; the address of a block decides which
+// allocator frees it.
 unsafe impl GlobalAlloc for Allocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if is_large(layout)
@@ -82,7 +80,7 @@ unsafe impl GlobalAlloc for Allocator {
             // SAFETY: the caller's promise.
             return unsafe { System.alloc_zeroed(layout) };
         };
-        // SAFETY: a block of so many bytes, which is nobody else's. What was never used is zero.
+        // SAFETY: the block has at least this many bytes and no other owner. Memory past `used` is still zero.
         unsafe { block.write_bytes(0, used.min(layout.size())) };
         block.as_ptr()
     }
@@ -94,7 +92,7 @@ unsafe impl GlobalAlloc for Allocator {
                 return heap.give(block, taken(layout.size()));
             }
         }
-        // SAFETY: the caller's promise, and it came from there.
+        // SAFETY: the caller's promise; the block was allocated by `System`.
         unsafe { System.dealloc(block, layout) }
     }
 
@@ -118,7 +116,7 @@ unsafe impl GlobalAlloc for Allocator {
                 moved
             }
         } else {
-            // SAFETY: the caller's promise, and it came from there.
+            // SAFETY: the caller's promise; the block was allocated by `System`.
             unsafe { System.realloc(block, layout, size) }
         }
     }
@@ -132,7 +130,7 @@ struct Range {
 }
 
 struct Heap {
-    /// The first address; null before the first block, or if no addresses could be set aside.
+    /// First address of the reservation; null before the first block, or if it was refused.
     base: *mut u8,
     addresses: usize,
     refused: bool,
@@ -140,9 +138,9 @@ struct Heap {
     free: [Range; RANGES],
     count: usize,
     blocks: usize,
-    /// Up to here pages may be written to.
+    /// End of the committed pages.
     ready: usize,
-    /// Up to here blocks have lain.
+    /// Highest end of any block so far; memory beyond it is still zero.
     used: usize,
 }
 
@@ -161,7 +159,7 @@ impl Heap {
         used: 0,
     };
 
-    /// Sets addresses aside, which takes no memory.
+    /// Reserves the address range, which takes no memory.
     fn reserve(&mut self) -> bool {
         let mut addresses = ADDRESSES;
         while self.base.is_null() && !self.refused {
@@ -181,7 +179,7 @@ impl Heap {
         !self.base.is_null()
     }
 
-    /// A block of so many bytes, and how many of its first ones may have been used before.
+    /// Allocates a block; also returns the length of its prefix that may hold old data.
     fn take(&mut self, bytes: usize) -> Option<(NonNull<u8>, usize)> {
         if !self.reserve() || self.blocks + 2 > RANGES {
             return None;
@@ -200,7 +198,7 @@ impl Heap {
         NonNull::new(self.base.wrapping_add(start)).map(|block| (block, used))
     }
 
-    /// Has pages up to this offset at least that may be written to.
+    /// Commits pages up to at least this offset.
     fn make_ready(&mut self, end: usize) -> bool {
         if end > self.ready {
             let step = (end - self.ready).next_multiple_of(STEP).min(self.addresses - self.ready);
@@ -218,7 +216,7 @@ impl Heap {
         true
     }
 
-    /// A free range begins at `start` from now on, or is gone.
+    /// Moves the start of a free range to `start`, or removes it.
     fn cut(&mut self, index: usize, start: usize) {
         self.free[index].start = start;
         if start == self.free[index].end {
@@ -237,7 +235,7 @@ impl Heap {
         self.blocks -= 1;
     }
 
-    /// A range is free from now on.
+    /// Frees a range and merges it with its neighbours.
     fn release(&mut self, Range { start, end }: Range) {
         let index = self.free[..self.count].partition_point(|range| range.start < start);
         let follows = index > 0 && self.free[index - 1].end == start;
@@ -258,7 +256,7 @@ impl Heap {
         }
     }
 
-    /// Makes a block smaller or larger where it lies; `false` if there is no room.
+    /// Resizes a block in place; `false` if there is no room.
     fn resize(&mut self, block: *const u8, bytes: usize, wanted: usize) -> bool {
         let start = block.addr() - self.base.addr();
         let (end, wanted) = (start + bytes, start + wanted);
@@ -306,21 +304,21 @@ mod tests {
     use proptest::prelude::*;
 
     #[derive(Clone, Debug)]
-    enum Step {
+    enum HeapOperation {
         Take { bytes: usize, zeroed: bool },
         Give { which: usize },
         Resize { which: usize, bytes: usize },
         GiveBack,
     }
 
-    fn step() -> impl Strategy<Value = Step> {
+    fn step() -> impl Strategy<Value = HeapOperation> {
         // On both sides of what is large.
         let bytes = LARGE / 2..8 * LARGE;
         prop_oneof![
-            4 => (bytes.clone(), any::<bool>()).prop_map(|(bytes, zeroed)| Step::Take { bytes, zeroed }),
-            2 => any::<usize>().prop_map(|which| Step::Give { which }),
-            2 => (any::<usize>(), bytes).prop_map(|(which, bytes)| Step::Resize { which, bytes }),
-            1 => Just(Step::GiveBack),
+            4 => (bytes.clone(), any::<bool>()).prop_map(|(bytes, zeroed)| HeapOperation::Take { bytes, zeroed }),
+            2 => any::<usize>().prop_map(|which| HeapOperation::Give { which }),
+            2 => (any::<usize>(), bytes).prop_map(|(which, bytes)| HeapOperation::Resize { which, bytes }),
+            1 => Just(HeapOperation::GiveBack),
         ]
     }
 
@@ -359,7 +357,7 @@ mod tests {
             for (number, step) in steps.into_iter().enumerate() {
                 let mark = number as u8 | 1;
                 match step {
-                    Step::Take { bytes, zeroed } => {
+                    HeapOperation::Take { bytes, zeroed } => {
                         let layout = Layout::from_size_align(bytes, 16).unwrap();
                         // SAFETY: the size is not zero.
                         let block = unsafe {
@@ -374,12 +372,12 @@ mod tests {
                         taken.write();
                         owned.push(taken);
                     }
-                    Step::Give { which } if !owned.is_empty() => {
+                    HeapOperation::Give { which } if !owned.is_empty() => {
                         let Owned { block, layout, .. } = owned.swap_remove(which % owned.len());
                         // SAFETY: a block of this layout.
                         unsafe { Allocator.dealloc(block, layout) };
                     }
-                    Step::Resize { which, bytes } if !owned.is_empty() => {
+                    HeapOperation::Resize { which, bytes } if !owned.is_empty() => {
                         let index = which % owned.len();
                         let it = &mut owned[index];
                         // SAFETY: a block of this layout, and a size that is not zero.
@@ -389,7 +387,7 @@ mod tests {
                         prop_assert!(it.holds_its_mark([0, before / 2].into_iter().filter(|&at| at < bytes)));
                         it.write();
                     }
-                    Step::GiveBack => give_back_pages(),
+                    HeapOperation::GiveBack => give_back_pages(),
                     _ => {}
                 }
                 prop_assert!(owned.iter().all(|it| it.holds_its_mark(it.places())));

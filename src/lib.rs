@@ -12,7 +12,7 @@
 //!     backend::DeviceSpec,
 //!     canvas::SizeSpec,
 //!     image::{self, Format, Input, Output},
-//!     pipeline::{self, Engine, Settings, Silent, Work},
+//!     pipeline::{self, Engine, Settings, Silent, WorkOptions},
 //!     weights::{ModelFiles, ModelSource},
 //! };
 //!
@@ -22,7 +22,7 @@
 //! let mut settings = Settings::default();
 //! settings.size = SizeSpec::Scale(2.0);
 //! let output = Output::Path("out.png".into());
-//! let work = Work::default();
+//! let work = WorkOptions::default();
 //! let report =
 //!     pipeline::upscale(&engine, &picture, &output, Format::Png, &settings, &work, &mut Silent)?;
 //! assert_eq!(report.width, 2 * picture.width);
@@ -39,13 +39,13 @@
 //! Without its default features the library leaves out what only the program needs (`cli`) and the model of 21 MiB
 //! inside it (`embedded-model`). Tensors and devices are [`candle`]'s.
 //!
-//! Each module is one room, named after what it holds; data flows from `pipeline` down.
+//! Data flows from `pipeline` down to the other modules.
 
 pub mod backend;
 pub mod canvas;
 pub mod caption;
 pub mod image;
-// Hidden: no interface to build on. It is public because tests/ and benches/ hold every part against its reference.
+// Hidden: not a stable interface. Public because tests/ and benches/ compare every part with its reference.
 #[doc(hidden)]
 pub mod model;
 pub mod pipeline;

@@ -7,7 +7,7 @@
 # The toolkit comes from NVIDIA's packages on PyPI, through pip: 1.2 GB, once. Linux only.
 set -euo pipefail
 
-# What candle's `cuda` feature wants: nvcc with its headers, cuBLAS, cuRAND, NVRTC.
+# Requirements of candle's `cuda` feature: nvcc with its headers, cuBLAS, cuRAND, NVRTC.
 packages=(
     nvidia-cuda-nvcc==13.0.88
     nvidia-cuda-crt==13.0.88

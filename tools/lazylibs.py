@@ -22,7 +22,7 @@ LIBRARIES = [
     ("nvrtc", ["libnvrtc.so.13", "libnvrtc.so.12"], 4),  # NVRTC_ERROR_INVALID_PROGRAM
 ]
 
-# What a call's arguments may lie in.
+# Registers that may hold a call's arguments.
 INTEGER_REGISTERS = ["rdi", "rsi", "rdx", "rcx", "r8", "r9", "rax", "rbp"]
 VECTOR_REGISTERS = range(8)
 

@@ -1,6 +1,6 @@
 """Captions from measurements: what can be said of a region by looking at its numbers alone.
 
-`describe` is the embedded captioner of cupscale-fast (METHOD.md §5) in the form the training of
+`describe` is the embedded captioner of cupscale-fast (docs/method.md §5) in the form the training of
 `models/mini` uses. The program uses the Rust port, `src/caption/attributes.rs`, which takes the same
 steps in the same order: the model is asked, in use, in exactly the words it was trained on. Everything
 is integer arithmetic, so both give the identical string on every machine; `tests/captions/attributes.rs`
@@ -151,7 +151,7 @@ def dominant_colours(numbers: np.ndarray) -> list[int]:
 
 
 def colour_sides(numbers: np.ndarray, colours: list[int]) -> tuple[str, str] | None:
-    """Where the two largest colours lie, if three quarters of each lie in opposite halves."""
+    """Position of the two largest colours, if three quarters of each lie in opposite halves."""
     if len(colours) < 2:
         return None
     h, w = numbers.shape
@@ -247,7 +247,7 @@ def half_means(y: np.ndarray) -> tuple[int, int, int]:
 
 
 def light(vertical: int, horizontal: int, middle: int) -> str | None:
-    """Where the light lies, if it is not spread evenly."""
+    """Position of the light, if it is not spread evenly."""
     v, h, m = abs(vertical), abs(horizontal), abs(middle)
     if max(v, h) >= 20:
         rows = "top" if vertical > 0 else "bottom"

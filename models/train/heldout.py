@@ -7,7 +7,7 @@ import pathlib
 
 from PIL import Image
 
-# Where in each photograph, as fractions of what is left over: on its subject.
+# Position of the crop in each photograph, as fractions of the remaining range; on its subject.
 PLACES = {"brushes": (0.5, 0.5), "eveningglow": (0.4, 0.9), "friends": (0.5, 0.25), "kleiber": (0.5, 0.5),
           "ladybird": (0.6, 0.5), "life": (0.5, 0.6), "wine": (0.5, 0.75)}
 

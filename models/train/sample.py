@@ -1,7 +1,7 @@
 """The whole method in PyTorch with diffusers' modules: enlarges one picture with a model folder.
 
 A second implementation to compare the program with, and what the figures of the model card were
-measured with. METHOD.md section 2, of the priors only GSP: zL from the Lanczos-enlarged picture, one noise field,
+measured with. docs/method.md section 2, of the priors only GSP: zL from the Lanczos-enlarged picture, one noise field,
 regions of the native size with raised-cosine feathering, fused noise, DDIM.
 """
 import argparse
@@ -40,7 +40,7 @@ class Model:
 
 
 def starts(length, region, overlap):
-    """METHOD.md section 2: even starts of evenly spread regions."""
+    """docs/method.md section 2: even starts of evenly spread regions."""
     if length <= region:
         return [0]
     n = -(-(length - overlap) // (region - overlap))
@@ -85,7 +85,7 @@ def upscale(model, picture, size, seed=0, steps=8, run=4, overlap=32, captions=T
                 mass[y:y + r, x:x + r] += weight
         eps = total / mass
         if gsp:
-            # METHOD.md section 3: the 2 x 2 means of x0-hat go some way towards zL's, eps is held constant.
+            # docs/method.md section 3: the 2 x 2 means of x0-hat go some way towards zL's, eps is held constant.
             a = scheduler.alphas_cumprod[t]
             ahead = (z - (1 - a).sqrt() * eps) / a.sqrt() - zl
             block = F.interpolate(F.avg_pool2d(ahead, 2), scale_factor=2, mode="nearest")

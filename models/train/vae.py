@@ -65,7 +65,7 @@ def grid_loss(out, ref, block=12):
 
 
 def seam_loss(out, ref, block=12):
-    """How strong the steps between neighbours are, for each of the 4 phases of the grid: no seams every 4 px."""
+    """Error of the mean step between neighbours in each of the 4 phases of the grid, against seams every 4 px."""
     def steps(x):
         across = F.pixel_unshuffle(F.pad((x[..., 1:] - x[..., :-1]).abs(), (0, 1)), 4)
         down = F.pixel_unshuffle(F.pad((x[..., 1:, :] - x[..., :-1, :]).abs(), (0, 0, 0, 1)), 4)

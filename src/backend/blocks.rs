@@ -71,7 +71,7 @@ unsafe fn cast<T>(bytes: &[u8]) -> &[T] {
     values
 }
 
-/// As [`cast`], to be written to.
+/// Mutable counterpart of [`cast`].
 ///
 /// # Safety
 /// Every bit pattern must be a `T`, and every `T` without padding.

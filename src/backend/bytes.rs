@@ -58,7 +58,7 @@ impl Bytes {
         Ok(Self::Mapped(Arc::new(map)))
     }
 
-    /// Says that these bytes have been copied and are not needed soon: pages of a mapped file then
+    /// Hints that these bytes have been copied and are not needed soon: pages of a mapped file then
     /// no longer count as memory of this process. Reading them again reads the file again.
     pub fn release(&self, range: Range<usize>) {
         #[cfg(unix)]

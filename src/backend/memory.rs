@@ -27,7 +27,7 @@ static RELEASE: OnceLock<fn()> = OnceLock::new();
 /// Sets what [`give_back_freed`] calls first, once for the whole process: a program whose global allocator keeps
 /// freed pages tells the library here how to have them given back. A second call changes nothing.
 pub fn set_release_hook(release: fn()) {
-    // Whoever was first stays.
+    // The first hook stays.
     let _ = RELEASE.set(release);
 }
 

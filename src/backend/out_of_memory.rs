@@ -1,4 +1,4 @@
-//! Exhausted memory told from other errors of a backend, because less at a time may still fit.
+//! Detection of exhausted memory among a backend's errors: with less at a time the work may still fit.
 
 use std::error::Error as StdError;
 
@@ -42,7 +42,7 @@ fn says_so(message: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// As cudarc's driver error prints itself.
+    /// Error that prints as cudarc's driver error does.
     #[derive(Debug, thiserror::Error)]
     #[error("DriverError({0}, \"a text\")")]
     struct Driver(&'static str);

@@ -1,9 +1,9 @@
-//! Matmul precision: what the CPU rounds the factors of its products to, for speed where a processor has
+//! Matmul precision: the rounding of the factors of the CPU's products, for speed where a processor has
 //! instructions for it.
 
 use std::fmt;
 
-/// In which precision the CPU's kernels multiply activations with weights. What they multiply is
+/// Matmul precision: that in which the CPU's kernels multiply activations with weights. The factors are
 /// rounded to it inside the product; activations, sums and everything else are f32 in either.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MatmulPrecision {

@@ -1,4 +1,4 @@
-//! Memory traces: a model's forward pass without values, run to learn what it would take of memory. A
+//! Memory traces: a model's forward pass without values, run to measure the memory that it would take. A
 //! plan has to know that before anything is loaded, and code that runs both ways cannot forget a value.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -36,8 +36,9 @@ impl From<&Device> for Placement {
 
 /// A trace: the bytes of all values that are alive, and the most that ever were.
 ///
-/// Clones count together. Values are claimed by [`Activation`](super::Activation)s, which stop counting when their last
-/// clone or view is dropped; so a function that takes and gives activations is traced by calling it.
+/// Clones count together. Values are claimed by [`Activation`](super::Activation)s, which stop counting
+/// when their last clone or view is dropped; so a function that takes and gives activations is traced by
+/// calling it.
 #[derive(Clone, Debug)]
 pub struct Trace {
     placement: Placement,

@@ -3,8 +3,8 @@
 //! The noise field and the fusion weights promise the same bits on every machine. IEEE 754 pins down
 //! `+ - * / sqrt`, but the system's `ln` and `cos` differ in their last bits from one C library to the
 //! next, so these two are our own. The crate `libm` is portable too, but its last bits are others for a third of all
-//! arguments: with it every picture would change. Rust never contracts a product and a sum into one rounding, so what
-//! is written here is what every machine computes.
+//! arguments: with it every picture would change. Rust never contracts a product and a sum into one rounding, so
+//! every machine computes the same bits.
 
 use std::f64::consts::{FRAC_PI_2, LN_2, SQRT_2};
 

@@ -1,9 +1,9 @@
-//! What can go wrong on the canvas, in words a user can act on.
+//! Errors of the canvas.
 
 use std::io;
 use std::path::PathBuf;
 
-/// Errors of the canvas room: sizes that make no sense, a disk that is full, a caller that breaks the protocol.
+/// Errors of the canvas: invalid sizes, a full disk, wrong arguments.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CanvasError {
@@ -28,7 +28,7 @@ pub enum CanvasError {
     File {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the operating system.
         source: io::Error,
     },
     /// A canvas file that is not as long as the canvas calls for.
@@ -46,13 +46,13 @@ pub enum CanvasError {
     Map {
         /// Size of the whole canvas.
         bytes: usize,
-        /// What the system said.
+        /// Error of the operating system.
         source: io::Error,
     },
     /// A slice handed in does not have the length that its shape calls for.
     #[error("{what} holds {actual} values where {expected} are needed")]
     Length {
-        /// Which slice.
+        /// Name of the slice.
         what: &'static str,
         /// Values needed.
         expected: usize,
@@ -80,7 +80,7 @@ pub enum CanvasError {
     /// A place beyond the range that the noise field numbers.
     #[error("the noise field has no element at {axis} {value}: its coordinates are 32-bit")]
     NoiseRange {
-        /// Which coordinate.
+        /// Name of the coordinate.
         axis: &'static str,
         /// Its value.
         value: usize,

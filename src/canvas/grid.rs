@@ -1,4 +1,4 @@
-//! Which regions the canvas is denoised in (docs/method.md §2, "Regions").
+//! Regions in which the canvas is denoised (docs/method.md §2, "Regions").
 //!
 //! Per axis the regions are spread evenly instead of pushing the last one back, so that no seam gets much
 //! less overlap than the others. Starts are even: a Haar block or a denoiser's stride-2 cell then never straddles

@@ -1,8 +1,8 @@
-//! The latent that holds a whole picture, in a mapped file, so that host memory need not.
+//! The latent of a whole picture, in a memory-mapped file instead of host memory.
 //!
 //! A 16384² picture has a latent of 64 MiB (SDXL) to 1 GiB (a VAE with f = 4 and 16 channels), and a run
-//! keeps several of them. The system pages a mapped file in and out as it is walked through, and what was
-//! written to it outlives the process.
+//! keeps several of them. The system pages a mapped file in and out on access, and its contents outlive the
+//! process.
 
 use std::fs::File;
 use std::io::{self, Seek, Write};
@@ -138,7 +138,7 @@ impl Latent {
         &self.as_slice()[rows.start * len..rows.end * len]
     }
 
-    /// As [`Latent::rows`], to be changed.
+    /// Mutable view of rows; see [`Latent::rows`].
     ///
     /// # Panics
     /// If the range reaches past the last row.
@@ -147,10 +147,10 @@ impl Latent {
         &mut self.as_mut_slice()[rows.start * len..rows.end * len]
     }
 
-    /// Waits until what was written to these rows is on the disk; nothing where there is no file.
+    /// Flushes these rows to the disk; does nothing without a file.
     ///
     /// # Errors
-    /// What the system says.
+    /// The operating system's error from writing the mapped rows back.
     ///
     /// # Panics
     /// If the range reaches past the last row.

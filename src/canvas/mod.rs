@@ -1,4 +1,4 @@
-//! The canvas: one latent for the whole enlarged picture, and what is done to it (docs/method.md §2).
+//! The canvas: one latent for the whole enlarged picture, and the operations on it (docs/method.md §2).
 //!
 //! A picture of any size is denoised on ONE latent. It lies in a mapped file ([`Latent`]), is cut into
 //! overlapping regions that the model can take ([`RegionGrid`]), and the regions' noise predictions are

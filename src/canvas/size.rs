@@ -6,7 +6,7 @@
 
 use super::error::CanvasError;
 
-/// How a user asks for an output size.
+/// Output size as requested by the user.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum SizeSpec {
     /// Both sides times this factor, which may be any positive number.

@@ -1,4 +1,4 @@
-//! How much each region's prediction counts at each of its places (docs/method.md §2, "Fusion").
+//! Fusion weights of the regions' predictions (docs/method.md §2, "Fusion").
 //!
 //! Weights are separable, `w(y, x) = p(y)·p(x)`, with one profile `p` for every region, wherever it lies: at
 //! the picture's border, where a region is alone, dividing by the sum of weights undoes the ramp. So the sum is
@@ -6,7 +6,7 @@
 
 use super::elementary::cos_quarter;
 
-/// How overlapping predictions are averaged.
+/// Weighting by which overlapping predictions are averaged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Fusion {
     /// Every region counts the same everywhere: the paper's plain mean.

@@ -1,9 +1,9 @@
-//! The embedded captioner: says of a region what can be measured in it, in plain words.
+//! The embedded captioner: describes a region by measured attributes, in plain words.
 //!
 //! A port of `models/train/attributes.py`, with which `models/mini` was trained: the same steps, in the
 //! same order, under the same names, in integer arithmetic, so that the model is asked in exactly the
-//! words that it has learned. `tests/caption_parity.rs` holds the two together. Change one, change both,
-//! and make the fixture again (`tests/parity/make_caption_fixtures.py`).
+//! words that it has learned. `tests/captions/attributes.rs` holds the two together. Change one, change both,
+//! and make the fixture again (`tests/make_fixtures/make_caption_fixtures.py`).
 //!
 //! A region is first reduced to a grid of at most 64 × 64 cells by block means. All measures are taken on
 //! that grid, never on single pixels, so a region reads about the same whether it is sharp or was enlarged
@@ -222,7 +222,7 @@ fn dominant_colours(numbers: &[usize]) -> Vec<usize> {
     colours
 }
 
-/// Where the two largest colours lie, if three quarters of each lie in opposite halves.
+/// Sides of the two largest colours, if at least three quarters of each lie in opposite halves.
 fn colour_sides(
     numbers: &[usize],
     h: usize,
@@ -355,7 +355,7 @@ fn half_means(y: &Plane) -> (i64, i64, i64) {
     (vertical, horizontal, middle)
 }
 
-/// Where the light lies, if it is not spread evenly.
+/// Position of the light; `None` if it is spread evenly.
 fn light((vertical, horizontal, middle): (i64, i64, i64)) -> Option<String> {
     let (v, h, m) = (vertical.abs(), horizontal.abs(), middle.abs());
     if v.max(h) >= 20 {

@@ -1,10 +1,10 @@
-//! Captions of earlier jobs, so that another seed or strength does not ask a large model again: by what
-//! was shown and asked, never by where it came from. [`Cached`] puts them before any [`VisionModel`].
+//! Cache of captions, so that another seed or strength does not run a large model again. The key is a hash of the
+//! pixels and the question, never a file name. [`Cached`] puts the cache in front of any [`VisionModel`].
 //!
 //! One small file for each caption, in one folder. A file is written whole or not at all; one that
-//! cannot be read counts as missing, one that cannot be written is passed over: no job fails for the cache.
-//! There are never many more than [`ENTRIES`] of them, and the ones that were not used for longest go
-//! first. What this process has asked is remembered besides, so that it need not ask twice where no folder is.
+//! cannot be read counts as missing, one that cannot be written is skipped: no job fails because of the cache.
+//! The folder holds about [`ENTRIES`] files at most; the least recently used are removed first. Captions of this
+//! process are also kept in memory, so that nothing is asked twice even without a folder.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::{self, File};
@@ -17,32 +17,32 @@ use etcetera::BaseStrategy as _;
 use serde::{Deserialize, Serialize};
 
 use super::CaptionError;
-use super::key::{CacheKey, Said, Subject};
-use super::vision::{News, Question, VisionModel};
+use super::key::{CacheKey, GeneratedText, KeyPrefix};
+use super::vision::{Question, VisionEvent, VisionModel};
 use super::wording::Stop;
 
-/// Files in the folder: those of some three hundred pictures, in some 64 MB of a disk.
+/// Limit of files in the folder: about three hundred pictures, about 64 MB on disk.
 pub const ENTRIES: usize = 16_384;
 
-/// Captions that a process remembers itself.
+/// Limit of captions kept in memory.
 const REMEMBERED: usize = 1 << 16;
 
-/// No caption is longer, in bytes.
+/// Upper limit of a cached caption in bytes.
 const LONGEST: u64 = 1 << 16;
 
-/// A file that was used is marked so if that was not done within this time.
+/// Minimum interval between updates of a file's time of last use.
 const MARKED_FOR: Duration = Duration::from_secs(24 * 3600);
 
-/// What is in a file.
+/// Content of a cache file.
 #[derive(Serialize, Deserialize)]
-struct Entry {
-    /// the file's own name: a file that was renamed, or mixed up by a disk, is none
+struct CacheEntry {
+    /// the file's own name, to detect files that were renamed or corrupted
     key: String,
     #[serde(flatten)]
-    said: Said,
+    generated: GeneratedText,
 }
 
-/// The captions that are known.
+/// Cache of captions: a folder, and the captions of this process in memory.
 #[derive(Debug, Default)]
 pub struct CaptionCache {
     folder: Option<PathBuf>,
@@ -51,41 +51,41 @@ pub struct CaptionCache {
 
 #[derive(Debug, Default)]
 struct Remembered {
-    captions: HashMap<CacheKey, Said>,
+    captions: HashMap<CacheKey, GeneratedText>,
     /// oldest first
     order: VecDeque<CacheKey>,
 }
 
 impl CaptionCache {
-    /// Captions in `folder`, which need not exist; without one, those of this process alone.
+    /// A cache in `folder`, which need not exist; without a folder, in memory only.
     #[must_use]
     pub fn new(folder: Option<PathBuf>) -> Self {
         Self { folder, remembered: Mutex::default() }
     }
 
-    /// The platform's place for such files, if it has one.
+    /// The platform's cache folder, if it has one.
     #[must_use]
     pub fn default_folder() -> Option<PathBuf> {
         let strategy = etcetera::base_strategy::choose_native_strategy().ok()?;
         Some(strategy.cache_dir().join("cupscale").join("captions"))
     }
 
-    /// What was said to this question.
-    pub fn get(&self, key: &CacheKey) -> Option<Said> {
+    /// The cached answer to this question; `None` on a miss.
+    pub fn get(&self, key: &CacheKey) -> Option<GeneratedText> {
         let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(said) = remembered.captions.get(key) {
-            return Some(said.clone());
+        if let Some(generated) = remembered.captions.get(key) {
+            return Some(generated.clone());
         }
-        let said = read(&self.folder.as_ref()?.join(&key.0), key)?;
-        remembered.add(key, &said);
-        Some(said)
+        let generated = read(&self.folder.as_ref()?.join(&key.0), key)?;
+        remembered.add(key, &generated);
+        Some(generated)
     }
 
-    /// Keeps what was said to this question.
-    pub fn put(&self, key: &CacheKey, said: &Said) {
-        self.remembered.lock().unwrap_or_else(PoisonError::into_inner).add(key, said);
+    /// Stores the answer to this question.
+    pub fn put(&self, key: &CacheKey, generated: &GeneratedText) {
+        self.remembered.lock().unwrap_or_else(PoisonError::into_inner).add(key, generated);
         let Some(folder) = &self.folder else { return };
-        let entry = Entry { key: key.0.clone(), said: said.clone() };
+        let entry = CacheEntry { key: key.0.clone(), generated: generated.clone() };
         let write = || -> std::io::Result<()> {
             fs::create_dir_all(folder)?;
             let mut file = tempfile::NamedTempFile::new_in(folder)?;
@@ -97,7 +97,7 @@ impl CaptionCache {
         let _ = write();
     }
 
-    /// Removes what has not been used for longest if there is too much.
+    /// Removes the least recently used files beyond the limit.
     pub fn prune(&self) {
         if let Some(folder) = &self.folder {
             prune(folder, ENTRIES);
@@ -106,8 +106,8 @@ impl CaptionCache {
 }
 
 impl Remembered {
-    fn add(&mut self, key: &CacheKey, said: &Said) {
-        if self.captions.insert(key.clone(), said.clone()).is_some() {
+    fn add(&mut self, key: &CacheKey, generated: &GeneratedText) {
+        if self.captions.insert(key.clone(), generated.clone()).is_some() {
             return;
         }
         self.order.push_back(key.clone());
@@ -119,7 +119,7 @@ impl Remembered {
     }
 }
 
-/// A vision model that is asked only what the cache does not know.
+/// A vision model behind a cache: only cache misses reach the model.
 pub struct Cached<'a, M> {
     model: M,
     cache: &'a CaptionCache,
@@ -135,22 +135,22 @@ impl<'a, M: VisionModel> Cached<'a, M> {
 }
 
 impl<M: VisionModel> VisionModel for Cached<'_, M> {
-    fn subject(&self, instruction: &str) -> Subject {
-        self.model.subject(instruction)
+    fn key_prefix(&self, instruction: &str) -> KeyPrefix {
+        self.model.key_prefix(instruction)
     }
 
     fn draws_by_number(&self) -> bool {
         self.model.draws_by_number()
     }
 
-    /// A picture that cannot be shown is answered with the reason, and the model is not asked about it.
+    /// A picture whose pixels cannot be read is answered with the error, without the model.
     fn ask(
         &mut self,
         question: &Question<'_>,
         wanted: &[usize],
-        news: &mut dyn FnMut(News),
+        on_event: &mut dyn FnMut(VisionEvent),
     ) -> Result<(), CaptionError> {
-        let subject = self.model.subject(question.instruction);
+        let prefix = self.model.key_prefix(question.instruction);
         let by_number = self.model.draws_by_number();
         let mut unknown = Vec::new();
         let mut keys = HashMap::new();
@@ -162,32 +162,32 @@ impl<M: VisionModel> VisionModel for Cached<'_, M> {
             let answer = match question.pictures.pixels(index) {
                 Ok(pixels) => {
                     let number = by_number.then(|| question.pictures.number(index));
-                    let key = subject.key(&pixels, number);
-                    let Some(said) = self.cache.get(&key) else {
+                    let key = prefix.key(&pixels, number);
+                    let Some(generated) = self.cache.get(&key) else {
                         unknown.push(index);
                         keys.insert(index, key);
                         continue;
                     };
-                    Ok(said)
+                    Ok(generated)
                 }
                 Err(error) => Err(error.to_string()),
             };
             known += 1;
-            news(News::Answer(index, answer));
-            news(News::Done(known));
+            on_event(VisionEvent::Answer(index, answer));
+            on_event(VisionEvent::Done(known));
         }
         if unknown.is_empty() {
             return Ok(());
         }
         let cache = self.cache;
         let asked = self.model.ask(question, &unknown, &mut |told| {
-            if let News::Answer(index, Ok(said)) = &told
+            if let VisionEvent::Answer(index, Ok(generated)) = &told
                 && let Some(key) = keys.get(index)
             {
-                cache.put(key, said);
+                cache.put(key, generated);
             }
-            news(match told {
-                News::Done(count) => News::Done(known + count),
+            on_event(match told {
+                VisionEvent::Done(count) => VisionEvent::Done(known + count),
                 answer => answer,
             });
         });
@@ -204,11 +204,11 @@ impl<M: VisionModel> VisionModel for Cached<'_, M> {
     }
 }
 
-fn read(path: &Path, key: &CacheKey) -> Option<Said> {
+fn read(path: &Path, key: &CacheKey) -> Option<GeneratedText> {
     let file = File::open(path).ok()?;
     let mut text = Vec::new();
     (&file).take(LONGEST).read_to_end(&mut text).ok()?;
-    let entry: Entry = serde_json::from_slice(&text).ok()?;
+    let entry: CacheEntry = serde_json::from_slice(&text).ok()?;
     if entry.key != key.0 {
         return None;
     }
@@ -217,10 +217,10 @@ fn read(path: &Path, key: &CacheKey) -> Option<Said> {
     if marked.is_ok_and(|at| now.duration_since(at).is_ok_and(|age| age > MARKED_FOR)) {
         let _ = File::options().write(true).open(path).and_then(|file| file.set_modified(now));
     }
-    Some(entry.said)
+    Some(entry.generated)
 }
 
-/// Leaves `entries` files at most, with some room for the next ones where any have to go.
+/// Reduces the folder to `entries` files at most; if any have to go, a few more go to make room.
 fn prune(folder: &Path, entries: usize) {
     let files = fs::read_dir(folder).into_iter().flatten().flatten();
     let mut files: Vec<_> = files
@@ -247,12 +247,12 @@ mod tests {
         Pixels::new(2, 1, vec![value; 6]).unwrap()
     }
 
-    fn said(text: &str) -> Said {
-        Said { text: text.to_owned(), has_ended: true }
+    fn generated(text: &str) -> GeneratedText {
+        GeneratedText { text: text.to_owned(), has_ended: true }
     }
 
     fn key(value: u8) -> CacheKey {
-        Subject::new("test").key(&pixels(value), None)
+        KeyPrefix::new("test").key(&pixels(value), None)
     }
 
     #[test]
@@ -260,15 +260,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let place = folder.path().join("deep").join("captions");
         let again = || CaptionCache::new(Some(place.clone()));
-        again().put(&key(1), &said("a wall"));
-        assert_eq!(again().get(&key(1)), Some(said("a wall")));
-        let mut other = Subject::new("test");
+        again().put(&key(1), &generated("a wall"));
+        assert_eq!(again().get(&key(1)), Some(generated("a wall")));
+        let mut other = KeyPrefix::new("test");
         other.add("another question");
         for key in [
             key(2),
             other.key(&pixels(1), None),
-            Subject::new("test").key(&pixels(1), Some(0)),
-            Subject::new("test").key(&Pixels::new(1, 2, vec![1; 6]).unwrap(), None),
+            KeyPrefix::new("test").key(&pixels(1), Some(0)),
+            KeyPrefix::new("test").key(&Pixels::new(1, 2, vec![1; 6]).unwrap(), None),
         ] {
             assert_eq!(again().get(&key), None);
         }
@@ -278,7 +278,7 @@ mod tests {
     fn a_file_that_is_not_whole_or_not_its_own_counts_as_missing() {
         let folder = tempfile::tempdir().unwrap();
         let again = || CaptionCache::new(Some(folder.path().to_owned()));
-        again().put(&key(1), &said("a wall"));
+        again().put(&key(1), &generated("a wall"));
         let path = folder.path().join(&key(1).0);
         let whole = fs::read(&path).unwrap();
         for cut in 0..whole.len() {
@@ -298,9 +298,9 @@ mod tests {
         fs::write(&file, "").unwrap();
         for place in [None, Some(file.join("captions"))] {
             let cache = CaptionCache::new(place);
-            cache.put(&key(1), &said("a wall"));
+            cache.put(&key(1), &generated("a wall"));
             cache.prune();
-            assert_eq!(cache.get(&key(1)), Some(said("a wall")));
+            assert_eq!(cache.get(&key(1)), Some(generated("a wall")));
         }
     }
 
@@ -310,7 +310,7 @@ mod tests {
         let again = || CaptionCache::new(Some(folder.path().to_owned()));
         let day = Duration::from_secs(24 * 3600);
         for value in 0..16 {
-            again().put(&key(value), &said("a wall"));
+            again().put(&key(value), &generated("a wall"));
             let file = File::options().write(true).open(folder.path().join(&key(value).0)).unwrap();
             file.set_modified(SystemTime::now() - day * u32::from(32 - value)).unwrap();
         }

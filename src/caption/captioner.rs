@@ -1,5 +1,5 @@
-//! The one trait behind which captioners stand: who it is, what its captions follow from, what it costs, and
-//! how it is opened for a picture. The pipeline knows nothing else of a captioner.
+//! Interface of all captioners: name, identity of the result, memory, and a session for one picture. The pipeline
+//! uses captioners only through it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,7 +12,7 @@ use super::wording::{Fits, Stop};
 use super::{CaptionContext, CaptionError, Captions, Pixels, RegionSource};
 use crate::weights::Footprint;
 
-/// A captioner, resolved: whatever it needs has been found and checked, nothing is loaded yet. A job holds one
+/// A resolved captioner: its files have been found and checked, nothing is loaded yet. A job holds one
 /// and opens it for its picture.
 ///
 /// Only [`name`](Self::name), [`identity`](Self::identity) and [`open`](Self::open) have no default: a captioner
@@ -21,8 +21,8 @@ pub trait Captioner: fmt::Debug + Send + Sync {
     /// The name that users give it and that metadata records: `attributes`, `none`, `file`, ….
     fn name(&self) -> &str;
 
-    /// Everything that captions follow from besides the picture, the grid and the prompt. Unfinished work is
-    /// taken up only where it is the same.
+    /// Everything that determines the captions besides the picture, the grid and the prompt. Unfinished work is
+    /// resumed only if it is unchanged.
     ///
     /// # Errors
     /// A model that is gone.
@@ -57,8 +57,8 @@ pub trait Captioner: fmt::Debug + Send + Sync {
         true
     }
 
-    /// Asking it costs so much that a job keeps the captions, and asks only where they count. It can then also be
-    /// asked for the prompt of a job that has none ([`CaptionSession::describe`]).
+    /// `true` if captions are so expensive that a job stores them, and makes them only where they are used. Such a
+    /// captioner can also make the prompt of a job that has none ([`CaptionSession::describe`]).
     fn is_costly(&self) -> bool {
         false
     }
@@ -115,9 +115,9 @@ pub type RegionProgress<'a> = &'a mut dyn FnMut(usize, usize);
 
 /// The surroundings in which a captioner works on a picture.
 pub struct SessionContext<'a> {
-    /// Tells whether a caption fits the text encoders.
+    /// Check that a caption fits the text encoders.
     pub fits: Fits<'a>,
-    /// Tells whether to stop; asked many times a second.
+    /// Cancellation check, polled many times a second.
     pub stop: Stop<'a>,
     /// Frees the device of the model that repaints. A captioner calls it before it loads a model that does not
     /// fit beside that one.

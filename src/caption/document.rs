@@ -43,7 +43,7 @@ pub struct Document {
     instruction: Option<String>,
     #[serde(default)]
     prompt: String,
-    regions: Vec<Entry>,
+    regions: Vec<RegionEntry>,
 }
 
 /// The maker of captions, for the record.
@@ -60,7 +60,7 @@ pub struct Author<'a> {
 /// One region of a [`Document`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Entry {
+pub struct RegionEntry {
     /// Row of the grid, from 0 at the top.
     pub row: u32,
     /// Column of the grid, from 0 at the left.
@@ -69,16 +69,16 @@ pub struct Entry {
     pub x: u32,
     /// Top edge in output pixels.
     pub y: u32,
-    /// In output pixels, at least 1.
+    /// Width in output pixels, at least 1.
     pub width: u32,
-    /// In output pixels, at least 1.
+    /// Height in output pixels, at least 1.
     pub height: u32,
     /// The region's whole text condition; empty stands for the prompt.
     pub caption: String,
 }
 
-impl Entry {
-    /// Where the region lies in the output picture.
+impl RegionEntry {
+    /// Rectangle of the region in the output picture.
     pub fn rect(&self) -> Rect {
         Rect { x: self.x, y: self.y, width: self.width, height: self.height }
     }
@@ -94,7 +94,7 @@ impl Document {
     /// The record of what `author` said of a job.
     ///
     /// # Errors
-    /// As [`parse`](Self::parse), if the regions do not fill the grid of `context` exactly once.
+    /// Same as [`parse`](Self::parse), if the regions do not fill the grid of `context` exactly once.
     pub fn new(
         author: &Author<'_>,
         context: &CaptionContext<'_>,
@@ -112,7 +112,7 @@ impl Document {
                 .iter()
                 .map(|caption| {
                     let RegionPlace { row, col, rect } = caption.place;
-                    Entry {
+                    RegionEntry {
                         row,
                         col,
                         x: rect.x,
@@ -236,7 +236,7 @@ impl Document {
         self.grid
     }
 
-    /// Who made them.
+    /// Name of the captioner that made them.
     pub fn captioner(&self) -> &str {
         &self.captioner
     }
@@ -247,7 +247,7 @@ impl Document {
     }
 
     /// The regions, row by row.
-    pub fn regions(&self) -> &[Entry] {
+    pub fn regions(&self) -> &[RegionEntry] {
         &self.regions
     }
 }

@@ -1,4 +1,4 @@
-//! What can go wrong with captions, each in one line that says where and what to do.
+//! Errors of captioning. Each message is one line with the place and the remedy.
 
 use std::io;
 use std::path::PathBuf;
@@ -28,27 +28,27 @@ pub enum CaptionError {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// Error of the operating system.
         source: io::Error,
     },
 
     /// Not JSON, or a field is missing, misspelt, or of the wrong type.
     #[error("{source_name}, line {line}, column {column}: {message}")]
     Json {
-        /// Where the text came from.
+        /// Name of the text's source.
         source_name: String,
         /// From 1.
         line: usize,
         /// From 1; 0 where the line is empty.
         column: usize,
-        /// What is wrong there.
+        /// Description of the problem.
         message: String,
     },
 
     /// A later program wrote the file.
     #[error("{source_name}: captions of version {found} are not known here (known: {known})")]
     Version {
-        /// Where the text came from.
+        /// Name of the text's source.
         source_name: String,
         /// The version it claims.
         found: u64,
@@ -59,7 +59,7 @@ pub enum CaptionError {
     /// A size in `grid` is 0.
     #[error("{source_name}: grid: '{field}' must be at least 1")]
     EmptyGrid {
-        /// Where the text came from.
+        /// Name of the text's source.
         source_name: String,
         /// The field.
         field: &'static str,
@@ -68,15 +68,15 @@ pub enum CaptionError {
     /// A region lies outside the grid, or has no area.
     #[error("{source_name}: regions[{index}] (row {row}, col {col}): {problem}")]
     Region {
-        /// Where the text came from.
+        /// Name of the text's source.
         source_name: String,
         /// Place in the list, from 0.
         index: usize,
-        /// As given.
+        /// Row as given.
         row: u32,
-        /// As given.
+        /// Column as given.
         col: u32,
-        /// What is wrong with it.
+        /// Description of the problem.
         problem: String,
     },
 
@@ -86,15 +86,15 @@ pub enum CaptionError {
          row {row}, col {col} is missing"
     )]
     Missing {
-        /// Where the text came from.
+        /// Name of the text's source.
         source_name: String,
         /// Regions in the list.
         found: usize,
         /// `rows` × `cols`.
         needed: u64,
-        /// Of the grid.
+        /// Rows of the grid.
         rows: u32,
-        /// Of the grid.
+        /// Columns of the grid.
         cols: u32,
         /// The first place without a region.
         row: u32,
@@ -105,9 +105,9 @@ pub enum CaptionError {
     /// The engine as a whole cannot work.
     #[error("captioner {name}: {message}")]
     Engine {
-        /// Which captioner.
+        /// Name of the captioner.
         name: String,
-        /// Why, and what to do.
+        /// Cause and remedy.
         message: String,
     },
 

@@ -1,4 +1,4 @@
-//! Captions from a file: what a person wrote or corrected goes to the regions as it stands.
+//! Captions from a file: texts that a person wrote or corrected, used unchanged.
 //!
 //! A file made for the same grid is matched by row and column. For another size or overlap the grid differs;
 //! then each region takes the caption of the file's region that covers most of it, both measured relative to
@@ -7,7 +7,7 @@
 use std::cmp::Reverse;
 use std::path::Path;
 
-use super::document::{Document, Entry};
+use super::document::{Document, RegionEntry};
 use super::{
     Caption, CaptionContext, CaptionError, CaptionSession, Captioner, Captions, GridSpec, Rect,
     RegionProgress, RegionSource, SessionContext,
@@ -86,7 +86,7 @@ impl CaptionSession for FromFile {
         let mut captions = Captions::default();
         for index in 0..total {
             let place = regions.place(index);
-            let at_place = |entry: &&Entry| (entry.row, entry.col) == (place.row, place.col);
+            let at_place = |entry: &&RegionEntry| (entry.row, entry.col) == (place.row, place.col);
             let entry = match entries.iter().find(at_place) {
                 Some(entry) if same_grid => entry,
                 _ => best_cover(entries, made_for, place.rect, context.grid),
@@ -123,7 +123,7 @@ fn in_words(grid: GridSpec) -> String {
 
 /// The entry (of `grid`) that covers most of `rect` (of `job`), both relative to their pictures; of equal
 /// ones the one whose centre is nearest, then the first.
-fn best_cover(entries: &[Entry], grid: GridSpec, rect: Rect, job: GridSpec) -> &Entry {
+fn best_cover(entries: &[RegionEntry], grid: GridSpec, rect: Rect, job: GridSpec) -> &RegionEntry {
     // Both axes in the unit 1 / (width of one picture × width of the other), so that all stays whole. Where a
     // region reaches beyond its picture (reflected padding) only what lies inside counts.
     let span = |start: u32, length: u32, side: u32, other: u32| {
@@ -138,7 +138,7 @@ fn best_cover(entries: &[Entry], grid: GridSpec, rect: Rect, job: GridSpec) -> &
         ]
     };
     let wanted = spans(rect, job, grid);
-    let rank = |entry: &&Entry| {
+    let rank = |entry: &&RegionEntry| {
         let mut area = 1u128;
         let mut distance = [0u128; 2];
         let found = spans(entry.rect(), grid, job);

@@ -1,4 +1,4 @@
-//! Identity of a question to a vision model: what was shown and asked, never where it came from.
+//! Cache keys of questions to a vision model: hashes of engine, model, instruction, options and pixels.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -6,28 +6,28 @@ use sha2::{Digest as _, Sha256};
 use super::Pixels;
 use crate::units::hex;
 
-/// What a model said, before anything is cut from it.
+/// Answer of a model, before anything is cut from it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Said {
+pub struct GeneratedText {
     pub text: String,
-    /// Whether the text ended of itself, and not because it became too long.
+    /// `true` if the model ended the text itself; `false` if the length limit did.
     pub has_ended: bool,
 }
 
-/// What is asked of many pictures: the engine, its model, the question, the options.
+/// Hash of everything a question has in common over many pictures: engine, model, instruction, options.
 #[derive(Clone, Debug)]
-pub struct Subject(Sha256);
+pub struct KeyPrefix(Sha256);
 
-impl Subject {
-    /// Nothing but the engine's name.
+impl KeyPrefix {
+    /// A key that holds the engine's name only.
     #[must_use]
     pub fn new(engine: &str) -> Self {
-        let mut subject = Self(Sha256::new());
-        subject.add(engine);
-        subject
+        let mut prefix = Self(Sha256::new());
+        prefix.add(engine);
+        prefix
     }
 
-    /// One more thing that the answer follows from.
+    /// Adds one more input of the answer to the hash.
     pub fn add(&mut self, part: &str) {
         self.0.update((part.len() as u64).to_le_bytes());
         self.0.update(part);

@@ -4,7 +4,7 @@
 //! low-resolution picture and the user's prompt, and returns one caption per region: the text that conditions the
 //! model there. Captioners are exchangeable:
 //!
-//! | name | module | what it does |
+//! | name | module | method |
 //! |---|---|---|
 //! | `attributes` | [`attributes`] | measures colours, light and texture; needs no model |
 //! | `none` | [`none`] | every region gets the prompt of the whole picture |
@@ -14,9 +14,9 @@
 //!
 //! A captioner gets all regions at once, as a [`RegionSource`], so that it may batch them as it likes; pixels
 //! are produced on demand, so that nobody has to hold the whole enlarged picture. A region that cannot be
-//! captioned falls back to the prompt and says why ([`Caption::fallback`]); only what spoils the whole job is
-//! a [`CaptionError`]. Captioners that ask a model are a [`vision::VisionModel`] behind a
-//! [`vision::VisionSession`]; the [`cache`] is a decorator round any of them.
+//! captioned falls back to the prompt, with the reason ([`Caption::fallback`]); only a failure of the whole job is
+//! a [`CaptionError`]. Captioners with a model are a [`vision::VisionModel`] behind a
+//! [`vision::VisionSession`]; the [`cache`] is a decorator around any of them.
 //!
 //! ```
 //! use cupscale::caption::{

@@ -1,4 +1,4 @@
-//! No captions: every region is told the prompt of the whole picture (docs/method.md §5, RSP off).
+//! The captioner `none`: every region gets the prompt of the whole picture (docs/method.md §5, RSP off).
 
 use super::{
     Caption, CaptionContext, CaptionError, CaptionSession, Captioner, Captions, RegionProgress,

@@ -1,5 +1,4 @@
-//! Regions as captioners see them: where they lie in the output picture, pixels made when they are asked for, and
-//! the job around them.
+//! Regions for captioners: place in the output picture, pixels made on demand, and the context of the job.
 
 use std::borrow::Cow;
 
@@ -32,26 +31,26 @@ pub struct Rect {
     pub x: u32,
     /// Top edge.
     pub y: u32,
-    /// At least 1.
+    /// Width, at least 1.
     pub width: u32,
-    /// At least 1.
+    /// Height, at least 1.
     pub height: u32,
 }
 
-/// Where a region lies: in the grid, counted from 0 at the top left, and in the output picture.
+/// Place of a region: in the grid, counted from 0 at the top left, and in the output picture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RegionPlace {
     /// Row of the grid.
     pub row: u32,
     /// Column of the grid.
     pub col: u32,
-    /// Where in the output picture.
+    /// Rectangle in the output picture.
     pub rect: Rect,
 }
 
 /// sRGB pixels of a region, 8 bits a channel, interleaved, row-major; at least one pixel.
 ///
-/// They need not have the size of the region's rectangle: an engine sees what it is given.
+/// The size may differ from the region's rectangle.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pixels {
     width: usize,
@@ -107,15 +106,15 @@ fn check_size(width: usize, height: usize, len: usize) -> Result<(), CaptionErro
 
 /// All regions of a job. Pixels are asked for when they are needed, in any order, possibly never.
 pub trait RegionSource {
-    /// How many regions there are.
+    /// Number of regions.
     fn len(&self) -> usize;
 
-    /// Whether there are none.
+    /// `true` if there are no regions.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Where region `index` < [`len`](Self::len) lies.
+    /// Place of region `index` < [`len`](Self::len).
     fn place(&self, index: usize) -> RegionPlace;
 
     /// The pixels of region `index` < [`len`](Self::len).
@@ -131,9 +130,9 @@ pub trait RegionSource {
 /// A region with its pixels, for callers that hold them anyway.
 #[derive(Clone, Debug)]
 pub struct RegionImage {
-    /// Where it lies.
+    /// Place of the region.
     pub place: RegionPlace,
-    /// What it shows.
+    /// Pixels of the region.
     pub pixels: Pixels,
 }
 

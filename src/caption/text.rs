@@ -1,4 +1,4 @@
-//! Captions themselves: a region's text, or the prompt and why it stands in.
+//! Captions: a region's text, or the prompt with the reason for the fallback.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ pub struct Caption {
     pub place: RegionPlace,
     /// The whole text condition; it is empty only if there is no prompt to fall back to.
     pub text: String,
-    /// Why `text` is the prompt, if this region should have had a caption of its own.
+    /// Reason for falling back to the prompt, if this region should have had a caption of its own.
     pub fallback: Option<String>,
 }
 
@@ -31,18 +31,17 @@ impl Caption {
     }
 }
 
-/// What a captioner returns.
+/// Result of a captioner.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Captions {
     /// One for each region, in the order given.
     pub regions: Vec<Caption>,
-    /// What the user should know about all of them, one line each.
+    /// Notes for the user that concern all captions, one line each.
     pub notes: Vec<String>,
 }
 
 impl Captions {
-    /// Of regions that were each captioned or failed for a reason, in the order of `regions`: those that
-    /// failed get the prompt.
+    /// Collects the results of regions, in the order of `regions`; regions without a caption get the prompt.
     ///
     /// # Errors
     /// The first reason, if all failed.

@@ -1,28 +1,28 @@
-//! Captioners that show pictures to a model and take what it says: how a question looks, and how answers become
-//! captions. The model may be in this process or in another; [`Cached`](super::cache::Cached) remembers for any.
+//! Interface of vision models, and the session that turns their answers into captions. The model may run in this
+//! process or in another; [`Cached`](super::cache::Cached) is a cache for any.
 
 use std::borrow::Cow;
 
-use super::key::{Said, Subject};
+use super::key::{GeneratedText, KeyPrefix};
 use super::wording::{Fits, cut_to_fit, instruction};
 use super::{
     CaptionContext, CaptionError, CaptionSession, Captions, Pixels, RegionProgress, RegionSource,
 };
 
-/// What a model said of a picture, or why it said nothing.
-pub type Answer = Result<Said, String>;
+/// Caption of a picture, or the reason for which there is none.
+pub type Answer = Result<GeneratedText, String>;
 
 /// A model that looks at pictures and answers in words.
 pub trait VisionModel {
-    /// Everything that an answer follows from besides the picture.
-    fn subject(&self, instruction: &str) -> Subject;
+    /// Hash of everything that determines an answer besides the picture.
+    fn key_prefix(&self, instruction: &str) -> KeyPrefix;
 
-    /// Answers also follow from the picture's number: words are chosen by chance, and each picture draws by itself.
+    /// `true` if answers also depend on the picture's number, the stream of its random sampling.
     fn draws_by_number(&self) -> bool {
         false
     }
 
-    /// Asks the same about every picture of `wanted`, given by index, each of which gets one answer.
+    /// Asks the question about every picture in `wanted` (indices); each gets one answer.
     ///
     /// # Errors
     /// [`CaptionError::Interrupted`], or whatever keeps the model from working at all. Answers until then count.
@@ -30,15 +30,15 @@ pub trait VisionModel {
         &mut self,
         question: &Question<'_>,
         wanted: &[usize],
-        news: &mut dyn FnMut(News),
+        on_event: &mut dyn FnMut(VisionEvent),
     ) -> Result<(), CaptionError>;
 
-    /// Remarks for the user that have come up, one line each.
+    /// Takes the notes for the user, one line each.
     fn take_notes(&mut self) -> Vec<String> {
         Vec::new()
     }
 
-    /// Frees whatever the model holds for one picture's questions.
+    /// Frees the resources held for one picture's questions.
     fn end(&mut self) {}
 }
 
@@ -51,7 +51,7 @@ pub struct Question<'a> {
     pub pictures: &'a dyn Pictures,
 }
 
-/// Pictures that are made when they are asked for.
+/// Pictures whose pixels are made on demand.
 pub trait Pictures {
     /// The pixels of a picture.
     ///
@@ -62,14 +62,14 @@ pub trait Pictures {
         index: usize,
     ) -> Result<Cow<'_, Pixels>, Box<dyn std::error::Error + Send + Sync>>;
 
-    /// The number that a picture draws its chances from.
+    /// Number of the picture's random stream.
     fn number(&self, index: usize) -> u64;
 }
 
-/// News from a model at work.
+/// Progress or answer of a vision model.
 #[derive(Debug)]
-pub enum News {
-    /// So many of the wanted pictures are done, answered or about to be.
+pub enum VisionEvent {
+    /// Number of requested pictures that are done, including those about to be answered.
     Done(usize),
     /// The answer about the picture of this index.
     Answer(usize, Answer),
@@ -102,14 +102,14 @@ impl Pictures for Whole<'_> {
         Ok(Cow::Borrowed(self.0))
     }
 
-    /// No region's.
+    /// The number of no region.
     fn number(&self, _: usize) -> u64 {
         u64::MAX
     }
 }
 
-/// A vision model that captions one picture: it words the question, and cuts answers to what the text encoders
-/// take (docs/method.md §5).
+/// A vision model at work on one picture: makes the question, and cuts answers to the length of the text encoders
+/// (docs/method.md §5).
 pub struct VisionSession<'a> {
     name: &'a str,
     model: Box<dyn VisionModel + 'a>,
@@ -130,8 +130,8 @@ impl<'a> VisionSession<'a> {
     }
 
     fn caption_of(&self, answer: Option<Answer>) -> Result<String, String> {
-        let said = answer.unwrap_or_else(|| Err("it was left out".to_owned()))?;
-        let caption = cut_to_fit(&said.text, said.has_ended, &self.fits);
+        let generated = answer.unwrap_or_else(|| Err("it was left out".to_owned()))?;
+        let caption = cut_to_fit(&generated.text, generated.has_ended, &self.fits);
         if caption.is_empty() { Err("the model said nothing".to_owned()) } else { Ok(caption) }
     }
 }
@@ -145,9 +145,9 @@ impl CaptionSession for VisionSession<'_> {
         self.instruction = instruction("");
         let question = Question { instruction: &self.instruction, pictures: &Whole(whole) };
         let mut answer = None;
-        self.model.ask(&question, &[0], &mut |news| {
-            if let News::Answer(_, said) = news {
-                answer = Some(said);
+        self.model.ask(&question, &[0], &mut |event| {
+            if let VisionEvent::Answer(_, generated) = event {
+                answer = Some(generated);
             }
         })?;
         self.caption_of(answer).map(Some).map_err(|message| self.failed(message))
@@ -165,9 +165,9 @@ impl CaptionSession for VisionSession<'_> {
         let total = regions.len();
         let mut answers: Vec<Option<Answer>> = vec![None; total];
         let wanted: Vec<usize> = (0..total).collect();
-        let asked = self.model.ask(&question, &wanted, &mut |news| match news {
-            News::Done(count) => progress(count, total),
-            News::Answer(index, answer) => answers[index] = Some(answer),
+        let asked = self.model.ask(&question, &wanted, &mut |event| match event {
+            VisionEvent::Done(count) => progress(count, total),
+            VisionEvent::Answer(index, answer) => answers[index] = Some(answer),
         });
         self.model.end();
         let notes = self.model.take_notes();

@@ -6,7 +6,7 @@ use std::rc::Rc;
 /// A check that a caption fits the text encoders that it is for.
 pub type Fits<'a> = Box<dyn Fn(&str) -> bool + 'a>;
 
-/// A question whether to stop; asked many times a second.
+/// Cancellation check, polled many times a second.
 pub type Stop<'a> = Rc<dyn Fn() -> bool + 'a>;
 
 /// The question about a region of a picture that `prompt` describes.
@@ -27,9 +27,9 @@ pub(crate) fn instruction(prompt: &str) -> String {
     )
 }
 
-/// The text without line breaks, what cannot be shown, and quotes around it, cut behind the last clause
-/// with which it fits. One that `has_ended` of itself is cut only if it does not fit; of another the last clause is
-/// unfinished. Where not even the first clause fits, whole words remain.
+/// The text without line breaks, control characters and surrounding quotes, cut behind the last clause that fits. If
+/// `has_ended` is `false`, the unfinished last clause is cut too. If not even the first clause fits, the cut is at
+/// a word.
 pub(super) fn cut_to_fit(text: &str, has_ended: bool, fits: &dyn Fn(&str) -> bool) -> String {
     let is_gap = |sign: char| {
         sign.is_whitespace() || sign.is_control() || sign == char::REPLACEMENT_CHARACTER

@@ -1,5 +1,5 @@
-//! Advice in words of options: the library says what is wrong in its own terms, and here follows what a user of the
-//! command line can type about it, by the error's variant.
+//! Remedies in terms of options: the library's errors name the problem, and this adds the option that helps, by the
+//! error's variant.
 
 use cupscale::{
     backend::DeviceError,
@@ -10,7 +10,7 @@ use cupscale::{
 
 use super::error::CliError;
 
-/// The one line that a user reads of an error.
+/// Error message with remedy, on one line.
 pub fn line(error: &CliError) -> String {
     match error {
         CliError::Job(Error::Sampler(SamplerError::RunCount { run, steps })) => format!(

@@ -1,10 +1,8 @@
-//! The captioners by name: from `--captioner` and its options, or from what is installed, to a captioner for a
-//! device.
+//! Opening of the captioner that `--captioner` and its options name.
 
 use std::sync::Arc;
 
 use candle_core::Device;
-use clap::builder::PossibleValue;
 use cupscale::{
     caption::{
         Captioner, attributes::Attributes, cache::CaptionCache, file::FromFile,
@@ -18,56 +16,24 @@ use cupscale::{
 };
 
 use super::{
-    CliError,
-    args::{CaptionEngineArg, ContentArgs, LlavaArgs},
+    args::{CaptionEngineArg, CaptionerArg, ContentArgs, LlavaArgs},
     engine::resolve,
+    error::CliError,
 };
 
-/// A captioner that users can name.
-struct Known {
-    name: &'static str,
-    help: &'static str,
-    open: fn(&ContentArgs, &Device) -> Result<Arc<dyn Captioner>, CliError>,
-}
-
-/// The captioner where nobody names one.
-pub const DEFAULT: &str = "attributes";
-
-/// Every captioner that `--captioner` takes: a new one is a line here.
-const KNOWN: [Known; 3] = [
-    Known {
-        name: DEFAULT,
-        help: "Describe what can be measured in the region: colours, brightness, contrast, texture",
-        open: |_, _| Ok(Arc::new(Attributes)),
-    },
-    Known {
-        name: "llava",
-        help: "A LLaVA model looks at every region and says what is there",
-        open: |content, device| match content.llava.caption_engine {
-            CaptionEngineArg::Builtin => builtin(&content.llava, device),
-            CaptionEngineArg::Mistralrs => mistralrs(&content.llava, device),
-        },
-    },
-    Known {
-        name: "none",
-        help: "Every region gets the global prompt",
-        open: |_, _| Ok(Arc::new(PromptOnly)),
-    },
-];
-
-/// The names that `--captioner` takes, with their help.
-pub fn names() -> impl Iterator<Item = PossibleValue> {
-    KNOWN.iter().map(|known| PossibleValue::new(known.name).help(known.help))
-}
-
-/// The captioner that the options ask for.
+/// Opens the captioner named by the options.
 pub fn open(content: &ContentArgs, device: &Device) -> Result<Arc<dyn Captioner>, CliError> {
     if let Some(file) = &content.captions {
         return Ok(Arc::new(FromFile::read(file).map_err(Error::from)?));
     }
-    let known = KNOWN.iter().find(|known| known.name == content.captioner);
-    // The parser takes no other name.
-    known.map_or_else(|| Ok(Arc::new(Attributes) as _), |known| (known.open)(content, device))
+    match content.captioner {
+        CaptionerArg::Attributes => Ok(Arc::new(Attributes)),
+        CaptionerArg::Llava => match content.llava.caption_engine {
+            CaptionEngineArg::Builtin => builtin(&content.llava, device),
+            CaptionEngineArg::Mistralrs => mistralrs(&content.llava, device),
+        },
+        CaptionerArg::None => Ok(Arc::new(PromptOnly)),
+    }
 }
 
 #[cfg(not(feature = "mistralrs"))]
@@ -76,7 +42,7 @@ fn mistralrs(_: &LlavaArgs, _: &Device) -> Result<Arc<dyn Captioner>, CliError> 
     Err(CliError::Usage(reason.to_owned()))
 }
 
-/// A model of mistral.rs, checked before any work.
+/// A captioner of mistral.rs, checked before any work.
 #[cfg(feature = "mistralrs")]
 fn mistralrs(args: &LlavaArgs, device: &Device) -> Result<Arc<dyn Captioner>, CliError> {
     use cupscale::caption::{CaptionError, mistralrs};

@@ -12,9 +12,9 @@ use cupscale::{
     },
 };
 
-use super::{args::ModelArgs, error::CliError, values::Lora};
+use super::{args::ModelArgs, error::CliError, values::LoraArg};
 
-/// Loads a model onto a device, and tells `note` what is odd about it.
+/// Loads a model onto a device; `note` receives warnings.
 pub fn load(
     args: &ModelArgs,
     precision: MatmulPrecision,
@@ -36,7 +36,7 @@ pub fn load(
     Ok(engine.with_manifest(name, defaults)?)
 }
 
-/// Checks that a model can be run, as far as its configurations and the headers of its weights tell.
+/// Checks a model's configurations and the headers of its weights.
 pub fn check(model: &OsStr) -> Result<(), CliError> {
     let (files, _) = files(Some(model), None, None, &[])?;
     let device = DeviceSpec::Cpu.open().map_err(Error::from)?;
@@ -44,13 +44,13 @@ pub fn check(model: &OsStr) -> Result<(), CliError> {
     Ok(())
 }
 
-/// A model with what the options change of it; for a model that has a manifest, also its name and
-/// how it is run. What the user names goes before what the manifest names; LoRAs add up.
+/// Files of a model with the changes by options; for an installed model, also its name and run settings. Options
+/// take precedence over the manifest; LoRAs accumulate.
 pub fn files(
     model: Option<&OsStr>,
     unet: Option<&Path>,
     vae: Option<&OsStr>,
-    loras: &[Lora],
+    loras: &[LoraArg],
 ) -> Result<(ModelFiles, Option<(String, RunDefaults)>), CliError> {
     let job = |error| CliError::from(Error::from(error));
     let resolved = model.map(|name| resolve(name, Kind::Diffusion)).transpose()?;
@@ -69,7 +69,7 @@ pub fn files(
     for (path, scale) in manifest.iter().flat_map(|model| &model.loras) {
         files = files.with_lora(path, *scale).map_err(job)?;
     }
-    for Lora { path, scale } in loras {
+    for LoraArg { path, scale } in loras {
         let lora = resolve(path.as_os_str(), Kind::Lora)?;
         files = files.with_lora(&lora.weights, *scale).map_err(job)?;
     }
@@ -77,20 +77,20 @@ pub fn files(
     Ok((files, named.map(|model| (model.name, model.run))))
 }
 
-/// The model of a job that names none.
+/// The default model.
 #[cfg(feature = "embedded-model")]
 fn own_model() -> Result<ModelSource, CliError> {
     Ok(ModelSource::Embedded)
 }
 
-/// The model of a job that names none.
+/// The default model.
 #[cfg(not(feature = "embedded-model"))]
 fn own_model() -> Result<ModelSource, CliError> {
     let reason = "this build has no model of its own: name one with --model";
     Err(CliError::Usage(reason.to_owned()))
 }
 
-/// What a path or a name stands for; a named model must be of the kind that is wanted.
+/// Resolves a path or a model name; a named model must be of kind `wanted`.
 pub fn resolve(name: &OsStr, wanted: Kind) -> Result<ResolvedModel, CliError> {
     let model = registry::resolve(name)?;
     match model.kind {

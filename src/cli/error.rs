@@ -15,7 +15,7 @@ pub const SKIPPED: u8 = 3;
 /// Exit code after Ctrl-C, as shells count it (128 + SIGINT).
 pub const INTERRUPTED: u8 = 130;
 
-/// How a verb can end badly.
+/// Errors of the verbs.
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
     /// The options do not make sense together.
@@ -27,20 +27,20 @@ pub enum CliError {
     Job(#[from] Error),
     #[error(transparent)]
     Models(#[from] ModelError),
-    /// Installed files are not what they were.
+    /// Installed files have changed.
     #[error("{0}")]
     Damaged(String),
-    /// Standard output did not take what a verb prints.
+    /// Writing to standard output failed.
     #[error("standard output: {0}")]
     Print(io::Error),
-    /// Whoever started the captioning process talks nonsense.
+    /// The captioning process received an invalid request.
     #[cfg(feature = "mistralrs")]
     #[error("{VERB}: {0}", VERB = cupscale::caption::mistralrs::VERB)]
     Worker(io::Error),
 }
 
 impl CliError {
-    /// Whoever read our output has seen enough: that is no failure of ours.
+    /// `true` if the reader closed the pipe, which is not a failure.
     pub fn is_broken_pipe(&self) -> bool {
         match self {
             Self::Job(error) => error.is_broken_pipe(),

@@ -1,5 +1,5 @@
-//! A folder of pictures: the same job for every picture in it, with one loaded model. A picture that
-//! fails is told at the end and does not stop the others.
+//! Jobs on a folder: the same settings for every picture, with one loaded model. A failed picture is reported and
+//! does not stop the others.
 
 mod walk;
 
@@ -24,23 +24,23 @@ use super::{
 };
 use walk::walk;
 
-/// Pictures that are described before the first of them is enlarged, where the model that describes
-/// pictures and the one that enlarges them do not fit at once: each is then loaded once for so many.
+/// Pictures that are captioned ahead as a batch if captioner and diffusion model do not fit in memory together:
+/// each is then loaded once per batch.
 const AHEAD: usize = 16;
 
-/// A picture and where it goes.
+/// A picture and its output.
 struct Item {
     input: PathBuf,
     output: PathBuf,
     format: Format,
 }
 
-/// What has become of the pictures so far.
+/// Counts of the outcomes so far.
 #[derive(Default)]
 struct Tally {
     done: usize,
     skipped: usize,
-    /// One line for each.
+    /// One line for each failure.
     failures: Vec<String>,
     left: usize,
 }
@@ -111,7 +111,7 @@ pub fn run(job: &Job, folder: &Path) -> Result<u8, CliError> {
     })
 }
 
-/// Goes through the pictures until the end, Ctrl-C, or an error that would be every picture's.
+/// Processes the pictures until the end, Ctrl-C, or an error that would affect all of them.
 fn every(
     job: &Job,
     items: &[Item],
@@ -125,7 +125,7 @@ fn every(
             match describe_ahead(job, (index, items.len()), ahead, &mut loaded, reporter) {
                 Err(CliError::Job(Error::Interrupted(_))) => return Ok(End::Interrupted),
                 Err(error) if is_every_pictures(&error) => return Err(error),
-                // It will be told as that picture's.
+                // It is reported with that picture.
                 _ => {}
             }
         }
@@ -159,7 +159,7 @@ fn every(
     Ok(End::Finished)
 }
 
-/// Describes these pictures, the first of which is number `first` (from 0) of `count`.
+/// Captions these pictures; the first is number `first` (from 0) of `count`.
 fn describe_ahead(
     job: &Job,
     (first, count): (usize, usize),
@@ -176,7 +176,7 @@ fn describe_ahead(
         if job.skip_existing && item.output.is_file() {
             continue;
         }
-        // What is wrong with a picture is told when its turn comes.
+        // Errors of a picture are reported when its turn comes.
         let Ok((bytes, _)) = picture::read(&input) else { continue };
         let Ok(picture) = picture::open(job, &input, &bytes, &output, item.format) else {
             continue;
@@ -188,7 +188,7 @@ fn describe_ahead(
         let (engine, settings) = loaded;
         match pipeline::describe_ahead(engine, &picture, settings, reporter) {
             Ok(true) => {}
-            // It stays loaded: nothing is gained.
+            // The captioner stays loaded beside the model: captioning ahead gains nothing.
             Ok(false) => break,
             Err(error @ Error::Interrupted(_)) => return Err(error.into()),
             Err(_) => {}
@@ -200,7 +200,7 @@ fn describe_ahead(
     Ok(())
 }
 
-/// The model, loaded if it is not.
+/// The model, loaded on first use.
 fn load<'a>(
     job: &Job,
     loaded: &'a mut Option<Loaded>,
@@ -212,8 +212,8 @@ fn load<'a>(
     }
 }
 
-/// Does one picture, and says what it became; `None` if it was there already. The model is loaded
-/// for the first that needs it.
+/// Enlarges one picture and returns its summary; `None` if the output exists. The model is loaded for the first
+/// picture that needs it.
 fn one(
     job: &Job,
     item: &Item,
@@ -239,8 +239,7 @@ fn one(
     picture::enlarge(loaded, job, &picture, (&output, item.format), reporter).map(Some)
 }
 
-/// Whether an error has nothing to do with the picture: options, model and device are the same for
-/// all.
+/// `true` if an error does not depend on the picture: options, model and device are the same for all.
 fn is_every_pictures(error: &CliError) -> bool {
     match error {
         CliError::Job(error) => matches!(
@@ -251,7 +250,7 @@ fn is_every_pictures(error: &CliError) -> bool {
     }
 }
 
-/// Refuses, before any work, outputs that would take the place of one another or of an input.
+/// Refuses, before any work, outputs that would overwrite each other or an input.
 fn refuse_clashes(items: &[Item]) -> Result<(), CliError> {
     let inputs: HashSet<PathBuf> =
         items.iter().filter_map(|item| fs::canonicalize(&item.input).ok()).collect();

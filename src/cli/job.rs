@@ -1,4 +1,4 @@
-//! The job that the options ask for: resolved here, once, and nothing after it sees what was typed.
+//! The resolved job: arguments are resolved here, once, and later code does not see them.
 
 use std::path::{Path, PathBuf};
 
@@ -6,11 +6,11 @@ use cupscale::{
     backend::{DeviceSpec, MatmulPrecision},
     canvas::SizeSpec,
     image::{Format, Input, Output},
-    pipeline::{Engine, Error, Settings, Work},
+    pipeline::{Engine, Error, Settings, WorkOptions},
 };
 
 use super::{
-    args::{ContentArgs, FilesArgs, JobArgs, ModelArgs},
+    args::{CaptionerArg, ContentArgs, FilesArgs, JobArgs, ModelArgs},
     captioner, engine,
     error::CliError,
     progress::Show,
@@ -18,15 +18,15 @@ use super::{
 
 /// A job of one picture, or of every picture of a folder.
 pub struct Job {
-    /// What is read.
+    /// Input picture or folder.
     pub input: Input,
-    /// Whether a picture whose output exists is left alone.
+    /// Skips pictures whose output exists.
     pub skip_existing: bool,
-    /// Where unfinished work lies.
-    pub work: Work,
-    /// How progress is shown.
+    /// Place of unfinished work.
+    pub work: WorkOptions,
+    /// Form of the progress display.
     pub show: Show,
-    /// Stands before the extension of an output's name that is made from the input's.
+    /// Suffix of an output name derived from the input's, before the extension.
     suffix: String,
     files: FilesArgs,
     /// All but the captioner, which is opened with the model.
@@ -34,15 +34,15 @@ pub struct Job {
     content: ContentArgs,
     model: ModelArgs,
     device: DeviceSpec,
-    /// What the CPU multiplies in, if it was said.
+    /// Matmul precision on the CPU, if given.
     precision: Option<MatmulPrecision>,
 }
 
 impl Job {
-    /// Resolves what was typed, and sets the size of the thread pool.
+    /// Resolves the arguments, and sets the size of the thread pool.
     ///
     /// # Errors
-    /// No input, or threads that cannot be had.
+    /// A missing input, or a thread pool that cannot be made.
     pub fn resolve(args: JobArgs) -> Result<Self, CliError> {
         args.machine.set_threads()?;
         let input = args.files.input()?;
@@ -82,7 +82,7 @@ impl Job {
         }
     }
 
-    /// Where to write, and in which format. `source` is the input's own format.
+    /// Output and its format. `source` is the input's own format.
     ///
     /// # Errors
     /// An extension that no format has, or a quality for a format without losses.
@@ -100,7 +100,7 @@ impl Job {
     /// The folder for the outputs of the pictures in `folder`.
     ///
     /// # Errors
-    /// What cannot be meant: one file or a stream for many pictures, the input folder itself, one
+    /// A combination that makes no sense: one file or a stream for many pictures, the input folder itself, one
     /// picture's captions for many.
     pub fn output_folder(&self, folder: &Path) -> Result<PathBuf, CliError> {
         if let Some(captions) = &self.content.captions {
@@ -117,17 +117,17 @@ impl Job {
         self.files.output_name(picture, source, "")
     }
 
-    /// What the options say of quality and no output has, if none of these formats loses anything.
+    /// A warning for `--quality` if none of these formats is lossy.
     pub fn idle_quality(&self, formats: impl IntoIterator<Item = Format>) -> Option<String> {
         let quality = self.files.quality?;
         (formats.into_iter().all(|format| format != Format::Jpeg))
             .then(|| format!("--quality {quality} has no effect: no output is a JPEG"))
     }
 
-    /// Where the verb `caption` writes.
+    /// Output of the verb `caption`.
     ///
     /// # Errors
-    /// A name that a picture would have.
+    /// An output name with a picture's extension.
     pub fn document_output(&self) -> Result<Output, CliError> {
         self.files.document_output()
     }
@@ -137,16 +137,15 @@ impl Job {
         self.settings.size
     }
 
-    /// Whether a model that may not fit beside the other one describes the regions.
+    /// `true` if regions are described by a model that may not fit in memory beside the diffusion model.
     pub fn describes_with_a_model(&self) -> bool {
-        self.content.captioner == "llava"
+        self.content.captioner == CaptionerArg::Llava
     }
 
-    /// Loads the chosen model onto the chosen device, with the settings of its jobs, and tells `note` what is odd
-    /// about it.
+    /// Loads the chosen model onto the chosen device, with the settings of its jobs; `note` receives warnings.
     ///
     /// # Errors
-    /// A device that cannot be had, a model or a captioner that cannot be loaded.
+    /// A device that is not available, a model or a captioner that cannot be loaded.
     pub fn load(&self, mut note: impl FnMut(&str)) -> Result<(Engine, Settings), CliError> {
         let device = self.device.open().map_err(Error::from)?;
         if let (Some(_), false) = (self.precision, device.is_cpu()) {

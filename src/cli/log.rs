@@ -1,12 +1,12 @@
-//! Log of what the library does, on stderr, for who asks for it: with `-v`, or with `RUST_LOG` in words of
-//! `tracing_subscriber`'s filters.
+//! Logging of the library's `tracing` spans to stderr, enabled by `-v` or by a `tracing_subscriber` filter in
+//! `RUST_LOG`.
 
 use std::io::{self, IsTerminal as _};
 
 use tracing_subscriber::{EnvFilter, fmt::format::FmtSpan};
 
-/// Listens to the library from now on: `verbose` times `-v`, or else as the environment says. Without either,
-/// nothing listens, and nothing is spent on it.
+/// Installs the subscriber: `verbose` is the number of `-v`; with 0, `RUST_LOG` decides. Without either, no
+/// subscriber is installed, at no cost.
 pub fn start(verbose: u8) {
     let filter = match verbose {
         0 => match EnvFilter::try_from_default_env() {
@@ -17,7 +17,7 @@ pub fn start(verbose: u8) {
         2 => EnvFilter::new("cupscale=debug"),
         _ => EnvFilter::new("cupscale=trace"),
     };
-    // A span tells, when it ends, how long it took. Whoever has set another listener keeps it.
+    // Spans are logged with their duration when they close. An existing subscriber is kept.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_span_events(FmtSpan::CLOSE)

@@ -1,5 +1,5 @@
-//! The command line: what was typed becomes one resolved job, the pipeline does the work, and progress goes to
-//! stderr. Nothing here computes.
+//! The command line: arguments are resolved to one job, the pipeline does the work, and progress goes to stderr.
+//! Nothing here computes.
 
 mod advice;
 mod args;
@@ -50,7 +50,7 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// Runs what was typed, and gives the exit code.
+/// Dispatches to the verb; returns the exit code.
 fn run_verb(cli: Cli) -> Result<u8, CliError> {
     match cli.verb {
         None if cli.job.dry_run => plan::run(&Job::resolve(cli.job)?).map(|()| DONE),
@@ -63,7 +63,7 @@ fn run_verb(cli: Cli) -> Result<u8, CliError> {
     }
 }
 
-/// What clap has to say, without its colours, tips and usage, on one line.
+/// The message of a clap error on one line, without its colours, tips and usage.
 fn usage_line(error: &clap::Error) -> String {
     let text = error.to_string();
     let message = text.split("\n\n").next().unwrap_or(&text);

@@ -1,4 +1,4 @@
-//! `models`: which models there are, and getting, checking and removing them.
+//! `models`: listing, adding, downloading, checking and removing models.
 
 use std::fmt::Write as _;
 

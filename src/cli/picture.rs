@@ -1,4 +1,4 @@
-//! The steps that every job of a picture has, whether it is one file, one of a folder, or only planned.
+//! Steps common to all jobs: one file, one picture of a folder, or a plan.
 
 use std::borrow::Cow;
 
@@ -10,7 +10,7 @@ use cupscale::{
 
 use super::{error::CliError, job::Job, progress::Reporter};
 
-/// Reads a file and tells its format, without decoding it.
+/// Reads a file and detects its format, without decoding it.
 pub fn read(input: &Input) -> Result<(Cow<'_, [u8]>, Format), CliError> {
     let bytes = input.read().map_err(Error::from)?;
     let format = image::format_of(&input.name(), &bytes).map_err(Error::from)?;
@@ -32,7 +32,7 @@ pub fn open(
     Ok(picture)
 }
 
-/// Enlarges one picture with a loaded model, and says what it became.
+/// Enlarges one picture with a loaded model; returns a summary.
 pub fn enlarge(
     (engine, settings): &(Engine, Settings),
     job: &Job,

@@ -1,4 +1,4 @@
-//! `plan` and `--dry-run`: what would run, on standard output.
+//! `plan` and `--dry-run`: prints the plan of the job on standard output.
 
 use cupscale::pipeline;
 

@@ -28,7 +28,7 @@ pub fn run(args: &QuantizeArgs) -> Result<(), CliError> {
     print(&table(args, &summary.map_err(Error::from)?))
 }
 
-/// What was written, a line for each format.
+/// Summary of the written file, one line per weight format.
 fn table(args: &QuantizeArgs, summary: &Summary) -> String {
     let mut text = format!("{}: {}\n", args.output.display(), units::bytes(summary.bytes));
     for (format, (tensors, bytes)) in &summary.formats {

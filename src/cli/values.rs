@@ -1,4 +1,4 @@
-//! The values of options: what was typed, as a number, a size or a file with a scale.
+//! Parsers of option values: numbers, sizes, byte counts, and files with a scale.
 
 use std::{ffi::OsString, path::PathBuf};
 
@@ -6,7 +6,7 @@ use cupscale::backend::MatmulPrecision;
 
 /// A LoRA file and its scale.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Lora {
+pub struct LoraArg {
     pub path: PathBuf,
     pub scale: f64,
 }
@@ -53,10 +53,10 @@ pub fn size(text: &str) -> Result<(u32, u32), String> {
         .ok_or_else(|| "a size is WIDTHxHEIGHT, as in 3840x2160".into())
 }
 
-/// The least that is taken for a number of bytes: less is a unit forgotten.
+/// Lower limit of a byte count; a smaller number is taken for a forgotten unit.
 const BYTES_LEAST: usize = 1 << 20;
 
-/// `8GiB`, `8G` and `8gb` are all 8·2³⁰ bytes: memory is counted so.
+/// Byte count with an optional binary unit: `8GiB`, `8G` and `8gb` are all 8·2³⁰ bytes.
 pub fn bytes(text: &str) -> Result<usize, String> {
     let wrong = || "a size is a number and KiB, MiB, GiB or TiB, as in 8GiB, or bytes".to_owned();
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
@@ -80,7 +80,7 @@ pub fn bytes(text: &str) -> Result<usize, String> {
     }
 }
 
-/// The precision of products; the best that this processor is fast in for `auto`.
+/// Matmul precision; `auto` selects the fastest one with hardware support on this processor.
 pub fn products(text: &str) -> Result<MatmulPrecision, String> {
     match text {
         "f32" => Ok(MatmulPrecision::F32),
@@ -91,12 +91,12 @@ pub fn products(text: &str) -> Result<MatmulPrecision, String> {
     }
 }
 
-/// Only a number after the last colon is a scale: `C:\lora.safetensors` is a path.
-pub fn lora(text: OsString) -> Result<Lora, String> {
+/// LoRA file with an optional scale. Only a number after the last colon is a scale: `C:\lora.safetensors` is a path.
+pub fn lora(text: OsString) -> Result<LoraArg, String> {
     let split = text.to_str().and_then(|text| text.rsplit_once(':'));
     let Some((path, scale)) = split.and_then(|(path, end)| Some((path, end.parse::<f64>().ok()?)))
     else {
-        return Ok(Lora { path: text.into(), scale: 1.0 });
+        return Ok(LoraArg { path: text.into(), scale: 1.0 });
     };
     if path.is_empty() {
         return Err("no file before the scale".to_owned());
@@ -104,7 +104,7 @@ pub fn lora(text: OsString) -> Result<Lora, String> {
     if !scale.is_finite() {
         return Err("the scale is not a number".to_owned());
     }
-    Ok(Lora { path: path.into(), scale })
+    Ok(LoraArg { path: path.into(), scale })
 }
 
 #[cfg(test)]

@@ -1,13 +1,12 @@
-//! The hidden verb `caption-worker`: this program once more, as the process that captions in it come from. See
-//! `cupscale::caption::worker`.
+//! The hidden verb `caption-worker`: runs this program as the captioning process. See `cupscale::caption::worker`.
 
 use std::{io, panic, process};
 
 use cupscale::caption::mistralrs;
 
-use super::CliError;
+use super::error::CliError;
 
-/// Exit code after a panic in whatever thread.
+/// Exit code after a panic in any thread.
 const PANICKED: i32 = 101;
 
 pub fn run() -> Result<(), CliError> {

@@ -1,8 +1,8 @@
 //! Transparency. Colour under fully transparent pixels is arbitrary (often black), and would bleed
 //! into visible edges as soon as anything looks at a neighbourhood: a resize, a VAE, a diffusion
-//! model. So it is replaced once, when a picture is read, by the colour of the nearest visible
-//! pixels, and everything after that may treat colour and alpha as independent planes: colour is
-//! never premultiplied, and what was hidden under transparent pixels is not kept.
+//! model. When a picture is read, it is therefore replaced by the colour of the nearest visible
+//! pixels. All later code may treat colour and alpha as independent planes: colour is
+//! never premultiplied, and the original colour under transparent pixels is discarded.
 
 /// Replaces the colour of every pixel with alpha 0 by a smooth continuation of its surroundings.
 ///
@@ -43,13 +43,13 @@ pub(crate) fn fill_transparent(rgb: &mut [f32], alpha: &[f32], width: usize, hei
     }
 }
 
-struct Level {
+struct PyramidLevel {
     width: usize,
     height: usize,
     pixels: Vec<Option<[f32; 3]>>,
 }
 
-impl Level {
+impl PyramidLevel {
     /// Colour at pixel (x, y) of the next finer level, bilinear between the known pixels here.
     fn sample(&self, x: usize, y: usize) -> [f32; 3] {
         let near = |v: usize, size: usize| {
@@ -75,7 +75,11 @@ impl Level {
 }
 
 /// Means of the known pixels of each 2 × 2 block.
-fn reduce(width: usize, height: usize, at: impl Fn(usize, usize) -> Option<[f32; 3]>) -> Level {
+fn reduce(
+    width: usize,
+    height: usize,
+    at: impl Fn(usize, usize) -> Option<[f32; 3]>,
+) -> PyramidLevel {
     let (w, h) = (width.div_ceil(2), height.div_ceil(2));
     let mut pixels = Vec::with_capacity(w * h);
     for by in 0..h {
@@ -94,7 +98,7 @@ fn reduce(width: usize, height: usize, at: impl Fn(usize, usize) -> Option<[f32;
             pixels.push((n > 0.0).then(|| sum.map(|s| s / n)));
         }
     }
-    Level { width: w, height: h, pixels }
+    PyramidLevel { width: w, height: h, pixels }
 }
 
 #[cfg(test)]

@@ -1,16 +1,16 @@
-//! Colour: from the samples of a file to the numbers the model works on, and back.
+//! Colour conversion between the samples of a file and the model's working space.
 //!
 //! The model was trained on sRGB, so it wants sRGB's tone curve. It does not need sRGB's primaries, and
 //! forcing a wide-gamut photo (every iPhone's is Display P3) into them would clip its strongest colours
 //! for good. So for the usual kind of profile, three primaries and three tone curves, only the curves
 //! are exchanged for sRGB's: the *working space* is the picture's own primaries with sRGB's curve.
-//! That is invertible, nothing clips, and for sRGB and Display P3 it is no conversion at all.
+//! This is invertible, nothing clips, and for sRGB and Display P3 it is no conversion at all.
 //! On the way out the curves are exchanged back and the profile is kept as it is.
 //!
 //! Profiles made of lookup tables (some scanners, CMYK) go through moxcms to sRGB and, where the profile
 //! can do it, back; colours outside sRGB clip to its surface there. A profile that cannot be inverted
 //! or does not fit its picture is dropped, the output is plain sRGB, and a [`Warning`](super::Warning) says so.
-//! A missing profile means sRGB. PNG's gAMA, cHRM and cICP chunks are not looked at.
+//! A missing profile means sRGB. PNG's gAMA, cHRM and cICP chunks are ignored.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ const CHUNK: usize = 1 << 14;
 
 type Transform = Arc<dyn TransformExecutor<f32> + Send + Sync>;
 
-/// How samples of a file become working-space samples, and the reverse.
+/// Conversion between samples of a file and working-space samples, in both directions.
 #[derive(Clone)]
 pub(crate) enum Colour {
     /// The file's numbers are the working space's.

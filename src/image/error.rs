@@ -8,7 +8,7 @@ use super::format::Format;
 /// Result of picture I/O.
 pub type Result<T> = std::result::Result<T, ImageError>;
 
-/// Why a picture could not be read, resized or written.
+/// Errors of reading, resizing and writing pictures.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ImageError {
@@ -29,7 +29,7 @@ pub enum ImageError {
     Read {
         /// The file or stream.
         name: String,
-        /// What the system said.
+        /// Error of the operating system.
         source: io::Error,
     },
     /// Zero bytes.
@@ -43,7 +43,7 @@ pub enum ImageError {
     Unreadable {
         /// The file or stream.
         name: String,
-        /// What is wrong, in one line.
+        /// Description of the problem, in one line.
         reason: String,
     },
     /// A picture of a kind that is recognised but not supported.
@@ -97,7 +97,7 @@ pub enum ImageError {
     Unwritable {
         /// The file or stream.
         name: String,
-        /// What is wrong, in one line.
+        /// Description of the problem, in one line.
         reason: String,
     },
     /// Writing failed half-way; the temporary file is gone.
@@ -105,7 +105,7 @@ pub enum ImageError {
     Write {
         /// The file or stream.
         name: String,
-        /// What the system said.
+        /// Error of the operating system.
         source: io::Error,
     },
     /// The encoder refused its input (e.g. a profile too large for the format).
@@ -113,13 +113,13 @@ pub enum ImageError {
     Encode {
         /// The file or stream.
         name: String,
-        /// What is wrong, in one line.
+        /// Description of the problem, in one line.
         reason: String,
     },
     /// A caller's buffer does not match the sizes it stated.
     #[error("{what}: expected {expected} samples, got {got}")]
     Shape {
-        /// Which buffer.
+        /// Name of the buffer.
         what: &'static str,
         /// Samples needed.
         expected: usize,
@@ -129,7 +129,7 @@ pub enum ImageError {
 }
 
 impl ImageError {
-    /// Whether the reader of our output has gone away: a program should then end quietly.
+    /// `true` if the reader of our output has gone away: a program should then end quietly.
     pub fn is_broken_pipe(&self) -> bool {
         matches!(self, Self::Write { source, .. } if source.kind() == io::ErrorKind::BrokenPipe)
     }
@@ -148,7 +148,7 @@ impl ImageError {
     }
 }
 
-/// Something that was done differently from what one could expect, for the caller to tell the user.
+/// A deviation from the requested result, for the caller to show to the user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Warning {

@@ -74,12 +74,12 @@ impl Format {
         }
     }
 
-    /// Whether samples of 16 bits can be written.
+    /// `true` if the format holds samples of 16 bits.
     pub fn has_16_bit(self) -> bool {
         matches!(self, Self::Png | Self::Tiff)
     }
 
-    /// Whether an alpha channel can be written.
+    /// `true` if the format holds an alpha channel.
     pub fn has_alpha(self) -> bool {
         !matches!(self, Self::Jpeg)
     }
@@ -119,8 +119,7 @@ impl FromStr for Format {
     }
 }
 
-/// What well-known bytes are when they are a picture (or nearly one) that we cannot read, so that
-/// the error can name it.
+/// Name of a well-known picture format (or a related one) that cannot be read, for the error message.
 pub(crate) fn sniff_unsupported(bytes: &[u8]) -> Option<&'static str> {
     let brand = bytes.get(4..12).unwrap_or_default();
     if bytes.starts_with(b"GIF8") {

@@ -131,7 +131,7 @@ impl Output {
         }
     }
 
-    /// The format the path's extension asks for; `None` for what has no path, and for unknown extensions.
+    /// Format by the path's extension; `None` without a path, and for unknown extensions.
     pub fn format(&self) -> Option<Format> {
         match self {
             Self::Path(path) => Format::from_extension(path),
@@ -143,9 +143,9 @@ impl Output {
     /// not at all.
     ///
     /// # Errors
-    /// Those of [`check_writable`](Self::check_writable), or what the system says to the writing.
+    /// Those of [`check_writable`](Self::check_writable), or an error of the operating system.
     pub fn write(&self, bytes: &[u8]) -> Result<()> {
-        let target = Target::open(self, None)?;
+        let target = OpenOutput::open(self, None)?;
         let mut sink = target.sink()?;
         sink.write_all(bytes)
             .and_then(|()| sink.finish())
@@ -159,23 +159,23 @@ impl Output {
     /// # Errors
     /// [`ImageError::Unwritable`] with the one reason.
     pub fn check_writable(&self) -> Result<()> {
-        // A named pipe is not opened to try: its reader would take the closing for the end.
+        // A named pipe is not opened as a test: its reader would see the close as the end of the data.
         let is_special = |path: &PathBuf| {
             fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir())
         };
         match self {
             Self::Path(path) if is_special(path) => Ok(()),
-            _ => Target::open(self, None).map(drop),
+            _ => OpenOutput::open(self, None).map(drop),
         }
     }
 }
 
-/// An opened destination. Dropped without [`Target::commit`], it removes its temporary file.
+/// An opened destination. Dropped without [`OpenOutput::commit`], it removes its temporary file.
 #[derive(Debug)]
-pub(crate) enum Target {
+pub(crate) enum OpenOutput {
     Stdout,
     Writer(Stream),
-    /// Emptied when it is opened, so that it never holds the pieces of two files.
+    /// Cleared when it is opened, so that it never mixes two files.
     Buffer(Buffer),
     /// A temporary file beside `path`, to be renamed to it.
     Temporary {
@@ -190,7 +190,7 @@ pub(crate) enum Target {
     },
 }
 
-impl Target {
+impl OpenOutput {
     /// `partial` is the name of the temporary file, which replaces one that is there; without it the file
     /// gets a name of its own.
     pub(crate) fn open(output: &Output, partial: Option<&OsStr>) -> Result<Self> {
@@ -199,7 +199,7 @@ impl Target {
             Output::Stdout => return Ok(Self::Stdout),
             Output::Writer(stream) => return Ok(Self::Writer(stream.clone())),
             Output::Buffer(buffer) => {
-                // What an abandoned job left there.
+                // Left over from an abandoned job.
                 drop(buffer.take());
                 return Ok(Self::Buffer(buffer.clone()));
             }
@@ -297,8 +297,8 @@ impl Target {
         }
     }
 
-    /// An unnamed temporary file for what must be read again: beside the target, where there is room for
-    /// a picture, else in the system's folder.
+    /// An unnamed temporary file for data that is read again: beside the target, which has room for a picture,
+    /// else in the system's temporary folder.
     pub(crate) fn spool(&self) -> Result<File> {
         let file = match self {
             Self::Temporary { path, .. } => {
@@ -316,7 +316,7 @@ impl Target {
         file.try_clone().map_err(|e| ImageError::write(self.name(), e))
     }
 
-    /// Puts the complete picture in its place.
+    /// Moves the complete picture to its final place.
     pub(crate) fn commit(self) -> Result<()> {
         match self {
             Self::Temporary { file, path, name } => {
@@ -345,7 +345,7 @@ fn temporary_in(folder: &Path, prefix: &OsStr) -> io::Result<NamedTempFile> {
     }
 }
 
-/// A temporary file of this very name. What is there is removed and not written through: it may be a link.
+/// A temporary file with this exact name. An existing file is removed, not overwritten: it may be a link.
 fn replacing(path: &Path) -> io::Result<NamedTempFile> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

@@ -9,7 +9,7 @@ use super::resize::{Filter, Resizer};
 /// The most pixels an input may have (2²⁸, a square of 16,384): more is taken for a decompression bomb.
 pub const MAX_PIXELS: u64 = 1 << 28;
 
-/// An upright picture and everything that was said about it.
+/// An upright picture with its metadata.
 #[derive(Clone, PartialEq)]
 pub struct Picture {
     /// Pixels per row.
@@ -35,11 +35,11 @@ pub struct Picture {
     pub xmp: Option<Vec<u8>>,
     /// Dots per inch, horizontal and vertical.
     pub dpi: Option<(f64, f64)>,
-    /// What could not be read as one might expect.
+    /// Problems met while reading that do not prevent it.
     pub warnings: Vec<Warning>,
 }
 
-/// Sizes instead of contents: a log wants neither megapixels nor profiles.
+/// Prints sizes instead of contents, for logs.
 impl std::fmt::Debug for Picture {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let bytes = |block: &Option<Vec<u8>>| block.as_ref().map(Vec::len);
@@ -100,10 +100,10 @@ impl Picture {
         if rgba.len() != expected {
             return Err(super::ImageError::Shape { what: "picture", expected, got: rgba.len() });
         }
-        let raw = Raw {
+        let raw = DecodedSamples {
             width,
             height,
-            layout: Layout::Rgba,
+            layout: ChannelLayout::Rgba,
             samples: rgba.iter().map(|&v| f32::from(v) / 255.0).collect(),
             bit_depth: 8,
             icc: None,
@@ -144,7 +144,7 @@ impl Picture {
     /// Lanczos resizer of the colours to exactly `width` × `height`, clamped to [0, 1].
     ///
     /// # Errors
-    /// When the size is zero.
+    /// A size of zero.
     pub fn resizer(&self, width: u32, height: u32) -> Result<Resizer<'_>> {
         let source = (self.width, self.height);
         let resizer = Resizer::new(&self.rgb, 3, source, (width, height), Filter::Lanczos3)?;
@@ -154,7 +154,7 @@ impl Picture {
     /// The same resizer for the alpha plane; `None` without one.
     ///
     /// # Errors
-    /// When the size is zero.
+    /// A size of zero.
     pub fn alpha_resizer(&self, width: u32, height: u32) -> Result<Option<Resizer<'_>>> {
         let source = (self.width, self.height);
         self.alpha
@@ -167,9 +167,9 @@ impl Picture {
     }
 }
 
-/// How a file's samples are arranged.
+/// Channel layout of a file's samples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Layout {
+pub(crate) enum ChannelLayout {
     Grey,
     GreyAlpha,
     Rgb,
@@ -178,7 +178,7 @@ pub(crate) enum Layout {
     Cmyk,
 }
 
-impl Layout {
+impl ChannelLayout {
     pub(crate) fn channels(self) -> usize {
         match self {
             Self::Grey => 1,
@@ -189,12 +189,12 @@ impl Layout {
     }
 }
 
-/// What a decoder found, before colour, orientation and alpha are dealt with.
+/// Output of a decoder, before colour, orientation and alpha are handled.
 #[derive(Debug)]
-pub(crate) struct Raw {
+pub(crate) struct DecodedSamples {
     pub width: u32,
     pub height: u32,
-    pub layout: Layout,
+    pub layout: ChannelLayout,
     /// Interleaved samples in [0, 1].
     pub samples: Vec<f32>,
     pub bit_depth: u8,
@@ -205,11 +205,11 @@ pub(crate) struct Raw {
     pub warnings: Vec<Warning>,
 }
 
-impl Raw {
+impl DecodedSamples {
     pub(crate) fn into_picture(mut self) -> Picture {
-        let grey = matches!(self.layout, Layout::Grey | Layout::GreyAlpha);
+        let grey = matches!(self.layout, ChannelLayout::Grey | ChannelLayout::GreyAlpha);
         let (mut rgb, mut alpha) = split(self.layout, self.samples, self.icc.as_deref());
-        if self.layout == Layout::Cmyk {
+        if self.layout == ChannelLayout::Cmyk {
             if self.icc.take().is_some() {
                 let why = "the picture is CMYK, the output is RGB";
                 self.warnings.push(Warning::ProfileDropped(why.into()));
@@ -258,22 +258,26 @@ impl Raw {
 }
 
 /// Colour and alpha planes of interleaved samples; grey becomes three equal channels.
-fn split(layout: Layout, samples: Vec<f32>, icc: Option<&[u8]>) -> (Vec<f32>, Option<Vec<f32>>) {
+fn split(
+    layout: ChannelLayout,
+    samples: Vec<f32>,
+    icc: Option<&[u8]>,
+) -> (Vec<f32>, Option<Vec<f32>>) {
     let alpha = |channels: usize| -> Option<Vec<f32>> {
         Some(samples.iter().skip(channels - 1).step_by(channels).copied().collect())
     };
     match layout {
-        Layout::Rgb => (samples, None),
-        Layout::Grey => (samples.iter().flat_map(|&v| [v; 3]).collect(), None),
-        Layout::GreyAlpha => {
+        ChannelLayout::Rgb => (samples, None),
+        ChannelLayout::Grey => (samples.iter().flat_map(|&v| [v; 3]).collect(), None),
+        ChannelLayout::GreyAlpha => {
             let rgb = samples.chunks_exact(2).flat_map(|p| [p[0]; 3]).collect();
             (rgb, alpha(2))
         }
-        Layout::Rgba => {
+        ChannelLayout::Rgba => {
             let rgb = samples.chunks_exact(4).flat_map(|p| [p[0], p[1], p[2]]).collect();
             (rgb, alpha(4))
         }
-        Layout::Cmyk => (colour::cmyk_to_srgb(&samples, icc), None),
+        ChannelLayout::Cmyk => (colour::cmyk_to_srgb(&samples, icc), None),
     }
 }
 

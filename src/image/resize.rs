@@ -1,10 +1,10 @@
 //! Separable resizing in f32, any band or window of the result at a time.
 //!
-//! Each output sample depends only on the source, never on the band it was asked for in, so bands put
-//! together equal the whole bit for bit. Weights are those of Pillow's `Image.resize` (support of 3
+//! Each output sample depends only on the source, not on the requested band, so that concatenated bands
+//! equal the whole bit for bit. Weights are those of Pillow's `Image.resize` (support of 3
 //! source pixels, stretched by the scale when reducing so that it antialiases; pixel centres at half
 //! coordinates; cut and renormalised at the borders), computed in f64; compared with Pillow in
-//! `tests/image_resize.rs`. [`Filter::Area`] is the exact mean over each output pixel's footprint.
+//! `tests/jobs/resize.rs`. [`Filter::Area`] is the exact mean over each output pixel's footprint.
 
 use std::ops::Range;
 
@@ -29,14 +29,14 @@ pub struct Resizer<'a> {
     source_width: usize,
     width: u32,
     height: u32,
-    horizontal: Taps,
-    vertical: Taps,
+    horizontal: FilterTaps,
+    vertical: FilterTaps,
     clamp: bool,
 }
 
 impl<'a> Resizer<'a> {
     /// Prepares the resize of `source`, `[from.1, from.0, channels]`, to `to` = (width, height).
-    /// Nothing is computed until rows are asked for.
+    /// Computes nothing until rows are requested.
     ///
     /// # Errors
     /// [`ImageError::ZeroSize`] for a side of zero; [`ImageError::Shape`] when `source` has the wrong length.
@@ -66,8 +66,8 @@ impl<'a> Resizer<'a> {
             source_width: from.0 as usize,
             width: to.0,
             height: to.1,
-            horizontal: Taps::new(from.0, to.0, filter),
-            vertical: Taps::new(from.1, to.1, filter),
+            horizontal: FilterTaps::new(from.0, to.0, filter),
+            vertical: FilterTaps::new(from.1, to.1, filter),
             clamp: false,
         })
     }
@@ -131,16 +131,16 @@ impl<'a> Resizer<'a> {
     }
 }
 
-/// For each output position along one axis: where its source samples begin, and their weights.
+/// Source range and weights of each output position along one axis.
 #[derive(Debug, Clone)]
-struct Taps {
+struct FilterTaps {
     first: Vec<u32>,
-    /// `ends[i]` is where the weights of position i end in `weights`.
+    /// `ends[i]` is the end of position i's weights in `weights`.
     ends: Vec<usize>,
     weights: Vec<f32>,
 }
 
-impl Taps {
+impl FilterTaps {
     fn new(from: u32, to: u32, filter: Filter) -> Self {
         let mut taps = Self {
             first: Vec::with_capacity(to as usize),

@@ -1,21 +1,21 @@
-//! The colour fix: what a repainted picture is on a large scale, tone and colour, is taken from the
-//! resized input, and what it is on a small scale stays (docs/method.md §2, step 4). It is the "wavelet"
+//! Colour fix: the low-frequency band of the output, its tone and colour, is replaced by that of the resized input; the
+//! detail stays (docs/method.md §2, step 4). It is the "wavelet"
 //! fix that diffusion upscalers commonly have (StableSR's `wavelet_reconstruction`), on four levels
-//! of the à trous transform instead of five, because the wider the filter the more of every VAE
-//! tile is computed and thrown away.
+//! of the à trous transform instead of five, because a wider filter needs more padding
+//! around every VAE tile.
 
 use rayon::prelude::*;
 
-/// Levels of the à trous transform; what is coarser than about `2^LEVELS` pixels is corrected.
+/// Levels of the à trous transform; structures coarser than about `2^LEVELS` pixels are corrected.
 const LEVELS: u32 = 4;
 
-/// How far the filter looks in every direction, in image pixels: 1 + 2 + 4 + 8.
+/// Radius of the filter in image pixels: 1 + 2 + 4 + 8.
 pub(super) const RADIUS: usize = (1 << LEVELS) - 1;
 
 /// Corrects `picture` towards `source` in its low band: both are `[height, width, 3]`.
 ///
-/// Within [`RADIUS`] of the border the result is not to be used: the filter takes the border's
-/// pixels for those that it would need beyond.
+/// The result is invalid within [`RADIUS`] of the border, where the filter repeats the border's
+/// pixels.
 pub(super) fn apply(picture: &mut [f32], source: &[f32], width: usize) {
     let difference: Vec<f32> =
         source.iter().zip(&*picture).map(|(source, ours)| source - ours).collect();

@@ -1,4 +1,4 @@
-//! Engine: the front of the pipeline for library users, one model on one device, ready for any number of jobs.
+//! Engine: one model on one device, ready for any number of jobs; the library's entry point.
 
 use std::fmt;
 
@@ -15,16 +15,16 @@ use super::{
 
 /// A model that has been checked and is ready for any number of jobs.
 ///
-/// Its parts are loaded when a job first needs them; they stay if the job's plan holds them all, and go after
-/// each stage if not.
+/// Parts are loaded when a job first needs them. They stay loaded if the job's plan has memory for all of them;
+/// otherwise they are unloaded after each stage.
 pub struct Engine {
     pub(crate) model: Model,
     pub(crate) runner: Runner,
 }
 
 impl Engine {
-    /// Makes the model ready for `device`: reads its configurations and the headers of its weights,
-    /// and checks all that can be checked without the weights' values. The parts are loaded by the
+    /// Prepares the model for `device`: reads its configurations and the headers of its weights, and
+    /// checks everything that does not need the weights' values. The parts are loaded by the
     /// first job, in the device's working precision.
     ///
     /// # Errors
@@ -34,7 +34,7 @@ impl Engine {
         Self::load_in(files, device, working_dtype(device))
     }
 
-    /// As [`load`](Self::load), in a precision of choice.
+    /// [`load`](Self::load) in a given working precision.
     pub(crate) fn load_in(
         files: &ModelFiles,
         device: &Device,
@@ -45,8 +45,7 @@ impl Engine {
         Ok(Self { model, runner })
     }
 
-    /// The same model under the name that its user knows, with what its manifest says about how to
-    /// run it.
+    /// Applies a manifest: the model's name for users, and its sampling defaults.
     ///
     /// # Errors
     /// A native size that the model cannot have.
@@ -60,19 +59,19 @@ impl Engine {
         self.model.name()
     }
 
-    /// The sizes that jobs of this model have.
+    /// Sizes of the model that decide the shape of a job.
     #[must_use]
     pub fn shape(&self) -> ModelShape {
         self.model.shape()
     }
 
-    /// Bytes that all weights take when they are loaded, in memory or mapped.
+    /// Bytes of all loaded weights, in memory or mapped.
     #[must_use]
     pub fn weight_bytes(&self) -> usize {
         self.model.weight_bytes()
     }
 
-    /// The backend, the precision, and on the CPU the instructions that it multiplies with.
+    /// Backend, precision, and on the CPU the instruction set of its matrix products.
     #[must_use]
     pub fn computes_on(&self) -> String {
         self.runner.computes_on()

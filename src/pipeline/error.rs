@@ -1,4 +1,4 @@
-//! Why a job cannot be done, or could not be finished.
+//! Errors of jobs.
 
 use std::{
     io,
@@ -19,7 +19,7 @@ use crate::{
 
 use super::progress::Stage;
 
-/// One line that says what, where, and what to do.
+/// Error of a job, with a message of one line.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 #[allow(missing_docs, reason = "a variant's message says what its fields are")]
@@ -40,7 +40,7 @@ pub enum Error {
     Structure(#[from] StructureError),
     #[error(transparent)]
     Caption(#[from] CaptionError),
-    /// The computation itself: shapes that do not fit, a device that ran out of memory.
+    /// An error of the computation: mismatched shapes, a device that ran out of memory.
     #[error("{}", first_line(.0))]
     Tensor(#[from] candle_core::Error),
     /// A model that this pipeline cannot drive.
@@ -48,7 +48,7 @@ pub enum Error {
     Model { model: String, reason: String },
     #[error("{width} × {height}: more pixels than an output can have (2³⁴)")]
     OutputTooLarge { width: u32, height: u32 },
-    /// A result that is no number: rather no picture than a black one.
+    /// A non-finite result, which would give a black picture.
     #[error(
         "{}: the model produced values that are not numbers, also in f32; {}",
         .stage.verb(),
@@ -58,7 +58,7 @@ pub enum Error {
         }
     )]
     NonFinite { stage: Stage, weight: Option<String> },
-    /// A job that is known not to fit before it runs.
+    /// A job whose plan does not fit the memory budget.
     #[error(
         "not enough memory: the job needs at least {needs} ({}), and may use {has}",
         if *.captioner { "one caption at a time".to_owned() } else {
@@ -66,13 +66,13 @@ pub enum Error {
         }
     )]
     Memory { needs: String, has: String, batch: usize, tile: usize, captioner: bool },
-    /// The device ran out though batch and tile were halved as often as they can be.
+    /// The device ran out of memory even with the smallest batch or tile.
     #[error("the device ran out of memory")]
     OutOfMemory,
-    /// Stopped by whoever watches the job; the folder that keeps what is done, if anything is.
+    /// Stopped through [`Progress`](super::Progress); with the folder of the finished work, if any.
     #[error("interrupted{}", kept(.0.as_deref()))]
     Interrupted(Option<PathBuf>),
-    /// A file of the work folder.
+    /// I/O error of a file in the work folder.
     #[error("{}: {source}", path.display())]
     Work { path: PathBuf, source: io::Error },
     #[error("{}: another process is at work on this job", folder.display())]
@@ -92,8 +92,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Tells a device whose memory is used up from all other errors, wherever in the chain of causes the backend
-    /// says so.
+    /// True if the device ran out of memory, anywhere in the chain of causes.
     pub(crate) fn is_out_of_memory(&self) -> bool {
         let mut error: Option<&dyn std::error::Error> = Some(self);
         while let Some(found) = error {
@@ -110,14 +109,14 @@ impl Error {
         Self::Work { path: path.to_owned(), source }
     }
 
-    /// Whether the reader of standard output went away, which is no failure of ours.
+    /// True if the reader of standard output closed the pipe, which is not a failure.
     #[must_use]
     pub fn is_broken_pipe(&self) -> bool {
         matches!(self, Self::Image(error) if error.is_broken_pipe())
     }
 }
 
-/// What becomes of a job that was interrupted.
+/// Message part for an interrupted job: the folder with its finished work, if any.
 fn kept(folder: Option<&Path>) -> String {
     folder.map_or_else(
         || "; nothing was written".to_owned(),
@@ -127,7 +126,7 @@ fn kept(folder: Option<&Path>) -> String {
     )
 }
 
-/// candle appends backtraces to its messages; a user is helped by the first line alone.
+/// First line of candle's message, without the backtrace that follows.
 fn first_line(error: &candle_core::Error) -> String {
     error.to_string().lines().next().unwrap_or("the computation failed").to_owned()
 }

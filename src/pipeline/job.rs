@@ -1,5 +1,5 @@
-//! Specification of a job: settings resolved once against a model, a device and a picture's size. What decides
-//! the bytes of its output is written here, for its metadata and for whoever takes it up again.
+//! Specification of a job: settings resolved once against a model, a device and a picture's size; with the job's
+//! description for the output's metadata and its identity for resuming.
 
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -18,21 +18,21 @@ use super::{
     settings::{ColourFix, Defaults, Settings},
 };
 
-/// A job, specified.
+/// The specification of a job.
 #[derive(Clone, Debug)]
 pub struct JobSpec {
     /// The user's choices.
     pub settings: Settings,
-    /// What will run.
+    /// Plan of the run.
     pub plan: Plan,
     /// The model's noise schedule.
     pub schedule: Schedule,
-    /// The condition of an empty negative prompt is zeros, not the encoded empty text.
+    /// An empty negative prompt is conditioned on zeros, not on the encoded empty text.
     pub zeros_for_empty_prompt: bool,
     model: Identity,
 }
 
-/// Which model, and where it computes.
+/// Identity of the model and of the device.
 #[derive(Clone, Debug, Default)]
 struct Identity {
     name: String,
@@ -45,7 +45,7 @@ impl JobSpec {
     /// Specifies the job of enlarging an `input` of width × height pixels.
     ///
     /// # Errors
-    /// As [`Plan::new`].
+    /// See [`Plan::new`].
     pub fn new(engine: &Engine, input: (u32, u32), settings: &Settings) -> Result<Self, Error> {
         let Engine { model, runner } = engine;
         Ok(Self {
@@ -62,15 +62,14 @@ impl JobSpec {
         })
     }
 
-    /// A job of no model.
+    /// A job without a model.
     #[cfg(test)]
     pub fn for_tests(settings: Settings, plan: Plan, schedule: Schedule) -> Self {
         let model = Identity::default();
         Self { settings, plan, schedule, zeros_for_empty_prompt: true, model }
     }
 
-    /// The prompt of the whole picture as far as it is known before any is described: the user's, or the
-    /// captioner's own.
+    /// Prompt of the whole picture before captioning: the user's, or the captioner's own.
     pub fn known_prompt(&self) -> &str {
         match self.settings.captioner.own_prompt() {
             Some(own) if self.settings.prompt.is_empty() => own,
@@ -78,7 +77,7 @@ impl JobSpec {
         }
     }
 
-    /// The settings that make the output, for its metadata. What has no part in this job stays out.
+    /// Settings that affect the output, for its metadata; those without effect in this job are left out.
     pub fn record(&self, prompt: &str) -> Value {
         let Self { settings, plan, model, .. } = self;
         let (sampling, canvas) = (&plan.sampling, plan.geometry.canvas);
@@ -127,14 +126,14 @@ impl JobSpec {
         record
     }
 
-    /// Everything that decides the bytes of the output: the [`record`](Self::record), and as digests what is too
-    /// long to be written down. Work that was left unfinished is taken up only by the very same job.
+    /// Everything that decides the bytes of the output: the [`record`](Self::record), and digests of longer
+    /// inputs. Unfinished work is resumed only by a job of the same identity.
     ///
-    /// Batch size and threads are not in it, for the output does not depend on them; the VAE's tiles are,
-    /// because the canvas is encoded and decoded by them.
+    /// Batch size and threads are left out, because the output does not depend on them; VAE tiles are
+    /// included, because encoding and decoding depend on them.
     ///
     /// # Errors
-    /// A captioner whose model is gone.
+    /// A captioner whose model cannot be found.
     pub fn identity(&self, picture: &Picture, format: Format) -> Result<Value, Error> {
         let Self { settings, plan, model, .. } = self;
         let mut job = self.record(self.known_prompt());

@@ -1,8 +1,8 @@
-//! Pipeline: one job from picture to picture. It is planned, its input described and encoded, the canvas denoised
-//! and decoded into the output (docs/method.md §2).
+//! Pipeline of one job: it is planned, its input captioned and encoded, the canvas denoised and decoded into the output
+//! (docs/method.md §2).
 //!
-//! An [`Engine`] is a model ready for jobs; [`upscale`] runs one. Within: `plan` works out what will run, `stages`
-//! do it, `work` keeps it on the disk while it is under way, and `run` leads from one to the next.
+//! An [`Engine`] is a model ready for jobs; [`upscale`] runs one. Modules: `plan` computes the plan, `stages`
+//! execute it, `work` stores the state on disk, and `run` connects them.
 
 mod colour_fix;
 mod engine;
@@ -27,10 +27,10 @@ pub use plan::{
     Plan,
     geometry::Geometry,
     memory::{MemoryPlan, MemoryStage, StageMemory},
-    sampling::Sampling,
-    tiles::{Padding, Span},
+    sampling::SamplingPlan,
+    tiles::{Span, TilePadding},
 };
 pub use progress::{Progress, Silent, Stage};
 pub use run::{Report, describe, describe_ahead, plan, upscale};
 pub use settings::{ColourFix, Defaults, Settings};
-pub use work::folder::{Resume, Work};
+pub use work::folder::{Resume, WorkOptions};

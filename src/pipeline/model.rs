@@ -1,5 +1,5 @@
-//! Model of a job: everything about it that is known without its weights' values. It decides the shape of a job
-//! and what that takes of memory; what computes is a [`Runner`](super::runner::Runner).
+//! Model of a job: everything known without the weights' values. It decides a job's shape and memory; a
+//! [`Runner`](super::runner::Runner) computes.
 
 use std::{fmt, sync::Arc};
 
@@ -24,7 +24,7 @@ pub const VAE_DTYPE: DType = DType::F32;
 /// The largest native size believed, in latent pixels: sixteen times SDXL's.
 const MAX_REGION: usize = 2048;
 
-/// The sizes of a model that decide the shape of a job; read from its configuration alone, without weights.
+/// Sizes of a model that decide the shape of a job, read from its configuration alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ModelShape {
     /// VAE downscale factor f.
@@ -33,15 +33,14 @@ pub struct ModelShape {
     pub channels: usize,
     /// Region side R in latent pixels: the denoiser's native size.
     pub region: usize,
-    /// Number of which the sides of a denoiser's input must be multiples, in latent pixels; even, for the Haar
-    /// blocks.
+    /// Required divisor of the sides of a denoiser input, in latent pixels; even, for the Haar blocks.
     pub stride: usize,
-    /// The denoiser also sees the low-resolution latent (docs/method.md §2).
+    /// The denoiser takes the low-resolution latent as additional channels (docs/method.md §2).
     pub sees_low_resolution: bool,
 }
 
 impl ModelShape {
-    /// The shape of jobs of a denoiser and an autoencoder that go together, or why they do not.
+    /// Shape of jobs with this denoiser and this autoencoder; the reason if the two do not match.
     fn new(denoiser: DenoiserShape, vae: &Vae) -> Result<Self, String> {
         let DenoiserShape { channels, native, multiple, sees_low_resolution, .. } = denoiser;
         if channels != vae.latent_channels() {
@@ -58,8 +57,7 @@ impl ModelShape {
     }
 }
 
-/// Parts of a model without their weights' values: for shapes, conditions, and traces of what they take of
-/// memory.
+/// Parts of a model without their weights' values, for shapes, conditions and memory traces.
 #[derive(Debug)]
 pub struct Blueprints {
     pub denoiser: Denoiser,
@@ -67,7 +65,7 @@ pub struct Blueprints {
     pub text: TextConditioner,
 }
 
-/// Bytes that the parts of a model take, known without loading them.
+/// Footprints of a model's parts, known without loading them.
 #[derive(Clone, Copy, Debug)]
 pub struct Footprints {
     pub text: Footprint,
@@ -75,7 +73,7 @@ pub struct Footprints {
     pub denoiser: Footprint,
 }
 
-/// A model, checked.
+/// A checked model.
 pub struct Model {
     pub(crate) footprints: Footprints,
     pub(crate) scheduler: SchedulerConfig,
@@ -84,7 +82,7 @@ pub struct Model {
     /// The condition of an empty negative prompt is zeros, not the encoded empty text.
     pub(crate) zeros_for_empty_prompt: bool,
     pub(crate) blueprints: Arc<Blueprints>,
-    /// Bytes that encoding one prompt takes beside the weights.
+    /// Working memory of encoding one prompt in bytes, without weights.
     pub(crate) text_working: usize,
     shape: ModelShape,
     name: String,
@@ -93,8 +91,8 @@ pub struct Model {
 }
 
 impl Model {
-    /// Reads the configurations of a model and the headers of its weights, and checks all that can be checked
-    /// without the weights' values, for a device and the precision that it will compute in.
+    /// Reads the configurations of a model and the headers of its weights, and checks everything that does not
+    /// need the weights' values, for a device and its working precision.
     ///
     /// # Errors
     /// A part that is missing, of an architecture that is not supported, or that does not go with
@@ -143,8 +141,7 @@ impl Model {
         })
     }
 
-    /// The same model under the name that its user knows, with what its manifest says about how to
-    /// run it.
+    /// Applies a manifest: the model's name for users, and its sampling defaults.
     ///
     /// # Errors
     /// A native size that the model cannot have.
@@ -168,12 +165,12 @@ impl Model {
         Ok(self)
     }
 
-    /// How far around it the autoencoder sees, in latent pixels ([`Vae::context`]).
+    /// Receptive field of the autoencoder in latent pixels ([`Vae::context`]).
     pub(crate) fn vae_context(&self) -> Option<usize> {
         self.blueprints.vae.context()
     }
 
-    /// Side of a VAE tile's core in image pixels where the user says nothing and memory allows.
+    /// Default side of a VAE tile's core in image pixels, if memory allows.
     pub(crate) fn default_tile(&self) -> usize {
         let side = match self.vae_context() {
             Some(_) => Defaults::TILE,
@@ -182,17 +179,17 @@ impl Model {
         side as usize
     }
 
-    /// The LoRAs in its weights, by name, with their scales.
+    /// Names and scales of the LoRAs merged into the weights.
     pub fn loras(&self) -> &[(String, f64)] {
         &self.loras
     }
 
-    /// Changes when any file of the model does ([`ModelFiles::fingerprint`]).
+    /// Digest of all files of the model ([`ModelFiles::fingerprint`]).
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
     }
 
-    /// What the model can do.
+    /// Sizes of the model that decide the shape of a job.
     pub fn shape(&self) -> ModelShape {
         self.shape
     }
@@ -202,7 +199,7 @@ impl Model {
         &self.name
     }
 
-    /// How many bytes all its weights take when they are loaded, in memory or mapped.
+    /// Bytes of all loaded weights, in memory or mapped.
     pub fn weight_bytes(&self) -> usize {
         let Footprints { text, vae, denoiser } = self.footprints;
         text.kept + vae.kept + denoiser.kept

@@ -1,36 +1,37 @@
-//! Defaults that a model brings along: what its maker says about how to sample it.
+//! Sampling defaults of a model, as its maker recommends them.
 
 use serde::Deserialize;
 
 use crate::sampler::{Denoise, SamplerKind, TimestepSpacing};
 
-/// What a model's maker says about how to sample it, beyond its scheduler config; nothing of it binds the
-/// user. Read from JSON with the keys `sampler`, `timestep_spacing`, `timesteps`, `steps`, `strength` or
-/// `denoise_steps`, `guidance`, `eta` and `native_size`; other keys are passed over.
+/// Sampling defaults of a model beyond its scheduler config; the user's settings override all of them.
+///
+/// Read from JSON with the keys `sampler`, `timestep_spacing`, `timesteps`, `steps`, `strength` or
+/// `denoise_steps`, `guidance`, `eta` and `native_size`; other keys are ignored.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(try_from = "Written")]
+#[serde(try_from = "RawModelDefaults")]
 pub struct ModelDefaults {
-    /// How a step is taken.
+    /// Sampler.
     pub sampler: Option<SamplerKind>,
-    /// How timesteps are spread.
+    /// Spacing of the timesteps.
     pub spacing: Option<TimestepSpacing>,
-    /// The very timesteps, highest first; goes before `steps`.
+    /// Explicit timesteps, highest first; takes precedence over `steps`.
     pub timesteps: Option<Vec<usize>>,
     /// Steps of the whole schedule, N ≥ 1.
     pub steps: Option<usize>,
-    /// How many of them run.
+    /// Part of the schedule that runs.
     pub denoise: Option<Denoise>,
-    /// At least 0; 1 and below is none.
+    /// Guidance scale, at least 0; 1 and below disables guidance.
     pub guidance: Option<f64>,
-    /// In 0..=1; counts only together with the model's own sampler.
+    /// Share of fresh noise in 0..=1; used only with the model's own sampler.
     pub eta: Option<f64>,
-    /// Side of the pictures that it was trained on, in pixels, where its configuration does not say.
+    /// Side of the training pictures in pixels, for a configuration without it.
     pub native_size: Option<usize>,
 }
 
-/// The JSON as it is.
+/// The JSON before validation.
 #[derive(Deserialize)]
-struct Written {
+struct RawModelDefaults {
     sampler: Option<SamplerKind>,
     timestep_spacing: Option<TimestepSpacing>,
     timesteps: Option<Vec<usize>>,
@@ -42,12 +43,19 @@ struct Written {
     native_size: Option<usize>,
 }
 
-impl TryFrom<Written> for ModelDefaults {
+impl TryFrom<RawModelDefaults> for ModelDefaults {
     type Error = String;
 
-    fn try_from(written: Written) -> Result<Self, String> {
-        let Written {
-            sampler, timestep_spacing, timesteps, steps, guidance, eta, native_size, ..
+    fn try_from(written: RawModelDefaults) -> Result<Self, String> {
+        let RawModelDefaults {
+            sampler,
+            timestep_spacing,
+            timesteps,
+            steps,
+            guidance,
+            eta,
+            native_size,
+            ..
         } = written;
         let must = |holds: bool, what: &str| if holds { Ok(()) } else { Err(what.to_owned()) };
         must(steps != Some(0), "`steps` must be at least 1")?;

@@ -1,5 +1,5 @@
-//! What a running job tells whoever watches it. The library never prints: the command line turns
-//! these calls into a bar or into JSON lines, an editor's plug-in into its own dialog.
+//! Progress reports of a running job. The library never prints: the command line turns these calls into a bar or
+//! into JSON lines, an editor's plug-in into its own dialog.
 
 /// The stages of a job, in the order in which they run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -16,7 +16,7 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// One word for people: what is being done.
+    /// Verb for users, e.g. `decoding`.
     #[must_use]
     pub fn verb(self) -> &'static str {
         match self {
@@ -27,7 +27,7 @@ impl Stage {
         }
     }
 
-    /// What the stage's total counts.
+    /// Unit of the stage's total.
     #[must_use]
     pub fn unit(self) -> &'static str {
         match self {
@@ -38,21 +38,21 @@ impl Stage {
     }
 }
 
-/// Watches a job.
+/// Receiver of a job's progress.
 pub trait Progress {
     /// A stage begins; it will advance by `total` in all.
     fn begin(&mut self, stage: Stage, total: usize);
     /// `count` more of the current stage's total are done.
     fn advance(&mut self, count: usize);
-    /// Something the user should know that is no error.
+    /// A note for the user that is not an error.
     fn note(&mut self, text: &str);
-    /// Asked between batches: true ends the job with `Error::Interrupted`.
+    /// Polled between batches; true ends the job with `Error::Interrupted`.
     fn interrupted(&self) -> bool {
         false
     }
 }
 
-/// Watches nothing.
+/// Progress receiver that ignores all reports.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Silent;
 

@@ -1,14 +1,14 @@
-//! What is done when the device runs out of memory in spite of the plan: less at a time.
+//! Retries with smaller batches and tiles, for a device that runs out of memory in spite of the plan.
 
 use std::cell::Cell;
 
 use super::{error::Error, plan::tiles::Span};
 
-/// Calls `attempt` with `size`, and as long as the device has not enough memory for it, with half as
-/// much. `size` stays what was possible, so that the next call begins there.
+/// Calls `attempt` with `size`, which is halved as long as the device runs out of memory. `size` keeps the value that
+/// succeeded, for the next call.
 ///
 /// # Errors
-/// Those of `attempt`; [`Error::OutOfMemory`] if even a size of 1 is too much.
+/// Errors of `attempt`; [`Error::OutOfMemory`] if a size of 1 is too large.
 pub(super) fn retry_smaller<T>(
     size: &Cell<usize>,
     mut attempt: impl FnMut(usize) -> Result<T, Error>,
@@ -24,11 +24,11 @@ pub(super) fn retry_smaller<T>(
     }
 }
 
-/// Calls `attempt` with a VAE tile, and where the device has not enough memory for it, with the halves of
-/// its longer side, and so on.
+/// Calls `attempt` with a VAE tile; if the device runs out of memory, the tile is halved along its longer side,
+/// recursively.
 ///
 /// # Errors
-/// Those of `attempt`; [`Error::OutOfMemory`] if even a core of one latent pixel is too much.
+/// Errors of `attempt`; [`Error::OutOfMemory`] if a core of one latent pixel is too large.
 pub(super) fn retry_halves(
     row: &Span,
     column: &Span,
@@ -50,7 +50,7 @@ pub(super) fn retry_halves(
 
 #[cfg(test)]
 mod tests {
-    use super::{super::plan::tiles::Padding, *};
+    use super::{super::plan::tiles::TilePadding, *};
 
     fn exhausted() -> Error {
         let message = "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")";
@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn a_tile_too_large_for_the_device_is_cut_until_its_parts_fit_and_cover_it() {
-        let padding = Padding { inside: 3, border: 1 };
+        let padding = TilePadding { inside: 3, border: 1 };
         let (row, column) =
             (Span { core: 10..17, length: 30, padding }, Span { core: 0..20, length: 20, padding });
         let mut covered = [[0; 20]; 17];

@@ -1,4 +1,4 @@
-//! Run of a job from stage to stage: everything that the work folder does not have yet, and then the output.
+//! Run of a job: the stages that the work folder does not have yet, then the output.
 
 use tracing::info_span;
 
@@ -17,12 +17,12 @@ use super::{
     settings::Settings,
     stages::{caption, condition::Conditions, context::Context, decode, denoise, encode},
     work::{
-        folder::{Work, WorkFolder},
+        folder::{WorkFolder, WorkOptions},
         journal::Done,
     },
 };
 
-/// What a finished job has to say for itself.
+/// Summary of a finished job.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Report {
@@ -38,26 +38,26 @@ pub struct Report {
 
 /// Enlarges `picture` into `output`.
 ///
-/// The output appears at its path complete or not at all. Same settings, same bytes: on one
-/// backend the result depends neither on batch size nor on the number of threads, nor on how often
-/// the job was killed and taken up again (see [`Work`]).
+/// The output appears at its path complete or not at all. The same settings give the same
+/// bytes: on one backend the result depends neither on the batch size nor on the number of threads,
+/// nor on interruptions (see [`WorkOptions`]).
 ///
 /// # Errors
-/// See [`Error`]; whatever it is, nothing half-written is left, and what was finished is kept.
+/// See [`Error`]; no partial output is left, and finished work is kept.
 pub fn upscale(
     engine: &Engine,
     picture: &Picture,
     output: &Output,
     format: Format,
     settings: &Settings,
-    work: &Work,
+    work: &WorkOptions,
     progress: &mut dyn Progress,
 ) -> Result<Report, Error> {
     let _span = info_span!("upscale", output = output.name()).entered();
     let spec = JobSpec::new(engine, size_of_picture(picture), settings)?;
     let plan = &spec.plan;
     let (width, height) = (plan.geometry.canvas.width as u32, plan.geometry.canvas.height as u32);
-    // What an earlier job left loaded.
+    // Unload the parts of an earlier job.
     end_stage(engine, plan);
     format.check_size(&output.name(), width, height)?;
     let job = spec.identity(picture, format)?;
@@ -79,7 +79,7 @@ pub fn upscale(
     }
     match stages(engine, picture, &spec, encoder, output, &mut folder, progress) {
         Ok(()) => folder.remove(),
-        // Whoever closes a pipe wants no more of it.
+        // The reader closed the pipe: the job is not to be resumed.
         Err(error) if error.is_broken_pipe() => {
             folder.remove();
             return Err(error);
@@ -126,8 +126,8 @@ fn stages(
     decode::write(encoder, output, plan, work, progress)
 }
 
-/// Frees after a stage what is loaded of the model, unless the plan holds all of it at once, and what the
-/// allocator kept of the stage's activations: in their holes those of the next would lie anyhow.
+/// Unloads the model's parts after a stage, unless the plan keeps them, and returns the allocator's free memory to
+/// the system, because the next stage's activations would not fit into its holes.
 fn end_stage(engine: &Engine, plan: &Plan) {
     if plan.memory.keeps_parts {
         give_back_freed();
@@ -139,15 +139,14 @@ fn end_stage(engine: &Engine, plan: &Plan) {
 /// Plans the job of enlarging an `input` of width × height pixels, without running it.
 ///
 /// # Errors
-/// A size of zero or beyond what can be addressed, settings that do not go with the model, or a job for which there
-/// is not enough memory.
+/// A size of zero or beyond the address range, settings that do not match the model, or insufficient memory.
 pub fn plan(engine: &Engine, input: (u32, u32), settings: &Settings) -> Result<Plan, Error> {
     Ok(JobSpec::new(engine, input, settings)?.plan)
 }
 
-/// Describes a picture whose job comes later, so that the captioner's model is loaded once for several
-/// pictures and not in turn with the other one; [`Captioner::free`](crate::caption::Captioner::free) ends that.
-/// False where it is not worth it: the model stays loaded, or there is none.
+/// Captions a picture ahead of its job, so that the captioner's model is loaded once for several pictures
+/// instead of alternating with the denoiser; [`Captioner::free`](crate::caption::Captioner::free) ends that.
+/// Returns false if there is nothing to gain: the captioner's model stays loaded, or there is none.
 ///
 /// # Errors
 /// See [`Error`].
@@ -166,7 +165,7 @@ pub fn describe_ahead(
     Ok(true)
 }
 
-/// Describes every region of the job without running it: what `--captions` takes back.
+/// Captions every region of the job without running it; `--captions` reads the result.
 ///
 /// # Errors
 /// See [`Error`].
@@ -198,9 +197,9 @@ mod tests {
         weights::{ModelFiles, ModelSource},
     };
 
-    const DENOISER: &str = "unet/diffusion_pytorch_model.safetensors";
+    const WEIGHTS: &str = "diffusion_pytorch_model.safetensors";
 
-    /// Keeps the notes.
+    /// Records the notes.
     #[derive(Default)]
     struct Notes(Vec<String>);
 
@@ -225,26 +224,34 @@ mod tests {
         }
     }
 
-    /// The small model of the tests, the weights of `layers` of its denoiser multiplied by `factor`.
+    /// The small model of the tests with the weights of `layers`, which its denoiser alone has, multiplied by
+    /// `factor`.
     fn model(folder: &Path, layers: &str, factor: f64) -> ModelFiles {
         let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/img2img/model");
         copy_folder(&fixture, folder);
-        let tensors: HashMap<String, Tensor> =
-            safetensors::load(folder.join(DENOISER), &Device::Cpu)
-                .unwrap()
-                .into_iter()
+        for part in fs::read_dir(folder).unwrap() {
+            let file = part.unwrap().path().join(WEIGHTS);
+            if !file.exists() {
+                continue;
+            }
+            let tensors = safetensors::load(&file, &Device::Cpu).unwrap();
+            if !tensors.keys().any(|name| name.starts_with(layers)) {
+                continue;
+            }
+            let tensors: HashMap<String, Tensor> = (tensors.into_iter())
                 .map(|(name, tensor)| {
-                    // The files are in 16 bits, and could not hold it.
+                    // The fixture is f16, which could not hold the changed values.
                     let changed = name.starts_with(layers);
                     let tensor = tensor.to_dtype(DType::F32).unwrap();
                     (name, if changed { (tensor * factor).unwrap() } else { tensor })
                 })
                 .collect();
-        safetensors::save(&tensors, folder.join(DENOISER)).unwrap();
+            safetensors::save(&tensors, file).unwrap();
+        }
         ModelFiles::open(ModelSource::Path(folder.to_owned())).unwrap()
     }
 
-    /// The pixels of a job on that model, and what it had to say.
+    /// Pixels and notes of a job on that model.
     fn run(
         files: &ModelFiles,
         dtype: DType,
@@ -262,7 +269,7 @@ mod tests {
         let _ = fs::remove_file(&output);
         let mut notes = Notes::default();
         let target = Output::Path(output.clone());
-        let work = Work { resume: Resume::Never, ..Work::default() };
+        let work = WorkOptions { resume: Resume::Never, ..WorkOptions::default() };
         upscale(&engine, &picture, &target, Format::Png, &settings, &work, &mut notes)?;
         let image = ::image::open(&output).unwrap();
         Ok((image.to_rgb8().into_raw(), notes.0))

@@ -1,6 +1,6 @@
-//! Runner of a model on one device: its parts are loaded when a stage first calls them, stay or go as the plan
-//! says, and compute what stages ask for. Stages see the trait [`Compute`] alone, so that each can be tested
-//! without a model; and regions depend on nothing of each other, so that several runners could serve one step.
+//! Runner of a model on one device: parts are loaded on first use and unloaded according to the plan. Stages use the
+//! trait [`Compute`] alone, so that each can be tested without a model. Regions are independent of each other, so
+//! that several runners could share a step.
 
 use std::sync::Arc;
 
@@ -24,56 +24,55 @@ use super::{
     settings::Defaults,
 };
 
-/// What stages ask of a device.
+/// Operations of a device that stages use.
 pub trait Compute: Sync {
-    /// Where tensors of a call must lie.
+    /// Device of a call's tensors.
     fn device(&self) -> &Device;
 
-    /// The working precision, of the text encoders and the denoiser.
+    /// Working precision of the text encoders and the denoiser.
     fn dtype(&self) -> DType;
 
-    /// Texts, through the text encoders: one row each.
+    /// Encodes texts, one row each.
     ///
     /// # Errors
-    /// Parts that cannot be loaded, or those of the tokenizers and the backend.
+    /// Parts that cannot be loaded; errors of the tokenizers and the backend.
     fn encode_texts(&self, texts: &[&str]) -> Result<TextConditioning, Error>;
 
-    /// The conditions of the denoiser for these texts, one row each, all with the same sizes and places in the
-    /// picture.
+    /// Denoiser conditions of these texts, one row each, all with the same micro-conditioning.
     ///
     /// # Errors
-    /// Texts that the denoiser does not take, or those of the backend.
+    /// Texts that the denoiser does not accept; errors of the backend.
     fn condition(
         &self,
         texts: &TextConditioning,
         micro: MicroConditioning,
     ) -> Result<Conditioning, Error>;
 
-    /// What of `text` is cut off because it is longer than the encoders take.
+    /// The part of `text` beyond the encoders' token limit, if any.
     ///
     /// # Errors
-    /// Those of the tokenizers.
+    /// Errors of the tokenizers.
     fn cut(&self, text: &str) -> Result<Option<Cut>, Error>;
 
-    /// A measure of whether a text fits all text encoders, uncut.
+    /// Predicate: the text fits all text encoders uncut.
     ///
     /// # Errors
     /// A tokenizer that is missing or not supported.
     fn fits(&self) -> Result<Box<dyn Fn(&str) -> bool>, Error>;
 
-    /// Frees the device of all parts that are loaded, whenever it is called.
+    /// Callback that unloads all parts of the model from the device.
     fn make_room(&self) -> Arc<dyn Fn() + Send + Sync>;
 
-    /// Pictures `[B, H, W, 3]` in -1..=1, through the autoencoder: latents `[B, H/f, W/f, C]`.
+    /// Encodes pictures `[B, H, W, 3]` in -1..=1 to latents `[B, H/f, W/f, C]`.
     ///
     /// # Errors
-    /// A part that cannot be loaded, or those of the backend.
+    /// A part that cannot be loaded; errors of the backend.
     fn encode(&self, pixels: &Tensor, norms: Norms<'_>) -> Result<Tensor, Error>;
 
-    /// Latents `[B, h, w, C]`, through the autoencoder: pictures `[B, f·h, f·w, 3]` around -1..=1.
+    /// Decodes latents `[B, h, w, C]` to pictures `[B, f·h, f·w, 3]` around -1..=1.
     ///
     /// # Errors
-    /// A part that cannot be loaded, or those of the backend.
+    /// A part that cannot be loaded; errors of the backend.
     fn decode(&self, latents: &Tensor, norms: Norms<'_>) -> Result<Tensor, Error>;
 
     /// One call of the denoiser on a batch of regions. The prediction has the layout of the call's `z`, in f32.
@@ -83,7 +82,7 @@ pub trait Compute: Sync {
     /// `negative + g·(positive − negative)` (Ho and Salimans 2022, as diffusers writes it).
     ///
     /// # Errors
-    /// A part that cannot be loaded, or those of the backend.
+    /// A part that cannot be loaded; errors of the backend.
     fn predict(
         &self,
         call: &Call,
@@ -91,7 +90,7 @@ pub trait Compute: Sync {
         prior: Prior<'_>,
     ) -> Result<Vec<f32>, Error>;
 
-    /// The error for values that are not numbers. Where the weights are to blame the first such one is named.
+    /// Error for non-finite values; names the first weight with such values, if any.
     fn non_finite(&self, stage: Stage) -> Error;
 }
 
@@ -99,9 +98,9 @@ pub trait Compute: Sync {
 pub struct Call {
     /// `[batch, height, width, C]`
     pub z: Tensor,
-    /// The low-resolution latent in the same layout, for a model that sees it.
+    /// Low-resolution latent in the same layout, for a model that takes it.
     pub zl: Option<Tensor>,
-    /// Of the model's schedule.
+    /// Timestep of the model's schedule.
     pub timestep: f64,
     /// Strength of classifier-free guidance; `None` without.
     pub guidance: Option<f64>,
@@ -116,11 +115,11 @@ pub struct Runner {
     parts: Parts,
 }
 
-/// Parts while they are loaded. A clone is the same parts.
+/// Lazily loaded parts; a clone shares them.
 #[derive(Clone, Default)]
 struct Parts {
     denoiser: Lazy<Denoiser>,
-    /// The denoiser again, for what overflows in the working precision.
+    /// The denoiser in f32, for regions that overflow in the working precision.
     denoiser_f32: Lazy<Denoiser>,
     vae: Lazy<Vae>,
     text: Lazy<TextConditioner>,
@@ -137,7 +136,7 @@ impl Parts {
 }
 
 impl Runner {
-    /// For `device`, in the precision `dtype`, of the files that `model` was read from. Nothing is loaded yet.
+    /// Runner of `model`, read from `files`, on `device` in the precision `dtype`; nothing is loaded yet.
     pub fn new(files: ModelFiles, model: &Model, device: Device, dtype: DType) -> Self {
         let blueprints = Arc::clone(&model.blueprints);
         Self { files, device, dtype, blueprints, parts: Parts::default() }
@@ -171,12 +170,12 @@ impl Runner {
         })
     }
 
-    /// Forgets the parts that are loaded; a part that is in use goes when it is no longer.
+    /// Unloads all parts; a part in use is freed after its last use.
     pub fn free_parts(&self) {
         self.parts.free();
     }
 
-    /// How many bytes of weights are loaded on the device now, of parts that take what `footprints` says.
+    /// Bytes of the weights loaded on the device now, according to `footprints`.
     pub fn loaded_bytes(&self, footprints: &Footprints) -> usize {
         let Footprints { text, vae, denoiser } = footprints;
         let parts = [
@@ -187,7 +186,7 @@ impl Runner {
         parts.into_iter().filter_map(|(loaded, it)| loaded.then_some(it.kept)).sum()
     }
 
-    /// The backend that computes, and in what precision: results differ between them.
+    /// Backend and precision; results differ between them.
     pub fn device_name(&self) -> String {
         match self.files.precision() {
             MatmulPrecision::Bf16 if self.device.is_cpu() => {
@@ -197,7 +196,7 @@ impl Runner {
         }
     }
 
-    /// The backend, the precision, and on the CPU the instructions that it multiplies with.
+    /// Backend, precision, and on the CPU the instruction set of its matrix products.
     pub fn computes_on(&self) -> String {
         match self.files.precision().instructions() {
             Some(instructions) if self.device.is_cpu() => {
@@ -207,7 +206,7 @@ impl Runner {
         }
     }
 
-    /// Regions per denoiser call where the user says nothing.
+    /// Default number of regions per denoiser call.
     pub fn default_batch(&self) -> usize {
         match self.device {
             Device::Cpu => Defaults::BATCH_CPU,
@@ -243,7 +242,7 @@ impl Compute for Runner {
 
     fn fits(&self) -> Result<Box<dyn Fn(&str) -> bool>, Error> {
         let tokenizers = self.files.tokenizers()?;
-        // What cannot be measured will be noted when it is encoded.
+        // A text that a tokenizer rejects is reported when it is encoded.
         Ok(Box::new(move |text| tokenizers.iter().all(|it| matches!(it.cut(text), Ok(None)))))
     }
 
@@ -290,12 +289,12 @@ impl Compute for Runner {
     }
 
     fn non_finite(&self, stage: Stage) -> Error {
-        // They are searched only now, because reading them all takes as long as loading the model.
+        // The weights are searched only now, because that takes as long as loading the model.
         Error::NonFinite { stage, weight: self.files.find_non_finite() }
     }
 }
 
-/// `part`, loaded if it is not; where the device has no memory for it beside `other`, that one goes.
+/// Loads `part`; if the device has no memory for both, `other` is unloaded first.
 fn get_or_make_room<T, U>(
     part: &Lazy<T>,
     other: &Lazy<U>,

@@ -1,4 +1,4 @@
-//! What a user can choose about a job, and what holds where nothing is chosen.
+//! Settings of a job and their defaults.
 
 use std::sync::Arc;
 
@@ -8,8 +8,7 @@ use crate::{
     sampler::{Denoise, SamplerKind, TimestepSpacing},
 };
 
-/// The one home of the numbers that hold where the user says nothing; the README's table of
-/// options is checked against it.
+/// Default values of all settings; a test checks the README's table of options against them.
 #[derive(Clone, Copy, Debug)]
 pub struct Defaults;
 
@@ -28,15 +27,15 @@ impl Defaults {
     pub const GSP: f64 = 0.2;
     /// Share of the regional attention prior in each cross-attention's output (eq. 8).
     pub const RAP: f64 = 0.5;
-    /// How far a region's text condition goes from the prompt (0) to its caption (1).
+    /// Blend of a region's text condition between the prompt (0) and its caption (1).
     pub const RSP: f64 = 1.0;
-    /// Side of a VAE tile's core in image pixels, for an autoencoder that sees little around it.
+    /// Side of a VAE tile's core in image pixels, for an autoencoder with a small receptive field.
     pub const TILE: u32 = 512;
-    /// The same for AutoencoderKL, which sees all of a tile, and whose tiles are padded widely.
+    /// Side of a VAE tile's core for AutoencoderKL, whose receptive field is the whole tile and whose padding is wide.
     pub const TILE_KL: u32 = 1024;
-    /// Captions that LLaVA writes at once.
+    /// Batch size of LLaVA's captions.
     pub const CAPTION_BATCH: usize = crate::caption::llava::DEFAULT_ROWS;
-    /// Share of the probability that LLaVA chooses words from, where it chooses by chance.
+    /// Top-p of LLaVA's sampling, for a temperature above 0.
     pub const CAPTION_TOP_P: f64 = 0.9;
     /// Regions per denoiser call on the CPU, where a batch saves little.
     pub const BATCH_CPU: usize = 4;
@@ -44,7 +43,7 @@ impl Defaults {
     pub const BATCH_GPU: usize = 8;
 }
 
-/// Where the output's large-scale colour and tone come from.
+/// Source of the output's large-scale colour and tone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ColourFix {
     /// The input.
@@ -53,10 +52,10 @@ pub enum ColourFix {
     None,
 }
 
-/// A job's settings. What is `None` is the model's to say ([`ModelDefaults`](super::ModelDefaults)), and where it
-/// says nothing, that of [`Defaults`].
+/// Settings of a job. `None` stands for the model's default ([`ModelDefaults`](super::ModelDefaults)), or, if it has
+/// none, for that of [`Defaults`].
 ///
-/// Later versions may have more: begin with `Settings::default()` and set what you choose.
+/// Later versions may add fields: start from `Settings::default()` and change what you need.
 ///
 /// ```
 /// use cupscale::{canvas::SizeSpec, pipeline::Settings};
@@ -72,27 +71,27 @@ pub struct Settings {
     pub size: SizeSpec,
     /// The global prompt; may be empty.
     pub prompt: String,
-    /// What the picture should not show, for guidance above 1; may be empty.
+    /// Negative prompt, used with guidance above 1; may be empty.
     pub negative_prompt: String,
-    /// Same seed, same picture.
+    /// Seed of the noise field; the same seed gives the same picture.
     pub seed: u64,
-    /// How a step is taken.
+    /// Sampler.
     pub sampler: Option<SamplerKind>,
     /// Share of fresh noise in each step, 0..=1, for DDIM and TCD.
     pub eta: Option<f64>,
-    /// How timesteps are spread.
+    /// Spacing of the timesteps.
     pub spacing: Option<TimestepSpacing>,
-    /// The very timesteps of the whole schedule, highest first; goes before `steps`.
+    /// Explicit timesteps of the whole schedule, highest first; takes precedence over `steps`.
     pub timesteps: Option<Vec<usize>>,
     /// Steps of the whole schedule, N ≥ 1.
     pub steps: Option<usize>,
-    /// How many of them run.
+    /// Part of the schedule that runs.
     pub denoise: Option<Denoise>,
     /// Strength of classifier-free guidance, at least 0; 1 and below is none.
     pub guidance: Option<f64>,
     /// Overlap of regions in 0..=0.9, as a share of the region's side.
     pub overlap: f64,
-    /// How overlapping regions are put together.
+    /// Fusion of overlapping regions.
     pub fusion: Fusion,
     /// λ of the global structure prior, in 0..=1.
     pub gsp: f64,
@@ -100,27 +99,27 @@ pub struct Settings {
     pub rap: f64,
     /// Weight of the regional semantic prior, in 0..=1.
     pub rsp: f64,
-    /// Describes the regions.
+    /// Captioner of the regions.
     pub captioner: Arc<dyn Captioner>,
-    /// Where large-scale colour and tone come from.
+    /// Source of large-scale colour and tone.
     pub colour_fix: ColourFix,
     /// Regions per denoiser call; the result does not depend on it.
     pub batch: Option<usize>,
     /// Side of a VAE tile's core in image pixels.
     pub tile: Option<usize>,
-    /// Bytes that the job may take on its device; `None` for what is free.
+    /// Memory budget on the device in bytes; `None` for all free memory less a margin.
     pub max_memory: Option<usize>,
-    /// 1 to 100, for an output in JPEG.
+    /// JPEG quality, 1 to 100.
     pub jpeg_quality: u8,
 }
 
 impl Settings {
-    /// Whether regions may have conditions of their own.
+    /// True if conditions may differ between regions.
     pub(crate) fn captions_differ(&self) -> bool {
         self.rsp > 0.0 && self.captioner.tells_regions_apart()
     }
 
-    /// Whether a captioner's model is needed: for regions whose captions count, or for the prompt.
+    /// True if the captioner is needed, for the regions' conditions or for the prompt.
     pub(crate) fn asks_captioner(&self) -> bool {
         self.rsp > 0.0 || self.prompt.is_empty()
     }

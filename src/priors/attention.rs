@@ -19,7 +19,7 @@ pub struct AttentionPrior {
 }
 
 impl AttentionPrior {
-    /// From the outputs that `Prior::Record` of the denoiser collected in a pass over the whole
+    /// Builds it from the outputs that `Prior::Record` of the denoiser collected in a pass over the whole
     /// low-resolution latent with the global prompt.
     ///
     /// # Errors

@@ -51,9 +51,9 @@ pub enum StructureError {
     Length {
         /// Name of the slice.
         what: &'static str,
-        /// Values needed.
+        /// Number of values needed.
         expected: usize,
-        /// Values given.
+        /// Number of values given.
         actual: usize,
     },
 }

@@ -41,7 +41,7 @@ pub enum PredictionType {
 pub enum TimestepSpacing {
     /// From the first timestep upwards: the last one is never used.
     Leading,
-    /// From the last timestep downwards: what few-step models are trained for.
+    /// From the last timestep downwards, as few-step models are trained.
     Trailing,
     /// Both ends included.
     Linspace,
@@ -75,13 +75,13 @@ impl TimestepSpacing {
 pub enum FinalSigmas {
     /// 0: the clean latent.
     Zero,
-    /// That of timestep 0.
+    /// σ of timestep 0.
     SigmaMin,
 }
 
 /// A scheduler's settings.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(from = "Written")]
+#[serde(from = "RawSchedulerConfig")]
 pub struct SchedulerConfig {
     /// diffusers' class, such as `DDIMScheduler`.
     pub class_name: String,
@@ -99,7 +99,7 @@ pub struct SchedulerConfig {
     pub prediction_type: PredictionType,
     /// The spread of timesteps.
     pub timestep_spacing: TimestepSpacing,
-    /// Added to every timestep of leading spacing.
+    /// Offset added to every timestep of leading spacing.
     pub steps_offset: usize,
     /// `true` if the last step leads to the clean latent, `false` if to the level of timestep 0.
     pub set_alpha_to_one: bool,
@@ -115,21 +115,21 @@ pub struct SchedulerConfig {
     pub timestep_scaling: f64,
     /// Noise level at which Euler and DPM-Solver end.
     pub final_sigmas_type: FinalSigmas,
-    /// Noise levels that are not the training's (the solvers in σ), as far as the file says anything.
+    /// Karras' noise levels in place of the training's (the solvers in σ); `None` where the file does not say.
     pub use_karras_sigmas: Option<bool>,
-    /// Likewise.
+    /// Exponential noise levels, likewise.
     pub use_exponential_sigmas: Option<bool>,
-    /// Likewise.
+    /// Noise levels of the beta distribution, likewise.
     pub use_beta_sigmas: Option<bool>,
-    /// Likewise.
+    /// Noise levels of Lu et al., likewise.
     pub use_lu_lambdas: Option<bool>,
-    /// Likewise: those of flow matching.
+    /// Noise levels of flow matching, likewise.
     pub use_flow_sigmas: Option<bool>,
-    /// The equation that DPM-Solver solves, and in what form.
+    /// The equation that DPM-Solver solves, and its form.
     pub algorithm_type: Option<String>,
     /// The rule of its second order.
     pub solver_type: Option<String>,
-    /// Its order.
+    /// Order of the solver.
     pub solver_order: Option<usize>,
     /// First order in the last step where there are few steps.
     pub lower_order_final: Option<bool>,
@@ -145,7 +145,7 @@ pub struct SchedulerConfig {
 
 /// The file as it is.
 #[derive(Deserialize)]
-struct Written {
+struct RawSchedulerConfig {
     #[serde(rename = "_class_name")]
     class_name: String,
     num_train_timesteps: Option<usize>,
@@ -178,8 +178,8 @@ struct Written {
     timestep_type: Option<String>,
 }
 
-impl From<Written> for SchedulerConfig {
-    fn from(written: Written) -> Self {
+impl From<RawSchedulerConfig> for SchedulerConfig {
+    fn from(written: RawSchedulerConfig) -> Self {
         let class = written.class_name.as_str();
         // The arguments of each class's `__init__` in diffusers 0.42 (`src/diffusers/schedulers`).
         let (beta_start, beta_end) = match class {
@@ -244,9 +244,9 @@ impl SchedulerConfig {
         Ok(serde_json::from_str(text)?)
     }
 
-    /// `true` if the model was trained on the noise of betas, at timesteps that index them. Models of EDM, flow matching
-    /// and the like were not; their schedulers show it by their class, by the σ of flow matching, or by passing log σ to
-    /// the model.
+    /// `true` if the model was trained on the noise of betas, at timesteps that index them. Models of EDM, flow
+    /// matching and the like were not; their schedulers show it by their class, by the σ of flow matching, or by
+    /// passing log σ to the model.
     pub(super) fn has_betas(&self) -> bool {
         const OTHERS: [&str; 6] =
             ["EDM", "FlowMatch", "CosineDPM", "CMStochastic", "ScoreSde", "SCM"];
@@ -260,7 +260,7 @@ impl SchedulerConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sampler::{Choice, SamplerKind};
+    use crate::sampler::{SamplerChoice, SamplerKind};
 
     #[test]
     fn the_stock_config_of_sdxl_is_read_and_leads_to_euler() {
@@ -271,7 +271,7 @@ mod tests {
             "timestep_spacing": "leading", "trained_betas": null, "use_karras_sigmas": false}"#;
         let config = SchedulerConfig::from_json(text).unwrap();
         assert_eq!((config.beta_schedule, config.steps_offset), (BetaSchedule::ScaledLinear, 1));
-        let Choice { kind, note } = config.sampler().unwrap();
+        let SamplerChoice { kind, note } = config.sampler().unwrap();
         assert_eq!((kind, note), (SamplerKind::Euler, None));
         assert!(kind.build(&config, None).is_ok());
     }

@@ -28,7 +28,6 @@ pub(super) const DESCRIPTOR: Descriptor = Descriptor {
             ("an algorithm_type of its own", differs(&config.algorithm_type, "dpmsolver++")),
             ("a solver_type of its own", differs(&config.solver_type, "midpoint")),
             ("a solver_order of its own", config.solver_order.is_some_and(|order| order != 2)),
-            ("a variance_type", config.variance_type.is_some()),
         ]))
     },
     build: |config, _| Ok(Box::new(Dpmpp2m::new(config))),

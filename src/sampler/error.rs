@@ -56,7 +56,7 @@ pub enum SamplerError {
     RunCount {
         /// The number to run.
         run: usize,
-        /// Those of the whole schedule.
+        /// Number of steps of the whole schedule.
         steps: usize,
     },
     /// A list of timesteps that does not lead from noise to picture.
@@ -99,14 +99,14 @@ pub enum SamplerError {
         /// The timestep.
         t: f64,
     },
-    /// Two slices that should match do not.
+    /// Two slices of different lengths that should match.
     #[error("{what} holds {actual} values where {expected} are needed")]
     Length {
         /// Name of the slice.
         what: &'static str,
-        /// Values needed.
+        /// Number of values needed.
         expected: usize,
-        /// Values given.
+        /// Number of values given.
         actual: usize,
     },
     /// A stochastic step without its noise.
@@ -115,9 +115,9 @@ pub enum SamplerError {
     /// A step of several predictions without the values that earlier steps kept, or without room for its own.
     #[error("this step needs {needed} canvases of history, and {given} were given")]
     HistoryMissing {
-        /// Canvases that it reads or writes.
+        /// Number of canvases that it reads or writes.
         needed: usize,
-        /// Those that it was given.
+        /// Number of canvases that it was given.
         given: usize,
     },
 }

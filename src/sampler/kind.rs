@@ -47,7 +47,7 @@ samplers! {
 
 /// The sampler that a scheduler config leads to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Choice {
+pub struct SamplerChoice {
     /// The sampler.
     pub kind: SamplerKind,
     /// A line for the user, where it is not quite the sampler that the config names.
@@ -74,17 +74,17 @@ impl SamplerKind {
     ///
     /// # Errors
     /// [`SamplerError::UnsupportedScheduler`] for a class of another kind of model (flow matching, …).
-    pub fn from_class_name(class: &str) -> Result<Choice, SamplerError> {
+    pub fn from_class_name(class: &str) -> Result<SamplerChoice, SamplerError> {
         let find = |is: &dyn Fn(&Descriptor) -> bool| {
             Self::ALL.into_iter().find(|kind| is(kind.descriptor()))
         };
         if let Some(kind) = find(&|descriptor| descriptor.class == class) {
-            return Ok(Choice { kind, note: None });
+            return Ok(SamplerChoice { kind, note: None });
         }
         match find(&|descriptor| descriptor.stands_in_for.contains(&class)) {
             Some(kind) => {
                 let note = Some(format!("the model asks for {class}; running {kind} instead"));
-                Ok(Choice { kind, note })
+                Ok(SamplerChoice { kind, note })
             }
             None => {
                 let known = Self::names(|_| true, ", ");
@@ -132,13 +132,16 @@ impl SchedulerConfig {
     ///
     /// # Errors
     /// [`SamplerError::UnsupportedScheduler`].
-    pub fn sampler(&self) -> Result<Choice, SamplerError> {
+    pub fn sampler(&self) -> Result<SamplerChoice, SamplerError> {
         let class = &self.class_name;
-        let Choice { kind, note } = SamplerKind::from_class_name(class)?;
+        let SamplerChoice { kind, note } = SamplerKind::from_class_name(class)?;
         let without = |setting| {
             format!("the model asks for {class} with {setting}; running {kind} without it")
         };
-        Ok(Choice { kind, note: note.or_else(|| (kind.descriptor().left_out)(self).map(without)) })
+        Ok(SamplerChoice {
+            kind,
+            note: note.or_else(|| (kind.descriptor().left_out)(self).map(without)),
+        })
     }
 }
 
@@ -178,7 +181,7 @@ mod tests {
             ("DPMSolverMultistepScheduler", SamplerKind::Dpmpp2m),
         ] {
             let own = SamplerKind::from_class_name(class).unwrap();
-            assert_eq!(own, Choice { kind, note: None });
+            assert_eq!(own, SamplerChoice { kind, note: None });
         }
         for (class, kind) in [
             ("PNDMScheduler", SamplerKind::Ddim),
@@ -253,7 +256,7 @@ mod tests {
         ] {
             assert_eq!(note(class, setting), None);
         }
-        // Of another class's settings its own note is enough.
+        // A config of another class has a note of its own, which is enough.
         let stand_in = note("DEISMultistepScheduler", r#""use_karras_sigmas": true"#).unwrap();
         assert!(stand_in.ends_with("running euler instead"), "{stand_in}");
     }

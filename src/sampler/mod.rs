@@ -32,7 +32,7 @@ pub use ddim::Ddim;
 pub use dpmpp_2m::Dpmpp2m;
 pub use error::SamplerError;
 pub use euler::Euler;
-pub use kind::{Choice, SamplerKind};
+pub use kind::{SamplerChoice, SamplerKind};
 pub use lcm::Lcm;
 pub use level::Level;
 pub use plan::{Denoise, Timesteps, plan, steps_run};

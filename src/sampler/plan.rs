@@ -12,9 +12,10 @@ use super::{
 /// The timesteps of the whole schedule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Timesteps {
-    /// So many, where the sampler puts them.
+    /// Number of steps, at the sampler's own timesteps.
     Count(usize),
-    /// These, highest first. A model distilled at a single timestep wants it so: Hyper-SDXL's one-step model 800.
+    /// Explicit timesteps, highest first. A model distilled at a single timestep needs them: Hyper-SDXL's one-step
+    /// model 800.
     List(Vec<usize>),
 }
 

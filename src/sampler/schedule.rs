@@ -178,7 +178,7 @@ impl Schedule {
         Ok(())
     }
 
-    /// Turns what the model put out at timestep `t` into the noise prediction ε, in place; `z` is the latent it
+    /// Turns the model's output at timestep `t` into the noise prediction ε, in place; `z` is the latent it
     /// looked at. All of this is linear and all regions share `z`, so it may be done on the fused canvas.
     ///
     /// # Errors

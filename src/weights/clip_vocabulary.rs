@@ -15,7 +15,7 @@ const END: &str = "<|endoftext|>";
 
 /// Token that fills up a text encoder's sequences.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Padding {
+pub(super) enum TokenPadding {
     /// `<|endoftext|>`: SD 1.x, and SDXL's first encoder
     EndOfText,
     /// `!`, which is id 0: SD 2.x, and SDXL's second encoder
@@ -23,13 +23,13 @@ pub(super) enum Padding {
 }
 
 /// Files of the tokenizer as diffusers' folders of these models have them.
-pub(super) fn tokenizer(padding: Padding) -> TokenizerBytes {
+pub(super) fn tokenizer(padding: TokenPadding) -> TokenizerBytes {
     let mut merges = String::new();
     GzDecoder::new(MERGES).read_to_string(&mut merges).expect("the embedded list is whole");
     let special = |content: &str| json!({"content": content, "lstrip": false, "normalized": true, "rstrip": false, "single_word": false});
     let pad = match padding {
-        Padding::EndOfText => END,
-        Padding::Zero => "!",
+        TokenPadding::EndOfText => END,
+        TokenPadding::Zero => "!",
     };
     let config = json!({
         "bos_token": special(START),
@@ -80,7 +80,8 @@ mod tests {
             concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/single_file/tokens.json");
         let cases: Value = serde_json::from_slice(&std::fs::read(fixture).unwrap()).unwrap();
         let texts: Vec<String> = serde_json::from_value(cases["texts"].clone()).unwrap();
-        for (kind, padding) in [("first", Padding::EndOfText), ("second", Padding::Zero)] {
+        for (kind, padding) in [("first", TokenPadding::EndOfText), ("second", TokenPadding::Zero)]
+        {
             let expected: Vec<Vec<u32>> =
                 serde_json::from_value(cases["ids"][kind].clone()).unwrap();
             let files = tokenizer(padding);

@@ -5,7 +5,7 @@ use candle_core::DType;
 use serde_json::Value;
 
 use super::families::{self, Family, tokenizer_folder};
-use super::form::Form;
+use super::form::ModelForm;
 use super::part::{Part, PartConfig, TokenizerBytes};
 use super::part_folder::{PartFolder, read_json};
 use super::{ModelSource, WeightsError, tensors::TensorMap};
@@ -58,7 +58,7 @@ impl DiffusersFolder {
     }
 }
 
-impl Form for DiffusersFolder {
+impl ModelForm for DiffusersFolder {
     fn source(&self) -> &ModelSource {
         &self.source
     }

@@ -12,7 +12,7 @@ use super::part::{Part, PartConfig, TokenizerBytes};
 use super::{ModelSource, WeightsError, tensors::TensorMap};
 
 /// A model in one of its forms. Opening one reads headers and configurations, never tensors.
-pub(super) trait Form: Debug + Send + Sync {
+pub(super) trait ModelForm: Debug + Send + Sync {
     /// Place of the model.
     fn source(&self) -> &ModelSource;
 

@@ -1,4 +1,4 @@
-//! Weights by name, shape and size, without their values: what is wrong with a model's files is found,
+//! Weights by name, shape and size, without their values: faults of a model's files are found,
 //! and what its parts will take is known, before any weight is read.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +11,7 @@ use crate::backend::{ParamSource, Weight, WeightStorage, WeightUse, Working, sto
 /// Memory of a part's weights, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Footprint {
-    /// Kept while the part is loaded, in memory or as pages of a mapped file.
+    /// Bytes kept while the part is loaded, in memory or as pages of a mapped file.
     pub kept: usize,
     /// The most at any moment while the part is being loaded.
     pub loading: usize,
@@ -56,7 +56,7 @@ impl Headers {
         (2 * stored).max(stored + count * dtype.size_in_bytes())
     }
 
-    /// The same for numbers on their way to another format: the file's pages, and f32 twice.
+    /// Transient memory of a conversion to another format: the file's pages, and f32 twice.
     fn packing(&self, name: &str, count: usize) -> usize {
         let stored = self.weights.stored().stored_bytes(name).map_or(0, |(bytes, _)| bytes);
         stored + 2 * count * size_of::<f32>()

@@ -180,7 +180,7 @@ impl LlavaFiles {
         Self { options: self.options.quantized(quant), ..self }
     }
 
-    /// As [`ModelFiles::keep_above`](super::ModelFiles::keep_above).
+    /// Counterpart of [`ModelFiles::keep_above`](super::ModelFiles::keep_above).
     #[must_use]
     pub fn keep_above(self, weights: usize) -> Self {
         Self { options: self.options.keep_above(weights), ..self }
@@ -198,7 +198,7 @@ impl LlavaFiles {
         self.options.quantized
     }
 
-    /// As [`ModelFiles::fingerprint`](super::ModelFiles::fingerprint).
+    /// Counterpart of [`ModelFiles::fingerprint`](super::ModelFiles::fingerprint).
     #[must_use]
     pub(crate) fn fingerprint(&self) -> String {
         self.options.fingerprint(std::iter::empty())

@@ -36,8 +36,8 @@ mod source;
 mod tensors;
 mod weights_file;
 
-pub use error::WeightsError;
 pub use contents::FileContents;
+pub use error::WeightsError;
 #[cfg(feature = "mistralrs")]
 pub(crate) use fingerprint::folder_fingerprint;
 pub use gguf::Summary;

@@ -8,7 +8,7 @@ use candle_core::{DType, Device};
 use serde_json::Value;
 
 use super::diffusers::DiffusersFolder;
-use super::form::Form;
+use super::form::ModelForm;
 use super::gguf::{self, Summary, model::GgufModel};
 use super::headers::Footprint;
 use super::kept::{Keeping, KeptWeights};
@@ -30,7 +30,7 @@ use crate::model::vae::Vae;
 /// A model that has been found and recognised; its tensors have not been read.
 #[derive(Clone, Debug)]
 pub struct ModelFiles {
-    form: Arc<dyn Form>,
+    form: Arc<dyn ModelForm>,
     loras: Vec<Lora>,
     options: ReadOptions,
     /// matmul precision of the denoiser on the CPU
@@ -62,7 +62,7 @@ impl ModelFiles {
         };
         source.check()?;
         let paths = source.path().map(Path::to_owned).into_iter().collect();
-        let form: Arc<dyn Form> = match (GgufModel::open(&source)?, source) {
+        let form: Arc<dyn ModelForm> = match (GgufModel::open(&source)?, source) {
             (Some(model), _) => Arc::new(model),
             (None, ModelSource::Path(file)) if file.is_file() => Arc::new(SingleFile::open(file)?),
             (None, folder) => Arc::new(DiffusersFolder::open(folder)?),
@@ -237,8 +237,8 @@ impl ModelFiles {
 
     /// Builds something of the model from the headers of its files alone: finds tensors that are missing or of a
     /// wrong shape or type, as building with weights would, and tells what the weights would take. `build` gets
-    /// files whose weights have shapes and no values: a network built of them has a configuration and must
-    /// not be run.
+    /// files whose weights have shapes and no values: a network built of them has a configuration, and runs on
+    /// shapes alone ([`Trace`](crate::backend::Trace)).
     ///
     /// # Errors
     /// Those of `build`.

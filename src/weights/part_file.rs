@@ -55,7 +55,7 @@ pub(super) enum Naming {
 
 /// Place of a part's tensors in a file.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Found {
+pub(super) struct PartPlace {
     /// prefix of their names
     pub prefix: &'static str,
     pub naming: Naming,
@@ -67,7 +67,7 @@ pub(super) fn find(
     prefixes: &[&'static str],
     ldm_name: &str,
     diffusers_name: &str,
-) -> Option<Found> {
+) -> Option<PartPlace> {
     prefixes.iter().find_map(|prefix| {
         let naming = if tensors.contains(&format!("{prefix}{ldm_name}")) {
             Naming::Ldm
@@ -76,7 +76,7 @@ pub(super) fn find(
         } else {
             return None;
         };
-        Some(Found { prefix, naming })
+        Some(PartPlace { prefix, naming })
     })
 }
 

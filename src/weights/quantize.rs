@@ -1,4 +1,4 @@
-//! Rules of quantization: which weights are rounded to which format. They hold for a file that is written and for
+//! Rules of quantization: the format that each weight is rounded to. They hold for a file that is written and for
 //! weights that are rounded as they are read, so that both give the same model to the bit.
 
 use std::fmt;
@@ -76,9 +76,9 @@ impl FromStr for QuantType {
 /// Rules for a model, or one part of it.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Rules {
-    /// for a part of a diffusion model
+    /// rules for a part of a diffusion model
     Part { part: Part, family: &'static dyn Family, quant: QuantType },
-    /// for a captioner
+    /// rules for a captioner
     Llava { quant: QuantType },
 }
 
@@ -135,7 +135,7 @@ fn llava_format(quant: QuantType, name: &str, shape: &[usize], stored: GgmlDType
     in_whole_blocks(wanted, input)
 }
 
-/// Format, or the next better one of whose blocks rows of so many weights are whole numbers.
+/// Format, or the next better one whose block size divides rows of so many weights.
 fn in_whole_blocks(wanted: GgmlDType, input: usize) -> GgmlDType {
     [wanted, GgmlDType::Q8_0]
         .into_iter()

@@ -8,7 +8,7 @@ use candle_core::DType;
 use serde_json::Value;
 
 use super::families::{self, Family, autoencoder_kl};
-use super::form::{Form, unused_note};
+use super::form::{ModelForm, unused_note};
 use super::part::{Part, PartConfig, TokenizerBytes};
 use super::part_file::{PartFile, Prediction};
 use super::part_folder::{PartFolder, read_json};
@@ -18,7 +18,7 @@ use super::{ModelSource, WeightsError, source, tensors::TensorMap};
 /// A model in some form, and a part that is not its own.
 #[derive(Debug)]
 pub(super) struct Replaced {
-    base: Arc<dyn Form>,
+    base: Arc<dyn ModelForm>,
     family: &'static dyn Family,
     part: Part,
     with: Replacement,
@@ -37,7 +37,7 @@ impl Replaced {
     ///
     /// # Errors
     /// No VAE there, or one that is not supported.
-    pub(super) fn vae(base: Arc<dyn Form>, path: &Path) -> Result<Self, WeightsError> {
+    pub(super) fn vae(base: Arc<dyn ModelForm>, path: &Path) -> Result<Self, WeightsError> {
         let (part, family) = (Part::Vae, base.family());
         if let Some((folder, _)) = part_folder(path, part, family)? {
             return Ok(Self { base, family, part, with: Replacement::Folder(folder) });
@@ -58,7 +58,7 @@ impl Replaced {
     ///
     /// # Errors
     /// No denoiser there, or one that is not supported.
-    pub(super) fn denoiser(base: Arc<dyn Form>, path: &Path) -> Result<Self, WeightsError> {
+    pub(super) fn denoiser(base: Arc<dyn ModelForm>, path: &Path) -> Result<Self, WeightsError> {
         let part = Part::Denoiser;
         if let Some((folder, family)) = part_folder(path, part, base.family())? {
             return Ok(Self { base, family, part, with: Replacement::Folder(folder) });
@@ -105,7 +105,7 @@ fn part_folder(
 
 /// Scale of a model's latents, which a VAE's tensors do not show: that of the VAE in whose place another one
 /// comes, else that of the model's family.
-fn latent_scale(base: &dyn Form) -> Result<f64, WeightsError> {
+fn latent_scale(base: &dyn ModelForm) -> Result<f64, WeightsError> {
     if let Ok(own) = base.config(Part::Vae)
         && own.class == autoencoder_kl::CLASS
         && let Some(scale) = own.config.get("scaling_factor").and_then(Value::as_f64)
@@ -116,7 +116,7 @@ fn latent_scale(base: &dyn Form) -> Result<f64, WeightsError> {
 }
 
 /// Width of a model's pooled text embedding, if it has one.
-fn pooled_width(base: &dyn Form) -> Result<Option<usize>, WeightsError> {
+fn pooled_width(base: &dyn ModelForm) -> Result<Option<usize>, WeightsError> {
     let Some(&last) = base.text_encoders()?.last() else { return Ok(None) };
     let PartConfig { class, config, .. } = base.config(last)?;
     let width = config.get("projection_dim").and_then(Value::as_u64);
@@ -125,7 +125,7 @@ fn pooled_width(base: &dyn Form) -> Result<Option<usize>, WeightsError> {
         .and_then(|width| usize::try_from(width).ok()))
 }
 
-impl Form for Replaced {
+impl ModelForm for Replaced {
     fn source(&self) -> &ModelSource {
         self.base.source()
     }

@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use candle_core::DType;
 use serde_json::Value;
 
-use super::clip_vocabulary::{self, Padding};
-use super::families::{self, Checkpoint, Encoder, Family};
-use super::form::{Form, unused_note};
+use super::clip_vocabulary::{self, TokenPadding};
+use super::families::{self, Checkpoint, CheckpointEncoder, Family};
+use super::form::{ModelForm, unused_note};
 use super::part::{Part, PartConfig, TokenizerBytes};
 use super::part_file::PartFile;
 use super::weights_file::open_tensors;
@@ -55,12 +55,12 @@ impl SingleFile {
         })
     }
 
-    fn encoder(&self, part: Part) -> Option<&Encoder> {
+    fn encoder(&self, part: Part) -> Option<&CheckpointEncoder> {
         self.model.encoders.iter().find(|encoder| encoder.part == part)
     }
 }
 
-impl Form for SingleFile {
+impl ModelForm for SingleFile {
     fn source(&self) -> &ModelSource {
         &self.source
     }
@@ -91,7 +91,8 @@ impl Form for SingleFile {
 
     fn tokenizer(&self, encoder: Part) -> Result<TokenizerBytes, WeightsError> {
         self.part(encoder)?;
-        let padding = self.encoder(encoder).map_or(Padding::EndOfText, |encoder| encoder.padding);
+        let padding =
+            self.encoder(encoder).map_or(TokenPadding::EndOfText, |encoder| encoder.padding);
         Ok(clip_vocabulary::tokenizer(padding))
     }
 

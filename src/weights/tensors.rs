@@ -18,7 +18,7 @@ use crate::backend::{ParamSource, unpack_rows};
 #[derive(Clone, Debug, Default)]
 pub(super) struct TensorMap {
     files: Vec<(String, Bytes)>,
-    entries: HashMap<String, Entry>,
+    entries: HashMap<String, TensorEntry>,
     /// names in the files of tensors that have another name here, for messages
     stored_names: HashMap<String, String>,
     /// `__metadata__` of the files
@@ -28,11 +28,11 @@ pub(super) struct TensorMap {
 /// Way in which a tensor of ours is taken from a stored one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Take {
-    /// as it is, but for axes of length 1 at the end
+    /// the whole tensor; axes of length 1 at the end may differ
     Whole,
     /// the `index`-th of `of` equal parts along the first axis
     Rows { index: usize, of: usize },
-    /// with rows and columns exchanged
+    /// the tensor with rows and columns exchanged
     Transposed,
 }
 
@@ -49,18 +49,18 @@ pub(super) struct TensorInfo {
 
 /// Type in which a tensor's numbers are stored.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Stored {
-    /// in a format that a weight can be kept in
+enum TensorFormat {
+    /// a format that a weight can be kept in
     Weights(GgmlDType),
-    /// in another type of safetensors
+    /// another type of safetensors
     Other(Dtype),
 }
 
 /// Place of one tensor.
 #[derive(Clone, Debug)]
-struct Entry {
+struct TensorEntry {
     file: usize,
-    stored: Stored,
+    stored: TensorFormat,
     shape: Vec<usize>,
     /// bytes of the file
     range: Range<usize>,
@@ -70,7 +70,7 @@ struct Entry {
     transposed: bool,
 }
 
-impl Entry {
+impl TensorEntry {
     /// `true` if the tensor has this shape. Axes of length 1 at the end do not count: a 1×1 convolution
     /// may be stored as the dense layer that it is, and the other way round.
     fn is(&self, shape: &[usize]) -> bool {
@@ -122,13 +122,13 @@ impl TensorMap {
         // Tensor data begins after the header and the eight bytes of its length.
         let data = header + size_of::<u64>();
         for (tensor, info) in metadata.tensors() {
-            let entry = Entry {
+            let entry = TensorEntry {
                 file: self.files.len(),
                 stored: match info.dtype {
-                    Dtype::F16 => Stored::Weights(GgmlDType::F16),
-                    Dtype::BF16 => Stored::Weights(GgmlDType::BF16),
-                    Dtype::F32 => Stored::Weights(GgmlDType::F32),
-                    other => Stored::Other(other),
+                    Dtype::F16 => TensorFormat::Weights(GgmlDType::F16),
+                    Dtype::BF16 => TensorFormat::Weights(GgmlDType::BF16),
+                    Dtype::F32 => TensorFormat::Weights(GgmlDType::F32),
+                    other => TensorFormat::Other(other),
                 },
                 shape: info.shape.clone(),
                 range: data + info.data_offsets.0..data + info.data_offsets.1,
@@ -151,9 +151,9 @@ impl TensorMap {
         tensors: impl Iterator<Item = (String, &'a TensorInfo)>,
     ) {
         for (tensor, info) in tensors {
-            let entry = Entry {
+            let entry = TensorEntry {
                 file: self.files.len(),
-                stored: Stored::Weights(info.dtype),
+                stored: TensorFormat::Weights(info.dtype),
                 shape: info.shape.clone(),
                 range: info.range.clone(),
                 squeezed: true,
@@ -176,10 +176,9 @@ impl TensorMap {
 
     /// Number of weights in all tensors.
     pub(super) fn count(&self) -> usize {
-        let weights = self
-            .entries
-            .values()
-            .filter(|entry| !matches!(entry.stored, Stored::Other(kind) if kind != Dtype::F64));
+        let weights = self.entries.values().filter(
+            |entry| !matches!(entry.stored, TensorFormat::Other(kind) if kind != Dtype::F64),
+        );
         weights.map(|entry| entry.shape.iter().product::<usize>()).sum()
     }
 
@@ -193,15 +192,19 @@ impl TensorMap {
         let entry = self.entries.get(name)?;
         let bytes = self.bytes(entry);
         Some(match entry.stored {
-            Stored::Weights(GgmlDType::F16) => f16::from_le_bytes(bytes.try_into().ok()?).to_f64(),
-            Stored::Weights(GgmlDType::BF16) => {
+            TensorFormat::Weights(GgmlDType::F16) => {
+                f16::from_le_bytes(bytes.try_into().ok()?).to_f64()
+            }
+            TensorFormat::Weights(GgmlDType::BF16) => {
                 bf16::from_le_bytes(bytes.try_into().ok()?).to_f64()
             }
-            Stored::Weights(GgmlDType::F32) => f32::from_le_bytes(bytes.try_into().ok()?).into(),
-            Stored::Other(Dtype::F64) => f64::from_le_bytes(bytes.try_into().ok()?),
-            Stored::Other(Dtype::I32) => i32::from_le_bytes(bytes.try_into().ok()?).into(),
-            Stored::Other(Dtype::I64) => i64::from_le_bytes(bytes.try_into().ok()?) as f64,
-            Stored::Weights(_) | Stored::Other(_) => return None,
+            TensorFormat::Weights(GgmlDType::F32) => {
+                f32::from_le_bytes(bytes.try_into().ok()?).into()
+            }
+            TensorFormat::Other(Dtype::F64) => f64::from_le_bytes(bytes.try_into().ok()?),
+            TensorFormat::Other(Dtype::I32) => i32::from_le_bytes(bytes.try_into().ok()?).into(),
+            TensorFormat::Other(Dtype::I64) => i64::from_le_bytes(bytes.try_into().ok()?) as f64,
+            TensorFormat::Weights(_) | TensorFormat::Other(_) => return None,
         })
     }
 
@@ -209,9 +212,9 @@ impl TensorMap {
     /// weight.
     pub(super) fn format(&self, name: &str) -> Option<GgmlDType> {
         match self.entries.get(name)?.stored {
-            Stored::Weights(format) => Some(format),
-            Stored::Other(Dtype::F64) => Some(GgmlDType::F32),
-            Stored::Other(_) => None,
+            TensorFormat::Weights(format) => Some(format),
+            TensorFormat::Other(Dtype::F64) => Some(GgmlDType::F32),
+            TensorFormat::Other(_) => None,
         }
     }
 
@@ -219,7 +222,7 @@ impl TensorMap {
     /// out otherwise.
     pub(super) fn place(&self, name: &str) -> Option<(&Bytes, Range<usize>)> {
         let entry = self.entries.get(name)?;
-        (matches!(entry.stored, Stored::Weights(_)) && !entry.transposed)
+        (matches!(entry.stored, TensorFormat::Weights(_)) && !entry.transposed)
             .then(|| (&self.files[entry.file].1, entry.range.clone()))
     }
 
@@ -270,7 +273,7 @@ impl TensorMap {
         self.entry(name, shape).map(|_| ())
     }
 
-    fn entry(&self, name: &str, shape: &Shape) -> Result<&Entry> {
+    fn entry(&self, name: &str, shape: &Shape) -> Result<&TensorEntry> {
         let file = || self.file_of(name);
         let Some(entry) = self.entries.get(name) else {
             let stored = self.stored_name(name);
@@ -285,7 +288,7 @@ impl TensorMap {
                 shape.dims()
             )));
         }
-        if let Stored::Other(other) = entry.stored
+        if let TensorFormat::Other(other) = entry.stored
             && other != Dtype::F64
         {
             return Err(Error::Msg(format!(
@@ -298,7 +301,7 @@ impl TensorMap {
     }
 
     /// Bytes of a tensor in its file.
-    fn bytes(&self, entry: &Entry) -> &[u8] {
+    fn bytes(&self, entry: &TensorEntry) -> &[u8] {
         &self.files[entry.file].1[entry.range.clone()]
     }
 
@@ -319,9 +322,9 @@ impl TensorMap {
     /// Map of tensors without contents, for their shapes alone.
     #[cfg(test)]
     pub(super) fn of_shapes(shapes: Vec<(String, Vec<usize>)>) -> Self {
-        let entry = |shape| Entry {
+        let entry = |shape| TensorEntry {
             file: 0,
-            stored: Stored::Weights(GgmlDType::F16),
+            stored: TensorFormat::Weights(GgmlDType::F16),
             shape,
             range: 0..0,
             squeezed: false,
@@ -356,14 +359,14 @@ impl ParamSource for TensorMap {
         }
         let plain = |stored| Tensor::from_raw_buffer(bytes, stored, &dims, device);
         let tensor = match entry.stored {
-            Stored::Weights(GgmlDType::F16) => plain(DType::F16)?,
-            Stored::Weights(GgmlDType::BF16) => plain(DType::BF16)?,
-            Stored::Weights(GgmlDType::F32) => plain(DType::F32)?,
-            Stored::Weights(quantized) => {
+            TensorFormat::Weights(GgmlDType::F16) => plain(DType::F16)?,
+            TensorFormat::Weights(GgmlDType::BF16) => plain(DType::BF16)?,
+            TensorFormat::Weights(GgmlDType::F32) => plain(DType::F32)?,
+            TensorFormat::Weights(quantized) => {
                 Tensor::from_vec(unpack_rows(quantized, bytes), dims.as_slice(), device)?
             }
             // No other type comes this far.
-            Stored::Other(_) => plain(DType::F64)?,
+            TensorFormat::Other(_) => plain(DType::F64)?,
         };
         self.release(name);
         let tensor = if entry.transposed { tensor.t()?.contiguous()? } else { tensor };

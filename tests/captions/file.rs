@@ -10,7 +10,7 @@ use cupscale::caption::{
 };
 use cupscale::image::Output;
 
-/// What a captions file says of regions that all have the prompt.
+/// Author of a captions file whose regions all have the prompt.
 const NOBODY: Author<'static> = Author { name: "none", model: None, instruction: None };
 
 /// An even grid: `n` regions a side over `side` pixels.

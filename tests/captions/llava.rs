@@ -17,7 +17,7 @@ use cupscale::caption::{
     CaptionContext, CaptionError, CaptionSession, Captions, GridSpec, Pixels, Rect, RegionPlace,
     RegionSource,
 };
-use cupscale::model::llava::{GenerateOptions, Llava, Picture, Row, Sampling};
+use cupscale::model::llava::{GenerateOptions, Llava, LlavaPicture, Row, TokenSampling};
 use cupscale::weights::LlavaFiles;
 
 const NEW_TOKENS: usize = 12;
@@ -110,7 +110,7 @@ fn every_region_gets_what_the_model_says_of_it_alone_or_else_the_prompt() {
     let mut texts = Vec::new();
     for index in (0..10).filter(|&index| index != 1) {
         let pixels = Regions.pixels(index).unwrap();
-        let picture = Picture::new(pixels.width(), pixels.height(), pixels.rgb()).unwrap();
+        let picture = LlavaPicture::new(pixels.width(), pixels.height(), pixels.rgb()).unwrap();
         let rows = [Row { picture, number: index as u64 }];
         let tokens = model
             .generate(&prompt, &rows, &options(1).generate, &mut |_| ControlFlow::Continue(()))
@@ -183,7 +183,7 @@ fn what_was_said_once_is_not_asked_again_and_any_other_question_is() {
     for change in [
         GenerateOptions { max_new_tokens: 7, ..options(64).generate },
         GenerateOptions {
-            sampling: Some(Sampling { temperature: 1.0, top_p: 0.9, seed: 1 }),
+            sampling: Some(TokenSampling { temperature: 1.0, top_p: 0.9, seed: 1 }),
             ..options(64).generate
         },
     ] {

@@ -11,8 +11,10 @@ use std::time::{Duration, Instant};
 use candle_core::{Device, safetensors};
 use cupscale::caption::cache::CaptionCache;
 use cupscale::caption::mistralrs::{confine, folder_name};
-use cupscale::caption::worker::protocol::{Load, Reply, Request, encode_request, read_reply};
-use cupscale::caption::worker::{Patience, WorkerModel, WorkerOptions};
+use cupscale::caption::worker::protocol::{
+    LoadOptions, Reply, Request, encode_request, read_reply,
+};
+use cupscale::caption::worker::{Timeouts, WorkerModel, WorkerOptions};
 use cupscale::caption::{
     CaptionContext, CaptionSession, GridSpec, Pixels, Rect, RegionPlace, RegionSource,
 };
@@ -43,8 +45,8 @@ fn command() -> Command {
     command
 }
 
-fn load(folder: &Path) -> Load {
-    Load {
+fn load(folder: &Path) -> LoadOptions {
+    LoadOptions {
         folder: folder_name(folder).unwrap(),
         quantize: None,
         cpu: true,
@@ -75,7 +77,7 @@ impl Worker {
     }
 
     /// The first reply but that two pictures are tried.
-    fn load(&mut self, load: Load) -> Reply {
+    fn load(&mut self, load: LoadOptions) -> Reply {
         match self.ask(&Request::Load(load), &[]) {
             Reply::TryingTogether => read_reply(&mut self.output).unwrap().unwrap(),
             reply => reply,
@@ -91,7 +93,7 @@ impl Worker {
         }
     }
 
-    fn refusal(mut self, load: Load) -> String {
+    fn refusal(mut self, load: LoadOptions) -> String {
         match self.load(load) {
             Reply::Refused(reason) => {
                 assert!(!reason.contains('\n'), "{reason}");
@@ -175,13 +177,13 @@ impl RegionSource for Regions {
     }
 }
 
-fn captioner(load: Load) -> WorkerCaptioner<'static> {
+fn captioner(load: LoadOptions) -> WorkerCaptioner<'static> {
     WorkerCaptioner::new(WorkerOptions {
         engine: "mistralrs",
         start: Box::new(command),
         load,
         fingerprint: String::new(),
-        patience: Patience::default(),
+        timeouts: Timeouts::default(),
         stop: Rc::new(|| false),
     })
 }
@@ -192,7 +194,7 @@ fn regions_get_the_same_captions_whether_they_may_go_together_or_not() {
     let context = CaptionContext { prompt: "a harbour", grid };
     let regions = Regions(pictures());
     let caption = |try_together| {
-        let load = Load { try_together, ..load(&fixture("mistralrs/idefics3")) };
+        let load = LoadOptions { try_together, ..load(&fixture("mistralrs/idefics3")) };
         captioner(load).caption(&regions, &context, &mut |_, _| ()).unwrap()
     };
     let (tried, alone) = (caption(true), caption(false));
@@ -208,7 +210,7 @@ fn regions_get_the_same_captions_whether_they_may_go_together_or_not() {
 #[test]
 fn weights_are_quantized_while_loading_or_refused_by_name() {
     let folder = fixture("mistralrs/idefics3");
-    let quantized = |name: &str| Load { quantize: Some(name.into()), ..load(&folder) };
+    let quantized = |name: &str| LoadOptions { quantize: Some(name.into()), ..load(&folder) };
     let mut worker = Worker::start();
     let ready = worker.load(quantized("q8_0"));
     assert!(matches!(ready, Reply::Ready { .. }), "{ready:?}");
@@ -316,7 +318,7 @@ fn greedy_texts_of_llava_1_5_equal_transformers() {
     let folder = published_llava();
     let max_new_tokens = expected["new_tokens"].as_u64().unwrap() as usize;
     let mut worker = Worker::start();
-    let ready = worker.load(Load { max_new_tokens, ..load(folder.path()) });
+    let ready = worker.load(LoadOptions { max_new_tokens, ..load(folder.path()) });
     assert!(matches!(ready, Reply::Ready { .. }), "{ready:?}");
     let mut texts = std::collections::BTreeSet::new();
     assert!(tokens.len() == crops.len() && crops.len() > 50);

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use cupscale::caption::cache::{Cached, CaptionCache};
 use cupscale::caption::vision::VisionSession;
 use cupscale::caption::wording::Stop;
-use cupscale::caption::worker::protocol::{Load, Reply, Request, read_request, write_reply};
-use cupscale::caption::worker::{Patience, WorkerModel, WorkerOptions};
+use cupscale::caption::worker::protocol::{LoadOptions, Reply, Request, read_request, write_reply};
+use cupscale::caption::worker::{Timeouts, WorkerModel, WorkerOptions};
 use cupscale::caption::{
     CaptionContext, CaptionError, CaptionSession, Captions, GridSpec, Pixels, Rect, RegionPlace,
     RegionSource,
@@ -139,15 +139,15 @@ impl Scene {
         Self::with(script, Duration::from_secs(60), || false)
     }
 
-    fn with(script: &str, patience: Duration, stop: impl Fn() -> bool + 'static) -> Self {
-        Self::knowing(CaptionCache::new(None), "tiny", script, patience, stop)
+    fn with(script: &str, timeout: Duration, stop: impl Fn() -> bool + 'static) -> Self {
+        Self::knowing(CaptionCache::new(None), "tiny", script, timeout, stop)
     }
 
     fn knowing(
         cache: CaptionCache,
         fingerprint: &str,
         script: &str,
-        patience: Duration,
+        timeout: Duration,
         stop: impl Fn() -> bool + 'static,
     ) -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -158,7 +158,7 @@ impl Scene {
         let options = WorkerOptions {
             engine: "scripted",
             start: Box::new(move || worker(&script, &diary)),
-            load: Load {
+            load: LoadOptions {
                 folder: "models/tiny".into(),
                 quantize: None,
                 cpu: true,
@@ -166,7 +166,7 @@ impl Scene {
                 try_together: true,
             },
             fingerprint: fingerprint.into(),
-            patience: Patience { load: Duration::from_secs(60), caption: patience },
+            timeouts: Timeouts { load: Duration::from_secs(60), caption: timeout },
             stop: stop.clone(),
         };
         Self { folder, captioner: session(options, cache) }
@@ -327,7 +327,7 @@ fn a_program_that_is_not_there_is_one_line() {
     let options = WorkerOptions {
         engine: "scripted",
         start: Box::new(|| Command::new(PathBuf::from("no/such/program"))),
-        load: Load {
+        load: LoadOptions {
             folder: String::new(),
             quantize: None,
             cpu: true,
@@ -335,7 +335,7 @@ fn a_program_that_is_not_there_is_one_line() {
             try_together: true,
         },
         fingerprint: "tiny".into(),
-        patience: Patience::default(),
+        timeouts: Timeouts::default(),
         stop: Rc::new(|| false),
     };
     scene.captioner = session(options, CaptionCache::new(None));

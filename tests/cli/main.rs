@@ -13,3 +13,4 @@ mod program;
 mod pull;
 mod quantize;
 mod readme;
+mod repaint;

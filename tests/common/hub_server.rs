@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 /// The commit that `main` stands for.
 pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
-/// What the server has and how it behaves; tests change it while it runs.
+/// Contents and behaviour of the server; tests change them while it runs.
 #[derive(Default)]
 pub struct Behaviour {
     /// contents by `OWNER/NAME/path`
@@ -95,7 +95,7 @@ impl HubServer {
     }
 }
 
-/// What the hub keeps apart and declares the hash of.
+/// True for files in the hub's large-file storage, for which it declares a hash.
 fn is_large(name: &str) -> bool {
     name.ends_with(".safetensors")
 }

@@ -1,5 +1,5 @@
-//! What the tests share: a temporary folder and a command in it, so that a whole-program test reads like
-//! the shell session it stands for; fixtures and tensors; models, and a hub that has some.
+//! Shared test support: a temporary folder with a command in it, so that a whole-program test reads like
+//! a shell session; fixtures and tensors; models, and a hub that serves them.
 
 #![allow(dead_code, reason = "each test program uses its own part")]
 

@@ -69,7 +69,7 @@ impl Bench {
         self.dir.path().join("models")
     }
 
-    /// Where the files of a repository of the hub lie.
+    /// Path of a downloaded file of a hub repository.
     pub fn stored(&self, repository: &str, path: &str) -> PathBuf {
         self.models().join("files").join(repository.replace('/', "--")).join(COMMIT).join(path)
     }

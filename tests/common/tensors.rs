@@ -50,8 +50,8 @@ pub fn bits(x: &impl Values) -> Vec<u32> {
     flat(x).into_iter().map(f32::to_bits).collect()
 }
 
-/// How far a tensor in f32 is from a reference, and all of it finite: the largest difference over the
-/// largest reference, and `‖ours − reference‖ / ‖reference‖`.
+/// Errors of a finite f32 tensor against a reference: the largest difference over the largest reference
+/// value, and `‖ours − reference‖ / ‖reference‖`.
 #[track_caller]
 pub fn relative_errors(ours: &impl Values, reference: &Tensor) -> (f64, f64) {
     let ours = ours.tensor();

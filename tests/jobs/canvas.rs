@@ -1,4 +1,4 @@
-//! Properties of the canvas that must hold for every size, region, overlap and order: METHOD.md, section 2.
+//! Properties of the canvas that must hold for every size, region, overlap and order: docs/method.md, section 2.
 
 use std::collections::HashMap;
 

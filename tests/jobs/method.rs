@@ -1,5 +1,5 @@
 //! The whole method, several regions and every prior, against the same method written in PyTorch and
-//! diffusers from METHOD.md (`tests/make_fixtures/make_method_fixture.py`): literal attention maps,
+//! diffusers from docs/method.md (`tests/make_fixtures/make_method_fixture.py`): literal attention maps,
 //! autograd for the structure prior, f64. Picture in, picture out, through the program.
 
 use std::{

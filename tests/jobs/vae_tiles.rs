@@ -32,7 +32,7 @@ fn gradient(width: u32, height: u32) -> RgbImage {
     })
 }
 
-/// What becomes of a picture, encoded and decoded in tiles of this side.
+/// The picture after encoding and decoding in tiles of this side.
 fn through_tiles(shell: &Shell, tile: u32, options: &str) -> RgbImage {
     let mut command = shell.command(&format!(
         "in.png -o {tile}.png --scale 1 --steps 1000 --denoise-steps 1 --rap 0 \
@@ -66,8 +66,8 @@ fn tiles_of_an_autoencoder_with_norms_differ_little_from_the_whole() {
     }
 }
 
-/// What the autoencoder itself makes of a picture, as diffusers does (`tests/parity/vae.rs`): all at once, every norm
-/// with the statistics of its own input.
+/// The picture after encoding and decoding untiled, as diffusers does (`tests/parity/vae.rs`), every norm with the
+/// statistics of its own input.
 fn through_the_whole(picture: &RgbImage) -> Vec<f32> {
     let folder = fixture("vae_trained");
     let config = std::fs::read(folder.join("config.json")).unwrap();

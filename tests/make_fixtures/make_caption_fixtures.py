@@ -108,7 +108,7 @@ def patterns():
 
 
 def lattice(step: int) -> dict:
-    """What colour every `step`-th RGB value is called: how often each name falls, and a sum that tells places."""
+    """Colour names of every `step`-th RGB value: the count of each name, and a checksum of the positions."""
     axis = np.arange(0, 256, step)
     cells = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(1, -1, 3)
     numbers = attributes.colour_numbers(cells, attributes.luma(cells))[0]

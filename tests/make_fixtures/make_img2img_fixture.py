@@ -1,12 +1,12 @@
 """Makes tests/fixtures/img2img: a tiny SDXL-shaped model with random weights in diffusers layout, and
-a whole img2img of one region computed with diffusers' modules (METHOD.md, section 2).
+a whole img2img of one region computed with diffusers' modules (docs/method.md, section 2).
 
     python tests/make_fixtures/make_img2img_fixture.py
 
 The UNet sees the noisy latent and the low-resolution latent side by side, the schedule is DDIM with
 trailing spacing, the last 4 of 8 steps are run, there is no guidance, and no prior. `wide` is a
 region of 32 x 48 pixels, `square` one of the model's native 48 x 48. The picture holds 16-bit values
-and the noise is the program's own counter-based field (METHOD.md, section 2, written here once more),
+and the noise is the program's own counter-based field (docs/method.md, section 2, written here once more),
 so that the whole program can be held against the result. Per region, channels-last:
 `image` [H, W, 3], `zL`, `n` [h, w, C], `z` [5, h, w, C] (the start, then after each step), `eps`
 [4, h, w, C], `decoded` [H, W, 3]; and `context`, `pooled`, `time_ids`, `timesteps`.

@@ -266,7 +266,7 @@ def inputs(processor, prompt, whole, crop):
 
 
 def answers(model, processor, prompt, whole, regions):
-    """Of each crop the tokens of the prompt, the scores of every step, and the text's tokens."""
+    """For each crop the tokens of the prompt, the scores of every step, and the text's tokens."""
     groups = {}
     for index, crop in enumerate(regions):
         groups.setdefault(crop[2:], []).append(index)

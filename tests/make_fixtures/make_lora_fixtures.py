@@ -205,7 +205,7 @@ def written_by_diffusers():
 
 
 def old(pipeline):
-    """What train_text_to_image_lora.py wrote in 2023, without any alpha."""
+    """The format of train_text_to_image_lora.py in 2023, without alphas."""
     tensors = {}
     names = {"to_q": "to_q", "to_k": "to_k", "to_v": "to_v", "to_out.0": "to_out"}
     for name, weight in layers(pipeline.unet, lambda name: "mid_block" in name).items():
@@ -379,7 +379,7 @@ def main():
         changed = sum(not torch.equal(tensors[name], plain[name]) for name in tensors)
         print(f"{case}: {changed} of {len(tensors)} kept weights change")
         save_file(tensors | results(pipeline, sample, time_ids), AREA / f"expected_{case}.safetensors")
-    # What diffusers makes of ldm's names is what it makes of its own.
+    # diffusers gives the same result for ldm's names as for its own.
     renamed = kept(fused([(same, 0.7)]))
     for name, tensor in load_file(AREA / "expected_ldm.safetensors").items():
         assert name not in renamed or torch.allclose(tensor, renamed[name], atol=1e-7), name

@@ -1,4 +1,4 @@
-"""Makes tests/fixtures/method: the whole method of METHOD.md, written once more in PyTorch and
+"""Makes tests/fixtures/method: the whole method of docs/method.md, written once more in PyTorch and
 diffusers, in f64, on the tiny model of tests/fixtures/img2img.
 
     python tests/make_fixtures/make_method_fixture.py
@@ -9,7 +9,7 @@ global prompt (section 4; the program resizes the layers' outputs); the structur
 through equations 4 and 5 with ε held constant and η_t = λ_i·ā_t/2 (section 3; the program has the
 closed form); every region is a UNet call of its own; the VAE sees the picture whole; and all is f64.
 
-Where METHOD.md is silent, this follows the program's documented choices:
+Where docs/method.md is silent, this follows the program's documented choices:
 
 - the canvas is ⌈pixels/f⌉ latent pixels a side, rounded up to even; the resized picture, clamped to
   0..1, is continued on the right and at the bottom by reflection that does not repeat the edge;
@@ -20,7 +20,7 @@ Where METHOD.md is silent, this follows the program's documented choices:
   (src/pipeline/plan/geometry.rs, `native_size`), the input resized to it without padding, noised by the field of draw 1 (the
   canvas has draw 0), beside its own clean latent, and with a region's size as its time_ids;
 - a region's place in the low-resolution map is counted in the PICTURE's pixels, not in those of the
-  padded canvas: the low-resolution pass sees no padding (METHOD.md: "cropped at each region's
+  padded canvas: the low-resolution pass sees no padding (docs/method.md: "cropped at each region's
   place"); beyond the map its border holds;
 - with guidance g every UNet call is a pair, of the negative prompt and of the text, and the prediction is
   negative + g·(text − negative); the low-resolution pass is a pair too, and each half of a region's pair is
@@ -224,7 +224,7 @@ class Method:
         self.region = self.unet.config.sample_size
 
     def negative(self, text):
-        """What diffusers conditions the other half of a guided pair on."""
+        """Condition of the negative half of a guided pair in diffusers."""
         _, context, _, pooled = self.text.encode_prompt(
             PROMPT, device="cpu", do_classifier_free_guidance=True, negative_prompt=text or None
         )
@@ -361,7 +361,7 @@ class Method:
 
     @torch.enable_grad()
     def structure(self, z, eps, low, abar, weight):
-        """Equations 4 and 5 by autograd; the factor 2η/ā of METHOD.md is the weight λ."""
+        """Equations 4 and 5 by autograd; the factor 2η/ā of docs/method.md is the weight λ."""
         z = z.detach().requires_grad_()
         clean = (z - (1 - abar).sqrt() * eps) / abar.sqrt()
         loss = (low_band(clean) - low_band(low)).square().sum()

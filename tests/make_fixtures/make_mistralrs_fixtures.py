@@ -104,7 +104,7 @@ def randomize(model, seed, end_token, printable):
 
 
 def answers(model, processor, pictures, end_token):
-    """Of each picture the prompt's tokens, the text's tokens, and the least margin of its choices."""
+    """For each picture the prompt's tokens, the text's tokens, and the smallest margin between the best two logits."""
     conversation = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": INSTRUCTION}]}]
     prompt = processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False)
     found = []

@@ -1,4 +1,4 @@
-"""Makes tests/fixtures/rap: the LITERAL Regional Attention Prior (METHOD section 4) in torch.
+"""Makes tests/fixtures/rap: the LITERAL Regional Attention Prior (docs/method.md section 4) in torch.
 
 diffusers' Attention runs on the low-resolution tokens; its softmax maps M are formed per head,
 cropped and resized at each region's place, applied to the global values, and projected. The Rust

@@ -61,8 +61,8 @@ def own(kind, settings):
 
 
 def defaults():
-    """What each class takes for the settings that its file leaves out; read from the source, because some of
-    them cannot be imported without further packages."""
+    """Default settings of each scheduler class; read from the source, because some classes cannot be imported
+    without further packages."""
     found = {}
     for path in sorted((Path(diffusers.__file__).parent / "schedulers").glob("scheduling_*.py")):
         for node in ast.parse(path.read_text()).body:
@@ -187,7 +187,7 @@ def trajectory(kind, settings, n, run, eta, draws):
         scheduler.set_begin_index(first)
     x = scheduler.add_noise(draws["zl"], draws["noise0"], ts[:1])
     if kind is EulerDiscreteScheduler:
-        # What the UNet sees is the latent in its variance-preserving form, the canvas's.
+        # The UNet sees the latent in its variance-preserving form, as on the canvas.
         sigmas = scheduler.sigmas[first:]
         zs = [x / (sigmas[0] ** 2 + 1) ** 0.5]
     else:

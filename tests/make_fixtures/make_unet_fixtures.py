@@ -164,8 +164,8 @@ def main():
         with torch.no_grad():
             tensors["output"] = model(**arguments)[0].permute(channels_last).contiguous()
             if spec.get("attention"):
-                # What every cross-attention gives, in visiting order, and what becomes of the
-                # output when each is averaged with a given tensor.
+                # The outputs of all cross-attention layers in visiting order, and the model's output with
+                # each of them averaged with a given tensor.
                 recorded, hooks = [], []
                 for layer in attention_layers(model):
                     hooks.append(layer.register_forward_hook(

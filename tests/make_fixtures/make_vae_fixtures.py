@@ -42,7 +42,7 @@ def last(x):
 
 @torch.no_grad()
 def expect(vae, shape, generator):
-    """What the model makes of a random picture and of a random latent."""
+    """Results of the model for a random picture and a random latent."""
     batch, height, width = shape
     scale, shift = vae.config.scaling_factor, vae.config.shift_factor or 0.0
     image = torch.rand((batch, 3, height, width), generator=generator) * 2 - 1

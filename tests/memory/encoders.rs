@@ -1,5 +1,5 @@
-//! What the encoders hold does not grow with the picture. A program of its own, because the measure is the
-//! process's peak.
+//! The memory of the image encoders does not grow with the picture. A separate process, because the measured value is
+//! the process's peak.
 use std::env;
 
 use cupscale::image::{EncodeOptions, Encoder, Format, Output};

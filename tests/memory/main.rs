@@ -3,13 +3,16 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod counting;
 
 #[cfg(target_os = "linux")]
 mod encoders;
 mod jobs;
 #[cfg(target_os = "linux")]
 mod llava;
+mod models;
 mod ops;
+mod random_params;
 
 /// The most memory that a process (its number, or `self`) has had resident so far, in KiB; of one that has
 /// ended, nothing.

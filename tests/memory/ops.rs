@@ -1,13 +1,7 @@
-//! What operations say that they take of memory, against what an allocator that counts gives them: the
-//! kernels, and on the CPU in half precision the composed forms, which GPUs run.
+//! Traced memory of operations against the measurement of a counting allocator: the CPU kernels, and in half precision
+//! on the CPU the composed forms, which GPUs run.
 
-use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    collections::HashMap,
-    env,
-    ops::RangeInclusive,
-    sync::atomic::{AtomicUsize, Ordering},
-};
+use std::{collections::HashMap, ops::RangeInclusive};
 
 use candle_core::{DType, Device, Result, Tensor, quantized::GgmlDType};
 use cupscale::backend::{
@@ -18,62 +12,7 @@ use cupscale::backend::{
     },
 };
 
-use crate::common::{only, stderr, tensors::values};
-
-/// The system's allocator, and the bytes that it has given: now, and the most since they were last set.
-struct Counting;
-
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-fn given(bytes: usize) {
-    PEAK.fetch_max(LIVE.fetch_add(bytes, Ordering::SeqCst) + bytes, Ordering::SeqCst);
-}
-
-// SAFETY: all is the system allocator's; counting allocates nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        given(layout.size());
-        // SAFETY: promised by the caller.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        given(layout.size());
-        // SAFETY: promised by the caller.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Ordering::SeqCst);
-        // SAFETY: promised by the caller.
-        unsafe { System.dealloc(memory, layout) }
-    }
-
-    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        LIVE.fetch_sub(layout.size(), Ordering::SeqCst);
-        given(size);
-        // SAFETY: promised by the caller.
-        unsafe { System.realloc(memory, layout, size) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-/// Set in the process that is measured.
-const ALONE: &str = "CUPSCALE_TEST_ALONE";
-
-/// Calls `test` in a process of its own, in which nothing else allocates.
-fn alone(name: &str, test: impl FnOnce()) {
-    if env::var_os(ALONE).is_some() {
-        return test();
-    }
-    let output = only(module_path!(), name).env(ALONE, "1").output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    println!("{said}");
-    assert!(output.status.success() && said.contains("1 passed"), "{}", stderr(&output));
-}
+use crate::{common::tensors::values, counting};
 
 type Operation = Box<dyn Fn(&[Activation]) -> Result<Activation> + Sync + Send>;
 
@@ -173,12 +112,11 @@ fn operations(dtype: DType) -> Vec<(&'static str, Operation, Vec<Vec<usize>>)> {
 /// The most that an operation takes beside its inputs, and what it leaves behind beside its output: of
 /// the first call.
 fn measure(run: &Operation, inputs: &[Activation]) -> (usize, usize) {
-    let before = LIVE.load(Ordering::SeqCst);
-    PEAK.store(before, Ordering::SeqCst);
-    let output = run(inputs).unwrap();
-    let peak = PEAK.load(Ordering::SeqCst) - before;
+    let before = counting::live();
+    let mut output = None;
+    let peak = counting::peak_of(|| output = Some(run(inputs).unwrap()));
     drop(output);
-    (peak, LIVE.load(Ordering::SeqCst) - before)
+    (peak, counting::live() - before)
 }
 
 /// The same that a trace says, and the buffer of a thread.
@@ -219,47 +157,49 @@ fn on_a_fresh_thread<T: Send>(f: impl FnOnce() -> T + Send) -> T {
 
 #[test]
 fn kernels_take_what_they_say() {
-    alone("kernels_take_what_they_say", || {
-        let mut list = operations(DType::F32);
-        let packed = Weight::pack(&values(1, &[640, 320]), GgmlDType::Q8_0, MatmulPrecision::F32);
-        let packed = Linear::from_weight(packed.unwrap(), None).unwrap();
-        let run: Operation = Box::new(move |x| packed.forward(&x[0]));
-        list.push(("linear of a weight as stored", run, vec![vec![2, 1024, 320]]));
-        let mut wrong = Vec::new();
-        for (name, run, shapes) in list {
-            let (first, again, (said, scratch)) = on_a_fresh_thread(|| {
-                let inputs = inputs(&shapes, DType::F32);
-                let first = measure(&run, &inputs);
-                (first, measure(&run, &inputs), trace(&run, &inputs, Placement::Cpu))
-            });
-            let is_right = is_close(name, said, again.0, 0.97..=1.03);
-            let buffer = format!("{name}: a thread's buffer");
-            if !(is_close(&buffer, scratch, first.1, 0.97..=1.03) && is_right) {
-                wrong.push(name);
-            }
+    if !counting::alone(module_path!(), "kernels_take_what_they_say") {
+        return;
+    }
+    let mut list = operations(DType::F32);
+    let packed = Weight::pack(&values(1, &[640, 320]), GgmlDType::Q8_0, MatmulPrecision::F32);
+    let packed = Linear::from_weight(packed.unwrap(), None).unwrap();
+    let run: Operation = Box::new(move |x| packed.forward(&x[0]));
+    list.push(("linear of a weight as stored", run, vec![vec![2, 1024, 320]]));
+    let mut wrong = Vec::new();
+    for (name, run, shapes) in list {
+        let (first, again, (said, scratch)) = on_a_fresh_thread(|| {
+            let inputs = inputs(&shapes, DType::F32);
+            let first = measure(&run, &inputs);
+            (first, measure(&run, &inputs), trace(&run, &inputs, Placement::Cpu))
+        });
+        let is_right = is_close(name, said, again.0, 0.97..=1.03);
+        let buffer = format!("{name}: a thread's buffer");
+        if !(is_close(&buffer, scratch, first.1, 0.97..=1.03) && is_right) {
+            wrong.push(name);
         }
-        assert!(wrong.is_empty(), "{wrong:?}");
-    });
+    }
+    assert!(wrong.is_empty(), "{wrong:?}");
 }
 
 /// The multiplications of the CPU in half precision bring their left side to f32, which no GPU does. So
 /// layers here have more outputs than inputs: what is theirs is then more than what is the CPU's.
 #[test]
 fn composed_forms_take_what_their_trace_says() {
-    alone("composed_forms_take_what_their_trace_says", || {
-        let mut wrong = Vec::new();
-        for (name, run, shapes) in operations(DType::F16) {
-            let inputs = inputs(&shapes, DType::F16);
-            // Whatever stays after a first call.
-            measure(&run, &inputs);
-            let (taken, _) = measure(&run, &inputs);
-            let (said, _) = trace(&run, &inputs, Placement::Cuda);
-            if !is_close(name, said, taken, 0.97..=1.03) {
-                wrong.push(name);
-            }
+    if !counting::alone(module_path!(), "composed_forms_take_what_their_trace_says") {
+        return;
+    }
+    let mut wrong = Vec::new();
+    for (name, run, shapes) in operations(DType::F16) {
+        let inputs = inputs(&shapes, DType::F16);
+        // Whatever stays after a first call.
+        measure(&run, &inputs);
+        let (taken, _) = measure(&run, &inputs);
+        let (said, _) = trace(&run, &inputs, Placement::Cuda);
+        if !is_close(name, said, taken, 0.97..=1.03) {
+            wrong.push(name);
         }
-        assert!(wrong.is_empty(), "{wrong:?}");
-    });
+    }
+    assert!(wrong.is_empty(), "{wrong:?}");
 }
 
 #[test]

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor, safetensors};
 use cupscale::model::llava::{
-    GenerateOptions, Llava, LlavaError, Picture, PromptFormat, Row, Sampling, Step,
+    GenerateOptions, GenerationStep, Llava, LlavaError, LlavaPicture, PromptFormat, Row,
+    TokenSampling,
 };
 use cupscale::weights::{LlavaFiles, QuantType};
 use serde_json::Value;
@@ -15,8 +16,8 @@ use serde_json::Value;
 const MODELS: [&str; 4] =
     ["llava15_llama", "llava15_mistral_full", "llava16_mistral", "llava16_llama"];
 
-/// Those that are there as GGUF files too: the older kind, without the picture's token and with the
-/// layers of the tower's MLPs exchanged, and the newer.
+/// Fixtures that also exist as GGUF files: the older kind, without the image token and with the layers
+/// of the vision tower's MLPs swapped, and the newer kind.
 const GGUF: [&str; 2] = ["llava15_llama", "llava16_mistral"];
 
 fn fixture(name: &str) -> PathBuf {
@@ -36,13 +37,13 @@ fn load(name: &str) -> Llava {
 }
 
 /// Crop number `index` of the fixtures' picture.
-fn crop(index: usize) -> Picture<'static> {
+fn crop(index: usize) -> LlavaPicture<'static> {
     let whole = &tensors("picture.safetensors")["picture"];
     let crop: [usize; 4] = serde_json::from_value(expected()["crops"][index].clone()).unwrap();
     let [x, y, width, height] = crop;
     let part = whole.narrow(0, y, height).unwrap().narrow(1, x, width).unwrap();
     let rgb = part.contiguous().unwrap().flatten_all().unwrap().to_vec1::<u8>().unwrap();
-    Picture::new(width, height, rgb).unwrap()
+    LlavaPicture::new(width, height, rgb).unwrap()
 }
 
 fn instruction() -> String {
@@ -109,6 +110,7 @@ fn the_scores_of_every_step_equal_transformers_for_square_and_long_pictures() {
             let Some(expected) = found.get(&format!("scores.{crop_index}")) else { continue };
             let steps = expected.dim(0).unwrap();
             let scores = model.scores(&prompt, &crop(crop_index), &given[..steps - 1]).unwrap();
+            let scores = scores.into_tensor().unwrap();
             let largest = |x: &Tensor| {
                 x.abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap()
             };
@@ -153,7 +155,7 @@ fn sampled_texts_do_not_depend_on_the_batch_but_on_the_seed() {
     let model = load("llava16_mistral");
     let crops: Vec<usize> = (0..49).collect();
     let sampled = |crops: &[usize], seed| {
-        let sampling = Some(Sampling { temperature: 1.5, top_p: 0.9, seed });
+        let sampling = Some(TokenSampling { temperature: 1.5, top_p: 0.9, seed });
         generate(&model, crops, &GenerateOptions { sampling, ..options() })
     };
     let together = sampled(&crops, 1);
@@ -175,6 +177,7 @@ fn gguf_files_give_the_prompts_scores_and_texts_of_the_folder_that_they_were_mad
         for (crop_index, tokens, text) in texts(name).into_iter().rev().take(6) {
             let ours = gguf.scores(&prompt, &crop(crop_index), &tokens).unwrap();
             let theirs = folder.scores(&prompt, &crop(crop_index), &tokens).unwrap();
+            let [ours, theirs] = [ours, theirs].map(|scores| scores.into_tensor().unwrap());
             let difference = (ours - theirs).unwrap().abs().unwrap().flatten_all().unwrap();
             let largest = difference.max(0).unwrap().to_scalar::<f32>().unwrap();
             assert!(largest <= 1e-4, "{name}: crop {crop_index}: {largest:e}");
@@ -227,10 +230,12 @@ fn a_generation_reports_its_steps_and_can_be_stopped_at_any_of_them() {
             ControlFlow::Continue(())
         })
         .unwrap();
-    let prefilled = [2, 4, 5].map(|rows| Step::Prefilled { rows });
+    let prefilled = [2, 4, 5].map(|rows| GenerationStep::Prefilled { rows });
     assert_eq!(steps[..3], prefilled);
     let ended = texts.iter().filter(|text| text.len() < options.max_new_tokens).count();
-    let Some(Step::Decoded { tokens, ended: last }) = steps.last().copied() else { panic!() };
+    let Some(GenerationStep::Decoded { tokens, ended: last }) = steps.last().copied() else {
+        panic!()
+    };
     assert_eq!((steps.len() - 3, last), (tokens, ended));
     for stop in [0, 2, 4] {
         let mut left = stop;
@@ -265,7 +270,7 @@ fn a_prompt_that_is_too_long_and_pictures_of_two_sizes_are_refused() {
     assert!(matches!(error, LlavaError::TooLong { limit: 512, .. }), "{error}");
     let error = model.generate(&prompt, &[row(0), row(49)], &options(), &mut go_on).unwrap_err();
     assert!(matches!(error, LlavaError::Sizes { width: 50, other_width: 111, .. }), "{error}");
-    assert!(Picture::new(2, 2, vec![0; 11]).is_err());
+    assert!(LlavaPicture::new(2, 2, vec![0; 11]).is_err());
     assert_eq!(
         model.generate(&prompt, &[], &options(), &mut go_on).unwrap(),
         Vec::<Vec<u32>>::new()
@@ -278,7 +283,8 @@ fn weights_kept_as_stored_and_quantized_ones_give_nearly_the_same_scores() {
     let scores = |files: LlavaFiles| {
         let model = files.load(&Device::Cpu, DType::F32).unwrap();
         let prompt = model.prompt(&instruction()).unwrap();
-        (model.scores(&prompt, &crop(0), &[]).unwrap(), model.weight_bytes())
+        let scores = model.scores(&prompt, &crop(0), &[]).unwrap();
+        (scores.into_tensor().unwrap(), model.weight_bytes())
     };
     let norm = |x: &Tensor| x.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt();
     let (plain, in_f32) = scores(files().keep_above(usize::MAX));

@@ -14,7 +14,7 @@ use cupscale::backend::{
 
 use crate::common::tensors::{flat, largest_difference, values};
 
-/// What attention is, in f64, by the definition.
+/// Attention by its definition, in f64.
 fn plain([q, k, v]: [&Tensor; 3], heads: usize, seen: impl Fn(usize) -> Range<usize>) -> Vec<f32> {
     let numbers = |x: &Tensor| x.to_vec3::<f32>().unwrap();
     let (q, k, v) = (numbers(q), numbers(k), numbers(v));

@@ -236,7 +236,7 @@ fn a_whole_unet_gives_the_same_bytes_in_any_batch_on_any_number_of_threads() {
         if precision.is_available() {
             let vb = vb.with_precision(precision);
             let unet = UNet2DConditionModel::load(config.clone(), &vb).unwrap();
-            is_the_same_in_any_batch(&Denoiser::UNet(Box::new(unet)));
+            is_the_same_in_any_batch(&Denoiser::from(unet));
         } else {
             println!("skipped: this processor has no instructions for {precision} products");
         }

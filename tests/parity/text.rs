@@ -7,8 +7,7 @@ use std::path::PathBuf;
 use candle_core::{DType, Device, Tensor, safetensors};
 use cupscale::backend::Params;
 use cupscale::model::text::{
-    ClipTextConfig, ClipTextModel, ClipTokenizer, TextConditioner, TextEncoder, TextError,
-    TokenizerFiles,
+    TextConditioner, TextEncoder, TextError, TextPart, TextTokenizer, TokenizerFiles,
 };
 use serde_json::Value;
 
@@ -27,14 +26,14 @@ fn tensors(name: &str) -> HashMap<String, Tensor> {
 }
 
 /// The tokenizer of one configuration; all but `json` share the vocabulary files of `first`.
-fn tokenizer(name: &str) -> ClipTokenizer {
+fn tokenizer(name: &str) -> TextTokenizer {
     let read = |file: String| std::fs::read(fixture(&file)).ok();
     let vocab = read("tokenizer_first/vocab.json".to_owned());
     let merges = read("tokenizer_first/merges.txt".to_owned());
     let whole = read(format!("tokenizer_{name}/tokenizer.json"));
     let config = read(format!("tokenizer_{name}/tokenizer_config.json"));
     let special = read(format!("tokenizer_{name}/special_tokens_map.json"));
-    ClipTokenizer::from_files(&TokenizerFiles {
+    TextTokenizer::from_files(&TokenizerFiles {
         vocab_json: vocab.as_deref(),
         merges_txt: merges.as_deref(),
         tokenizer_json: whole.as_deref(),
@@ -74,16 +73,15 @@ fn a_cut_is_where_the_ids_end_and_nothing_else_is_cut() {
     assert_eq!(tokenizer.cut("").unwrap(), None);
 }
 
-fn load_encoder(name: &str) -> ClipTextModel {
+fn load_encoder(name: &str) -> TextEncoder {
     let config = json(&format!("{name}/config.json"));
-    let with_projection = config["architectures"][0] == "CLIPTextModelWithProjection";
+    let class = config["architectures"][0].as_str().unwrap();
     let vars = Params::from_tensors(
         tensors(&format!("{name}/model.safetensors")),
         DType::F32,
         &Device::Cpu,
     );
-    ClipTextModel::load(&ClipTextConfig::from_json(&config).unwrap(), with_projection, &vars)
-        .unwrap()
+    TextEncoder::load(class, &config, &vars).unwrap()
 }
 
 fn assert_equals_transformers(name: &str) {
@@ -95,7 +93,7 @@ fn assert_equals_transformers(name: &str) {
         .into_iter()
         .map(|row| row.into_iter().map(|id| id as u32).collect())
         .collect();
-    let encoding = encoder.encode(&ids).unwrap();
+    let encoding = encoder.encode(&ids, None).unwrap();
     for (what, ours) in [
         ("penultimate", &encoding.penultimate),
         ("last", &encoding.last),
@@ -121,8 +119,8 @@ fn clip_text_model_with_prefixed_names_equals_transformers() {
     assert_equals_transformers("clip_prefixed_f16");
 }
 
-fn encoder(tokenizer_name: &str, model: &str) -> TextEncoder {
-    TextEncoder { tokenizer: tokenizer(tokenizer_name), model: load_encoder(model) }
+fn encoder(tokenizer_name: &str, model: &str) -> TextPart {
+    TextPart { tokenizer: tokenizer(tokenizer_name), encoder: load_encoder(model) }
 }
 
 fn sdxl() -> TextConditioner {
@@ -179,9 +177,9 @@ fn encoders_that_do_not_go_together_are_refused() {
 fn a_wrong_sequence_is_an_error_and_no_panic() {
     let model = load_encoder("clip");
     for sequences in [vec![], vec![vec![]], vec![vec![1; 78]], vec![vec![1; 3], vec![1; 4]]] {
-        assert!(model.encode(&sequences).unwrap_err().to_string().contains("from 1 to 77"));
+        assert!(model.encode(&sequences, None).unwrap_err().to_string().contains("from 1 to 77"));
     }
-    let error = model.encode(&[vec![100_000]]).unwrap_err().to_string();
+    let error = model.encode(&[vec![100_000]], None).unwrap_err().to_string();
     assert!(error.contains("100000 is outside"), "{error}");
 }
 
@@ -194,7 +192,7 @@ fn a_broken_tokenizer_file_is_named() {
         merges_txt: Some(&merges),
         ..TokenizerFiles::default()
     };
-    let fail = |files: TokenizerFiles| ClipTokenizer::from_files(&files).unwrap_err().to_string();
+    let fail = |files: TokenizerFiles| TextTokenizer::from_files(&files).unwrap_err().to_string();
     let cases = [
         (TokenizerFiles { vocab_json: None, ..files }, "vocab.json: missing"),
         (TokenizerFiles { merges_txt: None, ..files }, "merges.txt: missing"),
@@ -222,7 +220,7 @@ fn a_broken_tokenizer_file_is_named() {
         assert!(!error.contains('\n'), "{error}");
     }
     assert!(matches!(
-        ClipTokenizer::from_files(&TokenizerFiles { vocab_json: None, ..files }),
+        TextTokenizer::from_files(&TokenizerFiles { vocab_json: None, ..files }),
         Err(TextError::TokenizerFile { file: "vocab.json", .. })
     ));
 }

@@ -83,7 +83,7 @@ fn load_as(name: &str, dtype: DType, precision: MatmulPrecision) -> Case {
         .collect();
     let vb = Params::from_tensors(weights, dtype, &Device::Cpu).with_precision(precision);
     let config = UNetConfig::from_json(&description["config"].to_string()).unwrap();
-    let model = Denoiser::UNet(Box::new(UNet2DConditionModel::load(config, &vb).unwrap()));
+    let model = Denoiser::from(UNet2DConditionModel::load(config, &vb).unwrap());
     let input = |name: &str| {
         let shape = &description["inputs"][name];
         (!shape.is_null()).then(|| field(name, &sizes(shape)))

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use candle_core::{DType, Device, Tensor, safetensors};
-use cupscale::backend::Params;
+use cupscale::backend::{Activation, Params};
 use cupscale::model::vae::{Vae, VaeError};
 use serde_json::Value;
 
@@ -28,7 +28,7 @@ fn load(name: &str) -> Vae {
     Vae::load(&config(name), &Params::from_tensors(weights, DType::F32, &Device::Cpu)).unwrap()
 }
 
-fn difference(a: &Tensor, b: &Tensor) -> f32 {
+fn difference(a: &Activation, b: &Activation) -> f32 {
     assert_eq!(a.dims(), b.dims());
     largest_difference(&flat(a), &flat(b))
 }
@@ -38,8 +38,9 @@ fn assert_equals_diffusers(name: &str, factor: usize) {
     let expected = tensors(name, "expected.safetensors");
     assert_eq!(vae.factor(), factor);
     assert_eq!(vae.latent_channels(), expected["latent"].dim(3).unwrap());
-    let encoded = norm_error(&vae.encode(&expected["image"]).unwrap(), &expected["latent"]);
-    let decoded = norm_error(&vae.decode(&expected["z"]).unwrap(), &expected["decoded"]);
+    let encoded =
+        norm_error(&vae.encode(&(&expected["image"]).into()).unwrap(), &expected["latent"]);
+    let decoded = norm_error(&vae.decode(&(&expected["z"]).into()).unwrap(), &expected["decoded"]);
     assert!(encoded <= 1e-4, "encode: {encoded:e}");
     assert!(decoded <= 1e-4, "decode: {decoded:e}");
 }
@@ -70,11 +71,11 @@ fn autoencoder_tiny_of_taesds_depth_with_f16_weights_equals_diffusers() {
 }
 
 /// A smooth and a rough part, so that no pixel is like another.
-fn picture(height: usize, width: usize, channels: usize) -> Tensor {
+fn picture(height: usize, width: usize, channels: usize) -> Activation {
     let values: Vec<f32> = (0..height * width * channels)
         .map(|index| (index as f32 * 0.37).sin() * 0.7 + (index as f32 * 0.011).cos() * 0.3)
         .collect();
-    Tensor::from_vec(values, (1, height, width, channels), &Device::Cpu).unwrap()
+    Tensor::from_vec(values, (1, height, width, channels), &Device::Cpu).unwrap().into()
 }
 
 #[test]

@@ -274,7 +274,7 @@ fn the_embedded_model_conditions_with_the_widths_its_unet_wants() {
     let width = unet.config["cross_attention_dim"].as_u64().unwrap() as usize;
     assert_eq!(conditioning.context.dims(), [1, 77, width]);
     assert!(conditioning.pooled.is_some());
-    // The UNet sees the noisy latent and the low-resolution latent side by side (METHOD §2).
+    // The UNet sees the noisy latent and the low-resolution latent side by side (docs/method.md §2).
     let channels = unet.config["in_channels"].as_u64().unwrap() as usize;
     let vae = model.vae(&Device::Cpu, DType::F32).unwrap();
     assert_eq!(channels, 2 * vae.latent_channels());

@@ -362,7 +362,7 @@ fn a_file_that_is_no_whole_model_is_named_for_what_it_is() {
     assert!(line(&open(&path).unwrap_err()).contains("not a weights file that is known"));
 }
 
-/// What loading a model complains of.
+/// Error message of loading a model.
 fn complaint(path: &Path) -> String {
     let error = match open(path) {
         Err(error) => error.to_string(),

@@ -1,11 +1,11 @@
-//! Functions of activations: what gives new values, and so takes memory.
+//! Functions of activations that make new values, and so allocate memory.
 
 use candle_core::{
     DType, Result, Shape, Tensor,
     shape::{Dim, Dims},
 };
 
-use super::{Activation, Form, Traced};
+use super::{Activation, ActivationForm, TracedTensor};
 
 type Binary = fn(&Tensor, &Tensor) -> Result<Tensor>;
 
@@ -34,7 +34,7 @@ macro_rules! binary {
         }
 
         $(#[$doc])*
-        /// Dimensions of size 1, and missing ones before the first, are spread.
+        /// Broadcasts dimensions of size 1, and missing ones before the first.
         ///
         /// # Errors
         /// Shapes that do not go together, different types, or those of the backend.
@@ -79,10 +79,10 @@ binary! {
 }
 
 /// The first of these that is traced.
-fn first_traced<A: AsRef<Activation>>(args: &[A]) -> Option<&Traced> {
+fn first_traced<A: AsRef<Activation>>(args: &[A]) -> Option<&TracedTensor> {
     args.iter().find_map(|arg| match &arg.as_ref().0 {
-        Form::Values(_) => None,
-        Form::Traced(traced) => Some(&**traced),
+        ActivationForm::Values(_) => None,
+        ActivationForm::Traced(traced) => Some(&**traced),
     })
 }
 
@@ -95,15 +95,17 @@ impl Activation {
     /// A function of every value by itself, which gives another value of the type.
     fn map(&self, f: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Self> {
         match &self.0 {
-            Form::Values(tensor) => f(tensor).map(Self::from),
-            Form::Traced(traced) => Ok(traced.allocate(self.shape(), traced.dtype)),
+            ActivationForm::Values(tensor) => f(tensor).map(Self::from),
+            ActivationForm::Traced(traced) => Ok(traced.allocate(self.shape(), traced.dtype)),
         }
     }
 
     fn with(&self, other: &Self, f: Binary, spread: bool) -> Result<Self> {
         let traced = match (&self.0, &other.0) {
-            (Form::Values(a), Form::Values(b)) => return f(a, b).map(Self::from),
-            (Form::Traced(traced), _) | (_, Form::Traced(traced)) => traced,
+            (ActivationForm::Values(a), ActivationForm::Values(b)) => {
+                return f(a, b).map(Self::from);
+            }
+            (ActivationForm::Traced(traced), _) | (_, ActivationForm::Traced(traced)) => traced,
         };
         if self.dtype() != other.dtype() || (!spread && self.dims() != other.dims()) {
             candle_core::bail!(
@@ -149,8 +151,8 @@ impl Activation {
     pub fn to_dtype(&self, dtype: DType) -> Result<Self> {
         match &self.0 {
             _ if self.dtype() == dtype => Ok(self.clone()),
-            Form::Values(tensor) => tensor.to_dtype(dtype).map(Self::from),
-            Form::Traced(traced) => Ok(traced.allocate(self.shape(), dtype)),
+            ActivationForm::Values(tensor) => tensor.to_dtype(dtype).map(Self::from),
+            ActivationForm::Traced(traced) => Ok(traced.allocate(self.shape(), dtype)),
         }
     }
 
@@ -214,16 +216,16 @@ impl Activation {
         Self::cat(&args, dim)
     }
 
-    /// With so many zeros before and behind a dimension's values.
+    /// Pads a dimension with so many zeros before and behind its values.
     ///
     /// # Errors
     /// A dimension that it does not have, or those of the backend.
     pub fn pad_with_zeros(&self, dim: impl Dim, before: usize, behind: usize) -> Result<Self> {
         let traced = match &self.0 {
-            Form::Values(tensor) => {
+            ActivationForm::Values(tensor) => {
                 return tensor.pad_with_zeros(dim, before, behind).map(Self::from);
             }
-            Form::Traced(traced) => traced,
+            ActivationForm::Traced(traced) => traced,
         };
         let dim = dim.to_index(self.shape(), "pad_with_zeros")?;
         let zeros = |count: usize| {
@@ -243,8 +245,8 @@ impl Activation {
     pub fn repeat(&self, times: impl Into<Shape>) -> Result<Self> {
         let times = times.into();
         match &self.0 {
-            Form::Values(tensor) => tensor.repeat(times).map(Self::from),
-            Form::Traced(_) => {
+            ActivationForm::Values(tensor) => tensor.repeat(times).map(Self::from),
+            ActivationForm::Traced(_) => {
                 let missing = times.rank().saturating_sub(self.rank());
                 let dims = [vec![1; missing], self.dims().to_vec()].concat();
                 let mut x = self.reshape(dims)?;
@@ -266,10 +268,10 @@ impl Activation {
     /// A place or a dimension that it does not have, or those of the backend.
     pub fn index_select(&self, index: &[u32], dim: impl Dim) -> Result<Self> {
         match &self.0 {
-            Form::Values(tensor) => {
+            ActivationForm::Values(tensor) => {
                 tensor.index_select(&Tensor::new(index, tensor.device())?, dim).map(Self::from)
             }
-            Form::Traced(traced) => {
+            ActivationForm::Traced(traced) => {
                 let dim = dim.to_index(self.shape(), "index_select")?;
                 let mut dims = self.dims().to_vec();
                 dims[dim] = index.len();
@@ -284,7 +286,8 @@ impl Activation {
     /// # Errors
     /// Shapes that do not fit, values that are not contiguous, or those of the backend.
     pub fn slice_set(&self, source: &Self, dim: impl Dim, offset: usize) -> Result<()> {
-        if let (Form::Values(own), Form::Values(source)) = (&self.0, &source.0) {
+        if let (ActivationForm::Values(own), ActivationForm::Values(source)) = (&self.0, &source.0)
+        {
             return own.slice_set(source, dim, offset);
         }
         let dim = dim.to_index(self.shape(), "slice_set")?;
@@ -307,8 +310,10 @@ impl Activation {
     /// Shapes that do not go together, or those of the backend.
     pub fn matmul(&self, other: &Self) -> Result<Self> {
         let traced = match (&self.0, &other.0) {
-            (Form::Values(a), Form::Values(b)) => return a.matmul(b).map(Self::from),
-            (Form::Traced(traced), _) | (_, Form::Traced(traced)) => traced,
+            (ActivationForm::Values(a), ActivationForm::Values(b)) => {
+                return a.matmul(b).map(Self::from);
+            }
+            (ActivationForm::Traced(traced), _) | (_, ActivationForm::Traced(traced)) => traced,
         };
         let (a, b) = (self.dims(), other.dims());
         let (&[.., rows, inner], &[.., depth, columns]) = (a, b) else {
@@ -345,8 +350,8 @@ impl Activation {
     ) -> Result<Self> {
         let reduced = dims.to_indexes(self.shape(), "reduce")?;
         match &self.0 {
-            Form::Values(tensor) => f(tensor, reduced).map(Self::from),
-            Form::Traced(traced) => {
+            ActivationForm::Values(tensor) => f(tensor, reduced).map(Self::from),
+            ActivationForm::Traced(traced) => {
                 let mut dims = self.dims().to_vec();
                 reduced.into_iter().for_each(|dim| dims[dim] = 1);
                 Ok(traced.allocate(dims, traced.dtype))
@@ -360,8 +365,8 @@ impl Activation {
     /// A dimension that it does not have, or those of the backend.
     pub fn softmax(&self, dim: impl Dim) -> Result<Self> {
         match &self.0 {
-            Form::Values(tensor) => candle_nn::ops::softmax(tensor, dim).map(Self::from),
-            Form::Traced(_) => {
+            ActivationForm::Values(tensor) => candle_nn::ops::softmax(tensor, dim).map(Self::from),
+            ActivationForm::Traced(_) => {
                 // candle's own steps.
                 let dim = dim.to_index(self.shape(), "softmax")?;
                 let largest = self.sum_keepdim(dim)?;
@@ -381,8 +386,8 @@ impl Activation {
         f: impl FnOnce(&Tensor) -> Result<Tensor>,
     ) -> Result<Self> {
         match &self.0 {
-            Form::Values(tensor) => f(tensor).map(Self::from),
-            Form::Traced(traced) => Ok(traced.allocate(shape, traced.dtype)),
+            ActivationForm::Values(tensor) => f(tensor).map(Self::from),
+            ActivationForm::Traced(traced) => Ok(traced.allocate(shape, traced.dtype)),
         }
     }
 }

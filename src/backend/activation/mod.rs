@@ -1,4 +1,4 @@
-//! Activations: what flows through a model, either values on a device or, within a memory trace, their
+//! Activations of a model: either values on a device or, within a memory trace, their
 //! shape alone. Models and operations take and give them, so that one forward pass both computes and
 //! tells what it needs.
 
@@ -16,23 +16,23 @@ use super::trace::{Claim, Trace};
 /// Its methods are candle's, with candle's names, shapes and errors; a traced one does all but compute.
 /// A clone or a view shares the memory of what it is of.
 #[derive(Clone, Debug)]
-pub struct Activation(Form);
+pub struct Activation(ActivationForm);
 
 #[derive(Clone, Debug)]
-enum Form {
+enum ActivationForm {
     Values(Tensor),
-    Traced(Box<Traced>),
+    Traced(Box<TracedTensor>),
 }
 
 /// A tensor without storage.
 #[derive(Clone, Debug)]
-struct Traced {
+struct TracedTensor {
     layout: Layout,
     dtype: DType,
     claim: Arc<Claim>,
 }
 
-impl Traced {
+impl TracedTensor {
     /// New activation in the same trace.
     fn allocate(&self, shape: impl Into<Shape>, dtype: DType) -> Activation {
         Activation::traced(self.claim.trace(), shape.into(), dtype)
@@ -40,19 +40,19 @@ impl Traced {
 
     /// The same memory, seen otherwise.
     fn view(&self, layout: Layout) -> Activation {
-        Activation(Form::Traced(Box::new(Self { layout, ..self.clone() })))
+        Activation(ActivationForm::Traced(Box::new(Self { layout, ..self.clone() })))
     }
 }
 
 impl From<Tensor> for Activation {
     fn from(tensor: Tensor) -> Self {
-        Self(Form::Values(tensor))
+        Self(ActivationForm::Values(tensor))
     }
 }
 
 impl From<&Tensor> for Activation {
     fn from(tensor: &Tensor) -> Self {
-        Self(Form::Values(tensor.clone()))
+        Self(ActivationForm::Values(tensor.clone()))
     }
 }
 
@@ -70,7 +70,11 @@ impl Trace {
     }
 
     /// A value that is held and counted elsewhere, such as a weight.
-    pub(in crate::backend) fn held_elsewhere(&self, shape: impl Into<Shape>, dtype: DType) -> Activation {
+    pub(in crate::backend) fn held_elsewhere(
+        &self,
+        shape: impl Into<Shape>,
+        dtype: DType,
+    ) -> Activation {
         Activation::within(self.hold(0), shape.into(), dtype)
     }
 }
@@ -85,7 +89,11 @@ impl Activation {
     /// A value whose bytes are claimed already.
     fn within(claim: Claim, shape: Shape, dtype: DType) -> Self {
         let layout = Layout::contiguous(shape);
-        Self(Form::Traced(Box::new(Traced { layout, dtype, claim: Arc::new(claim) })))
+        Self(ActivationForm::Traced(Box::new(TracedTensor {
+            layout,
+            dtype,
+            claim: Arc::new(claim),
+        })))
     }
 
     /// Result of `make`, or, within a trace, an activation of the shape and the type that it would have:
@@ -111,8 +119,8 @@ impl Activation {
     /// A trace, which has none.
     pub fn tensor(&self) -> Result<&Tensor> {
         match &self.0 {
-            Form::Values(tensor) => Ok(tensor),
-            Form::Traced(_) => candle_core::bail!("a memory trace has no values"),
+            ActivationForm::Values(tensor) => Ok(tensor),
+            ActivationForm::Traced(_) => candle_core::bail!("a memory trace has no values"),
         }
     }
 
@@ -122,30 +130,30 @@ impl Activation {
     /// A trace, which has none.
     pub fn into_tensor(self) -> Result<Tensor> {
         match self.0 {
-            Form::Values(tensor) => Ok(tensor),
-            Form::Traced(_) => candle_core::bail!("a memory trace has no values"),
+            ActivationForm::Values(tensor) => Ok(tensor),
+            ActivationForm::Traced(_) => candle_core::bail!("a memory trace has no values"),
         }
     }
 
     /// `true` for a shape within a trace.
     #[must_use]
     pub fn is_traced(&self) -> bool {
-        matches!(self.0, Form::Traced(_))
+        matches!(self.0, ActivationForm::Traced(_))
     }
 
     /// The trace that it belongs to, if it does.
     #[must_use]
     pub fn trace(&self) -> Option<&Trace> {
         match &self.0 {
-            Form::Values(_) => None,
-            Form::Traced(traced) => Some(traced.claim.trace()),
+            ActivationForm::Values(_) => None,
+            ActivationForm::Traced(traced) => Some(traced.claim.trace()),
         }
     }
 
     fn layout(&self) -> &Layout {
         match &self.0 {
-            Form::Values(tensor) => tensor.layout(),
-            Form::Traced(traced) => &traced.layout,
+            ActivationForm::Values(tensor) => tensor.layout(),
+            ActivationForm::Traced(traced) => &traced.layout,
         }
     }
 }

@@ -1,11 +1,11 @@
-//! Shapes of activations and views of them: what moves no values and takes no memory.
+//! Shapes of activations and views of them, which move no values and allocate no memory.
 
 use candle_core::{
     D, DType, Layout, Result, Shape,
     shape::{Dim, Dims, ShapeWithOneHole},
 };
 
-use super::{Activation, Form};
+use super::{Activation, ActivationForm};
 
 impl Activation {
     /// Its dimensions.
@@ -68,8 +68,8 @@ impl Activation {
     #[must_use]
     pub fn dtype(&self) -> DType {
         match &self.0 {
-            Form::Values(tensor) => tensor.dtype(),
-            Form::Traced(traced) => traced.dtype,
+            ActivationForm::Values(tensor) => tensor.dtype(),
+            ActivationForm::Traced(traced) => traced.dtype,
         }
     }
 
@@ -91,8 +91,8 @@ impl Activation {
     /// A shape of another number of values.
     pub fn reshape(&self, shape: impl ShapeWithOneHole) -> Result<Self> {
         let traced = match &self.0 {
-            Form::Values(tensor) => return tensor.reshape(shape).map(Self::from),
-            Form::Traced(traced) => traced,
+            ActivationForm::Values(tensor) => return tensor.reshape(shape).map(Self::from),
+            ActivationForm::Traced(traced) => traced,
         };
         let shape = shape.into_shape(self.elem_count())?;
         if shape.elem_count() != self.elem_count() {
@@ -119,8 +119,8 @@ impl Activation {
     /// Places that it does not have.
     pub fn narrow(&self, dim: impl Dim, start: usize, len: usize) -> Result<Self> {
         match &self.0 {
-            Form::Values(tensor) => tensor.narrow(dim, start, len).map(Self::from),
-            Form::Traced(traced) => {
+            ActivationForm::Values(tensor) => tensor.narrow(dim, start, len).map(Self::from),
+            ActivationForm::Traced(traced) => {
                 let dim = dim.to_index(self.shape(), "narrow")?;
                 Ok(traced.view(traced.layout.narrow(dim, start, len)?))
             }
@@ -133,20 +133,20 @@ impl Activation {
     /// A place that it does not have.
     pub fn get(&self, index: usize) -> Result<Self> {
         match &self.0 {
-            Form::Values(tensor) => tensor.get(index).map(Self::from),
-            Form::Traced(_) if self.rank() == 0 => Ok(self.clone()),
-            Form::Traced(_) => self.narrow(0, index, 1)?.reshape(&self.dims()[1..]),
+            ActivationForm::Values(tensor) => tensor.get(index).map(Self::from),
+            ActivationForm::Traced(_) if self.rank() == 0 => Ok(self.clone()),
+            ActivationForm::Traced(_) => self.narrow(0, index, 1)?.reshape(&self.dims()[1..]),
         }
     }
 
-    /// Without a dimension of size 1; itself where it has another size.
+    /// View without a dimension of size 1; unchanged where it has another size.
     ///
     /// # Errors
     /// A dimension that it does not have.
     pub fn squeeze(&self, dim: impl Dim) -> Result<Self> {
         let traced = match &self.0 {
-            Form::Values(tensor) => return tensor.squeeze(dim).map(Self::from),
-            Form::Traced(traced) => traced,
+            ActivationForm::Values(tensor) => return tensor.squeeze(dim).map(Self::from),
+            ActivationForm::Traced(traced) => traced,
         };
         let dim = dim.to_index(self.shape(), "squeeze")?;
         if self.dims()[dim] != 1 {
@@ -158,14 +158,14 @@ impl Activation {
         Ok(traced.view(Layout::new(dims.into(), stride, traced.layout.start_offset())))
     }
 
-    /// With a dimension of size 1 more.
+    /// View with one more dimension of size 1.
     ///
     /// # Errors
     /// A place that it cannot have.
     pub fn unsqueeze(&self, dim: impl Dim) -> Result<Self> {
         let traced = match &self.0 {
-            Form::Values(tensor) => return tensor.unsqueeze(dim).map(Self::from),
-            Form::Traced(traced) => traced,
+            ActivationForm::Values(tensor) => return tensor.unsqueeze(dim).map(Self::from),
+            ActivationForm::Traced(traced) => traced,
         };
         let dim = dim.to_index_plus_one(self.shape(), "unsqueeze")?;
         let (mut dims, mut stride) = (self.dims().to_vec(), traced.layout.stride().to_vec());
@@ -175,14 +175,14 @@ impl Activation {
         Ok(traced.view(Layout::new(dims.into(), stride, traced.layout.start_offset())))
     }
 
-    /// With two dimensions exchanged.
+    /// View with two dimensions exchanged.
     ///
     /// # Errors
     /// Dimensions that it does not have.
     pub fn transpose(&self, first: impl Dim, second: impl Dim) -> Result<Self> {
         match &self.0 {
-            Form::Values(tensor) => tensor.transpose(first, second).map(Self::from),
-            Form::Traced(traced) => {
+            ActivationForm::Values(tensor) => tensor.transpose(first, second).map(Self::from),
+            ActivationForm::Traced(traced) => {
                 let first = first.to_index(self.shape(), "transpose")?;
                 let second = second.to_index(self.shape(), "transpose")?;
                 Ok(traced.view(traced.layout.transpose(first, second)?))
@@ -190,7 +190,7 @@ impl Activation {
         }
     }
 
-    /// With its last two dimensions exchanged.
+    /// View with its last two dimensions exchanged.
     ///
     /// # Errors
     /// Fewer than two dimensions.
@@ -198,14 +198,14 @@ impl Activation {
         self.transpose(D::Minus2, D::Minus1)
     }
 
-    /// With its dimensions in another order.
+    /// View with its dimensions in another order.
     ///
     /// # Errors
     /// Anything but every dimension once.
     pub fn permute(&self, dims: impl Dims) -> Result<Self> {
         match &self.0 {
-            Form::Values(tensor) => tensor.permute(dims).map(Self::from),
-            Form::Traced(traced) => {
+            ActivationForm::Values(tensor) => tensor.permute(dims).map(Self::from),
+            ActivationForm::Traced(traced) => {
                 let dims = dims.to_indexes(self.shape(), "permute")?;
                 Ok(traced.view(traced.layout.permute(&dims)?))
             }
@@ -218,8 +218,8 @@ impl Activation {
     /// A shape that it cannot be spread to.
     pub fn broadcast_as(&self, shape: impl Into<Shape>) -> Result<Self> {
         match &self.0 {
-            Form::Values(tensor) => tensor.broadcast_as(shape).map(Self::from),
-            Form::Traced(traced) => Ok(traced.view(traced.layout.broadcast_as(shape)?)),
+            ActivationForm::Values(tensor) => tensor.broadcast_as(shape).map(Self::from),
+            ActivationForm::Traced(traced) => Ok(traced.view(traced.layout.broadcast_as(shape)?)),
         }
     }
 }

@@ -3,14 +3,14 @@
 
 use candle_core::{Result, Tensor};
 
-use super::with_values;
+use super::values::with_values;
 
 /// Epilogue of a product with `columns` outputs of so many samples: the values that are added to it.
 #[derive(Debug)]
 pub(in crate::backend) struct Epilogue<'a, T: ?Sized> {
     /// `[columns]`, or `[samples, columns]`
     pub bias: Option<&'a T>,
-    /// of the output's shape: a residual connection
+    /// residual connection, of the output's shape
     pub other: Option<&'a T>,
 }
 

@@ -7,7 +7,7 @@ use std::slice;
 use gemm::Parallelism;
 use rayon::prelude::*;
 
-use super::values::{Block, Shared};
+use super::values::{RowBlock, Shared};
 
 /// A tile has at most this many rows: enough to repay packing the weights for each tile.
 const TILE_ROWS: usize = 256;
@@ -56,7 +56,7 @@ impl<'a> Matrix<'a> {
     }
 }
 
-impl Block<'_> {
+impl RowBlock<'_> {
     /// The same values, to be read.
     pub(in crate::backend) fn as_matrix(&self) -> Matrix<'_> {
         let len = (self.rows - 1) * self.stride + self.columns;
@@ -69,7 +69,7 @@ impl Block<'_> {
 }
 
 /// `y = scale·a·b`, or `y += scale·a·b`.
-pub(in crate::backend) fn multiply(y: &mut Block, a: Matrix, b: Matrix, scale: f32, add: bool) {
+pub(in crate::backend) fn multiply(y: &mut RowBlock, a: Matrix, b: Matrix, scale: f32, add: bool) {
     assert!(y.rows == a.rows && y.columns == b.columns && a.columns == b.rows, "shapes");
     assert!(a.fits() && b.fits(), "a matrix beyond its memory");
     // SAFETY: by the assertions all three lie within their memory; `y` is exclusively ours, and
@@ -101,23 +101,23 @@ pub(in crate::backend) fn multiply(y: &mut Block, a: Matrix, b: Matrix, scale: f
 
 /// Tiling of a product of `rows × columns`.
 #[derive(Clone, Copy, Debug)]
-struct Tiling {
+struct MatmulTiling {
     rows: usize,
     columns: usize,
     tile_rows: usize,
     tile_columns: usize,
 }
 
-/// One tile: where it begins and what it covers.
+/// One tile: its origin and its extent.
 #[derive(Clone, Copy, Debug)]
-struct Tile {
+struct MatmulTile {
     row: usize,
     rows: usize,
     column: usize,
     columns: usize,
 }
 
-impl Tiling {
+impl MatmulTiling {
     fn new(rows: usize, columns: usize) -> Self {
         let most_rows = rows.div_ceil(TILES_PER_PRODUCT).clamp(TILE_ROWS / 2, TILE_ROWS);
         let count = rows.div_ceil(most_rows).max(1);
@@ -136,11 +136,11 @@ impl Tiling {
         self.rows.div_ceil(self.tile_rows) * self.columns.div_ceil(self.tile_columns)
     }
 
-    fn tile(&self, index: usize) -> Tile {
+    fn tile(&self, index: usize) -> MatmulTile {
         let across = self.columns.div_ceil(self.tile_columns);
         let row = index / across * self.tile_rows;
         let column = index % across * self.tile_columns;
-        Tile {
+        MatmulTile {
             row,
             rows: self.tile_rows.min(self.rows - row),
             column,
@@ -156,7 +156,7 @@ pub(crate) fn add_product(y: &mut [f32], a: &[f32], b: &[f32], inner: usize, sca
     if y.is_empty() {
         return;
     }
-    let tiling = Tiling::new(rows, columns);
+    let tiling = MatmulTiling::new(rows, columns);
     let output = Shared::new(y);
     (0..tiling.count()).into_par_iter().for_each(|index| {
         let tile = tiling.tile(index);
@@ -178,7 +178,7 @@ mod tests {
     #[test]
     fn the_tiles_of_a_product_cover_every_value_once() {
         for (rows, columns) in [(1, 1), (77, 640), (4096, 128), (63, 1281), (1000, 4), (5, 97)] {
-            let tiling = Tiling::new(rows, columns);
+            let tiling = MatmulTiling::new(rows, columns);
             let mut seen = vec![0u8; rows * columns];
             for tile in (0..tiling.count()).map(|index| tiling.tile(index)) {
                 assert!(tile.rows > 0 && tile.columns > 0);

@@ -18,7 +18,7 @@ pub(in crate::backend) struct Narrow {
 }
 
 impl Narrow {
-    /// From a weight in checkpoint layout, `[out, in, k, k]`.
+    /// Packs a weight in checkpoint layout, `[out, in, k, k]`.
     ///
     /// # Errors
     /// Another shape, no weight at all, or more outputs than [`OUTPUTS`].

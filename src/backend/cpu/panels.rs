@@ -20,10 +20,10 @@ use crate::backend::{MatmulPrecision, rows::StoredRows};
 
 /// Storage of the numbers of packed panels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Store {
-    /// As words of the kernel.
+enum PanelStore {
+    /// Words of the kernel.
     Words,
-    /// In 16 bits, to be brought to f32 block by block.
+    /// 16 bits, converted to f32 block by block.
     F16,
     Bf16,
 }
@@ -32,17 +32,17 @@ enum Store {
 #[derive(Clone, Debug)]
 pub(in crate::backend) struct Panels {
     lines: Arc<Vec<Line>>,
-    store: Store,
+    store: PanelStore,
     kernel: &'static Kernel,
     pub inner: usize,
     pub columns: usize,
 }
 
 /// Lines of one panel.
-fn panel_lines(kernel: &Kernel, store: Store, inner: usize) -> usize {
+fn panel_lines(kernel: &Kernel, store: PanelStore, inner: usize) -> usize {
     match store {
-        Store::Words => kernel.words(inner) * PANEL / Line::WORDS,
-        Store::F16 | Store::Bf16 => (inner * PANEL).div_ceil(2 * Line::WORDS),
+        PanelStore::Words => kernel.words(inner) * PANEL / Line::WORDS,
+        PanelStore::F16 | PanelStore::Bf16 => (inner * PANEL).div_ceil(2 * Line::WORDS),
     }
 }
 
@@ -54,8 +54,11 @@ pub(in crate::backend) fn panels_bytes(
     inner: usize,
     columns: usize,
 ) -> usize {
-    let store =
-        if in_16_bits && precision == MatmulPrecision::F32 { Store::F16 } else { Store::Words };
+    let store = if in_16_bits && precision == MatmulPrecision::F32 {
+        PanelStore::F16
+    } else {
+        PanelStore::Words
+    };
     let lines = Kernel::get(precision).map_or(0, |kernel| panel_lines(kernel, store, inner));
     columns.div_ceil(PANEL) * lines * size_of::<Line>()
 }
@@ -92,23 +95,23 @@ impl Panels {
         Ok(match storage {
             CpuStorage::F16(values) if in_words => {
                 let values = &values[start..end];
-                of(laid_out.words(kernel, |at| values[at].to_f32()), Store::Words)
+                of(laid_out.words(kernel, |at| values[at].to_f32()), PanelStore::Words)
             }
             CpuStorage::BF16(values) if in_words => {
                 let values = &values[start..end];
-                of(laid_out.words(kernel, |at| values[at].to_f32()), Store::Words)
+                of(laid_out.words(kernel, |at| values[at].to_f32()), PanelStore::Words)
             }
             CpuStorage::F16(values) => {
                 let values = &values[start..end];
-                of(laid_out.halves(kernel, |at| values[at].to_bits()), Store::F16)
+                of(laid_out.halves(kernel, |at| values[at].to_bits()), PanelStore::F16)
             }
             CpuStorage::BF16(values) => {
                 let values = &values[start..end];
-                of(laid_out.halves(kernel, |at| values[at].to_bits()), Store::Bf16)
+                of(laid_out.halves(kernel, |at| values[at].to_bits()), PanelStore::Bf16)
             }
             storage => {
                 let values = &storage.as_slice::<f32>()?[start..end];
-                of(laid_out.words(kernel, |at| values[at]), Store::Words)
+                of(laid_out.words(kernel, |at| values[at]), PanelStore::Words)
             }
         })
     }
@@ -150,7 +153,7 @@ impl Laid {
             }
         };
         let inner = self.input * self.taps;
-        let each = panel_lines(kernel, Store::Words, inner);
+        let each = panel_lines(kernel, PanelStore::Words, inner);
         let mut lines = zeros(self.columns.div_ceil(PANEL) * each);
         lines.par_chunks_mut(each.max(1)).enumerate().for_each(|(panel, lines)| {
             with_lines(FILL_LINES, |scratch| {
@@ -167,7 +170,7 @@ impl Laid {
 
     fn halves(self, kernel: &Kernel, bits: impl Fn(usize) -> u16 + Sync) -> Vec<Line> {
         let inner = self.input * self.taps;
-        let each = panel_lines(kernel, Store::F16, inner);
+        let each = panel_lines(kernel, PanelStore::F16, inner);
         let mut lines = zeros(self.columns.div_ceil(PANEL) * each);
         lines.par_chunks_mut(each.max(1)).enumerate().for_each(|(panel, lines)| {
             let halves = f16::of_lines_mut(lines);
@@ -196,14 +199,14 @@ const BLOCK_LINES: usize = DEPTH * PANEL / Line::WORDS;
 pub(in crate::backend) enum Blocks {
     /// It is kept as the micro-kernels read it.
     Kept,
-    /// From numbers in 16 bits.
+    /// Made from numbers in 16 bits.
     OfHalves,
-    /// From rows as stored.
+    /// Made from rows as stored.
     OfRows,
 }
 
 impl Blocks {
-    /// Those of panels that are made of `numbers` for products in this precision.
+    /// Access to panels that are made of `numbers` for products in this precision.
     pub(in crate::backend) fn of_panels(precision: MatmulPrecision, numbers: DType) -> Self {
         let in_16_bits = numbers != DType::F32 && precision == MatmulPrecision::F32;
         if in_16_bits { Self::OfHalves } else { Self::Kept }
@@ -302,7 +305,7 @@ impl Right<'_> {
     /// Access to its blocks.
     pub(in crate::backend) fn blocks(&self) -> Blocks {
         match self {
-            Self::Panels(Panels { store: Store::Words, .. }) => Blocks::Kept,
+            Self::Panels(Panels { store: PanelStore::Words, .. }) => Blocks::Kept,
             Self::Panels(_) => Blocks::OfHalves,
             Self::Stored(..) => Blocks::OfRows,
         }
@@ -312,7 +315,7 @@ impl Right<'_> {
     /// to be made.
     pub(in crate::backend) fn place(&self, panel: usize, first: usize) -> *const u32 {
         match *self {
-            Self::Panels(panels) if panels.store == Store::Words => {
+            Self::Panels(panels) if panels.store == PanelStore::Words => {
                 let each = panel_lines(panels.kernel, panels.store, panels.inner);
                 let line = panel * each + first * PANEL / Line::WORDS;
                 panels.lines.get(line).map_or(null(), |line| ptr::from_ref(line).cast())
@@ -335,14 +338,14 @@ impl Right<'_> {
             Self::Panels(panels) => {
                 let each = panel_lines(panels.kernel, panels.store, panels.inner);
                 let lines = &panels.lines[panel * each..(panel + 1) * each];
-                if panels.store == Store::Words {
+                if panels.store == PanelStore::Words {
                     let start = first * PANEL / Line::WORDS;
                     return &lines[start..start + count];
                 }
                 let halves = first * PANEL..(first + words) * PANEL;
                 let block = &mut scratch[..count];
                 let values = f32::of_lines_mut(block);
-                if panels.store == Store::F16 {
+                if panels.store == PanelStore::F16 {
                     f16::of_lines(lines)[halves].convert_to_f32_slice(values);
                 } else {
                     bf16::of_lines(lines)[halves].convert_to_f32_slice(values);

@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use candle_core::{Device, Result, Tensor};
 use rayon::prelude::*;
 
-use super::{with_values, written};
+use super::values::{with_values, written};
 
 /// Values per task.
 pub(in crate::backend) const PIECE: usize = 1 << 14;

@@ -1,4 +1,4 @@
-//! MatmulPrecision of activations with a weight in panels. A tile of rows is brought block by block into
+//! Products of activations with a weight in panels. A tile of rows is brought block by block into
 //! memory of its thread, rounded if need be, and multiplied there with one panel after the other;
 //! bias and summand are added where the first block's sums are written.
 
@@ -28,7 +28,7 @@ const TILE_PANELS: usize = 20;
 const TILES_PER_THREAD: usize = 4;
 
 /// The left side of a product: rows that are put together when they are needed.
-pub(in crate::backend) trait Rows: Sync {
+pub(in crate::backend) trait ProductRows: Sync {
     /// Writes numbers `from..from + count` of `rows` rows from `first` on, rounded, into `out`,
     /// [`ROW`] words from one to the next.
     fn copy<E: Element>(&self, first: usize, rows: usize, from: usize, count: usize, out: &mut [E]);
@@ -40,7 +40,7 @@ pub(in crate::backend) struct Plain<'a> {
     pub inner: usize,
 }
 
-impl Rows for Plain<'_> {
+impl ProductRows for Plain<'_> {
     fn copy<E: Element>(
         &self,
         first: usize,
@@ -65,14 +65,14 @@ pub(in crate::backend) fn scratch_values(
     blocks: Blocks,
 ) -> usize {
     let rows = rows / samples.max(1);
-    let tiling = Tiling::new(rows, samples, columns, blocks);
+    let tiling = ProductTiling::new(rows, samples, columns, blocks);
     tiling.tile_rows.min(rows) * ROW + blocks.scratch_lines() * Line::WORDS
 }
 
 /// `rows·weight + epilogue` → `[count, columns]`. Rows belong to `samples` of equal size, one after
 /// the other, each of which may have a bias of its own.
 pub(in crate::backend) fn product(
-    rows: &impl Rows,
+    rows: &impl ProductRows,
     count: usize,
     samples: usize,
     right: Right,
@@ -95,7 +95,7 @@ pub(in crate::backend) fn product(
         return Vec::new();
     }
     let samples = if own_bias { samples } else { 1 };
-    let tiling = Tiling::new(count / samples, samples, columns, right.blocks());
+    let tiling = ProductTiling::new(count / samples, samples, columns, right.blocks());
     let fill = |y: &mut [MaybeUninit<f32>]| {
         let output = Shared::uninit(y);
         (0..tiling.count()).into_par_iter().for_each(|index| {
@@ -112,8 +112,8 @@ pub(in crate::backend) fn product(
 
 /// Tiling of a product. No value depends on it: each sum is taken by itself, in order.
 #[derive(Clone, Copy, Debug)]
-struct Tiling {
-    /// of one sample
+struct ProductTiling {
+    /// rows of one sample
     rows: usize,
     samples: usize,
     panels: usize,
@@ -122,16 +122,16 @@ struct Tiling {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Tile {
+struct ProductTile {
     row: usize,
     rows: usize,
     panel: usize,
     panels: usize,
-    /// where the bias of its sample begins, in samples
+    /// index of its sample's bias
     bias: usize,
 }
 
-impl Tiling {
+impl ProductTiling {
     fn new(rows: usize, samples: usize, columns: usize, blocks: Blocks) -> Self {
         let panels = columns.div_ceil(PANEL);
         let most = if blocks.are_made() { TILE_ROWS_MADE } else { TILE_ROWS };
@@ -166,11 +166,11 @@ impl Tiling {
     }
 
     /// Tiles of the same panels come one after the other.
-    fn tile(&self, index: usize) -> Tile {
+    fn tile(&self, index: usize) -> ProductTile {
         let down = self.samples * self.down();
         let (panel, index) = (index / down * self.tile_panels, index % down);
         let (sample, row) = (index / self.down(), index % self.down() * self.tile_rows);
-        Tile {
+        ProductTile {
             row: sample * self.rows + row,
             rows: self.tile_rows.min(self.rows - row),
             panel,
@@ -182,10 +182,10 @@ impl Tiling {
 
 /// One tile.
 fn multiply<E: Element>(
-    rows: &impl Rows,
+    rows: &impl ProductRows,
     right: &Right,
     epilogue: Epilogue<[f32]>,
-    tile: Tile,
+    tile: ProductTile,
     output: &Shared,
 ) {
     let (inner, columns) = right.dims();
@@ -235,7 +235,7 @@ fn multiply<E: Element>(
                     // tiles share no value; the processor has the kernel's instructions, for which
                     // it was chosen.
                     unsafe { kernel.run(count, words, left, block.as_ptr().cast(), &place) };
-                    // Each call brings a cache line for each word closer, and a block has two of them.
+                    // Each call prefetches a cache line for each word, and a block has two of them.
                     let has_more = row == 0 && !next.is_null();
                     next = if has_more { next.wrapping_add(words * LINE) } else { null() };
                 }
@@ -349,7 +349,7 @@ mod tests {
             [(1, 1, 1), (77, 1, 640), (4096, 1, 128), (63, 3, 1281), (1000, 2, 4), (5, 1, 97)]
         {
             for blocks in [Blocks::Kept, Blocks::OfRows] {
-                let tiling = Tiling::new(rows, samples, columns, blocks);
+                let tiling = ProductTiling::new(rows, samples, columns, blocks);
                 let panels = columns.div_ceil(PANEL);
                 let mut seen = vec![0u8; samples * rows * panels];
                 for tile in (0..tiling.count()).map(|index| tiling.tile(index)) {

@@ -103,18 +103,18 @@ impl<'a> Shared<'a> {
         rows: usize,
         columns: usize,
         stride: usize,
-    ) -> Block<'a> {
+    ) -> RowBlock<'a> {
         assert!(columns <= stride || rows == 1, "the rows of a block overlap");
         assert!(rows > 0 && columns > 0, "an empty block");
         assert!(offset + (rows - 1) * stride + columns <= self.len, "a block beyond the output");
         // SAFETY: the block lies within the output, as just checked.
         let start = unsafe { self.start.add(offset) };
-        Block { start, rows, columns, stride, owner: PhantomData }
+        RowBlock { start, rows, columns, stride, owner: PhantomData }
     }
 }
 
 /// A rectangle of an output.
-pub(in crate::backend) struct Block<'a> {
+pub(in crate::backend) struct RowBlock<'a> {
     pub(super) start: *mut f32,
     pub(super) rows: usize,
     pub(super) columns: usize,
@@ -122,7 +122,7 @@ pub(in crate::backend) struct Block<'a> {
     owner: PhantomData<&'a mut [f32]>,
 }
 
-impl Block<'_> {
+impl RowBlock<'_> {
     pub(in crate::backend) fn row(&mut self, index: usize) -> &mut [f32] {
         assert!(index < self.rows, "row {index} of {}", self.rows);
         // SAFETY: the rows lie within the output, and blocks do not overlap.

@@ -36,25 +36,25 @@ use candle_core::{DType, Result, Shape};
 use super::{Activation, Placement, Trace};
 
 /// Implementation that an operation runs in.
-enum Form<'a> {
+enum OpForm<'a> {
     /// The CPU's kernel, on values.
     Kernel,
     /// The memory of the CPU's kernel, counted in this trace.
     KernelCost(&'a Trace),
-    /// Put together from candle's functions, of values or within a trace.
+    /// Composition of candle's functions, on values or within a trace.
     Composed,
 }
 
 /// The form for these activations: the kernel's where all of them are its values, or would be.
-fn form<'a, const N: usize>(inputs: [&'a Activation; N]) -> Form<'a> {
+fn form<'a, const N: usize>(inputs: [&'a Activation; N]) -> OpForm<'a> {
     if let Some(trace) = inputs.iter().find_map(|x| x.trace()) {
         let has_kernels = inputs.iter().all(|x| trace.placement().has_kernels(x.dtype()));
-        return if has_kernels { Form::KernelCost(trace) } else { Form::Composed };
+        return if has_kernels { OpForm::KernelCost(trace) } else { OpForm::Composed };
     }
     let has_kernels = |x: &&Activation| {
         x.tensor().is_ok_and(|x| Placement::from(x.device()).has_kernels(x.dtype()))
     };
-    if inputs.iter().all(has_kernels) { Form::Kernel } else { Form::Composed }
+    if inputs.iter().all(has_kernels) { OpForm::Kernel } else { OpForm::Composed }
 }
 
 /// Counts the memory of a kernel that reads `inputs` contiguously (others are copied) and writes f32.

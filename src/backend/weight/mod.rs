@@ -36,7 +36,7 @@ pub(super) enum Values {
     Narrow(Narrow),
     Rows(StoredRows),
     OnDevice(Arc<QMatMul>),
-    /// of a model that is only traced
+    /// values of a model that is only traced
     None,
 }
 

@@ -1,4 +1,4 @@
-//! Weight storage: where a weight lives and in which layout. It is decided here and nowhere else, before
+//! Weight storage: the place of a weight and its layout. It is decided here and nowhere else, before
 //! anything is read, so that a plan of memory and the loaded model cannot differ.
 
 use candle_core::{DType, Result, Shape, quantized::GgmlDType};
@@ -55,16 +55,16 @@ pub struct Stored {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WeightStorage {
-    /// In the device's memory, `[in, out]` (a table as it is), for candle's products.
+    /// The device's memory, `[in, out]` (a table as it is), for candle's products.
     Dense(DType),
-    /// In packed panels, for the CPU's kernels.
+    /// Packed panels, for the CPU's kernels.
     Panels {
         /// Matmul precision.
         precision: MatmulPrecision,
         /// The type that the weight is read in. 16 bits stay 16 bits where products are f32.
         numbers: DType,
     },
-    /// In f32, for the CPU's convolution with a few outputs.
+    /// Rows in f32, for the CPU's convolution with a few outputs.
     Narrow {
         /// The type that the weight is read in.
         numbers: DType,
@@ -92,7 +92,7 @@ impl WeightStorage {
         let (output, input) = weight_use.dims(shape)?;
         let &Working { dtype, precision, .. } = working;
         let has_kernels = working.has_kernels();
-        // What stays in the source's format.
+        // Weights that stay in the source's format.
         let kept = stored.filter(|stored| {
             let kept_by_cpu = has_kernels && stored.keep && stored.format != GgmlDType::F32;
             kept_by_cpu || (!working.device.is_cpu() && blocks::is_quantized(stored.format))

@@ -1,6 +1,5 @@
-//! Asking the model on a thread of its own, so that whoever waits can be called away at any time: to
-//! load seven billion weights, or to read four prompts on a CPU, takes minutes in which nothing asks
-//! whether to go on.
+//! Inference on a thread of its own, so that the caller can cancel at any time: loading seven billion weights, or
+//! prefilling four prompts on a CPU, takes minutes without a cancellation check.
 
 use std::ops::ControlFlow;
 use std::sync::{
@@ -11,53 +10,53 @@ use std::sync::{
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Load, NAME, engine, one_line};
+use super::{LoadFn, NAME, engine, one_line};
 use crate::caption::CaptionError;
-use crate::caption::key::Said;
+use crate::caption::key::GeneratedText;
 use crate::caption::vision::Answer;
-use crate::model::llava::{GenerateOptions, Llava, LlavaError, Prompt, Row, Step};
+use crate::model::llava::{GenerateOptions, GenerationStep, Llava, LlavaError, Prompt, Row};
 
-/// How often it is asked whether to stop.
-const PATIENCE: Duration = Duration::from_millis(50);
+/// Interval at which `stop` is polled.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How long the thread is waited for after a stop: most steps are shorter, and it then ends cleanly.
+/// Grace period for the thread after a stop. Most steps are shorter, so that it ends cleanly.
 const GRACE: Duration = Duration::from_millis(400);
 
 /// Pictures of one size, and the question about them.
-pub(super) struct Request {
-    pub load: Load,
+pub(super) struct BatchRequest {
+    pub load: LoadFn,
     pub instruction: String,
     pub rows: Vec<Row<'static>>,
     pub options: GenerateOptions,
 }
 
-/// What the thread tells.
-enum News {
-    /// So many texts have ended.
+/// Progress and result sent by the thread.
+enum ThreadEvent {
+    /// Number of texts that have ended.
     Ended(usize),
     Done(Result<Vec<Answer>, CaptionError>),
 }
 
 /// The model's answer for each row; `on_ended` is told how many there are so far.
 ///
-/// Where `stop` says so this returns within half a second, and the thread ends with the step it is at.
+/// If `stop` returns `true`, this returns within half a second, and the thread ends after its current step.
 ///
 /// # Errors
 /// [`CaptionError::Interrupted`], or whatever keeps the model from working at all.
 pub(super) fn ask(
-    request: Request,
+    request: BatchRequest,
     stop: &dyn Fn() -> bool,
     on_ended: &mut dyn FnMut(usize),
 ) -> Result<Vec<Answer>, CaptionError> {
     let failed =
         |message: &str| CaptionError::Engine { name: NAME.into(), message: message.to_owned() };
-    let (sender, news) = mpsc::channel();
+    let (sender, events) = mpsc::channel();
     let halt = Arc::new(AtomicBool::new(false));
     let halted = Arc::clone(&halt);
     let asking = move || {
         let result = answer(&request, &mut |ended| {
             // Nobody listens any more only if nobody wants more.
-            let is_heard = sender.send(News::Ended(ended)).is_ok();
+            let is_heard = sender.send(ThreadEvent::Ended(ended)).is_ok();
             if is_heard && !halted.load(Ordering::Relaxed) {
                 ControlFlow::Continue(())
             } else {
@@ -66,7 +65,7 @@ pub(super) fn ask(
         });
         // What the model was asked with goes before anybody goes on.
         drop(request);
-        let _ = sender.send(News::Done(result));
+        let _ = sender.send(ThreadEvent::Done(result));
     };
     let thread = thread::Builder::new().name("captions".to_owned()).spawn(asking);
     let thread = thread.map_err(|error| failed(&error.to_string()))?;
@@ -74,14 +73,14 @@ pub(super) fn ask(
         if stop() {
             halt.store(true, Ordering::Relaxed);
             let until = Instant::now() + GRACE;
-            while let Ok(News::Ended(_)) =
-                news.recv_timeout(until.saturating_duration_since(Instant::now()))
+            while let Ok(ThreadEvent::Ended(_)) =
+                events.recv_timeout(until.saturating_duration_since(Instant::now()))
             {}
             return Err(CaptionError::Interrupted);
         }
-        match news.recv_timeout(PATIENCE) {
-            Ok(News::Ended(count)) => on_ended(count),
-            Ok(News::Done(result)) => {
+        match events.recv_timeout(POLL_INTERVAL) {
+            Ok(ThreadEvent::Ended(count)) => on_ended(count),
+            Ok(ThreadEvent::Done(result)) => {
                 let _ = thread.join();
                 return result;
             }
@@ -94,17 +93,17 @@ pub(super) fn ask(
 }
 
 fn answer(
-    request: &Request,
+    request: &BatchRequest,
     on_ended: &mut dyn FnMut(usize) -> ControlFlow<()>,
 ) -> Result<Vec<Answer>, CaptionError> {
-    let Request { load, instruction, rows, options } = request;
+    let BatchRequest { load, instruction, rows, options } = request;
     let model = load()?;
     let prompt = model.prompt(instruction).map_err(engine)?;
     match generate(&model, &prompt, rows, options, on_ended) {
         Ok(texts) => {
             let said = |tokens: Vec<u32>| -> Answer {
                 let text = model.decode(&tokens).map_err(|error| one_line(&error))?;
-                Ok(Said { text, has_ended: tokens.len() < options.max_new_tokens })
+                Ok(GeneratedText { text, has_ended: tokens.len() < options.max_new_tokens })
             };
             Ok(texts.into_iter().map(said).collect())
         }
@@ -125,8 +124,8 @@ fn generate(
     on_ended: &mut dyn FnMut(usize) -> ControlFlow<()>,
 ) -> Result<Vec<Vec<u32>>, LlavaError> {
     let mut on_step = |step| match step {
-        Step::Decoded { ended, .. } => on_ended(ended),
-        Step::Prefilled { .. } => on_ended(0),
+        GenerationStep::Decoded { ended, .. } => on_ended(ended),
+        GenerationStep::Prefilled { .. } => on_ended(0),
     };
     match model.generate(prompt, rows, options, &mut on_step) {
         Err(LlavaError::Tensor(_)) if rows.len() > 1 => {

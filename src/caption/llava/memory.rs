@@ -7,7 +7,7 @@ use super::{DEFAULT_ROWS, LlavaCaptioner};
 use crate::backend::Trace;
 use crate::caption::wording::instruction;
 use crate::caption::{CaptionBatch, CaptionError, CaptionMemory, CaptionNeeds, CaptionRequest};
-use crate::model::llava::{Batch, Prompt};
+use crate::model::llava::{Prompt, TraceBatch};
 use crate::weights::Footprint;
 
 /// A LLaVA model and the pictures of one job.
@@ -42,7 +42,7 @@ impl CaptionMemory for LlavaMemory<'_> {
         self.captioner.blueprint.vocabulary()
     }
 
-    /// Of each number of captions written at once, the most pictures that are read at once come first.
+    /// Ordered by decode batch, largest first; within one decode batch by prefill batch, largest first.
     fn batches(&self) -> Vec<CaptionBatch> {
         let asked = self.captioner.settings.rows;
         let together = self.sizes.values().max().copied().unwrap_or(1);
@@ -63,7 +63,7 @@ impl CaptionMemory for LlavaMemory<'_> {
         for (&size, &count) in &self.sizes {
             let trace = Trace::new(&self.captioner.device);
             let rows = batch.rows.min(count);
-            let batch = Batch {
+            let batch = TraceBatch {
                 rows,
                 prefill_rows: batch.prefill_rows,
                 size,

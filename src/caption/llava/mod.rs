@@ -1,9 +1,9 @@
 //! `--captioner llava`: a LLaVA model looks at every region and says what is there (docs/method.md §5). All
 //! regions of a job go through the model together; see [`Llava::generate`].
 //!
-//! The model is told the global prompt as context and not to name what it does not see; what it says is
-//! the region's whole text condition, cut at a clause where it would not fit the text encoders. It is
-//! loaded for the first picture that the cache knows nothing of, and not at all if there is none.
+//! The instruction gives the global prompt as context and asks for visible things only. The answer is the region's
+//! whole text condition, cut at a clause if it does not fit the text encoders. The model is loaded at the first
+//! cache miss.
 
 mod ask;
 mod memory;
@@ -16,29 +16,29 @@ use candle_core::{DType, Device};
 use serde_json::Value;
 
 use super::cache::{Cached, CaptionCache};
-use super::key::Subject;
-use super::vision::{News, Question, VisionModel, VisionSession};
+use super::key::KeyPrefix;
+use super::vision::{Question, VisionEvent, VisionModel, VisionSession};
 use super::wording::{Fits, Stop, instruction};
 use super::{
     CaptionError, CaptionMemory, CaptionRequest, CaptionSession, Captioner, SessionContext,
 };
 use crate::backend::{device_name, give_back_freed, working_dtype};
-use crate::model::llava::{GenerateOptions, Llava, LlavaError, Picture, Row, Sampling};
+use crate::model::llava::{GenerateOptions, Llava, LlavaError, LlavaPicture, Row, TokenSampling};
 use crate::weights::{Footprint, Lazy, LlavaFiles, WeightsError};
 
 const NAME: &str = "llava";
 
 /// Loads the model, or gives out the loaded one.
-pub type Load = Arc<dyn Fn() -> Result<Arc<Llava>, CaptionError> + Send + Sync>;
+pub type LoadFn = Arc<dyn Fn() -> Result<Arc<Llava>, CaptionError> + Send + Sync>;
 
-/// The most texts that are decoded together where nothing else is said: more gain nothing.
+/// Default limit of texts that are decoded together; more gain nothing.
 pub const DEFAULT_ROWS: usize = 64;
 
 /// The user's choices about a LLaVA captioner.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct LlavaSettings {
     /// Choice of words by chance; `None` takes the likeliest.
-    pub sampling: Option<Sampling>,
+    pub sampling: Option<TokenSampling>,
     /// Captions written at once; the result does not depend on it.
     pub rows: Option<usize>,
 }
@@ -84,7 +84,7 @@ impl LlavaCaptioner {
         Ok(Self { files, name, settings, blueprint, footprint, cache, device, dtype, model })
     }
 
-    /// Changes with everything that captions follow from beside pictures, prompt and options.
+    /// Identity of everything that determines captions besides pictures, prompt and options.
     fn fingerprint(&self) -> String {
         format!("{} {}", self.files.fingerprint(), device_name(&self.device, self.dtype))
     }
@@ -157,7 +157,7 @@ impl Captioner for LlavaCaptioner {
         give_back_freed();
     }
 
-    /// Before the model is loaded, the one that repaints goes where the plan does not hold both.
+    /// Unloads the diffusion model before this one is loaded if the memory plan does not hold both.
     fn open<'a>(
         &'a self,
         job: SessionContext<'a>,
@@ -165,7 +165,7 @@ impl Captioner for LlavaCaptioner {
         let mut options =
             LlavaOptions { generate: self.settings.generate(), ..LlavaOptions::default() };
         let load = self.load();
-        let mut load: Load = Arc::new(load);
+        let mut load: LoadFn = Arc::new(load);
         if let Some(batch) = job.batch {
             options.rows = batch.rows;
             options.generate.prefill_rows = Some(batch.prefill_rows);
@@ -182,17 +182,17 @@ impl Captioner for LlavaCaptioner {
     }
 }
 
-/// A model that is loaded when it is needed.
+/// A lazily loaded model.
 #[derive(Clone)]
 pub struct LlavaModel {
-    /// Changes with everything that its texts follow from beside pictures, prompt and options.
+    /// Identity of everything that determines its texts besides pictures, prompt and options.
     pub fingerprint: String,
-    /// Gives the model out.
-    pub load: Load,
+    /// Loads the model, or returns the loaded one.
+    pub load: LoadFn,
 }
 
 impl LlavaModel {
-    /// A session that looks into `cache` first and keeps there what the model says.
+    /// A session with `cache` in front of the model.
     #[must_use]
     pub fn session<'a>(
         self,
@@ -209,7 +209,7 @@ impl LlavaModel {
 /// The way in which regions are captioned.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LlavaOptions {
-    /// How texts are generated.
+    /// Options of text generation.
     pub generate: GenerateOptions,
     /// Regions whose texts are decoded together; at least 1. Each takes
     /// [`Llava::cache_bytes_per_row`], and more are done in turn.
@@ -230,15 +230,15 @@ struct Asking<'a> {
 }
 
 impl VisionModel for Asking<'_> {
-    fn subject(&self, instruction: &str) -> Subject {
-        let mut subject = Subject::new(NAME);
-        subject.add(&self.model.fingerprint);
-        subject.add(instruction);
-        subject.add(&self.options.generate.max_new_tokens.to_string());
+    fn key_prefix(&self, instruction: &str) -> KeyPrefix {
+        let mut prefix = KeyPrefix::new(NAME);
+        prefix.add(&self.model.fingerprint);
+        prefix.add(instruction);
+        prefix.add(&self.options.generate.max_new_tokens.to_string());
         if let Some(sampling) = self.options.generate.sampling {
-            subject.add(&format!("{sampling:?}"));
+            prefix.add(&format!("{sampling:?}"));
         }
-        subject
+        prefix
     }
 
     fn draws_by_number(&self) -> bool {
@@ -250,40 +250,40 @@ impl VisionModel for Asking<'_> {
         &mut self,
         question: &Question<'_>,
         wanted: &[usize],
-        news: &mut dyn FnMut(News),
+        on_event: &mut dyn FnMut(VisionEvent),
     ) -> Result<(), CaptionError> {
-        let mut by_size: BTreeMap<(usize, usize), Batch> = BTreeMap::new();
+        let mut by_size: BTreeMap<(usize, usize), PictureBatch> = BTreeMap::new();
         let mut done = 0;
         for &index in wanted {
             let pixels = match question.pictures.pixels(index) {
                 Ok(pixels) => pixels,
                 Err(error) => {
                     done += 1;
-                    news(News::Answer(index, Err(error.to_string())));
+                    on_event(VisionEvent::Answer(index, Err(error.to_string())));
                     continue;
                 }
             };
-            let picture = Picture::new(pixels.width(), pixels.height(), pixels.rgb().to_vec());
+            let picture = LlavaPicture::new(pixels.width(), pixels.height(), pixels.rgb().to_vec());
             let batch = by_size.entry((pixels.width(), pixels.height())).or_default();
             let number = question.pictures.number(index);
             batch.rows.push(Row { picture: picture.map_err(engine)?, number });
             batch.indices.push(index);
             if batch.rows.len() >= self.options.rows {
                 let batch = std::mem::take(batch);
-                self.ask_batch(question.instruction, batch, &mut done, news)?;
+                self.ask_batch(question.instruction, batch, &mut done, on_event)?;
             }
         }
         for batch in by_size.into_values().filter(|batch| !batch.rows.is_empty()) {
-            self.ask_batch(question.instruction, batch, &mut done, news)?;
+            self.ask_batch(question.instruction, batch, &mut done, on_event)?;
         }
-        news(News::Done(done));
+        on_event(VisionEvent::Done(done));
         Ok(())
     }
 }
 
 /// Pictures of one size that the model looks at together.
 #[derive(Default)]
-struct Batch {
+struct PictureBatch {
     rows: Vec<Row<'static>>,
     indices: Vec<usize>,
 }
@@ -292,22 +292,24 @@ impl Asking<'_> {
     fn ask_batch(
         &self,
         instruction: &str,
-        Batch { rows, indices }: Batch,
+        PictureBatch { rows, indices }: PictureBatch,
         done: &mut usize,
-        news: &mut dyn FnMut(News),
+        on_event: &mut dyn FnMut(VisionEvent),
     ) -> Result<(), CaptionError> {
-        let request = ask::Request {
+        let request = ask::BatchRequest {
             load: self.model.load.clone(),
             instruction: instruction.to_owned(),
             rows,
             options: self.options.generate,
         };
-        let answers = ask::ask(request, &*self.stop, &mut |ended| news(News::Done(*done + ended)))?;
+        let answers = ask::ask(request, &*self.stop, &mut |ended| {
+            on_event(VisionEvent::Done(*done + ended))
+        })?;
         *done += indices.len();
         for (index, answer) in indices.into_iter().zip(answers) {
-            news(News::Answer(index, answer));
+            on_event(VisionEvent::Answer(index, answer));
         }
-        news(News::Done(*done));
+        on_event(VisionEvent::Done(*done));
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! `--caption-engine mistralrs` as a captioner: the process is started with the device to itself.
+//! `--caption-engine mistralrs` as a captioner. Its process has the device to itself.
 
 use std::{
     error,
@@ -16,16 +16,16 @@ use crate::{
         cache::{Cached, CaptionCache},
         vision::VisionSession,
         wording::instruction,
-        worker::{Patience, WorkerModel, WorkerOptions, protocol::Load},
+        worker::{Timeouts, WorkerModel, WorkerOptions, protocol::LoadOptions},
     },
     model::llava::GenerateOptions,
     weights::{QuantType, folder_fingerprint},
 };
 
-/// The name that users give the engine.
+/// Engine name shown to users.
 const ENGINE: &str = "mistralrs";
 
-/// A model of mistral.rs, in a process of its own.
+/// A model of mistral.rs in a separate process.
 #[derive(Debug)]
 pub struct MistralrsCaptioner {
     program: PathBuf,
@@ -38,7 +38,7 @@ pub struct MistralrsCaptioner {
 
 impl MistralrsCaptioner {
     /// The model in `folder`, its weights rounded to `quantize`, asked by `program` (`cupscale-fast`) on `device`.
-    /// Nothing is checked here: see [`check`](super::check).
+    /// Runs no checks: see [`check`](super::check).
     #[must_use]
     pub fn new(
         program: PathBuf,
@@ -82,12 +82,12 @@ impl Captioner for MistralrsCaptioner {
         true
     }
 
-    /// Nothing of the job's own model is loaded when the process starts to work.
+    /// The worker starts before any part of the job's own model is loaded.
     fn open<'a>(
         &'a self,
         job: SessionContext<'a>,
     ) -> Result<Box<dyn CaptionSession + 'a>, CaptionError> {
-        let load = Load {
+        let load = LoadOptions {
             folder: folder_name(&self.folder).map_err(|error| refused(&error))?,
             quantize: self.quantize.map(|quant| quant.to_string()),
             cpu: self.device.is_cpu(),
@@ -113,7 +113,7 @@ impl Captioner for MistralrsCaptioner {
             start: Box::new(start),
             load,
             fingerprint: self.fingerprint(),
-            patience: Patience::default(),
+            timeouts: Timeouts::default(),
             stop: job.stop.clone(),
         });
         let model = Box::new(Cached::new(model, &self.cache, job.stop));

@@ -1,11 +1,11 @@
-//! Why mistral.rs is not asked, or gives no caption, each in one line.
+//! Errors of the mistral.rs engine, each in one line.
 
 use std::io;
 use std::path::PathBuf;
 
 use thiserror::Error;
 
-/// What keeps a model from being used, or from saying anything of a picture.
+/// Reasons for which a model cannot be used, or gives no caption of a picture.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum MistralrsError {
@@ -22,25 +22,25 @@ pub enum MistralrsError {
     Missing {
         /// The model's folder.
         folder: PathBuf,
-        /// What is not there.
+        /// Description of the missing file.
         wanted: &'static str,
     },
 
     /// A file or folder cannot be read.
     #[error("{}: {source}", path.display())]
     Read {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// Error of the operating system.
         source: io::Error,
     },
 
     /// A file is not JSON, of which mistral.rs would panic.
     #[error("{}: {source}", path.display())]
     Json {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
-        /// Where and why.
+        /// Position and cause.
         source: serde_json::Error,
     },
 
@@ -48,12 +48,12 @@ pub enum MistralrsError {
     #[error("{}: 'architectures' must name one architecture", .0.display())]
     Architecture(PathBuf),
 
-    /// What mistral.rs does wrong with an architecture that it has.
+    /// mistral.rs is known to run this architecture incorrectly.
     #[error("{architecture}: {reason}")]
     Refused {
-        /// As `config.json` names it.
+        /// Architecture as named in `config.json`.
         architecture: String,
-        /// What is wrong, and what to do.
+        /// Problem and remedy.
         reason: &'static str,
     },
 
@@ -62,7 +62,7 @@ pub enum MistralrsError {
     Llava {
         /// The model's folder.
         folder: PathBuf,
-        /// What is not as in published models.
+        /// Difference from published models.
         reason: String,
     },
 

@@ -1,6 +1,6 @@
-//! What must be true of a model's folder before mistral.rs sees it: it would look for a folder that is not there on
-//! the network, and panic at a file that is not JSON. Where it gets a model wrong that it could get right, it is
-//! shown another folder.
+//! Checks of a model's folder before mistral.rs sees it: mistral.rs looks for a missing folder on the network and
+//! panics at a file that is not JSON. A model that it runs correctly only with changed files is shown to it as
+//! another folder.
 
 use std::fs;
 use std::io;
@@ -13,40 +13,40 @@ use tempfile::TempDir;
 
 use super::MistralrsError;
 
-/// Architectures that mistral.rs 0.8.1 gets right only with help.
+/// Architectures that mistral.rs 0.8.1 runs correctly only with a workaround.
 const HELPED: [(&str, Help); 2] = [
     ("LlavaForConditionalGeneration", Help::Llava),
     ("Idefics3ForConditionalGeneration", Help::OneTile),
 ];
 
-/// Architectures that mistral.rs 0.8.1 has and gets wrong, and how.
+/// Architectures that mistral.rs 0.8.1 runs incorrectly, with the symptom.
 const REFUSED: [(&str, &str); 1] = [(
     "LlavaNextForConditionalGeneration",
     "mistral.rs 0.8.1 gives LLaVA-1.6 pictures that it cannot read (none of its texts is what \
      transformers gives); use --caption-engine builtin",
 )];
 
-/// What mistral.rs 0.8.1 needs to get a model right.
+/// Workarounds that mistral.rs 0.8.1 needs to run a model correctly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Help {
     None,
     /// LLaVA-1.5: see [`super::llava`].
     Llava,
-    /// It panics where a picture is cut to tiles: the model is to see it whole.
+    /// mistral.rs panics if a picture is cut into tiles: the model must see it whole.
     OneTile,
 }
 
-/// What decides whether mistral.rs is asked.
+/// Fields of `config.json` that decide whether mistral.rs can run the model.
 #[derive(Deserialize)]
 struct Config {
     #[serde(default)]
     architectures: Vec<String>,
 }
 
-/// Checks the model's folder, and says what mistral.rs needs with it.
+/// Checks the model's folder; returns the workaround that it needs.
 ///
 /// # Errors
-/// Whatever mistral.rs would not stand or gets wrong.
+/// Files on which mistral.rs panics, and architectures that it runs incorrectly.
 pub(super) fn check(folder: &Path) -> Result<Help, MistralrsError> {
     if !folder.is_dir() {
         return Err(MistralrsError::NoFolder(folder.to_owned()));

@@ -1,11 +1,11 @@
-//! LLaVA-1.5 in mistral.rs 0.8.1, put right from outside.
+//! Adapter that makes mistral.rs 0.8.1 run LLaVA-1.5 correctly.
 //!
-//! mistral.rs reads a prompt back from its tokens twice, and at the second time no longer finds where the picture
-//! was, so that it goes to the end. It also counts the layers of the vision tower from another end, and resizes
-//! pictures in its own way. It is therefore shown another folder, with the same weights, where token 0, which it
-//! fills the picture's place with, reads `<image>`, where reading and writing tokens changes nothing, and where
-//! the layer is what it takes for it; and pictures come in the size that the model sees. Prompts are those of
-//! [`Llava`], checked token by token. With all this its texts are those of transformers (`tests/mistralrs.rs`).
+//! mistral.rs decodes and re-encodes a prompt twice, and loses the picture's position the second time, so that the
+//! picture moves to the end. It also numbers the layers of the vision tower differently, and resizes pictures with
+//! another filter. The adapter therefore presents another folder with the same weights, in which token 0, the
+//! filler at the picture's position, is spelled `<image>`, tokenizing is lossless, and the layer number is
+//! adjusted; and it resizes pictures itself. Prompts are those of [`Llava`], checked token by token. The resulting
+//! texts equal those of transformers (`tests/captions/mistralrs.rs`).
 
 use std::path::{Path, PathBuf};
 
@@ -17,18 +17,18 @@ use tokenizers::Tokenizer;
 
 use super::MistralrsError;
 use super::folder::{parse, shown};
-use crate::model::llava::{Llava, Picture};
+use crate::model::llava::{Llava, LlavaPicture};
 use crate::weights::LlavaFiles;
 
-/// What stands for the picture.
+/// Placeholder of the picture in the prompt.
 const IMAGE: &str = "<image>";
 
-/// The number that mistral.rs fills the picture's place with.
+/// Token with which mistral.rs fills the picture's position.
 const FILLER: u32 = 0;
 
-/// How the model is asked in the folder that mistral.rs is shown.
+/// Translation of pictures and prompts for the folder that mistral.rs is shown.
 pub(super) struct LlavaView {
-    /// the model's own folder, for messages
+    /// the model's folder, for messages
     name: PathBuf,
     /// for prompts and sizes
     llava: Llava,
@@ -38,8 +38,8 @@ pub(super) struct LlavaView {
 }
 
 impl LlavaView {
-    /// A view of the model in the folder `name`, and what mistral.rs is to load instead: a folder that need not
-    /// be there any longer than that takes.
+    /// A view of the model in the folder `name`, and the temporary folder that mistral.rs loads instead; it may be
+    /// removed after loading.
     pub(super) fn new(name: &Path) -> Result<(Self, TempDir), MistralrsError> {
         let wrong = |reason: String| MistralrsError::Llava { folder: name.to_owned(), reason };
         let (llava, _) = LlavaFiles::open(name)
@@ -81,7 +81,7 @@ impl LlavaView {
     pub(super) fn picture(&self, picture: &DynamicImage) -> Result<DynamicImage, MistralrsError> {
         let picture = picture.to_rgb8();
         let (width, height) = (picture.width() as usize, picture.height() as usize);
-        let picture = Picture::new(width, height, picture.into_raw())
+        let picture = LlavaPicture::new(width, height, picture.into_raw())
             .map_err(|error| self.wrong(first_line(&error)))?;
         let seen = self.llava.whole(&picture);
         let (width, height) = seen.size();
@@ -90,7 +90,7 @@ impl LlavaView {
             .ok_or_else(|| self.wrong("a picture of another size".to_owned()))
     }
 
-    /// What comes behind the picture when the model is asked for `instruction`.
+    /// Text behind the picture in the prompt for `instruction`.
     pub(super) fn text(&self, instruction: &str) -> Result<String, MistralrsError> {
         let prompt =
             self.llava.prompt(instruction).map_err(|error| self.wrong(first_line(&error)))?;
@@ -100,8 +100,8 @@ impl LlavaView {
         if self.read(&whole)? == text { Ok(after) } else { Err(self.unreadable()) }
     }
 
-    /// The model's text without what reads like a picture here, a token that no tokenizer has a text for.
-    pub(super) fn said(text: &str) -> String {
+    /// The model's text without the filler token, which is spelled like the picture's placeholder here.
+    pub(super) fn without_filler(text: &str) -> String {
         text.replace(IMAGE, "")
     }
 
@@ -124,7 +124,7 @@ impl LlavaView {
     }
 }
 
-/// mistral.rs counts the states of the vision tower without the one before its first layer.
+/// Configuration with the layer number adjusted: mistral.rs does not count the state before the first layer.
 fn config_of(mut config: Value) -> Result<Value, String> {
     let layer = match &config["vision_feature_layer"] {
         Value::Null => -2,
@@ -142,8 +142,7 @@ fn config_of(mut config: Value) -> Result<Value, String> {
     Ok(config)
 }
 
-/// The tokenizer with the texts of the picture's token and of token 0 exchanged, that neither adds nor takes
-/// away anything.
+/// A lossless tokenizer in which the spellings of the picture's token and of token 0 are exchanged.
 fn tokenizer_of(mut tokenizer: Value) -> Result<Value, String> {
     let unlike = || "a tokenizer of another kind than LLaMA's".to_owned();
     let vocabulary = tokenizer["model"]["vocab"].as_object_mut().ok_or_else(unlike)?;

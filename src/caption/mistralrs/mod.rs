@@ -1,9 +1,9 @@
-//! `--caption-engine mistralrs`: any vision model of mistral.rs, as a process that
-//! [`worker`](super::worker) asks.
+//! `--caption-engine mistralrs`: any vision model of mistral.rs, in a process controlled by
+//! [`worker`](super::worker).
 //!
-//! Nothing that mistral.rs does is taken on trust. A folder is [checked](folder) before it is loaded. A loaded
-//! model must caption two small pictures, and several at once only get what each gets alone where that was seen.
-//! A panic ends the process, which the program sees; there is no other state to save.
+//! mistral.rs is verified at every start. A folder is [checked](folder) before it is loaded. A loaded model must
+//! caption two small pictures, and several pictures are sent at once only if these two then get the captions that
+//! each gets alone. A panic ends the process, which the program sees; there is no other state to save.
 
 mod captioner;
 mod error;
@@ -23,16 +23,15 @@ use tokio::runtime::Runtime;
 
 pub use captioner::MistralrsCaptioner;
 pub use error::MistralrsError;
-use model::Model;
+use model::MistralrsModel;
 
-use super::worker::protocol::{Load, Reply, Request, read_request, write_reply};
+use super::worker::protocol::{LoadOptions, Reply, Request, read_request, write_reply};
 
 /// The hidden verb with which the program starts itself as a worker.
 pub const VERB: &str = "caption-worker";
 
-/// Keeps `command`, the start of a worker, from the network and from the hub's folders, whatever mistral.rs
-/// misses in the model's own. `scratch` is where it makes folders, of which some stay if it is killed; `gpu` is
-/// the one GPU that it sees.
+/// Confines a worker's `command`: no network and no hub cache, even if files are missing in the model's folder.
+/// `scratch` is its folder for temporary files, of which some stay if it is killed; `gpu` is the only visible GPU.
 pub fn confine(command: &mut Command, scratch: &Path, gpu: Option<usize>) {
     for name in ["TMPDIR", "TMP", "TEMP"] {
         command.env(name, scratch);
@@ -51,10 +50,10 @@ pub fn confine(command: &mut Command, scratch: &Path, gpu: Option<usize>) {
     }
 }
 
-/// Checks what can be checked of a model before any job.
+/// Checks a model before any job, without loading it.
 ///
 /// # Errors
-/// No folder, files that are missing or damaged, an architecture that mistral.rs gets wrong.
+/// A missing folder, missing or damaged files, or an architecture that mistral.rs runs incorrectly.
 pub fn check(folder: &Path) -> Result<(), MistralrsError> {
     folder_name(folder)?;
     folder::check(folder).map(drop)
@@ -69,13 +68,13 @@ pub fn folder_name(folder: &Path) -> Result<String, MistralrsError> {
     whole.into_os_string().into_string().map_err(|name| MistralrsError::Name(name.into()))
 }
 
-/// A worker's whole life: does what `input` asks and says so at `output`, until `input` ends.
+/// Main loop of a worker: executes the requests of `input` and writes replies to `output`, until `input` ends.
 ///
 /// # Errors
 /// `input` cannot be read, or talks nonsense.
 pub fn serve(mut input: impl BufRead, output: impl Write + Send + 'static) -> io::Result<()> {
     let (pass_on, requests) = mpsc::channel();
-    let output = Output(Arc::new(Mutex::new(output)));
+    let output = ReplyOutput(Arc::new(Mutex::new(output)));
     // The end of the input ends the process even while a model is being loaded.
     thread::spawn(move || work(&requests, &output));
     while let Some(request) = read_request(&mut input)? {
@@ -86,18 +85,21 @@ pub fn serve(mut input: impl BufRead, output: impl Write + Send + 'static) -> io
     Ok(())
 }
 
-/// Where replies go, from whatever thread.
-struct Output<W>(Arc<Mutex<W>>);
+/// Shared output for replies from any thread.
+struct ReplyOutput<W>(Arc<Mutex<W>>);
 
-impl<W: Write> Output<W> {
-    /// Nobody listening is no reason to do anything: the input ends as well.
+impl<W: Write> ReplyOutput<W> {
+    /// Write errors are ignored: if nobody reads, the input ends as well.
     fn say(&self, reply: &Reply) {
         let mut output = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let _ = write_reply(&mut *output, reply);
     }
 }
 
-fn work<W: Write + Send + 'static>(requests: &Receiver<(Request, Vec<u8>)>, output: &Output<W>) {
+fn work<W: Write + Send + 'static>(
+    requests: &Receiver<(Request, Vec<u8>)>,
+    output: &ReplyOutput<W>,
+) {
     let runtime = match Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => return output.say(&Reply::Refused(error.to_string())),
@@ -116,7 +118,7 @@ fn work<W: Write + Send + 'static>(requests: &Receiver<(Request, Vec<u8>)>, outp
                     output.say(&Reply::Failed { id, reason });
                     continue;
                 };
-                let output = Output(output.0.clone());
+                let output = ReplyOutput(output.0.clone());
                 runtime.spawn(async move {
                     let picture = DynamicImage::ImageRgb8(picture);
                     output.say(&match model.describe(picture, &instruction).await {
@@ -129,15 +131,18 @@ fn work<W: Write + Send + 'static>(requests: &Receiver<(Request, Vec<u8>)>, outp
     }
 }
 
-/// Loads a model and tries it out.
-async fn ready<W: Write>(load: &Load, output: &Output<W>) -> Result<Model, MistralrsError> {
-    let model = Model::load(load).await?;
+/// Loads a model and runs its self-check.
+async fn ready<W: Write>(
+    load: &LoadOptions,
+    output: &ReplyOutput<W>,
+) -> Result<MistralrsModel, MistralrsError> {
+    let model = MistralrsModel::load(load).await?;
     let alone = model.alone().await?;
     let mut note = None;
     if load.try_together {
         output.say(&Reply::TryingTogether);
         note = model
-            .why_not_together(&alone)
+            .batching_problem(&alone)
             .await
             .map(|reason| format!("mistral.rs captions regions one after the other: {reason}"));
         // Requests that went wrong together may have left something behind: the next process tries nothing.

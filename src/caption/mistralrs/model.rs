@@ -1,39 +1,38 @@
-//! A vision model in mistral.rs: loading, asking, and finding out whether it may be asked for several pictures
-//! at once.
+//! A vision model in mistral.rs: loading, inference, and the self-check for several pictures at once.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use image::{DynamicImage, RgbImage};
 use mistralrs::{
-    IsqType, Model as Inner, ModelDType, MultimodalModelBuilder, RequestBuilder, TextMessageRole,
+    IsqType, Model, ModelDType, MultimodalModelBuilder, RequestBuilder, TextMessageRole,
     TokenSource,
 };
 
 use super::MistralrsError;
 use super::folder::{self, Help};
 use super::llava::LlavaView;
-use crate::caption::worker::protocol::Load;
+use crate::caption::worker::protocol::LoadOptions;
 
 /// Tokens that the pictures of the self-check are described with.
 const CHECKED_TOKENS: usize = 16;
 
 const CHECKED_INSTRUCTION: &str = "Describe in detail what is visible in this picture.";
 
-/// What a model says of a picture, and whether it came to its end.
-pub(super) type Said = (String, bool);
+/// Text of a caption, and `true` if the model ended it itself.
+pub(super) type Description = (String, bool);
 
 /// A loaded model.
-pub(super) struct Model {
-    inner: Inner,
-    /// what stands between mistral.rs and a LLaVA-1.5
+pub(super) struct MistralrsModel {
+    inner: Model,
+    /// adapter between mistral.rs and a LLaVA-1.5
     view: Option<LlavaView>,
     max_new_tokens: usize,
 }
 
-impl Model {
-    /// Loads what `load` says, from this machine only.
-    pub(super) async fn load(load: &Load) -> Result<Self, MistralrsError> {
+impl MistralrsModel {
+    /// Loads the model of `load`, from local files only.
+    pub(super) async fn load(load: &LoadOptions) -> Result<Self, MistralrsError> {
         let folder = Path::new(&load.folder);
         let (view, shown) = match folder::check(folder)? {
             Help::None => (None, None),
@@ -43,7 +42,7 @@ impl Model {
         let seen = shown.as_ref().map_or(folder, |shown| shown.path());
         let mut builder = MultimodalModelBuilder::new(seen.display())
             .with_token_source(TokenSource::None)
-            // What was computed for one picture is nothing to another.
+            // Prefixes of one picture are useless for another.
             .with_prefix_cache_n(None);
         if load.cpu {
             builder = builder.with_force_cpu().with_dtype(ModelDType::F32);
@@ -55,12 +54,12 @@ impl Model {
         Ok(Self { inner, view, max_new_tokens: load.max_new_tokens })
     }
 
-    /// Greedily, so that the same picture gets the same text.
+    /// Caption of a picture, decoded greedily, so that the same picture gets the same text.
     pub(super) async fn describe(
         &self,
         picture: DynamicImage,
         instruction: &str,
-    ) -> Result<Said, MistralrsError> {
+    ) -> Result<Description, MistralrsError> {
         self.ask(picture, instruction, self.max_new_tokens).await
     }
 
@@ -69,7 +68,7 @@ impl Model {
         picture: DynamicImage,
         instruction: &str,
         max_new_tokens: usize,
-    ) -> Result<Said, MistralrsError> {
+    ) -> Result<Description, MistralrsError> {
         let (picture, instruction) = match &self.view {
             Some(view) => (view.picture(&picture)?, view.text(instruction)?),
             None => (picture, instruction.to_owned()),
@@ -84,7 +83,7 @@ impl Model {
             return Err(MistralrsError::Engine("an answer without a text".to_owned()));
         };
         let text = choice.message.content.unwrap_or_default();
-        let text = if self.view.is_some() { LlavaView::said(&text) } else { text };
+        let text = if self.view.is_some() { LlavaView::without_filler(&text) } else { text };
         Ok((text, choice.finish_reason == "stop"))
     }
 
@@ -92,24 +91,24 @@ impl Model {
         Ok(self.ask(picture, CHECKED_INSTRUCTION, CHECKED_TOKENS).await?.0)
     }
 
-    /// What the model says of two small pictures, of each alone.
-    pub(super) async fn alone(&self) -> Result<Alone, MistralrsError> {
+    /// Captions of two small test pictures, each requested alone.
+    pub(super) async fn alone(&self) -> Result<TestCaptions, MistralrsError> {
         let [first, second] = pictures();
         let begin = Instant::now();
         let first = self.check_ask(first).await?;
         let took = begin.elapsed();
-        Ok(Alone { texts: [first, self.check_ask(second).await?], took })
+        Ok(TestCaptions { texts: [first, self.check_ask(second).await?], took })
     }
 
-    /// Whether the model still says what it said.
-    pub(super) async fn is_still(&self, alone: &Alone) -> bool {
+    /// `true` if the model repeats its captions of the test pictures.
+    pub(super) async fn is_still(&self, alone: &TestCaptions) -> bool {
         let again = self.alone().await;
         again.is_ok_and(|again| again.texts == alone.texts)
     }
 
-    /// Why several pictures must not be asked for at once; nothing if they may. Two that come at the same time
-    /// and two of which one comes while the other is under way must get what they get `alone`.
-    pub(super) async fn why_not_together(&self, alone: &Alone) -> Option<String> {
+    /// Reason against several requests at once; `None` if they are safe. Two simultaneous requests, and two of
+    /// which one starts while the other is running, must give the captions in `alone`.
+    pub(super) async fn batching_problem(&self, alone: &TestCaptions) -> Option<String> {
         if alone.texts[0] == alone.texts[1] {
             return Some("it says the same of two test pictures, which tells nothing".to_owned());
         }
@@ -133,8 +132,8 @@ impl Model {
     }
 }
 
-/// What a model says of the test pictures.
-pub(super) struct Alone {
+/// Captions of the test pictures, each requested alone.
+pub(super) struct TestCaptions {
     texts: [String; 2],
     /// for the first
     took: Duration,

@@ -1,10 +1,9 @@
-//! Captions from a process of its own: an engine that may panic, run out of memory or hang costs one caption
-//! there and not the job, and with the process goes all of its memory.
+//! Captions from a separate process: an engine that panics, runs out of memory or hangs costs one caption and not
+//! the job, and all of its memory is freed with the process.
 //!
-//! Whatever engine it is, the process speaks [`protocol`]. It is started when the first picture is asked
-//! about. Where it dies, the region that it was at falls back to the
-//! prompt and the next process goes on with the others; a process that died of several regions at once leaves
-//! each to be tried alone.
+//! Every engine uses [`protocol`]. The process starts with the first request. If it dies, the region in progress
+//! falls back to the prompt and the next process continues with the others; if it dies with several regions in
+//! progress, each of them is tried alone.
 
 mod process;
 pub mod protocol;
@@ -13,29 +12,29 @@ use std::collections::{BTreeMap, VecDeque};
 use std::process::Command;
 use std::time::Duration;
 
-use self::process::{Silence, Worker};
-use self::protocol::{Load, Reply, Request};
-use super::key::{Said, Subject};
-use super::vision::{Answer, News, Question, VisionModel};
+use self::process::{NoReply, Worker};
+use self::protocol::{LoadOptions, Reply, Request};
+use super::key::{GeneratedText, KeyPrefix};
+use super::vision::{Answer, Question, VisionEvent, VisionModel};
 use super::wording::Stop;
 use super::{CaptionError, Pixels};
 
-/// Pictures that are with the worker at once, where it takes several.
+/// Limit of simultaneous requests, if the worker takes several.
 const TOGETHER: usize = 32;
 
-/// Workers that may die in a row without one caption between them.
+/// Limit of consecutive worker deaths without a caption between them.
 const MAX_DEATHS: usize = 3;
 
-/// How long a worker may say nothing.
+/// Reply timeouts of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Patience {
+pub struct Timeouts {
     /// While it loads a model.
     pub load: Duration,
     /// While it captions.
     pub caption: Duration,
 }
 
-impl Default for Patience {
+impl Default for Timeouts {
     /// A model of 7 billion weights on a slow disk and CPU stays well below both.
     fn default() -> Self {
         Self { load: Duration::from_secs(3600), caption: Duration::from_secs(900) }
@@ -45,25 +44,25 @@ impl Default for Patience {
 /// Starts a worker: the same command every time.
 pub type Start = Box<dyn Fn() -> Command>;
 
-/// How a job uses its worker.
+/// Settings of a job's worker.
 pub struct WorkerOptions<'a> {
-    /// What users call the engine.
+    /// Engine name shown to users.
     pub engine: &'static str,
-    /// How a worker is started.
+    /// Command that starts a worker.
     pub start: Start,
-    /// What it loads.
-    pub load: Load,
+    /// Model to load.
+    pub load: LoadOptions,
     /// Changes with the model.
     pub fingerprint: String,
-    /// How long it may say nothing.
-    pub patience: Patience,
-    /// A question whether to stop; asked many times a second.
+    /// Reply timeouts.
+    pub timeouts: Timeouts,
+    /// Cancellation check, polled many times a second.
     pub stop: Stop<'a>,
 }
 
-/// A vision model in a process of its own.
+/// A vision model in a separate process.
 pub struct WorkerModel<'a> {
-    /// ends before whatever `options` hold for it
+    /// dropped before the resources that `options` hold for it
     worker: Option<Worker>,
     options: WorkerOptions<'a>,
     /// whether several pictures may be with the worker at once
@@ -71,28 +70,28 @@ pub struct WorkerModel<'a> {
     notes: Vec<String>,
 }
 
-/// Why there is no worker, or no answer from it.
-enum Failure {
+/// Reason for which there is no worker, or no answer from it.
+enum WorkerFailure {
     Stopped,
     /// in one line
     Because(String),
 }
 
-impl From<Silence> for Failure {
-    fn from(silence: Silence) -> Self {
-        match silence {
-            Silence::Stopped => Self::Stopped,
-            Silence::Dead(reason) => Self::Because(reason),
+impl From<NoReply> for WorkerFailure {
+    fn from(no_reply: NoReply) -> Self {
+        match no_reply {
+            NoReply::Stopped => Self::Stopped,
+            NoReply::Dead(reason) => Self::Because(reason),
         }
     }
 }
 
 /// Pictures without an answer, by index.
 struct Queue {
-    /// one of several of which a worker died: each goes alone
+    /// in progress together when a worker died: each is sent alone
     suspects: VecDeque<usize>,
     fresh: VecDeque<usize>,
-    /// with the worker now, by number
+    /// sent to the worker, by number
     asked: BTreeMap<u64, usize>,
 }
 
@@ -110,7 +109,7 @@ impl Queue {
         self.suspects.pop_front().or_else(|| self.fresh.pop_front())
     }
 
-    /// The worker died. The picture that it died of is returned, if that is known.
+    /// Updates the queue after the worker's death; returns the picture that caused it, if that is known.
     fn culprit(&mut self) -> Option<usize> {
         let asked = std::mem::take(&mut self.asked);
         if asked.len() == 1 {
@@ -127,49 +126,50 @@ impl Queue {
 }
 
 impl<'a> WorkerModel<'a> {
-    /// Nothing is started yet.
+    /// The process starts with the first request, not here.
     #[must_use]
     pub fn new(options: WorkerOptions<'a>) -> Self {
         Self { options, worker: None, together: false, notes: Vec::new() }
     }
 
-    fn error(&self, failure: Failure) -> CaptionError {
+    fn error(&self, failure: WorkerFailure) -> CaptionError {
         match failure {
-            Failure::Stopped => CaptionError::Interrupted,
-            Failure::Because(message) => {
+            WorkerFailure::Stopped => CaptionError::Interrupted,
+            WorkerFailure::Because(message) => {
                 CaptionError::Engine { name: self.options.engine.into(), message }
             }
         }
     }
 
     /// Starts a worker with its model, unless one runs.
-    fn ensure_worker(&mut self) -> Result<(), Failure> {
+    fn ensure_worker(&mut self) -> Result<(), WorkerFailure> {
         if self.worker.is_some() {
             return Ok(());
         }
-        let worker = Worker::start((self.options.start)())
-            .map_err(|error| Failure::Because(format!("the worker does not start: {error}")))?;
+        let worker = Worker::start((self.options.start)()).map_err(|error| {
+            WorkerFailure::Because(format!("the worker does not start: {error}"))
+        })?;
         worker.send(&Request::Load(self.options.load.clone()), &[]);
         self.worker = Some(worker);
         let mut is_trying = false;
         let reason = loop {
-            match self.reply(self.options.patience.load) {
+            match self.reply(self.options.timeouts.load) {
                 Ok(Reply::TryingTogether) => is_trying = true,
                 Ok(Reply::Ready { together, note }) => {
-                    // What was found out holds for the next worker as well.
+                    // The result holds for the next worker as well.
                     self.options.load.try_together &= together;
                     self.together = self.options.load.try_together;
                     self.notes.extend(note);
                     return Ok(());
                 }
-                Ok(Reply::Refused(reason)) | Err(Failure::Because(reason)) => break reason,
-                Ok(other) => break nonsense(&other),
-                Err(Failure::Stopped) => return Err(Failure::Stopped),
+                Ok(Reply::Refused(reason)) | Err(WorkerFailure::Because(reason)) => break reason,
+                Ok(other) => break invalid_reply(&other),
+                Err(WorkerFailure::Stopped) => return Err(WorkerFailure::Stopped),
             }
         };
         self.worker = None;
         if !is_trying || !self.options.load.try_together {
-            return Err(Failure::Because(reason));
+            return Err(WorkerFailure::Because(reason));
         }
         self.one_after_the_other(&reason);
         self.ensure_worker()
@@ -188,22 +188,22 @@ impl<'a> WorkerModel<'a> {
     }
 
     /// The next reply; without one there is no worker any more.
-    fn reply(&mut self, patience: Duration) -> Result<Reply, Failure> {
+    fn reply(&mut self, timeout: Duration) -> Result<Reply, WorkerFailure> {
         let Some(worker) = &mut self.worker else {
-            return Err(Failure::Because("the worker is not running".to_owned()));
+            return Err(WorkerFailure::Because("the worker is not running".to_owned()));
         };
-        worker.reply(patience, &*self.options.stop).map_err(|silence| {
+        worker.reply(timeout, &*self.options.stop).map_err(|no_reply| {
             self.worker = None;
-            silence.into()
+            no_reply.into()
         })
     }
 
-    /// One more picture with its answer.
+    /// Sends pending pictures and returns the next answer.
     fn step(
         &mut self,
         question: &Question<'_>,
         queue: &mut Queue,
-    ) -> Result<(usize, Answer), Failure> {
+    ) -> Result<(usize, Answer), WorkerFailure> {
         self.ensure_worker()?;
         let Question { instruction, pictures } = *question;
         while let Some(index) = queue.next(self.together) {
@@ -216,24 +216,24 @@ impl<'a> WorkerModel<'a> {
                 Err(error) => return Ok((index, Err(error.to_string()))),
             }
         }
-        let (id, answer) = match self.reply(self.options.patience.caption)? {
-            Reply::Text { id, text, ended } => (id, Ok(Said { text, has_ended: ended })),
+        let (id, answer) = match self.reply(self.options.timeouts.caption)? {
+            Reply::Text { id, text, ended } => (id, Ok(GeneratedText { text, has_ended: ended })),
             Reply::Failed { id, reason } => (id, Err(reason)),
             other => {
                 self.worker = None;
-                return Err(Failure::Because(nonsense(&other)));
+                return Err(WorkerFailure::Because(invalid_reply(&other)));
             }
         };
         if let Some(index) = queue.asked.remove(&id) {
             return Ok((index, answer));
         }
         self.worker = None;
-        Err(Failure::Because(format!(
+        Err(WorkerFailure::Because(format!(
             "the worker answers for region {id}, which was not asked for"
         )))
     }
 
-    /// Several pictures at once were too much for a worker.
+    /// Switches to one picture at a time, after several at once ended a worker.
     fn one_after_the_other(&mut self, reason: &str) {
         self.options.load.try_together = false;
         self.notes.push(format!(
@@ -242,25 +242,25 @@ impl<'a> WorkerModel<'a> {
     }
 }
 
-fn nonsense(reply: &Reply) -> String {
+fn invalid_reply(reply: &Reply) -> String {
     format!("the worker talks nonsense: {reply:?}")
 }
 
 impl VisionModel for WorkerModel<'_> {
-    fn subject(&self, instruction: &str) -> Subject {
+    fn key_prefix(&self, instruction: &str) -> KeyPrefix {
         let WorkerOptions { engine, fingerprint, load, .. } = &self.options;
-        let mut subject = Subject::new(engine);
+        let mut prefix = KeyPrefix::new(engine);
         for part in [fingerprint, instruction, &load.max_new_tokens.to_string()] {
-            subject.add(part);
+            prefix.add(part);
         }
-        subject
+        prefix
     }
 
     fn ask(
         &mut self,
         question: &Question<'_>,
         wanted: &[usize],
-        news: &mut dyn FnMut(News),
+        on_event: &mut dyn FnMut(VisionEvent),
     ) -> Result<(), CaptionError> {
         if wanted.is_empty() {
             return Ok(());
@@ -270,7 +270,7 @@ impl VisionModel for WorkerModel<'_> {
             fresh: wanted.iter().copied().collect(),
             asked: BTreeMap::new(),
         };
-        // A model that cannot be loaded at all is no accident of a picture.
+        // A model that cannot be loaded fails the job, not a picture.
         self.ensure_worker().map_err(|failure| self.error(failure))?;
         let (mut done, mut deaths) = (0, 0);
         while !queue.is_empty() {
@@ -279,17 +279,17 @@ impl VisionModel for WorkerModel<'_> {
                     if answer.is_ok() {
                         deaths = 0;
                     }
-                    news(News::Answer(index, answer));
+                    on_event(VisionEvent::Answer(index, answer));
                     done += 1;
                 }
-                Err(Failure::Stopped) => return Err(CaptionError::Interrupted),
-                Err(Failure::Because(reason)) => {
+                Err(WorkerFailure::Stopped) => return Err(CaptionError::Interrupted),
+                Err(WorkerFailure::Because(reason)) => {
                     deaths += 1;
                     if queue.asked.len() > 1 {
                         self.one_after_the_other(&reason);
                     }
                     if let Some(index) = queue.culprit() {
-                        news(News::Answer(index, Err(reason.clone())));
+                        on_event(VisionEvent::Answer(index, Err(reason.clone())));
                         done += 1;
                     }
                     if deaths == MAX_DEATHS {
@@ -298,13 +298,13 @@ impl VisionModel for WorkerModel<'_> {
                              ({reason})"
                         ));
                         for index in queue.drain() {
-                            news(News::Answer(index, Err(reason.clone())));
+                            on_event(VisionEvent::Answer(index, Err(reason.clone())));
                         }
                         done = wanted.len();
                     }
                 }
             }
-            news(News::Done(done));
+            on_event(VisionEvent::Done(done));
         }
         Ok(())
     }

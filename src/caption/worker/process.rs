@@ -1,4 +1,4 @@
-//! One worker process from its start to its end: what it says, and why it went silent.
+//! A worker process: start, requests, replies, and the cause of its end.
 
 use std::io::{self, BufReader, Write as _};
 use std::process::{Child, Command, Stdio};
@@ -8,18 +8,18 @@ use std::time::{Duration, Instant};
 
 use super::protocol::{self, Reply, Request};
 
-/// How long the wait for a reply goes on before it is asked whether to stop.
-const PAUSE: Duration = Duration::from_millis(50);
+/// Interval at which `stop` is polled while waiting for a reply.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// So much of a line that the worker complains with is passed on.
+/// Longest part, in characters, of a worker's error line that is passed on.
 const LONGEST_REASON: usize = 300;
 
-/// Why there is no reply.
+/// Reason for a missing reply.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Silence {
-    /// The process has ended, or says what nobody understands, or nothing for too long. In one line.
+pub(super) enum NoReply {
+    /// The process has ended, sent an invalid reply, or exceeded the timeout. The reason, in one line.
     Dead(String),
-    /// The user wants no more captions.
+    /// The user has cancelled.
     Stopped,
 }
 
@@ -28,7 +28,7 @@ pub(super) struct Worker {
     child: Child,
     requests: Option<Sender<Vec<u8>>>,
     replies: Receiver<io::Result<Option<Reply>>>,
-    last_words: Option<JoinHandle<String>>,
+    last_error_line: Option<JoinHandle<String>>,
 }
 
 impl Worker {
@@ -44,7 +44,7 @@ impl Worker {
         else {
             return Err(io::Error::other("no pipes to the worker"));
         };
-        // Pixels are more than a pipe holds: a worker that does not read must not hold up the program.
+        // Pixels exceed a pipe's buffer: a worker that does not read must not block the program.
         let (requests, to_write) = mpsc::channel::<Vec<u8>>();
         thread::spawn(move || {
             for bytes in to_write {
@@ -64,61 +64,66 @@ impl Worker {
                 }
             }
         });
-        let last_words = thread::spawn(move || last_line(BufReader::new(stderr)));
-        Ok(Self { child, requests: Some(requests), replies, last_words: Some(last_words) })
+        let last_error_line = thread::spawn(move || last_line(BufReader::new(stderr)));
+        Ok(Self {
+            child,
+            requests: Some(requests),
+            replies,
+            last_error_line: Some(last_error_line),
+        })
     }
 
-    /// Asks for something; that the worker has ended shows where the reply is awaited.
+    /// Sends a request. A worker that has ended is noticed when the reply is awaited.
     pub(super) fn send(&self, request: &Request, pixels: &[u8]) {
         if let Some(requests) = &self.requests {
             let _ = requests.send(protocol::encode_request(request, pixels));
         }
     }
 
-    /// The next reply, awaited for `patience` at most, unless `stop` says so before.
+    /// The next reply, awaited for `timeout` at most, or until `stop` returns `true`.
     pub(super) fn reply(
         &mut self,
-        patience: Duration,
+        timeout: Duration,
         stop: &dyn Fn() -> bool,
-    ) -> Result<Reply, Silence> {
+    ) -> Result<Reply, NoReply> {
         let begin = Instant::now();
         loop {
             if stop() {
-                return Err(Silence::Stopped);
+                return Err(NoReply::Stopped);
             }
-            match self.replies.recv_timeout(PAUSE) {
+            match self.replies.recv_timeout(POLL_INTERVAL) {
                 Ok(Ok(Some(reply))) => return Ok(reply),
                 Ok(Err(error)) => {
-                    return Err(Silence::Dead(format!("the worker talks nonsense: {error}")));
+                    return Err(NoReply::Dead(format!("the worker talks nonsense: {error}")));
                 }
                 Ok(Ok(None)) | Err(RecvTimeoutError::Disconnected) => {
-                    return Err(Silence::Dead(self.epitaph()));
+                    return Err(NoReply::Dead(self.exit_reason()));
                 }
-                Err(RecvTimeoutError::Timeout) if begin.elapsed() >= patience => {
-                    let seconds = patience.as_secs_f32();
-                    return Err(Silence::Dead(format!("no answer for {seconds} seconds")));
+                Err(RecvTimeoutError::Timeout) if begin.elapsed() >= timeout => {
+                    let seconds = timeout.as_secs_f32();
+                    return Err(NoReply::Dead(format!("no answer for {seconds} seconds")));
                 }
                 Err(RecvTimeoutError::Timeout) => {}
             }
         }
     }
 
-    /// How the process ended, and the last that it complained about.
-    fn epitaph(&mut self) -> String {
+    /// Exit status of the process and its last line on standard error.
+    fn exit_reason(&mut self) -> String {
         self.requests = None;
-        // It closed its standard output: it is ending, or else no use any more.
-        let patience = Instant::now() + Duration::from_secs(2);
+        // Its standard output is closed: it is ending, or has become useless.
+        let deadline = Instant::now() + Duration::from_secs(2);
         let status = loop {
             match self.child.try_wait() {
                 Ok(Some(status)) => break status.to_string(),
-                Ok(None) if Instant::now() < patience => thread::sleep(Duration::from_millis(10)),
+                Ok(None) if Instant::now() < deadline => thread::sleep(Duration::from_millis(10)),
                 Ok(None) | Err(_) => {
                     let _ = self.child.kill();
                     break "it closed its output".to_owned();
                 }
             }
         };
-        let words = self.last_words.take().and_then(|thread| thread.join().ok());
+        let words = self.last_error_line.take().and_then(|thread| thread.join().ok());
         match words.filter(|words| !words.is_empty()) {
             Some(words) => format!("the worker ended ({status}): {words}"),
             None => format!("the worker ended ({status})"),

@@ -1,33 +1,33 @@
-//! How the program and its captioning worker talk: requests on the worker's standard input, replies on its
+//! Protocol between the program and its captioning worker: requests on the worker's standard input, replies on its
 //! standard output.
 //!
 //! A request is one line of JSON, and behind [`Request::Describe`] the pixels as they are. A reply is one line
-//! of JSON behind a mark, so that what a library prints in between is told from it and passed over.
+//! of JSON behind a prefix, so that output of libraries in between is recognised and skipped.
 
 use std::io::{self, BufRead, Read, Write};
 
 use serde::{Deserialize, Serialize};
 
-/// In front of every reply.
+/// Prefix of every reply.
 const MARK: &str = "@cupscale ";
 
-/// The longest line that is read; a caption is far shorter.
+/// Limit of a line's length; a caption is far shorter.
 const LONGEST_LINE: u64 = 1 << 20;
 
-/// The largest side of a picture that is read.
+/// Limit of a picture's side.
 const LARGEST_SIDE: usize = 1 << 14;
 
-/// What the worker is to do.
+/// Request to the worker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
-    /// First of all.
-    Load(Load),
+    /// Loads a model; the first request.
+    Load(LoadOptions),
     /// A caption of a picture; its pixels follow, `height` × `width` × 3 bytes.
     Describe {
-        /// For the reply.
+        /// Number of the request, repeated in the reply.
         id: u64,
-        /// What the model is asked.
+        /// Instruction to the model.
         instruction: String,
         /// Columns; at least 1.
         width: usize,
@@ -36,52 +36,52 @@ pub enum Request {
     },
 }
 
-/// How a model is loaded.
+/// Model and load options.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Load {
+pub struct LoadOptions {
     /// The model's folder.
     pub folder: String,
-    /// Type of quantized weights, by the name that users give it; as they are without.
+    /// Weight type to quantize to, by its option name; `None` keeps the weights as they are.
     pub quantize: Option<String>,
-    /// Whether to compute on the CPU even where there is a GPU.
+    /// Forces the CPU even where there is a GPU.
     pub cpu: bool,
     /// Length of a caption in tokens, at most; at least 1.
     pub max_new_tokens: usize,
-    /// Whether to try pictures together; else they go one after the other.
+    /// Tries several pictures at once; otherwise they are captioned one after the other.
     pub try_together: bool,
 }
 
-/// What the worker says.
+/// Reply of the worker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
-    /// The model captions a picture alone; two are tried together now, of which the worker may die, or refuse
-    /// the model: then the next one is to try nothing.
+    /// The model captions single pictures; the worker now tests two at once. If it dies or refuses the model during
+    /// the test, the next worker skips it.
     TryingTogether,
-    /// Pictures may come.
+    /// The worker is ready for pictures.
     Ready {
-        /// Whether several may be asked for before the first is answered.
+        /// `true` if several requests may be sent before the first is answered.
         together: bool,
-        /// What the user should know.
+        /// Note for the user.
         note: Option<String>,
     },
     /// The model cannot be used.
     Refused(String),
-    /// A picture's text.
+    /// The caption of a picture.
     Text {
-        /// The request's.
+        /// Number of the request.
         id: u64,
-        /// What the model said.
+        /// Text of the caption.
         text: String,
-        /// Whether it came to its end; else it was broken off.
+        /// `true` if the model ended the text itself; otherwise it was cut off.
         ended: bool,
     },
-    /// A picture without a text.
+    /// A picture without a caption.
     Failed {
-        /// The request's.
+        /// Number of the request.
         id: u64,
-        /// Why.
+        /// Cause of the failure.
         reason: String,
     },
 }
@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn requests_come_back_with_their_pixels() {
-        let load = Request::Load(Load {
+        let load = Request::Load(LoadOptions {
             folder: "models/a b".into(),
             quantize: Some("q8_0".into()),
             cpu: true,

@@ -1,24 +1,34 @@
-//! What the picture shows, in words: the user's and a captioner's.
+//! Options for the content of the picture: prompts and captioners.
 
 use std::path::PathBuf;
 
-use clap::{Args, builder::PossibleValuesParser};
+use clap::{Args, ValueEnum};
 
 use super::llava::LlavaArgs;
-use crate::cli::captioner::{self, DEFAULT};
+
+/// Captioners selectable with `--captioner`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CaptionerArg {
+    /// Describe what can be measured in the region: colours, brightness, contrast, texture
+    Attributes,
+    /// Describe every region with a LLaVA model
+    Llava,
+    /// Use the global prompt for every region
+    None,
+}
 
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Content")]
 pub struct ContentArgs {
-    /// What the whole picture shows [default: nothing, or what --captioner llava says of it]
+    /// Content of the whole picture [default: nothing, or the caption by --captioner llava]
     #[arg(short, long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     pub prompt: String,
-    /// What the picture should not show; needs --guidance above 1
+    /// Content that the picture should not show; needs --guidance above 1
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     pub negative_prompt: String,
-    /// How each region is described
-    #[arg(long, default_value = DEFAULT, value_parser = PossibleValuesParser::new(captioner::names()))]
-    pub captioner: String,
+    /// Captioner that describes each region
+    #[arg(long, value_enum, default_value_t = CaptionerArg::Attributes)]
+    pub captioner: CaptionerArg,
     /// Take the regions' captions from this JSON file (as `caption` writes it)
     #[arg(long, value_name = "FILE", conflicts_with = "captioner")]
     pub captions: Option<PathBuf>,

@@ -1,4 +1,4 @@
-//! What is read and what is written.
+//! Options for input and output files.
 
 use std::{
     ffi::OsString,
@@ -18,14 +18,14 @@ pub struct FilesArgs {
     /// The same as INPUT
     #[arg(short = 'i', long = "input", value_name = "INPUT")]
     input_option: Option<OsString>,
-    /// Where to write, for a folder a folder; `-` writes standard output [default: INPUT with _4x before its
+    /// Output file, or output folder for a folder; `-` writes standard output [default: INPUT with _4x before its
     /// extension]
     #[arg(short, long, value_name = "OUTPUT")]
     output: Option<OsString>,
     /// Format of the output [default: by the output's name, else as the input]
     #[arg(short, long, value_name = "png|jpeg|webp|tiff")]
     format: Option<Format>,
-    /// Leave pictures alone whose output exists
+    /// Skip pictures whose output exists
     #[arg(long)]
     pub skip_existing: bool,
     /// JPEG quality [default: 95]
@@ -42,7 +42,7 @@ impl FilesArgs {
         })
     }
 
-    /// Where to write, and in which format. `source` is the input's own format, `suffix` stands before the
+    /// Output and its format. `source` is the input's own format, `suffix` stands before the
     /// extension of a name that is made from the input's.
     pub fn output(
         &self,
@@ -75,12 +75,12 @@ impl FilesArgs {
         Ok((output, self.format.or(named).unwrap_or(source)))
     }
 
-    /// The name and the format of the output of a picture that is named itself: with `suffix` before the
-    /// extension, which changes only with the format. `source` is the format of what it holds.
+    /// Default output name and format for a picture: `suffix` goes before the extension, which changes only with the
+    /// format. `source` is the input's own format.
     pub fn output_name(&self, path: &Path, source: Format, suffix: &str) -> (PathBuf, Format) {
         let named = Format::from_extension(path);
         let format = self.format.or(named).unwrap_or(source);
-        // What is no extension of ours belongs to the name.
+        // An unknown extension belongs to the name.
         let stem = if named.is_some() { path.file_stem() } else { path.file_name() };
         let mut name = stem.unwrap_or_default().to_owned();
         name.push(suffix);
@@ -95,7 +95,7 @@ impl FilesArgs {
     /// The folder for the outputs of the pictures in `folder`.
     ///
     /// # Errors
-    /// What cannot be meant: one file or a stream for many pictures, or the input folder itself.
+    /// A combination that makes no sense: one file or a stream for many pictures, or the input folder itself.
     pub fn output_folder(&self, folder: &Path, suffix: &str) -> Result<PathBuf, CliError> {
         let refuse = |reason: String| Err(CliError::Usage(reason));
         let output = match self.output.as_deref().map(Output::parse) {
@@ -129,10 +129,10 @@ impl FilesArgs {
         Ok(output)
     }
 
-    /// Where a verb that writes no picture should write.
+    /// Output of a verb that writes no picture.
     ///
     /// # Errors
-    /// A name that a picture would have.
+    /// An output name with a picture's extension.
     pub fn document_output(&self) -> Result<Output, CliError> {
         let output = self.output.as_deref().map_or(Output::Stdout, Output::parse);
         match output.format() {

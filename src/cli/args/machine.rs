@@ -1,4 +1,4 @@
-//! The machine: where to compute, and how much of it to take.
+//! Options for the device, its memory, and the threads.
 
 use clap::Args;
 use cupscale::backend::{DeviceSpec, MatmulPrecision};
@@ -8,14 +8,14 @@ use crate::cli::{error::CliError, values};
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Machine")]
 pub struct MachineArgs {
-    /// Where to compute
+    /// Device to compute on
     #[arg(short = 'g', long, value_name = "auto|cpu|cuda:N|metal", default_value_t)]
     pub device: DeviceSpec,
     /// Matmul precision of the UNet on the CPU: f32, bf16 (faster, with a small error), or auto: bf16
     /// where the processor has instructions for it [default: f32]
     #[arg(long, value_name = "f32|bf16|auto", value_parser = values::products)]
     pub dtype: Option<MatmulPrecision>,
-    /// What the job may take of the device's memory: 8GiB, 512MiB, 6G, or bytes [default: what is free,
+    /// Limit of the job's device memory: 8GiB, 512MiB, 6G, or bytes [default: what is free,
     /// less a margin]
     #[arg(long, value_name = "SIZE", value_parser = values::bytes)]
     pub max_memory: Option<usize>,

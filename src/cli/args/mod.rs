@@ -1,4 +1,4 @@
-//! Every option: its names, its help, its range, and how it becomes a setting of the pipeline.
+//! All options: names, help, ranges, and their conversion to settings of the pipeline.
 
 mod content;
 mod files;
@@ -7,16 +7,16 @@ mod machine;
 mod model;
 mod models;
 mod repaint;
+mod sampler;
 mod size;
 mod work;
 
-use std::{ffi::OsString, sync::LazyLock};
+use std::ffi::OsString;
 
 use clap::{
     ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
     error::ErrorKind, parser::ValueSource,
 };
-use cupscale::sampler::SamplerKind;
 
 use crate::cli::progress::{ProgressMode, Show};
 use machine::MachineArgs;
@@ -24,7 +24,7 @@ use repaint::RepaintArgs;
 use size::SizeArgs;
 use work::WorkArgs;
 
-pub use content::ContentArgs;
+pub use content::{CaptionerArg, ContentArgs};
 pub use files::FilesArgs;
 pub use llava::{CaptionEngineArg, LlavaArgs};
 pub use model::ModelArgs;
@@ -45,7 +45,7 @@ Examples:
 
 Exit codes: 0 done, 1 an input failed, 2 wrong usage, 3 everything was skipped, 130 interrupted.";
 
-/// What was typed.
+/// The parsed command line.
 #[derive(Debug, Parser)]
 #[command(name = "cupscale-fast", version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
 #[command(
@@ -56,13 +56,13 @@ pub struct Cli {
     pub verb: Option<Verb>,
     #[command(flatten)]
     pub job: JobArgs,
-    /// Tell on stderr what is done, stage by stage; -vv call by call [default: what $RUST_LOG asks for]
+    /// Log the stages on stderr; -vv logs every call [default: the filter in $RUST_LOG]
     #[arg(short, long, action = ArgAction::Count, global = true)]
     pub verbose: u8,
 }
 
-/// Options that say how a picture is written and what becomes of unfinished work, of which `caption` has none: the
-/// options of the job whose regions it describes are the same otherwise.
+/// Options for the output picture and for unfinished work, which `caption` does not have. All other options of a job
+/// apply to it.
 const NOT_OF_CAPTION: [&str; 7] =
     ["format", "quality", "skip_existing", "dry_run", "work_dir", "resume", "fresh"];
 
@@ -80,7 +80,7 @@ impl Cli {
         Self::command().mut_subcommand("caption", hidden)
     }
 
-    /// Parses what was typed, and refuses an option where its verb does not use it.
+    /// Parses the command line, and refuses options that the verb does not use.
     pub fn from_command_line(
         words: impl IntoIterator<Item = impl Into<OsString> + Clone>,
     ) -> Result<Self, clap::Error> {
@@ -112,19 +112,19 @@ impl Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Print what would run (regions, steps, bytes) and stop; takes every option of the job
+    /// Print the plan of the job (regions, steps, bytes) and stop; takes every option of the job
     Plan(Box<JobArgs>),
     /// Print the caption of every region as JSON, to be edited and given back with --captions
     Caption(Box<JobArgs>),
     /// List, add, download, check and remove models
     Models(ModelsArgs),
-    /// The process in which the program captions
+    /// Captioning process of the program
     #[cfg(feature = "mistralrs")]
     #[command(name = cupscale::caption::mistralrs::VERB, hide = true)]
     CaptionWorker,
 }
 
-/// Every option of a job, as it was typed.
+/// All options of a job, unresolved.
 #[derive(Args, Debug)]
 pub struct JobArgs {
     #[command(flatten)]
@@ -142,10 +142,10 @@ pub struct JobArgs {
     #[command(flatten)]
     pub work: WorkArgs,
 
-    /// Print what would run and stop
+    /// Print the plan of the job and stop
     #[arg(long)]
     pub dry_run: bool,
-    /// How progress is shown, on stderr
+    /// Form of the progress on stderr
     #[arg(long, value_enum, default_value_t = ProgressMode::Auto)]
     progress: ProgressMode,
     /// Errors only
@@ -154,23 +154,16 @@ pub struct JobArgs {
 }
 
 impl JobArgs {
-    /// How progress is shown.
+    /// Form of the progress display.
     pub fn show(&self) -> Show {
         Show { mode: self.progress, quiet: self.quiet }
     }
 }
 
-/// The samplers, as a help text lists them.
-fn sampler_choice() -> &'static str {
-    static NAMES: LazyLock<String> =
-        LazyLock::new(|| SamplerKind::ALL.map(SamplerKind::name).join("|"));
-    &NAMES
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::values::Lora;
+    use crate::cli::values::LoraArg;
     use cupscale::{
         pipeline::Defaults,
         sampler::{Ddim, Tcd},
@@ -249,7 +242,7 @@ mod tests {
             ("a:1:2", "a:1", 2.0),
             ("a:", "a:", 1.0),
         ] {
-            let expected = Lora { path: path.into(), scale };
+            let expected = LoraArg { path: path.into(), scale };
             assert_eq!(parse(&format!("x in.png --lora {text}")).model.lora, [expected], "{text}");
         }
         let args = parse("x in.png --lora a --lora b:2");

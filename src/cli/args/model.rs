@@ -1,11 +1,11 @@
-//! The model that repaints, and what is changed of it.
+//! Options for the diffusion model and changes to it.
 
 use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, builder::TypedValueParser as _};
 use cupscale::weights::QuantType;
 
-use crate::cli::values::{self, Lora};
+use crate::cli::values::{self, LoraArg};
 
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Model")]
@@ -23,9 +23,9 @@ pub struct ModelArgs {
     /// Round the model's weights to this type as they are read: less memory, a little less exact
     #[arg(long, value_name = "q8_0|q6_k|q5_k|q4_k|f16")]
     pub quantize: Option<QuantType>,
-    /// LoRA to change the model's weights with (safetensors), and how much of it [default scale: 1];
+    /// LoRA to merge into the model's weights (safetensors), with its scale [default scale: 1];
     /// may be given several times
     #[arg(long, value_name = "NAME|FILE[:SCALE]",
           value_parser = clap::builder::OsStringValueParser::new().try_map(values::lora))]
-    pub lora: Vec<Lora>,
+    pub lora: Vec<LoraArg>,
 }

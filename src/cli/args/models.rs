@@ -1,4 +1,4 @@
-//! Options of `models`: getting, checking, quantizing and removing.
+//! Options of `models`: adding, downloading, checking, quantizing and removing.
 
 use std::{ffi::OsString, path::PathBuf};
 
@@ -11,13 +11,13 @@ use cupscale::{
     weights::QuantType,
 };
 
-use super::sampler_choice;
+use super::sampler::sampler_choice;
 use crate::cli::{
     progress::{ProgressMode, Show},
-    values::{self, Lora},
+    values::{self, LoraArg},
 };
 
-/// What was typed after `models`.
+/// Arguments of `models`.
 #[derive(Args, Debug)]
 pub struct ModelsArgs {
     #[command(subcommand)]
@@ -26,11 +26,11 @@ pub struct ModelsArgs {
 
 #[derive(Debug, Subcommand)]
 pub enum ModelsVerb {
-    /// Show the models that are installed, and those that can be
+    /// Show installed and available models
     List(ListArgs),
     /// Give your own weights a name; nothing is copied
     Add(Box<AddArgs>),
-    /// Download a model, or what it lacks; an interrupted download goes on where it ended
+    /// Download a model, or its missing files; an interrupted download is resumed
     Pull(PullArgs),
     /// Read every byte of installed models again, and compare
     Verify(VerifyArgs),
@@ -42,7 +42,7 @@ pub enum ModelsVerb {
 
 #[derive(Args, Debug)]
 pub struct WatchArgs {
-    /// How progress is shown, on stderr
+    /// Form of the progress on stderr
     #[arg(long, value_enum, default_value_t = ProgressMode::Auto)]
     pub progress: ProgressMode,
     /// Errors only
@@ -58,21 +58,21 @@ impl WatchArgs {
 
 #[derive(Args, Debug)]
 pub struct ListArgs {
-    /// As JSON, for programs
+    /// Print JSON, for programs
     #[arg(long)]
     pub json: bool,
 }
 
 #[derive(Args, Debug)]
 pub struct AddArgs {
-    /// What to call the model
+    /// Name of the model
     pub name: String,
     /// A folder in diffusers layout, a .safetensors or a .gguf file; or a LLaVA model
     pub path: PathBuf,
     /// A LoRA to merge: a file, or an installed LoRA's name; may be given several times
     #[arg(long, value_name = "FILE[:SCALE]",
           value_parser = OsStringValueParser::new().try_map(values::lora))]
-    pub lora: Vec<Lora>,
+    pub lora: Vec<LoraArg>,
     /// A UNet in place of the model's own: a file or a folder
     #[arg(long, value_name = "PATH")]
     pub unet: Option<PathBuf>,
@@ -82,13 +82,13 @@ pub struct AddArgs {
     /// The .gguf file with the vision tower of a LLaVA model [default: the one beside the decoder's]
     #[arg(long, value_name = "FILE")]
     pub mmproj: Option<PathBuf>,
-    /// The sampler it is made for
+    /// Sampler that the model is made for
     #[arg(long, value_name = sampler_choice())]
     pub sampler: Option<SamplerKind>,
-    /// How its timesteps are spread
+    /// Spacing of its timesteps
     #[arg(long, value_name = "leading|trailing|linspace")]
     pub timestep_spacing: Option<TimestepSpacing>,
-    /// The timesteps themselves, in place of a spread
+    /// Explicit timesteps, in place of a spacing
     #[arg(long, value_name = "T,T,…", value_delimiter = ',', conflicts_with = "timestep_spacing",
           value_parser = clap::value_parser!(u32).range(0..1000))]
     pub timesteps: Option<Vec<u32>>,
@@ -134,7 +134,7 @@ pub struct PullArgs {
 
 #[derive(Args, Debug)]
 pub struct VerifyArgs {
-    /// Which models [default: all that are installed]
+    /// Models to check [default: all that are installed]
     #[arg(value_name = "NAME")]
     pub names: Vec<String>,
     #[command(flatten)]
@@ -156,14 +156,14 @@ pub struct QuantizeArgs {
     /// The file to write
     #[arg(short, long, value_name = "OUT.gguf")]
     pub output: PathBuf,
-    /// Type of the dense layers; what is sensitive stays in f16 or f32
+    /// Weight type of the dense layers; sensitive tensors stay in f16 or f32
     #[arg(short, long = "type", value_name = "q8_0|q6_k|q5_k|q4_k|f16")]
     pub quant: QuantType,
     /// A LoRA to merge first; may be given several times
     #[arg(long, value_name = "NAME|FILE[:SCALE]",
           value_parser = OsStringValueParser::new().try_map(values::lora))]
-    pub lora: Vec<Lora>,
-    /// How progress is shown, on stderr
+    pub lora: Vec<LoraArg>,
+    /// Form of the progress on stderr
     #[arg(long, value_enum, default_value_t = ProgressMode::Auto)]
     pub progress: ProgressMode,
 }

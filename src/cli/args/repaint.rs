@@ -1,4 +1,4 @@
-//! How much is repainted, and how.
+//! Options for the amount and method of repainting.
 
 use clap::{Args, ValueEnum};
 use cupscale::{
@@ -7,14 +7,14 @@ use cupscale::{
     sampler::{Denoise, SamplerKind, TimestepSpacing},
 };
 
-use super::sampler_choice;
+use super::sampler::sampler_choice;
 use crate::cli::values;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum FusionArg {
     /// Overlapping regions fade into each other (raised cosine)
     Feather,
-    /// Overlapping regions count alike
+    /// Overlapping regions have equal weight
     Average,
 }
 
@@ -35,52 +35,52 @@ pub struct RepaintArgs {
     /// Steps of the whole schedule [default: the model's, or 8]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     steps: Option<u32>,
-    /// How much is repainted: the share of the steps that run, rounded up [default: the model's, or 0.45]
+    /// Amount of repainting: the share of the steps that run, rounded up [default: the model's, or 0.45]
     #[arg(long, value_name = "0-1", value_parser = values::share)]
     strength: Option<f64>,
     /// The same as a number of steps
     #[arg(long, value_name = "K", conflicts_with = "strength",
           value_parser = clap::value_parser!(u32).range(1..=1000))]
     denoise_steps: Option<u32>,
-    /// How a step is taken [default: the model's]
+    /// Sampler of the steps [default: the model's]
     #[arg(long, value_name = sampler_choice())]
     sampler: Option<SamplerKind>,
     /// Share of fresh noise in each step of ddim or tcd [default: the model's, or 0 and 0.3]
     #[arg(long, value_name = "0-1", value_parser = values::weight)]
     eta: Option<f64>,
-    /// How timesteps are spread; few-step models want trailing [default: the model's]
+    /// Spacing of the timesteps; few-step models want trailing [default: the model's]
     #[arg(long, value_name = "leading|trailing|linspace")]
     spacing: Option<TimestepSpacing>,
-    /// The very timesteps of the whole schedule, highest first
+    /// Explicit timesteps of the whole schedule, highest first
     #[arg(long, value_name = "T,T,...", value_delimiter = ',', conflicts_with = "steps")]
     timesteps: Option<Vec<usize>>,
-    /// How strongly the prompt is followed against the negative prompt, at twice the work; 1 is off
+    /// Guidance scale: weight of the prompt against the negative prompt, at twice the work; 1 is off
     /// [default: the model's, or 1]
     #[arg(long, value_name = "0-100", value_parser = values::guidance)]
     guidance: Option<f64>,
     /// Overlap of neighbouring regions, as a share of a region's side
     #[arg(long, value_name = "0-0.9", default_value_t = Defaults::OVERLAP, value_parser = values::overlap)]
     overlap: f64,
-    /// How overlapping regions are put together
+    /// Fusion of overlapping regions
     #[arg(long, value_enum, default_value_t = FusionArg::Feather)]
     fusion: FusionArg,
     /// Weight of the global structure prior: keeps shapes and tones; 0 turns it off
     #[arg(long, value_name = "0-1", default_value_t = Defaults::GSP, value_parser = values::weight)]
     gsp: f64,
-    /// Weight of the regional attention prior: what the whole picture says of a region; 0 is off
+    /// Weight of the regional attention prior: guides regions by the whole picture; 0 is off
     #[arg(long, value_name = "0-1", default_value_t = Defaults::RAP, value_parser = values::weight)]
     rap: f64,
     /// Weight of the regional semantic prior: the regions' captions against the prompt; 0 is off
     #[arg(long, value_name = "0-1", default_value_t = Defaults::RSP, value_parser = values::weight)]
     rsp: f64,
 
-    /// How the output's colours are kept true to the input
+    /// Colour correction of the output towards the input
     #[arg(long, value_enum, default_value_t = ColorFixArg::Wavelet)]
     color_fix: ColorFixArg,
 }
 
 impl RepaintArgs {
-    /// Settings with what is said here; the rest has its defaults.
+    /// Settings with these options applied to the defaults.
     pub fn settings(&self) -> Settings {
         let mut settings = Settings::default();
         settings.seed = self.seed;

@@ -1,4 +1,4 @@
-//! How large the output is.
+//! Options for the output size.
 
 use clap::Args;
 use cupscale::{canvas::SizeSpec, pipeline::Defaults};
@@ -30,7 +30,7 @@ impl SizeArgs {
         }
     }
 
-    /// What stands before the extension of a default output name: `_4x`, `_1.5x`, `_800x600`.
+    /// Suffix of a default output name, before the extension: `_4x`, `_1.5x`, `_800x600`.
     pub fn suffix(&self) -> String {
         match self.spec() {
             SizeSpec::Scale(scale) => format!("_{scale}x"),

@@ -1,9 +1,9 @@
-//! Unfinished work: where it lies and what becomes of it.
+//! Options for the work folder and for unfinished work.
 
 use std::path::PathBuf;
 
 use clap::Args;
-use cupscale::pipeline::{Resume, Work};
+use cupscale::pipeline::{Resume, WorkOptions};
 
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Unfinished work")]
@@ -11,18 +11,18 @@ pub struct WorkArgs {
     /// Folder for the files of a job while it runs [default: beside the output; the cache for a stream]
     #[arg(long, value_name = "DIR")]
     work_dir: Option<PathBuf>,
-    /// Go on with unfinished work, which happens by itself; fail if there is none
+    /// Resume unfinished work (also the default), and fail if there is none
     #[arg(long, conflicts_with = "fresh")]
     resume: bool,
-    /// Throw unfinished work away and begin anew
+    /// Discard unfinished work and start again
     #[arg(long)]
     fresh: bool,
 }
 
 impl WorkArgs {
-    /// Where the job keeps what it has done, and what becomes of what is there.
-    pub fn work(&self) -> Work {
-        Work {
+    /// Work folder of the job, and the policy for unfinished work in it.
+    pub fn work(&self) -> WorkOptions {
+        WorkOptions {
             folder: self.work_dir.clone(),
             resume: match (self.resume, self.fresh) {
                 (true, _) => Resume::Required,

@@ -1,5 +1,4 @@
-//! The pictures below a folder: which files a job of many pictures is about, always in the same
-//! order, and none that the program itself is still writing.
+//! Search for the pictures below a folder, in a fixed order, without files that the program is still writing.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -10,23 +9,23 @@ use std::{
 
 use cupscale::image::{Format, ImageError, format_of};
 
-/// As many bytes as tell what a file is.
+/// Bytes read from a file to recognise its format.
 const HEAD: u64 = 32;
 
-/// A picture, or what by its name should be one.
+/// A picture by its content, or by its name only.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Found {
+pub struct FoundPicture {
     /// below the folder that was walked
     pub path: PathBuf,
-    /// by its first bytes; by its name where they are no picture's (reading it will fail, and say why)
+    /// by its first bytes, else by its name (reading it then fails with the reason)
     pub format: Format,
 }
 
-/// What lies below a folder.
+/// Pictures and folders found below a folder.
 #[derive(Debug, Default)]
 pub struct Walk {
     /// in the order of their paths
-    pub pictures: Vec<Found>,
+    pub pictures: Vec<FoundPicture>,
     /// kinds of pictures and documents that are recognised but not read, with how many there are of each
     pub unsupported: Vec<(String, usize)>,
     /// folders that could not be read, each with the reason in one line
@@ -34,7 +33,7 @@ pub struct Walk {
 }
 
 /// Walks `root`, without hidden files (those of unfinished jobs among them), `.part` files, and the
-/// folder `output`. What is a picture is told by its first bytes; other files are left alone.
+/// folder `output`. Pictures are recognised by their first bytes; other files are ignored.
 ///
 /// Links are followed, but every folder is walked once: at its own place, if that is below `root`.
 pub fn walk(root: &Path, output: &Path) -> Walk {
@@ -68,7 +67,7 @@ pub fn walk(root: &Path, output: &Path) -> Walk {
             match fs::metadata(entry.path()) {
                 Ok(found) if found.is_dir() && is_link => links.push_back(below),
                 Ok(found) if found.is_dir() => folders.push(below),
-                // A pipe or a device would be waited for.
+                // Reading a pipe or a device would block.
                 Ok(found) if !found.is_file() => {}
                 _ => walk.file(root, below),
             }
@@ -81,10 +80,12 @@ pub fn walk(root: &Path, output: &Path) -> Walk {
 impl Walk {
     fn file(&mut self, root: &Path, path: PathBuf) {
         let mut head = Vec::new();
-        // What cannot be opened is told by its name alone.
+        // A file that cannot be opened is judged by its name alone.
         let _ = File::open(root.join(&path)).map(|file| file.take(HEAD).read_to_end(&mut head));
         match (format_of("", &head), Format::from_extension(&path)) {
-            (Ok(format), _) | (Err(_), Some(format)) => self.pictures.push(Found { path, format }),
+            (Ok(format), _) | (Err(_), Some(format)) => {
+                self.pictures.push(FoundPicture { path, format })
+            }
             (Err(ImageError::Unsupported { kind, .. }), None) => {
                 match self.unsupported.iter_mut().find(|(known, _)| *known == kind) {
                     Some((_, count)) => *count += 1,

@@ -13,12 +13,12 @@ pub enum Event<'a> {
     /// A file of a folder begins or ends.
     File {
         state: FileState,
-        /// From 1 to `count`.
+        /// Number of the file, from 1 to `count`.
         index: usize,
         count: usize,
         input: &'a str,
         output: &'a str,
-        /// What became of it, at its end.
+        /// Outcome, at the end of the stage.
         #[serde(skip_serializing_if = "Option::is_none")]
         text: Option<&'a str>,
     },
@@ -26,28 +26,28 @@ pub enum Event<'a> {
     Stage {
         stage: At,
         #[serde(flatten)]
-        bytes: Option<Bytes<'a>>,
+        bytes: Option<TransferBytes<'a>>,
         /// `null` for a file whose size is not known.
         total: Option<u64>,
         unit: &'static str,
     },
-    /// So much of the stage is done.
+    /// Progress within the stage.
     Progress {
         stage: At,
         #[serde(flatten)]
-        file: Option<File<'a>>,
+        file: Option<TransferFile<'a>>,
         done: u64,
         total: Option<u64>,
         #[serde(skip_serializing_if = "Option::is_none")]
         unit: Option<&'static str>,
     },
-    /// Something the user should know that is no error.
+    /// A warning for the user.
     Note { text: &'a str },
-    /// All went well.
+    /// The job has succeeded.
     Done { seconds: f64, summary: &'a str },
 }
 
-/// What becomes of a file of a folder.
+/// State of a file of a folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FileState {
@@ -60,7 +60,7 @@ pub enum FileState {
     Failed,
 }
 
-/// What is at work: a stage of a job, or a file of a model.
+/// Source of the progress: a stage of a job, or a file of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum At {
@@ -68,7 +68,7 @@ pub enum At {
     Model(Transfer),
 }
 
-/// What is done with a file of a model.
+/// Operation on a file of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Transfer {
@@ -78,7 +78,7 @@ pub enum Transfer {
 }
 
 impl Transfer {
-    /// One word for people.
+    /// The operation as a word.
     pub fn verb(self) -> &'static str {
         match self {
             Self::Download => "download",
@@ -90,13 +90,13 @@ impl Transfer {
 
 /// The file of a transfer.
 #[derive(Debug, Serialize)]
-pub struct File<'a> {
+pub struct TransferFile<'a> {
     pub file: &'a str,
 }
 
-/// The same, with what is done of it at the beginning.
+/// The file of a transfer, with the bytes already done at its start.
 #[derive(Debug, Serialize)]
-pub struct Bytes<'a> {
+pub struct TransferBytes<'a> {
     pub file: &'a str,
     pub done: u64,
 }
@@ -128,7 +128,7 @@ mod tests {
         assert_eq!(json(stage), expected);
         let progress = Event::Progress {
             stage: At::Model(Transfer::Download),
-            file: Some(File { file: "a.gguf" }),
+            file: Some(TransferFile { file: "a.gguf" }),
             done: 5,
             total: None,
             unit: Some("bytes"),

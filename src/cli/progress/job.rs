@@ -11,7 +11,7 @@ use super::{
     say,
 };
 
-/// Where the current stage is.
+/// Progress of the current stage.
 pub struct Count {
     stage: Stage,
     done: usize,
@@ -27,7 +27,7 @@ impl Count {
 
 /// The file of a folder whose job runs.
 pub struct CurrentFile {
-    /// From 1 to `count`.
+    /// Number of the file, from 1 to `count`.
     index: usize,
     count: usize,
     input: String,
@@ -40,7 +40,7 @@ impl CurrentFile {
         &self.input
     }
 
-    /// For the bar, which has to fit a line: without folders, and cut.
+    /// Short name for the bar, without folders and cut to fit the line.
     fn short(&self) -> String {
         let name = Path::new(&self.input).file_name().unwrap_or_default().to_string_lossy();
         let mut short: String = name.chars().take(24).collect();
@@ -52,8 +52,8 @@ impl CurrentFile {
 }
 
 impl Reporter {
-    /// From here on all progress is that of one file of a folder, the `index`-th (from 1) of `count`: its job
-    /// begins, or it is described before its turn ([`FileState::Captions`]).
+    /// Begins a file of a folder, number `index` (from 1) of `count`: its job, or its captions made ahead
+    /// ([`FileState::Captions`]). All following progress is of this file.
     pub fn begin_file(
         &mut self,
         state: FileState,
@@ -66,7 +66,7 @@ impl Reporter {
         self.file_event(state, None);
     }
 
-    /// The end of what [`begin_file`](Self::begin_file) began; `text` says how.
+    /// Ends the file begun by [`begin_file`](Self::begin_file); `text` is the outcome.
     pub fn end_file(&mut self, state: FileState, text: &str) {
         self.file_event(state, Some(text));
         if let (Some(file), FileState::Done, false) = (&self.file, state, self.quiet) {

@@ -28,11 +28,11 @@ pub enum ProgressMode {
     Bar,
     /// One JSON object a line
     Json,
-    /// Nothing
+    /// No progress
     None,
 }
 
-/// How much is shown, and how.
+/// Form and amount of the progress display.
 #[derive(Clone, Copy, Debug)]
 pub struct Show {
     pub mode: ProgressMode,
@@ -56,7 +56,7 @@ pub struct Reporter {
     /// The file of a folder whose job runs.
     file: Option<job::CurrentFile>,
     stage: Option<job::Count>,
-    transfer: Option<transfer::File>,
+    transfer: Option<transfer::CurrentTransfer>,
 }
 
 impl Reporter {
@@ -83,14 +83,14 @@ impl Reporter {
         }
     }
 
-    /// Takes the bar away, for a job that ends before its end.
+    /// Removes the bar, for a job that ends early.
     pub fn clear(&self) {
         if let Display::Bar(bar) = &self.display {
             bar.finish_and_clear();
         }
     }
 
-    /// The last line of what went well.
+    /// Shows the summary of a success as the last line.
     pub fn finish(&self, summary: &str) {
         self.clear();
         if matches!(self.display, Display::Json) {
@@ -100,12 +100,12 @@ impl Reporter {
         }
     }
 
-    /// Whether the user has asked to stop.
+    /// `true` once the user has asked to stop.
     pub fn is_interrupted(&self) -> bool {
         self.interrupted.load(Ordering::SeqCst)
     }
 
-    /// Something the user should know that is no error.
+    /// Shows a warning to the user.
     pub fn tell(&self, text: &str) {
         let said = match &self.file {
             Some(file) => format!("{}: {text}", file.input()),
@@ -133,7 +133,7 @@ fn interrupt_flag() -> Arc<AtomicBool> {
     interrupted
 }
 
-/// One line on stderr. Nobody reading it is no reason to stop the job.
+/// Writes one line to stderr; write errors are ignored.
 pub fn say(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }

@@ -4,23 +4,23 @@ use std::time::{Duration, Instant};
 
 use cupscale::{
     units,
-    weights::hub::{TransferProgress, Work},
+    weights::hub::{TransferProgress, TransferWork},
 };
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{
     Display, Reporter,
-    event::{At, Bytes, Event, File as Named, Transfer},
+    event::{At, Event, Transfer, TransferBytes, TransferFile},
     say,
 };
 
-/// JSON lines about one file come no more often.
+/// Minimum interval between JSON lines about one file.
 const JSON_PAUSE: Duration = Duration::from_millis(250);
 
 const UNIT: &str = "bytes";
 
-/// The file at work.
-pub struct File {
+/// The file in transfer.
+pub struct CurrentTransfer {
     work: Transfer,
     name: String,
     done: u64,
@@ -28,7 +28,7 @@ pub struct File {
     told: Instant,
 }
 
-impl File {
+impl CurrentTransfer {
     /// Percent done, in tens; 0 where the total is not known.
     fn percent(&self) -> u64 {
         self.total.map_or(0, |total| 10 * self.done / total.max(1) * 10)
@@ -37,7 +37,7 @@ impl File {
     fn tell(&self) {
         Event::Progress {
             stage: At::Model(self.work),
-            file: Some(Named { file: &self.name }),
+            file: Some(TransferFile { file: &self.name }),
             done: self.done,
             total: self.total,
             unit: Some(UNIT),
@@ -47,13 +47,13 @@ impl File {
 }
 
 impl Reporter {
-    /// Work on a file begins, or begins again: `done` of `total` bytes are behind it.
+    /// Begins or restarts a file: `done` of `total` bytes are already transferred.
     pub fn begin_bytes(&mut self, work: Transfer, name: &str, done: u64, total: Option<u64>) {
         match &self.display {
             Display::Bar(bar) => show(bar, work, name, done, total),
             Display::Json => Event::Stage {
                 stage: At::Model(work),
-                bytes: Some(Bytes { file: name, done }),
+                bytes: Some(TransferBytes { file: name, done }),
                 total,
                 unit: UNIT,
             }
@@ -61,10 +61,10 @@ impl Reporter {
             Display::Percent | Display::Nothing => {}
         }
         let name = name.to_owned();
-        self.transfer = Some(File { work, name, done, total, told: Instant::now() });
+        self.transfer = Some(CurrentTransfer { work, name, done, total, told: Instant::now() });
     }
 
-    /// So many more bytes are done.
+    /// Adds `bytes` to those already transferred.
     pub fn advance_bytes(&mut self, bytes: u64) {
         let Some(file) = &mut self.transfer else { return };
         let before = file.percent();
@@ -85,7 +85,7 @@ impl Reporter {
         }
     }
 
-    /// The bytes that are done of the file at work.
+    /// Bytes already transferred of the current file.
     pub fn bytes_done(&self) -> u64 {
         self.transfer.as_ref().map_or(0, |file| file.done)
     }
@@ -112,10 +112,10 @@ fn show(bar: &ProgressBar, work: Transfer, name: &str, done: u64, total: Option<
 }
 
 impl TransferProgress for Reporter {
-    fn begin(&mut self, work: Work, file: &str, done: u64, total: Option<u64>) {
+    fn begin(&mut self, work: TransferWork, file: &str, done: u64, total: Option<u64>) {
         let work = match work {
-            Work::Download => Transfer::Download,
-            Work::Check => Transfer::Check,
+            TransferWork::Download => Transfer::Download,
+            TransferWork::Check => Transfer::Check,
         };
         self.begin_bytes(work, file, done, total);
     }

@@ -1,6 +1,7 @@
 //! JPEG through `zune-jpeg`, strict about damage: that decoder by default paints what is missing grey.
 //! A file without its end marker is refused before; pixels lost from the middle of a file that still
-//! has one are found only where the Huffman codes stop making sense, as in libjpeg. Metadata comes from our own walk over the segments.
+//! has one are found only where the Huffman codes become invalid, as in libjpeg. Metadata comes from a walk over the
+//! segments.
 
 use std::io::Cursor;
 
@@ -15,11 +16,11 @@ use crate::image::error::{ImageError, Result};
 use crate::image::format::Format;
 use crate::image::metadata::ifd::Exif;
 use crate::image::metadata::{JPEG_EXIF, JPEG_XMP, exif_dpi, jpeg_segments, plausible_dpi};
-use crate::image::picture::{Layout, Raw};
+use crate::image::picture::{ChannelLayout, DecodedSamples};
 
 const ICC: &[u8] = b"ICC_PROFILE\0";
 
-pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<Raw> {
+pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<DecodedSamples> {
     let bad = |reason: &dyn std::fmt::Display| ImageError::unreadable(name, Format::Jpeg, reason);
     let segments =
         jpeg_segments(&mut Cursor::new(bytes)).map_err(|_| bad(&"truncated before the pixels"))?;
@@ -43,10 +44,10 @@ pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<Raw> {
     .map_err(|e| bad(&reason(&e)))?;
 
     let (layout, samples) = match space {
-        ColorSpace::Luma => (Layout::Grey, from_u8(&data)),
-        ColorSpace::CMYK => (Layout::Cmyk, inks(&data)),
-        ColorSpace::YCCK => (Layout::Cmyk, inks(&ycck_to_cmyk(data))),
-        _ => (Layout::Rgb, from_u8(&data)),
+        ColorSpace::Luma => (ChannelLayout::Grey, from_u8(&data)),
+        ColorSpace::CMYK => (ChannelLayout::Cmyk, inks(&data)),
+        ColorSpace::YCCK => (ChannelLayout::Cmyk, inks(&ycck_to_cmyk(data))),
+        _ => (ChannelLayout::Rgb, from_u8(&data)),
     };
     if samples.len() != usize::from(width) * usize::from(height) * layout.channels() {
         return Err(bad(&"the pixels do not fill the stated size"));
@@ -58,7 +59,7 @@ pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<Raw> {
     let exif = app(0xE1, JPEG_EXIF).next().map(<[u8]>::to_vec);
     let dpi = app(0xE0, b"JFIF\0").next().and_then(jfif_dpi);
     let dpi = dpi.or_else(|| exif_dpi(&Exif::parse(exif.as_deref()?)?));
-    Ok(Raw {
+    Ok(DecodedSamples {
         width: width.into(),
         height: height.into(),
         layout,
@@ -109,7 +110,7 @@ fn reason(error: &DecodeErrors) -> String {
     }
 }
 
-/// Whether an end-of-image marker follows the pixels. Inside entropy-coded data FF is followed by 00
+/// `true` if an end-of-image marker follows the pixels. Inside entropy-coded data FF is followed by 00
 /// or a restart marker; other segments are jumped over, since they may hold a thumbnail's own end marker.
 fn has_end(bytes: &[u8]) -> bool {
     let mut at = 2;

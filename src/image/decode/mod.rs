@@ -24,7 +24,7 @@ pub fn decode(input: &Input) -> Result<Picture> {
 /// [`decode`] of bytes in memory; `name` is used in errors.
 ///
 /// # Errors
-/// As [`decode`].
+/// Same as [`decode`].
 pub fn decode_bytes(name: &str, bytes: &[u8]) -> Result<Picture> {
     let raw = match format_of(name, bytes)? {
         Format::Png => png::decode(name, bytes)?,
@@ -38,7 +38,7 @@ pub fn decode_bytes(name: &str, bytes: &[u8]) -> Result<Picture> {
 /// The format of a picture by its first bytes (32 are enough); `name` is used in errors.
 ///
 /// # Errors
-/// As [`decode`] for what is empty, no picture, or a picture of another kind.
+/// Same as [`decode`] for empty input, for bytes that are no picture, and for an unsupported format.
 pub fn format_of(name: &str, bytes: &[u8]) -> Result<Format> {
     let name = name.to_owned();
     if bytes.is_empty() {

@@ -9,9 +9,9 @@ use super::{check_size, from_u8};
 use crate::image::error::{ImageError, Result, Warning};
 use crate::image::format::Format;
 use crate::image::metadata::{PNG_XMP_KEYWORD, plausible_dpi};
-use crate::image::picture::{Layout, Raw};
+use crate::image::picture::{ChannelLayout, DecodedSamples};
 
-pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<Raw> {
+pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<DecodedSamples> {
     let bad = |reason: &dyn std::fmt::Display| ImageError::unreadable(name, Format::Png, reason);
     check_chunks(bytes).map_err(|reason| bad(&reason))?;
     let (width, height) = (be_u32(bytes, 16), be_u32(bytes, 20));
@@ -35,10 +35,10 @@ pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<Raw> {
     }
 
     let layout = match frame.color_type {
-        ColorType::Grayscale => Layout::Grey,
-        ColorType::GrayscaleAlpha => Layout::GreyAlpha,
-        ColorType::Rgb => Layout::Rgb,
-        ColorType::Rgba => Layout::Rgba,
+        ColorType::Grayscale => ChannelLayout::Grey,
+        ColorType::GrayscaleAlpha => ChannelLayout::GreyAlpha,
+        ColorType::Rgb => ChannelLayout::Rgb,
+        ColorType::Rgba => ChannelLayout::Rgba,
         ColorType::Indexed => return Err(bad(&"palette not expanded")),
     };
     let (samples, bit_depth) = if frame.bit_depth == BitDepth::Sixteen {
@@ -56,7 +56,7 @@ pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<Raw> {
         .and_then(|text| text.get_text().ok())
         .map(String::into_bytes);
     let dpi = info.pixel_dims.filter(|d| d.unit == Unit::Meter);
-    Ok(Raw {
+    Ok(DecodedSamples {
         width,
         height,
         layout,

@@ -13,12 +13,12 @@ use crate::image::error::{ImageError, Result, Warning};
 use crate::image::format::Format;
 use crate::image::metadata::ifd::{Exif, tag};
 use crate::image::metadata::plausible_dpi;
-use crate::image::picture::{Layout, Raw};
+use crate::image::picture::{ChannelLayout, DecodedSamples};
 
-/// ExtraSamples value of alpha that colours are already multiplied with.
+/// ExtraSamples value of premultiplied alpha.
 const ASSOCIATED: u64 = 1;
 
-pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<Raw> {
+pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<DecodedSamples> {
     let bad = |reason: &dyn std::fmt::Display| ImageError::unreadable(name, Format::Tiff, reason);
     let mut limits = Limits::default();
     limits.decoding_buffer_size = 1 << 33;
@@ -34,16 +34,18 @@ pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<Raw> {
     let extra =
         decoder.find_tag_unsigned_vec::<u64>(Tag::ExtraSamples).ok().flatten().unwrap_or_default();
     let layout = match kind {
-        ColorType::Gray(_) => Layout::Grey,
-        ColorType::GrayA(_) => Layout::GreyAlpha,
-        ColorType::RGB(_) => Layout::Rgb,
-        ColorType::RGBA(_) => Layout::Rgba,
-        ColorType::CMYK(_) => Layout::Cmyk,
+        ColorType::Gray(_) => ChannelLayout::Grey,
+        ColorType::GrayA(_) => ChannelLayout::GreyAlpha,
+        ColorType::RGB(_) => ChannelLayout::Rgb,
+        ColorType::RGBA(_) => ChannelLayout::Rgba,
+        ColorType::CMYK(_) => ChannelLayout::Cmyk,
         // Compressed as JPEG, these arrive as RGB.
-        ColorType::YCbCr(_) => Layout::Rgb,
+        ColorType::YCbCr(_) => ChannelLayout::Rgb,
         // Grey with extra samples; the first extra one is alpha only if it says so.
-        ColorType::Multiband { .. } if matches!(extra.first(), Some(1 | 2)) => Layout::GreyAlpha,
-        ColorType::Multiband { .. } => Layout::Grey,
+        ColorType::Multiband { .. } if matches!(extra.first(), Some(1 | 2)) => {
+            ChannelLayout::GreyAlpha
+        }
+        ColorType::Multiband { .. } => ChannelLayout::Grey,
         other => {
             return Err(ImageError::Unsupported {
                 name: name.to_owned(),
@@ -72,7 +74,9 @@ pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<Raw> {
     }
     let mut samples = arranged(samples, pixels, per_pixel, layout.channels(), planar)
         .ok_or_else(|| bad(&"fewer samples per pixel than its kind needs"))?;
-    if extra.first() == Some(&ASSOCIATED) && matches!(layout, Layout::Rgba | Layout::GreyAlpha) {
+    if extra.first() == Some(&ASSOCIATED)
+        && matches!(layout, ChannelLayout::Rgba | ChannelLayout::GreyAlpha)
+    {
         unpremultiply(&mut samples, layout.channels());
     }
     let mut warnings = Vec::new();
@@ -85,7 +89,7 @@ pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<Raw> {
     });
     let dpi = resolution(&mut decoder);
     let mut block = |tag| decoder.get_tag_u8_vec(Tag::Unknown(tag)).ok();
-    Ok(Raw {
+    Ok(DecodedSamples {
         width,
         height,
         layout,

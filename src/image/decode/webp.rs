@@ -9,9 +9,9 @@ use crate::image::error::{ImageError, Result, Warning};
 use crate::image::format::Format;
 use crate::image::metadata::ifd::Exif;
 use crate::image::metadata::{JPEG_EXIF, exif_dpi};
-use crate::image::picture::{Layout, Raw};
+use crate::image::picture::{ChannelLayout, DecodedSamples};
 
-pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<Raw> {
+pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<DecodedSamples> {
     let bad = |reason: &dyn std::fmt::Display| ImageError::unreadable(name, Format::WebP, reason);
     // The decoder is lenient with lossy pictures that end early; the container says how long it is.
     let stated = bytes
@@ -24,7 +24,7 @@ pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<Raw> {
     let mut decoder = WebPDecoder::new(Cursor::new(bytes)).map_err(|e| bad(&e))?;
     let (width, height) = decoder.dimensions();
     check_size(name, Format::WebP, width.into(), height.into())?;
-    let layout = if decoder.has_alpha() { Layout::Rgba } else { Layout::Rgb };
+    let layout = if decoder.has_alpha() { ChannelLayout::Rgba } else { ChannelLayout::Rgb };
     let length = decoder.output_buffer_size().ok_or_else(|| bad(&"too large"))?;
     let mut data = vec![0; length];
     let mut warnings = Vec::new();
@@ -40,7 +40,7 @@ pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<Raw> {
         Some(rest) => rest.to_vec(),
         None => block,
     });
-    Ok(Raw {
+    Ok(DecodedSamples {
         width,
         height,
         layout,

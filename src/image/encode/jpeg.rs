@@ -12,11 +12,11 @@ use jpeg_encoder::{
     rgb_to_ycbcr,
 };
 
-use super::{Backend, EncodeOptions, Shape};
+use super::{format_writer::FormatWriter, options::EncodeOptions, shape::SampleShape};
 use crate::image::error::{ImageError, Result, Warning};
 use crate::image::format::Format;
 use crate::image::metadata::{JPEG_EXIF, JPEG_XMP};
-use crate::image::{output::Target, sink::Sink};
+use crate::image::{output::OpenOutput, sink::Sink};
 
 /// Bands that may wait for the encoder.
 const QUEUE: usize = 2;
@@ -27,7 +27,7 @@ const MAX_ICC: usize = 254 * (MAX_SEGMENT - 14);
 
 type EncodeResult = std::result::Result<(), EncodingError>;
 
-pub(super) struct Writer {
+pub(super) struct JpegWriter {
     /// `None` once the encoder was told that no more rows come.
     rows: Option<SyncSender<Vec<u8>>>,
     thread: Option<JoinHandle<EncodeResult>>,
@@ -35,10 +35,10 @@ pub(super) struct Writer {
     name: String,
 }
 
-impl Writer {
+impl JpegWriter {
     pub(super) fn new(
-        target: &Target,
-        shape: Shape,
+        target: &OpenOutput,
+        shape: SampleShape,
         options: &EncodeOptions,
         warnings: &mut Vec<Warning>,
     ) -> Result<Self> {
@@ -56,7 +56,7 @@ impl Writer {
             writer: BufWriter::with_capacity(1 << 16, sink.clone()),
             abandoned: Arc::clone(&abandoned),
         };
-        let source = Rows {
+        let source = JpegRows {
             shape,
             state: Mutex::new(RowsState { receiver, band: Vec::new(), first: 0 }),
             abandoned,
@@ -86,7 +86,7 @@ impl Writer {
         Ok(Self { rows: Some(sender), thread: Some(thread), sink, name })
     }
 
-    /// Waits for the encoder and says what became of it.
+    /// Waits for the encoder; returns its result.
     fn join(&mut self) -> Result<()> {
         self.rows = None;
         let Some(thread) = self.thread.take() else {
@@ -107,7 +107,7 @@ impl Writer {
     }
 }
 
-impl Backend for Writer {
+impl FormatWriter for JpegWriter {
     fn write(&mut self, rows: &[u8]) -> Result<()> {
         let sent = match &self.rows {
             Some(queue) => queue.send(rows.to_vec()).is_ok(),
@@ -126,7 +126,7 @@ impl Backend for Writer {
     }
 }
 
-impl Drop for Writer {
+impl Drop for JpegWriter {
     fn drop(&mut self) {
         // Ends an abandoned encoder before its temporary file goes.
         let _ = self.join();
@@ -134,8 +134,8 @@ impl Drop for Writer {
 }
 
 /// The picture as the encoder sees it: rows that arrive through the queue, in order.
-struct Rows {
-    shape: Shape,
+struct JpegRows {
+    shape: SampleShape,
     state: Mutex<RowsState>,
     abandoned: Arc<AtomicBool>,
 }
@@ -147,7 +147,7 @@ struct RowsState {
     first: usize,
 }
 
-impl ImageBuffer for Rows {
+impl ImageBuffer for JpegRows {
     fn get_jpeg_color_type(&self) -> JpegColorType {
         if self.shape.grey { JpegColorType::Luma } else { JpegColorType::Ycbcr }
     }
@@ -214,7 +214,7 @@ impl Write for Guarded {
     }
 }
 
-/// APP segments in their usual order: EXIF, XMP, profile. What does not fit is left out with a warning.
+/// APP segments in their usual order: EXIF, XMP, profile. Blocks that do not fit are left out with a warning.
 fn segments(options: &EncodeOptions, warnings: &mut Vec<Warning>) -> Vec<(u8, Vec<u8>)> {
     let mut segments = Vec::new();
     let blocks = [("EXIF", JPEG_EXIF, &options.exif), ("XMP", JPEG_XMP, &options.xmp)];

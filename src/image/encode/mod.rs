@@ -1,14 +1,17 @@
 //! Encoding, a band of rows at a time, into a temporary file that is renamed when complete.
 //!
 //! Every format streams: memory does not grow with the output. JPEG's encoder pulls rows, so it runs in a
-//! thread of its own and is fed through a short queue. What a format needs to see twice is spooled to an
+//! thread of its own and is fed through a short queue. Data that a format needs twice is spooled to an
 //! unnamed temporary file: a TIFF on its way to a stream, because its directory needs offsets, and the
 //! samples of a WebP, because its codes follow from all of them.
 
+mod format_writer;
 mod jpeg;
 mod limits;
+mod options;
 mod png;
 mod samples;
+mod shape;
 mod tiff;
 mod vp8l;
 mod webp;
@@ -19,102 +22,15 @@ use super::colour::{self, Colour};
 use super::error::{ImageError, Result, Warning};
 use super::format::Format;
 use super::metadata::{ifd, xmp};
-use super::output::{Output, Target};
-use super::picture::Picture;
+use super::output::{OpenOutput, Output};
+use format_writer::FormatWriter;
+use options::SOFTWARE;
 use samples::Quantizer;
+use shape::SampleShape;
 
-/// JPEG quality when none is asked for: no chroma subsampling, differences below visibility.
-pub const DEFAULT_QUALITY: u8 = 95;
+pub use options::{DEFAULT_QUALITY, EncodeOptions};
 
-/// How the program names itself in metadata.
-const SOFTWARE: &str = concat!("cupscale-fast ", env!("CARGO_PKG_VERSION"));
-
-/// What to write besides pixels, and how.
-#[derive(Debug, Clone, PartialEq)]
-pub struct EncodeOptions {
-    /// 8 or 16 bits per sample; JPEG and WebP round 16 to 8 and warn.
-    pub bit_depth: u8,
-    /// JPEG quality, 1 to 100. The other formats are lossless.
-    pub quality: u8,
-    /// Colour profile: written, and applied to the working-space rows (see [`Picture::rgb`]).
-    pub icc: Option<Vec<u8>>,
-    /// EXIF block; the size fields in it are set to the output's.
-    pub exif: Option<Vec<u8>>,
-    /// XMP packet; the settings are added to it except in PNG.
-    pub xmp: Option<Vec<u8>>,
-    /// Dots per inch.
-    pub dpi: Option<(f64, f64)>,
-    /// Whether rows come with alpha. JPEG composites over white and warns.
-    pub alpha: bool,
-    /// Write one grey channel (the luma of the rows). WebP always stores colour.
-    pub grey: bool,
-    /// The program's settings, e.g. JSON, for [`read_settings`](super::read_settings).
-    pub settings: Option<String>,
-}
-
-impl Default for EncodeOptions {
-    fn default() -> Self {
-        Self {
-            bit_depth: 8,
-            quality: DEFAULT_QUALITY,
-            icc: None,
-            exif: None,
-            xmp: None,
-            dpi: None,
-            alpha: false,
-            grey: false,
-            settings: None,
-        }
-    }
-}
-
-impl EncodeOptions {
-    /// Options that keep everything a picture came with.
-    pub fn like(picture: &Picture) -> Self {
-        Self {
-            bit_depth: picture.bit_depth,
-            icc: picture.icc.clone(),
-            exif: picture.exif.clone(),
-            xmp: picture.xmp.clone(),
-            dpi: picture.dpi,
-            alpha: picture.alpha.is_some(),
-            grey: picture.grey,
-            ..Self::default()
-        }
-    }
-}
-
-/// What the files contain: channels and depth after the format's limits were applied.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Shape {
-    pub width: u32,
-    pub height: u32,
-    pub grey: bool,
-    pub alpha: bool,
-    pub sixteen: bool,
-}
-
-impl Shape {
-    pub(crate) fn channels(self) -> usize {
-        let colours = if self.grey { 1 } else { 3 };
-        colours + usize::from(self.alpha)
-    }
-
-    /// Bytes of one row.
-    pub(crate) fn row_bytes(self) -> usize {
-        let sample = if self.sixteen { 2 } else { 1 };
-        self.width as usize * self.channels() * sample
-    }
-}
-
-/// One format's writer, fed with whole rows of file samples.
-trait Backend: Send {
-    /// Any number of whole rows, in the byte order of [`Quantizer`].
-    fn write(&mut self, rows: &[u8]) -> Result<()>;
-    fn finish(self: Box<Self>) -> Result<()>;
-}
-
-/// How a picture becomes the samples of a file: everything decided, nothing opened yet.
+/// Conversion of a picture to the samples of a file: everything decided, nothing opened yet.
 ///
 /// A job that may be killed keeps the samples of finished rows ([`samples`](Self::samples)) and
 /// writes the file from them when it has all ([`open`](Self::open)).
@@ -130,7 +46,7 @@ impl Encoder {
     /// for messages.
     ///
     /// # Errors
-    /// When the size does not fit the format.
+    /// A size that does not fit the format.
     pub fn new(
         name: &str,
         format: Format,
@@ -140,7 +56,7 @@ impl Encoder {
     ) -> Result<Self> {
         format.check_size(name, width, height)?;
         let mut warnings = Vec::new();
-        let shape = Shape {
+        let shape = SampleShape {
             width,
             height,
             grey: options.grey && format != Format::WebP,
@@ -176,7 +92,7 @@ impl Encoder {
     /// Opens `output` for a picture of exactly `width` × `height` pixels and writes its header.
     ///
     /// # Errors
-    /// When the size does not fit the format, or the output cannot be written.
+    /// A size that does not fit the format, or an output that cannot be written.
     pub fn create(
         output: &Output,
         format: Format,
@@ -187,14 +103,14 @@ impl Encoder {
         Self::new(&output.name(), format, width, height, options)?.open(output, None)
     }
 
-    /// The same with these settings to be written, for a job that knows them later.
+    /// Adds the settings to write, for a job that knows them later.
     #[must_use]
     pub fn with_settings(mut self, settings: String) -> Self {
         self.options.settings = Some(settings);
         self
     }
 
-    /// What is done differently from what one might expect.
+    /// Deviations of the file from the options.
     #[must_use]
     pub fn warnings(&self) -> &[Warning] {
         &self.warnings
@@ -207,8 +123,8 @@ impl Encoder {
     }
 
     /// The samples of some rows as the file will hold them: `rgb` is `[n, width, 3]` and `alpha`, exactly when
-    /// [`EncodeOptions::alpha`] is set, `[n, width]`. Values are those of [`Picture::rgb`], clamped to [0, 1] and
-    /// rounded to the nearest sample.
+    /// [`EncodeOptions::alpha`] is set, `[n, width]`. Values are those of [`Picture::rgb`](super::Picture::rgb),
+    /// clamped to [0, 1] and rounded to the nearest sample.
     ///
     /// # Errors
     /// [`ImageError::Shape`] when rows are not whole or come without their alpha.
@@ -226,26 +142,25 @@ impl Encoder {
         Ok(self.quantizer.rows(rgb, alpha))
     }
 
-    /// Opens `output` and writes the picture's header. Until it is complete, a file's bytes gather under
-    /// another name beside it: under `partial`, where one is given, replacing what a killed process left there,
-    /// else under one of their own.
+    /// Opens `output` and writes the picture's header. Until the file is complete, its bytes go to a temporary file
+    /// beside it, named `partial` if given, which replaces an earlier one.
     ///
     /// # Errors
-    /// When the output cannot be written.
+    /// An output that cannot be written.
     pub fn open(mut self, output: &Output, partial: Option<&OsStr>) -> Result<PictureWriter> {
         if let (Some(settings), true) = (&self.options.settings, self.format != Format::Png) {
             let packet = xmp::with_settings(self.options.xmp.as_deref(), SOFTWARE, settings);
             self.options.xmp = Some(packet);
         }
         let (shape, options) = (self.quantizer.shape, &self.options);
-        let target = Target::open(output, partial)?;
-        let backend: Box<dyn Backend> = match self.format {
-            Format::Png => Box::new(png::Writer::new(&target, shape, options)?),
+        let target = OpenOutput::open(output, partial)?;
+        let backend: Box<dyn FormatWriter> = match self.format {
+            Format::Png => Box::new(png::PngWriter::new(&target, shape, options)?),
             Format::Jpeg => {
-                Box::new(jpeg::Writer::new(&target, shape, options, &mut self.warnings)?)
+                Box::new(jpeg::JpegWriter::new(&target, shape, options, &mut self.warnings)?)
             }
-            Format::WebP => Box::new(webp::Writer::new(&target, shape, options.clone())?),
-            Format::Tiff => Box::new(tiff::Writer::new(&target, shape, options.clone())?),
+            Format::WebP => Box::new(webp::WebPWriter::new(&target, shape, options.clone())?),
+            Format::Tiff => Box::new(tiff::TiffWriter::new(&target, shape, options.clone())?),
         };
         Ok(PictureWriter {
             backend: Some(backend),
@@ -263,8 +178,8 @@ fn shape_error(what: &'static str, expected: usize, got: usize) -> ImageError {
 /// An output being written. Dropping it before [`finish`](Self::finish) leaves nothing behind.
 pub struct PictureWriter {
     // Declared before the target: an abandoned encoder must let go of the file before it is removed.
-    backend: Option<Box<dyn Backend>>,
-    target: Option<Target>,
+    backend: Option<Box<dyn FormatWriter>>,
+    target: Option<OpenOutput>,
     encoder: Encoder,
     rows_left: u32,
 }
@@ -293,7 +208,7 @@ impl PictureWriter {
     /// The next rows, top to bottom, as [`Encoder::samples`] gave them.
     ///
     /// # Errors
-    /// As [`write_rows`](Self::write_rows).
+    /// Same as [`write_rows`](Self::write_rows).
     pub fn write_samples(&mut self, samples: &[u8]) -> Result<()> {
         let row_bytes = self.encoder.row_bytes();
         let rows = samples.len() / row_bytes;
@@ -311,7 +226,7 @@ impl PictureWriter {
         Ok(())
     }
 
-    /// What is done differently from what one might expect, known from the beginning.
+    /// Deviations of the file from the options, known from the beginning.
     pub fn warnings(&self) -> &[Warning] {
         self.encoder.warnings()
     }
@@ -322,7 +237,7 @@ impl PictureWriter {
         self.encoder.row_bytes()
     }
 
-    /// Completes the picture and puts it in its place.
+    /// Completes the picture and moves it to its final place.
     ///
     /// # Errors
     /// [`ImageError::Shape`] when rows are missing; otherwise writing failed. Nothing is left behind then.

@@ -5,19 +5,27 @@ use std::io::Write;
 use png::text_metadata::ITXtChunk;
 use png::{BitDepth, ColorType, Compression, EncodingError, PixelDimensions, StreamWriter, Unit};
 
-use super::{Backend, EncodeOptions, SOFTWARE, Shape};
+use super::{
+    format_writer::FormatWriter,
+    options::{EncodeOptions, SOFTWARE},
+    shape::SampleShape,
+};
 use crate::image::error::{ImageError, Result};
 use crate::image::metadata::{PNG_KEYWORD, PNG_XMP_KEYWORD};
-use crate::image::{output::Target, sink::Sink};
+use crate::image::{output::OpenOutput, sink::Sink};
 
-pub(super) struct Writer {
+pub(super) struct PngWriter {
     stream: StreamWriter<'static, Sink>,
     sink: Sink,
     name: String,
 }
 
-impl Writer {
-    pub(super) fn new(target: &Target, shape: Shape, options: &EncodeOptions) -> Result<Self> {
+impl PngWriter {
+    pub(super) fn new(
+        target: &OpenOutput,
+        shape: SampleShape,
+        options: &EncodeOptions,
+    ) -> Result<Self> {
         let name = target.name().to_owned();
         let mut info = png::Info::with_size(shape.width, shape.height);
         info.color_type = match (shape.grey, shape.alpha) {
@@ -57,7 +65,7 @@ impl Writer {
     }
 }
 
-impl Backend for Writer {
+impl FormatWriter for PngWriter {
     fn write(&mut self, rows: &[u8]) -> Result<()> {
         let written = self.stream.write_all(rows);
         written.map_err(|e| failure(&self.name, &self.sink, e.into()))

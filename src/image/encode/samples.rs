@@ -1,15 +1,15 @@
-//! From working-space floats to the samples of a file: profile, background, grey, rounding, byte order.
+//! Conversion of working-space floats to the samples of a file: profile, background, grey, rounding, byte order.
 
 use rayon::prelude::*;
 
-use super::Shape;
+use super::shape::SampleShape;
 use crate::image::colour::Colour;
 
-/// Rec. 709 luma weights; they sum to 1, so equal channels stay what they are.
+/// Rec. 709 luma weights; they sum to 1, so that equal channels are unchanged.
 const LUMA: [f32; 3] = [0.2126, 0.7152, 0.0722];
 
 pub(super) struct Quantizer {
-    pub shape: Shape,
+    pub shape: SampleShape,
     pub colour: Colour,
     /// Composite over white and drop the alpha.
     pub flatten: bool,
@@ -18,7 +18,7 @@ pub(super) struct Quantizer {
 }
 
 impl Quantizer {
-    /// `[n, width, 3]` and `[n, width]` in, rows of file samples out.
+    /// Converts `rgb`, `[n, width, 3]`, and `alpha`, `[n, width]`, to rows of file samples.
     pub fn rows(&self, rgb: &[f32], alpha: Option<&[f32]>) -> Vec<u8> {
         let width = self.shape.width as usize;
         let mut out = vec![0u8; rgb.len() / (3 * width) * self.shape.row_bytes()];
@@ -81,7 +81,7 @@ mod tests {
 
     fn quantizer(grey: bool, alpha: bool, sixteen: bool) -> Quantizer {
         Quantizer {
-            shape: Shape { width: 1, height: 1, grey, alpha, sixteen },
+            shape: SampleShape { width: 1, height: 1, grey, alpha, sixteen },
             colour: Colour::Same,
             flatten: false,
             big_endian: true,

@@ -10,10 +10,14 @@ use flate2::Compression;
 use flate2::write::ZlibEncoder;
 use rayon::prelude::*;
 
-use super::{Backend, EncodeOptions, SOFTWARE, Shape};
+use super::{
+    format_writer::FormatWriter,
+    options::{EncodeOptions, SOFTWARE},
+    shape::SampleShape,
+};
 use crate::image::error::{ImageError, Result};
-use crate::image::metadata::ifd::{self, Entry, Exif, tag};
-use crate::image::{output::Target, sink::Sink};
+use crate::image::metadata::ifd::{self, Exif, IfdEntry, tag};
+use crate::image::{output::OpenOutput, sink::Sink};
 
 /// Bytes of samples in a strip, about.
 const STRIP: usize = 1 << 18;
@@ -22,11 +26,11 @@ const DEFLATE_LEVEL: u32 = 3;
 /// Samples beyond this many bytes make a BigTIFF; deflate seldom grows them by the 64 MiB left.
 const CLASSIC_LIMIT: u64 = (1 << 32) - (1 << 26);
 
-pub(super) struct Writer {
+pub(super) struct TiffWriter {
     file: BufWriter<File>,
-    /// Where the finished file is copied to if it could not be written in place.
+    /// Destination of the finished file if it could not be written in place.
     stream: Option<Sink>,
-    shape: Shape,
+    shape: SampleShape,
     options: EncodeOptions,
     big: bool,
     rows_per_strip: usize,
@@ -37,13 +41,22 @@ pub(super) struct Writer {
     name: String,
 }
 
-impl Writer {
-    pub(super) fn new(target: &Target, shape: Shape, options: EncodeOptions) -> Result<Self> {
+impl TiffWriter {
+    pub(super) fn new(
+        target: &OpenOutput,
+        shape: SampleShape,
+        options: EncodeOptions,
+    ) -> Result<Self> {
         Self::of_kind(target, shape, options, needs_big(shape))
     }
 
     /// A classic TIFF or a BigTIFF.
-    fn of_kind(target: &Target, shape: Shape, options: EncodeOptions, big: bool) -> Result<Self> {
+    fn of_kind(
+        target: &OpenOutput,
+        shape: SampleShape,
+        options: EncodeOptions,
+        big: bool,
+    ) -> Result<Self> {
         let name = target.name().to_owned();
         let failed = |e| ImageError::write(&name, e);
         let (file, stream) = match target.seekable()? {
@@ -120,54 +133,54 @@ impl Writer {
         self.file.flush()
     }
 
-    fn entries(&self, exif: &Exif) -> Vec<Entry> {
+    fn entries(&self, exif: &Exif) -> Vec<IfdEntry> {
         let shape = self.shape;
         let channels = shape.channels();
         let shorts = |tag, value: u16| {
             let data = std::iter::repeat_n(value.to_le_bytes(), channels);
-            Entry::bytes(tag, ifd::SHORT, data.flatten().collect())
+            IfdEntry::bytes(tag, ifd::SHORT, data.flatten().collect())
         };
         let mut entries = vec![
-            Entry::long(256, shape.width),
-            Entry::long(257, shape.height),
+            IfdEntry::long(256, shape.width),
+            IfdEntry::long(257, shape.height),
             shorts(258, if shape.sixteen { 16 } else { 8 }),
-            Entry::short(259, 8),                              // Adobe deflate
-            Entry::short(262, if shape.grey { 1 } else { 2 }), // black is zero, or RGB
+            IfdEntry::short(259, 8), // Adobe deflate
+            IfdEntry::short(262, if shape.grey { 1 } else { 2 }), // black is zero, or RGB
             self.places(273, &self.offsets),
-            Entry::short(277, channels as u16),
-            Entry::long(278, self.rows_per_strip as u32),
+            IfdEntry::short(277, channels as u16),
+            IfdEntry::long(278, self.rows_per_strip as u32),
             self.places(279, &self.counts),
-            Entry::short(284, 1), // interleaved
-            Entry::short(317, 2), // horizontal differences
-            shorts(339, 1),       // unsigned integers
+            IfdEntry::short(284, 1), // interleaved
+            IfdEntry::short(317, 2), // horizontal differences
+            shorts(339, 1),          // unsigned integers
         ];
         if shape.alpha {
-            entries.push(Entry::short(338, 2)); // unassociated
+            entries.push(IfdEntry::short(338, 2)); // unassociated
         }
         if let Some((x, y)) = self.options.dpi {
-            entries.push(Entry::dpi(tag::X_RESOLUTION, x));
-            entries.push(Entry::dpi(tag::Y_RESOLUTION, y));
-            entries.push(Entry::short(tag::RESOLUTION_UNIT, 2));
+            entries.push(IfdEntry::dpi(tag::X_RESOLUTION, x));
+            entries.push(IfdEntry::dpi(tag::Y_RESOLUTION, y));
+            entries.push(IfdEntry::short(tag::RESOLUTION_UNIT, 2));
         }
         if let Some(xmp) = &self.options.xmp {
-            entries.push(Entry::bytes(tag::XMP, 1, xmp.clone()));
+            entries.push(IfdEntry::bytes(tag::XMP, 1, xmp.clone()));
         }
         if let Some(icc) = &self.options.icc {
-            entries.push(Entry::bytes(tag::ICC_PROFILE, 7, icc.clone()));
+            entries.push(IfdEntry::bytes(tag::ICC_PROFILE, 7, icc.clone()));
         }
-        entries.push(Entry::ascii(tag::SOFTWARE, SOFTWARE));
+        entries.push(IfdEntry::ascii(tag::SOFTWARE, SOFTWARE));
         let inherited = exif.ifd0.iter().filter(|e| e.tag != tag::SOFTWARE);
         entries.extend(inherited.cloned());
         entries
     }
 
-    fn places(&self, tag: u16, values: &[u64]) -> Entry {
+    fn places(&self, tag: u16, values: &[u64]) -> IfdEntry {
         if self.big {
             let data = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-            Entry::bytes(tag, ifd::LONG8, data)
+            IfdEntry::bytes(tag, ifd::LONG8, data)
         } else {
             let data = values.iter().flat_map(|&v| (v as u32).to_le_bytes());
-            Entry::bytes(tag, ifd::LONG, data.collect())
+            IfdEntry::bytes(tag, ifd::LONG, data.collect())
         }
     }
 
@@ -188,7 +201,7 @@ impl Writer {
     }
 }
 
-impl Backend for Writer {
+impl FormatWriter for TiffWriter {
     fn write(&mut self, rows: &[u8]) -> Result<()> {
         self.pending.extend_from_slice(rows);
         self.write_strips(false).map_err(|e| self.failed(e))
@@ -202,13 +215,13 @@ impl Backend for Writer {
     }
 }
 
-/// Whether a picture may outgrow the 4 GiB that a classic TIFF's offsets reach.
-fn needs_big(shape: Shape) -> bool {
+/// `true` if a picture may outgrow the 4 GiB that a classic TIFF's offsets reach.
+fn needs_big(shape: SampleShape) -> bool {
     shape.row_bytes() as u64 * u64::from(shape.height) > CLASSIC_LIMIT
 }
 
 /// A strip's rows as horizontal differences, deflated.
-fn compressed(rows: &[u8], shape: Shape) -> io::Result<Vec<u8>> {
+fn compressed(rows: &[u8], shape: SampleShape) -> io::Result<Vec<u8>> {
     let channels = shape.channels();
     let mut rows = rows.to_vec();
     for row in rows.chunks_exact_mut(shape.row_bytes()) {
@@ -234,8 +247,8 @@ mod tests {
     use super::*;
     use crate::image::{Input, Output, decode};
 
-    fn shape(width: u32, height: u32, sixteen: bool) -> Shape {
-        Shape { width, height, grey: false, alpha: false, sixteen }
+    fn shape(width: u32, height: u32, sixteen: bool) -> SampleShape {
+        SampleShape { width, height, grey: false, alpha: false, sixteen }
     }
 
     #[test]
@@ -245,10 +258,11 @@ mod tests {
         assert!(needs_big(shape(37_800, 37_800, false)));
         assert!(needs_big(shape(32_768, 32_768, true)));
         // At the limit to the byte: a row of 2¹⁶ samples.
-        let row = Shape { width: 1 << 16, height: 1, grey: true, alpha: false, sixteen: false };
+        let row =
+            SampleShape { width: 1 << 16, height: 1, grey: true, alpha: false, sixteen: false };
         let rows = (CLASSIC_LIMIT >> 16) as u32;
-        assert!(!needs_big(Shape { height: rows, ..row }));
-        assert!(needs_big(Shape { height: rows + 1, ..row }));
+        assert!(!needs_big(SampleShape { height: rows, ..row }));
+        assert!(needs_big(SampleShape { height: rows + 1, ..row }));
     }
 
     #[test]
@@ -258,13 +272,13 @@ mod tests {
         for (width, height, sixteen) in [(300, 700, false), (300, 700, true), (1, 1, false)] {
             let shape = shape(width, height, sixteen);
             let path = folder.path().join("big.tif");
-            let target = Target::open(&Output::Path(path.clone()), None).unwrap();
+            let target = OpenOutput::open(&Output::Path(path.clone()), None).unwrap();
             let options = EncodeOptions {
                 dpi: Some((300.0, 150.0)),
                 xmp: Some(b"<x:xmpmeta/>".to_vec()),
                 ..EncodeOptions::default()
             };
-            let mut writer = Box::new(Writer::of_kind(&target, shape, options, true).unwrap());
+            let mut writer = Box::new(TiffWriter::of_kind(&target, shape, options, true).unwrap());
             let bytes: Vec<u8> =
                 (0..shape.row_bytes() * height as usize).map(|i| (i * i / 7) as u8).collect();
             bytes.chunks(shape.row_bytes() * 64).for_each(|rows| writer.write(rows).unwrap());

@@ -2,7 +2,7 @@
 //! the first counts symbols, the second writes them with the codes that follow from the counts. So
 //! no pass holds a picture. (`image-webp`'s encoder takes and holds whole pictures: three times.)
 //!
-//! What is used of the format: subtracted green, one predictor (12, the clamped gradient) for the whole
+//! Parts of the format in use: subtracted green, one predictor (12, the clamped gradient) for the whole
 //! picture, runs of equal pixels, one group of prefix codes. Source: RFC 9649, sections 3 and 4.
 
 use std::cmp::Reverse;
@@ -23,11 +23,11 @@ const GRADIENT: u8 = 12;
 const LEFT: u8 = 1;
 /// Sizes of the alphabets of green and run lengths, red, blue, and alpha.
 const ALPHABETS: [usize; 4] = [256 + 24, 256, 256, 256];
-/// In which order the lengths of code lengths are stored.
+/// Order in which the lengths of code lengths are stored.
 const LENGTH_ORDER: [usize; 19] =
     [17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
 
-/// What remains of a picture's rows when green is subtracted and the prediction taken away.
+/// Residuals of a picture's rows after green subtraction and prediction.
 pub(super) struct Predictor {
     above: Vec<Pixel>,
     row: Vec<Pixel>,
@@ -70,7 +70,7 @@ enum Token {
     Run(u32),
 }
 
-/// Finds the runs among pixels.
+/// Run-length tokenizer of pixels.
 #[derive(Default)]
 struct Runs {
     last: Option<Pixel>,
@@ -108,7 +108,7 @@ fn run_symbol(length: u32) -> (usize, u32, u8) {
     (symbol as usize, rest & ((1 << extra) - 1), extra as u8)
 }
 
-/// The first pass.
+/// The first pass: counts symbols.
 pub(super) struct Counter {
     runs: Runs,
     counts: [Vec<u64>; 4],
@@ -142,7 +142,7 @@ impl Counter {
         }
     }
 
-    /// The codes that suit what was counted.
+    /// Prefix codes for the counted symbols.
     pub(super) fn codes(mut self) -> Codes {
         if let Some(run) = self.runs.end() {
             self.count(run);
@@ -155,9 +155,9 @@ impl Counter {
 
 /// The codes of a picture.
 pub(super) struct Codes {
-    /// Of green and run lengths, red, blue, and alpha.
+    /// Prefix codes of green and run lengths, red, blue, and alpha.
     codes: [Code; 4],
-    /// How many bits all pixels take.
+    /// Bits of all pixels together.
     pixel_bits: u64,
 }
 
@@ -236,9 +236,9 @@ impl<W: Write> PixelWriter<'_, W> {
 /// A canonical prefix code.
 #[derive(Debug)]
 struct Code {
-    /// Of each symbol, in bits; 0 where it has no code, and everywhere if there is one symbol only.
+    /// Code length of each symbol in bits; 0 where it has no code, and everywhere if there is one symbol only.
     lengths: Vec<u8>,
-    /// Of each symbol, its first bit lowest.
+    /// Code of each symbol, first bit lowest.
     codes: Vec<u16>,
     /// The symbol of a code with just one.
     single: Option<usize>,
@@ -278,7 +278,7 @@ impl Code {
         bits.put(u32::from(self.codes[symbol]), self.lengths[symbol])
     }
 
-    /// How many bits so many of each symbol take.
+    /// Total bits of symbols with these counts.
     fn bits(&self, counts: &[u64]) -> u64 {
         counts.iter().zip(&self.lengths).map(|(count, &length)| count * u64::from(length)).sum()
     }

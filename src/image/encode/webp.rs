@@ -6,33 +6,37 @@ use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
 
 use super::vp8l::{Counter, Pixel, Predictor};
-use super::{Backend, EncodeOptions, Shape};
+use super::{format_writer::FormatWriter, options::EncodeOptions, shape::SampleShape};
 use crate::image::error::{ImageError, Result};
-use crate::image::metadata::ifd::{Entry, Exif, tag};
-use crate::image::{output::Target, sink::Sink};
+use crate::image::metadata::ifd::{Exif, IfdEntry, tag};
+use crate::image::{output::OpenOutput, sink::Sink};
 
 /// Bytes that are spooled at once.
 const BUFFER: usize = 1 << 18;
 
-pub(super) struct Writer {
+pub(super) struct WebPWriter {
     spool: BufWriter<File>,
     predictor: Predictor,
     counter: Counter,
-    shape: Shape,
+    shape: SampleShape,
     options: EncodeOptions,
     sink: Sink,
     name: String,
 }
 
-impl Writer {
-    pub(super) fn new(target: &Target, shape: Shape, mut options: EncodeOptions) -> Result<Self> {
+impl WebPWriter {
+    pub(super) fn new(
+        target: &OpenOutput,
+        shape: SampleShape,
+        mut options: EncodeOptions,
+    ) -> Result<Self> {
         // WebP has no field for the resolution but EXIF's.
         if let (None, Some((x, y))) = (&options.exif, options.dpi) {
             let exif = Exif {
                 ifd0: vec![
-                    Entry::dpi(tag::X_RESOLUTION, x),
-                    Entry::dpi(tag::Y_RESOLUTION, y),
-                    Entry::short(tag::RESOLUTION_UNIT, 2),
+                    IfdEntry::dpi(tag::X_RESOLUTION, x),
+                    IfdEntry::dpi(tag::Y_RESOLUTION, y),
+                    IfdEntry::short(tag::RESOLUTION_UNIT, 2),
                 ],
                 ..Exif::default()
             };
@@ -91,7 +95,7 @@ impl Writer {
     }
 }
 
-impl Backend for Writer {
+impl FormatWriter for WebPWriter {
     fn write(&mut self, rows: &[u8]) -> Result<()> {
         self.spool_rows(rows).map_err(|error| ImageError::write(&self.name, error))
     }
@@ -112,7 +116,7 @@ fn pixel(samples: &[u8]) -> Pixel {
     pixel
 }
 
-/// What stands before and after the pixels' stream in the file.
+/// File content before and after the pixel stream.
 struct Container {
     head: Vec<u8>,
     tail: Vec<u8>,
@@ -120,7 +124,7 @@ struct Container {
 
 impl Container {
     /// For a stream of `length` bytes.
-    fn new(shape: Shape, options: &EncodeOptions, length: u64) -> io::Result<Self> {
+    fn new(shape: SampleShape, options: &EncodeOptions, length: u64) -> io::Result<Self> {
         let (mut head, mut tail) = (Vec::new(), Vec::new());
         let blocks = [&options.icc, &options.exif, &options.xmp];
         if blocks.iter().any(|block| block.is_some()) {

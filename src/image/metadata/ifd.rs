@@ -32,7 +32,7 @@ pub(crate) const LONG8: u16 = 16;
 
 /// One directory entry with its value, little-endian.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Entry {
+pub(crate) struct IfdEntry {
     pub tag: u16,
     /// TIFF field type.
     pub kind: u16,
@@ -41,7 +41,7 @@ pub(crate) struct Entry {
     pub data: Vec<u8>,
 }
 
-impl Entry {
+impl IfdEntry {
     pub(crate) fn bytes(tag: u16, kind: u16, data: Vec<u8>) -> Self {
         let count = (data.len() / size_of_kind(kind).unwrap_or(1)) as u64;
         Self { tag, kind, count, data }
@@ -143,18 +143,18 @@ impl<'a> Reader<'a> {
         Some(if self.little { u32::from_le_bytes(b) } else { u32::from_be_bytes(b) })
     }
 
-    /// Where the 12 bytes of each entry of the directory at `ifd` begin.
+    /// Offsets of the 12-byte entries of the directory at `ifd`.
     fn entry_offsets(&self, ifd: usize) -> impl Iterator<Item = usize> + use<> {
         let count = usize::from(self.u16(ifd).unwrap_or(0));
         (0..count).map(move |i| ifd.saturating_add(2 + 12 * i))
     }
 
     /// The readable entries of a directory; damaged ones are skipped.
-    pub(crate) fn entries(&self, ifd: usize) -> Vec<Entry> {
+    pub(crate) fn entries(&self, ifd: usize) -> Vec<IfdEntry> {
         self.entry_offsets(ifd).filter_map(|at| self.entry(at)).collect()
     }
 
-    fn entry(&self, at: usize) -> Option<Entry> {
+    fn entry(&self, at: usize) -> Option<IfdEntry> {
         let (tag, kind, count) = (self.u16(at)?, self.u16(at + 2)?, self.u32(at + 4)?);
         let length = size_of_kind(kind)?.checked_mul(count as usize)?;
         let start = if length <= 4 { at + 8 } else { self.u32(at + 8)? as usize };
@@ -164,7 +164,7 @@ impl<'a> Reader<'a> {
                 unit.reverse();
             }
         }
-        Some(Entry { tag, kind, count: u64::from(count), data })
+        Some(IfdEntry { tag, kind, count: u64::from(count), data })
     }
 
     /// Offset of the entry with this tag.
@@ -182,10 +182,10 @@ impl<'a> Reader<'a> {
 /// The directories of an EXIF block.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Exif {
-    pub ifd0: Vec<Entry>,
-    pub exif: Vec<Entry>,
-    pub gps: Vec<Entry>,
-    pub interop: Vec<Entry>,
+    pub ifd0: Vec<IfdEntry>,
+    pub exif: Vec<IfdEntry>,
+    pub gps: Vec<IfdEntry>,
+    pub interop: Vec<IfdEntry>,
 }
 
 impl Exif {
@@ -277,7 +277,7 @@ impl Exif {
     }
 
     /// Adds the pointers to the sub-directories that exist.
-    pub(crate) fn push_pointers(&self, ifd0: &mut Vec<Entry>, at: [u64; 2], big: bool) {
+    pub(crate) fn push_pointers(&self, ifd0: &mut Vec<IfdEntry>, at: [u64; 2], big: bool) {
         if !self.exif.is_empty() {
             ifd0.push(pointer(tag::EXIF_IFD, at[0], big));
         }
@@ -287,18 +287,18 @@ impl Exif {
     }
 }
 
-fn pointer(tag: u16, at: u64, big: bool) -> Entry {
+fn pointer(tag: u16, at: u64, big: bool) -> IfdEntry {
     if big {
-        Entry::bytes(tag, LONG8, at.to_le_bytes().to_vec())
+        IfdEntry::bytes(tag, LONG8, at.to_le_bytes().to_vec())
     } else {
-        Entry::long(tag, at as u32)
+        IfdEntry::long(tag, at as u32)
     }
 }
 
 /// One directory (tags in ascending order, no successor) followed by its out-of-line values, for a
 /// file offset of `start`; `big` is BigTIFF's layout.
-pub(crate) fn serialise(entries: &[Entry], start: u64, big: bool) -> Vec<u8> {
-    let mut sorted: Vec<&Entry> = entries.iter().collect();
+pub(crate) fn serialise(entries: &[IfdEntry], start: u64, big: bool) -> Vec<u8> {
+    let mut sorted: Vec<&IfdEntry> = entries.iter().collect();
     sorted.sort_by_key(|e| e.tag);
     let (head, each, tail, inline) = if big { (8, 20, 8, 8) } else { (2, 12, 4, 4) };
     let table = head + each * sorted.len() + tail;
@@ -457,12 +457,12 @@ mod tests {
     fn a_block_survives_being_parsed_and_written_again() {
         let block = Exif {
             ifd0: vec![
-                Entry::ascii(tag::MAKE, "A maker of some length"),
-                Entry::dpi(tag::X_RESOLUTION, 72.5),
+                IfdEntry::ascii(tag::MAKE, "A maker of some length"),
+                IfdEntry::dpi(tag::X_RESOLUTION, 72.5),
             ],
-            exif: vec![Entry::short(0x8827, 400)],
-            gps: vec![Entry::bytes(1, 2, b"N\0".to_vec())],
-            interop: vec![Entry::ascii(1, "R98")],
+            exif: vec![IfdEntry::short(0x8827, 400)],
+            gps: vec![IfdEntry::bytes(1, 2, b"N\0".to_vec())],
+            interop: vec![IfdEntry::ascii(1, "R98")],
         };
         assert_eq!(Exif::parse(&block.to_bytes()).unwrap(), block);
     }

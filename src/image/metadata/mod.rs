@@ -1,7 +1,7 @@
-//! What a file says about its picture besides pixels: EXIF, XMP, resolution, and the settings that
+//! Metadata of a picture file: EXIF, XMP, resolution, and the settings that
 //! this program writes into every output.
 //!
-//! Where the settings live: in PNG an iTXt chunk with the keyword `cupscale`; in JPEG, WebP and TIFF
+//! Place of the settings: in PNG an iTXt chunk with the keyword `cupscale`; in JPEG, WebP and TIFF
 //! the property `cupscale:settings` of the XMP packet.
 
 pub(crate) mod ifd;
@@ -21,7 +21,7 @@ use super::input::read_error;
 pub(crate) const PNG_KEYWORD: &str = "cupscale";
 /// Keyword under which PNG stores an XMP packet.
 pub(crate) const PNG_XMP_KEYWORD: &str = "XML:com.adobe.xmp";
-/// What begins a JPEG APP1 segment with EXIF, and with XMP.
+/// Prefix of a JPEG APP1 segment with EXIF, and with XMP.
 pub(crate) const JPEG_EXIF: &[u8] = b"Exif\0\0";
 pub(crate) const JPEG_XMP: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
 
@@ -29,11 +29,11 @@ pub(crate) const JPEG_XMP: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
 const MAX_TEXT: u64 = 64 << 20;
 
 /// The settings that an output of this program carries, as the text given to
-/// [`EncodeOptions::settings`](super::EncodeOptions::settings); `None` when there are none, or when the file is no picture.
-/// Reads only the metadata, so it is cheap for pictures of any size.
+/// [`EncodeOptions::settings`](super::EncodeOptions::settings); `None` when there are none, or when the file is no
+/// picture. Reads only the metadata, so it is cheap for pictures of any size.
 ///
 /// # Errors
-/// When the file cannot be opened.
+/// A file that cannot be opened.
 pub fn read_settings(path: &Path) -> Result<Option<String>> {
     let name = path.display().to_string();
     let mut file = BufReader::new(File::open(path).map_err(|e| read_error(&name, e))?);
@@ -155,7 +155,7 @@ pub(crate) fn exif_dpi(exif: &ifd::Exif) -> Option<(f64, f64)> {
     let field = |tag| exif.ifd0.iter().find(|e| e.tag == tag);
     let x = field(ifd::tag::X_RESOLUTION)?.as_f64()?;
     let y = field(ifd::tag::Y_RESOLUTION)?.as_f64()?;
-    let per_inch = match field(ifd::tag::RESOLUTION_UNIT).and_then(ifd::Entry::as_u32) {
+    let per_inch = match field(ifd::tag::RESOLUTION_UNIT).and_then(ifd::IfdEntry::as_u32) {
         Some(3) => 2.54, // per centimetre
         None | Some(2) => 1.0,
         _ => return None, // no unit: only an aspect ratio

@@ -1,5 +1,5 @@
-//! The conditions of a denoiser's call, one row per sample of its batch, as its family made them. What
-//! is in a row is the family's business; everything else moves, joins and blends whole rows.
+//! The conditions of a denoiser's call, one row per sample of its batch, as its family made them. The
+//! contents of a row are the family's business; everything else moves, joins and blends whole rows.
 
 use candle_core::{DType, Result};
 
@@ -90,7 +90,7 @@ impl Conditioning {
         self.map(blend, |micro| Ok(micro.clone()))
     }
 
-    /// The same in the precision of the denoiser that it is for; numbers of pixels stay f32, because 16
+    /// Conversion to the denoiser's precision; numbers of pixels stay f32, because 16
     /// bits would round them.
     ///
     /// # Errors

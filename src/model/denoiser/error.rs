@@ -15,10 +15,10 @@ pub enum DenoiserError {
         #[source]
         source: candle_core::Error,
     },
-    /// It is complete, but no denoiser that this program can work with.
+    /// The denoiser is complete, but this program cannot work with it.
     #[error("{0}")]
     Unsuited(String),
-    /// The text encoders do not make what it takes.
+    /// The text encoders' outputs are not of the widths that the denoiser takes.
     #[error("{0} (parts of different models?)")]
     Text(String),
 }

@@ -24,13 +24,13 @@ pub enum Prior<'a> {
     },
 }
 
-/// A [`Prior`] and how far the call has come.
-pub(super) struct Cursor<'a> {
+/// A [`Prior`] and the position of the call among its layers.
+pub(super) struct PriorCursor<'a> {
     prior: Prior<'a>,
     visited: usize,
 }
 
-impl<'a> Cursor<'a> {
+impl<'a> PriorCursor<'a> {
     pub(super) fn new(prior: Prior<'a>) -> Self {
         Self { prior, visited: 0 }
     }
@@ -76,7 +76,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// To be called when the call is over: every prior tensor must have met its layer.
+    /// Ends the call: every prior tensor must have met its layer.
     pub(super) fn finish(self) -> Result<()> {
         match self.prior {
             Prior::Blend { layers, .. } if layers.len() != self.visited => candle_core::bail!(

@@ -5,7 +5,7 @@
 pub struct DenoiserShape {
     /// Channels of a latent and of a prediction.
     pub channels: usize,
-    /// Side of a square that it was trained on, in latent pixels; a multiple of `multiple`.
+    /// Native size: side of the square that it was trained on, in latent pixels; a multiple of `multiple`.
     pub native: usize,
     /// Number that heights and widths must be multiples of, in latent pixels; at least 1.
     pub multiple: usize,
@@ -14,7 +14,7 @@ pub struct DenoiserShape {
 }
 
 impl DenoiserShape {
-    /// The largest native size believed, in latent pixels: sixteen times SDXL's.
+    /// Largest native size that is accepted, in latent pixels: sixteen times SDXL's.
     const MAX_NATIVE: usize = 2048;
 
     /// The shape of a denoiser with these channels and this native height and width.

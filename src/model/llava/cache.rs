@@ -10,7 +10,7 @@ use crate::backend::{Activation, Trace};
 /// The cache of a batch.
 #[derive(Clone, Debug)]
 pub(super) struct KvCache {
-    /// of each layer keys and values, `[rows, capacity, key width]`
+    /// keys and values of each layer, `[rows, capacity, key width]`
     layers: Vec<[Activation; 2]>,
     rows: usize,
     capacity: usize,
@@ -53,7 +53,7 @@ impl KvCache {
         Ok(())
     }
 
-    /// Some rows of it, which share its memory.
+    /// View of some rows, which shares the cache's memory.
     pub(super) fn slice(&self, first: usize, rows: usize) -> Result<Self> {
         let part = |x: &Activation| x.narrow(0, first, rows);
         let layers = self
@@ -64,7 +64,7 @@ impl KvCache {
         Ok(Self { layers, rows, capacity: self.capacity })
     }
 
-    /// Only the rows of these numbers, copied a layer at a time, so that there are never two of the whole.
+    /// Copy of the rows with these indices, made layer by layer, so that there are never two whole caches.
     pub(super) fn compacted(self, rows: &[u32]) -> Result<Self> {
         let mut layers = Vec::with_capacity(self.layers.len());
         for [keys, values] in self.layers {

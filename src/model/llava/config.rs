@@ -53,7 +53,7 @@ impl VisionConfig {
 /// A LLaMA or Mistral decoder.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DecoderConfig {
-    pub family: Family,
+    pub family: DecoderFamily,
     pub vocab_size: usize,
     pub hidden_size: usize,
     pub intermediate_size: usize,
@@ -65,12 +65,12 @@ pub struct DecoderConfig {
     pub rms_norm_eps: f64,
     pub rope_theta: f64,
     pub rope_scaling: RopeScaling,
-    /// whether the two numbers that are rotated together are neighbours (llama.cpp's files), not half
+    /// `true` if the two numbers that are rotated together are neighbours (llama.cpp's files), not half
     /// a head apart
     pub rope_interleaved: bool,
     /// keys that a token sees, itself included
     pub sliding_window: Option<usize>,
-    /// whether the output projection is the embeddings' table
+    /// `true` if the output projection is the embeddings' table
     pub tie_word_embeddings: bool,
     /// tokens that end a text
     pub end_tokens: Vec<u32>,
@@ -78,7 +78,7 @@ pub struct DecoderConfig {
 
 /// Whose decoder it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
+pub enum DecoderFamily {
     Llama,
     Mistral,
 }
@@ -93,7 +93,7 @@ pub enum RopeScaling {
 }
 
 #[derive(Deserialize)]
-struct Raw {
+struct RawLlavaConfig {
     model_type: String,
     text_config: Option<Value>,
     #[serde(default)]
@@ -157,7 +157,7 @@ impl LlavaConfig {
     /// # Errors
     /// A field of the wrong type, or a value that this program does not support.
     pub fn from_json(config: &Value, generation: &Value) -> Result<Self, LlavaError> {
-        let raw: Raw = parse(config)?;
+        let raw: RawLlavaConfig = parse(config)?;
         let is_next = match raw.model_type.as_str() {
             "llava" => false,
             "llava_next" => true,
@@ -408,13 +408,13 @@ impl DecoderConfig {
     pub fn from_json(config: &Value) -> Result<Self, LlavaError> {
         let given = |field: &str| config.get(field);
         let family = match given("model_type").and_then(Value::as_str).unwrap_or("llama") {
-            "llama" => Family::Llama,
-            "mistral" => Family::Mistral,
+            "llama" => DecoderFamily::Llama,
+            "mistral" => DecoderFamily::Mistral,
             other => return Err(unsupported("text_config.model_type", other, "llama, mistral")),
         };
         let mut raw: RawDecoder = parse(config)?;
         let mut sliding_window = None;
-        if family == Family::Mistral {
+        if family == DecoderFamily::Mistral {
             // A null here is a decision, not a default.
             sliding_window = given("sliding_window").map_or(Ok(Some(4096)), parse)?;
             let absent = |field: &str| given(field).is_none();

@@ -16,12 +16,12 @@ use crate::backend::{Activation, MatmulPrecision, Params, Trace};
 
 /// The decoder with its embeddings and its output projection.
 #[derive(Clone, Debug)]
-pub(super) struct Decoder {
+pub(super) struct LanguageDecoder {
     embedding: Embedding,
-    layers: Vec<Layer>,
+    layers: Vec<DecoderLayer>,
     norm: RmsNorm,
     head: Linear,
-    /// of each pair of a head's numbers
+    /// rotary frequency of each pair of a head's numbers
     frequencies: Vec<f32>,
     config: DecoderConfig,
     dtype: DType,
@@ -29,7 +29,7 @@ pub(super) struct Decoder {
     device: Device,
 }
 
-impl Decoder {
+impl LanguageDecoder {
     /// Reads the tensors below `vb`, where `model` and `lm_head` are.
     pub(super) fn load(config: &DecoderConfig, vb: &Params) -> Result<Self> {
         let body = vb.pp("model");
@@ -39,7 +39,7 @@ impl Decoder {
         Ok(Self {
             embedding: Embedding::load(vocabulary, width, &table)?,
             layers: (0..config.num_hidden_layers)
-                .map(|index| Layer::load(config, &body.pp("layers").pp(index)))
+                .map(|index| DecoderLayer::load(config, &body.pp("layers").pp(index)))
                 .collect::<Result<_>>()?,
             norm: RmsNorm::load(width, config.rms_norm_eps, &body.pp("norm"))?,
             head: Linear::load_no_bias(width, vocabulary, &head)?,
@@ -70,7 +70,7 @@ impl Decoder {
         self.embedding.forward(tokens, trace)
     }
 
-    /// Several tokens of each sequence, `[B, N, D]`, behind `past` others → the states of all of
+    /// Prefill: several tokens of each sequence, `[B, N, D]`, behind `past` others → the states of all of
     /// them, `[B, N, D]`, before the last norm.
     pub(super) fn prefill(
         &self,
@@ -97,7 +97,7 @@ impl Decoder {
         Ok(x)
     }
 
-    /// The next token of each sequence, `[B, D]`, behind `past` others → its state, `[B, D]`.
+    /// Decoding step: the next token of each sequence, `[B, D]`, behind `past` others → its state, `[B, D]`.
     pub(super) fn step(&self, x: &Activation, cache: &KvCache, past: usize) -> Result<Activation> {
         let rows = x.dim(0)?;
         let rotation = self.rotation(past, 1, x.trace())?;
@@ -206,7 +206,7 @@ fn frequencies(config: &DecoderConfig) -> Vec<f32> {
                 RopeScaling::None => frequency,
                 RopeScaling::Linear { factor } => frequency / factor,
                 RopeScaling::Llama3 { factor, low, high, original } => {
-                    // How often a pair has gone round at the end of the original context.
+                    // Number of turns of a pair at the end of the original context.
                     let turns = original * frequency / std::f64::consts::TAU;
                     let smooth = ((turns - low) / (high - low)).clamp(0.0, 1.0);
                     frequency * ((1.0 - smooth) / factor + smooth)
@@ -218,7 +218,7 @@ fn frequencies(config: &DecoderConfig) -> Vec<f32> {
 }
 
 #[derive(Clone, Debug)]
-struct Layer {
+struct DecoderLayer {
     norm1: RmsNorm,
     q: Linear,
     k: Linear,
@@ -230,7 +230,7 @@ struct Layer {
     down: Linear,
 }
 
-impl Layer {
+impl DecoderLayer {
     fn load(config: &DecoderConfig, vb: &Params) -> Result<Self> {
         let (width, inner, eps) =
             (config.hidden_size, config.intermediate_size, config.rms_norm_eps);
@@ -309,7 +309,7 @@ mod tests {
             .collect()
     }
 
-    fn decoder(format: Option<GgmlDType>) -> Decoder {
+    fn decoder(format: Option<GgmlDType>) -> LanguageDecoder {
         let config = json!({
             "model_type": "mistral", "vocab_size": 300, "hidden_size": 160, "head_dim": 32,
             "intermediate_size": 608, "num_hidden_layers": 2, "num_attention_heads": 5,
@@ -317,11 +317,11 @@ mod tests {
         });
         let config = DecoderConfig::from_json(&config).unwrap();
         let source = Arc::new(Arbitrary(format));
-        Decoder::load(&config, &Params::new(source, DType::F32, &Device::Cpu)).unwrap()
+        LanguageDecoder::load(&config, &Params::new(source, DType::F32, &Device::Cpu)).unwrap()
     }
 
     /// The scores of each row after a prompt of its own and two steps, as bits.
-    fn scores(decoder: &Decoder, rows: &[u64]) -> Vec<Vec<u32>> {
+    fn scores(decoder: &LanguageDecoder, rows: &[u64]) -> Vec<Vec<u32>> {
         let prompts: Vec<f32> =
             rows.iter().flat_map(|&row| values(row + 1, 19 * 160, 1.0)).collect();
         let prompts = Tensor::from_vec(prompts, (rows.len(), 19, 160), &Device::Cpu).unwrap();

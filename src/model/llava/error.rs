@@ -21,7 +21,7 @@ pub enum LlavaError {
         "the prompt ({prompt} tokens) and {new} new tokens do not fit the model's {limit} positions"
     )]
     TooLong { prompt: usize, new: usize, limit: usize },
-    /// The caller's callback said so.
+    /// Generation was stopped by the caller's callback.
     #[error("interrupted")]
     Interrupted,
     /// Error of the backend, of which the first line is for people; the rest is a backtrace.

@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use rayon::prelude::*;
 
 use super::cache::KvCache;
-use super::picture::Picture;
+use super::picture::LlavaPicture;
 use super::tokenizer::Prompt;
 use super::{Llava, LlavaError};
 use crate::backend::{Activation, Trace};
@@ -16,10 +16,10 @@ use crate::backend::{Activation, Trace};
 /// Options of text generation.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GenerateOptions {
-    /// A text ends here if it has not ended before; at least 1.
+    /// Maximum number of new tokens; at least 1.
     pub max_new_tokens: usize,
     /// Sampling of tokens; `None` for the most likely one (greedy).
-    pub sampling: Option<Sampling>,
+    pub sampling: Option<TokenSampling>,
     /// Prompts that are computed at once; at least 1, and by default [`Llava::prefill_rows`]. More take
     /// more memory, in proportion.
     pub prefill_rows: Option<usize>,
@@ -36,11 +36,11 @@ impl Default for GenerateOptions {
     }
 }
 
-/// Choice by chance. What a row draws follows from the seed, the row's own number and the token's
+/// Random sampling of tokens. A row's draws follow from the seed, the row's own number and the token's
 /// place alone, never from the batch that the row is in.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Sampling {
-    /// Scores are divided by it; above 0.
+pub struct TokenSampling {
+    /// Divisor of the scores; above 0.
     pub temperature: f64,
     /// Nucleus sampling: the most likely tokens that together reach this probability; 0.0..=1.0.
     pub top_p: f64,
@@ -49,17 +49,17 @@ pub struct Sampling {
 
 /// Progress of a generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// So many rows' prompts have been computed.
+pub enum GenerationStep {
+    /// Prompts of so many rows have been computed.
     Prefilled { rows: usize },
-    /// So many tokens have been decoded of each row that has not ended; so many have.
+    /// Number of tokens decoded of each row that has not ended, and number of rows that have ended.
     Decoded { tokens: usize, ended: usize },
 }
 
 /// A picture to be described, and the number that its chance draws follow from.
 #[derive(Clone, Debug)]
 pub struct Row<'a> {
-    pub picture: Picture<'a>,
+    pub picture: LlavaPicture<'a>,
     pub number: u64,
 }
 
@@ -76,7 +76,7 @@ impl Llava {
         prompt: &Prompt,
         rows: &[Row<'_>],
         options: &GenerateOptions,
-        on_step: &mut dyn FnMut(Step) -> ControlFlow<()>,
+        on_step: &mut dyn FnMut(GenerationStep) -> ControlFlow<()>,
     ) -> Result<Vec<Vec<u32>>, LlavaError> {
         let Some(first) = rows.first() else { return Ok(Vec::new()) };
         let (width, height) = first.picture.size();
@@ -104,13 +104,13 @@ impl Llava {
             let pictures: Vec<_> = part.iter().map(|row| &row.picture).collect();
             let part = cache.slice(index * slice, part.len())?;
             states.push(self.prefill(prompt, self.encode(&pictures)?, &part)?);
-            go_on(Step::Prefilled { rows: index * slice + pictures.len() })?;
+            go_on(GenerationStep::Prefilled { rows: index * slice + pictures.len() })?;
         }
         let mut state = Activation::cat(&states, 0)?;
         drop(states);
 
         let mut texts = vec![Vec::new(); rows.len()];
-        // Of each row of the cache, whose it is; ended ones stay until it is worth moving the rest.
+        // Owner of each row of the cache; rows that have ended stay until it is worth moving the rest.
         let mut owners: Vec<usize> = (0..rows.len()).collect();
         let mut has_ended = vec![false; rows.len()];
         for step in 0..new_tokens {
@@ -134,7 +134,7 @@ impl Llava {
                 }
             }
             let ended = has_ended.iter().filter(|ended| **ended).count();
-            go_on(Step::Decoded { tokens: step + 1, ended })?;
+            go_on(GenerationStep::Decoded { tokens: step + 1, ended })?;
             if ended == rows.len() || step + 1 == new_tokens {
                 break;
             }
@@ -161,7 +161,7 @@ impl Llava {
     pub fn scores(
         &self,
         prompt: &Prompt,
-        picture: &Picture<'_>,
+        picture: &LlavaPicture<'_>,
         given: &[u32],
     ) -> Result<Activation, LlavaError> {
         let length = self.prompt_length(prompt, picture.size());
@@ -243,9 +243,9 @@ fn most_likely(scores: &[f32]) -> u32 {
     best as u32
 }
 
-/// A token by chance, which lies in 0.0..1.0: likely tokens first, each as wide as it is likely
+/// Samples a token by `chance` in 0.0..1.0: likely tokens first, each as wide as it is likely
 /// (transformers' `TemperatureLogitsWarper` and `TopPLogitsWarper`).
-fn sample(scores: &[f32], sampling: Sampling, chance: f64) -> u32 {
+fn sample(scores: &[f32], sampling: TokenSampling, chance: f64) -> u32 {
     let mut order: Vec<u32> = (0..scores.len() as u32).collect();
     order.sort_unstable_by(|&a, &b| {
         scores[b as usize].total_cmp(&scores[a as usize]).then(a.cmp(&b))
@@ -273,7 +273,7 @@ fn sample(scores: &[f32], sampling: Sampling, chance: f64) -> u32 {
     order.first().copied().unwrap_or(0)
 }
 
-/// A number in 0.0..1.0 that follows from its three arguments (the finalizer of SplitMix64, Steele et
+/// Hash of its three arguments to a number in 0.0..1.0 (the finalizer of SplitMix64, Steele et
 /// al., OOPSLA 2014, over each in turn).
 fn chance(seed: u64, row: u64, token: u64) -> f64 {
     let mut state = 0;
@@ -290,7 +290,7 @@ fn chance(seed: u64, row: u64, token: u64) -> f64 {
 mod tests {
     use super::*;
 
-    const SAMPLING: Sampling = Sampling { temperature: 1.0, top_p: 1.0, seed: 0 };
+    const SAMPLING: TokenSampling = TokenSampling { temperature: 1.0, top_p: 1.0, seed: 0 };
 
     #[test]
     fn tokens_are_drawn_as_often_as_they_are_likely() {
@@ -309,7 +309,7 @@ mod tests {
     fn the_nucleus_is_the_fewest_tokens_that_reach_top_p() {
         let scores: Vec<f32> = [0.5f32, 0.05, 0.3, 0.15].iter().map(|p| p.ln()).collect();
         let drawn = |top_p: f64| -> Vec<u32> {
-            let sampling = Sampling { top_p, ..SAMPLING };
+            let sampling = TokenSampling { top_p, ..SAMPLING };
             let mut tokens: Vec<u32> =
                 (0..1000).map(|row| sample(&scores, sampling, chance(2, row, 0))).collect();
             tokens.sort_unstable();

@@ -20,29 +20,29 @@ use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
 
 use crate::backend::{Activation, Params, Placement, Trace};
-use decoder::Decoder;
+use decoder::LanguageDecoder;
 use picture::Preprocessor;
 use vision::{Projector, VisionTower};
 
-pub use config::{DecoderConfig, Family, LlavaConfig, RopeScaling, VisionConfig};
+pub use config::{DecoderConfig, DecoderFamily, LlavaConfig, RopeScaling, VisionConfig};
 pub use error::LlavaError;
-pub use generate::{GenerateOptions, Row, Sampling, Step};
-pub use picture::Picture;
+pub use generate::{GenerateOptions, GenerationStep, Row, TokenSampling};
+pub use picture::LlavaPicture;
 pub use prompt::PromptFormat;
 pub use tokenizer::{LlavaTokenizer, Prompt};
-pub use trace::Batch;
+pub use trace::TraceBatch;
 
 /// Tiles that the vision tower sees at once: enough to fill a CPU, and little memory.
 const TILES_AT_ONCE: usize = 8;
 
-/// A model, ready to be asked.
+/// A loaded model.
 #[derive(Clone, Debug)]
 pub struct Llava {
     vision: VisionTower,
     projector: Projector,
     /// `[D]`, LLaVA-1.6
     newline: Option<Tensor>,
-    decoder: Decoder,
+    decoder: LanguageDecoder,
     preprocessor: Preprocessor,
     tokenizer: LlavaTokenizer,
     format: PromptFormat,
@@ -61,7 +61,7 @@ pub struct LlavaParts<'a> {
     pub tokenizer: LlavaTokenizer,
     /// the chat template, if the model has one
     pub chat_template: Option<&'a str>,
-    /// how to ask it, where that is known better
+    /// prompt format, if it is known from elsewhere
     pub prompt_format: Option<PromptFormat>,
 }
 
@@ -92,7 +92,7 @@ impl Llava {
             vision: VisionTower::load(&config, &params.pp("vision_tower.vision_model"))?,
             projector: Projector::load(&config, &params.pp("multi_modal_projector"))?,
             newline: is_next.then(|| params.get(width, "image_newline")).transpose()?,
-            decoder: Decoder::load(&config.decoder, &params.pp("language_model"))?,
+            decoder: LanguageDecoder::load(&config.decoder, &params.pp("language_model"))?,
             preprocessor: Preprocessor::new(&config, preprocessor)?,
             format: match prompt_format {
                 Some(format) => format,
@@ -117,7 +117,7 @@ impl Llava {
 
     /// A picture as the vision tower of LLaVA-1.5 sees it, before its values are normalized.
     #[must_use]
-    pub fn whole(&self, picture: &Picture<'_>) -> Picture<'static> {
+    pub fn whole(&self, picture: &LlavaPicture<'_>) -> LlavaPicture<'static> {
         self.preprocessor.whole(picture)
     }
 
@@ -133,7 +133,7 @@ impl Llava {
     ///
     /// # Errors
     /// Those of the backend.
-    pub fn encode(&self, pictures: &[&Picture<'_>]) -> Result<Activation, LlavaError> {
+    pub fn encode(&self, pictures: &[&LlavaPicture<'_>]) -> Result<Activation, LlavaError> {
         let size = pictures.first().map_or((1, 1), |picture| picture.size());
         let tiles = pictures
             .iter()
@@ -186,7 +186,7 @@ impl Llava {
         Ok(Activation::cat(&features, 0)?)
     }
 
-    /// Values in host memory, `x`, where the model computes.
+    /// Copies values in host memory, `x`, to the model's device.
     fn on_device(&self, x: &Activation, trace: Option<&Trace>) -> Result<Activation, LlavaError> {
         match trace {
             Some(trace) if trace.placement() != Placement::Cpu => {

@@ -1,4 +1,4 @@
-//! From pixels to what the vision tower takes, as transformers prepares them with Pillow
+//! Preparation of pixels for the vision tower, as transformers does it with Pillow
 //! (`models/clip/image_processing_pil_clip.py`, `models/llava/image_processing_pil_llava.py`,
 //! `models/llava_next/image_processing_pil_llava_next.py`).
 
@@ -15,13 +15,13 @@ use super::resize::bicubic;
 
 /// A picture in sRGB, 8 bits a channel, interleaved, row by row; at least one pixel.
 #[derive(Clone, Debug)]
-pub struct Picture<'a> {
+pub struct LlavaPicture<'a> {
     width: usize,
     height: usize,
     rgb: Cow<'a, [u8]>,
 }
 
-impl<'a> Picture<'a> {
+impl<'a> LlavaPicture<'a> {
     /// Takes `rgb`, `height` × `width` × 3.
     ///
     /// # Errors
@@ -51,9 +51,9 @@ impl<'a> Picture<'a> {
         &self.rgb
     }
 
-    fn resized(&self, (height, width): Size) -> Picture<'static> {
+    fn resized(&self, (height, width): Size) -> LlavaPicture<'static> {
         let rgb = bicubic(&self.rgb, (self.width, self.height), (width, height));
-        Picture { width, height, rgb: rgb.into() }
+        LlavaPicture { width, height, rgb: rgb.into() }
     }
 
     /// The picture on a ground of one colour, `top` rows below and `left` columns right of its corner;
@@ -84,7 +84,7 @@ impl<'a> Picture<'a> {
 /// Fields of `preprocessor_config.json`; the defaults are CLIP's.
 #[derive(Deserialize)]
 #[serde(default)]
-struct Raw {
+struct RawPreprocessor {
     image_mean: [f32; 3],
     image_std: [f32; 3],
     rescale_factor: f32,
@@ -96,7 +96,7 @@ struct Raw {
     crop_size: Value,
 }
 
-impl Default for Raw {
+impl Default for RawPreprocessor {
     fn default() -> Self {
         Self {
             image_mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],
@@ -111,7 +111,7 @@ impl Default for Raw {
     }
 }
 
-/// Pillow's number for it.
+/// Pillow's number of the filter.
 const BICUBIC: u32 = 3;
 
 /// Preprocessor of pictures for the vision tower.
@@ -130,8 +130,8 @@ pub(super) struct Preprocessor {
 impl Preprocessor {
     /// `processor` is `preprocessor_config.json`, or null.
     pub(super) fn new(config: &LlavaConfig, processor: &Value) -> Result<Self, LlavaError> {
-        let raw: Raw = if processor.is_null() {
-            Raw::default()
+        let raw: RawPreprocessor = if processor.is_null() {
+            RawPreprocessor::default()
         } else {
             serde_json::from_value(processor.clone()).map_err(LlavaError::Config)?
         };
@@ -190,7 +190,7 @@ impl Preprocessor {
     }
 
     /// The tiles of a picture, `[T, 3, S, S]`, normalized, f32.
-    pub(super) fn tiles(&self, picture: &Picture) -> Result<Tensor, LlavaError> {
+    pub(super) fn tiles(&self, picture: &LlavaPicture) -> Result<Tensor, LlavaError> {
         let side = self.side;
         let size = (picture.height, picture.width);
         let mut tiles = Vec::new();
@@ -224,7 +224,7 @@ impl Preprocessor {
     }
 
     /// The one tile of a picture that is not cut into several.
-    pub(super) fn whole(&self, picture: &Picture) -> Picture<'static> {
+    pub(super) fn whole(&self, picture: &LlavaPicture) -> LlavaPicture<'static> {
         let side = self.side;
         let square = if self.pad_square { self.squared(picture) } else { picture.clone() };
         let (short, long) = (square.width.min(square.height), square.width.max(square.height));
@@ -235,7 +235,7 @@ impl Preprocessor {
     }
 
     /// A picture in the middle of a square of the mean colour.
-    fn squared<'a>(&self, picture: &Picture<'a>) -> Picture<'a> {
+    fn squared<'a>(&self, picture: &LlavaPicture<'a>) -> LlavaPicture<'a> {
         let side = picture.width.max(picture.height);
         let corner = ((side - picture.height) / 2, (side - picture.width) / 2);
         let ground = self.mean.map(|mean| (mean * 255.0) as u8);

@@ -6,7 +6,7 @@
 //! llava-v1.6-vicuna-7b-hf and llava-v1.6-34b-hf.
 
 use super::LlavaError;
-use super::config::Family;
+use super::config::DecoderFamily;
 
 /// Placeholder of the picture in a prompt, and in every tokenizer of these models.
 pub(super) const IMAGE: &str = "<image>";
@@ -35,12 +35,12 @@ impl PromptFormat {
     /// A template with none of the known marks.
     pub(super) fn find(
         template: Option<&str>,
-        family: Family,
+        family: DecoderFamily,
         is_next: bool,
     ) -> Result<Self, LlavaError> {
         let vicuna = if is_next { Self::VicunaWithSystem } else { Self::Vicuna };
         let Some(template) = template else {
-            return Ok(if family == Family::Mistral { Self::Mistral } else { vicuna });
+            return Ok(if family == DecoderFamily::Mistral { Self::Mistral } else { vicuna });
         };
         let has = |mark: &str| template.contains(mark);
         if has("[INST]") {
@@ -82,16 +82,16 @@ mod tests {
     fn a_format_is_told_by_its_template_or_else_by_the_decoder() {
         use PromptFormat::{ChatMl, Mistral, Vicuna, VicunaWithSystem};
         for (template, family, is_next, format) in [
-            (None, Family::Llama, false, Vicuna),
-            (None, Family::Llama, true, VicunaWithSystem),
-            (None, Family::Mistral, true, Mistral),
-            (Some("{{ '[INST] ' }}"), Family::Llama, true, Mistral),
-            (Some("… ASSISTANT: …"), Family::Llama, false, Vicuna),
-            (Some("<|im_start|>"), Family::Llama, true, ChatMl),
+            (None, DecoderFamily::Llama, false, Vicuna),
+            (None, DecoderFamily::Llama, true, VicunaWithSystem),
+            (None, DecoderFamily::Mistral, true, Mistral),
+            (Some("{{ '[INST] ' }}"), DecoderFamily::Llama, true, Mistral),
+            (Some("… ASSISTANT: …"), DecoderFamily::Llama, false, Vicuna),
+            (Some("<|im_start|>"), DecoderFamily::Llama, true, ChatMl),
         ] {
             assert_eq!(PromptFormat::find(template, family, is_next).unwrap(), format);
         }
-        assert!(PromptFormat::find(Some("### Human"), Family::Llama, false).is_err());
+        assert!(PromptFormat::find(Some("### Human"), DecoderFamily::Llama, false).is_err());
     }
 
     #[test]

@@ -10,7 +10,7 @@ const SUPPORT: f64 = 2.0;
 const PRECISION: u32 = 32 - 8 - 2;
 
 /// The pixels that one output pixel is made of.
-struct Taps {
+struct ResampleTaps {
     first: usize,
     weights: Vec<i32>,
 }
@@ -59,7 +59,7 @@ fn mix<'a>(weights: &[i32], pixel: impl Fn(usize) -> &'a [u8]) -> [u8; 3] {
     sums.map(|sum| (sum >> PRECISION).clamp(0, 255) as u8)
 }
 
-fn taps(from: usize, to: usize) -> Vec<Taps> {
+fn taps(from: usize, to: usize) -> Vec<ResampleTaps> {
     let scale = from as f64 / to as f64;
     let stretch = scale.max(1.0);
     let (support, shrink) = (SUPPORT * stretch, 1.0 / stretch);
@@ -77,7 +77,7 @@ fn taps(from: usize, to: usize) -> Vec<Taps> {
                 let scaled = weight * f64::from(1u32 << PRECISION);
                 (scaled + if weight < 0.0 { -0.5 } else { 0.5 }) as i32
             };
-            Taps { first, weights: weights.iter().map(fixed).collect() }
+            ResampleTaps { first, weights: weights.iter().map(fixed).collect() }
         })
         .collect()
 }

@@ -18,14 +18,14 @@ pub struct LlavaTokenizer {
 /// A prompt in tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prompt {
-    /// before the picture
+    /// tokens before the picture
     pub before: Vec<u32>,
-    /// behind it
+    /// tokens after it
     pub after: Vec<u32>,
 }
 
 impl LlavaTokenizer {
-    /// From the contents of `tokenizer.json`.
+    /// Builds it from the contents of `tokenizer.json`.
     ///
     /// # Errors
     /// A file that is malformed.
@@ -34,7 +34,7 @@ impl LlavaTokenizer {
         Ok(Self::new(tokenizer))
     }
 
-    /// From a tokenizer that was put together otherwise.
+    /// Wraps a tokenizer that was built elsewhere.
     pub(crate) fn new(mut tokenizer: Tokenizer) -> Self {
         // A file may ask for both; a prompt has neither one length nor a limit here.
         tokenizer.with_padding(None);
@@ -59,7 +59,7 @@ impl LlavaTokenizer {
         }
     }
 
-    /// A text without what would be taken for a special token: it comes from people and files.
+    /// A text without special tokens: it comes from users and files.
     pub(super) fn plain(&self, text: &str) -> String {
         let mut text = text.to_owned();
         // What remains when one is taken out may be another.
@@ -97,7 +97,7 @@ impl LlavaTokenizer {
         self.tokenizer.get_vocab_size(true)
     }
 
-    /// The largest number of a token that a text can have; the picture's is not among them, for it is
+    /// The largest token id that a text can have; the picture's is not among them, for it is
     /// never looked up.
     pub(super) fn largest_id(&self) -> u32 {
         let vocabulary = self.tokenizer.get_vocab(true).into_iter();

@@ -10,7 +10,7 @@ use crate::backend::{Activation, Placement, Trace};
 
 /// The sizes that a generation's memory follows from.
 #[derive(Clone, Copy, Debug)]
-pub struct Batch {
+pub struct TraceBatch {
     /// texts that are written together
     pub rows: usize,
     /// prompts that are computed together
@@ -32,8 +32,13 @@ impl Llava {
     ///
     /// # Errors
     /// Those of the backend.
-    pub fn trace(&self, prompt: &Prompt, batch: Batch, trace: &Trace) -> Result<(), LlavaError> {
-        let Batch { rows, size, new_tokens, .. } = batch;
+    pub fn trace(
+        &self,
+        prompt: &Prompt,
+        batch: TraceBatch,
+        trace: &Trace,
+    ) -> Result<(), LlavaError> {
+        let TraceBatch { rows, size, new_tokens, .. } = batch;
         let (rows, new_tokens) = (rows.max(1), new_tokens.max(1));
         let at_once = batch.prefill_rows.clamp(1, rows);
         let length = self.prompt_length(prompt, size);

@@ -1,5 +1,5 @@
-//! Prompts become the tensors that a denoiser is conditioned on, for models with one text encoder
-//! (Stable Diffusion 1.x, the SDXL refiner) and with two (SDXL).
+//! Text conditioning: from prompts to the tensors that a denoiser is conditioned on, for models with one
+//! text encoder (Stable Diffusion 1.x, the SDXL refiner) and with two (SDXL).
 
 use std::collections::HashMap;
 
@@ -24,7 +24,7 @@ pub struct TextConditioning {
 }
 
 impl TextConditioning {
-    /// Zeros in place of everything that the encoders said (diffusers'
+    /// Zeros in place of all encoder outputs (diffusers'
     /// `force_zeros_for_empty_prompt`).
     ///
     /// # Errors
@@ -44,7 +44,7 @@ pub struct TextConditioner {
 }
 
 impl TextConditioner {
-    /// From the encoders in the order of `model_index.json`. If the last one has a projection, the
+    /// Builds it from the encoders in the order of `model_index.json`. If the last one has a projection, the
     /// conditioning is SDXL's (penultimate states of every encoder, and the pooled embedding);
     /// else it is Stable Diffusion 1.x's (last state of the one encoder).
     ///
@@ -184,14 +184,14 @@ struct Encoded {
 }
 
 impl Encoded {
-    /// Takes one more and gives its number.
+    /// Adds a prompt and returns its index.
     fn push(&mut self, one: TextConditioning) -> usize {
         self.contexts.push(one.context);
         self.pooled.extend(one.pooled);
         self.contexts.len() - 1
     }
 
-    /// The prompts of these numbers, one after the other.
+    /// The prompts with these indices, concatenated.
     fn gathered(&self, rows: &[usize]) -> Result<TextConditioning, TextError> {
         if rows.is_empty() {
             return Err(TextError::Mismatch("there is no prompt to encode".to_owned()));

@@ -57,7 +57,7 @@ impl TextEncoder {
         }
     }
 
-    /// The width `P` of its summary, if that is a projected one.
+    /// The width `P` of its pooled output, if that is projected.
     #[must_use]
     pub fn pooled_width(&self) -> Option<usize> {
         match self {

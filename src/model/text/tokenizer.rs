@@ -7,7 +7,7 @@ use super::{
     clip::{self, ClipTokenizer},
 };
 
-/// Classes that say nothing of a tokenizer's kind: transformers' wrappers of a `tokenizer.json`.
+/// Classes that do not tell a tokenizer's kind: transformers' wrappers of a `tokenizer.json`.
 const WRAPPERS: [&str; 3] = ["PreTrainedTokenizer", "PreTrainedTokenizerFast", "TokenizersBackend"];
 
 /// Text → token ids of one fixed length, by a tokenizer of any kind.
@@ -25,7 +25,7 @@ impl TextTokenizer {
     /// A class that is not supported, a file that is missing or malformed, or a special token outside
     /// the vocabulary.
     pub fn from_files(files: &TokenizerFiles<'_>) -> Result<Self, TextError> {
-        // What is no configuration at all is its kind's to refuse.
+        // A file that is no configuration at all is refused by the tokenizer of its kind.
         let config: Value = (files.tokenizer_config_json)
             .and_then(|json| serde_json::from_slice(json).ok())
             .unwrap_or_default();

@@ -13,8 +13,8 @@ const EPS: f64 = 1e-6;
 /// The encoder and decoder of `AutoencoderKL`, on unscaled latents.
 #[derive(Clone, Debug)]
 pub struct AutoencoderKl {
-    encoder: Encoder,
-    decoder: Decoder,
+    encoder: KlEncoder,
+    decoder: KlDecoder,
     quant_conv: Option<Conv2d>,
     post_quant_conv: Option<Conv2d>,
     factor: usize,
@@ -36,8 +36,8 @@ impl AutoencoderKl {
             wanted.then(|| Conv2d::load(channels, channels, 1, 1, 0, &vb.pp(name))).transpose()
         };
         Ok(Self {
-            encoder: Encoder::load(config, &vb.pp("encoder"))?,
-            decoder: Decoder::load(config, &vb.pp("decoder"))?,
+            encoder: KlEncoder::load(config, &vb.pp("encoder"))?,
+            decoder: KlDecoder::load(config, &vb.pp("decoder"))?,
             quant_conv: pointwise(config.use_quant_conv, 2 * latent, "quant_conv")?,
             post_quant_conv: pointwise(config.use_post_quant_conv, latent, "post_quant_conv")?,
             factor: 1 << (config.block_out_channels.len() - 1),
@@ -93,15 +93,15 @@ impl AutoencoderKl {
 
 /// `DownEncoderBlock2D`s, the middle, and the projection to mean and log-variance.
 #[derive(Clone, Debug)]
-struct Encoder {
+struct KlEncoder {
     conv_in: Conv2d,
-    levels: Vec<(Vec<ResnetBlock>, Option<Conv2d>)>,
-    mid: MidBlock,
+    levels: Vec<(Vec<KlResnetBlock>, Option<Conv2d>)>,
+    mid: KlMidBlock,
     norm_out: GroupNorm,
     conv_out: Conv2d,
 }
 
-impl Encoder {
+impl KlEncoder {
     fn load(config: &KlConfig, vb: &Params) -> Result<Self> {
         let widths = &config.block_out_channels;
         let groups = config.norm_num_groups;
@@ -120,7 +120,7 @@ impl Encoder {
         Ok(Self {
             conv_in: Conv2d::load(config.in_channels, first, 3, 1, 1, &vb.pp("conv_in"))?,
             levels,
-            mid: MidBlock::load(config, last, &vb.pp("mid_block"))?,
+            mid: KlMidBlock::load(config, last, &vb.pp("mid_block"))?,
             norm_out: GroupNorm::load(groups, last, EPS, &vb.pp("conv_norm_out"))?,
             conv_out: Conv2d::load(last, 2 * config.latent_channels, 3, 1, 1, &vb.pp("conv_out"))?,
         })
@@ -146,15 +146,15 @@ impl Encoder {
 /// The middle, `UpDecoderBlock2D`s from the coarsest level to the finest, and the projection to
 /// colours.
 #[derive(Clone, Debug)]
-struct Decoder {
+struct KlDecoder {
     conv_in: Conv2d,
-    mid: MidBlock,
-    levels: Vec<(Vec<ResnetBlock>, Option<Conv2d>)>,
+    mid: KlMidBlock,
+    levels: Vec<(Vec<KlResnetBlock>, Option<Conv2d>)>,
     norm_out: GroupNorm,
     conv_out: Conv2d,
 }
 
-impl Decoder {
+impl KlDecoder {
     fn load(config: &KlConfig, vb: &Params) -> Result<Self> {
         let widths = &config.block_out_channels;
         let groups = config.norm_num_groups;
@@ -173,7 +173,7 @@ impl Decoder {
         }
         Ok(Self {
             conv_in: Conv2d::load(config.latent_channels, last, 3, 1, 1, &vb.pp("conv_in"))?,
-            mid: MidBlock::load(config, last, &vb.pp("mid_block"))?,
+            mid: KlMidBlock::load(config, last, &vb.pp("mid_block"))?,
             levels,
             norm_out: GroupNorm::load(groups, first, EPS, &vb.pp("conv_norm_out"))?,
             conv_out: Conv2d::load(first, config.out_channels, 3, 1, 1, &vb.pp("conv_out"))?,
@@ -197,7 +197,7 @@ impl Decoder {
 
 /// `ResnetBlock2D` without a timestep: norm, SiLU, convolution, twice, around a shortcut.
 #[derive(Clone, Debug)]
-struct ResnetBlock {
+struct KlResnetBlock {
     norm1: GroupNorm,
     conv1: Conv2d,
     norm2: GroupNorm,
@@ -205,7 +205,7 @@ struct ResnetBlock {
     shortcut: Option<Conv2d>,
 }
 
-impl ResnetBlock {
+impl KlResnetBlock {
     fn load(input: usize, output: usize, groups: usize, vb: &Params) -> Result<Self> {
         Ok(Self {
             norm1: GroupNorm::load(groups, input, EPS, &vb.pp("norm1"))?,
@@ -234,33 +234,33 @@ fn load_resnets(
     output: usize,
     groups: usize,
     vb: &Params,
-) -> Result<Vec<ResnetBlock>> {
+) -> Result<Vec<KlResnetBlock>> {
     (0..count)
         .map(|index| {
             let input = if index == 0 { input } else { output };
-            ResnetBlock::load(input, output, groups, &vb.pp("resnets").pp(index))
+            KlResnetBlock::load(input, output, groups, &vb.pp("resnets").pp(index))
         })
         .collect()
 }
 
 /// `UNetMidBlock2D`: a residual block on each side of an optional attention.
 #[derive(Clone, Debug)]
-struct MidBlock {
-    before: ResnetBlock,
+struct KlMidBlock {
+    before: KlResnetBlock,
     attention: Option<MidAttention>,
-    after: ResnetBlock,
+    after: KlResnetBlock,
 }
 
-impl MidBlock {
+impl KlMidBlock {
     fn load(config: &KlConfig, width: usize, vb: &Params) -> Result<Self> {
         let groups = config.norm_num_groups;
         Ok(Self {
-            before: ResnetBlock::load(width, width, groups, &vb.pp("resnets.0"))?,
+            before: KlResnetBlock::load(width, width, groups, &vb.pp("resnets.0"))?,
             attention: config
                 .mid_block_add_attention
                 .then(|| MidAttention::load(groups, width, &vb.pp("attentions.0")))
                 .transpose()?,
-            after: ResnetBlock::load(width, width, groups, &vb.pp("resnets.1"))?,
+            after: KlResnetBlock::load(width, width, groups, &vb.pp("resnets.1"))?,
         })
     }
 

@@ -47,7 +47,7 @@ impl Vae {
         self.encode_with(image, Norms::Own)
     }
 
-    /// As [`encode`](Self::encode), with the statistics that `norms` says; `AutoencoderTiny` has none.
+    /// Encodes as [`encode`](Self::encode), with the statistics of `norms`; `AutoencoderTiny` has none.
     ///
     /// # Errors
     /// As [`encode`](Self::encode), or statistics of another model or of the decoder.
@@ -78,7 +78,7 @@ impl Vae {
         self.decode_with(latent, Norms::Own)
     }
 
-    /// As [`decode`](Self::decode), with the statistics that `norms` says; `AutoencoderTiny` has none.
+    /// Decodes as [`decode`](Self::decode), with the statistics of `norms`; `AutoencoderTiny` has none.
     ///
     /// # Errors
     /// As [`decode`](Self::decode), or statistics of another model or of the encoder.

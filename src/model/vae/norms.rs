@@ -20,7 +20,7 @@ pub struct NormStatistics(Vec<GroupMoments>);
 pub enum Norms<'a> {
     /// Every norm uses those of its input, as the model was trained to.
     Own,
-    /// Those that were measured before.
+    /// Statistics that were measured before.
     Shared(&'a NormStatistics),
     /// The input is samples of a picture, all of one size, whose sides [`MARGIN_SHARE`] divides; every norm uses
     /// those of all samples together, and they are put into this, which must be empty.

@@ -11,8 +11,8 @@ use crate::backend::{Activation, Params};
 /// The encoder and decoder of `AutoencoderTiny`, on unscaled latents.
 #[derive(Clone, Debug)]
 pub struct AutoencoderTiny {
-    encoder: Vec<Layer>,
-    decoder: Vec<Layer>,
+    encoder: Vec<TinyLayer>,
+    decoder: Vec<TinyLayer>,
     factor: usize,
     latent_channels: usize,
     context: usize,
@@ -89,30 +89,32 @@ impl AutoencoderTiny {
 
 /// One element of diffusers' `nn.Sequential`s.
 #[derive(Clone, Debug)]
-enum Layer {
+enum TinyLayer {
     Conv(Conv2d),
     Relu,
-    Block(Box<Block>),
+    Block(Box<TinyBlock>),
     /// Nearest-neighbour enlargement by `2^n`.
     Enlarge(u32),
 }
 
-fn run(layers: &[Layer], input: Activation) -> Result<Activation> {
+fn run(layers: &[TinyLayer], input: Activation) -> Result<Activation> {
     layers.iter().try_fold(input, |x, layer| match layer {
-        Layer::Conv(conv) => conv.forward(&x),
-        Layer::Relu => x.relu(),
-        Layer::Block(block) => block.forward(&x),
-        Layer::Enlarge(doublings) => (0..*doublings).try_fold(x, |x, _| upsample_nearest_2x(&x)),
+        TinyLayer::Conv(conv) => conv.forward(&x),
+        TinyLayer::Relu => x.relu(),
+        TinyLayer::Block(block) => block.forward(&x),
+        TinyLayer::Enlarge(doublings) => {
+            (0..*doublings).try_fold(x, |x, _| upsample_nearest_2x(&x))
+        }
     })
 }
 
 /// diffusers' `AutoencoderTinyBlock` of equal widths (its skip is then the identity).
 #[derive(Clone, Debug)]
-struct Block {
+struct TinyBlock {
     convs: [Conv2d; 3],
 }
 
-impl Block {
+impl TinyBlock {
     fn load(width: usize, vb: &Params) -> Result<Self> {
         // The odd places of the sequence are activations.
         let conv = |index: usize| Conv2d::load(width, width, 3, 1, 1, &vb.pp("conv").pp(index));
@@ -130,43 +132,43 @@ impl Block {
     }
 }
 
-fn load_encoder(config: &TinyConfig, vb: &Params) -> Result<Vec<Layer>> {
+fn load_encoder(config: &TinyConfig, vb: &Params) -> Result<Vec<TinyLayer>> {
     let mut layers = Vec::new();
     for (level, &blocks) in config.num_encoder_blocks.iter().enumerate() {
         let width = config.encoder_block_out_channels[level];
         let vb_here = vb.pp(layers.len());
-        layers.push(Layer::Conv(if level == 0 {
+        layers.push(TinyLayer::Conv(if level == 0 {
             Conv2d::load(config.in_channels, width, 3, 1, 1, &vb_here)?
         } else {
             Conv2d::load_no_bias(width, width, 3, 2, 1, &vb_here)?
         }));
         for _ in 0..blocks {
-            layers.push(Layer::Block(Block::load(width, &vb.pp(layers.len()))?.into()));
+            layers.push(TinyLayer::Block(TinyBlock::load(width, &vb.pp(layers.len()))?.into()));
         }
     }
     let width = config.encoder_block_out_channels[config.encoder_block_out_channels.len() - 1];
     let vb_here = vb.pp(layers.len());
-    layers.push(Layer::Conv(Conv2d::load(width, config.latent_channels, 3, 1, 1, &vb_here)?));
+    layers.push(TinyLayer::Conv(Conv2d::load(width, config.latent_channels, 3, 1, 1, &vb_here)?));
     Ok(layers)
 }
 
-fn load_decoder(config: &TinyConfig, vb: &Params) -> Result<Vec<Layer>> {
+fn load_decoder(config: &TinyConfig, vb: &Params) -> Result<Vec<TinyLayer>> {
     let levels = config.num_decoder_blocks.len();
     let first = config.decoder_block_out_channels[0];
     let conv_in = Conv2d::load(config.latent_channels, first, 3, 1, 1, &vb.pp(0))?;
-    let mut layers = vec![Layer::Conv(conv_in), Layer::Relu];
+    let mut layers = vec![TinyLayer::Conv(conv_in), TinyLayer::Relu];
     for (level, &blocks) in config.num_decoder_blocks.iter().enumerate() {
         let width = config.decoder_block_out_channels[level];
         for _ in 0..blocks {
-            layers.push(Layer::Block(Block::load(width, &vb.pp(layers.len()))?.into()));
+            layers.push(TinyLayer::Block(TinyBlock::load(width, &vb.pp(layers.len()))?.into()));
         }
         if level + 1 < levels {
-            layers.push(Layer::Enlarge(config.upsampling_scaling_factor.trailing_zeros()));
+            layers.push(TinyLayer::Enlarge(config.upsampling_scaling_factor.trailing_zeros()));
             let conv = Conv2d::load_no_bias(width, width, 3, 1, 1, &vb.pp(layers.len()))?;
-            layers.push(Layer::Conv(conv));
+            layers.push(TinyLayer::Conv(conv));
         } else {
             let conv = Conv2d::load(width, config.out_channels, 3, 1, 1, &vb.pp(layers.len()))?;
-            layers.push(Layer::Conv(conv));
+            layers.push(TinyLayer::Conv(conv));
         }
     }
     Ok(layers)

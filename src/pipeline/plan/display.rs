@@ -1,4 +1,4 @@
-//! Display of plans: what `plan` prints.
+//! Display of plans, as `plan` prints them.
 
 use std::fmt;
 

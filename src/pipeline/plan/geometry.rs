@@ -1,7 +1,7 @@
-//! Geometry of a job: its sizes and places, as they follow from the picture, the settings and the model's shape
-//! alone. Stages and the estimate of memory read the same numbers here.
+//! Geometry of a job: sizes and places derived from the picture, the settings and the model's shape. Stages and the
+//! memory estimate share these numbers.
 
-use super::tiles::{Padding, Span, spans};
+use super::tiles::{Span, TilePadding, spans};
 use crate::{
     backend::ops::CropRect,
     canvas::{CanvasSize, Region, RegionGrid, target_size},
@@ -13,20 +13,18 @@ use crate::{
     },
 };
 
-/// Padding for an autoencoder that looks at the whole tile (AutoencoderKL): no padding makes such a tile
-/// exact, but its norms share statistics ([`super::samples`]), and wide padding brings what its attention
-/// sees close to what its neighbours' sees. Past the canvas there are no neighbours, only the zeros of
-/// its convolutions to be kept away.
-const GLOBAL_VAE_PADDING: Padding = Padding { inside: 32, border: 8 };
+/// Padding for an autoencoder with a global receptive field (AutoencoderKL). No padding makes its tiles exact, but
+/// its norms share statistics ([`super::samples`]), and wide padding makes the attention of neighbouring tiles
+/// similar. At the canvas's border the padding only has to cover the zero padding of the convolutions.
+const GLOBAL_VAE_PADDING: TilePadding = TilePadding { inside: 32, border: 8 };
 
-/// The largest output: 131 072², far beyond any camera times any scale, and a canvas that still
-/// fits a disk. More is a slip of the finger.
+/// The largest output, 131 072²: far beyond any practical job, but a canvas that still fits on a disk.
 const MAX_OUTPUT_PIXELS: u64 = 1 << 34;
 
-/// The longest side of a whole picture that a captioner is shown: no model looks at more of it.
+/// Longest side of the whole picture for a captioner; no model uses a higher resolution.
 const WHOLE_SIDE: u32 = 1344;
 
-/// Sizes and places of a job. Lengths are in latent pixels where nothing else is said.
+/// Sizes and places of a job, in latent pixels unless stated otherwise.
 #[derive(Clone, Debug)]
 pub struct Geometry {
     /// Input size in image pixels, width and height.
@@ -38,18 +36,18 @@ pub struct Geometry {
     /// Height and width of the low-resolution pass, if there is one.
     pub low_resolution: Option<(usize, usize)>,
     /// Padding of VAE tiles.
-    pub vae_padding: Padding,
-    /// Tiles of the VAE share the statistics of its norms, which are measured before the first one.
+    pub vae_padding: TilePadding,
+    /// VAE tiles share norm statistics, measured before the first tile.
     pub shares_norms: bool,
-    /// The model's.
+    /// Shape of the model.
     pub shape: ModelShape,
 }
 
 impl Geometry {
-    /// Works out the sizes for an `input` of width × height image pixels.
+    /// Geometry for an `input` of width × height image pixels.
     ///
     /// # Errors
-    /// A size of zero or beyond what can be addressed.
+    /// A size of zero or beyond the address range.
     pub fn new(model: &Model, input: (u32, u32), settings: &Settings) -> Result<Self, Error> {
         let shape = model.shape();
         let (width, height) = target_size(input.0, input.1, settings.size)?;
@@ -64,7 +62,7 @@ impl Geometry {
             shape.region,
             overlap.min(shape.region - 1),
         )?;
-        let everywhere = |pad| Padding { inside: pad, border: pad };
+        let everywhere = |pad| TilePadding { inside: pad, border: pad };
         let context = model.vae_context();
         Ok(Self {
             input,
@@ -82,7 +80,7 @@ impl Geometry {
         spans(length, (tile / self.shape.factor).max(1), self.vae_padding)
     }
 
-    /// The width and height at which a captioner is shown the whole picture, in image pixels.
+    /// Width and height of the whole picture for a captioner, in image pixels.
     pub(crate) fn shown_whole(&self) -> (u32, u32) {
         let (width, height) = self.input;
         let longest = width.max(height);
@@ -93,7 +91,7 @@ impl Geometry {
         (side(width), side(height))
     }
 
-    /// A region in output pixels, without what lies past the picture.
+    /// A region in output pixels, clipped to the picture.
     pub(crate) fn pixels_of(&self, region: &Region) -> Rect {
         let axis = |start: usize, length: usize, limit: usize| {
             let start = (start * self.shape.factor).min(limit - 1);
@@ -104,8 +102,8 @@ impl Geometry {
         Rect { x, y, width, height }
     }
 
-    /// A region's place relative to the picture, which the low-resolution pass sees without the canvas's
-    /// padding: a region that reaches into the padding ends past 1.
+    /// A region relative to the picture without the canvas's padding, as the low-resolution pass sees it; a
+    /// region that reaches into the padding ends past 1.
     pub(crate) fn share_of(&self, region: &Region) -> CropRect {
         let (height, width) = (self.canvas.height as f64, self.canvas.width as f64);
         let pixels = |latent: usize| (latent * self.shape.factor) as f64;
@@ -157,7 +155,7 @@ mod tests {
             canvas,
             grid: RegionGrid::new(canvas.latent_height, canvas.latent_width, 64, 0).unwrap(),
             low_resolution: None,
-            vae_padding: Padding { inside: 1, border: 1 },
+            vae_padding: TilePadding { inside: 1, border: 1 },
             shares_norms: false,
             shape: SHAPE,
         };

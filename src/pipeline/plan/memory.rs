@@ -1,65 +1,65 @@
-//! Memory plan of a job: what every stage takes, and the batch, the VAE tile and the parts that stay loaded, chosen
-//! so that it fits. When the device runs out all the same, `pipeline::retry` takes less at a time.
+//! Memory plan of a job: the memory of every stage, and the batch, the VAE tile and the parts that stay loaded, chosen
+//! to fit the budget. If the device runs out of memory all the same, `pipeline::retry` reduces batch and tile.
 //!
-//! On the CPU everything is in one memory, and the estimate is of the process's peak resident set:
-//! weights, activations, the picture and the canvases, pages of mapped files included. On a GPU it
-//! is of the GPU's memory: weights and activations.
+//! The CPU has a single memory: the estimate is the peak resident set of the process, with weights, activations, the
+//! picture, the canvases and the pages of mapped files. A GPU's estimate covers its own memory, weights and
+//! activations.
 
 use crate::{caption::CaptionBatch, pipeline::settings::Settings, units};
 
-/// A stage of a job, as memory counts them, in the order in which they run.
+/// A stage in the memory plan, in execution order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MemoryStage {
-    /// The picture, through a model that describes it; without one there is no such stage.
+    /// Captioning by a model; absent without one.
     Caption,
-    /// Prompts and captions, through the text encoders.
+    /// Text encoding of prompts and captions.
     Text,
-    /// The picture, through the VAE's encoder.
+    /// VAE encoding of the picture.
     Encode,
-    /// The canvas, through the denoiser.
+    /// Denoising of the canvas.
     Denoise,
-    /// The canvas, through the VAE's decoder.
+    /// VAE decoding of the canvas.
     Decode,
 }
 
-/// What one stage takes, in bytes.
+/// Memory of one stage in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StageMemory {
     /// The stage.
     pub stage: MemoryStage,
-    /// What stays while it runs: weights, the picture, canvases, conditions.
+    /// Resident for the whole stage: weights, the picture, canvases, conditions.
     pub resident: usize,
-    /// The most that it takes beside.
+    /// Peak of temporary memory.
     pub working: usize,
 }
 
 impl StageMemory {
-    /// The most that is taken while it runs.
+    /// Peak memory of the stage.
     #[must_use]
     pub fn peak(&self) -> usize {
         self.resident + self.working
     }
 }
 
-/// What a job takes, and what was chosen so that it fits.
+/// Memory of a job, and the choices that make it fit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemoryPlan {
-    /// What it may take, if anything is known about that.
+    /// Memory budget in bytes; `None` if the device does not tell.
     pub budget: Option<usize>,
-    /// Whether parts of the model stay loaded from stage to stage and from job to job.
+    /// Parts of the model stay loaded between stages and jobs.
     pub keeps_parts: bool,
     /// Regions per denoiser call.
     pub batch: usize,
     /// Side of a VAE tile's core in image pixels.
     pub tile: usize,
-    /// How a model that describes the picture works, if there is one.
+    /// Batch sizes of the captioner's model, if there is one.
     pub captions: Option<CaptionBatch>,
-    /// What each stage takes.
+    /// Memory of each stage.
     pub stages: Vec<StageMemory>,
 }
 
 impl MemoryPlan {
-    /// A line about what was made smaller than asked for or `usual`, batch and tile, if anything was.
+    /// Note about reductions below the settings or the `usual` batch and tile, if any.
     #[must_use]
     pub fn note(&self, settings: &Settings, usual: (usize, usize)) -> Option<String> {
         let Self { batch, tile, keeps_parts, .. } = *self;
@@ -68,7 +68,10 @@ impl MemoryPlan {
             (tile < settings.tile.unwrap_or(usual.1)).then(|| format!("VAE tiles of {tile} px")),
             (!keeps_parts).then(|| "the model's parts loaded in turn".to_owned()),
             self.captions.filter(|captions| !captions.stays).map(|captions| {
-                format!("{} captions at once, their model gone before the denoiser", captions.rows)
+                format!(
+                    "{} captions at once, the captioner unloaded before the denoiser",
+                    captions.rows
+                )
             }),
         ];
         let smaller: Vec<String> = smaller.into_iter().flatten().collect();
@@ -76,7 +79,7 @@ impl MemoryPlan {
         (!smaller.is_empty()).then(|| format!("to stay within {budget}: {}", smaller.join(", ")))
     }
 
-    /// The most that is taken at any time.
+    /// Peak memory of the job.
     #[must_use]
     pub fn peak(&self) -> usize {
         self.stages.iter().map(StageMemory::peak).max().unwrap_or(0)

@@ -1,5 +1,4 @@
-//! Plan of a job, worked out before it does anything: sizes, regions, timesteps, tiles, and the memory that
-//! follows from them.
+//! Plan of a job, computed before it runs: sizes, regions, timesteps, tiles, memory.
 
 mod display;
 pub mod geometry;
@@ -13,28 +12,30 @@ pub mod tiles;
 use geometry::Geometry;
 use memory::MemoryPlan;
 use needs::Draft;
-use sampling::Sampling;
+use sampling::SamplingPlan;
 use tiles::Span;
 
-use super::{error::Error, model::Model, runner::Runner, settings::Settings, work::files::Layout};
+use super::{
+    error::Error, model::Model, runner::Runner, settings::Settings, work::files::WorkLayout,
+};
 
-/// A job, planned.
+/// The plan of a job.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Plan {
     /// Sizes and places: input, canvas, regions.
     pub geometry: Geometry,
     /// Sampler, steps and guidance.
-    pub sampling: Sampling,
-    /// What each stage takes of memory, and batch and tile as chosen from it.
+    pub sampling: SamplingPlan,
+    /// Memory of the stages, and the batch and tile chosen for it.
     pub memory: MemoryPlan,
     /// VAE tiles from top to bottom, in latent pixels.
     pub tile_rows: Vec<Span>,
     /// VAE tiles from left to right, in latent pixels.
     pub tile_columns: Vec<Span>,
-    /// Height and width of what the attention prior blends into each layer of a region's call.
+    /// Height and width of the attention prior in each layer of a region's call.
     pub prior_sizes: Vec<(usize, usize)>,
-    /// What computes, and in what precision ([`Runner::computes_on`]).
+    /// Backend and precision ([`Runner::computes_on`]).
     pub computes_on: String,
 }
 
@@ -42,8 +43,8 @@ impl Plan {
     /// Plans the job of enlarging an `input` of width × height pixels.
     ///
     /// # Errors
-    /// A size of zero or beyond what can be addressed, what [`Sampling::resolve`] refuses, or a job for
-    /// which there is not enough memory.
+    /// A size of zero or beyond the address range, errors of [`SamplingPlan::resolve`], or insufficient
+    /// memory.
     pub(crate) fn new(
         model: &Model,
         runner: &Runner,
@@ -52,7 +53,7 @@ impl Plan {
     ) -> Result<Self, Error> {
         let geometry = Geometry::new(model, input, settings)?;
         let sampling =
-            Sampling::resolve(&model.scheduler, &model.schedule, &model.defaults, settings)?;
+            SamplingPlan::resolve(&model.scheduler, &model.schedule, &model.defaults, settings)?;
         let memory = Draft::new(model, runner, settings, &geometry, &sampling).plan()?;
         let side = geometry.grid.region_side();
         Ok(Self {
@@ -75,17 +76,16 @@ impl Plan {
         per_step * sampling.steps.len() * if sampling.guidance.is_some() { 2 } else { 1 }
     }
 
-    /// Bytes on the disk of the canvases that a job keeps while it runs, the output's rows (at 8 bits
-    /// without alpha) included.
+    /// Bytes of the work folder on disk, with the output's rows at 8 bits without alpha.
     #[must_use]
     pub fn work_bytes(&self) -> u64 {
         self.layout(3 * self.geometry.canvas.width).bytes()
     }
 
     /// The files of the work folder; `row_bytes` is the length of one row of the output's samples.
-    pub(crate) fn layout(&self, row_bytes: usize) -> Layout {
+    pub(crate) fn layout(&self, row_bytes: usize) -> WorkLayout {
         let Geometry { canvas, grid, low_resolution, shape, .. } = &self.geometry;
-        Layout {
+        WorkLayout {
             canvas: (canvas.latent_height, canvas.latent_width, shape.channels),
             regions: (grid.len(), grid.region_side()),
             history: self.sampling.history(),

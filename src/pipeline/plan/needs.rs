@@ -1,5 +1,5 @@
-//! Needs of the stages: the bytes that each takes. The blueprints of the model's parts are run on shapes, so that
-//! what is counted is what will run.
+//! Memory needs of the stages in bytes, from memory traces: the blueprints of the model's parts run on shapes alone,
+//! through the same code as the job.
 
 use std::{
     cell::RefCell,
@@ -9,7 +9,7 @@ use std::{
 use super::{
     geometry::Geometry,
     samples::{SAMPLE, SAMPLES},
-    sampling::Sampling,
+    sampling::SamplingPlan,
     tiles::Span,
 };
 use crate::{
@@ -30,34 +30,34 @@ use crate::{
     weights::Footprint,
 };
 
-/// Bytes that a tokenizer takes for an entry of its vocabulary: two tables of strings, merges and a trie.
+/// Bytes of a tokenizer per vocabulary entry: two tables of strings, merges and a trie.
 const VOCABULARY_ENTRY_BYTES: usize = 800;
 
-/// Bytes that a stage takes on either side.
+/// Bytes of a stage in device and host memory.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Needs {
-    /// Weights and tensors that stay.
+    /// Resident weights and tensors in device memory.
     pub device: usize,
-    /// The same in host memory.
+    /// Resident data in host memory.
     pub host: usize,
-    /// Tensors that come and go.
+    /// Peak of temporary tensors in device memory.
     pub device_working: usize,
-    /// The same in host memory.
+    /// Peak of temporaries in host memory.
     pub host_working: usize,
-    /// The buffer that every thread of the CPU keeps once it has needed it.
+    /// Scratch buffer that every CPU thread keeps after its first use.
     pub scratch: usize,
 }
 
 impl Needs {
-    /// The same with a pass that runs at another time than all others.
-    fn add(&mut self, pass: &Traced) {
+    /// Adds a pass that does not overlap with the others.
+    fn add(&mut self, pass: &PassMemory) {
         self.device_working = self.device_working.max(pass.peak);
         self.scratch = self.scratch.max(pass.scratch);
     }
 }
 
-/// A pass through a part of the model, by what its memory follows from: batch, height and width in latent
-/// pixels.
+/// A pass through a part of the model, identified by its batch, height and width in latent pixels, which
+/// determine its memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Pass {
     Encode((usize, usize, usize)),
@@ -66,59 +66,59 @@ enum Pass {
     Decode((usize, usize, usize)),
     DecodeSamples((usize, usize, usize)),
     Denoise((usize, usize, usize)),
-    /// Denoising that keeps what the attention prior is made of.
+    /// Denoising that records the attention prior's layers.
     Record((usize, usize, usize)),
-    /// Denoising with such a prior, which counts as part of the pass.
+    /// Denoising with a prior, whose layers are part of the pass.
     Blend((usize, usize, usize)),
 }
 
-/// The memory of a pass beside weights, in bytes.
+/// Traced memory of a pass without weights, in bytes.
 #[derive(Clone, Debug, Default)]
-struct Traced {
-    /// The most at any moment.
+struct PassMemory {
+    /// Peak of the pass.
     peak: usize,
-    /// The buffer that every thread of the CPU keeps.
+    /// Scratch buffer of every CPU thread.
     scratch: usize,
-    /// Bytes of what is recorded.
+    /// Bytes of the recorded layers.
     recorded: usize,
 }
 
-/// A job before anything is chosen from what it takes of memory.
+/// A job before the choices that depend on its memory.
 pub struct Draft<'a> {
     pub model: &'a Model,
     pub runner: &'a Runner,
     pub settings: &'a Settings,
     geometry: &'a Geometry,
-    sampling: &'a Sampling,
+    sampling: &'a SamplingPlan,
     /// The captioner's model, if the job asks one.
     captions: Option<Box<dyn CaptionMemory + 'a>>,
-    /// The search asks for the same passes again and again.
-    traced: RefCell<HashMap<Pass, Traced>>,
+    /// Cache of traced passes; the search repeats them.
+    traced: RefCell<HashMap<Pass, PassMemory>>,
 }
 
 impl<'a> Draft<'a> {
-    /// Of a job with these settings, sizes and steps.
+    /// Draft of a job with these settings, sizes and steps.
     pub fn new(
         model: &'a Model,
         runner: &'a Runner,
         settings: &'a Settings,
         geometry: &'a Geometry,
-        sampling: &'a Sampling,
+        sampling: &'a SamplingPlan,
     ) -> Self {
         let request = request(settings, geometry);
         let captions = request.and_then(|request| settings.captioner.memory(&request));
         Self { model, runner, settings, geometry, sampling, captions, traced: RefCell::default() }
     }
 
-    /// How captions may be made, the most at once first; nothing without a model that makes them.
+    /// Possible caption batches, largest first; empty without a captioner's model.
     pub fn caption_batches(&self) -> Vec<CaptionBatch> {
         self.captions.as_ref().map_or_else(Vec::new, |captions| captions.batches())
     }
 
-    /// A captioner's weights, what it needs, and what it keeps in host memory without them.
+    /// Footprint and needs of the captioner, and its host memory after unloading.
     ///
     /// # Errors
-    /// Those of the captioner.
+    /// Errors of the captioner.
     pub fn caption(&self, batch: CaptionBatch) -> Result<Option<(Footprint, Needs, usize)>, Error> {
         let Some(captions) = &self.captions else { return Ok(None) };
         let needs = captions.needs(batch)?;
@@ -132,26 +132,26 @@ impl<'a> Draft<'a> {
         Ok(Some((captions.footprint(), needs, captions.vocabulary() * VOCABULARY_ENTRY_BYTES)))
     }
 
-    /// The input as it is held from beginning to end.
+    /// Bytes of the input picture, held for the whole job.
     pub fn picture_bytes(&self) -> usize {
         self.geometry.input.0 as usize * self.geometry.input.1 as usize * 4 * size_of::<f32>()
     }
 
-    /// A mapped latent of the canvas's size.
+    /// Bytes of a mapped latent of the canvas's size.
     fn canvas_bytes(&self) -> usize {
         let pixels = self.geometry.canvas.latent_height * self.geometry.canvas.latent_width;
         pixels * self.geometry.shape.channels * size_of::<f32>()
     }
 
-    /// All mapped files of a job that is past its first steps: zL, z before and after, what earlier steps kept,
-    /// and the predictions.
+    /// Bytes of all mapped files of a job: zL, z before and after a step, the sampler's history, and the
+    /// predictions.
     fn mapped_bytes(&self) -> usize {
         let shape = self.geometry.shape;
         let predictions = self.geometry.grid.len() * shape.region * shape.region * shape.channels;
         (3 + self.sampling.history()) * self.canvas_bytes() + predictions * size_of::<f32>()
     }
 
-    /// The conditions of all regions, which may all differ, of the prompt and of the negative one.
+    /// Bytes of the conditions of all regions (which may all differ), the prompt and the negative prompt.
     fn condition_bytes(&self) -> usize {
         let text = &self.model.blueprints.text;
         let texts = if self.settings.captions_differ() { self.geometry.grid.len() } else { 0 } + 2;
@@ -160,34 +160,34 @@ impl<'a> Draft<'a> {
         texts * row * self.runner.dtype().size_in_bytes()
     }
 
-    /// Prompts and captions, through the text encoders.
+    /// Needs of encoding prompts and captions.
     pub fn text(&self) -> Needs {
         let conditions = self.condition_bytes();
         Needs {
             host: self.model.blueprints.text.vocabulary() * VOCABULARY_ENTRY_BYTES,
             device: conditions,
-            // They are put together from as many pieces.
+            // Concatenated from parts of the same total size.
             device_working: self.model.text_working + conditions,
             ..Needs::default()
         }
     }
 
-    /// The largest tile's side in latent pixels, its core's and with what is computed around it.
+    /// Sides of the largest tile in latent pixels: of its core, and with padding; each with `rim` on both sides.
     fn tile_side(&self, length: usize, tile: usize, rim: usize) -> (usize, usize) {
         let spans = self.geometry.tiles(length, tile);
         let most = |side: fn(&Span) -> usize| spans.iter().map(side).max().unwrap_or(1) + 2 * rim;
         (most(|span| span.core.len()), most(|span| span.padded().len()))
     }
 
-    /// The picture, through the VAE's encoder, in tiles of so many image pixels.
+    /// Needs of encoding the picture in tiles with a core of `tile` image pixels.
     ///
     /// # Errors
-    /// Those of the blueprint.
+    /// Errors of the blueprint.
     pub fn encode(&self, tile: usize) -> Result<Needs, Error> {
         let Geometry { canvas, vae_padding, low_resolution, shape, .. } = self.geometry;
         let padded = |length| self.tile_side(length, tile, 0).1;
         let tile = (1, padded(canvas.latent_height), padded(canvas.latent_width));
-        // The whole picture for the attention prior goes as one tile.
+        // The whole picture at native size, for the attention prior, is one tile.
         let border = 2 * vae_padding.border;
         let whole = low_resolution.map(|(height, width)| (1, height + border, width + border));
         let samples = self.samples();
@@ -197,17 +197,17 @@ impl<'a> Draft<'a> {
             let sampled = Some(size) == samples;
             let pass = if sampled { Pass::EncodeSamples(size) } else { Pass::Encode(size) };
             needs.add(&self.traced(pass)?);
-            // The window before it is a tensor: what it is cut from, the resized rows, and itself.
+            // Before the window is a tensor: its source, the resized rows, and the window itself.
             let pixels = size.0 * size.1 * size.2 * shape.factor.pow(2);
             needs.host_working = needs.host_working.max(3 * pixels * 3 * size_of::<f32>());
         }
         Ok(needs)
     }
 
-    /// The canvas, through the denoiser, so many regions at a time.
+    /// Needs of denoising the canvas in batches of `batch` regions.
     ///
     /// # Errors
-    /// Those of the blueprint.
+    /// Errors of the blueprint.
     pub fn denoise(&self, batch: usize) -> Result<Needs, Error> {
         let Geometry { grid, low_resolution, shape, .. } = self.geometry;
         let pair = if self.sampling.guidance.is_some() { 2 } else { 1 };
@@ -218,12 +218,12 @@ impl<'a> Draft<'a> {
             None => needs.add(&self.traced(Pass::Denoise((batch, side, side)))?),
             Some((height, width)) => {
                 let pass = self.traced(Pass::Record((pair, height, width)))?;
-                // A region's prior is as large as what would be recorded of it.
+                // A region's prior has the size of a recording at the region's size.
                 let prior = self.traced(Pass::Record((batch, side, side)))?.recorded;
                 needs.add(&self.traced(Pass::Blend((batch, side, side)))?);
                 needs.device += pass.recorded;
-                needs.add(&Traced { peak: pass.peak.saturating_sub(pass.recorded), ..pass });
-                // With guidance the halves are put together from copies.
+                needs.add(&PassMemory { peak: pass.peak.saturating_sub(pass.recorded), ..pass });
+                // Guidance concatenates copies of both halves.
                 needs.device_working = needs.device_working.max(pair * prior);
             }
         }
@@ -232,10 +232,10 @@ impl<'a> Draft<'a> {
         Ok(needs)
     }
 
-    /// The canvas, through the VAE's decoder, in tiles of so many image pixels.
+    /// Needs of decoding the canvas in tiles with a core of `tile` image pixels.
     ///
     /// # Errors
-    /// Those of the blueprint.
+    /// Errors of the blueprint.
     pub fn decode(&self, tile: usize) -> Result<Needs, Error> {
         let Geometry { canvas, shape, .. } = self.geometry;
         let rim = match self.settings.colour_fix {
@@ -244,7 +244,7 @@ impl<'a> Draft<'a> {
         };
         let (core_height, height) = self.tile_side(canvas.latent_height, tile, rim);
         let (core_width, width) = self.tile_side(canvas.latent_width, tile, rim);
-        // The band of rows that is written next, in f32 and in the output's samples.
+        // The current band of rows, in f32 and in the output's samples.
         let rows = core_height.saturating_sub(2 * rim) * shape.factor;
         let band = rows * canvas.width * (3 * size_of::<f32>() + 4);
         let pixels = |height, width| height * width * shape.factor.pow(2) * 3 * size_of::<f32>();
@@ -262,24 +262,24 @@ impl<'a> Draft<'a> {
         Ok(needs)
     }
 
-    /// The samples for the shared statistics of tiles: how many, and their sides.
+    /// Count, height and width of the samples for shared norm statistics.
     fn samples(&self) -> Option<(usize, usize, usize)> {
         self.geometry.shares_norms.then_some((SAMPLES, SAMPLE, SAMPLE))
     }
 
-    /// The memory of a pass, traced the first time that it is asked for.
-    fn traced(&self, pass: Pass) -> Result<Traced, Error> {
+    /// Memory of a pass, traced on first use.
+    fn traced(&self, pass: Pass) -> Result<PassMemory, Error> {
         if let Some(traced) = self.traced.borrow().get(&pass) {
             return Ok(traced.clone());
         }
         let trace = Trace::new(self.runner.device());
         let recorded = self.run(pass, &trace)?;
-        let traced = Traced { peak: trace.peak(), scratch: trace.scratch_bytes(), recorded };
+        let traced = PassMemory { peak: trace.peak(), scratch: trace.scratch_bytes(), recorded };
         self.traced.borrow_mut().insert(pass, traced.clone());
         Ok(traced)
     }
 
-    /// Runs a pass on shapes; gives the bytes of what it records.
+    /// Runs a pass on shapes; returns the bytes of the layers that it records.
     fn run(&self, pass: Pass, trace: &Trace) -> Result<usize, Error> {
         let Blueprints { vae, .. } = &*self.model.blueprints;
         let shape = self.geometry.shape;
@@ -330,7 +330,7 @@ impl<'a> Draft<'a> {
         let (shape, dtype) = (self.geometry.shape, self.runner.dtype());
         let channels = shape.channels * if shape.sees_low_resolution { 2 } else { 1 };
         let sample = trace.activation((batch, height, width, channels), dtype);
-        // Before it, host values and what they are put together from.
+        // Before the call: host values and their parts.
         trace.pass(4 * sample.bytes());
         let (context, pooled) = text.widths();
         let texts = TextConditioning {
@@ -344,7 +344,7 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// The work that a job brings to its captioner; `None` if it does not ask one.
+/// The job's request to its captioner; `None` without one.
 fn request<'a>(settings: &'a Settings, geometry: &Geometry) -> Option<CaptionRequest<'a>> {
     if !settings.asks_captioner() {
         return None;

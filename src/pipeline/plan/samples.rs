@@ -1,18 +1,18 @@
-//! Samples of a canvas, on which the statistics that all VAE tiles share are measured: where they lie follows from
-//! the canvas alone, so that how it is cut into tiles, for which memory decides, is not to be seen.
+//! Samples of a canvas for the shared norm statistics of its VAE tiles. Their places depend on the canvas alone, so
+//! that the tiling, which depends on the memory budget, does not show.
 
 use std::ops::Range;
 
 use crate::model::vae::MARGIN_SHARE;
 
-/// Side of a sample in latent pixels, of which the inner half is measured.
+/// Side of a sample in latent pixels; its inner half is measured.
 pub const SAMPLE: usize = 32;
-/// Largest number of samples. All go together, because a norm's input follows from the norms
-/// before it, and together they take about what a tile takes.
+/// Largest number of samples. They form one batch, because the input of a norm depends on the norms
+/// before it; the batch takes about as much memory as a tile.
 pub const SAMPLES: usize = 8;
 
-/// Columns and rows, in latent pixels and maybe past the borders, of at most `most` samples of a canvas: their inner halves lie evenly on it, and no more
-/// of them than cover it.
+/// Columns and rows of at most `most` samples, in latent pixels and possibly past the borders. Their inner
+/// halves are spread evenly over the canvas; there are no more than cover it.
 pub fn samples(height: usize, width: usize, most: usize) -> Vec<(Range<isize>, Range<isize>)> {
     let margin = SAMPLE / MARGIN_SHARE;
     let core = SAMPLE - 2 * margin;

@@ -1,8 +1,7 @@
-//! How a job samples: what the user chose, where the user chose nothing what the model asks for, and where
-//! it asks for nothing the program's own defaults.
+//! Sampling of a job, resolved from the user's settings, then the model's defaults, then the program's defaults.
 
 use crate::sampler::{
-    self, Choice, Denoise, SamplerKind, Schedule, SchedulerConfig, Step, TimestepSpacing,
+    self, Denoise, SamplerChoice, SamplerKind, Schedule, SchedulerConfig, Step, TimestepSpacing,
     Timesteps, Update,
 };
 
@@ -12,14 +11,14 @@ use crate::pipeline::{
     settings::{Defaults, Settings},
 };
 
-/// How a job samples, resolved.
+/// Sampler, steps and guidance of a job, resolved.
 #[derive(Clone, Debug)]
-pub struct Sampling {
-    /// How a step is taken.
+pub struct SamplingPlan {
+    /// Sampler.
     pub sampler: SamplerKind,
     /// The share of fresh noise, for a sampler that has one.
     pub eta: Option<f64>,
-    /// The spread of timesteps, where it plays a part.
+    /// Spacing of the timesteps, if it has an effect.
     pub spacing: Option<TimestepSpacing>,
     /// The whole schedule.
     pub timesteps: Timesteps,
@@ -27,19 +26,19 @@ pub struct Sampling {
     pub schedule_steps: usize,
     /// The steps that run, first (noisiest) to last.
     pub steps: Vec<Step>,
-    /// The update of the canvas that each of them makes.
+    /// Canvas update of each step.
     pub updates: Vec<Update>,
     /// The strength of classifier-free guidance, above 1; `None` without.
     pub guidance: Option<f64>,
-    /// What the user should know: a sampler that stands in for the model's, a choice without effect.
+    /// Notes for the user: a substituted sampler, a choice without effect.
     pub notes: Vec<String>,
 }
 
-impl Sampling {
+impl SamplingPlan {
     /// Resolves the settings for a model with this scheduler config, its schedule, and its maker's defaults.
     ///
     /// # Errors
-    /// A choice that cannot be, a scheduler class without counterpart where no sampler is chosen, or a first step at
+    /// An invalid choice, a scheduler class without counterpart if no sampler is chosen, or a first step at
     /// pure noise ([`SamplerError::NoSignal`](sampler::SamplerError::NoSignal)).
     pub fn resolve(
         config: &SchedulerConfig,
@@ -47,8 +46,8 @@ impl Sampling {
         model: &ModelDefaults,
         settings: &Settings,
     ) -> Result<Self, Error> {
-        let Choice { kind, note } = match settings.sampler.or(model.sampler) {
-            Some(kind) => Choice { kind, note: None },
+        let SamplerChoice { kind, note } = match settings.sampler.or(model.sampler) {
+            Some(kind) => SamplerChoice { kind, note: None },
             None => config.sampler()?,
         };
         let mut notes = Vec::from_iter(note);
@@ -91,9 +90,9 @@ impl Sampling {
     }
 }
 
-impl Sampling {
+impl SamplingPlan {
     /// Canvases of history that a run keeps on the disk: 0 for a one-step sampler, else one for each value that a step
-    /// reads and one for what it writes meanwhile, so that a step that is cut short can be taken again.
+    /// reads and one for the value that it writes, so that an interrupted step can be repeated.
     #[must_use]
     pub fn history(&self) -> usize {
         match self.updates.iter().map(|update| update.history.len()).max() {
@@ -103,7 +102,7 @@ impl Sampling {
     }
 }
 
-/// The whole schedule. A number of steps that the user gives goes before a list that the model gives.
+/// The whole schedule. The user's number of steps takes precedence over the model's list.
 fn timesteps(model: &ModelDefaults, settings: &Settings) -> Timesteps {
     match (&settings.timesteps, settings.steps, &model.timesteps) {
         (Some(list), _, _) | (None, None, Some(list)) => Timesteps::List(list.clone()),
@@ -113,8 +112,8 @@ fn timesteps(model: &ModelDefaults, settings: &Settings) -> Timesteps {
     }
 }
 
-/// How much of a schedule of `n` steps runs. A model's count is one of its own number of steps: where the user
-/// wants another number, its share stays.
+/// Part of a schedule of `n` steps that runs. A model's count refers to its own number of steps; for another number
+/// its share is kept.
 fn denoise(model: &ModelDefaults, settings: &Settings, n: usize) -> Denoise {
     let models = || {
         let own = model.timesteps.as_ref().map_or(model.steps, |list| Some(list.len()));
@@ -133,13 +132,13 @@ mod tests {
     use super::*;
     use crate::sampler::SamplerError;
 
-    fn resolve(config: &str, model: &str, settings: &Settings) -> Result<Sampling, Error> {
+    fn resolve(config: &str, model: &str, settings: &Settings) -> Result<SamplingPlan, Error> {
         let config = SchedulerConfig::from_json(config).unwrap();
         let schedule = Schedule::new(&config).unwrap();
-        Sampling::resolve(&config, &schedule, &serde_json::from_str(model).unwrap(), settings)
+        SamplingPlan::resolve(&config, &schedule, &serde_json::from_str(model).unwrap(), settings)
     }
 
-    fn timesteps_run(sampling: &Sampling) -> Vec<f64> {
+    fn timesteps_run(sampling: &SamplingPlan) -> Vec<f64> {
         sampling.steps.iter().map(|step| step.t).collect()
     }
 

@@ -1,5 +1,5 @@
-//! Search for a plan that fits into memory: first everything as asked for, then the captioner by itself, then each
-//! part by itself and less at a time.
+//! Search for a memory plan within the budget: first with everything loaded, then with the captioner unloaded before
+//! the denoiser, then with one part at a time and smaller batches and tiles.
 
 use super::{
     memory::{MemoryPlan, MemoryStage, StageMemory},
@@ -12,27 +12,27 @@ use crate::{
     units,
 };
 
-/// What the program takes before it does anything: code, the runtime, the threads' stacks.
+/// Base memory of the process: code, the runtime, the threads' stacks.
 const PROCESS_BYTES: usize = 16 << 20;
 
-/// What a thread of the CPU takes beside the buffer of the operations: a packed panel of a matrix
-/// product, and its own pieces of work.
+/// Memory of a CPU thread beside the operations' scratch buffer: a packed panel of a matrix product,
+/// and small temporaries.
 const THREAD_BYTES: usize = 3 << 20;
 
-/// What the allocators keep of memory that is no longer used, or cannot hand out for the holes in it: a
-/// share of what is used, as measured (`benches/memory.py`).
+/// Divisor for memory that allocators retain or lose to fragmentation, as a share of the memory in use; measured
+/// with `benches/memory.py`.
 const RETAINED_SHARE: usize = 8;
 
-/// What libraries of a GPU take for themselves: workspaces of its matrix products, mostly.
+/// Memory of a GPU's libraries, mostly workspaces of matrix products.
 const GPU_BYTES: usize = 256 << 20;
 
-/// The smallest core of a VAE tile, in image pixels, and the steps by which it is made smaller.
+/// The smallest core of a VAE tile in image pixels, and the step of its reduction.
 const TILE_LEAST: usize = 128;
 const TILE_STEP: usize = 64;
 
-/// What can be chosen so that a job fits.
+/// Parameters of the search.
 #[derive(Clone, Copy)]
-struct Choice {
+struct MemoryChoice {
     batch: usize,
     tile: usize,
     captions: Option<CaptionBatch>,
@@ -40,11 +40,11 @@ struct Choice {
 }
 
 impl Draft<'_> {
-    /// Chooses the batch, the tile, how captions are made, and what stays loaded.
+    /// Chooses the batch, the tile, the caption batch, and which parts stay loaded.
     ///
     /// Batch and tile are the user's, or those of [`Defaults`](crate::pipeline::Defaults) where they fit;
-    /// everything stays loaded if that fits too. Else a model that describes the picture goes when it has; if
-    /// what is left still does not fit, each part is loaded for its stage alone, and batch and tile are the
+    /// everything stays loaded if that fits too. Otherwise the captioner's model is unloaded after captioning; if
+    /// the rest still does not fit, each part is loaded for its stage alone, and batch and tile are the
     /// largest that fit.
     ///
     /// # Errors
@@ -56,7 +56,7 @@ impl Draft<'_> {
             usable_memory(runner.device(), held)
         });
         let fits = |bytes: usize| budget.is_none_or(|budget| bytes <= budget);
-        let choice = Choice {
+        let choice = MemoryChoice {
             batch: settings.batch.unwrap_or_else(|| runner.default_batch()),
             tile: settings.tile.unwrap_or_else(|| model.default_tile()),
             captions: self.caption_batches().into_iter().next(),
@@ -66,46 +66,46 @@ impl Draft<'_> {
         if fits(wanted.peak()) {
             return Ok(MemoryPlan { budget, ..wanted });
         }
-        let fit = |choice: Choice, stages: &[MemoryStage]| -> Result<bool, Error> {
+        let fit = |choice: MemoryChoice, stages: &[MemoryStage]| -> Result<bool, Error> {
             let plan = self.estimate(choice)?;
             let chosen = plan.stages.iter().filter(|stage| stages.contains(&stage.stage));
             Ok(fits(chosen.map(StageMemory::peak).max().unwrap_or(0)))
         };
-        // The captioner by itself, and then everything else without it.
+        // First the captioner alone, then everything else without it.
         let alone = |captions: CaptionBatch| CaptionBatch { stays: false, ..captions };
         let mut batches = self.caption_batches().into_iter().map(alone);
         let captions = first(batches.clone(), |&captions| {
-            fit(Choice { captions: Some(captions), ..choice }, &[MemoryStage::Caption])
+            fit(MemoryChoice { captions: Some(captions), ..choice }, &[MemoryStage::Caption])
         })?;
         let captions_fit = captions.is_some() || choice.captions.is_none();
-        let choice = Choice { captions: captions.or_else(|| batches.next_back()), ..choice };
+        let choice = MemoryChoice { captions: captions.or_else(|| batches.next_back()), ..choice };
         if captions.is_some() {
             let wanted = self.estimate(choice)?;
             if fits(wanted.peak()) {
                 return Ok(MemoryPlan { budget, ..wanted });
             }
         }
-        let choice = Choice { keeps_parts: false, ..choice };
-        let Choice { batch, tile, .. } = choice;
+        let choice = MemoryChoice { keeps_parts: false, ..choice };
+        let MemoryChoice { batch, tile, .. } = choice;
         let batches = (1..=batch).rev().filter(|&size| size == batch || settings.batch.is_none());
         let tiles = (0..).map_while(|steps| tile.checked_sub(steps * TILE_STEP));
         let tiles = tiles
             .take_while(|&side| side == tile || (side >= TILE_LEAST && settings.tile.is_none()));
-        // The stages of denoiser and VAE do not share memory: each is made to fit by itself.
+        // The stages of denoiser and VAE do not overlap, so batch and tile are chosen independently.
         let possible_batch = first(batches, |&batch| {
-            fit(Choice { batch, ..choice }, &[MemoryStage::Text, MemoryStage::Denoise])
+            fit(MemoryChoice { batch, ..choice }, &[MemoryStage::Text, MemoryStage::Denoise])
         })?;
         let possible_tile = first(tiles.clone(), |&tile| {
-            fit(Choice { tile, ..choice }, &[MemoryStage::Encode, MemoryStage::Decode])
+            fit(MemoryChoice { tile, ..choice }, &[MemoryStage::Encode, MemoryStage::Decode])
         })?;
         match (possible_batch, possible_tile) {
             (Some(batch), Some(tile)) if captions_fit => {
-                Ok(MemoryPlan { budget, ..self.estimate(Choice { batch, tile, ..choice })? })
+                Ok(MemoryPlan { budget, ..self.estimate(MemoryChoice { batch, tile, ..choice })? })
             }
             _ => {
                 let least_batch = if settings.batch.is_none() { 1 } else { batch };
                 let (batch, tile) = (least_batch, tiles.last().unwrap_or(tile));
-                let least = self.estimate(Choice { batch, tile, ..choice })?;
+                let least = self.estimate(MemoryChoice { batch, tile, ..choice })?;
                 Err(Error::Memory {
                     needs: units::bytes(least.peak()),
                     has: units::bytes(budget.unwrap_or(0)),
@@ -117,13 +117,13 @@ impl Draft<'_> {
         }
     }
 
-    /// What the job takes with this choice.
-    fn estimate(&self, choice: Choice) -> Result<MemoryPlan, Error> {
-        let Choice { batch, tile, captions, keeps_parts } = choice;
+    /// Memory plan of the job with this choice.
+    fn estimate(&self, choice: MemoryChoice) -> Result<MemoryPlan, Error> {
+        let MemoryChoice { batch, tile, captions, keeps_parts } = choice;
         let Footprints { text, vae, denoiser } = self.model.footprints;
         let on_cpu = self.runner.device().is_cpu();
         let captioner = captions.map(|batch| self.caption(batch)).transpose()?.flatten();
-        // What the captioner keeps in host memory though its weights are gone.
+        // Host memory that the captioner keeps after its weights are unloaded.
         let captioner_host = captioner.map_or(0, |(_, _, host)| host);
         let parts = [
             (MemoryStage::Text, text, self.text()),
@@ -144,7 +144,7 @@ impl Draft<'_> {
             // Loaded parts add up in the order of the stages; the decoder was loaded for the encoder.
             let mut mapped = 0;
             let held = if stage == MemoryStage::Caption {
-                // For the next picture the others are still there.
+                // When the next picture is captioned, the other parts are still loaded.
                 let others = text.kept + vae.kept + denoiser.kept;
                 let stays = captions.is_some_and(|batch| batch.stays);
                 of_captioner = if stays { part.kept } else { 0 };
@@ -174,7 +174,7 @@ impl Draft<'_> {
     }
 }
 
-/// The first of these that `holds` is true of.
+/// The first item for which `holds` is true.
 fn first<T>(
     mut all: impl Iterator<Item = T>,
     mut holds: impl FnMut(&T) -> Result<bool, Error>,

@@ -1,19 +1,17 @@
-//! How the VAE's work is cut into tiles: every tile has a core that is kept and padding that is
-//! computed and thrown away (docs/method.md §6).
+//! Tiles of the VAE: the core of a tile is kept, the padding around it is computed and discarded (docs/method.md §6).
 //!
-//! Padding reaches past the canvas, where picture and latent are continued by reflection: the zeros
-//! that a VAE's convolutions would otherwise meet at the border make the latents there unlike all
-//! others, and a denoiser that repaints them leaves a coloured rim. With padding of at least the
-//! receptive field the tiled result *is* the whole result, rim and all.
+//! Padding reaches past the canvas, where picture and latent are continued by reflection. Otherwise the zero padding of
+//! the VAE's convolutions would change the latents at the border, and the denoiser would leave a coloured rim there.
+//! With padding of at least the receptive field the tiled result equals the untiled one, rim included.
 
 use std::ops::Range;
 
 use crate::canvas::latent::reflect;
 
-/// How much is computed around a tile's core and thrown away, in latent pixels.
+/// Padding computed around a tile's core and discarded, in latent pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Padding {
-    /// where other tiles are
+pub struct TilePadding {
+    /// towards other tiles
     pub inside: usize,
     /// past the border of the canvas
     pub border: usize,
@@ -22,12 +20,12 @@ pub struct Padding {
 /// One tile along one axis, in latent pixels.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Span {
-    /// What of the tile is kept.
+    /// Range that is kept.
     pub core: Range<usize>,
-    /// The axis's length.
+    /// Length of the axis.
     pub length: usize,
-    /// Computed and thrown away on each side of the core.
-    pub padding: Padding,
+    /// Padding of the job's tiles.
+    pub padding: TilePadding,
 }
 
 impl Span {
@@ -43,14 +41,14 @@ impl Span {
         if self.core.end == self.length { self.padding.border } else { self.padding.inside }
     }
 
-    /// What is computed, and `more` on each side; may reach past the canvas.
+    /// Computed range with `more` on each side; may reach past the canvas.
     #[must_use]
     pub fn padded_by(&self, more: usize) -> Range<isize> {
         let (before, after) = (self.before() + more, self.after() + more);
         self.core.start as isize - before as isize..(self.core.end + after) as isize
     }
 
-    /// What is computed; may reach past the canvas on either side.
+    /// Computed range; may reach past the canvas on either side.
     #[must_use]
     pub fn padded(&self) -> Range<isize> {
         self.padded_by(0)
@@ -76,7 +74,7 @@ impl Span {
 
 /// Cuts an axis of `length` latent pixels into cores of at most `core` and nearly equal length.
 #[must_use]
-pub fn spans(length: usize, core: usize, padding: Padding) -> Vec<Span> {
+pub fn spans(length: usize, core: usize, padding: TilePadding) -> Vec<Span> {
     let count = length.div_ceil(core.max(1)).max(1);
     (0..count)
         .map(|index| {
@@ -86,8 +84,8 @@ pub fn spans(length: usize, core: usize, padding: Padding) -> Vec<Span> {
         .collect()
 }
 
-/// Where position `at` of an axis that is continued by reflection lies on its `length` real ones
-/// (numpy's `pad(mode="reflect")`).
+/// Index within `length` of position `at` on an axis continued by reflection (numpy's
+/// `pad(mode="reflect")`).
 #[must_use]
 pub fn mirrored(at: isize, length: usize) -> usize {
     reflect(at.unsigned_abs(), length)
@@ -106,7 +104,7 @@ mod tests {
             inside in 0usize..60,
             border in 0usize..60,
         ) {
-            let spans = spans(length, core, Padding { inside, border });
+            let spans = spans(length, core, TilePadding { inside, border });
             let last = spans.len() - 1;
             let mut next = 0;
             for (index, span) in spans.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! Captioning: every region of the resized picture, shown to a captioner (docs/method.md §5).
+//! Captioning of every region of the resized picture (docs/method.md §5).
 
 use std::{borrow::Cow, cell::RefCell, rc::Rc};
 
@@ -21,7 +21,7 @@ use crate::{
     },
 };
 
-/// The regions of the resized picture; pixels are made when they are asked for.
+/// Regions of the resized picture; pixels are computed on demand.
 struct ResizedRegions<'a> {
     resizer: Resizer<'a>,
     geometry: &'a Geometry,
@@ -49,7 +49,7 @@ impl RegionSource for ResizedRegions<'_> {
     }
 }
 
-/// The grid of a job, in output pixels.
+/// Region grid of a job in output pixels.
 fn grid_spec(Geometry { grid, canvas, shape, .. }: &Geometry) -> GridSpec {
     GridSpec {
         rows: grid.ys().len() as u32,
@@ -63,16 +63,16 @@ fn grid_spec(Geometry { grid, canvas, shape, .. }: &Geometry) -> GridSpec {
 
 /// Texts of a job's regions.
 pub struct Described {
-    /// The prompt of the whole picture: the user's, the captions file's, or a captioner's.
+    /// Prompt of the whole picture, from the user, the captions file or the captioner.
     pub prompt: String,
     /// One text for each region, in the grid's order.
     pub texts: Vec<String>,
-    /// The same as a file that can be edited and given back.
+    /// The texts as an editable captions document.
     pub document: Document,
 }
 
 impl Described {
-    /// What an earlier run of the job kept of it; `None` if that is not whole, or another grid's.
+    /// Texts stored by an earlier run of the job; `None` if incomplete or of another grid.
     fn kept(text: &str, geometry: &Geometry) -> Option<Self> {
         let document = Document::parse(text, "").ok()?;
         if document.grid() != grid_spec(geometry) {
@@ -83,11 +83,10 @@ impl Described {
     }
 }
 
-/// Takes what the work folder has of the regions' descriptions, or else asks the captioner, and keeps what it says
-/// there if it was costly.
+/// Reads the captions from the work folder, or runs the captioner and stores the captions of a costly one there.
 ///
 /// # Errors
-/// As [`describe`], and those of the work folder.
+/// See [`describe`]; errors of the work folder.
 pub fn describe_or_kept(
     context: &Context<'_>,
     work: &WorkFolder,
@@ -100,7 +99,7 @@ pub fn describe_or_kept(
         return Ok(kept);
     }
     let described = describe(context, spec.settings.rsp > 0.0, progress)?;
-    // Unless the plan holds its model beside the other one.
+    // The plan has no memory for the captioner's model beside the denoiser.
     if spec.plan.memory.captions.is_some_and(|batch| !batch.stays) {
         captioner.free();
     }
@@ -110,11 +109,11 @@ pub fn describe_or_kept(
     Ok(described)
 }
 
-/// Describes the whole picture if there is no prompt and the captioner can, and every region; where captions of
-/// regions do not count, a costly captioner is not asked for them.
+/// Describes every region, and the whole picture if there is no prompt and the captioner supports it. With
+/// `regions_count` false, a costly captioner is not run on the regions.
 ///
 /// # Errors
-/// Those of the picture and the captioner, or an interruption.
+/// Errors of the picture and the captioner; an interruption.
 pub fn describe(
     context: &Context<'_>,
     regions_count: bool,
@@ -126,7 +125,7 @@ pub fn describe(
     let (width, height) = (geometry.canvas.width as u32, geometry.canvas.height as u32);
     let regions = ResizedRegions { resizer: picture.resizer(width, height)?, geometry };
     progress.begin(Stage::Caption, regions.len());
-    // The captioner asks whether to stop, and its reports go to the same place.
+    // Shared by the captioner's stop check and its progress reports.
     let progress = RefCell::new(progress);
     let captioner = &*spec.settings.captioner;
     let mut session = captioner.open(SessionContext {
@@ -161,7 +160,7 @@ pub fn describe(
     let fallbacks = || captions.regions.iter().filter_map(|caption| caption.fallback.as_ref());
     if let Some(reason) = fallbacks().next() {
         progress.note(&format!(
-            "{} regions have no caption, the prompt stands in ({reason})",
+            "{} regions have no caption and use the prompt ({reason})",
             fallbacks().count()
         ));
     }
@@ -169,8 +168,7 @@ pub fn describe(
     Ok(Described { prompt, texts, document })
 }
 
-/// What the captioner says of the whole picture, as the prompt of a job that has none; it is shown at this width and
-/// height.
+/// Caption of the whole picture at this width and height, as the prompt of a job without one.
 fn whole_prompt(
     session: &mut dyn CaptionSession,
     picture: &Picture,
@@ -184,7 +182,9 @@ fn whole_prompt(
         Ok(Some(said)) => (format!("no prompt is given, the captioner's is \"{said}\""), said),
         Err(error @ CaptionError::Interrupted) => return Err(interrupted(error)),
         Err(error) => {
-            let note = format!("there is no prompt, and no caption of the whole ({error})");
+            let note = format!(
+                "there is no prompt, and the whole picture could not be captioned ({error})"
+            );
             (note, String::new())
         }
     };
@@ -192,7 +192,7 @@ fn whole_prompt(
     Ok(prompt)
 }
 
-/// A captioner that was stopped is a job that was.
+/// Maps a captioner's interruption to the job's.
 fn interrupted(error: CaptionError) -> Error {
     match error {
         CaptionError::Interrupted => Error::Interrupted(None),
@@ -216,7 +216,7 @@ mod tests {
         pipeline::settings::Settings,
     };
 
-    /// Says how large a region is, and counts how often it is asked.
+    /// Costly captioner whose captions are region sizes; counts its sessions.
     #[derive(Debug, Default)]
     struct Costly(AtomicUsize);
 
@@ -238,13 +238,13 @@ mod tests {
             _: SessionContext<'a>,
         ) -> Result<Box<dyn CaptionSession + 'a>, CaptionError> {
             self.0.fetch_add(1, Ordering::Relaxed);
-            Ok(Box::new(Sizes))
+            Ok(Box::new(SizeSession))
         }
     }
 
-    struct Sizes;
+    struct SizeSession;
 
-    impl CaptionSession for Sizes {
+    impl CaptionSession for SizeSession {
         fn describe(&mut self, whole: &Pixels) -> Result<Option<String>, CaptionError> {
             Ok(Some(format!("{} × {}", whole.width(), whole.height())))
         }

@@ -1,5 +1,4 @@
-//! Conditions of a job, its text side (docs/method.md §5): every region's caption, turned into what the denoiser is
-//! conditioned on.
+//! Text conditions of a job (docs/method.md §5): the captions of all regions, encoded for the denoiser.
 
 use std::collections::HashMap;
 
@@ -15,17 +14,17 @@ use crate::{
 
 /// Conditions of the whole picture and of every region.
 pub struct Conditions {
-    /// One row per distinct text, and last that of the negative prompt.
+    /// One row per distinct text; the negative prompt's is the last.
     all: Conditioning,
-    /// For each region, the row of its text.
+    /// Row of each region's text.
     rows: Vec<usize>,
     /// The row of the negative prompt, with guidance.
     negative: Option<usize>,
-    /// What of the texts the encoders do not see.
+    /// Notes about texts that are cut to the encoders' limit.
     pub notes: Vec<String>,
 }
 
-/// How much of what is cut off is shown, in characters.
+/// Length of the cut-off text shown in a note, in characters.
 const CUT_SHOWN: usize = 40;
 
 /// The row of the global prompt.
@@ -34,8 +33,8 @@ const GLOBAL: usize = 0;
 impl Conditions {
     /// Encodes the global `prompt` and every region's caption; equal texts are encoded once.
     ///
-    /// The semantic prior's weight goes from 0 (every region is conditioned on the prompt) to 1 (on its caption); between
-    /// them the two conditions are blended.
+    /// The semantic prior's weight blends the two conditions of a region, from 0 (the prompt alone) to 1 (its
+    /// caption alone).
     ///
     /// A job with guidance has a negative prompt. Empty, it is encoded like any text, or
     /// zeros where the model says so (`force_zeros_for_empty_prompt`; docs/method.md is silent, this is
@@ -61,10 +60,10 @@ impl Conditions {
             .collect();
         let shape = spec.plan.geometry.shape;
         let side = shape.region * shape.factor;
-        // Of one region: "a photo of its own".
+        // A region counts as a picture of its own.
         let micro =
             MicroConditioning { original: (side, side), crop: (0, 0), target: (side, side) };
-        // In the prompt's row both sides of the blend are the prompt, and stay it.
+        // The prompt's row blends the prompt with itself and does not change.
         let mut all =
             runner.condition(&runner.encode_texts(&texts)?, micro)?.blended(GLOBAL, rsp)?;
         let count = texts.len();
@@ -79,13 +78,12 @@ impl Conditions {
         Ok(Self { all, rows, negative: negative.map(|_| count), notes })
     }
 
-    /// What a batch of regions is conditioned on; with guidance the negative prompt for each of them
-    /// comes first.
+    /// Conditions of a batch of regions; with guidance, preceded by the negative prompt once per region.
     pub fn of_regions(&self, regions: &[Region]) -> Result<Conditioning, Error> {
         self.rows(regions.iter().map(|region| self.rows[region.index]).collect())
     }
 
-    /// What the whole picture is conditioned on; with guidance the negative prompt comes first.
+    /// Conditions of the whole picture; with guidance, preceded by the negative prompt.
     pub fn global(&self) -> Result<Conditioning, Error> {
         self.rows(vec![GLOBAL])
     }
@@ -98,7 +96,7 @@ impl Conditions {
     }
 }
 
-/// A line for each prompt that is longer than the encoders take, and one for all captions that are.
+/// One note for each prompt beyond the encoders' token limit, and one for all such captions together.
 fn cut_notes(
     runner: &dyn Compute,
     texts: &[&str],

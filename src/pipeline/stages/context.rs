@@ -1,14 +1,14 @@
-//! Context of a stage: the one thing that all of them take. No stage knows more of a model than this.
+//! Context of a stage, the same for all stages; it is their only access to a model.
 
 use crate::{
     image::Picture,
     pipeline::{job::JobSpec, runner::Compute},
 };
 
-/// What a stage works with.
+/// Device, picture and job of a stage.
 #[derive(Clone, Copy)]
 pub struct Context<'a> {
-    /// What computes.
+    /// The device with the model's parts.
     pub runner: &'a dyn Compute,
     /// The input.
     pub picture: &'a Picture,

@@ -1,7 +1,6 @@
-//! Decoding: from the canvas to the output, the VAE's decoder tile by tile, one band of tiles at a time into
-//! the work folder's file of rows, and from there into the picture's writer. Nothing holds the whole
-//! output, and what is decoded is not decoded again after a kill, though no encoder of a file format
-//! can be taken up in its middle.
+//! Decoding: the VAE's decoder runs tile by tile, one band of tiles at a time, into the row file of the work folder;
+//! the writer of the picture then reads that file. The whole output is never in memory, and decoded rows survive a
+//! kill, although no file format's encoder can resume in the middle of a file.
 
 use std::ops::Range;
 
@@ -27,14 +26,14 @@ use crate::{
     },
 };
 
-/// Bytes of samples that are handed to the encoder at a time, in whole rows.
+/// Bytes of samples per write to the encoder, in whole rows.
 const WRITE_BAND: usize = 8 << 20;
 
 /// Decodes the denoised canvas, fixes its colours, crops it to the output's exact size, and keeps the samples
 /// of its rows in the work folder.
 ///
 /// # Errors
-/// Those of the picture, the autoencoder and the work folder; values that are no numbers; or an interruption.
+/// Errors of the picture, the autoencoder and the work folder; non-finite values; an interruption.
 pub fn canvas(
     context: &Context<'_>,
     encoder: &Encoder,
@@ -67,7 +66,7 @@ pub fn canvas(
         let top = row.core.start * f;
         let bottom = (row.core.end * f).min(size.height);
         if bottom <= done || top >= bottom {
-            // Decoded before, or nothing but padding lies here.
+            // Already decoded, or padding alone.
             progress.advance(plan.tile_columns.len());
             continue;
         }
@@ -104,7 +103,7 @@ pub fn canvas(
 /// Writes the decoded rows into the output, which appears when it is complete.
 ///
 /// # Errors
-/// Those of the output and the work folder, or an interruption.
+/// Errors of the output and the work folder; an interruption.
 pub fn write(
     encoder: Encoder,
     output: &Output,
@@ -134,8 +133,8 @@ pub fn write(
     Ok(())
 }
 
-/// The core of one tile, `[rows, columns, 3]` in −1..=1, with the statistics that it shares if there
-/// are such, and its colours fixed towards `source`.
+/// The core of one tile, `[rows, columns, 3]` in −1..=1, with the shared norm statistics, if any,
+/// and its colours corrected towards `source`.
 fn decode(
     context: &Context<'_>,
     z: &Latent,

@@ -1,5 +1,6 @@
-//! Denoising: diffuse, then denoise by regions (docs/method.md §2): noise the canvas to the first timestep that runs,
-//! and for each timestep predict every region's noise, fuse, apply the structure prior, step.
+//! Denoising of the canvas by regions (docs/method.md §2): the canvas is noised to the first timestep of the run; for
+//! each timestep the noise of every region is predicted, fused, corrected by the structure prior, and a sampler step
+//! follows.
 
 use std::{cell::Cell, panic::resume_unwind, thread::ScopedJoinHandle};
 
@@ -25,48 +26,47 @@ use crate::{
     priors::{attention::AttentionPrior, structure::StructurePrior},
 };
 
-/// Draws of the noise field: the canvas, the low-resolution latent of the attention prior, and from
-/// there on one for every step of the whole schedule, so that a step's noise does not depend on how
-/// many steps ran before it.
+/// Draws of the noise field: the canvas, the low-resolution latent of the attention prior, then one for
+/// every step of the whole schedule, so that the noise of a step does not depend on the number of steps
+/// before it.
 const DRAW_CANVAS: u32 = 0;
 const DRAW_LOW_RESOLUTION: u32 = 1;
 const DRAW_STEPS: u32 = 2;
 
-/// Values of the canvas that a step works on at a time, in whole rows of Haar blocks.
+/// Values of the canvas per band of a step, in whole rows of Haar blocks.
 const STEP_BAND: usize = 1 << 20;
 
 /// The sampling loop.
-struct Denoise<'a> {
+struct DenoiseLoop<'a> {
     context: &'a Context<'a>,
     conditions: &'a Conditions,
     noise: NoiseField,
-    /// Regions per denoiser call: the plan's, or what the device turned out to have memory for.
+    /// Regions per denoiser call: the plan's batch, or less after the device ran out of memory.
     batch: Cell<usize>,
-    /// Calls whose results were no numbers in the working precision, and were computed again in f32.
+    /// Regions with non-finite predictions in the working precision, predicted again in f32.
     redone: Cell<usize>,
 }
 
-/// What all regions are predicted from in one step.
+/// Inputs of one step, common to all regions.
 #[derive(Clone, Copy)]
-struct Step<'a> {
+struct StepInputs<'a> {
     z: &'a Latent,
     zl: &'a Latent,
     timestep: f64,
-    /// None without the attention prior, two with guidance.
+    /// Attention priors: none if disabled, one without guidance, two with it.
     priors: &'a [AttentionPrior],
 }
 
 /// A batch of regions on the device, ready for the denoiser.
-struct Gathered {
+struct RegionBatch {
     z: Tensor,
     zl: Option<Tensor>,
 }
 
-/// Runs what is left of the schedule; the denoised canvas is then the last step's z in the work
-/// folder.
+/// Runs the remaining steps of the schedule; the denoised canvas is the last step's z in the work folder.
 ///
 /// # Errors
-/// Those of the denoiser and the work folder; values that are no numbers; or an interruption.
+/// Errors of the denoiser and the work folder; non-finite values; an interruption.
 pub fn run(
     context: &Context<'_>,
     conditions: &Conditions,
@@ -75,7 +75,7 @@ pub fn run(
 ) -> Result<(), Error> {
     let _span = info_span!("denoise").entered();
     let Context { runner, spec, .. } = *context;
-    let denoise = Denoise {
+    let denoise = DenoiseLoop {
         context,
         conditions,
         noise: NoiseField::new(spec.settings.seed),
@@ -90,7 +90,7 @@ pub fn run(
     Ok(())
 }
 
-impl Denoise<'_> {
+impl DenoiseLoop<'_> {
     fn run(&self, work: &mut WorkFolder, progress: &mut dyn Progress) -> Result<(), Error> {
         let Context { spec, .. } = *self.context;
         let (plan, steps) = (&spec.plan, &spec.plan.sampling.steps);
@@ -107,7 +107,7 @@ impl Denoise<'_> {
             let _span = debug_span!("step", index, t = step.t).entered();
             let Files { zl, z, predictions, low_resolution, .. } = &mut *files;
             let priors = self.attention_prior(low_resolution.as_ref(), step.t)?;
-            let step = Step { z: &z[index % 2], zl, timestep: step.t, priors: &priors };
+            let step = StepInputs { z: &z[index % 2], zl, timestep: step.t, priors: &priors };
             self.predict_regions(step, predictions, journal, progress)?;
             self.take_step(index, &fuser, files)?;
             let after = &files.z[(index + 1) % 2];
@@ -123,7 +123,7 @@ impl Denoise<'_> {
     /// Predicts the noise of every region that has no prediction yet, batch by batch.
     fn predict_regions(
         &self,
-        step: Step<'_>,
+        step: StepInputs<'_>,
         predictions: &mut Latent,
         journal: &mut Journal,
         progress: &mut dyn Progress,
@@ -147,10 +147,10 @@ impl Denoise<'_> {
                         Some((gathered, thread)) if gathered == batch => {
                             thread.join().unwrap_or_else(|panic| resume_unwind(panic))
                         }
-                        // The first batch, or a smaller one since the device ran out of memory.
+                        // The first batch, or a smaller one after the device ran out of memory.
                         _ => gather(context, step, batch, dtype),
                     };
-                    // The next batch is gathered and copied to the device while this one is computed.
+                    // Prefetch: the next batch is gathered and copied to the device while this one is computed.
                     let next = &following[..count.min(following.len())];
                     if !next.is_empty() {
                         let gather = move || gather(context, step, next, dtype);
@@ -177,11 +177,11 @@ impl Denoise<'_> {
         })
     }
 
-    /// The predictions of a batch of regions, one after the other.
+    /// Predictions of a batch of regions, concatenated.
     fn predict_batch(
         &self,
-        Gathered { z, zl }: Gathered,
-        step: Step<'_>,
+        RegionBatch { z, zl }: RegionBatch,
+        step: StepInputs<'_>,
         batch: &[Region],
     ) -> Result<Vec<f32>, Error> {
         let Context { runner, spec, .. } = *self.context;
@@ -197,9 +197,9 @@ impl Denoise<'_> {
         )
     }
 
-    /// The prediction of a region that was no number in the working precision, in f32. A region alone, so
-    /// that it does not depend on the batch.
-    fn redo(&self, step: Step<'_>, region: &[Region]) -> Result<Vec<f32>, Error> {
+    /// Predicts a region again in f32 after non-finite values in the working precision; alone, so that the
+    /// result does not depend on the batch.
+    fn redo(&self, step: StepInputs<'_>, region: &[Region]) -> Result<Vec<f32>, Error> {
         let runner = self.context.runner;
         let refuse = || Err(runner.non_finite(Stage::Denoise));
         if runner.dtype() == DType::F32 {
@@ -211,8 +211,8 @@ impl Denoise<'_> {
         if is_finite(&eps) { Ok(eps) } else { refuse() }
     }
 
-    /// Fuses the predictions, applies the structure prior and takes the sampler's step number `index` of the
-    /// run, all band by band: from the one z into the other.
+    /// Fuses the predictions, applies the structure prior and takes step `index` of the run, band by
+    /// band, from one z buffer into the other.
     fn take_step(&self, index: usize, fuser: &Fuser, files: &mut Files) -> Result<(), Error> {
         let Files { zl, z: [even, odd], history, predictions, .. } = files;
         let (before, after) = if index.is_multiple_of(2) { (even, odd) } else { (odd, even) };
@@ -232,7 +232,7 @@ impl Denoise<'_> {
         let (height, width, channels) = (zl.height(), zl.width(), zl.channels());
         let block = structure.block();
         let band = (STEP_BAND / zl.row_len() / block * block).clamp(block, height.max(block));
-        // One field for every step, of which no more than a band is ever drawn.
+        // One noise field per step, drawn band by band.
         let draw = DRAW_STEPS + step.index as u32;
         let mut eps = vec![0.0; band * zl.row_len()];
         let mut fresh = vec![0.0; if update.needs_noise() { eps.len() } else { 0 }];
@@ -259,8 +259,8 @@ impl Denoise<'_> {
         Ok(())
     }
 
-    /// The priors of a batch of regions, one tensor for each cross-attention in the precision of the
-    /// call; with guidance, those of the negative half, then those of the prompt's.
+    /// Priors of a batch of regions: one tensor per cross-attention layer, in the precision of the call; with
+    /// guidance, those of the negative prompt come before those of the prompt.
     fn prior_layers(
         &self,
         batch: &[Region],
@@ -283,13 +283,13 @@ impl Denoise<'_> {
         Ok(Some(layers.collect::<candle_core::Result<_>>()?))
     }
 
-    /// The low-resolution pass of one timestep (docs/method.md §4): what every cross-attention says about
+    /// Low-resolution pass of one timestep (docs/method.md §4): the outputs of all cross-attention layers for
     /// the whole picture under the global prompt.
     ///
-    /// With guidance the pass is a pair like every call, and there are two priors: under the negative
-    /// prompt, and under the global one. Each is blended into its own half of a region's pair. The paper
-    /// says nothing of guidance, this is our choice: were the prompt's prior blended into both halves,
-    /// it would fall out of the difference that guidance amplifies.
+    /// Guidance makes the pass a pair like every call, with two priors: one under the negative prompt, one
+    /// under the global prompt. Each is blended into its own half of a region's pair. The paper does not
+    /// cover guidance; we keep the halves apart because a prior blended into both would cancel out of the
+    /// difference that guidance amplifies.
     fn attention_prior(
         &self,
         low_resolution: Option<&Latent>,
@@ -326,7 +326,7 @@ impl Denoise<'_> {
         Ok((0..halves).map(half).collect::<Result<_, _>>()?)
     }
 
-    /// `z = signal·zL + spread·n` over the whole of `zl` (docs/method.md §2, step 2), into `z`.
+    /// Noises `zl` into `z`: `z = signal·zL + spread·n` (docs/method.md §2, step 2).
     fn diffuse(&self, zl: &Latent, z: &mut Latent, timestep: f64, draw: u32) -> Result<(), Error> {
         let (height, width, channels) = (zl.height(), zl.width(), zl.channels());
         self.noise.fill(draw, 0..height, 0..width, channels, z.as_mut_slice())?;
@@ -340,7 +340,7 @@ fn is_finite(values: &[f32]) -> bool {
 
 fn are_finite(layers: &[Activation]) -> candle_core::Result<bool> {
     for layer in layers {
-        // One value that is no number makes the sum none.
+        // A single non-finite value makes the sum non-finite.
         if !layer.tensor()?.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()?.is_finite() {
             return Ok(false);
         }
@@ -348,13 +348,13 @@ fn are_finite(layers: &[Activation]) -> candle_core::Result<bool> {
     Ok(true)
 }
 
-/// Copies a batch of regions to the device.
+/// Gathers a batch of regions and copies it to the device.
 fn gather(
     context: &Context<'_>,
-    step: Step<'_>,
+    step: StepInputs<'_>,
     batch: &[Region],
     dtype: DType,
-) -> Result<Gathered, Error> {
+) -> Result<RegionBatch, Error> {
     let of = |latent: &Latent| -> Result<Tensor, Error> {
         let Region { height, width, .. } = batch[0];
         let size = height * width * latent.channels();
@@ -365,10 +365,10 @@ fn gather(
         input(context, values, (batch.len(), height, width, latent.channels()), dtype)
     };
     let sees = context.spec.plan.geometry.shape.sees_low_resolution;
-    Ok(Gathered { z: of(step.z)?, zl: sees.then(|| of(step.zl)).transpose()? })
+    Ok(RegionBatch { z: of(step.z)?, zl: sees.then(|| of(step.zl)).transpose()? })
 }
 
-/// Values from the host as a tensor that a call takes.
+/// Input tensor of a call from host values.
 fn input(
     context: &Context<'_>,
     values: Vec<f32>,
@@ -397,12 +397,12 @@ mod tests {
         }
     }
 
-    /// Noise that is a share of the canvas: it is the same whether regions are predicted or the whole.
+    /// Noise proportional to the canvas: equal for regions and for the whole.
     fn share(call: &Call) -> Result<Vec<f32>, Error> {
         Ok((&call.z * 0.25)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
     }
 
-    /// Runs the stage on a canvas that follows from its places, until it is done or fails.
+    /// Runs the stage on a deterministic canvas until it is done or fails.
     fn denoise(
         runner: &Fake,
         (picture, spec): (&Picture, &JobSpec),

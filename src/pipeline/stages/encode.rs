@@ -21,7 +21,7 @@ use crate::{
 /// Encodes the resized picture onto the canvas of the plan's size: zL of docs/method.md §2.
 ///
 /// # Errors
-/// Those of the picture, the autoencoder and the work folder; values that are no numbers; or an interruption.
+/// Errors of the picture, the autoencoder and the work folder; non-finite values; an interruption.
 pub fn canvas(
     context: &Context<'_>,
     work: &mut WorkFolder,
@@ -64,7 +64,7 @@ pub fn canvas(
 /// Encodes the whole picture at the model's native size, if the plan has a low-resolution pass.
 ///
 /// # Errors
-/// As [`canvas`].
+/// See [`canvas`].
 pub fn low_resolution(context: &Context<'_>, work: &mut WorkFolder) -> Result<(), Error> {
     let _span = info_span!("encode_low_resolution").entered();
     let (latent, journal) = (&mut work.files.low_resolution, &mut work.journal);
@@ -75,7 +75,7 @@ pub fn low_resolution(context: &Context<'_>, work: &mut WorkFolder) -> Result<()
     let geometry = &context.spec.plan.geometry;
     let factor = geometry.shape.factor;
     let source = Canvased::new(context.picture, width * factor, height * factor)?;
-    // It has about the size of one region: one tile.
+    // About the size of one region, hence a single tile.
     let whole = |length: usize| Span { core: 0..length, length, padding: geometry.vae_padding };
     let (row, column) = (whole(height), whole(width));
     retry_halves(&row, &column, &mut |row, column| {
@@ -99,7 +99,7 @@ fn pixels(
     Ok(Tensor::from_vec(window, (1, y.len(), x.len(), 3), context.runner.device())?)
 }
 
-/// Encodes the core of one tile into its place, with the statistics that it shares if there are such.
+/// Encodes the core of one tile into its place, with the shared norm statistics, if any.
 fn tile(
     context: &Context<'_>,
     source: &Canvased<'_>,

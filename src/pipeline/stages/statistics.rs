@@ -1,8 +1,8 @@
-//! Statistics that all tiles of an autoencoder with group norms share (docs/method.md §6), measured on samples
-//! from all over the canvas before the first tile. Without them every tile would be normalized by its own
-//! contents, and a smooth sky would show where tiles meet.
+//! Shared group-norm statistics of all VAE tiles (docs/method.md §6), measured before the first tile on samples
+//! spread over the canvas. Without them every tile would be normalized by its own contents, and tile borders would
+//! show in a smooth sky.
 //!
-//! The samples follow from the canvas alone.
+//! The samples depend on the canvas alone.
 
 use std::{cell::Cell, ops::Range};
 
@@ -18,13 +18,13 @@ use crate::{
     },
 };
 
-/// Measures the samples that `window` gives (of columns and rows of the canvas in latent pixels, maybe past
-/// its borders) by passing them through the encoder or the decoder, which is what `pass` does; `None` where
-/// the autoencoder has no norms. A single tile uses them too: how a canvas is cut, for which memory decides,
-/// is not to be seen.
+/// Measures the statistics on samples: `window` cuts one out (columns and rows of the canvas in latent pixels,
+/// possibly past its borders), `pass` runs the encoder or the decoder on a batch of them. `None` for an
+/// autoencoder without norms. A single tile uses shared statistics too, so that the tiling, which depends on the
+/// memory budget, does not show.
 ///
 /// # Errors
-/// Those of `window` and `pass`, or a device without memory for a single sample.
+/// Errors of `window` and `pass`; a device without memory for a single sample.
 pub fn measure(
     context: &Context<'_>,
     mut window: impl FnMut(Range<isize>, Range<isize>) -> Result<Tensor, Error>,
@@ -35,7 +35,7 @@ pub fn measure(
         return Ok(None);
     }
     let (height, width) = (geometry.canvas.latent_height, geometry.canvas.latent_width);
-    // Fewer will do where the device has no memory for all.
+    // A device without memory for all samples measures fewer.
     let count = Cell::new(SAMPLES);
     let statistics = retry_smaller(&count, |count| {
         let samples = samples(height, width, count)

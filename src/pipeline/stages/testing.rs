@@ -1,4 +1,4 @@
-//! Testing of stages without a model: a device that computes with closures, and small jobs for it.
+//! Test support for stages: a device that computes with closures instead of a model, and small jobs for it.
 
 use std::{
     path::{Path, PathBuf},
@@ -23,11 +23,14 @@ use crate::{
         job::JobSpec,
         model::ModelShape,
         model_defaults::ModelDefaults,
-        plan::{Plan, geometry::Geometry, memory::MemoryPlan, sampling::Sampling, tiles::Padding},
+        plan::{
+            Plan, geometry::Geometry, memory::MemoryPlan, sampling::SamplingPlan,
+            tiles::TilePadding,
+        },
         progress::{Progress, Stage},
         runner::{Call, Compute},
         settings::Settings,
-        work::folder::{Work, WorkFolder},
+        work::folder::{WorkFolder, WorkOptions},
     },
     sampler::{Schedule, SchedulerConfig},
     weights::{ModelFiles, ModelSource},
@@ -35,7 +38,7 @@ use crate::{
 
 /// Image pixels per latent pixel of the [`Fake`]'s autoencoder.
 pub const FACTOR: usize = 2;
-/// Its latent channels.
+/// Latent channels of the [`Fake`]'s autoencoder.
 pub const CHANNELS: usize = 4;
 
 /// The prediction of a call, in the layout of its `z`.
@@ -51,12 +54,12 @@ pub struct Fake {
     pub encoded: Mutex<Vec<String>>,
     /// Passes through the autoencoder.
     pub passes: Mutex<usize>,
-    /// Makes conditions, which are opaque.
+    /// Makes the conditions, which are opaque to stages.
     denoiser: Denoiser,
 }
 
 impl Fake {
-    /// In f32, with predictions by `predict`.
+    /// A device in f32 whose denoiser is `predict`.
     pub fn new(predict: impl Fn(&Call) -> Result<Vec<f32>, Error> + Sync + 'static) -> Self {
         let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/img2img/model");
         let files = ModelFiles::open(ModelSource::Path(model)).unwrap();
@@ -71,7 +74,7 @@ impl Fake {
         }
     }
 
-    /// For stages that predict nothing.
+    /// A device for stages without predictions.
     pub fn idle() -> Self {
         Self::new(|_| unreachable!("no noise is predicted"))
     }
@@ -156,8 +159,7 @@ impl Compute for Fake {
     }
 }
 
-/// A job of 60 × 40 output pixels in regions of 8 latent pixels and tiles of 10, with everything that may be
-/// left out left out.
+/// A job of 60 × 40 output pixels in regions of 8 latent pixels and tiles of 10, without priors.
 pub fn job(settings: Settings) -> JobSpec {
     let settings = Settings { gsp: 0.0, rap: 0.0, ..settings };
     let config = SchedulerConfig::from_json(
@@ -166,14 +168,14 @@ pub fn job(settings: Settings) -> JobSpec {
     .unwrap();
     let schedule = Schedule::new(&config).unwrap();
     let sampling =
-        Sampling::resolve(&config, &schedule, &ModelDefaults::default(), &settings).unwrap();
+        SamplingPlan::resolve(&config, &schedule, &ModelDefaults::default(), &settings).unwrap();
     let canvas = CanvasSize::for_pixels(60, 40, FACTOR).unwrap();
     let geometry = Geometry {
         input: (30, 20),
         canvas,
         grid: RegionGrid::new(canvas.latent_height, canvas.latent_width, 8, 2).unwrap(),
         low_resolution: None,
-        vae_padding: Padding { inside: 1, border: 1 },
+        vae_padding: TilePadding { inside: 1, border: 1 },
         shares_norms: false,
         shape: ModelShape {
             factor: FACTOR,
@@ -209,12 +211,12 @@ pub fn picture() -> Picture {
     Picture::from_rgb(30, 20, rgb).unwrap()
 }
 
-/// What a stage works with.
+/// Context of a stage.
 pub fn context<'a>(runner: &'a Fake, picture: &'a Picture, spec: &'a JobSpec) -> Context<'a> {
     Context { runner, picture, spec }
 }
 
-/// A work folder that goes with the test.
+/// A work folder that is removed with the test.
 pub struct Bench {
     folder: TempDir,
 }
@@ -232,17 +234,17 @@ impl Bench {
     pub fn open(&self, spec: &JobSpec) -> WorkFolder {
         let output = Output::Path(self.output());
         let layout = spec.plan.layout(3 * spec.plan.geometry.canvas.width);
-        WorkFolder::open(&Work::default(), &output, &json!({}), &layout).unwrap()
+        WorkFolder::open(&WorkOptions::default(), &output, &json!({}), &layout).unwrap()
     }
 }
 
-/// Keeps what a stage says, and may stop it.
+/// Records a stage's progress, and can interrupt it.
 #[derive(Default)]
 pub struct Watcher {
     pub done: usize,
     pub total: usize,
     pub notes: Vec<String>,
-    /// So much of the total, after which it is interrupted.
+    /// Progress at which the job is interrupted.
     pub stop_at: Option<usize>,
 }
 

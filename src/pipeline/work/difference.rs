@@ -1,8 +1,8 @@
-//! Differences of two jobs: why unfinished work is another job's, told to its user.
+//! Difference of two job descriptions, for the message that unfinished work belongs to another job.
 
 use serde_json::Value;
 
-/// First difference between two descriptions of jobs, for the error message; none if they are the same.
+/// First difference between two job descriptions; `None` if they are equal.
 pub fn difference(old: &Value, new: &Value) -> Option<String> {
     if old == new {
         return None;
@@ -19,7 +19,7 @@ pub fn difference(old: &Value, new: &Value) -> Option<String> {
             (key.replace('_', " "), shown(old), shown(new))
         })
         .collect();
-    // A digest says nothing to anybody: rather name what can be read.
+    // Digests are not readable: prefer a difference with short values.
     let readable = |(_, old, new): &&(String, String, String)| old.len().max(new.len()) <= 40;
     match changed.iter().find(readable) {
         Some((what, old, new)) => Some(format!("{what}: {old} there, {new} now")),

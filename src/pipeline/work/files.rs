@@ -1,4 +1,4 @@
-//! Files of a work folder: their names and sizes, the mapped canvases, and how all of them go.
+//! Files of a work folder: names, sizes, mapped canvases, removal.
 
 use std::{
     fs::{self, File},
@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use super::{history::History, rows::Rows};
+use super::{history::History, rows::RowFile};
 use crate::{
     canvas::{CanvasError, Latent},
     pipeline::error::Error,
@@ -14,9 +14,9 @@ use crate::{
 
 pub const LOCK: &str = "lock";
 pub const JOB: &str = "job.json";
-/// The description while it is written.
+/// Partial job description.
 pub const JOB_PART: &str = "job.json.part";
-/// What was said of the regions, where that was costly.
+/// Captions of a costly captioner.
 pub const CAPTIONS: &str = "captions.json";
 pub const CAPTIONS_PART: &str = "captions.json.part";
 pub const JOURNAL: &str = "journal";
@@ -26,7 +26,7 @@ const HISTORY: &str = "history";
 const PREDICTIONS: &str = "predictions";
 const LOW_RESOLUTION: &str = "low_resolution";
 const ROWS: &str = "rows";
-/// Everything that can be in a work folder. Nothing else in it is ever touched.
+/// All files of a work folder; other files in it are never touched.
 const FILES: [&str; 13] = [
     JOB,
     JOB_PART,
@@ -45,20 +45,20 @@ const FILES: [&str; 13] = [
 
 /// Sizes of the files of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Layout {
+pub struct WorkLayout {
     /// Height, width and channels of the canvas.
     pub canvas: (usize, usize, usize),
-    /// Canvases of what earlier steps kept, for a sampler that reads them.
+    /// Canvases of the sampler's history, for a multistep sampler.
     pub history: usize,
-    /// Regions, and their side.
+    /// Number of regions and their side.
     pub regions: (usize, usize),
-    /// Height and width of the picture at the model's native size, if that is needed.
+    /// Height and width of the low-resolution latent, if there is one.
     pub low_resolution: Option<(usize, usize)>,
     /// Rows of the output, and bytes of one of them as samples.
     pub rows: (usize, usize),
 }
 
-impl Layout {
+impl WorkLayout {
     /// Bytes of all files together.
     pub fn bytes(&self) -> u64 {
         let (height, width, channels) = self.canvas;
@@ -75,44 +75,44 @@ impl Layout {
 pub struct Files {
     /// The latent of the resized input.
     pub zl: Latent,
-    /// z before a step and after it, in turn: a step reads the one and writes the other, so that one
-    /// that is cut short can be taken again.
+    /// z before and after a step, alternating: a step reads one buffer and writes the other, so that an
+    /// interrupted step can be repeated.
     pub z: [Latent; 2],
-    /// What earlier steps kept, for a sampler that reads it.
+    /// History of a multistep sampler.
     pub history: Option<History>,
-    /// The noise predictions of all regions, one below the other: `[regions · R, R, C]`.
+    /// Noise predictions of all regions, stacked vertically: `[regions · R, R, C]`.
     pub predictions: Latent,
     pub low_resolution: Option<Latent>,
-    /// The samples of the output's rows.
-    pub rows: Rows,
+    /// Decoded rows of the output.
+    pub rows: RowFile,
 }
 
 impl Files {
-    /// New files in `folder`.
+    /// Creates the files in `folder`.
     ///
     /// # Errors
-    /// What the system says.
-    pub fn create(folder: &Path, layout: &Layout) -> Result<Self, Error> {
-        let rows = Rows::create(&folder.join(ROWS), layout.rows)?;
+    /// An I/O error.
+    pub fn create(folder: &Path, layout: &WorkLayout) -> Result<Self, Error> {
+        let rows = RowFile::create(&folder.join(ROWS), layout.rows)?;
         Self::with(layout, rows, |name, height, width, channels| {
             Latent::create(&folder.join(name), height, width, channels)
         })
     }
 
-    /// The files that a process before this one left in `folder`.
+    /// Opens the files of an earlier process in `folder`.
     ///
     /// # Errors
     /// A file that is missing or of another size.
-    pub fn open(folder: &Path, layout: &Layout) -> Result<Self, Error> {
-        let rows = Rows::open(&folder.join(ROWS), layout.rows)?;
+    pub fn open(folder: &Path, layout: &WorkLayout) -> Result<Self, Error> {
+        let rows = RowFile::open(&folder.join(ROWS), layout.rows)?;
         Self::with(layout, rows, |name, height, width, channels| {
             Latent::open(&folder.join(name), height, width, channels)
         })
     }
 
     fn with(
-        layout: &Layout,
-        rows: Rows,
+        layout: &WorkLayout,
+        rows: RowFile,
         latent: impl Fn(&str, usize, usize, usize) -> Result<Latent, CanvasError>,
     ) -> Result<Self, Error> {
         let (height, width, channels) = layout.canvas;
@@ -133,7 +133,7 @@ impl Files {
     }
 }
 
-/// Writes a small file, under the name `part` until it is whole.
+/// Writes a small file atomically, through the temporary name `part`.
 pub fn write_whole(folder: &Path, name: &str, part: &str, text: &str) -> Result<(), Error> {
     let (path, temporary) = (folder.join(name), folder.join(part));
     let write = || {
@@ -141,21 +141,21 @@ pub fn write_whole(folder: &Path, name: &str, part: &str, text: &str) -> Result<
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         fs::rename(&temporary, &path)?;
-        // The names of all files, too, must outlive a power cut. Not every system opens folders.
+        // Directory entries must survive a power cut as well. Some systems cannot open folders.
         File::open(folder).and_then(|folder| folder.sync_all()).or(Ok(()))
     };
     write().map_err(|error| Error::in_file(&path, error))
 }
 
-/// Removes what an earlier job left; the lock stays.
+/// Removes all files of an earlier job except the lock.
 pub fn clear(folder: &Path) {
-    // The description goes first: without it, nothing else counts.
+    // The description is removed first: without it the other files are ignored.
     for name in FILES.iter().filter(|name| **name != LOCK) {
         let _ = fs::remove_file(folder.join(name));
     }
 }
 
-/// Removes a work folder that is ours. What does not go stays, and is overwritten by the next job.
+/// Removes a work folder. Files that cannot be removed are overwritten by the next job.
 pub fn remove(folder: &Path) {
     clear(folder);
     let _ = fs::remove_file(folder.join(LOCK));

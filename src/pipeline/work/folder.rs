@@ -1,9 +1,8 @@
-//! The work folder of a job: where its canvases lie while it runs, so that one that is killed goes on
-//! where it was when the same command is given again.
+//! Work folder of a job: it holds the canvases while the job runs, so that a killed job resumes when the same command
+//! is given again.
 //!
-//! It lies beside the output (in the cache for a stream), belongs to one process at a time, and is
-//! removed when the output is complete. What is in it is only ever read back by the same job: same
-//! picture, same settings, same weights.
+//! The folder lies beside the output (in the cache for a stream), is locked by one process at a time, and is removed
+//! when the output is complete. It is read back only by the same job: same picture, same settings, same weights.
 
 use std::{
     ffi::OsString,
@@ -17,7 +16,8 @@ use serde_json::Value;
 use super::{
     difference::difference,
     files::{
-        CAPTIONS, CAPTIONS_PART, Files, JOB, JOB_PART, JOURNAL, Layout, clear, remove, write_whole,
+        CAPTIONS, CAPTIONS_PART, Files, JOB, JOB_PART, JOURNAL, WorkLayout, clear, remove,
+        write_whole,
     },
     journal::Journal,
     lock::lock,
@@ -25,24 +25,24 @@ use super::{
 };
 use crate::{image::Output, pipeline::error::Error};
 
-/// Where a job keeps what it has done, and what becomes of work that is there already.
+/// Place of the work folder, and handling of unfinished work in it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Work {
-    /// The folder in which the work folder is made; none: beside the output, or in the cache for a stream.
+pub struct WorkOptions {
+    /// Parent of the work folder; `None`: beside the output, or in the cache for a stream.
     pub folder: Option<PathBuf>,
-    /// What becomes of unfinished work that is there.
+    /// Handling of unfinished work.
     pub resume: Resume,
 }
 
-/// What to do about unfinished work.
+/// Handling of unfinished work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Resume {
-    /// Goes on with it if it is the same job's, begins if there is none.
+    /// Resume work of the same job, or start if there is none.
     #[default]
     Auto,
-    /// Goes on with it; there must be some.
+    /// Resume; fail if there is none.
     Required,
-    /// Throws it away and begins anew.
+    /// Discard it and start again.
     Never,
 }
 
@@ -50,22 +50,27 @@ pub enum Resume {
 #[derive(Debug)]
 pub struct WorkFolder {
     path: PathBuf,
-    /// What the names of the job's other files are made from.
+    /// Base name of the job's other files.
     tag: OsString,
-    /// Held for its lock.
+    /// The locked file.
     lock: File,
     pub files: Files,
     pub journal: Journal,
 }
 
 impl WorkFolder {
-    /// Opens the work folder of the job that `job` describes (an object; all of it must be the same for
-    /// work to be taken up) and that writes `output`.
+    /// Opens the work folder of the job that `job` describes (an object, which must be equal for
+    /// work to be resumed) and that writes `output`.
     ///
     /// # Errors
-    /// Another process at work on it, unfinished work of another job, no room on the disk, or what the
-    /// system says.
-    pub fn open(work: &Work, output: &Output, job: &Value, layout: &Layout) -> Result<Self, Error> {
+    /// Another process with the lock, unfinished work of another job, insufficient disk space, or an I/O
+    /// error.
+    pub fn open(
+        work: &WorkOptions,
+        output: &Output,
+        job: &Value,
+        layout: &WorkLayout,
+    ) -> Result<Self, Error> {
         let (path, tag) = place(work.folder.as_deref(), output, job)?;
         let lock = lock(&path)?;
         let job_file = path.join(JOB);
@@ -93,7 +98,7 @@ impl WorkFolder {
         Ok(Self { path, tag, lock, files, journal })
     }
 
-    fn begin(path: &Path, job: &Value, layout: &Layout) -> Result<(Files, Journal), Error> {
+    fn begin(path: &Path, job: &Value, layout: &WorkLayout) -> Result<(Files, Journal), Error> {
         clear(path);
         let need = layout.bytes();
         let free = fs4::available_space(path).map_err(|error| Error::in_file(path, error))?;
@@ -103,7 +108,7 @@ impl WorkFolder {
         }
         let made = Files::create(path, layout)
             .and_then(|files| Ok((files, Journal::create(&path.join(JOURNAL))?)));
-        // The description comes last: where it is, everything is.
+        // The description is written last: its presence marks the folder as complete.
         let made =
             made.and_then(|made| write_whole(path, JOB, JOB_PART, &job.to_string()).map(|()| made));
         if made.is_err() {
@@ -112,36 +117,36 @@ impl WorkFolder {
         made
     }
 
-    fn take_up(path: &Path, layout: &Layout) -> Result<(Files, Journal), Error> {
+    fn take_up(path: &Path, layout: &WorkLayout) -> Result<(Files, Journal), Error> {
         Ok((Files::open(path, layout)?, Journal::open(&path.join(JOURNAL))?))
     }
 
-    /// Where it is.
+    /// Path of the folder.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The name under which the output's bytes gather until it is complete.
+    /// File name of the partial output until it is complete.
     pub fn partial_name(&self) -> OsString {
         let mut name = self.tag.clone();
         name.push(".part");
         name
     }
 
-    /// The captions that were kept, if they can be read.
+    /// Stored captions, if they can be read.
     pub fn captions(&self) -> Option<String> {
         fs::read_to_string(self.path.join(CAPTIONS)).ok()
     }
 
-    /// Keeps the captions, all of them or none.
+    /// Stores the captions atomically.
     ///
     /// # Errors
-    /// What the system says.
+    /// An I/O error.
     pub fn keep_captions(&self, text: &str) -> Result<(), Error> {
         write_whole(&self.path, CAPTIONS, CAPTIONS_PART, text)
     }
 
-    /// Removes the folder: the output is complete.
+    /// Removes the folder after the output is complete.
     pub fn remove(self) {
         let Self { path, lock, files, journal, .. } = self;
         drop((files, journal));
@@ -157,7 +162,7 @@ mod tests {
         *,
     };
 
-    const LAYOUT: Layout = Layout {
+    const LAYOUT: WorkLayout = WorkLayout {
         canvas: (8, 12, 4),
         history: 2,
         regions: (6, 8),
@@ -165,7 +170,7 @@ mod tests {
         rows: (32, 144),
     };
 
-    fn open(output: &Path, work: &Work, job: &Value) -> Result<WorkFolder, Error> {
+    fn open(output: &Path, work: &WorkOptions, job: &Value) -> Result<WorkFolder, Error> {
         WorkFolder::open(work, &Output::Path(output.to_owned()), job, &LAYOUT)
     }
 
@@ -177,7 +182,7 @@ mod tests {
     fn work_that_is_left_is_taken_up_and_work_that_is_finished_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let output = folder.path().join("a.png");
-        let mut work = open(&output, &Work::default(), &job(1)).unwrap();
+        let mut work = open(&output, &WorkOptions::default(), &job(1)).unwrap();
         let used: u64 = ["zl", "z0", "z1", "history", "predictions", "low_resolution", "rows"]
             .map(|name| fs::metadata(work.path().join(name)).unwrap().len())
             .iter()
@@ -190,7 +195,7 @@ mod tests {
         assert_eq!(work.partial_name(), ".a.png.cupscale.part");
         drop(work);
 
-        let mut work = open(&output, &Work::default(), &job(1)).unwrap();
+        let mut work = open(&output, &WorkOptions::default(), &job(1)).unwrap();
         assert_eq!(work.journal.done().steps, 2);
         assert_eq!(work.files.z[1].as_slice()[5], 3.5);
         assert_eq!(work.files.history.as_mut().unwrap().of_step(2).1[0][7], 2.5);
@@ -203,29 +208,32 @@ mod tests {
     fn another_job_is_refused_with_what_differs_and_a_fresh_one_begins() {
         let folder = tempfile::tempdir().unwrap();
         let output = folder.path().join("a.png");
-        let mut work = open(&output, &Work::default(), &job(1)).unwrap();
+        let mut work = open(&output, &WorkOptions::default(), &job(1)).unwrap();
         work.journal.append(Record::Stepped { steps: 2 }).unwrap();
         drop(work);
-        let error = open(&output, &Work::default(), &job(2)).unwrap_err().to_string();
+        let error = open(&output, &WorkOptions::default(), &job(2)).unwrap_err().to_string();
         assert!(error.contains("seed: 1 there, 2 now"), "{error}");
         let other = serde_json::json!({ "seed": 1, "input": "1".repeat(64) });
-        let error = open(&output, &Work::default(), &other).unwrap_err().to_string();
+        let error = open(&output, &WorkOptions::default(), &other).unwrap_err().to_string();
         assert!(error.contains("input differs"), "{error}");
-        let fresh = Work { resume: Resume::Never, ..Work::default() };
+        let fresh = WorkOptions { resume: Resume::Never, ..WorkOptions::default() };
         assert_eq!(open(&output, &fresh, &job(2)).unwrap().journal.done(), Done::default());
-        assert_eq!(open(&output, &Work::default(), &job(2)).unwrap().journal.done().steps, 0);
+        assert_eq!(
+            open(&output, &WorkOptions::default(), &job(2)).unwrap().journal.done().steps,
+            0
+        );
     }
 
     #[test]
     fn a_second_process_is_kept_out_and_nothing_to_resume_is_said() {
         let folder = tempfile::tempdir().unwrap();
         let output = folder.path().join("a.png");
-        let required = Work { resume: Resume::Required, ..Work::default() };
+        let required = WorkOptions { resume: Resume::Required, ..WorkOptions::default() };
         let error = open(&output, &required, &job(1)).unwrap_err();
         assert!(matches!(error, Error::NothingToResume { .. }), "{error}");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
-        let held = open(&output, &Work::default(), &job(1)).unwrap();
-        assert!(matches!(open(&output, &Work::default(), &job(1)), Err(Error::Busy { .. })));
+        let held = open(&output, &WorkOptions::default(), &job(1)).unwrap();
+        assert!(matches!(open(&output, &WorkOptions::default(), &job(1)), Err(Error::Busy { .. })));
         drop(held);
         assert!(open(&output, &required, &job(1)).is_ok());
     }
@@ -234,7 +242,7 @@ mod tests {
     fn a_folder_of_its_own_keeps_outputs_of_one_name_apart_and_strangers_files() {
         let folder = tempfile::tempdir().unwrap();
         let elsewhere = folder.path().join("work");
-        let work = Work { folder: Some(elsewhere.clone()), ..Work::default() };
+        let work = WorkOptions { folder: Some(elsewhere.clone()), ..WorkOptions::default() };
         for name in ["x", "y"] {
             fs::create_dir(folder.path().join(name)).unwrap();
         }
@@ -254,12 +262,12 @@ mod tests {
     fn a_killed_beginning_counts_for_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let output = folder.path().join("a.png");
-        drop(open(&output, &Work::default(), &job(1)).unwrap());
+        drop(open(&output, &WorkOptions::default(), &job(1)).unwrap());
         let path = folder.path().join(".a.png.cupscale");
         fs::remove_file(path.join(JOB)).unwrap();
         fs::write(path.join(JOURNAL), "no journal").unwrap();
         fs::remove_file(path.join("zl")).unwrap();
-        let work = open(&output, &Work::default(), &job(2)).unwrap();
+        let work = open(&output, &WorkOptions::default(), &job(2)).unwrap();
         assert_eq!(work.journal.done(), Done::default());
     }
 
@@ -267,12 +275,12 @@ mod tests {
     fn long_names_and_missing_room_are_dealt_with() {
         let folder = tempfile::tempdir().unwrap();
         let output = folder.path().join(format!("{}.png", "n".repeat(251)));
-        let work = open(&output, &Work::default(), &job(1)).unwrap();
+        let work = open(&output, &WorkOptions::default(), &job(1)).unwrap();
         assert!(work.partial_name().len() < 64);
         drop(work);
-        let huge = Layout { rows: (1 << 30, 1 << 30), ..LAYOUT };
+        let huge = WorkLayout { rows: (1 << 30, 1 << 30), ..LAYOUT };
         let output = Output::Path(folder.path().join("b.png"));
-        let error = WorkFolder::open(&Work::default(), &output, &job(1), &huge).unwrap_err();
+        let error = WorkFolder::open(&WorkOptions::default(), &output, &job(1), &huge).unwrap_err();
         assert!(matches!(error, Error::NoRoom { .. }), "{error}");
         assert!(!folder.path().join(".b.png.cupscale").exists());
     }

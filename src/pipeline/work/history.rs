@@ -1,39 +1,39 @@
-//! History of a multistep sampler: a ring of canvases in one mapped file, so that a job that is killed within a
-//! step finds all that the step reads as it was.
+//! History of a multistep sampler: a ring of canvases in one mapped file, so that the inputs of a step are intact
+//! after a kill within it.
 
 use std::{io, ops::Range};
 
 use crate::canvas::Latent;
 
-/// The values that the latest steps kept, a canvas each: one more canvas than a step reads. Step `i` of the run writes
-/// canvas `i mod n`, which holds the one value that no step from `i` on reads.
+/// Values of the latest steps, one canvas each: one more canvas than a step reads. Step `i` of the run writes canvas
+/// `i mod n`, whose old value is not read by step `i` or later.
 #[derive(Debug)]
 pub struct History {
-    /// The canvases one below the other.
+    /// The canvases, stacked vertically.
     canvases: Latent,
     /// Rows of one of them.
     height: usize,
 }
 
 impl History {
-    /// A ring of the canvases in this latent, each `height` rows high, of which there is a whole number.
+    /// A ring of canvases of `height` rows each; the latent's height is a multiple of it.
     pub fn new(canvases: Latent, height: usize) -> Self {
         debug_assert!(height > 0 && canvases.height().is_multiple_of(height));
         Self { canvases, height }
     }
 
-    /// The canvas that step `index` of the run writes, and those that it may read, what the latest step kept first.
+    /// The canvas that step `index` of the run writes, and the canvases that it may read, latest first.
     pub fn of_step(&mut self, index: usize) -> (&mut [f32], Vec<&[f32]>) {
         let count = self.canvases.height() / self.height;
         let size = self.height * self.canvases.row_len();
         let (before, from) = self.canvases.as_mut_slice().split_at_mut(index % count * size);
         let (written, after) = from.split_at_mut(size);
-        // Going back from the one before, round the ring's beginning, to the one after.
+        // Backwards from the previous canvas, around the ring, to the next one.
         let read = before.rchunks_exact(size).chain(after.rchunks_exact(size)).collect();
         (written, read)
     }
 
-    /// Returns when what step `index` wrote is on the disk.
+    /// Flushes the canvas of step `index` to the disk.
     pub fn flush(&self, index: usize) -> io::Result<()> {
         self.canvases.flush_rows(self.rows(index))
     }

@@ -1,6 +1,5 @@
-//! How far a job has come, on the disk: one short line for every piece of work that is finished and
-//! safe, each with a checksum, so that a line that a kill or a full disk cut short is recognised and
-//! counts for nothing.
+//! Journal of a job's progress on disk: one line with a checksum for every finished piece of work whose results are
+//! on the disk. A line truncated by a kill or a full disk is recognised and ignored.
 
 use std::{
     fs::File,
@@ -12,30 +11,29 @@ use serde::{Deserialize, Serialize};
 
 use crate::pipeline::error::Error;
 
-/// A piece of work that is finished, and whose results are on the disk. Each says how far its stage
-/// has come, counted from the job's beginning.
+/// A finished piece of work whose results are on the disk; counts are totals since the start of the job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Record {
-    /// VAE tiles of the canvas that are encoded.
+    /// Encoded VAE tiles of the canvas.
     Encoded { tiles: usize },
     /// The picture at the model's native size is encoded.
     LowResolution,
-    /// Regions whose noise is predicted in the current step.
+    /// Predicted regions of the current step.
     Predicted { regions: usize },
-    /// Steps that are taken; what the last of them kept for later ones is on the disk as well.
+    /// Completed steps; the sampler's history is on the disk as well.
     Stepped { steps: usize },
-    /// Rows of the output that are decoded.
+    /// Decoded rows of the output.
     Decoded { rows: usize },
 }
 
-/// What all records together say.
+/// Progress according to all records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Done {
     pub tiles: usize,
     pub low_resolution: bool,
     pub steps: usize,
-    /// Of the step after those.
+    /// Predicted regions of the step after `steps`.
     pub regions: usize,
     pub rows: usize,
 }
@@ -52,7 +50,7 @@ impl Done {
     }
 }
 
-/// The open journal of a job. Its errors name its file.
+/// Open journal of a job; its errors name the file.
 #[derive(Debug)]
 pub struct Journal {
     file: File,
@@ -61,10 +59,10 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// A new, empty journal in place of any that is there.
+    /// A new, empty journal that replaces an existing one.
     ///
     /// # Errors
-    /// What the system says.
+    /// An I/O error.
     pub fn create(path: &Path) -> Result<Self, Error> {
         let create = || {
             let file =
@@ -76,10 +74,10 @@ impl Journal {
         Ok(Self { file, path: path.to_owned(), done: Done::default() })
     }
 
-    /// The journal that a process before this one left, up to its last whole line.
+    /// Opens an earlier process's journal up to its last valid line.
     ///
     /// # Errors
-    /// What the system says.
+    /// An I/O error.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let open = || {
             let mut file = File::options().read(true).write(true).open(path)?;
@@ -99,15 +97,15 @@ impl Journal {
         Ok(Self { file, path: path.to_owned(), done })
     }
 
-    /// How far the job has come.
+    /// Progress of the job.
     pub fn done(&self) -> Done {
         self.done
     }
 
-    /// Adds a record, and returns when it is on the disk. What it speaks of must be there before.
+    /// Adds a record and returns after it is on the disk, where the results it refers to must already be.
     ///
     /// # Errors
-    /// What the system says; the record then does not count.
+    /// An I/O error; the record then does not count.
     pub fn append(&mut self, record: Record) -> Result<(), Error> {
         self.write(record).map_err(|error| Error::in_file(&self.path, error))?;
         self.done.add(record);
@@ -118,7 +116,7 @@ impl Journal {
         let start = self.file.stream_position()?;
         if let Err(error) = self.file.write_all(&line(record)).and_then(|()| self.file.sync_data())
         {
-            // Half a line must not stand before the next one; should this fail too, the journal ends there.
+            // A partial line must not precede the next record; if truncating fails too, the journal ends there.
             let _ = self
                 .file
                 .set_len(start)
@@ -128,7 +126,7 @@ impl Journal {
         Ok(())
     }
 
-    /// The error of a file in the journal's folder, of which it is about to speak.
+    /// Error of a file in the journal's folder whose record was about to be written.
     pub fn failed(&self, error: io::Error) -> Error {
         Error::in_file(self.path.parent().unwrap_or(&self.path), error)
     }

@@ -9,12 +9,12 @@ use std::{
 use super::files::LOCK;
 use crate::pipeline::error::Error;
 
-/// Makes the folder and takes its lock, which is held as long as the file stays open.
+/// Creates the folder and takes its lock, held until the file is closed.
 ///
 /// # Errors
-/// [`Error::Busy`] where another process has it, or what the system says.
+/// [`Error::Busy`] if another process holds the lock, or an I/O error.
 pub fn lock(folder: &Path) -> Result<File, Error> {
-    // The process that had it may remove it between our opening the lock and our taking it.
+    // The previous holder may remove the lock file between our open and our lock.
     loop {
         fs::create_dir_all(folder).map_err(|error| Error::in_file(folder, error))?;
         let path = folder.join(LOCK);

@@ -1,4 +1,4 @@
-//! Work that is under way, on the disk: what lets a job that was killed go on where it was.
+//! State of a running job on disk, from which a killed job resumes.
 
 mod difference;
 pub mod files;

@@ -17,11 +17,11 @@ use super::{
 };
 use crate::{image::Output, pipeline::error::Error, units};
 
-/// How long unfinished work of a stream stays in the cache.
+/// Lifetime of a stream's unfinished work in the cache.
 const KEEP_STREAMS: Duration = Duration::from_secs(14 * 24 * 3600);
 
-/// The path of the work folder of the job that `job` describes and that writes `output`, and what the names of its
-/// other files are made from; `folder` is where the user wants it.
+/// The path of the work folder of the job that `job` describes and that writes `output`, and the base name
+/// of its other files; `folder` is the parent that the user chose.
 ///
 /// # Errors
 /// An output whose path cannot be made absolute.
@@ -33,7 +33,7 @@ pub fn place(
     let file = match output {
         // A device or a named pipe has nothing beside it.
         Output::Path(path) if fs::metadata(path).map_or(true, |found| found.is_file()) => {
-            // Through a symbolic link the file it points to is written, and beside that there is room.
+            // A symbolic link is followed: the work folder lies beside its target, which is written.
             let path = fs::canonicalize(path).or_else(|_| std::path::absolute(path));
             Some(path.map_err(|error| Error::in_file(Path::new(&output.name()), error))?)
         }
@@ -61,8 +61,8 @@ pub fn place(
     Ok((folder.join(&tag), tag))
 }
 
-/// Where the work of streams lies: in the platform's place for caches, or, where that cannot be written,
-/// with temporary files.
+/// Folder for the work of streams: in the platform's cache folder, or with temporary files if that is not
+/// writable.
 fn cache_folder() -> PathBuf {
     let in_cache = etcetera::base_strategy::choose_native_strategy()
         .map(|strategy| strategy.cache_dir().join("cupscale").join("work"));
@@ -74,7 +74,7 @@ fn cache_folder() -> PathBuf {
         .unwrap_or_else(|| std::env::temp_dir().join("cupscale-work"))
 }
 
-/// `.NAME.cupscale`, or a name that is short enough for every file system.
+/// `.NAME.cupscale`, or a shorter name within every file system's limit.
 fn dotted(file: &Path, key: &str) -> OsString {
     let name = file.file_name().unwrap_or_default();
     let mut tag = OsString::from(".");
@@ -88,7 +88,7 @@ fn dotted(file: &Path, key: &str) -> OsString {
     format!(".{}.cupscale", &digest(name.as_encoded_bytes().to_vec())[..16]).into()
 }
 
-/// Removes unfinished work of streams that nobody has come back to.
+/// Removes expired work of streams.
 fn prune(root: &Path) {
     for entry in fs::read_dir(root).into_iter().flatten().flatten() {
         let folder = entry.path();

@@ -1,5 +1,4 @@
-//! Rows of the output in a file: samples that are decoded wait there until the picture's writer takes them, so
-//! that they are not decoded again after a kill.
+//! Row file of the output: decoded samples are stored until the picture's writer reads them, and survive a kill.
 
 use std::{
     fs::File,
@@ -12,24 +11,24 @@ use fs4::FileExt as _;
 
 use crate::pipeline::error::Error;
 
-/// The output's rows in a file.
+/// The output's rows on disk.
 #[derive(Debug)]
-pub struct Rows {
+pub struct RowFile {
     file: File,
     row_bytes: u64,
 }
 
-impl Rows {
-    /// A new file at `path` for `rows` rows of `row_bytes` bytes each, in place of any that is there.
+impl RowFile {
+    /// Creates or replaces the file at `path` for `rows` rows of `row_bytes` bytes each.
     ///
     /// # Errors
-    /// What the system says.
+    /// An I/O error.
     pub fn create(path: &Path, (rows, row_bytes): (usize, usize)) -> Result<Self, Error> {
         let length = (rows * row_bytes) as u64;
         let create = || {
             let file =
                 File::options().read(true).write(true).create(true).truncate(true).open(path)?;
-            // Where a file system cannot reserve, a full disk shows later, and nothing is lost by it.
+            // On a file system without preallocation a full disk is detected later, at no loss.
             if file.allocate(length).is_err() {
                 file.set_len(length)?;
             }
@@ -39,30 +38,30 @@ impl Rows {
         Ok(Self { file, row_bytes: row_bytes as u64 })
     }
 
-    /// The file that a process before this one left.
+    /// Opens an earlier process's file.
     ///
     /// # Errors
-    /// What the system says.
+    /// An I/O error.
     pub fn open(path: &Path, (_, row_bytes): (usize, usize)) -> Result<Self, Error> {
         let file = File::options().read(true).write(true).open(path);
         let file = file.map_err(|error| Error::in_file(path, error))?;
         Ok(Self { file, row_bytes: row_bytes as u64 })
     }
 
-    /// Writes whole rows from row `first` on, and returns when they are on the disk.
+    /// Writes whole rows from row `first` and returns after they are on the disk.
     ///
     /// # Errors
-    /// What the system says.
+    /// An I/O error.
     pub fn write(&mut self, first: usize, samples: &[u8]) -> io::Result<()> {
         self.file.seek(SeekFrom::Start(first as u64 * self.row_bytes))?;
         self.file.write_all(samples)?;
         self.file.sync_data()
     }
 
-    /// Reads these rows.
+    /// Reads a range of rows.
     ///
     /// # Errors
-    /// What the system says.
+    /// An I/O error.
     pub fn read(&mut self, rows: Range<usize>) -> io::Result<Vec<u8>> {
         self.file.seek(SeekFrom::Start(rows.start as u64 * self.row_bytes))?;
         let mut samples = vec![0; rows.len() * self.row_bytes as usize];
@@ -79,11 +78,11 @@ mod tests {
     fn rows_written_in_any_order_are_read_again_after_the_file_is_reopened() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("rows");
-        let mut rows = Rows::create(&path, (4, 3)).unwrap();
+        let mut rows = RowFile::create(&path, (4, 3)).unwrap();
         rows.write(2, &[7, 8, 9, 10, 11, 12]).unwrap();
         rows.write(0, &[1, 2, 3]).unwrap();
         drop(rows);
-        let mut rows = Rows::open(&path, (4, 3)).unwrap();
+        let mut rows = RowFile::open(&path, (4, 3)).unwrap();
         assert_eq!(rows.read(0..3).unwrap(), [1, 2, 3, 0, 0, 0, 7, 8, 9]);
         assert!(rows.read(3..5).is_err());
     }

@@ -10,14 +10,14 @@ use super::pairs::Pairs;
 use crate::backend::ParamSource as _;
 use crate::model::vae::KlConfig;
 use crate::weights::WeightsError;
-use crate::weights::part_file::{Found, Naming, PartFile, Shapes, find, part_config};
+use crate::weights::part_file::{Naming, PartFile, PartPlace, Shapes, find, part_config};
 use crate::weights::tensors::{Take, TensorMap};
 
 /// Class of the autoencoder in diffusers.
 pub(in crate::weights) const CLASS: &str = "AutoencoderKL";
 
 /// Place of the autoencoder's tensors in a file, if it has them.
-pub(super) fn find_in(tensors: &TensorMap) -> Option<Found> {
+pub(super) fn find_in(tensors: &TensorMap) -> Option<PartPlace> {
     let prefixes = ["first_stage_model.", "vae.", ""];
     let middle = ("decoder.mid.block_1.conv1.weight", "decoder.mid_block.resnets.0.conv1.weight");
     find(tensors, &prefixes, middle.0, middle.1)
@@ -34,7 +34,7 @@ pub(in crate::weights) fn part(
     scaling_factor: f64,
 ) -> Result<Option<PartFile>, WeightsError> {
     let fail = |reason: String| WeightsError::Contents { file: file.to_owned(), reason };
-    let Some(Found { prefix, naming }) = find_in(tensors) else { return Ok(None) };
+    let Some(PartPlace { prefix, naming }) = find_in(tensors) else { return Ok(None) };
     let config = config(&Shapes { tensors, prefix }, naming, scaling_factor).map_err(&fail)?;
     let resolved = KlConfig::from_json(&config).map_err(|error| fail(error.to_string()))?;
     let names = names(&resolved)

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::{autoencoder_kl, clip};
 use crate::model::{text::clip::ClipTextConfig, vae::KlConfig};
 use crate::weights::WeightsError;
-use crate::weights::clip_vocabulary::Padding;
+use crate::weights::clip_vocabulary::TokenPadding;
 use crate::weights::part::{Part, PartConfig};
 use crate::weights::part_file::{PartFile, Prediction};
 use crate::weights::tensors::TensorMap;
@@ -93,17 +93,17 @@ pub(in crate::weights) struct Checkpoint {
     pub denoiser: Option<PartFile>,
     pub vae: Option<PartFile>,
     /// text encoders in the order of their conditioning
-    pub encoders: Vec<Encoder>,
+    pub encoders: Vec<CheckpointEncoder>,
     /// lines about what had to be guessed
     pub notes: Vec<String>,
 }
 
 /// Text encoder of a checkpoint, with the token that fills up its sequences.
 #[derive(Debug)]
-pub(in crate::weights) struct Encoder {
+pub(in crate::weights) struct CheckpointEncoder {
     pub part: Part,
     pub file: PartFile,
-    pub padding: Padding,
+    pub padding: TokenPadding,
 }
 
 impl dyn Family + '_ {

@@ -17,7 +17,7 @@ use super::part::Part;
 use super::part_file::{PartFile, Prediction};
 use super::tensors::TensorMap;
 
-pub(super) use family::{Checkpoint, Encoder, Family, LoraNames, tokenizer_folder};
+pub(super) use family::{Checkpoint, CheckpointEncoder, Family, LoraNames, tokenizer_folder};
 
 /// All families. A model whose family nothing tells is taken for one of the first.
 pub(super) static FAMILIES: &[&dyn Family] = &[&stable_diffusion::StableDiffusion];

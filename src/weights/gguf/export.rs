@@ -12,8 +12,8 @@ use super::keys::{
     ARCHITECTURE, ARCHITECTURE_KEY, INDEX_KEY, SCHEDULER_KEY, TOKENIZER_FILES, config_key,
     tokenizer_key,
 };
-use super::write::{Metadata, Planned, Writer};
-use crate::weights::form::Form;
+use super::write::{GgufWriter, Metadata, Planned};
+use crate::weights::form::ModelForm;
 use crate::weights::kept::KeptWeights;
 use crate::weights::part::Part;
 use crate::weights::{QuantType, WeightsError};
@@ -37,7 +37,7 @@ pub struct Summary {
 /// # Errors
 /// A model that is not whole, weights that the type cannot hold, or those of writing.
 pub(in crate::weights) fn export(
-    form: &dyn Form,
+    form: &dyn ModelForm,
     weights: impl Fn(Part) -> Result<KeptWeights, WeightsError>,
     quant: QuantType,
     output: &Path,
@@ -69,7 +69,7 @@ pub(in crate::weights) fn export(
         .tempfile_in(folder.unwrap_or(Path::new(".")))
         .map_err(fail)?;
     let mut writer =
-        Writer::new(BufWriter::new(file.as_file()), &metadata, &planned).map_err(fail)?;
+        GgufWriter::new(BufWriter::new(file.as_file()), &metadata, &planned).map_err(fail)?;
     let mut summary = Summary::default();
     let mut done = 0;
     for source in &sources {
@@ -117,7 +117,7 @@ fn format_name(dtype: GgmlDType) -> String {
 
 /// Metadata of the file: every text that loading the model needs.
 fn describe(
-    form: &dyn Form,
+    form: &dyn ModelForm,
     parts: &[Part],
     quant: QuantType,
 ) -> Result<Vec<(String, Metadata)>, WeightsError> {

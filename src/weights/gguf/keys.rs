@@ -1,4 +1,4 @@
-//! Keys of the metadata in our GGUF files: where each text of a folder in diffusers layout is kept.
+//! Keys of the metadata in our GGUF files, one for each text of a folder in diffusers layout.
 
 use crate::weights::families::{Family, tokenizer_folder};
 use crate::weights::part::Part;

@@ -14,7 +14,7 @@ use super::keys::{
 use super::read::Header;
 use super::{is_gguf, read_header};
 use crate::weights::families::{self, Family, tokenizer_folder};
-use crate::weights::form::Form;
+use crate::weights::form::ModelForm;
 use crate::weights::part::{Part, PartConfig, TokenizerBytes};
 use crate::weights::source::Bytes;
 use crate::weights::tensors::{TensorInfo, TensorMap};
@@ -93,7 +93,7 @@ impl GgufModel {
     }
 }
 
-impl Form for GgufModel {
+impl ModelForm for GgufModel {
     fn source(&self) -> &ModelSource {
         &self.source
     }

@@ -63,12 +63,12 @@ impl Header {
         Self::read_with(bytes, |_| false)
     }
 
-    /// As [`read`](Self::read), with the long arrays of the metadata keys that `wanted` selects.
+    /// Reads a file as [`read`](Self::read) does, with the long arrays of the metadata keys that `wanted` selects.
     ///
     /// # Errors
     /// As [`read`](Self::read).
     pub fn read_with(bytes: &[u8], wanted: impl Fn(&str) -> bool) -> Result<Self, String> {
-        let mut cursor = Cursor { bytes: &bytes[..bytes.len().min(LONGEST_HEADER)], at: 0 };
+        let mut cursor = HeaderReader { bytes: &bytes[..bytes.len().min(LONGEST_HEADER)], at: 0 };
         if cursor.take(MAGIC.len())? != MAGIC {
             return Err("it does not begin with `GGUF`".to_owned());
         }
@@ -180,12 +180,12 @@ pub(super) fn type_id(dtype: GgmlDType) -> Option<u32> {
 }
 
 /// The unread rest of a file's header.
-struct Cursor<'a> {
+struct HeaderReader<'a> {
     bytes: &'a [u8],
     at: usize,
 }
 
-impl<'a> Cursor<'a> {
+impl<'a> HeaderReader<'a> {
     fn take(&mut self, count: usize) -> Result<&'a [u8], String> {
         let taken = self.at.checked_add(count).and_then(|end| self.bytes.get(self.at..end));
         let taken = taken.ok_or_else(|| format!("the header is cut short at byte {}", self.at))?;
@@ -247,7 +247,7 @@ impl<'a> Cursor<'a> {
         })
     }
 
-    /// Moves behind the values of an array.
+    /// Skips the values of an array.
     fn pass_over(&mut self, kind: u32, count: u64, depth: u32) -> Result<(), String> {
         let size = match kind {
             0 | 1 | 7 => 1,

@@ -6,7 +6,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Shape, quantized::GgmlDType, safetensors};
 
 use super::read::{Header, Value};
-use super::write::{Metadata, Planned, Writer};
+use super::write::{GgufWriter, Metadata, Planned};
 use crate::backend::{Bytes, ParamSource as _};
 use crate::weights::tensors::TensorMap;
 
@@ -88,7 +88,7 @@ fn what_is_written_is_read_again() {
     ];
     let contents: Vec<Vec<u8>> =
         planned.iter().map(|tensor| (0..tensor.bytes()).map(|i| i as u8).collect()).collect();
-    let mut writer = Writer::new(Vec::new(), &metadata, &planned).unwrap();
+    let mut writer = GgufWriter::new(Vec::new(), &metadata, &planned).unwrap();
     for bytes in &contents {
         writer.tensor(bytes).unwrap();
     }
@@ -109,7 +109,7 @@ fn what_is_written_is_read_again() {
 #[test]
 fn a_writer_takes_exactly_what_was_planned() {
     let planned = [Planned { name: "a".to_owned(), dtype: GgmlDType::F32, shape: vec![3] }];
-    let writer = || Writer::new(Vec::new(), &[], &planned).unwrap();
+    let writer = || GgufWriter::new(Vec::new(), &[], &planned).unwrap();
     assert!(writer().tensor(&[0; 11]).is_err());
     assert!(writer().finish().is_err());
 }
@@ -222,7 +222,7 @@ fn other_files_are_refused_for_what_they_are() {
 #[test]
 fn shapes_match_but_for_dimensions_of_one() {
     let planned = [Planned { name: "w".to_owned(), dtype: GgmlDType::F32, shape: vec![4, 6] }];
-    let mut writer = Writer::new(Vec::new(), &[], &planned).unwrap();
+    let mut writer = GgufWriter::new(Vec::new(), &[], &planned).unwrap();
     writer.tensor(&[0; 96]).unwrap();
     let tensors = map(writer.finish().unwrap());
     let get = |shape: &[usize]| {

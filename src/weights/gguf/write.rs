@@ -33,13 +33,13 @@ impl Planned {
 }
 
 /// A file whose header has been written.
-pub(super) struct Writer<W> {
+pub(super) struct GgufWriter<W> {
     out: W,
-    /// bytes of the tensors that are still to come
+    /// bytes of the tensors that are not written yet
     left: std::vec::IntoIter<usize>,
 }
 
-impl<W: Write> Writer<W> {
+impl<W: Write> GgufWriter<W> {
     /// Writes the header.
     ///
     /// # Errors

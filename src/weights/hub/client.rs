@@ -112,7 +112,7 @@ pub struct Opened {
 }
 
 /// Failure of a request: one that may pass by itself, or a final one.
-pub enum Failure {
+pub enum RequestFailure {
     Passing { reason: String, status: Option<u16>, wait: Option<Duration> },
     Final(HubError),
 }
@@ -137,12 +137,12 @@ impl Attempts {
     pub fn wait(
         &mut self,
         what: &str,
-        failure: Failure,
+        failure: RequestFailure,
         progress: &mut dyn TransferProgress,
     ) -> Result<(), HubError> {
         let (reason, status, wait) = match failure {
-            Failure::Final(error) => return Err(error),
-            Failure::Passing { reason, status, wait } => (reason, status, wait),
+            RequestFailure::Final(error) => return Err(error),
+            RequestFailure::Passing { reason, status, wait } => (reason, status, wait),
         };
         self.in_row += 1;
         self.in_all += 1;
@@ -241,7 +241,7 @@ impl Hub {
         }
     }
 
-    fn answer(&self, what: &str, repository: &str, url: &str) -> Result<Vec<u8>, Failure> {
+    fn answer(&self, what: &str, repository: &str, url: &str) -> Result<Vec<u8>, RequestFailure> {
         let (response, _) = self.get(what, repository, url, &[])?;
         let status = response.status().as_u16();
         if status != 200 {
@@ -264,7 +264,7 @@ impl Hub {
         (repository, commit, path): (&str, &str, &str),
         from: u64,
         etag: Option<&str>,
-    ) -> Result<Opened, Failure> {
+    ) -> Result<Opened, RequestFailure> {
         let what = format!("{repository}/{path}");
         let url = format!("{}/{repository}/resolve/{commit}/{}", self.endpoint, encode(path, true));
         let mut headers = Vec::new();
@@ -298,12 +298,13 @@ impl Hub {
         repository: &str,
         url: &str,
         headers: &[(&str, String)],
-    ) -> Result<(Response<Body>, Linked), Failure> {
+    ) -> Result<(Response<Body>, Linked), RequestFailure> {
         if self.offline {
-            return Err(Failure::Final(HubError::Offline { what: repository.to_owned() }));
+            return Err(RequestFailure::Final(HubError::Offline { what: repository.to_owned() }));
         }
-        let answer =
-            |reason: String| Failure::Final(HubError::Answer { what: what.to_owned(), reason });
+        let answer = |reason: String| {
+            RequestFailure::Final(HubError::Answer { what: what.to_owned(), reason })
+        };
         let mut linked = Linked::default();
         let mut url = url.to_owned();
         for _ in 0..=MAX_REDIRECTS {
@@ -346,29 +347,29 @@ impl Hub {
         repository: &str,
         response: &Response<Body>,
         by_hub: bool,
-    ) -> Failure {
+    ) -> RequestFailure {
         let what = what.to_owned();
         let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
         match response.status().as_u16() {
             status @ (401 | 403) if by_hub => {
                 let detail = header("x-error-message").map(one_line).unwrap_or_default();
                 let page = format!("{}/{repository}", self.endpoint);
-                Failure::Final(HubError::Refused { what, status, detail, page })
+                RequestFailure::Final(HubError::Refused { what, status, detail, page })
             }
             status @ (404 | 410) if by_hub => {
                 let endpoint = self.endpoint.clone();
-                Failure::Final(HubError::NotFound { what, endpoint, status })
+                RequestFailure::Final(HubError::NotFound { what, endpoint, status })
             }
             // Elsewhere than at the hub, 401 to 404 mean that the address has expired: the hub
             // gives a new one.
-            status @ (401 | 403 | 404 | 408 | 410 | 429 | 500..=599) => Failure::Passing {
+            status @ (401 | 403 | 404 | 408 | 410 | 429 | 500..=599) => RequestFailure::Passing {
                 reason: format!("the hub answered {status}"),
                 status: Some(status),
                 wait: header("retry-after")
                     .and_then(|seconds| seconds.trim().parse().ok())
                     .map(Duration::from_secs),
             },
-            status => Failure::Final(HubError::Status { what, status }),
+            status => RequestFailure::Final(HubError::Status { what, status }),
         }
     }
 }
@@ -427,8 +428,8 @@ fn read_token(file: &Path) -> std::io::Result<String> {
     std::fs::read_to_string(file)
 }
 
-fn passing(reason: String) -> Failure {
-    Failure::Passing { reason, status: None, wait: None }
+fn passing(reason: String) -> RequestFailure {
+    RequestFailure::Passing { reason, status: None, wait: None }
 }
 
 /// `true` if the other side is not who it should be, or does not encrypt at all.

@@ -18,7 +18,7 @@ mod url;
 pub(super) use client::RemoteFile;
 pub use client::{Hub, HubOptions};
 pub use error::HubError;
-pub use progress::{NoProgress, TransferProgress, Work};
+pub use progress::{NoProgress, TransferProgress, TransferWork};
 
 pub(super) use digest::sha256_file;
 pub(super) use lock::Lock;

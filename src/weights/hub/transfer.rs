@@ -12,8 +12,8 @@ use std::{
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    Hub, HubError, TransferProgress, Work,
-    client::{Attempts, Failure, Opened},
+    Hub, HubError, TransferProgress, TransferWork,
+    client::{Attempts, Opened, RequestFailure},
     digest::{CHUNK, feed, sha256_file},
 };
 use crate::units::hex;
@@ -82,7 +82,7 @@ fn already_there(
     let Ok(metadata) = target.metadata() else { return Ok(None) };
     let size = metadata.len();
     if wanted.size.is_none_or(|wanted| wanted == size) {
-        progress.begin(Work::Check, &wanted.path, 0, Some(size));
+        progress.begin(TransferWork::Check, &wanted.path, 0, Some(size));
         let (size, sha256) = sha256_file(target, progress)?;
         if wanted.sha256.as_ref().is_none_or(|wanted| *wanted == sha256) {
             return Ok(Some(Fetched { size, sha256, received: 0 }));
@@ -96,11 +96,11 @@ fn already_there(
 /// A file that is still growing.
 struct Download<'a> {
     wanted: &'a Wanted,
-    /// for messages
+    /// name of the file in messages
     name: String,
     part: PathBuf,
     file: File,
-    /// of the first `length` bytes, which are on the disk
+    /// digest of the first `length` bytes, which are on the disk
     hasher: Sha256,
     length: u64,
     received: u64,
@@ -132,7 +132,7 @@ impl<'a> Download<'a> {
         let mut hasher = Sha256::new();
         let mut length = 0;
         if there > 0 && wanted.size.is_none_or(|size| there <= size) {
-            progress.begin(Work::Check, &wanted.path, 0, Some(there));
+            progress.begin(TransferWork::Check, &wanted.path, 0, Some(there));
             length = feed(&mut file, &mut hasher, &part, progress)?;
         } else {
             file.set_len(0).map_err(io)?;
@@ -169,16 +169,16 @@ impl<'a> Download<'a> {
         hub: &Hub,
         attempts: &mut Attempts,
         progress: &mut dyn TransferProgress,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), RequestFailure> {
         if progress.interrupted() {
-            return Err(Failure::Final(HubError::Interrupted));
+            return Err(RequestFailure::Final(HubError::Interrupted));
         }
         let Wanted { repository, commit, path, .. } = self.wanted;
         let mut opened = hub.open((repository, commit, path), self.length, self.etag.as_deref())?;
         self.compare(&opened)?;
         match (opened.status, opened.range) {
             (206, Some((first, _))) if first == self.length => {}
-            // Nothing lies behind what is there: it is complete, or it is not this file's beginning.
+            // The server has nothing beyond the local bytes: they are complete, or no beginning of this file.
             (416, _) if self.size.is_none_or(|size| size == self.length) && self.length > 0 => {
                 self.complete = true;
                 return Ok(());
@@ -187,22 +187,22 @@ impl<'a> Download<'a> {
             (status, _) => {
                 self.restart()?;
                 let reason = format!("the hub answered {status} for another range");
-                return Err(Failure::Passing { reason, status: None, wait: None });
+                return Err(RequestFailure::Passing { reason, status: None, wait: None });
             }
         }
         let whole = opened.length.map(|length| self.length + length);
         if let (Some(expected), Some(got)) = (self.size, whole)
             && expected != got
         {
-            return Err(Failure::Final(self.wrong_size(expected, got)));
+            return Err(RequestFailure::Final(self.wrong_size(expected, got)));
         }
         self.etag = opened.etag.take();
-        progress.begin(Work::Download, &self.wanted.path, self.length, self.size.or(whole));
+        progress.begin(TransferWork::Download, &self.wanted.path, self.length, self.size.or(whole));
         let mut body = opened.body.into_reader();
         let mut buffer = vec![0; CHUNK];
         loop {
             if progress.interrupted() {
-                return Err(Failure::Final(HubError::Interrupted));
+                return Err(RequestFailure::Final(HubError::Interrupted));
             }
             let count = match body.read(&mut buffer) {
                 Ok(0) => break,
@@ -210,11 +210,11 @@ impl<'a> Download<'a> {
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
                 Err(_) => return Err(self.cut()),
             };
-            self.write(&buffer[..count]).map_err(Failure::Final)?;
+            self.write(&buffer[..count]).map_err(RequestFailure::Final)?;
             attempts.progressed();
             progress.advance(count as u64);
             if let Some(expected) = self.size.filter(|&size| size < self.length) {
-                return Err(Failure::Final(self.wrong_size(expected, self.length)));
+                return Err(RequestFailure::Final(self.wrong_size(expected, self.length)));
             }
         }
         if self.size.or(whole).is_some_and(|size| self.length < size) {
@@ -225,9 +225,9 @@ impl<'a> Download<'a> {
     }
 
     /// Compares the hub's facts about the file with what is known of it, before any byte is taken.
-    fn compare(&mut self, opened: &Opened) -> Result<(), Failure> {
+    fn compare(&mut self, opened: &Opened) -> Result<(), RequestFailure> {
         let differs = |expected: &dyn ToString, got: &dyn ToString| {
-            Failure::Final(HubError::Differs {
+            RequestFailure::Final(HubError::Differs {
                 file: self.name.clone(),
                 expected: expected.to_string(),
                 got: got.to_string(),
@@ -253,11 +253,11 @@ impl<'a> Download<'a> {
         Ok(())
     }
 
-    fn restart(&mut self) -> Result<(), Failure> {
+    fn restart(&mut self) -> Result<(), RequestFailure> {
         self.hasher = Sha256::new();
         self.length = 0;
         self.etag = None;
-        let io = |error| Failure::Final(HubError::io(&self.part, error));
+        let io = |error| RequestFailure::Final(HubError::io(&self.part, error));
         self.file.set_len(0).map_err(io)?;
         self.file.rewind().map_err(io)
     }
@@ -276,9 +276,9 @@ impl<'a> Download<'a> {
         Ok(())
     }
 
-    fn cut(&self) -> Failure {
+    fn cut(&self) -> RequestFailure {
         let reason = format!("the connection was cut after {} bytes", self.length);
-        Failure::Passing { reason, status: None, wait: None }
+        RequestFailure::Passing { reason, status: None, wait: None }
     }
 
     fn wrong_size(&self, expected: u64, got: u64) -> HubError {

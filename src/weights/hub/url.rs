@@ -9,7 +9,7 @@ pub fn origin(url: &str) -> Option<String> {
     let (scheme, rest) = url.split_once("://")?;
     let scheme = scheme.to_ascii_lowercase();
     let host = rest.split(['/', '?', '#']).next()?.to_ascii_lowercase();
-    // What stands before an @ is a name and password, which no hub's address has.
+    // The text before an @ is a name and password, which no hub's address has.
     if !matches!(scheme.as_str(), "http" | "https") || host.is_empty() || host.contains('@') {
         return None;
     }

@@ -23,7 +23,7 @@ use super::tensors::TensorMap;
 use config::AdapterConfig;
 use delta::{Delta, Deltas};
 use error::FILES;
-use names::Role;
+use names::LoraTensorRole;
 
 pub use error::LoraError;
 
@@ -91,7 +91,7 @@ impl Lora {
                 continue;
             }
             let config = &saved.configs[&place.part];
-            let delta = |weight: &names::Weight| {
+            let delta = |weight: &names::LoraWeight| {
                 let pair = module.pair(name)?;
                 let factor = |rank: usize| {
                     let own = module.alpha.map(|key| contents.alpha(key)).transpose()?;
@@ -163,11 +163,13 @@ struct Module<'a> {
 impl<'a> Module<'a> {
     /// Keys of `up` and `down`.
     fn pair(&self, name: &str) -> Result<[&'a str; 2], LoraError> {
-        let missing =
-            |role: Role| LoraError::Half { module: name.to_owned(), missing: role.title() };
+        let missing = |role: LoraTensorRole| LoraError::Half {
+            module: name.to_owned(),
+            missing: role.title(),
+        };
         Ok([
-            self.up.ok_or_else(|| missing(Role::Up))?,
-            self.down.ok_or_else(|| missing(Role::Down))?,
+            self.up.ok_or_else(|| missing(LoraTensorRole::Up))?,
+            self.down.ok_or_else(|| missing(LoraTensorRole::Down))?,
         ])
     }
 }
@@ -204,10 +206,10 @@ impl Contents {
             };
             let module = modules.entry(name).or_default();
             *match role {
-                Role::Up => &mut module.up,
-                Role::Down => &mut module.down,
-                Role::Mid => &mut module.mid,
-                Role::Alpha => &mut module.alpha,
+                LoraTensorRole::Up => &mut module.up,
+                LoraTensorRole::Down => &mut module.down,
+                LoraTensorRole::Mid => &mut module.mid,
+                LoraTensorRole::Alpha => &mut module.alpha,
             } = Some(key);
         }
         if modules.values().all(|module| module.up.is_none() && module.down.is_none()) {
@@ -255,7 +257,7 @@ impl Contents {
 /// Adapter configurations of the parts, which are saved with the matrices.
 struct SavedConfigs {
     configs: HashMap<Option<Part>, AdapterConfig>,
-    /// whether there should have been one
+    /// `true` if there should have been one
     missing: bool,
 }
 

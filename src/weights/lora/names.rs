@@ -1,4 +1,4 @@
-//! Keys of a LoRA file: which module of which part of a model each means, and which matrix of the pair.
+//! Keys of a LoRA file: the part and the module of a model that each means, and its matrix of the pair.
 //! Modules are found by spelling every weight of the model in each of the namings, because `to_out_0`
 //! cannot be taken apart again without knowing the model. The names that depend on the model's family are
 //! the family's ([`LoraNames`]).
@@ -19,7 +19,7 @@ use crate::weights::tensors::TensorMap;
 
 /// Role of a LoRA's tensor in its module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
+pub(super) enum LoraTensorRole {
     /// `A`, `[rank, in, …]`
     Down,
     /// `B`, `[out, rank, …]`
@@ -29,7 +29,7 @@ pub(super) enum Role {
     Alpha,
 }
 
-impl Role {
+impl LoraTensorRole {
     /// Name in a message.
     pub(super) fn title(self) -> &'static str {
         match self {
@@ -42,21 +42,21 @@ impl Role {
 }
 
 /// Ends of keys: kohya and LyCORIS, peft, then diffusers in the order of its history, newest first.
-const ROLES: [(&str, Role); 14] = [
-    (".lora_down.weight", Role::Down),
-    (".lora_up.weight", Role::Up),
-    (".lora_mid.weight", Role::Mid),
-    (".alpha", Role::Alpha),
-    (".lora_A.weight", Role::Down),
-    (".lora_B.weight", Role::Up),
-    (".lora_A.default.weight", Role::Down),
-    (".lora_B.default.weight", Role::Up),
-    (".lora_linear_layer.down.weight", Role::Down),
-    (".lora_linear_layer.up.weight", Role::Up),
-    (".lora.down.weight", Role::Down),
-    (".lora.up.weight", Role::Up),
-    ("_lora.down.weight", Role::Down),
-    ("_lora.up.weight", Role::Up),
+const ROLES: [(&str, LoraTensorRole); 14] = [
+    (".lora_down.weight", LoraTensorRole::Down),
+    (".lora_up.weight", LoraTensorRole::Up),
+    (".lora_mid.weight", LoraTensorRole::Mid),
+    (".alpha", LoraTensorRole::Alpha),
+    (".lora_A.weight", LoraTensorRole::Down),
+    (".lora_B.weight", LoraTensorRole::Up),
+    (".lora_A.default.weight", LoraTensorRole::Down),
+    (".lora_B.default.weight", LoraTensorRole::Up),
+    (".lora_linear_layer.down.weight", LoraTensorRole::Down),
+    (".lora_linear_layer.up.weight", LoraTensorRole::Up),
+    (".lora.down.weight", LoraTensorRole::Down),
+    (".lora.up.weight", LoraTensorRole::Up),
+    ("_lora.down.weight", LoraTensorRole::Down),
+    ("_lora.up.weight", LoraTensorRole::Up),
 ];
 
 /// Kinds of adapter that are no plain LoRA, by what only their keys contain (LyCORIS
@@ -78,7 +78,7 @@ const OTHER_KINDS: [(&str, &str); 13] = [
 ];
 
 /// Splits a key into the name of its module, as the file spells it, and its role.
-pub(super) fn split(key: &str) -> Option<(&str, Role)> {
+pub(super) fn split(key: &str) -> Option<(&str, LoraTensorRole)> {
     ROLES.iter().find_map(|&(end, role)| Some((key.strip_suffix(end)?, role)))
 }
 
@@ -92,17 +92,17 @@ pub(super) fn other_kind(key: &str) -> Option<&'static str> {
 
 /// Place that a module's name says.
 #[derive(Debug)]
-pub(super) struct Place<'a> {
+pub(super) struct ModulePlace<'a> {
     /// part of the model, where the naming says it
     pub part: Option<Part>,
     /// name within the part, dots and underscores as in the file
     pub module: &'a str,
-    /// whether peft wrote it, which keeps alpha in a file of its own
+    /// `true` if peft wrote it, which keeps alpha in a file of its own
     pub peft: bool,
     names: LoraNames,
 }
 
-impl<'a> Place<'a> {
+impl<'a> ModulePlace<'a> {
     /// Reads the prefix of a module's name.
     pub(super) fn parse(name: &'a str, names: LoraNames) -> Self {
         let found = (names.prefixes)
@@ -128,7 +128,7 @@ impl LoraNames {
 
 /// A weight of the model that a LoRA can change.
 #[derive(Debug)]
-pub(super) struct Weight {
+pub(super) struct LoraWeight {
     pub part: Part,
     /// name in diffusers or transformers
     pub name: String,
@@ -137,7 +137,7 @@ pub(super) struct Weight {
 
 /// Weights of a model by every spelling of the module that they belong to.
 pub(in crate::weights) struct Index {
-    weights: Vec<Weight>,
+    weights: Vec<LoraWeight>,
     by_spelling: HashMap<(Part, String), usize>,
     parts: Vec<Part>,
     names: LoraNames,
@@ -173,7 +173,7 @@ impl Index {
                 for spelling in spellings {
                     index.by_spelling.insert((*part, spelling), index.weights.len());
                 }
-                index.weights.push(Weight {
+                index.weights.push(LoraWeight {
                     part: *part,
                     name: name.to_owned(),
                     shape: shape.to_vec(),
@@ -184,13 +184,13 @@ impl Index {
     }
 
     /// Reads the prefix of a module's name, as this model's family names its parts.
-    pub(super) fn place<'a>(&self, name: &'a str) -> Place<'a> {
-        Place::parse(name, self.names)
+    pub(super) fn place<'a>(&self, name: &'a str) -> ModulePlace<'a> {
+        ModulePlace::parse(name, self.names)
     }
 
     /// Weights that a module's name can mean: one, where the naming says the part; else perhaps one in each
     /// text encoder, since these have the same names.
-    pub(super) fn find(&self, place: &Place) -> Vec<&Weight> {
+    pub(super) fn find(&self, place: &ModulePlace) -> Vec<&LoraWeight> {
         let spelling = spell(place.module);
         let parts = self.parts.iter().filter(|&&part| place.part.is_none_or(|only| only == part));
         parts
@@ -201,7 +201,7 @@ impl Index {
 
     /// Width of the text that the denoiser reads.
     pub(super) fn text_width(&self) -> Option<usize> {
-        let reads = |weight: &&Weight| {
+        let reads = |weight: &&LoraWeight| {
             let module = weight.name.strip_suffix(".weight");
             weight.part == Part::Denoiser && module.is_some_and(|name| self.names.reads_text(name))
         };
@@ -268,8 +268,11 @@ mod tests {
             ),
         ] {
             let (name, role) = split(key).unwrap();
-            let place = Place::parse(name, FAMILIES[0].lora());
-            assert_eq!((spell(place.module), place.part, role), (query.to_owned(), part, Role::Up));
+            let place = ModulePlace::parse(name, FAMILIES[0].lora());
+            assert_eq!(
+                (spell(place.module), place.part, role),
+                (query.to_owned(), part, LoraTensorRole::Up)
+            );
         }
         for key in [
             "lora_te1_text_model_encoder_layers_3_self_attn_q_proj.lora_down.weight",
@@ -278,9 +281,9 @@ mod tests {
             "text_encoder.encoder.layers.3.self_attn.q_proj.lora_A.weight",
         ] {
             let (name, role) = split(key).unwrap();
-            let place = Place::parse(name, FAMILIES[0].lora());
+            let place = ModulePlace::parse(name, FAMILIES[0].lora());
             assert_eq!(spell(place.module), "encoder_layers_3_self_attn_q_proj");
-            assert_eq!((place.part, role), (Some(Part::TextEncoder(0)), Role::Down));
+            assert_eq!((place.part, role), (Some(Part::TextEncoder(0)), LoraTensorRole::Down));
         }
     }
 

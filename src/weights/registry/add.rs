@@ -7,7 +7,7 @@ use super::{
     FileEntry, Kind, LoraRef, ModelEntry, ModelError, Registry, Role, RunDefaults, Source, Store,
     check,
 };
-use crate::weights::hub::{TransferProgress, Work, sha256_file};
+use crate::weights::hub::{TransferProgress, TransferWork, sha256_file};
 use crate::weights::source::{has_extension, in_hub_cache, is_pickle};
 use crate::weights::{LlavaFiles, lora};
 
@@ -164,7 +164,7 @@ fn measure(
     let mut names = Vec::new();
     if path.is_dir() {
         let needed = match role {
-            // Whatever made it known as one.
+            // The folder has been recognised as a captioner already.
             Role::Model if kind == Kind::Captioner => "",
             Role::Model => "model_index.json",
             Role::Denoiser | Role::Vae => "config.json",
@@ -195,7 +195,7 @@ fn measure(
     for name in names {
         let file = if name.is_empty() { path.clone() } else { path.join(&name) };
         let size = file.metadata().map_err(|error| ModelError::io(&file, error))?.len();
-        progress.begin(Work::Check, &file.display().to_string(), 0, Some(size));
+        progress.begin(TransferWork::Check, &file.display().to_string(), 0, Some(size));
         let (size, sha256) = sha256_file(&file, progress)?;
         files.push(FileEntry {
             path: name,

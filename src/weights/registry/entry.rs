@@ -1,4 +1,4 @@
-//! Description of a model: where its files come from, their sizes and digests, its licence, and how it is run. The
+//! Description of a model: the sources of its files, their sizes and digests, its licence, and its defaults. The
 //! registry's entries and the manifests of installed models are the same type, so that a manifest is an
 //! entry in which nothing is left open.
 
@@ -50,7 +50,7 @@ pub struct Licence {
     pub name: String,
     /// address of its text
     pub url: String,
-    /// whether it allows commercial use; `None` where that is not clear
+    /// `true` if it allows commercial use; `None` if that is not clear
     pub commercial: Option<bool>,
     /// terms that a user agrees to beyond naming the authors
     pub accept: Option<String>,
@@ -101,7 +101,7 @@ pub struct FileEntry {
     pub size: Option<u64>,
     /// 64 hexadecimal digits, where known; otherwise the hub's declaration is used and recorded
     pub sha256: Option<String>,
-    /// whether a repository may lack it
+    /// `true` if a repository may lack it
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub optional: bool,
 }

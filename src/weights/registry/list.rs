@@ -29,11 +29,11 @@ pub struct Listed {
     pub kind: Kind,
     /// state on this machine
     pub state: State,
-    /// whether these are the user's own files
+    /// `true` if these are the user's own files
     pub own: bool,
     /// bytes of the files whose size is known, shared ones included
     pub size: u64,
-    /// whether that is all of them
+    /// `true` if that is all of them
     pub size_is_exact: bool,
     /// none for the user's own files
     pub licence: Option<Licence>,

@@ -19,7 +19,7 @@ pub struct RemoveReport {
     pub freed: u64,
     /// bytes of files that stay because other models need them
     pub shared: u64,
-    /// whether its files were the user's own, and so stay where they are
+    /// `true` if its files were the user's own, and so stay where they are
     pub own: bool,
 }
 
@@ -86,7 +86,7 @@ impl Sweep<'_> {
         for entry in entries {
             let entry = entry.map_err(|error| ModelError::io(folder, error))?;
             let path = entry.path();
-            // Not followed: a link that a user made leads to files of the user's own.
+            // Links are not followed: one that a user made leads to files of the user's own.
             let metadata = path.symlink_metadata().map_err(|error| ModelError::io(&path, error))?;
             if metadata.is_dir() {
                 self.folder(&path)?;

@@ -35,8 +35,8 @@ impl Store {
     /// The folder `root`, which need not exist yet.
     #[must_use]
     pub fn at(root: PathBuf) -> Self {
-        // What is written into messages and handed to a loader should not depend on where the
-        // program happens to be started.
+        // Paths in messages and those handed to a loader should not depend on the directory that the
+        // program is started in.
         Self { root: std::path::absolute(&root).unwrap_or(root) }
     }
 
@@ -117,7 +117,7 @@ impl Store {
     pub(super) fn delete_manifest(&self, name: &str) -> Result<(), ModelError> {
         let file = self.manifest_file(name);
         std::fs::remove_file(&file).map_err(|error| ModelError::io(&file, error))?;
-        // Whatever a user may have put beside it stays.
+        // Files that a user may have put beside it stay.
         let _ = std::fs::remove_dir(self.root.join(name));
         Ok(())
     }

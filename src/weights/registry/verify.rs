@@ -3,7 +3,7 @@
 use std::{collections::HashMap, path::PathBuf};
 
 use super::{ModelEntry, ModelError, Store};
-use crate::weights::hub::{HubError, TransferProgress, Work, sha256_file};
+use crate::weights::hub::{HubError, TransferProgress, TransferWork, sha256_file};
 
 /// Fault of a file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -38,7 +38,7 @@ pub enum Fault {
 pub struct BadFile {
     /// the file
     pub path: PathBuf,
-    /// what is wrong with it
+    /// description of the fault
     pub fault: Fault,
 }
 
@@ -51,7 +51,7 @@ pub struct VerifyReport {
     pub files: usize,
     /// bytes compared
     pub bytes: u64,
-    /// whether the files are the user's own, which `pull` cannot mend
+    /// `true` if the files are the user's own, which `pull` cannot repair
     pub own: bool,
     /// those that are not what they were
     pub bad: Vec<BadFile>,
@@ -95,7 +95,7 @@ fn check(
         report.files += 1;
         if !checked.contains_key(&path) && path.is_file() {
             let name = if file.path.is_empty() { &entry.name } else { &file.path };
-            progress.begin(Work::Check, name, 0, file.size);
+            progress.begin(TransferWork::Check, name, 0, file.size);
             let result = match sha256_file(&path, progress) {
                 Err(HubError::Interrupted) => return Err(HubError::Interrupted.into()),
                 Err(HubError::Io { source, .. }) => Err(source.to_string()),

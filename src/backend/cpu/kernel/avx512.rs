@@ -63,7 +63,7 @@ macro_rules! finish {
             }
             return;
         }
-        // What is masked out is not touched.
+        // Masked lanes are not touched.
         for (half, skip) in [0, LANES].into_iter().enumerate() {
             let count = width.saturating_sub(skip).min(LANES);
             let mask = ((1u32 << count) - 1) as __mmask16;

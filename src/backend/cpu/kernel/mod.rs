@@ -41,14 +41,14 @@ pub(in crate::backend) struct Place {
     pub y: *mut f32,
     /// columns of the panel that exist
     pub width: usize,
-    /// from one row to the next
+    /// stride between rows
     pub stride: usize,
     /// `width` numbers for all rows, or null
     pub bias: *const f32,
     /// rows as those of `y`, perhaps `y` itself, or null
     pub other: *const f32,
-    /// words that a later call reads, or null; they are brought closer, a cache line for each word of
-    /// this one, where there is an instruction for it
+    /// Words that a later call reads, or null: they are prefetched, a cache line for each word of this
+    /// call, where there is an instruction for it.
     #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code))]
     pub next: *const u32,
 }

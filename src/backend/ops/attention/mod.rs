@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use candle_core::{D, DType, Device, Result, Tensor};
 
-use super::{Form, form, plain_cost};
+use super::{OpForm, form, plain_cost};
 use crate::backend::{Activation, MatmulPrecision};
 
 /// Attention mask: the keys that a query may see.
@@ -21,7 +21,7 @@ pub enum Mask {
     Cached {
         /// Position of the first query: its keys and those before it have been computed.
         past: usize,
-        /// So many keys at most, the nearest.
+        /// Sliding window: at most so many keys, the nearest.
         window: Option<usize>,
     },
 }
@@ -61,36 +61,36 @@ pub fn attention(
     mask: Mask,
     precision: MatmulPrecision,
 ) -> Result<Activation> {
-    let sizes = Sizes::checked(q, k, v, heads, mask)?;
+    let sizes = AttentionSizes::checked(q, k, v, heads, mask)?;
     match form([q, k, v]) {
-        Form::Kernel => {
+        OpForm::Kernel => {
             cpu::attention(q.tensor()?, k.tensor()?, v.tensor()?, sizes, mask, precision)
                 .map(Activation::from)
         }
-        Form::KernelCost(trace) => {
+        OpForm::KernelCost(trace) => {
             let (scratch, laid) = cpu::memory(sizes, mask, precision);
             trace.scratch(scratch);
             let _laid = trace.hold(laid * size_of::<f32>());
             plain_cost(trace, &[q, k, v], q.shape())
         }
-        Form::Composed => composed(q, k, v, sizes, mask),
+        OpForm::Composed => composed(q, k, v, sizes, mask),
     }
 }
 
 /// The samples, and the sizes of one.
 #[derive(Clone, Copy, Debug)]
-struct Sizes {
+struct AttentionSizes {
     batch: usize,
     queries: usize,
     keys: usize,
-    /// of the queries and of the output
+    /// heads of the queries and of the output
     heads: usize,
     key_heads: usize,
-    /// of one head
+    /// width of one head
     width: usize,
 }
 
-impl Sizes {
+impl AttentionSizes {
     /// The sizes of such queries, keys and values.
     fn checked(
         q: &Activation,
@@ -135,10 +135,10 @@ fn composed(
     q: &Activation,
     k: &Activation,
     v: &Activation,
-    sizes: Sizes,
+    sizes: AttentionSizes,
     mask: Mask,
 ) -> Result<Activation> {
-    let Sizes { batch, queries, keys, heads, key_heads, width } = sizes;
+    let AttentionSizes { batch, queries, keys, heads, key_heads, width } = sizes;
     let group = heads / key_heads;
     let split = |x: &Activation, tokens: usize, heads: usize| {
         x.reshape((batch, tokens, heads, width))?.transpose(1, 2)?.contiguous()
@@ -176,7 +176,7 @@ fn composed(
 /// large as a head's scores.
 fn bias(mask: Mask, queries: Range<usize>, keys: usize, q: &Activation) -> Result<Activation> {
     let shape = (queries.len(), keys);
-    // Both sides of it in bytes, and which of them is so.
+    // Both comparisons of positions and their conjunction, a byte each.
     let _seen = q.trace().map(|trace| trace.hold(3 * queries.len() * keys));
     Activation::make(q.trace(), shape, DType::F32, || {
         make_bias(mask, queries, keys, q.tensor()?.device())

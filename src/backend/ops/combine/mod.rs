@@ -1,10 +1,10 @@
-//! Two activations become one.
+//! Operations that make one activation of two.
 
 mod cpu;
 
 use candle_core::{D, Result};
 
-use super::{Form, form, plain_cost};
+use super::{OpForm, form, plain_cost};
 use crate::backend::Activation;
 
 /// `a + b`, of one shape: a residual connection. Where one of the two comes out of a layer, that layer's
@@ -17,9 +17,9 @@ pub fn add(a: &Activation, b: &Activation) -> Result<Activation> {
         candle_core::bail!("add: {:?} and {:?}", a.shape(), b.shape());
     }
     match form([a, b]) {
-        Form::Kernel => cpu::add(a.tensor()?, b.tensor()?).map(Activation::from),
-        Form::KernelCost(trace) => plain_cost(trace, &[a, b], a.shape()),
-        Form::Composed => a.add(b),
+        OpForm::Kernel => cpu::add(a.tensor()?, b.tensor()?).map(Activation::from),
+        OpForm::KernelCost(trace) => plain_cost(trace, &[a, b], a.shape()),
+        OpForm::Composed => a.add(b),
     }
 }
 
@@ -37,8 +37,8 @@ pub fn join(a: &Activation, b: &Activation) -> Result<Activation> {
         candle_core::bail!("{:?} and {:?} cannot be joined", a.shape(), b.shape());
     }
     match form([a, b]) {
-        Form::Kernel => cpu::join(a.tensor()?, b.tensor()?).map(Activation::from),
-        Form::KernelCost(trace) => plain_cost(trace, &[a, b], [others, &[left + right]].concat()),
-        Form::Composed => Activation::cat(&[a, b], D::Minus1),
+        OpForm::Kernel => cpu::join(a.tensor()?, b.tensor()?).map(Activation::from),
+        OpForm::KernelCost(trace) => plain_cost(trace, &[a, b], [others, &[left + right]].concat()),
+        OpForm::Composed => Activation::cat(&[a, b], D::Minus1),
     }
 }

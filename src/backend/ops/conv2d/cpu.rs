@@ -10,13 +10,13 @@ use crate::backend::cpu::{
     Epilogue, Panels, Right,
     element::Element,
     kernel::ROW,
-    product::{Rows, product},
+    product::{ProductRows, product},
     with_epilogue,
 };
 
 /// The pixels under the kernel, `[kernel, kernel, channels]`, of every output pixel of a batch of
 /// pictures.
-struct Gathered<'a> {
+struct WindowRows<'a> {
     /// `[B, height, width, channels]`
     values: &'a [f32],
     height: usize,
@@ -29,15 +29,15 @@ struct Gathered<'a> {
 /// A part of what is wanted under the kernel, from one run: a row of the kernel is one, or, in a doubled
 /// picture, every pixel of it.
 struct Piece {
-    /// where the run begins under the kernel
+    /// start of the run under the kernel
     row: usize,
     column: usize,
-    /// the part of the run, and where it goes
+    /// the part of the run, and its destination
     part: Range<usize>,
     to: usize,
 }
 
-impl Rows for Gathered<'_> {
+impl ProductRows for WindowRows<'_> {
     fn copy<E: Element>(
         &self,
         first: usize,
@@ -67,7 +67,7 @@ impl Rows for Gathered<'_> {
     }
 }
 
-impl Gathered<'_> {
+impl WindowRows<'_> {
     /// Pixels of a run.
     fn together(&self) -> usize {
         if self.window.doubled { 1 } else { self.window.kernel }
@@ -108,7 +108,7 @@ impl Gathered<'_> {
         if row < padding || row >= height + padding {
             return out.fill(E::default());
         }
-        // Of the pixel with this column of the padded picture, where its channels are.
+        // Offset of the channels of the pixel with this column of the padded picture.
         let start = |column: usize| {
             let (row, column) = (row - padding, column - padding);
             let (row, column) = if doubled { (row / 2, column / 2) } else { (row, column) };
@@ -142,7 +142,7 @@ pub(super) fn conv2d(
     let (output, columns) = (window.output(), weight.columns);
     let shape = (batch, output.0, output.1, columns);
     let y = with_epilogue(&x.contiguous()?, epilogue, (batch, columns), |values, epilogue| {
-        let gathered = Gathered { values, height, width, channels, window, output };
+        let gathered = WindowRows { values, height, width, channels, window, output };
         let rows = batch * output.0 * output.1;
         product(&gathered, rows, batch, Right::Panels(weight), epilogue)
     })?;

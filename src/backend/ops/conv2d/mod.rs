@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use candle_core::{Result, Tensor};
 
-use super::{Form, Linear, add_all, form, plain_cost, upsample_nearest_2x};
+use super::{Linear, OpForm, add_all, form, plain_cost, upsample_nearest_2x};
 use crate::backend::{
     Activation, MatmulPrecision, Params, Trace, Weight, WeightStorage, WeightUse,
     cpu::{Epilogue, product::scratch_values},
@@ -18,10 +18,10 @@ use crate::backend::{
 /// load, so that a call is one matrix product with the pixels under the kernel. On the CPU the weight
 /// may be kept in 16 bits.
 #[derive(Clone, Debug)]
-pub struct Conv2d(Layer);
+pub struct Conv2d(ConvLayer);
 
 #[derive(Clone, Debug)]
-enum Layer {
+enum ConvLayer {
     /// a 1×1 kernel at every pixel: a dense layer over the channels
     Pointwise(Linear),
     Windowed(Windowed),
@@ -44,7 +44,7 @@ struct Fused<'a> {
     doubled: Option<(usize, usize)>,
     /// `[B, out]`, added to every pixel of a sample
     shift: Option<&'a Activation>,
-    /// added to the output
+    /// summand of the output
     other: Option<&'a Activation>,
 }
 
@@ -63,7 +63,7 @@ fn is_pointwise(kernel: usize, stride: usize, padding: usize) -> bool {
 }
 
 impl Conv2d {
-    /// From a weight in checkpoint layout, `[out, in, k, k]`, and a bias `[out]`.
+    /// Builds it from a weight in checkpoint layout, `[out, in, k, k]`, and a bias `[out]`.
     ///
     /// # Errors
     /// A kernel that is not square.
@@ -75,7 +75,7 @@ impl Conv2d {
     ) -> Result<Self> {
         let kernel = weight.dim(3)?;
         if is_pointwise(kernel, stride, padding) {
-            return Ok(Self(Layer::Pointwise(Linear::new(weight, bias)?)));
+            return Ok(Self(ConvLayer::Pointwise(Linear::new(weight, bias)?)));
         }
         let weight = Weight::from_tensor(weight, WeightUse::Kernel, MatmulPrecision::F32)?;
         Self::windowed(weight, bias, kernel, stride, padding)
@@ -89,7 +89,7 @@ impl Conv2d {
         padding: usize,
     ) -> Result<Self> {
         let bias = bias.map(|bias| bias.contiguous()).transpose()?;
-        Ok(Self(Layer::Windowed(Windowed { weight, bias, kernel, stride, padding })))
+        Ok(Self(ConvLayer::Windowed(Windowed { weight, bias, kernel, stride, padding })))
     }
 
     /// Reads `weight` and `bias` below `vb`.
@@ -133,7 +133,7 @@ impl Conv2d {
         let shape = (output, input, kernel, kernel);
         if is_pointwise(kernel, stride, padding) {
             let weight = vb.weight(shape, "weight", WeightUse::Matrix)?;
-            return Ok(Self(Layer::Pointwise(Linear::from_weight(weight, bias)?)));
+            return Ok(Self(ConvLayer::Pointwise(Linear::from_weight(weight, bias)?)));
         }
         let weight = vb.weight(shape, "weight", WeightUse::Kernel)?;
         Self::windowed(weight, bias, kernel, stride, padding)
@@ -185,8 +185,8 @@ impl Conv2d {
             candle_core::bail!("conv2d: {:?} is not doubled to that size", x.shape());
         }
         match &self.0 {
-            Layer::Windowed(layer) => layer.forward(x, fused),
-            Layer::Pointwise(linear) => {
+            ConvLayer::Windowed(layer) => layer.forward(x, fused),
+            ConvLayer::Pointwise(linear) => {
                 let (_, input) = linear.dims();
                 if channels != input {
                     candle_core::bail!(
@@ -239,7 +239,7 @@ impl Windowed {
             return self.composed(&fused.picture(x)?, window, bias.as_ref(), fused.other);
         }
         match form([x]) {
-            Form::Kernel => {
+            OpForm::Kernel => {
                 let bias = bias.as_ref().map(Activation::tensor).transpose()?;
                 let other = fused.other.map(Activation::tensor).transpose()?;
                 let epilogue = Epilogue { bias, other };
@@ -254,8 +254,8 @@ impl Windowed {
                 }
                 .map(Activation::from)
             }
-            Form::KernelCost(trace) => self.cost(trace, x, bias.as_ref(), fused, shape),
-            Form::Composed => {
+            OpForm::KernelCost(trace) => self.cost(trace, x, bias.as_ref(), fused, shape),
+            OpForm::Composed => {
                 candle_core::bail!("conv2d: a weight for f32 on the CPU, not for {:?}", x.dtype())
             }
         }
@@ -319,7 +319,7 @@ struct Window {
     pub kernel: usize,
     pub stride: usize,
     pub padding: usize,
-    /// Whether every pixel of the input stands for two by two pixels of the picture.
+    /// `true` if every pixel of the input stands for two by two pixels of the picture.
     pub doubled: bool,
     /// Height and width of the picture that the kernel moves over.
     pub picture: (usize, usize),

@@ -16,11 +16,11 @@ use crate::backend::cpu::{
 /// Partial sums.
 const LANES: usize = 16;
 
-type Sums = [[f32; LANES]; OUTPUTS];
+type NarrowSums = [[f32; LANES]; OUTPUTS];
 
 vectorized! {
     /// Adds the products of a pixel's inputs with the weights of each output. All slices have one length.
-    fn add_products(x: &[f32], weights: [&[f32]; OUTPUTS], sums: &mut Sums) {
+    fn add_products(x: &[f32], weights: [&[f32]; OUTPUTS], sums: &mut NarrowSums) {
         let [mut a, mut b, mut c, mut d] = *sums;
         let whole = weights.map(|weights| weights.as_chunks::<LANES>().0);
         let (vectors, rest) = x.as_chunks::<LANES>();
@@ -93,7 +93,7 @@ fn compute_row(
     for (pixel, y) in y.chunks_exact_mut(columns).enumerate() {
         let Range { start: left, end: right } = window.seen(pixel, width);
         let seen = left * channels..right * channels;
-        let mut sums = Sums::default();
+        let mut sums = NarrowSums::default();
         for row in if seen.is_empty() { 0..0 } else { rows.clone() } {
             let weights = &weight.weights[row * OUTPUTS * run..][..OUTPUTS * run];
             let weights = array::from_fn(|output| &weights[output * run..][seen.clone()]);

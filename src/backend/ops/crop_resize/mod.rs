@@ -1,11 +1,11 @@
-//! Crop-and-resize of a feature map: how the attention prior of a region is taken from the
+//! Crop-and-resize of a feature map: it takes the attention prior of a region from the
 //! low-resolution pass (docs/method.md §4).
 
 mod cpu;
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use super::{Form, form, plain_cost};
+use super::{OpForm, form, plain_cost};
 use crate::backend::Activation;
 
 /// A rectangle in relative coordinates of the whole map, `0..=1` in both directions.
@@ -43,9 +43,9 @@ pub fn crop_resize(
     let rows = samples(rect.top, rect.height, map_h, height);
     let columns = samples(rect.left, rect.width, map_w, width);
     match form([map]) {
-        Form::Kernel => cpu::crop_resize(map.tensor()?, &rows, &columns).map(Activation::from),
-        Form::KernelCost(trace) => plain_cost(trace, &[map], (1, height, width, channels)),
-        Form::Composed => composed(map, &rows, &columns),
+        OpForm::Kernel => cpu::crop_resize(map.tensor()?, &rows, &columns).map(Activation::from),
+        OpForm::KernelCost(trace) => plain_cost(trace, &[map], (1, height, width, channels)),
+        OpForm::Composed => composed(map, &rows, &columns),
     }
 }
 
@@ -68,7 +68,7 @@ fn composed(map: &Activation, rows: &[Sample], columns: &[Sample]) -> Result<Act
         .unsqueeze(0)
 }
 
-/// Between which two places of an axis a sample lies, and how far it is from the first, `0..1`.
+/// Sampling position on an axis: the two neighbouring places, and the distance from the first, `0..1`.
 #[derive(Clone, Copy, Debug)]
 struct Sample {
     pub low: usize,

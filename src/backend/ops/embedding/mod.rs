@@ -45,7 +45,7 @@ impl Embedding {
     }
 }
 
-/// Rows of these numbers, all of which there are, in f32.
+/// Rows of these valid indices, in f32.
 fn unpack(rows: &StoredRows, ids: &[u32]) -> Result<Tensor> {
     let width = rows.input;
     let mut values = vec![0f32; ids.len() * width];

@@ -4,7 +4,7 @@ mod cpu;
 
 use candle_core::{DType, Module as _, Result, Tensor, quantized::GgmlDType};
 
-use super::{Form, add_all, form, plain_cost};
+use super::{OpForm, add_all, form, plain_cost};
 use crate::backend::{
     Activation, MatmulPrecision, Params, Placement, Weight, WeightStorage, WeightUse,
     cpu::{Epilogue, product::scratch_values},
@@ -21,7 +21,7 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// From a weight in checkpoint layout, `[out, in]`, and a bias `[out]`.
+    /// Builds it from a weight in checkpoint layout, `[out, in]`, and a bias `[out]`.
     ///
     /// # Errors
     /// A weight that is not a matrix.
@@ -30,7 +30,7 @@ impl Linear {
         Self::from_weight(weight, bias)
     }
 
-    /// From a weight that is kept in any way, and a bias `[out]`.
+    /// Builds it from a weight in any storage, and a bias `[out]`.
     ///
     /// # Errors
     /// Those of the backend.
@@ -93,19 +93,19 @@ impl Linear {
             return self.composed(x, other);
         };
         match form([x]) {
-            Form::Kernel => {
+            OpForm::Kernel => {
                 let other = other.map(Activation::tensor).transpose()?;
                 let epilogue = Epilogue { bias: self.bias.as_ref(), other };
                 cpu::linear(x.tensor()?, self.weight.right()?, epilogue).map(Activation::from)
             }
-            Form::KernelCost(trace) => {
+            OpForm::KernelCost(trace) => {
                 let rows = outer.iter().product();
                 trace.scratch(scratch_values(rows, 1, output, blocks));
                 let inputs = [Some(x), other];
                 let inputs: Vec<_> = inputs.into_iter().flatten().collect();
                 plain_cost(trace, &inputs, [outer, &[output]].concat())
             }
-            Form::Composed => {
+            OpForm::Composed => {
                 candle_core::bail!("linear: a weight for f32 on the CPU, not for {:?}", x.dtype())
             }
         }

@@ -5,7 +5,7 @@ mod cpu;
 
 use candle_core::{D, Result};
 
-use super::{Form, form, plain_cost};
+use super::{OpForm, form, plain_cost};
 use crate::backend::Activation;
 
 /// `x·σ(x)` (`torch.nn.functional.silu`), any shape.
@@ -14,9 +14,9 @@ use crate::backend::Activation;
 /// Those of the backend.
 pub fn silu(x: &Activation) -> Result<Activation> {
     match form([x]) {
-        Form::Kernel => cpu::silu(x.tensor()?).map(Activation::from),
-        Form::KernelCost(trace) => plain_cost(trace, &[x], x.shape()),
-        Form::Composed => x.silu(),
+        OpForm::Kernel => cpu::silu(x.tensor()?).map(Activation::from),
+        OpForm::KernelCost(trace) => plain_cost(trace, &[x], x.shape()),
+        OpForm::Composed => x.silu(),
     }
 }
 
@@ -26,9 +26,9 @@ pub fn silu(x: &Activation) -> Result<Activation> {
 /// Those of the backend.
 pub fn gelu(x: &Activation) -> Result<Activation> {
     match form([x]) {
-        Form::Kernel => cpu::gelu(x.tensor()?).map(Activation::from),
-        Form::KernelCost(trace) => plain_cost(trace, &[x], x.shape()),
-        Form::Composed => x.gelu_erf(),
+        OpForm::Kernel => cpu::gelu(x.tensor()?).map(Activation::from),
+        OpForm::KernelCost(trace) => plain_cost(trace, &[x], x.shape()),
+        OpForm::Composed => x.gelu_erf(),
     }
 }
 
@@ -38,9 +38,9 @@ pub fn gelu(x: &Activation) -> Result<Activation> {
 /// Those of the backend.
 pub fn quick_gelu(x: &Activation) -> Result<Activation> {
     match form([x]) {
-        Form::Kernel => cpu::quick_gelu(x.tensor()?).map(Activation::from),
-        Form::KernelCost(trace) => plain_cost(trace, &[x], x.shape()),
-        Form::Composed => x.mul(&x.affine(1.702, 0.0)?.sigmoid()?),
+        OpForm::Kernel => cpu::quick_gelu(x.tensor()?).map(Activation::from),
+        OpForm::KernelCost(trace) => plain_cost(trace, &[x], x.shape()),
+        OpForm::Composed => x.mul(&x.affine(1.702, 0.0)?.sigmoid()?),
     }
 }
 
@@ -56,9 +56,9 @@ pub fn geglu(x: &Activation) -> Result<Activation> {
     }
     let value = x.narrow(D::Minus1, 0, width / 2)?;
     match form([x]) {
-        Form::Kernel => cpu::geglu(x.tensor()?).map(Activation::from),
-        Form::KernelCost(trace) => plain_cost(trace, &[x], value.shape()),
-        Form::Composed => {
+        OpForm::Kernel => cpu::geglu(x.tensor()?).map(Activation::from),
+        OpForm::KernelCost(trace) => plain_cost(trace, &[x], value.shape()),
+        OpForm::Composed => {
             let gate = x.narrow(D::Minus1, width / 2, width / 2)?;
             value.mul(&gate.contiguous()?.gelu_erf()?)
         }
@@ -74,8 +74,8 @@ pub fn swiglu(gate: &Activation, value: &Activation) -> Result<Activation> {
         candle_core::bail!("swiglu: {:?} and {:?}", gate.shape(), value.shape());
     }
     match form([gate, value]) {
-        Form::Kernel => cpu::swiglu(gate.tensor()?, value.tensor()?).map(Activation::from),
-        Form::KernelCost(trace) => plain_cost(trace, &[gate, value], gate.shape()),
-        Form::Composed => gate.silu()?.mul(value),
+        OpForm::Kernel => cpu::swiglu(gate.tensor()?, value.tensor()?).map(Activation::from),
+        OpForm::KernelCost(trace) => plain_cost(trace, &[gate, value], gate.shape()),
+        OpForm::Composed => gate.silu()?.mul(value),
     }
 }

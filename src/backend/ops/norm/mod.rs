@@ -5,7 +5,7 @@ mod moments;
 
 use candle_core::{D, DType, Result, Tensor};
 
-use super::{Form, form, plain_cost, silu};
+use super::{OpForm, form, plain_cost, silu};
 use crate::backend::{Activation, Params};
 pub use moments::GroupMoments;
 
@@ -59,20 +59,20 @@ impl GroupNorm {
     fn compute(&self, x: &Activation, then_silu: bool) -> Result<Activation> {
         let channels = self.checked_channels(x)?;
         match form([x]) {
-            Form::Kernel => {
+            OpForm::Kernel => {
                 let (x, weight, bias) = (x.tensor()?, &self.weight, &self.bias);
                 cpu::group_norm(x, weight, bias, self.groups, self.eps, then_silu)
                     .map(Activation::from)
             }
-            Form::KernelCost(trace) => {
+            OpForm::KernelCost(trace) => {
                 let batch = x.dim(0)?;
                 let sample = x.elem_count() / batch.max(1);
                 // Sums of all pieces, and what follows from them, are there with input and output.
                 let _sums = trace.hold(batch * cpu::group_norm_bytes(sample, channels));
                 plain_cost(trace, &[x], x.shape())
             }
-            Form::Composed if then_silu => silu(&self.composed(x)?)?.to_dtype(x.dtype()),
-            Form::Composed => self.composed(x)?.to_dtype(x.dtype()),
+            OpForm::Composed if then_silu => silu(&self.composed(x)?)?.to_dtype(x.dtype()),
+            OpForm::Composed => self.composed(x)?.to_dtype(x.dtype()),
         }
     }
 
@@ -140,10 +140,10 @@ impl LayerNorm {
             candle_core::bail!("layer_norm: {:?}, {} channels", x.shape(), self.weight.dim(0)?);
         }
         match form([x]) {
-            Form::Kernel => cpu::layer_norm(x.tensor()?, &self.weight, &self.bias, self.eps)
+            OpForm::Kernel => cpu::layer_norm(x.tensor()?, &self.weight, &self.bias, self.eps)
                 .map(Activation::from),
-            Form::KernelCost(trace) => plain_cost(trace, &[x], x.shape()),
-            Form::Composed => self.composed(x),
+            OpForm::KernelCost(trace) => plain_cost(trace, &[x], x.shape()),
+            OpForm::Composed => self.composed(x),
         }
     }
 

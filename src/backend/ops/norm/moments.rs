@@ -4,7 +4,7 @@
 use candle_core::{DType, Device, Result, Tensor};
 
 use super::{
-    super::{Form, form, plain_cost, silu},
+    super::{OpForm, form, plain_cost, silu},
     GroupNorm, cpu,
 };
 use crate::backend::Activation;
@@ -45,7 +45,8 @@ impl GroupNorm {
         Ok(GroupMoments { means: values(means)?, variances: values(variances)? })
     }
 
-    /// As [`forward`](Self::forward), with `moments` in place of the input's own; then SiLU if `then_silu`.
+    /// Normalizes as [`forward`](Self::forward), with `moments` in place of the input's own; then SiLU if
+    /// `then_silu`.
     ///
     /// # Errors
     /// Another channel count, moments of another number of groups, or those of the backend.
@@ -73,10 +74,12 @@ impl GroupNorm {
         let scale = of_channels(&|group| (moments.variances[group] + self.eps).sqrt().recip())?;
         let scale = (scale * &self.weight)?;
         match form([x]) {
-            Form::Kernel => cpu::channel_affine(x.tensor()?, &mean, &scale, &self.bias, then_silu)
-                .map(Activation::from),
-            Form::KernelCost(trace) => plain_cost(trace, &[x], x.shape()),
-            Form::Composed => {
+            OpForm::Kernel => {
+                cpu::channel_affine(x.tensor()?, &mean, &scale, &self.bias, then_silu)
+                    .map(Activation::from)
+            }
+            OpForm::KernelCost(trace) => plain_cost(trace, &[x], x.shape()),
+            OpForm::Composed => {
                 let centred = x.to_dtype(DType::F32)?.broadcast_sub(&mean.into())?;
                 let y = centred.broadcast_mul(&scale.into())?;
                 drop(centred);

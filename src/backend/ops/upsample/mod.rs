@@ -4,7 +4,7 @@ mod cpu;
 
 use candle_core::Result;
 
-use super::{Form, form, plain_cost};
+use super::{OpForm, form, plain_cost};
 use crate::backend::Activation;
 
 /// Every pixel twice in both directions: `[B, H, W, C]` → `[B, 2H, 2W, C]`
@@ -16,9 +16,9 @@ pub fn upsample_nearest_2x(x: &Activation) -> Result<Activation> {
     let (batch, height, width, channels) = x.dims4()?;
     let doubled = (batch, 2 * height, 2 * width, channels);
     match form([x]) {
-        Form::Kernel => cpu::upsample_nearest_2x(x.tensor()?).map(Activation::from),
-        Form::KernelCost(trace) => plain_cost(trace, &[x], doubled),
-        Form::Composed => x
+        OpForm::Kernel => cpu::upsample_nearest_2x(x.tensor()?).map(Activation::from),
+        OpForm::KernelCost(trace) => plain_cost(trace, &[x], doubled),
+        OpForm::Composed => x
             .contiguous()?
             .reshape((batch, height, 1, width, 1, channels))?
             .broadcast_as((batch, height, 2, width, 2, channels))?

@@ -10,16 +10,16 @@ use super::{
     transformer::SpatialTransformer,
 };
 use crate::backend::{Activation, Params, ops::join};
-use crate::model::denoiser::prior::Cursor;
+use crate::model::denoiser::prior::PriorCursor;
 
 /// A residual block and, at levels that attend, the transformer after it.
 #[derive(Clone, Debug)]
-struct Layer {
+struct UNetLayer {
     resnet: ResnetBlock,
     attention: Option<SpatialTransformer>,
 }
 
-impl Layer {
+impl UNetLayer {
     fn load(
         index: usize,
         input: usize,
@@ -44,7 +44,7 @@ impl Layer {
         x: &Activation,
         emb: &Activation,
         context: &Activation,
-        cursor: &mut Cursor,
+        cursor: &mut PriorCursor,
     ) -> Result<Activation> {
         let x = self.resnet.forward(x, emb)?;
         match &self.attention {
@@ -57,7 +57,7 @@ impl Layer {
 /// One level of the encoder.
 #[derive(Clone, Debug)]
 pub(super) struct DownBlock {
-    layers: Vec<Layer>,
+    layers: Vec<UNetLayer>,
     downsample: Option<Downsample>,
 }
 
@@ -74,7 +74,7 @@ impl DownBlock {
         let mut layers = Vec::with_capacity(level.resnets);
         let mut channels = input;
         for index in 0..level.resnets {
-            layers.push(Layer::load(index, channels, level, config, vb)?);
+            layers.push(UNetLayer::load(index, channels, level, config, vb)?);
             channels = level.channels;
             skips.push(channels);
         }
@@ -94,7 +94,7 @@ impl DownBlock {
         emb: &Activation,
         context: &Activation,
         skips: &mut Vec<Activation>,
-        cursor: &mut Cursor,
+        cursor: &mut PriorCursor,
     ) -> Result<Activation> {
         let mut x = x.clone();
         for layer in &self.layers {
@@ -140,7 +140,7 @@ impl MidBlock {
         x: &Activation,
         emb: &Activation,
         context: &Activation,
-        cursor: &mut Cursor,
+        cursor: &mut PriorCursor,
     ) -> Result<Activation> {
         let x = self.before.forward(x, emb)?;
         let x = self.attention.forward(&x, context, cursor)?;
@@ -151,7 +151,7 @@ impl MidBlock {
 /// One level of the decoder.
 #[derive(Clone, Debug)]
 pub(super) struct UpBlock {
-    layers: Vec<Layer>,
+    layers: Vec<UNetLayer>,
     upsample: Option<Upsample>,
 }
 
@@ -171,7 +171,7 @@ impl UpBlock {
             let Some(skip) = skips.pop() else {
                 candle_core::bail!("unet: the decoder has more residual blocks than skips");
             };
-            layers.push(Layer::load(index, channels + skip, level, config, vb)?);
+            layers.push(UNetLayer::load(index, channels + skip, level, config, vb)?);
             channels = level.channels;
         }
         let upsample =
@@ -185,7 +185,7 @@ impl UpBlock {
         emb: &Activation,
         context: &Activation,
         skips: &mut Vec<Activation>,
-        cursor: &mut Cursor,
+        cursor: &mut PriorCursor,
     ) -> Result<Activation> {
         let mut x = x.clone();
         for layer in &self.layers {

@@ -99,7 +99,7 @@ impl UNetConfig {
         Self::resolve(&Fields(&root))
     }
 
-    /// As [`from_json`](Self::from_json), of what has been parsed.
+    /// Reads a parsed configuration as [`from_json`](Self::from_json) does.
     ///
     /// # Errors
     /// As [`from_json`](Self::from_json).
@@ -395,7 +395,7 @@ impl Fields<'_> {
         }
     }
 
-    /// For each level whether its block has transformers.
+    /// `true` for each level whose block has transformers.
     fn block_types(
         &self,
         name: &str,

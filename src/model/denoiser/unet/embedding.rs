@@ -1,12 +1,12 @@
-//! The vector that a UNet knows beside the picture and the tokens: the timestep, and for SDXL the pooled text
-//! embedding and the micro-conditioning numbers, all summed into one vector per sample.
+//! The embedding vector of a UNet, beside the picture and the tokens: the timestep, and for SDXL the
+//! pooled text embedding and the micro-conditioning numbers, all summed into one vector per sample.
 
 use candle_core::{D, DType, Device, Result, Tensor};
 
 use super::config::{TextTimeConfig, TimeConfig};
 use crate::backend::ops::{Linear, silu};
 use crate::backend::{Activation, Params, Trace};
-use crate::model::denoiser::MicroConditioning;
+use crate::model::denoiser::conditioning::MicroConditioning;
 
 /// Sinusoidal features of positions (`get_timestep_embedding`), always in f32: a half-precision
 /// timestep would not even hold 999.5, let alone its phases.
@@ -70,7 +70,7 @@ impl Mlp {
 
 /// The embedding of the timestep, and of SDXL's added conditions where the model has them.
 #[derive(Clone, Debug)]
-pub(super) struct Embedding {
+pub(super) struct UNetEmbedding {
     time_proj: Sinusoids,
     time_embedding: Mlp,
     added: Option<AddedEmbedding>,
@@ -84,7 +84,7 @@ struct AddedEmbedding {
     input_width: usize,
 }
 
-impl Embedding {
+impl UNetEmbedding {
     pub(super) fn load(
         time: &TimeConfig,
         added: Option<&TextTimeConfig>,

@@ -1,6 +1,6 @@
 //! Errors of a UNet's configuration and weights, in one line each.
 
-use crate::model::denoiser::{DenoiserError, error::first_line};
+use crate::model::denoiser::error::{DenoiserError, first_line};
 
 /// Reason why a UNet cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -17,8 +17,8 @@ pub enum UNetError {
 }
 
 impl UNetError {
-    /// The same as an error of a denoiser that `file` describes.
-    pub(super) fn of_file(self, file: String) -> DenoiserError {
+    /// Converts it to an error of the denoiser that `file` describes.
+    pub(crate) fn of_file(self, file: String) -> DenoiserError {
         match self {
             Self::Weights(source) => DenoiserError::Weights { file, source },
             Self::Json(_) | Self::Invalid { .. } | Self::Unsupported { .. } => {

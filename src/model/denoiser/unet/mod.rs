@@ -9,11 +9,17 @@ mod error;
 mod resnet;
 mod transformer;
 
+use std::sync::Arc;
+
 use candle_core::DType;
 use serde_json::Value;
 
 use super::{
-    Conditioning, DenoiserError, DenoiserShape, MicroConditioning, Prior, prior::Cursor,
+    conditioning::{Conditioning, MicroConditioning},
+    error::DenoiserError,
+    network::{DenoiserClass, DenoisingNetwork},
+    prior::{Prior, PriorCursor},
+    shape::DenoiserShape,
 };
 use crate::backend::ops::{Conv2d, GroupNorm};
 use crate::backend::{Activation, MatmulPrecision, Params};
@@ -22,11 +28,17 @@ use blocks::{DownBlock, MidBlock, UpBlock};
 pub use config::{
     LevelConfig, MidConfig, TextTimeConfig, TimeConfig, TransformerConfig, UNetConfig,
 };
-use embedding::Embedding;
+use embedding::UNetEmbedding;
 pub use error::UNetError;
 
 /// The class in diffusers' configurations.
-pub(super) const CLASS: &str = "UNet2DConditionModel";
+pub(super) const CLASS: DenoiserClass = DenoiserClass {
+    name: "UNet2DConditionModel",
+    load: |config, file, params| match UNet2DConditionModel::from_config(config, params) {
+        Ok(unet) => Ok(Arc::new(unet)),
+        Err(error) => Err(error.of_file(file.to_owned())),
+    },
+};
 
 /// Numbers of SDXL's micro-conditioning: two sizes and a corner.
 const MICRO_NUMBERS: usize = 6;
@@ -37,7 +49,7 @@ const MICRO_NUMBERS: usize = 6;
 pub struct UNet2DConditionModel {
     config: UNetConfig,
     conv_in: Conv2d,
-    embedding: Embedding,
+    embedding: UNetEmbedding,
     down_blocks: Vec<DownBlock>,
     mid_block: Option<MidBlock>,
     up_blocks: Vec<UpBlock>,
@@ -52,7 +64,7 @@ impl UNet2DConditionModel {
     ///
     /// # Errors
     /// Those of [`UNetConfig::from_value`] and [`load`](Self::load).
-    pub(super) fn from_config(config: &Value, vb: &Params) -> Result<Self, UNetError> {
+    fn from_config(config: &Value, vb: &Params) -> Result<Self, UNetError> {
         Self::load(UNetConfig::from_value(config)?, vb)
     }
 
@@ -69,11 +81,11 @@ impl UNet2DConditionModel {
         };
         let bytes_before = vb.bytes_kept();
         let (kernel, first) = (config.conv_in_kernel, finest.channels);
-        // What everything goes through once takes no time, and its errors would be everywhere.
+        // The first and the last layers take little time, but their rounding would affect every pixel.
         let exact = vb.with_precision(MatmulPrecision::F32);
         let conv_in =
             Conv2d::load(config.in_channels, first, kernel, 1, kernel / 2, &exact.pp("conv_in"))?;
-        let embedding = Embedding::load(&config.time, config.added.as_ref(), &exact)?;
+        let embedding = UNetEmbedding::load(&config.time, config.added.as_ref(), &exact)?;
 
         let mut skips = vec![first];
         let mut channels = first;
@@ -122,23 +134,17 @@ impl UNet2DConditionModel {
     pub fn config(&self) -> &UNetConfig {
         &self.config
     }
+}
 
-    /// Bytes of its weights, in memory or mapped.
-    #[must_use]
-    pub fn weight_bytes(&self) -> usize {
-        self.weight_bytes
-    }
-
-    /// The shape that a job must have.
-    pub(super) fn shape(&self) -> Result<DenoiserShape, DenoiserError> {
+impl DenoisingNetwork for UNet2DConditionModel {
+    fn shape(&self) -> Result<DenoiserShape, DenoiserError> {
         let config = &self.config;
         let channels = (config.in_channels, config.out_channels);
         DenoiserShape::new(channels, config.sample_size, config.total_stride())
             .map_err(|reason| DenoiserError::Unsuited(format!("the UNet {reason}")))
     }
 
-    /// Refuses text encoders that do not make what it takes.
-    pub(super) fn check_text(&self, text: &TextConditioner) -> Result<(), DenoiserError> {
+    fn check_text(&self, text: &TextConditioner) -> Result<(), DenoiserError> {
         let config = &self.config;
         let (width, pooled) = text.widths();
         let mut taken = (config.down.iter().chain(&config.up))
@@ -161,9 +167,8 @@ impl UNet2DConditionModel {
         }
     }
 
-    /// The conditions for these texts, one row each; those without text_time conditioning take the
-    /// context alone.
-    pub(super) fn condition(
+    /// A model without text_time conditioning takes the context alone.
+    fn condition(
         &self,
         text: &TextConditioning,
         micro: MicroConditioning,
@@ -178,16 +183,13 @@ impl UNet2DConditionModel {
         Ok(Conditioning { context: text.context.clone(), pooled, micro })
     }
 
-    /// One prediction of the network (ε, for the models used here).
-    ///
-    /// `sample` is `[B, h, w, in_channels]`, in latent pixels; the result `[B, h, w,
-    /// out_channels]` in the model's dtype. Sizes that the strides do not divide work as in
-    /// diffusers: the decoder follows the sizes of the encoder.
-    ///
-    /// # Errors
-    /// Shapes that do not fit the architecture or each other, conditions that are missing, a prior
-    /// that does not match the layers, or those of the backend.
-    pub fn forward(
+    fn prior_sizes(&self, height: usize, width: usize) -> Vec<(usize, usize)> {
+        self.config.cross_attention_sizes(height, width)
+    }
+
+    /// `sample` is `[B, h, w, in_channels]`, the result `[B, h, w, out_channels]`. Sizes that the strides do not
+    /// divide work as in diffusers: the decoder follows the sizes of the encoder.
+    fn forward(
         &self,
         sample: &Activation,
         timestep: f64,
@@ -204,7 +206,7 @@ impl UNet2DConditionModel {
                 self.config.in_channels
             );
         }
-        let mut cursor = Cursor::new(prior);
+        let mut cursor = PriorCursor::new(prior);
         let emb = self.embedding.forward(
             timestep,
             batch,
@@ -228,5 +230,9 @@ impl UNet2DConditionModel {
         }
         cursor.finish()?;
         self.conv_out.forward(&self.conv_norm_out.forward_silu(&x)?)
+    }
+
+    fn weight_bytes(&self) -> usize {
+        self.weight_bytes
     }
 }

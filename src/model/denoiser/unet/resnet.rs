@@ -88,7 +88,7 @@ impl Upsample {
         Ok(Self { conv: Conv2d::load(channels, channels, 3, 1, 1, &vb.pp("conv"))? })
     }
 
-    /// To exactly `height × width`, which is twice the input, or one less where the encoder halved
+    /// Enlarges to exactly `height × width`, which is twice the input, or one less where the encoder halved
     /// an odd size. Nearest-neighbour interpolation from n to 2n − 1 (diffusers' `upsample_size`)
     /// takes pixel ⌊i·n/(2n−1)⌋ = ⌊i/2⌋, so it is the doubled picture without its last line.
     pub(super) fn forward(

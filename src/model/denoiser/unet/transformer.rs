@@ -6,7 +6,7 @@ use candle_core::{DType, Result};
 use super::config::{TransformerConfig, UNetConfig};
 use crate::backend::ops::{Conv2d, GroupNorm, LayerNorm, Linear, Mask, add, attention, geglu};
 use crate::backend::{Activation, MatmulPrecision, Params};
-use crate::model::denoiser::prior::Cursor;
+use crate::model::denoiser::prior::PriorCursor;
 
 /// `Transformer2DModel` fixes these, whatever the UNet's own settings.
 const INPUT_NORM_EPS: f64 = 1e-6;
@@ -70,7 +70,7 @@ impl Attention {
 
 /// `BasicTransformerBlock` with GEGLU.
 #[derive(Clone, Debug)]
-struct Block {
+struct TransformerBlock {
     norm1: LayerNorm,
     attn1: Attention,
     norm2: LayerNorm,
@@ -80,7 +80,7 @@ struct Block {
     ff_out: Linear,
 }
 
-impl Block {
+impl TransformerBlock {
     fn load(
         channels: usize,
         config: &TransformerConfig,
@@ -109,7 +109,7 @@ impl Block {
         x: &Activation,
         context: &Activation,
         (height, width): (usize, usize),
-        cursor: &mut Cursor,
+        cursor: &mut PriorCursor,
     ) -> Result<Activation> {
         let normed = self.norm1.forward(x)?;
         let x = self.attn1.forward(&normed, &normed, Some(x))?;
@@ -157,7 +157,7 @@ impl Projection {
 pub(super) struct SpatialTransformer {
     norm: GroupNorm,
     proj_in: Projection,
-    blocks: Vec<Block>,
+    blocks: Vec<TransformerBlock>,
     proj_out: Projection,
 }
 
@@ -175,7 +175,14 @@ impl SpatialTransformer {
             norm: GroupNorm::load(config.norm_groups, channels, INPUT_NORM_EPS, &vb.pp("norm"))?,
             proj_in: projection("proj_in")?,
             blocks: (0..transformer.depth)
-                .map(|i| Block::load(channels, transformer, config.upcast_attention, &blocks.pp(i)))
+                .map(|i| {
+                    TransformerBlock::load(
+                        channels,
+                        transformer,
+                        config.upcast_attention,
+                        &blocks.pp(i),
+                    )
+                })
                 .collect::<Result<_>>()?,
             proj_out: projection("proj_out")?,
         })
@@ -186,7 +193,7 @@ impl SpatialTransformer {
         &self,
         x: &Activation,
         context: &Activation,
-        cursor: &mut Cursor,
+        cursor: &mut PriorCursor,
     ) -> Result<Activation> {
         let (batch, height, width, channels) = x.dims4()?;
         let mut hidden = self.proj_in.forward(&self.norm.forward(x)?)?.reshape((

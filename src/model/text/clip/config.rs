@@ -16,9 +16,9 @@ pub enum HiddenAct {
 /// Position in a sequence that the pooled state is taken from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PoolAt {
-    /// At the first token with this id.
+    /// The first token with this id.
     Token(u32),
-    /// At the first token with the largest id: configs from before transformers 4.31 say
+    /// The first token with the largest id: configs from before transformers 4.31 say
     /// `eos_token_id = 2`, which no tokenizer of theirs ever produced.
     LargestId,
 }
@@ -40,7 +40,7 @@ pub struct ClipTextConfig {
 
 #[derive(Deserialize)]
 #[serde(default)]
-struct Raw {
+struct RawClipConfig {
     vocab_size: usize,
     hidden_size: usize,
     intermediate_size: usize,
@@ -53,7 +53,7 @@ struct Raw {
     eos_token_id: u32,
 }
 
-impl Default for Raw {
+impl Default for RawClipConfig {
     fn default() -> Self {
         Self {
             vocab_size: 49408,
@@ -76,7 +76,8 @@ impl ClipTextConfig {
     /// # Errors
     /// A field of the wrong type, or a value that this program does not support.
     pub fn from_json(config: &Value) -> Result<Self, TextError> {
-        let raw: Raw = serde_json::from_value(config.clone()).map_err(TextError::Config)?;
+        let raw: RawClipConfig =
+            serde_json::from_value(config.clone()).map_err(TextError::Config)?;
         let fail = |field, value: String, supported| {
             Err(TextError::Unsupported { field, value, supported })
         };

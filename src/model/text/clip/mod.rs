@@ -145,7 +145,8 @@ impl ClipTextModel {
         self.weight_bytes
     }
 
-    /// As transformers' `pooler_output`: a sequence without the wanted token is pooled at its start.
+    /// Position of the pooled state, as in transformers' `pooler_output`: a sequence without the wanted
+    /// token is pooled at its start.
     fn pool_position(&self, ids: &[u32]) -> usize {
         let wanted = match self.config.pool_at {
             PoolAt::Token(id) => id,

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use super::{latent_scale, marked_prediction, unet};
 use crate::backend::ParamSource as _;
 use crate::weights::WeightsError;
-use crate::weights::clip_vocabulary::Padding;
-use crate::weights::families::family::{Checkpoint, Encoder};
+use crate::weights::clip_vocabulary::TokenPadding;
+use crate::weights::families::family::{Checkpoint, CheckpointEncoder};
 use crate::weights::families::{autoencoder_kl, clip};
 use crate::weights::part::Part;
 use crate::weights::part_file::{PartFile, Prediction, Shapes, part_config};
@@ -97,7 +97,7 @@ fn scheduler(generation: Generation, prediction: Prediction) -> Value {
 fn text_encoders(
     file: &str,
     tensors: &TensorMap,
-) -> Result<Option<(Generation, Vec<Encoder>)>, WeightsError> {
+) -> Result<Option<(Generation, Vec<CheckpointEncoder>)>, WeightsError> {
     let fail = |reason: String| WeightsError::Contents { file: file.to_owned(), reason };
     let clip = CLIP_PREFIXES
         .into_iter()
@@ -153,15 +153,15 @@ fn clip_encoder(
     file: &str,
     tensors: &TensorMap,
     prefix: &'static str,
-) -> Result<Encoder, WeightsError> {
+) -> Result<CheckpointEncoder, WeightsError> {
     let config = clip::config(&Shapes { tensors, prefix })
         .map_err(|reason| WeightsError::Contents { file: file.to_owned(), reason })?;
     let names = clip_names(&config, prefix);
     let config = part_config("CLIPTextModel", config, file, "text_encoder");
-    Ok(Encoder {
+    Ok(CheckpointEncoder {
         part: Part::TextEncoder(0),
         file: PartFile::new(config, tensors, prefix, names),
-        padding: Padding::EndOfText,
+        padding: TokenPadding::EndOfText,
     })
 }
 
@@ -172,7 +172,7 @@ fn open_clip_encoder(
     tensors: &TensorMap,
     prefix: &'static str,
     part: Part,
-) -> Result<Encoder, WeightsError> {
+) -> Result<CheckpointEncoder, WeightsError> {
     let projected = part == Part::TextEncoder(1);
     let config = clip::open_clip_config(&Shapes { tensors, prefix }, usize::from(!projected))
         .map_err(|reason| WeightsError::Contents { file: file.to_owned(), reason })?;
@@ -189,12 +189,12 @@ fn open_clip_encoder(
     if !projected {
         file.stored.extend(left_out.into_iter().map(|(_, stored, _)| format!("{prefix}{stored}")));
     }
-    Ok(Encoder { part, file, padding: Padding::Zero })
+    Ok(CheckpointEncoder { part, file, padding: TokenPadding::Zero })
 }
 
 /// SDXL's second encoder as stable-diffusion.cpp before its `--convert-name` renamed it: like
 /// transformers, but for the projection.
-fn converted_open_clip(file: &str, tensors: &TensorMap) -> Result<Encoder, WeightsError> {
+fn converted_open_clip(file: &str, tensors: &TensorMap) -> Result<CheckpointEncoder, WeightsError> {
     let prefix = CONVERTED_OPEN_CLIP;
     let shapes = Shapes { tensors, prefix };
     let config = clip::converted_open_clip_config(&shapes)
@@ -203,10 +203,10 @@ fn converted_open_clip(file: &str, tensors: &TensorMap) -> Result<Encoder, Weigh
     let projection = format!("{prefix}text_projection");
     names.push(("text_projection.weight".to_owned(), projection, Take::Transposed));
     let config = part_config("CLIPTextModelWithProjection", config, file, "text_encoder_2");
-    Ok(Encoder {
+    Ok(CheckpointEncoder {
         part: Part::TextEncoder(1),
         file: PartFile::new(config, tensors, prefix, names),
-        padding: Padding::Zero,
+        padding: TokenPadding::Zero,
     })
 }
 

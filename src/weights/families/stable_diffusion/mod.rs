@@ -18,7 +18,9 @@ use crate::backend::ParamSource as _;
 use crate::model::denoiser::unet::UNetConfig;
 use crate::weights::WeightsError;
 use crate::weights::part::{Part, PartConfig};
-use crate::weights::part_file::{Found, Naming, PartFile, Prediction, Shapes, find, part_config};
+use crate::weights::part_file::{
+    Naming, PartFile, PartPlace, Prediction, Shapes, find, part_config,
+};
 use crate::weights::tensors::{Take, TensorMap};
 
 /// The family.
@@ -133,7 +135,7 @@ fn latent_scale(is_sdxl: bool) -> f64 {
     if is_sdxl { SDXL_LATENT_SCALE } else { SD_LATENT_SCALE }
 }
 
-fn find_unet(tensors: &TensorMap) -> Option<Found> {
+fn find_unet(tensors: &TensorMap) -> Option<PartPlace> {
     let prefixes = ["model.diffusion_model.", "diffusion_model.", "unet.", ""];
     // A ControlNet has a UNet's encoder, but not its decoder.
     let last = ("output_blocks.0.0.in_layers.2.weight", "up_blocks.0.resnets.0.conv1.weight");
@@ -159,7 +161,7 @@ fn unet(
     pooled: Option<usize>,
 ) -> Result<Option<(PartFile, Option<Prediction>)>, WeightsError> {
     let fail = |reason: String| WeightsError::Contents { file: file.to_owned(), reason };
-    let Some(Found { prefix, naming }) = find_unet(tensors) else { return Ok(None) };
+    let Some(PartPlace { prefix, naming }) = find_unet(tensors) else { return Ok(None) };
     if tensors.contains("edm_mean") || tensors.contains("edm_vpred.sigma_max") {
         return Err(fail(
             "a model with an EDM schedule (Playground 2.5, CosXL): not supported".to_owned(),

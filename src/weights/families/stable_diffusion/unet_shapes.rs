@@ -17,7 +17,7 @@ const SD1_HEADS: usize = 8;
 const TIME_IDS: usize = 6;
 
 /// One resolution of the encoder.
-struct Level {
+struct LevelShape {
     channels: usize,
     resnets: usize,
     /// basic transformer blocks after each residual block; 0 where there is no attention
@@ -78,7 +78,7 @@ pub(super) fn config(
     let heads: Vec<usize> = (levels.iter())
         .map(|level| if dense { (level.channels / HEAD_WIDTH).max(1) } else { SD1_HEADS })
         .collect();
-    let attends = |level: &Level, with: &str, without: &str| {
+    let attends = |level: &LevelShape, with: &str, without: &str| {
         if level.depth > 0 { with.to_owned() } else { without.to_owned() }
     };
     let down_types: Vec<_> = (levels.iter())
@@ -126,13 +126,13 @@ pub(super) fn config(
     Ok(config)
 }
 
-fn unet_levels(shapes: &Shapes, naming: Naming) -> Result<Vec<Level>, String> {
-    let mut levels: Vec<Level> = Vec::new();
+fn unet_levels(shapes: &Shapes, naming: Naming) -> Result<Vec<LevelShape>, String> {
+    let mut levels: Vec<LevelShape> = Vec::new();
     // ldm numbers the blocks of all levels in a row; the first is the convolution at the input.
     let mut block = 1;
     loop {
         let index = levels.len();
-        let mut level: Option<Level> = None;
+        let mut level: Option<LevelShape> = None;
         loop {
             let resnets = level.as_ref().map_or(0, |level| level.resnets);
             let (conv, attention) = match naming {
@@ -148,7 +148,7 @@ fn unet_levels(shapes: &Shapes, naming: Naming) -> Result<Vec<Level>, String> {
             let Some(&channels) = shapes.get(&conv).and_then(|shape| shape.first()) else { break };
             let depth = shapes
                 .count(|depth| format!("{attention}.transformer_blocks.{depth}.norm1.weight"));
-            let level = level.get_or_insert(Level { channels, resnets: 0, depth, attention });
+            let level = level.get_or_insert(LevelShape { channels, resnets: 0, depth, attention });
             if (level.channels, level.depth) != (channels, depth) {
                 return Err(format!(
                     "level {index} of the UNet has layers of {} channels with {} transformer blocks and \

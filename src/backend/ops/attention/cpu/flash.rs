@@ -11,7 +11,7 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::{
-    super::{Mask, Sizes},
+    super::{AttentionSizes, Mask},
     softmax::{Softmax, weigh},
 };
 use crate::backend::{
@@ -35,15 +35,15 @@ const ROW_LINES: usize = ROW / Line::WORDS;
 /// Layout of the keys and values of one head: keys in panels of [`PANEL`] keys, values in panels of
 /// as many columns.
 #[derive(Clone, Copy)]
-struct Panels {
+struct HeadPanels {
     kernel: &'static Kernel,
-    /// of a head
+    /// width of a head
     width: usize,
     /// keys and values, up to the last that any query sees
     count: usize,
 }
 
-impl Panels {
+impl HeadPanels {
     /// Words of a query or a key.
     fn words(self) -> usize {
         self.kernel.words(self.width)
@@ -74,12 +74,12 @@ impl Panels {
         self.words().div_ceil(DEPTH)
     }
 
-    /// Lines of a row of what is mixed.
+    /// Lines of a row of mixed values.
     fn mixed_lines(self) -> usize {
         self.width.div_ceil(Line::WORDS)
     }
 
-    /// Lines that a block of queries needs: themselves, their scores, and what is mixed.
+    /// Lines that a block of queries needs: the queries, their scores, and the mixed values.
     fn scratch(self) -> usize {
         QUERIES * ((self.depths() + 1) * ROW_LINES + self.mixed_lines())
     }
@@ -97,10 +97,14 @@ fn kernels() -> impl Iterator<Item = &'static Kernel> {
 
 /// Scratch memory of attention of these sizes, in numbers of four bytes: that of a thread, and that of
 /// the panels.
-pub(super) fn memory(sizes: Sizes, mask: Mask, precision: MatmulPrecision) -> (usize, usize) {
+pub(super) fn memory(
+    sizes: AttentionSizes,
+    mask: Mask,
+    precision: MatmulPrecision,
+) -> (usize, usize) {
     kernel(precision).map_or((0, 0), |kernel| {
         let count = mask.seen(sizes.queries - 1, sizes.keys).end;
-        let panels = Panels { kernel, width: sizes.width, count };
+        let panels = HeadPanels { kernel, width: sizes.width, count };
         let sample = sizes.key_heads * panels.lines();
         let laid = together(sizes.batch, sample) * sample;
         let scratch = panels.scratch().max(PANEL * ROW_LINES);
@@ -118,16 +122,16 @@ fn together(batch: usize, lines: usize) -> usize {
 /// is written. There is at least one query and one key.
 pub(super) fn attention(
     kernel: &'static Kernel,
-    sizes: Sizes,
+    sizes: AttentionSizes,
     [q, k, v]: [&[f32]; 3],
     mask: Mask,
     y: &mut [MaybeUninit<f32>],
 ) {
-    let Sizes { batch, queries, keys, heads, key_heads, width } = sizes;
+    let AttentionSizes { batch, queries, keys, heads, key_heads, width } = sizes;
     let (stride, key_stride) = (heads * width, key_heads * width);
     assert!(q.len() == batch * queries * stride && y.len() == q.len(), "queries");
     assert!(k.len() == batch * keys * key_stride && v.len() == k.len(), "keys and values");
-    let panels = Panels { kernel, width, count: mask.seen(queries - 1, keys).end };
+    let panels = HeadPanels { kernel, width, count: mask.seen(queries - 1, keys).end };
     let together = together(batch, key_heads * panels.lines());
     let mut laid: Vec<Line> = Vec::with_capacity(together * key_heads * panels.lines());
     let laid = Pointer(laid.spare_capacity_mut().as_mut_ptr().cast::<Line>());
@@ -160,7 +164,7 @@ pub(super) fn attention(
             let (index, first) = (task / blocks, task % blocks * QUERIES);
             let (offset, head) = (index / heads, index % heads);
             let start = ((sample + offset) * queries + first) * stride + head * width;
-            let block = Block {
+            let block = QueryBlock {
                 q: &q[start..],
                 stride,
                 rows: QUERIES.min(queries - first),
@@ -187,7 +191,7 @@ pub(super) fn attention(
     }
 }
 
-/// Memory that several threads fill, each its own places.
+/// Memory that several threads fill, each in places of its own.
 struct Pointer<T>(*mut T);
 
 // SAFETY: it only computes addresses; whoever uses one promises that no two threads meet there.
@@ -203,7 +207,7 @@ impl<T> Pointer<T> {
 }
 
 /// A block of queries of one head, whose first number is the first of `q`.
-struct Block<'a> {
+struct QueryBlock<'a> {
     q: &'a [f32],
     stride: usize,
     rows: usize,
@@ -217,13 +221,13 @@ struct Block<'a> {
 /// # Safety
 /// `target` must have room for the head's panels, and nobody else may use this block's.
 unsafe fn lay_out<E: Element>(
-    panels: Panels,
+    panels: HeadPanels,
     [keys, values]: [&[f32]; 2],
     stride: usize,
     first: usize,
     target: *mut Line,
 ) {
-    let Panels { kernel, width, count } = panels;
+    let HeadPanels { kernel, width, count } = panels;
     let end = count.min(first + panels.block());
     let words = panels.words();
     let lines = |start: usize, words: usize| {
@@ -285,14 +289,14 @@ fn copy_words<E: Element>(row: &[f32], from: usize, count: usize, line: &mut [Li
 /// `laid` must be what [`lay_out`] made of all keys that the queries see; `y` must have room for the
 /// rows, and nobody else may use them.
 unsafe fn attend<E: Element>(
-    panels: Panels,
-    block: &Block,
+    panels: HeadPanels,
+    block: &QueryBlock,
     laid: *const Line,
     scratch: &mut [Line],
     y: *mut f32,
 ) {
-    let Panels { kernel, width, .. } = panels;
-    let &Block { q, stride, rows, seen } = block;
+    let HeadPanels { kernel, width, .. } = panels;
+    let &QueryBlock { q, stride, rows, seen } = block;
     let (words, depths) = (panels.words(), panels.depths());
     let scale = (width as f64).powf(-0.5) as f32;
     let (queries, rest) = scratch.split_at_mut(QUERIES * depths * ROW_LINES);
@@ -418,7 +422,7 @@ mod tests {
         ];
         for kernel in kernels() {
             for (mask, queries, keys, heads, key_heads, width) in cases {
-                let sizes = Sizes { batch: 1, queries, keys, heads, key_heads, width };
+                let sizes = AttentionSizes { batch: 1, queries, keys, heads, key_heads, width };
                 let (stride, key_stride) = (heads * width, key_heads * width);
                 let q = numbers(1, queries * stride);
                 let (k, v) = (numbers(2, keys * key_stride), numbers(3, keys * key_stride));
@@ -455,14 +459,21 @@ mod tests {
 
     #[test]
     fn samples_whose_panels_do_not_fit_together_are_computed_in_turn() {
-        let one = Sizes { batch: 1, queries: 8, keys: 4200, heads: 1, key_heads: 1, width: 520 };
+        let one =
+            AttentionSizes { batch: 1, queries: 8, keys: 4200, heads: 1, key_heads: 1, width: 520 };
         let (queries, keys) = (one.queries * one.width, one.keys * one.width);
         for kernel in kernels().filter(|kernel| kernel.precision == MatmulPrecision::F32) {
-            let panels = Panels { kernel, width: one.width, count: one.keys };
+            let panels = HeadPanels { kernel, width: one.width, count: one.keys };
             assert_eq!(together(2, panels.lines()), 1);
             let (q, k, v) = (numbers(1, 2 * queries), numbers(2, 2 * keys), numbers(3, 2 * keys));
             let mut both = vec![MaybeUninit::new(f32::NAN); 2 * queries];
-            attention(kernel, Sizes { batch: 2, ..one }, [&q, &k, &v], Mask::None, &mut both);
+            attention(
+                kernel,
+                AttentionSizes { batch: 2, ..one },
+                [&q, &k, &v],
+                Mask::None,
+                &mut both,
+            );
             let mut second = vec![MaybeUninit::new(f32::NAN); queries];
             let rows = [&q[queries..], &k[keys..], &v[keys..]];
             attention(kernel, one, rows, Mask::None, &mut second);

@@ -9,7 +9,7 @@ use std::mem::MaybeUninit;
 use candle_core::{DType, Device, Result, Tensor};
 use rayon::prelude::*;
 
-use super::{Mask, Sizes};
+use super::{AttentionSizes, Mask};
 use crate::backend::{
     MatmulPrecision,
     cpu::{
@@ -20,13 +20,13 @@ use crate::backend::{
     },
 };
 
-/// With fewer queries than this, to lay out keys and values would take longer than the rest.
+/// Least number of queries for which packing keys and values pays off.
 const FLASH_QUERIES: usize = 8;
 /// Partial results of a row.
 const LANES: usize = 16;
 
 vectorized! {
-    /// Scores become `exp(score − largest)`; returns their sum.
+    /// Turns scores into `exp(score − largest)` and returns their sum.
     fn exponentials(scores: &mut [f32]) -> f32 {
         let mut largest = [f32::NEG_INFINITY; LANES];
         let lanes = scores.chunks_exact(LANES);
@@ -57,8 +57,12 @@ vectorized! {
 
 /// Scratch memory of attention, beside its output, in numbers of four bytes: that of a thread, and that
 /// of the panels.
-pub(super) fn memory(sizes: Sizes, mask: Mask, precision: MatmulPrecision) -> (usize, usize) {
-    let Sizes { queries, keys, .. } = sizes;
+pub(super) fn memory(
+    sizes: AttentionSizes,
+    mask: Mask,
+    precision: MatmulPrecision,
+) -> (usize, usize) {
+    let AttentionSizes { queries, keys, .. } = sizes;
     if queries < FLASH_QUERIES {
         return (queries * keys, 0);
     }
@@ -70,11 +74,11 @@ pub(super) fn attention(
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,
-    sizes: Sizes,
+    sizes: AttentionSizes,
     mask: Mask,
     precision: MatmulPrecision,
 ) -> Result<Tensor> {
-    let Sizes { batch, queries, keys, heads, width, .. } = sizes;
+    let AttentionSizes { batch, queries, keys, heads, width, .. } = sizes;
     let shape = (batch, queries, heads * width);
     if q.elem_count() == 0 || keys == 0 {
         return Tensor::zeros(shape, DType::F32, &Device::Cpu);
@@ -100,8 +104,8 @@ pub(super) fn attention(
 }
 
 /// All scores of a head at once, in f32, for a few queries.
-fn direct(sizes: Sizes, [q, k, v]: [&[f32]; 3], mask: Mask, y: &mut [MaybeUninit<f32>]) {
-    let Sizes { batch, queries, keys, heads, key_heads, width } = sizes;
+fn direct(sizes: AttentionSizes, [q, k, v]: [&[f32]; 3], mask: Mask, y: &mut [MaybeUninit<f32>]) {
+    let AttentionSizes { batch, queries, keys, heads, key_heads, width } = sizes;
     let (stride, key_stride) = (heads * width, key_heads * width);
     let scale = (width as f64).powf(-0.5) as f32;
     // Keys that no query sees are not looked at.

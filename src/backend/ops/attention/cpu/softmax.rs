@@ -15,7 +15,7 @@ const LANES: usize = 16;
 #[derive(Clone, Copy, Debug)]
 #[repr(align(64))]
 pub(super) struct Softmax {
-    /// of the weights, in parts
+    /// sum of the weights, in parts
     sums: [f32; LANES],
     largest: f32,
 }
@@ -95,7 +95,7 @@ vectorized! {
         let mut largest = [f32::NEG_INFINITY; LANES];
         for lane in seen.chunks(LANES) {
             for (largest, &score) in largest.iter_mut().zip(lane) {
-                // A NaN is passed over here, and shows in its weight.
+                // A NaN is ignored by this maximum, and shows in its weight.
                 *largest = if score > *largest { score } else { *largest };
             }
         }
@@ -152,7 +152,7 @@ mod avx512 {
                 for at in (0..count).step_by(LANES) {
                     // SAFETY: within the scores, here and below.
                     let scores = unsafe { _mm512_loadu_ps($row.add(at)) };
-                    // A NaN is passed over here, and shows in its weight.
+                    // A NaN is ignored by this maximum, and shows in its weight.
                     largest = _mm512_mask_max_ps(largest, lanes(at), scores, largest);
                 }
                 let largest = _mm512_reduce_max_ps(largest);
@@ -236,7 +236,7 @@ mod tests {
     const BLOCKS: [Range<usize>; 4] = [0..77, 3..3, 5..40, 31..77];
     const SCALE: f32 = 0.3;
 
-    /// Larger ones come later.
+    /// The larger scores come later.
     fn score(block: usize, index: usize) -> f32 {
         (index as f32 * 0.7).sin() * 9.0 + block as f32 * 3.0
     }

@@ -1,11 +1,13 @@
-//! Every kind of model, in sizes of which activations take far more than bookkeeping.
+//! Traces of whole models held against reality: every kind of model is run, and the peak of the bytes that are then
+//! alive is compared with what a trace of the very same call says, in the CPU's kernel form (f32) and in
+//! the composed form that other devices run (f16). The sizes are such that activations take far more than bookkeeping.
 
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 use cupscale::{
-    backend::Activation,
+    backend::{Activation, Placement, Trace},
     model::{
         denoiser::{Denoiser, MicroConditioning, Prior},
-        llava::{Batch, GenerateOptions, Llava, Picture, Row},
+        llava::{GenerateOptions, Llava, LlavaPicture, Row, TraceBatch},
         text::{TextConditioning, TextEncoder},
         vae::{Norms, Vae},
     },
@@ -14,7 +16,35 @@ use cupscale::{
 use serde_json::json;
 
 use crate::common::random_llava::{self, Decoder};
-use crate::{Inputs, compare, counting, weights::params};
+use crate::{counting, random_params::params};
+
+/// Source of a call's inputs: real tensors, or those of a memory trace.
+type Inputs<'a> = &'a dyn Fn(&[usize], DType) -> Activation;
+
+/// Ratio of a trace's peak to the measured peak.
+const BOUNDS: std::ops::RangeInclusive<f64> = 0.95..=1.15;
+
+/// Runs `call` for real and within a trace, inputs and all, and holds the peaks together.
+#[track_caller]
+fn compare(what: &str, call: impl Fn(Inputs<'_>, Option<&Trace>)) {
+    let real = |shape: &[usize], dtype| {
+        Activation::from(Tensor::zeros(shape, dtype, &Device::Cpu).unwrap())
+    };
+    let run = || call(&real, None);
+    // The buffers that threads keep are no part of a trace's peak: they are there when it is measured.
+    run();
+    let measured = counting::peak_of(run);
+    let trace = Trace::new(Placement::Cpu);
+    call(&|shape, dtype| trace.activation(shape, dtype), Some(&trace));
+    assert_eq!(trace.live(), 0, "{what}: something outlives the call");
+    let ratio = trace.peak() as f64 / measured as f64;
+    println!("{what:<40} traced {:>11} measured {measured:>11} ratio {ratio:.3}", trace.peak());
+    assert!(
+        BOUNDS.contains(&ratio),
+        "{what}: {} traced, {measured} measured, ratio {ratio:.3}",
+        trace.peak()
+    );
+}
 
 /// The kernel form, and the composed one, for which the CPU has no kernels.
 const FORMS: [DType; 2] = [DType::F32, DType::F16];
@@ -48,7 +78,9 @@ fn call(denoiser: &Denoiser, dtype: DType, inputs: Inputs<'_>, prior: Prior<'_>)
 
 #[test]
 fn a_call_of_a_unet_takes_what_its_trace_says() {
-    let _turn = counting::turn();
+    if !counting::alone(module_path!(), "a_call_of_a_unet_takes_what_its_trace_says") {
+        return;
+    }
     for dtype in FORMS {
         let denoiser = denoiser(dtype);
         compare(&format!("unet {dtype:?}"), |inputs, _| {
@@ -69,7 +101,9 @@ fn a_call_of_a_unet_takes_what_its_trace_says() {
 
 #[test]
 fn an_autoencoder_takes_what_its_trace_says() {
-    let _turn = counting::turn();
+    if !counting::alone(module_path!(), "an_autoencoder_takes_what_its_trace_says") {
+        return;
+    }
     let kl = json!({
         "_class_name": "AutoencoderKL", "block_out_channels": [32, 64, 64],
         "down_block_types": ["DownEncoderBlock2D", "DownEncoderBlock2D", "DownEncoderBlock2D"],
@@ -95,7 +129,9 @@ fn an_autoencoder_takes_what_its_trace_says() {
 
 #[test]
 fn a_text_encoder_takes_what_its_trace_says() {
-    let _turn = counting::turn();
+    if !counting::alone(module_path!(), "a_text_encoder_takes_what_its_trace_says") {
+        return;
+    }
     let config = json!({
         "vocab_size": 600, "hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 3,
         "num_attention_heads": 4, "projection_dim": 128,
@@ -111,7 +147,9 @@ fn a_text_encoder_takes_what_its_trace_says() {
 
 #[test]
 fn a_generation_takes_what_its_trace_says() {
-    let _turn = counting::turn();
+    if !counting::alone(module_path!(), "a_generation_takes_what_its_trace_says") {
+        return;
+    }
     let folder = tempfile::tempdir().unwrap();
     let decoder = Decoder { hidden: 512, inner: 1536, layers: 3, vocabulary: 4096 };
     random_llava::write(folder.path(), decoder, DType::F32);
@@ -120,7 +158,7 @@ fn a_generation_takes_what_its_trace_says() {
         let model = files.load(&Device::Cpu, dtype).unwrap();
         // One row, a prefill larger than all decoding, and many rows of which each prefill is small.
         for (rows, prefill_rows) in [(1, 1), (4, 4), (12, 1)] {
-            let batch = Batch { rows, prefill_rows, size: (48, 40), new_tokens: 6 };
+            let batch = TraceBatch { rows, prefill_rows, size: (48, 40), new_tokens: 6 };
             compare(&format!("llava {dtype:?}, {rows} by {prefill_rows}"), |_, trace| {
                 let prompt = model.prompt("What is in it?").unwrap();
                 match trace {
@@ -133,11 +171,11 @@ fn a_generation_takes_what_its_trace_says() {
 }
 
 /// Texts for as many pictures as the batch says.
-fn generate(model: &Llava, batch: Batch) {
+fn generate(model: &Llava, batch: TraceBatch) {
     let prompt = model.prompt("What is in it?").unwrap();
     let (width, height) = batch.size;
     let rgb: Vec<u8> = (0..width * height * 3).map(|index| (index % 251) as u8).collect();
-    let picture = Picture::new(width, height, rgb).unwrap();
+    let picture = LlavaPicture::new(width, height, rgb).unwrap();
     let rows: Vec<_> =
         (0..batch.rows as u64).map(|number| Row { picture: picture.clone(), number }).collect();
     let options = GenerateOptions {

@@ -1,19 +1,22 @@
-//! An allocator that counts what is alive. Tests that measure take turns, because it counts for the whole
-//! process.
+//! An allocator that counts what is alive. It counts for the whole process: a test that measures runs in one of its
+//! own.
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    env,
+    sync::atomic::{AtomicUsize, Ordering},
 };
+
+use crate::common::{only, stderr};
 
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
 
 /// The system's allocator, counted.
-pub struct Counting;
+struct Counting;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
 
 impl Counting {
     fn grew(bytes: usize) {
@@ -51,6 +54,11 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
+/// Bytes that are alive.
+pub fn live() -> usize {
+    LIVE.load(Ordering::Relaxed)
+}
+
 /// The most bytes that are alive while `f` runs, beside those that were before.
 pub fn peak_of(f: impl FnOnce()) -> usize {
     let before = LIVE.load(Ordering::Relaxed);
@@ -59,8 +67,18 @@ pub fn peak_of(f: impl FnOnce()) -> usize {
     PEAK.load(Ordering::Relaxed) - before
 }
 
-/// The turn of a test, until it is dropped.
-pub fn turn() -> impl Drop {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+/// Set in the process that is measured.
+const ALONE: &str = "CUPSCALE_TEST_ALONE";
+
+/// `true` in a process in which only the test `name` of `module` runs, so that nothing else allocates. Elsewhere such
+/// a process is started, and has to pass.
+pub fn alone(module: &str, name: &str) -> bool {
+    if env::var_os(ALONE).is_some() {
+        return true;
+    }
+    let output = only(module, name).env(ALONE, "1").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    println!("{said}");
+    assert!(output.status.success() && said.contains("1 passed"), "{}", stderr(&output));
+    false
 }

@@ -1,0 +1,64 @@
+//! Settings of an encoder.
+
+use crate::image::picture::Picture;
+
+/// JPEG quality when none is asked for: no chroma subsampling, differences below visibility.
+pub const DEFAULT_QUALITY: u8 = 95;
+
+/// The program's name and version in metadata.
+pub(super) const SOFTWARE: &str = concat!("cupscale-fast ", env!("CARGO_PKG_VERSION"));
+
+/// Settings of an encoder, and what is written besides pixels.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EncodeOptions {
+    /// 8 or 16 bits per sample; JPEG and WebP round 16 to 8 and warn.
+    pub bit_depth: u8,
+    /// JPEG quality, 1 to 100. The other formats are lossless.
+    pub quality: u8,
+    /// Colour profile: written, and applied to the working-space rows (see [`Picture::rgb`]).
+    pub icc: Option<Vec<u8>>,
+    /// EXIF block; the size fields in it are set to the output's.
+    pub exif: Option<Vec<u8>>,
+    /// XMP packet; the settings are added to it except in PNG.
+    pub xmp: Option<Vec<u8>>,
+    /// Dots per inch.
+    pub dpi: Option<(f64, f64)>,
+    /// Rows come with alpha. JPEG composites over white and warns.
+    pub alpha: bool,
+    /// Write one grey channel (the luma of the rows). WebP always stores colour.
+    pub grey: bool,
+    /// The program's settings, e.g. JSON, for [`read_settings`](crate::image::read_settings).
+    pub settings: Option<String>,
+}
+
+impl Default for EncodeOptions {
+    fn default() -> Self {
+        Self {
+            bit_depth: 8,
+            quality: DEFAULT_QUALITY,
+            icc: None,
+            exif: None,
+            xmp: None,
+            dpi: None,
+            alpha: false,
+            grey: false,
+            settings: None,
+        }
+    }
+}
+
+impl EncodeOptions {
+    /// Options that keep everything a picture came with.
+    pub fn like(picture: &Picture) -> Self {
+        Self {
+            bit_depth: picture.bit_depth,
+            icc: picture.icc.clone(),
+            exif: picture.exif.clone(),
+            xmp: picture.xmp.clone(),
+            dpi: picture.dpi,
+            alpha: picture.alpha.is_some(),
+            grey: picture.grey,
+            ..Self::default()
+        }
+    }
+}

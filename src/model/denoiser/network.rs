@@ -1,0 +1,75 @@
+//! The trait that a denoiser's family implements, and the class by which its configurations name it.
+
+use std::{fmt, sync::Arc};
+
+use candle_core::Result;
+use serde_json::Value;
+
+use super::{
+    conditioning::{Conditioning, MicroConditioning},
+    error::DenoiserError,
+    prior::Prior,
+    shape::DenoiserShape,
+};
+use crate::{
+    backend::{Activation, Params},
+    model::text::{TextConditioner, TextConditioning},
+};
+
+/// A denoiser's network. It computes in the precision of the `Params` it was loaded from; within a memory trace it
+/// runs on shapes alone.
+pub trait DenoisingNetwork: fmt::Debug + Send + Sync {
+    /// The shape that a job must have.
+    ///
+    /// # Errors
+    /// [`DenoiserError::Unsuited`]: channels that are neither a latent's nor twice as many, or a native
+    /// size that is missing, no square, no multiple, or larger than any model's.
+    fn shape(&self) -> std::result::Result<DenoiserShape, DenoiserError>;
+
+    /// Checks that it takes what `text` makes.
+    ///
+    /// # Errors
+    /// [`DenoiserError::Text`]: other widths, which are those of another model's parts.
+    fn check_text(&self, text: &TextConditioner) -> std::result::Result<(), DenoiserError>;
+
+    /// The conditions for these texts, one row each, all with the same sizes and places in the picture.
+    ///
+    /// # Errors
+    /// Texts without a pooled embedding for a family that takes one, or those of the backend.
+    fn condition(&self, text: &TextConditioning, micro: MicroConditioning) -> Result<Conditioning>;
+
+    /// Heights and widths of the layers that [`Prior`] speaks of, in visiting order, for a sample of
+    /// `height` × `width` latent pixels.
+    fn prior_sizes(&self, height: usize, width: usize) -> Vec<(usize, usize)>;
+
+    /// One prediction (ε or v, as the model was trained).
+    ///
+    /// `z` is `[B, h, w, C]` in latent pixels, `timestep` one of the schedule that the model was trained
+    /// on, `cond` has one row per sample. The result is `[B, h, w, channels]` in the model's precision.
+    ///
+    /// # Errors
+    /// Shapes that do not fit the model or each other, a prior that does not match the layers, or those
+    /// of the backend.
+    fn forward(
+        &self,
+        z: &Activation,
+        timestep: f64,
+        cond: &Conditioning,
+        prior: Prior<'_>,
+    ) -> Result<Activation>;
+
+    /// Bytes of its weights, in memory or mapped.
+    fn weight_bytes(&self) -> usize;
+}
+
+/// A class of diffusers that describes denoisers of one family.
+pub struct DenoiserClass {
+    /// The name in `_class_name` and `model_index.json`.
+    pub name: &'static str,
+    /// Builds the denoiser that a `config.json` describes; the file's name is for errors.
+    pub load: LoadNetwork,
+}
+
+/// Configuration, the configuration file's full name, weights → network.
+pub type LoadNetwork =
+    fn(&Value, &str, &Params) -> std::result::Result<Arc<dyn DenoisingNetwork>, DenoiserError>;

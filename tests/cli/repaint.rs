@@ -1,0 +1,160 @@
+//! Options that decide the picture: samplers, priors, prompts, seeds; batch size and threads do not.
+
+use std::fs;
+
+use crate::common::{Shell, copy_folder, mini, stderr};
+
+#[test]
+fn a_models_scheduler_decides_the_sampler_or_what_stands_in_for_it() {
+    let shell = Shell::new();
+    shell.picture("in.png", 16, 16);
+    copy_folder(&mini(), &shell.path("model"));
+    // As the folders of SDXL and of Stable Diffusion 1.5 have it.
+    let betas = r#""beta_end": 0.012, "beta_schedule": "scaled_linear", "beta_start": 0.00085,
+        "num_train_timesteps": 1000, "skip_prk_steps": true, "steps_offset": 1, "trained_betas": null"#;
+    let sdxl = r#""clip_sample": false, "interpolation_type": "linear", "prediction_type": "epsilon",
+        "sample_max_value": 1.0, "set_alpha_to_one": false, "timestep_spacing": "leading", "use_karras_sigmas": false"#;
+    let write = |class: &str, more: &str| {
+        let text = format!(r#"{{"_class_name": "{class}", {betas}, {more}}}"#);
+        fs::write(shell.path("model/scheduler/scheduler_config.json"), text).unwrap();
+    };
+    let plan = |options: &str| {
+        let plan = shell.succeed(&format!("plan in.png --model model {options}"));
+        String::from_utf8(plan).unwrap()
+    };
+    write("EulerDiscreteScheduler", sdxl);
+    let euler = plan("");
+    assert!(euler.contains("euler, leading timesteps") && !euler.contains("note"), "{euler}");
+    assert!(euler.contains("t = 376, 251, 126, 1\n"), "{euler}");
+    shell.succeed("in.png --model model -o out.png --steps 2");
+
+    write("PNDMScheduler", r#""set_alpha_to_one": false"#);
+    let note = "the model asks for PNDMScheduler; running ddim instead";
+    assert!(plan("").contains(note));
+    assert!(!plan("--sampler ddim").contains(note));
+    let output = shell.run("in.png --model model -o out.png --steps 2");
+    assert!(output.status.success() && stderr(&output).contains(note), "{}", stderr(&output));
+
+    write("EulerDiscreteScheduler", r#""use_karras_sigmas": true"#);
+    let note = "the model asks for EulerDiscreteScheduler with use_karras_sigmas; running euler";
+    assert!(plan("").contains(note));
+    assert!(!plan("--sampler euler").contains(note));
+    // As diffusers writes DPM-Solver's, with a number that is no JSON.
+    write("DPMSolverMultistepScheduler", r#""lambda_min_clipped": -Infinity"#);
+    let multistep = plan("");
+    assert!(multistep.contains("dpmpp-2m") && !multistep.contains("asks for"), "{multistep}");
+    shell.succeed("in.png --model model -o out.png --steps 2");
+    write("DEISMultistepScheduler", r#""solver_order": 2"#);
+    assert!(plan("").contains("asks for DEISMultistepScheduler; running euler instead"));
+    write("FlowMatchEulerDiscreteScheduler", r#""shift": 3.0"#);
+    for options in ["", "--sampler euler"] {
+        let message = shell.fail(&format!("in.png --model model {options}"), 1);
+        assert!(message.contains("FlowMatchEulerDiscreteScheduler"), "{message}");
+        assert!(message.contains("scheduler_config.json"), "{message}");
+    }
+    write(
+        "DDIMScheduler",
+        r#""clip_sample": false, "timestep_spacing": "trailing",
+        "rescale_betas_zero_snr": true, "prediction_type": "v_prediction""#,
+    );
+    let message = shell.fail("in.png --model model --strength 1", 1);
+    assert!(message.contains("timestep 999") && message.contains("pure noise"), "{message}");
+}
+
+#[test]
+fn a_model_folder_gives_the_same_bytes_as_the_embedded_copy() {
+    let shell = Shell::new();
+    shell.picture("in.png", 24, 16);
+    shell.succeed("in.png -o embedded.tif --denoise-steps 1");
+    let mini = mini().display().to_string();
+    shell.succeed(&format!("in.png -o folder.tif --denoise-steps 1 --model {mini}"));
+    assert_eq!(
+        image::open(shell.path("embedded.tif")).unwrap(),
+        image::open(shell.path("folder.tif")).unwrap()
+    );
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bytes_whatever_the_batch_and_the_threads() {
+    let shell = Shell::new();
+    shell.picture("in.png", 110, 70);
+    let base = "in.png -s 4 --denoise-steps 2 --seed 7";
+    shell.succeed(&format!("{base} -o a.png"));
+    shell.succeed(&format!("{base} -o b.png --batch 1 --threads 1"));
+    shell.succeed(&format!("{base} -o c.png --batch 3 --threads 3"));
+    shell.succeed(&format!("{base} -o d.png --batch 64"));
+    for other in ["b.png", "c.png", "d.png"] {
+        assert!(shell.bytes("a.png") == shell.bytes(other), "{other}");
+    }
+    shell.succeed("in.png -s 4 --denoise-steps 2 --seed 8 -o e.png");
+    assert!(shell.bytes("a.png") != shell.bytes("e.png"));
+}
+
+#[test]
+fn fresh_noise_and_guidance_do_not_depend_on_batch_and_threads() {
+    let shell = Shell::new();
+    shell.picture("in.png", 110, 40);
+    let base =
+        "in.png -s 4 --sampler tcd --eta 0.3 --guidance 2 --negative-prompt blurry --steps 4";
+    shell.succeed(&format!("{base} -o a.png --batch 1 --threads 1"));
+    shell.succeed(&format!("{base} -o b.png --batch 3 --threads 2"));
+    assert!(shell.bytes("a.png") == shell.bytes("b.png"));
+    let settings = cupscale::image::read_settings(&shell.path("a.png")).unwrap().unwrap();
+    let settings: serde_json::Value = serde_json::from_str(&settings).unwrap();
+    let expected = serde_json::json!({
+        "sampler": "tcd", "eta": 0.3, "guidance": 2.0, "negative_prompt": "blurry", "steps": 4,
+        "denoise_steps": 2,
+    });
+    for (key, value) in expected.as_object().unwrap() {
+        assert_eq!(&settings[key], value, "{key}");
+    }
+    // It has no part in where TCD puts its timesteps.
+    assert!(settings.get("spacing").is_none());
+}
+
+#[test]
+fn every_prior_and_the_prompt_change_the_picture() {
+    let shell = Shell::new();
+    shell.picture("in.png", 80, 70);
+    let base = "in.png -o out.tif -s 4 --strength 0.2";
+    shell.succeed(base);
+    let all = image::open(shell.path("out.tif")).unwrap();
+    for option in [
+        "--gsp 0",
+        "--gsp 1",
+        "--rap 0",
+        "--rsp 0",
+        "--captioner none",
+        "--fusion average",
+        "--overlap 0.25",
+        "--steps 5",
+        "--prompt autumn",
+    ] {
+        shell.succeed(&format!("{base} {option}"));
+        assert!(image::open(shell.path("out.tif")).unwrap() != all, "{option} changes nothing");
+    }
+}
+
+#[test]
+fn every_choice_of_sampling_gives_another_picture() {
+    let shell = Shell::new();
+    shell.picture("in.png", 24, 16);
+    let mut seen = Vec::new();
+    for option in [
+        "",
+        "--guidance 3",
+        "--guidance 3 --negative-prompt blurry",
+        "--eta 0.5",
+        "--spacing leading",
+        "--timesteps 300,200",
+        "--sampler tcd",
+        "--sampler tcd --eta 0",
+        "--sampler lcm",
+        "--sampler euler --spacing linspace",
+    ] {
+        shell.succeed(&format!("in.png -o out.tif -s 4 --strength 0.2 {option}"));
+        let picture = image::open(shell.path("out.tif")).unwrap();
+        assert!(!seen.contains(&picture), "{option} changes nothing");
+        seen.push(picture);
+    }
+}
