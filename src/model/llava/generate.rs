@@ -227,7 +227,8 @@ impl Llava {
         }
         let states = self.decoder.prefill(&x, cache, prompt.before.len())?;
         let last = states.dim(1)? - 1;
-        Ok(states.narrow(1, last, 1)?.squeeze(1)?.contiguous()?)
+        // A copy even of a single row, of which a view would keep the states of its whole prompt.
+        Ok(states.index_select(&[last as u32], 1)?.squeeze(1)?)
     }
 }
 
