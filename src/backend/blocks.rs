@@ -38,19 +38,19 @@ macro_rules! with_block {
 /// All formats start their blocks with, or consist of, 16-bit numbers or bytes.
 pub(crate) const ALIGNMENT: usize = align_of::<f16>();
 
-/// Whether this is a format of blocks that share scales, not of plain numbers.
+/// `true` for a format of blocks that share scales, `false` for one of plain numbers.
 #[must_use]
 pub fn is_quantized(dtype: GgmlDType) -> bool {
     !matches!(dtype, GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16)
 }
 
-/// Whether weights can be in this format at all.
+/// `true` if weights can be in this format.
 #[must_use]
 pub fn holds_weights(dtype: GgmlDType) -> bool {
     !matches!(dtype, GgmlDType::Q8_1 | GgmlDType::Q8K)
 }
 
-/// How many bytes `count` numbers take; `None` where they are no whole number of blocks.
+/// Bytes of `count` numbers; `None` if they are no whole number of blocks.
 #[must_use]
 pub fn stored_bytes(dtype: GgmlDType, count: usize) -> Option<usize> {
     let block = dtype.block_size();

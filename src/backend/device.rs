@@ -6,7 +6,7 @@ use std::{fmt, str::FromStr};
 
 use super::MatmulPrecision;
 
-/// What the user asked for with `--device`.
+/// Choice of a device (`--device`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeviceSpec {
     /// The fastest device this build and this machine have: CUDA, then Metal, then the CPU.
@@ -20,7 +20,7 @@ pub enum DeviceSpec {
     Metal,
 }
 
-/// Why a device cannot be had.
+/// Reason why a device cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DeviceError {

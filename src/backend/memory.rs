@@ -1,10 +1,10 @@
-//! How much memory a device can give this process.
+//! Memory budget of a device for this process.
 
 use std::sync::OnceLock;
 
 use candle_core::Device;
 
-/// Of what is free, so much is left to others: a tenth, within these bounds.
+/// Bounds of the margin that is left to other processes: a tenth of the free memory.
 const MARGIN: std::ops::RangeInclusive<usize> = 256 << 20..=2 << 30;
 
 /// The bytes that this process may use in all on a device, what it has already included: what is free,
@@ -21,7 +21,7 @@ pub fn usable_memory(device: &Device, held: usize) -> Option<usize> {
     Some(usable.saturating_sub(margin))
 }
 
-/// How the program's own allocator gives memory back.
+/// Hook by which the program's own allocator gives memory back.
 static RELEASE: OnceLock<fn()> = OnceLock::new();
 
 /// Sets what [`give_back_freed`] calls first, once for the whole process: a program whose global allocator keeps
@@ -63,7 +63,7 @@ mod cuda {
 mod metal {
     use candle_core::MetalDevice;
 
-    /// What the system recommends that a process keeps on the GPU, whatever else is running.
+    /// Working set that the system recommends for a process on the GPU, whatever else is running.
     #[cfg(feature = "metal")]
     pub(super) fn working_set(device: &MetalDevice) -> Option<usize> {
         Some(device.metal_device().recommended_max_working_set_size())
@@ -82,8 +82,8 @@ mod host {
         path::{Path, PathBuf},
     };
 
-    /// What the kernel would give without swapping, or what the strictest control group would, and
-    /// what this process has of it already.
+    /// Memory that the kernel would give without swapping, or that the strictest control group would,
+    /// and the part of it that this process has already.
     pub(super) fn usable() -> Option<usize> {
         let available = field(&fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")?;
         let own = fs::read_to_string("/proc/self/status").ok();

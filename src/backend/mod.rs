@@ -1,5 +1,5 @@
-//! Where the work runs: the choice of device, the operations that every model is made of, and how a
-//! model gets its weights.
+//! Compute backend: the choice of device, the operations that every model is made of, and the loading
+//! of a model's weights.
 
 mod activation;
 mod blocks;
@@ -16,6 +16,7 @@ mod precision;
 mod rows;
 mod trace;
 mod weight;
+mod working;
 
 pub use activation::Activation;
 pub use blocks::{holds_weights, is_quantized, stored_bytes, unpack_rows};
@@ -24,8 +25,9 @@ pub(crate) use cpu::add_product;
 pub use device::{DeviceError, DeviceSpec, device_name, working_dtype};
 pub use memory::{give_back_freed, set_release_hook, usable_memory};
 pub use out_of_memory::is_out_of_memory;
-pub use params::{ParamSource, Params, Working};
+pub use params::{ParamSource, Params};
 pub use precision::MatmulPrecision;
 pub use rows::pack_rows;
 pub use trace::{Claim, Placement, Trace};
 pub use weight::{Stored, Weight, WeightStorage, WeightUse};
+pub use working::Working;

@@ -4,8 +4,8 @@ use std::error::Error as StdError;
 
 use candle_core::Error;
 
-/// Whether the device's memory is used up, according to the error itself: what has been said around it,
-/// such as a file's name, is not looked at.
+/// `true` if the error itself says that the device's memory is used up. Its context, such as a file's
+/// name, is not looked at.
 #[must_use]
 pub fn is_out_of_memory(error: &Error) -> bool {
     match error {
@@ -29,8 +29,8 @@ fn is_so(error: &(dyn StdError + 'static)) -> bool {
     error.source().map_or_else(|| says_so(&format!("{error} {error:?}")), is_so)
 }
 
-/// Whether the message is one of CUDA's driver, of cuBLAS (which allocates its workspaces itself), or of
-/// Metal (which makes no buffer).
+/// `true` for an out-of-memory message of CUDA's driver, of cuBLAS (which allocates its workspaces
+/// itself), or of Metal (which makes no buffer).
 fn says_so(message: &str) -> bool {
     ["CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED", "FailedToCreateResource"]
         .into_iter()

@@ -1,5 +1,5 @@
-//! How a model asks for its weights: by name, in the shape that its configuration says, without
-//! knowing in which kind of file they are or how they are kept.
+//! Interface by which a model asks for its weights: by name, in the shape that its configuration says,
+//! without knowing the kind of file that they are in or the way in which they are kept.
 
 use std::{
     collections::HashMap,
@@ -11,9 +11,9 @@ use std::{
 
 use candle_core::{DType, Device, Result, Shape, Tensor};
 
-use super::{MatmulPrecision, Placement, Weight, WeightStorage, WeightUse};
+use super::{MatmulPrecision, Weight, WeightStorage, WeightUse, Working};
 
-/// Where weights come from.
+/// Source of weights.
 pub trait ParamSource: Send + Sync {
     /// The tensor called `name`, of this shape, in this precision, on this device.
     ///
@@ -22,7 +22,7 @@ pub trait ParamSource: Send + Sync {
     /// names file and tensor.
     fn get(&self, name: &str, shape: &Shape, dtype: DType, device: &Device) -> Result<Tensor>;
 
-    /// Whether there is a tensor of this name.
+    /// `true` if there is a tensor of this name.
     fn contains(&self, name: &str) -> bool;
 
     /// The weight called `name`, of this shape, for this use and for `working`, kept in whatever way the
@@ -40,25 +40,6 @@ pub trait ParamSource: Send + Sync {
         let storage = WeightStorage::choose(weight_use, shape, None, working)?;
         let weight = self.get(name, shape, storage.numbers(), &working.device)?;
         Weight::new(&weight, weight_use, storage)
-    }
-}
-
-/// In what a model computes.
-#[derive(Clone, Debug)]
-pub struct Working {
-    /// of the activations
-    pub dtype: DType,
-    /// where they lie
-    pub device: Device,
-    /// of the CPU's kernels
-    pub precision: MatmulPrecision,
-}
-
-impl Working {
-    /// Whether the CPU's kernels compute.
-    #[must_use]
-    pub fn has_kernels(&self) -> bool {
-        Placement::from(&self.device).has_kernels(self.dtype)
     }
 }
 
@@ -157,8 +138,8 @@ impl Params {
         Ok(weight)
     }
 
-    /// How many bytes all weights take that have been read so far through this, the place it is
-    /// below, and every place below either: what a model keeps, in memory or mapped.
+    /// Bytes of all weights that have been read so far through this, the place it is below, and every
+    /// place below either: the memory that a model keeps, allocated or mapped.
     #[must_use]
     pub fn bytes_kept(&self) -> usize {
         self.handed_out.load(Ordering::Relaxed)
@@ -168,7 +149,7 @@ impl Params {
         self.handed_out.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Whether there is a tensor of this name below this place.
+    /// `true` if there is a tensor of this name below this place.
     #[must_use]
     pub fn contains_tensor(&self, name: &str) -> bool {
         self.source.contains(&self.full_name(name))
@@ -192,7 +173,7 @@ impl Params {
         self.working.precision
     }
 
-    /// Where the model computes.
+    /// Device that the model computes on.
     #[must_use]
     pub fn device(&self) -> &Device {
         &self.working.device

@@ -65,7 +65,7 @@ pub(in crate::backend) fn is_aligned(bytes: &[u8]) -> bool {
     bytes.as_ptr().addr().is_multiple_of(blocks::ALIGNMENT)
 }
 
-/// Whether so many bytes are rows in this format.
+/// Checks that so many bytes are rows in this format.
 ///
 /// # Errors
 /// They are not.

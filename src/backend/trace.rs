@@ -3,11 +3,9 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use candle_core::{DType, Device, Shape};
+use candle_core::{DType, Device};
 
-use super::Activation;
-
-/// On which kind of device a traced pass would run. None has to be there.
+/// Kind of device that a traced pass would run on. The machine need not have it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Placement {
     /// The host: with kernels of our own where values are f32.
@@ -19,7 +17,7 @@ pub enum Placement {
 }
 
 impl Placement {
-    /// Whether kernels of our own compute with values of this type: the one place that says so.
+    /// `true` if kernels of our own compute with values of this type; decided here alone.
     #[must_use]
     pub fn has_kernels(self, dtype: DType) -> bool {
         self == Self::Cpu && dtype == DType::F32
@@ -38,7 +36,7 @@ impl From<&Device> for Placement {
 
 /// A trace: the bytes of all values that are alive, and the most that ever were.
 ///
-/// Clones count together. Values are claimed by [`Activation`]s, which stop counting when their last
+/// Clones count together. Values are claimed by [`Activation`](super::Activation)s, which stop counting when their last
 /// clone or view is dropped; so a function that takes and gives activations is traced by calling it.
 #[derive(Clone, Debug)]
 pub struct Trace {
@@ -62,21 +60,10 @@ impl Trace {
         Self { placement: placement.into(), counts: Arc::default() }
     }
 
-    /// Where the traced pass would run.
+    /// Kind of device that the traced pass would run on.
     #[must_use]
     pub fn placement(&self) -> Placement {
         self.placement
-    }
-
-    /// A new value of this shape, which counts until its last clone or view is dropped.
-    #[must_use]
-    pub fn activation(&self, shape: impl Into<Shape>, dtype: DType) -> Activation {
-        Activation::traced(self, shape.into(), dtype)
-    }
-
-    /// A value that is held and counted elsewhere, such as a weight.
-    pub(super) fn held_elsewhere(&self, shape: impl Into<Shape>, dtype: DType) -> Activation {
-        Activation::within(self.hold(0), shape.into(), dtype)
     }
 
     /// `bytes` that count as long as the claim is kept.

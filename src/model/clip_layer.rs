@@ -7,7 +7,7 @@ use super::text::HiddenAct;
 use crate::backend::ops::{LayerNorm, Linear, Mask, attention, gelu, quick_gelu};
 use crate::backend::{Activation, MatmulPrecision, Params};
 
-/// What a layer is built from; the same for all layers of an encoder.
+/// Configuration of a layer; the same for all layers of an encoder.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LayerShape {
     pub width: usize,

@@ -49,7 +49,7 @@ pub enum StructureError {
     /// Slices that are not the same number of whole rows.
     #[error("{what} holds {actual} values where {expected} are needed")]
     Length {
-        /// Which slice.
+        /// Name of the slice.
         what: &'static str,
         /// Values needed.
         expected: usize,

@@ -34,7 +34,7 @@ pub enum PredictionType {
     Sample,
 }
 
-/// How inference timesteps are spread over the training timesteps ("Common Diffusion Noise Schedules and Sample
+/// Spacing of inference timesteps over the training timesteps ("Common Diffusion Noise Schedules and Sample
 /// Steps are Flawed", table 2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -95,25 +95,25 @@ pub struct SchedulerConfig {
     pub beta_schedule: BetaSchedule,
     /// All betas one by one, in place of the three above.
     pub trained_betas: Option<Vec<f32>>,
-    /// What the model predicts.
+    /// Target of the model's prediction.
     pub prediction_type: PredictionType,
     /// The spread of timesteps.
     pub timestep_spacing: TimestepSpacing,
     /// Added to every timestep of leading spacing.
     pub steps_offset: usize,
-    /// Whether the last step leads to the clean latent, or else to the level of timestep 0.
+    /// `true` if the last step leads to the clean latent, `false` if to the level of timestep 0.
     pub set_alpha_to_one: bool,
-    /// Whether x̂0 is clipped: for models of pixels, not of latents.
+    /// Clipping of x̂0: for models of pixels, not of latents.
     pub clip_sample: bool,
-    /// Whether x̂0 is clipped by its quantiles: likewise.
+    /// Clipping of x̂0 by its quantiles: likewise.
     pub thresholding: bool,
-    /// Whether the schedule is stretched so that its last timestep is pure noise.
+    /// Rescaling of the schedule so that its last timestep is pure noise.
     pub rescale_betas_zero_snr: bool,
     /// Number of evenly spread timesteps at which a consistency model was distilled (TCD, LCM).
     pub original_inference_steps: usize,
     /// Factor of the timestep in LCM's boundary condition.
     pub timestep_scaling: f64,
-    /// Where Euler and DPM-Solver end.
+    /// Noise level at which Euler and DPM-Solver end.
     pub final_sigmas_type: FinalSigmas,
     /// Noise levels that are not the training's (the solvers in σ), as far as the file says anything.
     pub use_karras_sigmas: Option<bool>,
@@ -131,15 +131,15 @@ pub struct SchedulerConfig {
     pub solver_type: Option<String>,
     /// Its order.
     pub solver_order: Option<usize>,
-    /// Whether its last step is of first order where there are few.
+    /// First order in the last step where there are few steps.
     pub lower_order_final: Option<bool>,
-    /// Whether its last step is of first order in any case.
+    /// First order in the last step in any case.
     pub euler_at_final: Option<bool>,
     /// The variance that the model predicts beside ε, if it does.
     pub variance_type: Option<String>,
-    /// How Euler finds σ between two timesteps.
+    /// Interpolation of σ between two timesteps (Euler).
     pub interpolation_type: Option<String>,
-    /// Whether Euler tells the denoiser the timestep or log σ.
+    /// Value that Euler passes to the denoiser: the timestep or log σ.
     pub timestep_type: Option<String>,
 }
 
@@ -244,9 +244,9 @@ impl SchedulerConfig {
         Ok(serde_json::from_str(text)?)
     }
 
-    /// Whether the model was trained on noise that betas make, at timesteps that count them. Those of EDM, of flow
-    /// matching and their kin were not, and their schedulers say so by their class, by σ that are flow matching's, or by
-    /// telling the model log σ.
+    /// `true` if the model was trained on the noise of betas, at timesteps that index them. Models of EDM, flow matching
+    /// and the like were not; their schedulers show it by their class, by the σ of flow matching, or by passing log σ to
+    /// the model.
     pub(super) fn has_betas(&self) -> bool {
         const OTHERS: [&str; 6] =
             ["EDM", "FlowMatch", "CosineDPM", "CMStochastic", "ScoreSde", "SCM"];

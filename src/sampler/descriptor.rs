@@ -3,7 +3,7 @@
 
 use super::{config::SchedulerConfig, error::SamplerError, step::Sampler};
 
-/// What there is to know about a sampler before it is built.
+/// Static properties of a sampler, known before it is built.
 #[derive(Debug)]
 pub(super) struct Descriptor {
     /// The name that users type and that messages print.
@@ -14,7 +14,7 @@ pub(super) struct Descriptor {
     pub stands_in_for: &'static [&'static str],
     /// The share of fresh noise in each step where nobody chooses; `None` for a sampler without that choice.
     pub default_eta: Option<f64>,
-    /// Whether the config's spread of timesteps plays a part.
+    /// `true` if the config's timestep spacing is used.
     pub has_spacing: bool,
     /// The first setting of a config of `class` that the sampler runs without, if there is one.
     pub left_out: fn(&SchedulerConfig) -> Option<&'static str>,

@@ -56,7 +56,7 @@ impl Dpmpp2m {
         }
     }
 
-    /// Whether the last of all steps is of first order.
+    /// `true` if the last of all steps is of first order.
     fn ends_lower(&self, step: &Step) -> bool {
         self.final_sigmas == FinalSigmas::Zero
             || self.euler_at_final

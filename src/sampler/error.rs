@@ -1,4 +1,4 @@
-//! What can be wrong with a schedule or a sampler, in one line each.
+//! Errors of schedules and samplers, in one line each.
 
 /// Errors of schedules and samplers.
 #[derive(Debug, thiserror::Error)]
@@ -34,13 +34,13 @@ pub enum SamplerError {
     UnsupportedSetting {
         /// The setting, as the config writes it.
         setting: &'static str,
-        /// Why, or what to do.
+        /// Reason, or remedy.
         reason: &'static str,
     },
     /// Numbers that do not make a noise schedule.
     #[error("the betas of the scheduler config make no schedule: {reason}")]
     Betas {
-        /// What is wrong with them.
+        /// Reason why they are refused.
         reason: String,
     },
     /// A number of steps that the schedule cannot have.
@@ -102,7 +102,7 @@ pub enum SamplerError {
     /// Two slices that should match do not.
     #[error("{what} holds {actual} values where {expected} are needed")]
     Length {
-        /// Which slice.
+        /// Name of the slice.
         what: &'static str,
         /// Values needed.
         expected: usize,
@@ -123,7 +123,7 @@ pub enum SamplerError {
 }
 
 impl SamplerError {
-    /// Whether what was asked for is wrong in itself, and not the model's config or the computation.
+    /// `true` if the request itself is wrong, and not the model's config or the computation.
     #[must_use]
     pub fn is_wrong_choice(&self) -> bool {
         matches!(

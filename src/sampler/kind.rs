@@ -118,7 +118,7 @@ impl SamplerKind {
         self.descriptor().default_eta
     }
 
-    /// Whether the config's spread of timesteps plays a part: consistency models have their own.
+    /// `true` if the config's timestep spacing is used: consistency models have their own.
     #[must_use]
     pub fn has_spacing(self) -> bool {
         self.descriptor().has_spacing

@@ -1,4 +1,4 @@
-//! Which steps of the schedule an image-to-image run takes.
+//! Plan of an image-to-image run: the steps of the schedule that it takes.
 //!
 //! With few steps a "strength" is really a step count: with 8 steps, every strength in (0.375, 0.5] runs four.
 //! So both are accepted, and the plan says what was run (docs/method.md §2, "Schedule").
@@ -29,7 +29,7 @@ impl Timesteps {
     }
 }
 
-/// How far the picture is diffused before it is denoised again.
+/// Denoising strength: the extent to which the picture is diffused before it is denoised again.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Denoise {
     /// Share of the schedule, above 0 and at most 1; the paper uses 0.45.

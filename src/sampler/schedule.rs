@@ -54,7 +54,7 @@ impl Schedule {
         self
     }
 
-    /// How timesteps are spread.
+    /// Spacing of timesteps.
     #[must_use]
     pub fn spacing(&self) -> TimestepSpacing {
         self.spacing
@@ -65,7 +65,7 @@ impl Schedule {
         self.abar.len()
     }
 
-    /// What the model predicts.
+    /// Target of the model's prediction.
     pub fn prediction(&self) -> PredictionType {
         self.prediction
     }

@@ -17,7 +17,7 @@ pub struct Step {
     /// The timestep the step leads to; `None` past the end of the schedule, where every sampler has its own
     /// idea of what is left.
     pub t_prev: Option<f64>,
-    /// Whether this is the last step.
+    /// `true` for the last step.
     pub last: bool,
 }
 

@@ -38,7 +38,7 @@ impl Update {
         Self { z, eps, noise, history: Vec::new(), kept: None }
     }
 
-    /// Whether the step needs noise.
+    /// `true` if the step needs noise.
     pub fn needs_noise(&self) -> bool {
         self.noise != 0.0
     }

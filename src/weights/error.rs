@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use super::LoraError;
-use super::families::FileContents;
+use super::contents::FileContents;
 use crate::model::denoiser::DenoiserError;
 use crate::model::llava::LlavaError;
 use crate::model::{text::TextError, vae::VaeError};

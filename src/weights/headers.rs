@@ -8,14 +8,14 @@ use candle_core::{DType, Device, Result, Shape, Tensor};
 use super::kept::KeptWeights;
 use crate::backend::{ParamSource, Weight, WeightStorage, WeightUse, Working, stored_bytes};
 
-/// What the weights of a part take, in bytes.
+/// Memory of a part's weights, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Footprint {
     /// Kept while the part is loaded, in memory or as pages of a mapped file.
     pub kept: usize,
     /// The most at any moment while the part is being loaded.
     pub loading: usize,
-    /// Of it, what lies in mapped files, and so in host memory whatever the device.
+    /// The share of `kept` that lies in mapped files, and so in host memory whatever the device.
     pub mapped: usize,
     /// Pages of this program that reading an embedded model touches; they stay.
     pub embedded: usize,
@@ -45,8 +45,8 @@ impl Headers {
         }
     }
 
-    /// What lies in memory for a moment while `count` numbers are brought from the file to `dtype`
-    /// and laid out anew: the file's pages and the numbers in its format, or these twice in `dtype`.
+    /// Transient memory while `count` numbers are converted from the file to `dtype` and laid out anew:
+    /// the file's pages and the numbers in its format, or these twice in `dtype`.
     fn passing(&self, name: &str, count: usize, dtype: DType) -> usize {
         if let Some(format) = self.weights.rounding(name) {
             // To its format, and from there in f32 to `dtype`.

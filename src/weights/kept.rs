@@ -1,6 +1,6 @@
-//! How the weights of a part are kept once they are read: in the working precision, or as they are
-//! stored, or rounded to a smaller format. Weights that are kept as stored stay in the mapped file;
-//! whatever is changed on the way, by a LoRA or by rounding, is kept in memory in the same format.
+//! Weight storage of a part once it is read: in the working precision, as stored, or rounded to a
+//! smaller format. Weights that are kept as stored stay in the mapped file; those that a LoRA or
+//! rounding changes are kept in memory in the same format.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use crate::backend::{
     Bytes, ParamSource, Stored, Weight, WeightStorage, WeightUse, Working, pack_rows, unpack_rows,
 };
 
-/// How weights are to be kept.
+/// Options of weight storage.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Keeping {
-    /// Where the CPU computes in f32: in their format, not in f32.
+    /// Keep weights in their stored format, not in f32, where the CPU computes in f32.
     pub as_stored: bool,
     /// Round weights to the formats that these say, instead of leaving them in the stored ones.
     pub rules: Option<Rules>,
@@ -76,7 +76,7 @@ impl KeptWeights {
         })
     }
 
-    /// Whether a weight's numbers are those in the file, in the format that they have there.
+    /// `true` if a weight's numbers are those in the file, in the format that they have there.
     fn is_as_stored(&self, name: &str) -> bool {
         let is_changed = self.adapted.as_ref().is_some_and(|adapted| adapted.changes(name));
         !is_changed
@@ -109,7 +109,7 @@ impl KeptWeights {
         })
     }
 
-    /// Where the weight of this name and shape lives and in which layout, once it is read.
+    /// Storage of the weight of this name and shape once it is read.
     pub(super) fn storage(
         &self,
         name: &str,
@@ -125,7 +125,7 @@ impl KeptWeights {
         WeightStorage::choose(weight_use, shape, stored, working)
     }
 
-    /// Whether rows that are to be kept in this format are the bytes of [`bytes`](Self::bytes); else they
+    /// `true` if rows that are to be kept in this format are the bytes of [`bytes`](Self::bytes); else they
     /// are made from the weight's numbers.
     pub(super) fn has_format(&self, name: &str, format: GgmlDType) -> bool {
         self.format(name) == Some(format)

@@ -8,6 +8,7 @@
 //! `families` knows what differs between kinds of denoisers; `form` is the interface to every form.
 
 mod clip_vocabulary;
+mod contents;
 mod diffusers;
 #[cfg(feature = "embedded-model")]
 mod embedded;
@@ -36,7 +37,7 @@ mod tensors;
 mod weights_file;
 
 pub use error::WeightsError;
-pub use families::FileContents;
+pub use contents::FileContents;
 #[cfg(feature = "mistralrs")]
 pub(crate) use fingerprint::folder_fingerprint;
 pub use gguf::Summary;

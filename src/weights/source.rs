@@ -41,7 +41,7 @@ impl ModelSource {
         }
     }
 
-    /// What users call the model: the last part of its path, or `mini` for the embedded one.
+    /// Name of the model for users: the last part of its path, or `mini` for the embedded one.
     #[must_use]
     pub fn short_name(&self) -> String {
         self.path().map_or_else(

@@ -17,7 +17,7 @@ Where METHOD.md is silent, this follows the program's documented choices:
 - a region larger than the canvas is continued in the same way, in z_t and in zL;
 - region starts round to the nearest even number, halves up; the overlap is round(share·R);
 - the low-resolution pass has s·round(R·√aspect^±1/s) latent pixels a side, s the UNet's stride
-  (src/pipeline/plan.rs, `native_size`), the input resized to it without padding, noised by the field of draw 1 (the
+  (src/pipeline/plan/geometry.rs, `native_size`), the input resized to it without padding, noised by the field of draw 1 (the
   canvas has draw 0), beside its own clean latent, and with a region's size as its time_ids;
 - a region's place in the low-resolution map is counted in the PICTURE's pixels, not in those of the
   padded canvas: the low-resolution pass sees no padding (METHOD.md: "cropped at each region's
@@ -309,7 +309,7 @@ class Method:
             conditions.append(tuple(blended))
 
         # With guidance every call has a twin with the negative prompt, in the low-resolution pass too, and each
-        # has its own maps (src/pipeline/denoise.rs: the paper is silent).
+        # has its own maps (src/pipeline/stages/denoise.rs: the paper is silent).
         twins = (Composer(case.rap), Composer(case.rap)) if case.guidance > 1 else (Composer(case.rap),)
         own = self.unet.attn_processors
         assert sum(".attn2." in name for name in own) > 3

@@ -33,7 +33,7 @@ struct Traced {
 }
 
 impl Traced {
-    /// What has just been allocated in the same trace.
+    /// New activation in the same trace.
     fn allocate(&self, shape: impl Into<Shape>, dtype: DType) -> Activation {
         Activation::traced(self.claim.trace(), shape.into(), dtype)
     }
@@ -62,21 +62,34 @@ impl AsRef<Activation> for Activation {
     }
 }
 
+impl Trace {
+    /// A new value of this shape, which counts until its last clone or view is dropped.
+    #[must_use]
+    pub fn activation(&self, shape: impl Into<Shape>, dtype: DType) -> Activation {
+        Activation::traced(self, shape.into(), dtype)
+    }
+
+    /// A value that is held and counted elsewhere, such as a weight.
+    pub(in crate::backend) fn held_elsewhere(&self, shape: impl Into<Shape>, dtype: DType) -> Activation {
+        Activation::within(self.hold(0), shape.into(), dtype)
+    }
+}
+
 impl Activation {
     /// A new value in `trace`.
-    pub(super) fn traced(trace: &Trace, shape: Shape, dtype: DType) -> Self {
+    fn traced(trace: &Trace, shape: Shape, dtype: DType) -> Self {
         let claim = trace.hold(shape.elem_count() * dtype.size_in_bytes());
         Self::within(claim, shape, dtype)
     }
 
     /// A value whose bytes are claimed already.
-    pub(super) fn within(claim: Claim, shape: Shape, dtype: DType) -> Self {
+    fn within(claim: Claim, shape: Shape, dtype: DType) -> Self {
         let layout = Layout::contiguous(shape);
         Self(Content::Traced(Box::new(Traced { layout, dtype, claim: Arc::new(claim) })))
     }
 
-    /// What `make` makes, or, within a trace, what is of the shape and the type that it would have: for
-    /// values that a model does not compute from others, such as a table of angles.
+    /// Result of `make`, or, within a trace, an activation of the shape and the type that it would have:
+    /// for values that a model does not compute from others, such as a table of angles.
     ///
     /// # Errors
     /// Those of `make`.
@@ -114,7 +127,7 @@ impl Activation {
         }
     }
 
-    /// Whether this is a shape within a trace.
+    /// `true` for a shape within a trace.
     #[must_use]
     pub fn is_traced(&self) -> bool {
         matches!(self.0, Content::Traced(_))

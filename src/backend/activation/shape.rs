@@ -79,7 +79,7 @@ impl Activation {
         self.elem_count() * self.dtype().size_in_bytes()
     }
 
-    /// Whether its values lie in memory one after the other, in the order of its dimensions.
+    /// `true` if its values lie in memory one after the other, in the order of its dimensions.
     #[must_use]
     pub fn is_contiguous(&self) -> bool {
         self.layout().is_contiguous()

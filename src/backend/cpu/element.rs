@@ -47,7 +47,7 @@ unsafe impl Number for bf16 {}
 
 /// A number that micro-kernels multiply, one or two of them a word.
 pub(in crate::backend) trait Element: Number + Default {
-    /// How many are a word.
+    /// Numbers in a word.
     const PER_WORD: usize = size_of::<u32>() / size_of::<Self>();
 
     /// `to[i] = from[i]`, rounded, for as many on either side.
@@ -103,7 +103,7 @@ fn round_to_bf16(from: &[f32], to: &mut [bf16]) {
 }
 
 /// Calls `f` with so many lines that belong to this thread and are used again by the next call.
-/// What they hold at first is arbitrary.
+/// Their initial contents are arbitrary.
 pub(in crate::backend) fn with_lines<T>(count: usize, f: impl FnOnce(&mut [Line]) -> T) -> T {
     thread_local! {
         static LINES: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
@@ -119,7 +119,7 @@ pub(in crate::backend) fn with_lines<T>(count: usize, f: impl FnOnce(&mut [Line]
 }
 
 impl MatmulPrecision {
-    /// How many numbers are a word.
+    /// Numbers in a word.
     pub(in crate::backend) fn per_word(self) -> usize {
         match self {
             Self::F32 => f32::PER_WORD,

@@ -5,7 +5,7 @@ use candle_core::{Result, Tensor};
 
 use super::values::with_values;
 
-/// What is added to a product with `columns` outputs of so many samples.
+/// Epilogue of a product with `columns` outputs of so many samples: the values that are added to it.
 #[derive(Debug)]
 pub(in crate::backend) struct Epilogue<'a, T: ?Sized> {
     /// `[columns]`, or `[samples, columns]`

@@ -99,7 +99,7 @@ pub(in crate::backend) fn multiply(y: &mut Block, a: Matrix, b: Matrix, scale: f
     }
 }
 
-/// How a product of `rows × columns` is cut.
+/// Tiling of a product of `rows × columns`.
 #[derive(Clone, Copy, Debug)]
 struct Tiling {
     rows: usize,

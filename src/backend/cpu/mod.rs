@@ -1,6 +1,6 @@
-//! What the CPU's kernels are made of: products with weights in packed panels, micro-kernels for each
-//! instruction set, arithmetic that compilers turn into vectors, and the memory they read and write. The
-//! kernels themselves lie beside the operations that they are forms of ([`ops`](super::ops));
+//! Building blocks of the CPU's kernels: products with weights in packed panels, micro-kernels for each
+//! instruction set, arithmetic that compilers vectorize, and the memory that they read and write. The
+//! kernels themselves lie beside the operations that they implement ([`ops`](super::ops));
 //! `docs/cpu-kernels.md` draws how they work.
 //!
 //! **Same bytes whatever the batch and the threads.** A sum is taken in one order, by one thread,

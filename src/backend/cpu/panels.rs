@@ -18,7 +18,7 @@ use super::{
 };
 use crate::backend::{MatmulPrecision, rows::StoredRows};
 
-/// How the numbers of panels are kept.
+/// Storage of the numbers of packed panels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Store {
     /// As words of the kernel.
@@ -38,7 +38,7 @@ pub(in crate::backend) struct Panels {
     pub columns: usize,
 }
 
-/// How many lines a panel takes.
+/// Lines of one panel.
 fn panel_lines(kernel: &Kernel, store: Store, inner: usize) -> usize {
     match store {
         Store::Words => kernel.words(inner) * PANEL / Line::WORDS,
@@ -46,8 +46,8 @@ fn panel_lines(kernel: &Kernel, store: Store, inner: usize) -> usize {
     }
 }
 
-/// What a weight of so many columns takes in panels, in bytes, if it is kept in 16 bits or in the
-/// precision of the products.
+/// Bytes of a weight of so many columns in packed panels, kept in 16 bits or in the precision of the
+/// products.
 pub(in crate::backend) fn panels_bytes(
     precision: MatmulPrecision,
     in_16_bits: bool,
@@ -120,7 +120,7 @@ fn zeros(count: usize) -> Vec<Line> {
     lines
 }
 
-/// Where the numbers of a weight in checkpoint layout are.
+/// Memory layout of a weight as checkpoints have it.
 #[derive(Clone, Copy)]
 struct Laid {
     columns: usize,
@@ -191,7 +191,7 @@ const FILL_LINES: usize = (PANEL + 2) * ROW_LINES;
 /// Lines of a block.
 const BLOCK_LINES: usize = DEPTH * PANEL / Line::WORDS;
 
-/// How the right side of a product gets at a block of a panel.
+/// Access of a product's right side to a block of a panel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::backend) enum Blocks {
     /// It is kept as the micro-kernels read it.
@@ -209,12 +209,12 @@ impl Blocks {
         if in_16_bits { Self::OfHalves } else { Self::Kept }
     }
 
-    /// Whether they have to be made from what is kept.
+    /// `true` if they have to be made from the stored numbers.
     pub(in crate::backend) fn are_made(self) -> bool {
         self != Self::Kept
     }
 
-    /// How many lines [`Right::block`] needs.
+    /// Scratch lines that [`Right::block`] needs.
     pub(in crate::backend) fn scratch_lines(self) -> usize {
         match self {
             Self::Kept => 0,
@@ -299,7 +299,7 @@ impl Right<'_> {
         }
     }
 
-    /// How it gets at a block.
+    /// Access to its blocks.
     pub(in crate::backend) fn blocks(&self) -> Blocks {
         match self {
             Self::Panels(Panels { store: Store::Words, .. }) => Blocks::Kept,
@@ -308,8 +308,8 @@ impl Right<'_> {
         }
     }
 
-    /// Where the block of `panel` at word `first` lies, for a prefetch; null if there
-    /// is none, or if it has to be made.
+    /// Address of the block of `panel` at word `first`, for prefetch; null if there is none, or if it has
+    /// to be made.
     pub(in crate::backend) fn place(&self, panel: usize, first: usize) -> *const u32 {
         match *self {
             Self::Panels(panels) if panels.store == Store::Words => {

@@ -20,7 +20,7 @@ use crate::backend::MatmulPrecision;
 const TILE_ROWS: usize = 14 * ROWS_TOGETHER;
 /// Rows of one call of the largest kernel.
 const ROWS_TOGETHER: usize = 12;
-/// Where blocks of panels have to be made, they are made for more rows.
+/// Rows of a tile where the blocks of panels have to be made: more, to make each less often.
 const TILE_ROWS_MADE: usize = 2 * TILE_ROWS;
 /// Panels of a tile: they stay in a third-level cache from one tile of rows to the next.
 const TILE_PANELS: usize = 20;
@@ -110,7 +110,7 @@ pub(in crate::backend) fn product(
     unsafe { written(len, fill) }
 }
 
-/// How a product is cut. No value depends on it: each sum is taken by itself, in order.
+/// Tiling of a product. No value depends on it: each sum is taken by itself, in order.
 #[derive(Clone, Copy, Debug)]
 struct Tiling {
     /// of one sample

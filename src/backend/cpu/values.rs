@@ -76,7 +76,7 @@ impl<'a> Shared<'a> {
         Self { start: values.as_mut_ptr(), len: values.len(), owner: PhantomData }
     }
 
-    /// Where `rows` rows of `columns` values, `stride` apart, begin that have the first at `offset`.
+    /// Start of `rows` rows of `columns` values, `stride` apart, the first at `offset`.
     pub(in crate::backend) fn place(
         &self,
         offset: usize,

@@ -35,11 +35,11 @@ use candle_core::{DType, Result, Shape};
 
 use super::{Activation, Placement, Trace};
 
-/// In which of its forms an operation runs.
+/// Implementation that an operation runs in.
 enum Form<'a> {
     /// The CPU's kernel, on values.
     Kernel,
-    /// What the CPU's kernel would take, in this trace.
+    /// The memory of the CPU's kernel, counted in this trace.
     KernelCost(&'a Trace),
     /// Put together from candle's functions, of values or within a trace.
     Composed,
@@ -57,7 +57,7 @@ fn form<'a, const N: usize>(inputs: [&'a Activation; N]) -> Form<'a> {
     if inputs.iter().all(has_kernels) { Form::Kernel } else { Form::Composed }
 }
 
-/// What a kernel takes that reads `inputs` in order, copied where they do not lie so, and writes f32.
+/// Counts the memory of a kernel that reads `inputs` contiguously (others are copied) and writes f32.
 fn plain_cost(
     trace: &Trace,
     inputs: &[&Activation],

@@ -154,13 +154,13 @@ impl Weight {
         (self.output, self.input)
     }
 
-    /// Where it lives, and in which layout.
+    /// Its storage: place and layout.
     #[must_use]
     pub fn storage(&self) -> WeightStorage {
         self.storage
     }
 
-    /// How many bytes are kept, in memory or mapped.
+    /// Bytes that are kept, in memory or mapped.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.storage.bytes(self.output, self.input)
@@ -186,8 +186,8 @@ impl Weight {
         }
     }
 
-    /// What candle multiplies with, `[in, out]`; within a trace its shape, for it is counted where it is
-    /// loaded.
+    /// Right operand of candle's matmul, `[in, out]`; within a trace its shape alone, since its bytes are
+    /// counted when it is loaded.
     ///
     /// # Errors
     /// A weight that is kept otherwise, or that has not been loaded.

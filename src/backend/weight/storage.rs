@@ -5,7 +5,7 @@ use candle_core::{DType, Result, Shape, quantized::GgmlDType};
 
 use crate::backend::{MatmulPrecision, Working, blocks, cpu, cpu::panels::Blocks};
 
-/// What a layer does with a weight.
+/// Use of a weight by its layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WeightUse {
     /// A dense layer's, `[out, in]`, or `[out, in, 1, 1]` of a 1×1 convolution.
@@ -40,18 +40,18 @@ impl WeightUse {
     }
 }
 
-/// What a source has of a weight.
+/// Form in which a source has a weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stored {
     /// The format of its numbers.
     pub format: GgmlDType,
-    /// Whether these numbers, in this format, lie in a file that stays mapped.
+    /// `true` if these numbers, in this format, lie in a file that stays mapped.
     pub in_file: bool,
-    /// Whether the CPU is to keep them in their format where it computes in f32.
+    /// `true` if the CPU is to keep them in their format where it computes in f32.
     pub keep: bool,
 }
 
-/// Where a weight lives, and in which layout.
+/// Weight storage: the place of a weight and its layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WeightStorage {
@@ -59,7 +59,7 @@ pub enum WeightStorage {
     Dense(DType),
     /// In packed panels, for the CPU's kernels.
     Panels {
-        /// Of the products.
+        /// Matmul precision.
         precision: MatmulPrecision,
         /// The type that the weight is read in. 16 bits stay 16 bits where products are f32.
         numbers: DType,
@@ -151,7 +151,7 @@ impl WeightStorage {
         }
     }
 
-    /// What the CPU's products have to do to get at its numbers; `None` where they cannot.
+    /// Access of the CPU's products to its numbers; `None` if they have none.
     pub(in crate::backend) fn blocks(self) -> Option<Blocks> {
         match self {
             Self::Panels { precision, numbers } => Some(Blocks::of_panels(precision, numbers)),

@@ -3,7 +3,9 @@
 //! `match` below.
 
 mod conditioning;
+mod error;
 mod prior;
+mod shape;
 pub mod unet;
 
 use candle_core::Result;
@@ -12,90 +14,10 @@ use serde_json::Value;
 use super::text::{TextConditioner, TextConditioning};
 use crate::backend::{Activation, Params};
 pub use conditioning::{Conditioning, MicroConditioning};
+pub use error::DenoiserError;
 pub use prior::Prior;
+pub use shape::DenoiserShape;
 use unet::UNet2DConditionModel;
-
-/// Why a denoiser cannot be built, or not be used with the rest of a model.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum DenoiserError {
-    /// The class that the configuration names is none of [`Denoiser::CLASSES`].
-    #[error("{file}: `{class}` is not supported ({})", Denoiser::CLASSES.join(", "))]
-    Class { file: String, class: String },
-    #[error("{file}: {reason}")]
-    Config { file: String, reason: String },
-    #[error("{file}: weights: {}", first_line(source))]
-    Weights {
-        file: String,
-        #[source]
-        source: candle_core::Error,
-    },
-    /// It is complete, but no denoiser that this program can work with.
-    #[error("{0}")]
-    Unsuited(String),
-    /// The text encoders do not make what it takes.
-    #[error("{0} (parts of different models?)")]
-    Text(String),
-}
-
-/// An error of the backend without its backtrace.
-fn first_line(error: &candle_core::Error) -> String {
-    error.to_string().lines().next().unwrap_or_default().to_owned()
-}
-
-/// What of a denoiser decides the shape of a job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DenoiserShape {
-    /// Channels of a latent and of a prediction.
-    pub channels: usize,
-    /// Side of a square that it was trained on, in latent pixels; a multiple of `multiple`.
-    pub native: usize,
-    /// What heights and widths must be multiples of, in latent pixels; at least 1.
-    pub multiple: usize,
-    /// Whether it takes the low-resolution latent as well, in channels behind those of the sample.
-    pub sees_low_resolution: bool,
-}
-
-impl DenoiserShape {
-    /// The largest native size believed, in latent pixels: sixteen times SDXL's.
-    const MAX_NATIVE: usize = 2048;
-
-    /// The shape of a denoiser with these channels and this native height and width.
-    fn new(
-        (inputs, outputs): (usize, usize),
-        native: Option<(usize, usize)>,
-        multiple: usize,
-    ) -> std::result::Result<Self, String> {
-        let sees_low_resolution = match inputs {
-            own if own == outputs => false,
-            own if own == 2 * outputs => true,
-            own => {
-                return Err(format!(
-                    "takes {own} channels: neither the latent's {outputs} nor twice as many (an inpainting \
-                     model?)"
-                ));
-            }
-        };
-        let native = match native {
-            Some((height, width))
-                if height == width
-                    && height.is_multiple_of(multiple)
-                    && (1..=Self::MAX_NATIVE).contains(&height) =>
-            {
-                height
-            }
-            Some((height, width)) => {
-                return Err(format!(
-                    "has a native size of {width} × {height} latent pixels, which is no square, no multiple \
-                     of {multiple}, or above {}",
-                    Self::MAX_NATIVE
-                ));
-            }
-            None => return Err("names no native size (sample_size)".to_owned()),
-        };
-        Ok(Self { channels: outputs, native, multiple, sees_low_resolution })
-    }
-}
 
 /// A denoiser of any family. It computes in the precision of the `Params` it was loaded from.
 #[derive(Clone, Debug)]
@@ -125,7 +47,11 @@ impl Denoiser {
             unet::CLASS | "" => UNet2DConditionModel::from_config(config, params)
                 .map(|unet| Self::UNet(Box::new(unet)))
                 .map_err(|error| error.of_file(file)),
-            _ => Err(DenoiserError::Class { file, class: class.to_owned() }),
+            _ => Err(DenoiserError::Class {
+                file,
+                class: class.to_owned(),
+                known: Self::CLASSES.join(", "),
+            }),
         }
     }
 
@@ -193,7 +119,7 @@ impl Denoiser {
         }
     }
 
-    /// How many bytes its weights take, in memory or mapped.
+    /// Bytes of its weights, in memory or mapped.
     #[must_use]
     pub fn weight_bytes(&self) -> usize {
         match self {
@@ -234,23 +160,5 @@ mod tests {
         let error = load(unet::CLASS, &json!({}));
         assert!(std::error::Error::source(&error).is_some_and(|it| it.is::<candle_core::Error>()));
         assert!(error.to_string().contains("`conv_in."), "{error}");
-    }
-
-    #[test]
-    fn a_shape_that_no_job_can_have_is_refused() {
-        let shape = |channels, native| DenoiserShape::new(channels, native, 8);
-        let plain = shape((4, 4), Some((128, 128))).unwrap();
-        assert!(!plain.sees_low_resolution);
-        assert!(shape((8, 4), Some((64, 64))).unwrap().sees_low_resolution);
-        for (channels, native, word) in [
-            ((9, 4), Some((64, 64)), "inpainting"),
-            ((4, 4), Some((64, 72)), "no square"),
-            ((4, 4), Some((60, 60)), "no multiple of 8"),
-            ((4, 4), Some((4096, 4096)), "above 2048"),
-            ((4, 4), None, "sample_size"),
-        ] {
-            let reason = shape(channels, native).unwrap_err();
-            assert!(reason.contains(word), "{reason}");
-        }
     }
 }

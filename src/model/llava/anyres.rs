@@ -56,7 +56,7 @@ fn unpadded((height, width): Size, (tall, wide): Size) -> (Range<usize>, Range<u
     }
 }
 
-/// How the features of a picture's tiles become one sequence.
+/// Packing of the features of a picture's tiles into one sequence.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Packing {
     /// tiles in a column and in a row

@@ -1,4 +1,4 @@
-//! What a LLaVA model's `config.json` may say, and which of it is supported. Defaults are those of
+//! A LLaVA model's `config.json`: its fields, and the values that are supported. Defaults are those of
 //! transformers (`models/llava/configuration_llava.py`, `models/llava_next/…`, `models/clip/…`,
 //! `models/llama/…`, `models/mistral/…`), on which published files rely: LLaVA-1.5's says nothing
 //! of the decoder's width.
@@ -14,10 +14,10 @@ use crate::model::text::HiddenAct;
 pub struct LlavaConfig {
     pub vision: VisionConfig,
     pub decoder: DecoderConfig,
-    /// Which states of the vision tower are features, side by side: 0 is before its first layer, n
-    /// behind its n-th.
+    /// States of the vision tower that are features, side by side: 0 is before its first layer, n behind
+    /// its n-th.
     pub feature_states: Vec<usize>,
-    /// Whether the state of CLIP's class token is a feature too (`full`), before those of the patches.
+    /// `true` if the state of CLIP's class token is a feature too (`full`), before those of the patches.
     pub class_token: bool,
     pub projector_act: HiddenAct,
     pub projector_bias: bool,
@@ -83,7 +83,7 @@ pub enum Family {
     Mistral,
 }
 
-/// How rotary frequencies are changed for contexts longer than in training (transformers
+/// Scaling of rotary frequencies for contexts longer than in training (transformers
 /// `modeling_rope_utils.py`).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum RopeScaling {

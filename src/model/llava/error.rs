@@ -1,6 +1,6 @@
-//! Why a LLaVA model cannot be built or used, in one line each.
+//! Errors of LLaVA models, in one line each.
 
-/// Why a LLaVA model cannot be built or used.
+/// Reason why a LLaVA model cannot be built or used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LlavaError {

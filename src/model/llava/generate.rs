@@ -13,12 +13,12 @@ use super::tokenizer::Prompt;
 use super::{Llava, LlavaError};
 use crate::backend::{Activation, Trace};
 
-/// How texts are generated.
+/// Options of text generation.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GenerateOptions {
     /// A text ends here if it has not ended before; at least 1.
     pub max_new_tokens: usize,
-    /// How a token is chosen: the most likely one, or by chance.
+    /// Sampling of tokens; `None` for the most likely one (greedy).
     pub sampling: Option<Sampling>,
     /// Prompts that are computed at once; at least 1, and by default [`Llava::prefill_rows`]. More take
     /// more memory, in proportion.
@@ -42,12 +42,12 @@ impl Default for GenerateOptions {
 pub struct Sampling {
     /// Scores are divided by it; above 0.
     pub temperature: f64,
-    /// Of the most likely tokens only so many as reach this probability together; 0.0..=1.0.
+    /// Nucleus sampling: the most likely tokens that together reach this probability; 0.0..=1.0.
     pub top_p: f64,
     pub seed: u64,
 }
 
-/// How far a generation is.
+/// Progress of a generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// So many rows' prompts have been computed.
@@ -183,7 +183,7 @@ impl Llava {
         prompt.before.len() + self.preprocessor.features(size) + prompt.after.len()
     }
 
-    /// How many prompts of so many tokens are computed at once, unless it is said otherwise.
+    /// Default number of prompts of so many tokens that are computed at once.
     #[must_use]
     pub fn prefill_rows(&self, length: usize) -> usize {
         (PREFILL_TOKENS / length.max(1)).max(1)

@@ -52,7 +52,7 @@ pub struct Llava {
     weight_bytes: usize,
 }
 
-/// What a model is built from besides its weights.
+/// Configuration and files that a model is built from, besides its weights.
 #[derive(Clone, Debug)]
 pub struct LlavaParts<'a> {
     pub config: LlavaConfig,
@@ -129,7 +129,7 @@ impl Llava {
         self.tokenizer.decode(tokens)
     }
 
-    /// What the decoder sees of pictures of one size, `[B, N, D]`.
+    /// Image features of pictures of one size, as the decoder takes them, `[B, N, D]`.
     ///
     /// # Errors
     /// Those of the backend.
@@ -197,7 +197,7 @@ impl Llava {
         }
     }
 
-    /// How many bytes its weights take, in memory or mapped.
+    /// Bytes of its weights, in memory or mapped.
     #[must_use]
     pub fn weight_bytes(&self) -> usize {
         self.weight_bytes

@@ -81,7 +81,7 @@ impl<'a> Picture<'a> {
     }
 }
 
-/// What `preprocessor_config.json` says; absent fields are CLIP's.
+/// Fields of `preprocessor_config.json`; the defaults are CLIP's.
 #[derive(Deserialize)]
 #[serde(default)]
 struct Raw {
@@ -114,7 +114,7 @@ impl Default for Raw {
 /// Pillow's number for it.
 const BICUBIC: u32 = 3;
 
-/// How pictures are prepared.
+/// Preprocessor of pictures for the vision tower.
 #[derive(Clone, Debug)]
 pub(super) struct Preprocessor {
     side: usize,
@@ -163,14 +163,14 @@ impl Preprocessor {
         })
     }
 
-    /// How a picture of this width and height is tiled; `None` where it is one tile.
+    /// Tiling of a picture of this width and height; `None` if it is one tile.
     pub(super) fn packing(&self, (width, height): (usize, usize)) -> Option<Packing> {
         let size = (height, width);
         let resolution = best_resolution(size, self.pinpoints.as_deref()?)?;
         Some(Packing::new(size, resolution, self.side, self.patches))
     }
 
-    /// How many features a picture of this width and height becomes.
+    /// Number of features of a picture of this width and height.
     pub(super) fn features(&self, size: (usize, usize)) -> usize {
         let whole = self.patches * self.patches + usize::from(self.class_token);
         self.packing(size).map_or(whole, |packing| packing.len())

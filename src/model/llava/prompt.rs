@@ -8,13 +8,13 @@
 use super::LlavaError;
 use super::config::Family;
 
-/// What stands for the picture in a prompt, and in every tokenizer of these models.
+/// Placeholder of the picture in a prompt, and in every tokenizer of these models.
 pub(super) const IMAGE: &str = "<image>";
 
 const VICUNA_SYSTEM: &str = "A chat between a curious human and an artificial intelligence assistant. \
      The assistant gives helpful, detailed, and polite answers to the human's questions. ";
 
-/// How a model is asked.
+/// Prompt format of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PromptFormat {
     /// LLaVA-1.5: `USER: <image>\n… ASSISTANT:`

@@ -116,8 +116,8 @@ impl TextConditioner {
         encoded.gathered(&(0..prompts).collect::<Vec<_>>())
     }
 
-    /// What of `prompt` is cut off because it is longer than the encoders take; of the encoder that cuts
-    /// most. `None` if it fits.
+    /// Truncation of a `prompt` that is longer than the encoders take, by the encoder that cuts most; `None`
+    /// if it fits.
     ///
     /// # Errors
     /// Those of the tokenizers.
@@ -139,7 +139,7 @@ impl TextConditioner {
         self.parts.iter().map(|part| part.encoder.vocabulary()).sum()
     }
 
-    /// Whether prompts get a pooled embedding (SDXL).
+    /// `true` if prompts get a pooled embedding (SDXL).
     #[must_use]
     pub fn has_pooled(&self) -> bool {
         self.widths().1.is_some()
@@ -152,7 +152,7 @@ impl TextConditioner {
         (context, self.parts.last().and_then(|part| part.encoder.pooled_width()))
     }
 
-    /// How many bytes the weights of all encoders take, in memory or mapped.
+    /// Bytes of the weights of all encoders, in memory or mapped.
     #[must_use]
     pub fn weight_bytes(&self) -> usize {
         self.parts.iter().map(|part| part.encoder.weight_bytes()).sum()

@@ -4,22 +4,10 @@ use candle_core::Result;
 use serde_json::Value;
 
 use super::{
-    TextError,
+    TextEncoding, TextError,
     clip::{self, ClipTextConfig, ClipTextModel},
 };
-use crate::backend::{Activation, Params, Trace};
-
-/// What an encoder says about token sequences, in the precision of its weights.
-#[derive(Clone, Debug)]
-pub struct TextEncoding {
-    /// the states before the last layer and without the final norm (`hidden_states[-2]`), `[B, N, D]`
-    /// (SDXL)
-    pub penultimate: Activation,
-    /// the states after the final norm (`last_hidden_state`), `[B, N, D]` (Stable Diffusion 1.x)
-    pub last: Activation,
-    /// a summary: `text_embeds`, `[B, P]`, with a projection; else `pooler_output`, `[B, D]`
-    pub pooled: Activation,
-}
+use crate::backend::{Params, Trace};
 
 /// A text encoder of any kind.
 #[derive(Clone, Debug)]
@@ -93,7 +81,7 @@ impl TextEncoder {
         }
     }
 
-    /// How many bytes its weights take, in memory or mapped.
+    /// Bytes of its weights, in memory or mapped.
     #[must_use]
     pub fn weight_bytes(&self) -> usize {
         match self {

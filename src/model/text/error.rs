@@ -1,6 +1,6 @@
 //! Errors of text encoders and tokenizers, in one line each.
 
-/// Why a text encoder or a tokenizer cannot be built or used.
+/// Reason why a text encoder or a tokenizer cannot be built or used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TextError {

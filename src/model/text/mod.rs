@@ -5,11 +5,15 @@
 pub mod clip;
 mod conditioner;
 mod encoder;
+mod encoding;
 mod error;
 mod tokenizer;
+mod tokenizer_files;
 
 pub use clip::HiddenAct;
 pub use conditioner::{TextConditioner, TextConditioning, TextPart};
-pub use encoder::{TextEncoder, TextEncoding};
+pub use encoder::TextEncoder;
+pub use encoding::TextEncoding;
 pub use error::TextError;
-pub use tokenizer::{Cut, TextTokenizer, TokenizerFiles};
+pub use tokenizer::TextTokenizer;
+pub use tokenizer_files::{Cut, TokenizerFiles};

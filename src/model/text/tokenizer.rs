@@ -3,31 +3,9 @@
 use serde_json::Value;
 
 use super::{
-    TextError,
+    Cut, TextError, TokenizerFiles,
     clip::{self, ClipTokenizer},
 };
-
-/// The files of a tokenizer folder: either `tokenizer_json`, or `vocab_json` with `merges_txt`.
-/// `tokenizer_json` wins, as in transformers.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct TokenizerFiles<'a> {
-    pub vocab_json: Option<&'a [u8]>,
-    pub merges_txt: Option<&'a [u8]>,
-    pub tokenizer_json: Option<&'a [u8]>,
-    pub tokenizer_config_json: Option<&'a [u8]>,
-    pub special_tokens_map_json: Option<&'a [u8]>,
-}
-
-/// A text that is longer than what an encoder takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cut {
-    /// Tokens of the whole text.
-    pub tokens: usize,
-    /// How many of them are taken, from the first (75 for CLIP, which adds two of its own).
-    pub limit: usize,
-    /// Where in the text the first token begins that is not, in bytes.
-    pub at: usize,
-}
 
 /// Classes that say nothing of a tokenizer's kind: transformers' wrappers of a `tokenizer.json`.
 const WRAPPERS: [&str; 3] = ["PreTrainedTokenizer", "PreTrainedTokenizerFast", "TokenizersBackend"];
@@ -75,7 +53,7 @@ impl TextTokenizer {
         }
     }
 
-    /// What of `text` [`encode`](Self::encode) cuts off; `None` if it fits.
+    /// Truncation of `text` by [`encode`](Self::encode); `None` if it fits.
     ///
     /// # Errors
     /// Those of the tokenizer's regular expressions.

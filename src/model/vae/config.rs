@@ -1,10 +1,10 @@
-//! What an autoencoder's `config.json` may say, and which of it is supported. Defaults are those of
+//! An autoencoder's `config.json`: its fields, and the values that are supported. Defaults are those of
 //! the diffusers classes of the same name, because diffusers leaves defaults out of old files.
 
 use serde::Deserialize;
 use serde_json::Value;
 
-/// Why an autoencoder cannot be built.
+/// Reason why an autoencoder cannot be built.
 #[derive(Debug, thiserror::Error)]
 pub enum VaeError {
     #[error("`{0}` is not an autoencoder this program knows (AutoencoderKL, AutoencoderTiny)")]

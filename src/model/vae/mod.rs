@@ -120,9 +120,9 @@ impl Vae {
         }
     }
 
-    /// How far around it, in latent pixels, an output can see: a tile padded by as much on every
-    /// side equals the whole in its core. `None` where there is no such distance, because norms and
-    /// attention see the whole picture (`AutoencoderKL`).
+    /// Receptive field around an output, in latent pixels: a tile padded by as much on every side
+    /// equals the whole in its core. `None` if it is unbounded, because norms and attention see the
+    /// whole picture (`AutoencoderKL`).
     #[must_use]
     pub fn context(&self) -> Option<usize> {
         match self {
@@ -140,7 +140,7 @@ impl Vae {
         }
     }
 
-    /// How many bytes its weights take, in memory or mapped.
+    /// Bytes of its weights, in memory or mapped.
     #[must_use]
     pub fn weight_bytes(&self) -> usize {
         match self {

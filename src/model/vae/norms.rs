@@ -11,7 +11,7 @@ use crate::backend::ops::{GroupMoments, GroupNorm};
 /// seen the zeros past the sample's border.
 pub const MARGIN_SHARE: usize = 4;
 
-/// What every group norm of the encoder, or of the decoder, has seen, in the order of computation.
+/// Statistics of every group norm of the encoder, or of the decoder, in the order of computation.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct NormStatistics(Vec<GroupMoments>);
 
@@ -47,7 +47,7 @@ impl<'a> Norms<'a> {
     }
 }
 
-/// How far a pass has come.
+/// Position of a pass in the order of its norms.
 #[derive(Debug)]
 pub(super) struct NormPass<'a> {
     norms: Norms<'a>,

@@ -12,11 +12,11 @@ mod stable_diffusion;
 use serde_json::Value;
 
 use super::WeightsError;
+use super::contents::FileContents;
 use super::part::Part;
 use super::part_file::{PartFile, Prediction};
 use super::tensors::TensorMap;
 
-pub use contents::FileContents;
 pub(super) use family::{Checkpoint, Encoder, Family, LoraNames, tokenizer_folder};
 
 /// All families. A model whose family nothing tells is taken for one of the first.

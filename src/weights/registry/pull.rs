@@ -33,7 +33,7 @@ pub struct PullReport {
 ///
 /// # Errors
 /// A name that is not known, or is the user's own; no room; whatever the hub or the network does.
-/// What arrived is kept, and the next pull goes on from there.
+/// Bytes that arrived are kept, and the next pull resumes from there.
 pub fn pull(
     store: &Store,
     hub: &Hub,

@@ -24,7 +24,7 @@ pub(super) const BF16: Kernel = Kernel {
     present: || *PRESENT,
 };
 
-/// Whether the processor has the instructions and the system lets this process use their registers.
+/// `true` if the processor has the instructions and the system lets this process use their registers.
 static PRESENT: LazyLock<bool> = LazyLock::new(|| has_instructions() && is_permitted());
 
 fn has_instructions() -> bool {
@@ -53,7 +53,7 @@ fn is_permitted() -> bool {
     false
 }
 
-/// What `ldtilecfg` reads: of each tile its rows and the bytes of a row.
+/// Operand of `ldtilecfg`: the rows of each tile and the bytes of a row.
 #[repr(C, align(64))]
 struct Configuration {
     palette: u8,

@@ -35,7 +35,7 @@ pub(in crate::backend) const LINE: usize = 16;
 #[repr(C, align(64))]
 struct Sums<const M: usize>([[f32; PANEL]; M]);
 
-/// Where sums go, what is added to them, and what is read after them.
+/// Destination of a micro-kernel's sums, the epilogue's addends, and the addresses to prefetch.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::backend) struct Place {
     pub y: *mut f32,
@@ -120,7 +120,7 @@ pub(in crate::backend) struct Kernel {
     pub(in crate::backend) precision: MatmulPrecision,
     /// most rows of one call
     pub(in crate::backend) rows: usize,
-    /// What the number of words must be a multiple of.
+    /// Number that the count of words must be a multiple of.
     pub(in crate::backend) step: usize,
     micro: Micro,
     present: fn() -> bool,
@@ -140,7 +140,7 @@ static KERNELS: &[Kernel] = &[
 ];
 
 impl MatmulPrecision {
-    /// Whether this processor has instructions for it.
+    /// `true` if this processor has instructions for it.
     #[must_use]
     pub fn is_available(self) -> bool {
         self.instructions().is_some()
@@ -195,7 +195,7 @@ impl Kernel {
         unsafe { (self.micro)(rows, words, a, b, place) }
     }
 
-    /// How many words `values` of the inner dimension take, the last ones filled up with zeros.
+    /// Words of `values` numbers of the inner dimension, padded with zeros at the end.
     pub(in crate::backend) fn words(&self, values: usize) -> usize {
         values.div_ceil(self.precision.per_word()).next_multiple_of(self.step)
     }

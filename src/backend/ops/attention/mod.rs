@@ -9,7 +9,7 @@ use candle_core::{D, DType, Device, Result, Tensor};
 use super::{Form, form, plain_cost};
 use crate::backend::{Activation, MatmulPrecision};
 
-/// Which keys a query may see.
+/// Attention mask: the keys that a query may see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mask {
     /// Every key.

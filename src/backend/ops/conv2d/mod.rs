@@ -37,7 +37,7 @@ struct Windowed {
     padding: usize,
 }
 
-/// What is computed with a convolution: what becomes of the input before it, and of the output behind.
+/// Operations fused with a convolution: a change of its input, and an epilogue on its output.
 #[derive(Clone, Copy, Default)]
 struct Fused<'a> {
     /// height and width of the doubled picture, of which a last line may be left out
@@ -261,7 +261,7 @@ impl Windowed {
         }
     }
 
-    /// What the kernel takes: a buffer of each thread, or, with few outputs, the doubled picture.
+    /// Counts the kernel's scratch memory: a buffer of each thread, or, with few outputs, the doubled picture.
     fn cost(
         &self,
         trace: &Trace,
@@ -313,7 +313,7 @@ impl Windowed {
     }
 }
 
-/// How the kernel moves over the picture.
+/// Geometry of a convolution: its kernel, stride and padding, and the picture that it moves over.
 #[derive(Clone, Copy, Debug)]
 struct Window {
     pub kernel: usize,

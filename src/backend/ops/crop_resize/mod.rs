@@ -11,13 +11,13 @@ use crate::backend::Activation;
 /// A rectangle in relative coordinates of the whole map, `0..=1` in both directions.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CropRect {
-    /// Where it begins from above.
+    /// Top edge.
     pub top: f64,
-    /// Where it begins from the left.
+    /// Left edge.
     pub left: f64,
-    /// How high it is.
+    /// Height.
     pub height: f64,
-    /// How wide it is.
+    /// Width.
     pub width: f64,
 }
 

@@ -149,6 +149,6 @@ impl Linear {
     }
 }
 
-/// What CUDA's kernels for quantized weights fill a row of their input up to a multiple of (candle's
+/// Number that CUDA's kernels for quantized weights pad a row of their input to a multiple of (candle's
 /// `MATRIX_ROW_PADDING`).
 const CUDA_ROW: usize = 512;

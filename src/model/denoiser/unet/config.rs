@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value};
 
-use super::UNetError;
+use super::error::UNetError;
 
 /// More than any UNet of the family has, and little enough to allocate.
 const MAX_LEVELS: usize = 8;
@@ -266,8 +266,8 @@ impl UNetConfig {
         sizes
     }
 
-    /// How often the picture is halved on the way down: heights and widths in latent pixels that
-    /// are multiples of this need no special treatment of edges.
+    /// Product of the strides on the way down: heights and widths in latent pixels that are multiples
+    /// of it need no special treatment of edges.
     #[must_use]
     pub fn total_stride(&self) -> usize {
         1 << (self.down.len() - 1)

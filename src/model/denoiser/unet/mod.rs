@@ -5,6 +5,7 @@
 mod blocks;
 mod config;
 mod embedding;
+mod error;
 mod resnet;
 mod transformer;
 
@@ -12,7 +13,7 @@ use candle_core::DType;
 use serde_json::Value;
 
 use super::{
-    Conditioning, DenoiserError, DenoiserShape, MicroConditioning, Prior, first_line, prior::Cursor,
+    Conditioning, DenoiserError, DenoiserShape, MicroConditioning, Prior, prior::Cursor,
 };
 use crate::backend::ops::{Conv2d, GroupNorm};
 use crate::backend::{Activation, MatmulPrecision, Params};
@@ -22,38 +23,13 @@ pub use config::{
     LevelConfig, MidConfig, TextTimeConfig, TimeConfig, TransformerConfig, UNetConfig,
 };
 use embedding::Embedding;
+pub use error::UNetError;
 
 /// The class in diffusers' configurations.
 pub(super) const CLASS: &str = "UNet2DConditionModel";
 
 /// Numbers of SDXL's micro-conditioning: two sizes and a corner.
 const MICRO_NUMBERS: usize = 6;
-
-/// Why a UNet cannot be built.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum UNetError {
-    #[error("unet config: not a JSON object ({0})")]
-    Json(String),
-    #[error("unet config: `{field}` {reason}")]
-    Invalid { field: String, reason: String },
-    #[error("unet config: `{field}` = {value} is not supported")]
-    Unsupported { field: String, value: String },
-    #[error("unet weights: {}", first_line(.0))]
-    Weights(#[from] candle_core::Error),
-}
-
-impl UNetError {
-    /// The same as an error of a denoiser that `file` describes.
-    pub(super) fn of_file(self, file: String) -> DenoiserError {
-        match self {
-            Self::Weights(source) => DenoiserError::Weights { file, source },
-            Self::Json(_) | Self::Invalid { .. } | Self::Unsupported { .. } => {
-                DenoiserError::Config { file, reason: self.to_string() }
-            }
-        }
-    }
-}
 
 /// The denoiser. It computes in the dtype of the `Params` it was loaded from; norms, softmax
 /// and sinusoidal embeddings are f32.
@@ -147,7 +123,7 @@ impl UNet2DConditionModel {
         &self.config
     }
 
-    /// How many bytes its weights take, in memory or mapped.
+    /// Bytes of its weights, in memory or mapped.
     #[must_use]
     pub fn weight_bytes(&self) -> usize {
         self.weight_bytes

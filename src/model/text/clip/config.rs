@@ -13,7 +13,7 @@ pub enum HiddenAct {
     Gelu,
 }
 
-/// Where in a sequence the pooled state is taken.
+/// Position in a sequence that the pooled state is taken from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PoolAt {
     /// At the first token with this id.

@@ -19,7 +19,7 @@ pub(super) const CLASSES: [&str; 2] = ["CLIPTextModel", "CLIPTextModelWithProjec
 /// The classes of its tokenizer there.
 pub(super) const TOKENIZER_CLASSES: [&str; 2] = ["CLIPTokenizer", "CLIPTokenizerFast"];
 
-/// Whether an encoder of this class has a projection; none for a class that is not CLIP's.
+/// `Some(true)` if an encoder of this class has a projection; `None` for a class that is not CLIP's.
 pub(super) fn has_projection(class: &str) -> Option<bool> {
     CLASSES.iter().position(|&known| known == class).map(|index| index == 1)
 }
@@ -133,13 +133,13 @@ impl ClipTextModel {
         &self.config
     }
 
-    /// Whether `pooled` is projected (`CLIPTextModelWithProjection`).
+    /// `true` if `pooled` is projected (`CLIPTextModelWithProjection`).
     #[must_use]
     pub fn has_projection(&self) -> bool {
         self.projection.is_some()
     }
 
-    /// How many bytes its weights take, in memory or mapped.
+    /// Bytes of its weights, in memory or mapped.
     #[must_use]
     pub fn weight_bytes(&self) -> usize {
         self.weight_bytes

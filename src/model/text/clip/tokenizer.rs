@@ -134,7 +134,7 @@ impl ClipTokenizer {
         Ok(ids)
     }
 
-    /// What of `text` [`encode`](Self::encode) cuts off; `None` if it fits.
+    /// Truncation of `text` by [`encode`](Self::encode); `None` if it fits.
     ///
     /// # Errors
     /// Those of the tokenizer's regular expressions.

@@ -3,7 +3,7 @@
 //! sample are brought into panels once, for all blocks of queries and in the precision of the
 //! products; scores, softmax and sums are f32.
 //!
-//! How large the blocks are and in which order they come follows from the shape of one sample.
+//! The sizes and the order of the blocks follow from the shape of one sample.
 
 use std::{mem::MaybeUninit, ops::Range, ptr::null};
 
@@ -25,15 +25,15 @@ use crate::backend::{
 
 /// Queries of a block: whole calls of every micro-kernel.
 const QUERIES: usize = 96;
-/// What the panels of samples that are computed together should take at most (16 MiB).
+/// Bound for the panels of samples that are computed together (16 MiB), in lines.
 const LAID_LINES: usize = 1 << 18;
 /// Most keys of a block, whose scores are a row, and what its keys should take at most (64 KiB).
 const KEYS: usize = DEPTH;
 const BLOCK: usize = 1 << 14;
 const ROW_LINES: usize = ROW / Line::WORDS;
 
-/// How the keys and values of one head are laid out: keys in panels of [`PANEL`] keys, values in
-/// panels of as many columns.
+/// Layout of the keys and values of one head: keys in panels of [`PANEL`] keys, values in panels of
+/// as many columns.
 #[derive(Clone, Copy)]
 struct HeadPanels {
     kernel: &'static Kernel,
@@ -69,7 +69,7 @@ impl HeadPanels {
         (BLOCK / self.width / PANEL * PANEL).clamp(2 * PANEL, KEYS)
     }
 
-    /// How many times the words of a query need a row.
+    /// Number of rows that the words of a query take.
     fn depths(self) -> usize {
         self.words().div_ceil(DEPTH)
     }
@@ -95,8 +95,8 @@ fn kernels() -> impl Iterator<Item = &'static Kernel> {
     Kernel::all().filter(|kernel| kernel.step == 1)
 }
 
-/// What attention of these sizes takes beside its output, in numbers of four bytes: the memory of a
-/// thread, and the panels.
+/// Scratch memory of attention of these sizes, in numbers of four bytes: that of a thread, and that of
+/// the panels.
 pub(super) fn memory(sizes: Sizes, mask: Mask, precision: MatmulPrecision) -> (usize, usize) {
     kernel(precision).map_or((0, 0), |kernel| {
         let count = mask.seen(sizes.queries - 1, sizes.keys).end;
@@ -108,8 +108,8 @@ pub(super) fn memory(sizes: Sizes, mask: Mask, precision: MatmulPrecision) -> (u
     })
 }
 
-/// How many samples, whose panels take so many lines each, are computed together. No value depends
-/// on it.
+/// Number of samples that are computed together, if the panels of each take so many lines. No value
+/// depends on it.
 fn together(batch: usize, lines: usize) -> usize {
     (LAID_LINES / lines.max(1)).clamp(1, batch.max(1))
 }

@@ -55,8 +55,8 @@ vectorized! {
     }
 }
 
-/// What attention takes beside its output, in numbers of four bytes: the memory of a thread, and the
-/// panels.
+/// Scratch memory of attention, beside its output, in numbers of four bytes: that of a thread, and that
+/// of the panels.
 pub(super) fn memory(sizes: Sizes, mask: Mask, precision: MatmulPrecision) -> (usize, usize) {
     let Sizes { queries, keys, .. } = sizes;
     if queries < FLASH_QUERIES {

@@ -11,7 +11,7 @@ use crate::backend::{
 
 const LANES: usize = 16;
 
-/// What is known of a query's scores so far.
+/// Running softmax of a query over the keys seen so far.
 #[derive(Clone, Copy, Debug)]
 #[repr(align(64))]
 pub(super) struct Softmax {
@@ -27,15 +27,15 @@ impl Default for Softmax {
 }
 
 impl Softmax {
-    /// Of all weights so far.
+    /// Sum of all weights so far.
     pub(super) fn sum(&self) -> f32 {
         self.sums.iter().sum()
     }
 }
 
-/// Of `count` scores of a query those that are `seen` become their weights,
-/// `exp(scale·(score − largest))`, all others 0, as the left side of these products; zeros follow up
-/// to a whole number of 16. What was `mixed` so far follows the largest score.
+/// Turns those of a query's `count` scores that are `seen` into their weights,
+/// `exp(scale·(score − largest))`, and all others into 0, as the left side of these products; zeros
+/// follow up to a whole number of 16. The values `mixed` so far are rescaled to the new largest score.
 ///
 /// The scores' memory must hold the zeros too.
 pub(super) fn weigh(

@@ -1,0 +1,23 @@
+//! Input of a tokenizer's construction, its files, and the truncation that it reports.
+
+/// The files of a tokenizer folder: either `tokenizer_json`, or `vocab_json` with `merges_txt`.
+/// `tokenizer_json` wins, as in transformers.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TokenizerFiles<'a> {
+    pub vocab_json: Option<&'a [u8]>,
+    pub merges_txt: Option<&'a [u8]>,
+    pub tokenizer_json: Option<&'a [u8]>,
+    pub tokenizer_config_json: Option<&'a [u8]>,
+    pub special_tokens_map_json: Option<&'a [u8]>,
+}
+
+/// Truncation of a text that is longer than what an encoder takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// Tokens of the whole text.
+    pub tokens: usize,
+    /// Number of tokens that are kept, from the first (75 for CLIP, which adds two of its own).
+    pub limit: usize,
+    /// Byte offset in the text of the first token that is cut off.
+    pub at: usize,
+}
