@@ -5,10 +5,10 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
-    /// Resize the picture and encode it into the canvas; counted in VAE tiles.
-    Encode,
     /// Describe every region; counted in regions.
     Caption,
+    /// Resize the picture and encode it into the canvas; counted in VAE tiles.
+    Encode,
     /// Predict the noise of every region at every timestep; counted in regions × steps.
     Denoise,
     /// Decode the canvas and write the output; counted in VAE tiles.
