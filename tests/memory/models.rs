@@ -155,7 +155,8 @@ fn a_generation_takes_what_its_trace_says() {
     let decoder = Decoder { hidden: 512, inner: 1536, layers: 3, vocabulary: 4096 };
     random_llava::write(folder.path(), decoder, DType::F32);
     let files = LlavaFiles::open(folder.path()).unwrap();
-    for dtype in FORMS {
+    // The decoder has no f64; its layers are small beside the cache.
+    for dtype in [DType::F32, DType::F16] {
         let model = files.load(&Device::Cpu, dtype).unwrap();
         // One row, a prefill larger than all decoding, and many rows of which each prefill is small.
         for (rows, prefill_rows) in [(1, 1), (4, 4), (12, 1)] {
