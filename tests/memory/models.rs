@@ -134,8 +134,8 @@ fn a_text_encoder_takes_what_its_trace_says() {
         return;
     }
     let config = json!({
-        "vocab_size": 600, "hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 3,
-        "num_attention_heads": 4, "projection_dim": 128,
+        "vocab_size": 600, "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 3,
+        "num_attention_heads": 16, "projection_dim": 128,
     });
     for dtype in FORMS {
         let class = "CLIPTextModelWithProjection";
