@@ -25,7 +25,8 @@ impl MicroConditioning {
     }
 }
 
-/// The conditions of a batch, made by [`Denoiser::condition`](super::Denoiser::condition).
+/// The conditions of a batch, made by
+/// [`DenoisingNetwork::condition`](super::DenoisingNetwork::condition).
 #[derive(Clone, Debug)]
 pub struct Conditioning {
     /// text tokens, `[B, M, D]`

@@ -1,6 +1,6 @@
 //! Denoisers: the network of a diffusion model, whatever its family. Jobs see this seam alone: shapes,
 //! opaque conditions, a hook for priors, one call. A family is a folder here that implements
-//! [`DenoisingNetwork`], and one line in [`CLASSES`].
+//! [`DenoisingNetwork`], and one line in `CLASSES`.
 
 mod conditioning;
 mod error;

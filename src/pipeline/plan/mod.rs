@@ -35,7 +35,7 @@ pub struct Plan {
     pub tile_columns: Vec<Span>,
     /// Height and width of the attention prior in each layer of a region's call.
     pub prior_sizes: Vec<(usize, usize)>,
-    /// Backend and precision ([`Runner::computes_on`]).
+    /// Backend and precision (`Runner::computes_on`).
     pub computes_on: String,
 }
 
