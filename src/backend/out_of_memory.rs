@@ -38,6 +38,11 @@ fn says_so(message: &str) -> bool {
         .any(|sign| message.contains(sign))
 }
 
+/// First line of candle's message: it appends a backtrace where the environment asks for one.
+pub(crate) fn first_line(error: &candle_core::Error) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

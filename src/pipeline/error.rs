@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    backend::{DeviceError, is_out_of_memory},
+    backend::{DeviceError, first_line, is_out_of_memory},
     canvas::CanvasError,
     caption::CaptionError,
     image::ImageError,
@@ -124,11 +124,6 @@ fn kept(folder: Option<&Path>) -> String {
             format!("; the same job goes on from here (what is done is in {})", folder.display())
         },
     )
-}
-
-/// First line of candle's message, without the backtrace that follows.
-fn first_line(error: &candle_core::Error) -> String {
-    error.to_string().lines().next().unwrap_or("the computation failed").to_owned()
 }
 
 #[cfg(test)]

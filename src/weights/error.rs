@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::LoraError;
 use super::contents::FileContents;
+use crate::backend::first_line;
 use crate::model::denoiser::DenoiserError;
 use crate::model::llava::LlavaError;
 use crate::model::{text::TextError, vae::VaeError};
@@ -67,11 +68,6 @@ pub enum WeightsError {
     /// A tensor that cannot be read or brought to its device. The message names file and tensor.
     #[error("{}", first_line(.0))]
     Tensor(#[from] candle_core::Error),
-}
-
-/// First line of candle's message: it appends a backtrace where the environment asks for one.
-fn first_line(error: &candle_core::Error) -> String {
-    error.to_string().lines().next().unwrap_or_default().to_owned()
 }
 
 impl From<DenoiserError> for WeightsError {

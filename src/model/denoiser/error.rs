@@ -1,5 +1,7 @@
 //! Errors of denoisers, in one line each.
 
+use crate::backend::first_line;
+
 /// Reason why a denoiser cannot be built, or cannot be used with the rest of a model.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -21,9 +23,4 @@ pub enum DenoiserError {
     /// The text encoders' outputs are not of the widths that the denoiser takes.
     #[error("{0} (parts of different models?)")]
     Text(String),
-}
-
-/// First line of the backend's message: the rest is a backtrace.
-pub(super) fn first_line(error: &candle_core::Error) -> String {
-    error.to_string().lines().next().unwrap_or_default().to_owned()
 }

@@ -1,6 +1,6 @@
 //! Errors of a UNet's configuration and weights, in one line each.
 
-use crate::model::denoiser::error::{DenoiserError, first_line};
+use crate::{backend::first_line, model::denoiser::error::DenoiserError};
 
 /// Reason why a UNet cannot be built.
 #[derive(Debug, thiserror::Error)]
