@@ -75,7 +75,7 @@ fn what_is_interrupted_or_killed_leaves_nothing() {
         let stopped = stopped.expect("a signal arrives in time");
         if signal == "-INT" {
             let line = one_line(&stopped, 130);
-            assert_eq!(line, "cupscale-fast: interrupted");
+            assert_eq!(line, "cupscale-fast: interrupted; nothing was written");
         }
         assert!(shell.names().is_empty(), "{signal}: {:?}", shell.names());
     }

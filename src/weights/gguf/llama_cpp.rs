@@ -352,6 +352,9 @@ struct Vocabulary<'a> {
     image_token: usize,
 }
 
+/// Most bytes that are looked at to find the merges of a vocabulary; one of 128,000 tokens has some ten million.
+const MOST_CUTS: usize = 1 << 28;
+
 /// llama.cpp's `llama_token_type`.
 const NORMAL: i128 = 1;
 const UNKNOWN: i128 = 2;
@@ -372,6 +375,11 @@ impl<'a> Vocabulary<'a> {
         let mut pieces: Vec<&str> =
             pieces.ok_or_else(|| file.fail(format!("`{TOKENS_KEY}` is missing")))?;
         let count = pieces.len();
+        // Every piece is cut at each of its places, to find the merges that make it.
+        let cuts = pieces.iter().map(|piece| piece.len().saturating_mul(piece.len()));
+        if cuts.fold(0, usize::saturating_add) > MOST_CUTS {
+            return Err(file.fail("its tokens are longer than those of any tokenizer"));
+        }
         let mut scores = file.floats(SCORES_KEY).unwrap_or_default();
         let mut kinds = file.integers(TYPES_KEY).unwrap_or_default();
         if scores.len() != count || kinds.len() != count {
@@ -486,5 +494,39 @@ impl<'a> Vocabulary<'a> {
                 "merges": self.merges(),
             },
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_longer_than_any_tokenizers_are_not_cut_in_all_places() {
+        let text = |text: &str| [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
+        let array = |key: &str, kind: u32, values: &[Vec<u8>]| {
+            let count = (values.len() as u64).to_le_bytes();
+            let kinds = [9, kind].map(u32::to_le_bytes).concat();
+            [text(key), kinds, count.to_vec(), values.concat()].concat()
+        };
+        let read = |length: usize| {
+            let pieces = [text("a"), text(&"a".repeat(length))];
+            let numbers = [1u32, 1].map(|number| number.to_le_bytes().to_vec());
+            let header = [
+                b"GGUF\x03\0\0\0".to_vec(),
+                [0u64, 4].map(u64::to_le_bytes).concat(),
+                [text("tokenizer.ggml.model"), 8u32.to_le_bytes().to_vec(), text("llama")].concat(),
+                array(TOKENS_KEY, 8, &pieces),
+                array(SCORES_KEY, 6, &numbers),
+                array(TYPES_KEY, 5, &numbers),
+            ];
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("a.gguf");
+            std::fs::write(&path, header.concat()).unwrap();
+            Vocabulary::read(&LlamaCppFile::open(&path).unwrap()).map(|read| read.merges().len())
+        };
+        assert_eq!(read(2).unwrap(), 1);
+        let error = read(1 << 15).unwrap_err().to_string();
+        assert!(error.contains("longer than those of any tokenizer"), "{error}");
     }
 }

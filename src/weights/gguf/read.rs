@@ -22,9 +22,9 @@ const MOST_ENTRIES: u64 = 1 << 16;
 /// Longest array that is read unless it is asked for: vocabularies of language models are skipped.
 const LONGEST_ARRAY: u64 = 64;
 /// Longest vocabulary.
-const LONGEST_VOCABULARY: u64 = 1 << 20;
+const LONGEST_VOCABULARY: u64 = 1 << 19;
 /// Most values of arrays that are kept in all: each takes thirty times its bytes in the file.
-const MOST_VALUES: usize = 1 << 22;
+const MOST_VALUES: usize = 1 << 21;
 /// Longest name of a tensor: ggml's own limit is 64, and those of checkpoints are longer.
 const LONGEST_NAME: usize = 512;
 /// Characters of a text of the file in a message, and of a message about it.
