@@ -63,6 +63,56 @@ impl Header {
         }
     }
 
+    /// Whole number of a metadata key, if it has one.
+    pub fn optional(&self, key: &str) -> Option<u64> {
+        match self.metadata.get(key)? {
+            Value::Integer(number) => u64::try_from(*number).ok(),
+            _ => None,
+        }
+    }
+
+    /// Number of a metadata key, if it has one.
+    pub fn float(&self, key: &str) -> Option<f64> {
+        match self.metadata.get(key)? {
+            Value::Float(number) => Some(*number),
+            _ => None,
+        }
+    }
+
+    /// Truth value of a metadata key, if it has one.
+    pub fn flag(&self, key: &str) -> Option<bool> {
+        match self.metadata.get(key)? {
+            Value::Bool(flag) => Some(*flag),
+            _ => None,
+        }
+    }
+
+    /// Array of a metadata key, if it has one that was read.
+    pub fn array(&self, key: &str) -> Option<&[Value]> {
+        match self.metadata.get(key)? {
+            Value::Array(values) => Some(values),
+            _ => None,
+        }
+    }
+
+    /// Array of whole numbers.
+    pub fn integers(&self, key: &str) -> Option<Vec<i128>> {
+        let integer = |value: &Value| match value {
+            Value::Integer(number) => Some(*number),
+            _ => None,
+        };
+        self.array(key)?.iter().map(integer).collect()
+    }
+
+    /// Array of numbers.
+    pub fn floats(&self, key: &str) -> Option<Vec<f64>> {
+        let float = |value: &Value| match value {
+            Value::Float(number) => Some(*number),
+            _ => None,
+        };
+        self.array(key)?.iter().map(float).collect()
+    }
+
     /// Reads and checks the header of a whole file.
     ///
     /// # Errors
