@@ -49,7 +49,7 @@ fn what_is_interrupted_or_killed_leaves_nothing() {
     let shell = Shell::new();
     for signal in ["-INT", "-KILL"] {
         // On a busy machine the signal may come when all is done: then again.
-        let stopped = (0..10).find_map(|_| {
+        let stopped = (0..50).find_map(|_| {
             let arguments =
                 format!("models quantize {} -o a.gguf -q q4_k --progress json", mini().display());
             let mut child = shell.command(&arguments).stderr(Stdio::piped()).spawn().unwrap();
