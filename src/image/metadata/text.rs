@@ -29,12 +29,6 @@ impl Text {
     pub fn new(keyword: String, text: String) -> Self {
         Self { keyword, text, language: String::new(), translated: String::new() }
     }
-
-    /// Bytes that the text takes.
-    pub(crate) fn bytes(&self) -> u64 {
-        let parts = [&self.keyword, &self.text, &self.language, &self.translated];
-        parts.into_iter().map(|part| part.len() as u64).sum()
-    }
 }
 
 /// Latin-1 bytes as text.
