@@ -11,16 +11,26 @@ use zune_core::options::DecoderOptions;
 use zune_jpeg::JpegDecoder;
 use zune_jpeg::errors::DecodeErrors;
 
-use super::{check_size, from_u8};
+use super::header::{ChannelLayout, Decode, check_size, from_u8};
+use super::whole::DecodedSamples;
 use crate::image::error::{ImageError, Result};
 use crate::image::format::Format;
+use crate::image::input::read_error;
 use crate::image::metadata::ifd::Exif;
-use crate::image::metadata::{JPEG_EXIF, JPEG_XMP, exif_dpi, jpeg_segments, plausible_dpi};
-use crate::image::picture::{ChannelLayout, DecodedSamples};
+use crate::image::metadata::{
+    JPEG_EXIF, JPEG_XMP, Metadata, exif_dpi, jpeg_segments, plausible_dpi,
+};
+use crate::image::read_options::ReadOptions;
+use crate::image::source::Source;
 
 const ICC: &[u8] = b"ICC_PROFILE\0";
 
-pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<DecodedSamples> {
+pub(super) fn open(name: &str, source: Source, _: &ReadOptions) -> Result<Box<dyn Decode>> {
+    let bytes = source.into_bytes().map_err(|source| read_error(name, source))?;
+    decode(name, &bytes).map(DecodedSamples::into_decoder)
+}
+
+fn decode(name: &str, bytes: &[u8]) -> Result<DecodedSamples> {
     let bad = |reason: &dyn std::fmt::Display| ImageError::unreadable(name, Format::Jpeg, reason);
     let segments =
         jpeg_segments(&mut Cursor::new(bytes)).map_err(|_| bad(&"truncated before the pixels"))?;
@@ -65,10 +75,12 @@ pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<DecodedSamples> {
         layout,
         samples,
         bit_depth: 8,
-        icc: icc(app(0xE2, ICC).collect()),
-        exif,
-        xmp: app(0xE1, JPEG_XMP).next().map(<[u8]>::to_vec),
-        dpi,
+        metadata: Metadata {
+            icc: icc(app(0xE2, ICC).collect()),
+            exif,
+            xmp: app(0xE1, JPEG_XMP).next().map(<[u8]>::to_vec),
+            dpi,
+        },
         warnings: Vec::new(),
     })
 }

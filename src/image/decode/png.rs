@@ -5,13 +5,21 @@ use std::io::Cursor;
 
 use png::{BitDepth, ColorType, Transformations, Unit};
 
-use super::{check_size, from_u8};
+use super::header::{ChannelLayout, Decode, check_size, from_u8};
+use super::whole::DecodedSamples;
 use crate::image::error::{ImageError, Result, Warning};
 use crate::image::format::Format;
-use crate::image::metadata::{PNG_XMP_KEYWORD, plausible_dpi};
-use crate::image::picture::{ChannelLayout, DecodedSamples};
+use crate::image::input::read_error;
+use crate::image::metadata::{Metadata, PNG_XMP_KEYWORD, plausible_dpi};
+use crate::image::read_options::ReadOptions;
+use crate::image::source::Source;
 
-pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<DecodedSamples> {
+pub(super) fn open(name: &str, source: Source, _: &ReadOptions) -> Result<Box<dyn Decode>> {
+    let bytes = source.into_bytes().map_err(|source| read_error(name, source))?;
+    decode(name, &bytes).map(DecodedSamples::into_decoder)
+}
+
+fn decode(name: &str, bytes: &[u8]) -> Result<DecodedSamples> {
     let bad = |reason: &dyn std::fmt::Display| ImageError::unreadable(name, Format::Png, reason);
     check_chunks(bytes).map_err(|reason| bad(&reason))?;
     let (width, height) = (be_u32(bytes, 16), be_u32(bytes, 20));
@@ -62,15 +70,18 @@ pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<DecodedSamples> {
         layout,
         samples,
         bit_depth,
-        // An sRGB chunk overrides a profile.
-        icc: match info.srgb {
-            Some(_) => None,
-            None => info.icc_profile.as_deref().map(<[u8]>::to_vec),
+        metadata: Metadata {
+            // An sRGB chunk overrides a profile.
+            icc: match info.srgb {
+                Some(_) => None,
+                None => info.icc_profile.as_deref().map(<[u8]>::to_vec),
+            },
+            exif: info.exif_metadata.as_deref().map(<[u8]>::to_vec),
+            xmp,
+            dpi: dpi.and_then(|d| {
+                plausible_dpi(f64::from(d.xppu) * 0.0254, f64::from(d.yppu) * 0.0254)
+            }),
         },
-        exif: info.exif_metadata.as_deref().map(<[u8]>::to_vec),
-        xmp,
-        dpi: dpi
-            .and_then(|d| plausible_dpi(f64::from(d.xppu) * 0.0254, f64::from(d.yppu) * 0.0254)),
         warnings,
     })
 }

@@ -8,17 +8,25 @@ use tiff::ColorType;
 use tiff::decoder::{Decoder, DecodingResult, Limits};
 use tiff::tags::Tag;
 
-use super::{check_size, from_u8};
+use super::header::{ChannelLayout, Decode, check_size, from_u8};
+use super::whole::DecodedSamples;
 use crate::image::error::{ImageError, Result, Warning};
 use crate::image::format::Format;
+use crate::image::input::read_error;
 use crate::image::metadata::ifd::{Exif, tag};
-use crate::image::metadata::plausible_dpi;
-use crate::image::picture::{ChannelLayout, DecodedSamples};
+use crate::image::metadata::{Metadata, plausible_dpi};
+use crate::image::read_options::ReadOptions;
+use crate::image::source::Source;
 
 /// ExtraSamples value of premultiplied alpha.
 const ASSOCIATED: u64 = 1;
 
-pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<DecodedSamples> {
+pub(super) fn open(name: &str, source: Source, _: &ReadOptions) -> Result<Box<dyn Decode>> {
+    let bytes = source.into_bytes().map_err(|source| read_error(name, source))?;
+    decode(name, &bytes).map(DecodedSamples::into_decoder)
+}
+
+fn decode(name: &str, bytes: &[u8]) -> Result<DecodedSamples> {
     let bad = |reason: &dyn std::fmt::Display| ImageError::unreadable(name, Format::Tiff, reason);
     let mut limits = Limits::default();
     limits.decoding_buffer_size = 1 << 33;
@@ -95,10 +103,7 @@ pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<DecodedSamples> {
         layout,
         samples,
         bit_depth: if bits > 8 { 16 } else { 8 },
-        icc: block(tag::ICC_PROFILE),
-        xmp: block(tag::XMP),
-        exif,
-        dpi,
+        metadata: Metadata { icc: block(tag::ICC_PROFILE), xmp: block(tag::XMP), exif, dpi },
         warnings,
     })
 }

@@ -4,14 +4,22 @@ use std::io::Cursor;
 
 use image_webp::WebPDecoder;
 
-use super::{check_size, from_u8};
+use super::header::{ChannelLayout, Decode, check_size, from_u8};
+use super::whole::DecodedSamples;
 use crate::image::error::{ImageError, Result, Warning};
 use crate::image::format::Format;
+use crate::image::input::read_error;
 use crate::image::metadata::ifd::Exif;
-use crate::image::metadata::{JPEG_EXIF, exif_dpi};
-use crate::image::picture::{ChannelLayout, DecodedSamples};
+use crate::image::metadata::{JPEG_EXIF, Metadata, exif_dpi};
+use crate::image::read_options::ReadOptions;
+use crate::image::source::Source;
 
-pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<DecodedSamples> {
+pub(super) fn open(name: &str, source: Source, _: &ReadOptions) -> Result<Box<dyn Decode>> {
+    let bytes = source.into_bytes().map_err(|source| read_error(name, source))?;
+    decode(name, &bytes).map(DecodedSamples::into_decoder)
+}
+
+fn decode(name: &str, bytes: &[u8]) -> Result<DecodedSamples> {
     let bad = |reason: &dyn std::fmt::Display| ImageError::unreadable(name, Format::WebP, reason);
     // The decoder is lenient with lossy pictures that end early; the container says how long it is.
     let stated = bytes
@@ -46,10 +54,12 @@ pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<DecodedSamples> {
         layout,
         samples: from_u8(&data),
         bit_depth: 8,
-        icc: decoder.icc_profile().map_err(|e| bad(&e))?,
-        xmp: decoder.xmp_metadata().map_err(|e| bad(&e))?,
-        dpi: exif.as_deref().and_then(Exif::parse).and_then(|exif| exif_dpi(&exif)),
-        exif,
+        metadata: Metadata {
+            icc: decoder.icc_profile().map_err(|e| bad(&e))?,
+            xmp: decoder.xmp_metadata().map_err(|e| bad(&e))?,
+            dpi: exif.as_deref().and_then(Exif::parse).and_then(|exif| exif_dpi(&exif)),
+            exif,
+        },
         warnings,
     })
 }

@@ -52,10 +52,10 @@ impl EncodeOptions {
     pub fn like(picture: &Picture) -> Self {
         Self {
             bit_depth: picture.bit_depth,
-            icc: picture.icc.clone(),
-            exif: picture.exif.clone(),
-            xmp: picture.xmp.clone(),
-            dpi: picture.dpi,
+            icc: picture.metadata.icc.clone(),
+            exif: picture.metadata.exif.clone(),
+            xmp: picture.metadata.xmp.clone(),
+            dpi: picture.metadata.dpi,
             alpha: picture.alpha.is_some(),
             grey: picture.grey,
             ..Self::default()

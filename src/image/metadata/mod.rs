@@ -25,6 +25,34 @@ pub(crate) const PNG_XMP_KEYWORD: &str = "XML:com.adobe.xmp";
 pub(crate) const JPEG_EXIF: &[u8] = b"Exif\0\0";
 pub(crate) const JPEG_XMP: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
 
+/// Metadata of a picture: what an output keeps beside the pixels.
+#[derive(Clone, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Metadata {
+    /// The profile to write into the output; `None` means sRGB. Pixels are converted on output by
+    /// the same profile, so it always describes them rightly.
+    pub icc: Option<Vec<u8>>,
+    /// EXIF block (a TIFF structure, without the `Exif\0\0` that JPEG puts before it).
+    pub exif: Option<Vec<u8>>,
+    /// XMP packet.
+    pub xmp: Option<Vec<u8>>,
+    /// Dots per inch, horizontal and vertical.
+    pub dpi: Option<(f64, f64)>,
+}
+
+/// Sizes instead of contents, for logs.
+impl std::fmt::Debug for Metadata {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let bytes = |block: &Option<Vec<u8>>| block.as_ref().map(Vec::len);
+        f.debug_struct("Metadata")
+            .field("icc_bytes", &bytes(&self.icc))
+            .field("exif_bytes", &bytes(&self.exif))
+            .field("xmp_bytes", &bytes(&self.xmp))
+            .field("dpi", &self.dpi)
+            .finish()
+    }
+}
+
 /// Text chunks and packets beyond this size are not ours, whatever their length field says.
 const MAX_TEXT: u64 = 64 << 20;
 
