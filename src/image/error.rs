@@ -66,8 +66,16 @@ pub enum ImageError {
         /// The most pixels there may be.
         limit: u64,
     },
+    /// A large picture's pixels go through a file, which could not be made or filled.
+    #[error("{name}: its pixels need room on a disk ({source})")]
+    Scratch {
+        /// The file or stream.
+        name: String,
+        /// Error of the operating system.
+        source: io::Error,
+    },
     /// A block of metadata that the pixels need is larger than the limit.
-    #[error("{name}: its {what} is larger than the {limit} bytes that metadata may take")]
+    #[error("{name}: its {what} is larger than the {} MiB that metadata may take", .limit.div_ceil(1 << 20))]
     MetadataTooLarge {
         /// The file or stream.
         name: String,
@@ -185,6 +193,13 @@ pub enum Warning {
     CompanionDropped(&'static str),
     /// Only the first picture of an animation or of a multi-page file was read.
     FirstFrameOnly(Format),
+    /// The file ends early: rows from `rows_read` on are made up.
+    Truncated {
+        /// Rows that the file has.
+        rows_read: u32,
+        /// Rows of the picture.
+        rows: u32,
+    },
 }
 
 impl std::fmt::Display for Warning {
@@ -205,7 +220,8 @@ impl std::fmt::Display for Warning {
             Self::MetadataTooLarge { what, limit } => {
                 write!(
                     f,
-                    "{what} is beyond the {limit} bytes that metadata may take and was left out"
+                    "{what} is beyond the {} MiB that metadata may take and was left out",
+                    limit.div_ceil(1 << 20)
                 )
             }
             Self::MetadataDamaged(what) => write!(f, "{what} is damaged and was left out"),
@@ -218,6 +234,12 @@ impl std::fmt::Display for Warning {
             Self::CompanionDropped(what) => write!(f, "the {what} of this file was left out"),
             Self::FirstFrameOnly(format) => {
                 write!(f, "only the first picture of this {format} file was read")
+            }
+            Self::Truncated { rows_read, rows } => {
+                write!(
+                    f,
+                    "the file ends early: {rows_read} of {rows} rows were read, the others repeat the last"
+                )
             }
         }
     }

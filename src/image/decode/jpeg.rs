@@ -11,13 +11,21 @@ use zune_core::options::DecoderOptions;
 use zune_jpeg::JpegDecoder;
 use zune_jpeg::errors::DecodeErrors;
 
-use super::{check_size, from_u8};
+use super::header::{ChannelLayout, Decode, check_size, from_u8};
+use super::whole::DecodedSamples;
 use crate::image::error::{ImageError, Result};
 use crate::image::format::Format;
-use crate::image::metadata::{self, DEFAULT_MAX_METADATA};
-use crate::image::picture::{ChannelLayout, DecodedSamples};
+use crate::image::input::read_error;
+use crate::image::metadata;
+use crate::image::read_options::ReadOptions;
+use crate::image::source::Source;
 
-pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<DecodedSamples> {
+pub(super) fn open(name: &str, source: Source, options: &ReadOptions) -> Result<Box<dyn Decode>> {
+    let bytes = source.into_bytes().map_err(|source| read_error(name, source))?;
+    decode(name, &bytes, options).map(DecodedSamples::into_decoder)
+}
+
+fn decode(name: &str, bytes: &[u8], options: &ReadOptions) -> Result<DecodedSamples> {
     let bad = |reason: &dyn std::fmt::Display| ImageError::unreadable(name, Format::Jpeg, reason);
     let (width, height) = frame_size(bytes).ok_or_else(|| bad(&"truncated before the pixels"))?;
     check_size(name, Format::Jpeg, width.into(), height.into())?;
@@ -43,8 +51,10 @@ pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<DecodedSamples> {
     if samples.len() != usize::from(width) * usize::from(height) * layout.channels() {
         return Err(bad(&"the pixels do not fill the stated size"));
     }
-    let (metadata, warnings) =
-        metadata::read(name, Format::Jpeg, &mut Cursor::new(bytes), 0, DEFAULT_MAX_METADATA)?;
+    let mut warnings = Vec::new();
+    let (metadata, more) =
+        metadata::read(name, Format::Jpeg, &mut Cursor::new(bytes), 0, options.max_metadata)?;
+    warnings.extend(more);
     Ok(DecodedSamples {
         width: width.into(),
         height: height.into(),

@@ -8,16 +8,24 @@ use tiff::ColorType;
 use tiff::decoder::{Decoder, DecodingResult, Limits};
 use tiff::tags::Tag;
 
-use super::{check_size, from_u8};
+use super::header::{ChannelLayout, Decode, check_size, from_u8};
+use super::whole::DecodedSamples;
 use crate::image::error::{ImageError, Result, Warning};
 use crate::image::format::Format;
-use crate::image::metadata::{self, DEFAULT_MAX_METADATA};
-use crate::image::picture::{ChannelLayout, DecodedSamples};
+use crate::image::input::read_error;
+use crate::image::metadata;
+use crate::image::read_options::ReadOptions;
+use crate::image::source::Source;
 
 /// ExtraSamples value of premultiplied alpha.
 const ASSOCIATED: u64 = 1;
 
-pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<DecodedSamples> {
+pub(super) fn open(name: &str, source: Source, options: &ReadOptions) -> Result<Box<dyn Decode>> {
+    let bytes = source.into_bytes().map_err(|source| read_error(name, source))?;
+    decode(name, &bytes, options).map(DecodedSamples::into_decoder)
+}
+
+fn decode(name: &str, bytes: &[u8], options: &ReadOptions) -> Result<DecodedSamples> {
     let bad = |reason: &dyn std::fmt::Display| ImageError::unreadable(name, Format::Tiff, reason);
     let mut limits = Limits::default();
     limits.decoding_buffer_size = 1 << 33;
@@ -83,7 +91,7 @@ pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<DecodedSamples> {
         warnings.push(Warning::FirstFrameOnly(Format::Tiff));
     }
     let (metadata, more) =
-        metadata::read(name, Format::Tiff, &mut Cursor::new(bytes), 0, DEFAULT_MAX_METADATA)?;
+        metadata::read(name, Format::Tiff, &mut Cursor::new(bytes), 0, options.max_metadata)?;
     warnings.extend(more);
     Ok(DecodedSamples {
         width,
