@@ -15,6 +15,8 @@ pub(crate) const SETTINGS_KEYWORD: &str = "cupscale";
 pub(crate) const XMP_KEYWORD: &str = "XML:com.adobe.xmp";
 /// Beginning of the keywords under which ImageMagick stores blocks of other formats.
 const RAW_PROFILE: &str = "Raw profile type ";
+/// Beginning of the keywords under which ImageMagick copies single fields of an EXIF block.
+const EXIF_COPY: &str = "exif:";
 /// Longest keyword or language tag that is read, in bytes.
 const MAX_NAME: usize = 255;
 /// Most bytes of a chunk that is read in passing.
@@ -88,6 +90,10 @@ pub(crate) fn read<F: Read + Seek>(file: &mut F, budget: &mut Budget<'_>) -> Res
             continue;
         }
         metadata.texts.push(Text { keyword, text, language, translated });
+    }
+    if metadata.exif.is_some() {
+        // They would go on stating the input's size and orientation.
+        metadata.texts.retain(|text| !text.keyword.starts_with(EXIF_COPY));
     }
     if let Some(packet) = metadata.xmp.take() {
         let (packet, texts) = xmp::take_texts(packet, MAX_TEXTS);
@@ -349,6 +355,7 @@ mod tests {
                 chunk(b"iTXt", &[b"cupscale\0\0\0\0\0{}"]),
                 chunk(b"IDAT", &[]),
                 chunk(b"zTXt", &[b"workflow\0\0", &deflated(b"{\"nodes\":[]}")]),
+                chunk(b"tEXt", &[b"exif:Orientation\x006"]),
                 chunk(b"tEXt", &[b"Raw profile type exif\0\nexif\n    10\n45786966000049492a00\n"]),
                 chunk(b"IEND", &[]),
             ],
