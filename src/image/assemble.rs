@@ -111,6 +111,7 @@ fn conversion(
         Err(why) => {
             warnings.push(Warning::ProfileDropped(why));
             metadata.icc = None;
+            metadata.colour_chunks.clear();
             Convert::Same
         }
     }

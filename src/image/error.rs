@@ -54,6 +54,26 @@ pub enum ImageError {
         /// The kind of picture.
         kind: String,
     },
+    /// A picture of a well-known format that is not read.
+    #[error("{name}: {kind} is not supported (PNG, JPEG, WebP and TIFF are): {hint}")]
+    UnsupportedFormat {
+        /// The file or stream.
+        name: String,
+        /// The format.
+        kind: &'static str,
+        /// What makes a readable picture of it.
+        hint: &'static str,
+    },
+    /// A well-known kind of file that is no picture.
+    #[error("{name}: is {kind}, not a picture: {hint}")]
+    NotAPicture {
+        /// The file or stream.
+        name: String,
+        /// The kind of file.
+        kind: &'static str,
+        /// How to get the picture.
+        hint: &'static str,
+    },
     /// More pixels than [`super::MAX_PIXELS`]: most likely a decompression bomb.
     #[error("{name}: too large ({width} x {height}; the limit for an input is {limit} pixels)")]
     TooLarge {
@@ -73,6 +93,16 @@ pub enum ImageError {
         name: String,
         /// Error of the operating system.
         source: io::Error,
+    },
+    /// A block of metadata that the pixels need is larger than the limit.
+    #[error("{name}: its {what} is larger than the {limit} bytes that metadata may take")]
+    MetadataTooLarge {
+        /// The file or stream.
+        name: String,
+        /// Name of the block.
+        what: &'static str,
+        /// The most bytes that all blocks may take together.
+        limit: u64,
     },
     /// The output does not fit into the chosen format.
     #[error(
@@ -168,11 +198,24 @@ pub enum Warning {
     ProfileDropped(String),
     /// A metadata block does not fit into the format and was left out (`"EXIF"`, `"XMP"`).
     MetadataDropped(&'static str, Format),
+    /// A metadata block is larger than what is left of the limit for all, in bytes, and was left out.
+    MetadataTooLarge {
+        /// Name of the block.
+        what: &'static str,
+        /// The most bytes that all blocks may take together.
+        limit: u64,
+    },
+    /// A metadata block is damaged and was left out.
+    MetadataDamaged(&'static str),
+    /// A profile for RGB stood on a grey picture: a grey one with its tone curve takes its place.
+    GreyProfile,
+    /// What stood behind the picture in its file was left out (`"gain map for HDR screens"`).
+    CompanionDropped(&'static str),
     /// Only the first picture of an animation or of a multi-page file was read.
     FirstFrameOnly(Format),
-    /// The file ends early: rows from `rows_read` on are made up.
+    /// The file ends early: rows from `rows_read` on repeat the last one, or are a coarser pass.
     Truncated {
-        /// Rows that the file has.
+        /// Whole rows that the file has.
         rows_read: u32,
         /// Rows of the picture.
         rows: u32,
@@ -194,13 +237,30 @@ impl std::fmt::Display for Warning {
             Self::MetadataDropped(what, format) => {
                 write!(f, "{what} does not fit into {format} and was left out")
             }
+            Self::MetadataTooLarge { what, limit } => {
+                write!(
+                    f,
+                    "{what} is beyond the {limit} bytes that metadata may take and was left out"
+                )
+            }
+            Self::MetadataDamaged(what) => write!(f, "{what} is damaged and was left out"),
+            Self::GreyProfile => {
+                write!(
+                    f,
+                    "the colour profile is for RGB and the picture is grey: its tone curve is kept"
+                )
+            }
+            Self::CompanionDropped(what) => write!(f, "the {what} of this file was left out"),
             Self::FirstFrameOnly(format) => {
                 write!(f, "only the first picture of this {format} file was read")
+            }
+            Self::Truncated { rows_read, rows } if rows_read == rows => {
+                write!(f, "the file ends early, but all of its {rows} rows are there")
             }
             Self::Truncated { rows_read, rows } => {
                 write!(
                     f,
-                    "the file ends early: {rows_read} of {rows} rows were read, the others repeat the last"
+                    "the file ends early: {rows_read} of {rows} rows are whole, the rest is made up"
                 )
             }
         }

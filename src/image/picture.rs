@@ -158,7 +158,7 @@ impl Picture {
         };
         floats(&self.rgb);
         floats(self.alpha.as_ref().unwrap_or(&Vec::new().into()));
-        let Metadata { icc, exif, xmp, dpi, .. } = &self.metadata;
+        let Metadata { icc, exif, xmp, dpi, texts, colour_chunks } = &self.metadata;
         let dpi = dpi.map_or([0.0; 2], |(x, y)| [x, y]);
         for number in [u64::from(self.width), self.bit_depth.into(), self.grey.into()]
             .into_iter()
@@ -170,6 +170,17 @@ impl Picture {
             let block = block.as_deref().unwrap_or_default();
             hash.update((block.len() as u64).to_le_bytes());
             hash.update(block);
+        }
+        for text in texts {
+            for part in [&text.keyword, &text.text, &text.language, &text.translated] {
+                hash.update((part.len() as u64).to_le_bytes());
+                hash.update(part);
+            }
+        }
+        for chunk in colour_chunks {
+            hash.update(chunk.kind);
+            hash.update((chunk.data.len() as u64).to_le_bytes());
+            hash.update(&chunk.data);
         }
     }
 

@@ -16,29 +16,18 @@ use super::whole::DecodedSamples;
 use crate::image::error::{ImageError, Result};
 use crate::image::format::Format;
 use crate::image::input::read_error;
-use crate::image::metadata::ifd::Exif;
-use crate::image::metadata::{
-    JPEG_EXIF, JPEG_XMP, Metadata, exif_dpi, jpeg_segments, plausible_dpi,
-};
+use crate::image::metadata;
 use crate::image::read_options::ReadOptions;
 use crate::image::source::Source;
 
-const ICC: &[u8] = b"ICC_PROFILE\0";
-
-pub(super) fn open(name: &str, source: Source, _: &ReadOptions) -> Result<Box<dyn Decode>> {
+pub(super) fn open(name: &str, source: Source, options: &ReadOptions) -> Result<Box<dyn Decode>> {
     let bytes = source.into_bytes().map_err(|source| read_error(name, source))?;
-    decode(name, &bytes).map(DecodedSamples::into_decoder)
+    decode(name, &bytes, options).map(DecodedSamples::into_decoder)
 }
 
-fn decode(name: &str, bytes: &[u8]) -> Result<DecodedSamples> {
+fn decode(name: &str, bytes: &[u8], options: &ReadOptions) -> Result<DecodedSamples> {
     let bad = |reason: &dyn std::fmt::Display| ImageError::unreadable(name, Format::Jpeg, reason);
-    let segments =
-        jpeg_segments(&mut Cursor::new(bytes)).map_err(|_| bad(&"truncated before the pixels"))?;
-    let frame = segments
-        .iter()
-        .find(|(marker, data)| is_frame(*marker) && data.len() >= 6)
-        .ok_or_else(|| bad(&"no frame header"))?;
-    let (width, height) = (be_u16(&frame.1, 3), be_u16(&frame.1, 1));
+    let (width, height) = frame_size(bytes).ok_or_else(|| bad(&"truncated before the pixels"))?;
     check_size(name, Format::Jpeg, width.into(), height.into())?;
     if !has_end(bytes) {
         return Err(bad(&"truncated, the end is missing"));
@@ -62,27 +51,42 @@ fn decode(name: &str, bytes: &[u8]) -> Result<DecodedSamples> {
     if samples.len() != usize::from(width) * usize::from(height) * layout.channels() {
         return Err(bad(&"the pixels do not fill the stated size"));
     }
-    let app = |marker: u8, prefix: &'static [u8]| {
-        let mine = segments.iter().filter(move |(m, _)| *m == marker);
-        mine.filter_map(move |(_, data)| data.strip_prefix(prefix))
-    };
-    let exif = app(0xE1, JPEG_EXIF).next().map(<[u8]>::to_vec);
-    let dpi = app(0xE0, b"JFIF\0").next().and_then(jfif_dpi);
-    let dpi = dpi.or_else(|| exif_dpi(&Exif::parse(exif.as_deref()?)?));
+    let (metadata, warnings) =
+        metadata::read(name, Format::Jpeg, &mut Cursor::new(bytes), 0, options.max_metadata)?;
     Ok(DecodedSamples {
         width: width.into(),
         height: height.into(),
         layout,
         samples,
         bit_depth: 8,
-        metadata: Metadata {
-            icc: icc(app(0xE2, ICC).collect()),
-            exif,
-            xmp: app(0xE1, JPEG_XMP).next().map(<[u8]>::to_vec),
-            dpi,
-        },
-        warnings: Vec::new(),
+        metadata,
+        warnings,
     })
+}
+
+/// Width and height of the first frame header.
+fn frame_size(bytes: &[u8]) -> Option<(u16, u16)> {
+    let mut at = 2;
+    loop {
+        while *bytes.get(at)? != 0xFF {
+            at += 1;
+        }
+        while *bytes.get(at)? == 0xFF {
+            at += 1;
+        }
+        let marker = bytes[at];
+        at += 1;
+        match marker {
+            0x00 | 0x01 | 0xD0..=0xD8 => continue,
+            0xD9 | 0xDA => return None,
+            _ => {}
+        }
+        let data = bytes.get(at..at + 7)?;
+        if is_frame(marker) {
+            return Some((be_u16(data, 5), be_u16(data, 3)));
+        }
+        at += usize::from(be_u16(data, 0)).max(2);
+    }
 }
 
 /// Start-of-frame markers; the three in between are tables.
@@ -162,25 +166,4 @@ fn ycck_to_cmyk(mut data: Vec<u8>) -> Vec<u8> {
         }
     }
     data
-}
-
-/// Density from the rest of a JFIF segment: version (2 bytes), unit, x, y.
-fn jfif_dpi(data: &[u8]) -> Option<(f64, f64)> {
-    let body = data.get(..7)?;
-    let (x, y) = (f64::from(be_u16(body, 3)), f64::from(be_u16(body, 5)));
-    match body[2] {
-        1 => plausible_dpi(x, y),
-        2 => plausible_dpi(x * 2.54, y * 2.54),
-        _ => None,
-    }
-}
-
-/// A profile put together from its numbered parts; `None` when there is none or a part is missing.
-fn icc(mut parts: Vec<&[u8]>) -> Option<Vec<u8>> {
-    parts.retain(|part| part.len() > 2);
-    parts.sort_by_key(|part| part[0]);
-    let whole = !parts.is_empty()
-        && usize::from(parts[0][1]) == parts.len()
-        && parts.iter().zip(1..).all(|(part, n)| usize::from(part[0]) == n);
-    whole.then(|| parts.iter().flat_map(|part| part[2..].iter().copied()).collect())
 }
