@@ -54,6 +54,26 @@ pub enum ImageError {
         /// The kind of picture.
         kind: String,
     },
+    /// A picture of a well-known format that is not read.
+    #[error("{name}: {kind} is not supported (PNG, JPEG, WebP and TIFF are): {hint}")]
+    UnsupportedFormat {
+        /// The file or stream.
+        name: String,
+        /// The format.
+        kind: &'static str,
+        /// What makes a readable picture of it.
+        hint: &'static str,
+    },
+    /// A well-known kind of file that is no picture.
+    #[error("{name}: is {kind}, not a picture: {hint}")]
+    NotAPicture {
+        /// The file or stream.
+        name: String,
+        /// The kind of file.
+        kind: &'static str,
+        /// How to get the picture.
+        hint: &'static str,
+    },
     /// More pixels than [`super::MAX_PIXELS`]: most likely a decompression bomb.
     #[error("{name}: too large ({width} x {height}; the limit for an input is {limit} pixels)")]
     TooLarge {
@@ -193,9 +213,9 @@ pub enum Warning {
     CompanionDropped(&'static str),
     /// Only the first picture of an animation or of a multi-page file was read.
     FirstFrameOnly(Format),
-    /// The file ends early: rows from `rows_read` on are made up.
+    /// The file ends early: rows from `rows_read` on repeat the last one, or are a coarser pass.
     Truncated {
-        /// Rows that the file has.
+        /// Whole rows that the file has.
         rows_read: u32,
         /// Rows of the picture.
         rows: u32,
@@ -235,10 +255,13 @@ impl std::fmt::Display for Warning {
             Self::FirstFrameOnly(format) => {
                 write!(f, "only the first picture of this {format} file was read")
             }
+            Self::Truncated { rows_read, rows } if rows_read == rows => {
+                write!(f, "the file ends early, but all of its {rows} rows are there")
+            }
             Self::Truncated { rows_read, rows } => {
                 write!(
                     f,
-                    "the file ends early: {rows_read} of {rows} rows were read, the others repeat the last"
+                    "the file ends early: {rows_read} of {rows} rows are whole, the rest is made up"
                 )
             }
         }

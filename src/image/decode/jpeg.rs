@@ -51,10 +51,8 @@ fn decode(name: &str, bytes: &[u8], options: &ReadOptions) -> Result<DecodedSamp
     if samples.len() != usize::from(width) * usize::from(height) * layout.channels() {
         return Err(bad(&"the pixels do not fill the stated size"));
     }
-    let mut warnings = Vec::new();
-    let (metadata, more) =
+    let (metadata, warnings) =
         metadata::read(name, Format::Jpeg, &mut Cursor::new(bytes), 0, options.max_metadata)?;
-    warnings.extend(more);
     Ok(DecodedSamples {
         width: width.into(),
         height: height.into(),
