@@ -76,6 +76,16 @@ pub enum ImageError {
         /// The most pixels there may be.
         limit: u64,
     },
+    /// A block of metadata that the pixels need is larger than the limit.
+    #[error("{name}: its {what} is larger than the {limit} bytes that metadata may take")]
+    MetadataTooLarge {
+        /// The file or stream.
+        name: String,
+        /// Name of the block.
+        what: &'static str,
+        /// The most bytes that all blocks may take together.
+        limit: u64,
+    },
     /// The output does not fit into the chosen format.
     #[error(
         "{name}: {format} holds at most {limit} pixels a side and the output is {width} x {height}; write a TIFF (.tif) instead"
@@ -174,6 +184,19 @@ pub enum Warning {
     ProfileDropped(String),
     /// A metadata block does not fit into the format and was left out (`"EXIF"`, `"XMP"`).
     MetadataDropped(&'static str, Format),
+    /// A metadata block is larger than what is left of the limit for all, in bytes, and was left out.
+    MetadataTooLarge {
+        /// Name of the block.
+        what: &'static str,
+        /// The most bytes that all blocks may take together.
+        limit: u64,
+    },
+    /// A metadata block is damaged and was left out.
+    MetadataDamaged(&'static str),
+    /// A profile for RGB stood on a grey picture: a grey one with its tone curve takes its place.
+    GreyProfile,
+    /// What stood behind the picture in its file was left out (`"gain map for HDR screens"`).
+    CompanionDropped(&'static str),
     /// Only the first picture of an animation or of a multi-page file was read.
     FirstFrameOnly(Format),
     /// The file ends early; the picture goes on with its last row.
@@ -206,6 +229,20 @@ impl std::fmt::Display for Warning {
             Self::MetadataDropped(what, format) => {
                 write!(f, "{what} does not fit into {format} and was left out")
             }
+            Self::MetadataTooLarge { what, limit } => {
+                write!(
+                    f,
+                    "{what} is beyond the {limit} bytes that metadata may take and was left out"
+                )
+            }
+            Self::MetadataDamaged(what) => write!(f, "{what} is damaged and was left out"),
+            Self::GreyProfile => {
+                write!(
+                    f,
+                    "the colour profile is for RGB and the picture is grey: its tone curve is kept"
+                )
+            }
+            Self::CompanionDropped(what) => write!(f, "the {what} of this file was left out"),
             Self::FirstFrameOnly(format) => {
                 write!(f, "only the first picture of this {format} file was read")
             }

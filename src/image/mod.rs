@@ -44,7 +44,7 @@ pub use encode::{DEFAULT_QUALITY, EncodeOptions, Encoder, PictureWriter};
 pub use error::{ImageError, Result, Warning};
 pub use format::{Format, UnknownFormat};
 pub use input::Input;
-pub use metadata::read_settings;
+pub use metadata::{ColourChunk, Metadata, Text, read_settings};
 pub use output::{Buffer, Output, Stream};
 pub use picture::{MAX_PIXELS, Picture};
 pub use resize::{Filter, Resizer};

@@ -3,7 +3,7 @@
 use super::alpha::fill_transparent;
 use super::colour;
 use super::error::{Result, Warning};
-use super::metadata::{ifd, xmp};
+use super::metadata::{ColourChunk, Metadata, Text, ifd, xmp};
 use super::resize::{Filter, Resizer};
 
 /// The most pixels an input may have (2²⁸, a square of 16,384): more is taken for a decompression bomb.
@@ -35,6 +35,10 @@ pub struct Picture {
     pub xmp: Option<Vec<u8>>,
     /// Dots per inch, horizontal and vertical.
     pub dpi: Option<(f64, f64)>,
+    /// Texts with keywords: PNG's text chunks, JPEG's comments.
+    pub texts: Vec<Text>,
+    /// Chunks of a PNG that say what [`icc`](Self::icc) says, or sRGB where that is `None`.
+    pub colour_chunks: Vec<ColourChunk>,
     /// Problems met while reading that do not prevent it.
     pub warnings: Vec<Warning>,
 }
@@ -79,6 +83,8 @@ impl Picture {
             exif: None,
             xmp: None,
             dpi: None,
+            texts: Vec::new(),
+            colour_chunks: Vec::new(),
             warnings: Vec::new(),
         })
     }
@@ -106,10 +112,7 @@ impl Picture {
             layout: ChannelLayout::Rgba,
             samples: rgba.iter().map(|&v| f32::from(v) / 255.0).collect(),
             bit_depth: 8,
-            icc: None,
-            exif: None,
-            xmp: None,
-            dpi: None,
+            metadata: Metadata::default(),
             warnings: Vec::new(),
         };
         Ok(raw.into_picture())
@@ -138,6 +141,17 @@ impl Picture {
             let block = block.as_deref().unwrap_or_default();
             hash.update((block.len() as u64).to_le_bytes());
             hash.update(block);
+        }
+        for text in &self.texts {
+            for part in [&text.keyword, &text.text, &text.language, &text.translated] {
+                hash.update((part.len() as u64).to_le_bytes());
+                hash.update(part);
+            }
+        }
+        for chunk in &self.colour_chunks {
+            hash.update(chunk.kind);
+            hash.update((chunk.data.len() as u64).to_le_bytes());
+            hash.update(&chunk.data);
         }
     }
 
@@ -198,28 +212,26 @@ pub(crate) struct DecodedSamples {
     /// Interleaved samples in [0, 1].
     pub samples: Vec<f32>,
     pub bit_depth: u8,
-    pub icc: Option<Vec<u8>>,
-    pub exif: Option<Vec<u8>>,
-    pub xmp: Option<Vec<u8>>,
-    pub dpi: Option<(f64, f64)>,
+    pub metadata: Metadata,
     pub warnings: Vec<Warning>,
 }
 
 impl DecodedSamples {
     pub(crate) fn into_picture(mut self) -> Picture {
         let grey = matches!(self.layout, ChannelLayout::Grey | ChannelLayout::GreyAlpha);
-        let (mut rgb, mut alpha) = split(self.layout, self.samples, self.icc.as_deref());
+        let (mut rgb, mut alpha) = split(self.layout, self.samples, self.metadata.icc.as_deref());
         if self.layout == ChannelLayout::Cmyk {
-            if self.icc.take().is_some() {
+            if self.metadata.icc.take().is_some() {
                 let why = "the picture is CMYK, the output is RGB";
                 self.warnings.push(Warning::ProfileDropped(why.into()));
             }
-        } else if let Some(icc) = &self.icc {
+        } else if let Some(icc) = &self.metadata.icc {
             match colour::conversion(icc, grey) {
                 Ok(colour) => colour.to_working(&mut rgb),
                 Err(why) => {
                     self.warnings.push(Warning::ProfileDropped(why));
-                    self.icc = None;
+                    self.metadata.icc = None;
+                    self.metadata.colour_chunks.clear();
                 }
             }
         }
@@ -227,8 +239,8 @@ impl DecodedSamples {
         if let Some(alpha) = &alpha {
             fill_transparent(&mut rgb, alpha, width, height);
         }
-        let orientation = self.exif.as_deref().map_or(1, ifd::orientation);
-        let mut dpi = self.dpi;
+        let orientation = self.metadata.exif.as_deref().map_or(1, ifd::orientation);
+        let mut dpi = self.metadata.dpi;
         let (mut width, mut height) = (self.width, self.height);
         if orientation != 1 {
             rgb = turned(&rgb, 3, width as usize, height as usize, orientation);
@@ -238,8 +250,8 @@ impl DecodedSamples {
                 (width, height) = (height, width);
                 dpi = dpi.map(|(x, y)| (y, x));
             }
-            self.exif.as_deref_mut().map(ifd::set_upright);
-            self.xmp = self.xmp.map(xmp::upright);
+            self.metadata.exif.as_deref_mut().map(ifd::set_upright);
+            self.metadata.xmp = self.metadata.xmp.map(xmp::upright);
         }
         Picture {
             width,
@@ -248,10 +260,12 @@ impl DecodedSamples {
             alpha,
             bit_depth: self.bit_depth,
             grey,
-            icc: self.icc,
-            exif: self.exif,
-            xmp: self.xmp,
+            icc: self.metadata.icc,
+            exif: self.metadata.exif,
+            xmp: self.metadata.xmp,
             dpi,
+            texts: self.metadata.texts,
+            colour_chunks: self.metadata.colour_chunks,
             warnings: self.warnings,
         }
     }

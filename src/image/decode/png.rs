@@ -3,12 +3,12 @@
 
 use std::io::Cursor;
 
-use png::{BitDepth, ColorType, Transformations, Unit};
+use png::{BitDepth, ColorType, Transformations};
 
 use super::{check_size, from_u8};
 use crate::image::error::{ImageError, Result, Warning};
 use crate::image::format::Format;
-use crate::image::metadata::{PNG_XMP_KEYWORD, plausible_dpi};
+use crate::image::metadata::{self, DEFAULT_MAX_METADATA};
 use crate::image::picture::{ChannelLayout, DecodedSamples};
 
 pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<DecodedSamples> {
@@ -21,6 +21,9 @@ pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<DecodedSamples> {
     let mut decoder = png::Decoder::new_with_limits(Cursor::new(bytes), limits);
     // Palettes, small depths and tRNS become 8 or 16 bits per sample with a real alpha channel.
     decoder.set_transformations(Transformations::EXPAND);
+    // Read by us, within bounds.
+    decoder.set_ignore_text_chunk(true);
+    decoder.set_ignore_iccp_chunk(true);
     let mut reader = decoder.read_info().map_err(|e| bad(&e))?;
     let length = reader.output_buffer_size().ok_or_else(|| bad(&"too large"))?;
     let mut data = vec![0; length];
@@ -48,31 +51,10 @@ pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<DecodedSamples> {
     } else {
         (from_u8(&data), 8)
     };
-    let info = reader.info();
-    let xmp = info
-        .utf8_text
-        .iter()
-        .find(|text| text.keyword == PNG_XMP_KEYWORD)
-        .and_then(|text| text.get_text().ok())
-        .map(String::into_bytes);
-    let dpi = info.pixel_dims.filter(|d| d.unit == Unit::Meter);
-    Ok(DecodedSamples {
-        width,
-        height,
-        layout,
-        samples,
-        bit_depth,
-        // An sRGB chunk overrides a profile.
-        icc: match info.srgb {
-            Some(_) => None,
-            None => info.icc_profile.as_deref().map(<[u8]>::to_vec),
-        },
-        exif: info.exif_metadata.as_deref().map(<[u8]>::to_vec),
-        xmp,
-        dpi: dpi
-            .and_then(|d| plausible_dpi(f64::from(d.xppu) * 0.0254, f64::from(d.yppu) * 0.0254)),
-        warnings,
-    })
+    let (metadata, more) =
+        metadata::read(name, Format::Png, &mut Cursor::new(bytes), 0, DEFAULT_MAX_METADATA)?;
+    warnings.extend(more);
+    Ok(DecodedSamples { width, height, layout, samples, bit_depth, metadata, warnings })
 }
 
 /// Walks all chunks; `Err` names the first damage.

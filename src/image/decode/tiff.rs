@@ -11,8 +11,7 @@ use tiff::tags::Tag;
 use super::{check_size, from_u8};
 use crate::image::error::{ImageError, Result, Warning};
 use crate::image::format::Format;
-use crate::image::metadata::ifd::{Exif, tag};
-use crate::image::metadata::plausible_dpi;
+use crate::image::metadata::{self, DEFAULT_MAX_METADATA};
 use crate::image::picture::{ChannelLayout, DecodedSamples};
 
 /// ExtraSamples value of premultiplied alpha.
@@ -83,22 +82,16 @@ pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<DecodedSamples> {
     if decoder.more_images() {
         warnings.push(Warning::FirstFrameOnly(Format::Tiff));
     }
-    let exif = Exif::parse(bytes).and_then(|mut exif| {
-        exif.keep_descriptive();
-        (!exif.is_empty()).then(|| exif.to_bytes())
-    });
-    let dpi = resolution(&mut decoder);
-    let mut block = |tag| decoder.get_tag_u8_vec(Tag::Unknown(tag)).ok();
+    let (metadata, more) =
+        metadata::read(name, Format::Tiff, &mut Cursor::new(bytes), 0, DEFAULT_MAX_METADATA)?;
+    warnings.extend(more);
     Ok(DecodedSamples {
         width,
         height,
         layout,
         samples,
         bit_depth: if bits > 8 { 16 } else { 8 },
-        icc: block(tag::ICC_PROFILE),
-        xmp: block(tag::XMP),
-        exif,
-        dpi,
+        metadata,
         warnings,
     })
 }
@@ -204,20 +197,5 @@ fn unpremultiply(samples: &mut [f32], channels: usize) {
                 *v = (*v / alpha).min(1.0);
             }
         }
-    }
-}
-
-fn resolution(decoder: &mut Decoder<Cursor<&[u8]>>) -> Option<(f64, f64)> {
-    let rational = |decoder: &mut Decoder<_>, tag| match decoder.get_tag(tag).ok()? {
-        tiff::decoder::ifd::Value::Rational(n, d) if d != 0 => Some(f64::from(n) / f64::from(d)),
-        _ => None,
-    };
-    let x = rational(decoder, Tag::XResolution)?;
-    let y = rational(decoder, Tag::YResolution)?;
-    let unit = decoder.find_tag_unsigned::<u16>(Tag::ResolutionUnit);
-    match unit.ok().flatten() {
-        None | Some(2) => plausible_dpi(x, y),
-        Some(3) => plausible_dpi(x * 2.54, y * 2.54),
-        _ => None,
     }
 }

@@ -7,8 +7,7 @@ use image_webp::WebPDecoder;
 use super::{check_size, from_u8};
 use crate::image::error::{ImageError, Result, Warning};
 use crate::image::format::Format;
-use crate::image::metadata::ifd::Exif;
-use crate::image::metadata::{JPEG_EXIF, exif_dpi};
+use crate::image::metadata::{self, DEFAULT_MAX_METADATA};
 use crate::image::picture::{ChannelLayout, DecodedSamples};
 
 pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<DecodedSamples> {
@@ -34,22 +33,16 @@ pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<DecodedSamples> {
     } else {
         decoder.read_image(&mut data).map_err(|e| bad(&e))?;
     }
-    let exif = decoder.exif_metadata().map_err(|e| bad(&e))?;
-    // Some writers copy JPEG's prefix along with the block.
-    let exif = exif.map(|block| match block.strip_prefix(JPEG_EXIF) {
-        Some(rest) => rest.to_vec(),
-        None => block,
-    });
+    let (metadata, more) =
+        metadata::read(name, Format::WebP, &mut Cursor::new(bytes), 0, DEFAULT_MAX_METADATA)?;
+    warnings.extend(more);
     Ok(DecodedSamples {
         width,
         height,
         layout,
         samples: from_u8(&data),
         bit_depth: 8,
-        icc: decoder.icc_profile().map_err(|e| bad(&e))?,
-        xmp: decoder.xmp_metadata().map_err(|e| bad(&e))?,
-        dpi: exif.as_deref().and_then(Exif::parse).and_then(|exif| exif_dpi(&exif)),
-        exif,
+        metadata,
         warnings,
     })
 }

@@ -7,6 +7,8 @@ mod frame;
 mod render;
 mod walk;
 
+use std::io::Cursor;
+
 use zune_core::bytestream::ZCursor;
 use zune_core::colorspace::ColorSpace;
 use zune_core::options::DecoderOptions;
@@ -16,42 +18,30 @@ use zune_jpeg::errors::DecodeErrors;
 use self::entropy::Stop;
 use self::frame::{Colour, Frame, Refusal};
 use self::render::Render;
-use self::walk::{Reach, be_u16, segment, walk};
+use self::walk::{Reach, segment, walk};
 use super::check_size;
 use crate::image::error::{ImageError, Result, Warning};
 use crate::image::format::Format;
-use crate::image::metadata::ifd::Exif;
-use crate::image::metadata::{JPEG_EXIF, JPEG_XMP, exif_dpi, plausible_dpi};
+use crate::image::metadata::{self, DEFAULT_MAX_METADATA};
 use crate::image::picture::{ChannelLayout, DecodedSamples};
-
-const ICC: &[u8] = b"ICC_PROFILE\0";
 
 pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<DecodedSamples> {
     let jpeg = Jpeg::open(name, bytes, false)?;
-    let mut samples = Vec::new();
     let (layout, frame) = (jpeg.layout(), jpeg.frame.clone());
-    let segments = jpeg.segments.clone();
-    let warnings = jpeg.rows(&mut |rows| {
+    let (metadata, mut warnings) =
+        metadata::read(name, Format::Jpeg, &mut Cursor::new(bytes), 0, DEFAULT_MAX_METADATA)?;
+    let mut samples = Vec::new();
+    warnings.extend(jpeg.rows(&mut |rows| {
         samples.extend_from_slice(rows);
         Ok(())
-    })?;
-    let app = |marker: u8, prefix: &'static [u8]| {
-        let mine = segments.iter().filter(move |(m, _)| *m == marker);
-        mine.filter_map(move |(_, data)| data.strip_prefix(prefix))
-    };
-    let exif = app(0xE1, JPEG_EXIF).next().map(<[u8]>::to_vec);
-    let dpi = app(0xE0, b"JFIF\0").next().and_then(jfif_dpi);
-    let dpi = dpi.or_else(|| exif_dpi(&Exif::parse(exif.as_deref()?)?));
+    })?);
     Ok(DecodedSamples {
         width: frame.width as u32,
         height: frame.height as u32,
         layout,
         samples,
         bit_depth: if frame.precision > 8 { 16 } else { 8 },
-        icc: icc(app(0xE2, ICC).collect()),
-        exif,
-        xmp: app(0xE1, JPEG_XMP).next().map(<[u8]>::to_vec),
-        dpi,
+        metadata,
         warnings,
     })
 }
@@ -271,24 +261,4 @@ fn segments(bytes: &[u8]) -> Option<(Vec<(u8, &[u8])>, usize)> {
         segments.push((marker, data));
         at += 2 + data.len();
     }
-}
-
-/// Density from the rest of a JFIF segment: version (2 bytes), unit, x, y.
-fn jfif_dpi(data: &[u8]) -> Option<(f64, f64)> {
-    let (x, y) = (f64::from(be_u16(data, 3)?), f64::from(be_u16(data, 5)?));
-    match data[2] {
-        1 => plausible_dpi(x, y),
-        2 => plausible_dpi(x * 2.54, y * 2.54),
-        _ => None,
-    }
-}
-
-/// A profile put together from its numbered parts; `None` when there is none or a part is missing.
-fn icc(mut parts: Vec<&[u8]>) -> Option<Vec<u8>> {
-    parts.retain(|part| part.len() > 2);
-    parts.sort_by_key(|part| part[0]);
-    let whole = !parts.is_empty()
-        && usize::from(parts[0][1]) == parts.len()
-        && parts.iter().zip(1..).all(|(part, n)| usize::from(part[0]) == n);
-    whole.then(|| parts.iter().flat_map(|part| part[2..].iter().copied()).collect())
 }
