@@ -173,27 +173,40 @@ fn run(transform: &Transform, rgb: &mut [f32]) {
     });
 }
 
-/// CMYK ink amounts in [0, 1] (1 = full ink) to sRGB, through the profile if it is one for CMYK.
-pub(crate) fn cmyk_to_srgb(cmyk: &[f32], icc: Option<&[u8]>) -> Vec<f32> {
-    let mut rgb = vec![0.0; cmyk.len() / 4 * 3];
-    let profiled = icc
-        .and_then(|icc| ColorProfile::new_from_slice(icc).ok())
-        .filter(|profile| profile.color_space == DataColorSpace::Cmyk)
-        .and_then(|profile| transform(&profile, &ColorProfile::new_srgb(), Layout::Rgba).ok());
-    rgb.par_chunks_mut(3 * CHUNK).zip(cmyk.par_chunks(4 * CHUNK)).for_each(|(rgb, cmyk)| {
-        if let Some(transform) = &profiled
-            && transform.transform(cmyk, rgb).is_ok()
-        {
-            rgb.iter_mut().for_each(|v| *v = v.clamp(0.0, 1.0));
-            return;
-        }
-        for (rgb, ink) in rgb.chunks_exact_mut(3).zip(cmyk.chunks_exact(4)) {
-            for (v, ink_of) in rgb.iter_mut().zip(ink) {
-                *v = (1.0 - ink_of) * (1.0 - ink[3]);
+/// Conversion of CMYK ink amounts in [0, 1] (1 = full ink) to sRGB.
+pub(crate) struct CmykToRgb {
+    /// Through the profile, if it is one for CMYK.
+    profiled: Option<Transform>,
+}
+
+impl CmykToRgb {
+    /// Conversion through this profile.
+    pub(crate) fn new(icc: Option<&[u8]>) -> Self {
+        let profiled = icc
+            .and_then(|icc| ColorProfile::new_from_slice(icc).ok())
+            .filter(|profile| profile.color_space == DataColorSpace::Cmyk)
+            .and_then(|profile| transform(&profile, &ColorProfile::new_srgb(), Layout::Rgba).ok());
+        Self { profiled }
+    }
+
+    /// `[.., 3]` of `[.., 4]`.
+    pub(crate) fn convert(&self, cmyk: &[f32]) -> Vec<f32> {
+        let mut rgb = vec![0.0; cmyk.len() / 4 * 3];
+        rgb.par_chunks_mut(3 * CHUNK).zip(cmyk.par_chunks(4 * CHUNK)).for_each(|(rgb, cmyk)| {
+            if let Some(transform) = &self.profiled
+                && transform.transform(cmyk, rgb).is_ok()
+            {
+                rgb.iter_mut().for_each(|v| *v = v.clamp(0.0, 1.0));
+                return;
             }
-        }
-    });
-    rgb
+            for (rgb, ink) in rgb.chunks_exact_mut(3).zip(cmyk.chunks_exact(4)) {
+                for (v, ink_of) in rgb.iter_mut().zip(ink) {
+                    *v = (1.0 - ink_of) * (1.0 - ink[3]);
+                }
+            }
+        });
+        rgb
+    }
 }
 
 /// sRGB's tone curve, IEC 61966-2-1, linear light to encoded.
@@ -382,7 +395,7 @@ mod tests {
 
     #[test]
     fn cmyk_without_profile_follows_the_ink_model() {
-        let rgb = cmyk_to_srgb(&[0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.5], None);
+        let rgb = CmykToRgb::new(None).convert(&[0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.5]);
         assert_eq!(rgb, [1.0, 1.0, 1.0, 0.0, 0.5, 0.5]);
     }
 }

@@ -86,6 +86,14 @@ pub enum ImageError {
         /// The most bytes that all blocks may take together.
         limit: u64,
     },
+    /// A large picture's pixels go through a file, which could not be made or filled.
+    #[error("{name}: its pixels need room on a disk ({source})")]
+    Scratch {
+        /// The file or stream.
+        name: String,
+        /// Error of the operating system.
+        source: io::Error,
+    },
     /// The output does not fit into the chosen format.
     #[error(
         "{name}: {format} holds at most {limit} pixels a side and the output is {width} x {height}; write a TIFF (.tif) instead"
@@ -199,9 +207,9 @@ pub enum Warning {
     CompanionDropped(&'static str),
     /// Only the first picture of an animation or of a multi-page file was read.
     FirstFrameOnly(Format),
-    /// The file ends early; the picture goes on with its last row.
+    /// The file ends early: rows from `rows_read` on are made up.
     Truncated {
-        /// Rows that were read.
+        /// Rows that the file has.
         rows_read: u32,
         /// Rows of the picture.
         rows: u32,
@@ -246,10 +254,12 @@ impl std::fmt::Display for Warning {
             Self::FirstFrameOnly(format) => {
                 write!(f, "only the first picture of this {format} file was read")
             }
-            Self::Truncated { rows_read, rows } => write!(
-                f,
-                "the file is truncated: {rows_read} of {rows} rows were read, the others repeat the last"
-            ),
+            Self::Truncated { rows_read, rows } => {
+                write!(
+                    f,
+                    "the file ends early: {rows_read} of {rows} rows were read, the others repeat the last"
+                )
+            }
             Self::DetailMissing(format) => {
                 write!(
                     f,

@@ -124,11 +124,15 @@ fn with_metadata() -> Picture {
     let fixtures = fixture("image");
     let source = read(&fixtures.join("rgb.jpg"));
     let mut result = picture(60, 40, 8, false);
-    result.icc = source.icc;
-    result.exif = source.exif;
-    result.xmp = source.xmp;
-    result.dpi = Some((300.0, 150.0));
-    assert!(result.icc.is_some() && result.exif.is_some() && result.xmp.is_some());
+    result.metadata.icc = source.metadata.icc;
+    result.metadata.exif = source.metadata.exif;
+    result.metadata.xmp = source.metadata.xmp;
+    result.metadata.dpi = Some((300.0, 150.0));
+    assert!(
+        result.metadata.icc.is_some()
+            && result.metadata.exif.is_some()
+            && result.metadata.xmp.is_some()
+    );
     result
 }
 
@@ -148,16 +152,16 @@ fn profile_exif_xmp_resolution_and_settings_survive_every_format() {
         let warnings = write(&want, &path, format, options, 16).unwrap();
         assert_eq!(warnings, [], "{format}");
         let got = read(&path);
-        assert_eq!(got.icc, want.icc, "{format}");
-        assert!(holds(&got.exif, "Fixture maker"), "{format}");
-        assert!(holds(&got.xmp, "dc:source"), "{format}");
+        assert_eq!(got.metadata.icc, want.metadata.icc, "{format}");
+        assert!(holds(&got.metadata.exif, "Fixture maker"), "{format}");
+        assert!(holds(&got.metadata.xmp, "dc:source"), "{format}");
         assert_eq!(read_settings(&path).unwrap().as_deref(), Some(SETTINGS), "{format}");
         // WebP has no field of its own: the EXIF block's 96 dpi stand.
         let dpi = if format == Format::WebP { (96.0, 96.0) } else { (300.0, 150.0) };
-        let (x, y) = got.dpi.unwrap();
+        let (x, y) = got.metadata.dpi.unwrap();
         assert!((x - dpi.0).abs() < 0.02 && (y - dpi.1).abs() < 0.02, "{format}: {x} {y}");
         // The size fields were 31 x 23 in the source: SHORT 60 now, in either byte order.
-        let exif = got.exif.unwrap();
+        let exif = got.metadata.exif.unwrap();
         let field = exif.windows(9).any(|w| {
             *w == [0x02, 0xA0, 3, 0, 1, 0, 0, 0, 60] || (w[..8] == [0xA0, 0x02, 0, 3, 0, 0, 0, 1])
         });
@@ -169,11 +173,11 @@ fn profile_exif_xmp_resolution_and_settings_survive_every_format() {
 fn resolution_alone_survives_every_format_and_files_without_settings_have_none() {
     let folder = tempfile::tempdir().unwrap();
     let mut want = picture(8, 8, 8, false);
-    want.dpi = Some((240.0, 240.0));
+    want.metadata.dpi = Some((240.0, 240.0));
     for format in Format::ALL {
         let path = folder.path().join("out");
         write(&want, &path, format, EncodeOptions::like(&want), 8).unwrap();
-        let (x, y) = read(&path).dpi.unwrap();
+        let (x, y) = read(&path).metadata.dpi.unwrap();
         assert!((x - 240.0).abs() < 0.02 && (y - 240.0).abs() < 0.02, "{format}");
         assert_eq!(read_settings(&path).unwrap(), None, "{format}");
     }
@@ -209,7 +213,7 @@ fn a_wide_gamut_picture_keeps_its_profile_and_every_sample() {
         writer.finish().unwrap();
 
         let decoded = read(&path);
-        assert_eq!(decoded.icc.as_deref(), Some(&icc[..]));
+        assert_eq!(decoded.metadata.icc.as_deref(), Some(&icc[..]));
         let again = folder.path().join("again.tif");
         write(&decoded, &again, Format::Tiff, EncodeOptions::like(&decoded), 7).unwrap();
         // File samples of the copy, read without colour management.
@@ -228,23 +232,20 @@ fn a_wide_gamut_picture_keeps_its_profile_and_every_sample() {
 fn a_grey_picture_stays_grey_with_its_profile_where_the_format_can() {
     let folder = tempfile::tempdir().unwrap();
     let mut want = picture(33, 21, 16, false);
-    for pixel in want.rgb.chunks_exact_mut(3) {
-        pixel[1] = pixel[0];
-        pixel[2] = pixel[0];
-    }
+    want.rgb = want.rgb.chunks_exact(3).flat_map(|pixel| [pixel[0]; 3]).collect();
     want.grey = true;
-    want.icc = Some(moxcms::ColorProfile::new_gray_with_gamma(1.8).encode().unwrap());
+    want.metadata.icc = Some(moxcms::ColorProfile::new_gray_with_gamma(1.8).encode().unwrap());
     for format in Format::ALL {
         let path = folder.path().join("grey");
         let warnings = write(&want, &path, format, EncodeOptions::like(&want), 6).unwrap();
         let got = read(&path);
         if format == Format::WebP {
-            assert!(!got.grey && got.icc.is_none());
+            assert!(!got.grey && got.metadata.icc.is_none());
             assert!(warnings.iter().any(|w| matches!(w, Warning::ProfileDropped(_))));
             continue;
         }
         assert!(got.grey, "{format}");
-        assert_eq!(got.icc, want.icc, "{format}");
+        assert_eq!(got.metadata.icc, want.metadata.icc, "{format}");
         if format.has_16_bit() {
             assert!(largest_difference(&got.rgb, &want.rgb) < 1e-3, "{format}");
         }
@@ -255,7 +256,7 @@ fn a_grey_picture_stays_grey_with_its_profile_where_the_format_can() {
 fn what_a_format_cannot_hold_is_a_warning_and_not_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let mut want = picture(16, 16, 16, true);
-    want.alpha = Some(vec![0.0; 256]);
+    want.alpha = Some(vec![0.0; 256].into());
     let path = folder.path().join("out.jpg");
     let warnings = write(&want, &path, Format::Jpeg, EncodeOptions::like(&want), 4).unwrap();
     assert_eq!(
@@ -267,7 +268,7 @@ fn what_a_format_cannot_hold_is_a_warning_and_not_an_error() {
     assert!(got.rgb.iter().all(|v| *v > 0.99), "transparent becomes white");
 
     let mut heavy = picture(8, 8, 8, false);
-    heavy.exif = Some([b"II*\0\x08\0\0\0\0\0\0\0\0\0".as_slice(), &[0; 70_000]].concat());
+    heavy.metadata.exif = Some([b"II*\0\x08\0\0\0\0\0\0\0\0\0".as_slice(), &[0; 70_000]].concat());
     let warnings = write(&heavy, &path, Format::Jpeg, EncodeOptions::like(&heavy), 8).unwrap();
     assert_eq!(warnings, [Warning::MetadataDropped("EXIF", Format::Jpeg)]);
     read(&path);

@@ -4,13 +4,21 @@ use std::io::Cursor;
 
 use image_webp::WebPDecoder;
 
-use super::{check_size, from_u8};
+use super::header::{ChannelLayout, Decode, check_size, from_u8};
+use super::whole::DecodedSamples;
 use crate::image::error::{ImageError, Result, Warning};
 use crate::image::format::Format;
-use crate::image::metadata::{self, DEFAULT_MAX_METADATA};
-use crate::image::picture::{ChannelLayout, DecodedSamples};
+use crate::image::input::read_error;
+use crate::image::metadata;
+use crate::image::read_options::ReadOptions;
+use crate::image::source::Source;
 
-pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<DecodedSamples> {
+pub(super) fn open(name: &str, source: Source, options: &ReadOptions) -> Result<Box<dyn Decode>> {
+    let bytes = source.into_bytes().map_err(|source| read_error(name, source))?;
+    decode(name, &bytes, options).map(DecodedSamples::into_decoder)
+}
+
+fn decode(name: &str, bytes: &[u8], options: &ReadOptions) -> Result<DecodedSamples> {
     let bad = |reason: &dyn std::fmt::Display| ImageError::unreadable(name, Format::WebP, reason);
     // The decoder is lenient with lossy pictures that end early; the container says how long it is.
     let stated = bytes
@@ -34,15 +42,8 @@ pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<DecodedSamples> {
         decoder.read_image(&mut data).map_err(|e| bad(&e))?;
     }
     let (metadata, more) =
-        metadata::read(name, Format::WebP, &mut Cursor::new(bytes), 0, DEFAULT_MAX_METADATA)?;
+        metadata::read(name, Format::WebP, &mut Cursor::new(bytes), 0, options.max_metadata)?;
     warnings.extend(more);
-    Ok(DecodedSamples {
-        width,
-        height,
-        layout,
-        samples: from_u8(&data),
-        bit_depth: 8,
-        metadata,
-        warnings,
-    })
+    let samples = from_u8(&data);
+    Ok(DecodedSamples { width, height, layout, samples, bit_depth: 8, metadata, warnings })
 }

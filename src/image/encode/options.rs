@@ -61,12 +61,12 @@ impl EncodeOptions {
     pub fn like(picture: &Picture) -> Self {
         Self {
             bit_depth: picture.bit_depth,
-            icc: picture.icc.clone(),
-            exif: picture.exif.clone(),
-            xmp: picture.xmp.clone(),
-            texts: picture.texts.clone(),
-            colour_chunks: picture.colour_chunks.clone(),
-            dpi: picture.dpi,
+            icc: picture.metadata.icc.clone(),
+            exif: picture.metadata.exif.clone(),
+            xmp: picture.metadata.xmp.clone(),
+            texts: picture.metadata.texts.clone(),
+            colour_chunks: picture.metadata.colour_chunks.clone(),
+            dpi: picture.metadata.dpi,
             alpha: picture.alpha.is_some(),
             grey: picture.grey,
             ..Self::default()

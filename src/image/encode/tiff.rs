@@ -280,7 +280,10 @@ mod tests {
             assert!(std::fs::read(&path).unwrap().starts_with(b"II+\0\x08\0\0\0"));
             let picture = decode(&Input::Path(path.clone())).unwrap();
             assert_eq!((picture.width, picture.height), (width, height));
-            assert_eq!((picture.dpi, picture.xmp.is_some()), (Some((300.0, 150.0)), true));
+            assert_eq!(
+                (picture.metadata.dpi, picture.metadata.xmp.is_some()),
+                (Some((300.0, 150.0)), true)
+            );
             let samples: Vec<f32> = if sixteen {
                 let pairs = bytes.chunks_exact(2).map(|two| u16::from_le_bytes([two[0], two[1]]));
                 pairs.map(|v| f32::from(v) / 65535.0).collect()

@@ -1,6 +1,8 @@
 //! Frame header of a JPEG: size, components and colour, and which kinds of JPEG are refused by name.
 //! Source: ITU-T T.81, B.2.2; the rules of libjpeg (jdapimin.c, default_decompress_parms) for colour.
 
+use std::fmt;
+
 /// Side of a block of samples.
 const BLOCK: usize = 8;
 
@@ -153,6 +155,8 @@ pub(super) enum Colour {
     Cmyk,
     /// `Cmyk` whose first three channels are stored as YCbCr of their complements (Adobe transform 2).
     Ycck,
+    /// Whatever a TIFF says it is; samples are given as they are stored.
+    Stored,
 }
 
 impl Colour {
@@ -168,6 +172,15 @@ impl Colour {
             },
             _ if adobe_transform == Some(2) => Self::Ycck,
             _ => Self::Cmyk,
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Damaged(what) => f.write_str(what),
+            Self::Unsupported { kind, .. } => write!(f, "{kind} is not supported"),
         }
     }
 }

@@ -7,7 +7,7 @@ mod frame;
 mod render;
 mod walk;
 
-use std::io::Cursor;
+use std::sync::Arc;
 
 use zune_core::bytestream::ZCursor;
 use zune_core::colorspace::ColorSpace;
@@ -19,83 +19,161 @@ use self::entropy::Stop;
 use self::frame::{Colour, Frame, Refusal};
 use self::render::Render;
 use self::walk::{Reach, segment, walk};
-use super::check_size;
+use super::header::{ChannelLayout, Decode, Header, check_size};
 use crate::image::error::{ImageError, Result, Warning};
 use crate::image::format::Format;
-use crate::image::metadata::{self, DEFAULT_MAX_METADATA};
-use crate::image::picture::{ChannelLayout, DecodedSamples};
+use crate::image::input::read_error;
+use crate::image::metadata;
+use crate::image::read_options::ReadOptions;
+use crate::image::source::Source;
 
-pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<DecodedSamples> {
-    let jpeg = Jpeg::open(name, bytes, false)?;
-    let (layout, frame) = (jpeg.layout(), jpeg.frame.clone());
-    let (metadata, mut warnings) =
-        metadata::read(name, Format::Jpeg, &mut Cursor::new(bytes), 0, DEFAULT_MAX_METADATA)?;
-    let mut samples = Vec::new();
-    warnings.extend(jpeg.rows(&mut |rows| {
-        samples.extend_from_slice(rows);
-        Ok(())
-    })?);
-    Ok(DecodedSamples {
+pub(super) fn open(
+    name: &str,
+    mut source: Source,
+    options: &ReadOptions,
+) -> Result<Box<dyn Decode>> {
+    let (metadata, warnings) =
+        metadata::read(name, Format::Jpeg, &mut source, 0, options.max_metadata)?;
+    let bytes = source.into_bytes().map_err(|source| read_error(name, source))?;
+    let bad = |reason: &str| ImageError::unreadable(name, Format::Jpeg, reason);
+    let headers = Headers::read(&bytes).map_err(|why| refused(name, &why))?;
+    let (frame, scan) = (&headers.frame, headers.scan);
+    check_size(name, Format::Jpeg, frame.width as u64, frame.height as u64)?;
+    let rest = (bytes.len() - scan) as u64;
+    if rest * 8 < frame.least_bits() && !options.allow_truncated {
+        let (width, height) = (frame.width, frame.height);
+        let reason = format!("truncated, {rest} bytes cannot hold {width} x {height} pixels");
+        return Err(bad(&reason));
+    }
+    let header = Header {
         width: frame.width as u32,
         height: frame.height as u32,
-        layout,
-        samples,
+        layout: match headers.colour {
+            Colour::Cmyk | Colour::Ycck => ChannelLayout::Cmyk,
+            Colour::Grey => ChannelLayout::Grey,
+            Colour::YCbCr | Colour::Rgb | Colour::Stored => ChannelLayout::Rgb,
+        },
         bit_depth: if frame.precision > 8 { 16 } else { 8 },
         metadata,
         warnings,
-    })
+        scratch_bytes: bytes.len() as u64 + headers.decoded_bytes(),
+    };
+    let (name, allow_truncated) = (name.to_owned(), options.allow_truncated);
+    Ok(Box::new(Opened { name, bytes, headers, header, allow_truncated }))
 }
 
 /// A JPEG whose headers were read.
-struct Jpeg<'a> {
+struct Opened {
     name: String,
-    bytes: &'a [u8],
-    segments: Vec<(u8, &'a [u8])>,
-    frame: Frame,
-    colour: Colour,
-    /// Components of the first scan.
-    first_scan: usize,
+    bytes: Arc<[u8]>,
+    headers: Headers,
+    header: Header,
     allow_truncated: bool,
 }
 
-impl<'a> Jpeg<'a> {
-    fn open(name: &str, bytes: &'a [u8], allow_truncated: bool) -> Result<Self> {
-        let bad = |reason: &str| ImageError::unreadable(name, Format::Jpeg, reason);
-        let (segments, scan) = segments(bytes).ok_or_else(|| bad("truncated before the pixels"))?;
-        let (marker, data) = segments
-            .iter()
-            .find(|(marker, _)| is_frame(*marker))
-            .ok_or_else(|| bad("no frame header"))?;
-        let frame = Frame::parse(*marker, data).map_err(|why| refused(name, &why))?;
-        check_size(name, Format::Jpeg, frame.width as u64, frame.height as u64)?;
-        let bits = (bytes.len() - scan) as u64 * 8;
-        if bits < frame.least_bits() && !allow_truncated {
-            let reason = format!(
-                "truncated, {} bytes cannot hold {} x {} pixels",
-                bytes.len() - scan,
-                frame.width,
-                frame.height
-            );
-            return Err(bad(&reason));
-        }
+impl Decode for Opened {
+    fn header(&self) -> &Header {
+        &self.header
+    }
+
+    fn rows(self: Box<Self>, take: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<Vec<Warning>> {
+        let Self { name, bytes, headers: Headers { frame, colour, .. }, allow_truncated, .. } =
+            *self;
+        Jpeg { name: &name, bytes: &bytes, frame, colour, allow_truncated }.rows(take)
+    }
+}
+
+/// What the segments before the first scan say.
+struct Headers {
+    frame: Frame,
+    colour: Colour,
+    /// Place of the first scan's header.
+    scan: usize,
+    /// Components of the first scan.
+    scan_components: usize,
+}
+
+impl Headers {
+    fn read(bytes: &[u8]) -> std::result::Result<Self, Refusal> {
+        let (segments, scan) =
+            segments(bytes).ok_or(Refusal::Damaged("truncated before the pixels"))?;
+        let frame = segments.iter().find(|(marker, _)| is_frame(*marker));
+        let (marker, data) = frame.ok_or(Refusal::Damaged("no frame header"))?;
+        let frame = Frame::parse(*marker, data)?;
         let has = |marker, prefix: &[u8]| {
             segments.iter().find(|(m, data)| *m == marker && data.starts_with(prefix))
         };
         let adobe = has(0xEE, b"Adobe").and_then(|(_, data)| data.get(11).copied());
         let colour = Colour::of(&frame, has(0xE0, b"JFIF\0").is_some(), adobe);
-        let first_scan = usize::from(bytes.get(scan + 2).copied().unwrap_or(0));
-        let name = name.to_owned();
-        Ok(Self { name, bytes, segments, frame, colour, first_scan, allow_truncated })
+        let scan_components = bytes.get(scan + 2).copied().unwrap_or(0).into();
+        Ok(Self { frame, colour, scan, scan_components })
     }
 
-    fn layout(&self) -> ChannelLayout {
-        match self.colour {
-            Colour::Grey => ChannelLayout::Grey,
-            Colour::YCbCr | Colour::Rgb => ChannelLayout::Rgb,
-            Colour::Cmyk | Colour::Ycck => ChannelLayout::Cmyk,
-        }
+    /// Bytes that a decoder holds: samples, and coefficients where they come in several scans.
+    fn decoded_bytes(&self) -> u64 {
+        let components = self.frame.components.len();
+        let stored = |c| {
+            let (across, down) = self.frame.stored_blocks(c);
+            (across * down * 64) as u64
+        };
+        let stored: u64 = (0..components).map(stored).sum();
+        let samples = (self.frame.width * self.frame.height * components) as u64;
+        let several = self.frame.progressive || self.scan_components < components;
+        samples + if several || self.colour == Colour::Ycck { 2 * stored } else { 0 }
     }
+}
 
+/// Samples of a strip or a tile of a TIFF.
+pub(super) struct Chunk {
+    pub width: usize,
+    pub channels: usize,
+    /// Rows of interleaved samples of 8 bits.
+    pub data: Vec<u8>,
+}
+
+/// Decodes a chunk of a TIFF whose tables may stand elsewhere. Channels are given as they are stored, or, from `ycbcr`,
+/// as RGB: the TIFF says what they are, whatever the JPEG says.
+///
+/// # Errors
+/// One line that says what is wrong with it.
+pub(super) fn tiff_chunk(
+    tables: &[u8],
+    chunk: &[u8],
+    ycbcr: bool,
+) -> std::result::Result<Chunk, String> {
+    let mut bytes = tables.strip_suffix(b"\xff\xd9").unwrap_or(tables).to_vec();
+    bytes.extend_from_slice(if bytes.is_empty() { chunk } else { chunk.get(2..).unwrap_or(&[]) });
+    let headers = Headers::read(&bytes).map_err(|why| why.to_string())?;
+    let frame = headers.frame;
+    let (width, channels) = (frame.width, frame.components.len());
+    if frame.precision != 8 || width * frame.height == 0 || ycbcr && channels != 3 {
+        return Err("a JPEG of another kind than its TIFF".to_owned());
+    }
+    let rest = (bytes.len() - headers.scan) as u64;
+    if rest * 8 < frame.least_bits() {
+        return Err("truncated".to_owned());
+    }
+    let colour = if ycbcr { Colour::YCbCr } else { Colour::Stored };
+    let jpeg = Jpeg { name: "", bytes: &bytes, frame, colour, allow_truncated: false };
+    let mut data = Vec::new();
+    let mut take = |rows: &[f32]| {
+        data.extend(rows.iter().map(|v| (v * 255.0).round() as u8));
+        Ok(())
+    };
+    jpeg.rows(&mut take).map_err(|error| error.to_string())?;
+    Ok(Chunk { width, channels, data })
+}
+
+/// The pixels of a JPEG.
+struct Jpeg<'a> {
+    name: &'a str,
+    bytes: &'a [u8],
+    frame: Frame,
+    colour: Colour,
+    allow_truncated: bool,
+}
+
+impl Jpeg<'_> {
     /// Pixels from top to bottom, some rows a call.
     fn rows(self, take: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<Vec<Warning>> {
         let reach = if self.frame.progressive {
@@ -103,7 +181,7 @@ impl<'a> Jpeg<'a> {
         } else {
             walk::<()>(self.bytes, &self.frame).map(|(reach, _)| reach)
         }
-        .map_err(|why| refused(&self.name, &why))?;
+        .map_err(|why| refused(self.name, &why))?;
         let height = self.frame.height;
         let whole = reach.complete || reach.end && reach.stop.is_none() && reach.rows == height;
         if !whole {
@@ -148,7 +226,7 @@ impl<'a> Jpeg<'a> {
             } else {
                 format!("{what}, {} of {height} rows are there", reach.rows)
             };
-            return Err(ImageError::unreadable(&self.name, Format::Jpeg, reason));
+            return Err(ImageError::unreadable(self.name, Format::Jpeg, reason));
         }
         let last = self.render(reach.rows, take)?;
         for _ in reach.rows..height {
@@ -164,7 +242,7 @@ impl<'a> Jpeg<'a> {
     /// The first `rows` rows by the careful decoder; returns the last one.
     fn render(&self, rows: usize, take: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<Vec<f32>> {
         let (_, coefficients) =
-            walk(self.bytes, &self.frame).map_err(|why| refused(&self.name, &why))?;
+            walk(self.bytes, &self.frame).map_err(|why| refused(self.name, &why))?;
         let mut last = Vec::new();
         Render::new(&self.frame, &coefficients, self.colour).rows(rows, &mut |row| {
             last.clear();
@@ -177,24 +255,29 @@ impl<'a> Jpeg<'a> {
     /// The fast decoder's pixels; `None` where it is known to be wrong or says that it cannot.
     fn fast(&self, reach: &Reach) -> Option<Vec<u8>> {
         let plain = |c: usize| self.frame.components[c].h == 1 && self.frame.components[c].v == 1;
-        let (space, sampling) = match self.colour {
-            Colour::Grey => (ColorSpace::Luma, true),
-            Colour::YCbCr => {
-                let luma = &self.frame.components[0];
-                (ColorSpace::YCbCr, luma.h <= 2 && luma.v <= 2 && plain(1) && plain(2))
+        let all_plain = (0..self.frame.components.len()).all(plain);
+        let luma = &self.frame.components[0];
+        let (space, wanted, sampling) = match (self.colour, self.frame.components.len()) {
+            (Colour::YCbCr, _) => {
+                let usual = luma.h <= 2 && luma.v <= 2 && plain(1) && plain(2);
+                (ColorSpace::YCbCr, ColorSpace::RGB, usual)
             }
-            Colour::Rgb => (ColorSpace::RGB, (0..3).all(plain)),
-            Colour::Cmyk => (ColorSpace::CMYK, (0..4).all(plain)),
-            Colour::Ycck => return None,
+            (Colour::Rgb, _) => (ColorSpace::RGB, ColorSpace::RGB, all_plain),
+            (Colour::Cmyk, _) | (Colour::Stored, 4) => {
+                (ColorSpace::CMYK, ColorSpace::CMYK, all_plain)
+            }
+            (Colour::Stored, 3) => (ColorSpace::YCbCr, ColorSpace::YCbCr, all_plain),
+            (Colour::Grey | Colour::Stored, _) => (ColorSpace::Luma, ColorSpace::Luma, true),
+            (Colour::Ycck, _) => return None,
         };
         let scans = self.frame.progressive || reach.scans == 1;
         if self.frame.precision != 8 || !sampling || !scans || !reach.end {
             return None;
         }
-        let data = match pixels(self.bytes, space, true) {
+        let data = match pixels(self.bytes, (space, wanted), true) {
             // Strictness is wanted for pixels; padding between headers harms nobody.
             Err(DecodeErrors::FormatStatic(why)) if why.contains("Extra bytes between headers") => {
-                pixels(self.bytes, space, false)
+                pixels(self.bytes, (space, wanted), false)
             }
             result => result,
         }
@@ -204,10 +287,10 @@ impl<'a> Jpeg<'a> {
     }
 }
 
-/// Grey, RGB or stored CMYK of a JPEG; `None` if the decoder takes it for another colour space than `space`.
+/// Samples of a JPEG in the `wanted` colour space; `None` if the decoder takes what is stored for another than `space`.
 fn pixels(
     bytes: &[u8],
-    space: ColorSpace,
+    (space, wanted): (ColorSpace, ColorSpace),
     strict: bool,
 ) -> std::result::Result<Option<Vec<u8>>, DecodeErrors> {
     let options = DecoderOptions::default()
@@ -219,7 +302,6 @@ fn pixels(
     if decoder.input_colorspace() != Some(space) {
         return Ok(None);
     }
-    let wanted = if space == ColorSpace::YCbCr { ColorSpace::RGB } else { space };
     decoder.set_options(options.jpeg_set_out_colorspace(wanted));
     decoder.decode().map(Some)
 }

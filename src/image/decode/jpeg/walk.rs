@@ -42,7 +42,6 @@ pub(super) fn walk<B: Block>(
     let stored = (0..frame.components.len()).map(|c| frame.stored_blocks(c));
     let mut walk = Walk {
         frame,
-        bytes,
         dc: [const { None }; 4],
         ac: [const { None }; 4],
         scale: [None; 4],
@@ -107,7 +106,6 @@ pub(super) fn be_u16(bytes: &[u8], at: usize) -> Option<u16> {
 
 struct Walk<'a, B> {
     frame: &'a Frame,
-    bytes: &'a [u8],
     dc: [Option<Table>; 4],
     ac: [Option<Table>; 4],
     scale: [Option<[u16; 64]>; 4],

@@ -2,7 +2,7 @@
 //! Source: TIFF 6.0, sections 9, 11 and 13; Adobe's notes on deflate; libtiff for the order of bits.
 
 use std::cell::RefCell;
-use std::io::{self, BufRead, Bytes, ErrorKind, Read, Seek, SeekFrom};
+use std::io::{self, BufRead, ErrorKind, Read, Seek, SeekFrom};
 
 use fax::decoder::{DecodeStatus, Group3Decoder, Group4Decoder, pels};
 use flate2::bufread::ZlibDecoder;
@@ -22,19 +22,6 @@ pub(super) enum Compression {
     Group4,
     Jpeg,
     WebP,
-}
-
-impl Compression {
-    /// Bytes that one compressed byte stands for at most; `None` where there is no such bound.
-    pub(super) fn most(self) -> Option<u64> {
-        match self {
-            Self::None => Some(1),
-            Self::PackBits => Some(64),
-            Self::Deflate => Some(1040),
-            Self::Lzw => Some(3000),
-            _ => None,
-        }
-    }
 }
 
 /// A stretch of a file with a place of its own, so that several can be read in turns.
@@ -156,7 +143,7 @@ impl<P: BufRead> Read for Lzw<P> {
             if result.consumed_out > 0 || out.is_empty() || status == LzwStatus::Done {
                 return Ok(result.consumed_out);
             }
-            if at_end {
+            if at_end || result.consumed_in == 0 {
                 return Ok(0);
             }
         }
@@ -265,10 +252,6 @@ impl<L: Lines> Read for Fax<L> {
         self.line.read(out)
     }
 }
-
-/// The piece of a file as bytes, one by one.
-#[allow(dead_code)]
-type PieceBytes<'a, S> = Bytes<Piece<'a, S>>;
 
 /// Undoes a predictor on one row of samples in native order of the file. `samples` is the number of samples per pixel.
 pub(super) fn undo_differences(row: &mut [u8], bits: u16, samples: usize, little: bool) {

@@ -7,6 +7,7 @@ use std::io::{Read, Seek};
 use super::chunk::Compression;
 use super::samples::{Colour, Format, Kind, YCbCr};
 use crate::image::metadata::ifd::{Directory, IfdEntry, Reader};
+use crate::image::picture::MAX_PIXELS;
 
 /// Directories that are looked at: a preview is followed by its picture, not by hundreds.
 const MAX_DIRECTORIES: usize = 256;
@@ -15,7 +16,9 @@ const MAX_BELOW: usize = 16;
 /// Samples per pixel; spectral pictures have more, and are no photographs.
 const MAX_SAMPLES: u64 = 64;
 /// Bytes of all values of a directory, offsets of strips for the most part.
-const MAX_VALUES: u64 = 256 << 20;
+const MAX_VALUES: u64 = 64 << 20;
+/// Chunks that are read side by side, each with a decompressor of its own.
+const MAX_SIDE_BY_SIDE: usize = 2048;
 
 /// Reason for which a TIFF is not decoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +27,8 @@ pub(super) enum Refusal {
     Damaged(String),
     /// A lawful kind that is not read here, and what helps.
     Unsupported { kind: String, help: &'static str },
+    /// No pixels, or too many.
+    Size { width: u64, height: u64 },
 }
 
 /// What libtiff's own program converts.
@@ -61,6 +66,8 @@ pub(super) struct Layout {
     pub subsampling: (usize, usize),
     /// What comes before each chunk that is a JPEG.
     pub jpeg_tables: Vec<u8>,
+    /// Chunks that are JPEGs hold YCbCr, which the decoder turns to RGB.
+    pub jpeg_ycbcr: bool,
     /// Number of its directory in the chain.
     pub page: usize,
     /// There are other pictures than this one and smaller versions of it.
@@ -118,6 +125,9 @@ pub(super) fn layout<R: Read + Seek>(file: R, length: u64) -> Result<Layout, Ref
     layout.others = whole.iter().filter(|&&at| !found[at].below).count() > 1;
     Ok(layout)
 }
+
+/// Size of a chunk, and the place and length of each.
+type Grid = ((usize, usize), Vec<(u64, u64)>);
 
 /// A directory and its place.
 struct Found {
@@ -219,12 +229,13 @@ impl<R: Read + Seek> Fields<R> {
     }
 
     fn layout(&mut self, from: &Directory, length: u64) -> Result<Layout, Refusal> {
-        let side = |value: Option<u64>| value.and_then(|value| usize::try_from(value).ok());
-        let (Some(width), Some(height)) =
-            (side(self.number(from, tag::WIDTH)), side(self.number(from, tag::HEIGHT)))
-        else {
-            return Err(Refusal::Damaged("no size".to_owned()));
-        };
+        let (width, height) = (self.number(from, tag::WIDTH), self.number(from, tag::HEIGHT));
+        let (width, height) = (width.unwrap_or(0), height.unwrap_or(0));
+        let pixels = width.checked_mul(height);
+        if pixels.is_none_or(|pixels| pixels == 0 || pixels > MAX_PIXELS) {
+            return Err(Refusal::Size { width, height });
+        }
+        let (width, height) = (width as usize, height as usize);
         let bits = self.numbers(from, tag::BITS);
         let samples = self.number(from, tag::SAMPLES).unwrap_or(bits.len().max(1) as u64);
         if samples == 0 || samples > MAX_SAMPLES {
@@ -232,9 +243,9 @@ impl<R: Read + Seek> Fields<R> {
             return Err(Refusal::Unsupported { kind, help: "convert it to RGB first" });
         }
         let samples = samples as usize;
-        let kind = self.kind(from, &bits, samples)?;
+        let mut kind = self.kind(from, &bits, samples)?;
         let compression = self.compression(from)?;
-        let colour = self.colour(from, kind, compression)?;
+        let mut colour = self.colour(from, kind, compression)?;
         if samples < colour.samples() {
             return Err(Refusal::Damaged(
                 "fewer samples per pixel than its kind of colour needs".to_owned(),
@@ -251,6 +262,15 @@ impl<R: Read + Seek> Fields<R> {
             };
         }
         let planar = self.number(from, tag::PLANAR) == Some(2) && samples > 1;
+        let jpeg = compression == Compression::Jpeg;
+        let jpeg_ycbcr = jpeg && matches!(colour, Colour::YCbCr(_));
+        if jpeg && kind.bits != 8 || jpeg_ycbcr && (planar || samples != 3) {
+            let kind = format!("TIFF of {} bits compressed as JPEG", kind.bits);
+            return Err(Refusal::Unsupported { kind, help: TIFFCP });
+        }
+        if jpeg_ycbcr {
+            colour = Colour::Rgb;
+        }
         let predictor = self.number(from, tag::PREDICTOR).unwrap_or(1);
         let predicted = matches!(compression, Compression::Lzw | Compression::Deflate);
         let predictor = if predicted { predictor } else { 1 };
@@ -260,6 +280,10 @@ impl<R: Read + Seek> Fields<R> {
             3 => kind.format == Format::Float,
             _ => false,
         };
+        if predictor == 3 {
+            // What comes out of it.
+            kind.little = false;
+        }
         if !fits || subsampling != (1, 1) && (planar || predictor != 1 || kind.bits != 8) {
             let kind = format!("TIFF of {} bits with predictor {predictor}", kind.bits);
             return Err(Refusal::Unsupported { kind, help: MAGICK });
@@ -284,6 +308,7 @@ impl<R: Read + Seek> Fields<R> {
             chunks,
             subsampling,
             jpeg_tables: tables.map(|entry| entry.data).unwrap_or_default(),
+            jpeg_ycbcr,
             page: 0,
             others: false,
             preview_first: false,
@@ -380,8 +405,9 @@ impl<R: Read + Seek> Fields<R> {
         };
         let plain = matches!(colour, Colour::WhiteIsZero | Colour::BlackIsZero | Colour::Rgb);
         let whole = match colour {
-            Colour::Lab { .. } => matches!(kind.bits, 8 | 16) && kind.format != Format::Float,
-            Colour::YCbCr(_) => matches!(kind.bits, 8 | 16) && kind.format == Format::Unsigned,
+            Colour::Lab { .. } | Colour::YCbCr(_) => {
+                matches!(kind.bits, 8 | 16) && kind.format == Format::Unsigned
+            }
             _ => true,
         };
         if fax && (kind.bits != 1 || !plain)
@@ -445,13 +471,12 @@ impl<R: Read + Seek> Fields<R> {
         (alpha, more - usize::from(alpha.is_some()), false)
     }
 
-    #[allow(clippy::type_complexity)]
     fn chunks(
         &mut self,
         from: &Directory,
         (width, height): (usize, usize),
         length: u64,
-    ) -> Result<((usize, usize), Vec<(u64, u64)>), Refusal> {
+    ) -> Result<Grid, Refusal> {
         let tiled = from.find(tag::TILE_OFFSETS).is_some();
         let (offsets, counts, chunk) = if tiled {
             let side = |value: Option<u64>| value.unwrap_or(0).min(1 << 30) as usize;
@@ -469,13 +494,11 @@ impl<R: Read + Seek> Fields<R> {
         let mut counts = self.numbers(from, counts);
         if counts.len() < offsets.len() {
             // Some old writers leave the lengths out: a chunk then reaches to the next, or to the end.
-            counts = offsets
-                .iter()
-                .map(|at| {
-                    let next = offsets.iter().filter(|other| *other > at).min();
-                    next.copied().unwrap_or(length).saturating_sub(*at)
-                })
-                .collect();
+            let mut sorted = offsets.clone();
+            sorted.sort_unstable();
+            let end = |at: u64| sorted.get(sorted.partition_point(|other| *other <= at));
+            let reach = |&at: &u64| end(at).copied().unwrap_or(length).saturating_sub(at);
+            counts = offsets.iter().map(reach).collect();
         }
         if self.reader.exceeded {
             return Err(Refusal::Damaged("too many strips or tiles".to_owned()));
@@ -510,16 +533,51 @@ impl Layout {
         self.chunk.1.min(self.height - at * self.chunk.1)
     }
 
-    /// There must be as many chunks as the size asks for, and none may claim to hold what it cannot.
-    fn check(&self) -> Result<(), Refusal> {
-        if self.width == 0 || self.height == 0 {
-            return Ok(());
+    /// `true` if an output needs 16 bits to lose nothing.
+    pub(super) fn is_deep(&self) -> bool {
+        match &self.colour {
+            Colour::Palette(entries) => {
+                let between = |v: &f32| (v * 255.0 - (v * 255.0).round()).abs() > 1e-3;
+                entries.iter().flatten().any(between)
+            }
+            _ => self.kind.bits > 8,
         }
+    }
+
+    /// What decoding holds at most beside rows, in bytes.
+    pub(super) fn scratch_bytes(&self) -> u64 {
+        let whole = matches!(self.compression, Compression::Jpeg | Compression::WebP);
+        // Samples, and twice as much for the coefficients of a JPEG.
+        let chunk = (self.chunk.0 * self.chunk.1) as u64 * 3 * self.samples as u64;
+        if whole { chunk * self.grid().0 as u64 } else { 0 }
+    }
+
+    /// There must be as many chunks as the size asks for.
+    fn check(&self) -> Result<(), Refusal> {
         let (across, down) = self.grid();
         let planes = if self.planar { self.samples } else { 1 };
-        if across.checked_mul(down).and_then(|n| n.checked_mul(planes)).is_none_or(|n| n > self.chunks.len())
-        {
+        let needed = across.checked_mul(down).and_then(|n| n.checked_mul(planes));
+        if needed.is_none_or(|needed| needed > self.chunks.len()) {
             return Err(Refusal::Damaged("truncated, strips or tiles are missing".to_owned()));
+        }
+        // Room for a row is made when the file can hold one.
+        let most = match self.compression {
+            Compression::None => 1,
+            Compression::PackBits => 64,
+            Compression::Deflate => 1040,
+            Compression::Lzw => 3000,
+            // Lines of at most 65,535 bits; pictures have headers of their own.
+            _ => u64::MAX,
+        };
+        let longest = self.chunks.iter().map(|(_, length)| *length).max().unwrap_or(0);
+        if self.row_bytes() as u64 > longest.saturating_mul(most) {
+            return Err(Refusal::Damaged("truncated, not even a row is there".to_owned()));
+        }
+        // Rows of tiles are put together from whole bytes.
+        let bits = self.chunk.0 * self.chunk_samples() * usize::from(self.kind.bits);
+        if across > 1 && bits % 8 != 0 || across * planes > MAX_SIDE_BY_SIDE {
+            let kind = format!("TIFF with tiles of {} pixels across", self.chunk.0);
+            return Err(Refusal::Unsupported { kind, help: TIFFCP });
         }
         Ok(())
     }

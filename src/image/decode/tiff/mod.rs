@@ -1,201 +1,205 @@
-//! TIFF: 1 to 32 bits, or float, per sample; strips or tiles, interleaved or in planes; grey, RGB and
-//! CMYK, with associated or unassociated alpha. Float samples are taken as gamma-encoded in [0, 1]
-//! unless a profile says otherwise, and cut to that range. Palettes are not supported.
+//! TIFF: strips or tiles, interleaved or in planes, 1 to 32 bits or float per sample; grey, RGB, palette, CMYK, YCbCr and
+//! L*a*b*, with associated or unassociated alpha. Rows are decompressed one by one, so that a picture of any size
+//! costs rows. What is not read is refused by name.
 
-use std::io::Cursor;
+mod chunk;
+mod convert;
+mod directory;
+mod rows;
+mod samples;
 
-use tiff::ColorType;
-use tiff::decoder::{Decoder, DecodingResult, Limits};
-use tiff::tags::Tag;
+use std::cell::RefCell;
+use std::io::ErrorKind;
 
-use super::{check_size, from_u8};
+use self::convert::{Converter, Range};
+use self::directory::{Layout, Refusal};
+use self::rows::{Stop, each_row};
+use self::samples::{Colour, Format as Numbers};
+use super::header::{ChannelLayout, Decode, Header, band_rows, check_size};
 use crate::image::error::{ImageError, Result, Warning};
 use crate::image::format::Format;
-use crate::image::metadata::{self, DEFAULT_MAX_METADATA};
-use crate::image::picture::{ChannelLayout, DecodedSamples};
+use crate::image::input::read_error;
+use crate::image::metadata;
+use crate::image::read_options::ReadOptions;
+use crate::image::source::Source;
 
-/// ExtraSamples value of premultiplied alpha.
-const ASSOCIATED: u64 = 1;
-
-pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<DecodedSamples> {
-    let bad = |reason: &dyn std::fmt::Display| ImageError::unreadable(name, Format::Tiff, reason);
-    let mut limits = Limits::default();
-    limits.decoding_buffer_size = 1 << 33;
-    limits.intermediate_buffer_size = 1 << 33;
-    limits.ifd_value_size = 1 << 28;
-    let mut decoder =
-        Decoder::new(Cursor::new(bytes)).map_err(|e| bad(&reason(&e)))?.with_limits(limits);
-    let (width, height) = decoder.dimensions().map_err(|e| bad(&reason(&e)))?;
-    check_size(name, Format::Tiff, width.into(), height.into())?;
-    check_chunks(&mut decoder, bytes.len() as u64).map_err(|why| bad(&why))?;
-
-    let kind = decoder.colortype().map_err(|e| bad(&reason(&e)))?;
-    let extra =
-        decoder.find_tag_unsigned_vec::<u64>(Tag::ExtraSamples).ok().flatten().unwrap_or_default();
-    let layout = match kind {
-        ColorType::Gray(_) => ChannelLayout::Grey,
-        ColorType::GrayA(_) => ChannelLayout::GreyAlpha,
-        ColorType::RGB(_) => ChannelLayout::Rgb,
-        ColorType::RGBA(_) => ChannelLayout::Rgba,
-        ColorType::CMYK(_) => ChannelLayout::Cmyk,
-        // Compressed as JPEG, these arrive as RGB.
-        ColorType::YCbCr(_) => ChannelLayout::Rgb,
-        // Grey with extra samples; the first extra one is alpha only if it says so.
-        ColorType::Multiband { .. } if matches!(extra.first(), Some(1 | 2)) => {
-            ChannelLayout::GreyAlpha
+pub(super) fn open(
+    name: &str,
+    mut source: Source,
+    options: &ReadOptions,
+) -> Result<Box<dyn Decode>> {
+    let length = source.byte_len().map_err(|source| read_error(name, source))?;
+    let layout = match directory::layout(&mut source, length) {
+        Ok(layout) => layout,
+        Err(Refusal::Unsupported { kind, help }) => {
+            return Err(ImageError::unsupported(name, &kind, help));
         }
-        ColorType::Multiband { .. } => ChannelLayout::Grey,
-        other => {
-            return Err(ImageError::Unsupported {
-                name: name.to_owned(),
-                kind: format!("TIFF of kind {other:?}"),
-            });
+        Err(Refusal::Damaged(why)) => {
+            return Err(ImageError::unreadable(name, Format::Tiff, why));
+        }
+        Err(Refusal::Size { width, height }) => {
+            check_size(name, Format::Tiff, width, height)?;
+            return Err(ImageError::unreadable(name, Format::Tiff, "no size"));
         }
     };
-
-    let mut result = DecodingResult::U8(Vec::new());
-    decoder.read_image_to_buffer(&mut result).map_err(|e| bad(&reason(&e)))?;
-    let bits = kind.bit_depth();
-    let planar =
-        decoder.find_tag_unsigned::<u16>(Tag::PlanarConfiguration).ok().flatten() == Some(2);
-    // Of interleaved samples the crate leaves out those that it does not know; planes all arrive.
-    let per_pixel = if planar {
-        decoder.find_tag_unsigned::<u16>(Tag::SamplesPerPixel).ok().flatten().map_or(1, usize::from)
-    } else {
-        usize::from(kind.num_samples())
+    let inside = |(at, count): &(u64, u64)| at.checked_add(*count).is_some_and(|end| end <= length);
+    if !options.allow_truncated && !layout.chunks.iter().all(inside) {
+        return Err(ImageError::unreadable(name, Format::Tiff, "truncated"));
+    }
+    let (mut metadata, mut warnings) =
+        metadata::read(name, Format::Tiff, &mut source, layout.page, options.max_metadata)?;
+    warnings.extend(notes(&layout));
+    let alpha = layout.alpha.is_some();
+    let channels = match layout.colour {
+        Colour::WhiteIsZero | Colour::BlackIsZero if alpha => ChannelLayout::GreyAlpha,
+        Colour::WhiteIsZero | Colour::BlackIsZero => ChannelLayout::Grey,
+        Colour::Cmyk if alpha => ChannelLayout::CmykAlpha,
+        Colour::Cmyk => ChannelLayout::Cmyk,
+        _ if alpha => ChannelLayout::Rgba,
+        _ => ChannelLayout::Rgb,
     };
-    let pixels = width as usize * height as usize;
-    let row_len = width as usize * if planar { 1 } else { per_pixel };
-    let samples =
-        floats(result, bits, row_len).ok_or_else(|| bad(&"samples of an unusual kind"))?;
-    if samples.len() < pixels * per_pixel {
-        return Err(bad(&"the pixels do not fill the stated size"));
+    if matches!(layout.colour, Colour::Lab { .. }) {
+        // It describes L*a*b*, which the pixels no longer are.
+        metadata.icc = None;
     }
-    let mut samples = arranged(samples, pixels, per_pixel, layout.channels(), planar)
-        .ok_or_else(|| bad(&"fewer samples per pixel than its kind needs"))?;
-    if extra.first() == Some(&ASSOCIATED)
-        && matches!(layout, ChannelLayout::Rgba | ChannelLayout::GreyAlpha)
-    {
-        unpremultiply(&mut samples, layout.channels());
-    }
-    let mut warnings = Vec::new();
-    if decoder.more_images() {
-        warnings.push(Warning::FirstFrameOnly(Format::Tiff));
-    }
-    let (metadata, more) =
-        metadata::read(name, Format::Tiff, &mut Cursor::new(bytes), 0, DEFAULT_MAX_METADATA)?;
-    warnings.extend(more);
-    Ok(DecodedSamples {
-        width,
-        height,
-        layout,
-        samples,
-        bit_depth: if bits > 8 { 16 } else { 8 },
+    let header = Header {
+        width: layout.width as u32,
+        height: layout.height as u32,
+        layout: channels,
+        bit_depth: if layout.is_deep() { 16 } else { 8 },
         metadata,
         warnings,
-    })
-}
-
-/// The crate's message without its classes ("format error: ...").
-fn reason(error: &tiff::TiffError) -> String {
-    match error {
-        tiff::TiffError::IoError(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
-            "truncated".to_owned()
-        }
-        tiff::TiffError::LimitsExceeded => "larger than the decoder allows".to_owned(),
-        other => {
-            let text = other.to_string();
-            let text = text.strip_prefix("format error: ").unwrap_or(&text);
-            text.strip_prefix("unsupported error: ").unwrap_or(text).to_owned()
-        }
-    }
-}
-
-/// Every strip or tile must lie inside the file.
-fn check_chunks(
-    decoder: &mut Decoder<Cursor<&[u8]>>,
-    length: u64,
-) -> std::result::Result<(), String> {
-    for (offsets, counts) in
-        [(Tag::StripOffsets, Tag::StripByteCounts), (Tag::TileOffsets, Tag::TileByteCounts)]
-    {
-        let read = |decoder: &mut Decoder<_>, tag| {
-            decoder.find_tag_unsigned_vec::<u64>(tag).ok().flatten()
-        };
-        let (Some(offsets), Some(counts)) = (read(decoder, offsets), read(decoder, counts)) else {
-            continue;
-        };
-        let outside = |(at, n): (&u64, &u64)| at.checked_add(*n).is_none_or(|end| end > length);
-        if offsets.iter().zip(&counts).any(outside) {
-            return Err("truncated".to_owned());
-        }
-    }
-    Ok(())
-}
-
-/// Samples in [0, 1]. Depths below 8 arrive packed, each row of `row_len` samples beginning on a byte.
-fn floats(result: DecodingResult, bits: u8, row_len: usize) -> Option<Vec<f32>> {
-    let unit = |v: f64| if v.is_nan() { 0.0 } else { v.clamp(0.0, 1.0) as f32 };
-    Some(match result {
-        DecodingResult::U8(v) if bits == 8 => from_u8(&v),
-        DecodingResult::U8(v) if matches!(bits, 1 | 2 | 4) => unpacked(&v, bits, row_len),
-        DecodingResult::U16(v) => v.iter().map(|&v| f32::from(v) / 65535.0).collect(),
-        DecodingResult::U32(v) => {
-            v.iter().map(|&v| unit(f64::from(v) / f64::from(u32::MAX))).collect()
-        }
-        DecodingResult::F16(v) => v.iter().map(|v| unit(f64::from(v.to_f32()))).collect(),
-        DecodingResult::F32(v) => v.iter().map(|&v| unit(f64::from(v))).collect(),
-        DecodingResult::F64(v) => v.iter().map(|&v| unit(v)).collect(),
-        _ => return None,
-    })
-}
-
-fn unpacked(bytes: &[u8], bits: u8, row_len: usize) -> Vec<f32> {
-    let per_byte = usize::from(8 / bits);
-    let maximum = ((1u16 << bits) - 1) as u8;
-    bytes
-        .chunks(row_len.div_ceil(per_byte))
-        .flat_map(|row| {
-            (0..row_len.min(row.len() * per_byte)).map(move |i| {
-                let shift = 8 - bits - (i % per_byte) as u8 * bits;
-                f32::from(row[i / per_byte] >> shift & maximum) / f32::from(maximum)
-            })
-        })
-        .collect()
-}
-
-/// Interleaves planes where needed, and leaves out extra samples that are no alpha.
-fn arranged(
-    samples: Vec<f32>,
-    pixels: usize,
-    per_pixel: usize,
-    channels: usize,
-    planar: bool,
-) -> Option<Vec<f32>> {
-    if channels > per_pixel {
-        return None;
-    }
-    if !planar && channels == per_pixel {
-        return Some(samples);
-    }
-    let at = |pixel: usize, channel: usize| {
-        if planar { channel * pixels + pixel } else { pixel * per_pixel + channel }
+        scratch_bytes: layout.scratch_bytes(),
     };
-    Some(
-        (0..pixels)
-            .flat_map(|pixel| (0..channels).map(move |channel| (pixel, channel)))
-            .map(|(pixel, channel)| samples[at(pixel, channel)])
-            .collect(),
-    )
+    let allow_truncated = options.allow_truncated;
+    Ok(Box::new(Tiff { name: name.to_owned(), source, layout, header, allow_truncated }))
 }
 
-fn unpremultiply(samples: &mut [f32], channels: usize) {
-    for pixel in samples.chunks_exact_mut(channels) {
-        let alpha = pixel[channels - 1];
-        if alpha > 0.0 {
-            for v in &mut pixel[..channels - 1] {
-                *v = (*v / alpha).min(1.0);
+/// What is to be said of how the file is read.
+fn notes(layout: &Layout) -> Vec<Warning> {
+    let mut warnings = Vec::new();
+    if layout.others {
+        warnings.push(Warning::FirstFrameOnly(Format::Tiff));
+    }
+    let mut say = |what: String| warnings.push(Warning::Interpreted(what));
+    match layout.left_out {
+        0 => {}
+        1 => say("a channel that is neither colour nor transparency was left out".into()),
+        n => say(format!("{n} channels that are neither colour nor transparency were left out")),
+    }
+    if layout.alpha_guessed {
+        say("the file does not say what its fourth channel is: taken as transparency".into());
+    }
+    if matches!(layout.colour, Colour::Lab { .. }) {
+        say("L*a*b* colours were converted to sRGB".into());
+    } else if layout.kind.format == Numbers::Signed {
+        say("the samples are signed: the lowest number is taken as black".into());
+    }
+    warnings
+}
+
+/// A TIFF whose directory was read.
+struct Tiff {
+    name: String,
+    source: Source,
+    layout: Layout,
+    header: Header,
+    allow_truncated: bool,
+}
+
+impl Decode for Tiff {
+    fn header(&self) -> &Header {
+        &self.header
+    }
+
+    fn rows(self: Box<Self>, take: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<Vec<Warning>> {
+        let Self { name, source, layout, allow_truncated, .. } = *self;
+        let source = RefCell::new(source);
+        // A picture of floats is read twice: once for their range.
+        let (range, note) = if layout.kind.format == Numbers::Float {
+            float_range(&source, &layout)
+        } else {
+            (Range::of(layout.kind), None)
+        };
+        let mut warnings: Vec<Warning> = note.map(Warning::Interpreted).into_iter().collect();
+        let mut converter = Converter::new(&layout, range);
+        let (height, row) = (layout.height, layout.width * self.header.layout.channels());
+        let band = band_rows(layout.width as u32) * row;
+        let mut out = Vec::new();
+        let mut last = Vec::new();
+        let mut rows_read = 0;
+        let result = each_row(&source, &layout, &mut |planes| {
+            converter.row(planes, &mut out);
+            rows_read += 1;
+            if out.len() >= band || rows_read == height {
+                take(&out)?;
+                last.clear();
+                last.extend_from_slice(&out[out.len() - row..]);
+                out.clear();
+            }
+            Ok(())
+        });
+        let broken = match result {
+            Ok(()) => return Ok(warnings),
+            Err(Stop::Failed(error)) => return Err(error),
+            Err(Stop::Broken(error)) => error,
+        };
+        if !allow_truncated || rows_read == 0 {
+            let what = match broken.kind() {
+                ErrorKind::UnexpectedEof => "truncated",
+                _ => "damaged pixels",
+            };
+            let reason = format!("{what}, {rows_read} of {height} rows are there");
+            return Err(ImageError::unreadable(&name, Format::Tiff, reason));
+        }
+        if !out.is_empty() {
+            take(&out)?;
+            last = out.split_off(out.len() - row);
+        }
+        for _ in rows_read..height {
+            take(&last)?;
+        }
+        warnings.push(Warning::Truncated { rows_read: rows_read as u32, rows: height as u32 });
+        Ok(warnings)
+    }
+}
+
+/// What stands for 1 in a picture of floats, found by reading it once, and what to say of it. Where few samples are
+/// above 1 they are highlights, and cut; where most are, the numbers count to 255, to 65535 or to their largest.
+fn float_range(source: &RefCell<Source>, layout: &Layout) -> (Range, Option<String>) {
+    let mut numbers = Vec::new();
+    let (mut above, mut all, mut largest, mut alpha) = (0u64, 0u64, 0.0f64, 0.0f64);
+    // What breaks here breaks again when the rows are read.
+    let _ = each_row(source, layout, &mut |planes| {
+        numbers.clear();
+        convert::numbers(layout, planes, &mut numbers);
+        for pixel in numbers.chunks_exact(layout.samples) {
+            for &v in pixel[..layout.colour.samples()].iter().filter(|v| v.is_finite()) {
+                all += 1;
+                above += u64::from(v > 1.0);
+                largest = largest.max(v);
+            }
+            if let Some((at, _)) = layout.alpha {
+                alpha = alpha.max(pixel[at]);
             }
         }
+        Ok(())
+    });
+    if above == 0 {
+        return (Range::UNIT, None);
     }
+    if above * 2 <= all {
+        let percent = above as f64 * 100.0 / all as f64;
+        let note =
+            format!("{percent:.2} % of the samples are above 1 (up to {largest:.4}): cut to 1");
+        return (Range::UNIT, Some(note));
+    }
+    let colour = match largest {
+        ..=255.0 => 255.0,
+        ..=65_535.0 => 65_535.0,
+        _ => largest,
+    };
+    let range = Range { colour, alpha: if alpha > 1.0 { colour } else { 1.0 } };
+    let note = format!("most samples are above 1 (up to {largest}): {colour} is taken as white");
+    (range, Some(note))
 }

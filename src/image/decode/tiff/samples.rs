@@ -66,7 +66,7 @@ impl Kind {
     }
 }
 
-fn whole(bytes: &[u8], little: bool) -> u64 {
+pub(super) fn whole(bytes: &[u8], little: bool) -> u64 {
     let add = |sum: u64, &byte: &u8| sum << 8 | u64::from(byte);
     if little { bytes.iter().rev().fold(0, add) } else { bytes.iter().fold(0, add) }
 }
@@ -124,8 +124,8 @@ impl Colour {
     }
 
     /// One pixel's numbers to channels in [0, 1].
-    pub(super) fn channels(&self, numbers: &[f64], kind: Kind, scale: f64, out: &mut Vec<f32>) {
-        let unit = |v: f64| if v.is_nan() { 0.0 } else { (v / scale).clamp(0.0, 1.0) as f32 };
+    pub(super) fn channels(&self, numbers: &[f64], kind: Kind, white: f64, out: &mut Vec<f32>) {
+        let unit = |v| unit(v, white);
         match self {
             Self::BlackIsZero => out.push(unit(numbers[0])),
             Self::WhiteIsZero => out.push(1.0 - unit(numbers[0])),
@@ -138,6 +138,11 @@ impl Colour {
             Self::Lab { shifted } => out.extend(lab(numbers, kind, *shifted)),
         }
     }
+}
+
+/// `v` of `white` in [0, 1].
+pub(super) fn unit(v: f64, white: f64) -> f32 {
+    if v.is_nan() { 0.0 } else { (v / white).clamp(0.0, 1.0) as f32 }
 }
 
 impl YCbCr {
@@ -159,14 +164,13 @@ impl YCbCr {
 
 /// sRGB of a CIE L*a*b* pixel whose white is D50, as files have it.
 fn lab(numbers: &[f64], kind: Kind, shifted: bool) -> [f32; 3] {
-    let steps = ((1u64 << kind.bits) / 256) as f64;
+    let whole = kind.maximum() + 1.0;
+    let steps = whole / 256.0;
     let signed = |v: f64| {
         if shifted {
             v / steps - 128.0
         } else {
-            // `numbers` counts signed samples from their lowest; unsigned ones hold two's complement.
-            let whole = kind.maximum() + 1.0;
-            let v = if kind.format == Format::Signed { v - whole / 2.0 } else { v };
+            // Two's complement.
             (if v >= whole / 2.0 { v - whole } else { v }) / steps
         }
     };
