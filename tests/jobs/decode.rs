@@ -3,7 +3,9 @@
 use std::ffi::OsStr;
 use std::path::PathBuf;
 
-use cupscale::image::{ImageError, Input, MAX_PIXELS, Picture, Warning, decode, decode_bytes};
+use cupscale::image::{
+    Format, ImageError, Input, MAX_PIXELS, Picture, Warning, decode, decode_bytes,
+};
 use safetensors::SafeTensors;
 
 use crate::common::tensors::stored;
@@ -157,6 +159,12 @@ fn every_truncation_of_every_format_is_an_error() {
                 assert!(difference_from_pillow(name, &picture) < 1e-3);
                 continue;
             }
+            // Without the two bytes of its end marker, a JPEG has all its pixels, and a note.
+            if name.ends_with(".jpg") && keep + 2 >= whole.len() {
+                let picture = decode_bytes(name, &whole[..keep]).unwrap();
+                assert_eq!(picture.warnings, [Warning::EndMissing(Format::Jpeg)]);
+                continue;
+            }
             message(name, &whole[..keep]);
         }
     }
@@ -167,7 +175,8 @@ fn a_jpeg_cut_in_its_pixels_is_called_truncated() {
     let mut bytes = bytes_of("rgb.jpg");
     bytes.truncate(bytes.len() - 200);
     let message = message("photo.jpg", &bytes);
-    assert_eq!(message, "photo.jpg: not a readable image (JPEG: truncated, the end is missing)");
+    let stated = "photo.jpg: not a readable image (JPEG: truncated, 16 of 23 rows are there)";
+    assert_eq!(message, stated);
 }
 
 #[test]

@@ -27,6 +27,9 @@ pub use colour_chunks::ColourChunk;
 pub use settings::read_settings;
 pub use text::Text;
 
+/// Bytes that a file's metadata may take together, when nothing else is asked for.
+pub const DEFAULT_MAX_METADATA: u64 = 64 << 20;
+
 /// Prefix of a JPEG APP1 segment with EXIF, with XMP, and with a part of what continues the XMP.
 pub(crate) const JPEG_EXIF: &[u8] = b"Exif\0\0";
 pub(crate) const JPEG_XMP: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";

@@ -5,11 +5,10 @@ use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use super::budget::Budget;
-use super::{jpeg, png, tiff, webp, xmp};
+use super::{DEFAULT_MAX_METADATA, jpeg, png, tiff, webp, xmp};
 use crate::image::error::Result;
 use crate::image::format::Format;
 use crate::image::input::read_error;
-use crate::image::read_options::MAX_METADATA;
 
 /// The settings that an output of this program carries, as the text given to
 /// [`EncodeOptions::settings`](crate::image::EncodeOptions::settings); `None` when there are none, or when the file is no
@@ -28,7 +27,7 @@ fn settings_of<F: Read + Seek>(name: &str, file: &mut F) -> Option<String> {
     let mut head = Vec::new();
     file.take(16).read_to_end(&mut head).ok()?;
     file.seek(SeekFrom::Start(0)).ok()?;
-    let mut budget = Budget::new(name, MAX_METADATA);
+    let mut budget = Budget::new(name, DEFAULT_MAX_METADATA);
     let packet = match Format::sniff(&head)? {
         Format::Png => return png::settings(file, &mut budget),
         Format::Jpeg => jpeg::packet(file),

@@ -155,11 +155,13 @@ impl<R: Read + Seek> Reader<R> {
         if place.start.checked_add(place.length).is_none_or(|end| end > self.length) {
             return None;
         }
-        if place.length > self.left {
+        // A number costs nothing: there is room for it in its entry.
+        let cost = if place.length <= 8 { 0 } else { place.length };
+        if cost > self.left {
             self.exceeded = true;
             return None;
         }
-        self.left -= place.length;
+        self.left -= cost;
         self.source.seek(SeekFrom::Start(place.start)).ok()?;
         let mut data = Vec::new();
         self.source.by_ref().take(place.length).read_to_end(&mut data).ok()?;
