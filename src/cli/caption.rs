@@ -1,11 +1,11 @@
 //! `caption`: the regions' captions as JSON, on standard output or in a file.
 
 use cupscale::{
-    image::{self, Input, Output},
+    image::{Input, Output},
     pipeline::{self, Error},
 };
 
-use super::{error::CliError, job::Job, progress::Reporter};
+use super::{error::CliError, job::Job, picture, progress::Reporter};
 
 pub fn run(job: &Job) -> Result<(), CliError> {
     job.refuse_folder("caption")?;
@@ -17,9 +17,11 @@ pub fn run(job: &Job) -> Result<(), CliError> {
         return Err(CliError::Usage(format!("{}: is the picture itself", output.name())));
     }
     output.check_writable().map_err(Error::from)?;
-    let picture = image::decode(&job.input).map_err(Error::from)?;
+    let opened = picture::open(&job.input)?;
     let mut reporter = Reporter::new(job.show);
-    let (engine, settings) = job.load(|note| reporter.tell(note))?;
+    let loaded = job.load(|note| reporter.tell(note))?;
+    let picture = picture::decode(&loaded, opened)?;
+    let (engine, settings) = loaded;
     let document = pipeline::describe(&engine, &picture, &settings, &mut reporter)?;
     output.write(document.to_json().as_bytes()).map_err(Error::from)?;
     reporter.finish_job(&format!("{}: {} regions", output.name(), document.regions().len()));

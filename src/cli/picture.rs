@@ -1,35 +1,38 @@
 //! Steps common to all jobs: one file, one picture of a folder, or a plan.
 
-use std::borrow::Cow;
-
 use cupscale::{
     canvas::target_size,
-    image::{self, Format, Input, Output, Picture},
+    image::{self, Format, Input, Opened, Output, Picture, ReadOptions},
     pipeline::{self, Engine, Error, Settings},
 };
 
 use super::{error::CliError, job::Job, progress::Reporter};
 
-/// Reads a file and detects its format, without decoding it.
-pub fn read(input: &Input) -> Result<(Cow<'_, [u8]>, Format), CliError> {
-    let bytes = input.read().map_err(Error::from)?;
-    let format = image::format_of(&input.name(), &bytes).map_err(Error::from)?;
-    Ok((bytes, format))
+/// Opens a picture and reads its header.
+pub fn open(input: &Input) -> Result<Opened, CliError> {
+    Ok(image::open(input, &ReadOptions::default()).map_err(Error::from)?)
 }
 
-/// Decodes a picture whose output's format can hold it; a model need not be loaded to know that.
-pub fn open(
+/// Checks that the output's format can hold the enlarged picture; a model need not be loaded to know that.
+pub fn check_output(
     job: &Job,
-    input: &Input,
-    bytes: &[u8],
+    picture: &Opened,
     output: &Output,
     format: Format,
-) -> Result<Picture, CliError> {
-    let picture = image::decode_bytes(&input.name(), bytes).map_err(Error::from)?;
+) -> Result<(), CliError> {
+    let shape = picture.shape();
     let (width, height) =
-        target_size(picture.width, picture.height, job.size()).map_err(Error::from)?;
-    format.check_size(&output.name(), width, height).map_err(Error::from)?;
-    Ok(picture)
+        target_size(shape.width, shape.height, job.size()).map_err(Error::from)?;
+    Ok(format.check_size(&output.name(), width, height).map_err(Error::from)?)
+}
+
+/// Reads the pixels of a picture, if the plan of its job fits into memory.
+pub fn decode(
+    (engine, settings): &(Engine, Settings),
+    opened: Opened,
+) -> Result<Picture, CliError> {
+    pipeline::plan(engine, opened.shape(), settings)?;
+    Ok(opened.decode().map_err(Error::from)?)
 }
 
 /// Enlarges one picture with a loaded model; returns a summary.

@@ -11,14 +11,13 @@ use super::{
 
 pub fn run(job: &Job) -> Result<(), CliError> {
     job.refuse_folder("plan")?;
-    let (bytes, source) = picture::read(&job.input)?;
-    let (output, format) = job.output(source)?;
-    let picture = picture::open(job, &job.input, &bytes, &output, format)?;
-    let size = (picture.width, picture.height);
+    let picture = picture::open(&job.input)?;
+    let (output, format) = job.output(picture.format())?;
+    picture::check_output(job, &picture, &output, format)?;
     let (engine, settings) = job.load(|note| {
         if !job.show.quiet {
             complain(note);
         }
     })?;
-    print(&format!("{}\n", pipeline::plan(&engine, size, &settings)?))
+    print(&format!("{}\n", pipeline::plan(&engine, picture.shape(), &settings)?))
 }

@@ -21,8 +21,8 @@ pub fn run(job: &Job) -> Result<u8, CliError> {
     {
         return folder::run(job, path);
     }
-    let (bytes, source) = picture::read(&job.input)?;
-    let (output, format) = job.output(source)?;
+    let opened = picture::open(&job.input)?;
+    let (output, format) = job.output(opened.format())?;
     if output == Output::Stdout && std::io::stdout().is_terminal() {
         return Err(CliError::Usage(
             "standard output is a terminal: name a file with -o, or redirect it".to_owned(),
@@ -35,10 +35,10 @@ pub fn run(job: &Job) -> Result<u8, CliError> {
         reporter.finish_job(&format!("{}: exists, skipped", output.name()));
         return Ok(SKIPPED);
     }
-    let picture = picture::open(job, &job.input, &bytes, &output, format)?;
-    drop(bytes);
+    picture::check_output(job, &opened, &output, format)?;
     output.check_writable().map_err(Error::from)?;
     let loaded = job.load(|note| reporter.tell(note))?;
+    let picture = picture::decode(&loaded, opened)?;
     let summary = picture::enlarge(&loaded, job, &picture, (&output, format), &mut reporter)?;
     reporter.finish_job(&summary);
     Ok(DONE)

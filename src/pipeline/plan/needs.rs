@@ -134,7 +134,10 @@ impl<'a> Draft<'a> {
 
     /// Bytes of the input picture, held for the whole job.
     pub fn picture_bytes(&self) -> usize {
-        self.geometry.input.0 as usize * self.geometry.input.1 as usize * 4 * size_of::<f32>()
+        self.geometry.input.width as usize
+            * self.geometry.input.height as usize
+            * 4
+            * size_of::<f32>()
     }
 
     /// Bytes of a mapped latent of the canvas's size.
