@@ -21,6 +21,12 @@ pub fn usable_memory(device: &Device, held: usize) -> Option<usize> {
     Some(usable.saturating_sub(margin))
 }
 
+/// The bytes that the process's own limits (`ulimit -v`, `-d`) leave beside what it has; `None` without limits.
+#[must_use]
+pub fn limited_room() -> Option<usize> {
+    host::limited_room()
+}
+
 /// Hook by which the program's own allocator gives memory back.
 static RELEASE: OnceLock<fn()> = OnceLock::new();
 
@@ -82,15 +88,44 @@ mod host {
         path::{Path, PathBuf},
     };
 
-    /// Memory that the kernel would give without swapping, or that the strictest control group would,
-    /// and the part of it that this process has already.
+    /// Memory that the kernel would give without swapping, or that the strictest control group or limit of the
+    /// process would, and the part of it that this process has already.
     pub(super) fn usable() -> Option<usize> {
         let available = field(&fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")?;
         let own = fs::read_to_string("/proc/self/status").ok();
         let own = own.and_then(|status| field(&status, "VmRSS:")).unwrap_or(0);
         let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let of_groups = group_room(Path::new("/sys/fs/cgroup"), &groups);
-        Some(of_groups.map_or(available, |room| room.min(available)) + own)
+        let room = of_groups.into_iter().chain(limited_room()).fold(available, usize::min);
+        Some(room + own)
+    }
+
+    /// The least that RLIMIT_AS and RLIMIT_DATA (getrlimit(2)) leave beside what counts towards each already.
+    pub(super) fn limited_room() -> Option<usize> {
+        let status = fs::read_to_string("/proc/self/status").ok()?;
+        let room = |resource, used| room_within(limit(resource)?, field(&status, used)?);
+        let rooms = [(libc::RLIMIT_AS, "VmSize:"), (libc::RLIMIT_DATA, "VmData:")];
+        rooms.into_iter().filter_map(|(resource, used)| room(resource, used)).min()
+    }
+
+    /// What is left of a limit; `None` where there is no limit.
+    fn room_within(limit: libc::rlim_t, used: usize) -> Option<usize> {
+        if limit == libc::RLIM_INFINITY {
+            return None;
+        }
+        Some(usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(used))
+    }
+
+    #[cfg(target_env = "gnu")]
+    type Resource = libc::__rlimit_resource_t;
+    #[cfg(not(target_env = "gnu"))]
+    type Resource = libc::c_int;
+
+    fn limit(resource: Resource) -> Option<libc::rlim_t> {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: it writes to the place that is passed along, which outlives the call.
+        let status = unsafe { libc::getrlimit(resource, &raw mut limit) };
+        (status == 0).then_some(limit.rlim_cur)
     }
 
     /// A field in kilobytes of a file in `/proc`.
@@ -187,6 +222,13 @@ mod host {
         }
 
         #[test]
+        fn a_limit_of_the_process_leaves_what_is_not_used_of_it() {
+            assert_eq!(room_within(1000, 400), Some(600));
+            assert_eq!(room_within(1000, 4000), Some(0));
+            assert_eq!(room_within(libc::RLIM_INFINITY, 400), None);
+        }
+
+        #[test]
         fn this_machine_has_memory() {
             assert!(usable().unwrap() > 64 << 20);
         }
@@ -195,6 +237,11 @@ mod host {
 
 #[cfg(target_os = "macos")]
 mod host {
+    /// macOS does not keep to such limits.
+    pub(super) fn limited_room() -> Option<usize> {
+        None
+    }
+
     /// Three quarters of the machine's memory: macOS makes room by compressing what others hold, so
     /// that what is free at a moment says little.
     pub(super) fn usable() -> Option<usize> {
@@ -217,6 +264,10 @@ mod host {
 
 #[cfg(not(any(target_os = "linux", target_os = "macos")))]
 mod host {
+    pub(super) fn limited_room() -> Option<usize> {
+        None
+    }
+
     pub(super) fn usable() -> Option<usize> {
         None
     }

@@ -6,9 +6,10 @@ use cupscale::{
     canvas::target_size,
     image::{self, Format, Input, Output, Picture},
     pipeline::{self, Engine, Error, Settings},
+    units,
 };
 
-use super::{error::CliError, job::Job, progress::Reporter};
+use super::{error::CliError, job::Job, progress::Reporter, size_notes};
 
 /// Reads a file and detects its format, without decoding it.
 pub fn read(input: &Input) -> Result<(Cow<'_, [u8]>, Format), CliError> {
@@ -32,6 +33,13 @@ pub fn open(
     Ok(picture)
 }
 
+/// Notes on the size of a picture's output.
+pub fn size_notes(picture: &Picture, job: &Job) -> Result<Vec<String>, CliError> {
+    let size = (picture.width, picture.height);
+    let target = target_size(size.0, size.1, job.size()).map_err(Error::from)?;
+    Ok(size_notes::notes(size, target, job.size()))
+}
+
 /// Enlarges one picture with a loaded model; returns a summary.
 pub fn enlarge(
     (engine, settings): &(Engine, Settings),
@@ -40,13 +48,16 @@ pub fn enlarge(
     (output, format): (&Output, Format),
     reporter: &mut Reporter,
 ) -> Result<String, CliError> {
+    for note in size_notes(picture, job)? {
+        reporter.tell(&note);
+    }
     let report = pipeline::upscale(engine, picture, output, format, settings, &job.work, reporter)?;
     Ok(format!(
-        "{}: {} × {}, {} regions × {} steps",
+        "{}: {} × {}, {} × {}",
         output.name(),
         report.width,
         report.height,
-        report.regions,
-        report.steps
+        units::count(report.regions, "region"),
+        units::count(report.steps, "step")
     ))
 }

@@ -10,15 +10,17 @@ use super::{
 };
 
 pub fn run(job: &Job) -> Result<(), CliError> {
-    job.refuse_folder("plan")?;
-    let (bytes, source) = picture::read(&job.input)?;
-    let (output, format) = job.output(source)?;
-    let picture = picture::open(job, &job.input, &bytes, &output, format)?;
+    let input = job.only_input("plan")?;
+    let (bytes, source) = picture::read(input)?;
+    let (output, format) = job.output(input, source)?;
+    let picture = picture::open(job, input, &bytes, &output, format)?;
     let size = (picture.width, picture.height);
-    let (engine, settings) = job.load(|note| {
+    let note = |note: &str| {
         if !job.show.quiet {
             complain(note);
         }
-    })?;
+    };
+    job.notes.iter().chain(&picture::size_notes(&picture, job)?).for_each(|text| note(text));
+    let (engine, settings) = job.load(note)?;
     print(&format!("{}\n", pipeline::plan(&engine, size, &settings)?))
 }
