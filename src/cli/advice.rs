@@ -40,7 +40,7 @@ fn of_job(error: &Error) -> String {
         }
         Error::OutOfMemory => "; close what else uses it, or try --device cpu".to_owned(),
         Error::OtherJob { .. } => "; --fresh begins anew".to_owned(),
-        Error::NoRoom { .. } => " with --work-dir".to_owned(),
+        Error::NoRoom { .. } | Error::NotOwn { .. } => " with --work-dir".to_owned(),
         Error::Sampler(SamplerError::UnsupportedScheduler { .. }) => " with --sampler".to_owned(),
         Error::Weights(
             WeightsError::NotAModel { contents, .. } | WeightsError::NoSuchPart { contents, .. },

@@ -19,6 +19,7 @@ use super::{
     format::Format,
     sink::Sink,
 };
+use crate::temporary::{private_folder, unlinked_file};
 
 /// The destination of a picture.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -298,18 +299,18 @@ impl OpenOutput {
     }
 
     /// An unnamed temporary file for data that is read again: beside the target, which has room for a picture,
-    /// else in the system's temporary folder.
+    /// else in the user's own temporary folder.
     pub(crate) fn spool(&self) -> Result<File> {
         let file = match self {
             Self::Temporary { path, .. } => {
                 let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-                tempfile::tempfile_in(folder.unwrap_or(Path::new(".")))
+                unlinked_file(folder.unwrap_or(Path::new(".")))
             }
             Self::Stdout | Self::Writer(_) | Self::Buffer(_) | Self::Special { .. } => {
-                tempfile::tempfile()
+                private_folder().and_then(|folder| unlinked_file(&folder))
             }
         };
-        file.map_err(|error| ImageError::write(self.name(), error))
+        file.map_err(|error| ImageError::write(self.name(), error.into()))
     }
 
     fn cloned(&self, file: &File) -> Result<File> {

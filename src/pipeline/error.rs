@@ -13,6 +13,7 @@ use crate::{
     model::text::TextError,
     priors::structure::StructureError,
     sampler::SamplerError,
+    temporary::TemporaryError,
     units,
     weights::WeightsError,
 };
@@ -77,6 +78,11 @@ pub enum Error {
     Work { path: PathBuf, source: io::Error },
     #[error("{}: another process is at work on this job", folder.display())]
     Busy { folder: PathBuf },
+    /// In a folder that other users may write to, one of them made what bears the work folder's name.
+    #[error("{}: not a folder of this user's: remove it, or choose another folder", folder.display())]
+    NotOwn { folder: PathBuf },
+    #[error(transparent)]
+    Temporary(#[from] TemporaryError),
     #[error(
         "{output}: unfinished work of another job is in {} ({what})",
         folder.display()

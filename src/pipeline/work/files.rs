@@ -137,7 +137,9 @@ impl Files {
 pub fn write_whole(folder: &Path, name: &str, part: &str, text: &str) -> Result<(), Error> {
     let (path, temporary) = (folder.join(name), folder.join(part));
     let write = || {
-        let mut file = File::create(&temporary)?;
+        // A link of that name, or what a kill left, is not written to but replaced.
+        let _ = fs::remove_file(&temporary);
+        let mut file = File::create_new(&temporary)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         fs::rename(&temporary, &path)?;

@@ -9,7 +9,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::pipeline::error::Error;
+use crate::{pipeline::error::Error, temporary::not_through_links};
 
 /// A finished piece of work whose results are on the disk; counts are totals since the start of the job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,8 +65,7 @@ impl Journal {
     /// An I/O error.
     pub fn create(path: &Path) -> Result<Self, Error> {
         let create = || {
-            let file =
-                File::options().read(true).write(true).create(true).truncate(true).open(path)?;
+            let file = not_through_links().create(true).truncate(true).open(path)?;
             file.sync_all()?;
             Ok(file)
         };
@@ -80,7 +79,7 @@ impl Journal {
     /// An I/O error.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let open = || {
-            let mut file = File::options().read(true).write(true).open(path)?;
+            let mut file = not_through_links().open(path)?;
             let mut text = Vec::new();
             file.read_to_end(&mut text)?;
             let (mut done, mut whole) = (Done::default(), 0);

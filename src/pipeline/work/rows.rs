@@ -9,7 +9,7 @@ use std::{
 
 use fs4::FileExt as _;
 
-use crate::pipeline::error::Error;
+use crate::{pipeline::error::Error, temporary::not_through_links};
 
 /// The output's rows on disk.
 #[derive(Debug)]
@@ -26,8 +26,7 @@ impl RowFile {
     pub fn create(path: &Path, (rows, row_bytes): (usize, usize)) -> Result<Self, Error> {
         let length = (rows * row_bytes) as u64;
         let create = || {
-            let file =
-                File::options().read(true).write(true).create(true).truncate(true).open(path)?;
+            let file = not_through_links().create(true).truncate(true).open(path)?;
             // On a file system without preallocation a full disk is detected later, at no loss.
             if file.allocate(length).is_err() {
                 file.set_len(length)?;
@@ -43,7 +42,7 @@ impl RowFile {
     /// # Errors
     /// An I/O error.
     pub fn open(path: &Path, (_, row_bytes): (usize, usize)) -> Result<Self, Error> {
-        let file = File::options().read(true).write(true).open(path);
+        let file = not_through_links().open(path);
         let file = file.map_err(|error| Error::in_file(path, error))?;
         Ok(Self { file, row_bytes: row_bytes as u64 })
     }
