@@ -179,8 +179,9 @@ fn is_own(_: &Metadata, _: &Path) -> bool {
     true
 }
 
+/// The user that this process acts as.
 #[cfg(unix)]
-fn user_id() -> u32 {
+pub(crate) fn user_id() -> u32 {
     // SAFETY: the call takes nothing, changes nothing and cannot fail.
     unsafe { libc::geteuid() }
 }
