@@ -43,7 +43,8 @@ fn of_job(error: &Error) -> String {
         Error::OtherJob { .. } => {
             "; the earlier settings go on with it, --fresh drops it and begins anew".to_owned()
         }
-        Error::NoRoom { .. } => " with --work-dir".to_owned(),
+        Error::DamagedWork { .. } => "; --fresh begins anew".to_owned(),
+        Error::NoRoom { .. } | Error::NotOwn { .. } => " with --work-dir".to_owned(),
         Error::Sampler(SamplerError::UnsupportedScheduler { .. }) => " with --sampler".to_owned(),
         Error::Weights(
             WeightsError::NotAModel { contents, .. } | WeightsError::NoSuchPart { contents, .. },

@@ -1,11 +1,14 @@
 //! The resolved job: arguments are resolved here, once, and later code does not see them.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use cupscale::{
     backend::{DeviceSpec, MatmulPrecision},
     canvas::SizeSpec,
-    image::{Format, Input, Output},
+    image::{Format, ImageError, Input, Output},
     pipeline::{Engine, Error, Resume, Settings, WorkOptions},
     units,
 };
@@ -103,6 +106,26 @@ impl Job {
             ))),
             _ => Ok((output, format)),
         }
+    }
+
+    /// Makes the folder of `output` if the options named a folder; returns the folders that were not there, the
+    /// innermost first.
+    ///
+    /// # Errors
+    /// A folder that cannot be made.
+    pub fn make_output_folder(&self, output: &Output) -> Result<Vec<PathBuf>, CliError> {
+        let folder = match output {
+            Output::Path(path) if self.files.names_output_folder() => path.parent(),
+            _ => None,
+        };
+        let Some(folder) = folder else { return Ok(Vec::new()) };
+        let missing = folder.ancestors().take_while(|folder| !folder.exists());
+        let missing = missing.map(Path::to_owned).collect();
+        fs::create_dir_all(folder).map_err(|error| {
+            let reason = format!("its folder cannot be made: {error}");
+            Error::from(ImageError::Unwritable { name: output.name(), reason })
+        })?;
+        Ok(missing)
     }
 
     /// The folder for the outputs of several inputs; `None` if each goes beside its own.
@@ -246,6 +269,8 @@ mod tests {
             ("x photo.PNG -f jpeg", "photo_4x.jpg"),
             ("x 2024.01 -f tiff", "2024.01_4x.tif"),
             ("x photo", "photo_4x.jpg"),
+            ("x a/photo.jpg -o nodir/", "nodir/photo_4x.jpg"),
+            ("x a/photo.jpg -o b/nodir// -f png", "b/nodir/photo_4x.png"),
         ] {
             let job = resolve(line);
             let (output, _) = job.output(&job.inputs[0], Format::Jpeg).unwrap();
@@ -264,8 +289,10 @@ mod tests {
             let job = resolve(line);
             assert_eq!(job.output(&job.inputs[0], Format::Jpeg).unwrap().1, expected);
         }
-        let job = resolve("x a.jpg -o b.xyz");
-        let refused = job.output(&job.inputs[0], Format::Jpeg);
-        assert!(matches!(refused, Err(CliError::Usage(_))));
+        for line in ["x a.jpg -o b.xyz", "x - -o nodir/"] {
+            let job = resolve(line);
+            let refused = job.output(&job.inputs[0], Format::Jpeg);
+            assert!(matches!(refused, Err(CliError::Usage(_))), "{line}");
+        }
     }
 }

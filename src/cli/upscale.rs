@@ -1,6 +1,6 @@
 //! The verb without a name: enlarge one picture, or many.
 
-use std::io::IsTerminal as _;
+use std::{fs, io::IsTerminal as _};
 
 use cupscale::{
     image::{Input, Output},
@@ -38,9 +38,17 @@ pub fn run(job: &Job) -> Result<u8, CliError> {
     }
     let picture = picture::open(job, input, &bytes, &output, format)?;
     drop(bytes);
-    output.check_writable().map_err(Error::from)?;
-    let loaded = job.load(|note| reporter.tell(note))?;
-    let summary = picture::enlarge(&loaded, job, &picture, (&output, format), &mut reporter)?;
-    reporter.finish_job(&summary);
+    let made = job.make_output_folder(&output)?;
+    let mut enlarge = || -> Result<String, CliError> {
+        output.check_writable().map_err(Error::from)?;
+        let loaded = job.load(|note| reporter.tell(note))?;
+        picture::enlarge(&loaded, job, &picture, (&output, format), &mut reporter)
+    };
+    let result = enlarge();
+    if result.is_err() {
+        // They stay where unfinished work is in them.
+        made.iter().for_each(|folder| drop(fs::remove_dir(folder)));
+    }
+    reporter.finish_job(&result?);
     Ok(DONE)
 }

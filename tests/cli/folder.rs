@@ -301,12 +301,12 @@ fn several_inputs_go_beside_themselves_or_to_one_folder_and_earlier_outputs_are_
         assert_eq!(size(&shell.path("a_2x.png")), (32, 32));
     }
     shell.succeed(&format!("a.png shots b.jpg -o big {QUICK}"));
-    assert_eq!(tree(&shell.path("big")), ["a.png", "b.jpg", "shots/c.png"]);
-    // One picture, as a pattern may match one, goes to a folder as well; to its own folder beside itself.
+    assert_eq!(tree(&shell.path("big")), ["a_2x.png", "b_2x.jpg", "shots/c.png"]);
+    // One picture, as a pattern may match one, goes to a folder as well.
     shell.succeed(&format!("shots/c.png -o big {QUICK}"));
     shell.succeed(&format!("shots/c.png -o shots {QUICK}"));
-    assert_eq!(tree(&shell.path("big")), ["a.png", "b.jpg", "c.png", "shots/c.png"]);
+    assert_eq!(tree(&shell.path("big")), ["a_2x.png", "b_2x.jpg", "c_2x.png", "shots/c.png"]);
     assert_eq!(tree(&shell.path("shots")), ["c.png", "c_2x.png"]);
-    let message = shell.fail(&format!("shots/c.png big/c.png -o other {QUICK}"), 2);
-    assert!(message.contains("would both become other/c.png"), "{message}");
+    let message = shell.fail(&format!("shots/c.png big/shots/c.png -o other {QUICK}"), 2);
+    assert!(message.contains("would both become other/c_2x.png"), "{message}");
 }

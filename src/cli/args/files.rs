@@ -21,8 +21,8 @@ pub struct FilesArgs {
     /// The same as INPUT
     #[arg(short = 'i', long = "input", value_name = "INPUT")]
     input_option: Vec<OsString>,
-    /// Output file, or output folder for a folder or several inputs; `-` writes standard output [default: INPUT with
-    /// _4x before its extension]
+    /// Output file, or output folder for a folder or several inputs; a slash at the end makes it a folder for a picture
+    /// as well; `-` writes standard output [default: INPUT with _4x before its extension]
     #[arg(short, long, value_name = "OUTPUT")]
     output: Option<OsString>,
     /// Format of the output [default: by the output's name, else as the input]
@@ -68,9 +68,15 @@ impl FilesArgs {
         suffix: &str,
     ) -> Result<(Output, Format), CliError> {
         let output = match (&self.output, input) {
-            (Some(output), Input::Path(path)) if is_folder(Path::new(output)) => {
-                let (path, format) = self.output_in(Path::new(output), path, source, suffix);
+            (Some(folder), Input::Path(path)) if self.names_output_folder() => {
+                let (path, format) = self.output_in(Path::new(folder), path, source, suffix);
                 return Ok((Output::Path(path), format));
+            }
+            (Some(folder), _) if self.names_output_folder() => {
+                return Err(CliError::Usage(format!(
+                    "-o {}: is a folder, and standard input has no name: name a file in it",
+                    folder.display()
+                )));
             }
             (Some(output), _) => Output::parse(output),
             (None, Input::Path(path)) if !is_stream(path) => {
@@ -96,8 +102,18 @@ impl FilesArgs {
         Ok((output, self.format.or(named).unwrap_or(source)))
     }
 
-    /// Output name and format for a picture whose output goes to `folder`: the picture's own name, with `suffix` where
-    /// it would otherwise be the picture itself.
+    /// `true` if the output is meant as a folder: by a slash at its end, whether it is there or not, or one that is
+    /// there. A folder with a picture's name is more likely a mistake.
+    pub fn names_output_folder(&self) -> bool {
+        self.output.as_deref().is_some_and(|output| {
+            let ends = output.as_encoded_bytes().last();
+            let path = Path::new(output);
+            ends.is_some_and(|&end| std::path::is_separator(char::from(end)))
+                || path.is_dir() && Format::from_extension(path).is_none()
+        })
+    }
+
+    /// Output name and format for a picture whose output goes to `folder`.
     pub fn output_in(
         &self,
         folder: &Path,
@@ -105,10 +121,8 @@ impl FilesArgs {
         source: Format,
         suffix: &str,
     ) -> (PathBuf, Format) {
-        let own = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let is_own = same_folder(own.unwrap_or(Path::new(".")), folder);
-        let (name, format) = self.output_name(path, source, if is_own { suffix } else { "" });
-        (folder.join(name.file_name().unwrap_or_default()), format)
+        let (path, format) = self.output_name(path, source, suffix);
+        (folder.join(path.file_name().unwrap_or_default()), format)
     }
 
     /// Default output name and format for a picture: `suffix` goes before the extension, which changes only with the
@@ -210,18 +224,6 @@ impl FilesArgs {
             None => Ok(output),
         }
     }
-}
-
-/// `true` if an output is meant as a folder: one that is there, or a name with a separator at its end. A folder with
-/// a picture's name is more likely a mistake.
-fn is_folder(output: &Path) -> bool {
-    let ends = output.as_os_str().as_encoded_bytes().last();
-    ends.is_some_and(|&end| std::path::is_separator(char::from(end)))
-        || output.is_dir() && Format::from_extension(output).is_none()
-}
-
-fn same_folder(a: &Path, b: &Path) -> bool {
-    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
 /// `true` if a path is no place for an output beside it: a stream (`/dev/stdin`, a pipe of `<(…)`), which is like `-`.
