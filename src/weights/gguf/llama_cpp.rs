@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::keys::ARCHITECTURE_KEY;
 use super::read::{Header, Value as Metadata};
 use crate::weights::WeightsError;
-use crate::weights::source::Bytes;
+use crate::weights::source::{Bytes, refuse_foreign};
 use crate::weights::tensors::{TensorInfo, TensorMap};
 
 /// `general.architecture` of a file with a vision tower.
@@ -57,6 +57,7 @@ impl LlamaCppFile {
     /// # Errors
     /// A file that cannot be read, or is no GGUF file.
     pub(in crate::weights) fn open(path: &Path) -> Result<Self, WeightsError> {
+        refuse_foreign(path)?;
         let name = path.display().to_string();
         let bytes =
             Bytes::map(path).map_err(|source| WeightsError::Read { file: name.clone(), source })?;

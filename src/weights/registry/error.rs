@@ -22,8 +22,13 @@ pub enum ModelError {
     NothingToRemove { name: String },
     #[error("{name}: {file} is missing")]
     Incomplete { name: String, file: String, own: bool },
-    #[error("{name}: {size} needed in {folder}, which has {} free", units::bytes(*.free))]
-    NoSpace { name: String, size: String, folder: String, free: u64 },
+    /// `margin` are the bytes that stay free.
+    #[error(
+        "{name}: {size} needed in {folder} and {} to stay free there, but only {} are free",
+        units::bytes(*.margin),
+        units::bytes(*.free)
+    )]
+    NoSpace { name: String, size: String, folder: String, free: u64, margin: u64 },
     #[error("{file}: {reason}")]
     Registry { file: String, reason: String },
     #[error(
@@ -66,5 +71,25 @@ fn suggestion(close: &[String]) -> String {
     match close {
         [] => String::new(),
         close => format!("; did you mean {}?", close.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_needed_and_what_stays_free_are_told_apart() {
+        let error = ModelError::NoSpace {
+            name: "tiny".to_owned(),
+            size: units::bytes(3 << 19),
+            folder: "models".to_owned(),
+            free: 65 << 20,
+            margin: 64 << 20,
+        };
+        assert_eq!(
+            error.to_string(),
+            "tiny: 1.5 MiB needed in models and 64.0 MiB to stay free there, but only 65.0 MiB are free"
+        );
     }
 }

@@ -73,6 +73,10 @@ pub fn verify(
     } else {
         names.iter().map(|name| super::resolve::installed(store, name)).collect::<Result<_, _>>()?
     };
+    if entries.is_empty() {
+        // Nothing to protect, so no folder is made for a lock.
+        return Ok(Vec::new());
+    }
     let _in_use = store.lock_for_use(progress)?;
     let mut checked = HashMap::new();
     entries.iter().map(|entry| check(store, entry, &mut checked, progress)).collect()
