@@ -45,13 +45,12 @@ pub struct Job {
 }
 
 impl Job {
-    /// Resolves the arguments, and sets the size of the thread pool.
+    /// Resolves the arguments; `notes` on them are for the user.
     ///
     /// # Errors
-    /// A missing input, or a thread pool that cannot be made.
-    pub fn resolve(args: JobArgs) -> Result<Self, CliError> {
+    /// A missing input.
+    pub fn resolve(args: JobArgs, notes: Vec<String>) -> Result<Self, CliError> {
         let inputs = args.files.inputs()?;
-        let notes = args.machine.set_threads()?.into_iter().collect();
         let mut settings = args.repaint.settings();
         settings.size = args.size.spec();
         args.content.prompt.trim().clone_into(&mut settings.prompt);
@@ -240,7 +239,7 @@ mod tests {
     use super::{super::args::Cli, *};
 
     fn resolve(line: &str) -> Job {
-        Job::resolve(Cli::from_command_line(line.split(' ')).unwrap().job).unwrap()
+        Job::resolve(Cli::from_command_line(line.split(' ')).unwrap().job, Vec::new()).unwrap()
     }
 
     #[test]

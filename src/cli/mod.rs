@@ -27,7 +27,7 @@ mod worker;
 
 use std::{panic, process::ExitCode};
 
-use args::{Cli, Verb};
+use args::{Cli, JobArgs, Verb};
 use error::{CliError, DONE, FAILED, USAGE};
 use job::Job;
 use print::complain;
@@ -61,13 +61,19 @@ fn run_line() -> ExitCode {
     }
 }
 
+/// The resolved job, with the thread pool that it asks for.
+fn job(args: JobArgs) -> Result<Job, CliError> {
+    let note = args.machine.set_threads()?;
+    Job::resolve(args, note.into_iter().collect())
+}
+
 /// Dispatches to the verb; returns the exit code.
 fn run_verb(cli: Cli) -> Result<u8, CliError> {
     match cli.verb {
-        None if cli.job.dry_run => plan::run(&Job::resolve(cli.job)?).map(|()| DONE),
-        None => upscale::run(&Job::resolve(cli.job)?),
-        Some(Verb::Plan(job)) => plan::run(&Job::resolve(*job)?).map(|()| DONE),
-        Some(Verb::Caption(job)) => caption::run(&Job::resolve(*job)?).map(|()| DONE),
+        None if cli.job.dry_run => plan::run(&job(cli.job)?).map(|()| DONE),
+        None => upscale::run(&job(cli.job)?),
+        Some(Verb::Plan(args)) => plan::run(&job(*args)?).map(|()| DONE),
+        Some(Verb::Caption(args)) => caption::run(&job(*args)?).map(|()| DONE),
         Some(Verb::Models(args)) => models::run(&args).map(|()| DONE),
         #[cfg(feature = "mistralrs")]
         Some(Verb::CaptionWorker) => worker::run().map(|()| DONE),

@@ -2,7 +2,7 @@
 //! thread takes addresses and a buffer of its own, and a product that is split for a thousand threads takes longer
 //! than for two.
 
-use std::{env, num::NonZero, thread};
+use std::{env, num::NonZero, sync::OnceLock, thread};
 
 use cupscale::backend::limited_room;
 
@@ -18,8 +18,6 @@ const ROOM: usize = 16 << 20;
 /// Number of threads, and a note if it is less than asked for: by `option`, else by the environment.
 pub fn chosen(option: Option<usize>) -> (usize, Option<String>) {
     let cores = thread::available_parallelism().map_or(1, NonZero::get);
-    let of_environment =
-        || env::var(VARIABLE).ok()?.trim().parse().ok().filter(|&number| number > 0);
     let (asked, by) = match (option, of_environment()) {
         (Some(threads), _) => (Some(threads), "--threads "),
         (None, Some(threads)) => (Some(threads), "RAYON_NUM_THREADS="),
@@ -28,6 +26,13 @@ pub fn chosen(option: Option<usize>) -> (usize, Option<String>) {
     let (threads, why) = bounded(asked.unwrap_or(cores), cores, limited_room());
     let note = asked.zip(why).map(|(asked, why)| format!("{by}{asked}: {threads} are used, {why}"));
     (threads, note)
+}
+
+/// The number in the environment as the program found it; `None` without one.
+fn of_environment() -> Option<usize> {
+    static FOUND: OnceLock<Option<usize>> = OnceLock::new();
+    let find = || env::var(VARIABLE).ok()?.trim().parse().ok().filter(|&number| number > 0);
+    *FOUND.get_or_init(find)
 }
 
 /// Number of threads within what `cores`, and `room` bytes of addresses, can use; with the reason if it is less.

@@ -96,7 +96,7 @@ fn names_are_escaped_wherever_they_are_said() {
         for text in [stderr(&output), String::from_utf8(output.stdout).unwrap()] {
             let obeyed = |sign: char| sign != '\n' && (sign.is_control() || sign == '\u{202e}');
             assert!(!text.contains(obeyed), "{words:?}: {text:?}");
-            assert!(!text.contains("[31m\u{9b}") && !text.lines().any(|line| line.starts_with('b')));
+            assert!(!text.lines().any(|line| line.starts_with('b')), "{words:?}: {text}");
         }
     }
 }
@@ -111,7 +111,7 @@ fn lines_have_a_bound() {
     shell.picture("in.png", 8, 8);
     let timesteps: Vec<String> = (0..1000).rev().map(|t| t.to_string()).collect();
     let plan = shell.run(&format!("plan in.png --timesteps {}", timesteps.join(",")));
-    let text = String::from_utf8(plan.stdout).unwrap() + &stderr(&plan);
+    let text = format!("{}{}", String::from_utf8_lossy(&plan.stdout), stderr(&plan));
     assert!(text.lines().all(|line| line.chars().count() < 1100), "{text}");
 }
 

@@ -71,7 +71,7 @@ impl Reporter {
         self.file_event(state, Some(text));
         if let (Some(file), FileState::Done, false) = (&self.file, state, self.quiet) {
             let line = format!("{}/{} {text}", file.index, file.count);
-            match &mut self.display {
+            match &self.display {
                 Display::Bar(bar) => bar.suspend(|| say(&line)),
                 Display::Percent => say(&line),
                 Display::Seldom(pause) if pause.is_over() => say(&line),
@@ -143,7 +143,7 @@ impl Progress for Reporter {
             let (file, verb, unit) = (file.unwrap_or_default(), stage.verb(), stage.unit());
             format!("{file}{verb} {percent}% ({done}/{total} {unit})")
         };
-        match &mut self.display {
+        match &self.display {
             Display::Bar(bar) => bar.inc(count as u64),
             Display::Percent if percent != before => say(&line()),
             Display::Seldom(pause) if pause.is_over() => say(&line()),

@@ -5,6 +5,7 @@ mod job;
 mod transfer;
 
 use std::{
+    cell::Cell,
     io::{self, IsTerminal as _},
     sync::{
         Arc,
@@ -55,19 +56,19 @@ const SELDOM: Duration = Duration::from_secs(30);
 /// A pause between lines, which begins anew with every line.
 pub struct Pause {
     length: Duration,
-    begun: Instant,
+    begun: Cell<Instant>,
 }
 
 impl Pause {
     fn new(length: Duration) -> Self {
-        Self { length, begun: Instant::now() }
+        Self { length, begun: Cell::new(Instant::now()) }
     }
 
     /// `true` if it is over; the next one then begins.
-    fn is_over(&mut self) -> bool {
-        let is_over = self.begun.elapsed() >= self.length;
+    fn is_over(&self) -> bool {
+        let is_over = self.begun.get().elapsed() >= self.length;
         if is_over {
-            self.begun = Instant::now();
+            self.begun.set(Instant::now());
         }
         is_over
     }
@@ -166,9 +167,9 @@ mod tests {
 
     #[test]
     fn a_pause_is_over_once_and_begins_anew() {
-        let mut pause = Pause::new(Duration::from_secs(3600));
+        let pause = Pause::new(Duration::from_secs(3600));
         assert!(!pause.is_over());
-        pause.begun = Instant::now().checked_sub(Duration::from_secs(3600)).unwrap();
+        pause.begun.set(Instant::now().checked_sub(Duration::from_secs(3600)).unwrap());
         assert!(pause.is_over() && !pause.is_over());
     }
 }

@@ -78,7 +78,7 @@ impl Reporter {
         let Some(file) = &mut self.transfer else { return };
         let before = file.percent();
         file.done += bytes;
-        match &mut self.display {
+        match &self.display {
             Display::Bar(bar) => bar.inc(bytes),
             Display::Percent if file.work != Transfer::Check && file.percent() != before => {
                 say(&file.line());
