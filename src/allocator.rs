@@ -116,9 +116,9 @@ fn exhausted(bytes: usize) -> ! {
     let by = if is_limited() { " within the limits of this process (ulimit -v, -d)" } else { "" };
     let _ = writeln!(
         rest,
-        "cupscale-fast: out of memory: {:.1} MiB more are not to be had{by}; a smaller --max-memory, --quantize \
-         or a smaller picture helps",
-        bytes as f64 / f64::from(1 << 20),
+        "cupscale-fast: out of memory: {} KiB more are not to be had{by}; a smaller --max-memory, --quantize or a \
+         smaller picture helps",
+        bytes.div_ceil(1 << 10),
     );
     let left = rest.len();
     let length = line.len() - left;

@@ -7,6 +7,9 @@ use candle_core::Device;
 /// Bounds of the margin that is left to other processes: a tenth of the free memory.
 const MARGIN: std::ops::RangeInclusive<usize> = 256 << 20..=2 << 30;
 
+/// Bounds of the margin within the process's own limits, for what is mapped besides: a tenth as well.
+const OWN_MARGIN: std::ops::RangeInclusive<usize> = 64 << 20..=2 << 30;
+
 /// The bytes that this process may use in all on a device, what it has already included: what is free,
 /// less a margin. `held` is what it holds on a GPU; on the CPU the system knows. `None` where nothing
 /// tells.
@@ -17,8 +20,17 @@ pub fn usable_memory(device: &Device, held: usize) -> Option<usize> {
         Device::Cuda(device) => cuda::free(device)? + held,
         Device::Metal(device) => metal::working_set(device)?,
     };
-    let margin = (usable / 10).clamp(*MARGIN.start(), *MARGIN.end());
-    Some(usable.saturating_sub(margin))
+    let less = |bytes: usize, margin: std::ops::RangeInclusive<usize>| {
+        bytes.saturating_sub((bytes / 10).clamp(*margin.start(), *margin.end()))
+    };
+    let usable = less(usable, MARGIN);
+    match device {
+        Device::Cpu => {
+            let limited = limited_room().map(|room| less(room + host::own(), OWN_MARGIN));
+            Some(limited.map_or(usable, |limited| limited.min(usable)))
+        }
+        _ => Some(usable),
+    }
 }
 
 /// The bytes that the process's own limits (`ulimit -v`, `-d`) leave beside what it has; `None` without limits.
@@ -88,16 +100,19 @@ mod host {
         path::{Path, PathBuf},
     };
 
-    /// Memory that the kernel would give without swapping, or that the strictest control group or limit of the
-    /// process would, and the part of it that this process has already.
+    /// Memory that the kernel would give without swapping, or that the strictest control group would,
+    /// and the part of it that this process has already.
     pub(super) fn usable() -> Option<usize> {
         let available = field(&fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")?;
-        let own = fs::read_to_string("/proc/self/status").ok();
-        let own = own.and_then(|status| field(&status, "VmRSS:")).unwrap_or(0);
         let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let of_groups = group_room(Path::new("/sys/fs/cgroup"), &groups);
-        let room = of_groups.into_iter().chain(limited_room()).fold(available, usize::min);
-        Some(room + own)
+        Some(of_groups.map_or(available, |room| room.min(available)) + own())
+    }
+
+    /// Memory that this process has.
+    pub(super) fn own() -> usize {
+        let status = fs::read_to_string("/proc/self/status").ok();
+        status.and_then(|status| field(&status, "VmRSS:")).unwrap_or(0)
     }
 
     /// The least that RLIMIT_AS and RLIMIT_DATA (getrlimit(2)) leave beside what counts towards each already.
@@ -242,6 +257,10 @@ mod host {
         None
     }
 
+    pub(super) fn own() -> usize {
+        0
+    }
+
     /// Three quarters of the machine's memory: macOS makes room by compressing what others hold, so
     /// that what is free at a moment says little.
     pub(super) fn usable() -> Option<usize> {
@@ -266,6 +285,10 @@ mod host {
 mod host {
     pub(super) fn limited_room() -> Option<usize> {
         None
+    }
+
+    pub(super) fn own() -> usize {
+        0
     }
 
     pub(super) fn usable() -> Option<usize> {

@@ -46,7 +46,9 @@ impl FilesArgs {
                 "no input: name a picture, or `-` for standard input (--help)".to_owned(),
             );
         }
-        if let [_, others @ ..] = given.as_slice() {
+        if let [_, others @ ..] = given.as_slice()
+            && !others.is_empty()
+        {
             if given.iter().any(|input| *input == "-") {
                 return refuse("`-` (standard input) is one picture and stands alone".to_owned());
             }
