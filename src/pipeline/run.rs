@@ -74,9 +74,7 @@ pub fn upscale(
     output.check_writable()?;
     let layout = plan.layout(encoder.row_bytes());
     let mut folder = WorkFolder::open(work, (output, format), &job, &layout)?;
-    if let Some(note) = &folder.note {
-        progress.note(note);
-    }
+    folder.notes.iter().for_each(|note| progress.note(note));
     if let Err(error) = stages(engine, picture, &spec, encoder, output, &mut folder, progress) {
         let kept = folder.leave(error.leaves());
         return Err(match error {

@@ -61,8 +61,8 @@ pub struct WorkFolder {
     lock: File,
     pub files: Files,
     pub journal: Journal,
-    /// What became of work that was found in the folder, for the user.
-    pub note: Option<String>,
+    /// What became of work that was found in the folder, and what may come of little room, for the user.
+    pub notes: Vec<String>,
 }
 
 impl WorkFolder {
@@ -88,23 +88,24 @@ impl WorkFolder {
         };
         let old = old.filter(|_| work.resume != Resume::Never);
         let nothing = || Error::NothingToResume { output: output.name(), folder: path.clone() };
+        let room = |need: u64| room::check((&path, need), (output, format), layout.samples());
         let begin = |note: Option<String>| -> Result<_, Error> {
             clear(&path);
-            let begun = room::check((&path, layout.bytes()), (output, format), layout.samples())
-                .and_then(|()| Self::begin(&path, job, layout));
+            let begun = room(layout.bytes())
+                .and_then(|room| Self::begin(&path, job, layout).map(|begun| (begun, room)));
             if begun.is_err() {
                 remove(&path);
             }
-            begun.map(|(files, journal)| (files, journal, note))
+            begun.map(|((files, journal), room)| (files, journal, [note, room]))
         };
-        let (files, journal, note) = match old {
+        let (files, journal, notes) = match old {
             Some(text) => match Self::take_up(&path, &text, job, layout) {
                 Ok((files, journal)) => {
-                    room::check((&path, 0), (output, format), layout.samples())?;
+                    let room = room(0)?;
                     let _ = fs::remove_file(path.join(FAILED));
                     let going_on = journal.done() != Done::default();
                     let note = || format!("going on with what is done in {}", path.display());
-                    (files, journal, going_on.then(note))
+                    (files, journal, [going_on.then(note), room])
                 }
                 Err(Unusable::OtherJob(what)) if !path.join(FAILED).exists() => {
                     return Err(Error::OtherJob { output: output.name(), folder: path, what });
@@ -131,7 +132,8 @@ impl WorkFolder {
             }
             None => begin(None)?,
         };
-        Ok(Self { path, tag, lock, files, journal, note })
+        let notes = notes.into_iter().flatten().collect();
+        Ok(Self { path, tag, lock, files, journal, notes })
     }
 
     fn begin(path: &Path, job: &Value, layout: &WorkLayout) -> Result<(Files, Journal), Error> {
@@ -396,14 +398,14 @@ mod tests {
             assert!(matches!(error, Error::DamagedWork { .. }), "{file}: {error}");
             let work = open(&output, &WorkOptions::default(), &job(1)).unwrap();
             assert_eq!(work.journal.done(), Done::default(), "{file}");
-            let note = work.note.as_deref().unwrap_or_default();
+            let note = work.notes.concat();
             assert!(note.contains(file) || file == JOB && note.contains("job.json"), "{note}");
             assert!(note.ends_with("begun anew"), "{note}");
             work.remove();
         }
         drop(open(&output, &WorkOptions::default(), &job(1)).unwrap());
         fs::remove_file(path.join("z0")).unwrap();
-        assert!(open(&output, &WorkOptions::default(), &job(1)).unwrap().note.is_some());
+        assert!(open(&output, &WorkOptions::default(), &job(1)).unwrap().notes.len() == 1);
     }
 
     #[test]
@@ -429,7 +431,7 @@ mod tests {
         let error = open(&output, &required, &job(2)).unwrap_err();
         assert!(matches!(error, Error::NothingToResume { .. }), "{error}");
         let mut work = open(&output, &WorkOptions::default(), &job(2)).unwrap();
-        assert!(work.note.as_ref().unwrap().contains("failed"));
+        assert!(work.notes.concat().contains("failed"));
         append(&mut work, &TWO_STEPS[..1]);
         assert!(work.leave(Left::Kept).is_some());
         let error = open(&output, &WorkOptions::default(), &job(1)).unwrap_err();

@@ -72,7 +72,10 @@ fn cache_folder() -> Result<PathBuf, Error> {
     let in_cache = etcetera::base_strategy::choose_native_strategy()
         .map(|strategy| strategy.cache_dir().join("cupscale").join("work"));
     let is_fit = |folder: &PathBuf| {
-        fs::create_dir_all(folder).is_ok()
+        // Nothing is made in the home of another user, who could not remove it.
+        let there = folder.ancestors().find(|folder| folder.exists());
+        there.is_some_and(is_out_of_reach)
+            && fs::create_dir_all(folder).is_ok()
             && is_out_of_reach(folder)
             && tempfile::tempfile_in(folder).is_ok()
     };

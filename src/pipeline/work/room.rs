@@ -9,10 +9,11 @@ use std::{
 use crate::{
     image::{Format, Output},
     pipeline::error::Error,
+    units,
 };
 
 /// Checks that `work`, a folder and the bytes that are to be added to it, has room, and so has the output's folder for
-/// a file of `samples` bytes before compression.
+/// a file of `samples` bytes before compression. Returns a note if the output may still turn out too large.
 ///
 /// # Errors
 /// [`Error::NoRoom`], [`Error::NoRoomForOutput`], or an I/O error.
@@ -20,23 +21,30 @@ pub fn check(
     (work, mut need): (&Path, u64),
     (output, format): (&Output, Format),
     samples: u64,
-) -> Result<(), Error> {
+) -> Result<Option<String>, Error> {
+    let mut note = None;
     if let Some(folder) = folder_of(output) {
-        let least = least_bytes(format, samples);
+        let [least, most] = bytes_of(format, samples);
+        let mut free = free_in(&folder)?;
         if is_one_disk(work, &folder) {
+            free = free.saturating_sub(need);
             need += least;
-        } else {
-            let free = free_in(&folder)?;
-            if least > free {
-                return Err(Error::NoRoomForOutput { output: output.name(), need: least, free });
-            }
+        } else if least > free {
+            return Err(Error::NoRoomForOutput { output: output.name(), need: least, free });
+        }
+        if most > free {
+            let [most, free] = [most, free].map(units::bytes);
+            note = Some(format!(
+                "{}: may need up to {most} of disk, and {free} are free",
+                output.name()
+            ));
         }
     }
     let free = free_in(work)?;
     if need > free {
         return Err(Error::NoRoom { folder: work.to_owned(), need, free });
     }
-    Ok(())
+    Ok(note)
 }
 
 /// The folder in which the output's bytes gather; `None` for a stream or a device.
@@ -53,14 +61,14 @@ fn folder_of(output: &Output) -> Option<PathBuf> {
     }
 }
 
-/// Bytes on the output's disk below which no photograph can be written: a little under what the most compressible
-/// ones take, so that a job is not refused for nothing. The samples of a WebP are gathered in a file before they are
-/// compressed.
-fn least_bytes(format: Format, samples: u64) -> u64 {
+/// The least and the most bytes that a photograph takes on the output's disk. The least is a little under what the most
+/// compressible ones take, so that no job is refused for nothing. The samples of a WebP are gathered in a file before
+/// they are compressed.
+fn bytes_of(format: Format, samples: u64) -> [u64; 2] {
     match format {
-        Format::Jpeg => samples / 64,
-        Format::WebP => samples + samples / 8,
-        Format::Png | Format::Tiff => samples / 8,
+        Format::Jpeg => [samples / 64, samples / 2],
+        Format::WebP => [samples + samples / 8, 2 * samples],
+        Format::Png | Format::Tiff => [samples / 8, samples],
     }
 }
 
@@ -93,7 +101,9 @@ mod tests {
         let of = |work: u64, output: &Output, samples: u64| {
             check((folder.path(), work), (output, Format::Png), samples)
         };
-        of(1000, &path, 1000).unwrap();
+        assert_eq!(of(1000, &path, 1000).unwrap(), None);
+        let note = of(1000, &path, 2 * free).unwrap().unwrap();
+        assert!(note.contains("a.png: may need up to"), "{note}");
         assert!(matches!(of(free * 2, &path, 0), Err(Error::NoRoom { .. })));
         // Either alone would fit.
         let half = free / 10 * 6;
