@@ -1,8 +1,9 @@
 //! Whole picture: the rows of a decoder that gives all samples at once.
 
-use super::header::{ChannelLayout, Decode, Header, band_rows};
+use super::header::{ChannelLayout, Decode, Header};
 use crate::image::error::{Result, Warning};
 use crate::image::metadata::Metadata;
+use crate::image::plane::band_rows;
 
 /// All samples of a picture.
 #[derive(Debug)]
