@@ -3,6 +3,7 @@
 
 use cupscale::{
     backend::DeviceError,
+    image::ImageError,
     pipeline::Error,
     sampler::SamplerError,
     weights::{FileContents, WeightsError, registry::ModelError},
@@ -44,6 +45,9 @@ fn of_job(error: &Error) -> String {
         }
         Error::OutOfMemory => "; close what else uses it, or try --device cpu".to_owned(),
         Error::OtherJob { .. } => "; --fresh begins anew".to_owned(),
+        Error::Image(ImageError::MetadataTooLarge { .. }) => {
+            "; a larger --max-metadata lets it in".to_owned()
+        }
         Error::NoRoom { .. } => " with --work-dir".to_owned(),
         Error::Sampler(SamplerError::UnsupportedScheduler { .. }) => " with --sampler".to_owned(),
         Error::Weights(

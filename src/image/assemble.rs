@@ -97,7 +97,7 @@ fn conversion(
     metadata: &mut Metadata,
     warnings: &mut Vec<Warning>,
 ) -> Convert {
-    if layout == ChannelLayout::Cmyk {
+    if layout.is_cmyk() {
         let icc = metadata.icc.take();
         if icc.is_some() {
             let why = "the picture is CMYK, the output is RGB";
@@ -128,6 +128,15 @@ fn split(
     };
     match (layout, convert) {
         (ChannelLayout::Cmyk, Convert::Inks(inks)) => (inks.convert(samples), None),
+        (ChannelLayout::CmykAlpha, Convert::Inks(inks)) => {
+            let colours: Vec<f32> =
+                samples.chunks_exact(5).flat_map(|p| &p[..4]).copied().collect();
+            (inks.convert(&colours), alpha(5))
+        }
+        (ChannelLayout::CmykAlpha, _) => {
+            let colours = samples.chunks_exact(5).flat_map(|p| [p[0], p[1], p[2]]).collect();
+            (colours, alpha(5))
+        }
         (ChannelLayout::Rgb | ChannelLayout::Cmyk, _) => (samples.to_vec(), None),
         (ChannelLayout::Grey, _) => (samples.iter().flat_map(|&v| [v; 3]).collect(), None),
         (ChannelLayout::GreyAlpha, _) => {

@@ -74,6 +74,16 @@ pub enum ImageError {
         /// How to get the picture.
         hint: &'static str,
     },
+    /// A rare kind of one of the formats.
+    #[error("{name}: {kind} is not supported; {help}")]
+    UnsupportedKind {
+        /// The file or stream.
+        name: String,
+        /// The kind of picture.
+        kind: String,
+        /// What to do instead, in one line.
+        help: String,
+    },
     /// More pixels than [`super::MAX_PIXELS`]: most likely a decompression bomb.
     #[error("{name}: too large ({width} x {height}; the limit for an input is {limit} pixels)")]
     TooLarge {
@@ -95,7 +105,7 @@ pub enum ImageError {
         source: io::Error,
     },
     /// A block of metadata that the pixels need is larger than the limit.
-    #[error("{name}: its {what} is larger than the {limit} bytes that metadata may take")]
+    #[error("{name}: its {what} is larger than the {} MiB that metadata may take", .limit.div_ceil(1 << 20))]
     MetadataTooLarge {
         /// The file or stream.
         name: String,
@@ -181,6 +191,10 @@ impl ImageError {
         }
     }
 
+    pub(crate) fn unsupported(name: &str, kind: &str, help: &str) -> Self {
+        Self::UnsupportedKind { name: name.into(), kind: kind.into(), help: help.into() }
+    }
+
     pub(crate) fn write(name: &str, source: io::Error) -> Self {
         Self::Write { name: name.to_owned(), source }
     }
@@ -220,6 +234,12 @@ pub enum Warning {
         /// Rows of the picture.
         rows: u32,
     },
+    /// The file ends early: every pixel is there, but not all of its detail.
+    DetailMissing(Format),
+    /// The file's end marker is missing, and nothing else.
+    EndMissing(Format),
+    /// The file leaves open what its samples mean, or means what no output can hold; the text says what was taken.
+    Interpreted(String),
 }
 
 impl std::fmt::Display for Warning {
@@ -240,7 +260,8 @@ impl std::fmt::Display for Warning {
             Self::MetadataTooLarge { what, limit } => {
                 write!(
                     f,
-                    "{what} is beyond the {limit} bytes that metadata may take and was left out"
+                    "{what} is beyond the {} MiB that metadata may take and was left out",
+                    limit.div_ceil(1 << 20)
                 )
             }
             Self::MetadataDamaged(what) => write!(f, "{what} is damaged and was left out"),
@@ -263,6 +284,16 @@ impl std::fmt::Display for Warning {
                     "the file ends early: {rows_read} of {rows} rows are whole, the rest is made up"
                 )
             }
+            Self::DetailMissing(format) => {
+                write!(
+                    f,
+                    "the {format} file is truncated: all rows were read, some with less detail"
+                )
+            }
+            Self::EndMissing(format) => {
+                write!(f, "the {format} file's end marker is missing; its pixels are whole")
+            }
+            Self::Interpreted(what) => f.write_str(what),
         }
     }
 }

@@ -5,7 +5,8 @@ use std::io::Write as _;
 use std::path::PathBuf;
 
 use cupscale::image::{
-    ImageError, Input, MAX_PIXELS, Picture, ReadOptions, Warning, decode, decode_bytes, open,
+    Format, ImageError, Input, MAX_PIXELS, Picture, ReadOptions, Warning, decode, decode_bytes,
+    open,
 };
 use safetensors::SafeTensors;
 
@@ -160,6 +161,12 @@ fn every_truncation_of_every_format_is_an_error() {
                 assert!(difference_from_pillow(name, &picture) < 1e-3);
                 continue;
             }
+            // Without the two bytes of its end marker, a JPEG has all its pixels, and a note.
+            if name.ends_with(".jpg") && keep + 2 >= whole.len() {
+                let picture = decode_bytes(name, &whole[..keep]).unwrap();
+                assert_eq!(picture.warnings, [Warning::EndMissing(Format::Jpeg)]);
+                continue;
+            }
             message(name, &whole[..keep]);
         }
     }
@@ -170,7 +177,8 @@ fn a_jpeg_cut_in_its_pixels_is_called_truncated() {
     let mut bytes = bytes_of("rgb.jpg");
     bytes.truncate(bytes.len() - 200);
     let message = message("photo.jpg", &bytes);
-    assert_eq!(message, "photo.jpg: not a readable image (JPEG: truncated, the end is missing)");
+    let stated = "photo.jpg: not a readable image (JPEG: truncated, 16 of 23 rows are there)";
+    assert_eq!(message, stated);
 }
 
 #[test]
@@ -339,7 +347,12 @@ fn chunk(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
 }
 
 /// A grey PNG of 8 bits; `interlaced` in seven passes.
-fn grey_png(width: usize, height: usize, interlaced: bool, grey: impl Fn(usize, usize) -> u8) -> Vec<u8> {
+fn grey_png(
+    width: usize,
+    height: usize,
+    interlaced: bool,
+    grey: impl Fn(usize, usize) -> u8,
+) -> Vec<u8> {
     let passes: &[[usize; 4]] = if interlaced {
         &[
             [0, 8, 0, 8],

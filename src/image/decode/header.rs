@@ -15,6 +15,7 @@ pub(crate) enum ChannelLayout {
     Rgba,
     /// Ink amounts: 1 is full ink.
     Cmyk,
+    CmykAlpha,
 }
 
 impl ChannelLayout {
@@ -24,11 +25,16 @@ impl ChannelLayout {
             Self::GreyAlpha => 2,
             Self::Rgb => 3,
             Self::Rgba | Self::Cmyk => 4,
+            Self::CmykAlpha => 5,
         }
     }
 
     pub(crate) fn has_alpha(self) -> bool {
-        matches!(self, Self::GreyAlpha | Self::Rgba)
+        matches!(self, Self::GreyAlpha | Self::Rgba | Self::CmykAlpha)
+    }
+
+    pub(crate) fn is_cmyk(self) -> bool {
+        matches!(self, Self::Cmyk | Self::CmykAlpha)
     }
 
     pub(crate) fn is_grey(self) -> bool {
