@@ -1,12 +1,12 @@
 //! `caption`: the regions' captions as JSON, on standard output or in a file.
 
 use cupscale::{
-    image::{self, Input, Output},
+    image::{Input, Output},
     pipeline::{self, Error},
     units,
 };
 
-use super::{error::CliError, job::Job, progress::Reporter};
+use super::{error::CliError, job::Job, picture, progress::Reporter};
 
 pub fn run(job: &Job) -> Result<(), CliError> {
     let input = job.only_input("caption")?;
@@ -18,10 +18,12 @@ pub fn run(job: &Job) -> Result<(), CliError> {
         return Err(CliError::Usage(format!("{}: is the picture itself", output.name())));
     }
     output.check_writable().map_err(Error::from)?;
-    let picture = image::decode(input).map_err(Error::from)?;
+    let opened = picture::open(job, input)?;
     let mut reporter = Reporter::new(job.show);
     job.notes.iter().for_each(|note| reporter.tell(note));
-    let (engine, settings) = job.load(|note| reporter.tell(note))?;
+    let loaded = job.load(|note| reporter.tell(note))?;
+    let picture = picture::decode(&loaded, job, opened, &output)?;
+    let (engine, settings) = loaded;
     let document = pipeline::describe(&engine, &picture, &settings, &mut reporter)?;
     output.write(document.to_json().as_bytes()).map_err(Error::from)?;
     reporter.finish_job(&format!(

@@ -144,12 +144,12 @@ fn describe_ahead(
             continue;
         }
         // Errors of a picture are reported when its turn comes.
-        let Ok((bytes, _)) = picture::read(&input) else { continue };
-        let Ok(picture) = picture::open(job, &input, &bytes, &output, item.format) else {
+        let Ok(opened) = picture::open(job, &input) else { continue };
+        if picture::check_output(job, &opened, &output, item.format).is_err() {
             continue;
-        };
-        drop(bytes);
+        }
         let loaded = load(job, loaded, reporter)?;
+        let Ok(picture) = picture::decode(loaded, job, opened, &output) else { continue };
         let place = (first + index + 1, count);
         reporter.begin_file(FileState::Captions, place, &input.name(), &output.name());
         let (engine, settings) = loaded;
@@ -192,9 +192,8 @@ fn one(
     }
     let input = Input::Path(item.input.clone());
     let output = Output::Path(item.output.clone());
-    let (bytes, _) = picture::read(&input)?;
-    let picture = picture::open(job, &input, &bytes, &output, item.format)?;
-    drop(bytes);
+    let opened = picture::open(job, &input)?;
+    picture::check_output(job, &opened, &output, item.format)?;
     let loaded = load(job, loaded, reporter)?;
     if let Some(parent) = item.output.parent() {
         fs::create_dir_all(parent).map_err(|error| {
@@ -203,6 +202,7 @@ fn one(
         })?;
     }
     output.check_writable().map_err(Error::from)?;
+    let picture = picture::decode(loaded, job, opened, &output)?;
     picture::enlarge(loaded, job, &picture, (&output, item.format), reporter).map(Some)
 }
 

@@ -11,16 +11,17 @@ use super::{
 
 pub fn run(job: &Job) -> Result<(), CliError> {
     let input = job.only_input("plan")?;
-    let (bytes, source) = picture::read(input)?;
-    let (output, format) = job.output(input, source)?;
-    let picture = picture::open(job, input, &bytes, &output, format)?;
-    let size = (picture.width, picture.height);
+    let picture = picture::open(job, input)?;
+    let (output, format) = job.output(input, picture.format())?;
+    picture::check_output(job, &picture, &output, format)?;
     let note = |note: &str| {
         if !job.show.quiet {
             complain(note);
         }
     };
-    job.notes.iter().chain(&picture::size_notes(&picture, job)?).for_each(|text| note(text));
+    let shape = picture.shape();
+    let of_size = picture::size_notes((shape.width, shape.height), job)?;
+    job.notes.iter().chain(&of_size).for_each(|text| note(text));
     let (engine, settings) = job.load(note)?;
-    print(&format!("{}\n", pipeline::plan(&engine, size, &settings)?))
+    print(&format!("{}\n", pipeline::plan(&engine, shape, &settings)?))
 }

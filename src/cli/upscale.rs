@@ -21,8 +21,8 @@ pub fn run(job: &Job) -> Result<u8, CliError> {
         [input] => input,
         _ => return folder::run(job),
     };
-    let (bytes, source) = picture::read(input)?;
-    let (output, format) = job.output(input, source)?;
+    let opened = picture::open(job, input)?;
+    let (output, format) = job.output(input, opened.format())?;
     if output == Output::Stdout && std::io::stdout().is_terminal() {
         return Err(CliError::Usage(
             "standard output is a terminal: name a file with -o, or redirect it".to_owned(),
@@ -36,12 +36,12 @@ pub fn run(job: &Job) -> Result<u8, CliError> {
         reporter.finish_job(&format!("{}: exists, skipped", output.name()));
         return Ok(SKIPPED);
     }
-    let picture = picture::open(job, input, &bytes, &output, format)?;
-    drop(bytes);
+    picture::check_output(job, &opened, &output, format)?;
     let made = job.make_output_folder(&output)?;
-    let mut enlarge = || -> Result<String, CliError> {
+    let enlarge = || -> Result<String, CliError> {
         output.check_writable().map_err(Error::from)?;
         let loaded = job.load(|note| reporter.tell(note))?;
+        let picture = picture::decode(&loaded, job, opened, &output)?;
         picture::enlarge(&loaded, job, &picture, (&output, format), &mut reporter)
     };
     let result = enlarge();

@@ -5,7 +5,7 @@ use tracing::info_span;
 use crate::{
     backend::give_back_freed,
     caption::document::Document,
-    image::{EncodeOptions, Encoder, Format, Output, Picture},
+    image::{EncodeOptions, Encoder, Format, Output, Picture, PictureShape, Warning},
 };
 
 use super::{
@@ -51,7 +51,7 @@ pub fn upscale(
     progress: &mut dyn Progress,
 ) -> Result<Report, Error> {
     let _span = info_span!("upscale", output = output.name()).entered();
-    let spec = JobSpec::new(engine, size_of_picture(picture), settings)?;
+    let spec = JobSpec::new(engine, picture.shape(), settings)?;
     let plan = &spec.plan;
     let (width, height) = (plan.geometry.canvas.width as u32, plan.geometry.canvas.height as u32);
     // Unload the parts of an earlier job.
@@ -104,7 +104,13 @@ fn stages(
     let context = &Context { runner: &engine.runner, picture, spec };
     let plan = &spec.plan;
     let described = caption::describe_or_kept(context, work, progress)?;
-    let encoder = encoder.with_settings(spec.record(&described.prompt).to_string());
+    let mut record = spec.record(&described.prompt);
+    for warning in &picture.warnings {
+        if let Warning::Truncated { rows_read, rows } = warning {
+            record["truncated_input"] = serde_json::json!({"rows_read": rows_read, "rows": rows});
+        }
+    }
+    let encoder = encoder.with_settings(record.to_string());
     if progress.interrupted() {
         return Err(Error::Interrupted(None));
     }
@@ -135,12 +141,16 @@ fn end_stage(engine: &Engine, plan: &Plan) {
     }
 }
 
-/// Plans the job of enlarging an `input` of width × height pixels, without running it.
+/// Plans the job of enlarging an `input`, without running it; its size, width × height, is enough.
 ///
 /// # Errors
 /// A size of zero or beyond the address range, settings that do not match the model, or insufficient memory.
-pub fn plan(engine: &Engine, input: (u32, u32), settings: &Settings) -> Result<Plan, Error> {
-    Ok(JobSpec::new(engine, input, settings)?.plan)
+pub fn plan(
+    engine: &Engine,
+    input: impl Into<PictureShape>,
+    settings: &Settings,
+) -> Result<Plan, Error> {
+    Ok(JobSpec::new(engine, input.into(), settings)?.plan)
 }
 
 /// Captions a picture ahead of its job, so that the captioner's model is loaded once for several pictures
@@ -155,7 +165,7 @@ pub fn describe_ahead(
     settings: &Settings,
     progress: &mut dyn Progress,
 ) -> Result<bool, Error> {
-    let spec = &JobSpec::new(engine, size_of_picture(picture), settings)?;
+    let spec = &JobSpec::new(engine, picture.shape(), settings)?;
     if spec.plan.memory.captions.is_none_or(|batch| batch.stays) {
         return Ok(false);
     }
@@ -174,13 +184,9 @@ pub fn describe(
     settings: &Settings,
     progress: &mut dyn Progress,
 ) -> Result<Document, Error> {
-    let spec = &JobSpec::new(engine, size_of_picture(picture), settings)?;
+    let spec = &JobSpec::new(engine, picture.shape(), settings)?;
     let context = Context { runner: &engine.runner, picture, spec };
     Ok(caption::describe(&context, true, progress)?.document)
-}
-
-fn size_of_picture(picture: &Picture) -> (u32, u32) {
-    (picture.width, picture.height)
 }
 
 #[cfg(test)]

@@ -92,10 +92,10 @@ impl Walk {
     fn file(&mut self, root: &Path, path: PathBuf) {
         match format_of_file(&root.join(&path)) {
             Ok(format) => self.pictures.push(FoundPicture { path, format }),
-            Err(ImageError::Unsupported { kind, .. }) => {
-                match self.unsupported.iter_mut().find(|(known, _)| *known == kind) {
+            Err(ImageError::UnsupportedFormat { kind, .. }) => {
+                match self.unsupported.iter_mut().find(|(known, _)| known == kind) {
                     Some((_, count)) => *count += 1,
-                    None => self.unsupported.push((kind, 1)),
+                    None => self.unsupported.push((kind.to_owned(), 1)),
                 }
             }
             Err(_) => {}

@@ -11,17 +11,27 @@ use jpeg_encoder::{
     EncodingError, ImageBuffer, JpegColorType, PixelDensity, PixelDensityUnit, SamplingFactor,
     rgb_to_ycbcr,
 };
+use sha2::{Digest as _, Sha256};
 
-use super::{format_writer::FormatWriter, options::EncodeOptions, shape::SampleShape};
+use super::{
+    format_writer::FormatWriter,
+    options::{EncodeOptions, SOFTWARE},
+    shape::SampleShape,
+};
 use crate::image::error::{ImageError, Result, Warning};
 use crate::image::format::Format;
-use crate::image::metadata::{JPEG_EXIF, JPEG_XMP};
+use crate::image::metadata::{JPEG_EXIF, JPEG_XMP, JPEG_XMP_MORE, xmp};
 use crate::image::{output::OpenOutput, sink::Sink};
 
 /// Bands that may wait for the encoder.
 const QUEUE: usize = 2;
 /// Most bytes of an APP segment's payload.
 const MAX_SEGMENT: usize = 65_533;
+/// Bytes that the encoder writes first: the marker of the beginning, and JFIF's segment.
+const HEAD: usize = 2 + 18;
+/// Bytes of a packet in a segment that continues it, and what stands before them: prefix, identifier, length, offset.
+const PART: usize = 65_400;
+const PART_HEAD: usize = JPEG_XMP_MORE.len() + 32 + 4 + 4;
 /// Parts of a profile: their number is one byte, and each part has a head of 14 bytes.
 const MAX_ICC: usize = 254 * (MAX_SEGMENT - 14);
 
@@ -39,12 +49,11 @@ impl JpegWriter {
     pub(super) fn new(
         target: &OpenOutput,
         shape: SampleShape,
-        options: &EncodeOptions,
+        options: EncodeOptions,
         warnings: &mut Vec<Warning>,
     ) -> Result<Self> {
         let name = target.name().to_owned();
         let sink = target.sink()?;
-        let segments = segments(options, warnings);
         let (sender, receiver) = sync_channel(QUEUE);
         let quality = options.quality.clamp(1, 100);
         let density = options.dpi.map(|(x, y)| PixelDensity {
@@ -54,6 +63,8 @@ impl JpegWriter {
         let abandoned = Arc::new(AtomicBool::new(false));
         let mut out = Guarded {
             writer: BufWriter::with_capacity(1 << 16, sink.clone()),
+            head: HEAD,
+            segments: segments(options, warnings),
             abandoned: Arc::clone(&abandoned),
         };
         let source = JpegRows {
@@ -72,9 +83,6 @@ impl JpegWriter {
             }
             if let Some(density) = density {
                 encoder.set_density(density);
-            }
-            for (number, data) in segments {
-                encoder.add_app_segment(number, data)?;
             }
             encoder.encode_image(source)?;
             Ok(out.flush()?)
@@ -195,9 +203,13 @@ impl ImageBuffer for JpegRows {
     }
 }
 
-/// A writer that fails once the rows stopped coming.
+/// A writer that puts the segments behind the first ones of the encoder, which knows no comments, and that fails
+/// once the rows stopped coming.
 struct Guarded {
     writer: BufWriter<Sink>,
+    /// Bytes of the encoder that come before the segments.
+    head: usize,
+    segments: Vec<u8>,
     abandoned: Arc<AtomicBool>,
 }
 
@@ -205,6 +217,14 @@ impl Write for Guarded {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.abandoned.load(Ordering::Relaxed) {
             return Err(io::Error::other("rows are missing"));
+        }
+        if self.head > 0 {
+            let count = self.writer.write(&bytes[..bytes.len().min(self.head)])?;
+            self.head -= count;
+            return Ok(count);
+        }
+        if !self.segments.is_empty() {
+            self.writer.write_all(&std::mem::take(&mut self.segments))?;
         }
         self.writer.write(bytes)
     }
@@ -214,29 +234,72 @@ impl Write for Guarded {
     }
 }
 
-/// APP segments in their usual order: EXIF, XMP, profile. Blocks that do not fit are left out with a warning.
-fn segments(options: &EncodeOptions, warnings: &mut Vec<Warning>) -> Vec<(u8, Vec<u8>)> {
+/// Segments in their usual order: EXIF, XMP, profile, comments. Blocks that do not fit are left out with a warning.
+fn segments(options: EncodeOptions, warnings: &mut Vec<Warning>) -> Vec<u8> {
     let mut segments = Vec::new();
-    let blocks = [("EXIF", JPEG_EXIF, &options.exif), ("XMP", JPEG_XMP, &options.xmp)];
-    for (what, prefix, block) in blocks {
-        let Some(block) = block else { continue };
-        if prefix.len() + block.len() <= MAX_SEGMENT {
-            segments.push((1, [prefix, block].concat()));
+    if let Some(exif) = options.exif {
+        if JPEG_EXIF.len() + exif.len() <= MAX_SEGMENT {
+            push(&mut segments, 0xE1, &[JPEG_EXIF, &exif]);
         } else {
-            warnings.push(Warning::MetadataDropped(what, Format::Jpeg));
+            warnings.push(Warning::MetadataDropped("EXIF", Format::Jpeg));
         }
     }
-    if let Some(icc) = &options.icc {
+    if let Some(packet) = options.xmp {
+        push_packet(&mut segments, packet, warnings);
+    }
+    if let Some(icc) = options.icc {
         if icc.len() <= MAX_ICC {
             let parts = icc.chunks(MAX_SEGMENT - 14);
             let count = parts.len() as u8;
             for (part, number) in parts.zip(1u8..) {
-                let head = [b"ICC_PROFILE\0".as_slice(), &[number, count]].concat();
-                segments.push((2, [head.as_slice(), part].concat()));
+                push(&mut segments, 0xE2, &[b"ICC_PROFILE\0", &[number, count], part]);
             }
         } else {
             warnings.push(Warning::MetadataDropped("ICC profile", Format::Jpeg));
         }
     }
+    for comment in options.texts {
+        comment
+            .text
+            .as_bytes()
+            .chunks(MAX_SEGMENT)
+            .for_each(|part| push(&mut segments, 0xFE, &[part]));
+    }
     segments
+}
+
+/// A packet, in parts that follow a packet of their own if it is too large for one segment.
+fn push_packet(segments: &mut Vec<u8>, packet: Vec<u8>, warnings: &mut Vec<Warning>) {
+    if JPEG_XMP.len() + packet.len() <= MAX_SEGMENT {
+        return push(segments, 0xE1, &[JPEG_XMP, &packet]);
+    }
+    let settings = xmp::settings(&packet);
+    let more = xmp::without_settings(packet);
+    // The standard asks for the MD5 sum of the parts; nothing but being the same in all of them is made of it.
+    let sum = Sha256::digest(&more);
+    let guid: String = sum.iter().take(16).map(|byte| format!("{byte:02X}")).collect();
+    let settings = settings.as_deref().map(|settings| (SOFTWARE, settings));
+    let additions = xmp::Additions { settings, ..xmp::Additions::default() };
+    let head = xmp::announcing(&guid, &additions);
+    let Ok(length) = u32::try_from(more.len()) else {
+        return warnings.push(Warning::MetadataDropped("XMP", Format::Jpeg));
+    };
+    if JPEG_XMP.len() + head.len() > MAX_SEGMENT {
+        return warnings.push(Warning::MetadataDropped("XMP", Format::Jpeg));
+    }
+    let parts = more.len().div_ceil(PART);
+    segments.reserve_exact(MAX_SEGMENT + more.len() + parts * (PART_HEAD + 4));
+    push(segments, 0xE1, &[JPEG_XMP, &head]);
+    for (i, part) in more.chunks(PART).enumerate() {
+        let numbers = [length.to_be_bytes(), ((i * PART) as u32).to_be_bytes()].concat();
+        push(segments, 0xE1, &[JPEG_XMP_MORE, guid.as_bytes(), &numbers, part]);
+    }
+}
+
+/// A segment whose payload are these parts, at most [`MAX_SEGMENT`] bytes.
+fn push(segments: &mut Vec<u8>, marker: u8, parts: &[&[u8]]) {
+    let length: usize = parts.iter().map(|part| part.len()).sum();
+    segments.extend([0xFF, marker]);
+    segments.extend((length as u16 + 2).to_be_bytes());
+    parts.iter().for_each(|part| segments.extend_from_slice(part));
 }

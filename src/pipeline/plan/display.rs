@@ -15,7 +15,7 @@ impl fmt::Display for Plan {
         let Geometry { input, canvas, grid, shape, .. } = geometry;
         let side = grid.region_side();
         let factor = shape.factor;
-        writeln!(f, "input         {} × {} px", input.0, input.1)?;
+        writeln!(f, "input         {} × {} px", input.width, input.height)?;
         writeln!(f, "output        {} × {} px", canvas.width, canvas.height)?;
         writeln!(
             f,
@@ -111,6 +111,7 @@ impl fmt::Display for MemoryPlan {
 impl fmt::Display for MemoryStage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
+            Self::Read => "read",
             Self::Caption => "caption",
             Self::Text => "text",
             Self::Encode => "encode",

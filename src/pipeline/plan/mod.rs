@@ -15,6 +15,8 @@ use needs::Draft;
 use sampling::SamplingPlan;
 use tiles::Span;
 
+use crate::image::PictureShape;
+
 use super::{
     error::Error, model::Model, runner::Runner, settings::Settings, work::files::WorkLayout,
 };
@@ -40,7 +42,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Plans the job of enlarging an `input` of width × height pixels.
+    /// Plans the job of enlarging an `input`.
     ///
     /// # Errors
     /// A size of zero or beyond the address range, errors of [`SamplingPlan::resolve`], or insufficient
@@ -48,7 +50,7 @@ impl Plan {
     pub(crate) fn new(
         model: &Model,
         runner: &Runner,
-        input: (u32, u32),
+        input: PictureShape,
         settings: &Settings,
     ) -> Result<Self, Error> {
         let geometry = Geometry::new(model, input, settings)?;

@@ -172,7 +172,7 @@ pub fn job(settings: Settings) -> JobSpec {
         SamplingPlan::resolve(&config, &schedule, &ModelDefaults::default(), &settings).unwrap();
     let canvas = CanvasSize::for_pixels(60, 40, FACTOR).unwrap();
     let geometry = Geometry {
-        input: (30, 20),
+        input: (30, 20).into(),
         canvas,
         grid: RegionGrid::new(canvas.latent_height, canvas.latent_width, 8, 2).unwrap(),
         low_resolution: None,
