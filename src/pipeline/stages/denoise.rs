@@ -24,6 +24,7 @@ use crate::{
         },
     },
     priors::{attention::AttentionPrior, structure::StructurePrior},
+    units,
 };
 
 /// Draws of the noise field: the canvas, the low-resolution latent of the attention prior, then one for
@@ -85,7 +86,9 @@ pub fn run(
     denoise.run(work, progress)?;
     if let count @ 1.. = denoise.redone.get() {
         let dtype = runner.dtype().as_str();
-        progress.note(&format!("{count} regions overflowed in {dtype} and were redone in f32"));
+        let (regions, were) =
+            (units::count(count, "region"), if count == 1 { "was" } else { "were" });
+        progress.note(&format!("{regions} overflowed in {dtype} and {were} redone in f32"));
     }
     Ok(())
 }
@@ -411,6 +414,10 @@ mod tests {
     ) -> Result<Vec<f32>, Error> {
         let context = context(runner, picture, spec);
         let mut work = bench.open(spec);
+        let tiles = spec.plan.tile_rows.len() * spec.plan.tile_columns.len();
+        if work.journal.done().tiles < tiles {
+            work.journal.append(Record::Encoded { tiles })?;
+        }
         for (at, value) in work.files.zl.as_mut_slice().iter_mut().enumerate() {
             *value = (at % 13) as f32 / 6.0 - 1.0;
         }

@@ -13,7 +13,7 @@ use super::context::Context;
 use crate::{
     canvas::{CanvasSize, RegionGrid},
     caption::wording::Fits,
-    image::{Output, Picture},
+    image::{Format, Output, Picture},
     model::{
         denoiser::{Conditioning, Denoiser, MicroConditioning, Prior},
         text::{Cut, TextConditioning},
@@ -117,7 +117,7 @@ impl Compute for Fake {
     }
 
     fn cut(&self, text: &str) -> Result<Option<Cut>, Error> {
-        Ok((text.len() > 20).then_some(Cut { tokens: text.len(), limit: 20, at: 20 }))
+        Ok((text.len() > 20).then_some(Cut { tokens: text.len(), is_all: true, limit: 20, at: 20 }))
     }
 
     fn fits(&self) -> Result<Fits<'static>, Error> {
@@ -235,7 +235,8 @@ impl Bench {
     pub fn open(&self, spec: &JobSpec) -> WorkFolder {
         let output = Output::Path(self.output());
         let layout = spec.plan.layout(3 * spec.plan.geometry.canvas.width);
-        WorkFolder::open(&WorkOptions::default(), &output, &json!({}), &layout).unwrap()
+        let output = (&output, Format::Png);
+        WorkFolder::open(&WorkOptions::default(), output, &json!({}), &layout).unwrap()
     }
 }
 
