@@ -48,6 +48,7 @@ pub mod image;
 // Hidden: not a stable interface. Public because tests/ and benches/ compare every part with its reference.
 #[doc(hidden)]
 pub mod model;
+mod new_file;
 pub mod pipeline;
 // Hidden for the same reason.
 #[doc(hidden)]

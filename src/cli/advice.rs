@@ -6,7 +6,7 @@ use cupscale::{
     image::ImageError,
     pipeline::Error,
     sampler::SamplerError,
-    weights::{FileContents, WeightsError, registry::ModelError},
+    weights::{FileContents, WeightsError, hub::HubError, registry::ModelError},
 };
 
 use super::error::CliError;
@@ -78,6 +78,9 @@ fn of_models(error: &ModelError) -> String {
         }
         ModelError::Incomplete { name, own: false, .. } => {
             format!(": cupscale-fast models pull {name}")
+        }
+        ModelError::Hub(HubError::TokenInClear(_)) => {
+            " (an https:// --endpoint encrypts; --insecure sends it all the same)".to_owned()
         }
         ModelError::NoRevision { parts, .. } => format!("; give --revision with {parts}"),
         _ => String::new(),

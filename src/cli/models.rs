@@ -122,8 +122,11 @@ fn add(store: &Store, args: &AddArgs) -> Result<(), CliError> {
 }
 
 fn pull(store: &Store, args: &PullArgs) -> Result<(), CliError> {
-    let options =
-        HubOptions { endpoint: args.endpoint.clone(), token_file: args.token_file.clone() };
+    let options = HubOptions {
+        endpoint: args.endpoint.clone(),
+        token_file: args.token_file.clone(),
+        insecure: args.insecure,
+    };
     let hub = Hub::new(options).map_err(ModelError::from)?;
     let mut reporter = Reporter::new(args.watch.show());
     let report = registry::pull(store, &hub, &args.name, args.revision.as_deref(), &mut reporter)?;

@@ -5,7 +5,9 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use super::store::LONGEST_DESCRIPTION;
 use super::{Kind, LoraRef, ModelEntry, ModelError, Role, check};
+use crate::weights::small_file::read_small;
 
 const EMBEDDED: &str = include_str!("../../../models/registry.json");
 const EMBEDDED_NAME: &str = "models/registry.json";
@@ -32,7 +34,7 @@ impl Registry {
         let mut registry = Self { models: Vec::new() };
         registry.extend(EMBEDDED.as_bytes(), EMBEDDED_NAME)?;
         let additions = root.join("registry.json");
-        match std::fs::read(&additions) {
+        match read_small(&additions, LONGEST_DESCRIPTION) {
             Ok(bytes) => registry.extend(&bytes, &additions.display().to_string())?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(ModelError::io(&additions, error)),

@@ -211,7 +211,7 @@ impl Jpeg<'_> {
 
     /// The rows that are there, and the last of them again in place of the others.
     fn part(
-        self,
+        mut self,
         reach: &Reach,
         take: &mut dyn FnMut(&[f32]) -> Result<()>,
     ) -> Result<Vec<Warning>> {
@@ -228,6 +228,8 @@ impl Jpeg<'_> {
             };
             return Err(ImageError::unreadable(self.name, Format::Jpeg, reason));
         }
+        // Room is made for what is there.
+        self.frame.height = reach.rows;
         let last = self.render(reach.rows, take)?;
         for _ in reach.rows..height {
             take(&last)?;

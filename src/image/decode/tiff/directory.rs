@@ -555,8 +555,9 @@ impl Layout {
     pub(super) fn scratch_bytes(&self) -> u64 {
         let whole = matches!(self.compression, Compression::Jpeg | Compression::WebP);
         // Samples, and twice as much for the coefficients of a JPEG.
-        let chunk = (self.chunk.0 * self.chunk.1) as u64 * 3 * self.samples as u64;
-        if whole { chunk * self.grid().0 as u64 } else { 0 }
+        let pixels = (self.chunk.0 as u64).saturating_mul(self.chunk.1 as u64);
+        let each = 3 * self.samples as u64 * self.grid().0 as u64;
+        if whole { pixels.saturating_mul(each) } else { 0 }
     }
 
     /// There must be as many chunks as the size asks for.

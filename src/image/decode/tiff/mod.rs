@@ -113,7 +113,7 @@ impl Decode for Tiff {
     }
 
     fn rows(self: Box<Self>, take: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<Vec<Warning>> {
-        let Self { name, source, layout, allow_truncated, .. } = *self;
+        let Self { name, source, layout, header, allow_truncated } = *self;
         let source = RefCell::new(source);
         // A picture of floats is read twice: once for their range.
         let (range, note) = if layout.kind.format == Numbers::Float {
@@ -123,7 +123,7 @@ impl Decode for Tiff {
         };
         let mut warnings: Vec<Warning> = note.map(Warning::Interpreted).into_iter().collect();
         let mut converter = Converter::new(&layout, range);
-        let (height, row) = (layout.height, layout.width * self.header.layout.channels());
+        let (height, row) = (layout.height, layout.width * header.layout.channels());
         let band = band_rows(layout.width as u32) * row;
         let mut out = Vec::new();
         let mut last = Vec::new();
