@@ -53,6 +53,7 @@ pub mod pipeline;
 // Hidden for the same reason.
 #[doc(hidden)]
 pub mod priors;
+mod ranges;
 pub mod sampler;
 pub mod units;
 pub mod weights;

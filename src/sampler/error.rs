@@ -1,5 +1,7 @@
 //! Errors of schedules and samplers, in one line each.
 
+use crate::ranges::OutOfRange;
+
 /// Errors of schedules and samplers.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -7,6 +9,9 @@ pub enum SamplerError {
     /// The scheduler config is not JSON, or says something that has no meaning here.
     #[error("not a scheduler config that can be used: {0}")]
     Config(#[from] serde_json::Error),
+    /// A number that no scheduler has.
+    #[error("not a scheduler config that can be used: {0}")]
+    Range(#[from] OutOfRange),
     /// The scheduler class has no counterpart here.
     #[error("the model's scheduler class {class:?} is not supported; choose a sampler ({known})")]
     UnsupportedScheduler {

@@ -2,23 +2,73 @@
 
 use std::fmt::Debug;
 
-use super::{error::SamplerError, schedule::Schedule, update::Update};
+use super::{error::SamplerError, level::Level, schedule::Schedule, update::Update};
 
-/// One step of a sampler, by its timesteps.
+/// The quantity to which the denoiser's output is brought before a step ([`Schedule::convert`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PredictionForm {
+    /// The noise ε.
+    Noise,
+    /// The clean latent x̂0: near pure noise, where ε says nothing of it, for a model that predicts v or x0.
+    Clean,
+}
+
+/// One step of a sampler.
 ///
-/// Timesteps are whole numbers, but for Euler with linspace spacing: there they lie between two of the
-/// training's, and the denoiser is told the fraction.
+/// Timesteps are whole numbers, but for Euler with linspace spacing or noise levels of its own: there they lie between
+/// two of the training's, and the denoiser is told the fraction.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Step {
     /// Position among all `N` steps of the schedule, also where a run takes only the last of them.
     pub index: usize,
-    /// The timestep the canvas is at, 0 to T−1.
+    /// The timestep that the denoiser is told, 0 to T−1.
     pub t: f64,
     /// The timestep the step leads to; `None` past the end of the schedule, where every sampler has its own
     /// idea of what is left.
     pub t_prev: Option<f64>,
+    /// The level the canvas is at: that of `t`, but for noise levels that are not the training's.
+    pub level: Level,
+    /// The level the step leads to.
+    pub to: Level,
+    /// The quantity that the step is taken with.
+    pub form: PredictionForm,
     /// `true` for the last step.
     pub last: bool,
+}
+
+/// A combination of the latent z, the clean latent x̂0 that a prediction implies, and the noise ε.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Terms {
+    pub z: f64,
+    pub x0: f64,
+    pub eps: f64,
+}
+
+impl Terms {
+    /// The clean latent itself.
+    pub const CLEAN: Self = Self { z: 0.0, x0: 1.0, eps: 0.0 };
+}
+
+impl Step {
+    /// Factors of z and of the prediction in a combination, by `z = signal·x̂0 + spread·ε`.
+    ///
+    /// # Errors
+    /// [`SamplerError::NoSignal`] where x̂0 would have to be made of the noise alone.
+    pub(super) fn resolve(&self, terms: Terms) -> Result<(f64, f64), SamplerError> {
+        let Level { signal, spread } = self.level;
+        let Terms { z, x0, eps } = terms;
+        match self.form {
+            PredictionForm::Noise if signal > 0.0 => {
+                let of_z = x0 / signal;
+                Ok((z + of_z, eps - of_z * spread))
+            }
+            PredictionForm::Noise => Err(SamplerError::NoSignal { t: self.t }),
+            PredictionForm::Clean => {
+                let of_z = eps / spread;
+                Ok((z + of_z, x0 - of_z * signal))
+            }
+        }
+    }
 }
 
 /// A way to walk down the noise levels with one noise prediction per step.
@@ -28,6 +78,13 @@ pub trait Sampler: Debug + Send + Sync {
     /// # Errors
     /// [`SamplerError::StepCount`] or [`SamplerError::TimestepRange`].
     fn steps(&self, schedule: &Schedule, n: usize) -> Result<Vec<Step>, SamplerError>;
+
+    /// The steps through given timesteps, the highest first, each leading to the next.
+    ///
+    /// # Errors
+    /// [`SamplerError::TimestepRange`], or [`SamplerError::UnsupportedSetting`] for a sampler whose noise levels are not
+    /// the training's.
+    fn through(&self, schedule: &Schedule, timesteps: &[f64]) -> Result<Vec<Step>, SamplerError>;
 
     /// The update for one of those steps; `earlier` are the steps of the run before it, in the order in which they
     /// were taken. A multistep sampler says in [`Update::kept`] what later steps may read, and in [`Update::history`]
@@ -43,13 +100,39 @@ pub trait Sampler: Debug + Send + Sync {
     ) -> Result<Update, SamplerError>;
 }
 
-/// The steps through these timesteps, each leading to the next.
-pub(super) fn steps_through(timesteps: &[f64]) -> Vec<Step> {
-    let step = |(index, &t)| {
-        let t_prev = timesteps.get(index + 1).copied();
-        Step { index, t, t_prev, last: t_prev.is_none() }
+/// The steps through timesteps and their levels, each leading to the next and the last one to `end`.
+pub(super) fn steps_through(
+    schedule: &Schedule,
+    points: &[(f64, Level)],
+    end: Level,
+) -> Vec<Step> {
+    let step = |(index, &(t, level)): (usize, &(f64, Level))| {
+        let next = points.get(index + 1);
+        Step {
+            index,
+            t,
+            t_prev: next.map(|&(t, _)| t),
+            level,
+            to: next.map_or(end, |&(_, level)| level),
+            form: schedule.form(level),
+            last: next.is_none(),
+        }
     };
-    timesteps.iter().enumerate().map(step).collect()
+    points.iter().enumerate().map(step).collect()
+}
+
+/// As [`steps_through`], at the training's own levels.
+///
+/// # Errors
+/// [`SamplerError::TimestepRange`].
+pub(super) fn steps_at(
+    schedule: &Schedule,
+    timesteps: &[f64],
+    end: Level,
+) -> Result<Vec<Step>, SamplerError> {
+    let point = |&t: &f64| Ok((t, schedule.level(t)?));
+    let points = timesteps.iter().map(point).collect::<Result<Vec<_>, SamplerError>>()?;
+    Ok(steps_through(schedule, &points, end))
 }
 
 /// The updates of a run that takes these steps one after the other. What no later step reads is not kept.

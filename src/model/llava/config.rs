@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use super::LlavaError;
 use crate::model::text::HiddenAct;
+use crate::ranges;
 
 /// A checked configuration.
 #[derive(Clone, Debug)]
@@ -157,6 +158,8 @@ impl LlavaConfig {
     /// # Errors
     /// A field of the wrong type, or a value that this program does not support.
     pub fn from_json(config: &Value, generation: &Value) -> Result<Self, LlavaError> {
+        ranges::check(config)?;
+        ranges::check(generation)?;
         let raw: RawLlavaConfig = parse(config)?;
         let is_next = match raw.model_type.as_str() {
             "llava" => false,
@@ -406,6 +409,7 @@ impl DecoderConfig {
     /// # Errors
     /// As [`LlavaConfig::from_json`].
     pub fn from_json(config: &Value) -> Result<Self, LlavaError> {
+        ranges::check(config)?;
         let given = |field: &str| config.get(field);
         let family = match given("model_type").and_then(Value::as_str).unwrap_or("llama") {
             "llama" => DecoderFamily::Llama,

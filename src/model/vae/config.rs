@@ -4,6 +4,8 @@
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::ranges::{self, OutOfRange};
+
 /// Reason why an autoencoder cannot be built.
 #[derive(Debug, thiserror::Error)]
 pub enum VaeError {
@@ -13,6 +15,8 @@ pub enum VaeError {
     Unsupported { class: &'static str, field: &'static str, value: String, supported: &'static str },
     #[error("{class}: {source}")]
     Config { class: &'static str, source: serde_json::Error },
+    #[error("{class}: {source}")]
+    Range { class: &'static str, source: OutOfRange },
     /// Error of the backend, of which the first line is for people; the rest is a backtrace.
     #[error("{}", .0.to_string().lines().next().unwrap_or_default())]
     Tensor(#[from] candle_core::Error),
@@ -91,6 +95,7 @@ impl KlConfig {
     /// A field of the wrong type, or a value that this program does not support.
     pub fn from_json(config: &Value) -> Result<Self, VaeError> {
         let class = "AutoencoderKL";
+        ranges::check(config).map_err(|source| VaeError::Range { class, source })?;
         let config: Self = serde_json::from_value(config.clone())
             .map_err(|source| VaeError::Config { class, source })?;
         let fail = |field, value: String, supported| {
@@ -177,6 +182,7 @@ impl TinyConfig {
     /// A field of the wrong type, or a value that this program does not support.
     pub fn from_json(config: &Value) -> Result<Self, VaeError> {
         let class = "AutoencoderTiny";
+        ranges::check(config).map_err(|source| VaeError::Range { class, source })?;
         let config: Self = serde_json::from_value(config.clone())
             .map_err(|source| VaeError::Config { class, source })?;
         let fail = |field, value: String, supported| {

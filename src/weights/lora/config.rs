@@ -6,6 +6,8 @@
 
 use serde_json::Value;
 
+use crate::ranges;
+
 /// Fields of a peft configuration that decide the scale of a module.
 #[derive(Debug, Default)]
 pub(super) struct AdapterConfig {
@@ -21,6 +23,7 @@ impl AdapterConfig {
     /// # Errors
     /// A kind of adapter that is no plain LoRA, or a field that is not what it should be.
     pub(super) fn from_json(json: &Value, prefix: &str) -> Result<Self, String> {
+        ranges::check(json).map_err(|error| error.to_string())?;
         let field =
             |name: &str| json.get(format!("{prefix}{name}")).filter(|value| !value.is_null());
         let flag = |name: &str| field(name).and_then(Value::as_bool).unwrap_or(false);

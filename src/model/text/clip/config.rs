@@ -5,6 +5,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::model::text::TextError;
+use crate::ranges;
 
 /// The activation of the encoder's MLPs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +77,7 @@ impl ClipTextConfig {
     /// # Errors
     /// A field of the wrong type, or a value that this program does not support.
     pub fn from_json(config: &Value) -> Result<Self, TextError> {
+        ranges::check(config)?;
         let raw: RawClipConfig =
             serde_json::from_value(config.clone()).map_err(TextError::Config)?;
         let fail = |field, value: String, supported| {
