@@ -7,7 +7,6 @@ mod jpeg;
 mod png;
 mod tiff;
 mod webp;
-mod whole;
 
 use std::io::{Read, Seek as _};
 

@@ -29,8 +29,9 @@ const QUEUE: usize = 2;
 const MAX_SEGMENT: usize = 65_533;
 /// Bytes that the encoder writes first: the marker of the beginning, and JFIF's segment.
 const HEAD: usize = 2 + 18;
-/// Bytes of a packet in a segment that continues it.
+/// Bytes of a packet in a segment that continues it, and what stands before them: prefix, identifier, length, offset.
 const PART: usize = 65_400;
+const PART_HEAD: usize = JPEG_XMP_MORE.len() + 32 + 4 + 4;
 /// Parts of a profile: their number is one byte, and each part has a head of 14 bytes.
 const MAX_ICC: usize = 254 * (MAX_SEGMENT - 14);
 
@@ -286,6 +287,8 @@ fn push_packet(segments: &mut Vec<u8>, packet: Vec<u8>, warnings: &mut Vec<Warni
     if JPEG_XMP.len() + head.len() > MAX_SEGMENT {
         return warnings.push(Warning::MetadataDropped("XMP", Format::Jpeg));
     }
+    let parts = more.len().div_ceil(PART);
+    segments.reserve_exact(MAX_SEGMENT + more.len() + parts * (PART_HEAD + 4));
     push(segments, 0xE1, &[JPEG_XMP, &head]);
     for (i, part) in more.chunks(PART).enumerate() {
         let numbers = [length.to_be_bytes(), ((i * PART) as u32).to_be_bytes()].concat();

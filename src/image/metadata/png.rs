@@ -80,9 +80,15 @@ pub(crate) fn read<F: Read + Seek>(file: &mut F, budget: &mut Budget<'_>) -> Res
             continue;
         }
         let text = if place.kind == *b"iTXt" {
-            String::from_utf8(data).unwrap_or_else(|error| from_latin1(error.as_bytes()))
+            String::from_utf8(data).unwrap_or_else(|error| from_latin1(error.into_bytes()))
         } else {
-            from_latin1(&data)
+            // Characters beyond ASCII take twice their bytes.
+            if !data.is_ascii() && data.len() as u64 > budget.left() {
+                budget.too_large(what);
+                continue;
+            }
+            budget.spend(if data.is_ascii() { 0 } else { data.len() as u64 });
+            from_latin1(data)
         };
         if let Some(kind) = keyword.strip_prefix(RAW_PROFILE)
             && keep_raw_profile(kind, &text, &mut metadata)
@@ -136,7 +142,7 @@ fn walk<F: Read + Seek>(file: &mut F, chunks: &mut Chunks, head_only: bool) -> i
                 passed = data.passed();
                 match keyword {
                     Some(_) if chunks.texts.len() == MAX_TEXTS => chunks.more_texts = true,
-                    Some(keyword) => chunks.texts.push((from_latin1(&keyword), place)),
+                    Some(keyword) => chunks.texts.push((from_latin1(keyword), place)),
                     None => {}
                 }
             }
@@ -269,7 +275,7 @@ fn read_text<F: Read + Seek>(
         b"iTXt" => {
             let compressed = data.byte()? == 1;
             data.byte()?;
-            language = from_latin1(&data.name()?);
+            language = from_latin1(data.name()?);
             translated = String::from_utf8_lossy(&data.name()?).into_owned();
             compressed
         }

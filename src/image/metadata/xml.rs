@@ -3,6 +3,22 @@
 
 use std::ops::Range;
 
+/// Entities of characters that stand in texts of ours or of common writers.
+const ENTITIES: [(&str, char); 12] = [
+    ("&lt;", '<'),
+    ("&gt;", '>'),
+    ("&quot;", '"'),
+    ("&amp;", '&'),
+    ("&apos;", '\''),
+    ("&#39;", '\''),
+    ("&#10;", '\n'),
+    ("&#xA;", '\n'),
+    ("&#13;", '\r'),
+    ("&#xD;", '\r'),
+    ("&#9;", '\t'),
+    ("&#x9;", '\t'),
+];
+
 /// Kind of a tag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TagKind {
@@ -197,18 +213,18 @@ pub(crate) fn escape(text: &str) -> String {
 
 /// The inverse of [`escape`].
 pub(crate) fn unescape(text: &str) -> String {
-    text.replace("&lt;", "<")
-        .replace("&gt;", ">")
-        .replace("&quot;", "\"")
-        .replace("&#39;", "'")
-        .replace("&apos;", "'")
-        .replace("&#10;", "\n")
-        .replace("&#xA;", "\n")
-        .replace("&#13;", "\r")
-        .replace("&#xD;", "\r")
-        .replace("&#9;", "\t")
-        .replace("&#x9;", "\t")
-        .replace("&amp;", "&")
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('&') {
+        out.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let known = ENTITIES.iter().find(|(entity, _)| rest.starts_with(entity));
+        let (entity, character) = known.copied().unwrap_or(("&", '&'));
+        out.push(character);
+        rest = &rest[entity.len()..];
+    }
+    out.push_str(rest);
+    out
 }
 
 #[cfg(test)]
