@@ -59,6 +59,9 @@ pub mod pipeline;
 pub mod priors;
 mod ranges;
 pub mod sampler;
+// Hidden: for the program of this package.
+#[doc(hidden)]
+pub mod temporary;
 pub mod units;
 pub mod weights;
 

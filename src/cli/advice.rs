@@ -40,11 +40,11 @@ fn of_job(error: &Error) -> String {
             "; try --quantize q8_0, a smaller picture, or a larger --max-memory".to_owned()
         }
         Error::OutOfMemory => "; close what else uses it, or try --device cpu".to_owned(),
-        Error::OtherJob { .. } => "; --fresh begins anew".to_owned(),
+        Error::OtherJob { .. } | Error::DamagedWork { .. } => "; --fresh begins anew".to_owned(),
         Error::Image(ImageError::MetadataTooLarge { .. }) => {
             "; a larger --max-metadata lets it in".to_owned()
         }
-        Error::NoRoom { .. } => " with --work-dir".to_owned(),
+        Error::NoRoom { .. } | Error::NotOwn { .. } => " with --work-dir".to_owned(),
         Error::Sampler(SamplerError::UnsupportedScheduler { .. }) => " with --sampler".to_owned(),
         Error::Weights(
             WeightsError::NotAModel { contents, .. } | WeightsError::NoSuchPart { contents, .. },

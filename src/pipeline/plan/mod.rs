@@ -93,6 +93,8 @@ impl Plan {
             history: self.sampling.history(),
             low_resolution: *low_resolution,
             rows: (canvas.height, row_bytes),
+            tiles: self.tile_rows.len() * self.tile_columns.len(),
+            steps: self.sampling.steps.len(),
         }
     }
 }
