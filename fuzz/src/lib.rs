@@ -1,0 +1,24 @@
+//! What the fuzz targets share: an allocator that counts, so that every reader has a bound on memory and not only on
+//! faults, and the properties of pictures and configurations.
+
+mod config;
+mod heap;
+mod picture;
+mod scratch;
+
+pub use config::{config, json};
+pub use heap::within;
+pub use picture::picture;
+pub use scratch::Scratch;
+
+/// Bytes of a kibibyte and a mebibyte.
+pub const KIB: usize = 1 << 10;
+pub const MIB: usize = 1 << 20;
+
+/// Checks that a message of an error is one line of bounded length without control characters: it goes to a terminal.
+#[track_caller]
+pub fn one_line(message: impl ToString) {
+    let message = message.to_string();
+    assert!(message.len() < 4 * KIB, "a message of {} bytes", message.len());
+    assert!(!message.contains(char::is_control), "control characters in {message:?}");
+}
