@@ -10,9 +10,13 @@ fuzz_target!(|bytes: &[u8]| -> Corpus {
     match within(MIB + 64 * text.len(), || Document::parse(text, "captions.json")) {
         Ok(document) => {
             let grid = document.grid();
-            assert_eq!(document.regions().len() as u64, u64::from(grid.rows) * u64::from(grid.cols));
+            assert_eq!(
+                document.regions().len() as u64,
+                u64::from(grid.rows) * u64::from(grid.cols)
+            );
             let written = document.to_json();
-            let read = Document::parse(&written, "captions.json").expect("what was read can be written");
+            let read =
+                Document::parse(&written, "captions.json").expect("what was read can be written");
             assert_eq!(read, document);
             assert_eq!(read.to_json(), written);
         }

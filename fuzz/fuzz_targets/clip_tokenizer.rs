@@ -9,7 +9,8 @@ use libfuzzer_sys::{Corpus, fuzz_target};
 fuzz_target!(|bytes: &[u8]| -> Corpus {
     let Ok(text) = std::str::from_utf8(bytes) else { return Corpus::Reject };
     let parts: Vec<&str> = text.split("\n---\n").collect();
-    let part = |index: usize| parts.get(index).map(|part| part.as_bytes()).filter(|part| !part.is_empty());
+    let part =
+        |index: usize| parts.get(index).map(|part| part.as_bytes()).filter(|part| !part.is_empty());
     let files = TokenizerFiles {
         tokenizer_config_json: part(0),
         special_tokens_map_json: part(1),
@@ -27,8 +28,11 @@ fuzz_target!(|bytes: &[u8]| -> Corpus {
         }
     };
     let last = parts.last().copied().unwrap_or_default();
-    for text in ["", "an old harbour, 12 boats!", "<|endoftext|> é\u{301} \u{1F3F3}\u{FE0F}", last] {
-        let Ok(ids) = within(4 * MIB + 1024 * bytes.len(), || tokenizer.encode(text)) else { continue };
+    for text in ["", "an old harbour, 12 boats!", "<|endoftext|> é\u{301} \u{1F3F3}\u{FE0F}", last]
+    {
+        let Ok(ids) = within(4 * MIB + 1024 * bytes.len(), || tokenizer.encode(text)) else {
+            continue;
+        };
         assert_eq!(ids.len(), tokenizer.length());
         assert!(ids.iter().all(|&id| id <= tokenizer.largest_id()));
         assert_eq!(tokenizer.encode(text).ok(), Some(ids));

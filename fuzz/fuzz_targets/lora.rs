@@ -21,7 +21,9 @@ fuzz_target!(|bytes: &[u8]| -> Corpus {
         let shape = match () {
             () if key.ends_with("alpha") => vec![],
             () if has(&["mid"]) => vec![2, 2, 1, 1],
-            () if has(&["down.", "_down", "lora_A"]) => vec![2, if has(&["attn2.to_k", "te"]) { 6 } else { 8 }],
+            () if has(&["down.", "_down", "lora_A"]) => {
+                vec![2, if has(&["attn2.to_k", "te"]) { 6 } else { 8 }]
+            }
             () => vec![8, 2],
         };
         let end = at + 4 * shape.iter().product::<usize>();

@@ -17,7 +17,9 @@ fuzz_target!(|file: &[u8]| {
 });
 
 fn check(file: &[u8]) {
-    let Some((tensors, notes)) = within(MIB + 64 * file.len(), || safetensors(file)) else { return };
+    let Some((tensors, notes)) = within(MIB + 64 * file.len(), || safetensors(file)) else {
+        return;
+    };
     let data = file.len() - tensors.iter().map(|(.., range)| range.len()).sum::<usize>();
     let mut end = data;
     for (name, _, _, range) in &tensors {
@@ -40,7 +42,9 @@ fn check(file: &[u8]) {
     assert_eq!(read_notes, notes);
     let moved = |tensors: Vec<(String, String, Vec<usize>, std::ops::Range<usize>)>, data| {
         let mut tensors: Vec<_> = (tensors.into_iter())
-            .map(|(name, dtype, shape, range)| (name, dtype, shape, range.start - data, range.end - data))
+            .map(|(name, dtype, shape, range)| {
+                (name, dtype, shape, range.start - data, range.end - data)
+            })
             .collect();
         tensors.sort();
         tensors

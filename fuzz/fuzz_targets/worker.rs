@@ -2,9 +2,7 @@
 //! that are there, not as its header claims.
 #![no_main]
 
-use cupscale::caption::worker::protocol::{
-    encode_request, read_reply, read_request, write_reply,
-};
+use cupscale::caption::worker::protocol::{encode_request, read_reply, read_request, write_reply};
 use cupscale_fuzz::{MIB, within};
 use libfuzzer_sys::fuzz_target;
 

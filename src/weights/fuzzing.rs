@@ -120,7 +120,9 @@ fn model(shapes: &[(&str, &[usize])]) -> TensorMap {
 /// # Errors
 /// The message for the user.
 #[expect(clippy::type_complexity, reason = "a tuple of what the fields are")]
-pub fn revision(answer: &[u8]) -> Result<(String, Vec<(String, Option<u64>, Option<String>)>), String> {
+pub fn revision(
+    answer: &[u8],
+) -> Result<(String, Vec<(String, Option<u64>, Option<String>)>), String> {
     let found = hub::understand("fuzz", answer).map_err(|error| error.to_string())?;
     let files = found.files.into_iter().map(|file| (file.path, file.size, file.sha256));
     Ok((found.commit, files.collect()))
