@@ -2,7 +2,7 @@
 #![no_main]
 
 use cupscale::caption::document::Document;
-use cupscale_fuzz::{MIB, one_line, within};
+use cupscale_fuzz::{MIB, told, within};
 use libfuzzer_sys::{Corpus, fuzz_target};
 
 fuzz_target!(|bytes: &[u8]| -> Corpus {
@@ -20,7 +20,7 @@ fuzz_target!(|bytes: &[u8]| -> Corpus {
             assert_eq!(read, document);
             assert_eq!(read.to_json(), written);
         }
-        Err(error) => one_line(error),
+        Err(error) => told(error),
     }
     Corpus::Keep
 });

@@ -3,7 +3,7 @@
 #![no_main]
 
 use cupscale::model::text::{TextTokenizer, TokenizerFiles};
-use cupscale_fuzz::{MIB, one_line, within};
+use cupscale_fuzz::{MIB, told, within};
 use libfuzzer_sys::{Corpus, fuzz_target};
 
 fuzz_target!(|bytes: &[u8]| -> Corpus {
@@ -23,7 +23,7 @@ fuzz_target!(|bytes: &[u8]| -> Corpus {
     let tokenizer = match built {
         Ok(tokenizer) => tokenizer,
         Err(error) => {
-            one_line(error);
+            told(error);
             return Corpus::Keep;
         }
     };

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use cupscale::fuzzing::weights::{gguf, llama_cpp};
 use cupscale::model::llava::{LlavaConfig, LlavaTokenizer};
-use cupscale_fuzz::{MIB, Scratch, one_line, within};
+use cupscale_fuzz::{MIB, Scratch, told, within};
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 
@@ -27,8 +27,8 @@ fuzz_target!(|file: &[u8]| {
     let path = FILE.write(file);
     let Some((config, tokenizer)) = within(most, || llama_cpp(path)) else { return };
     if let Err(error) = LlavaConfig::from_json(&config, &Value::Null) {
-        one_line(error);
+        told(error);
     }
     let loaded = LlavaTokenizer::from_json(tokenizer.to_string().as_bytes());
-    let _ = loaded.map_err(one_line);
+    let _ = loaded.map_err(told);
 });

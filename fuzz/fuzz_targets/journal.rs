@@ -4,7 +4,7 @@
 use std::sync::LazyLock;
 
 use cupscale::fuzzing::{journal, journal_append};
-use cupscale_fuzz::{MIB, Scratch, one_line, within};
+use cupscale_fuzz::{MIB, Scratch, told, within};
 use libfuzzer_sys::fuzz_target;
 
 static FILE: LazyLock<Scratch> = LazyLock::new(|| Scratch::new("journal"));
@@ -24,7 +24,7 @@ fuzz_target!(|bytes: &[u8]| {
     let done = match within(MIB + 8 * file.len(), || journal(path)) {
         Ok(done) => done,
         Err(error) => {
-            one_line(error);
+            told(error);
             assert_eq!(std::fs::read(path).expect("the journal"), file, "a refused journal stays");
             return;
         }

@@ -3,13 +3,13 @@
 
 use cupscale::fuzzing::llava_prompt;
 use cupscale::model::llava::LlavaTokenizer;
-use cupscale_fuzz::{MIB, one_line, within};
+use cupscale_fuzz::{MIB, told, within};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|file: &[u8]| {
     let tokenizer = match within(4 * MIB + 256 * file.len(), || LlavaTokenizer::from_json(file)) {
         Ok(tokenizer) => tokenizer,
-        Err(error) => return one_line(error),
+        Err(error) => return told(error),
     };
     for text in ["", "Say <image> what <s>is\n there, 12 ü"] {
         let first = within(4 * MIB + 1024 * file.len(), || llava_prompt(&tokenizer, text, 3));

@@ -5,7 +5,7 @@
 use std::sync::LazyLock;
 
 use cupscale::fuzzing::weights::lora;
-use cupscale_fuzz::{MIB, Scratch, one_line, within};
+use cupscale_fuzz::{MIB, Scratch, told, within};
 use libfuzzer_sys::{Corpus, fuzz_target};
 use serde_json::json;
 
@@ -43,8 +43,8 @@ fuzz_target!(|bytes: &[u8]| -> Corpus {
     let first = within(2 * MIB + 256 * bytes.len(), || lora(path));
     assert_eq!(first, lora(path));
     match first {
-        Ok(notes) => notes.iter().for_each(one_line),
-        Err(error) => one_line(error),
+        Ok(notes) => notes.iter().for_each(told),
+        Err(error) => told(error),
     }
     Corpus::Keep
 });

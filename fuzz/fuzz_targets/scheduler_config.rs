@@ -4,17 +4,17 @@
 use cupscale::sampler::{
     Denoise, SamplerError, SamplerKind, Schedule, SchedulerConfig, Timesteps, plan, updates,
 };
-use cupscale_fuzz::{MIB, config, one_line, within};
+use cupscale_fuzz::{MIB, config, told, within};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|file: &[u8]| {
     let read = |value: &serde_json::Value| SchedulerConfig::from_json(&value.to_string());
     config(file, read, |config| {
-        let _ = config.sampler().map_err(one_line);
+        let _ = config.sampler().map_err(told);
         for kind in SamplerKind::ALL {
             // A hundred thousand betas, three times.
             if let Err(error) = within(8 * MIB, || run(kind, config)) {
-                one_line(error);
+                told(error);
             }
         }
     });

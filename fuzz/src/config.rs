@@ -1,11 +1,11 @@
 //! Properties of readers of configuration files: they are deterministic, do not depend on the order of fields or on white
-//! space, hold little memory, and refuse in one line.
+//! space, hold little memory, and refuse with a message of bounded length.
 
 use std::fmt::{Debug, Display};
 
 use serde_json::Value;
 
-use crate::{MIB, one_line, within};
+use crate::{MIB, told, within};
 
 /// The JSON value that `text` is, if it has a value for every field once (a later one would win).
 pub fn json(text: &[u8]) -> Option<Value> {
@@ -32,7 +32,7 @@ pub fn config<T: Debug, E: Display>(
             use_it(&first);
         }
         (Err(first), Err(second)) => {
-            one_line(&first);
+            told(&first);
             assert_eq!(first.to_string(), second.to_string());
         }
         (first, _) => panic!("accepted once of two times, at first: {}", first.is_ok()),

@@ -6,7 +6,7 @@ use cupscale::image::{
 };
 use libfuzzer_sys::Corpus;
 
-use crate::{KIB, MIB, one_line, within};
+use crate::{KIB, MIB, told, within};
 
 /// The most pixels that are decoded: the speed of a minute's fuzzing.
 const MOST_PIXELS: u64 = 1 << 14;
@@ -45,7 +45,7 @@ fn decode(file: &[u8], allow_truncated: bool) -> Option<Picture> {
     let opened = match within(header, || image::open(&input, &options(allow_truncated))) {
         Ok(opened) => opened,
         Err(error) => {
-            one_line(error);
+            told(error);
             return None;
         }
     };
@@ -61,7 +61,7 @@ fn decode(file: &[u8], allow_truncated: bool) -> Option<Picture> {
     let picture = match within(most, || opened.decode()) {
         Ok(picture) => picture,
         Err(error) => {
-            one_line(error);
+            told(error);
             return None;
         }
     };
@@ -74,7 +74,7 @@ fn decode(file: &[u8], allow_truncated: bool) -> Option<Picture> {
         assert_eq!(alpha.len() as u64, pixels);
         assert!(in_range(alpha), "alpha out of range");
     }
-    picture.warnings.iter().for_each(one_line);
+    picture.warnings.iter().for_each(told);
     Some(picture)
 }
 
@@ -90,7 +90,7 @@ fn write_again(format: Format, picture: &Picture) {
         let writer = Encoder::create(&output, format, width, height, options);
         let mut writer = writer.expect("a picture of a size that is read can be written");
         writer.write_rows(&picture.rgb, picture.alpha.as_deref()).expect("rows of the picture");
-        writer.finish().expect("a picture in memory").iter().for_each(one_line);
+        writer.finish().expect("a picture in memory").iter().for_each(told);
         let file = buffer.take();
         let input = Input::Bytes(file.as_slice().into());
         let read = image::open(&input, &ReadOptions::default()).and_then(|opened| opened.decode());
