@@ -161,7 +161,8 @@ mod tests {
             search.begin_second();
             search.count(values.iter().copied());
             let position = share * 1000.0;
-            let (below, above) = (sorted[position as usize], sorted[(position as usize + 1).min(1000)]);
+            let (below, above) =
+                (sorted[position as usize], sorted[(position as usize + 1).min(1000)]);
             let expected = below + (position.fract() as f32) * (above - below);
             assert!((search.value() - expected).abs() < 1e-6, "{share}: {}", search.value());
         }

@@ -270,6 +270,13 @@ impl SchedulerConfig {
         Ok(serde_json::from_value(file)?)
     }
 
+    /// The config as diffusers' pipelines of Stable Diffusion 1 and 2 take it: they neither clip latents nor begin
+    /// leading timesteps at 0, whatever the file says (`StableDiffusionPipeline.__init__`).
+    #[must_use]
+    pub fn of_stable_diffusion(self) -> Self {
+        Self { clip_sample: false, steps_offset: 1, ..self }
+    }
+
     /// `true` if the model was trained on the noise of betas, at timesteps that index them. Models of EDM, flow
     /// matching and the like were not; their schedulers show it by their class, by the σ of flow matching, or by
     /// passing log σ to the model.
@@ -314,10 +321,28 @@ mod tests {
     }
 
     #[test]
-    fn unknown_words_are_answered_with_the_words_that_would_do() {
+    fn the_pipelines_of_stable_diffusion_neither_clip_nor_begin_at_0() {
+        let config = SchedulerConfig::from_json(r#"{"_class_name": "DDIMScheduler"}"#).unwrap();
+        assert_eq!((config.clip_sample, config.steps_offset), (true, 0));
+        let config = config.of_stable_diffusion();
+        assert_eq!((config.clip_sample, config.steps_offset), (false, 1));
+    }
+
+    #[test]
+    fn unknown_words_are_answered_with_the_words_that_would_do_and_numbers_with_their_range() {
         let text = r#"{"_class_name": "DDIMScheduler", "beta_schedule": "sigmoid"}"#;
         let error = SchedulerConfig::from_json(text).unwrap_err().to_string();
         assert!(error.contains("`sigmoid`") && error.contains("`scaled_linear`"), "{error}");
+        for (timesteps, reason) in
+            [(1_u64 << 31, "2147483648"), (1_u64 << 62, "4611686018427387904")]
+        {
+            let text = format!(
+                r#"{{"_class_name": "DDIMScheduler", "num_train_timesteps": {timesteps}}}"#
+            );
+            let error = SchedulerConfig::from_json(&text).unwrap_err().to_string();
+            let expected = format!("`num_train_timesteps` is {reason}, not from 0 to 100000");
+            assert!(error.ends_with(&expected), "{error}");
+        }
         let error = SchedulerConfig::from_json("{}").unwrap_err().to_string();
         assert!(error.contains("_class_name"), "{error}");
     }

@@ -117,6 +117,9 @@ pub enum SamplerError {
     /// A stochastic step without its noise.
     #[error("this step adds fresh noise, and none was given")]
     NoiseMissing,
+    /// A step that clips its x̂0 by a quantile which nobody has found yet.
+    #[error("this step needs the quantile of its clean latent, and it was not given")]
+    QuantileMissing,
     /// A step of several predictions without the values that earlier steps kept, or without room for its own.
     #[error("this step needs {needed} canvases of history, and {given} were given")]
     HistoryMissing {

@@ -6,7 +6,7 @@
 use super::{
     error::SamplerError,
     schedule::Schedule,
-    step::{Sampler, Step, steps_through},
+    step::{Sampler, Step},
 };
 
 /// The timesteps of the whole schedule.
@@ -82,8 +82,7 @@ pub fn plan(
                 return Err(SamplerError::TimestepOrder { timesteps: list.clone() });
             }
             let list: Vec<f64> = list.iter().map(|&t| t as f64).collect();
-            schedule.level(list[0])?;
-            steps_through(&list)
+            sampler.through(schedule, &list)?
         }
     };
     let run = steps_run(steps.len(), denoise)?;

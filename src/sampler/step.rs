@@ -101,11 +101,7 @@ pub trait Sampler: Debug + Send + Sync {
 }
 
 /// The steps through timesteps and their levels, each leading to the next and the last one to `end`.
-pub(super) fn steps_through(
-    schedule: &Schedule,
-    points: &[(f64, Level)],
-    end: Level,
-) -> Vec<Step> {
+pub(super) fn steps_through(schedule: &Schedule, points: &[(f64, Level)], end: Level) -> Vec<Step> {
     let step = |(index, &(t, level)): (usize, &(f64, Level))| {
         let next = points.get(index + 1);
         Step {
@@ -153,4 +149,50 @@ pub fn updates(
         }
     }
     Ok(updates)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(level: Level, to: Level, form: PredictionForm) -> Step {
+        Step { index: 0, t: 0.0, t_prev: None, level, to, form, last: true }
+    }
+
+    #[test]
+    fn a_step_of_either_process_and_form_gives_back_what_it_was_made_of() {
+        for level in [Level::variance_preserving as fn(f64) -> Level, Level::flow] {
+            let (from, to) = (level(0.625), level(0.25));
+            let (x0, n) = (1.5, -0.75);
+            let at = |level: Level| level.signal * x0 + level.spread * n;
+            for (form, prediction) in [(PredictionForm::Noise, n), (PredictionForm::Clean, x0)] {
+                let step = step(from, to, form);
+                let (z, p) = step.resolve(Terms::CLEAN).unwrap();
+                assert!((z * at(from) + p * prediction - x0).abs() < 1e-15);
+                let terms = Terms { z: 0.0, x0: to.signal, eps: to.spread };
+                let (z, p) = step.resolve(terms).unwrap();
+                assert!((z * at(from) + p * prediction - at(to)).abs() < 1e-15);
+            }
+        }
+    }
+
+    #[test]
+    fn a_step_of_flow_matching_is_eulers_along_the_velocity() {
+        let (z, eps, sigma, next) = (0.8, -0.3, 0.75, 0.5);
+        let (from, to) = (Level::flow(sigma), Level::flow(next));
+        // v = ε − x̂0, and z' = z + (σ'−σ)·v.
+        let velocity = eps - (z - sigma * eps) / (1.0 - sigma);
+        let terms = Terms { z: 0.0, x0: to.signal, eps: to.spread };
+        let (of_z, of_eps) = step(from, to, PredictionForm::Noise).resolve(terms).unwrap();
+        assert!((of_z * z + of_eps * eps - (z + (next - sigma) * velocity)).abs() < 1e-15);
+    }
+
+    #[test]
+    fn pure_noise_says_nothing_of_x0_unless_the_model_predicts_it() {
+        let noise = Level::variance_preserving(0.0);
+        let error = step(noise, Level::CLEAN, PredictionForm::Noise).resolve(Terms::CLEAN);
+        assert!(matches!(error, Err(SamplerError::NoSignal { .. })));
+        let factors = step(noise, Level::CLEAN, PredictionForm::Clean).resolve(Terms::CLEAN);
+        assert_eq!(factors.unwrap(), (0.0, 1.0));
+    }
 }

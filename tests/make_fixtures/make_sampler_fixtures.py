@@ -3,7 +3,8 @@
     python tests/make_fixtures/make_sampler_fixtures.py
 
 Writes tests/fixtures/sampler/{defaults.json,timesteps.json,abar.safetensors,trajectories.safetensors,trajectories.json}
-and tests/fixtures/noise/field.safetensors. Deterministic. Made with diffusers 0.42.1, torch 2.15.0, numpy 2.
+and tests/fixtures/noise/field.safetensors. Deterministic. Made with diffusers 0.42.1, torch 2.15.0, numpy 2, and scipy
+1.17 for the beta distribution.
 """
 
 import ast
@@ -103,6 +104,7 @@ def abar():
         "sdxl": SDXL,
         "ddim_defaults": dict(clip_sample=False),
         "zero_snr": {**SDXL, "rescale_betas_zero_snr": True, "prediction_type": "v_prediction"},
+        "cosine": {**SDXL, "beta_schedule": "squaredcos_cap_v2"},
         "short": {**SDXL, "num_train_timesteps": 101, "beta_schedule": "linear"},
     }
     save_file(
@@ -173,13 +175,75 @@ def cases():
     for spacing in SPACINGS:
         for n, run in [(1, 1), (2, 2), (4, 2), (8, 8), (8, 4)]:
             cases[f"dpmpp-2m_{spacing}_{run}_of_{n}"] = (dpm, {**SDXL, "timestep_spacing": spacing}, n, run, None)
-    return dict(sorted(cases.items()))
+    return dict(sorted((cases | settings_cases()).items()))
+
+
+def set_beyond(settings):
+    """What settings say that SDXL's do not."""
+    return {name: value for name, value in settings.items() if SDXL.get(name) != value}
+
+
+def settings_cases():
+    """Settings that few models have: another schedule of betas, clipping of x0, pure noise at the first step, noise levels
+    that are not the training's."""
+    samplers = {
+        "ddim": (DDIMScheduler, 0.0), "tcd": (TCDScheduler, 0.3), "lcm": (LCMScheduler, None),
+        "euler": (EulerDiscreteScheduler, None), "dpmpp-2m": (DPMSolverMultistepScheduler, None),
+    }  # fmt: skip
+    cosine = {**SDXL, "beta_schedule": "squaredcos_cap_v2"}
+    threshold = {**SDXL, "thresholding": True, "dynamic_thresholding_ratio": 0.9, "sample_max_value": 2.5}
+    clip = {**SDXL, "clip_sample": True, "clip_sample_range": 0.75}
+    cases = {}
+    for name, (kind, eta) in samplers.items():
+        # Of a cosine schedule's first timesteps hardly a trace of the picture is left.
+        cases[f"{name}_cosine"] = (kind, {**cosine, "prediction_type": "v_prediction"}, 8, 8, eta)
+        cases[f"{name}_cosine_eps"] = (kind, cosine, 8, 5, eta)
+        for prediction in ("v_prediction", "sample"):
+            settings = {**V_ZERO_SNR, "prediction_type": prediction}
+            cases[f"{name}_{prediction}_pure_noise"] = (kind, settings, 8, 8, eta)
+    for name, settings in [("clip", clip), ("threshold", threshold), ("both", {**clip, **threshold})]:
+        cases |= {
+            f"ddim_{name}": (DDIMScheduler, settings, 8, 4, 0.0),
+            f"ddim_{name}_eta": (DDIMScheduler, settings, 8, 4, 0.5),
+            f"ddim_{name}_pure_noise": (DDIMScheduler, {**V_ZERO_SNR, **set_beyond(settings)}, 8, 8, 0.0),
+            # Whose step does not look at them.
+            f"tcd_{name}": (TCDScheduler, settings, 8, 4, 0.3),
+            f"lcm_{name}": (LCMScheduler, settings, 8, 4, None),
+        }
+    cases["dpmpp-2m_threshold"] = (DPMSolverMultistepScheduler, threshold, 8, 5, None)
+    cases["ddim_threshold_at_1"] = (DDIMScheduler, {**SDXL, "thresholding": True}, 8, 4, 0.0)
+    for spread in ("karras_sigmas", "exponential_sigmas", "beta_sigmas", "lu_lambdas"):
+        own = {f"use_{spread}": True}
+        kinds = [("dpmpp-2m", DPMSolverMultistepScheduler)]
+        if spread != "lu_lambdas":
+            kinds.append(("euler", EulerDiscreteScheduler))
+        for name, kind in kinds:
+            for n, run in [(1, 1), (8, 8), (20, 9)]:
+                cases[f"{name}_{spread}_{run}_of_{n}"] = (kind, {**SDXL, **own}, n, run, None)
+            leading = {**SDXL, **own, "timestep_spacing": "leading", "final_sigmas_type": "sigma_min"}
+            cases[f"{name}_{spread}_leading"] = (kind, leading, 8, 8, None)
+            cases[f"{name}_{spread}_cosine"] = (kind, {**cosine, **own}, 8, 5, None)
+            cases[f"{name}_{spread}_pure_noise"] = (kind, {**V_ZERO_SNR, **own}, 8, 8, None)
+            if spread in ("karras_sigmas", "exponential_sigmas") and name == "euler":
+                ends = {**SDXL, **own, "sigma_min": 0.1, "sigma_max": 10.0}
+                cases[f"{name}_{spread}_ends"] = (kind, ends, 8, 8, None)
+    log_linear = {**SDXL, "interpolation_type": "log_linear"}
+    cases["euler_log_linear"] = (EulerDiscreteScheduler, log_linear, 8, 8, None)
+    cases["euler_log_linear_karras"] = (EulerDiscreteScheduler, {**log_linear, "use_karras_sigmas": True}, 8, 8, None)
+    for spacing in SPACINGS:
+        late = {**cosine, "lambda_min_clipped": -5.1, "timestep_spacing": spacing}
+        cases[f"dpmpp-2m_lambda_min_{spacing}"] = (DPMSolverMultistepScheduler, late, 8, 8, None)
+    cases["dpmpp-2m_heun"] = (DPMSolverMultistepScheduler, {**SDXL, "solver_type": "heun"}, 8, 5, None)
+    cases["dpmpp-2m_order1"] = (DPMSolverMultistepScheduler, {**SDXL, "solver_order": 1}, 8, 5, None)
+    return cases
 
 
 def trajectory(kind, settings, n, run, eta, draws):
     """The last `run` steps with given model outputs and noise: the config, the timesteps, z before and after each,
     and the x0 of each where the class tells it."""
     scheduler = kind(**own(kind, settings))
+    if settings.get("thresholding"):  # whose quantiles are each sample's own
+        draws = {name: draw[None] if name in ("zl", "noise0") else draw[:, None] for name, draw in draws.items()}
     scheduler.set_timesteps(**({"timesteps": n} if isinstance(n, list) else {"num_inference_steps": n}))
     first = len(scheduler.timesteps) - run
     ts = scheduler.timesteps[first:]

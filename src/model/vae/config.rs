@@ -338,6 +338,16 @@ mod tests {
     }
 
     #[test]
+    fn sizes_that_no_autoencoder_has_are_refused_before_anything_is_allocated() {
+        let error = KlConfig::from_json(&json!({"layers_per_block": 1_u64 << 40})).unwrap_err();
+        let expected = "AutoencoderKL: `layers_per_block` is 1099511627776, not from 1 to 64";
+        assert_eq!(error.to_string(), expected);
+        let error = TinyConfig::from_json(&json!({"num_encoder_blocks": [1, 3, 3, 1e12]}));
+        let error = error.unwrap_err().to_string();
+        assert!(error.starts_with("AutoencoderTiny: `num_encoder_blocks` is 1"), "{error}");
+    }
+
+    #[test]
     fn a_field_of_the_wrong_type_is_an_error_of_its_class() {
         let error = KlConfig::from_json(&json!({"latent_channels": "four"})).unwrap_err();
         assert!(error.to_string().starts_with("AutoencoderKL: invalid type"), "{error}");

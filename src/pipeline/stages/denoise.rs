@@ -2,7 +2,7 @@
 //! each timestep the noise of every region is predicted, fused, corrected by the structure prior, and a sampler step
 //! follows.
 
-use std::{cell::Cell, panic::resume_unwind, thread::ScopedJoinHandle};
+use std::{cell::Cell, ops::Range, panic::resume_unwind, thread::ScopedJoinHandle};
 
 use candle_core::{DType, Tensor};
 use tracing::{debug_span, info_span};
@@ -24,6 +24,7 @@ use crate::{
         },
     },
     priors::{attention::AttentionPrior, structure::StructurePrior},
+    sampler::{Level, PredictionForm, QuantileSearch, Step, add_noise},
 };
 
 /// Draws of the noise field: the canvas, the low-resolution latent of the attention prior, then one for
@@ -98,7 +99,7 @@ impl DenoiseLoop<'_> {
         let (files, journal) = (&mut work.files, &mut work.journal);
         let done = journal.done();
         if done.steps == 0 {
-            self.diffuse(&files.zl, &mut files.z[0], steps[0].t, DRAW_CANVAS)?;
+            self.diffuse(&files.zl, &mut files.z[0], &steps[0], DRAW_CANVAS)?;
         }
         progress.begin(Stage::Denoise, grid.len() * steps.len());
         progress.advance(grid.len() * done.steps + done.regions);
@@ -106,7 +107,7 @@ impl DenoiseLoop<'_> {
         for (index, step) in steps.iter().enumerate().skip(done.steps) {
             let _span = debug_span!("step", index, t = step.t).entered();
             let Files { zl, z, predictions, low_resolution, .. } = &mut *files;
-            let priors = self.attention_prior(low_resolution.as_ref(), step.t)?;
+            let priors = self.attention_prior(low_resolution.as_ref(), step)?;
             let step = StepInputs { z: &z[index % 2], zl, timestep: step.t, priors: &priors };
             self.predict_regions(step, predictions, journal, progress)?;
             self.take_step(index, &fuser, files)?;
@@ -224,29 +225,53 @@ impl DenoiseLoop<'_> {
             None => (None, Vec::new()),
         };
         let spec = self.context.spec;
-        let (schedule, sampling) = (&spec.schedule, &spec.plan.sampling);
-        let (steps, step, update) =
-            (&sampling.steps, &sampling.steps[index], &sampling.updates[index]);
+        let sampling = &spec.plan.sampling;
+        let (step, update) = (&sampling.steps[index], &sampling.updates[index]);
         let structure = StructurePrior::new(spec.settings.gsp)?;
-        let (level, lambda) = (schedule.level(step.t)?, structure.lambda(index, steps.len()));
+        let lambda = structure.lambda(index, sampling.steps.len());
         let (height, width, channels) = (zl.height(), zl.width(), zl.channels());
         let block = structure.block();
         let band = (STEP_BAND / zl.row_len() / block * block).clamp(block, height.max(block));
         // One noise field per step, drawn band by band.
         let draw = DRAW_STEPS + step.index as u32;
-        let mut eps = vec![0.0; band * zl.row_len()];
-        let mut fresh = vec![0.0; if update.needs_noise() { eps.len() } else { 0 }];
-        for top in (0..height).step_by(band) {
-            let rows = top..(top + band).min(height);
-            let values = rows.start * zl.row_len()..rows.end * zl.row_len();
-            let eps = &mut eps[..values.len()];
-            fuser.band(rows.clone(), predictions.as_slice(), eps)?;
-            let z = after.rows_mut(rows.clone());
+        let mut predicted = vec![0.0; band * zl.row_len()];
+        let mut fresh = vec![0.0; if update.needs_noise() { predicted.len() } else { 0 }];
+        let bands = || (0..height).step_by(band).map(|top| top..(top + band).min(height));
+        // z after the structure prior, and the prediction that the step is taken with.
+        let corrected = |rows: Range<usize>, z: &mut [f32], predicted: &mut [f32]| {
+            fuser.band(rows.clone(), predictions.as_slice(), predicted)?;
             z.copy_from_slice(before.rows(rows.clone()));
-            schedule.output_to_eps(step.t, z, eps)?;
-            structure.apply(z, eps, zl.rows(rows.clone()), level, lambda, (width, channels))?;
+            spec.schedule.convert(step, z, predicted)?;
+            let (zl, row) = (zl.rows(rows), (width, channels));
+            correct(&structure, lambda, step, (z, predicted), zl, row)
+        };
+        let known = match update.quantile() {
+            None => None,
+            Some((x0, share)) => {
+                let mut search = QuantileSearch::new((height * zl.row_len()) as u64, share);
+                for pass in 0..2 {
+                    if pass == 1 {
+                        search.begin_second();
+                    }
+                    for rows in bands() {
+                        let z = after.rows_mut(rows.clone());
+                        let predicted = &mut predicted[..z.len()];
+                        corrected(rows, z, predicted)?;
+                        let pairs = z.iter().zip(&*predicted);
+                        search.count(pairs.map(|(z, p)| x0.z * z + x0.prediction * p));
+                    }
+                }
+                Some(update.with_quantile(search.value()))
+            }
+        };
+        let update = known.as_ref().unwrap_or(update);
+        for rows in bands() {
+            let values = rows.start * zl.row_len()..rows.end * zl.row_len();
+            let predicted = &mut predicted[..values.len()];
+            let z = after.rows_mut(rows.clone());
+            corrected(rows.clone(), z, predicted)?;
             let fresh = if update.needs_noise() {
-                let fresh = &mut fresh[..eps.len()];
+                let fresh = &mut fresh[..predicted.len()];
                 self.noise.fill(draw, rows, 0..width, channels, fresh)?;
                 Some(&*fresh)
             } else {
@@ -254,7 +279,7 @@ impl DenoiseLoop<'_> {
             };
             let earlier: Vec<_> = earlier.iter().map(|canvas| &canvas[values.clone()]).collect();
             let kept = kept.as_deref_mut().map(|canvas| &mut canvas[values]);
-            update.apply_with(z, eps, fresh, &earlier, kept)?;
+            update.apply_with(z, predicted, fresh, &earlier, kept)?;
         }
         Ok(())
     }
@@ -293,14 +318,14 @@ impl DenoiseLoop<'_> {
     fn attention_prior(
         &self,
         low_resolution: Option<&Latent>,
-        timestep: f64,
+        step: &Step,
     ) -> Result<Vec<AttentionPrior>, Error> {
         let Some(low_resolution) = low_resolution else { return Ok(Vec::new()) };
         let Context { runner, spec, .. } = *self.context;
         let guidance = spec.plan.sampling.guidance;
         let shape = (1, low_resolution.height(), low_resolution.width(), low_resolution.channels());
         let mut z = Latent::in_memory(shape.1, shape.2, shape.3)?;
-        self.diffuse(low_resolution, &mut z, timestep, DRAW_LOW_RESOLUTION)?;
+        self.diffuse(low_resolution, &mut z, step, DRAW_LOW_RESOLUTION)?;
         let record = |dtype: DType| -> Result<Vec<Activation>, Error> {
             let mut layers = Vec::new();
             let input =
@@ -308,7 +333,7 @@ impl DenoiseLoop<'_> {
             let sees = spec.plan.geometry.shape.sees_low_resolution;
             let zl = sees.then(|| input(low_resolution)).transpose()?;
             runner.predict(
-                &Call { z: input(&z)?, zl, timestep, guidance },
+                &Call { z: input(&z)?, zl, timestep: step.t, guidance },
                 &self.conditions.global()?,
                 Prior::Record(&mut layers),
             )?;
@@ -327,11 +352,33 @@ impl DenoiseLoop<'_> {
     }
 
     /// Noises `zl` into `z`: `z = signal·zL + spread·n` (docs/method.md §2, step 2).
-    fn diffuse(&self, zl: &Latent, z: &mut Latent, timestep: f64, draw: u32) -> Result<(), Error> {
+    fn diffuse(&self, zl: &Latent, z: &mut Latent, step: &Step, draw: u32) -> Result<(), Error> {
         let (height, width, channels) = (zl.height(), zl.width(), zl.channels());
         self.noise.fill(draw, 0..height, 0..width, channels, z.as_mut_slice())?;
-        Ok(self.context.spec.schedule.add_noise(timestep, zl.as_slice(), z.as_mut_slice())?)
+        Ok(add_noise(step.level, zl.as_slice(), z.as_mut_slice())?)
     }
+}
+
+/// Moves z and what it implies of x̂0 by the structure prior, with the noise ε as it is.
+fn correct(
+    structure: &StructurePrior,
+    lambda: f32,
+    step: &Step,
+    (z, predicted): (&mut [f32], &mut [f32]),
+    zl: &[f32],
+    row: (usize, usize),
+) -> Result<(), Error> {
+    match step.form {
+        PredictionForm::Noise => structure.apply(z, predicted, zl, step.level, lambda, row)?,
+        PredictionForm::Clean => {
+            // The prior acts on x̂0 itself, as on a z without noise; z is what the same noise makes of the new x̂0.
+            let signal = step.level.signal as f32;
+            z.iter_mut().zip(&*predicted).for_each(|(z, x0)| *z -= signal * x0);
+            structure.apply(predicted, z, zl, Level::CLEAN, lambda, row)?;
+            z.iter_mut().zip(&*predicted).for_each(|(z, x0)| *z += signal * x0);
+        }
+    }
+    Ok(())
 }
 
 fn is_finite(values: &[f32]) -> bool {
@@ -441,10 +488,10 @@ mod tests {
         let mut z = vec![0.0; zl.len()];
         let noise = NoiseField::new(spec.settings.seed);
         noise.fill(DRAW_CANVAS, 0..height, 0..width, channels, &mut z).unwrap();
-        schedule.add_noise(sampling.steps[0].t, &zl, &mut z).unwrap();
+        add_noise(sampling.steps[0].level, &zl, &mut z).unwrap();
         for (step, update) in sampling.steps.iter().zip(&sampling.updates) {
             let mut eps: Vec<f32> = z.iter().map(|value| value * 0.25).collect();
-            schedule.output_to_eps(step.t, &z, &mut eps).unwrap();
+            schedule.convert(step, &z, &mut eps).unwrap();
             update.apply(&mut z, &eps, None).unwrap();
         }
         for (ours, expected) in ours.iter().zip(&z) {
