@@ -39,6 +39,10 @@ fn of_job(error: &Error) -> String {
         Error::Memory { captioner: false, .. } => {
             "; try --quantize q8_0, a smaller picture, or a larger --max-memory".to_owned()
         }
+        Error::PictureMemory { .. } => {
+            "; try a larger --max-memory, or the picture as a PNG that is not interlaced, which is read row by row"
+                .to_owned()
+        }
         Error::OutOfMemory => "; close what else uses it, or try --device cpu".to_owned(),
         Error::OtherJob { .. } | Error::DamagedWork { .. } => "; --fresh begins anew".to_owned(),
         Error::Image(ImageError::MetadataTooLarge { .. }) => {

@@ -8,7 +8,7 @@ use std::{
 use cupscale::{
     backend::{DeviceSpec, MatmulPrecision},
     canvas::SizeSpec,
-    image::{Format, ImageError, Input, Output},
+    image::{Format, ImageError, Input, Output, ReadOptions},
     pipeline::{Engine, Error, Settings, WorkOptions},
 };
 
@@ -25,6 +25,8 @@ pub struct Job {
     pub input: Input,
     /// Skips pictures whose output exists.
     pub skip_existing: bool,
+    /// How pictures are read.
+    pub read: ReadOptions,
     /// Place of unfinished work.
     pub work: WorkOptions,
     /// Form of the progress display.
@@ -62,6 +64,7 @@ impl Job {
         Ok(Self {
             input,
             skip_existing: args.files.skip_existing,
+            read: args.read.options(),
             work: args.work.work(),
             show: args.show(),
             suffix: args.size.suffix(),

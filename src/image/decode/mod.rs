@@ -8,7 +8,10 @@ mod png;
 mod tiff;
 mod webp;
 
-use std::io::{Read, Seek as _};
+use std::{
+    io::{Read, Seek as _},
+    path::Path,
+};
 
 use super::assemble;
 use super::error::{ImageError, Result};
@@ -104,6 +107,11 @@ impl Opened {
             alpha: header.layout.has_alpha(),
             decoder_bytes: header.scratch_bytes,
         }
+    }
+
+    /// Puts the planes of a large picture into files in this folder, which have no name.
+    pub fn keep_planes_in(&mut self, folder: &Path) {
+        self.options.scratch_folder = Some(folder.to_owned());
     }
 
     /// Metadata as it stands in the file.

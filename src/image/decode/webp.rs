@@ -5,11 +5,12 @@ use std::io::{self, BufRead, Read, Seek, SeekFrom};
 
 use image_webp::WebPDecoder;
 
-use super::header::{ChannelLayout, Decode, Header, band_rows, check_size, from_u8};
+use super::header::{ChannelLayout, Decode, Header, check_size, from_u8};
 use crate::image::error::{ImageError, Result, Warning};
 use crate::image::format::Format;
 use crate::image::input::read_error;
 use crate::image::metadata;
+use crate::image::plane::band_rows;
 use crate::image::read_options::ReadOptions;
 use crate::image::source::Source;
 
