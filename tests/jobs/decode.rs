@@ -5,7 +5,8 @@ use std::io::Write as _;
 use std::path::PathBuf;
 
 use cupscale::image::{
-    Format, ImageError, Input, MAX_PIXELS, Picture, ReadOptions, Warning, decode, decode_bytes, open,
+    Format, ImageError, Input, MAX_PIXELS, Picture, ReadOptions, Warning, decode, decode_bytes,
+    open,
 };
 use safetensors::SafeTensors;
 
@@ -346,7 +347,12 @@ fn chunk(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
 }
 
 /// A grey PNG of 8 bits; `interlaced` in seven passes.
-fn grey_png(width: usize, height: usize, interlaced: bool, grey: impl Fn(usize, usize) -> u8) -> Vec<u8> {
+fn grey_png(
+    width: usize,
+    height: usize,
+    interlaced: bool,
+    grey: impl Fn(usize, usize) -> u8,
+) -> Vec<u8> {
     let passes: &[[usize; 4]] = if interlaced {
         &[
             [0, 8, 0, 8],
