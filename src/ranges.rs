@@ -20,6 +20,8 @@ const COUNT: Range = (0.0, 1024.0);
 const LAYERS: Range = (0.0, 512.0);
 const BLOCKS: Range = (0.0, 64.0);
 const PIXELS: Range = (1.0, 65_536.0);
+/// Sides of the picture that a vision tower sees.
+const TOWER: Range = (1.0, 4096.0);
 const POSITIONS: Range = (0.0, 16_777_216.0);
 const TIMESTEP: Range = (0.0, 100_000.0);
 const TOKEN: Range = (0.0, 2_147_483_647.0);
@@ -79,22 +81,22 @@ const FIELDS: &[(&str, Range)] = &[
     ("sliding_window", POSITIONS),
     ("vocab_size", (1.0, 16_777_216.0)),
     // LlavaConfig, LlavaNextConfig and their image processors
-    ("height", PIXELS),
+    ("height", TOWER),
     ("image_grid_pinpoints", PIXELS),
     ("image_mean", SIGNED),
-    ("image_size", (0.0, 8192.0)),
+    ("image_size", (0.0, 4096.0)),
     ("image_std", FACTOR),
     ("image_token_id", TOKEN),
     ("image_token_index", TOKEN),
-    ("longest_edge", PIXELS),
-    ("patch_size", (0.0, 8192.0)),
+    ("longest_edge", TOWER),
+    ("patch_size", (0.0, 4096.0)),
     ("rescale_factor", SIGNED),
     ("resample", COUNT),
-    ("shortest_edge", PIXELS),
-    ("crop_size", PIXELS),
-    ("size", PIXELS),
+    ("shortest_edge", TOWER),
+    ("crop_size", TOWER),
+    ("size", TOWER),
     ("vision_feature_layer", (-512.0, 512.0)),
-    ("width", PIXELS),
+    ("width", TOWER),
     // Schedulers
     ("beta_end", SIGNED),
     ("beta_start", SIGNED),
@@ -241,7 +243,7 @@ mod tests {
                 json!({"unet.alpha_pattern": {"mid.proj": 1e9}}),
                 "`unet.alpha_pattern.mid.proj` is 1000000000.0, not from -1000000 to 1000000",
             ),
-            (json!({"size": 0}), "`size` is 0, not from 1 to 65536"),
+            (json!({"size": 0}), "`size` is 0, not from 1 to 4096"),
             (json!({"rope_theta": 0}), "`rope_theta` is 0, not from 1e-6 to 1e15"),
             (
                 json!({"trained_betas": vec![0.5; 100_001]}),

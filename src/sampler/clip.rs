@@ -1,7 +1,7 @@
 //! Clipping of the clean latent that a prediction implies, as diffusers' `clip_sample` and `thresholding` do it: made for
 //! models of pixels, and honoured where a config asks for it. It is the one thing in a step that is not linear.
 
-use super::{config::SchedulerConfig, update::Kept};
+use super::{config::SchedulerConfig, step::Combination};
 
 /// Bound of the values of x̂0.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -57,7 +57,7 @@ impl Limit {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Clip {
     /// The x̂0 of the step, of z before it.
-    pub x0: Kept,
+    pub x0: Combination,
     /// Factor of the clipped x̂0 in the step.
     pub factor: f32,
     /// Its limit.

@@ -1,7 +1,7 @@
 //! A descriptor is all that the table of samplers holds of one: each sampler's file has its own, so that a new sampler is
 //! one new file and one line in [`super::kind`].
 
-use super::{config::SchedulerConfig, error::SamplerError, step::Sampler};
+use super::{config::SchedulerConfig, error::SamplerError, interface::Sampler};
 
 /// Scheduler configuration and eta → sampler.
 pub(super) type BuildSampler = fn(&SchedulerConfig, f64) -> Result<Box<dyn Sampler>, SamplerError>;

@@ -6,11 +6,12 @@ use super::{
     config::{BetaSchedule, FinalSigmas, SchedulerConfig, TimestepSpacing},
     descriptor::{Descriptor, first_wanted},
     error::SamplerError,
+    interface::{Sampler, steps_through},
     level::Level,
     schedule::Schedule,
     sigmas::{SigmaSpread, Sigmas, timestep_of},
-    step::{Sampler, Step, Terms, steps_through},
-    update::{Kept, Update},
+    step::{Step, Terms},
+    update::Update,
 };
 
 pub(super) const DESCRIPTOR: Descriptor = Descriptor {
@@ -142,7 +143,7 @@ impl Sampler for Dpmpp2m {
         // −signal'·(e⁻ʰ−1), without the exponential, which for the clean latent is that of minus infinity.
         let ratio = to.spread / level.spread;
         let weight = to.signal - level.signal * ratio;
-        let kept = Some(Kept::x0(step)?);
+        let kept = Some(step.x0()?);
         let before = match earlier.last() {
             Some(before) if !self.is_first_order(step) => before.level,
             _ => {

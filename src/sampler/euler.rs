@@ -10,10 +10,11 @@ use super::{
     config::{FinalSigmas, SchedulerConfig, TimestepSpacing},
     descriptor::{Descriptor, none_left_out},
     error::SamplerError,
+    interface::{Sampler, steps_through},
     level::Level,
     schedule::Schedule,
     sigmas::{SigmaSpread, Sigmas, timestep_of},
-    step::{Sampler, Step, Terms, steps_through},
+    step::{Step, Terms},
     update::Update,
 };
 

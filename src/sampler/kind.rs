@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 
 use super::{
     config::SchedulerConfig, ddim, descriptor::Descriptor, dpmpp_2m, error::SamplerError, euler,
-    lcm, step::Sampler, tcd,
+    interface::Sampler, lcm, tcd,
 };
 
 /// Defines [`SamplerKind`] from a table of the samplers: a name for the code, and the file of each.

@@ -6,9 +6,10 @@ use super::{
     config::SchedulerConfig,
     descriptor::{Descriptor, none_left_out},
     error::SamplerError,
+    interface::{Sampler, steps_at},
     level::Level,
     schedule::Schedule,
-    step::{Sampler, Step, Terms, steps_at},
+    step::{Step, Terms},
     update::Update,
 };
 

@@ -3,11 +3,7 @@
 //! With few steps a "strength" is really a step count: with 8 steps, every strength in (0.375, 0.5] runs four.
 //! So both are accepted, and the plan says what was run (docs/method.md §2, "Schedule").
 
-use super::{
-    error::SamplerError,
-    schedule::Schedule,
-    step::{Sampler, Step},
-};
+use super::{error::SamplerError, interface::Sampler, schedule::Schedule, step::Step};
 
 /// The timesteps of the whole schedule.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,8 +5,9 @@ use super::{
     config::SchedulerConfig,
     descriptor::{Descriptor, check_eta, none_left_out},
     error::SamplerError,
+    interface::{Sampler, steps_at},
     schedule::Schedule,
-    step::{Sampler, Step, Terms, steps_at},
+    step::{Step, Terms},
     update::Update,
 };
 

@@ -6,7 +6,7 @@ use super::{
     clip::{Clip, Limit},
     error::{SamplerError, check_len},
     schedule::PIECE,
-    step::{Step, Terms},
+    step::{Combination, Step, Terms},
 };
 
 /// A step's numbers: `z' = z·z + prediction·p + noise·n + Σ history[k]·hₖ`, p the prediction (ε or x̂0, as
@@ -22,29 +22,9 @@ pub struct Update {
     /// Factors of the values that earlier steps kept, the latest first; none for a one-step sampler.
     pub history: Vec<f32>,
     /// The value that the step keeps for later ones: where it clips, the clipped x̂0 in place of x̂0.
-    pub kept: Option<Kept>,
+    pub kept: Option<Combination>,
     /// Clipping of x̂0, if the step does it.
     pub clip: Option<Clip>,
-}
-
-/// A value that a step keeps for later ones, such as its x̂0: `z·z + prediction·p`, of z before the step.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Kept {
-    /// Factor of the latent.
-    pub z: f32,
-    /// Factor of the prediction.
-    pub prediction: f32,
-}
-
-impl Kept {
-    /// The clean latent that a step's prediction implies, rounded to the canvas's precision.
-    ///
-    /// # Errors
-    /// [`SamplerError::NoSignal`].
-    pub(super) fn x0(step: &Step) -> Result<Self, SamplerError> {
-        let (z, prediction) = step.resolve(Terms::CLEAN)?;
-        Ok(Self { z: z as f32, prediction: prediction as f32 })
-    }
 }
 
 impl Update {
@@ -59,7 +39,7 @@ impl Update {
         limit: Option<Limit>,
     ) -> Result<Self, SamplerError> {
         let clip = match limit {
-            Some(limit) => Some(Clip { x0: Kept::x0(step)?, factor: terms.x0 as f32, limit }),
+            Some(limit) => Some(Clip { x0: step.x0()?, factor: terms.x0 as f32, limit }),
             None => None,
         };
         let linear = if clip.is_some() { Terms { x0: 0.0, ..terms } } else { terms };
@@ -71,7 +51,7 @@ impl Update {
     /// The share of magnitudes of x̂0 below the quantile that bounds it, for a step that must know the quantile first
     /// ([`Update::with_quantile`]).
     #[must_use]
-    pub fn quantile(&self) -> Option<(Kept, f64)> {
+    pub fn quantile(&self) -> Option<(Combination, f64)> {
         match self.clip {
             Some(Clip { x0, limit: Limit::Quantile { share, .. }, .. }) => Some((x0, share)),
             _ => None,
@@ -140,10 +120,10 @@ impl Update {
         for values in earlier {
             check_len("a canvas of history", z.len(), values.len())?;
         }
-        let piece = |index: usize, z: &mut [f32], kept: Option<(&mut [f32], Kept)>| {
+        let piece = |index: usize, z: &mut [f32], kept: Option<(&mut [f32], Combination)>| {
             let at = index * PIECE..index * PIECE + z.len();
             let p = &prediction[at.clone()];
-            if let Some((kept, Kept { z: a, prediction: b })) = kept {
+            if let Some((kept, Combination { z: a, prediction: b })) = kept {
                 let values = kept.iter_mut().zip(&*z).zip(p);
                 match self.clip {
                     None => values.for_each(|((kept, z), p)| *kept = a * z + b * p),
@@ -201,7 +181,7 @@ mod tests {
 
     #[test]
     fn a_clipped_step_reads_the_limited_x0_and_keeps_it() {
-        let x0 = Kept { z: 2.0, prediction: -1.0 };
+        let x0 = Combination { z: 2.0, prediction: -1.0 };
         let clip = Clip { x0, factor: 0.5, limit: Limit::Quantile { share: 0.9, most: 4.0 } };
         let update = Update { clip: Some(clip), kept: Some(x0), ..one_step(0.0, 1.0, 3.0) };
         assert_eq!(update.quantile(), Some((x0, 0.9)));
@@ -229,7 +209,7 @@ mod tests {
     }
 
     fn multistep() -> Update {
-        let kept = Some(Kept { z: 0.5, prediction: -1.0 });
+        let kept = Some(Combination { z: 0.5, prediction: -1.0 });
         Update { history: vec![10.0, 100.0], kept, ..one_step(2.0, 3.0, 0.0) }
     }
 

@@ -249,6 +249,11 @@ def trajectory(kind, settings, n, run, eta, draws):
     ts = scheduler.timesteps[first:]
     if kind is not DDIMScheduler:  # which counts nothing
         scheduler.set_begin_index(first)
+    # Euler walks in z/signal, whose f32 loses 1e-4 of what is left in the end where it begins at pure noise: f64 there.
+    double = kind is EulerDiscreteScheduler and scheduler.sigmas[first] > 100
+    if double:
+        scheduler.sigmas = scheduler.sigmas.double()
+        draws = {name: draw.double() for name, draw in draws.items()}
     x = scheduler.add_noise(draws["zl"], draws["noise0"], ts[:1])
     if kind is EulerDiscreteScheduler:
         # The UNet sees the latent in its variance-preserving form, as on the canvas.
@@ -266,7 +271,8 @@ def trajectory(kind, settings, n, run, eta, draws):
         elif kind is TCDScheduler:
             arguments = dict(eta=eta)
         module = "diffusers.schedulers.scheduling_" + ("lcm" if kind is LCMScheduler else "tcd")
-        with mock.patch(f"{module}.randn_tensor", lambda *_, **__: draws["noises"][i]):
+        precision = mock.patch.object(torch, "float32", torch.float64 if double else torch.float32)
+        with mock.patch(f"{module}.randn_tensor", lambda *_, **__: draws["noises"][i]), precision:
             result = scheduler.step(draws["outputs"][i], t, x, **arguments)
         x = result.prev_sample
         if kind is DPMSolverMultistepScheduler:  # which keeps it for the next step
@@ -274,9 +280,9 @@ def trajectory(kind, settings, n, run, eta, draws):
         else:
             x0s.append(result.get("pred_original_sample"))
         zs.append(x / (sigmas[i + 1] ** 2 + 1) ** 0.5 if kind is EulerDiscreteScheduler else x)
-    zs = torch.stack(zs)
+    zs = torch.stack(zs).float()
     assert torch.isfinite(zs).all()
-    return config_json(scheduler), ts.tolist(), zs, torch.stack(x0s) if x0s[0] is not None else None
+    return config_json(scheduler), ts.tolist(), zs, torch.stack(x0s).float() if x0s[0] is not None else None
 
 
 def trajectories():

@@ -428,7 +428,7 @@ fn input(
 #[cfg(test)]
 mod tests {
     use super::{
-        super::testing::{Bench, Fake, Watcher, context, exhausted, job, picture},
+        super::testing::{Bench, Fake, Watcher, context, exhausted, job, job_with, picture},
         *,
     };
     use crate::{
@@ -471,11 +471,11 @@ mod tests {
         Ok(work.files.z[spec.plan.sampling.steps.len() % 2].as_slice().to_vec())
     }
 
-    #[test]
-    fn regions_are_fused_and_stepped_as_the_whole_canvas_would_be() {
-        let (runner, picture, spec) = (Fake::new(share), picture(), job(settings()));
+    /// Compares a job's canvas with the same steps taken on the whole at once.
+    fn equals_the_whole(spec: &JobSpec) {
+        let (runner, picture) = (Fake::new(share), picture());
         let mut watcher = Watcher::default();
-        let ours = denoise(&runner, (&picture, &spec), &Bench::new(), &mut watcher).unwrap();
+        let ours = denoise(&runner, (&picture, spec), &Bench::new(), &mut watcher).unwrap();
         let regions = spec.plan.geometry.grid.len();
         assert_eq!((watcher.done, watcher.total), (2 * regions, 2 * regions));
 
@@ -492,11 +492,64 @@ mod tests {
         for (step, update) in sampling.steps.iter().zip(&sampling.updates) {
             let mut eps: Vec<f32> = z.iter().map(|value| value * 0.25).collect();
             schedule.convert(step, &z, &mut eps).unwrap();
-            update.apply(&mut z, &eps, None).unwrap();
+            let known = update.quantile().map(|(x0, share)| {
+                let x0 = z.iter().zip(&eps).map(|(z, p)| (x0.z * z + x0.prediction * p).abs());
+                let mut x0: Vec<f32> = x0.collect();
+                x0.sort_by(f32::total_cmp);
+                let at = share * (x0.len() - 1) as f64;
+                let (below, above) = (x0[at as usize], x0[at.ceil() as usize]);
+                update.with_quantile(below + at.fract() as f32 * (above - below))
+            });
+            known.as_ref().unwrap_or(update).apply(&mut z, &eps, None).unwrap();
         }
         for (ours, expected) in ours.iter().zip(&z) {
             assert!((ours - expected).abs() < 1e-4, "{ours} for {expected}");
         }
+    }
+
+    #[test]
+    fn regions_are_fused_and_stepped_as_the_whole_canvas_would_be() {
+        equals_the_whole(&job(settings()));
+    }
+
+    #[test]
+    fn a_threshold_is_a_quantile_of_the_whole_canvas_and_pure_noise_is_left_by_x0() {
+        let threshold = r#"{"_class_name": "DDIMScheduler", "timestep_spacing": "trailing",
+            "thresholding": true, "dynamic_thresholding_ratio": 0.7, "sample_max_value": 50.0}"#;
+        let spec = job_with(settings(), threshold);
+        assert!(spec.plan.sampling.updates[0].quantile().is_some());
+        equals_the_whole(&spec);
+        let zero_snr = r#"{"_class_name": "DDIMScheduler", "timestep_spacing": "trailing", "clip_sample": false,
+            "rescale_betas_zero_snr": true, "prediction_type": "v_prediction"}"#;
+        let spec = job_with(settings(), zero_snr);
+        assert_eq!(spec.plan.sampling.steps[0].form, PredictionForm::Clean);
+        equals_the_whole(&spec);
+    }
+
+    #[test]
+    fn the_structure_prior_moves_the_same_whichever_way_the_step_is_written() {
+        let values = |k: f32| (0..32).map(|at| (at as f32 * k).sin()).collect::<Vec<f32>>();
+        let (z, eps, zl) = (values(0.3), values(1.1), values(0.7));
+        let structure = StructurePrior::new(0.8).unwrap();
+        let step = |form| {
+            let level = Level::variance_preserving(0.36);
+            Step { index: 0, t: 0.0, t_prev: None, level, to: Level::CLEAN, form, last: true }
+        };
+        let x0_of = |z: &[f32], eps: &[f32]| -> Vec<f32> {
+            z.iter().zip(eps).map(|(z, eps)| (z - 0.8 * eps) / 0.6).collect()
+        };
+        let (mut z_noise, mut eps_noise) = (z.clone(), eps.clone());
+        let noise = (&mut *z_noise, &mut *eps_noise);
+        correct(&structure, 0.5, &step(PredictionForm::Noise), noise, &zl, (4, 2)).unwrap();
+        let (mut z_clean, mut x0) = (z.clone(), x0_of(&z, &eps));
+        let clean = (&mut *z_clean, &mut *x0);
+        correct(&structure, 0.5, &step(PredictionForm::Clean), clean, &zl, (4, 2)).unwrap();
+        let expected = x0_of(&z_noise, &eps_noise);
+        let pairs = z_clean.iter().zip(&z_noise).chain(x0.iter().zip(&expected));
+        for (clean, noise) in pairs {
+            assert!((clean - noise).abs() < 1e-6, "{clean} for {noise}");
+        }
+        assert!(z.iter().zip(&z_clean).any(|(before, after)| (before - after).abs() > 0.01));
     }
 
     #[test]

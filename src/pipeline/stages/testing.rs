@@ -162,11 +162,16 @@ impl Compute for Fake {
 
 /// A job of 60 × 40 output pixels in regions of 8 latent pixels and tiles of 10, without priors.
 pub fn job(settings: Settings) -> JobSpec {
-    let settings = Settings { gsp: 0.0, rap: 0.0, ..settings };
-    let config = SchedulerConfig::from_json(
+    job_with(
+        settings,
         r#"{"_class_name": "DDIMScheduler", "clip_sample": false, "timestep_spacing": "trailing"}"#,
     )
-    .unwrap();
+}
+
+/// As [`job`], with this scheduler.
+pub fn job_with(settings: Settings, scheduler: &str) -> JobSpec {
+    let settings = Settings { gsp: 0.0, rap: 0.0, ..settings };
+    let config = SchedulerConfig::from_json(scheduler).unwrap();
     let schedule = Schedule::new(&config).unwrap();
     let sampling =
         SamplingPlan::resolve(&config, &schedule, &ModelDefaults::default(), &settings).unwrap();
