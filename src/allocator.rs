@@ -5,11 +5,19 @@
 //! which stay in tcaches and fragment the heap: the same job then takes up to a seventh more memory in one run than
 //! in another. Here large blocks have a heap of their own. Allocation is first fit by address, and free pages stay
 //! mapped until [`give_back_pages`], which the library calls between stages after [`install`].
+//!
+//! A process whose memory is limited (`ulimit -v`, `-d`) has no addresses to set aside: there every large block is
+//! mapped for itself and unmapped when it is freed. Where nothing is left, the program ends with one line instead of
+//! an abort.
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
+    io::Write as _,
     ptr::{NonNull, null_mut},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 /// A program's global allocator: large blocks from one heap, all others from the system's allocator.
@@ -36,6 +44,12 @@ const STEP: usize = 64 << 20;
 /// Limit of free ranges. A block lies between any two of them, so this also limits the blocks.
 const RANGES: usize = 1 << 13;
 
+/// Size of a page in bytes.
+fn page() -> usize {
+    // SAFETY: it may be called at any time.
+    usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
+}
+
 static HEAP: Mutex<Heap> = Mutex::new(Heap::NEW);
 
 fn heap() -> MutexGuard<'static, Heap> {
@@ -57,6 +71,64 @@ fn taken(size: usize) -> usize {
     size.next_multiple_of(GRAIN) + STAGGER
 }
 
+/// `true` if the system limits the process's addresses or its data.
+fn is_limited() -> bool {
+    [libc::RLIMIT_AS, libc::RLIMIT_DATA].into_iter().any(|resource| {
+        let mut limit =
+            libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+        // SAFETY: it writes to the place that is passed along, which outlives the call.
+        unsafe { libc::getrlimit(resource, &raw mut limit) };
+        limit.rlim_cur != libc::RLIM_INFINITY
+    })
+}
+
+/// Has the system's allocator map every large block for itself, and all threads share one heap: each heap of a
+/// thread would set 64 MiB of addresses aside.
+fn spare_addresses() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it may be called at any time.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE as libc::c_int);
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
+/// Passes a block on, or ends the program if there is none: with a line and the exit code of a failure, where Rust
+/// would abort.
+///
+/// Nobody here lives on without the block: code that asks whether there is memory asks the memory plan.
+fn or_exhausted(block: *mut u8, bytes: usize) -> *mut u8 {
+    if block.is_null() { exhausted(bytes) } else { block }
+}
+
+#[cold]
+fn exhausted(bytes: usize) -> ! {
+    static IS_TOLD: AtomicBool = AtomicBool::new(false);
+    if IS_TOLD.swap(true, Ordering::SeqCst) {
+        // Another thread is telling it, and ends this one.
+        loop {
+            // SAFETY: it may be called at any time.
+            unsafe { libc::pause() };
+        }
+    }
+    let mut line = [0; 256];
+    let mut rest = &mut line[..];
+    let by = if is_limited() { " within the limits of this process (ulimit -v, -d)" } else { "" };
+    let _ = writeln!(
+        rest,
+        "cupscale-fast: out of memory: {} KiB more are not to be had{by}; a smaller --max-memory, --quantize or a \
+         smaller picture helps",
+        bytes.div_ceil(1 << 10),
+    );
+    let left = rest.len();
+    let length = line.len() - left;
+    // SAFETY: so many bytes were written; nothing is allocated, and no destructor runs.
+    unsafe {
+        libc::write(libc::STDERR_FILENO, line.as_ptr().cast(), length);
+        libc::_exit(1)
+    }
+}
+
 fn is_large(layout: Layout) -> bool {
     layout.size() >= LARGE && layout.align() <= GRAIN
 }
@@ -71,14 +143,14 @@ unsafe impl GlobalAlloc for Allocator {
             return block.as_ptr();
         }
         // SAFETY: the caller's promise.
-        unsafe { System.alloc(layout) }
+        or_exhausted(unsafe { System.alloc(layout) }, layout.size())
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         let block = if is_large(layout) { heap().take(taken(layout.size())) } else { None };
         let Some((block, used)) = block else {
             // SAFETY: the caller's promise.
-            return unsafe { System.alloc_zeroed(layout) };
+            return or_exhausted(unsafe { System.alloc_zeroed(layout) }, layout.size());
         };
         // SAFETY: the block has at least this many bytes and no other owner. Memory past `used` is still zero.
         unsafe { block.write_bytes(0, used.min(layout.size())) };
@@ -109,15 +181,13 @@ unsafe impl GlobalAlloc for Allocator {
             // SAFETY: the caller's promise; both blocks have as many bytes as are copied.
             unsafe {
                 let moved = self.alloc(wanted);
-                if !moved.is_null() {
-                    moved.copy_from_nonoverlapping(block, layout.size().min(size));
-                    self.dealloc(block, layout);
-                }
+                moved.copy_from_nonoverlapping(block, layout.size().min(size));
+                self.dealloc(block, layout);
                 moved
             }
         } else {
             // SAFETY: the caller's promise; the block was allocated by `System`.
-            unsafe { System.realloc(block, layout, size) }
+            or_exhausted(unsafe { System.realloc(block, layout, size) }, size)
         }
     }
 }
@@ -159,8 +229,12 @@ impl Heap {
         used: 0,
     };
 
-    /// Reserves the address range, which takes no memory.
+    /// Reserves the address range, which takes no memory; `false` where addresses are limited.
     fn reserve(&mut self) -> bool {
+        if self.base.is_null() && !self.refused && is_limited() {
+            self.refused = true;
+            spare_addresses();
+        }
         let mut addresses = ADDRESSES;
         while self.base.is_null() && !self.refused {
             // SAFETY: it may be called at any time, and changes nothing that exists.
@@ -200,20 +274,24 @@ impl Heap {
 
     /// Commits pages up to at least this offset.
     fn make_ready(&mut self, end: usize) -> bool {
-        if end > self.ready {
-            let step = (end - self.ready).next_multiple_of(STEP).min(self.addresses - self.ready);
+        if end <= self.ready {
+            return true;
+        }
+        // Where a whole step is more than there is, the block alone may be there.
+        [STEP, page()].into_iter().any(|step| {
+            let bytes = (end - self.ready).next_multiple_of(step).min(self.addresses - self.ready);
             let from = self.base.wrapping_add(self.ready).cast();
             // SAFETY: addresses that were set aside, which nobody uses yet. Large pages are 512 times
             // as few to hand out; an older system refuses them, which changes nothing.
             unsafe {
-                if libc::mprotect(from, step, libc::PROT_READ | libc::PROT_WRITE) != 0 {
+                if libc::mprotect(from, bytes, libc::PROT_READ | libc::PROT_WRITE) != 0 {
                     return false;
                 }
-                libc::madvise(from, step, libc::MADV_HUGEPAGE);
+                libc::madvise(from, bytes, libc::MADV_HUGEPAGE);
             }
-            self.ready += step;
-        }
-        true
+            self.ready += bytes;
+            true
+        })
     }
 
     /// Moves the start of a free range to `start`, or removes it.
@@ -279,8 +357,7 @@ impl Heap {
         if self.base.is_null() {
             return;
         }
-        // SAFETY: it may be called at any time.
-        let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096);
+        let page = page();
         for range in &self.free[..self.count] {
             let (start, end) = (range.start.next_multiple_of(page), range.end.min(self.used));
             let length = (end / page * page).saturating_sub(start);

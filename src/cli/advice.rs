@@ -18,11 +18,12 @@ pub fn line(error: &CliError) -> String {
             "--denoise-steps {run} is not possible: the schedule has {steps} steps (see --steps)"
         ),
         CliError::Job(Error::Interrupted(Some(folder))) => format!(
-            "interrupted; the same command goes on from here (what is done is in {})",
+            "interrupted; the same command goes on from here (what is done is in {}), --fresh begins anew",
             folder.display()
         ),
         CliError::Job(job) => format!("{job}{}", of_job(job)),
         CliError::Models(models) => format!("{models}{}", of_models(models)),
+        CliError::Threads { .. } => format!("{error}; try --threads 1"),
         _ => error.to_string(),
     }
 }
@@ -44,7 +45,10 @@ fn of_job(error: &Error) -> String {
                 .to_owned()
         }
         Error::OutOfMemory => "; close what else uses it, or try --device cpu".to_owned(),
-        Error::OtherJob { .. } | Error::DamagedWork { .. } => "; --fresh begins anew".to_owned(),
+        Error::OtherJob { .. } => {
+            "; the earlier settings go on with it, --fresh drops it and begins anew".to_owned()
+        }
+        Error::DamagedWork { .. } => "; --fresh begins anew".to_owned(),
         Error::Image(ImageError::MetadataTooLarge { .. }) => {
             "; a larger --max-metadata lets it in".to_owned()
         }
@@ -109,7 +113,8 @@ mod tests {
                     folder: folder.clone(),
                     what: "seed: 1 there, 2 now".to_owned(),
                 },
-                "a.png: unfinished work of another job is in w (seed: 1 there, 2 now); --fresh begins anew",
+                "a.png: unfinished work of another job is in w (seed: 1 there, 2 now); the earlier settings go on with \
+                 it, --fresh drops it and begins anew",
             ),
             (
                 Error::NoRoom { folder, need: 2 << 30, free: 1 << 30 },

@@ -30,6 +30,9 @@ pub enum CliError {
     /// Installed files have changed.
     #[error("{0}")]
     Damaged(String),
+    /// The thread pool cannot be made.
+    #[error("{threads} threads cannot be started ({error})")]
+    Threads { threads: usize, error: String },
     /// Writing to standard output failed.
     #[error("standard output: {0}")]
     Print(io::Error),

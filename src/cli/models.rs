@@ -15,7 +15,7 @@ use super::{
     args::{AddArgs, ListArgs, ModelsArgs, ModelsVerb, PullArgs, RemoveArgs, VerifyArgs},
     engine,
     error::CliError,
-    print::print,
+    print::{print, print_json},
     progress::Reporter,
     quantize,
 };
@@ -36,7 +36,7 @@ fn list(store: &Store, args: &ListArgs) -> Result<(), CliError> {
     let models = registry::list(store)?;
     if args.json {
         let all = serde_json::json!({ "folder": store.root(), "models": models });
-        return print(&format!("{all:#}\n"));
+        return print_json(&format!("{all:#}\n"));
     }
     let rows = models.iter().map(|model| {
         let licence = model.licence.as_ref().map_or("", |licence| licence.name.as_str());

@@ -1,4 +1,4 @@
-//! The verb without a name: enlarge one picture, or every picture in a folder.
+//! The verb without a name: enlarge one picture, or many.
 
 use std::{fs, io::IsTerminal as _};
 
@@ -16,19 +16,20 @@ use super::{
 };
 
 pub fn run(job: &Job) -> Result<u8, CliError> {
-    if let Input::Path(path) = &job.input
-        && path.is_dir()
-    {
-        return folder::run(job, path);
-    }
-    let opened = picture::open(job, &job.input)?;
-    let (output, format) = job.output(opened.format())?;
+    let input = match job.inputs.as_slice() {
+        [Input::Path(path)] if path.is_dir() => return folder::run(job),
+        [input] => input,
+        _ => return folder::run(job),
+    };
+    let opened = picture::open(job, input)?;
+    let (output, format) = job.output(input, opened.format())?;
     if output == Output::Stdout && std::io::stdout().is_terminal() {
         return Err(CliError::Usage(
             "standard output is a terminal: name a file with -o, or redirect it".to_owned(),
         ));
     }
     let mut reporter = Reporter::new(job.show);
+    job.notes.iter().for_each(|note| reporter.tell(note));
     if let (Output::Path(path), true) = (&output, job.skip_existing)
         && path.is_file()
     {

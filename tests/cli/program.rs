@@ -145,7 +145,9 @@ fn wrong_usage_exits_with_two() {
         let message = shell.fail(arguments, 2);
         assert!(message.starts_with("cupscale-fast: "), "{arguments}: {message}");
     }
-    assert!(shell.fail("in.png other.png", 2).contains("one picture at a time"));
+    assert!(shell.fail("in.png plan", 2).contains("a verb comes first: cupscale-fast plan"));
+    assert!(shell.fail("in.png -", 2).contains("stands alone"));
+    assert!(shell.fail("in.png --sampler eular", 2).contains("did you mean euler?"));
     let message = shell.fail("in.png --sampler heun", 2);
     assert!(
         message.contains("heun") && message.contains("ddim, tcd, euler, lcm, dpmpp-2m"),

@@ -25,6 +25,7 @@ use crate::{
     },
     priors::{attention::AttentionPrior, structure::StructurePrior},
     sampler::{Level, PredictionForm, QuantileSearch, Step, add_noise},
+    units,
 };
 
 /// Draws of the noise field: the canvas, the low-resolution latent of the attention prior, then one for
@@ -86,7 +87,9 @@ pub fn run(
     denoise.run(work, progress)?;
     if let count @ 1.. = denoise.redone.get() {
         let dtype = runner.dtype().as_str();
-        progress.note(&format!("{count} regions overflowed in {dtype} and were redone in f32"));
+        let (regions, were) =
+            (units::count(count, "region"), if count == 1 { "was" } else { "were" });
+        progress.note(&format!("{regions} overflowed in {dtype} and {were} redone in f32"));
     }
     Ok(())
 }

@@ -117,7 +117,7 @@ impl Compute for Fake {
     }
 
     fn cut(&self, text: &str) -> Result<Option<Cut>, Error> {
-        Ok((text.len() > 20).then_some(Cut { tokens: text.len(), limit: 20, at: 20 }))
+        Ok((text.len() > 20).then_some(Cut { tokens: text.len(), is_all: true, limit: 20, at: 20 }))
     }
 
     fn fits(&self) -> Result<Fits<'static>, Error> {

@@ -22,6 +22,12 @@ const WORDS: &str =
 /// The sequence length of every CLIP text encoder so far, for tokenizers that do not say.
 const DEFAULT_LENGTH: usize = 77;
 
+/// Characters of a token at most; those of CLIP have up to 28.
+const LONGEST_TOKEN: usize = 256;
+
+/// Characters of a text that normalization may make one of: a letter and its accents.
+const COMPOSED: usize = 4;
+
 /// Text → token ids of one fixed length.
 #[derive(Clone, Debug)]
 pub struct ClipTokenizer {
@@ -30,6 +36,8 @@ pub struct ClipTokenizer {
     end: u32,
     pad: u32,
     length: usize,
+    /// Characters of a text beyond which no token of it can count; see [`head`].
+    reach: usize,
 }
 
 impl ClipTokenizer {
@@ -81,6 +89,7 @@ impl ClipTokenizer {
         let file = if files.tokenizer_json.is_some() { "tokenizer.json" } else { "merges.txt" };
         check_merges(&vocab, &merges, file)?;
 
+        let longest = vocab.keys().map(|token| token.chars().count()).max();
         let bpe = BPE::builder()
             .vocab_and_merges(vocab.into_iter().collect::<Vocab>(), merges)
             .unk_token(unknown)
@@ -121,7 +130,8 @@ impl ClipTokenizer {
             .and_then(|length| usize::try_from(length).ok())
             .filter(|length| (2..=4096).contains(length))
             .unwrap_or(DEFAULT_LENGTH);
-        Ok(Self { tokenizer, start, end, pad, length })
+        let reach = length * (longest.unwrap_or(0).min(LONGEST_TOKEN) + 1) * COMPOSED;
+        Ok(Self { tokenizer, start, end, pad, length, reach })
     }
 
     /// The ids of `text` between the start and the end token, cut so that both fit and padded to
@@ -130,6 +140,7 @@ impl ClipTokenizer {
     /// # Errors
     /// Those of the tokenizer's regular expressions.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TextError> {
+        let text = head(text, self.reach);
         let encoding = self.tokenizer.encode(text, false).map_err(tokenizer_error)?;
         let words = encoding.get_ids();
         let mut ids = Vec::with_capacity(self.length);
@@ -146,9 +157,11 @@ impl ClipTokenizer {
     /// Those of the tokenizer's regular expressions.
     pub fn cut(&self, text: &str) -> Result<Option<Cut>, TextError> {
         let limit = self.length - 2;
-        let encoding = self.tokenizer.encode(text, false).map_err(tokenizer_error)?;
+        let counted = head(text, self.reach);
+        let encoding = self.tokenizer.encode(counted, false).map_err(tokenizer_error)?;
         let offsets = encoding.get_offsets();
-        Ok(offsets.get(limit).map(|&(at, _)| Cut { tokens: offsets.len(), limit, at }))
+        let is_all = counted.len() == text.len();
+        Ok(offsets.get(limit).map(|&(at, _)| Cut { tokens: offsets.len(), is_all, limit, at }))
     }
 
     /// The largest id that a text can get.
@@ -204,6 +217,19 @@ pub(in crate::model::text) fn check_description(json: Option<&[u8]>) -> Result<(
         }
     }
     Ok(())
+}
+
+/// The beginning of `text` that holds every token that counts: `reach` characters, a run of white space counted as one
+/// as the normalization makes it one. Without this bound a text of megabytes would be split whole, for 75 tokens.
+fn head(text: &str, reach: usize) -> &str {
+    let (mut count, mut is_in_space) = (0, false);
+    let end = text.char_indices().find(|&(_, sign)| {
+        let is_space = sign.is_whitespace();
+        count += usize::from(!(is_space && is_in_space));
+        is_in_space = is_space;
+        count > reach
+    });
+    end.map_or(text, |(at, _)| &text[..at])
 }
 
 /// A special token as configuration files write it: its text, or its text with flags.
@@ -372,4 +398,18 @@ where
 
 fn tokenizer_error(error: tokenizers::Error) -> TextError {
     TextError::Tokenizer(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_text_is_cut_before_it_is_split_and_white_space_does_not_count() {
+        assert_eq!(head("été à la mer", 5), "été à");
+        assert_eq!(head("été", 3), "été");
+        let spaced = format!("a{}b c", " \n".repeat(1000));
+        assert_eq!(head(&spaced, 3), format!("a{}b", " \n".repeat(1000)));
+        assert_eq!(head("", 0), "");
+    }
 }
