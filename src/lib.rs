@@ -44,6 +44,10 @@
 pub mod backend;
 pub mod canvas;
 pub mod caption;
+// What fuzz/ reaches of the inside; in no build but its own.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod image;
 // Hidden: not a stable interface. Public because tests/ and benches/ compare every part with its reference.
 #[doc(hidden)]

@@ -17,6 +17,9 @@ mod families;
 mod file_kind;
 mod fingerprint;
 mod form;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod gguf;
 mod headers;
 pub mod hub;

@@ -425,7 +425,7 @@ impl Linked {
     }
 }
 
-fn understand(what: &str, bytes: &[u8]) -> Result<RepoInfo, HubError> {
+pub(in crate::weights) fn understand(what: &str, bytes: &[u8]) -> Result<RepoInfo, HubError> {
     let bad = |reason: String| HubError::Answer { what: what.to_owned(), reason };
     let answer: RepoAnswer = serde_json::from_slice(bytes)
         .map_err(|error| bad(format!("the hub's answer is not understood ({error})")))?;
@@ -484,7 +484,7 @@ fn one_line(text: &str) -> String {
 }
 
 /// First byte and whole length of a `Content-Range` (`bytes 5-9/10`).
-fn content_range(value: &str) -> Option<(u64, Option<u64>)> {
+pub(in crate::weights) fn content_range(value: &str) -> Option<(u64, Option<u64>)> {
     let (range, whole) = value.strip_prefix("bytes ")?.split_once('/')?;
     Some((range.split_once('-')?.0.parse().ok()?, whole.parse().ok()))
 }
