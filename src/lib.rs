@@ -53,6 +53,9 @@ pub mod pipeline;
 #[doc(hidden)]
 pub mod priors;
 pub mod sampler;
+// Hidden: for the program of this package.
+#[doc(hidden)]
+pub mod temporary;
 pub mod units;
 pub mod weights;
 

@@ -44,11 +44,12 @@ fn of_job(error: &Error) -> String {
                 .to_owned()
         }
         Error::OutOfMemory => "; close what else uses it, or try --device cpu".to_owned(),
-        Error::OtherJob { .. } => "; --fresh begins anew".to_owned(),
+        Error::OtherJob { .. } | Error::DamagedWork { .. } => "; --fresh begins anew".to_owned(),
+        Error::Image(ImageError::Scratch { .. }) => "; --work-dir names another place".to_owned(),
         Error::Image(ImageError::MetadataTooLarge { .. }) => {
             "; a larger --max-metadata lets it in".to_owned()
         }
-        Error::NoRoom { .. } => " with --work-dir".to_owned(),
+        Error::NoRoom { .. } | Error::NotOwn { .. } => " with --work-dir".to_owned(),
         Error::Sampler(SamplerError::UnsupportedScheduler { .. }) => " with --sampler".to_owned(),
         Error::Weights(
             WeightsError::NotAModel { contents, .. } | WeightsError::NoSuchPart { contents, .. },

@@ -52,9 +52,10 @@ impl CliError {
     /// The exit code of a process that ends with this error.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Usage(_) | Self::Job(Error::OtherJob { .. } | Error::NothingToResume { .. }) => {
-                USAGE
-            }
+            Self::Usage(_)
+            | Self::Job(
+                Error::OtherJob { .. } | Error::NothingToResume { .. } | Error::DamagedWork { .. },
+            ) => USAGE,
             Self::Job(Error::Sampler(error)) if error.is_wrong_choice() => USAGE,
             Self::Job(Error::Interrupted(_)) => INTERRUPTED,
             Self::Models(error) if error.is_interrupt() => INTERRUPTED,

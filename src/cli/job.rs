@@ -1,11 +1,14 @@
 //! The resolved job: arguments are resolved here, once, and later code does not see them.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use cupscale::{
     backend::{DeviceSpec, MatmulPrecision},
     canvas::SizeSpec,
-    image::{Format, Input, Output, ReadOptions},
+    image::{Format, ImageError, Input, Output, ReadOptions},
     pipeline::{Engine, Error, Settings, WorkOptions},
 };
 
@@ -98,6 +101,26 @@ impl Job {
             ))),
             _ => Ok((output, format)),
         }
+    }
+
+    /// Makes the folder of `output` if the options named a folder; returns the folders that were not there, the
+    /// innermost first.
+    ///
+    /// # Errors
+    /// A folder that cannot be made.
+    pub fn make_output_folder(&self, output: &Output) -> Result<Vec<PathBuf>, CliError> {
+        let folder = match output {
+            Output::Path(path) if self.files.names_output_folder() => path.parent(),
+            _ => None,
+        };
+        let Some(folder) = folder else { return Ok(Vec::new()) };
+        let missing = folder.ancestors().take_while(|folder| !folder.exists());
+        let missing = missing.map(Path::to_owned).collect();
+        fs::create_dir_all(folder).map_err(|error| {
+            let reason = format!("its folder cannot be made: {error}");
+            Error::from(ImageError::Unwritable { name: output.name(), reason })
+        })?;
+        Ok(missing)
     }
 
     /// The folder for the outputs of the pictures in `folder`.
@@ -197,6 +220,8 @@ mod tests {
             ("x photo.PNG -f jpeg", "photo_4x.jpg"),
             ("x 2024.01 -f tiff", "2024.01_4x.tif"),
             ("x photo", "photo_4x.jpg"),
+            ("x a/photo.jpg -o nodir/", "nodir/photo_4x.jpg"),
+            ("x a/photo.jpg -o b/nodir// -f png", "b/nodir/photo_4x.png"),
         ] {
             let (output, _) = resolve(line).output(Format::Jpeg).unwrap();
             assert!(matches!(output, Output::Path(path) if path == std::path::Path::new(expected)));
@@ -213,7 +238,9 @@ mod tests {
         ] {
             assert_eq!(resolve(line).output(Format::Jpeg).unwrap().1, expected);
         }
-        let refused = resolve("x a.jpg -o b.xyz").output(Format::Jpeg);
-        assert!(matches!(refused, Err(CliError::Usage(_))));
+        for line in ["x a.jpg -o b.xyz", "x - -o nodir/"] {
+            let refused = resolve(line).output(Format::Jpeg);
+            assert!(matches!(refused, Err(CliError::Usage(_))), "{line}");
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! The verb without a name: enlarge one picture, or every picture in a folder.
 
-use std::io::IsTerminal as _;
+use std::{fs, io::IsTerminal as _};
 
 use cupscale::{
     image::{Input, Output},
@@ -36,10 +36,18 @@ pub fn run(job: &Job) -> Result<u8, CliError> {
         return Ok(SKIPPED);
     }
     picture::check_output(job, &opened, &output, format)?;
-    output.check_writable().map_err(Error::from)?;
-    let loaded = job.load(|note| reporter.tell(note))?;
-    let picture = picture::decode(&loaded, job, opened, &output)?;
-    let summary = picture::enlarge(&loaded, job, &picture, (&output, format), &mut reporter)?;
-    reporter.finish_job(&summary);
+    let made = job.make_output_folder(&output)?;
+    let enlarge = || -> Result<String, CliError> {
+        output.check_writable().map_err(Error::from)?;
+        let loaded = job.load(|note| reporter.tell(note))?;
+        let picture = picture::decode(&loaded, job, opened, &output)?;
+        picture::enlarge(&loaded, job, &picture, (&output, format), &mut reporter)
+    };
+    let result = enlarge();
+    if result.is_err() {
+        // They stay where unfinished work is in them.
+        made.iter().for_each(|folder| drop(fs::remove_dir(folder)));
+    }
+    reporter.finish_job(&result?);
     Ok(DONE)
 }

@@ -170,7 +170,20 @@ fn what_cannot_be_written_is_known_before_the_work() {
     }
     let message = shell.fail("in.png -o out.webp --long-edge 20000 --progress json", 1);
     assert!(message.contains("16383") && message.contains("TIFF"), "{message}");
+    let long = format!("{}.png", "x".repeat(252));
+    let message = shell.fail(&format!("in.png -o {long} --progress json"), 1);
+    assert!(message.contains("too long"), "{message}");
+    // A folder that was made for nothing does not stay.
+    shell.fail("in.png -o no/dir/ --model no/such/model", 1);
     assert_eq!(shell.names(), ["in.png", "taken.png"]);
+}
+
+#[test]
+fn a_slash_at_the_end_of_the_output_makes_a_folder_for_it() {
+    let shell = Shell::new();
+    shell.picture("in.png", 20, 16);
+    shell.succeed("in.png -o no/dir/ -s 2 --denoise-steps 1");
+    assert_eq!(size(&shell.path("no/dir/in_2x.png")), (40, 32));
 }
 
 #[test]

@@ -18,8 +18,8 @@ pub struct FilesArgs {
     /// The same as INPUT
     #[arg(short = 'i', long = "input", value_name = "INPUT")]
     input_option: Option<OsString>,
-    /// Output file, or output folder for a folder; `-` writes standard output [default: INPUT with _4x before its
-    /// extension]
+    /// Output file, or output folder for a folder; a slash at the end makes it a folder for a picture as well; `-`
+    /// writes standard output [default: INPUT with _4x before its extension]
     #[arg(short, long, value_name = "OUTPUT")]
     output: Option<OsString>,
     /// Format of the output [default: by the output's name, else as the input]
@@ -51,6 +51,17 @@ impl FilesArgs {
         suffix: &str,
     ) -> Result<(Output, Format), CliError> {
         let output = match (&self.output, input) {
+            (Some(folder), Input::Path(path)) if self.names_output_folder() => {
+                let (path, format) = self.output_name(path, source, suffix);
+                let name = path.file_name().unwrap_or_default();
+                return Ok((Output::Path(Path::new(folder).join(name)), format));
+            }
+            (Some(folder), _) if self.names_output_folder() => {
+                return Err(CliError::Usage(format!(
+                    "-o {}: is a folder, and standard input has no name: name a file in it",
+                    folder.display()
+                )));
+            }
             (Some(output), _) => Output::parse(output),
             (None, Input::Path(path)) => {
                 let (path, format) = self.output_name(path, source, suffix);
@@ -73,6 +84,12 @@ impl FilesArgs {
             _ => None,
         };
         Ok((output, self.format.or(named).unwrap_or(source)))
+    }
+
+    /// True if the output names a folder, by a slash at its end, whether it is there or not.
+    pub fn names_output_folder(&self) -> bool {
+        let end = self.output.as_ref().and_then(|output| output.as_encoded_bytes().last());
+        end.is_some_and(|&byte| std::path::is_separator(char::from(byte)))
     }
 
     /// Default output name and format for a picture: `suffix` goes before the extension, which changes only with the

@@ -78,10 +78,11 @@ impl Plan {
         per_step * sampling.steps.len() * if sampling.guidance.is_some() { 2 } else { 1 }
     }
 
-    /// Bytes of the work folder on disk, with the output's rows at 8 bits without alpha.
+    /// Bytes on disk while the job works: the work folder, with the output's rows at 8 bits without alpha, and the
+    /// planes of a large input.
     #[must_use]
     pub fn work_bytes(&self) -> u64 {
-        self.layout(3 * self.geometry.canvas.width).bytes()
+        self.layout(3 * self.geometry.canvas.width).bytes() + self.geometry.input.file_bytes()
     }
 
     /// The files of the work folder; `row_bytes` is the length of one row of the output's samples.
@@ -93,6 +94,8 @@ impl Plan {
             history: self.sampling.history(),
             low_resolution: *low_resolution,
             rows: (canvas.height, row_bytes),
+            tiles: self.tile_rows.len() * self.tile_columns.len(),
+            steps: self.sampling.steps.len(),
         }
     }
 }

@@ -13,7 +13,7 @@ use super::context::Context;
 use crate::{
     canvas::{CanvasSize, RegionGrid},
     caption::wording::Fits,
-    image::{Output, Picture},
+    image::{Format, Output, Picture},
     model::{
         denoiser::{Conditioning, Denoiser, MicroConditioning, Prior},
         text::{Cut, TextConditioning},
@@ -235,7 +235,8 @@ impl Bench {
     pub fn open(&self, spec: &JobSpec) -> WorkFolder {
         let output = Output::Path(self.output());
         let layout = spec.plan.layout(3 * spec.plan.geometry.canvas.width);
-        WorkFolder::open(&WorkOptions::default(), &output, &json!({}), &layout).unwrap()
+        let output = (&output, Format::Png);
+        WorkFolder::open(&WorkOptions::default(), output, &json!({}), &layout).unwrap()
     }
 }
 
