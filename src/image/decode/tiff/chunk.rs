@@ -140,7 +140,7 @@ impl<P: BufRead> Read for Lzw<P> {
             let (at_end, result) = (ready.is_empty(), decoder.decode_bytes(ready, out));
             self.piece.consume(result.consumed_in);
             let status = result.status.map_err(|e| io::Error::new(ErrorKind::InvalidData, e))?;
-            if result.consumed_out > 0 || out.is_empty() || status == LzwStatus::Done {
+            if result.consumed_out > 0 || out.is_empty() || matches!(status, LzwStatus::Done) {
                 return Ok(result.consumed_out);
             }
             if at_end || result.consumed_in == 0 {
