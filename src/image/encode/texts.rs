@@ -49,13 +49,13 @@ pub(super) fn place(options: &mut EncodeOptions, format: Format, warnings: &mut 
     }
     let stays = |keyword: &str| keyword == COMMENT && format == Format::Jpeg;
     let carried = || options.texts.iter().filter(|text| !stays(&text.keyword));
-    let sizes = carried().map(|text| text.keyword.len() + text.text.len()).sum::<usize>()
+    let sizes = carried().map(|text| text.text.len()).sum::<usize>()
         + options.settings.as_ref().map_or(0, String::len)
         + options.xmp.as_ref().map_or(0, Vec::len);
     // A packet that goes into parts gets no settings: they stand in the one that announces the parts, so that they
     // are found without putting the parts together.
     let in_parts = format == Format::Jpeg
-        && (options.xmp.is_some() || carried().next().is_some())
+        && options.xmp.as_deref().is_some_and(xmp::is_rdf)
         && sizes > MAX_PACKET - ROOM;
     let settings = if in_parts { None } else { options.settings.take() };
     let additions = xmp::Additions {
