@@ -3,6 +3,7 @@
 
 use cupscale::{
     backend::DeviceError,
+    image::ImageError,
     pipeline::Error,
     sampler::SamplerError,
     weights::{FileContents, WeightsError, registry::ModelError},
@@ -38,8 +39,15 @@ fn of_job(error: &Error) -> String {
         Error::Memory { captioner: false, .. } => {
             "; try --quantize q8_0, a smaller picture, or a larger --max-memory".to_owned()
         }
+        Error::PictureMemory { .. } => {
+            "; try a larger --max-memory, or the picture as a PNG that is not interlaced, which is read row by row"
+                .to_owned()
+        }
         Error::OutOfMemory => "; close what else uses it, or try --device cpu".to_owned(),
         Error::OtherJob { .. } => "; --fresh begins anew".to_owned(),
+        Error::Image(ImageError::MetadataTooLarge { .. }) => {
+            "; a larger --max-metadata lets it in".to_owned()
+        }
         Error::NoRoom { .. } => " with --work-dir".to_owned(),
         Error::Sampler(SamplerError::UnsupportedScheduler { .. }) => " with --sampler".to_owned(),
         Error::Weights(

@@ -17,10 +17,10 @@ pub fn run(job: &Job) -> Result<(), CliError> {
         return Err(CliError::Usage(format!("{}: is the picture itself", output.name())));
     }
     output.check_writable().map_err(Error::from)?;
-    let opened = picture::open(&job.input)?;
+    let opened = picture::open(job, &job.input)?;
     let mut reporter = Reporter::new(job.show);
     let loaded = job.load(|note| reporter.tell(note))?;
-    let picture = picture::decode(&loaded, opened)?;
+    let picture = picture::decode(&loaded, job, opened, &output)?;
     let (engine, settings) = loaded;
     let document = pipeline::describe(&engine, &picture, &settings, &mut reporter)?;
     output.write(document.to_json().as_bytes()).map_err(Error::from)?;

@@ -177,12 +177,12 @@ fn describe_ahead(
             continue;
         }
         // Errors of a picture are reported when its turn comes.
-        let Ok(opened) = picture::open(&input) else { continue };
+        let Ok(opened) = picture::open(job, &input) else { continue };
         if picture::check_output(job, &opened, &output, item.format).is_err() {
             continue;
         }
         let loaded = load(job, loaded, reporter)?;
-        let Ok(picture) = picture::decode(loaded, opened) else { continue };
+        let Ok(picture) = picture::decode(loaded, job, opened, &output) else { continue };
         let place = (first + index + 1, count);
         reporter.begin_file(FileState::Captions, place, &input.name(), &output.name());
         let (engine, settings) = loaded;
@@ -225,7 +225,7 @@ fn one(
     }
     let input = Input::Path(item.input.clone());
     let output = Output::Path(item.output.clone());
-    let opened = picture::open(&input)?;
+    let opened = picture::open(job, &input)?;
     picture::check_output(job, &opened, &output, item.format)?;
     let loaded = load(job, loaded, reporter)?;
     if let Some(parent) = item.output.parent() {
@@ -235,7 +235,7 @@ fn one(
         })?;
     }
     output.check_writable().map_err(Error::from)?;
-    let picture = picture::decode(loaded, opened)?;
+    let picture = picture::decode(loaded, job, opened, &output)?;
     picture::enlarge(loaded, job, &picture, (&output, item.format), reporter).map(Some)
 }
 

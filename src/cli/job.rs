@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use cupscale::{
     backend::{DeviceSpec, MatmulPrecision},
     canvas::SizeSpec,
-    image::{Format, Input, Output},
+    image::{Format, Input, Output, ReadOptions},
     pipeline::{Engine, Error, Settings, WorkOptions},
 };
 
@@ -22,6 +22,8 @@ pub struct Job {
     pub input: Input,
     /// Skips pictures whose output exists.
     pub skip_existing: bool,
+    /// How pictures are read.
+    pub read: ReadOptions,
     /// Place of unfinished work.
     pub work: WorkOptions,
     /// Form of the progress display.
@@ -59,6 +61,7 @@ impl Job {
         Ok(Self {
             input,
             skip_existing: args.files.skip_existing,
+            read: args.read.options(),
             work: args.work.work(),
             show: args.show(),
             suffix: args.size.suffix(),

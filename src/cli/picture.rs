@@ -2,15 +2,15 @@
 
 use cupscale::{
     canvas::target_size,
-    image::{self, Format, Input, Opened, Output, Picture, ReadOptions},
+    image::{self, Format, Input, Opened, Output, Picture},
     pipeline::{self, Engine, Error, Settings},
 };
 
 use super::{error::CliError, job::Job, progress::Reporter};
 
 /// Opens a picture and reads its header.
-pub fn open(input: &Input) -> Result<Opened, CliError> {
-    Ok(image::open(input, &ReadOptions::default()).map_err(Error::from)?)
+pub fn open(job: &Job, input: &Input) -> Result<Opened, CliError> {
+    Ok(image::open(input, &job.read).map_err(Error::from)?)
 }
 
 /// Checks that the output's format can hold the enlarged picture; a model need not be loaded to know that.
@@ -26,12 +26,23 @@ pub fn check_output(
     Ok(format.check_size(&output.name(), width, height).map_err(Error::from)?)
 }
 
-/// Reads the pixels of a picture, if the plan of its job fits into memory.
+/// Reads the pixels of a picture, if the plan of its job fits into memory. Those of a large one go where the job's work
+/// is: into the work folder's place, or beside the output.
 pub fn decode(
     (engine, settings): &(Engine, Settings),
-    opened: Opened,
+    job: &Job,
+    mut opened: Opened,
+    output: &Output,
 ) -> Result<Picture, CliError> {
     pipeline::plan(engine, opened.shape(), settings)?;
+    let beside = match output {
+        Output::Path(path) => path.parent(),
+        _ => None,
+    };
+    let folder = job.work.folder.as_deref().or(beside).filter(|folder| folder.is_dir());
+    if let Some(folder) = folder {
+        opened.keep_planes_in(folder);
+    }
     Ok(opened.decode().map_err(Error::from)?)
 }
 

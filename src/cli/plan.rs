@@ -11,7 +11,7 @@ use super::{
 
 pub fn run(job: &Job) -> Result<(), CliError> {
     job.refuse_folder("plan")?;
-    let picture = picture::open(&job.input)?;
+    let picture = picture::open(job, &job.input)?;
     let (output, format) = job.output(picture.format())?;
     picture::check_output(job, &picture, &output, format)?;
     let (engine, settings) = job.load(|note| {

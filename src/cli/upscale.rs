@@ -21,7 +21,7 @@ pub fn run(job: &Job) -> Result<u8, CliError> {
     {
         return folder::run(job, path);
     }
-    let opened = picture::open(&job.input)?;
+    let opened = picture::open(job, &job.input)?;
     let (output, format) = job.output(opened.format())?;
     if output == Output::Stdout && std::io::stdout().is_terminal() {
         return Err(CliError::Usage(
@@ -38,7 +38,7 @@ pub fn run(job: &Job) -> Result<u8, CliError> {
     picture::check_output(job, &opened, &output, format)?;
     output.check_writable().map_err(Error::from)?;
     let loaded = job.load(|note| reporter.tell(note))?;
-    let picture = picture::decode(&loaded, opened)?;
+    let picture = picture::decode(&loaded, job, opened, &output)?;
     let summary = picture::enlarge(&loaded, job, &picture, (&output, format), &mut reporter)?;
     reporter.finish_job(&summary);
     Ok(DONE)

@@ -111,6 +111,7 @@ fn conversion(
         Err(why) => {
             warnings.push(Warning::ProfileDropped(why));
             metadata.icc = None;
+            metadata.colour_chunks.clear();
             Convert::Same
         }
     }
@@ -128,7 +129,8 @@ fn split(
     match (layout, convert) {
         (ChannelLayout::Cmyk, Convert::Inks(inks)) => (inks.convert(samples), None),
         (ChannelLayout::CmykAlpha, Convert::Inks(inks)) => {
-            let colours: Vec<f32> = samples.chunks_exact(5).flat_map(|p| &p[..4]).copied().collect();
+            let colours: Vec<f32> =
+                samples.chunks_exact(5).flat_map(|p| &p[..4]).copied().collect();
             (inks.convert(&colours), alpha(5))
         }
         (ChannelLayout::CmykAlpha, _) => {
@@ -193,4 +195,68 @@ fn turned(
         out.push(&band[..rows * out_width * channels])?;
     }
     out.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::decode::header::Header;
+
+    /// Rows of made-up samples, some of them transparent, with an orientation.
+    struct Made(Header);
+
+    impl Decode for Made {
+        fn header(&self) -> &Header {
+            &self.0
+        }
+
+        fn rows(
+            self: Box<Self>,
+            take: &mut dyn FnMut(&[f32]) -> Result<()>,
+        ) -> Result<Vec<Warning>> {
+            let row = self.0.width as usize * self.0.layout.channels();
+            for y in 0..self.0.height as usize {
+                let value = |i: usize| ((y * row + i) % 97) as f32 / 97.0;
+                let hidden = |i: usize| i % 4 == 3 && (i / 4 + y) % 5 > 1;
+                let band: Vec<f32> =
+                    (0..row).map(|i| if hidden(i) { 0.0 } else { value(i) }).collect();
+                take(&band)?;
+            }
+            Ok(Vec::new())
+        }
+    }
+
+    fn made(layout: ChannelLayout, orientation: u8) -> Box<Made> {
+        let exif = [b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0", &[orientation][..], &[0; 7]];
+        let metadata = Metadata { exif: Some(exif.concat()), ..Metadata::default() };
+        Box::new(Made(Header {
+            width: 150,
+            height: 71,
+            layout,
+            bit_depth: 8,
+            metadata,
+            warnings: Vec::new(),
+            scratch_bytes: 0,
+        }))
+    }
+
+    #[test]
+    fn a_picture_in_files_is_the_one_in_memory_in_every_orientation() {
+        let files = Scratch { memory_bytes: 0, ..Scratch::default() };
+        for layout in [ChannelLayout::Rgba, ChannelLayout::Grey, ChannelLayout::Cmyk] {
+            for orientation in 1..=8 {
+                let read = |scratch| picture("a", made(layout, orientation), scratch).unwrap();
+                let (in_memory, in_files) = (read(&Scratch::default()), read(&files));
+                assert!(!in_memory.rgb.is_in_file() && in_files.rgb.is_in_file());
+                assert_eq!(in_memory, in_files, "{layout:?} {orientation}");
+                let size = if orientation >= 5 { (71, 150) } else { (150, 71) };
+                assert_eq!((in_files.width, in_files.height), size);
+                let [shrunk, same] = [&in_memory, &in_files].map(|picture| {
+                    let resizer = picture.resizer(20, 10).unwrap();
+                    resizer.rows(0..10)
+                });
+                assert!(shrunk == same);
+            }
+        }
+    }
 }

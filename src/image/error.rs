@@ -54,6 +54,26 @@ pub enum ImageError {
         /// The kind of picture.
         kind: String,
     },
+    /// A picture of a well-known format that is not read.
+    #[error("{name}: {kind} is not supported (PNG, JPEG, WebP and TIFF are): {hint}")]
+    UnsupportedFormat {
+        /// The file or stream.
+        name: String,
+        /// The format.
+        kind: &'static str,
+        /// What makes a readable picture of it.
+        hint: &'static str,
+    },
+    /// A well-known kind of file that is no picture.
+    #[error("{name}: is {kind}, not a picture: {hint}")]
+    NotAPicture {
+        /// The file or stream.
+        name: String,
+        /// The kind of file.
+        kind: &'static str,
+        /// How to get the picture.
+        hint: &'static str,
+    },
     /// A rare kind of one of the formats.
     #[error("{name}: {kind} is not supported; {help}")]
     UnsupportedKind {
@@ -76,16 +96,6 @@ pub enum ImageError {
         /// The most pixels there may be.
         limit: u64,
     },
-    /// A block of metadata that the pixels need is larger than the limit.
-    #[error("{name}: its {what} is larger than the {limit} bytes that metadata may take")]
-    MetadataTooLarge {
-        /// The file or stream.
-        name: String,
-        /// Name of the block.
-        what: &'static str,
-        /// The most bytes that all blocks may take together.
-        limit: u64,
-    },
     /// A large picture's pixels go through a file, which could not be made or filled.
     #[error("{name}: its pixels need room on a disk ({source})")]
     Scratch {
@@ -93,6 +103,16 @@ pub enum ImageError {
         name: String,
         /// Error of the operating system.
         source: io::Error,
+    },
+    /// A block of metadata that the pixels need is larger than the limit.
+    #[error("{name}: its {what} is larger than the {} MiB that metadata may take", .limit.div_ceil(1 << 20))]
+    MetadataTooLarge {
+        /// The file or stream.
+        name: String,
+        /// Name of the block.
+        what: &'static str,
+        /// The most bytes that all blocks may take together.
+        limit: u64,
     },
     /// The output does not fit into the chosen format.
     #[error(
@@ -207,9 +227,9 @@ pub enum Warning {
     CompanionDropped(&'static str),
     /// Only the first picture of an animation or of a multi-page file was read.
     FirstFrameOnly(Format),
-    /// The file ends early: rows from `rows_read` on are made up.
+    /// The file ends early: rows from `rows_read` on repeat the last one, or are a coarser pass.
     Truncated {
-        /// Rows that the file has.
+        /// Whole rows that the file has.
         rows_read: u32,
         /// Rows of the picture.
         rows: u32,
@@ -240,7 +260,8 @@ impl std::fmt::Display for Warning {
             Self::MetadataTooLarge { what, limit } => {
                 write!(
                     f,
-                    "{what} is beyond the {limit} bytes that metadata may take and was left out"
+                    "{what} is beyond the {} MiB that metadata may take and was left out",
+                    limit.div_ceil(1 << 20)
                 )
             }
             Self::MetadataDamaged(what) => write!(f, "{what} is damaged and was left out"),
@@ -254,10 +275,13 @@ impl std::fmt::Display for Warning {
             Self::FirstFrameOnly(format) => {
                 write!(f, "only the first picture of this {format} file was read")
             }
+            Self::Truncated { rows_read, rows } if rows_read == rows => {
+                write!(f, "the file ends early, but all of its {rows} rows are there")
+            }
             Self::Truncated { rows_read, rows } => {
                 write!(
                     f,
-                    "the file ends early: {rows_read} of {rows} rows were read, the others repeat the last"
+                    "the file ends early: {rows_read} of {rows} rows are whole, the rest is made up"
                 )
             }
             Self::DetailMissing(format) => {

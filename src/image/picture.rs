@@ -3,11 +3,15 @@
 use super::alpha::fill_transparent;
 use super::error::{ImageError, Result, Warning};
 use super::metadata::Metadata;
-use super::plane::{Plane, PlaneBuilder, Scratch};
+use super::plane::{self, Plane, PlaneBuilder, Scratch, band_rows};
 use super::resize::{Filter, Resizer};
 
 /// The most pixels an input may have (2²⁸, a square of 16,384): more is taken for a decompression bomb.
 pub const MAX_PIXELS: u64 = 1 << 28;
+
+/// Bytes of a pixel on its way from the decoder to the planes: samples, floats, colours, alpha, and levels of the
+/// filling under transparent pixels.
+const BAND_PIXEL_BYTES: u64 = 48;
 
 /// Samples that are hashed before their memory is given back.
 const HASH_BAND: usize = 1 << 20;
@@ -49,6 +53,34 @@ pub struct PictureShape {
     pub alpha: bool,
     /// What its decoder holds beside the planes, in bytes: 0 where it decodes row by row.
     pub decoder_bytes: u64,
+}
+
+impl PictureShape {
+    /// Bytes of the planes that are in memory; those of a large picture are in files, of which rows are in memory.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        self.planes(|bytes| if bytes <= plane::MEMORY_BYTES { bytes } else { 0 })
+    }
+
+    /// Bytes of the planes that are in files.
+    #[must_use]
+    pub fn file_bytes(&self) -> u64 {
+        self.planes(|bytes| if bytes <= plane::MEMORY_BYTES { 0 } else { bytes })
+    }
+
+    /// Bytes that reading the pixels takes beside the planes: the decoder's, and a band on its way.
+    #[must_use]
+    pub fn reading_bytes(&self) -> u64 {
+        let band = band_rows(self.width) as u64 * u64::from(self.width);
+        let pixels = u64::from(self.width) * u64::from(self.height);
+        self.decoder_bytes + band.min(pixels) * BAND_PIXEL_BYTES
+    }
+
+    /// The sum over the planes.
+    fn planes(&self, of_plane: impl Fn(u64) -> u64) -> u64 {
+        let plane = u64::from(self.width) * u64::from(self.height) * size_of::<f32>() as u64;
+        of_plane(3 * plane) + if self.alpha { of_plane(plane) } else { 0 }
+    }
 }
 
 /// A picture without alpha that is in memory.

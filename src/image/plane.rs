@@ -18,6 +18,12 @@ use memmap2::Mmap;
 /// The most bytes of a plane that is held in memory.
 pub(crate) const MEMORY_BYTES: u64 = 64 << 20;
 
+/// Rows of a band in which pixels go from a decoder to the planes: some 256 Ki pixels leave work for every thread and
+/// cost little memory.
+pub(crate) fn band_rows(width: u32) -> usize {
+    ((1 << 18) / width as usize).max(1)
+}
+
 /// Place and threshold of planes in files.
 #[derive(Clone, Debug)]
 pub(crate) struct Scratch {

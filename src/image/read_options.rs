@@ -2,11 +2,8 @@
 
 use std::path::PathBuf;
 
+use super::metadata::DEFAULT_MAX_METADATA;
 use super::plane::Scratch;
-
-/// The most bytes of metadata that a picture may have unless more is allowed (64 MiB): a profile, a thumbnail and an
-/// editor's history are far smaller, and a few kilobytes of compressed text can claim gigabytes.
-pub const MAX_METADATA: u64 = 64 << 20;
 
 /// How a picture is read.
 #[derive(Clone, Debug)]
@@ -24,7 +21,7 @@ pub struct ReadOptions {
 
 impl Default for ReadOptions {
     fn default() -> Self {
-        Self { allow_truncated: false, max_metadata: MAX_METADATA, scratch_folder: None }
+        Self { allow_truncated: false, max_metadata: DEFAULT_MAX_METADATA, scratch_folder: None }
     }
 }
 

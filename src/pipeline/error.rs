@@ -66,6 +66,9 @@ pub enum Error {
         }
     )]
     Memory { needs: String, has: String, batch: usize, tile: usize, captioner: bool },
+    /// A picture whose decoder holds more of it than the memory budget has.
+    #[error("not enough memory: reading the picture needs {needs}, and may use {has}")]
+    PictureMemory { needs: String, has: String },
     /// The device ran out of memory even with the smallest batch or tile.
     #[error("the device ran out of memory")]
     OutOfMemory,

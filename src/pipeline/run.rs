@@ -5,7 +5,7 @@ use tracing::info_span;
 use crate::{
     backend::give_back_freed,
     caption::document::Document,
-    image::{EncodeOptions, Encoder, Format, Output, Picture, PictureShape},
+    image::{EncodeOptions, Encoder, Format, Output, Picture, PictureShape, Warning},
 };
 
 use super::{
@@ -105,7 +105,13 @@ fn stages(
     let context = &Context { runner: &engine.runner, picture, spec };
     let plan = &spec.plan;
     let described = caption::describe_or_kept(context, work, progress)?;
-    let encoder = encoder.with_settings(spec.record(&described.prompt).to_string());
+    let mut record = spec.record(&described.prompt);
+    for warning in &picture.warnings {
+        if let Warning::Truncated { rows_read, rows } = warning {
+            record["truncated_input"] = serde_json::json!({"rows_read": rows_read, "rows": rows});
+        }
+    }
+    let encoder = encoder.with_settings(record.to_string());
     if progress.interrupted() {
         return Err(Error::Interrupted(None));
     }

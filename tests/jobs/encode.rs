@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use cupscale::image::{
-    EncodeOptions, Encoder, Format, ImageError, Input, Output, Picture, Result, Warning, decode,
-    read_settings,
+    EncodeOptions, Encoder, Format, ImageError, Input, Output, Picture, Result, Text, Warning,
+    decode, read_settings,
 };
 
 use crate::common::{fixture, tensors::largest_difference};
@@ -455,5 +455,111 @@ mod unix {
             reader.join().unwrap();
             assert!(error.is_broken_pipe(), "{format}: {error}");
         }
+    }
+}
+
+/// The chunks of a PNG before its pixels.
+fn chunks(path: &Path) -> Vec<(String, Vec<u8>)> {
+    let bytes = std::fs::read(path).unwrap();
+    let (mut at, mut chunks) = (8, Vec::new());
+    loop {
+        let length = u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
+        let kind = String::from_utf8(bytes[at + 4..at + 8].to_vec()).unwrap();
+        if kind == "IDAT" {
+            return chunks;
+        }
+        chunks.push((kind, bytes[at + 8..at + 8 + length].to_vec()));
+        at += 12 + length;
+    }
+}
+
+#[test]
+fn texts_go_to_where_each_format_has_a_place_and_come_back_to_a_png() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = |keyword: &str, text: &str| Text::new(keyword.into(), text.into());
+    let texts = [
+        text("parameters", "a tree\nSteps: 40, Größe: 9"),
+        text("workflow", &format!("{{\"nodes\":[\"木\"],\"more\":\"{}\"}}", "x".repeat(70_000))),
+        text("Title", "My <title>"),
+        text("Comment", "a comment"),
+    ];
+    let mut want = picture(8, 8, 8, false);
+    want.metadata.texts = texts.to_vec();
+    for format in Format::ALL {
+        let path = folder.path().join("out");
+        let mut options = EncodeOptions::like(&want);
+        options.settings = Some(SETTINGS.into());
+        assert_eq!(write(&want, &path, format, options, 8).unwrap(), [], "{format}");
+        assert_eq!(read_settings(&path).unwrap().as_deref(), Some(SETTINGS), "{format}");
+        let got = read(&path).metadata;
+        if format == Format::Png {
+            let software = |text: &Text| text.keyword == "Software";
+            let (own, theirs): (Vec<_>, Vec<_>) = got.texts.into_iter().partition(software);
+            assert_eq!((own.len(), theirs.as_slice()), (1, &texts[..]));
+            // As the programs that look for it read it.
+            assert!(chunks(&path).iter().any(|(kind, data)| kind == "tEXt"
+                && data.starts_with(b"parameters\0a tree\n")));
+            continue;
+        }
+        assert!(got.texts.contains(&texts[1]), "{format}");
+        assert!(got.texts.contains(&texts[3]), "{format}");
+        assert!(holds(&got.xmp, "<dc:title><rdf:Alt><rdf:li xml:lang=\"x-default\">My &lt;title"));
+        let comment: Vec<u8> = "a tree".encode_utf16().flat_map(u16::to_be_bytes).collect();
+        let exif = got.exif.unwrap();
+        assert!(exif.windows(comment.len()).any(|part| part == comment), "{format}");
+    }
+}
+
+#[test]
+fn colour_that_a_png_states_in_chunks_stays_so_and_is_a_profile_elsewhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let raw = picture(12, 9, 8, false);
+    let path = folder.path().join("raw.png");
+    let mut info = png::Info::with_size(12, 9);
+    info.color_type = png::ColorType::Rgb;
+    info.source_gamma = Some(png::ScaledFloat::new(1.0 / 1.8));
+    let samples: Vec<u8> = raw.rgb.iter().map(|v| (v * 255.0).round() as u8).collect();
+    let file = std::fs::File::create(&path).unwrap();
+    let mut writer = png::Encoder::with_info(file, info).unwrap().write_header().unwrap();
+    writer.write_image_data(&samples).unwrap();
+    writer.finish().unwrap();
+
+    let decoded = read(&path);
+    let profile = decoded.metadata.icc.clone().unwrap();
+    for format in [Format::Png, Format::Tiff, Format::WebP] {
+        let again = folder.path().join("again");
+        write(&decoded, &again, format, EncodeOptions::like(&decoded), 9).unwrap();
+        let got = read(&again);
+        assert!(largest_difference(&got.rgb, &decoded.rgb) < 1e-3, "{format}");
+        assert_eq!(got.metadata.icc.as_ref(), Some(&profile), "{format}");
+        if format == Format::Png {
+            let kinds: Vec<String> = chunks(&again).into_iter().map(|(kind, _)| kind).collect();
+            assert_eq!(kinds[..2], ["IHDR", "gAMA"]);
+            assert!(!kinds.contains(&"iCCP".to_owned()));
+        }
+    }
+}
+
+#[test]
+fn a_grey_picture_with_a_profile_for_rgb_gets_a_grey_one_with_the_same_curve() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut want = picture(20, 10, 8, false);
+    want.rgb = want.rgb.chunks_exact(3).flat_map(|pixel| [pixel[0]; 3]).collect();
+    want.grey = true;
+    let rgb = moxcms::ColorProfile::new_adobe_rgb().encode().unwrap();
+    want.metadata.icc = Some(rgb.clone());
+    for format in Format::ALL {
+        let path = folder.path().join("grey");
+        let warnings = write(&want, &path, format, EncodeOptions::like(&want), 10).unwrap();
+        let got = read(&path);
+        if format == Format::WebP {
+            assert_eq!((got.metadata.icc, warnings), (Some(rgb.clone()), vec![]));
+            continue;
+        }
+        assert_eq!(warnings, [Warning::GreyProfile], "{format}");
+        let profile = moxcms::ColorProfile::new_from_slice(&got.metadata.icc.unwrap()).unwrap();
+        assert_eq!(profile.color_space, moxcms::DataColorSpace::Gray);
+        let bound = if format == Format::Jpeg { 0.12 } else { 0.004 };
+        assert!(largest_difference(&got.rgb, &want.rgb) < bound, "{format}");
     }
 }

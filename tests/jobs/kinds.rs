@@ -244,8 +244,7 @@ fn bits_bytes_and_signs_of_a_tiff_are_read_as_they_are_meant() {
     for (i, &v) in palette.iter().enumerate() {
         map[i / 3 * 16 + i % 3] = v;
     }
-    let indexed =
-        tiff(&[0x12], (2, 1)).with(258, 3, &[4]).with(262, 3, &[3]).with(320, 3, &map);
+    let indexed = tiff(&[0x12], (2, 1)).with(258, 3, &[4]).with(262, 3, &[3]).with(320, 3, &map);
     assert_near(&indexed.pixels(), &[[255.0, 0.0, 0.0], [1.0, 2.0, 3.0]], 1e-3, "palette");
     assert_eq!(read(&indexed.bytes()).unwrap().bit_depth, 8);
 }
@@ -273,7 +272,9 @@ fn floats_beyond_one_and_channels_without_meaning_are_said() {
         Tiff::grey(&data, (width, 1)).with(258, 3, &[32]).with(339, 3, &[3])
     };
     let highlights = floats(&[0.25, 0.5, 0.75, 3.0], 4);
-    assert!(said(&read(&highlights.bytes()).unwrap()).contains("25.00 % of the samples are above 1"));
+    assert!(
+        said(&read(&highlights.bytes()).unwrap()).contains("25.00 % of the samples are above 1")
+    );
     let counted = floats(&[51.0, 102.0, 255.0], 3);
     assert_near(&counted.pixels(), &[[51.0; 3], [102.0; 3], [255.0; 3]], 1e-3, "to 255");
     assert!(said(&read(&counted.bytes()).unwrap()).contains("255 is taken as white"));

@@ -6,6 +6,7 @@ mod llava;
 mod machine;
 mod model;
 mod models;
+mod read;
 mod repaint;
 mod sampler;
 mod size;
@@ -20,6 +21,7 @@ use clap::{
 
 use crate::cli::progress::{ProgressMode, Show};
 use machine::MachineArgs;
+use read::ReadArgs;
 use repaint::RepaintArgs;
 use size::SizeArgs;
 use work::WorkArgs;
@@ -129,6 +131,8 @@ pub enum Verb {
 pub struct JobArgs {
     #[command(flatten)]
     pub files: FilesArgs,
+    #[command(flatten)]
+    pub read: ReadArgs,
     #[command(flatten)]
     pub size: SizeArgs,
     #[command(flatten)]

@@ -86,10 +86,10 @@ impl Walk {
             (Ok(format), _) | (Err(_), Some(format)) => {
                 self.pictures.push(FoundPicture { path, format })
             }
-            (Err(ImageError::Unsupported { kind, .. }), None) => {
-                match self.unsupported.iter_mut().find(|(known, _)| *known == kind) {
+            (Err(ImageError::UnsupportedFormat { kind, .. }), None) => {
+                match self.unsupported.iter_mut().find(|(known, _)| known == kind) {
                     Some((_, count)) => *count += 1,
-                    None => self.unsupported.push((kind, 1)),
+                    None => self.unsupported.push((kind.to_owned(), 1)),
                 }
             }
             (Err(_), None) => {}

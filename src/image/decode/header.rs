@@ -72,11 +72,6 @@ pub(crate) trait Decode {
     fn rows(self: Box<Self>, take: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<Vec<Warning>>;
 }
 
-/// Rows of a decoder's bands, so that bands of some 256 Ki pixels leave work for every thread and cost little memory.
-pub(crate) fn band_rows(width: u32) -> usize {
-    ((1 << 18) / width as usize).max(1)
-}
-
 /// Checks a header's size before anything is allocated for it.
 pub(crate) fn check_size(name: &str, format: Format, width: u64, height: u64) -> Result<()> {
     if width == 0 || height == 0 {

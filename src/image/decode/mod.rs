@@ -7,13 +7,16 @@ mod jpeg;
 mod png;
 mod tiff;
 mod webp;
-mod whole;
 
-use std::io::{Read, Seek as _};
+use std::{
+    io::{Read, Seek as _},
+    path::Path,
+};
 
 use super::assemble;
 use super::error::{ImageError, Result};
-use super::format::{Format, sniff_unsupported};
+use super::foreign::{Foreign, foreign};
+use super::format::Format;
 use super::input::{Input, OpenInput, read_error};
 use super::metadata::{Metadata, ifd};
 use super::picture::{Picture, PictureShape};
@@ -106,6 +109,11 @@ impl Opened {
         }
     }
 
+    /// Puts the planes of a large picture into files in this folder, which have no name.
+    pub fn keep_planes_in(&mut self, folder: &Path) {
+        self.options.scratch_folder = Some(folder.to_owned());
+    }
+
     /// Metadata as it stands in the file.
     #[must_use]
     pub fn metadata(&self) -> &Metadata {
@@ -140,7 +148,7 @@ pub fn decode_bytes(name: &str, bytes: &[u8]) -> Result<Picture> {
     open_source(name.to_owned(), source, format, &ReadOptions::default())?.decode()
 }
 
-/// The format of a picture by its first bytes (32 are enough); `name` is used in errors.
+/// The format of a picture by its first bytes (32 are enough; 1,024 name more kinds of other files); `name` is used in errors.
 ///
 /// # Errors
 /// Same as [`decode`] for empty input, for bytes that are no picture, and for an unsupported format.
@@ -149,8 +157,9 @@ pub fn format_of(name: &str, bytes: &[u8]) -> Result<Format> {
     if bytes.is_empty() {
         return Err(ImageError::Empty { name });
     }
-    Format::sniff(bytes).ok_or_else(|| match sniff_unsupported(bytes) {
-        Some(kind) => ImageError::Unsupported { name, kind: kind.to_owned() },
+    Format::sniff(bytes).ok_or_else(|| match foreign(bytes) {
+        Some(Foreign::Picture(kind, hint)) => ImageError::UnsupportedFormat { name, kind, hint },
+        Some(Foreign::Other(kind, hint)) => ImageError::NotAPicture { name, kind, hint },
         None => {
             let reason = "neither PNG, JPEG, WebP nor TIFF".to_owned();
             ImageError::Unreadable { name, reason }

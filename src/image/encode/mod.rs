@@ -162,7 +162,7 @@ impl Encoder {
         // What is written besides pixels is moved, not copied: a block may be large.
         let mut options = std::mem::take(&mut self.options);
         self.options.alpha = options.alpha;
-        texts::place(&mut options, self.format);
+        texts::place(&mut options, self.format, &mut self.warnings);
         let shape = self.quantizer.shape;
         let target = OpenOutput::open(output, partial)?;
         let backend: Box<dyn FormatWriter> = match self.format {

@@ -15,6 +15,8 @@ pub(crate) const SETTINGS_KEYWORD: &str = "cupscale";
 pub(crate) const XMP_KEYWORD: &str = "XML:com.adobe.xmp";
 /// Beginning of the keywords under which ImageMagick stores blocks of other formats.
 const RAW_PROFILE: &str = "Raw profile type ";
+/// Beginning of the keywords under which ImageMagick copies single fields of an EXIF block.
+const EXIF_COPY: &str = "exif:";
 /// Longest keyword or language tag that is read, in bytes.
 const MAX_NAME: usize = 255;
 /// Most bytes of a chunk that is read in passing.
@@ -78,9 +80,15 @@ pub(crate) fn read<F: Read + Seek>(file: &mut F, budget: &mut Budget<'_>) -> Res
             continue;
         }
         let text = if place.kind == *b"iTXt" {
-            String::from_utf8(data).unwrap_or_else(|error| from_latin1(error.as_bytes()))
+            String::from_utf8(data).unwrap_or_else(|error| from_latin1(error.into_bytes()))
         } else {
-            from_latin1(&data)
+            // Characters beyond ASCII take twice their bytes.
+            if !data.is_ascii() && data.len() as u64 > budget.left() {
+                budget.too_large(what);
+                continue;
+            }
+            budget.spend(if data.is_ascii() { 0 } else { data.len() as u64 });
+            from_latin1(data)
         };
         if let Some(kind) = keyword.strip_prefix(RAW_PROFILE)
             && keep_raw_profile(kind, &text, &mut metadata)
@@ -88,6 +96,10 @@ pub(crate) fn read<F: Read + Seek>(file: &mut F, budget: &mut Budget<'_>) -> Res
             continue;
         }
         metadata.texts.push(Text { keyword, text, language, translated });
+    }
+    if metadata.exif.is_some() {
+        // They would go on stating the input's size and orientation.
+        metadata.texts.retain(|text| !text.keyword.starts_with(EXIF_COPY));
     }
     if let Some(packet) = metadata.xmp.take() {
         let (packet, texts) = xmp::take_texts(packet, MAX_TEXTS);
@@ -130,7 +142,7 @@ fn walk<F: Read + Seek>(file: &mut F, chunks: &mut Chunks, head_only: bool) -> i
                 passed = data.passed();
                 match keyword {
                     Some(_) if chunks.texts.len() == MAX_TEXTS => chunks.more_texts = true,
-                    Some(keyword) => chunks.texts.push((from_latin1(&keyword), place)),
+                    Some(keyword) => chunks.texts.push((from_latin1(keyword), place)),
                     None => {}
                 }
             }
@@ -263,7 +275,7 @@ fn read_text<F: Read + Seek>(
         b"iTXt" => {
             let compressed = data.byte()? == 1;
             data.byte()?;
-            language = from_latin1(&data.name()?);
+            language = from_latin1(data.name()?);
             translated = String::from_utf8_lossy(&data.name()?).into_owned();
             compressed
         }
@@ -304,5 +316,120 @@ fn keep_raw_profile(kind: &str, text: &str, metadata: &mut Metadata) -> bool {
             true
         }
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Cursor, Write};
+
+    use flate2::{Compression, write::ZlibEncoder};
+
+    use super::*;
+    use crate::image::error::Warning;
+
+    fn chunk(kind: &[u8; 4], parts: &[&[u8]]) -> Vec<u8> {
+        let data = parts.concat();
+        let sum = crc32fast::hash(&[kind, data.as_slice()].concat());
+        [&(data.len() as u32).to_be_bytes(), &kind[..], &data, &sum.to_be_bytes()].concat()
+    }
+
+    fn deflated(data: &[u8]) -> Vec<u8> {
+        let mut encoder = ZlibEncoder::new(Vec::new(), Compression::best());
+        encoder.write_all(data).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn read_from(chunks: &[Vec<u8>], limit: u64) -> (Result<Metadata>, Vec<Warning>) {
+        let header = chunk(b"IHDR", &[&[0, 0, 0, 1, 0, 0, 0, 1, 8, 2, 0, 0, 0]]);
+        let file = [&b"\x89PNG\r\n\x1a\n"[..], &header, &chunks.concat()].concat();
+        let mut budget = Budget::new("x.png", limit);
+        let metadata = read(&mut Cursor::new(file), &mut budget);
+        (metadata, budget.into_warnings())
+    }
+
+    #[test]
+    fn texts_of_every_kind_are_read_before_and_behind_the_pixels() {
+        let packed = deflated("a木".as_bytes());
+        let mut damaged = chunk(b"tEXt", &[b"Comment\0hello"]);
+        *damaged.last_mut().unwrap() ^= 1;
+        let (metadata, warnings) = read_from(
+            &[
+                chunk(b"tEXt", &[b"Title\0Gr\xfcn"]),
+                damaged,
+                chunk(b"iTXt", &[b"Description\0\x01\0ja\0k\xe6\x9c\xa8\0", &packed]),
+                chunk(b"iTXt", &[b"cupscale\0\0\0\0\0{}"]),
+                chunk(b"IDAT", &[]),
+                chunk(b"zTXt", &[b"workflow\0\0", &deflated(b"{\"nodes\":[]}")]),
+                chunk(b"tEXt", &[b"exif:Orientation\x006"]),
+                chunk(b"tEXt", &[b"Raw profile type exif\0\nexif\n    10\n45786966000049492a00\n"]),
+                chunk(b"IEND", &[]),
+            ],
+            1000,
+        );
+        let metadata = metadata.unwrap();
+        let mut described = Text::new("Description".into(), "a木".into());
+        (described.language, described.translated) = ("ja".into(), "k木".into());
+        let title = Text::new("Title".into(), "Grün".into());
+        let workflow = Text::new("workflow".into(), "{\"nodes\":[]}".into());
+        assert_eq!(metadata.texts, [title, described, workflow]);
+        assert_eq!(metadata.exif.as_deref(), Some(&b"II*\0"[..]));
+        assert_eq!(warnings, [Warning::MetadataDamaged("a text")]);
+    }
+
+    #[test]
+    fn what_goes_beyond_the_budget_is_left_out_unless_the_colours_need_it() {
+        let bomb = deflated(&vec![0; 1 << 20]);
+        let xmp = chunk(b"iTXt", &[b"XML:com.adobe.xmp\0\x01\0\0\0", &bomb]);
+        let orientation = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
+        let exif = chunk(b"eXIf", &[orientation, &[0; 5000]]);
+        let (metadata, warnings) = read_from(&[xmp, exif], 4096);
+        let metadata = metadata.unwrap();
+        assert_eq!(metadata.xmp, None);
+        assert_eq!(super::super::ifd::orientation(&metadata.exif.unwrap()), 6);
+        let too_large = |what| Warning::MetadataTooLarge { what, limit: 4096 };
+        assert_eq!(warnings, [too_large("EXIF"), too_large("XMP")]);
+        let profile = chunk(b"iCCP", &[b"x\0\0", &bomb]);
+        assert!(read_from(&[profile], 4096).0.is_err());
+    }
+
+    #[test]
+    fn the_chunk_that_goes_before_the_others_says_what_colours_mean() {
+        let gamma = |value: u32| chunk(b"gAMA", &[&value.to_be_bytes()]);
+        let code = chunk(b"cICP", &[&[12, 13, 0, 1]]);
+        let srgb = chunk(b"sRGB", &[&[0]]);
+        let profile = chunk(b"iCCP", &[b"x\0\0", &deflated(b"a profile")]);
+        for (chunks, icc, kept) in [
+            (vec![gamma(45_455)], false, 1),
+            (vec![gamma(100_000)], true, 1),
+            (vec![gamma(0)], false, 0),
+            (vec![gamma(100_000), srgb.clone()], false, 2),
+            (vec![gamma(100_000), profile.clone(), srgb], true, 0),
+            (vec![gamma(100_000), profile, code], true, 2),
+        ] {
+            let (metadata, warnings) = read_from(&chunks, 1 << 20);
+            let metadata = metadata.unwrap();
+            assert_eq!((metadata.icc.is_some(), metadata.colour_chunks.len()), (icc, kept));
+            assert_eq!(warnings, []);
+        }
+        // Linear light: half of it is 188 in sRGB. The profile is the same at any time.
+        let metadata = read_from(&[gamma(100_000)], 1 << 20).0.unwrap();
+        let colour = crate::image::colour::conversion(&metadata.icc.unwrap(), false).unwrap();
+        let mut half = [0.5f32; 3];
+        colour.to_working(&mut half);
+        assert!((half[1] - 188.0 / 255.0).abs() < 2e-3, "{half:?}");
+    }
+
+    #[test]
+    fn a_file_that_ends_anywhere_gives_what_there_is() {
+        let chunks = [
+            chunk(b"gAMA", &[&[0, 0, 1, 0]]),
+            chunk(b"zTXt", &[b"k\0\0", &deflated(b"text")]),
+            chunk(b"IEND", &[]),
+        ]
+        .concat();
+        for end in 0..chunks.len() {
+            read_from(&[chunks[..end].to_vec()], 100).0.unwrap();
+        }
     }
 }

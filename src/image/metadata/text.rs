@@ -8,6 +8,9 @@ pub(crate) const COMMENT: &str = "Comment";
 pub(crate) const PARAMETERS: &str = "parameters";
 /// Texts of one file that are carried.
 pub(crate) const MAX_TEXTS: usize = 4096;
+/// Bytes of all texts together that are carried into an XMP packet or an EXIF block, where they grow, and of a JPEG's
+/// comments.
+pub(crate) const MAX_PLACED: usize = 4 << 20;
 
 /// A text with its keyword, as PNG has them (a JPEG comment has the keyword `Comment`).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -29,20 +32,15 @@ impl Text {
     pub fn new(keyword: String, text: String) -> Self {
         Self { keyword, text, language: String::new(), translated: String::new() }
     }
-
-    /// Bytes that the text takes.
-    pub(crate) fn bytes(&self) -> u64 {
-        let parts = [&self.keyword, &self.text, &self.language, &self.translated];
-        parts.into_iter().map(|part| part.len() as u64).sum()
-    }
 }
 
 /// Latin-1 bytes as text.
-pub(crate) fn from_latin1(bytes: &[u8]) -> String {
-    if bytes.is_ascii() {
-        return String::from_utf8_lossy(bytes).into_owned();
+pub(crate) fn from_latin1(bytes: Vec<u8>) -> String {
+    match String::from_utf8(bytes) {
+        Ok(text) if text.is_ascii() => text,
+        Ok(text) => text.bytes().map(char::from).collect(),
+        Err(error) => error.as_bytes().iter().map(|&b| char::from(b)).collect(),
     }
-    bytes.iter().map(|&b| char::from(b)).collect()
 }
 
 /// The text as Latin-1 bytes; `None` if it has other characters, or one that ends texts in PNG.
@@ -58,7 +56,7 @@ pub(crate) fn to_latin1(text: &str) -> Option<Cow<'_, [u8]>> {
 
 /// Bytes that may be UTF-8, and otherwise are taken for Latin-1. Zeros at the end go.
 pub(crate) fn from_unknown(bytes: Vec<u8>) -> String {
-    let mut text = String::from_utf8(bytes).unwrap_or_else(|error| from_latin1(error.as_bytes()));
+    let mut text = String::from_utf8(bytes).unwrap_or_else(|error| from_latin1(error.into_bytes()));
     text.truncate(text.trim_end_matches('\0').len());
     text
 }
@@ -83,7 +81,8 @@ mod tests {
 
     #[test]
     fn latin1_goes_both_ways_and_other_texts_do_not() {
-        assert_eq!(from_latin1(b"Gr\xfc\xdfe"), "Grüße");
+        assert_eq!(from_latin1(b"Gr\xfc\xdfe".to_vec()), "Grüße");
+        assert_eq!(from_latin1(b"\xc3\xbc".to_vec()), "Ã¼");
         assert_eq!(to_latin1("Grüße").as_deref(), Some(&b"Gr\xfc\xdfe"[..]));
         assert_eq!(to_latin1("木"), None);
         assert_eq!(from_unknown("木\0".as_bytes().to_vec()), "木");

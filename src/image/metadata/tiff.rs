@@ -45,8 +45,15 @@ pub(crate) fn read<F: Read + Seek>(
         if metadata.dpi.is_none() {
             metadata.dpi = resolution(&mut reader, directory);
         }
-        if metadata.xmp.is_none() {
-            metadata.xmp = reader.value_of(directory, tag::XMP).map(|entry| entry.data);
+        if metadata.xmp.is_none()
+            && let Some(place) = directory.find(tag::XMP)
+        {
+            metadata.xmp = reader.value(&place).map(|entry| entry.data);
+            if metadata.xmp.is_none() && place.length > budget.left() {
+                budget.too_large("XMP");
+            } else if metadata.xmp.is_none() {
+                budget.warn(Warning::MetadataDamaged("XMP"));
+            }
         }
     }
     // The page's orientation goes before the file's.

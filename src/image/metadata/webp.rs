@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn a_chunk_that_claims_more_than_the_file_has_is_left_out() {
-        let file = b"RIFF\xff\0\0\0WEBPEXIF\x06\0\0\0II*\0\0\0XMP \xff\xff\xff\x03<x>";
+        let file = b"RIFF\xff\0\0\0WEBPEXIF\x06\0\0\0II*\0\0\0XMP \xff\xff\xff\x01<x>";
         let mut budget = Budget::new("x.webp", 64 << 20);
         let metadata = read(&mut Cursor::new(&file[..]), &mut budget).unwrap();
         assert_eq!(metadata.exif.as_deref(), Some(&b"II*\0\0\0"[..]));

@@ -3,6 +3,27 @@
 
 use std::ops::Range;
 
+/// Entities of characters that stand in texts of ours or of common writers.
+const ENTITIES: [(&str, char); 12] = [
+    ("&lt;", '<'),
+    ("&gt;", '>'),
+    ("&quot;", '"'),
+    ("&amp;", '&'),
+    ("&apos;", '\''),
+    ("&#39;", '\''),
+    ("&#10;", '\n'),
+    ("&#xA;", '\n'),
+    ("&#13;", '\r'),
+    ("&#xD;", '\r'),
+    ("&#9;", '\t'),
+    ("&#x9;", '\t'),
+];
+
+/// Tags of a text that are looked at; a packet has thousands.
+const MAX_TAGS: usize = 1 << 18;
+/// Bytes of a tag, and of all tags whose attributes are looked at.
+const MAX_TAG_BYTES: usize = 8 << 20;
+
 /// Kind of a tag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TagKind {
@@ -35,10 +56,11 @@ pub(crate) struct Attribute<'a> {
     pub range: Range<usize>,
 }
 
-/// The tags of a text; comments, instructions and CDATA are passed over. Ends where the text is no XML.
+/// The tags of a text; comments, instructions and CDATA are passed over. Ends where the text is no XML, or where it has
+/// more than any packet: a text of tags and nothing else would cost seconds.
 pub(crate) fn tags(text: &str) -> impl Iterator<Item = Tag<'_>> {
-    let mut at = 0;
-    std::iter::from_fn(move || {
+    let (mut at, mut left) = (0, MAX_TAG_BYTES);
+    let tags = std::iter::from_fn(move || {
         loop {
             let start = at + text[at..].find('<')?;
             let rest = &text[start..];
@@ -51,15 +73,21 @@ pub(crate) fn tags(text: &str) -> impl Iterator<Item = Tag<'_>> {
             }
             let end = start + tag_end(rest)?;
             at = end + 1;
-            return Some(tag(text, start..at));
+            let mut tag = tag(text, start..at);
+            if tag.rest.len() > left {
+                tag.rest.end = tag.rest.start;
+            }
+            left -= tag.rest.len();
+            return Some(tag);
         }
-    })
+    });
+    tags.take(MAX_TAGS)
 }
 
 /// Offset of the `>` that ends a tag: none inside quotes does.
 fn tag_end(tag: &str) -> Option<usize> {
     let mut quote = None;
-    tag.bytes().position(|b| {
+    tag.bytes().take(MAX_TAG_BYTES).position(|b| {
         match (quote, b) {
             (None, b'"' | b'\'') => quote = Some(b),
             (Some(open), b) if open == b => quote = None,
@@ -197,18 +225,18 @@ pub(crate) fn escape(text: &str) -> String {
 
 /// The inverse of [`escape`].
 pub(crate) fn unescape(text: &str) -> String {
-    text.replace("&lt;", "<")
-        .replace("&gt;", ">")
-        .replace("&quot;", "\"")
-        .replace("&#39;", "'")
-        .replace("&apos;", "'")
-        .replace("&#10;", "\n")
-        .replace("&#xA;", "\n")
-        .replace("&#13;", "\r")
-        .replace("&#xD;", "\r")
-        .replace("&#9;", "\t")
-        .replace("&#x9;", "\t")
-        .replace("&amp;", "&")
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('&') {
+        out.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let known = ENTITIES.iter().find(|(entity, _)| rest.starts_with(entity));
+        let (entity, character) = known.copied().unwrap_or(("&", '&'));
+        out.push(character);
+        rest = &rest[entity.len()..];
+    }
+    out.push_str(rest);
+    out
 }
 
 #[cfg(test)]
@@ -234,6 +262,14 @@ mod tests {
         let left = without(text, |name| name.starts_with("n:"));
         assert_eq!(left.as_deref(), Some("<r a='1'> k</r>"));
         assert_eq!(without(text, |name| name == "q"), None);
+    }
+
+    #[test]
+    fn a_text_of_tags_and_nothing_else_is_looked_at_in_part() {
+        let many = "<a b=''/>".repeat(MAX_TAGS + 10);
+        assert_eq!(tags(&many).count(), MAX_TAGS);
+        let long = format!("<a {}/><a b=''/>", "b='' ".repeat(MAX_TAG_BYTES / 5));
+        assert_eq!(tags(&long).count(), 0);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! all we do not know stays as it is.
 //! Source: XMP specification, parts 1 (RDF) and 3 (JPEG); Adobe's gain map specification 1.0; Google's container.
 
-use super::text::Text;
+use super::text::{MAX_PLACED, Text};
 use super::xml::{Editor, TagKind, escape, tags, unescape, without};
 
 const OWN: &str = "http://ns.cupscale/1.0/";
@@ -17,6 +17,8 @@ const COMPANIONS: [&str; 4] = [
     "http://ns.google.com/photos/1.0/camera/",
     "http://ns.apple.com/HDRGainMap/1.0/",
 ];
+/// Longest keyword of a text, escaped.
+const MAX_KEYWORD: usize = 1024;
 const CLOSING: &str = "</rdf:RDF>";
 
 /// What the program adds to a packet.
@@ -112,6 +114,11 @@ pub(crate) fn with(existing: Option<Vec<u8>>, additions: &Additions<'_>) -> Vec<
         )
     });
     packet(&format!("{tool}{}", additions.description("")))
+}
+
+/// `true` for a packet that can be added to.
+pub(crate) fn is_rdf(packet: &[u8]) -> bool {
+    std::str::from_utf8(packet).is_ok_and(|text| text.contains(CLOSING))
 }
 
 /// A packet whose content is these descriptions.
@@ -272,13 +279,18 @@ pub(crate) fn take_texts(packet: Vec<u8>, most: usize) -> (Vec<u8>, Vec<Text>) {
         let name = |local: &str| format!("{own}:{local}");
         let (list, keyword_name, text_name) = (name("texts"), name("keyword"), name("text"));
         let mut keyword = None;
+        // An entity has at most six bytes, and so many texts were written.
+        let mut room = 6 * MAX_PLACED;
         for tag in tags(text).filter(|tag| tag.kind == TagKind::Open) {
             if tag.name == keyword_name {
-                keyword = Some(unescape(tag.content().1));
+                let name = tag.content().1;
+                keyword = (name.len() < MAX_KEYWORD).then(|| unescape(name));
             } else if tag.name == text_name
                 && let Some(keyword) = keyword.take()
                 && texts.len() < most
+                && tag.content().1.len() <= room
             {
+                room -= tag.content().1.len();
                 texts.push(Text::new(keyword, unescape(tag.content().1)));
             }
         }

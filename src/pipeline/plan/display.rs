@@ -114,6 +114,7 @@ impl fmt::Display for MemoryPlan {
 impl fmt::Display for MemoryStage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
+            Self::Read => "read",
             Self::Caption => "caption",
             Self::Text => "text",
             Self::Encode => "encode",

@@ -104,7 +104,8 @@ pub(super) fn reader<'a, S: Read + Seek + 'a>(
         Compression::Group3 => Box::new(Fax {
             width: fax_width()?,
             lines: Group3Lines(
-                Group3Decoder::new(piece.bytes()).map_err(|_| io::Error::other("no line begins"))?,
+                Group3Decoder::new(piece.bytes())
+                    .map_err(|_| io::Error::other("no line begins"))?,
             ),
             line: io::Cursor::default(),
         }),
@@ -132,9 +133,7 @@ impl<P: BufRead> Read for Lzw<P> {
             let ready = self.piece.fill_buf()?;
             let decoder = self.decoder.get_or_insert_with(|| match ready {
                 // A clear code with its lowest bit first: libtiff's "old-style LZW".
-                [0, second, ..] if second & 1 == 1 => {
-                    weezl::decode::Decoder::new(BitOrder::Lsb, 8)
-                }
+                [0, second, ..] if second & 1 == 1 => weezl::decode::Decoder::new(BitOrder::Lsb, 8),
                 _ => weezl::decode::Decoder::with_tiff_size_switch(BitOrder::Msb, 8),
             });
             let (at_end, result) = (ready.is_empty(), decoder.decode_bytes(ready, out));

@@ -52,8 +52,7 @@ impl<'a> Converter<'a> {
     pub(super) fn row(&mut self, planes: &[Vec<u8>], out: &mut Vec<f32>) {
         let layout = self.layout;
         let (kind, samples) = (layout.kind, layout.colour.samples());
-        let as_they_are =
-            matches!(layout.colour, Colour::BlackIsZero | Colour::Rgb | Colour::Cmyk);
+        let as_they_are = matches!(layout.colour, Colour::BlackIsZero | Colour::Rgb | Colour::Cmyk);
         if let [row] = planes
             && as_they_are
             && layout.samples == samples

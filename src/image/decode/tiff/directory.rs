@@ -323,7 +323,10 @@ impl<R: Read + Seek> Fields<R> {
             Some(3) => Format::Float,
             Some(_) => {
                 let kind = "TIFF of complex numbers".to_owned();
-                return Err(Refusal::Unsupported { kind, help: "convert it to whole numbers first" });
+                return Err(Refusal::Unsupported {
+                    kind,
+                    help: "convert it to whole numbers first",
+                });
             }
         };
         let little = self.reader.little;
@@ -358,7 +361,9 @@ impl<R: Read + Seek> Fields<R> {
             6 => ("JPEG of the old kind", "convert it: tiff2rgba FILE NEW.tif"),
             32_809 => ("ThunderScan", TIFFCP),
             32_908 | 32_909 => ("Pixar's compression", TIFFCP),
-            33_003 | 33_004 | 33_005 | 34_712 => ("JPEG 2000", "convert it: gdal_translate FILE NEW.tif"),
+            33_003 | 33_004 | 33_005 | 34_712 => {
+                ("JPEG 2000", "convert it: gdal_translate FILE NEW.tif")
+            }
             34_661 => ("JBIG", TIFFCP),
             34_676 | 34_677 => ("SGI's LogLuv", MAGICK),
             34_887 => ("LERC", TIFFCP),
@@ -477,8 +482,10 @@ impl<R: Read + Seek> Fields<R> {
         let tiled = from.find(tag::TILE_OFFSETS).is_some();
         let (offsets, counts, chunk) = if tiled {
             let side = |value: Option<u64>| value.unwrap_or(0).min(1 << 30) as usize;
-            let chunk =
-                (side(self.number(from, tag::TILE_WIDTH)), side(self.number(from, tag::TILE_HEIGHT)));
+            let chunk = (
+                side(self.number(from, tag::TILE_WIDTH)),
+                side(self.number(from, tag::TILE_HEIGHT)),
+            );
             (tag::TILE_OFFSETS, tag::TILE_COUNTS, chunk)
         } else {
             let rows = self.number(from, tag::ROWS_PER_STRIP).unwrap_or(u64::MAX);

@@ -15,11 +15,12 @@ use self::convert::{Converter, Range};
 use self::directory::{Layout, Refusal};
 use self::rows::{Stop, each_row};
 use self::samples::{Colour, Format as Numbers};
-use super::header::{ChannelLayout, Decode, Header, band_rows, check_size};
+use super::header::{ChannelLayout, Decode, Header, check_size};
 use crate::image::error::{ImageError, Result, Warning};
 use crate::image::format::Format;
 use crate::image::input::read_error;
 use crate::image::metadata;
+use crate::image::plane::band_rows;
 use crate::image::read_options::ReadOptions;
 use crate::image::source::Source;
 

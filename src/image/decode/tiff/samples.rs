@@ -43,7 +43,9 @@ impl Kind {
             8 => out.extend(row.iter().take(count).map(|&v| flip(v.into()))),
             16 | 24 | 32 => {
                 let size = usize::from(bits / 8);
-                out.extend(row.chunks_exact(size).take(count).map(|bytes| flip(whole(bytes, little))));
+                out.extend(
+                    row.chunks_exact(size).take(count).map(|bytes| flip(whole(bytes, little))),
+                );
             }
             // Packed from the most significant bit on, whatever the order of bytes.
             _ => out.extend((0..count).map(|i| {
@@ -77,7 +79,8 @@ fn float(bytes: &[u8], little: bool) -> f64 {
         2 => f16::from_bits(bits as u16).to_f64(),
         // A sign, 7 bits of exponent, 16 of fraction (Adobe's technical note 3).
         3 => {
-            let (exponent, fraction) = ((bits >> 16 & 127) as i32, (bits & 0xFFFF) as f64 / 65536.0);
+            let (exponent, fraction) =
+                ((bits >> 16 & 127) as i32, (bits & 0xFFFF) as f64 / 65536.0);
             let size = match exponent {
                 0 => fraction * 2f64.powi(-62),
                 127 => f64::INFINITY,
@@ -101,7 +104,9 @@ pub(super) enum Colour {
     Cmyk,
     YCbCr(YCbCr),
     /// CIE L*a*b*; whether a* and b* are stored from −128 on (ICC) or as signed numbers.
-    Lab { shifted: bool },
+    Lab {
+        shifted: bool,
+    },
 }
 
 /// Numbers of a YCbCr picture.

@@ -42,6 +42,8 @@ impl Directory {
 /// A reader of the directories of a TIFF structure.
 pub(crate) struct Reader<R> {
     source: R,
+    /// Offset at which the source is.
+    position: u64,
     pub little: bool,
     /// BigTIFF's layout.
     big: bool,
@@ -68,8 +70,16 @@ impl<R: Read + Seek> Reader<R> {
             b"MM\0+" => (false, true),
             _ => return None,
         };
-        let mut reader =
-            Self { source, little, big, first: 0, length, left: length.min(most), exceeded: false };
+        let mut reader = Self {
+            source,
+            position: magic.len() as u64,
+            little,
+            big,
+            first: 0,
+            length,
+            left: length.min(most),
+            exceeded: false,
+        };
         reader.first = if big { reader.u64_at(8)? } else { reader.u32_at(4)?.into() };
         Some(reader)
     }
@@ -85,10 +95,19 @@ impl<R: Read + Seek> Reader<R> {
     }
 
     fn exact<const N: usize>(&mut self, at: u64) -> Option<[u8; N]> {
-        self.source.seek(SeekFrom::Start(at)).ok()?;
-        let mut bytes = [0; N];
-        self.source.read_exact(&mut bytes).ok()?;
-        Some(bytes)
+        self.bytes(at, N as u64).and_then(|bytes| bytes.try_into().ok())
+    }
+
+    /// Bytes at an offset, all that there are of `length`. Entries and values mostly stand near one another: a buffered
+    /// source keeps its buffer.
+    fn bytes(&mut self, at: u64, length: u64) -> Option<Vec<u8>> {
+        let distance = i64::try_from(at).ok()? - i64::try_from(self.position).ok()?;
+        self.source.seek_relative(distance).ok()?;
+        self.position = at;
+        let mut bytes = Vec::new();
+        let read = self.source.by_ref().take(length).read_to_end(&mut bytes);
+        self.position += bytes.len() as u64;
+        read.ok().map(|_| bytes)
     }
 
     fn u32_at(&mut self, at: u64) -> Option<u32> {
@@ -125,10 +144,7 @@ impl<R: Read + Seek> Reader<R> {
             self.u16(count).into()
         };
         let first = at.checked_add(head)?;
-        let mut table = Vec::new();
-        let readable = stated.min(MAX_ENTRIES) * each;
-        self.source.seek(SeekFrom::Start(first)).ok()?;
-        self.source.by_ref().take(readable).read_to_end(&mut table).ok()?;
+        let table = self.bytes(first, stated.min(MAX_ENTRIES) * each)?;
         let places = table.chunks_exact(each as usize).zip(0u64..);
         let places = places.filter_map(|(entry, i)| self.place(entry, first + each * i)).collect();
         let link = first.saturating_add(stated.saturating_mul(each));
@@ -147,12 +163,14 @@ impl<R: Read + Seek> Reader<R> {
         };
         let length = size_of_kind(kind)?.checked_mul(count)?;
         let start = if length <= inline { at + field } else { start };
-        let inside = start.checked_add(length).is_some_and(|end| end <= self.length);
-        inside.then_some(Place { tag, kind, count, entry: at, start, length })
+        Some(Place { tag, kind, count, entry: at, start, length })
     }
 
     /// The value at a place, little-endian; `None` when it cannot be read or is too large.
     pub(crate) fn value(&mut self, place: &Place) -> Option<IfdEntry> {
+        if place.start.checked_add(place.length).is_none_or(|end| end > self.length) {
+            return None;
+        }
         // A number costs nothing: there is room for it in its entry.
         let cost = if place.length <= 8 { 0 } else { place.length };
         if cost > self.left {
@@ -160,9 +178,7 @@ impl<R: Read + Seek> Reader<R> {
             return None;
         }
         self.left -= cost;
-        self.source.seek(SeekFrom::Start(place.start)).ok()?;
-        let mut data = Vec::new();
-        self.source.by_ref().take(place.length).read_to_end(&mut data).ok()?;
+        let mut data = self.bytes(place.start, place.length)?;
         if (data.len() as u64) < place.length {
             return None;
         }
@@ -235,9 +251,8 @@ mod tests {
         let mut reader = Reader::new(Cursor::new(&block), 999).unwrap();
         let directory = reader.directory(8);
         assert!(reader.value(&directory.places[0]).is_none() && reader.exceeded);
-        let mut short = block[..26].to_vec();
-        short.truncate(26);
-        let mut reader = Reader::new(Cursor::new(&short), u64::MAX).unwrap();
-        assert!(reader.directory(8).places.is_empty());
+        let mut reader = Reader::new(Cursor::new(&block[..26]), u64::MAX).unwrap();
+        let directory = reader.directory(8);
+        assert!(reader.value(&directory.places[0]).is_none() && !reader.exceeded);
     }
 }
