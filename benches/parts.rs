@@ -203,7 +203,7 @@ fn compute(
     let steps = sampler::plan(&*ddim, &schedule, &Timesteps::Count(8), Denoise::Steps(4))?;
     let values = |x: &Tensor| x.flatten_all()?.to_vec1::<f32>();
     let mut z = values(&channels_last(input("noise")?)?)?;
-    schedule.add_noise(steps[0].t, &values(&sample)?, &mut z)?;
+    sampler::add_noise(steps[0].level, &values(&sample)?, &mut z)?;
     for (index, step) in steps.iter().enumerate() {
         let eps = predict(&Tensor::from_slice(&z, shape, &Device::Cpu)?, step.t)?;
         ddim.update(&schedule, &steps[..index], step)?.apply(&mut z, &values(&eps)?, None)?;

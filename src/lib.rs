@@ -53,6 +53,7 @@ pub mod pipeline;
 // Hidden for the same reason.
 #[doc(hidden)]
 pub mod priors;
+mod ranges;
 pub mod sampler;
 // Hidden: for the program of this package.
 #[doc(hidden)]

@@ -19,6 +19,7 @@ pub(super) mod model;
 mod read;
 #[cfg(test)]
 mod tests;
+mod vocabulary;
 mod write;
 
 pub use export::Summary;

@@ -22,9 +22,9 @@ const MOST_ENTRIES: u64 = 1 << 16;
 /// Longest array that is read unless it is asked for: vocabularies of language models are skipped.
 const LONGEST_ARRAY: u64 = 64;
 /// Longest vocabulary.
-const LONGEST_VOCABULARY: u64 = 1 << 20;
+const LONGEST_VOCABULARY: u64 = 1 << 19;
 /// Most values of arrays that are kept in all: each takes thirty times its bytes in the file.
-const MOST_VALUES: usize = 1 << 22;
+const MOST_VALUES: usize = 1 << 21;
 /// Longest name of a tensor: ggml's own limit is 64, and those of checkpoints are longer.
 const LONGEST_NAME: usize = 512;
 /// Characters of a text of the file in a message, and of a message about it.
@@ -61,6 +61,56 @@ impl Header {
             Value::String(text) => Some(text),
             _ => None,
         }
+    }
+
+    /// Whole number of a metadata key, if it has one.
+    pub fn optional(&self, key: &str) -> Option<u64> {
+        match self.metadata.get(key)? {
+            Value::Integer(number) => u64::try_from(*number).ok(),
+            _ => None,
+        }
+    }
+
+    /// Number of a metadata key, if it has one.
+    pub fn float(&self, key: &str) -> Option<f64> {
+        match self.metadata.get(key)? {
+            Value::Float(number) => Some(*number),
+            _ => None,
+        }
+    }
+
+    /// Truth value of a metadata key, if it has one.
+    pub fn flag(&self, key: &str) -> Option<bool> {
+        match self.metadata.get(key)? {
+            Value::Bool(flag) => Some(*flag),
+            _ => None,
+        }
+    }
+
+    /// Array of a metadata key, if it has one that was read.
+    pub fn array(&self, key: &str) -> Option<&[Value]> {
+        match self.metadata.get(key)? {
+            Value::Array(values) => Some(values),
+            _ => None,
+        }
+    }
+
+    /// Array of whole numbers.
+    pub fn integers(&self, key: &str) -> Option<Vec<i128>> {
+        let integer = |value: &Value| match value {
+            Value::Integer(number) => Some(*number),
+            _ => None,
+        };
+        self.array(key)?.iter().map(integer).collect()
+    }
+
+    /// Array of numbers.
+    pub fn floats(&self, key: &str) -> Option<Vec<f64>> {
+        let float = |value: &Value| match value {
+            Value::Float(number) => Some(*number),
+            _ => None,
+        };
+        self.array(key)?.iter().map(float).collect()
     }
 
     /// Reads and checks the header of a whole file.

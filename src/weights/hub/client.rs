@@ -230,6 +230,14 @@ impl Hub {
         })
     }
 
+    /// Checks that the user lets downloads use the network; `what` is what is to come.
+    ///
+    /// # Errors
+    /// [`HubError::Offline`].
+    pub(in crate::weights) fn check_online(&self, what: &str) -> Result<(), HubError> {
+        if self.offline { Err(HubError::Offline { what: what.to_owned() }) } else { Ok(()) }
+    }
+
     /// Commit that a revision (a branch, a tag, a commit) stands for, and its files.
     ///
     /// # Errors
@@ -312,9 +320,7 @@ impl Hub {
         url: &str,
         headers: &[(&str, String)],
     ) -> Result<(Response<Body>, Linked), RequestFailure> {
-        if self.offline {
-            return Err(RequestFailure::Final(HubError::Offline { what: repository.to_owned() }));
-        }
+        self.check_online(repository).map_err(RequestFailure::Final)?;
         let answer = |reason: String| {
             RequestFailure::Final(HubError::Answer { what: what.to_owned(), reason })
         };

@@ -218,7 +218,7 @@ fn measure(source: &mut Source, progress: &mut dyn TransferProgress) -> Result<(
         let file = if entry.path.is_empty() { place.clone() } else { place.join(&entry.path) };
         let size = file.metadata().map_err(|error| ModelError::io(&file, error))?.len();
         progress.begin(TransferWork::Check, &file.display().to_string(), 0, Some(size));
-        let (size, sha256) = sha256_file(&file, progress)?;
+        let (size, sha256) = sha256_file(&file, progress).map_err(ModelError::of_reading)?;
         (entry.size, entry.sha256) = (Some(size), Some(sha256));
     }
     Ok(())

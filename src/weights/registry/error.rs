@@ -49,6 +49,9 @@ pub enum ModelError {
     NoRevision { name: String, parts: String },
     #[error("{path}: {reason}")]
     NotWeights { path: String, reason: String },
+    /// Files were being read, and none was written.
+    #[error("interrupted; nothing was changed")]
+    Interrupted,
     #[error("no folder for models: set CUPSCALE_MODELS to one")]
     NoFolder,
     #[error("{file}: {source}")]
@@ -60,10 +63,18 @@ impl ModelError {
         Self::Io { file: path.display().to_string(), source }
     }
 
+    /// Error of reading files of which none is written.
+    pub(super) fn of_reading(error: HubError) -> Self {
+        match error {
+            HubError::Interrupted => Self::Interrupted,
+            error => error.into(),
+        }
+    }
+
     /// `true` if the user stopped it.
     #[must_use]
     pub fn is_interrupt(&self) -> bool {
-        matches!(self, Self::Hub(HubError::Interrupted))
+        matches!(self, Self::Interrupted | Self::Hub(HubError::Interrupted))
     }
 }
 

@@ -61,6 +61,7 @@ pub fn pull(
     }
     // Nothing is made before it is known what is to come, and that there is room for it.
     if check_room(store, &entry)? > 0 {
+        hub.check_online(&entry.name)?;
         progress.note(&terms(&entry));
     }
     let _in_use = store.lock_for_use(progress)?;

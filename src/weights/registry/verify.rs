@@ -101,7 +101,7 @@ fn check(
             let name = if file.path.is_empty() { &entry.name } else { &file.path };
             progress.begin(TransferWork::Check, name, 0, file.size);
             let result = match sha256_file(&path, progress) {
-                Err(HubError::Interrupted) => return Err(HubError::Interrupted.into()),
+                Err(error @ HubError::Interrupted) => return Err(ModelError::of_reading(error)),
                 Err(HubError::Io { source, .. }) => Err(source.to_string()),
                 Err(error) => Err(error.to_string()),
                 Ok(found) => Ok(found),

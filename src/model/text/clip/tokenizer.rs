@@ -50,6 +50,12 @@ impl ClipTokenizer {
         let config: Value = parse("tokenizer_config.json", files.tokenizer_config_json)?;
         let special_map: Value = parse("special_tokens_map.json", files.special_tokens_map_json)?;
 
+        for side in ["padding_side", "truncation_side"] {
+            if config.get(side).is_some_and(|value| value == "left") {
+                let reason = format!("`{side}` = \"left\" is not supported (right is)");
+                return Err(TextError::TokenizerFile { file: "tokenizer_config.json", reason });
+            }
+        }
         // transformers lets the older special_tokens_map.json win, unless the configuration is new
         // enough to list the added tokens itself.
         let sources = if config.get("added_tokens_decoder").is_some() {
@@ -182,6 +188,48 @@ fn head(text: &str, reach: usize) -> &str {
         count > reach
     });
     end.map_or(text, |(at, _)| &text[..at])
+}
+
+/// Checks that a `tokenizer.json` which is taken as it stands describes CLIP's rules: those of a wrapper's file are the
+/// whole tokenizer, while CLIP's own class takes vocabulary and merges alone.
+///
+/// # Errors
+/// A rule that is not CLIP's, or a file that is no JSON.
+pub(in crate::model::text) fn check_description(json: Option<&[u8]>) -> Result<(), TextError> {
+    let file: Value = parse("tokenizer.json", json)?;
+    let fail = |field: &str, value: &Value| {
+        let reason = format!("`{field}` = {value} is not CLIP's, which alone is supported");
+        Err(TextError::TokenizerFile { file: "tokenizer.json", reason })
+    };
+    let model = file.get("model").unwrap_or(&Value::Null);
+    for (field, ours) in [
+        ("type", Value::from("BPE")),
+        ("end_of_word_suffix", Value::from("</w>")),
+        ("continuing_subword_prefix", Value::from("")),
+        ("dropout", Value::Null),
+        ("fuse_unk", Value::from(false)),
+        ("byte_fallback", Value::from(false)),
+        ("ignore_merges", Value::from(false)),
+    ] {
+        if let Some(value) = model.get(field).filter(|value| **value != ours && !value.is_null()) {
+            return fail(&format!("model.{field}"), value);
+        }
+    }
+    let rules: [(&str, &str, &[&str]); 2] = [
+        ("normalizer", "normalizers", &["NFC", "Replace", "Lowercase"]),
+        ("pre_tokenizer", "pretokenizers", &["Split", "ByteLevel"]),
+    ];
+    for (field, list, ours) in rules {
+        let Some(rule) = file.get(field) else { continue };
+        let steps = rule.get(list).and_then(Value::as_array);
+        let kinds: Option<Vec<_>> =
+            steps.map(|steps| steps.iter().filter_map(|step| step["type"].as_str()).collect());
+        if kinds.as_deref() != Some(ours) {
+            let kinds = kinds.map_or_else(|| rule["type"].clone(), Value::from);
+            return fail(field, &kinds);
+        }
+    }
+    Ok(())
 }
 
 /// A special token as configuration files write it: its text, or its text with flags.
