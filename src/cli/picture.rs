@@ -1,35 +1,56 @@
 //! Steps common to all jobs: one file, one picture of a folder, or a plan.
 
-use std::borrow::Cow;
-
 use cupscale::{
     canvas::target_size,
-    image::{self, Format, Input, Output, Picture},
+    image::{self, Format, Input, Opened, Output, Picture},
     pipeline::{self, Engine, Error, Settings},
+    units,
 };
 
-use super::{error::CliError, job::Job, progress::Reporter};
+use super::{error::CliError, job::Job, progress::Reporter, size_notes};
 
-/// Reads a file and detects its format, without decoding it.
-pub fn read(input: &Input) -> Result<(Cow<'_, [u8]>, Format), CliError> {
-    let bytes = input.read().map_err(Error::from)?;
-    let format = image::format_of(&input.name(), &bytes).map_err(Error::from)?;
-    Ok((bytes, format))
+/// Opens a picture and reads its header.
+pub fn open(job: &Job, input: &Input) -> Result<Opened, CliError> {
+    Ok(image::open(input, &job.read).map_err(Error::from)?)
 }
 
-/// Decodes a picture whose output's format can hold it; a model need not be loaded to know that.
-pub fn open(
+/// Checks that the output's format can hold the enlarged picture; a model need not be loaded to know that.
+pub fn check_output(
     job: &Job,
-    input: &Input,
-    bytes: &[u8],
+    picture: &Opened,
     output: &Output,
     format: Format,
-) -> Result<Picture, CliError> {
-    let picture = image::decode_bytes(&input.name(), bytes).map_err(Error::from)?;
+) -> Result<(), CliError> {
+    let shape = picture.shape();
     let (width, height) =
-        target_size(picture.width, picture.height, job.size()).map_err(Error::from)?;
-    format.check_size(&output.name(), width, height).map_err(Error::from)?;
-    Ok(picture)
+        target_size(shape.width, shape.height, job.size()).map_err(Error::from)?;
+    Ok(format.check_size(&output.name(), width, height).map_err(Error::from)?)
+}
+
+/// Reads the pixels of a picture, if the plan of its job fits into memory. Those of a large one go where the job's work
+/// is: into the work folder's place, or beside the output.
+pub fn decode(
+    (engine, settings): &(Engine, Settings),
+    job: &Job,
+    mut opened: Opened,
+    output: &Output,
+) -> Result<Picture, CliError> {
+    pipeline::plan(engine, opened.shape(), settings)?;
+    let beside = match output {
+        Output::Path(path) => path.parent(),
+        _ => None,
+    };
+    let folder = job.work.folder.as_deref().or(beside).filter(|folder| folder.is_dir());
+    if let Some(folder) = folder {
+        opened.keep_planes_in(folder);
+    }
+    Ok(opened.decode().map_err(Error::from)?)
+}
+
+/// Notes on the size of the output of a picture of this width and height.
+pub fn size_notes(size: (u32, u32), job: &Job) -> Result<Vec<String>, CliError> {
+    let target = target_size(size.0, size.1, job.size()).map_err(Error::from)?;
+    Ok(size_notes::notes(size, target, job.size()))
 }
 
 /// Enlarges one picture with a loaded model; returns a summary.
@@ -40,13 +61,16 @@ pub fn enlarge(
     (output, format): (&Output, Format),
     reporter: &mut Reporter,
 ) -> Result<String, CliError> {
+    for note in size_notes((picture.width, picture.height), job)? {
+        reporter.tell(&note);
+    }
     let report = pipeline::upscale(engine, picture, output, format, settings, &job.work, reporter)?;
     Ok(format!(
-        "{}: {} × {}, {} regions × {} steps",
+        "{}: {} × {}, {} × {}",
         output.name(),
         report.width,
         report.height,
-        report.regions,
-        report.steps
+        units::count(report.regions, "region"),
+        units::count(report.steps, "step")
     ))
 }

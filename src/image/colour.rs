@@ -10,7 +10,8 @@
 //! Profiles made of lookup tables (some scanners, CMYK) go through moxcms to sRGB and, where the profile
 //! can do it, back; colours outside sRGB clip to its surface there. A profile that cannot be inverted
 //! or does not fit its picture is dropped, the output is plain sRGB, and a [`Warning`](super::Warning) says so.
-//! A missing profile means sRGB. PNG's gAMA, cHRM and cICP chunks are ignored.
+//! A missing profile means sRGB. The numbers of pictures for HDR screens (PQ, HLG) stay as they are: their curves are made for
+//! the eye, as sRGB's is, and on its scale all but the brightest lights would be near black.
 
 use std::sync::Arc;
 
@@ -44,6 +45,9 @@ pub(crate) type Conversion = std::result::Result<Colour, String>;
 pub(crate) fn conversion(icc: &[u8], grey: bool) -> Conversion {
     let profile =
         ColorProfile::new_from_slice(icc).map_err(|_| "the profile is damaged".to_owned())?;
+    if is_hdr(&profile) {
+        return Ok(Colour::Same);
+    }
     match profile.color_space {
         DataColorSpace::Gray if grey => {
             let curve = curve_of(profile.gray_trc.as_ref())?;
@@ -62,6 +66,51 @@ pub(crate) fn conversion(icc: &[u8], grey: bool) -> Conversion {
         }
         other => Err(format!("a {other:?} profile on another kind of picture")),
     }
+}
+
+/// `true` for a profile whose curve is one of HDR screens.
+fn is_hdr(profile: &ColorProfile) -> bool {
+    use moxcms::TransferCharacteristics::{Hlg, Smpte2084};
+    profile.cicp.is_some_and(|cicp| matches!(cicp.transfer_characteristics, Smpte2084 | Hlg))
+}
+
+/// For a grey picture with a profile for RGB, which no format allows: a grey one with the same tone curve; `Err` says why
+/// there is none. `None` when the profile is another.
+pub(crate) fn grey_instead(icc: &[u8]) -> Option<std::result::Result<Vec<u8>, String>> {
+    let profile = ColorProfile::new_from_slice(icc).ok()?;
+    if profile.color_space != DataColorSpace::Rgb {
+        return None;
+    }
+    let why = || "a profile for RGB on a grey picture".to_owned();
+    let grey = || {
+        let red = curve_of(profile.red_trc.as_ref()).ok()?;
+        let others = [&profile.green_trc, &profile.blue_trc];
+        let same = others.into_iter().all(|trc| {
+            curve_of(trc.as_ref()).is_ok_and(|curve| {
+                (0..=255).map(|i| f64::from(i) / 255.0).all(|v| {
+                    (srgb_encode(curve.linear(v)) - srgb_encode(red.linear(v))).abs() < 0.25 / 255.0
+                })
+            })
+        });
+        (same && profile.is_matrix_shaper()).then(|| grey_profile(profile.red_trc.clone()?))?
+    };
+    Some(grey().ok_or_else(why))
+}
+
+/// A profile of grey with this tone curve.
+pub(crate) fn grey_profile(curve: ToneReprCurve) -> Option<Vec<u8>> {
+    let mut profile = ColorProfile::new_gray_with_gamma(2.2);
+    profile.gray_trc = Some(curve);
+    encoded(&profile)
+}
+
+/// A profile's bytes, the same at any time.
+pub(crate) fn encoded(profile: &ColorProfile) -> Option<Vec<u8>> {
+    let mut bytes = profile.encode().ok()?;
+    // The date of creation: year, month, day, hour, minute, second.
+    let date = [2026u16, 1, 1, 0, 0, 0].map(u16::to_be_bytes);
+    bytes.get_mut(24..36)?.copy_from_slice(date.as_flattened());
+    Some(bytes)
 }
 
 fn transform(
@@ -124,27 +173,40 @@ fn run(transform: &Transform, rgb: &mut [f32]) {
     });
 }
 
-/// CMYK ink amounts in [0, 1] (1 = full ink) to sRGB, through the profile if it is one for CMYK.
-pub(crate) fn cmyk_to_srgb(cmyk: &[f32], icc: Option<&[u8]>) -> Vec<f32> {
-    let mut rgb = vec![0.0; cmyk.len() / 4 * 3];
-    let profiled = icc
-        .and_then(|icc| ColorProfile::new_from_slice(icc).ok())
-        .filter(|profile| profile.color_space == DataColorSpace::Cmyk)
-        .and_then(|profile| transform(&profile, &ColorProfile::new_srgb(), Layout::Rgba).ok());
-    rgb.par_chunks_mut(3 * CHUNK).zip(cmyk.par_chunks(4 * CHUNK)).for_each(|(rgb, cmyk)| {
-        if let Some(transform) = &profiled
-            && transform.transform(cmyk, rgb).is_ok()
-        {
-            rgb.iter_mut().for_each(|v| *v = v.clamp(0.0, 1.0));
-            return;
-        }
-        for (rgb, ink) in rgb.chunks_exact_mut(3).zip(cmyk.chunks_exact(4)) {
-            for (v, ink_of) in rgb.iter_mut().zip(ink) {
-                *v = (1.0 - ink_of) * (1.0 - ink[3]);
+/// Conversion of CMYK ink amounts in [0, 1] (1 = full ink) to sRGB.
+pub(crate) struct CmykToRgb {
+    /// Through the profile, if it is one for CMYK.
+    profiled: Option<Transform>,
+}
+
+impl CmykToRgb {
+    /// Conversion through this profile.
+    pub(crate) fn new(icc: Option<&[u8]>) -> Self {
+        let profiled = icc
+            .and_then(|icc| ColorProfile::new_from_slice(icc).ok())
+            .filter(|profile| profile.color_space == DataColorSpace::Cmyk)
+            .and_then(|profile| transform(&profile, &ColorProfile::new_srgb(), Layout::Rgba).ok());
+        Self { profiled }
+    }
+
+    /// `[.., 3]` of `[.., 4]`.
+    pub(crate) fn convert(&self, cmyk: &[f32]) -> Vec<f32> {
+        let mut rgb = vec![0.0; cmyk.len() / 4 * 3];
+        rgb.par_chunks_mut(3 * CHUNK).zip(cmyk.par_chunks(4 * CHUNK)).for_each(|(rgb, cmyk)| {
+            if let Some(transform) = &self.profiled
+                && transform.transform(cmyk, rgb).is_ok()
+            {
+                rgb.iter_mut().for_each(|v| *v = v.clamp(0.0, 1.0));
+                return;
             }
-        }
-    });
-    rgb
+            for (rgb, ink) in rgb.chunks_exact_mut(3).zip(cmyk.chunks_exact(4)) {
+                for (v, ink_of) in rgb.iter_mut().zip(ink) {
+                    *v = (1.0 - ink_of) * (1.0 - ink[3]);
+                }
+            }
+        });
+        rgb
+    }
 }
 
 /// sRGB's tone curve, IEC 61966-2-1, linear light to encoded.
@@ -333,7 +395,7 @@ mod tests {
 
     #[test]
     fn cmyk_without_profile_follows_the_ink_model() {
-        let rgb = cmyk_to_srgb(&[0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.5], None);
+        let rgb = CmykToRgb::new(None).convert(&[0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.5]);
         assert_eq!(rgb, [1.0, 1.0, 1.0, 0.0, 0.5, 0.5]);
     }
 }

@@ -54,6 +54,36 @@ pub enum ImageError {
         /// The kind of picture.
         kind: String,
     },
+    /// A picture of a well-known format that is not read.
+    #[error("{name}: {kind} is not supported (PNG, JPEG, WebP and TIFF are): {hint}")]
+    UnsupportedFormat {
+        /// The file or stream.
+        name: String,
+        /// The format.
+        kind: &'static str,
+        /// What makes a readable picture of it.
+        hint: &'static str,
+    },
+    /// A well-known kind of file that is no picture.
+    #[error("{name}: is {kind}, not a picture: {hint}")]
+    NotAPicture {
+        /// The file or stream.
+        name: String,
+        /// The kind of file.
+        kind: &'static str,
+        /// How to get the picture.
+        hint: &'static str,
+    },
+    /// A rare kind of one of the formats.
+    #[error("{name}: {kind} is not supported; {help}")]
+    UnsupportedKind {
+        /// The file or stream.
+        name: String,
+        /// The kind of picture.
+        kind: String,
+        /// What to do instead, in one line.
+        help: String,
+    },
     /// More pixels than [`super::MAX_PIXELS`]: most likely a decompression bomb.
     #[error("{name}: too large ({width} x {height}; the limit for an input is {limit} pixels)")]
     TooLarge {
@@ -64,6 +94,24 @@ pub enum ImageError {
         /// Rows.
         height: u64,
         /// The most pixels there may be.
+        limit: u64,
+    },
+    /// A large picture's pixels go through a file, which could not be made or filled.
+    #[error("{name}: its pixels need room on a disk ({source})")]
+    Scratch {
+        /// The file or stream.
+        name: String,
+        /// Error of the operating system.
+        source: io::Error,
+    },
+    /// A block of metadata that the pixels need is larger than the limit.
+    #[error("{name}: its {what} is larger than the {} MiB that metadata may take", .limit.div_ceil(1 << 20))]
+    MetadataTooLarge {
+        /// The file or stream.
+        name: String,
+        /// Name of the block.
+        what: &'static str,
+        /// The most bytes that all blocks may take together.
         limit: u64,
     },
     /// The output does not fit into the chosen format.
@@ -143,6 +191,10 @@ impl ImageError {
         }
     }
 
+    pub(crate) fn unsupported(name: &str, kind: &str, help: &str) -> Self {
+        Self::UnsupportedKind { name: name.into(), kind: kind.into(), help: help.into() }
+    }
+
     pub(crate) fn write(name: &str, source: io::Error) -> Self {
         Self::Write { name: name.to_owned(), source }
     }
@@ -160,8 +212,34 @@ pub enum Warning {
     ProfileDropped(String),
     /// A metadata block does not fit into the format and was left out (`"EXIF"`, `"XMP"`).
     MetadataDropped(&'static str, Format),
+    /// A metadata block is larger than what is left of the limit for all, in bytes, and was left out.
+    MetadataTooLarge {
+        /// Name of the block.
+        what: &'static str,
+        /// The most bytes that all blocks may take together.
+        limit: u64,
+    },
+    /// A metadata block is damaged and was left out.
+    MetadataDamaged(&'static str),
+    /// A profile for RGB stood on a grey picture: a grey one with its tone curve takes its place.
+    GreyProfile,
+    /// What stood behind the picture in its file was left out (`"gain map for HDR screens"`).
+    CompanionDropped(&'static str),
     /// Only the first picture of an animation or of a multi-page file was read.
     FirstFrameOnly(Format),
+    /// The file ends early: rows from `rows_read` on repeat the last one, or are a coarser pass.
+    Truncated {
+        /// Whole rows that the file has.
+        rows_read: u32,
+        /// Rows of the picture.
+        rows: u32,
+    },
+    /// The file ends early: every pixel is there, but not all of its detail.
+    DetailMissing(Format),
+    /// The file's end marker is missing, and nothing else.
+    EndMissing(Format),
+    /// The file leaves open what its samples mean, or means what no output can hold; the text says what was taken.
+    Interpreted(String),
 }
 
 impl std::fmt::Display for Warning {
@@ -179,9 +257,43 @@ impl std::fmt::Display for Warning {
             Self::MetadataDropped(what, format) => {
                 write!(f, "{what} does not fit into {format} and was left out")
             }
+            Self::MetadataTooLarge { what, limit } => {
+                write!(
+                    f,
+                    "{what} is beyond the {} MiB that metadata may take and was left out",
+                    limit.div_ceil(1 << 20)
+                )
+            }
+            Self::MetadataDamaged(what) => write!(f, "{what} is damaged and was left out"),
+            Self::GreyProfile => {
+                write!(
+                    f,
+                    "the colour profile is for RGB and the picture is grey: its tone curve is kept"
+                )
+            }
+            Self::CompanionDropped(what) => write!(f, "the {what} of this file was left out"),
             Self::FirstFrameOnly(format) => {
                 write!(f, "only the first picture of this {format} file was read")
             }
+            Self::Truncated { rows_read, rows } if rows_read == rows => {
+                write!(f, "the file ends early, but all of its {rows} rows are there")
+            }
+            Self::Truncated { rows_read, rows } => {
+                write!(
+                    f,
+                    "the file ends early: {rows_read} of {rows} rows are whole, the rest is made up"
+                )
+            }
+            Self::DetailMissing(format) => {
+                write!(
+                    f,
+                    "the {format} file is truncated: all rows were read, some with less detail"
+                )
+            }
+            Self::EndMissing(format) => {
+                write!(f, "the {format} file's end marker is missing; its pixels are whole")
+            }
+            Self::Interpreted(what) => f.write_str(what),
         }
     }
 }

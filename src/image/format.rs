@@ -119,34 +119,6 @@ impl FromStr for Format {
     }
 }
 
-/// Name of a well-known picture format (or a related one) that cannot be read, for the error message.
-pub(crate) fn sniff_unsupported(bytes: &[u8]) -> Option<&'static str> {
-    let brand = bytes.get(4..12).unwrap_or_default();
-    if bytes.starts_with(b"GIF8") {
-        Some("GIF")
-    } else if bytes.starts_with(b"BM") && bytes.len() > 14 && bytes[6..10] == [0; 4] {
-        Some("BMP")
-    } else if brand.starts_with(b"ftypavi") {
-        Some("AVIF")
-    } else if [&b"ftyphei"[..], b"ftyphev", b"ftypmif1"].iter().any(|b| brand.starts_with(b)) {
-        Some("HEIC")
-    } else if bytes.starts_with(b"\xff\x0a") || bytes.starts_with(b"\0\0\0\x0cJXL \r\n\x87\n") {
-        Some("JPEG XL")
-    } else if bytes.starts_with(b"\0\0\0\x0cjP  ") || bytes.starts_with(b"\xff\x4f\xff\x51") {
-        Some("JPEG 2000")
-    } else if bytes.starts_with(b"8BPS") {
-        Some("Photoshop (PSD)")
-    } else if bytes.starts_with(b"%PDF") {
-        Some("PDF")
-    } else if bytes.starts_with(b"v/1\x01") {
-        Some("OpenEXR")
-    } else if bytes.starts_with(b"<svg") {
-        Some("SVG")
-    } else {
-        None
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,15 +1,15 @@
 //! Input of pictures: a path, a standard stream or bytes, as types instead of strings with a magic `-`.
 
 use std::{
-    borrow::Cow,
     ffi::OsStr,
-    fs,
-    io::{self, Read as _},
+    fs::File,
+    io::{self, Read},
     path::PathBuf,
     sync::Arc,
 };
 
 use super::error::{ImageError, Result};
+use super::source::Source;
 
 /// The source of a picture.
 #[derive(Clone, PartialEq, Eq)]
@@ -49,35 +49,38 @@ impl Input {
         }
     }
 
-    /// All bytes of the input.
+    /// Opens the input.
     ///
     /// # Errors
-    /// A missing file, a directory, an empty file, or whatever else the system says.
-    pub fn read(&self) -> Result<Cow<'_, [u8]>> {
+    /// A missing file, a directory, or whatever else the system says.
+    pub(crate) fn open(&self) -> Result<OpenInput> {
         let name = self.name();
-        let bytes: Cow<[u8]> = match self {
-            Self::Bytes(bytes) => Cow::Borrowed(&**bytes),
-            Self::Stdin => {
-                let mut bytes = Vec::new();
-                io::stdin()
-                    .lock()
-                    .read_to_end(&mut bytes)
-                    .map(|_| bytes.into())
-                    .map_err(|source| ImageError::Read { name: name.clone(), source })?
-            }
+        match self {
+            Self::Bytes(bytes) => Ok(OpenInput::Source(Source::memory(Arc::clone(bytes)))),
+            Self::Stdin => Ok(OpenInput::Stream(Box::new(io::stdin().lock()))),
             Self::Path(path) => {
                 // Asked first, because reading a directory fails with a different, obscure message on each system.
                 if path.is_dir() {
                     return Err(ImageError::IsDirectory { name });
                 }
-                fs::read(path).map_err(|source| read_error(&name, source))?.into()
+                let file = File::open(path).map_err(|source| read_error(&name, source))?;
+                let is_file = file.metadata().is_ok_and(|found| found.is_file());
+                Ok(if is_file {
+                    OpenInput::Source(Source::file(file))
+                } else {
+                    OpenInput::Stream(Box::new(file))
+                })
             }
-        };
-        if bytes.is_empty() {
-            return Err(ImageError::Empty { name });
         }
-        Ok(bytes)
     }
+}
+
+/// An opened input.
+pub(crate) enum OpenInput {
+    /// Bytes that can be sought.
+    Source(Source),
+    /// A stream or a pipe, read once.
+    Stream(Box<dyn Read>),
 }
 
 pub(crate) fn read_error(name: &str, source: io::Error) -> ImageError {
@@ -97,11 +100,5 @@ mod tests {
     fn a_dash_is_a_stream_and_everything_else_a_path() {
         assert_eq!(Input::parse(OsStr::new("-")), Input::Stdin);
         assert_eq!(Input::parse(OsStr::new("./-")), Input::Path(PathBuf::from("./-")));
-    }
-
-    #[test]
-    fn bytes_are_read_as_they_are_and_must_not_be_none() {
-        assert_eq!(*Input::Bytes([1, 2].into()).read().unwrap(), [1, 2]);
-        assert!(matches!(Input::Bytes([].into()).read(), Err(ImageError::Empty { .. })));
     }
 }

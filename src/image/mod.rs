@@ -27,24 +27,31 @@
 //! This room imports nothing from the others.
 
 mod alpha;
+mod assemble;
 mod colour;
 mod decode;
 mod encode;
 mod error;
+mod foreign;
 mod format;
 mod input;
-mod metadata;
+pub(crate) mod metadata;
 mod output;
 mod picture;
+mod plane;
+mod read_options;
 mod resize;
 mod sink;
+mod source;
 
-pub use decode::{decode, decode_bytes, format_of};
+pub use decode::{Opened, decode, decode_bytes, format_of, open};
 pub use encode::{DEFAULT_QUALITY, EncodeOptions, Encoder, PictureWriter};
 pub use error::{ImageError, Result, Warning};
 pub use format::{Format, UnknownFormat};
 pub use input::Input;
-pub use metadata::read_settings;
+pub use metadata::{ColourChunk, DEFAULT_MAX_METADATA, Metadata, Text, read_settings};
 pub use output::{Buffer, Output, Stream};
-pub use picture::{MAX_PIXELS, Picture};
+pub use picture::{MAX_PIXELS, Picture, PictureShape};
+pub use plane::Plane;
+pub use read_options::ReadOptions;
 pub use resize::{Filter, Resizer};

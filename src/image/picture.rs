@@ -1,13 +1,20 @@
-//! A decoded picture in memory.
+//! Picture: decoded and upright, its planes in memory or, if it is large, in files.
 
 use super::alpha::fill_transparent;
-use super::colour;
-use super::error::{Result, Warning};
-use super::metadata::{ifd, xmp};
+use super::error::{ImageError, Result, Warning};
+use super::metadata::Metadata;
+use super::plane::{self, Plane, PlaneBuilder, Scratch, band_rows};
 use super::resize::{Filter, Resizer};
 
 /// The most pixels an input may have (2²⁸, a square of 16,384): more is taken for a decompression bomb.
 pub const MAX_PIXELS: u64 = 1 << 28;
+
+/// Bytes of a pixel on its way from the decoder to the planes: samples, floats, colours, alpha, and levels of the
+/// filling under transparent pixels.
+const BAND_PIXEL_BYTES: u64 = 48;
+
+/// Samples that are hashed before their memory is given back.
+const HASH_BAND: usize = 1 << 20;
 
 /// An upright picture with its metadata.
 #[derive(Clone, PartialEq)]
@@ -17,42 +24,82 @@ pub struct Picture {
     /// Rows.
     pub height: u32,
     /// `[height, width, 3]`, gamma-encoded (sRGB's curve on the picture's own primaries, see
-    /// [`icc`](Self::icc)), in [0, 1]. Colour under fully transparent pixels has been replaced by
+    /// [`Metadata::icc`]), in [0, 1]. Colour under fully transparent pixels has been replaced by
     /// that of the nearest visible ones.
-    pub rgb: Vec<f32>,
+    pub rgb: Plane,
     /// `[height, width]`, not premultiplied, in [0, 1].
-    pub alpha: Option<Vec<f32>>,
+    pub alpha: Option<Plane>,
     /// 8 or 16: the bits per sample that an output should have to lose nothing.
     pub bit_depth: u8,
     /// The file was greyscale; `rgb` then has three equal channels, and the output can be grey too.
     pub grey: bool,
-    /// The profile to write into the output; `None` means sRGB. Pixels are converted on output by
-    /// the same profile, so it always describes them rightly.
-    pub icc: Option<Vec<u8>>,
-    /// EXIF block (a TIFF structure, without the `Exif\0\0` that JPEG puts before it), marked upright.
-    pub exif: Option<Vec<u8>>,
-    /// XMP packet.
-    pub xmp: Option<Vec<u8>>,
-    /// Dots per inch, horizontal and vertical.
-    pub dpi: Option<(f64, f64)>,
+    /// Metadata for the output; EXIF and XMP are marked upright.
+    pub metadata: Metadata,
     /// Problems met while reading that do not prevent it.
     pub warnings: Vec<Warning>,
+    /// What its decoder held beside the planes, in bytes.
+    pub(super) decoder_bytes: u64,
+}
+
+/// Size of a picture before its pixels are read, and what reading them takes: enough to plan a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PictureShape {
+    /// Pixels per row, upright.
+    pub width: u32,
+    /// Rows, upright.
+    pub height: u32,
+    /// It has an alpha plane.
+    pub alpha: bool,
+    /// What its decoder holds beside the planes, in bytes: 0 where it decodes row by row.
+    pub decoder_bytes: u64,
+}
+
+impl PictureShape {
+    /// Bytes of the planes that are in memory; those of a large picture are in files, of which rows are in memory.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        self.planes(|bytes| if bytes <= plane::MEMORY_BYTES { bytes } else { 0 })
+    }
+
+    /// Bytes of the planes that are in files.
+    #[must_use]
+    pub fn file_bytes(&self) -> u64 {
+        self.planes(|bytes| if bytes <= plane::MEMORY_BYTES { 0 } else { bytes })
+    }
+
+    /// Bytes that reading the pixels takes beside the planes: the decoder's, and a band on its way.
+    #[must_use]
+    pub fn reading_bytes(&self) -> u64 {
+        let band = band_rows(self.width) as u64 * u64::from(self.width);
+        let pixels = u64::from(self.width) * u64::from(self.height);
+        self.decoder_bytes + band.min(pixels) * BAND_PIXEL_BYTES
+    }
+
+    /// The sum over the planes.
+    fn planes(&self, of_plane: impl Fn(u64) -> u64) -> u64 {
+        let plane = u64::from(self.width) * u64::from(self.height) * size_of::<f32>() as u64;
+        of_plane(3 * plane) + if self.alpha { of_plane(plane) } else { 0 }
+    }
+}
+
+/// A picture without alpha that is in memory.
+impl From<(u32, u32)> for PictureShape {
+    fn from((width, height): (u32, u32)) -> Self {
+        Self { width, height, alpha: false, decoder_bytes: 0 }
+    }
 }
 
 /// Prints sizes instead of contents, for logs.
 impl std::fmt::Debug for Picture {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let bytes = |block: &Option<Vec<u8>>| block.as_ref().map(Vec::len);
         f.debug_struct("Picture")
             .field("width", &self.width)
             .field("height", &self.height)
             .field("alpha", &self.alpha.is_some())
             .field("bit_depth", &self.bit_depth)
             .field("grey", &self.grey)
-            .field("icc_bytes", &bytes(&self.icc))
-            .field("exif_bytes", &bytes(&self.exif))
-            .field("xmp_bytes", &bytes(&self.xmp))
-            .field("dpi", &self.dpi)
+            .field("metadata", &self.metadata)
             .field("warnings", &self.warnings)
             .finish_non_exhaustive()
     }
@@ -62,31 +109,16 @@ impl Picture {
     /// A plain sRGB picture of 8 bits from `[height, width, 3]` samples in [0, 1].
     ///
     /// # Errors
-    /// [`ImageError::Shape`](super::ImageError::Shape) when `rgb` has not that many samples.
+    /// [`ImageError::Shape`] when `rgb` has not that many samples.
     pub fn from_rgb(width: u32, height: u32, rgb: Vec<f32>) -> Result<Self> {
-        let expected = width as usize * height as usize * 3;
-        if rgb.len() != expected {
-            return Err(super::ImageError::Shape { what: "picture", expected, got: rgb.len() });
-        }
-        Ok(Self {
-            width,
-            height,
-            rgb,
-            alpha: None,
-            bit_depth: 8,
-            grey: false,
-            icc: None,
-            exif: None,
-            xmp: None,
-            dpi: None,
-            warnings: Vec::new(),
-        })
+        check_samples((width, height), 3, rgb.len())?;
+        Ok(Self::plain(width, height, rgb.into(), None))
     }
 
     /// A plain sRGB picture from 8-bit samples, `[height, width, 3]`, as a window system or an editor holds them.
     ///
     /// # Errors
-    /// [`ImageError::Shape`](super::ImageError::Shape) when `rgb` has not that many samples.
+    /// [`ImageError::Shape`] when `rgb` has not that many samples.
     pub fn from_rgb8(width: u32, height: u32, rgb: &[u8]) -> Result<Self> {
         Self::from_rgb(width, height, rgb.iter().map(|&v| f32::from(v) / 255.0).collect())
     }
@@ -94,50 +126,93 @@ impl Picture {
     /// The same with alpha (not premultiplied), `[height, width, 4]`.
     ///
     /// # Errors
-    /// [`ImageError::Shape`](super::ImageError::Shape) when `rgba` has not that many samples.
+    /// [`ImageError::Shape`] when `rgba` has not that many samples; [`ImageError::Scratch`] when a large one finds no
+    /// room on the disk.
     pub fn from_rgba8(width: u32, height: u32, rgba: &[u8]) -> Result<Self> {
-        let expected = width as usize * height as usize * 4;
-        if rgba.len() != expected {
-            return Err(super::ImageError::Shape { what: "picture", expected, got: rgba.len() });
-        }
-        let raw = DecodedSamples {
+        check_samples((width, height), 4, rgba.len())?;
+        let planes = || {
+            let (width, height, scratch) = (width as usize, height as usize, Scratch::default());
+            let mut rgb = PlaneBuilder::new(height, 3 * width, &scratch)?;
+            let mut alpha = PlaneBuilder::new(height, width, &scratch)?;
+            let unit = |v: u8| f32::from(v) / 255.0;
+            for row in rgba.chunks(4 * width.max(1)) {
+                let pixels = row.chunks_exact(4);
+                let colours = pixels.clone().flat_map(|p| [p[0], p[1], p[2]].map(unit));
+                rgb.push(&colours.collect::<Vec<_>>())?;
+                alpha.push(&pixels.map(|p| unit(p[3])).collect::<Vec<_>>())?;
+            }
+            fill_transparent(&mut rgb, &mut alpha, width, height, &scratch)?;
+            Ok((rgb.finish()?, alpha.finish()?))
+        };
+        let on_disk = |source| ImageError::Scratch { name: "picture in memory".into(), source };
+        let (rgb, alpha) = planes().map_err(on_disk)?;
+        Ok(Self::plain(width, height, rgb, Some(alpha)))
+    }
+
+    fn plain(width: u32, height: u32, rgb: Plane, alpha: Option<Plane>) -> Self {
+        Self {
             width,
             height,
-            layout: ChannelLayout::Rgba,
-            samples: rgba.iter().map(|&v| f32::from(v) / 255.0).collect(),
+            rgb,
+            alpha,
             bit_depth: 8,
-            icc: None,
-            exif: None,
-            xmp: None,
-            dpi: None,
+            grey: false,
+            metadata: Metadata::default(),
             warnings: Vec::new(),
-        };
-        Ok(raw.into_picture())
+            decoder_bytes: 0,
+        }
+    }
+
+    /// Its size, and what reading it took.
+    #[must_use]
+    pub fn shape(&self) -> PictureShape {
+        PictureShape {
+            width: self.width,
+            height: self.height,
+            alpha: self.alpha.is_some(),
+            decoder_bytes: self.decoder_bytes,
+        }
     }
 
     /// Feeds everything about the picture that an output depends on into a hash.
     pub fn hash_into(&self, hash: &mut sha2::Sha256) {
         use sha2::Digest as _;
-        let mut floats = |values: &[f32]| {
-            hash.update((values.len() as u64).to_le_bytes());
-            for values in values.chunks(4096) {
-                let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-                hash.update(&bytes);
+        let mut floats = |plane: &Plane| {
+            hash.update((plane.len() as u64).to_le_bytes());
+            for (band, values) in plane.chunks(HASH_BAND).enumerate() {
+                for values in values.chunks(4096) {
+                    let bytes: Vec<u8> =
+                        values.iter().flat_map(|value| value.to_le_bytes()).collect();
+                    hash.update(&bytes);
+                }
+                plane.give_back(band * HASH_BAND..band * HASH_BAND + values.len());
             }
         };
         floats(&self.rgb);
-        floats(self.alpha.as_deref().unwrap_or_default());
-        let dpi = self.dpi.map_or([0.0; 2], |(x, y)| [x, y]);
+        floats(self.alpha.as_ref().unwrap_or(&Vec::new().into()));
+        let Metadata { icc, exif, xmp, dpi, texts, colour_chunks } = &self.metadata;
+        let dpi = dpi.map_or([0.0; 2], |(x, y)| [x, y]);
         for number in [u64::from(self.width), self.bit_depth.into(), self.grey.into()]
             .into_iter()
             .chain(dpi.map(f64::to_bits))
         {
             hash.update(number.to_le_bytes());
         }
-        for block in [&self.icc, &self.exif, &self.xmp] {
+        for block in [icc, exif, xmp] {
             let block = block.as_deref().unwrap_or_default();
             hash.update((block.len() as u64).to_le_bytes());
             hash.update(block);
+        }
+        for text in texts {
+            for part in [&text.keyword, &text.text, &text.language, &text.translated] {
+                hash.update((part.len() as u64).to_le_bytes());
+                hash.update(part);
+            }
+        }
+        for chunk in colour_chunks {
+            hash.update(chunk.kind);
+            hash.update((chunk.data.len() as u64).to_le_bytes());
+            hash.update(&chunk.data);
         }
     }
 
@@ -147,7 +222,7 @@ impl Picture {
     /// A size of zero.
     pub fn resizer(&self, width: u32, height: u32) -> Result<Resizer<'_>> {
         let source = (self.width, self.height);
-        let resizer = Resizer::new(&self.rgb, 3, source, (width, height), Filter::Lanczos3)?;
+        let resizer = Resizer::of_plane(&self.rgb, 3, source, (width, height), Filter::Lanczos3)?;
         Ok(resizer.clamped())
     }
 
@@ -160,153 +235,15 @@ impl Picture {
         self.alpha
             .as_ref()
             .map(|alpha| {
-                Resizer::new(alpha, 1, source, (width, height), Filter::Lanczos3)
+                Resizer::of_plane(alpha, 1, source, (width, height), Filter::Lanczos3)
                     .map(Resizer::clamped)
             })
             .transpose()
     }
 }
 
-/// Channel layout of a file's samples.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ChannelLayout {
-    Grey,
-    GreyAlpha,
-    Rgb,
-    Rgba,
-    /// Ink amounts: 1 is full ink.
-    Cmyk,
-}
-
-impl ChannelLayout {
-    pub(crate) fn channels(self) -> usize {
-        match self {
-            Self::Grey => 1,
-            Self::GreyAlpha => 2,
-            Self::Rgb => 3,
-            Self::Rgba | Self::Cmyk => 4,
-        }
-    }
-}
-
-/// Output of a decoder, before colour, orientation and alpha are handled.
-#[derive(Debug)]
-pub(crate) struct DecodedSamples {
-    pub width: u32,
-    pub height: u32,
-    pub layout: ChannelLayout,
-    /// Interleaved samples in [0, 1].
-    pub samples: Vec<f32>,
-    pub bit_depth: u8,
-    pub icc: Option<Vec<u8>>,
-    pub exif: Option<Vec<u8>>,
-    pub xmp: Option<Vec<u8>>,
-    pub dpi: Option<(f64, f64)>,
-    pub warnings: Vec<Warning>,
-}
-
-impl DecodedSamples {
-    pub(crate) fn into_picture(mut self) -> Picture {
-        let grey = matches!(self.layout, ChannelLayout::Grey | ChannelLayout::GreyAlpha);
-        let (mut rgb, mut alpha) = split(self.layout, self.samples, self.icc.as_deref());
-        if self.layout == ChannelLayout::Cmyk {
-            if self.icc.take().is_some() {
-                let why = "the picture is CMYK, the output is RGB";
-                self.warnings.push(Warning::ProfileDropped(why.into()));
-            }
-        } else if let Some(icc) = &self.icc {
-            match colour::conversion(icc, grey) {
-                Ok(colour) => colour.to_working(&mut rgb),
-                Err(why) => {
-                    self.warnings.push(Warning::ProfileDropped(why));
-                    self.icc = None;
-                }
-            }
-        }
-        let (width, height) = (self.width as usize, self.height as usize);
-        if let Some(alpha) = &alpha {
-            fill_transparent(&mut rgb, alpha, width, height);
-        }
-        let orientation = self.exif.as_deref().map_or(1, ifd::orientation);
-        let mut dpi = self.dpi;
-        let (mut width, mut height) = (self.width, self.height);
-        if orientation != 1 {
-            rgb = turned(&rgb, 3, width as usize, height as usize, orientation);
-            alpha =
-                alpha.map(|alpha| turned(&alpha, 1, width as usize, height as usize, orientation));
-            if orientation >= 5 {
-                (width, height) = (height, width);
-                dpi = dpi.map(|(x, y)| (y, x));
-            }
-            self.exif.as_deref_mut().map(ifd::set_upright);
-            self.xmp = self.xmp.map(xmp::upright);
-        }
-        Picture {
-            width,
-            height,
-            rgb,
-            alpha,
-            bit_depth: self.bit_depth,
-            grey,
-            icc: self.icc,
-            exif: self.exif,
-            xmp: self.xmp,
-            dpi,
-            warnings: self.warnings,
-        }
-    }
-}
-
-/// Colour and alpha planes of interleaved samples; grey becomes three equal channels.
-fn split(
-    layout: ChannelLayout,
-    samples: Vec<f32>,
-    icc: Option<&[u8]>,
-) -> (Vec<f32>, Option<Vec<f32>>) {
-    let alpha = |channels: usize| -> Option<Vec<f32>> {
-        Some(samples.iter().skip(channels - 1).step_by(channels).copied().collect())
-    };
-    match layout {
-        ChannelLayout::Rgb => (samples, None),
-        ChannelLayout::Grey => (samples.iter().flat_map(|&v| [v; 3]).collect(), None),
-        ChannelLayout::GreyAlpha => {
-            let rgb = samples.chunks_exact(2).flat_map(|p| [p[0]; 3]).collect();
-            (rgb, alpha(2))
-        }
-        ChannelLayout::Rgba => {
-            let rgb = samples.chunks_exact(4).flat_map(|p| [p[0], p[1], p[2]]).collect();
-            (rgb, alpha(4))
-        }
-        ChannelLayout::Cmyk => (colour::cmyk_to_srgb(&samples, icc), None),
-    }
-}
-
-/// A `[height, width, channels]` plane turned upright from EXIF orientation 1 to 8
-/// (EXIF 2.32, 4.6.4, tag 274: which corner of the scene the first row and column are).
-fn turned(
-    plane: &[f32],
-    channels: usize,
-    width: usize,
-    height: usize,
-    orientation: u8,
-) -> Vec<f32> {
-    let (out_width, out_height) = if orientation >= 5 { (height, width) } else { (width, height) };
-    let mut out = Vec::with_capacity(plane.len());
-    for y in 0..out_height {
-        for x in 0..out_width {
-            let (sx, sy) = match orientation {
-                2 => (width - 1 - x, y),
-                3 => (width - 1 - x, height - 1 - y),
-                4 => (x, height - 1 - y),
-                5 => (y, x),
-                6 => (y, height - 1 - x),
-                7 => (width - 1 - y, height - 1 - x),
-                8 => (width - 1 - y, x),
-                _ => (x, y),
-            };
-            let at = (sy * width + sx) * channels;
-            out.extend_from_slice(&plane[at..at + channels]);
-        }
-    }
-    out
+/// Checks the number of samples of a caller's buffer.
+fn check_samples((width, height): (u32, u32), channels: usize, got: usize) -> Result<()> {
+    let expected = width as usize * height as usize * channels;
+    if got == expected { Ok(()) } else { Err(ImageError::Shape { what: "picture", expected, got }) }
 }

@@ -11,6 +11,11 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::error::{ImageError, Result};
+use super::plane::Plane;
+
+/// Samples of rows that are resized horizontally at once, if the result needs no more: a window that shrinks a large
+/// picture is made in bands.
+const BAND: usize = 1 << 22;
 
 /// The kernel of a resize.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +30,8 @@ pub enum Filter {
 #[derive(Debug, Clone)]
 pub struct Resizer<'a> {
     source: &'a [f32],
+    /// The plane of `source`, whose memory is given back band by band.
+    plane: Option<&'a Plane>,
     channels: usize,
     source_width: usize,
     width: u32,
@@ -62,6 +69,7 @@ impl<'a> Resizer<'a> {
         }
         Ok(Self {
             source,
+            plane: None,
             channels,
             source_width: from.0 as usize,
             width: to.0,
@@ -70,6 +78,21 @@ impl<'a> Resizer<'a> {
             vertical: FilterTaps::new(from.1, to.1, filter),
             clamp: false,
         })
+    }
+
+    /// The resize of a picture's plane, whose memory is given back when it has been read.
+    ///
+    /// # Errors
+    /// Same as [`new`](Self::new).
+    pub(crate) fn of_plane(
+        plane: &'a Plane,
+        channels: usize,
+        from: (u32, u32),
+        to: (u32, u32),
+        filter: Filter,
+    ) -> Result<Self> {
+        let plane_in_file = plane.is_in_file().then_some(plane);
+        Ok(Self { plane: plane_in_file, ..Self::new(plane, channels, from, to, filter)? })
     }
 
     /// Clamps results to [0, 1], where Lanczos may overshoot.
@@ -99,21 +122,56 @@ impl<'a> Resizer<'a> {
         }
         let row_len = columns.len() * self.channels;
 
-        // Source rows that any output row of the window needs, resized horizontally first.
+        let mut result = vec![0.0f32; rows.len() * row_len];
+        let mut rest = &mut result[..];
+        let mut first = rows.start;
+        while first < rows.end {
+            let end = self.band_end(first..rows.end, row_len);
+            let (band, after) = rest.split_at_mut((end - first) * row_len);
+            self.band(columns.clone(), first..end, band);
+            (rest, first) = (after, end);
+        }
+        result
+    }
+
+    /// The end of the band of these rows that is made at once: as many as need [`BAND`] samples of resized source
+    /// rows, and enough not to resize most of them twice.
+    fn band_end(&self, rows: Range<usize>, row_len: usize) -> usize {
+        let top = self.vertical.span(rows.start).start;
+        let needs = |end: usize| (self.vertical.span(end - 1).end - top) * row_len;
+        if needs(rows.end) <= BAND {
+            return rows.end;
+        }
+        let fits = (rows.start + 1..=rows.end).rev().step_by(8).find(|&end| needs(end) <= BAND);
+        fits.unwrap_or(rows.start + 1).max((rows.start + 24).min(rows.end))
+    }
+
+    /// Rows of the window of `columns`.
+    fn band(&self, columns: Range<usize>, rows: Range<usize>, result: &mut [f32]) {
+        let row_len = columns.len() * self.channels;
+        // Source rows that any output row of the band needs, resized horizontally first.
         let top = self.vertical.span(rows.start).start;
         let bottom = self.vertical.span(rows.end - 1).end;
+        let stride = self.source_width * self.channels;
         let mut wide = vec![0.0f32; (bottom - top) * row_len];
-        wide.par_chunks_mut(row_len).enumerate().for_each(|(i, out)| {
-            let stride = self.source_width * self.channels;
-            let row = &self.source[(top + i) * stride..][..stride];
-            match self.channels {
-                3 => self.horizontal.apply_across::<3>(row, columns.clone(), out),
-                1 => self.horizontal.apply_across::<1>(row, columns.clone(), out),
-                _ => self.horizontal.apply_across_any(row, self.channels, columns.clone(), out),
+        // Of a plane in a file, some rows at a time go through memory.
+        let task = if self.plane.is_some() { ((1 << 18) / stride).max(1) } else { 1 };
+        wide.par_chunks_mut(task * row_len).enumerate().for_each(|(task_index, out)| {
+            let first = top + task_index * task;
+            let rows = out.len() / row_len;
+            for (i, out) in out.chunks_exact_mut(row_len).enumerate() {
+                let row = &self.source[(first + i) * stride..][..stride];
+                match self.channels {
+                    3 => self.horizontal.apply_across::<3>(row, columns.clone(), out),
+                    1 => self.horizontal.apply_across::<1>(row, columns.clone(), out),
+                    _ => self.horizontal.apply_across_any(row, self.channels, columns.clone(), out),
+                }
+            }
+            if let Some(plane) = self.plane {
+                plane.give_back(first * stride..(first + rows) * stride);
             }
         });
 
-        let mut result = vec![0.0f32; rows.len() * row_len];
         result.par_chunks_mut(row_len).enumerate().for_each(|(i, out)| {
             let y = rows.start + i;
             let first = self.vertical.span(y).start - top;
@@ -127,7 +185,6 @@ impl<'a> Resizer<'a> {
                 out.iter_mut().for_each(|v| *v = v.clamp(0.0, 1.0));
             }
         });
-        result
     }
 }
 

@@ -6,7 +6,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     canvas::Fusion,
-    image::{Format, Picture},
+    image::{Format, Picture, PictureShape},
     sampler::{Schedule, Timesteps},
     units,
 };
@@ -42,11 +42,11 @@ struct Identity {
 }
 
 impl JobSpec {
-    /// Specifies the job of enlarging an `input` of width × height pixels.
+    /// Specifies the job of enlarging an `input`.
     ///
     /// # Errors
     /// See [`Plan::new`].
-    pub fn new(engine: &Engine, input: (u32, u32), settings: &Settings) -> Result<Self, Error> {
+    pub fn new(engine: &Engine, input: PictureShape, settings: &Settings) -> Result<Self, Error> {
         let Engine { model, runner } = engine;
         Ok(Self {
             plan: Plan::new(model, runner, input, settings)?,

@@ -18,7 +18,7 @@ mod run;
 mod runner;
 mod settings;
 mod stages;
-mod work;
+pub(crate) mod work;
 
 pub use engine::Engine;
 pub use error::Error;

@@ -5,7 +5,7 @@ use tracing::info_span;
 use crate::{
     backend::give_back_freed,
     caption::document::Document,
-    image::{EncodeOptions, Encoder, Format, Output, Picture},
+    image::{EncodeOptions, Encoder, Format, Output, Picture, PictureShape, Warning},
 };
 
 use super::{
@@ -16,10 +16,7 @@ use super::{
     progress::Progress,
     settings::Settings,
     stages::{caption, condition::Conditions, context::Context, decode, denoise, encode},
-    work::{
-        folder::{WorkFolder, WorkOptions},
-        journal::Done,
-    },
+    work::folder::{WorkFolder, WorkOptions},
 };
 
 /// Summary of a finished job.
@@ -54,7 +51,7 @@ pub fn upscale(
     progress: &mut dyn Progress,
 ) -> Result<Report, Error> {
     let _span = info_span!("upscale", output = output.name()).entered();
-    let spec = JobSpec::new(engine, size_of_picture(picture), settings)?;
+    let spec = JobSpec::new(engine, picture.shape(), settings)?;
     let plan = &spec.plan;
     let (width, height) = (plan.geometry.canvas.width as u32, plan.geometry.canvas.height as u32);
     // Unload the parts of an earlier job.
@@ -73,22 +70,22 @@ pub fn upscale(
     for warning in picture.warnings.iter().chain(encoder.warnings()) {
         progress.note(&warning.to_string());
     }
-    let mut folder = WorkFolder::open(work, output, &job, &plan.layout(encoder.row_bytes()))?;
-    if folder.journal.done() != Done::default() {
-        progress.note(&format!("going on with what is done in {}", folder.path().display()));
-    }
-    match stages(engine, picture, &spec, encoder, output, &mut folder, progress) {
-        Ok(()) => folder.remove(),
-        // The reader closed the pipe: the job is not to be resumed.
-        Err(error) if error.is_broken_pipe() => {
-            folder.remove();
-            return Err(error);
+    // Known now, and not after hours.
+    output.check_writable()?;
+    let layout = plan.layout(encoder.row_bytes());
+    let mut folder = WorkFolder::open(work, (output, format), &job, &layout)?;
+    folder.notes.iter().for_each(|note| progress.note(note));
+    if let Err(error) = stages(engine, picture, &spec, encoder, output, &mut folder, progress) {
+        // Captions made so far are in their cache, and the job goes on with them.
+        if let Error::Interrupted(_) = error {
+            return Err(Error::Interrupted(Some(folder.path)));
         }
-        Err(Error::Interrupted(_)) => {
-            return Err(Error::Interrupted(Some(folder.path().to_owned())));
+        if let Some(kept) = folder.leave(error.leaves()) {
+            progress.note(&format!("what is done is in {}", kept.display()));
         }
-        Err(error) => return Err(error),
+        return Err(error);
     }
+    folder.remove();
     let (regions, steps) = (plan.geometry.grid.len(), plan.sampling.steps.len());
     Ok(Report { width, height, regions, steps })
 }
@@ -105,7 +102,13 @@ fn stages(
     let context = &Context { runner: &engine.runner, picture, spec };
     let plan = &spec.plan;
     let described = caption::describe_or_kept(context, work, progress)?;
-    let encoder = encoder.with_settings(spec.record(&described.prompt).to_string());
+    let mut record = spec.record(&described.prompt);
+    for warning in &picture.warnings {
+        if let Warning::Truncated { rows_read, rows } = warning {
+            record["truncated_input"] = serde_json::json!({"rows_read": rows_read, "rows": rows});
+        }
+    }
+    let encoder = encoder.with_settings(record.to_string());
     if progress.interrupted() {
         return Err(Error::Interrupted(None));
     }
@@ -136,12 +139,16 @@ fn end_stage(engine: &Engine, plan: &Plan) {
     }
 }
 
-/// Plans the job of enlarging an `input` of width × height pixels, without running it.
+/// Plans the job of enlarging an `input`, without running it; its size, width × height, is enough.
 ///
 /// # Errors
 /// A size of zero or beyond the address range, settings that do not match the model, or insufficient memory.
-pub fn plan(engine: &Engine, input: (u32, u32), settings: &Settings) -> Result<Plan, Error> {
-    Ok(JobSpec::new(engine, input, settings)?.plan)
+pub fn plan(
+    engine: &Engine,
+    input: impl Into<PictureShape>,
+    settings: &Settings,
+) -> Result<Plan, Error> {
+    Ok(JobSpec::new(engine, input.into(), settings)?.plan)
 }
 
 /// Captions a picture ahead of its job, so that the captioner's model is loaded once for several pictures
@@ -156,7 +163,7 @@ pub fn describe_ahead(
     settings: &Settings,
     progress: &mut dyn Progress,
 ) -> Result<bool, Error> {
-    let spec = &JobSpec::new(engine, size_of_picture(picture), settings)?;
+    let spec = &JobSpec::new(engine, picture.shape(), settings)?;
     if spec.plan.memory.captions.is_none_or(|batch| batch.stays) {
         return Ok(false);
     }
@@ -175,13 +182,9 @@ pub fn describe(
     settings: &Settings,
     progress: &mut dyn Progress,
 ) -> Result<Document, Error> {
-    let spec = &JobSpec::new(engine, size_of_picture(picture), settings)?;
+    let spec = &JobSpec::new(engine, picture.shape(), settings)?;
     let context = Context { runner: &engine.runner, picture, spec };
     Ok(caption::describe(&context, true, progress)?.document)
-}
-
-fn size_of_picture(picture: &Picture) -> (u32, u32) {
-    (picture.width, picture.height)
 }
 
 #[cfg(test)]
@@ -297,7 +300,9 @@ mod tests {
             let is_told =
                 matches!(&error, Error::NonFinite { stage: Stage::Denoise, weight: Some(_) });
             assert!(is_told, "{error}");
-            assert!(!folder.path().join("out.png").exists());
+            // It could not go on, and another model's job is not to be refused.
+            let left: Vec<_> = fs::read_dir(folder.path()).unwrap().flatten().collect();
+            assert!(left.iter().all(|entry| entry.file_name() == "model"), "{left:?}");
         }
     }
 }

@@ -1,9 +1,13 @@
 //! Decoding: files that Pillow wrote, and files that are broken in every way we could think of.
 
 use std::ffi::OsStr;
+use std::io::Write as _;
 use std::path::PathBuf;
 
-use cupscale::image::{ImageError, Input, MAX_PIXELS, Picture, Warning, decode, decode_bytes};
+use cupscale::image::{
+    Format, ImageError, Input, MAX_PIXELS, Picture, ReadOptions, Warning, decode, decode_bytes,
+    open,
+};
 use safetensors::SafeTensors;
 
 use crate::common::tensors::stored;
@@ -79,7 +83,7 @@ fn all_eight_orientations_are_turned_upright_and_marked_so() {
         let picture = read(&name);
         assert!(difference_from_pillow(&name, &picture) < 1e-3, "{name}");
         // Orientation is the block's only entry: count, tag 274, SHORT, 1, value.
-        let exif = picture.exif.unwrap();
+        let exif = picture.metadata.exif.unwrap();
         let entry = exif.windows(8).position(|w| {
             w == [0x12, 0x01, 3, 0, 1, 0, 0, 0] || w == [0x01, 0x12, 0, 3, 0, 0, 0, 1]
         });
@@ -106,23 +110,23 @@ fn depth_greyness_and_metadata_are_reported() {
     };
     for name in ["rgb.jpg", "lossless.webp"] {
         let picture = read(name);
-        assert!(contains(&picture.icc, "acsp"), "{name}");
-        assert!(contains(&picture.exif, "Fixture maker"), "{name}");
-        assert!(picture.exif.unwrap()[..2] != *b"Ex", "{name}: without JPEG's prefix");
-        assert!(contains(&picture.xmp, "dc:source"), "{name}");
+        assert!(contains(&picture.metadata.icc, "acsp"), "{name}");
+        assert!(contains(&picture.metadata.exif, "Fixture maker"), "{name}");
+        assert!(picture.metadata.exif.unwrap()[..2] != *b"Ex", "{name}: without JPEG's prefix");
+        assert!(contains(&picture.metadata.xmp, "dc:source"), "{name}");
     }
-    let dpi = |name: &str| read(name).dpi.unwrap();
+    let dpi = |name: &str| read(name).metadata.dpi.unwrap();
     let close = |(x, y): (f64, f64), want: f64| (x - want).abs() < 0.02 && (y - want).abs() < 0.02;
     assert!(close(dpi("rgb.jpg"), 300.0));
     assert!(close(dpi("lossless.webp"), 96.0));
     assert!(close(dpi("lzw.tif"), 240.0));
-    assert_eq!(read("grey16.png").dpi, None);
+    assert_eq!(read("grey16.png").metadata.dpi, None);
 }
 
 #[test]
 fn a_cmyk_picture_says_that_its_colours_become_rgb_only_when_it_had_a_profile() {
     assert_eq!(read("cmyk.jpg").warnings, []);
-    assert_eq!(read("cmyk.tif").icc, None);
+    assert_eq!(read("cmyk.tif").metadata.icc, None);
 }
 
 fn message(name: &str, bytes: &[u8]) -> String {
@@ -157,6 +161,12 @@ fn every_truncation_of_every_format_is_an_error() {
                 assert!(difference_from_pillow(name, &picture) < 1e-3);
                 continue;
             }
+            // Without the two bytes of its end marker, a JPEG has all its pixels, and a note.
+            if name.ends_with(".jpg") && keep + 2 >= whole.len() {
+                let picture = decode_bytes(name, &whole[..keep]).unwrap();
+                assert_eq!(picture.warnings, [Warning::EndMissing(Format::Jpeg)]);
+                continue;
+            }
             message(name, &whole[..keep]);
         }
     }
@@ -167,7 +177,8 @@ fn a_jpeg_cut_in_its_pixels_is_called_truncated() {
     let mut bytes = bytes_of("rgb.jpg");
     bytes.truncate(bytes.len() - 200);
     let message = message("photo.jpg", &bytes);
-    assert_eq!(message, "photo.jpg: not a readable image (JPEG: truncated, the end is missing)");
+    let stated = "photo.jpg: not a readable image (JPEG: truncated, 16 of 23 rows are there)";
+    assert_eq!(message, stated);
 }
 
 #[test]
@@ -280,4 +291,151 @@ fn only_the_first_page_of_a_tiff_is_read_and_the_user_told() {
     bytes.extend(directory);
     let picture = decode_bytes("pages.tif", &bytes).unwrap();
     assert!(matches!(picture.warnings[..], [Warning::FirstFrameOnly(_)]));
+}
+
+/// Decodes what there is.
+fn read_truncated(bytes: &[u8]) -> Result<Picture, ImageError> {
+    let mut options = ReadOptions::default();
+    options.allow_truncated = true;
+    open(&Input::Bytes(bytes.into()), &options)?.decode()
+}
+
+#[test]
+fn with_allow_truncated_the_rows_that_a_file_has_are_read_and_the_last_one_repeated() {
+    for name in ["rgba.png", "grey16.png", "lossless.webp", "lossy.webp"] {
+        let whole = read(name);
+        let bytes = bytes_of(name);
+        let row = 3 * whole.width as usize;
+        let (mut some, mut before) = (0, 0);
+        for keep in (0..bytes.len()).step_by(97) {
+            // Too early for a single row is an error as before.
+            let Ok(picture) = read_truncated(&bytes[..keep]) else { continue };
+            let Some(&Warning::Truncated { rows_read, rows }) = picture.warnings.last() else {
+                panic!("{name}: {:?}", picture.warnings)
+            };
+            assert_eq!((picture.width, rows), (whole.width, whole.height), "{name}");
+            let read = rows_read as usize * row;
+            assert!(rows_read >= before && rows_read <= rows, "{name}: {rows_read} of {rows}");
+            if whole.alpha.is_none() {
+                assert!(picture.rgb[..read] == whole.rgb[..read], "{name}: {rows_read} of {rows}");
+                let last = &picture.rgb[read - row..read];
+                assert!(picture.rgb[read..].chunks(row).all(|row| row == last), "{name}");
+            }
+            some += u32::from(rows_read < rows);
+            before = rows_read;
+        }
+        assert!(some > 3 && before > whole.height / 2, "{name}: {some} {before}");
+        // A whole file is not said to be cut.
+        let same = read_truncated(&bytes).unwrap();
+        assert!(same.rgb == whole.rgb && same.warnings == whole.warnings);
+    }
+}
+
+#[test]
+fn a_png_whose_end_alone_is_missing_is_said_to_have_all_rows() {
+    let bytes = bytes_of("rgba.png");
+    let picture = read_truncated(&bytes[..bytes.len() - 12]).unwrap();
+    let rows = picture.height;
+    assert_eq!(picture.warnings, [Warning::Truncated { rows_read: rows, rows }]);
+    assert!(picture.warnings[0].to_string().contains("all of its"));
+    assert!(picture.rgb == read("rgba.png").rgb);
+}
+
+fn chunk(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
+    let body = [&kind[..], data].concat();
+    [&(data.len() as u32).to_be_bytes()[..], &body, &crc32(&body).to_be_bytes()].concat()
+}
+
+/// A grey PNG of 8 bits; `interlaced` in seven passes.
+fn grey_png(
+    width: usize,
+    height: usize,
+    interlaced: bool,
+    grey: impl Fn(usize, usize) -> u8,
+) -> Vec<u8> {
+    let passes: &[[usize; 4]] = if interlaced {
+        &[
+            [0, 8, 0, 8],
+            [4, 8, 0, 8],
+            [0, 4, 4, 8],
+            [2, 4, 0, 4],
+            [0, 2, 2, 4],
+            [1, 2, 0, 2],
+            [0, 1, 1, 2],
+        ]
+    } else {
+        &[[0, 1, 0, 1]]
+    };
+    let mut zlib = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::none());
+    for &[left, across, top, down] in passes {
+        for y in (top..height).step_by(down).filter(|_| left < width) {
+            let row = (left..width).step_by(across).map(|x| grey(x, y));
+            let row: Vec<u8> = std::iter::once(0).chain(row).collect();
+            zlib.write_all(&row).unwrap();
+        }
+    }
+    let size = [(width as u32).to_be_bytes(), (height as u32).to_be_bytes()].concat();
+    let header = [&size[..], &[8, 0, 0, 0, u8::from(interlaced)]].concat();
+    let pixels = zlib.finish().unwrap();
+    [
+        b"\x89PNG\r\n\x1a\n".to_vec(),
+        chunk(b"IHDR", &header),
+        chunk(b"IDAT", &pixels),
+        chunk(b"IEND", &[]),
+    ]
+    .concat()
+}
+
+#[test]
+fn an_interlaced_png_is_read_like_a_plain_one_and_truncated_as_its_coarser_passes() {
+    let grey = |x: usize, y: usize| (x * 7 + y * 13) as u8;
+    for (width, height) in [(1, 1), (3, 2), (5, 9), (37, 21)] {
+        let [plain, passes] = [false, true].map(|way| grey_png(width, height, way, grey));
+        let plain = decode_bytes("a.png", &plain).unwrap();
+        let picture = decode_bytes("a.png", &passes).unwrap();
+        assert!(plain.rgb == picture.rgb && plain.grey && picture.grey, "{width} {height}");
+        message("a.png", &passes[..passes.len() - 20]);
+        let mut read = Vec::new();
+        for keep in 0..passes.len() {
+            let Ok(picture) = read_truncated(&passes[..keep]) else { continue };
+            let Some(&Warning::Truncated { rows_read, .. }) = picture.warnings.last() else {
+                panic!("{:?}", picture.warnings)
+            };
+            let whole = rows_read as usize * 3 * width;
+            assert!(picture.rgb[..whole] == plain.rgb[..whole], "{width} {height} {keep}");
+            read.push(rows_read);
+        }
+        assert!(read.is_sorted() && read.last() == Some(&(height as u32)));
+    }
+}
+
+#[test]
+fn the_header_alone_tells_the_size_of_a_picture_whose_pixels_would_take_gigabytes() {
+    let small = grey_png(8, 8, false, |_, _| 0);
+    let mut large = small.clone();
+    large[16..24].copy_from_slice(&[0, 0, 0x40, 0, 0, 0, 0x40, 0]);
+    let crc = crc32(&large[12..29]);
+    large[29..33].copy_from_slice(&crc.to_be_bytes());
+    let opened = open(&Input::Bytes(large.into()), &ReadOptions::default()).unwrap();
+    let shape = opened.shape();
+    assert_eq!((shape.width, shape.height, shape.alpha), (16384, 16384, false));
+    assert_eq!(shape.decoder_bytes, 0);
+    assert_eq!(shape.memory_bytes(), 0);
+    assert_eq!(shape.file_bytes(), 3 << 30);
+}
+
+#[test]
+fn pictures_of_other_kinds_and_files_that_are_none_are_refused_with_what_helps() {
+    for (name, head, words) in [
+        ("a.jpg", &b"<!DOCTYPE html>\n<html>"[..], "is an HTML page, not a picture: "),
+        ("a.png", b"version https://git-lfs.github.com/spec/v1\n", "run `git lfs pull`"),
+        ("a.tga", &[0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 48, 0, 40, 0, 24, 0, 1], "TGA"),
+        ("a.ppm", b"P6\n48 40\n255\n", "PPM"),
+        ("a.heic", b"\0\0\0\x18ftypheic\0\0\0\0", "heif-convert"),
+    ] {
+        let line = message(name, head);
+        assert!(line.contains(words), "{line}");
+    }
+    let apple = [&b"\x89PNG\r\n\x1a\n"[..], &chunk(b"CgBI", &[0x50, 0, 0x20, 2])].concat();
+    assert!(message("icon.png", &apple).contains("iPhone-optimised PNG"));
 }

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use cupscale::image::{
-    EncodeOptions, Encoder, Format, ImageError, Input, Output, Picture, Result, Warning, decode,
-    read_settings,
+    EncodeOptions, Encoder, Format, ImageError, Input, Output, Picture, Result, Text, Warning,
+    decode, read_settings,
 };
 
 use crate::common::{fixture, tensors::largest_difference};
@@ -124,11 +124,15 @@ fn with_metadata() -> Picture {
     let fixtures = fixture("image");
     let source = read(&fixtures.join("rgb.jpg"));
     let mut result = picture(60, 40, 8, false);
-    result.icc = source.icc;
-    result.exif = source.exif;
-    result.xmp = source.xmp;
-    result.dpi = Some((300.0, 150.0));
-    assert!(result.icc.is_some() && result.exif.is_some() && result.xmp.is_some());
+    result.metadata.icc = source.metadata.icc;
+    result.metadata.exif = source.metadata.exif;
+    result.metadata.xmp = source.metadata.xmp;
+    result.metadata.dpi = Some((300.0, 150.0));
+    assert!(
+        result.metadata.icc.is_some()
+            && result.metadata.exif.is_some()
+            && result.metadata.xmp.is_some()
+    );
     result
 }
 
@@ -148,16 +152,16 @@ fn profile_exif_xmp_resolution_and_settings_survive_every_format() {
         let warnings = write(&want, &path, format, options, 16).unwrap();
         assert_eq!(warnings, [], "{format}");
         let got = read(&path);
-        assert_eq!(got.icc, want.icc, "{format}");
-        assert!(holds(&got.exif, "Fixture maker"), "{format}");
-        assert!(holds(&got.xmp, "dc:source"), "{format}");
+        assert_eq!(got.metadata.icc, want.metadata.icc, "{format}");
+        assert!(holds(&got.metadata.exif, "Fixture maker"), "{format}");
+        assert!(holds(&got.metadata.xmp, "dc:source"), "{format}");
         assert_eq!(read_settings(&path).unwrap().as_deref(), Some(SETTINGS), "{format}");
         // WebP has no field of its own: the EXIF block's 96 dpi stand.
         let dpi = if format == Format::WebP { (96.0, 96.0) } else { (300.0, 150.0) };
-        let (x, y) = got.dpi.unwrap();
+        let (x, y) = got.metadata.dpi.unwrap();
         assert!((x - dpi.0).abs() < 0.02 && (y - dpi.1).abs() < 0.02, "{format}: {x} {y}");
         // The size fields were 31 x 23 in the source: SHORT 60 now, in either byte order.
-        let exif = got.exif.unwrap();
+        let exif = got.metadata.exif.unwrap();
         let field = exif.windows(9).any(|w| {
             *w == [0x02, 0xA0, 3, 0, 1, 0, 0, 0, 60] || (w[..8] == [0xA0, 0x02, 0, 3, 0, 0, 0, 1])
         });
@@ -169,11 +173,11 @@ fn profile_exif_xmp_resolution_and_settings_survive_every_format() {
 fn resolution_alone_survives_every_format_and_files_without_settings_have_none() {
     let folder = tempfile::tempdir().unwrap();
     let mut want = picture(8, 8, 8, false);
-    want.dpi = Some((240.0, 240.0));
+    want.metadata.dpi = Some((240.0, 240.0));
     for format in Format::ALL {
         let path = folder.path().join("out");
         write(&want, &path, format, EncodeOptions::like(&want), 8).unwrap();
-        let (x, y) = read(&path).dpi.unwrap();
+        let (x, y) = read(&path).metadata.dpi.unwrap();
         assert!((x - 240.0).abs() < 0.02 && (y - 240.0).abs() < 0.02, "{format}");
         assert_eq!(read_settings(&path).unwrap(), None, "{format}");
     }
@@ -209,7 +213,7 @@ fn a_wide_gamut_picture_keeps_its_profile_and_every_sample() {
         writer.finish().unwrap();
 
         let decoded = read(&path);
-        assert_eq!(decoded.icc.as_deref(), Some(&icc[..]));
+        assert_eq!(decoded.metadata.icc.as_deref(), Some(&icc[..]));
         let again = folder.path().join("again.tif");
         write(&decoded, &again, Format::Tiff, EncodeOptions::like(&decoded), 7).unwrap();
         // File samples of the copy, read without colour management.
@@ -228,23 +232,20 @@ fn a_wide_gamut_picture_keeps_its_profile_and_every_sample() {
 fn a_grey_picture_stays_grey_with_its_profile_where_the_format_can() {
     let folder = tempfile::tempdir().unwrap();
     let mut want = picture(33, 21, 16, false);
-    for pixel in want.rgb.chunks_exact_mut(3) {
-        pixel[1] = pixel[0];
-        pixel[2] = pixel[0];
-    }
+    want.rgb = want.rgb.chunks_exact(3).flat_map(|pixel| [pixel[0]; 3]).collect();
     want.grey = true;
-    want.icc = Some(moxcms::ColorProfile::new_gray_with_gamma(1.8).encode().unwrap());
+    want.metadata.icc = Some(moxcms::ColorProfile::new_gray_with_gamma(1.8).encode().unwrap());
     for format in Format::ALL {
         let path = folder.path().join("grey");
         let warnings = write(&want, &path, format, EncodeOptions::like(&want), 6).unwrap();
         let got = read(&path);
         if format == Format::WebP {
-            assert!(!got.grey && got.icc.is_none());
+            assert!(!got.grey && got.metadata.icc.is_none());
             assert!(warnings.iter().any(|w| matches!(w, Warning::ProfileDropped(_))));
             continue;
         }
         assert!(got.grey, "{format}");
-        assert_eq!(got.icc, want.icc, "{format}");
+        assert_eq!(got.metadata.icc, want.metadata.icc, "{format}");
         if format.has_16_bit() {
             assert!(largest_difference(&got.rgb, &want.rgb) < 1e-3, "{format}");
         }
@@ -255,7 +256,7 @@ fn a_grey_picture_stays_grey_with_its_profile_where_the_format_can() {
 fn what_a_format_cannot_hold_is_a_warning_and_not_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let mut want = picture(16, 16, 16, true);
-    want.alpha = Some(vec![0.0; 256]);
+    want.alpha = Some(vec![0.0; 256].into());
     let path = folder.path().join("out.jpg");
     let warnings = write(&want, &path, Format::Jpeg, EncodeOptions::like(&want), 4).unwrap();
     assert_eq!(
@@ -267,7 +268,7 @@ fn what_a_format_cannot_hold_is_a_warning_and_not_an_error() {
     assert!(got.rgb.iter().all(|v| *v > 0.99), "transparent becomes white");
 
     let mut heavy = picture(8, 8, 8, false);
-    heavy.exif = Some([b"II*\0\x08\0\0\0\0\0\0\0\0\0".as_slice(), &[0; 70_000]].concat());
+    heavy.metadata.exif = Some([b"II*\0\x08\0\0\0\0\0\0\0\0\0".as_slice(), &[0; 70_000]].concat());
     let warnings = write(&heavy, &path, Format::Jpeg, EncodeOptions::like(&heavy), 8).unwrap();
     assert_eq!(warnings, [Warning::MetadataDropped("EXIF", Format::Jpeg)]);
     read(&path);
@@ -346,10 +347,33 @@ fn an_output_that_cannot_be_written_is_known_before_any_work_and_leaves_no_trace
     permissions.set_readonly(true);
     std::fs::set_permissions(&file, permissions).unwrap();
     assert!(reason(&file).contains("read-only"));
+    let long = format!("{}.png", "x".repeat(252));
+    assert!(reason(&folder.path().join(long)).contains("256 bytes of it the file's name"));
+    let deep = format!("{}out.png", "d/".repeat(3000));
+    assert!(reason(&folder.path().join(deep)).contains("the path is too long"));
 
     Output::Path(folder.path().join("new.png")).check_writable().unwrap();
     Output::Stdout.check_writable().unwrap();
     assert_eq!(names(folder.path()), ["file"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_link_that_another_user_planted_in_a_shared_folder_is_not_followed() {
+    use std::os::unix::fs::{PermissionsExt as _, lchown, symlink};
+    let folder = tempfile::tempdir().unwrap();
+    let (shared, target) = (folder.path().join("shared"), folder.path().join("target.png"));
+    std::fs::create_dir(&shared).unwrap();
+    std::fs::set_permissions(&shared, std::fs::Permissions::from_mode(0o1777)).unwrap();
+    let link = shared.join("out.png");
+    symlink(&target, &link).unwrap();
+    let output = Output::Path(link.clone());
+    output.check_writable().unwrap();
+    // Only root can give a link away.
+    if lchown(&link, Some(12345), None).is_ok() {
+        let error = output.check_writable().unwrap_err().to_string();
+        assert!(error.contains("another user"), "{error}");
+    }
 }
 
 #[test]
@@ -454,5 +478,111 @@ mod unix {
             reader.join().unwrap();
             assert!(error.is_broken_pipe(), "{format}: {error}");
         }
+    }
+}
+
+/// The chunks of a PNG before its pixels.
+fn chunks(path: &Path) -> Vec<(String, Vec<u8>)> {
+    let bytes = std::fs::read(path).unwrap();
+    let (mut at, mut chunks) = (8, Vec::new());
+    loop {
+        let length = u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
+        let kind = String::from_utf8(bytes[at + 4..at + 8].to_vec()).unwrap();
+        if kind == "IDAT" {
+            return chunks;
+        }
+        chunks.push((kind, bytes[at + 8..at + 8 + length].to_vec()));
+        at += 12 + length;
+    }
+}
+
+#[test]
+fn texts_go_to_where_each_format_has_a_place_and_come_back_to_a_png() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = |keyword: &str, text: &str| Text::new(keyword.into(), text.into());
+    let texts = [
+        text("parameters", "a tree\nSteps: 40, Größe: 9"),
+        text("workflow", &format!("{{\"nodes\":[\"木\"],\"more\":\"{}\"}}", "x".repeat(70_000))),
+        text("Title", "My <title>"),
+        text("Comment", "a comment"),
+    ];
+    let mut want = picture(8, 8, 8, false);
+    want.metadata.texts = texts.to_vec();
+    for format in Format::ALL {
+        let path = folder.path().join("out");
+        let mut options = EncodeOptions::like(&want);
+        options.settings = Some(SETTINGS.into());
+        assert_eq!(write(&want, &path, format, options, 8).unwrap(), [], "{format}");
+        assert_eq!(read_settings(&path).unwrap().as_deref(), Some(SETTINGS), "{format}");
+        let got = read(&path).metadata;
+        if format == Format::Png {
+            let software = |text: &Text| text.keyword == "Software";
+            let (own, theirs): (Vec<_>, Vec<_>) = got.texts.into_iter().partition(software);
+            assert_eq!((own.len(), theirs.as_slice()), (1, &texts[..]));
+            // As the programs that look for it read it.
+            assert!(chunks(&path).iter().any(|(kind, data)| kind == "tEXt"
+                && data.starts_with(b"parameters\0a tree\n")));
+            continue;
+        }
+        assert!(got.texts.contains(&texts[1]), "{format}");
+        assert!(got.texts.contains(&texts[3]), "{format}");
+        assert!(holds(&got.xmp, "<dc:title><rdf:Alt><rdf:li xml:lang=\"x-default\">My &lt;title"));
+        let comment: Vec<u8> = "a tree".encode_utf16().flat_map(u16::to_be_bytes).collect();
+        let exif = got.exif.unwrap();
+        assert!(exif.windows(comment.len()).any(|part| part == comment), "{format}");
+    }
+}
+
+#[test]
+fn colour_that_a_png_states_in_chunks_stays_so_and_is_a_profile_elsewhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let raw = picture(12, 9, 8, false);
+    let path = folder.path().join("raw.png");
+    let mut info = png::Info::with_size(12, 9);
+    info.color_type = png::ColorType::Rgb;
+    info.source_gamma = Some(png::ScaledFloat::new(1.0 / 1.8));
+    let samples: Vec<u8> = raw.rgb.iter().map(|v| (v * 255.0).round() as u8).collect();
+    let file = std::fs::File::create(&path).unwrap();
+    let mut writer = png::Encoder::with_info(file, info).unwrap().write_header().unwrap();
+    writer.write_image_data(&samples).unwrap();
+    writer.finish().unwrap();
+
+    let decoded = read(&path);
+    let profile = decoded.metadata.icc.clone().unwrap();
+    for format in [Format::Png, Format::Tiff, Format::WebP] {
+        let again = folder.path().join("again");
+        write(&decoded, &again, format, EncodeOptions::like(&decoded), 9).unwrap();
+        let got = read(&again);
+        assert!(largest_difference(&got.rgb, &decoded.rgb) < 1e-3, "{format}");
+        assert_eq!(got.metadata.icc.as_ref(), Some(&profile), "{format}");
+        if format == Format::Png {
+            let kinds: Vec<String> = chunks(&again).into_iter().map(|(kind, _)| kind).collect();
+            assert_eq!(kinds[..2], ["IHDR", "gAMA"]);
+            assert!(!kinds.contains(&"iCCP".to_owned()));
+        }
+    }
+}
+
+#[test]
+fn a_grey_picture_with_a_profile_for_rgb_gets_a_grey_one_with_the_same_curve() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut want = picture(20, 10, 8, false);
+    want.rgb = want.rgb.chunks_exact(3).flat_map(|pixel| [pixel[0]; 3]).collect();
+    want.grey = true;
+    let rgb = moxcms::ColorProfile::new_adobe_rgb().encode().unwrap();
+    want.metadata.icc = Some(rgb.clone());
+    for format in Format::ALL {
+        let path = folder.path().join("grey");
+        let warnings = write(&want, &path, format, EncodeOptions::like(&want), 10).unwrap();
+        let got = read(&path);
+        if format == Format::WebP {
+            assert_eq!((got.metadata.icc, warnings), (Some(rgb.clone()), vec![]));
+            continue;
+        }
+        assert_eq!(warnings, [Warning::GreyProfile], "{format}");
+        let profile = moxcms::ColorProfile::new_from_slice(&got.metadata.icc.unwrap()).unwrap();
+        assert_eq!(profile.color_space, moxcms::DataColorSpace::Gray);
+        let bound = if format == Format::Jpeg { 0.12 } else { 0.004 };
+        assert!(largest_difference(&got.rgb, &want.rgb) < bound, "{format}");
     }
 }

@@ -7,6 +7,7 @@ mod common;
 mod canvas;
 mod decode;
 mod encode;
+mod kinds;
 mod method;
 mod noise;
 mod pipeline;

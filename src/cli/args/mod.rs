@@ -6,6 +6,7 @@ mod llava;
 mod machine;
 mod model;
 mod models;
+mod read;
 mod repaint;
 mod sampler;
 mod size;
@@ -20,6 +21,7 @@ use clap::{
 
 use crate::cli::progress::{ProgressMode, Show};
 use machine::MachineArgs;
+use read::ReadArgs;
 use repaint::RepaintArgs;
 use size::SizeArgs;
 use work::WorkArgs;
@@ -37,6 +39,7 @@ Examples:
   cupscale-fast photo.jpg                                  write photo_4x.jpg
   cupscale-fast -i in.png -o out.tif --scale 2 --prompt \"an old harbour at dusk\"
   cat in.png | cupscale-fast -i - -o - --format png > out.png
+  cupscale-fast *.png                                      several pictures, each output beside its own
   cupscale-fast -i shots -o big --skip-existing            every picture below the folder
   cupscale-fast caption photo.jpg > captions.json          edit it, then:
   cupscale-fast photo.jpg --captions captions.json
@@ -129,6 +132,8 @@ pub enum Verb {
 pub struct JobArgs {
     #[command(flatten)]
     pub files: FilesArgs,
+    #[command(flatten)]
+    pub read: ReadArgs,
     #[command(flatten)]
     pub size: SizeArgs,
     #[command(flatten)]

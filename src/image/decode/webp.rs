@@ -1,55 +1,226 @@
-//! WebP, lossy or lossless, through `image-webp`. Of an animation the first frame is read.
+//! WebP, lossy or lossless, through `image-webp`, which decodes a picture as a whole. Of an animation the first frame
+//! is read.
 
-use std::io::Cursor;
+use std::io::{self, BufRead, Read, Seek, SeekFrom};
 
 use image_webp::WebPDecoder;
 
-use super::{check_size, from_u8};
+use super::header::{ChannelLayout, Decode, Header, check_size, from_u8};
 use crate::image::error::{ImageError, Result, Warning};
 use crate::image::format::Format;
-use crate::image::metadata::ifd::Exif;
-use crate::image::metadata::{JPEG_EXIF, exif_dpi};
-use crate::image::picture::{ChannelLayout, DecodedSamples};
+use crate::image::input::read_error;
+use crate::image::metadata;
+use crate::image::plane::band_rows;
+use crate::image::read_options::ReadOptions;
+use crate::image::source::Source;
 
-pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<DecodedSamples> {
+/// Bytes of padding while only the header is read.
+const HEADER_PADDING: u64 = 1 << 16;
+
+struct WebPFile {
+    name: String,
+    header: Header,
+    file: Source,
+    is_truncated: bool,
+    is_lossy: bool,
+}
+
+pub(super) fn open(name: &str, mut file: Source, options: &ReadOptions) -> Result<Box<dyn Decode>> {
     let bad = |reason: &dyn std::fmt::Display| ImageError::unreadable(name, Format::WebP, reason);
+    let length = file.byte_len().map_err(|error| read_error(name, error))?;
     // The decoder is lenient with lossy pictures that end early; the container says how long it is.
-    let stated = bytes
-        .get(4..8)
-        .map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) as usize + 8)
-        .ok_or_else(|| bad(&"truncated"))?;
-    if bytes.len() < stated {
+    let mut stated = [0; 8];
+    file.read_exact(&mut stated).map_err(|_| bad(&"truncated"))?;
+    let [_, _, _, _, a, b, c, d] = stated;
+    let is_truncated = length < u64::from(u32::from_le_bytes([a, b, c, d])) + 8;
+    if is_truncated && !options.allow_truncated {
         return Err(bad(&"truncated"));
     }
-    let mut decoder = WebPDecoder::new(Cursor::new(bytes)).map_err(|e| bad(&e))?;
+    let padding = if is_truncated { HEADER_PADDING } else { 0 };
+    let mut padded = Padded::new(&mut file, padding, 0).map_err(|error| read_error(name, error))?;
+    let mut decoder = WebPDecoder::new(&mut padded).map_err(|e| bad(&reason(&e)))?;
     let (width, height) = decoder.dimensions();
+    let (has_alpha, is_animated) = (decoder.has_alpha(), decoder.is_animated());
+    let is_lossy = decoder.is_lossy();
     check_size(name, Format::WebP, width.into(), height.into())?;
-    let layout = if decoder.has_alpha() { ChannelLayout::Rgba } else { ChannelLayout::Rgb };
-    let length = decoder.output_buffer_size().ok_or_else(|| bad(&"too large"))?;
-    let mut data = vec![0; length];
-    let mut warnings = Vec::new();
-    if decoder.is_animated() {
+    let (metadata, mut warnings) =
+        metadata::read(name, Format::WebP, &mut file, 0, options.max_metadata)?;
+    if is_animated {
         warnings.push(Warning::FirstFrameOnly(Format::WebP));
-        decoder.read_frame(&mut data).map_err(|e| bad(&e))?;
-    } else {
-        decoder.read_image(&mut data).map_err(|e| bad(&e))?;
     }
-    let exif = decoder.exif_metadata().map_err(|e| bad(&e))?;
-    // Some writers copy JPEG's prefix along with the block.
-    let exif = exif.map(|block| match block.strip_prefix(JPEG_EXIF) {
-        Some(rest) => rest.to_vec(),
-        None => block,
-    });
-    Ok(DecodedSamples {
+    // The samples, the planes of a lossy frame or the four channels of a lossless one, and a canvas of an animation.
+    let of_pixel = if has_alpha { 4 + 6 } else { 3 + 4 } + if is_animated { 8 } else { 0 };
+    let twice = if is_truncated { 4 } else { 0 };
+    let header = Header {
         width,
         height,
-        layout,
-        samples: from_u8(&data),
+        layout: if has_alpha { ChannelLayout::Rgba } else { ChannelLayout::Rgb },
         bit_depth: 8,
-        icc: decoder.icc_profile().map_err(|e| bad(&e))?,
-        xmp: decoder.xmp_metadata().map_err(|e| bad(&e))?,
-        dpi: exif.as_deref().and_then(Exif::parse).and_then(|exif| exif_dpi(&exif)),
-        exif,
+        metadata,
         warnings,
-    })
+        scratch_bytes: u64::from(width) * u64::from(height) * (of_pixel + twice) + length,
+    };
+    Ok(Box::new(WebPFile { name: name.to_owned(), header, file, is_truncated, is_lossy }))
+}
+
+impl Decode for WebPFile {
+    fn header(&self) -> &Header {
+        &self.header
+    }
+
+    fn rows(
+        mut self: Box<Self>,
+        take: &mut dyn FnMut(&[f32]) -> Result<()>,
+    ) -> Result<Vec<Warning>> {
+        let Header { width, height, layout, .. } = self.header;
+        let row_bytes = width as usize * layout.channels();
+        let mut warnings = Vec::new();
+        let mut data = self.samples(0)?;
+        if self.is_truncated {
+            let rows_read = self.rows_read(&data, row_bytes)?;
+            if rows_read == 0 {
+                let why = "truncated before the first rows";
+                return Err(ImageError::unreadable(&self.name, Format::WebP, why));
+            }
+            // The last row stands for the others.
+            let last = (rows_read - 1) * row_bytes..rows_read * row_bytes;
+            for row in rows_read..height as usize {
+                data.copy_within(last.clone(), row * row_bytes);
+            }
+            warnings.push(Warning::Truncated { rows_read: rows_read as u32, rows: height });
+        }
+        for band in data.chunks(band_rows(width) * row_bytes) {
+            take(&from_u8(band))?;
+        }
+        Ok(warnings)
+    }
+}
+
+impl WebPFile {
+    /// All samples; what the file lacks is taken for so many bytes `fill`.
+    fn samples(&mut self, fill: u8) -> Result<Vec<u8>> {
+        let Header { width, height, .. } = self.header;
+        let name = &self.name;
+        let bad =
+            |reason: &dyn std::fmt::Display| ImageError::unreadable(name, Format::WebP, reason);
+        let pixels = u64::from(width) * u64::from(height);
+        let padding = if self.is_truncated { 4 * pixels + HEADER_PADDING } else { 0 };
+        let padded = Padded::new(&mut self.file, padding, fill);
+        let padded = padded.map_err(|error| read_error(name, error))?;
+        let mut decoder = WebPDecoder::new(padded).map_err(|e| bad(&reason(&e)))?;
+        let length = decoder.output_buffer_size().ok_or_else(|| bad(&"too large"))?;
+        let mut data = vec![0; length];
+        if decoder.is_animated() {
+            decoder.read_frame(&mut data).map_err(|e| bad(&reason(&e)))?;
+        } else {
+            decoder.read_image(&mut data).map_err(|e| bad(&reason(&e)))?;
+        }
+        Ok(data)
+    }
+
+    /// Rows of a truncated picture that do not depend on what is missing: the decoder does not tell, but with other
+    /// bytes in place of the missing ones only those come out the same.
+    fn rows_read(&mut self, data: &[u8], row_bytes: usize) -> Result<usize> {
+        let other = self.samples(0xFF)?;
+        let rows = data.chunks_exact(row_bytes).zip(other.chunks_exact(row_bytes));
+        let same = rows.take_while(|(row, other)| row == other).count();
+        // Lossy pictures come in rows of blocks.
+        Ok(if self.is_lossy && same < self.header.height as usize { same / 16 * 16 } else { same })
+    }
+}
+
+/// A file, continued by a number of equal bytes past its end.
+struct Padded<'a> {
+    file: &'a mut Source,
+    /// Bytes of the file itself.
+    length: u64,
+    /// Bytes with the padding.
+    end: u64,
+    at: u64,
+    fill: [u8; 1024],
+    /// The byte of flags in the extended header of a truncated file, without those that announce metadata: the chunks
+    /// may be missing, and they are read elsewhere.
+    flags: Option<[u8; 1]>,
+}
+
+/// Place of the flags of an extended header, and those of EXIF and XMP. Source: RFC 9649, section 2.7.
+const FLAGS: u64 = 20;
+const METADATA_FLAGS: u8 = 0x0C;
+
+impl<'a> Padded<'a> {
+    fn new(file: &'a mut Source, padding: u64, fill: u8) -> io::Result<Self> {
+        let length = file.byte_len()?;
+        let mut flags = None;
+        if padding > 0 && length > FLAGS {
+            let mut head = [0; FLAGS as usize + 1];
+            file.rewind()?;
+            file.read_exact(&mut head)?;
+            if head[12..16] == *b"VP8X" {
+                flags = Some([head[FLAGS as usize] & !METADATA_FLAGS]);
+            }
+        }
+        file.rewind()?;
+        Ok(Self { file, length, end: length + padding, at: 0, fill: [fill; 1024], flags })
+    }
+}
+
+impl Read for Padded<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let read = self.fill_buf()?;
+        let count = read.len().min(out.len());
+        out[..count].copy_from_slice(&read[..count]);
+        self.consume(count);
+        Ok(count)
+    }
+}
+
+impl BufRead for Padded<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        let mut most = self.end - self.at.min(self.end);
+        if let Some(flags) = &self.flags {
+            match self.at {
+                FLAGS => return Ok(flags),
+                ..FLAGS => most = most.min(FLAGS - self.at),
+                _ => {}
+            }
+        }
+        let read = if self.at < self.length { self.file.fill_buf()? } else { &self.fill };
+        Ok(&read[..(read.len() as u64).min(most) as usize])
+    }
+
+    fn consume(&mut self, count: usize) {
+        if self.at < self.length {
+            self.file.consume(count);
+        }
+        self.at += count as u64;
+    }
+}
+
+impl Seek for Padded<'_> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let place = match to {
+            SeekFrom::Start(at) => Some(at),
+            SeekFrom::Current(by) => self.at.checked_add_signed(by),
+            SeekFrom::End(by) => self.end.checked_add_signed(by),
+        };
+        let place = place.ok_or(io::ErrorKind::InvalidInput)?;
+        if place != self.at {
+            let (from, to) = (self.at.min(self.length), place.min(self.length));
+            self.file.seek_relative(to as i64 - from as i64)?;
+            self.at = place;
+        }
+        Ok(place)
+    }
+}
+
+/// The decoder's message; a file that ends is told in our words.
+fn reason(error: &image_webp::DecodingError) -> String {
+    match error {
+        image_webp::DecodingError::IoError(error)
+            if error.kind() == io::ErrorKind::UnexpectedEof =>
+        {
+            "truncated".to_owned()
+        }
+        other => other.to_string(),
+    }
 }

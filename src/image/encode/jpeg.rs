@@ -11,17 +11,28 @@ use jpeg_encoder::{
     EncodingError, ImageBuffer, JpegColorType, PixelDensity, PixelDensityUnit, SamplingFactor,
     rgb_to_ycbcr,
 };
+use sha2::{Digest as _, Sha256};
 
-use super::{format_writer::FormatWriter, options::EncodeOptions, shape::SampleShape};
+use super::{
+    format_writer::FormatWriter,
+    options::{EncodeOptions, SOFTWARE},
+    shape::SampleShape,
+};
 use crate::image::error::{ImageError, Result, Warning};
 use crate::image::format::Format;
-use crate::image::metadata::{JPEG_EXIF, JPEG_XMP};
+use crate::image::metadata::{JPEG_EXIF, JPEG_XMP, JPEG_XMP_MORE, Text, xmp};
 use crate::image::{output::OpenOutput, sink::Sink};
 
 /// Bands that may wait for the encoder.
 const QUEUE: usize = 2;
 /// Most bytes of an APP segment's payload.
 const MAX_SEGMENT: usize = 65_533;
+/// Bytes that the encoder writes first: the marker of the beginning, and JFIF's segment.
+const HEAD: usize = 2 + 18;
+/// Bytes of a packet in a segment that continues it.
+const PART: usize = 65_400;
+/// Most bytes of a packet in one segment.
+pub(super) const MAX_PACKET: usize = MAX_SEGMENT - JPEG_XMP.len();
 /// Parts of a profile: their number is one byte, and each part has a head of 14 bytes.
 const MAX_ICC: usize = 254 * (MAX_SEGMENT - 14);
 
@@ -39,12 +50,11 @@ impl JpegWriter {
     pub(super) fn new(
         target: &OpenOutput,
         shape: SampleShape,
-        options: &EncodeOptions,
+        options: EncodeOptions,
         warnings: &mut Vec<Warning>,
     ) -> Result<Self> {
         let name = target.name().to_owned();
         let sink = target.sink()?;
-        let segments = segments(options, warnings);
         let (sender, receiver) = sync_channel(QUEUE);
         let quality = options.quality.clamp(1, 100);
         let density = options.dpi.map(|(x, y)| PixelDensity {
@@ -54,6 +64,8 @@ impl JpegWriter {
         let abandoned = Arc::new(AtomicBool::new(false));
         let mut out = Guarded {
             writer: BufWriter::with_capacity(1 << 16, sink.clone()),
+            head: HEAD,
+            segments: Some(Segments::new(options, warnings)),
             abandoned: Arc::clone(&abandoned),
         };
         let source = JpegRows {
@@ -72,9 +84,6 @@ impl JpegWriter {
             }
             if let Some(density) = density {
                 encoder.set_density(density);
-            }
-            for (number, data) in segments {
-                encoder.add_app_segment(number, data)?;
             }
             encoder.encode_image(source)?;
             Ok(out.flush()?)
@@ -195,9 +204,13 @@ impl ImageBuffer for JpegRows {
     }
 }
 
-/// A writer that fails once the rows stopped coming.
+/// A writer that puts the segments behind the first ones of the encoder, which knows no comments, and that fails
+/// once the rows stopped coming.
 struct Guarded {
     writer: BufWriter<Sink>,
+    /// Bytes of the encoder that come before the segments.
+    head: usize,
+    segments: Option<Segments>,
     abandoned: Arc<AtomicBool>,
 }
 
@@ -205,6 +218,14 @@ impl Write for Guarded {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.abandoned.load(Ordering::Relaxed) {
             return Err(io::Error::other("rows are missing"));
+        }
+        if self.head > 0 {
+            let count = self.writer.write(&bytes[..bytes.len().min(self.head)])?;
+            self.head -= count;
+            return Ok(count);
+        }
+        if let Some(segments) = self.segments.take() {
+            segments.write(&mut self.writer)?;
         }
         self.writer.write(bytes)
     }
@@ -214,29 +235,97 @@ impl Write for Guarded {
     }
 }
 
-/// APP segments in their usual order: EXIF, XMP, profile. Blocks that do not fit are left out with a warning.
-fn segments(options: &EncodeOptions, warnings: &mut Vec<Warning>) -> Vec<(u8, Vec<u8>)> {
-    let mut segments = Vec::new();
-    let blocks = [("EXIF", JPEG_EXIF, &options.exif), ("XMP", JPEG_XMP, &options.xmp)];
-    for (what, prefix, block) in blocks {
-        let Some(block) = block else { continue };
-        if prefix.len() + block.len() <= MAX_SEGMENT {
-            segments.push((1, [prefix, block].concat()));
-        } else {
-            warnings.push(Warning::MetadataDropped(what, Format::Jpeg));
-        }
+/// Blocks of metadata that fit into segments.
+struct Segments {
+    exif: Option<Vec<u8>>,
+    xmp: Option<Packet>,
+    icc: Option<Vec<u8>>,
+    comments: Vec<Text>,
+}
+
+/// A packet of one segment, or one that announces parts, and what the parts hold.
+enum Packet {
+    Single(Vec<u8>),
+    Parts { head: Vec<u8>, guid: String, more: Vec<u8> },
+}
+
+impl Segments {
+    /// What fits of the options; the rest is left out with a warning.
+    fn new(options: EncodeOptions, warnings: &mut Vec<Warning>) -> Self {
+        let EncodeOptions { exif, xmp, icc, texts, settings, .. } = options;
+        let mut fitting = |what, block: Option<Vec<u8>>, most| {
+            let fits = block.as_ref().is_none_or(|block| block.len() <= most);
+            if !fits {
+                warnings.push(Warning::MetadataDropped(what, Format::Jpeg));
+            }
+            block.filter(|_| fits)
+        };
+        let exif = fitting("EXIF", exif, MAX_SEGMENT - JPEG_EXIF.len());
+        let icc = fitting("ICC profile", icc, MAX_ICC);
+        let xmp = xmp.and_then(|packet| {
+            let packet = Packet::new(packet, settings.as_deref());
+            if packet.is_none() {
+                warnings.push(Warning::MetadataDropped("XMP", Format::Jpeg));
+            }
+            packet
+        });
+        Self { exif, xmp, icc, comments: texts }
     }
-    if let Some(icc) = &options.icc {
-        if icc.len() <= MAX_ICC {
+
+    /// Writes the segments in their usual order: EXIF, XMP, profile, comments.
+    fn write(self, file: &mut impl Write) -> io::Result<()> {
+        if let Some(exif) = self.exif {
+            write_segment(file, 0xE1, &[JPEG_EXIF, &exif])?;
+        }
+        match self.xmp {
+            Some(Packet::Single(packet)) => write_segment(file, 0xE1, &[JPEG_XMP, &packet])?,
+            Some(Packet::Parts { head, guid, more }) => {
+                write_segment(file, 0xE1, &[JPEG_XMP, &head])?;
+                for (i, part) in more.chunks(PART).enumerate() {
+                    let place = [more.len(), i * PART].map(|number| (number as u32).to_be_bytes());
+                    let parts = [JPEG_XMP_MORE, guid.as_bytes(), place.as_flattened(), part];
+                    write_segment(file, 0xE1, &parts)?;
+                }
+            }
+            None => {}
+        }
+        if let Some(icc) = self.icc {
             let parts = icc.chunks(MAX_SEGMENT - 14);
             let count = parts.len() as u8;
             for (part, number) in parts.zip(1u8..) {
-                let head = [b"ICC_PROFILE\0".as_slice(), &[number, count]].concat();
-                segments.push((2, [head.as_slice(), part].concat()));
+                write_segment(file, 0xE2, &[b"ICC_PROFILE\0", &[number, count], part])?;
             }
-        } else {
-            warnings.push(Warning::MetadataDropped("ICC profile", Format::Jpeg));
         }
+        for comment in self.comments {
+            let mut parts = comment.text.as_bytes().chunks(MAX_SEGMENT);
+            parts.try_for_each(|part| write_segment(file, 0xFE, &[part]))?;
+        }
+        Ok(())
     }
-    segments
+}
+
+impl Packet {
+    /// A packet as it is, or in parts if it is too large for one segment; then the settings, which are not in it yet,
+    /// stand in the packet that announces them. `None` if that does not fit either.
+    fn new(packet: Vec<u8>, settings: Option<&str>) -> Option<Self> {
+        if settings.is_none() && packet.len() <= MAX_PACKET {
+            return Some(Self::Single(packet));
+        }
+        u32::try_from(packet.len()).ok()?;
+        // The standard asks for the MD5 sum of the parts; nothing but being the same in all of them is made of it.
+        let sum = Sha256::digest(&packet);
+        let guid: String = sum.iter().take(16).map(|byte| format!("{byte:02X}")).collect();
+        let settings = settings.map(|settings| (SOFTWARE, settings));
+        let additions = xmp::Additions { settings, ..xmp::Additions::default() };
+        let head = xmp::announcing(&guid, &additions);
+        (head.len() <= MAX_PACKET).then_some(Self::Parts { head, guid, more: packet })
+    }
+}
+
+/// A segment whose payload are these parts, at most [`MAX_SEGMENT`] bytes.
+fn write_segment(file: &mut impl Write, marker: u8, parts: &[&[u8]]) -> io::Result<()> {
+    let length: usize = parts.iter().map(|part| part.len()).sum();
+    file.write_all(&[0xFF, marker])?;
+    file.write_all(&(length as u16 + 2).to_be_bytes())?;
+    parts.iter().try_for_each(|part| file.write_all(part))
 }

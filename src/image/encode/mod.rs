@@ -12,6 +12,7 @@ mod options;
 mod png;
 mod samples;
 mod shape;
+mod texts;
 mod tiff;
 mod vp8l;
 mod webp;
@@ -24,7 +25,6 @@ use super::format::Format;
 use super::metadata::{ifd, xmp};
 use super::output::{OpenOutput, Output};
 use format_writer::FormatWriter;
-use options::SOFTWARE;
 use samples::Quantizer;
 use shape::SampleShape;
 
@@ -69,17 +69,28 @@ impl Encoder {
         if options.bit_depth > 8 && !shape.sixteen {
             warnings.push(Warning::DepthReduced(format));
         }
+        if let Some(grey) =
+            options.icc.as_deref().filter(|_| shape.grey).and_then(colour::grey_instead)
+        {
+            warnings.push(match &grey {
+                Ok(_) => Warning::GreyProfile,
+                Err(why) => Warning::ProfileDropped(why.clone()),
+            });
+            options.icc = grey.ok();
+        }
         let colour = match options.icc.as_deref() {
             None => Colour::Same,
             Some(icc) => colour::conversion(icc, shape.grey).unwrap_or_else(|why| {
                 warnings.push(Warning::ProfileDropped(why));
                 options.icc = None;
+                options.colour_chunks.clear();
                 Colour::Same
             }),
         };
         if let Some(exif) = &mut options.exif {
             ifd::set_size(exif, width, height);
         }
+        options.xmp = options.xmp.map(|packet| xmp::with_size(packet, width, height));
         let quantizer = Quantizer {
             shape,
             colour,
@@ -148,19 +159,19 @@ impl Encoder {
     /// # Errors
     /// An output that cannot be written.
     pub fn open(mut self, output: &Output, partial: Option<&OsStr>) -> Result<PictureWriter> {
-        if let (Some(settings), true) = (&self.options.settings, self.format != Format::Png) {
-            let packet = xmp::with_settings(self.options.xmp.as_deref(), SOFTWARE, settings);
-            self.options.xmp = Some(packet);
-        }
-        let (shape, options) = (self.quantizer.shape, &self.options);
+        // What is written besides pixels is moved, not copied: a block may be large.
+        let mut options = std::mem::take(&mut self.options);
+        self.options.alpha = options.alpha;
+        texts::place(&mut options, self.format, &mut self.warnings);
+        let shape = self.quantizer.shape;
         let target = OpenOutput::open(output, partial)?;
         let backend: Box<dyn FormatWriter> = match self.format {
-            Format::Png => Box::new(png::PngWriter::new(&target, shape, options)?),
+            Format::Png => Box::new(png::PngWriter::new(&target, shape, &options)?),
             Format::Jpeg => {
                 Box::new(jpeg::JpegWriter::new(&target, shape, options, &mut self.warnings)?)
             }
-            Format::WebP => Box::new(webp::WebPWriter::new(&target, shape, options.clone())?),
-            Format::Tiff => Box::new(tiff::TiffWriter::new(&target, shape, options.clone())?),
+            Format::WebP => Box::new(webp::WebPWriter::new(&target, shape, options)?),
+            Format::Tiff => Box::new(tiff::TiffWriter::new(&target, shape, options)?),
         };
         Ok(PictureWriter {
             backend: Some(backend),

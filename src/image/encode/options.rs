@@ -1,10 +1,13 @@
 //! Settings of an encoder.
 
+use crate::image::metadata::{ColourChunk, Text};
 use crate::image::picture::Picture;
 
 /// JPEG quality when none is asked for: no chroma subsampling, differences below visibility.
 pub const DEFAULT_QUALITY: u8 = 95;
 
+/// The program's name in metadata.
+pub(super) const NAME: &str = "cupscale-fast";
 /// The program's name and version in metadata.
 pub(super) const SOFTWARE: &str = concat!("cupscale-fast ", env!("CARGO_PKG_VERSION"));
 
@@ -17,10 +20,14 @@ pub struct EncodeOptions {
     pub quality: u8,
     /// Colour profile: written, and applied to the working-space rows (see [`Picture::rgb`]).
     pub icc: Option<Vec<u8>>,
+    /// Chunks that a PNG gets in place of the profile.
+    pub colour_chunks: Vec<ColourChunk>,
     /// EXIF block; the size fields in it are set to the output's.
     pub exif: Option<Vec<u8>>,
-    /// XMP packet; the settings are added to it except in PNG.
+    /// XMP packet; sizes in it are set to the output's, and the settings are added to it except in PNG.
     pub xmp: Option<Vec<u8>>,
+    /// Texts with keywords: text chunks in PNG. Other formats have comments, and the rest in their XMP.
+    pub texts: Vec<Text>,
     /// Dots per inch.
     pub dpi: Option<(f64, f64)>,
     /// Rows come with alpha. JPEG composites over white and warns.
@@ -37,8 +44,10 @@ impl Default for EncodeOptions {
             bit_depth: 8,
             quality: DEFAULT_QUALITY,
             icc: None,
+            colour_chunks: Vec::new(),
             exif: None,
             xmp: None,
+            texts: Vec::new(),
             dpi: None,
             alpha: false,
             grey: false,
@@ -52,10 +61,12 @@ impl EncodeOptions {
     pub fn like(picture: &Picture) -> Self {
         Self {
             bit_depth: picture.bit_depth,
-            icc: picture.icc.clone(),
-            exif: picture.exif.clone(),
-            xmp: picture.xmp.clone(),
-            dpi: picture.dpi,
+            icc: picture.metadata.icc.clone(),
+            exif: picture.metadata.exif.clone(),
+            xmp: picture.metadata.xmp.clone(),
+            texts: picture.metadata.texts.clone(),
+            colour_chunks: picture.metadata.colour_chunks.clone(),
+            dpi: picture.metadata.dpi,
             alpha: picture.alpha.is_some(),
             grey: picture.grey,
             ..Self::default()

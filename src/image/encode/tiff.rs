@@ -105,24 +105,15 @@ impl TiffWriter {
     }
 
     fn write_directory(&mut self) -> io::Result<()> {
-        let exif = self.options.exif.as_deref().and_then(Exif::parse);
-        let mut exif = exif.unwrap_or_default();
-        exif.keep_descriptive();
+        let mut exif =
+            self.options.exif.take().as_deref().and_then(Exif::parse).unwrap_or_default();
+        let inherited = std::mem::take(&mut exif.ifd0);
         let start = self.position;
-        let with_pointers = |pointers: [u64; 2]| {
-            let mut entries = self.entries(&exif);
-            exif.push_pointers(&mut entries, pointers, self.big);
-            entries
-        };
-        let length = ifd::serialise(&with_pointers([0, 0]), start, self.big).len() as u64;
-        let (subs, pointers) = exif.serialise_subs(start + length, self.big);
-        let directory = ifd::serialise(&with_pointers(pointers), start, self.big);
-        let end = start + directory.len() as u64 + subs.len() as u64;
-        if !self.big && end > u64::from(u32::MAX) {
+        let entries = self.entries(inherited);
+        exif.write(entries, start, self.big, &mut self.file)?;
+        if !self.big && self.file.stream_position()? > u64::from(u32::MAX) {
             return Err(io::Error::other("the picture outgrew a classic TIFF"));
         }
-        self.file.write_all(&directory)?;
-        self.file.write_all(&subs)?;
         if self.big {
             self.file.seek(SeekFrom::Start(8))?;
             self.file.write_all(&start.to_le_bytes())?;
@@ -133,7 +124,8 @@ impl TiffWriter {
         self.file.flush()
     }
 
-    fn entries(&self, exif: &Exif) -> Vec<IfdEntry> {
+    /// The directory's entries; `inherited` are those of the input's EXIF block.
+    fn entries(&mut self, inherited: Vec<IfdEntry>) -> Vec<IfdEntry> {
         let shape = self.shape;
         let channels = shape.channels();
         let shorts = |tag, value: u16| {
@@ -162,15 +154,15 @@ impl TiffWriter {
             entries.push(IfdEntry::dpi(tag::Y_RESOLUTION, y));
             entries.push(IfdEntry::short(tag::RESOLUTION_UNIT, 2));
         }
-        if let Some(xmp) = &self.options.xmp {
-            entries.push(IfdEntry::bytes(tag::XMP, 1, xmp.clone()));
+        if let Some(xmp) = self.options.xmp.take() {
+            entries.push(IfdEntry::bytes(tag::XMP, 1, xmp));
         }
-        if let Some(icc) = &self.options.icc {
-            entries.push(IfdEntry::bytes(tag::ICC_PROFILE, 7, icc.clone()));
+        if let Some(icc) = self.options.icc.take() {
+            entries.push(IfdEntry::bytes(tag::ICC_PROFILE, 7, icc));
         }
         entries.push(IfdEntry::ascii(tag::SOFTWARE, SOFTWARE));
-        let inherited = exif.ifd0.iter().filter(|e| e.tag != tag::SOFTWARE);
-        entries.extend(inherited.cloned());
+        let describes = |e: &IfdEntry| e.tag != tag::SOFTWARE && Exif::describes(e.tag);
+        entries.extend(inherited.into_iter().filter(describes));
         entries
     }
 
@@ -288,7 +280,10 @@ mod tests {
             assert!(std::fs::read(&path).unwrap().starts_with(b"II+\0\x08\0\0\0"));
             let picture = decode(&Input::Path(path.clone())).unwrap();
             assert_eq!((picture.width, picture.height), (width, height));
-            assert_eq!((picture.dpi, picture.xmp.is_some()), (Some((300.0, 150.0)), true));
+            assert_eq!(
+                (picture.metadata.dpi, picture.metadata.xmp.is_some()),
+                (Some((300.0, 150.0)), true)
+            );
             let samples: Vec<f32> = if sixteen {
                 let pairs = bytes.chunks_exact(2).map(|two| u16::from_le_bytes([two[0], two[1]]));
                 pairs.map(|v| f32::from(v) / 65535.0).collect()

@@ -11,6 +11,8 @@ use crate::image::error::{ImageError, Result};
 use crate::image::metadata::ifd::{Exif, IfdEntry, tag};
 use crate::image::{output::OpenOutput, sink::Sink};
 
+/// Bytes of a chunk before its data.
+const CHUNK_HEAD: u64 = 8;
 /// Bytes that are spooled at once.
 const BUFFER: usize = 1 << 18;
 
@@ -40,7 +42,7 @@ impl WebPWriter {
                 ],
                 ..Exif::default()
             };
-            options.exif = Some(exif.to_bytes());
+            options.exif = Some(exif.into_bytes());
         }
         Ok(Self {
             spool: BufWriter::with_capacity(BUFFER, target.spool()?),
@@ -74,8 +76,7 @@ impl WebPWriter {
         spool.rewind()?;
         let codes = counter.codes();
         let (bits, length) = codes.header(shape.width, shape.height, shape.alpha);
-        let Container { head, tail } = Container::new(shape, &options, length)?;
-        sink.write_all(&head)?;
+        write_head(&mut sink, shape, &options, length)?;
         let mut pixels = codes.pixels(bits.into_writer(BufWriter::with_capacity(BUFFER, sink))?);
         let mut spool = BufReader::with_capacity(BUFFER, spool);
         let channels = shape.channels();
@@ -90,7 +91,7 @@ impl WebPWriter {
             })?;
         }
         let mut file = pixels.finish()?;
-        file.write_all(&tail)?;
+        write_tail(&mut file, &options, length)?;
         file.into_inner().map_err(io::IntoInnerError::into_error)?.finish()
     }
 }
@@ -116,59 +117,60 @@ fn pixel(samples: &[u8]) -> Pixel {
     pixel
 }
 
-/// File content before and after the pixel stream.
-struct Container {
-    head: Vec<u8>,
-    tail: Vec<u8>,
+/// Writes the file up to a pixel stream of `length` bytes.
+fn write_head(
+    file: &mut impl Write,
+    shape: SampleShape,
+    options: &EncodeOptions,
+    length: u64,
+) -> io::Result<()> {
+    let blocks = [&options.icc, &options.exif, &options.xmp];
+    let mut extended = Vec::new();
+    if blocks.iter().any(|block| block.is_some()) {
+        let flags = [0x20, 0x08, 0x04].into_iter().zip(blocks);
+        let flags: u8 = flags.filter(|(_, block)| block.is_some()).map(|(flag, _)| flag).sum();
+        extended.extend([flags | if shape.alpha { 0x10 } else { 0 }, 0, 0, 0]);
+        extended.extend_from_slice(&(shape.width - 1).to_le_bytes()[..3]);
+        extended.extend_from_slice(&(shape.height - 1).to_le_bytes()[..3]);
+    }
+    let chunks = blocks.into_iter().flatten().map(|block| block.len() as u64);
+    let extension = (!extended.is_empty()).then_some(extended.len() as u64);
+    let chunks = chunks.chain(extension).chain([length]);
+    let all: u64 = chunks.map(|length| CHUNK_HEAD + length.next_multiple_of(2)).sum();
+    let too_large = |_| io::Error::other("larger than the 4 GiB of a WebP file");
+    let all = u32::try_from(b"WEBP".len() as u64 + all).map_err(too_large)?;
+    file.write_all(b"RIFF")?;
+    file.write_all(&all.to_le_bytes())?;
+    file.write_all(b"WEBP")?;
+    if extension.is_some() {
+        write_chunk(file, b"VP8X", &extended)?;
+    }
+    if let Some(icc) = &options.icc {
+        write_chunk(file, b"ICCP", icc)?;
+    }
+    file.write_all(b"VP8L")?;
+    // Below `all`, so it fits.
+    file.write_all(&(length as u32).to_le_bytes())
 }
 
-impl Container {
-    /// For a stream of `length` bytes.
-    fn new(shape: SampleShape, options: &EncodeOptions, length: u64) -> io::Result<Self> {
-        let (mut head, mut tail) = (Vec::new(), Vec::new());
-        let blocks = [&options.icc, &options.exif, &options.xmp];
-        if blocks.iter().any(|block| block.is_some()) {
-            let flags = [0x20, 0x08, 0x04].into_iter().zip(blocks);
-            let flags: u8 = flags.filter(|(_, block)| block.is_some()).map(|(flag, _)| flag).sum();
-            let mut extended = vec![flags | if shape.alpha { 0x10 } else { 0 }, 0, 0, 0];
-            extended.extend_from_slice(&(shape.width - 1).to_le_bytes()[..3]);
-            extended.extend_from_slice(&(shape.height - 1).to_le_bytes()[..3]);
-            chunk(&mut head, b"VP8X", &extended);
-        }
-        if let Some(icc) = &options.icc {
-            chunk(&mut head, b"ICCP", icc);
-        }
-        head.extend_from_slice(b"VP8L");
-        if length % 2 == 1 {
-            tail.push(0);
-        }
-        if let Some(exif) = &options.exif {
-            chunk(&mut tail, b"EXIF", exif);
-        }
-        if let Some(xmp) = &options.xmp {
-            chunk(&mut tail, b"XMP ", xmp);
-        }
-        let all = b"WEBP".len() + head.len() + size_of::<u32>() + tail.len();
-        let too_large = |_| io::Error::other("larger than the 4 GiB of a WebP file");
-        let all = u32::try_from(all as u64 + length).map_err(too_large)?;
-        let head = [
-            b"RIFF".as_slice(),
-            &all.to_le_bytes(),
-            b"WEBP",
-            &head,
-            // Below `all`, so it fits.
-            &(length as u32).to_le_bytes(),
-        ];
-        Ok(Self { head: head.concat(), tail })
+/// Writes what follows a pixel stream of `length` bytes.
+fn write_tail(file: &mut impl Write, options: &EncodeOptions, length: u64) -> io::Result<()> {
+    if length % 2 == 1 {
+        file.write_all(&[0])?;
     }
+    if let Some(exif) = &options.exif {
+        write_chunk(file, b"EXIF", exif)?;
+    }
+    if let Some(xmp) = &options.xmp {
+        write_chunk(file, b"XMP ", xmp)?;
+    }
+    Ok(())
 }
 
 /// A chunk, padded to an even length.
-fn chunk(file: &mut Vec<u8>, name: &[u8; 4], data: &[u8]) {
-    file.extend_from_slice(name);
-    file.extend_from_slice(&(data.len() as u32).to_le_bytes());
-    file.extend_from_slice(data);
-    if data.len() % 2 == 1 {
-        file.push(0);
-    }
+fn write_chunk(file: &mut impl Write, name: &[u8; 4], data: &[u8]) -> io::Result<()> {
+    file.write_all(name)?;
+    file.write_all(&(data.len() as u32).to_le_bytes())?;
+    file.write_all(data)?;
+    file.write_all(&[0][..data.len() % 2])
 }

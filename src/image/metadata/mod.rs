@@ -1,161 +1,127 @@
-//! Metadata of a picture file: EXIF, XMP, resolution, and the settings that
-//! this program writes into every output.
+//! Metadata of a picture file: colour profile, EXIF, XMP, texts and resolution, read from each format under one budget and
+//! kept true for the output.
 //!
-//! Place of the settings: in PNG an iTXt chunk with the keyword `cupscale`; in JPEG, WebP and TIFF
-//! the property `cupscale:settings` of the XMP packet.
+//! Place of the settings that this program writes into every output: in PNG an iTXt chunk with the keyword `cupscale`; in
+//! JPEG, WebP and TIFF the property `cupscale:settings` of the XMP packet.
 
+mod budget;
+mod colour_chunks;
 pub(crate) mod ifd;
+mod jpeg;
+pub(crate) mod png;
+mod settings;
+pub(crate) mod text;
+mod tiff;
+mod webp;
+mod xml;
 pub(crate) mod xmp;
 
-use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, SeekFrom};
-use std::path::Path;
+use std::io::{Cursor, Read, Seek};
 
-use tiff::tags::Tag;
-
-use super::error::Result;
+use super::error::{Result, Warning};
 use super::format::Format;
-use super::input::read_error;
+use budget::Budget;
+use ifd::{Exif, IfdEntry, Reader, tag};
 
-/// Keyword of the PNG text chunk that holds the settings.
-pub(crate) const PNG_KEYWORD: &str = "cupscale";
-/// Keyword under which PNG stores an XMP packet.
-pub(crate) const PNG_XMP_KEYWORD: &str = "XML:com.adobe.xmp";
-/// Prefix of a JPEG APP1 segment with EXIF, and with XMP.
+pub use colour_chunks::ColourChunk;
+pub use settings::read_settings;
+pub use text::Text;
+
+/// Bytes that a file's metadata may take together, when nothing else is asked for.
+pub const DEFAULT_MAX_METADATA: u64 = 64 << 20;
+
+/// Prefix of a JPEG APP1 segment with EXIF, with XMP, and with a part of what continues the XMP.
 pub(crate) const JPEG_EXIF: &[u8] = b"Exif\0\0";
 pub(crate) const JPEG_XMP: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
+pub(crate) const JPEG_XMP_MORE: &[u8] = b"http://ns.adobe.com/xmp/extension/\0";
+/// Bytes of a block that is too large in which its orientation is looked for.
+const HEAD: u64 = 1 << 16;
 
-/// Text chunks and packets beyond this size are not ours, whatever their length field says.
-const MAX_TEXT: u64 = 64 << 20;
+/// Metadata of a picture: what an output keeps beside the pixels.
+#[derive(Clone, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Metadata {
+    /// The profile to write into the output; `None` means sRGB. Pixels are converted on output by
+    /// the same profile, so it always describes them rightly.
+    pub icc: Option<Vec<u8>>,
+    /// EXIF block (a TIFF structure, without the `Exif\0\0` that JPEG puts before it).
+    pub exif: Option<Vec<u8>>,
+    /// XMP packet.
+    pub xmp: Option<Vec<u8>>,
+    /// Dots per inch, horizontal and vertical.
+    pub dpi: Option<(f64, f64)>,
+    /// Texts with keywords: PNG's text chunks, JPEG's comments.
+    pub texts: Vec<Text>,
+    /// Chunks of a PNG that say what [`icc`](Self::icc) says, or sRGB where that is `None`.
+    pub colour_chunks: Vec<ColourChunk>,
+}
 
-/// The settings that an output of this program carries, as the text given to
-/// [`EncodeOptions::settings`](super::EncodeOptions::settings); `None` when there are none, or when the file is no
-/// picture. Reads only the metadata, so it is cheap for pictures of any size.
+/// Sizes instead of contents, for logs.
+impl std::fmt::Debug for Metadata {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let bytes = |block: &Option<Vec<u8>>| block.as_ref().map(Vec::len);
+        f.debug_struct("Metadata")
+            .field("icc_bytes", &bytes(&self.icc))
+            .field("exif_bytes", &bytes(&self.exif))
+            .field("xmp_bytes", &bytes(&self.xmp))
+            .field("dpi", &self.dpi)
+            .field("texts", &self.texts.len())
+            .field("colour_chunks", &self.colour_chunks.len())
+            .finish()
+    }
+}
+
+/// Reads the metadata of a file of this format, in any place of it; `name` is the file's, for errors, and `limit` the
+/// bytes that all blocks may take together. `page` is the number of the picture in a TIFF that is shown.
+/// A damaged file gives what there is. What was left out is told by warnings.
 ///
 /// # Errors
-/// A file that cannot be opened.
-pub fn read_settings(path: &Path) -> Result<Option<String>> {
-    let name = path.display().to_string();
-    let mut file = BufReader::new(File::open(path).map_err(|e| read_error(&name, e))?);
-    // A damaged file has no settings to offer; what is wrong with it is for `decode` to say.
-    Ok(settings_of(&mut file).ok().flatten())
+/// [`ImageError::MetadataTooLarge`](super::ImageError::MetadataTooLarge) for a colour profile beyond the limit.
+pub(crate) fn read<F: Read + Seek>(
+    name: &str,
+    format: Format,
+    file: &mut F,
+    page: usize,
+    limit: u64,
+) -> Result<(Metadata, Vec<Warning>)> {
+    let mut budget = Budget::new(name, limit);
+    let metadata = match format {
+        Format::Png => png::read(file, &mut budget),
+        Format::Jpeg => jpeg::read(file, &mut budget),
+        Format::WebP => webp::read(file, &mut budget),
+        Format::Tiff => tiff::read(file, page, &mut budget),
+    }?;
+    Ok((metadata, budget.into_warnings()))
 }
 
-fn settings_of<R: Read + Seek>(file: &mut R) -> io::Result<Option<String>> {
+/// The orientation of an EXIF block that is too large, in a block of its own: without it the picture would lie on
+/// its side.
+fn orientation_alone(file: &mut impl Read, budget: &mut Budget<'_>) -> Option<Vec<u8>> {
+    budget.too_large("EXIF");
     let mut head = Vec::new();
-    file.take(16).read_to_end(&mut head)?;
-    file.seek(SeekFrom::Start(0))?;
-    let packet =
-        match Format::sniff(&head) {
-            Some(Format::Png) => return png_text(file, PNG_KEYWORD),
-            Some(Format::Jpeg) => jpeg_segments(file)?.into_iter().find_map(|(marker, data)| {
-                match data.strip_prefix(JPEG_XMP) {
-                    Some(packet) if marker == 0xE1 => Some(packet.to_vec()),
-                    _ => None,
-                }
-            }),
-            Some(Format::WebP) => riff_chunk(file, b"XMP ")?,
-            Some(Format::Tiff) => tiff::decoder::Decoder::new(file)
-                .and_then(|mut decoder| decoder.get_tag_u8_vec(Tag::Unknown(ifd::tag::XMP)))
-                .ok(),
-            None => None,
-        };
-    Ok(packet.as_deref().and_then(xmp::settings))
-}
-
-/// The first uncompressed iTXt with this keyword before the pixels of a PNG.
-fn png_text<R: Read + Seek>(file: &mut R, keyword: &str) -> io::Result<Option<String>> {
-    file.seek(SeekFrom::Start(8))?;
-    loop {
-        let mut head = [0; 8];
-        file.read_exact(&mut head)?;
-        let length = u64::from(u32::from_be_bytes([head[0], head[1], head[2], head[3]]));
-        match &head[4..] {
-            b"IDAT" | b"IEND" => return Ok(None),
-            b"iTXt" if length <= MAX_TEXT => {
-                let mut data = vec![0; length as usize];
-                file.read_exact(&mut data)?;
-                file.seek(SeekFrom::Current(4))?;
-                if let Some(text) = itxt_plain(&data, keyword) {
-                    return Ok(Some(text));
-                }
-            }
-            _ => {
-                file.seek(SeekFrom::Current(length as i64 + 4))?;
-            }
-        }
-    }
-}
-
-/// Body of an iTXt chunk: keyword, 0, compression flag and method, language, 0, translation, 0, text.
-fn itxt_plain(data: &[u8], keyword: &str) -> Option<String> {
-    let rest = data.strip_prefix(keyword.as_bytes())?.strip_prefix(b"\0\0\0")?;
-    let text = rest.splitn(3, |&b| b == 0).nth(2)?;
-    String::from_utf8(text.to_vec()).ok()
-}
-
-/// Marker byte and payload of each segment of a JPEG before its first scan.
-pub(crate) fn jpeg_segments<R: Read>(file: &mut R) -> io::Result<Vec<(u8, Vec<u8>)>> {
-    let mut byte = || -> io::Result<u8> {
-        let mut b = [0];
-        file.read_exact(&mut b)?;
-        Ok(b[0])
-    };
-    let mut segments = Vec::new();
-    // SOI, which the caller has recognised.
-    byte()?;
-    byte()?;
-    loop {
-        // Fill bytes, and the stray ones some cameras leave, may precede a marker.
-        while byte()? != 0xFF {}
-        let marker = loop {
-            match byte()? {
-                0xFF => continue,
-                marker => break marker,
-            }
-        };
-        match marker {
-            0x00 | 0x01 | 0xD0..=0xD8 => continue,
-            0xD9 | 0xDA => return Ok(segments),
-            _ => {}
-        }
-        let length = usize::from(u16::from_be_bytes([byte()?, byte()?]));
-        let mut data = vec![0; length.saturating_sub(2)];
-        for slot in &mut data {
-            *slot = byte()?;
-        }
-        segments.push((marker, data));
-    }
-}
-
-/// The first chunk of this name in a RIFF file.
-pub(crate) fn riff_chunk<R: Read + Seek>(
-    file: &mut R,
-    name: &[u8; 4],
-) -> io::Result<Option<Vec<u8>>> {
-    file.seek(SeekFrom::Start(12))?;
-    loop {
-        let mut head = [0; 8];
-        match file.read_exact(&mut head) {
-            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-            result => result?,
-        }
-        let length = u32::from_le_bytes([head[4], head[5], head[6], head[7]]);
-        if &head[..4] == name && u64::from(length) <= MAX_TEXT {
-            let mut data = vec![0; length as usize];
-            file.read_exact(&mut data)?;
-            return Ok(Some(data));
-        }
-        file.seek(SeekFrom::Current(i64::from(length) + i64::from(length % 2)))?;
-    }
+    file.take(HEAD).read_to_end(&mut head).ok()?;
+    let orientation = ifd::orientation(&head);
+    let entry = IfdEntry::short(tag::ORIENTATION, orientation.into());
+    let block = Exif { ifd0: vec![entry], ..Exif::default() };
+    (orientation != 1).then(|| block.into_bytes())
 }
 
 /// Dots per inch that an EXIF block states, if it does.
-pub(crate) fn exif_dpi(exif: &ifd::Exif) -> Option<(f64, f64)> {
-    let field = |tag| exif.ifd0.iter().find(|e| e.tag == tag);
-    let x = field(ifd::tag::X_RESOLUTION)?.as_f64()?;
-    let y = field(ifd::tag::Y_RESOLUTION)?.as_f64()?;
-    let per_inch = match field(ifd::tag::RESOLUTION_UNIT).and_then(ifd::IfdEntry::as_u32) {
+fn exif_dpi(exif: &[u8]) -> Option<(f64, f64)> {
+    let mut reader = Reader::new(Cursor::new(exif), u64::MAX)?;
+    let first = reader.directory(reader.first());
+    resolution(&mut reader, &first)
+}
+
+/// Dots per inch that a directory states, if it does.
+fn resolution<R: Read + Seek>(
+    reader: &mut Reader<R>,
+    directory: &ifd::Directory,
+) -> Option<(f64, f64)> {
+    let x = reader.value_of(directory, tag::X_RESOLUTION)?.as_f64()?;
+    let y = reader.value_of(directory, tag::Y_RESOLUTION)?.as_f64()?;
+    let unit = reader.value_of(directory, tag::RESOLUTION_UNIT);
+    let per_inch = match unit.and_then(|unit| unit.as_u32()) {
         Some(3) => 2.54, // per centimetre
         None | Some(2) => 1.0,
         _ => return None, // no unit: only an aspect ratio

@@ -1,100 +1,357 @@
-//! XMP packets, as far as we need them: adding our settings to a packet, reading them back, and
-//! keeping its orientation true. A packet is edited as text, so that all we do not know stays as it is.
+//! XMP packets, as far as we need them: adding our settings and a picture's texts to a packet, reading them back, and
+//! keeping true what a packet says of the picture's size, orientation and companions. A packet is edited as text, so that
+//! all we do not know stays as it is.
+//! Source: XMP specification, parts 1 (RDF) and 3 (JPEG); Adobe's gain map specification 1.0; Google's container.
 
-const NAMESPACE: &str = "http://ns.cupscale/1.0/";
-const OPENING: &str = "<rdf:Description rdf:about=\"\" xmlns:cupscale=\"";
+use super::text::{MAX_PLACED, Text};
+use super::xml::{Editor, TagKind, escape, tags, unescape, without};
 
-/// `existing` (or a new packet) with the program's name and settings in it; older settings are replaced.
-/// A packet that is not UTF-8 RDF cannot be added to and gives way to a new one.
-pub(crate) fn with_settings(existing: Option<&[u8]>, software: &str, settings: &str) -> Vec<u8> {
-    let description = format!(
-        "{OPENING}{NAMESPACE}\" cupscale:software=\"{}\" cupscale:settings=\"{}\"/>",
-        escape(software),
-        escape(settings)
-    );
-    let merged = existing
-        .and_then(|bytes| std::str::from_utf8(bytes).ok())
-        .map(without_settings)
-        .and_then(|text| {
-            let at = text.rfind("</rdf:RDF>")?;
-            Some(format!("{}{description}{}", &text[..at], &text[at..]))
-        });
-    merged
-        .unwrap_or_else(|| {
-            format!(
-                "<?xpacket begin=\"\u{feff}\" id=\"W5M0MpCehiHzreSzNTczkc9d\"?>\
-                 <x:xmpmeta xmlns:x=\"adobe:ns:meta/\">\
-                 <rdf:RDF xmlns:rdf=\"http://www.w3.org/1999/02/22-rdf-syntax-ns#\">\
-                 <rdf:Description rdf:about=\"\" xmlns:xmp=\"http://ns.adobe.com/xap/1.0/\" \
-                 xmp:CreatorTool=\"{}\"/>{description}\
-                 </rdf:RDF></x:xmpmeta><?xpacket end=\"w\"?>",
-                escape(software)
-            )
-        })
-        .into_bytes()
+const OWN: &str = "http://ns.cupscale/1.0/";
+const TIFF: &str = "http://ns.adobe.com/tiff/1.0/";
+const EXIF: &str = "http://ns.adobe.com/exif/1.0/";
+const NOTE: &str = "http://ns.adobe.com/xmp/note/";
+/// Namespaces whose properties speak of pictures or films that stand behind the JPEG in its file.
+const COMPANIONS: [&str; 4] = [
+    "http://ns.adobe.com/hdr-gain-map/1.0/",
+    "http://ns.google.com/photos/1.0/container/",
+    "http://ns.google.com/photos/1.0/camera/",
+    "http://ns.apple.com/HDRGainMap/1.0/",
+];
+/// Longest keyword of a text, escaped.
+const MAX_KEYWORD: usize = 1024;
+const CLOSING: &str = "</rdf:RDF>";
+
+/// What the program adds to a packet.
+#[derive(Debug, Default)]
+pub(crate) struct Additions<'a> {
+    /// The program's name and its settings.
+    pub settings: Option<(&'a str, &'a str)>,
+    pub texts: Vec<&'a Text>,
 }
 
-/// The settings that [`with_settings`] put into a packet.
+impl Additions<'_> {
+    /// The properties of Dublin Core that hold some of the texts, unless the packet has them; the other texts with
+    /// their keywords.
+    fn description(&self, packet: &str) -> String {
+        let mut out = format!("<rdf:Description rdf:about=\"\" xmlns:cupscale=\"{OWN}\"");
+        if let Some((software, settings)) = self.settings {
+            out += &format!(" cupscale:software=\"{}\"", escape(software));
+            out += &format!(" cupscale:settings=\"{}\"", escape(settings));
+        }
+        let mut known = String::new();
+        let mut others = String::new();
+        for text in &self.texts {
+            match known_property(&text.keyword) {
+                Some((name, list, language))
+                    if !has_property(packet, name) && !has_property(&known, name) =>
+                {
+                    known += &format!(
+                        "<{name}><rdf:{list}><rdf:li{language}>{}</rdf:li></rdf:{list}></{name}>",
+                        escape(&text.text)
+                    );
+                }
+                _ => {
+                    others += &format!(
+                        "<rdf:li rdf:parseType=\"Resource\"><cupscale:keyword>{}</cupscale:keyword>\
+                         <cupscale:text>{}</cupscale:text></rdf:li>",
+                        escape(&text.keyword),
+                        escape(&text.text)
+                    );
+                }
+            }
+        }
+        if !known.is_empty() {
+            out += " xmlns:dc=\"http://purl.org/dc/elements/1.1/\"";
+        }
+        if known.is_empty() && others.is_empty() {
+            return out + "/>";
+        }
+        out += ">";
+        out += &known;
+        if !others.is_empty() {
+            out += &format!("<cupscale:texts><rdf:Seq>{others}</rdf:Seq></cupscale:texts>");
+        }
+        out + "</rdf:Description>"
+    }
+}
+
+/// The property of Dublin Core for a keyword of PNG, its kind of list, and the attribute of its entries.
+fn known_property(keyword: &str) -> Option<(&'static str, &'static str, &'static str)> {
+    let language = " xml:lang=\"x-default\"";
+    Some(match keyword {
+        "Title" => ("dc:title", "Alt", language),
+        "Author" => ("dc:creator", "Seq", ""),
+        "Description" => ("dc:description", "Alt", language),
+        "Copyright" => ("dc:rights", "Alt", language),
+        _ => return None,
+    })
+}
+
+fn has_property(packet: &str, name: &str) -> bool {
+    packet.match_indices(name).any(|(at, _)| {
+        // An element or an attribute, not the beginning of a longer name.
+        matches!(packet.as_bytes().get(at + name.len()), Some(b'>' | b'=' | b' ' | b'/'))
+    })
+}
+
+/// `existing` (or a new packet) with the additions in it; older settings are replaced.
+/// A packet that is not UTF-8 RDF cannot be added to and gives way to a new one.
+pub(crate) fn with(existing: Option<Vec<u8>>, additions: &Additions<'_>) -> Vec<u8> {
+    let existing = existing.and_then(|bytes| String::from_utf8(bytes).ok()).map(without_own);
+    if let Some(mut text) = existing
+        && let Some(at) = text.rfind(CLOSING)
+    {
+        let description = additions.description(&text);
+        text.reserve_exact(description.len());
+        text.insert_str(at, &description);
+        return text.into_bytes();
+    }
+    let tool = additions.settings.map_or(String::new(), |(software, _)| {
+        format!(
+            "<rdf:Description rdf:about=\"\" xmlns:xmp=\"http://ns.adobe.com/xap/1.0/\" \
+             xmp:CreatorTool=\"{}\"/>",
+            escape(software)
+        )
+    });
+    packet(&format!("{tool}{}", additions.description("")))
+}
+
+/// `true` for a packet that can be added to.
+pub(crate) fn is_rdf(packet: &[u8]) -> bool {
+    std::str::from_utf8(packet).is_ok_and(|text| text.contains(CLOSING))
+}
+
+/// A packet whose content is these descriptions.
+fn packet(descriptions: &str) -> Vec<u8> {
+    format!(
+        "<?xpacket begin=\"\u{feff}\" id=\"W5M0MpCehiHzreSzNTczkc9d\"?>\
+         <x:xmpmeta xmlns:x=\"adobe:ns:meta/\">\
+         <rdf:RDF xmlns:rdf=\"http://www.w3.org/1999/02/22-rdf-syntax-ns#\">\
+         {descriptions}</rdf:RDF></x:xmpmeta><?xpacket end=\"w\"?>"
+    )
+    .into_bytes()
+}
+
+/// A packet for a JPEG whose own one, `guid`, is too large for a segment and follows in parts.
+/// The additions stand here, where every reader finds them.
+pub(crate) fn announcing(guid: &str, additions: &Additions<'_>) -> Vec<u8> {
+    packet(&format!(
+        "<rdf:Description rdf:about=\"\" xmlns:xmpNote=\"{NOTE}\" \
+         xmpNote:HasExtendedXMP=\"{guid}\"/>{}",
+        additions.description("")
+    ))
+}
+
+/// The settings that [`with`] put into a packet.
 pub(crate) fn settings(packet: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(packet).ok()?;
-    let start = text.find("cupscale:settings=\"")? + "cupscale:settings=\"".len();
-    let length = text[start..].find('"')?;
-    Some(unescape(&text[start..start + length]))
+    value(text, &format!("{}:settings", prefix(text, OWN)?)).map(unescape)
+}
+
+/// The identifier of the parts that continue this packet in its JPEG.
+pub(crate) fn extension(packet: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(packet).ok()?;
+    value(text, &format!("{}:HasExtendedXMP", prefix(text, NOTE)?)).map(str::to_owned)
+}
+
+/// The packet, joined with what continued it if that was found whole; it announces no continuation any more.
+/// `Err` is the packet alone: the continuation cannot be joined.
+pub(crate) fn joined(packet: Vec<u8>, more: Option<Vec<u8>>) -> Result<Vec<u8>, Vec<u8>> {
+    let packet = edit(packet, |text| {
+        let name = format!("{}:HasExtendedXMP", prefix(text, NOTE)?);
+        without(text, |found| found == name)
+    });
+    let Some(more) = more.and_then(|more| String::from_utf8(more).ok()) else {
+        return Err(packet);
+    };
+    let Some(descriptions) = descriptions(&more) else {
+        return Err(packet);
+    };
+    let mut text = match String::from_utf8(packet) {
+        Ok(text) => text,
+        Err(error) => return Err(error.into_bytes()),
+    };
+    let Some(at) = text.rfind(CLOSING) else {
+        return Err(text.into_bytes());
+    };
+    text.reserve_exact(descriptions.len());
+    text.insert_str(at, descriptions);
+    Ok(text.into_bytes())
+}
+
+/// What stands inside a packet's RDF, if it means the same in another packet's: prefixes that are declared around it
+/// would be lost.
+fn descriptions(packet: &str) -> Option<&str> {
+    for tag in tags(packet) {
+        let foreign = tag.attributes().any(|attribute| {
+            attribute.name.starts_with("xmlns:")
+                && !["xmlns:x", "xmlns:rdf"].contains(&attribute.name)
+        });
+        if foreign {
+            return None;
+        }
+        if tag.name == "rdf:RDF" {
+            return packet.get(tag.range.end..packet.rfind(CLOSING)?);
+        }
+    }
+    None
 }
 
 /// The packet with `tiff:Orientation` saying upright, for pixels that were turned.
 pub(crate) fn upright(packet: Vec<u8>) -> Vec<u8> {
-    let Ok(mut text) = String::from_utf8(packet.clone()) else {
-        return packet;
-    };
-    for opening in ["tiff:Orientation=\"", "tiff:Orientation='", "<tiff:Orientation>"] {
-        if let Some(at) = text.find(opening) {
-            let digit = at + opening.len();
-            if text.as_bytes().get(digit).is_some_and(u8::is_ascii_digit) {
-                text.replace_range(digit..=digit, "1");
+    with_values(packet, &[(TIFF, "Orientation", 1)])
+}
+
+/// The packet with the picture's size wherever it states it.
+pub(crate) fn with_size(packet: Vec<u8>, width: u32, height: u32) -> Vec<u8> {
+    let values = [
+        (TIFF, "ImageWidth", width),
+        (TIFF, "ImageLength", height),
+        // Not in the standard, and yet in files.
+        (TIFF, "ImageHeight", height),
+        (EXIF, "PixelXDimension", width),
+        (EXIF, "PixelYDimension", height),
+        (EXIF, "ExifImageWidth", width),
+        (EXIF, "ExifImageHeight", height),
+    ];
+    with_values(packet, &values)
+}
+
+/// The packet with these numbers as the values of the properties, where it has them.
+fn with_values(packet: Vec<u8>, values: &[(&str, &str, u32)]) -> Vec<u8> {
+    edit(packet, |text| {
+        let named = values.iter().filter_map(|(namespace, name, value)| {
+            Some((format!("{}:{name}", prefix(text, namespace)?), value.to_string()))
+        });
+        let named: Vec<(String, String)> = named.collect();
+        let value = |name: &str| named.iter().find(|(own, _)| own == name).map(|(_, v)| v.as_str());
+        if named.is_empty() {
+            return None;
+        }
+        let mut editor = Editor::new(text);
+        for tag in tags(text).filter(|tag| tag.kind != TagKind::Close) {
+            if let (Some(value), TagKind::Open) = (value(tag.name), tag.kind) {
+                editor.replace(tag.content().0, value);
+            }
+            for attribute in tag.attributes() {
+                if let Some(value) = value(attribute.name) {
+                    editor.replace(attribute.value_range, value);
+                }
             }
         }
-    }
-    text.into_bytes()
+        editor.finish()
+    })
 }
 
-fn without_settings(text: &str) -> String {
-    // Values are escaped, so the first "/>" ends the element.
-    let own = format!("{OPENING}{NAMESPACE}");
-    match text.find(&own).and_then(|at| Some((at, at + text[at..].find("/>")? + 2))) {
-        Some((start, end)) => format!("{}{}", &text[..start], &text[end..]),
-        None => text.to_owned(),
-    }
+/// `true` if a packet speaks of a gain map that stands behind the JPEG.
+pub(crate) fn announces_gain_map(packet: &[u8]) -> bool {
+    holds_one(packet, &[COMPANIONS[0], COMPANIONS[3], "\"GainMap\""])
 }
 
-fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 16);
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            // XML readers turn bare line ends in attributes into blanks.
-            '\n' => out.push_str("&#10;"),
-            '\r' => out.push_str("&#13;"),
-            '\t' => out.push_str("&#9;"),
-            // No XML 1.0 document may hold these, escaped or not.
-            c if c.is_control() => out.push(' '),
-            c => out.push(c),
+/// `true` if a packet speaks of a film that stands behind the JPEG.
+pub(crate) fn announces_film(packet: &[u8]) -> bool {
+    holds_one(packet, &["MotionPhoto", "MicroVideo"])
+}
+
+fn holds_one(packet: &[u8], words: &[&str]) -> bool {
+    std::str::from_utf8(packet).is_ok_and(|text| words.iter().any(|word| text.contains(word)))
+}
+
+/// The packet without the properties that announce what stands behind the JPEG, which no output has.
+pub(crate) fn alone(packet: Vec<u8>) -> Vec<u8> {
+    edit(packet, |text| {
+        let prefixes = COMPANIONS.into_iter().filter_map(|namespace| prefix(text, namespace));
+        let prefixes: Vec<&str> = prefixes.collect();
+        if prefixes.is_empty() {
+            return None;
         }
-    }
-    out
+        without(text, |name| {
+            name.split_once(':').is_some_and(|(prefix, _)| prefixes.contains(&prefix))
+        })
+    })
 }
 
-fn unescape(text: &str) -> String {
-    text.replace("&lt;", "<")
-        .replace("&gt;", ">")
-        .replace("&quot;", "\"")
-        .replace("&#10;", "\n")
-        .replace("&#13;", "\r")
-        .replace("&#9;", "\t")
-        .replace("&amp;", "&")
+/// The texts that [`with`] put into a packet under their keywords, at most `most`, and the packet without them.
+pub(crate) fn take_texts(packet: Vec<u8>, most: usize) -> (Vec<u8>, Vec<Text>) {
+    let mut texts = Vec::new();
+    let packet = edit(packet, |text| {
+        let own = prefix(text, OWN)?;
+        let name = |local: &str| format!("{own}:{local}");
+        let (list, keyword_name, text_name) = (name("texts"), name("keyword"), name("text"));
+        let mut keyword = None;
+        // An entity has at most six bytes, and so many texts were written.
+        let mut room = 6 * MAX_PLACED;
+        for tag in tags(text).filter(|tag| tag.kind == TagKind::Open) {
+            if tag.name == keyword_name {
+                let name = tag.content().1;
+                keyword = (name.len() < MAX_KEYWORD).then(|| unescape(name));
+            } else if tag.name == text_name
+                && let Some(keyword) = keyword.take()
+                && texts.len() < most
+                && tag.content().1.len() <= room
+            {
+                room -= tag.content().1.len();
+                texts.push(Text::new(keyword, unescape(tag.content().1)));
+            }
+        }
+        without(text, |found| found == list)
+    });
+    (packet, texts)
+}
+
+/// The packet without the settings of an earlier run.
+pub(crate) fn without_settings(packet: Vec<u8>) -> Vec<u8> {
+    edit(packet, |text| {
+        let name = prefix(text, OWN).map(|own| format!("{own}:settings"))?;
+        without(text, |found| found == name)
+    })
+}
+
+/// The packet without what an earlier run of this program put into it.
+fn without_own(text: String) -> String {
+    let Some(own) = prefix(&text, OWN) else {
+        return text;
+    };
+    let names = ["software", "settings", "texts"].map(|local| format!("{own}:{local}"));
+    let less = without(&text, |found| names.iter().any(|name| name == found));
+    let text = less.unwrap_or(text);
+    // The element that is left empty.
+    let empty = [
+        format!("<rdf:Description rdf:about=\"\" xmlns:cupscale=\"{OWN}\"/>"),
+        format!("<rdf:Description rdf:about=\"\" xmlns:cupscale=\"{OWN}\"></rdf:Description>"),
+    ];
+    match empty.iter().find_map(|e| text.find(e).map(|at| at..at + e.len())) {
+        Some(range) => [&text[..range.start], &text[range.end..]].concat(),
+        None => text,
+    }
+}
+
+/// The prefix that a text declares for a namespace.
+fn prefix<'a>(text: &'a str, namespace: &str) -> Option<&'a str> {
+    text.match_indices(namespace).find_map(|(at, _)| {
+        let before = text[..at].strip_suffix(['"', '\''])?.trim_end().strip_suffix('=')?.trim_end();
+        let closed = text[at + namespace.len()..].starts_with(['"', '\'']);
+        let start = before.rfind(|c: char| c == ':' || c.is_ascii_whitespace())?;
+        (closed && before[..start].ends_with("xmlns")).then(|| &before[start + 1..])
+    })
+}
+
+/// The value of the first attribute or element of this name, as written.
+fn value<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    tags(text).filter(|tag| tag.kind != TagKind::Close).find_map(|tag| {
+        if tag.name == name && tag.kind == TagKind::Open {
+            return Some(tag.content().1);
+        }
+        tag.attributes().find(|attribute| attribute.name == name).map(|found| found.value)
+    })
+}
+
+/// The packet after an edit, or as it was.
+fn edit(packet: Vec<u8>, edit: impl FnOnce(&str) -> Option<String>) -> Vec<u8> {
+    match std::str::from_utf8(&packet).ok().and_then(edit) {
+        Some(edited) => edited.into_bytes(),
+        None => packet,
+    }
 }
 
 #[cfg(test)]
@@ -102,6 +359,12 @@ mod tests {
     use super::*;
 
     const TRICKY: &str = "{\"prompt\":\"a <b> & \\\"c\\\" /> &lt; naïve\nline\"}";
+    const EMPTY: &str = "<x:xmpmeta xmlns:x=\"adobe:ns:meta/\"><rdf:RDF></rdf:RDF></x:xmpmeta>";
+
+    fn with_settings(existing: Option<&[u8]>, software: &str, settings: &str) -> Vec<u8> {
+        let settings = Some((software, settings));
+        with(existing.map(<[u8]>::to_vec), &Additions { settings, ..Additions::default() })
+    }
 
     #[test]
     fn settings_of_any_text_come_back_from_a_new_packet() {
@@ -118,13 +381,66 @@ mod tests {
         let text = String::from_utf8(twice).unwrap();
         assert!(text.contains("dc:title=\"T\""));
         assert_eq!(text.matches("cupscale:settings").count(), 1);
+        assert_eq!(text.matches("xmlns:cupscale").count(), 1, "{text}");
     }
 
     #[test]
-    fn orientation_in_a_packet_becomes_upright_in_each_of_its_spellings() {
-        for spelling in ["tiff:Orientation=\"6\"", "<tiff:Orientation>6</tiff:Orientation>"] {
-            let fixed = upright(spelling.as_bytes().to_vec());
-            assert_eq!(String::from_utf8(fixed).unwrap(), spelling.replace('6', "1"));
+    fn orientation_and_sizes_become_the_outputs_in_each_of_their_spellings() {
+        for (spelling, want) in [
+            (
+                "<d xmlns:tiff='http://ns.adobe.com/tiff/1.0/' tiff:Orientation=\"6\" tiff:ImageWidth='48'/>",
+                "<d xmlns:tiff='http://ns.adobe.com/tiff/1.0/' tiff:Orientation=\"1\" tiff:ImageWidth='96'/>",
+            ),
+            (
+                "<d xmlns:t=\"http://ns.adobe.com/tiff/1.0/\" xmlns:e=\"http://ns.adobe.com/exif/1.0/\"><t:Orientation>6</t:Orientation><e:PixelYDimension>40</e:PixelYDimension></d>",
+                "<d xmlns:t=\"http://ns.adobe.com/tiff/1.0/\" xmlns:e=\"http://ns.adobe.com/exif/1.0/\"><t:Orientation>1</t:Orientation><e:PixelYDimension>80</e:PixelYDimension></d>",
+            ),
+        ] {
+            let fixed = with_size(upright(spelling.as_bytes().to_vec()), 96, 80);
+            assert_eq!(String::from_utf8(fixed).unwrap(), want);
+        }
+        let silent = b"<d>tiff:Orientation=\"6\"</d>".to_vec();
+        assert_eq!(upright(silent.clone()), silent);
+    }
+
+    #[test]
+    fn texts_come_back_with_their_keywords_or_stand_where_readers_look() {
+        let texts = [
+            Text::new("Title".into(), "My <title>".into()),
+            Text::new("workflow".into(), TRICKY.into()),
+            Text::new("Title".into(), "second".into()),
+        ];
+        let additions = Additions { texts: texts.iter().collect(), ..Additions::default() };
+        let packet = with(Some(EMPTY.as_bytes().to_vec()), &additions);
+        let text = String::from_utf8(packet.clone()).unwrap();
+        assert!(text.contains("xml:lang=\"x-default\">My &lt;title&gt;</rdf:li>"), "{text}");
+        let (rest, back) = take_texts(packet, 10);
+        assert_eq!(back, texts[1..]);
+        assert!(!String::from_utf8(rest).unwrap().contains("workflow"));
+    }
+
+    #[test]
+    fn what_stands_behind_a_jpeg_is_announced_no_more() {
+        let packet = "<x><d xmlns:G='http://ns.google.com/photos/1.0/container/' \
+            xmlns:I='http://ns.google.com/photos/1.0/container/item/' \
+            xmlns:hdrgm='http://ns.adobe.com/hdr-gain-map/1.0/' hdrgm:Version='1.0' a='b'>\
+            <G:Directory><s><G:Item I:Semantic=\"GainMap\"/></s></G:Directory>t</d></x>";
+        assert!(announces_gain_map(packet.as_bytes()) && !announces_film(packet.as_bytes()));
+        let text = String::from_utf8(alone(packet.as_bytes().to_vec())).unwrap();
+        assert!(!text.contains("Version") && !text.contains("GainMap"), "{text}");
+        assert!(text.ends_with(" a='b'>t</d></x>"), "{text}");
+    }
+
+    #[test]
+    fn a_continuation_is_joined_only_when_its_prefixes_come_along() {
+        let head = announcing("0123", &Additions::default());
+        assert_eq!(extension(&head).as_deref(), Some("0123"));
+        let more = packet("<rdf:Description xmlns:a='b' a:c='d'/>");
+        let whole = String::from_utf8(joined(head.clone(), Some(more)).unwrap()).unwrap();
+        assert!(whole.contains("a:c='d'") && !whole.contains("HasExtended"), "{whole}");
+        for more in [None, Some(b"<r xmlns:q='w'><rdf:RDF></rdf:RDF></r>".to_vec())] {
+            let alone = String::from_utf8(joined(head.clone(), more).unwrap_err()).unwrap();
+            assert!(!alone.contains("HasExtended"), "{alone}");
         }
     }
 }

@@ -4,6 +4,8 @@
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::ranges::{self, OutOfRange};
+
 /// Reason why an autoencoder cannot be built.
 #[derive(Debug, thiserror::Error)]
 pub enum VaeError {
@@ -13,6 +15,8 @@ pub enum VaeError {
     Unsupported { class: &'static str, field: &'static str, value: String, supported: &'static str },
     #[error("{class}: {source}")]
     Config { class: &'static str, source: serde_json::Error },
+    #[error("{class}: {source}")]
+    Range { class: &'static str, source: OutOfRange },
     /// Error of the backend, of which the first line is for people; the rest is a backtrace.
     #[error("{}", .0.to_string().lines().next().unwrap_or_default())]
     Tensor(#[from] candle_core::Error),
@@ -91,6 +95,7 @@ impl KlConfig {
     /// A field of the wrong type, or a value that this program does not support.
     pub fn from_json(config: &Value) -> Result<Self, VaeError> {
         let class = "AutoencoderKL";
+        ranges::check(config).map_err(|source| VaeError::Range { class, source })?;
         let config: Self = serde_json::from_value(config.clone())
             .map_err(|source| VaeError::Config { class, source })?;
         let fail = |field, value: String, supported| {
@@ -213,6 +218,7 @@ impl TinyConfig {
     /// A field of the wrong type, or a value that this program does not support.
     pub fn from_json(config: &Value) -> Result<Self, VaeError> {
         let class = "AutoencoderTiny";
+        ranges::check(config).map_err(|source| VaeError::Range { class, source })?;
         let config: Self = serde_json::from_value(config.clone())
             .map_err(|source| VaeError::Config { class, source })?;
         let fail = |field, value: String, supported| {
@@ -381,6 +387,16 @@ mod tests {
             let error = KlConfig::from_json(&json!({ field: value })).unwrap_err().to_string();
             assert!(error.starts_with(&format!("AutoencoderKL: `{field}` = ")), "{error}");
         }
+    }
+
+    #[test]
+    fn sizes_that_no_autoencoder_has_are_refused_before_anything_is_allocated() {
+        let error = KlConfig::from_json(&json!({"layers_per_block": 1_u64 << 40})).unwrap_err();
+        let expected = "AutoencoderKL: `layers_per_block` is 1099511627776, not from 1 to 64";
+        assert_eq!(error.to_string(), expected);
+        let error = TinyConfig::from_json(&json!({"num_encoder_blocks": [1, 3, 3, 1e12]}));
+        let error = error.unwrap_err().to_string();
+        assert!(error.starts_with("AutoencoderTiny: `num_encoder_blocks` is 1"), "{error}");
     }
 
     #[test]

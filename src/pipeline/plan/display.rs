@@ -15,7 +15,7 @@ impl fmt::Display for Plan {
         let Geometry { input, canvas, grid, shape, .. } = geometry;
         let side = grid.region_side();
         let factor = shape.factor;
-        writeln!(f, "input         {} × {} px", input.0, input.1)?;
+        writeln!(f, "input         {} × {} px", input.width, input.height)?;
         writeln!(f, "output        {} × {} px", canvas.width, canvas.height)?;
         writeln!(
             f,
@@ -50,19 +50,15 @@ impl fmt::Display for Plan {
             timesteps.join(", ")
         )?;
         let batch = self.memory.batch.min(grid.len());
+        let calls = units::count(self.denoiser_calls(), "region");
         match sampling.guidance {
             Some(guidance) => {
                 writeln!(f, "guidance      {guidance}")?;
-                let calls = self.denoiser_calls();
-                writeln!(f, "calls         {calls} regions in batches of 2 × {batch}")?;
+                writeln!(f, "calls         {calls} in batches of 2 × {batch}")?;
             }
             None => {
                 writeln!(f, "guidance      none")?;
-                writeln!(
-                    f,
-                    "calls         {} regions in batches of {batch}",
-                    self.denoiser_calls()
-                )?;
+                writeln!(f, "calls         {calls} in batches of {batch}")?;
             }
         }
         for note in &sampling.notes {
@@ -102,7 +98,8 @@ impl fmt::Display for MemoryPlan {
             let stays = if stays { "stays loaded" } else { "freed before the denoiser is loaded" };
             writeln!(
                 f,
-                "captioner     {stays}; {rows} captions at once, {prefill_rows} read at once"
+                "captioner     {stays}; {} at once, {prefill_rows} read at once",
+                units::count(rows, "caption")
             )?;
         }
         write!(f, "stage               resident        working           peak")?;
@@ -118,6 +115,7 @@ impl fmt::Display for MemoryPlan {
 impl fmt::Display for MemoryStage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
+            Self::Read => "read",
             Self::Caption => "caption",
             Self::Text => "text",
             Self::Encode => "encode",

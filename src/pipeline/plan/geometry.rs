@@ -6,6 +6,7 @@ use crate::{
     backend::ops::CropRect,
     canvas::{CanvasSize, Region, RegionGrid, target_size},
     caption::Rect,
+    image::PictureShape,
     pipeline::{
         error::Error,
         model::{Model, ModelShape},
@@ -22,8 +23,8 @@ const WHOLE_SIDE: u32 = 1344;
 /// Sizes and places of a job, in latent pixels unless stated otherwise.
 #[derive(Clone, Debug)]
 pub struct Geometry {
-    /// Input size in image pixels, width and height.
-    pub input: (u32, u32),
+    /// The input picture.
+    pub input: PictureShape,
     /// The canvas, and through it the output's exact size.
     pub canvas: CanvasSize,
     /// Regions of the canvas.
@@ -39,13 +40,13 @@ pub struct Geometry {
 }
 
 impl Geometry {
-    /// Geometry for an `input` of width × height image pixels.
+    /// Geometry for an `input`.
     ///
     /// # Errors
     /// A size of zero or beyond the address range.
-    pub fn new(model: &Model, input: (u32, u32), settings: &Settings) -> Result<Self, Error> {
+    pub fn new(model: &Model, input: PictureShape, settings: &Settings) -> Result<Self, Error> {
         let shape = model.shape();
-        let (width, height) = target_size(input.0, input.1, settings.size)?;
+        let (width, height) = target_size(input.width, input.height, settings.size)?;
         if u64::from(width) * u64::from(height) > MAX_OUTPUT_PIXELS {
             return Err(Error::OutputTooLarge { width, height });
         }
@@ -61,7 +62,8 @@ impl Geometry {
             input,
             canvas,
             grid,
-            low_resolution: (settings.rap > 0.0).then(|| native_size(input, shape)),
+            low_resolution: (settings.rap > 0.0)
+                .then(|| native_size((input.width, input.height), shape)),
             vae_padding: model.blueprints.vae.context(),
             has_global_state: model.blueprints.vae.has_global_state(),
             shape,
@@ -75,7 +77,7 @@ impl Geometry {
 
     /// Width and height of the whole picture for a captioner, in image pixels.
     pub(crate) fn shown_whole(&self) -> (u32, u32) {
-        let (width, height) = self.input;
+        let PictureShape { width, height, .. } = self.input;
         let longest = width.max(height);
         let side = |length: u32| match longest {
             ..=WHOLE_SIDE => length,
@@ -144,7 +146,7 @@ mod tests {
     fn a_region_in_the_padding_is_cut_in_pixels_and_ends_past_the_picture_in_shares() {
         let canvas = CanvasSize::for_pixels(510, 254, 4).unwrap();
         let geometry = Geometry {
-            input: (255, 127),
+            input: (255, 127).into(),
             canvas,
             grid: RegionGrid::new(canvas.latent_height, canvas.latent_width, 64, 0).unwrap(),
             low_resolution: None,

@@ -10,6 +10,8 @@ use crate::{caption::CaptionBatch, pipeline::settings::Settings, units};
 /// A stage in the memory plan, in execution order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MemoryStage {
+    /// Reading of the picture, on the CPU; a GPU has no part in it.
+    Read,
     /// Captioning by a model; absent without one.
     Caption,
     /// Text encoding of prompts and captions.

@@ -15,6 +15,8 @@ use needs::Draft;
 use sampling::SamplingPlan;
 use tiles::Span;
 
+use crate::image::PictureShape;
+
 use super::{
     error::Error, model::Model, runner::Runner, settings::Settings, work::files::WorkLayout,
 };
@@ -40,7 +42,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Plans the job of enlarging an `input` of width × height pixels.
+    /// Plans the job of enlarging an `input`.
     ///
     /// # Errors
     /// A size of zero or beyond the address range, errors of [`SamplingPlan::resolve`], or insufficient
@@ -48,7 +50,7 @@ impl Plan {
     pub(crate) fn new(
         model: &Model,
         runner: &Runner,
-        input: (u32, u32),
+        input: PictureShape,
         settings: &Settings,
     ) -> Result<Self, Error> {
         let geometry = Geometry::new(model, input, settings)?;
@@ -96,10 +98,11 @@ impl Plan {
         })
     }
 
-    /// Bytes of the work folder on disk, with the output's rows at 8 bits without alpha.
+    /// Bytes on disk while the job works: the work folder, with the output's rows at 8 bits without alpha, and the
+    /// planes of a large input.
     #[must_use]
     pub fn work_bytes(&self) -> u64 {
-        self.layout(3 * self.geometry.canvas.width).bytes()
+        self.layout(3 * self.geometry.canvas.width).bytes() + self.geometry.input.file_bytes()
     }
 
     /// The files of the work folder; `row_bytes` is the length of one row of the output's samples.
@@ -111,6 +114,8 @@ impl Plan {
             history: self.sampling.history(),
             low_resolution: *low_resolution,
             rows: (canvas.height, row_bytes),
+            tiles: self.tile_rows.len() * self.tile_columns.len(),
+            steps: self.sampling.steps.len(),
         }
     }
 }

@@ -141,7 +141,12 @@ impl<'a> Draft<'a> {
 
     /// Bytes of the input picture, held for the whole job.
     pub fn picture_bytes(&self) -> usize {
-        self.geometry.input.0 as usize * self.geometry.input.1 as usize * 4 * size_of::<f32>()
+        self.geometry.input.memory_bytes() as usize
+    }
+
+    /// Bytes that reading the picture takes besides.
+    pub fn reading_bytes(&self) -> usize {
+        self.geometry.input.reading_bytes() as usize
     }
 
     /// Bytes of a mapped latent of the canvas's size.

@@ -102,6 +102,13 @@ impl Draft<'_> {
             fit(MemoryChoice { tile, ..choice }, &[MemoryStage::Encode, MemoryStage::Decode])
         })?;
         match (possible_batch, possible_tile) {
+            (Some(_), Some(_)) if captions_fit && !fit(choice, &[MemoryStage::Read])? => {
+                let least = self.estimate(choice)?;
+                let of_reading = |stage: &&StageMemory| stage.stage == MemoryStage::Read;
+                let needs = least.stages.iter().find(of_reading).map_or(0, StageMemory::peak);
+                let (needs, has) = (units::bytes(needs), units::bytes(budget.unwrap_or(0)));
+                Err(Error::PictureMemory { needs, has })
+            }
             (Some(batch), Some(tile)) if captions_fit => {
                 Ok(MemoryPlan { budget, ..self.estimate(MemoryChoice { batch, tile, ..choice })? })
             }
@@ -172,7 +179,15 @@ impl Draft<'_> {
             let retained = (held - mapped + working) / RETAINED_SHARE;
             StageMemory { stage, resident, working: working + retained }
         });
-        let stages = stages.collect();
+        let stages: Vec<_> = stages.collect();
+        // The next picture is read while the parts that stay are still loaded.
+        let read = on_cpu.then(|| {
+            let stays = captioner.filter(|_| captions.is_some_and(|batch| batch.stays));
+            let kept = text.kept + vae.kept + denoiser.kept + stays.map_or(0, |(it, ..)| it.kept);
+            let resident = base + if keeps_parts { kept } else { 0 };
+            StageMemory { stage: MemoryStage::Read, resident, working: self.reading_bytes() }
+        });
+        let stages = read.into_iter().chain(stages).collect();
         Ok(MemoryPlan { budget: None, keeps_parts, batch, tile, captions, stages })
     }
 }

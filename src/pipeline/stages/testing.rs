@@ -14,7 +14,7 @@ use crate::{
     backend::Params,
     canvas::{CanvasSize, RegionGrid},
     caption::wording::Fits,
-    image::{Output, Picture},
+    image::{Format, Output, Picture},
     model::{
         denoiser::{Conditioning, Denoiser, MicroConditioning, Prior},
         text::{Cut, TextConditioning},
@@ -130,7 +130,7 @@ impl Compute for Fake {
     }
 
     fn cut(&self, text: &str) -> Result<Option<Cut>, Error> {
-        Ok((text.len() > 20).then_some(Cut { tokens: text.len(), limit: 20, at: 20 }))
+        Ok((text.len() > 20).then_some(Cut { tokens: text.len(), is_all: true, limit: 20, at: 20 }))
     }
 
     fn fits(&self) -> Result<Fits<'static>, Error> {
@@ -181,17 +181,22 @@ impl Compute for Fake {
 
 /// A job of 60 × 40 output pixels in regions of 8 latent pixels and tiles of 10, without priors.
 pub fn job(settings: Settings) -> JobSpec {
-    let settings = Settings { gsp: 0.0, rap: 0.0, ..settings };
-    let config = SchedulerConfig::from_json(
+    job_with(
+        settings,
         r#"{"_class_name": "DDIMScheduler", "clip_sample": false, "timestep_spacing": "trailing"}"#,
     )
-    .unwrap();
+}
+
+/// As [`job`], with this scheduler.
+pub fn job_with(settings: Settings, scheduler: &str) -> JobSpec {
+    let settings = Settings { gsp: 0.0, rap: 0.0, ..settings };
+    let config = SchedulerConfig::from_json(scheduler).unwrap();
     let schedule = Schedule::new(&config).unwrap();
     let sampling =
         SamplingPlan::resolve(&config, &schedule, &ModelDefaults::default(), &settings).unwrap();
     let canvas = CanvasSize::for_pixels(60, 40, FACTOR).unwrap();
     let geometry = Geometry {
-        input: (30, 20),
+        input: (30, 20).into(),
         canvas,
         grid: RegionGrid::new(canvas.latent_height, canvas.latent_width, 8, 2).unwrap(),
         low_resolution: None,
@@ -254,7 +259,8 @@ impl Bench {
     pub fn open(&self, spec: &JobSpec) -> WorkFolder {
         let output = Output::Path(self.output());
         let layout = spec.plan.layout(3 * spec.plan.geometry.canvas.width);
-        WorkFolder::open(&WorkOptions::default(), &output, &json!({}), &layout).unwrap()
+        let output = (&output, Format::Png);
+        WorkFolder::open(&WorkOptions::default(), output, &json!({}), &layout).unwrap()
     }
 }
 

@@ -1,0 +1,95 @@
+//! Header: what a decoder knows of a picture before its pixels, and the rows that it gives afterwards. Everything that
+//! costs memory or time is decided from the header.
+
+use super::super::error::{ImageError, Result, Warning};
+use super::super::format::Format;
+use super::super::metadata::Metadata;
+use super::super::picture::MAX_PIXELS;
+
+/// Channel layout of a file's samples.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ChannelLayout {
+    Grey,
+    GreyAlpha,
+    Rgb,
+    Rgba,
+    /// Ink amounts: 1 is full ink.
+    Cmyk,
+    CmykAlpha,
+}
+
+impl ChannelLayout {
+    pub(crate) fn channels(self) -> usize {
+        match self {
+            Self::Grey => 1,
+            Self::GreyAlpha => 2,
+            Self::Rgb => 3,
+            Self::Rgba | Self::Cmyk => 4,
+            Self::CmykAlpha => 5,
+        }
+    }
+
+    pub(crate) fn has_alpha(self) -> bool {
+        matches!(self, Self::GreyAlpha | Self::Rgba | Self::CmykAlpha)
+    }
+
+    pub(crate) fn is_cmyk(self) -> bool {
+        matches!(self, Self::Cmyk | Self::CmykAlpha)
+    }
+
+    pub(crate) fn is_grey(self) -> bool {
+        matches!(self, Self::Grey | Self::GreyAlpha)
+    }
+}
+
+/// What is known before the pixels.
+#[derive(Clone, Debug)]
+pub(crate) struct Header {
+    /// Pixels per row, as stored (before orientation).
+    pub width: u32,
+    /// Rows, as stored.
+    pub height: u32,
+    pub layout: ChannelLayout,
+    /// 8 or 16: the bits per sample that an output should have to lose nothing.
+    pub bit_depth: u8,
+    pub metadata: Metadata,
+    /// Problems of the header and the metadata.
+    pub warnings: Vec<Warning>,
+    /// What the decoder itself holds at most while it decodes, in bytes: 0 where it decodes row by row, the whole
+    /// picture's samples where it does not.
+    pub scratch_bytes: u64,
+}
+
+/// A decoder that has read the header.
+pub(crate) trait Decode {
+    fn header(&self) -> &Header;
+
+    /// Pixels from top to bottom, any whole number of rows a call: interleaved samples in [0, 1]. Returns what it met
+    /// on the way.
+    ///
+    /// # Errors
+    /// Those of `take`; pixels that are damaged or missing.
+    fn rows(self: Box<Self>, take: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<Vec<Warning>>;
+}
+
+/// Checks a header's size before anything is allocated for it.
+pub(crate) fn check_size(name: &str, format: Format, width: u64, height: u64) -> Result<()> {
+    if width == 0 || height == 0 {
+        let reason = format!("a size of {width} x {height}");
+        return Err(ImageError::unreadable(name, format, reason));
+    }
+    if width.checked_mul(height).is_none_or(|n| n > MAX_PIXELS) {
+        return Err(ImageError::TooLarge {
+            name: name.to_owned(),
+            width,
+            height,
+            limit: MAX_PIXELS,
+        });
+    }
+    Ok(())
+}
+
+/// 8-bit samples as floats in [0, 1].
+pub(crate) fn from_u8(samples: &[u8]) -> Vec<f32> {
+    samples.iter().map(|&v| f32::from(v) / 255.0).collect()
+}

@@ -1,0 +1,206 @@
+//! TIFF: strips or tiles, interleaved or in planes, 1 to 32 bits or float per sample; grey, RGB, palette, CMYK, YCbCr and
+//! L*a*b*, with associated or unassociated alpha. Rows are decompressed one by one, so that a picture of any size
+//! costs rows. What is not read is refused by name.
+
+mod chunk;
+mod convert;
+mod directory;
+mod rows;
+mod samples;
+
+use std::cell::RefCell;
+use std::io::ErrorKind;
+
+use self::convert::{Converter, Range};
+use self::directory::{Layout, Refusal};
+use self::rows::{Stop, each_row};
+use self::samples::{Colour, Format as Numbers};
+use super::header::{ChannelLayout, Decode, Header, check_size};
+use crate::image::error::{ImageError, Result, Warning};
+use crate::image::format::Format;
+use crate::image::input::read_error;
+use crate::image::metadata;
+use crate::image::plane::band_rows;
+use crate::image::read_options::ReadOptions;
+use crate::image::source::Source;
+
+pub(super) fn open(
+    name: &str,
+    mut source: Source,
+    options: &ReadOptions,
+) -> Result<Box<dyn Decode>> {
+    let length = source.byte_len().map_err(|source| read_error(name, source))?;
+    let layout = match directory::layout(&mut source, length) {
+        Ok(layout) => layout,
+        Err(Refusal::Unsupported { kind, help }) => {
+            return Err(ImageError::unsupported(name, &kind, help));
+        }
+        Err(Refusal::Damaged(why)) => {
+            return Err(ImageError::unreadable(name, Format::Tiff, why));
+        }
+        Err(Refusal::Size { width, height }) => {
+            check_size(name, Format::Tiff, width, height)?;
+            return Err(ImageError::unreadable(name, Format::Tiff, "no size"));
+        }
+    };
+    let inside = |(at, count): &(u64, u64)| at.checked_add(*count).is_some_and(|end| end <= length);
+    if !options.allow_truncated && !layout.chunks.iter().all(inside) {
+        return Err(ImageError::unreadable(name, Format::Tiff, "truncated"));
+    }
+    let (mut metadata, mut warnings) =
+        metadata::read(name, Format::Tiff, &mut source, layout.page, options.max_metadata)?;
+    warnings.extend(notes(&layout));
+    let alpha = layout.alpha.is_some();
+    let channels = match layout.colour {
+        Colour::WhiteIsZero | Colour::BlackIsZero if alpha => ChannelLayout::GreyAlpha,
+        Colour::WhiteIsZero | Colour::BlackIsZero => ChannelLayout::Grey,
+        Colour::Cmyk if alpha => ChannelLayout::CmykAlpha,
+        Colour::Cmyk => ChannelLayout::Cmyk,
+        _ if alpha => ChannelLayout::Rgba,
+        _ => ChannelLayout::Rgb,
+    };
+    if matches!(layout.colour, Colour::Lab { .. }) {
+        // It describes L*a*b*, which the pixels no longer are.
+        metadata.icc = None;
+    }
+    let header = Header {
+        width: layout.width as u32,
+        height: layout.height as u32,
+        layout: channels,
+        bit_depth: if layout.is_deep() { 16 } else { 8 },
+        metadata,
+        warnings,
+        scratch_bytes: layout.scratch_bytes(),
+    };
+    let allow_truncated = options.allow_truncated;
+    Ok(Box::new(Tiff { name: name.to_owned(), source, layout, header, allow_truncated }))
+}
+
+/// What is to be said of how the file is read.
+fn notes(layout: &Layout) -> Vec<Warning> {
+    let mut warnings = Vec::new();
+    if layout.others {
+        warnings.push(Warning::FirstFrameOnly(Format::Tiff));
+    }
+    let mut say = |what: String| warnings.push(Warning::Interpreted(what));
+    match layout.left_out {
+        0 => {}
+        1 => say("a channel that is neither colour nor transparency was left out".into()),
+        n => say(format!("{n} channels that are neither colour nor transparency were left out")),
+    }
+    if layout.alpha_guessed {
+        say("the file does not say what its fourth channel is: taken as transparency".into());
+    }
+    if matches!(layout.colour, Colour::Lab { .. }) {
+        say("L*a*b* colours were converted to sRGB".into());
+    } else if layout.kind.format == Numbers::Signed {
+        say("the samples are signed: the lowest number is taken as black".into());
+    }
+    warnings
+}
+
+/// A TIFF whose directory was read.
+struct Tiff {
+    name: String,
+    source: Source,
+    layout: Layout,
+    header: Header,
+    allow_truncated: bool,
+}
+
+impl Decode for Tiff {
+    fn header(&self) -> &Header {
+        &self.header
+    }
+
+    fn rows(self: Box<Self>, take: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<Vec<Warning>> {
+        let Self { name, source, layout, header, allow_truncated } = *self;
+        let source = RefCell::new(source);
+        // A picture of floats is read twice: once for their range.
+        let (range, note) = if layout.kind.format == Numbers::Float {
+            float_range(&source, &layout)
+        } else {
+            (Range::of(layout.kind), None)
+        };
+        let mut warnings: Vec<Warning> = note.map(Warning::Interpreted).into_iter().collect();
+        let mut converter = Converter::new(&layout, range);
+        let (height, row) = (layout.height, layout.width * header.layout.channels());
+        let band = band_rows(layout.width as u32) * row;
+        let mut out = Vec::new();
+        let mut last = Vec::new();
+        let mut rows_read = 0;
+        let result = each_row(&source, &layout, &mut |planes| {
+            converter.row(planes, &mut out);
+            rows_read += 1;
+            if out.len() >= band || rows_read == height {
+                take(&out)?;
+                last.clear();
+                last.extend_from_slice(&out[out.len() - row..]);
+                out.clear();
+            }
+            Ok(())
+        });
+        let broken = match result {
+            Ok(()) => return Ok(warnings),
+            Err(Stop::Failed(error)) => return Err(error),
+            Err(Stop::Broken(error)) => error,
+        };
+        if !allow_truncated || rows_read == 0 {
+            let what = match broken.kind() {
+                ErrorKind::UnexpectedEof => "truncated",
+                _ => "damaged pixels",
+            };
+            let reason = format!("{what}, {rows_read} of {height} rows are there");
+            return Err(ImageError::unreadable(&name, Format::Tiff, reason));
+        }
+        if !out.is_empty() {
+            take(&out)?;
+            last = out.split_off(out.len() - row);
+        }
+        for _ in rows_read..height {
+            take(&last)?;
+        }
+        warnings.push(Warning::Truncated { rows_read: rows_read as u32, rows: height as u32 });
+        Ok(warnings)
+    }
+}
+
+/// What stands for 1 in a picture of floats, found by reading it once, and what to say of it. Where few samples are
+/// above 1 they are highlights, and cut; where most are, the numbers count to 255, to 65535 or to their largest.
+fn float_range(source: &RefCell<Source>, layout: &Layout) -> (Range, Option<String>) {
+    let mut numbers = Vec::new();
+    let (mut above, mut all, mut largest, mut alpha) = (0u64, 0u64, 0.0f64, 0.0f64);
+    // What breaks here breaks again when the rows are read.
+    let _ = each_row(source, layout, &mut |planes| {
+        numbers.clear();
+        convert::numbers(layout, planes, &mut numbers);
+        for pixel in numbers.chunks_exact(layout.samples) {
+            for &v in pixel[..layout.colour.samples()].iter().filter(|v| v.is_finite()) {
+                all += 1;
+                above += u64::from(v > 1.0);
+                largest = largest.max(v);
+            }
+            if let Some((at, _)) = layout.alpha {
+                alpha = alpha.max(pixel[at]);
+            }
+        }
+        Ok(())
+    });
+    if above == 0 {
+        return (Range::UNIT, None);
+    }
+    if above * 2 <= all {
+        let percent = above as f64 * 100.0 / all as f64;
+        let note =
+            format!("{percent:.2} % of the samples are above 1 (up to {largest:.4}): cut to 1");
+        return (Range::UNIT, Some(note));
+    }
+    let colour = match largest {
+        ..=255.0 => 255.0,
+        ..=65_535.0 => 65_535.0,
+        _ => largest,
+    };
+    let range = Range { colour, alpha: if alpha > 1.0 { colour } else { 1.0 } };
+    let note = format!("most samples are above 1 (up to {largest}): {colour} is taken as white");
+    (range, Some(note))
+}

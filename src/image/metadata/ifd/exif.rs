@@ -1,0 +1,298 @@
+//! EXIF blocks: parsed, written, and patched in place where the output differs from the input.
+//! Source: EXIF 2.32, sections 4.6.3 (pointers), 4.6.4 and 4.6.5 (tags).
+
+use std::io::{self, Cursor, Read, Seek, Write};
+
+use super::read::{Directory, Place, Reader};
+use super::{IfdEntry, LONG, LONG8, SHORT, serialise, serialised_length, tag};
+
+/// Code of a UserComment in UTF-16.
+const UNICODE: &[u8; 8] = b"UNICODE\0";
+
+/// The directories of an EXIF block.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Exif {
+    pub ifd0: Vec<IfdEntry>,
+    pub exif: Vec<IfdEntry>,
+    pub gps: Vec<IfdEntry>,
+    pub interop: Vec<IfdEntry>,
+}
+
+impl Exif {
+    /// Parses an EXIF block.
+    pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
+        let mut reader = Reader::new(Cursor::new(bytes), u64::MAX)?;
+        let first = reader.directory(reader.first());
+        Some(Self::read(&mut reader, &first, |_| true))
+    }
+
+    /// Reads the entries of a first directory whose tags are wanted, and the directories below it.
+    pub(crate) fn read<R: Read + Seek>(
+        reader: &mut Reader<R>,
+        first: &Directory,
+        wanted: impl Fn(u16) -> bool,
+    ) -> Self {
+        // Pointers are made anew when the block is written.
+        let own = |tag| ![tag::EXIF_IFD, tag::GPS_IFD, tag::INTEROP_IFD].contains(&tag);
+        let exif = reader.below(first, tag::EXIF_IFD);
+        let gps = reader.below(first, tag::GPS_IFD);
+        let interop = reader.below(&exif, tag::INTEROP_IFD);
+        Self {
+            ifd0: reader.values(first, |tag| own(tag) && wanted(tag)),
+            exif: reader.values(&exif, own),
+            gps: reader.values(&gps, own),
+            interop: reader.values(&interop, own),
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.ifd0.is_empty() && self.exif.is_empty() && self.gps.is_empty()
+    }
+
+    /// `true` for a tag of the first directory that describes the picture, not how a TIFF stores it.
+    pub(crate) fn describes(tag: u16) -> bool {
+        matches!(
+            tag,
+            tag::IMAGE_DESCRIPTION
+                | tag::MAKE
+                | tag::MODEL
+                | tag::ORIENTATION
+                | tag::SOFTWARE
+                | tag::DATE_TIME
+                | tag::ARTIST
+                | tag::HOST_COMPUTER
+                | tag::COPYRIGHT
+                | 18246 // Rating
+                | 18249 // RatingPercent
+                | 40091..=40095 // Windows title, comment, author, keywords, subject
+        )
+    }
+
+    /// The block as a little-endian TIFF structure of its own. Sub-directories move, so offsets inside
+    /// a maker note (which only its maker understands) lose their meaning; its bytes are kept.
+    pub(crate) fn into_bytes(mut self) -> Vec<u8> {
+        let mut out = b"II*\0\x08\0\0\0".to_vec();
+        let ifd0 = std::mem::take(&mut self.ifd0);
+        // Writing to memory cannot fail.
+        let _ = self.write(ifd0, 8, false, &mut out);
+        out
+    }
+
+    /// Writes a first directory (`entries`) for file offset `start`, and below it the other directories of the block,
+    /// to which it gets pointers. Values are not copied on the way.
+    pub(crate) fn write(
+        mut self,
+        mut entries: Vec<IfdEntry>,
+        start: u64,
+        big: bool,
+        out: &mut impl Write,
+    ) -> io::Result<()> {
+        let length = |directory: &Vec<IfdEntry>| serialised_length(directory, big);
+        let links = [(tag::EXIF_IFD, !self.exif.is_empty()), (tag::GPS_IFD, !self.gps.is_empty())];
+        let links = links.into_iter().filter(|(_, there)| *there).map(|(tag, _)| tag);
+        entries.extend(links.map(|tag| pointer(tag, 0, big)));
+        if !self.exif.is_empty() && !self.interop.is_empty() {
+            self.exif.push(pointer(tag::INTEROP_IFD, 0, big));
+        }
+        let exif_at = start + length(&entries);
+        let interop_at = exif_at + if self.exif.is_empty() { 0 } else { length(&self.exif) };
+        let has_interop = self.exif.iter().any(|entry| entry.tag == tag::INTEROP_IFD);
+        let gps_at = interop_at + if has_interop { length(&self.interop) } else { 0 };
+        let places =
+            [(tag::EXIF_IFD, exif_at), (tag::GPS_IFD, gps_at), (tag::INTEROP_IFD, interop_at)];
+        for entry in entries.iter_mut().chain(&mut self.exif) {
+            if let Some((tag, at)) = places.iter().find(|(tag, _)| *tag == entry.tag) {
+                *entry = pointer(*tag, *at, big);
+            }
+        }
+        serialise(&entries, start, big, out)?;
+        if !self.exif.is_empty() {
+            serialise(&self.exif, exif_at, big, out)?;
+        }
+        if has_interop {
+            serialise(&self.interop, interop_at, big, out)?;
+        }
+        if !self.gps.is_empty() {
+            serialise(&self.gps, gps_at, big, out)?;
+        }
+        Ok(())
+    }
+}
+
+fn pointer(tag: u16, at: u64, big: bool) -> IfdEntry {
+    if big {
+        IfdEntry::bytes(tag, LONG8, at.to_le_bytes().to_vec())
+    } else {
+        IfdEntry::long(tag, at as u32)
+    }
+}
+
+/// The first directory of a block, and its reader.
+fn open(exif: &[u8]) -> Option<(Reader<Cursor<&[u8]>>, Directory)> {
+    let mut reader = Reader::new(Cursor::new(exif), u64::MAX)?;
+    let first = reader.directory(reader.first());
+    Some((reader, first))
+}
+
+/// EXIF orientation, 1 to 8; 1 when it is absent or nonsense.
+pub(crate) fn orientation(exif: &[u8]) -> u8 {
+    let value = || {
+        let (mut reader, first) = open(exif)?;
+        reader.value_of(&first, tag::ORIENTATION)?.as_u32()
+    };
+    match value() {
+        Some(n @ 1..=8) => n as u8,
+        _ => 1,
+    }
+}
+
+/// Marks a block as upright, in place, after the pixels were turned. The thumbnail directory is
+/// unlinked, because the thumbnail was not turned with them.
+pub(crate) fn set_upright(exif: &mut [u8]) {
+    let Some((reader, first)) = open(exif) else {
+        return;
+    };
+    let little = reader.little;
+    if let Some(place) = first.find(tag::ORIENTATION) {
+        patch(exif, place, 1, little);
+    }
+    let link = first.link as usize;
+    if let Some(link) = exif.get_mut(link..link.saturating_add(4)) {
+        link.fill(0);
+    }
+}
+
+/// Writes the output's size, in place, into the fields of a block that state it.
+pub(crate) fn set_size(exif: &mut [u8], width: u32, height: u32) {
+    let Some((mut reader, first)) = open(exif) else {
+        return;
+    };
+    let below = reader.below(&first, tag::EXIF_IFD);
+    let little = reader.little;
+    let fields = [
+        (first.find(tag::IMAGE_WIDTH), width),
+        (first.find(tag::IMAGE_LENGTH), height),
+        (below.find(tag::PIXEL_X_DIMENSION), width),
+        (below.find(tag::PIXEL_Y_DIMENSION), height),
+    ];
+    for (place, value) in fields {
+        if let Some(place) = place {
+            patch(exif, place, value, little);
+        }
+    }
+}
+
+/// The block (or a new one) with this text as its comment; `None` when it has one already.
+/// The comment is in UTF-16, as programs write and look for the parameters of generated pictures.
+pub(crate) fn add_comment(exif: Option<&[u8]>, comment: &str) -> Option<Vec<u8>> {
+    let mut block = exif.and_then(Exif::parse).unwrap_or_default();
+    // Blanks after the code are how cameras say that there is none.
+    let says = |entry: &IfdEntry| entry.data.iter().skip(8).any(|b| !b" \0".contains(b));
+    if block.exif.iter().any(|entry| entry.tag == tag::USER_COMMENT && says(entry)) {
+        return None;
+    }
+    block.exif.retain(|entry| entry.tag != tag::USER_COMMENT);
+    let mut data = UNICODE.to_vec();
+    data.extend(comment.encode_utf16().flat_map(u16::to_be_bytes));
+    block.exif.push(IfdEntry::bytes(tag::USER_COMMENT, 7, data));
+    Some(block.into_bytes())
+}
+
+/// Replaces the single value of an entry of a classic structure; it becomes a LONG where it no longer fits a SHORT.
+fn patch(bytes: &mut [u8], place: Place, value: u32, little: bool) {
+    let at = place.entry as usize;
+    let Some(field) = bytes.get_mut(at + 2..at + 12) else {
+        return;
+    };
+    let kind = if value <= 0xFFFF { SHORT } else { LONG };
+    let mut new = Vec::with_capacity(10);
+    if little {
+        new.extend(kind.to_le_bytes());
+        new.extend(1u32.to_le_bytes());
+        new.extend(value.to_le_bytes());
+    } else {
+        new.extend(kind.to_be_bytes());
+        new.extend(1u32.to_be_bytes());
+        if kind == SHORT {
+            new.extend((value as u16).to_be_bytes());
+            new.extend([0, 0]);
+        } else {
+            new.extend(value.to_be_bytes());
+        }
+    }
+    field.copy_from_slice(&new);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Orientation 6 and a PixelXDimension of 640, big-endian, written out by hand.
+    fn big_endian_block() -> Vec<u8> {
+        let mut b = b"MM\0*\0\0\0\x08".to_vec();
+        b.extend([0, 2]);
+        b.extend([1, 18, 0, 3, 0, 0, 0, 1, 0, 6, 0, 0]); // 274 SHORT 6
+        b.extend([0x87, 0x69, 0, 4, 0, 0, 0, 1, 0, 0, 0, 38]); // Exif IFD at 38
+        b.extend([0, 0, 0, 99]); // a thumbnail directory
+        b.extend([0, 1]);
+        b.extend([0xA0, 2, 0, 3, 0, 0, 0, 1, 2, 0x80, 0, 0]); // 640
+        b.extend([0; 4]);
+        b
+    }
+
+    #[test]
+    fn orientation_is_read_and_reset_in_place_in_both_byte_orders() {
+        let mut big = big_endian_block();
+        assert_eq!(orientation(&big), 6);
+        let mut little = Exif::parse(&big).unwrap().into_bytes();
+        assert_eq!(orientation(&little), 6);
+        for block in [&mut big, &mut little] {
+            let length = block.len();
+            set_upright(block);
+            assert_eq!(orientation(block), 1);
+            assert_eq!(block.len(), length);
+        }
+        assert_eq!(&big[34..38], &[0; 4], "the thumbnail is unlinked");
+    }
+
+    #[test]
+    fn the_stated_size_follows_the_output_even_beyond_sixteen_bits() {
+        for block in [big_endian_block(), Exif::parse(&big_endian_block()).unwrap().into_bytes()] {
+            for size in [2560, 100_000] {
+                let mut block = block.clone();
+                set_size(&mut block, size, 7);
+                let exif = Exif::parse(&block).unwrap().exif;
+                assert_eq!(exif[0].as_u32(), Some(size));
+            }
+        }
+    }
+
+    #[test]
+    fn a_block_survives_being_parsed_and_written_again() {
+        let block = Exif {
+            ifd0: vec![
+                IfdEntry::ascii(tag::MAKE, "A maker of some length"),
+                IfdEntry::dpi(tag::X_RESOLUTION, 72.5),
+            ],
+            exif: vec![IfdEntry::short(0x8827, 400)],
+            gps: vec![IfdEntry::bytes(1, 2, b"N\0".to_vec())],
+            interop: vec![IfdEntry::ascii(1, "R98")],
+        };
+        assert_eq!(Exif::parse(&block.clone().into_bytes()).unwrap(), block);
+    }
+
+    #[test]
+    fn nonsense_bytes_are_no_exif_and_no_panic() {
+        assert_eq!(orientation(b""), 1);
+        assert_eq!(orientation(b"II*\0\xff\xff\xff\xff"), 1);
+        let mut cut = big_endian_block();
+        for length in (0..cut.len()).rev() {
+            cut.truncate(length);
+            let mut block = cut.clone();
+            orientation(&block);
+            set_upright(&mut block);
+            set_size(&mut block, 1, 1);
+            Exif::parse(&block);
+        }
+    }
+}
