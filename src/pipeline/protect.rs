@@ -31,7 +31,7 @@ pub(super) fn apply(picture: &mut [f32], source: &[f32], width: usize) {
     let pixels = picture.par_chunks_exact_mut(3).zip(source.par_chunks_exact(3));
     let measures = range.par_iter().zip(&cut).zip(&chroma);
     pixels.zip(measures).for_each(|((ours, source), ((range, cut), chroma))| {
-        let detail = ramp(range.min(*cut), FLAT);
+        let detail = ramp(f32::min(*range, *cut), FLAT);
         if detail < 1.0 {
             for (ours, source) in ours.iter_mut().zip(source) {
                 *ours = source + detail * (*ours - source);

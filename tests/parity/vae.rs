@@ -89,6 +89,11 @@ fn state_of(
     state
 }
 
+/// What a tile of this autoencoder computes with.
+fn shared<'a>(vae: &Vae, state: &'a GlobalState) -> Globals<'a> {
+    if vae.has_global_state() { Globals::Shared(state) } else { Globals::Own }
+}
+
 #[test]
 fn a_tile_padded_by_the_context_equals_the_whole_in_its_core_given_its_global_state() {
     for name in ["tiny_asymmetric", "tiny_f16", "kl", "kl_old_names_f16", "kl_no_attention"] {
@@ -97,14 +102,11 @@ fn a_tile_padded_by_the_context_equals_the_whole_in_its_core_given_its_global_st
         // A core of 3 latent pixels between two contexts, inside a larger whole.
         let (side, before) = (2 * c + 3, 2);
         let whole = side + 5;
-        let globals =
-            |state| if vae.has_global_state() { Globals::Shared(state) } else { Globals::Own };
-
         let image = picture(whole * f, 4 * f, 3);
         let state = state_of((whole, 4), |globals| vae.encode_with(&image, globals).unwrap());
         let tile = image.narrow(1, before * f, side * f).unwrap();
         let expected = vae.encode(&image).unwrap().narrow(1, before + c, 3).unwrap();
-        let core = vae.encode_with(&tile, globals(&state)).unwrap().narrow(1, c, 3).unwrap();
+        let core = vae.encode_with(&tile, shared(&vae, &state)).unwrap().narrow(1, c, 3).unwrap();
         assert!(difference(&core, &expected) < 1e-5, "{name}: encode");
 
         let z = picture(whole, 4, vae.latent_channels());
@@ -112,7 +114,7 @@ fn a_tile_padded_by_the_context_equals_the_whole_in_its_core_given_its_global_st
         let tile = z.narrow(1, before, side).unwrap();
         let expected = vae.decode(&z).unwrap().narrow(1, (before + c) * f, 3 * f).unwrap();
         let core =
-            vae.decode_with(&tile, globals(&state)).unwrap().narrow(1, c * f, 3 * f).unwrap();
+            vae.decode_with(&tile, shared(&vae, &state)).unwrap().narrow(1, c * f, 3 * f).unwrap();
         assert!(difference(&core, &expected) < 1e-5, "{name}: decode");
     }
 }
