@@ -107,8 +107,12 @@ pub fn read_request(input: &mut impl BufRead) -> io::Result<Option<(Request, Vec
         if width.max(height) > LARGEST_SIDE {
             return Err(io::Error::other(format!("a picture of {width} x {height} pixels")));
         }
-        pixels.resize(width * height * 3, 0);
-        input.read_exact(&mut pixels)?;
+        // Nothing is reserved for a size that is only claimed.
+        let length = width * height * 3;
+        input.by_ref().take(length as u64).read_to_end(&mut pixels)?;
+        if pixels.len() < length {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
     }
     Ok(Some((request, pixels)))
 }
