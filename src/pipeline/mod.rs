@@ -12,6 +12,7 @@ mod model;
 mod model_defaults;
 mod plan;
 mod progress;
+mod protect;
 mod retry;
 mod run;
 mod runner;
@@ -28,7 +29,7 @@ pub use plan::{
     geometry::Geometry,
     memory::{MemoryPlan, MemoryStage, StageMemory},
     sampling::SamplingPlan,
-    tiles::{Span, TilePadding},
+    tiles::Span,
 };
 pub use progress::{Progress, Silent, Stage};
 pub use run::{Report, describe, describe_ahead, plan, upscale};

@@ -192,17 +192,10 @@ impl Model {
         Ok(self)
     }
 
-    /// Receptive field of the autoencoder in latent pixels ([`Vae::context`]).
-    pub(crate) fn vae_context(&self) -> Option<usize> {
-        self.blueprints.vae.context()
-    }
-
     /// Default side of a VAE tile's core in image pixels, if memory allows.
     pub(crate) fn default_tile(&self) -> usize {
-        let side = match self.vae_context() {
-            Some(_) => Defaults::TILE,
-            None => Defaults::TILE_KL,
-        };
+        let side =
+            if self.blueprints.vae.has_global_state() { Defaults::TILE_KL } else { Defaults::TILE };
         side as usize
     }
 

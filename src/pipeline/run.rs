@@ -76,16 +76,14 @@ pub fn upscale(
     let mut folder = WorkFolder::open(work, (output, format), &job, &layout)?;
     folder.notes.iter().for_each(|note| progress.note(note));
     if let Err(error) = stages(engine, picture, &spec, encoder, output, &mut folder, progress) {
-        let kept = folder.leave(error.leaves());
-        return Err(match error {
-            Error::Interrupted(_) => Error::Interrupted(kept),
-            error => {
-                if let Some(kept) = kept {
-                    progress.note(&format!("what is done is in {}", kept.display()));
-                }
-                error
-            }
-        });
+        // Captions made so far are in their cache, and the job goes on with them.
+        if let Error::Interrupted(_) = error {
+            return Err(Error::Interrupted(Some(folder.path)));
+        }
+        if let Some(kept) = folder.leave(error.leaves()) {
+            progress.note(&format!("what is done is in {}", kept.display()));
+        }
+        return Err(error);
     }
     folder.remove();
     let (regions, steps) = (plan.geometry.grid.len(), plan.sampling.steps.len());

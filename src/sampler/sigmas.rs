@@ -116,9 +116,9 @@ pub(super) fn timestep_of(sigma: f64, logs: &[f32]) -> f64 {
 
 /// Both parameters of the beta distribution.
 const BETA: f64 = 0.6;
-/// `1 / (β·B(β, β))`, from Γ(0.6) = 1.489 192 248 812 817 1 and Γ(1.2) = 0.918 168 742 399 760 6.
+/// `1 / (β·B(β, β))`, from Γ(0.6) = 1.489 192 248 812 817 and Γ(1.2) = 0.918 168 742 399 760 6.
 const BETA_NORM: f64 =
-    0.918_168_742_399_760_6 / (BETA * 1.489_192_248_812_817_1 * 1.489_192_248_812_817_1);
+    0.918_168_742_399_760_6 / (BETA * 1.489_192_248_812_817 * 1.489_192_248_812_817);
 
 /// The value below which a share of the distribution lies, by bisection.
 fn beta_quantile(share: f64) -> f64 {

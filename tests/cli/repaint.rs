@@ -99,7 +99,8 @@ fn a_model_folder_gives_the_same_bytes_as_the_embedded_copy() {
 #[test]
 fn the_same_seed_gives_the_same_bytes_whatever_the_batch_and_the_threads() {
     let shell = Shell::new();
-    shell.picture("in.png", 110, 70);
+    // Four regions in a row.
+    shell.picture("in.png", 150, 40);
     let base = "in.png -s 4 --denoise-steps 2 --seed 7";
     shell.succeed(&format!("{base} -o a.png"));
     shell.succeed(&format!("{base} -o b.png --batch 1 --threads 1"));
@@ -137,7 +138,8 @@ fn fresh_noise_and_guidance_do_not_depend_on_batch_and_threads() {
 #[test]
 fn every_prior_and_the_prompt_change_the_picture() {
     let shell = Shell::new();
-    shell.picture("in.png", 80, 70);
+    // Two regions side by side.
+    shell.picture("in.png", 72, 48);
     let base = "in.png -o out.tif -s 4 --strength 0.2";
     shell.succeed(base);
     let all = image::open(shell.path("out.tif")).unwrap();

@@ -64,7 +64,7 @@ impl fmt::Display for Plan {
         for note in &sampling.notes {
             writeln!(f, "note          {note}")?;
         }
-        writeln!(
+        write!(
             f,
             "VAE tiles     {} ({} × {}) of {} px",
             self.tile_rows.len() * self.tile_columns.len(),
@@ -72,6 +72,10 @@ impl fmt::Display for Plan {
             self.tile_rows.len(),
             self.memory.tile
         )?;
+        match self.measured_share() {
+            Some(share) => writeln!(f, ", norms and attention from {:.0} % of it", 100.0 * share)?,
+            None => writeln!(f)?,
+        }
         writeln!(f, "computes on   {}", self.computes_on)?;
         writeln!(f, "disk          {} while it works", units::bytes(self.work_bytes()))?;
         self.memory.fmt(f)

@@ -54,7 +54,7 @@ pub enum Resume {
 /// The work folder of a running job, locked.
 #[derive(Debug)]
 pub struct WorkFolder {
-    path: PathBuf,
+    pub path: PathBuf,
     /// Base name of the job's other files.
     tag: OsString,
     /// The locked file.
@@ -107,12 +107,15 @@ impl WorkFolder {
                     let note = || format!("going on with what is done in {}", path.display());
                     (files, journal, [going_on.then(note), room])
                 }
-                Err(Unusable::OtherJob(what)) if !path.join(FAILED).exists() => {
+                Err(Unusable::OtherJob(what))
+                    if has_results(&path) && !path.join(FAILED).exists() =>
+                {
                     return Err(Error::OtherJob { output: output.name(), folder: path, what });
                 }
                 Err(Unusable::OtherJob(_)) if work.resume == Resume::Required => {
                     return Err(nothing());
                 }
+                Err(Unusable::OtherJob(_)) if !has_results(&path) => begin(None)?,
                 Err(Unusable::OtherJob(_)) => {
                     let left = "what a job that failed left there was of no use to this one";
                     begin(Some(format!("{}: {left}", path.display())))?
@@ -183,15 +186,10 @@ impl WorkFolder {
         write_whole(&self.path, CAPTIONS, CAPTIONS_PART, text)
     }
 
-    /// True if nothing is done yet that a job could go on with.
-    pub fn is_empty(&self) -> bool {
-        self.journal.done() == Done::default() && !self.path.join(CAPTIONS).exists()
-    }
-
     /// Leaves the folder of a job that ended with an error; one with nothing done in it is removed in any case.
     /// Returns its path if it is kept.
     pub fn leave(self, left: Left) -> Option<PathBuf> {
-        if left == Left::Removed || self.is_empty() {
+        if left == Left::Removed || !has_results(&self.path) {
             self.remove();
             return None;
         }
@@ -209,6 +207,12 @@ impl WorkFolder {
         remove(&path);
         drop(lock);
     }
+}
+
+/// True if something is done in the folder that a job could go on with.
+fn has_results(folder: &Path) -> bool {
+    fs::metadata(folder.join(JOURNAL)).is_ok_and(|journal| journal.len() > 0)
+        || folder.join(CAPTIONS).exists()
 }
 
 /// Reason for which the work in a folder is not taken up.
@@ -417,6 +421,9 @@ mod tests {
             append(&mut work, records);
             work.leave(left)
         };
+        drop(open(&output, &WorkOptions::default(), &job(1)).unwrap());
+        // An empty folder refuses nobody.
+        open(&output, &WorkOptions::default(), &job(2)).unwrap().remove();
         // Nothing done, or nothing to go on with.
         for (records, left) in [(&[][..], Left::Kept), (&TWO_STEPS, Left::Removed)] {
             assert_eq!(begun(records, left), None);

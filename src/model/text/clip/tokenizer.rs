@@ -177,6 +177,19 @@ impl ClipTokenizer {
     }
 }
 
+/// The beginning of `text` that holds every token that counts: `reach` characters, a run of white space counted as one
+/// as the normalization makes it one. Without this bound a text of megabytes would be split whole, for 75 tokens.
+fn head(text: &str, reach: usize) -> &str {
+    let (mut count, mut is_in_space) = (0, false);
+    let end = text.char_indices().find(|&(_, sign)| {
+        let is_space = sign.is_whitespace();
+        count += usize::from(!(is_space && is_in_space));
+        is_in_space = is_space;
+        count > reach
+    });
+    end.map_or(text, |(at, _)| &text[..at])
+}
+
 /// Checks that a `tokenizer.json` which is taken as it stands describes CLIP's rules: those of a wrapper's file are the
 /// whole tokenizer, while CLIP's own class takes vocabulary and merges alone.
 ///
@@ -217,19 +230,6 @@ pub(in crate::model::text) fn check_description(json: Option<&[u8]>) -> Result<(
         }
     }
     Ok(())
-}
-
-/// The beginning of `text` that holds every token that counts: `reach` characters, a run of white space counted as one
-/// as the normalization makes it one. Without this bound a text of megabytes would be split whole, for 75 tokens.
-fn head(text: &str, reach: usize) -> &str {
-    let (mut count, mut is_in_space) = (0, false);
-    let end = text.char_indices().find(|&(_, sign)| {
-        let is_space = sign.is_whitespace();
-        count += usize::from(!(is_space && is_in_space));
-        is_in_space = is_space;
-        count > reach
-    });
-    end.map_or(text, |(at, _)| &text[..at])
 }
 
 /// A special token as configuration files write it: its text, or its text with flags.
