@@ -20,7 +20,7 @@ use super::{
 };
 use crate::image::error::{ImageError, Result, Warning};
 use crate::image::format::Format;
-use crate::image::metadata::{JPEG_EXIF, JPEG_XMP, JPEG_XMP_MORE, xmp};
+use crate::image::metadata::{JPEG_EXIF, JPEG_XMP, JPEG_XMP_MORE, Text, xmp};
 use crate::image::{output::OpenOutput, sink::Sink};
 
 /// Bands that may wait for the encoder.
@@ -29,9 +29,10 @@ const QUEUE: usize = 2;
 const MAX_SEGMENT: usize = 65_533;
 /// Bytes that the encoder writes first: the marker of the beginning, and JFIF's segment.
 const HEAD: usize = 2 + 18;
-/// Bytes of a packet in a segment that continues it, and what stands before them: prefix, identifier, length, offset.
+/// Bytes of a packet in a segment that continues it.
 const PART: usize = 65_400;
-const PART_HEAD: usize = JPEG_XMP_MORE.len() + 32 + 4 + 4;
+/// Most bytes of a packet in one segment.
+pub(super) const MAX_PACKET: usize = MAX_SEGMENT - JPEG_XMP.len();
 /// Parts of a profile: their number is one byte, and each part has a head of 14 bytes.
 const MAX_ICC: usize = 254 * (MAX_SEGMENT - 14);
 
@@ -64,7 +65,7 @@ impl JpegWriter {
         let mut out = Guarded {
             writer: BufWriter::with_capacity(1 << 16, sink.clone()),
             head: HEAD,
-            segments: segments(options, warnings),
+            segments: Some(Segments::new(options, warnings)),
             abandoned: Arc::clone(&abandoned),
         };
         let source = JpegRows {
@@ -209,7 +210,7 @@ struct Guarded {
     writer: BufWriter<Sink>,
     /// Bytes of the encoder that come before the segments.
     head: usize,
-    segments: Vec<u8>,
+    segments: Option<Segments>,
     abandoned: Arc<AtomicBool>,
 }
 
@@ -223,8 +224,8 @@ impl Write for Guarded {
             self.head -= count;
             return Ok(count);
         }
-        if !self.segments.is_empty() {
-            self.writer.write_all(&std::mem::take(&mut self.segments))?;
+        if let Some(segments) = self.segments.take() {
+            segments.write(&mut self.writer)?;
         }
         self.writer.write(bytes)
     }
@@ -234,72 +235,97 @@ impl Write for Guarded {
     }
 }
 
-/// Segments in their usual order: EXIF, XMP, profile, comments. Blocks that do not fit are left out with a warning.
-fn segments(options: EncodeOptions, warnings: &mut Vec<Warning>) -> Vec<u8> {
-    let mut segments = Vec::new();
-    if let Some(exif) = options.exif {
-        if JPEG_EXIF.len() + exif.len() <= MAX_SEGMENT {
-            push(&mut segments, 0xE1, &[JPEG_EXIF, &exif]);
-        } else {
-            warnings.push(Warning::MetadataDropped("EXIF", Format::Jpeg));
+/// Blocks of metadata that fit into segments.
+struct Segments {
+    exif: Option<Vec<u8>>,
+    xmp: Option<Packet>,
+    icc: Option<Vec<u8>>,
+    comments: Vec<Text>,
+}
+
+/// A packet of one segment, or one that announces parts, and what the parts hold.
+enum Packet {
+    Single(Vec<u8>),
+    Parts { head: Vec<u8>, guid: String, more: Vec<u8> },
+}
+
+impl Segments {
+    /// What fits of the options; the rest is left out with a warning.
+    fn new(options: EncodeOptions, warnings: &mut Vec<Warning>) -> Self {
+        let EncodeOptions { exif, xmp, icc, texts, settings, .. } = options;
+        let mut fitting = |what, block: Option<Vec<u8>>, most| {
+            let fits = block.as_ref().is_none_or(|block| block.len() <= most);
+            if !fits {
+                warnings.push(Warning::MetadataDropped(what, Format::Jpeg));
+            }
+            block.filter(|_| fits)
+        };
+        let exif = fitting("EXIF", exif, MAX_SEGMENT - JPEG_EXIF.len());
+        let icc = fitting("ICC profile", icc, MAX_ICC);
+        let xmp = xmp.and_then(|packet| {
+            let packet = Packet::new(packet, settings.as_deref());
+            if packet.is_none() {
+                warnings.push(Warning::MetadataDropped("XMP", Format::Jpeg));
+            }
+            packet
+        });
+        Self { exif, xmp, icc, comments: texts }
+    }
+
+    /// Writes the segments in their usual order: EXIF, XMP, profile, comments.
+    fn write(self, file: &mut impl Write) -> io::Result<()> {
+        if let Some(exif) = self.exif {
+            write_segment(file, 0xE1, &[JPEG_EXIF, &exif])?;
         }
-    }
-    if let Some(packet) = options.xmp {
-        push_packet(&mut segments, packet, warnings);
-    }
-    if let Some(icc) = options.icc {
-        if icc.len() <= MAX_ICC {
+        match self.xmp {
+            Some(Packet::Single(packet)) => write_segment(file, 0xE1, &[JPEG_XMP, &packet])?,
+            Some(Packet::Parts { head, guid, more }) => {
+                write_segment(file, 0xE1, &[JPEG_XMP, &head])?;
+                for (i, part) in more.chunks(PART).enumerate() {
+                    let place = [more.len(), i * PART].map(|number| (number as u32).to_be_bytes());
+                    let parts = [JPEG_XMP_MORE, guid.as_bytes(), place.as_flattened(), part];
+                    write_segment(file, 0xE1, &parts)?;
+                }
+            }
+            None => {}
+        }
+        if let Some(icc) = self.icc {
             let parts = icc.chunks(MAX_SEGMENT - 14);
             let count = parts.len() as u8;
             for (part, number) in parts.zip(1u8..) {
-                push(&mut segments, 0xE2, &[b"ICC_PROFILE\0", &[number, count], part]);
+                write_segment(file, 0xE2, &[b"ICC_PROFILE\0", &[number, count], part])?;
             }
-        } else {
-            warnings.push(Warning::MetadataDropped("ICC profile", Format::Jpeg));
         }
+        for comment in self.comments {
+            let mut parts = comment.text.as_bytes().chunks(MAX_SEGMENT);
+            parts.try_for_each(|part| write_segment(file, 0xFE, &[part]))?;
+        }
+        Ok(())
     }
-    for comment in options.texts {
-        comment
-            .text
-            .as_bytes()
-            .chunks(MAX_SEGMENT)
-            .for_each(|part| push(&mut segments, 0xFE, &[part]));
-    }
-    segments
 }
 
-/// A packet, in parts that follow a packet of their own if it is too large for one segment.
-fn push_packet(segments: &mut Vec<u8>, packet: Vec<u8>, warnings: &mut Vec<Warning>) {
-    if JPEG_XMP.len() + packet.len() <= MAX_SEGMENT {
-        return push(segments, 0xE1, &[JPEG_XMP, &packet]);
-    }
-    let settings = xmp::settings(&packet);
-    let more = xmp::without_settings(packet);
-    // The standard asks for the MD5 sum of the parts; nothing but being the same in all of them is made of it.
-    let sum = Sha256::digest(&more);
-    let guid: String = sum.iter().take(16).map(|byte| format!("{byte:02X}")).collect();
-    let settings = settings.as_deref().map(|settings| (SOFTWARE, settings));
-    let additions = xmp::Additions { settings, ..xmp::Additions::default() };
-    let head = xmp::announcing(&guid, &additions);
-    let Ok(length) = u32::try_from(more.len()) else {
-        return warnings.push(Warning::MetadataDropped("XMP", Format::Jpeg));
-    };
-    if JPEG_XMP.len() + head.len() > MAX_SEGMENT {
-        return warnings.push(Warning::MetadataDropped("XMP", Format::Jpeg));
-    }
-    let parts = more.len().div_ceil(PART);
-    segments.reserve_exact(MAX_SEGMENT + more.len() + parts * (PART_HEAD + 4));
-    push(segments, 0xE1, &[JPEG_XMP, &head]);
-    for (i, part) in more.chunks(PART).enumerate() {
-        let numbers = [length.to_be_bytes(), ((i * PART) as u32).to_be_bytes()].concat();
-        push(segments, 0xE1, &[JPEG_XMP_MORE, guid.as_bytes(), &numbers, part]);
+impl Packet {
+    /// A packet as it is, or in parts if it is too large for one segment; then the settings, which are not in it yet,
+    /// stand in the packet that announces them. `None` if that does not fit either.
+    fn new(packet: Vec<u8>, settings: Option<&str>) -> Option<Self> {
+        if settings.is_none() && packet.len() <= MAX_PACKET {
+            return Some(Self::Single(packet));
+        }
+        u32::try_from(packet.len()).ok()?;
+        // The standard asks for the MD5 sum of the parts; nothing but being the same in all of them is made of it.
+        let sum = Sha256::digest(&packet);
+        let guid: String = sum.iter().take(16).map(|byte| format!("{byte:02X}")).collect();
+        let settings = settings.map(|settings| (SOFTWARE, settings));
+        let additions = xmp::Additions { settings, ..xmp::Additions::default() };
+        let head = xmp::announcing(&guid, &additions);
+        (head.len() <= MAX_PACKET).then_some(Self::Parts { head, guid, more: packet })
     }
 }
 
 /// A segment whose payload are these parts, at most [`MAX_SEGMENT`] bytes.
-fn push(segments: &mut Vec<u8>, marker: u8, parts: &[&[u8]]) {
+fn write_segment(file: &mut impl Write, marker: u8, parts: &[&[u8]]) -> io::Result<()> {
     let length: usize = parts.iter().map(|part| part.len()).sum();
-    segments.extend([0xFF, marker]);
-    segments.extend((length as u16 + 2).to_be_bytes());
-    parts.iter().for_each(|part| segments.extend_from_slice(part));
+    file.write_all(&[0xFF, marker])?;
+    file.write_all(&(length as u16 + 2).to_be_bytes())?;
+    parts.iter().try_for_each(|part| file.write_all(part))
 }

@@ -1,6 +1,7 @@
 //! Places of settings and texts in an output: chunks in PNG; in the other formats the comment of the EXIF block, JPEG's
 //! comments, and the XMP packet.
 
+use super::jpeg::MAX_PACKET;
 use super::options::{EncodeOptions, SOFTWARE};
 use crate::image::error::Warning;
 use crate::image::format::Format;
@@ -9,6 +10,9 @@ use crate::image::metadata::{ifd, xmp};
 
 /// Most bytes of an EXIF block with a comment in a JPEG: a segment without its prefix.
 const MAX_EXIF: usize = 65_533 - 6;
+
+/// Bytes that a packet may grow by what stands around settings and texts, and by their escaped characters.
+const ROOM: usize = 16 << 10;
 
 /// Moves the texts and the settings to where the format has a place for them. What stays in the texts are chunks of a
 /// PNG or comments of a JPEG.
@@ -44,13 +48,30 @@ pub(super) fn place(options: &mut EncodeOptions, format: Format, warnings: &mut 
         }
     }
     let stays = |keyword: &str| keyword == COMMENT && format == Format::Jpeg;
-    let settings = options.settings.take();
+    let carried = || options.texts.iter().filter(|text| !stays(&text.keyword));
+    let sizes = carried().map(|text| text.text.len()).sum::<usize>()
+        + options.settings.as_ref().map_or(0, String::len)
+        + options.xmp.as_ref().map_or(0, Vec::len);
+    // A packet that goes into parts gets no settings: they stand in the one that announces the parts, so that they
+    // are found without putting the parts together.
+    let in_parts = format == Format::Jpeg
+        && options.xmp.as_deref().is_some_and(xmp::is_rdf)
+        && sizes > MAX_PACKET - ROOM;
+    let settings = if in_parts { None } else { options.settings.take() };
     let additions = xmp::Additions {
         settings: settings.as_deref().map(|settings| (SOFTWARE, settings)),
-        texts: options.texts.iter().filter(|text| !stays(&text.keyword)).collect(),
+        texts: carried().collect(),
     };
     if additions.settings.is_some() || !additions.texts.is_empty() {
         options.xmp = Some(xmp::with(options.xmp.take(), &additions));
+    } else if in_parts {
+        options.xmp = options.xmp.take().map(xmp::without_settings);
+    }
+    // Escaped, it is larger than it seemed.
+    let too_large = options.xmp.as_ref().is_some_and(|packet| packet.len() > MAX_PACKET);
+    if format == Format::Jpeg && too_large && settings.is_some() {
+        options.xmp = options.xmp.take().map(xmp::without_settings);
+        options.settings = settings;
     }
     options.texts.retain(|text| stays(&text.keyword));
 }

@@ -4,7 +4,7 @@
 use std::io::{self, Read, Seek};
 
 use super::budget::{Block, Budget};
-use super::text::{COMMENT, MAX_TEXTS, Text, from_unknown};
+use super::text::{COMMENT, MAX_PLACED, MAX_TEXTS, Text, from_unknown};
 use super::{JPEG_EXIF, JPEG_XMP, JPEG_XMP_MORE, Metadata, exif_dpi, plausible_dpi, xmp};
 use crate::image::error::{Result, Warning};
 
@@ -23,6 +23,8 @@ struct Segments {
     /// Parts of a packet's continuation.
     more: Vec<Part>,
     gain_map: bool,
+    /// Bytes of the comments.
+    comments: usize,
 }
 
 /// A part of a packet's continuation.
@@ -130,6 +132,11 @@ impl Segments {
                 self.gain_map |= data.starts_with(GAIN_MAP);
             }
             0xFE if metadata.texts.len() < MAX_TEXTS => {
+                self.comments += data.len();
+                if self.comments > MAX_PLACED {
+                    budget.too_large("a comment");
+                    return Ok(());
+                }
                 let comment = kept("a comment", data, budget).map(from_unknown);
                 let comment = comment.filter(|text| !text.is_empty());
                 metadata.texts.extend(comment.map(|text| Text::new(COMMENT.to_owned(), text)));
@@ -140,7 +147,7 @@ impl Segments {
     }
 
     fn together(self, budget: &mut Budget<'_>) -> Metadata {
-        let Self { mut metadata, profile, more, mut gain_map } = self;
+        let Self { mut metadata, profile, more, mut gain_map, .. } = self;
         if !profile.is_empty() {
             metadata.icc = joined_profile(profile);
             if metadata.icc.is_none() {
@@ -218,7 +225,10 @@ fn joined_parts(mut parts: Vec<Part>, guid: &str) -> Option<Vec<u8>> {
     parts.retain(|part| part.guid.eq_ignore_ascii_case(guid.as_bytes()));
     parts.sort_by_key(|part| part.offset);
     let whole = parts.first()?.whole;
-    let mut joined = Vec::new();
+    if parts.iter().map(|part| part.data.len()).sum::<usize>() < whole as usize {
+        return None;
+    }
+    let mut joined = Vec::with_capacity(whole as usize);
     for part in parts {
         // A part that came twice.
         if (part.offset as usize) < joined.len() {
@@ -227,7 +237,8 @@ fn joined_parts(mut parts: Vec<Part>, guid: &str) -> Option<Vec<u8>> {
         if part.offset as usize != joined.len() {
             return None;
         }
-        joined.extend_from_slice(&part.data);
+        let room = whole as usize - joined.len();
+        joined.extend_from_slice(part.data.get(..room).unwrap_or(&part.data));
     }
     (joined.len() == whole as usize).then_some(joined)
 }

@@ -8,7 +8,8 @@ pub(crate) const COMMENT: &str = "Comment";
 pub(crate) const PARAMETERS: &str = "parameters";
 /// Texts of one file that are carried.
 pub(crate) const MAX_TEXTS: usize = 4096;
-/// Bytes of all texts together that are carried into an XMP packet or an EXIF block, where they grow.
+/// Bytes of all texts together that are carried into an XMP packet or an EXIF block, where they grow, and of a JPEG's
+/// comments.
 pub(crate) const MAX_PLACED: usize = 4 << 20;
 
 /// A text with its keyword, as PNG has them (a JPEG comment has the keyword `Comment`).

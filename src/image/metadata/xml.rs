@@ -19,6 +19,11 @@ const ENTITIES: [(&str, char); 12] = [
     ("&#x9;", '\t'),
 ];
 
+/// Tags of a text that are looked at; a packet has thousands.
+const MAX_TAGS: usize = 1 << 18;
+/// Bytes of a tag, and of all tags whose attributes are looked at.
+const MAX_TAG_BYTES: usize = 8 << 20;
+
 /// Kind of a tag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TagKind {
@@ -51,10 +56,11 @@ pub(crate) struct Attribute<'a> {
     pub range: Range<usize>,
 }
 
-/// The tags of a text; comments, instructions and CDATA are passed over. Ends where the text is no XML.
+/// The tags of a text; comments, instructions and CDATA are passed over. Ends where the text is no XML, or where it has
+/// more than any packet: a text of tags and nothing else would cost seconds.
 pub(crate) fn tags(text: &str) -> impl Iterator<Item = Tag<'_>> {
-    let mut at = 0;
-    std::iter::from_fn(move || {
+    let (mut at, mut left) = (0, MAX_TAG_BYTES);
+    let tags = std::iter::from_fn(move || {
         loop {
             let start = at + text[at..].find('<')?;
             let rest = &text[start..];
@@ -67,15 +73,21 @@ pub(crate) fn tags(text: &str) -> impl Iterator<Item = Tag<'_>> {
             }
             let end = start + tag_end(rest)?;
             at = end + 1;
-            return Some(tag(text, start..at));
+            let mut tag = tag(text, start..at);
+            if tag.rest.len() > left {
+                tag.rest.end = tag.rest.start;
+            }
+            left -= tag.rest.len();
+            return Some(tag);
         }
-    })
+    });
+    tags.take(MAX_TAGS)
 }
 
 /// Offset of the `>` that ends a tag: none inside quotes does.
 fn tag_end(tag: &str) -> Option<usize> {
     let mut quote = None;
-    tag.bytes().position(|b| {
+    tag.bytes().take(MAX_TAG_BYTES).position(|b| {
         match (quote, b) {
             (None, b'"' | b'\'') => quote = Some(b),
             (Some(open), b) if open == b => quote = None,
@@ -250,6 +262,14 @@ mod tests {
         let left = without(text, |name| name.starts_with("n:"));
         assert_eq!(left.as_deref(), Some("<r a='1'> k</r>"));
         assert_eq!(without(text, |name| name == "q"), None);
+    }
+
+    #[test]
+    fn a_text_of_tags_and_nothing_else_is_looked_at_in_part() {
+        let many = "<a b=''/>".repeat(MAX_TAGS + 10);
+        assert_eq!(tags(&many).count(), MAX_TAGS);
+        let long = format!("<a {}/><a b=''/>", "b='' ".repeat(MAX_TAG_BYTES / 5));
+        assert_eq!(tags(&long).count(), 0);
     }
 
     #[test]

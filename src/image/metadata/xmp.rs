@@ -116,6 +116,11 @@ pub(crate) fn with(existing: Option<Vec<u8>>, additions: &Additions<'_>) -> Vec<
     packet(&format!("{tool}{}", additions.description("")))
 }
 
+/// `true` for a packet that can be added to.
+pub(crate) fn is_rdf(packet: &[u8]) -> bool {
+    std::str::from_utf8(packet).is_ok_and(|text| text.contains(CLOSING))
+}
+
 /// A packet whose content is these descriptions.
 fn packet(descriptions: &str) -> Vec<u8> {
     format!(
