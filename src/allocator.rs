@@ -56,8 +56,12 @@ fn heap() -> MutexGuard<'static, Heap> {
     HEAP.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Registers [`give_back_pages`] with the library, which calls it wherever it returns freed memory.
+/// Registers [`give_back_pages`] with the library, which calls it wherever it returns freed memory. Must be called
+/// before any thread is started, so that none sets addresses aside where they are limited.
 pub fn install() {
+    if is_limited() {
+        spare_addresses();
+    }
     cupscale::backend::set_release_hook(give_back_pages);
 }
 
@@ -233,7 +237,6 @@ impl Heap {
     fn reserve(&mut self) -> bool {
         if self.base.is_null() && !self.refused && is_limited() {
             self.refused = true;
-            spare_addresses();
         }
         let mut addresses = ADDRESSES;
         while self.base.is_null() && !self.refused {

@@ -49,6 +49,7 @@ fn of_job(error: &Error) -> String {
             "; the earlier settings go on with it, --fresh drops it and begins anew".to_owned()
         }
         Error::DamagedWork { .. } => "; --fresh begins anew".to_owned(),
+        Error::Image(ImageError::Scratch { .. }) => "; --work-dir names another place".to_owned(),
         Error::Image(ImageError::MetadataTooLarge { .. }) => {
             "; a larger --max-metadata lets it in".to_owned()
         }

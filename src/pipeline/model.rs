@@ -59,11 +59,6 @@ impl ModelShape {
                 vae.latent_channels()
             ));
         }
-        if native > MAX_REGION {
-            return Err(format!(
-                "its native size is {native} latent pixels, more than {MAX_REGION}"
-            ));
-        }
         let stride = if multiple.is_multiple_of(2) { multiple } else { 2 * multiple };
         if !native.is_multiple_of(stride) {
             return Err(format!("its native size of {native} latent pixels is odd"));

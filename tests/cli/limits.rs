@@ -30,9 +30,9 @@ fn with_little_memory_there_is_one_line_or_success() {
     let shell = Shell::new();
     shell.picture("in.png", 16, 16);
     let mut succeeded = Vec::new();
-    for limit in ["-v 60000", "-v 150000", "-v 1200000", "-d 4000", "-d 60000", "-d 1200000"] {
+    for limit in ["-v 60000", "-v 120000", "-v 1200000", "-d 4000", "-d 60000", "-d 1200000"] {
         // With a budget that hides the limit, memory ends in the middle of the work.
-        let budget = if limit == "-v 150000" { " --max-memory 8GiB" } else { "" };
+        let budget = if limit == "-v 120000" { " --max-memory 8GiB" } else { "" };
         let output = limited(&shell, limit, &format!("in.png -o out.png {QUICK} --quiet{budget}"));
         let message = stderr(&output);
         let expected = if output.status.success() {

@@ -98,10 +98,11 @@ impl Plan {
         })
     }
 
-    /// Bytes of the work folder on disk, with the output's rows at 8 bits without alpha.
+    /// Bytes on disk while the job works: the work folder, with the output's rows at 8 bits without alpha, and the
+    /// planes of a large input.
     #[must_use]
     pub fn work_bytes(&self) -> u64 {
-        self.layout(3 * self.geometry.canvas.width).bytes()
+        self.layout(3 * self.geometry.canvas.width).bytes() + self.geometry.input.file_bytes()
     }
 
     /// The files of the work folder; `row_bytes` is the length of one row of the output's samples.

@@ -2,7 +2,12 @@
 //! each timestep the noise of every region is predicted, fused, corrected by the structure prior, and a sampler step
 //! follows.
 
-use std::{cell::Cell, ops::Range, panic::resume_unwind, thread::ScopedJoinHandle};
+use std::{
+    cell::Cell,
+    ops::Range,
+    panic::resume_unwind,
+    thread::{Builder, ScopedJoinHandle},
+};
 
 use candle_core::{DType, Tensor};
 use tracing::{debug_span, info_span};
@@ -158,7 +163,9 @@ impl DenoiseLoop<'_> {
                     let next = &following[..count.min(following.len())];
                     if !next.is_empty() {
                         let gather = move || gather(context, step, next, dtype);
-                        ahead = Some((next, scope.spawn(gather)));
+                        // Without a thread for it, it is gathered when its turn comes.
+                        let thread = Builder::new().spawn_scoped(scope, gather);
+                        ahead = thread.ok().map(|thread| (next, thread));
                     }
                     let mut eps = self.predict_batch(input?, step, batch)?;
                     for (region, eps) in batch.iter().zip(eps.chunks_exact_mut(size)) {
