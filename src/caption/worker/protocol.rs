@@ -203,5 +203,9 @@ mod tests {
         assert!(read_request(&mut &huge[..]).is_err());
         let short = br#"{"describe":{"id":1,"instruction":"","width":9,"height":9}}"#;
         assert!(read_request(&mut &short[..]).is_err());
+        // Nothing is reserved for what is claimed: as the largest pixels there are, this ends at once.
+        let claimed = br#"{"describe":{"id":1,"instruction":"","width":16384,"height":16384}}"#;
+        let error = read_request(&mut [&claimed[..], b"\n123"].concat().as_slice()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     }
 }
