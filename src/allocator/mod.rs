@@ -10,15 +10,15 @@
 //! mapped for itself and unmapped when it is freed. Where nothing is left, the program ends with one line instead of
 //! an abort.
 
+mod exhausted;
+
 use std::{
     alloc::{GlobalAlloc, Layout, System},
-    io::Write as _,
     ptr::{NonNull, null_mut},
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Mutex, MutexGuard, PoisonError},
 };
+
+use exhausted::{is_limited, or_exhausted};
 
 /// A program's global allocator: large blocks from one heap, all others from the system's allocator.
 #[derive(Clone, Copy, Debug)]
@@ -75,17 +75,6 @@ fn taken(size: usize) -> usize {
     size.next_multiple_of(GRAIN) + STAGGER
 }
 
-/// `true` if the system limits the process's addresses or its data.
-fn is_limited() -> bool {
-    [libc::RLIMIT_AS, libc::RLIMIT_DATA].into_iter().any(|resource| {
-        let mut limit =
-            libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
-        // SAFETY: it writes to the place that is passed along, which outlives the call.
-        unsafe { libc::getrlimit(resource, &raw mut limit) };
-        limit.rlim_cur != libc::RLIM_INFINITY
-    })
-}
-
 /// Has the system's allocator map every large block for itself, and all threads share one heap: each heap of a
 /// thread would set 64 MiB of addresses aside.
 fn spare_addresses() {
@@ -94,42 +83,6 @@ fn spare_addresses() {
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE as libc::c_int);
         libc::mallopt(libc::M_ARENA_MAX, 1);
-    }
-}
-
-/// Passes a block on, or ends the program if there is none: with a line and the exit code of a failure, where Rust
-/// would abort.
-///
-/// Nobody here lives on without the block: code that asks whether there is memory asks the memory plan.
-fn or_exhausted(block: *mut u8, bytes: usize) -> *mut u8 {
-    if block.is_null() { exhausted(bytes) } else { block }
-}
-
-#[cold]
-fn exhausted(bytes: usize) -> ! {
-    static IS_TOLD: AtomicBool = AtomicBool::new(false);
-    if IS_TOLD.swap(true, Ordering::SeqCst) {
-        // Another thread is telling it, and ends this one.
-        loop {
-            // SAFETY: it may be called at any time.
-            unsafe { libc::pause() };
-        }
-    }
-    let mut line = [0; 256];
-    let mut rest = &mut line[..];
-    let by = if is_limited() { " within the limits of this process (ulimit -v, -d)" } else { "" };
-    let _ = writeln!(
-        rest,
-        "cupscale-fast: out of memory: {} KiB more are not to be had{by}; a smaller --max-memory, --quantize or a \
-         smaller picture helps",
-        bytes.div_ceil(1 << 10),
-    );
-    let left = rest.len();
-    let length = line.len() - left;
-    // SAFETY: so many bytes were written; nothing is allocated, and no destructor runs.
-    unsafe {
-        libc::write(libc::STDERR_FILENO, line.as_ptr().cast(), length);
-        libc::_exit(1)
     }
 }
 
