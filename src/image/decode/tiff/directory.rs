@@ -48,7 +48,7 @@ pub(super) struct Layout {
     pub samples: usize,
     /// Place of the transparency among the samples, and whether colours are multiplied by it.
     pub alpha: Option<(usize, bool)>,
-    /// Samples that are neither colour nor transparency, and whether the file says what they are.
+    /// Number of samples that are neither colour nor transparency.
     pub left_out: usize,
     /// The file does not say that its last sample is transparency.
     pub alpha_guessed: bool,
@@ -72,8 +72,6 @@ pub(super) struct Layout {
     pub page: usize,
     /// There are other pictures than this one and smaller versions of it.
     pub others: bool,
-    /// A smaller version came first.
-    pub preview_first: bool,
 }
 
 /// Finds the picture and its layout in a file of `length` bytes.
@@ -121,7 +119,6 @@ pub(super) fn layout<R: Read + Seek>(file: R, length: u64) -> Result<Layout, Ref
     };
     let mut layout = fields.layout(&picture.directory, length)?;
     layout.page = picture.page;
-    layout.preview_first = chosen != 0;
     layout.others = whole.iter().filter(|&&at| !found[at].below).count() > 1;
     Ok(layout)
 }
@@ -302,7 +299,8 @@ impl<R: Read + Seek> Fields<R> {
             alpha_guessed,
             compression,
             predictor,
-            reversed: self.number(from, tag::FILL_ORDER) == Some(2),
+            // JPEGs are never reversed.
+            reversed: self.number(from, tag::FILL_ORDER) == Some(2) && !jpeg,
             planar,
             chunk,
             chunks,
@@ -311,7 +309,6 @@ impl<R: Read + Seek> Fields<R> {
             jpeg_ycbcr,
             page: 0,
             others: false,
-            preview_first: false,
         };
         layout.check()?;
         Ok(layout)
