@@ -11,7 +11,7 @@ fuzz_target!(|file: &[u8]| {
     // Most of a file's bytes are its header: with any length before it nothing else would be tried.
     let length = (file.len() as u64).to_le_bytes();
     let headed = [&length[..], file].concat();
-    for file in [file, &headed] {
+    for file in [file, &headed[..]] {
         check(file);
     }
 });

@@ -236,8 +236,6 @@ pub enum Warning {
     },
     /// The file ends early: every pixel is there, but not all of its detail.
     DetailMissing(Format),
-    /// The file's end marker is missing, and nothing else.
-    EndMissing(Format),
     /// The file leaves open what its samples mean, or means what no output can hold; the text says what was taken.
     Interpreted(String),
 }
@@ -287,11 +285,8 @@ impl std::fmt::Display for Warning {
             Self::DetailMissing(format) => {
                 write!(
                     f,
-                    "the {format} file is truncated: all rows were read, some with less detail"
+                    "the {format} file ends early: all of its rows are there, some with less detail"
                 )
-            }
-            Self::EndMissing(format) => {
-                write!(f, "the {format} file's end marker is missing; its pixels are whole")
             }
             Self::Interpreted(what) => f.write_str(what),
         }

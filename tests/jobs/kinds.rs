@@ -142,7 +142,8 @@ fn a_jpeg_that_lacks_only_its_end_marker_is_read_with_a_note() {
     for name in ["rgb.jpg", "progressive.jpg"] {
         let whole = bytes_of(name);
         let picture = read(&whole[..whole.len() - 2]).unwrap();
-        assert_eq!(picture.warnings, [Warning::EndMissing(Format::Jpeg)], "{name}");
+        let rows = picture.height;
+        assert_eq!(picture.warnings, [Warning::Truncated { rows_read: rows, rows }], "{name}");
     }
 }
 
@@ -239,14 +240,21 @@ fn bits_bytes_and_signs_of_a_tiff_are_read_as_they_are_meant() {
     assert_near(&ten.pixels(), &want, 1e-3, "ten bits");
     let signed = tiff(&[0x80, 0xFF, 0x7F], (3, 1)).with(339, 3, &[2]);
     assert_near(&signed.pixels(), &[grey(0.0), grey(127.0), grey(255.0)], 1e-3, "signed");
+    let above = tiff(&[0, 0x7F], (2, 1)).with(339, 3, &[2]);
+    assert_near(&above.pixels(), &[grey(0.0), grey(255.0)], 1e-3, "signed, none below 0");
+    let counted = tiff(&[51, 0, 0, 0, 255, 0, 0, 0], (2, 1)).with(258, 3, &[32]);
+    assert_near(&counted.pixels(), &[grey(51.0), grey(255.0)], 1e-3, "32 bits up to 255");
     let palette = [0, 65535, 257, 0, 0, 514, 0, 0, 771];
     let mut map = vec![0u32; 3 * 16];
     for (i, &v) in palette.iter().enumerate() {
         map[i / 3 * 16 + i % 3] = v;
     }
     let indexed = tiff(&[0x12], (2, 1)).with(258, 3, &[4]).with(262, 3, &[3]).with(320, 3, &map);
-    assert_near(&indexed.pixels(), &[[255.0, 0.0, 0.0], [1.0, 2.0, 3.0]], 1e-3, "palette");
+    let want = [[255.0, 0.0, 0.0], [1.0, 2.0, 3.0]];
+    assert_near(&indexed.pixels(), &want, 1e-3, "palette");
     assert_eq!(read(&indexed.bytes()).unwrap().bit_depth, 8);
+    let upper: Vec<u32> = map.iter().map(|v| v / 257 * 256).collect();
+    assert_near(&indexed.with(320, 3, &upper).pixels(), &want, 1e-3, "palette in upper bytes");
 }
 
 #[test]

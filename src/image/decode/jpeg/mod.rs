@@ -189,7 +189,8 @@ impl Jpeg<'_> {
         }
         let mut warnings = Vec::new();
         if !reach.end {
-            warnings.push(Warning::EndMissing(Format::Jpeg));
+            // Only the end marker is missing.
+            warnings.push(Warning::Truncated { rows_read: height as u32, rows: height as u32 });
         }
         match self.fast(&reach) {
             Some(data) => {

@@ -1,7 +1,7 @@
 //! Pixels from coefficients, for the kinds of JPEG that the fast decoder gets wrong: scans of single
-//! components with subsampling, unusual sampling factors, 12 bits, and files that end early. Chroma is enlarged linearly,
-//! centred, as libjpeg does for factors of two.
-//! Source: ITU-T T.81, A.3.3 (inverse transform); JFIF 1.02 (colour).
+//! components with subsampling, unusual sampling factors, 12 bits, and files that end early. Chroma is enlarged as libjpeg
+//! does it: linearly by factors of two, in blocks by others.
+//! Source: ITU-T T.81, A.3.3 (inverse transform); JFIF 1.02 (colour); libjpeg's jdsample.c.
 
 use std::collections::VecDeque;
 
@@ -21,6 +21,8 @@ pub(super) struct Render<'a> {
 
 /// Rows of blocks of one component, as samples, that are needed next.
 struct Window {
+    /// Samples are enlarged linearly.
+    linear: bool,
     first: usize,
     rows: VecDeque<Vec<f32>>,
     /// For each pixel across: two samples, and the share of the second.
@@ -33,12 +35,11 @@ impl<'a> Render<'a> {
         coefficients: &'a Coefficients<[i16; 64]>,
         colour: Colour,
     ) -> Self {
-        let windows = (0..frame.components.len()).map(|c| Window {
-            first: 0,
-            rows: VecDeque::new(),
-            taps: (0..frame.width)
-                .map(|x| tap(x, frame.components[c].h, frame.h_max, frame.samples(c).0))
-                .collect(),
+        let windows = (0..frame.components.len()).map(|c| {
+            let linear = is_linear(frame, c);
+            let (h, across) = (frame.components[c].h, frame.samples(c).0);
+            let taps = (0..frame.width).map(|x| tap(x, (h, frame.h_max), across, linear));
+            Window { linear, first: 0, rows: VecDeque::new(), taps: taps.collect() }
         });
         Self { frame, coefficients, colour, basis: basis(), windows: windows.collect() }
     }
@@ -65,7 +66,8 @@ impl<'a> Render<'a> {
     fn channel(&mut self, y: usize, c: usize, rows: usize, out: &mut [f32]) {
         let frame = self.frame;
         let v = frame.components[c].v;
-        let (upper, lower, share) = tap(y, v, frame.v_max, (rows * v).div_ceil(frame.v_max));
+        let down = (rows * v).div_ceil(frame.v_max);
+        let (upper, lower, share) = tap(y, (v, frame.v_max), down, self.windows[c].linear);
         self.load(c, upper / 8, lower / 8);
         let window = &self.windows[c];
         let stride = frame.stored_blocks(c).0 * 8;
@@ -175,11 +177,30 @@ fn basis() -> [[f32; 8]; 8] {
     })
 }
 
-/// The two samples, of `count`, nearest to pixel `at` of a channel that has `factor` samples for
-/// `largest` pixels, and the share of the second.
-fn tap(at: usize, factor: usize, largest: usize, count: usize) -> (usize, usize, f32) {
-    let place = (at as f64 + 0.5) * factor as f64 / largest as f64 - 0.5;
+/// `true` if the samples of component `c` are enlarged linearly.
+fn is_linear(frame: &Frame, c: usize) -> bool {
+    let component = &frame.components[c];
+    let twice = |factor: usize, most: usize| factor == most || 2 * factor == most;
+    let blocks = frame.h_max % component.h == 0 && frame.v_max % component.v == 0;
+    let wide = component.h == frame.h_max || frame.samples(c).0 > 2;
+    // What is no whole number of times smaller, libjpeg does not read.
+    !blocks || wide && twice(component.h, frame.h_max) && twice(component.v, frame.v_max)
+}
+
+/// The two samples, of `count`, nearest to pixel `at` of a channel that has so many samples for so many pixels, and
+/// the share of the second; without `linear`, the sample whose block the pixel is in.
+fn tap(
+    at: usize,
+    (samples, pixels): (usize, usize),
+    count: usize,
+    linear: bool,
+) -> (usize, usize, f32) {
     let last = count.saturating_sub(1);
+    if !linear {
+        let only = (at * samples / pixels).min(last);
+        return (only, only, 0.0);
+    }
+    let place = (at as f64 + 0.5) * samples as f64 / pixels as f64 - 0.5;
     let first = place.floor().max(0.0);
     let lower = (first as usize).min(last);
     (lower, (lower + 1).min(last), (place - first).clamp(0.0, 1.0) as f32)

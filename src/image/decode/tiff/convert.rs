@@ -1,22 +1,7 @@
 //! Conversion of a TIFF's rows from bytes to channels in [0, 1], in whichever planes they come.
 
 use super::directory::Layout;
-use super::samples::{Colour, Format, Kind, unit, whole};
-
-/// Numbers that stand for 1.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Range {
-    pub colour: f64,
-    pub alpha: f64,
-}
-
-impl Range {
-    pub(super) const UNIT: Self = Self { colour: 1.0, alpha: 1.0 };
-
-    pub(super) fn of(kind: Kind) -> Self {
-        Self { colour: kind.maximum(), alpha: kind.maximum() }
-    }
-}
+use super::samples::{Colour, Format, Range, whole};
 
 /// Numbers of a row, pixel after pixel, from the bytes of its planes.
 pub(super) fn numbers(layout: &Layout, planes: &[Vec<u8>], out: &mut Vec<f64>) {
@@ -36,16 +21,23 @@ pub(super) fn numbers(layout: &Layout, planes: &[Vec<u8>], out: &mut Vec<f64>) {
     }
 }
 
+/// Ranges of a picture's numbers.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ranges {
+    pub colour: Range,
+    pub alpha: Range,
+}
+
 /// A converter of rows of bytes to channels in [0, 1].
 pub(super) struct Converter<'a> {
     layout: &'a Layout,
-    range: Range,
+    ranges: Ranges,
     numbers: Vec<f64>,
 }
 
 impl<'a> Converter<'a> {
-    pub(super) fn new(layout: &'a Layout, range: Range) -> Self {
-        Self { layout, range, numbers: Vec::new() }
+    pub(super) fn new(layout: &'a Layout, ranges: Ranges) -> Self {
+        Self { layout, ranges, numbers: Vec::new() }
     }
 
     /// Appends the channels of a row.
@@ -74,9 +66,9 @@ impl<'a> Converter<'a> {
         numbers(layout, planes, &mut self.numbers);
         for pixel in self.numbers.chunks_exact(layout.samples) {
             let start = out.len();
-            layout.colour.channels(&pixel[..samples], kind, self.range.colour, out);
+            layout.colour.channels(&pixel[..samples], kind, self.ranges.colour, out);
             let Some((at, associated)) = layout.alpha else { continue };
-            let alpha = unit(pixel[at], self.range.alpha);
+            let alpha = self.ranges.alpha.unit(pixel[at]);
             if associated && alpha > 0.0 {
                 out[start..].iter_mut().for_each(|v| *v = (*v / alpha).min(1.0));
             }

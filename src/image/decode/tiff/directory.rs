@@ -166,6 +166,35 @@ mod tag {
     pub const SUBSAMPLING: u16 = 530;
     pub const BLACK_AND_WHITE: u16 = 532;
     pub const DNG_VERSION: u16 = 50706;
+
+    /// Those without which the pixels would be read as others.
+    pub const OF_LAYOUT: [u16; 25] = [
+        WIDTH,
+        HEIGHT,
+        BITS,
+        COMPRESSION,
+        PHOTOMETRIC,
+        FILL_ORDER,
+        STRIP_OFFSETS,
+        SAMPLES,
+        ROWS_PER_STRIP,
+        STRIP_COUNTS,
+        PLANAR,
+        GROUP3_OPTIONS,
+        PREDICTOR,
+        COLOUR_MAP,
+        TILE_WIDTH,
+        TILE_HEIGHT,
+        TILE_OFFSETS,
+        TILE_COUNTS,
+        INK_SET,
+        EXTRA_SAMPLES,
+        SAMPLE_FORMAT,
+        JPEG_TABLES,
+        LUMA,
+        SUBSAMPLING,
+        BLACK_AND_WHITE,
+    ];
 }
 
 /// Values of directories.
@@ -226,6 +255,10 @@ impl<R: Read + Seek> Fields<R> {
     }
 
     fn layout(&mut self, from: &Directory, length: u64) -> Result<Layout, Refusal> {
+        // The standard's own value for what is missing would be another picture's.
+        if from.unreadable.iter().any(|tag| tag::OF_LAYOUT.contains(tag)) {
+            return Err(Refusal::Damaged("truncated, its layout lies outside the file".to_owned()));
+        }
         let (width, height) = (self.number(from, tag::WIDTH), self.number(from, tag::HEIGHT));
         let (width, height) = (width.unwrap_or(0), height.unwrap_or(0));
         let pixels = width.checked_mul(height);
@@ -262,7 +295,11 @@ impl<R: Read + Seek> Fields<R> {
         let jpeg = compression == Compression::Jpeg;
         let jpeg_ycbcr = jpeg && matches!(colour, Colour::YCbCr(_));
         if jpeg && kind.bits != 8 || jpeg_ycbcr && (planar || samples != 3) {
-            let kind = format!("TIFF of {} bits compressed as JPEG", kind.bits);
+            let kind = if planar {
+                "TIFF in planes of YCbCr compressed as JPEG".to_owned()
+            } else {
+                format!("TIFF of {} bits compressed as JPEG", kind.bits)
+            };
             return Err(Refusal::Unsupported { kind, help: TIFFCP });
         }
         if jpeg_ycbcr {
@@ -347,6 +384,7 @@ impl<R: Read + Seek> Fields<R> {
     fn compression(&mut self, from: &Directory) -> Result<Compression, Refusal> {
         let (name, help) = match self.number(from, tag::COMPRESSION).unwrap_or(1) {
             1 => return Ok(Compression::None),
+            3 if from.find(tag::TILE_OFFSETS).is_some() => ("group 3 fax in tiles", TIFFCP),
             3 if self.number(from, tag::GROUP3_OPTIONS).unwrap_or(0) & 3 == 0 => {
                 return Ok(Compression::Group3);
             }
@@ -428,8 +466,14 @@ impl<R: Read + Seek> Fields<R> {
         if kind.bits > 16 || entries == 0 || entries < 1 << kind.bits {
             return Err(Refusal::Damaged("its palette is missing or too short".to_owned()));
         }
-        // Some writers store 8 bits where 16 are due.
-        let maximum = if values.iter().any(|&v| v > 255) { 65_535.0 } else { 255.0 };
+        // Some writers store 8 bits where 16 are due, in the lower byte or alone in the upper one.
+        let maximum = if values.iter().all(|&v| v <= 255) {
+            255.0
+        } else if values.iter().all(|&v| v % 256 == 0) {
+            65_280.0
+        } else {
+            65_535.0
+        };
         let channel = |at: usize| values[at] as f32 / maximum;
         Ok((0..entries).map(|i| [i, entries + i, 2 * entries + i].map(channel)).collect())
     }

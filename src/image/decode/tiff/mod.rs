@@ -5,16 +5,17 @@
 mod chunk;
 mod convert;
 mod directory;
+mod range;
 mod rows;
 mod samples;
 
 use std::cell::RefCell;
 use std::io::ErrorKind;
 
-use self::convert::{Converter, Range};
+use self::convert::Converter;
 use self::directory::{Layout, Refusal};
 use self::rows::{Stop, each_row};
-use self::samples::{Colour, Format as Numbers};
+use self::samples::Colour;
 use super::header::{ChannelLayout, Decode, Header, check_size};
 use crate::image::error::{ImageError, Result, Warning};
 use crate::image::format::Format;
@@ -93,8 +94,6 @@ fn notes(layout: &Layout) -> Vec<Warning> {
     }
     if matches!(layout.colour, Colour::Lab { .. }) {
         say("L*a*b* colours were converted to sRGB".into());
-    } else if layout.kind.format == Numbers::Signed {
-        say("the samples are signed: the lowest number is taken as black".into());
     }
     warnings
 }
@@ -116,14 +115,15 @@ impl Decode for Tiff {
     fn rows(self: Box<Self>, take: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<Vec<Warning>> {
         let Self { name, source, layout, header, allow_truncated } = *self;
         let source = RefCell::new(source);
-        // A picture of floats is read twice: once for their range.
-        let (range, note) = if layout.kind.format == Numbers::Float {
-            float_range(&source, &layout)
-        } else {
-            (Range::of(layout.kind), None)
-        };
+        let (ranges, note) = range::ranges(&source, &layout).map_err(|what| {
+            ImageError::unsupported(
+                &name,
+                &format!("TIFF of {what}"),
+                "convert it to unsigned ones",
+            )
+        })?;
         let mut warnings: Vec<Warning> = note.map(Warning::Interpreted).into_iter().collect();
-        let mut converter = Converter::new(&layout, range);
+        let mut converter = Converter::new(&layout, ranges);
         let (height, row) = (layout.height, layout.width * header.layout.channels());
         let band = band_rows(layout.width as u32) * row;
         let mut out = Vec::new();
@@ -163,44 +163,4 @@ impl Decode for Tiff {
         warnings.push(Warning::Truncated { rows_read: rows_read as u32, rows: height as u32 });
         Ok(warnings)
     }
-}
-
-/// What stands for 1 in a picture of floats, found by reading it once, and what to say of it. Where few samples are
-/// above 1 they are highlights, and cut; where most are, the numbers count to 255, to 65535 or to their largest.
-fn float_range(source: &RefCell<Source>, layout: &Layout) -> (Range, Option<String>) {
-    let mut numbers = Vec::new();
-    let (mut above, mut all, mut largest, mut alpha) = (0u64, 0u64, 0.0f64, 0.0f64);
-    // What breaks here breaks again when the rows are read.
-    let _ = each_row(source, layout, &mut |planes| {
-        numbers.clear();
-        convert::numbers(layout, planes, &mut numbers);
-        for pixel in numbers.chunks_exact(layout.samples) {
-            for &v in pixel[..layout.colour.samples()].iter().filter(|v| v.is_finite()) {
-                all += 1;
-                above += u64::from(v > 1.0);
-                largest = largest.max(v);
-            }
-            if let Some((at, _)) = layout.alpha {
-                alpha = alpha.max(pixel[at]);
-            }
-        }
-        Ok(())
-    });
-    if above == 0 {
-        return (Range::UNIT, None);
-    }
-    if above * 2 <= all {
-        let percent = above as f64 * 100.0 / all as f64;
-        let note =
-            format!("{percent:.2} % of the samples are above 1 (up to {largest:.4}): cut to 1");
-        return (Range::UNIT, Some(note));
-    }
-    let colour = match largest {
-        ..=255.0 => 255.0,
-        ..=65_535.0 => 65_535.0,
-        _ => largest,
-    };
-    let range = Range { colour, alpha: if alpha > 1.0 { colour } else { 1.0 } };
-    let note = format!("most samples are above 1 (up to {largest}): {colour} is taken as white");
-    (range, Some(note))
 }

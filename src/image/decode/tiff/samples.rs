@@ -20,11 +20,11 @@ pub(super) struct Kind {
 }
 
 impl Kind {
-    /// `true` for the widths that are read: whole numbers up to 32 bits, floats of 16, 24, 32 and 64.
+    /// `true` for the widths that are read. (Of 24 bits, programs do not even read their own files.)
     pub(super) fn is_known(self) -> bool {
         match self.format {
-            Format::Float => matches!(self.bits, 16 | 24 | 32 | 64),
-            _ => matches!(self.bits, 1..=16 | 24 | 32),
+            Format::Float => matches!(self.bits, 16 | 32 | 64),
+            _ => matches!(self.bits, 1..=16 | 32),
         }
     }
 
@@ -77,17 +77,6 @@ fn float(bytes: &[u8], little: bool) -> f64 {
     let bits = whole(bytes, little);
     match bytes.len() {
         2 => f16::from_bits(bits as u16).to_f64(),
-        // A sign, 7 bits of exponent, 16 of fraction (Adobe's technical note 3).
-        3 => {
-            let (exponent, fraction) =
-                ((bits >> 16 & 127) as i32, (bits & 0xFFFF) as f64 / 65536.0);
-            let size = match exponent {
-                0 => fraction * 2f64.powi(-62),
-                127 => f64::INFINITY,
-                _ => (1.0 + fraction) * 2f64.powi(exponent - 63),
-            };
-            if bits >> 23 == 1 { -size } else { size }
-        }
         4 => f32::from_bits(bits as u32).into(),
         _ => f64::from_bits(bits),
     }
@@ -129,8 +118,8 @@ impl Colour {
     }
 
     /// One pixel's numbers to channels in [0, 1].
-    pub(super) fn channels(&self, numbers: &[f64], kind: Kind, white: f64, out: &mut Vec<f32>) {
-        let unit = |v| unit(v, white);
+    pub(super) fn channels(&self, numbers: &[f64], kind: Kind, range: Range, out: &mut Vec<f32>) {
+        let unit = |v| range.unit(v);
         match self {
             Self::BlackIsZero => out.push(unit(numbers[0])),
             Self::WhiteIsZero => out.push(1.0 - unit(numbers[0])),
@@ -145,9 +134,27 @@ impl Colour {
     }
 }
 
-/// `v` of `white` in [0, 1].
-pub(super) fn unit(v: f64, white: f64) -> f32 {
-    if v.is_nan() { 0.0 } else { (v / white).clamp(0.0, 1.0) as f32 }
+/// Numbers that stand for 0 and for 1.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Range {
+    pub black: f64,
+    pub white: f64,
+}
+
+impl Range {
+    /// All that there is room for; floats go to 1.
+    pub(super) fn of(kind: Kind) -> Self {
+        Self { black: 0.0, white: kind.maximum() }
+    }
+
+    /// A number's place in it, cut to [0, 1].
+    pub(super) fn unit(self, v: f64) -> f32 {
+        if v.is_nan() {
+            0.0
+        } else {
+            ((v - self.black) / (self.white - self.black)).clamp(0.0, 1.0) as f32
+        }
+    }
 }
 
 impl YCbCr {
