@@ -255,6 +255,9 @@ impl<R: Read + Seek> Fields<R> {
     }
 
     fn layout(&mut self, from: &Directory, length: u64) -> Result<Layout, Refusal> {
+        if from.cut {
+            return Err(Refusal::Damaged("truncated in its directory".to_owned()));
+        }
         // The standard's own value for what is missing would be another picture's.
         if from.unreadable.iter().any(|tag| tag::OF_LAYOUT.contains(tag)) {
             return Err(Refusal::Damaged("truncated, its layout lies outside the file".to_owned()));
