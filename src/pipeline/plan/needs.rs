@@ -354,11 +354,12 @@ impl<'a> Draft<'a> {
     }
 }
 
+/// The encoder or the decoder, on windows of a number and a size.
+type CodecPass<'a> =
+    dyn Fn((usize, usize, usize), Globals<'_>) -> candle_core::Result<Activation> + 'a;
+
 /// Runs `pass`, the encoder or the decoder on so many windows of a size, on the samples of a tile and then on the tile.
-fn coded(
-    tile: Tile,
-    pass: &dyn Fn((usize, usize, usize), Globals<'_>) -> candle_core::Result<Activation>,
-) -> Result<(), Error> {
+fn coded(tile: Tile, pass: &CodecPass<'_>) -> Result<(), Error> {
     let (height, width) = tile.size;
     let Some(samples) = tile.samples else {
         pass((1, height, width), Globals::Own)?;

@@ -627,7 +627,7 @@ impl Layout {
         }
         // Rows of tiles are put together from whole bytes.
         let bits = self.chunk.0 * self.chunk_samples() * usize::from(self.kind.bits);
-        if across > 1 && bits % 8 != 0 || across * planes > MAX_SIDE_BY_SIDE {
+        if across > 1 && !bits.is_multiple_of(8) || across * planes > MAX_SIDE_BY_SIDE {
             let kind = format!("TIFF with tiles of {} pixels across", self.chunk.0);
             return Err(Refusal::Unsupported { kind, help: TIFFCP });
         }
