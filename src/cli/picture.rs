@@ -1,5 +1,7 @@
 //! Steps common to all jobs: one file, one picture of a folder, or a plan.
 
+use std::path::Path;
+
 use cupscale::{
     canvas::target_size,
     image::{self, Format, Input, Opened, Output, Picture},
@@ -37,7 +39,10 @@ pub fn decode(
 ) -> Result<Picture, CliError> {
     pipeline::plan(engine, opened.shape(), settings)?;
     let beside = match output {
-        Output::Path(path) => path.parent(),
+        Output::Path(path) => path.parent().map(|folder| match folder.as_os_str().is_empty() {
+            true => Path::new("."),
+            false => folder,
+        }),
         _ => None,
     };
     let folder = job.work.folder.as_deref().or(beside).filter(|folder| folder.is_dir());

@@ -175,22 +175,31 @@ fn turned(
     };
     let mut out = PlaneBuilder::new(out_height, out_width * channels, scratch)?;
     let mut band = vec![0.0; BLOCK.min(out_height) * out_width * channels];
+    let (mut block, mut buffer) = (Vec::new(), Vec::new());
     for top in (0..out_height).step_by(BLOCK) {
         let rows = BLOCK.min(out_height - top);
         for left in (0..out_width).step_by(BLOCK) {
             let columns = left..(left + BLOCK).min(out_width);
+            // The block of the source lies between the corners of this one.
+            let (ax, ay) = source(left, top);
+            let (bx, by) = source(columns.end - 1, top + rows - 1);
+            let (first_x, last_x, first_y, last_y) =
+                (ax.min(bx), ax.max(bx), ay.min(by), ay.max(by));
+            let source_columns = last_x - first_x + 1;
+            block.clear();
+            for y in first_y..=last_y {
+                let part = y * width + first_x..y * width + last_x + 1;
+                let part = part.start * channels..part.end * channels;
+                block.extend_from_slice(plane.samples(part, &mut buffer));
+            }
             for y in 0..rows {
                 for x in columns.clone() {
                     let (sx, sy) = source(x, top + y);
-                    let (from, to) = (sy * width + sx, y * out_width + x);
-                    band[to * channels..][..channels]
-                        .copy_from_slice(&plane[from * channels..][..channels]);
+                    let from = (sy - first_y) * source_columns + sx - first_x;
+                    band[(y * out_width + x) * channels..][..channels]
+                        .copy_from_slice(&block[from * channels..][..channels]);
                 }
             }
-            // Source rows of the block.
-            let corners = [source(left, top).1, source(columns.end - 1, top + rows - 1).1];
-            let (first, last) = (corners[0].min(corners[1]), corners[0].max(corners[1]));
-            plane.give_back(first * width * channels..(last + 1) * width * channels);
         }
         out.push(&band[..rows * out_width * channels])?;
     }

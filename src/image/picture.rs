@@ -13,8 +13,8 @@ pub const MAX_PIXELS: u64 = 1 << 28;
 /// filling under transparent pixels.
 const BAND_PIXEL_BYTES: u64 = 48;
 
-/// Samples that are hashed before their memory is given back.
-const HASH_BAND: usize = 1 << 20;
+/// Samples of a plane in a file that are read at once to be hashed.
+const HASH_BAND: usize = 1 << 18;
 
 /// An upright picture with its metadata.
 #[derive(Clone, PartialEq)]
@@ -179,13 +179,14 @@ impl Picture {
         use sha2::Digest as _;
         let mut floats = |plane: &Plane| {
             hash.update((plane.len() as u64).to_le_bytes());
-            for (band, values) in plane.chunks(HASH_BAND).enumerate() {
-                for values in values.chunks(4096) {
+            let mut buffer = Vec::new();
+            for start in (0..plane.len()).step_by(HASH_BAND) {
+                let band = start..(start + HASH_BAND).min(plane.len());
+                for values in plane.samples(band, &mut buffer).chunks(4096) {
                     let bytes: Vec<u8> =
                         values.iter().flat_map(|value| value.to_le_bytes()).collect();
                     hash.update(&bytes);
                 }
-                plane.give_back(band * HASH_BAND..band * HASH_BAND + values.len());
             }
         };
         floats(&self.rgb);

@@ -2,8 +2,8 @@
 //! an input of any size costs the rows that are worked on.
 //!
 //! The file has no name from the beginning: nobody else can shorten it under the mapping, and nothing is left of it
-//! however the process ends. It is written by plain writes, so that a full disk is an error and never a bus fault,
-//! and mapped for reading when it is complete.
+//! however the process ends. It is written by plain writes, so that a full disk is an error and never a bus fault.
+//! The program reads rows of it; the whole is mapped for callers who want a slice.
 
 use std::{
     fs::File,
@@ -58,36 +58,46 @@ pub struct Plane(Arc<Storage>);
 
 enum Storage {
     Memory(Vec<f32>),
-    File(Mmap),
+    File { file: File, map: Mmap },
 }
 
 impl Plane {
     /// The samples are in a file.
     pub(crate) fn is_in_file(&self) -> bool {
-        matches!(*self.0, Storage::File(_))
+        matches!(*self.0, Storage::File { .. })
     }
 
-    /// Returns the memory of these samples to the system: they are read again from the file when they are needed.
-    /// Does nothing for a plane in memory.
-    pub(crate) fn give_back(&self, samples: Range<usize>) {
-        let Storage::File(map) = &*self.0 else { return };
-        #[cfg(unix)]
-        {
-            let (start, end) = (samples.start * size_of::<f32>(), samples.end * size_of::<f32>());
-            // SAFETY: the map is a shared one of a file, so its pages come back with the same contents.
-            let advised = unsafe {
-                map.unchecked_advise_range(
-                    memmap2::UncheckedAdvice::DontNeed,
-                    start,
-                    end.min(map.len()).saturating_sub(start),
-                )
-            };
-            // Without it only more memory is in use.
-            let _ = advised;
+    /// These samples. Those of a plane in a file are read into `buffer`: mapped pages would count as the process's
+    /// memory, and some around them, until they are given back one by one.
+    pub(crate) fn samples<'a>(
+        &'a self,
+        range: Range<usize>,
+        buffer: &'a mut Vec<f32>,
+    ) -> &'a [f32] {
+        match &*self.0 {
+            Storage::Memory(samples) => &samples[range],
+            Storage::File { file, .. } => {
+                buffer.resize(range.len(), 0.0);
+                let start = (range.start * size_of::<f32>()) as u64;
+                match read_at(file, bytemuck::cast_slice_mut(&mut buffer[..]), start) {
+                    Ok(()) => &buffer[..],
+                    Err(_) => &self[range],
+                }
+            }
         }
-        #[cfg(not(unix))]
-        let _ = (map, samples);
     }
+}
+
+/// Reads from a place in the file without moving its own.
+#[cfg(unix)]
+fn read_at(file: &File, out: &mut [u8], start: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, out, start)
+}
+
+/// There is no such call: the mapping serves.
+#[cfg(not(unix))]
+fn read_at(_: &File, _: &mut [u8], _: u64) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 impl Deref for Plane {
@@ -97,7 +107,7 @@ impl Deref for Plane {
         match &*self.0 {
             Storage::Memory(samples) => samples,
             // A map begins at a page, and the file holds whole samples.
-            Storage::File(map) => bytemuck::cast_slice(map),
+            Storage::File { map, .. } => bytemuck::cast_slice(map),
         }
     }
 }
@@ -205,8 +215,12 @@ impl PlaneBuilder {
     pub(crate) fn finish(self) -> io::Result<Plane> {
         Ok(Plane(Arc::new(match self.store {
             Store::Memory(samples) => Storage::Memory(samples),
-            // SAFETY: the file has no name and its only handle ends here, so nobody changes or shortens it.
-            Store::File(file) => Storage::File(unsafe { Mmap::map(&file) }?),
+            Store::File(file) => {
+                // SAFETY: the file has no name, and its only handle is not written to from here on, so nobody
+                // changes or shortens it.
+                let map = unsafe { Mmap::map(&file) }?;
+                Storage::File { file, map }
+            }
         })))
     }
 }
@@ -233,8 +247,8 @@ mod tests {
             plane.rewrite(7, &read[..row_len]).unwrap();
             let plane = plane.finish().unwrap();
             assert_eq!(plane[..], samples);
-            plane.give_back(row_len..3 * row_len);
-            plane.give_back(0..plane.len());
+            let part = 3 * row_len + 5..4 * row_len;
+            assert_eq!(plane.samples(part.clone(), &mut Vec::new()), &samples[part]);
             assert_eq!(plane, Plane::from(samples.clone()));
             assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "no name");
         }

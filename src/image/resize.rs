@@ -30,7 +30,7 @@ pub enum Filter {
 #[derive(Debug, Clone)]
 pub struct Resizer<'a> {
     source: &'a [f32],
-    /// The plane of `source`, whose memory is given back band by band.
+    /// The plane of `source`, if it is in a file, of which rows are read.
     plane: Option<&'a Plane>,
     channels: usize,
     source_width: usize,
@@ -80,7 +80,7 @@ impl<'a> Resizer<'a> {
         })
     }
 
-    /// The resize of a picture's plane, whose memory is given back when it has been read.
+    /// The resize of a picture's plane, in memory or in a file.
     ///
     /// # Errors
     /// Same as [`new`](Self::new).
@@ -152,23 +152,22 @@ impl<'a> Resizer<'a> {
         // Source rows that any output row of the band needs, resized horizontally first.
         let top = self.vertical.span(rows.start).start;
         let bottom = self.vertical.span(rows.end - 1).end;
-        let stride = self.source_width * self.channels;
+        // Columns of the source that the window needs.
+        let left = self.horizontal.span(columns.start).start;
+        let right = self.horizontal.span(columns.end - 1).end;
         let mut wide = vec![0.0f32; (bottom - top) * row_len];
-        // Of a plane in a file, some rows at a time go through memory.
-        let task = if self.plane.is_some() { ((1 << 18) / stride).max(1) } else { 1 };
-        wide.par_chunks_mut(task * row_len).enumerate().for_each(|(task_index, out)| {
-            let first = top + task_index * task;
-            let rows = out.len() / row_len;
-            for (i, out) in out.chunks_exact_mut(row_len).enumerate() {
-                let row = &self.source[(first + i) * stride..][..stride];
-                match self.channels {
-                    3 => self.horizontal.apply_across::<3>(row, columns.clone(), out),
-                    1 => self.horizontal.apply_across::<1>(row, columns.clone(), out),
-                    _ => self.horizontal.apply_across_any(row, self.channels, columns.clone(), out),
-                }
-            }
-            if let Some(plane) = self.plane {
-                plane.give_back(first * stride..(first + rows) * stride);
+        wide.par_chunks_mut(row_len).enumerate().for_each_init(Vec::new, |buffer, (i, out)| {
+            let start = (top + i) * self.source_width;
+            let part = (start + left) * self.channels..(start + right) * self.channels;
+            let row = match self.plane {
+                Some(plane) => plane.samples(part, buffer),
+                None => &self.source[part],
+            };
+            let taps = &self.horizontal;
+            match self.channels {
+                3 => taps.apply_across::<3>(row, left, columns.clone(), out),
+                1 => taps.apply_across::<1>(row, left, columns.clone(), out),
+                _ => taps.apply_across_any(row, left, self.channels, columns.clone(), out),
             }
         });
 
@@ -230,10 +229,17 @@ impl FilterTaps {
         first..first + self.weights(i).len()
     }
 
-    fn apply_across<const C: usize>(&self, row: &[f32], columns: Range<usize>, out: &mut [f32]) {
+    /// Resizes a row that is given from column `left` on.
+    fn apply_across<const C: usize>(
+        &self,
+        row: &[f32],
+        left: usize,
+        columns: Range<usize>,
+        out: &mut [f32],
+    ) {
         for (pixel, i) in out.chunks_exact_mut(C).zip(columns) {
             let mut sum = [0.0f32; C];
-            let taps = &row[self.first[i] as usize * C..];
+            let taps = &row[(self.first[i] as usize - left) * C..];
             for (source, w) in taps.chunks_exact(C).zip(self.weights(i)) {
                 for (s, v) in sum.iter_mut().zip(source) {
                     *s += w * v;
@@ -246,12 +252,13 @@ impl FilterTaps {
     fn apply_across_any(
         &self,
         row: &[f32],
+        left: usize,
         channels: usize,
         columns: Range<usize>,
         out: &mut [f32],
     ) {
         for (pixel, i) in out.chunks_exact_mut(channels).zip(columns) {
-            let taps = &row[self.first[i] as usize * channels..];
+            let taps = &row[(self.first[i] as usize - left) * channels..];
             for (source, w) in taps.chunks_exact(channels).zip(self.weights(i)) {
                 for (s, v) in pixel.iter_mut().zip(source) {
                     *s += w * v;
