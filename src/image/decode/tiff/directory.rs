@@ -259,7 +259,12 @@ impl<R: Read + Seek> Fields<R> {
             return Err(Refusal::Damaged("truncated in its directory".to_owned()));
         }
         // The standard's own value for what is missing would be another picture's.
-        if from.unreadable.iter().any(|tag| tag::OF_LAYOUT.contains(tag)) {
+        let outside = from
+            .places
+            .iter()
+            .filter(|place| place.start.checked_add(place.length).is_none_or(|end| end > length));
+        let mut missing = from.unreadable.iter().copied().chain(outside.map(|place| place.tag));
+        if missing.any(|tag| tag::OF_LAYOUT.contains(&tag)) {
             return Err(Refusal::Damaged("truncated, its layout lies outside the file".to_owned()));
         }
         let (width, height) = (self.number(from, tag::WIDTH), self.number(from, tag::HEIGHT));
