@@ -29,7 +29,7 @@ use serde::Serialize;
 
 /// As the program has it.
 #[cfg(target_os = "linux")]
-#[path = "../src/allocator.rs"]
+#[path = "../src/allocator/mod.rs"]
 #[allow(dead_code, reason = "its tests are built here and run with the program's")]
 mod allocator;
 

@@ -27,7 +27,7 @@ use cupscale::{
 
 /// As the program has it.
 #[cfg(target_os = "linux")]
-#[path = "../src/allocator.rs"]
+#[path = "../src/allocator/mod.rs"]
 #[allow(dead_code, reason = "its tests are built here and run with the program's")]
 mod allocator;
 
@@ -203,7 +203,7 @@ fn compute(
     let steps = sampler::plan(&*ddim, &schedule, &Timesteps::Count(8), Denoise::Steps(4))?;
     let values = |x: &Tensor| x.flatten_all()?.to_vec1::<f32>();
     let mut z = values(&channels_last(input("noise")?)?)?;
-    schedule.add_noise(steps[0].t, &values(&sample)?, &mut z)?;
+    sampler::add_noise(steps[0].level, &values(&sample)?, &mut z)?;
     for (index, step) in steps.iter().enumerate() {
         let eps = predict(&Tensor::from_slice(&z, shape, &Device::Cpu)?, step.t)?;
         ddim.update(&schedule, &steps[..index], step)?.apply(&mut z, &values(&eps)?, None)?;

@@ -44,15 +44,24 @@
 pub mod backend;
 pub mod canvas;
 pub mod caption;
+// What fuzz/ reaches of the inside; in no build but its own.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod image;
 // Hidden: not a stable interface. Public because tests/ and benches/ compare every part with its reference.
 #[doc(hidden)]
 pub mod model;
+mod new_file;
 pub mod pipeline;
 // Hidden for the same reason.
 #[doc(hidden)]
 pub mod priors;
+mod ranges;
 pub mod sampler;
+// Hidden: for the program of this package.
+#[doc(hidden)]
+pub mod temporary;
 pub mod units;
 pub mod weights;
 

@@ -2,6 +2,8 @@
 
 #[cfg(target_os = "linux")]
 mod allocator;
+#[cfg(target_os = "linux")]
+mod bus_fault;
 mod cli;
 
 #[cfg(target_os = "linux")]
@@ -10,6 +12,9 @@ static ALLOCATOR: allocator::Allocator = allocator::Allocator;
 
 fn main() -> std::process::ExitCode {
     #[cfg(target_os = "linux")]
-    allocator::install();
+    {
+        bus_fault::install();
+        allocator::install();
+    }
     cli::run()
 }

@@ -1,5 +1,5 @@
-//! Numbers as people read them, written the same way everywhere in the program: byte counts in binary units and
-//! digests in hexadecimal digits.
+//! Numbers as people read them, written the same way everywhere in the program: byte counts in binary units, digests in
+//! hexadecimal digits, and things that are counted.
 
 use std::fmt::Write as _;
 
@@ -21,6 +21,12 @@ pub fn bytes(count: impl TryInto<u64>) -> String {
         value /= 1024.0;
     }
     unreachable!("the last unit returns")
+}
+
+/// A number of things by their name in the singular: `1 region`, `2 regions`. The plural is the name with an `s`.
+#[must_use]
+pub fn count(number: usize, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 
 /// Lower-case hexadecimal digits, two for each byte.
@@ -50,6 +56,11 @@ mod tests {
             assert_eq!(bytes(count), expected);
         }
         assert_eq!(bytes(8usize << 30), "8.0 GiB");
+    }
+
+    #[test]
+    fn one_thing_is_no_plural() {
+        assert_eq!([0, 1, 2].map(|number| count(number, "step")), ["0 steps", "1 step", "2 steps"]);
     }
 
     #[test]

@@ -7,6 +7,9 @@ use candle_core::Device;
 /// Bounds of the margin that is left to other processes: a tenth of the free memory.
 const MARGIN: std::ops::RangeInclusive<usize> = 256 << 20..=2 << 30;
 
+/// Bounds of the margin within the process's own limits, for what is mapped besides: a tenth as well.
+const OWN_MARGIN: std::ops::RangeInclusive<usize> = 64 << 20..=2 << 30;
+
 /// The bytes that this process may use in all on a device, what it has already included: what is free,
 /// less a margin. `held` is what it holds on a GPU; on the CPU the system knows. `None` where nothing
 /// tells.
@@ -17,8 +20,23 @@ pub fn usable_memory(device: &Device, held: usize) -> Option<usize> {
         Device::Cuda(device) => cuda::free(device)? + held,
         Device::Metal(device) => metal::working_set(device)?,
     };
-    let margin = (usable / 10).clamp(*MARGIN.start(), *MARGIN.end());
-    Some(usable.saturating_sub(margin))
+    let less = |bytes: usize, margin: std::ops::RangeInclusive<usize>| {
+        bytes.saturating_sub((bytes / 10).clamp(*margin.start(), *margin.end()))
+    };
+    let usable = less(usable, MARGIN);
+    match device {
+        Device::Cpu => {
+            let limited = limited_room().map(|room| less(room + host::own(), OWN_MARGIN));
+            Some(limited.map_or(usable, |limited| limited.min(usable)))
+        }
+        _ => Some(usable),
+    }
+}
+
+/// The bytes that the process's own limits (`ulimit -v`, `-d`) leave beside what it has; `None` without limits.
+#[must_use]
+pub fn limited_room() -> Option<usize> {
+    host::limited_room()
 }
 
 /// Hook by which the program's own allocator gives memory back.
@@ -86,11 +104,43 @@ mod host {
     /// and the part of it that this process has already.
     pub(super) fn usable() -> Option<usize> {
         let available = field(&fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")?;
-        let own = fs::read_to_string("/proc/self/status").ok();
-        let own = own.and_then(|status| field(&status, "VmRSS:")).unwrap_or(0);
         let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let of_groups = group_room(Path::new("/sys/fs/cgroup"), &groups);
-        Some(of_groups.map_or(available, |room| room.min(available)) + own)
+        Some(of_groups.map_or(available, |room| room.min(available)) + own())
+    }
+
+    /// Memory that this process has.
+    pub(super) fn own() -> usize {
+        let status = fs::read_to_string("/proc/self/status").ok();
+        status.and_then(|status| field(&status, "VmRSS:")).unwrap_or(0)
+    }
+
+    /// The least that RLIMIT_AS and RLIMIT_DATA (getrlimit(2)) leave beside what counts towards each already.
+    pub(super) fn limited_room() -> Option<usize> {
+        let status = fs::read_to_string("/proc/self/status").ok()?;
+        let room = |resource, used| room_within(limit(resource)?, field(&status, used)?);
+        let rooms = [(libc::RLIMIT_AS, "VmSize:"), (libc::RLIMIT_DATA, "VmData:")];
+        rooms.into_iter().filter_map(|(resource, used)| room(resource, used)).min()
+    }
+
+    /// What is left of a limit; `None` where there is no limit.
+    fn room_within(limit: libc::rlim_t, used: usize) -> Option<usize> {
+        if limit == libc::RLIM_INFINITY {
+            return None;
+        }
+        Some(usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(used))
+    }
+
+    #[cfg(target_env = "gnu")]
+    type Resource = libc::__rlimit_resource_t;
+    #[cfg(not(target_env = "gnu"))]
+    type Resource = libc::c_int;
+
+    fn limit(resource: Resource) -> Option<libc::rlim_t> {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: it writes to the place that is passed along, which outlives the call.
+        let status = unsafe { libc::getrlimit(resource, &raw mut limit) };
+        (status == 0).then_some(limit.rlim_cur)
     }
 
     /// A field in kilobytes of a file in `/proc`.
@@ -187,6 +237,13 @@ mod host {
         }
 
         #[test]
+        fn a_limit_of_the_process_leaves_what_is_not_used_of_it() {
+            assert_eq!(room_within(1000, 400), Some(600));
+            assert_eq!(room_within(1000, 4000), Some(0));
+            assert_eq!(room_within(libc::RLIM_INFINITY, 400), None);
+        }
+
+        #[test]
         fn this_machine_has_memory() {
             assert!(usable().unwrap() > 64 << 20);
         }
@@ -195,6 +252,15 @@ mod host {
 
 #[cfg(target_os = "macos")]
 mod host {
+    /// macOS does not keep to such limits.
+    pub(super) fn limited_room() -> Option<usize> {
+        None
+    }
+
+    pub(super) fn own() -> usize {
+        0
+    }
+
     /// Three quarters of the machine's memory: macOS makes room by compressing what others hold, so
     /// that what is free at a moment says little.
     pub(super) fn usable() -> Option<usize> {
@@ -217,6 +283,14 @@ mod host {
 
 #[cfg(not(any(target_os = "linux", target_os = "macos")))]
 mod host {
+    pub(super) fn limited_room() -> Option<usize> {
+        None
+    }
+
+    pub(super) fn own() -> usize {
+        0
+    }
+
     pub(super) fn usable() -> Option<usize> {
         None
     }

@@ -23,7 +23,7 @@ pub use blocks::{holds_weights, is_quantized, stored_bytes, unpack_rows};
 pub use bytes::Bytes;
 pub(crate) use cpu::add_product;
 pub use device::{DeviceError, DeviceSpec, device_name, working_dtype};
-pub use memory::{give_back_freed, set_release_hook, usable_memory};
+pub use memory::{give_back_freed, limited_room, set_release_hook, usable_memory};
 pub(crate) use out_of_memory::first_line;
 pub use out_of_memory::is_out_of_memory;
 pub use params::{ParamSource, Params};

@@ -14,6 +14,7 @@ use memmap2::MmapMut;
 
 use super::error::{CanvasError, check_len};
 use super::grid::Region;
+use crate::temporary::not_through_links;
 
 /// An `f32` array of `height × width × channels`, channels-last, mapped into memory and zero at first.
 ///
@@ -61,7 +62,7 @@ impl Latent {
     ) -> Result<Self, CanvasError> {
         let expected = byte_len(height, width, channels)?;
         let in_file = |source| CanvasError::File { path: path.to_owned(), source };
-        let file = File::options().read(true).write(true).open(path).map_err(in_file)?;
+        let file = not_through_links().open(path).map_err(in_file)?;
         let actual = file.metadata().map_err(in_file)?.len();
         if actual != expected as u64 {
             return Err(CanvasError::FileLength { path: path.to_owned(), expected, actual });
@@ -233,7 +234,7 @@ fn byte_len(height: usize, width: usize, channels: usize) -> Result<usize, Canva
 
 /// A new file of `bytes` zeros whose blocks are reserved.
 fn create_file(path: &Path, bytes: usize) -> io::Result<File> {
-    let mut file = File::options().read(true).write(true).create(true).truncate(true).open(path)?;
+    let mut file = not_through_links().create(true).truncate(true).open(path)?;
     if file.allocate(bytes as u64).is_err() {
         // Not every file system can reserve; writing is slower and says more clearly what is wrong.
         write_zeros(&mut file, bytes)?;

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::CaptionError;
 use super::key::{CacheKey, GeneratedText, KeyPrefix};
+use super::text::LONGEST;
 use super::vision::{Question, VisionEvent, VisionModel};
 use super::wording::Stop;
 
@@ -27,8 +28,8 @@ pub const ENTRIES: usize = 16_384;
 /// Limit of captions kept in memory.
 const REMEMBERED: usize = 1 << 16;
 
-/// Upper limit of a cached caption in bytes.
-const LONGEST: u64 = 1 << 16;
+/// Bytes of a cache file that are read at most: more than the longest text takes with its escapes.
+const LARGEST: u64 = 8 * LONGEST as u64;
 
 /// Minimum interval between updates of a file's time of last use.
 const MARKED_FOR: Duration = Duration::from_secs(24 * 3600);
@@ -81,8 +82,11 @@ impl CaptionCache {
         Some(generated)
     }
 
-    /// Stores the answer to this question.
+    /// Stores the answer to this question, unless it is longer than any caption.
     pub fn put(&self, key: &CacheKey, generated: &GeneratedText) {
+        if generated.text.len() > LONGEST {
+            return;
+        }
         self.remembered.lock().unwrap_or_else(PoisonError::into_inner).add(key, generated);
         let Some(folder) = &self.folder else { return };
         let entry = CacheEntry { key: key.0.clone(), generated: generated.clone() };
@@ -207,7 +211,7 @@ impl<M: VisionModel> VisionModel for Cached<'_, M> {
 fn read(path: &Path, key: &CacheKey) -> Option<GeneratedText> {
     let file = File::open(path).ok()?;
     let mut text = Vec::new();
-    (&file).take(LONGEST).read_to_end(&mut text).ok()?;
+    (&file).take(LARGEST).read_to_end(&mut text).ok()?;
     let entry: CacheEntry = serde_json::from_slice(&text).ok()?;
     if entry.key != key.0 {
         return None;
@@ -289,6 +293,13 @@ mod tests {
         assert!(again().get(&key(1)).is_some());
         fs::copy(&path, folder.path().join(&key(2).0)).unwrap();
         assert_eq!(again().get(&key(2)), None);
+    }
+
+    #[test]
+    fn an_answer_longer_than_any_caption_is_not_kept() {
+        let cache = CaptionCache::new(None);
+        cache.put(&key(1), &generated(&"wall ".repeat(1 << 20)));
+        assert_eq!(cache.get(&key(1)), None);
     }
 
     #[test]

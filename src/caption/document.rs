@@ -20,15 +20,20 @@
 //! silently.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::File;
+use std::io::Read as _;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::text::{LONGEST, cut};
 use super::{CaptionContext, CaptionError, Captions, GridSpec, Rect, RegionPlace};
 
 /// The version this program writes and reads.
 pub const VERSION: u64 = 1;
+
+/// Bytes of a file that are read at most: captions of a hundred thousand regions are a fifth of it.
+const LARGEST: u64 = 64 << 20;
 
 /// A captions file, see the [module](self).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -131,10 +136,15 @@ impl Document {
     /// Reads the file at `path`.
     ///
     /// # Errors
-    /// [`CaptionError::Read`], and those of [`parse`](Self::parse).
+    /// [`CaptionError::Read`], [`CaptionError::TooLarge`], and those of [`parse`](Self::parse).
     pub fn read(path: &Path) -> Result<Self, CaptionError> {
-        let text = fs::read_to_string(path)
-            .map_err(|source| CaptionError::Read { path: path.into(), source })?;
+        let mut text = String::new();
+        let read =
+            File::open(path).and_then(|file| file.take(LARGEST + 1).read_to_string(&mut text));
+        read.map_err(|source| CaptionError::Read { path: path.into(), source })?;
+        if text.len() as u64 > LARGEST {
+            return Err(CaptionError::TooLarge { path: path.into(), limit: LARGEST });
+        }
         Self::parse(&text, &path.display().to_string())
     }
 
@@ -164,6 +174,14 @@ impl Document {
         let mut document: Self = serde_json::from_str(text).map_err(json)?;
         document.check(source_name)?;
         Ok(document)
+    }
+
+    /// Cuts the prompt and every caption to [`LONGEST`], of which a text encoder takes a small part; returns how many
+    /// were longer.
+    pub(super) fn cut(&mut self) -> usize {
+        let texts = self.regions.iter_mut().map(|entry| &mut entry.caption);
+        let long = texts.chain([&mut self.prompt]).filter(|text| text.len() > LONGEST);
+        long.map(|text| *text = cut(text, LONGEST).to_owned()).count()
     }
 
     /// Sorts the regions row by row and checks that they are the grid's.

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::units;
+
 /// An error that spoils the captions of a whole job. (One region's failure is no error, see
 /// [`Caption::fallback`](super::Caption::fallback).)
 ///
@@ -30,6 +32,15 @@ pub enum CaptionError {
         path: PathBuf,
         /// Error of the operating system.
         source: io::Error,
+    },
+
+    /// No captions file is so large.
+    #[error("{path}: more than {}, which no captions file needs", units::bytes(*.limit), path = path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Bytes that are read at most.
+        limit: u64,
     },
 
     /// Not JSON, or a field is missing, misspelt, or of the wrong type.
@@ -82,8 +93,8 @@ pub enum CaptionError {
 
     /// Not every place of the grid has its region.
     #[error(
-        "{source_name}: {found} regions, but a grid of {rows} x {cols} needs {needed}: \
-         row {row}, col {col} is missing"
+        "{source_name}: {}, but a grid of {rows} x {cols} needs {needed}: row {row}, col {col} is missing",
+        units::count(*.found, "region")
     )]
     Missing {
         /// Name of the text's source.

@@ -8,15 +8,20 @@ use std::cmp::Reverse;
 use std::path::Path;
 
 use super::document::{Document, RegionEntry};
+use super::text::LONGEST;
 use super::{
     Caption, CaptionContext, CaptionError, CaptionSession, Captioner, Captions, GridSpec, Rect,
     RegionProgress, RegionSource, SessionContext,
 };
+use crate::units;
 
-/// `--captions FILE`: captions are used exactly as written; nothing is put in front.
+/// `--captions FILE`: captions are used exactly as written; nothing is put in front. Only a text that no encoder
+/// could take is cut, with a note.
 #[derive(Clone, Debug)]
 pub struct FromFile {
     document: Document,
+    /// Texts that were cut.
+    cut: usize,
 }
 
 impl FromFile {
@@ -40,8 +45,9 @@ impl FromFile {
 }
 
 impl From<Document> for FromFile {
-    fn from(document: Document) -> Self {
-        Self { document }
+    fn from(mut document: Document) -> Self {
+        let cut = document.cut();
+        Self { document, cut }
     }
 }
 
@@ -84,6 +90,10 @@ impl CaptionSession for FromFile {
         };
 
         let mut captions = Captions::default();
+        if self.cut > 0 {
+            let (texts, limit) = (units::count(self.cut, "text"), units::bytes(LONGEST));
+            captions.notes.push(format!("{texts} of the captions file cut to the first {limit}"));
+        }
         for index in 0..total {
             let place = regions.place(index);
             let at_place = |entry: &&RegionEntry| (entry.row, entry.col) == (place.row, place.col);

@@ -4,6 +4,15 @@ use std::fmt;
 
 use super::{CaptionContext, RegionPlace, RegionSource};
 
+/// Bytes of a caption, an answer or a prompt in a question at most. Text encoders take some 75 tokens, vision models
+/// answer with a sentence; whatever is longer comes from a broken file or a model that does not stop.
+pub(super) const LONGEST: usize = 16 << 10;
+
+/// The beginning of a text: `limit` bytes at most, and whole characters.
+pub(super) fn cut(text: &str, limit: usize) -> &str {
+    &text[..text.floor_char_boundary(limit)]
+}
+
 /// The text that conditions one region.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caption {

@@ -3,6 +3,11 @@
 
 use std::rc::Rc;
 
+use super::text::{LONGEST, cut};
+
+/// Bytes of an answer that are looked at: several times what an encoder takes. Every clause of them may be tried.
+const LONGEST_ANSWER: usize = 4 << 10;
+
 /// A check that a caption fits the text encoders that it is for.
 pub type Fits<'a> = Box<dyn Fn(&str) -> bool + 'a>;
 
@@ -11,7 +16,7 @@ pub type Stop<'a> = Rc<dyn Fn() -> bool + 'a>;
 
 /// The question about a region of a picture that `prompt` describes.
 pub(crate) fn instruction(prompt: &str) -> String {
-    let prompt = prompt.trim();
+    let prompt = cut(prompt.trim(), LONGEST);
     let context = if prompt.is_empty() {
         String::new()
     } else {
@@ -30,7 +35,11 @@ pub(crate) fn instruction(prompt: &str) -> String {
 /// The text without line breaks, control characters and surrounding quotes, cut behind the last clause that fits. If
 /// `has_ended` is `false`, the unfinished last clause is cut too. If not even the first clause fits, the cut is at
 /// a word.
+///
+/// Of a text beyond [`LONGEST_ANSWER`] only the beginning is looked at, as of one that was broken off there.
 pub(super) fn cut_to_fit(text: &str, has_ended: bool, fits: &dyn Fn(&str) -> bool) -> String {
+    let has_ended = has_ended && text.len() <= LONGEST_ANSWER;
+    let text = cut(text, LONGEST_ANSWER);
     let is_gap = |sign: char| {
         sign.is_whitespace() || sign.is_control() || sign == char::REPLACEMENT_CHARACTER
     };
@@ -93,6 +102,19 @@ mod tests {
             "A wall, wet stone"
         );
         assert_eq!(cut_to_fit("A wall of wet sto", false, &at_most(9)), "A wall of wet sto");
+    }
+
+    #[test]
+    fn of_an_answer_without_end_the_beginning_is_tried() {
+        let tried = std::cell::Cell::new(0);
+        let fits = |text: &str| {
+            tried.set(tried.get() + 1);
+            at_most(8)(text)
+        };
+        let answer = "A wall, wet stone, ".repeat(1 << 20);
+        assert_eq!(cut_to_fit(&answer, true, &fits), "A wall, wet stone, A wall, wet stone");
+        assert!(tried.get() <= LONGEST_ANSWER, "{}", tried.get());
+        assert!(instruction(&answer).len() < LONGEST + 1000);
     }
 
     #[test]

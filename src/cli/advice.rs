@@ -6,7 +6,7 @@ use cupscale::{
     image::ImageError,
     pipeline::Error,
     sampler::SamplerError,
-    weights::{FileContents, WeightsError, registry::ModelError},
+    weights::{FileContents, WeightsError, hub::HubError, registry::ModelError},
 };
 
 use super::error::CliError;
@@ -18,11 +18,12 @@ pub fn line(error: &CliError) -> String {
             "--denoise-steps {run} is not possible: the schedule has {steps} steps (see --steps)"
         ),
         CliError::Job(Error::Interrupted(Some(folder))) => format!(
-            "interrupted; the same command goes on from here (what is done is in {})",
+            "interrupted; the same command goes on from here (what is done is in {}), --fresh begins anew",
             folder.display()
         ),
         CliError::Job(job) => format!("{job}{}", of_job(job)),
         CliError::Models(models) => format!("{models}{}", of_models(models)),
+        CliError::Threads { .. } => format!("{error}; try --threads 1"),
         _ => error.to_string(),
     }
 }
@@ -44,11 +45,15 @@ fn of_job(error: &Error) -> String {
                 .to_owned()
         }
         Error::OutOfMemory => "; close what else uses it, or try --device cpu".to_owned(),
-        Error::OtherJob { .. } => "; --fresh begins anew".to_owned(),
+        Error::OtherJob { .. } => {
+            "; the earlier settings go on with it, --fresh drops it and begins anew".to_owned()
+        }
+        Error::DamagedWork { .. } => "; --fresh begins anew".to_owned(),
+        Error::Image(ImageError::Scratch { .. }) => "; --work-dir names another place".to_owned(),
         Error::Image(ImageError::MetadataTooLarge { .. }) => {
             "; a larger --max-metadata lets it in".to_owned()
         }
-        Error::NoRoom { .. } => " with --work-dir".to_owned(),
+        Error::NoRoom { .. } | Error::NotOwn { .. } => " with --work-dir".to_owned(),
         Error::Sampler(SamplerError::UnsupportedScheduler { .. }) => " with --sampler".to_owned(),
         Error::Weights(
             WeightsError::NotAModel { contents, .. } | WeightsError::NoSuchPart { contents, .. },
@@ -83,6 +88,9 @@ fn of_models(error: &ModelError) -> String {
         ModelError::Incomplete { name, own: false, .. } => {
             format!(": cupscale-fast models pull {name}")
         }
+        ModelError::Hub(HubError::TokenInClear(_)) => {
+            " (an https:// --endpoint encrypts; --insecure sends it all the same)".to_owned()
+        }
         ModelError::NoRevision { parts, .. } => format!("; give --revision with {parts}"),
         _ => String::new(),
     }
@@ -106,7 +114,8 @@ mod tests {
                     folder: folder.clone(),
                     what: "seed: 1 there, 2 now".to_owned(),
                 },
-                "a.png: unfinished work of another job is in w (seed: 1 there, 2 now); --fresh begins anew",
+                "a.png: unfinished work of another job is in w (seed: 1 there, 2 now); the earlier settings go on with \
+                 it, --fresh drops it and begins anew",
             ),
             (
                 Error::NoRoom { folder, need: 2 << 30, free: 1 << 30 },

@@ -3,27 +3,33 @@
 use cupscale::{
     image::{Input, Output},
     pipeline::{self, Error},
+    units,
 };
 
 use super::{error::CliError, job::Job, picture, progress::Reporter};
 
 pub fn run(job: &Job) -> Result<(), CliError> {
-    job.refuse_folder("caption")?;
+    let input = job.only_input("caption")?;
     let output = job.document_output()?;
-    if let (Input::Path(from), Output::Path(to)) = (&job.input, &output)
+    if let (Input::Path(from), Output::Path(to)) = (input, &output)
         && let (Ok(from), Ok(to)) = (from.canonicalize(), to.canonicalize())
         && from == to
     {
         return Err(CliError::Usage(format!("{}: is the picture itself", output.name())));
     }
     output.check_writable().map_err(Error::from)?;
-    let opened = picture::open(job, &job.input)?;
+    let opened = picture::open(job, input)?;
     let mut reporter = Reporter::new(job.show);
+    job.notes.iter().for_each(|note| reporter.tell(note));
     let loaded = job.load(|note| reporter.tell(note))?;
     let picture = picture::decode(&loaded, job, opened, &output)?;
     let (engine, settings) = loaded;
     let document = pipeline::describe(&engine, &picture, &settings, &mut reporter)?;
     output.write(document.to_json().as_bytes()).map_err(Error::from)?;
-    reporter.finish_job(&format!("{}: {} regions", output.name(), document.regions().len()));
+    reporter.finish_job(&format!(
+        "{}: {}",
+        output.name(),
+        units::count(document.regions().len(), "region")
+    ));
     Ok(())
 }

@@ -30,6 +30,9 @@ pub enum CliError {
     /// Installed files have changed.
     #[error("{0}")]
     Damaged(String),
+    /// The thread pool cannot be made.
+    #[error("{threads} threads cannot be started ({error})")]
+    Threads { threads: usize, error: String },
     /// Writing to standard output failed.
     #[error("standard output: {0}")]
     Print(io::Error),
@@ -52,9 +55,10 @@ impl CliError {
     /// The exit code of a process that ends with this error.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Usage(_) | Self::Job(Error::OtherJob { .. } | Error::NothingToResume { .. }) => {
-                USAGE
-            }
+            Self::Usage(_)
+            | Self::Job(
+                Error::OtherJob { .. } | Error::NothingToResume { .. } | Error::DamagedWork { .. },
+            ) => USAGE,
             Self::Job(Error::Sampler(error)) if error.is_wrong_choice() => USAGE,
             Self::Job(Error::Interrupted(_)) => INTERRUPTED,
             Self::Models(error) if error.is_interrupt() => INTERRUPTED,

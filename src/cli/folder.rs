@@ -1,17 +1,14 @@
-//! Jobs on a folder: the same settings for every picture, with one loaded model. A failed picture is reported and
-//! does not stop the others.
+//! Jobs on many pictures, of a folder or named one by one: the same settings for every picture, with one loaded model.
+//! A failed picture is reported and does not stop the others.
 
+mod items;
 mod walk;
 
-use std::{
-    collections::{HashMap, HashSet},
-    fmt, fs,
-    path::{Path, PathBuf},
-};
+use std::{fmt, fs};
 
 use cupscale::{
-    image::{Format, ImageError, Input, Output},
-    pipeline::{self, Engine, Error, Resume, Settings},
+    image::{ImageError, Input, Output},
+    pipeline::{self, Engine, Error, Settings},
 };
 
 use super::{
@@ -22,18 +19,11 @@ use super::{
     print::complain,
     progress::{FileState, Reporter},
 };
-use walk::walk;
+use items::{Item, Items};
 
 /// Pictures that are captioned ahead as a batch if captioner and diffusion model do not fit in memory together:
 /// each is then loaded once per batch.
 const AHEAD: usize = 16;
-
-/// A picture and its output.
-struct Item {
-    input: PathBuf,
-    output: PathBuf,
-    format: Format,
-}
 
 /// Counts of the outcomes so far.
 #[derive(Default)]
@@ -61,36 +51,13 @@ enum End {
     Interrupted,
 }
 
-/// Enlarges every picture below `folder`.
-pub fn run(job: &Job, folder: &Path) -> Result<u8, CliError> {
-    if job.work.resume == Resume::Required {
-        return Err(CliError::Usage(
-            "--resume is for one picture: those of a folder go on by themselves".to_owned(),
-        ));
-    }
-    let output = job.output_folder(folder)?;
-    let found = walk(folder, &output);
-    let items: Vec<Item> = (found.pictures.into_iter())
-        .map(|picture| {
-            let (name, format) = job.output_name(&picture.path, picture.format);
-            Item { input: folder.join(&picture.path), output: output.join(name), format }
-        })
-        .collect();
-    if items.is_empty() && found.unreadable.is_empty() {
-        return Err(CliError::NoPictures(folder.to_owned()));
-    }
-    refuse_clashes(&items)?;
-
+/// Enlarges every picture of the job's inputs.
+pub fn run(job: &Job) -> Result<u8, CliError> {
+    let Items { pictures: items, notes, unreadable, .. } = Items::find(job)?;
     let mut reporter = Reporter::new(job.show);
-    if !found.unsupported.is_empty() {
-        let count: usize = found.unsupported.iter().map(|(_, count)| count).sum();
-        let kinds: Vec<_> = found.unsupported.iter().map(|(kind, _)| kind.as_str()).collect();
-        reporter.tell(&format!("{count} files of kinds that are not read: {}", kinds.join(", ")));
-    }
-    if let Some(note) = job.idle_quality(items.iter().map(|item| item.format)) {
-        reporter.tell(&note);
-    }
-    let mut tally = Tally { failures: found.unreadable, left: items.len(), done: 0, skipped: 0 };
+    let idle = job.idle_quality(items.iter().map(|item| item.format));
+    job.notes.iter().chain(&notes).chain(&idle).for_each(|note| reporter.tell(note));
+    let mut tally = Tally { failures: unreadable, left: items.len(), done: 0, skipped: 0 };
     let end = every(job, &items, &mut tally, &mut reporter);
     match &end {
         Ok(End::Finished) => reporter.finish_job(&tally.to_string()),
@@ -248,29 +215,4 @@ fn is_every_pictures(error: &CliError) -> bool {
         ),
         _ => true,
     }
-}
-
-/// Refuses, before any work, outputs that would overwrite each other or an input.
-fn refuse_clashes(items: &[Item]) -> Result<(), CliError> {
-    let inputs: HashSet<PathBuf> =
-        items.iter().filter_map(|item| fs::canonicalize(&item.input).ok()).collect();
-    let mut makers: HashMap<&Path, &Path> = HashMap::new();
-    for Item { input, output, .. } in items {
-        let (input, shown) = (input.as_path(), output.display());
-        if let Some(other) = makers.insert(output, input) {
-            return Err(CliError::Usage(format!(
-                "{} and {} would both become {shown}: rename one, or leave out --format",
-                other.display(),
-                input.display()
-            )));
-        }
-        if fs::canonicalize(output).is_ok_and(|output| inputs.contains(&output)) {
-            return Err(CliError::Usage(format!(
-                "{shown}: the output of {} would take the place of an input; name another folder \
-                 with -o",
-                input.display()
-            )));
-        }
-    }
-    Ok(())
 }

@@ -1,12 +1,16 @@
 //! The resolved job: arguments are resolved here, once, and later code does not see them.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use cupscale::{
     backend::{DeviceSpec, MatmulPrecision},
     canvas::SizeSpec,
-    image::{Format, Input, Output, ReadOptions},
-    pipeline::{Engine, Error, Settings, WorkOptions},
+    image::{Format, ImageError, Input, Output, ReadOptions},
+    pipeline::{Engine, Error, Resume, Settings, WorkOptions},
+    units,
 };
 
 use super::{
@@ -18,8 +22,10 @@ use super::{
 
 /// A job of one picture, or of every picture of a folder.
 pub struct Job {
-    /// Input picture or folder.
-    pub input: Input,
+    /// Input pictures and folders, at least one.
+    pub inputs: Vec<Input>,
+    /// Notes on the options, for the user.
+    pub notes: Vec<String>,
     /// Skips pictures whose output exists.
     pub skip_existing: bool,
     /// How pictures are read.
@@ -41,13 +47,12 @@ pub struct Job {
 }
 
 impl Job {
-    /// Resolves the arguments, and sets the size of the thread pool.
+    /// Resolves the arguments; `notes` on them are for the user.
     ///
     /// # Errors
-    /// A missing input, or a thread pool that cannot be made.
-    pub fn resolve(args: JobArgs) -> Result<Self, CliError> {
-        args.machine.set_threads()?;
-        let input = args.files.input()?;
+    /// A missing input.
+    pub fn resolve(args: JobArgs, notes: Vec<String>) -> Result<Self, CliError> {
+        let inputs = args.files.inputs()?;
         let mut settings = args.repaint.settings();
         settings.size = args.size.spec();
         args.content.prompt.trim().clone_into(&mut settings.prompt);
@@ -59,7 +64,8 @@ impl Job {
             settings.jpeg_quality = quality;
         }
         Ok(Self {
-            input,
+            inputs,
+            notes,
             skip_existing: args.files.skip_existing,
             read: args.read.options(),
             work: args.work.work(),
@@ -74,23 +80,27 @@ impl Job {
         })
     }
 
-    /// Refuses a folder where `verb` takes one picture.
-    pub fn refuse_folder(&self, verb: &str) -> Result<(), CliError> {
-        match &self.input {
-            Input::Path(path) if path.is_dir() => Err(CliError::Usage(format!(
-                "{}: is a folder; `{verb}` takes one picture",
-                path.display()
-            ))),
-            _ => Ok(()),
+    /// The one picture that `verb` takes.
+    ///
+    /// # Errors
+    /// A folder, or several inputs.
+    pub fn only_input(&self, verb: &str) -> Result<&Input, CliError> {
+        let refuse = |reason: String| Err(CliError::Usage(reason));
+        match self.inputs.as_slice() {
+            [Input::Path(path)] if path.is_dir() => {
+                refuse(format!("{}: is a folder; `{verb}` takes one picture", path.display()))
+            }
+            [input] => Ok(input),
+            several => refuse(format!("{} inputs; `{verb}` takes one picture", several.len())),
         }
     }
 
-    /// Output and its format. `source` is the input's own format.
+    /// Output and its format. `source` is the format of the picture at `input`.
     ///
     /// # Errors
     /// An extension that no format has, or a quality for a format without losses.
-    pub fn output(&self, source: Format) -> Result<(Output, Format), CliError> {
-        let (output, format) = self.files.output(&self.input, source, &self.suffix)?;
+    pub fn output(&self, input: &Input, source: Format) -> Result<(Output, Format), CliError> {
+        let (output, format) = self.files.output(input, source, &self.suffix)?;
         match self.files.quality {
             Some(quality) if format != Format::Jpeg => Err(CliError::Usage(format!(
                 "--quality {quality}: {} is written as {format}, which loses nothing; it is for JPEG",
@@ -100,19 +110,58 @@ impl Job {
         }
     }
 
-    /// The folder for the outputs of the pictures in `folder`.
+    /// Makes the folder of `output` if the options named a folder; returns the folders that were not there, the
+    /// innermost first.
     ///
     /// # Errors
-    /// A combination that makes no sense: one file or a stream for many pictures, the input folder itself, one
-    /// picture's captions for many.
-    pub fn output_folder(&self, folder: &Path) -> Result<PathBuf, CliError> {
-        if let Some(captions) = &self.content.captions {
-            return Err(CliError::Usage(format!(
-                "--captions {}: describe one picture, not a folder",
-                captions.display()
-            )));
+    /// A folder that cannot be made.
+    pub fn make_output_folder(&self, output: &Output) -> Result<Vec<PathBuf>, CliError> {
+        let folder = match output {
+            Output::Path(path) if self.files.names_output_folder() => path.parent(),
+            _ => None,
+        };
+        let Some(folder) = folder else { return Ok(Vec::new()) };
+        let missing = folder.ancestors().take_while(|folder| !folder.exists());
+        let missing = missing.map(Path::to_owned).collect();
+        fs::create_dir_all(folder).map_err(|error| {
+            let reason = format!("its folder cannot be made: {error}");
+            Error::from(ImageError::Unwritable { name: output.name(), reason })
+        })?;
+        Ok(missing)
+    }
+
+    /// The folder for the outputs of several inputs; `None` if each goes beside its own.
+    ///
+    /// # Errors
+    /// One file or a stream for many pictures.
+    pub fn common_folder(&self) -> Result<Option<PathBuf>, CliError> {
+        self.files.common_folder()
+    }
+
+    /// Refuses what is meant for one picture where there are many: its captions, its unfinished work.
+    ///
+    /// # Errors
+    /// The first such option.
+    pub fn refuse_for_many(&self) -> Result<(), CliError> {
+        let refuse = |reason: String| Err(CliError::Usage(reason));
+        if self.work.resume == Resume::Required {
+            return refuse("--resume is for one picture: many go on by themselves".to_owned());
         }
-        self.files.output_folder(folder, &self.suffix)
+        match &self.content.captions {
+            Some(captions) => refuse(format!(
+                "--captions {}: describe one picture, not a folder or several",
+                captions.display()
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// The folder for the outputs of the pictures in `folder`; in `common` if there are several inputs.
+    ///
+    /// # Errors
+    /// A combination that makes no sense: one file or a stream for many pictures, the input folder itself.
+    pub fn output_folder(&self, folder: &Path, common: Option<&Path>) -> Result<PathBuf, CliError> {
+        self.files.output_folder(folder, &self.suffix, common)
     }
 
     /// The name, below the output folder, and the format of the output of a picture of a folder.
@@ -120,11 +169,31 @@ impl Job {
         self.files.output_name(picture, source, "")
     }
 
-    /// A warning for `--quality` if none of these formats is lossy.
+    /// Path and format of the output of one of several pictures: in `common`, or beside the picture.
+    pub fn output_of(
+        &self,
+        picture: &Path,
+        source: Format,
+        common: Option<&Path>,
+    ) -> (PathBuf, Format) {
+        match common {
+            Some(common) => self.files.output_in(common, picture, source, &self.suffix),
+            None => self.files.output_name(picture, source, &self.suffix),
+        }
+    }
+
+    /// A note on `--quality` if not all of these formats are lossy.
     pub fn idle_quality(&self, formats: impl IntoIterator<Item = Format>) -> Option<String> {
         let quality = self.files.quality?;
-        (formats.into_iter().all(|format| format != Format::Jpeg))
-            .then(|| format!("--quality {quality} has no effect: no output is a JPEG"))
+        let (lossy, lossless): (Vec<_>, Vec<_>) =
+            formats.into_iter().partition(|format| *format == Format::Jpeg);
+        let kept = lossless.first()?;
+        Some(if lossy.is_empty() {
+            format!("--quality {quality} has no effect: no output is a JPEG")
+        } else {
+            let outputs = units::count(lossless.len(), "output");
+            format!("--quality {quality} is for JPEG: {outputs} without losses, as {kept}")
+        })
     }
 
     /// Output of the verb `caption`.
@@ -173,18 +242,23 @@ mod tests {
     use super::{super::args::Cli, *};
 
     fn resolve(line: &str) -> Job {
-        Job::resolve(Cli::from_command_line(line.split(' ')).unwrap().job).unwrap()
+        Job::resolve(Cli::from_command_line(line.split(' ')).unwrap().job, Vec::new()).unwrap()
     }
 
     #[test]
     fn a_quality_is_for_jpeg_and_refused_or_said_elsewhere() {
-        let of = |line: &str| resolve(line).output(Format::Png);
+        let of = |line: &str| {
+            let job = resolve(line);
+            job.output(&job.inputs[0], Format::Png)
+        };
         assert!(of("x a.png -o b.jpg --quality 80").is_ok());
         let error = of("x a.png --quality 80").unwrap_err().to_string();
         assert!(error.contains("--quality 80") && error.contains("a_4x.png"), "{error}");
         let folder = resolve("x shots --quality 80");
-        assert!(folder.idle_quality([Format::Png, Format::Jpeg]).is_none());
-        assert!(folder.idle_quality([Format::Png, Format::WebP]).is_some());
+        assert_eq!(folder.idle_quality([Format::Jpeg]), None);
+        assert!(folder.idle_quality([Format::Png, Format::WebP]).unwrap().contains("no effect"));
+        let mixed = folder.idle_quality([Format::WebP, Format::Jpeg]).unwrap();
+        assert!(mixed.contains("1 output without losses, as WebP"), "{mixed}");
     }
 
     #[test]
@@ -197,8 +271,11 @@ mod tests {
             ("x photo.PNG -f jpeg", "photo_4x.jpg"),
             ("x 2024.01 -f tiff", "2024.01_4x.tif"),
             ("x photo", "photo_4x.jpg"),
+            ("x a/photo.jpg -o nodir/", "nodir/photo_4x.jpg"),
+            ("x a/photo.jpg -o b/nodir// -f png", "b/nodir/photo_4x.png"),
         ] {
-            let (output, _) = resolve(line).output(Format::Jpeg).unwrap();
+            let job = resolve(line);
+            let (output, _) = job.output(&job.inputs[0], Format::Jpeg).unwrap();
             assert!(matches!(output, Output::Path(path) if path == std::path::Path::new(expected)));
         }
     }
@@ -211,9 +288,13 @@ mod tests {
             ("x a.jpg -o -", Format::Jpeg),
             ("x a.jpg -o b", Format::Jpeg),
         ] {
-            assert_eq!(resolve(line).output(Format::Jpeg).unwrap().1, expected);
+            let job = resolve(line);
+            assert_eq!(job.output(&job.inputs[0], Format::Jpeg).unwrap().1, expected);
         }
-        let refused = resolve("x a.jpg -o b.xyz").output(Format::Jpeg);
-        assert!(matches!(refused, Err(CliError::Usage(_))));
+        for line in ["x a.jpg -o b.xyz", "x - -o nodir/"] {
+            let job = resolve(line);
+            let refused = job.output(&job.inputs[0], Format::Jpeg);
+            assert!(matches!(refused, Err(CliError::Usage(_))), "{line}");
+        }
     }
 }

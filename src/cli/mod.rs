@@ -5,6 +5,7 @@ mod advice;
 mod args;
 mod caption;
 mod captioner;
+mod ending;
 mod engine;
 mod error;
 mod folder;
@@ -16,26 +17,36 @@ mod plan;
 mod print;
 mod progress;
 mod quantize;
+mod size_notes;
+mod threads;
 mod upscale;
+mod usage;
 mod values;
 #[cfg(feature = "mistralrs")]
 mod worker;
 
-use std::process::ExitCode;
+use std::{panic, process::ExitCode};
 
-use args::{Cli, Verb};
-use error::{CliError, DONE, USAGE};
+use args::{Cli, JobArgs, Verb};
+use error::{CliError, DONE, FAILED, USAGE};
 use job::Job;
 use print::complain;
 
 /// Runs the command line; the result is the process's exit code.
 pub fn run() -> ExitCode {
+    ending::install();
+    threads::bound_environment();
+    // The panic has been told.
+    panic::catch_unwind(run_line).unwrap_or(ExitCode::from(FAILED))
+}
+
+fn run_line() -> ExitCode {
     let cli = match Cli::from_command_line(std::env::args_os()) {
         Ok(cli) => cli,
         // Help and version are no errors: clap prints them.
         Err(shown) if !shown.use_stderr() => shown.exit(),
         Err(error) => {
-            complain(&format!("{} (see --help)", usage_line(&error)));
+            complain(&format!("{} (see --help)", usage::line(&error)));
             return ExitCode::from(USAGE);
         }
     };
@@ -50,28 +61,21 @@ pub fn run() -> ExitCode {
     }
 }
 
+/// The resolved job, with the thread pool that it asks for.
+fn job(args: JobArgs) -> Result<Job, CliError> {
+    let note = args.machine.set_threads()?;
+    Job::resolve(args, note.into_iter().collect())
+}
+
 /// Dispatches to the verb; returns the exit code.
 fn run_verb(cli: Cli) -> Result<u8, CliError> {
     match cli.verb {
-        None if cli.job.dry_run => plan::run(&Job::resolve(cli.job)?).map(|()| DONE),
-        None => upscale::run(&Job::resolve(cli.job)?),
-        Some(Verb::Plan(job)) => plan::run(&Job::resolve(*job)?).map(|()| DONE),
-        Some(Verb::Caption(job)) => caption::run(&Job::resolve(*job)?).map(|()| DONE),
+        None if cli.job.dry_run => plan::run(&job(cli.job)?).map(|()| DONE),
+        None => upscale::run(&job(cli.job)?),
+        Some(Verb::Plan(args)) => plan::run(&job(*args)?).map(|()| DONE),
+        Some(Verb::Caption(args)) => caption::run(&job(*args)?).map(|()| DONE),
         Some(Verb::Models(args)) => models::run(&args).map(|()| DONE),
         #[cfg(feature = "mistralrs")]
         Some(Verb::CaptionWorker) => worker::run().map(|()| DONE),
     }
-}
-
-/// The message of a clap error on one line, without its colours, tips and usage.
-fn usage_line(error: &clap::Error) -> String {
-    let text = error.to_string();
-    let message = text.split("\n\n").next().unwrap_or(&text);
-    let message = message.split_whitespace().collect::<Vec<_>>().join(" ");
-    let message = message.strip_prefix("error: ").unwrap_or(&message);
-    // A second picture looks like a verb to clap, and so does a verb that comes too late.
-    if error.kind() == clap::error::ErrorKind::ArgumentConflict && message.contains("subcommand") {
-        return "one picture at a time, and a verb (plan, caption, models) comes first".to_owned();
-    }
-    message.to_owned()
 }

@@ -15,7 +15,7 @@ use super::{
     args::{AddArgs, ListArgs, ModelsArgs, ModelsVerb, PullArgs, RemoveArgs, VerifyArgs},
     engine,
     error::CliError,
-    print::print,
+    print::{print, print_json},
     progress::Reporter,
     quantize,
 };
@@ -36,7 +36,7 @@ fn list(store: &Store, args: &ListArgs) -> Result<(), CliError> {
     let models = registry::list(store)?;
     if args.json {
         let all = serde_json::json!({ "folder": store.root(), "models": models });
-        return print(&format!("{all:#}\n"));
+        return print_json(&format!("{all:#}\n"));
     }
     let rows = models.iter().map(|model| {
         let licence = model.licence.as_ref().map_or("", |licence| licence.name.as_str());
@@ -122,8 +122,11 @@ fn add(store: &Store, args: &AddArgs) -> Result<(), CliError> {
 }
 
 fn pull(store: &Store, args: &PullArgs) -> Result<(), CliError> {
-    let options =
-        HubOptions { endpoint: args.endpoint.clone(), token_file: args.token_file.clone() };
+    let options = HubOptions {
+        endpoint: args.endpoint.clone(),
+        token_file: args.token_file.clone(),
+        insecure: args.insecure,
+    };
     let hub = Hub::new(options).map_err(ModelError::from)?;
     let mut reporter = Reporter::new(args.watch.show());
     let report = registry::pull(store, &hub, &args.name, args.revision.as_deref(), &mut reporter)?;

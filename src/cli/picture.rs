@@ -4,9 +4,10 @@ use cupscale::{
     canvas::target_size,
     image::{self, Format, Input, Opened, Output, Picture},
     pipeline::{self, Engine, Error, Settings},
+    units,
 };
 
-use super::{error::CliError, job::Job, progress::Reporter};
+use super::{error::CliError, job::Job, progress::Reporter, size_notes};
 
 /// Opens a picture and reads its header.
 pub fn open(job: &Job, input: &Input) -> Result<Opened, CliError> {
@@ -46,6 +47,12 @@ pub fn decode(
     Ok(opened.decode().map_err(Error::from)?)
 }
 
+/// Notes on the size of the output of a picture of this width and height.
+pub fn size_notes(size: (u32, u32), job: &Job) -> Result<Vec<String>, CliError> {
+    let target = target_size(size.0, size.1, job.size()).map_err(Error::from)?;
+    Ok(size_notes::notes(size, target, job.size()))
+}
+
 /// Enlarges one picture with a loaded model; returns a summary.
 pub fn enlarge(
     (engine, settings): &(Engine, Settings),
@@ -54,13 +61,16 @@ pub fn enlarge(
     (output, format): (&Output, Format),
     reporter: &mut Reporter,
 ) -> Result<String, CliError> {
+    for note in size_notes((picture.width, picture.height), job)? {
+        reporter.tell(&note);
+    }
     let report = pipeline::upscale(engine, picture, output, format, settings, &job.work, reporter)?;
     Ok(format!(
-        "{}: {} × {}, {} regions × {} steps",
+        "{}: {} × {}, {} × {}",
         output.name(),
         report.width,
         report.height,
-        report.regions,
-        report.steps
+        units::count(report.regions, "region"),
+        units::count(report.steps, "step")
     ))
 }

@@ -10,14 +10,18 @@ use super::{
 };
 
 pub fn run(job: &Job) -> Result<(), CliError> {
-    job.refuse_folder("plan")?;
-    let picture = picture::open(job, &job.input)?;
-    let (output, format) = job.output(picture.format())?;
+    let input = job.only_input("plan")?;
+    let picture = picture::open(job, input)?;
+    let (output, format) = job.output(input, picture.format())?;
     picture::check_output(job, &picture, &output, format)?;
-    let (engine, settings) = job.load(|note| {
+    let note = |note: &str| {
         if !job.show.quiet {
             complain(note);
         }
-    })?;
-    print(&format!("{}\n", pipeline::plan(&engine, picture.shape(), &settings)?))
+    };
+    let shape = picture.shape();
+    let of_size = picture::size_notes((shape.width, shape.height), job)?;
+    job.notes.iter().chain(&of_size).for_each(|text| note(text));
+    let (engine, settings) = job.load(note)?;
+    print(&format!("{}\n", pipeline::plan(&engine, shape, &settings)?))
 }

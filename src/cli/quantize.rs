@@ -1,6 +1,12 @@
 //! `models quantize`: a model of any form into one GGUF file.
 
-use cupscale::{pipeline::Error, units, weights::Summary};
+use std::ops::ControlFlow;
+
+use cupscale::{
+    pipeline::Error,
+    units,
+    weights::{Summary, WeightsError},
+};
 
 use super::{
     args::QuantizeArgs,
@@ -11,8 +17,8 @@ use super::{
 };
 
 pub fn run(args: &QuantizeArgs) -> Result<(), CliError> {
-    let (files, _) = engine::files(Some(&args.input), None, None, &args.lora)?;
     let mut reporter = Reporter::new(Show { mode: args.progress, quiet: false });
+    let (files, _) = engine::files(Some(&args.input), None, None, &args.lora)?;
     files.notes().iter().for_each(|note| reporter.tell(note));
     let name = args.output.display().to_string();
     let mut has_begun = false;
@@ -22,10 +28,15 @@ pub fn run(args: &QuantizeArgs) -> Result<(), CliError> {
             has_begun = true;
         }
         reporter.advance_bytes(done.saturating_sub(reporter.bytes_done()));
+        if reporter.is_interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
     let summary = files.quantize(args.quant, &args.output, &mut progress);
     reporter.clear();
-    print(&table(args, &summary.map_err(Error::from)?))
+    let summary = summary.map_err(|error| match error {
+        WeightsError::Interrupted => Error::Interrupted(None),
+        error => error.into(),
+    })?;
+    print(&table(args, &summary))
 }
 
 /// Summary of the written file, one line per weight format.

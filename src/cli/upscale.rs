@@ -1,6 +1,6 @@
-//! The verb without a name: enlarge one picture, or every picture in a folder.
+//! The verb without a name: enlarge one picture, or many.
 
-use std::io::IsTerminal as _;
+use std::{fs, io::IsTerminal as _};
 
 use cupscale::{
     image::{Input, Output},
@@ -16,19 +16,20 @@ use super::{
 };
 
 pub fn run(job: &Job) -> Result<u8, CliError> {
-    if let Input::Path(path) = &job.input
-        && path.is_dir()
-    {
-        return folder::run(job, path);
-    }
-    let opened = picture::open(job, &job.input)?;
-    let (output, format) = job.output(opened.format())?;
+    let input = match job.inputs.as_slice() {
+        [Input::Path(path)] if path.is_dir() => return folder::run(job),
+        [input] => input,
+        _ => return folder::run(job),
+    };
+    let opened = picture::open(job, input)?;
+    let (output, format) = job.output(input, opened.format())?;
     if output == Output::Stdout && std::io::stdout().is_terminal() {
         return Err(CliError::Usage(
             "standard output is a terminal: name a file with -o, or redirect it".to_owned(),
         ));
     }
     let mut reporter = Reporter::new(job.show);
+    job.notes.iter().for_each(|note| reporter.tell(note));
     if let (Output::Path(path), true) = (&output, job.skip_existing)
         && path.is_file()
     {
@@ -36,10 +37,18 @@ pub fn run(job: &Job) -> Result<u8, CliError> {
         return Ok(SKIPPED);
     }
     picture::check_output(job, &opened, &output, format)?;
-    output.check_writable().map_err(Error::from)?;
-    let loaded = job.load(|note| reporter.tell(note))?;
-    let picture = picture::decode(&loaded, job, opened, &output)?;
-    let summary = picture::enlarge(&loaded, job, &picture, (&output, format), &mut reporter)?;
-    reporter.finish_job(&summary);
+    let made = job.make_output_folder(&output)?;
+    let enlarge = || -> Result<String, CliError> {
+        output.check_writable().map_err(Error::from)?;
+        let loaded = job.load(|note| reporter.tell(note))?;
+        let picture = picture::decode(&loaded, job, opened, &output)?;
+        picture::enlarge(&loaded, job, &picture, (&output, format), &mut reporter)
+    };
+    let result = enlarge();
+    if result.is_err() {
+        // They stay where unfinished work is in them.
+        made.iter().for_each(|folder| drop(fs::remove_dir(folder)));
+    }
+    reporter.finish_job(&result?);
     Ok(DONE)
 }

@@ -31,7 +31,7 @@ fn of_magic(head: &[u8]) -> Option<Foreign> {
     let known: [(&[u8], Foreign); 31] = [
         (b"GIF8", Picture("GIF", MAGICK_FIRST)),
         (b"\0\0\x01\0", Picture("ICO", MAGICK_FIRST)),
-        (b"\0\0\x02\0", Picture("CUR", MAGICK_FIRST)),
+        (b"\0\0\x02\0\x01\0", Picture("CUR", MAGICK_FIRST)),
         (b"qoif", Picture("QOI", MAGICK)),
         (b"DDS ", Picture("DDS", MAGICK_FIRST)),
         (b"#?RADIANCE", Picture("Radiance HDR", HDR)),

@@ -35,7 +35,7 @@ mod error;
 mod foreign;
 mod format;
 mod input;
-mod metadata;
+pub(crate) mod metadata;
 mod output;
 mod picture;
 mod plane;

@@ -19,6 +19,9 @@ use super::{
     format::Format,
     sink::Sink,
 };
+#[cfg(unix)]
+use crate::temporary::user_id;
+use crate::temporary::{private_folder, unlinked_file};
 
 /// The destination of a picture.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -209,6 +212,19 @@ impl OpenOutput {
         if path.as_os_str().is_empty() {
             return Err(unwritable("the path is empty".into()));
         }
+        match fs::symlink_metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidFilename => {
+                let length = path.file_name().map_or(0, OsStr::len);
+                return Err(unwritable(format!(
+                    "the path is too long for this file system, {length} bytes of it the file's name"
+                )));
+            }
+            Ok(found) if found.is_symlink() && is_a_strangers_link(&found, path) => {
+                let reason = "a symbolic link that another user made in a shared folder";
+                return Err(unwritable(reason.into()));
+            }
+            _ => {}
+        }
         // Through a symbolic link the file it points to is replaced, not the link.
         let path = fs::canonicalize(path).unwrap_or_else(|_| path.clone());
         let existing = fs::metadata(&path).ok();
@@ -225,6 +241,17 @@ impl OpenOutput {
             }
             if existing.permissions().readonly() {
                 return Err(unwritable("the existing file is read-only".into()));
+            }
+            if is_a_strangers_file(existing, &path) {
+                let reason = "the existing file belongs to another user, and its folder is shared";
+                return Err(unwritable(reason.into()));
+            }
+            // One that must not be changed cannot be replaced either; rights do not say so.
+            if let Err(error) = File::options().write(true).open(&path)
+                && error.kind() == io::ErrorKind::PermissionDenied
+                && error.raw_os_error() == Some(NOT_PERMITTED)
+            {
+                return Err(unwritable("the existing file is protected from changes".into()));
             }
         }
         let Some(file_name) = path.file_name() else {
@@ -298,18 +325,18 @@ impl OpenOutput {
     }
 
     /// An unnamed temporary file for data that is read again: beside the target, which has room for a picture,
-    /// else in the system's temporary folder.
+    /// else in the user's own temporary folder.
     pub(crate) fn spool(&self) -> Result<File> {
         let file = match self {
             Self::Temporary { path, .. } => {
                 let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-                tempfile::tempfile_in(folder.unwrap_or(Path::new(".")))
+                unlinked_file(folder.unwrap_or(Path::new(".")))
             }
             Self::Stdout | Self::Writer(_) | Self::Buffer(_) | Self::Special { .. } => {
-                tempfile::tempfile()
+                private_folder().and_then(|folder| unlinked_file(&folder))
             }
         };
-        file.map_err(|error| ImageError::write(self.name(), error))
+        file.map_err(|error| ImageError::write(self.name(), error.into()))
     }
 
     fn cloned(&self, file: &File) -> Result<File> {
@@ -325,6 +352,43 @@ impl OpenOutput {
             Self::Stdout | Self::Writer(_) | Self::Buffer(_) | Self::Special { .. } => Ok(()),
         }
     }
+}
+
+/// EPERM: what a file gives that is immutable or append-only, in contrast to one without the right to write.
+const NOT_PERMITTED: i32 = 1;
+
+/// Owner of the folder that `path` lies in, if in it each user may replace his own files only (`/tmp` is one).
+#[cfg(unix)]
+fn owner_of_shared_folder(path: &Path) -> Option<u32> {
+    use std::os::unix::fs::MetadataExt as _;
+    const STICKY: u32 = 0o1000;
+    let parent = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = fs::metadata(parent.unwrap_or(Path::new("."))).ok()?;
+    (folder.mode() & STICKY != 0).then_some(folder.uid())
+}
+
+/// True for a symbolic link in a shared folder that would lead to a file of another user's choice.
+#[cfg(unix)]
+fn is_a_strangers_link(link: &fs::Metadata, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    owner_of_shared_folder(path).is_some_and(|owner| ![owner, user_id()].contains(&link.uid()))
+}
+
+/// True for a file that only another user may replace.
+#[cfg(unix)]
+fn is_a_strangers_file(file: &fs::Metadata, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    owner_of_shared_folder(path).is_some_and(|owner| ![0, owner, file.uid()].contains(&user_id()))
+}
+
+#[cfg(not(unix))]
+fn is_a_strangers_link(_: &fs::Metadata, _: &Path) -> bool {
+    false
+}
+
+#[cfg(not(unix))]
+fn is_a_strangers_file(_: &fs::Metadata, _: &Path) -> bool {
+    false
 }
 
 fn temporary_in(folder: &Path, prefix: &OsStr) -> io::Result<NamedTempFile> {

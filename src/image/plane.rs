@@ -15,6 +15,8 @@ use std::{
 
 use memmap2::Mmap;
 
+use crate::temporary;
+
 /// The most bytes of a plane that is held in memory.
 pub(crate) const MEMORY_BYTES: u64 = 64 << 20;
 
@@ -27,7 +29,7 @@ pub(crate) fn band_rows(width: u32) -> usize {
 /// Place and threshold of planes in files.
 #[derive(Clone, Debug)]
 pub(crate) struct Scratch {
-    /// Folder of the files; `None` is the folder for temporary files.
+    /// Folder of the files; `None` is the user's own for temporary files.
     pub folder: Option<PathBuf>,
     /// The most bytes of a plane in memory.
     pub memory_bytes: u64,
@@ -42,10 +44,11 @@ impl Default for Scratch {
 impl Scratch {
     /// A new file without a name.
     pub(crate) fn file(&self) -> io::Result<File> {
-        match &self.folder {
-            Some(folder) => tempfile::tempfile_in(folder),
-            None => tempfile::tempfile(),
-        }
+        let folder = match &self.folder {
+            Some(folder) => folder.clone(),
+            None => temporary::private_folder()?,
+        };
+        Ok(temporary::unlinked_file(&folder)?)
     }
 }
 

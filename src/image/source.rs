@@ -71,9 +71,13 @@ impl Source {
             Self::Memory(bytes) => Ok(bytes.into_inner()),
             Self::File(mut file) => {
                 file.rewind()?;
-                let mut bytes = Vec::new();
-                file.read_to_end(&mut bytes)?;
-                Ok(bytes.into())
+                let length = file.get_ref().metadata()?.len();
+                // Made in its place: a list of bytes would be copied into it, and there would be two of the file.
+                let mut bytes: Arc<[u8]> = std::iter::repeat_n(0, length as usize).collect();
+                if let Some(place) = Arc::get_mut(&mut bytes) {
+                    file.read_exact(place)?;
+                }
+                Ok(bytes)
             }
         }
     }

@@ -14,8 +14,8 @@ pub(super) const RADIUS: usize = (1 << LEVELS) - 1;
 
 /// Corrects `picture` towards `source` in its low band: both are `[height, width, 3]`.
 ///
-/// The result is invalid within [`RADIUS`] of the border, where the filter repeats the border's
-/// pixels.
+/// At a border the filter repeats the border's pixels, so the result is invalid within [`RADIUS`] of one past which the
+/// picture goes on.
 pub(super) fn apply(picture: &mut [f32], source: &[f32], width: usize) {
     let difference: Vec<f32> =
         source.iter().zip(&*picture).map(|(source, ours)| source - ours).collect();

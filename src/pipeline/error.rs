@@ -13,6 +13,7 @@ use crate::{
     model::text::TextError,
     priors::structure::StructureError,
     sampler::SamplerError,
+    temporary::TemporaryError,
     units,
     weights::WeightsError,
 };
@@ -80,11 +81,19 @@ pub enum Error {
     Work { path: PathBuf, source: io::Error },
     #[error("{}: another process is at work on this job", folder.display())]
     Busy { folder: PathBuf },
+    /// In a folder that other users may write to, one of them made what bears the work folder's name.
+    #[error("{}: not a folder of this user's: remove it, or choose another folder", folder.display())]
+    NotOwn { folder: PathBuf },
+    #[error(transparent)]
+    Temporary(#[from] TemporaryError),
     #[error(
         "{output}: unfinished work of another job is in {} ({what})",
         folder.display()
     )]
     OtherJob { output: String, folder: PathBuf, what: String },
+    /// A file of the work folder is missing, of another length, or says what cannot be.
+    #[error("{}: what is done there cannot be used ({what})", folder.display())]
+    DamagedWork { folder: PathBuf, what: String },
     #[error("{output}: there is nothing to resume in {}", folder.display())]
     NothingToResume { output: String, folder: PathBuf },
     #[error(
@@ -92,6 +101,12 @@ pub enum Error {
         folder.display(), units::bytes(*need), units::bytes(*free)
     )]
     NoRoom { folder: PathBuf, need: u64, free: u64 },
+    /// The output's disk is too full for it; the work lies elsewhere.
+    #[error(
+        "{output}: needs about {} of disk, and {} are free: make room, or write it elsewhere",
+        units::bytes(*need), units::bytes(*free)
+    )]
+    NoRoomForOutput { output: String, need: u64, free: u64 },
 }
 
 impl Error {
@@ -112,11 +127,45 @@ impl Error {
         Self::Work { path: path.to_owned(), source }
     }
 
+    /// What becomes of the work of a job that this ended: it is kept where the same job may succeed another time, as
+    /// with more memory or disk.
+    pub(crate) fn leaves(&self) -> Left {
+        match self {
+            // The reader of the output does not want it.
+            error if error.is_broken_pipe() => Left::Removed,
+            error if error.is_out_of_memory() => Left::Kept,
+            Self::Interrupted(_)
+            | Self::OutOfMemory
+            | Self::Work { .. }
+            | Self::Temporary(_)
+            | Self::Canvas(CanvasError::File { .. } | CanvasError::Map { .. })
+            | Self::Image(ImageError::Unwritable { .. } | ImageError::Write { .. }) => Left::Kept,
+            // A device that failed, or a model whose parts do not fit together: who knows?
+            Self::Tensor(_)
+            | Self::Device(_)
+            | Self::Weights(WeightsError::Read { .. } | WeightsError::Tensor(_)) => {
+                Left::Replaceable
+            }
+            _ => Left::Removed,
+        }
+    }
+
     /// True if the reader of standard output closed the pipe, which is not a failure.
     #[must_use]
     pub fn is_broken_pipe(&self) -> bool {
         matches!(self, Self::Image(error) if error.is_broken_pipe())
     }
+}
+
+/// What becomes of the work of a job that ended with an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Left {
+    /// It goes on when the same job runs again; another job is refused.
+    Kept,
+    /// It goes on when the same job runs again; another job replaces it.
+    Replaceable,
+    /// It could not go on.
+    Removed,
 }
 
 /// Message part for an interrupted job: the folder with its finished work, if any.

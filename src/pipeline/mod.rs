@@ -12,12 +12,13 @@ mod model;
 mod model_defaults;
 mod plan;
 mod progress;
+mod protect;
 mod retry;
 mod run;
 mod runner;
 mod settings;
 mod stages;
-mod work;
+pub(crate) mod work;
 
 pub use engine::Engine;
 pub use error::Error;
@@ -28,7 +29,7 @@ pub use plan::{
     geometry::Geometry,
     memory::{MemoryPlan, MemoryStage, StageMemory},
     sampling::SamplingPlan,
-    tiles::{Span, TilePadding},
+    tiles::Span,
 };
 pub use progress::{Progress, Silent, Stage};
 pub use run::{Report, describe, describe_ahead, plan, upscale};

@@ -21,6 +21,16 @@ use super::{error::Error, model_defaults::ModelDefaults, settings::Defaults};
 /// The autoencoder computes in f32 everywhere, because SDXL's overflows in f16 (docs/method.md §6).
 pub const VAE_DTYPE: DType = DType::F32;
 
+/// Pipelines of diffusers that correct their scheduler's config.
+const CORRECTING_PIPELINES: [&str; 3] =
+    ["StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline"];
+
+/// Switches of `model_index.json` that change what the pipeline does in a way that this program does not have.
+const UNSUPPORTED_SWITCHES: [(&str, &str); 2] = [
+    ("requires_aesthetics_score", "SDXL's refiner is conditioned on a score"),
+    ("is_cosxl_edit", "CosXL scales the latent that it edits"),
+];
+
 /// The largest native size believed, in latent pixels: sixteen times SDXL's.
 const MAX_REGION: usize = 2048;
 
@@ -114,8 +124,20 @@ impl Model {
             model: source.full_name("scheduler/scheduler_config.json"),
             reason: error.to_string(),
         };
-        let scheduler =
+        let mut scheduler =
             SchedulerConfig::from_json(&files.scheduler()?.to_string()).map_err(in_scheduler)?;
+        let index = files.index();
+        for (field, what) in UNSUPPORTED_SWITCHES {
+            if index[field] == true {
+                return Err(refuse(format!(
+                    "model_index.json: `{field}` is not supported: {what}"
+                )));
+            }
+        }
+        let pipeline = index["_class_name"].as_str().unwrap_or_default();
+        if CORRECTING_PIPELINES.contains(&pipeline) {
+            scheduler = scheduler.of_stable_diffusion();
+        }
         let (text, of_text) = files.without_values(|files| files.text(device, dtype))?;
         denoiser.check_text(&text).map_err(unsuited)?;
         let trace = Trace::new(device);
@@ -127,7 +149,7 @@ impl Model {
             // SDXL's pipelines have the switch, on unless the index says otherwise; those of Stable
             // Diffusion 1.x encode the empty text (diffusers' `encode_prompt` of either).
             zeros_for_empty_prompt: text.has_pooled()
-                && files.index()["force_zeros_for_empty_prompt"].as_bool().unwrap_or(true),
+                && index["force_zeros_for_empty_prompt"].as_bool().unwrap_or(true),
             text_working: trace.peak(),
             footprints: Footprints { text: of_text, vae: of_vae, denoiser: of_denoiser },
             blueprints: Arc::new(Blueprints { denoiser, vae, text }),
@@ -165,17 +187,10 @@ impl Model {
         Ok(self)
     }
 
-    /// Receptive field of the autoencoder in latent pixels ([`Vae::context`]).
-    pub(crate) fn vae_context(&self) -> Option<usize> {
-        self.blueprints.vae.context()
-    }
-
     /// Default side of a VAE tile's core in image pixels, if memory allows.
     pub(crate) fn default_tile(&self) -> usize {
-        let side = match self.vae_context() {
-            Some(_) => Defaults::TILE,
-            None => Defaults::TILE_KL,
-        };
+        let side =
+            if self.blueprints.vae.has_global_state() { Defaults::TILE_KL } else { Defaults::TILE };
         side as usize
     }
 

@@ -1,15 +1,19 @@
 //! Sampling defaults of a model, as its maker recommends them.
 
 use serde::Deserialize;
+use serde_json::Value;
 
-use crate::sampler::{Denoise, SamplerKind, TimestepSpacing};
+use crate::{
+    ranges,
+    sampler::{Denoise, SamplerKind, TimestepSpacing},
+};
 
 /// Sampling defaults of a model beyond its scheduler config; the user's settings override all of them.
 ///
 /// Read from JSON with the keys `sampler`, `timestep_spacing`, `timesteps`, `steps`, `strength` or
 /// `denoise_steps`, `guidance`, `eta` and `native_size`; other keys are ignored.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(try_from = "RawModelDefaults")]
+#[serde(try_from = "Value")]
 pub struct ModelDefaults {
     /// Sampler.
     pub sampler: Option<SamplerKind>,
@@ -43,10 +47,12 @@ struct RawModelDefaults {
     native_size: Option<usize>,
 }
 
-impl TryFrom<RawModelDefaults> for ModelDefaults {
+impl TryFrom<Value> for ModelDefaults {
     type Error = String;
 
-    fn try_from(written: RawModelDefaults) -> Result<Self, String> {
+    fn try_from(written: Value) -> Result<Self, String> {
+        ranges::check(&written).map_err(|error| error.to_string())?;
+        let written = RawModelDefaults::deserialize(written).map_err(|error| error.to_string())?;
         let RawModelDefaults {
             sampler,
             timestep_spacing,
@@ -101,6 +107,8 @@ mod tests {
             (r#"{"denoise_steps": 0}"#, "denoise_steps"),
             (r#"{"guidance": -1}"#, "guidance"),
             (r#"{"eta": 2}"#, "eta"),
+            (r#"{"steps": 4000000000}"#, "`steps` is 4000000000, not from 0 to 100000"),
+            (r#"{"native_size": 1e9}"#, "native_size"),
         ] {
             let error = serde_json::from_str::<ModelDefaults>(text).unwrap_err().to_string();
             assert!(error.contains(key), "{text}: {error}");

@@ -16,10 +16,7 @@ use super::{
     progress::Progress,
     settings::Settings,
     stages::{caption, condition::Conditions, context::Context, decode, denoise, encode},
-    work::{
-        folder::{WorkFolder, WorkOptions},
-        journal::Done,
-    },
+    work::folder::{WorkFolder, WorkOptions},
 };
 
 /// Summary of a finished job.
@@ -73,22 +70,22 @@ pub fn upscale(
     for warning in picture.warnings.iter().chain(encoder.warnings()) {
         progress.note(&warning.to_string());
     }
-    let mut folder = WorkFolder::open(work, output, &job, &plan.layout(encoder.row_bytes()))?;
-    if folder.journal.done() != Done::default() {
-        progress.note(&format!("going on with what is done in {}", folder.path().display()));
-    }
-    match stages(engine, picture, &spec, encoder, output, &mut folder, progress) {
-        Ok(()) => folder.remove(),
-        // The reader closed the pipe: the job is not to be resumed.
-        Err(error) if error.is_broken_pipe() => {
-            folder.remove();
-            return Err(error);
+    // Known now, and not after hours.
+    output.check_writable()?;
+    let layout = plan.layout(encoder.row_bytes());
+    let mut folder = WorkFolder::open(work, (output, format), &job, &layout)?;
+    folder.notes.iter().for_each(|note| progress.note(note));
+    if let Err(error) = stages(engine, picture, &spec, encoder, output, &mut folder, progress) {
+        // Captions made so far are in their cache, and the job goes on with them.
+        if let Error::Interrupted(_) = error {
+            return Err(Error::Interrupted(Some(folder.path)));
         }
-        Err(Error::Interrupted(_)) => {
-            return Err(Error::Interrupted(Some(folder.path().to_owned())));
+        if let Some(kept) = folder.leave(error.leaves()) {
+            progress.note(&format!("what is done is in {}", kept.display()));
         }
-        Err(error) => return Err(error),
+        return Err(error);
     }
+    folder.remove();
     let (regions, steps) = (plan.geometry.grid.len(), plan.sampling.steps.len());
     Ok(Report { width, height, regions, steps })
 }
@@ -303,7 +300,9 @@ mod tests {
             let is_told =
                 matches!(&error, Error::NonFinite { stage: Stage::Denoise, weight: Some(_) });
             assert!(is_told, "{error}");
-            assert!(!folder.path().join("out.png").exists());
+            // It could not go on, and another model's job is not to be refused.
+            let left: Vec<_> = fs::read_dir(folder.path()).unwrap().flatten().collect();
+            assert!(left.iter().all(|entry| entry.file_name() == "model"), "{left:?}");
         }
     }
 }

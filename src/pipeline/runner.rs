@@ -13,7 +13,7 @@ use crate::{
     model::{
         denoiser::{Conditioning, Denoiser, MicroConditioning, Prior},
         text::{Cut, TextConditioner, TextConditioning},
-        vae::{Norms, Vae},
+        vae::{Globals, Vae},
     },
     weights::{Lazy, ModelFiles},
 };
@@ -68,13 +68,13 @@ pub trait Compute: Sync {
     ///
     /// # Errors
     /// A part that cannot be loaded; errors of the backend.
-    fn encode(&self, pixels: &Tensor, norms: Norms<'_>) -> Result<Tensor, Error>;
+    fn encode(&self, pixels: &Tensor, globals: Globals<'_>) -> Result<Tensor, Error>;
 
     /// Decodes latents `[B, h, w, C]` to pictures `[B, f·h, f·w, 3]` around -1..=1.
     ///
     /// # Errors
     /// A part that cannot be loaded; errors of the backend.
-    fn decode(&self, latents: &Tensor, norms: Norms<'_>) -> Result<Tensor, Error>;
+    fn decode(&self, latents: &Tensor, globals: Globals<'_>) -> Result<Tensor, Error>;
 
     /// One call of the denoiser on a batch of regions. The prediction has the layout of the call's `z`, in f32.
     ///
@@ -252,12 +252,12 @@ impl Compute for Runner {
         Arc::new(move || parts.free())
     }
 
-    fn encode(&self, pixels: &Tensor, norms: Norms<'_>) -> Result<Tensor, Error> {
-        Ok(self.vae()?.encode_with(&pixels.into(), norms)?.into_tensor()?)
+    fn encode(&self, pixels: &Tensor, globals: Globals<'_>) -> Result<Tensor, Error> {
+        Ok(self.vae()?.encode_with(&pixels.into(), globals)?.into_tensor()?)
     }
 
-    fn decode(&self, latents: &Tensor, norms: Norms<'_>) -> Result<Tensor, Error> {
-        Ok(self.vae()?.decode_with(&latents.into(), norms)?.into_tensor()?)
+    fn decode(&self, latents: &Tensor, globals: Globals<'_>) -> Result<Tensor, Error> {
+        Ok(self.vae()?.decode_with(&latents.into(), globals)?.into_tensor()?)
     }
 
     fn predict(

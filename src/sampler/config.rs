@@ -10,6 +10,7 @@ use std::str::FromStr;
 use serde::Deserialize;
 
 use super::error::SamplerError;
+use crate::ranges;
 
 /// Shape of β over the training timesteps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -19,6 +20,9 @@ pub enum BetaSchedule {
     Linear,
     /// √β evenly spaced: that of Stable Diffusion and SDXL.
     ScaledLinear,
+    /// ᾱ along a squared cosine (Nichol and Dhariwal 2021), β at most 0.999.
+    #[serde(rename = "squaredcos_cap_v2")]
+    SquaredCosine,
 }
 
 /// The quantity that the denoiser puts out.
@@ -103,10 +107,16 @@ pub struct SchedulerConfig {
     pub steps_offset: usize,
     /// `true` if the last step leads to the clean latent, `false` if to the level of timestep 0.
     pub set_alpha_to_one: bool,
-    /// Clipping of x̂0: for models of pixels, not of latents.
+    /// Clipping of x̂0 to ±`clip_sample_range` (DDIM, LCM).
     pub clip_sample: bool,
-    /// Clipping of x̂0 by its quantiles: likewise.
+    /// Bound of that clipping.
+    pub clip_sample_range: f64,
+    /// Clipping of x̂0 by a quantile of its magnitude, and division by it (DDIM, LCM, DPM-Solver++).
     pub thresholding: bool,
+    /// Share of the values that lie below that quantile.
+    pub dynamic_thresholding_ratio: f64,
+    /// Largest bound of thresholding.
+    pub sample_max_value: f64,
     /// Rescaling of the schedule so that its last timestep is pure noise.
     pub rescale_betas_zero_snr: bool,
     /// Number of evenly spread timesteps at which a consistency model was distilled (TCD, LCM).
@@ -115,6 +125,12 @@ pub struct SchedulerConfig {
     pub timestep_scaling: f64,
     /// Noise level at which Euler and DPM-Solver end.
     pub final_sigmas_type: FinalSigmas,
+    /// Least σ of noise levels that are not the training's (Euler); the training's own where the file does not say.
+    pub sigma_min: Option<f64>,
+    /// Greatest σ, likewise.
+    pub sigma_max: Option<f64>,
+    /// Least `ln(signal/spread)` that DPM-Solver goes through.
+    pub lambda_min_clipped: Option<f64>,
     /// Karras' noise levels in place of the training's (the solvers in σ); `None` where the file does not say.
     pub use_karras_sigmas: Option<bool>,
     /// Exponential noise levels, likewise.
@@ -156,11 +172,17 @@ struct RawSchedulerConfig {
     steps_offset: Option<usize>,
     set_alpha_to_one: Option<bool>,
     clip_sample: Option<bool>,
+    clip_sample_range: Option<f64>,
     thresholding: Option<bool>,
+    dynamic_thresholding_ratio: Option<f64>,
+    sample_max_value: Option<f64>,
     rescale_betas_zero_snr: Option<bool>,
     original_inference_steps: Option<usize>,
     timestep_scaling: Option<f64>,
     final_sigmas_type: Option<FinalSigmas>,
+    sigma_min: Option<f64>,
+    sigma_max: Option<f64>,
+    lambda_min_clipped: Option<f64>,
     use_karras_sigmas: Option<bool>,
     use_exponential_sigmas: Option<bool>,
     use_beta_sigmas: Option<bool>,
@@ -209,11 +231,17 @@ impl From<RawSchedulerConfig> for SchedulerConfig {
             steps_offset: written.steps_offset.unwrap_or(0),
             set_alpha_to_one: written.set_alpha_to_one.unwrap_or(class != "PNDMScheduler"),
             clip_sample: written.clip_sample.unwrap_or(clip_sample),
+            clip_sample_range: written.clip_sample_range.unwrap_or(1.0),
             thresholding: written.thresholding.unwrap_or(false),
+            dynamic_thresholding_ratio: written.dynamic_thresholding_ratio.unwrap_or(0.995),
+            sample_max_value: written.sample_max_value.unwrap_or(1.0),
             rescale_betas_zero_snr: written.rescale_betas_zero_snr.unwrap_or(false),
             original_inference_steps: written.original_inference_steps.unwrap_or(50),
             timestep_scaling: written.timestep_scaling.unwrap_or(10.0),
             final_sigmas_type: written.final_sigmas_type.unwrap_or(FinalSigmas::Zero),
+            sigma_min: written.sigma_min,
+            sigma_max: written.sigma_max,
+            lambda_min_clipped: written.lambda_min_clipped,
             use_karras_sigmas: written.use_karras_sigmas,
             use_exponential_sigmas: written.use_exponential_sigmas,
             use_beta_sigmas: written.use_beta_sigmas,
@@ -235,9 +263,18 @@ impl SchedulerConfig {
     /// Reads the text of a `scheduler_config.json`.
     ///
     /// # Errors
-    /// [`SamplerError::Config`] with the place and the values that would do.
+    /// [`SamplerError::Config`] with the values that would do, or [`SamplerError::Range`].
     pub fn from_json(text: &str) -> Result<Self, SamplerError> {
-        Ok(serde_json::from_str(text)?)
+        let file: serde_json::Value = serde_json::from_str(text)?;
+        ranges::check(&file)?;
+        Ok(serde_json::from_value(file)?)
+    }
+
+    /// The config as diffusers' pipelines of Stable Diffusion 1 and 2 take it: they neither clip latents nor begin
+    /// leading timesteps at 0, whatever the file says (`StableDiffusionPipeline.__init__`).
+    #[must_use]
+    pub fn of_stable_diffusion(self) -> Self {
+        Self { clip_sample: false, steps_offset: 1, ..self }
     }
 
     /// `true` if the model was trained on the noise of betas, at timesteps that index them. Models of EDM, flow
@@ -284,10 +321,28 @@ mod tests {
     }
 
     #[test]
-    fn unknown_words_are_answered_with_the_words_that_would_do() {
+    fn the_pipelines_of_stable_diffusion_neither_clip_nor_begin_at_0() {
+        let config = SchedulerConfig::from_json(r#"{"_class_name": "DDIMScheduler"}"#).unwrap();
+        assert_eq!((config.clip_sample, config.steps_offset), (true, 0));
+        let config = config.of_stable_diffusion();
+        assert_eq!((config.clip_sample, config.steps_offset), (false, 1));
+    }
+
+    #[test]
+    fn unknown_words_are_answered_with_the_words_that_would_do_and_numbers_with_their_range() {
         let text = r#"{"_class_name": "DDIMScheduler", "beta_schedule": "sigmoid"}"#;
         let error = SchedulerConfig::from_json(text).unwrap_err().to_string();
         assert!(error.contains("`sigmoid`") && error.contains("`scaled_linear`"), "{error}");
+        for (timesteps, reason) in
+            [(1_u64 << 31, "2147483648"), (1_u64 << 62, "4611686018427387904")]
+        {
+            let text = format!(
+                r#"{{"_class_name": "DDIMScheduler", "num_train_timesteps": {timesteps}}}"#
+            );
+            let error = SchedulerConfig::from_json(&text).unwrap_err().to_string();
+            let expected = format!("`num_train_timesteps` is {reason}, not from 0 to 100000");
+            assert!(error.ends_with(&expected), "{error}");
+        }
         let error = SchedulerConfig::from_json("{}").unwrap_err().to_string();
         assert!(error.contains("_class_name"), "{error}");
     }

@@ -1,7 +1,7 @@
 //! A descriptor is all that the table of samplers holds of one: each sampler's file has its own, so that a new sampler is
 //! one new file and one line in [`super::kind`].
 
-use super::{config::SchedulerConfig, error::SamplerError, step::Sampler};
+use super::{config::SchedulerConfig, error::SamplerError, interface::Sampler};
 
 /// Scheduler configuration and eta → sampler.
 pub(super) type BuildSampler = fn(&SchedulerConfig, f64) -> Result<Box<dyn Sampler>, SamplerError>;
@@ -25,26 +25,16 @@ pub(super) struct Descriptor {
     pub build: BuildSampler,
 }
 
+/// For a sampler that has every setting of its class.
+pub(super) fn none_left_out(_: &SchedulerConfig) -> Option<&'static str> {
+    None
+}
+
 /// The first setting that is wanted.
 pub(super) fn first_wanted<const N: usize>(
     settings: [(&'static str, bool); N],
 ) -> Option<&'static str> {
     settings.into_iter().find_map(|(setting, wanted)| wanted.then_some(setting))
-}
-
-/// Clipping of x̂0, where a config asks for it: for models of pixels, not of latents (diffusers' own pipelines of Stable
-/// Diffusion turn it off).
-pub(super) fn clipping(config: &SchedulerConfig) -> Option<&'static str> {
-    first_wanted([("clip_sample", config.clip_sample), ("thresholding", config.thresholding)])
-}
-
-/// Noise levels other than the training's, where a config asks for them.
-pub(super) fn other_sigmas(config: &SchedulerConfig) -> Option<&'static str> {
-    first_wanted([
-        ("use_karras_sigmas", config.use_karras_sigmas == Some(true)),
-        ("use_exponential_sigmas", config.use_exponential_sigmas == Some(true)),
-        ("use_beta_sigmas", config.use_beta_sigmas == Some(true)),
-    ])
 }
 
 /// Refuses an eta that is no share of fresh noise.

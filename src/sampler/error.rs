@@ -1,5 +1,7 @@
 //! Errors of schedules and samplers, in one line each.
 
+use crate::ranges::OutOfRange;
+
 /// Errors of schedules and samplers.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -7,6 +9,9 @@ pub enum SamplerError {
     /// The scheduler config is not JSON, or says something that has no meaning here.
     #[error("not a scheduler config that can be used: {0}")]
     Config(#[from] serde_json::Error),
+    /// A number that no scheduler has.
+    #[error("not a scheduler config that can be used: {0}")]
+    Range(#[from] OutOfRange),
     /// The scheduler class has no counterpart here.
     #[error("the model's scheduler class {class:?} is not supported; choose a sampler ({known})")]
     UnsupportedScheduler {
@@ -112,6 +117,9 @@ pub enum SamplerError {
     /// A stochastic step without its noise.
     #[error("this step adds fresh noise, and none was given")]
     NoiseMissing,
+    /// A step that clips its x̂0 by a quantile which nobody has found yet.
+    #[error("this step needs the quantile of its clean latent, and it was not given")]
+    QuantileMissing,
     /// A step of several predictions without the values that earlier steps kept, or without room for its own.
     #[error("this step needs {needed} canvases of history, and {given} were given")]
     HistoryMissing {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 
 use super::{
     config::SchedulerConfig, ddim, descriptor::Descriptor, dpmpp_2m, error::SamplerError, euler,
-    lcm, step::Sampler, tcd,
+    interface::Sampler, lcm, tcd,
 };
 
 /// Defines [`SamplerKind`] from a table of the samplers: a name for the code, and the file of each.
@@ -221,28 +221,11 @@ mod tests {
             choice.note
         };
         for (class, setting, name) in [
-            ("EulerDiscreteScheduler", r#""use_karras_sigmas": true"#, "use_karras_sigmas"),
-            (
-                "EulerDiscreteScheduler",
-                r#""use_exponential_sigmas": true"#,
-                "use_exponential_sigmas",
-            ),
-            ("EulerDiscreteScheduler", r#""use_beta_sigmas": true"#, "use_beta_sigmas"),
-            (
-                "EulerDiscreteScheduler",
-                r#""interpolation_type": "log_linear""#,
-                "an interpolation_type of its own",
-            ),
-            ("DDIMScheduler", r#""clip_sample": true"#, "clip_sample"),
-            ("DDIMScheduler", r#""steps_offset": 1"#, "clip_sample"),
-            ("TCDScheduler", r#""thresholding": true"#, "thresholding"),
-            ("DPMSolverMultistepScheduler", r#""use_karras_sigmas": true"#, "use_karras_sigmas"),
             (
                 "DPMSolverMultistepScheduler",
                 r#""algorithm_type": "sde-dpmsolver++""#,
                 "an algorithm_type of its own",
             ),
-            ("DPMSolverMultistepScheduler", r#""solver_type": "heun""#, "a solver_type of its own"),
             ("DPMSolverMultistepScheduler", r#""solver_order": 3"#, "a solver_order of its own"),
         ] {
             let kind = SamplerKind::from_class_name(class).unwrap().kind;
@@ -251,13 +234,42 @@ mod tests {
             assert_eq!(note(class, setting), Some(expected));
         }
         for (class, setting) in [
-            ("EulerDiscreteScheduler", r#""use_karras_sigmas": null, "clip_sample": true"#),
-            ("DDIMScheduler", r#""clip_sample": false, "use_karras_sigmas": true"#),
+            ("EulerDiscreteScheduler", r#""use_karras_sigmas": true, "clip_sample": true"#),
+            ("EulerDiscreteScheduler", r#""interpolation_type": "log_linear""#),
+            ("DDIMScheduler", r#""clip_sample": true, "use_karras_sigmas": true"#),
+            ("LCMScheduler", r#""thresholding": true"#),
+            ("TCDScheduler", r#""thresholding": true, "clip_sample": true"#),
+            ("DPMSolverMultistepScheduler", r#""use_lu_lambdas": true, "thresholding": true"#),
+            ("DPMSolverMultistepScheduler", r#""solver_type": "heun", "solver_order": 1"#),
         ] {
             assert_eq!(note(class, setting), None);
         }
         // A config of another class has a note of its own, which is enough.
         let stand_in = note("DEISMultistepScheduler", r#""use_karras_sigmas": true"#).unwrap();
         assert!(stand_in.ends_with("running euler instead"), "{stand_in}");
+    }
+
+    #[test]
+    fn settings_that_cannot_be_are_refused_by_name() {
+        for (kind, setting, name) in [
+            (SamplerKind::Euler, r#""interpolation_type": "cubic""#, "interpolation_type"),
+            (SamplerKind::Euler, r#""use_karras_sigmas": true, "sigma_min": 0"#, "sigma_min"),
+            (
+                SamplerKind::Dpmpp2m,
+                r#""use_karras_sigmas": true, "use_beta_sigmas": true"#,
+                "more than one of use_karras_sigmas",
+            ),
+        ] {
+            let text = format!(r#"{{"_class_name": "DDIMScheduler", {setting}}}"#);
+            let config = SchedulerConfig::from_json(&text).unwrap();
+            let error = kind.build(&config, None).unwrap_err().to_string();
+            assert!(error.contains(name), "{error}");
+        }
+        let text = r#"{"_class_name": "EulerDiscreteScheduler", "use_karras_sigmas": true}"#;
+        let config = SchedulerConfig::from_json(text).unwrap();
+        let schedule = crate::sampler::Schedule::new(&config).unwrap();
+        let sampler = SamplerKind::Euler.build(&config, None).unwrap();
+        let error = sampler.through(&schedule, &[999.0, 500.0]).unwrap_err().to_string();
+        assert!(error.contains("use_karras_sigmas"), "{error}");
     }
 }

@@ -2,12 +2,14 @@
 //! model is sampled with, at the one timestep 800.
 
 use super::{
+    clip::Limit,
     config::SchedulerConfig,
-    descriptor::{Descriptor, clipping},
+    descriptor::{Descriptor, none_left_out},
     error::SamplerError,
+    interface::{Sampler, steps_at},
     level::Level,
     schedule::Schedule,
-    step::{Sampler, Step, steps_through},
+    step::{Step, Terms},
     update::Update,
 };
 
@@ -17,7 +19,7 @@ pub(super) const DESCRIPTOR: Descriptor = Descriptor {
     stands_in_for: &[],
     default_eta: None,
     has_spacing: false,
-    left_out: clipping,
+    left_out: none_left_out,
     build: |config, _| Ok(Box::new(Lcm::new(config)?)),
 };
 
@@ -29,10 +31,12 @@ const SIGMA_DATA: f64 = 0.5;
 pub struct Lcm {
     origin_steps: usize,
     timestep_scaling: f64,
+    limit: Option<Limit>,
 }
 
 impl Lcm {
-    /// LCM for a model distilled at the config's `original_inference_steps`, with its `timestep_scaling`.
+    /// LCM for a model distilled at the config's `original_inference_steps`, with its `timestep_scaling` and its clipping
+    /// of x̂0 (`thresholding`, else `clip_sample`).
     ///
     /// # Errors
     /// [`SamplerError::UnsupportedSetting`] for a scaling that is not a number above 0.
@@ -44,26 +48,29 @@ impl Lcm {
                 reason: "it must be a number above 0 (the usual one is 10)",
             });
         }
-        Ok(Self { origin_steps: config.original_inference_steps, timestep_scaling })
+        let origin_steps = config.original_inference_steps;
+        Ok(Self { origin_steps, timestep_scaling, limit: Limit::of(config) })
     }
 }
 
 impl Sampler for Lcm {
     fn steps(&self, schedule: &Schedule, n: usize) -> Result<Vec<Step>, SamplerError> {
-        Ok(steps_through(&schedule.distilled_timesteps(self.origin_steps, n)?))
+        self.through(schedule, &schedule.distilled_timesteps(self.origin_steps, n)?)
+    }
+
+    fn through(&self, schedule: &Schedule, timesteps: &[f64]) -> Result<Vec<Step>, SamplerError> {
+        steps_at(schedule, timesteps, Level::CLEAN)
     }
 
     /// `x = c_skip·z + c_out·x̂0` with `c_skip = σ²/(s²+σ²)`, `c_out = s/√(s²+σ²)`, s the scaled timestep (Luo et al.,
     /// section 3.2, as the reference has it), and `z' = signal'·x + spread'·n`; the last step gives x itself.
-    fn update(&self, schedule: &Schedule, _: &[Step], step: &Step) -> Result<Update, SamplerError> {
-        let level = schedule.level_with_signal(step.t)?;
+    fn update(&self, _: &Schedule, _: &[Step], step: &Step) -> Result<Update, SamplerError> {
         let scaled = step.t * self.timestep_scaling;
         let power = scaled * scaled + SIGMA_DATA * SIGMA_DATA;
         let (c_skip, c_out) = (SIGMA_DATA * SIGMA_DATA / power, scaled / power.sqrt());
-        let to = step.t_prev.map_or(Ok(Level::CLEAN), |t| schedule.level(t))?;
-        let z = to.signal * (c_skip + c_out / level.signal);
-        let eps = -to.signal * c_out * level.spread / level.signal;
-        Ok(Update::one_step(z, eps, to.spread))
+        let Level { signal, spread } = step.to;
+        let terms = Terms { z: signal * c_skip, x0: signal * c_out, eps: 0.0 };
+        Update::new(step, terms, spread, self.limit)
     }
 }
 

@@ -7,36 +7,42 @@
 //! Every sampler (DDIM, TCD, LCM, Euler, DPM-Solver++) is linear in the canvas, the prediction, fresh noise and the values
 //! that earlier steps kept: `z' = a·z + b·ε + c·n + Σ dₖ·hₖ`, with a few numbers per step. So a sampler only computes those
 //! numbers, in f64, and the canvas is updated in bands of rows by one loop. All of them work on the noise prediction ε:
-//! see [`Schedule::output_to_eps`] for models that predict something else.
+//! see [`Schedule::convert`] for models that predict something else. What a config may ask for beyond that, clipping of
+//! the clean latent, is a part of the update ([`Clip`]).
 //!
 //! A new sampler is one file with a type that implements [`Sampler`] and a descriptor, its `mod` line here, and one line
 //! in the table of `kind.rs`.
 
+mod clip;
 mod config;
 mod ddim;
 mod descriptor;
 mod dpmpp_2m;
 mod error;
 mod euler;
+mod interface;
 mod kind;
 mod lcm;
 mod level;
 mod plan;
 mod schedule;
+mod sigmas;
 mod step;
 mod tcd;
 mod update;
 
+pub use clip::{Clip, Limit, QuantileSearch};
 pub use config::{BetaSchedule, FinalSigmas, PredictionType, SchedulerConfig, TimestepSpacing};
 pub use ddim::Ddim;
 pub use dpmpp_2m::Dpmpp2m;
 pub use error::SamplerError;
 pub use euler::Euler;
+pub use interface::{Sampler, updates};
 pub use kind::{SamplerChoice, SamplerKind};
 pub use lcm::Lcm;
 pub use level::Level;
 pub use plan::{Denoise, Timesteps, plan, steps_run};
-pub use schedule::Schedule;
-pub use step::{Sampler, Step, updates};
+pub use schedule::{Schedule, add_noise};
+pub use step::{Combination, PredictionForm, Step};
 pub use tcd::Tcd;
-pub use update::{Kept, Update};
+pub use update::Update;

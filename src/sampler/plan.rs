@@ -3,11 +3,7 @@
 //! With few steps a "strength" is really a step count: with 8 steps, every strength in (0.375, 0.5] runs four.
 //! So both are accepted, and the plan says what was run (docs/method.md §2, "Schedule").
 
-use super::{
-    error::SamplerError,
-    schedule::Schedule,
-    step::{Sampler, Step, steps_through},
-};
+use super::{error::SamplerError, interface::Sampler, schedule::Schedule, step::Step};
 
 /// The timesteps of the whole schedule.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,8 +78,7 @@ pub fn plan(
                 return Err(SamplerError::TimestepOrder { timesteps: list.clone() });
             }
             let list: Vec<f64> = list.iter().map(|&t| t as f64).collect();
-            schedule.level(list[0])?;
-            steps_through(&list)
+            sampler.through(schedule, &list)?
         }
     };
     let run = steps_run(steps.len(), denoise)?;

@@ -5,12 +5,20 @@
 
 use rayon::prelude::*;
 
+use std::f64::consts::FRAC_PI_2;
+
 use super::config::{BetaSchedule, PredictionType, SchedulerConfig, TimestepSpacing};
 use super::error::{SamplerError, check_len};
 use super::level::Level;
+use super::step::{PredictionForm, Step};
 
 /// Values per parallel piece: small enough for the cache, large enough not to feel the hand-over.
 pub(super) const PIECE: usize = 1 << 14;
+
+/// ᾱ that the solvers in σ put in the place of a stretched schedule's last one, 0, whose σ would be infinite.
+const SOLVERS_LAST_ABAR: f32 = 1.0 / (1 << 24) as f32;
+/// Signal below which ε says too little of x̂0 in f32, so that a model that predicts v or x0 is stepped with x̂0.
+const LITTLE_SIGNAL: f64 = 0.01;
 
 /// The noise levels of the training timesteps, and how to choose timesteps from them.
 #[derive(Debug, Clone)]
@@ -20,6 +28,7 @@ pub struct Schedule {
     spacing: TimestepSpacing,
     steps_offset: usize,
     prediction: PredictionType,
+    zero_snr: bool,
 }
 
 impl Schedule {
@@ -44,6 +53,7 @@ impl Schedule {
             spacing: config.timestep_spacing,
             steps_offset: config.steps_offset,
             prediction: config.prediction_type,
+            zero_snr: config.rescale_betas_zero_snr,
         })
     }
 
@@ -76,30 +86,50 @@ impl Schedule {
     /// # Errors
     /// [`SamplerError::TimestepRange`].
     pub fn level(&self, t: f64) -> Result<Level, SamplerError> {
+        self.level_among(t, |index| self.abar[index])
+    }
+
+    /// The level of timestep `t` for the solvers in σ, which keep a little signal in pure noise.
+    ///
+    /// # Errors
+    /// [`SamplerError::TimestepRange`].
+    pub(super) fn solvers_level(&self, t: f64) -> Result<Level, SamplerError> {
+        self.level_among(t, |index| self.solvers_abar(index))
+    }
+
+    fn solvers_abar(&self, index: usize) -> f32 {
+        let is_last = index + 1 == self.abar.len();
+        if self.zero_snr && is_last { SOLVERS_LAST_ABAR } else { self.abar[index] }
+    }
+
+    fn level_among(&self, t: f64, abar: impl Fn(usize) -> f32) -> Result<Level, SamplerError> {
         let max = self.abar.len() - 1;
         if !(0.0..=max as f64).contains(&t) {
             return Err(SamplerError::TimestepRange { t, max });
         }
         let (below, fraction) = (t.floor() as usize, t.fract());
         if fraction == 0.0 {
-            return Ok(level_of(self.abar[below]));
+            return Ok(level_of(abar(below)));
         }
-        let sigma = |index: usize| {
-            let abar = self.abar[index];
-            f64::from(((1.0 - abar) / abar).sqrt())
-        };
+        let sigma = |index: usize| f64::from(sigma_of(abar(index)));
         let sigma = sigma(below) + fraction * (sigma(below + 1) - sigma(below));
         // The reference, too, keeps what it interpolates in f32.
         Ok(level_of((1.0 / (1.0 + sigma * sigma)) as f32))
     }
 
-    /// The level of timestep `t` for a step that divides by its signal.
-    ///
-    /// # Errors
-    /// [`SamplerError::TimestepRange`], or [`SamplerError::NoSignal`] where the signal is 0.
-    pub(super) fn level_with_signal(&self, t: f64) -> Result<Level, SamplerError> {
-        let level = self.level(t)?;
-        if level.signal > 0.0 { Ok(level) } else { Err(SamplerError::NoSignal { t }) }
+    /// σ = spread/signal of every timestep as the solvers have it, ascending.
+    pub(super) fn solvers_sigmas(&self) -> Vec<f32> {
+        (0..self.abar.len()).map(|index| sigma_of(self.solvers_abar(index))).collect()
+    }
+
+    /// The quantity with which steps from this level are taken.
+    pub(super) fn form(&self, level: Level) -> PredictionForm {
+        match self.prediction {
+            PredictionType::V | PredictionType::Sample if level.signal < LITTLE_SIGNAL => {
+                PredictionForm::Clean
+            }
+            _ => PredictionForm::Noise,
+        }
     }
 
     /// The level after DDIM's last step: clean, or that of timestep 0 with `set_alpha_to_one = false`.
@@ -113,7 +143,18 @@ impl Schedule {
     /// [`SamplerError::StepCount`] unless `1 <= n <= T`, [`SamplerError::TimestepRange`] where `steps_offset`
     /// carries one past the end.
     pub fn timesteps(&self, n: usize) -> Result<Vec<usize>, SamplerError> {
-        let total = self.train_timesteps();
+        self.timesteps_below(self.train_timesteps(), n)
+    }
+
+    /// As [`timesteps`](Self::timesteps), among the first `total` of the training, at least one.
+    ///
+    /// # Errors
+    /// As [`timesteps`](Self::timesteps).
+    pub(super) fn timesteps_below(
+        &self,
+        total: usize,
+        n: usize,
+    ) -> Result<Vec<usize>, SamplerError> {
         if n == 0 || n > total {
             return Err(SamplerError::StepCount { steps: n, max: total });
         }
@@ -124,9 +165,12 @@ impl Schedule {
             }
             TimestepSpacing::Trailing => {
                 // numpy.arange's own increment: the difference of its first two values.
-                let increment = (span - span / n as f64) - span;
+                let increment = (span - self.train_timesteps() as f64 / n as f64) - span;
+                // A schedule that begins late may come to its end before its last step.
                 (0..n)
-                    .map(|i| (span + i as f64 * increment).round_ties_even() as usize - 1)
+                    .map(|i| (span + i as f64 * increment).round_ties_even() as usize)
+                    .take_while(|&after| after > 0)
+                    .map(|after| after - 1)
                     .collect()
             }
             TimestepSpacing::Linspace if n == 1 => vec![0],
@@ -135,8 +179,9 @@ impl Schedule {
                 (0..n).rev().map(|i| (i as f64 * increment).round_ties_even() as usize).collect()
             }
         };
-        match timesteps.iter().find(|&&t| t >= total) {
-            Some(&t) => Err(SamplerError::TimestepRange { t: t as f64, max: total - 1 }),
+        let max = self.train_timesteps() - 1;
+        match timesteps.iter().find(|&&t| t > max) {
+            Some(&t) => Err(SamplerError::TimestepRange { t: t as f64, max }),
             None => Ok(timesteps),
         }
     }
@@ -164,39 +209,48 @@ impl Schedule {
         Ok((0..n).map(|i| step(i) as f64).collect())
     }
 
-    /// Diffuses: `z_t = signal·zL + spread·n`. The noise is handed over in `noise` and replaced by `z_t`, so a
-    /// band of rows needs no third buffer.
+    /// Turns the model's output at a step into the prediction that the step is taken with ([`Step::form`]), in place;
+    /// `z` is the latent it looked at. All of this is linear and all regions share `z`, so it may be done on the fused
+    /// canvas.
     ///
     /// # Errors
-    /// [`SamplerError::TimestepRange`] or [`SamplerError::Length`].
-    pub fn add_noise(&self, t: f64, zl: &[f32], noise: &mut [f32]) -> Result<(), SamplerError> {
-        check_len("the noise", zl.len(), noise.len())?;
-        let (signal, spread) = in_f32(self.level(t)?);
-        noise.par_chunks_mut(PIECE).zip(zl.par_chunks(PIECE)).for_each(|(n, zl)| {
-            n.iter_mut().zip(zl).for_each(|(n, zl)| *n = signal * zl + spread * *n);
-        });
-        Ok(())
-    }
-
-    /// Turns the model's output at timestep `t` into the noise prediction ε, in place; `z` is the latent it
-    /// looked at. All of this is linear and all regions share `z`, so it may be done on the fused canvas.
-    ///
-    /// # Errors
-    /// [`SamplerError::TimestepRange`] or [`SamplerError::Length`].
-    pub fn output_to_eps(&self, t: f64, z: &[f32], output: &mut [f32]) -> Result<(), SamplerError> {
+    /// [`SamplerError::Length`].
+    pub fn convert(&self, step: &Step, z: &[f32], output: &mut [f32]) -> Result<(), SamplerError> {
         check_len("the model's output", z.len(), output.len())?;
-        let (signal, spread) = in_f32(self.level(t)?);
-        // ε = from_output·output + from_z·z
-        let (from_output, from_z) = match self.prediction {
-            PredictionType::Epsilon => return Ok(()),
-            PredictionType::V => (signal, spread),
-            PredictionType::Sample => (-signal / spread, 1.0 / spread),
+        let (signal, spread) = in_f32(step.level);
+        // prediction = from_output·output + from_z·z
+        let (from_output, from_z) = match (self.prediction, step.form) {
+            (PredictionType::Epsilon, _) | (PredictionType::Sample, PredictionForm::Clean) => {
+                return Ok(());
+            }
+            (PredictionType::V, PredictionForm::Noise) => (signal, spread),
+            (PredictionType::V, PredictionForm::Clean) => (-spread, signal),
+            (PredictionType::Sample, PredictionForm::Noise) => (-signal / spread, 1.0 / spread),
         };
         output.par_chunks_mut(PIECE).zip(z.par_chunks(PIECE)).for_each(|(output, z)| {
             output.iter_mut().zip(z).for_each(|(o, z)| *o = from_output * *o + from_z * z);
         });
         Ok(())
     }
+}
+
+/// Diffuses: `z_t = signal·zL + spread·n`. The noise is handed over in `noise` and replaced by `z_t`, so a
+/// band of rows needs no third buffer.
+///
+/// # Errors
+/// [`SamplerError::Length`].
+pub fn add_noise(level: Level, zl: &[f32], noise: &mut [f32]) -> Result<(), SamplerError> {
+    check_len("the noise", zl.len(), noise.len())?;
+    let (signal, spread) = in_f32(level);
+    noise.par_chunks_mut(PIECE).zip(zl.par_chunks(PIECE)).for_each(|(n, zl)| {
+        n.iter_mut().zip(zl).for_each(|(n, zl)| *n = signal * zl + spread * *n);
+    });
+    Ok(())
+}
+
+/// σ = spread/signal of a training's ᾱ.
+fn sigma_of(abar: f32) -> f32 {
+    ((1.0 - abar) / abar).sqrt()
 }
 
 /// The level of a training's ᾱ.
@@ -208,6 +262,9 @@ fn level_of(abar: f32) -> Level {
 fn in_f32(level: Level) -> (f32, f32) {
     (level.signal as f32, level.spread as f32)
 }
+
+/// Largest β of the cosine schedule, whose last one would be 1.
+const MAX_BETA: f64 = 0.999;
 
 fn betas(config: &SchedulerConfig) -> Result<Vec<f32>, SamplerError> {
     let n = config.num_train_timesteps;
@@ -227,6 +284,12 @@ fn betas(config: &SchedulerConfig) -> Result<Vec<f32>, SamplerError> {
         (None, BetaSchedule::ScaledLinear) => {
             let ends = (config.beta_start.sqrt() as f32, config.beta_end.sqrt() as f32);
             linspace(ends.0, ends.1, n).into_iter().map(|root| root * root).collect()
+        }
+        (None, BetaSchedule::SquaredCosine) => {
+            // diffusers' `betas_for_alpha_bar`, in f64.
+            let abar = |t: f64| ((t + 0.008) / 1.008 * FRAC_PI_2).cos().powi(2);
+            let at = |index: usize| abar(index as f64 / n as f64);
+            (0..n).map(|i| (1.0 - at(i + 1) / at(i)).min(MAX_BETA) as f32).collect()
         }
     };
     // Written so that NaN (the root of a negative beta) fails too.

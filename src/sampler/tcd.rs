@@ -3,10 +3,11 @@
 
 use super::{
     config::SchedulerConfig,
-    descriptor::{Descriptor, check_eta, clipping},
+    descriptor::{Descriptor, check_eta, none_left_out},
     error::SamplerError,
+    interface::{Sampler, steps_at},
     schedule::Schedule,
-    step::{Sampler, Step, steps_through},
+    step::{Step, Terms},
     update::Update,
 };
 
@@ -16,7 +17,8 @@ pub(super) const DESCRIPTOR: Descriptor = Descriptor {
     stands_in_for: &[],
     default_eta: Some(Tcd::DEFAULT_ETA),
     has_spacing: false,
-    left_out: clipping,
+    // The reference's step does not look at `clip_sample` and `thresholding`, though its class has them.
+    left_out: none_left_out,
     build: |config, eta| Ok(Box::new(Tcd::new(config, eta)?)),
 };
 
@@ -43,7 +45,11 @@ impl Tcd {
 
 impl Sampler for Tcd {
     fn steps(&self, schedule: &Schedule, n: usize) -> Result<Vec<Step>, SamplerError> {
-        Ok(steps_through(&schedule.distilled_timesteps(self.origin_steps, n)?))
+        self.through(schedule, &schedule.distilled_timesteps(self.origin_steps, n)?)
+    }
+
+    fn through(&self, schedule: &Schedule, timesteps: &[f64]) -> Result<Vec<Step>, SamplerError> {
+        steps_at(schedule, timesteps, schedule.level(0.0)?)
     }
 
     /// `u = ⌊(1−η)·t'⌋`, `z_u = signal_u·x̂0 + spread_u·ε`, and
@@ -55,14 +61,13 @@ impl Sampler for Tcd {
         // The reference multiplies in f32, and the floor of a product is not forgiving.
         let u = f64::from(((1.0 - self.eta) as f32 * t_prev as f32).floor());
         let below = schedule.level(u)?;
-        let (z, eps) = schedule.level_with_signal(step.t)?.towards(below, below.spread);
         if self.eta == 0.0 || step.last {
-            return Ok(Update::one_step(z, eps, 0.0));
+            let terms = Terms { z: 0.0, x0: below.signal, eps: below.spread };
+            return Update::new(step, terms, 0.0, None);
         }
-        let to = schedule.level(t_prev)?;
-        let back = to.signal / below.signal;
+        let back = step.to.signal / below.signal;
         let left = back * below.spread;
-        let noise = (to.spread * to.spread - left * left).max(0.0).sqrt();
-        Ok(Update::one_step(back * z, back * eps, noise))
+        let noise = (step.to.spread * step.to.spread - left * left).max(0.0).sqrt();
+        Update::new(step, Terms { z: 0.0, x0: step.to.signal, eps: left }, noise, None)
     }
 }

@@ -9,6 +9,7 @@ use crate::backend::first_line;
 use crate::model::denoiser::DenoiserError;
 use crate::model::llava::LlavaError;
 use crate::model::{text::TextError, vae::VaeError};
+use crate::units;
 
 /// Reason why a model cannot be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -31,12 +32,18 @@ pub enum WeightsError {
     /// The parser's reason names line and column.
     #[error("{file}: not valid JSON ({source})")]
     Json { file: String, source: serde_json::Error },
-    #[error("{file}: not a complete safetensors file ({source})")]
-    Safetensors { file: String, source: safetensors::SafeTensorError },
+    #[error("{file}: not a complete safetensors file ({reason})")]
+    Safetensors { file: String, reason: String },
     #[error("{file}: not a GGUF file that can be used ({reason})")]
     Gguf { file: String, reason: String },
     #[error("{file}: {source}")]
     Write { file: String, source: std::io::Error },
+    /// Bytes that are needed on the disk of a file that is to be written, and those that are free.
+    #[error("{file}: {} needed on its disk, {} free", units::bytes(*.need), units::bytes(*.free))]
+    NoRoom { file: String, need: u64, free: u64 },
+    /// The caller stopped the work; nothing of it is left.
+    #[error("interrupted; nothing was written")]
+    Interrupted,
     /// The model would be written over one of its own files.
     #[error("{0}: part of the model that is read; write to another file")]
     OntoItself(String),

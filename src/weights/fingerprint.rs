@@ -1,8 +1,10 @@
-//! Fingerprint of a model's files: their places, lengths and times of change. A job that resumes compares it, to
-//! know without reading gigabytes that the model is the same.
+//! Fingerprint of a model's files: their places, lengths, times of change, and a sample of their bytes. A job that
+//! resumes compares it, to know without reading gigabytes that the model is the same, although a file was replaced by
+//! one of the same length and time.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io::{self, Read as _, Seek as _, SeekFrom},
     path::{Path, PathBuf},
     time::UNIX_EPOCH,
 };
@@ -11,6 +13,15 @@ use sha2::{Digest as _, Sha256};
 
 use super::QuantType;
 use crate::units::hex;
+
+/// A file up to this length is read whole.
+const WHOLE: u64 = 8 << 20;
+/// Bytes at the beginning of a longer file that are read: the header of most, with names, types and places of tensors.
+const HEAD: u64 = 1 << 20;
+/// Parts of the rest of a longer file of which the first [`BLOCK`] bytes are read: another training changes all of
+/// them.
+const PARTS: u64 = 64;
+const BLOCK: u64 = 64 << 10;
 
 /// Digest, in hexadecimal digits, that changes with any file of `paths` (folders with their contents), with a
 /// LoRA's scale, and with the type that weights are rounded to.
@@ -54,7 +65,34 @@ fn add(hash: &mut Sha256, path: &Path) -> io::Result<()> {
     hash.update(found.len().to_le_bytes());
     let changed = found.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
     hash.update(changed.as_nanos().to_le_bytes());
-    Ok(())
+    // A named pipe would wait for somebody to write.
+    if found.is_file() { add_sample(hash, path, found.len()) } else { Ok(()) }
+}
+
+/// Adds a sample of a file's bytes, about 5 MiB at most.
+fn add_sample(hash: &mut Sha256, path: &Path, length: u64) -> io::Result<()> {
+    let mut file = File::open(path)?;
+    let mut block = vec![0; BLOCK as usize];
+    let mut read = |from: u64, length: u64| {
+        file.seek(SeekFrom::Start(from))?;
+        let mut part = (&file).take(length);
+        loop {
+            match part.read(&mut block)? {
+                0 => return Ok::<_, io::Error>(()),
+                count => hash.update(&block[..count]),
+            }
+        }
+    };
+    if length <= WHOLE {
+        return read(0, length);
+    }
+    read(0, HEAD)?;
+    let part = (length - HEAD) / PARTS;
+    for index in 0..PARTS {
+        read(HEAD + index * part, BLOCK)?;
+    }
+    // The last tensor's end.
+    read(length - BLOCK, BLOCK)
 }
 
 #[cfg(test)]
@@ -78,8 +116,38 @@ mod tests {
         assert_ne!(second, first);
         let later = UNIX_EPOCH + std::time::Duration::from_secs(1);
         fs::File::options().write(true).open(&file).unwrap().set_modified(later).unwrap();
-        assert_ne!(now(), second);
+        let third = now();
+        assert_ne!(third, second);
+        // Of the same length and time.
+        fs::write(&file, "12354").unwrap();
+        fs::File::options().write(true).open(&file).unwrap().set_modified(later).unwrap();
+        assert_ne!(now(), third);
         assert_ne!(fingerprint(&paths, [0.5].into_iter(), None), now());
         assert_ne!(fingerprint(&paths, std::iter::empty(), Some(QuantType::Q8_0)), now());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn other_weights_in_a_long_file_are_noticed_wherever_they_begin() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weights");
+        let file = File::create(&path).unwrap();
+        // Sparse: no disk is written.
+        file.set_len(100 << 20).unwrap();
+        let length = file.metadata().unwrap().len();
+        let now = || {
+            let mut hash = Sha256::new();
+            add_sample(&mut hash, &path, length).unwrap();
+            hash.finalize()
+        };
+        let first = now();
+        let tensor = 2 << 20;
+        for from in [0, HEAD - 1, 10 << 20, length - tensor as u64] {
+            use std::os::unix::fs::FileExt as _;
+            file.write_all_at(&vec![7; tensor], from).unwrap();
+            assert_ne!(now(), first, "at {from}");
+            file.write_all_at(&vec![0; tensor], from).unwrap();
+            assert_eq!(now(), first);
+        }
     }
 }

@@ -13,6 +13,7 @@ use candle_core::{DType, Device};
 use serde_json::Value;
 
 use super::families::FAMILIES;
+use super::file_kind::FileKind;
 use super::gguf::llama_cpp::{LlamaCppFile, LlamaCppModel};
 use super::headers::Footprint;
 use super::kept::{Keeping, KeptWeights};
@@ -20,7 +21,7 @@ use super::part::Part;
 use super::part_folder::{PartFolder, read_json};
 use super::quantize::Rules;
 use super::read_options::ReadOptions;
-use super::source::refuse_pickle;
+use super::source::{has_extension, refuse_foreign};
 use super::tensors::{Take, TensorMap};
 use super::{ModelSource, QuantType, WeightsError};
 use crate::backend::MatmulPrecision;
@@ -48,7 +49,7 @@ impl LlavaFiles {
     /// No model there, or one whose description is missing, cannot be read, or is not supported.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, WeightsError> {
         let path = path.as_ref();
-        refuse_pickle(path)?;
+        refuse_foreign(path)?;
         if path.is_dir() {
             return if path.join(CONFIG).is_file() || gguf_files(path)?.is_empty() {
                 Self::open_folder(path)
@@ -69,7 +70,7 @@ impl LlavaFiles {
     pub(super) fn is_at(path: &Path) -> bool {
         let is_decoder = |file: &Path| LlamaCppFile::open(file).is_ok_and(|it| it.is_decoder());
         if path.is_file() {
-            return path.extension().is_some_and(|it| it == "gguf") && is_decoder(path);
+            return FileKind::of_file(path) == Some(FileKind::Gguf) && is_decoder(path);
         }
         let source = ModelSource::Path(path.into());
         if source.contains(CONFIG) {
@@ -274,7 +275,7 @@ fn gguf_files(folder: &Path) -> Result<Vec<PathBuf>, WeightsError> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(place).map_err(fail)? {
         let path = entry.map_err(fail)?.path();
-        if path.extension().is_some_and(|extension| extension == "gguf") && path.is_file() {
+        if has_extension(&path, &["gguf"]) && path.is_file() {
             files.push(path);
         }
     }

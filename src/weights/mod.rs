@@ -14,8 +14,12 @@ mod diffusers;
 mod embedded;
 mod error;
 mod families;
+mod file_kind;
 mod fingerprint;
 mod form;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod gguf;
 mod headers;
 pub mod hub;
@@ -28,10 +32,13 @@ mod part;
 mod part_file;
 mod part_folder;
 mod quantize;
+mod quoted;
 mod read_options;
 pub mod registry;
 mod replace;
+mod safetensors_header;
 mod single_file;
+mod small_file;
 mod source;
 mod tensors;
 mod weights_file;

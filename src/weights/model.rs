@@ -1,6 +1,7 @@
 //! A diffusion model of any form and family: the place where its parts become networks. Every part is built here
 //! (denoiser, autoencoder, text encoders), so that the rest of the program never sees a class name or a file.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -164,22 +165,20 @@ impl ModelFiles {
     }
 
     /// Writes the whole model, quantized, into one GGUF file that [`open`](Self::open) reads.
-    /// Replaces `output` when complete; `progress` is called with the bytes of tensors that are
-    /// done, and with those of all.
+    /// Replaces `output` when complete, and leaves nothing before that; `progress` is called with the bytes
+    /// of tensors that are done, and with those of all, and can stop the work.
     ///
     /// # Errors
-    /// A model that is not whole, one that would replace itself, weights that are not finite, or
-    /// a file that cannot be written.
+    /// A model that is not whole, one that would replace itself, weights that are not finite, a file that
+    /// cannot be written or for which there is no room, or [`WeightsError::Interrupted`].
     pub fn quantize(
         &self,
         quant: QuantType,
         output: &Path,
-        progress: &mut dyn FnMut(u64, u64),
+        progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
     ) -> Result<Summary, WeightsError> {
         self.form.check()?;
-        if let Some(source) = self.source().path()
-            && is_part_of(output, source)
-        {
+        if self.options.paths.iter().any(|path| is_part_of(output, path)) {
             return Err(WeightsError::OntoItself(output.display().to_string()));
         }
         let files = self.clone().quantized(quant);

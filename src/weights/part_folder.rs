@@ -7,8 +7,11 @@ use candle_core::DType;
 use serde_json::Value;
 
 use super::families::Family;
+use super::file_kind::FileKind;
 use super::form::unused_note;
+use super::hub::names::is_name;
 use super::part::{Part, PartConfig};
+use super::quoted::quoted;
 use super::{ModelSource, WeightsError, tensors::TensorMap};
 
 /// A part in a folder of a source; nothing has been read.
@@ -103,6 +106,16 @@ impl PartFolder {
                 return self.shards(&index);
             }
         }
+        // Some savers give safetensors the name of a pickle.
+        let pickle = self.file(match self.part {
+            Part::Denoiser | Part::Vae => "diffusion_pytorch_model.bin",
+            Part::TextEncoder(_) => "pytorch_model.bin",
+        });
+        if self.source.path().and_then(|path| FileKind::of_file(&path.join(&pickle)))
+            == Some(FileKind::Safetensors)
+        {
+            return Ok(vec![pickle]);
+        }
         match self.source.find_pickle(&self.folder) {
             Some(file) => Err(WeightsError::Pickled { file }),
             None => Err(self.missing(&self.file(&format!("{stem}.safetensors")))),
@@ -121,7 +134,8 @@ impl PartFolder {
         for name in map.values() {
             let name = name.as_str().unwrap_or_default();
             // A shard lies beside its index, nowhere else.
-            if name.is_empty() || name.contains(['/', '\\']) {
+            if !is_name(name) {
+                let name = quoted(name, LONGEST_QUOTE);
                 return Err(fail(format!("`{name}` is not the name of a shard")));
             }
             shards.push(self.file(name));
@@ -164,12 +178,18 @@ fn variant_of<'a>(name: &'a str, stem: &str) -> Option<&'a str> {
     variant.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_').then_some(variant)
 }
 
+/// Longest description: the index of a model with thousands of shards has some hundred kilobytes, and a megabyte of
+/// JSON can take a hundred in memory.
+const LONGEST_JSON: u64 = 2 << 20;
+/// Characters of a name in a message.
+const LONGEST_QUOTE: usize = 80;
+
 /// Reads a small file as JSON.
 ///
 /// # Errors
-/// A file that is missing or not JSON.
+/// A file that is missing, too long or not JSON.
 pub(super) fn read_json(source: &ModelSource, name: &str) -> Result<Value, WeightsError> {
-    let bytes = source.read(name)?;
+    let bytes = source.read_up_to(name, LONGEST_JSON)?;
     serde_json::from_slice(&finite(&bytes)).map_err(|source_error| WeightsError::Json {
         file: source.full_name(name),
         source: source_error,

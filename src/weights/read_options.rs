@@ -47,8 +47,8 @@ impl ReadOptions {
         Self { keep_above: weights, ..self }
     }
 
-    /// Digest that changes when any file does, the scale of a LoRA, or the type of rounding. Reads no weights:
-    /// files are told apart by place, length and time of change.
+    /// Digest that changes when any file does, the scale of a LoRA, or the type of rounding. Files
+    /// are told apart by place, length, time of change and a sample of their bytes.
     pub(super) fn fingerprint(&self, scales: impl Iterator<Item = f64>) -> String {
         fingerprint(&self.paths, scales, self.quantized)
     }

@@ -82,7 +82,7 @@ fn part_folder(
     family: &'static dyn Family,
 ) -> Result<Option<(PartFolder, &'static dyn Family)>, WeightsError> {
     let path = &source::in_hub_cache(path);
-    source::refuse_pickle(path)?;
+    source::refuse_foreign(path)?;
     if path.is_file() {
         return Ok(None);
     }

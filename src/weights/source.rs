@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 use super::WeightsError;
 #[cfg(feature = "embedded-model")]
 use super::embedded;
+use super::file_kind::{FileKind, StandIn};
+use super::hub::names::is_name;
+use super::small_file::read_small;
 pub(super) use crate::backend::Bytes;
 
 /// Place of a model.
@@ -50,13 +53,13 @@ impl ModelSource {
         )
     }
 
-    /// Checks that there is a file that is no pickle, or a folder in diffusers layout.
+    /// Checks that there is a file that may hold weights, or a folder in diffusers layout.
     ///
     /// # Errors
-    /// Nothing there, a pickled file, or a folder without `model_index.json`.
+    /// Nothing there, a file that is known to hold none, or a folder without `model_index.json`.
     pub(super) fn check(&self) -> Result<(), WeightsError> {
         let Some(path) = self.path() else { return Ok(()) };
-        refuse_pickle(path)?;
+        refuse_foreign(path)?;
         if path.is_file() {
             return Ok(());
         }
@@ -95,9 +98,24 @@ impl ModelSource {
     /// Reads a (small) file.
     ///
     /// # Errors
-    /// A file that is missing or cannot be read.
+    /// A file that is missing, cannot be read or is too long, or a page or a pointer in its place.
     pub(super) fn read(&self, name: &str) -> Result<Bytes, WeightsError> {
-        self.open(name, |path| Ok(Bytes::Heap(std::fs::read(path)?.into())))
+        self.read_up_to(name, LONGEST_TEXT)
+    }
+
+    /// Reads a file of at most so many bytes.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub(super) fn read_up_to(&self, name: &str, most: u64) -> Result<Bytes, WeightsError> {
+        let bytes = self.open(name, |path| Ok(Bytes::Heap(read_small(path, most)?.into())))?;
+        match StandIn::of(&bytes) {
+            None => Ok(bytes),
+            Some(stand_in) => Err(WeightsError::Contents {
+                file: self.full_name(name),
+                reason: stand_in.reason("the file itself"),
+            }),
+        }
     }
 
     /// Maps a (large) file into memory.
@@ -126,8 +144,11 @@ impl ModelSource {
     /// Full name of a pickled weights file in a folder of the model, if there is one.
     pub(super) fn find_pickle(&self, folder: &str) -> Option<String> {
         let folder = self.path()?.join(folder);
-        let names = names_in(&folder).into_iter().map(|name| folder.join(name));
-        names.into_iter().find(|path| is_pickle(path)).map(|path| path.display().to_string())
+        let mut paths = names_in(&folder).into_iter().map(|name| folder.join(name));
+        let is_pickle = |path: &PathBuf| {
+            is_named_as_pickle(path) && FileKind::of_file(path).is_some_and(|kind| !kind.is_read())
+        };
+        paths.find(is_pickle).map(|path| path.display().to_string())
     }
 
     /// Names in a folder of the model, in alphabetical order; none for the embedded model.
@@ -135,6 +156,9 @@ impl ModelSource {
         self.path().map_or_else(Vec::new, |path| names_in(&path.join(folder)))
     }
 }
+
+/// Longest name of a snapshot in the hub's cache, with what stands around it.
+const LONGEST_NAME: u64 = 1024;
 
 /// Names in a folder that can be read, in alphabetical order.
 pub(super) fn names_in(folder: &Path) -> Vec<String> {
@@ -151,23 +175,35 @@ pub(super) fn names_in(folder: &Path) -> Vec<String> {
 /// Source: huggingface_hub `file_download.py` (the cache's layout).
 pub(super) fn in_hub_cache(path: &Path) -> PathBuf {
     let snapshots = path.join("snapshots");
-    let main = std::fs::read_to_string(path.join("refs").join("main")).unwrap_or_default();
-    let named = Some(main.trim()).filter(|commit| !commit.is_empty()).map(str::to_owned);
+    let main = read_small(&path.join("refs").join("main"), LONGEST_NAME).unwrap_or_default();
+    let main = String::from_utf8(main).unwrap_or_default();
+    let named = Some(main.trim()).filter(|commit| is_name(commit)).map(str::to_owned);
     let only = || names_in(&snapshots).try_into().ok().map(|[name]: [String; 1]| name);
     let snapshot = named.or_else(only).map(|commit| snapshots.join(commit));
     snapshot.filter(|folder| folder.is_dir()).unwrap_or_else(|| path.to_owned())
 }
 
-/// Refuses a file that may be a pickle, by its name.
-pub(super) fn refuse_pickle(path: &Path) -> Result<(), WeightsError> {
-    if path.is_file() && is_pickle(path) {
-        return Err(WeightsError::Pickled { file: path.display().to_string() });
+/// Refuses a file that holds no weights which are read: by its contents, and where these tell nothing, by its name.
+///
+/// # Errors
+/// A pickle, what stands in the place of a file, or what is neither a file nor a folder.
+pub(super) fn refuse_foreign(path: &Path) -> Result<(), WeightsError> {
+    let file = || path.display().to_string();
+    if path.metadata().is_ok_and(|there| !there.is_file() && !there.is_dir()) {
+        // Opening a pipe would wait for somebody who writes into it.
+        let reason = "neither a file nor a folder".to_owned();
+        return Err(WeightsError::Contents { file: file(), reason });
+    }
+    let Some(kind) = FileKind::of_file(path) else { return Ok(()) };
+    kind.check(&file())?;
+    if kind == FileKind::Unknown && is_named_as_pickle(path) {
+        return Err(WeightsError::Pickled { file: file() });
     }
     Ok(())
 }
 
 /// `true` if a file has the extension of one of PyTorch's formats, which are pickles.
-pub(super) fn is_pickle(path: &Path) -> bool {
+pub(super) fn is_named_as_pickle(path: &Path) -> bool {
     const EXTENSIONS: [&str; 4] = ["ckpt", "bin", "pt", "pth"];
     has_extension(path, &EXTENSIONS)
 }
@@ -178,13 +214,28 @@ pub(super) fn has_extension(path: &Path, extensions: &[&str]) -> bool {
     own.is_some_and(|own| extensions.iter().any(|known| own.eq_ignore_ascii_case(known)))
 }
 
-/// `true` if these are the contents of a pickle, whatever the file is called: the zip archive of
-/// PyTorch, or a bare one.
-pub(super) fn is_pickled(bytes: &[u8]) -> bool {
-    !is_safetensors(bytes) && (bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"\x80\x02"))
-}
+/// Longest small file of a model: the largest tokenizers have some 20 MiB.
+const LONGEST_TEXT: u64 = 32 << 20;
 
-/// `true` if these begin like a safetensors file: JSON after the eight bytes of its length.
-pub(super) fn is_safetensors(bytes: &[u8]) -> bool {
-    bytes.get(size_of::<u64>()) == Some(&b'{')
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_is_a_folder_of_the_cache_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = folder.path().join("models--a--b");
+        std::fs::create_dir_all(cache.join("snapshots/0a1b")).unwrap();
+        std::fs::create_dir_all(cache.join("snapshots/ffff")).unwrap();
+        std::fs::create_dir_all(cache.join("refs")).unwrap();
+        for (named, found) in [
+            ("0a1b\n", cache.join("snapshots/0a1b")),
+            ("../refs", cache.clone()),
+            ("/", cache.clone()),
+            ("..", cache.clone()),
+        ] {
+            std::fs::write(cache.join("refs/main"), named).unwrap();
+            assert_eq!(in_hub_cache(&cache), found, "{named}");
+        }
+    }
 }

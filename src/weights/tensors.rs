@@ -8,10 +8,12 @@ use std::ops::Range;
 
 use candle_core::{DType, Device, Error, Result, Shape, Tensor, quantized::GgmlDType};
 use half::{bf16, f16};
-use safetensors::{Dtype, SafeTensors};
+use safetensors::Dtype;
 
 use super::WeightsError;
-use super::source::{Bytes, is_pickled};
+use super::file_kind::FileKind;
+use super::safetensors_header::SafetensorsHeader;
+use super::source::Bytes;
 use crate::backend::{ParamSource, unpack_rows};
 
 /// Tensors of one part of a model, from one file or several.
@@ -108,20 +110,20 @@ impl TensorMap {
     /// Adds a safetensors file; `name` is its full name, for messages.
     ///
     /// # Errors
-    /// A pickle, or a damaged header.
+    /// A pickle or what stands in the place of a file, a damaged header, or a tensor that another of the files has.
     pub(super) fn add_safetensors(
         &mut self,
         name: String,
         bytes: Bytes,
     ) -> std::result::Result<(), WeightsError> {
-        if is_pickled(&bytes) {
-            return Err(WeightsError::Pickled { file: name });
-        }
-        let (header, metadata) = SafeTensors::read_metadata(&bytes)
-            .map_err(|error| WeightsError::Safetensors { file: name.clone(), source: error })?;
-        // Tensor data begins after the header and the eight bytes of its length.
-        let data = header + size_of::<u64>();
-        for (tensor, info) in metadata.tensors() {
+        FileKind::of(&bytes, bytes.len() as u64).check(&name)?;
+        let header = SafetensorsHeader::read(&bytes)
+            .map_err(|reason| WeightsError::Safetensors { file: name.clone(), reason })?;
+        for (tensor, info) in header.tensors {
+            if let Some(other) = self.entries.get(&tensor) {
+                let reason = format!("tensor `{tensor}` is also in {}", self.files[other.file].0);
+                return Err(WeightsError::Safetensors { file: name, reason });
+            }
             let entry = TensorEntry {
                 file: self.files.len(),
                 stored: match info.dtype {
@@ -130,14 +132,14 @@ impl TensorMap {
                     Dtype::F32 => TensorFormat::Weights(GgmlDType::F32),
                     other => TensorFormat::Other(other),
                 },
-                shape: info.shape.clone(),
-                range: data + info.data_offsets.0..data + info.data_offsets.1,
+                shape: info.shape,
+                range: info.range,
                 squeezed: false,
                 transposed: false,
             };
             self.entries.insert(tensor, entry);
         }
-        self.metadata.extend(metadata.metadata().clone().unwrap_or_default());
+        self.metadata.extend(header.metadata);
         self.files.push((name, bytes));
         Ok(())
     }

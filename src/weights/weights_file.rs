@@ -3,8 +3,9 @@
 
 use std::path::Path;
 
+use super::file_kind::FileKind;
 use super::gguf;
-use super::source::{Bytes, has_extension, is_pickled, is_safetensors};
+use super::source::{Bytes, has_extension};
 use super::{WeightsError, tensors::TensorMap};
 
 /// Reads the header of a weights file.
@@ -15,12 +16,13 @@ pub(super) fn open_tensors(path: &Path) -> Result<TensorMap, WeightsError> {
     let name = path.display().to_string();
     let bytes =
         Bytes::map(path).map_err(|source| WeightsError::Read { file: name.clone(), source })?;
-    if gguf::is_gguf(&bytes) {
+    let kind = FileKind::of(&bytes, bytes.len() as u64);
+    kind.check(&name)?;
+    if kind == FileKind::Gguf {
         return gguf::tensors(name, bytes);
     }
     // The name of a damaged file still says what it was meant to be.
-    let known = is_safetensors(&bytes) || has_extension(path, &["safetensors", "sft"]);
-    if !known && !is_pickled(&bytes) {
+    if kind == FileKind::Unknown && !has_extension(path, &["safetensors", "sft"]) {
         return Err(WeightsError::Contents {
             file: name,
             reason: "not a weights file that is known (.safetensors, .gguf)".to_owned(),

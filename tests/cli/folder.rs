@@ -62,7 +62,7 @@ fn every_picture_below_a_folder_is_done_in_its_place_and_bad_ones_are_told_at_th
     let output = shell.run(&format!("-i shots -o big/ones {QUICK}"));
     assert_eq!(code(&output), 1);
     let lines = lines(&output);
-    assert_eq!(lines[0], "1 files of kinds that are not read: GIF");
+    assert_eq!(lines[0], "1 file of kinds that are not read: GIF");
     assert!(lines[1].starts_with("4 done, 0 skipped, 2 failed in "), "{lines:?}");
     let starts = |line: &str, file: &str| line.starts_with(&format!("cupscale-fast: shots/{file}"));
     assert!(starts(&lines[2], "a broken.png: not a readable image"), "{lines:?}");
@@ -163,6 +163,12 @@ fn what_cannot_be_meant_of_a_folder_is_refused_in_one_line() {
         ("shots --dry-run", 2, "`plan` takes one picture"),
         ("caption shots", 2, "`caption` takes one picture"),
         ("empty", 1, "empty: no pictures in it"),
+        ("shots/a.png shots -o x.png", 2, "several inputs: name a folder"),
+        ("shots/a.png shots -o file", 2, "file: is no folder, but there are several inputs"),
+        ("shots/a.png shots -o -", 2, "several pictures go to a folder"),
+        ("shots/a.png shots --resume", 2, "--resume is for one picture"),
+        ("shots/a.png shots --captions c.json", 2, "describe one picture"),
+        ("plan shots/a.png file", 2, "2 inputs; `plan` takes one picture"),
         // What is wrong with every picture is told once.
         ("shots --model nowhere", 1, "nowhere"),
         ("shots --steps 51 --sampler tcd", 2, "51"),
@@ -268,4 +274,39 @@ fn ctrl_c_keeps_what_is_finished_and_skipping_it_finishes_the_rest() {
     // The picture that was under way went on where it was.
     assert!(message.contains("going on with what is done in "), "{message}");
     assert_eq!(tree(&shell.path("big")), ["a.png", "b.png", "c.png"]);
+}
+
+#[test]
+fn several_inputs_go_beside_themselves_or_to_one_folder_and_earlier_outputs_are_left_out() {
+    let shell = Shell::new();
+    for name in ["a.png", "b.jpg", "shots/c.png"] {
+        picture(&shell, name, 16, 16);
+    }
+    fs::write(shell.path("notes.txt"), "not a picture").unwrap();
+    // As the shell writes `*` on a first run, and once more on a second.
+    for names in ["a.png b.jpg notes.txt shots", "a.png a_2x.png b.jpg b_2x.jpg a.png"] {
+        let output = shell.run(&format!("{names} {QUICK}"));
+        let lines = lines(&output);
+        if names.contains("notes") {
+            assert_eq!(code(&output), 1, "{lines:?}");
+            assert!(lines[0].starts_with("3 done, 0 skipped, 1 failed in "), "{lines:?}");
+            assert!(lines[1].starts_with("cupscale-fast: notes.txt: not a readable"), "{lines:?}");
+        } else {
+            assert_eq!(code(&output), 0, "{lines:?}");
+            assert_eq!(lines[0], "a_2x.png: is the output of a.png and left out");
+            assert!(lines[2].starts_with("2 done, 0 skipped, 0 failed in "), "{lines:?}");
+        }
+        let expected = ["a.png", "a_2x.png", "b.jpg", "b_2x.jpg", "notes.txt", "shots", "shots_2x"];
+        assert_eq!(shell.names(), expected);
+        assert_eq!(size(&shell.path("a_2x.png")), (32, 32));
+    }
+    shell.succeed(&format!("a.png shots b.jpg -o big {QUICK}"));
+    assert_eq!(tree(&shell.path("big")), ["a_2x.png", "b_2x.jpg", "shots/c.png"]);
+    // One picture, as a pattern may match one, goes to a folder as well.
+    shell.succeed(&format!("shots/c.png -o big {QUICK}"));
+    shell.succeed(&format!("shots/c.png -o shots {QUICK}"));
+    assert_eq!(tree(&shell.path("big")), ["a_2x.png", "b_2x.jpg", "c_2x.png", "shots/c.png"]);
+    assert_eq!(tree(&shell.path("shots")), ["c.png", "c_2x.png"]);
+    let message = shell.fail(&format!("shots/c.png big/shots/c.png -o other {QUICK}"), 2);
+    assert!(message.contains("would both become other/c_2x.png"), "{message}");
 }

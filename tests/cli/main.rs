@@ -5,6 +5,8 @@
 mod common;
 
 mod folder;
+#[cfg(unix)]
+mod limits;
 mod llava;
 mod mistralrs;
 mod models;

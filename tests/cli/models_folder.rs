@@ -30,6 +30,32 @@ fn models_share_the_files_of_their_base_and_removing_one_keeps_what_the_other_ne
 }
 
 #[test]
+fn what_changes_nothing_makes_nothing() {
+    let bench = Bench::new();
+    fs::remove_dir_all(bench.models()).unwrap();
+    fs::write(bench.dir.path().join("a.ckpt"), b"x").unwrap();
+    for (arguments, reason) in [
+        ("remove NOPE", "NOPE: no such file or folder, and no such model"),
+        ("remove hyper-sdxl", "hyper-sdxl: not installed"),
+        ("pull NOPE", "NOPE: no such file or folder, and no such model"),
+        ("pull hyper-sdxl", "HF_HUB_OFFLINE is set"),
+        ("pull hyper-sdxl-8step-lora --revision main", "HF_HUB_OFFLINE is set"),
+        ("verify NOPE", "NOPE: no such file or folder, and no such model"),
+        ("add mine nowhere", "nowhere: no such file or folder"),
+        ("add mine a.ckpt", "pickled weights"),
+    ] {
+        let mut command = bench.command(arguments);
+        let output = command.env("HF_HUB_OFFLINE", "1").output().unwrap();
+        let line = one_line(&output, 1);
+        assert!(line.contains(reason), "{arguments}: {line}");
+        assert!(!bench.models().exists(), "{arguments}");
+    }
+    assert_eq!(bench.succeed("verify"), "");
+    bench.succeed("list");
+    assert!(!bench.models().exists());
+}
+
+#[test]
 fn verify_finds_a_flipped_bit_and_a_pull_mends_it() {
     let bench = Bench::new();
     bench.succeed("pull tiny-fast");
@@ -130,10 +156,16 @@ fn what_cannot_be_added_is_told_why() {
     fs::write(bench.dir.path().join("a.safetensors"), b"x").unwrap();
     fs::write(bench.dir.path().join("a.gguf"), b"x").unwrap();
     fs::write(bench.dir.path().join("a.xyz"), b"x").unwrap();
+    fs::write(bench.dir.path().join("page.safetensors"), b"<!DOCTYPE html><html>").unwrap();
+    let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n";
+    fs::write(bench.dir.path().join("lfs.safetensors"), pointer).unwrap();
     fs::create_dir(bench.dir.path().join("folder")).unwrap();
     for (arguments, reason) in [
         ("add mine nowhere", "nowhere: no such file or folder"),
         ("add mine a.ckpt", "pickled weights"),
+        ("add mine page.safetensors", "page.safetensors: this is an HTML page, not weights"),
+        ("add mine lfs.safetensors", "lfs.safetensors: a Git LFS pointer, not weights"),
+        ("add registry.json a.safetensors", "a model's name has letters"),
         ("add mine folder", "folder: not a model in diffusers layout (no model_index.json)"),
         ("add mine a.safetensors --vae a.xyz", "not a file of weights (.safetensors, .sft, .gguf)"),
         ("add mine a.safetensors --lora a.gguf", "not a file of weights (.safetensors, .sft)"),

@@ -145,7 +145,9 @@ fn wrong_usage_exits_with_two() {
         let message = shell.fail(arguments, 2);
         assert!(message.starts_with("cupscale-fast: "), "{arguments}: {message}");
     }
-    assert!(shell.fail("in.png other.png", 2).contains("one picture at a time"));
+    assert!(shell.fail("in.png plan", 2).contains("a verb comes first: cupscale-fast plan"));
+    assert!(shell.fail("in.png -", 2).contains("stands alone"));
+    assert!(shell.fail("in.png --sampler eular", 2).contains("did you mean euler?"));
     let message = shell.fail("in.png --sampler heun", 2);
     assert!(
         message.contains("heun") && message.contains("ddim, tcd, euler, lcm, dpmpp-2m"),
@@ -170,7 +172,20 @@ fn what_cannot_be_written_is_known_before_the_work() {
     }
     let message = shell.fail("in.png -o out.webp --long-edge 20000 --progress json", 1);
     assert!(message.contains("16383") && message.contains("TIFF"), "{message}");
+    let long = format!("{}.png", "x".repeat(252));
+    let message = shell.fail(&format!("in.png -o {long} --progress json"), 1);
+    assert!(message.contains("too long"), "{message}");
+    // A folder that was made for nothing does not stay.
+    shell.fail("in.png -o no/dir/ --model no/such/model", 1);
     assert_eq!(shell.names(), ["in.png", "taken.png"]);
+}
+
+#[test]
+fn a_slash_at_the_end_of_the_output_makes_a_folder_for_it() {
+    let shell = Shell::new();
+    shell.picture("in.png", 20, 16);
+    shell.succeed("in.png -o no/dir/ -s 2 --denoise-steps 1");
+    assert_eq!(size(&shell.path("no/dir/in_2x.png")), (40, 32));
 }
 
 #[test]

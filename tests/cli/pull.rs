@@ -242,6 +242,36 @@ fn the_token_goes_to_the_hub_and_never_where_a_redirect_leads() {
 }
 
 #[test]
+fn a_token_never_goes_unencrypted_over_a_network_unless_that_is_asked_for() {
+    let bench = Bench::new();
+    let pull = |arguments: &str, set: [(&str, &str); 2]| {
+        let mut command = bench.command(&format!("pull tiny-lora {arguments}"));
+        command.envs(set).output().unwrap()
+    };
+    let hub = "http://hub.invalid";
+    // Offline, so that a token that is allowed goes nowhere either.
+    let token = [("HF_TOKEN", "hf_secret"), ("HF_HUB_OFFLINE", "1")];
+    for arguments in ["", "--endpoint http://hub.invalid:8080/x", "--endpoint HTTP://10.0.0.1"] {
+        let line = one_line(&pull(arguments, [("HF_ENDPOINT", hub), token[0]]), 1);
+        assert!(line.contains("the connection is not encrypted"), "{arguments}: {line}");
+        assert!(line.contains("--insecure") && !line.contains("hf_secret"), "{line}");
+    }
+    for (arguments, set) in [
+        ("--endpoint http://hub.invalid --insecure", token),
+        ("--endpoint https://hub.invalid", token),
+        ("--endpoint http://localhost:1", token),
+        ("--endpoint http://hub.invalid", [("HF_TOKEN", ""), token[1]]),
+    ] {
+        let line = one_line(&pull(arguments, set), 1);
+        assert!(line.contains("HF_HUB_OFFLINE is set"), "{arguments}: {line}");
+    }
+    // A proxy would see what goes to this machine itself: it is left out, though none answers here.
+    bench.hub.behaviour().token = Some("hf_secret".to_owned());
+    let output = pull("", [("http_proxy", "http://127.0.0.1:1"), token[0]]);
+    assert!(output.status.success(), "{}", stderr(&output));
+}
+
+#[test]
 fn a_refused_pull_says_which_licence_to_accept_and_where_the_token_goes() {
     let bench = Bench::new();
     bench.hub.behaviour().token = Some("hf_secret".to_owned());

@@ -1,6 +1,9 @@
 //! `models quantize` and `--quantize` as a user runs them.
 
-use crate::common::{Shell, mini};
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
+
+use crate::common::{Shell, mini, models_bench::one_line};
 
 #[test]
 fn a_model_quantized_to_a_file_paints_the_same_picture_as_one_quantized_on_the_fly() {
@@ -37,4 +40,43 @@ fn what_cannot_be_quantized_says_why_in_one_line() {
         shell.fail(&quantize(&format!("{} -o absent/a.gguf --type q8_0", mini().display())), 1);
     assert!(line.contains("absent/a.gguf"), "{line}");
     assert_eq!(shell.names(), ["bad.gguf"]);
+}
+
+/// However it ends, a file of the model's size is not left behind, hidden or not.
+#[cfg(unix)]
+#[test]
+fn what_is_interrupted_or_killed_leaves_nothing() {
+    let shell = Shell::new();
+    for signal in ["-INT", "-KILL"] {
+        // On a busy machine the signal may come when all is done: then again.
+        let stopped = (0..50).find_map(|_| {
+            let arguments =
+                format!("models quantize {} -o a.gguf -q q4_k --progress json", mini().display());
+            let mut child = shell.command(&arguments).stderr(Stdio::piped()).spawn().unwrap();
+            let mut events = BufReader::new(child.stderr.take().unwrap());
+            let mut event = String::new();
+            events.read_line(&mut event).unwrap();
+            assert!(event.contains(r#""stage":"quantize""#), "{event}");
+            assert!(
+                Command::new("kill")
+                    .args([signal, &child.id().to_string()])
+                    .status()
+                    .unwrap()
+                    .success()
+            );
+            let mut output = child.wait_with_output().unwrap();
+            std::io::Read::read_to_end(&mut events, &mut output.stderr).unwrap();
+            if output.status.success() {
+                std::fs::remove_file(shell.path("a.gguf")).unwrap();
+                return None;
+            }
+            Some(output)
+        });
+        let stopped = stopped.expect("a signal arrives in time");
+        if signal == "-INT" {
+            let line = one_line(&stopped, 130);
+            assert_eq!(line, "cupscale-fast: interrupted; nothing was written");
+        }
+        assert!(shell.names().is_empty(), "{signal}: {:?}", shell.names());
+    }
 }

@@ -35,10 +35,14 @@ fn a_models_scheduler_decides_the_sampler_or_what_stands_in_for_it() {
     let output = shell.run("in.png --model model -o out.png --steps 2");
     assert!(output.status.success() && stderr(&output).contains(note), "{}", stderr(&output));
 
-    write("EulerDiscreteScheduler", r#""use_karras_sigmas": true"#);
-    let note = "the model asks for EulerDiscreteScheduler with use_karras_sigmas; running euler";
+    write("EulerDiscreteScheduler", r#""timestep_spacing": "trailing", "use_karras_sigmas": true"#);
+    let karras = plan("");
+    // Between the timesteps of the training, and said as a fraction.
+    assert!(!karras.contains("asks for") && karras.contains("t = 607.4, 448.1, "), "{karras}");
+    write("DPMSolverMultistepScheduler", r#""algorithm_type": "sde-dpmsolver++""#);
+    let note = "with an algorithm_type of its own; running dpmpp-2m without it";
     assert!(plan("").contains(note));
-    assert!(!plan("--sampler euler").contains(note));
+    assert!(!plan("--sampler dpmpp-2m").contains(note));
     // As diffusers writes DPM-Solver's, with a number that is no JSON.
     write("DPMSolverMultistepScheduler", r#""lambda_min_clipped": -Infinity"#);
     let multistep = plan("");
@@ -54,11 +58,29 @@ fn a_models_scheduler_decides_the_sampler_or_what_stands_in_for_it() {
     }
     write(
         "DDIMScheduler",
-        r#""clip_sample": false, "timestep_spacing": "trailing",
-        "rescale_betas_zero_snr": true, "prediction_type": "v_prediction""#,
+        r#""clip_sample": false, "timestep_spacing": "trailing", "rescale_betas_zero_snr": true"#,
     );
     let message = shell.fail("in.png --model model --strength 1", 1);
     assert!(message.contains("timestep 999") && message.contains("pure noise"), "{message}");
+    assert!(plan("--strength 1 --sampler euler").contains("t = 999, "));
+    write("DDIMScheduler", r#""steps_offset": 4611686018427387904"#);
+    let message = shell.fail("plan in.png --model model", 1);
+    let expected = "`steps_offset` is 4611686018427387904, not from 0 to 100000";
+    assert!(message.contains(expected) && message.contains("scheduler_config.json"), "{message}");
+}
+
+#[test]
+fn a_text_encoder_of_two_thousand_million_layers_is_refused_by_its_file_and_field() {
+    let shell = Shell::new();
+    shell.picture("in.png", 16, 16);
+    copy_folder(&mini(), &shell.path("model"));
+    let file = shell.path("model/text_encoder/config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    config["num_hidden_layers"] = (1_u64 << 31).into();
+    fs::write(&file, config.to_string()).unwrap();
+    let message = shell.fail("plan in.png --model model", 1);
+    let expected = "`num_hidden_layers` is 2147483648, not from 0 to 512";
+    assert!(message.contains(expected) && message.contains("config.json"), "{message}");
 }
 
 #[test]
@@ -77,7 +99,8 @@ fn a_model_folder_gives_the_same_bytes_as_the_embedded_copy() {
 #[test]
 fn the_same_seed_gives_the_same_bytes_whatever_the_batch_and_the_threads() {
     let shell = Shell::new();
-    shell.picture("in.png", 110, 70);
+    // Four regions in a row.
+    shell.picture("in.png", 150, 40);
     let base = "in.png -s 4 --denoise-steps 2 --seed 7";
     shell.succeed(&format!("{base} -o a.png"));
     shell.succeed(&format!("{base} -o b.png --batch 1 --threads 1"));
@@ -115,7 +138,8 @@ fn fresh_noise_and_guidance_do_not_depend_on_batch_and_threads() {
 #[test]
 fn every_prior_and_the_prompt_change_the_picture() {
     let shell = Shell::new();
-    shell.picture("in.png", 80, 70);
+    // Two regions side by side.
+    shell.picture("in.png", 72, 48);
     let base = "in.png -o out.tif -s 4 --strength 0.2";
     shell.succeed(base);
     let all = image::open(shell.path("out.tif")).unwrap();

@@ -347,10 +347,33 @@ fn an_output_that_cannot_be_written_is_known_before_any_work_and_leaves_no_trace
     permissions.set_readonly(true);
     std::fs::set_permissions(&file, permissions).unwrap();
     assert!(reason(&file).contains("read-only"));
+    let long = format!("{}.png", "x".repeat(252));
+    assert!(reason(&folder.path().join(long)).contains("256 bytes of it the file's name"));
+    let deep = format!("{}out.png", "d/".repeat(3000));
+    assert!(reason(&folder.path().join(deep)).contains("the path is too long"));
 
     Output::Path(folder.path().join("new.png")).check_writable().unwrap();
     Output::Stdout.check_writable().unwrap();
     assert_eq!(names(folder.path()), ["file"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_link_that_another_user_planted_in_a_shared_folder_is_not_followed() {
+    use std::os::unix::fs::{PermissionsExt as _, lchown, symlink};
+    let folder = tempfile::tempdir().unwrap();
+    let (shared, target) = (folder.path().join("shared"), folder.path().join("target.png"));
+    std::fs::create_dir(&shared).unwrap();
+    std::fs::set_permissions(&shared, std::fs::Permissions::from_mode(0o1777)).unwrap();
+    let link = shared.join("out.png");
+    symlink(&target, &link).unwrap();
+    let output = Output::Path(link.clone());
+    output.check_writable().unwrap();
+    // Only root can give a link away.
+    if lchown(&link, Some(12345), None).is_ok() {
+        let error = output.check_writable().unwrap_err().to_string();
+        assert!(error.contains("another user"), "{error}");
+    }
 }
 
 #[test]

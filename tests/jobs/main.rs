@@ -1,5 +1,5 @@
 //! Jobs and what they consist of: pictures in and out, the canvas and its noise, VAE tiles, the work folder
-//! of a job that was killed, and the method as a whole.
+//! of a job that was killed, the method as a whole, and diffusers' own pipelines.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -10,6 +10,8 @@ mod encode;
 mod kinds;
 mod method;
 mod noise;
+mod pipeline;
+mod plain_places;
 mod resize;
 mod resume;
 mod vae_tiles;

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::common::{Shell, fixture, stderr};
+use crate::common::{Shell, copy_folder, fixture, stderr};
 
 const JOB: &str = "in.png -o out.png -q --tile 48";
 const WORK: &str = ".out.png.cupscale";
@@ -150,6 +150,68 @@ fn another_job_is_refused_with_the_reason_until_it_is_told_to_begin_anew() {
     assert!(code == Some(2) && line.contains("size: [120,88] there, [88,120] now"), "{line}");
     let fresh = complete(&shell, "--fresh");
     assert_eq!(complete(&shell, ""), fresh);
+}
+
+#[test]
+fn other_weights_of_the_same_length_and_time_are_noticed() {
+    let shell = Shell::new();
+    copy_folder(&fixture("img2img/model"), &shell.path("model"));
+    shell.picture("in.png", 30, 22);
+    let line = format!("{JOB} --model model");
+    let mut child = shell.command(&line).spawn().unwrap();
+    while fs::metadata(shell.path(WORK).join("journal")).map_or(0, |file| file.len()) < 300 {
+        assert!(child.try_wait().unwrap().is_none(), "the job is over");
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let weights = shell.path("model/unet/diffusion_pytorch_model.safetensors");
+    let time = fs::metadata(&weights).unwrap().modified().unwrap();
+    let mut bytes = fs::read(&weights).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&weights, bytes).unwrap();
+    fs::File::options().write(true).open(&weights).unwrap().set_modified(time).unwrap();
+    let line = shell.fail(&line, 2);
+    assert!(line.contains("weights differs"), "{line}");
+}
+
+#[test]
+fn what_a_job_with_a_bad_model_leaves_does_not_refuse_one_with_a_good_model() {
+    let shell = Shell::new();
+    let model = shell.path("model");
+    copy_folder(&fixture("img2img/model"), &model);
+    shell.picture("in.png", 30, 22);
+    // Not a number, in f16, wherever the values of the decoder are.
+    let weights = model.join("vae/diffusion_pytorch_model.safetensors");
+    let mut bytes = fs::read(&weights).unwrap();
+    let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    bytes[header..].chunks_exact_mut(2).for_each(|value| value.copy_from_slice(&[0xff, 0x7f]));
+    fs::write(&weights, bytes).unwrap();
+    let line = shell.fail(&format!("{JOB} --model model"), 1);
+    assert!(line.contains("not numbers"), "{line}");
+    assert_eq!(shell.names(), ["in.png", "model"]);
+    complete(&shell, "");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_canvas_that_somebody_shortens_is_told_in_one_line_and_begun_anew() {
+    let shell = Shell::new();
+    shell.picture("in.png", 64, 64);
+    let mut child = job(&shell, "").stderr(Stdio::piped()).spawn().unwrap();
+    let work = shell.path(WORK);
+    while fs::metadata(work.join("journal")).map_or(0, |file| file.len()) < 300 {
+        assert!(child.try_wait().unwrap().is_none(), "the job is over");
+    }
+    for name in ["zl", "z0", "z1", "predictions"] {
+        fs::File::options().write(true).open(work.join(name)).unwrap().set_len(0).unwrap();
+    }
+    let output = child.wait_with_output().unwrap();
+    let line = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{line}");
+    assert_eq!(line.lines().count(), 1, "{line}");
+    assert!(line.contains(WORK) && line.contains("shortened"), "{line}");
+    complete(&shell, "");
 }
 
 #[test]

@@ -13,7 +13,8 @@ Where docs/method.md is silent, this follows the program's documented choices:
 
 - the canvas is ⌈pixels/f⌉ latent pixels a side, rounded up to even; the resized picture, clamped to
   0..1, is continued on the right and at the bottom by reflection that does not repeat the edge;
-- encoder and decoder see picture and latent continued so on every side, farther than they look;
+- encoder and decoder see the canvas and nothing past it, where the network's own zeros are; the colour fix's filter
+  repeats the border's pixels there;
 - a region larger than the canvas is continued in the same way, in z_t and in zL;
 - region starts round to the nearest even number, halves up; the overlap is round(share·R);
 - the low-resolution pass has s·round(R·√aspect^±1/s) latent pixels a side, s the UNet's stride
@@ -64,8 +65,6 @@ from make_img2img_fixture import noise_field, picture
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 AREA, MODEL = FIXTURES / "method", FIXTURES / "img2img" / "model"
 WIDTH, HEIGHT = 33, 19
-# Latent pixels of reflection around what the VAE sees: more than its receptive field.
-RIM = 24
 PROMPT = "a photo of the old harbour at dusk, blue sky!"
 CAPTIONS = [
     "the blue sky at dusk",
@@ -248,27 +247,20 @@ class Method:
         ).sample
 
     def encode(self, image, height, width):
-        """Latents of `height` x `width` from a picture that reflection continues on every side."""
-        f, rim = self.factor, RIM * self.factor
-        image = continued(
-            image, (rim, rim + height * f - image.shape[-2]), (rim, rim + width * f - image.shape[-1])
-        )
-        latents = self.vae.encode(2 * image - 1).latents * self.vae.config.scaling_factor
-        return latents[..., RIM:-RIM, RIM:-RIM]
+        """Latents of `height` x `width` from a picture that reflection continues to their size."""
+        f = self.factor
+        image = continued(image, (0, height * f - image.shape[-2]), (0, width * f - image.shape[-1]))
+        return self.vae.encode(2 * image - 1).latents * self.vae.config.scaling_factor
 
     def decode(self, z, image, fixed):
-        """Pixels in -1..1 from latents that reflection continues on every side; if `fixed`, with the
-        low band (four levels of the a trous transform) of `image`, continued likewise."""
-        rim = RIM * self.factor
+        """Pixels in -1..1 from latents; if `fixed`, with the low band (four levels of the a trous transform) of
+        `image`, continued to the size of the latents."""
         height, width = (n * self.factor for n in z.shape[-2:])
-        z = continued(z, (RIM, RIM), (RIM, RIM)) / self.vae.config.scaling_factor
-        pixels = self.vae.decode(z).sample
+        pixels = self.vae.decode(z / self.vae.config.scaling_factor).sample
         if fixed:
-            image = continued(
-                image, (rim, rim + height - image.shape[-2]), (rim, rim + width - image.shape[-1])
-            )
+            image = continued(image, (0, height - image.shape[-2]), (0, width - image.shape[-1]))
             pixels = pixels + a_trous(2 * image - 1 - pixels)
-        return pixels[..., rim:-rim, rim:-rim]
+        return pixels
 
     @torch.no_grad()
     def run(self, image, case):
@@ -438,14 +430,17 @@ def continued(x, rows, columns):
 
 
 def a_trous(x, levels=4):
-    """Convolved with [1, 2, 1]/4 dilated by 1, 2, 4, ... along both axes."""
+    """Convolved with [1, 2, 1]/4 dilated by 1, 2, 4, ... along both axes, the border's pixels repeated."""
     kernel = torch.tensor([1.0, 2.0, 1.0], dtype=x.dtype) / 4
     channels = x.shape[1]
     for level in range(levels):
         step = 2**level
-        for shape, padding, dilation in (((1, 3), (0, step), (1, step)), ((3, 1), (step, 0), (step, 1))):
+        for shape, padding, dilation in (
+            ((1, 3), (step, step, 0, 0), (1, step)),
+            ((3, 1), (0, 0, step, step), (step, 1)),
+        ):
             weight = kernel.view(1, 1, *shape).expand(channels, 1, *shape)
-            x = F.conv2d(x, weight, padding=padding, dilation=dilation, groups=channels)
+            x = F.conv2d(F.pad(x, padding, mode="replicate"), weight, dilation=dilation, groups=channels)
     return x
 
 

@@ -3,7 +3,8 @@
     python tests/make_fixtures/make_sampler_fixtures.py
 
 Writes tests/fixtures/sampler/{defaults.json,timesteps.json,abar.safetensors,trajectories.safetensors,trajectories.json}
-and tests/fixtures/noise/field.safetensors. Deterministic. Made with diffusers 0.42.1, torch 2.15.0, numpy 2.
+and tests/fixtures/noise/field.safetensors. Deterministic. Made with diffusers 0.42.1, torch 2.15.0, numpy 2, and scipy
+1.17 for the beta distribution.
 """
 
 import ast
@@ -103,6 +104,7 @@ def abar():
         "sdxl": SDXL,
         "ddim_defaults": dict(clip_sample=False),
         "zero_snr": {**SDXL, "rescale_betas_zero_snr": True, "prediction_type": "v_prediction"},
+        "cosine": {**SDXL, "beta_schedule": "squaredcos_cap_v2"},
         "short": {**SDXL, "num_train_timesteps": 101, "beta_schedule": "linear"},
     }
     save_file(
@@ -173,18 +175,85 @@ def cases():
     for spacing in SPACINGS:
         for n, run in [(1, 1), (2, 2), (4, 2), (8, 8), (8, 4)]:
             cases[f"dpmpp-2m_{spacing}_{run}_of_{n}"] = (dpm, {**SDXL, "timestep_spacing": spacing}, n, run, None)
-    return dict(sorted(cases.items()))
+    return dict(sorted((cases | settings_cases()).items()))
+
+
+def set_beyond(settings):
+    """What settings say that SDXL's do not."""
+    return {name: value for name, value in settings.items() if SDXL.get(name) != value}
+
+
+def settings_cases():
+    """Settings that few models have: another schedule of betas, clipping of x0, pure noise at the first step, noise levels
+    that are not the training's."""
+    samplers = {
+        "ddim": (DDIMScheduler, 0.0), "tcd": (TCDScheduler, 0.3), "lcm": (LCMScheduler, None),
+        "euler": (EulerDiscreteScheduler, None), "dpmpp-2m": (DPMSolverMultistepScheduler, None),
+    }  # fmt: skip
+    cosine = {**SDXL, "beta_schedule": "squaredcos_cap_v2"}
+    threshold = {**SDXL, "thresholding": True, "dynamic_thresholding_ratio": 0.9, "sample_max_value": 2.5}
+    clip = {**SDXL, "clip_sample": True, "clip_sample_range": 0.75}
+    cases = {}
+    for name, (kind, eta) in samplers.items():
+        # Of a cosine schedule's first timesteps hardly a trace of the picture is left.
+        cases[f"{name}_cosine"] = (kind, {**cosine, "prediction_type": "v_prediction"}, 8, 8, eta)
+        cases[f"{name}_cosine_eps"] = (kind, cosine, 8, 5, eta)
+        for prediction in ("v_prediction", "sample"):
+            settings = {**V_ZERO_SNR, "prediction_type": prediction}
+            cases[f"{name}_{prediction}_pure_noise"] = (kind, settings, 8, 8, eta)
+    for name, settings in [("clip", clip), ("threshold", threshold), ("both", {**clip, **threshold})]:
+        cases |= {
+            f"ddim_{name}": (DDIMScheduler, settings, 8, 4, 0.0),
+            f"ddim_{name}_eta": (DDIMScheduler, settings, 8, 4, 0.5),
+            f"ddim_{name}_pure_noise": (DDIMScheduler, {**V_ZERO_SNR, **set_beyond(settings)}, 8, 8, 0.0),
+            # Whose step does not look at them.
+            f"tcd_{name}": (TCDScheduler, settings, 8, 4, 0.3),
+            f"lcm_{name}": (LCMScheduler, settings, 8, 4, None),
+        }
+    cases["dpmpp-2m_threshold"] = (DPMSolverMultistepScheduler, threshold, 8, 5, None)
+    cases["ddim_threshold_at_1"] = (DDIMScheduler, {**SDXL, "thresholding": True}, 8, 4, 0.0)
+    for spread in ("karras_sigmas", "exponential_sigmas", "beta_sigmas", "lu_lambdas"):
+        own = {f"use_{spread}": True}
+        kinds = [("dpmpp-2m", DPMSolverMultistepScheduler)]
+        if spread != "lu_lambdas":
+            kinds.append(("euler", EulerDiscreteScheduler))
+        for name, kind in kinds:
+            for n, run in [(1, 1), (8, 8), (20, 9)]:
+                cases[f"{name}_{spread}_{run}_of_{n}"] = (kind, {**SDXL, **own}, n, run, None)
+            leading = {**SDXL, **own, "timestep_spacing": "leading", "final_sigmas_type": "sigma_min"}
+            cases[f"{name}_{spread}_leading"] = (kind, leading, 8, 8, None)
+            cases[f"{name}_{spread}_cosine"] = (kind, {**cosine, **own}, 8, 5, None)
+            cases[f"{name}_{spread}_pure_noise"] = (kind, {**V_ZERO_SNR, **own}, 8, 8, None)
+            if spread in ("karras_sigmas", "exponential_sigmas") and name == "euler":
+                ends = {**SDXL, **own, "sigma_min": 0.1, "sigma_max": 10.0}
+                cases[f"{name}_{spread}_ends"] = (kind, ends, 8, 8, None)
+    log_linear = {**SDXL, "interpolation_type": "log_linear"}
+    cases["euler_log_linear"] = (EulerDiscreteScheduler, log_linear, 8, 8, None)
+    cases["euler_log_linear_karras"] = (EulerDiscreteScheduler, {**log_linear, "use_karras_sigmas": True}, 8, 8, None)
+    for spacing in SPACINGS:
+        late = {**cosine, "lambda_min_clipped": -5.1, "timestep_spacing": spacing}
+        cases[f"dpmpp-2m_lambda_min_{spacing}"] = (DPMSolverMultistepScheduler, late, 8, 8, None)
+    cases["dpmpp-2m_heun"] = (DPMSolverMultistepScheduler, {**SDXL, "solver_type": "heun"}, 8, 5, None)
+    cases["dpmpp-2m_order1"] = (DPMSolverMultistepScheduler, {**SDXL, "solver_order": 1}, 8, 5, None)
+    return cases
 
 
 def trajectory(kind, settings, n, run, eta, draws):
     """The last `run` steps with given model outputs and noise: the config, the timesteps, z before and after each,
     and the x0 of each where the class tells it."""
     scheduler = kind(**own(kind, settings))
+    if settings.get("thresholding"):  # whose quantiles are each sample's own
+        draws = {name: draw[None] if name in ("zl", "noise0") else draw[:, None] for name, draw in draws.items()}
     scheduler.set_timesteps(**({"timesteps": n} if isinstance(n, list) else {"num_inference_steps": n}))
     first = len(scheduler.timesteps) - run
     ts = scheduler.timesteps[first:]
     if kind is not DDIMScheduler:  # which counts nothing
         scheduler.set_begin_index(first)
+    # Euler walks in z/signal, whose f32 loses 1e-4 of what is left in the end where it begins at pure noise: f64 there.
+    double = kind is EulerDiscreteScheduler and scheduler.sigmas[first] > 100
+    if double:
+        scheduler.sigmas = scheduler.sigmas.double()
+        draws = {name: draw.double() for name, draw in draws.items()}
     x = scheduler.add_noise(draws["zl"], draws["noise0"], ts[:1])
     if kind is EulerDiscreteScheduler:
         # The UNet sees the latent in its variance-preserving form, as on the canvas.
@@ -202,7 +271,8 @@ def trajectory(kind, settings, n, run, eta, draws):
         elif kind is TCDScheduler:
             arguments = dict(eta=eta)
         module = "diffusers.schedulers.scheduling_" + ("lcm" if kind is LCMScheduler else "tcd")
-        with mock.patch(f"{module}.randn_tensor", lambda *_, **__: draws["noises"][i]):
+        precision = mock.patch.object(torch, "float32", torch.float64 if double else torch.float32)
+        with mock.patch(f"{module}.randn_tensor", lambda *_, **__: draws["noises"][i]), precision:
             result = scheduler.step(draws["outputs"][i], t, x, **arguments)
         x = result.prev_sample
         if kind is DPMSolverMultistepScheduler:  # which keeps it for the next step
@@ -210,9 +280,9 @@ def trajectory(kind, settings, n, run, eta, draws):
         else:
             x0s.append(result.get("pred_original_sample"))
         zs.append(x / (sigmas[i + 1] ** 2 + 1) ** 0.5 if kind is EulerDiscreteScheduler else x)
-    zs = torch.stack(zs)
+    zs = torch.stack(zs).float()
     assert torch.isfinite(zs).all()
-    return config_json(scheduler), ts.tolist(), zs, torch.stack(x0s) if x0s[0] is not None else None
+    return config_json(scheduler), ts.tolist(), zs, torch.stack(x0s).float() if x0s[0] is not None else None
 
 
 def trajectories():

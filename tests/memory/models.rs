@@ -9,7 +9,7 @@ use cupscale::{
         denoiser::{Denoiser, MicroConditioning, Prior},
         llava::{GenerateOptions, Llava, LlavaPicture, Row, TraceBatch},
         text::{TextConditioning, TextEncoder},
-        vae::{Norms, Vae},
+        vae::{Globals, Vae},
     },
     weights::LlavaFiles,
 };
@@ -71,16 +71,16 @@ fn denoiser(dtype: DType) -> Denoiser {
     Denoiser::load("UNet2DConditionModel", &config, "config.json", &params(dtype)).unwrap()
 }
 
-/// One call with two samples of 40 × 48 latent pixels.
+/// One call with two samples of 24 × 32 latent pixels.
 fn call(denoiser: &Denoiser, dtype: DType, inputs: Inputs<'_>, prior: Prior<'_>) -> Activation {
     let text = TextConditioning {
         context: inputs(&[2, 77, 96], dtype),
         pooled: Some(inputs(&[2, 64], dtype)),
     };
-    let size = (320, 384);
+    let size = (192, 256);
     let micro = MicroConditioning { original: size, crop: (0, 0), target: size };
     let conditions = denoiser.condition(&text, micro).unwrap();
-    let sample = inputs(&[2, 40, 48, 4], dtype);
+    let sample = inputs(&[2, 24, 32, 4], dtype);
     denoiser.forward(&sample, 499.0, &conditions, prior).unwrap()
 }
 
@@ -98,7 +98,7 @@ fn a_call_of_a_unet_takes_what_its_trace_says() {
             let mut layers = Vec::new();
             call(&denoiser, dtype, inputs, Prior::Record(&mut layers));
         });
-        let sizes = denoiser.prior_sizes(40, 48);
+        let sizes = denoiser.prior_sizes(24, 32);
         compare(&format!("unet {dtype:?}, blended"), |inputs, _| {
             let layer = |&(height, width): &(usize, usize)| inputs(&[2, height, width, 128], dtype);
             let layers: Vec<_> = sizes.iter().map(layer).collect();
@@ -125,11 +125,11 @@ fn an_autoencoder_takes_what_its_trace_says() {
             let (small, channels) = (side / vae.factor(), vae.latent_channels());
             compare(&format!("{name} {dtype:?}, encode"), |inputs, _| {
                 let image = inputs(&[1, side, side, 3], DType::F32);
-                vae.encode_with(&image, Norms::Own).unwrap();
+                vae.encode_with(&image, Globals::Own).unwrap();
             });
             compare(&format!("{name} {dtype:?}, decode"), |inputs, _| {
                 let z = inputs(&[1, small, small, channels], DType::F32);
-                vae.decode_with(&z, Norms::Own).unwrap();
+                vae.decode_with(&z, Globals::Own).unwrap();
             });
         }
     }

@@ -5,7 +5,7 @@
 use std::{collections::HashMap, path::PathBuf};
 
 use candle_core::{DType, Device, Tensor, safetensors};
-use cupscale::sampler::{Denoise, Schedule, SchedulerConfig, Timesteps, plan};
+use cupscale::sampler::{Denoise, Schedule, SchedulerConfig, Timesteps, add_noise, plan};
 
 use crate::common::{
     models::{conditioning, denoiser, open, predict},
@@ -53,7 +53,7 @@ fn every_step_of_one_region_equals_diffusers() {
         check("zL", &flat(&zl), &expected["zL"]);
         let steps = plan(&*sampler, &schedule, &Timesteps::Count(8), Denoise::Steps(4)).unwrap();
         let mut z = flat(&expected["n"]);
-        schedule.add_noise(steps[0].t, &flat(&zl), &mut z).unwrap();
+        add_noise(steps[0].level, &flat(&zl), &mut z).unwrap();
         check("z at the start", &z, &expected["z"].get(0).unwrap());
 
         let time_ids = Some(&expected["time_ids"]);

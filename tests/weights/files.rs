@@ -172,11 +172,11 @@ fn a_missing_part_is_named_with_its_file() {
 fn pickled_weights_are_refused_with_the_reason() {
     let (_dir, model) = copied("variant_bf16");
     let vae = model.join("vae");
-    fs::rename(
-        vae.join("diffusion_pytorch_model.bf16.safetensors"),
-        vae.join("diffusion_pytorch_model.bin"),
-    )
-    .unwrap();
+    let pickle = vae.join("diffusion_pytorch_model.bin");
+    fs::rename(vae.join("diffusion_pytorch_model.bf16.safetensors"), &pickle).unwrap();
+    // The name alone makes no pickle.
+    assert!(open(&model).vae(&Device::Cpu, DType::F32).is_ok());
+    fs::write(&pickle, b"PK\x03\x04 and more").unwrap();
     let error = vae_error(&model).to_string();
     assert!(error.contains("diffusion_pytorch_model.bin: pickled weights"), "{error}");
     assert!(error.contains("safetensors"), "{error}");
@@ -187,6 +187,21 @@ fn truncated_or_foreign_weights_name_the_file() {
     let (_dir, model) = copied("variant_bf16");
     let weights = model.join("vae/diffusion_pytorch_model.bf16.safetensors");
     let bytes = fs::read(&weights).unwrap();
+    for (page, reason) in [
+        ("<!doctype html>", "this is an HTML page, not weights"),
+        ("version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer, not weights"),
+    ] {
+        fs::write(&weights, page).unwrap();
+        let text = vae_error(&model).to_string();
+        assert!(text.starts_with(&format!("{}: {reason}", weights.display())), "{text}");
+        let config = model.join("vae/config.json");
+        let whole = fs::read(&config).unwrap();
+        fs::write(&config, page).unwrap();
+        let text = vae_error(&model).to_string();
+        let reason = reason.replace("not weights", "not the file itself");
+        assert!(text.starts_with(&format!("{}: {reason}", config.display())), "{text}");
+        fs::write(&config, whole).unwrap();
+    }
     for damaged in [&bytes[..bytes.len() - 1], &bytes[..200], &bytes[..4], &[], &[b'x'; 5000]] {
         fs::write(&weights, damaged).unwrap();
         let error = vae_error(&model);
@@ -259,9 +274,47 @@ fn a_shard_outside_its_folder_is_refused() {
     let (_dir, model) = copied("sharded");
     let index = model.join("vae/diffusion_pytorch_model.safetensors.index.json");
     let text = fs::read_to_string(&index).unwrap();
-    fs::write(&index, text.replace("diffusion_pytorch_model-00001", "../unet/x")).unwrap();
+    let long = "x".repeat(1 << 16);
+    for (name, shown) in [
+        ("../unet/x", "`../unet/x-00001"),
+        ("/etc/x", "`/etc/x-00001"),
+        ("C:x", "`C:x-00001"),
+        (r"a\\b", r"`a\b-00001"),
+        (r"a\u001b[31m\n", r"`a\u{1b}[31m\n-00001"),
+        (&long, "`xxx"),
+    ] {
+        let first = "diffusion_pytorch_model-00001";
+        fs::write(&index, text.replace(first, &format!("{name}-00001"))).unwrap();
+        let error = vae_error(&model).to_string();
+        assert!(error.contains("is not the name of a shard"), "{error}");
+        assert!(error.contains(shown) && !error.contains(char::is_control), "{error}");
+        assert!(error.len() < 500, "{} bytes", error.len());
+    }
+}
+
+#[test]
+fn a_tensor_in_two_shards_is_refused() {
+    let (_dir, model) = copied("sharded");
+    let shard = |index: u32| {
+        model.join(format!("vae/diffusion_pytorch_model-0000{index}-of-00006.safetensors"))
+    };
+    let mut tensors = safetensors::load(shard(2), &Device::Cpu).unwrap();
+    let name = tensors.keys().next().unwrap().clone();
+    tensors.extend(safetensors::load(shard(3), &Device::Cpu).unwrap());
+    safetensors::save(&tensors, shard(3)).unwrap();
     let error = vae_error(&model).to_string();
-    assert!(error.contains("is not the name of a shard"), "{error}");
+    assert!(error.starts_with(&shard(3).display().to_string()), "{error}");
+    assert!(error.contains("is also in") && tensors.contains_key(&name), "{error}");
+}
+
+#[test]
+fn a_description_has_a_bound() {
+    let (_dir, model) = copied("variant_bf16");
+    let config = model.join("vae/config.json");
+    fs::File::options().write(true).open(&config).unwrap().set_len(3 << 20).unwrap();
+    let error = vae_error(&model).to_string();
+    let expected = format!("{}: longer than 2.0 MiB, which no such file is", config.display());
+    assert_eq!(error, expected);
 }
 
 #[test]

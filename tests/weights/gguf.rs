@@ -3,6 +3,7 @@
 //! container is read as llama.cpp's own package writes it, the unit tests of the reader prove.
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use candle_core::{DType, Device, quantized::GgmlDType};
@@ -275,7 +276,7 @@ fn our_own_file_of_any_model_gives_its_parts_to_others() {
     let model = place.save("model.safetensors", &Stored::family("sdxl"));
     let ours = place.0.path().join("ours.gguf");
     let quant = cupscale::weights::QuantType::F16;
-    open(&model).unwrap().quantize(quant, &ours, &mut |_, _| {}).unwrap();
+    open(&model).unwrap().quantize(quant, &ours, &mut |_, _| ControlFlow::Continue(())).unwrap();
     let expected = expected("sdxl");
     assert_unet(&open(&ours).unwrap(), &expected);
     assert_vae(&open(&ours).unwrap(), &expected);

@@ -103,6 +103,20 @@ fn ldm_names_with_a_rank_for_each_layer_equal_diffusers() {
 }
 
 #[test]
+fn modules_named_as_in_a_whole_checkpoint_are_no_full_weight_difference() {
+    let rename = |key: &str| {
+        let key = key.replace("lora_unet_", "model.diffusion_model.");
+        key.replace("lora_down", "lora_A").replace("lora_up", "lora_B")
+    };
+    let renamed: HashMap<_, _> =
+        tensors("ldm").iter().map(|(key, tensor)| (rename(key), tensor.clone())).collect();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("ldm.safetensors");
+    candle_core::safetensors::save(&renamed, &file).unwrap();
+    check_weights("ldm", &sdxl().with_lora(&file, 0.7).unwrap());
+}
+
+#[test]
 fn a_file_of_diffusers_with_its_metadata_equals_diffusers() {
     equals_diffusers("pipeline");
 }

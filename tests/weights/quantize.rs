@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -13,7 +14,7 @@ use cupscale::model::denoiser::{
     unet::{UNet2DConditionModel, UNetConfig},
 };
 use cupscale::pipeline::Engine;
-use cupscale::weights::{ModelFiles, QuantType};
+use cupscale::weights::{ModelFiles, QuantType, WeightsError};
 use tempfile::TempDir;
 
 use crate::common::{
@@ -86,7 +87,9 @@ fn call(denoiser: &Denoiser) -> Tensor {
     predict(denoiser, &values(1, &[1, 16, 16, 4]), 499.0, &cond)
 }
 
-fn silent(_: u64, _: u64) {}
+fn silent(_: u64, _: u64) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
 
 #[test]
 fn a_written_file_is_the_same_model_as_rounding_on_the_fly_and_as_close_as_its_type_promises() {
@@ -103,7 +106,10 @@ fn a_written_file_is_the_same_model_as_rounding_on_the_fly_and_as_close_as_its_t
     ] {
         let file = dir.path().join(format!("{quant}.gguf"));
         let mut calls = Vec::new();
-        let mut progress = |done, total| calls.push((done, total));
+        let mut progress = |done, total| {
+            calls.push((done, total));
+            ControlFlow::Continue(())
+        };
         let summary = open(&model).quantize(quant, &file, &mut progress).unwrap();
         assert!(calls.is_sorted() && calls.last().is_some_and(|(done, total)| done == total));
         assert_eq!(summary.bytes, fs::metadata(&file).unwrap().len());
@@ -216,11 +222,55 @@ fn a_model_is_never_written_over_itself() {
         let error = open(model).quantize(QuantType::Q8_0, output, &mut silent).unwrap_err();
         assert!(error.to_string().starts_with(&output.display().to_string()), "{error}");
     }
+    // A part of another model is a part of this one, too.
+    let replaced = open(&file).with_vae(&folder).unwrap();
+    let error = replaced.quantize(QuantType::Q8_0, &weights, &mut silent).unwrap_err();
+    assert!(matches!(error, WeightsError::OntoItself(_)), "{error}");
     assert_eq!(fs::read(&file).unwrap(), before);
     let nowhere = dir.path().join("absent/b.gguf");
     let error = open(&file).quantize(QuantType::F16, &nowhere, &mut silent).unwrap_err();
     assert!(error.to_string().starts_with(&nowhere.display().to_string()), "{error}");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "nothing is left behind");
+}
+
+#[test]
+fn a_file_has_no_name_before_it_is_complete_and_leaves_nothing_when_it_is_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a.gguf");
+    fs::write(&file, "an older one").unwrap();
+    for stop_at in [0, 3] {
+        let mut calls = 0;
+        let mut progress = |_, _| {
+            // Nobody can see what is being written where the disk has files without names.
+            assert!(!cfg!(target_os = "linux") || fs::read_dir(dir.path()).unwrap().count() == 1);
+            calls += 1;
+            if calls > stop_at { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let error = open(&fixture()).quantize(QuantType::Q8_0, &file, &mut progress).unwrap_err();
+        assert!(matches!(error, WeightsError::Interrupted), "{error}");
+        assert_eq!(calls, stop_at + 1);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        assert_eq!(fs::read_to_string(&file).unwrap(), "an older one");
+    }
+    open(&fixture()).quantize(QuantType::Q8_0, &file, &mut silent).unwrap();
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    open(&file).check_parts().unwrap();
+}
+
+#[cfg(unix)]
+#[test]
+fn a_name_that_no_file_can_have_is_refused_before_the_work() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut never = |done, _| -> ControlFlow<()> {
+        assert_eq!(done, 0);
+        ControlFlow::Continue(())
+    };
+    for name in ["", "x/", &"x".repeat(300)] {
+        let file = dir.path().join(name);
+        let error = open(&fixture()).quantize(QuantType::F16, &file, &mut never).unwrap_err();
+        assert!(matches!(error, WeightsError::Write { .. }), "{error}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
 }
 
 #[test]

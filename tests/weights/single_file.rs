@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use candle_core::{DType, Device};
@@ -90,18 +91,78 @@ fn a_file_is_told_by_its_contents_whatever_it_is_called() {
     let place = Place::new();
     let path = place.save("a.safetensors", &Stored::family("sd15"));
     let bytes = fs::read(&path).unwrap();
-    for name in ["A.SAFETENSORS", "blob"] {
+    // Many files on the web have the name of a pickle and are none.
+    for name in ["A.SAFETENSORS", "blob", "model.ckpt", "model.bin"] {
         fs::write(place.0.path().join(name), &bytes).unwrap();
         assert_unet(&open(&place.0.path().join(name)).unwrap(), &expected("sd15"));
     }
+    let vae = open(&path).unwrap().with_vae(&place.0.path().join("model.ckpt")).unwrap();
+    assert_vae(&vae, &expected("sd15"));
     // PyTorch's archive, and what it wrote before.
-    for pickle in [&b"PK\x03\x04 and more"[..], b"\x80\x02}q\x00(X\x00\x00\x00 a"] {
-        for name in ["renamed.safetensors", "renamed", "MODEL.CKPT"] {
+    for pickle in [&b"PK\x03\x04 and more"[..], b"\x80\x02}q\x00(X\x00\x00\x00 a", b"\x80\x04\x95"]
+    {
+        for name in ["renamed.safetensors", "renamed", "renamed.gguf", "MODEL.CKPT"] {
             fs::write(place.0.path().join(name), pickle).unwrap();
             let error = open(&place.0.path().join(name)).unwrap_err();
             assert!(matches!(error, WeightsError::Pickled { .. }), "{error}");
             assert!(line(&error).starts_with(name), "{error}");
         }
+    }
+}
+
+#[test]
+fn what_stands_in_the_place_of_weights_is_named() {
+    let place = Place::new();
+    let base = place.save("base.safetensors", &Stored::family("sd15"));
+    for (contents, reason) in [
+        ("<!DOCTYPE html>\n<html lang=\"en\">", "this is an HTML page, not weights"),
+        ("\n<html><head><title>Log in</title>", "this is an HTML page, not weights"),
+        ("<?xml version=\"1.0\"?><Error>", "a server's answer in XML, not weights"),
+        (
+            "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 6938078334\n",
+            "a Git LFS pointer, not weights: run git lfs pull",
+        ),
+        ("\u{1f}gz", "not a weights file that is known"),
+    ] {
+        for name in ["a.safetensors", "a.ckpt", "a.gguf", "a"] {
+            let path = place.0.path().join(name);
+            fs::write(&path, contents).unwrap();
+            let known = !contents.starts_with('\u{1f}');
+            let files = || open(&base).unwrap();
+            if known || matches!(name, "a" | "a.gguf") {
+                for error in [
+                    open(&path).unwrap_err(),
+                    files().with_vae(&path).unwrap_err(),
+                    files().with_denoiser(&path).unwrap_err(),
+                ] {
+                    let error = line(&error);
+                    assert!(error.starts_with(&format!("{name}: ")), "{error}");
+                    assert!(error.contains(reason), "{error} / {reason}");
+                }
+            }
+            if known {
+                let error = line(&files().with_lora(&path, 1.0).unwrap_err());
+                assert!(error.contains(reason), "{error}");
+            }
+        }
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn what_is_no_file_is_not_waited_for() {
+    let place = Place::new();
+    let base = place.save("base.safetensors", &Stored::family("sd15"));
+    let pipe = place.0.path().join("pipe.safetensors");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let files = open(&base).unwrap();
+    for error in [
+        open(&pipe).unwrap_err(),
+        files.clone().with_vae(&pipe).unwrap_err(),
+        files.clone().with_denoiser(&pipe).unwrap_err(),
+        files.with_lora(&pipe, 1.0).unwrap_err(),
+    ] {
+        assert_eq!(line(&error), "pipe.safetensors: neither a file nor a folder");
     }
 }
 
@@ -112,7 +173,7 @@ fn a_single_file_written_as_gguf_is_the_same_model() {
         serde_json::from_value(json("tokens.json")["prompts"].clone()).unwrap();
     let path = place.0.path().join("model.gguf");
     let file = open(&place.save("a.safetensors", &Stored::family("sdxl"))).unwrap();
-    file.quantize(QuantType::F16, &path, &mut |_, _| {}).unwrap();
+    file.quantize(QuantType::F16, &path, &mut |_, _| ControlFlow::Continue(())).unwrap();
     let (files, expected) = (open(&path).unwrap(), expected("sdxl"));
     assert_unet(&files, &expected);
     assert_vae(&files, &expected);
@@ -139,6 +200,31 @@ fn the_program_runs_sdxl_and_sd15_from_one_file() {
     let run = shell.run("plan in.png --model model.safetensors");
     assert!(run.status.success());
     assert!(stderr(&run).contains("tensor `extra.weight` is not used"));
+}
+
+#[test]
+fn a_whole_model_whose_vae_has_names_of_two_conventions_is_the_same_model() {
+    let place = Place::new();
+    let decoded = |stored: &Stored| {
+        let vae = open(&place.save("a.safetensors", stored)).unwrap();
+        let vae = vae.vae(&Device::Cpu, DType::F32).unwrap();
+        bits(&vae.decode(&(&expected("sd15")["latent"]).into()).unwrap())
+    };
+    let known = Stored::family("sd15");
+    let renamed = |other: [&str; 4]| {
+        known.part("", |name| {
+            let modules = ["q", "k", "v", "proj_out"].iter().zip(other);
+            modules.fold(name.to_owned(), |name, (known, other)| {
+                name.replace(&format!("mid.attn_1.{known}."), &format!("mid.attn_1.{other}."))
+            })
+        })
+    };
+    let expected = decoded(&known);
+    for other in [["to_q", "to_k", "to_v", "to_out.0"], ["query", "key", "value", "proj_attn"]] {
+        let stored = renamed(other);
+        assert!(stored.tensors.contains_key(&format!("{VAE}encoder.mid.attn_1.{}.bias", other[0])));
+        assert_eq!(decoded(&stored), expected);
+    }
 }
 
 /// diffusers' names of the tensors of SD 1.5's UNet or VAE, by ldm's.
@@ -172,9 +258,27 @@ fn another_vae_in_any_naming_takes_the_place_of_the_models_own() {
             .replace("to_v", "value")
             .replace("to_out.0", "proj_attn")
     };
+    let left_by_converters = |others: [&'static str; 5]| {
+        move |name: &str| {
+            let known =
+                ["norm", "q", "k", "v", "proj_out"].map(|module| format!("attn_1.{module}."));
+            let mut renamed = name.to_owned();
+            for (known, other) in known.iter().zip(others) {
+                renamed = renamed.replace(known, &format!("attn_1.{other}."));
+            }
+            renamed
+        }
+    };
+    let [to_q, query] = [
+        left_by_converters(["norm", "to_q", "to_k", "to_v", "to_out.0"]),
+        left_by_converters(["group_norm", "query", "key", "value", "proj_attn"]),
+    ];
+    assert_eq!(to_q("decoder.mid.attn_1.q.bias"), "decoder.mid.attn_1.to_q.bias");
     for (case, file) in [
         ("ldm", whole.part(VAE, str::to_owned)),
         ("ldm with prefix", whole.part(VAE, |name| format!("{VAE}{name}"))),
+        ("ldm with diffusers' attention", whole.part(VAE, to_q)),
+        ("ldm with old diffusers' attention", whole.part(VAE, query)),
         ("diffusers", whole.part(VAE, to_diffusers)),
         ("diffusers with prefix", whole.part(VAE, |name| format!("vae.{}", to_diffusers(name)))),
         ("diffusers before 0.12", whole.part(VAE, old)),
@@ -352,8 +456,9 @@ fn a_file_that_is_no_whole_model_is_named_for_what_it_is() {
     assert!(error.contains("takes 68 added conditions without a pooled text"), "{error}");
     let error = line(&base().with_vae(&place.0.path().join("absent")).unwrap_err());
     assert_eq!(error, "absent: no such model folder or file");
-    for name in ["vae.pt", "vae.ckpt"] {
-        let path = place.save(name, &empty());
+    for name in ["vae.pt", "vae.ckpt", "vae.safetensors"] {
+        let path = place.0.path().join(name);
+        fs::write(&path, b"PK\x03\x04 and more").unwrap();
         let error = line(&base().with_vae(&path).unwrap_err());
         assert!(error.contains("pickled"), "{error}");
     }

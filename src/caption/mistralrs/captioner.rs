@@ -19,6 +19,7 @@ use crate::{
         worker::{Timeouts, WorkerModel, WorkerOptions, protocol::LoadOptions},
     },
     model::llava::GenerateOptions,
+    temporary::removed_folder,
     weights::{QuantType, folder_fingerprint},
 };
 
@@ -99,7 +100,7 @@ impl Captioner for MistralrsCaptioner {
             _ => None,
         };
         let program = self.program.clone();
-        let scratch = tempfile::tempdir().map_err(|error| refused(&error))?;
+        let scratch = removed_folder().map_err(|error| refused(&error))?;
         let make_room = job.make_room;
         let start = move || {
             make_room();

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::temporary::TemporaryError;
+
 /// Reasons for which a model cannot be used, or gives no caption of a picture.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -25,6 +27,10 @@ pub enum MistralrsError {
         /// Description of the missing file.
         wanted: &'static str,
     },
+
+    /// There is no place for a folder of links.
+    #[error(transparent)]
+    Temporary(#[from] TemporaryError),
 
     /// A file or folder cannot be read.
     #[error("{}: {source}", path.display())]

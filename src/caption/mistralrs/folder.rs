@@ -12,6 +12,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::MistralrsError;
+use crate::temporary::removed_folder;
 
 /// Architectures that mistral.rs 0.8.1 runs correctly only with a workaround.
 const HELPED: [(&str, Help); 2] = [
@@ -107,7 +108,7 @@ pub(super) fn shown(folder: &Path, made: &[(&str, Value)]) -> Result<TempDir, Mi
         let path = path.to_owned();
         move |source| MistralrsError::Read { path, source }
     };
-    let other = tempfile::tempdir().map_err(read(&std::env::temp_dir()))?;
+    let other = removed_folder()?;
     for (file, content) in made.iter().filter(|(_, content)| !content.is_null()) {
         let path = other.path().join(file);
         fs::write(&path, content.to_string()).map_err(read(&path))?;

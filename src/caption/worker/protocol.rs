@@ -107,8 +107,12 @@ pub fn read_request(input: &mut impl BufRead) -> io::Result<Option<(Request, Vec
         if width.max(height) > LARGEST_SIDE {
             return Err(io::Error::other(format!("a picture of {width} x {height} pixels")));
         }
-        pixels.resize(width * height * 3, 0);
-        input.read_exact(&mut pixels)?;
+        // Nothing is reserved for a size that is only claimed.
+        let length = width * height * 3;
+        input.by_ref().take(length as u64).read_to_end(&mut pixels)?;
+        if pixels.len() < length {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
     }
     Ok(Some((request, pixels)))
 }
@@ -199,5 +203,9 @@ mod tests {
         assert!(read_request(&mut &huge[..]).is_err());
         let short = br#"{"describe":{"id":1,"instruction":"","width":9,"height":9}}"#;
         assert!(read_request(&mut &short[..]).is_err());
+        // Nothing is reserved for what is claimed: as the largest pixels there are, this ends at once.
+        let claimed = br#"{"describe":{"id":1,"instruction":"","width":16384,"height":16384}}"#;
+        let error = read_request(&mut [&claimed[..], b"\n123"].concat().as_slice()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     }
 }

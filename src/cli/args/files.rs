@@ -10,16 +10,19 @@ use cupscale::image::{Format, Input, Output};
 
 use crate::cli::error::CliError;
 
+/// Verbs, which are not taken for pictures.
+const VERBS: [&str; 3] = ["plan", "caption", "models"];
+
 #[derive(Args, Debug)]
 pub struct FilesArgs {
-    /// The picture to enlarge, or a folder of pictures; `-` reads standard input
+    /// Pictures to enlarge, or folders of pictures; `-` reads standard input
     #[arg(value_name = "INPUT", conflicts_with = "input_option")]
-    input: Option<OsString>,
+    inputs: Vec<OsString>,
     /// The same as INPUT
     #[arg(short = 'i', long = "input", value_name = "INPUT")]
-    input_option: Option<OsString>,
-    /// Output file, or output folder for a folder; `-` writes standard output [default: INPUT with _4x before its
-    /// extension]
+    input_option: Vec<OsString>,
+    /// Output file, or output folder for a folder or several inputs; a slash at the end makes it a folder for a picture
+    /// as well; `-` writes standard output [default: INPUT with _4x before its extension]
     #[arg(short, long, value_name = "OUTPUT")]
     output: Option<OsString>,
     /// Format of the output [default: by the output's name, else as the input]
@@ -34,15 +37,31 @@ pub struct FilesArgs {
 }
 
 impl FilesArgs {
-    /// The picture to read.
-    pub fn input(&self) -> Result<Input, CliError> {
-        let given = self.input.as_deref().or(self.input_option.as_deref());
-        given.filter(|given| !given.is_empty()).map(Input::parse).ok_or_else(|| {
-            CliError::Usage("no input: name a picture, or `-` for standard input (--help)".into())
-        })
+    /// The pictures and folders to read, at least one.
+    pub fn inputs(&self) -> Result<Vec<Input>, CliError> {
+        let refuse = |reason: String| Err(CliError::Usage(reason));
+        let given: Vec<_> = self.inputs.iter().chain(&self.input_option).collect();
+        if given.iter().all(|input| input.is_empty()) {
+            return refuse(
+                "no input: name a picture, or `-` for standard input (--help)".to_owned(),
+            );
+        }
+        if let [_, others @ ..] = given.as_slice()
+            && !others.is_empty()
+        {
+            if given.iter().any(|input| *input == "-") {
+                return refuse("`-` (standard input) is one picture and stands alone".to_owned());
+            }
+            let is_verb = |input: &&&OsString| VERBS.iter().any(|verb| **input == verb);
+            if let Some(verb) = others.iter().find(is_verb).filter(|verb| !Path::new(verb).exists())
+            {
+                return refuse(format!("a verb comes first: cupscale-fast {} …", verb.display()));
+            }
+        }
+        Ok(given.into_iter().map(|input| Input::parse(input)).collect())
     }
 
-    /// Output and its format. `source` is the input's own format, `suffix` stands before the
+    /// Output and its format for one picture. `source` is the input's own format, `suffix` stands before the
     /// extension of a name that is made from the input's.
     pub fn output(
         &self,
@@ -51,8 +70,18 @@ impl FilesArgs {
         suffix: &str,
     ) -> Result<(Output, Format), CliError> {
         let output = match (&self.output, input) {
+            (Some(folder), Input::Path(path)) if self.names_output_folder() => {
+                let (path, format) = self.output_in(Path::new(folder), path, source, suffix);
+                return Ok((Output::Path(path), format));
+            }
+            (Some(folder), _) if self.names_output_folder() => {
+                return Err(CliError::Usage(format!(
+                    "-o {}: is a folder, and standard input has no name: name a file in it",
+                    folder.display()
+                )));
+            }
             (Some(output), _) => Output::parse(output),
-            (None, Input::Path(path)) => {
+            (None, Input::Path(path)) if !is_stream(path) => {
                 let (path, format) = self.output_name(path, source, suffix);
                 return Ok((Output::Path(path), format));
             }
@@ -75,6 +104,29 @@ impl FilesArgs {
         Ok((output, self.format.or(named).unwrap_or(source)))
     }
 
+    /// `true` if the output is meant as a folder: by a slash at its end, whether it is there or not, or one that is
+    /// there. A folder with a picture's name is more likely a mistake.
+    pub fn names_output_folder(&self) -> bool {
+        self.output.as_deref().is_some_and(|output| {
+            let ends = output.as_encoded_bytes().last();
+            let path = Path::new(output);
+            ends.is_some_and(|&end| std::path::is_separator(char::from(end)))
+                || path.is_dir() && Format::from_extension(path).is_none()
+        })
+    }
+
+    /// Output name and format for a picture whose output goes to `folder`.
+    pub fn output_in(
+        &self,
+        folder: &Path,
+        path: &Path,
+        source: Format,
+        suffix: &str,
+    ) -> (PathBuf, Format) {
+        let (path, format) = self.output_name(path, source, suffix);
+        (folder.join(path.file_name().unwrap_or_default()), format)
+    }
+
     /// Default output name and format for a picture: `suffix` goes before the extension, which changes only with the
     /// format. `source` is the input's own format.
     pub fn output_name(&self, path: &Path, source: Format, suffix: &str) -> (PathBuf, Format) {
@@ -92,18 +144,44 @@ impl FilesArgs {
         (path.with_file_name(name), format)
     }
 
-    /// The folder for the outputs of the pictures in `folder`.
+    /// The folder for the outputs of several inputs; `None` if each goes beside its own.
+    ///
+    /// # Errors
+    /// One file or a stream for many pictures.
+    pub fn common_folder(&self) -> Result<Option<PathBuf>, CliError> {
+        let Some(output) = &self.output else { return Ok(None) };
+        let refuse =
+            |reason: &str| Err(CliError::Usage(format!("-o {}: {reason}", output.display())));
+        match Output::parse(output) {
+            Output::Path(path) if path.is_dir() => Ok(Some(path)),
+            Output::Path(path) if path.exists() => {
+                refuse("is no folder, but there are several inputs")
+            }
+            Output::Path(path) if Format::from_extension(&path).is_some() => {
+                refuse("is named like one picture, but there are several inputs: name a folder")
+            }
+            Output::Path(path) => Ok(Some(path)),
+            _ => refuse("several pictures go to a folder"),
+        }
+    }
+
+    /// The folder for the outputs of the pictures in `folder`; in `common` if there are several inputs.
     ///
     /// # Errors
     /// A combination that makes no sense: one file or a stream for many pictures, or the input folder itself.
-    pub fn output_folder(&self, folder: &Path, suffix: &str) -> Result<PathBuf, CliError> {
+    pub fn output_folder(
+        &self,
+        folder: &Path,
+        suffix: &str,
+        common: Option<&Path>,
+    ) -> Result<PathBuf, CliError> {
         let refuse = |reason: String| Err(CliError::Usage(reason));
-        let output = match self.output.as_deref().map(Output::parse) {
-            Some(Output::Path(path)) => path,
-            Some(_) => {
+        let output = match (common, self.output.as_deref().map(Output::parse)) {
+            (None, Some(Output::Path(path))) => path,
+            (None, Some(_)) => {
                 return refuse("-o -: a folder's pictures go to a folder".to_owned());
             }
-            None => {
+            (common, _) => {
                 // `.` and `..` have no name of their own.
                 let named = match folder.file_name() {
                     Some(_) => folder.to_owned(),
@@ -112,9 +190,14 @@ impl FilesArgs {
                 let Some(name) = named.file_name() else {
                     return refuse(format!("{}: name the output folder, -o", folder.display()));
                 };
-                let mut name = name.to_owned();
-                name.push(suffix);
-                named.with_file_name(name)
+                match common {
+                    Some(common) => common.join(name),
+                    None => {
+                        let mut name = name.to_owned();
+                        name.push(suffix);
+                        named.with_file_name(name)
+                    }
+                }
             }
         };
         if output.exists() && !output.is_dir() {
@@ -143,4 +226,12 @@ impl FilesArgs {
             None => Ok(output),
         }
     }
+}
+
+/// `true` if a path is no place for an output beside it: a stream (`/dev/stdin`, a pipe of `<(…)`), which is like `-`.
+fn is_stream(path: &Path) -> bool {
+    // Behind /dev/stdin there may be a file.
+    path.starts_with("/dev")
+        || path.starts_with("/proc")
+        || path.metadata().is_ok_and(|found| !found.is_file() && !found.is_dir())
 }

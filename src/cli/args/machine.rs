@@ -1,9 +1,11 @@
 //! Options for the device, its memory, and the threads.
 
+use std::error::Error as _;
+
 use clap::Args;
 use cupscale::backend::{DeviceSpec, MatmulPrecision};
 
-use crate::cli::{error::CliError, values};
+use crate::cli::{error::CliError, threads, values};
 
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Machine")]
@@ -26,18 +28,22 @@ pub struct MachineArgs {
     #[arg(short = 't', long, visible_alias = "vae-tile", value_name = "PIXELS",
           value_parser = clap::value_parser!(u32).range(32..=16384))]
     pub tile: Option<u32>,
-    /// Threads on the CPU [default: all]
+    /// Threads on the CPU, up to four for each core [default: all cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     threads: Option<u32>,
 }
 
 impl MachineArgs {
-    /// Sets the size of the thread pool, once, before any work.
-    pub fn set_threads(&self) -> Result<(), CliError> {
-        let Some(threads) = self.threads else { return Ok(()) };
-        rayon::ThreadPoolBuilder::new()
-            .num_threads(threads as usize)
-            .build_global()
-            .map_err(|error| CliError::Usage(format!("--threads {threads}: {error}")))
+    /// Sets the size of the thread pool, once, before any work. Returns a note if it is smaller than asked for.
+    ///
+    /// # Errors
+    /// Threads that the system does not give.
+    pub fn set_threads(&self) -> Result<Option<String>, CliError> {
+        let (threads, note) = threads::chosen(self.threads.map(|threads| threads as usize));
+        rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().map_err(|error| {
+            let error = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+            CliError::Threads { threads, error }
+        })?;
+        Ok(note)
     }
 }

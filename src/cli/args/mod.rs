@@ -39,6 +39,7 @@ Examples:
   cupscale-fast photo.jpg                                  write photo_4x.jpg
   cupscale-fast -i in.png -o out.tif --scale 2 --prompt \"an old harbour at dusk\"
   cat in.png | cupscale-fast -i - -o - --format png > out.png
+  cupscale-fast *.png                                      several pictures, each output beside its own
   cupscale-fast -i shots -o big --skip-existing            every picture below the folder
   cupscale-fast caption photo.jpg > captions.json          edit it, then:
   cupscale-fast photo.jpg --captions captions.json

@@ -128,6 +128,9 @@ pub struct PullArgs {
     /// A file with the hub's token [default: $HF_TOKEN, else the token of the hub's own tools]
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+    /// Send the token to an http:// address too, where anybody on the way can read it
+    #[arg(long)]
+    pub insecure: bool,
     #[command(flatten)]
     pub watch: WatchArgs,
 }

@@ -30,15 +30,23 @@ pub struct Walk {
     pub unsupported: Vec<(String, usize)>,
     /// folders that could not be read, each with the reason in one line
     pub unreadable: Vec<String>,
+    /// links to folders around the one that is walked, which are not followed
+    pub upward: Vec<PathBuf>,
 }
 
 /// Walks `root`, without hidden files (those of unfinished jobs among them), `.part` files, and the
 /// folder `output`. Pictures are recognised by their first bytes; other files are ignored.
 ///
-/// Links are followed, but every folder is walked once: at its own place, if that is below `root`.
+/// Links are followed, but every folder is walked once: at its own place, if that is below `root`. A link to a
+/// folder around `root` is not followed: outputs of earlier runs stand there.
 pub fn walk(root: &Path, output: &Path) -> Walk {
     let mut walk = Walk::default();
     let mut seen: HashSet<PathBuf> = fs::canonicalize(output).into_iter().collect();
+    let own = fs::canonicalize(root).ok();
+    let is_around = |folder: &Path| {
+        let (own, real) = (own.as_ref(), fs::canonicalize(folder));
+        own.zip(real.ok()).is_some_and(|(own, real)| *own != real && own.starts_with(real))
+    };
     let mut folders = vec![PathBuf::new()];
     let mut links = VecDeque::new();
     // Links wait until all real folders are known.
@@ -65,6 +73,9 @@ pub fn walk(root: &Path, output: &Path) -> Walk {
             }
             let is_link = entry.file_type().is_ok_and(|kind| kind.is_symlink());
             match fs::metadata(entry.path()) {
+                Ok(found) if found.is_dir() && is_link && is_around(&entry.path()) => {
+                    walk.upward.push(below);
+                }
                 Ok(found) if found.is_dir() && is_link => links.push_back(below),
                 Ok(found) if found.is_dir() => folders.push(below),
                 // Reading a pipe or a device would block.
@@ -79,22 +90,31 @@ pub fn walk(root: &Path, output: &Path) -> Walk {
 
 impl Walk {
     fn file(&mut self, root: &Path, path: PathBuf) {
-        let mut head = Vec::new();
-        // A file that cannot be opened is judged by its name alone.
-        let _ = File::open(root.join(&path)).map(|file| file.take(HEAD).read_to_end(&mut head));
-        match (format_of("", &head), Format::from_extension(&path)) {
-            (Ok(format), _) | (Err(_), Some(format)) => {
-                self.pictures.push(FoundPicture { path, format })
-            }
-            (Err(ImageError::UnsupportedFormat { kind, .. }), None) => {
+        match format_of_file(&root.join(&path)) {
+            Ok(format) => self.pictures.push(FoundPicture { path, format }),
+            Err(ImageError::UnsupportedFormat { kind, .. }) => {
                 match self.unsupported.iter_mut().find(|(known, _)| known == kind) {
                     Some((_, count)) => *count += 1,
                     None => self.unsupported.push((kind.to_owned(), 1)),
                 }
             }
-            (Err(_), None) => {}
+            Err(_) => {}
         }
     }
+}
+
+/// Format of a file by its first bytes, else by its name; a file that cannot be opened is judged by its name alone.
+///
+/// # Errors
+/// Neither says a format that is read.
+pub fn format_of_file(path: &Path) -> Result<Format, ImageError> {
+    let mut head = Vec::new();
+    // What is read of a pipe is gone.
+    if path.is_file() {
+        let _ = File::open(path).map(|file| file.take(HEAD).read_to_end(&mut head));
+    }
+    let found = format_of("", &head);
+    found.or_else(|error| Format::from_extension(path).ok_or(error))
 }
 
 #[cfg(test)]
@@ -162,6 +182,7 @@ mod tests {
         let root = tree(&[("real/deep/a.png", PNG)]);
         let at = |name: &str| root.path().join(name);
         symlink(root.path(), at("real/deep/up")).unwrap();
+        symlink(root.path().parent().unwrap(), at("real/around")).unwrap();
         symlink(at("real/deep"), at("first")).unwrap();
         symlink(other.path(), at("out")).unwrap();
         symlink(root.path(), other.path().join("back")).unwrap();
@@ -177,7 +198,9 @@ mod tests {
             "out/far.png",
             "real/deep/a.png",
         ];
-        assert_eq!(paths(&walk(root.path(), Path::new("nowhere"))), expected);
+        let found = walk(root.path(), Path::new("nowhere"));
+        assert_eq!(paths(&found), expected);
+        assert_eq!(found.upward, [Path::new("real/around")]);
         // A folder behind a link is recognised as the output, too.
         let without = walk(root.path(), other.path());
         assert_eq!(paths(&without), ["dangling.png", "linked.png", "real/deep/a.png"]);

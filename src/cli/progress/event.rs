@@ -4,7 +4,7 @@
 use cupscale::pipeline::Stage;
 use serde::Serialize;
 
-use super::say;
+use crate::cli::print::say_json;
 
 /// One line of `--progress json`.
 #[derive(Debug, Serialize)]
@@ -105,7 +105,7 @@ impl Event<'_> {
     /// Writes the event to standard error.
     pub fn say(&self) {
         if let Ok(line) = serde_json::to_string(self) {
-            say(&line);
+            say_json(&line);
         }
     }
 }

@@ -8,8 +8,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::{
     Display, Reporter,
     event::{At, Event, FileState},
-    say,
 };
+use crate::cli::print::{line, say};
 
 /// Progress of the current stage.
 pub struct Count {
@@ -47,7 +47,7 @@ impl CurrentFile {
         if short.len() < name.len() {
             short.push('…');
         }
-        format!("{}/{} {short}", self.index, self.count)
+        format!("{}/{} {}", self.index, self.count, line(&short))
     }
 }
 
@@ -74,7 +74,8 @@ impl Reporter {
             match &self.display {
                 Display::Bar(bar) => bar.suspend(|| say(&line)),
                 Display::Percent => say(&line),
-                Display::Json | Display::Nothing => {}
+                Display::Seldom(pause) if pause.is_over() => say(&line),
+                Display::Json | Display::Seldom(_) | Display::Nothing => {}
             }
         }
         self.file = None;
@@ -126,7 +127,7 @@ impl Progress for Reporter {
                 unit: stage.unit(),
             }
             .say(),
-            Display::Percent | Display::Nothing => {}
+            Display::Percent | Display::Seldom(_) | Display::Nothing => {}
         }
     }
 
@@ -135,19 +136,17 @@ impl Progress for Reporter {
         let before = state.percent();
         state.done += count;
         let Count { stage, done, total } = *state;
+        let percent = state.percent();
+        let line = || {
+            let file = self.file.as_ref();
+            let file = file.map(|f| format!("{}/{} {}: ", f.index, f.count, f.input));
+            let (file, verb, unit) = (file.unwrap_or_default(), stage.verb(), stage.unit());
+            format!("{file}{verb} {percent}% ({done}/{total} {unit})")
+        };
         match &self.display {
             Display::Bar(bar) => bar.inc(count as u64),
-            Display::Percent if state.percent() != before => {
-                let file = self.file.as_ref();
-                let file = file.map(|f| format!("{}/{} {}: ", f.index, f.count, f.input));
-                say(&format!(
-                    "{}{} {}% ({done}/{total} {})",
-                    file.unwrap_or_default(),
-                    stage.verb(),
-                    state.percent(),
-                    stage.unit()
-                ));
-            }
+            Display::Percent if percent != before => say(&line()),
+            Display::Seldom(pause) if pause.is_over() => say(&line()),
             Display::Json => Event::Progress {
                 stage: At::Job(stage),
                 file: None,
@@ -156,7 +155,7 @@ impl Progress for Reporter {
                 unit: None,
             }
             .say(),
-            Display::Percent | Display::Nothing => {}
+            Display::Percent | Display::Seldom(_) | Display::Nothing => {}
         }
     }
 

@@ -5,24 +5,25 @@ mod job;
 mod transfer;
 
 use std::{
-    io::{self, IsTerminal as _, Write as _},
+    cell::Cell,
+    io::{self, IsTerminal as _},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use clap::ValueEnum;
 use indicatif::ProgressBar;
 
-use super::error::INTERRUPTED;
+use super::{error::INTERRUPTED, print::say};
 pub use event::{Event, FileState, Transfer};
 
 /// The values of `--progress`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ProgressMode {
-    /// A bar when stderr is a terminal, otherwise nothing
+    /// A bar when stderr is a terminal, otherwise a line every half minute
     Auto,
     /// A bar; where stderr is no terminal, a line for every tenth of a stage
     Bar,
@@ -43,8 +44,34 @@ enum Display {
     Bar(ProgressBar),
     /// A bar's stand-in where stderr is no terminal: a line for every tenth.
     Percent,
+    /// What a log gets: a line now and then, and none of a short job.
+    Seldom(Pause),
     Json,
     Nothing,
+}
+
+/// Time between two lines where stderr is no terminal.
+const SELDOM: Duration = Duration::from_secs(30);
+
+/// A pause between lines, which begins anew with every line.
+pub struct Pause {
+    length: Duration,
+    begun: Cell<Instant>,
+}
+
+impl Pause {
+    fn new(length: Duration) -> Self {
+        Self { length, begun: Cell::new(Instant::now()) }
+    }
+
+    /// `true` if it is over; the next one then begins.
+    fn is_over(&self) -> bool {
+        let is_over = self.begun.get().elapsed() >= self.length;
+        if is_over {
+            self.begun.set(Instant::now());
+        }
+        is_over
+    }
 }
 
 /// Shows the progress of a job or of transfers, and carries the user's Ctrl-C to them.
@@ -70,7 +97,8 @@ impl Reporter {
             }
             ProgressMode::Bar => Display::Percent,
             ProgressMode::Json => Display::Json,
-            ProgressMode::Auto | ProgressMode::None => Display::Nothing,
+            ProgressMode::Auto => Display::Seldom(Pause::new(SELDOM)),
+            ProgressMode::None => Display::Nothing,
         };
         Self {
             display,
@@ -115,7 +143,7 @@ impl Reporter {
             Display::Json => Event::Note { text }.say(),
             _ if self.quiet => {}
             Display::Bar(bar) => bar.suspend(|| say(&said)),
-            Display::Percent | Display::Nothing => say(&said),
+            Display::Percent | Display::Seldom(_) | Display::Nothing => say(&said),
         }
     }
 }
@@ -133,7 +161,15 @@ fn interrupt_flag() -> Arc<AtomicBool> {
     interrupted
 }
 
-/// Writes one line to stderr; write errors are ignored.
-pub fn say(text: &str) {
-    let _ = writeln!(io::stderr(), "{text}");
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_is_over_once_and_begins_anew() {
+        let pause = Pause::new(Duration::from_secs(3600));
+        assert!(!pause.is_over());
+        pause.begun.set(Instant::now().checked_sub(Duration::from_secs(3600)).unwrap());
+        assert!(pause.is_over() && !pause.is_over());
+    }
 }

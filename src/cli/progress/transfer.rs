@@ -11,8 +11,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::{
     Display, Reporter,
     event::{At, Event, Transfer, TransferBytes, TransferFile},
-    say,
 };
+use crate::cli::print::{line, say};
 
 /// Minimum interval between JSON lines about one file.
 const JSON_PAUSE: Duration = Duration::from_millis(250);
@@ -32,6 +32,15 @@ impl CurrentTransfer {
     /// Percent done, in tens; 0 where the total is not known.
     fn percent(&self) -> u64 {
         self.total.map_or(0, |total| 10 * self.done / total.max(1) * 10)
+    }
+
+    /// The file in one line.
+    fn line(&self) -> String {
+        let (verb, name) = (self.work.verb(), &self.name);
+        match self.total {
+            Some(total) => format!("{verb} {name} {}% of {}", self.percent(), units::bytes(total)),
+            None => format!("{verb} {name} {}", units::bytes(self.done)),
+        }
     }
 
     fn tell(&self) {
@@ -58,7 +67,7 @@ impl Reporter {
                 unit: UNIT,
             }
             .say(),
-            Display::Percent | Display::Nothing => {}
+            Display::Percent | Display::Seldom(_) | Display::Nothing => {}
         }
         let name = name.to_owned();
         self.transfer = Some(CurrentTransfer { work, name, done, total, told: Instant::now() });
@@ -72,16 +81,16 @@ impl Reporter {
         match &self.display {
             Display::Bar(bar) => bar.inc(bytes),
             Display::Percent if file.work != Transfer::Check && file.percent() != before => {
-                let total = units::bytes(file.total.unwrap_or_default());
-                say(&format!("{} {} {}% of {total}", file.work.verb(), file.name, file.percent()));
+                say(&file.line());
             }
+            Display::Seldom(pause) if pause.is_over() => say(&file.line()),
             Display::Json => {
                 if file.told.elapsed() >= JSON_PAUSE || file.total == Some(file.done) {
                     file.told = Instant::now();
                     file.tell();
                 }
             }
-            Display::Percent | Display::Nothing => {}
+            Display::Percent | Display::Seldom(_) | Display::Nothing => {}
         }
     }
 
@@ -101,7 +110,7 @@ fn show(bar: &ProgressBar, work: Transfer, name: &str, done: u64, total: Option<
     let style =
         ProgressStyle::with_template(template).expect("the template is a constant that parses");
     bar.set_style(style);
-    bar.set_message(format!("{:>8} {name}", work.verb()));
+    bar.set_message(format!("{:>8} {}", work.verb(), line(name)));
     bar.reset();
     match total {
         Some(total) => bar.set_length(total),

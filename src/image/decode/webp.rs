@@ -14,8 +14,13 @@ use crate::image::plane::band_rows;
 use crate::image::read_options::ReadOptions;
 use crate::image::source::Source;
 
+/// Place of the first chunk.
+const CHUNKS: u64 = 12;
 /// Bytes of padding while only the header is read.
 const HEADER_PADDING: u64 = 1 << 16;
+
+/// Bytes that may stand for missing ones: to the codes of a lossless stream some of them mean what cannot be.
+const FILLS: [u8; 6] = [0, 0xFF, 0x55, 0xAA, 0x33, 0x96];
 
 struct WebPFile {
     name: String,
@@ -35,6 +40,11 @@ pub(super) fn open(name: &str, mut file: Source, options: &ReadOptions) -> Resul
     let is_truncated = length < u64::from(u32::from_le_bytes([a, b, c, d])) + 8;
     if is_truncated && !options.allow_truncated {
         return Err(bad(&"truncated"));
+    }
+    if !is_truncated {
+        check_chunks(&mut file, length)
+            .map_err(|error| read_error(name, error))?
+            .map_err(|why| bad(&why))?;
     }
     let padding = if is_truncated { HEADER_PADDING } else { 0 };
     let mut padded = Padded::new(&mut file, padding, 0).map_err(|error| read_error(name, error))?;
@@ -63,6 +73,25 @@ pub(super) fn open(name: &str, mut file: Source, options: &ReadOptions) -> Resul
     Ok(Box::new(WebPFile { name: name.to_owned(), header, file, is_truncated, is_lossy }))
 }
 
+/// Holds every chunk to the file's length: the decoder takes what is there of one that claims more.
+fn check_chunks(file: &mut Source, length: u64) -> io::Result<std::result::Result<(), String>> {
+    let mut at = CHUNKS;
+    while at + 8 <= length {
+        file.seek(SeekFrom::Start(at))?;
+        let mut head = [0; 8];
+        file.read_exact(&mut head)?;
+        let [a, b, c, d, size @ ..] = head;
+        let size = u64::from(u32::from_le_bytes(size));
+        if at + 8 + size > length {
+            let name = String::from_utf8_lossy(&[a, b, c, d]).trim().to_owned();
+            return Ok(Err(format!("the chunk {name} is longer than the file")));
+        }
+        at += 8 + size + size % 2;
+    }
+    file.rewind()?;
+    Ok(Ok(()))
+}
+
 impl Decode for WebPFile {
     fn header(&self) -> &Header {
         &self.header
@@ -75,9 +104,10 @@ impl Decode for WebPFile {
         let Header { width, height, layout, .. } = self.header;
         let row_bytes = width as usize * layout.channels();
         let mut warnings = Vec::new();
-        let mut data = self.samples(0)?;
+        let mut fills = FILLS.iter();
+        let mut data = self.samples(&mut fills)?;
         if self.is_truncated {
-            let rows_read = self.rows_read(&data, row_bytes)?;
+            let rows_read = self.rows_read(&data, &mut fills, row_bytes)?;
             if rows_read == 0 {
                 let why = "truncated before the first rows";
                 return Err(ImageError::unreadable(&self.name, Format::WebP, why));
@@ -97,8 +127,18 @@ impl Decode for WebPFile {
 }
 
 impl WebPFile {
+    /// All samples; what the file lacks is taken for the first of these bytes with which it can be decoded.
+    fn samples(&mut self, fills: &mut std::slice::Iter<'_, u8>) -> Result<Vec<u8>> {
+        let mut result = self.filled(fills.next().copied().unwrap_or_default());
+        while self.is_truncated && result.is_err() {
+            let Some(&fill) = fills.next() else { break };
+            result = self.filled(fill);
+        }
+        result
+    }
+
     /// All samples; what the file lacks is taken for so many bytes `fill`.
-    fn samples(&mut self, fill: u8) -> Result<Vec<u8>> {
+    fn filled(&mut self, fill: u8) -> Result<Vec<u8>> {
         let Header { width, height, .. } = self.header;
         let name = &self.name;
         let bad =
@@ -120,12 +160,21 @@ impl WebPFile {
 
     /// Rows of a truncated picture that do not depend on what is missing: the decoder does not tell, but with other
     /// bytes in place of the missing ones only those come out the same.
-    fn rows_read(&mut self, data: &[u8], row_bytes: usize) -> Result<usize> {
-        let other = self.samples(0xFF)?;
+    fn rows_read(
+        &mut self,
+        data: &[u8],
+        fills: &mut std::slice::Iter<'_, u8>,
+        row_bytes: usize,
+    ) -> Result<usize> {
+        let other = self.samples(fills)?;
         let rows = data.chunks_exact(row_bytes).zip(other.chunks_exact(row_bytes));
         let same = rows.take_while(|(row, other)| row == other).count();
-        // Lossy pictures come in rows of blocks.
-        Ok(if self.is_lossy && same < self.header.height as usize { same / 16 * 16 } else { same })
+        // Lossy pictures come in rows of blocks of 16, and the filter between them changes three rows of the one above.
+        Ok(if self.is_lossy && same < self.header.height as usize {
+            ((same + 3) / 16 * 16).saturating_sub(3)
+        } else {
+            same
+        })
     }
 }
 

@@ -110,9 +110,9 @@ fn write_text(file: &mut Sink, text: &Text, international: bool) -> io::Result<(
 
 /// A keyword as PNG allows it: 1 to 79 printable Latin-1 characters.
 fn keyword(keyword: &str) -> Vec<u8> {
-    let allowed = |c: char| match u8::try_from(c) {
-        Ok(byte @ (32..=126 | 161..=255)) => byte,
-        _ => b'?',
+    let allowed = |c: char| {
+        let byte = u8::try_from(c).unwrap_or(0);
+        if matches!(byte, 32..=126 | 161..=255) { byte } else { b'?' }
     };
     let keyword: Vec<u8> = keyword.trim().chars().take(79).map(allowed).collect();
     if keyword.is_empty() { COMMENT.as_bytes().to_vec() } else { keyword }

@@ -134,7 +134,8 @@ impl Segments {
             0xFE if metadata.texts.len() < MAX_TEXTS => {
                 self.comments += data.len();
                 if self.comments > MAX_PLACED {
-                    budget.too_large("a comment");
+                    let limit = MAX_PLACED as u64;
+                    budget.warn(Warning::MetadataTooLarge { what: "a comment", limit });
                     return Ok(());
                 }
                 let comment = kept("a comment", data, budget).map(from_unknown);

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use super::LlavaError;
 use crate::model::text::HiddenAct;
+use crate::ranges;
 
 /// A checked configuration.
 #[derive(Clone, Debug)]
@@ -157,6 +158,8 @@ impl LlavaConfig {
     /// # Errors
     /// A field of the wrong type, or a value that this program does not support.
     pub fn from_json(config: &Value, generation: &Value) -> Result<Self, LlavaError> {
+        ranges::check(config)?;
+        ranges::check(generation)?;
         let raw: RawLlavaConfig = parse(config)?;
         let is_next = match raw.model_type.as_str() {
             "llava" => false,
@@ -406,6 +409,7 @@ impl DecoderConfig {
     /// # Errors
     /// As [`LlavaConfig::from_json`].
     pub fn from_json(config: &Value) -> Result<Self, LlavaError> {
+        ranges::check(config)?;
         let given = |field: &str| config.get(field);
         let family = match given("model_type").and_then(Value::as_str).unwrap_or("llama") {
             "llama" => DecoderFamily::Llama,
@@ -485,6 +489,12 @@ fn rope(raw: &RawDecoder) -> Result<(f64, RopeScaling), LlavaError> {
         (None, None) => return Ok((raw.rope_theta.unwrap_or(ROPE_THETA), RopeScaling::None)),
     };
     let theta = theta.or(raw.rope_theta).unwrap_or(ROPE_THETA);
+    if let Some(share) =
+        scaling.get("partial_rotary_factor").filter(|share| share.as_f64() != Some(1.0))
+        && !share.is_null()
+    {
+        return Err(unsupported("text_config.rope_parameters.partial_rotary_factor", share, "1"));
+    }
     let kind = scaling.get("rope_type").or_else(|| scaling.get("type"));
     let kind = kind.and_then(Value::as_str).unwrap_or("default");
     let number =
@@ -576,6 +586,15 @@ mod tests {
             (with("text_config", json!({"attention_bias": true})), "text_config.attention_bias"),
             (with("text_config", json!({"rope_scaling": {"type": "yarn"}})), "rope_scaling"),
             (with("text_config", json!({"num_key_value_heads": 5})), "num_key_value_heads"),
+            (
+                with("text_config", json!({"num_hidden_layers": 1e9})),
+                "text_config.num_hidden_layers",
+            ),
+            (with("vision_config", json!({"image_size": 1_u64 << 40})), "vision_config.image_size"),
+            (
+                with("text_config", json!({"rope_parameters": {"partial_rotary_factor": 0.5}})),
+                "partial_rotary_factor",
+            ),
             (with("vision_config", json!({"model_type": "siglip"})), "vision_config.model_type"),
             (with("vision_feature_layer", json!(-26)), "vision_feature_layer"),
             (with("projector_hidden_act", json!("relu")), "projector_hidden_act"),

@@ -8,6 +8,8 @@ pub enum LlavaError {
     Unsupported { field: &'static str, value: String, supported: &'static str },
     #[error("{0}")]
     Config(serde_json::Error),
+    #[error(transparent)]
+    Range(#[from] crate::ranges::OutOfRange),
     /// `file` is relative to the model
     #[error("{file}: {reason}")]
     Tokenizer { file: &'static str, reason: String },

@@ -10,6 +10,7 @@ mod decoder;
 mod error;
 mod generate;
 mod picture;
+mod processor_config;
 mod prompt;
 mod resize;
 mod tokenizer;

@@ -5,13 +5,13 @@
 use std::borrow::Cow;
 
 use candle_core::{Device, Tensor};
-use serde::Deserialize;
 use serde_json::Value;
 
 use super::LlavaError;
 use super::anyres::{Packing, Size, best_resolution, fitted};
 use super::config::LlavaConfig;
-use super::resize::bicubic;
+use super::processor_config::{Fit, Steps};
+use super::resize::resize;
 
 /// A picture in sRGB, 8 bits a channel, interleaved, row by row; at least one pixel.
 #[derive(Clone, Debug)]
@@ -51,11 +51,6 @@ impl<'a> LlavaPicture<'a> {
         &self.rgb
     }
 
-    fn resized(&self, (height, width): Size) -> LlavaPicture<'static> {
-        let rgb = bicubic(&self.rgb, (self.width, self.height), (width, height));
-        LlavaPicture { width, height, rgb: rgb.into() }
-    }
-
     /// The picture on a ground of one colour, `top` rows below and `left` columns right of its corner;
     /// negative ones cut it.
     fn placed(&self, (height, width): Size, (top, left): (isize, isize), ground: [u8; 3]) -> Self {
@@ -74,90 +69,36 @@ impl<'a> LlavaPicture<'a> {
         Self { width, height, rgb: rgb.into() }
     }
 
-    /// The middle of a picture that is no smaller.
+    /// The middle of a picture, with black around a smaller one.
     fn centre(&self, side: usize) -> Self {
-        let offset = |length: usize| -(((length - side) / 2) as isize);
+        let offset = |length: usize| match length.checked_sub(side) {
+            Some(more) => -((more / 2) as isize),
+            None => (side - length).div_ceil(2) as isize,
+        };
         self.placed((side, side), (offset(self.height), offset(self.width)), [0; 3])
     }
 }
-
-/// Fields of `preprocessor_config.json`; the defaults are CLIP's.
-#[derive(Deserialize)]
-#[serde(default)]
-struct RawPreprocessor {
-    image_mean: [f32; 3],
-    image_std: [f32; 3],
-    rescale_factor: f32,
-    resample: u32,
-    /// LLaVA-1.5's own processor: make the picture square first
-    do_pad: bool,
-    image_processor_type: String,
-    size: Value,
-    crop_size: Value,
-}
-
-impl Default for RawPreprocessor {
-    fn default() -> Self {
-        Self {
-            image_mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],
-            image_std: [0.268_629_54, 0.261_302_6, 0.275_777_1],
-            rescale_factor: 1.0 / 255.0,
-            resample: BICUBIC,
-            do_pad: false,
-            image_processor_type: String::new(),
-            size: Value::Null,
-            crop_size: Value::Null,
-        }
-    }
-}
-
-/// Pillow's number of the filter.
-const BICUBIC: u32 = 3;
 
 /// Preprocessor of pictures for the vision tower.
 #[derive(Clone, Debug)]
 pub(super) struct Preprocessor {
     side: usize,
     patches: usize,
-    mean: [f32; 3],
-    std: [f32; 3],
-    rescale: f32,
-    pad_square: bool,
+    steps: Steps,
     class_token: bool,
     pinpoints: Option<Vec<Size>>,
 }
 
 impl Preprocessor {
     /// `processor` is `preprocessor_config.json`, or null.
+    ///
+    /// # Errors
+    /// Those of [`Steps::new`].
     pub(super) fn new(config: &LlavaConfig, processor: &Value) -> Result<Self, LlavaError> {
-        let raw: RawPreprocessor = if processor.is_null() {
-            RawPreprocessor::default()
-        } else {
-            serde_json::from_value(processor.clone()).map_err(LlavaError::Config)?
-        };
-        if raw.resample != BICUBIC {
-            let (field, value) = ("resample", raw.resample.to_string());
-            return Err(LlavaError::Unsupported { field, value, supported: "3, bicubic" });
-        }
-        let side = config.vision.image_size;
-        for (field, size) in [("size", &raw.size), ("crop_size", &raw.crop_size)] {
-            let sides: Vec<_> = match size {
-                Value::Object(sides) => sides.values().filter(|side| !side.is_null()).collect(),
-                Value::Null => Vec::new(),
-                side => vec![side],
-            };
-            if sides.iter().any(|given| given.as_u64() != Some(side as u64)) {
-                let supported = "the vision tower's image_size";
-                return Err(LlavaError::Unsupported { field, value: size.to_string(), supported });
-            }
-        }
         Ok(Self {
-            side,
+            side: config.vision.image_size,
             patches: config.vision.side(),
-            mean: raw.image_mean,
-            std: raw.image_std,
-            rescale: raw.rescale_factor,
-            pad_square: raw.do_pad && raw.image_processor_type.starts_with("LlavaImageProcessor"),
+            steps: Steps::new(config, processor)?,
             class_token: config.class_token,
             pinpoints: config.pinpoints.clone(),
         })
@@ -197,9 +138,9 @@ impl Preprocessor {
         if let Some(resolution) =
             self.pinpoints.as_deref().and_then(|possible| best_resolution(size, possible))
         {
-            tiles.push(picture.resized((side, side)));
-            let (height, width) = fitted(size, resolution);
-            let resized = picture.resized((height, width));
+            tiles.push(self.resized(picture, (side, side)));
+            let resized = self.resized(picture, fitted(size, resolution));
+            let (height, width) = (resized.height, resized.width);
             let top = (resolution.0 - height) / 2;
             let left = (resolution.1 - width) / 2;
             let padded = resized.placed(resolution, (top as isize, left as isize), [0; 3]);
@@ -215,9 +156,10 @@ impl Preprocessor {
         let mut values = Vec::with_capacity(tiles.len() * 3 * side * side);
         for tile in &tiles {
             for channel in 0..3 {
-                let (mean, std) = (self.mean[channel], self.std[channel]);
+                let Steps { rescale, mean, std, .. } = self.steps;
+                let (mean, std) = (mean[channel], std[channel]);
                 let pixels = tile.rgb.as_chunks::<3>().0.iter().map(|pixel| pixel[channel]);
-                values.extend(pixels.map(|value| (f32::from(value) * self.rescale - mean) / std));
+                values.extend(pixels.map(|value| (f32::from(value) * rescale - mean) / std));
             }
         }
         Ok(Tensor::from_vec(values, (tiles.len(), 3, side, side), &Device::Cpu)?)
@@ -225,20 +167,117 @@ impl Preprocessor {
 
     /// The one tile of a picture that is not cut into several.
     pub(super) fn whole(&self, picture: &LlavaPicture) -> LlavaPicture<'static> {
-        let side = self.side;
-        let square = if self.pad_square { self.squared(picture) } else { picture.clone() };
-        let (short, long) = (square.width.min(square.height), square.width.max(square.height));
-        let long = (side * long) / short;
-        let (height, width) =
-            if square.width <= square.height { (long, side) } else { (side, long) };
-        square.resized((height, width)).centre(side)
+        let mut tile = picture.clone();
+        if self.steps.pad_square {
+            tile = self.squared(&tile);
+        }
+        if let Some(fit) = self.steps.fit {
+            let (height, width) = (tile.height, tile.width);
+            let size = match fit {
+                Fit::Exact(size) => size,
+                Fit::ShortestEdge(edge) if width <= height => ((edge * height) / width, edge),
+                Fit::ShortestEdge(edge) => (edge, (edge * width) / height),
+            };
+            tile = self.resized(&tile, size);
+        }
+        if self.steps.crop {
+            tile = tile.centre(self.side);
+        }
+        let LlavaPicture { width, height, rgb } = tile;
+        LlavaPicture { width, height, rgb: rgb.into_owned().into() }
+    }
+
+    fn resized(&self, picture: &LlavaPicture, (height, width): Size) -> LlavaPicture<'static> {
+        let (from, to) = ((picture.width, picture.height), (width, height));
+        let rgb = resize(&picture.rgb, from, to, self.steps.filter);
+        LlavaPicture { width, height, rgb: rgb.into() }
     }
 
     /// A picture in the middle of a square of the mean colour.
     fn squared<'a>(&self, picture: &LlavaPicture<'a>) -> LlavaPicture<'a> {
         let side = picture.width.max(picture.height);
         let corner = ((side - picture.height) / 2, (side - picture.width) / 2);
-        let ground = self.mean.map(|mean| (mean * 255.0) as u8);
-        picture.placed((side, side), (corner.0 as isize, corner.1 as isize), ground)
+        let corner = (corner.0 as isize, corner.1 as isize);
+        picture.placed((side, side), corner, self.steps.ground)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use safetensors::SafeTensors;
+    use serde_json::{Map, json};
+
+    use super::*;
+
+    /// A model of this kind whose tower sees 12 pixels a side.
+    fn config(is_next: bool) -> LlavaConfig {
+        let config = json!({
+            "model_type": if is_next { "llava_next" } else { "llava" },
+            "image_grid_pinpoints": [[12, 24], [24, 12], [24, 24]],
+            "text_config": {}, "vision_config": {"image_size": 12, "patch_size": 4,
+                "hidden_size": 24, "num_attention_heads": 2, "num_hidden_layers": 3},
+        });
+        LlavaConfig::from_json(&config, &Value::Null).unwrap()
+    }
+
+    #[test]
+    fn every_field_of_the_file_is_honoured_as_transformers_does() {
+        let file = include_bytes!("../../../tests/fixtures/llava/preprocessor.safetensors");
+        let file = SafeTensors::deserialize(file).unwrap();
+        let text = include_str!("../../../tests/fixtures/llava/preprocessor.json");
+        let cases: Map<String, Value> = serde_json::from_str(text).unwrap();
+        assert_eq!(cases.len(), 37);
+        for (name, given) in &cases {
+            let preprocessor = Preprocessor::new(&config(name.starts_with("next")), given).unwrap();
+            for index in 0..3 {
+                let picture = file.tensor(&format!("picture.{index}")).unwrap();
+                let [height, width, 3] = *picture.shape() else { panic!("{name}") };
+                let picture = LlavaPicture::new(width, height, picture.data()).unwrap();
+                let ours = preprocessor.tiles(&picture).unwrap();
+                let expected = file.tensor(&format!("{name}.{index}")).unwrap();
+                assert_eq!(ours.dims(), expected.shape(), "{name}");
+                let ours = ours.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                for (ours, theirs) in ours.iter().zip(expected.data().as_chunks::<4>().0) {
+                    let theirs = f32::from_le_bytes(*theirs);
+                    let error = (ours - theirs).abs() / theirs.abs().max(1.0);
+                    assert!(error <= 1e-6, "{name}.{index}: {ours} for {theirs}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn steps_that_the_tower_cannot_take_are_refused_by_name() {
+        for (is_next, file, field) in [
+            (false, json!({"do_center_crop": false}), "do_center_crop"),
+            (
+                false,
+                json!({"do_center_crop": false, "size": {"height": 12, "width": 30}}),
+                "do_center_crop",
+            ),
+            (false, json!({"do_center_crop": false, "do_resize": false}), "do_resize"),
+            (false, json!({"crop_size": {"height": 12, "width": 30}}), "crop_size"),
+            (false, json!({"crop_size": {"shortest_edge": 12}}), "crop_size"),
+            (false, json!({"size": {"shortest_edge": 12, "longest_edge": 40}}), "size"),
+            (false, json!({"size": {"height": 12}}), "size"),
+            (false, json!({"size": -3}), "size"),
+            (false, json!({"resample": 6}), "resample"),
+            (false, json!({"image_mean": null}), "image_mean"),
+            (false, json!({"do_center_crop": null}), "do_center_crop"),
+            (false, json!({"image_std": [1, 0, 1]}), "image_std"),
+            (false, json!({"use_square_size": true}), "use_square_size"),
+            (
+                false,
+                json!({"image_processor_type": "SiglipImageProcessor"}),
+                "image_processor_type",
+            ),
+            (false, json!([]), "preprocessor_config.json"),
+            (true, json!({"size": {"shortest_edge": 30}}), "size"),
+            (true, json!({"crop_size": 30, "do_center_crop": false}), "crop_size"),
+            (true, json!({"image_grid_pinpoints": [[12, 24]]}), "image_grid_pinpoints"),
+        ] {
+            let error = Preprocessor::new(&config(is_next), &file).unwrap_err().to_string();
+            assert!(error.contains(field), "{file}: {error}");
+        }
     }
 }

@@ -60,7 +60,7 @@ impl LlavaTokenizer {
     }
 
     /// A text without special tokens: it comes from users and files.
-    pub(super) fn plain(&self, text: &str) -> String {
+    pub(crate) fn plain(&self, text: &str) -> String {
         let mut text = text.to_owned();
         // What remains when one is taken out may be another.
         while let Some(special) = self.special.iter().find(|special| text.contains(*special)) {
@@ -70,7 +70,7 @@ impl LlavaTokenizer {
     }
 
     /// The tokens before and behind the picture.
-    pub(super) fn split(&self, prompt: &str, image_token: u32) -> Result<Prompt, LlavaError> {
+    pub(crate) fn split(&self, prompt: &str, image_token: u32) -> Result<Prompt, LlavaError> {
         let encoding = self.tokenizer.encode(prompt, true).map_err(|error| failure(&error))?;
         let mut parts = encoding.get_ids().split(|&id| id == image_token);
         match (parts.next(), parts.next(), parts.next()) {

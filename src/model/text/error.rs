@@ -11,6 +11,8 @@ pub enum TextError {
     Unsupported { field: &'static str, value: String, supported: &'static str },
     #[error("text encoder: {0}")]
     Config(serde_json::Error),
+    #[error("text encoder: {0}")]
+    Range(#[from] crate::ranges::OutOfRange),
     #[error("{file}: {reason}")]
     TokenizerFile { file: &'static str, reason: String },
     #[error("tokenizer: {0}")]

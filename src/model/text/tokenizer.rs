@@ -32,6 +32,9 @@ impl TextTokenizer {
         let class = config.get("tokenizer_class").and_then(Value::as_str).unwrap_or_default();
         let is_clip = class.is_empty() || clip::TOKENIZER_CLASSES.contains(&class);
         if is_clip || WRAPPERS.contains(&class) {
+            if !is_clip {
+                clip::check_description(files.tokenizer_json)?;
+            }
             return ClipTokenizer::from_files(files).map(|it| Self::Clip(Box::new(it)));
         }
         Err(TextError::TokenizerFile {
@@ -96,6 +99,30 @@ mod tests {
         let error = of_class("T5TokenizerFast").to_string();
         let expected = "tokenizer_config.json: the class `T5TokenizerFast` is not supported (CLIP";
         assert!(error.starts_with(expected), "{error}");
+    }
+
+    #[test]
+    fn a_wrapper_around_what_is_not_clips_tokenizer_is_refused_by_name() {
+        let read = |class: &str, tokenizer_json: &str| {
+            let config = format!(r#"{{"tokenizer_class": "{class}"}}"#);
+            let files = TokenizerFiles {
+                tokenizer_config_json: Some(config.as_bytes()),
+                tokenizer_json: Some(tokenizer_json.as_bytes()),
+                ..TokenizerFiles::default()
+            };
+            TextTokenizer::from_files(&files).unwrap_err().to_string()
+        };
+        for (file, field) in [
+            (r#"{"model": {"type": "Unigram"}}"#, "`model.type`"),
+            (r#"{"model": {"end_of_word_suffix": ""}}"#, "`model.end_of_word_suffix`"),
+            (r#"{"normalizer": {"type": "NFC"}}"#, "`normalizer`"),
+            (r#"{"pre_tokenizer": {"type": "ByteLevel"}}"#, "`pre_tokenizer`"),
+        ] {
+            let error = read("PreTrainedTokenizerFast", file);
+            assert!(error.starts_with("tokenizer.json: ") && error.contains(field), "{error}");
+            // CLIP's own class makes its rules itself, whatever the file says.
+            assert!(!read("CLIPTokenizer", file).contains(field));
+        }
     }
 
     #[test]

@@ -14,8 +14,10 @@ pub struct TokenizerFiles<'a> {
 /// Truncation of a text that is longer than what an encoder takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cut {
-    /// Tokens of the whole text.
+    /// Tokens of the text, as far as they were counted.
     pub tokens: usize,
+    /// `true` if those are the tokens of the whole text; a text far beyond the limit is not read to its end.
+    pub is_all: bool,
     /// Number of tokens that are kept, from the first (75 for CLIP, which adds two of its own).
     pub limit: usize,
     /// Byte offset in the text of the first token that is cut off.

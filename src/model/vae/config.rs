@@ -4,6 +4,8 @@
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::ranges::{self, OutOfRange};
+
 /// Reason why an autoencoder cannot be built.
 #[derive(Debug, thiserror::Error)]
 pub enum VaeError {
@@ -13,6 +15,8 @@ pub enum VaeError {
     Unsupported { class: &'static str, field: &'static str, value: String, supported: &'static str },
     #[error("{class}: {source}")]
     Config { class: &'static str, source: serde_json::Error },
+    #[error("{class}: {source}")]
+    Range { class: &'static str, source: OutOfRange },
     /// Error of the backend, of which the first line is for people; the rest is a backtrace.
     #[error("{}", .0.to_string().lines().next().unwrap_or_default())]
     Tensor(#[from] candle_core::Error),
@@ -91,6 +95,7 @@ impl KlConfig {
     /// A field of the wrong type, or a value that this program does not support.
     pub fn from_json(config: &Value) -> Result<Self, VaeError> {
         let class = "AutoencoderKL";
+        ranges::check(config).map_err(|source| VaeError::Range { class, source })?;
         let config: Self = serde_json::from_value(config.clone())
             .map_err(|source| VaeError::Config { class, source })?;
         let fail = |field, value: String, supported| {
@@ -128,6 +133,42 @@ impl KlConfig {
             config.scaling_factor,
         )?;
         Ok(config)
+    }
+}
+
+impl KlConfig {
+    /// Image pixels per latent pixel, in each direction.
+    #[must_use]
+    pub fn factor(&self) -> usize {
+        1 << (self.block_out_channels.len() - 1)
+    }
+
+    /// Latent pixels from which the convolutions of the encoder, for one latent pixel, or of the decoder, for one
+    /// image pixel, take information, in each direction: two 3×3 convolutions per block.
+    #[must_use]
+    pub fn context(&self) -> usize {
+        let levels = self.block_out_channels.len();
+        // Encoder: radius in image pixels, summed at each level's stride; the first convolution, and at the last
+        // level the middle's two blocks and the closing convolution.
+        let last = 1 << (levels - 1);
+        let mut radius = 1 + (2 * 2 + 1) * last;
+        for level in 0..levels {
+            radius += (2 * self.layers_per_block) << level;
+            // The convolution that halves the resolution reads on one side alone.
+            radius += if level + 1 < levels { 1 << level } else { 0 };
+        }
+        let encoder = radius.div_ceil(self.factor());
+
+        // Decoder: from the output back to the latent, rounded up at each change of resolution.
+        let mut decoder: usize = 1;
+        for level in 0..levels {
+            if level > 0 {
+                // The convolution that closes an enlargement.
+                decoder = (decoder + 1).div_ceil(2);
+            }
+            decoder += 2 * (self.layers_per_block + 1);
+        }
+        encoder.max(decoder + 2 * 2 + 1)
     }
 }
 
@@ -177,6 +218,7 @@ impl TinyConfig {
     /// A field of the wrong type, or a value that this program does not support.
     pub fn from_json(config: &Value) -> Result<Self, VaeError> {
         let class = "AutoencoderTiny";
+        ranges::check(config).map_err(|source| VaeError::Range { class, source })?;
         let config: Self = serde_json::from_value(config.clone())
             .map_err(|source| VaeError::Config { class, source })?;
         let fail = |field, value: String, supported| {
@@ -305,6 +347,22 @@ mod tests {
     }
 
     #[test]
+    fn the_convolutions_of_sdxls_autoencoder_see_eighteen_latent_pixels_around() {
+        let levels = |block: &str| vec![block.to_owned(); 4];
+        let config = KlConfig {
+            down_block_types: levels("DownEncoderBlock2D"),
+            up_block_types: levels("UpDecoderBlock2D"),
+            block_out_channels: vec![128, 256, 512, 512],
+            layers_per_block: 2,
+            ..KlConfig::default()
+        };
+        assert_eq!(config.factor(), 8);
+        // Encoder: 1 + 4 + 1 + 8 + 2 + 16 + 4 + 32 + 32 + 8 = 108 image pixels, 13.5 latent pixels. Decoder, finest
+        // level first: 1 + 6; (7 + 1)/2 + 6 = 10; (10 + 1)/2 + 6 = 12; (12 + 1)/2 + 6 = 13; the middle, conv_in.
+        assert_eq!(config.context(), 18);
+    }
+
+    #[test]
     fn an_unsupported_field_is_named_with_its_value() {
         for (field, value) in [
             ("act_fn", json!("mish")),
@@ -329,6 +387,16 @@ mod tests {
             let error = KlConfig::from_json(&json!({ field: value })).unwrap_err().to_string();
             assert!(error.starts_with(&format!("AutoencoderKL: `{field}` = ")), "{error}");
         }
+    }
+
+    #[test]
+    fn sizes_that_no_autoencoder_has_are_refused_before_anything_is_allocated() {
+        let error = KlConfig::from_json(&json!({"layers_per_block": 1_u64 << 40})).unwrap_err();
+        let expected = "AutoencoderKL: `layers_per_block` is 1099511627776, not from 1 to 64";
+        assert_eq!(error.to_string(), expected);
+        let error = TinyConfig::from_json(&json!({"num_encoder_blocks": [1, 3, 3, 1e12]}));
+        let error = error.unwrap_err().to_string();
+        assert!(error.starts_with("AutoencoderTiny: `num_encoder_blocks` is 1"), "{error}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use candle_core::{DType, Result};
 
-use super::{KlConfig, LatentScaling, norms::NormPass};
+use super::{KlConfig, LatentScaling, globals::GlobalPass};
 use crate::backend::ops::{Conv2d, GroupNorm, Linear, Mask, attention};
 use crate::backend::{Activation, MatmulPrecision, Params};
 
@@ -19,6 +19,7 @@ pub struct AutoencoderKl {
     post_quant_conv: Option<Conv2d>,
     factor: usize,
     latent_channels: usize,
+    context: usize,
     scaling: LatentScaling,
     dtype: DType,
     weight_bytes: usize,
@@ -40,8 +41,9 @@ impl AutoencoderKl {
             decoder: KlDecoder::load(config, &vb.pp("decoder"))?,
             quant_conv: pointwise(config.use_quant_conv, 2 * latent, "quant_conv")?,
             post_quant_conv: pointwise(config.use_post_quant_conv, latent, "post_quant_conv")?,
-            factor: 1 << (config.block_out_channels.len() - 1),
+            factor: config.factor(),
             latent_channels: latent,
+            context: config.context(),
             scaling: LatentScaling {
                 factor: config.scaling_factor,
                 shift: config.shift_factor.unwrap_or(0.0),
@@ -52,8 +54,12 @@ impl AutoencoderKl {
     }
 
     /// `[B, H, W, 3]` → the posterior's mean, `[B, H/f, W/f, C]`.
-    pub(super) fn encode(&self, image: &Activation, norms: &mut NormPass) -> Result<Activation> {
-        let moments = self.encoder.forward(image, norms)?;
+    pub(super) fn encode(
+        &self,
+        image: &Activation,
+        globals: &mut GlobalPass,
+    ) -> Result<Activation> {
+        let moments = self.encoder.forward(image, globals)?;
         let moments = match &self.quant_conv {
             Some(conv) => conv.forward(&moments)?,
             None => moments,
@@ -63,10 +69,10 @@ impl AutoencoderKl {
     }
 
     /// `[B, h, w, C]` → `[B, f·h, f·w, 3]`.
-    pub(super) fn decode(&self, z: &Activation, norms: &mut NormPass) -> Result<Activation> {
+    pub(super) fn decode(&self, z: &Activation, globals: &mut GlobalPass) -> Result<Activation> {
         match &self.post_quant_conv {
-            Some(conv) => self.decoder.forward(&conv.forward(z)?, norms),
-            None => self.decoder.forward(z, norms),
+            Some(conv) => self.decoder.forward(&conv.forward(z)?, globals),
+            None => self.decoder.forward(z, globals),
         }
     }
 
@@ -80,6 +86,10 @@ impl AutoencoderKl {
 
     pub(super) fn latent_channels(&self) -> usize {
         self.latent_channels
+    }
+
+    pub(super) fn context(&self) -> usize {
+        self.context
     }
 
     pub(super) fn scaling(&self) -> LatentScaling {
@@ -126,11 +136,11 @@ impl KlEncoder {
         })
     }
 
-    fn forward(&self, image: &Activation, norms: &mut NormPass) -> Result<Activation> {
+    fn forward(&self, image: &Activation, globals: &mut GlobalPass) -> Result<Activation> {
         let mut h = self.conv_in.forward(image)?;
         for (resnets, down) in &self.levels {
             for resnet in resnets {
-                h = resnet.forward(&h, norms)?;
+                h = resnet.forward(&h, globals)?;
             }
             if let Some(conv) = down {
                 // Only the far sides are padded: `F.pad(x, (0, 1, 0, 1))` in diffusers'
@@ -138,8 +148,8 @@ impl KlEncoder {
                 h = conv.forward(&h.pad_with_zeros(1, 0, 1)?.pad_with_zeros(2, 0, 1)?)?;
             }
         }
-        let h = self.mid.forward(&h, norms)?;
-        self.conv_out.forward(&norms.forward_silu(&self.norm_out, &h)?)
+        let h = self.mid.forward(&h, globals)?;
+        self.conv_out.forward(&globals.norm_silu(&self.norm_out, &h)?)
     }
 }
 
@@ -180,18 +190,18 @@ impl KlDecoder {
         })
     }
 
-    fn forward(&self, z: &Activation, norms: &mut NormPass) -> Result<Activation> {
-        let mut h = self.mid.forward(&self.conv_in.forward(z)?, norms)?;
+    fn forward(&self, z: &Activation, globals: &mut GlobalPass) -> Result<Activation> {
+        let mut h = self.mid.forward(&self.conv_in.forward(z)?, globals)?;
         for (resnets, up) in &self.levels {
             for resnet in resnets {
-                h = resnet.forward(&h, norms)?;
+                h = resnet.forward(&h, globals)?;
             }
             if let Some(conv) = up {
                 let (_, height, width, _) = h.dims4()?;
                 h = conv.forward_doubled(&h, 2 * height, 2 * width)?;
             }
         }
-        self.conv_out.forward(&norms.forward_silu(&self.norm_out, &h)?)
+        self.conv_out.forward(&globals.norm_silu(&self.norm_out, &h)?)
     }
 }
 
@@ -218,9 +228,9 @@ impl KlResnetBlock {
         })
     }
 
-    fn forward(&self, x: &Activation, norms: &mut NormPass) -> Result<Activation> {
-        let h = self.conv1.forward(&norms.forward_silu(&self.norm1, x)?)?;
-        let h = norms.forward_silu(&self.norm2, &h)?;
+    fn forward(&self, x: &Activation, globals: &mut GlobalPass) -> Result<Activation> {
+        let h = self.conv1.forward(&globals.norm_silu(&self.norm1, x)?)?;
+        let h = globals.norm_silu(&self.norm2, &h)?;
         match &self.shortcut {
             Some(conv) => self.conv2.forward_add(&h, &conv.forward(x)?),
             None => self.conv2.forward_add(&h, x),
@@ -264,13 +274,13 @@ impl KlMidBlock {
         })
     }
 
-    fn forward(&self, x: &Activation, norms: &mut NormPass) -> Result<Activation> {
-        let h = self.before.forward(x, norms)?;
+    fn forward(&self, x: &Activation, globals: &mut GlobalPass) -> Result<Activation> {
+        let h = self.before.forward(x, globals)?;
         let h = match &self.attention {
-            Some(attention) => attention.forward(&h, norms)?,
+            Some(attention) => attention.forward(&h, globals)?,
             None => h,
         };
-        self.after.forward(&h, norms)
+        self.after.forward(&h, globals)
     }
 }
 
@@ -305,12 +315,21 @@ impl MidAttention {
         })
     }
 
-    fn forward(&self, x: &Activation, norms: &mut NormPass) -> Result<Activation> {
+    fn forward(&self, x: &Activation, globals: &mut GlobalPass) -> Result<Activation> {
         let (batch, height, width, channels) = x.dims4()?;
-        let h = norms.forward(&self.norm, x)?.reshape((batch, height * width, channels))?;
+        let tokens = (batch, height * width, channels);
+        let h = globals.norm(&self.norm, x)?.reshape(tokens)?;
         let (q, k, v) = (self.q.forward(&h)?, self.k.forward(&h)?, self.v.forward(&h)?);
-        let x = x.reshape((batch, height * width, channels))?;
-        let h = self.out.forward_add(&attention(&q, &k, &v, 1, Mask::None, self.precision)?, &x)?;
-        h.reshape((batch, height, width, channels))
+        drop(h);
+        let places = (batch, height, width, channels);
+        let (q, k, v) = match globals.attended(&k.reshape(places)?, &v.reshape(places)?)? {
+            // Every query sees the same keys, whichever input it comes from.
+            Some((keys, values)) => {
+                (q.reshape((1, batch * height * width, channels))?, keys, values)
+            }
+            None => (q, k, v),
+        };
+        let h = attention(&q, &k, &v, 1, Mask::None, self.precision)?.reshape(tokens)?;
+        self.out.forward_add(&h, &x.reshape(tokens)?)?.reshape(places)
     }
 }

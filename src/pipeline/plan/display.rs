@@ -50,25 +50,21 @@ impl fmt::Display for Plan {
             timesteps.join(", ")
         )?;
         let batch = self.memory.batch.min(grid.len());
+        let calls = units::count(self.denoiser_calls(), "region");
         match sampling.guidance {
             Some(guidance) => {
                 writeln!(f, "guidance      {guidance}")?;
-                let calls = self.denoiser_calls();
-                writeln!(f, "calls         {calls} regions in batches of 2 × {batch}")?;
+                writeln!(f, "calls         {calls} in batches of 2 × {batch}")?;
             }
             None => {
                 writeln!(f, "guidance      none")?;
-                writeln!(
-                    f,
-                    "calls         {} regions in batches of {batch}",
-                    self.denoiser_calls()
-                )?;
+                writeln!(f, "calls         {calls} in batches of {batch}")?;
             }
         }
         for note in &sampling.notes {
             writeln!(f, "note          {note}")?;
         }
-        writeln!(
+        write!(
             f,
             "VAE tiles     {} ({} × {}) of {} px",
             self.tile_rows.len() * self.tile_columns.len(),
@@ -76,6 +72,10 @@ impl fmt::Display for Plan {
             self.tile_rows.len(),
             self.memory.tile
         )?;
+        match self.measured_share() {
+            Some(share) => writeln!(f, ", norms and attention from {:.0} % of it", 100.0 * share)?,
+            None => writeln!(f)?,
+        }
         writeln!(f, "computes on   {}", self.computes_on)?;
         writeln!(f, "disk          {} while it works", units::bytes(self.work_bytes()))?;
         self.memory.fmt(f)
@@ -98,7 +98,8 @@ impl fmt::Display for MemoryPlan {
             let stays = if stays { "stays loaded" } else { "freed before the denoiser is loaded" };
             writeln!(
                 f,
-                "captioner     {stays}; {rows} captions at once, {prefill_rows} read at once"
+                "captioner     {stays}; {} at once, {prefill_rows} read at once",
+                units::count(rows, "caption")
             )?;
         }
         write!(f, "stage               resident        working           peak")?;

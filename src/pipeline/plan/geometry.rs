@@ -1,7 +1,7 @@
 //! Geometry of a job: sizes and places derived from the picture, the settings and the model's shape. Stages and the
 //! memory estimate share these numbers.
 
-use super::tiles::{Span, TilePadding, spans};
+use super::tiles::{Span, spans};
 use crate::{
     backend::ops::CropRect,
     canvas::{CanvasSize, Region, RegionGrid, target_size},
@@ -13,11 +13,6 @@ use crate::{
         settings::Settings,
     },
 };
-
-/// Padding for an autoencoder with a global receptive field (AutoencoderKL). No padding makes its tiles exact, but
-/// its norms share statistics ([`super::samples`]), and wide padding makes the attention of neighbouring tiles
-/// similar. At the canvas's border the padding only has to cover the zero padding of the convolutions.
-const GLOBAL_VAE_PADDING: TilePadding = TilePadding { inside: 32, border: 8 };
 
 /// The largest output, 131 072²: far beyond any practical job, but a canvas that still fits on a disk.
 const MAX_OUTPUT_PIXELS: u64 = 1 << 34;
@@ -36,10 +31,10 @@ pub struct Geometry {
     pub grid: RegionGrid,
     /// Height and width of the low-resolution pass, if there is one.
     pub low_resolution: Option<(usize, usize)>,
-    /// Padding of VAE tiles.
-    pub vae_padding: TilePadding,
-    /// VAE tiles share norm statistics, measured before the first tile.
-    pub shares_norms: bool,
+    /// Padding of VAE tiles towards each other: the receptive field of the convolutions.
+    pub vae_padding: usize,
+    /// The autoencoder has a global state, which VAE tiles share; it is measured before the first tile.
+    pub has_global_state: bool,
     /// Shape of the model.
     pub shape: ModelShape,
 }
@@ -63,16 +58,14 @@ impl Geometry {
             shape.region,
             overlap.min(shape.region - 1),
         )?;
-        let everywhere = |pad| TilePadding { inside: pad, border: pad };
-        let context = model.vae_context();
         Ok(Self {
             input,
             canvas,
             grid,
             low_resolution: (settings.rap > 0.0)
                 .then(|| native_size((input.width, input.height), shape)),
-            vae_padding: context.map_or(GLOBAL_VAE_PADDING, everywhere),
-            shares_norms: context.is_none(),
+            vae_padding: model.blueprints.vae.context(),
+            has_global_state: model.blueprints.vae.has_global_state(),
             shape,
         })
     }
@@ -157,8 +150,8 @@ mod tests {
             canvas,
             grid: RegionGrid::new(canvas.latent_height, canvas.latent_width, 64, 0).unwrap(),
             low_resolution: None,
-            vae_padding: TilePadding { inside: 1, border: 1 },
-            shares_norms: false,
+            vae_padding: 1,
+            has_global_state: false,
             shape: SHAPE,
         };
         let last = geometry.grid.regions().last().unwrap();

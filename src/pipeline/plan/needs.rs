@@ -8,9 +8,9 @@ use std::{
 
 use super::{
     geometry::Geometry,
-    samples::{SAMPLE, SAMPLES},
+    samples::samples,
     sampling::SamplingPlan,
-    tiles::Span,
+    tiles::{Span, largest_area},
 };
 use crate::{
     backend::{Activation, Trace},
@@ -18,7 +18,7 @@ use crate::{
     model::{
         denoiser::{MicroConditioning, Prior},
         text::TextConditioning,
-        vae::{NormStatistics, Norms},
+        vae::{GlobalState, Globals, MeasuredPart},
     },
     pipeline::{
         colour_fix,
@@ -60,16 +60,23 @@ impl Needs {
 /// determine its memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Pass {
-    Encode((usize, usize, usize)),
-    /// Encoding of samples whose statistics are measured.
-    EncodeSamples((usize, usize, usize)),
-    Decode((usize, usize, usize)),
-    DecodeSamples((usize, usize, usize)),
+    /// Encoding of a tile, or of samples whose global state is measured.
+    Encode(Tile),
+    Decode(Tile),
     Denoise((usize, usize, usize)),
     /// Denoising that records the attention prior's layers.
     Record((usize, usize, usize)),
     /// Denoising with a prior, whose layers are part of the pass.
     Blend((usize, usize, usize)),
+}
+
+/// What the autoencoder is given at once, in latent pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Tile {
+    /// Height and width.
+    size: (usize, usize),
+    /// Count, height and width of the samples whose global state it uses; they go through the autoencoder first.
+    samples: Option<(usize, usize, usize)>,
 }
 
 /// Traced memory of a pass without weights, in bytes.
@@ -88,7 +95,7 @@ pub struct Draft<'a> {
     pub model: &'a Model,
     pub runner: &'a Runner,
     pub settings: &'a Settings,
-    geometry: &'a Geometry,
+    pub geometry: &'a Geometry,
     sampling: &'a SamplingPlan,
     /// The captioner's model, if the job asks one.
     captions: Option<Box<dyn CaptionMemory + 'a>>,
@@ -177,11 +184,21 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Sides of the largest tile in latent pixels: of its core, and with padding; each with `rim` on both sides.
-    fn tile_side(&self, length: usize, tile: usize, rim: usize) -> (usize, usize) {
-        let spans = self.geometry.tiles(length, tile);
-        let most = |side: fn(&Span) -> usize| spans.iter().map(side).max().unwrap_or(1) + 2 * rim;
-        (most(|span| span.core.len()), most(|span| span.padded().len()))
+    /// The tiles of a canvas of `size`, height and width in latent pixels, with cores of `tile` image pixels: the
+    /// largest, and the largest core; each with `rim` on both sides.
+    fn tile(&self, size: (usize, usize), tile: usize, rim: usize) -> (Tile, (usize, usize)) {
+        let spans = |length| self.geometry.tiles(length, tile);
+        let most = |spans: &[Span], side: fn(&Span) -> usize| {
+            spans.iter().map(|span| side(&span.with_rim(rim))).max().unwrap_or(1)
+        };
+        let (rows, columns) = (spans(size.0), spans(size.1));
+        let both = |side: fn(&Span) -> usize| (most(&rows, side), most(&columns, side));
+        let shares = self.geometry.has_global_state && rows.len() * columns.len() > 1;
+        let samples = shares.then(|| {
+            let samples = samples(size, largest_area(&rows, &columns), 1);
+            samples.first().map_or((0, 0, 0), |one| (samples.len(), one.y.len(), one.x.len()))
+        });
+        (Tile { size: both(|span| span.padded().len()), samples }, both(|span| span.core.len()))
     }
 
     /// Needs of encoding the picture in tiles with a core of `tile` image pixels.
@@ -189,21 +206,18 @@ impl<'a> Draft<'a> {
     /// # Errors
     /// Errors of the blueprint.
     pub fn encode(&self, tile: usize) -> Result<Needs, Error> {
-        let Geometry { canvas, vae_padding, low_resolution, shape, .. } = self.geometry;
-        let padded = |length| self.tile_side(length, tile, 0).1;
-        let tile = (1, padded(canvas.latent_height), padded(canvas.latent_width));
+        let Geometry { canvas, low_resolution, shape, .. } = self.geometry;
+        let (tile, _) = self.tile((canvas.latent_height, canvas.latent_width), tile, 0);
         // The whole picture at native size, for the attention prior, is one tile.
-        let border = 2 * vae_padding.border;
-        let whole = low_resolution.map(|(height, width)| (1, height + border, width + border));
-        let samples = self.samples();
+        let whole = low_resolution.map(|size| Tile { size, samples: None });
         let mut needs =
             Needs { device: self.condition_bytes(), host: self.canvas_bytes(), ..Needs::default() };
-        for size in [Some(tile), whole, samples].into_iter().flatten() {
-            let sampled = Some(size) == samples;
-            let pass = if sampled { Pass::EncodeSamples(size) } else { Pass::Encode(size) };
-            needs.add(&self.traced(pass)?);
-            // Before the window is a tensor: its source, the resized rows, and the window itself.
-            let pixels = size.0 * size.1 * size.2 * shape.factor.pow(2);
+        for tile in [Some(tile), whole].into_iter().flatten() {
+            needs.add(&self.traced(Pass::Encode(tile))?);
+            // Before the windows are a tensor: their source, the resized rows, and the windows themselves.
+            let (count, height, width) = tile.samples.unwrap_or_default();
+            let latents = (count * height * width).max(tile.size.0 * tile.size.1);
+            let pixels = latents * shape.factor.pow(2);
             needs.host_working = needs.host_working.max(3 * pixels * 3 * size_of::<f32>());
         }
         Ok(needs)
@@ -237,39 +251,33 @@ impl<'a> Draft<'a> {
         Ok(needs)
     }
 
-    /// Needs of decoding the canvas in tiles with a core of `tile` image pixels.
+    /// Needs of decoding the canvas in tiles with a core of `side` image pixels.
     ///
     /// # Errors
     /// Errors of the blueprint.
-    pub fn decode(&self, tile: usize) -> Result<Needs, Error> {
+    pub fn decode(&self, side: usize) -> Result<Needs, Error> {
         let Geometry { canvas, shape, .. } = self.geometry;
         let rim = match self.settings.colour_fix {
             ColourFix::Wavelet => colour_fix::RADIUS.div_ceil(shape.factor),
             ColourFix::None => 0,
         };
-        let (core_height, height) = self.tile_side(canvas.latent_height, tile, rim);
-        let (core_width, width) = self.tile_side(canvas.latent_width, tile, rim);
+        let canvas_size = (canvas.latent_height, canvas.latent_width);
+        let (tile, (core_height, core_width)) = self.tile(canvas_size, side, rim);
         // The current band of rows, in f32 and in the output's samples.
-        let rows = core_height.saturating_sub(2 * rim) * shape.factor;
+        let (_, (core_rows, _)) = self.tile(canvas_size, side, 0);
+        let rows = core_rows * shape.factor;
         let band = rows * canvas.width * (3 * size_of::<f32>() + 4);
         let pixels = |height, width| height * width * shape.factor.pow(2) * 3 * size_of::<f32>();
         let mut needs = Needs {
             device: self.condition_bytes(),
             host: self.mapped_bytes() + band,
             // The decoded tile, its copies on the way to the host, and the filter's planes.
-            host_working: 2 * pixels(height, width) + 5 * pixels(core_height, core_width),
+            host_working: 2 * pixels(tile.size.0, tile.size.1)
+                + 5 * pixels(core_height, core_width),
             ..Needs::default()
         };
-        needs.add(&self.traced(Pass::Decode((1, height, width)))?);
-        if let Some(samples) = self.samples() {
-            needs.add(&self.traced(Pass::DecodeSamples(samples))?);
-        }
+        needs.add(&self.traced(Pass::Decode(tile))?);
         Ok(needs)
-    }
-
-    /// Count, height and width of the samples for shared norm statistics.
-    fn samples(&self) -> Option<(usize, usize, usize)> {
-        self.geometry.shares_norms.then_some((SAMPLES, SAMPLE, SAMPLE))
     }
 
     /// Memory of a pass, traced on first use.
@@ -295,15 +303,12 @@ impl<'a> Draft<'a> {
         let latents = |(batch, height, width): (usize, usize, usize)| {
             trace.activation((batch, height, width, shape.channels), VAE_DTYPE)
         };
-        let mut statistics = NormStatistics::default();
         match pass {
-            Pass::Encode(size) => drop(vae.encode_with(&pixels(size), Norms::Own)?),
-            Pass::EncodeSamples(size) => {
-                drop(vae.encode_with(&pixels(size), Norms::Measured(&mut statistics))?);
+            Pass::Encode(tile) => {
+                coded(tile, &|size, globals| vae.encode_with(&pixels(size), globals))?
             }
-            Pass::Decode(size) => drop(vae.decode_with(&latents(size), Norms::Own)?),
-            Pass::DecodeSamples(size) => {
-                drop(vae.decode_with(&latents(size), Norms::Measured(&mut statistics))?);
+            Pass::Decode(tile) => {
+                coded(tile, &|size, globals| vae.decode_with(&latents(size), globals))?
             }
             Pass::Denoise(size) => self.call(size, Prior::None, trace)?,
             Pass::Record(size) => {
@@ -347,6 +352,25 @@ impl<'a> Draft<'a> {
         denoiser.forward(&sample, 0.0, &conditioning, prior)?;
         Ok(())
     }
+}
+
+/// The encoder or the decoder, on windows of a number and a size.
+type CodecPass<'a> =
+    dyn Fn((usize, usize, usize), Globals<'_>) -> candle_core::Result<Activation> + 'a;
+
+/// Runs `pass`, the encoder or the decoder on so many windows of a size, on the samples of a tile and then on the tile.
+fn coded(tile: Tile, pass: &CodecPass<'_>) -> Result<(), Error> {
+    let (height, width) = tile.size;
+    let Some(samples) = tile.samples else {
+        pass((1, height, width), Globals::Own)?;
+        return Ok(());
+    };
+    let part = MeasuredPart { rows: 0..samples.1, columns: 0..samples.2 };
+    let parts = vec![part; samples.0];
+    let mut state = GlobalState::default();
+    pass(samples, Globals::Measured { parts: &parts, state: &mut state })?;
+    pass((1, height, width), Globals::Shared(&state))?;
+    Ok(())
 }
 
 /// The job's request to its captioner; `None` without one.

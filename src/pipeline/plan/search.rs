@@ -29,6 +29,8 @@ const GPU_BYTES: usize = 256 << 20;
 /// The smallest core of a VAE tile in image pixels, and the step of its reduction.
 const TILE_LEAST: usize = 128;
 const TILE_STEP: usize = 64;
+/// The smallest of an autoencoder with a global state: smaller ones save nothing, because its samples need more.
+const TILE_LEAST_GLOBAL: usize = 256;
 
 /// Parameters of the search.
 #[derive(Clone, Copy)]
@@ -88,9 +90,10 @@ impl Draft<'_> {
         let choice = MemoryChoice { keeps_parts: false, ..choice };
         let MemoryChoice { batch, tile, .. } = choice;
         let batches = (1..=batch).rev().filter(|&size| size == batch || settings.batch.is_none());
+        let least = if self.geometry.has_global_state { TILE_LEAST_GLOBAL } else { TILE_LEAST };
         let tiles = (0..).map_while(|steps| tile.checked_sub(steps * TILE_STEP));
-        let tiles = tiles
-            .take_while(|&side| side == tile || (side >= TILE_LEAST && settings.tile.is_none()));
+        let tiles =
+            tiles.take_while(|&side| side == tile || (side >= least && settings.tile.is_none()));
         // The stages of denoiser and VAE do not overlap, so batch and tile are chosen independently.
         let possible_batch = first(batches, |&batch| {
             fit(MemoryChoice { batch, ..choice }, &[MemoryStage::Text, MemoryStage::Denoise])

@@ -1,21 +1,10 @@
 //! Tiles of the VAE: the core of a tile is kept, the padding around it is computed and discarded (docs/method.md §6).
 //!
-//! Padding reaches past the canvas, where picture and latent are continued by reflection. Otherwise the zero padding of
-//! the VAE's convolutions would change the latents at the border, and the denoiser would leave a coloured rim there.
-//! With padding of at least the receptive field the tiled result equals the untiled one, rim included.
+//! A tile ends where the canvas ends, with the zero padding of the network's own convolutions, as the whole canvas
+//! does. So a single tile is what diffusers computes, and with padding of at least the receptive field tiles equal it
+//! everywhere.
 
 use std::ops::Range;
-
-use crate::canvas::latent::reflect;
-
-/// Padding computed around a tile's core and discarded, in latent pixels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TilePadding {
-    /// towards other tiles
-    pub inside: usize,
-    /// past the border of the canvas
-    pub border: usize,
-}
 
 /// One tile along one axis, in latent pixels.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,40 +13,37 @@ pub struct Span {
     pub core: Range<usize>,
     /// Length of the axis.
     pub length: usize,
-    /// Padding of the job's tiles.
-    pub padding: TilePadding,
+    /// Padding towards other tiles, computed around the core and discarded.
+    pub padding: usize,
 }
 
 impl Span {
-    /// Padding before the core.
+    /// True if the core is the whole axis.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.core == (0..self.length)
+    }
+
+    /// Computed range: the core and its padding, as far as the axis reaches.
+    #[must_use]
+    pub fn padded(&self) -> Range<usize> {
+        self.widened(self.padding)
+    }
+
+    /// Latent pixels that are computed before the core.
     #[must_use]
     pub fn before(&self) -> usize {
-        if self.core.start == 0 { self.padding.border } else { self.padding.inside }
+        self.core.start - self.padded().start
     }
 
-    /// Padding behind the core.
+    /// The tile with `rim` more latent pixels kept on each side, as far as the axis reaches.
     #[must_use]
-    pub fn after(&self) -> usize {
-        if self.core.end == self.length { self.padding.border } else { self.padding.inside }
+    pub fn with_rim(&self, rim: usize) -> Self {
+        Self { core: self.widened(rim), ..*self }
     }
 
-    /// Computed range with `more` on each side; may reach past the canvas.
-    #[must_use]
-    pub fn padded_by(&self, more: usize) -> Range<isize> {
-        let (before, after) = (self.before() + more, self.after() + more);
-        self.core.start as isize - before as isize..(self.core.end + after) as isize
-    }
-
-    /// Computed range; may reach past the canvas on either side.
-    #[must_use]
-    pub fn padded(&self) -> Range<isize> {
-        self.padded_by(0)
-    }
-
-    /// The core and `more` on each side of it.
-    #[must_use]
-    pub fn core_and(&self, more: usize) -> Range<isize> {
-        self.core.start as isize - more as isize..(self.core.end + more) as isize
+    fn widened(&self, more: usize) -> Range<usize> {
+        self.core.start.saturating_sub(more)..(self.core.end + more).min(self.length)
     }
 
     /// The two halves of the core, padded where they meet.
@@ -74,7 +60,7 @@ impl Span {
 
 /// Cuts an axis of `length` latent pixels into cores of at most `core` and nearly equal length.
 #[must_use]
-pub fn spans(length: usize, core: usize, padding: TilePadding) -> Vec<Span> {
+pub fn spans(length: usize, core: usize, padding: usize) -> Vec<Span> {
     let count = length.div_ceil(core.max(1)).max(1);
     (0..count)
         .map(|index| {
@@ -84,11 +70,11 @@ pub fn spans(length: usize, core: usize, padding: TilePadding) -> Vec<Span> {
         .collect()
 }
 
-/// Index within `length` of position `at` on an axis continued by reflection (numpy's
-/// `pad(mode="reflect")`).
+/// Area in latent pixels of the largest of these tiles with its padding.
 #[must_use]
-pub fn mirrored(at: isize, length: usize) -> usize {
-    reflect(at.unsigned_abs(), length)
+pub fn largest_area(rows: &[Span], columns: &[Span]) -> usize {
+    let longest = |spans: &[Span]| spans.iter().map(|span| span.padded().len()).max().unwrap_or(0);
+    longest(rows) * longest(columns)
 }
 
 #[cfg(test)]
@@ -98,31 +84,27 @@ mod tests {
 
     proptest! {
         #[test]
-        fn cores_cover_the_axis_once(
+        fn cores_cover_the_axis_once_and_tiles_end_with_it(
             length in 1usize..2000,
             core in 1usize..300,
-            inside in 0usize..60,
-            border in 0usize..60,
+            padding in 0usize..60,
+            rim in 0usize..9,
         ) {
-            let spans = spans(length, core, TilePadding { inside, border });
-            let last = spans.len() - 1;
+            let spans = spans(length, core, padding);
             let mut next = 0;
-            for (index, span) in spans.iter().enumerate() {
+            for span in &spans {
                 prop_assert_eq!(span.core.start, next);
                 prop_assert!(!span.core.is_empty() && span.core.len() <= core);
-                let pads = [index == 0, index == last].map(|end| if end { border } else { inside });
-                prop_assert_eq!([span.before(), span.after()], pads);
-                prop_assert_eq!(span.padded().len(), span.core.len() + pads[0] + pads[1]);
+                let kept = span.with_rim(rim);
+                for (range, more) in [(span.padded(), padding), (kept.padded(), padding + rim)] {
+                    prop_assert_eq!(range.start, span.core.start.saturating_sub(more));
+                    prop_assert_eq!(range.end, length.min(span.core.end + more));
+                }
+                prop_assert_eq!(span.padded().start + span.before(), span.core.start);
                 next = span.core.end;
             }
             prop_assert_eq!(next, length);
+            prop_assert_eq!(spans.len() == 1, spans[0].is_whole());
         }
-    }
-
-    #[test]
-    fn an_axis_is_mirrored_about_its_first_and_last_pixel() {
-        let row: Vec<usize> = (-3..7).map(|at| mirrored(at, 4)).collect();
-        assert_eq!(row, [3, 2, 1, 0, 1, 2, 3, 2, 1, 0]);
-        assert_eq!((-5..5).map(|at| mirrored(at, 1)).collect::<Vec<_>>(), [0; 10]);
     }
 }

@@ -1,14 +1,15 @@
-//! Picture on the canvas: the input resized to the output's size and continued past its borders, as the encoder sees
+//! Picture on the canvas: the input resized to the output's size and continued to the canvas's, as the encoder sees
 //! it and as the colour fix compares with it.
 
 use std::ops::Range;
 
 use crate::{
+    canvas::latent::reflect,
     image::{Picture, Resizer},
-    pipeline::{error::Error, plan::tiles::mirrored},
+    pipeline::error::Error,
 };
 
-/// The resized picture, continued by reflection on every side: past its end it fills the canvas.
+/// The resized picture, continued by reflection on the right and at the bottom, where it fills the canvas.
 pub struct Canvased<'a> {
     resizer: Resizer<'a>,
     width: usize,
@@ -25,10 +26,10 @@ impl<'a> Canvased<'a> {
     }
 
     /// The window of columns `x` and rows `y`, `[y, x, 3]`, in the VAE's range −1..=1.
-    pub fn window(&self, x: Range<isize>, y: Range<isize>) -> Vec<f32> {
+    pub fn window(&self, x: Range<usize>, y: Range<usize>) -> Vec<f32> {
         // Mirrored pixels lie elsewhere in the picture: widen the window until it holds them.
-        let source = |range: &Range<isize>, length: usize| {
-            let mirrored = range.clone().map(|at| mirrored(at, length));
+        let source = |range: &Range<usize>, length: usize| {
+            let mirrored = range.clone().map(|at| reflect(at, length));
             let (low, high) =
                 mirrored.fold((length, 0), |(low, high), at| (low.min(at), high.max(at)));
             low..high + 1
@@ -41,9 +42,9 @@ impl<'a> Canvased<'a> {
         let row = source_x.len() * 3;
         let mut out = Vec::with_capacity(x.len() * y.len() * 3);
         for y in y {
-            let line = &pixels[(mirrored(y, self.height) - source_y.start) * row..][..row];
+            let line = &pixels[(reflect(y, self.height) - source_y.start) * row..][..row];
             for x in x.clone() {
-                let at = (mirrored(x, self.width) - source_x.start) * 3;
+                let at = (reflect(x, self.width) - source_x.start) * 3;
                 out.extend(line[at..at + 3].iter().map(|value| 2.0 * value - 1.0));
             }
         }
@@ -56,20 +57,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_window_past_the_borders_is_the_mirrored_picture_in_the_range_of_the_vae() {
+    fn a_window_past_the_end_is_the_mirrored_picture_in_the_range_of_the_vae() {
         let (width, height) = (4u32, 3u32);
         let rgb = (0..width * height * 3).map(|at| at as f32 / 36.0).collect();
         let picture = Picture::from_rgb(width, height, rgb).unwrap();
         let source = Canvased::new(&picture, 4, 3).unwrap();
         let inside = source.window(0..4, 0..3);
         assert!(inside.iter().all(|value| (-1.0..=1.0).contains(value)));
-        let around = source.window(-2..6, -1..4);
+        let around = source.window(1..7, 1..5);
         let pixel = |window: &[f32], width: usize, x: usize, y: usize| {
             window[(y * width + x) * 3..][..3].to_vec()
         };
-        for (y, inner_y) in [1, 0, 1, 2, 1].into_iter().enumerate() {
-            for (x, inner_x) in [2, 1, 0, 1, 2, 3, 2, 1].into_iter().enumerate() {
-                assert_eq!(pixel(&around, 8, x, y), pixel(&inside, 4, inner_x, inner_y));
+        for (y, inner_y) in [1, 2, 1, 0].into_iter().enumerate() {
+            for (x, inner_x) in [1, 2, 3, 2, 1, 0].into_iter().enumerate() {
+                assert_eq!(pixel(&around, 6, x, y), pixel(&inside, 4, inner_x, inner_y));
             }
         }
     }

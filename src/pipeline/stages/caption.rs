@@ -19,6 +19,7 @@ use crate::{
         progress::{Progress, Stage},
         work::folder::WorkFolder,
     },
+    units,
 };
 
 /// Regions of the resized picture; pixels are computed on demand.
@@ -159,10 +160,8 @@ pub fn describe(
     }
     let fallbacks = || captions.regions.iter().filter_map(|caption| caption.fallback.as_ref());
     if let Some(reason) = fallbacks().next() {
-        progress.note(&format!(
-            "{} regions have no caption and use the prompt ({reason})",
-            fallbacks().count()
-        ));
+        let regions = units::count(fallbacks().count(), "region");
+        progress.note(&format!("{regions} without a caption, the prompt instead ({reason})"));
     }
     let texts = captions.regions.into_iter().map(|caption| caption.text).collect();
     Ok(Described { prompt, texts, document })

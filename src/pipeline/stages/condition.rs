@@ -10,6 +10,7 @@ use crate::{
         text::Cut,
     },
     pipeline::{error::Error, runner::Compute},
+    units,
 };
 
 /// Conditions of the whole picture and of every region.
@@ -107,14 +108,15 @@ fn cut_notes(
     let prompts = [("prompt", texts.first().copied()), ("negative prompt", negative)];
     for (which, prompt) in prompts {
         let Some(prompt) = prompt else { continue };
-        if let Some(Cut { tokens, limit, at }) = runner.cut(prompt)? {
+        if let Some(Cut { tokens, is_all, limit, at }) = runner.cut(prompt)? {
             let rest = prompt.get(at..).unwrap_or_default().trim_start();
             let mut start: String = rest.chars().take(CUT_SHOWN).collect();
             if start.len() < rest.len() {
                 start.push('…');
             }
+            let more = if is_all { "" } else { "more than " };
             notes.push(format!(
-                "the {which} has {tokens} tokens and the model takes {limit}: cut before \"{start}\""
+                "the {which} has {more}{tokens} tokens and the model takes {limit}: cut before \"{start}\""
             ));
         }
     }
@@ -122,7 +124,9 @@ fn cut_notes(
     let of_regions = || rows.iter().filter(|&&row| row != GLOBAL).filter_map(|&row| cuts[row]);
     if let Some(Cut { limit, .. }) = of_regions().next() {
         let count = of_regions().count();
-        notes.push(format!("{count} captions are cut to the {limit} tokens that the model takes"));
+        let captions = units::count(count, "caption");
+        let are = if count == 1 { "is" } else { "are" };
+        notes.push(format!("{captions} {are} cut to the {limit} tokens that the model takes"));
     }
     Ok(notes)
 }

@@ -7,19 +7,16 @@ use std::ops::Range;
 use candle_core::{DType, Tensor};
 use tracing::info_span;
 
-use super::{canvased::Canvased, context::Context, statistics};
+use super::{canvased::Canvased, context::Context, statistics::SharedState};
 use crate::{
     canvas::Latent,
     image::{Encoder, Output},
-    model::vae::{NormStatistics, Norms},
     pipeline::{
         colour_fix,
         error::Error,
-        plan::{
-            Plan,
-            tiles::{Span, mirrored},
-        },
+        plan::{Plan, tiles::Span},
         progress::{Progress, Stage},
+        protect,
         retry::retry_halves,
         settings::ColourFix,
         work::{files::Files, folder::WorkFolder, journal::Record},
@@ -53,15 +50,7 @@ pub fn canvas(
     let z = &z[plan.sampling.steps.len() % 2];
     let done = work.journal.done().rows;
     progress.begin(Stage::Decode, plan.tile_rows.len() * plan.tile_columns.len());
-    let shared = if done < size.height {
-        statistics::measure(
-            context,
-            |x, y| latents(context, z, x, y),
-            |samples, shared| context.runner.decode(samples, Norms::Measured(shared)),
-        )?
-    } else {
-        None
-    };
+    let mut shared = SharedState::new(context, (size.latent_height, size.latent_width));
     for row in &plan.tile_rows {
         let top = row.core.start * f;
         let bottom = (row.core.end * f).min(size.height);
@@ -79,7 +68,7 @@ pub fn canvas(
                 let (left, right) = (column.core.start * f, (column.core.end * f).min(size.width));
                 let first = (row.core.start * f - top) * size.width * 3;
                 if left < right && first < band.len() {
-                    let tile = decode(context, z, source.as_ref(), shared.as_ref(), (row, column))?;
+                    let tile = decode(context, z, source.as_ref(), &mut shared, (row, column))?;
                     let lines = tile.chunks_exact(column.core.len() * f * 3);
                     let band = &mut band[first..];
                     for (line, out) in lines.zip(band.chunks_exact_mut(size.width * 3)) {
@@ -91,6 +80,10 @@ pub fn canvas(
                 Ok(())
             })?;
             progress.advance(1);
+        }
+        if let Some(source) = source.as_ref().filter(|_| protect::is_tiny(size.width, size.height))
+        {
+            protect::keep_mean(&mut band, &source.window(0..size.width, top..bottom));
         }
         let alpha = alpha.as_ref().map(|alpha| alpha.rows(top as u32..bottom as u32));
         let samples = encoder.samples(&band, alpha.as_deref())?;
@@ -133,26 +126,30 @@ pub fn write(
     Ok(())
 }
 
-/// The core of one tile, `[rows, columns, 3]` in −1..=1, with the shared norm statistics, if any,
-/// and its colours corrected towards `source`.
+/// The core of one tile, `[rows, columns, 3]` in −1..=1, its colours corrected towards `source`.
 fn decode(
     context: &Context<'_>,
     z: &Latent,
     source: Option<&Canvased<'_>>,
-    shared: Option<&NormStatistics>,
+    shared: &mut SharedState<'_>,
     (row, column): (&Span, &Span),
 ) -> Result<Vec<f32>, Error> {
     let f = context.spec.plan.geometry.shape.factor;
-    // Latent pixels around the core that the filter needs to see as they are.
+    // Latent pixels around the core that the filter needs to see as they are. Where the canvas ends, so does it.
     let rim = if source.is_some() { colour_fix::RADIUS.div_ceil(f) } else { 0 };
-    let (y, x) = (row.padded_by(rim), column.padded_by(rim));
-    let latents = latents(context, z, x, y)?;
-    let (height, width) = ((row.core.len() + 2 * rim) * f, (column.core.len() + 2 * rim) * f);
+    let (wide_row, wide_column) = (row.with_rim(rim), column.with_rim(rim));
+    let globals = shared.of_tile(
+        (row, column),
+        |sample| latents(context, z, sample.x.clone(), sample.y.clone()),
+        |samples, globals| context.runner.decode(samples, globals),
+    )?;
+    let latents = latents(context, z, wide_column.padded(), wide_row.padded())?;
+    let (height, width) = (wide_row.core.len() * f, wide_column.core.len() * f);
     let mut pixels: Vec<f32> = context
         .runner
-        .decode(&latents, shared.into())?
-        .narrow(1, row.before() * f, height)?
-        .narrow(2, column.before() * f, width)?
+        .decode(&latents, globals)?
+        .narrow(1, wide_row.before() * f, height)?
+        .narrow(2, wide_column.before() * f, width)?
         .to_dtype(DType::F32)?
         .flatten_all()?
         .to_vec1()?;
@@ -160,36 +157,37 @@ fn decode(
         return Err(context.runner.non_finite(Stage::Decode));
     }
     let Some(source) = source else { return Ok(pixels) };
-    let in_pixels = |range: Range<isize>| range.start * f as isize..range.end * f as isize;
-    let (y, x) = (in_pixels(row.core_and(rim)), in_pixels(column.core_and(rim)));
-    colour_fix::apply(&mut pixels, &source.window(x, y), width);
-    let rim = rim * f;
+    let in_pixels = |range: &Range<usize>| range.start * f..range.end * f;
+    let (x, y) = (in_pixels(&wide_column.core), in_pixels(&wide_row.core));
+    let source = source.window(x, y);
+    colour_fix::apply(&mut pixels, &source, width);
+    protect::apply(&mut pixels, &source, width);
+    let (above, beside) = (
+        (row.core.start - wide_row.core.start) * f,
+        (column.core.start - wide_column.core.start) * f * 3,
+    );
     Ok(pixels
         .chunks_exact(width * 3)
-        .skip(rim)
+        .skip(above)
         .take(row.core.len() * f)
-        .flat_map(|line| &line[rim * 3..(width - rim) * 3])
+        .flat_map(|line| &line[beside..][..column.core.len() * f * 3])
         .copied()
         .collect())
 }
 
-/// The window of columns `x` and rows `y` of the latent, continued by reflection, `[1, y, x, C]`.
+/// The window of columns `x` and rows `y` of the latent, `[1, y, x, C]`.
 fn latents(
     context: &Context<'_>,
     z: &Latent,
-    x: Range<isize>,
-    y: Range<isize>,
+    x: Range<usize>,
+    y: Range<usize>,
 ) -> Result<Tensor, Error> {
     let channels = z.channels();
     let shape = (1, y.len(), x.len(), channels);
     let mut out = Vec::with_capacity(x.len() * y.len() * channels);
     for y in y {
-        let y = mirrored(y, z.height());
         let row = z.rows(y..y + 1);
-        for x in x.clone() {
-            let at = mirrored(x, z.width()) * channels;
-            out.extend_from_slice(&row[at..at + channels]);
-        }
+        out.extend_from_slice(&row[x.start * channels..x.end * channels]);
     }
     Ok(Tensor::from_vec(out, shape, context.runner.device())?)
 }

@@ -2,7 +2,12 @@
 //! each timestep the noise of every region is predicted, fused, corrected by the structure prior, and a sampler step
 //! follows.
 
-use std::{cell::Cell, panic::resume_unwind, thread::ScopedJoinHandle};
+use std::{
+    cell::Cell,
+    ops::Range,
+    panic::resume_unwind,
+    thread::{Builder, ScopedJoinHandle},
+};
 
 use candle_core::{DType, Tensor};
 use tracing::{debug_span, info_span};
@@ -24,6 +29,8 @@ use crate::{
         },
     },
     priors::{attention::AttentionPrior, structure::StructurePrior},
+    sampler::{Level, PredictionForm, QuantileSearch, Step, add_noise},
+    units,
 };
 
 /// Draws of the noise field: the canvas, the low-resolution latent of the attention prior, then one for
@@ -85,7 +92,9 @@ pub fn run(
     denoise.run(work, progress)?;
     if let count @ 1.. = denoise.redone.get() {
         let dtype = runner.dtype().as_str();
-        progress.note(&format!("{count} regions overflowed in {dtype} and were redone in f32"));
+        let (regions, were) =
+            (units::count(count, "region"), if count == 1 { "was" } else { "were" });
+        progress.note(&format!("{regions} overflowed in {dtype} and {were} redone in f32"));
     }
     Ok(())
 }
@@ -98,7 +107,7 @@ impl DenoiseLoop<'_> {
         let (files, journal) = (&mut work.files, &mut work.journal);
         let done = journal.done();
         if done.steps == 0 {
-            self.diffuse(&files.zl, &mut files.z[0], steps[0].t, DRAW_CANVAS)?;
+            self.diffuse(&files.zl, &mut files.z[0], &steps[0], DRAW_CANVAS)?;
         }
         progress.begin(Stage::Denoise, grid.len() * steps.len());
         progress.advance(grid.len() * done.steps + done.regions);
@@ -106,7 +115,7 @@ impl DenoiseLoop<'_> {
         for (index, step) in steps.iter().enumerate().skip(done.steps) {
             let _span = debug_span!("step", index, t = step.t).entered();
             let Files { zl, z, predictions, low_resolution, .. } = &mut *files;
-            let priors = self.attention_prior(low_resolution.as_ref(), step.t)?;
+            let priors = self.attention_prior(low_resolution.as_ref(), step)?;
             let step = StepInputs { z: &z[index % 2], zl, timestep: step.t, priors: &priors };
             self.predict_regions(step, predictions, journal, progress)?;
             self.take_step(index, &fuser, files)?;
@@ -154,7 +163,9 @@ impl DenoiseLoop<'_> {
                     let next = &following[..count.min(following.len())];
                     if !next.is_empty() {
                         let gather = move || gather(context, step, next, dtype);
-                        ahead = Some((next, scope.spawn(gather)));
+                        // Without a thread for it, it is gathered when its turn comes.
+                        let thread = Builder::new().spawn_scoped(scope, gather);
+                        ahead = thread.ok().map(|thread| (next, thread));
                     }
                     let mut eps = self.predict_batch(input?, step, batch)?;
                     for (region, eps) in batch.iter().zip(eps.chunks_exact_mut(size)) {
@@ -224,29 +235,53 @@ impl DenoiseLoop<'_> {
             None => (None, Vec::new()),
         };
         let spec = self.context.spec;
-        let (schedule, sampling) = (&spec.schedule, &spec.plan.sampling);
-        let (steps, step, update) =
-            (&sampling.steps, &sampling.steps[index], &sampling.updates[index]);
+        let sampling = &spec.plan.sampling;
+        let (step, update) = (&sampling.steps[index], &sampling.updates[index]);
         let structure = StructurePrior::new(spec.settings.gsp)?;
-        let (level, lambda) = (schedule.level(step.t)?, structure.lambda(index, steps.len()));
+        let lambda = structure.lambda(index, sampling.steps.len());
         let (height, width, channels) = (zl.height(), zl.width(), zl.channels());
         let block = structure.block();
         let band = (STEP_BAND / zl.row_len() / block * block).clamp(block, height.max(block));
         // One noise field per step, drawn band by band.
         let draw = DRAW_STEPS + step.index as u32;
-        let mut eps = vec![0.0; band * zl.row_len()];
-        let mut fresh = vec![0.0; if update.needs_noise() { eps.len() } else { 0 }];
-        for top in (0..height).step_by(band) {
-            let rows = top..(top + band).min(height);
-            let values = rows.start * zl.row_len()..rows.end * zl.row_len();
-            let eps = &mut eps[..values.len()];
-            fuser.band(rows.clone(), predictions.as_slice(), eps)?;
-            let z = after.rows_mut(rows.clone());
+        let mut predicted = vec![0.0; band * zl.row_len()];
+        let mut fresh = vec![0.0; if update.needs_noise() { predicted.len() } else { 0 }];
+        let bands = || (0..height).step_by(band).map(|top| top..(top + band).min(height));
+        // z after the structure prior, and the prediction that the step is taken with.
+        let corrected = |rows: Range<usize>, z: &mut [f32], predicted: &mut [f32]| {
+            fuser.band(rows.clone(), predictions.as_slice(), predicted)?;
             z.copy_from_slice(before.rows(rows.clone()));
-            schedule.output_to_eps(step.t, z, eps)?;
-            structure.apply(z, eps, zl.rows(rows.clone()), level, lambda, (width, channels))?;
+            spec.schedule.convert(step, z, predicted)?;
+            let (zl, row) = (zl.rows(rows), (width, channels));
+            correct(&structure, lambda, step, (z, predicted), zl, row)
+        };
+        let known = match update.quantile() {
+            None => None,
+            Some((x0, share)) => {
+                let mut search = QuantileSearch::new((height * zl.row_len()) as u64, share);
+                for pass in 0..2 {
+                    if pass == 1 {
+                        search.begin_second();
+                    }
+                    for rows in bands() {
+                        let z = after.rows_mut(rows.clone());
+                        let predicted = &mut predicted[..z.len()];
+                        corrected(rows, z, predicted)?;
+                        let pairs = z.iter().zip(&*predicted);
+                        search.count(pairs.map(|(z, p)| x0.z * z + x0.prediction * p));
+                    }
+                }
+                Some(update.with_quantile(search.value()))
+            }
+        };
+        let update = known.as_ref().unwrap_or(update);
+        for rows in bands() {
+            let values = rows.start * zl.row_len()..rows.end * zl.row_len();
+            let predicted = &mut predicted[..values.len()];
+            let z = after.rows_mut(rows.clone());
+            corrected(rows.clone(), z, predicted)?;
             let fresh = if update.needs_noise() {
-                let fresh = &mut fresh[..eps.len()];
+                let fresh = &mut fresh[..predicted.len()];
                 self.noise.fill(draw, rows, 0..width, channels, fresh)?;
                 Some(&*fresh)
             } else {
@@ -254,7 +289,7 @@ impl DenoiseLoop<'_> {
             };
             let earlier: Vec<_> = earlier.iter().map(|canvas| &canvas[values.clone()]).collect();
             let kept = kept.as_deref_mut().map(|canvas| &mut canvas[values]);
-            update.apply_with(z, eps, fresh, &earlier, kept)?;
+            update.apply_with(z, predicted, fresh, &earlier, kept)?;
         }
         Ok(())
     }
@@ -293,14 +328,14 @@ impl DenoiseLoop<'_> {
     fn attention_prior(
         &self,
         low_resolution: Option<&Latent>,
-        timestep: f64,
+        step: &Step,
     ) -> Result<Vec<AttentionPrior>, Error> {
         let Some(low_resolution) = low_resolution else { return Ok(Vec::new()) };
         let Context { runner, spec, .. } = *self.context;
         let guidance = spec.plan.sampling.guidance;
         let shape = (1, low_resolution.height(), low_resolution.width(), low_resolution.channels());
         let mut z = Latent::in_memory(shape.1, shape.2, shape.3)?;
-        self.diffuse(low_resolution, &mut z, timestep, DRAW_LOW_RESOLUTION)?;
+        self.diffuse(low_resolution, &mut z, step, DRAW_LOW_RESOLUTION)?;
         let record = |dtype: DType| -> Result<Vec<Activation>, Error> {
             let mut layers = Vec::new();
             let input =
@@ -308,7 +343,7 @@ impl DenoiseLoop<'_> {
             let sees = spec.plan.geometry.shape.sees_low_resolution;
             let zl = sees.then(|| input(low_resolution)).transpose()?;
             runner.predict(
-                &Call { z: input(&z)?, zl, timestep, guidance },
+                &Call { z: input(&z)?, zl, timestep: step.t, guidance },
                 &self.conditions.global()?,
                 Prior::Record(&mut layers),
             )?;
@@ -327,11 +362,33 @@ impl DenoiseLoop<'_> {
     }
 
     /// Noises `zl` into `z`: `z = signal·zL + spread·n` (docs/method.md §2, step 2).
-    fn diffuse(&self, zl: &Latent, z: &mut Latent, timestep: f64, draw: u32) -> Result<(), Error> {
+    fn diffuse(&self, zl: &Latent, z: &mut Latent, step: &Step, draw: u32) -> Result<(), Error> {
         let (height, width, channels) = (zl.height(), zl.width(), zl.channels());
         self.noise.fill(draw, 0..height, 0..width, channels, z.as_mut_slice())?;
-        Ok(self.context.spec.schedule.add_noise(timestep, zl.as_slice(), z.as_mut_slice())?)
+        Ok(add_noise(step.level, zl.as_slice(), z.as_mut_slice())?)
     }
+}
+
+/// Moves z and what it implies of x̂0 by the structure prior, with the noise ε as it is.
+fn correct(
+    structure: &StructurePrior,
+    lambda: f32,
+    step: &Step,
+    (z, predicted): (&mut [f32], &mut [f32]),
+    zl: &[f32],
+    row: (usize, usize),
+) -> Result<(), Error> {
+    match step.form {
+        PredictionForm::Noise => structure.apply(z, predicted, zl, step.level, lambda, row)?,
+        PredictionForm::Clean => {
+            // The prior acts on x̂0 itself, as on a z without noise; z is what the same noise makes of the new x̂0.
+            let signal = step.level.signal as f32;
+            z.iter_mut().zip(&*predicted).for_each(|(z, x0)| *z -= signal * x0);
+            structure.apply(predicted, z, zl, Level::CLEAN, lambda, row)?;
+            z.iter_mut().zip(&*predicted).for_each(|(z, x0)| *z += signal * x0);
+        }
+    }
+    Ok(())
 }
 
 fn is_finite(values: &[f32]) -> bool {
@@ -381,7 +438,7 @@ fn input(
 #[cfg(test)]
 mod tests {
     use super::{
-        super::testing::{Bench, Fake, Watcher, context, exhausted, job, picture},
+        super::testing::{Bench, Fake, Watcher, context, exhausted, job, job_with, picture},
         *,
     };
     use crate::{
@@ -411,6 +468,10 @@ mod tests {
     ) -> Result<Vec<f32>, Error> {
         let context = context(runner, picture, spec);
         let mut work = bench.open(spec);
+        let tiles = spec.plan.tile_rows.len() * spec.plan.tile_columns.len();
+        if work.journal.done().tiles < tiles {
+            work.journal.append(Record::Encoded { tiles })?;
+        }
         for (at, value) in work.files.zl.as_mut_slice().iter_mut().enumerate() {
             *value = (at % 13) as f32 / 6.0 - 1.0;
         }
@@ -420,11 +481,11 @@ mod tests {
         Ok(work.files.z[spec.plan.sampling.steps.len() % 2].as_slice().to_vec())
     }
 
-    #[test]
-    fn regions_are_fused_and_stepped_as_the_whole_canvas_would_be() {
-        let (runner, picture, spec) = (Fake::new(share), picture(), job(settings()));
+    /// Compares a job's canvas with the same steps taken on the whole at once.
+    fn equals_the_whole(spec: &JobSpec) {
+        let (runner, picture) = (Fake::new(share), picture());
         let mut watcher = Watcher::default();
-        let ours = denoise(&runner, (&picture, &spec), &Bench::new(), &mut watcher).unwrap();
+        let ours = denoise(&runner, (&picture, spec), &Bench::new(), &mut watcher).unwrap();
         let regions = spec.plan.geometry.grid.len();
         assert_eq!((watcher.done, watcher.total), (2 * regions, 2 * regions));
 
@@ -437,15 +498,68 @@ mod tests {
         let mut z = vec![0.0; zl.len()];
         let noise = NoiseField::new(spec.settings.seed);
         noise.fill(DRAW_CANVAS, 0..height, 0..width, channels, &mut z).unwrap();
-        schedule.add_noise(sampling.steps[0].t, &zl, &mut z).unwrap();
+        add_noise(sampling.steps[0].level, &zl, &mut z).unwrap();
         for (step, update) in sampling.steps.iter().zip(&sampling.updates) {
             let mut eps: Vec<f32> = z.iter().map(|value| value * 0.25).collect();
-            schedule.output_to_eps(step.t, &z, &mut eps).unwrap();
-            update.apply(&mut z, &eps, None).unwrap();
+            schedule.convert(step, &z, &mut eps).unwrap();
+            let known = update.quantile().map(|(x0, share)| {
+                let x0 = z.iter().zip(&eps).map(|(z, p)| (x0.z * z + x0.prediction * p).abs());
+                let mut x0: Vec<f32> = x0.collect();
+                x0.sort_by(f32::total_cmp);
+                let at = share * (x0.len() - 1) as f64;
+                let (below, above) = (x0[at as usize], x0[at.ceil() as usize]);
+                update.with_quantile(below + at.fract() as f32 * (above - below))
+            });
+            known.as_ref().unwrap_or(update).apply(&mut z, &eps, None).unwrap();
         }
         for (ours, expected) in ours.iter().zip(&z) {
             assert!((ours - expected).abs() < 1e-4, "{ours} for {expected}");
         }
+    }
+
+    #[test]
+    fn regions_are_fused_and_stepped_as_the_whole_canvas_would_be() {
+        equals_the_whole(&job(settings()));
+    }
+
+    #[test]
+    fn a_threshold_is_a_quantile_of_the_whole_canvas_and_pure_noise_is_left_by_x0() {
+        let threshold = r#"{"_class_name": "DDIMScheduler", "timestep_spacing": "trailing",
+            "thresholding": true, "dynamic_thresholding_ratio": 0.7, "sample_max_value": 50.0}"#;
+        let spec = job_with(settings(), threshold);
+        assert!(spec.plan.sampling.updates[0].quantile().is_some());
+        equals_the_whole(&spec);
+        let zero_snr = r#"{"_class_name": "DDIMScheduler", "timestep_spacing": "trailing", "clip_sample": false,
+            "rescale_betas_zero_snr": true, "prediction_type": "v_prediction"}"#;
+        let spec = job_with(settings(), zero_snr);
+        assert_eq!(spec.plan.sampling.steps[0].form, PredictionForm::Clean);
+        equals_the_whole(&spec);
+    }
+
+    #[test]
+    fn the_structure_prior_moves_the_same_whichever_way_the_step_is_written() {
+        let values = |k: f32| (0..32).map(|at| (at as f32 * k).sin()).collect::<Vec<f32>>();
+        let (z, eps, zl) = (values(0.3), values(1.1), values(0.7));
+        let structure = StructurePrior::new(0.8).unwrap();
+        let step = |form| {
+            let level = Level::variance_preserving(0.36);
+            Step { index: 0, t: 0.0, t_prev: None, level, to: Level::CLEAN, form, last: true }
+        };
+        let x0_of = |z: &[f32], eps: &[f32]| -> Vec<f32> {
+            z.iter().zip(eps).map(|(z, eps)| (z - 0.8 * eps) / 0.6).collect()
+        };
+        let (mut z_noise, mut eps_noise) = (z.clone(), eps.clone());
+        let noise = (&mut *z_noise, &mut *eps_noise);
+        correct(&structure, 0.5, &step(PredictionForm::Noise), noise, &zl, (4, 2)).unwrap();
+        let (mut z_clean, mut x0) = (z.clone(), x0_of(&z, &eps));
+        let clean = (&mut *z_clean, &mut *x0);
+        correct(&structure, 0.5, &step(PredictionForm::Clean), clean, &zl, (4, 2)).unwrap();
+        let expected = x0_of(&z_noise, &eps_noise);
+        let pairs = z_clean.iter().zip(&z_noise).chain(x0.iter().zip(&expected));
+        for (clean, noise) in pairs {
+            assert!((clean - noise).abs() < 1e-6, "{clean} for {noise}");
+        }
+        assert!(z.iter().zip(&z_clean).any(|(before, after)| (before - after).abs() > 0.01));
     }
 
     #[test]

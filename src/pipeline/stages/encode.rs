@@ -5,10 +5,9 @@ use std::ops::Range;
 use candle_core::{DType, Tensor};
 use tracing::info_span;
 
-use super::{canvased::Canvased, context::Context, statistics};
+use super::{canvased::Canvased, context::Context, statistics::SharedState};
 use crate::{
     canvas::Latent,
-    model::vae::{NormStatistics, Norms},
     pipeline::{
         error::Error,
         plan::tiles::Span,
@@ -42,17 +41,13 @@ pub fn canvas(
     if done == plan.tile_rows.len() * plan.tile_columns.len() {
         return Ok(());
     }
-    let shared = statistics::measure(
-        context,
-        |x, y| pixels(context, &source, x, y),
-        |samples, shared| context.runner.encode(samples, Norms::Measured(shared)),
-    )?;
+    let mut shared = SharedState::new(context, (size.latent_height, size.latent_width));
     for (index, (row, column)) in tiles.enumerate().skip(done) {
         if progress.interrupted() {
             return Err(Error::Interrupted(None));
         }
         retry_halves(row, column, &mut |row, column| {
-            tile(context, &source, shared.as_ref(), zl, (row, column))
+            tile(context, &source, &mut shared, zl, (row, column))
         })?;
         zl.flush_rows(row.core.clone()).map_err(|error| journal.failed(error))?;
         journal.append(Record::Encoded { tiles: index + 1 })?;
@@ -75,11 +70,12 @@ pub fn low_resolution(context: &Context<'_>, work: &mut WorkFolder) -> Result<()
     let geometry = &context.spec.plan.geometry;
     let factor = geometry.shape.factor;
     let source = Canvased::new(context.picture, width * factor, height * factor)?;
+    let mut shared = SharedState::new(context, (height, width));
     // About the size of one region, hence a single tile.
     let whole = |length: usize| Span { core: 0..length, length, padding: geometry.vae_padding };
     let (row, column) = (whole(height), whole(width));
     retry_halves(&row, &column, &mut |row, column| {
-        tile(context, &source, None, latent, (row, column))
+        tile(context, &source, &mut shared, latent, (row, column))
     })?;
     latent.flush_rows(0..height).map_err(|error| journal.failed(error))?;
     journal.append(Record::LowResolution)
@@ -89,28 +85,33 @@ pub fn low_resolution(context: &Context<'_>, work: &mut WorkFolder) -> Result<()
 fn pixels(
     context: &Context<'_>,
     source: &Canvased<'_>,
-    x: Range<isize>,
-    y: Range<isize>,
+    x: Range<usize>,
+    y: Range<usize>,
 ) -> Result<Tensor, Error> {
-    let f = context.spec.plan.geometry.shape.factor as isize;
-    let in_pixels = |range: Range<isize>| range.start * f..range.end * f;
+    let f = context.spec.plan.geometry.shape.factor;
+    let in_pixels = |range: Range<usize>| range.start * f..range.end * f;
     let (x, y) = (in_pixels(x), in_pixels(y));
     let window = source.window(x.clone(), y.clone());
     Ok(Tensor::from_vec(window, (1, y.len(), x.len(), 3), context.runner.device())?)
 }
 
-/// Encodes the core of one tile into its place, with the shared norm statistics, if any.
+/// Encodes the core of one tile into its place.
 fn tile(
     context: &Context<'_>,
     source: &Canvased<'_>,
-    shared: Option<&NormStatistics>,
+    shared: &mut SharedState<'_>,
     latent: &mut Latent,
     (row, column): (&Span, &Span),
 ) -> Result<(), Error> {
+    let globals = shared.of_tile(
+        (row, column),
+        |sample| pixels(context, source, sample.x.clone(), sample.y.clone()),
+        |samples, globals| context.runner.encode(samples, globals),
+    )?;
     let window = pixels(context, source, column.padded(), row.padded())?;
     let core: Vec<f32> = context
         .runner
-        .encode(&window, shared.into())?
+        .encode(&window, globals)?
         .narrow(1, row.before(), row.core.len())?
         .narrow(2, column.before(), column.core.len())?
         .to_dtype(DType::F32)?
@@ -143,7 +144,7 @@ mod tests {
         let size = context.spec.plan.geometry.canvas;
         let source = Canvased::new(context.picture, size.width, size.height).unwrap();
         let (height, width) = (size.latent_height, size.latent_width);
-        let (h, w) = ((height * FACTOR) as isize, (width * FACTOR) as isize);
+        let (h, w) = (height * FACTOR, width * FACTOR);
         let pixels = source.window(0..w, 0..h);
         let mut canvas = Vec::new();
         for y in 0..height {
@@ -171,6 +172,39 @@ mod tests {
         assert_eq!(*runner.passes.lock().unwrap(), 6);
         assert_eq!(work.files.zl.channels(), CHANNELS);
         assert_eq!(work.files.zl.as_slice(), expected(&context));
+    }
+
+    /// The largest difference between zL and the whole picture in one pass, whose sides no factor divides.
+    fn difference_from_the_model(tiles: Option<usize>) -> f32 {
+        let (runner, bench) = (Fake::with_vae(), Bench::new());
+        let mut spec = job(Settings::default());
+        spec.plan.geometry.vae_padding = runner.vae.as_ref().unwrap().context();
+        spec.plan.geometry.has_global_state = true;
+        let size = spec.plan.geometry.canvas;
+        let tile = tiles.unwrap_or(1000);
+        spec.plan.tile_rows = spec.plan.geometry.tiles(size.latent_height, tile);
+        spec.plan.tile_columns = spec.plan.geometry.tiles(size.latent_width, tile);
+        let picture = picture();
+        let context = context(&runner, &picture, &spec);
+        let mut work = bench.open(&spec);
+        canvas(&context, &mut work, &mut Watcher::default()).unwrap();
+        let source = Canvased::new(&picture, size.width, size.height).unwrap();
+        let (height, width) = (size.latent_height * FACTOR, size.latent_width * FACTOR);
+        let pixels = source.window(0..width, 0..height);
+        let pixels = Tensor::from_vec(pixels, (1, height, width, 3), &candle_core::Device::Cpu);
+        let vae = runner.vae.as_ref().unwrap();
+        let whole = vae.encode(&pixels.unwrap().into()).unwrap().into_tensor().unwrap();
+        let whole: Vec<f32> = whole.flatten_all().unwrap().to_vec1().unwrap();
+        let pairs = whole.iter().zip(work.files.zl.as_slice());
+        pairs.map(|(whole, ours)| (whole - ours).abs()).fold(0.0, f32::max)
+    }
+
+    #[test]
+    fn a_canvas_in_one_tile_is_the_models_own_and_tiles_come_close() {
+        assert_eq!(difference_from_the_model(None), 0.0);
+        // The samples are the whole canvas.
+        let tiled = difference_from_the_model(Some(16));
+        assert!(tiled < 1e-4, "{tiled}");
     }
 
     #[test]

@@ -11,23 +11,21 @@ use tempfile::TempDir;
 
 use super::context::Context;
 use crate::{
+    backend::Params,
     canvas::{CanvasSize, RegionGrid},
     caption::wording::Fits,
-    image::{Output, Picture},
+    image::{Format, Output, Picture},
     model::{
         denoiser::{Conditioning, Denoiser, MicroConditioning, Prior},
         text::{Cut, TextConditioning},
-        vae::Norms,
+        vae::{Globals, Vae},
     },
     pipeline::{
         error::Error,
         job::JobSpec,
         model::ModelShape,
         model_defaults::ModelDefaults,
-        plan::{
-            Plan, geometry::Geometry, memory::MemoryPlan, sampling::SamplingPlan,
-            tiles::TilePadding,
-        },
+        plan::{Plan, geometry::Geometry, memory::MemoryPlan, sampling::SamplingPlan},
         progress::{Progress, Stage},
         runner::{Call, Compute},
         settings::Settings,
@@ -45,7 +43,8 @@ pub const CHANNELS: usize = 4;
 /// The prediction of a call, in the layout of its `z`.
 pub type Predict = Box<dyn Fn(&Call) -> Result<Vec<f32>, Error> + Sync>;
 
-/// A device that computes nothing with weights. Its autoencoder takes every other pixel, and repeats it.
+/// A device that computes nothing with weights. Its autoencoder takes every other pixel, and repeats it, unless it has
+/// a true one.
 pub struct Fake {
     pub dtype: DType,
     pub predict: Predict,
@@ -55,6 +54,8 @@ pub struct Fake {
     pub encoded: Mutex<Vec<String>>,
     /// Passes through the autoencoder.
     pub passes: Mutex<usize>,
+    /// A true autoencoder.
+    pub vae: Option<Vae>,
     /// Makes the conditions, which are opaque to stages.
     denoiser: Denoiser,
 }
@@ -71,6 +72,7 @@ impl Fake {
             room: usize::MAX,
             encoded: Mutex::default(),
             passes: Mutex::default(),
+            vae: None,
             denoiser: blueprint.unwrap().0,
         }
     }
@@ -78,6 +80,17 @@ impl Fake {
     /// A device for stages without predictions.
     pub fn idle() -> Self {
         Self::new(|_| unreachable!("no noise is predicted"))
+    }
+
+    /// With the small `AutoencoderKL` of the tests, whose factor and channels are [`FACTOR`] and [`CHANNELS`].
+    pub fn with_vae() -> Self {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/vae/kl");
+        let config = std::fs::read(folder.join("config.json")).unwrap();
+        let weights = folder.join("weights.safetensors");
+        let weights = candle_core::safetensors::load(weights, &Device::Cpu).unwrap();
+        let params = Params::from_tensors(weights, DType::F32, &Device::Cpu);
+        let vae = Vae::load(&serde_json::from_slice(&config).unwrap(), &params).unwrap();
+        Self { vae: Some(vae), ..Self::idle() }
     }
 
     fn pass(&self, batch: usize) -> Result<(), Error> {
@@ -117,7 +130,7 @@ impl Compute for Fake {
     }
 
     fn cut(&self, text: &str) -> Result<Option<Cut>, Error> {
-        Ok((text.len() > 20).then_some(Cut { tokens: text.len(), limit: 20, at: 20 }))
+        Ok((text.len() > 20).then_some(Cut { tokens: text.len(), is_all: true, limit: 20, at: 20 }))
     }
 
     fn fits(&self) -> Result<Fits<'static>, Error> {
@@ -128,9 +141,12 @@ impl Compute for Fake {
         Arc::new(|| ())
     }
 
-    fn encode(&self, pixels: &Tensor, _: Norms<'_>) -> Result<Tensor, Error> {
+    fn encode(&self, pixels: &Tensor, globals: Globals<'_>) -> Result<Tensor, Error> {
         let (batch, height, width, _) = pixels.dims4()?;
         self.pass(batch)?;
+        if let Some(vae) = &self.vae {
+            return Ok(vae.encode_with(&pixels.into(), globals)?.into_tensor()?);
+        }
         let every = |length: usize| {
             let index: Vec<u32> = (0..length as u32).step_by(FACTOR).collect();
             Tensor::new(index, &Device::Cpu)
@@ -139,9 +155,12 @@ impl Compute for Fake {
         Ok(Tensor::cat(&[&small, &small.narrow(3, 0, 1)?], 3)?)
     }
 
-    fn decode(&self, latents: &Tensor, _: Norms<'_>) -> Result<Tensor, Error> {
+    fn decode(&self, latents: &Tensor, globals: Globals<'_>) -> Result<Tensor, Error> {
         let (batch, height, width, _) = latents.dims4()?;
         self.pass(batch)?;
+        if let Some(vae) = &self.vae {
+            return Ok(vae.decode_with(&latents.into(), globals)?.into_tensor()?);
+        }
         let twice = |length: usize| {
             let index: Vec<u32> =
                 (0..(length * FACTOR) as u32).map(|at| at / FACTOR as u32).collect();
@@ -162,11 +181,16 @@ impl Compute for Fake {
 
 /// A job of 60 × 40 output pixels in regions of 8 latent pixels and tiles of 10, without priors.
 pub fn job(settings: Settings) -> JobSpec {
-    let settings = Settings { gsp: 0.0, rap: 0.0, ..settings };
-    let config = SchedulerConfig::from_json(
+    job_with(
+        settings,
         r#"{"_class_name": "DDIMScheduler", "clip_sample": false, "timestep_spacing": "trailing"}"#,
     )
-    .unwrap();
+}
+
+/// As [`job`], with this scheduler.
+pub fn job_with(settings: Settings, scheduler: &str) -> JobSpec {
+    let settings = Settings { gsp: 0.0, rap: 0.0, ..settings };
+    let config = SchedulerConfig::from_json(scheduler).unwrap();
     let schedule = Schedule::new(&config).unwrap();
     let sampling =
         SamplingPlan::resolve(&config, &schedule, &ModelDefaults::default(), &settings).unwrap();
@@ -176,8 +200,8 @@ pub fn job(settings: Settings) -> JobSpec {
         canvas,
         grid: RegionGrid::new(canvas.latent_height, canvas.latent_width, 8, 2).unwrap(),
         low_resolution: None,
-        vae_padding: TilePadding { inside: 1, border: 1 },
-        shares_norms: false,
+        vae_padding: 1,
+        has_global_state: false,
         shape: ModelShape {
             factor: FACTOR,
             channels: CHANNELS,
@@ -235,7 +259,8 @@ impl Bench {
     pub fn open(&self, spec: &JobSpec) -> WorkFolder {
         let output = Output::Path(self.output());
         let layout = spec.plan.layout(3 * spec.plan.geometry.canvas.width);
-        WorkFolder::open(&WorkOptions::default(), &output, &json!({}), &layout).unwrap()
+        let output = (&output, Format::Png);
+        WorkFolder::open(&WorkOptions::default(), output, &json!({}), &layout).unwrap()
     }
 }
 

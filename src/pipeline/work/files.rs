@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use super::{history::History, rows::RowFile};
+use super::{history::History, journal::Done, rows::RowFile};
 use crate::{
     canvas::{CanvasError, Latent},
     pipeline::error::Error,
@@ -20,6 +20,8 @@ pub const JOB_PART: &str = "job.json.part";
 pub const CAPTIONS: &str = "captions.json";
 pub const CAPTIONS_PART: &str = "captions.json.part";
 pub const JOURNAL: &str = "journal";
+/// Mark of a job that ended with an error, and whose work another job may replace.
+pub const FAILED: &str = "failed";
 const ZL: &str = "zl";
 const Z: [&str; 2] = ["z0", "z1"];
 const HISTORY: &str = "history";
@@ -27,12 +29,13 @@ const PREDICTIONS: &str = "predictions";
 const LOW_RESOLUTION: &str = "low_resolution";
 const ROWS: &str = "rows";
 /// All files of a work folder; other files in it are never touched.
-const FILES: [&str; 13] = [
+const FILES: [&str; 14] = [
     JOB,
     JOB_PART,
     CAPTIONS,
     CAPTIONS_PART,
     JOURNAL,
+    FAILED,
     ZL,
     Z[0],
     Z[1],
@@ -43,7 +46,7 @@ const FILES: [&str; 13] = [
     LOCK,
 ];
 
-/// Sizes of the files of a job.
+/// Sizes of the files of a job, and the counts of its work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WorkLayout {
     /// Height, width and channels of the canvas.
@@ -56,6 +59,10 @@ pub struct WorkLayout {
     pub low_resolution: Option<(usize, usize)>,
     /// Rows of the output, and bytes of one of them as samples.
     pub rows: (usize, usize),
+    /// VAE tiles of the canvas.
+    pub tiles: usize,
+    /// Steps of the run.
+    pub steps: usize,
 }
 
 impl WorkLayout {
@@ -66,7 +73,23 @@ impl WorkLayout {
         let (low_height, low_width) = self.low_resolution.unwrap_or_default();
         let canvases = 3 + self.history;
         let pixels = canvases * height * width + count * side * side + low_height * low_width;
-        (pixels * channels * size_of::<f32>()) as u64 + (self.rows.0 * self.rows.1) as u64
+        (pixels * channels * size_of::<f32>()) as u64 + self.samples()
+    }
+
+    /// Bytes of the output's samples.
+    pub fn samples(&self) -> u64 {
+        (self.rows.0 * self.rows.1) as u64
+    }
+
+    /// The whole work of the job, as its journal counts it.
+    pub fn all(&self) -> Done {
+        Done {
+            tiles: self.tiles,
+            low_resolution: self.low_resolution.is_some(),
+            steps: self.steps,
+            regions: self.regions.0,
+            rows: self.rows.0,
+        }
     }
 }
 
@@ -137,7 +160,9 @@ impl Files {
 pub fn write_whole(folder: &Path, name: &str, part: &str, text: &str) -> Result<(), Error> {
     let (path, temporary) = (folder.join(name), folder.join(part));
     let write = || {
-        let mut file = File::create(&temporary)?;
+        // A link of that name, or what a kill left, is not written to but replaced.
+        let _ = fs::remove_file(&temporary);
+        let mut file = File::create_new(&temporary)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         fs::rename(&temporary, &path)?;

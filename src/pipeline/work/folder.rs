@@ -16,14 +16,19 @@ use serde_json::Value;
 use super::{
     difference::difference,
     files::{
-        CAPTIONS, CAPTIONS_PART, Files, JOB, JOB_PART, JOURNAL, WorkLayout, clear, remove,
+        CAPTIONS, CAPTIONS_PART, FAILED, Files, JOB, JOB_PART, JOURNAL, WorkLayout, clear, remove,
         write_whole,
     },
-    journal::Journal,
+    journal::{Done, Journal},
     lock::lock,
     place::place,
+    room,
 };
-use crate::{image::Output, pipeline::error::Error};
+use crate::{
+    canvas::CanvasError,
+    image::{Format, Output},
+    pipeline::error::{Error, Left},
+};
 
 /// Place of the work folder, and handling of unfinished work in it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,25 +54,27 @@ pub enum Resume {
 /// The work folder of a running job, locked.
 #[derive(Debug)]
 pub struct WorkFolder {
-    path: PathBuf,
+    pub path: PathBuf,
     /// Base name of the job's other files.
     tag: OsString,
     /// The locked file.
     lock: File,
     pub files: Files,
     pub journal: Journal,
+    /// What became of work that was found in the folder, and what may come of little room, for the user.
+    pub notes: Vec<String>,
 }
 
 impl WorkFolder {
     /// Opens the work folder of the job that `job` describes (an object, which must be equal for
-    /// work to be resumed) and that writes `output`.
+    /// work to be resumed) and that writes `output` as `format`.
     ///
     /// # Errors
-    /// Another process with the lock, unfinished work of another job, insufficient disk space, or an I/O
-    /// error.
+    /// Another process with the lock, unfinished work of another job, insufficient disk space (for the output as
+    /// well, so that this is known before the work), or an I/O error.
     pub fn open(
         work: &WorkOptions,
-        output: &Output,
+        (output, format): (&Output, Format),
         job: &Value,
         layout: &WorkLayout,
     ) -> Result<Self, Error> {
@@ -80,50 +87,83 @@ impl WorkFolder {
             Err(error) => return Err(Error::in_file(&job_file, error)),
         };
         let old = old.filter(|_| work.resume != Resume::Never);
-        let files_and_journal = match old {
-            Some(text) => {
-                let old: Value = serde_json::from_slice(&text).unwrap_or_default();
-                if let Some(what) = difference(&old, job) {
+        let nothing = || Error::NothingToResume { output: output.name(), folder: path.clone() };
+        let room = |need: u64| room::check((&path, need), (output, format), layout.samples());
+        let begin = |note: Option<String>| -> Result<_, Error> {
+            clear(&path);
+            let begun = room(layout.bytes())
+                .and_then(|room| Self::begin(&path, job, layout).map(|begun| (begun, room)));
+            if begun.is_err() {
+                remove(&path);
+            }
+            begun.map(|((files, journal), room)| (files, journal, [note, room]))
+        };
+        let (files, journal, notes) = match old {
+            Some(text) => match Self::take_up(&path, &text, job, layout) {
+                Ok((files, journal)) => {
+                    let room = room(0)?;
+                    let _ = fs::remove_file(path.join(FAILED));
+                    let going_on = journal.done() != Done::default();
+                    let note = || format!("going on with what is done in {}", path.display());
+                    (files, journal, [going_on.then(note), room])
+                }
+                Err(Unusable::OtherJob(what))
+                    if has_results(&path) && !path.join(FAILED).exists() =>
+                {
                     return Err(Error::OtherJob { output: output.name(), folder: path, what });
                 }
-                Self::take_up(&path, layout)
-            }
+                Err(Unusable::OtherJob(_)) if work.resume == Resume::Required => {
+                    return Err(nothing());
+                }
+                Err(Unusable::OtherJob(_)) if !has_results(&path) => begin(None)?,
+                Err(Unusable::OtherJob(_)) => {
+                    let left = "what a job that failed left there was of no use to this one";
+                    begin(Some(format!("{}: {left}", path.display())))?
+                }
+                Err(Unusable::Damaged(what)) if work.resume == Resume::Required => {
+                    return Err(Error::DamagedWork { folder: path, what });
+                }
+                Err(Unusable::Damaged(what)) => {
+                    let error = Error::DamagedWork { folder: path.clone(), what };
+                    begin(Some(format!("{error}: begun anew")))?
+                }
+                Err(Unusable::Unreadable(error)) => return Err(error),
+            },
             None if work.resume == Resume::Required => {
                 remove(&path);
-                return Err(Error::NothingToResume { output: output.name(), folder: path });
+                return Err(nothing());
             }
-            None => Self::begin(&path, job, layout),
+            None => begin(None)?,
         };
-        let (files, journal) = files_and_journal?;
-        Ok(Self { path, tag, lock, files, journal })
+        let notes = notes.into_iter().flatten().collect();
+        Ok(Self { path, tag, lock, files, journal, notes })
     }
 
     fn begin(path: &Path, job: &Value, layout: &WorkLayout) -> Result<(Files, Journal), Error> {
-        clear(path);
-        let need = layout.bytes();
-        let free = fs4::available_space(path).map_err(|error| Error::in_file(path, error))?;
-        if need > free {
-            remove(path);
-            return Err(Error::NoRoom { folder: path.to_owned(), need, free });
-        }
-        let made = Files::create(path, layout)
-            .and_then(|files| Ok((files, Journal::create(&path.join(JOURNAL))?)));
+        let files = Files::create(path, layout)?;
+        let journal = Journal::create(&path.join(JOURNAL))?;
         // The description is written last: its presence marks the folder as complete.
-        let made =
-            made.and_then(|made| write_whole(path, JOB, JOB_PART, &job.to_string()).map(|()| made));
-        if made.is_err() {
-            remove(path);
+        write_whole(path, JOB, JOB_PART, &job.to_string())?;
+        Ok((files, journal))
+    }
+
+    /// Files and journal of the job whose description is `old`, if that is `job`.
+    fn take_up(
+        path: &Path,
+        old: &[u8],
+        job: &Value,
+        layout: &WorkLayout,
+    ) -> Result<(Files, Journal), Unusable> {
+        let Ok(old) = serde_json::from_slice(old) else {
+            return Err(Unusable::Damaged(format!("{JOB} cannot be read")));
+        };
+        match difference(&old, job) {
+            Some(what) => Err(Unusable::OtherJob(what)),
+            None => {
+                let files = Files::open(path, layout)?;
+                Ok((files, Journal::open(&path.join(JOURNAL), &layout.all())?))
+            }
         }
-        made
-    }
-
-    fn take_up(path: &Path, layout: &WorkLayout) -> Result<(Files, Journal), Error> {
-        Ok((Files::open(path, layout)?, Journal::open(&path.join(JOURNAL))?))
-    }
-
-    /// Path of the folder.
-    pub fn path(&self) -> &Path {
-        &self.path
     }
 
     /// File name of the partial output until it is complete.
@@ -146,6 +186,20 @@ impl WorkFolder {
         write_whole(&self.path, CAPTIONS, CAPTIONS_PART, text)
     }
 
+    /// Leaves the folder of a job that ended with an error; one with nothing done in it is removed in any case.
+    /// Returns its path if it is kept.
+    pub fn leave(self, left: Left) -> Option<PathBuf> {
+        if left == Left::Removed || !has_results(&self.path) {
+            self.remove();
+            return None;
+        }
+        if left == Left::Replaceable {
+            // Without the mark another job is refused, which loses nothing.
+            let _ = fs::write(self.path.join(FAILED), "");
+        }
+        Some(self.path)
+    }
+
     /// Removes the folder after the output is complete.
     pub fn remove(self) {
         let Self { path, lock, files, journal, .. } = self;
@@ -155,12 +209,39 @@ impl WorkFolder {
     }
 }
 
+/// True if something is done in the folder that a job could go on with.
+fn has_results(folder: &Path) -> bool {
+    fs::metadata(folder.join(JOURNAL)).is_ok_and(|journal| journal.len() > 0)
+        || folder.join(CAPTIONS).exists()
+}
+
+/// Reason for which the work in a folder is not taken up.
+enum Unusable {
+    /// It is another job's; the text says how they differ.
+    OtherJob(String),
+    /// It could not go on; the text says why.
+    Damaged(String),
+    /// The system did not let it be read.
+    Unreadable(Error),
+}
+
+impl From<Error> for Unusable {
+    fn from(error: Error) -> Self {
+        use io::ErrorKind::{InvalidData, NotFound};
+        let is_damage = match &error {
+            Error::Canvas(CanvasError::FileLength { .. }) => true,
+            Error::Canvas(CanvasError::File { source, .. }) | Error::Work { source, .. } => {
+                matches!(source.kind(), InvalidData | NotFound)
+            }
+            _ => false,
+        };
+        if is_damage { Self::Damaged(error.to_string()) } else { Self::Unreadable(error) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::journal::{Done, Record},
-        *,
-    };
+    use super::{super::journal::Record, *};
 
     const LAYOUT: WorkLayout = WorkLayout {
         canvas: (8, 12, 4),
@@ -168,10 +249,26 @@ mod tests {
         regions: (6, 8),
         low_resolution: Some((4, 6)),
         rows: (32, 144),
+        tiles: 1,
+        steps: 3,
     };
+    /// What such a job appends up to its second step.
+    const TWO_STEPS: [Record; 6] = [
+        Record::Encoded { tiles: 1 },
+        Record::LowResolution,
+        Record::Predicted { regions: 6 },
+        Record::Stepped { steps: 1 },
+        Record::Predicted { regions: 6 },
+        Record::Stepped { steps: 2 },
+    ];
+
+    fn append(work: &mut WorkFolder, records: &[Record]) {
+        records.iter().for_each(|&record| work.journal.append(record).unwrap());
+    }
 
     fn open(output: &Path, work: &WorkOptions, job: &Value) -> Result<WorkFolder, Error> {
-        WorkFolder::open(work, &Output::Path(output.to_owned()), job, &LAYOUT)
+        let output = Output::Path(output.to_owned());
+        WorkFolder::open(work, (&output, Format::Png), job, &LAYOUT)
     }
 
     fn job(seed: u64) -> Value {
@@ -184,14 +281,14 @@ mod tests {
         let output = folder.path().join("a.png");
         let mut work = open(&output, &WorkOptions::default(), &job(1)).unwrap();
         let used: u64 = ["zl", "z0", "z1", "history", "predictions", "low_resolution", "rows"]
-            .map(|name| fs::metadata(work.path().join(name)).unwrap().len())
+            .map(|name| fs::metadata(work.path.join(name)).unwrap().len())
             .iter()
             .sum();
         assert_eq!(used, LAYOUT.bytes());
         work.files.z[1].as_mut_slice()[5] = 3.5;
         work.files.history.as_mut().unwrap().of_step(1).0[7] = 2.5;
         work.files.rows.write(31, &[7; 144]).unwrap();
-        work.journal.append(Record::Stepped { steps: 2 }).unwrap();
+        append(&mut work, &TWO_STEPS);
         assert_eq!(work.partial_name(), ".a.png.cupscale.part");
         drop(work);
 
@@ -209,7 +306,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let output = folder.path().join("a.png");
         let mut work = open(&output, &WorkOptions::default(), &job(1)).unwrap();
-        work.journal.append(Record::Stepped { steps: 2 }).unwrap();
+        append(&mut work, &TWO_STEPS);
         drop(work);
         let error = open(&output, &WorkOptions::default(), &job(2)).unwrap_err().to_string();
         assert!(error.contains("seed: 1 there, 2 now"), "{error}");
@@ -249,8 +346,8 @@ mod tests {
         let [x, y] = ["x", "y"].map(|name| folder.path().join(name).join("a.png"));
         let first = open(&x, &work, &job(1)).unwrap();
         let second = open(&y, &work, &job(1)).unwrap();
-        assert_ne!(first.path(), second.path());
-        let strange = first.path().join("mine.txt");
+        assert_ne!(first.path, second.path);
+        let strange = first.path.join("mine.txt");
         fs::write(&strange, "").unwrap();
         second.remove();
         first.remove();
@@ -280,8 +377,95 @@ mod tests {
         drop(work);
         let huge = WorkLayout { rows: (1 << 30, 1 << 30), ..LAYOUT };
         let output = Output::Path(folder.path().join("b.png"));
-        let error = WorkFolder::open(&WorkOptions::default(), &output, &job(1), &huge).unwrap_err();
+        let error =
+            WorkFolder::open(&WorkOptions::default(), (&output, Format::Png), &job(1), &huge)
+                .unwrap_err();
         assert!(matches!(error, Error::NoRoom { .. }), "{error}");
         assert!(!folder.path().join(".b.png.cupscale").exists());
+    }
+
+    #[test]
+    fn work_that_cannot_go_on_is_begun_anew_and_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = folder.path().join("a.png");
+        let required = WorkOptions { resume: Resume::Required, ..WorkOptions::default() };
+        let path = folder.path().join(".a.png.cupscale");
+        let lie = b"00000000 {\"stepped\":{\"steps\":3}}\n";
+        for (file, wrong) in
+            [("z1", &b"short"[..]), ("rows", b"short"), (JOURNAL, lie), (JOB, b"{"), ("zl", b"")]
+        {
+            let mut work = open(&output, &WorkOptions::default(), &job(1)).unwrap();
+            append(&mut work, &TWO_STEPS);
+            drop(work);
+            fs::write(path.join(file), wrong).unwrap();
+            let error = open(&output, &required, &job(1)).unwrap_err();
+            assert!(matches!(error, Error::DamagedWork { .. }), "{file}: {error}");
+            let work = open(&output, &WorkOptions::default(), &job(1)).unwrap();
+            assert_eq!(work.journal.done(), Done::default(), "{file}");
+            let note = work.notes.concat();
+            assert!(note.contains(file) || file == JOB && note.contains("job.json"), "{note}");
+            assert!(note.ends_with("begun anew"), "{note}");
+            work.remove();
+        }
+        drop(open(&output, &WorkOptions::default(), &job(1)).unwrap());
+        fs::remove_file(path.join("z0")).unwrap();
+        assert!(open(&output, &WorkOptions::default(), &job(1)).unwrap().notes.len() == 1);
+    }
+
+    #[test]
+    fn what_a_failed_job_leaves_goes_on_and_refuses_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = folder.path().join("a.png");
+        let begun = |records: &[Record], left: Left| {
+            let mut work = open(&output, &WorkOptions::default(), &job(1)).unwrap();
+            append(&mut work, records);
+            work.leave(left)
+        };
+        drop(open(&output, &WorkOptions::default(), &job(1)).unwrap());
+        // An empty folder refuses nobody.
+        open(&output, &WorkOptions::default(), &job(2)).unwrap().remove();
+        // Nothing done, or nothing to go on with.
+        for (records, left) in [(&[][..], Left::Kept), (&TWO_STEPS, Left::Removed)] {
+            assert_eq!(begun(records, left), None);
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        }
+        let path = folder.path().join(".a.png.cupscale");
+        assert_eq!(begun(&TWO_STEPS, Left::Replaceable).as_ref(), Some(&path));
+        let work = open(&output, &WorkOptions::default(), &job(1)).unwrap();
+        assert_eq!(work.journal.done().steps, 2);
+        assert_eq!(work.leave(Left::Replaceable).as_ref(), Some(&path));
+        let required = WorkOptions { resume: Resume::Required, ..WorkOptions::default() };
+        let error = open(&output, &required, &job(2)).unwrap_err();
+        assert!(matches!(error, Error::NothingToResume { .. }), "{error}");
+        let mut work = open(&output, &WorkOptions::default(), &job(2)).unwrap();
+        assert!(work.notes.concat().contains("failed"));
+        append(&mut work, &TWO_STEPS[..1]);
+        assert!(work.leave(Left::Kept).is_some());
+        let error = open(&output, &WorkOptions::default(), &job(1)).unwrap_err();
+        assert!(matches!(error, Error::OtherJob { .. }), "{error}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_that_bears_the_folders_name_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (output, elsewhere) = (folder.path().join("a.png"), folder.path().join("elsewhere"));
+        fs::create_dir(&elsewhere).unwrap();
+        fs::write(elsewhere.join("zl"), "precious").unwrap();
+        let path = folder.path().join(".a.png.cupscale");
+        std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
+        let error = open(&output, &WorkOptions::default(), &job(1)).unwrap_err();
+        assert!(matches!(error, Error::NotOwn { .. }), "{error}");
+        fs::remove_file(&path).unwrap();
+        // A link within the folder.
+        let mut work = open(&output, &WorkOptions::default(), &job(1)).unwrap();
+        append(&mut work, &TWO_STEPS[..1]);
+        drop(work);
+        fs::remove_file(path.join("zl")).unwrap();
+        std::os::unix::fs::symlink(elsewhere.join("zl"), path.join("zl")).unwrap();
+        assert!(open(&output, &WorkOptions::default(), &job(1)).is_err());
+        let fresh = WorkOptions { resume: Resume::Never, ..WorkOptions::default() };
+        open(&output, &fresh, &job(1)).unwrap().remove();
+        assert_eq!(fs::read(elsewhere.join("zl")).unwrap(), b"precious");
     }
 }

@@ -1,5 +1,7 @@
 //! Journal of a job's progress on disk: one line with a checksum for every finished piece of work whose results are
-//! on the disk. A line truncated by a kill or a full disk is recognised and ignored.
+//! on the disk. A last line cut by a kill or a full disk is recognised and ignored. Any other line that cannot be true
+//! makes the whole journal worthless: the canvases have gone on since, so that the lines before it alone would give
+//! another picture.
 
 use std::{
     fs::File,
@@ -9,7 +11,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::pipeline::error::Error;
+use crate::{pipeline::error::Error, temporary::not_through_links};
 
 /// A finished piece of work whose results are on the disk; counts are totals since the start of the job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +41,27 @@ pub struct Done {
 }
 
 impl Done {
+    /// True if the next record of a job whose whole work is `all` can be this one.
+    fn allows(&self, record: Record, all: &Self) -> bool {
+        let next = |done: usize, new: usize, all: usize| done < new && new <= all;
+        let encoded = self.tiles == all.tiles && self.low_resolution == all.low_resolution;
+        match record {
+            Record::Encoded { tiles } => next(self.tiles, tiles, all.tiles),
+            Record::LowResolution => {
+                all.low_resolution && !self.low_resolution && self.tiles == all.tiles
+            }
+            Record::Predicted { regions } => {
+                encoded && self.steps < all.steps && next(self.regions, regions, all.regions)
+            }
+            Record::Stepped { steps } => {
+                steps == self.steps + 1 && steps <= all.steps && self.regions == all.regions
+            }
+            Record::Decoded { rows } => {
+                encoded && self.steps == all.steps && next(self.rows, rows, all.rows)
+            }
+        }
+    }
+
     fn add(&mut self, record: Record) {
         match record {
             Record::Encoded { tiles } => self.tiles = tiles,
@@ -65,8 +88,7 @@ impl Journal {
     /// An I/O error.
     pub fn create(path: &Path) -> Result<Self, Error> {
         let create = || {
-            let file =
-                File::options().read(true).write(true).create(true).truncate(true).open(path)?;
+            let file = not_through_links().create(true).truncate(true).open(path)?;
             file.sync_all()?;
             Ok(file)
         };
@@ -74,20 +96,30 @@ impl Journal {
         Ok(Self { file, path: path.to_owned(), done: Done::default() })
     }
 
-    /// Opens an earlier process's journal up to its last valid line.
+    /// Opens an earlier process's journal of a job whose whole work is `all`.
     ///
     /// # Errors
-    /// An I/O error.
-    pub fn open(path: &Path) -> Result<Self, Error> {
+    /// An I/O error; of the kind [`io::ErrorKind::InvalidData`] for a line that no such job writes.
+    pub fn open(path: &Path, all: &Done) -> Result<Self, Error> {
         let open = || {
-            let mut file = File::options().read(true).write(true).open(path)?;
+            let mut file = not_through_links().open(path)?;
             let mut text = Vec::new();
-            file.read_to_end(&mut text)?;
+            // A line is shorter than 64 bytes and speaks of at least one piece of work.
+            let pieces = all.tiles + (all.regions + 1) * all.steps + all.rows + 2;
+            (&mut file).take(pieces as u64 * 64).read_to_end(&mut text)?;
             let (mut done, mut whole) = (Done::default(), 0);
-            for line in text.split_inclusive(|&byte| byte == b'\n') {
-                let Some(record) = parse(line) else { break };
+            for (number, text) in text.split_inclusive(|&byte| byte == b'\n').enumerate() {
+                // What a kill left of the last line.
+                if !text.ends_with(b"\n") {
+                    break;
+                }
+                let record = parse(text).filter(|&record| done.allows(record, all));
+                let Some(record) = record else {
+                    let wrong = format!("line {} cannot be true", number + 1);
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, wrong));
+                };
                 done.add(record);
-                whole += line.len() as u64;
+                whole += text.len() as u64;
             }
             file.set_len(whole)?;
             file.seek(SeekFrom::Start(whole))?;
@@ -138,25 +170,35 @@ fn line(record: Record) -> Vec<u8> {
     format!("{:08x} {json}\n", crc32fast::hash(json.as_bytes())).into_bytes()
 }
 
-fn parse(line: &[u8]) -> Option<Record> {
-    let line = std::str::from_utf8(line).ok()?.strip_suffix('\n')?;
-    let (checksum, json) = line.split_once(' ')?;
-    let sum = u32::from_str_radix(checksum, 16).ok()?;
-    (sum == crc32fast::hash(json.as_bytes())).then(|| serde_json::from_str(json).ok())?
+/// The record of a line that is exactly what [`line`] makes of it.
+fn parse(text: &[u8]) -> Option<Record> {
+    let (_, json) = std::str::from_utf8(text).ok()?.split_once(' ')?;
+    let record = serde_json::from_str(json).ok()?;
+    (line(record) == text).then_some(record)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const RECORDS: [Record; 6] = [
-        Record::Encoded { tiles: 4 },
+    /// A job of two tiles, one step of three regions and ten rows.
+    const ALL: Done = Done { tiles: 2, low_resolution: true, steps: 2, regions: 3, rows: 10 };
+    const RECORDS: [Record; 8] = [
+        Record::Encoded { tiles: 1 },
+        Record::Encoded { tiles: 2 },
         Record::LowResolution,
-        Record::Predicted { regions: 8 },
+        Record::Predicted { regions: 2 },
+        Record::Predicted { regions: 3 },
         Record::Stepped { steps: 1 },
-        Record::Predicted { regions: 12 },
-        Record::Decoded { rows: 512 },
+        Record::Predicted { regions: 3 },
+        Record::Stepped { steps: 2 },
     ];
+
+    fn after(records: &[Record]) -> Done {
+        let mut done = Done::default();
+        records.iter().for_each(|&record| done.add(record));
+        done
+    }
 
     fn written(path: &Path) -> Vec<u8> {
         let mut journal = Journal::create(path).unwrap();
@@ -169,8 +211,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal");
         written(&path);
-        let done = Done { tiles: 4, low_resolution: true, steps: 1, regions: 12, rows: 512 };
-        assert_eq!(Journal::open(&path).unwrap().done(), done);
+        Journal::open(&path, &ALL).unwrap().append(Record::Decoded { rows: 10 }).unwrap();
+        assert_eq!(Journal::open(&path, &ALL).unwrap().done(), Done { regions: 0, ..ALL });
     }
 
     #[test]
@@ -181,31 +223,66 @@ mod tests {
         for cut in 0..=bytes.len() {
             std::fs::write(&path, &bytes[..cut]).unwrap();
             let whole = bytes[..cut].iter().filter(|&&byte| byte == b'\n').count();
-            let mut expected = Done::default();
-            RECORDS[..whole].iter().for_each(|&record| expected.add(record));
-            let mut journal = Journal::open(&path).unwrap();
-            assert_eq!(journal.done(), expected, "cut at {cut}");
+            let mut journal = Journal::open(&path, &ALL).unwrap();
+            assert_eq!(journal.done(), after(&RECORDS[..whole]), "cut at {cut}");
             RECORDS[whole..].iter().for_each(|&record| journal.append(record).unwrap());
             assert_eq!(std::fs::read(&path).unwrap(), bytes, "cut at {cut}");
         }
     }
 
+    /// The canvases are further than the lines before it say.
     #[test]
-    fn a_line_with_a_flipped_bit_ends_the_journal() {
+    fn a_journal_with_a_flipped_bit_is_worth_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal");
         let bytes = written(&path);
-        let first = bytes.iter().position(|&byte| byte == b'\n').unwrap() + 1;
-        for at in first..bytes.len() {
+        for at in 0..bytes.len() {
             let mut bytes = bytes.clone();
             bytes[at] ^= 1;
             std::fs::write(&path, &bytes).unwrap();
-            let done = Journal::open(&path).unwrap().done();
-            let before = bytes[..at].iter().filter(|&&byte| byte == b'\n').count();
-            let mut expected = Done::default();
-            RECORDS[..before].iter().for_each(|&record| expected.add(record));
-            assert_eq!(done, expected, "at {at}");
+            match Journal::open(&path, &ALL) {
+                // The last line's end: the line counts as cut.
+                Ok(journal) if at + 1 == bytes.len() => {
+                    assert_eq!(journal.done(), after(&RECORDS[..7]));
+                }
+                Ok(journal) => panic!("at {at}: {:?}", journal.done()),
+                Err(error) => assert!(error.to_string().contains("cannot be true"), "at {at}"),
+            }
         }
+    }
+
+    #[test]
+    fn numbers_that_the_job_cannot_have_are_not_believed_whatever_their_checksum() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        let refused = |lies: &[Record], all: &Done| {
+            let text: Vec<u8> = lies.iter().flat_map(|&record| line(record)).collect();
+            std::fs::write(&path, text).unwrap();
+            let error = Journal::open(&path, all).unwrap_err().to_string();
+            let expected = format!("line {} cannot be true", lies.len());
+            assert!(error.ends_with(&expected), "{lies:?}: {error}");
+        };
+        for (before, lie) in [
+            (0, Record::Encoded { tiles: 3 }),
+            (0, Record::Encoded { tiles: 0 }),
+            (0, Record::LowResolution),
+            (2, Record::Predicted { regions: 1 }),
+            (3, Record::LowResolution),
+            (3, Record::Predicted { regions: 4 }),
+            (3, Record::Predicted { regions: usize::MAX }),
+            (4, Record::Predicted { regions: 2 }),
+            (4, Record::Stepped { steps: 1 }),
+            (5, Record::Stepped { steps: 2 }),
+            (5, Record::Decoded { rows: 10 }),
+            (6, Record::Stepped { steps: 2 }),
+            (8, Record::Predicted { regions: 1 }),
+            (8, Record::Stepped { steps: 3 }),
+            (8, Record::Decoded { rows: 0 }),
+            (8, Record::Decoded { rows: 11 }),
+        ] {
+            refused(&[&RECORDS[..before], &[lie]].concat(), &ALL);
+        }
+        refused(&RECORDS[..3], &Done { low_resolution: false, ..ALL });
     }
 
     #[cfg(target_os = "linux")]

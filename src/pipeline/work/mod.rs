@@ -7,4 +7,5 @@ mod history;
 pub mod journal;
 mod lock;
 mod place;
+mod room;
 mod rows;

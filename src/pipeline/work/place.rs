@@ -15,7 +15,12 @@ use super::{
     files::{JOURNAL, remove},
     lock::lock,
 };
-use crate::{image::Output, pipeline::error::Error, units};
+use crate::{
+    image::Output,
+    pipeline::error::Error,
+    temporary::{is_out_of_reach, make_private, private_folder},
+    units,
+};
 
 /// Lifetime of a stream's unfinished work in the cache.
 const KEEP_STREAMS: Duration = Duration::from_secs(14 * 24 * 3600);
@@ -24,7 +29,7 @@ const KEEP_STREAMS: Duration = Duration::from_secs(14 * 24 * 3600);
 /// of its other files; `folder` is the parent that the user chose.
 ///
 /// # Errors
-/// An output whose path cannot be made absolute.
+/// An output whose path cannot be made absolute; no folder for the work of a stream.
 pub fn place(
     folder: Option<&Path>,
     output: &Output,
@@ -53,7 +58,7 @@ pub fn place(
         (Some(folder), _) => folder.to_owned(),
         (None, Some(file)) => file.parent().unwrap_or(Path::new(".")).to_owned(),
         (None, None) => {
-            let folder = cache_folder();
+            let folder = cache_folder()?;
             prune(&folder);
             folder
         }
@@ -61,17 +66,25 @@ pub fn place(
     Ok((folder.join(&tag), tag))
 }
 
-/// Folder for the work of streams: in the platform's cache folder, or with temporary files if that is not
-/// writable.
-fn cache_folder() -> PathBuf {
+/// Folder for the work of streams: in the platform's cache folder, or with the user's own temporary files if that is
+/// not writable, or another user's (as that of `sudo` may be).
+fn cache_folder() -> Result<PathBuf, Error> {
     let in_cache = etcetera::base_strategy::choose_native_strategy()
         .map(|strategy| strategy.cache_dir().join("cupscale").join("work"));
-    in_cache
-        .ok()
-        .filter(|folder| {
-            fs::create_dir_all(folder).is_ok() && tempfile::tempfile_in(folder).is_ok()
-        })
-        .unwrap_or_else(|| std::env::temp_dir().join("cupscale-work"))
+    let is_fit = |folder: &PathBuf| {
+        // Nothing is made in the home of another user, who could not remove it.
+        let there = folder.ancestors().find(|folder| folder.exists());
+        there.is_some_and(is_out_of_reach)
+            && fs::create_dir_all(folder).is_ok()
+            && is_out_of_reach(folder)
+            && tempfile::tempfile_in(folder).is_ok()
+    };
+    if let Some(folder) = in_cache.ok().filter(is_fit) {
+        return Ok(folder);
+    }
+    let folder = private_folder()?.join("work");
+    make_private(&folder).map_err(|error| Error::in_file(&folder, error))?;
+    Ok(folder)
 }
 
 /// `.NAME.cupscale`, or a shorter name within every file system's limit.

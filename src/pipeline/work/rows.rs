@@ -9,7 +9,7 @@ use std::{
 
 use fs4::FileExt as _;
 
-use crate::pipeline::error::Error;
+use crate::{pipeline::error::Error, temporary::not_through_links};
 
 /// The output's rows on disk.
 #[derive(Debug)]
@@ -26,8 +26,7 @@ impl RowFile {
     pub fn create(path: &Path, (rows, row_bytes): (usize, usize)) -> Result<Self, Error> {
         let length = (rows * row_bytes) as u64;
         let create = || {
-            let file =
-                File::options().read(true).write(true).create(true).truncate(true).open(path)?;
+            let file = not_through_links().create(true).truncate(true).open(path)?;
             // On a file system without preallocation a full disk is detected later, at no loss.
             if file.allocate(length).is_err() {
                 file.set_len(length)?;
@@ -41,10 +40,18 @@ impl RowFile {
     /// Opens an earlier process's file.
     ///
     /// # Errors
-    /// An I/O error.
-    pub fn open(path: &Path, (_, row_bytes): (usize, usize)) -> Result<Self, Error> {
-        let file = File::options().read(true).write(true).open(path);
-        let file = file.map_err(|error| Error::in_file(path, error))?;
+    /// An I/O error; of the kind [`io::ErrorKind::InvalidData`] for a file of another length.
+    pub fn open(path: &Path, (rows, row_bytes): (usize, usize)) -> Result<Self, Error> {
+        let open = || {
+            let file = not_through_links().open(path)?;
+            let (expected, actual) = ((rows * row_bytes) as u64, file.metadata()?.len());
+            if actual != expected {
+                let wrong = format!("holds {actual} bytes where {expected} are needed");
+                return Err(io::Error::new(io::ErrorKind::InvalidData, wrong));
+            }
+            Ok(file)
+        };
+        let file = open().map_err(|error| Error::in_file(path, error))?;
         Ok(Self { file, row_bytes: row_bytes as u64 })
     }
 
@@ -85,5 +92,7 @@ mod tests {
         let mut rows = RowFile::open(&path, (4, 3)).unwrap();
         assert_eq!(rows.read(0..3).unwrap(), [1, 2, 3, 0, 0, 0, 7, 8, 9]);
         assert!(rows.read(3..5).is_err());
+        let error = RowFile::open(&path, (5, 3)).unwrap_err().to_string();
+        assert!(error.contains("holds 12 bytes where 15 are needed"), "{error}");
     }
 }

@@ -2,7 +2,9 @@
 //! families of latent diffusion share this network, so it has a file beside theirs.
 //!
 //! Sources: diffusers `loaders/single_file_utils.py` (`DIFFUSERS_TO_LDM_MAPPING`,
-//! `convert_ldm_vae_checkpoint`, `create_vae_diffusers_config_from_ldm`).
+//! `convert_ldm_vae_checkpoint`, `create_vae_diffusers_config_from_ldm`); kohya-ss/sd-scripts
+//! `library/model_util.py` (`convert_vae_state_dict`, which knows one naming of the attention at a time and leaves the
+//! others as they are).
 
 use serde_json::{Value, json};
 
@@ -41,8 +43,10 @@ pub(in crate::weights) fn part(
         .into_iter()
         .map(|(ours, theirs)| {
             let stored = match naming {
-                Naming::Ldm => format!("{prefix}{theirs}"),
-                Naming::Diffusers => stored_name(tensors, &format!("{prefix}{ours}")),
+                Naming::Ldm => stored_name(tensors, format!("{prefix}{theirs}"), ldm_names),
+                Naming::Diffusers => {
+                    stored_name(tensors, format!("{prefix}{ours}"), |name| vec![old_name(name)])
+                }
             };
             (ours, stored, Take::Whole)
         })
@@ -51,16 +55,33 @@ pub(in crate::weights) fn part(
     Ok(Some(PartFile::new(config, tensors, prefix, names)))
 }
 
-/// Name of a tensor in a file of diffusers' names: the one of diffusers before 0.12 for the attention, if the
-/// file has that.
-fn stored_name(tensors: &TensorMap, name: &str) -> String {
-    if !tensors.contains(name) {
-        let old = old_name(name);
-        if tensors.contains(&old) {
-            return old;
-        }
+/// Name of a tensor in a file: `name`, or the one of its `others` that the file has.
+fn stored_name(tensors: &TensorMap, name: String, others: impl Fn(&str) -> Vec<String>) -> String {
+    if tensors.contains(&name) {
+        return name;
     }
-    name.to_owned()
+    others(&name).into_iter().find(|other| tensors.contains(other)).unwrap_or(name)
+}
+
+/// Names that the attention's modules have in ldm, and those that converters leave in files of otherwise ldm's names:
+/// diffusers' own, and those of diffusers before 0.12.
+const LDM_ATTENTION: [(&str, &[&str]); 5] = [
+    ("norm", &["group_norm"]),
+    ("q", &["to_q", "query"]),
+    ("k", &["to_k", "key"]),
+    ("v", &["to_v", "value"]),
+    ("proj_out", &["to_out.0", "proj_attn"]),
+];
+
+/// Other names of a tensor of ldm's attention.
+fn ldm_names(name: &str) -> Vec<String> {
+    let Some((place, rest)) = name.split_once(".mid.attn_1.") else { return Vec::new() };
+    let Some((module, kind)) = rest.rsplit_once('.') else { return Vec::new() };
+    let others = LDM_ATTENTION.iter().filter(|(known, _)| *known == module);
+    others
+        .flat_map(|(_, others)| *others)
+        .map(|other| format!("{place}.mid.attn_1.{other}.{kind}"))
+        .collect()
 }
 
 /// Name of a tensor of the attention in diffusers before 0.12.
@@ -74,11 +95,13 @@ pub(in crate::weights) fn old_name(name: &str) -> String {
 /// Configuration of the autoencoder. The scale of its latents is the model's, not the file's.
 fn config(shapes: &Shapes, naming: Naming, scaling_factor: f64) -> Result<Value, String> {
     let (down, block, attention) = match naming {
-        Naming::Ldm => ("encoder.down", "block", "mid.attn_1.norm"),
+        Naming::Ldm => ("encoder.down", "block", "encoder.mid.attn_1.norm.weight"),
         Naming::Diffusers => {
-            ("encoder.down_blocks", "resnets", "mid_block.attentions.0.group_norm")
+            ("encoder.down_blocks", "resnets", "encoder.mid_block.attentions.0.group_norm.weight")
         }
     };
+    let has_attention =
+        shapes.has(attention) || ldm_names(attention).iter().any(|other| shapes.has(other));
     let conv = |level: usize, index: usize| format!("{down}.{level}.{block}.{index}.conv1.weight");
     let levels = shapes.count(|level| conv(level, 0));
     let widths =
@@ -97,7 +120,7 @@ fn config(shapes: &Shapes, naming: Naming, scaling_factor: f64) -> Result<Value,
         "scaling_factor": scaling_factor,
         "use_quant_conv": shapes.has("quant_conv.weight"),
         "use_post_quant_conv": shapes.has("post_quant_conv.weight"),
-        "mid_block_add_attention": shapes.has(&format!("encoder.{attention}.weight")),
+        "mid_block_add_attention": has_attention,
     }))
 }
 

@@ -1,8 +1,8 @@
 //! Writing a whole model of any form into one GGUF file of our own.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::BufWriter;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use candle_core::quantized::GgmlDType;
@@ -13,6 +13,7 @@ use super::keys::{
     tokenizer_key,
 };
 use super::write::{GgufWriter, Metadata, Planned};
+use crate::new_file::NewFile;
 use crate::weights::form::ModelForm;
 use crate::weights::kept::KeptWeights;
 use crate::weights::part::Part;
@@ -30,18 +31,19 @@ pub struct Summary {
     pub formats: BTreeMap<String, (usize, u64)>,
 }
 
-/// Writes the model to `output`, with the weights that `weights` gives in the formats that the file is to have:
-/// to a temporary file beside it, which replaces it at the end. `progress` is called with the bytes of tensors
-/// that are done, and of all.
+/// Writes the model to `output`, with the weights that `weights` gives in the formats that the file is to have. The
+/// file has its name, and takes it from an older one, when it is complete. `progress` is called with the bytes of
+/// tensors that are done, and of all, before the first tensor and after each; it can stop the work.
 ///
 /// # Errors
-/// A model that is not whole, weights that the type cannot hold, or those of writing.
+/// A model that is not whole, weights that the type cannot hold, a disk without room for them, those of writing, or
+/// [`WeightsError::Interrupted`].
 pub(in crate::weights) fn export(
     form: &dyn ModelForm,
     weights: impl Fn(Part) -> Result<KeptWeights, WeightsError>,
     quant: QuantType,
     output: &Path,
-    progress: &mut dyn FnMut(u64, u64),
+    progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
 ) -> Result<Summary, WeightsError> {
     let fail = |source| WeightsError::Write { file: output.display().to_string(), source };
     let (parts, family) = (form.parts()?, form.family());
@@ -63,13 +65,15 @@ pub(in crate::weights) fn export(
     }
     let total: u64 = planned.iter().map(|tensor| tensor.bytes() as u64).sum();
 
-    let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let file = tempfile::Builder::new()
-        .prefix(".cupscale-")
-        .tempfile_in(folder.unwrap_or(Path::new(".")))
-        .map_err(fail)?;
+    let mut go_on = |done| match progress(done, total) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(WeightsError::Interrupted),
+    };
+    go_on(0)?;
+    let file = NewFile::create(output).map_err(fail)?;
+    check_room(output, total)?;
     let mut writer =
-        GgufWriter::new(BufWriter::new(file.as_file()), &metadata, &planned).map_err(fail)?;
+        GgufWriter::new(BufWriter::new(file.file()), &metadata, &planned).map_err(fail)?;
     let mut summary = Summary::default();
     let mut done = 0;
     for source in &sources {
@@ -83,27 +87,25 @@ pub(in crate::weights) fn export(
             *count += 1;
             *sum += length;
             done += length;
-            progress(done, total);
+            go_on(done)?;
         }
     }
     drop(writer.finish().map_err(fail)?);
-    finish(file, output).map_err(fail)?;
+    file.finish().map_err(fail)?;
     summary.bytes = std::fs::metadata(output).map_err(fail)?.len();
     Ok(summary)
 }
 
-/// Gives the temporary file the permissions of a new one, and its name.
-fn finish(file: tempfile::NamedTempFile, output: &Path) -> std::io::Result<()> {
-    file.as_file().sync_all()?;
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt as _;
-        // A temporary file is its owner's alone; a model is anybody's to read.
-        let rights = std::fs::Permissions::from_mode(0o644);
-        File::set_permissions(file.as_file(), rights)?;
+/// Checks that so many bytes fit on the disk of `output`, as far as its size is known: better before an hour's work
+/// than after it.
+fn check_room(output: &Path, need: u64) -> Result<(), WeightsError> {
+    let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty());
+    match fs4::available_space(folder.unwrap_or(Path::new("."))) {
+        Ok(free) if free < need => {
+            Err(WeightsError::NoRoom { file: output.display().to_string(), need, free })
+        }
+        _ => Ok(()),
     }
-    file.persist(output)?;
-    Ok(())
 }
 
 /// Name of a format as people write it.

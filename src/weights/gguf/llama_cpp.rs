@@ -4,30 +4,23 @@
 //!
 //! Sources: llama.cpp `gguf-py/gguf/constants.py` (names), `conversion/llama.py` (`permute`: queries and
 //! keys of LLaMA have their rotated pairs side by side), `tools/mtmd/clip-impl.h`,
-//! `tools/mtmd/legacy-models/convert_image_encoder_to_gguf.py`; for merges out of scores transformers
-//! `convert_slow_tokenizer.py` (`generate_merges`).
+//! `tools/mtmd/legacy-models/convert_image_encoder_to_gguf.py`.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
 use super::keys::ARCHITECTURE_KEY;
-use super::read::{Header, Value as Metadata};
+use super::read::Header;
+use super::vocabulary::{SCORES_KEY, TOKENS_KEY, TYPES_KEY, Vocabulary};
 use crate::weights::WeightsError;
-use crate::weights::source::Bytes;
+use crate::weights::source::{Bytes, refuse_foreign};
 use crate::weights::tensors::{TensorInfo, TensorMap};
 
 /// `general.architecture` of a file with a vision tower.
 const VISION: &str = "clip";
 /// Architecture of LLaMA and Mistral decoders.
 const DECODER: &str = "llama";
-const TOKENS_KEY: &str = "tokenizer.ggml.tokens";
-const SCORES_KEY: &str = "tokenizer.ggml.scores";
-const TYPES_KEY: &str = "tokenizer.ggml.token_type";
-const IMAGE: &str = "<image>";
-/// Space in sentencepiece's pieces.
-const SPACE: &str = "▁";
 /// Blocks of CLIP ViT-L, of which LLaVA takes the last but one.
 const WHOLE_TOWER: u64 = 24;
 
@@ -57,6 +50,7 @@ impl LlamaCppFile {
     /// # Errors
     /// A file that cannot be read, or is no GGUF file.
     pub(in crate::weights) fn open(path: &Path) -> Result<Self, WeightsError> {
+        refuse_foreign(path)?;
         let name = path.display().to_string();
         let bytes =
             Bytes::map(path).map_err(|source| WeightsError::Read { file: name.clone(), source })?;
@@ -85,52 +79,8 @@ impl LlamaCppFile {
         WeightsError::Gguf { file: self.name.clone(), reason: reason.into() }
     }
 
-    fn optional(&self, key: &str) -> Option<u64> {
-        match self.header.metadata.get(key)? {
-            Metadata::Integer(number) => u64::try_from(*number).ok(),
-            _ => None,
-        }
-    }
-
     fn integer(&self, key: &str) -> Result<u64, WeightsError> {
-        self.optional(key).ok_or_else(|| self.fail(format!("`{key}` is missing")))
-    }
-
-    fn float(&self, key: &str) -> Option<f64> {
-        match self.header.metadata.get(key)? {
-            Metadata::Float(number) => Some(*number),
-            _ => None,
-        }
-    }
-
-    fn flag(&self, key: &str) -> Option<bool> {
-        match self.header.metadata.get(key)? {
-            Metadata::Bool(flag) => Some(*flag),
-            _ => None,
-        }
-    }
-
-    fn array(&self, key: &str) -> Option<&[Metadata]> {
-        match self.header.metadata.get(key)? {
-            Metadata::Array(values) => Some(values),
-            _ => None,
-        }
-    }
-
-    fn integers(&self, key: &str) -> Option<Vec<i128>> {
-        let integer = |value: &Metadata| match value {
-            Metadata::Integer(number) => Some(*number),
-            _ => None,
-        };
-        self.array(key)?.iter().map(integer).collect()
-    }
-
-    fn floats(&self, key: &str) -> Option<Vec<f64>> {
-        let float = |value: &Metadata| match value {
-            Metadata::Float(number) => Some(*number),
-            _ => None,
-        };
-        self.array(key)?.iter().map(float).collect()
+        self.header.optional(key).ok_or_else(|| self.fail(format!("`{key}` is missing")))
     }
 
     fn tensor(&self, name: &str) -> Option<&TensorInfo> {
@@ -155,7 +105,8 @@ impl LlamaCppModel {
         vision: &LlamaCppFile,
     ) -> Result<Self, WeightsError> {
         let decoder_config = decoder_config(decoder)?;
-        let vocabulary = Vocabulary::read(decoder)?;
+        let vocabulary =
+            Vocabulary::read(&decoder.header).map_err(|reason| decoder.fail(reason))?;
         let newline = vision.header.tensors.iter().any(|tensor| is_newline(&tensor.name));
         let (vision_config, feature_layers) = vision_config(vision)?;
         let mut config = json!({
@@ -166,13 +117,13 @@ impl LlamaCppModel {
             "vision_feature_layer": feature_layers,
             "projector_hidden_act": "gelu",
         });
-        if let Some(flat) = vision.integers("clip.vision.image_grid_pinpoints") {
+        if let Some(flat) = vision.header.integers("clip.vision.image_grid_pinpoints") {
             let pairs: Vec<_> = flat.chunks(2).map(<[i128]>::to_vec).collect();
             config["image_grid_pinpoints"] = json!(pairs);
         }
         let mut preprocessor = json!({});
         for key in ["image_mean", "image_std"] {
-            if let Some(values) = vision.floats(&format!("clip.vision.{key}")) {
+            if let Some(values) = vision.header.floats(&format!("clip.vision.{key}")) {
                 preprocessor[key] = json!(values);
             }
         }
@@ -207,17 +158,19 @@ fn decoder_config(file: &LlamaCppFile) -> Result<Value, WeightsError> {
     let key = |name: &str| format!("{DECODER}.{name}");
     let integer = |name: &str| file.integer(&key(name));
     let heads = integer("attention.head_count")?;
-    let key_heads = file.optional(&key("attention.head_count_kv")).unwrap_or(heads);
+    let key_heads = file.header.optional(&key("attention.head_count_kv")).unwrap_or(heads);
     let width = integer("embedding_length")?;
     let head_dim = file
+        .header
         .optional(&key("attention.key_length"))
-        .or_else(|| file.optional(&key("rope.dimension_count")))
+        .or_else(|| file.header.optional(&key("rope.dimension_count")))
         .unwrap_or_else(|| width / heads.max(1));
     let mut scaling = Value::Null;
     match file.header.string(&key("rope.scaling.type")) {
         None | Some("none") => {}
         Some(kind) => {
-            scaling = json!({"type": kind, "factor": file.float(&key("rope.scaling.factor"))});
+            scaling =
+                json!({"type": kind, "factor": file.header.float(&key("rope.scaling.factor"))});
         }
     }
     // Both are `llama` here. Vicuna's heads share nothing, Mistral's do.
@@ -232,13 +185,13 @@ fn decoder_config(file: &LlamaCppFile) -> Result<Value, WeightsError> {
         "num_key_value_heads": key_heads,
         "head_dim": head_dim,
         "max_position_embeddings": integer("context_length")?,
-        "rms_norm_eps": file.float(&key("attention.layer_norm_rms_epsilon"))
+        "rms_norm_eps": file.header.float(&key("attention.layer_norm_rms_epsilon"))
             .ok_or_else(|| file.fail("no `attention.layer_norm_rms_epsilon`"))?,
-        "rope_theta": file.float(&key("rope.freq_base")),
+        "rope_theta": file.header.float(&key("rope.freq_base")),
         "rope_scaling": scaling,
-        "sliding_window": file.optional(&key("attention.sliding_window")),
+        "sliding_window": file.header.optional(&key("attention.sliding_window")),
         "tie_word_embeddings": file.tensor("output.weight").is_none(),
-        "eos_token_id": file.optional("tokenizer.ggml.eos_token_id"),
+        "eos_token_id": file.header.optional("tokenizer.ggml.eos_token_id"),
     }))
 }
 
@@ -254,9 +207,10 @@ fn vision_config(file: &LlamaCppFile) -> Result<(Value, Vec<i128>), WeightsError
     let integer = |name: &str| file.integer(&format!("clip.vision.{name}"));
     let blocks = integer("block_count")?;
     // Files hold the blocks up to the last state that is a feature, or all of them.
-    let layers = file.integers("clip.vision.feature_layer").filter(|layers| !layers.is_empty());
+    let layers =
+        file.header.integers("clip.vision.feature_layer").filter(|layers| !layers.is_empty());
     let layers = layers.unwrap_or_else(|| vec![i128::from(blocks.min(WHOLE_TOWER - 1))]);
-    let gelu = file.flag("clip.use_gelu").unwrap_or(false);
+    let gelu = file.header.flag("clip.use_gelu").unwrap_or(false);
     let config = json!({
         "model_type": "clip_vision_model",
         "hidden_size": integer("embedding_length")?,
@@ -265,7 +219,7 @@ fn vision_config(file: &LlamaCppFile) -> Result<(Value, Vec<i128>), WeightsError
         "num_attention_heads": integer("attention.head_count")?,
         "image_size": integer("image_size")?,
         "patch_size": integer("patch_size")?,
-        "layer_norm_eps": file.float("clip.vision.attention.layer_norm_epsilon"),
+        "layer_norm_eps": file.header.float("clip.vision.attention.layer_norm_epsilon"),
         "hidden_act": if gelu { "gelu" } else { "quick_gelu" },
     });
     Ok((config, layers))
@@ -339,151 +293,4 @@ fn vision_name(name: &str, swapped: bool) -> Option<String> {
         },
     };
     Some(format!("vision_tower.vision_model.{inner}"))
-}
-
-/// Vocabulary of sentencepiece's kind, with the picture's token, which older files lack.
-struct Vocabulary<'a> {
-    pieces: Vec<&'a str>,
-    scores: Vec<f64>,
-    kinds: Vec<i128>,
-    bos: Option<u64>,
-    space_first: bool,
-    image_token: usize,
-}
-
-/// llama.cpp's `llama_token_type`.
-const NORMAL: i128 = 1;
-const UNKNOWN: i128 = 2;
-const CONTROL: i128 = 3;
-const USER_DEFINED: i128 = 4;
-
-impl<'a> Vocabulary<'a> {
-    fn read(file: &'a LlamaCppFile) -> Result<Self, WeightsError> {
-        let kind = file.header.string("tokenizer.ggml.model").unwrap_or_default();
-        if kind != "llama" {
-            return Err(file.fail(format!("a tokenizer of the kind `{kind}`; `llama` is wanted")));
-        }
-        let text = |value: &'a Metadata| match value {
-            Metadata::String(text) => Some(text.as_str()),
-            _ => None,
-        };
-        let pieces = file.array(TOKENS_KEY).and_then(|pieces| pieces.iter().map(text).collect());
-        let mut pieces: Vec<&str> =
-            pieces.ok_or_else(|| file.fail(format!("`{TOKENS_KEY}` is missing")))?;
-        let count = pieces.len();
-        let mut scores = file.floats(SCORES_KEY).unwrap_or_default();
-        let mut kinds = file.integers(TYPES_KEY).unwrap_or_default();
-        if scores.len() != count || kinds.len() != count {
-            return Err(
-                file.fail(format!("`{SCORES_KEY}` or `{TYPES_KEY}` do not fit {count} tokens"))
-            );
-        }
-        let known = pieces.iter().position(|piece| *piece == IMAGE);
-        let image_token = known.unwrap_or(count);
-        if known.is_none() {
-            pieces.push(IMAGE);
-            scores.push(0.0);
-            kinds.push(CONTROL);
-        }
-        kinds[image_token] = CONTROL;
-        let adds_bos = file.flag("tokenizer.ggml.add_bos_token").unwrap_or(true);
-        let bos = file.optional("tokenizer.ggml.bos_token_id").or(Some(1)).filter(|_| adds_bos);
-        if let Some(bos) = bos.filter(|bos| *bos >= count as u64) {
-            return Err(file.fail(format!("token {bos}, which begins texts, is none of {count}")));
-        }
-        Ok(Self {
-            pieces,
-            scores,
-            kinds,
-            bos,
-            space_first: file.flag("tokenizer.ggml.add_space_prefix").unwrap_or(true),
-            image_token,
-        })
-    }
-
-    /// Merges: every pair of pieces that makes a piece, pairs of the best pieces first.
-    fn merges(&self) -> Vec<(&'a str, &'a str)> {
-        let normal = |index: usize| self.kinds[index] == NORMAL;
-        let ids: HashMap<&str, usize> = (self.pieces.iter().copied().enumerate())
-            .filter(|(index, _)| normal(*index))
-            .map(|(index, piece)| (piece, index))
-            .collect();
-        let mut merges = Vec::new();
-        for (index, &piece) in self.pieces.iter().enumerate().filter(|(index, _)| normal(*index)) {
-            let mut pairs: Vec<_> = piece
-                .char_indices()
-                .skip(1)
-                .map(|(cut, _)| piece.split_at(cut))
-                .filter_map(|(left, right)| Some((*ids.get(left)?, *ids.get(right)?, left, right)))
-                .collect();
-            pairs.sort_unstable();
-            merges.extend(pairs.into_iter().map(|(_, _, left, right)| (index, left, right)));
-        }
-        let length = |text: &str| text.chars().count();
-        merges.sort_by(|(a, a_left, a_right), (b, b_left, b_right)| {
-            (self.scores[*b].total_cmp(&self.scores[*a]))
-                .then(length(b_left).cmp(&length(a_left)))
-                .then(length(b_right).cmp(&length(a_right)))
-        });
-        merges.into_iter().map(|(_, left, right)| (left, right)).collect()
-    }
-
-    /// Vocabulary as the `tokenizer.json` of a LLaMA model.
-    fn tokenizer(&self) -> Value {
-        let vocabulary: serde_json::Map<String, Value> = (self.pieces.iter().enumerate())
-            .map(|(index, piece)| ((*piece).to_owned(), json!(index)))
-            .collect();
-        let added: Vec<_> = (self.pieces.iter().zip(&self.kinds).enumerate())
-            .filter(|(_, (_, kind))| [UNKNOWN, CONTROL, USER_DEFINED].contains(kind))
-            .map(|(index, (piece, kind))| {
-                json!({
-                    "id": index, "content": piece, "single_word": false, "lstrip": false,
-                    "rstrip": false, "normalized": false, "special": *kind != USER_DEFINED,
-                })
-            })
-            .collect();
-        let unknown = self.kinds.iter().position(|kind| *kind == UNKNOWN);
-        let mut normalizers = Vec::new();
-        if self.space_first {
-            normalizers.push(json!({"type": "Prepend", "prepend": SPACE}));
-        }
-        normalizers.push(json!({"type": "Replace", "pattern": {"String": " "}, "content": SPACE}));
-        let mut decoders = vec![
-            json!({"type": "Replace", "pattern": {"String": SPACE}, "content": " "}),
-            json!({"type": "ByteFallback"}),
-            json!({"type": "Fuse"}),
-        ];
-        if self.space_first {
-            decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
-        }
-        let post_processor = self.bos.map(|id| {
-            let piece = self.pieces[id as usize];
-            let bos = json!({"SpecialToken": {"id": piece, "type_id": 0}});
-            let text = |id: &str| json!({"Sequence": {"id": id, "type_id": 0}});
-            json!({
-                "type": "TemplateProcessing",
-                "single": [bos, text("A")],
-                "pair": [bos, text("A"), text("B")],
-                "special_tokens": {piece: {"id": piece, "ids": [id], "tokens": [piece]}},
-            })
-        });
-        json!({
-            "version": "1.0",
-            "truncation": null,
-            "padding": null,
-            "added_tokens": added,
-            "normalizer": {"type": "Sequence", "normalizers": normalizers},
-            "pre_tokenizer": null,
-            "post_processor": post_processor,
-            "decoder": {"type": "Sequence", "decoders": decoders},
-            "model": {
-                "type": "BPE",
-                "unk_token": unknown.map(|index| self.pieces[index]),
-                "fuse_unk": true,
-                "byte_fallback": true,
-                "vocab": vocabulary,
-                "merges": self.merges(),
-            },
-        })
-    }
 }

@@ -19,6 +19,7 @@ pub(super) mod model;
 mod read;
 #[cfg(test)]
 mod tests;
+mod vocabulary;
 mod write;
 
 pub use export::Summary;
@@ -27,15 +28,10 @@ pub(super) use export::export;
 use super::WeightsError;
 use super::source::Bytes;
 use super::tensors::TensorMap;
-use read::{Header, MAGIC, Value};
+use read::{Header, Value};
 
 /// Key under which ComfyUI-GGUF keeps a tensor's shape; the tensor's name follows.
 const ORIGINAL_SHAPE_KEY: &str = "comfy.gguf.orig_shape.";
-
-/// `true` if these are the contents of a GGUF file.
-pub(super) fn is_gguf(bytes: &[u8]) -> bool {
-    bytes.starts_with(&MAGIC)
-}
 
 fn read_header(file: &str, bytes: &[u8]) -> Result<Header, WeightsError> {
     Header::read(bytes).map_err(|reason| WeightsError::Gguf { file: file.to_owned(), reason })

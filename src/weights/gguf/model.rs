@@ -12,8 +12,9 @@ use super::keys::{
     tokenizer_key,
 };
 use super::read::Header;
-use super::{is_gguf, read_header};
+use super::read_header;
 use crate::weights::families::{self, Family, tokenizer_folder};
+use crate::weights::file_kind::FileKind;
 use crate::weights::form::ModelForm;
 use crate::weights::part::{Part, PartConfig, TokenizerBytes};
 use crate::weights::source::Bytes;
@@ -23,12 +24,12 @@ use crate::weights::{ModelSource, WeightsError};
 /// File and contents of a source that is a GGUF file, whatever it is called.
 fn sniff(source: &ModelSource) -> Result<Option<(PathBuf, Bytes)>, WeightsError> {
     let Some(path) = source.path() else { return Ok(None) };
-    if !path.is_file() {
+    if FileKind::of_file(path) != Some(FileKind::Gguf) {
         return Ok(None);
     }
     let bytes = Bytes::map(path)
         .map_err(|source| WeightsError::Read { file: path.display().to_string(), source })?;
-    Ok(is_gguf(&bytes).then(|| (path.to_owned(), bytes)))
+    Ok(Some((path.to_owned(), bytes)))
 }
 
 /// A whole model in a GGUF file of our own, whose header has been read.

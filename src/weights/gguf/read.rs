@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use candle_core::quantized::GgmlDType;
 
 use crate::backend::stored_bytes;
+use crate::weights::quoted::quoted;
 use crate::weights::tensors::TensorInfo;
 
 /// First bytes of every file.
@@ -21,7 +22,14 @@ const MOST_ENTRIES: u64 = 1 << 16;
 /// Longest array that is read unless it is asked for: vocabularies of language models are skipped.
 const LONGEST_ARRAY: u64 = 64;
 /// Longest vocabulary.
-const LONGEST_VOCABULARY: u64 = 1 << 20;
+const LONGEST_VOCABULARY: u64 = 1 << 19;
+/// Most values of arrays that are kept in all: each takes thirty times its bytes in the file.
+const MOST_VALUES: usize = 1 << 21;
+/// Longest name of a tensor: ggml's own limit is 64, and those of checkpoints are longer.
+const LONGEST_NAME: usize = 512;
+/// Characters of a text of the file in a message, and of a message about it.
+const LONGEST_QUOTE: usize = 80;
+const LONGEST_REASON: usize = 800;
 /// Most dimensions of a tensor: ggml's own limit.
 const MOST_DIMENSIONS: u32 = 4;
 /// Deepest nesting of arrays: nobody's metadata has more.
@@ -55,6 +63,56 @@ impl Header {
         }
     }
 
+    /// Whole number of a metadata key, if it has one.
+    pub fn optional(&self, key: &str) -> Option<u64> {
+        match self.metadata.get(key)? {
+            Value::Integer(number) => u64::try_from(*number).ok(),
+            _ => None,
+        }
+    }
+
+    /// Number of a metadata key, if it has one.
+    pub fn float(&self, key: &str) -> Option<f64> {
+        match self.metadata.get(key)? {
+            Value::Float(number) => Some(*number),
+            _ => None,
+        }
+    }
+
+    /// Truth value of a metadata key, if it has one.
+    pub fn flag(&self, key: &str) -> Option<bool> {
+        match self.metadata.get(key)? {
+            Value::Bool(flag) => Some(*flag),
+            _ => None,
+        }
+    }
+
+    /// Array of a metadata key, if it has one that was read.
+    pub fn array(&self, key: &str) -> Option<&[Value]> {
+        match self.metadata.get(key)? {
+            Value::Array(values) => Some(values),
+            _ => None,
+        }
+    }
+
+    /// Array of whole numbers.
+    pub fn integers(&self, key: &str) -> Option<Vec<i128>> {
+        let integer = |value: &Value| match value {
+            Value::Integer(number) => Some(*number),
+            _ => None,
+        };
+        self.array(key)?.iter().map(integer).collect()
+    }
+
+    /// Array of numbers.
+    pub fn floats(&self, key: &str) -> Option<Vec<f64>> {
+        let float = |value: &Value| match value {
+            Value::Float(number) => Some(*number),
+            _ => None,
+        };
+        self.array(key)?.iter().map(float).collect()
+    }
+
     /// Reads and checks the header of a whole file.
     ///
     /// # Errors
@@ -68,7 +126,15 @@ impl Header {
     /// # Errors
     /// As [`read`](Self::read).
     pub fn read_with(bytes: &[u8], wanted: impl Fn(&str) -> bool) -> Result<Self, String> {
-        let mut cursor = HeaderReader { bytes: &bytes[..bytes.len().min(LONGEST_HEADER)], at: 0 };
+        Self::read_all(bytes, wanted).map_err(|reason| quoted(&reason, LONGEST_REASON))
+    }
+
+    fn read_all(bytes: &[u8], wanted: impl Fn(&str) -> bool) -> Result<Self, String> {
+        let mut cursor = HeaderReader {
+            bytes: &bytes[..bytes.len().min(LONGEST_HEADER)],
+            at: 0,
+            values_left: MOST_VALUES,
+        };
         if cursor.take(MAGIC.len())? != MAGIC {
             return Err("it does not begin with `GGUF`".to_owned());
         }
@@ -93,6 +159,9 @@ impl Header {
             let longest = if wanted(&key) { LONGEST_VOCABULARY } else { LONGEST_ARRAY };
             let value =
                 cursor.value(kind, 0, longest).map_err(|error| format!("`{key}`: {error}"))?;
+            if metadata.contains_key(&key) {
+                return Err(format!("`{key}` is there twice"));
+            }
             metadata.insert(key, value);
         }
         let alignment = match metadata.get("general.alignment") {
@@ -116,12 +185,23 @@ impl Header {
             place(tensor, data, alignment, bytes.len())
                 .map_err(|error| format!("tensor `{}`: {error}", tensor.name))?;
         }
-        let mut names: Vec<_> = tensors.iter().map(|tensor| tensor.name.as_str()).collect();
-        names.sort_unstable();
-        if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(format!("tensor `{}` is there twice", pair[0]));
-        }
+        check_apart(&tensors)?;
         Ok(Self { metadata, tensors })
+    }
+}
+
+/// Checks that no two tensors have the same name or share bytes, as none of a written file do: a small file would
+/// stand for any number of weights.
+fn check_apart(tensors: &[TensorInfo]) -> Result<(), String> {
+    let mut sorted: Vec<_> = tensors.iter().collect();
+    sorted.sort_unstable_by_key(|tensor| &tensor.name);
+    if let Some(pair) = sorted.windows(2).find(|pair| pair[0].name == pair[1].name) {
+        return Err(format!("tensor `{}` is there twice", pair[0].name));
+    }
+    sorted.sort_unstable_by_key(|tensor| (tensor.range.start, tensor.range.end));
+    match sorted.windows(2).find(|pair| pair[0].range.end > pair[1].range.start) {
+        Some(pair) => Err(format!("tensors `{}` and `{}` share bytes", pair[0].name, pair[1].name)),
+        None => Ok(()),
     }
 }
 
@@ -183,6 +263,8 @@ pub(super) fn type_id(dtype: GgmlDType) -> Option<u32> {
 struct HeaderReader<'a> {
     bytes: &'a [u8],
     at: usize,
+    /// values of arrays that may still be kept
+    values_left: usize,
 }
 
 impl<'a> HeaderReader<'a> {
@@ -235,6 +317,10 @@ impl<'a> HeaderReader<'a> {
                 }
                 let mut values = Vec::new();
                 for _ in 0..count {
+                    self.values_left = self
+                        .values_left
+                        .checked_sub(1)
+                        .ok_or_else(|| format!("more than {MOST_VALUES} values"))?;
                     values.push(self.value(kind, depth + 1, LONGEST_ARRAY)?);
                 }
                 Value::Array(values)
@@ -270,6 +356,9 @@ impl<'a> HeaderReader<'a> {
     /// Reads the description of a tensor; its range holds only the offset yet.
     fn tensor_info(&mut self) -> Result<TensorInfo, String> {
         let name = self.string()?;
+        if name.len() > LONGEST_NAME || name.contains(char::is_control) {
+            return Err(format!("`{}` is no tensor's name", quoted(&name, LONGEST_QUOTE)));
+        }
         let rank = self.u32()?;
         if rank > MOST_DIMENSIONS {
             return Err(format!("tensor `{name}`: {rank} dimensions"));

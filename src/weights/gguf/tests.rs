@@ -172,7 +172,11 @@ fn lengths_that_lie_are_refused_without_being_believed() {
         ("no multiple", crafted(1, 0, &[&tensor("a", &[2], 0, 4)])),
         ("no whole blocks", crafted(1, 0, &[&tensor("a", &[48, 2], 8, 0)])),
         ("type 9 is not supported", crafted(1, 0, &[&tensor("a", &[32], 9, 0)])),
-        ("there twice", crafted(2, 0, &[&good, &good])),
+        ("tensor `a` is there twice", crafted(2, 0, &[&good, &good])),
+        ("`b` and `a` share bytes", crafted(2, 0, &[&good, &tensor("b", &[1], 0, 0)])),
+        ("`k` is there twice", crafted(0, 2, &[&key, &[7, 0, 0, 0, 1], &key, &[7, 0, 0, 0, 1]])),
+        (r"`a\u{1b}[31m` is no tensor's name", crafted(1, 0, &[&tensor("a\x1b[31m", &[2], 0, 0)])),
+        ("is no tensor's name", crafted(1, 0, &[&tensor(&"x".repeat(513), &[2], 0, 0)])),
         (
             "general.alignment",
             crafted(0, 1, &[&text("general.alignment"), &[4, 0, 0, 0], &[3, 0, 0, 0]]),
@@ -182,6 +186,20 @@ fn lengths_that_lie_are_refused_without_being_believed() {
         assert!(error.contains(what), "{what}: {error}");
         assert!(!error.contains('\n') && error.len() < 300, "{error}");
     }
+}
+
+#[test]
+fn arrays_within_arrays_take_no_more_than_their_share() {
+    // 64 × 64 arrays of 64 bytes each take thirty times their bytes; there may be many keys of them.
+    let bytes = [&[0, 0, 0, 0, 64, 0, 0, 0, 0, 0, 0, 0][..], &[1; 64]].concat();
+    let array = |of: &[u8]| [&[9, 0, 0, 0, 64, 0, 0, 0, 0, 0, 0, 0][..], &of.repeat(64)].concat();
+    let value = [&[9, 0, 0, 0][..], &array(&array(&bytes))].concat();
+    let entries: Vec<_> =
+        (0..8).map(|key| [text(&key.to_string()), value.clone()].concat()).collect();
+    let rest: Vec<_> = entries.iter().map(Vec::as_slice).collect();
+    assert!(crafted(0, 1, &rest[..1]).is_ok());
+    let error = crafted(0, 8, &rest).unwrap_err();
+    assert!(error.ends_with("more than 2097152 values"), "{error}");
 }
 
 #[test]

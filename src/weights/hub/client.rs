@@ -16,8 +16,9 @@ use ureq::{
 
 use super::{
     HubError, TransferProgress, names,
-    url::{encode, join, origin},
+    url::{encode, is_loopback, join, origin},
 };
+use crate::weights::small_file::read_small;
 
 /// Default hub.
 pub const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
@@ -32,8 +33,13 @@ const MAX_FAILURES: u32 = 5;
 const MAX_FAILURES_IN_ALL: u32 = 100;
 const FIRST_DELAY: Duration = Duration::from_millis(500);
 const LONGEST_DELAY: Duration = Duration::from_secs(60);
+/// Characters of an address that a message repeats.
+const LONGEST_QUOTE: usize = 200;
 /// Longest answer of the hub's API that is read, in bytes.
 const MAX_ANSWER: u64 = 32 << 20;
+
+/// Longest file with a token, in bytes.
+const MAX_TOKEN: u64 = 16 << 10;
 
 /// Address of the hub and the user's token, as far as they are given.
 #[derive(Clone, Debug, Default)]
@@ -42,6 +48,8 @@ pub struct HubOptions {
     pub endpoint: Option<String>,
     /// a file with the token; `$HF_TOKEN`, then the token file of the hub's own tools otherwise
     pub token_file: Option<PathBuf>,
+    /// whether the token may go to a hub that is reached without encryption (`http://`) over a network
+    pub insecure: bool,
 }
 
 /// A hub that speaks the protocol.
@@ -172,7 +180,8 @@ impl Hub {
     /// `HF_HUB_OFFLINE`.
     ///
     /// # Errors
-    /// An endpoint that is no address; a token file that cannot be read.
+    /// An endpoint that is no address; a token file that cannot be read; a token that anybody on the way could read,
+    /// unless [`HubOptions::insecure`] allows that.
     pub fn new(options: HubOptions) -> Result<Self, HubError> {
         let variable = |name| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
         let endpoint = options.endpoint.or_else(|| variable("HF_ENDPOINT"));
@@ -197,6 +206,10 @@ impl Hub {
                 reason: "has characters that no token has".to_owned(),
             });
         }
+        let in_clear = origin.starts_with("http:") && !is_loopback(&origin);
+        if token.is_some() && in_clear && !options.insecure {
+            return Err(HubError::TokenInClear(endpoint.to_owned()));
+        }
         let offline = variable("HF_HUB_OFFLINE").is_some_and(|value| {
             ["1", "on", "yes", "true"].contains(&value.trim().to_ascii_lowercase().as_str())
         });
@@ -215,6 +228,14 @@ impl Hub {
             token,
             offline,
         })
+    }
+
+    /// Checks that the user lets downloads use the network; `what` is what is to come.
+    ///
+    /// # Errors
+    /// [`HubError::Offline`].
+    pub(in crate::weights) fn check_online(&self, what: &str) -> Result<(), HubError> {
+        if self.offline { Err(HubError::Offline { what: what.to_owned() }) } else { Ok(()) }
     }
 
     /// Commit that a revision (a branch, a tag, a commit) stands for, and its files.
@@ -299,16 +320,17 @@ impl Hub {
         url: &str,
         headers: &[(&str, String)],
     ) -> Result<(Response<Body>, Linked), RequestFailure> {
-        if self.offline {
-            return Err(RequestFailure::Final(HubError::Offline { what: repository.to_owned() }));
-        }
+        self.check_online(repository).map_err(RequestFailure::Final)?;
         let answer = |reason: String| {
             RequestFailure::Final(HubError::Answer { what: what.to_owned(), reason })
         };
         let mut linked = Linked::default();
         let mut url = url.to_owned();
         for _ in 0..=MAX_REDIRECTS {
-            let asked = origin(&url).ok_or_else(|| answer(format!("redirected to `{url}`")))?;
+            let to = || {
+                format!("redirected to `{}`", url.chars().take(LONGEST_QUOTE).collect::<String>())
+            };
+            let asked = origin(&url).ok_or_else(|| answer(to()))?;
             if self.origin.starts_with("https:") && asked.starts_with("http:") {
                 return Err(answer(format!("redirected to {asked}, which is not encrypted")));
             }
@@ -321,6 +343,10 @@ impl Hub {
             if let Some(token) = self.token.as_ref().filter(|_| linked.last_was_hub) {
                 request = request.header("authorization", format!("Bearer {token}"));
             }
+            if is_loopback(&asked) {
+                // A proxy knows another loopback, and would see the token on the way.
+                request = request.config().proxy(None).build();
+            }
             let response = request.call().map_err(|error| {
                 // A certificate that is not trusted now will not be in a second either.
                 if is_distrust(&error) { answer(plain(&error)) } else { passing(plain(&error)) }
@@ -331,8 +357,7 @@ impl Hub {
             let location = response.headers().get("location").and_then(|to| to.to_str().ok());
             match (response.status().as_u16(), location) {
                 (301 | 302 | 303 | 307 | 308, Some(location)) => {
-                    url = join(&url, location)
-                        .ok_or_else(|| answer(format!("redirected to `{location}`")))?;
+                    url = join(&url, location).ok_or_else(|| answer(to()))?;
                 }
                 _ => return Ok((response, linked)),
             }
@@ -400,7 +425,7 @@ impl Linked {
     }
 }
 
-fn understand(what: &str, bytes: &[u8]) -> Result<RepoInfo, HubError> {
+pub(in crate::weights) fn understand(what: &str, bytes: &[u8]) -> Result<RepoInfo, HubError> {
     let bad = |reason: String| HubError::Answer { what: what.to_owned(), reason };
     let answer: RepoAnswer = serde_json::from_slice(bytes)
         .map_err(|error| bad(format!("the hub's answer is not understood ({error})")))?;
@@ -425,7 +450,7 @@ fn understand(what: &str, bytes: &[u8]) -> Result<RepoInfo, HubError> {
 }
 
 fn read_token(file: &Path) -> std::io::Result<String> {
-    std::fs::read_to_string(file)
+    String::from_utf8(read_small(file, MAX_TOKEN)?).map_err(|_| std::io::Error::other("not a text"))
 }
 
 fn passing(reason: String) -> RequestFailure {
@@ -459,7 +484,7 @@ fn one_line(text: &str) -> String {
 }
 
 /// First byte and whole length of a `Content-Range` (`bytes 5-9/10`).
-fn content_range(value: &str) -> Option<(u64, Option<u64>)> {
+pub(in crate::weights) fn content_range(value: &str) -> Option<(u64, Option<u64>)> {
     let (range, whole) = value.strip_prefix("bytes ")?.split_once('/')?;
     Some((range.split_once('-')?.0.parse().ok()?, whole.parse().ok()))
 }

@@ -11,6 +11,11 @@ pub enum HubError {
     Offline { what: String },
     #[error("{0}: not the address of a hub (https://HOST)")]
     Endpoint(String),
+    /// The hub is reached without encryption, over a network.
+    #[error(
+        "{0}: the connection is not encrypted, so the token would be there for anybody on the way to read; nothing was sent"
+    )]
+    TokenInClear(String),
     #[error("{file}: {reason}")]
     Token { file: String, reason: String },
     /// `detail` is the hub's own message.

@@ -13,10 +13,12 @@ mod lock;
 pub(super) mod names;
 mod progress;
 mod transfer;
-mod url;
+pub(super) mod url;
 
 pub(super) use client::RemoteFile;
 pub use client::{Hub, HubOptions};
+#[cfg(fuzzing)]
+pub(super) use client::{content_range, understand};
 pub use error::HubError;
 pub use progress::{NoProgress, TransferProgress, TransferWork};
 

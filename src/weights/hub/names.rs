@@ -35,12 +35,39 @@ pub fn is_inside(path: &str) -> bool {
         })
 }
 
-/// `true` if `path` is meant by `pattern`, in which a `*` stands for anything within one name.
+/// `true` if this can be the name of one file or folder, without those above it.
+pub fn is_name(name: &str) -> bool {
+    is_inside(name) && !name.contains('/')
+}
+
+/// `true` if `path` is meant by `pattern`, in which a `*` stands for anything within one name. Takes time in
+/// proportion to the two lengths.
 pub fn matches(pattern: &str, path: &str) -> bool {
-    let Some((before, after)) = pattern.split_once('*') else { return pattern == path };
-    let Some(rest) = path.strip_prefix(before) else { return false };
-    let within = rest.find('/').unwrap_or(rest.len());
-    (0..=within).filter(|&end| rest.is_char_boundary(end)).any(|end| matches(after, &rest[end..]))
+    let (mut patterns, mut names) = (pattern.split('/'), path.split('/'));
+    loop {
+        match (patterns.next(), names.next()) {
+            (None, None) => return true,
+            (Some(pattern), Some(name)) if matches_name(pattern, name) => {}
+            _ => return false,
+        }
+    }
+}
+
+/// [`matches`] within one name: what stands between two `*` is found as early as it can be, which leaves most to the
+/// rest of the pattern.
+fn matches_name(pattern: &str, name: &str) -> bool {
+    let Some((first, rest)) = pattern.split_once('*') else { return pattern == name };
+    let (middle, last) = rest.rsplit_once('*').unwrap_or(("", rest));
+    let Some(mut left) = name.strip_prefix(first).and_then(|name| name.strip_suffix(last)) else {
+        return false;
+    };
+    middle.split('*').all(|piece| match left.find(piece) {
+        Some(at) => {
+            left = &left[at + piece.len()..];
+            true
+        }
+        None => false,
+    })
 }
 
 #[cfg(test)]
@@ -60,6 +87,24 @@ mod tests {
     }
 
     #[test]
+    fn a_name_is_one_part_of_a_path() {
+        assert!(is_name("model-00001-of-00002.safetensors"));
+        for bad in ["", ".", "..", "a/b", "/a", "a\\b", "C:x", "a\n", "a\u{1b}[31m"] {
+            assert!(!is_name(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_of_many_stars_takes_no_time() {
+        let started = std::time::Instant::now();
+        let path = "a".repeat(500);
+        assert!(!matches(&"a*".repeat(60).replace("**", "*"), &"b".repeat(500)));
+        assert!(!matches(&format!("{}b", "*a".repeat(60)), &path));
+        assert!(matches(&"*a".repeat(60), &path));
+        assert!(started.elapsed() < std::time::Duration::from_secs(1));
+    }
+
+    #[test]
     fn repositories_are_plain_words() {
         assert!(is_repository("stabilityai/stable-diffusion-xl-base-1.0") && is_repository("gpt2"));
         for bad in ["a/b/c", "a/..", "/a", "a/", "", "a b/c", ".hidden/x"] {
@@ -76,6 +121,15 @@ mod tests {
             ("tokenizer/*", "tokenizer/vocab.json", true),
             ("tokenizer/*", "tokenizer_2/vocab.json", false),
             ("*a*b", "xaxbxb", true),
+            ("a*a", "a", false),
+            ("a*a", "aa", true),
+            ("*ab*abc*", "ababc", true),
+            ("*ab*abc", "abc", false),
+            ("**", "", true),
+            ("ü*ü", "üxü", true),
+            ("a/*/c", "a/b/c", true),
+            ("a/*/c", "a/b/d/c", false),
+            ("a/*", "a", false),
             ("config.json", "config.json", true),
             ("config.json", "config.jsonx", false),
         ] {

@@ -190,7 +190,7 @@ impl<'a> Download<'a> {
                 return Err(RequestFailure::Passing { reason, status: None, wait: None });
             }
         }
-        let whole = opened.length.map(|length| self.length + length);
+        let whole = opened.length.map(|length| self.length.saturating_add(length));
         if let (Some(expected), Some(got)) = (self.size, whole)
             && expected != got
         {

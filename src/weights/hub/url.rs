@@ -2,6 +2,7 @@
 //! origin decides who gets the token, so it is worked out here and not left to the HTTP library.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 
 /// Origin of an address, in lower case: `https://hub.example:8443`. A token belongs to one origin, never to
 /// another.
@@ -9,17 +10,31 @@ pub fn origin(url: &str) -> Option<String> {
     let (scheme, rest) = url.split_once("://")?;
     let scheme = scheme.to_ascii_lowercase();
     let host = rest.split(['/', '?', '#']).next()?.to_ascii_lowercase();
-    // The text before an @ is a name and password, which no hub's address has.
-    if !matches!(scheme.as_str(), "http" | "https") || host.is_empty() || host.contains('@') {
+    // The text before an @ would be a name and password, which no hub's address has.
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
+    if !matches!(scheme.as_str(), "http" | "https") || host.is_empty() || !host.chars().all(plain) {
         return None;
     }
     let default = if scheme == "https" { ":443" } else { ":80" };
     Some(format!("{scheme}://{}", host.strip_suffix(default).unwrap_or(&host)))
 }
 
+/// `true` if an origin is this machine itself: what goes there passes no network.
+pub fn is_loopback(origin: &str) -> bool {
+    let host = origin.split_once("://").map_or(origin, |(_, host)| host);
+    let host = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, _)) => address,
+        None => host.split(':').next().unwrap_or_default(),
+    };
+    host == "localhost"
+        || host.ends_with(".localhost")
+        || host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
+}
+
 /// Target of a redirect from `url` to `location`.
 pub fn join(url: &str, location: &str) -> Option<String> {
-    if location.contains("://") {
+    // A scheme stands before anything else: a `://` within a path or query belongs to that.
+    if location.find([':', '/', '?', '#']).is_some_and(|at| location[at..].starts_with(':')) {
         return Some(location.to_owned());
     }
     let (scheme, rest) = url.split_once("://")?;
@@ -32,6 +47,9 @@ pub fn join(url: &str, location: &str) -> Option<String> {
         return Some(format!("{scheme}://{host}{location}"));
     }
     let path = path.split(['?', '#']).next().unwrap_or_default();
+    if location.is_empty() || location.starts_with(['?', '#']) {
+        return Some(format!("{scheme}://{host}{path}{location}"));
+    }
     let folder = path.rfind('/').map_or("/", |at| &path[..=at]);
     Some(format!("{scheme}://{host}{folder}{location}"))
 }
@@ -62,10 +80,41 @@ mod tests {
             ("http://127.0.0.1:8080/x", Some("http://127.0.0.1:8080")),
             ("http://hub.example", Some("http://hub.example")),
             ("https://hub.example@evil.example/", None),
+            ("http://[::1]:8080/x", Some("http://[::1]:8080")),
+            ("http://localhost\\.evil.example/", None),
+            ("http://hub.example\u{1b}[31m/", None),
             ("ftp://hub.example/", None),
             ("hub.example", None),
         ] {
             assert_eq!(origin(url).as_deref(), expected, "{url}");
+        }
+    }
+
+    #[test]
+    fn the_loopback_is_this_machine_whatever_it_is_called() {
+        for loopback in [
+            "http://localhost",
+            "http://localhost:8080",
+            "http://hub.localhost:1",
+            "http://127.0.0.1:80",
+            "http://127.9.8.7",
+            "http://[::1]",
+            "http://[::1]:8080",
+            "http://[::ffff:127.0.0.1]:8080",
+        ] {
+            assert!(is_loopback(loopback), "{loopback}");
+        }
+        for other in [
+            "http://hub.example",
+            "http://127.0.0.1.hub.example",
+            "http://localhost.hub.example",
+            "http://notlocalhost",
+            "http://0.0.0.0",
+            "http://192.168.0.1",
+            "http://[fe80::1]",
+            "http://127.1",
+        ] {
+            assert!(!is_loopback(other), "{other}");
         }
     }
 
@@ -77,6 +126,15 @@ mod tests {
             ("//cdn.example/x", "https://cdn.example/x"),
             ("/api/x", "https://hub.example/api/x"),
             ("other", "https://hub.example/owner/name/resolve/main/other"),
+            (
+                "/cdn?from=https://other.example/y",
+                "https://hub.example/cdn?from=https://other.example/y",
+            ),
+            ("cdn?u=s3://b/y", "https://hub.example/owner/name/resolve/main/cdn?u=s3://b/y"),
+            ("?again=http://x", "https://hub.example/owner/name/resolve/main/file?again=http://x"),
+            ("", "https://hub.example/owner/name/resolve/main/file"),
+            ("HTTP://cdn.example/x", "HTTP://cdn.example/x"),
+            ("mailto:x", "mailto:x"),
         ] {
             assert_eq!(join(from, location).as_deref(), Some(expected));
         }

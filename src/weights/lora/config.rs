@@ -1,10 +1,25 @@
 //! Configuration of an adapter by peft, in `adapter_config.json` or, as diffusers writes it, in the LoRA file's
-//! own metadata. Only what decides the scale is read.
+//! own metadata. What decides the scale is read, what makes the matrices something else than a change of this model's
+//! weights is refused by name, and the rest is told by the file's keys or plays a part in training alone.
 //!
 //! Sources: peft `tuners/lora/layer.py` (`update_layer`: alpha / r, or alpha / √r) and
 //! `utils/other.py` (`get_pattern_key`); diffusers `loaders/lora_base.py` (`lora_adapter_metadata`).
 
 use serde_json::Value;
+
+use crate::ranges;
+
+/// Starts of the training after which a LoRA is a change of the weights as they are.
+const PLAIN_STARTS: [&str; 3] = ["gaussian", "eva", "orthogonal"];
+/// Fields that make an adapter more than pairs of matrices.
+const BEYOND_PLAIN: [&str; 6] = [
+    "alora_invocation_tokens",
+    "layer_replication",
+    "lora_bias",
+    "target_parameters",
+    "trainable_token_indices",
+    "use_qalora",
+];
 
 /// Fields of a peft configuration that decide the scale of a module.
 #[derive(Debug, Default)]
@@ -21,6 +36,7 @@ impl AdapterConfig {
     /// # Errors
     /// A kind of adapter that is no plain LoRA, or a field that is not what it should be.
     pub(super) fn from_json(json: &Value, prefix: &str) -> Result<Self, String> {
+        ranges::check(json).map_err(|error| error.to_string())?;
         let field =
             |name: &str| json.get(format!("{prefix}{name}")).filter(|value| !value.is_null());
         let flag = |name: &str| field(name).and_then(Value::as_bool).unwrap_or(false);
@@ -30,6 +46,23 @@ impl AdapterConfig {
         }
         if flag("use_dora") {
             return Err("DoRA is not supported (a plain LoRA is)".to_owned());
+        }
+        // These take something out of the base model's weights before the matrices are added.
+        if let Some(start) = field("init_lora_weights").and_then(Value::as_str)
+            && !PLAIN_STARTS.contains(&start)
+        {
+            return Err(format!(
+                "init_lora_weights = {start:?} is not supported (a plain start is)"
+            ));
+        }
+        let is_used = |name: &&str| match field(name) {
+            None | Some(Value::Bool(false)) => false,
+            Some(Value::Array(values)) => !values.is_empty(),
+            Some(Value::Object(values)) => !values.is_empty(),
+            Some(_) => true,
+        };
+        if let Some(name) = BEYOND_PLAIN.iter().find(|name| is_used(name)) {
+            return Err(format!("{name} is not supported (a plain LoRA is)"));
         }
         let number = |name: &str, value: &Value| {
             value
@@ -89,10 +122,21 @@ mod tests {
     }
 
     #[test]
+    fn fields_that_change_nothing_are_passed_over() {
+        let json = json!({"init_lora_weights": true, "lora_bias": false, "layer_replication": null,
+            "target_parameters": [], "bias": "none", "lora_dropout": 0.1, "lora_alpha": 8});
+        assert_eq!(AdapterConfig::from_json(&json, "").unwrap().scale("x", 8), 1.0);
+    }
+
+    #[test]
     fn what_is_no_plain_lora_is_refused() {
         for (json, reason) in [
             (json!({"peft_type": "LOHA"}), "LOHA is not supported"),
             (json!({"use_dora": true}), "DoRA is not supported"),
+            (json!({"init_lora_weights": "pissa"}), "init_lora_weights = \"pissa\""),
+            (json!({"unet.r": 4, "lora_bias": true}), "lora_bias is not supported"),
+            (json!({"layer_replication": [[0, 4]]}), "layer_replication is not supported"),
+            (json!({"lora_alpha": 1e300}), "`lora_alpha` is 1e+300, not from"),
             (json!({"lora_alpha": "many"}), "lora_alpha is \"many\""),
             (json!({"alpha_pattern": {"to_[qk]": 3}}), "`to_[qk]` is not the name of a module"),
         ] {

@@ -18,7 +18,7 @@ use serde_json::Value;
 use super::WeightsError;
 use super::families::Family;
 use super::part::Part;
-use super::source::{Bytes, in_hub_cache, refuse_pickle};
+use super::source::{Bytes, in_hub_cache, refuse_foreign};
 use super::tensors::TensorMap;
 use config::AdapterConfig;
 use delta::{Delta, Deltas};
@@ -183,7 +183,7 @@ struct Contents {
 impl Contents {
     fn read(path: &Path) -> Result<Self, WeightsError> {
         let file = path.display().to_string();
-        refuse_pickle(path)?;
+        refuse_foreign(path)?;
         let bytes =
             Bytes::map(path).map_err(|source| WeightsError::Read { file: file.clone(), source })?;
         let mut tensors = TensorMap::default();

@@ -42,7 +42,7 @@ impl LoraTensorRole {
 }
 
 /// Ends of keys: kohya and LyCORIS, peft, then diffusers in the order of its history, newest first.
-const ROLES: [(&str, LoraTensorRole); 14] = [
+const ROLES: [(&str, LoraTensorRole); 16] = [
     (".lora_down.weight", LoraTensorRole::Down),
     (".lora_up.weight", LoraTensorRole::Up),
     (".lora_mid.weight", LoraTensorRole::Mid),
@@ -51,6 +51,8 @@ const ROLES: [(&str, LoraTensorRole); 14] = [
     (".lora_B.weight", LoraTensorRole::Up),
     (".lora_A.default.weight", LoraTensorRole::Down),
     (".lora_B.default.weight", LoraTensorRole::Up),
+    (".lora_A", LoraTensorRole::Down),
+    (".lora_B", LoraTensorRole::Up),
     (".lora_linear_layer.down.weight", LoraTensorRole::Down),
     (".lora_linear_layer.up.weight", LoraTensorRole::Up),
     (".lora.down.weight", LoraTensorRole::Down),
@@ -59,23 +61,24 @@ const ROLES: [(&str, LoraTensorRole); 14] = [
     ("_lora.up.weight", LoraTensorRole::Up),
 ];
 
-/// Kinds of adapter that are no plain LoRA, by what only their keys contain (LyCORIS
+/// Kinds of adapter that are no plain LoRA, by the beginning of the piece of a key that says the tensor's role (LyCORIS
 /// `docs/Algo-List.md`, peft `tuners/`).
-const OTHER_KINDS: [(&str, &str); 13] = [
-    (".dora_scale", "DoRA"),
-    (".lora_magnitude_vector", "DoRA"),
-    (".hada_w", "LoHa"),
-    (".hada_t", "LoHa"),
-    (".lokr_w", "LoKr"),
-    (".lokr_t", "LoKr"),
-    (".oft_", "OFT"),
-    (".boft_", "BOFT"),
-    (".on_input", "IA³"),
-    (".ia3_l", "IA³"),
-    (".vera_lambda", "VeRA"),
-    (".lora_E", "AdaLoRA"),
-    (".diff", "a full-weight difference"),
+const OTHER_KINDS: [(&str, &str); 12] = [
+    ("dora_scale", "DoRA"),
+    ("lora_magnitude_vector", "DoRA"),
+    ("hada_w", "LoHa"),
+    ("hada_t", "LoHa"),
+    ("lokr_w", "LoKr"),
+    ("lokr_t", "LoKr"),
+    ("oft_", "OFT"),
+    ("boft_", "BOFT"),
+    ("on_input", "IA³"),
+    ("ia3_l", "IA³"),
+    ("vera_lambda", "VeRA"),
+    ("lora_E", "AdaLoRA"),
 ];
+/// Ends of the keys of a full-weight difference (LyCORIS), which are whole pieces: `diffusion_model` begins like one.
+const DIFFERENCES: [&str; 2] = [".diff", ".diff_b"];
 
 /// Splits a key into the name of its module, as the file spells it, and its role.
 pub(super) fn split(key: &str) -> Option<(&str, LoraTensorRole)> {
@@ -87,7 +90,15 @@ pub(super) fn other_kind(key: &str) -> Option<&'static str> {
     if key.ends_with(".lora_B.bias") {
         return Some("a LoRA with biases");
     }
-    OTHER_KINDS.iter().find(|(piece, _)| key.contains(piece)).map(|&(_, kind)| kind)
+    if DIFFERENCES.iter().any(|end| key.ends_with(end)) {
+        return Some("a full-weight difference");
+    }
+    // The role stands last, or before peft's `.weight` or `.default.weight`; what is before it names a module.
+    let (_, pieces) = key.split_once('.')?;
+    let mut roles = pieces.rsplit('.').take(3);
+    roles.find_map(|role| {
+        OTHER_KINDS.iter().find(|(kind, _)| role.starts_with(kind)).map(|&(_, title)| title)
+    })
 }
 
 /// Place that a module's name says.
@@ -274,6 +285,11 @@ mod tests {
                 (query.to_owned(), part, LoraTensorRole::Up)
             );
         }
+        let name = "model.diffusion_model.input_blocks.4.1.proj_in.lora_A";
+        let (name, role) = split(name).unwrap();
+        let place = ModulePlace::parse(name, FAMILIES[0].lora());
+        let spelling = spell(place.module);
+        assert_eq!((&*spelling, role), ("input_blocks_4_1_proj_in", LoraTensorRole::Down));
         for key in [
             "lora_te1_text_model_encoder_layers_3_self_attn_q_proj.lora_down.weight",
             "lora_te_text_model_encoder_layers_3_self_attn_q_proj.lora_down.weight",
@@ -310,10 +326,19 @@ mod tests {
             ("lora_unet_mid_block_attentions_0_proj_in.hada_w1_a", "LoHa"),
             ("lora_unet_mid_block_attentions_0_proj_in.lokr_w1", "LoKr"),
             ("lora_unet_mid_block_attentions_0_proj_in.oft_blocks", "OFT"),
+            ("base_model.model.mid_block.proj_in.lora_magnitude_vector.default.weight", "DoRA"),
+            ("base_model.model.mid_block.proj_in.oft_R.default.weight", "OFT"),
             ("lora_unet_mid_block_resnets_0_norm1.diff_b", "a full-weight difference"),
+            ("diffusion_model.input_blocks.0.0.diff", "a full-weight difference"),
         ] {
             assert_eq!(other_kind(key), Some(kind), "{key}");
         }
-        assert_eq!(other_kind("lora_unet_mid_block_attentions_0_proj_in.lora_up.weight"), None);
+        for key in [
+            "lora_unet_mid_block_attentions_0_proj_in.lora_up.weight",
+            "model.diffusion_model.middle_block.1.proj_in.lora_A.weight",
+            "diffusion_model.diffusers.oft_blocks.0.attentions.0.proj_in.lora_down.weight",
+        ] {
+            assert_eq!(other_kind(key), None, "{key}");
+        }
     }
 }

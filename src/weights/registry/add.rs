@@ -7,9 +7,10 @@ use super::{
     FileEntry, Kind, LoraRef, ModelEntry, ModelError, Registry, Role, RunDefaults, Source, Store,
     check,
 };
+use crate::weights::file_kind::FileKind;
 use crate::weights::hub::{TransferProgress, TransferWork, sha256_file};
-use crate::weights::source::{has_extension, in_hub_cache, is_pickle};
-use crate::weights::{LlavaFiles, lora};
+use crate::weights::source::{has_extension, in_hub_cache, refuse_foreign};
+use crate::weights::{LlavaFiles, WeightsError, lora};
 
 /// Extensions of files that belong to a model, among all that may lie in a folder.
 const EXTENSIONS: [&str; 6] = ["safetensors", "gguf", "json", "txt", "model", "jinja"];
@@ -54,31 +55,18 @@ pub fn add(
     if store.manifest(name)?.is_some() {
         return taken("an installed model", true);
     }
-    let _in_use = store.lock_for_use(progress)?;
     let kind = kind_of(&own.weights);
     if kind == Kind::Captioner {
         check_captioner(&own)?;
     }
-    let mut sources = vec![measure(&own.weights, Role::Model, kind, progress)?];
-    if let Some(path) = mmproj_of(&own, kind)? {
-        sources.push(measure(&path, Role::Mmproj, kind, progress)?);
+    // What is wrong with the files is said before anything is made for them.
+    gather(store, &own, kind)?;
+    let _in_use = store.lock_for_use(progress)?;
+    let (mut sources, loras) = gather(store, &own, kind)?;
+    for source in sources.iter_mut().filter(|source| source.repository.is_none()) {
+        measure(source, progress)?;
     }
-    let mut run = own.run;
-    for (path, scale) in own.loras {
-        let source = part(store, &path, Role::Lora, progress)?;
-        let file = match (&source.repository, source.files.first()) {
-            (Some(_), Some(file)) => file.path.clone(),
-            _ => source.path.as_deref().unwrap_or(&path).to_string_lossy().into_owned(),
-        };
-        run.loras.push(LoraRef { model: None, file: Some(file), scale });
-        sources.push(source);
-    }
-    if let Some(path) = own.denoiser {
-        sources.push(measure(&path, Role::Denoiser, kind, progress)?);
-    }
-    if let Some(path) = own.vae {
-        sources.push(part(store, &path, Role::Vae, progress)?);
-    }
+    let run = RunDefaults { loras, ..own.run };
     let entry = ModelEntry {
         name: name.to_owned(),
         title: own.weights.display().to_string(),
@@ -90,6 +78,35 @@ pub fn add(
     };
     store.write_manifest(&entry)?;
     Ok(entry)
+}
+
+/// Places of all weights, without sizes and digests of the user's own files, and the LoRAs among them.
+fn gather(
+    store: &Store,
+    own: &OwnWeights,
+    kind: Kind,
+) -> Result<(Vec<Source>, Vec<LoraRef>), ModelError> {
+    let mut sources = vec![find(&own.weights, Role::Model, kind)?];
+    if let Some(path) = mmproj_of(own, kind)? {
+        sources.push(find(&path, Role::Mmproj, kind)?);
+    }
+    let mut loras = Vec::new();
+    for (path, scale) in &own.loras {
+        let source = part(store, path, Role::Lora)?;
+        let file = match (&source.repository, source.files.first()) {
+            (Some(_), Some(file)) => file.path.clone(),
+            _ => source.path.as_deref().unwrap_or(path).to_string_lossy().into_owned(),
+        };
+        loras.push(LoraRef { model: None, file: Some(file), scale: *scale });
+        sources.push(source);
+    }
+    if let Some(path) = &own.denoiser {
+        sources.push(find(path, Role::Denoiser, kind)?);
+    }
+    if let Some(path) = &own.vae {
+        sources.push(part(store, path, Role::Vae)?);
+    }
+    Ok((sources, loras))
 }
 
 /// Purpose of weights, by their description.
@@ -128,12 +145,7 @@ fn mmproj_of(own: &OwnWeights, kind: Kind) -> Result<Option<PathBuf>, ModelError
 }
 
 /// Part that is a path, or the name of an installed model that is such a part.
-fn part(
-    store: &Store,
-    path: &Path,
-    role: Role,
-    progress: &mut dyn TransferProgress,
-) -> Result<Source, ModelError> {
+fn part(store: &Store, path: &Path, role: Role) -> Result<Source, ModelError> {
     let name = path.to_string_lossy();
     if !path.exists() && check::is_name(&name) {
         let entry = super::resolve::installed(store, &name)?;
@@ -143,16 +155,11 @@ fn part(
         let reason = format!("the installed model is a {}", entry.kind.name());
         return Err(ModelError::NotWeights { path: name.into_owned(), reason });
     }
-    measure(path, role, Kind::Diffusion, progress)
+    find(path, role, Kind::Diffusion)
 }
 
-/// Sizes and digests of the user's own files.
-fn measure(
-    path: &Path,
-    role: Role,
-    kind: Kind,
-    progress: &mut dyn TransferProgress,
-) -> Result<Source, ModelError> {
+/// The user's own files of one role, without their sizes and digests.
+fn find(path: &Path, role: Role, kind: Kind) -> Result<Source, ModelError> {
     let not = |reason: &str| {
         Err(ModelError::NotWeights { path: path.display().to_string(), reason: reason.to_owned() })
     };
@@ -176,35 +183,45 @@ fn measure(
         walk(path, String::new(), MAX_DEPTH, &mut names)?;
         names.sort_unstable();
     } else {
-        if is_pickle(path) {
-            return not(
-                "pickled weights, which can run code of their own when read; convert them to safetensors",
-            );
+        match refuse_foreign(path) {
+            Ok(()) => {}
+            Err(WeightsError::Contents { reason, .. }) => return not(&reason),
+            Err(_) => {
+                return not(
+                    "pickled weights, which can run code of their own when read; convert them to safetensors",
+                );
+            }
         }
-        let known: &[_] = match role {
-            Role::Lora => &["safetensors", "sft"],
-            Role::Mmproj => &["gguf"],
-            Role::Model | Role::Denoiser | Role::Vae => &["safetensors", "sft", "gguf"],
+        let (known, read): (&[_], fn(FileKind) -> bool) = match role {
+            Role::Lora => (&["safetensors", "sft"], |kind| kind == FileKind::Safetensors),
+            Role::Mmproj => (&["gguf"], |kind| kind == FileKind::Gguf),
+            Role::Model | Role::Denoiser | Role::Vae => {
+                (&["safetensors", "sft", "gguf"], FileKind::is_read)
+            }
         };
-        if !has_extension(path, known) {
+        if !has_extension(path, known) && !FileKind::of_file(path).is_some_and(read) {
             return not(&format!("not a file of weights (.{})", known.join(", .")));
         }
         names.push(String::new());
     }
-    let mut files = Vec::new();
-    for name in names {
-        let file = if name.is_empty() { path.clone() } else { path.join(&name) };
+    let files = names
+        .into_iter()
+        .map(|path| FileEntry { path, size: None, sha256: None, optional: false })
+        .collect();
+    Ok(Source { repository: None, revision: None, role, path: Some(path.clone()), files })
+}
+
+/// Notes sizes and digests of the user's own files.
+fn measure(source: &mut Source, progress: &mut dyn TransferProgress) -> Result<(), ModelError> {
+    let place = source.path.clone().unwrap_or_default();
+    for entry in &mut source.files {
+        let file = if entry.path.is_empty() { place.clone() } else { place.join(&entry.path) };
         let size = file.metadata().map_err(|error| ModelError::io(&file, error))?.len();
         progress.begin(TransferWork::Check, &file.display().to_string(), 0, Some(size));
-        let (size, sha256) = sha256_file(&file, progress)?;
-        files.push(FileEntry {
-            path: name,
-            size: Some(size),
-            sha256: Some(sha256),
-            optional: false,
-        });
+        let (size, sha256) = sha256_file(&file, progress).map_err(ModelError::of_reading)?;
+        (entry.size, entry.sha256) = (Some(size), Some(sha256));
     }
-    Ok(Source { repository: None, revision: None, role, path: Some(path.clone()), files })
+    Ok(())
 }
 
 /// Collects the names of a model's files below `folder`, with `/` between folders.

@@ -3,15 +3,16 @@
 use super::{ModelEntry, ModelError};
 use crate::weights::hub::names;
 
-/// Folders of the models folder that are no models.
-const RESERVED: [&str; 1] = ["files"];
+/// Names in the models folder that are not those of models.
+const RESERVED: [&str; 2] = ["files", "registry.json"];
 
 /// `true` if `name` can be a model's: letters, digits, `.`, `_`, `-`, at most 64, no `.` in front.
 pub fn is_name(name: &str) -> bool {
     (1..=64).contains(&name.len())
         && !name.starts_with('.')
         && name.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
-        && !RESERVED.contains(&name)
+        // Some disks take upper and lower case for the same.
+        && !RESERVED.iter().any(|reserved| reserved.eq_ignore_ascii_case(name))
 }
 
 /// Checks everything in an entry that becomes a path or is compared with one.
@@ -56,7 +57,9 @@ mod tests {
             assert!(is_name(good), "{good}");
         }
         let long = "-".repeat(65);
-        for bad in ["files", "a/b", "..", ".locks", "", "a b", long.as_str()] {
+        for bad in
+            ["files", "Files", "registry.json", "a/b", "..", ".locks", "", "a b", long.as_str()]
+        {
             assert!(!is_name(bad), "{bad}");
         }
     }

@@ -22,8 +22,13 @@ pub enum ModelError {
     NothingToRemove { name: String },
     #[error("{name}: {file} is missing")]
     Incomplete { name: String, file: String, own: bool },
-    #[error("{name}: {size} needed in {folder}, which has {} free", units::bytes(*.free))]
-    NoSpace { name: String, size: String, folder: String, free: u64 },
+    /// `margin` are the bytes that stay free.
+    #[error(
+        "{name}: {size} needed in {folder} and {} to stay free there, but only {} are free",
+        units::bytes(*.margin),
+        units::bytes(*.free)
+    )]
+    NoSpace { name: String, size: String, folder: String, free: u64, margin: u64 },
     #[error("{file}: {reason}")]
     Registry { file: String, reason: String },
     #[error(
@@ -44,6 +49,9 @@ pub enum ModelError {
     NoRevision { name: String, parts: String },
     #[error("{path}: {reason}")]
     NotWeights { path: String, reason: String },
+    /// Files were being read, and none was written.
+    #[error("interrupted; nothing was changed")]
+    Interrupted,
     #[error("no folder for models: set CUPSCALE_MODELS to one")]
     NoFolder,
     #[error("{file}: {source}")]
@@ -55,10 +63,18 @@ impl ModelError {
         Self::Io { file: path.display().to_string(), source }
     }
 
+    /// Error of reading files of which none is written.
+    pub(super) fn of_reading(error: HubError) -> Self {
+        match error {
+            HubError::Interrupted => Self::Interrupted,
+            error => error.into(),
+        }
+    }
+
     /// `true` if the user stopped it.
     #[must_use]
     pub fn is_interrupt(&self) -> bool {
-        matches!(self, Self::Hub(HubError::Interrupted))
+        matches!(self, Self::Interrupted | Self::Hub(HubError::Interrupted))
     }
 }
 
@@ -66,5 +82,25 @@ fn suggestion(close: &[String]) -> String {
     match close {
         [] => String::new(),
         close => format!("; did you mean {}?", close.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_needed_and_what_stays_free_are_told_apart() {
+        let error = ModelError::NoSpace {
+            name: "tiny".to_owned(),
+            size: units::bytes(3 << 19),
+            folder: "models".to_owned(),
+            free: 65 << 20,
+            margin: 64 << 20,
+        };
+        assert_eq!(
+            error.to_string(),
+            "tiny: 1.5 MiB needed in models and 64.0 MiB to stay free there, but only 65.0 MiB are free"
+        );
     }
 }

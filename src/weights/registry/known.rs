@@ -4,8 +4,11 @@
 use std::path::Path;
 
 use serde::Deserialize;
+use strsim::levenshtein;
 
+use super::store::LONGEST_DESCRIPTION;
 use super::{Kind, LoraRef, ModelEntry, ModelError, Role, check};
+use crate::weights::small_file::read_small;
 
 const EMBEDDED: &str = include_str!("../../../models/registry.json");
 const EMBEDDED_NAME: &str = "models/registry.json";
@@ -32,7 +35,7 @@ impl Registry {
         let mut registry = Self { models: Vec::new() };
         registry.extend(EMBEDDED.as_bytes(), EMBEDDED_NAME)?;
         let additions = root.join("registry.json");
-        match std::fs::read(&additions) {
+        match read_small(&additions, LONGEST_DESCRIPTION) {
             Ok(bytes) => registry.extend(&bytes, &additions.display().to_string())?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(ModelError::io(&additions, error)),
@@ -108,7 +111,9 @@ impl Registry {
         let mut close: Vec<(usize, &str)> = self
             .models
             .iter()
-            .map(|entry| (distance(name, &entry.name), entry.name.as_str()))
+            .map(|entry| {
+                (levenshtein(&name.to_lowercase(), &entry.name.to_lowercase()), entry.name.as_str())
+            })
             .filter(|&(distance, known)| distance <= 3.max(name.len() / 3) || known.contains(name))
             .collect();
         close.sort_unstable();
@@ -117,22 +122,6 @@ impl Registry {
             close: close.into_iter().take(3).map(|(_, name)| name.to_owned()).collect(),
         }
     }
-}
-
-/// Levenshtein distance of two names, whatever their case: letters to add, drop or change.
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b) = (a.to_lowercase(), b.to_lowercase());
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, letter) in a.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, other) in b.iter().enumerate() {
-            let changed = diagonal + usize::from(letter != *other);
-            diagonal = row[j + 1];
-            row[j + 1] = changed.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Download of a known model: settles the commit and the files, checks that there is room, fetches what is missing,
 //! and writes the manifest last, so that a model that has one is complete.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use super::{FileEntry, ModelEntry, ModelError, Registry, Source, Store};
@@ -47,7 +48,6 @@ pub fn pull(
         return Err(ModelError::OwnWeights { name: name.to_owned() });
     }
     let mut entry = registry.complete(name)?;
-    let _in_use = store.lock_for_use(progress)?;
     if let Some(revision) = revision {
         let own = registry.get(name).map_or(0, |entry| entry.sources.len());
         free_revision(&mut entry, own, revision)?;
@@ -59,9 +59,12 @@ pub fn pull(
         }
         settle(hub, name, source, moved, progress)?;
     }
+    // Nothing is made before it is known what is to come, and that there is room for it.
     if check_room(store, &entry)? > 0 {
+        hub.check_online(&entry.name)?;
         progress.note(&terms(&entry));
     }
+    let _in_use = store.lock_for_use(progress)?;
     let mut received = 0;
     for source in &mut entry.sources {
         received += fetch_source(store, hub, source, progress)?;
@@ -137,7 +140,7 @@ fn expand(
     wanted: &[FileEntry],
     listed: &[RemoteFile],
 ) -> Result<Vec<FileEntry>, ModelError> {
-    let mut files: Vec<FileEntry> = Vec::new();
+    let (mut files, mut known) = (Vec::new(), HashSet::new());
     // Files that are named come before those that a `*` finds: more is known of them.
     let (patterns, plain): (Vec<_>, Vec<_>) =
         wanted.iter().partition(|file| file.path.contains('*'));
@@ -151,7 +154,7 @@ fn expand(
             });
         }
         for remote in found {
-            if files.iter().any(|known| known.path == remote.path) {
+            if !known.insert(&remote.path) {
                 continue;
             }
             let differs = |expected: &dyn ToString, got: &dyn ToString| HubError::Differs {
@@ -191,7 +194,7 @@ fn terms(entry: &ModelEntry) -> String {
 /// one for a file of unknown size.
 fn check_room(store: &Store, entry: &ModelEntry) -> Result<u64, ModelError> {
     let length = |path: &Path| path.metadata().map_or(0, |metadata| metadata.len());
-    let needed: u64 = entry
+    let needed = entry
         .sources
         .iter()
         .flat_map(|source| store.files(source))
@@ -200,16 +203,18 @@ fn check_room(store: &Store, entry: &ModelEntry) -> Result<u64, ModelError> {
             let there = if whole { length(&path) } else { length(&part_path(&path)) };
             file.size.unwrap_or(u64::from(!whole)).saturating_sub(there)
         })
-        .sum();
+        .fold(0, u64::saturating_add);
     let root = store.root();
-    std::fs::create_dir_all(root).map_err(|error| ModelError::io(root, error))?;
-    let free = fs4::available_space(root).map_err(|error| ModelError::io(root, error))?;
+    // The disk on which the folder is, or will be.
+    let there = root.ancestors().find(|folder| folder.is_dir()).unwrap_or(root);
+    let free = fs4::available_space(there).map_err(|error| ModelError::io(root, error))?;
     if needed > 0 && needed.saturating_add(MARGIN) > free {
         return Err(ModelError::NoSpace {
             name: entry.name.clone(),
             size: units::bytes(needed),
             folder: root.display().to_string(),
             free,
+            margin: MARGIN,
         });
     }
     Ok(needed)
@@ -237,9 +242,22 @@ fn fetch_source(
             size: file.size,
             sha256: file.sha256.clone(),
         };
-        let fetched = fetch(hub, &wanted, &folder.join(&file.path), progress)?;
+        let fetched =
+            fetch(hub, &wanted, &folder.join(&file.path), progress).inspect_err(|_| {
+                remove_empty(&folder.join(&file.path), store.root());
+            })?;
         received += fetched.received;
         (file.size, file.sha256) = (Some(fetched.size), Some(fetched.sha256));
     }
     Ok(received)
+}
+
+/// Removes the folders of a file that did not come, as far as there is nothing in them.
+fn remove_empty(file: &Path, root: &Path) {
+    let inside = file.ancestors().skip(1).take_while(|folder| *folder != root);
+    for folder in inside {
+        if std::fs::remove_dir(folder).is_err() {
+            return;
+        }
+    }
 }

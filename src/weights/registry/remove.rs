@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{ModelError, Registry, Store};
+use super::{ModelEntry, ModelError, Registry, Store};
 use crate::weights::hub::TransferProgress;
 
 /// Outcome of a removal.
@@ -33,13 +33,24 @@ pub fn remove(
     name: &str,
     progress: &mut dyn TransferProgress,
 ) -> Result<RemoveReport, ModelError> {
-    let _alone = store.lock_for_removal(progress)?;
-    let registry = Registry::load(store.root())?;
-    let manifest = store.manifest(name)?;
-    let entry = match &manifest {
-        Some(entry) => entry.clone(),
-        None => registry.complete(name)?,
+    let find = || -> Result<_, ModelError> {
+        match store.manifest(name)? {
+            Some(entry) => Ok((entry, true)),
+            None => Ok((Registry::load(store.root())?.complete(name)?, false)),
+        }
     };
+    let folders = |entry: &ModelEntry| -> HashSet<_> {
+        let repositories = entry.sources.iter().filter_map(|source| source.repository.as_deref());
+        repositories.map(|name| store.root().join(Store::repository_folder(name))).collect()
+    };
+    let nothing = || ModelError::NothingToRemove { name: name.to_owned() };
+    // Where there is nothing to remove, nothing is made either, such as a lock.
+    let (entry, is_installed) = find()?;
+    if !is_installed && !folders(&entry).iter().any(|folder| folder.is_dir()) {
+        return Err(nothing());
+    }
+    let _alone = store.lock_for_removal(progress)?;
+    let (entry, is_installed) = find()?;
     let kept: HashSet<PathBuf> = store
         .manifests()?
         .iter()
@@ -47,17 +58,15 @@ pub fn remove(
         .flat_map(|other| &other.sources)
         .flat_map(|source| store.files(source).map(|(path, _)| path))
         .collect();
-    if manifest.is_some() {
+    if is_installed {
         store.delete_manifest(name)?;
     }
     let mut sweep = Sweep { kept: &kept, freed: 0, shared: 0, deleted: 0 };
-    let repositories: HashSet<_> =
-        entry.sources.iter().filter_map(|source| source.repository.as_deref()).collect();
-    for repository in repositories {
-        sweep.folder(&store.root().join(Store::repository_folder(repository)))?;
+    for folder in folders(&entry) {
+        sweep.folder(&folder)?;
     }
-    if manifest.is_none() && sweep.deleted == 0 {
-        return Err(ModelError::NothingToRemove { name: name.to_owned() });
+    if !is_installed && sweep.deleted == 0 {
+        return Err(nothing());
     }
     let _ = fs::remove_dir(store.root().join("files"));
     Ok(RemoveReport {

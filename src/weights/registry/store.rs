@@ -2,13 +2,18 @@
 
 use std::{
     io::{ErrorKind, Write as _},
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 use etcetera::BaseStrategy as _;
 
 use super::{ModelEntry, ModelError, Source, check};
+use crate::new_file::NewFile;
 use crate::weights::hub::{Lock, TransferProgress};
+use crate::weights::small_file::read_small;
+
+/// Longest manifest or registry: a model with a thousand files has some hundred kilobytes.
+pub(super) const LONGEST_DESCRIPTION: u64 = 8 << 20;
 
 /// The folder with the installed models.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,7 +64,7 @@ impl Store {
             return Ok(None);
         }
         let file = self.manifest_file(name);
-        let bytes = match std::fs::read(&file) {
+        let bytes = match read_small(&file, LONGEST_DESCRIPTION) {
             Ok(bytes) => bytes,
             Err(error)
                 if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
@@ -78,6 +83,12 @@ impl Store {
         }
         if entry.sources.iter().any(|source| source.path.is_none()) {
             return Err(bad("a source has no path".to_owned()));
+        }
+        // Downloads lie in the models folder, and only the user's own files anywhere else.
+        let downloads = entry.sources.iter().filter(|source| source.repository.is_some());
+        let mut places = downloads.filter_map(|source| source.path.as_deref());
+        if let Some(outside) = places.find(|path| !is_below(path)) {
+            return Err(bad(format!("`{}` is outside of the models folder", outside.display())));
         }
         Ok(Some(entry))
     }
@@ -108,10 +119,8 @@ impl Store {
         let folder = self.root.join(&entry.name);
         std::fs::create_dir_all(&folder).map_err(io)?;
         let text = serde_json::to_string_pretty(entry).map_err(|error| io(error.into()))?;
-        let mut new = tempfile::NamedTempFile::new_in(&folder).map_err(io)?;
-        new.write_all(text.as_bytes()).and_then(|()| new.as_file().sync_all()).map_err(io)?;
-        new.persist(&file).map_err(|error| io(error.error))?;
-        Ok(())
+        let new = NewFile::create(&file).map_err(io)?;
+        new.file().write_all(text.as_bytes()).and_then(|()| new.finish()).map_err(io)
     }
 
     pub(super) fn delete_manifest(&self, name: &str) -> Result<(), ModelError> {
@@ -178,5 +187,33 @@ impl Store {
 
     fn lock_file(&self, name: &str) -> PathBuf {
         self.root.join(".locks").join(name)
+    }
+}
+
+/// `true` if a path leads downwards from wherever it begins.
+fn is_below(path: &Path) -> bool {
+    path.components().all(|part| matches!(part, Component::Normal(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manifest_whose_downloads_lie_elsewhere_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::at(root.path().to_owned());
+        let manifest = |path: &str| {
+            let text = serde_json::json!({ "name": "a", "kind": "diffusion", "sources": [
+                { "repository": "o/n", "role": "model", "path": path, "files": [] }] });
+            std::fs::create_dir_all(root.path().join("a")).unwrap();
+            std::fs::write(root.path().join("a/manifest.json"), text.to_string()).unwrap();
+            store.manifest("a")
+        };
+        assert!(manifest("files/o--n/0").unwrap().is_some());
+        for outside in ["../other", "files/../../x", "/etc"] {
+            let error = manifest(outside).unwrap_err().to_string();
+            assert!(error.contains("is outside of the models folder"), "{error}");
+        }
     }
 }

@@ -73,6 +73,10 @@ pub fn verify(
     } else {
         names.iter().map(|name| super::resolve::installed(store, name)).collect::<Result<_, _>>()?
     };
+    if entries.is_empty() {
+        // Nothing to protect, so no folder is made for a lock.
+        return Ok(Vec::new());
+    }
     let _in_use = store.lock_for_use(progress)?;
     let mut checked = HashMap::new();
     entries.iter().map(|entry| check(store, entry, &mut checked, progress)).collect()
@@ -97,7 +101,7 @@ fn check(
             let name = if file.path.is_empty() { &entry.name } else { &file.path };
             progress.begin(TransferWork::Check, name, 0, file.size);
             let result = match sha256_file(&path, progress) {
-                Err(HubError::Interrupted) => return Err(HubError::Interrupted.into()),
+                Err(error @ HubError::Interrupted) => return Err(ModelError::of_reading(error)),
                 Err(HubError::Io { source, .. }) => Err(source.to_string()),
                 Err(error) => Err(error.to_string()),
                 Ok(found) => Ok(found),

@@ -16,6 +16,30 @@ pub struct GroupMoments {
     means: Vec<f64>,
     /// `[groups]`
     variances: Vec<f64>,
+    /// Positions over which they were taken.
+    positions: usize,
+}
+
+impl GroupMoments {
+    /// The moments over all positions of `parts` together, which must be of one norm.
+    #[must_use]
+    pub fn pooled(parts: &[Self]) -> Self {
+        let positions = parts.iter().map(|part| part.positions).sum();
+        let groups = parts.first().map_or(0, |part| part.means.len());
+        let mean = |of: &dyn Fn(&Self) -> f64| {
+            parts.iter().map(|part| part.positions as f64 * of(part)).sum::<f64>()
+                / positions as f64
+        };
+        let means: Vec<f64> = (0..groups).map(|group| mean(&|part| part.means[group])).collect();
+        let variances = means
+            .iter()
+            .enumerate()
+            .map(|(group, all)| {
+                mean(&|part| part.variances[group] + (part.means[group] - all).powi(2))
+            })
+            .collect();
+        Self { means, variances, positions }
+    }
 }
 
 impl GroupNorm {
@@ -37,12 +61,12 @@ impl GroupNorm {
         let variances = mean(&grouped.broadcast_sub(&means)?.sqr()?)?;
         if x.is_traced() {
             let zeros = vec![0.0; self.groups];
-            return Ok(GroupMoments { means: zeros.clone(), variances: zeros });
+            return Ok(GroupMoments { means: zeros.clone(), variances: zeros, positions });
         }
         let values = |x: Activation| -> Result<Vec<f64>> {
             x.into_tensor()?.flatten_all()?.to_dtype(DType::F64)?.to_vec1::<f64>()
         };
-        Ok(GroupMoments { means: values(means)?, variances: values(variances)? })
+        Ok(GroupMoments { means: values(means)?, variances: values(variances)?, positions })
     }
 
     /// Normalizes as [`forward`](Self::forward), with `moments` in place of the input's own; then SiLU if
@@ -126,6 +150,20 @@ mod tests {
         let of = |then_silu| norm.forward_with(&x, &moments, then_silu).unwrap();
         assert!(largest(&of(false), &norm.forward(&x).unwrap()) < 1e-5);
         assert!(largest(&of(true), &norm.forward_silu(&x).unwrap()) < 1e-5);
+    }
+
+    #[test]
+    fn pooled_moments_of_parts_are_those_of_the_whole() {
+        let norm = norm();
+        let x = Tensor::rand(-1f32, 3.0, (1, 5, 3, 6), &Device::Cpu).unwrap();
+        let x = Activation::from(x);
+        let whole = norm.moments(&x).unwrap();
+        let parts = [(0, 2), (2, 3)]
+            .map(|(start, length)| norm.moments(&x.narrow(1, start, length).unwrap()).unwrap());
+        let pooled = GroupMoments::pooled(&parts);
+        assert_eq!(pooled.positions, whole.positions);
+        let close = |a: &[f64], b: &[f64]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-6);
+        assert!(close(&pooled.means, &whole.means) && close(&pooled.variances, &whole.variances));
     }
 
     #[test]

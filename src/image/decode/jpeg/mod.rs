@@ -321,9 +321,12 @@ fn is_frame(marker: u8) -> bool {
     (0xC0..=0xCF).contains(&marker) && ![0xC4, 0xC8, 0xCC].contains(&marker)
 }
 
-/// Marker and contents of each segment before the first scan, and the place of that scan's length; `None` if the
+/// Marker and contents of a segment.
+type Segment<'a> = (u8, &'a [u8]);
+
+/// Each segment before the first scan, and the place of that scan's length; `None` if the
 /// bytes end before it.
-fn segments(bytes: &[u8]) -> Option<(Vec<(u8, &[u8])>, usize)> {
+fn segments(bytes: &[u8]) -> Option<(Vec<Segment<'_>>, usize)> {
     let mut segments = Vec::new();
     let mut at = 2;
     loop {

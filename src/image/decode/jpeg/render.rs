@@ -181,7 +181,7 @@ fn basis() -> [[f32; 8]; 8] {
 fn is_linear(frame: &Frame, c: usize) -> bool {
     let component = &frame.components[c];
     let twice = |factor: usize, most: usize| factor == most || 2 * factor == most;
-    let blocks = frame.h_max % component.h == 0 && frame.v_max % component.v == 0;
+    let blocks = frame.h_max.is_multiple_of(component.h) && frame.v_max.is_multiple_of(component.v);
     let wide = component.h == frame.h_max || frame.samples(c).0 > 2;
     // What is no whole number of times smaller, libjpeg does not read.
     !blocks || wide && twice(component.h, frame.h_max) && twice(component.v, frame.v_max)

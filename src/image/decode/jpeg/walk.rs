@@ -179,6 +179,9 @@ impl<B: Block> Walk<'_, B> {
             if self.latched[c].is_none() {
                 self.latched[c] = self.scale[self.frame.components[c].table];
             }
+            if self.latched[c].is_none() {
+                return Err(Refusal::Damaged("a scan without its quantisation table"));
+            }
         }
         let (first, last) = (usize::from(first), usize::from(last));
         let (before, shift) = (u32::from(shifts >> 4), u32::from(shifts & 15));

@@ -6,6 +6,9 @@ use std::io::{self, BufRead, Read, Seek, SeekFrom};
 
 use crate::image::source::Source;
 
+/// Most bytes of a tRNS chunk: one for every colour of a palette.
+const MOST_TRANSPARENCY: u32 = 256;
+
 /// What the chunks say before the pixels are decoded.
 #[derive(Debug)]
 pub(super) struct Scan {
@@ -15,7 +18,7 @@ pub(super) struct Scan {
     pub depth: u8,
     pub colour: u8,
     pub interlaced: bool,
-    /// There is a tRNS chunk.
+    /// There is a whole tRNS chunk.
     pub has_transparency: bool,
     /// There is an acTL chunk.
     pub is_animated: bool,
@@ -81,7 +84,17 @@ pub(super) fn scan(file: &mut Source) -> Result<Scan, ScanError> {
         let (kind, length) = head(file)?;
         match &kind {
             b"IDAT" | b"IEND" => return Ok(scan),
-            b"tRNS" => scan.has_transparency = true,
+            b"tRNS" if length <= MOST_TRANSPARENCY => {
+                // The decoder leaves a damaged one out.
+                let mut data = vec![0; length as usize + 4];
+                file.read_exact(&mut data)?;
+                let (data, stated) = data.split_at(length as usize);
+                let mut sum = crc32fast::Hasher::new();
+                sum.update(&kind);
+                sum.update(data);
+                scan.has_transparency |= sum.finalize().to_be_bytes() == stated;
+                continue;
+            }
             b"acTL" => scan.is_animated = true,
             kind if !kind.iter().all(u8::is_ascii_alphabetic) => {
                 return Err(ScanError::Damaged("damaged chunk structure"));

@@ -104,7 +104,7 @@ pub(super) fn reader<'a, S: Read + Seek + 'a>(
         Compression::Group3 => Box::new(Fax {
             width: fax_width()?,
             lines: Group3Lines(
-                Group3Decoder::new(piece.bytes())
+                Group3Decoder::new(piece.bytes().chain(LINE_ENDS.iter().map(|&byte| Ok(byte))))
                     .map_err(|_| io::Error::other("no line begins"))?,
             ),
             line: io::Cursor::default(),
@@ -199,6 +199,9 @@ impl<P: Read> Read for PackBits<P> {
     }
 }
 
+/// Marks that end a line, each behind fill bits: TIFF's last line has none, and the decoder looks that far ahead.
+const LINE_ENDS: [u8; 16] = [0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1];
+
 /// A decoder of fax lines.
 trait Lines {
     /// Places where the next line changes its colour, beginning with white; `None` behind the last.
@@ -221,11 +224,13 @@ struct Group3Lines<R>(Group3Decoder<R>);
 
 impl<R: Iterator<Item = io::Result<u8>>> Lines for Group3Lines<R> {
     fn next(&mut self, width: u16) -> io::Result<Option<&[u16]>> {
-        // The last line has no end mark behind it.
-        if self.0.advance().is_err() && self.0.transitions().last() != Some(&width) {
-            return Err(io::Error::new(ErrorKind::InvalidData, "a fax code that does not exist"));
+        let is_over = self.0.advance().is_err();
+        match self.0.transitions() {
+            [] => Ok(None),
+            [.., last] if *last == width => Ok(Some(self.0.transitions())),
+            _ if is_over => Ok(None),
+            _ => Err(io::Error::new(ErrorKind::InvalidData, "a fax line of another length")),
         }
-        Ok(Some(self.0.transitions()))
     }
 }
 

@@ -255,6 +255,9 @@ impl<R: Read + Seek> Fields<R> {
     }
 
     fn layout(&mut self, from: &Directory, length: u64) -> Result<Layout, Refusal> {
+        if from.cut {
+            return Err(Refusal::Damaged("truncated in its directory".to_owned()));
+        }
         // The standard's own value for what is missing would be another picture's.
         if from.unreadable.iter().any(|tag| tag::OF_LAYOUT.contains(tag)) {
             return Err(Refusal::Damaged("truncated, its layout lies outside the file".to_owned()));
@@ -624,7 +627,7 @@ impl Layout {
         }
         // Rows of tiles are put together from whole bytes.
         let bits = self.chunk.0 * self.chunk_samples() * usize::from(self.kind.bits);
-        if across > 1 && bits % 8 != 0 || across * planes > MAX_SIDE_BY_SIDE {
+        if across > 1 && !bits.is_multiple_of(8) || across * planes > MAX_SIDE_BY_SIDE {
             let kind = format!("TIFF with tiles of {} pixels across", self.chunk.0);
             return Err(Refusal::Unsupported { kind, help: TIFFCP });
         }

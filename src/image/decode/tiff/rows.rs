@@ -32,11 +32,14 @@ impl From<ImageError> for Stop {
     }
 }
 
+/// Takes the planes of a row.
+type Take<'a> = dyn FnMut(&[Vec<u8>]) -> Result<(), ImageError> + 'a;
+
 /// Gives every row, from top to bottom: the bytes of each plane, of which an interleaved picture has one.
 pub(super) fn each_row<S: Read + Seek>(
     source: &RefCell<S>,
     layout: &Layout,
-    take: &mut dyn FnMut(&[Vec<u8>]) -> Result<(), ImageError>,
+    take: &mut Take<'_>,
 ) -> Result<(), Stop> {
     let (across, down) = layout.grid();
     let planes = if layout.planar { layout.samples } else { 1 };

@@ -28,6 +28,8 @@ pub(crate) struct Directory {
     pub places: Vec<Place>,
     /// Tags of the other entries: their values lie outside the file, or their kind is unknown.
     pub unreadable: Vec<u16>,
+    /// The file ends before the last entry.
+    pub cut: bool,
     /// Offset of the link to the directory that follows.
     pub link: u64,
     /// That directory's offset; 0 when there is none.
@@ -147,6 +149,7 @@ impl<R: Read + Seek> Reader<R> {
         };
         let first = at.checked_add(head)?;
         let table = self.bytes(first, stated.min(MAX_ENTRIES) * each)?;
+        let cut = (table.len() as u64) < stated.saturating_mul(each);
         let (mut places, mut unreadable) = (Vec::new(), Vec::new());
         for (entry, i) in table.chunks_exact(each as usize).zip(0u64..) {
             match self.place(entry, first + each * i) {
@@ -156,7 +159,7 @@ impl<R: Read + Seek> Reader<R> {
         }
         let link = first.saturating_add(stated.saturating_mul(each));
         let next = if self.big { self.u64_at(link) } else { self.u32_at(link).map(u64::from) };
-        Some(Directory { places, unreadable, link, next: next.unwrap_or(0) })
+        Some(Directory { places, unreadable, cut, link, next: next.unwrap_or(0) })
     }
 
     fn place(&self, entry: &[u8], at: u64) -> Option<Place> {

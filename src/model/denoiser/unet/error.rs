@@ -10,6 +10,8 @@ pub enum UNetError {
     Json(String),
     #[error("unet config: `{field}` {reason}")]
     Invalid { field: String, reason: String },
+    #[error("unet config: {0}")]
+    Range(#[from] crate::ranges::OutOfRange),
     #[error("unet config: `{field}` = {value} is not supported")]
     Unsupported { field: String, value: String },
     #[error("unet weights: {}", first_line(.0))]
@@ -21,7 +23,7 @@ impl UNetError {
     pub(crate) fn of_file(self, file: String) -> DenoiserError {
         match self {
             Self::Weights(source) => DenoiserError::Weights { file, source },
-            Self::Json(_) | Self::Invalid { .. } | Self::Unsupported { .. } => {
+            Self::Json(_) | Self::Invalid { .. } | Self::Range(_) | Self::Unsupported { .. } => {
                 DenoiserError::Config { file, reason: self.to_string() }
             }
         }

@@ -5,6 +5,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::model::text::TextError;
+use crate::ranges;
 
 /// The activation of the encoder's MLPs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +77,12 @@ impl ClipTextConfig {
     /// # Errors
     /// A field of the wrong type, or a value that this program does not support.
     pub fn from_json(config: &Value) -> Result<Self, TextError> {
+        ranges::check(config)?;
+        // The file of a whole CLIP model holds that of its text encoder, which is all that transformers reads here.
+        let config = match config.get("text_config") {
+            Some(text) if config["model_type"] == "clip" => text,
+            _ => config,
+        };
         let raw: RawClipConfig =
             serde_json::from_value(config.clone()).map_err(TextError::Config)?;
         let fail = |field, value: String, supported| {
@@ -131,6 +138,18 @@ mod tests {
             let error = ClipTextConfig::from_json(&json!({ field: value })).unwrap_err();
             assert!(error.to_string().contains(&format!("`{field}` = ")), "{error}");
         }
+    }
+
+    #[test]
+    fn the_file_of_a_whole_clip_model_is_that_of_its_text_encoder() {
+        let whole =
+            json!({"model_type": "clip", "projection_dim": 64, "text_config": {"hidden_size": 40}});
+        let config = ClipTextConfig::from_json(&whole).unwrap();
+        assert_eq!((config.hidden_size, config.projection_dim), (40, 512));
+        let error =
+            ClipTextConfig::from_json(&json!({"num_hidden_layers": 1_u64 << 31})).unwrap_err();
+        let expected = "text encoder: `num_hidden_layers` is 2147483648, not from 0 to 512";
+        assert_eq!(error.to_string(), expected);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::backend::{Activation, Params, Trace};
 use crate::model::clip_layer::{ClipLayer, LayerShape};
 pub use config::{ClipTextConfig, HiddenAct, PoolAt};
 pub use tokenizer::ClipTokenizer;
+pub(super) use tokenizer::check_description;
 
 /// The classes in transformers' configurations, without the projection and with it.
 pub(super) const CLASSES: [&str; 2] = ["CLIPTextModel", "CLIPTextModelWithProjection"];

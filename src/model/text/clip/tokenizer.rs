@@ -22,6 +22,12 @@ const WORDS: &str =
 /// The sequence length of every CLIP text encoder so far, for tokenizers that do not say.
 const DEFAULT_LENGTH: usize = 77;
 
+/// Characters of a token at most; those of CLIP have up to 28.
+const LONGEST_TOKEN: usize = 256;
+
+/// Characters of a text that normalization may make one of: a letter and its accents.
+const COMPOSED: usize = 4;
+
 /// Text → token ids of one fixed length.
 #[derive(Clone, Debug)]
 pub struct ClipTokenizer {
@@ -30,6 +36,8 @@ pub struct ClipTokenizer {
     end: u32,
     pad: u32,
     length: usize,
+    /// Characters of a text beyond which no token of it can count; see [`head`].
+    reach: usize,
 }
 
 impl ClipTokenizer {
@@ -42,6 +50,12 @@ impl ClipTokenizer {
         let config: Value = parse("tokenizer_config.json", files.tokenizer_config_json)?;
         let special_map: Value = parse("special_tokens_map.json", files.special_tokens_map_json)?;
 
+        for side in ["padding_side", "truncation_side"] {
+            if config.get(side).is_some_and(|value| value == "left") {
+                let reason = format!("`{side}` = \"left\" is not supported (right is)");
+                return Err(TextError::TokenizerFile { file: "tokenizer_config.json", reason });
+            }
+        }
         // transformers lets the older special_tokens_map.json win, unless the configuration is new
         // enough to list the added tokens itself.
         let sources = if config.get("added_tokens_decoder").is_some() {
@@ -75,6 +89,7 @@ impl ClipTokenizer {
         let file = if files.tokenizer_json.is_some() { "tokenizer.json" } else { "merges.txt" };
         check_merges(&vocab, &merges, file)?;
 
+        let longest = vocab.keys().map(|token| token.chars().count()).max();
         let bpe = BPE::builder()
             .vocab_and_merges(vocab.into_iter().collect::<Vocab>(), merges)
             .unk_token(unknown)
@@ -115,7 +130,8 @@ impl ClipTokenizer {
             .and_then(|length| usize::try_from(length).ok())
             .filter(|length| (2..=4096).contains(length))
             .unwrap_or(DEFAULT_LENGTH);
-        Ok(Self { tokenizer, start, end, pad, length })
+        let reach = length * (longest.unwrap_or(0).min(LONGEST_TOKEN) + 1) * COMPOSED;
+        Ok(Self { tokenizer, start, end, pad, length, reach })
     }
 
     /// The ids of `text` between the start and the end token, cut so that both fit and padded to
@@ -124,6 +140,7 @@ impl ClipTokenizer {
     /// # Errors
     /// Those of the tokenizer's regular expressions.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TextError> {
+        let text = head(text, self.reach);
         let encoding = self.tokenizer.encode(text, false).map_err(tokenizer_error)?;
         let words = encoding.get_ids();
         let mut ids = Vec::with_capacity(self.length);
@@ -140,9 +157,11 @@ impl ClipTokenizer {
     /// Those of the tokenizer's regular expressions.
     pub fn cut(&self, text: &str) -> Result<Option<Cut>, TextError> {
         let limit = self.length - 2;
-        let encoding = self.tokenizer.encode(text, false).map_err(tokenizer_error)?;
+        let counted = head(text, self.reach);
+        let encoding = self.tokenizer.encode(counted, false).map_err(tokenizer_error)?;
         let offsets = encoding.get_offsets();
-        Ok(offsets.get(limit).map(|&(at, _)| Cut { tokens: offsets.len(), limit, at }))
+        let is_all = counted.len() == text.len();
+        Ok(offsets.get(limit).map(|&(at, _)| Cut { tokens: offsets.len(), is_all, limit, at }))
     }
 
     /// The largest id that a text can get.
@@ -156,6 +175,61 @@ impl ClipTokenizer {
     pub fn length(&self) -> usize {
         self.length
     }
+}
+
+/// The beginning of `text` that holds every token that counts: `reach` characters, a run of white space counted as one
+/// as the normalization makes it one. Without this bound a text of megabytes would be split whole, for 75 tokens.
+fn head(text: &str, reach: usize) -> &str {
+    let (mut count, mut is_in_space) = (0, false);
+    let end = text.char_indices().find(|&(_, sign)| {
+        let is_space = sign.is_whitespace();
+        count += usize::from(!(is_space && is_in_space));
+        is_in_space = is_space;
+        count > reach
+    });
+    end.map_or(text, |(at, _)| &text[..at])
+}
+
+/// Checks that a `tokenizer.json` which is taken as it stands describes CLIP's rules: those of a wrapper's file are the
+/// whole tokenizer, while CLIP's own class takes vocabulary and merges alone.
+///
+/// # Errors
+/// A rule that is not CLIP's, or a file that is no JSON.
+pub(in crate::model::text) fn check_description(json: Option<&[u8]>) -> Result<(), TextError> {
+    let file: Value = parse("tokenizer.json", json)?;
+    let fail = |field: &str, value: &Value| {
+        let reason = format!("`{field}` = {value} is not CLIP's, which alone is supported");
+        Err(TextError::TokenizerFile { file: "tokenizer.json", reason })
+    };
+    let model = file.get("model").unwrap_or(&Value::Null);
+    for (field, ours) in [
+        ("type", Value::from("BPE")),
+        ("end_of_word_suffix", Value::from("</w>")),
+        ("continuing_subword_prefix", Value::from("")),
+        ("dropout", Value::Null),
+        ("fuse_unk", Value::from(false)),
+        ("byte_fallback", Value::from(false)),
+        ("ignore_merges", Value::from(false)),
+    ] {
+        if let Some(value) = model.get(field).filter(|value| **value != ours && !value.is_null()) {
+            return fail(&format!("model.{field}"), value);
+        }
+    }
+    let rules: [(&str, &str, &[&str]); 2] = [
+        ("normalizer", "normalizers", &["NFC", "Replace", "Lowercase"]),
+        ("pre_tokenizer", "pretokenizers", &["Split", "ByteLevel"]),
+    ];
+    for (field, list, ours) in rules {
+        let Some(rule) = file.get(field) else { continue };
+        let steps = rule.get(list).and_then(Value::as_array);
+        let kinds: Option<Vec<_>> =
+            steps.map(|steps| steps.iter().filter_map(|step| step["type"].as_str()).collect());
+        if kinds.as_deref() != Some(ours) {
+            let kinds = kinds.map_or_else(|| rule["type"].clone(), Value::from);
+            return fail(field, &kinds);
+        }
+    }
+    Ok(())
 }
 
 /// A special token as configuration files write it: its text, or its text with flags.
@@ -324,4 +398,18 @@ where
 
 fn tokenizer_error(error: tokenizers::Error) -> TextError {
     TextError::Tokenizer(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_text_is_cut_before_it_is_split_and_white_space_does_not_count() {
+        assert_eq!(head("été à la mer", 5), "été à");
+        assert_eq!(head("été", 3), "été");
+        let spaced = format!("a{}b c", " \n".repeat(1000));
+        assert_eq!(head(&spaced, 3), format!("a{}b", " \n".repeat(1000)));
+        assert_eq!(head("", 0), "");
+    }
 }

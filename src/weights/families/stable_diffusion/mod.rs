@@ -56,6 +56,8 @@ const LORA: LoraNames = LoraNames {
         ("text_encoder.", Part::TextEncoder(0)),
         ("text_encoder_2.", Part::TextEncoder(1)),
         ("diffusion_model.", Part::Denoiser),
+        // As a whole checkpoint names its UNet.
+        ("model.diffusion_model.", Part::Denoiser),
     ],
     text_readers: &["attn2_to_k", "attn2_to_v"],
 };

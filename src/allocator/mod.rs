@@ -5,12 +5,20 @@
 //! which stay in tcaches and fragment the heap: the same job then takes up to a seventh more memory in one run than
 //! in another. Here large blocks have a heap of their own. Allocation is first fit by address, and free pages stay
 //! mapped until [`give_back_pages`], which the library calls between stages after [`install`].
+//!
+//! A process whose memory is limited (`ulimit -v`, `-d`) has no addresses to set aside: there every large block is
+//! mapped for itself and unmapped when it is freed. Where nothing is left, the program ends with one line instead of
+//! an abort.
+
+mod exhausted;
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     ptr::{NonNull, null_mut},
     sync::{Mutex, MutexGuard, PoisonError},
 };
+
+use exhausted::{is_limited, or_exhausted};
 
 /// A program's global allocator: large blocks from one heap, all others from the system's allocator.
 #[derive(Clone, Copy, Debug)]
@@ -36,14 +44,24 @@ const STEP: usize = 64 << 20;
 /// Limit of free ranges. A block lies between any two of them, so this also limits the blocks.
 const RANGES: usize = 1 << 13;
 
+/// Size of a page in bytes.
+fn page() -> usize {
+    // SAFETY: it may be called at any time.
+    usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
+}
+
 static HEAP: Mutex<Heap> = Mutex::new(Heap::NEW);
 
 fn heap() -> MutexGuard<'static, Heap> {
     HEAP.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Registers [`give_back_pages`] with the library, which calls it wherever it returns freed memory.
+/// Registers [`give_back_pages`] with the library, which calls it wherever it returns freed memory. Must be called
+/// before any thread is started, so that none sets addresses aside where they are limited.
 pub fn install() {
+    if is_limited() {
+        spare_addresses();
+    }
     cupscale::backend::set_release_hook(give_back_pages);
 }
 
@@ -55,6 +73,17 @@ fn give_back_pages() {
 /// Size of a block in the heap, with its padding.
 fn taken(size: usize) -> usize {
     size.next_multiple_of(GRAIN) + STAGGER
+}
+
+/// Has the system's allocator map every large block for itself, and all threads share one heap: each heap of a
+/// thread would set 64 MiB of addresses aside.
+fn spare_addresses() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it may be called at any time.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE as libc::c_int);
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
 }
 
 fn is_large(layout: Layout) -> bool {
@@ -71,14 +100,14 @@ unsafe impl GlobalAlloc for Allocator {
             return block.as_ptr();
         }
         // SAFETY: the caller's promise.
-        unsafe { System.alloc(layout) }
+        or_exhausted(unsafe { System.alloc(layout) }, layout.size())
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         let block = if is_large(layout) { heap().take(taken(layout.size())) } else { None };
         let Some((block, used)) = block else {
             // SAFETY: the caller's promise.
-            return unsafe { System.alloc_zeroed(layout) };
+            return or_exhausted(unsafe { System.alloc_zeroed(layout) }, layout.size());
         };
         // SAFETY: the block has at least this many bytes and no other owner. Memory past `used` is still zero.
         unsafe { block.write_bytes(0, used.min(layout.size())) };
@@ -109,15 +138,13 @@ unsafe impl GlobalAlloc for Allocator {
             // SAFETY: the caller's promise; both blocks have as many bytes as are copied.
             unsafe {
                 let moved = self.alloc(wanted);
-                if !moved.is_null() {
-                    moved.copy_from_nonoverlapping(block, layout.size().min(size));
-                    self.dealloc(block, layout);
-                }
+                moved.copy_from_nonoverlapping(block, layout.size().min(size));
+                self.dealloc(block, layout);
                 moved
             }
         } else {
             // SAFETY: the caller's promise; the block was allocated by `System`.
-            unsafe { System.realloc(block, layout, size) }
+            or_exhausted(unsafe { System.realloc(block, layout, size) }, size)
         }
     }
 }
@@ -159,8 +186,11 @@ impl Heap {
         used: 0,
     };
 
-    /// Reserves the address range, which takes no memory.
+    /// Reserves the address range, which takes no memory; `false` where addresses are limited.
     fn reserve(&mut self) -> bool {
+        if self.base.is_null() && !self.refused && is_limited() {
+            self.refused = true;
+        }
         let mut addresses = ADDRESSES;
         while self.base.is_null() && !self.refused {
             // SAFETY: it may be called at any time, and changes nothing that exists.
@@ -200,20 +230,24 @@ impl Heap {
 
     /// Commits pages up to at least this offset.
     fn make_ready(&mut self, end: usize) -> bool {
-        if end > self.ready {
-            let step = (end - self.ready).next_multiple_of(STEP).min(self.addresses - self.ready);
+        if end <= self.ready {
+            return true;
+        }
+        // Where a whole step is more than there is, the block alone may be there.
+        [STEP, page()].into_iter().any(|step| {
+            let bytes = (end - self.ready).next_multiple_of(step).min(self.addresses - self.ready);
             let from = self.base.wrapping_add(self.ready).cast();
             // SAFETY: addresses that were set aside, which nobody uses yet. Large pages are 512 times
             // as few to hand out; an older system refuses them, which changes nothing.
             unsafe {
-                if libc::mprotect(from, step, libc::PROT_READ | libc::PROT_WRITE) != 0 {
+                if libc::mprotect(from, bytes, libc::PROT_READ | libc::PROT_WRITE) != 0 {
                     return false;
                 }
-                libc::madvise(from, step, libc::MADV_HUGEPAGE);
+                libc::madvise(from, bytes, libc::MADV_HUGEPAGE);
             }
-            self.ready += step;
-        }
-        true
+            self.ready += bytes;
+            true
+        })
     }
 
     /// Moves the start of a free range to `start`, or removes it.
@@ -279,8 +313,7 @@ impl Heap {
         if self.base.is_null() {
             return;
         }
-        // SAFETY: it may be called at any time.
-        let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096);
+        let page = page();
         for range in &self.free[..self.count] {
             let (start, end) = (range.start.next_multiple_of(page), range.end.min(self.used));
             let length = (end / page * page).saturating_sub(start);

@@ -1,0 +1,44 @@
+//! Files of CLIP's tokenizer, parted by lines of `---`: tokenizer_config.json, special_tokens_map.json, then
+//! tokenizer.json, or vocab.json and merges.txt; the last part is a text.
+#![no_main]
+
+use cupscale::model::text::{TextTokenizer, TokenizerFiles};
+use cupscale_fuzz::{MIB, told, within};
+use libfuzzer_sys::{Corpus, fuzz_target};
+
+fuzz_target!(|bytes: &[u8]| -> Corpus {
+    let Ok(text) = std::str::from_utf8(bytes) else { return Corpus::Reject };
+    let parts: Vec<&str> = text.split("\n---\n").collect();
+    let part =
+        |index: usize| parts.get(index).map(|part| part.as_bytes()).filter(|part| !part.is_empty());
+    let files = TokenizerFiles {
+        tokenizer_config_json: part(0),
+        special_tokens_map_json: part(1),
+        tokenizer_json: part(2).filter(|_| parts.len() < 5),
+        vocab_json: part(2).filter(|_| parts.len() >= 5),
+        merges_txt: part(3).filter(|_| parts.len() >= 5),
+        ..TokenizerFiles::default()
+    };
+    let built = within(4 * MIB + 256 * bytes.len(), || TextTokenizer::from_files(&files));
+    let tokenizer = match built {
+        Ok(tokenizer) => tokenizer,
+        Err(error) => {
+            told(error);
+            return Corpus::Keep;
+        }
+    };
+    let last = parts.last().copied().unwrap_or_default();
+    for text in ["", "an old harbour, 12 boats!", "<|endoftext|> é\u{301} \u{1F3F3}\u{FE0F}", last]
+    {
+        let Ok(ids) = within(4 * MIB + 1024 * bytes.len(), || tokenizer.encode(text)) else {
+            continue;
+        };
+        assert_eq!(ids.len(), tokenizer.length());
+        assert!(ids.iter().all(|&id| id <= tokenizer.largest_id()));
+        assert_eq!(tokenizer.encode(text).ok(), Some(ids));
+        if let Ok(Some(cut)) = tokenizer.cut(text) {
+            assert!(cut.tokens > cut.limit && text.is_char_boundary(cut.at), "{cut:?} of {text:?}");
+        }
+    }
+    Corpus::Keep
+});

@@ -1,0 +1,152 @@
+//! Pictures of a job on many, each with its output: those named, and those below the folders that are named. What
+//! cannot be done together is refused here, before any work.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+use cupscale::{
+    image::{Format, Input},
+    units,
+};
+
+use super::walk::{format_of_file, walk};
+use crate::cli::{error::CliError, job::Job};
+
+/// A picture and its output.
+pub struct Item {
+    pub input: PathBuf,
+    pub output: PathBuf,
+    pub format: Format,
+}
+
+/// The pictures of a job.
+#[derive(Default)]
+pub struct Items {
+    pub pictures: Vec<Item>,
+    /// Notes for the user, one line each.
+    pub notes: Vec<String>,
+    /// Folders that could not be read, each with the reason in one line.
+    pub unreadable: Vec<String>,
+    /// Kinds of pictures and documents that are recognised but not read, with how many there are of each.
+    unsupported: Vec<(String, usize)>,
+}
+
+impl Items {
+    /// Finds the pictures of a job's inputs: all of one folder, or those of several inputs, which may be pictures
+    /// and folders.
+    ///
+    /// # Errors
+    /// No picture at all; outputs that would overwrite each other or an input.
+    pub fn find(job: &Job) -> Result<Self, CliError> {
+        job.refuse_for_many()?;
+        let several = job.inputs.len() > 1;
+        let common = if several { job.common_folder()? } else { None };
+        let mut items = Self::default();
+        let mut named = Vec::new();
+        let mut seen = HashSet::new();
+        for input in &job.inputs {
+            let Input::Path(path) = input else { continue };
+            // Patterns of a shell may overlap.
+            if !seen.insert(fs::canonicalize(path).unwrap_or_else(|_| path.clone())) {
+                continue;
+            }
+            if path.is_dir() {
+                items.add_folder(job, path, common.as_deref())?;
+            } else {
+                let format = format_of_file(path).unwrap_or(Format::Png);
+                let (output, format) = job.output_of(path, format, common.as_deref());
+                named.push(Item { input: path.clone(), output, format });
+            }
+        }
+        items.add_named(named);
+        if items.pictures.is_empty() && items.unreadable.is_empty() {
+            let name = job.inputs.first().map(Input::name).unwrap_or_default();
+            return Err(CliError::NoPictures(name.into()));
+        }
+        refuse_clashes(&items.pictures)?;
+        if !items.unsupported.is_empty() {
+            let count = items.unsupported.iter().map(|(_, count)| count).sum();
+            let kinds: Vec<_> = items.unsupported.iter().map(|(kind, _)| kind.as_str()).collect();
+            let files = units::count(count, "file");
+            items.notes.push(format!("{files} of kinds that are not read: {}", kinds.join(", ")));
+        }
+        Ok(items)
+    }
+
+    fn add_folder(
+        &mut self,
+        job: &Job,
+        folder: &Path,
+        common: Option<&Path>,
+    ) -> Result<(), CliError> {
+        let output = job.output_folder(folder, common)?;
+        let found = walk(folder, common.unwrap_or(&output));
+        self.pictures.extend(found.pictures.into_iter().map(|picture| {
+            let (name, format) = job.output_name(&picture.path, picture.format);
+            Item { input: folder.join(&picture.path), output: output.join(name), format }
+        }));
+        for (kind, count) in found.unsupported {
+            match self.unsupported.iter_mut().find(|(known, _)| *known == kind) {
+                Some((_, known)) => *known += count,
+                None => self.unsupported.push((kind, count)),
+            }
+        }
+        self.unreadable.extend(found.unreadable);
+        self.notes.extend(found.upward.into_iter().map(|link| {
+            format!(
+                "{}: leads to a folder around this one and is not followed",
+                folder.join(link).display()
+            )
+        }));
+        Ok(())
+    }
+
+    /// Adds pictures that are named one by one, but not those that are outputs of others: after a first run `*.png`
+    /// names them too.
+    fn add_named(&mut self, named: Vec<Item>) {
+        let real = |path: &Path| fs::canonicalize(path).ok();
+        let made: HashMap<PathBuf, PathBuf> = (named.iter())
+            .filter_map(|item| Some((real(&item.output)?, item.input.clone())))
+            .collect();
+        for item in named {
+            match real(&item.input).and_then(|input| made.get(&input)) {
+                Some(maker) if *maker != item.input => self.notes.push(format!(
+                    "{}: is the output of {} and left out",
+                    item.input.display(),
+                    maker.display()
+                )),
+                _ => self.pictures.push(item),
+            }
+        }
+    }
+}
+
+/// Refuses, before any work, outputs that would overwrite each other or an input.
+fn refuse_clashes(items: &[Item]) -> Result<(), CliError> {
+    let inputs: HashSet<PathBuf> =
+        items.iter().filter_map(|item| fs::canonicalize(&item.input).ok()).collect();
+    let mut makers: HashMap<&Path, &Path> = HashMap::new();
+    for Item { input, output, .. } in items {
+        let (input, shown) = (input.as_path(), output.display());
+        if let Some(other) = makers.insert(output, input) {
+            let differ = other.extension() != input.extension();
+            return Err(CliError::Usage(format!(
+                "{} and {} would both become {shown}: rename one, or leave out {}",
+                other.display(),
+                input.display(),
+                if differ { "--format" } else { "-o" }
+            )));
+        }
+        if fs::canonicalize(output).is_ok_and(|output| inputs.contains(&output)) {
+            return Err(CliError::Usage(format!(
+                "{shown}: the output of {} would take the place of an input; name another folder \
+                 with -o",
+                input.display()
+            )));
+        }
+    }
+    Ok(())
+}
