@@ -11,6 +11,8 @@ use std::{
 
 use tempfile::{Builder, TempPath};
 
+use crate::temporary::plain;
+
 /// Beginning of the names that such files have where a file must have one. What a killed process left under such a
 /// name is removed by the next one that makes a file in the same folder.
 const PREFIX: &str = ".cupscale-new-";
@@ -151,13 +153,6 @@ fn named(folder: &Path) -> io::Result<(File, Option<TempPath>)> {
         }
     }
     Err(Error::other("another process removes new files as fast as they are made"))
-}
-
-/// `tempfile` repeats a random path in its messages; the system's own words are enough.
-fn plain(error: Error) -> Error {
-    let kind = error.kind();
-    let words = error.get_ref().and_then(|inner| inner.source()).map(ToString::to_string);
-    words.map_or(error, |words| Error::new(kind, words))
 }
 
 /// Removes what processes that were killed have left in a folder: files of ours that nobody has locked.

@@ -134,7 +134,7 @@ pub(crate) fn not_through_links() -> OpenOptions {
 }
 
 /// `tempfile` repeats a random path in its messages; the system's own words are enough.
-fn plain(error: io::Error) -> io::Error {
+pub(crate) fn plain(error: io::Error) -> io::Error {
     let kind = error.kind();
     let words = error.get_ref().and_then(|inner| inner.source()).map(ToString::to_string);
     words.map_or(error, |words| io::Error::new(kind, words))

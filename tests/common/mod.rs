@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "each test program uses its own part")]
 
+mod folder;
 pub mod hub_server;
 pub mod models;
 pub mod models_bench;
@@ -17,6 +18,8 @@ use std::{
 };
 
 use tempfile::TempDir;
+
+pub use folder::copy_folder;
 
 /// A folder of its own for one test.
 pub struct Shell {
@@ -125,17 +128,4 @@ pub fn mini() -> PathBuf {
 
 pub fn on_threads<T: Send>(threads: usize, f: impl FnOnce() -> T + Send) -> T {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(f)
-}
-
-pub fn copy_folder(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy_folder(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }

@@ -4,6 +4,8 @@
 //! A case is a line in a table of its module; [`Case`] says what counts as right. The table is for what a file may do to
 //! the program; whether valid files give the right picture is for the other tests.
 
+#[path = "../common/folder.rs"]
+mod folder;
 mod jpeg;
 mod models;
 mod other;
@@ -18,6 +20,8 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
+
+use folder::copy_folder;
 
 /// The most that a case may have resident, in KiB. The program with its threads and a small model takes a fifth of it.
 const MOST_KIB: u64 = 300 << 10;
@@ -231,19 +235,6 @@ fn small_model() -> PathBuf {
 /// A file of the small model.
 fn model_file(name: &str) -> Vec<u8> {
     fs::read(small_model().join(name)).unwrap()
-}
-
-fn copy_folder(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy_folder(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }
 
 fn names(folder: &Path) -> Vec<String> {
