@@ -1,7 +1,7 @@
 //! Shared test support: a temporary folder with a command in it, so that a whole-program test reads like
 //! a shell session; fixtures and tensors; models, and a hub that serves them.
 
-#![allow(dead_code, reason = "each test program uses its own part")]
+#![allow(dead_code, unused_imports, reason = "each test program uses its own part")]
 
 mod folder;
 pub mod hub_server;
