@@ -31,12 +31,16 @@ fn with_little_memory_there_is_one_line_or_success() {
     shell.picture("in.png", 16, 16);
     let mut succeeded = Vec::new();
     for limit in ["-v 60000", "-v 120000", "-v 1200000", "-d 4000", "-d 60000", "-d 1200000"] {
-        // With a budget that hides the limit, memory ends in the middle of the work.
-        let budget = if limit == "-v 120000" { " --max-memory 8GiB" } else { "" };
+        // With a budget that hides the limit, memory ends in the middle of the work, or is just enough:
+        // a thread reserves address space too, and how many there are is the machine's affair.
+        let hidden = limit == "-v 120000";
+        let budget = if hidden { " --max-memory 8GiB" } else { "" };
         let output = limited(&shell, limit, &format!("in.png -o out.png {QUICK} --quiet{budget}"));
         let message = stderr(&output);
         let expected = if output.status.success() {
-            succeeded.push(limit);
+            if !hidden {
+                succeeded.push(limit);
+            }
             0
         } else {
             assert_eq!(output.status.code(), Some(1), "{limit}: {message}");
