@@ -45,7 +45,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut settings = Settings::default();
     settings.size = SizeSpec::Scale(1.5);
     settings.steps = Some(2);
-    settings.overlap = 0.25;
+    settings.overlap = Some(0.25);
 
     let output = Output::Path(output);
     let work = WorkOptions::default();

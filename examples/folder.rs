@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut settings = Settings::default();
     settings.size = SizeSpec::Scale(1.0);
     settings.steps = Some(2);
-    settings.overlap = 0.0;
+    settings.overlap = Some(0.0);
 
     for entry in fs::read_dir(&folder)? {
         let path = entry?.path();

@@ -122,6 +122,7 @@ const FIELDS: &[(&str, Range)] = &[
     ("eta", SHARE),
     ("guidance", (0.0, 1000.0)),
     ("native_size", PIXELS),
+    ("overlap", (0.0, 0.9)),
     ("steps", TIMESTEP),
     ("strength", SHARE),
     ("timesteps", TIMESTEP),

@@ -103,6 +103,7 @@ fn add(store: &Store, args: &AddArgs) -> Result<(), CliError> {
             guidance: args.guidance,
             eta: args.eta,
             native_size: args.native_size,
+            overlap: args.overlap,
             ..RunDefaults::default()
         },
     };

@@ -45,7 +45,7 @@ impl Engine {
         Ok(Self { model, runner })
     }
 
-    /// Applies a manifest: the model's name for users, and its sampling defaults.
+    /// Applies a manifest: the model's name for users, and its sampling defaults, before those of the model's files.
     ///
     /// # Errors
     /// A native size that the model cannot have.

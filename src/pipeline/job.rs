@@ -92,7 +92,7 @@ impl JobSpec {
             "steps": sampling.schedule_steps,
             "denoise_steps": sampling.steps.len(),
             "guidance": sampling.guidance.unwrap_or(Defaults::GUIDANCE),
-            "overlap": settings.overlap,
+            "overlap": plan.geometry.overlap,
             "fusion": match settings.fusion {
                 Fusion::Feather => "feather",
                 Fusion::Average => "average",

@@ -4,6 +4,7 @@
 use std::{fmt, sync::Arc};
 
 use candle_core::{DType, Device};
+use serde::Deserialize;
 
 use crate::{
     backend::{DeviceError, Trace},
@@ -134,6 +135,11 @@ impl Model {
                 )));
             }
         }
+        let recommended = match index.get("cupscale") {
+            Some(own) => ModelDefaults::deserialize(own)
+                .map_err(|error| refuse(format!("model_index.json: `cupscale`: {error}")))?,
+            None => ModelDefaults::default(),
+        };
         let pipeline = index["_class_name"].as_str().unwrap_or_default();
         if CORRECTING_PIPELINES.contains(&pipeline) {
             scheduler = scheduler.of_stable_diffusion();
@@ -145,7 +151,7 @@ impl Model {
         Ok(Self {
             schedule: Schedule::new(&scheduler).map_err(in_scheduler)?,
             scheduler,
-            defaults: ModelDefaults::default(),
+            defaults: recommended,
             // SDXL's pipelines have the switch, on unless the index says otherwise; those of Stable
             // Diffusion 1.x encode the empty text (diffusers' `encode_prompt` of either).
             zeros_for_empty_prompt: text.has_pooled()
@@ -163,7 +169,7 @@ impl Model {
         })
     }
 
-    /// Applies a manifest: the model's name for users, and its sampling defaults.
+    /// Applies a manifest: the model's name for users, and its sampling defaults, before those of the model's files.
     ///
     /// # Errors
     /// A native size that the model cannot have.
@@ -183,7 +189,7 @@ impl Model {
             self.shape.region = region;
         }
         self.name = name;
-        self.defaults = defaults;
+        self.defaults = defaults.or(std::mem::take(&mut self.defaults));
         Ok(self)
     }
 

@@ -11,7 +11,8 @@ use crate::{
 /// Sampling defaults of a model beyond its scheduler config; the user's settings override all of them.
 ///
 /// Read from JSON with the keys `sampler`, `timestep_spacing`, `timesteps`, `steps`, `strength` or
-/// `denoise_steps`, `guidance`, `eta` and `native_size`; other keys are ignored.
+/// `denoise_steps`, `guidance`, `eta`, `native_size` and `overlap`; other keys are ignored. A model's own stand
+/// under the key `cupscale` of its `model_index.json`; a manifest's take precedence.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(try_from = "Value")]
 pub struct ModelDefaults {
@@ -31,6 +32,8 @@ pub struct ModelDefaults {
     pub eta: Option<f64>,
     /// Side of the training pictures in pixels, for a configuration without it.
     pub native_size: Option<usize>,
+    /// Overlap of regions in 0..=0.9, as a share of the region's side.
+    pub overlap: Option<f64>,
 }
 
 /// The JSON before validation.
@@ -45,6 +48,7 @@ struct RawModelDefaults {
     guidance: Option<f64>,
     eta: Option<f64>,
     native_size: Option<usize>,
+    overlap: Option<f64>,
 }
 
 impl TryFrom<Value> for ModelDefaults {
@@ -61,6 +65,7 @@ impl TryFrom<Value> for ModelDefaults {
             guidance,
             eta,
             native_size,
+            overlap,
             ..
         } = written;
         let must = |holds: bool, what: &str| if holds { Ok(()) } else { Err(what.to_owned()) };
@@ -74,6 +79,10 @@ impl TryFrom<Value> for ModelDefaults {
             "`guidance` must be 0 or above",
         )?;
         must(eta.is_none_or(|eta| (0.0..=1.0).contains(&eta)), "`eta` must be 0 to 1")?;
+        must(
+            overlap.is_none_or(|overlap| (0.0..=0.9).contains(&overlap)),
+            "`overlap` must be 0 to 0.9",
+        )?;
         let denoise = match (written.strength, written.denoise_steps) {
             (Some(_), Some(_)) => return Err("`strength` or `denoise_steps`, not both".to_owned()),
             (Some(strength), None) => {
@@ -87,7 +96,43 @@ impl TryFrom<Value> for ModelDefaults {
             (None, None) => None,
         };
         let spacing = timestep_spacing;
-        Ok(Self { sampler, spacing, timesteps, steps, denoise, guidance, eta, native_size })
+        Ok(Self {
+            sampler,
+            spacing,
+            timesteps,
+            steps,
+            denoise,
+            guidance,
+            eta,
+            native_size,
+            overlap,
+        })
+    }
+}
+
+impl ModelDefaults {
+    /// These defaults, and `others` where these say nothing. Those of one schedule go together: a share of the steps
+    /// means nothing for another number of them.
+    #[must_use]
+    pub fn or(self, others: Self) -> Self {
+        let scheduled = self.timesteps.is_some() || self.steps.is_some() || self.denoise.is_some();
+        let (timesteps, steps, denoise) = if scheduled {
+            (self.timesteps, self.steps, self.denoise)
+        } else {
+            (others.timesteps, others.steps, others.denoise)
+        };
+        Self {
+            sampler: self.sampler.or(others.sampler),
+            spacing: self.spacing.or(others.spacing),
+            timesteps,
+            steps,
+            denoise,
+            guidance: self.guidance.or(others.guidance),
+            // Its meaning is the sampler's.
+            eta: if self.sampler.is_some() { self.eta } else { self.eta.or(others.eta) },
+            native_size: self.native_size.or(others.native_size),
+            overlap: self.overlap.or(others.overlap),
+        }
     }
 }
 
@@ -107,6 +152,7 @@ mod tests {
             (r#"{"denoise_steps": 0}"#, "denoise_steps"),
             (r#"{"guidance": -1}"#, "guidance"),
             (r#"{"eta": 2}"#, "eta"),
+            (r#"{"overlap": 0.95}"#, "overlap"),
             (r#"{"steps": 4000000000}"#, "`steps` is 4000000000, not from 0 to 100000"),
             (r#"{"native_size": 1e9}"#, "native_size"),
         ] {
@@ -114,5 +160,23 @@ mod tests {
             assert!(error.contains(key), "{text}: {error}");
         }
         assert_eq!(serde_json::from_str::<ModelDefaults>("{}").unwrap(), ModelDefaults::default());
+    }
+
+    #[test]
+    fn a_manifest_goes_before_the_models_own_file_and_schedules_stay_whole() {
+        let read = |text| serde_json::from_str::<ModelDefaults>(text).unwrap();
+        let own =
+            r#"{"sampler": "ddim", "eta": 0.5, "steps": 4, "denoise_steps": 1, "overlap": 0.25}"#;
+        assert_eq!(read("{}").or(read(own)), read(own));
+        assert_eq!(
+            read(r#"{"steps": 8, "overlap": 0}"#).or(read(own)),
+            read(r#"{"sampler": "ddim", "eta": 0.5, "steps": 8, "overlap": 0}"#)
+        );
+        assert_eq!(
+            read(r#"{"sampler": "tcd", "guidance": 2}"#).or(read(own)),
+            read(
+                r#"{"sampler": "tcd", "guidance": 2, "steps": 4, "denoise_steps": 1, "overlap": 0.25}"#
+            )
+        );
     }
 }

@@ -90,7 +90,7 @@ pub struct Settings {
     /// Strength of classifier-free guidance, at least 0; 1 and below is none.
     pub guidance: Option<f64>,
     /// Overlap of regions in 0..=0.9, as a share of the region's side.
-    pub overlap: f64,
+    pub overlap: Option<f64>,
     /// Fusion of overlapping regions.
     pub fusion: Fusion,
     /// λ of the global structure prior, in 0..=1.
@@ -139,7 +139,7 @@ impl Default for Settings {
             steps: None,
             denoise: None,
             guidance: None,
-            overlap: Defaults::OVERLAP,
+            overlap: None,
             fusion: Fusion::Feather,
             gsp: Defaults::GSP,
             rap: Defaults::RAP,

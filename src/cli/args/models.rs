@@ -111,6 +111,9 @@ pub struct AddArgs {
     /// Side of the pictures that it was trained on
     #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u32).range(64..=8192))]
     pub native_size: Option<u32>,
+    /// Overlap of neighbouring regions, as a share of a region's side
+    #[arg(long, value_name = "0-0.9", value_parser = values::overlap)]
+    pub overlap: Option<f64>,
     #[command(flatten)]
     pub watch: WatchArgs,
 }

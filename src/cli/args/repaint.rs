@@ -58,9 +58,9 @@ pub struct RepaintArgs {
     /// [default: the model's, or 1]
     #[arg(long, value_name = "0-100", value_parser = values::guidance)]
     guidance: Option<f64>,
-    /// Overlap of neighbouring regions, as a share of a region's side
-    #[arg(long, value_name = "0-0.9", default_value_t = Defaults::OVERLAP, value_parser = values::overlap)]
-    overlap: f64,
+    /// Overlap of neighbouring regions, as a share of a region's side [default: the model's, or 0.5]
+    #[arg(long, value_name = "0-0.9", value_parser = values::overlap)]
+    overlap: Option<f64>,
     /// Fusion of overlapping regions
     #[arg(long, value_enum, default_value_t = FusionArg::Feather)]
     fusion: FusionArg,

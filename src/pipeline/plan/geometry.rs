@@ -10,7 +10,7 @@ use crate::{
     pipeline::{
         error::Error,
         model::{Model, ModelShape},
-        settings::Settings,
+        settings::{Defaults, Settings},
     },
 };
 
@@ -29,6 +29,8 @@ pub struct Geometry {
     pub canvas: CanvasSize,
     /// Regions of the canvas.
     pub grid: RegionGrid,
+    /// Overlap of regions as a share of their side: the user's, the model's, or the program's.
+    pub overlap: f64,
     /// Height and width of the low-resolution pass, if there is one.
     pub low_resolution: Option<(usize, usize)>,
     /// Padding of VAE tiles towards each other: the receptive field of the convolutions.
@@ -51,7 +53,8 @@ impl Geometry {
             return Err(Error::OutputTooLarge { width, height });
         }
         let canvas = CanvasSize::for_pixels(width, height, shape.factor)?;
-        let overlap = (settings.overlap * shape.region as f64).round() as usize;
+        let share = settings.overlap.or(model.defaults.overlap).unwrap_or(Defaults::OVERLAP);
+        let overlap = (share * shape.region as f64).round() as usize;
         let grid = RegionGrid::new(
             canvas.latent_height,
             canvas.latent_width,
@@ -62,6 +65,7 @@ impl Geometry {
             input,
             canvas,
             grid,
+            overlap: share,
             low_resolution: (settings.rap > 0.0)
                 .then(|| native_size((input.width, input.height), shape)),
             vae_padding: model.blueprints.vae.context(),
@@ -149,6 +153,7 @@ mod tests {
             input: (255, 127).into(),
             canvas,
             grid: RegionGrid::new(canvas.latent_height, canvas.latent_width, 64, 0).unwrap(),
+            overlap: 0.0,
             low_resolution: None,
             vae_padding: 1,
             has_global_state: false,

@@ -199,6 +199,7 @@ pub fn job_with(settings: Settings, scheduler: &str) -> JobSpec {
         input: (30, 20).into(),
         canvas,
         grid: RegionGrid::new(canvas.latent_height, canvas.latent_width, 8, 2).unwrap(),
+        overlap: 0.25,
         low_resolution: None,
         vae_padding: 1,
         has_global_state: false,

@@ -136,6 +136,9 @@ pub struct RunDefaults {
     /// side of the pictures it was trained on, pixels
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub native_size: Option<u32>,
+    /// overlap of neighbouring regions as a share of a region's side, 0 to 0.9
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlap: Option<f64>,
     /// merged in this order
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub loras: Vec<LoraRef>,
