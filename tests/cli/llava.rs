@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::common::{Shell, copy_folder, fixture, random_llava, stderr};
+use crate::common::{Shell, copy_folder, fixture, pause, random_llava, stderr};
 
 const MODELS: [&str; 4] =
     ["llava15_llama", "llava16_mistral", "llava15_llama_gguf", "llava16_mistral_gguf"];
@@ -210,7 +210,9 @@ fn a_job_killed_after_its_captions_goes_on_without_the_captioner() {
     let mut killed = 0;
     while killed < 3 {
         let mut child = job(&shell).stderr(Stdio::null()).spawn().unwrap();
-        while !work.join("captions.json").exists() && child.try_wait().unwrap().is_none() {}
+        while !work.join("captions.json").exists() && child.try_wait().unwrap().is_none() {
+            pause();
+        }
         let _ = child.kill();
         if child.wait().unwrap().success() {
             continue;
@@ -345,6 +347,7 @@ fn ctrl_c_ends_a_job_within_a_second_while_its_captions_are_made() {
     let work = shell.path(".out.png.cupscale");
     while !work.join("job.json").exists() {
         assert!(child.try_wait().unwrap().is_none(), "the job is over");
+        pause();
     }
     std::thread::sleep(Duration::from_millis(700));
     let interrupt = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();

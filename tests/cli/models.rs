@@ -7,16 +7,15 @@ use candle_core::{Device, Tensor, safetensors};
 use serde_json::{Value, json};
 
 use crate::common::{
-    copy_folder, fixture,
+    self, copy_folder, fixture,
     models_bench::{Bench, one_line},
     stderr, test_picture,
 };
 
 const VAE: &str = "vae/diffusion_pytorch_model.safetensors";
 
-/// A tiny SDXL, as a path.
 fn tiny() -> String {
-    fixture("img2img/model").display().to_string()
+    common::tiny().display().to_string()
 }
 
 /// A LoRA for [`tiny`], as a path.

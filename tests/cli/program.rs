@@ -9,7 +9,7 @@ use std::{
 
 use cupscale::backend::MatmulPrecision;
 
-use crate::common::{Shell, copy_folder, mini, size, stderr, test_picture};
+use crate::common::{Shell, copy_folder, mini, quick, size, stderr, test_picture, tiny};
 
 #[test]
 fn a_picture_becomes_four_times_as_large_beside_itself() {
@@ -51,7 +51,7 @@ fn every_format_goes_in_and_out() {
         ("in.webp", "out.tif", b"II*\0"),
         ("in.tif", "out.png", b"\x89PNG"),
     ] {
-        shell.succeed(&format!("{input} -o {output} -s 2 --denoise-steps 1"));
+        shell.succeed(&format!("{input} -o {output} {}", quick()));
         assert!(shell.bytes(output).starts_with(magic), "{output}");
         assert_eq!(size(&shell.path(output)), (48, 32), "{output}");
     }
@@ -269,12 +269,13 @@ fn a_model_folder_that_lacks_a_part_says_which() {
 fn captions_can_be_taken_edited_and_given_back() {
     let shell = Shell::new();
     shell.picture("in.png", 100, 60);
-    shell.succeed("in.png -s 4 --denoise-steps 1 -o own.tif");
-    let json = shell.succeed("caption in.png -s 4");
+    let options = format!("in.png -s 4 --denoise-steps 1 --model {}", tiny().display());
+    shell.succeed(&format!("{options} -o own.tif"));
+    let json = shell.succeed(&format!("caption {options}"));
     let document: serde_json::Value = serde_json::from_slice(&json).unwrap();
     assert!(document["regions"].as_array().unwrap().len() > 1);
     fs::write(shell.path("captions.json"), &json).unwrap();
-    shell.succeed("in.png -s 4 --denoise-steps 1 -o back.tif --captions captions.json");
+    shell.succeed(&format!("{options} -o back.tif --captions captions.json"));
     let own = image::open(shell.path("own.tif")).unwrap();
     assert!(
         own == image::open(shell.path("back.tif")).unwrap(),
@@ -284,7 +285,7 @@ fn captions_can_be_taken_edited_and_given_back() {
     let text = String::from_utf8(json).unwrap();
     let first = document["regions"][0]["caption"].as_str().unwrap();
     fs::write(shell.path("captions.json"), text.replace(first, "a wall of old bricks")).unwrap();
-    shell.succeed("in.png -s 4 --denoise-steps 1 -o edited.tif --captions captions.json");
+    shell.succeed(&format!("{options} -o edited.tif --captions captions.json"));
     assert!(own != image::open(shell.path("edited.tif")).unwrap());
 
     fs::write(shell.path("captions.json"), "{ \"version\": 1, ").unwrap();
@@ -388,7 +389,7 @@ fn the_settings_are_in_the_output() {
     let shell = Shell::new();
     shell.picture("in.png", 16, 16);
     for name in ["out.png", "out.jpg", "out.webp", "out.tif"] {
-        shell.succeed(&format!("in.png -o {name} -s 2 --seed 42 --denoise-steps 1 --prompt dusk"));
+        shell.succeed(&format!("in.png -o {name} --seed 42 --prompt dusk {}", quick()));
         let settings = cupscale::image::read_settings(&shell.path(name)).unwrap();
         let settings = settings.unwrap_or_else(|| panic!("{name} has no settings"));
         let settings: serde_json::Value = serde_json::from_str(&settings).unwrap();
@@ -421,7 +422,7 @@ fn transparency_and_sixteen_bits_come_through() {
 fn ctrl_c_and_kill_end_with_130_and_keep_what_is_done_out_of_sight() {
     for signal in ["-INT", "-TERM"] {
         let shell = Shell::new();
-        shell.picture("in.png", 300, 300);
+        shell.picture("in.png", 150, 150);
         let mut child = shell
             .command("in.png -o out.png --progress json")
             .stderr(Stdio::piped())

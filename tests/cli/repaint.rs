@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::common::{Shell, copy_folder, mini, stderr};
+use crate::common::{Shell, copy_folder, mini, stderr, tiny};
 
 #[test]
 fn a_models_scheduler_decides_the_sampler_or_what_stands_in_for_it() {
@@ -99,18 +99,22 @@ fn a_model_folder_gives_the_same_bytes_as_the_embedded_copy() {
 #[test]
 fn the_same_seed_gives_the_same_bytes_whatever_the_batch_and_the_threads() {
     let shell = Shell::new();
-    // Four regions in a row.
+    // Four regions of the embedded model in a row; of the tiny one many more.
     shell.picture("in.png", 150, 40);
-    let base = "in.png -s 4 --denoise-steps 2 --seed 7";
-    shell.succeed(&format!("{base} -o a.png"));
-    shell.succeed(&format!("{base} -o b.png --batch 1 --threads 1"));
-    shell.succeed(&format!("{base} -o c.png --batch 3 --threads 3"));
-    shell.succeed(&format!("{base} -o d.png --batch 64"));
-    for other in ["b.png", "c.png", "d.png"] {
-        assert!(shell.bytes("a.png") == shell.bytes(other), "{other}");
+    let embedded = "in.png -s 4 --denoise-steps 2 --seed 7".to_owned();
+    let tiny = format!("in.png -s 4 --denoise-steps 2 --model {}", tiny().display());
+    let (one, three) = ("--batch 1 --threads 1", "--batch 3 --threads 3");
+    for (base, others) in
+        [(embedded, &[three][..]), (format!("{tiny} --seed 7"), &[one, three, "--batch 64"])]
+    {
+        shell.succeed(&format!("{base} -o a.png"));
+        for other in others {
+            shell.succeed(&format!("{base} -o b.png {other}"));
+            assert!(shell.bytes("a.png") == shell.bytes("b.png"), "{base} {other}");
+        }
     }
-    shell.succeed("in.png -s 4 --denoise-steps 2 --seed 8 -o e.png");
-    assert!(shell.bytes("a.png") != shell.bytes("e.png"));
+    shell.succeed(&format!("{tiny} --seed 8 -o b.png"));
+    assert!(shell.bytes("a.png") != shell.bytes("b.png"));
 }
 
 #[test]
@@ -138,10 +142,9 @@ fn fresh_noise_and_guidance_do_not_depend_on_batch_and_threads() {
 #[test]
 fn every_prior_and_the_prompt_change_the_picture() {
     let shell = Shell::new();
-    // Two regions side by side.
     shell.picture("in.png", 72, 48);
-    let base = "in.png -o out.tif -s 4 --strength 0.2";
-    shell.succeed(base);
+    let base = format!("in.png -o out.tif -s 4 --strength 0.2 --model {}", tiny().display());
+    shell.succeed(&base);
     let all = image::open(shell.path("out.tif")).unwrap();
     for option in [
         "--gsp 0",
@@ -163,6 +166,7 @@ fn every_prior_and_the_prompt_change_the_picture() {
 fn every_choice_of_sampling_gives_another_picture() {
     let shell = Shell::new();
     shell.picture("in.png", 24, 16);
+    let base = format!("in.png -o out.tif -s 4 --strength 0.2 --model {}", tiny().display());
     let mut seen = Vec::new();
     for option in [
         "",
@@ -176,7 +180,7 @@ fn every_choice_of_sampling_gives_another_picture() {
         "--sampler lcm",
         "--sampler euler --spacing linspace",
     ] {
-        shell.succeed(&format!("in.png -o out.tif -s 4 --strength 0.2 {option}"));
+        shell.succeed(&format!("{base} {option}"));
         let picture = image::open(shell.path("out.tif")).unwrap();
         assert!(!seen.contains(&picture), "{option} changes nothing");
         seen.push(picture);

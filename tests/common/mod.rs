@@ -121,6 +121,21 @@ pub fn fixture(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(path)
 }
 
+/// Lets a moment of a process pass that is watched, which has all of the machine meanwhile.
+pub fn pause() {
+    std::thread::sleep(std::time::Duration::from_micros(100));
+}
+
+/// A model of random weights, whose jobs take a moment, in the shape of SDXL.
+pub fn tiny() -> PathBuf {
+    fixture("img2img/model")
+}
+
+/// Options of a job whose picture is not what is tested: one step at twice the size on the [`tiny`] model.
+pub fn quick() -> String {
+    format!("-s 2 --denoise-steps 1 --captioner none --model {}", tiny().display())
+}
+
 /// The embedded model as a folder.
 pub fn mini() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("models/mini")

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::common::{Shell, copy_folder, fixture, stderr};
+use crate::common::{Shell, copy_folder, fixture, pause, stderr};
 
 const JOB: &str = "in.png -o out.png -q --tile 48";
 const WORK: &str = ".out.png.cupscale";
@@ -67,7 +67,7 @@ fn kill(shell: &Shell, more: &str, moment: &Moment) -> bool {
         if child.try_wait().unwrap().is_some() {
             return false;
         }
-        std::hint::spin_loop();
+        pause();
     }
 }
 
@@ -161,6 +161,7 @@ fn other_weights_of_the_same_length_and_time_are_noticed() {
     let mut child = shell.command(&line).spawn().unwrap();
     while fs::metadata(shell.path(WORK).join("journal")).map_or(0, |file| file.len()) < 300 {
         assert!(child.try_wait().unwrap().is_none(), "the job is over");
+        pause();
     }
     child.kill().unwrap();
     child.wait().unwrap();
@@ -202,6 +203,7 @@ fn a_canvas_that_somebody_shortens_is_told_in_one_line_and_begun_anew() {
     let work = shell.path(WORK);
     while fs::metadata(work.join("journal")).map_or(0, |file| file.len()) < 300 {
         assert!(child.try_wait().unwrap().is_none(), "the job is over");
+        pause();
     }
     for name in ["zl", "z0", "z1", "predictions"] {
         fs::File::options().write(true).open(work.join(name)).unwrap().set_len(0).unwrap();
@@ -241,6 +243,7 @@ fn a_second_process_is_told_that_the_job_is_at_work() {
     let mut first = job(&shell, "").spawn().unwrap();
     while !shell.path(WORK).join("journal").exists() {
         assert!(first.try_wait().unwrap().is_none(), "the first job is over");
+        pause();
     }
     let (code, line) = refused(&shell, "");
     assert_eq!(code, Some(1), "{line}");
@@ -260,6 +263,7 @@ fn work_can_lie_elsewhere_and_go_on_there() {
     };
     while journal(&shell.path("scratch")).is_none_or(|file| file.len() < 300) {
         assert!(child.try_wait().unwrap().is_none(), "the job is over");
+        pause();
     }
     child.kill().unwrap();
     child.wait().unwrap();
@@ -277,7 +281,7 @@ fn ctrl_c_stops_after_the_batch_says_how_to_go_on_and_loses_nothing() {
     let undisturbed = complete(&shell, "");
     let child = job(&shell, "").stderr(Stdio::piped()).spawn().unwrap();
     while fs::metadata(shell.path(WORK).join("journal")).map_or(0, |file| file.len()) < 300 {
-        std::hint::spin_loop();
+        pause();
     }
     let interrupt = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert!(interrupt.success());

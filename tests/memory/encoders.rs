@@ -10,8 +10,8 @@ use crate::{
 };
 
 const WIDTH: u32 = 4096;
-/// A hundred megabytes of samples.
-const HEIGHT: u32 = 8192;
+/// Fifty megabytes of samples.
+const HEIGHT: u32 = 4096;
 const BAND: u32 = 16;
 /// Bands, buffers and an encoder's own state.
 const ALLOWED_KIB: u64 = 16 << 10;
