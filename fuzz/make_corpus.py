@@ -11,7 +11,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 FIXTURES = HERE.parent / "tests/fixtures"
 MODELS = HERE.parent / "models"
-LARGEST = 2048
+LARGEST = 3072
 
 
 def seed(target, name, data):
@@ -42,6 +42,65 @@ def exif(order, entries, big=False):
     body = head + struct.pack(order + "HIH", 42, 8, len(entries))
     body += b"".join(struct.pack(order + "HHI", *entry[:3]) + entry[3] for entry in entries)
     return body + bytes(4)
+
+
+def profile(space, tags):
+    """An ICC profile of a screen with these tags (name, contents)."""
+    at, table, data = 128 + 4 + 12 * len(tags), b"", b""
+    for name, value in tags:
+        table += name + struct.pack(">II", at + len(data), len(value))
+        data += value + bytes(-len(value) % 4)
+    size = at + len(data)
+    head = struct.pack(">I4sI4s4s4s", size, bytes(4), 0x04300000, b"mntr", space, b"XYZ ") + bytes(12) + b"acsp" + bytes(28)
+    head += struct.pack(">III", 0xF6D6, 0x10000, 0xD32D)
+    return head.ljust(128, b"\0") + struct.pack(">I", len(tags)) + table + data
+
+
+def profiles():
+    fixed = lambda *values: struct.pack(f">{len(values)}i", *(round(value * 65536) for value in values))
+    xyz = lambda *values: b"XYZ \0\0\0\0" + fixed(*values)
+    para = lambda kind, *values: b"para\0\0\0\0" + struct.pack(">HH", kind, 0) + fixed(*values)
+    curv = lambda *values: b"curv\0\0\0\0" + struct.pack(f">I{len(values)}H", len(values), *values)
+    white = (b"wtpt", xyz(0.9642, 1, 0.8249))
+    colorants = [(b"rXYZ", xyz(0.436, 0.222, 0.014)), (b"gXYZ", xyz(0.385, 0.717, 0.097)), (b"bXYZ", xyz(0.143, 0.061, 0.714))]
+    srgb = para(3, 2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
+
+    def curves(*three):
+        return list(zip([b"rTRC", b"gTRC", b"bTRC"], three))
+
+    def lut8(inputs, grid):
+        body = b"mft1\0\0\0\0" + bytes([inputs, 3, grid, 0]) + fixed(1, 0, 0, 0, 1, 0, 0, 0, 1)
+        cells = bytes(cell * 255 // (grid**inputs - 1) for cell in range(grid**inputs) for _ in range(3))
+        return body + bytes(range(256)) * inputs + cells + bytes(range(256)) * 3
+
+    def lut16(inputs, grid):
+        body = b"mft2\0\0\0\0" + bytes([inputs, 3, grid, 0]) + fixed(1, 0, 0, 0, 1, 0, 0, 0, 1) + struct.pack(">HH", 2, 2)
+        cells = b"".join(struct.pack(">HHH", *[cell * 65535 // (grid**inputs - 1)] * 3) for cell in range(grid**inputs))
+        return body + struct.pack(">HH", 0, 65535) * inputs + cells + struct.pack(">HH", 0, 65535) * 3
+
+    def tables(kind, grid):
+        """`mAB ` or `mBA `: curves of 32 bytes each, a matrix, and a table of three dimensions."""
+        three = para(0, 1) * 3
+        matrix = fixed(1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0)
+        cells = bytes([grid] * 3 + [0] * 13 + [1, 0, 0, 0]) + bytes(range(0, 3 * grid**3))
+        at = [32, 32 + len(three), 32 + len(three) + len(matrix), 32 + 2 * len(three) + len(matrix)]
+        offsets = struct.pack(">5I", at[0], at[1], at[2], at[3], at[3] + len(cells) + -len(cells) % 4)
+        return kind + bytes(4) + bytes([3, 3, 0, 0]) + offsets + three + matrix + three + cells + bytes(-len(cells) % 4) + three
+
+    seeds = {
+        "grey": (0, b"GRAY", [white, (b"kTRC", curv(0x0233))]),
+        "grey_table": (0, b"GRAY", [white, (b"kTRC", curv(0, 9000, 30000, 65535))]),
+        "srgb": (1, b"RGB ", [white, *colorants, *curves(srgb, srgb, srgb)]),
+        "gammas": (1, b"RGB ", [white, *colorants, *curves(para(0, 1.8), para(1, 2.2, 0.9, 0.1), para(2, 2.2, 0.9, 0.1, 0.02))]),
+        "curves": (1, b"RGB ", [white, *colorants, *curves(para(4, 2.4, 0.9, 0.1, 0.08, 0.04, 0.01, 0.02), curv(), curv(0, 100, 65535))]),
+        "rgb_on_grey": (0, b"RGB ", [white, *colorants, *curves(srgb, srgb, srgb)]),
+        "tables": (1, b"RGB ", [white, (b"A2B0", tables(b"mAB ", 2)), (b"B2A0", tables(b"mBA ", 2))]),
+        "words": (1, b"RGB ", [white, (b"A2B0", lut16(3, 2)), (b"B2A0", lut16(3, 2))]),
+        "inks": (2, b"CMYK", [white, (b"A2B0", lut16(4, 2))]),
+        "inks8": (2, b"CMYK", [white, (b"A2B0", lut8(4, 2))]),
+    }
+    for name, (kind, space, tags) in seeds.items():
+        seed("profile", name, bytes([kind]) + profile(space, tags))
 
 
 def pictures():
@@ -254,6 +313,7 @@ def texts():
 
 
 pictures()
+profiles()
 weights()
 tokenizers()
 configs()

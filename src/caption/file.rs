@@ -96,8 +96,9 @@ impl CaptionSession for FromFile {
         }
         for index in 0..total {
             let place = regions.place(index);
-            let at_place = |entry: &&RegionEntry| (entry.row, entry.col) == (place.row, place.col);
-            let entry = match entries.iter().find(at_place) {
+            // A document has every place of its grid, row by row.
+            let at = place.row as usize * made_for.cols as usize + place.col as usize;
+            let entry = match entries.get(at) {
                 Some(entry) if same_grid => entry,
                 _ => best_cover(entries, made_for, place.rect, context.grid),
             };

@@ -44,7 +44,10 @@ pub fn line(text: &str) -> Cow<'_, str> {
 /// turn the direction of the text behind them.
 fn is_obeyed(sign: char) -> bool {
     sign.is_control()
-        || matches!(sign, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        || matches!(
+            sign,
+            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{206f}'
+        )
 }
 
 /// JSON for a program or a terminal: the same value, with characters that a terminal would obey escaped as JSON
@@ -108,6 +111,7 @@ mod tests {
             ("a\u{1b}]0;owned\u{7}.png", "a\\u{1b}]0;owned\\u{7}.png"),
             ("a\nb\r\t\u{7f}\u{9b}2J", "a\\nb\\r\\t\\u{7f}\\u{9b}2J"),
             ("gnp.\u{202e}jpg", "gnp.\\u{202e}jpg"),
+            ("a\u{61c}b\u{206f}c", "a\\u{61c}b\\u{206f}c"),
         ] {
             assert_eq!(line(text), expected);
         }

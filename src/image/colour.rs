@@ -169,8 +169,13 @@ fn run(transform: &Transform, rgb: &mut [f32]) {
             // Only lengths that are no multiple of a pixel can fail, and these are not.
             chunk.copy_from_slice(&source);
         }
-        chunk.iter_mut().for_each(|v| *v = v.clamp(0.0, 1.0));
+        chunk.iter_mut().for_each(|v| *v = unit(*v));
     });
+}
+
+/// A sample in [0, 1]. Tables of a profile may be computed to no number at all, which is black.
+fn unit(v: f32) -> f32 {
+    if v.is_nan() { 0.0 } else { v.clamp(0.0, 1.0) }
 }
 
 /// Conversion of CMYK ink amounts in [0, 1] (1 = full ink) to sRGB.
@@ -196,7 +201,7 @@ impl CmykToRgb {
             if let Some(transform) = &self.profiled
                 && transform.transform(cmyk, rgb).is_ok()
             {
-                rgb.iter_mut().for_each(|v| *v = v.clamp(0.0, 1.0));
+                rgb.iter_mut().for_each(|v| *v = unit(*v));
                 return;
             }
             for (rgb, ink) in rgb.chunks_exact_mut(3).zip(cmyk.chunks_exact(4)) {

@@ -46,6 +46,15 @@ impl Schedule {
         if config.rescale_betas_zero_snr {
             abar = rescale_zero_snr(&abar);
         }
+        // Without any signal no step leads back to a picture; a stretched schedule alone ends so.
+        let last = abar.len() - 1;
+        let ends = |t: usize| config.rescale_betas_zero_snr && t == last && t > 0;
+        let is_sound = |(t, &abar): (usize, &f32)| abar > 0.0 || abar == 0.0 && ends(t);
+        if let Some(t) = abar.iter().enumerate().position(|level| !is_sound(level)) {
+            return Err(SamplerError::Betas {
+                reason: format!("no signal is left at timestep {t}"),
+            });
+        }
         let final_level = if config.set_alpha_to_one { Level::CLEAN } else { level_of(abar[0]) };
         Ok(Self {
             abar,
@@ -362,6 +371,8 @@ mod tests {
             r#", "beta_start": -0.1, "beta_schedule": "scaled_linear""#,
             r#", "beta_end": 1.5"#,
             r#", "trained_betas": [0.1, 0.2]"#,
+            r#", "beta_start": 0.9, "beta_end": 0.9"#,
+            r#", "num_train_timesteps": 1, "rescale_betas_zero_snr": true"#,
         ] {
             assert!(
                 matches!(Schedule::new(&config(extra)), Err(SamplerError::Betas { .. })),

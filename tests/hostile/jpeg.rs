@@ -38,7 +38,7 @@ const COLOUR: &[[u8; 3]] = &[[1, 0x22, 0], [2, 0x11, 0], [3, 0x11, 0]];
 const INKS: &[[u8; 3]] = &[[1, 0x11, 0], [2, 0x11, 0], [3, 0x11, 0], [4, 0x11, 0]];
 
 /// A grey picture of this size whose only scan holds these bytes.
-fn grey(size: (u16, u16), data: &[u8]) -> Vec<u8> {
+pub fn grey(size: (u16, u16), data: &[u8]) -> Vec<u8> {
     file(&[table(), frame(0xC0, 8, size, GREY), codes(), scan(&[[1, 0]], data)])
 }
 
@@ -156,6 +156,7 @@ fn pictures() {
         ("a profile's part 0 of 0", part(0, 0)),
         ("extended XMP of 4 GiB", extended(u32::MAX - 50)),
         ("2000 empty comments", (0..2000).flat_map(|_| segment(0xFE, b"")).collect()),
+        ("6,000,000 empty segments", segment(0xE5, b"").repeat(6_000_000)),
         ("an Adobe segment of 3 bytes", segment(0xEE, b"Ado")),
     ] {
         cases.push(Case::picture(format!("jpeg with {name}"), "jpg", with(extra), End::Bounded));

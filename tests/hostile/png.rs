@@ -151,6 +151,16 @@ fn pictures() {
     cases.push(bounded("profile of 512 MiB", &chunk(b"iCCP", &[b"p\0\0", &bomb[..]].concat())));
     let many: Vec<u8> = (0..64).flat_map(|_| text("Comment", &inflates_to(16 << 20))).collect();
     cases.push(bounded("64 texts of 16 MiB", &many));
+    // Each of the titles asks whether the packet has one.
+    let packet = format!("<x><rdf:RDF>{}</rdf:RDF></x>", "dc:titlX".repeat(3 << 20));
+    let mut titles = text("XML:com.adobe.xmp", &deflated(packet.as_bytes()));
+    titles.extend(chunk(b"tEXt", b"Title\0b").repeat(4000));
+    cases.push(Case::command(
+        "png 4000 titles and a packet of 24 MiB",
+        vec![("in.png".to_owned(), with(&titles))],
+        "in.png -o out.webp --scale 2 --denoise-steps 1 --model MODEL",
+        End::Done,
+    ));
     let empty: Vec<u8> = (0..20_000).flat_map(|_| chunk(b"tEXt", b"a\0b")).collect();
     cases.push(bounded("20000 texts", &empty));
     for (entries, size) in [(5_000, 200_000), (65_535, 786_434)] {

@@ -53,6 +53,24 @@ fn changed(changes: &[Entry]) -> Vec<u8> {
     file(entries, &[100; 192])
 }
 
+/// Pages of one entry each, below which the same directory of 16,384 entries hangs 16 times.
+fn hanging(pages: u32) -> Vec<u8> {
+    let length = 2 + 12 + 4;
+    let list = 8 + pages * length;
+    let long = list + 16 * 4;
+    let mut bytes = b"II*\0\x08\0\0\0".to_vec();
+    for page in 1..=pages {
+        let next = if page < pages { 8 + page * length } else { 0 };
+        bytes.extend([1u16, 330, 4].map(u16::to_le_bytes).concat());
+        bytes.extend([16, list, next].map(u32::to_le_bytes).concat());
+    }
+    bytes.extend(long.to_le_bytes().repeat(16));
+    bytes.extend(16_384u16.to_le_bytes());
+    let entry = [&[40_000u16, 3].map(u16::to_le_bytes).concat()[..], &[1, 0, 0, 0, 7, 0, 0, 0]];
+    bytes.extend(entry.concat().repeat(16_384));
+    bytes
+}
+
 #[test]
 fn pictures() {
     let refused =
@@ -139,6 +157,13 @@ fn pictures() {
     };
     cases.push(bounded("of 4000 entries of 400 kB that share bytes", shared(4_000, 400_000)));
     cases.push(bounded("of 50000 entries of 1.2 MB that share bytes", shared(50_000, 1_200_000)));
+    cases.push(bounded("of 250 pages below which 4000 long directories hang", hanging(250)));
+    // A picture of 256 MiB within a strip of 16 x 12 pixels.
+    let picture = crate::jpeg::grey((16_384, 16_384), &[0; 1 << 20]);
+    let mut strip = standard();
+    strip.retain(|entry| ![259, 279].contains(&entry.0));
+    strip.extend([(259, 3, 1, Here(7)), (279, 4, 1, Here(picture.len() as u32))]);
+    cases.push(refused("whose strip is a JPEG of 16384 x 16384", file(strip, &picture)));
     for (name, tag, kind) in [("XMP", 700, 1), ("a profile", 34_675, 7), ("IPTC", 33_723, 4)] {
         cases.push(bounded(
             &format!("that claims 256 MB of {name}"),

@@ -306,6 +306,11 @@ fn an_adapter_without_its_configuration_is_noted() {
         let message = sdxl().with_lora(&path, 1.0).unwrap_err().to_string();
         assert!(message.starts_with(&format!("{}: {reason}", config.display())), "{message}");
     }
+    // What nobody has written is not read to its end.
+    let config = fs::File::create(dir.path().join("adapter_config.json")).unwrap();
+    config.set_len(1 << 40).unwrap();
+    let message = sdxl().with_lora(&path, 1.0).unwrap_err().to_string();
+    assert!(message.contains("longer than 16.0 MiB"), "{message}");
 }
 
 #[test]

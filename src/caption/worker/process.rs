@@ -1,6 +1,6 @@
 //! A worker process: start, requests, replies, and the cause of its end.
 
-use std::io::{self, BufReader, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
@@ -13,6 +13,9 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Longest part, in characters, of a worker's error line that is passed on.
 const LONGEST_REASON: usize = 300;
+
+/// Bytes of a worker's error line that are read at once: an engine may print whatever it likes, without an end.
+const LONGEST_LINE: u64 = 1 << 16;
 
 /// Reason for a missing reply.
 #[derive(Debug, PartialEq, Eq)]
@@ -139,13 +142,13 @@ impl Drop for Worker {
     }
 }
 
-/// The last line with anything on it, cut to a sensible length.
+/// The last line with anything on it, cut to a sensible length; a line beyond all bounds counts as several.
 fn last_line(mut input: impl io::BufRead) -> String {
     let mut last = String::new();
     let mut line = Vec::new();
     loop {
         line.clear();
-        match input.read_until(b'\n', &mut line) {
+        match input.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line) {
             Ok(0) | Err(_) => return last,
             Ok(_) => {
                 let text = String::from_utf8_lossy(&line);
@@ -155,5 +158,18 @@ fn last_line(mut input: impl io::BufRead) -> String {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_without_an_end_is_cut_where_it_is_read() {
+        let endless = vec![b'x'; 3 * LONGEST_LINE as usize + 7];
+        assert_eq!(last_line(endless.as_slice()), "xxxxxxx");
+        let told = [endless.as_slice(), b"\n it  failed\n\n"].concat();
+        assert_eq!(last_line(told.as_slice()), "it failed");
     }
 }

@@ -170,7 +170,7 @@ impl<'a> Editor<'a> {
 }
 
 /// The text without the attributes, and the elements with all in them, whose names `unwanted` picks; `None` if it has
-/// none.
+/// none. An element that is not closed reaches to the end.
 pub(crate) fn without(text: &str, unwanted: impl Fn(&str) -> bool) -> Option<String> {
     let mut editor = Editor::new(text);
     // Name, begin and depth of the element that is being left out.
@@ -198,6 +198,9 @@ pub(crate) fn without(text: &str, unwanted: impl Fn(&str) -> bool) -> Option<Str
                 }
             }
         }
+    }
+    if let Some((_, start, _)) = leaving {
+        editor.replace(start..text.len(), "");
     }
     editor.finish()
 }
@@ -262,6 +265,7 @@ mod tests {
         let left = without(text, |name| name.starts_with("n:"));
         assert_eq!(left.as_deref(), Some("<r a='1'> k</r>"));
         assert_eq!(without(text, |name| name == "q"), None);
+        assert_eq!(without("<a/><n:y>3", |name| name == "n:y").as_deref(), Some("<a/>"));
     }
 
     #[test]

@@ -19,7 +19,8 @@ const COMPANIONS: [&str; 4] = [
 ];
 /// Longest keyword of a text, escaped.
 const MAX_KEYWORD: usize = 1024;
-const CLOSING: &str = "</rdf:RDF>";
+/// Prefixes of one namespace that are looked at; nobody declares more than one.
+const MAX_PREFIXES: usize = 8;
 
 /// What the program adds to a packet.
 #[derive(Debug, Default)]
@@ -40,17 +41,20 @@ impl Additions<'_> {
         }
         let mut known = String::new();
         let mut others = String::new();
+        // The packet is asked once for each property: there may be thousands of texts.
+        let has_texts = !self.texts.is_empty();
+        let lacks = |property: &&Property| has_texts && !has_property(packet, property.name);
+        let mut free: Vec<&Property> = PROPERTIES.iter().filter(lacks).collect();
         for text in &self.texts {
-            match known_property(&text.keyword) {
-                Some((name, list, language))
-                    if !has_property(packet, name) && !has_property(&known, name) =>
-                {
+            match free.iter().position(|property| property.keyword == text.keyword) {
+                Some(at) => {
+                    let Property { name, list, language, .. } = free.swap_remove(at);
                     known += &format!(
                         "<{name}><rdf:{list}><rdf:li{language}>{}</rdf:li></rdf:{list}></{name}>",
                         escape(&text.text)
                     );
                 }
-                _ => {
+                None => {
                     others += &format!(
                         "<rdf:li rdf:parseType=\"Resource\"><cupscale:keyword>{}</cupscale:keyword>\
                          <cupscale:text>{}</cupscale:text></rdf:li>",
@@ -75,17 +79,28 @@ impl Additions<'_> {
     }
 }
 
-/// The property of Dublin Core for a keyword of PNG, its kind of list, and the attribute of its entries.
-fn known_property(keyword: &str) -> Option<(&'static str, &'static str, &'static str)> {
-    let language = " xml:lang=\"x-default\"";
-    Some(match keyword {
-        "Title" => ("dc:title", "Alt", language),
-        "Author" => ("dc:creator", "Seq", ""),
-        "Description" => ("dc:description", "Alt", language),
-        "Copyright" => ("dc:rights", "Alt", language),
-        _ => return None,
-    })
+/// A property of Dublin Core that holds a text.
+struct Property {
+    /// Keyword of the text in PNG.
+    keyword: &'static str,
+    name: &'static str,
+    /// Kind of its list, and the attribute of the list's entries.
+    list: &'static str,
+    language: &'static str,
 }
+
+const ANY_LANGUAGE: &str = " xml:lang=\"x-default\"";
+static PROPERTIES: [Property; 4] = [
+    Property { keyword: "Title", name: "dc:title", list: "Alt", language: ANY_LANGUAGE },
+    Property { keyword: "Author", name: "dc:creator", list: "Seq", language: "" },
+    Property {
+        keyword: "Description",
+        name: "dc:description",
+        list: "Alt",
+        language: ANY_LANGUAGE,
+    },
+    Property { keyword: "Copyright", name: "dc:rights", list: "Alt", language: ANY_LANGUAGE },
+];
 
 fn has_property(packet: &str, name: &str) -> bool {
     packet.match_indices(name).any(|(at, _)| {
@@ -99,7 +114,7 @@ fn has_property(packet: &str, name: &str) -> bool {
 pub(crate) fn with(existing: Option<Vec<u8>>, additions: &Additions<'_>) -> Vec<u8> {
     let existing = existing.and_then(|bytes| String::from_utf8(bytes).ok()).map(without_own);
     if let Some(mut text) = existing
-        && let Some(at) = text.rfind(CLOSING)
+        && let Some(at) = closing(&text)
     {
         let description = additions.description(&text);
         text.reserve_exact(description.len());
@@ -118,7 +133,13 @@ pub(crate) fn with(existing: Option<Vec<u8>>, additions: &Additions<'_>) -> Vec<
 
 /// `true` for a packet that can be added to.
 pub(crate) fn is_rdf(packet: &[u8]) -> bool {
-    std::str::from_utf8(packet).is_ok_and(|text| text.contains(CLOSING))
+    std::str::from_utf8(packet).is_ok_and(|text| closing(text).is_some())
+}
+
+/// Place of the tag that closes the RDF. In a comment, or in a value, there may be more that look like it.
+fn closing(text: &str) -> Option<usize> {
+    let tags = tags(text).filter(|tag| tag.kind == TagKind::Close && tag.name == "rdf:RDF");
+    tags.last().map(|tag| tag.range.start)
 }
 
 /// A packet whose content is these descriptions.
@@ -142,24 +163,24 @@ pub(crate) fn announcing(guid: &str, additions: &Additions<'_>) -> Vec<u8> {
     ))
 }
 
-/// The settings that [`with`] put into a packet.
+/// The settings that [`with`] put into a packet, behind all else in it.
 pub(crate) fn settings(packet: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(packet).ok()?;
-    value(text, &format!("{}:settings", prefix(text, OWN)?)).map(unescape)
+    values(text, &names(text, OWN, &["settings"])).last().map(unescape)
 }
 
 /// The identifier of the parts that continue this packet in its JPEG.
 pub(crate) fn extension(packet: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(packet).ok()?;
-    value(text, &format!("{}:HasExtendedXMP", prefix(text, NOTE)?)).map(str::to_owned)
+    values(text, &names(text, NOTE, &["HasExtendedXMP"])).next().map(str::to_owned)
 }
 
 /// The packet, joined with what continued it if that was found whole; it announces no continuation any more.
 /// `Err` is the packet alone: the continuation cannot be joined.
 pub(crate) fn joined(packet: Vec<u8>, more: Option<Vec<u8>>) -> Result<Vec<u8>, Vec<u8>> {
     let packet = edit(packet, |text| {
-        let name = format!("{}:HasExtendedXMP", prefix(text, NOTE)?);
-        without(text, |found| found == name)
+        let names = names(text, NOTE, &["HasExtendedXMP"]);
+        without(text, |found| is_among(found, &names))
     });
     let Some(more) = more.and_then(|more| String::from_utf8(more).ok()) else {
         return Err(packet);
@@ -171,7 +192,7 @@ pub(crate) fn joined(packet: Vec<u8>, more: Option<Vec<u8>>) -> Result<Vec<u8>, 
         Ok(text) => text,
         Err(error) => return Err(error.into_bytes()),
     };
-    let Some(at) = text.rfind(CLOSING) else {
+    let Some(at) = closing(&text) else {
         return Err(text.into_bytes());
     };
     text.reserve_exact(descriptions.len());
@@ -191,7 +212,7 @@ fn descriptions(packet: &str) -> Option<&str> {
             return None;
         }
         if tag.name == "rdf:RDF" {
-            return packet.get(tag.range.end..packet.rfind(CLOSING)?);
+            return packet.get(tag.range.end..closing(packet)?);
         }
     }
     None
@@ -220,8 +241,9 @@ pub(crate) fn with_size(packet: Vec<u8>, width: u32, height: u32) -> Vec<u8> {
 /// The packet with these numbers as the values of the properties, where it has them.
 fn with_values(packet: Vec<u8>, values: &[(&str, &str, u32)]) -> Vec<u8> {
     edit(packet, |text| {
-        let named = values.iter().filter_map(|(namespace, name, value)| {
-            Some((format!("{}:{name}", prefix(text, namespace)?), value.to_string()))
+        let named = values.iter().flat_map(|(namespace, name, value)| {
+            let names = names(text, namespace, &[*name]);
+            names.into_iter().map(move |name| (name, value.to_string()))
         });
         let named: Vec<(String, String)> = named.collect();
         let value = |name: &str| named.iter().find(|(own, _)| own == name).map(|(_, v)| v.as_str());
@@ -260,7 +282,7 @@ fn holds_one(packet: &[u8], words: &[&str]) -> bool {
 /// The packet without the properties that announce what stands behind the JPEG, which no output has.
 pub(crate) fn alone(packet: Vec<u8>) -> Vec<u8> {
     edit(packet, |text| {
-        let prefixes = COMPANIONS.into_iter().filter_map(|namespace| prefix(text, namespace));
+        let prefixes = COMPANIONS.into_iter().flat_map(|namespace| prefixes(text, namespace));
         let prefixes: Vec<&str> = prefixes.collect();
         if prefixes.is_empty() {
             return None;
@@ -275,17 +297,19 @@ pub(crate) fn alone(packet: Vec<u8>) -> Vec<u8> {
 pub(crate) fn take_texts(packet: Vec<u8>, most: usize) -> (Vec<u8>, Vec<Text>) {
     let mut texts = Vec::new();
     let packet = edit(packet, |text| {
-        let own = prefix(text, OWN)?;
-        let name = |local: &str| format!("{own}:{local}");
-        let (list, keyword_name, text_name) = (name("texts"), name("keyword"), name("text"));
+        let name = |local: &str| names(text, OWN, &[local]);
+        let (lists, keyword_names, text_names) = (name("texts"), name("keyword"), name("text"));
+        if lists.is_empty() {
+            return None;
+        }
         let mut keyword = None;
         // An entity has at most six bytes, and so many texts were written.
         let mut room = 6 * MAX_PLACED;
         for tag in tags(text).filter(|tag| tag.kind == TagKind::Open) {
-            if tag.name == keyword_name {
+            if is_among(tag.name, &keyword_names) {
                 let name = tag.content().1;
                 keyword = (name.len() < MAX_KEYWORD).then(|| unescape(name));
-            } else if tag.name == text_name
+            } else if is_among(tag.name, &text_names)
                 && let Some(keyword) = keyword.take()
                 && texts.len() < most
                 && tag.content().1.len() <= room
@@ -294,7 +318,7 @@ pub(crate) fn take_texts(packet: Vec<u8>, most: usize) -> (Vec<u8>, Vec<Text>) {
                 texts.push(Text::new(keyword, unescape(tag.content().1)));
             }
         }
-        without(text, |found| found == list)
+        without(text, |found| is_among(found, &lists))
     });
     (packet, texts)
 }
@@ -302,18 +326,15 @@ pub(crate) fn take_texts(packet: Vec<u8>, most: usize) -> (Vec<u8>, Vec<Text>) {
 /// The packet without the settings of an earlier run.
 pub(crate) fn without_settings(packet: Vec<u8>) -> Vec<u8> {
     edit(packet, |text| {
-        let name = prefix(text, OWN).map(|own| format!("{own}:settings"))?;
-        without(text, |found| found == name)
+        let names = names(text, OWN, &["settings"]);
+        without(text, |found| is_among(found, &names))
     })
 }
 
 /// The packet without what an earlier run of this program put into it.
 fn without_own(text: String) -> String {
-    let Some(own) = prefix(&text, OWN) else {
-        return text;
-    };
-    let names = ["software", "settings", "texts"].map(|local| format!("{own}:{local}"));
-    let less = without(&text, |found| names.iter().any(|name| name == found));
+    let names = names(&text, OWN, &["software", "settings", "texts"]);
+    let less = without(&text, |found| is_among(found, &names));
     let text = less.unwrap_or(text);
     // The element that is left empty.
     let empty = [
@@ -326,23 +347,47 @@ fn without_own(text: String) -> String {
     }
 }
 
-/// The prefix that a text declares for a namespace.
-fn prefix<'a>(text: &'a str, namespace: &str) -> Option<&'a str> {
-    text.match_indices(namespace).find_map(|(at, _)| {
-        let before = text[..at].strip_suffix(['"', '\''])?.trim_end().strip_suffix('=')?.trim_end();
+/// The prefixes that a text declares for a namespace, each once.
+fn prefixes<'a>(text: &'a str, namespace: &str) -> Vec<&'a str> {
+    let declared = |(at, _): (usize, &str)| {
+        let before = text[..at].strip_suffix(['"', '\''])?.trim_end();
+        let before = before.strip_suffix('=')?.trim_end();
         let closed = text[at + namespace.len()..].starts_with(['"', '\'']);
         let start = before.rfind(|c: char| c == ':' || c.is_ascii_whitespace())?;
         (closed && before[..start].ends_with("xmlns")).then(|| &before[start + 1..])
-    })
+    };
+    let mut prefixes = Vec::new();
+    for prefix in text.match_indices(namespace).filter_map(declared) {
+        if prefixes.len() == MAX_PREFIXES {
+            break;
+        }
+        if !prefixes.contains(&prefix) {
+            prefixes.push(prefix);
+        }
+    }
+    prefixes
 }
 
-/// The value of the first attribute or element of this name, as written.
-fn value<'a>(text: &'a str, name: &str) -> Option<&'a str> {
-    tags(text).filter(|tag| tag.kind != TagKind::Close).find_map(|tag| {
-        if tag.name == name && tag.kind == TagKind::Open {
-            return Some(tag.content().1);
-        }
-        tag.attributes().find(|attribute| attribute.name == name).map(|found| found.value)
+/// Names of properties of a namespace under every prefix that a text declares for it; none without one.
+fn names(text: &str, namespace: &str, locals: &[&str]) -> Vec<String> {
+    let mut names = Vec::new();
+    for prefix in prefixes(text, namespace) {
+        names.extend(locals.iter().map(|local| format!("{prefix}:{local}")));
+    }
+    names
+}
+
+fn is_among(name: &str, names: &[String]) -> bool {
+    names.iter().any(|known| known == name)
+}
+
+/// The values of the attributes and elements of these names, as written.
+fn values<'a>(text: &'a str, names: &[String]) -> impl Iterator<Item = &'a str> {
+    tags(text).filter(|tag| tag.kind != TagKind::Close).flat_map(move |tag| {
+        let is_own = tag.kind == TagKind::Open && is_among(tag.name, names);
+        let content = is_own.then(|| tag.content().1);
+        let attributes = tag.attributes().filter(move |attribute| is_among(attribute.name, names));
+        content.into_iter().chain(attributes.map(|attribute| attribute.value))
     })
 }
 
@@ -382,6 +427,22 @@ mod tests {
         assert!(text.contains("dc:title=\"T\""));
         assert_eq!(text.matches("cupscale:settings").count(), 1);
         assert_eq!(text.matches("xmlns:cupscale").count(), 1, "{text}");
+    }
+
+    /// Whatever a packet holds that looks like ours, the settings go in and come back.
+    #[test]
+    fn another_prefix_or_a_comment_does_not_hide_the_settings() {
+        for packet in [
+            format!("<r xmlns:a='{OWN}' a:settings='old'><rdf:RDF></rdf:RDF></r>"),
+            format!("<r xmlns:a='{OWN}' xmlns:b='{OWN}' b:settings='old'><rdf:RDF></rdf:RDF></r>"),
+            "<r xmlns:cupscale='other' cupscale:settings='x'><rdf:RDF></rdf:RDF></r>".to_owned(),
+            "<rdf:RDF><a b='</rdf:RDF>'/></rdf:RDF><!-- </rdf:RDF> -->".to_owned(),
+            format!("<rdf:RDF xmlns:a='{OWN}'><a:settings>old</rdf:RDF>"),
+        ] {
+            let with = with_settings(Some(packet.as_bytes()), "v1", TRICKY);
+            assert_eq!(settings(&with).as_deref(), Some(TRICKY), "{packet}");
+            assert_eq!(settings(&without_settings(packet.into_bytes())), None);
+        }
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use serde::Deserialize;
+use serde_json::Value;
 use tokenizers::Tokenizer;
 
 use super::LlavaError;
@@ -28,8 +30,12 @@ impl LlavaTokenizer {
     /// Builds it from the contents of `tokenizer.json`.
     ///
     /// # Errors
-    /// A file that is malformed.
+    /// A file that is malformed, or whose normalizer is a table of characters, which no decoder of ours has.
     pub fn from_json(json: &[u8]) -> Result<Self, LlavaError> {
+        let rules: Rules = serde_json::from_slice(json).map_err(|error| refusal(&error))?;
+        if is_precompiled(&rules.normalizer) {
+            return Err(refusal(&"a normalizer of the type `Precompiled` is not supported"));
+        }
         let tokenizer = Tokenizer::from_bytes(json).map_err(|error| failure(&error))?;
         Ok(Self::new(tokenizer))
     }
@@ -38,6 +44,8 @@ impl LlavaTokenizer {
     pub(crate) fn new(mut tokenizer: Tokenizer) -> Self {
         // A file may ask for both; a prompt has neither one length nor a limit here.
         tokenizer.with_padding(None);
+        // What is not asked for cannot fail.
+        let _ = tokenizer.with_truncation(None);
         let mut special: Vec<_> = tokenizer
             .get_added_tokens_decoder()
             .into_values()
@@ -105,6 +113,70 @@ impl LlavaTokenizer {
     }
 }
 
+/// The parts of a file of which `tokenizers` takes for granted that they are whole JSON, and panics where they are not.
+#[derive(Deserialize)]
+struct Rules {
+    #[serde(default)]
+    normalizer: Value,
+    #[serde(default, rename = "decoder")]
+    _decoder: Value,
+}
+
+/// `true` if a step of a normalizer is a table of characters: `tokenizers` panics where it is damaged.
+fn is_precompiled(normalizer: &Value) -> bool {
+    match normalizer {
+        Value::Object(fields) => {
+            fields.get("type").is_some_and(|kind| kind == "Precompiled")
+                || fields.values().any(is_precompiled)
+        }
+        Value::Array(steps) => steps.iter().any(is_precompiled),
+        _ => false,
+    }
+}
+
 fn failure(error: &tokenizers::Error) -> LlavaError {
-    LlavaError::Tokenizer { file: "tokenizer.json", reason: error.to_string() }
+    refusal(error)
+}
+
+fn refusal(reason: &impl ToString) -> LlavaError {
+    LlavaError::Tokenizer { file: "tokenizer.json", reason: reason.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_prompt_is_neither_cut_nor_filled_up_whatever_its_file_asks_for() {
+        let json = json!({
+            "version": "1.0", "added_tokens": [], "normalizer": null, "post_processor": null, "decoder": null,
+            "pre_tokenizer": {"type": "Whitespace"},
+            "truncation": {"direction": "Right", "max_length": 1, "strategy": "LongestFirst", "stride": 0},
+            "padding": {"strategy": {"Fixed": 9}, "direction": "Right", "pad_to_multiple_of": null,
+                        "pad_id": 0, "pad_type_id": 0, "pad_token": "a"},
+            "model": {"type": "WordLevel", "vocab": {"a": 0, "b": 1, "c": 2}, "unk_token": "a"},
+        });
+        let tokenizer = LlavaTokenizer::from_json(json.to_string().as_bytes()).unwrap();
+        let prompt = tokenizer.split("b c a b", 2).unwrap();
+        assert_eq!(prompt, Prompt { before: vec![1], after: vec![0, 1] });
+    }
+
+    /// Found by the fuzz target `llava_tokenizer`.
+    #[test]
+    fn rules_that_are_cut_or_damaged_are_refused_and_no_panic() {
+        let deep = "[".repeat(200);
+        for json in [
+            r#"{"decoder":{"type"}}"#,
+            r#"{"decoder":{"type":"Fuse""#,
+            r#"{"decoder":1e999}"#,
+            &format!(r#"{{"decoder":{deep}"#),
+            r#"{"normalizer":{"type":"Precompiled","precompiled_charsmap":"AAAA"},"model":{}}"#,
+            r#"{"normalizer":{"type":"Sequence","normalizers":[{"type":"Precompiled"}]},"model":{}}"#,
+        ] {
+            let error = LlavaTokenizer::from_json(json.as_bytes()).unwrap_err().to_string();
+            assert!(error.starts_with("tokenizer.json: "), "{error}");
+        }
+    }
 }

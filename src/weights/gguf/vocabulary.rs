@@ -15,6 +15,9 @@ pub(super) const TYPES_KEY: &str = "tokenizer.ggml.token_type";
 const IMAGE: &str = "<image>";
 /// Space in sentencepiece's pieces.
 const SPACE: &str = "▁";
+/// Most merges of a vocabulary: one of 256,000 tokens has half a million. Each takes hundreds of bytes as JSON, and
+/// tokens of two letters in every order have tens of them.
+const MOST_MERGES: usize = 1 << 20;
 /// Most bytes that are looked at to find the merges of a vocabulary; one of 128,000 tokens has some ten million.
 const MOST_CUTS: usize = 1 << 28;
 
@@ -27,10 +30,11 @@ const USER_DEFINED: i128 = 4;
 /// Vocabulary of sentencepiece's kind, with the picture's token, which older files lack.
 pub(super) struct Vocabulary<'a> {
     pieces: Vec<&'a str>,
-    scores: Vec<f64>,
     kinds: Vec<i128>,
     bos: Option<u64>,
     space_first: bool,
+    /// Every pair of pieces that makes a piece, pairs of the best pieces first.
+    merges: Vec<(&'a str, &'a str)>,
     pub(super) image_token: usize,
 }
 
@@ -74,41 +78,16 @@ impl<'a> Vocabulary<'a> {
         if let Some(bos) = bos.filter(|bos| *bos >= count as u64) {
             return Err(format!("token {bos}, which begins texts, is none of {count}"));
         }
+        let merges = merges(&pieces, &scores, &kinds, MOST_MERGES);
+        let merges = merges.ok_or_else(|| format!("more than {MOST_MERGES} merges"))?;
         Ok(Self {
             pieces,
-            scores,
             kinds,
             bos,
+            merges,
             space_first: header.flag("tokenizer.ggml.add_space_prefix").unwrap_or(true),
             image_token,
         })
-    }
-
-    /// Merges: every pair of pieces that makes a piece, pairs of the best pieces first.
-    fn merges(&self) -> Vec<(&'a str, &'a str)> {
-        let normal = |index: usize| self.kinds[index] == NORMAL;
-        let ids: HashMap<&str, usize> = (self.pieces.iter().copied().enumerate())
-            .filter(|(index, _)| normal(*index))
-            .map(|(index, piece)| (piece, index))
-            .collect();
-        let mut merges = Vec::new();
-        for (index, &piece) in self.pieces.iter().enumerate().filter(|(index, _)| normal(*index)) {
-            let mut pairs: Vec<_> = piece
-                .char_indices()
-                .skip(1)
-                .map(|(cut, _)| piece.split_at(cut))
-                .filter_map(|(left, right)| Some((*ids.get(left)?, *ids.get(right)?, left, right)))
-                .collect();
-            pairs.sort_unstable();
-            merges.extend(pairs.into_iter().map(|(_, _, left, right)| (index, left, right)));
-        }
-        let length = |text: &str| text.chars().count();
-        merges.sort_by(|(a, a_left, a_right), (b, b_left, b_right)| {
-            (self.scores[*b].total_cmp(&self.scores[*a]))
-                .then(length(b_left).cmp(&length(a_left)))
-                .then(length(b_right).cmp(&length(a_right)))
-        });
-        merges.into_iter().map(|(_, left, right)| (left, right)).collect()
     }
 
     /// Vocabulary as the `tokenizer.json` of a LLaMA model.
@@ -165,10 +144,49 @@ impl<'a> Vocabulary<'a> {
                 "fuse_unk": true,
                 "byte_fallback": true,
                 "vocab": vocabulary,
-                "merges": self.merges(),
+                "merges": self.merges,
             },
         })
     }
+}
+
+/// Every pair of pieces that makes a piece, pairs of the best pieces first; `None` for more than `most`.
+fn merges<'a>(
+    pieces: &[&'a str],
+    scores: &[f64],
+    kinds: &[i128],
+    most: usize,
+) -> Option<Vec<(&'a str, &'a str)>> {
+    let normal = |index: usize| kinds[index] == NORMAL;
+    let ids: HashMap<&str, usize> = (pieces.iter().copied().enumerate())
+        .filter(|(index, _)| normal(*index))
+        .map(|(index, piece)| (piece, index))
+        .collect();
+    let mut merges = Vec::new();
+    for (index, &piece) in pieces.iter().enumerate() {
+        // Of a piece that is there twice, the last one.
+        if ids.get(piece) != Some(&index) {
+            continue;
+        }
+        let mut pairs: Vec<_> = piece
+            .char_indices()
+            .skip(1)
+            .map(|(cut, _)| piece.split_at(cut))
+            .filter_map(|(left, right)| Some((*ids.get(left)?, *ids.get(right)?, left, right)))
+            .collect();
+        if pairs.len() > most - merges.len() {
+            return None;
+        }
+        pairs.sort_unstable();
+        merges.extend(pairs.into_iter().map(|(_, _, left, right)| (index, left, right)));
+    }
+    let length = |text: &str| text.chars().count();
+    merges.sort_by(|(a, a_left, a_right), (b, b_left, b_right)| {
+        (scores[*b].total_cmp(&scores[*a]))
+            .then(length(b_left).cmp(&length(a_left)))
+            .then(length(b_right).cmp(&length(a_right)))
+    });
+    Some(merges.into_iter().map(|(_, left, right)| (left, right)).collect())
 }
 
 #[cfg(test)]
@@ -195,10 +213,18 @@ mod tests {
                 array(TYPES_KEY, 5, &numbers),
             ];
             let header = Header::read_with(&header.concat(), |_| true).unwrap();
-            Vocabulary::read(&header).map(|read| read.merges().len())
+            Vocabulary::read(&header).map(|read| read.merges.len())
         };
         assert_eq!(read(2).unwrap(), 1);
         let error = read(1 << 15).unwrap_err();
         assert!(error.contains("longer than those of any tokenizer"), "{error}");
+    }
+
+    #[test]
+    fn a_piece_that_is_there_twice_is_made_once_and_there_are_only_so_many_merges() {
+        let pieces = ["a", "ab", "b", "ab", "aba", "a"];
+        let merges = |most| merges(&pieces, &[0.0; 6], &[NORMAL; 6], most);
+        assert_eq!(merges(2), Some(vec![("ab", "a"), ("a", "b")]));
+        assert_eq!(merges(1), None);
     }
 }

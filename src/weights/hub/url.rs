@@ -9,14 +9,29 @@ use std::net::IpAddr;
 pub fn origin(url: &str) -> Option<String> {
     let (scheme, rest) = url.split_once("://")?;
     let scheme = scheme.to_ascii_lowercase();
+    let default = match scheme.as_str() {
+        "http" => 80,
+        "https" => 443,
+        _ => return None,
+    };
     let host = rest.split(['/', '?', '#']).next()?.to_ascii_lowercase();
     // The text before an @ would be a name and password, which no hub's address has.
     let plain = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
-    if !matches!(scheme.as_str(), "http" | "https") || host.is_empty() || !host.chars().all(plain) {
+    if !host.chars().all(plain) {
         return None;
     }
-    let default = if scheme == "https" { ":443" } else { ":80" };
-    Some(format!("{scheme}://{}", host.strip_suffix(default).unwrap_or(&host)))
+    let (name, port) = match host.rsplit_once(':') {
+        Some((name, port)) if !port.contains(']') => (name, port.parse::<u16>().ok()?),
+        _ => (host.as_str(), default),
+    };
+    // The brackets of an address of the sixth version: without them its colons would be a port's.
+    let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
+    let inside = address.unwrap_or(name);
+    if inside.is_empty() || inside.contains(['[', ']']) || address.is_none() && name.contains(':') {
+        return None;
+    }
+    let port = if port == default { String::new() } else { format!(":{port}") };
+    Some(format!("{scheme}://{name}{port}"))
 }
 
 /// `true` if an origin is this machine itself: what goes there passes no network.
@@ -77,6 +92,15 @@ mod tests {
         for (url, expected) in [
             ("https://Hub.example/a?b", Some("https://hub.example")),
             ("https://hub.example:443", Some("https://hub.example")),
+            ("https://hub.example:0443/x", Some("https://hub.example")),
+            ("https://hub.example:80", Some("https://hub.example:80")),
+            ("https://hub.example:", None),
+            ("https://hub.example:99999", None),
+            ("https://hub.example:-1", None),
+            ("http://:80/x", None),
+            ("http://[::1", None),
+            ("http://::1", None),
+            ("http://a[b]:80", None),
             ("http://127.0.0.1:8080/x", Some("http://127.0.0.1:8080")),
             ("http://hub.example", Some("http://hub.example")),
             ("https://hub.example@evil.example/", None),

@@ -18,6 +18,7 @@ use serde_json::Value;
 use super::WeightsError;
 use super::families::Family;
 use super::part::Part;
+use super::small_file::read_small;
 use super::source::{Bytes, in_hub_cache, refuse_foreign};
 use super::tensors::TensorMap;
 use config::AdapterConfig;
@@ -29,6 +30,9 @@ pub use error::LoraError;
 
 pub(super) use adapted::Adapted;
 pub(super) use names::Index;
+
+/// Longest configuration of an adapter in bytes; one with an alpha for every module has some hundred thousand.
+const LONGEST_CONFIG: u64 = 16 << 20;
 
 /// Name of a generation of models by the width of the text that its denoiser reads.
 fn generation(family: &dyn Family, width: usize) -> String {
@@ -242,7 +246,7 @@ impl Contents {
         let by_peft = modules.keys().any(|name| model.place(name).peft);
         let beside = path.with_file_name("adapter_config.json");
         let file = beside.display().to_string();
-        match by_peft.then(|| std::fs::read(&beside)) {
+        match by_peft.then(|| read_small(&beside, LONGEST_CONFIG)) {
             None => SavedConfigs::parse(&file, b"null", family),
             Some(Ok(bytes)) => SavedConfigs::parse(&file, &bytes, family),
             Some(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => {

@@ -107,6 +107,12 @@ impl Frame {
         )
     }
 
+    /// A size filled up to whole units of an interleaved scan.
+    pub(super) fn units_of(&self, (width, height): (usize, usize)) -> (usize, usize) {
+        let filled = |side: usize, unit: usize| side.checked_next_multiple_of(unit).unwrap_or(side);
+        (filled(width, BLOCK * self.h_max), filled(height, BLOCK * self.v_max))
+    }
+
     /// Samples of component `c`, across and down.
     pub(super) fn samples(&self, c: usize) -> (usize, usize) {
         let component = &self.components[c];

@@ -7,7 +7,7 @@ mod frame;
 mod render;
 mod walk;
 
-use std::sync::Arc;
+use std::io::{self, BufRead, Cursor, Seek};
 
 use zune_core::bytestream::ZCursor;
 use zune_core::colorspace::ColorSpace;
@@ -18,7 +18,7 @@ use zune_jpeg::errors::DecodeErrors;
 use self::entropy::Stop;
 use self::frame::{Colour, Frame, Refusal};
 use self::render::Render;
-use self::walk::{Reach, segment, walk};
+use self::walk::{Reach, walk};
 use super::header::{ChannelLayout, Decode, Header, check_size};
 use crate::image::error::{ImageError, Result, Warning};
 use crate::image::format::Format;
@@ -34,12 +34,14 @@ pub(super) fn open(
 ) -> Result<Box<dyn Decode>> {
     let (metadata, warnings) =
         metadata::read(name, Format::Jpeg, &mut source, 0, options.max_metadata)?;
-    let bytes = source.into_bytes().map_err(|source| read_error(name, source))?;
     let bad = |reason: &str| ImageError::unreadable(name, Format::Jpeg, reason);
-    let headers = Headers::read(&bytes).map_err(|why| refused(name, &why))?;
-    let (frame, scan) = (&headers.frame, headers.scan);
+    let length = source.byte_len().map_err(|source| read_error(name, source))?;
+    let headers = Headers::read(&mut source)
+        .map_err(|source| read_error(name, source))?
+        .map_err(|why| refused(name, &why))?;
+    let frame = &headers.frame;
     check_size(name, Format::Jpeg, frame.width as u64, frame.height as u64)?;
-    let rest = (bytes.len() - scan) as u64;
+    let rest = length.saturating_sub(headers.scan);
     if rest * 8 < frame.least_bits() && !options.allow_truncated {
         let (width, height) = (frame.width, frame.height);
         let reason = format!("truncated, {rest} bytes cannot hold {width} x {height} pixels");
@@ -56,16 +58,17 @@ pub(super) fn open(
         bit_depth: if frame.precision > 8 { 16 } else { 8 },
         metadata,
         warnings,
-        scratch_bytes: bytes.len() as u64 + headers.decoded_bytes(),
+        scratch_bytes: length.saturating_add(headers.decoded_bytes()),
     };
     let (name, allow_truncated) = (name.to_owned(), options.allow_truncated);
-    Ok(Box::new(Opened { name, bytes, headers, header, allow_truncated }))
+    Ok(Box::new(Opened { name, source, headers, header, allow_truncated }))
 }
 
-/// A JPEG whose headers were read.
+/// A JPEG whose headers were read. The decoders need the whole file in memory: it is read with the pixels, when what it
+/// takes is known.
 struct Opened {
     name: String,
-    bytes: Arc<[u8]>,
+    source: Source,
     headers: Headers,
     header: Header,
     allow_truncated: bool,
@@ -77,8 +80,9 @@ impl Decode for Opened {
     }
 
     fn rows(self: Box<Self>, take: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<Vec<Warning>> {
-        let Self { name, bytes, headers: Headers { frame, colour, .. }, allow_truncated, .. } =
+        let Self { name, source, headers: Headers { frame, colour, .. }, allow_truncated, .. } =
             *self;
+        let bytes = source.into_bytes().map_err(|source| read_error(&name, source))?;
         Jpeg { name: &name, bytes: &bytes, frame, colour, allow_truncated }.rows(take)
     }
 }
@@ -88,28 +92,26 @@ struct Headers {
     frame: Frame,
     colour: Colour,
     /// Place of the first scan's header.
-    scan: usize,
+    scan: u64,
     /// Components of the first scan.
     scan_components: usize,
 }
 
 impl Headers {
-    fn read(bytes: &[u8]) -> std::result::Result<Self, Refusal> {
-        let (segments, scan) =
-            segments(bytes).ok_or(Refusal::Damaged("truncated before the pixels"))?;
-        let frame = segments.iter().find(|(marker, _)| is_frame(*marker));
-        let (marker, data) = frame.ok_or(Refusal::Damaged("no frame header"))?;
-        let frame = Frame::parse(*marker, data)?;
-        let has = |marker, prefix: &[u8]| {
-            segments.iter().find(|(m, data)| *m == marker && data.starts_with(prefix))
-        };
-        let adobe = has(0xEE, b"Adobe").and_then(|(_, data)| data.get(11).copied());
-        let colour = Colour::of(&frame, has(0xE0, b"JFIF\0").is_some(), adobe);
-        let scan_components = bytes.get(scan + 2).copied().unwrap_or(0).into();
-        Ok(Self { frame, colour, scan, scan_components })
+    /// Reads the segments of a file one by one: there may be any number of them, and few are needed.
+    fn read<F: BufRead + Seek>(file: &mut F) -> io::Result<std::result::Result<Self, Refusal>> {
+        let mut found = Segments::default();
+        match found.read(file) {
+            Ok((scan, scan_components)) => Ok(found.headers(scan, scan_components)),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Ok(Err(Refusal::Damaged("truncated before the pixels")))
+            }
+            Err(error) => Err(error),
+        }
     }
 
-    /// Bytes that a decoder holds: samples, and coefficients where they come in several scans.
+    /// Bytes that a decoder holds: samples, and coefficients where they come in several scans. The careful decoder
+    /// holds the coefficients alone.
     fn decoded_bytes(&self) -> u64 {
         let components = self.frame.components.len();
         let stored = |c| {
@@ -119,8 +121,71 @@ impl Headers {
         let stored: u64 = (0..components).map(stored).sum();
         let samples = (self.frame.width * self.frame.height * components) as u64;
         let several = self.frame.progressive || self.scan_components < components;
-        samples + if several || self.colour == Colour::Ycck { 2 * stored } else { 0 }
+        if several { samples + 2 * stored } else { samples.max(2 * stored) }
     }
+}
+
+/// What is kept of the segments before the first scan.
+#[derive(Default)]
+struct Segments {
+    /// Marker and contents of the first frame header.
+    frame: Option<(u8, Vec<u8>)>,
+    jfif: bool,
+    /// Adobe's number of the colour transform; within, `None` for a segment that is too short for one.
+    adobe: Option<Option<u8>>,
+}
+
+impl Segments {
+    /// Reads up to the first scan; returns the place of its length and the number of its components.
+    fn read<F: BufRead + Seek>(&mut self, file: &mut F) -> io::Result<(u64, usize)> {
+        file.seek(io::SeekFrom::Start(2))?;
+        loop {
+            // Fill bytes, and the stray ones some cameras leave, may precede a marker.
+            while byte(file)? != 0xFF {}
+            let marker = loop {
+                match byte(file)? {
+                    0xFF => {}
+                    marker => break marker,
+                }
+            };
+            match marker {
+                0x00 | 0x01 | 0xD0..=0xD8 => continue,
+                0xD9 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                _ => {}
+            }
+            let start = file.stream_position()?;
+            let length = u16::from_be_bytes([byte(file)?, byte(file)?]);
+            if marker == 0xDA {
+                // A count that is missing is none: the walk says what is wrong with the scan.
+                return Ok((start, byte(file).unwrap_or(0).into()));
+            }
+            let mut data = vec![0; usize::from(length).saturating_sub(2)];
+            file.read_exact(&mut data)?;
+            match marker {
+                0xE0 => self.jfif |= data.starts_with(b"JFIF\0"),
+                0xEE if self.adobe.is_none() && data.starts_with(b"Adobe") => {
+                    self.adobe = Some(data.get(11).copied());
+                }
+                marker if is_frame(marker) && self.frame.is_none() => {
+                    self.frame = Some((marker, data));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn headers(self, scan: u64, scan_components: usize) -> std::result::Result<Headers, Refusal> {
+        let (marker, data) = self.frame.ok_or(Refusal::Damaged("no frame header"))?;
+        let frame = Frame::parse(marker, &data)?;
+        let colour = Colour::of(&frame, self.jfif, self.adobe.flatten());
+        Ok(Headers { frame, colour, scan, scan_components })
+    }
+}
+
+fn byte(file: &mut impl BufRead) -> io::Result<u8> {
+    let mut byte = [0];
+    file.read_exact(&mut byte)?;
+    Ok(byte[0])
 }
 
 /// Samples of a strip or a tile of a TIFF.
@@ -131,31 +196,38 @@ pub(super) struct Chunk {
     pub data: Vec<u8>,
 }
 
-/// Decodes a chunk of a TIFF whose tables may stand elsewhere. Channels are given as they are stored, or, from `ycbcr`,
-/// as RGB: the TIFF says what they are, whatever the JPEG says.
+/// Decodes a chunk of a TIFF, of the size `most`, whose tables may stand elsewhere. Channels are given as they are stored,
+/// or, from `ycbcr`, as RGB: the TIFF says what they are, whatever the JPEG says.
 ///
 /// # Errors
 /// One line that says what is wrong with it.
 pub(super) fn tiff_chunk(
     tables: &[u8],
     chunk: &[u8],
+    most: (usize, usize),
     ycbcr: bool,
 ) -> std::result::Result<Chunk, String> {
     let mut bytes = tables.strip_suffix(b"\xff\xd9").unwrap_or(tables).to_vec();
     bytes.extend_from_slice(if bytes.is_empty() { chunk } else { chunk.get(2..).unwrap_or(&[]) });
-    let headers = Headers::read(&bytes).map_err(|why| why.to_string())?;
+    let headers = Headers::read(&mut Cursor::new(&bytes)).map_err(|error| error.to_string())?;
+    let headers = headers.map_err(|why| why.to_string())?;
     let frame = headers.frame;
     let (width, channels) = (frame.width, frame.components.len());
     if frame.precision != 8 || width * frame.height == 0 || ycbcr && channels != 3 {
         return Err("a JPEG of another kind than its TIFF".to_owned());
     }
-    let rest = (bytes.len() - headers.scan) as u64;
+    // Some writers fill up the last units. Beyond them, memory would be taken that nobody has counted.
+    let (across, down) = frame.units_of(most);
+    if width > across || frame.height > down {
+        return Err("a strip or tile of another size".to_owned());
+    }
+    let rest = (bytes.len() as u64).saturating_sub(headers.scan);
     if rest * 8 < frame.least_bits() {
         return Err("truncated".to_owned());
     }
     let colour = if ycbcr { Colour::YCbCr } else { Colour::Stored };
     let jpeg = Jpeg { name: "", bytes: &bytes, frame, colour, allow_truncated: false };
-    let mut data = Vec::new();
+    let mut data = Vec::with_capacity(width * jpeg.frame.height * channels);
     let mut take = |rows: &[f32]| {
         data.extend(rows.iter().map(|v| (v * 255.0).round() as u8));
         Ok(())
@@ -321,32 +393,51 @@ fn is_frame(marker: u8) -> bool {
     (0xC0..=0xCF).contains(&marker) && ![0xC4, 0xC8, 0xCC].contains(&marker)
 }
 
-/// Marker and contents of a segment.
-type Segment<'a> = (u8, &'a [u8]);
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Write as _;
 
-/// Each segment before the first scan, and the place of that scan's length; `None` if the
-/// bytes end before it.
-fn segments(bytes: &[u8]) -> Option<(Vec<Segment<'_>>, usize)> {
-    let mut segments = Vec::new();
-    let mut at = 2;
-    loop {
-        // Fill bytes, and the stray ones some cameras leave, may precede a marker.
-        while *bytes.get(at)? != 0xFF {
-            at += 1;
+    use super::*;
+
+    fn segment(marker: u8, data: &[u8]) -> Vec<u8> {
+        [&[0xFF, marker][..], &(data.len() as u16 + 2).to_be_bytes(), data].concat()
+    }
+
+    /// Headers of a picture of 8 x 8 pixels in three channels, up to its first scan; luma is sampled `luma` times.
+    fn head(luma: u8) -> Vec<u8> {
+        let parts = [1, luma, 0, 2, 0x11, 0, 3, 0x11, 0];
+        let frame = segment(0xC0, &[&[8, 0, 8, 0, 8, 3][..], &parts].concat());
+        let scan = segment(0xDA, &[3, 1, 0, 2, 0, 3, 0, 0, 63, 0]);
+        [vec![0xFF, 0xD8], frame, scan].concat()
+    }
+
+    /// Whoever has the header can refuse what the rest would take.
+    #[test]
+    fn a_file_is_not_read_before_its_pixels() {
+        let length = 1 << 40;
+        let mut file: File = tempfile::tempfile().unwrap();
+        file.write_all(&head(0x11)).unwrap();
+        file.set_len(length).unwrap();
+        let opened = open("large.jpg", Source::file(file), &ReadOptions::default()).unwrap();
+        assert!(opened.header().scratch_bytes > length);
+    }
+
+    #[test]
+    fn coefficients_are_counted_wherever_the_careful_decoder_may_be_needed() {
+        for (luma, stored) in [(0x11, 3 * 64), (0x41, 6 * 64)] {
+            let read = Headers::read(&mut Cursor::new(head(luma))).unwrap().unwrap();
+            assert_eq!(read.decoded_bytes(), 2 * stored, "{luma:x}");
         }
-        while *bytes.get(at)? == 0xFF {
-            at += 1;
-        }
-        let marker = bytes[at];
-        at += 1;
-        match marker {
-            0x00 | 0x01 | 0xD0..=0xD8 => continue,
-            0xD9 => return None,
-            0xDA => return Some((segments, at)),
-            _ => {}
-        }
-        let data = segment(bytes, at)?;
-        segments.push((marker, data));
-        at += 2 + data.len();
+    }
+
+    #[test]
+    fn a_chunk_may_fill_up_its_last_units_and_no_more() {
+        let refused = |most| {
+            let error = tiff_chunk(&[], &head(0x11), most, true).map(drop).unwrap_err();
+            error == "a strip or tile of another size"
+        };
+        assert!(refused((7, 0)) && refused((0, 7)));
+        assert!(!refused((7, 1)) && !refused((16, 8)));
     }
 }

@@ -95,7 +95,7 @@ pub(super) fn walk<B: Block>(
 }
 
 /// The contents of the segment whose length is at `at`; `None` if it is not wholly there.
-pub(super) fn segment(bytes: &[u8], at: usize) -> Option<&[u8]> {
+fn segment(bytes: &[u8], at: usize) -> Option<&[u8]> {
     let length = usize::from(be_u16(bytes, at)?);
     bytes.get(at + 2..at + length.max(2))
 }

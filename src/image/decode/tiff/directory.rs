@@ -13,10 +13,17 @@ use crate::image::picture::MAX_PIXELS;
 const MAX_DIRECTORIES: usize = 256;
 /// Sub-directories of one directory.
 const MAX_BELOW: usize = 16;
+/// Entries of all directories that are looked at: directories may share their bytes, so that a small file could have
+/// thousands of the longest ones.
+const MAX_ENTRIES: usize = 1 << 16;
+/// Numbers of a palette: three for each of 16 bits.
+const MAX_PALETTE: usize = 3 << 16;
 /// Samples per pixel; spectral pictures have more, and are no photographs.
 const MAX_SAMPLES: u64 = 64;
 /// Bytes of all values of a directory, offsets of strips for the most part.
 const MAX_VALUES: u64 = 64 << 20;
+/// Strips or tiles of a picture: those of the largest one in four planes, each of 256 pixels.
+const MAX_CHUNKS: usize = 1 << 22;
 /// Chunks that are read side by side, each with a decompressor of its own.
 const MAX_SIDE_BY_SIDE: usize = 2048;
 
@@ -83,26 +90,11 @@ pub(super) fn layout<R: Read + Seek>(file: R, length: u64) -> Result<Layout, Ref
         reader: Reader::new(file, MAX_VALUES)
             .ok_or_else(|| Refusal::Damaged("truncated in its header".to_owned()))?,
     };
-    let mut found = Vec::new();
-    let mut seen = Vec::new();
-    let mut next = fields.reader.first();
-    while next != 0 && !seen.contains(&next) && seen.len() < MAX_DIRECTORIES {
-        seen.push(next);
-        let page = seen.len() - 1;
-        let directory = fields.reader.directory(next);
-        next = directory.next;
-        let below = fields.numbers(&directory, tag::SUB_IFDS);
-        for at in below.into_iter().take(MAX_BELOW) {
-            found.push(Found { page, below: true, directory: fields.reader.directory(at) });
-        }
-        found.push(Found { page, below: false, directory });
-    }
+    let found = fields.directories();
     if let Some(maker) = fields.raw(&found) {
         let kind = format!("camera raw ({maker})");
         return Err(Refusal::Unsupported { kind, help: DARKTABLE });
     }
-    // Those of the chain come first, in its order.
-    found.sort_by_key(|found| (found.below, found.page));
     let mut whole = Vec::new();
     for (at, picture) in found.iter().enumerate() {
         let has_pixels = [tag::STRIP_OFFSETS, tag::TILE_OFFSETS]
@@ -203,13 +195,45 @@ struct Fields<R> {
 }
 
 impl<R: Read + Seek> Fields<R> {
-    /// Whole numbers of an entry; none if it is absent or of another kind.
-    fn numbers(&mut self, directory: &Directory, tag: u16) -> Vec<u64> {
-        self.reader.value_of(directory, tag).as_ref().map(numbers).unwrap_or_default()
+    /// The directories of the chain in its order, then those that hang below them.
+    fn directories(&mut self) -> Vec<Found> {
+        let (mut found, mut all_below) = (Vec::new(), Vec::new());
+        let mut seen = Vec::new();
+        let mut left = MAX_ENTRIES;
+        let mut next = self.reader.first();
+        while next != 0 && !seen.contains(&next) && seen.len() < MAX_DIRECTORIES {
+            seen.push(next);
+            let page = seen.len() - 1;
+            let Some(directory) = self.directory(next, &mut left) else { break };
+            next = directory.next;
+            let below = self.numbers(&directory, tag::SUB_IFDS, MAX_BELOW);
+            found.push(Found { page, below: false, directory });
+            for at in below {
+                let Some(directory) = self.directory(at, &mut left) else { break };
+                all_below.push(Found { page, below: true, directory });
+            }
+        }
+        found.extend(all_below);
+        found
+    }
+
+    /// The directory at an offset, if it has no more entries than are `left`.
+    fn directory(&mut self, at: u64, left: &mut usize) -> Option<Directory> {
+        let directory = self.reader.directory(at);
+        let rest = left.checked_sub(directory.places.len() + directory.unreadable.len());
+        // Behind one that is too long none is looked at.
+        *left = rest.unwrap_or(0);
+        rest.map(|_| directory)
+    }
+
+    /// The first whole numbers of an entry, at most `most`; none if it is absent or of another kind.
+    fn numbers(&mut self, directory: &Directory, tag: u16, most: usize) -> Vec<u64> {
+        let entry = self.reader.value_of(directory, tag);
+        entry.map(|entry| numbers(&entry, most)).unwrap_or_default()
     }
 
     fn number(&mut self, directory: &Directory, tag: u16) -> Option<u64> {
-        self.numbers(directory, tag).first().copied()
+        self.numbers(directory, tag, 1).first().copied()
     }
 
     fn rationals(&mut self, directory: &Directory, tag: u16) -> Vec<f64> {
@@ -274,7 +298,7 @@ impl<R: Read + Seek> Fields<R> {
             return Err(Refusal::Size { width, height });
         }
         let (width, height) = (width as usize, height as usize);
-        let bits = self.numbers(from, tag::BITS);
+        let bits = self.numbers(from, tag::BITS, MAX_SAMPLES as usize + 1);
         let samples = self.number(from, tag::SAMPLES).unwrap_or(bits.len().max(1) as u64);
         if samples == 0 || samples > MAX_SAMPLES {
             let kind = format!("TIFF of {samples} channels");
@@ -291,7 +315,7 @@ impl<R: Read + Seek> Fields<R> {
         }
         let mut subsampling = (1, 1);
         if matches!(colour, Colour::YCbCr(_)) && compression != Compression::Jpeg {
-            let stated = self.numbers(from, tag::SUBSAMPLING);
+            let stated = self.numbers(from, tag::SUBSAMPLING, 3);
             subsampling = match stated.as_slice() {
                 // The standard's own value for a file that does not say.
                 [] => (2, 2),
@@ -331,7 +355,8 @@ impl<R: Read + Seek> Fields<R> {
             return Err(Refusal::Unsupported { kind, help: MAGICK });
         }
         let (alpha, left_out, alpha_guessed) = self.extra(from, samples, &colour);
-        let (chunk, chunks) = self.chunks(from, (width, height), length)?;
+        let (chunk, chunks) =
+            self.chunks(from, (width, height, if planar { samples } else { 1 }), length)?;
         let tables = self.reader.value_of(from, tag::JPEG_TABLES);
         let layout = Layout {
             width,
@@ -361,7 +386,7 @@ impl<R: Read + Seek> Fields<R> {
 
     fn kind(&mut self, from: &Directory, bits: &[u64], samples: usize) -> Result<Kind, Refusal> {
         let width = bits.first().copied().unwrap_or(1);
-        let formats = self.numbers(from, tag::SAMPLE_FORMAT);
+        let formats = self.numbers(from, tag::SAMPLE_FORMAT, MAX_SAMPLES as usize);
         let format = match formats.first() {
             None | Some(1 | 4) => Format::Unsigned,
             Some(2) => Format::Signed,
@@ -469,7 +494,7 @@ impl<R: Read + Seek> Fields<R> {
     }
 
     fn palette(&mut self, from: &Directory, kind: Kind) -> Result<Vec<[f32; 3]>, Refusal> {
-        let values = self.numbers(from, tag::COLOUR_MAP);
+        let values = self.numbers(from, tag::COLOUR_MAP, MAX_PALETTE);
         let entries = values.len() / 3;
         if kind.bits > 16 || entries == 0 || entries < 1 << kind.bits {
             return Err(Refusal::Damaged("its palette is missing or too short".to_owned()));
@@ -515,7 +540,7 @@ impl<R: Read + Seek> Fields<R> {
     ) -> (Option<(usize, bool)>, usize, bool) {
         let first = colour.samples();
         let more = samples - first;
-        let stated = self.numbers(from, tag::EXTRA_SAMPLES);
+        let stated = self.numbers(from, tag::EXTRA_SAMPLES, MAX_SAMPLES as usize);
         if stated.is_empty() && more == 1 && *colour == Colour::Rgb {
             // Old programs write transparency without saying so.
             return (Some((first, false)), 0, true);
@@ -528,7 +553,7 @@ impl<R: Read + Seek> Fields<R> {
     fn chunks(
         &mut self,
         from: &Directory,
-        (width, height): (usize, usize),
+        (width, height, planes): (usize, usize, usize),
         length: u64,
     ) -> Result<Grid, Refusal> {
         let tiled = from.find(tag::TILE_OFFSETS).is_some();
@@ -546,8 +571,13 @@ impl<R: Read + Seek> Fields<R> {
         if chunk.0 == 0 || chunk.1 == 0 {
             return Err(Refusal::Damaged("a strip or tile of no size".to_owned()));
         }
-        let offsets = self.numbers(from, offsets);
-        let mut counts = self.numbers(from, counts);
+        let grid = width.div_ceil(chunk.0).checked_mul(height.div_ceil(chunk.1));
+        let needed = grid.and_then(|grid| grid.checked_mul(planes));
+        let Some(needed) = needed.filter(|&needed| needed <= MAX_CHUNKS) else {
+            return Err(Refusal::Damaged("too many strips or tiles".to_owned()));
+        };
+        let offsets = self.numbers(from, offsets, needed);
+        let mut counts = self.numbers(from, counts, needed);
         if counts.len() < offsets.len() {
             // Some old writers leave the lengths out: a chunk then reaches to the next, or to the end.
             let mut sorted = offsets.clone();
@@ -600,21 +630,31 @@ impl Layout {
         }
     }
 
-    /// What decoding holds at most beside rows, in bytes.
-    pub(super) fn scratch_bytes(&self) -> u64 {
+    /// What decoding holds at most beside rows, in bytes, of a file of `length` bytes.
+    pub(super) fn scratch_bytes(&self, length: u64) -> u64 {
         let whole = matches!(self.compression, Compression::Jpeg | Compression::WebP);
-        // Samples, and twice as much for the coefficients of a JPEG.
-        let pixels = (self.chunk.0 as u64).saturating_mul(self.chunk.1 as u64);
-        let each = 3 * self.samples as u64 * self.grid().0 as u64;
-        if whole { pixels.saturating_mul(each) } else { 0 }
+        let across = self.grid().0 as u64;
+        if whole {
+            // Samples, and twice as much for the coefficients of a JPEG; and the chunk as it stands in the file, put
+            // behind its tables.
+            let pixels = (self.chunk.0 as u64).saturating_mul(self.chunk.1 as u64);
+            let each = 3 * self.samples as u64 * across;
+            let longest = self.chunks.iter().map(|(_, stated)| *stated).max().unwrap_or(0);
+            return pixels.saturating_mul(each).saturating_add(2 * longest.min(length));
+        }
+        // What stands ready of each chunk, which may reach beyond the picture; units or a copy of one row; its numbers.
+        let planes = if self.planar { self.samples as u64 } else { 1 };
+        let (h, v) = self.subsampling;
+        let ready = if (h, v) == (1, 1) { self.row_bytes() } else { 6 * v * (self.chunk.0 + h) };
+        let rows = across * planes * ready as u64 + self.row_bytes() as u64;
+        rows + 8 * (self.width * (self.samples + 1)) as u64
     }
 
     /// There must be as many chunks as the size asks for.
     fn check(&self) -> Result<(), Refusal> {
         let (across, down) = self.grid();
         let planes = if self.planar { self.samples } else { 1 };
-        let needed = across.checked_mul(down).and_then(|n| n.checked_mul(planes));
-        if needed.is_none_or(|needed| needed > self.chunks.len()) {
+        if across * down * planes > self.chunks.len() {
             return Err(Refusal::Damaged("truncated, strips or tiles are missing".to_owned()));
         }
         // Room for a row is made when the file can hold one.
@@ -640,11 +680,11 @@ impl Layout {
     }
 }
 
-/// Whole numbers of an entry.
-fn numbers(entry: &IfdEntry) -> Vec<u64> {
+/// The first whole numbers of an entry, at most `most`.
+fn numbers(entry: &IfdEntry, most: usize) -> Vec<u64> {
     let wide = |size: usize| {
         let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |sum, &b| sum << 8 | u64::from(b));
-        entry.data.chunks_exact(size).map(number).collect()
+        entry.data.chunks_exact(size).take(most).map(number).collect()
     };
     match entry.kind {
         1 | 7 => wide(1),

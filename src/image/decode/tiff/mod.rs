@@ -71,7 +71,7 @@ pub(super) fn open(
         bit_depth: if layout.is_deep() { 16 } else { 8 },
         metadata,
         warnings,
-        scratch_bytes: layout.scratch_bytes(),
+        scratch_bytes: layout.scratch_bytes(length),
     };
     let allow_truncated = options.allow_truncated;
     Ok(Box::new(Tiff { name: name.to_owned(), source, layout, header, allow_truncated }))

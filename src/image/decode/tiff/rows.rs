@@ -127,7 +127,7 @@ fn separate(units: &[u8], layout: &Layout) -> VecDeque<Vec<u8>> {
 
 fn jpeg_chunk(bytes: &[u8], layout: &Layout) -> io::Result<Vec<u8>> {
     let samples = layout.chunk_samples();
-    let picture = jpeg::tiff_chunk(&layout.jpeg_tables, bytes, layout.jpeg_ycbcr)
+    let picture = jpeg::tiff_chunk(&layout.jpeg_tables, bytes, layout.chunk, layout.jpeg_ycbcr)
         .map_err(|why| Error::new(ErrorKind::InvalidData, why))?;
     fitting(picture, samples, layout.chunk.0)
 }

@@ -25,6 +25,10 @@ const DEFAULT_LENGTH: usize = 77;
 /// Characters of a token at most; those of CLIP have up to 28.
 const LONGEST_TOKEN: usize = 256;
 
+/// Greatest id of a token: as many as the largest vocabulary that a configuration may state. Tokens without an id are
+/// counted on from the greatest.
+const GREATEST_ID: u32 = 1 << 24;
+
 /// Characters of a text that normalization may make one of: a letter and its accents.
 const COMPOSED: usize = 4;
 
@@ -86,7 +90,14 @@ impl ClipTokenizer {
                 merges_of_text(require("merges.txt", files.merges_txt)?)?,
             )
         };
-        let file = if files.tokenizer_json.is_some() { "tokenizer.json" } else { "merges.txt" };
+        let (file, table) = match files.tokenizer_json {
+            Some(_) => ("tokenizer.json", "tokenizer.json"),
+            None => ("merges.txt", "vocab.json"),
+        };
+        if let Some(id) = vocab.values().find(|&&id| id > GREATEST_ID) {
+            let reason = format!("a token has the id {id}, which no vocabulary has");
+            return Err(TextError::TokenizerFile { file: table, reason });
+        }
         check_merges(&vocab, &merges, file)?;
 
         let longest = vocab.keys().map(|token| token.chars().count()).max();
@@ -403,6 +414,24 @@ fn tokenizer_error(error: tokenizers::Error) -> TextError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ids_beyond_every_vocabulary_are_refused_in_either_file() {
+        let refused = |files: &TokenizerFiles<'_>| ClipTokenizer::from_files(files).unwrap_err();
+        let json = br#"{"model": {"vocab": {"a": 4294967295}, "merges": []}}"#;
+        let whole = TokenizerFiles { tokenizer_json: Some(json), ..TokenizerFiles::default() };
+        let vocab = br#"{"a": 4294967295}"#;
+        let parts = TokenizerFiles {
+            vocab_json: Some(vocab),
+            merges_txt: Some(b""),
+            ..TokenizerFiles::default()
+        };
+        for (files, name) in [(whole, "tokenizer.json"), (parts, "vocab.json")] {
+            let expected =
+                format!("{name}: a token has the id 4294967295, which no vocabulary has");
+            assert_eq!(refused(&files).to_string(), expected);
+        }
+    }
 
     #[test]
     fn a_long_text_is_cut_before_it_is_split_and_white_space_does_not_count() {
