@@ -116,6 +116,14 @@ impl Seek for Source {
         }
     }
 
+    // That of the trait would seek, which drops what is buffered.
+    fn stream_position(&mut self) -> io::Result<u64> {
+        match self {
+            Self::File(file) => file.stream_position(),
+            Self::Memory(bytes) => bytes.stream_position(),
+        }
+    }
+
     fn seek_relative(&mut self, offset: i64) -> io::Result<()> {
         match self {
             // Keeps the buffer where the place is inside it.

@@ -19,7 +19,8 @@ fn a_models_scheduler_decides_the_sampler_or_what_stands_in_for_it() {
         fs::write(shell.path("model/scheduler/scheduler_config.json"), text).unwrap();
     };
     let plan = |options: &str| {
-        let plan = shell.succeed(&format!("plan in.png --model model {options}"));
+        let plan = format!("plan in.png --model model --steps 8 --denoise-steps 4 {options}");
+        let plan = shell.succeed(&plan);
         String::from_utf8(plan).unwrap()
     };
     write("EulerDiscreteScheduler", sdxl);
@@ -121,8 +122,8 @@ fn the_same_seed_gives_the_same_bytes_whatever_the_batch_and_the_threads() {
 fn fresh_noise_and_guidance_do_not_depend_on_batch_and_threads() {
     let shell = Shell::new();
     shell.picture("in.png", 110, 40);
-    let base =
-        "in.png -s 4 --sampler tcd --eta 0.3 --guidance 2 --negative-prompt blurry --steps 4";
+    let base = "in.png -s 4 --sampler tcd --eta 0.3 --guidance 2 --negative-prompt blurry --steps 4 \
+                --denoise-steps 2";
     shell.succeed(&format!("{base} -o a.png --batch 1 --threads 1"));
     shell.succeed(&format!("{base} -o b.png --batch 3 --threads 2"));
     assert!(shell.bytes("a.png") == shell.bytes("b.png"));

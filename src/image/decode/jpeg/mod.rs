@@ -153,9 +153,10 @@ impl Segments {
                 0xD9 => return Err(io::ErrorKind::UnexpectedEof.into()),
                 _ => {}
             }
-            let start = file.stream_position()?;
             let length = u16::from_be_bytes([byte(file)?, byte(file)?]);
             if marker == 0xDA {
+                // Asked for here only: the place is a system call, and there may be millions of segments.
+                let start = file.stream_position()? - 2;
                 // A count that is missing is none: the walk says what is wrong with the scan.
                 return Ok((start, byte(file).unwrap_or(0).into()));
             }
