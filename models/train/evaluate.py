@@ -1,22 +1,27 @@
-"""Measures an enlarged picture against its ground truth, whatever program made it.
+"""Measures enlarged pictures against their ground truths, whatever programs made them; prints tables in Markdown.
 
-    evaluate.py TRUTH.png OUTPUT.png [OUTPUT.png ...] [--scale 4]
+    evaluate.py HELDOUT ours=FOLDER real-esrgan=FOLDER [--each] [--sheet sheet.png]
 
-The low-resolution input is TRUTH reduced by area; Lanczos of that input is measured beside. Per output:
-`faithful`  PSNR in dB of the output reduced again against the input (bar: at least 32);
-`swd`       sliced Wasserstein distance of 7 x 7 patches of the finest Laplacian level to the truth's, divided by
-            that of Lanczos (bar: at most 0.95), 128 directions and up to 65536 patches, fixed seed;
-`psnr`      in dB against the truth, for the record: a sharper guess may well score below a blur;
-`energy`    RMS of the finest Laplacian level over the truth's (1 = as sharp as the truth);
-`grid`      how much the mean step between neighbouring columns or rows at multiples of 4, 8, 64, 128 px exceeds
-            that at all others, in percent (largest of them; the truth's own figure beside it).
+HELDOUT is what heldout.py wrote, a FOLDER holds NAME.png for each of its pictures; Lanczos is measured beside. Per picture:
+`swd 1`, `swd 2`  sliced Wasserstein distance of 7 x 7 patches of the finest and the second Laplacian level to the truth's, 128
+                  directions and up to 65536 patches, fixed seed (lower is more like the photograph);
+`faithful`        PSNR in dB of the output reduced again by area against the input;
+`features`        distance to the truth in the first layers of an ImageNet network (features.py);
+`niqe`            naturalness without the truth (niqe.py; lower is better);
+`grid`            how much the mean step between neighbouring columns or rows at multiples of 4, 8, 64, 128 px exceeds
+                  that of their neighbours, in percent, largest of them: the lattice of a latent and seams between regions;
+`psnr`            in dB against the truth, for the record: a sharper guess may well score below a blur;
+`energy`          RMS of the finest Laplacian level over the truth's (1 = as sharp as the truth).
 """
 import argparse
-import json
 import pathlib
 
 import numpy as np
+import torch
 from PIL import Image
+
+import features as features_module
+from niqe import niqe
 
 
 def rgb_of(image):
@@ -28,13 +33,13 @@ def reduce_area(image, scale):
     return image.resize((max(1, round(image.width / scale)), max(1, round(image.height / scale))), Image.BOX)
 
 
-def finest(rgb):
-    """Finest Laplacian level: the picture less its 2 x 2 mean enlarged bilinearly."""
+def laplacian(rgb):
+    """The finest Laplacian level (the picture less its 2 x 2 means enlarged bilinearly), and those means."""
     h, w = rgb.shape[0] // 2 * 2, rgb.shape[1] // 2 * 2
     rgb = rgb[:h, :w]
     small = rgb.reshape(h // 2, 2, w // 2, 2, 3).mean((1, 3))
     planes = [np.asarray(Image.fromarray(small[..., c]).resize((w, h), Image.BILINEAR)) for c in range(3)]
-    return rgb - np.stack(planes, -1)
+    return rgb - np.stack(planes, -1), small
 
 
 def patches(level, rng, count=65536):
@@ -76,32 +81,79 @@ def grid_index(rgb):
     return worst
 
 
-def measure(truth, output, scale):
-    """All figures of one output, as a dictionary."""
-    if output.size != truth.size:
-        raise SystemExit(f"sizes differ: truth {truth.size}, output {output.size}")
-    low = reduce_area(truth, scale)
-    lanczos = rgb_of(low.resize(truth.size, Image.LANCZOS))
-    t, o = rgb_of(truth), rgb_of(output)
-    ft, fo, fl = finest(t), finest(o), finest(lanczos)
-    rms = lambda a: float(np.sqrt(np.mean(a ** 2)))  # noqa: E731
-    base = sliced_wasserstein(fl, ft)
-    return dict(faithful=psnr(rgb_of(reduce_area(output, scale)), rgb_of(low)),
-                swd=sliced_wasserstein(fo, ft) / base, psnr=psnr(o, t), psnr_lanczos=psnr(lanczos, t),
-                energy=rms(fo) / rms(ft), energy_lanczos=rms(fl) / rms(ft),
-                grid=grid_index(o), grid_truth=grid_index(t))
+class Meter:
+    def __init__(self):
+        self.features = features_module.Features()
+
+    def tensor(self, image):
+        return torch.from_numpy(rgb_of(image).copy()).permute(2, 0, 1)[None].div(127.5).sub(1)
+
+    def measure(self, truth, low, output):
+        """All figures of one output, as a dictionary."""
+        if output.size != truth.size:
+            raise SystemExit(f"sizes differ: truth {truth.size}, output {output.size}")
+        t, o = rgb_of(truth), rgb_of(output)
+        rms = lambda a: float(np.sqrt(np.mean(a ** 2)))  # noqa: E731
+        (t1, t2), (o1, o2) = laplacian(t), laplacian(o)
+        with torch.inference_mode():
+            far = float(features_module.distance(self.features, self.tensor(output), self.tensor(truth)))
+        return {
+            "swd 1": sliced_wasserstein(o1, t1), "swd 2": sliced_wasserstein(laplacian(o2)[0], laplacian(t2)[0]),
+            "faithful": psnr(rgb_of(reduce_area(output, truth.width / low.width)), rgb_of(low)),
+            "features": far, "niqe": niqe(output), "grid": grid_index(o), "psnr": psnr(o, t), "energy": rms(o1) / rms(t1)}
+
+
+def table(head, rows):
+    print("| " + " | ".join(head) + " |\n|" + "---|" * len(head))
+    for row in rows:
+        print("| " + " | ".join(v if isinstance(v, str) else f"{v:.2f}" for v in row) + " |")
+    print()
+
+
+def sheet(path, pictures, side=192):
+    """One row per photograph: the middle of each version at 1:1."""
+    rows = []
+    for versions in pictures.values():
+        cuts = []
+        for image in versions.values():
+            x, y = (image.width - side) // 2, (image.height - side) // 2
+            cuts.append(rgb_of(image.crop((x, y, x + side, y + side))))
+        rows.append(np.concatenate(cuts, 1))
+    Image.fromarray(np.concatenate(rows, 0).astype(np.uint8)).save(path)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("truth", type=pathlib.Path)
-    parser.add_argument("outputs", type=pathlib.Path, nargs="+")
-    parser.add_argument("--scale", type=float, default=4)
+    parser.add_argument("heldout", type=pathlib.Path)
+    parser.add_argument("outputs", nargs="+", metavar="NAME=FOLDER")
+    parser.add_argument("--each", action="store_true", help="a table of every picture too")
+    parser.add_argument("--sheet", type=pathlib.Path, help="a contact sheet of all versions, cuts at 1:1")
     args = parser.parse_args()
-    truth = Image.open(args.truth).convert("RGB")
-    for path in args.outputs:
-        figures = measure(truth, Image.open(path).convert("RGB"), args.scale)
-        print(json.dumps({"output": path.name, **{k: round(v, 3) for k, v in figures.items()}}))
+    torch.set_num_threads(1)
+    folders, meter = dict(o.split("=", 1) for o in args.outputs), Meter()
+    names = sorted(p.stem.removesuffix("_low") for p in args.heldout.glob("*_low.png"))
+    figures, pictures = {}, {}
+    for name in names:
+        truth = Image.open(args.heldout / f"{name}.png").convert("RGB")
+        low = Image.open(args.heldout / f"{name}_low.png").convert("RGB")
+        versions = {"Lanczos": low.resize(truth.size, Image.LANCZOS)}
+        versions |= {k: Image.open(pathlib.Path(f) / f"{name}.png").convert("RGB") for k, f in folders.items()}
+        versions["truth"] = truth
+        pictures[name] = versions
+        figures[name] = {k: meter.measure(truth, low, v) for k, v in versions.items()}
+    keys = list(next(iter(figures.values()))["truth"])
+    table(["means of %d" % len(names), *keys, "swd 1 / Lanczos", "swd 2 / Lanczos", "least faithful"], [
+        [kind, *means, means[0] / base[0], means[1] / base[1], min(f[kind]["faithful"] for f in figures.values())]
+        for base in [[np.mean([f["Lanczos"][k] for f in figures.values()]) for k in keys]]
+        for kind in next(iter(pictures.values()))
+        for means in [[np.mean([f[kind][k] for f in figures.values()]) for k in keys]]])
+    if args.each:
+        for kind in folders:
+            table([kind, *keys, "swd 1 / Lanczos", "swd 2 / Lanczos", "grid of the truth"], [
+                [name, *f[kind].values(), f[kind]["swd 1"] / f["Lanczos"]["swd 1"],
+                 f[kind]["swd 2"] / f["Lanczos"]["swd 2"], f["truth"]["grid"]] for name, f in figures.items()])
+    if args.sheet:
+        sheet(args.sheet, pictures)
 
 
 if __name__ == "__main__":

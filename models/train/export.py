@@ -11,6 +11,10 @@ import build
 import vae as vae_module
 
 
+# What sharpen.py trained for: one step, at timestep 249 of a trailing schedule of four.
+RECOMMENDED = {"cupscale": {"steps": 4, "denoise_steps": 1, "overlap": 0.25}}
+
+
 def write_config(model, path, name=None, drop=()):
     """A config.json without this machine's paths and library noise."""
     config = model.config.to_dict() if hasattr(model.config, "to_dict") else dict(model.config)
@@ -38,6 +42,9 @@ def main():
     parser.add_argument("--random", action="store_true", help="untrained weights of the same architecture")
     parser.add_argument("--unet", default="unet.pt", help="UNet checkpoint in WORK")
     parser.add_argument("--vae", help="VAE checkpoint in WORK (default: the latest phase that is there)")
+    parser.add_argument("--sharpened", nargs="+", help="checkpoint of sharpen.py in WORK: UNet, decoder and text encoders; of two "
+                        "of one line of training the average")
+    parser.add_argument("--second-share", type=float, default=0.25, help="of the second checkpoint in the average")
     parser.add_argument("--blend", type=pathlib.Path, help="average the VAE with that of this exported model")
     parser.add_argument("--blend-share", type=float, default=0.6, help="of that model in the average")
     parser.add_argument("--weights", choices=["ema", "last"], default="ema",
@@ -50,7 +57,8 @@ def main():
     vae, unet = vae_module.build(), build.unet()
     one, two = build.text_encoders(vocab)
     scaling = 1.25
-    if not args.random:
+    recommended = {}
+    if not args.random and not args.sharpened:
         candidates = [args.vae] if args.vae else ["vae_decoder.pt", "vae_joint.pt"]
         path = next(args.work / n for n in candidates if (args.work / n).exists())
         state = torch.load(path, map_location="cpu", weights_only=False)
@@ -65,6 +73,20 @@ def main():
         for module, prefix in ((unet, "unet."), (one, "text.one."), (two, "text.two.")):
             module.load_state_dict({k.removeprefix(prefix): v for k, v in whole.items() if k.startswith(prefix)})
         scaling = state["scaling_factor"]
+    elif args.sharpened:
+        states = [torch.load(args.work / name, map_location="cpu", weights_only=False) for name in args.sharpened]
+        state = states[-1]
+        first = torch.load(args.work / "vae_joint.pt", map_location="cpu", weights_only=False)["ema"]
+        kind = "ema" if args.weights == "ema" else "model"
+        parts = {k: v.lerp(state[kind][k], args.second_share) if len(states) > 1 else v for k, v in states[0][kind].items()}
+        take = lambda source, prefix: {  # noqa: E731
+            k.removeprefix(prefix): v for k, v in source.items() if k.startswith(prefix)}
+        vae.encoder.load_state_dict(take(first, "encoder."))
+        vae.decoder.load_state_dict(take(parts, "decoder."))
+        unet.load_state_dict(take(parts, "unet."))
+        one.load_state_dict(take(state["text"], "one."))
+        two.load_state_dict(take(state["text"], "two."))
+        scaling, recommended = state["args"]["scaling"], RECOMMENDED
     vae.register_to_config(scaling_factor=scaling)
     names = {
         "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderTiny"],
@@ -75,8 +97,8 @@ def main():
     for part in names:
         (out / part).mkdir(parents=True, exist_ok=True)
     (out / "model_index.json").write_text(json.dumps(
-        {"_class_name": "StableDiffusionXLInstructPix2PixPipeline", "force_zeros_for_empty_prompt": False, **names},
-        indent=2) + "\n")
+        {"_class_name": "StableDiffusionXLInstructPix2PixPipeline", "force_zeros_for_empty_prompt": False, **names,
+         **recommended}, indent=2) + "\n")
     scheduler = build.scheduler()
     write_config(scheduler, out / "scheduler" / "scheduler_config.json", "DDIMScheduler")
     write_config(vae, out / "vae" / "config.json", "AutoencoderTiny", drop=("block_out_channels",))

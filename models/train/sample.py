@@ -48,7 +48,7 @@ def starts(length, region, overlap):
 
 
 @torch.no_grad()
-def upscale(model, picture, size, seed=0, steps=8, run=4, overlap=32, captions=True, prompt="", batch=4, gsp=0.0):
+def upscale(model, picture, size, seed=0, steps=4, run=1, overlap=16, captions=True, prompt="", batch=4, gsp=0.0):
     """`picture` (PIL) enlarged to `size` (width, height); a PIL image. Sides are padded to multiples of 2 f."""
     f, r = model.factor, model.unet.config.sample_size
     enlarged = picture.convert("RGB").resize(size, Image.LANCZOS)
@@ -103,7 +103,8 @@ def main():
     parser.add_argument("--model", type=pathlib.Path, default=pathlib.Path(__file__).parent.parent / "mini")
     parser.add_argument("--scale", type=float, default=4)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--denoise-steps", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=4, help="of the whole schedule")
+    parser.add_argument("--denoise-steps", type=int, default=1)
     parser.add_argument("--gsp", type=float, default=0.2, help="weight of the structure prior")
     parser.add_argument("--prompt", default="")
     parser.add_argument("--captioner", choices=["none", "attributes"], default="attributes")
@@ -113,7 +114,7 @@ def main():
         torch.set_num_threads(args.threads)
     picture = Image.open(args.input)
     size = tuple(max(1, round(n * args.scale)) for n in picture.size)
-    upscale(Model(args.model), picture, size, args.seed, run=args.denoise_steps, prompt=args.prompt, gsp=args.gsp,
+    upscale(Model(args.model), picture, size, args.seed, steps=args.steps, run=args.denoise_steps, prompt=args.prompt, gsp=args.gsp,
             captions=args.captioner == "attributes").save(args.output)
 
 
