@@ -27,6 +27,7 @@ from transformers import CLIPTokenizer
 
 import attributes
 import build
+import evaluate
 import features as features_module
 import unet as unet_module
 import vae as vae_module
@@ -231,10 +232,10 @@ def main():
     whole = unet_module.Net(len(tokenizers[0]))
     path = args.work / f"{args.name}.pt"
     done = torch.load(path, map_location=device, weights_only=False) if path.exists() else None
-    if args.start:
+    if not done:
+        if not args.start:
+            parser.error("nothing to begin from: --start, or a checkpoint in --work")
         whole.load_state_dict(torch.load(args.start, map_location="cpu", weights_only=False)["model"])
-    elif not done:
-        parser.error("nothing to begin from: --start, or a checkpoint in --work")
     net = Net(whole.unet, vae.decoder).to(device)
     judge = Judge().to(device, memory_format=torch.channels_last)
     look = features_module.Features().to(device)
@@ -270,28 +271,27 @@ def main():
             sums[k] = (total + float(v), n + 1)
 
     def look_at_probe():
-        """Patch distance of the probe over that of the enlarged picture, level by level; and a sheet to look at."""
+        """Figures of evaluate.py for the probe, its crops as one picture, the enlarged one's beside; and a sheet to look at."""
+        torch.manual_seed(0)
+        with torch.no_grad(), torch.autocast(device, torch.bfloat16):
+            x = softs.float().div(127.5).sub(1).to(device, memory_format=torch.channels_last)
+            zl = encoder(x).float() * args.scaling
+        ids = data.ids([np.ascontiguousarray(s.permute(1, 2, 0).numpy()) for s in softs], drop=0)
         with torch.no_grad():
-            torch.manual_seed(0)
-            soft = softs.float().div(127.5).sub(1)
-            with torch.autocast(device, torch.bfloat16):
-                zl = encoder(soft.to(device, memory_format=torch.channels_last)).float() * args.scaling
-            ids = data.ids([np.ascontiguousarray(s.permute(1, 2, 0).numpy()) for s in softs], drop=0)
-            out = average(zl, ids).clamp(-1, 1).cpu()
-            truth = truths.float().div(127.5).sub(1)
-            figures = []
-            for a, b, c in zip(laplacian(out), laplacian(soft), laplacian(truth)):
-                figures.append(float((a.std() / c.std())))
-                sorts = [F.conv2d(x, filters).transpose(0, 1).flatten(1).sort(1).values for filters in
-                         [torch.randn(32, 3, 7, 7, generator=torch.Generator().manual_seed(1)) / 147 ** 0.5] for x in (a, b, c)]
-                figures.append(float((sorts[0] - sorts[2]).abs().mean() / (sorts[1] - sorts[2]).abs().mean()))
-            low = F.avg_pool2d(out, 4) - F.avg_pool2d(truth, 4)
-            faithful = 10 * np.log10(4 / float(low.square().mean()))
-            rows = [torch.cat([x[i] for i in range(len(x))], 2) for x in (soft, out, truth)]
-            sheet = torch.cat(rows, 1).add(1).mul(127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
-            Image.fromarray(sheet).save(args.work / f"{args.name}_probe.png")
-            torch.manual_seed(args.seed + step)
-            return f"energy {figures[0]:.2f} {figures[2]:.2f}, patches {figures[1]:.2f} {figures[3]:.2f}, faithful {faithful:.1f}"
+            out = average(zl, ids).add(1).mul(127.5).round().clamp(0, 255).byte().cpu()
+        torch.manual_seed(args.seed + step)
+        soft, made, truth = (torch.cat(list(x), 2).permute(1, 2, 0).numpy() for x in (softs, out, truths))
+        Image.fromarray(np.concatenate([soft, made, truth])).save(args.work / f"{args.name}_probe.png")
+        levels, small = {}, []
+        for key, picture in (("soft", soft), ("made", made), ("truth", truth)):
+            finest, means = evaluate.laplacian(picture.astype(np.float32))
+            levels[key] = finest, evaluate.laplacian(means)[0]
+            small.append(evaluate.rgb_of(evaluate.reduce_area(Image.fromarray(picture), 4)))
+        energy = [made.std() / truth.std() for made, truth in zip(levels["made"], levels["truth"])]
+        far = [[evaluate.sliced_wasserstein(a, b) for a, b in zip(levels[key], levels["truth"])] for key in ("made", "soft")]
+        ratios = [made / soft for made, soft in zip(*far)]
+        return (f"energy {energy[0]:.2f} {energy[1]:.2f}, patches {ratios[0]:.2f} {ratios[1]:.2f}, "
+                f"faithful {evaluate.psnr(small[1], small[2]):.1f}")
 
     while True:
         fraction, rate = clock.fraction(), clock.rate()

@@ -66,6 +66,21 @@ impl ModelShape {
         }
         Ok(Self { factor: vae.factor(), channels, region: native, stride, sees_low_resolution })
     }
+
+    /// Takes the side of the training pictures in pixels from the model's maker, if there is one; the reason if the
+    /// model cannot have it.
+    fn set_native_size(&mut self, native_size: Option<usize>) -> Result<(), String> {
+        let Some(native_size) = native_size else { return Ok(()) };
+        let unit = self.factor * self.stride;
+        let region = native_size / self.factor;
+        if !native_size.is_multiple_of(unit) || !(1..=MAX_REGION).contains(&region) {
+            return Err(format!(
+                "a native size of {native_size} pixels is no multiple of {unit}, or too large"
+            ));
+        }
+        self.region = region;
+        Ok(())
+    }
 }
 
 /// Parts of a model without their weights' values, for shapes, conditions and memory traces.
@@ -120,7 +135,8 @@ impl Model {
         let (vae, of_vae) = files.without_values(|files| files.vae(device, VAE_DTYPE))?;
         let (denoiser, of_denoiser) =
             files.without_values(|files| files.denoiser(device, dtype))?;
-        let shape = ModelShape::new(denoiser.shape().map_err(unsuited)?, &vae).map_err(refuse)?;
+        let mut shape =
+            ModelShape::new(denoiser.shape().map_err(unsuited)?, &vae).map_err(refuse)?;
         let in_scheduler = |error: SamplerError| Error::Model {
             model: source.full_name("scheduler/scheduler_config.json"),
             reason: error.to_string(),
@@ -140,6 +156,7 @@ impl Model {
                 .map_err(|error| refuse(format!("model_index.json: `cupscale`: {error}")))?,
             None => ModelDefaults::default(),
         };
+        shape.set_native_size(recommended.native_size).map_err(refuse)?;
         let pipeline = index["_class_name"].as_str().unwrap_or_default();
         if CORRECTING_PIPELINES.contains(&pipeline) {
             scheduler = scheduler.of_stable_diffusion();
@@ -174,20 +191,9 @@ impl Model {
     /// # Errors
     /// A native size that the model cannot have.
     pub fn with_manifest(mut self, name: String, defaults: ModelDefaults) -> Result<Self, Error> {
-        if let Some(native_size) = defaults.native_size {
-            let ModelShape { factor, stride, .. } = self.shape;
-            let region = native_size / factor;
-            if !native_size.is_multiple_of(factor * stride) || !(1..=MAX_REGION).contains(&region) {
-                return Err(Error::Model {
-                    model: name,
-                    reason: format!(
-                        "a native size of {native_size} pixels is no multiple of {}, or too large",
-                        factor * stride
-                    ),
-                });
-            }
-            self.shape.region = region;
-        }
+        self.shape
+            .set_native_size(defaults.native_size)
+            .map_err(|reason| Error::Model { model: name.clone(), reason })?;
         self.name = name;
         self.defaults = defaults.or(std::mem::take(&mut self.defaults));
         Ok(self)

@@ -188,12 +188,16 @@ pub fn describe(
 }
 
 #[cfg(test)]
+#[path = "../../tests/common/folder.rs"]
+mod folder;
+
+#[cfg(test)]
 mod tests {
     use std::{collections::HashMap, fs, path::Path};
 
     use candle_core::{DType, Device, Tensor, safetensors};
 
-    use super::*;
+    use super::{folder::copy_folder, *};
     use crate::{
         image::{self, Input},
         pipeline::{Resume, Stage},
@@ -211,19 +215,6 @@ mod tests {
         fn advance(&mut self, _: usize) {}
         fn note(&mut self, text: &str) {
             self.0.push(text.to_owned());
-        }
-    }
-
-    fn copy_folder(from: &Path, to: &Path) {
-        fs::create_dir_all(to).unwrap();
-        for entry in fs::read_dir(from).unwrap() {
-            let entry = entry.unwrap();
-            let target = to.join(entry.file_name());
-            if entry.path().is_dir() {
-                copy_folder(&entry.path(), &target);
-            } else {
-                fs::copy(entry.path(), target).unwrap();
-            }
         }
     }
 

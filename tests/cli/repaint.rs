@@ -73,6 +73,35 @@ fn a_models_scheduler_decides_the_sampler_or_what_stands_in_for_it() {
 }
 
 #[test]
+fn what_a_models_index_recommends_holds_where_the_command_line_says_nothing() {
+    let shell = Shell::new();
+    shell.picture("in.png", 64, 64);
+    copy_folder(&mini(), &shell.path("model"));
+    let file = shell.path("model/model_index.json");
+    let mut index: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    let mut recommend = |own: serde_json::Value| {
+        index["cupscale"] = own;
+        fs::write(&file, index.to_string()).unwrap();
+    };
+    recommend(
+        serde_json::json!({"steps": 5, "denoise_steps": 3, "overlap": 0.5, "native_size": 128}),
+    );
+    let plan = |options: &str| {
+        String::from_utf8(shell.succeed(&format!("plan in.png --model model {options}"))).unwrap()
+    };
+    let own = plan("");
+    assert!(own.contains("of 128 px, overlap 64 px") && own.contains("3 of 5"), "{own}");
+    let said = plan("--overlap 0 --denoise-steps 1");
+    assert!(said.contains("of 128 px, overlap 0 px") && said.contains("1 of 5"), "{said}");
+    recommend(serde_json::json!({"native_size": 100}));
+    let message = shell.fail("plan in.png --model model", 1);
+    assert!(message.contains("native size of 100 pixels"), "{message}");
+    recommend(serde_json::json!({"overlap": 2}));
+    let message = shell.fail("plan in.png --model model", 1);
+    assert!(message.contains("model_index.json") && message.contains("overlap"), "{message}");
+}
+
+#[test]
 fn a_text_encoder_of_two_thousand_million_layers_is_refused_by_its_file_and_field() {
     let shell = Shell::new();
     shell.picture("in.png", 16, 16);

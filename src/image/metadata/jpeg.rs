@@ -63,8 +63,12 @@ pub(crate) fn packet<F: Read + Seek>(file: &mut F) -> Option<Vec<u8>> {
     packet
 }
 
-/// Marker byte and payload of each segment before the first scan, until `take` has enough.
-fn walk<F: Read + Seek>(file: &mut F, mut take: impl FnMut(u8, &[u8]) -> bool) -> io::Result<()> {
+/// Marker byte and payload of each segment before the first scan, until `take` has enough. Returns the marker that ends
+/// them, behind which the file then stands: that of the scan or of the picture's end, or `None` if `take` had enough.
+pub(crate) fn walk<F: Read + Seek>(
+    file: &mut F,
+    mut take: impl FnMut(u8, &[u8]) -> bool,
+) -> io::Result<Option<u8>> {
     file.seek(io::SeekFrom::Start(2))?;
     let mut data = Vec::new();
     loop {
@@ -78,19 +82,19 @@ fn walk<F: Read + Seek>(file: &mut F, mut take: impl FnMut(u8, &[u8]) -> bool) -
         };
         match marker {
             0x00 | 0x01 | 0xD0..=0xD8 => continue,
-            0xD9 | 0xDA => return Ok(()),
+            0xD9 | 0xDA => return Ok(Some(marker)),
             _ => {}
         }
         let length = u16::from_be_bytes([byte(file)?, byte(file)?]).saturating_sub(2);
         data.resize(length.into(), 0);
         file.read_exact(&mut data)?;
         if !take(marker, &data) {
-            return Ok(());
+            return Ok(None);
         }
     }
 }
 
-fn byte(file: &mut impl Read) -> io::Result<u8> {
+pub(crate) fn byte(file: &mut impl Read) -> io::Result<u8> {
     let mut byte = [0];
     file.read_exact(&mut byte)?;
     Ok(byte[0])

@@ -7,7 +7,7 @@
 mod budget;
 mod colour_chunks;
 pub(crate) mod ifd;
-mod jpeg;
+pub(crate) mod jpeg;
 pub(crate) mod png;
 mod settings;
 pub(crate) mod text;

@@ -23,7 +23,7 @@ use super::header::{ChannelLayout, Decode, Header, check_size};
 use crate::image::error::{ImageError, Result, Warning};
 use crate::image::format::Format;
 use crate::image::input::read_error;
-use crate::image::metadata;
+use crate::image::metadata::{self, jpeg::byte, jpeg::walk as walk_segments};
 use crate::image::read_options::ReadOptions;
 use crate::image::source::Source;
 
@@ -138,41 +138,26 @@ struct Segments {
 impl Segments {
     /// Reads up to the first scan; returns the place of its length and the number of its components.
     fn read<F: BufRead + Seek>(&mut self, file: &mut F) -> io::Result<(u64, usize)> {
-        file.seek(io::SeekFrom::Start(2))?;
-        loop {
-            // Fill bytes, and the stray ones some cameras leave, may precede a marker.
-            while byte(file)? != 0xFF {}
-            let marker = loop {
-                match byte(file)? {
-                    0xFF => {}
-                    marker => break marker,
-                }
-            };
-            match marker {
-                0x00 | 0x01 | 0xD0..=0xD8 => continue,
-                0xD9 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                _ => {}
-            }
-            let length = u16::from_be_bytes([byte(file)?, byte(file)?]);
-            if marker == 0xDA {
-                // Asked for here only: the place is a system call, and there may be millions of segments.
-                let start = file.stream_position()? - 2;
-                // A count that is missing is none: the walk says what is wrong with the scan.
-                return Ok((start, byte(file).unwrap_or(0).into()));
-            }
-            let mut data = vec![0; usize::from(length).saturating_sub(2)];
-            file.read_exact(&mut data)?;
+        let end = walk_segments(file, |marker, data| {
             match marker {
                 0xE0 => self.jfif |= data.starts_with(b"JFIF\0"),
                 0xEE if self.adobe.is_none() && data.starts_with(b"Adobe") => {
                     self.adobe = Some(data.get(11).copied());
                 }
                 marker if is_frame(marker) && self.frame.is_none() => {
-                    self.frame = Some((marker, data));
+                    self.frame = Some((marker, data.to_vec()));
                 }
                 _ => {}
             }
+            true
+        })?;
+        if end != Some(0xDA) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
+        let start = file.stream_position()?;
+        file.read_exact(&mut [0; 2])?;
+        // A count that is missing is none: the walk says what is wrong with the scan.
+        Ok((start, byte(file).unwrap_or(0).into()))
     }
 
     fn headers(self, scan: u64, scan_components: usize) -> std::result::Result<Headers, Refusal> {
@@ -181,12 +166,6 @@ impl Segments {
         let colour = Colour::of(&frame, self.jfif, self.adobe.flatten());
         Ok(Headers { frame, colour, scan, scan_components })
     }
-}
-
-fn byte(file: &mut impl BufRead) -> io::Result<u8> {
-    let mut byte = [0];
-    file.read_exact(&mut byte)?;
-    Ok(byte[0])
 }
 
 /// Samples of a strip or a tile of a TIFF.
