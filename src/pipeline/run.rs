@@ -265,7 +265,7 @@ mod tests {
         let target = Output::Path(output.clone());
         let work = WorkOptions { resume: Resume::Never, ..WorkOptions::default() };
         upscale(&engine, &picture, &target, Format::Png, &settings, &work, &mut notes)?;
-        let image = ::image::open(&output).unwrap();
+        let image = pictures::open(output);
         Ok((image.to_rgb8().into_raw(), notes.0))
     }
 

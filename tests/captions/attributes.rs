@@ -50,13 +50,13 @@ fn words(caption: &str) -> impl Iterator<Item = &str> {
 fn every_crop_is_described_in_the_words_of_the_python_captioner() {
     let fixture = fixture();
     assert!(fixture.crops.len() >= 60);
-    let atlas = image::open(folder().join("atlas.png")).unwrap().to_rgb8();
+    let atlas = pictures::open(folder().join("atlas.png")).to_rgb8();
     let different: Vec<String> = fixture
         .crops
         .iter()
         .filter_map(|crop| {
-            let view = image::imageops::crop_imm(&atlas, crop.x, crop.y, crop.width, crop.height);
-            let rgb = view.to_image().into_raw();
+            let view = pictures::crop(&atlas, crop.x, crop.y, crop.width, crop.height);
+            let rgb = view.into_raw();
             let pixels = Pixels::new(crop.width as usize, crop.height as usize, rgb).unwrap();
             let ours = describe(&pixels);
             (ours != crop.caption)

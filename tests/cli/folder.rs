@@ -15,7 +15,7 @@ use crate::common::{Shell, quick, size, stderr, test_picture};
 fn picture(shell: &Shell, name: &str, width: u32, height: u32) {
     let path = shell.path(name);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
-    test_picture(width, height).save(path).unwrap();
+    pictures::save(test_picture(width, height).into(), &path);
 }
 
 /// Every file below a folder, by its path in it.

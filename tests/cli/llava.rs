@@ -67,7 +67,7 @@ fn texts(document: &Value) -> Vec<String> {
 }
 
 fn pixels(shell: &Shell, name: &str) -> Vec<u8> {
-    image::open(shell.path(name)).unwrap().to_rgb8().into_raw()
+    pictures::open(shell.path(name)).to_rgb8().into_raw()
 }
 
 fn settings(shell: &Shell, name: &str) -> Value {

@@ -43,7 +43,7 @@ mod built_in {
         shell.succeed(
             "in.png -o again.png --scale 2 --denoise-steps 1 --captions captions.json --prompt harbour",
         );
-        let pixels = |name| image::open(shell.path(name)).unwrap().to_rgb8();
+        let pixels = |name| pictures::open(shell.path(name)).to_rgb8();
         assert_eq!(pixels("out.png"), pixels("again.png"));
     }
 

@@ -36,7 +36,7 @@ fn changed_vae(change: impl Fn(&Tensor) -> Tensor) -> HashMap<String, Tensor> {
 /// A bench with a picture, `in.png`.
 fn bench() -> Bench {
     let bench = Bench::new();
-    test_picture(24, 20).save(bench.dir.path().join("in.png")).unwrap();
+    pictures::save(test_picture(24, 20).into(), &bench.dir.path().join("in.png"));
     bench
 }
 
@@ -53,7 +53,7 @@ fn picture(bench: &Bench, options: &str) -> (Vec<u8>, Value) {
     assert!(output.status.success(), "{options}: {}", stderr(&output));
     let file = bench.dir.path().join("out.png");
     let settings = cupscale::image::read_settings(&file).unwrap().unwrap();
-    let pixels = image::open(&file).unwrap().to_rgb8().into_raw();
+    let pixels = pictures::open(file).to_rgb8().into_raw();
     (pixels, serde_json::from_str(&settings).unwrap())
 }
 

@@ -20,7 +20,7 @@ fn a_model_quantized_to_a_file_paints_the_same_picture_as_one_quantized_on_the_f
     shell.succeed(&format!("in.png -o file.png --model mini.gguf {job}"));
     shell.succeed(&format!("in.png -o fly.png --quantize q8_0 {job}"));
     shell.succeed(&format!("in.png -o plain.png {job}"));
-    let pixels = |name: &str| image::open(shell.path(name)).unwrap().to_rgb8().into_raw();
+    let pixels = |name: &str| pictures::open(shell.path(name)).to_rgb8().into_raw();
     assert_eq!(pixels("file.png"), pixels("fly.png"));
     assert_ne!(pixels("file.png"), pixels("plain.png"));
 }

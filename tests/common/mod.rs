@@ -17,6 +17,7 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
+use pictures::{Rgb, RgbImage};
 use tempfile::TempDir;
 
 pub use folder::copy_folder;
@@ -71,7 +72,7 @@ impl Shell {
     /// do. The format is the name's.
     pub fn picture(&self, name: &str, width: u32, height: u32) -> PathBuf {
         let path = self.path(name);
-        test_picture(width, height).save(&path).unwrap();
+        pictures::save(test_picture(width, height).into(), &path);
         path
     }
 
@@ -98,13 +99,13 @@ pub fn only(module: &str, test: &str) -> Command {
     command
 }
 
-pub fn test_picture(width: u32, height: u32) -> image::RgbImage {
-    image::RgbImage::from_fn(width, height, |x, y| {
+pub fn test_picture(width: u32, height: u32) -> RgbImage {
+    RgbImage::from_fn(width, height, |x, y| {
         let (fx, fy) = (x as f32 / width as f32, y as f32 / height as f32);
         let disc = (fx - 0.5).hypot(fy - 0.4) < 0.25;
         let grain = ((x * 7919 + y * 104_729) % 37) as f32 / 37.0 * 30.0;
         let [r, g, b] = if disc { [210.0, 120.0, 40.0] } else { [60.0, 90.0 + 80.0 * fy, 150.0] };
-        image::Rgb([(r + grain) as u8, (g + grain) as u8, (b + 60.0 * fx) as u8])
+        Rgb([(r + grain) as u8, (g + grain) as u8, (b + 60.0 * fx) as u8])
     })
 }
 
@@ -113,7 +114,7 @@ pub fn stderr(output: &Output) -> String {
 }
 
 pub fn size(path: &Path) -> (u32, u32) {
-    image::image_dimensions(path).unwrap()
+    pictures::size(path)
 }
 
 /// A file or folder of the fixtures.

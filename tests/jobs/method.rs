@@ -62,7 +62,7 @@ fn error_of(case: &Case, more: &str, reference: &Tensor) -> f32 {
         .unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
 
-    let picture = image::open(shell.path("out.png")).unwrap();
+    let picture = pictures::open(shell.path("out.png"));
     let picture = picture.as_rgb16().expect("a 16-bit input gives a 16-bit output");
     let (height, width, _) = reference.dims3().unwrap();
     assert_eq!(picture.dimensions(), (width as u32, height as u32));

@@ -53,7 +53,7 @@ fn the_whole_program_equals_diffusers_img2img_pipelines() {
                 .output()
                 .unwrap();
             assert!(output.status.success(), "{name}: {}", stderr(&output));
-            let picture = image::open(shell.path("out.png")).unwrap();
+            let picture = pictures::open(shell.path("out.png"));
             let picture = picture.as_rgb16().expect("a 16-bit input gives a 16-bit output");
             let ours: Vec<f32> = picture.iter().map(|&value| f32::from(value) / 65535.0).collect();
             (name, largest_difference(&ours, &flat(&expected[name])))

@@ -1,14 +1,14 @@
 //! Pages, black-and-white photos and tiny pictures through the whole program: what has nothing to add to stays as it is.
 //! The model is random, so that everything else is repainted beyond recognition.
 
-use image::{Rgb, RgbImage};
+use pictures::{Rgb, RgbImage};
 
 use crate::common::{Shell, fixture, stderr};
 
 /// The picture enlarged twice.
 fn enlarged(picture: &RgbImage, options: &str) -> RgbImage {
     let shell = Shell::new();
-    picture.save(shell.path("in.png")).unwrap();
+    pictures::save(picture.clone().into(), &shell.path("in.png"));
     let output = shell
         .command(&format!("in.png -o out.png --scale 2 --denoise-steps 1 --rap 0 -q {options}"))
         .arg("--model")
@@ -16,7 +16,7 @@ fn enlarged(picture: &RgbImage, options: &str) -> RgbImage {
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
-    image::open(shell.path("out.png")).unwrap().to_rgb8()
+    pictures::open(shell.path("out.png")).to_rgb8()
 }
 
 #[test]

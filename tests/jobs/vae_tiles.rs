@@ -5,15 +5,15 @@
 
 use std::path::Path;
 
-use image::{GenericImageView as _, RgbImage, imageops::FilterType};
+use pictures::{DynamicImage, FilterType, Rgb, RgbImage};
 
 use crate::common::{Shell, fixture, stderr};
 
 /// A cut of a photo.
 fn photo(width: u32, height: u32) -> RgbImage {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("samples/dogs.jpg");
-    let photo = image::open(path).unwrap();
-    let (full, _) = photo.dimensions();
+    let photo = pictures::open(path);
+    let full = photo.width();
     photo
         .crop_imm(0, 0, full, full * height / width)
         .resize_exact(width, height, FilterType::Triangle)
@@ -24,9 +24,7 @@ fn photo(width: u32, height: u32) -> RgbImage {
 fn gradient(width: u32, height: u32) -> RgbImage {
     RgbImage::from_fn(width, height, |x, y| {
         let (x, y) = (x as f32 / width as f32, y as f32 / height as f32);
-        image::Rgb(
-            [60.0 + 90.0 * x, 110.0 + 60.0 * y, 230.0 - 50.0 * x - 40.0 * y].map(|v| v as u8),
-        )
+        Rgb([60.0 + 90.0 * x, 110.0 + 60.0 * y, 230.0 - 50.0 * x - 40.0 * y].map(|v| v as u8))
     })
 }
 
@@ -40,12 +38,12 @@ fn through_tiles(shell: &Shell, tile: u32, options: &str) -> RgbImage {
     command.arg("--vae").arg(fixture("vae_trained"));
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
-    image::open(shell.path(&format!("{tile}.png"))).unwrap().to_rgb8()
+    pictures::open(shell.path(&format!("{tile}.png"))).to_rgb8()
 }
 
 /// A light and a dark half: what the norms of one tile and of another differ in most.
 fn step(width: u32, height: u32) -> RgbImage {
-    RgbImage::from_fn(width, height, |x, _| image::Rgb([if x < width / 2 { 40 } else { 220 }; 3]))
+    RgbImage::from_fn(width, height, |x, _| Rgb([if x < width / 2 { 40 } else { 220 }; 3]))
 }
 
 #[test]
@@ -55,7 +53,7 @@ fn tiles_of_an_autoencoder_with_norms_and_attention_equal_the_whole() {
         [("gradient", gradient(512, 384)), ("photo", photo(512, 384)), ("step", step(512, 384))]
     {
         let shell = Shell::new();
-        picture.save(shell.path("in.png")).unwrap();
+        pictures::save(DynamicImage::ImageRgb8(picture), &shell.path("in.png"));
         let whole = through_tiles(&shell, 4096, "");
         for tile in [256, 128] {
             let tiled = through_tiles(&shell, tile, "");

@@ -238,7 +238,7 @@ mod tests {
         assert_eq!(*runner.passes.lock().unwrap(), passes);
         let output = Output::Path(bench.output());
         write(encoder(&picture), &output, &spec.plan, &mut work, &mut Watcher::default()).unwrap();
-        let written = ::image::open(bench.output()).unwrap().to_rgb8();
+        let written = pictures::open(bench.output()).to_rgb8();
         assert_eq!(written.into_raw(), samples);
     }
 }
