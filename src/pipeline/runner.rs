@@ -13,7 +13,7 @@ use crate::{
     model::{
         denoiser::{Conditioning, Denoiser, MicroConditioning, Prior},
         text::{Cut, TextConditioner, TextConditioning},
-        vae::{Globals, Vae},
+        vae::{FeatureMaps, LayerwiseSize, Vae},
     },
     weights::{Lazy, ModelFiles},
 };
@@ -68,13 +68,33 @@ pub trait Compute: Sync {
     ///
     /// # Errors
     /// A part that cannot be loaded; errors of the backend.
-    fn encode(&self, pixels: &Tensor, globals: Globals<'_>) -> Result<Tensor, Error>;
+    fn encode(&self, pixels: &Tensor) -> Result<Tensor, Error>;
 
     /// Decodes latents `[B, h, w, C]` to pictures `[B, f·h, f·w, 3]` around -1..=1.
     ///
     /// # Errors
     /// A part that cannot be loaded; errors of the backend.
-    fn decode(&self, latents: &Tensor, globals: Globals<'_>) -> Result<Tensor, Error>;
+    fn decode(&self, latents: &Tensor) -> Result<Tensor, Error>;
+
+    /// Encodes the canvas of which `maps` has the picture, layer by layer.
+    ///
+    /// # Errors
+    /// A part that cannot be loaded; errors of `maps` and the backend.
+    fn encode_layerwise(
+        &self,
+        size: LayerwiseSize,
+        maps: &mut dyn FeatureMaps,
+    ) -> Result<(), Error>;
+
+    /// Decodes the canvas of which `maps` has the latents, layer by layer.
+    ///
+    /// # Errors
+    /// A part that cannot be loaded; errors of `maps` and the backend.
+    fn decode_layerwise(
+        &self,
+        size: LayerwiseSize,
+        maps: &mut dyn FeatureMaps,
+    ) -> Result<(), Error>;
 
     /// One call of the denoiser on a batch of regions. The prediction has the layout of the call's `z`, in f32.
     ///
@@ -252,12 +272,28 @@ impl Compute for Runner {
         Arc::new(move || parts.free())
     }
 
-    fn encode(&self, pixels: &Tensor, globals: Globals<'_>) -> Result<Tensor, Error> {
-        Ok(self.vae()?.encode_with(&pixels.into(), globals)?.into_tensor()?)
+    fn encode(&self, pixels: &Tensor) -> Result<Tensor, Error> {
+        Ok(self.vae()?.encode(&pixels.into())?.into_tensor()?)
     }
 
-    fn decode(&self, latents: &Tensor, globals: Globals<'_>) -> Result<Tensor, Error> {
-        Ok(self.vae()?.decode_with(&latents.into(), globals)?.into_tensor()?)
+    fn decode(&self, latents: &Tensor) -> Result<Tensor, Error> {
+        Ok(self.vae()?.decode(&latents.into())?.into_tensor()?)
+    }
+
+    fn encode_layerwise(
+        &self,
+        size: LayerwiseSize,
+        maps: &mut dyn FeatureMaps,
+    ) -> Result<(), Error> {
+        Ok(self.vae()?.encode_layerwise(size, maps)?)
+    }
+
+    fn decode_layerwise(
+        &self,
+        size: LayerwiseSize,
+        maps: &mut dyn FeatureMaps,
+    ) -> Result<(), Error> {
+        Ok(self.vae()?.decode_layerwise(size, maps)?)
     }
 
     fn predict(

@@ -4,8 +4,8 @@
 //! outside needs to know it.
 
 mod config;
-mod globals;
 mod kl;
+mod layerwise;
 mod tiny;
 
 use candle_core::{DType, Result};
@@ -14,8 +14,8 @@ use serde_json::Value;
 use crate::backend::{Activation, Params};
 
 pub use config::{KlConfig, TinyConfig, VaeConfig, VaeError};
-pub use globals::{GlobalState, Globals, MeasuredPart};
 pub use kl::AutoencoderKl;
+pub use layerwise::{FeatureMaps, LayerwiseSize, MapId, Window};
 pub use tiny::AutoencoderTiny;
 
 /// An autoencoder of either kind.
@@ -44,14 +44,6 @@ impl Vae {
     /// # Errors
     /// Sides that [`factor`](Self::factor) does not divide, or those of the backend.
     pub fn encode(&self, image: &Activation) -> Result<Activation> {
-        self.encode_with(image, Globals::Own)
-    }
-
-    /// Encodes as [`encode`](Self::encode), with this global state; `AutoencoderTiny` has none.
-    ///
-    /// # Errors
-    /// As [`encode`](Self::encode), or the state of another model or of the decoder.
-    pub fn encode_with(&self, image: &Activation, globals: Globals<'_>) -> Result<Activation> {
         let (_, height, width, channels) = image.dims4()?;
         let f = self.factor();
         if channels != 3 || height == 0 || width == 0 || height % f != 0 || width % f != 0 {
@@ -62,13 +54,10 @@ impl Vae {
         }
         let image = image.to_dtype(self.dtype())?;
         let z = match self {
-            Self::Kl(vae) => {
-                globals.pass((height / f, width / f), |globals| vae.encode(&image, globals))?
-            }
+            Self::Kl(vae) => vae.encode(&image)?,
             Self::Tiny(vae) => vae.encode(&image)?,
         };
-        let scaling = self.scaling();
-        z.to_dtype(DType::F32)?.affine(1.0, -scaling.shift)?.affine(scaling.factor, 0.0)
+        self.scaling().scaled(z)
     }
 
     /// Latents `[B, h, w, C]` as [`encode`](Self::encode) gives them → pictures
@@ -77,14 +66,6 @@ impl Vae {
     /// # Errors
     /// Another channel count, or those of the backend.
     pub fn decode(&self, latent: &Activation) -> Result<Activation> {
-        self.decode_with(latent, Globals::Own)
-    }
-
-    /// Decodes as [`decode`](Self::decode), with this global state; `AutoencoderTiny` has none.
-    ///
-    /// # Errors
-    /// As [`decode`](Self::decode), or the state of another model or of the encoder.
-    pub fn decode_with(&self, latent: &Activation, globals: Globals<'_>) -> Result<Activation> {
         let (_, height, width, channels) = latent.dims4()?;
         if channels != self.latent_channels() || height == 0 || width == 0 {
             candle_core::bail!(
@@ -93,15 +74,36 @@ impl Vae {
                 self.latent_channels()
             );
         }
-        let scaling = self.scaling();
-        let unscaled = latent.to_dtype(DType::F32)?.affine(1.0 / scaling.factor, 0.0)?;
-        let z = unscaled.affine(1.0, scaling.shift)?.to_dtype(self.dtype())?;
-        drop(unscaled);
+        let z = self.scaling().unscaled(latent.clone())?.to_dtype(self.dtype())?;
         let image = match self {
-            Self::Kl(vae) => globals.pass((height, width), |globals| vae.decode(&z, globals))?,
+            Self::Kl(vae) => vae.decode(&z)?,
             Self::Tiny(vae) => vae.decode(&z)?,
         };
         image.to_dtype(DType::F32)
+    }
+
+    /// Encodes the whole canvas of which `maps` has the picture, as [`encode`](Self::encode) would, in the memory of a
+    /// block: layer by layer, with the maps between them in `maps`.
+    ///
+    /// # Errors
+    /// An autoencoder without norms, whose tiles need none of this; errors of `maps` and the backend.
+    pub fn encode_layerwise(&self, size: LayerwiseSize, maps: &mut dyn FeatureMaps) -> Result<()> {
+        match self {
+            Self::Kl(vae) => vae.encode_layerwise(size, maps),
+            Self::Tiny(_) => candle_core::bail!("VAE: no norm sees the whole canvas"),
+        }
+    }
+
+    /// Decodes the whole canvas of which `maps` has the latents, as [`decode`](Self::decode) would; see
+    /// [`encode_layerwise`](Self::encode_layerwise).
+    ///
+    /// # Errors
+    /// Those of [`encode_layerwise`](Self::encode_layerwise).
+    pub fn decode_layerwise(&self, size: LayerwiseSize, maps: &mut dyn FeatureMaps) -> Result<()> {
+        match self {
+            Self::Kl(vae) => vae.decode_layerwise(size, maps),
+            Self::Tiny(_) => candle_core::bail!("VAE: no norm sees the whole canvas"),
+        }
     }
 
     /// Image pixels per latent pixel, in each direction (`f`).
@@ -122,20 +124,14 @@ impl Vae {
         }
     }
 
-    /// Receptive field of the convolutions around an output, in latent pixels: a tile padded by as much towards
-    /// the rest of the picture equals the whole in its core, given the same [`Globals`].
+    /// Receptive field around an output, in latent pixels: a tile padded by as much towards the rest of the picture
+    /// equals the whole in its core. `None` where norms and attention see the whole picture (`AutoencoderKL`).
     #[must_use]
-    pub fn context(&self) -> usize {
+    pub fn context(&self) -> Option<usize> {
         match self {
-            Self::Kl(vae) => vae.context(),
-            Self::Tiny(vae) => vae.context(),
+            Self::Kl(_) => None,
+            Self::Tiny(vae) => Some(vae.context()),
         }
-    }
-
-    /// Norms and attention see the whole picture (`AutoencoderKL`), so that tiles need a [`GlobalState`].
-    #[must_use]
-    pub fn has_global_state(&self) -> bool {
-        matches!(self, Self::Kl(_))
     }
 
     /// The precision that the autoencoder computes in.
@@ -170,4 +166,16 @@ impl Vae {
 struct LatentScaling {
     factor: f64,
     shift: f64,
+}
+
+impl LatentScaling {
+    /// The diffusion model's latents, in f32.
+    fn scaled(self, z: Activation) -> Result<Activation> {
+        z.to_dtype(DType::F32)?.affine(1.0, -self.shift)?.affine(self.factor, 0.0)
+    }
+
+    /// The autoencoder's own latents, in f32.
+    fn unscaled(self, latent: Activation) -> Result<Activation> {
+        latent.to_dtype(DType::F32)?.affine(1.0 / self.factor, 0.0)?.affine(1.0, self.shift)
+    }
 }

@@ -64,18 +64,15 @@ impl fmt::Display for Plan {
         for note in &sampling.notes {
             writeln!(f, "note          {note}")?;
         }
-        write!(
+        writeln!(
             f,
-            "VAE tiles     {} ({} × {}) of {} px",
+            "VAE tiles     {} ({} × {}) of {} px{}",
             self.tile_rows.len() * self.tile_columns.len(),
             self.tile_columns.len(),
             self.tile_rows.len(),
-            self.memory.tile
+            self.memory.tile,
+            if self.memory.map_bytes > 0 { ", layer by layer" } else { "" }
         )?;
-        match self.measured_share() {
-            Some(share) => writeln!(f, ", norms and attention from {:.0} % of it", 100.0 * share)?,
-            None => writeln!(f)?,
-        }
         writeln!(f, "computes on   {}", self.computes_on)?;
         writeln!(f, "disk          {} while it works", units::bytes(self.work_bytes()))?;
         self.memory.fmt(f)

@@ -33,9 +33,10 @@ pub struct Geometry {
     pub overlap: f64,
     /// Height and width of the low-resolution pass, if there is one.
     pub low_resolution: Option<(usize, usize)>,
-    /// Padding of VAE tiles towards each other: the receptive field of the convolutions.
+    /// Padding of VAE tiles towards each other: the receptive field of the convolutions, or none where they are computed
+    /// layer by layer.
     pub vae_padding: usize,
-    /// The autoencoder has a global state, which VAE tiles share; it is measured before the first tile.
+    /// Norms and attention of the autoencoder see the whole canvas, which several tiles compute layer by layer.
     pub has_global_state: bool,
     /// Shape of the model.
     pub shape: ModelShape,
@@ -68,8 +69,8 @@ impl Geometry {
             overlap: share,
             low_resolution: (settings.rap > 0.0)
                 .then(|| native_size((input.width, input.height), shape)),
-            vae_padding: model.blueprints.vae.context(),
-            has_global_state: model.blueprints.vae.has_global_state(),
+            vae_padding: model.blueprints.vae.context().unwrap_or(0),
+            has_global_state: model.blueprints.vae.context().is_none(),
             shape,
         })
     }

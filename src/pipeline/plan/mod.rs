@@ -2,9 +2,9 @@
 
 mod display;
 pub mod geometry;
+mod layerwise;
 pub mod memory;
 mod needs;
-pub mod samples;
 pub mod sampling;
 mod search;
 pub mod tiles;
@@ -78,28 +78,8 @@ impl Plan {
         per_step * sampling.steps.len() * if sampling.guidance.is_some() { 2 } else { 1 }
     }
 
-    /// Area in latent pixels that is sampled for the global state of VAE tiles: that of a tile.
-    pub(crate) fn sampled_area(&self) -> usize {
-        tiles::largest_area(&self.tile_rows, &self.tile_columns)
-    }
-
-    /// Share of the canvas on which the global state of its VAE tiles is measured; `None` where none is shared.
-    #[must_use]
-    pub fn measured_share(&self) -> Option<f64> {
-        let Self { geometry, .. } = self;
-        let (height, width) = (geometry.canvas.latent_height, geometry.canvas.latent_width);
-        let shares =
-            geometry.has_global_state && self.tile_rows.len() * self.tile_columns.len() > 1;
-        shares.then(|| {
-            let samples = samples::samples((height, width), self.sampled_area(), 1);
-            let measured: usize =
-                samples.iter().map(|one| one.part.rows.len() * one.part.columns.len()).sum();
-            measured as f64 / (height * width) as f64
-        })
-    }
-
-    /// Bytes on disk while the job works: the work folder, with the output's rows at 8 bits without alpha, and the
-    /// planes of a large input.
+    /// Bytes on disk while the job works: the work folder, with the output's rows at 8 bits without alpha and the maps of
+    /// an autoencoder that computes layer by layer, and the planes of a large input.
     #[must_use]
     pub fn work_bytes(&self) -> u64 {
         self.layout(3 * self.geometry.canvas.width).bytes() + self.geometry.input.file_bytes()
@@ -114,6 +94,7 @@ impl Plan {
             history: self.sampling.history(),
             low_resolution: *low_resolution,
             rows: (canvas.height, row_bytes),
+            map_bytes: self.memory.map_bytes,
             tiles: self.tile_rows.len() * self.tile_columns.len(),
             steps: self.sampling.steps.len(),
         }

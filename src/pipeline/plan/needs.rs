@@ -6,19 +6,14 @@ use std::{
     collections::{BTreeMap, HashMap},
 };
 
-use super::{
-    geometry::Geometry,
-    samples::samples,
-    sampling::SamplingPlan,
-    tiles::{Span, largest_area},
-};
+use super::{geometry::Geometry, layerwise::TracedMaps, sampling::SamplingPlan, tiles::Span};
 use crate::{
     backend::{Activation, Trace},
     caption::{CaptionBatch, CaptionMemory, CaptionRequest, Rect},
     model::{
         denoiser::{MicroConditioning, Prior},
         text::TextConditioning,
-        vae::{GlobalState, Globals, MeasuredPart},
+        vae::LayerwiseSize,
     },
     pipeline::{
         colour_fix,
@@ -46,6 +41,8 @@ pub struct Needs {
     pub host_working: usize,
     /// Scratch buffer that every CPU thread keeps after its first use.
     pub scratch: usize,
+    /// Maps on the disk of an autoencoder that computes layer by layer.
+    pub maps: u64,
 }
 
 impl Needs {
@@ -53,6 +50,8 @@ impl Needs {
     fn add(&mut self, pass: &PassMemory) {
         self.device_working = self.device_working.max(pass.peak);
         self.scratch = self.scratch.max(pass.scratch);
+        self.host_working = self.host_working.max(pass.host);
+        self.maps = self.maps.max(pass.maps);
     }
 }
 
@@ -60,7 +59,7 @@ impl Needs {
 /// determine its memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Pass {
-    /// Encoding of a tile, or of samples whose global state is measured.
+    /// Encoding of a tile, or of a canvas layer by layer.
     Encode(Tile),
     Decode(Tile),
     Denoise((usize, usize, usize)),
@@ -73,10 +72,10 @@ enum Pass {
 /// What the autoencoder is given at once, in latent pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Tile {
-    /// Height and width.
+    /// Height and width of a tile.
     size: (usize, usize),
-    /// Count, height and width of the samples whose global state it uses; they go through the autoencoder first.
-    samples: Option<(usize, usize, usize)>,
+    /// Where several tiles are computed layer by layer.
+    layerwise: Option<LayerwiseSize>,
 }
 
 /// Traced memory of a pass without weights, in bytes.
@@ -88,6 +87,10 @@ struct PassMemory {
     scratch: usize,
     /// Bytes of the recorded layers.
     recorded: usize,
+    /// Host memory of a block of a map, on its way to the disk.
+    host: usize,
+    /// Bytes of the maps on the disk.
+    maps: u64,
 }
 
 /// A job before the choices that depend on its memory.
@@ -193,12 +196,11 @@ impl<'a> Draft<'a> {
         };
         let (rows, columns) = (spans(size.0), spans(size.1));
         let both = |side: fn(&Span) -> usize| (most(&rows, side), most(&columns, side));
-        let shares = self.geometry.has_global_state && rows.len() * columns.len() > 1;
-        let samples = shares.then(|| {
-            let samples = samples(size, largest_area(&rows, &columns), 1);
-            samples.first().map_or((0, 0, 0), |one| (samples.len(), one.y.len(), one.x.len()))
-        });
-        (Tile { size: both(|span| span.padded().len()), samples }, both(|span| span.core.len()))
+        let block = rows.iter().chain(&columns).map(|span| span.core.len()).max().unwrap_or(1);
+        let layerwise = (self.geometry.has_global_state && rows.len() * columns.len() > 1)
+            .then_some(LayerwiseSize { latents: size, block });
+        let size = both(|span| span.padded().len());
+        (Tile { size, layerwise }, both(|span| span.core.len()))
     }
 
     /// Needs of encoding the picture in tiles with a core of `tile` image pixels.
@@ -209,15 +211,13 @@ impl<'a> Draft<'a> {
         let Geometry { canvas, low_resolution, shape, .. } = self.geometry;
         let (tile, _) = self.tile((canvas.latent_height, canvas.latent_width), tile, 0);
         // The whole picture at native size, for the attention prior, is one tile.
-        let whole = low_resolution.map(|size| Tile { size, samples: None });
+        let whole = low_resolution.map(|size| Tile { size, layerwise: None });
         let mut needs =
             Needs { device: self.condition_bytes(), host: self.canvas_bytes(), ..Needs::default() };
         for tile in [Some(tile), whole].into_iter().flatten() {
             needs.add(&self.traced(Pass::Encode(tile))?);
-            // Before the windows are a tensor: their source, the resized rows, and the windows themselves.
-            let (count, height, width) = tile.samples.unwrap_or_default();
-            let latents = (count * height * width).max(tile.size.0 * tile.size.1);
-            let pixels = latents * shape.factor.pow(2);
+            // Before a window is a tensor: its source, the resized rows, and the window itself.
+            let pixels = tile.size.0 * tile.size.1 * shape.factor.pow(2);
             needs.host_working = needs.host_working.max(3 * pixels * 3 * size_of::<f32>());
         }
         Ok(needs)
@@ -286,14 +286,15 @@ impl<'a> Draft<'a> {
             return Ok(traced.clone());
         }
         let trace = Trace::new(self.runner.device());
-        let recorded = self.run(pass, &trace)?;
-        let traced = PassMemory { peak: trace.peak(), scratch: trace.scratch_bytes(), recorded };
+        let traced = self.run(pass, &trace)?;
+        let traced = PassMemory { peak: trace.peak(), scratch: trace.scratch_bytes(), ..traced };
         self.traced.borrow_mut().insert(pass, traced.clone());
         Ok(traced)
     }
 
-    /// Runs a pass on shapes; returns the bytes of the layers that it records.
-    fn run(&self, pass: Pass, trace: &Trace) -> Result<usize, Error> {
+    /// Runs a pass on shapes; returns what the trace does not count: the bytes of the layers that it records, and of
+    /// maps beside the device.
+    fn run(&self, pass: Pass, trace: &Trace) -> Result<PassMemory, Error> {
         let Blueprints { vae, .. } = &*self.model.blueprints;
         let shape = self.geometry.shape;
         let pixels = |(batch, height, width): (usize, usize, usize)| {
@@ -303,18 +304,43 @@ impl<'a> Draft<'a> {
         let latents = |(batch, height, width): (usize, usize, usize)| {
             trace.activation((batch, height, width, shape.channels), VAE_DTYPE)
         };
+        let with_maps = |channels: usize, size: LayerwiseSize| {
+            let maps = TracedMaps::new(trace, channels, size);
+            let size = maps.traced_size();
+            (maps, size)
+        };
+        let one = |(height, width): (usize, usize)| (1, height, width);
         match pass {
-            Pass::Encode(tile) => {
-                coded(tile, &|size, globals| vae.encode_with(&pixels(size), globals))?
+            Pass::Encode(Tile { layerwise: Some(size), .. }) => {
+                let (mut maps, size) = with_maps(3, size);
+                vae.encode_layerwise(size, &mut maps)?;
+                return Ok(PassMemory {
+                    host: maps.largest(),
+                    maps: maps.bytes(0),
+                    ..PassMemory::default()
+                });
             }
-            Pass::Decode(tile) => {
-                coded(tile, &|size, globals| vae.decode_with(&latents(size), globals))?
+            Pass::Decode(Tile { layerwise: Some(size), .. }) => {
+                let (mut maps, size) = with_maps(shape.channels, size);
+                vae.decode_layerwise(size, &mut maps)?;
+                // The decoded pixels are a map as well.
+                let (height, width) = size.latents;
+                let image = height * width * shape.factor.pow(2) * 3;
+                let bytes = maps.bytes(image);
+                return Ok(PassMemory {
+                    host: maps.largest(),
+                    maps: bytes,
+                    ..PassMemory::default()
+                });
             }
+            Pass::Encode(Tile { size, .. }) => drop(vae.encode(&pixels(one(size)))?),
+            Pass::Decode(Tile { size, .. }) => drop(vae.decode(&latents(one(size)))?),
             Pass::Denoise(size) => self.call(size, Prior::None, trace)?,
             Pass::Record(size) => {
                 let mut layers = Vec::new();
                 self.call(size, Prior::Record(&mut layers), trace)?;
-                return Ok(layers.iter().map(Activation::bytes).sum());
+                let recorded = layers.iter().map(Activation::bytes).sum();
+                return Ok(PassMemory { recorded, ..PassMemory::default() });
             }
             Pass::Blend(size) => {
                 let mut recorded = Vec::new();
@@ -326,7 +352,7 @@ impl<'a> Draft<'a> {
                 self.call(size, Prior::Blend { layers: &layers, weight: 0.5 }, trace)?;
             }
         }
-        Ok(0)
+        Ok(PassMemory::default())
     }
 
     /// One call of the denoiser on shapes.
@@ -352,25 +378,6 @@ impl<'a> Draft<'a> {
         denoiser.forward(&sample, 0.0, &conditioning, prior)?;
         Ok(())
     }
-}
-
-/// The encoder or the decoder, on windows of a number and a size.
-type CodecPass<'a> =
-    dyn Fn((usize, usize, usize), Globals<'_>) -> candle_core::Result<Activation> + 'a;
-
-/// Runs `pass`, the encoder or the decoder on so many windows of a size, on the samples of a tile and then on the tile.
-fn coded(tile: Tile, pass: &CodecPass<'_>) -> Result<(), Error> {
-    let (height, width) = tile.size;
-    let Some(samples) = tile.samples else {
-        pass((1, height, width), Globals::Own)?;
-        return Ok(());
-    };
-    let part = MeasuredPart { rows: 0..samples.1, columns: 0..samples.2 };
-    let parts = vec![part; samples.0];
-    let mut state = GlobalState::default();
-    pass(samples, Globals::Measured { parts: &parts, state: &mut state })?;
-    pass((1, height, width), Globals::Shared(&state))?;
-    Ok(())
 }
 
 /// The job's request to its captioner; `None` without one.

@@ -29,8 +29,6 @@ const GPU_BYTES: usize = 256 << 20;
 /// The smallest core of a VAE tile in image pixels, and the step of its reduction.
 const TILE_LEAST: usize = 128;
 const TILE_STEP: usize = 64;
-/// The smallest of an autoencoder with a global state: smaller ones save nothing, because its samples need more.
-const TILE_LEAST_GLOBAL: usize = 256;
 
 /// Parameters of the search.
 #[derive(Clone, Copy)]
@@ -90,10 +88,9 @@ impl Draft<'_> {
         let choice = MemoryChoice { keeps_parts: false, ..choice };
         let MemoryChoice { batch, tile, .. } = choice;
         let batches = (1..=batch).rev().filter(|&size| size == batch || settings.batch.is_none());
-        let least = if self.geometry.has_global_state { TILE_LEAST_GLOBAL } else { TILE_LEAST };
         let tiles = (0..).map_while(|steps| tile.checked_sub(steps * TILE_STEP));
-        let tiles =
-            tiles.take_while(|&side| side == tile || (side >= least && settings.tile.is_none()));
+        let tiles = tiles
+            .take_while(|&side| side == tile || (side >= TILE_LEAST && settings.tile.is_none()));
         // The stages of denoiser and VAE do not overlap, so batch and tile are chosen independently.
         let possible_batch = first(batches, |&batch| {
             fit(MemoryChoice { batch, ..choice }, &[MemoryStage::Text, MemoryStage::Denoise])
@@ -147,10 +144,10 @@ impl Draft<'_> {
         let of_model = text.embedded + vae.embedded + denoiser.embedded;
         let base = PROCESS_BYTES + threads + of_model + self.picture_bytes() + captioner_host;
         let (mut loaded, mut of_captioner) = (0, 0);
-        let parts = (captioner.into_iter())
+        let all = (captioner.into_iter())
             .map(|(part, needs, _)| (MemoryStage::Caption, part, needs))
             .chain(parts);
-        let stages = parts.map(|(stage, part, needs)| {
+        let stages = all.map(|(stage, part, needs)| {
             // Loaded parts add up in the order of the stages; the decoder was loaded for the encoder.
             let mut mapped = 0;
             let held = if stage == MemoryStage::Caption {
@@ -188,7 +185,8 @@ impl Draft<'_> {
             StageMemory { stage: MemoryStage::Read, resident, working: self.reading_bytes() }
         });
         let stages = read.into_iter().chain(stages).collect();
-        Ok(MemoryPlan { budget: None, keeps_parts, batch, tile, captions, stages })
+        let map_bytes = parts.iter().map(|(_, _, needs)| needs.maps).max().unwrap_or(0);
+        Ok(MemoryPlan { budget: None, keeps_parts, batch, tile, captions, map_bytes, stages })
     }
 }
 

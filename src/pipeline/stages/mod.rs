@@ -8,6 +8,6 @@ pub mod context;
 pub mod decode;
 pub mod denoise;
 pub mod encode;
-mod statistics;
+mod layerwise;
 #[cfg(test)]
 mod testing;

@@ -18,7 +18,7 @@ use crate::{
     model::{
         denoiser::{Conditioning, Denoiser, MicroConditioning, Prior},
         text::{Cut, TextConditioning},
-        vae::{Globals, Vae},
+        vae::{FeatureMaps, LayerwiseSize, Vae},
     },
     pipeline::{
         error::Error,
@@ -141,11 +141,11 @@ impl Compute for Fake {
         Arc::new(|| ())
     }
 
-    fn encode(&self, pixels: &Tensor, globals: Globals<'_>) -> Result<Tensor, Error> {
+    fn encode(&self, pixels: &Tensor) -> Result<Tensor, Error> {
         let (batch, height, width, _) = pixels.dims4()?;
         self.pass(batch)?;
         if let Some(vae) = &self.vae {
-            return Ok(vae.encode_with(&pixels.into(), globals)?.into_tensor()?);
+            return Ok(vae.encode(&pixels.into())?.into_tensor()?);
         }
         let every = |length: usize| {
             let index: Vec<u32> = (0..length as u32).step_by(FACTOR).collect();
@@ -155,11 +155,11 @@ impl Compute for Fake {
         Ok(Tensor::cat(&[&small, &small.narrow(3, 0, 1)?], 3)?)
     }
 
-    fn decode(&self, latents: &Tensor, globals: Globals<'_>) -> Result<Tensor, Error> {
+    fn decode(&self, latents: &Tensor) -> Result<Tensor, Error> {
         let (batch, height, width, _) = latents.dims4()?;
         self.pass(batch)?;
         if let Some(vae) = &self.vae {
-            return Ok(vae.decode_with(&latents.into(), globals)?.into_tensor()?);
+            return Ok(vae.decode(&latents.into())?.into_tensor()?);
         }
         let twice = |length: usize| {
             let index: Vec<u32> =
@@ -168,6 +168,30 @@ impl Compute for Fake {
         };
         let large = latents.index_select(&twice(height)?, 1)?.index_select(&twice(width)?, 2)?;
         Ok(large.narrow(3, 0, 3)?)
+    }
+
+    fn encode_layerwise(
+        &self,
+        size: LayerwiseSize,
+        maps: &mut dyn FeatureMaps,
+    ) -> Result<(), Error> {
+        self.pass(size.block)?;
+        match &self.vae {
+            Some(vae) => Ok(vae.encode_layerwise(size, maps)?),
+            None => unreachable!("no norm sees the whole canvas"),
+        }
+    }
+
+    fn decode_layerwise(
+        &self,
+        size: LayerwiseSize,
+        maps: &mut dyn FeatureMaps,
+    ) -> Result<(), Error> {
+        self.pass(size.block)?;
+        match &self.vae {
+            Some(vae) => Ok(vae.decode_layerwise(size, maps)?),
+            None => unreachable!("no norm sees the whole canvas"),
+        }
     }
 
     fn predict(&self, call: &Call, _: &Conditioning, _: Prior<'_>) -> Result<Vec<f32>, Error> {
@@ -217,6 +241,7 @@ pub fn job_with(settings: Settings, scheduler: &str) -> JobSpec {
         batch: 4,
         tile: 20,
         captions: None,
+        map_bytes: 0,
         stages: Vec::new(),
     };
     let plan = Plan {
