@@ -201,11 +201,8 @@ impl Model {
 
     /// Default side of a VAE tile's core in image pixels, if memory allows.
     pub(crate) fn default_tile(&self) -> usize {
-        let side = if self.blueprints.vae.context().is_none() {
-            Defaults::TILE_KL
-        } else {
-            Defaults::TILE
-        };
+        let side =
+            if self.blueprints.vae.has_global_state() { Defaults::TILE_KL } else { Defaults::TILE };
         side as usize
     }
 

@@ -13,7 +13,7 @@ use crate::{
     model::{
         denoiser::{Conditioning, Denoiser, MicroConditioning, Prior},
         text::{Cut, TextConditioner, TextConditioning},
-        vae::{FeatureMaps, LayerwiseSize, Vae},
+        vae::{FeatureMaps, Globals, LayerwiseSize, Vae},
     },
     weights::{Lazy, ModelFiles},
 };
@@ -68,13 +68,13 @@ pub trait Compute: Sync {
     ///
     /// # Errors
     /// A part that cannot be loaded; errors of the backend.
-    fn encode(&self, pixels: &Tensor) -> Result<Tensor, Error>;
+    fn encode(&self, pixels: &Tensor, globals: Globals<'_>) -> Result<Tensor, Error>;
 
     /// Decodes latents `[B, h, w, C]` to pictures `[B, f·h, f·w, 3]` around -1..=1.
     ///
     /// # Errors
     /// A part that cannot be loaded; errors of the backend.
-    fn decode(&self, latents: &Tensor) -> Result<Tensor, Error>;
+    fn decode(&self, latents: &Tensor, globals: Globals<'_>) -> Result<Tensor, Error>;
 
     /// Encodes the canvas of which `maps` has the picture, layer by layer.
     ///
@@ -234,6 +234,14 @@ impl Runner {
             _ => Defaults::BATCH_GPU,
         }
     }
+
+    /// Default bound in bytes of the disk that the autoencoder may use.
+    pub fn default_vae_disk(&self) -> u64 {
+        match self.device {
+            Device::Cpu => Defaults::VAE_DISK_CPU,
+            _ => Defaults::VAE_DISK_GPU,
+        }
+    }
 }
 
 impl Compute for Runner {
@@ -272,12 +280,12 @@ impl Compute for Runner {
         Arc::new(move || parts.free())
     }
 
-    fn encode(&self, pixels: &Tensor) -> Result<Tensor, Error> {
-        Ok(self.vae()?.encode(&pixels.into())?.into_tensor()?)
+    fn encode(&self, pixels: &Tensor, globals: Globals<'_>) -> Result<Tensor, Error> {
+        Ok(self.vae()?.encode_with(&pixels.into(), globals)?.into_tensor()?)
     }
 
-    fn decode(&self, latents: &Tensor) -> Result<Tensor, Error> {
-        Ok(self.vae()?.decode(&latents.into())?.into_tensor()?)
+    fn decode(&self, latents: &Tensor, globals: Globals<'_>) -> Result<Tensor, Error> {
+        Ok(self.vae()?.decode_with(&latents.into(), globals)?.into_tensor()?)
     }
 
     fn encode_layerwise(

@@ -9,7 +9,7 @@ use cupscale::{
         denoiser::{Denoiser, MicroConditioning, Prior},
         llava::{GenerateOptions, Llava, LlavaPicture, Row, TraceBatch},
         text::{TextConditioning, TextEncoder},
-        vae::Vae,
+        vae::{Globals, Vae},
     },
     weights::LlavaFiles,
 };
@@ -125,11 +125,11 @@ fn an_autoencoder_takes_what_its_trace_says() {
             let (small, channels) = (side / vae.factor(), vae.latent_channels());
             compare(&format!("{name} {dtype:?}, encode"), |inputs, _| {
                 let image = inputs(&[1, side, side, 3], DType::F32);
-                vae.encode(&image).unwrap();
+                vae.encode_with(&image, Globals::Own).unwrap();
             });
             compare(&format!("{name} {dtype:?}, decode"), |inputs, _| {
                 let z = inputs(&[1, small, small, channels], DType::F32);
-                vae.decode(&z).unwrap();
+                vae.decode_with(&z, Globals::Own).unwrap();
             });
         }
     }

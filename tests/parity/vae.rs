@@ -6,7 +6,9 @@ use std::path::PathBuf;
 
 use candle_core::{DType, Device, Result, Tensor, safetensors};
 use cupscale::backend::{Activation, Params};
-use cupscale::model::vae::{FeatureMaps, LayerwiseSize, MapId, Vae, VaeError, Window};
+use cupscale::model::vae::{
+    FeatureMaps, GlobalState, Globals, LayerwiseSize, MapId, MeasuredPart, Vae, VaeError, Window,
+};
 use serde_json::Value;
 
 use crate::common::tensors::{flat, largest_difference, norm_error};
@@ -78,26 +80,66 @@ fn picture(height: usize, width: usize, channels: usize) -> Activation {
     Tensor::from_vec(values, (1, height, width, channels), &Device::Cpu).unwrap().into()
 }
 
+/// The global state of a whole input of `latents` rows and columns, of which `pass` is the encoder or the decoder.
+fn state_of(
+    (rows, columns): (usize, usize),
+    pass: impl Fn(Globals<'_>) -> Activation,
+) -> GlobalState {
+    let part = MeasuredPart { rows: 0..rows, columns: 0..columns };
+    let mut state = GlobalState::default();
+    pass(Globals::Measured { parts: &[part], state: &mut state });
+    state
+}
+
+/// What a tile of this autoencoder computes with.
+fn shared<'a>(vae: &Vae, state: &'a GlobalState) -> Globals<'a> {
+    if vae.has_global_state() { Globals::Shared(state) } else { Globals::Own }
+}
+
 #[test]
-fn a_tile_padded_by_the_context_equals_the_whole_in_its_core() {
-    for name in ["tiny_asymmetric", "tiny_f16"] {
+fn a_tile_padded_by_the_context_equals_the_whole_in_its_core_given_its_global_state() {
+    for name in ["tiny_asymmetric", "tiny_f16", "kl", "kl_old_names_f16", "kl_no_attention"] {
         let vae = load(name);
-        let (f, c) = (vae.factor(), vae.context().unwrap());
+        let (f, c) = (vae.factor(), vae.context());
         // A core of 3 latent pixels between two contexts, inside a larger whole.
         let (side, before) = (2 * c + 3, 2);
         let whole = side + 5;
         let image = picture(whole * f, 4 * f, 3);
+        let state = state_of((whole, 4), |globals| vae.encode_with(&image, globals).unwrap());
         let tile = image.narrow(1, before * f, side * f).unwrap();
         let expected = vae.encode(&image).unwrap().narrow(1, before + c, 3).unwrap();
-        let core = vae.encode(&tile).unwrap().narrow(1, c, 3).unwrap();
+        let core = vae.encode_with(&tile, shared(&vae, &state)).unwrap().narrow(1, c, 3).unwrap();
         assert!(difference(&core, &expected) < 1e-5, "{name}: encode");
 
         let z = picture(whole, 4, vae.latent_channels());
+        let state = state_of((whole, 4), |globals| vae.decode_with(&z, globals).unwrap());
         let tile = z.narrow(1, before, side).unwrap();
         let expected = vae.decode(&z).unwrap().narrow(1, (before + c) * f, 3 * f).unwrap();
-        let core = vae.decode(&tile).unwrap().narrow(1, c * f, 3 * f).unwrap();
+        let core =
+            vae.decode_with(&tile, shared(&vae, &state)).unwrap().narrow(1, c * f, 3 * f).unwrap();
         assert!(difference(&core, &expected) < 1e-5, "{name}: decode");
     }
+}
+
+#[test]
+fn samples_that_cover_the_whole_have_its_global_state_but_for_what_they_do_not_see() {
+    let vae = load("kl");
+    let (c, side) = (vae.context(), 24);
+    let z = picture(side, 6, vae.latent_channels());
+    let whole = vae.decode(&z).unwrap();
+    // Two samples, each measured up to where the other begins.
+    let (length, half) = (side / 2 + c, side / 2);
+    let samples = [0, side - length].map(|start| z.narrow(1, start, length).unwrap());
+    let parts = [0..half, length - half..length].map(|rows| MeasuredPart { rows, columns: 0..6 });
+    let samples = Activation::cat(&samples, 0).unwrap();
+    let mut state = GlobalState::default();
+    let measured = Globals::Measured { parts: &parts, state: &mut state };
+    let decoded = vae.decode_with(&samples, measured).unwrap();
+    let upper = decoded.narrow(0, 0, 1).unwrap().narrow(1, 0, half * vae.factor()).unwrap();
+    let expected = whole.narrow(1, 0, half * vae.factor()).unwrap();
+    assert!(difference(&upper, &expected) < 1e-5);
+    let again = vae.decode_with(&z, Globals::Shared(&state)).unwrap();
+    assert!(difference(&again, &whole) < 1e-5);
 }
 
 /// Maps in memory.
@@ -185,7 +227,6 @@ fn layer_by_layer_a_canvas_of_blocks_is_what_one_pass_makes_of_it() {
     let (height, width) = (13, 9);
     for name in ["kl", "kl_old_names_f16", "kl_no_attention"] {
         let vae = load(name);
-        assert!(vae.context().is_none());
         let f = vae.factor();
         let image = picture(height * f, width * f, 3);
         let z = picture(height, width, vae.latent_channels());
@@ -212,7 +253,7 @@ fn an_autoencoder_without_norms_computes_no_layers_of_a_canvas() {
 fn a_context_one_smaller_than_the_tiny_autoencoders_would_change_the_core() {
     // The context is the larger of the encoder's and the decoder's: one of the two must notice.
     let vae = load("tiny_asymmetric");
-    let (f, c) = (vae.factor(), vae.context().unwrap());
+    let (f, c) = (vae.factor(), vae.context());
     let image = picture((2 * c + 1) * f, f, 3);
     let side = 2 * c - 1;
     let z = picture(2 * c + 1, 1, vae.latent_channels());
@@ -225,6 +266,16 @@ fn a_context_one_smaller_than_the_tiny_autoencoders_would_change_the_core() {
         &vae.decode(&z).unwrap().narrow(1, c * f, f).unwrap(),
     );
     assert!(encoder.max(decoder) > 0.0, "{encoder:e} {decoder:e}");
+}
+
+#[test]
+fn only_an_autoencoder_with_norms_and_attention_has_a_global_state() {
+    assert!(load("kl").has_global_state() && !load("tiny_f16").has_global_state());
+    // That of the encoder is not the decoder's.
+    let vae = load("kl");
+    let state = state_of((4, 4), |globals| vae.encode_with(&picture(8, 8, 3), globals).unwrap());
+    let z = picture(4, 4, vae.latent_channels());
+    assert!(vae.decode_with(&z, Globals::Shared(&state)).is_err());
 }
 
 #[test]

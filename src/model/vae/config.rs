@@ -142,6 +142,34 @@ impl KlConfig {
     pub fn factor(&self) -> usize {
         1 << (self.block_out_channels.len() - 1)
     }
+
+    /// Latent pixels from which the convolutions of the encoder, for one latent pixel, or of the decoder, for one
+    /// image pixel, take information, in each direction: two 3×3 convolutions per block.
+    #[must_use]
+    pub fn context(&self) -> usize {
+        let levels = self.block_out_channels.len();
+        // Encoder: radius in image pixels, summed at each level's stride; the first convolution, and at the last
+        // level the middle's two blocks and the closing convolution.
+        let last = 1 << (levels - 1);
+        let mut radius = 1 + (2 * 2 + 1) * last;
+        for level in 0..levels {
+            radius += (2 * self.layers_per_block) << level;
+            // The convolution that halves the resolution reads on one side alone.
+            radius += if level + 1 < levels { 1 << level } else { 0 };
+        }
+        let encoder = radius.div_ceil(self.factor());
+
+        // Decoder: from the output back to the latent, rounded up at each change of resolution.
+        let mut decoder: usize = 1;
+        for level in 0..levels {
+            if level > 0 {
+                // The convolution that closes an enlargement.
+                decoder = (decoder + 1).div_ceil(2);
+            }
+            decoder += 2 * (self.layers_per_block + 1);
+        }
+        encoder.max(decoder + 2 * 2 + 1)
+    }
 }
 
 /// `AutoencoderTiny`'s configuration (diffusers `models/autoencoders/autoencoder_tiny.py`).
@@ -316,6 +344,22 @@ mod tests {
         // Encoder: 4 + 19 + 38 + 76 + 8 = 145 image pixels, 18.1 latent pixels. Decoder, finest
         // level first: 4; (4 + 1)/2 + 9 = 12; (12 + 1)/2 + 9 = 16; (16 + 1)/2 + 9 = 18; conv_in.
         assert_eq!(config.context(), 19);
+    }
+
+    #[test]
+    fn the_convolutions_of_sdxls_autoencoder_see_eighteen_latent_pixels_around() {
+        let levels = |block: &str| vec![block.to_owned(); 4];
+        let config = KlConfig {
+            down_block_types: levels("DownEncoderBlock2D"),
+            up_block_types: levels("UpDecoderBlock2D"),
+            block_out_channels: vec![128, 256, 512, 512],
+            layers_per_block: 2,
+            ..KlConfig::default()
+        };
+        assert_eq!(config.factor(), 8);
+        // Encoder: 1 + 4 + 1 + 8 + 2 + 16 + 4 + 32 + 32 + 8 = 108 image pixels, 13.5 latent pixels. Decoder, finest
+        // level first: 1 + 6; (7 + 1)/2 + 6 = 10; (10 + 1)/2 + 6 = 12; (12 + 1)/2 + 6 = 13; the middle, conv_in.
+        assert_eq!(config.context(), 18);
     }
 
     #[test]

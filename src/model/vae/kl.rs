@@ -5,7 +5,7 @@ mod layerwise;
 
 use candle_core::{DType, Result};
 
-use super::{KlConfig, LatentScaling};
+use super::{KlConfig, LatentScaling, globals::GlobalPass};
 use crate::backend::ops::{Conv2d, GroupNorm, Linear, Mask, attention};
 use crate::backend::{Activation, MatmulPrecision, Params};
 
@@ -22,6 +22,7 @@ pub struct AutoencoderKl {
     factor: usize,
     latent_channels: usize,
     groups: usize,
+    context: usize,
     scaling: LatentScaling,
     dtype: DType,
     weight_bytes: usize,
@@ -44,8 +45,9 @@ impl AutoencoderKl {
             quant_conv: pointwise(config.use_quant_conv, 2 * latent, "quant_conv")?,
             post_quant_conv: pointwise(config.use_post_quant_conv, latent, "post_quant_conv")?,
             factor: config.factor(),
-            groups: config.norm_num_groups,
             latent_channels: latent,
+            groups: config.norm_num_groups,
+            context: config.context(),
             scaling: LatentScaling {
                 factor: config.scaling_factor,
                 shift: config.shift_factor.unwrap_or(0.0),
@@ -56,8 +58,12 @@ impl AutoencoderKl {
     }
 
     /// `[B, H, W, 3]` → the posterior's mean, `[B, H/f, W/f, C]`.
-    pub(super) fn encode(&self, image: &Activation) -> Result<Activation> {
-        self.posterior_mean(self.encoder.forward(image)?)
+    pub(super) fn encode(
+        &self,
+        image: &Activation,
+        globals: &mut GlobalPass,
+    ) -> Result<Activation> {
+        self.posterior_mean(self.encoder.forward(image, globals)?)
     }
 
     /// The mean, of what the encoder's last convolution gives.
@@ -71,10 +77,10 @@ impl AutoencoderKl {
     }
 
     /// `[B, h, w, C]` → `[B, f·h, f·w, 3]`.
-    pub(super) fn decode(&self, z: &Activation) -> Result<Activation> {
+    pub(super) fn decode(&self, z: &Activation, globals: &mut GlobalPass) -> Result<Activation> {
         match &self.post_quant_conv {
-            Some(conv) => self.decoder.forward(&conv.forward(z)?),
-            None => self.decoder.forward(z),
+            Some(conv) => self.decoder.forward(&conv.forward(z)?, globals),
+            None => self.decoder.forward(z, globals),
         }
     }
 
@@ -88,6 +94,10 @@ impl AutoencoderKl {
 
     pub(super) fn latent_channels(&self) -> usize {
         self.latent_channels
+    }
+
+    pub(super) fn context(&self) -> usize {
+        self.context
     }
 
     pub(super) fn scaling(&self) -> LatentScaling {
@@ -134,11 +144,11 @@ impl KlEncoder {
         })
     }
 
-    fn forward(&self, image: &Activation) -> Result<Activation> {
+    fn forward(&self, image: &Activation, globals: &mut GlobalPass) -> Result<Activation> {
         let mut h = self.conv_in.forward(image)?;
         for (resnets, down) in &self.levels {
             for resnet in resnets {
-                h = resnet.forward(&h)?;
+                h = resnet.forward(&h, globals)?;
             }
             if let Some(conv) = down {
                 // Only the far sides are padded: `F.pad(x, (0, 1, 0, 1))` in diffusers'
@@ -146,8 +156,8 @@ impl KlEncoder {
                 h = conv.forward(&h.pad_with_zeros(1, 0, 1)?.pad_with_zeros(2, 0, 1)?)?;
             }
         }
-        let h = self.mid.forward(&h)?;
-        self.conv_out.forward(&self.norm_out.forward_silu(&h)?)
+        let h = self.mid.forward(&h, globals)?;
+        self.conv_out.forward(&globals.norm_silu(&self.norm_out, &h)?)
     }
 }
 
@@ -188,18 +198,18 @@ impl KlDecoder {
         })
     }
 
-    fn forward(&self, z: &Activation) -> Result<Activation> {
-        let mut h = self.mid.forward(&self.conv_in.forward(z)?)?;
+    fn forward(&self, z: &Activation, globals: &mut GlobalPass) -> Result<Activation> {
+        let mut h = self.mid.forward(&self.conv_in.forward(z)?, globals)?;
         for (resnets, up) in &self.levels {
             for resnet in resnets {
-                h = resnet.forward(&h)?;
+                h = resnet.forward(&h, globals)?;
             }
             if let Some(conv) = up {
                 let (_, height, width, _) = h.dims4()?;
                 h = conv.forward_doubled(&h, 2 * height, 2 * width)?;
             }
         }
-        self.conv_out.forward(&self.norm_out.forward_silu(&h)?)
+        self.conv_out.forward(&globals.norm_silu(&self.norm_out, &h)?)
     }
 }
 
@@ -226,9 +236,9 @@ impl KlResnetBlock {
         })
     }
 
-    fn forward(&self, x: &Activation) -> Result<Activation> {
-        let h = self.conv1.forward(&self.norm1.forward_silu(x)?)?;
-        let h = self.norm2.forward_silu(&h)?;
+    fn forward(&self, x: &Activation, globals: &mut GlobalPass) -> Result<Activation> {
+        let h = self.conv1.forward(&globals.norm_silu(&self.norm1, x)?)?;
+        let h = globals.norm_silu(&self.norm2, &h)?;
         match &self.shortcut {
             Some(conv) => self.conv2.forward_add(&h, &conv.forward(x)?),
             None => self.conv2.forward_add(&h, x),
@@ -272,13 +282,13 @@ impl KlMidBlock {
         })
     }
 
-    fn forward(&self, x: &Activation) -> Result<Activation> {
-        let h = self.before.forward(x)?;
+    fn forward(&self, x: &Activation, globals: &mut GlobalPass) -> Result<Activation> {
+        let h = self.before.forward(x, globals)?;
         let h = match &self.attention {
-            Some(attention) => attention.forward(&h)?,
+            Some(attention) => attention.forward(&h, globals)?,
             None => h,
         };
-        self.after.forward(&h)
+        self.after.forward(&h, globals)
     }
 }
 
@@ -313,13 +323,21 @@ impl MidAttention {
         })
     }
 
-    fn forward(&self, x: &Activation) -> Result<Activation> {
+    fn forward(&self, x: &Activation, globals: &mut GlobalPass) -> Result<Activation> {
         let (batch, height, width, channels) = x.dims4()?;
         let tokens = (batch, height * width, channels);
-        let h = self.norm.forward(x)?.reshape(tokens)?;
+        let h = globals.norm(&self.norm, x)?.reshape(tokens)?;
         let (q, k, v) = (self.q.forward(&h)?, self.k.forward(&h)?, self.v.forward(&h)?);
         drop(h);
-        let h = attention(&q, &k, &v, 1, Mask::None, self.precision)?;
-        self.out.forward_add(&h, &x.reshape(tokens)?)?.reshape((batch, height, width, channels))
+        let places = (batch, height, width, channels);
+        let (q, k, v) = match globals.attended(&k.reshape(places)?, &v.reshape(places)?)? {
+            // Every query sees the same keys, whichever input it comes from.
+            Some((keys, values)) => {
+                (q.reshape((1, batch * height * width, channels))?, keys, values)
+            }
+            None => (q, k, v),
+        };
+        let h = attention(&q, &k, &v, 1, Mask::None, self.precision)?.reshape(tokens)?;
+        self.out.forward_add(&h, &x.reshape(tokens)?)?.reshape(places)
     }
 }

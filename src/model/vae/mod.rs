@@ -4,6 +4,7 @@
 //! outside needs to know it.
 
 mod config;
+mod globals;
 mod kl;
 mod layerwise;
 mod tiny;
@@ -14,6 +15,7 @@ use serde_json::Value;
 use crate::backend::{Activation, Params};
 
 pub use config::{KlConfig, TinyConfig, VaeConfig, VaeError};
+pub use globals::{GlobalState, Globals, MeasuredPart};
 pub use kl::AutoencoderKl;
 pub use layerwise::{FeatureMaps, LayerwiseSize, MapId, Window};
 pub use tiny::AutoencoderTiny;
@@ -44,6 +46,14 @@ impl Vae {
     /// # Errors
     /// Sides that [`factor`](Self::factor) does not divide, or those of the backend.
     pub fn encode(&self, image: &Activation) -> Result<Activation> {
+        self.encode_with(image, Globals::Own)
+    }
+
+    /// Encodes as [`encode`](Self::encode), with this global state; `AutoencoderTiny` has none.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode), or the state of another model or of the decoder.
+    pub fn encode_with(&self, image: &Activation, globals: Globals<'_>) -> Result<Activation> {
         let (_, height, width, channels) = image.dims4()?;
         let f = self.factor();
         if channels != 3 || height == 0 || width == 0 || height % f != 0 || width % f != 0 {
@@ -54,7 +64,9 @@ impl Vae {
         }
         let image = image.to_dtype(self.dtype())?;
         let z = match self {
-            Self::Kl(vae) => vae.encode(&image)?,
+            Self::Kl(vae) => {
+                globals.pass((height / f, width / f), |globals| vae.encode(&image, globals))?
+            }
             Self::Tiny(vae) => vae.encode(&image)?,
         };
         self.scaling().scaled(z)
@@ -66,6 +78,14 @@ impl Vae {
     /// # Errors
     /// Another channel count, or those of the backend.
     pub fn decode(&self, latent: &Activation) -> Result<Activation> {
+        self.decode_with(latent, Globals::Own)
+    }
+
+    /// Decodes as [`decode`](Self::decode), with this global state; `AutoencoderTiny` has none.
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode), or the state of another model or of the encoder.
+    pub fn decode_with(&self, latent: &Activation, globals: Globals<'_>) -> Result<Activation> {
         let (_, height, width, channels) = latent.dims4()?;
         if channels != self.latent_channels() || height == 0 || width == 0 {
             candle_core::bail!(
@@ -76,7 +96,7 @@ impl Vae {
         }
         let z = self.scaling().unscaled(latent.clone())?.to_dtype(self.dtype())?;
         let image = match self {
-            Self::Kl(vae) => vae.decode(&z)?,
+            Self::Kl(vae) => globals.pass((height, width), |globals| vae.decode(&z, globals))?,
             Self::Tiny(vae) => vae.decode(&z)?,
         };
         image.to_dtype(DType::F32)
@@ -124,14 +144,21 @@ impl Vae {
         }
     }
 
-    /// Receptive field around an output, in latent pixels: a tile padded by as much towards the rest of the picture
-    /// equals the whole in its core. `None` where norms and attention see the whole picture (`AutoencoderKL`).
+    /// Receptive field of the convolutions around an output, in latent pixels: a tile padded by as much towards
+    /// the rest of the picture equals the whole in its core, given the same [`Globals`].
     #[must_use]
-    pub fn context(&self) -> Option<usize> {
+    pub fn context(&self) -> usize {
         match self {
-            Self::Kl(_) => None,
-            Self::Tiny(vae) => Some(vae.context()),
+            Self::Kl(vae) => vae.context(),
+            Self::Tiny(vae) => vae.context(),
         }
+    }
+
+    /// Norms and attention see the whole picture (`AutoencoderKL`), so that tiles need a [`GlobalState`], or to be
+    /// computed layer by layer.
+    #[must_use]
+    pub fn has_global_state(&self) -> bool {
+        matches!(self, Self::Kl(_))
     }
 
     /// The precision that the autoencoder computes in.

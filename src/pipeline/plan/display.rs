@@ -64,15 +64,23 @@ impl fmt::Display for Plan {
         for note in &sampling.notes {
             writeln!(f, "note          {note}")?;
         }
-        writeln!(
+        write!(
             f,
-            "VAE tiles     {} ({} × {}) of {} px{}",
-            self.tile_rows.len() * self.tile_columns.len(),
+            "VAE tiles     {} ({} × {}) of {} px",
+            self.tiles(),
             self.tile_columns.len(),
             self.tile_rows.len(),
-            self.memory.tile,
-            if self.memory.map_bytes > 0 { ", layer by layer" } else { "" }
+            self.memory.tile
         )?;
+        match (self.map_bytes(), self.measured_share()) {
+            (0, None) => writeln!(f)?,
+            (0, Some(share)) => writeln!(
+                f,
+                ", norms and attention from samples of {:.0} % of the canvas",
+                100.0 * share
+            )?,
+            (bytes, _) => writeln!(f, ", layer by layer, with {} of disk", units::bytes(bytes))?,
+        }
         writeln!(f, "computes on   {}", self.computes_on)?;
         writeln!(f, "disk          {} while it works", units::bytes(self.work_bytes()))?;
         self.memory.fmt(f)

@@ -33,11 +33,8 @@ pub struct Geometry {
     pub overlap: f64,
     /// Height and width of the low-resolution pass, if there is one.
     pub low_resolution: Option<(usize, usize)>,
-    /// Padding of VAE tiles towards each other: the receptive field of the convolutions, or none where they are computed
-    /// layer by layer.
+    /// Padding of VAE tiles towards each other: the receptive field of the convolutions.
     pub vae_padding: usize,
-    /// Norms and attention of the autoencoder see the whole canvas, which several tiles compute layer by layer.
-    pub has_global_state: bool,
     /// Shape of the model.
     pub shape: ModelShape,
 }
@@ -69,8 +66,7 @@ impl Geometry {
             overlap: share,
             low_resolution: (settings.rap > 0.0)
                 .then(|| native_size((input.width, input.height), shape)),
-            vae_padding: model.blueprints.vae.context().unwrap_or(0),
-            has_global_state: model.blueprints.vae.context().is_none(),
+            vae_padding: model.blueprints.vae.context(),
             shape,
         })
     }
@@ -157,7 +153,6 @@ mod tests {
             overlap: 0.0,
             low_resolution: None,
             vae_padding: 1,
-            has_global_state: false,
             shape: SHAPE,
         };
         let last = geometry.grid.regions().last().unwrap();

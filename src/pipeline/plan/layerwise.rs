@@ -12,7 +12,7 @@ use crate::{
 const BLOCKS: usize = 3;
 /// Least side of the traced canvas, if the true one has it, in latent pixels: so many places have all the keys that an
 /// attention over small blocks takes.
-const LEAST_SIDE: usize = 136;
+pub const LEAST_SIDE: usize = 136;
 
 /// The maps of a pass over a part of a canvas that takes as much memory as the whole.
 pub struct TracedMaps<'a> {
@@ -23,6 +23,8 @@ pub struct TracedMaps<'a> {
     size: LayerwiseSize,
     /// Values and channels of each map, while it is there.
     maps: Vec<Option<(usize, usize)>>,
+    /// Values of the output so far, which are a map as well.
+    output: usize,
     /// The most values of all maps at a time.
     most: usize,
     /// Values of the largest window.
@@ -32,7 +34,7 @@ pub struct TracedMaps<'a> {
 impl<'a> TracedMaps<'a> {
     /// The maps of a pass of this size whose input has so many channels.
     pub fn new(trace: &'a Trace, channels: usize, size: LayerwiseSize) -> Self {
-        Self { trace, channels, size, maps: Vec::new(), most: 0, largest: 0 }
+        Self { trace, channels, size, maps: Vec::new(), output: 0, most: 0, largest: 0 }
     }
 
     /// The size that is traced.
@@ -47,12 +49,16 @@ impl<'a> TracedMaps<'a> {
         self.largest * size_of::<f32>()
     }
 
-    /// The most bytes of the true canvas's maps at a time, with a map of `more` values of the traced one, which is there
-    /// all the time.
-    pub fn bytes(&self, more: usize) -> u64 {
+    /// The most bytes of the true canvas's maps at a time.
+    pub fn bytes(&self) -> u64 {
         let area = |(height, width): (usize, usize)| (height * width) as f64;
         let share = area(self.size.latents) / area(self.traced_size().latents);
-        ((self.most + more) as f64 * share) as u64 * VALUE_BYTES as u64
+        (self.most as f64 * share) as u64 * VALUE_BYTES as u64
+    }
+
+    fn count(&mut self) {
+        let maps: usize = self.maps.iter().flatten().map(|(values, _)| values).sum();
+        self.most = self.most.max(maps + self.output);
     }
 
     fn window(&mut self, window: &Window, channels: usize) -> Activation {
@@ -76,12 +82,14 @@ impl FeatureMaps for TracedMaps<'_> {
 
     fn output(&mut self, _: &Window, values: &Activation) -> Result<()> {
         self.leaves(values);
+        self.output += values.elem_count();
+        self.count();
         Ok(())
     }
 
     fn create(&mut self, (height, width, channels): (usize, usize, usize)) -> Result<MapId> {
         self.maps.push(Some((height * width * channels, channels)));
-        self.most = self.most.max(self.maps.iter().flatten().map(|(values, _)| values).sum());
+        self.count();
         Ok(self.maps.len() - 1)
     }
 

@@ -56,8 +56,6 @@ pub struct MemoryPlan {
     pub tile: usize,
     /// Batch sizes of the captioner's model, if there is one.
     pub captions: Option<CaptionBatch>,
-    /// Bytes on disk of the maps of an autoencoder that computes layer by layer.
-    pub map_bytes: u64,
     /// Memory of each stage.
     pub stages: Vec<StageMemory>,
 }

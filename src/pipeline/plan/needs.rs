@@ -6,14 +6,21 @@ use std::{
     collections::{BTreeMap, HashMap},
 };
 
-use super::{geometry::Geometry, layerwise::TracedMaps, sampling::SamplingPlan, tiles::Span};
+use super::{
+    geometry::Geometry,
+    layerwise::TracedMaps,
+    samples::{Sample, samples},
+    sampling::SamplingPlan,
+    tiles::{Span, largest_area},
+    vae_tiling::VaeTiling,
+};
 use crate::{
     backend::{Activation, Trace},
     caption::{CaptionBatch, CaptionMemory, CaptionRequest, Rect},
     model::{
         denoiser::{MicroConditioning, Prior},
         text::TextConditioning,
-        vae::LayerwiseSize,
+        vae::{FeatureMaps, GlobalState, Globals, LayerwiseSize, MeasuredPart},
     },
     pipeline::{
         colour_fix,
@@ -41,8 +48,6 @@ pub struct Needs {
     pub host_working: usize,
     /// Scratch buffer that every CPU thread keeps after its first use.
     pub scratch: usize,
-    /// Maps on the disk of an autoencoder that computes layer by layer.
-    pub maps: u64,
 }
 
 impl Needs {
@@ -51,7 +56,6 @@ impl Needs {
         self.device_working = self.device_working.max(pass.peak);
         self.scratch = self.scratch.max(pass.scratch);
         self.host_working = self.host_working.max(pass.host);
-        self.maps = self.maps.max(pass.maps);
     }
 }
 
@@ -59,7 +63,7 @@ impl Needs {
 /// determine its memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Pass {
-    /// Encoding of a tile, or of a canvas layer by layer.
+    /// Encoding of a tile, after the samples whose statistics it uses, or of a canvas layer by layer.
     Encode(Tile),
     Decode(Tile),
     Denoise((usize, usize, usize)),
@@ -74,8 +78,17 @@ enum Pass {
 struct Tile {
     /// Height and width of a tile.
     size: (usize, usize),
-    /// Where several tiles are computed layer by layer.
-    layerwise: Option<LayerwiseSize>,
+    whole: WholeCanvas,
+}
+
+/// What a tile takes from the whole canvas.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum WholeCanvas {
+    Nothing,
+    /// All of it comes from one pass layer by layer.
+    Layers(LayerwiseSize),
+    /// Statistics of so many samples of a height and width, which go through the autoencoder first.
+    Samples((usize, usize, usize)),
 }
 
 /// Traced memory of a pass without weights, in bytes.
@@ -89,8 +102,6 @@ struct PassMemory {
     recorded: usize,
     /// Host memory of a block of a map, on its way to the disk.
     host: usize,
-    /// Bytes of the maps on the disk.
-    maps: u64,
 }
 
 /// A job before the choices that depend on its memory.
@@ -99,6 +110,7 @@ pub struct Draft<'a> {
     pub runner: &'a Runner,
     pub settings: &'a Settings,
     pub geometry: &'a Geometry,
+    pub vae_tiling: VaeTiling,
     sampling: &'a SamplingPlan,
     /// The captioner's model, if the job asks one.
     captions: Option<Box<dyn CaptionMemory + 'a>>,
@@ -112,12 +124,13 @@ impl<'a> Draft<'a> {
         model: &'a Model,
         runner: &'a Runner,
         settings: &'a Settings,
-        geometry: &'a Geometry,
+        (geometry, vae_tiling): (&'a Geometry, VaeTiling),
         sampling: &'a SamplingPlan,
     ) -> Self {
         let request = request(settings, geometry);
         let captions = request.and_then(|request| settings.captioner.memory(&request));
-        Self { model, runner, settings, geometry, sampling, captions, traced: RefCell::default() }
+        let traced = RefCell::default();
+        Self { model, runner, settings, geometry, vae_tiling, sampling, captions, traced }
     }
 
     /// Possible caption batches, largest first; empty without a captioner's model.
@@ -196,11 +209,27 @@ impl<'a> Draft<'a> {
         };
         let (rows, columns) = (spans(size.0), spans(size.1));
         let both = |side: fn(&Span) -> usize| (most(&rows, side), most(&columns, side));
-        let block = rows.iter().chain(&columns).map(|span| span.core.len()).max().unwrap_or(1);
-        let layerwise = (self.geometry.has_global_state && rows.len() * columns.len() > 1)
-            .then_some(LayerwiseSize { latents: size, block });
-        let size = both(|span| span.padded().len());
-        (Tile { size, layerwise }, both(|span| span.core.len()))
+        let whole = match self.vae_tiling {
+            // A tile that is the whole is computed by itself.
+            _ if rows.len() * columns.len() == 1 => WholeCanvas::Nothing,
+            VaeTiling::Independent => WholeCanvas::Nothing,
+            VaeTiling::Layerwise { .. } => {
+                let sides = rows.iter().chain(&columns).map(|span| span.core.len());
+                let block = sides.max().unwrap_or(1);
+                WholeCanvas::Layers(LayerwiseSize { latents: size, block })
+            }
+            VaeTiling::Sampled => {
+                let samples = samples(size, largest_area(&rows, &columns), 1);
+                let side = |one: &Sample| (samples.len(), one.y.len(), one.x.len());
+                WholeCanvas::Samples(samples.first().map_or((0, 0, 0), side))
+            }
+        };
+        let core = both(|span| span.core.len());
+        let size = match whole {
+            WholeCanvas::Layers(_) => core,
+            WholeCanvas::Nothing | WholeCanvas::Samples(_) => both(|span| span.padded().len()),
+        };
+        (Tile { size, whole }, core)
     }
 
     /// Needs of encoding the picture in tiles with a core of `tile` image pixels.
@@ -211,13 +240,18 @@ impl<'a> Draft<'a> {
         let Geometry { canvas, low_resolution, shape, .. } = self.geometry;
         let (tile, _) = self.tile((canvas.latent_height, canvas.latent_width), tile, 0);
         // The whole picture at native size, for the attention prior, is one tile.
-        let whole = low_resolution.map(|size| Tile { size, layerwise: None });
+        let whole = low_resolution.map(|size| Tile { size, whole: WholeCanvas::Nothing });
         let mut needs =
             Needs { device: self.condition_bytes(), host: self.canvas_bytes(), ..Needs::default() };
         for tile in [Some(tile), whole].into_iter().flatten() {
             needs.add(&self.traced(Pass::Encode(tile))?);
-            // Before a window is a tensor: its source, the resized rows, and the window itself.
-            let pixels = tile.size.0 * tile.size.1 * shape.factor.pow(2);
+            // Before windows are a tensor: their source, the resized rows, and the windows themselves.
+            let (count, height, width) = match tile.whole {
+                WholeCanvas::Samples(samples) => samples,
+                WholeCanvas::Nothing | WholeCanvas::Layers(_) => (0, 0, 0),
+            };
+            let latents = (count * height * width).max(tile.size.0 * tile.size.1);
+            let pixels = latents * shape.factor.pow(2);
             needs.host_working = needs.host_working.max(3 * pixels * 3 * size_of::<f32>());
         }
         Ok(needs)
@@ -293,7 +327,7 @@ impl<'a> Draft<'a> {
     }
 
     /// Runs a pass on shapes; returns what the trace does not count: the bytes of the layers that it records, and of
-    /// maps beside the device.
+    /// a block of a map on the host.
     fn run(&self, pass: Pass, trace: &Trace) -> Result<PassMemory, Error> {
         let Blueprints { vae, .. } = &*self.model.blueprints;
         let shape = self.geometry.shape;
@@ -304,37 +338,26 @@ impl<'a> Draft<'a> {
         let latents = |(batch, height, width): (usize, usize, usize)| {
             trace.activation((batch, height, width, shape.channels), VAE_DTYPE)
         };
-        let with_maps = |channels: usize, size: LayerwiseSize| {
-            let maps = TracedMaps::new(trace, channels, size);
-            let size = maps.traced_size();
-            (maps, size)
+        let layers = |channels: usize, size: LayerwiseSize, pass: &LayerwisePass<'_>| {
+            let mut maps = TracedMaps::new(trace, channels, size);
+            pass(maps.traced_size(), &mut maps)?;
+            Ok(PassMemory { host: maps.largest(), ..PassMemory::default() })
         };
-        let one = |(height, width): (usize, usize)| (1, height, width);
         match pass {
-            Pass::Encode(Tile { layerwise: Some(size), .. }) => {
-                let (mut maps, size) = with_maps(3, size);
-                vae.encode_layerwise(size, &mut maps)?;
-                return Ok(PassMemory {
-                    host: maps.largest(),
-                    maps: maps.bytes(0),
-                    ..PassMemory::default()
+            Pass::Encode(Tile { whole: WholeCanvas::Layers(size), .. }) => {
+                return layers(3, size, &|size, maps| vae.encode_layerwise(size, maps));
+            }
+            Pass::Decode(Tile { whole: WholeCanvas::Layers(size), .. }) => {
+                return layers(shape.channels, size, &|size, maps| {
+                    vae.decode_layerwise(size, maps)
                 });
             }
-            Pass::Decode(Tile { layerwise: Some(size), .. }) => {
-                let (mut maps, size) = with_maps(shape.channels, size);
-                vae.decode_layerwise(size, &mut maps)?;
-                // The decoded pixels are a map as well.
-                let (height, width) = size.latents;
-                let image = height * width * shape.factor.pow(2) * 3;
-                let bytes = maps.bytes(image);
-                return Ok(PassMemory {
-                    host: maps.largest(),
-                    maps: bytes,
-                    ..PassMemory::default()
-                });
+            Pass::Encode(tile) => {
+                coded(tile, &|size, globals| vae.encode_with(&pixels(size), globals))?
             }
-            Pass::Encode(Tile { size, .. }) => drop(vae.encode(&pixels(one(size)))?),
-            Pass::Decode(Tile { size, .. }) => drop(vae.decode(&latents(one(size)))?),
+            Pass::Decode(tile) => {
+                coded(tile, &|size, globals| vae.decode_with(&latents(size), globals))?
+            }
             Pass::Denoise(size) => self.call(size, Prior::None, trace)?,
             Pass::Record(size) => {
                 let mut layers = Vec::new();
@@ -378,6 +401,29 @@ impl<'a> Draft<'a> {
         denoiser.forward(&sample, 0.0, &conditioning, prior)?;
         Ok(())
     }
+}
+
+/// The encoder or the decoder, layer by layer.
+type LayerwisePass<'a> =
+    dyn Fn(LayerwiseSize, &mut dyn FeatureMaps) -> candle_core::Result<()> + 'a;
+
+/// The encoder or the decoder, on windows of a number and a size.
+type CodecPass<'a> =
+    dyn Fn((usize, usize, usize), Globals<'_>) -> candle_core::Result<Activation> + 'a;
+
+/// Runs `pass` on the samples of a tile, if it has any, and then on the tile.
+fn coded(tile: Tile, pass: &CodecPass<'_>) -> Result<(), Error> {
+    let (height, width) = tile.size;
+    let WholeCanvas::Samples(samples) = tile.whole else {
+        pass((1, height, width), Globals::Own)?;
+        return Ok(());
+    };
+    let part = MeasuredPart { rows: 0..samples.1, columns: 0..samples.2 };
+    let parts = vec![part; samples.0];
+    let mut state = GlobalState::default();
+    pass(samples, Globals::Measured { parts: &parts, state: &mut state })?;
+    pass((1, height, width), Globals::Shared(&state))?;
+    Ok(())
 }
 
 /// The job's request to its captioner; `None` without one.

@@ -4,6 +4,7 @@
 use super::{
     memory::{MemoryPlan, MemoryStage, StageMemory},
     needs::Draft,
+    vae_tiling::VaeTiling,
 };
 use crate::{
     backend::usable_memory,
@@ -29,6 +30,8 @@ const GPU_BYTES: usize = 256 << 20;
 /// The smallest core of a VAE tile in image pixels, and the step of its reduction.
 const TILE_LEAST: usize = 128;
 const TILE_STEP: usize = 64;
+/// The smallest of tiles that share statistics: smaller ones save nothing, because the samples need more.
+const TILE_LEAST_SAMPLED: usize = 256;
 
 /// Parameters of the search.
 #[derive(Clone, Copy)]
@@ -88,9 +91,13 @@ impl Draft<'_> {
         let choice = MemoryChoice { keeps_parts: false, ..choice };
         let MemoryChoice { batch, tile, .. } = choice;
         let batches = (1..=batch).rev().filter(|&size| size == batch || settings.batch.is_none());
+        let least = match self.vae_tiling {
+            VaeTiling::Sampled => TILE_LEAST_SAMPLED,
+            VaeTiling::Independent | VaeTiling::Layerwise { .. } => TILE_LEAST,
+        };
         let tiles = (0..).map_while(|steps| tile.checked_sub(steps * TILE_STEP));
-        let tiles = tiles
-            .take_while(|&side| side == tile || (side >= TILE_LEAST && settings.tile.is_none()));
+        let tiles =
+            tiles.take_while(|&side| side == tile || (side >= least && settings.tile.is_none()));
         // The stages of denoiser and VAE do not overlap, so batch and tile are chosen independently.
         let possible_batch = first(batches, |&batch| {
             fit(MemoryChoice { batch, ..choice }, &[MemoryStage::Text, MemoryStage::Denoise])
@@ -144,10 +151,10 @@ impl Draft<'_> {
         let of_model = text.embedded + vae.embedded + denoiser.embedded;
         let base = PROCESS_BYTES + threads + of_model + self.picture_bytes() + captioner_host;
         let (mut loaded, mut of_captioner) = (0, 0);
-        let all = (captioner.into_iter())
+        let parts = (captioner.into_iter())
             .map(|(part, needs, _)| (MemoryStage::Caption, part, needs))
             .chain(parts);
-        let stages = all.map(|(stage, part, needs)| {
+        let stages = parts.map(|(stage, part, needs)| {
             // Loaded parts add up in the order of the stages; the decoder was loaded for the encoder.
             let mut mapped = 0;
             let held = if stage == MemoryStage::Caption {
@@ -185,8 +192,7 @@ impl Draft<'_> {
             StageMemory { stage: MemoryStage::Read, resident, working: self.reading_bytes() }
         });
         let stages = read.into_iter().chain(stages).collect();
-        let map_bytes = parts.iter().map(|(_, _, needs)| needs.maps).max().unwrap_or(0);
-        Ok(MemoryPlan { budget: None, keeps_parts, batch, tile, captions, map_bytes, stages })
+        Ok(MemoryPlan { budget: None, keeps_parts, batch, tile, captions, stages })
     }
 }
 

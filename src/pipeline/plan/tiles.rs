@@ -70,6 +70,13 @@ pub fn spans(length: usize, core: usize, padding: usize) -> Vec<Span> {
         .collect()
 }
 
+/// Area in latent pixels of the largest of these tiles with its padding.
+#[must_use]
+pub fn largest_area(rows: &[Span], columns: &[Span]) -> usize {
+    let longest = |spans: &[Span]| spans.iter().map(|span| span.padded().len()).max().unwrap_or(0);
+    longest(rows) * longest(columns)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,14 +7,15 @@ use std::{ops::Range, path::Path};
 use candle_core::{DType, Tensor};
 use tracing::info_span;
 
-use super::{canvased::Canvased, context::Context, layerwise::Run};
+use super::{canvased::Canvased, context::Context, layerwise::Run, statistics::SharedState};
 use crate::{
     canvas::Latent,
     image::{Encoder, Output},
+    model::vae::Globals,
     pipeline::{
         colour_fix,
         error::Error,
-        plan::{Plan, tiles::Span},
+        plan::{Plan, tiles::Span, vae_tiling::VaeTiling},
         progress::{Progress, Stage},
         protect,
         retry::retry_halves,
@@ -57,7 +58,8 @@ pub fn canvas(
         done < bottom && top < bottom
     };
     let tiles = plan.tile_rows.iter().filter(is_left).count() * plan.tile_columns.len();
-    let mut whole = WholeCanvas { folder: path, tiles, pixels: None };
+    let shared = SharedState::new(context, (size.latent_height, size.latent_width));
+    let mut whole = WholeCanvas { folder: path, tiles, pixels: None, shared };
     for row in &plan.tile_rows {
         let (top, bottom) = pixel_rows(row);
         if !is_left(&row) {
@@ -135,14 +137,15 @@ pub fn write(
     Ok(())
 }
 
-/// Decoding of a canvas all of whose tiles come at once.
+/// What the tiles of the canvas take from the whole of it, computed when the first of them needs it.
 struct WholeCanvas<'a> {
     /// Folder of the maps.
     folder: &'a Path,
-    /// Tiles that the progress counts for it.
+    /// Tiles that the progress counts for a pass layer by layer.
     tiles: usize,
-    /// The decoded pixels.
+    /// The decoded pixels, from such a pass.
     pixels: Option<MapFile>,
+    shared: SharedState<'a>,
 }
 
 impl WholeCanvas<'_> {
@@ -198,18 +201,24 @@ fn decode(
     let (height, width) = (wide_row.core.len() * f, wide_column.core.len() * f);
     let in_pixels = |range: &Range<usize>| range.start * f..range.end * f;
     let (x, y) = (in_pixels(&wide_column.core), in_pixels(&wide_row.core));
-    let mut pixels = if Run::is_needed(context, (row, column)) {
-        whole.window(context, z, progress, (row, column), (&y, &x))?
-    } else {
+    let by_itself = |globals: Globals<'_>| -> Result<Vec<f32>, Error> {
         let latents = latents(context, z, wide_column.padded(), wide_row.padded())?;
-        context
+        let pixels = context
             .runner
-            .decode(&latents)?
+            .decode(&latents, globals)?
             .narrow(1, wide_row.before() * f, height)?
-            .narrow(2, wide_column.before() * f, width)?
-            .to_dtype(DType::F32)?
-            .flatten_all()?
-            .to_vec1()?
+            .narrow(2, wide_column.before() * f, width)?;
+        Ok(pixels.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+    };
+    let mut pixels = match context.spec.plan.vae_tiling.of_tile((row, column)) {
+        VaeTiling::Independent => by_itself(Globals::Own)?,
+        VaeTiling::Layerwise { .. } => {
+            whole.window(context, z, progress, (row, column), (&y, &x))?
+        }
+        VaeTiling::Sampled => by_itself(whole.shared.globals(
+            |sample| latents(context, z, sample.x.clone(), sample.y.clone()),
+            |samples, globals| context.runner.decode(samples, globals),
+        )?)?,
     };
     if !pixels.iter().all(|value| value.is_finite()) {
         return Err(context.runner.non_finite(Stage::Decode));

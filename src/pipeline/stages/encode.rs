@@ -5,12 +5,13 @@ use std::{ops::Range, path::Path};
 use candle_core::{DType, Tensor};
 use tracing::info_span;
 
-use super::{canvased::Canvased, context::Context, layerwise::Run};
+use super::{canvased::Canvased, context::Context, layerwise::Run, statistics::SharedState};
 use crate::{
     canvas::Latent,
+    model::vae::Globals,
     pipeline::{
         error::Error,
-        plan::tiles::Span,
+        plan::{tiles::Span, vae_tiling::VaeTiling},
         progress::{Progress, Stage},
         retry::retry_halves,
         work::{folder::WorkFolder, journal::Record},
@@ -43,7 +44,8 @@ pub fn canvas(
     if done == count {
         return Ok(());
     }
-    let mut whole = WholeCanvas { folder: path, tiles: count - done, is_encoded: false };
+    let size = (size.latent_height, size.latent_width);
+    let mut whole = WholeCanvas::new(context, path, size, count - done);
     for (index, (row, column)) in tiles.enumerate().skip(done) {
         if progress.interrupted() {
             return Err(Error::Interrupted(None));
@@ -80,7 +82,7 @@ pub fn low_resolution(
     let factor = geometry.shape.factor;
     let source = Canvased::new(context.picture, width * factor, height * factor)?;
     // The progress counts no tile of it.
-    let mut whole = WholeCanvas { folder: path, tiles: 0, is_encoded: false };
+    let mut whole = WholeCanvas::new(context, path, (height, width), 0);
     // About the size of one region, hence a single tile.
     let span = |length: usize| Span { core: 0..length, length, padding: geometry.vae_padding };
     let (row, column) = (span(height), span(width));
@@ -114,13 +116,45 @@ fn source_pixels(
     Ok(Tensor::from_vec(window, (1, y.len(), x.len(), 3), context.runner.device())?)
 }
 
-/// Encoding of a canvas all of whose tiles come at once.
+/// What the tiles of a canvas take from the whole of it, computed when the first of them needs it.
 struct WholeCanvas<'a> {
     /// Folder of the maps.
     folder: &'a Path,
-    /// Tiles that the progress counts for it.
+    /// Tiles that the progress counts for a pass layer by layer.
     tiles: usize,
+    /// All tiles have come from such a pass.
     is_encoded: bool,
+    shared: SharedState<'a>,
+}
+
+impl<'a> WholeCanvas<'a> {
+    /// That of a canvas of this height and width in latent pixels.
+    fn new(context: &'a Context<'a>, folder: &'a Path, size: (usize, usize), tiles: usize) -> Self {
+        Self { folder, tiles, is_encoded: false, shared: SharedState::new(context, size) }
+    }
+
+    /// Encodes the whole canvas, unless it is; `tile` is the first tile that is asked for.
+    fn encode(
+        &mut self,
+        context: &Context<'_>,
+        source: &Canvased<'_>,
+        latent: &mut Latent,
+        progress: &mut dyn Progress,
+        tile: (&Span, &Span),
+    ) -> Result<(), Error> {
+        if self.is_encoded {
+            return Ok(());
+        }
+        let latents = (latent.height(), latent.width());
+        Run { context, folder: self.folder, latents, tile, tiles: self.tiles }.run(
+            progress,
+            &mut |window| source_pixels(context, source, &window.columns, &window.rows),
+            &mut |window, values| place(context, latent, (&window.rows, &window.columns), values),
+            &|size, maps| context.runner.encode_layerwise(size, maps),
+        )?;
+        self.is_encoded = true;
+        Ok(())
+    }
 }
 
 /// Encodes the core of one tile into its place.
@@ -132,27 +166,20 @@ fn tile(
     progress: &mut dyn Progress,
     (row, column): (&Span, &Span),
 ) -> Result<(), Error> {
-    if Run::is_needed(context, (row, column)) {
-        if !whole.is_encoded {
-            let (folder, tiles) = (whole.folder, whole.tiles);
-            let latents = (latent.height(), latent.width());
-            let run = Run { context, folder, latents, tile: (row, column), tiles };
-            run.run(
-                progress,
-                &mut |window| source_pixels(context, source, &window.columns, &window.rows),
-                &mut |window, values| {
-                    place(context, latent, (&window.rows, &window.columns), values)
-                },
-                &|size, maps| context.runner.encode_layerwise(size, maps),
-            )?;
-            whole.is_encoded = true;
+    let globals = match context.spec.plan.vae_tiling.of_tile((row, column)) {
+        VaeTiling::Independent => Globals::Own,
+        VaeTiling::Layerwise { .. } => {
+            return whole.encode(context, source, latent, progress, (row, column));
         }
-        return Ok(());
-    }
+        VaeTiling::Sampled => whole.shared.globals(
+            |sample| pixels(context, source, sample.x.clone(), sample.y.clone()),
+            |samples, globals| context.runner.encode(samples, globals),
+        )?,
+    };
     let window = pixels(context, source, column.padded(), row.padded())?;
     let core: Vec<f32> = context
         .runner
-        .encode(&window)?
+        .encode(&window, globals)?
         .narrow(1, row.before(), row.core.len())?
         .narrow(2, column.before(), column.core.len())?
         .to_dtype(DType::F32)?
@@ -188,7 +215,7 @@ mod tests {
         },
         *,
     };
-    use crate::pipeline::settings::Settings;
+    use crate::pipeline::{job::JobSpec, plan::Plan, settings::Settings};
 
     /// The canvas that the fake autoencoder makes of all pixels at once.
     fn expected(context: &Context<'_>) -> Vec<f32> {
@@ -225,16 +252,25 @@ mod tests {
         assert_eq!(work.files.zl.as_slice(), expected(&context));
     }
 
-    /// The largest difference between zL and the whole picture in one pass, whose sides no factor divides.
-    fn difference_from_the_model(tiles: Option<usize>) -> f32 {
-        let (runner, bench) = (Fake::with_vae(), Bench::new());
+    /// How several tiles may come to agree.
+    const AGREEING: [VaeTiling; 2] = [VaeTiling::Layerwise { map_bytes: 0 }, VaeTiling::Sampled];
+
+    /// A job for the small autoencoder with norms, whose tiles agree in this way, in tiles of so many pixels.
+    fn job_with_norms(vae: &Fake, vae_tiling: VaeTiling, tile: usize) -> JobSpec {
         let mut spec = job(Settings::default());
-        spec.plan.geometry.vae_padding = 0;
-        spec.plan.geometry.has_global_state = true;
+        let Plan { geometry, tile_rows, tile_columns, .. } = &mut spec.plan;
+        geometry.vae_padding = vae.vae.as_ref().unwrap().context();
+        *tile_rows = geometry.tiles(geometry.canvas.latent_height, tile);
+        *tile_columns = geometry.tiles(geometry.canvas.latent_width, tile);
+        spec.plan.vae_tiling = vae_tiling;
+        spec
+    }
+
+    /// The largest difference between zL and the whole picture in one pass, whose sides no factor divides.
+    fn difference_from_the_model(vae_tiling: VaeTiling, tile: usize) -> f32 {
+        let (runner, bench) = (Fake::with_vae(), Bench::new());
+        let spec = job_with_norms(&runner, vae_tiling, tile);
         let size = spec.plan.geometry.canvas;
-        let tile = tiles.unwrap_or(1000);
-        spec.plan.tile_rows = spec.plan.geometry.tiles(size.latent_height, tile);
-        spec.plan.tile_columns = spec.plan.geometry.tiles(size.latent_width, tile);
         let picture = picture();
         let context = context(&runner, &picture, &spec);
         let mut work = bench.open(&spec);
@@ -251,18 +287,19 @@ mod tests {
     }
 
     #[test]
-    fn a_canvas_in_one_tile_is_the_models_own_and_tiles_equal_it() {
-        assert_eq!(difference_from_the_model(None), 0.0);
-        let tiled = difference_from_the_model(Some(16));
-        assert!(tiled < 1e-5, "{tiled}");
+    fn a_canvas_in_one_tile_is_the_models_own_and_tiles_that_agree_equal_it() {
+        for tiling in AGREEING {
+            assert_eq!(difference_from_the_model(tiling, 1000), 0.0, "{tiling:?}");
+            // The samples of so small a canvas are all of it.
+            let tiled = difference_from_the_model(tiling, 16);
+            assert!(tiled < 1e-5, "{tiling:?}: {tiled}");
+        }
     }
 
     #[test]
     fn on_a_device_that_is_full_blocks_of_layers_get_smaller() {
         let (mut runner, picture, bench) = (Fake::with_vae(), picture(), Bench::new());
-        let mut spec = job(Settings::default());
-        spec.plan.geometry.vae_padding = 0;
-        spec.plan.geometry.has_global_state = true;
+        let spec = job_with_norms(&runner, AGREEING[0], 20);
         let mut encoded = Vec::new();
         // Largest sides of a block: of a tile of 10 in one try, and in three.
         for (room, tries) in [(10, 1), (4, 3)] {

@@ -34,12 +34,6 @@ pub struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// True where this tile is a part of a canvas that its autoencoder must see as a whole.
-    pub fn is_needed(context: &Context<'_>, (row, column): (&Span, &Span)) -> bool {
-        let whole = row.is_whole() && column.is_whole();
-        !whole && context.spec.plan.geometry.has_global_state
-    }
-
     /// Runs `pass` with the windows of `input`, and hands those of its output to `output`. Where the device has no
     /// memory for a block, blocks get smaller.
     ///

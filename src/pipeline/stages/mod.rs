@@ -9,5 +9,6 @@ pub mod decode;
 pub mod denoise;
 pub mod encode;
 mod layerwise;
+mod statistics;
 #[cfg(test)]
 mod testing;

@@ -18,14 +18,17 @@ use crate::{
     model::{
         denoiser::{Conditioning, Denoiser, MicroConditioning, Prior},
         text::{Cut, TextConditioning},
-        vae::{FeatureMaps, LayerwiseSize, Vae},
+        vae::{FeatureMaps, Globals, LayerwiseSize, Vae},
     },
     pipeline::{
         error::Error,
         job::JobSpec,
         model::ModelShape,
         model_defaults::ModelDefaults,
-        plan::{Plan, geometry::Geometry, memory::MemoryPlan, sampling::SamplingPlan},
+        plan::{
+            Plan, geometry::Geometry, memory::MemoryPlan, sampling::SamplingPlan,
+            vae_tiling::VaeTiling,
+        },
         progress::{Progress, Stage},
         runner::{Call, Compute},
         settings::Settings,
@@ -141,11 +144,11 @@ impl Compute for Fake {
         Arc::new(|| ())
     }
 
-    fn encode(&self, pixels: &Tensor) -> Result<Tensor, Error> {
+    fn encode(&self, pixels: &Tensor, globals: Globals<'_>) -> Result<Tensor, Error> {
         let (batch, height, width, _) = pixels.dims4()?;
         self.pass(batch)?;
         if let Some(vae) = &self.vae {
-            return Ok(vae.encode(&pixels.into())?.into_tensor()?);
+            return Ok(vae.encode_with(&pixels.into(), globals)?.into_tensor()?);
         }
         let every = |length: usize| {
             let index: Vec<u32> = (0..length as u32).step_by(FACTOR).collect();
@@ -155,11 +158,11 @@ impl Compute for Fake {
         Ok(Tensor::cat(&[&small, &small.narrow(3, 0, 1)?], 3)?)
     }
 
-    fn decode(&self, latents: &Tensor) -> Result<Tensor, Error> {
+    fn decode(&self, latents: &Tensor, globals: Globals<'_>) -> Result<Tensor, Error> {
         let (batch, height, width, _) = latents.dims4()?;
         self.pass(batch)?;
         if let Some(vae) = &self.vae {
-            return Ok(vae.decode(&latents.into())?.into_tensor()?);
+            return Ok(vae.decode_with(&latents.into(), globals)?.into_tensor()?);
         }
         let twice = |length: usize| {
             let index: Vec<u32> =
@@ -226,7 +229,6 @@ pub fn job_with(settings: Settings, scheduler: &str) -> JobSpec {
         overlap: 0.25,
         low_resolution: None,
         vae_padding: 1,
-        has_global_state: false,
         shape: ModelShape {
             factor: FACTOR,
             channels: CHANNELS,
@@ -241,13 +243,13 @@ pub fn job_with(settings: Settings, scheduler: &str) -> JobSpec {
         batch: 4,
         tile: 20,
         captions: None,
-        map_bytes: 0,
         stages: Vec::new(),
     };
     let plan = Plan {
         sampling,
         tile_rows: geometry.tiles(canvas.latent_height, memory.tile),
         tile_columns: geometry.tiles(canvas.latent_width, memory.tile),
+        vae_tiling: VaeTiling::Independent,
         memory,
         prior_sizes: Vec::new(),
         computes_on: "nothing".to_owned(),

@@ -1,4 +1,5 @@
-//! Group normalization with statistics that are not the input's own: those of a whole picture, for a part of it.
+//! Group normalization with statistics that are not the input's own: those of a whole picture, or of samples of it, for
+//! a part of it.
 
 use candle_core::{D, DType, Device, Result, Tensor};
 
@@ -97,6 +98,15 @@ impl GroupMoments {
 }
 
 impl GroupNorm {
+    /// The moments of an input of this norm, as [`GroupMoments::of`].
+    ///
+    /// # Errors
+    /// Another channel count, no position, or those of the backend.
+    pub fn moments(&self, x: &Activation) -> Result<GroupMoments> {
+        self.checked_channels(x)?;
+        GroupMoments::of(x, self.groups)
+    }
+
     /// Normalizes as [`forward`](Self::forward), with `moments` in place of the input's own; then SiLU if
     /// `then_silu`.
     ///
