@@ -53,6 +53,9 @@ fn of_job(error: &Error) -> String {
         Error::Image(ImageError::MetadataTooLarge { .. }) => {
             "; a larger --max-metadata lets it in".to_owned()
         }
+        Error::NoRoom { maps: 1.., .. } => {
+            " with --work-dir; --vae-disk 0 does without, and measures on samples".to_owned()
+        }
         Error::NoRoom { .. } | Error::NotOwn { .. } => " with --work-dir".to_owned(),
         Error::Sampler(SamplerError::UnsupportedScheduler { .. }) => " with --sampler".to_owned(),
         Error::Weights(
@@ -118,9 +121,15 @@ mod tests {
                  it, --fresh drops it and begins anew",
             ),
             (
-                Error::NoRoom { folder, need: 2 << 30, free: 1 << 30 },
+                Error::NoRoom { folder: folder.clone(), need: 2 << 30, maps: 0, free: 1 << 30 },
                 "w: the job needs 2.0 GiB of disk while it works, and 1.0 GiB are free: make room, or choose another \
                  folder with --work-dir",
+            ),
+            (
+                Error::NoRoom { folder, need: 2 << 30, maps: 3 << 29, free: 1 << 30 },
+                "w: the job needs 2.0 GiB of disk while it works (1.5 GiB of it for a VAE that computes a large picture \
+                 exactly), and 1.0 GiB are free: make room, or choose another folder with --work-dir; --vae-disk 0 does \
+                 without, and measures on samples",
             ),
             (
                 Error::OutOfMemory,

@@ -60,6 +60,7 @@ impl Job {
         settings.batch = args.machine.batch.map(|batch| batch as usize);
         settings.tile = args.machine.tile.map(|tile| tile as usize);
         settings.max_memory = args.machine.max_memory;
+        settings.vae_disk = args.machine.vae_disk;
         if let Some(quality) = args.files.quality {
             settings.jpeg_quality = quality;
         }
@@ -229,9 +230,12 @@ impl Job {
             &self.model,
             self.precision.unwrap_or(MatmulPrecision::F32),
             &device,
-            note,
+            &mut note,
         )?;
         let mut settings = self.settings.clone();
+        if settings.vae_disk.is_some() && !engine.vae_sees_the_whole() {
+            note("--vae-disk has no effect: no norm of this model's VAE sees the whole picture");
+        }
         settings.captioner = captioner::open(&self.content, &device)?;
         Ok((engine, settings))
     }

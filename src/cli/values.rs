@@ -80,6 +80,11 @@ pub fn bytes(text: &str) -> Result<usize, String> {
     }
 }
 
+/// Byte count as [`bytes`] reads it, or 0 for none.
+pub fn bytes_or_none(text: &str) -> Result<u64, String> {
+    if text == "0" { Ok(0) } else { bytes(text).map(|bytes| bytes as u64) }
+}
+
 /// Matmul precision; `auto` selects the fastest one with hardware support on this processor.
 pub fn products(text: &str) -> Result<MatmulPrecision, String> {
     match text {
@@ -126,7 +131,9 @@ mod tests {
             assert_eq!(bytes(text), Ok(expected), "{text}");
         }
         for text in ["", "GiB", "8QiB", "-8G", "1e9", "8", "0G", "1.2.3G", "99999999T", "8G iB"] {
-            assert!(bytes(text).is_err(), "{text}");
+            assert!(bytes(text).is_err() && bytes_or_none(text).is_err(), "{text}");
         }
+        assert!(bytes("0").is_err());
+        assert_eq!((bytes_or_none("0"), bytes_or_none("2M")), (Ok(0), Ok(2 << 20)));
     }
 }

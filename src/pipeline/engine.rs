@@ -71,6 +71,13 @@ impl Engine {
         self.model.weight_bytes()
     }
 
+    /// True if norms or attention of the autoencoder see the whole picture, so that several tiles must agree on what they
+    /// see.
+    #[must_use]
+    pub fn vae_sees_the_whole(&self) -> bool {
+        self.model.blueprints.vae.has_global_state()
+    }
+
     /// Backend, precision, and on the CPU the instruction set of its matrix products.
     #[must_use]
     pub fn computes_on(&self) -> String {

@@ -97,10 +97,10 @@ pub enum Error {
     #[error("{output}: there is nothing to resume in {}", folder.display())]
     NothingToResume { output: String, folder: PathBuf },
     #[error(
-        "{}: the job needs {} of disk while it works, and {} are free: make room, or choose another folder",
-        folder.display(), units::bytes(*need), units::bytes(*free)
+        "{}: the job needs {} of disk while it works{}, and {} are free: make room, or choose another folder",
+        folder.display(), units::bytes(*need), of_maps(*maps), units::bytes(*free)
     )]
-    NoRoom { folder: PathBuf, need: u64, free: u64 },
+    NoRoom { folder: PathBuf, need: u64, maps: u64, free: u64 },
     /// The output's disk is too full for it; the work lies elsewhere.
     #[error(
         "{output}: needs about {} of disk, and {} are free: make room, or write it elsewhere",
@@ -176,6 +176,14 @@ fn kept(folder: Option<&Path>) -> String {
             format!("; the same job goes on from here (what is done is in {})", folder.display())
         },
     )
+}
+
+/// Message part for the maps of an autoencoder, if there are any.
+fn of_maps(bytes: u64) -> String {
+    if bytes == 0 {
+        return String::new();
+    }
+    format!(" ({} of it for a VAE that computes a large picture exactly)", units::bytes(bytes))
 }
 
 #[cfg(test)]

@@ -129,8 +129,8 @@ impl JobSpec {
     /// Everything that decides the bytes of the output: the [`record`](Self::record), and digests of longer
     /// inputs. Unfinished work is resumed only by a job of the same identity.
     ///
-    /// Batch size and threads are left out, because the output does not depend on them; VAE tiles are
-    /// included, because encoding and decoding depend on them.
+    /// Batch size and threads are left out, because the output does not depend on them; VAE tiles and how several of
+    /// them are computed are included, because encoding and decoding depend on them.
     ///
     /// # Errors
     /// A captioner whose model cannot be found.
@@ -148,6 +148,9 @@ impl JobSpec {
             entry("quality", settings.jpeg_quality.into());
         }
         entry("vae_tiles", serde_json::json!([plan.tile_columns.len(), plan.tile_rows.len()]));
+        if let Some(name) = plan.vae_tiling.name().filter(|_| plan.tiles() > 1) {
+            entry("vae_tiling", name.into());
+        }
         Ok(job)
     }
 }

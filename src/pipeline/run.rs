@@ -119,7 +119,7 @@ fn stages(
         }
         end_stage(engine, plan);
         encode::canvas(context, work, progress)?;
-        encode::low_resolution(context, work)?;
+        encode::low_resolution(context, work, progress)?;
         end_stage(engine, plan);
         denoise::run(context, &conditions, work, progress)?;
         end_stage(engine, plan);

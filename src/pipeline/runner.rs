@@ -13,7 +13,7 @@ use crate::{
     model::{
         denoiser::{Conditioning, Denoiser, MicroConditioning, Prior},
         text::{Cut, TextConditioner, TextConditioning},
-        vae::{Globals, Vae},
+        vae::{FeatureMaps, Globals, LayerwiseSize, Vae},
     },
     weights::{Lazy, ModelFiles},
 };
@@ -75,6 +75,26 @@ pub trait Compute: Sync {
     /// # Errors
     /// A part that cannot be loaded; errors of the backend.
     fn decode(&self, latents: &Tensor, globals: Globals<'_>) -> Result<Tensor, Error>;
+
+    /// Encodes the canvas of which `maps` has the picture, layer by layer.
+    ///
+    /// # Errors
+    /// A part that cannot be loaded; errors of `maps` and the backend.
+    fn encode_layerwise(
+        &self,
+        size: LayerwiseSize,
+        maps: &mut dyn FeatureMaps,
+    ) -> Result<(), Error>;
+
+    /// Decodes the canvas of which `maps` has the latents, layer by layer.
+    ///
+    /// # Errors
+    /// A part that cannot be loaded; errors of `maps` and the backend.
+    fn decode_layerwise(
+        &self,
+        size: LayerwiseSize,
+        maps: &mut dyn FeatureMaps,
+    ) -> Result<(), Error>;
 
     /// One call of the denoiser on a batch of regions. The prediction has the layout of the call's `z`, in f32.
     ///
@@ -214,6 +234,14 @@ impl Runner {
             _ => Defaults::BATCH_GPU,
         }
     }
+
+    /// Default bound in bytes of the disk that the autoencoder may use.
+    pub fn default_vae_disk(&self) -> u64 {
+        match self.device {
+            Device::Cpu => Defaults::VAE_DISK_CPU,
+            _ => Defaults::VAE_DISK_GPU,
+        }
+    }
 }
 
 impl Compute for Runner {
@@ -258,6 +286,22 @@ impl Compute for Runner {
 
     fn decode(&self, latents: &Tensor, globals: Globals<'_>) -> Result<Tensor, Error> {
         Ok(self.vae()?.decode_with(&latents.into(), globals)?.into_tensor()?)
+    }
+
+    fn encode_layerwise(
+        &self,
+        size: LayerwiseSize,
+        maps: &mut dyn FeatureMaps,
+    ) -> Result<(), Error> {
+        Ok(self.vae()?.encode_layerwise(size, maps)?)
+    }
+
+    fn decode_layerwise(
+        &self,
+        size: LayerwiseSize,
+        maps: &mut dyn FeatureMaps,
+    ) -> Result<(), Error> {
+        Ok(self.vae()?.decode_layerwise(size, maps)?)
     }
 
     fn predict(

@@ -41,6 +41,10 @@ impl Defaults {
     pub const BATCH_CPU: usize = 4;
     /// Regions per denoiser call on a GPU.
     pub const BATCH_GPU: usize = 8;
+    /// Disk in bytes for a VAE that computes a large picture exactly, on the CPU.
+    pub const VAE_DISK_CPU: u64 = 8 << 30;
+    /// The same on a GPU, where the way over the disk takes longer than the picture.
+    pub const VAE_DISK_GPU: u64 = 0;
 }
 
 /// Source of the output's large-scale colour and tone.
@@ -107,6 +111,9 @@ pub struct Settings {
     pub batch: Option<usize>,
     /// Side of a VAE tile's core in image pixels.
     pub tile: Option<usize>,
+    /// Disk in bytes that an autoencoder whose norms see the whole picture may use to compute several tiles exactly; where
+    /// it would take more, its tiles share statistics measured on samples. 0 always samples.
+    pub vae_disk: Option<u64>,
     /// Memory budget on the device in bytes; `None` for all free memory less a margin.
     pub max_memory: Option<usize>,
     /// JPEG quality, 1 to 100.
@@ -148,6 +155,7 @@ impl Default for Settings {
             colour_fix: ColourFix::Wavelet,
             batch: None,
             tile: None,
+            vae_disk: None,
             max_memory: None,
             jpeg_quality: crate::image::DEFAULT_QUALITY,
         }

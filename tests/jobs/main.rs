@@ -14,4 +14,5 @@ mod pipeline;
 mod plain_places;
 mod resize;
 mod resume;
+mod vae_disk;
 mod vae_tiles;

@@ -7,7 +7,7 @@ use cupscale::weights::{Footprint, ModelFiles, ModelSource, QuantType};
 
 use crate::common::Shell;
 #[cfg(target_os = "linux")]
-use crate::measure;
+use crate::{common::fixture, measure};
 
 /// The bytes that `plan` says the job will take.
 #[cfg(target_os = "linux")]
@@ -32,6 +32,28 @@ fn a_job_takes_no_more_than_planned_and_at_least_four_fifths_of_it() {
         let ratio = planned / measured;
         println!("{options:<60} planned {planned:.3e} measured {measured:.3e} ratio {ratio:.3}");
         assert!((1.0..=1.25).contains(&ratio), "{options}: planned {planned}, took {measured}");
+    }
+}
+
+/// A VAE with norms, whose tiles come from layers of the whole or share statistics; its weights take next to nothing.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_vae_with_norms_takes_no_more_than_planned_in_either_form() {
+    let shell = Shell::new();
+    shell.picture("in.png", 768, 640);
+    let model = fixture("img2img/model");
+    let vae = fixture("vae_trained");
+    let models = format!("--model {} --vae {}", model.display(), vae.display());
+    for options in
+        ["--tile 256", "--tile 512", "--tile 256 --vae-disk 0", "--tile 512 --vae-disk 0"]
+    {
+        let job = format!(
+            "in.png -o out.png --scale 1 --rap 0 --denoise-steps 1 --threads 2 {models} {options}"
+        );
+        let (planned, measured) = (estimate(&shell, &job), measure(shell.command(&job)));
+        let ratio = planned / measured;
+        println!("{options:<60} planned {planned:.3e} measured {measured:.3e} ratio {ratio:.3}");
+        assert!((1.0..=1.3).contains(&ratio), "{options}: planned {planned}, took {measured}");
     }
 }
 

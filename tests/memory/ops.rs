@@ -7,8 +7,9 @@ use candle_core::{DType, Device, Result, Tensor, quantized::GgmlDType};
 use cupscale::backend::{
     Activation, MatmulPrecision, Params, Placement, Trace, Weight,
     ops::{
-        Conv2d, CropRect, GroupNorm, LayerNorm, Linear, Mask, RmsNorm, add, attention, crop_resize,
-        geglu, gelu, join, quick_gelu, rope, silu, swiglu, upsample_nearest_2x,
+        Conv2d, CropRect, GroupMoments, GroupNorm, LayerNorm, Linear, Mask, RmsNorm, add,
+        attention, crop_resize, geglu, gelu, join, quick_gelu, rope, silu, swiglu,
+        upsample_nearest_2x,
     },
 };
 
@@ -69,7 +70,7 @@ fn operations(dtype: DType) -> Vec<(&'static str, Operation, Vec<Vec<usize>>)> {
     let (with_silu, other) = (norm.clone(), norm.clone());
     put("group_norm", Box::new(move |x| norm.forward(&x[0])), &[picture]);
     put("group_norm + silu", Box::new(move |x| with_silu.forward_silu(&x[0])), &[picture]);
-    let moments = other.moments(&values(4, &[1, 8, 8, 96]).into()).unwrap();
+    let moments = GroupMoments::of(&values(4, &[1, 8, 8, 96]).into(), 8).unwrap();
     put(
         "group_norm of others",
         Box::new(move |x| other.forward_with(&x[0], &moments, true)),

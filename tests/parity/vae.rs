@@ -4,9 +4,11 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use candle_core::{DType, Device, Tensor, safetensors};
+use candle_core::{DType, Device, Result, Tensor, safetensors};
 use cupscale::backend::{Activation, Params};
-use cupscale::model::vae::{GlobalState, Globals, MeasuredPart, Vae, VaeError};
+use cupscale::model::vae::{
+    FeatureMaps, GlobalState, Globals, LayerwiseSize, MapId, MeasuredPart, Vae, VaeError, Window,
+};
 use serde_json::Value;
 
 use crate::common::tensors::{flat, largest_difference, norm_error};
@@ -138,6 +140,113 @@ fn samples_that_cover_the_whole_have_its_global_state_but_for_what_they_do_not_s
     assert!(difference(&upper, &expected) < 1e-5);
     let again = vae.decode_with(&z, Globals::Shared(&state)).unwrap();
     assert!(difference(&again, &whole) < 1e-5);
+}
+
+/// Maps in memory.
+#[derive(Default)]
+struct Memory {
+    input: Option<Activation>,
+    output: Vec<Activation>,
+    /// Values, width and channels of each.
+    maps: Vec<Option<(Vec<f32>, usize, usize)>>,
+    /// The most maps at a time.
+    most: usize,
+    layers: Vec<(usize, usize)>,
+}
+
+impl FeatureMaps for Memory {
+    fn input(&mut self, Window { rows, columns }: &Window) -> Result<Activation> {
+        let input = self.input.as_ref().unwrap().narrow(1, rows.start, rows.len())?;
+        input.narrow(2, columns.start, columns.len())?.contiguous()
+    }
+
+    fn output(&mut self, _: &Window, values: &Activation) -> Result<()> {
+        self.output.push(values.clone());
+        Ok(())
+    }
+
+    fn create(&mut self, (height, width, channels): (usize, usize, usize)) -> Result<MapId> {
+        // What is read before it is written shows.
+        self.maps.push(Some((vec![f32::NAN; height * width * channels], width, channels)));
+        self.most = self.most.max(self.maps.iter().flatten().count());
+        Ok(self.maps.len() - 1)
+    }
+
+    fn read(&mut self, map: MapId, Window { rows, columns }: &Window) -> Result<Activation> {
+        let (values, width, channels) = self.maps[map].as_ref().unwrap();
+        let line = |y: usize| {
+            &values[(y * width + columns.start) * channels..][..columns.len() * channels]
+        };
+        let values: Vec<f32> = rows.clone().flat_map(line).copied().collect();
+        let shape = (1, rows.len(), columns.len(), *channels);
+        Tensor::from_vec(values, shape, &Device::Cpu).map(Activation::from)
+    }
+
+    fn write(
+        &mut self,
+        map: MapId,
+        Window { rows, columns }: &Window,
+        values: &Activation,
+    ) -> Result<()> {
+        let (map, width, channels) = self.maps[map].as_mut().unwrap();
+        let (values, length) = (flat(values), columns.len() * *channels);
+        for (y, line) in rows.clone().zip(values.chunks_exact(length)) {
+            map[(y * *width + columns.start) * *channels..][..length].copy_from_slice(line);
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, map: MapId) {
+        assert!(self.maps[map].take().is_some());
+    }
+
+    fn advance(&mut self, done: usize, of: usize) {
+        self.layers.push((done, of));
+    }
+}
+
+/// The output of a pass over this input, put together from so many blocks a row.
+fn layerwise(
+    input: &Activation,
+    blocks: usize,
+    pass: impl Fn(&mut dyn FeatureMaps) -> Result<()>,
+) -> Activation {
+    let mut memory = Memory { input: Some(input.clone()), ..Memory::default() };
+    pass(&mut memory).unwrap();
+    assert!(memory.maps.iter().all(Option::is_none), "a map is left");
+    assert!(memory.most <= 3);
+    let (done, of) = *memory.layers.last().unwrap();
+    assert_eq!((done, memory.layers.len()), (of, of));
+    let rows: Vec<_> =
+        memory.output.chunks(blocks).map(|row| Activation::cat(row, 2).unwrap()).collect();
+    Activation::cat(&rows, 1).unwrap()
+}
+
+#[test]
+fn layer_by_layer_a_canvas_of_blocks_is_what_one_pass_makes_of_it() {
+    let (height, width) = (13, 9);
+    for name in ["kl", "kl_old_names_f16", "kl_no_attention"] {
+        let vae = load(name);
+        let f = vae.factor();
+        let image = picture(height * f, width * f, 3);
+        let z = picture(height, width, vae.latent_channels());
+        for (block, columns) in [(4, 3), (1, 9), (20, 1)] {
+            let size = LayerwiseSize { latents: (height, width), block };
+            let ours = layerwise(&image, columns, |maps| vae.encode_layerwise(size, maps));
+            let far = difference(&ours, &vae.encode(&image).unwrap());
+            assert!(far < 2e-5, "{name}, blocks of {block}: encode, {far:e}");
+            let ours = layerwise(&z, columns, |maps| vae.decode_layerwise(size, maps));
+            let far = difference(&ours, &vae.decode(&z).unwrap());
+            assert!(far < 2e-5, "{name}, blocks of {block}: decode, {far:e}");
+        }
+    }
+}
+
+#[test]
+fn an_autoencoder_without_norms_computes_no_layers_of_a_canvas() {
+    let vae = load("tiny_f16");
+    let size = LayerwiseSize { latents: (4, 4), block: 2 };
+    assert!(vae.decode_layerwise(size, &mut Memory::default()).is_err());
 }
 
 #[test]

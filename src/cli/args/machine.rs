@@ -28,6 +28,11 @@ pub struct MachineArgs {
     #[arg(short = 't', long, visible_alias = "vae-tile", value_name = "PIXELS",
           value_parser = clap::value_parser!(u32).range(32..=16384))]
     pub tile: Option<u32>,
+    /// Disk that SDXL's VAE may use to compute a large picture exactly; where it would take more, tiles share statistics
+    /// measured on samples. 0 always samples [default: 8GiB on the CPU, 0 on a GPU, where the disk costs more time than
+    /// the picture]
+    #[arg(long, value_name = "SIZE", value_parser = values::bytes_or_none)]
+    pub vae_disk: Option<u64>,
     /// Threads on the CPU, up to four for each core [default: all cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     threads: Option<u32>,

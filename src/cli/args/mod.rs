@@ -229,6 +229,11 @@ mod tests {
                 Defaults::BATCH_CPU,
                 Defaults::BATCH_GPU
             ),
+            format!(
+                "[default: {}GiB on the CPU, {} on a GPU, where",
+                Defaults::VAE_DISK_CPU >> 30,
+                Defaults::VAE_DISK_GPU
+            ),
             format!("[default: the model's, or {} and {}]", Ddim::DEFAULT_ETA, Tcd::DEFAULT_ETA),
         ] {
             assert!(help.contains(&default), "{default} not in: {help}");
@@ -277,6 +282,7 @@ mod tests {
             "x a --max-memory 8",
             "x a --max-memory 8QiB",
             "x a --max-memory -1G",
+            "x a --vae-disk 8",
             "x a --lora b:inf",
             "x a --lora b:nan",
             "x a --lora :1",

@@ -1,6 +1,8 @@
 //! `AutoencoderKL` (diffusers `models/autoencoders/autoencoder_kl.py` and `vae.py`): the VAE of
 //! Stable Diffusion and SDXL, residual blocks with group norms and one attention in the middle.
 
+mod layerwise;
+
 use candle_core::{DType, Result};
 
 use super::{KlConfig, LatentScaling, globals::GlobalPass};
@@ -19,6 +21,7 @@ pub struct AutoencoderKl {
     post_quant_conv: Option<Conv2d>,
     factor: usize,
     latent_channels: usize,
+    groups: usize,
     context: usize,
     scaling: LatentScaling,
     dtype: DType,
@@ -43,6 +46,7 @@ impl AutoencoderKl {
             post_quant_conv: pointwise(config.use_post_quant_conv, latent, "post_quant_conv")?,
             factor: config.factor(),
             latent_channels: latent,
+            groups: config.norm_num_groups,
             context: config.context(),
             scaling: LatentScaling {
                 factor: config.scaling_factor,
@@ -59,7 +63,11 @@ impl AutoencoderKl {
         image: &Activation,
         globals: &mut GlobalPass,
     ) -> Result<Activation> {
-        let moments = self.encoder.forward(image, globals)?;
+        self.posterior_mean(self.encoder.forward(image, globals)?)
+    }
+
+    /// The mean, of what the encoder's last convolution gives.
+    fn posterior_mean(&self, moments: Activation) -> Result<Activation> {
         let moments = match &self.quant_conv {
             Some(conv) => conv.forward(&moments)?,
             None => moments,

@@ -6,6 +6,7 @@
 mod config;
 mod globals;
 mod kl;
+mod layerwise;
 mod tiny;
 
 use candle_core::{DType, Result};
@@ -16,6 +17,7 @@ use crate::backend::{Activation, Params};
 pub use config::{KlConfig, TinyConfig, VaeConfig, VaeError};
 pub use globals::{GlobalState, Globals, MeasuredPart};
 pub use kl::AutoencoderKl;
+pub use layerwise::{FeatureMaps, LayerwiseSize, MapId, Window};
 pub use tiny::AutoencoderTiny;
 
 /// An autoencoder of either kind.
@@ -67,8 +69,7 @@ impl Vae {
             }
             Self::Tiny(vae) => vae.encode(&image)?,
         };
-        let scaling = self.scaling();
-        z.to_dtype(DType::F32)?.affine(1.0, -scaling.shift)?.affine(scaling.factor, 0.0)
+        self.scaling().scaled(z)
     }
 
     /// Latents `[B, h, w, C]` as [`encode`](Self::encode) gives them → pictures
@@ -93,15 +94,36 @@ impl Vae {
                 self.latent_channels()
             );
         }
-        let scaling = self.scaling();
-        let unscaled = latent.to_dtype(DType::F32)?.affine(1.0 / scaling.factor, 0.0)?;
-        let z = unscaled.affine(1.0, scaling.shift)?.to_dtype(self.dtype())?;
-        drop(unscaled);
+        let z = self.scaling().unscaled(latent.clone())?.to_dtype(self.dtype())?;
         let image = match self {
             Self::Kl(vae) => globals.pass((height, width), |globals| vae.decode(&z, globals))?,
             Self::Tiny(vae) => vae.decode(&z)?,
         };
         image.to_dtype(DType::F32)
+    }
+
+    /// Encodes the whole canvas of which `maps` has the picture, as [`encode`](Self::encode) would, in the memory of a
+    /// block: layer by layer, with the maps between them in `maps`.
+    ///
+    /// # Errors
+    /// An autoencoder without norms, whose tiles need none of this; errors of `maps` and the backend.
+    pub fn encode_layerwise(&self, size: LayerwiseSize, maps: &mut dyn FeatureMaps) -> Result<()> {
+        match self {
+            Self::Kl(vae) => vae.encode_layerwise(size, maps),
+            Self::Tiny(_) => candle_core::bail!("VAE: no norm sees the whole canvas"),
+        }
+    }
+
+    /// Decodes the whole canvas of which `maps` has the latents, as [`decode`](Self::decode) would; see
+    /// [`encode_layerwise`](Self::encode_layerwise).
+    ///
+    /// # Errors
+    /// Those of [`encode_layerwise`](Self::encode_layerwise).
+    pub fn decode_layerwise(&self, size: LayerwiseSize, maps: &mut dyn FeatureMaps) -> Result<()> {
+        match self {
+            Self::Kl(vae) => vae.decode_layerwise(size, maps),
+            Self::Tiny(_) => candle_core::bail!("VAE: no norm sees the whole canvas"),
+        }
     }
 
     /// Image pixels per latent pixel, in each direction (`f`).
@@ -132,7 +154,8 @@ impl Vae {
         }
     }
 
-    /// Norms and attention see the whole picture (`AutoencoderKL`), so that tiles need a [`GlobalState`].
+    /// Norms and attention see the whole picture (`AutoencoderKL`), so that tiles need a [`GlobalState`], or to be
+    /// computed layer by layer.
     #[must_use]
     pub fn has_global_state(&self) -> bool {
         matches!(self, Self::Kl(_))
@@ -170,4 +193,16 @@ impl Vae {
 struct LatentScaling {
     factor: f64,
     shift: f64,
+}
+
+impl LatentScaling {
+    /// The diffusion model's latents, in f32.
+    fn scaled(self, z: Activation) -> Result<Activation> {
+        z.to_dtype(DType::F32)?.affine(1.0, -self.shift)?.affine(self.factor, 0.0)
+    }
+
+    /// The autoencoder's own latents, in f32.
+    fn unscaled(self, latent: Activation) -> Result<Activation> {
+        latent.to_dtype(DType::F32)?.affine(1.0 / self.factor, 0.0)?.affine(1.0, self.shift)
+    }
 }

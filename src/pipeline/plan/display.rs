@@ -67,14 +67,19 @@ impl fmt::Display for Plan {
         write!(
             f,
             "VAE tiles     {} ({} × {}) of {} px",
-            self.tile_rows.len() * self.tile_columns.len(),
+            self.tiles(),
             self.tile_columns.len(),
             self.tile_rows.len(),
             self.memory.tile
         )?;
-        match self.measured_share() {
-            Some(share) => writeln!(f, ", norms and attention from {:.0} % of it", 100.0 * share)?,
-            None => writeln!(f)?,
+        match (self.map_bytes(), self.measured_share()) {
+            (0, None) => writeln!(f)?,
+            (0, Some(share)) => writeln!(
+                f,
+                ", norms and attention from samples of {:.0} % of the canvas",
+                100.0 * share
+            )?,
+            (bytes, _) => writeln!(f, ", layer by layer, with {} of disk", units::bytes(bytes))?,
         }
         writeln!(f, "computes on   {}", self.computes_on)?;
         writeln!(f, "disk          {} while it works", units::bytes(self.work_bytes()))?;

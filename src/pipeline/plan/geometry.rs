@@ -35,8 +35,6 @@ pub struct Geometry {
     pub low_resolution: Option<(usize, usize)>,
     /// Padding of VAE tiles towards each other: the receptive field of the convolutions.
     pub vae_padding: usize,
-    /// The autoencoder has a global state, which VAE tiles share; it is measured before the first tile.
-    pub has_global_state: bool,
     /// Shape of the model.
     pub shape: ModelShape,
 }
@@ -69,7 +67,6 @@ impl Geometry {
             low_resolution: (settings.rap > 0.0)
                 .then(|| native_size((input.width, input.height), shape)),
             vae_padding: model.blueprints.vae.context(),
-            has_global_state: model.blueprints.vae.has_global_state(),
             shape,
         })
     }
@@ -156,7 +153,6 @@ mod tests {
             overlap: 0.0,
             low_resolution: None,
             vae_padding: 1,
-            has_global_state: false,
             shape: SHAPE,
         };
         let last = geometry.grid.regions().last().unwrap();

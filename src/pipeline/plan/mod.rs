@@ -2,18 +2,21 @@
 
 mod display;
 pub mod geometry;
+mod layerwise;
 pub mod memory;
 mod needs;
 pub mod samples;
 pub mod sampling;
 mod search;
 pub mod tiles;
+pub mod vae_tiling;
 
 use geometry::Geometry;
 use memory::MemoryPlan;
 use needs::Draft;
 use sampling::SamplingPlan;
 use tiles::Span;
+use vae_tiling::VaeTiling;
 
 use crate::image::PictureShape;
 
@@ -35,6 +38,8 @@ pub struct Plan {
     pub tile_rows: Vec<Span>,
     /// VAE tiles from left to right, in latent pixels.
     pub tile_columns: Vec<Span>,
+    /// How the autoencoder computes several tiles.
+    pub vae_tiling: VaeTiling,
     /// Height and width of the attention prior in each layer of a region's call.
     pub prior_sizes: Vec<(usize, usize)>,
     /// Backend and precision (`Runner::computes_on`).
@@ -56,12 +61,15 @@ impl Plan {
         let geometry = Geometry::new(model, input, settings)?;
         let sampling =
             SamplingPlan::resolve(&model.scheduler, &model.schedule, &model.defaults, settings)?;
-        let memory = Draft::new(model, runner, settings, &geometry, &sampling).plan()?;
+        let vae_tiling = VaeTiling::choose(model, runner, settings, &geometry)?;
+        let memory =
+            Draft::new(model, runner, settings, (&geometry, vae_tiling), &sampling).plan()?;
         let side = geometry.grid.region_side();
         Ok(Self {
             sampling,
             tile_rows: geometry.tiles(geometry.canvas.latent_height, memory.tile),
             tile_columns: geometry.tiles(geometry.canvas.latent_width, memory.tile),
+            vae_tiling,
             memory,
             prior_sizes: model.blueprints.denoiser.prior_sizes(side, side),
             computes_on: runner.computes_on(),
@@ -78,19 +86,23 @@ impl Plan {
         per_step * sampling.steps.len() * if sampling.guidance.is_some() { 2 } else { 1 }
     }
 
-    /// Area in latent pixels that is sampled for the global state of VAE tiles: that of a tile.
+    /// VAE tiles of the canvas.
+    #[must_use]
+    pub fn tiles(&self) -> usize {
+        self.tile_rows.len() * self.tile_columns.len()
+    }
+
+    /// Area in latent pixels that is sampled for the statistics of VAE tiles: that of a tile.
     pub(crate) fn sampled_area(&self) -> usize {
         tiles::largest_area(&self.tile_rows, &self.tile_columns)
     }
 
-    /// Share of the canvas on which the global state of its VAE tiles is measured; `None` where none is shared.
+    /// Share of the canvas on which the statistics of its VAE tiles are measured; `None` where none are.
     #[must_use]
     pub fn measured_share(&self) -> Option<f64> {
-        let Self { geometry, .. } = self;
-        let (height, width) = (geometry.canvas.latent_height, geometry.canvas.latent_width);
-        let shares =
-            geometry.has_global_state && self.tile_rows.len() * self.tile_columns.len() > 1;
-        shares.then(|| {
+        let canvas = self.geometry.canvas;
+        let (height, width) = (canvas.latent_height, canvas.latent_width);
+        (self.vae_tiling == VaeTiling::Sampled && self.tiles() > 1).then(|| {
             let samples = samples::samples((height, width), self.sampled_area(), 1);
             let measured: usize =
                 samples.iter().map(|one| one.part.rows.len() * one.part.columns.len()).sum();
@@ -98,8 +110,17 @@ impl Plan {
         })
     }
 
-    /// Bytes on disk while the job works: the work folder, with the output's rows at 8 bits without alpha, and the
-    /// planes of a large input.
+    /// Bytes on disk of the maps of an autoencoder that computes several tiles layer by layer; else 0.
+    #[must_use]
+    pub fn map_bytes(&self) -> u64 {
+        match self.vae_tiling {
+            VaeTiling::Layerwise { map_bytes } if self.tiles() > 1 => map_bytes,
+            _ => 0,
+        }
+    }
+
+    /// Bytes on disk while the job works: the work folder, with the output's rows at 8 bits without alpha and the maps of
+    /// an autoencoder that computes layer by layer, and the planes of a large input.
     #[must_use]
     pub fn work_bytes(&self) -> u64 {
         self.layout(3 * self.geometry.canvas.width).bytes() + self.geometry.input.file_bytes()
@@ -114,7 +135,8 @@ impl Plan {
             history: self.sampling.history(),
             low_resolution: *low_resolution,
             rows: (canvas.height, row_bytes),
-            tiles: self.tile_rows.len() * self.tile_columns.len(),
+            map_bytes: self.map_bytes(),
+            tiles: self.tiles(),
             steps: self.sampling.steps.len(),
         }
     }

@@ -8,9 +8,11 @@ use std::{
 
 use super::{
     geometry::Geometry,
-    samples::samples,
+    layerwise::TracedMaps,
+    samples::{Sample, samples},
     sampling::SamplingPlan,
     tiles::{Span, largest_area},
+    vae_tiling::VaeTiling,
 };
 use crate::{
     backend::{Activation, Trace},
@@ -18,7 +20,7 @@ use crate::{
     model::{
         denoiser::{MicroConditioning, Prior},
         text::TextConditioning,
-        vae::{GlobalState, Globals, MeasuredPart},
+        vae::{FeatureMaps, GlobalState, Globals, LayerwiseSize, MeasuredPart},
     },
     pipeline::{
         colour_fix,
@@ -53,6 +55,7 @@ impl Needs {
     fn add(&mut self, pass: &PassMemory) {
         self.device_working = self.device_working.max(pass.peak);
         self.scratch = self.scratch.max(pass.scratch);
+        self.host_working = self.host_working.max(pass.host);
     }
 }
 
@@ -60,7 +63,7 @@ impl Needs {
 /// determine its memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Pass {
-    /// Encoding of a tile, or of samples whose global state is measured.
+    /// Encoding of a tile, after the samples whose statistics it uses, or of a canvas layer by layer.
     Encode(Tile),
     Decode(Tile),
     Denoise((usize, usize, usize)),
@@ -73,10 +76,19 @@ enum Pass {
 /// What the autoencoder is given at once, in latent pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Tile {
-    /// Height and width.
+    /// Height and width of a tile.
     size: (usize, usize),
-    /// Count, height and width of the samples whose global state it uses; they go through the autoencoder first.
-    samples: Option<(usize, usize, usize)>,
+    whole: WholeCanvas,
+}
+
+/// What a tile takes from the whole canvas.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum WholeCanvas {
+    Nothing,
+    /// All of it comes from one pass layer by layer.
+    Layers(LayerwiseSize),
+    /// Statistics of so many samples of a height and width, which go through the autoencoder first.
+    Samples((usize, usize, usize)),
 }
 
 /// Traced memory of a pass without weights, in bytes.
@@ -88,6 +100,8 @@ struct PassMemory {
     scratch: usize,
     /// Bytes of the recorded layers.
     recorded: usize,
+    /// Host memory of a block of a map, on its way to the disk.
+    host: usize,
 }
 
 /// A job before the choices that depend on its memory.
@@ -96,6 +110,7 @@ pub struct Draft<'a> {
     pub runner: &'a Runner,
     pub settings: &'a Settings,
     pub geometry: &'a Geometry,
+    pub vae_tiling: VaeTiling,
     sampling: &'a SamplingPlan,
     /// The captioner's model, if the job asks one.
     captions: Option<Box<dyn CaptionMemory + 'a>>,
@@ -109,12 +124,13 @@ impl<'a> Draft<'a> {
         model: &'a Model,
         runner: &'a Runner,
         settings: &'a Settings,
-        geometry: &'a Geometry,
+        (geometry, vae_tiling): (&'a Geometry, VaeTiling),
         sampling: &'a SamplingPlan,
     ) -> Self {
         let request = request(settings, geometry);
         let captions = request.and_then(|request| settings.captioner.memory(&request));
-        Self { model, runner, settings, geometry, sampling, captions, traced: RefCell::default() }
+        let traced = RefCell::default();
+        Self { model, runner, settings, geometry, vae_tiling, sampling, captions, traced }
     }
 
     /// Possible caption batches, largest first; empty without a captioner's model.
@@ -193,12 +209,27 @@ impl<'a> Draft<'a> {
         };
         let (rows, columns) = (spans(size.0), spans(size.1));
         let both = |side: fn(&Span) -> usize| (most(&rows, side), most(&columns, side));
-        let shares = self.geometry.has_global_state && rows.len() * columns.len() > 1;
-        let samples = shares.then(|| {
-            let samples = samples(size, largest_area(&rows, &columns), 1);
-            samples.first().map_or((0, 0, 0), |one| (samples.len(), one.y.len(), one.x.len()))
-        });
-        (Tile { size: both(|span| span.padded().len()), samples }, both(|span| span.core.len()))
+        let whole = match self.vae_tiling {
+            // A tile that is the whole is computed by itself.
+            _ if rows.len() * columns.len() == 1 => WholeCanvas::Nothing,
+            VaeTiling::Independent => WholeCanvas::Nothing,
+            VaeTiling::Layerwise { .. } => {
+                let sides = rows.iter().chain(&columns).map(|span| span.core.len());
+                let block = sides.max().unwrap_or(1);
+                WholeCanvas::Layers(LayerwiseSize { latents: size, block })
+            }
+            VaeTiling::Sampled => {
+                let samples = samples(size, largest_area(&rows, &columns), 1);
+                let side = |one: &Sample| (samples.len(), one.y.len(), one.x.len());
+                WholeCanvas::Samples(samples.first().map_or((0, 0, 0), side))
+            }
+        };
+        let core = both(|span| span.core.len());
+        let size = match whole {
+            WholeCanvas::Layers(_) => core,
+            WholeCanvas::Nothing | WholeCanvas::Samples(_) => both(|span| span.padded().len()),
+        };
+        (Tile { size, whole }, core)
     }
 
     /// Needs of encoding the picture in tiles with a core of `tile` image pixels.
@@ -209,13 +240,16 @@ impl<'a> Draft<'a> {
         let Geometry { canvas, low_resolution, shape, .. } = self.geometry;
         let (tile, _) = self.tile((canvas.latent_height, canvas.latent_width), tile, 0);
         // The whole picture at native size, for the attention prior, is one tile.
-        let whole = low_resolution.map(|size| Tile { size, samples: None });
+        let whole = low_resolution.map(|size| Tile { size, whole: WholeCanvas::Nothing });
         let mut needs =
             Needs { device: self.condition_bytes(), host: self.canvas_bytes(), ..Needs::default() };
         for tile in [Some(tile), whole].into_iter().flatten() {
             needs.add(&self.traced(Pass::Encode(tile))?);
-            // Before the windows are a tensor: their source, the resized rows, and the windows themselves.
-            let (count, height, width) = tile.samples.unwrap_or_default();
+            // Before windows are a tensor: their source, the resized rows, and the windows themselves.
+            let (count, height, width) = match tile.whole {
+                WholeCanvas::Samples(samples) => samples,
+                WholeCanvas::Nothing | WholeCanvas::Layers(_) => (0, 0, 0),
+            };
             let latents = (count * height * width).max(tile.size.0 * tile.size.1);
             let pixels = latents * shape.factor.pow(2);
             needs.host_working = needs.host_working.max(3 * pixels * 3 * size_of::<f32>());
@@ -286,14 +320,15 @@ impl<'a> Draft<'a> {
             return Ok(traced.clone());
         }
         let trace = Trace::new(self.runner.device());
-        let recorded = self.run(pass, &trace)?;
-        let traced = PassMemory { peak: trace.peak(), scratch: trace.scratch_bytes(), recorded };
+        let traced = self.run(pass, &trace)?;
+        let traced = PassMemory { peak: trace.peak(), scratch: trace.scratch_bytes(), ..traced };
         self.traced.borrow_mut().insert(pass, traced.clone());
         Ok(traced)
     }
 
-    /// Runs a pass on shapes; returns the bytes of the layers that it records.
-    fn run(&self, pass: Pass, trace: &Trace) -> Result<usize, Error> {
+    /// Runs a pass on shapes; returns what the trace does not count: the bytes of the layers that it records, and of
+    /// a block of a map on the host.
+    fn run(&self, pass: Pass, trace: &Trace) -> Result<PassMemory, Error> {
         let Blueprints { vae, .. } = &*self.model.blueprints;
         let shape = self.geometry.shape;
         let pixels = |(batch, height, width): (usize, usize, usize)| {
@@ -303,7 +338,20 @@ impl<'a> Draft<'a> {
         let latents = |(batch, height, width): (usize, usize, usize)| {
             trace.activation((batch, height, width, shape.channels), VAE_DTYPE)
         };
+        let layers = |channels: usize, size: LayerwiseSize, pass: &LayerwisePass<'_>| {
+            let mut maps = TracedMaps::new(trace, channels, size);
+            pass(maps.traced_size(), &mut maps)?;
+            Ok(PassMemory { host: maps.largest(), ..PassMemory::default() })
+        };
         match pass {
+            Pass::Encode(Tile { whole: WholeCanvas::Layers(size), .. }) => {
+                return layers(3, size, &|size, maps| vae.encode_layerwise(size, maps));
+            }
+            Pass::Decode(Tile { whole: WholeCanvas::Layers(size), .. }) => {
+                return layers(shape.channels, size, &|size, maps| {
+                    vae.decode_layerwise(size, maps)
+                });
+            }
             Pass::Encode(tile) => {
                 coded(tile, &|size, globals| vae.encode_with(&pixels(size), globals))?
             }
@@ -314,7 +362,8 @@ impl<'a> Draft<'a> {
             Pass::Record(size) => {
                 let mut layers = Vec::new();
                 self.call(size, Prior::Record(&mut layers), trace)?;
-                return Ok(layers.iter().map(Activation::bytes).sum());
+                let recorded = layers.iter().map(Activation::bytes).sum();
+                return Ok(PassMemory { recorded, ..PassMemory::default() });
             }
             Pass::Blend(size) => {
                 let mut recorded = Vec::new();
@@ -326,7 +375,7 @@ impl<'a> Draft<'a> {
                 self.call(size, Prior::Blend { layers: &layers, weight: 0.5 }, trace)?;
             }
         }
-        Ok(0)
+        Ok(PassMemory::default())
     }
 
     /// One call of the denoiser on shapes.
@@ -354,14 +403,18 @@ impl<'a> Draft<'a> {
     }
 }
 
+/// The encoder or the decoder, layer by layer.
+type LayerwisePass<'a> =
+    dyn Fn(LayerwiseSize, &mut dyn FeatureMaps) -> candle_core::Result<()> + 'a;
+
 /// The encoder or the decoder, on windows of a number and a size.
 type CodecPass<'a> =
     dyn Fn((usize, usize, usize), Globals<'_>) -> candle_core::Result<Activation> + 'a;
 
-/// Runs `pass`, the encoder or the decoder on so many windows of a size, on the samples of a tile and then on the tile.
+/// Runs `pass` on the samples of a tile, if it has any, and then on the tile.
 fn coded(tile: Tile, pass: &CodecPass<'_>) -> Result<(), Error> {
     let (height, width) = tile.size;
-    let Some(samples) = tile.samples else {
+    let WholeCanvas::Samples(samples) = tile.whole else {
         pass((1, height, width), Globals::Own)?;
         return Ok(());
     };

@@ -4,6 +4,7 @@
 use super::{
     memory::{MemoryPlan, MemoryStage, StageMemory},
     needs::Draft,
+    vae_tiling::VaeTiling,
 };
 use crate::{
     backend::usable_memory,
@@ -29,8 +30,8 @@ const GPU_BYTES: usize = 256 << 20;
 /// The smallest core of a VAE tile in image pixels, and the step of its reduction.
 const TILE_LEAST: usize = 128;
 const TILE_STEP: usize = 64;
-/// The smallest of an autoencoder with a global state: smaller ones save nothing, because its samples need more.
-const TILE_LEAST_GLOBAL: usize = 256;
+/// The smallest of tiles that share statistics: smaller ones save nothing, because the samples need more.
+const TILE_LEAST_SAMPLED: usize = 256;
 
 /// Parameters of the search.
 #[derive(Clone, Copy)]
@@ -90,7 +91,10 @@ impl Draft<'_> {
         let choice = MemoryChoice { keeps_parts: false, ..choice };
         let MemoryChoice { batch, tile, .. } = choice;
         let batches = (1..=batch).rev().filter(|&size| size == batch || settings.batch.is_none());
-        let least = if self.geometry.has_global_state { TILE_LEAST_GLOBAL } else { TILE_LEAST };
+        let least = match self.vae_tiling {
+            VaeTiling::Sampled => TILE_LEAST_SAMPLED,
+            VaeTiling::Independent | VaeTiling::Layerwise { .. } => TILE_LEAST,
+        };
         let tiles = (0..).map_while(|steps| tile.checked_sub(steps * TILE_STEP));
         let tiles =
             tiles.take_while(|&side| side == tile || (side >= least && settings.tile.is_none()));

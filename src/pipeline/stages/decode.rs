@@ -2,24 +2,25 @@
 //! the writer of the picture then reads that file. The whole output is never in memory, and decoded rows survive a
 //! kill, although no file format's encoder can resume in the middle of a file.
 
-use std::ops::Range;
+use std::{ops::Range, path::Path};
 
 use candle_core::{DType, Tensor};
 use tracing::info_span;
 
-use super::{canvased::Canvased, context::Context, statistics::SharedState};
+use super::{canvased::Canvased, context::Context, layerwise::Run, statistics::SharedState};
 use crate::{
     canvas::Latent,
     image::{Encoder, Output},
+    model::vae::Globals,
     pipeline::{
         colour_fix,
         error::Error,
-        plan::{Plan, tiles::Span},
+        plan::{Plan, tiles::Span, vae_tiling::VaeTiling},
         progress::{Progress, Stage},
         protect,
         retry::retry_halves,
         settings::ColourFix,
-        work::{files::Files, folder::WorkFolder, journal::Record},
+        work::{files::Files, folder::WorkFolder, journal::Record, maps::MapFile},
     },
 };
 
@@ -46,15 +47,22 @@ pub fn canvas(
         ColourFix::Wavelet => Some(Canvased::new(context.picture, size.width, size.height)?),
         ColourFix::None => None,
     };
-    let Files { z, rows, .. } = &mut work.files;
+    let WorkFolder { path, files, journal, .. } = work;
+    let Files { z, rows, .. } = files;
     let z = &z[plan.sampling.steps.len() % 2];
-    let done = work.journal.done().rows;
+    let done = journal.done().rows;
     progress.begin(Stage::Decode, plan.tile_rows.len() * plan.tile_columns.len());
-    let mut shared = SharedState::new(context, (size.latent_height, size.latent_width));
+    let pixel_rows = |row: &Span| (row.core.start * f, (row.core.end * f).min(size.height));
+    let is_left = |row: &&Span| {
+        let (top, bottom) = pixel_rows(row);
+        done < bottom && top < bottom
+    };
+    let tiles = plan.tile_rows.iter().filter(is_left).count() * plan.tile_columns.len();
+    let shared = SharedState::new(context, (size.latent_height, size.latent_width));
+    let mut whole = WholeCanvas { folder: path, tiles, pixels: None, shared };
     for row in &plan.tile_rows {
-        let top = row.core.start * f;
-        let bottom = (row.core.end * f).min(size.height);
-        if bottom <= done || top >= bottom {
+        let (top, bottom) = pixel_rows(row);
+        if !is_left(&row) {
             // Already decoded, or padding alone.
             progress.advance(plan.tile_columns.len());
             continue;
@@ -68,7 +76,8 @@ pub fn canvas(
                 let (left, right) = (column.core.start * f, (column.core.end * f).min(size.width));
                 let first = (row.core.start * f - top) * size.width * 3;
                 if left < right && first < band.len() {
-                    let tile = decode(context, z, source.as_ref(), &mut shared, (row, column))?;
+                    let tile =
+                        decode(context, z, source.as_ref(), &mut whole, progress, (row, column))?;
                     let lines = tile.chunks_exact(column.core.len() * f * 3);
                     let band = &mut band[first..];
                     for (line, out) in lines.zip(band.chunks_exact_mut(size.width * 3)) {
@@ -79,7 +88,9 @@ pub fn canvas(
                 }
                 Ok(())
             })?;
-            progress.advance(1);
+            if whole.pixels.is_none() {
+                progress.advance(1);
+            }
         }
         if let Some(source) = source.as_ref().filter(|_| protect::is_tiny(size.width, size.height))
         {
@@ -87,8 +98,8 @@ pub fn canvas(
         }
         let alpha = alpha.as_ref().map(|alpha| alpha.rows(top as u32..bottom as u32));
         let samples = encoder.samples(&band, alpha.as_deref())?;
-        rows.write(top, &samples).map_err(|error| work.journal.failed(error))?;
-        work.journal.append(Record::Decoded { rows: bottom })?;
+        rows.write(top, &samples).map_err(|error| journal.failed(error))?;
+        journal.append(Record::Decoded { rows: bottom })?;
     }
     Ok(())
 }
@@ -126,39 +137,93 @@ pub fn write(
     Ok(())
 }
 
+/// What the tiles of the canvas take from the whole of it, computed when the first of them needs it.
+struct WholeCanvas<'a> {
+    /// Folder of the maps.
+    folder: &'a Path,
+    /// Tiles that the progress counts for a pass layer by layer.
+    tiles: usize,
+    /// The decoded pixels, from such a pass.
+    pixels: Option<MapFile>,
+    shared: SharedState<'a>,
+}
+
+impl WholeCanvas<'_> {
+    /// The decoded pixels of these rows and columns; `tile` is the first tile that is asked for.
+    fn window(
+        &mut self,
+        context: &Context<'_>,
+        z: &Latent,
+        progress: &mut dyn Progress,
+        tile: (&Span, &Span),
+        (rows, columns): (&Range<usize>, &Range<usize>),
+    ) -> Result<Vec<f32>, Error> {
+        let &mut Self { folder, tiles, .. } = self;
+        let pixels = match &mut self.pixels {
+            Some(pixels) => pixels,
+            empty => {
+                let latents = (z.height(), z.width());
+                let factor = context.spec.plan.geometry.shape.factor;
+                let mut pixels = MapFile::create(folder, (z.width() * factor, 3))?;
+                Run { context, folder, latents, tile, tiles }.run(
+                    progress,
+                    &mut |window| {
+                        self::latents(context, z, window.columns.clone(), window.rows.clone())
+                    },
+                    &mut |window, values| {
+                        let written =
+                            pixels.write(window.rows.start, window.columns.clone(), values);
+                        written.map_err(|error| Error::in_file(folder, error))
+                    },
+                    &|size, maps| context.runner.decode_layerwise(size, maps),
+                )?;
+                empty.insert(pixels)
+            }
+        };
+        let read = pixels.read(rows.clone(), columns.clone());
+        read.map_err(|error| Error::in_file(folder, error))
+    }
+}
+
 /// The core of one tile, `[rows, columns, 3]` in −1..=1, its colours corrected towards `source`.
 fn decode(
     context: &Context<'_>,
     z: &Latent,
     source: Option<&Canvased<'_>>,
-    shared: &mut SharedState<'_>,
+    whole: &mut WholeCanvas<'_>,
+    progress: &mut dyn Progress,
     (row, column): (&Span, &Span),
 ) -> Result<Vec<f32>, Error> {
     let f = context.spec.plan.geometry.shape.factor;
     // Latent pixels around the core that the filter needs to see as they are. Where the canvas ends, so does it.
     let rim = if source.is_some() { colour_fix::RADIUS.div_ceil(f) } else { 0 };
     let (wide_row, wide_column) = (row.with_rim(rim), column.with_rim(rim));
-    let globals = shared.of_tile(
-        (row, column),
-        |sample| latents(context, z, sample.x.clone(), sample.y.clone()),
-        |samples, globals| context.runner.decode(samples, globals),
-    )?;
-    let latents = latents(context, z, wide_column.padded(), wide_row.padded())?;
     let (height, width) = (wide_row.core.len() * f, wide_column.core.len() * f);
-    let mut pixels: Vec<f32> = context
-        .runner
-        .decode(&latents, globals)?
-        .narrow(1, wide_row.before() * f, height)?
-        .narrow(2, wide_column.before() * f, width)?
-        .to_dtype(DType::F32)?
-        .flatten_all()?
-        .to_vec1()?;
+    let in_pixels = |range: &Range<usize>| range.start * f..range.end * f;
+    let (x, y) = (in_pixels(&wide_column.core), in_pixels(&wide_row.core));
+    let by_itself = |globals: Globals<'_>| -> Result<Vec<f32>, Error> {
+        let latents = latents(context, z, wide_column.padded(), wide_row.padded())?;
+        let pixels = context
+            .runner
+            .decode(&latents, globals)?
+            .narrow(1, wide_row.before() * f, height)?
+            .narrow(2, wide_column.before() * f, width)?;
+        Ok(pixels.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+    };
+    let mut pixels = match context.spec.plan.vae_tiling.of_tile((row, column)) {
+        VaeTiling::Independent => by_itself(Globals::Own)?,
+        VaeTiling::Layerwise { .. } => {
+            whole.window(context, z, progress, (row, column), (&y, &x))?
+        }
+        VaeTiling::Sampled => by_itself(whole.shared.globals(
+            |sample| latents(context, z, sample.x.clone(), sample.y.clone()),
+            |samples, globals| context.runner.decode(samples, globals),
+        )?)?,
+    };
     if !pixels.iter().all(|value| value.is_finite()) {
         return Err(context.runner.non_finite(Stage::Decode));
     }
     let Some(source) = source else { return Ok(pixels) };
-    let in_pixels = |range: &Range<usize>| range.start * f..range.end * f;
-    let (x, y) = (in_pixels(&wide_column.core), in_pixels(&wide_row.core));
     let source = source.window(x, y);
     colour_fix::apply(&mut pixels, &source, width);
     protect::apply(&mut pixels, &source, width);

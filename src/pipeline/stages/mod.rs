@@ -8,6 +8,7 @@ pub mod context;
 pub mod decode;
 pub mod denoise;
 pub mod encode;
+mod layerwise;
 mod statistics;
 #[cfg(test)]
 mod testing;

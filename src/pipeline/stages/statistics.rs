@@ -1,7 +1,5 @@
 //! Global state that all VAE tiles of a canvas share (docs/method.md §6), measured before the first tile on samples.
 //! Without it every tile would be normalized by its own contents, and tile borders would show in a smooth sky.
-//!
-//! A tile that is the whole canvas needs none: there the model computes as it was trained to.
 
 use std::cell::Cell;
 
@@ -12,10 +10,7 @@ use crate::{
     model::vae::{GlobalState, Globals, MeasuredPart},
     pipeline::{
         error::Error,
-        plan::{
-            samples::{Sample, samples},
-            tiles::Span,
-        },
+        plan::samples::{Sample, samples},
         retry::retry_smaller,
     },
 };
@@ -37,24 +32,20 @@ impl<'a> SharedState<'a> {
         Self { context, size, state: None }
     }
 
-    /// What a tile computes with. `window` cuts a sample out, `pass` runs the encoder or the decoder on a batch of them.
+    /// What every tile computes with. `window` cuts a sample out, `pass` runs the encoder or the decoder on a batch of them.
     ///
     /// # Errors
     /// Errors of `window` and `pass`; a device without memory for a single sample.
-    pub fn of_tile(
+    pub fn globals(
         &mut self,
-        (row, column): (&Span, &Span),
         window: impl FnMut(&Sample) -> Result<Tensor, Error>,
         pass: impl FnMut(&Tensor, Globals<'_>) -> Result<Tensor, Error>,
     ) -> Result<Globals<'_>, Error> {
-        let whole = row.is_whole() && column.is_whole();
-        if whole || !self.context.spec.plan.geometry.has_global_state {
-            return Ok(Globals::Own);
-        }
-        if self.state.is_none() {
-            self.state = Some(self.measure(window, pass)?);
-        }
-        Ok(self.state.as_ref().map_or(Globals::Own, Globals::Shared))
+        let state = match self.state.take() {
+            Some(state) => state,
+            None => self.measure(window, pass)?,
+        };
+        Ok(Globals::Shared(self.state.insert(state)))
     }
 
     fn measure(
@@ -86,36 +77,11 @@ mod tests {
     };
     use crate::pipeline::settings::Settings;
 
-    fn nothing(_: &Sample) -> Result<Tensor, Error> {
-        unreachable!("nothing is measured")
-    }
-
-    fn untouched(_: &Tensor, _: Globals<'_>) -> Result<Tensor, Error> {
-        unreachable!("nothing is measured")
-    }
-
-    #[test]
-    fn one_tile_and_an_autoencoder_without_a_global_state_need_none() {
-        let (runner, picture, mut spec) = (Fake::idle(), picture(), job(Settings::default()));
-        let half = Span { core: 0..5, length: 10, padding: 1 };
-        let whole = Span { core: 0..10, length: 10, padding: 1 };
-        let ask = |spec: &_, row: &Span| {
-            let context = context(&runner, &picture, spec);
-            let mut shared = SharedState::new(&context, (10, 10));
-            matches!(shared.of_tile((row, &whole), nothing, untouched).unwrap(), Globals::Own)
-        };
-        assert!(ask(&spec, &half));
-        spec.plan.geometry.has_global_state = true;
-        assert!(ask(&spec, &whole));
-    }
-
     #[test]
     fn the_state_is_measured_once_on_fewer_samples_where_the_device_has_no_room() {
-        let (runner, picture, mut spec) = (Fake::idle(), picture(), job(Settings::default()));
-        spec.plan.geometry.has_global_state = true;
+        let (runner, picture, spec) = (Fake::idle(), picture(), job(Settings::default()));
         let context = context(&runner, &picture, &spec);
         let mut shared = SharedState::new(&context, (400, 800));
-        let half = Span { core: 0..400, length: 800, padding: 1 };
         let window = |sample: &Sample| {
             let shape = (1, sample.y.len(), sample.x.len(), 1);
             Ok(Tensor::zeros(shape, DType::F32, &Device::Cpu)?)
@@ -126,7 +92,7 @@ mod tests {
                 tried.push(samples.dims()[0]);
                 if samples.dims()[0] > 1 { Err(exhausted()) } else { Ok(samples.clone()) }
             };
-            let globals = shared.of_tile((&half, &half), window, pass).unwrap();
+            let globals = shared.globals(window, pass).unwrap();
             assert!(matches!(globals, Globals::Shared(_)));
         }
         assert!(tried.len() > 1 && tried.is_sorted_by(|a, b| a > b), "{tried:?}");

@@ -18,14 +18,17 @@ use crate::{
     model::{
         denoiser::{Conditioning, Denoiser, MicroConditioning, Prior},
         text::{Cut, TextConditioning},
-        vae::{Globals, Vae},
+        vae::{FeatureMaps, Globals, LayerwiseSize, Vae},
     },
     pipeline::{
         error::Error,
         job::JobSpec,
         model::ModelShape,
         model_defaults::ModelDefaults,
-        plan::{Plan, geometry::Geometry, memory::MemoryPlan, sampling::SamplingPlan},
+        plan::{
+            Plan, geometry::Geometry, memory::MemoryPlan, sampling::SamplingPlan,
+            vae_tiling::VaeTiling,
+        },
         progress::{Progress, Stage},
         runner::{Call, Compute},
         settings::Settings,
@@ -170,6 +173,30 @@ impl Compute for Fake {
         Ok(large.narrow(3, 0, 3)?)
     }
 
+    fn encode_layerwise(
+        &self,
+        size: LayerwiseSize,
+        maps: &mut dyn FeatureMaps,
+    ) -> Result<(), Error> {
+        self.pass(size.block)?;
+        match &self.vae {
+            Some(vae) => Ok(vae.encode_layerwise(size, maps)?),
+            None => unreachable!("no norm sees the whole canvas"),
+        }
+    }
+
+    fn decode_layerwise(
+        &self,
+        size: LayerwiseSize,
+        maps: &mut dyn FeatureMaps,
+    ) -> Result<(), Error> {
+        self.pass(size.block)?;
+        match &self.vae {
+            Some(vae) => Ok(vae.decode_layerwise(size, maps)?),
+            None => unreachable!("no norm sees the whole canvas"),
+        }
+    }
+
     fn predict(&self, call: &Call, _: &Conditioning, _: Prior<'_>) -> Result<Vec<f32>, Error> {
         (self.predict)(call)
     }
@@ -202,7 +229,6 @@ pub fn job_with(settings: Settings, scheduler: &str) -> JobSpec {
         overlap: 0.25,
         low_resolution: None,
         vae_padding: 1,
-        has_global_state: false,
         shape: ModelShape {
             factor: FACTOR,
             channels: CHANNELS,
@@ -223,6 +249,7 @@ pub fn job_with(settings: Settings, scheduler: &str) -> JobSpec {
         sampling,
         tile_rows: geometry.tiles(canvas.latent_height, memory.tile),
         tile_columns: geometry.tiles(canvas.latent_width, memory.tile),
+        vae_tiling: VaeTiling::Independent,
         memory,
         prior_sizes: Vec::new(),
         computes_on: "nothing".to_owned(),

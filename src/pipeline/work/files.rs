@@ -59,6 +59,8 @@ pub struct WorkLayout {
     pub low_resolution: Option<(usize, usize)>,
     /// Rows of the output, and bytes of one of them as samples.
     pub rows: (usize, usize),
+    /// The most bytes of the maps of an autoencoder that computes layer by layer.
+    pub map_bytes: u64,
     /// VAE tiles of the canvas.
     pub tiles: usize,
     /// Steps of the run.
@@ -73,7 +75,7 @@ impl WorkLayout {
         let (low_height, low_width) = self.low_resolution.unwrap_or_default();
         let canvases = 3 + self.history;
         let pixels = canvases * height * width + count * side * side + low_height * low_width;
-        (pixels * channels * size_of::<f32>()) as u64 + self.samples()
+        (pixels * channels * size_of::<f32>()) as u64 + self.samples() + self.map_bytes
     }
 
     /// Bytes of the output's samples.

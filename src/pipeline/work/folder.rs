@@ -88,7 +88,10 @@ impl WorkFolder {
         };
         let old = old.filter(|_| work.resume != Resume::Never);
         let nothing = || Error::NothingToResume { output: output.name(), folder: path.clone() };
-        let room = |need: u64| room::check((&path, need), (output, format), layout.samples());
+        let room = |need: u64| {
+            let work = (&*path, need, layout.map_bytes.min(need));
+            room::check(work, (output, format), layout.samples())
+        };
         let begin = |note: Option<String>| -> Result<_, Error> {
             clear(&path);
             let begun = room(layout.bytes())
@@ -101,7 +104,9 @@ impl WorkFolder {
         let (files, journal, notes) = match old {
             Some(text) => match Self::take_up(&path, &text, job, layout) {
                 Ok((files, journal)) => {
-                    let room = room(0)?;
+                    // The other files have their room, or have had it.
+                    let is_decoded = journal.done().rows == layout.rows.0;
+                    let room = room(if is_decoded { 0 } else { layout.map_bytes })?;
                     let _ = fs::remove_file(path.join(FAILED));
                     let going_on = journal.done() != Done::default();
                     let note = || format!("going on with what is done in {}", path.display());
@@ -249,6 +254,7 @@ mod tests {
         regions: (6, 8),
         low_resolution: Some((4, 6)),
         rows: (32, 144),
+        map_bytes: 0,
         tiles: 1,
         steps: 3,
     };
@@ -380,8 +386,19 @@ mod tests {
         let error =
             WorkFolder::open(&WorkOptions::default(), (&output, Format::Png), &job(1), &huge)
                 .unwrap_err();
-        assert!(matches!(error, Error::NoRoom { .. }), "{error}");
+        assert!(matches!(error, Error::NoRoom { maps: 0, .. }), "{error}");
         assert!(!folder.path().join(".b.png.cupscale").exists());
+        // Of a job that goes on the maps alone are missing.
+        let open = |map_bytes: u64| {
+            let layout = WorkLayout { map_bytes, ..LAYOUT };
+            let output = (&output, Format::Png);
+            WorkFolder::open(&WorkOptions::default(), output, &job(1), &layout)
+        };
+        for _ in 0..2 {
+            let error = open(1 << 60).unwrap_err();
+            assert!(matches!(error, Error::NoRoom { maps, .. } if maps == 1 << 60), "{error}");
+            drop(open(0).unwrap());
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub mod folder;
 mod history;
 pub mod journal;
 mod lock;
+pub mod maps;
 mod place;
 mod room;
 mod rows;

@@ -162,6 +162,35 @@ pub(super) fn group_norm_bytes(sample: usize, channels: usize) -> usize {
     (sums + 3 * size_of::<f32>()) * channels
 }
 
+/// Mean and variance of each group of channels of `[…, C]`, over all positions.
+pub(super) fn group_moments(x: &Tensor, groups: usize) -> Result<(Vec<f64>, Vec<f64>)> {
+    let channels = x.dim(D::Minus1)?;
+    let count = (x.elem_count() / groups) as f64;
+    with_values([&x.contiguous()?], |[x]| {
+        let partial: Vec<(Vec<f64>, Vec<f64>)> = x
+            .par_chunks(cut(x.len(), channels).0)
+            .map(|piece| {
+                let (mut sums, mut squares) = (vec![0f64; channels], vec![0f64; channels]);
+                add_moments(piece, &mut sums, &mut squares);
+                (sums, squares)
+            })
+            .collect();
+        let width = channels / groups;
+        let moments = (0..groups).map(|group| {
+            let (mut sum, mut square) = (0.0, 0.0);
+            for (sums, squares) in &partial {
+                sum += sums[group * width..][..width].iter().sum::<f64>();
+                square += squares[group * width..][..width].iter().sum::<f64>();
+            }
+            let mean = sum / count;
+            let variance = square / count - mean * mean;
+            // `max` would hide a NaN.
+            (mean, if variance < 0.0 { 0.0 } else { variance })
+        });
+        moments.unzip()
+    })
+}
+
 /// `[B, …, C]` normalized over all positions of each group of channels; weight and bias `[C]`.
 pub(super) fn group_norm(
     x: &Tensor,

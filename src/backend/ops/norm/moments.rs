@@ -1,13 +1,16 @@
-//! Group normalization with statistics that are not the input's own: measured on samples of a picture, and
-//! used for every part of it.
+//! Group normalization with statistics that are not the input's own: those of a whole picture, or of samples of it, for
+//! a part of it.
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{D, DType, Device, Result, Tensor};
 
 use super::{
     super::{OpForm, form, plain_cost, silu},
     GroupNorm, cpu,
 };
 use crate::backend::Activation;
+
+/// Positions whose moments the composed form takes at once: a sum in f32 stays exact, and copies stay small.
+const BAND: usize = 1 << 13;
 
 /// Mean and variance of each group of a [`GroupNorm`]'s input, over everything that was measured.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,6 +24,58 @@ pub struct GroupMoments {
 }
 
 impl GroupMoments {
+    /// The moments of `x`, `[B, …, C]`, in so many groups of channels, over all positions of all samples together; of
+    /// a memory trace zeros.
+    ///
+    /// # Errors
+    /// Groups that do not divide the channels, no position, or errors of the backend.
+    pub fn of(x: &Activation, groups: usize) -> Result<Self> {
+        let channels = x.dim(D::Minus1)?;
+        let positions = x.elem_count() / channels.max(1);
+        if positions == 0 || groups == 0 || !channels.is_multiple_of(groups) {
+            candle_core::bail!("group_norm: moments of {:?} in {groups} groups", x.shape());
+        }
+        match form([x]) {
+            OpForm::Kernel => {
+                let (means, variances) = cpu::group_moments(x.tensor()?, groups)?;
+                Ok(Self { means, variances, positions })
+            }
+            OpForm::KernelCost(trace) => {
+                let _copy = x.contiguous()?;
+                trace.pass(cpu::group_norm_bytes(x.elem_count(), channels));
+                let zeros = vec![0.0; groups];
+                Ok(Self { means: zeros.clone(), variances: zeros, positions })
+            }
+            OpForm::Composed => {
+                let x = x.contiguous()?.reshape((positions, groups, channels / groups))?;
+                let bands: Vec<Self> = (0..positions)
+                    .step_by(BAND)
+                    .map(|first| {
+                        Self::composed(&x.narrow(0, first, BAND.min(positions - first))?)
+                    })
+                    .collect::<Result<_>>()?;
+                Ok(Self::pooled(&bands))
+            }
+        }
+    }
+
+    /// The moments of `[positions, groups, width]`.
+    fn composed(x: &Activation) -> Result<Self> {
+        let (positions, groups, _) = x.dims3()?;
+        let x = x.to_dtype(DType::F32)?;
+        let mean = |x: &Activation| x.mean_keepdim(2)?.mean_keepdim(0);
+        let means = mean(&x)?;
+        let variances = mean(&x.broadcast_sub(&means)?.sqr()?)?;
+        if x.is_traced() {
+            let zeros = vec![0.0; groups];
+            return Ok(Self { means: zeros.clone(), variances: zeros, positions });
+        }
+        let values = |x: Activation| -> Result<Vec<f64>> {
+            x.into_tensor()?.flatten_all()?.to_dtype(DType::F64)?.to_vec1::<f64>()
+        };
+        Ok(Self { means: values(means)?, variances: values(variances)?, positions })
+    }
+
     /// The moments over all positions of `parts` together, which must be of one norm.
     #[must_use]
     pub fn pooled(parts: &[Self]) -> Self {
@@ -43,30 +98,13 @@ impl GroupMoments {
 }
 
 impl GroupNorm {
-    /// The moments of `x`, `[B, …, C]`, over all positions of all samples together; of a memory trace
-    /// zeros.
+    /// The moments of an input of this norm, as [`GroupMoments::of`].
     ///
     /// # Errors
     /// Another channel count, no position, or those of the backend.
     pub fn moments(&self, x: &Activation) -> Result<GroupMoments> {
-        let channels = self.checked_channels(x)?;
-        let positions = x.elem_count() / channels.max(1);
-        if positions == 0 {
-            candle_core::bail!("group_norm: moments of {:?}", x.shape());
-        }
-        let x = x.to_dtype(DType::F32)?.contiguous()?;
-        let grouped = x.reshape((positions, self.groups, channels / self.groups))?;
-        let mean = |x: &Activation| x.mean_keepdim(2)?.mean_keepdim(0);
-        let means = mean(&grouped)?;
-        let variances = mean(&grouped.broadcast_sub(&means)?.sqr()?)?;
-        if x.is_traced() {
-            let zeros = vec![0.0; self.groups];
-            return Ok(GroupMoments { means: zeros.clone(), variances: zeros, positions });
-        }
-        let values = |x: Activation| -> Result<Vec<f64>> {
-            x.into_tensor()?.flatten_all()?.to_dtype(DType::F64)?.to_vec1::<f64>()
-        };
-        Ok(GroupMoments { means: values(means)?, variances: values(variances)?, positions })
+        self.checked_channels(x)?;
+        GroupMoments::of(x, self.groups)
     }
 
     /// Normalizes as [`forward`](Self::forward), with `moments` in place of the input's own; then SiLU if
@@ -146,7 +184,7 @@ mod tests {
         let norm = norm();
         let x = (Tensor::randn(0f32, 3.0, (1, 7, 5, 6), &Device::Cpu).unwrap() + 2.0).unwrap();
         let x = Activation::from(x);
-        let moments = norm.moments(&x).unwrap();
+        let moments = GroupMoments::of(&x, 3).unwrap();
         let of = |then_silu| norm.forward_with(&x, &moments, then_silu).unwrap();
         assert!(largest(&of(false), &norm.forward(&x).unwrap()) < 1e-5);
         assert!(largest(&of(true), &norm.forward_silu(&x).unwrap()) < 1e-5);
@@ -154,12 +192,12 @@ mod tests {
 
     #[test]
     fn pooled_moments_of_parts_are_those_of_the_whole() {
-        let norm = norm();
         let x = Tensor::rand(-1f32, 3.0, (1, 5, 3, 6), &Device::Cpu).unwrap();
         let x = Activation::from(x);
-        let whole = norm.moments(&x).unwrap();
-        let parts = [(0, 2), (2, 3)]
-            .map(|(start, length)| norm.moments(&x.narrow(1, start, length).unwrap()).unwrap());
+        let whole = GroupMoments::of(&x, 3).unwrap();
+        let parts = [(0, 2), (2, 3)].map(|(start, length)| {
+            GroupMoments::of(&x.narrow(1, start, length).unwrap(), 3).unwrap()
+        });
         let pooled = GroupMoments::pooled(&parts);
         assert_eq!(pooled.positions, whole.positions);
         let close = |a: &[f64], b: &[f64]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-6);
@@ -167,12 +205,22 @@ mod tests {
     }
 
     #[test]
+    fn the_kernels_moments_are_the_composed_ones() {
+        let x = Tensor::rand(-1f32, 3.0, (9000, 3, 40), &Device::Cpu).unwrap();
+        let ours = GroupMoments::of(&x.reshape((1, 90, 100, 120)).unwrap().into(), 3).unwrap();
+        let composed = GroupMoments::composed(&x.into()).unwrap();
+        let close = |a: &[f64], b: &[f64]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5);
+        assert!(close(&ours.means, &composed.means));
+        assert!(close(&ours.variances, &composed.variances));
+    }
+
+    #[test]
     fn moments_of_another_norm_are_refused() {
         let norm = norm();
         let x = Activation::from(Tensor::ones((1, 2, 2, 6), DType::F32, &Device::Cpu).unwrap());
-        let mut moments = norm.moments(&x).unwrap();
+        let mut moments = GroupMoments::of(&x, 3).unwrap();
         moments.means.pop();
         assert!(norm.forward_with(&x, &moments, false).is_err());
-        assert!(norm.moments(&x.narrow(3, 0, 4).unwrap()).is_err());
+        assert!(GroupMoments::of(&x.narrow(3, 0, 4).unwrap(), 3).is_err());
     }
 }

@@ -1,0 +1,259 @@
+//! A whole canvas layer by layer, each layer block by block: the feature map of one layer is complete, and lies outside
+//! the device's memory, before the next one begins (docs/method.md §6). So a norm has the moments of the whole map,
+//! and a block sees no farther than its own convolution does; the result is that of one pass over the whole canvas.
+
+use std::ops::Range;
+
+use candle_core::Result;
+
+use crate::backend::{
+    Activation,
+    ops::{Conv2d, GroupMoments},
+};
+
+/// Part of a feature map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// Its rows.
+    pub rows: Range<usize>,
+    /// Its columns.
+    pub columns: Range<usize>,
+}
+
+/// Place of a feature map in [`FeatureMaps`].
+pub type MapId = usize;
+
+/// What a layerwise pass reads and writes, beside the device's memory. A map is written completely before it is read.
+pub trait FeatureMaps {
+    /// The window of the pass's input, `[1, rows, columns, C]`: of a picture in pixels, or of latents.
+    ///
+    /// # Errors
+    /// Those of the implementation.
+    fn input(&mut self, window: &Window) -> Result<Activation>;
+
+    /// Takes a window of the pass's output: of latents, or of a picture in pixels.
+    ///
+    /// # Errors
+    /// Those of the implementation.
+    fn output(&mut self, window: &Window, values: &Activation) -> Result<()>;
+
+    /// A new map of this height, width and number of channels.
+    ///
+    /// # Errors
+    /// Those of the implementation.
+    fn create(&mut self, size: (usize, usize, usize)) -> Result<MapId>;
+
+    /// The window of a map, `[1, rows, columns, C]`.
+    ///
+    /// # Errors
+    /// Those of the implementation.
+    fn read(&mut self, map: MapId, window: &Window) -> Result<Activation>;
+
+    /// Writes the window of a map.
+    ///
+    /// # Errors
+    /// Those of the implementation.
+    fn write(&mut self, map: MapId, window: &Window, values: &Activation) -> Result<()>;
+
+    /// Removes a map.
+    fn remove(&mut self, map: MapId);
+
+    /// Is told after each layer how many are done, and of how many.
+    fn advance(&mut self, done: usize, of: usize);
+}
+
+/// Size of a layerwise pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LayerwiseSize {
+    /// Height and width of the canvas in latent pixels.
+    pub latents: (usize, usize),
+    /// The longest side of a block, in latent pixels.
+    pub block: usize,
+}
+
+/// A feature map of the whole canvas, with the moments of its groups of channels.
+pub(super) struct FeatureMap {
+    id: MapId,
+    /// Pixels per latent pixel.
+    scale: usize,
+    pub channels: usize,
+    pub moments: GroupMoments,
+}
+
+/// A layerwise pass.
+pub(super) struct Layerwise<'a> {
+    pub maps: &'a mut dyn FeatureMaps,
+    size: LayerwiseSize,
+    groups: usize,
+    layers: usize,
+    done: usize,
+}
+
+impl<'a> Layerwise<'a> {
+    /// A pass of so many layers whose norms have so many groups.
+    pub fn new(
+        maps: &'a mut dyn FeatureMaps,
+        size: LayerwiseSize,
+        groups: usize,
+        layers: usize,
+    ) -> Self {
+        Self { maps, size, groups, layers, done: 0 }
+    }
+
+    /// The size of the pass.
+    pub fn size(&self) -> LayerwiseSize {
+        self.size
+    }
+
+    /// Height and width of a map of this scale.
+    fn extent(&self, scale: usize) -> (usize, usize) {
+        (self.size.latents.0 * scale, self.size.latents.1 * scale)
+    }
+
+    /// The blocks of a map of this scale, row by row.
+    fn blocks(&self, scale: usize) -> Vec<Window> {
+        let axis = |length: usize| {
+            let count = length.div_ceil(self.size.block.max(1));
+            let at = move |index: usize| index * length / count * scale;
+            (0..count).map(move |index| at(index)..at(index + 1))
+        };
+        axis(self.size.latents.0)
+            .flat_map(|rows| {
+                axis(self.size.latents.1).map(move |columns| Window { rows: rows.clone(), columns })
+            })
+            .collect()
+    }
+
+    /// Runs `layer` for every block of the output, which is at `scale`.
+    pub fn for_each_block(
+        &mut self,
+        scale: usize,
+        mut layer: impl FnMut(&mut Self, &Window) -> Result<()>,
+    ) -> Result<()> {
+        for block in self.blocks(scale) {
+            layer(self, &block)?;
+        }
+        self.done += 1;
+        self.maps.advance(self.done, self.layers);
+        Ok(())
+    }
+
+    /// The map at `scale` of which `layer` computes every block; it goes into the place of `over`, which has its size, or
+    /// into a new one.
+    pub fn map(
+        &mut self,
+        scale: usize,
+        over: Option<&FeatureMap>,
+        mut layer: impl FnMut(&mut Self, &Window) -> Result<Activation>,
+    ) -> Result<FeatureMap> {
+        let (height, width) = self.extent(scale);
+        let mut place = over.map(|map| (map.id, map.channels));
+        let mut moments = Vec::new();
+        self.for_each_block(scale, |pass, block| {
+            let values = layer(pass, block)?;
+            moments.push(GroupMoments::of(&values, pass.groups)?);
+            let (id, _) = match place {
+                Some(place) => place,
+                None => {
+                    let channels = values.dim(3)?;
+                    let id = pass.maps.create((height, width, channels))?;
+                    *place.insert((id, channels))
+                }
+            };
+            pass.maps.write(id, block, &values)
+        })?;
+        let Some((id, channels)) = place else { candle_core::bail!("a canvas without a block") };
+        Ok(FeatureMap { id, scale, channels, moments: GroupMoments::pooled(&moments) })
+    }
+
+    /// The window of a map.
+    pub fn read(&mut self, map: &FeatureMap, window: &Window) -> Result<Activation> {
+        self.maps.read(map.id, window)
+    }
+
+    /// A map that is needed no more.
+    pub fn remove(&mut self, map: FeatureMap) {
+        self.maps.remove(map.id);
+    }
+
+    /// `f` with the window and one pixel more around it, where a map of this scale has it, and of the result, which
+    /// has the same size, the window.
+    pub fn around(
+        &mut self,
+        scale: usize,
+        window: &Window,
+        f: impl FnOnce(&mut Self, &Window) -> Result<Activation>,
+    ) -> Result<Activation> {
+        let (height, width) = self.extent(scale);
+        let wide = Window {
+            rows: window.rows.start.saturating_sub(1)..(window.rows.end + 1).min(height),
+            columns: window.columns.start.saturating_sub(1)..(window.columns.end + 1).min(width),
+        };
+        f(self, &wide)?
+            .narrow(1, window.rows.start - wide.rows.start, window.rows.len())?
+            .narrow(2, window.columns.start - wide.columns.start, window.columns.len())?
+            .contiguous()
+    }
+
+    /// The map at twice the scale, convolved (`Upsample2D` of diffusers).
+    pub fn doubled(&mut self, x: FeatureMap, conv: &Conv2d) -> Result<FeatureMap> {
+        let scale = x.scale;
+        let y = self.map(2 * scale, None, |pass, block| {
+            let half = |range: &Range<usize>| range.start / 2..range.end / 2;
+            let block = Window { rows: half(&block.rows), columns: half(&block.columns) };
+            let (height, width) = pass.extent(scale);
+            let wide = |range: &Range<usize>, length: usize| {
+                range.start.saturating_sub(1)..(range.end + 1).min(length)
+            };
+            let window =
+                Window { rows: wide(&block.rows, height), columns: wide(&block.columns, width) };
+            let h = pass.read(&x, &window)?;
+            conv.forward_doubled(&h, 2 * window.rows.len(), 2 * window.columns.len())?
+                .narrow(1, 2 * (block.rows.start - window.rows.start), 2 * block.rows.len())?
+                .narrow(
+                    2,
+                    2 * (block.columns.start - window.columns.start),
+                    2 * block.columns.len(),
+                )?
+                .contiguous()
+        })?;
+        self.remove(x);
+        Ok(y)
+    }
+
+    /// The map at half the scale, convolved in steps of two; only the far sides are padded (`Downsample2D` of
+    /// diffusers).
+    pub fn halved(&mut self, x: FeatureMap, conv: &Conv2d) -> Result<FeatureMap> {
+        let scale = x.scale;
+        let y = self.map(scale / 2, None, |pass, block| {
+            let (height, width) = pass.extent(scale);
+            let reach = |range: &Range<usize>, length: usize| {
+                2 * range.start..(2 * range.end + 1).min(length)
+            };
+            let window =
+                Window { rows: reach(&block.rows, height), columns: reach(&block.columns, width) };
+            let h = pass.read(&x, &window)?;
+            let missing =
+                |range: &Range<usize>, got: &Range<usize>| 2 * range.len() + 1 - got.len();
+            let h = h.pad_with_zeros(1, 0, missing(&block.rows, &window.rows))?;
+            conv.forward(&h.pad_with_zeros(2, 0, missing(&block.columns, &window.columns))?)
+        })?;
+        self.remove(x);
+        Ok(y)
+    }
+
+    /// Windows of one row each, of every so many rows of a map at the latents' scale, and the columns of them that are
+    /// taken: evenly spread, at most `most` places together, and all of the map where it has no more.
+    pub fn spread(&self, most: usize) -> (Vec<Window>, Vec<u32>) {
+        let (height, width) = self.size.latents;
+        let (mut down, mut across) = (1, 1);
+        while height.div_ceil(down) * width.div_ceil(across) > most {
+            if down <= across { down += 1 } else { across += 1 }
+        }
+        let every = |length: usize, step: usize| (step.min(length) / 2..length).step_by(step);
+        let rows = every(height, down)
+            .map(|row| Window { rows: row..row + 1, columns: 0..width })
+            .collect();
+        (rows, every(width, across).map(|column| column as u32).collect())
+    }
+}
