@@ -12,6 +12,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 LATENT_CHANNELS = 16
 FACTOR = 4
 NATIVE = 64
+# Edges run straight where many layers see them at the latent's own resolution: most of the depth is there.
+DEPTH = 4
 TRAILING = (999, 874, 749, 624, 499, 374, 249, 124)
 
 
@@ -37,13 +39,13 @@ def text_encoders(vocab):
     return one, two
 
 
-def unet():
-    """The UNet, started as a linear guess: a residual network around eps = (z_t - sqrt(a) zL) / sqrt(1 - a)."""
+def unet(depth=DEPTH):
+    """The UNet with `depth` residual blocks on the way down at the first level, and one more on the way up; started as a linear guess: a residual network around eps = (z_t - sqrt(a) zL) / sqrt(1 - a)."""
     model = UNet2DConditionModel(
         sample_size=NATIVE, in_channels=2 * LATENT_CHANNELS, out_channels=LATENT_CHANNELS,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        block_out_channels=(64, 128, 160), layers_per_block=1, transformer_layers_per_block=[1, 1, 1],
+        block_out_channels=(64, 128, 160), layers_per_block=[depth, 1, 1], transformer_layers_per_block=[1, 1, 1],
         attention_head_dim=[2, 4, 5], cross_attention_dim=192, use_linear_projection=True,
         addition_embed_type="text_time", addition_time_embed_dim=32,
         projection_class_embeddings_input_dim=6 * 32 + 128, norm_num_groups=8)
@@ -70,3 +72,30 @@ def unet():
         model.conv_out.weight[:, :, 1, 1] += torch.cat(
             [eye / noise, -eye / noise, -eye * near / noise, eye * near / noise], 1)
     return model
+
+
+@torch.no_grad()
+def deepen(state):
+    """The weights of `unet()` that compute what these compute, of a UNet with fewer residual blocks at the first level."""
+    model = unet()
+    deep, last = model.state_dict(), len(model.up_blocks) - 1
+    had = 1 + max(int(key.split(".")[3]) for key in state if key.startswith("down_blocks.0.resnets."))
+    # The last block on the way up takes the skip connection of the first convolution, the others those of the blocks.
+    ups = {**{i: i for i in range(had)}, DEPTH: had}
+    for key in deep:
+        where, _, rest = key.partition(".resnets.")
+        number, _, name = rest.partition(".")
+        if where == "down_blocks.0" and name and int(number) >= had:
+            if name.startswith("conv2."):
+                deep[key].zero_()
+        elif where == f"up_blocks.{last}" and name:
+            if int(number) in ups:
+                deep[key] = state[f"{where}.resnets.{ups[int(number)]}.{name}"]
+            elif name.startswith(("conv2.", "conv_shortcut.")):
+                deep[key].zero_()
+                if name == "conv_shortcut.weight":
+                    width = deep[key].shape[0]
+                    deep[key][:, :width, 0, 0] = torch.eye(width)
+        else:
+            deep[key] = state[key]
+    return deep

@@ -1,8 +1,8 @@
 """Measures enlarged pictures against their ground truths, whatever programs made them; prints tables in Markdown.
 
-    evaluate.py HELDOUT ours=FOLDER real-esrgan=FOLDER [--each] [--sheet sheet.png]
+    evaluate.py HELDOUT ours=FOLDER real-esrgan=FOLDER [--drawings] [--each] [--sheet sheet.png]
 
-HELDOUT is what heldout.py wrote, a FOLDER holds NAME.png for each of its pictures; Lanczos is measured beside. Per picture:
+HELDOUT is what heldout.py or drawings.py wrote, a FOLDER holds NAME.png for each of its pictures; Lanczos is measured beside. Per picture:
 `swd 1`, `swd 2`  sliced Wasserstein distance of 7 x 7 patches of the finest and the second Laplacian level to the truth's, 128
                   directions and up to 65536 patches, fixed seed (lower is more like the photograph);
 `faithful`        PSNR in dB of the output reduced again by area against the input;
@@ -12,6 +12,9 @@ HELDOUT is what heldout.py wrote, a FOLDER holds NAME.png for each of its pictur
                   that of their neighbours, in percent, largest of them: the lattice of a latent and seams between regions;
 `psnr`            in dB against the truth, for the record: a sharper guess may well score below a blur;
 `energy`          RMS of the finest Laplacian level over the truth's (1 = as sharp as the truth).
+With --drawings also, in levels of 255:
+`flat`            RMS error where the truth is one colour for 8 px around;
+`colour`          RMS of the colour (distance of the channels from their mean) where the truth is grey for 8 px around.
 """
 import argparse
 import pathlib
@@ -19,6 +22,7 @@ import pathlib
 import numpy as np
 import torch
 from PIL import Image
+from scipy.ndimage import minimum_filter
 
 import features as features_module
 from niqe import niqe
@@ -81,9 +85,14 @@ def grid_index(rgb):
     return worst
 
 
+def plain(there, reach=8):
+    """Where a condition [H, W] holds for `reach` pixels around."""
+    return minimum_filter(there, 2 * reach + 1)
+
+
 class Meter:
-    def __init__(self):
-        self.features = features_module.Features()
+    def __init__(self, drawings):
+        self.features, self.drawings = features_module.Features(), drawings
 
     def tensor(self, image):
         return torch.from_numpy(rgb_of(image).copy()).permute(2, 0, 1)[None].div(127.5).sub(1)
@@ -100,7 +109,15 @@ class Meter:
         return {
             "swd 1": sliced_wasserstein(o1, t1), "swd 2": sliced_wasserstein(laplacian(o2)[0], laplacian(t2)[0]),
             "faithful": psnr(rgb_of(reduce_area(output, truth.width / low.width)), rgb_of(low)),
-            "features": far, "niqe": niqe(output), "grid": grid_index(o), "psnr": psnr(o, t), "energy": rms(o1) / rms(t1)}
+            "features": far, "niqe": niqe(output), "grid": grid_index(o), "psnr": psnr(o, t), "energy": rms(o1) / rms(t1),
+            **(self.plain_places(t, o) if self.drawings else {})}
+
+    def plain_places(self, truth, output):
+        """Errors in flat areas, and colour where there was none."""
+        steps = [np.abs(np.diff(truth, axis=axis, append=truth.take([-1], axis))).max(-1) for axis in (0, 1)]
+        flat, grey = plain(np.maximum(*steps) == 0), plain(np.ptp(truth, axis=-1) == 0)
+        rms = lambda a: float(np.sqrt(np.mean(a ** 2))) if a.size else float("nan")  # noqa: E731
+        return {"flat": rms((output - truth)[flat]), "colour": rms((output - output.mean(-1, keepdims=True))[grey])}
 
 
 def table(head, rows):
@@ -126,11 +143,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("heldout", type=pathlib.Path)
     parser.add_argument("outputs", nargs="+", metavar="NAME=FOLDER")
+    parser.add_argument("--drawings", action="store_true", help="of drawings: flat areas, and colour where there was none")
     parser.add_argument("--each", action="store_true", help="a table of every picture too")
     parser.add_argument("--sheet", type=pathlib.Path, help="a contact sheet of all versions, cuts at 1:1")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    folders, meter = dict(o.split("=", 1) for o in args.outputs), Meter()
+    folders, meter = dict(o.split("=", 1) for o in args.outputs), Meter(args.drawings)
     names = sorted(p.stem.removesuffix("_low") for p in args.heldout.glob("*_low.png"))
     figures, pictures = {}, {}
     for name in names:
@@ -144,9 +162,9 @@ def main():
     keys = list(next(iter(figures.values()))["truth"])
     table(["means of %d" % len(names), *keys, "swd 1 / Lanczos", "swd 2 / Lanczos", "least faithful"], [
         [kind, *means, means[0] / base[0], means[1] / base[1], min(f[kind]["faithful"] for f in figures.values())]
-        for base in [[np.mean([f["Lanczos"][k] for f in figures.values()]) for k in keys]]
+        for base in [[np.nanmean([f["Lanczos"][k] for f in figures.values()]) for k in keys]]
         for kind in next(iter(pictures.values()))
-        for means in [[np.mean([f[kind][k] for f in figures.values()]) for k in keys]]])
+        for means in [[np.nanmean([f[kind][k] for f in figures.values()]) for k in keys]]])
     if args.each:
         for kind in folders:
             table([kind, *keys, "swd 1 / Lanczos", "swd 2 / Lanczos", "grid of the truth"], [

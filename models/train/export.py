@@ -83,7 +83,7 @@ def main():
             k.removeprefix(prefix): v for k, v in source.items() if k.startswith(prefix)}
         vae.encoder.load_state_dict(take(first, "encoder."))
         vae.decoder.load_state_dict(take(parts, "decoder."))
-        unet.load_state_dict(take(parts, "unet."))
+        unet.load_state_dict(build.deepen(take(parts, "unet.")))
         one.load_state_dict(take(state["text"], "one."))
         two.load_state_dict(take(state["text"], "two."))
         scaling, recommended = state["args"]["scaling"], RECOMMENDED

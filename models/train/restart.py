@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
+import build
 import unet as unet_module
 import vae as vae_module
 from common import save_checkpoint
@@ -32,7 +33,7 @@ def main():
     vae = vae_module.build()
     vae.load_state_dict({k: v.float() for k, v in load_file(args.model / "vae" / weights).items()})
     net = unet_module.Net(len(CLIPTokenizer.from_pretrained(args.model / "tokenizer")))
-    net.unet.load_state_dict({k: v.float() for k, v in load_file(args.model / "unet" / weights).items()})
+    net.unet.load_state_dict(build.deepen({k: v.float() for k, v in load_file(args.model / "unet" / weights).items()}))
     for module, folder in ((net.text.one, "text_encoder"), (net.text.two, "text_encoder_2")):
         module.load_state_dict(renamed(load_file(args.model / folder / "model.safetensors"), module))
     save_checkpoint(args.work / "vae_joint.pt", ema=vae.state_dict(), model=vae.state_dict())

@@ -9,9 +9,11 @@ Losses, each scaled so that its gradient at the output's pixels has a fixed shar
              regression can learn), its means of 8 x 8 px replaced by the truth's: its colours are not wanted;
   means      Charbonnier on means of 4 x 4 px to the truth: faithfulness;
   patches    local sliced Wasserstein distance of 7 x 7 patches of two Laplacian levels to the truth;
-  features   distance in the first layers of a frozen ImageNet network to the truth;
-  judge      relativistic pairs (Jolicoeur-Martineau, 2018) of a discriminator that sees the enlarged picture beside; the real side
-             is the truth, and now and then the teacher.
+  features   distance in the first layers of a frozen ImageNet network to the real side: towards the truth alone it makes
+             scales and pebbles where nobody can know the texture, towards the teacher it can be learnt;
+  judge      relativistic pairs (Jolicoeur-Martineau, 2018) of a discriminator that sees the enlarged picture beside.
+
+The real side of the last two is the teacher's picture in some samples, in the others the truth.
 """
 import argparse
 import pathlib
@@ -213,10 +215,11 @@ def main():
     parser.add_argument("--adam-lr", type=float, default=5e-4)
     parser.add_argument("--judge-lr", type=float, default=2e-4)
     parser.add_argument("--calm", type=float, default=5.0, help="weight of the judge's smoothness")
-    parser.add_argument("--teacher-real", type=float, default=0.2, help="share of the judge's real side that is the teacher's")
+    parser.add_argument("--teacher-real", type=float, default=0.2, help="share of the samples whose real side is the teacher's")
     parser.add_argument("--share", action="append", default=[], metavar="NAME=X", help=f"of a loss; {SHARES}")
     parser.add_argument("--scaling", type=float, default=1.5)
-    parser.add_argument("--start", type=pathlib.Path, help="checkpoint of unet.py or restart.py to begin from")
+    parser.add_argument("--start", type=pathlib.Path, help="checkpoint of unet.py, restart.py or this to begin from; one of a UNet "
+                        "with fewer blocks at the first level is deepened")
     parser.add_argument("--name", default="sharpen")
     parser.add_argument("--seed", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
@@ -235,9 +238,18 @@ def main():
     if not done:
         if not args.start:
             parser.error("nothing to begin from: --start, or a checkpoint in --work")
-        whole.load_state_dict(torch.load(args.start, map_location="cpu", weights_only=False)["model"])
+        start = torch.load(args.start, map_location="cpu", weights_only=False)
+        sharpened = any(key.startswith("decoder.") for key in start["model"])
+        parts = start["ema"] if sharpened else start["model"]
+        take = lambda prefix: {k.removeprefix(prefix): v for k, v in parts.items() if k.startswith(prefix)}  # noqa: E731
+        whole.unet.load_state_dict(build.deepen(take("unet.")))
+        whole.text.load_state_dict(start["text"] if sharpened else take("text."))
+        if sharpened:
+            vae.decoder.load_state_dict(take("decoder."))
     net = Net(whole.unet, vae.decoder).to(device)
     judge = Judge().to(device, memory_format=torch.channels_last)
+    if not done and sharpened:
+        judge.load_state_dict(start["judge"])
     look = features_module.Features().to(device)
     encoder = vae.encoder.to(device).eval().requires_grad_(False)
     ema = Ema(net, 0.998)
@@ -312,7 +324,7 @@ def main():
             means=charbonnier(F.avg_pool2d(pixels - sharp, 4)),
             patches=patches_loss(pixels, sharp),
             grid=grid_loss(pixels, sharp, 8) + seam_loss(pixels, sharp, 8),
-            features=features_module.distance(look, pixels, sharp))
+            features=features_module.distance(look, pixels, real))
         if fraction > args.judge_from:
             with torch.autocast(device, torch.bfloat16):
                 judge.requires_grad_(False)
