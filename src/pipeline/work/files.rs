@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::Write as _,
+    io::{self, Read as _, Write as _},
     path::Path,
 };
 
@@ -10,6 +10,7 @@ use super::{history::History, journal::Done, rows::RowFile};
 use crate::{
     canvas::{CanvasError, Latent},
     pipeline::error::Error,
+    units,
 };
 
 pub const LOCK: &str = "lock";
@@ -28,6 +29,8 @@ const HISTORY: &str = "history";
 const PREDICTIONS: &str = "predictions";
 const LOW_RESOLUTION: &str = "low_resolution";
 const ROWS: &str = "rows";
+/// The most bytes of the job's description, and of its captions.
+const LARGEST_TEXT: u64 = 16 << 20;
 /// All files of a work folder; other files in it are never touched.
 const FILES: [&str; 14] = [
     JOB,
@@ -172,6 +175,17 @@ pub fn write_whole(folder: &Path, name: &str, part: &str, text: &str) -> Result<
         File::open(folder).and_then(|folder| folder.sync_all()).or(Ok(()))
     };
     write().map_err(|error| Error::in_file(&path, error))
+}
+
+/// A small file that [`write_whole`] wrote: of no more than [`LARGEST_TEXT`], whatever lies there now.
+pub fn read_whole(path: &Path) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    File::open(path)?.take(LARGEST_TEXT + 1).read_to_end(&mut text)?;
+    if text.len() as u64 > LARGEST_TEXT {
+        let what = format!("larger than {}: no job wrote it", units::bytes(LARGEST_TEXT));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+    }
+    Ok(text)
 }
 
 /// Removes all files of an earlier job except the lock.

@@ -16,8 +16,8 @@ use serde_json::Value;
 use super::{
     difference::difference,
     files::{
-        CAPTIONS, CAPTIONS_PART, FAILED, Files, JOB, JOB_PART, JOURNAL, WorkLayout, clear, remove,
-        write_whole,
+        CAPTIONS, CAPTIONS_PART, FAILED, Files, JOB, JOB_PART, JOURNAL, WorkLayout, clear,
+        read_whole, remove, write_whole,
     },
     journal::{Done, Journal},
     lock::lock,
@@ -81,12 +81,12 @@ impl WorkFolder {
         let (path, tag) = place(work.folder.as_deref(), output, job)?;
         let lock = lock(&path)?;
         let job_file = path.join(JOB);
-        let old = match fs::read(&job_file) {
+        let old = match read_whole(&job_file) {
+            _ if work.resume == Resume::Never => None,
             Ok(text) => Some(text),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(Error::in_file(&job_file, error)),
         };
-        let old = old.filter(|_| work.resume != Resume::Never);
         let nothing = || Error::NothingToResume { output: output.name(), folder: path.clone() };
         let room = |need: u64| {
             let work = (&*path, need, layout.map_bytes.min(need));
@@ -180,7 +180,7 @@ impl WorkFolder {
 
     /// Stored captions, if they can be read.
     pub fn captions(&self) -> Option<String> {
-        fs::read_to_string(self.path.join(CAPTIONS)).ok()
+        String::from_utf8(read_whole(&self.path.join(CAPTIONS)).ok()?).ok()
     }
 
     /// Stores the captions atomically.
@@ -460,6 +460,19 @@ mod tests {
         assert!(work.leave(Left::Kept).is_some());
         let error = open(&output, &WorkOptions::default(), &job(1)).unwrap_err();
         assert!(matches!(error, Error::OtherJob { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_job_file_that_no_job_wrote_is_not_read_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = folder.path().join("a.png");
+        drop(open(&output, &WorkOptions::default(), &job(1)).unwrap());
+        let file = File::options().write(true).open(folder.path().join(".a.png.cupscale/job.json"));
+        file.unwrap().set_len(1 << 40).unwrap();
+        let error = open(&output, &WorkOptions::default(), &job(1)).unwrap_err();
+        assert!(error.to_string().contains("larger than 16.0 MiB"), "{error}");
+        let fresh = WorkOptions { resume: Resume::Never, ..WorkOptions::default() };
+        open(&output, &fresh, &job(1)).unwrap().remove();
     }
 
     #[cfg(unix)]
