@@ -124,6 +124,15 @@ impl<'a> Layerwise<'a> {
             .collect()
     }
 
+    /// The window and one pixel more around it, where a map of this scale has it.
+    fn widened(&self, scale: usize, window: &Window) -> Window {
+        let (height, width) = self.extent(scale);
+        let wide = |range: &Range<usize>, length: usize| {
+            range.start.saturating_sub(1)..(range.end + 1).min(length)
+        };
+        Window { rows: wide(&window.rows, height), columns: wide(&window.columns, width) }
+    }
+
     /// Runs `layer` for every block of the output, which is at `scale`.
     pub fn for_each_block(
         &mut self,
@@ -184,11 +193,7 @@ impl<'a> Layerwise<'a> {
         window: &Window,
         f: impl FnOnce(&mut Self, &Window) -> Result<Activation>,
     ) -> Result<Activation> {
-        let (height, width) = self.extent(scale);
-        let wide = Window {
-            rows: window.rows.start.saturating_sub(1)..(window.rows.end + 1).min(height),
-            columns: window.columns.start.saturating_sub(1)..(window.columns.end + 1).min(width),
-        };
+        let wide = self.widened(scale, window);
         f(self, &wide)?
             .narrow(1, window.rows.start - wide.rows.start, window.rows.len())?
             .narrow(2, window.columns.start - wide.columns.start, window.columns.len())?
@@ -201,12 +206,7 @@ impl<'a> Layerwise<'a> {
         let y = self.map(2 * scale, None, |pass, block| {
             let half = |range: &Range<usize>| range.start / 2..range.end / 2;
             let block = Window { rows: half(&block.rows), columns: half(&block.columns) };
-            let (height, width) = pass.extent(scale);
-            let wide = |range: &Range<usize>, length: usize| {
-                range.start.saturating_sub(1)..(range.end + 1).min(length)
-            };
-            let window =
-                Window { rows: wide(&block.rows, height), columns: wide(&block.columns, width) };
+            let window = pass.widened(scale, &block);
             let h = pass.read(&x, &window)?;
             conv.forward_doubled(&h, 2 * window.rows.len(), 2 * window.columns.len())?
                 .narrow(1, 2 * (block.rows.start - window.rows.start), 2 * block.rows.len())?

@@ -29,10 +29,7 @@ impl AutoencoderKl {
         maps: &mut dyn FeatureMaps,
     ) -> Result<()> {
         let encoder = &self.encoder;
-        let of_level = |(resnets, down): &(Vec<KlResnetBlock>, Option<Conv2d>)| {
-            RESNET_LAYERS * resnets.len() + usize::from(down.is_some())
-        };
-        let layers = 2 + encoder.levels.iter().map(of_level).sum::<usize>() + encoder.mid.layers();
+        let layers = layers(&encoder.levels, &encoder.mid);
         let mut pass = Layerwise::new(maps, size, self.groups, layers);
         let mut scale = self.factor;
         let mut h = pass.map(scale, None, |pass, block| {
@@ -66,10 +63,7 @@ impl AutoencoderKl {
         maps: &mut dyn FeatureMaps,
     ) -> Result<()> {
         let decoder = &self.decoder;
-        let of_level = |(resnets, up): &(Vec<KlResnetBlock>, Option<Conv2d>)| {
-            RESNET_LAYERS * resnets.len() + usize::from(up.is_some())
-        };
-        let layers = 2 + decoder.levels.iter().map(of_level).sum::<usize>() + decoder.mid.layers();
+        let layers = layers(&decoder.levels, &decoder.mid);
         let mut pass = Layerwise::new(maps, size, self.groups, layers);
         let mut scale = 1;
         let h = pass.map(scale, None, |pass, block| {
@@ -98,6 +92,14 @@ impl AutoencoderKl {
         pass.remove(h);
         Ok(())
     }
+}
+
+/// Layers of a pass through these levels, each with its change of scale, the middle, and the first and last convolution.
+fn layers(levels: &[(Vec<KlResnetBlock>, Option<Conv2d>)], mid: &KlMidBlock) -> usize {
+    let of_level = |(resnets, scaling): &(Vec<KlResnetBlock>, Option<Conv2d>)| {
+        RESNET_LAYERS * resnets.len() + usize::from(scaling.is_some())
+    };
+    2 + levels.iter().map(of_level).sum::<usize>() + mid.layers()
 }
 
 /// The last norm and the last convolution, on one block.
