@@ -100,14 +100,22 @@ fn chroma(source: &[f32], width: usize) -> Vec<f32> {
 
 /// For each pixel how far it and its neighbours are from pure white or from pure black, whichever is nearer.
 fn distance_from_ends(source: &[f32], width: usize) -> Vec<f32> {
-    let of_pixels = |extreme: fn(f32, f32) -> f32| {
-        let pixels = source.par_chunks_exact(3);
-        let here = pixels.map(|rgb| extreme(extreme(rgb[0], rgb[1]), rgb[2])).collect();
-        spread(here, width, 1, 1, extreme)
-    };
-    let (lowest, highest) = (of_pixels(f32::min), of_pixels(f32::max));
+    let lowest = nearest_extreme(source, width, f32::min);
+    let highest = nearest_extreme(source, width, f32::max);
     lowest.par_iter().zip(&highest).map(|(low, high)| (1.0 - low).min(high + 1.0)).collect()
 }
+
+/// For each pixel the extreme value of its own channels and its neighbours'.
+fn nearest_extreme(source: &[f32], width: usize, extreme: impl Extreme) -> Vec<f32> {
+    let pixels = source.par_chunks_exact(3);
+    let here = pixels.map(|rgb| extreme(extreme(rgb[0], rgb[1]), rgb[2])).collect();
+    spread(here, width, 1, 1, extreme)
+}
+
+/// `f32::min` or `f32::max`, as a type of its own and no pointer, so that loops are made for it.
+trait Extreme: Fn(f32, f32) -> f32 + Copy + Sync {}
+
+impl<F: Fn(f32, f32) -> f32 + Copy + Sync> Extreme for F {}
 
 /// The extreme value within `radius`, one less than a power of two, along both axes, for lines of `row` values of which
 /// pixels have `channels`: of three values at distances 1, 2, 4, … in turn, which together reach every place.
@@ -116,7 +124,7 @@ fn spread(
     row: usize,
     channels: usize,
     radius: usize,
-    extreme: fn(f32, f32) -> f32,
+    extreme: impl Extreme,
 ) -> Vec<f32> {
     let height = plane.len() / row;
     let mut across = vec![0.0; plane.len()];

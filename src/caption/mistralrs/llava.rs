@@ -48,8 +48,10 @@ impl LlavaView {
 
         let config = config_of(parse(&name.join("config.json"))?).map_err(wrong)?;
         let tokens = tokenizer_of(parse(&name.join("tokenizer.json"))?).map_err(wrong)?;
-        let tokenizer = Tokenizer::from_bytes(tokens.to_string().as_bytes())
-            .map_err(|error| wrong(error.to_string()))?;
+        let tokenizer: Tokenizer = tokens
+            .to_string()
+            .parse()
+            .map_err(|error: tokenizers::Error| wrong(error.to_string()))?;
         let mut view = Self { name: name.to_owned(), llava, tokenizer, before: String::new() };
         let prompt = view.llava.prompt("").map_err(|error| wrong(first_line(&error)))?;
         view.before = view.read(&prompt.before)?;

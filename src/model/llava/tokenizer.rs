@@ -36,7 +36,9 @@ impl LlavaTokenizer {
         if is_precompiled(&rules.normalizer) {
             return Err(refusal(&"a normalizer of the type `Precompiled` is not supported"));
         }
-        let tokenizer = Tokenizer::from_bytes(json).map_err(|error| failure(&error))?;
+        // Not `from_bytes`: it is generic, and this crate would compile all of a tokenizer's parser.
+        let json = std::str::from_utf8(json).map_err(|error| refusal(&error))?;
+        let tokenizer = json.parse().map_err(|error| failure(&error))?;
         Ok(Self::new(tokenizer))
     }
 
