@@ -59,29 +59,41 @@ fn a_pull_brings_every_file_and_writes_down_what_it_brought() {
     assert!(bench.hub.behaviour().log.is_empty());
 }
 
+/// Attempts have pauses between them, in which a processor has nothing to do: at once, then.
 #[test]
-fn a_connection_cut_anywhere_is_taken_up_again_without_a_byte_sent_twice() {
-    for seed in 1..=3 {
-        let bench = Bench::new();
-        let random = noise(seed + 100, 16);
-        let cuts: Vec<usize> = random
-            .chunks(4)
-            .map(|four| u32::from_le_bytes(four.try_into().unwrap()) as usize % (LARGE / 5) + 1)
-            .collect();
-        // The small files come first, and take cuts that have no effect on them.
-        bench.hub.behaviour().cuts = [vec![usize::MAX; 2], cuts.clone()].concat().into();
-        let output = bench.run("pull tiny");
-        assert!(output.status.success(), "{cuts:?}: {}", stderr(&output));
-        assert!(fs::read(bench.stored("tests/tiny", UNET)).unwrap() == noise(1, LARGE));
-        let requests = bench.hub.requests_for(UNET);
-        let mut at = 0;
-        for (request, cut) in requests.iter().zip(&cuts) {
-            assert_eq!(request.from.unwrap_or(0), at);
-            at += cut;
+fn connections_that_break_and_hubs_that_are_busy() {
+    std::thread::scope(|scope| {
+        scope.spawn(a_connection_that_never_brings_a_byte_is_given_up_and_what_came_before_is_kept);
+        scope.spawn(a_busy_hub_is_asked_again_when_it_says);
+        scope.spawn(a_dead_hub_is_given_up);
+        for seed in 1..=3 {
+            scope.spawn(move || {
+                a_connection_cut_anywhere_is_taken_up_again_without_a_byte_sent_twice(seed);
+            });
         }
-        assert_eq!(requests.len(), cuts.len() + 1);
-        assert_eq!(requests.iter().map(|request| request.sent).sum::<usize>(), LARGE);
+    });
+}
+
+fn a_connection_cut_anywhere_is_taken_up_again_without_a_byte_sent_twice(seed: u64) {
+    let bench = Bench::new();
+    let random = noise(seed + 100, 16);
+    let cuts: Vec<usize> = random
+        .chunks(4)
+        .map(|four| u32::from_le_bytes(four.try_into().unwrap()) as usize % (LARGE / 5) + 1)
+        .collect();
+    // The small files come first, and take cuts that have no effect on them.
+    bench.hub.behaviour().cuts = [vec![usize::MAX; 2], cuts.clone()].concat().into();
+    let output = bench.run("pull tiny");
+    assert!(output.status.success(), "{cuts:?}: {}", stderr(&output));
+    assert!(fs::read(bench.stored("tests/tiny", UNET)).unwrap() == noise(1, LARGE));
+    let requests = bench.hub.requests_for(UNET);
+    let mut at = 0;
+    for (request, cut) in requests.iter().zip(&cuts) {
+        assert_eq!(request.from.unwrap_or(0), at);
+        at += cut;
     }
+    assert_eq!(requests.len(), cuts.len() + 1);
+    assert_eq!(requests.iter().map(|request| request.sent).sum::<usize>(), LARGE);
 }
 
 #[test]
@@ -98,7 +110,6 @@ fn a_hub_that_ignores_ranges_sends_the_file_from_its_beginning() {
     );
 }
 
-#[test]
 fn a_connection_that_never_brings_a_byte_is_given_up_and_what_came_before_is_kept() {
     let bench = Bench::new();
     bench.hub.behaviour().cuts = [vec![usize::MAX; 2], vec![300_000], vec![0; 10]].concat().into();
@@ -305,8 +316,7 @@ fn what_the_hub_does_not_have_is_named() {
     assert!(line.contains("did you mean tiny-fast"), "{line}");
 }
 
-#[test]
-fn a_busy_hub_is_asked_again_when_it_says_and_a_dead_one_is_given_up() {
+fn a_busy_hub_is_asked_again_when_it_says() {
     let bench = Bench::new();
     bench.hub.behaviour().answers = [(503, "0"), (429, "0"), (500, "0")].into();
     bench.succeed("pull tiny");
@@ -314,6 +324,10 @@ fn a_busy_hub_is_asked_again_when_it_says_and_a_dead_one_is_given_up() {
     let started = Instant::now();
     bench.succeed("pull tiny-lora");
     assert!(started.elapsed() >= Duration::from_secs(1));
+}
+
+fn a_dead_hub_is_given_up() {
+    let bench = Bench::new();
     bench.hub.behaviour().answers = vec![(503, "0"); 50].into();
     let line = bench.fail("pull tiny-vae");
     assert!(line.contains("tests/vae/config.json") && line.contains("503"), "{line}");
