@@ -321,6 +321,15 @@ mod tests {
     }
 
     #[test]
+    fn numbers_of_many_digits_are_the_nearest_f64() {
+        for text in ["0.092030920993190389", "0.097541038898074246", "0.024732489209496226"] {
+            let config = format!(r#"{{"_class_name": "DDIMScheduler", "beta_end": {text}}}"#);
+            let config = SchedulerConfig::from_json(&config).unwrap();
+            assert_eq!(config.beta_end.to_bits(), text.parse::<f64>().unwrap().to_bits(), "{text}");
+        }
+    }
+
+    #[test]
     fn the_pipelines_of_stable_diffusion_neither_clip_nor_begin_at_0() {
         let config = SchedulerConfig::from_json(r#"{"_class_name": "DDIMScheduler"}"#).unwrap();
         assert_eq!((config.clip_sample, config.steps_offset), (true, 0));
