@@ -13,3 +13,46 @@ pub struct Launch {
     /// Bytes of dynamic shared memory of a block.
     pub shared: u32,
 }
+
+/// Types of the elements that kernels compute with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Element {
+    /// 16 bits with the exponent of f32.
+    Bf16,
+    /// 16 bits of IEEE 754.
+    F16,
+    /// 32 bits.
+    F32,
+}
+
+impl Element {
+    /// Bytes of one.
+    #[must_use]
+    pub fn bytes(self) -> u32 {
+        match self {
+            Self::Bf16 | Self::F16 => 2,
+            Self::F32 => 4,
+        }
+    }
+
+    /// The one of three kernels that is for this type.
+    #[must_use]
+    pub fn kernel(self, [bf16, f16, f32]: [&'static str; 3]) -> &'static str {
+        match self {
+            Self::Bf16 => bf16,
+            Self::F16 => f16,
+            Self::F32 => f32,
+        }
+    }
+}
+
+/// The type of the elements that a kernel reads and writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ElementType {
+    /// 16 bits, with the exponent of f32.
+    Bf16,
+    /// IEEE half precision.
+    F16,
+    /// IEEE single precision.
+    F32,
+}

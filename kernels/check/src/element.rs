@@ -2,10 +2,12 @@
 
 pub use half::{bf16, f16};
 
+use crate::backend::launch::ElementType;
+
 /// An element of a tensor. All bits set are no number of any of them.
 pub trait Element: Copy + PartialEq + std::fmt::Debug + 'static {
-    /// The ending of the kernels for this type.
-    const SUFFIX: &'static str;
+    /// What a launch calls it.
+    const TYPE: ElementType;
     /// Bits of a number, the leading one included: half a unit in the last place of x is at most |x| · 2^-BITS.
     const BITS: i32;
     /// Rounds to nearest.
@@ -14,7 +16,7 @@ pub trait Element: Copy + PartialEq + std::fmt::Debug + 'static {
 }
 
 impl Element for f32 {
-    const SUFFIX: &'static str = "f32";
+    const TYPE: ElementType = ElementType::F32;
     const BITS: i32 = 24;
     fn round(value: f32) -> Self {
         value
@@ -25,7 +27,7 @@ impl Element for f32 {
 }
 
 impl Element for bf16 {
-    const SUFFIX: &'static str = "bf16";
+    const TYPE: ElementType = ElementType::Bf16;
     const BITS: i32 = 8;
     fn round(value: f32) -> Self {
         Self::from_f32(value)
@@ -36,7 +38,7 @@ impl Element for bf16 {
 }
 
 impl Element for f16 {
-    const SUFFIX: &'static str = "f16";
+    const TYPE: ElementType = ElementType::F16;
     const BITS: i32 = 11;
     fn round(value: f32) -> Self {
         Self::from_f32(value)
