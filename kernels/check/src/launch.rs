@@ -33,9 +33,9 @@ impl Mode {
 /// An argument of a kernel.
 pub enum Arg<'a> {
     /// A buffer that the kernel reads; the launch checks that it does no more.
-    In(&'a mut dyn Memory),
+    In(&'a mut (dyn Memory + 'static)),
     /// A buffer that the kernel writes.
-    Out(&'a mut dyn Memory),
+    Out(&'a mut (dyn Memory + 'static)),
     /// No buffer: a null pointer.
     Null,
     /// The bytes of a number or of a struct.
@@ -43,16 +43,16 @@ pub enum Arg<'a> {
 }
 
 impl<'a> Arg<'a> {
-    pub fn input<T: Copy>(buffer: &'a mut Buffer<T>) -> Self {
+    pub fn input<T: Copy + 'static>(buffer: &'a mut Buffer<T>) -> Self {
         Self::In(buffer)
     }
 
-    pub fn output<T: Copy>(buffer: &'a mut Buffer<T>) -> Self {
+    pub fn output<T: Copy + 'static>(buffer: &'a mut Buffer<T>) -> Self {
         Self::Out(buffer)
     }
 
     /// A null pointer for `None`.
-    pub fn maybe<T: Copy>(buffer: Option<&'a mut Buffer<T>>) -> Self {
+    pub fn maybe<T: Copy + 'static>(buffer: Option<&'a mut Buffer<T>>) -> Self {
         buffer.map_or(Self::Null, |buffer| Self::In(buffer))
     }
 
