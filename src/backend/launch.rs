@@ -14,18 +14,18 @@ pub struct Launch {
     pub shared: u32,
 }
 
-/// Types of the elements that kernels compute with.
+/// The type of the elements that a kernel reads and writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Element {
-    /// 16 bits with the exponent of f32.
+pub enum ElementType {
+    /// 16 bits, with the exponent of f32.
     Bf16,
-    /// 16 bits of IEEE 754.
+    /// IEEE half precision.
     F16,
-    /// 32 bits.
+    /// IEEE single precision.
     F32,
 }
 
-impl Element {
+impl ElementType {
     /// Bytes of one.
     #[must_use]
     pub fn bytes(self) -> u32 {
@@ -44,15 +44,4 @@ impl Element {
             Self::F32 => f32,
         }
     }
-}
-
-/// The type of the elements that a kernel reads and writes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ElementType {
-    /// 16 bits, with the exponent of f32.
-    Bf16,
-    /// IEEE half precision.
-    F16,
-    /// IEEE single precision.
-    F32,
 }
