@@ -1,0 +1,334 @@
+//! The attention kernels against softmax(q·kᵀ/√d)·v in f64.
+
+use kernel_check::{Arg, Buffer, Element, Mode, assert_close, backend, bf16, f16, launch, uniform};
+
+#[path = "../../../src/backend/ops/attention/launch.rs"]
+mod attention_launch;
+
+use attention_launch::{AllStrides, AttentionLaunch, Seen, Shape, Strides};
+
+/// Widths of heads with a kernel.
+const WIDTHS: [usize; 7] = [40, 64, 72, 80, 128, 160, 512];
+
+/// A tensor `[batch, tokens, width]` among numbers that are none: behind each token and behind each sample.
+struct Tokens<T> {
+    values: Vec<T>,
+    buffer: Buffer<T>,
+    strides: Strides,
+}
+
+impl<T: Element> Tokens<T> {
+    /// Of the tokens of a sample only the first `filled` are numbers.
+    fn new(values: Vec<T>, [batch, tokens, width]: [usize; 3], filled: usize) -> Self {
+        let strides = Strides { row: width + 24, sample: (tokens + 3) * (width + 24) };
+        let mut all = Buffer::<T>::unwritten(batch * strides.sample).to_vec();
+        for (token, values) in values.chunks(width).enumerate() {
+            let (sample, token) = (token / tokens, token % tokens);
+            if token < filled {
+                let start = sample * strides.sample + token * strides.row;
+                all[start..start + width].copy_from_slice(values);
+            }
+        }
+        Self { values, buffer: Buffer::new(&all), strides }
+    }
+
+    /// The same of one sample.
+    fn sample(&self, index: usize, [batch, tokens, width]: [usize; 3], filled: usize) -> Self {
+        let values = self.values[index * tokens * width..][..tokens * width].to_vec();
+        assert!(index < batch);
+        Self::new(values, [1, tokens, width], filled)
+    }
+}
+
+struct Case<T> {
+    shape: Shape,
+    q: Tokens<T>,
+    k: Tokens<T>,
+    v: Tokens<T>,
+}
+
+impl<T: Element> Case<T> {
+    fn new(shape: Shape, q: Vec<T>, k: Vec<T>) -> Self {
+        let v = uniform(3, k.len());
+        let filled = computed(shape);
+        Self {
+            shape,
+            q: Tokens::new(q, of_queries(shape), shape.queries),
+            k: Tokens::new(k, of_keys(shape), filled),
+            v: Tokens::new(v, of_keys(shape), filled),
+        }
+    }
+
+    /// Scores up to about 4.
+    fn uniform(shape: Shape) -> Self {
+        let [q, k] = [of_queries(shape), of_keys(shape)].map(|x| x.iter().product());
+        let mut q = uniform::<T>(1, q);
+        for q in &mut q {
+            *q = T::round(q.widen() as f32 * 4.0);
+        }
+        Self::new(shape, q, uniform(2, k))
+    }
+
+    fn sample(&self, index: usize) -> Self {
+        let (shape, filled) = (self.shape, computed(self.shape));
+        Self {
+            shape: Shape { batch: 1, ..shape },
+            q: self.q.sample(index, of_queries(shape), shape.queries),
+            k: self.k.sample(index, of_keys(shape), filled),
+            v: self.v.sample(index, of_keys(shape), filled),
+        }
+    }
+
+    /// Holds the kernels to the reference in every mode, and each sample to the same alone.
+    fn check(&mut self) {
+        let shape = self.shape;
+        let computed = self.run(Mode::ALL[0]);
+        assert_close(&format!("{:?} {shape:?}", T::TYPE), &computed, &self.reference(), 2e-3);
+        let bytes = |values: &[T]| Buffer::new(values).bytes().to_vec();
+        for mode in &Mode::ALL[1..] {
+            assert!(bytes(&self.run(*mode)) == bytes(&computed), "{mode:?}: {shape:?}");
+        }
+        for (index, of_sample) in computed.chunks(computed.len() / shape.batch).enumerate() {
+            if shape.batch > 1 {
+                let alone = self.sample(index).run(Mode::ALL[0]);
+                assert!(bytes(&alone) == bytes(of_sample), "sample {index} alone: {shape:?}");
+            }
+        }
+    }
+
+    /// The output `[batch, queries, heads · width]`.
+    fn run(&mut self, mode: Mode) -> Vec<T> {
+        let Shape { batch, queries, heads, width, .. } = self.shape;
+        let width = heads * width;
+        let out_strides = Strides { row: width + 8, sample: (queries + 2) * (width + 8) };
+        let mut out = Buffer::<T>::unwritten(batch * out_strides.sample);
+        let strides = AllStrides {
+            q: self.q.strides,
+            k: self.k.strides,
+            v: self.v.strides,
+            out: out_strides,
+        };
+        let (q, k, v) = (&mut self.q.buffer, &mut self.k.buffer, &mut self.v.buffer);
+        match AttentionLaunch::new(T::TYPE, self.shape, strides).unwrap() {
+            AttentionLaunch::Whole { attend, sizes } => {
+                let [q, k, v] = [q, k, v].map(Arg::input);
+                launch(&attend, &mut [q, k, v, Arg::output(&mut out), Arg::value(sizes)], mode);
+            }
+            AttentionLaunch::Split { attend, combine, workspace, sizes } => {
+                let mut workspace = Buffer::<u8>::unwritten(workspace);
+                let [q, k, v] = [q, k, v].map(Arg::input);
+                let mut arguments = [
+                    q,
+                    k,
+                    v,
+                    Arg::output(&mut out),
+                    if combine.is_some() { Arg::output(&mut workspace) } else { Arg::Null },
+                    Arg::value(sizes),
+                ];
+                launch(&attend, &mut arguments, mode);
+                if let Some(combine) = combine {
+                    let parts = Arg::input(&mut workspace);
+                    let out = Arg::output(&mut out);
+                    launch(&combine, &mut [parts, out, Arg::value(sizes)], mode);
+                }
+            }
+        }
+        let out = out.to_vec();
+        let mut values = Vec::new();
+        for (index, token) in out.chunks(out_strides.row).enumerate() {
+            let (token, gap) = if index % (queries + 2) < queries {
+                token.split_at(width)
+            } else {
+                token.split_at(0)
+            };
+            assert!(gap.iter().all(|x| x.widen().is_nan()), "written beside the output");
+            values.extend(token);
+        }
+        values
+    }
+
+    fn reference(&self) -> Vec<f64> {
+        let Shape { batch, queries, keys, heads, key_heads, width, .. } = self.shape;
+        let mut out = vec![0.0; batch * queries * heads * width];
+        for (row, out) in out.chunks_mut(width).enumerate() {
+            let (token, head) = (row / heads, row % heads);
+            let (sample, query) = (token / queries, token % queries);
+            let q = &self.q.values[row * width..][..width];
+            let of_key = |x: &'_ [T], key: usize| -> Vec<f64> {
+                let start = ((sample * keys + key) * key_heads + head * key_heads / heads) * width;
+                x[start..start + width].iter().map(|x| x.widen()).collect()
+            };
+            let mut scores = Vec::new();
+            for key in (0..keys).filter(|&key| is_seen(self.shape.seen, query, key)) {
+                let k = of_key(&self.k.values, key);
+                let product: f64 = q.iter().zip(k).map(|(q, k)| q.widen() * k).sum();
+                scores.push((key, product / (width as f64).sqrt()));
+            }
+            let largest = scores.iter().fold(f64::NEG_INFINITY, |largest, x| largest.max(x.1));
+            let sum: f64 = scores.iter().map(|x| (x.1 - largest).exp()).sum();
+            for (key, score) in scores {
+                let weight = (score - largest).exp() / sum;
+                for (out, v) in out.iter_mut().zip(of_key(&self.v.values, key)) {
+                    *out += weight * v;
+                }
+            }
+        }
+        out
+    }
+}
+
+fn of_queries(shape: Shape) -> [usize; 3] {
+    [shape.batch, shape.queries, shape.heads * shape.width]
+}
+
+fn of_keys(shape: Shape) -> [usize; 3] {
+    [shape.batch, shape.keys, shape.key_heads * shape.width]
+}
+
+/// Keys that have been computed; behind them is room.
+fn computed(shape: Shape) -> usize {
+    match shape.seen {
+        Seen::All => shape.keys,
+        Seen::UpToOwn { past, .. } => shape.keys.min(past + shape.queries),
+    }
+}
+
+fn is_seen(seen: Seen, query: usize, key: usize) -> bool {
+    match seen {
+        Seen::All => true,
+        Seen::UpToOwn { past, window } => {
+            let own = past + query;
+            key <= own && window.is_none_or(|window| own - key < window)
+        }
+    }
+}
+
+const fn shape(batch: usize, queries: usize, keys: usize, heads: [usize; 2]) -> Shape {
+    let [heads, key_heads] = heads;
+    Shape { batch, queries, keys, heads, key_heads, width: 0, seen: Seen::All }
+}
+
+const fn cached(shape: Shape, past: usize, window: Option<usize>) -> Shape {
+    Shape { seen: Seen::UpToOwn { past, window }, ..shape }
+}
+
+const fn causal(shape: Shape) -> Shape {
+    cached(shape, 0, None)
+}
+
+/// Each of these for a width.
+fn check_shapes<T: Element>(width: usize, shapes: &[Shape]) {
+    for &shape in shapes {
+        Case::<T>::uniform(Shape { width, ..shape }).check();
+    }
+}
+
+/// A test for each width and type, so that they run beside each other.
+macro_rules! of_each_width {
+    ($($name:ident $width:literal;)*) => { $(mod $name {
+        use super::*;
+
+        const SHAPES: [Shape; 9] = [
+            shape(1, 64, 64, [1, 1]),
+            shape(2, 131, 77, [2, 2]),
+            shape(3, 17, 1, [2, 2]),
+            shape(1, 33, 97, [3, 1]),
+            causal(shape(2, 141, 141, [2, 2])),
+            causal(shape(1, 50, 20, [1, 1])),
+            cached(shape(2, 37, 150, [4, 2]), 70, None),
+            cached(shape(2, 137, 230, [2, 1]), 61, Some(33)),
+            cached(shape(1, 18, 100, [1, 1]), 80, Some(1)),
+        ];
+
+        #[test]
+        fn bf16_equals_the_reference() {
+            check_shapes::<bf16>($width, &SHAPES);
+        }
+
+        #[test]
+        fn f16_equals_the_reference() {
+            check_shapes::<f16>($width, &SHAPES);
+        }
+    })* };
+}
+
+of_each_width! {
+    width_40 40;
+    width_64 64;
+    width_72 72;
+    width_80 80;
+    width_128 128;
+    width_160 160;
+    width_512 512;
+}
+
+/// Few queries: one part and several, one tile of rows and several, tails in all of them.
+fn check_few<T: Element>() {
+    for width in [64, 80, 128] {
+        let shapes = [
+            shape(2, 1, 700, [4, 2]),
+            shape(3, 5, 131, [2, 2]),
+            shape(1, 16, 300, [6, 2]),
+            shape(1, 1, 1, [1, 1]),
+            cached(shape(2, 1, 900, [8, 2]), 823, None),
+            cached(shape(2, 3, 900, [8, 2]), 823, Some(300)),
+            cached(shape(1, 16, 80, [2, 1]), 2, Some(7)),
+            causal(shape(1, 9, 9, [2, 2])),
+        ];
+        check_shapes::<T>(width, &shapes);
+    }
+}
+
+#[test]
+fn few_queries_in_bf16_equal_the_reference() {
+    check_few::<bf16>();
+}
+
+#[test]
+fn few_queries_in_f16_equal_the_reference() {
+    check_few::<f16>();
+}
+
+/// Scores from −80 to 80, all along one direction.
+fn check_large<T: Element>(width: usize, queries: usize) {
+    let shape = Shape { width, ..shape(1, queries, 300, [1, 1]) };
+    let signs: Vec<f32> =
+        uniform::<T>(4, width).iter().map(|x| x.widen().signum() as f32).collect();
+    let along = |factors: Vec<f64>, scale: f64| -> Vec<T> {
+        let rows = factors.into_iter();
+        rows.flat_map(|x| signs.iter().map(move |sign| T::round((x * scale) as f32 * sign)))
+            .collect()
+    };
+    // The ends of the range too: no factor is larger than the first two.
+    let factors = |seed: u64, count: usize| {
+        let mut factors: Vec<f64> = uniform::<f32>(seed, count).iter().map(|x| x.widen()).collect();
+        for (factor, end) in factors.iter_mut().zip([1.0, -1.0]) {
+            *factor = end;
+        }
+        factors
+    };
+    let scale = 80.0 / (width as f64).sqrt();
+    Case::new(shape, along(factors(5, queries), scale), along(factors(6, 300), 1.0)).check();
+}
+
+#[test]
+fn large_scores_do_not_overflow() {
+    for width in WIDTHS {
+        check_large::<bf16>(width, 40);
+        check_large::<f16>(width, 40);
+    }
+    check_large::<bf16>(128, 3);
+    check_large::<f16>(64, 3);
+}
+
+#[test]
+fn without_a_key_the_output_is_zero() {
+    for width in WIDTHS {
+        for queries in [3, 70] {
+            let mut case = Case::<bf16>::uniform(Shape { width, ..shape(2, queries, 0, [2, 1]) });
+            for mode in Mode::ALL {
+                assert!(case.run(mode).iter().all(|&x| x == bf16::ZERO), "{width}");
+            }
+        }
+    }
+}
