@@ -45,3 +45,28 @@ impl ElementType {
         }
     }
 }
+
+/// Threads of a block that computes value by value.
+const THREADS: u32 = 256;
+/// Most of their blocks; each goes on with later values.
+const BLOCKS_MAX: u64 = 1 << 20;
+
+impl Launch {
+    /// A launch over `length` values, 16 bytes of them for a thread.
+    #[must_use]
+    pub fn over(kernel: &'static str, element: ElementType, length: u64) -> Self {
+        let of_block = u64::from(THREADS * 16 / element.bytes());
+        let blocks = length.div_ceil(of_block).clamp(1, BLOCKS_MAX) as u32;
+        Self { kernel, grid: [blocks, 1, 1], block: THREADS, shared: 0 }
+    }
+}
+
+/// Rows of values, as kernels take them by value.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowSizes {
+    /// Rows of all samples.
+    pub rows: u64,
+    /// Values of a row.
+    pub width: u64,
+}
