@@ -1,6 +1,8 @@
 //! Compiles every kernel as C++ against the shim. A kernel file is registered by a file of its own in
 //! `register/`, found here by listing the folder; `shim/register.h` shows one.
 
+mod build_metal;
+
 use std::{
     env,
     error::Error,
@@ -13,7 +15,7 @@ const SHIM: [&str; 3] = ["kernels.cpp", "shim/fibers.cpp", "shim/grid.cpp"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let kernels = Path::new("..");
-    for watched in ["register", "shim", "kernels.cpp"] {
+    for watched in ["build_metal.rs", "register", "shim", "kernels.cpp", "probes.cu"] {
         println!("cargo:rerun-if-changed={watched}");
     }
     for entry in fs::read_dir(kernels)? {
@@ -22,10 +24,20 @@ fn main() -> Result<(), Box<dyn Error>> {
             println!("cargo:rerun-if-changed={}", path.display());
         }
     }
-    let mut files: Vec<PathBuf> =
-        fs::read_dir("register")?.map(|entry| Ok(entry?.path())).collect::<Result<_, Box<dyn Error>>>()?;
+    let mut files: Vec<PathBuf> = fs::read_dir("register")?
+        .map(|entry| Ok(entry?.path()))
+        .collect::<Result<_, Box<dyn Error>>>()?;
     files.retain(|path| path.extension().is_some_and(|e| e == "cpp"));
     files.sort();
+    files.extend(build_metal::translate(kernels, Path::new(&env::var("OUT_DIR")?))?);
+    // While one kernel is worked on: `KERNEL_CHECK_ONLY=conv2d,metal_norm cargo test --test conv2d`.
+    println!("cargo:rerun-if-env-changed=KERNEL_CHECK_ONLY");
+    if let Ok(only) = env::var("KERNEL_CHECK_ONLY") {
+        files.retain(|path| {
+            let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+            only.split(',').any(|name| name == stem)
+        });
+    }
     files.extend(SHIM.map(PathBuf::from));
 
     let mut build = cc::Build::new();

@@ -149,6 +149,8 @@ const Slot* meet(Meeting purpose, const void* data, std::size_t size) {
     return slots;
 }
 
+bool is_delayed() { return self->owner->mode.delayed; }
+
 unsigned char* dynamic_shared() { return self->owner->dynamic; }
 
 void* fixed_shared(const void* key, std::size_t size) {

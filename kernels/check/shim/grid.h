@@ -55,6 +55,9 @@ extern __thread Thread* self;
 // Ends the launch with a message.
 [[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
 
+// The launch's `Mode::delayed`.
+bool is_delayed();
+
 // What all threads of a block, or all lanes of a warp, come together for.
 enum class Meeting { barrier, sync_warp, shuffle, vote, load_matrices, multiply };
 

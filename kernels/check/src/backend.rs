@@ -3,3 +3,5 @@
 
 #[path = "../../../src/backend/launch.rs"]
 pub mod launch;
+#[path = "../../../src/backend/launch_metal.rs"]
+pub mod launch_metal;

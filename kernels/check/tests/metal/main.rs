@@ -1,0 +1,39 @@
+//! The Metal kernels, run on the CPU, against references in f64.
+
+use kernel_check::{Element, Mode, backend};
+
+use backend::launch_metal::MetalElement;
+
+mod address_spaces;
+mod conv2d;
+
+#[path = "../../../../src/backend/ops/conv2d/launch_metal.rs"]
+mod conv2d_launch;
+
+/// The kernels for `T`: f16 has 11 bits.
+fn element<T: Element>() -> MetalElement {
+    if T::BITS == 11 { MetalElement::F16 } else { MetalElement::F32 }
+}
+
+/// Share of the largest value that a result may be off by.
+fn bar<T: Element>() -> f64 {
+    match element::<T>() {
+        MetalElement::F16 => 2e-3,
+        MetalElement::F32 => 1e-5,
+    }
+}
+
+/// The bits of values, where numbers that are none are equal to themselves.
+fn bits<T: Element>(values: &[T]) -> Vec<u64> {
+    values.iter().map(|value| value.widen().to_bits()).collect()
+}
+
+/// What `run` gives, which must be the same bits in every mode.
+#[track_caller]
+fn in_every_mode<T: Element>(what: &str, run: impl Fn(Mode) -> Vec<T>) -> Vec<T> {
+    let values = run(Mode::ALL[0]);
+    for mode in &Mode::ALL[1..] {
+        assert!(bits(&run(*mode)) == bits(&values), "{what}: other values in {mode:?}");
+    }
+    values
+}
