@@ -55,40 +55,35 @@ struct Walk {
     }
 };
 
-// Takes `ROWS` values of each channel into the moments of `count` earlier ones.
-template <int ROWS, int V>
-__device__ __forceinline__ void take_in(const float (&values)[ROWS][V], float& count, float (&mean)[V],
-                                        float (&squares)[V]) {
+// Loads `ROWS` positions.
+template <int ROWS, class T, int V>
+__device__ __forceinline__ void load_rows(const T* from, uint64_t stride, Packed<T, V> (&to)[ROWS]) {
+#pragma unroll
+    for (int row = 0; row < ROWS; row++) to[row].load(from + row * stride);
+}
+
+// Takes `ROWS` values of each channel, counted from `origin`, into the moments of `count` earlier ones.
+template <int ROWS, class T, int V>
+__device__ __forceinline__ void take_in(const Packed<T, V> (&values)[ROWS], const float (&origin)[V], float& count,
+                                        float (&mean)[V], float (&squares)[V]) {
     const float after = count + ROWS, share = ROWS / after, weight = count * share;
     count = after;
 #pragma unroll
     for (int i = 0; i < V; i++) {
         float sum = 0;
 #pragma unroll
-        for (int row = 0; row < ROWS; row++) sum += values[row][i];
+        for (int row = 0; row < ROWS; row++) sum += values[row][i] - origin[i];
         const float own = sum * (1.0f / ROWS);
         float distances = 0;
 #pragma unroll
         for (int row = 0; row < ROWS; row++) {
-            const float distance = values[row][i] - own;
+            const float distance = values[row][i] - origin[i] - own;
             distances = fmaf(distance, distance, distances);
         }
         const float apart = own - mean[i];
         mean[i] = fmaf(apart, share, mean[i]);
         squares[i] += fmaf(apart * apart, weight, distances);
     }
-}
-
-// Loads `ROWS` positions, counted from `origin`.
-template <int ROWS, class T, int V>
-__device__ __forceinline__ void load_rows(const T* from, uint64_t stride, const float (&origin)[V],
-                                          float (&to)[ROWS][V]) {
-#pragma unroll
-    for (int row = 0; row < ROWS; row++) load<T, V>(from + row * stride, to[row]);
-#pragma unroll
-    for (int row = 0; row < ROWS; row++)
-#pragma unroll
-        for (int i = 0; i < V; i++) to[row][i] -= origin[i];
 }
 
 // Mean and sum of squared distances of each channel over a piece, into `partial`, `[samples, pieces, C]`.
@@ -104,15 +99,15 @@ __device__ __forceinline__ void moments_of_piece(const T* __restrict__ x, float2
         const T* at = x + walk.first + uint64_t(walk.line) * s.channels + walk.channel;
         uint64_t row = walk.line;
         for (; row + (ROWS_AHEAD - 1) * s.lines < walk.rows; row += ROWS_AHEAD * s.lines) {
-            float values[ROWS_AHEAD][V];
-            load_rows(at, stride, origin, values);
-            take_in(values, count, mean, squares);
+            Packed<T, V> values[ROWS_AHEAD];
+            load_rows(at, stride, values);
+            take_in(values, origin, count, mean, squares);
             at += ROWS_AHEAD * stride;
         }
         for (; row < walk.rows; row += s.lines) {
-            float values[1][V];
-            load_rows(at, stride, origin, values);
-            take_in(values, count, mean, squares);
+            Packed<T, V> values[1];
+            load_rows(at, stride, values);
+            take_in(values, origin, count, mean, squares);
             at += stride;
         }
 #pragma unroll
@@ -171,15 +166,14 @@ struct Part {
 
     // The `index`-th of a group, channel by channel of piece by piece, from piece `first` of all samples on.
     template <class T>
-    __device__ __forceinline__ Part(const T* x, const float2* partial, const GroupNormSizes& s, uint64_t first,
+    __device__ __forceinline__ Part(const T* x, const float2* partial, const GroupNormSizes& s, uint32_t first,
                                     uint32_t index) {
-        const uint32_t width = s.channels / s.groups;
-        const uint64_t piece = first + index / width;
-        const uint32_t channel = blockIdx.x * width + index % width;
-        const uint64_t sample = piece / s.pieces, before = piece % s.pieces * s.piece;
-        const float2 moments = partial[piece * s.channels + channel];
+        const uint32_t width = s.channels / s.groups, piece = first + index / width;
+        const uint32_t channel = blockIdx.x * width + index % width, sample = piece / s.pieces;
+        const uint64_t before = uint64_t(piece % s.pieces) * s.piece;
+        const float2 moments = partial[uint64_t(piece) * s.channels + channel];
         count = static_cast<double>(min(uint64_t(s.piece), s.positions - before));
-        mean = double(to_float(x[sample * s.positions * s.channels + channel])) + double(moments.x);
+        mean = double(to_float(x[uint64_t(sample) * s.positions * s.channels + channel])) + double(moments.x);
         squares = moments.y;
     }
 };
@@ -194,7 +188,7 @@ __device__ __forceinline__ GroupMoments merge_pieces(const T* __restrict__ x, co
                                                      const GroupNormSizes& s, uint32_t first, uint32_t samples) {
     SHARED_ARRAY(double, sums, MERGE_THREADS);
     const uint32_t width = s.channels / s.groups, parts = samples * s.pieces * width;
-    const uint64_t piece = uint64_t(first) * s.pieces;
+    const uint32_t piece = first * s.pieces;
     const double count = double(s.positions) * width * samples;
     double sum = 0, squares = 0;
     for (uint32_t index = threadIdx.x; index < parts; index += MERGE_THREADS) {
@@ -239,16 +233,17 @@ __device__ __forceinline__ void group_moments_merge(const T* __restrict__ x, con
 template <int ROWS, class T, int V>
 __device__ __forceinline__ void normalize(const T* from, T* to, uint64_t stride, const float (&mean)[V],
                                           const float (&scale)[V], const float (&shift)[V], bool then_silu) {
-    float values[ROWS][V];
-    load_rows(from, stride, mean, values);
+    Packed<T, V> values[ROWS];
+    load_rows(from, stride, values);
 #pragma unroll
     for (int row = 0; row < ROWS; row++) {
+        float results[V];
 #pragma unroll
         for (int i = 0; i < V; i++) {
-            const float value = fmaf(values[row][i], scale[i], shift[i]);
-            values[row][i] = then_silu ? silu(value) : value;
+            const float value = fmaf(values[row][i] - mean[i], scale[i], shift[i]);
+            results[i] = then_silu ? silu(value) : value;
         }
-        store<T, V>(to + row * stride, values[row]);
+        store<T, V>(to + row * stride, results);
     }
 }
 
@@ -307,31 +302,38 @@ __device__ __forceinline__ float row_sum(float value, uint32_t warps, float* sum
     return total;
 }
 
-// A row is held in registers: up to 64 bytes a thread.
-template <class T, int V, bool CENTRED>
+// The part of a row norm's input that a thread walks: every `threads`-th load of one row.
+template <class T> struct RowWalk {
+    uint32_t threads, thread;
+    const T* from;
+    T* to;
+    float origin; // from which values are counted, so that their squares are small where they lie far from zero
+
+    __device__ __forceinline__ RowWalk(const T* x, T* y, const RowNormSizes& s, uint64_t row, bool centred) {
+        threads = 32 * s.warps;
+        thread = threadIdx.x % threads;
+        from = x + row * s.width;
+        to = y + row * s.width;
+        origin = centred ? to_float(from[0]) : 0.0f;
+    }
+};
+
+// A row in registers: up to 64 bytes a thread.
+template <class T, bool CENTRED>
 __device__ __forceinline__ void normalize_row(const T* __restrict__ x, const float* __restrict__ weight,
                                               const float* __restrict__ bias, T* __restrict__ y,
-                                              const RowNormSizes& s, float* sums) {
-    constexpr int LOADS = 64 / static_cast<int>(sizeof(T)) / V;
-    const uint32_t threads = 32 * s.warps, thread = threadIdx.x % threads;
-    const uint64_t row = uint64_t(blockIdx.x) * s.block + threadIdx.x / threads;
-    const bool exists = row < s.rows;
-    const T* const from = x + (exists ? row * s.width : 0);
-    const float origin = CENTRED ? to_float(from[0]) : 0.0f;
-    float values[LOADS][V], sum = 0;
+                                              const RowNormSizes& s, uint64_t row, float* sums) {
+    constexpr int V = WIDE<T>, LOADS = 4;
+    const RowWalk<T> walk(x, y, s, row, CENTRED);
+    Packed<T, V> kept[LOADS];
+    float sum = 0;
 #pragma unroll
     for (int i = 0; i < LOADS; i++) {
-        const uint32_t place = (i * threads + thread) * V;
+        const uint32_t place = (i * walk.threads + walk.thread) * V;
         if (place < s.width) {
-            load<T, V>(from + place, values[i]);
+            kept[i].load(walk.from + place);
 #pragma unroll
-            for (int e = 0; e < V; e++) {
-                values[i][e] -= origin;
-                sum += values[i][e];
-            }
-        } else {
-#pragma unroll
-            for (int e = 0; e < V; e++) values[i][e] = 0;
+            for (int e = 0; e < V; e++) sum += kept[i][e] - walk.origin;
         }
     }
     const float inverse = 1.0f / static_cast<float>(s.width);
@@ -339,27 +341,54 @@ __device__ __forceinline__ void normalize_row(const T* __restrict__ x, const flo
     float squares = 0;
 #pragma unroll
     for (int i = 0; i < LOADS; i++) {
-        if ((i * threads + thread) * V < s.width) {
+        if ((i * walk.threads + walk.thread) * V < s.width) {
 #pragma unroll
             for (int e = 0; e < V; e++) {
-                values[i][e] -= mean;
-                squares = fmaf(values[i][e], values[i][e], squares);
+                const float distance = kept[i][e] - walk.origin - mean;
+                squares = fmaf(distance, distance, squares);
             }
         }
     }
     const float scale = rsqrtf(row_sum(squares, s.warps, sums + 32) * inverse + static_cast<float>(s.eps));
-    if (!exists) return;
 #pragma unroll
     for (int i = 0; i < LOADS; i++) {
-        const uint32_t place = (i * threads + thread) * V;
+        const uint32_t place = (i * walk.threads + walk.thread) * V;
         if (place < s.width) {
             float factor[V], shift[V] = {};
             load_parameters<V>(weight + place, factor);
             if constexpr (CENTRED) load_parameters<V>(bias + place, shift);
 #pragma unroll
-            for (int e = 0; e < V; e++) values[i][e] = fmaf(values[i][e] * scale, factor[e], shift[e]);
-            store<T, V>(y + row * s.width + place, values[i]);
+            for (int e = 0; e < V; e++)
+                factor[e] = fmaf((kept[i][e] - walk.origin - mean) * scale, factor[e], shift[e]);
+            store<T, V>(walk.to + place, factor);
         }
+    }
+}
+
+// A row value by value, read three times.
+template <class T, bool CENTRED>
+__device__ __forceinline__ void normalize_plain_row(const T* __restrict__ x, const float* __restrict__ weight,
+                                                    const float* __restrict__ bias, T* __restrict__ y,
+                                                    const RowNormSizes& s, uint64_t row, float* sums) {
+    const RowWalk<T> walk(x, y, s, row, CENTRED);
+    const float inverse = 1.0f / static_cast<float>(s.width);
+    float mean = 0;
+    if constexpr (CENTRED) {
+        float sum = 0;
+        for (uint32_t place = walk.thread; place < s.width; place += walk.threads)
+            sum += to_float(walk.from[place]) - walk.origin;
+        mean = row_sum(sum, s.warps, sums) * inverse;
+    }
+    float squares = 0;
+    for (uint32_t place = walk.thread; place < s.width; place += walk.threads) {
+        const float distance = to_float(walk.from[place]) - walk.origin - mean;
+        squares = fmaf(distance, distance, squares);
+    }
+    const float scale = rsqrtf(row_sum(squares, s.warps, sums + 32) * inverse + static_cast<float>(s.eps));
+    for (uint32_t place = walk.thread; place < s.width; place += walk.threads) {
+        const float distance = to_float(walk.from[place]) - walk.origin - mean;
+        const float shift = CENTRED ? bias[place] : 0.0f;
+        walk.to[place] = from_float<T>(fmaf(distance * scale, weight[place], shift));
     }
 }
 
@@ -367,40 +396,43 @@ template <class T, bool CENTRED>
 __device__ __forceinline__ void row_norm(const T* __restrict__ x, const float* __restrict__ weight,
                                          const float* __restrict__ bias, T* __restrict__ y, const RowNormSizes& s) {
     SHARED_ARRAY(float, sums, 64);
+    const uint64_t row = uint64_t(blockIdx.x) * s.block + threadIdx.x / (32 * s.warps);
+    // Where a row has one warp, the last block may have fewer rows; else a block is a row.
+    if (row >= s.rows) return;
     if (s.vector == 1)
-        normalize_row<T, 1, CENTRED>(x, weight, bias, y, s, sums);
+        normalize_plain_row<T, CENTRED>(x, weight, bias, y, s, row, sums);
     else
-        normalize_row<T, WIDE<T>, CENTRED>(x, weight, bias, y, s, sums);
+        normalize_row<T, CENTRED>(x, weight, bias, y, s, row, sums);
 }
 
 } // namespace
 
 #define NORM_KERNELS(SUFFIX, T)                                                                                        \
-    extern "C" __global__ void __launch_bounds__(256) group_norm_moments_##SUFFIX(                                     \
+    extern "C" __global__ void __launch_bounds__(256, 3) group_norm_moments_##SUFFIX(                                     \
         const T* __restrict__ x, float2* __restrict__ partial, GroupNormSizes s) {                                     \
         group_norm_moments<T>(x, partial, s);                                                                          \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(MERGE_THREADS)                                                        \
+    extern "C" __global__ void __launch_bounds__(MERGE_THREADS, 8)                                                        \
         group_norm_merge_##SUFFIX(const T* __restrict__ x, const float2* __restrict__ partial,                         \
                                   float4* __restrict__ statistics, GroupNormSizes s) {                                 \
         group_norm_merge<T>(x, partial, statistics, s);                                                                \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(MERGE_THREADS)                                                        \
+    extern "C" __global__ void __launch_bounds__(MERGE_THREADS, 8)                                                        \
         group_moments_merge_##SUFFIX(const T* __restrict__ x, const float2* __restrict__ partial,                      \
                                      double* __restrict__ pooled, GroupNormSizes s) {                                  \
         group_moments_merge<T>(x, partial, pooled, s);                                                                 \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(256) group_norm_apply_##SUFFIX(                                       \
+    extern "C" __global__ void __launch_bounds__(256, 3) group_norm_apply_##SUFFIX(                                       \
         const T* __restrict__ x, const float4* __restrict__ statistics, const float* __restrict__ weight,              \
         const float* __restrict__ bias, T* __restrict__ y, GroupNormSizes s) {                                         \
         group_norm_apply<T>(x, statistics, weight, bias, y, s);                                                        \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(512)                                                                  \
+    extern "C" __global__ void __launch_bounds__(512, 1)                                                                 \
         layer_norm_##SUFFIX(const T* __restrict__ x, const float* __restrict__ weight, const float* __restrict__ bias, \
                             T* __restrict__ y, RowNormSizes s) {                                                       \
         row_norm<T, true>(x, weight, bias, y, s);                                                                      \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(512)                                                                  \
+    extern "C" __global__ void __launch_bounds__(512, 1)                                                                 \
         rms_norm_##SUFFIX(const T* __restrict__ x, const float* __restrict__ weight, T* __restrict__ y,                \
                           RowNormSizes s) {                                                                            \
         row_norm<T, false>(x, weight, nullptr, y, s);                                                                  \

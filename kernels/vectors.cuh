@@ -6,23 +6,45 @@
 // Elements in 16 bytes, the widest load of a thread.
 template <class T> constexpr int WIDE = 16 / static_cast<int>(sizeof(T));
 
-// `V` elements from here on: one, or 16 bytes of them at an address that is a multiple of 16.
-template <class T, int V> __device__ __forceinline__ void load(const T* from, float (&to)[V]) {
-    static_assert(V == 1 || V == WIDE<T>, "one element or 16 bytes of them");
-    if constexpr (V == 1) {
-        to[0] = to_float(from[0]);
-    } else if constexpr (sizeof(T) == 4) {
-        const float4 values = *reinterpret_cast<const float4*>(from);
-        to[0] = values.x, to[1] = values.y, to[2] = values.z, to[3] = values.w;
-    } else {
-        const uint4 pairs = *reinterpret_cast<const uint4*>(from);
-        const uint32_t pair[4] = {pairs.x, pairs.y, pairs.z, pairs.w};
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            const float2 values = unpack2<T>(pair[i]);
-            to[2 * i] = values.x, to[2 * i + 1] = values.y;
-        }
+// `V` elements as they lie in memory: one, or 16 bytes of them at an address that is a multiple of 16. They take
+// half the registers of their values, or less.
+template <class T, int V> struct Packed {
+    static_assert(V == WIDE<T> && sizeof(T) == 2, "16 bytes");
+    uint32_t pairs[4];
+
+    __device__ __forceinline__ void load(const T* from) {
+        const uint4 four = *reinterpret_cast<const uint4*>(from);
+        pairs[0] = four.x, pairs[1] = four.y, pairs[2] = four.z, pairs[3] = four.w;
     }
+    __device__ __forceinline__ float operator[](int i) const {
+        const float2 pair = unpack2<T>(pairs[i / 2]);
+        return i % 2 == 0 ? pair.x : pair.y;
+    }
+};
+
+template <> struct Packed<float, 4> {
+    float values[4];
+
+    __device__ __forceinline__ void load(const float* from) {
+        const float4 four = *reinterpret_cast<const float4*>(from);
+        values[0] = four.x, values[1] = four.y, values[2] = four.z, values[3] = four.w;
+    }
+    __device__ __forceinline__ float operator[](int i) const { return values[i]; }
+};
+
+template <class T> struct Packed<T, 1> {
+    T value;
+
+    __device__ __forceinline__ void load(const T* from) { value = *from; }
+    __device__ __forceinline__ float operator[](int) const { return to_float(value); }
+};
+
+// `V` elements from here on, as f32.
+template <class T, int V> __device__ __forceinline__ void load(const T* from, float (&to)[V]) {
+    Packed<T, V> packed;
+    packed.load(from);
+#pragma unroll
+    for (int i = 0; i < V; i++) to[i] = packed[i];
 }
 
 // The reverse of `load`; rounds to nearest.
