@@ -117,7 +117,9 @@ void simdgroup_multiply(simdgroup_matrix<D, 8, 8>& d, simdgroup_matrix<A, 8, 8> 
 #include "shim/metal/register.h"
 
 #define METAL_ARRAY(name, count, ...) auto& name = shim::threadgroup_array<__VA_ARGS__, (count), __LINE__>()
-#define METAL_KERNEL(name, function, ...) static const shim::MetalKernel<&function, __VA_ARGS__> kernel_##name(#name);
+// Their names have a prefix, because kernels for CUDA may have the same.
+#define METAL_KERNEL(name, function, ...) \
+    static const shim::MetalKernel<&function, __VA_ARGS__> kernel_##name("metal/" #name);
 
 #define device
 #define thread

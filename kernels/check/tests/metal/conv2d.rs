@@ -1,13 +1,13 @@
 //! Convolution.
 
 use kernel_check::{
-    Arg, Buffer, Element, Mode, assert_close, backend::launch::Launch, f16, launch, uniform,
+    Arg, Buffer, Element, Mode, assert_close, backend::launch::Launch, f16, uniform,
 };
 
 use crate::{
     bar, bits,
     conv2d_launch::{Bias, Conv2dForm, Conv2dShape, conv2d},
-    element, in_every_mode,
+    element, in_every_mode, launch,
 };
 
 const PLAIN: Conv2dShape = Conv2dShape {

@@ -1,14 +1,24 @@
 //! The Metal kernels, run on the CPU, against references in f64.
 
-use kernel_check::{Element, Mode, backend};
+use kernel_check::{Arg, Element, Mode, backend};
 
-use backend::launch_metal::MetalElement;
+use backend::{launch::Launch, launch_metal::MetalElement};
 
 mod address_spaces;
+mod attention;
 mod conv2d;
 
+#[path = "../../../../src/backend/ops/attention/launch_metal.rs"]
+mod attention_launch;
 #[path = "../../../../src/backend/ops/conv2d/launch_metal.rs"]
 mod conv2d_launch;
+
+/// Runs a Metal kernel; kernels for CUDA may have the same names.
+#[track_caller]
+fn launch(geometry: &Launch, arguments: &mut [Arg], mode: Mode) {
+    let kernel = Box::leak(format!("metal/{}", geometry.kernel).into_boxed_str());
+    kernel_check::launch(&Launch { kernel, ..*geometry }, arguments, mode);
+}
 
 /// The kernels for `T`: f16 has 11 bits.
 fn element<T: Element>() -> MetalElement {
