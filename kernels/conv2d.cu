@@ -180,9 +180,9 @@ using Small = Tile<64, 64, 64, 3>;
 #define CONV2D_FORMS(T, SUFFIX)                                                                                        \
     CONV2D(conv2d_large_##SUFFIX, T, Large, 2, true, true)                                                             \
     CONV2D(conv2d_small_##SUFFIX, T, Small, 4, true, true)                                                             \
-    CONV2D(conv2d_any_inputs_##SUFFIX, T, Small, 3, false, true)                                                       \
+    CONV2D(conv2d_any_inputs_##SUFFIX, T, Small, 2, false, true)                                                       \
     CONV2D(conv2d_any_outputs_##SUFFIX, T, Small, 3, true, false)                                                      \
-    CONV2D(conv2d_any_##SUFFIX, T, Small, 3, false, false)                                                             \
+    CONV2D(conv2d_any_##SUFFIX, T, Small, 2, false, false)                                                             \
     extern "C" __global__ void __launch_bounds__(256)                                                                  \
         conv2d_sum_##SUFFIX(const float* __restrict__ partial, const T* __restrict__ bias,                             \
                             const T* __restrict__ other, T* __restrict__ y, const Conv2dSizes sizes) {                 \

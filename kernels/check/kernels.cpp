@@ -46,3 +46,6 @@ extern "C" bool kernel_check_launch(const char* name, const unsigned (*grid)[3],
     std::snprintf(message, length, "%s", failure.c_str());
     return failure.empty();
 }
+
+// Conflicts of banks since the last call in this thread of the system.
+extern "C" uint64_t kernel_check_take_conflicts() { return shim::take_conflicts(); }

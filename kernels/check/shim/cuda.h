@@ -166,11 +166,26 @@ inline unsigned votes(unsigned mask, bool vote) {
     return all;
 }
 
+// A row of a matrix, as a lane names it.
+struct Row {
+    unsigned char bytes[16];
+    uintptr_t address;
+};
+
 template <int COUNT, bool TRANSPOSED> void load_matrices(uint32_t (&r)[COUNT], const void* row) {
     const unsigned lane = self->lane;
-    const bool gives = lane < 8 * COUNT;
-    if (gives) check_shared(row, 16, "ldmatrix");
-    const Slot* slots = meet(Meeting::load_matrices, row, gives ? 16 : 0);
+    Row mine = {};
+    if (lane < 8 * COUNT) {
+        check_shared(row, 16, "ldmatrix");
+        std::memcpy(mine.bytes, row, 16);
+        mine.address = reinterpret_cast<uintptr_t>(row);
+    }
+    const Slot* slots = meet(Meeting::load_matrices, &mine, sizeof mine);
+    if (lane < COUNT) {
+        uintptr_t rows[8];
+        for (unsigned i = 0; i < 8; i++) rows[i] = reinterpret_cast<const Row&>(slots[lane * 8 + i]).address;
+        count_conflicts(rows);
+    }
     for (unsigned i = 0; i < COUNT; i++) {
         uint16_t pair[2];
         for (unsigned e = 0; e < 2; e++) {

@@ -177,6 +177,16 @@ void check_shared(const void* pointer, std::size_t size, const char* user) {
     fail("%s outside of shared memory, at byte %td of the dynamic one", user, first - block.dynamic);
 }
 
+static __thread uint64_t conflicts = 0;
+
+uint64_t take_conflicts() { return std::exchange(conflicts, 0); }
+
+void count_conflicts(const uintptr_t (&rows)[8]) {
+    // A line of all 32 banks is 128 bytes. Lanes that read the same row share it.
+    for (unsigned i = 0; i < 8; i++)
+        for (unsigned j = 0; j < i; j++) conflicts += rows[i] != rows[j] && rows[i] % 128 == rows[j] % 128;
+}
+
 static void arrive(const Copy& copy) {
     if (copy.valid) {
         std::memcpy(copy.shared, copy.global, 16);

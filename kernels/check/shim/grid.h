@@ -79,6 +79,13 @@ unsigned char* dynamic_shared();
 // Shared memory of a fixed size: one place for each `key` in a block.
 void* fixed_shared(const void* key, std::size_t size);
 
+// How often rows of a matrix that `ldmatrix` reads at once fell into the same banks of shared memory, since this
+// was asked last in this thread of the system.
+std::uint64_t take_conflicts();
+
+// Counts them for eight rows of 16 bytes.
+void count_conflicts(const std::uintptr_t (&rows)[8]);
+
 // Fails if these bytes do not lie in the block's shared memory, or not on a multiple of 16.
 void check_shared(const void* pointer, std::size_t size, const char* user);
 

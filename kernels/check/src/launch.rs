@@ -60,7 +60,9 @@ impl<'a> Arg<'a> {
     pub fn value<T: Copy>(value: T) -> Self {
         let mut bytes = vec![0; size_of::<T>()];
         // SAFETY: the target has room for the value.
-        unsafe { ptr::copy_nonoverlapping(ptr::from_ref(&value).cast(), bytes.as_mut_ptr(), bytes.len()) };
+        unsafe {
+            ptr::copy_nonoverlapping(ptr::from_ref(&value).cast(), bytes.as_mut_ptr(), bytes.len())
+        };
         Self::Value(bytes)
     }
 }
@@ -79,6 +81,13 @@ unsafe extern "C" {
         message: *mut u8,
         length: usize,
     ) -> bool;
+    safe fn kernel_check_take_conflicts() -> u64;
+}
+
+/// How often two rows of a matrix that `ldmatrix` reads at once fell into the same banks of shared memory, in
+/// this thread's launches since the last call.
+pub fn take_conflicts() -> u64 {
+    kernel_check_take_conflicts()
 }
 
 /// Runs a launch; `arguments` in the order of the kernel's parameters.
@@ -121,7 +130,9 @@ pub fn try_launch(launch: &Launch, arguments: &mut [Arg], mode: Mode) -> Result<
             };
             let mut words = vec![0u128; bytes.len().div_ceil(16)];
             // SAFETY: the words have room for the bytes.
-            unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), words.as_mut_ptr().cast(), bytes.len()) };
+            unsafe {
+                ptr::copy_nonoverlapping(bytes.as_ptr(), words.as_mut_ptr().cast(), bytes.len())
+            };
             (words, bytes.len())
         })
         .collect();
@@ -152,7 +163,9 @@ pub fn try_launch(launch: &Launch, arguments: &mut [Arg], mode: Mode) -> Result<
     for (index, (argument, before)) in arguments.iter().zip(inputs).enumerate() {
         let (Arg::In(buffer) | Arg::Out(buffer)) = argument else { continue };
         if !buffer.is_guarded() {
-            return Err(format!("argument {index}: written before its first or after its last value"));
+            return Err(format!(
+                "argument {index}: written before its first or after its last value"
+            ));
         }
         if before.is_some_and(|before| before != buffer.content()) {
             return Err(format!("argument {index}: an input that was written"));

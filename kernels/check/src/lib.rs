@@ -10,4 +10,4 @@ mod launch;
 pub use buffer::Buffer;
 pub use compare::{assert_close, uniform};
 pub use element::{Element, bf16, f16};
-pub use launch::{Arg, Mode, Order, launch, try_launch};
+pub use launch::{Arg, Mode, Order, launch, take_conflicts, try_launch};

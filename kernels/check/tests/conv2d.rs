@@ -4,7 +4,9 @@
 mod conv2d_launch;
 
 use conv2d_launch::{Conv2dShape, Cut, Tile};
-use kernel_check::{Arg, Buffer, Element, Mode, assert_close, backend, bf16, f16, launch, uniform};
+use kernel_check::{
+    Arg, Buffer, Element, Mode, assert_close, backend, bf16, f16, launch, take_conflicts, uniform,
+};
 
 const BAR: f64 = 2e-3;
 
@@ -17,7 +19,12 @@ struct Case<T> {
     other: Option<Vec<T>>,
 }
 
-fn shape(batch: usize, (height, width): (usize, usize), channels: usize, outputs: usize) -> Conv2dShape {
+fn shape(
+    batch: usize,
+    (height, width): (usize, usize),
+    channels: usize,
+    outputs: usize,
+) -> Conv2dShape {
     Conv2dShape {
         batch,
         height,
@@ -54,13 +61,16 @@ impl<T: Element> Case<T> {
             let len = all.len() / self.shape.batch;
             all[index * len..][..len].to_vec()
         };
-        let bias = self.bias.as_ref().map(|bias| if shape.own_bias { part(bias) } else { bias.clone() });
+        let bias =
+            self.bias.as_ref().map(|bias| if shape.own_bias { part(bias) } else { bias.clone() });
         let other = self.other.as_ref().map(part);
         Self { shape, x: part(&self.x), weight: self.weight.clone(), bias, other }
     }
 
     fn reference(&self) -> Vec<f64> {
-        let Conv2dShape { batch, height, width, channels, outputs, kernel, stride, padding, .. } = self.shape;
+        let Conv2dShape {
+            batch, height, width, channels, outputs, kernel, stride, padding, ..
+        } = self.shape;
         let (out_height, out_width) = self.shape.output();
         let (picture_height, picture_width) = self.shape.doubled.unwrap_or((height, width));
         let shrink = if self.shape.doubled.is_some() { 2 } else { 1 };
@@ -101,8 +111,10 @@ impl<T: Element> Case<T> {
         let mut weight = Buffer::new(&self.weight);
         let mut bias = self.bias.as_ref().map(|bias| Buffer::new(bias));
         let mut other = self.other.as_ref().map(|other| Buffer::new(other));
-        let mut y = Buffer::<T>::unwritten(self.shape.batch * out_height * out_width * self.shape.outputs);
-        let mut partial = (launched.workspace > 0).then(|| Buffer::<f32>::unwritten(launched.workspace));
+        let mut y =
+            Buffer::<T>::unwritten(self.shape.batch * out_height * out_width * self.shape.outputs);
+        let mut partial =
+            (launched.workspace > 0).then(|| Buffer::<f32>::unwritten(launched.workspace));
         let mut arguments = [
             Arg::input(&mut x),
             Arg::input(&mut weight),
@@ -147,9 +159,13 @@ const SMALL: Cut = Cut { tile: Tile::Small, parts: 1 };
 #[test]
 fn whole_tiles_and_tails_of_rows_columns_and_words() {
     // 128 pixels and channels are one large tile; 9 · 8 = 72 words leave a tail of either depth.
-    for (size, channels, outputs) in
-        [((8, 16), 32, 128), ((7, 9), 8, 136), ((11, 13), 24, 40), ((5, 27), 40, 200), ((1, 1), 8, 8)]
-    {
+    for (size, channels, outputs) in [
+        ((8, 16), 32, 128),
+        ((7, 9), 8, 136),
+        ((11, 13), 24, 40),
+        ((5, 27), 40, 200),
+        ((1, 1), 8, 8),
+    ] {
         for cut in [LARGE, SMALL] {
             Case::<bf16>::new(shape(1, size, channels, outputs)).check_cut(cut);
             Case::<f16>::new(shape(2, size, channels, outputs)).check_cut(cut);
@@ -159,7 +175,9 @@ fn whole_tiles_and_tails_of_rows_columns_and_words() {
 
 #[test]
 fn channels_that_are_no_multiples_of_eight() {
-    for (channels, outputs) in [(3, 64), (4, 72), (9, 8), (16, 3), (72, 4), (8, 5), (3, 3), (4, 9), (17, 70)] {
+    for (channels, outputs) in
+        [(3, 64), (4, 72), (9, 8), (16, 3), (72, 4), (8, 5), (3, 3), (4, 9), (17, 70)]
+    {
         Case::<bf16>::new(shape(2, (6, 11), channels, outputs)).check();
         Case::<f16>::new(shape(1, (9, 9), channels, outputs)).check();
     }
@@ -169,7 +187,8 @@ fn channels_that_are_no_multiples_of_eight() {
 fn kernels_strides_and_paddings() {
     let base = shape(2, (14, 17), 16, 24);
     let narrow = Conv2dShape { channels: 3, outputs: 10, ..base };
-    for (kernel, stride, padding) in [(3, 2, 1), (3, 2, 0), (1, 2, 0), (1, 1, 0), (5, 1, 2), (5, 2, 1), (3, 1, 0), (7, 3, 3)]
+    for (kernel, stride, padding) in
+        [(3, 2, 1), (3, 2, 0), (1, 2, 0), (1, 1, 0), (5, 1, 2), (5, 2, 1), (3, 1, 0), (7, 3, 3)]
     {
         for shape in [base, narrow] {
             let case = Case::<bf16>::new(Conv2dShape { kernel, stride, padding, ..shape });
@@ -205,7 +224,9 @@ fn a_doubled_picture() {
 fn what_is_added() {
     for (channels, outputs) in [(16, 40), (16, 5)] {
         for own_bias in [false, true] {
-            let case = || Case::<bf16>::new(Conv2dShape { own_bias, ..shape(3, (5, 7), channels, outputs) });
+            let case = || {
+                Case::<bf16>::new(Conv2dShape { own_bias, ..shape(3, (5, 7), channels, outputs) })
+            };
             case().check();
             Case { other: None, ..case() }.check();
             Case { bias: None, ..case() }.check();
@@ -246,6 +267,16 @@ fn a_sample_has_the_same_bytes_in_every_batch() {
             let alone = case.sample(index).compute(cut, Mode::ALL[0]);
             assert!(alone == together, "sample {index} of {shape:?}");
         }
+    }
+}
+
+#[test]
+fn no_rows_fall_into_the_same_banks() {
+    let case = Case::<bf16>::new(shape(1, (9, 15), 40, 136));
+    for cut in [LARGE, SMALL] {
+        take_conflicts();
+        case.compute(cut, Mode::ALL[0]);
+        assert_eq!(take_conflicts(), 0, "{cut:?}");
     }
 }
 

@@ -1,8 +1,8 @@
 //! The shim itself: what it computes, and that it finds mistakes.
 
 use kernel_check::{
-    Arg, Buffer, Element, Mode, Order, backend::launch::Launch, bf16, f16, launch, try_launch,
-    uniform,
+    Arg, Buffer, Element, Mode, Order, backend::launch::Launch, bf16, f16, launch, take_conflicts,
+    try_launch, uniform,
 };
 
 fn geometry(kernel: &'static str, blocks: u32, block: u32, shared: u32) -> Launch {
@@ -32,8 +32,7 @@ fn warps_sum_and_compare() {
     let mut x = Buffer::new(&values);
     for mode in Mode::ALL {
         let (mut sums, mut maxima) = (Buffer::<f32>::unwritten(64), Buffer::<f32>::unwritten(64));
-        let mut arguments =
-            [Arg::input(&mut x), Arg::output(&mut sums), Arg::output(&mut maxima)];
+        let mut arguments = [Arg::input(&mut x), Arg::output(&mut sums), Arg::output(&mut maxima)];
         launch(&geometry("probe_warp", 1, 64, 0), &mut arguments, mode);
         for (index, (sum, max)) in sums.to_vec().into_iter().zip(maxima.to_vec()).enumerate() {
             let warp = &values[index / 32 * 32..][..32];
@@ -65,6 +64,10 @@ fn product<T: Element>(kernel: &'static str) {
             }
         }
         assert_eq!(run(mode, 0)[0].is_nan(), mode.delayed, "a copy that is not waited for");
+        // Of the left matrix' rows of 32 bytes every fourth lies under the first.
+        take_conflicts();
+        run(mode, 1);
+        assert_eq!(take_conflicts(), 4 * 4);
     }
 }
 
@@ -79,7 +82,9 @@ fn numbers_round_as_in_rust() {
     let mut values: Vec<f32> = uniform::<f32>(5, 4096);
     // Every exponent, ties, subnormal numbers, and what is too large.
     for exponent in 0..256u32 {
-        for mantissa in [0, 0x1000, 0x2000, 0x3000, 0x7f_f000, 0x7f_ffff, 0x8000, 0x1_8000, 1, 0xfff] {
+        for mantissa in
+            [0, 0x1000, 0x2000, 0x3000, 0x7f_f000, 0x7f_ffff, 0x8000, 0x1_8000, 1, 0xfff]
+        {
             let bits = exponent << 23 | mantissa;
             values.extend([f32::from_bits(bits), -f32::from_bits(bits)]);
         }
@@ -88,8 +93,7 @@ fn numbers_round_as_in_rust() {
     let len = values.len();
     let (mut x, mut as_bf16, mut as_f16) =
         (Buffer::new(&values), Buffer::<f32>::unwritten(len), Buffer::<f32>::unwritten(len));
-    let mut arguments =
-        [Arg::input(&mut x), Arg::output(&mut as_bf16), Arg::output(&mut as_f16)];
+    let mut arguments = [Arg::input(&mut x), Arg::output(&mut as_bf16), Arg::output(&mut as_f16)];
     launch(&geometry("probe_rounding", len as u32 / 64, 64, 0), &mut arguments, Mode::ALL[0]);
     let same = |a: f32, b: f32| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());
     for ((x, b), h) in values.iter().zip(as_bf16.to_vec()).zip(as_f16.to_vec()) {

@@ -127,7 +127,9 @@ impl Conv2dShape {
     pub fn output(&self) -> (usize, usize) {
         let (height, width) = self.picture();
         let places = |length: usize| {
-            (length + 2 * self.padding).checked_sub(self.kernel).map_or(0, |rest| rest / self.stride + 1)
+            (length + 2 * self.padding)
+                .checked_sub(self.kernel)
+                .map_or(0, |rest| rest / self.stride + 1)
         };
         (places(height), places(width))
     }
@@ -360,6 +362,9 @@ mod tests {
         assert_eq!(shape.output(), (8, 8));
         assert_eq!(Conv2dShape { stride: 2, ..shape }.output(), (4, 4));
         assert_eq!(Conv2dShape { doubled: Some((15, 16)), ..shape }.output(), (15, 16));
-        assert_eq!(Conv2dShape { kernel: 14, stride: 14, padding: 0, height: 29, ..shape }.output(), (2, 0));
+        assert_eq!(
+            Conv2dShape { kernel: 14, stride: 14, padding: 0, height: 29, ..shape }.output(),
+            (2, 0)
+        );
     }
 }
