@@ -57,12 +57,26 @@ template <class T, int WIDTH, int ROW_TILES, int WARPS, int KEYS> struct Attenti
 #pragma unroll
             for (int half = 0; half < 2; half++) {
                 if (MASKED) {
-                    const int row = query + m * 16 + half * 8 + static_cast<int>(threadIdx.x % 32 / 4);
-                    const KeyRange seen = keys_of(sizes, row);
-#pragma unroll
-                    for (int n = 0; n < KEYS / 8; n++) mask_scores(scores[m][n], half, key + n * 8, seen);
+                    const int index = query + m * 16 + half * 8 + static_cast<int>(threadIdx.x % 32 / 4);
+                    mask_scores(scores[m], half, key, keys_of(sizes, index));
                 }
-                update(scores[m], m, half, sizes.scale);
+                float largest = -INFINITY;
+#pragma unroll
+                for (int n = 0; n < KEYS / 8; n++)
+                    largest = fmaxf(largest, fmaxf(scores[m][n][half * 2], scores[m][n][half * 2 + 1]));
+                RowState& row = state[m][half];
+                const float factor = row.raise(row_max(largest), sizes.scale);
+#pragma unroll
+                for (int n = 0; n < KEYS / 8; n++) {
+                    if (MASKED && range.hides(key + n / 2 * 16, 16)) continue;
+#pragma unroll
+                    for (int e = half * 2; e < half * 2 + 2; e++)
+                        scores[m][n][e] = row.weigh(scores[m][n][e], sizes.scale);
+                }
+#pragma unroll
+                for (int n = 0; n < WIDTH / 8; n++)
+#pragma unroll
+                    for (int e = half * 2; e < half * 2 + 2; e++) out[m][n][e] *= factor;
             }
 
 #pragma unroll
@@ -73,24 +87,6 @@ template <class T, int WIDTH, int ROW_TILES, int WARPS, int KEYS> struct Attenti
             for (int m = 0; m < ROW_TILES; m++) pack_weights<T>(weights[m], scores[m][n], scores[m][n + 1]);
             add_values<T, WIDTH, PITCH>(out, weights, stage + TILE + n * 8 * PITCH);
         }
-    }
-
-    // Turns the scores of a row into weights, and takes them into its state.
-    __device__ __forceinline__ void update(float (&scores)[KEYS / 8][4], int m, int half, float scale) {
-        float largest = -INFINITY;
-#pragma unroll
-        for (int n = 0; n < KEYS / 8; n++)
-            largest = fmaxf(largest, fmaxf(scores[n][half * 2], scores[n][half * 2 + 1]));
-        RowState& row = state[m][half];
-        const float factor = row.raise(row_max(largest), scale);
-#pragma unroll
-        for (int n = 0; n < KEYS / 8; n++)
-#pragma unroll
-            for (int e = half * 2; e < half * 2 + 2; e++) scores[n][e] = row.weigh(scores[n][e], scale);
-#pragma unroll
-        for (int n = 0; n < WIDTH / 8; n++)
-#pragma unroll
-            for (int e = half * 2; e < half * 2 + 2; e++) out[m][n][e] *= factor;
     }
 
     // Writes the warp's rows, gathered in shared memory so that they leave in whole chunks. `rows` is the
@@ -121,7 +117,7 @@ template <class T, int WIDTH, int ROW_TILES, int WARPS, int KEYS> struct Attenti
     // Grid: tiles of queries, heads, samples.
     static __device__ __forceinline__ void run(const T* q, const T* k, const T* v, T* out, const AttentionSizes& sizes,
                                                unsigned char* shared) {
-        const int queries = sizes.queries, warp = threadIdx.x / 32;
+        const int queries = sizes.queries, warp = warp_index();
         // The last queries first: under a mask they see the most keys.
         const int tile = gridDim.x - 1 - blockIdx.x;
         const int block_first = tile * ROWS, first = block_first + warp * WARP_ROWS;
@@ -129,7 +125,6 @@ template <class T, int WIDTH, int ROW_TILES, int WARPS, int KEYS> struct Attenti
         q += sample * sizes.q_sample + head * WIDTH;
         k += sample * sizes.k_sample + key_head * WIDTH;
         v += sample * sizes.v_sample + key_head * WIDTH;
-        out += sample * sizes.out_sample + head * WIDTH;
 
         // The block loads what one of its queries sees; a warp leaves out what none of its own does.
         const TileRange block_range(sizes, block_first, min(block_first + ROWS, queries) - 1);
@@ -160,6 +155,7 @@ template <class T, int WIDTH, int ROW_TILES, int WARPS, int KEYS> struct Attenti
                 own.template attend<true>(sizes, stage, key, first, range);
         }
         __syncthreads();
+        out += sample * sizes.out_sample + head * WIDTH;
         own.store(shared + warp * WARP_ROWS * PITCH, out, sizes.out_row, first, queries);
     }
 };
@@ -178,8 +174,8 @@ template <class T, int WIDTH, int ROW_TILES, int WARPS, int KEYS> struct Attenti
 #define ATTENTIONS(SUFFIX, T)                                                                                          \
     ATTENTION(attention_40_##SUFFIX, T, 40, 2, 4, 64)                                                                  \
     ATTENTION(attention_64_##SUFFIX, T, 64, 2, 4, 64)                                                                  \
-    ATTENTION(attention_72_##SUFFIX, T, 72, 2, 4, 64)                                                                  \
-    ATTENTION(attention_80_##SUFFIX, T, 80, 2, 4, 64)                                                                  \
+    ATTENTION(attention_72_##SUFFIX, T, 72, 2, 4, 32)                                                                  \
+    ATTENTION(attention_80_##SUFFIX, T, 80, 2, 4, 32)                                                                  \
     ATTENTION(attention_128_##SUFFIX, T, 128, 1, 8, 64)                                                                \
     ATTENTION(attention_160_##SUFFIX, T, 160, 1, 4, 32)
 

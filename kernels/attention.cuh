@@ -21,6 +21,10 @@ struct AttentionSizes {
     float scale;                 // width^-1/2 · log2 e: scores become exponents of 2
 };
 
+// The thread's warp, as a number that the compiler knows to be the same in all lanes: branches on it need no
+// code for lanes that part. Every lane has to call it.
+__device__ __forceinline__ int warp_index() { return __shfl_sync(ALL_LANES, static_cast<int>(threadIdx.x / 32), 0); }
+
 // ---------------------------------------------------------------------------------------------------
 // Masks
 
@@ -55,22 +59,25 @@ struct TileRange {
 // Tiles: rows of 16-byte chunks at an odd number of chunks from each other. The eight rows of a matrix that
 // `ldmatrix` reads then begin in eight different groups of four banks, whatever the width.
 
-constexpr int tile_pitch(int width) { return (width / 8 | 1) * 16; }
+__host__ __device__ constexpr int tile_pitch(int width) { return (width / 8 | 1) * 16; }
 
 // Begins to copy `ROWS` rows of `WIDTH` elements, from row `first` on; those from `end` on become zeros, so
 // that no weight, not even one of zero, meets what lies behind the keys.
 template <int ROWS, int WIDTH, int THREADS, class T>
 __device__ __forceinline__ void load_tile(unsigned char* tile, const T* rows, uint64_t row_stride, int first, int end) {
-    constexpr int CHUNKS = WIDTH / 8, ALL = ROWS * CHUNKS;
+    // A thread always has the same chunk of rows at equal distances, so that its addresses are sums.
+    constexpr int CHUNKS = WIDTH / 8, ROWS_AT_ONCE = THREADS / CHUNKS, PITCH = tile_pitch(WIDTH);
+    const int row = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS;
+    if (THREADS % CHUNKS != 0 && row >= ROWS_AT_ONCE) return;
+    const T* source = rows + (first + row) * row_stride + chunk * 8;
+    unsigned char* target = tile + row * PITCH + chunk * 16;
 #pragma unroll
-    for (int n = 0; n < (ALL + THREADS - 1) / THREADS; n++) {
-        const int i = n * THREADS + static_cast<int>(threadIdx.x);
-        if (ALL % THREADS == 0 || i < ALL) {
-            const int row = i / CHUNKS, chunk = i % CHUNKS;
-            const bool valid = first + row < end;
-            const T* source = rows + (valid ? first + row : 0) * row_stride + chunk * 8;
-            cp_async_16(tile + row * tile_pitch(WIDTH) + chunk * 16, source, valid);
+    for (int n = 0; n < ROWS; n += ROWS_AT_ONCE) {
+        if (n + ROWS_AT_ONCE <= ROWS || n + row < ROWS) {
+            const bool valid = first + n + row < end;
+            cp_async_16(target + n * PITCH, valid ? source : rows, valid);
         }
+        source += ROWS_AT_ONCE * row_stride;
     }
 }
 
@@ -79,7 +86,7 @@ __device__ __forceinline__ void load_tile(unsigned char* tile, const T* rows, ui
 // fragments is zero then, and shared memory needs no padding.
 
 // Steps of the products of queries and keys.
-constexpr int width_steps(int width) { return (width + 15) / 16; }
+__host__ __device__ constexpr int width_steps(int width) { return (width + 15) / 16; }
 
 // Row `row` of a 16 × 16 fragment `a` of queries for step `step`, straight from memory: `half` 0 is row
 // `lane / 4`, 1 the one eight below. `row` is null where there is no such query.
@@ -141,14 +148,19 @@ __device__ __forceinline__ void pack_weights(uint32_t (&a)[4], const float (&lef
     a[3] = pack2<T>(right[2], right[3]);
 }
 
-// Hides what a row does not see of 8 keys from `key` on: `half` is that of `load_query`.
-__device__ __forceinline__ void mask_scores(float (&scores)[4], int half, int key, KeyRange seen) {
-    const int column = key + static_cast<int>(threadIdx.x % 4) * 2;
+// Hides what a row does not see of the keys from `key` on: `half` is that of `load_query`. All is relative to
+// the lane's first key, so that what is compared with are constants.
+template <int COUNT>
+__device__ __forceinline__ void mask_scores(float (&scores)[COUNT][4], int half, int key, KeyRange seen) {
+    const int lane_key = key + static_cast<int>(threadIdx.x % 4) * 2;
+    const int first = seen.first - lane_key, end = seen.end - lane_key;
 #pragma unroll
-    for (int e = 0; e < 2; e++) {
-        const bool is_seen = column + e >= seen.first && column + e < seen.end;
-        scores[half * 2 + e] = is_seen ? scores[half * 2 + e] : -INFINITY;
-    }
+    for (int n = 0; n < COUNT; n++)
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+            const bool is_seen = n * 8 + e >= first && n * 8 + e < end;
+            scores[n][half * 2 + e] = is_seen ? scores[n][half * 2 + e] : -INFINITY;
+        }
 }
 
 // ---------------------------------------------------------------------------------------------------
@@ -180,18 +192,19 @@ struct RowState {
     float largest = -INFINITY, sum = 0;
 
     // Takes the largest score of further keys, equal in the row's four lanes. Returns the factor for what was
-    // summed up before. A row that has seen no key yet keeps a finite base, so that its weights are zeros.
+    // summed up before, exactly 1 if it stays. A row that has seen no key yet has a finite base, so that its
+    // weights are zeros.
     __device__ __forceinline__ float raise(float score, float scale) {
         const float before = largest;
         largest = fmaxf(largest, score);
-        const float factor = exp2_flushed(before * scale - base(scale));
+        const float factor = exp2_flushed((before - base()) * scale);
         sum *= factor;
         return factor;
     }
-    __device__ __forceinline__ float base(float scale) const { return largest == -INFINITY ? 0.0f : largest * scale; }
+    __device__ __forceinline__ float base() const { return largest == -INFINITY ? 0.0f : largest; }
     // A score's weight.
     __device__ __forceinline__ float weigh(float score, float scale) {
-        const float weight = exp2_flushed(fmaf(score, scale, -base(scale)));
+        const float weight = exp2_flushed(fmaf(score, scale, -base() * scale));
         sum += weight;
         return weight;
     }

@@ -57,12 +57,11 @@ template <class T, int WIDTH> struct AttentionSplit {
         }
 #pragma unroll
         for (int half = 0; half < 2; half++) {
+            mask_scores(scores, half, key, seen[half]);
             float largest = -INFINITY;
 #pragma unroll
-            for (int n = 0; n < 2; n++) {
-                mask_scores(scores[n], half, key + n * 8, seen[half]);
+            for (int n = 0; n < 2; n++)
                 largest = fmaxf(largest, fmaxf(scores[n][half * 2], scores[n][half * 2 + 1]));
-            }
             const float factor = state[half].raise(row_max(largest), scale);
 #pragma unroll
             for (int e = half * 2; e < half * 2 + 2; e++) {
@@ -80,7 +79,7 @@ template <class T, int WIDTH> struct AttentionSplit {
     // Grid: parts, tiles of rows of each head of the keys, samples.
     static __device__ __forceinline__ void run(const T* q, const T* k, const T* v, T* out, float* workspace,
                                                const AttentionSizes& sizes, unsigned char* shared) {
-        const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, queries = sizes.queries, group = sizes.group;
+        const int lane = threadIdx.x % 32, warp = warp_index(), queries = sizes.queries, group = sizes.group;
         const int rows = queries * group, row_tiles = (rows + ROWS - 1) / ROWS;
         const int split = blockIdx.x, key_head = blockIdx.y / row_tiles, first_row = blockIdx.y % row_tiles * ROWS;
         const uint64_t sample = blockIdx.z;

@@ -50,16 +50,15 @@ template <class T> struct AttentionWide {
         float* halves = reinterpret_cast<float*>(shared + AT_HALVES);
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            float largest = -INFINITY;
 #pragma unroll
-            for (int n = 0; n < 2; n++) {
+            for (int n = 0; n < 2; n++)
 #pragma unroll
                 for (int e = half * 2; e < half * 2 + 2; e++) scores[0][n][e] += scores[1][n][e];
-                if (masked)
-                    mask_scores(scores[0][n], half, key + side * 16 + n * 8,
-                                keys_of(sizes, first + row + half * 8 + lane / 4));
+            if (masked) mask_scores(scores[0], half, key + side * 16, keys_of(sizes, first + own + half * 8));
+            float largest = -INFINITY;
+#pragma unroll
+            for (int n = 0; n < 2; n++)
                 largest = fmaxf(largest, fmaxf(scores[0][n][half * 2], scores[0][n][half * 2 + 1]));
-            }
             largest = row_max(largest);
             if (lane % 4 == 0) halves[side * ROWS + own + half * 8] = largest;
         }
@@ -95,7 +94,7 @@ template <class T> struct AttentionWide {
     // Grid: tiles of queries, heads, samples.
     static __device__ __forceinline__ void run(const T* q, const T* k, const T* v, T* out, const AttentionSizes& sizes,
                                                unsigned char* shared) {
-        const int queries = sizes.queries, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+        const int queries = sizes.queries, warp = warp_index(), lane = threadIdx.x % 32;
         // The last queries first: under a mask they see the most keys.
         const int first = (gridDim.x - 1 - blockIdx.x) * ROWS;
         const uint64_t head = blockIdx.y, key_head = blockIdx.y / sizes.group, sample = blockIdx.z;
