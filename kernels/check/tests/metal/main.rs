@@ -7,11 +7,14 @@ use backend::{launch::Launch, launch_metal::MetalElement};
 mod address_spaces;
 mod attention;
 mod conv2d;
+mod norm;
 
 #[path = "../../../../src/backend/ops/attention/launch_metal.rs"]
 mod attention_launch;
 #[path = "../../../../src/backend/ops/conv2d/launch_metal.rs"]
 mod conv2d_launch;
+#[path = "../../../../src/backend/ops/norm/launch_metal.rs"]
+mod norm_launch;
 
 /// Runs a Metal kernel; kernels for CUDA may have the same names.
 #[track_caller]
