@@ -16,6 +16,7 @@ using uint3 = vec<uint, 3>;
 using ulong2 = vec<ulong, 2>;
 
 uint min(uint a, uint b);
+ulong min(ulong a, ulong b);
 uint max(uint a, uint b);
 int min(int a, int b);
 float min(float a, float b);

@@ -18,6 +18,7 @@ using uint3 = vec<uint, 3>;
 using ulong2 = vec<ulong, 2>;
 
 inline uint min(uint a, uint b) { return std::min(a, b); }
+inline ulong min(ulong a, ulong b) { return std::min(a, b); }
 inline uint max(uint a, uint b) { return std::max(a, b); }
 inline int min(int a, int b) { return std::min(a, b); }
 inline float min(float a, float b) { return std::fmin(a, b); }

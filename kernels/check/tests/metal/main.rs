@@ -8,13 +8,20 @@ mod address_spaces;
 mod attention;
 mod conv2d;
 mod norm;
+mod pointwise;
 
 #[path = "../../../../src/backend/ops/attention/launch_metal.rs"]
 mod attention_launch;
+#[path = "../../../../src/backend/ops/combine/launch_metal.rs"]
+mod combine_launch;
 #[path = "../../../../src/backend/ops/conv2d/launch_metal.rs"]
 mod conv2d_launch;
 #[path = "../../../../src/backend/ops/norm/launch_metal.rs"]
 mod norm_launch;
+#[path = "../../../../src/backend/ops/nonlinear/launch_metal.rs"]
+mod nonlinear_launch;
+#[path = "../../../../src/backend/ops/upsample/launch_metal.rs"]
+mod upsample_launch;
 
 /// Runs a Metal kernel; kernels for CUDA may have the same names.
 #[track_caller]
