@@ -161,8 +161,7 @@ template <> inline void mma_m16n8k16<__half>(float (&d)[4], const uint32_t (&a)[
 
 // ---------------------------------------------------------------------------------------------------
 // Copies of 16 bytes from global to shared memory that run beside the computation. Both addresses are
-// aligned to 16. Where `valid` is false, zeros are written and `global` is not read (it must still be an
-// address within the buffer). A thread's copies since its last commit are a group; `cp_async_wait<N>`
+// aligned to 16. Where `valid` is false, zeros are written and `global` is not read. A thread's copies since its last commit are a group; `cp_async_wait<N>`
 // waits until at most the N latest groups of this thread are under way. Other threads see them after a
 // `__syncthreads` that follows the wait.
 

@@ -67,5 +67,6 @@ extern "C" __global__ void probe_mistake(float* y, int mistake) {
     if (mistake == 3) y[gridDim.x * blockDim.x] = 1;
     if (mistake == 4) memory[256] = 1;
     if (mistake == 5) cp_async_16(memory + 8, y, true);
-    if (mistake == 6) __shfl_xor_sync(0xffffu, 1.0f, 1);
+    if (mistake == 6) cp_async_16(memory, y + 64, true);
+    if (mistake == 7) __shfl_xor_sync(0xffffu, 1.0f, 1);
 }

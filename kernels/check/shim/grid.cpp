@@ -61,6 +61,7 @@ struct Block {
     std::size_t fixed_bytes;
     unsigned arrived, left;
     Mode mode;
+    const std::vector<Buffer>* buffers;
     const std::function<void()>* body;
     std::string failure;
 };
@@ -199,7 +200,12 @@ void copy_16(void* shared, const void* global, bool valid) {
     check_shared(shared, 16, "cp.async");
     if (reinterpret_cast<uintptr_t>(global) % 16 != 0) fail("cp.async from an address that is not aligned to 16 bytes");
     KernelThread* thread = current();
-    if (!thread->owner->mode.delayed) return arrive({shared, global, valid});
+    const Block& block = *thread->owner;
+    const unsigned char* from = static_cast<const unsigned char*>(global);
+    const auto holds = [&](const Buffer& b) { return from >= b.first && from + 16 <= b.first + b.size; };
+    if (valid && std::none_of(block.buffers->begin(), block.buffers->end(), holds))
+        fail("cp.async from outside of every buffer");
+    if (!block.mode.delayed) return arrive({shared, global, valid});
     // What was there may be gone from now on.
     std::memset(shared, POISON, 16);
     thread->copies.push_back({shared, global, valid});
@@ -322,6 +328,7 @@ std::string run(const Geometry& geometry, Mode mode, const std::function<void()>
     block.threads.assign(std::make_move_iterator(kept.begin()), std::make_move_iterator(kept.begin() + geometry.threads));
     block.warps.resize(geometry.threads / LANES);
     block.mode = mode;
+    block.buffers = &geometry.buffers;
     block.body = &body;
     const std::size_t dynamic_bytes = (geometry.shared + 15) / 16 * 16;
     block.memory.resize(128 + GUARD + dynamic_bytes + GUARD + MOST_FIXED * 2);

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "fibers.h"
 
@@ -18,10 +19,17 @@ struct Index {
     unsigned x, y, z;
 };
 
+// Bytes of a buffer in global memory.
+struct Buffer {
+    const unsigned char* first;
+    std::size_t size;
+};
+
 struct Geometry {
     Index grid;
     unsigned threads; // of a block: whole warps
     unsigned shared;  // bytes of dynamic shared memory
+    std::vector<Buffer> buffers; // that the launch was given
 };
 
 // The order in which threads run from one meeting to the next. One that is right gives the same bytes in
@@ -89,7 +97,7 @@ void count_conflicts(const std::uintptr_t (&rows)[8]);
 // Fails if these bytes do not lie in the block's shared memory, or not on a multiple of 16.
 void check_shared(const void* pointer, std::size_t size, const char* user);
 
-// `cp.async` of 16 bytes, `cp.async.commit_group` and `cp.async.wait_group`.
+// `cp.async` of 16 bytes, which must lie in a buffer of the launch if they are valid; `cp.async.commit_group` and `cp.async.wait_group`.
 void copy_16(void* shared, const void* global, bool valid);
 void copies_commit();
 void copies_wait(unsigned groups);

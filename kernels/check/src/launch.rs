@@ -67,14 +67,22 @@ impl<'a> Arg<'a> {
     }
 }
 
+/// An argument as the other side takes it.
+#[repr(C)]
+struct Argument {
+    place: *const u8,
+    size: usize,
+    /// Bytes of the buffer that it points to, or 0.
+    buffer: usize,
+}
+
 unsafe extern "C" {
     fn kernel_check_launch(
         name: *const c_char,
         grid: &[u32; 3],
         block: u32,
         shared: u32,
-        arguments: *const *const u8,
-        sizes: *const usize,
+        arguments: *const Argument,
         count: usize,
         order: i32,
         delayed: bool,
@@ -136,8 +144,17 @@ pub fn try_launch(launch: &Launch, arguments: &mut [Arg], mode: Mode) -> Result<
             (words, bytes.len())
         })
         .collect();
-    let pointers: Vec<*const u8> = values.iter().map(|(words, _)| words.as_ptr().cast()).collect();
-    let sizes: Vec<usize> = values.iter().map(|(_, size)| *size).collect();
+    let given: Vec<Argument> = values
+        .iter()
+        .zip(arguments.iter())
+        .map(|((words, size), argument)| {
+            let buffer = match argument {
+                Arg::In(buffer) | Arg::Out(buffer) => buffer.content().len(),
+                Arg::Null | Arg::Value(_) => 0,
+            };
+            Argument { place: words.as_ptr().cast(), size: *size, buffer }
+        })
+        .collect();
     let mut message = vec![0u8; 2048];
     // SAFETY: the arrays are as long as `count` and `length` say. Kernels write where their arguments
     // point, and with them to whatever else they do wrong: guards show what is near.
@@ -147,9 +164,8 @@ pub fn try_launch(launch: &Launch, arguments: &mut [Arg], mode: Mode) -> Result<
             &launch.grid,
             launch.block,
             launch.shared,
-            pointers.as_ptr(),
-            sizes.as_ptr(),
-            sizes.len(),
+            given.as_ptr(),
+            given.len(),
             mode.order as i32,
             mode.delayed,
             message.as_mut_ptr(),

@@ -270,6 +270,26 @@ fn a_sample_has_the_same_bytes_in_every_batch() {
     }
 }
 
+/// What lies under no kernel of an output, or beyond the end of a sum, is not multiplied by zero instead.
+#[test]
+fn an_infinity_reaches_the_outputs_that_see_it_and_no_other() {
+    for (channels, outputs) in [(8, 16), (3, 16), (8, 5), (3, 5)] {
+        let mut case = Case::<bf16>::new(shape(1, (9, 11), channels, outputs));
+        let (line, column) = (4, 6);
+        case.x[(line * 11 + column) * channels + 1] = bf16::INFINITY;
+        for cut in [LARGE, SMALL] {
+            if cut == LARGE && (channels, outputs) != (8, 16) {
+                continue;
+            }
+            let y = case.compute(cut, Mode::ALL[0]);
+            for (pixel, values) in y.chunks(outputs).enumerate() {
+                let sees = (pixel / 11).abs_diff(line) <= 1 && (pixel % 11).abs_diff(column) <= 1;
+                assert!(values.iter().all(|y| y.is_finite() != sees), "pixel {pixel} in {cut:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn no_rows_fall_into_the_same_banks() {
     let case = Case::<bf16>::new(shape(1, (9, 15), 40, 136));

@@ -111,6 +111,7 @@ fn mistakes_are_found() {
         "written before its first or after its last value",
         "a thread wrote outside of dynamic shared memory",
         "cp.async of an address that is not aligned to 16 bytes",
+        "cp.async from outside of every buffer",
         "a collective of some lanes",
     ];
     for (mistake, expected) in found.into_iter().enumerate() {
