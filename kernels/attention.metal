@@ -67,8 +67,9 @@ template <typename T, uint WIDTH, uint BLOCKS>
     // Lanes that share a query, and how many of a step's keys each has.
     constexpr uint SHARE = LANES / QUERIES;
     constexpr uint OWN = STEP / SHARE;
-    // Rows have a few values more than they need, so that those below each other lie in other banks.
-    constexpr uint ROW = WIDTH + 8;
+    // Rows below each other lie in other banks: half of their length is 4 more than a multiple of 8. Some have a few values
+    // more than they need.
+    constexpr uint ROW = WIDTH % 16 == 8 ? WIDTH : WIDTH + 8;
     constexpr uint SCORE_ROW = STEP + RUN;
     constexpr uint WEIGHT_ROW = STEP + 8;
 

@@ -84,20 +84,16 @@ inline ulong place_of(Corner corner, Tap tap, constant Conv2dSizes& sizes) {
     return (ulong(row) * sizes.width + column) * sizes.channels + tap.channel;
 }
 
-// The run of the inner dimension that begins at `tap`, under the kernel at `corner`; zeros where it is not seen.
+// The run of the inner dimension that begins at `tap`, under the kernel at `corner`; zeros where it is not seen. Runs may
+// reach from one tap into the next.
 template <typename T>
-inline vec<T, 4> input_run(device const T* sample, Corner corner, Tap tap, constant Conv2dSizes& sizes) {
-    if (sizes.options & CONV2D_ALIGNED_INPUT) {
-        // The channels are a whole number of runs, so all of this one lies at one tap.
-        return is_seen(corner, tap, sizes) ? *(device const vec<T, 4>*)(sample + place_of(corner, tap, sizes))
-                                           : zero_run<T>();
-    }
-    T values[RUN];
+inline vec<T, 4> gathered_run(device const T* sample, Corner corner, Tap tap, constant Conv2dSizes& sizes) {
+    vec<T, 4> run = zero_run<T>();
     for (uint i = 0; i < RUN; i++) {
-        values[i] = is_seen(corner, tap, sizes) ? sample[place_of(corner, tap, sizes)] : T(0.0f);
+        if (is_seen(corner, tap, sizes)) run[i] = sample[place_of(corner, tap, sizes)];
         advance(tap, 1, sizes.channels, sizes.side);
     }
-    return vec<T, 4>{values[0], values[1], values[2], values[3]};
+    return run;
 }
 
 // Adds bias and summand to a run of sums of one pixel, and writes it.
@@ -157,12 +153,20 @@ template <typename T, uint TILE>
     }
     Tap tap = Tap{0, 0, 0};
     advance(tap, pixel_run * RUN, sizes.channels, sizes.side);
+    // Where the channels are whole runs, each run lies at one tap. Then places are known until the tap changes.
+    const bool has_places = (sizes.options & CONV2D_ALIGNED_INPUT) != 0;
+    ulong places[RUNS];
+    for (uint i = 0; i < RUNS; i++) places[i] = 0;
+    uint seen = 0;
+    bool is_new_tap = true;
 
     // The weight's tile.
     const uint weight_row = member / (TILE / RUN);
     const uint weight_run = member % (TILE / RUN);
     const uint weight_column = first_output + weight_run * RUN;
     const uint weight_count = run_count(weight_column, sizes.outputs);
+    const bool has_weight_runs = (sizes.options & CONV2D_ALIGNED_WEIGHT) != 0;
+    ulong weight_place = ulong(weight_row) * sizes.outputs + weight_column;
 
     const uint own_row = part / 2 * SPAN;
     const uint own_column = part % 2 * SPAN;
@@ -175,13 +179,27 @@ template <typename T, uint TILE>
         // What is to come is read while other SIMD groups still multiply.
         vec<T, 4> pixels[RUNS];
         vec<T, 4> weights[RUNS];
-        for (uint i = 0; i < RUNS; i++) {
-            pixels[i] = input_run(sample, corners[i], tap, sizes);
-            const uint row = k + weight_row + i * (CONV2D_INNER / RUNS);
-            weights[i] = read_run(weight + ulong(row) * sizes.outputs + weight_column,
-                                  row < inner ? weight_count : 0u,
-                                  (sizes.options & CONV2D_ALIGNED_WEIGHT) != 0);
+        if (has_places && is_new_tap) {
+            seen = 0;
+            for (uint i = 0; i < RUNS; i++) {
+                places[i] = place_of(corners[i], tap, sizes);
+                if (is_seen(corners[i], tap, sizes)) seen |= 1u << i;
+            }
         }
+        for (uint i = 0; i < RUNS; i++) {
+            pixels[i] = zero_run<T>();
+            if (!has_places) {
+                pixels[i] = gathered_run(sample, corners[i], tap, sizes);
+            } else if ((seen >> i & 1) != 0) {
+                pixels[i] = *(device const vec<T, 4>*)(sample + places[i]);
+            }
+            const uint row = i * (CONV2D_INNER / RUNS);
+            weights[i] = read_run(weight + weight_place + row * sizes.outputs,
+                                  k + weight_row + row < inner ? weight_count : 0u, has_weight_runs);
+            places[i] += CONV2D_INNER;
+        }
+        weight_place += CONV2D_INNER * sizes.outputs;
+        is_new_tap = tap.channel + CONV2D_INNER >= sizes.channels;
         advance(tap, CONV2D_INNER, sizes.channels, sizes.side);
         threadgroup_barrier(mem_flags::mem_threadgroup);
         for (uint i = 0; i < RUNS; i++) {

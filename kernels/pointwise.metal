@@ -56,7 +56,8 @@ struct LengthSizes {
 
 // How many values of the run of a thread are there.
 inline uint count_at(ulong start, ulong length) {
-    return start < length ? uint(min(ulong(RUN), length - start)) : 0u;
+    const ulong left = start < length ? length - start : 0;
+    return left < RUN ? uint(left) : RUN;
 }
 
 template <typename T, typename Function>

@@ -16,7 +16,6 @@ using uint3 = vec<uint, 3>;
 using ulong2 = vec<ulong, 2>;
 
 uint min(uint a, uint b);
-ulong min(ulong a, ulong b);
 uint max(uint a, uint b);
 int min(int a, int b);
 float min(float a, float b);
@@ -28,6 +27,8 @@ namespace precise {
 float exp(float x);
 float rsqrt(float x);
 } // namespace precise
+
+template <class To, class From> To as_type(From value);
 
 enum class mem_flags { mem_none, mem_device, mem_threadgroup };
 

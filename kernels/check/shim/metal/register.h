@@ -19,6 +19,8 @@ enum MetalSource : int {
     thread_index_in_threadgroup = -3,
     thread_index_in_simdgroup = -4,
     simdgroup_index_in_threadgroup = -5,
+    threads_per_threadgroup = -6,
+    threadgroups_per_grid = -7,
 };
 
 // What every Apple GPU has.
@@ -44,6 +46,10 @@ template <int source, class P> P metal_argument(void* const* buffers) {
         return P{block.x * self->block_size.x + self->thread.x, block.y, block.z};
     } else if constexpr (source == threadgroup_position_in_grid) {
         return P{block.x, block.y, block.z};
+    } else if constexpr (source == threads_per_threadgroup) {
+        return P{self->block_size.x, 1, 1};
+    } else if constexpr (source == threadgroups_per_grid) {
+        return P{self->grid_size.x, self->grid_size.y, self->grid_size.z};
     } else if constexpr (source == thread_index_in_threadgroup) {
         return self->thread.x;
     } else if constexpr (source == thread_index_in_simdgroup) {

@@ -18,7 +18,6 @@ using uint3 = vec<uint, 3>;
 using ulong2 = vec<ulong, 2>;
 
 inline uint min(uint a, uint b) { return std::min(a, b); }
-inline ulong min(ulong a, ulong b) { return std::min(a, b); }
 inline uint max(uint a, uint b) { return std::max(a, b); }
 inline int min(int a, int b) { return std::min(a, b); }
 inline float min(float a, float b) { return std::fmin(a, b); }
@@ -30,6 +29,13 @@ namespace precise {
 inline float exp(float x) { return std::exp(x); }
 inline float rsqrt(float x) { return 1.0f / std::sqrt(x); }
 } // namespace precise
+
+template <class To, class From> To as_type(From value) {
+    static_assert(sizeof(To) == sizeof(From));
+    To bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
 
 enum class mem_flags { mem_none, mem_device, mem_threadgroup };
 

@@ -6,16 +6,22 @@ use backend::{launch::Launch, launch_metal::MetalElement};
 
 mod address_spaces;
 mod attention;
+mod canvas;
 mod conv2d;
 mod norm;
 mod pointwise;
 
 #[path = "../../../../src/backend/ops/attention/launch_metal.rs"]
 mod attention_launch;
+#[allow(dead_code, reason = "noise is the host's where there is Metal")]
+#[path = "../../../../src/backend/ops/canvas/launch.rs"]
+mod canvas_launch;
 #[path = "../../../../src/backend/ops/combine/launch_metal.rs"]
 mod combine_launch;
 #[path = "../../../../src/backend/ops/conv2d/launch_metal.rs"]
 mod conv2d_launch;
+#[path = "../../../../src/backend/ops/crop_resize/launch.rs"]
+mod crop_resize_launch;
 #[path = "../../../../src/backend/ops/norm/launch_metal.rs"]
 mod norm_launch;
 #[path = "../../../../src/backend/ops/nonlinear/launch_metal.rs"]
