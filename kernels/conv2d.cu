@@ -6,17 +6,21 @@
 // y [B, H', W', O]; each begins on a multiple of 16 bytes.
 #include "conv2d.cuh"
 
-// Adds what is added to eight sums of a row, and writes them: all of them if O is a multiple of 8 (WHOLE).
-template <class T, bool WHOLE>
-__device__ __forceinline__ void finish(float (&sums)[8], int row, int column, const T* bias, const T* other, T* y,
-                                       const Conv2dSizes& sizes) {
-    const size_t place = static_cast<size_t>(row) * sizes.outputs + column;
-    if (bias != nullptr) {
+// What is added to the sums of one output channel, or to eight, from `column` on.
+template <class T> struct Summands {
+    const T* bias;
+    const T* other;
+
+    __device__ __forceinline__ const T* bias_of(const Conv2dSizes& sizes, int row, int column) const {
         const int sample = sizes.bias_stride == 0 ? 0 : row / (sizes.out_height * sizes.out_width);
-        bias += static_cast<size_t>(sample) * sizes.bias_stride + column;
+        return bias + static_cast<size_t>(sample) * sizes.bias_stride + column;
     }
-    if constexpr (WHOLE) {
-        if (bias != nullptr) add_8(sums, bias);
+
+    // Writes eight outputs, where O is a multiple of 8.
+    __device__ __forceinline__ void finish_8(float (&sums)[8], const Conv2dSizes& sizes, int row, int column,
+                                             T* y) const {
+        const size_t place = static_cast<size_t>(row) * sizes.outputs + column;
+        if (bias != nullptr) add_8(sums, bias_of(sizes, row, column));
         if (other != nullptr) add_8(sums, other + place);
         uint4 words;
         words.x = pack2<T>(sums[0], sums[1]);
@@ -24,16 +28,15 @@ __device__ __forceinline__ void finish(float (&sums)[8], int row, int column, co
         words.z = pack2<T>(sums[4], sums[5]);
         words.w = pack2<T>(sums[6], sums[7]);
         *reinterpret_cast<uint4*>(y + place) = words;
-    } else {
-#pragma unroll
-        for (int i = 0; i < 8; i++) {
-            if (column + i >= sizes.outputs) break;
-            if (bias != nullptr) sums[i] += to_float(bias[i]);
-            if (other != nullptr) sums[i] += to_float(other[place + i]);
-            y[place + i] = from_float<T>(sums[i]);
-        }
     }
-}
+
+    __device__ __forceinline__ void finish_1(float sum, const Conv2dSizes& sizes, int row, int column, T* y) const {
+        const size_t place = static_cast<size_t>(row) * sizes.outputs + column;
+        if (bias != nullptr) sum += to_float(*bias_of(sizes, row, column));
+        if (other != nullptr) sum += to_float(other[place]);
+        y[place] = from_float<T>(sum);
+    }
+};
 
 // The fragments of a warp for 16 words of the sum, of every row and column that it computes.
 template <class Tile> struct Fragments {
@@ -62,21 +65,42 @@ template <class Tile> struct Fragments {
     }
 };
 
-// One tile of outputs, or of a part of their sums. WHOLE_LEFT: C is a multiple of 8; WHOLE_RIGHT: O is.
-template <class T, class Tile, bool WHOLE_LEFT, bool WHOLE_RIGHT>
-__device__ __forceinline__ void convolve(const T* x, const T* weight, const T* bias, const T* other, T* y,
-                                         float* partial, const Conv2dSizes& sizes) {
+// The sums of a warp's tile.
+template <class Tile> using Sums = float[Tile::ROW_FRAGMENTS][Tile::COLUMN_FRAGMENTS * 2][4];
+
+// Hands `write` eight neighbouring sums at a time, with their row and first column in the tile.
+template <class Tile, class Write>
+__device__ __forceinline__ void by_eights(const Sums<Tile>& sums, int warp_row, int warp_column, Write write) {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int i = 0; i < Tile::ROW_FRAGMENTS * 2; i++) {
+#pragma unroll
+        for (int j = 0; j < Tile::COLUMN_FRAGMENTS / 2; j++) {
+            float eight[8];
+#pragma unroll
+            for (int e = 0; e < 8; e++) eight[e] = sums[i / 2][j * 4 + e / 2][i % 2 * 2 + e % 2];
+            gather_eight(eight);
+            write(eight, warp_row + i * 8 + lane / 4, warp_column + j * 32 + lane % 4 * 8);
+        }
+    }
+}
+
+// One tile of outputs, or of a part of their sums. WHOLE_LEFT: C is a multiple of 8; WHOLE_RIGHT: O is; PARTS: the
+// sums may be cut.
+template <class T, class Tile, bool WHOLE_LEFT, bool WHOLE_RIGHT, bool PARTS>
+__device__ __forceinline__ void convolve(const T* x, const T* weight, const Summands<T> summands, T* y, float* partial,
+                                         const Conv2dSizes& sizes) {
     SHARED_MEMORY(memory);
     // Tiles of the same rows are neighbours, so that they meet the same pixels in the second-level cache.
     const int across = (sizes.outputs + Tile::COLUMNS - 1) / Tile::COLUMNS;
     const int first_row = static_cast<int>(blockIdx.x) / across * Tile::ROWS;
     const int first_column = static_cast<int>(blockIdx.x) % across * Tile::COLUMNS;
-    const int first_word = static_cast<int>(blockIdx.y) * sizes.steps * Tile::DEPTH;
+    const int first_word = PARTS ? static_cast<int>(blockIdx.y) * sizes.steps * Tile::DEPTH : 0;
     const int steps = min(sizes.steps, (sizes.inner - first_word + Tile::DEPTH - 1) / Tile::DEPTH);
 
     LeftCopies<T, Tile, WHOLE_LEFT> left(x, sizes, first_row, first_word);
     RightCopies<T, Tile, WHOLE_RIGHT> right(weight, sizes, first_column, first_word);
-#pragma unroll
+#pragma unroll 1
     for (int stage = 0; stage < Tile::STAGES - 1; stage++) {
         if (stage < steps) {
             left.copy(memory + stage * Tile::STAGE_BYTES, sizes);
@@ -92,7 +116,7 @@ __device__ __forceinline__ void convolve(const T* x, const T* weight, const T* b
     // Beyond the last row or column a warp copies, but has nothing to multiply.
     const bool computes = first_row + warp_row < sizes.rows && first_column + warp_column < sizes.outputs;
 
-    float sums[Tile::ROW_FRAGMENTS][Tile::COLUMN_FRAGMENTS * 2][4] = {};
+    Sums<Tile> sums = {};
     Fragments<Tile> fragments[2];
     int reads = 0, writes = (Tile::STAGES - 1) * Tile::STAGE_BYTES;
     cp_async_wait<Tile::STAGES - 2>();
@@ -122,34 +146,40 @@ __device__ __forceinline__ void convolve(const T* x, const T* weight, const T* b
             if (computes) fragments[k % 2].template multiply<T>(sums);
         }
     }
-    if (!computes) return;
 
-#pragma unroll
-    for (int i = 0; i < Tile::ROW_FRAGMENTS * 2; i++) {
-        const int row = first_row + warp_row + i * 8 + lane / 4;
-#pragma unroll
-        for (int j = 0; j < Tile::COLUMN_FRAGMENTS / 2; j++) {
-            float eight[8];
-#pragma unroll
-            for (int e = 0; e < 8; e++) eight[e] = sums[i / 2][j * 4 + e / 2][i % 2 * 2 + e % 2];
-            gather_eight(eight);
-            const int column = first_column + warp_column + j * 32 + lane % 4 * 8;
-            if (row >= sizes.rows || column >= sizes.outputs) continue;
-            if (sizes.parts == 1) {
-                finish<T, WHOLE_RIGHT>(eight, row, column, bias, other, y, sizes);
-            } else {
-                const size_t part_row = static_cast<size_t>(blockIdx.y) * sizes.rows + row;
-                float4* place = reinterpret_cast<float4*>(partial + part_row * sizes.outputs + column);
-                place[0] = make_float4(eight[0], eight[1], eight[2], eight[3]);
-                place[1] = make_float4(eight[4], eight[5], eight[6], eight[7]);
+    if constexpr (WHOLE_RIGHT) {
+        if (!computes) return;
+        by_eights<Tile>(sums, warp_row, warp_column, [&](float(&eight)[8], int tile_row, int tile_column) {
+            const int row = first_row + tile_row, column = first_column + tile_column;
+            if (row >= sizes.rows || column >= sizes.outputs) return;
+            if (!PARTS || sizes.parts == 1) {
+                summands.finish_8(eight, sizes, row, column, y);
+                return;
             }
+            const size_t part_row = static_cast<size_t>(blockIdx.y) * sizes.rows + row;
+            store_8(partial + part_row * sizes.outputs + column, eight);
+        });
+    } else {
+        // A row of outputs is no whole number of chunks: through shared memory, so that neighbouring threads write
+        // neighbouring outputs. No copy is under way, and after the barrier no warp reads fragments.
+        float* staged = reinterpret_cast<float*>(memory);
+        __syncthreads();
+        by_eights<Tile>(sums, warp_row, warp_column, [&](float(&eight)[8], int tile_row, int tile_column) {
+            store_8(staged + tile_row * Tile::COLUMNS + tile_column, eight);
+        });
+        __syncthreads();
+        const int columns = min(Tile::COLUMNS, sizes.outputs - first_column);
+        const int count = min(Tile::ROWS, sizes.rows - first_row) * columns;
+        for (int i = threadIdx.x; i < count; i += Tile::THREADS) {
+            const int row = i / columns, column = i - row * columns;
+            summands.finish_1(staged[row * Tile::COLUMNS + column], sizes, first_row + row, first_column + column, y);
         }
     }
 }
 
 // The sums of all parts, [parts, B · H' · W', O], to the output; a thread has eight outputs of a pixel.
 template <class T>
-__device__ __forceinline__ void sum_parts(const float* partial, const T* bias, const T* other, T* y,
+__device__ __forceinline__ void sum_parts(const float* partial, const Summands<T> summands, T* y,
                                           const Conv2dSizes& sizes) {
     const unsigned index = blockIdx.x * blockDim.x + threadIdx.x, across = sizes.outputs / 8;
     if (index >= sizes.rows * across) return;
@@ -163,30 +193,30 @@ __device__ __forceinline__ void sum_parts(const float* partial, const T* bias, c
         sums[0] += low.x, sums[1] += low.y, sums[2] += low.z, sums[3] += low.w;
         sums[4] += high.x, sums[5] += high.y, sums[6] += high.z, sums[7] += high.w;
     }
-    finish<T, true>(sums, row, column, bias, other, y, sizes);
+    summands.finish_8(sums, sizes, row, column, y);
 }
 
 // At 64 × 64 sums for each warp the larger tile needs nearly all registers that a thread may have.
 using Large = Tile<128, 128, 32, 3>;
 using Small = Tile<64, 64, 64, 3>;
 
-#define CONV2D(NAME, T, TILE, BLOCKS, WHOLE_LEFT, WHOLE_RIGHT)                                                         \
+#define CONV2D(NAME, T, TILE, BLOCKS, WHOLE_LEFT, WHOLE_RIGHT, PARTS)                                                  \
     extern "C" __global__ void __launch_bounds__(TILE::THREADS, BLOCKS)                                                \
         NAME(const T* __restrict__ x, const T* __restrict__ weight, const T* __restrict__ bias,                       \
              const T* __restrict__ other, T* __restrict__ y, float* __restrict__ partial, const Conv2dSizes sizes) {   \
-        convolve<T, TILE, WHOLE_LEFT, WHOLE_RIGHT>(x, weight, bias, other, y, partial, sizes);                         \
+        convolve<T, TILE, WHOLE_LEFT, WHOLE_RIGHT, PARTS>(x, weight, {bias, other}, y, partial, sizes);                \
     }
 
 #define CONV2D_FORMS(T, SUFFIX)                                                                                        \
-    CONV2D(conv2d_large_##SUFFIX, T, Large, 2, true, true)                                                             \
-    CONV2D(conv2d_small_##SUFFIX, T, Small, 4, true, true)                                                             \
-    CONV2D(conv2d_any_inputs_##SUFFIX, T, Small, 2, false, true)                                                       \
-    CONV2D(conv2d_any_outputs_##SUFFIX, T, Small, 3, true, false)                                                      \
-    CONV2D(conv2d_any_##SUFFIX, T, Small, 2, false, false)                                                             \
+    CONV2D(conv2d_large_##SUFFIX, T, Large, 2, true, true, false)                                                      \
+    CONV2D(conv2d_small_##SUFFIX, T, Small, 4, true, true, true)                                                       \
+    CONV2D(conv2d_any_inputs_##SUFFIX, T, Small, 2, false, true, false)                                                \
+    CONV2D(conv2d_any_outputs_##SUFFIX, T, Small, 3, true, false, false)                                               \
+    CONV2D(conv2d_any_##SUFFIX, T, Small, 2, false, false, false)                                                      \
     extern "C" __global__ void __launch_bounds__(256)                                                                  \
         conv2d_sum_##SUFFIX(const float* __restrict__ partial, const T* __restrict__ bias,                             \
                             const T* __restrict__ other, T* __restrict__ y, const Conv2dSizes sizes) {                 \
-        sum_parts(partial, bias, other, y, sizes);                                                                     \
+        sum_parts<T>(partial, {bias, other}, y, sizes);                                                                \
     }
 
 CONV2D_FORMS(__nv_bfloat16, bf16)

@@ -203,6 +203,11 @@ template <class T> __device__ __forceinline__ void add_8(float (&sums)[8], const
     }
 }
 
+__device__ __forceinline__ void store_8(float* place, const float (&values)[8]) {
+    reinterpret_cast<float4*>(place)[0] = make_float4(values[0], values[1], values[2], values[3]);
+    reinterpret_cast<float4*>(place)[1] = make_float4(values[4], values[5], values[6], values[7]);
+}
+
 // Four lanes hold two neighbouring columns each of four blocks of eight; afterwards each of them holds the eight
 // columns of one block: lane t those of block t. Every lane of the warp has to call it.
 __device__ __forceinline__ void gather_eight(float (&values)[8]) {

@@ -222,7 +222,7 @@ impl Conv2dShape {
             (Tile::Small, false, false) => kernels.any,
             (Tile::Large, ..) => return None,
         };
-        if parts > 1 && !whole_out {
+        if parts > 1 && kernel != kernels.small {
             return None;
         }
         let conv = Launch {
