@@ -48,8 +48,8 @@ __device__ __forceinline__ void blend_in(const T* own, const T* maps, const Axis
     }
 }
 
-// out = (1 − weight)·own + weight·prior: own and out `[samples, height·width, C]`, maps `[samples / regions, map height,
-// map width, C]`, rows `[regions, height]` and columns `[regions, width]`.
+// out = (1 − weight)·own + weight·prior: own and out `[samples, height·width, C]`, maps `[samples / regions,
+// map height, map width, C]`, rows `[regions, height]` and columns `[regions, width]`.
 template <class T>
 __device__ __forceinline__ void blend_prior(const T* __restrict__ own, const T* __restrict__ maps,
                                             const AxisSample* __restrict__ rows,

@@ -115,14 +115,12 @@ __device__ __forceinline__ void moments_of_piece(const T* __restrict__ x, float2
             lines[(walk.line * V + i) * s.columns + walk.column] = make_float2(mean[i], squares[i]);
     }
     __syncthreads();
-    const uint32_t slots = V * s.columns;
+    // Lines that have one position more than the others come first.
+    const uint32_t slots = V * s.columns, least = walk.rows / s.lines, longer = walk.rows % s.lines;
+    const auto count = [&](uint32_t line) { return static_cast<float>(least + (line < longer)); };
     for (uint32_t slot = threadIdx.x; slot < slots; slot += blockDim.x) {
         const uint32_t channel = (blockIdx.y * s.columns + slot % s.columns) * V + slot / s.columns;
         if (channel >= s.channels) continue;
-        // Positions of a line: every `lines`-th one.
-        const auto count = [&](uint32_t line) {
-            return line < walk.rows ? static_cast<float>((walk.rows - line - 1) / s.lines + 1) : 0.0f;
-        };
         float sum = 0;
         for (uint32_t line = 0; line < s.lines; line++) sum += count(line) * lines[line * slots + slot].x;
         const float mean = sum / static_cast<float>(walk.rows);
@@ -408,31 +406,31 @@ __device__ __forceinline__ void row_norm(const T* __restrict__ x, const float* _
 } // namespace
 
 #define NORM_KERNELS(SUFFIX, T)                                                                                        \
-    extern "C" __global__ void __launch_bounds__(256, 3) group_norm_moments_##SUFFIX(                                     \
+    extern "C" __global__ void __launch_bounds__(256, 3) group_norm_moments_##SUFFIX(                                  \
         const T* __restrict__ x, float2* __restrict__ partial, GroupNormSizes s) {                                     \
         group_norm_moments<T>(x, partial, s);                                                                          \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(MERGE_THREADS, 8)                                                        \
+    extern "C" __global__ void __launch_bounds__(MERGE_THREADS, 8)                                                     \
         group_norm_merge_##SUFFIX(const T* __restrict__ x, const float2* __restrict__ partial,                         \
                                   float4* __restrict__ statistics, GroupNormSizes s) {                                 \
         group_norm_merge<T>(x, partial, statistics, s);                                                                \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(MERGE_THREADS, 8)                                                        \
+    extern "C" __global__ void __launch_bounds__(MERGE_THREADS, 8)                                                     \
         group_moments_merge_##SUFFIX(const T* __restrict__ x, const float2* __restrict__ partial,                      \
                                      double* __restrict__ pooled, GroupNormSizes s) {                                  \
         group_moments_merge<T>(x, partial, pooled, s);                                                                 \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(256, 3) group_norm_apply_##SUFFIX(                                       \
+    extern "C" __global__ void __launch_bounds__(256, 3) group_norm_apply_##SUFFIX(                                    \
         const T* __restrict__ x, const float4* __restrict__ statistics, const float* __restrict__ weight,              \
         const float* __restrict__ bias, T* __restrict__ y, GroupNormSizes s) {                                         \
         group_norm_apply<T>(x, statistics, weight, bias, y, s);                                                        \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(512, 1)                                                                 \
+    extern "C" __global__ void __launch_bounds__(512, 1)                                                               \
         layer_norm_##SUFFIX(const T* __restrict__ x, const float* __restrict__ weight, const float* __restrict__ bias, \
                             T* __restrict__ y, RowNormSizes s) {                                                       \
         row_norm<T, true>(x, weight, bias, y, s);                                                                      \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(512, 1)                                                                 \
+    extern "C" __global__ void __launch_bounds__(512, 1)                                                               \
         rms_norm_##SUFFIX(const T* __restrict__ x, const float* __restrict__ weight, T* __restrict__ y,                \
                           RowNormSizes s) {                                                                            \
         row_norm<T, false>(x, weight, nullptr, y, s);                                                                  \
