@@ -12,7 +12,10 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 /// The file that the program compiles in front of every other one.
 const COMMON: &str = "common.metal";
 
-/// Translates every kernel file of the folder into one C++ file each in `out`; returns their paths.
+/// Kernels for tests of the shim.
+const PROBES: &str = "probes.metal";
+
+/// Translates every kernel file of the folder, and the probes, into one C++ file each in `out`; returns their paths.
 ///
 /// # Errors
 /// What is not written as these kernels are written, or those of the files.
@@ -22,6 +25,8 @@ pub fn translate(kernels: &Path, out: &Path) -> Result<Vec<PathBuf>> {
         fs::read_dir(kernels)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
     files.retain(|path| path.extension().is_some_and(|e| e == "metal") && !path.ends_with(COMMON));
     files.sort();
+    files.push(PROBES.into());
+    println!("cargo:rerun-if-changed={PROBES}");
     let mut translated = Vec::new();
     for path in files {
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();

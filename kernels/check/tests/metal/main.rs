@@ -10,6 +10,7 @@ mod canvas;
 mod conv2d;
 mod norm;
 mod pointwise;
+mod shim;
 
 #[path = "../../../../src/backend/ops/attention/launch_metal.rs"]
 mod attention_launch;
