@@ -146,9 +146,9 @@ fn check_group_norm<T: Element>(shape: Shape, x: &[T], then_silu: bool, aligned:
     }
 }
 
-/// Groups of ten and of one channel, rows of 16-byte vectors and others, one position, several pieces, several
+/// Groups of ten, of five and of one channel, rows of 16-byte vectors and others, one position, several pieces, several
 /// tiles of channels.
-const SHAPES: [(usize, usize, usize, usize); 9] = [
+const SHAPES: [(usize, usize, usize, usize); 10] = [
     (2, 35, 320, 32),
     (3, 1, 64, 64),
     (1, 257, 37, 37),
@@ -158,6 +158,7 @@ const SHAPES: [(usize, usize, usize, usize); 9] = [
     (1, 9, 2560, 32),
     (1, 33, 4096, 32),
     (1, 70, 1920, 15),
+    (2, 19, 120, 24),
 ];
 
 fn shapes() -> impl Iterator<Item = Shape> {
