@@ -1,6 +1,8 @@
 //! The attention kernels against softmax(q·kᵀ/√d)·v in f64.
 
-use kernel_check::{Arg, Buffer, Element, Mode, assert_close, backend, bf16, f16, launch, uniform};
+use kernel_check::{
+    Arg, Buffer, Element, Mode, assert_close, backend, bf16, f16, launch, take_conflicts, uniform,
+};
 
 #[path = "../../../src/backend/ops/attention/launch.rs"]
 mod attention_launch;
@@ -12,15 +14,20 @@ const WIDTHS: [usize; 7] = [40, 64, 72, 80, 128, 160, 512];
 
 /// A tensor `[batch, tokens, width]` among numbers that are none: behind each token and behind each sample.
 struct Tokens<T> {
+    sizes: [usize; 3],
+    /// Tokens of a sample that are numbers.
+    filled: usize,
+    /// Elements behind a token.
+    gap: usize,
     values: Vec<T>,
     buffer: Buffer<T>,
     strides: Strides,
 }
 
 impl<T: Element> Tokens<T> {
-    /// Of the tokens of a sample only the first `filled` are numbers.
-    fn new(values: Vec<T>, [batch, tokens, width]: [usize; 3], filled: usize) -> Self {
-        let strides = Strides { row: width + 24, sample: (tokens + 3) * (width + 24) };
+    fn new(values: Vec<T>, sizes: [usize; 3], filled: usize, gap: usize) -> Self {
+        let [batch, tokens, width] = sizes;
+        let strides = strides(tokens, width, gap);
         let mut all = Buffer::<T>::unwritten(batch * strides.sample).to_vec();
         for (token, values) in values.chunks(width).enumerate() {
             let (sample, token) = (token / tokens, token % tokens);
@@ -29,15 +36,20 @@ impl<T: Element> Tokens<T> {
                 all[start..start + width].copy_from_slice(values);
             }
         }
-        Self { values, buffer: Buffer::new(&all), strides }
+        Self { sizes, filled, gap, values, buffer: Buffer::new(&all), strides }
     }
 
-    /// The same of one sample.
-    fn sample(&self, index: usize, [batch, tokens, width]: [usize; 3], filled: usize) -> Self {
+    /// One sample alone.
+    fn sample(&self, index: usize) -> Self {
+        let [_, tokens, width] = self.sizes;
         let values = self.values[index * tokens * width..][..tokens * width].to_vec();
-        assert!(index < batch);
-        Self::new(values, [1, tokens, width], filled)
+        Self::new(values, [1, tokens, width], self.filled, self.gap)
     }
+}
+
+/// With so many elements behind a token, and room for two tokens behind a sample.
+fn strides(tokens: usize, width: usize, gap: usize) -> Strides {
+    Strides { row: width + gap, sample: (tokens + 2) * (width + gap) }
 }
 
 struct Case<T> {
@@ -50,40 +62,43 @@ struct Case<T> {
 impl<T: Element> Case<T> {
     fn new(shape: Shape, q: Vec<T>, k: Vec<T>) -> Self {
         let v = uniform(3, k.len());
-        let filled = computed(shape);
+        let of_queries = [shape.batch, shape.queries, shape.heads * shape.width];
+        let of_keys = [shape.batch, shape.keys, shape.key_heads * shape.width];
         Self {
             shape,
-            q: Tokens::new(q, of_queries(shape), shape.queries),
-            k: Tokens::new(k, of_keys(shape), filled),
-            v: Tokens::new(v, of_keys(shape), filled),
+            q: Tokens::new(q, of_queries, shape.queries, 24),
+            k: Tokens::new(k, of_keys, computed(shape), 16),
+            v: Tokens::new(v, of_keys, computed(shape), 40),
         }
     }
 
     /// Scores up to about 4.
     fn uniform(shape: Shape) -> Self {
-        let [q, k] = [of_queries(shape), of_keys(shape)].map(|x| x.iter().product());
-        let mut q = uniform::<T>(1, q);
+        let Shape { batch, queries, keys, heads, key_heads, width, .. } = shape;
+        let mut q = uniform::<T>(1, batch * queries * heads * width);
         for q in &mut q {
             *q = T::round(q.widen() as f32 * 4.0);
         }
-        Self::new(shape, q, uniform(2, k))
+        Self::new(shape, q, uniform(2, batch * keys * key_heads * width))
     }
 
     fn sample(&self, index: usize) -> Self {
-        let (shape, filled) = (self.shape, computed(self.shape));
-        Self {
-            shape: Shape { batch: 1, ..shape },
-            q: self.q.sample(index, of_queries(shape), shape.queries),
-            k: self.k.sample(index, of_keys(shape), filled),
-            v: self.v.sample(index, of_keys(shape), filled),
-        }
+        let [q, k, v] = [&self.q, &self.k, &self.v].map(|x| x.sample(index));
+        Self { shape: Shape { batch: 1, ..self.shape }, q, k, v }
+    }
+
+    /// Holds the kernels to the reference in one mode.
+    fn check_once(&mut self) -> Vec<T> {
+        let computed = self.run(Mode::ALL[0]);
+        let what = format!("{:?} {:?}", T::TYPE, self.shape);
+        assert_close(&what, &computed, &self.reference(), 2e-3);
+        computed
     }
 
     /// Holds the kernels to the reference in every mode, and each sample to the same alone.
     fn check(&mut self) {
         let shape = self.shape;
-        let computed = self.run(Mode::ALL[0]);
-        assert_close(&format!("{:?} {shape:?}", T::TYPE), &computed, &self.reference(), 2e-3);
+        let computed = self.check_once();
         let bytes = |values: &[T]| Buffer::new(values).bytes().to_vec();
         for mode in &Mode::ALL[1..] {
             assert!(bytes(&self.run(*mode)) == bytes(&computed), "{mode:?}: {shape:?}");
@@ -100,7 +115,7 @@ impl<T: Element> Case<T> {
     fn run(&mut self, mode: Mode) -> Vec<T> {
         let Shape { batch, queries, heads, width, .. } = self.shape;
         let width = heads * width;
-        let out_strides = Strides { row: width + 8, sample: (queries + 2) * (width + 8) };
+        let out_strides = strides(queries, width, 8);
         let mut out = Buffer::<T>::unwritten(batch * out_strides.sample);
         let strides = AllStrides {
             q: self.q.strides,
@@ -108,6 +123,7 @@ impl<T: Element> Case<T> {
             v: self.v.strides,
             out: out_strides,
         };
+        take_conflicts();
         let (q, k, v) = (&mut self.q.buffer, &mut self.k.buffer, &mut self.v.buffer);
         match AttentionLaunch::new(T::TYPE, self.shape, strides).unwrap() {
             AttentionLaunch::Whole { attend, sizes } => {
@@ -133,6 +149,7 @@ impl<T: Element> Case<T> {
                 }
             }
         }
+        assert_eq!(take_conflicts(), 0, "conflicts of banks: {:?}", self.shape);
         let out = out.to_vec();
         let mut values = Vec::new();
         for (index, token) in out.chunks(out_strides.row).enumerate() {
@@ -175,14 +192,6 @@ impl<T: Element> Case<T> {
         }
         out
     }
-}
-
-fn of_queries(shape: Shape) -> [usize; 3] {
-    [shape.batch, shape.queries, shape.heads * shape.width]
-}
-
-fn of_keys(shape: Shape) -> [usize; 3] {
-    [shape.batch, shape.keys, shape.key_heads * shape.width]
 }
 
 /// Keys that have been computed; behind them is room.
@@ -260,6 +269,36 @@ of_each_width! {
     width_128 128;
     width_160 160;
     width_512 512;
+}
+
+/// Masks whose edges lie at every place of a tile.
+fn check_edges<T: Element>(width: usize) {
+    for past in 31..97 {
+        for window in [None, Some(past / 3)] {
+            // One for the kernel of few queries, and one for the others.
+            for queries in [2, 17] {
+                let shape = cached(shape(1, queries, past + 20, [1, 1]), past, window);
+                Case::<T>::uniform(Shape { width, ..shape }).check_once();
+            }
+        }
+    }
+}
+
+#[test]
+fn masks_may_end_anywhere_in_a_tile_of_32() {
+    check_edges::<f16>(80);
+    check_edges::<bf16>(160);
+}
+
+#[test]
+fn masks_may_end_anywhere_in_a_tile_of_64() {
+    check_edges::<bf16>(64);
+    check_edges::<f16>(128);
+}
+
+#[test]
+fn masks_may_end_anywhere_in_a_tile_of_the_wide_kernel() {
+    check_edges::<bf16>(512);
 }
 
 /// Few queries: one part and several, one tile of rows and several, tails in all of them.
