@@ -161,9 +161,9 @@ __device__ __forceinline__ void convolve(const T* x, const T* weight, const Summ
         });
     } else {
         // A row of outputs is no whole number of chunks: through shared memory, so that neighbouring threads write
-        // neighbouring outputs. No copy is under way, and after the barrier no warp reads fragments.
+        // neighbouring outputs. After the last step's barrier no copy is under way, and no fragment that is read is
+        // used.
         float* staged = reinterpret_cast<float*>(memory);
-        __syncthreads();
         by_eights<Tile>(sums, warp_row, warp_column, [&](float(&eight)[8], int tile_row, int tile_column) {
             store_8(staged + tile_row * Tile::COLUMNS + tile_column, eight);
         });
