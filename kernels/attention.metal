@@ -249,8 +249,16 @@ template <typename T, uint WIDTH, uint BLOCKS>
 }
 
 template [[host_name("attention_40_f16")]] [[kernel]] decltype(attention<half, 40, 2>) attention<half, 40, 2>;
+template [[host_name("attention_64_f16")]] [[kernel]] decltype(attention<half, 64, 2>) attention<half, 64, 2>;
+template [[host_name("attention_72_f16")]] [[kernel]] decltype(attention<half, 72, 1>) attention<half, 72, 1>;
+template [[host_name("attention_80_f16")]] [[kernel]] decltype(attention<half, 80, 1>) attention<half, 80, 1>;
+template [[host_name("attention_128_f16")]] [[kernel]] decltype(attention<half, 128, 1>) attention<half, 128, 1>;
 template [[host_name("attention_160_f16")]] [[kernel]] decltype(attention<half, 160, 1>) attention<half, 160, 1>;
 template [[host_name("attention_40_f32")]] [[kernel]] decltype(attention<float, 40, 2>) attention<float, 40, 2>;
+template [[host_name("attention_64_f32")]] [[kernel]] decltype(attention<float, 64, 2>) attention<float, 64, 2>;
+template [[host_name("attention_72_f32")]] [[kernel]] decltype(attention<float, 72, 1>) attention<float, 72, 1>;
+template [[host_name("attention_80_f32")]] [[kernel]] decltype(attention<float, 80, 1>) attention<float, 80, 1>;
+template [[host_name("attention_128_f32")]] [[kernel]] decltype(attention<float, 128, 1>) attention<float, 128, 1>;
 template [[host_name("attention_160_f32")]] [[kernel]] decltype(attention<float, 160, 1>) attention<float, 160, 1>;
 
 constant constexpr uint PLAIN_THREADS = 64;

@@ -33,7 +33,11 @@ fn inputs<T: Element>(shape: &AttentionShape) -> Inputs<T> {
         let len = (batch * tokens * heads * width) as usize;
         uniform::<f32>(seed, len).into_iter().map(|x| T::round(factor * x)).collect()
     };
-    Inputs { q: of(1, queries, heads, 3.0), k: of(2, keys, key_heads, 2.0), v: of(3, keys, key_heads, 1.0) }
+    Inputs {
+        q: of(1, queries, heads, 3.0),
+        k: of(2, keys, key_heads, 2.0),
+        v: of(3, keys, key_heads, 1.0),
+    }
 }
 
 /// The keys that a query sees, as the operation says it.
@@ -46,7 +50,13 @@ fn seen(shape: &AttentionShape, query: usize) -> Range<usize> {
 }
 
 impl<T: Element> Inputs<T> {
-    fn run(&self, shape: &AttentionShape, form: AttentionForm, aligned: bool, mode: Mode) -> Vec<T> {
+    fn run(
+        &self,
+        shape: &AttentionShape,
+        form: AttentionForm,
+        aligned: bool,
+        mode: Mode,
+    ) -> Vec<T> {
         let (geometry, sizes) = attention(element::<T>(), form, shape, aligned).unwrap();
         let mut y = Buffer::unwritten(self.q.len());
         launch(
@@ -117,6 +127,18 @@ fn whole_tiles_and_tails_of_queries_and_keys() {
 }
 
 #[test]
+fn every_width_that_has_a_kernel() {
+    let mask = AttentionMask::UpToOwn { past: 40, window: Some(37) };
+    for width in [40, 64, 72, 80, 128, 160] {
+        let shape = AttentionShape { queries: 35, keys: 77, heads: 2, width, ..ONE };
+        for shape in [shape, AttentionShape { mask, ..shape }] {
+            check::<f16>(&shape, AttentionForm::Matrices, true);
+            check::<f32>(&shape, AttentionForm::Matrices, true);
+        }
+    }
+}
+
+#[test]
 fn heads_that_share_keys() {
     for (heads, key_heads) in [(3, 3), (4, 2), (2, 1)] {
         for width in [40, 160] {
@@ -166,7 +188,7 @@ fn the_plain_form_takes_any_width() {
     let of = |form, width| {
         attention(element::<f16>(), form, &AttentionShape { width, ..ONE }, true).is_some()
     };
-    assert!(!of(AttentionForm::Plain, 513) && !of(AttentionForm::Matrices, 64));
+    assert!(!of(AttentionForm::Plain, 513) && !of(AttentionForm::Matrices, 96));
 }
 
 #[test]

@@ -89,8 +89,7 @@ fn check_fused<T: Element>() {
         let regions = ys.len() as u32 * columns;
         for (guided, batch) in [(0, regions), (1, regions), (1, 2), (0, 1)] {
             assert_twins(&format!("{height}x{width}, {guided}, {batch}"), |twin, mode| {
-                let mut sums =
-                    Buffer::new(&values::<f32>(2, (height * width * channels) as usize));
+                let mut sums = Buffer::new(&values::<f32>(2, (height * width * channels) as usize));
                 for first in (0..regions).step_by(batch as usize) {
                     let count = batch.min(regions - first);
                     let of = PredictionSizes { side, channels, count, guided, guidance: 3.5 };
@@ -133,8 +132,7 @@ fn check_flags<T: Element>(wrong: f32) {
         for mode in Mode::ALL {
             let mut flags = Buffer::<u32>::unwritten(3);
             let predictions = &mut Buffer::new(&predictions);
-            let arguments =
-                &mut [Arg::input(predictions), Arg::output(&mut flags), Arg::value(of)];
+            let arguments = &mut [Arg::input(predictions), Arg::output(&mut flags), Arg::value(of)];
             launch(&find_non_finite(T::TYPE, of), arguments, mode);
             let is_wrong = |region| place.is_some_and(|place| place / len % 3 == region);
             assert_eq!(flags.to_vec(), [0, 1, 2].map(|region| u32::from(is_wrong(region))));
@@ -154,8 +152,7 @@ fn regions_that_are_not_finite_are_flagged() {
 fn a_canvas_is_diffused_with_the_noise_that_it_holds() {
     let band = BandSizes { height: 5, width: 67, channels: 4, top: 2 };
     let len = (band.height * band.width * band.channels) as usize;
-    let numbers =
-        DiffuseNumbers { band, noise: NoiseField::default(), signal: 0.8, spread: 0.6 };
+    let numbers = DiffuseNumbers { band, noise: NoiseField::default(), signal: 0.8, spread: 0.6 };
     let (zl, noise) = (values::<f32>(6, len), values::<f32>(7, len));
     let expected: Vec<f32> = zl.iter().zip(&noise).map(|(zl, n)| 0.8 * zl + 0.6 * n).collect();
     for mode in Mode::ALL {
@@ -247,8 +244,10 @@ fn a_step_adds_its_noise() {
     let expected: Vec<f32> = z.iter().zip(&fresh).map(|(z, n)| z + 0.25 * n).collect();
     for mode in Mode::ALL {
         let bytes = step(numbers, Twin::Metal, mode);
-        let after: Vec<f32> =
-            bytes[..240].chunks_exact(4).map(|b| f32::from_ne_bytes(b.try_into().unwrap())).collect();
+        let after: Vec<f32> = bytes[..240]
+            .chunks_exact(4)
+            .map(|b| f32::from_ne_bytes(b.try_into().unwrap()))
+            .collect();
         assert_eq!(after, expected);
     }
 }

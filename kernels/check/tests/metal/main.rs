@@ -23,10 +23,10 @@ mod combine_launch;
 mod conv2d_launch;
 #[path = "../../../../src/backend/ops/crop_resize/launch.rs"]
 mod crop_resize_launch;
-#[path = "../../../../src/backend/ops/norm/launch_metal.rs"]
-mod norm_launch;
 #[path = "../../../../src/backend/ops/nonlinear/launch_metal.rs"]
 mod nonlinear_launch;
+#[path = "../../../../src/backend/ops/norm/launch_metal.rs"]
+mod norm_launch;
 #[path = "../../../../src/backend/ops/upsample/launch_metal.rs"]
 mod upsample_launch;
 

@@ -69,8 +69,7 @@ impl Shape {
         let (weight, bias) = self.parameters();
         let value = |(index, x): (usize, &T)| {
             let channel = index % self.channels;
-            let (mean, variance) =
-                of(index / self.channels / self.positions, self.group(channel));
+            let (mean, variance) = of(index / self.channels / self.positions, self.group(channel));
             let y = (x.widen() - mean) / (variance + EPS).sqrt() * f64::from(weight[channel])
                 + f64::from(bias[channel]);
             if then_silu { silu(y) } else { y }
@@ -263,7 +262,10 @@ fn row_reference<T: Element>(norm: RowNorm, x: &[T], width: usize) -> Vec<f64> {
                 .collect(),
             RowNorm::Rms => {
                 let scale = (variance + mean * mean + EPS).sqrt().recip();
-                x.iter().zip(around::<T>(8, width, 1.5)).map(|(x, w)| x * scale * w.widen()).collect()
+                x.iter()
+                    .zip(around::<T>(8, width, 1.5))
+                    .map(|(x, w)| x * scale * w.widen())
+                    .collect()
             }
         }
     };

@@ -46,11 +46,8 @@ fn swish(x: f64, slope: f64) -> f64 {
 type LaunchOf = fn(MetalElement, u64, bool) -> (Launch, LengthSizes);
 
 /// A function of one value, and what it is.
-const MAPS: [(LaunchOf, fn(f64) -> f64); 3] = [
-    (silu, |x| swish(x, 1.0)),
-    (gelu, |x| x * normal(x)),
-    (quick_gelu, |x| swish(x, 1.702)),
-];
+const MAPS: [(LaunchOf, fn(f64) -> f64); 3] =
+    [(silu, |x| swish(x, 1.0)), (gelu, |x| x * normal(x)), (quick_gelu, |x| swish(x, 1.702))];
 
 /// A function of two values, and what it is.
 const COMBINATIONS: [(LaunchOf, fn(f64, f64) -> f64); 2] =
@@ -211,12 +208,14 @@ fn biases_of_layers_and_of_samples() {
     }
 }
 
-fn check_upsample<T: Element>((batch, height, width, channels): (usize, usize, usize, usize), aligned: bool) {
+fn check_upsample<T: Element>(
+    (batch, height, width, channels): (usize, usize, usize, usize),
+    aligned: bool,
+) {
     let x = numbers::<T>(7, batch * height * width * channels, 1.0);
     let y = in_every_mode("doubling", |mode| {
         let (rows, width, channels) = ((batch * height) as u32, width as u32, channels as u32);
-        let (geometry, sizes) =
-            upsample_nearest_2x(element::<T>(), rows, width, channels, aligned);
+        let (geometry, sizes) = upsample_nearest_2x(element::<T>(), rows, width, channels, aligned);
         let mut y = Buffer::<T>::unwritten(4 * x.len());
         let x = &mut Buffer::new(&x);
         launch(&geometry, &mut [Arg::input(x), Arg::output(&mut y), Arg::value(sizes)], mode);

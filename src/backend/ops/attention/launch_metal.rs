@@ -1,14 +1,17 @@
-//! Launches of the Metal kernels of attention (`kernels/attention.metal`), for widths of a head that candle's own
-//! kernel does not know.
+//! Launches of the Metal kernels of attention (`kernels/attention.metal`).
 
 use crate::backend::{
     launch::Launch,
     launch_metal::{MetalElement, has_runs},
 };
 
-/// Queries of a threadgroup, by width of a head.
-const TILES: [(u32, u32, [&str; 2]); 2] = [
+/// Widths of a head with a kernel, the queries of its threadgroups, and its names.
+const TILES: [(u32, u32, [&str; 2]); 6] = [
     (40, 64, ["attention_40_f16", "attention_40_f32"]),
+    (64, 64, ["attention_64_f16", "attention_64_f32"]),
+    (72, 32, ["attention_72_f16", "attention_72_f32"]),
+    (80, 32, ["attention_80_f16", "attention_80_f32"]),
+    (128, 32, ["attention_128_f16", "attention_128_f32"]),
     (160, 32, ["attention_160_f16", "attention_160_f32"]),
 ];
 const TILE_THREADS: u32 = 128;
@@ -79,7 +82,7 @@ pub struct AttentionShape {
 /// How attention is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttentionForm {
-    /// With matrices of SIMD groups, for GPUs of Apple's family 7 on: widths 40 and 160.
+    /// With matrices of SIMD groups, for GPUs of Apple's family 7 on: widths 40, 64, 72, 80, 128 and 160.
     Matrices,
     /// Without SIMD groups: widths up to 512.
     Plain,

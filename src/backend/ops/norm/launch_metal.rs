@@ -86,7 +86,8 @@ impl GroupNormLaunch {
             aligned: has_runs(aligned, channels).into(),
         };
         let columns = channels.div_ceil(CHANNELS);
-        let launch = |names, grid, block| Launch { kernel: element.kernel(names), grid, block, shared: 0 };
+        let launch =
+            |names, grid, block| Launch { kernel: element.kernel(names), grid, block, shared: 0 };
         Self {
             moments: launch(
                 ["group_norm_moments_f16", "group_norm_moments_f32"],

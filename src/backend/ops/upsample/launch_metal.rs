@@ -31,6 +31,7 @@ pub fn upsample_nearest_2x(
 ) -> (Launch, PictureSizes) {
     let kernel = element.kernel(["upsample_nearest_2x_f16", "upsample_nearest_2x_f32"]);
     let runs = 2 * width * channels.div_ceil(RUN);
-    let launch = Launch { kernel, grid: [runs.div_ceil(THREADS), 2 * rows, 1], block: THREADS, shared: 0 };
+    let launch =
+        Launch { kernel, grid: [runs.div_ceil(THREADS), 2 * rows, 1], block: THREADS, shared: 0 };
     (launch, PictureSizes { width, channels, aligned: has_runs(aligned, channels).into() })
 }
