@@ -126,15 +126,17 @@ template <typename T>
         own = merged(own, Moments{float(count), part.x, part.y});
     }
     for (uint others = MERGE_THREADS / 2; others > 0; others /= 2) {
-        counts[member] = own.count;
-        means[member] = own.mean;
-        squares[member] = own.squares;
+        // Places are written once, so one barrier is enough for each halving.
+        if (member >= others && member < 2 * others) {
+            counts[member] = own.count;
+            means[member] = own.mean;
+            squares[member] = own.squares;
+        }
         threadgroup_barrier(mem_flags::mem_threadgroup);
         if (member < others) {
             const uint other = member + others;
             own = merged(own, Moments{counts[other], means[other], squares[other]});
         }
-        threadgroup_barrier(mem_flags::mem_threadgroup);
     }
     if (member == 0) {
         const float base = base_of(x + ulong(group.y) * sizes.positions * sizes.channels, group.x, sizes);
