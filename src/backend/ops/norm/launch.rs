@@ -64,8 +64,8 @@ pub struct GroupNormLaunch {
 }
 
 impl GroupNormLaunch {
-    /// The launches for `x` `[samples, positions, channels]`, all of which are above 0, in groups that divide the
-    /// channels. `aligned` says that `x`, `y`, weight and bias begin on multiples of 16 bytes; bytes of the result may
+    /// The launches for `x` `[samples, positions, channels]`, all of which are above 0 and the first at most 65535, in
+    /// groups that divide the channels. `aligned` says that `x`, `y`, weight and bias begin on multiples of 16 bytes; bytes of the result may
     /// depend on it.
     #[must_use]
     pub fn new(
