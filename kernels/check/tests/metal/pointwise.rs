@@ -44,13 +44,15 @@ fn swish(x: f64, slope: f64) -> f64 {
 }
 
 type LaunchOf = fn(MetalElement, u64, bool) -> (Launch, LengthSizes);
+type OfOne = fn(f64) -> f64;
+type OfTwo = fn(f64, f64) -> f64;
 
 /// A function of one value, and what it is.
-const MAPS: [(LaunchOf, fn(f64) -> f64); 3] =
+const MAPS: [(LaunchOf, OfOne); 3] =
     [(silu, |x| swish(x, 1.0)), (gelu, |x| x * normal(x)), (quick_gelu, |x| swish(x, 1.702))];
 
 /// A function of two values, and what it is.
-const COMBINATIONS: [(LaunchOf, fn(f64, f64) -> f64); 2] =
+const COMBINATIONS: [(LaunchOf, OfTwo); 2] =
     [(swiglu, |gate, value| swish(gate, 1.0) * value), (add, |a, b| a + b)];
 
 fn mapped<T: Element>(of: LaunchOf, x: &[T], aligned: bool, mode: Mode) -> Vec<T> {
