@@ -206,6 +206,8 @@ struct Fragments {
 };
 static_assert(sizeof(Fragments) == sizeof(Slot), "a slot holds the fragments of a lane");
 
+using Four = float __attribute__((vector_size(16)));
+
 template <class T> void multiply(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
     Fragments mine;
     for (int i = 0; i < 4; i++)
@@ -213,20 +215,27 @@ template <class T> void multiply(float (&d)[4], const uint32_t (&a)[4], const ui
     for (int i = 0; i < 2; i++)
         for (int e = 0; e < 2; e++) mine.b[i][e] = widen(T(), static_cast<uint16_t>(b[i] >> 16 * e));
     const Slot* slots = meet(Meeting::multiply, &mine, sizeof mine);
-    const unsigned row = self->lane / 4, column = self->lane % 4 * 2;
-    for (unsigned i = 0; i < 4; i++) {
-        // Rows of the lower half are in the odd registers.
-        const unsigned below = i / 2, j = i % 2;
-        float sum = 0;
-        for (unsigned t = 0; t < 4; t++) {
-            Fragments left, right;
-            std::memcpy(&left, slots[row * 4 + t].bytes, sizeof left);
-            std::memcpy(&right, slots[(column + j) * 4 + t].bytes, sizeof right);
-            for (unsigned half = 0; half < 2; half++)
-                for (unsigned e = 0; e < 2; e++) sum += left.a[half * 2 + below][e] * right.b[half][e];
+    const Slot* rows = slots + self->lane / 4 * 4;
+    const Slot* columns = slots + self->lane % 4 * 8;
+    // Two words of the upper row and two of the lower one, which lie side by side, by those of either column.
+    Four first = {}, second = {};
+    for (unsigned t = 0; t < 4; t++) {
+        Fragments left, right, next;
+        std::memcpy(&left, rows[t].bytes, sizeof left);
+        std::memcpy(&right, columns[t].bytes, sizeof right);
+        std::memcpy(&next, columns[4 + t].bytes, sizeof next);
+        for (unsigned half = 0; half < 2; half++) {
+            const float(&upper)[2] = left.a[half * 2], (&lower)[2] = left.a[half * 2 + 1];
+            const float(&p)[2] = right.b[half], (&q)[2] = next.b[half];
+            const Four words = {upper[0], upper[1], lower[0], lower[1]};
+            first += words * Four{p[0], p[1], p[0], p[1]};
+            second += words * Four{q[0], q[1], q[0], q[1]};
         }
-        d[i] += sum;
     }
+    d[0] += first[0] + first[1];
+    d[1] += second[0] + second[1];
+    d[2] += first[2] + first[3];
+    d[3] += second[2] + second[3];
 }
 
 } // namespace shim
