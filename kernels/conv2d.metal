@@ -131,12 +131,14 @@ template <typename T, uint TILE>
     // Runs of either tile that one thread brings.
     constexpr uint RUNS = TILE * CONV2D_INNER / RUN / CONV2D_THREADS;
 
-    threadgroup vec<T, 4> pixel_runs[TILE * PIXEL_ROW / RUN];
+    // The pixels' tile, and in the end eight rows of sums for each SIMD group.
+    threadgroup float4 pixel_memory[TILE * PIXEL_ROW * sizeof(T) / sizeof(float4)];
     threadgroup vec<T, 4> weight_runs[CONV2D_INNER * WEIGHT_ROW / RUN];
-    threadgroup float4 sum_runs[4 * 8 * SUM_ROW / RUN];
-    threadgroup T* pixel_tile = (threadgroup T*)pixel_runs;
+    static_assert(4 * 8 * SUM_ROW * sizeof(float) <= sizeof(pixel_memory), "sums fit into the tile");
+    threadgroup vec<T, 4>* pixel_runs = (threadgroup vec<T, 4>*)pixel_memory;
+    threadgroup T* pixel_tile = (threadgroup T*)pixel_memory;
     threadgroup T* weight_tile = (threadgroup T*)weight_runs;
-    threadgroup float4* own_runs = sum_runs + part * (8 * SUM_ROW / RUN);
+    threadgroup float4* own_runs = pixel_memory + part * (8 * SUM_ROW / RUN);
     threadgroup float* own_sums = (threadgroup float*)own_runs;
 
     const uint first_output = group.x * TILE;
@@ -230,6 +232,7 @@ template <typename T, uint TILE>
     }
 
     // Eight rows at a time go through memory, where a lane finds runs of a row.
+    threadgroup_barrier(mem_flags::mem_threadgroup);
 #pragma clang loop unroll(full)
     for (uint i = 0; i < BLOCKS; i++) {
 #pragma clang loop unroll(full)
