@@ -93,8 +93,9 @@ __device__ __forceinline__ void convolve(const T* x, const T* weight, const Summ
     SHARED_MEMORY(memory);
     // Tiles of the same rows are neighbours, so that they meet the same pixels in the second-level cache.
     const int across = (sizes.outputs + Tile::COLUMNS - 1) / Tile::COLUMNS;
-    const int first_row = static_cast<int>(blockIdx.x) / across * Tile::ROWS;
-    const int first_column = static_cast<int>(blockIdx.x) % across * Tile::COLUMNS;
+    const int tile_row = static_cast<int>(blockIdx.x) / across;
+    const int first_row = tile_row * Tile::ROWS;
+    const int first_column = (static_cast<int>(blockIdx.x) - tile_row * across) * Tile::COLUMNS;
     const int first_word = PARTS ? static_cast<int>(blockIdx.y) * sizes.steps * Tile::DEPTH : 0;
     const int steps = min(sizes.steps, (sizes.inner - first_word + Tile::DEPTH - 1) / Tile::DEPTH);
 
@@ -110,7 +111,9 @@ __device__ __forceinline__ void convolve(const T* x, const T* weight, const Summ
     }
 
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const int warp_row = warp / 2 * Tile::WARP_ROWS, warp_column = warp % 2 * Tile::WARP_COLUMNS;
+    // Which column a warp has alternates with the rows: a warp's number decides which quarter of a multiprocessor it
+    // is on, and those that are beyond the last column should not all be on the same ones.
+    const int warp_row = warp / 2 * Tile::WARP_ROWS, warp_column = (warp + tile_row) % 2 * Tile::WARP_COLUMNS;
     const int left_lane = Tile::left_place(warp_row + lane % 16, lane / 16);
     const int right_lane = Tile::LEFT_BYTES + Tile::right_place(lane % 16, warp_column / 8 + lane / 16);
     // Beyond the last row or column a warp copies, but has nothing to multiply.

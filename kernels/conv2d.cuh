@@ -78,10 +78,10 @@ template <class T, class Tile, bool WHOLE> struct LeftCopies {
             const int row = first_row + thread_row + i * Tile::LEFT_PASS;
             const int area = sizes.out_height * sizes.out_width, sample = row / area, pixel = row - sample * area;
             const int y = pixel / sizes.out_width;
-            // Beyond the last row: above every picture.
+            // Beyond the last row: above the first picture.
             top[i] = row < sizes.rows ? y * sizes.stride - sizes.padding : -0x40000000;
             left[i] = (pixel - y * sizes.out_width) * sizes.stride - sizes.padding;
-            image[i] = sample * sizes.height;
+            image[i] = row < sizes.rows ? sample * sizes.height : 0;
         }
         if constexpr (WHOLE) locate(sizes);
     }

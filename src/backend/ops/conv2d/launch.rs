@@ -164,8 +164,8 @@ impl Conv2dShape {
         Cut { tile: Tile::Small, parts: wanted.min(MOST_PARTS).min(steps / LEAST_STEPS).max(1) }
     }
 
-    /// The launches for this shape. `None` if it has no output, is larger than the kernels' indices, or if
-    /// there are no kernels for the type.
+    /// The launches for this shape. `None` if it has no output, is larger than the kernels' indices, is not
+    /// doubled to the size that it says, or if there are no kernels for the type.
     pub fn launch(&self, element: ElementType) -> Option<Conv2dLaunch> {
         self.launch_cut(self.cut(), element)
     }
@@ -180,7 +180,9 @@ impl Conv2dShape {
         let values = product(&[rows, self.outputs])?;
         let pixels = product(&[self.batch, self.height, self.width])?;
         let inner = product(&[self.kernel, self.kernel, self.channels])?;
-        if values == 0 || inner == 0 {
+        let halves = (picture_height.div_ceil(2), picture_width.div_ceil(2));
+        let misfit = self.doubled.is_some() && halves != (self.height, self.width);
+        if values == 0 || inner == 0 || misfit {
             return None;
         }
         let (_, _, depth) = cut.tile.dims();
@@ -193,7 +195,7 @@ impl Conv2dShape {
         if chunks.max(eights) > u32::MAX as usize - 255 {
             return None;
         }
-        int(pixels + self.height)?;
+        int(pixels)?;
         let sizes = Conv2dSizes {
             height: int(self.height)?,
             width: int(self.width)?,
@@ -352,6 +354,8 @@ mod tests {
         }
         assert_eq!(square(1, 8, 8, 8).launch(ElementType::F32), None);
         assert_eq!(square(0, 8, 8, 8).launch(ElementType::F16), None);
+        let misfit = Conv2dShape { doubled: Some((17, 16)), ..square(1, 8, 8, 8) };
+        assert_eq!(misfit.launch(ElementType::F16), None);
         assert_eq!(square(1, 1 << 16, 8, 8).launch(ElementType::F16), None);
         assert_eq!(square(usize::MAX / 2, 8, 8, 8).launch(ElementType::F16), None);
     }
