@@ -17,7 +17,8 @@ template <class T, int WIDTH, int ROW_TILES, int WARPS, int KEYS> struct Attenti
 
     uint32_t q[ROW_TILES][STEPS][4];
     float out[ROW_TILES][WIDTH / 8][4] = {};
-    RowState state[ROW_TILES][2];
+    float sums[ROW_TILES][4] = {}; // of weights
+    Base bases[ROW_TILES][2];
 
     // `rows` is the head's first element of query 0.
     __device__ __forceinline__ void load_queries(const T* rows, uint64_t row_stride, int first, int queries) {
@@ -52,6 +53,8 @@ template <class T, int WIDTH, int ROW_TILES, int WARPS, int KEYS> struct Attenti
                 }
             }
 
+        float factors[ROW_TILES][2];
+        bool stays = true;
 #pragma unroll
         for (int m = 0; m < ROW_TILES; m++)
 #pragma unroll
@@ -64,29 +67,42 @@ template <class T, int WIDTH, int ROW_TILES, int WARPS, int KEYS> struct Attenti
 #pragma unroll
                 for (int n = 0; n < KEYS / 8; n++)
                     largest = fmaxf(largest, fmaxf(scores[m][n][half * 2], scores[m][n][half * 2 + 1]));
-                RowState& row = state[m][half];
-                const float factor = row.raise(row_max(largest), sizes.scale);
+                Base& base = bases[m][half];
+                factors[m][half] = base.raise(row_max(largest), sizes.scale);
+                stays &= factors[m][half] == 1;
 #pragma unroll
                 for (int n = 0; n < KEYS / 8; n++) {
                     if (MASKED && range.hides(key + n / 2 * 16, 16)) continue;
 #pragma unroll
                     for (int e = half * 2; e < half * 2 + 2; e++)
-                        scores[m][n][e] = row.weigh(scores[m][n][e], sizes.scale);
+                        scores[m][n][e] = base.weigh(scores[m][n][e], sizes.scale);
                 }
-#pragma unroll
-                for (int n = 0; n < WIDTH / 8; n++)
-#pragma unroll
-                    for (int e = half * 2; e < half * 2 + 2; e++) out[m][n][e] *= factor;
             }
+        if (!__all_sync(ALL_LANES, stays)) scale_rows(factors);
 
 #pragma unroll
         for (int n = 0; n < KEYS / 8; n += 2) {
             if (MASKED && range.hides(key + n * 8, 16)) continue;
             uint32_t weights[ROW_TILES][4];
 #pragma unroll
-            for (int m = 0; m < ROW_TILES; m++) pack_weights<T>(weights[m], scores[m][n], scores[m][n + 1]);
+            for (int m = 0; m < ROW_TILES; m++) {
+                pack_weights<T>(weights[m], scores[m][n], scores[m][n + 1]);
+                add_weights<T>(sums[m], weights[m]);
+            }
             add_values<T, WIDTH, PITCH>(out, weights, stage + TILE + n * 8 * PITCH);
         }
+    }
+
+    // Multiplies what was summed up by a number for each row.
+    __device__ __forceinline__ void scale_rows(const float (&factors)[ROW_TILES][2]) {
+#pragma unroll
+        for (int m = 0; m < ROW_TILES; m++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                sums[m][e] *= factors[m][e / 2];
+#pragma unroll
+                for (int n = 0; n < WIDTH / 8; n++) out[m][n][e] *= factors[m][e / 2];
+            }
     }
 
     // Writes the warp's rows, gathered in shared memory so that they leave in whole chunks. `rows` is the
@@ -97,7 +113,7 @@ template <class T, int WIDTH, int ROW_TILES, int WARPS, int KEYS> struct Attenti
         for (int m = 0; m < ROW_TILES; m++)
 #pragma unroll
             for (int half = 0; half < 2; half++) {
-                const float mean = reciprocal_or_zero(row_sum(state[m][half].sum));
+                const float mean = reciprocal_or_zero(sums[m][half * 2]);
                 unsigned char* row = gathered + (m * 16 + half * 8 + lane / 4) * PITCH + lane % 4 * 4;
 #pragma unroll
                 for (int n = 0; n < WIDTH / 8; n++)
@@ -150,9 +166,9 @@ template <class T, int WIDTH, int ROW_TILES, int WARPS, int KEYS> struct Attenti
             const unsigned char* stage = shared + (key - begin) / KEYS % STAGES * STAGE;
             if (first >= queries || range.hides(key, KEYS)) continue;
             if (range.shows(key, KEYS))
-                own.template attend<false>(sizes, stage, key, first, range);
+                own.attend<false>(sizes, stage, key, first, range);
             else
-                own.template attend<true>(sizes, stage, key, first, range);
+                own.attend<true>(sizes, stage, key, first, range);
         }
         __syncthreads();
         out += sample * sizes.out_sample + head * WIDTH;

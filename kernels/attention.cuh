@@ -177,38 +177,38 @@ __device__ __forceinline__ float exp2_flushed(float x) {
 #endif
 }
 
-// Sum and maximum over the four lanes that hold a row.
-__device__ __forceinline__ float row_sum(float value) {
-    value += __shfl_xor_sync(ALL_LANES, value, 1);
-    return value + __shfl_xor_sync(ALL_LANES, value, 2);
-}
+// Maximum over the four lanes that hold a row.
 __device__ __forceinline__ float row_max(float value) {
     value = fmaxf(value, __shfl_xor_sync(ALL_LANES, value, 1));
     return fmaxf(value, __shfl_xor_sync(ALL_LANES, value, 2));
 }
 
-// A row's state: its largest score so far, and this lane's share of the sum of weights relative to it.
-struct RowState {
-    float largest = -INFINITY, sum = 0;
+// What a row's weights are relative to: its largest score so far. The weight of that key is exactly 1, whatever
+// the type.
+struct Base {
+    float score = -INFINITY;
 
     // Takes the largest score of further keys, equal in the row's four lanes. Returns the factor for what was
-    // summed up before, exactly 1 if it stays. A row that has seen no key yet has a finite base, so that its
-    // weights are zeros.
-    __device__ __forceinline__ float raise(float score, float scale) {
-        const float before = largest;
-        largest = fmaxf(largest, score);
-        const float factor = exp2_flushed((before - base()) * scale);
-        sum *= factor;
+    // summed up before, exactly 1 if the base stays.
+    __device__ __forceinline__ float raise(float largest, float scale) {
+        if (!(largest > score)) return 1;
+        const float factor = exp2_flushed((score - largest) * scale);
+        score = largest;
         return factor;
     }
-    __device__ __forceinline__ float base() const { return largest == -INFINITY ? 0.0f : largest; }
-    // A score's weight.
-    __device__ __forceinline__ float weigh(float score, float scale) {
-        const float weight = exp2_flushed(fmaf(score, scale, -base() * scale));
-        sum += weight;
-        return weight;
+    // A score's weight: zero for a key that is not seen, also where there was none yet.
+    __device__ __forceinline__ float weigh(float of_key, float scale) const {
+        return exp2_flushed(fmaf(of_key, scale, score == -INFINITY ? 0.0f : -score * scale));
     }
 };
+
+// Adds the weights of 16 keys to their sums, as if there were a column of values that are all 1. So the sums are of
+// weights as they are multiplied with values, rounded, and a mean of equal values is exact. Each lane has the
+// sum of row `lane / 4` in elements 0 and 1, and that of the row eight below in 2 and 3.
+template <class T> __device__ __forceinline__ void add_weights(float (&sums)[4], const uint32_t (&weights)[4]) {
+    const uint32_t one = pack2<T>(1, 1), ones[2] = {one, one};
+    mma_m16n8k16<T>(sums, weights, ones);
+}
 
 // The factor that turns a sum of weighted values into their mean: zero for a row that sees no key.
 __device__ __forceinline__ float reciprocal_or_zero(float sum) { return sum > 0 ? 1 / sum : 0.0f; }

@@ -14,8 +14,7 @@ constexpr int WARP_KEYS = 16, KEYS = WARP_KEYS * WARPS; // of a tile
 constexpr int ROWS = 16;
 
 // Partial results in the workspace: for each sample, head, query and part the sum of weighted values relative
-// to the part's largest score; behind all of them, in the same order, that score as an exponent of 2 and the
-// sum of weights.
+// to the part's base; behind all of them, in the same order, that base as an exponent of 2 and the sum of weights.
 struct Partials {
     float* values;
     float2* states;
@@ -44,7 +43,7 @@ template <class T, int WIDTH> struct AttentionSplit {
     static_assert((RESULTS + WARPS * ROWS * 2) * sizeof(float) <= STAGES * STAGE, "results fit into the stages");
 
     // The warp's 16 keys of a tile.
-    static __device__ __forceinline__ void attend(float (&out)[1][WIDTH / 8][4], RowState (&state)[2],
+    static __device__ __forceinline__ void attend(float (&out)[1][WIDTH / 8][4], float (&sums)[4], Base (&bases)[2],
                                                   const uint32_t (&q)[STEPS][4], const unsigned char* stage, int key,
                                                   const KeyRange (&seen)[2], float scale) {
         float scores[2][4] = {};
@@ -62,17 +61,21 @@ template <class T, int WIDTH> struct AttentionSplit {
 #pragma unroll
             for (int n = 0; n < 2; n++)
                 largest = fmaxf(largest, fmaxf(scores[n][half * 2], scores[n][half * 2 + 1]));
-            const float factor = state[half].raise(row_max(largest), scale);
+            const float factor = bases[half].raise(row_max(largest), scale);
+            const bool stays = __all_sync(ALL_LANES, factor == 1);
 #pragma unroll
             for (int e = half * 2; e < half * 2 + 2; e++) {
 #pragma unroll
-                for (int n = 0; n < 2; n++) scores[n][e] = state[half].weigh(scores[n][e], scale);
+                for (int n = 0; n < 2; n++) scores[n][e] = bases[half].weigh(scores[n][e], scale);
+                if (stays) continue;
+                sums[e] *= factor;
 #pragma unroll
                 for (int n = 0; n < WIDTH / 8; n++) out[0][n][e] *= factor;
             }
         }
         uint32_t weights[1][4];
         pack_weights<T>(weights[0], scores[0], scores[1]);
+        add_weights<T>(sums, weights[0]);
         add_values<T, WIDTH, PITCH>(out, weights, stage + TILE);
     }
 
@@ -106,13 +109,12 @@ template <class T, int WIDTH> struct AttentionSplit {
             const int row = first_row + half * 8 + lane / 4, query = row / group;
             const T* place = row < rows ? q + query * sizes.q_row + (key_head * group + row % group) * WIDTH : nullptr;
             seen[half] = keys_of(sizes, query);
-            seen[half].end = min(seen[half].end, end);
 #pragma unroll
             for (int step = 0; step < STEPS; step++) load_query<WIDTH>(fragments[step], place, step, half);
         }
 
-        float sums[1][WIDTH / 8][4] = {};
-        RowState state[2];
+        float of_values[1][WIDTH / 8][4] = {}, of_weights[4] = {};
+        Base bases[2];
         for (int key = begin; key < end; key += KEYS) {
             cp_async_wait<STAGES - 2>();
             // The tile has arrived for all, and the one before it is done with by all.
@@ -120,7 +122,7 @@ template <class T, int WIDTH> struct AttentionSplit {
             load(key + (STAGES - 1) * KEYS);
             const unsigned char* stage = shared + (key - begin) / KEYS % STAGES * STAGE;
             const int own = warp * WARP_KEYS;
-            if (key + own < end) attend(sums, state, fragments, stage + own * PITCH, key + own, seen, sizes.scale);
+            if (key + own < end) attend(of_values, of_weights, bases, fragments, stage + own * PITCH, key + own, seen, sizes.scale);
         }
         __syncthreads();
 
@@ -129,12 +131,11 @@ template <class T, int WIDTH> struct AttentionSplit {
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             const int row = warp * ROWS + half * 8 + lane / 4;
-            const float sum = row_sum(state[half].sum);
-            if (lane % 4 == 0) states[row] = make_float2(state[half].largest * sizes.scale, sum);
+            if (lane % 4 == 0) states[row] = make_float2(bases[half].score * sizes.scale, of_weights[half * 2]);
 #pragma unroll
             for (int n = 0; n < WIDTH / 8; n++)
                 *reinterpret_cast<float2*>(results + row * RESULT_ROW + n * 8 + lane % 4 * 2) =
-                    make_float2(sums[0][n][half * 2], sums[0][n][half * 2 + 1]);
+                    make_float2(of_values[0][n][half * 2], of_values[0][n][half * 2 + 1]);
         }
         __syncthreads();
 

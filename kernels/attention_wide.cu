@@ -28,7 +28,8 @@ template <class T> struct AttentionWide {
     // Even and odd steps of the width apart: more sums that do not wait for each other.
     float scores[2][2][4];
     float out[SLICES][2][4][4] = {};
-    RowState state[2];
+    float sums[2][4] = {}; // of weights
+    Base bases[2];
 
     // The slice's share of the scores of 16 queries and 16 keys.
     __device__ __forceinline__ void add_scores(const unsigned char* queries, const unsigned char* keys) {
@@ -67,13 +68,13 @@ template <class T> struct AttentionWide {
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             const int place = own + half * 8;
-            const float factor = state[half].raise(fmaxf(halves[place], halves[ROWS + place]), sizes.scale);
+            const float factor = bases[half].raise(fmaxf(halves[place], halves[ROWS + place]), sizes.scale);
             if (side == 0 && lane % 4 == 0) factors[place] = factor;
             unsigned char* weights = shared + AT_WEIGHTS + place * WEIGHT_PITCH + side * 32 + lane % 4 * 4;
 #pragma unroll
             for (int n = 0; n < 2; n++) {
-                const float low = state[half].weigh(scores[0][n][half * 2], sizes.scale);
-                const float high = state[half].weigh(scores[0][n][half * 2 + 1], sizes.scale);
+                const float low = bases[half].weigh(scores[0][n][half * 2], sizes.scale);
+                const float high = bases[half].weigh(scores[0][n][half * 2 + 1], sizes.scale);
                 *reinterpret_cast<uint32_t*>(weights + n * 16) = pack2<T>(low, high);
             }
         }
@@ -82,13 +83,13 @@ template <class T> struct AttentionWide {
     // Multiplies the means of 32 rows from `row` on by a number for each row.
     __device__ __forceinline__ void scale_rows(const float (&factors)[2][2]) {
 #pragma unroll
-        for (int slice = 0; slice < SLICES; slice++)
+        for (int m = 0; m < 2; m++)
 #pragma unroll
-            for (int m = 0; m < 2; m++)
+            for (int e = 0; e < 4; e++) {
+                sums[m][e] *= factors[m][e / 2];
 #pragma unroll
-                for (int n = 0; n < 4; n++)
-#pragma unroll
-                    for (int e = 0; e < 4; e++) out[slice][m][n][e] *= factors[m][e / 2];
+                for (int i = 0; i < 4 * SLICES; i++) out[i / 4][m][i % 4][e] *= factors[m][e / 2];
+            }
     }
 
     // Grid: tiles of queries, heads, samples.
@@ -148,14 +149,18 @@ template <class T> struct AttentionWide {
                 const unsigned char* values = next_slice();
                 if (slice == 0) {
                     const float* factors = reinterpret_cast<const float*>(shared + AT_FACTORS) + mean_row + lane / 4;
-                    own.scale_rows({{factors[0], factors[8]}, {factors[16], factors[24]}});
+                    const float of_rows[2][2] = {{factors[0], factors[8]}, {factors[16], factors[24]}};
+                    const bool stays = of_rows[0][0] == 1 && of_rows[0][1] == 1 && of_rows[1][0] == 1 && of_rows[1][1] == 1;
+                    if (!__all_sync(ALL_LANES, stays)) own.scale_rows(of_rows);
 #pragma unroll
                     for (int part = 0; part < 2; part++)
 #pragma unroll
-                        for (int m = 0; m < 2; m++)
-                            ldmatrix_x4(weights[part][m], shared + AT_WEIGHTS +
-                                                              (mean_row + m * 16 + lane % 16) * WEIGHT_PITCH +
-                                                              part * 32 + lane / 16 * 16);
+                        for (int m = 0; m < 2; m++) {
+                            const int row = mean_row + m * 16 + lane % 16;
+                            ldmatrix_x4(weights[part][m],
+                                        shared + AT_WEIGHTS + row * WEIGHT_PITCH + part * 32 + lane / 16 * 16);
+                            add_weights<T>(own.sums[m], weights[part][m]);
+                        }
                 }
 #pragma unroll
                 for (int part = 0; part < 2; part++)
@@ -164,12 +169,6 @@ template <class T> struct AttentionWide {
             }
         }
 
-        float* halves = reinterpret_cast<float*>(shared + AT_HALVES);
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const float sum = row_sum(own.state[half].sum);
-            if (lane % 4 == 0) halves[side * ROWS + score_row + half * 8 + lane / 4] = sum;
-        }
         // Without any key the queries have not been waited for yet.
         cp_async_wait<0>();
         __syncthreads();
@@ -180,10 +179,9 @@ template <class T> struct AttentionWide {
     __device__ __forceinline__ void store(unsigned char* shared, T* rows, uint64_t row_stride, int first, int queries,
                                           int mean_row, int mean_column) {
         const int lane = threadIdx.x % 32;
-        const float* sums = reinterpret_cast<const float*>(shared + AT_HALVES) + mean_row + lane / 4;
         float factors[2][2];
 #pragma unroll
-        for (int i = 0; i < 4; i++) factors[i / 2][i % 2] = reciprocal_or_zero(sums[i * 8] + sums[ROWS + i * 8]);
+        for (int i = 0; i < 4; i++) factors[i / 2][i % 2] = reciprocal_or_zero(sums[i / 2][i % 2 * 2]);
         scale_rows(factors);
 #pragma unroll
         for (int slice = 0; slice < SLICES; slice++)
