@@ -134,7 +134,8 @@ template <typename T, uint WIDTH, uint BLOCKS>
     const uint first_key = seen_by(first_query, sizes).first / STEP * STEP;
     const uint end_key = seen_by(last_query, sizes).end;
     for (uint start = first_key; start < end_key; start += STEP) {
-        const uint count = sizes.keys - start;
+        // Behind the last key that is seen there may be anything.
+        const uint count = end_key - start;
         threadgroup_barrier(mem_flags::mem_threadgroup);
         bring_rows<T, WIDTH, ROW>(tile_runs, k + key_place + ulong(start) * key_stride, count, key_stride, member,
                                   aligned);

@@ -226,3 +226,28 @@ fn what_is_not_a_number_shows() {
         }
     }
 }
+
+#[test]
+fn keys_that_no_query_sees_may_be_anything() {
+    for width in [40, 160] {
+        let mask = AttentionMask::UpToOwn { past: 50, window: Some(20) };
+        let shape = AttentionShape { queries: 5, keys: 70, width, mask, ..ONE };
+        let mut inputs = inputs::<f16>(&shape);
+        let row = |key: u32| (key * width) as usize..((key + 1) * width) as usize;
+        // Room for later keys, and keys before the window, whose scores would outweigh all others.
+        for key in 55..70 {
+            inputs.k[row(key)].fill(f16::NAN);
+            inputs.v[row(key)].fill(f16::NAN);
+        }
+        for key in 0..31 {
+            let q = inputs.q[..width as usize].to_vec();
+            inputs.k[row(key)]
+                .copy_from_slice(&q.iter().map(|q| q * f16::from_f32(99.0)).collect::<Vec<_>>());
+        }
+        let reference = inputs.reference(&shape);
+        for form in FORMS {
+            let y = in_every_mode("unseen", |mode| inputs.run(&shape, form, true, mode));
+            assert_close("unseen keys", &y, &reference, bar::<f16>());
+        }
+    }
+}

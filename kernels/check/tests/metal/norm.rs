@@ -300,3 +300,15 @@ fn rows_far_from_zero() {
     check_row_norm::<f32>(RowNorm::Layer, 5, 100, 1000.0);
     check_row_norm::<f32>(RowNorm::Layer, 5, 777, -30_000.0);
 }
+
+#[test]
+fn rows_whose_deviation_is_near_their_rounding() {
+    let width = 1000;
+    let mut x = vec![30_001.37f32; width];
+    for value in x.iter_mut().step_by(90) {
+        *value = value.next_up();
+    }
+    let reference = row_reference(RowNorm::Layer, &x, width);
+    let y = row_norm(RowNorm::Layer, &x, width, true, Mode::ALL[0]);
+    assert_close("almost constant", &y, &reference, bar::<f32>());
+}
