@@ -5,7 +5,10 @@ mod activation;
 mod blocks;
 mod bytes;
 mod cpu;
+mod cuda;
 mod device;
+mod kernels;
+mod launch;
 mod memory;
 // Hidden: no interface to build on. It is public because tests/ and benches/ hold every operation against its reference.
 #[doc(hidden)]
@@ -23,6 +26,7 @@ pub use blocks::{holds_weights, is_quantized, stored_bytes, unpack_rows};
 pub use bytes::Bytes;
 pub(crate) use cpu::add_product;
 pub use device::{DeviceError, DeviceSpec, device_name, working_dtype};
+pub use kernels::{KernelChoice, Operation, choose_kernels, chosen_kernels};
 pub use memory::{give_back_freed, limited_room, set_release_hook, usable_memory};
 pub(crate) use out_of_memory::first_line;
 pub use out_of_memory::is_out_of_memory;

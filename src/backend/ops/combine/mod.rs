@@ -1,11 +1,14 @@
 //! Operations that make one activation of two.
 
 mod cpu;
+mod cuda;
+mod launch;
 
 use candle_core::{D, Result};
 
 use super::{OpForm, form, plain_cost};
-use crate::backend::Activation;
+use crate::backend::{Activation, Operation};
+pub(super) use cuda::add_bias;
 
 /// `a + b`, of one shape: a residual connection. Where one of the two comes out of a layer, that layer's
 /// `forward_add` saves a pass over memory.
@@ -16,9 +19,10 @@ pub fn add(a: &Activation, b: &Activation) -> Result<Activation> {
     if a.dims() != b.dims() {
         candle_core::bail!("add: {:?} and {:?}", a.shape(), b.shape());
     }
-    match form([a, b]) {
-        OpForm::Kernel => cpu::add(a.tensor()?, b.tensor()?).map(Activation::from),
-        OpForm::KernelCost(trace) => plain_cost(trace, &[a, b], a.shape()),
+    match form(Operation::Add, [a, b]) {
+        OpForm::Cpu => cpu::add(a.tensor()?, b.tensor()?).map(Activation::from),
+        OpForm::CpuCost(trace) => plain_cost(trace, &[a, b], a.shape()),
+        OpForm::Cuda => cuda::add(a, b),
         OpForm::Composed => a.add(b),
     }
 }
@@ -36,9 +40,9 @@ pub fn join(a: &Activation, b: &Activation) -> Result<Activation> {
     if others != same {
         candle_core::bail!("{:?} and {:?} cannot be joined", a.shape(), b.shape());
     }
-    match form([a, b]) {
-        OpForm::Kernel => cpu::join(a.tensor()?, b.tensor()?).map(Activation::from),
-        OpForm::KernelCost(trace) => plain_cost(trace, &[a, b], [others, &[left + right]].concat()),
-        OpForm::Composed => Activation::cat(&[a, b], D::Minus1),
+    match form(Operation::Join, [a, b]) {
+        OpForm::Cpu => cpu::join(a.tensor()?, b.tensor()?).map(Activation::from),
+        OpForm::CpuCost(trace) => plain_cost(trace, &[a, b], [others, &[left + right]].concat()),
+        OpForm::Cuda | OpForm::Composed => Activation::cat(&[a, b], D::Minus1),
     }
 }

@@ -1,6 +1,8 @@
 //! Two-dimensional convolution on channels-last activations.
 
 mod cpu;
+mod cuda;
+mod launch;
 mod narrow;
 
 use std::ops::Range;
@@ -9,7 +11,7 @@ use candle_core::{Result, Tensor};
 
 use super::{Linear, OpForm, add_all, form, plain_cost, upsample_nearest_2x};
 use crate::backend::{
-    Activation, MatmulPrecision, Params, Trace, Weight, WeightStorage, WeightUse,
+    Activation, MatmulPrecision, Operation, Params, Trace, Weight, WeightStorage, WeightUse,
     cpu::{Epilogue, product::scratch_values},
     weight::Values,
 };
@@ -235,11 +237,18 @@ impl Windowed {
             (Some(bias), None) => Some(bias.into()),
             (None, shift) => shift.cloned(),
         };
+        let form = form(Operation::Conv2d, [x]);
         if let WeightStorage::Dense(_) = self.weight.storage() {
+            if let OpForm::Cuda = form
+                && let weight = self.weight.dense(x.trace())?
+                && let Some(y) = cuda::conv2d(x, &weight, bias.as_ref(), fused.other, window)?
+            {
+                return Ok(y);
+            }
             return self.composed(&fused.picture(x)?, window, bias.as_ref(), fused.other);
         }
-        match form([x]) {
-            OpForm::Kernel => {
+        match form {
+            OpForm::Cpu => {
                 let bias = bias.as_ref().map(Activation::tensor).transpose()?;
                 let other = fused.other.map(Activation::tensor).transpose()?;
                 let epilogue = Epilogue { bias, other };
@@ -254,8 +263,8 @@ impl Windowed {
                 }
                 .map(Activation::from)
             }
-            OpForm::KernelCost(trace) => self.cost(trace, x, bias.as_ref(), fused, shape),
-            OpForm::Composed => {
+            OpForm::CpuCost(trace) => self.cost(trace, x, bias.as_ref(), fused, shape),
+            OpForm::Cuda | OpForm::Composed => {
                 candle_core::bail!("conv2d: a weight for f32 on the CPU, not for {:?}", x.dtype())
             }
         }

@@ -2,11 +2,13 @@
 //! low-resolution pass (docs/method.md §4).
 
 mod cpu;
+mod cuda;
+mod launch;
 
 use candle_core::{DType, Device, Result, Tensor};
 
 use super::{OpForm, form, plain_cost};
-use crate::backend::Activation;
+use crate::backend::{Activation, Operation};
 
 /// A rectangle in relative coordinates of the whole map, `0..=1` in both directions.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -42,11 +44,43 @@ pub fn crop_resize(
     }
     let rows = samples(rect.top, rect.height, map_h, height);
     let columns = samples(rect.left, rect.width, map_w, width);
-    match form([map]) {
-        OpForm::Kernel => cpu::crop_resize(map.tensor()?, &rows, &columns).map(Activation::from),
-        OpForm::KernelCost(trace) => plain_cost(trace, &[map], (1, height, width, channels)),
-        OpForm::Composed => composed(map, &rows, &columns),
+    let form = form(Operation::CropResize, [map]);
+    if let OpForm::Cuda = form
+        && let Some(y) = cuda::crop_resize(map, &rows, &columns)?
+    {
+        return Ok(y);
     }
+    match form {
+        OpForm::Cpu => cpu::crop_resize(map.tensor()?, &rows, &columns).map(Activation::from),
+        OpForm::CpuCost(trace) => plain_cost(trace, &[map], (1, height, width, channels)),
+        OpForm::Cuda | OpForm::Composed => composed(map, &rows, &columns),
+    }
+}
+
+/// `(1 − weight)·own + weight·prior`, of `[B, h, w, C]`, or of one prior for all samples.
+///
+/// `own` and `prior` end here, so that no value is held longer than it is needed.
+///
+/// # Errors
+/// Shapes that do not go together, or those of the backend.
+pub fn blend(own: Activation, prior: Activation, weight: f64) -> Result<Activation> {
+    let (batch, height, width, channels) = own.dims4()?;
+    let (priors, ..) = prior.dims4()?;
+    let is_one = priors == 1 || priors == batch;
+    if prior.dims()[1..] != [height, width, channels] || !is_one {
+        candle_core::bail!("blend: {:?} and {:?}", own.shape(), prior.shape());
+    }
+    if let OpForm::Cuda = form(Operation::Blend, [&own, &prior])
+        && let Some(y) = cuda::blend(&own, &prior, weight)?
+    {
+        return Ok(y);
+    }
+    weighted(own, 1.0 - weight)?.broadcast_add(&weighted(prior, weight)?)
+}
+
+/// `x·weight`. `x` ends here.
+fn weighted(x: Activation, weight: f64) -> Result<Activation> {
+    x.affine(weight, 0.0)
 }
 
 fn composed(map: &Activation, rows: &[Sample], columns: &[Sample]) -> Result<Activation> {

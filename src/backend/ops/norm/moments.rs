@@ -5,9 +5,9 @@ use candle_core::{D, DType, Device, Result, Tensor};
 
 use super::{
     super::{OpForm, form, plain_cost, silu},
-    GroupNorm, cpu,
+    GroupNorm, cpu, cuda,
 };
-use crate::backend::Activation;
+use crate::backend::{Activation, Operation};
 
 /// Positions whose moments the composed form takes at once: a sum in f32 stays exact, and copies stay small.
 const BAND: usize = 1 << 13;
@@ -35,18 +35,27 @@ impl GroupMoments {
         if positions == 0 || groups == 0 || !channels.is_multiple_of(groups) {
             candle_core::bail!("group_norm: moments of {:?} in {groups} groups", x.shape());
         }
-        match form([x]) {
-            OpForm::Kernel => {
+        let form = form(Operation::GroupNorm, [x]);
+        if let OpForm::Cuda = form
+            && let Some(pooled) = cuda::group_moments(x, groups)?
+        {
+            if pooled.is_traced() {
+                return Ok(Self::unknown(groups, positions));
+            }
+            let [means, variances] = [0, 1].map(|row| pooled.tensor()?.get(row)?.to_vec1());
+            return Ok(Self { means: means?, variances: variances?, positions });
+        }
+        match form {
+            OpForm::Cpu => {
                 let (means, variances) = cpu::group_moments(x.tensor()?, groups)?;
                 Ok(Self { means, variances, positions })
             }
-            OpForm::KernelCost(trace) => {
+            OpForm::CpuCost(trace) => {
                 let _copy = x.contiguous()?;
                 trace.pass(cpu::group_norm_bytes(x.elem_count(), channels));
-                let zeros = vec![0.0; groups];
-                Ok(Self { means: zeros.clone(), variances: zeros, positions })
+                Ok(Self::unknown(groups, positions))
             }
-            OpForm::Composed => {
+            OpForm::Cuda | OpForm::Composed => {
                 let x = x.contiguous()?.reshape((positions, groups, channels / groups))?;
                 let bands: Vec<Self> = (0..positions)
                     .step_by(BAND)
@@ -59,6 +68,11 @@ impl GroupMoments {
         }
     }
 
+    /// Moments within a memory trace.
+    fn unknown(groups: usize, positions: usize) -> Self {
+        Self { means: vec![0.0; groups], variances: vec![0.0; groups], positions }
+    }
+
     /// The moments of `[positions, groups, width]`.
     fn composed(x: &Activation) -> Result<Self> {
         let (positions, groups, _) = x.dims3()?;
@@ -67,8 +81,7 @@ impl GroupMoments {
         let means = mean(&x)?;
         let variances = mean(&x.broadcast_sub(&means)?.sqr()?)?;
         if x.is_traced() {
-            let zeros = vec![0.0; groups];
-            return Ok(Self { means: zeros.clone(), variances: zeros, positions });
+            return Ok(Self::unknown(groups, positions));
         }
         let values = |x: Activation| -> Result<Vec<f64>> {
             x.into_tensor()?.flatten_all()?.to_dtype(DType::F64)?.to_vec1::<f64>()
@@ -126,6 +139,14 @@ impl GroupNorm {
                 self.groups
             );
         }
+        let form = form(Operation::GroupNorm, [x]);
+        if let OpForm::Cuda = form {
+            let of_groups = moments.means.iter().copied().zip(moments.variances.iter().copied());
+            let parameters = [&self.weight, &self.bias];
+            if let Some(y) = cuda::group_norm_with(x, parameters, of_groups, self.eps, then_silu)? {
+                return Ok(y);
+            }
+        }
         let width = channels / self.groups;
         let device = self.weight.device();
         let of_channels = |f: &dyn Fn(usize) -> f64| -> Result<Tensor> {
@@ -135,13 +156,11 @@ impl GroupNorm {
         let mean = of_channels(&|group| moments.means[group])?;
         let scale = of_channels(&|group| (moments.variances[group] + self.eps).sqrt().recip())?;
         let scale = (scale * &self.weight)?;
-        match form([x]) {
-            OpForm::Kernel => {
-                cpu::channel_affine(x.tensor()?, &mean, &scale, &self.bias, then_silu)
-                    .map(Activation::from)
-            }
-            OpForm::KernelCost(trace) => plain_cost(trace, &[x], x.shape()),
-            OpForm::Composed => {
+        match form {
+            OpForm::Cpu => cpu::channel_affine(x.tensor()?, &mean, &scale, &self.bias, then_silu)
+                .map(Activation::from),
+            OpForm::CpuCost(trace) => plain_cost(trace, &[x], x.shape()),
+            OpForm::Cuda | OpForm::Composed => {
                 let centred = x.to_dtype(DType::F32)?.broadcast_sub(&mean.into())?;
                 let y = centred.broadcast_mul(&scale.into())?;
                 drop(centred);

@@ -1,11 +1,13 @@
 //! Nearest-neighbour enlargement.
 
 mod cpu;
+mod cuda;
+mod launch;
 
 use candle_core::Result;
 
 use super::{OpForm, form, plain_cost};
-use crate::backend::Activation;
+use crate::backend::{Activation, Operation};
 
 /// Every pixel twice in both directions: `[B, H, W, C]` → `[B, 2H, 2W, C]`
 /// (`torch.nn.functional.interpolate(scale_factor=2, mode="nearest")`).
@@ -15,10 +17,16 @@ use crate::backend::Activation;
 pub fn upsample_nearest_2x(x: &Activation) -> Result<Activation> {
     let (batch, height, width, channels) = x.dims4()?;
     let doubled = (batch, 2 * height, 2 * width, channels);
-    match form([x]) {
-        OpForm::Kernel => cpu::upsample_nearest_2x(x.tensor()?).map(Activation::from),
-        OpForm::KernelCost(trace) => plain_cost(trace, &[x], doubled),
-        OpForm::Composed => x
+    let form = form(Operation::Upsample, [x]);
+    if let OpForm::Cuda = form
+        && let Some(y) = cuda::upsample_nearest_2x(x)?
+    {
+        return Ok(y);
+    }
+    match form {
+        OpForm::Cpu => cpu::upsample_nearest_2x(x.tensor()?).map(Activation::from),
+        OpForm::CpuCost(trace) => plain_cost(trace, &[x], doubled),
+        OpForm::Cuda | OpForm::Composed => x
             .contiguous()?
             .reshape((batch, height, 1, width, 1, channels))?
             .broadcast_as((batch, height, 2, width, 2, channels))?

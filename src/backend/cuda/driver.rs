@@ -1,0 +1,162 @@
+//! Launches through candle's driver: the modules of the build's PTX, arguments as the driver takes them.
+
+use std::{collections::HashMap, ffi::c_void, ptr::from_ref, sync::OnceLock};
+
+use candle_core::{
+    CudaDevice, CudaStorage, DType, Layout, Result, Storage, StorageRef,
+    cuda::{
+        WrapErr as _,
+        cudarc::driver::{
+            CudaStream, DevicePtr as _, SyncOnDrop, result::launch_kernel,
+            sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+        },
+    },
+};
+use half::{bf16, f16};
+
+use super::Arg;
+use crate::backend::launch::Launch;
+
+// `const MODULES: &[(&str, &str)]`: name and PTX of every file of kernels.
+include!(concat!(env!("OUT_DIR"), "/ptx.rs"));
+
+/// Shared memory that every block may have without being asked for.
+const SHARED_UNASKED: u32 = 48 << 10;
+
+/// Name and PTX of the module that has this kernel.
+fn module_of(kernel: &str) -> Option<(&'static str, &'static str)> {
+    static MODULE_OF: OnceLock<HashMap<&'static str, (&'static str, &'static str)>> =
+        OnceLock::new();
+    let table = MODULE_OF.get_or_init(|| {
+        let entries = |ptx: &'static str| {
+            ptx.lines().filter_map(|line| line.split_once(".entry ")?.1.split('(').next())
+        };
+        MODULES
+            .iter()
+            .flat_map(|&module| entries(module.1).map(move |kernel| (kernel.trim(), module)))
+            .collect()
+    });
+    table.get(kernel).copied()
+}
+
+/// Launches a kernel on candle's stream, behind whatever is there.
+///
+/// # Safety
+/// As of [`run`](super::run).
+///
+/// # Errors
+/// Values that are not on a GPU, a kernel that the build does not have, or those of the driver.
+pub(super) unsafe fn run(launch: &Launch, args: &[Arg]) -> Result<()> {
+    // The lock of each storage is held until the launch is on the stream.
+    let storages: Vec<Option<(StorageRef<'_>, &Layout)>> = args
+        .iter()
+        .map(|arg| match arg {
+            Arg::Values(values) => values.tensor().map(|values| Some(values.storage_and_layout())),
+            Arg::Null | Arg::Value(_) => Ok(None),
+        })
+        .collect::<Result<_>>()?;
+    let of_cuda = |storage| match storage {
+        &Storage::Cuda(ref storage) => Ok(storage),
+        _ => candle_core::bail!("{}: values that are not on an NVIDIA GPU", launch.kernel),
+    };
+    let Some((first, _)) = storages.iter().flatten().next() else {
+        candle_core::bail!("{}: no values", launch.kernel)
+    };
+    let device: &CudaDevice = &of_cuda(first)?.device;
+    let stream = device.cuda_stream();
+
+    // Addresses stay where they are while the driver reads them, and what tells other streams of their use until
+    // the launch is on its own.
+    let mut addresses = Vec::with_capacity(args.len());
+    let mut uses = Vec::with_capacity(args.len());
+    for storage in &storages {
+        let address = match storage {
+            Some((storage, layout)) => {
+                let (address, in_use) = address(of_cuda(storage)?, layout, &stream)?;
+                uses.push(in_use);
+                address
+            }
+            None => 0,
+        };
+        addresses.push(address);
+    }
+    let mut parameters: Vec<*mut c_void> = args
+        .iter()
+        .zip(&addresses)
+        .map(|(arg, address)| match arg {
+            Arg::Value(value) => value.address().cast_mut(),
+            Arg::Values(_) | Arg::Null => from_ref(address).cast::<c_void>().cast_mut(),
+        })
+        .collect();
+
+    let Some((module, ptx)) = module_of(launch.kernel) else {
+        candle_core::bail!("{}: no such kernel in this build", launch.kernel)
+    };
+    let function = device.get_or_load_custom_func(launch.kernel, module, ptx)?;
+    if launch.shared > SHARED_UNASKED {
+        // It holds for the function from then on; asking again costs nothing beside such a kernel.
+        let shared = launch.shared as i32;
+        function.set_attribute(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, shared).w()?;
+    }
+    let [x, y, z] = launch.grid;
+    stream.context().bind_to_thread().w()?;
+    // SAFETY: parameters point to as many values as the kernel has parameters, of their types (the caller's); they
+    // are read before this returns. Storages outlive the launch: their memory is freed on this stream, behind it.
+    unsafe {
+        launch_kernel(
+            function.cu_function(),
+            (x, y, z),
+            (launch.block, 1, 1),
+            launch.shared,
+            stream.cu_stream(),
+            &mut parameters,
+        )
+    }
+    .w()
+}
+
+/// Address of a tensor's first value.
+fn address<'a>(
+    storage: &'a CudaStorage,
+    layout: &Layout,
+    stream: &'a CudaStream,
+) -> Result<(u64, SyncOnDrop<'a>)> {
+    use candle_core::backend::BackendStorage as _;
+    let dtype = storage.dtype();
+    let (base, in_use) = match dtype {
+        DType::BF16 => storage.as_cuda_slice::<bf16>()?.device_ptr(stream),
+        DType::F16 => storage.as_cuda_slice::<f16>()?.device_ptr(stream),
+        DType::F32 => storage.as_cuda_slice::<f32>()?.device_ptr(stream),
+        DType::F64 => storage.as_cuda_slice::<f64>()?.device_ptr(stream),
+        DType::U32 => storage.as_cuda_slice::<u32>()?.device_ptr(stream),
+        other => candle_core::bail!("no kernel takes values of {other:?}"),
+    };
+    Ok((base + (layout.start_offset() * dtype.size_in_bytes()) as u64, in_use))
+}
+
+/// Name of a GPU, generation, and its memory in bytes.
+///
+/// # Errors
+/// Those of the driver.
+pub(in crate::backend) fn device_info(device: &CudaDevice) -> Result<(String, String, usize)> {
+    let stream = device.cuda_stream();
+    let context = stream.context();
+    let (major, minor) = context.compute_capability().w()?;
+    Ok((context.name().w()?, format!("{major}.{minor}"), context.total_mem().w()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_module_has_kernels_and_every_kernel_is_found() {
+        for (name, ptx) in MODULES {
+            assert!(ptx.contains(".target sm_80"), "{name}");
+        }
+        for kernel in ["conv2d_large_bf16", "attention_512_f16", "rms_norm_f32", "geglu_bf16"] {
+            assert!(module_of(kernel).is_some(), "{kernel}");
+        }
+        assert_eq!(module_of("conv2d"), None);
+    }
+}
