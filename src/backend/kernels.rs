@@ -146,6 +146,21 @@ impl Operation {
         }
     }
 
+    /// What computes it for values of this type, in words: `own`, `candle` (a kernel of candle's), `cuBLAS`, or
+    /// `composed` of several.
+    #[must_use]
+    pub fn served_by(self, placement: Placement, dtype: DType) -> &'static str {
+        match (self, placement) {
+            _ if self.runs_own(placement, dtype) => "own",
+            (Self::Linear, Placement::Cuda) => "cuBLAS",
+            (
+                Self::Linear | Self::RmsNorm | Self::Silu | Self::Gelu | Self::Add | Self::Join,
+                _,
+            ) => "candle",
+            _ => "composed",
+        }
+    }
+
     /// Has GPUs compose it for values of this type from now on.
     pub(super) fn leave_unused(self, dtype: DType) {
         UNUSED.fetch_or(self.bit(dtype), Ordering::Relaxed);
@@ -158,6 +173,22 @@ impl Operation {
     fn bit(self, dtype: DType) -> u64 {
         let of_type = TYPES.iter().position(|&other| other == dtype).unwrap_or(0);
         1 << (self as usize * TYPES.len() + of_type)
+    }
+}
+
+/// Which operations of a device run kernels of our own for values of this type, in words; empty for none.
+pub(super) fn summary(placement: Placement, dtype: DType) -> String {
+    let (own, composed): (Vec<_>, Vec<_>) = Operation::ALL
+        .into_iter()
+        .filter(|operation| operation.has_kernel(placement, dtype))
+        .partition(|operation| operation.runs_own(placement, dtype));
+    match composed.as_slice() {
+        _ if own.is_empty() => String::new(),
+        [] => "own kernels".to_owned(),
+        composed => {
+            let names: Vec<_> = composed.iter().map(|operation| operation.name()).collect();
+            format!("own kernels but {}", names.join(", "))
+        }
     }
 }
 
@@ -187,6 +218,7 @@ mod tests {
         assert!(operation.runs_own(cuda, DType::BF16));
         assert!(Operation::CropResize.runs_own(cuda, DType::F16));
         assert!(forced(KernelChoice::Own, || operation.runs_own(cuda, DType::F16)));
+        assert_eq!(summary(cuda, DType::F16), "own kernels but blend");
     }
 
     #[test]

@@ -7,7 +7,9 @@ use candle_core::{
     cuda::{
         WrapErr as _,
         cudarc::driver::{
-            CudaStream, DevicePtr as _, SyncOnDrop, result::launch_kernel,
+            CudaContext, CudaStream, DevicePtr as _, SyncOnDrop,
+            result::{device, launch_kernel},
+            sys,
             sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
         },
     },
@@ -62,8 +64,8 @@ pub(super) unsafe fn run(launch: &Launch, args: &[Arg]) -> Result<()> {
     let Some((first, _)) = storages.iter().flatten().next() else {
         candle_core::bail!("{}: no values", launch.kernel)
     };
-    let device: &CudaDevice = &of_cuda(first)?.device;
-    let stream = device.cuda_stream();
+    let gpu: &CudaDevice = &of_cuda(first)?.device;
+    let stream = gpu.cuda_stream();
 
     // Addresses stay where they are while the driver reads them, and what tells other streams of their use until
     // the launch is on its own.
@@ -92,7 +94,7 @@ pub(super) unsafe fn run(launch: &Launch, args: &[Arg]) -> Result<()> {
     let Some((module, ptx)) = module_of(launch.kernel) else {
         candle_core::bail!("{}: no such kernel in this build", launch.kernel)
     };
-    let function = device.get_or_load_custom_func(launch.kernel, module, ptx)?;
+    let function = gpu.get_or_load_custom_func(launch.kernel, module, ptx)?;
     if launch.shared > SHARED_UNASKED {
         // It holds for the function from then on; asking again costs nothing beside such a kernel.
         let shared = launch.shared as i32;
@@ -134,15 +136,33 @@ fn address<'a>(
     Ok((base + (layout.start_offset() * dtype.size_in_bytes()) as u64, in_use))
 }
 
-/// Name of a GPU, generation, and its memory in bytes.
+/// Every NVIDIA GPU in the driver's order: name with generation and driver, and bytes of memory. No context is made.
 ///
 /// # Errors
-/// Those of the driver.
-pub(in crate::backend) fn device_info(device: &CudaDevice) -> Result<(String, String, usize)> {
-    let stream = device.cuda_stream();
-    let context = stream.context();
-    let (major, minor) = context.compute_capability().w()?;
-    Ok((context.name().w()?, format!("{major}.{minor}"), context.total_mem().w()?))
+/// Those of the driver, of which there may be none.
+pub(in crate::backend) fn list_gpus() -> Result<Vec<(String, usize)>> {
+    use sys::CUdevice_attribute::{
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR,
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR,
+    };
+    let count = CudaContext::device_count().w()?;
+    let mut version = 0;
+    // SAFETY: it writes the number that it is given the address of.
+    unsafe { sys::cuDriverGetVersion(&mut version) }.result().w()?;
+    let driver = format!("{}.{}", version / 1000, version % 1000 / 10);
+    (0..count)
+        .map(|ordinal| {
+            let gpu = device::get(ordinal).w()?;
+            // SAFETY: the driver has just named this GPU.
+            let [major, minor] =
+                [MAJOR, MINOR].map(|which| unsafe { device::get_attribute(gpu, which) });
+            let name = device::get_name(gpu).w()?;
+            // SAFETY: as above.
+            let memory = unsafe { device::total_mem(gpu) }.w()?;
+            let generation = format!("{}.{}", major.w()?, minor.w()?);
+            Ok((format!("{name}, generation {generation}, driver for CUDA {driver}"), memory))
+        })
+        .collect()
 }
 
 #[cfg(test)]

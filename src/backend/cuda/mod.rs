@@ -17,13 +17,17 @@ use super::{
 };
 
 #[cfg(feature = "cuda")]
-pub(super) use driver::device_info;
+pub(super) use driver::list_gpus;
 
 /// A value that a kernel takes by value.
 ///
 /// # Safety
 /// Its bytes are those of the kernel's parameter, and every one of them is initialized.
 pub(super) unsafe trait KernelValue {
+    #[cfg_attr(
+        not(feature = "cuda"),
+        expect(dead_code, reason = "builds without kernels read no values")
+    )]
     /// Address of the bytes.
     fn address(&self) -> *const c_void {
         from_ref(self).cast()
@@ -36,6 +40,10 @@ unsafe impl KernelValue for u64 {}
 unsafe impl KernelValue for RowSizes {}
 
 /// An argument of a kernel.
+#[cfg_attr(
+    not(feature = "cuda"),
+    expect(dead_code, reason = "builds without kernels read no values")
+)]
 pub(super) enum Arg<'a> {
     /// The address of the first of these values, which lie one after the other unless the kernel is given their strides.
     Values(&'a Activation),

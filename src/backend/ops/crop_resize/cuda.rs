@@ -2,10 +2,7 @@
 
 use candle_core::{DType, Result, Tensor};
 
-use super::{
-    Sample,
-    launch::{BlendSizes, blend_prior},
-};
+use super::launch::{AxisSample, BlendSizes, blend_prior};
 use crate::backend::{
     Activation,
     cuda::{Arg, KernelValue, element, expect_type, ready, room, run},
@@ -15,13 +12,14 @@ use crate::backend::{
 unsafe impl KernelValue for BlendSizes {}
 
 /// Places along an axis as the kernel reads them: the place before, the place behind, and the bits of the distance.
-fn axis(like: &Activation, samples: impl ExactSizeIterator<Item = Sample>) -> Result<Activation> {
+fn axis(
+    like: &Activation,
+    samples: impl ExactSizeIterator<Item = AxisSample>,
+) -> Result<Activation> {
     let shape = (samples.len(), 3);
     Activation::make(like.trace(), shape, DType::U32, || {
         let words: Vec<u32> = samples
-            .flat_map(|Sample { low, high, fraction }| {
-                [low as u32, high as u32, fraction.to_bits()]
-            })
+            .flat_map(|AxisSample { low, high, fraction }| [low, high, fraction.to_bits()])
             .collect();
         Tensor::from_vec(words, shape, like.tensor()?.device())
     })
@@ -69,8 +67,8 @@ fn blended(
 /// Samples of a map `[1, H, W, C]` at every row and column → `[1, rows, columns, C]`.
 pub(super) fn crop_resize(
     map: &Activation,
-    rows: &[Sample],
-    columns: &[Sample],
+    rows: &[AxisSample],
+    columns: &[AxisSample],
 ) -> Result<Option<Activation>> {
     let (_, _, _, channels) = map.dims4()?;
     let size = (1, rows.len(), columns.len());
@@ -94,8 +92,8 @@ pub(super) fn blend(
     // Every pixel is sampled where it lies.
     let places = |length: usize| {
         let place = move |index: usize| {
-            let at = index % length;
-            Sample { low: at, high: at, fraction: 0.0 }
+            let at = (index % length) as u32;
+            AxisSample { low: at, high: at, fraction: 0.0 }
         };
         (0..regions * length).map(place)
     };

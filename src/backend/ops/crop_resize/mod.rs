@@ -9,6 +9,7 @@ use candle_core::{DType, Device, Result, Tensor};
 
 use super::{OpForm, form, plain_cost};
 use crate::backend::{Activation, Operation};
+use launch::{AxisSample, axis_samples};
 
 /// A rectangle in relative coordinates of the whole map, `0..=1` in both directions.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -42,6 +43,9 @@ pub fn crop_resize(
     if batch != 1 {
         candle_core::bail!("crop_resize: one map at a time, not {batch}");
     }
+    let samples = |start, extent, input: usize, output: usize| -> Vec<AxisSample> {
+        axis_samples(start, extent, input as u32, output as u32).collect()
+    };
     let rows = samples(rect.top, rect.height, map_h, height);
     let columns = samples(rect.left, rect.width, map_w, width);
     let form = form(Operation::CropResize, [map]);
@@ -83,10 +87,10 @@ fn weighted(x: Activation, weight: f64) -> Result<Activation> {
     x.affine(weight, 0.0)
 }
 
-fn composed(map: &Activation, rows: &[Sample], columns: &[Sample]) -> Result<Activation> {
+fn composed(map: &Activation, rows: &[AxisSample], columns: &[AxisSample]) -> Result<Activation> {
     let (_, map_h, map_w, channels) = map.dims4()?;
     let (height, width) = (rows.len(), columns.len());
-    let matrix = |samples: &[Sample], input| {
+    let matrix = |samples: &[AxisSample], input| {
         let shape = (samples.len(), input);
         let device = || map.tensor().map(Tensor::device);
         Activation::make(map.trace(), shape, DType::F32, || weights(samples, input, device()?))?
@@ -102,34 +106,12 @@ fn composed(map: &Activation, rows: &[Sample], columns: &[Sample]) -> Result<Act
         .unsqueeze(0)
 }
 
-/// Sampling position on an axis: the two neighbouring places, and the distance from the first, `0..1`.
-#[derive(Clone, Copy, Debug)]
-struct Sample {
-    pub low: usize,
-    pub high: usize,
-    pub fraction: f32,
-}
-
-/// The samples along one axis of so many places.
-fn samples(start: f64, extent: f64, input: usize, output: usize) -> Vec<Sample> {
-    let last = input.saturating_sub(1);
-    let sample = |index: usize| {
-        let relative = start + extent * (index as f64 + 0.5) / output as f64;
-        let position = (relative * input as f64 - 0.5).clamp(0.0, last as f64);
-        let low = position.floor();
-        let fraction = (position - low) as f32;
-        let low = low as usize;
-        Sample { low, high: (low + 1).min(last), fraction }
-    };
-    (0..output).map(sample).collect()
-}
-
 /// The `[output, input]` matrix of linear interpolation along one axis.
-fn weights(samples: &[Sample], input: usize, device: &Device) -> Result<Tensor> {
+fn weights(samples: &[AxisSample], input: usize, device: &Device) -> Result<Tensor> {
     let mut matrix = vec![0f32; samples.len() * input];
-    for (row, &Sample { low, high, fraction }) in matrix.chunks_exact_mut(input).zip(samples) {
-        row[low] += 1.0 - fraction;
-        row[high] += fraction;
+    for (row, &AxisSample { low, high, fraction }) in matrix.chunks_exact_mut(input).zip(samples) {
+        row[low as usize] += 1.0 - fraction;
+        row[high as usize] += fraction;
     }
     Tensor::from_vec(matrix, (samples.len(), input), device)
 }
