@@ -176,7 +176,7 @@ mod tests {
         let cuda = |choice| kernels::forced(choice, || name_of(Placement::Cuda, DType::BF16));
         assert_eq!(cuda(KernelChoice::Own), "cuda bf16, own kernels");
         assert_eq!(cuda(KernelChoice::Composed), "cuda bf16");
-        assert_eq!(name_of(Placement::Metal, DType::F16), "metal f16");
+        assert_eq!(name_of(Placement::Metal, DType::F16), "metal f16, own kernels");
         assert_eq!(device_name(&Device::Cpu, DType::F32), "cpu f32");
     }
 

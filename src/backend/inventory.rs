@@ -22,7 +22,7 @@ pub fn list_devices() -> Vec<ListedDevice> {
     } else {
         devices.push(missing(DeviceSpec::Cuda(0)));
     }
-    devices.push(missing_or_found_metal());
+    devices.push(metal());
     devices
 }
 
@@ -45,13 +45,16 @@ fn missing(spec: DeviceSpec) -> ListedDevice {
     ListedDevice { spec, found }
 }
 
-fn missing_or_found_metal() -> ListedDevice {
+fn metal() -> ListedDevice {
     let spec = DeviceSpec::Metal;
-    let found = match spec.open_untested() {
-        Ok(device) => Ok(("Apple GPU".to_owned(), usable_memory(&device, 0))),
-        Err(error) => Err(error.reason()),
-    };
-    ListedDevice { spec, found }
+    #[cfg(feature = "metal")]
+    if let Ok(device) = spec.open_untested()
+        && let candle_core::Device::Metal(gpu) = &device
+    {
+        let found = Ok((super::metal::gpu_name(gpu), usable_memory(&device, 0)));
+        return ListedDevice { spec, found };
+    }
+    missing(spec)
 }
 
 /// Every NVIDIA GPU, without a context on any.

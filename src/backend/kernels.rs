@@ -77,7 +77,7 @@ operations! {
     Blend = "blend",
 }
 
-/// The types that CUDA's kernels may be for.
+/// The types that kernels on GPUs may be for.
 const TYPES: [DType; 3] = [DType::BF16, DType::F16, DType::F32];
 
 /// `true` if kernels on GPUs are to be composed.
@@ -129,7 +129,11 @@ impl Operation {
                 Self::Conv2d | Self::Attention => matches!(dtype, DType::BF16 | DType::F16),
                 _ => TYPES.contains(&dtype),
             },
-            Placement::Metal => false,
+            Placement::Metal => match self {
+                // Products are candle's, and so are copies of blocks; samples of a map are two products.
+                Self::Linear | Self::Join | Self::CropResize | Self::Blend => false,
+                _ => matches!(dtype, DType::F16 | DType::F32),
+            },
         }
     }
 
@@ -146,11 +150,14 @@ impl Operation {
         }
     }
 
-    /// What computes it for values of this type, in words: `own`, `candle` (a kernel of candle's), `cuBLAS`, or
-    /// `composed` of several.
+    /// What computes it for values of this type, in words: `own`, `candle` (a kernel of candle's), one of both,
+    /// `cuBLAS`, or `composed` of several.
     #[must_use]
     pub fn served_by(self, placement: Placement, dtype: DType) -> &'static str {
         match (self, placement) {
+            (Self::Attention, Placement::Metal) if self.runs_own(placement, dtype) => {
+                "candle or own"
+            }
             _ if self.runs_own(placement, dtype) => "own",
             (Self::Linear, Placement::Cuda) => "cuBLAS",
             (
@@ -222,12 +229,16 @@ mod tests {
     }
 
     #[test]
-    fn apple_gpus_compose_everything_and_the_cpu_computes_in_f32() {
+    fn kernels_are_for_the_types_that_a_device_computes_in() {
         for operation in Operation::ALL {
+            assert!(!operation.has_kernel(Placement::Metal, DType::BF16));
             for dtype in [DType::BF16, DType::F16] {
-                assert!(!operation.has_kernel(Placement::Metal, dtype));
                 assert!(!operation.has_kernel(Placement::Cpu, dtype));
             }
+        }
+        for dtype in [DType::F16, DType::F32] {
+            assert!(Operation::Attention.has_kernel(Placement::Metal, dtype));
+            assert!(!Operation::Linear.has_kernel(Placement::Metal, dtype));
         }
         assert!(Operation::Conv2d.has_kernel(Placement::Cuda, DType::BF16));
         assert!(!Operation::Conv2d.has_kernel(Placement::Cuda, DType::F32));

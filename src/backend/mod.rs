@@ -7,10 +7,13 @@ mod bytes;
 mod cpu;
 mod cuda;
 mod device;
+mod gpu;
 mod inventory;
 mod kernels;
 mod launch;
+mod launch_metal;
 mod memory;
+mod metal;
 // Hidden: no interface to build on. It is public because tests/ and benches/ hold every operation against its reference.
 #[doc(hidden)]
 pub mod ops;

@@ -7,32 +7,16 @@
 #[cfg(feature = "cuda")]
 mod driver;
 
-use std::{ffi::c_void, ptr::from_ref};
-
-use candle_core::{DType, Result, Shape, Tensor};
+use candle_core::{DType, Result, Shape};
 
 use super::{
     Activation,
+    gpu::{KernelValue, room},
     launch::{ElementType, Launch, RowSizes},
 };
 
 #[cfg(feature = "cuda")]
 pub(super) use driver::list_gpus;
-
-/// A value that a kernel takes by value.
-///
-/// # Safety
-/// Its bytes are those of the kernel's parameter, and every one of them is initialized.
-pub(super) unsafe trait KernelValue {
-    #[cfg_attr(
-        not(feature = "cuda"),
-        expect(dead_code, reason = "builds without kernels read no values")
-    )]
-    /// Address of the bytes.
-    fn address(&self) -> *const c_void {
-        from_ref(self).cast()
-    }
-}
 
 // SAFETY: an integer, as kernels take lengths.
 unsafe impl KernelValue for u64 {}
@@ -78,17 +62,6 @@ pub(super) fn element(x: &Activation) -> Result<ElementType> {
     }
 }
 
-/// Refuses what a kernel would take for values of another type.
-///
-/// # Errors
-/// Values that are not of this type.
-pub(super) fn expect_type(x: &Activation, dtype: DType) -> Result<()> {
-    if x.dtype() != dtype {
-        candle_core::bail!("{:?} where {dtype:?} is needed", x.dtype());
-    }
-    Ok(())
-}
-
 /// The bytes that kernels load at once, on a multiple of which their tensors begin.
 const ALIGNMENT: usize = 16;
 
@@ -113,18 +86,6 @@ pub(super) fn ready(x: &Activation) -> Result<Activation> {
 /// Those of the backend.
 pub(super) fn ready_or_none(x: Option<&Activation>) -> Result<Option<Activation>> {
     x.map(ready).transpose()
-}
-
-/// Room for what a kernel writes, where `like` is.
-///
-/// # Errors
-/// Those of the backend.
-pub(super) fn room(like: &Activation, shape: impl Into<Shape>, dtype: DType) -> Result<Activation> {
-    let shape = shape.into();
-    Activation::make(like.trace(), shape.clone(), dtype, || {
-        // SAFETY: every value is written by the kernel that it is made for, before any is read.
-        unsafe { Tensor::empty(shape, dtype, like.tensor()?.device()) }
-    })
 }
 
 /// Launches a kernel; within a memory trace nothing happens.

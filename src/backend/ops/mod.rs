@@ -3,8 +3,8 @@
 //! behind the same function: [`Operation`] says where. No model file calls a convolution, a norm or an
 //! attention in any other way, so a kernel changes no model.
 //!
-//! An operation takes and gives [`Activation`]s. Within a memory trace its composed form and that of CUDA
-//! run as they always do, on shapes; what a kernel of the CPU takes is said by a `cost` beside it.
+//! An operation takes and gives [`Activation`]s. Within a memory trace its composed form and those of
+//! GPUs run as they always do, on shapes; what a kernel of the CPU takes is said by a `cost` beside it.
 //!
 //! Activations are channels-last: pictures `[B, H, W, C]`, tokens `[B, N, C]`; the former reshaped
 //! to `[B, H·W, C]` is the same memory.
@@ -33,7 +33,7 @@ pub use upsample::upsample_nearest_2x;
 
 use candle_core::{DType, Result, Shape};
 
-use super::{Activation, Operation, Placement, Trace};
+use super::{Activation, Operation, Placement, Trace, metal::is_counted};
 
 /// Implementation that an operation runs in.
 enum OpForm<'a> {
@@ -43,6 +43,8 @@ enum OpForm<'a> {
     CpuCost(&'a Trace),
     /// CUDA's kernels, on values or within a trace. They may decline a shape that they do not count.
     Cuda,
+    /// Metal's kernels, likewise.
+    Metal,
     /// Composition of candle's functions, on values or within a trace.
     Composed,
 }
@@ -66,7 +68,12 @@ fn form<'a, const N: usize>(operation: Operation, inputs: [&'a Activation; N]) -
         None if all_on(Placement::Cpu) => OpForm::Cpu,
         Some(trace) if all_on(Placement::Cpu) => OpForm::CpuCost(trace),
         _ if all_on(Placement::Cuda) && launches() => OpForm::Cuda,
-        // Metal's operations are all composed.
+        _ if all_on(Placement::Metal)
+            && launches()
+            && inputs.iter().all(|x| is_counted(x.elem_count())) =>
+        {
+            OpForm::Metal
+        }
         _ => OpForm::Composed,
     }
 }
@@ -90,9 +97,9 @@ fn add_all(
 ) -> Result<Activation> {
     if let Some(bias) = bias
         && bias.rank() == 1
-        && let OpForm::Cuda = form(Operation::AddBias, [&y])
+        && let Some(sum) = combine::add_bias(&y, bias, other)?
     {
-        return combine::add_bias(&y, bias, other);
+        return Ok(sum);
     }
     if let Some(bias) = bias {
         y = y.broadcast_add(bias)?;

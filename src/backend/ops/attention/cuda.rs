@@ -8,7 +8,8 @@ use super::{
 };
 use crate::backend::{
     Activation,
-    cuda::{Arg, KernelValue, element, is_aligned, ready, room, run},
+    cuda::{Arg, element, is_aligned, ready, run},
+    gpu::{KernelValue, room},
 };
 
 // SAFETY: `repr(C)`, as `AttentionSizes` of `kernels/attention.cuh`, without gaps.

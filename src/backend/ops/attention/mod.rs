@@ -3,6 +3,8 @@
 mod cpu;
 mod cuda;
 mod launch;
+mod launch_metal;
+mod metal;
 
 use std::ops::Range;
 
@@ -65,9 +67,12 @@ pub fn attention(
 ) -> Result<Activation> {
     let sizes = AttentionSizes::checked(q, k, v, heads, mask)?;
     let form = form(Operation::Attention, [q, k, v]);
-    if let OpForm::Cuda = form
-        && let Some(y) = cuda::attention([q, k, v], sizes, mask)?
-    {
+    let own = match form {
+        OpForm::Cuda => cuda::attention([q, k, v], sizes, mask)?,
+        OpForm::Metal => metal::attention([q, k, v], sizes, mask)?,
+        _ => None,
+    };
+    if let Some(y) = own {
         return Ok(y);
     }
     match form {
@@ -81,7 +86,7 @@ pub fn attention(
             let _laid = trace.hold(laid * size_of::<f32>());
             plain_cost(trace, &[q, k, v], q.shape())
         }
-        OpForm::Cuda | OpForm::Composed => composed(q, k, v, sizes, mask),
+        OpForm::Cuda | OpForm::Metal | OpForm::Composed => composed(q, k, v, sizes, mask),
     }
 }
 

@@ -5,7 +5,8 @@ use candle_core::Result;
 use super::launch;
 use crate::backend::{
     Activation,
-    cuda::{Arg, element, expect_type, ready, ready_or_none, room, run, run_binary},
+    cuda::{Arg, element, ready, ready_or_none, run, run_binary},
+    gpu::{expect_type, room},
 };
 
 /// Of one shape and type.
@@ -16,7 +17,7 @@ pub(super) fn add(a: &Activation, b: &Activation) -> Result<Activation> {
 }
 
 /// `[…, C]` + `[C]` + `[…, C]`.
-pub(in crate::backend::ops) fn add_bias(
+pub(super) fn add_bias(
     y: &Activation,
     bias: &Activation,
     other: Option<&Activation>,

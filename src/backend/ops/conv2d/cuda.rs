@@ -8,7 +8,8 @@ use super::{
 };
 use crate::backend::{
     Activation,
-    cuda::{Arg, KernelValue, element, expect_type, ready, ready_or_none, room, run},
+    cuda::{Arg, element, ready, ready_or_none, run},
+    gpu::{KernelValue, expect_type, room},
 };
 
 // SAFETY: `repr(C)`, as `Conv2dSizes` of `kernels/conv2d.cuh`: integers of 32 bits.

@@ -3,6 +3,8 @@
 mod cpu;
 mod cuda;
 mod launch;
+mod launch_metal;
+mod metal;
 mod narrow;
 
 use std::ops::Range;
@@ -239,10 +241,18 @@ impl Windowed {
         };
         let form = form(Operation::Conv2d, [x]);
         if let WeightStorage::Dense(_) = self.weight.storage() {
-            if let OpForm::Cuda = form
-                && let weight = self.weight.dense(x.trace())?
-                && let Some(y) = cuda::conv2d(x, &weight, bias.as_ref(), fused.other, window)?
-            {
+            let own = match form {
+                OpForm::Cuda => {
+                    let weight = self.weight.dense(x.trace())?;
+                    cuda::conv2d(x, &weight, bias.as_ref(), fused.other, window)?
+                }
+                OpForm::Metal => {
+                    let weight = self.weight.dense(x.trace())?;
+                    metal::conv2d(x, &weight, bias.as_ref(), fused.other, window)?
+                }
+                _ => None,
+            };
+            if let Some(y) = own {
                 return Ok(y);
             }
             return self.composed(&fused.picture(x)?, window, bias.as_ref(), fused.other);
@@ -264,7 +274,7 @@ impl Windowed {
                 .map(Activation::from)
             }
             OpForm::CpuCost(trace) => self.cost(trace, x, bias.as_ref(), fused, shape),
-            OpForm::Cuda | OpForm::Composed => {
+            OpForm::Cuda | OpForm::Metal | OpForm::Composed => {
                 candle_core::bail!("conv2d: a weight for f32 on the CPU, not for {:?}", x.dtype())
             }
         }

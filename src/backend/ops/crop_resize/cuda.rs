@@ -5,7 +5,8 @@ use candle_core::{DType, Result, Tensor};
 use super::launch::{AxisSample, BlendSizes, blend_prior};
 use crate::backend::{
     Activation,
-    cuda::{Arg, KernelValue, element, expect_type, ready, room, run},
+    cuda::{Arg, element, ready, run},
+    gpu::{KernelValue, expect_type, room},
 };
 
 // SAFETY: `repr(C)`, as `BlendSizes` of `kernels/crop_resize.cu`: numbers of 32 bits.

@@ -57,7 +57,7 @@ pub fn crop_resize(
     match form {
         OpForm::Cpu => cpu::crop_resize(map.tensor()?, &rows, &columns).map(Activation::from),
         OpForm::CpuCost(trace) => plain_cost(trace, &[map], (1, height, width, channels)),
-        OpForm::Cuda | OpForm::Composed => composed(map, &rows, &columns),
+        OpForm::Cuda | OpForm::Metal | OpForm::Composed => composed(map, &rows, &columns),
     }
 }
 

@@ -105,7 +105,7 @@ impl Linear {
                 let inputs: Vec<_> = inputs.into_iter().flatten().collect();
                 plain_cost(trace, &inputs, [outer, &[output]].concat())
             }
-            OpForm::Cuda | OpForm::Composed => {
+            OpForm::Cuda | OpForm::Metal | OpForm::Composed => {
                 candle_core::bail!("linear: a weight for f32 on the CPU, not for {:?}", x.dtype())
             }
         }

@@ -4,6 +4,8 @@
 mod cpu;
 mod cuda;
 mod launch;
+mod launch_metal;
+mod metal;
 
 use candle_core::{D, Result};
 
@@ -19,6 +21,7 @@ pub fn silu(x: &Activation) -> Result<Activation> {
         OpForm::Cpu => cpu::silu(x.tensor()?).map(Activation::from),
         OpForm::CpuCost(trace) => plain_cost(trace, &[x], x.shape()),
         OpForm::Cuda => cuda::silu(x),
+        OpForm::Metal => metal::silu(x),
         OpForm::Composed => x.silu(),
     }
 }
@@ -32,6 +35,7 @@ pub fn gelu(x: &Activation) -> Result<Activation> {
         OpForm::Cpu => cpu::gelu(x.tensor()?).map(Activation::from),
         OpForm::CpuCost(trace) => plain_cost(trace, &[x], x.shape()),
         OpForm::Cuda => cuda::gelu(x),
+        OpForm::Metal => metal::gelu(x),
         OpForm::Composed => x.gelu_erf(),
     }
 }
@@ -45,6 +49,7 @@ pub fn quick_gelu(x: &Activation) -> Result<Activation> {
         OpForm::Cpu => cpu::quick_gelu(x.tensor()?).map(Activation::from),
         OpForm::CpuCost(trace) => plain_cost(trace, &[x], x.shape()),
         OpForm::Cuda => cuda::quick_gelu(x),
+        OpForm::Metal => metal::quick_gelu(x),
         OpForm::Composed => x.mul(&x.affine(1.702, 0.0)?.sigmoid()?),
     }
 }
@@ -64,6 +69,7 @@ pub fn geglu(x: &Activation) -> Result<Activation> {
         OpForm::Cpu => cpu::geglu(x.tensor()?).map(Activation::from),
         OpForm::CpuCost(trace) => plain_cost(trace, &[x], value.shape()),
         OpForm::Cuda => cuda::geglu(x),
+        OpForm::Metal => metal::geglu(x),
         OpForm::Composed => {
             let gate = x.narrow(D::Minus1, width / 2, width / 2)?;
             value.mul(&gate.contiguous()?.gelu_erf()?)
@@ -83,6 +89,7 @@ pub fn swiglu(gate: &Activation, value: &Activation) -> Result<Activation> {
         OpForm::Cpu => cpu::swiglu(gate.tensor()?, value.tensor()?).map(Activation::from),
         OpForm::CpuCost(trace) => plain_cost(trace, &[gate, value], gate.shape()),
         OpForm::Cuda => cuda::swiglu(gate, value),
+        OpForm::Metal => metal::swiglu(gate, value),
         OpForm::Composed => gate.silu()?.mul(value),
     }
 }

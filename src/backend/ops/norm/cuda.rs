@@ -5,7 +5,8 @@ use candle_core::{D, DType, Result, Tensor};
 use super::launch::{self, GroupNormLaunch, GroupNormSizes, RowNormSizes};
 use crate::backend::{
     Activation,
-    cuda::{Arg, KernelValue, element, ready, room, run},
+    cuda::{Arg, element, ready, run},
+    gpu::{KernelValue, room},
     launch::{ElementType, Launch},
 };
 

@@ -3,6 +3,8 @@
 mod cpu;
 mod cuda;
 mod launch;
+mod launch_metal;
+mod metal;
 mod moments;
 
 use candle_core::{D, DType, Result, Tensor};
@@ -80,6 +82,7 @@ impl GroupNorm {
                 let _sums = trace.hold(batch * cpu::group_norm_bytes(sample, channels));
                 plain_cost(trace, &[x], x.shape())
             }
+            OpForm::Metal => metal::group_norm(x, parameters, self.groups, self.eps, then_silu),
             OpForm::Cuda | OpForm::Composed if then_silu => {
                 silu(&self.composed(x)?)?.to_dtype(x.dtype())
             }
@@ -160,6 +163,7 @@ impl LayerNorm {
             OpForm::Cpu => cpu::layer_norm(x.tensor()?, &self.weight, &self.bias, self.eps)
                 .map(Activation::from),
             OpForm::CpuCost(trace) => plain_cost(trace, &[x], x.shape()),
+            OpForm::Metal => metal::layer_norm(x, &self.weight, &self.bias, self.eps),
             OpForm::Cuda | OpForm::Composed => self.composed(x),
         }
     }
@@ -181,7 +185,7 @@ impl LayerNorm {
 pub struct RmsNorm {
     /// `[C]`
     weight: Tensor,
-    /// the same in f32, as our own kernel takes it
+    /// the same in f32, as our kernel for CUDA takes it
     wide_weight: Tensor,
     eps: f64,
 }
@@ -204,9 +208,12 @@ impl RmsNorm {
         if x.dim(D::Minus1)? != self.weight.dim(0)? {
             candle_core::bail!("rms_norm: {:?}, {} channels", x.shape(), self.weight.dim(0)?);
         }
-        if let OpForm::Cuda = form(Operation::RmsNorm, [x])
-            && let Some(y) = cuda::rms_norm(x, &self.wide_weight, self.eps)?
-        {
+        let own = match form(Operation::RmsNorm, [x]) {
+            OpForm::Cuda => cuda::rms_norm(x, &self.wide_weight, self.eps)?,
+            OpForm::Metal => Some(metal::rms_norm(x, &self.weight, self.eps)?),
+            _ => None,
+        };
+        if let Some(y) = own {
             return Ok(y);
         }
         // candle's kernels sum in f32, row by row.

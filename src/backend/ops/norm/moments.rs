@@ -5,7 +5,7 @@ use candle_core::{D, DType, Device, Result, Tensor};
 
 use super::{
     super::{OpForm, form, plain_cost, silu},
-    GroupNorm, cpu, cuda,
+    GroupNorm, cpu, cuda, metal,
 };
 use crate::backend::{Activation, Operation};
 
@@ -55,6 +55,16 @@ impl GroupMoments {
                 trace.pass(cpu::group_norm_bytes(x.elem_count(), channels));
                 Ok(Self::unknown(groups, positions))
             }
+            OpForm::Metal => {
+                let statistics = metal::group_statistics(x, groups)?;
+                if statistics.is_traced() {
+                    return Ok(Self::unknown(groups, positions));
+                }
+                let samples = statistics.into_tensor()?.to_vec3::<f32>()?;
+                let positions = positions / samples.len();
+                let of_samples = samples.iter().map(|rows| Self::of_sample(rows, positions));
+                Ok(Self::pooled(&of_samples.collect::<Vec<_>>()))
+            }
             OpForm::Cuda | OpForm::Composed => {
                 let x = x.contiguous()?.reshape((positions, groups, channels / groups))?;
                 let bands: Vec<Self> = (0..positions)
@@ -65,6 +75,16 @@ impl GroupMoments {
                     .collect::<Result<_>>()?;
                 Ok(Self::pooled(&bands))
             }
+        }
+    }
+
+    /// The moments of a sample from the statistics of its groups: two summands of the mean first, the variance last.
+    fn of_sample(rows: &[Vec<f32>], positions: usize) -> Self {
+        let column = |of: fn(&[f32]) -> f64| rows.iter().map(|row| of(row)).collect();
+        Self {
+            means: column(|row| row[..2].iter().copied().map(f64::from).sum()),
+            variances: column(|row| row[3].into()),
+            positions,
         }
     }
 
@@ -84,7 +104,9 @@ impl GroupMoments {
             return Ok(Self::unknown(groups, positions));
         }
         let values = |x: Activation| -> Result<Vec<f64>> {
-            x.into_tensor()?.flatten_all()?.to_dtype(DType::F64)?.to_vec1::<f64>()
+            // Widened on the host: no Apple GPU knows f64.
+            let values = x.into_tensor()?.flatten_all()?.to_vec1::<f32>()?;
+            Ok(values.into_iter().map(f64::from).collect())
         };
         Ok(Self { means: values(means)?, variances: values(variances)?, positions })
     }
@@ -140,12 +162,17 @@ impl GroupNorm {
             );
         }
         let form = form(Operation::GroupNorm, [x]);
-        if let OpForm::Cuda = form {
-            let of_groups = moments.means.iter().copied().zip(moments.variances.iter().copied());
-            let parameters = [&self.weight, &self.bias];
-            if let Some(y) = cuda::group_norm_with(x, parameters, of_groups, self.eps, then_silu)? {
-                return Ok(y);
+        let of_groups = moments.means.iter().copied().zip(moments.variances.iter().copied());
+        let parameters = [&self.weight, &self.bias];
+        let own = match form {
+            OpForm::Cuda => cuda::group_norm_with(x, parameters, of_groups, self.eps, then_silu)?,
+            OpForm::Metal => {
+                Some(metal::group_norm_with(x, parameters, of_groups, self.eps, then_silu)?)
             }
+            _ => None,
+        };
+        if let Some(y) = own {
+            return Ok(y);
         }
         let width = channels / self.groups;
         let device = self.weight.device();
@@ -160,7 +187,7 @@ impl GroupNorm {
             OpForm::Cpu => cpu::channel_affine(x.tensor()?, &mean, &scale, &self.bias, then_silu)
                 .map(Activation::from),
             OpForm::CpuCost(trace) => plain_cost(trace, &[x], x.shape()),
-            OpForm::Cuda | OpForm::Composed => {
+            OpForm::Cuda | OpForm::Metal | OpForm::Composed => {
                 let centred = x.to_dtype(DType::F32)?.broadcast_sub(&mean.into())?;
                 let y = centred.broadcast_mul(&scale.into())?;
                 drop(centred);

@@ -5,7 +5,8 @@ use candle_core::Result;
 use super::launch::{self, PictureSizes};
 use crate::backend::{
     Activation,
-    cuda::{KernelValue, element, run_unary},
+    cuda::{element, run_unary},
+    gpu::KernelValue,
 };
 
 // SAFETY: `repr(C)`, as `PictureSizes` of `kernels/pointwise.cu`, without gaps.

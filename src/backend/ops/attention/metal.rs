@@ -1,0 +1,122 @@
+//! Attention on Apple GPUs: by candle's kernels where they have the width and every query sees the same keys, else by
+//! ours.
+
+use std::ops::Range;
+
+use candle_core::{DType, Result};
+
+use super::{
+    AttentionSizes, Mask,
+    launch_metal::{self as launch, AttentionForm, AttentionMask, AttentionShape},
+};
+use crate::backend::{
+    Activation,
+    gpu::KernelValue,
+    metal::{are_aligned, compute, element, has_matrices},
+};
+
+// SAFETY: `repr(C)`, as `AttentionSizes` of `kernels/attention.metal`: numbers of 32 bits.
+unsafe impl KernelValue for launch::AttentionSizes {}
+
+/// `None` if no kernel serves heads of this width.
+pub(super) fn attention(
+    inputs: [&Activation; 3],
+    sizes: AttentionSizes,
+    mask: Mask,
+) -> Result<Option<Activation>> {
+    let has_matrices = has_matrices(inputs[0]);
+    if has_matrices && let Some(seen) = seen_by_all(sizes, mask, inputs[0].dtype()) {
+        return by_candle(inputs, sizes, seen).map(Some);
+    }
+    // The plain kernel would take a GPU with matrices longer than products of candle's.
+    let form = if has_matrices { AttentionForm::Matrices } else { AttentionForm::Plain };
+    own(inputs, sizes, mask, form)
+}
+
+/// The keys that candle's kernels attend to, if they have one: of none that masks keys, because that reads beyond the
+/// last one.
+fn seen_by_all(sizes: AttentionSizes, mask: Mask, dtype: DType) -> Option<Range<usize>> {
+    let AttentionSizes { queries, keys, width, .. } = sizes;
+    match (width, queries) {
+        (32 | 64 | 96 | 128 | 256, _) => {}
+        (72 | 80, 2..) | (512, 1) => {}
+        (512, 2..) if dtype == DType::F16 => {}
+        _ => return None,
+    }
+    match mask {
+        Mask::None => Some(0..keys),
+        mask => (queries == 1).then(|| mask.seen(0, keys)),
+    }
+}
+
+/// Keys from which on candle's kernel for one query takes them in parts, and how many parts those are.
+const PARTS_FROM: usize = 1024;
+const PARTS: usize = 32;
+
+/// Attention to the keys `seen`, all of them by every query.
+fn by_candle(
+    [q, k, v]: [&Activation; 3],
+    sizes: AttentionSizes,
+    seen: Range<usize>,
+) -> Result<Activation> {
+    let AttentionSizes { batch, queries, heads, key_heads, width, .. } = sizes;
+    let keys = seen.len();
+    let split = |x: &Activation, tokens: usize, heads: usize| {
+        x.reshape((batch, tokens, heads, width))?.transpose(1, 2)
+    };
+    let q = split(q, queries, heads)?;
+    let [k, v] = [k, v].map(|x| {
+        let heads = split(&x.narrow(1, seen.start, keys)?, keys, key_heads)?;
+        // The kernel for one query takes keys that lie one after the other.
+        if queries == 1 { heads.contiguous() } else { Ok(heads) }
+    });
+    let (k, v) = (k?, v?);
+    let scale = (width as f32).sqrt().recip();
+    let y = q.apply((batch, heads, queries, width), |q| {
+        candle_nn::ops::sdpa(q, k.tensor()?, v.tensor()?, None, false, scale, 1.0)
+    })?;
+    if let Some(trace) = q.trace()
+        && queries == 1
+        && keys >= PARTS_FROM
+    {
+        // Sums of each part, and its largest score and sum of weights.
+        trace.pass(batch * heads * PARTS * (width + 2) * size_of::<f32>());
+    }
+    drop((q, k, v));
+    y.transpose(1, 2)?.contiguous()?.reshape((batch, queries, heads * width))
+}
+
+fn own(
+    [q, k, v]: [&Activation; 3],
+    sizes: AttentionSizes,
+    mask: Mask,
+    form: AttentionForm,
+) -> Result<Option<Activation>> {
+    let AttentionSizes { batch, queries, keys, heads, key_heads, width } = sizes;
+    let mask = match mask {
+        Mask::None => AttentionMask::None,
+        Mask::Causal => AttentionMask::UpToOwn { past: 0, window: None },
+        Mask::Cached { past, window } => {
+            // A wider one than there are keys hides nothing.
+            let window = window.filter(|&window| window < keys).map(|window| window as u32);
+            AttentionMask::UpToOwn { past: past as u32, window }
+        }
+    };
+    let shape = AttentionShape {
+        batch: batch as u32,
+        queries: queries as u32,
+        keys: keys as u32,
+        heads: heads as u32,
+        key_heads: key_heads as u32,
+        width: width as u32,
+        mask,
+    };
+    let aligned = are_aligned(&[q, k, v]);
+    let Some((launch, sizes)) = launch::attention(element(q)?, form, &shape, aligned) else {
+        return Ok(None);
+    };
+    let (q, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?);
+    let output = ((batch, queries, heads * width), q.dtype());
+    // SAFETY: the shape is that of the tensors.
+    unsafe { compute(&launch, &q, &[&k, &v], output, &sizes) }.map(Some)
+}
