@@ -33,14 +33,13 @@ pub(super) fn attention(
     own(inputs, sizes, mask, form)
 }
 
-/// The keys that candle's kernels attend to, if they have one: of none that masks keys, because that reads beyond the
-/// last one.
+/// The keys that candle's kernels attend to, if they have one that fits. Masks are none of them: its causal form reads
+/// keys behind the last. For widths above 128 a threadgroup has no room for tiles of f32.
 fn seen_by_all(sizes: AttentionSizes, mask: Mask, dtype: DType) -> Option<Range<usize>> {
     let AttentionSizes { queries, keys, width, .. } = sizes;
     match (width, queries) {
-        (32 | 64 | 96 | 128 | 256, _) => {}
-        (72 | 80, 2..) | (512, 1) => {}
-        (512, 2..) if dtype == DType::F16 => {}
+        (32 | 64 | 96 | 128, _) | (72 | 80, 2..) | (256, 1) => {}
+        (256 | 512, 2..) if dtype == DType::F16 => {}
         _ => return None,
     }
     match mask {
