@@ -267,15 +267,19 @@ of_each_width! {
     width_512 512;
 }
 
-/// Masks whose edges lie at every place of a tile.
+/// Masks whose edges lie at every place of a tile: their end, their start, and a start with a whole tile behind.
 fn check_edges<T: Element>(width: usize) {
     for past in 31..97 {
-        for window in [None, Some(past / 3)] {
-            // One for the kernel of few queries, and one for the others.
-            for queries in [2, 17] {
-                let shape = cached(shape(1, queries, past + 20, [1, 1]), past, window);
-                Case::<T>::uniform(Shape { width, ..shape }).check_once();
-            }
+        // 2 for the kernel of few queries, 17 for the others.
+        for (queries, past, window) in [
+            (2, past, None),
+            (2, past, Some(past / 3)),
+            (17, past, None),
+            (17, past, Some(past / 3)),
+            (17, past + 120, Some(100)),
+        ] {
+            let shape = cached(shape(1, queries, past + 20, [1, 1]), past, window);
+            Case::<T>::uniform(Shape { width, ..shape }).check_once();
         }
     }
 }
