@@ -372,6 +372,23 @@ fn without_a_key_the_output_is_zero() {
     }
 }
 
+/// A query that is no number shows in its own output, where the program looks for it, and in no other.
+#[test]
+fn a_query_that_is_no_number_has_an_output_that_is_none() {
+    for width in WIDTHS {
+        for queries in [2, 70] {
+            let shape = Shape { width, ..shape(1, queries, 90, [2, 1]) };
+            let mut q = uniform::<bf16>(1, queries * 2 * width);
+            // Of the second head of query 1.
+            q[3 * width + 7] = bf16::NAN;
+            let mut case = Case::new(shape, q, uniform(2, 90 * width));
+            for (row, values) in case.run(Mode::ALL[0]).chunks(width).enumerate() {
+                assert!(values.iter().all(|x| x.is_nan() == (row == 3)), "{width}: row {row}");
+            }
+        }
+    }
+}
+
 /// A kernel and its launch agree on its shared memory: with less, it writes beside it.
 #[test]
 fn no_kernel_is_given_more_shared_memory_than_it_uses() {
