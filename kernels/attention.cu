@@ -135,8 +135,7 @@ template <class T, int WIDTH, int ROW_TILES, int WARPS, int KEYS> struct Attenti
                                                unsigned char* shared) {
         const int queries = sizes.queries, warp = warp_index();
         // The last queries first: under a mask they see the most keys.
-        const int tile = gridDim.x - 1 - blockIdx.x;
-        const int block_first = tile * ROWS, first = block_first + warp * WARP_ROWS;
+        const int block_first = (gridDim.x - 1 - blockIdx.x) * ROWS, first = block_first + warp * WARP_ROWS;
         const uint64_t head = blockIdx.y, key_head = blockIdx.y / sizes.group, sample = blockIdx.z;
         q += sample * sizes.q_sample + head * WIDTH;
         k += sample * sizes.k_sample + key_head * WIDTH;
@@ -146,8 +145,9 @@ template <class T, int WIDTH, int ROW_TILES, int WARPS, int KEYS> struct Attenti
         const TileRange block_range(sizes, block_first, min(block_first + ROWS, queries) - 1);
         const TileRange range(sizes, first, min(first + WARP_ROWS, queries) - 1);
         const int begin = block_range.some.first / KEYS * KEYS, end = block_range.some.end;
-        const auto load = [&](int key) {
-            unsigned char* stage = shared + (key - begin) / KEYS % STAGES * STAGE;
+        const auto load = [&](int tile) {
+            const int key = begin + tile * KEYS;
+            unsigned char* stage = shared + tile % STAGES * STAGE;
             if (key < end) {
                 load_tile<KEYS, WIDTH, THREADS>(stage, k, sizes.k_row, key, end);
                 load_tile<KEYS, WIDTH, THREADS>(stage + TILE, v, sizes.v_row, key, end);
@@ -155,15 +155,16 @@ template <class T, int WIDTH, int ROW_TILES, int WARPS, int KEYS> struct Attenti
             cp_async_commit();
         };
 
-        for (int stage = 0; stage < STAGES - 1; stage++) load(begin + stage * KEYS);
+        for (int tile = 0; tile < STAGES - 1; tile++) load(tile);
         Attention own;
         own.load_queries(q, sizes.q_row, first, queries);
-        for (int key = begin; key < end; key += KEYS) {
+        for (int tile = 0; begin + tile * KEYS < end; tile++) {
             cp_async_wait<STAGES - 2>();
             // The tile has arrived for all, and the one before it is done with by all.
             __syncthreads();
-            load(key + (STAGES - 1) * KEYS);
-            const unsigned char* stage = shared + (key - begin) / KEYS % STAGES * STAGE;
+            load(tile + STAGES - 1);
+            const int key = begin + tile * KEYS;
+            const unsigned char* stage = shared + tile % STAGES * STAGE;
             if (first >= queries || range.hides(key, KEYS)) continue;
             if (range.shows(key, KEYS))
                 own.attend<false>(sizes, stage, key, first, range);
@@ -178,8 +179,9 @@ template <class T, int WIDTH, int ROW_TILES, int WARPS, int KEYS> struct Attenti
 
 } // namespace
 
-#define ATTENTION(NAME, T, WIDTH, ROW_TILES, WARPS, KEYS)                                                              \
-    extern "C" __global__ void __launch_bounds__(32 * WARPS)                                                           \
+// `BLOCKS`: of a multiprocessor at the same time, as far as registers go.
+#define ATTENTION(NAME, T, WIDTH, ROW_TILES, WARPS, KEYS, BLOCKS)                                                      \
+    extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS)                                                   \
         NAME(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, T* __restrict__ out,           \
              AttentionSizes sizes) {                                                                                   \
         SHARED_MEMORY(shared);                                                                                         \
@@ -188,12 +190,12 @@ template <class T, int WIDTH, int ROW_TILES, int WARPS, int KEYS> struct Attenti
 
 // As `TILES` in src/backend/ops/attention/launch.rs.
 #define ATTENTIONS(SUFFIX, T)                                                                                          \
-    ATTENTION(attention_40_##SUFFIX, T, 40, 2, 4, 64)                                                                  \
-    ATTENTION(attention_64_##SUFFIX, T, 64, 2, 4, 64)                                                                  \
-    ATTENTION(attention_72_##SUFFIX, T, 72, 2, 4, 32)                                                                  \
-    ATTENTION(attention_80_##SUFFIX, T, 80, 2, 4, 32)                                                                  \
-    ATTENTION(attention_128_##SUFFIX, T, 128, 1, 8, 64)                                                                \
-    ATTENTION(attention_160_##SUFFIX, T, 160, 1, 4, 32)
+    ATTENTION(attention_40_##SUFFIX, T, 40, 2, 4, 48, 3)                                                               \
+    ATTENTION(attention_64_##SUFFIX, T, 64, 2, 4, 64, 2)                                                               \
+    ATTENTION(attention_72_##SUFFIX, T, 72, 2, 4, 32, 2)                                                               \
+    ATTENTION(attention_80_##SUFFIX, T, 80, 2, 4, 32, 2)                                                               \
+    ATTENTION(attention_128_##SUFFIX, T, 128, 1, 8, 64, 1)                                                             \
+    ATTENTION(attention_160_##SUFFIX, T, 160, 1, 4, 32, 2)
 
 ATTENTIONS(bf16, __nv_bfloat16)
 ATTENTIONS(f16, __half)

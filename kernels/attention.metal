@@ -1,5 +1,6 @@
 // softmax(q·kᵀ/√d)·v per head without a matrix of scores: a threadgroup goes over the keys of one head once, with the
-// largest score and the sum of weights of each of its queries so far (online softmax). Sums are in f32.
+// largest score and the sum of weights of each of its queries so far (online softmax). Sums are in f32. A query without
+// any key gives zeros.
 //
 // The work is cut by the queries of one sample, and keys are taken in blocks that begin at fixed keys, so a sample's
 // bytes are the same in any batch.
@@ -225,7 +226,7 @@ template <typename T, uint WIDTH, uint BLOCKS>
     // The sums go through the memory of the scores, as many columns at a time as it has.
     const bool is_query = first_query + part * QUERIES + own_query < sizes.queries;
     device T* own_y = y + query_place + ulong(query) * query_stride;
-    const float factor = 1.0f / total;
+    const float factor = total == 0.0f ? 0.0f : 1.0f / total;
 #pragma clang loop unroll(full)
     for (uint strip = 0; strip < COLUMNS; strip += STEP / 8) {
 #pragma clang loop unroll(full)
@@ -321,9 +322,10 @@ template <typename T>
             sums[i] = sums[i] * correction + column;
         }
     }
+    const float factor = total == 0.0f ? 0.0f : 1.0f / total;
     for (uint i = 0; i < PLAIN_COLUMNS; i++) {
         const uint d = member + i * PLAIN_THREADS;
-        if (d < width) y[query_place + d] = T(sums[i] / total);
+        if (d < width) y[query_place + d] = T(sums[i] * factor);
     }
 }
 

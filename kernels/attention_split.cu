@@ -3,7 +3,7 @@
 //
 // All heads that share keys are rows of the same 16 × 16 fragments, so that keys and values are read once
 // for all of them. With one query most of those rows are empty; but the time goes into reading keys, and the
-// tensor cores keep up with that twelve times over, where dot products would have to convert every element
+// tensor cores keep up with that several times over, where dot products would have to convert every element
 // once for each head.
 #include "attention.cuh"
 
@@ -92,15 +92,16 @@ template <class T, int WIDTH> struct AttentionSplit {
 
         const int begin = keys_of(sizes, 0).first + split * static_cast<int>(sizes.split_keys);
         const int end = min(begin + static_cast<int>(sizes.split_keys), keys_of(sizes, queries - 1).end);
-        const auto load = [&](int key) {
-            unsigned char* stage = shared + (key - begin) / KEYS % STAGES * STAGE;
+        const auto load = [&](int tile) {
+            const int key = begin + tile * KEYS;
+            unsigned char* stage = shared + tile % STAGES * STAGE;
             if (key < end) {
                 load_tile<KEYS, WIDTH, THREADS>(stage, k, sizes.k_row, key, end);
                 load_tile<KEYS, WIDTH, THREADS>(stage + TILE, v, sizes.v_row, key, end);
             }
             cp_async_commit();
         };
-        for (int stage = 0; stage < STAGES - 1; stage++) load(begin + stage * KEYS);
+        for (int tile = 0; tile < STAGES - 1; tile++) load(tile);
 
         uint32_t fragments[STEPS][4];
         KeyRange seen[2];
@@ -115,12 +116,13 @@ template <class T, int WIDTH> struct AttentionSplit {
 
         float of_values[1][WIDTH / 8][4] = {}, of_weights[4] = {};
         Base bases[2];
-        for (int key = begin; key < end; key += KEYS) {
+        for (int tile = 0; begin + tile * KEYS < end; tile++) {
             cp_async_wait<STAGES - 2>();
             // The tile has arrived for all, and the one before it is done with by all.
             __syncthreads();
-            load(key + (STAGES - 1) * KEYS);
-            const unsigned char* stage = shared + (key - begin) / KEYS % STAGES * STAGE;
+            load(tile + STAGES - 1);
+            const int key = begin + tile * KEYS;
+            const unsigned char* stage = shared + tile % STAGES * STAGE;
             const int own = warp * WARP_KEYS;
             if (key + own < end) attend(of_values, of_weights, bases, fragments, stage + own * PITCH, key + own, seen, sizes.scale);
         }

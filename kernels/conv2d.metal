@@ -177,8 +177,8 @@ template <typename T, uint TILE>
         for (uint j = 0; j < BLOCKS; j++) sums[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
 
-    for (uint k = 0; k < inner; k += CONV2D_INNER) {
-        // What is to come is read while other SIMD groups still multiply.
+    // Each step reads what the next one multiplies, and multiplies what the last one has read. Behind the end are zeros.
+    for (uint k = 0; k < inner + CONV2D_INNER; k += CONV2D_INNER) {
         vec<T, 4> pixels[RUNS];
         vec<T, 4> weights[RUNS];
         if (has_places && is_new_tap) {
@@ -203,6 +203,25 @@ template <typename T, uint TILE>
         weight_place += CONV2D_INNER * sizes.outputs;
         is_new_tap = tap.channel + CONV2D_INNER >= sizes.channels;
         advance(tap, CONV2D_INNER, sizes.channels, sizes.side);
+        if (k > 0) {
+#pragma clang loop unroll(full)
+            for (uint step = 0; step < CONV2D_INNER; step += 8) {
+                simdgroup_matrix<T, 8, 8> a[BLOCKS];
+                simdgroup_matrix<T, 8, 8> b[BLOCKS];
+#pragma clang loop unroll(full)
+                for (uint i = 0; i < BLOCKS; i++) {
+                    simdgroup_load(a[i], pixel_tile + (own_row + 8 * i) * PIXEL_ROW + step, PIXEL_ROW);
+                    simdgroup_load(b[i], weight_tile + step * WEIGHT_ROW + own_column + 8 * i, WEIGHT_ROW);
+                }
+#pragma clang loop unroll(full)
+                for (uint i = 0; i < BLOCKS; i++) {
+#pragma clang loop unroll(full)
+                    for (uint j = 0; j < BLOCKS; j++) {
+                        simdgroup_multiply_accumulate(sums[i][j], a[i], b[j], sums[i][j]);
+                    }
+                }
+            }
+        }
         threadgroup_barrier(mem_flags::mem_threadgroup);
         for (uint i = 0; i < RUNS; i++) {
             const uint row = pixel_row + i * (TILE / RUNS);
@@ -211,28 +230,9 @@ template <typename T, uint TILE>
             weight_runs[inner_row * (WEIGHT_ROW / RUN) + weight_run] = weights[i];
         }
         threadgroup_barrier(mem_flags::mem_threadgroup);
-
-#pragma clang loop unroll(full)
-        for (uint step = 0; step < CONV2D_INNER; step += 8) {
-            simdgroup_matrix<T, 8, 8> a[BLOCKS];
-            simdgroup_matrix<T, 8, 8> b[BLOCKS];
-#pragma clang loop unroll(full)
-            for (uint i = 0; i < BLOCKS; i++) {
-                simdgroup_load(a[i], pixel_tile + (own_row + 8 * i) * PIXEL_ROW + step, PIXEL_ROW);
-                simdgroup_load(b[i], weight_tile + step * WEIGHT_ROW + own_column + 8 * i, WEIGHT_ROW);
-            }
-#pragma clang loop unroll(full)
-            for (uint i = 0; i < BLOCKS; i++) {
-#pragma clang loop unroll(full)
-                for (uint j = 0; j < BLOCKS; j++) {
-                    simdgroup_multiply_accumulate(sums[i][j], a[i], b[j], sums[i][j]);
-                }
-            }
-        }
     }
 
     // Eight rows at a time go through memory, where a lane finds runs of a row.
-    threadgroup_barrier(mem_flags::mem_threadgroup);
 #pragma clang loop unroll(full)
     for (uint i = 0; i < BLOCKS; i++) {
 #pragma clang loop unroll(full)

@@ -90,17 +90,18 @@ template <typename T>
     means[member] = mean;
     squares[member] = square;
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    if (line > 0) return;
-    device float2* out = partial + (ulong(group.z) * sizes.pieces + group.x) * sizes.channels + channel;
-    for (uint i = 0; i < count; i++) {
-        Moments all = Moments{0.0f, 0.0f, 0.0f};
-        for (uint other = 0; other < NORM_LINES; other++) {
-            const uint of_line = end > first + other ? (end - first - other + NORM_LINES - 1) / NORM_LINES : 0u;
-            const uint place = other * NORM_COLUMNS + column;
-            all = merged(all, Moments{float(of_line), means[place][i], squares[place][i]});
-        }
-        out[i] = float2{all.mean, all.squares};
+    // Now each thread has a channel, of which it merges the lines.
+    const uint own_channel = group.y * (NORM_COLUMNS * RUN) + member;
+    if (member >= NORM_COLUMNS * RUN || own_channel >= sizes.channels) return;
+    threadgroup const float* own_means = (threadgroup const float*)means + member;
+    threadgroup const float* own_squares = (threadgroup const float*)squares + member;
+    Moments all = Moments{0.0f, 0.0f, 0.0f};
+    for (uint other = 0; other < NORM_LINES; other++) {
+        const uint of_line = end > first + other ? (end - first - other + NORM_LINES - 1) / NORM_LINES : 0u;
+        const uint place = other * NORM_COLUMNS * RUN;
+        all = merged(all, Moments{float(of_line), own_means[place], own_squares[place]});
     }
+    partial[(ulong(group.z) * sizes.pieces + group.x) * sizes.channels + own_channel] = float2{all.mean, all.squares};
 }
 
 template [[host_name("group_norm_moments_f16")]] [[kernel]] decltype(group_norm_moments<half>) group_norm_moments<half>;

@@ -94,6 +94,7 @@ fn operations(placement: Placement, types: &[DType], tests: &[KernelTest]) -> St
         let by = operation.served_by(placement, dtype);
         let test = tests.iter().find(|test| test.operation == operation && test.dtype == dtype);
         match test.map(|test| (test.passed(), &test.outcome)) {
+            Some((true, Ok(0.0))) => format!("{by} (exact)"),
             Some((true, Ok(difference))) => format!("{by} ({difference:.1e})"),
             Some(_) => format!("{by} (FAILED)"),
             None => by.to_owned(),

@@ -1,7 +1,8 @@
 //! The attention kernels against softmax(q·kᵀ/√d)·v in f64.
 
 use kernel_check::{
-    Arg, Buffer, Element, Mode, assert_close, backend, bf16, f16, launch, take_conflicts, uniform,
+    Arg, Buffer, Element, Mode, assert_close, backend, bf16, f16, take_conflicts, try_launch,
+    uniform,
 };
 
 #[path = "../../../src/backend/ops/attention/launch.rs"]
@@ -114,54 +115,49 @@ impl<T: Element> Case<T> {
     /// The output `[batch, queries, heads · width]`.
     fn run(&mut self, mode: Mode) -> Vec<T> {
         let Shape { batch, queries, heads, width, .. } = self.shape;
-        let width = heads * width;
-        let out_strides = strides(queries, width, 8);
-        let mut out = Buffer::<T>::unwritten(batch * out_strides.sample);
-        let strides = AllStrides {
-            q: self.q.strides,
-            k: self.k.strides,
-            v: self.v.strides,
-            out: out_strides,
-        };
+        let strides = strides(queries, heads * width, 8);
+        let mut out = Buffer::<T>::unwritten(batch * strides.sample);
         take_conflicts();
-        let (q, k, v) = (&mut self.q.buffer, &mut self.k.buffer, &mut self.v.buffer);
-        match AttentionLaunch::new(T::TYPE, self.shape, strides).unwrap() {
-            AttentionLaunch::Whole { attend, sizes } => {
-                let [q, k, v] = [q, k, v].map(Arg::input);
-                launch(&attend, &mut [q, k, v, Arg::output(&mut out), Arg::value(sizes)], mode);
-            }
-            AttentionLaunch::Split { attend, combine, workspace, sizes } => {
-                let mut workspace = Buffer::<u8>::unwritten(workspace);
-                let [q, k, v] = [q, k, v].map(Arg::input);
-                let mut arguments = [
-                    q,
-                    k,
-                    v,
-                    Arg::output(&mut out),
-                    if combine.is_some() { Arg::output(&mut workspace) } else { Arg::Null },
-                    Arg::value(sizes),
-                ];
-                launch(&attend, &mut arguments, mode);
-                if let Some(combine) = combine {
-                    let parts = Arg::input(&mut workspace);
-                    let out = Arg::output(&mut out);
-                    launch(&combine, &mut [parts, out, Arg::value(sizes)], mode);
-                }
-            }
-        }
+        self.launch(self.plan(strides), &mut out, mode).unwrap();
         assert_eq!(take_conflicts(), 0, "conflicts of banks: {:?}", self.shape);
         let out = out.to_vec();
         let mut values = Vec::new();
-        for (index, token) in out.chunks(out_strides.row).enumerate() {
-            let (token, gap) = if index % (queries + 2) < queries {
-                token.split_at(width)
-            } else {
-                token.split_at(0)
-            };
+        for (index, token) in out.chunks(strides.row).enumerate() {
+            let is_token = index % (queries + 2) < queries;
+            let (token, gap) = token.split_at(if is_token { heads * width } else { 0 });
             assert!(gap.iter().all(|x| x.widen().is_nan()), "written beside the output");
             values.extend(token);
         }
         values
+    }
+
+    fn plan(&self, out: Strides) -> AttentionLaunch {
+        let strides = AllStrides { q: self.q.strides, k: self.k.strides, v: self.v.strides, out };
+        AttentionLaunch::new(T::TYPE, self.shape, strides).unwrap()
+    }
+
+    fn launch(
+        &mut self,
+        plan: AttentionLaunch,
+        out: &mut Buffer<T>,
+        mode: Mode,
+    ) -> Result<(), String> {
+        let buffers = [&mut self.q.buffer, &mut self.k.buffer, &mut self.v.buffer];
+        let [q, k, v] = buffers.map(Arg::input);
+        match plan {
+            AttentionLaunch::Whole { attend, sizes } => {
+                try_launch(&attend, &mut [q, k, v, Arg::output(out), Arg::value(sizes)], mode)
+            }
+            AttentionLaunch::Split { attend, combine, workspace, sizes } => {
+                let mut workspace = Buffer::<u8>::unwritten(workspace);
+                let parts = if combine.is_some() { Arg::output(&mut workspace) } else { Arg::Null };
+                let mut arguments = [q, k, v, Arg::output(out), parts, Arg::value(sizes)];
+                try_launch(&attend, &mut arguments, mode)?;
+                let Some(combine) = combine else { return Ok(()) };
+                let parts = Arg::input(&mut workspace);
+                try_launch(&combine, &mut [parts, Arg::output(out), Arg::value(sizes)], mode)
+            }
+        }
     }
 
     fn reference(&self) -> Vec<f64> {
@@ -271,15 +267,19 @@ of_each_width! {
     width_512 512;
 }
 
-/// Masks whose edges lie at every place of a tile.
+/// Masks whose edges lie at every place of a tile: their end, their start, and a start with a whole tile behind.
 fn check_edges<T: Element>(width: usize) {
     for past in 31..97 {
-        for window in [None, Some(past / 3)] {
-            // One for the kernel of few queries, and one for the others.
-            for queries in [2, 17] {
-                let shape = cached(shape(1, queries, past + 20, [1, 1]), past, window);
-                Case::<T>::uniform(Shape { width, ..shape }).check_once();
-            }
+        // 2 for the kernel of few queries, 17 for the others.
+        for (queries, past, window) in [
+            (2, past, None),
+            (2, past, Some(past / 3)),
+            (17, past, None),
+            (17, past, Some(past / 3)),
+            (17, past + 120, Some(100)),
+        ] {
+            let shape = cached(shape(1, queries, past + 20, [1, 1]), past, window);
+            Case::<T>::uniform(Shape { width, ..shape }).check_once();
         }
     }
 }
@@ -368,6 +368,41 @@ fn without_a_key_the_output_is_zero() {
             for mode in Mode::ALL {
                 assert!(case.run(mode).iter().all(|&x| x == bf16::ZERO), "{width}");
             }
+        }
+    }
+}
+
+/// A query that is no number shows in its own output, where the program looks for it, and in no other.
+#[test]
+fn a_query_that_is_no_number_has_an_output_that_is_none() {
+    for width in WIDTHS {
+        for queries in [2, 70] {
+            let shape = Shape { width, ..shape(1, queries, 90, [2, 1]) };
+            let mut q = uniform::<bf16>(1, queries * 2 * width);
+            // Of the second head of query 1.
+            q[3 * width + 7] = bf16::NAN;
+            let mut case = Case::new(shape, q, uniform(2, 90 * width));
+            for (row, values) in case.run(Mode::ALL[0]).chunks(width).enumerate() {
+                assert!(values.iter().all(|x| x.is_nan() == (row == 3)), "{width}: row {row}");
+            }
+        }
+    }
+}
+
+/// A kernel and its launch agree on its shared memory: with less, it writes beside it.
+#[test]
+fn no_kernel_is_given_more_shared_memory_than_it_uses() {
+    for width in WIDTHS {
+        for queries in [2, 17] {
+            let mut case = Case::<bf16>::uniform(Shape { width, ..shape(1, queries, 150, [1, 1]) });
+            let strides = strides(queries, width, 0);
+            let mut out = Buffer::<bf16>::unwritten(strides.sample);
+            let mut plan = case.plan(strides);
+            let (AttentionLaunch::Whole { attend, .. } | AttentionLaunch::Split { attend, .. }) =
+                &mut plan;
+            // More than the end of a row that is only there to keep the next one away.
+            attend.shared -= 64;
+            assert!(case.launch(plan, &mut out, Mode::ALL[0]).is_err(), "{width}, {queries}");
         }
     }
 }

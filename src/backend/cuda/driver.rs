@@ -57,14 +57,10 @@ pub(super) unsafe fn run(launch: &Launch, args: &[Arg]) -> Result<()> {
             Arg::Null | Arg::Value(_) => Ok(None),
         })
         .collect::<Result<_>>()?;
-    let of_cuda = |storage| match storage {
-        &Storage::Cuda(ref storage) => Ok(storage),
-        _ => candle_core::bail!("{}: values that are not on an NVIDIA GPU", launch.kernel),
-    };
     let Some((first, _)) = storages.iter().flatten().next() else {
         candle_core::bail!("{}: no values", launch.kernel)
     };
-    let gpu: &CudaDevice = &of_cuda(first)?.device;
+    let gpu: &CudaDevice = &on_cuda(first)?.device;
     let stream = gpu.cuda_stream();
 
     // Addresses stay where they are while the driver reads them, and what tells other streams of their use until
@@ -74,7 +70,7 @@ pub(super) unsafe fn run(launch: &Launch, args: &[Arg]) -> Result<()> {
     for storage in &storages {
         let address = match storage {
             Some((storage, layout)) => {
-                let (address, in_use) = address(of_cuda(storage)?, layout, &stream)?;
+                let (address, in_use) = address(on_cuda(storage)?, layout, &stream)?;
                 uses.push(in_use);
                 address
             }
@@ -115,6 +111,14 @@ pub(super) unsafe fn run(launch: &Launch, args: &[Arg]) -> Result<()> {
         )
     }
     .w()
+}
+
+/// The storage of values on a GPU.
+fn on_cuda(storage: &Storage) -> Result<&CudaStorage> {
+    match storage {
+        Storage::Cuda(storage) => Ok(storage),
+        _ => candle_core::bail!("values that are not on an NVIDIA GPU"),
+    }
 }
 
 /// Address of a tensor's first value.

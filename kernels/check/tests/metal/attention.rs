@@ -251,3 +251,17 @@ fn keys_that_no_query_sees_may_be_anything() {
         }
     }
 }
+
+#[test]
+fn a_query_without_any_key_gives_zeros() {
+    // The window of a query behind the last key holds none.
+    let mask = AttentionMask::UpToOwn { past: 0, window: Some(1) };
+    let shape = AttentionShape { queries: 40, keys: 8, mask, ..ONE };
+    let inputs = inputs::<f16>(&shape);
+    for form in FORMS {
+        let y = in_every_mode("without keys", |mode| inputs.run(&shape, form, true, mode));
+        let (seeing, others) = y.split_at(8 * 40);
+        assert!(seeing.iter().any(|y| y.to_f32() != 0.0));
+        assert!(others.iter().all(|y| y.to_f32() == 0.0), "{form:?}");
+    }
+}

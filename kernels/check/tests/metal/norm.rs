@@ -147,10 +147,10 @@ fn check_group_norm<T: Element>(shape: Shape, centre: f32, how: (bool, bool)) {
 fn group_norms_of_any_shape() {
     for (samples, positions, channels, groups) in [
         (1, 1, 4, 1),
-        (2, 63, 32, 32),
-        (3, 64, 6, 3),
-        (1, 65, 7, 1),
-        (2, 200, 320, 32),
+        (2, 127, 32, 32),
+        (3, 128, 6, 3),
+        (1, 129, 7, 1),
+        (2, 300, 320, 32),
         (1, 130, 130, 13),
         (1, 9, 5, 5),
     ] {
@@ -175,10 +175,10 @@ fn many_positions_make_no_more_than_so_many_pieces() {
     let of = |positions| {
         GroupNormLaunch::new(element::<f16>(), (1, positions, 128), 32, EPS, true, true)
     };
-    assert_eq!((of(64).sizes.pieces, of(65).sizes.pieces, of(1 << 24).sizes.pieces), (1, 2, 512));
+    assert_eq!((of(128).sizes.pieces, of(129).sizes.pieces, of(1 << 24).sizes.pieces), (1, 2, 512));
     // Pieces of more than their least number of positions.
-    let shape = Shape { samples: 1, positions: 33_000, channels: 4, groups: 2 };
-    assert!(shape.launches::<f32>(false, true).sizes.piece > 64);
+    let shape = Shape { samples: 1, positions: 66_000, channels: 4, groups: 2 };
+    assert!(shape.launches::<f32>(false, true).sizes.piece > 128);
     check_group_norm::<f32>(shape, 3.0, (false, true));
 }
 

@@ -86,3 +86,52 @@ pub(super) fn attention(
     }
     Ok(Some(out))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::{Placement, Trace};
+
+    fn sizes(queries: usize, keys: usize, width: usize) -> AttentionSizes {
+        AttentionSizes { batch: 2, queries, keys, heads: 4, key_heads: 4, width }
+    }
+
+    #[test]
+    fn a_trace_counts_the_workspace_of_split_keys() {
+        let trace = Trace::new(Placement::Cuda);
+        let q = trace.activation((2, 3, 4 * 64), DType::BF16);
+        let k = trace.activation((2, 1000, 4 * 64), DType::BF16);
+        let before = trace.live();
+        let y = attention([&q, &k, &k], sizes(3, 1000, 64), Mask::None).unwrap().unwrap();
+        // 7 parts of 128 keys and what is left: of each query and head the values, a largest score and a sum.
+        let workspace = 2 * 4 * 3 * 8 * (64 + 2) * 4;
+        assert_eq!(trace.peak() - before, y.bytes() + workspace);
+    }
+
+    #[test]
+    fn views_are_read_in_place_where_their_rows_are_whole_chunks() {
+        let trace = Trace::new(Placement::Cuda);
+        let taken = |all: &Activation, width: usize| {
+            let [q, k, v] = [0, 1, 2].map(|part| all.narrow(2, part * width, width).unwrap());
+            let before = trace.live();
+            let y = attention([&q, &k, &v], sizes(50, 50, width / 4), Mask::Causal).unwrap();
+            trace.live() - before - y.unwrap().bytes()
+        };
+        let all = trace.activation((2, 50, 3 * 256), DType::F16);
+        let before = trace.peak();
+        assert_eq!(taken(&all, 256), 0);
+        assert_eq!(trace.peak() - before, 2 * 50 * 256 * 2, "the output alone");
+        // Tokens innermost: copies, which end with the call.
+        let turned = trace.activation((2, 3 * 160, 50), DType::F16).transpose(1, 2).unwrap();
+        let (live, output) = (trace.live(), 2 * 50 * 160 * 2);
+        assert_eq!(taken(&turned, 160), 0);
+        assert_eq!(trace.peak() - live, 4 * output);
+    }
+
+    #[test]
+    fn no_kernel_is_for_other_widths() {
+        let trace = Trace::new(Placement::Cuda);
+        let x = trace.activation((2, 50, 4 * 48), DType::F16);
+        assert!(attention([&x, &x, &x], sizes(50, 50, 48), Mask::None).unwrap().is_none());
+    }
+}

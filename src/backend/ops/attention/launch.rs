@@ -31,10 +31,10 @@ impl Tile {
 
 /// As `ATTENTIONS` in `kernels/attention.cu`, and that of `kernels/attention_wide.cu` with its `SHARED`.
 const TILES: [Tile; 7] = [
-    Tile::new(40, 128, 128, 64, ["attention_40_bf16", "attention_40_f16"]),
+    Tile::new(40, 128, 128, 48, ["attention_40_bf16", "attention_40_f16"]),
     Tile::new(64, 128, 128, 64, ["attention_64_bf16", "attention_64_f16"]),
-    Tile::new(72, 128, 128, 64, ["attention_72_bf16", "attention_72_f16"]),
-    Tile::new(80, 128, 128, 64, ["attention_80_bf16", "attention_80_f16"]),
+    Tile::new(72, 128, 128, 32, ["attention_72_bf16", "attention_72_f16"]),
+    Tile::new(80, 128, 128, 32, ["attention_80_bf16", "attention_80_f16"]),
     Tile::new(128, 128, 256, 64, ["attention_128_bf16", "attention_128_f16"]),
     Tile::new(160, 64, 128, 32, ["attention_160_bf16", "attention_160_f16"]),
     Tile {

@@ -77,3 +77,52 @@ pub(super) fn conv2d(
     }
     Ok(Some(y))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::{Placement, Trace, launch::ElementType};
+
+    const WINDOW: Window =
+        Window { kernel: 3, stride: 1, padding: 1, doubled: false, picture: (16, 16) };
+
+    #[test]
+    fn a_trace_counts_the_workspace_of_the_launch_and_what_lies_across() {
+        let trace = Trace::new(Placement::Cuda);
+        let x = trace.activation((2, 16, 640, 16), DType::BF16).transpose(2, 3).unwrap();
+        let x = x.narrow(2, 0, 16).unwrap();
+        let weight = trace.activation((9 * 640, 320), DType::BF16);
+        let shape = Conv2dShape {
+            batch: 2,
+            height: 16,
+            width: 16,
+            channels: 640,
+            outputs: 320,
+            kernel: 3,
+            stride: 1,
+            padding: 1,
+            doubled: None,
+            own_bias: false,
+        };
+        let launch = shape.launch(ElementType::Bf16).unwrap();
+        assert!(launch.workspace > 0);
+        let before = trace.live();
+        let y = conv2d(&x, &weight, None, None, WINDOW).unwrap().unwrap();
+        let (copy, output) = (x.elem_count() * 2, 2 * 16 * 16 * 320 * 2);
+        assert_eq!(trace.peak() - before, copy + output + 4 * launch.workspace);
+        assert_eq!(trace.live() - before, y.bytes());
+    }
+
+    #[test]
+    fn a_summand_of_another_type_or_size_is_refused() {
+        let trace = Trace::new(Placement::Cuda);
+        let x = trace.activation((1, 16, 16, 8), DType::BF16);
+        let weight = trace.activation((72, 24), DType::BF16);
+        let of = |bias: &[usize], dtype| {
+            let bias = trace.activation(bias, dtype);
+            conv2d(&x, &weight, Some(&bias), None, WINDOW).is_ok()
+        };
+        assert!(of(&[24], DType::BF16) && of(&[1, 24], DType::BF16));
+        assert!(!of(&[24], DType::F32) && !of(&[23], DType::BF16) && !of(&[2, 24], DType::BF16));
+    }
+}

@@ -153,3 +153,39 @@ pub(super) fn layer_norm(
 pub(super) fn rms_norm(x: &Activation, weight: &Tensor, eps: f64) -> Result<Option<Activation>> {
     row_norm(x, &[weight], eps, launch::rms_norm)
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+    use crate::backend::{Placement, Trace};
+
+    #[test]
+    fn a_trace_counts_moments_and_statistics_as_the_launch_has_them() {
+        let trace = Trace::new(Placement::Cuda);
+        let x = trace.activation((2, 100, 100, 320), DType::BF16);
+        let parameters = Tensor::ones(320, DType::F32, &Device::Cpu).unwrap();
+        let launch = launches(&x, 32, 1e-5, true).unwrap().unwrap();
+        let (partial, statistics) = (8 * launch.partial_len(), 16 * launch.statistics_len());
+        assert_eq!((partial, statistics), (8 * 2 * 98 * 320, 16 * 2 * 32));
+        let before = trace.live();
+        let y = group_norm(&x, [&parameters; 2], 32, 1e-5, true).unwrap().unwrap();
+        // The moments of pieces are gone before the output is there.
+        let most = (partial + statistics).max(statistics + y.bytes());
+        assert_eq!(trace.peak() - before, most);
+        let before = trace.live();
+        let pooled = group_moments(&x, 32).unwrap().unwrap();
+        assert_eq!((pooled.dims(), trace.live() - before), (&[2, 32][..], 2 * 32 * 8));
+    }
+
+    #[test]
+    fn what_the_kernels_do_not_count_is_left_to_others() {
+        let trace = Trace::new(Placement::Cuda);
+        let many = trace.activation((70_000, 1, 4), DType::F16);
+        assert!(launches(&many, 2, 1e-5, false).unwrap().is_none());
+        let wide = trace.activation((2, 9000), DType::F16);
+        let weight = Tensor::ones(9000, DType::F32, &Device::Cpu).unwrap();
+        assert!(rms_norm(&wide, &weight, 1e-5).unwrap().is_none());
+    }
+}

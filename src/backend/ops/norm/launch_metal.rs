@@ -12,7 +12,7 @@ const THREADS: u32 = 256;
 const APPLY_POSITIONS: u32 = 64;
 const MERGE_THREADS: u32 = 128;
 /// Positions of a piece, at least, and most pieces of a sample.
-const PIECE: u32 = 64;
+const PIECE: u32 = 128;
 const PIECES_MAX: u32 = 512;
 /// Rows of a threadgroup, and its threads.
 const ROWS: u32 = 4;
