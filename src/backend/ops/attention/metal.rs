@@ -119,3 +119,61 @@ fn own(
     // SAFETY: the shape is that of the tensors.
     unsafe { compute(&launch, &q, &[&k, &v], output, &sizes) }.map(Some)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::{Placement, Trace};
+
+    fn sizes(queries: usize, keys: usize, width: usize) -> AttentionSizes {
+        AttentionSizes { batch: 2, queries, keys, heads: 4, key_heads: 2, width }
+    }
+
+    /// The most that a trace counts beside inputs, in multiples of the output; `None` if it is composed.
+    fn taken(sizes: AttentionSizes, mask: Mask, dtype: DType) -> Option<f64> {
+        let AttentionSizes { queries, keys, width, .. } = sizes;
+        let trace = Trace::new(Placement::Metal);
+        let q = trace.activation((2, queries, 4 * width), dtype);
+        let k = trace.activation((2, keys, 2 * width), dtype);
+        let before = trace.live();
+        let y = attention([&q, &k, &k], sizes, mask).unwrap()?;
+        assert_eq!((y.dims(), y.dtype()), (q.dims(), dtype));
+        assert_eq!(trace.live() - before, y.bytes(), "an output counts, and nothing else is left");
+        Some((trace.peak() - before) as f64 / y.bytes() as f64)
+    }
+
+    #[test]
+    fn candle_serves_its_widths_without_a_mask_and_ours_are_for_the_rest() {
+        let of = |width, mask, dtype| taken(sizes(60, 60, width), mask, dtype);
+        let window = Mask::Cached { past: 0, window: Some(7) };
+        for width in [64, 72, 80, 128] {
+            // Heads side by side, and the same in the order of tokens.
+            assert_eq!(of(width, Mask::None, DType::F16), Some(2.0));
+            for mask in [Mask::Causal, window] {
+                assert_eq!(of(width, mask, DType::F16), Some(1.0));
+            }
+        }
+        for width in [40, 160] {
+            assert_eq!(of(width, Mask::None, DType::F32), Some(1.0));
+        }
+        assert_eq!(of(512, Mask::None, DType::F16), Some(2.0));
+        for (width, mask) in [(512, Mask::None), (256, Mask::None), (96, Mask::Causal)] {
+            assert_eq!(of(width, mask, DType::F32), None, "{width}");
+        }
+        assert_eq!(of(48, Mask::None, DType::F16), None);
+    }
+
+    #[test]
+    fn a_query_alone_sees_keys_that_lie_together() {
+        let mask = Mask::Cached { past: 1499, window: None };
+        let (keys, output) = (1500 * 2 * 128, 4 * 128);
+        // Keys and values by heads, the output, and sums of each of 32 parts.
+        let parts = 32 * 4 * (128 + 2) * 2;
+        let expected = (2 * keys + output + parts) as f64 / output as f64;
+        assert_eq!(taken(sizes(1, 1600, 128), mask, DType::F16), Some(expected));
+        assert_eq!(seen_by_all(sizes(1, 1600, 128), mask, DType::F16), Some(0..1500));
+        let window = Mask::Cached { past: 1499, window: Some(100) };
+        assert_eq!(seen_by_all(sizes(1, 1600, 128), window, DType::F16), Some(1400..1500));
+        assert_eq!(taken(sizes(1, 1600, 80), mask, DType::F16), Some(1.0));
+    }
+}

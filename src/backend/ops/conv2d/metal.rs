@@ -68,3 +68,40 @@ pub(super) fn conv2d(
     // SAFETY: the shape is that of the tensors.
     unsafe { compute(&launch, &x, &others, (output, x.dtype()), &sizes) }.map(Some)
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::DType;
+
+    use super::*;
+    use crate::backend::{Placement, Trace};
+
+    const WINDOW: Window =
+        Window { kernel: 3, stride: 1, padding: 1, doubled: false, picture: (16, 16) };
+
+    #[test]
+    fn a_trace_counts_the_output_and_what_lies_across() {
+        let trace = Trace::new(Placement::Metal);
+        let x = trace.activation((2, 16, 64, 16), DType::F16).transpose(2, 3).unwrap();
+        let weight = trace.activation((9 * 64, 24), DType::F16);
+        let other = trace.activation((2, 16, 16, 24), DType::F16);
+        let before = trace.live();
+        let y = conv2d(&x, &weight, None, Some(&other), WINDOW).unwrap().unwrap();
+        assert_eq!(y.dims(), [2, 16, 16, 24]);
+        assert_eq!(trace.peak() - before, x.elem_count() * 2 + y.bytes());
+        assert_eq!(trace.live() - before, y.bytes());
+    }
+
+    #[test]
+    fn a_summand_of_another_type_or_size_is_refused() {
+        let trace = Trace::new(Placement::Metal);
+        let x = trace.activation((1, 16, 16, 8), DType::F16);
+        let weight = trace.activation((72, 24), DType::F16);
+        let of = |bias: &[usize], dtype| {
+            let bias = trace.activation(bias, dtype);
+            conv2d(&x, &weight, Some(&bias), None, WINDOW).is_ok()
+        };
+        assert!(of(&[24], DType::F16) && of(&[1, 24], DType::F16));
+        assert!(!of(&[24], DType::F32) && !of(&[23], DType::F16) && !of(&[2, 24], DType::F16));
+    }
+}

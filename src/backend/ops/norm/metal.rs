@@ -123,3 +123,37 @@ pub(super) fn rms_norm(x: &Activation, weight: &Tensor, eps: f64) -> Result<Acti
     // SAFETY: the sizes are those of `x`, and the weight is as wide as a row.
     unsafe { compute(&launch, &x, &[&weight], (x.shape(), x.dtype()), &sizes) }
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+    use crate::backend::{Placement, Trace};
+
+    #[test]
+    fn a_trace_counts_moments_and_statistics_as_the_launch_has_them() {
+        let trace = Trace::new(Placement::Metal);
+        let x = trace.activation((2, 100, 100, 320), DType::F16);
+        let parameters = Tensor::ones(320, DType::F32, &Device::Cpu).unwrap();
+        let (_, launch) = launches(&x, 32, 1e-5, true).unwrap();
+        let (partial, statistics) = (8 * launch.partial_len, 16 * launch.statistics_len);
+        assert_eq!((partial, statistics), (8 * 2 * 157 * 320, 16 * 2 * 32));
+        let before = trace.live();
+        let y = group_norm(&x, [&parameters; 2], 32, 1e-5, true).unwrap();
+        // The moments of pieces are gone before the output is there.
+        let most = (partial + statistics).max(statistics + y.bytes());
+        assert_eq!(trace.peak() - before, most);
+        let before = trace.live();
+        let measured = group_statistics(&x, 32).unwrap();
+        assert_eq!((measured.dims(), trace.live() - before), (&[2, 32, 4][..], statistics));
+    }
+
+    #[test]
+    fn a_weight_of_another_type_is_refused() {
+        let x = Trace::new(Placement::Metal).activation((2, 320), DType::F16);
+        let weight = |dtype| Tensor::ones(320, dtype, &Device::Cpu).unwrap();
+        assert!(rms_norm(&x, &weight(DType::F16), 1e-5).is_ok());
+        assert!(rms_norm(&x, &weight(DType::F32), 1e-5).is_err());
+    }
+}

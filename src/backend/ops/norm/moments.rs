@@ -261,6 +261,19 @@ mod tests {
     }
 
     #[test]
+    fn statistics_of_samples_are_pooled_to_the_moments_of_all() {
+        // Base and rest of the mean, what scales by the deviation, the variance: of two groups.
+        let samples = [
+            vec![vec![1.0, 0.5, 9.0, 4.0], vec![0.0, 3.0, 9.0, 1.0]],
+            vec![vec![2.0, 1.5, 9.0, 6.0], vec![3.0, 0.0, 9.0, 1.0]],
+        ];
+        let of_samples = samples.map(|rows| GroupMoments::of_sample(&rows, 10));
+        let expected =
+            GroupMoments { means: vec![2.5, 3.0], variances: vec![6.0, 1.0], positions: 20 };
+        assert_eq!(GroupMoments::pooled(&of_samples), expected);
+    }
+
+    #[test]
     fn moments_of_another_norm_are_refused() {
         let norm = norm();
         let x = Activation::from(Tensor::ones((1, 2, 2, 6), DType::F32, &Device::Cpu).unwrap());
