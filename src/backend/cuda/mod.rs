@@ -26,7 +26,7 @@ pub(super) use driver::list_gpus;
 pub(super) unsafe trait KernelValue {
     #[cfg_attr(
         not(feature = "cuda"),
-        expect(dead_code, reason = "builds without kernels read no values")
+        allow(dead_code, reason = "no build without kernels reads it")
     )]
     /// Address of the bytes.
     fn address(&self) -> *const c_void {
@@ -40,10 +40,7 @@ unsafe impl KernelValue for u64 {}
 unsafe impl KernelValue for RowSizes {}
 
 /// An argument of a kernel.
-#[cfg_attr(
-    not(feature = "cuda"),
-    expect(dead_code, reason = "builds without kernels read no values")
-)]
+#[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "no build without kernels reads it"))]
 pub(super) enum Arg<'a> {
     /// The address of the first of these values, which lie one after the other unless the kernel is given their strides.
     Values(&'a Activation),
@@ -136,6 +133,8 @@ pub(super) fn room(like: &Activation, shape: impl Into<Shape>, dtype: DType) -> 
 /// # Errors
 /// Those of the driver.
 pub(super) unsafe fn run(launch: &Launch, args: &[Arg]) -> Result<()> {
+    #[cfg(test)]
+    recorded::note(launch, args);
     if args.iter().any(|arg| matches!(arg, Arg::Values(values) if values.is_traced())) {
         return Ok(());
     }
@@ -144,6 +143,39 @@ pub(super) unsafe fn run(launch: &Launch, args: &[Arg]) -> Result<()> {
     return unsafe { driver::run(launch, args) };
     #[cfg(not(feature = "cuda"))]
     candle_core::bail!("{}: this build has no kernels for NVIDIA GPUs", launch.kernel)
+}
+
+/// Bytes of each argument, as the driver takes them.
+#[cfg(any(test, feature = "cuda"))]
+fn sizes(args: &[Arg]) -> Vec<usize> {
+    let size = |arg: &Arg| match arg {
+        Arg::Values(_) | Arg::Null => size_of::<u64>(),
+        Arg::Value(value) => size_of_val(*value),
+    };
+    args.iter().map(size).collect()
+}
+
+/// The launches of this thread, traced ones as well.
+#[cfg(test)]
+pub(super) mod recorded {
+    use std::cell::RefCell;
+
+    use super::{Arg, Launch, sizes};
+
+    type Launched = (&'static str, Vec<usize>);
+
+    thread_local! {
+        static LAUNCHES: RefCell<Vec<Launched>> = const { RefCell::new(Vec::new()) };
+    }
+
+    pub(super) fn note(launch: &Launch, args: &[Arg]) {
+        LAUNCHES.with_borrow_mut(|launches| launches.push((launch.kernel, sizes(args))));
+    }
+
+    /// Names of the kernels since the last call, and the bytes of their arguments.
+    pub(in crate::backend) fn take() -> Vec<Launched> {
+        LAUNCHES.take()
+    }
 }
 
 /// A kernel of one input, as long as its output.
