@@ -13,7 +13,7 @@ use super::Activation;
 pub(super) unsafe trait KernelValue {
     #[cfg_attr(
         not(any(feature = "cuda", feature = "metal")),
-        expect(dead_code, reason = "builds without kernels read no values")
+        allow(dead_code, reason = "no build without kernels reads it")
     )]
     /// Address of the bytes.
     fn address(&self) -> *const c_void {
@@ -42,4 +42,26 @@ pub(super) fn room(like: &Activation, shape: impl Into<Shape>, dtype: DType) -> 
         // SAFETY: every value is written by the kernel that it is made for, before any is read.
         unsafe { Tensor::empty(shape, dtype, like.tensor()?.device()) }
     })
+}
+
+/// The launches of this thread, traced ones as well.
+#[cfg(test)]
+pub(super) mod recorded {
+    use std::cell::RefCell;
+
+    type Launched = (&'static str, Vec<usize>);
+
+    thread_local! {
+        static LAUNCHES: RefCell<Vec<Launched>> = const { RefCell::new(Vec::new()) };
+    }
+
+    /// A kernel is launched with arguments of so many bytes each.
+    pub(in crate::backend) fn note(kernel: &'static str, sizes: Vec<usize>) {
+        LAUNCHES.with_borrow_mut(|launches| launches.push((kernel, sizes)));
+    }
+
+    /// Names of the kernels since the last call, and the bytes of their arguments.
+    pub(in crate::backend) fn take() -> Vec<Launched> {
+        LAUNCHES.take()
+    }
 }

@@ -130,8 +130,8 @@ impl Operation {
                 _ => TYPES.contains(&dtype),
             },
             Placement::Metal => match self {
-                // Products are candle's, and so are copies of blocks; samples of a map are two products.
-                Self::Linear | Self::Join | Self::CropResize | Self::Blend => false,
+                // Products are candle's, and so are copies of blocks.
+                Self::Linear | Self::Join => false,
                 _ => matches!(dtype, DType::F16 | DType::F32),
             },
         }

@@ -10,7 +10,7 @@ use std::{
 use candle_core::{DType, Device, DeviceLocation, Result, Tensor};
 
 use super::{
-    Activation, KernelChoice, MatmulPrecision, Operation, Params, Placement, first_line,
+    Activation, KernelChoice, MatmulPrecision, Operation, Params, Placement, Trace, first_line,
     kernels::forced,
     ops::{
         Conv2d, CropRect, GroupMoments, GroupNorm, LayerNorm, Linear, Mask, RmsNorm, add,
@@ -93,8 +93,8 @@ pub fn self_test(device: &Device) -> Vec<KernelTest> {
 
 /// The largest difference of all of an operation's cases.
 fn largest_difference(operation: Operation, dtype: DType, device: &Device) -> Result<f32> {
-    let ours = Inputs { rounded: dtype, dtype, device };
-    let reference = Inputs { rounded: dtype, dtype: DType::F32, device };
+    let ours = Inputs { rounded: dtype, dtype, device, trace: None };
+    let reference = Inputs { rounded: dtype, dtype: DType::F32, device, trace: None };
     let mut largest = 0f32;
     for case in cases(operation) {
         let own = forced(KernelChoice::Own, || values(&case(&ours)?))?;
@@ -125,6 +125,8 @@ struct Inputs<'a> {
     rounded: DType,
     dtype: DType,
     device: &'a Device,
+    /// where the inputs of operations are shapes alone
+    trace: Option<&'a Trace>,
 }
 
 impl Inputs<'_> {
@@ -147,7 +149,7 @@ impl Inputs<'_> {
     }
 
     fn activation(&self, seed: u32, shape: &[usize]) -> Result<Activation> {
-        self.tensor(seed, shape).map(Activation::from)
+        Activation::make(self.trace, shape, self.dtype, || self.tensor(seed, shape))
     }
 
     /// A layer's weight and bias.
@@ -162,7 +164,20 @@ impl Inputs<'_> {
     fn conv(&self, input: usize, output: usize, kernel: usize, stride: usize) -> Result<Conv2d> {
         let weight = self.tensor(13, &[output, input, kernel, kernel])?;
         let bias = self.tensor(14, &[output])?;
-        Conv2d::new(&weight, Some(bias), stride, kernel / 2)
+        self.built(|| Conv2d::new(&weight, Some(bias), stride, kernel / 2))
+    }
+
+    fn linear(&self, weight: &Tensor) -> Result<Linear> {
+        let bias = self.tensor(14, &[weight.dim(0)?])?;
+        self.built(|| Linear::new(weight, Some(bias)))
+    }
+
+    /// A layer with a weight. Of one that is traced for a GPU it lies as there, wherever it is.
+    fn built<T>(&self, build: impl FnOnce() -> T) -> T {
+        match self.trace {
+            Some(_) => forced(KernelChoice::Composed, build),
+            None => build(),
+        }
     }
 
     /// Attention of 2 samples: `(heads, heads of keys, width)`.
@@ -205,20 +220,19 @@ fn cases(operation: Operation) -> &'static [Case] {
             },
         ],
         Operation::Linear => &[|i| {
-            let linear = Linear::new(&i.tensor(1, &[37, 65])?, Some(i.tensor(2, &[37])?))?;
+            let linear = i.linear(&i.tensor(1, &[37, 65])?)?;
             linear.forward_add(&i.activation(3, &[3, 7, 65])?, &i.activation(4, &[3, 7, 37])?)
         }],
         Operation::AddBias => &[
             // A product that is exact, so that the sums alone are tested.
             |i| {
                 let identity = i.placed(Tensor::eye(37, DType::F32, &Device::Cpu)?)?;
-                let linear = Linear::new(&identity, Some(i.tensor(2, &[37])?))?;
+                let linear = i.linear(&identity)?;
                 linear.forward_add(&i.activation(3, &[3, 7, 37])?, &i.activation(4, &[3, 7, 37])?)
             },
             |i| {
                 let identity = i.placed(Tensor::eye(64, DType::F32, &Device::Cpu)?)?;
-                Linear::new(&identity, Some(i.tensor(2, &[64])?))?
-                    .forward(&i.activation(3, &[3, 64])?)
+                i.linear(&identity)?.forward(&i.activation(3, &[3, 64])?)
             },
         ],
         Operation::Attention => &[
@@ -226,6 +240,8 @@ fn cases(operation: Operation) -> &'static [Case] {
             |i| i.attention((131, 131), (2, 2, 64), Mask::Causal),
             |i| i.attention((65, 70), (2, 1, 72), Mask::None),
             |i| i.attention((65, 70), (2, 2, 80), Mask::None),
+            |i| i.attention((35, 35), (2, 2, 72), Mask::Causal),
+            |i| i.attention((35, 35), (2, 2, 80), Mask::Causal),
             |i| i.attention((40, 90), (4, 2, 128), Mask::Cached { past: 43, window: Some(50) }),
             |i| i.attention((67, 77), (2, 2, 160), Mask::None),
             |i| i.attention((67, 67), (1, 1, 512), Mask::None),
@@ -303,8 +319,31 @@ fn cases(operation: Operation) -> &'static [Case] {
     }
 }
 
+/// The launches of all cases on a GPU, in a memory trace: kernels, and bytes of their arguments.
+#[cfg(test)]
+pub(super) fn traced_launches(placement: Placement) -> Vec<(&'static str, Vec<usize>)> {
+    super::gpu::recorded::take();
+    let trace = Trace::new(placement);
+    for dtype in [DType::BF16, DType::F16, DType::F32] {
+        let device = &Device::Cpu;
+        let traced = Inputs { rounded: dtype, dtype, device, trace: Some(&trace) };
+        let real = Inputs { trace: None, ..traced };
+        for operation in Operation::ALL {
+            for case in cases(operation) {
+                let y = forced(KernelChoice::Own, || case(&traced)).unwrap();
+                let composed = forced(KernelChoice::Composed, || case(&real)).unwrap();
+                assert_eq!((y.dims(), y.dtype()), (composed.dims(), dtype), "{operation:?}");
+            }
+        }
+    }
+    assert_eq!(trace.live(), 0, "a case leaves something behind");
+    super::gpu::recorded::take()
+}
+
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -330,6 +369,39 @@ mod tests {
             let test = KernelTest { operation, dtype: DType::F16, outcome };
             assert!(test.passed(), "{test:?}");
         }
+    }
+
+    /// The kernels that some source of `kernels/check/register` names.
+    fn registered(sources: &[&str]) -> BTreeSet<String> {
+        let names = sources.iter().flat_map(|source| source.lines()).filter_map(|line| {
+            Some(line.strip_prefix("KERNEL(")?.split(')').next()?.trim().to_owned())
+        });
+        names.collect()
+    }
+
+    #[test]
+    fn the_cases_reach_every_kernel_of_cuda() {
+        let launched: BTreeSet<String> = traced_launches(Placement::Cuda)
+            .into_iter()
+            .map(|(kernel, _)| kernel.to_owned())
+            .collect();
+        macro_rules! sources {
+            ($($name:literal),*) => {
+                [$(include_str!(concat!("../../kernels/check/register/", $name, ".cpp"))),*]
+            };
+        }
+        let all = registered(&sources![
+            "attention",
+            "attention_split",
+            "attention_wide",
+            "conv2d",
+            "crop_resize",
+            "norm",
+            "pointwise"
+        ]);
+        assert!(all.len() > 60, "{all:?}");
+        let missing: Vec<_> = all.difference(&launched).collect();
+        assert!(missing.is_empty() && launched.is_subset(&all), "{missing:?} of {all:?}");
     }
 
     #[test]

@@ -219,10 +219,6 @@ fn kernels_on_gpus_take_outputs_and_copies_alone() {
 fn wrong_on(placement: Placement, dtype: DType) -> Vec<&'static str> {
     let mut wrong = Vec::new();
     for (name, run, shapes) in operations(dtype) {
-        if name == "crop_resize" && placement == Placement::Metal {
-            // Composed.
-            continue;
-        }
         let inputs = inputs(&shapes, dtype);
         let output = {
             let trace = Trace::new(placement);

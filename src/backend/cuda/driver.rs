@@ -16,7 +16,7 @@ use candle_core::{
 };
 use half::{bf16, f16};
 
-use super::Arg;
+use super::{Arg, sizes};
 use crate::backend::launch::Launch;
 
 // `const MODULES: &[(&str, &str)]`: name and PTX of every file of kernels.
@@ -25,20 +25,43 @@ include!(concat!(env!("OUT_DIR"), "/ptx.rs"));
 /// Shared memory that every block may have without being asked for.
 const SHARED_UNASKED: u32 = 48 << 10;
 
-/// Name and PTX of the module that has this kernel.
-fn module_of(kernel: &str) -> Option<(&'static str, &'static str)> {
-    static MODULE_OF: OnceLock<HashMap<&'static str, (&'static str, &'static str)>> =
-        OnceLock::new();
-    let table = MODULE_OF.get_or_init(|| {
-        let entries = |ptx: &'static str| {
-            ptx.lines().filter_map(|line| line.split_once(".entry ")?.1.split('(').next())
+/// A kernel of the build.
+#[derive(Debug)]
+struct Entry {
+    /// Name of its module.
+    module: &'static str,
+    /// PTX of the module.
+    ptx: &'static str,
+    /// Bytes of its parameters.
+    parameters: Vec<usize>,
+}
+
+/// The kernel of this name.
+fn entry(kernel: &str) -> Option<&'static Entry> {
+    static ENTRIES: OnceLock<HashMap<&'static str, Entry>> = OnceLock::new();
+    let all = || {
+        let of_module = |&(module, ptx): &(&'static str, &'static str)| {
+            ptx.split(".entry ").skip(1).filter_map(move |entry| {
+                let (name, rest) = entry.split_once('(')?;
+                let (parameters, _) = rest.split_once("\n)")?;
+                let parameters = parameters.lines().filter_map(parameter).collect();
+                Some((name.trim(), Entry { module, ptx, parameters }))
+            })
         };
-        MODULES
-            .iter()
-            .flat_map(|&module| entries(module.1).map(move |kernel| (kernel.trim(), module)))
-            .collect()
-    });
-    table.get(kernel).copied()
+        MODULES.iter().flat_map(of_module).collect()
+    };
+    ENTRIES.get_or_init(all).get(kernel)
+}
+
+/// Bytes of the parameter that a line of PTX declares: `.param .u64 name` or `.param .align 8 .b8 name[56]`.
+fn parameter(line: &str) -> Option<usize> {
+    let declared = line.trim().trim_end_matches(',').strip_prefix(".param ")?;
+    if let Some((_, length)) = declared.split_once('[') {
+        return length.strip_suffix(']')?.parse().ok();
+    }
+    let bits =
+        declared.split_whitespace().next()?.trim_start_matches(|c: char| !c.is_ascii_digit());
+    bits.parse::<usize>().ok().map(|bits| bits / 8)
 }
 
 /// Launches a kernel on candle's stream, behind whatever is there.
@@ -49,6 +72,17 @@ fn module_of(kernel: &str) -> Option<(&'static str, &'static str)> {
 /// # Errors
 /// Values that are not on a GPU, a kernel that the build does not have, or those of the driver.
 pub(super) unsafe fn run(launch: &Launch, args: &[Arg]) -> Result<()> {
+    let Some(entry) = entry(launch.kernel) else {
+        candle_core::bail!("{}: no such kernel in this build", launch.kernel)
+    };
+    let sizes = sizes(args);
+    if sizes != entry.parameters {
+        candle_core::bail!(
+            "{}: arguments of {sizes:?} bytes for {:?}",
+            launch.kernel,
+            entry.parameters
+        );
+    }
     // The lock of each storage is held until the launch is on the stream.
     let storages: Vec<Option<(StorageRef<'_>, &Layout)>> = args
         .iter()
@@ -87,10 +121,7 @@ pub(super) unsafe fn run(launch: &Launch, args: &[Arg]) -> Result<()> {
         })
         .collect();
 
-    let Some((module, ptx)) = module_of(launch.kernel) else {
-        candle_core::bail!("{}: no such kernel in this build", launch.kernel)
-    };
-    let function = gpu.get_or_load_custom_func(launch.kernel, module, ptx)?;
+    let function = gpu.get_or_load_custom_func(launch.kernel, entry.module, entry.ptx)?;
     if launch.shared > SHARED_UNASKED {
         // It holds for the function from then on; asking again costs nothing beside such a kernel.
         let shared = launch.shared as i32;
@@ -172,15 +203,33 @@ pub(in crate::backend) fn list_gpus() -> Result<Vec<(String, usize)>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::{Placement, self_test};
 
     #[test]
-    fn every_module_has_kernels_and_every_kernel_is_found() {
+    fn every_module_is_for_the_oldest_generation() {
+        assert!(MODULES.len() >= 8);
         for (name, ptx) in MODULES {
             assert!(ptx.contains(".target sm_80"), "{name}");
         }
-        for kernel in ["conv2d_large_bf16", "attention_512_f16", "rms_norm_f32", "geglu_bf16"] {
-            assert!(module_of(kernel).is_some(), "{kernel}");
+    }
+
+    #[test]
+    fn parameters_are_read_as_they_are_declared() {
+        assert_eq!(entry("conv2d_large_bf16").unwrap().parameters, [8, 8, 8, 8, 8, 8, 68]);
+        assert_eq!(entry("silu_f32").unwrap().parameters, [8; 3]);
+        assert!(entry("conv2d").is_none());
+        assert_eq!(parameter("\t.param .align 8 .b8 a_param_5[104]"), Some(104));
+        assert_eq!(parameter(".param .f32 a_param_1,"), Some(4));
+        assert_eq!(parameter(".maxntid 128, 1, 1"), None);
+    }
+
+    /// Of the cases of the self-test, traced: what is wrong here would be read beyond an argument's end.
+    #[test]
+    fn every_launch_has_the_arguments_that_its_kernel_declares() {
+        let launches = self_test::traced_launches(Placement::Cuda);
+        assert!(launches.len() > 60);
+        for (kernel, sizes) in launches {
+            assert_eq!(sizes, entry(kernel).unwrap().parameters, "{kernel}");
         }
-        assert_eq!(module_of("conv2d"), None);
     }
 }

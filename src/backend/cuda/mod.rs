@@ -24,10 +24,7 @@ unsafe impl KernelValue for u64 {}
 unsafe impl KernelValue for RowSizes {}
 
 /// An argument of a kernel.
-#[cfg_attr(
-    not(feature = "cuda"),
-    expect(dead_code, reason = "builds without kernels read no values")
-)]
+#[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "no build without kernels reads it"))]
 pub(super) enum Arg<'a> {
     /// The address of the first of these values, which lie one after the other unless the kernel is given their strides.
     Values(&'a Activation),
@@ -97,6 +94,8 @@ pub(super) fn ready_or_none(x: Option<&Activation>) -> Result<Option<Activation>
 /// # Errors
 /// Those of the driver.
 pub(super) unsafe fn run(launch: &Launch, args: &[Arg]) -> Result<()> {
+    #[cfg(test)]
+    super::gpu::recorded::note(launch.kernel, sizes(args));
     if args.iter().any(|arg| matches!(arg, Arg::Values(values) if values.is_traced())) {
         return Ok(());
     }
@@ -105,6 +104,16 @@ pub(super) unsafe fn run(launch: &Launch, args: &[Arg]) -> Result<()> {
     return unsafe { driver::run(launch, args) };
     #[cfg(not(feature = "cuda"))]
     candle_core::bail!("{}: this build has no kernels for NVIDIA GPUs", launch.kernel)
+}
+
+/// Bytes of each argument, as the driver takes them.
+#[cfg(any(test, feature = "cuda"))]
+fn sizes(args: &[Arg]) -> Vec<usize> {
+    let size = |arg: &Arg| match arg {
+        Arg::Values(_) | Arg::Null => size_of::<u64>(),
+        Arg::Value(value) => size_of_val(*value),
+    };
+    args.iter().map(size).collect()
 }
 
 /// A kernel of one input, as long as its output.

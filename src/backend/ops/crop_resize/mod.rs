@@ -2,7 +2,7 @@
 //! low-resolution pass (docs/method.md §4).
 
 mod cpu;
-mod cuda;
+mod gpu;
 mod launch;
 
 use candle_core::{DType, Device, Result, Tensor};
@@ -49,8 +49,8 @@ pub fn crop_resize(
     let rows = samples(rect.top, rect.height, map_h, height);
     let columns = samples(rect.left, rect.width, map_w, width);
     let form = form(Operation::CropResize, [map]);
-    if let OpForm::Cuda = form
-        && let Some(y) = cuda::crop_resize(map, &rows, &columns)?
+    if let OpForm::Cuda | OpForm::Metal = form
+        && let Some(y) = gpu::crop_resize(map, &rows, &columns)?
     {
         return Ok(y);
     }
@@ -74,8 +74,8 @@ pub fn blend(own: Activation, prior: Activation, weight: f64) -> Result<Activati
     if prior.dims()[1..] != [height, width, channels] || !is_one {
         candle_core::bail!("blend: {:?} and {:?}", own.shape(), prior.shape());
     }
-    if let OpForm::Cuda = form(Operation::Blend, [&own, &prior])
-        && let Some(y) = cuda::blend(&own, &prior, weight)?
+    if let OpForm::Cuda | OpForm::Metal = form(Operation::Blend, [&own, &prior])
+        && let Some(y) = gpu::blend(&own, &prior, weight)?
     {
         return Ok(y);
     }

@@ -1,15 +1,17 @@
-//! Samples of a map on NVIDIA GPUs, by the kernel that blends them into the output of an attention.
+//! Samples of a map on GPUs, by the kernel that blends them into the output of an attention. CUDA's and Metal's have one
+//! launch.
 
 use candle_core::{DType, Result, Tensor};
 
 use super::launch::{AxisSample, BlendSizes, blend_prior};
 use crate::backend::{
-    Activation,
+    Activation, Placement,
     cuda::{Arg, element, ready, run},
     gpu::{KernelValue, expect_type, room},
+    metal::compute,
 };
 
-// SAFETY: `repr(C)`, as `BlendSizes` of `kernels/crop_resize.cu`: numbers of 32 bits.
+// SAFETY: `repr(C)`, as `BlendSizes` of `kernels/crop_resize.cu` and `.metal`: numbers of 32 bits.
 unsafe impl KernelValue for BlendSizes {}
 
 /// Places along an axis as the kernel reads them: the place before, the place behind, and the bits of the distance.
@@ -57,10 +59,16 @@ fn blended(
         return Ok(None);
     };
     let (own, maps) = (ready(own)?, ready(maps)?);
+    if own.placement() == Placement::Metal {
+        let output = (own.shape(), own.dtype());
+        // SAFETY: sizes are those of the tensors; every sampled place lies in the map.
+        return unsafe { compute(&launch, &own, &[&maps, rows, columns], output, &sizes) }
+            .map(Some);
+    }
     let y = room(&own, own.shape(), own.dtype())?;
     let inputs = [&own, &maps, rows, columns, &y].map(Arg::from);
     let args: Vec<_> = inputs.into_iter().chain([Arg::Value(&sizes)]).collect();
-    // SAFETY: sizes are those of the tensors; every sampled place lies in the map.
+    // SAFETY: as above.
     unsafe { run(&launch, &args)? };
     Ok(Some(y))
 }
