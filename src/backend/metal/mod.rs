@@ -80,7 +80,7 @@ pub(super) unsafe fn compute(
     let output = room(x, shape, dtype)?;
     #[cfg(test)]
     super::gpu::recorded::note(launch.kernel, {
-        let buffers = std::iter::once(&x).chain(others).chain([&&output]);
+        let buffers = std::iter::once(x).chain(others.iter().copied()).chain([&output]);
         let bytes = buffers.map(|buffer| buffer.dtype().size_in_bytes());
         bytes.chain([size_of_val(sizes)]).collect()
     });

@@ -58,14 +58,13 @@ fn by_candle(
     sizes: AttentionSizes,
     seen: Range<usize>,
 ) -> Result<Activation> {
-    let AttentionSizes { batch, queries, heads, key_heads, width, .. } = sizes;
-    let keys = seen.len();
+    let AttentionSizes { batch, queries, keys, heads, key_heads, width } = sizes;
     let split = |x: &Activation, tokens: usize, heads: usize| {
         x.reshape((batch, tokens, heads, width))?.transpose(1, 2)
     };
     let q = split(q, queries, heads)?;
     let [k, v] = [k, v].map(|x| {
-        let heads = split(&x.narrow(1, seen.start, keys)?, keys, key_heads)?;
+        let heads = split(x, keys, key_heads)?.narrow(2, seen.start, seen.len())?;
         // The kernel for one query takes keys that lie one after the other.
         if queries == 1 { heads.contiguous() } else { Ok(heads) }
     });
@@ -76,7 +75,7 @@ fn by_candle(
     })?;
     if let Some(trace) = q.trace()
         && queries == 1
-        && keys >= PARTS_FROM
+        && seen.len() >= PARTS_FROM
     {
         // Sums of each part, and its largest score and sum of weights.
         trace.pass(batch * heads * PARTS * (width + 2) * size_of::<f32>());
@@ -166,9 +165,8 @@ mod tests {
     #[test]
     fn a_query_alone_sees_keys_that_lie_together() {
         let mask = Mask::Cached { past: 1499, window: None };
-        let (keys, output) = (1500 * 2 * 128, 4 * 128);
-        // Keys and values by heads, the output, and sums of each of 32 parts.
-        let parts = 32 * 4 * (128 + 2) * 2;
+        // Bytes of a sample: keys and values by heads, the output, and in f32 sums of each of 32 parts.
+        let (keys, output, parts) = (1500 * 2 * 128 * 2, 4 * 128 * 2, 32 * 4 * (128 + 2) * 4);
         let expected = (2 * keys + output + parts) as f64 / output as f64;
         assert_eq!(taken(sizes(1, 1600, 128), mask, DType::F16), Some(expected));
         assert_eq!(seen_by_all(sizes(1, 1600, 128), mask, DType::F16), Some(0..1500));
