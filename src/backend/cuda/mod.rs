@@ -155,29 +155,6 @@ fn sizes(args: &[Arg]) -> Vec<usize> {
     args.iter().map(size).collect()
 }
 
-/// The launches of this thread, traced ones as well.
-#[cfg(test)]
-pub(super) mod recorded {
-    use std::cell::RefCell;
-
-    use super::{Arg, Launch, sizes};
-
-    type Launched = (&'static str, Vec<usize>);
-
-    thread_local! {
-        static LAUNCHES: RefCell<Vec<Launched>> = const { RefCell::new(Vec::new()) };
-    }
-
-    pub(super) fn note(launch: &Launch, args: &[Arg]) {
-        LAUNCHES.with_borrow_mut(|launches| launches.push((launch.kernel, sizes(args))));
-    }
-
-    /// Names of the kernels since the last call, and the bytes of their arguments.
-    pub(in crate::backend) fn take() -> Vec<Launched> {
-        LAUNCHES.take()
-    }
-}
-
 /// A kernel of one input, as long as its output.
 ///
 /// # Safety
@@ -216,4 +193,27 @@ pub(super) unsafe fn run_binary(
     // SAFETY: the caller's.
     unsafe { run(launch, &args)? };
     Ok(y)
+}
+
+/// The launches of this thread, traced ones as well.
+#[cfg(test)]
+pub(super) mod recorded {
+    use std::cell::RefCell;
+
+    use super::{Arg, Launch, sizes};
+
+    type Launched = (&'static str, Vec<usize>);
+
+    thread_local! {
+        static LAUNCHES: RefCell<Vec<Launched>> = const { RefCell::new(Vec::new()) };
+    }
+
+    pub(super) fn note(launch: &Launch, args: &[Arg]) {
+        LAUNCHES.with_borrow_mut(|launches| launches.push((launch.kernel, sizes(args))));
+    }
+
+    /// Names of the kernels since the last call, and the bytes of their arguments.
+    pub(in crate::backend) fn take() -> Vec<Launched> {
+        LAUNCHES.take()
+    }
 }
