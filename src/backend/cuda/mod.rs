@@ -155,26 +155,3 @@ pub(super) unsafe fn run_binary(
     unsafe { run(launch, &args)? };
     Ok(y)
 }
-
-/// The launches of this thread, traced ones as well.
-#[cfg(test)]
-pub(super) mod recorded {
-    use std::cell::RefCell;
-
-    use super::{Arg, Launch, sizes};
-
-    type Launched = (&'static str, Vec<usize>);
-
-    thread_local! {
-        static LAUNCHES: RefCell<Vec<Launched>> = const { RefCell::new(Vec::new()) };
-    }
-
-    pub(super) fn note(launch: &Launch, args: &[Arg]) {
-        LAUNCHES.with_borrow_mut(|launches| launches.push((launch.kernel, sizes(args))));
-    }
-
-    /// Names of the kernels since the last call, and the bytes of their arguments.
-    pub(in crate::backend) fn take() -> Vec<Launched> {
-        LAUNCHES.take()
-    }
-}
