@@ -7,11 +7,8 @@ use std::{
     sync::{LazyLock, Mutex, PoisonError},
 };
 
-use candle_core::{
-    Device, Error, MetalDevice, MetalStorage, Result, Storage, StorageRef,
-    backend::BackendStorage as _, metal_backend::DeviceId,
-};
-use candle_metal_kernels::metal::{ComputeCommandEncoder, ComputePipeline, Library};
+use candle_core::{Device, Error, MetalDevice, Result, Storage, metal_backend::DeviceId};
+use candle_metal_kernels::metal::{Buffer, ComputeCommandEncoder, ComputePipeline, Library};
 use objc2_metal::{
     MTLCompileOptions, MTLComputePipelineState as _, MTLDevice as _, MTLGPUFamily,
     MTLLanguageVersion, MTLSize,
@@ -107,15 +104,14 @@ pub(in crate::backend) fn gpu_name(device: &MetalDevice) -> String {
     device.metal_device().as_ref().name().to_string()
 }
 
-/// Memory of an activation, and the byte in it where its first value is.
-fn locked(x: &Activation) -> Result<(StorageRef<'_>, usize)> {
+/// Buffer of an activation, and the byte in it where its first value is.
+fn place(x: &Activation) -> Result<(Buffer, usize)> {
     let (storage, layout) = x.tensor()?.storage_and_layout();
-    Ok((storage, layout.start_offset() * x.dtype().size_in_bytes()))
-}
-
-fn of_metal(storage: &Storage) -> Result<&MetalStorage> {
-    match storage {
-        Storage::Metal(storage) => Ok(storage),
+    match &*storage {
+        Storage::Metal(storage) => {
+            let offset = layout.start_offset() * x.dtype().size_in_bytes();
+            Ok((storage.buffer().clone(), offset))
+        }
         _ => candle_core::bail!("a kernel for Apple GPUs, and values that are not on one"),
     }
 }
@@ -124,6 +120,7 @@ fn of_metal(storage: &Storage) -> Result<&MetalStorage> {
 ///
 /// candle's buffers are not tracked by Metal, and its encoder runs kernels side by side unless it is told what they
 /// read and what they write: then it puts a barrier where one needs what another writes, and a fence between encoders.
+/// A buffer whose values are dropped meanwhile may serve others, but only behind this launch.
 ///
 /// # Safety
 /// As of [`compute`](super::compute).
@@ -136,12 +133,11 @@ pub(super) unsafe fn run(
     output: &Activation,
     sizes: &dyn KernelValue,
 ) -> Result<()> {
-    // The lock of each storage is held until the launch is encoded. Its buffer lives on: it is in candle's pool, which
-    // gives it to others behind this launch, and the commands keep it until they have run.
-    let read: Vec<_> = inputs.iter().map(|x| locked(x)).collect::<Result<_>>()?;
-    let (written, written_offset) = locked(output)?;
-    let written = of_metal(&written)?;
-    let device = written.device();
+    let Device::Metal(device) = output.tensor()?.device() else {
+        candle_core::bail!("{}: an output that is not on an Apple GPU", launch.kernel)
+    };
+    let read: Vec<_> = inputs.iter().map(|x| place(x)).collect::<Result<_>>()?;
+    let (written, written_offset) = place(output)?;
 
     let pipeline = {
         let mut compiled = COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -150,10 +146,10 @@ pub(super) unsafe fn run(
     let commands = device.command_encoder()?;
     let encoder: &ComputeCommandEncoder = commands.as_ref();
     encoder.set_compute_pipeline_state(&pipeline);
-    for (index, (storage, offset)) in read.iter().enumerate() {
-        encoder.set_input_buffer(index, Some(of_metal(storage)?.buffer()), *offset);
+    for (index, (buffer, offset)) in read.iter().enumerate() {
+        encoder.set_input_buffer(index, Some(buffer), *offset);
     }
-    encoder.set_output_buffer(read.len(), Some(written.buffer()), written_offset);
+    encoder.set_output_buffer(read.len(), Some(&written), written_offset);
     encoder.set_bytes_directly(read.len() + 1, size_of_val(sizes), sizes.address());
     let size = |[width, height, depth]: [u32; 3]| MTLSize {
         width: width as usize,
