@@ -44,10 +44,12 @@ fn main() {
         }
     }
 
+    // A device has the modules of candle and of other crates under their names as well.
     let modules: String = names
         .iter()
         .map(|name| {
-            format!("    ({name:?}, include_str!({:?})),\n", out.join(format!("{name}.ptx")))
+            let ptx = out.join(format!("{name}.ptx"));
+            format!("    (\"cupscale {name}\", include_str!({ptx:?})),\n")
         })
         .collect();
     let table = format!("const MODULES: &[(&str, &str)] = &[\n{modules}];\n");

@@ -130,6 +130,9 @@ pub fn working_dtype(device: &Device) -> DType {
 /// A backend's error without its backtrace: only the first line helps a user.
 fn one_line(error: &candle_core::Error) -> String {
     let text = error.to_string();
+    if text.contains("CUDA_ERROR_NO_DEVICE") {
+        return "no NVIDIA GPU is found, or no driver for it".to_owned();
+    }
     text.lines().next().unwrap_or("unavailable").to_owned()
 }
 
