@@ -19,8 +19,13 @@ use crate::backend::{Activation, launch::Launch};
 
 /// Threads of a SIMD group, as `LANES` of `kernels/common.metal`.
 const LANES: usize = 32;
-/// Kernels that count on them, beside those of matrices, which Apple's own GPUs alone run.
-const OF_LANES: [&str; 2] = ["layer_norm", "rms_norm"];
+/// Kernels that count on them, but for the plain forms.
+const OF_LANES: [&str; 4] = ["attention", "conv2d", "layer_norm", "rms_norm"];
+
+/// `true` if a kernel counts on a SIMD group's threads.
+fn counts_on_lanes(kernel: &str) -> bool {
+    OF_LANES.iter().any(|name| kernel.starts_with(name)) && !kernel.contains("_plain_")
+}
 
 /// What has been compiled for a device.
 #[derive(Default)]
@@ -73,7 +78,7 @@ fn compile(
         );
     }
     let lanes = pipeline.as_ref().threadExecutionWidth();
-    if lanes != LANES && OF_LANES.iter().any(|name| kernel.starts_with(name)) {
+    if lanes != LANES && counts_on_lanes(kernel) {
         candle_core::bail!("{kernel}: SIMD groups have {lanes} threads, not {LANES}");
     }
     Ok(pipeline)
@@ -89,7 +94,7 @@ fn options() -> impl Deref<Target = MTLCompileOptions> {
     options
 }
 
-/// `true` if the GPU multiplies matrices of a SIMD group of [`LANES`] threads.
+/// `true` if the GPU multiplies matrices of a SIMD group.
 pub(super) fn has_matrices(device: &Device) -> bool {
     match device {
         Device::Metal(device) => {
