@@ -4,7 +4,9 @@
 use candle_core::{DType, Device};
 use std::{fmt, str::FromStr};
 
-use super::MatmulPrecision;
+use super::{
+    KernelChoice, MatmulPrecision, Placement, chosen_kernels, kernels, self_test::test_once,
+};
 
 /// Choice of a device (`--device`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,6 +40,19 @@ pub enum DeviceError {
     Precision(MatmulPrecision),
 }
 
+impl DeviceError {
+    /// The reason without the device's name.
+    pub(super) fn reason(&self) -> String {
+        match self {
+            Self::NotBuilt(_, feature) => {
+                format!("this build has no support for it (the feature `{feature}`)")
+            }
+            Self::Unavailable(_, reason) => reason.clone(),
+            Self::Unknown(_) | Self::Precision(_) => self.to_string(),
+        }
+    }
+}
+
 impl fmt::Display for DeviceSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -69,17 +84,28 @@ impl FromStr for DeviceSpec {
 }
 
 impl DeviceSpec {
-    /// Opens the device.
+    /// Opens the device. The kernels of a GPU are tested, once in a process, unless they are not to be used:
+    /// [`kernel_tests`](super::kernel_tests) has the results.
     ///
     /// # Errors
     /// A device that this build was not compiled for, or that this machine does not have. `Auto`
     /// never fails: the CPU is always there.
     pub fn open(self) -> Result<Device, DeviceError> {
+        let device = self.open_untested()?;
+        if chosen_kernels() == KernelChoice::Own {
+            test_once(&device);
+        }
+        Ok(device)
+    }
+
+    /// [`open`](Self::open) without a test.
+    pub(super) fn open_untested(self) -> Result<Device, DeviceError> {
         match self {
             Self::Cpu => Ok(Device::Cpu),
-            Self::Auto => {
-                Ok(Self::Cuda(0).open().or_else(|_| Self::Metal.open()).unwrap_or(Device::Cpu))
-            }
+            Self::Auto => Ok(Self::Cuda(0)
+                .open_untested()
+                .or_else(|_| Self::Metal.open_untested())
+                .unwrap_or(Device::Cpu)),
             Self::Cuda(_) if !cfg!(feature = "cuda") => Err(DeviceError::NotBuilt(self, "cuda")),
             Self::Cuda(ordinal) => Device::new_cuda(ordinal)
                 .map_err(|error| DeviceError::Unavailable(self, one_line(&error))),
@@ -104,19 +130,28 @@ pub fn working_dtype(device: &Device) -> DType {
 /// A backend's error without its backtrace: only the first line helps a user.
 fn one_line(error: &candle_core::Error) -> String {
     let text = error.to_string();
+    if text.contains("CUDA_ERROR_NO_DEVICE") {
+        return "no NVIDIA GPU is found, or no driver for it".to_owned();
+    }
     text.lines().next().unwrap_or("unavailable").to_owned()
 }
 
-/// The name of a backend and of the precision in which it computes, `cpu f32` for example; results differ between
-/// them.
+/// The name of a backend and of the precision in which it computes, `cpu f32` for example, and on a GPU which
+/// operations run kernels of our own; results differ between them.
 #[must_use]
 pub fn device_name(device: &Device, dtype: DType) -> String {
-    let device = match device {
-        Device::Cpu => "cpu",
-        Device::Cuda(_) => "cuda",
-        Device::Metal(_) => "metal",
+    name_of(device.into(), dtype)
+}
+
+fn name_of(placement: Placement, dtype: DType) -> String {
+    let device = match placement {
+        Placement::Cpu => return format!("cpu {}", dtype.as_str()),
+        Placement::Cuda => "cuda",
+        Placement::Metal => "metal",
     };
-    format!("{device} {}", dtype.as_str())
+    let kernels = kernels::summary(placement, dtype);
+    let separator = if kernels.is_empty() { "" } else { ", " };
+    format!("{device} {}{separator}{kernels}", dtype.as_str())
 }
 
 #[cfg(test)]
@@ -137,6 +172,15 @@ mod tests {
             let error = name.parse::<DeviceSpec>().unwrap_err().to_string();
             assert!(error.contains("auto, cpu, cuda"), "{error}");
         }
+    }
+
+    #[test]
+    fn the_name_of_a_gpu_says_whose_kernels_compute() {
+        let cuda = |choice| kernels::forced(choice, || name_of(Placement::Cuda, DType::BF16));
+        assert_eq!(cuda(KernelChoice::Own), "cuda bf16, own kernels");
+        assert_eq!(cuda(KernelChoice::Composed), "cuda bf16");
+        assert_eq!(name_of(Placement::Metal, DType::F16), "metal f16, own kernels");
+        assert_eq!(device_name(&Device::Cpu, DType::F32), "cpu f32");
     }
 
     #[test]

@@ -3,25 +3,17 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use candle_core::{DType, Device};
+use candle_core::Device;
 
 /// Kind of device that a traced pass would run on. The machine need not have it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Placement {
-    /// The host: with kernels of our own where values are f32.
+    /// The host.
     Cpu,
     /// An NVIDIA GPU.
     Cuda,
     /// An Apple GPU.
     Metal,
-}
-
-impl Placement {
-    /// `true` if kernels of our own compute with values of this type; decided here alone.
-    #[must_use]
-    pub fn has_kernels(self, dtype: DType) -> bool {
-        self == Self::Cpu && dtype == DType::F32
-    }
 }
 
 impl From<&Device> for Placement {
@@ -134,6 +126,8 @@ impl Drop for Claim {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::DType;
+
     use super::*;
 
     #[test]

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device};
 
-use super::{MatmulPrecision, Placement};
+use super::{MatmulPrecision, Operation, Placement};
 
 /// Working precision of a model, and the device that it computes on.
 #[derive(Clone, Debug)]
@@ -16,9 +16,10 @@ pub struct Working {
 }
 
 impl Working {
-    /// `true` if the CPU's kernels compute.
+    /// `true` if the products are those of the CPU's kernels, which have weights in layouts of their own.
     #[must_use]
-    pub fn has_kernels(&self) -> bool {
-        Placement::from(&self.device).has_kernels(self.dtype)
+    pub fn has_cpu_products(&self) -> bool {
+        let placement = Placement::from(&self.device);
+        placement == Placement::Cpu && Operation::Linear.runs_own(placement, self.dtype)
     }
 }

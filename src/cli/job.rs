@@ -6,7 +6,7 @@ use std::{
 };
 
 use cupscale::{
-    backend::{DeviceSpec, MatmulPrecision},
+    backend::{DeviceSpec, KernelChoice, MatmulPrecision, choose_kernels, kernel_tests},
     canvas::SizeSpec,
     image::{Format, ImageError, Input, Output, ReadOptions},
     pipeline::{Engine, Error, Resume, Settings, WorkOptions},
@@ -15,7 +15,7 @@ use cupscale::{
 
 use super::{
     args::{CaptionerArg, ContentArgs, FilesArgs, JobArgs, ModelArgs},
-    captioner, engine,
+    captioner, doctor, engine,
     error::CliError,
     progress::Show,
 };
@@ -42,6 +42,7 @@ pub struct Job {
     content: ContentArgs,
     model: ModelArgs,
     device: DeviceSpec,
+    kernels: KernelChoice,
     /// Matmul precision on the CPU, if given.
     precision: Option<MatmulPrecision>,
 }
@@ -77,6 +78,7 @@ impl Job {
             content: args.content,
             model: args.model,
             device: args.machine.device,
+            kernels: args.machine.kernels.choice(),
             precision: args.machine.dtype,
         })
     }
@@ -220,7 +222,14 @@ impl Job {
     /// # Errors
     /// A device that is not available, a model or a captioner that cannot be loaded.
     pub fn load(&self, mut note: impl FnMut(&str)) -> Result<(Engine, Settings), CliError> {
+        choose_kernels(self.kernels);
         let device = self.device.open().map_err(Error::from)?;
+        if device.is_cpu() && self.kernels == KernelChoice::Composed {
+            note("--kernels has no effect on the CPU, which always has its own");
+        }
+        for test in kernel_tests(&device).iter().filter(|test| !test.passed()) {
+            note(&doctor::failure(test));
+        }
         if let (Some(_), false) = (self.precision, device.is_cpu()) {
             note(
                 "--dtype has no effect on a GPU, which computes in the precision that it is fast in",

@@ -5,6 +5,7 @@ mod advice;
 mod args;
 mod caption;
 mod captioner;
+mod doctor;
 mod ending;
 mod engine;
 mod error;
@@ -75,6 +76,7 @@ fn run_verb(cli: Cli) -> Result<u8, CliError> {
         Some(Verb::Plan(args)) => plan::run(&job(*args)?).map(|()| DONE),
         Some(Verb::Caption(args)) => caption::run(&job(*args)?).map(|()| DONE),
         Some(Verb::Models(args)) => models::run(&args).map(|()| DONE),
+        Some(Verb::Doctor(args)) => doctor::run(&args),
         #[cfg(feature = "mistralrs")]
         Some(Verb::CaptionWorker) => worker::run().map(|()| DONE),
     }

@@ -1,11 +1,11 @@
 //! Traced memory of operations against the measurement of a counting allocator: the CPU kernels, and in half precision
-//! on the CPU the composed forms, which GPUs run.
+//! on the CPU the composed forms, which GPUs may run. What kernels on GPUs take is their outputs and little more.
 
 use std::{collections::HashMap, ops::RangeInclusive};
 
 use candle_core::{DType, Device, Result, Tensor, quantized::GgmlDType};
 use cupscale::backend::{
-    Activation, MatmulPrecision, Params, Placement, Trace, Weight,
+    Activation, KernelChoice, MatmulPrecision, Params, Placement, Trace, Weight, choose_kernels,
     ops::{
         Conv2d, CropRect, GroupMoments, GroupNorm, LayerNorm, Linear, Mask, RmsNorm, add,
         attention, crop_resize, geglu, gelu, join, quick_gelu, rope, silu, swiglu,
@@ -189,6 +189,7 @@ fn composed_forms_take_what_their_trace_says() {
     if !counting::alone(module_path!(), "composed_forms_take_what_their_trace_says") {
         return;
     }
+    choose_kernels(KernelChoice::Composed);
     let mut wrong = Vec::new();
     for (name, run, shapes) in operations(DType::F16) {
         // With more threads one may get its buffer late, in the call that is measured.
@@ -197,13 +198,49 @@ fn composed_forms_take_what_their_trace_says() {
             // Whatever stays after a first call.
             measure(&run, &inputs);
             let (taken, _) = measure(&run, &inputs);
-            (taken, trace(&run, &inputs, Placement::Cuda).0)
+            (taken, trace(&run, &inputs, Placement::Metal).0)
         });
         if !is_close(name, said, taken, 0.97..=1.03) {
             wrong.push(name);
         }
     }
     assert!(wrong.is_empty(), "{wrong:?}");
+}
+
+/// The workspaces of kernels that have large ones are held against their launches beside these.
+#[test]
+fn kernels_on_gpus_take_outputs_and_copies_alone() {
+    let mut wrong = wrong_on(Placement::Cuda, DType::BF16);
+    wrong.extend(wrong_on(Placement::Metal, DType::F16));
+    assert!(wrong.is_empty(), "{wrong:?}");
+}
+
+/// Operations whose kernels take more or less in a trace of such a GPU.
+fn wrong_on(placement: Placement, dtype: DType) -> Vec<&'static str> {
+    let mut wrong = Vec::new();
+    for (name, run, shapes) in operations(dtype) {
+        let inputs = inputs(&shapes, dtype);
+        let output = {
+            let trace = Trace::new(placement);
+            let shape = |x: &Activation| trace.activation(x.shape().clone(), x.dtype());
+            run(&inputs.iter().map(shape).collect::<Vec<_>>()).unwrap().bytes()
+        };
+        let outputs = match name {
+            // A library's product, and the same with bias and residual.
+            "conv 1×1" | "linear" | "linear + residual" => 2,
+            // What the samples are blended with.
+            "crop_resize" => 2,
+            // The copy in another order.
+            "transposed silu" => 2,
+            _ => 1,
+        };
+        let (said, scratch) = trace(&run, &inputs, placement);
+        assert_eq!(scratch, 0, "{name}: a thread's buffer is the CPU's");
+        if !is_close(name, said, outputs * output, 1.0..=1.01) {
+            wrong.push(name);
+        }
+    }
+    wrong
 }
 
 #[test]

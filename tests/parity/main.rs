@@ -1,9 +1,10 @@
 //! Everything numeric against the original implementations, on fixtures by tests/make_fixtures; and the
-//! CPU kernels against the composed forms.
+//! CPU's kernels, and those of a GPU that is there, against the composed forms.
 
 #[path = "../common/mod.rs"]
 mod common;
 
+mod gpu;
 mod img2img;
 mod llava;
 mod ops;

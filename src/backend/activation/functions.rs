@@ -144,6 +144,14 @@ impl Activation {
         if self.is_contiguous() { Ok(self.clone()) } else { self.map(Tensor::contiguous) }
     }
 
+    /// A copy whose values lie one after the other.
+    ///
+    /// # Errors
+    /// Those of the backend.
+    pub(in crate::backend) fn copied(&self) -> Result<Self> {
+        self.map(Tensor::force_contiguous)
+    }
+
     /// The values in another type; itself where they are.
     ///
     /// # Errors

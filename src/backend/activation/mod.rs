@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Layout, Result, Shape, Tensor};
 
-use super::trace::{Claim, Trace};
+use super::trace::{Claim, Placement, Trace};
 
 /// Values on a device, or, within a memory [`Trace`], their shape alone.
 ///
@@ -141,6 +141,15 @@ impl Activation {
         matches!(self.0, ActivationForm::Traced(_))
     }
 
+    /// Kind of device that its values are on, or would be.
+    #[must_use]
+    pub fn placement(&self) -> Placement {
+        match &self.0 {
+            ActivationForm::Values(tensor) => tensor.device().into(),
+            ActivationForm::Traced(traced) => traced.claim.trace().placement(),
+        }
+    }
+
     /// The trace that it belongs to, if it does.
     #[must_use]
     pub fn trace(&self) -> Option<&Trace> {
@@ -150,7 +159,8 @@ impl Activation {
         }
     }
 
-    fn layout(&self) -> &Layout {
+    /// The place of its values in the memory that it is of.
+    pub(in crate::backend) fn layout(&self) -> &Layout {
         match &self.0 {
             ActivationForm::Values(tensor) => tensor.layout(),
             ActivationForm::Traced(traced) => &traced.layout,
@@ -163,7 +173,6 @@ mod tests {
     use candle_core::{D, Device};
 
     use super::*;
-    use crate::backend::Placement;
 
     fn trace() -> Trace {
         Trace::new(Placement::Cuda)

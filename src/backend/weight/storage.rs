@@ -91,26 +91,26 @@ impl WeightStorage {
     ) -> Result<Self> {
         let (output, input) = weight_use.dims(shape)?;
         let &Working { dtype, precision, .. } = working;
-        let has_kernels = working.has_kernels();
+        let on_cpu = working.has_cpu_products();
         // Weights that stay in the source's format.
         let kept = stored.filter(|stored| {
-            let kept_by_cpu = has_kernels && stored.keep && stored.format != GgmlDType::F32;
+            let kept_by_cpu = on_cpu && stored.keep && stored.format != GgmlDType::F32;
             kept_by_cpu || (!working.device.is_cpu() && blocks::is_quantized(stored.format))
         });
         if weight_use == WeightUse::Kernel {
-            let numbers = match kept.filter(|_| has_kernels).map(|kept| kept.format) {
+            let numbers = match kept.filter(|_| on_cpu).map(|kept| kept.format) {
                 Some(GgmlDType::BF16) => DType::BF16,
                 Some(_) => DType::F16,
                 None => dtype,
             };
-            return Ok(match has_kernels {
+            return Ok(match on_cpu {
                 true if output <= cpu::OUTPUTS => Self::Narrow { numbers },
                 true => Self::Panels { precision, numbers },
                 false => Self::Dense(dtype),
             });
         }
         let fits = kept.filter(|kept| input.is_multiple_of(kept.format.block_size()));
-        Ok(match (fits, has_kernels) {
+        Ok(match (fits, on_cpu) {
             (Some(Stored { format, in_file: true, .. }), true) => Self::InFile(format, precision),
             (Some(Stored { format, .. }), true) => Self::InMemory(format, precision),
             (Some(Stored { format, .. }), false) if weight_use == WeightUse::Matrix => {

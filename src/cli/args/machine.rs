@@ -2,10 +2,29 @@
 
 use std::error::Error as _;
 
-use clap::Args;
-use cupscale::backend::{DeviceSpec, MatmulPrecision};
+use clap::{Args, ValueEnum};
+use cupscale::backend::{DeviceSpec, KernelChoice, MatmulPrecision};
 
 use crate::cli::{error::CliError, threads, values};
+
+/// Kernels selectable with `--kernels`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum KernelsArg {
+    /// Those of this program, where there are some that pass their test
+    Own,
+    /// Composed of a tensor library's
+    Composed,
+}
+
+impl KernelsArg {
+    /// The backend's choice.
+    pub fn choice(self) -> KernelChoice {
+        match self {
+            Self::Own => KernelChoice::Own,
+            Self::Composed => KernelChoice::Composed,
+        }
+    }
+}
 
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Machine")]
@@ -17,6 +36,9 @@ pub struct MachineArgs {
     /// where the processor has instructions for it [default: f32]
     #[arg(long, value_name = "f32|bf16|auto", value_parser = values::products)]
     pub dtype: Option<MatmulPrecision>,
+    /// Kernels that a GPU computes with; the CPU always has its own
+    #[arg(long, value_enum, default_value_t = KernelsArg::Own)]
+    pub kernels: KernelsArg,
     /// Limit of the job's device memory: 8GiB, 512MiB, 6G, or bytes [default: what is free,
     /// less a margin]
     #[arg(long, value_name = "SIZE", value_parser = values::bytes)]

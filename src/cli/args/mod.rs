@@ -1,6 +1,7 @@
 //! All options: names, help, ranges, and their conversion to settings of the pipeline.
 
 mod content;
+mod doctor;
 mod files;
 mod llava;
 mod machine;
@@ -27,6 +28,7 @@ use size::SizeArgs;
 use work::WorkArgs;
 
 pub use content::{CaptionerArg, ContentArgs};
+pub use doctor::DoctorArgs;
 pub use files::FilesArgs;
 pub use llava::{CaptionEngineArg, LlavaArgs};
 pub use model::ModelArgs;
@@ -45,6 +47,7 @@ Examples:
   cupscale-fast photo.jpg --captions captions.json
   cupscale-fast plan photo.jpg --long-edge 8000            what would run, without running it
   cupscale-fast models list                                which models there are
+  cupscale-fast doctor                                     which devices there are, and whether they compute right
 
 Exit codes: 0 done, 1 an input failed, 2 wrong usage, 3 everything was skipped, 130 interrupted.";
 
@@ -121,6 +124,8 @@ pub enum Verb {
     Caption(Box<JobArgs>),
     /// List, add, download, check and remove models
     Models(ModelsArgs),
+    /// Show the devices and what computes on them, and test their kernels
+    Doctor(DoctorArgs),
     /// Captioning process of the program
     #[cfg(feature = "mistralrs")]
     #[command(name = cupscale::caption::mistralrs::VERB, hide = true)]

@@ -4,7 +4,7 @@
 
 use candle_core::Result;
 
-use crate::backend::Activation;
+use crate::backend::{Activation, ops::blend};
 
 /// The use of the outputs of the cross-attention layers, in the order in which a call visits them
 /// (encoder, middle, decoder). An output is taken after the output projection and before the
@@ -66,12 +66,9 @@ impl<'a> PriorCursor<'a> {
                         prior.shape()
                     );
                 }
-                let prior = prior.to_dtype(own.dtype())?.reshape((
-                    prior_batch,
-                    height * width,
-                    channels,
-                ))?;
-                weighted(own, 1.0 - *weight)?.broadcast_add(&weighted(prior, *weight)?)
+                let prior = prior.to_dtype(own.dtype())?;
+                let own = own.reshape((batch, height, width, channels))?;
+                blend(own, prior, *weight)?.reshape((batch, height * width, channels))
             }
         }
     }
@@ -87,9 +84,4 @@ impl<'a> PriorCursor<'a> {
             _ => Ok(()),
         }
     }
-}
-
-/// `x·weight`. `x` ends here, so that a blend holds no value longer than it needs it.
-fn weighted(x: Activation, weight: f64) -> Result<Activation> {
-    x.affine(weight, 0.0)
 }

@@ -1,13 +1,17 @@
 //! Multi-head attention on tokens.
 
 mod cpu;
+mod cuda;
+mod launch;
+mod launch_metal;
+mod metal;
 
 use std::ops::Range;
 
 use candle_core::{D, DType, Device, Result, Tensor};
 
 use super::{OpForm, form, plain_cost};
-use crate::backend::{Activation, MatmulPrecision};
+use crate::backend::{Activation, MatmulPrecision, Operation};
 
 /// Attention mask: the keys that a query may see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,18 +66,27 @@ pub fn attention(
     precision: MatmulPrecision,
 ) -> Result<Activation> {
     let sizes = AttentionSizes::checked(q, k, v, heads, mask)?;
-    match form([q, k, v]) {
-        OpForm::Kernel => {
+    let form = form(Operation::Attention, [q, k, v]);
+    let own = match form {
+        OpForm::Cuda => cuda::attention([q, k, v], sizes, mask)?,
+        OpForm::Metal => metal::attention([q, k, v], sizes, mask)?,
+        _ => None,
+    };
+    if let Some(y) = own {
+        return Ok(y);
+    }
+    match form {
+        OpForm::Cpu => {
             cpu::attention(q.tensor()?, k.tensor()?, v.tensor()?, sizes, mask, precision)
                 .map(Activation::from)
         }
-        OpForm::KernelCost(trace) => {
+        OpForm::CpuCost(trace) => {
             let (scratch, laid) = cpu::memory(sizes, mask, precision);
             trace.scratch(scratch);
             let _laid = trace.hold(laid * size_of::<f32>());
             plain_cost(trace, &[q, k, v], q.shape())
         }
-        OpForm::Composed => composed(q, k, v, sizes, mask),
+        OpForm::Cuda | OpForm::Metal | OpForm::Composed => composed(q, k, v, sizes, mask),
     }
 }
 

@@ -1,11 +1,15 @@
 //! Operations that make one activation of two.
 
 mod cpu;
+mod cuda;
+mod launch;
+mod launch_metal;
+mod metal;
 
 use candle_core::{D, Result};
 
 use super::{OpForm, form, plain_cost};
-use crate::backend::Activation;
+use crate::backend::{Activation, Operation};
 
 /// `a + b`, of one shape: a residual connection. Where one of the two comes out of a layer, that layer's
 /// `forward_add` saves a pass over memory.
@@ -16,9 +20,11 @@ pub fn add(a: &Activation, b: &Activation) -> Result<Activation> {
     if a.dims() != b.dims() {
         candle_core::bail!("add: {:?} and {:?}", a.shape(), b.shape());
     }
-    match form([a, b]) {
-        OpForm::Kernel => cpu::add(a.tensor()?, b.tensor()?).map(Activation::from),
-        OpForm::KernelCost(trace) => plain_cost(trace, &[a, b], a.shape()),
+    match form(Operation::Add, [a, b]) {
+        OpForm::Cpu => cpu::add(a.tensor()?, b.tensor()?).map(Activation::from),
+        OpForm::CpuCost(trace) => plain_cost(trace, &[a, b], a.shape()),
+        OpForm::Cuda => cuda::add(a, b),
+        OpForm::Metal => metal::add(a, b),
         OpForm::Composed => a.add(b),
     }
 }
@@ -36,9 +42,22 @@ pub fn join(a: &Activation, b: &Activation) -> Result<Activation> {
     if others != same {
         candle_core::bail!("{:?} and {:?} cannot be joined", a.shape(), b.shape());
     }
-    match form([a, b]) {
-        OpForm::Kernel => cpu::join(a.tensor()?, b.tensor()?).map(Activation::from),
-        OpForm::KernelCost(trace) => plain_cost(trace, &[a, b], [others, &[left + right]].concat()),
-        OpForm::Composed => Activation::cat(&[a, b], D::Minus1),
+    match form(Operation::Join, [a, b]) {
+        OpForm::Cpu => cpu::join(a.tensor()?, b.tensor()?).map(Activation::from),
+        OpForm::CpuCost(trace) => plain_cost(trace, &[a, b], [others, &[left + right]].concat()),
+        OpForm::Cuda | OpForm::Metal | OpForm::Composed => Activation::cat(&[a, b], D::Minus1),
+    }
+}
+
+/// `[…, C]` + `[C]` + `[…, C]` in one pass over memory, where there is a kernel for it.
+pub(super) fn add_bias(
+    y: &Activation,
+    bias: &Activation,
+    other: Option<&Activation>,
+) -> Result<Option<Activation>> {
+    match form(Operation::AddBias, [y]) {
+        OpForm::Cuda => cuda::add_bias(y, bias, other).map(Some),
+        OpForm::Metal => metal::add_bias(y, bias, other).map(Some),
+        OpForm::Cpu | OpForm::CpuCost(_) | OpForm::Composed => Ok(None),
     }
 }

@@ -1,6 +1,10 @@
 //! Two-dimensional convolution on channels-last activations.
 
 mod cpu;
+mod cuda;
+mod launch;
+mod launch_metal;
+mod metal;
 mod narrow;
 
 use std::ops::Range;
@@ -9,7 +13,7 @@ use candle_core::{Result, Tensor};
 
 use super::{Linear, OpForm, add_all, form, plain_cost, upsample_nearest_2x};
 use crate::backend::{
-    Activation, MatmulPrecision, Params, Trace, Weight, WeightStorage, WeightUse,
+    Activation, MatmulPrecision, Operation, Params, Trace, Weight, WeightStorage, WeightUse,
     cpu::{Epilogue, product::scratch_values},
     weight::Values,
 };
@@ -235,11 +239,26 @@ impl Windowed {
             (Some(bias), None) => Some(bias.into()),
             (None, shift) => shift.cloned(),
         };
+        let form = form(Operation::Conv2d, [x]);
         if let WeightStorage::Dense(_) = self.weight.storage() {
+            let own = match form {
+                OpForm::Cuda => {
+                    let weight = self.weight.dense(x.trace())?;
+                    cuda::conv2d(x, &weight, bias.as_ref(), fused.other, window)?
+                }
+                OpForm::Metal => {
+                    let weight = self.weight.dense(x.trace())?;
+                    metal::conv2d(x, &weight, bias.as_ref(), fused.other, window)?
+                }
+                _ => None,
+            };
+            if let Some(y) = own {
+                return Ok(y);
+            }
             return self.composed(&fused.picture(x)?, window, bias.as_ref(), fused.other);
         }
-        match form([x]) {
-            OpForm::Kernel => {
+        match form {
+            OpForm::Cpu => {
                 let bias = bias.as_ref().map(Activation::tensor).transpose()?;
                 let other = fused.other.map(Activation::tensor).transpose()?;
                 let epilogue = Epilogue { bias, other };
@@ -254,8 +273,8 @@ impl Windowed {
                 }
                 .map(Activation::from)
             }
-            OpForm::KernelCost(trace) => self.cost(trace, x, bias.as_ref(), fused, shape),
-            OpForm::Composed => {
+            OpForm::CpuCost(trace) => self.cost(trace, x, bias.as_ref(), fused, shape),
+            OpForm::Cuda | OpForm::Metal | OpForm::Composed => {
                 candle_core::bail!("conv2d: a weight for f32 on the CPU, not for {:?}", x.dtype())
             }
         }

@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use candle_core::{DType, Device, Result, Tensor};
 use rayon::prelude::*;
 
-use super::Sample;
+use super::AxisSample;
 use crate::backend::cpu::{simd::vectorized, with_values, written};
 
 vectorized! {
@@ -22,15 +22,20 @@ vectorized! {
 }
 
 /// Bilinear samples of a map `[1, H, W, C]` at every row and column → `[1, rows, columns, C]`.
-pub(super) fn crop_resize(map: &Tensor, rows: &[Sample], columns: &[Sample]) -> Result<Tensor> {
+pub(super) fn crop_resize(
+    map: &Tensor,
+    rows: &[AxisSample],
+    columns: &[AxisSample],
+) -> Result<Tensor> {
     let (_, _, width, channels) = map.dims4()?;
     let shape = (1, rows.len(), columns.len(), channels);
     if map.elem_count() == 0 || rows.is_empty() || columns.is_empty() {
         return Tensor::zeros(shape, DType::F32, &Device::Cpu);
     }
     let y = with_values([&map.contiguous()?], |[map]| {
-        let pixel = |row: usize, column: usize| &map[(row * width + column) * channels..];
-        let row = |(y, row): (&mut [MaybeUninit<f32>], &Sample)| {
+        let pixel =
+            |row: u32, column: u32| &map[(row as usize * width + column as usize) * channels..];
+        let row = |(y, row): (&mut [MaybeUninit<f32>], &AxisSample)| {
             for (out, column) in y.chunks_exact_mut(channels).zip(columns) {
                 let corners = [
                     pixel(row.low, column.low),

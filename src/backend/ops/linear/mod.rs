@@ -6,7 +6,7 @@ use candle_core::{DType, Module as _, Result, Tensor, quantized::GgmlDType};
 
 use super::{OpForm, add_all, form, plain_cost};
 use crate::backend::{
-    Activation, MatmulPrecision, Params, Placement, Weight, WeightStorage, WeightUse,
+    Activation, MatmulPrecision, Operation, Params, Placement, Weight, WeightStorage, WeightUse,
     cpu::{Epilogue, product::scratch_values},
     weight::Values,
 };
@@ -92,20 +92,20 @@ impl Linear {
         let Some(blocks) = self.weight.storage().blocks() else {
             return self.composed(x, other);
         };
-        match form([x]) {
-            OpForm::Kernel => {
+        match form(Operation::Linear, [x]) {
+            OpForm::Cpu => {
                 let other = other.map(Activation::tensor).transpose()?;
                 let epilogue = Epilogue { bias: self.bias.as_ref(), other };
                 cpu::linear(x.tensor()?, self.weight.right()?, epilogue).map(Activation::from)
             }
-            OpForm::KernelCost(trace) => {
+            OpForm::CpuCost(trace) => {
                 let rows = outer.iter().product();
                 trace.scratch(scratch_values(rows, 1, output, blocks));
                 let inputs = [Some(x), other];
                 let inputs: Vec<_> = inputs.into_iter().flatten().collect();
                 plain_cost(trace, &inputs, [outer, &[output]].concat())
             }
-            OpForm::Composed => {
+            OpForm::Cuda | OpForm::Metal | OpForm::Composed => {
                 candle_core::bail!("linear: a weight for f32 on the CPU, not for {:?}", x.dtype())
             }
         }

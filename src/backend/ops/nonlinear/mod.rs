@@ -2,20 +2,26 @@
 //! default), never the tanh approximation.
 
 mod cpu;
+mod cuda;
+mod launch;
+mod launch_metal;
+mod metal;
 
 use candle_core::{D, Result};
 
 use super::{OpForm, form, plain_cost};
-use crate::backend::Activation;
+use crate::backend::{Activation, Operation};
 
 /// `x·σ(x)` (`torch.nn.functional.silu`), any shape.
 ///
 /// # Errors
 /// Those of the backend.
 pub fn silu(x: &Activation) -> Result<Activation> {
-    match form([x]) {
-        OpForm::Kernel => cpu::silu(x.tensor()?).map(Activation::from),
-        OpForm::KernelCost(trace) => plain_cost(trace, &[x], x.shape()),
+    match form(Operation::Silu, [x]) {
+        OpForm::Cpu => cpu::silu(x.tensor()?).map(Activation::from),
+        OpForm::CpuCost(trace) => plain_cost(trace, &[x], x.shape()),
+        OpForm::Cuda => cuda::silu(x),
+        OpForm::Metal => metal::silu(x),
         OpForm::Composed => x.silu(),
     }
 }
@@ -25,9 +31,11 @@ pub fn silu(x: &Activation) -> Result<Activation> {
 /// # Errors
 /// Those of the backend.
 pub fn gelu(x: &Activation) -> Result<Activation> {
-    match form([x]) {
-        OpForm::Kernel => cpu::gelu(x.tensor()?).map(Activation::from),
-        OpForm::KernelCost(trace) => plain_cost(trace, &[x], x.shape()),
+    match form(Operation::Gelu, [x]) {
+        OpForm::Cpu => cpu::gelu(x.tensor()?).map(Activation::from),
+        OpForm::CpuCost(trace) => plain_cost(trace, &[x], x.shape()),
+        OpForm::Cuda => cuda::gelu(x),
+        OpForm::Metal => metal::gelu(x),
         OpForm::Composed => x.gelu_erf(),
     }
 }
@@ -37,9 +45,11 @@ pub fn gelu(x: &Activation) -> Result<Activation> {
 /// # Errors
 /// Those of the backend.
 pub fn quick_gelu(x: &Activation) -> Result<Activation> {
-    match form([x]) {
-        OpForm::Kernel => cpu::quick_gelu(x.tensor()?).map(Activation::from),
-        OpForm::KernelCost(trace) => plain_cost(trace, &[x], x.shape()),
+    match form(Operation::QuickGelu, [x]) {
+        OpForm::Cpu => cpu::quick_gelu(x.tensor()?).map(Activation::from),
+        OpForm::CpuCost(trace) => plain_cost(trace, &[x], x.shape()),
+        OpForm::Cuda => cuda::quick_gelu(x),
+        OpForm::Metal => metal::quick_gelu(x),
         OpForm::Composed => x.mul(&x.affine(1.702, 0.0)?.sigmoid()?),
     }
 }
@@ -55,9 +65,11 @@ pub fn geglu(x: &Activation) -> Result<Activation> {
         candle_core::bail!("geglu: the last dimension of {:?} is odd", x.shape());
     }
     let value = x.narrow(D::Minus1, 0, width / 2)?;
-    match form([x]) {
-        OpForm::Kernel => cpu::geglu(x.tensor()?).map(Activation::from),
-        OpForm::KernelCost(trace) => plain_cost(trace, &[x], value.shape()),
+    match form(Operation::Geglu, [x]) {
+        OpForm::Cpu => cpu::geglu(x.tensor()?).map(Activation::from),
+        OpForm::CpuCost(trace) => plain_cost(trace, &[x], value.shape()),
+        OpForm::Cuda => cuda::geglu(x),
+        OpForm::Metal => metal::geglu(x),
         OpForm::Composed => {
             let gate = x.narrow(D::Minus1, width / 2, width / 2)?;
             value.mul(&gate.contiguous()?.gelu_erf()?)
@@ -73,9 +85,11 @@ pub fn swiglu(gate: &Activation, value: &Activation) -> Result<Activation> {
     if gate.dims() != value.dims() {
         candle_core::bail!("swiglu: {:?} and {:?}", gate.shape(), value.shape());
     }
-    match form([gate, value]) {
-        OpForm::Kernel => cpu::swiglu(gate.tensor()?, value.tensor()?).map(Activation::from),
-        OpForm::KernelCost(trace) => plain_cost(trace, &[gate, value], gate.shape()),
+    match form(Operation::Swiglu, [gate, value]) {
+        OpForm::Cpu => cpu::swiglu(gate.tensor()?, value.tensor()?).map(Activation::from),
+        OpForm::CpuCost(trace) => plain_cost(trace, &[gate, value], gate.shape()),
+        OpForm::Cuda => cuda::swiglu(gate, value),
+        OpForm::Metal => metal::swiglu(gate, value),
         OpForm::Composed => gate.silu()?.mul(value),
     }
 }

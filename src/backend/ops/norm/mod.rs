@@ -1,12 +1,16 @@
 //! Group, layer and root-mean-square normalization, in f32 whatever the precision of the activations.
 
 mod cpu;
+mod cuda;
+mod launch;
+mod launch_metal;
+mod metal;
 mod moments;
 
 use candle_core::{D, DType, Result, Tensor};
 
 use super::{OpForm, form, plain_cost, silu};
-use crate::backend::{Activation, Params};
+use crate::backend::{Activation, Operation, Params};
 pub use moments::GroupMoments;
 
 /// `torch.nn.GroupNorm` on channels-last activations, optionally followed by SiLU.
@@ -58,21 +62,31 @@ impl GroupNorm {
 
     fn compute(&self, x: &Activation, then_silu: bool) -> Result<Activation> {
         let channels = self.checked_channels(x)?;
-        match form([x]) {
-            OpForm::Kernel => {
+        let form = form(Operation::GroupNorm, [x]);
+        let parameters = [&self.weight, &self.bias];
+        if let OpForm::Cuda = form
+            && let Some(y) = cuda::group_norm(x, parameters, self.groups, self.eps, then_silu)?
+        {
+            return Ok(y);
+        }
+        match form {
+            OpForm::Cpu => {
                 let (x, weight, bias) = (x.tensor()?, &self.weight, &self.bias);
                 cpu::group_norm(x, weight, bias, self.groups, self.eps, then_silu)
                     .map(Activation::from)
             }
-            OpForm::KernelCost(trace) => {
+            OpForm::CpuCost(trace) => {
                 let batch = x.dim(0)?;
                 let sample = x.elem_count() / batch.max(1);
                 // Sums of all pieces, and what follows from them, are there with input and output.
                 let _sums = trace.hold(batch * cpu::group_norm_bytes(sample, channels));
                 plain_cost(trace, &[x], x.shape())
             }
-            OpForm::Composed if then_silu => silu(&self.composed(x)?)?.to_dtype(x.dtype()),
-            OpForm::Composed => self.composed(x)?.to_dtype(x.dtype()),
+            OpForm::Metal => metal::group_norm(x, parameters, self.groups, self.eps, then_silu),
+            OpForm::Cuda | OpForm::Composed if then_silu => {
+                silu(&self.composed(x)?)?.to_dtype(x.dtype())
+            }
+            OpForm::Cuda | OpForm::Composed => self.composed(x)?.to_dtype(x.dtype()),
         }
     }
 
@@ -139,11 +153,18 @@ impl LayerNorm {
         if x.dim(D::Minus1)? != self.weight.dim(0)? {
             candle_core::bail!("layer_norm: {:?}, {} channels", x.shape(), self.weight.dim(0)?);
         }
-        match form([x]) {
-            OpForm::Kernel => cpu::layer_norm(x.tensor()?, &self.weight, &self.bias, self.eps)
+        let form = form(Operation::LayerNorm, [x]);
+        if let OpForm::Cuda = form
+            && let Some(y) = cuda::layer_norm(x, &self.weight, &self.bias, self.eps)?
+        {
+            return Ok(y);
+        }
+        match form {
+            OpForm::Cpu => cpu::layer_norm(x.tensor()?, &self.weight, &self.bias, self.eps)
                 .map(Activation::from),
-            OpForm::KernelCost(trace) => plain_cost(trace, &[x], x.shape()),
-            OpForm::Composed => self.composed(x),
+            OpForm::CpuCost(trace) => plain_cost(trace, &[x], x.shape()),
+            OpForm::Metal => metal::layer_norm(x, &self.weight, &self.bias, self.eps),
+            OpForm::Cuda | OpForm::Composed => self.composed(x),
         }
     }
 
@@ -164,7 +185,9 @@ impl LayerNorm {
 pub struct RmsNorm {
     /// `[C]`
     weight: Tensor,
-    eps: f32,
+    /// the same in f32, as our kernel for CUDA takes it
+    wide_weight: Tensor,
+    eps: f64,
 }
 
 impl RmsNorm {
@@ -173,7 +196,8 @@ impl RmsNorm {
     /// # Errors
     /// A tensor that is missing or of another shape.
     pub fn load(channels: usize, eps: f64, vb: &Params) -> Result<Self> {
-        Ok(Self { weight: vb.get(channels, "weight")?, eps: eps as f32 })
+        let weight = vb.get(channels, "weight")?;
+        Ok(Self { wide_weight: weight.to_dtype(DType::F32)?, weight, eps })
     }
 
     /// `[…, C]` → same shape and dtype.
@@ -184,8 +208,16 @@ impl RmsNorm {
         if x.dim(D::Minus1)? != self.weight.dim(0)? {
             candle_core::bail!("rms_norm: {:?}, {} channels", x.shape(), self.weight.dim(0)?);
         }
+        let own = match form(Operation::RmsNorm, [x]) {
+            OpForm::Cuda => cuda::rms_norm(x, &self.wide_weight, self.eps)?,
+            OpForm::Metal => Some(metal::rms_norm(x, &self.weight, self.eps)?),
+            _ => None,
+        };
+        if let Some(y) = own {
+            return Ok(y);
+        }
         // candle's kernels sum in f32, row by row.
-        let norm = |x: &Tensor| candle_nn::ops::rms_norm(x, &self.weight, self.eps);
+        let norm = |x: &Tensor| candle_nn::ops::rms_norm(x, &self.weight, self.eps as f32);
         x.contiguous()?.apply(x.shape(), norm)
     }
 }

@@ -5,9 +5,9 @@ use candle_core::{D, DType, Device, Result, Tensor};
 
 use super::{
     super::{OpForm, form, plain_cost, silu},
-    GroupNorm, cpu,
+    GroupNorm, cpu, cuda, metal,
 };
-use crate::backend::Activation;
+use crate::backend::{Activation, Operation};
 
 /// Positions whose moments the composed form takes at once: a sum in f32 stays exact, and copies stay small.
 const BAND: usize = 1 << 13;
@@ -35,18 +35,37 @@ impl GroupMoments {
         if positions == 0 || groups == 0 || !channels.is_multiple_of(groups) {
             candle_core::bail!("group_norm: moments of {:?} in {groups} groups", x.shape());
         }
-        match form([x]) {
-            OpForm::Kernel => {
+        let form = form(Operation::GroupNorm, [x]);
+        if let OpForm::Cuda = form
+            && let Some(pooled) = cuda::group_moments(x, groups)?
+        {
+            if pooled.is_traced() {
+                return Ok(Self::unknown(groups, positions));
+            }
+            let [means, variances] = [0, 1].map(|row| pooled.tensor()?.get(row)?.to_vec1());
+            return Ok(Self { means: means?, variances: variances?, positions });
+        }
+        match form {
+            OpForm::Cpu => {
                 let (means, variances) = cpu::group_moments(x.tensor()?, groups)?;
                 Ok(Self { means, variances, positions })
             }
-            OpForm::KernelCost(trace) => {
+            OpForm::CpuCost(trace) => {
                 let _copy = x.contiguous()?;
                 trace.pass(cpu::group_norm_bytes(x.elem_count(), channels));
-                let zeros = vec![0.0; groups];
-                Ok(Self { means: zeros.clone(), variances: zeros, positions })
+                Ok(Self::unknown(groups, positions))
             }
-            OpForm::Composed => {
+            OpForm::Metal => {
+                let statistics = metal::group_statistics(x, groups)?;
+                if statistics.is_traced() {
+                    return Ok(Self::unknown(groups, positions));
+                }
+                let samples = statistics.into_tensor()?.to_vec3::<f32>()?;
+                let positions = positions / samples.len();
+                let of_samples = samples.iter().map(|rows| Self::of_sample(rows, positions));
+                Ok(Self::pooled(&of_samples.collect::<Vec<_>>()))
+            }
+            OpForm::Cuda | OpForm::Composed => {
                 let x = x.contiguous()?.reshape((positions, groups, channels / groups))?;
                 let bands: Vec<Self> = (0..positions)
                     .step_by(BAND)
@@ -59,6 +78,21 @@ impl GroupMoments {
         }
     }
 
+    /// The moments of a sample from the statistics of its groups: two summands of the mean first, the variance last.
+    fn of_sample(rows: &[Vec<f32>], positions: usize) -> Self {
+        let column = |of: fn(&[f32]) -> f64| rows.iter().map(|row| of(row)).collect();
+        Self {
+            means: column(|row| row[..2].iter().copied().map(f64::from).sum()),
+            variances: column(|row| row[3].into()),
+            positions,
+        }
+    }
+
+    /// Moments within a memory trace.
+    fn unknown(groups: usize, positions: usize) -> Self {
+        Self { means: vec![0.0; groups], variances: vec![0.0; groups], positions }
+    }
+
     /// The moments of `[positions, groups, width]`.
     fn composed(x: &Activation) -> Result<Self> {
         let (positions, groups, _) = x.dims3()?;
@@ -67,11 +101,12 @@ impl GroupMoments {
         let means = mean(&x)?;
         let variances = mean(&x.broadcast_sub(&means)?.sqr()?)?;
         if x.is_traced() {
-            let zeros = vec![0.0; groups];
-            return Ok(Self { means: zeros.clone(), variances: zeros, positions });
+            return Ok(Self::unknown(groups, positions));
         }
         let values = |x: Activation| -> Result<Vec<f64>> {
-            x.into_tensor()?.flatten_all()?.to_dtype(DType::F64)?.to_vec1::<f64>()
+            // Widened on the host: no Apple GPU knows f64.
+            let values = x.into_tensor()?.flatten_all()?.to_vec1::<f32>()?;
+            Ok(values.into_iter().map(f64::from).collect())
         };
         Ok(Self { means: values(means)?, variances: values(variances)?, positions })
     }
@@ -126,6 +161,19 @@ impl GroupNorm {
                 self.groups
             );
         }
+        let form = form(Operation::GroupNorm, [x]);
+        let of_groups = moments.means.iter().copied().zip(moments.variances.iter().copied());
+        let parameters = [&self.weight, &self.bias];
+        let own = match form {
+            OpForm::Cuda => cuda::group_norm_with(x, parameters, of_groups, self.eps, then_silu)?,
+            OpForm::Metal => {
+                Some(metal::group_norm_with(x, parameters, of_groups, self.eps, then_silu)?)
+            }
+            _ => None,
+        };
+        if let Some(y) = own {
+            return Ok(y);
+        }
         let width = channels / self.groups;
         let device = self.weight.device();
         let of_channels = |f: &dyn Fn(usize) -> f64| -> Result<Tensor> {
@@ -135,13 +183,11 @@ impl GroupNorm {
         let mean = of_channels(&|group| moments.means[group])?;
         let scale = of_channels(&|group| (moments.variances[group] + self.eps).sqrt().recip())?;
         let scale = (scale * &self.weight)?;
-        match form([x]) {
-            OpForm::Kernel => {
-                cpu::channel_affine(x.tensor()?, &mean, &scale, &self.bias, then_silu)
-                    .map(Activation::from)
-            }
-            OpForm::KernelCost(trace) => plain_cost(trace, &[x], x.shape()),
-            OpForm::Composed => {
+        match form {
+            OpForm::Cpu => cpu::channel_affine(x.tensor()?, &mean, &scale, &self.bias, then_silu)
+                .map(Activation::from),
+            OpForm::CpuCost(trace) => plain_cost(trace, &[x], x.shape()),
+            OpForm::Cuda | OpForm::Metal | OpForm::Composed => {
                 let centred = x.to_dtype(DType::F32)?.broadcast_sub(&mean.into())?;
                 let y = centred.broadcast_mul(&scale.into())?;
                 drop(centred);
@@ -212,6 +258,19 @@ mod tests {
         let close = |a: &[f64], b: &[f64]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5);
         assert!(close(&ours.means, &composed.means));
         assert!(close(&ours.variances, &composed.variances));
+    }
+
+    #[test]
+    fn statistics_of_samples_are_pooled_to_the_moments_of_all() {
+        // Base and rest of the mean, what scales by the deviation, the variance: of two groups.
+        let samples = [
+            vec![vec![1.0, 0.5, 9.0, 4.0], vec![0.0, 3.0, 9.0, 1.0]],
+            vec![vec![2.0, 1.5, 9.0, 6.0], vec![3.0, 0.0, 9.0, 1.0]],
+        ];
+        let of_samples = samples.map(|rows| GroupMoments::of_sample(&rows, 10));
+        let expected =
+            GroupMoments { means: vec![2.5, 3.0], variances: vec![6.0, 1.0], positions: 20 };
+        assert_eq!(GroupMoments::pooled(&of_samples), expected);
     }
 
     #[test]

@@ -1,0 +1,21 @@
+#include "norm.cu"
+#include "shim/register.h"
+
+KERNEL(group_norm_moments_bf16)
+KERNEL(group_norm_moments_f16)
+KERNEL(group_norm_moments_f32)
+KERNEL(group_norm_merge_bf16)
+KERNEL(group_norm_merge_f16)
+KERNEL(group_norm_merge_f32)
+KERNEL(group_moments_merge_bf16)
+KERNEL(group_moments_merge_f16)
+KERNEL(group_moments_merge_f32)
+KERNEL(group_norm_apply_bf16)
+KERNEL(group_norm_apply_f16)
+KERNEL(group_norm_apply_f32)
+KERNEL(layer_norm_bf16)
+KERNEL(layer_norm_f16)
+KERNEL(layer_norm_f32)
+KERNEL(rms_norm_bf16)
+KERNEL(rms_norm_f16)
+KERNEL(rms_norm_f32)
