@@ -6,6 +6,7 @@ mod blocks;
 mod bytes;
 mod cpu;
 mod device;
+mod devices;
 mod memory;
 // Hidden: no interface to build on. It is public because tests/ and benches/ hold every operation against its reference.
 #[doc(hidden)]
@@ -23,6 +24,7 @@ pub use blocks::{holds_weights, is_quantized, stored_bytes, unpack_rows};
 pub use bytes::Bytes;
 pub(crate) use cpu::add_product;
 pub use device::{DeviceError, DeviceSpec, device_name, working_dtype};
+pub use devices::{DeviceList, check_devices, place_name};
 pub use memory::{give_back_freed, limited_room, set_release_hook, usable_memory};
 pub(crate) use out_of_memory::first_line;
 pub use out_of_memory::is_out_of_memory;
