@@ -6,7 +6,8 @@ use std::{
 };
 
 use cupscale::{
-    backend::{DeviceSpec, MatmulPrecision},
+    backend::{DeviceList, MatmulPrecision},
+    candle::Device,
     canvas::SizeSpec,
     image::{Format, ImageError, Input, Output, ReadOptions},
     pipeline::{Engine, Error, Resume, Settings, WorkOptions},
@@ -41,7 +42,7 @@ pub struct Job {
     settings: Settings,
     content: ContentArgs,
     model: ModelArgs,
-    device: DeviceSpec,
+    devices: DeviceList,
     /// Matmul precision on the CPU, if given.
     precision: Option<MatmulPrecision>,
 }
@@ -76,7 +77,7 @@ impl Job {
             settings,
             content: args.content,
             model: args.model,
-            device: args.machine.device,
+            devices: args.machine.device,
             precision: args.machine.dtype,
         })
     }
@@ -215,13 +216,13 @@ impl Job {
         self.content.captioner == CaptionerArg::Llava
     }
 
-    /// Loads the chosen model onto the chosen device, with the settings of its jobs; `note` receives warnings.
+    /// Loads the chosen model onto the chosen devices, with the settings of its jobs; `note` receives warnings.
     ///
     /// # Errors
     /// A device that is not available, a model or a captioner that cannot be loaded.
     pub fn load(&self, mut note: impl FnMut(&str)) -> Result<(Engine, Settings), CliError> {
-        let device = self.device.open().map_err(Error::from)?;
-        if let (Some(_), false) = (self.precision, device.is_cpu()) {
+        let devices = self.devices.open().map_err(Error::from)?;
+        if let (Some(_), false) = (self.precision, devices.iter().all(Device::is_cpu)) {
             note(
                 "--dtype has no effect on a GPU, which computes in the precision that it is fast in",
             );
@@ -229,14 +230,14 @@ impl Job {
         let engine = engine::load(
             &self.model,
             self.precision.unwrap_or(MatmulPrecision::F32),
-            &device,
+            &devices,
             &mut note,
         )?;
         let mut settings = self.settings.clone();
         if settings.vae_disk.is_some() && !engine.vae_sees_the_whole() {
             note("--vae-disk has no effect: no norm of this model's VAE sees the whole picture");
         }
-        settings.captioner = captioner::open(&self.content, &device)?;
+        settings.captioner = captioner::open(&self.content, &devices)?;
         Ok((engine, settings))
     }
 }
