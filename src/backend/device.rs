@@ -27,7 +27,7 @@ pub enum DeviceSpec {
 #[non_exhaustive]
 pub enum DeviceError {
     /// A name that no device has.
-    #[error("unknown device `{0}` (auto, cpu, cuda, cuda:N, metal)")]
+    #[error("unknown device `{0}` (auto, cpu, cuda, cuda:N, cuda:all, metal)")]
     Unknown(String),
     /// A device that needs a feature of this crate, which the build lacks: its name.
     #[error("device {0}: this build has no support for it (the feature `{1}`)")]
@@ -35,6 +35,20 @@ pub enum DeviceError {
     /// A device that the system does not give, and why.
     #[error("device {0}: {1}")]
     Unavailable(DeviceSpec, String),
+    /// A device that is named twice, and cannot do two parts of a job at a time.
+    #[error("device {0} is named twice")]
+    Repeated(DeviceSpec),
+    /// Devices of two kinds, by the names of one of each.
+    #[error(
+        "devices {0} and {1}: those of one job are of one kind, because the kinds round differently"
+    )]
+    Mixed(String, String),
+    /// A name that stands for a choice of its own, beside others.
+    #[error("{0} stands alone: it is a choice of devices already")]
+    Alone(String),
+    /// A list of devices without any.
+    #[error("no device")]
+    Missing,
     /// A precision that the processor has no instructions for.
     #[error("this processor has no instructions to multiply in {0}")]
     Precision(MatmulPrecision),

@@ -45,6 +45,7 @@ fn of_job(error: &Error) -> String {
                 .to_owned()
         }
         Error::OutOfMemory => "; close what else uses it, or try --device cpu".to_owned(),
+        Error::Thread { .. } => "; try fewer devices with --device".to_owned(),
         Error::OtherJob { .. } => {
             "; the earlier settings go on with it, --fresh drops it and begins anew".to_owned()
         }

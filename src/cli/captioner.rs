@@ -21,30 +21,30 @@ use super::{
     error::CliError,
 };
 
-/// Opens the captioner named by the options.
-pub fn open(content: &ContentArgs, device: &Device) -> Result<Arc<dyn Captioner>, CliError> {
+/// Opens the captioner named by the options, for devices of which there is at least one.
+pub fn open(content: &ContentArgs, devices: &[Device]) -> Result<Arc<dyn Captioner>, CliError> {
     if let Some(file) = &content.captions {
         return Ok(Arc::new(FromFile::read(file).map_err(Error::from)?));
     }
     match content.captioner {
         CaptionerArg::Attributes => Ok(Arc::new(Attributes)),
         CaptionerArg::Llava => match content.llava.caption_engine {
-            CaptionEngineArg::Builtin => builtin(&content.llava, device),
-            CaptionEngineArg::Mistralrs => mistralrs(&content.llava, device),
+            CaptionEngineArg::Builtin => builtin(&content.llava, devices),
+            CaptionEngineArg::Mistralrs => mistralrs(&content.llava, devices),
         },
         CaptionerArg::None => Ok(Arc::new(PromptOnly)),
     }
 }
 
 #[cfg(not(feature = "mistralrs"))]
-fn mistralrs(_: &LlavaArgs, _: &Device) -> Result<Arc<dyn Captioner>, CliError> {
+fn mistralrs(_: &LlavaArgs, _: &[Device]) -> Result<Arc<dyn Captioner>, CliError> {
     let reason = "this build has no mistral.rs; build with --features mistralrs";
     Err(CliError::Usage(reason.to_owned()))
 }
 
-/// A captioner of mistral.rs, checked before any work.
+/// A captioner of mistral.rs, checked before any work; its process has the first device.
 #[cfg(feature = "mistralrs")]
-fn mistralrs(args: &LlavaArgs, device: &Device) -> Result<Arc<dyn Captioner>, CliError> {
+fn mistralrs(args: &LlavaArgs, devices: &[Device]) -> Result<Arc<dyn Captioner>, CliError> {
     use cupscale::caption::{CaptionError, mistralrs};
 
     if let Some(option) = args.builtin_only() {
@@ -65,11 +65,11 @@ fn mistralrs(args: &LlavaArgs, device: &Device) -> Result<Arc<dyn Captioner>, Cl
         folder,
         args.caption_quantize,
         CaptionCache::new(args.cache_folder()),
-        device,
+        devices.first().unwrap_or(&Device::Cpu),
     )))
 }
 
-fn builtin(args: &LlavaArgs, device: &Device) -> Result<Arc<dyn Captioner>, CliError> {
+fn builtin(args: &LlavaArgs, devices: &[Device]) -> Result<Arc<dyn Captioner>, CliError> {
     let model = match &args.caption_model {
         Some(name) => resolve(name, Kind::Captioner)?,
         None => only_installed()?,
@@ -88,8 +88,9 @@ fn builtin(args: &LlavaArgs, device: &Device) -> Result<Arc<dyn Captioner>, CliE
         None => model.weights.file_name().unwrap_or_default().to_string_lossy().into_owned(),
     };
     let cache = CaptionCache::new(args.cache_folder());
-    let captioner = LlavaCaptioner::new(files, name, args.settings(), device, cache);
-    Ok(Arc::new(captioner.map_err(Error::from)?))
+    let (first, others) = devices.split_first().unwrap_or((&Device::Cpu, &[]));
+    let captioner = LlavaCaptioner::new(files, name, args.settings(), first, cache);
+    Ok(Arc::new(captioner.map_err(Error::from)?.with_others(others)))
 }
 
 /// The one captioner that is installed.

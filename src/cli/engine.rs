@@ -1,4 +1,4 @@
-//! The model of a job: from `--model` and the options that change it to an engine on a device.
+//! The model of a job: from `--model` and the options that change it to an engine on its devices.
 
 use std::{ffi::OsStr, path::Path};
 
@@ -14,11 +14,11 @@ use cupscale::{
 
 use super::{args::ModelArgs, error::CliError, values::LoraArg};
 
-/// Loads a model onto a device; `note` receives warnings.
+/// Loads a model onto devices; `note` receives warnings.
 pub fn load(
     args: &ModelArgs,
     precision: MatmulPrecision,
-    device: &Device,
+    devices: &[Device],
     note: impl FnMut(&str),
 ) -> Result<Engine, CliError> {
     let (mut files, manifest) =
@@ -28,7 +28,7 @@ pub fn load(
     }
     files = files.with_precision(precision);
     files.notes().iter().map(String::as_str).for_each(note);
-    let engine = Engine::load(&files, device)?;
+    let engine = Engine::load_on(&files, devices)?;
     let Some((name, run)) = manifest else { return Ok(engine) };
     let defaults = serde_json::to_value(run)
         .and_then(serde_json::from_value::<ModelDefaults>)

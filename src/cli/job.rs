@@ -6,7 +6,8 @@ use std::{
 };
 
 use cupscale::{
-    backend::{DeviceSpec, KernelChoice, MatmulPrecision, choose_kernels, kernel_tests},
+    backend::{DeviceList, KernelChoice, MatmulPrecision, choose_kernels, kernel_tests},
+    candle::Device,
     canvas::SizeSpec,
     image::{Format, ImageError, Input, Output, ReadOptions},
     pipeline::{Engine, Error, Resume, Settings, WorkOptions},
@@ -41,7 +42,7 @@ pub struct Job {
     settings: Settings,
     content: ContentArgs,
     model: ModelArgs,
-    device: DeviceSpec,
+    devices: DeviceList,
     kernels: KernelChoice,
     /// Matmul precision on the CPU, if given.
     precision: Option<MatmulPrecision>,
@@ -77,7 +78,7 @@ impl Job {
             settings,
             content: args.content,
             model: args.model,
-            device: args.machine.device,
+            devices: args.machine.device,
             kernels: args.machine.kernels.choice(),
             precision: args.machine.dtype,
         })
@@ -217,20 +218,21 @@ impl Job {
         self.content.captioner == CaptionerArg::Llava
     }
 
-    /// Loads the chosen model onto the chosen device, with the settings of its jobs; `note` receives warnings.
+    /// Loads the chosen model onto the chosen devices, with the settings of its jobs; `note` receives warnings.
     ///
     /// # Errors
     /// A device that is not available, a model or a captioner that cannot be loaded.
     pub fn load(&self, mut note: impl FnMut(&str)) -> Result<(Engine, Settings), CliError> {
         choose_kernels(self.kernels);
-        let device = self.device.open().map_err(Error::from)?;
-        if device.is_cpu() && self.kernels == KernelChoice::Composed {
+        let devices = self.devices.open().map_err(Error::from)?;
+        let on_cpu = devices.iter().all(Device::is_cpu);
+        if on_cpu && self.kernels == KernelChoice::Composed {
             note("--kernels has no effect on the CPU, which always has its own");
         }
-        for test in kernel_tests(&device).iter().filter(|test| !test.passed()) {
-            note(&doctor::failure(test));
+        for test in devices.iter().flat_map(kernel_tests).filter(|test| !test.passed()) {
+            note(&doctor::failure(&test));
         }
-        if let (Some(_), false) = (self.precision, device.is_cpu()) {
+        if let (Some(_), false) = (self.precision, on_cpu) {
             note(
                 "--dtype has no effect on a GPU, which computes in the precision that it is fast in",
             );
@@ -238,14 +240,14 @@ impl Job {
         let engine = engine::load(
             &self.model,
             self.precision.unwrap_or(MatmulPrecision::F32),
-            &device,
+            &devices,
             &mut note,
         )?;
         let mut settings = self.settings.clone();
         if settings.vae_disk.is_some() && !engine.vae_sees_the_whole() {
             note("--vae-disk has no effect: no norm of this model's VAE sees the whole picture");
         }
-        settings.captioner = captioner::open(&self.content, &device)?;
+        settings.captioner = captioner::open(&self.content, &devices)?;
         Ok((engine, settings))
     }
 }

@@ -1,25 +1,31 @@
-//! Engine: one model on one device, ready for any number of jobs; the library's entry point.
+//! Engine: one model on one device or several, ready for any number of jobs; the library's entry point.
 
 use std::fmt;
 
 use candle_core::{DType, Device};
 
-use crate::{backend::working_dtype, weights::ModelFiles};
+use crate::{
+    backend::{DeviceError, check_devices, place_name, working_dtype},
+    weights::ModelFiles,
+};
 
 use super::{
     error::Error,
     model::{Model, ModelShape},
     model_defaults::ModelDefaults,
-    runner::Runner,
+    runner::{Compute, Runner},
 };
 
-/// A model that has been checked and is ready for any number of jobs.
+/// A model that has been checked and is ready for any number of jobs, on one device or several.
 ///
 /// Parts are loaded when a job first needs them. They stay loaded if the job's plan has memory for all of them;
 /// otherwise they are unloaded after each stage.
 pub struct Engine {
     pub(crate) model: Model,
+    /// The first device's.
     pub(crate) runner: Runner,
+    /// Those of further devices of the same kind.
+    others: Vec<Runner>,
 }
 
 impl Engine {
@@ -34,6 +40,25 @@ impl Engine {
         Self::load_in(files, device, working_dtype(device))
     }
 
+    /// Prepares the model for `devices`, which share every job: each loads the model's parts and takes captions, VAE
+    /// tiles and regions as it gets free. A picture's bytes are those of one such device. GPUs of different models may
+    /// round differently, which nobody sees, but then bytes depend on which of them took what.
+    ///
+    /// The same device may be there more than once: several streams of one GPU, or the CPU, whose threads they share.
+    ///
+    /// # Errors
+    /// No device, or devices of two kinds; those of [`load`](Self::load).
+    pub fn load_on(files: &ModelFiles, devices: &[Device]) -> Result<Self, Error> {
+        check_devices(devices)?;
+        let (first, others) = devices.split_first().ok_or(DeviceError::Missing)?;
+        let engine = Self::load(files, first)?;
+        let runner = |device: &Device| {
+            Runner::new(files.clone(), &engine.model, device.clone(), engine.runner.dtype())
+        };
+        let others = others.iter().map(runner).collect();
+        Ok(Self { others, ..engine })
+    }
+
     /// [`load`](Self::load) in a given working precision.
     pub(crate) fn load_in(
         files: &ModelFiles,
@@ -42,7 +67,28 @@ impl Engine {
     ) -> Result<Self, Error> {
         let model = Model::read(files, device, dtype)?;
         let runner = Runner::new(files.clone(), &model, device.clone(), dtype);
-        Ok(Self { model, runner })
+        Ok(Self { model, runner, others: Vec::new() })
+    }
+
+    /// The runner of each device.
+    pub(crate) fn runners(&self) -> impl Iterator<Item = &Runner> {
+        [&self.runner].into_iter().chain(&self.others)
+    }
+
+    /// The devices but the first, as stages see them.
+    pub(crate) fn others(&self) -> Vec<&dyn Compute> {
+        self.others.iter().map(|runner| runner as &dyn Compute).collect()
+    }
+
+    /// Unloads all parts of the model from all devices; a part in use is freed after its last use.
+    pub(crate) fn free_parts(&self) {
+        self.runners().for_each(Runner::free_parts);
+    }
+
+    /// Names of the devices, in their order: `cuda:0`, `cuda:1`.
+    #[must_use]
+    pub fn devices(&self) -> Vec<String> {
+        self.runners().map(|runner| place_name(runner.device())).collect()
     }
 
     /// Applies a manifest: the model's name for users, and its sampling defaults, before those of the model's files.

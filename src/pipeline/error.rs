@@ -73,6 +73,8 @@ pub enum Error {
     /// The device ran out of memory even with the smallest batch or tile.
     #[error("the device ran out of memory")]
     OutOfMemory,
+    #[error("no thread for one of several devices: {source}")]
+    Thread { source: io::Error },
     /// Stopped through [`Progress`](super::Progress); with the folder of the finished work, if any.
     #[error("interrupted{}", kept(.0.as_deref()))]
     Interrupted(Option<PathBuf>),
@@ -136,6 +138,7 @@ impl Error {
             error if error.is_out_of_memory() => Left::Kept,
             Self::Interrupted(_)
             | Self::OutOfMemory
+            | Self::Thread { .. }
             | Self::Work { .. }
             | Self::Temporary(_)
             | Self::Canvas(CanvasError::File { .. } | CanvasError::Map { .. })

@@ -47,9 +47,9 @@ impl JobSpec {
     /// # Errors
     /// See [`Plan::new`].
     pub fn new(engine: &Engine, input: PictureShape, settings: &Settings) -> Result<Self, Error> {
-        let Engine { model, runner } = engine;
+        let Engine { model, runner, .. } = engine;
         Ok(Self {
-            plan: Plan::new(model, runner, input, settings)?,
+            plan: Plan::new(engine, input, settings)?,
             settings: settings.clone(),
             schedule: model.schedule.clone(),
             zeros_for_empty_prompt: model.zeros_for_empty_prompt,
@@ -129,7 +129,7 @@ impl JobSpec {
     /// Everything that decides the bytes of the output: the [`record`](Self::record), and digests of longer
     /// inputs. Unfinished work is resumed only by a job of the same identity.
     ///
-    /// Batch size and threads are left out, because the output does not depend on them; VAE tiles and how several of
+    /// Batch size, threads and the number of devices are left out, because the output does not depend on them; VAE tiles and how several of
     /// them are computed are included, because encoding and decoding depend on them.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ mod model_defaults;
 mod plan;
 mod progress;
 mod protect;
+mod queue;
 mod retry;
 mod run;
 mod runner;

@@ -99,7 +99,8 @@ fn stages(
     work: &mut WorkFolder,
     progress: &mut dyn Progress,
 ) -> Result<(), Error> {
-    let context = &Context { runner: &engine.runner, picture, spec };
+    let others = &engine.others();
+    let context = &Context { runner: &engine.runner, others, picture, spec };
     let plan = &spec.plan;
     let described = caption::describe_or_kept(context, work, progress)?;
     let mut record = spec.record(&described.prompt);
@@ -135,7 +136,7 @@ fn end_stage(engine: &Engine, plan: &Plan) {
     if plan.memory.keeps_parts {
         give_back_freed();
     } else {
-        engine.runner.free_parts();
+        engine.free_parts();
     }
 }
 
@@ -167,7 +168,8 @@ pub fn describe_ahead(
     if spec.plan.memory.captions.is_none_or(|batch| batch.stays) {
         return Ok(false);
     }
-    let context = Context { runner: &engine.runner, picture, spec };
+    let others = &engine.others();
+    let context = Context { runner: &engine.runner, others, picture, spec };
     caption::describe(&context, settings.rsp > 0.0, progress)?;
     Ok(true)
 }
@@ -183,7 +185,8 @@ pub fn describe(
     progress: &mut dyn Progress,
 ) -> Result<Document, Error> {
     let spec = &JobSpec::new(engine, picture.shape(), settings)?;
-    let context = Context { runner: &engine.runner, picture, spec };
+    let others = &engine.others();
+    let context = Context { runner: &engine.runner, others, picture, spec };
     Ok(caption::describe(&context, true, progress)?.document)
 }
 

@@ -1,6 +1,6 @@
 //! Runner of a model on one device: parts are loaded on first use and unloaded according to the plan. Stages use the
-//! trait [`Compute`] alone, so that each can be tested without a model. Regions are independent of each other, so
-//! that several runners could share a step.
+//! trait [`Compute`] alone, so that each can be tested without a model. Of several devices each has a runner, with parts
+//! of its own; what they share goes through [`queue`](super::queue).
 
 use std::sync::Arc;
 

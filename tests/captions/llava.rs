@@ -42,7 +42,7 @@ fn counted() -> (LlavaModel, Arc<AtomicUsize>) {
         count.fetch_add(1, Ordering::Relaxed);
         Ok(Arc::clone(&model))
     };
-    let model = LlavaModel { fingerprint: "tiny".to_owned(), load: Arc::new(load) };
+    let model = LlavaModel { fingerprint: "tiny".to_owned(), loads: vec![Arc::new(load)] };
     (model, asked)
 }
 
@@ -224,7 +224,7 @@ fn a_stop_is_heeded_at_once_whatever_the_model_is_doing() {
         std::thread::sleep(Duration::from_secs(20));
         Ok(Arc::new(model()))
     };
-    let model = LlavaModel { fingerprint: "slow".to_owned(), load: Arc::new(slow) };
+    let model = LlavaModel { fingerprint: "slow".to_owned(), loads: vec![Arc::new(slow)] };
     let started = Instant::now();
     let waits = Cell::new(0);
     // Once for each region, and then while the model is being loaded.

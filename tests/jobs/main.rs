@@ -6,6 +6,7 @@ mod common;
 
 mod canvas;
 mod decode;
+mod devices;
 mod encode;
 mod kinds;
 mod method;

@@ -1,7 +1,7 @@
 //! Functions of activations that make new values, and so allocate memory.
 
 use candle_core::{
-    DType, Result, Shape, Tensor,
+    DType, Device, Result, Shape, Tensor,
     shape::{Dim, Dims},
 };
 
@@ -267,6 +267,17 @@ impl Activation {
                 }
                 Ok(x)
             }
+        }
+    }
+
+    /// The values on `device`; a trace stays where it is.
+    ///
+    /// # Errors
+    /// Those of the backend.
+    pub fn to_device(&self, device: &Device) -> Result<Self> {
+        match &self.0 {
+            ActivationForm::Values(tensor) => tensor.to_device(device).map(Self::from),
+            ActivationForm::Traced(_) => Ok(self.clone()),
         }
     }
 

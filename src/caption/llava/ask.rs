@@ -1,93 +1,185 @@
-//! Inference on a thread of its own, so that the caller can cancel at any time: loading seven billion weights, or
-//! prefilling four prompts on a CPU, takes minutes without a cancellation check.
+//! Inference on threads of its own, one for each device, so that the caller can cancel at any time: loading seven billion
+//! weights, or prefilling four prompts on a CPU, takes minutes without a cancellation check.
 
 use std::ops::ControlFlow;
 use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
-    mpsc::{self, RecvTimeoutError},
+    mpsc::{self, Receiver, RecvTimeoutError, Sender},
 };
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::{LoadFn, NAME, engine, one_line};
+use super::batches::PictureBatch;
+use super::error::{engine, failed, one_line};
 use crate::caption::CaptionError;
 use crate::caption::key::GeneratedText;
 use crate::caption::vision::Answer;
 use crate::model::llava::{GenerateOptions, GenerationStep, Llava, LlavaError, Prompt, Row};
 
+/// Loads the model, or gives out the loaded one.
+pub type LoadFn = Arc<dyn Fn() -> Result<Arc<Llava>, CaptionError> + Send + Sync>;
+
 /// Interval at which `stop` is polled.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Grace period for the thread after a stop. Most steps are shorter, so that it ends cleanly.
+/// Grace period for the threads after a stop. Most steps are shorter, so that they end cleanly.
 const GRACE: Duration = Duration::from_millis(400);
 
 /// Pictures of one size, and the question about them.
-pub(super) struct BatchRequest {
-    pub load: LoadFn,
-    pub instruction: String,
-    pub rows: Vec<Row<'static>>,
-    pub options: GenerateOptions,
+struct BatchRequest {
+    load: LoadFn,
+    instruction: String,
+    rows: Vec<Row<'static>>,
+    options: GenerateOptions,
 }
 
-/// Progress and result sent by the thread.
+/// Progress and result sent by a thread.
 enum ThreadEvent {
     /// Number of texts that have ended.
     Ended(usize),
     Done(Result<Vec<Answer>, CaptionError>),
 }
 
-/// The model's answer for each row; `on_ended` is told how many there are so far.
-///
-/// If `stop` returns `true`, this returns within half a second, and the thread ends after its current step.
-///
-/// # Errors
-/// [`CaptionError::Interrupted`], or whatever keeps the model from working at all.
-pub(super) fn ask(
-    request: BatchRequest,
-    stop: &dyn Fn() -> bool,
-    on_ended: &mut dyn FnMut(usize),
-) -> Result<Vec<Answer>, CaptionError> {
-    let failed =
-        |message: &str| CaptionError::Engine { name: NAME.into(), message: message.to_owned() };
-    let (sender, events) = mpsc::channel();
-    let halt = Arc::new(AtomicBool::new(false));
-    let halted = Arc::clone(&halt);
-    let asking = move || {
-        let result = answer(&request, &mut |ended| {
-            // Nobody listens any more only if nobody wants more.
-            let is_heard = sender.send(ThreadEvent::Ended(ended)).is_ok();
-            if is_heard && !halted.load(Ordering::Relaxed) {
-                ControlFlow::Continue(())
-            } else {
-                ControlFlow::Break(())
+/// A batch that a device is at work on.
+struct UnderWay {
+    /// Indices of its pictures.
+    indices: Vec<usize>,
+    /// Texts of it that have ended.
+    ended: usize,
+    thread: JoinHandle<()>,
+}
+
+/// Indices of a batch's pictures, and the answer about each.
+pub(super) type Answered = (Vec<usize>, Vec<Answer>);
+
+/// Devices that answer one question, each about one batch of pictures at a time.
+pub(super) struct Answering<'a> {
+    loads: &'a [LoadFn],
+    instruction: &'a str,
+    options: GenerateOptions,
+    /// For each device.
+    under_way: Vec<Option<UnderWay>>,
+    /// Events by the device's number.
+    sender: Sender<(usize, ThreadEvent)>,
+    events: Receiver<(usize, ThreadEvent)>,
+    /// Tells all threads to end.
+    halt: Arc<AtomicBool>,
+}
+
+impl<'a> Answering<'a> {
+    /// The devices on which `loads` load the model.
+    pub(super) fn new(loads: &'a [LoadFn], instruction: &'a str, options: GenerateOptions) -> Self {
+        let (sender, events) = mpsc::channel();
+        let under_way = loads.iter().map(|_| None).collect();
+        let halt = Arc::default();
+        Self { loads, instruction, options, under_way, sender, events, halt }
+    }
+
+    /// True if a device has nothing to do.
+    pub(super) fn has_free(&self) -> bool {
+        self.under_way.iter().any(Option::is_none)
+    }
+
+    /// Texts that have ended of the batches under way.
+    pub(super) fn ended(&self) -> usize {
+        self.under_way.iter().flatten().map(|batch| batch.ended).sum()
+    }
+
+    /// Gives a batch to a device that has nothing to do.
+    ///
+    /// # Errors
+    /// A thread that cannot be started, or no such device.
+    pub(super) fn begin(
+        &mut self,
+        PictureBatch { rows, indices }: PictureBatch,
+    ) -> Result<(), CaptionError> {
+        let free = self.under_way.iter_mut().enumerate().find(|(_, batch)| batch.is_none());
+        let Some((device, place)) = free else { return Err(failed("no device is free")) };
+        let request = BatchRequest {
+            load: self.loads[device].clone(),
+            instruction: self.instruction.to_owned(),
+            rows,
+            options: self.options,
+        };
+        let (sender, halted) = (self.sender.clone(), Arc::clone(&self.halt));
+        let asking = move || {
+            let result = answer(&request, &mut |ended| {
+                // Nobody listens any more only if nobody wants more.
+                let is_heard = sender.send((device, ThreadEvent::Ended(ended))).is_ok();
+                if is_heard && !halted.load(Ordering::Relaxed) {
+                    ControlFlow::Continue(())
+                } else {
+                    ControlFlow::Break(())
+                }
+            });
+            // What the model was asked with goes before anybody goes on.
+            drop(request);
+            let _ = sender.send((device, ThreadEvent::Done(result)));
+        };
+        let thread = thread::Builder::new().name("captions".to_owned()).spawn(asking);
+        let thread = thread.map_err(|error| failed(&error.to_string()))?;
+        *place = Some(UnderWay { indices, ended: 0, thread });
+        Ok(())
+    }
+
+    /// Waits for a batch, and gives the indices of its pictures and the model's answers; `on_ended` is called when the
+    /// number of ended texts changes. `None` if no batch is under way.
+    ///
+    /// If `stop` returns `true`, or a device fails, this returns within half a second, and the threads end after their
+    /// current step.
+    ///
+    /// # Errors
+    /// [`CaptionError::Interrupted`], or whatever keeps the model from working at all.
+    pub(super) fn wait(
+        &mut self,
+        stop: &dyn Fn() -> bool,
+        on_ended: &mut dyn FnMut(&Self),
+    ) -> Result<Option<Answered>, CaptionError> {
+        while self.under_way.iter().any(Option::is_some) {
+            if stop() {
+                self.stop();
+                return Err(CaptionError::Interrupted);
             }
-        });
-        // What the model was asked with goes before anybody goes on.
-        drop(request);
-        let _ = sender.send(ThreadEvent::Done(result));
-    };
-    let thread = thread::Builder::new().name("captions".to_owned()).spawn(asking);
-    let thread = thread.map_err(|error| failed(&error.to_string()))?;
-    loop {
-        if stop() {
-            halt.store(true, Ordering::Relaxed);
-            let until = Instant::now() + GRACE;
-            while let Ok(ThreadEvent::Ended(_)) =
-                events.recv_timeout(until.saturating_duration_since(Instant::now()))
-            {}
-            return Err(CaptionError::Interrupted);
+            let is_over = self.under_way.iter().flatten().any(|batch| batch.thread.is_finished());
+            match self.events.recv_timeout(POLL_INTERVAL) {
+                Ok((device, ThreadEvent::Ended(count))) => {
+                    if let Some(batch) = &mut self.under_way[device] {
+                        batch.ended = count;
+                    }
+                    on_ended(self);
+                }
+                Ok((device, ThreadEvent::Done(result))) => {
+                    let Some(batch) = self.under_way[device].take() else { continue };
+                    let _ = batch.thread.join();
+                    return match result {
+                        Ok(answers) => Ok(Some((batch.indices, answers))),
+                        Err(error) => {
+                            self.stop();
+                            Err(error)
+                        }
+                    };
+                }
+                // A thread was over before, and has sent no answer.
+                Err(RecvTimeoutError::Timeout) if is_over => {
+                    self.stop();
+                    return Err(failed("the model's thread broke off"));
+                }
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+            }
         }
-        match events.recv_timeout(POLL_INTERVAL) {
-            Ok(ThreadEvent::Ended(count)) => on_ended(count),
-            Ok(ThreadEvent::Done(result)) => {
-                let _ = thread.join();
-                return result;
-            }
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => {
-                return Err(failed("the model's thread broke off"));
-            }
+        Ok(None)
+    }
+
+    /// Tells all threads to end, and gives them a moment to do so.
+    fn stop(&mut self) {
+        self.halt.store(true, Ordering::Relaxed);
+        let until = Instant::now() + GRACE;
+        let is_at_work =
+            |batch: &Option<UnderWay>| batch.as_ref().is_some_and(|it| !it.thread.is_finished());
+        while self.under_way.iter().any(is_at_work) && Instant::now() < until {
+            let left = until.saturating_duration_since(Instant::now());
+            let _ = self.events.recv_timeout(left.min(POLL_INTERVAL));
         }
     }
 }

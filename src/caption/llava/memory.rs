@@ -42,10 +42,11 @@ impl CaptionMemory for LlavaMemory<'_> {
         self.captioner.blueprint.vocabulary()
     }
 
-    /// Ordered by decode batch, largest first; within one decode batch by prefill batch, largest first.
+    /// Several devices have the regions in equal parts. Ordered by decode batch, largest first; within one decode batch by prefill batch, largest first.
     fn batches(&self) -> Vec<CaptionBatch> {
         let asked = self.captioner.settings.rows;
         let together = self.sizes.values().max().copied().unwrap_or(1);
+        let together = together.div_ceil(self.captioner.devices());
         let most = asked.unwrap_or(DEFAULT_ROWS).min(together);
         let least = if asked.is_some() { most } else { 1 };
         let model = &self.captioner.blueprint;
@@ -69,7 +70,10 @@ impl CaptionMemory for LlavaMemory<'_> {
                 size,
                 new_tokens: self.captioner.settings.generate().max_new_tokens,
             };
-            self.captioner.blueprint.trace(&self.prompt, batch, &trace).map_err(super::engine)?;
+            self.captioner
+                .blueprint
+                .trace(&self.prompt, batch, &trace)
+                .map_err(super::error::engine)?;
             needs.scratch = needs.scratch.max(trace.scratch_bytes());
             let pixels = size.0 * size.1 * 3;
             // All pictures of a batch, and one of them as it is resized.

@@ -1,14 +1,17 @@
 //! `--captioner llava`: a LLaVA model looks at every region and says what is there (docs/method.md §5). All
 //! regions of a job go through the model together; see [`Llava::generate`].
 //!
+//! Several devices share the regions: each has the model, and gets the next batch when it is free.
+//!
 //! The instruction gives the global prompt as context and asks for visible things only. The answer is the region's
 //! whole text condition, cut at a clause if it does not fit the text encoders. The model is loaded at the first
 //! cache miss.
 
 mod ask;
+mod batches;
+mod error;
 mod memory;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -23,13 +26,13 @@ use super::{
     CaptionError, CaptionMemory, CaptionRequest, CaptionSession, Captioner, SessionContext,
 };
 use crate::backend::{device_name, give_back_freed, working_dtype};
-use crate::model::llava::{GenerateOptions, Llava, LlavaError, LlavaPicture, Row, TokenSampling};
+use crate::model::llava::{GenerateOptions, Llava, TokenSampling};
 use crate::weights::{Footprint, Lazy, LlavaFiles, WeightsError};
+use ask::Answering;
+use batches::Batches;
+use error::NAME;
 
-const NAME: &str = "llava";
-
-/// Loads the model, or gives out the loaded one.
-pub type LoadFn = Arc<dyn Fn() -> Result<Arc<Llava>, CaptionError> + Send + Sync>;
+pub use ask::LoadFn;
 
 /// Default limit of texts that are decoded together; more gain nothing.
 pub const DEFAULT_ROWS: usize = 64;
@@ -50,7 +53,8 @@ impl LlavaSettings {
     }
 }
 
-/// A LLaVA model for a device, checked before any job, loaded when a job has a region that the cache does not know.
+/// A LLaVA model for a device, or for several that share the regions, checked before any job, loaded when a job has a
+/// region that the cache does not know.
 pub struct LlavaCaptioner {
     files: LlavaFiles,
     name: String,
@@ -59,9 +63,11 @@ pub struct LlavaCaptioner {
     blueprint: Llava,
     footprint: Footprint,
     cache: CaptionCache,
-    device: Device,
     dtype: DType,
+    device: Device,
     model: Lazy<Llava>,
+    /// Further devices of the same kind, and the model on each.
+    others: Vec<(Device, Lazy<Llava>)>,
 }
 
 impl LlavaCaptioner {
@@ -80,8 +86,31 @@ impl LlavaCaptioner {
         let dtype = working_dtype(device);
         let (blueprint, footprint) = files.without_values(device, dtype)?;
         let device = device.clone();
-        let model = Lazy::default();
-        Ok(Self { files, name, settings, blueprint, footprint, cache, device, dtype, model })
+        let (model, others) = (Lazy::default(), Vec::new());
+        Ok(Self {
+            files,
+            name,
+            settings,
+            blueprint,
+            footprint,
+            cache,
+            dtype,
+            device,
+            model,
+            others,
+        })
+    }
+
+    /// Lets further devices of the same kind share the regions; each loads the model.
+    #[must_use]
+    pub fn with_others(mut self, devices: &[Device]) -> Self {
+        self.others.extend(devices.iter().map(|device| (device.clone(), Lazy::default())));
+        self
+    }
+
+    /// Devices that share the regions.
+    fn devices(&self) -> usize {
+        1 + self.others.len()
     }
 
     /// Identity of everything that determines captions besides pictures, prompt and options.
@@ -89,11 +118,16 @@ impl LlavaCaptioner {
         format!("{} {}", self.files.fingerprint(), device_name(&self.device, self.dtype))
     }
 
-    /// Loads the model. Errors are those of a captioner.
-    fn load(&self) -> impl Fn() -> Result<Arc<Llava>, CaptionError> + Send + Sync + use<> {
-        let (files, model) = (self.files.clone(), self.model.clone());
-        let (device, dtype) = (self.device.clone(), self.dtype);
-        move || {
+    /// Loads the model onto each device. Errors are those of a captioner.
+    fn loads(&self) -> Vec<LoadFn> {
+        let others = self.others.iter().map(|(device, model)| self.load(device, model));
+        [self.load(&self.device, &self.model)].into_iter().chain(others).collect()
+    }
+
+    fn load(&self, device: &Device, model: &Lazy<Llava>) -> LoadFn {
+        let (files, model) = (self.files.clone(), model.clone());
+        let (device, dtype) = (device.clone(), self.dtype);
+        Arc::new(move || {
             model.get(|| {
                 let loaded = files.load(&device, dtype).map_err(|error| CaptionError::Engine {
                     name: NAME.into(),
@@ -103,7 +137,7 @@ impl LlavaCaptioner {
                 give_back_freed();
                 loaded
             })
-        }
+        })
     }
 }
 
@@ -154,6 +188,7 @@ impl Captioner for LlavaCaptioner {
 
     fn free(&self) {
         self.model.free();
+        self.others.iter().for_each(|(_, model)| model.free());
         give_back_freed();
     }
 
@@ -164,20 +199,21 @@ impl Captioner for LlavaCaptioner {
     ) -> Result<Box<dyn CaptionSession + 'a>, CaptionError> {
         let mut options =
             LlavaOptions { generate: self.settings.generate(), ..LlavaOptions::default() };
-        let load = self.load();
-        let mut load: LoadFn = Arc::new(load);
+        let mut loads = self.loads();
         if let Some(batch) = job.batch {
             options.rows = batch.rows;
             options.generate.prefill_rows = Some(batch.prefill_rows);
             if !batch.stays {
-                let (make_room, load_then) = (job.make_room, load);
-                load = Arc::new(move || {
-                    make_room();
-                    load_then()
-                });
+                for load in &mut loads {
+                    let (make_room, load_then) = (job.make_room.clone(), load.clone());
+                    *load = Arc::new(move || {
+                        make_room();
+                        load_then()
+                    });
+                }
             }
         }
-        let model = LlavaModel { fingerprint: self.fingerprint(), load };
+        let model = LlavaModel { fingerprint: self.fingerprint(), loads };
         Ok(Box::new(model.session(options, &self.cache, job.fits, job.stop)))
     }
 }
@@ -187,8 +223,8 @@ impl Captioner for LlavaCaptioner {
 pub struct LlavaModel {
     /// Identity of everything that determines its texts besides pictures, prompt and options.
     pub fingerprint: String,
-    /// Loads the model, or returns the loaded one.
-    pub load: LoadFn,
+    /// For each device, at least one: loads the model, or returns the loaded one.
+    pub loads: Vec<LoadFn>,
 }
 
 impl LlavaModel {
@@ -252,73 +288,33 @@ impl VisionModel for Asking<'_> {
         wanted: &[usize],
         on_event: &mut dyn FnMut(VisionEvent),
     ) -> Result<(), CaptionError> {
-        let mut by_size: BTreeMap<(usize, usize), PictureBatch> = BTreeMap::new();
+        let mut batches = Batches::new(wanted);
+        let Self { model, options, stop } = self;
+        let mut answering = Answering::new(&model.loads, question.instruction, options.generate);
         let mut done = 0;
-        for &index in wanted {
-            let pixels = match question.pictures.pixels(index) {
-                Ok(pixels) => pixels,
-                Err(error) => {
+        loop {
+            // A device that is free gets the next batch.
+            while answering.has_free() {
+                let mut unread = |index, reason| {
                     done += 1;
-                    on_event(VisionEvent::Answer(index, Err(error.to_string())));
-                    continue;
+                    on_event(VisionEvent::Answer(index, Err(reason)));
+                };
+                match batches.next(question.pictures, options.rows, &mut unread)? {
+                    Some(batch) => answering.begin(batch)?,
+                    None => break,
                 }
-            };
-            let picture = LlavaPicture::new(pixels.width(), pixels.height(), pixels.rgb().to_vec());
-            let batch = by_size.entry((pixels.width(), pixels.height())).or_default();
-            let number = question.pictures.number(index);
-            batch.rows.push(Row { picture: picture.map_err(engine)?, number });
-            batch.indices.push(index);
-            if batch.rows.len() >= self.options.rows {
-                let batch = std::mem::take(batch);
-                self.ask_batch(question.instruction, batch, &mut done, on_event)?;
             }
-        }
-        for batch in by_size.into_values().filter(|batch| !batch.rows.is_empty()) {
-            self.ask_batch(question.instruction, batch, &mut done, on_event)?;
+            let answers = answering.wait(&**stop, &mut |answering| {
+                on_event(VisionEvent::Done(done + answering.ended()));
+            })?;
+            let Some((indices, answers)) = answers else { break };
+            done += indices.len();
+            for (index, answer) in indices.into_iter().zip(answers) {
+                on_event(VisionEvent::Answer(index, answer));
+            }
+            on_event(VisionEvent::Done(done + answering.ended()));
         }
         on_event(VisionEvent::Done(done));
         Ok(())
     }
-}
-
-/// Pictures of one size that the model looks at together.
-#[derive(Default)]
-struct PictureBatch {
-    rows: Vec<Row<'static>>,
-    indices: Vec<usize>,
-}
-
-impl Asking<'_> {
-    fn ask_batch(
-        &self,
-        instruction: &str,
-        PictureBatch { rows, indices }: PictureBatch,
-        done: &mut usize,
-        on_event: &mut dyn FnMut(VisionEvent),
-    ) -> Result<(), CaptionError> {
-        let request = ask::BatchRequest {
-            load: self.model.load.clone(),
-            instruction: instruction.to_owned(),
-            rows,
-            options: self.options.generate,
-        };
-        let answers = ask::ask(request, &*self.stop, &mut |ended| {
-            on_event(VisionEvent::Done(*done + ended))
-        })?;
-        *done += indices.len();
-        for (index, answer) in indices.into_iter().zip(answers) {
-            on_event(VisionEvent::Answer(index, answer));
-        }
-        on_event(VisionEvent::Done(*done));
-        Ok(())
-    }
-}
-
-fn engine(error: LlavaError) -> CaptionError {
-    CaptionError::Engine { name: NAME.into(), message: one_line(&error) }
-}
-
-/// candle appends a backtrace where the environment asks for one.
-fn one_line(error: &LlavaError) -> String {
-    error.to_string().lines().next().unwrap_or_default().to_owned()
 }

@@ -3,7 +3,7 @@
 use std::error::Error as _;
 
 use clap::{Args, ValueEnum};
-use cupscale::backend::{DeviceSpec, KernelChoice, MatmulPrecision};
+use cupscale::backend::{DeviceList, KernelChoice, MatmulPrecision};
 
 use crate::cli::{error::CliError, threads, values};
 
@@ -29,9 +29,9 @@ impl KernelsArg {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Machine")]
 pub struct MachineArgs {
-    /// Device to compute on
+    /// Device to compute on; several NVIDIA GPUs share a job: cuda:0,cuda:1 or cuda:all
     #[arg(short = 'g', long, value_name = "auto|cpu|cuda:N|metal", default_value_t)]
-    pub device: DeviceSpec,
+    pub device: DeviceList,
     /// Matmul precision of the UNet on the CPU: f32, bf16 (faster, with a small error), or auto: bf16
     /// where the processor has instructions for it [default: f32]
     #[arg(long, value_name = "f32|bf16|auto", value_parser = values::products)]
@@ -39,7 +39,7 @@ pub struct MachineArgs {
     /// Kernels that a GPU computes with; the CPU always has its own
     #[arg(long, value_enum, default_value_t = KernelsArg::Own)]
     pub kernels: KernelsArg,
-    /// Limit of the job's device memory: 8GiB, 512MiB, 6G, or bytes [default: what is free,
+    /// Limit of the job's memory on each device: 8GiB, 512MiB, 6G, or bytes [default: what is free,
     /// less a margin]
     #[arg(long, value_name = "SIZE", value_parser = values::bytes)]
     pub max_memory: Option<usize>,
@@ -55,7 +55,7 @@ pub struct MachineArgs {
     /// the picture]
     #[arg(long, value_name = "SIZE", value_parser = values::bytes_or_none)]
     pub vae_disk: Option<u64>,
-    /// Threads on the CPU, up to four for each core [default: all cores]
+    /// Threads on the CPU, up to four for each core, for all devices together [default: all cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     threads: Option<u32>,
 }

@@ -1,7 +1,7 @@
 //! The conditions of a denoiser's call, one row per sample of its batch, as its family made them. The
 //! contents of a row are the family's business; everything else moves, joins and blends whole rows.
 
-use candle_core::{DType, Result};
+use candle_core::{DType, Device, Result};
 
 use crate::backend::Activation;
 
@@ -100,6 +100,14 @@ impl Conditioning {
         self.map(|part| part.to_dtype(dtype), |micro| Ok(micro.clone()))
     }
 
+    /// The same rows on `device`.
+    ///
+    /// # Errors
+    /// Those of the backend.
+    pub fn to_device(&self, device: &Device) -> Result<Self> {
+        self.map(|part| part.to_device(device), |micro| micro.to_device(device))
+    }
+
     /// The bytes that it takes.
     #[must_use]
     pub fn bytes(&self) -> usize {
@@ -126,7 +134,7 @@ impl Conditioning {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{Device, Tensor};
+    use candle_core::Tensor;
 
     use super::*;
 

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use candle_core::Result;
+use candle_core::{Device, Result};
 
 use crate::backend::{
     Activation,
@@ -22,6 +22,20 @@ pub struct GlobalState {
     moments: Vec<GroupMoments>,
     /// Keys and values, each `[1, tokens, C]`; `None` without an attention.
     attended: Option<(Activation, Activation)>,
+}
+
+impl GlobalState {
+    /// The same state for tiles on `device`.
+    ///
+    /// # Errors
+    /// Those of the backend.
+    pub fn to_device(&self, device: &Device) -> Result<Self> {
+        let moved = |(keys, values): &(Activation, Activation)| -> Result<_> {
+            Ok((keys.to_device(device)?, values.to_device(device)?))
+        };
+        let attended = self.attended.as_ref().map(moved).transpose()?;
+        Ok(Self { moments: self.moments.clone(), attended })
+    }
 }
 
 /// Part of a sample that is measured, in latent pixels of the sample; the rest has seen the zeros past its border.

@@ -82,6 +82,10 @@ impl fmt::Display for Plan {
             (bytes, _) => writeln!(f, ", layer by layer, with {} of disk", units::bytes(bytes))?,
         }
         writeln!(f, "computes on   {}", self.computes_on)?;
+        if let devices @ 2.. = self.devices.len() {
+            let names = self.devices.join(", ");
+            writeln!(f, "devices       {devices}: {names}; memory is that of each")?;
+        }
         writeln!(f, "disk          {} while it works", units::bytes(self.work_bytes()))?;
         self.memory.fmt(f)
     }

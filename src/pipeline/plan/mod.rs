@@ -20,9 +20,7 @@ use vae_tiling::VaeTiling;
 
 use crate::image::PictureShape;
 
-use super::{
-    error::Error, model::Model, runner::Runner, settings::Settings, work::files::WorkLayout,
-};
+use super::{engine::Engine, error::Error, settings::Settings, work::files::WorkLayout};
 
 /// The plan of a job.
 #[derive(Clone, Debug)]
@@ -44,6 +42,8 @@ pub struct Plan {
     pub prior_sizes: Vec<(usize, usize)>,
     /// Backend and precision (`Runner::computes_on`).
     pub computes_on: String,
+    /// Names of the devices that share the job.
+    pub devices: Vec<String>,
 }
 
 impl Plan {
@@ -53,17 +53,16 @@ impl Plan {
     /// A size of zero or beyond the address range, errors of [`SamplingPlan::resolve`], or insufficient
     /// memory.
     pub(crate) fn new(
-        model: &Model,
-        runner: &Runner,
+        engine: &Engine,
         input: PictureShape,
         settings: &Settings,
     ) -> Result<Self, Error> {
+        let Engine { model, runner, .. } = engine;
         let geometry = Geometry::new(model, input, settings)?;
         let sampling =
             SamplingPlan::resolve(&model.scheduler, &model.schedule, &model.defaults, settings)?;
         let vae_tiling = VaeTiling::choose(model, runner, settings, &geometry)?;
-        let memory =
-            Draft::new(model, runner, settings, (&geometry, vae_tiling), &sampling).plan()?;
+        let memory = Draft::new(engine, settings, (&geometry, vae_tiling), &sampling).plan()?;
         let side = geometry.grid.region_side();
         Ok(Self {
             sampling,
@@ -73,6 +72,7 @@ impl Plan {
             memory,
             prior_sizes: model.blueprints.denoiser.prior_sizes(side, side),
             computes_on: runner.computes_on(),
+            devices: engine.devices(),
             geometry,
         })
     }

@@ -24,8 +24,10 @@ use crate::{
     },
     pipeline::{
         colour_fix,
+        engine::Engine,
         error::Error,
         model::{Blueprints, Model, VAE_DTYPE},
+        queue::TURNS,
         runner::{Compute as _, Runner},
         settings::{ColourFix, Settings},
     },
@@ -106,7 +108,9 @@ struct PassMemory {
 
 /// A job before the choices that depend on its memory.
 pub struct Draft<'a> {
+    pub engine: &'a Engine,
     pub model: &'a Model,
+    /// The first device's; the others' memory is the same.
     pub runner: &'a Runner,
     pub settings: &'a Settings,
     pub geometry: &'a Geometry,
@@ -121,16 +125,16 @@ pub struct Draft<'a> {
 impl<'a> Draft<'a> {
     /// Draft of a job with these settings, sizes and steps.
     pub fn new(
-        model: &'a Model,
-        runner: &'a Runner,
+        engine: &'a Engine,
         settings: &'a Settings,
         (geometry, vae_tiling): (&'a Geometry, VaeTiling),
         sampling: &'a SamplingPlan,
     ) -> Self {
         let request = request(settings, geometry);
         let captions = request.and_then(|request| settings.captioner.memory(&request));
+        let Engine { model, runner, .. } = engine;
         let traced = RefCell::default();
-        Self { model, runner, settings, geometry, vae_tiling, sampling, captions, traced }
+        Self { engine, model, runner, settings, geometry, vae_tiling, sampling, captions, traced }
     }
 
     /// Possible caption batches, largest first; empty without a captioner's model.
@@ -177,6 +181,14 @@ impl<'a> Draft<'a> {
         let shape = self.geometry.shape;
         let predictions = self.geometry.grid.len() * shape.region * shape.region * shape.channels;
         (3 + self.sampling.history()) * self.canvas_bytes() + predictions * size_of::<f32>()
+    }
+
+    /// The most finished batches or tiles that wait for their turn: none on a single device.
+    fn waiting(&self) -> usize {
+        match self.engine.runners().count() {
+            1 => 0,
+            runners => TURNS * runners - 1,
+        }
     }
 
     /// Bytes of the conditions of all regions (which may all differ), the prompt and the negative prompt.
@@ -241,8 +253,12 @@ impl<'a> Draft<'a> {
         let (tile, _) = self.tile((canvas.latent_height, canvas.latent_width), tile, 0);
         // The whole picture at native size, for the attention prior, is one tile.
         let whole = low_resolution.map(|size| Tile { size, whole: WholeCanvas::Nothing });
-        let mut needs =
-            Needs { device: self.condition_bytes(), host: self.canvas_bytes(), ..Needs::default() };
+        let encoded = tile.size.0 * tile.size.1 * shape.channels * size_of::<f32>();
+        let mut needs = Needs {
+            device: self.condition_bytes(),
+            host: self.canvas_bytes() + self.waiting() * encoded,
+            ..Needs::default()
+        };
         for tile in [Some(tile), whole].into_iter().flatten() {
             needs.add(&self.traced(Pass::Encode(tile))?);
             // Before windows are a tensor: their source, the resized rows, and the windows themselves.
@@ -281,7 +297,7 @@ impl<'a> Draft<'a> {
             }
         }
         let latents = batch * side * side * shape.channels * size_of::<f32>();
-        needs.host = self.mapped_bytes() + 4 * latents;
+        needs.host = self.mapped_bytes() + (4 + self.waiting()) * latents;
         Ok(needs)
     }
 
@@ -304,7 +320,7 @@ impl<'a> Draft<'a> {
         let pixels = |height, width| height * width * shape.factor.pow(2) * 3 * size_of::<f32>();
         let mut needs = Needs {
             device: self.condition_bytes(),
-            host: self.mapped_bytes() + band,
+            host: self.mapped_bytes() + band + self.waiting() * pixels(core_height, core_width),
             // The decoded tile, its copies on the way to the host, and the filter's planes.
             host_working: 2 * pixels(tile.size.0, tile.size.1)
                 + 5 * pixels(core_height, core_width),

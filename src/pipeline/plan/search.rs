@@ -9,7 +9,11 @@ use super::{
 use crate::{
     backend::usable_memory,
     caption::CaptionBatch,
-    pipeline::{error::Error, model::Footprints, runner::Compute as _},
+    pipeline::{
+        error::Error,
+        model::Footprints,
+        runner::{Compute as _, Runner},
+    },
     units,
 };
 
@@ -54,10 +58,7 @@ impl Draft<'_> {
     /// [`Error::Memory`] if not even the smallest fit.
     pub fn plan(&self) -> Result<MemoryPlan, Error> {
         let Self { model, runner, settings, .. } = *self;
-        let budget = settings.max_memory.or_else(|| {
-            let held = runner.loaded_bytes(&model.footprints) + settings.captioner.loaded_bytes();
-            usable_memory(runner.device(), held)
-        });
+        let budget = settings.max_memory.or_else(|| self.usable());
         let fits = |bytes: usize| budget.is_none_or(|budget| bytes <= budget);
         let choice = MemoryChoice {
             batch: settings.batch.unwrap_or_else(|| runner.default_batch()),
@@ -129,6 +130,17 @@ impl Draft<'_> {
                 })
             }
         }
+    }
+
+    /// The least that a device of the job may take; CPUs that are several devices have one memory, in equal parts.
+    fn usable(&self) -> Option<usize> {
+        let Self { engine, model, settings, .. } = *self;
+        let usable = |runner: &Runner| {
+            let held = runner.loaded_bytes(&model.footprints) + settings.captioner.loaded_bytes();
+            let sharing = if runner.device().is_cpu() { engine.runners().count() } else { 1 };
+            usable_memory(runner.device(), held).map(|bytes| bytes / sharing)
+        };
+        engine.runners().filter_map(usable).min()
     }
 
     /// Memory plan of the job with this choice.

@@ -1,6 +1,6 @@
 //! Captioning of every region of the resized picture (docs/method.md §5).
 
-use std::{borrow::Cow, cell::RefCell, rc::Rc};
+use std::{borrow::Cow, cell::RefCell, rc::Rc, sync::Arc};
 
 use tracing::info_span;
 
@@ -121,7 +121,7 @@ pub fn describe(
     progress: &mut dyn Progress,
 ) -> Result<Described, Error> {
     let _span = info_span!("caption").entered();
-    let Context { runner, picture, spec } = *context;
+    let Context { runner, picture, spec, .. } = *context;
     let geometry = &spec.plan.geometry;
     let (width, height) = (geometry.canvas.width as u32, geometry.canvas.height as u32);
     let regions = ResizedRegions { resizer: picture.resizer(width, height)?, geometry };
@@ -129,10 +129,11 @@ pub fn describe(
     // Shared by the captioner's stop check and its progress reports.
     let progress = RefCell::new(progress);
     let captioner = &*spec.settings.captioner;
+    let make_room: Vec<_> = context.on_each().map(|one| one.runner.make_room()).collect();
     let mut session = captioner.open(SessionContext {
         fits: runner.fits()?,
         stop: Rc::new(|| progress.borrow().interrupted()),
-        make_room: runner.make_room(),
+        make_room: Arc::new(move || make_room.iter().for_each(|free| free())),
         batch: spec.plan.memory.captions,
     })?;
     let mut prompt = spec.known_prompt().to_owned();

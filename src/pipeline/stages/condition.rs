@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use candle_core::Device;
+
 use super::context::Context;
 use crate::{
     canvas::Region,
@@ -14,6 +16,7 @@ use crate::{
 };
 
 /// Conditions of the whole picture and of every region.
+#[derive(Clone)]
 pub struct Conditions {
     /// One row per distinct text; the negative prompt's is the last.
     all: Conditioning,
@@ -77,6 +80,11 @@ impl Conditions {
         }
         let notes = cut_notes(runner, &texts, &rows, negative)?;
         Ok(Self { all, rows, negative: negative.map(|_| count), notes })
+    }
+
+    /// The same conditions for calls on `device`.
+    pub fn to_device(&self, device: &Device) -> Result<Self, Error> {
+        Ok(Self { all: self.all.to_device(device)?, ..self.clone() })
     }
 
     /// Conditions of a batch of regions; with guidance, preceded by the negative prompt once per region.

@@ -5,13 +5,23 @@ use crate::{
     pipeline::{job::JobSpec, runner::Compute},
 };
 
-/// Device, picture and job of a stage.
+/// Devices, picture and job of a stage.
 #[derive(Clone, Copy)]
 pub struct Context<'a> {
-    /// The device with the model's parts.
+    /// The device with the model's parts; of several the first, which computes what is not shared.
     pub runner: &'a dyn Compute,
+    /// Further devices with the same model.
+    pub others: &'a [&'a dyn Compute],
     /// The input.
     pub picture: &'a Picture,
     /// The job.
     pub spec: &'a JobSpec,
+}
+
+impl Context<'_> {
+    /// The context of each device by itself, the first one's first.
+    pub fn on_each(&self) -> impl Iterator<Item = Self> {
+        let runners = [self.runner].into_iter().chain(self.others.iter().copied());
+        runners.map(|runner| Self { runner, others: &[], ..*self })
+    }
 }

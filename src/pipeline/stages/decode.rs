@@ -7,11 +7,17 @@ use std::{ops::Range, path::Path};
 use candle_core::{DType, Tensor};
 use tracing::info_span;
 
-use super::{canvased::Canvased, context::Context, layerwise::Run, statistics::SharedState};
+use super::{
+    canvased::Canvased,
+    context::Context,
+    layerwise::Run,
+    statistics::SharedState,
+    tiles::{TilePart, TilePlace, are_shared, places, share_tiles},
+};
 use crate::{
     canvas::Latent,
     image::{Encoder, Output},
-    model::vae::Globals,
+    model::vae::{GlobalState, Globals},
     pipeline::{
         colour_fix,
         error::Error,
@@ -51,47 +57,40 @@ pub fn canvas(
     let Files { z, rows, .. } = files;
     let z = &z[plan.sampling.steps.len() % 2];
     let done = journal.done().rows;
-    progress.begin(Stage::Decode, plan.tile_rows.len() * plan.tile_columns.len());
     let pixel_rows = |row: &Span| (row.core.start * f, (row.core.end * f).min(size.height));
-    let is_left = |row: &&Span| {
+    let all = places(plan);
+    let left = |&(row, _): &TilePlace<'_>| {
         let (top, bottom) = pixel_rows(row);
         done < bottom && top < bottom
     };
-    let tiles = plan.tile_rows.iter().filter(is_left).count() * plan.tile_columns.len();
-    let shared = SharedState::new(context, (size.latent_height, size.latent_width));
-    let mut whole = WholeCanvas { folder: path, tiles, pixels: None, shared };
-    for row in &plan.tile_rows {
+    let tiles: Vec<TilePlace<'_>> = all.iter().copied().filter(left).collect();
+    progress.begin(Stage::Decode, all.len());
+    // Already decoded, or padding alone.
+    progress.advance(all.len() - tiles.len());
+    let mut band = Vec::new();
+    // Puts a tile into its band, which goes to the file when it is complete.
+    let mut keep = |(row, column): TilePlace<'_>, parts: Vec<TilePart>| -> Result<(), Error> {
         let (top, bottom) = pixel_rows(row);
-        if !is_left(&row) {
-            // Already decoded, or padding alone.
-            progress.advance(plan.tile_columns.len());
-            continue;
+        if column.core.start == 0 {
+            band = vec![0.0f32; (bottom - top) * size.width * 3];
         }
-        let mut band = vec![0.0f32; (bottom - top) * size.width * 3];
-        for column in &plan.tile_columns {
-            if progress.interrupted() {
-                return Err(Error::Interrupted(None));
+        for TilePart { row, column, values } in parts {
+            let (left, right) = (column.core.start * f, (column.core.end * f).min(size.width));
+            if values.is_empty() || left >= right {
+                continue;
             }
-            retry_halves(row, column, &mut |row, column| {
-                let (left, right) = (column.core.start * f, (column.core.end * f).min(size.width));
-                let first = (row.core.start * f - top) * size.width * 3;
-                if left < right && first < band.len() {
-                    let tile =
-                        decode(context, z, source.as_ref(), &mut whole, progress, (row, column))?;
-                    let lines = tile.chunks_exact(column.core.len() * f * 3);
-                    let band = &mut band[first..];
-                    for (line, out) in lines.zip(band.chunks_exact_mut(size.width * 3)) {
-                        for (value, out) in line.iter().zip(&mut out[left * 3..right * 3]) {
-                            *out = (value * 0.5 + 0.5).clamp(0.0, 1.0);
-                        }
-                    }
+            let lines = values.chunks_exact(column.core.len() * f * 3);
+            let band = &mut band[(row.core.start * f - top) * size.width * 3..];
+            for (line, out) in lines.zip(band.chunks_exact_mut(size.width * 3)) {
+                for (value, out) in line.iter().zip(&mut out[left * 3..right * 3]) {
+                    *out = (value * 0.5 + 0.5).clamp(0.0, 1.0);
                 }
-                Ok(())
-            })?;
-            if whole.pixels.is_none() {
-                progress.advance(1);
             }
         }
+        if column.core.end < column.length {
+            return Ok(());
+        }
+        let mut band = std::mem::take(&mut band);
         if let Some(source) = source.as_ref().filter(|_| protect::is_tiny(size.width, size.height))
         {
             protect::keep_mean(&mut band, &source.window(0..size.width, top..bottom));
@@ -99,9 +98,59 @@ pub fn canvas(
         let alpha = alpha.as_ref().map(|alpha| alpha.rows(top as u32..bottom as u32));
         let samples = encoder.samples(&band, alpha.as_deref())?;
         rows.write(top, &samples).map_err(|error| journal.failed(error))?;
-        journal.append(Record::Decoded { rows: bottom })?;
+        journal.append(Record::Decoded { rows: bottom })
+    };
+    // A tile of padding alone has no values.
+    let is_shown = |(row, column): TilePlace<'_>| {
+        row.core.start * f < size.height && column.core.start * f < size.width
+    };
+    let shared = SharedState::new(context, (size.latent_height, size.latent_width));
+    let mut whole = WholeCanvas { folder: path, tiles: tiles.len(), pixels: None, shared };
+    if !are_shared(plan) {
+        for &(row, column) in &tiles {
+            if progress.interrupted() {
+                return Err(Error::Interrupted(None));
+            }
+            let mut parts = Vec::new();
+            retry_halves(row, column, &mut |row, column| {
+                if is_shown((row, column)) {
+                    let tile = TileFrame::new(context, source.as_ref(), (row, column));
+                    let pixels = whole.pixels(context, z, progress, &tile)?;
+                    let values = tile.corrected(pixels, source.as_ref());
+                    parts.push(TilePart { row: row.clone(), column: column.clone(), values });
+                }
+                Ok(())
+            })?;
+            keep((row, column), parts)?;
+            if whole.pixels.is_none() {
+                progress.advance(1);
+            }
+        }
+        return Ok(());
     }
-    Ok(())
+    let state = match plan.vae_tiling {
+        VaeTiling::Sampled if !tiles.is_empty() => Some(whole.state(context, z)?),
+        _ => None,
+    };
+    share_tiles(
+        context,
+        &tiles,
+        state,
+        progress,
+        |context, globals, place| {
+            if !is_shown(place) {
+                return Ok(Vec::new());
+            }
+            let tile = TileFrame::new(context, source.as_ref(), place);
+            let pixels = tile.decoded(context, z, globals)?;
+            Ok(tile.corrected(pixels, source.as_ref()))
+        },
+        |index, parts, progress| {
+            keep(tiles[index], parts)?;
+            progress.advance(1);
+            Ok(())
+        },
+    )
 }
 
 /// Writes the decoded rows into the output, which appears when it is complete.
@@ -149,23 +198,51 @@ struct WholeCanvas<'a> {
 }
 
 impl WholeCanvas<'_> {
-    /// The decoded pixels of these rows and columns; `tile` is the first tile that is asked for.
+    /// The global state of its tiles.
+    fn state(&mut self, context: &Context<'_>, z: &Latent) -> Result<&GlobalState, Error> {
+        self.shared.state(
+            |sample| latents(context, z, sample.x.clone(), sample.y.clone()),
+            |samples, globals| context.runner.decode(samples, globals),
+        )
+    }
+
+    /// The decoded pixels of a tile and its rim.
+    fn pixels(
+        &mut self,
+        context: &Context<'_>,
+        z: &Latent,
+        progress: &mut dyn Progress,
+        tile: &TileFrame<'_>,
+    ) -> Result<Vec<f32>, Error> {
+        match context.spec.plan.vae_tiling.of_tile(tile.place) {
+            VaeTiling::Independent => tile.decoded(context, z, Globals::Own),
+            VaeTiling::Layerwise { .. } => {
+                let pixels = self.window(context, z, progress, tile)?;
+                checked(context, pixels)
+            }
+            VaeTiling::Sampled => {
+                let state = self.state(context, z)?;
+                tile.decoded(context, z, Globals::Shared(state))
+            }
+        }
+    }
+
+    /// The pixels of a tile and its rim from a pass layer by layer; `tile` is the first tile that is asked for.
     fn window(
         &mut self,
         context: &Context<'_>,
         z: &Latent,
         progress: &mut dyn Progress,
-        tile: (&Span, &Span),
-        (rows, columns): (&Range<usize>, &Range<usize>),
+        tile: &TileFrame<'_>,
     ) -> Result<Vec<f32>, Error> {
         let &mut Self { folder, tiles, .. } = self;
         let pixels = match &mut self.pixels {
             Some(pixels) => pixels,
             empty => {
                 let latents = (z.height(), z.width());
-                let factor = context.spec.plan.geometry.shape.factor;
+                let factor = tile.factor;
                 let mut pixels = MapFile::create(folder, (z.width() * factor, 3))?;
-                Run { context, folder, latents, tile, tiles }.run(
+                Run { context, folder, latents, tile: tile.place, tiles }.run(
                     progress,
                     &mut |window| {
                         self::latents(context, z, window.columns.clone(), window.rows.clone())
@@ -180,64 +257,84 @@ impl WholeCanvas<'_> {
                 empty.insert(pixels)
             }
         };
-        let read = pixels.read(rows.clone(), columns.clone());
+        let read = pixels.read(tile.rows(), tile.columns());
         read.map_err(|error| Error::in_file(folder, error))
     }
 }
 
-/// The core of one tile, `[rows, columns, 3]` in −1..=1, its colours corrected towards `source`.
-fn decode(
-    context: &Context<'_>,
-    z: &Latent,
-    source: Option<&Canvased<'_>>,
-    whole: &mut WholeCanvas<'_>,
-    progress: &mut dyn Progress,
-    (row, column): (&Span, &Span),
-) -> Result<Vec<f32>, Error> {
-    let f = context.spec.plan.geometry.shape.factor;
-    // Latent pixels around the core that the filter needs to see as they are. Where the canvas ends, so does it.
-    let rim = if source.is_some() { colour_fix::RADIUS.div_ceil(f) } else { 0 };
-    let (wide_row, wide_column) = (row.with_rim(rim), column.with_rim(rim));
-    let (height, width) = (wide_row.core.len() * f, wide_column.core.len() * f);
-    let in_pixels = |range: &Range<usize>| range.start * f..range.end * f;
-    let (x, y) = (in_pixels(&wide_column.core), in_pixels(&wide_row.core));
-    let by_itself = |globals: Globals<'_>| -> Result<Vec<f32>, Error> {
+/// A tile, and the rim around its core that the colour fix needs to see.
+struct TileFrame<'a> {
+    place: TilePlace<'a>,
+    wide_row: Span,
+    wide_column: Span,
+    /// Image pixels per latent pixel.
+    factor: usize,
+}
+
+impl<'a> TileFrame<'a> {
+    /// The tile at `place`, whose colours are corrected towards `source`.
+    fn new(context: &Context<'_>, source: Option<&Canvased<'_>>, place: TilePlace<'a>) -> Self {
+        let factor = context.spec.plan.geometry.shape.factor;
+        // Latent pixels around the core that the filter needs to see as they are. Where the canvas ends, so does it.
+        let rim = if source.is_some() { colour_fix::RADIUS.div_ceil(factor) } else { 0 };
+        let (row, column) = place;
+        Self { place, wide_row: row.with_rim(rim), wide_column: column.with_rim(rim), factor }
+    }
+
+    /// Rows of the core and the rim, in image pixels.
+    fn rows(&self) -> Range<usize> {
+        self.wide_row.core.start * self.factor..self.wide_row.core.end * self.factor
+    }
+
+    /// Columns of the core and the rim, in image pixels.
+    fn columns(&self) -> Range<usize> {
+        self.wide_column.core.start * self.factor..self.wide_column.core.end * self.factor
+    }
+
+    /// The core and the rim, decoded by themselves, `[rows, columns, 3]`.
+    fn decoded(
+        &self,
+        context: &Context<'_>,
+        z: &Latent,
+        globals: Globals<'_>,
+    ) -> Result<Vec<f32>, Error> {
+        let Self { wide_row, wide_column, factor, .. } = self;
         let latents = latents(context, z, wide_column.padded(), wide_row.padded())?;
         let pixels = context
             .runner
             .decode(&latents, globals)?
-            .narrow(1, wide_row.before() * f, height)?
-            .narrow(2, wide_column.before() * f, width)?;
-        Ok(pixels.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
-    };
-    let mut pixels = match context.spec.plan.vae_tiling.of_tile((row, column)) {
-        VaeTiling::Independent => by_itself(Globals::Own)?,
-        VaeTiling::Layerwise { .. } => {
-            whole.window(context, z, progress, (row, column), (&y, &x))?
-        }
-        VaeTiling::Sampled => by_itself(whole.shared.globals(
-            |sample| latents(context, z, sample.x.clone(), sample.y.clone()),
-            |samples, globals| context.runner.decode(samples, globals),
-        )?)?,
-    };
-    if !pixels.iter().all(|value| value.is_finite()) {
-        return Err(context.runner.non_finite(Stage::Decode));
+            .narrow(1, wide_row.before() * factor, self.rows().len())?
+            .narrow(2, wide_column.before() * factor, self.columns().len())?;
+        checked(context, pixels.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
     }
-    let Some(source) = source else { return Ok(pixels) };
-    let source = source.window(x, y);
-    colour_fix::apply(&mut pixels, &source, width);
-    protect::apply(&mut pixels, &source, width);
-    let (above, beside) = (
-        (row.core.start - wide_row.core.start) * f,
-        (column.core.start - wide_column.core.start) * f * 3,
-    );
-    Ok(pixels
-        .chunks_exact(width * 3)
-        .skip(above)
-        .take(row.core.len() * f)
-        .flat_map(|line| &line[beside..][..column.core.len() * f * 3])
-        .copied()
-        .collect())
+
+    /// The core, `[rows, columns, 3]` in −1..=1, its colours corrected towards `source`.
+    fn corrected(&self, mut pixels: Vec<f32>, source: Option<&Canvased<'_>>) -> Vec<f32> {
+        let Some(source) = source else { return pixels };
+        let Self { place: (row, column), wide_row, wide_column, factor: f } = self;
+        let (source, width) = (source.window(self.columns(), self.rows()), self.columns().len());
+        colour_fix::apply(&mut pixels, &source, width);
+        protect::apply(&mut pixels, &source, width);
+        let (above, beside) = (
+            (row.core.start - wide_row.core.start) * f,
+            (column.core.start - wide_column.core.start) * f * 3,
+        );
+        pixels
+            .chunks_exact(width * 3)
+            .skip(above)
+            .take(row.core.len() * f)
+            .flat_map(|line| &line[beside..][..column.core.len() * f * 3])
+            .copied()
+            .collect()
+    }
+}
+
+/// `pixels`, if they are numbers.
+fn checked(context: &Context<'_>, pixels: Vec<f32>) -> Result<Vec<f32>, Error> {
+    if pixels.iter().all(|value| value.is_finite()) {
+        return Ok(pixels);
+    }
+    Err(context.runner.non_finite(Stage::Decode))
 }
 
 /// The window of columns `x` and rows `y` of the latent, `[1, y, x, C]`.
@@ -260,16 +357,47 @@ fn latents(
 #[cfg(test)]
 mod tests {
     use super::{
-        super::testing::{Bench, CHANNELS, FACTOR, Fake, Watcher, context, job, picture},
+        super::testing::{
+            Bench, CHANNELS, FACTOR, Fake, Watcher, context, context_of, job, picture,
+        },
         *,
     };
     use crate::{
         image::{EncodeOptions, Format, Picture},
-        pipeline::settings::Settings,
+        pipeline::{runner::Compute, settings::Settings},
     };
 
     fn encoder(picture: &Picture) -> Encoder {
         Encoder::new("out.png", Format::Png, 60, 40, EncodeOptions::like(picture)).unwrap()
+    }
+
+    #[test]
+    fn devices_that_share_the_tiles_decode_what_one_does() {
+        let picture = picture();
+        for tiling in
+            [VaeTiling::Independent, VaeTiling::Layerwise { map_bytes: 0 }, VaeTiling::Sampled]
+        {
+            let decoded = |devices: usize| {
+                let (runners, bench) = ([0, 1, 2].map(|_| Fake::with_vae()), Bench::new());
+                let mut spec = job(Settings::default());
+                spec.plan.vae_tiling = tiling;
+                let others: [&dyn Compute; 2] = [&runners[1], &runners[2]];
+                let context = context_of(&runners[0], &others[..devices - 1], &picture, &spec);
+                let mut work = bench.open(&spec);
+                let z = &mut work.files.z[spec.plan.sampling.steps.len() % 2];
+                for (at, value) in z.as_mut_slice().iter_mut().enumerate() {
+                    *value = (at % 17) as f32 / 8.0 - 1.0;
+                }
+                let mut watcher = Watcher::default();
+                canvas(&context, &encoder(&picture), &mut work, &mut watcher).unwrap();
+                assert_eq!((watcher.done, watcher.total), (6, 6));
+                work.files.rows.read(0..40).unwrap()
+            };
+            let expected = decoded(1);
+            for devices in [2, 3] {
+                assert_eq!(decoded(devices), expected, "{tiling:?}, {devices} devices");
+            }
+        }
     }
 
     #[test]

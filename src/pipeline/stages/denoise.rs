@@ -2,42 +2,36 @@
 //! each timestep the noise of every region is predicted, fused, corrected by the structure prior, and a sampler step
 //! follows.
 
-use std::{
-    cell::Cell,
-    ops::Range,
-    panic::resume_unwind,
-    thread::{Builder, ScopedJoinHandle},
-};
+use std::ops::Range;
 
-use candle_core::{DType, Tensor};
 use tracing::{debug_span, info_span};
 
-use super::{condition::Conditions, context::Context};
+use super::{
+    condition::Conditions,
+    context::Context,
+    predict::{Predictor, StepInputs, diffuse},
+};
 use crate::{
-    backend::Activation,
-    canvas::{Fuser, Latent, NoiseField, Region},
-    model::denoiser::Prior,
+    canvas::{Fuser, NoiseField, Region},
     pipeline::{
         error::Error,
         progress::{Progress, Stage},
-        retry::retry_smaller,
-        runner::Call,
+        queue::share,
         work::{
             files::Files,
             folder::WorkFolder,
             journal::{Journal, Record},
         },
     },
-    priors::{attention::AttentionPrior, structure::StructurePrior},
-    sampler::{Level, PredictionForm, QuantileSearch, Step, add_noise},
+    priors::structure::StructurePrior,
+    sampler::{Level, PredictionForm, QuantileSearch, Step},
     units,
 };
 
-/// Draws of the noise field: the canvas, the low-resolution latent of the attention prior, then one for
-/// every step of the whole schedule, so that the noise of a step does not depend on the number of steps
-/// before it.
+/// Draws of the noise field: the canvas, the low-resolution latent of the attention prior
+/// ([`DRAW_LOW_RESOLUTION`](super::predict::DRAW_LOW_RESOLUTION)), then one for every step of the whole schedule, so that
+/// the noise of a step does not depend on the number of steps before it.
 const DRAW_CANVAS: u32 = 0;
-const DRAW_LOW_RESOLUTION: u32 = 1;
 const DRAW_STEPS: u32 = 2;
 
 /// Values of the canvas per band of a step, in whole rows of Haar blocks.
@@ -46,28 +40,10 @@ const STEP_BAND: usize = 1 << 20;
 /// The sampling loop.
 struct DenoiseLoop<'a> {
     context: &'a Context<'a>,
-    conditions: &'a Conditions,
     noise: NoiseField,
-    /// Regions per denoiser call: the plan's batch, or less after the device ran out of memory.
-    batch: Cell<usize>,
-    /// Regions with non-finite predictions in the working precision, predicted again in f32.
-    redone: Cell<usize>,
-}
-
-/// Inputs of one step, common to all regions.
-#[derive(Clone, Copy)]
-struct StepInputs<'a> {
-    z: &'a Latent,
-    zl: &'a Latent,
-    timestep: f64,
-    /// Attention priors: none if disabled, one without guidance, two with it.
-    priors: &'a [AttentionPrior],
-}
-
-/// A batch of regions on the device, ready for the denoiser.
-struct RegionBatch {
-    z: Tensor,
-    zl: Option<Tensor>,
+    regions: Vec<Region>,
+    /// One for each device.
+    predictors: Vec<Predictor<'a>>,
 }
 
 /// Runs the remaining steps of the schedule; the denoised canvas is the last step's z in the work folder.
@@ -82,15 +58,15 @@ pub fn run(
 ) -> Result<(), Error> {
     let _span = info_span!("denoise").entered();
     let Context { runner, spec, .. } = *context;
-    let denoise = DenoiseLoop {
+    let predictors = context.on_each().map(|context| Predictor::new(context, conditions));
+    let mut denoise = DenoiseLoop {
         context,
-        conditions,
         noise: NoiseField::new(spec.settings.seed),
-        batch: Cell::new(spec.plan.memory.batch),
-        redone: Cell::new(0),
+        regions: spec.plan.geometry.grid.regions().collect(),
+        predictors: predictors.collect::<Result<_, _>>()?,
     };
     denoise.run(work, progress)?;
-    if let count @ 1.. = denoise.redone.get() {
+    if let count @ 1.. = denoise.predictors.iter().map(Predictor::redone).sum() {
         let dtype = runner.dtype().as_str();
         let (regions, were) =
             (units::count(count, "region"), if count == 1 { "was" } else { "were" });
@@ -100,24 +76,21 @@ pub fn run(
 }
 
 impl DenoiseLoop<'_> {
-    fn run(&self, work: &mut WorkFolder, progress: &mut dyn Progress) -> Result<(), Error> {
+    fn run(&mut self, work: &mut WorkFolder, progress: &mut dyn Progress) -> Result<(), Error> {
         let Context { spec, .. } = *self.context;
         let (plan, steps) = (&spec.plan, &spec.plan.sampling.steps);
         let grid = &plan.geometry.grid;
         let (files, journal) = (&mut work.files, &mut work.journal);
         let done = journal.done();
         if done.steps == 0 {
-            self.diffuse(&files.zl, &mut files.z[0], &steps[0], DRAW_CANVAS)?;
+            diffuse(&self.noise, &files.zl, &mut files.z[0], &steps[0], DRAW_CANVAS)?;
         }
         progress.begin(Stage::Denoise, grid.len() * steps.len());
         progress.advance(grid.len() * done.steps + done.regions);
         let fuser = Fuser::new(spec.settings.fusion, grid, files.zl.channels());
         for (index, step) in steps.iter().enumerate().skip(done.steps) {
             let _span = debug_span!("step", index, t = step.t).entered();
-            let Files { zl, z, predictions, low_resolution, .. } = &mut *files;
-            let priors = self.attention_prior(low_resolution.as_ref(), step)?;
-            let step = StepInputs { z: &z[index % 2], zl, timestep: step.t, priors: &priors };
-            self.predict_regions(step, predictions, journal, progress)?;
+            self.predict_regions(index, files, journal, progress)?;
             self.take_step(index, &fuser, files)?;
             let after = &files.z[(index + 1) % 2];
             after.flush_rows(0..after.height()).map_err(|error| journal.failed(error))?;
@@ -129,97 +102,40 @@ impl DenoiseLoop<'_> {
         Ok(())
     }
 
-    /// Predicts the noise of every region that has no prediction yet, batch by batch.
+    /// Predicts the noise of every region that has no prediction in step `index` yet, batch by batch.
     fn predict_regions(
-        &self,
-        step: StepInputs<'_>,
-        predictions: &mut Latent,
+        &mut self,
+        index: usize,
+        files: &mut Files,
         journal: &mut Journal,
         progress: &mut dyn Progress,
     ) -> Result<(), Error> {
-        let context = self.context;
-        let grid = &context.spec.plan.geometry.grid;
-        let dtype = context.runner.dtype();
-        let side = grid.region_side();
-        let size = side * side * step.zl.channels();
-        let regions: Vec<Region> = grid.regions().skip(journal.done().regions).collect();
-        std::thread::scope(|scope| {
-            let mut rest = &regions[..];
-            let mut ahead: Option<(&[Region], ScopedJoinHandle<'_, _>)> = None;
-            while !rest.is_empty() {
-                if progress.interrupted() {
-                    return Err(Error::Interrupted(None));
-                }
-                let (batch, eps) = retry_smaller(&self.batch, |count| {
-                    let (batch, following) = rest.split_at(count.min(rest.len()));
-                    let input = match ahead.take() {
-                        Some((gathered, thread)) if gathered == batch => {
-                            thread.join().unwrap_or_else(|panic| resume_unwind(panic))
-                        }
-                        // The first batch, or a smaller one after the device ran out of memory.
-                        _ => gather(context, step, batch, dtype),
-                    };
-                    // Prefetch: the next batch is gathered and copied to the device while this one is computed.
-                    let next = &following[..count.min(following.len())];
-                    if !next.is_empty() {
-                        let gather = move || gather(context, step, next, dtype);
-                        // Without a thread for it, it is gathered when its turn comes.
-                        let thread = Builder::new().spawn_scoped(scope, gather);
-                        ahead = thread.ok().map(|thread| (next, thread));
-                    }
-                    let mut eps = self.predict_batch(input?, step, batch)?;
-                    for (region, eps) in batch.iter().zip(eps.chunks_exact_mut(size)) {
-                        if !is_finite(eps) {
-                            let region = std::slice::from_ref(region);
-                            eps.copy_from_slice(&self.redo(step, region)?);
-                        }
-                    }
-                    Ok((batch, eps))
-                })?;
-                let first = batch[0].index;
-                let rows = first * side..(first + batch.len()) * side;
-                predictions.rows_mut(rows.clone()).copy_from_slice(&eps[..batch.len() * size]);
+        let Files { zl, z, predictions, low_resolution, .. } = files;
+        let plan = &self.context.spec.plan;
+        let inputs = StepInputs {
+            step: &plan.sampling.steps[index],
+            z: &z[index % 2],
+            zl,
+            low_resolution: low_resolution.as_ref(),
+            noise: &self.noise,
+            regions: &self.regions,
+        };
+        let side = plan.geometry.grid.region_side();
+        let left = journal.done().regions..self.regions.len();
+        share(
+            &mut self.predictors,
+            (left, plan.memory.batch),
+            progress,
+            |predictor, queue, deliver| predictor.serve(inputs, queue, deliver),
+            |range, eps: Vec<f32>, progress| {
+                let rows = range.start * side..range.end * side;
+                predictions.rows_mut(rows.clone()).copy_from_slice(&eps);
                 predictions.flush_rows(rows).map_err(|error| journal.failed(error))?;
-                journal.append(Record::Predicted { regions: first + batch.len() })?;
-                progress.advance(batch.len());
-                rest = &rest[batch.len()..];
-            }
-            Ok(())
-        })
-    }
-
-    /// Predictions of a batch of regions, concatenated.
-    fn predict_batch(
-        &self,
-        RegionBatch { z, zl }: RegionBatch,
-        step: StepInputs<'_>,
-        batch: &[Region],
-    ) -> Result<Vec<f32>, Error> {
-        let Context { runner, spec, .. } = *self.context;
-        let layers = self.prior_layers(batch, step.priors, z.dtype())?;
-        let guidance = spec.plan.sampling.guidance;
-        runner.predict(
-            &Call { z, zl, timestep: step.timestep, guidance },
-            &self.conditions.of_regions(batch)?,
-            match &layers {
-                Some(layers) => Prior::Blend { layers, weight: spec.settings.rap },
-                None => Prior::None,
+                journal.append(Record::Predicted { regions: range.end })?;
+                progress.advance(range.len());
+                Ok(())
             },
         )
-    }
-
-    /// Predicts a region again in f32 after non-finite values in the working precision; alone, so that the
-    /// result does not depend on the batch.
-    fn redo(&self, step: StepInputs<'_>, region: &[Region]) -> Result<Vec<f32>, Error> {
-        let runner = self.context.runner;
-        let refuse = || Err(runner.non_finite(Stage::Denoise));
-        if runner.dtype() == DType::F32 {
-            return refuse();
-        }
-        self.redone.set(self.redone.get() + 1);
-        let gathered = gather(self.context, step, region, DType::F32)?;
-        let eps = self.predict_batch(gathered, step, region)?;
-        if is_finite(&eps) { Ok(eps) } else { refuse() }
     }
 
     /// Fuses the predictions, applies the structure prior and takes step `index` of the run, band by
@@ -293,80 +209,6 @@ impl DenoiseLoop<'_> {
         }
         Ok(())
     }
-
-    /// Priors of a batch of regions: one tensor per cross-attention layer, in the precision of the call; with
-    /// guidance, those of the negative prompt come before those of the prompt.
-    fn prior_layers(
-        &self,
-        batch: &[Region],
-        priors: &[AttentionPrior],
-        dtype: DType,
-    ) -> Result<Option<Vec<Activation>>, Error> {
-        if priors.is_empty() {
-            return Ok(None);
-        }
-        let plan = &self.context.spec.plan;
-        let sizes = &plan.prior_sizes;
-        let rects: Vec<_> = batch.iter().map(|region| plan.geometry.share_of(region)).collect();
-        let halves = (priors.iter())
-            .map(|prior| prior.for_regions(&rects, sizes))
-            .collect::<Result<Vec<_>, _>>()?;
-        let layers = (0..sizes.len()).map(|layer| {
-            Activation::cat(&halves.iter().map(|half| &half[layer]).collect::<Vec<_>>(), 0)?
-                .to_dtype(dtype)
-        });
-        Ok(Some(layers.collect::<candle_core::Result<_>>()?))
-    }
-
-    /// Low-resolution pass of one timestep (docs/method.md §4): the outputs of all cross-attention layers for
-    /// the whole picture under the global prompt.
-    ///
-    /// Guidance makes the pass a pair like every call, with two priors: one under the negative prompt, one
-    /// under the global prompt. Each is blended into its own half of a region's pair. The paper does not
-    /// cover guidance; we keep the halves apart because a prior blended into both would cancel out of the
-    /// difference that guidance amplifies.
-    fn attention_prior(
-        &self,
-        low_resolution: Option<&Latent>,
-        step: &Step,
-    ) -> Result<Vec<AttentionPrior>, Error> {
-        let Some(low_resolution) = low_resolution else { return Ok(Vec::new()) };
-        let Context { runner, spec, .. } = *self.context;
-        let guidance = spec.plan.sampling.guidance;
-        let shape = (1, low_resolution.height(), low_resolution.width(), low_resolution.channels());
-        let mut z = Latent::in_memory(shape.1, shape.2, shape.3)?;
-        self.diffuse(low_resolution, &mut z, step, DRAW_LOW_RESOLUTION)?;
-        let record = |dtype: DType| -> Result<Vec<Activation>, Error> {
-            let mut layers = Vec::new();
-            let input =
-                |latent: &Latent| input(self.context, latent.as_slice().to_vec(), shape, dtype);
-            let sees = spec.plan.geometry.shape.sees_low_resolution;
-            let zl = sees.then(|| input(low_resolution)).transpose()?;
-            runner.predict(
-                &Call { z: input(&z)?, zl, timestep: step.t, guidance },
-                &self.conditions.global()?,
-                Prior::Record(&mut layers),
-            )?;
-            Ok(layers)
-        };
-        let mut layers = record(runner.dtype())?;
-        if runner.dtype() != DType::F32 && !are_finite(&layers)? {
-            layers = record(DType::F32)?;
-        }
-        let half = |index: usize| -> candle_core::Result<AttentionPrior> {
-            let of_layer = |layer: &Activation| layer.narrow(0, index, 1);
-            AttentionPrior::new(layers.iter().map(of_layer).collect::<Result<_, _>>()?)
-        };
-        let halves = if guidance.is_some() { 2 } else { 1 };
-        Ok((0..halves).map(half).collect::<Result<_, _>>()?)
-    }
-
-    /// Noises `zl` into `z`: `z = signal·zL + spread·n` (docs/method.md §2, step 2).
-    fn diffuse(&self, zl: &Latent, z: &mut Latent, step: &Step, draw: u32) -> Result<(), Error> {
-        let (height, width, channels) = (zl.height(), zl.width(), zl.channels());
-        self.noise.fill(draw, 0..height, 0..width, channels, z.as_mut_slice())?;
-        Ok(add_noise(step.level, zl.as_slice(), z.as_mut_slice())?)
-    }
 }
 
 /// Moves z and what it implies of x̂0 by the structure prior, with the noise ε as it is.
@@ -391,59 +233,29 @@ fn correct(
     Ok(())
 }
 
-fn is_finite(values: &[f32]) -> bool {
-    values.iter().all(|value| value.is_finite())
-}
-
-fn are_finite(layers: &[Activation]) -> candle_core::Result<bool> {
-    for layer in layers {
-        // A single non-finite value makes the sum non-finite.
-        if !layer.tensor()?.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()?.is_finite() {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
-/// Gathers a batch of regions and copies it to the device.
-fn gather(
-    context: &Context<'_>,
-    step: StepInputs<'_>,
-    batch: &[Region],
-    dtype: DType,
-) -> Result<RegionBatch, Error> {
-    let of = |latent: &Latent| -> Result<Tensor, Error> {
-        let Region { height, width, .. } = batch[0];
-        let size = height * width * latent.channels();
-        let mut values = vec![0.0; size * batch.len()];
-        for (region, values) in batch.iter().zip(values.chunks_exact_mut(size)) {
-            latent.gather(region, values)?;
-        }
-        input(context, values, (batch.len(), height, width, latent.channels()), dtype)
-    };
-    let sees = context.spec.plan.geometry.shape.sees_low_resolution;
-    Ok(RegionBatch { z: of(step.z)?, zl: sees.then(|| of(step.zl)).transpose()? })
-}
-
-/// Input tensor of a call from host values.
-fn input(
-    context: &Context<'_>,
-    values: Vec<f32>,
-    shape: (usize, usize, usize, usize),
-    dtype: DType,
-) -> Result<Tensor, Error> {
-    Ok(Tensor::from_vec(values, shape, context.runner.device())?.to_dtype(dtype)?)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::{
+        Arc, Barrier,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use candle_core::DType;
+
     use super::{
-        super::testing::{Bench, Fake, Watcher, context, exhausted, job, job_with, picture},
+        super::testing::{
+            Bench, Fake, Watcher, context, context_of, exhausted, job, job_with, picture,
+        },
         *,
     };
     use crate::{
         image::Picture,
-        pipeline::{job::JobSpec, settings::Settings},
+        pipeline::{
+            job::JobSpec,
+            runner::{Call, Compute},
+            settings::Settings,
+        },
+        sampler::add_noise,
     };
 
     fn settings() -> Settings {
@@ -466,7 +278,16 @@ mod tests {
         bench: &Bench,
         watcher: &mut Watcher,
     ) -> Result<Vec<f32>, Error> {
-        let context = context(runner, picture, spec);
+        denoise_on(context(runner, picture, spec), bench, watcher)
+    }
+
+    /// The same on the devices of a context.
+    fn denoise_on(
+        context: Context<'_>,
+        bench: &Bench,
+        watcher: &mut Watcher,
+    ) -> Result<Vec<f32>, Error> {
+        let spec = context.spec;
         let mut work = bench.open(spec);
         let tiles = spec.plan.tile_rows.len() * spec.plan.tile_columns.len();
         if work.journal.done().tiles < tiles {
@@ -576,6 +397,83 @@ mod tests {
         assert!(matches!(error, Error::Interrupted(None)), "{error}");
         assert_eq!(bench.open(&spec).journal.done().regions, 5);
         let resumed = denoise(&small, (&picture, &spec), &bench, &mut Watcher::default()).unwrap();
+        assert_eq!(resumed, expected);
+    }
+
+    /// Three devices, of which none goes on before each has had a call: one has memory for a single region, one
+    /// overflows in f16, one is as it should be.
+    #[test]
+    fn devices_that_share_the_regions_give_the_bytes_of_one_whatever_each_of_them_meets() {
+        let (picture, spec) = (picture(), job(settings()));
+        let one = Fake::new(share);
+        let mut watcher = Watcher::default();
+        let expected = denoise(&one, (&picture, &spec), &Bench::new(), &mut watcher).unwrap();
+        let calls = [const { AtomicUsize::new(0) }; 3].map(Arc::new);
+        let all = Arc::new(Barrier::new(3));
+        let device = |number: usize| {
+            let (calls, all) = (Arc::clone(&calls[number]), Arc::clone(&all));
+            move |call: &Call| {
+                if calls.fetch_add(1, Ordering::Relaxed) == 0 {
+                    all.wait();
+                }
+                match number {
+                    1 if call.z.dims()[0] > 1 => Err(exhausted()),
+                    2 if call.z.dims()[0] > 1 => Ok(vec![f32::NAN; call.z.elem_count()]),
+                    _ => share(call),
+                }
+            }
+        };
+        let mut devices = [0, 1, 2].map(|number| Fake::new(device(number)));
+        // In f16 what is redone in f32 would differ; f64 stands for a precision that overflows.
+        devices[2].dtype = DType::F64;
+        let others: [&dyn Compute; 2] = [&devices[1], &devices[2]];
+        let context = context_of(&devices[0], &others, &picture, &spec);
+        let mut watcher = Watcher::default();
+        let shared = denoise_on(context, &Bench::new(), &mut watcher).unwrap();
+        assert_eq!(shared, expected);
+        let regions = spec.plan.geometry.grid.len();
+        assert_eq!((watcher.done, watcher.total), (2 * regions, 2 * regions));
+        assert!(
+            watcher.notes.iter().any(|note| note.contains("overflowed")),
+            "{:?}",
+            watcher.notes
+        );
+        assert!(calls.iter().all(|calls| calls.load(Ordering::Relaxed) > 1), "{calls:?}");
+    }
+
+    #[test]
+    fn a_device_that_fails_ends_the_stage_and_any_number_of_devices_goes_on() {
+        let (picture, spec) = (picture(), job(settings()));
+        let good = Fake::new(share);
+        let expected =
+            denoise(&good, (&picture, &spec), &Bench::new(), &mut Watcher::default()).unwrap();
+        // Both have a batch when one of them fails.
+        let (at_work, of_other) = (Arc::new(Barrier::new(2)), AtomicUsize::new(0));
+        let both = Arc::clone(&at_work);
+        let failing = Fake::new(move |_| {
+            both.wait();
+            Err(Error::Tensor(candle_core::Error::Msg("the device fell off".to_owned())))
+        });
+        let waiting = Fake::new(move |call| {
+            if of_other.fetch_add(1, Ordering::Relaxed) == 0 {
+                at_work.wait();
+            }
+            share(call)
+        });
+        let bench = Bench::new();
+        let others: [&dyn Compute; 1] = [&failing];
+        let of_two = context_of(&waiting, &others, &picture, &spec);
+        let mut watcher = Watcher::default();
+        let error = denoise_on(of_two, &bench, &mut watcher).unwrap_err();
+        assert!(error.to_string().contains("fell off"), "{error}");
+        let done = bench.open(&spec).journal.done();
+        assert_eq!(done.steps * spec.plan.geometry.grid.len() + done.regions, watcher.done);
+        let mut watcher = Watcher { stop_at: Some(watcher.done + 4), ..Watcher::default() };
+        let stopped = denoise(&good, (&picture, &spec), &bench, &mut watcher).unwrap_err();
+        assert!(matches!(stopped, Error::Interrupted(None)), "{stopped}");
+        let others: [&dyn Compute; 2] = [&good, &good];
+        let of_three = context_of(&good, &others, &picture, &spec);
+        let resumed = denoise_on(of_three, &bench, &mut Watcher::default()).unwrap();
         assert_eq!(resumed, expected);
     }
 

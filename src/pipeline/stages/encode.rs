@@ -5,10 +5,16 @@ use std::{ops::Range, path::Path};
 use candle_core::{DType, Tensor};
 use tracing::info_span;
 
-use super::{canvased::Canvased, context::Context, layerwise::Run, statistics::SharedState};
+use super::{
+    canvased::Canvased,
+    context::Context,
+    layerwise::Run,
+    statistics::SharedState,
+    tiles::{TilePart, TilePlace, are_shared, places, share_tiles},
+};
 use crate::{
     canvas::Latent,
-    model::vae::Globals,
+    model::vae::{GlobalState, Globals},
     pipeline::{
         error::Error,
         plan::{tiles::Span, vae_tiling::VaeTiling},
@@ -33,33 +39,55 @@ pub fn canvas(
     let source = Canvased::new(context.picture, size.width, size.height)?;
     let WorkFolder { path, files, journal, .. } = work;
     let zl = &mut files.zl;
-    let tiles = plan
-        .tile_rows
-        .iter()
-        .flat_map(|row| plan.tile_columns.iter().map(move |column| (row, column)));
+    let tiles = places(plan);
     let done = journal.done().tiles;
-    let count = plan.tile_rows.len() * plan.tile_columns.len();
-    progress.begin(Stage::Encode, count);
+    progress.begin(Stage::Encode, tiles.len());
     progress.advance(done);
-    if done == count {
+    let left = &tiles[done..];
+    if left.is_empty() {
         return Ok(());
     }
     let size = (size.latent_height, size.latent_width);
-    let mut whole = WholeCanvas::new(context, path, size, count - done);
-    for (index, (row, column)) in tiles.enumerate().skip(done) {
-        if progress.interrupted() {
-            return Err(Error::Interrupted(None));
-        }
-        retry_halves(row, column, &mut |row, column| {
-            tile(context, &source, &mut whole, zl, progress, (row, column))
-        })?;
+    let mut whole = WholeCanvas::new(context, path, size, left.len());
+    let mut keep = |index: usize, zl: &Latent| {
+        let (row, _) = left[index];
         zl.flush_rows(row.core.clone()).map_err(|error| journal.failed(error))?;
-        journal.append(Record::Encoded { tiles: index + 1 })?;
-        if !whole.is_encoded {
-            progress.advance(1);
+        journal.append(Record::Encoded { tiles: done + index + 1 })
+    };
+    if !are_shared(plan) {
+        for (index, (row, column)) in left.iter().enumerate() {
+            if progress.interrupted() {
+                return Err(Error::Interrupted(None));
+            }
+            retry_halves(row, column, &mut |row, column| {
+                tile(context, &source, &mut whole, zl, progress, (row, column))
+            })?;
+            keep(index, zl)?;
+            if !whole.is_encoded {
+                progress.advance(1);
+            }
         }
+        return Ok(());
     }
-    Ok(())
+    let state = match plan.vae_tiling {
+        VaeTiling::Sampled => Some(whole.state(context, &source)?),
+        VaeTiling::Independent | VaeTiling::Layerwise { .. } => None,
+    };
+    share_tiles(
+        context,
+        left,
+        state,
+        progress,
+        |context, globals, tile| encoded(context, &source, globals, tile),
+        |index, parts, progress| {
+            for TilePart { row, column, values } in parts {
+                place(context, zl, (&row.core, &column.core), &values)?;
+            }
+            keep(index, zl)?;
+            progress.advance(1);
+            Ok(())
+        },
+    )
 }
 
 /// Encodes the whole picture at the model's native size, if the plan has a low-resolution pass.
@@ -133,6 +161,18 @@ impl<'a> WholeCanvas<'a> {
         Self { folder, tiles, is_encoded: false, shared: SharedState::new(context, size) }
     }
 
+    /// The global state of its tiles.
+    fn state(
+        &mut self,
+        context: &Context<'_>,
+        source: &Canvased<'_>,
+    ) -> Result<&GlobalState, Error> {
+        self.shared.state(
+            |sample| pixels(context, source, sample.x.clone(), sample.y.clone()),
+            |samples, globals| context.runner.encode(samples, globals),
+        )
+    }
+
     /// Encodes the whole canvas, unless it is; `tile` is the first tile that is asked for.
     fn encode(
         &mut self,
@@ -140,7 +180,7 @@ impl<'a> WholeCanvas<'a> {
         source: &Canvased<'_>,
         latent: &mut Latent,
         progress: &mut dyn Progress,
-        tile: (&Span, &Span),
+        tile: TilePlace<'_>,
     ) -> Result<(), Error> {
         if self.is_encoded {
             return Ok(());
@@ -164,28 +204,33 @@ fn tile(
     whole: &mut WholeCanvas<'_>,
     latent: &mut Latent,
     progress: &mut dyn Progress,
-    (row, column): (&Span, &Span),
+    (row, column): TilePlace<'_>,
 ) -> Result<(), Error> {
     let globals = match context.spec.plan.vae_tiling.of_tile((row, column)) {
         VaeTiling::Independent => Globals::Own,
         VaeTiling::Layerwise { .. } => {
             return whole.encode(context, source, latent, progress, (row, column));
         }
-        VaeTiling::Sampled => whole.shared.globals(
-            |sample| pixels(context, source, sample.x.clone(), sample.y.clone()),
-            |samples, globals| context.runner.encode(samples, globals),
-        )?,
+        VaeTiling::Sampled => Globals::Shared(whole.state(context, source)?),
     };
+    let core = encoded(context, source, globals, (row, column))?;
+    place(context, latent, (&row.core, &column.core), &core)
+}
+
+/// The core of one tile, `[rows, columns, C]`.
+fn encoded(
+    context: &Context<'_>,
+    source: &Canvased<'_>,
+    globals: Globals<'_>,
+    (row, column): TilePlace<'_>,
+) -> Result<Vec<f32>, Error> {
     let window = pixels(context, source, column.padded(), row.padded())?;
-    let core: Vec<f32> = context
+    let core = context
         .runner
         .encode(&window, globals)?
         .narrow(1, row.before(), row.core.len())?
-        .narrow(2, column.before(), column.core.len())?
-        .to_dtype(DType::F32)?
-        .flatten_all()?
-        .to_vec1()?;
-    place(context, latent, (&row.core, &column.core), &core)
+        .narrow(2, column.before(), column.core.len())?;
+    Ok(core.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
 }
 
 /// Puts the values of these rows and columns into their place.
@@ -211,11 +256,11 @@ fn place(
 mod tests {
     use super::{
         super::testing::{
-            Bench, CHANNELS, FACTOR, Fake, Watcher, context, exhausted, job, picture,
+            Bench, CHANNELS, FACTOR, Fake, Watcher, context, context_of, exhausted, job, picture,
         },
         *,
     };
-    use crate::pipeline::{job::JobSpec, plan::Plan, settings::Settings};
+    use crate::pipeline::{job::JobSpec, plan::Plan, runner::Compute, settings::Settings};
 
     /// The canvas that the fake autoencoder makes of all pixels at once.
     fn expected(context: &Context<'_>) -> Vec<f32> {
@@ -293,6 +338,28 @@ mod tests {
             // The samples of so small a canvas are all of it.
             let tiled = difference_from_the_model(tiling, 16);
             assert!(tiled < 1e-5, "{tiling:?}: {tiled}");
+        }
+    }
+
+    #[test]
+    fn devices_that_share_the_tiles_encode_what_one_does() {
+        let picture = picture();
+        for tiling in [VaeTiling::Independent, AGREEING[0], AGREEING[1]] {
+            let encoded = |devices: usize| {
+                let (runners, bench) = ([0, 1, 2].map(|_| Fake::with_vae()), Bench::new());
+                let spec = job_with_norms(&runners[0], tiling, 16);
+                let others: [&dyn Compute; 2] = [&runners[1], &runners[2]];
+                let context = context_of(&runners[0], &others[..devices - 1], &picture, &spec);
+                let mut work = bench.open(&spec);
+                let mut watcher = Watcher::default();
+                canvas(&context, &mut work, &mut watcher).unwrap();
+                assert_eq!((watcher.done, work.journal.done().tiles), (12, 12));
+                work.files.zl.as_slice().to_vec()
+            };
+            let expected = encoded(1);
+            for devices in [2, 3] {
+                assert_eq!(encoded(devices), expected, "{tiling:?}, {devices} devices");
+            }
         }
     }
 

@@ -9,6 +9,8 @@ pub mod decode;
 pub mod denoise;
 pub mod encode;
 mod layerwise;
+mod predict;
 mod statistics;
 #[cfg(test)]
 mod testing;
+mod tiles;

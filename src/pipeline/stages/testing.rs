@@ -253,6 +253,7 @@ pub fn job_with(settings: Settings, scheduler: &str) -> JobSpec {
         memory,
         prior_sizes: Vec::new(),
         computes_on: "nothing".to_owned(),
+        devices: Vec::new(),
         geometry,
     };
     JobSpec::for_tests(settings, plan, schedule)
@@ -266,7 +267,17 @@ pub fn picture() -> Picture {
 
 /// Context of a stage.
 pub fn context<'a>(runner: &'a Fake, picture: &'a Picture, spec: &'a JobSpec) -> Context<'a> {
-    Context { runner, picture, spec }
+    Context { runner, others: &[], picture, spec }
+}
+
+/// As [`context`], with further devices.
+pub fn context_of<'a>(
+    runner: &'a Fake,
+    others: &'a [&'a dyn Compute],
+    picture: &'a Picture,
+    spec: &'a JobSpec,
+) -> Context<'a> {
+    Context { runner, others, picture, spec }
 }
 
 /// A work folder that is removed with the test.
