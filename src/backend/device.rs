@@ -62,7 +62,8 @@ impl DeviceError {
                 format!("this build has no support for it (the feature `{feature}`)")
             }
             Self::Unavailable(_, reason) => reason.clone(),
-            Self::Unknown(_) | Self::Precision(_) => self.to_string(),
+            // The others name no device that does not open.
+            _ => self.to_string(),
         }
     }
 }
