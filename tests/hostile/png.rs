@@ -112,12 +112,19 @@ fn pictures() {
     let end = || chunk(b"IEND", b"");
     let pixels = |data: &[u8]| chunk(b"IDAT", data);
     let good = || header(16, 12, 8, 2, 0);
+    // Rows of 16 indices of 4 bits, all of the first colour.
+    let indices = || pixels(&deflated(&[0; 12 * 9]));
+    let indexed =
+        |palette: &[u8]| vec![header(16, 12, 4, 3, 0), chunk(b"PLTE", palette), indices(), end()];
     for (name, chunks) in [
         ("interlacing of kind 7", vec![header(16, 12, 8, 2, 7), pixels(&deflated(&rows())), end()]),
         (
             "palette without colours",
             vec![header(16, 12, 8, 3, 0), pixels(&deflated(&rows())), end()],
         ),
+        ("palette of 16 colours and a third", indexed(&[7; 49])),
+        ("palette of 257 colours", indexed(&[7; 771])),
+        ("palette of nothing", indexed(b"")),
         ("no pixels", vec![good(), end()]),
         ("pixels of nothing", vec![good(), pixels(b""), end()]),
         ("half of its rows", vec![good(), pixels(&deflated(&rows()[..290])), end()]),

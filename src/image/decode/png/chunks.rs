@@ -50,6 +50,11 @@ fn head(file: &mut Source) -> io::Result<([u8; 4], u32)> {
     Ok((kind, u32::from_be_bytes([a, b, c, d])))
 }
 
+/// `true` for the length of 1 to 256 colours of three bytes.
+fn is_palette(length: u32) -> bool {
+    length.is_multiple_of(3) && (3..=768).contains(&length)
+}
+
 /// Reads the header and looks at the kinds of the chunks before the pixels.
 pub(super) fn scan(file: &mut Source) -> Result<Scan, ScanError> {
     file.seek(SeekFrom::Start(8))?;
@@ -94,6 +99,10 @@ pub(super) fn scan(file: &mut Source) -> Result<Scan, ScanError> {
                 sum.update(data);
                 scan.has_transparency |= sum.finalize().to_be_bytes() == stated;
                 continue;
+            }
+            // The decoder takes it as it is, and indexes beyond its end.
+            b"PLTE" if scan.colour == 3 && !is_palette(length) => {
+                return Err(ScanError::Damaged("a palette that is no whole number of colours"));
             }
             b"acTL" => scan.is_animated = true,
             kind if !kind.iter().all(u8::is_ascii_alphabetic) => {
