@@ -109,7 +109,7 @@ fn operations(placement: Placement, types: &[DType], tests: &[KernelTest]) -> St
     });
     let mut text = String::new();
     for row in iter::once(head.collect::<Vec<_>>()).chain(rows) {
-        let line: String = row.iter().map(|cell| format!("{cell:<20}")).collect();
+        let line: String = row.iter().map(|cell| format!("{cell:<24}")).collect();
         let _ = writeln!(text, "{}", line.trim_end());
     }
     text

@@ -2,7 +2,6 @@
 //! set, on Linux, where the kernel tells it; and what the headers say of weights against the loaded ones.
 
 use candle_core::{DType, Device};
-#[cfg(target_os = "linux")]
 use cupscale::weights::{Footprint, ModelFiles, ModelSource, QuantType};
 
 use crate::common::Shell;
