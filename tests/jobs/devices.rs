@@ -77,41 +77,59 @@ fn tiles_of_a_vae_with_norms_have_the_same_bytes_in_either_form() {
     }
 }
 
-/// Starts the job on these devices and kills it (SIGKILL) when its journal has so many bytes; false if it was over.
-fn kill(shell: &Shell, devices: &str, bytes: u64) -> bool {
-    let mut child = job(shell, devices).stdout(Stdio::null()).spawn().unwrap();
+/// Kills jobs (SIGKILL), `of` makes them on these devices, when their journals have so many bytes; each goes on with other
+/// numbers of devices.
+fn same_bytes_after_kills(shell: &Shell, of: impl Fn(&str) -> Command, moments: &[u64]) {
+    let expected = complete(shell, of("cpu"));
     let journal = shell.path(WORK).join("journal");
-    while !fs::metadata(&journal).is_ok_and(|file| file.len() >= bytes) {
-        if child.try_wait().unwrap().is_some() {
-            return false;
+    // False if the job was over.
+    let kill = |devices: &str, bytes: u64| {
+        let mut child = of(devices).stdout(Stdio::null()).spawn().unwrap();
+        while !fs::metadata(&journal).is_ok_and(|file| file.len() >= bytes) {
+            if child.try_wait().unwrap().is_some() {
+                let _ = fs::remove_file(shell.path("out.png"));
+                return false;
+            }
+            pause();
         }
-        pause();
+        child.kill().unwrap();
+        !child.wait().unwrap().success()
+    };
+    let counts = ["cpu,cpu", "cpu", "cpu,cpu,cpu"];
+    let mut kills = 0;
+    for (at, &bytes) in moments.iter().enumerate() {
+        if !kill(counts[at % 3], bytes) {
+            continue;
+        }
+        kills += 1;
+        assert!(shell.path(WORK).join("job.json").exists(), "nothing to go on with at {bytes}");
+        // Killed once more, on yet another number.
+        kill(counts[(at + 1) % 3], bytes + 120);
+        assert_eq!(complete(shell, of(counts[(at + 2) % 3])), expected, "at {bytes}");
     }
-    child.kill().unwrap();
-    !child.wait().unwrap().success()
+    assert!(kills > moments.len() / 2, "only {kills} jobs were killed");
 }
 
 #[test]
 fn a_killed_job_goes_on_with_another_number_of_devices_to_the_same_bytes() {
     let shell = shell();
-    let expected = complete(&shell, job(&shell, "cpu"));
-    let counts = ["cpu,cpu", "cpu", "cpu,cpu,cpu"];
-    let mut kills = 0;
     // While tiles are encoded, in the steps, and while tiles are decoded: some thirty lines of about 35 bytes.
-    for (at, bytes) in (1..=10).map(|part| 90 * part - 60).enumerate() {
-        if !kill(&shell, counts[at % 3], bytes) {
-            let _ = fs::remove_file(shell.path("out.png"));
-            continue;
-        }
-        kills += 1;
-        let work = shell.path(WORK).join("job.json");
-        assert!(work.exists(), "nothing to go on with at {bytes}");
-        // Killed once more, on yet another number.
-        kill(&shell, counts[(at + 1) % 3], bytes + 120);
-        let _ = fs::remove_file(shell.path("out.png"));
-        assert_eq!(complete(&shell, job(&shell, counts[(at + 2) % 3])), expected, "at {bytes}");
+    let moments: Vec<u64> = (1..=10).map(|part| 90 * part - 60).collect();
+    same_bytes_after_kills(&shell, |devices| job(&shell, devices), &moments);
+}
+
+#[test]
+fn so_does_one_whose_vae_has_norms_in_either_form() {
+    let shell = Shell::new();
+    shell.picture("in.png", 256, 256);
+    for form in ["", "--vae-disk 0"] {
+        let of = |devices: &str| {
+            let arguments =
+                format!("in.png -o out.png -q --scale 1 --tile 128 {form} --device {devices}");
+            vae_tiles::job(&shell, &arguments)
+        };
+        same_bytes_after_kills(&shell, of, &[30, 130, 200]);
     }
-    assert!(kills > 4, "only {kills} jobs were killed");
 }
 
 #[cfg(unix)]

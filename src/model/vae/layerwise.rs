@@ -60,6 +60,31 @@ pub trait FeatureMaps {
 
     /// Is told after each layer how many are done, and of how many.
     fn advance(&mut self, done: usize, of: usize);
+
+    /// True if this pass is to compute this block of the layer; it asks for every block in turn. Several passes over one
+    /// canvas, each on its own device, may share the blocks of every layer. A pass alone computes all.
+    fn takes(&mut self, block: usize) -> bool {
+        let _ = block;
+        true
+    }
+
+    /// Ends a layer with this pass's part of it, and returns the whole layer, in the order of its blocks. Waits until all
+    /// passes over the canvas are there. For a pass alone its part is the whole.
+    ///
+    /// # Errors
+    /// Those of the implementation; another pass that failed.
+    fn end_layer(&mut self, part: LayerPart) -> Result<LayerPart> {
+        Ok(part)
+    }
+}
+
+/// What is known of a layer's blocks, or of some of them.
+#[derive(Clone, Debug, Default)]
+pub struct LayerPart {
+    /// Moments by the number of the block.
+    pub moments: Vec<(usize, GroupMoments)>,
+    /// The map that the blocks are written to, and its channels; `None` for the output, and where no block is known.
+    pub map: Option<(MapId, usize)>,
 }
 
 /// Size of a layerwise pass.
@@ -139,12 +164,31 @@ impl<'a> Layerwise<'a> {
         scale: usize,
         mut layer: impl FnMut(&mut Self, &Window) -> Result<()>,
     ) -> Result<()> {
-        for block in self.blocks(scale) {
-            layer(self, &block)?;
+        self.layer(scale, LayerPart::default(), |pass, (_, block), _| layer(pass, block))?;
+        Ok(())
+    }
+
+    /// Runs `compute` for every block of a layer at `scale`, with the block's number and what is known of the layer.
+    fn layer(
+        &mut self,
+        scale: usize,
+        mut part: LayerPart,
+        mut compute: impl FnMut(&mut Self, (usize, &Window), &mut LayerPart) -> Result<()>,
+    ) -> Result<LayerPart> {
+        for (number, block) in self.blocks(scale).iter().enumerate() {
+            if self.maps.takes(number) {
+                compute(self, (number, block), &mut part)?;
+            }
         }
+        let whole = self.maps.end_layer(part)?;
         self.done += 1;
         self.maps.advance(self.done, self.layers);
-        Ok(())
+        Ok(whole)
+    }
+
+    /// Waits for all passes over the canvas: what was read before may be written over afterwards.
+    pub fn meet(&mut self) -> Result<()> {
+        self.maps.end_layer(LayerPart::default()).map(drop)
     }
 
     /// The map at `scale` of which `layer` computes every block; it goes into the place of `over`, which has its size, or
@@ -156,22 +200,25 @@ impl<'a> Layerwise<'a> {
         mut layer: impl FnMut(&mut Self, &Window) -> Result<Activation>,
     ) -> Result<FeatureMap> {
         let (height, width) = self.extent(scale);
-        let mut place = over.map(|map| (map.id, map.channels));
-        let mut moments = Vec::new();
-        self.for_each_block(scale, |pass, block| {
+        let place = over.map(|map| (map.id, map.channels));
+        let part = LayerPart { moments: Vec::new(), map: place };
+        let whole = self.layer(scale, part, |pass, (number, block), part| {
             let values = layer(pass, block)?;
-            moments.push(GroupMoments::of(&values, pass.groups)?);
-            let (id, _) = match place {
+            part.moments.push((number, GroupMoments::of(&values, pass.groups)?));
+            let (id, _) = match part.map {
                 Some(place) => place,
                 None => {
                     let channels = values.dim(3)?;
                     let id = pass.maps.create((height, width, channels))?;
-                    *place.insert((id, channels))
+                    *part.map.insert((id, channels))
                 }
             };
             pass.maps.write(id, block, &values)
         })?;
-        let Some((id, channels)) = place else { candle_core::bail!("a canvas without a block") };
+        let Some((id, channels)) = whole.map else {
+            candle_core::bail!("a canvas without a block")
+        };
+        let moments: Vec<_> = whole.moments.into_iter().map(|(_, moments)| moments).collect();
         Ok(FeatureMap { id, scale, channels, moments: GroupMoments::pooled(&moments) })
     }
 

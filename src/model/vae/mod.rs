@@ -17,7 +17,7 @@ use crate::backend::{Activation, Params};
 pub use config::{KlConfig, TinyConfig, VaeConfig, VaeError};
 pub use globals::{GlobalState, Globals, MeasuredPart};
 pub use kl::AutoencoderKl;
-pub use layerwise::{FeatureMaps, LayerwiseSize, MapId, Window};
+pub use layerwise::{FeatureMaps, LayerPart, LayerwiseSize, MapId, Window};
 pub use tiny::AutoencoderTiny;
 
 /// An autoencoder of either kind.

@@ -244,7 +244,7 @@ impl WholeCanvas<'_> {
                 let mut pixels = MapFile::create(folder, (z.width() * factor, 3))?;
                 Run { context, folder, latents, tile: tile.place, tiles }.run(
                     progress,
-                    &mut |window| {
+                    &|context, window| {
                         self::latents(context, z, window.columns.clone(), window.rows.clone())
                     },
                     &mut |window, values| {
@@ -252,7 +252,7 @@ impl WholeCanvas<'_> {
                             pixels.write(window.rows.start, window.columns.clone(), values);
                         written.map_err(|error| Error::in_file(folder, error))
                     },
-                    &|size, maps| context.runner.decode_layerwise(size, maps),
+                    &|runner, size, maps| runner.decode_layerwise(size, maps),
                 )?;
                 empty.insert(pixels)
             }

@@ -188,9 +188,9 @@ impl<'a> WholeCanvas<'a> {
         let latents = (latent.height(), latent.width());
         Run { context, folder: self.folder, latents, tile, tiles: self.tiles }.run(
             progress,
-            &mut |window| source_pixels(context, source, &window.columns, &window.rows),
+            &|context, window| source_pixels(context, source, &window.columns, &window.rows),
             &mut |window, values| place(context, latent, (&window.rows, &window.columns), values),
-            &|size, maps| context.runner.encode_layerwise(size, maps),
+            &|runner, size, maps| runner.encode_layerwise(size, maps),
         )?;
         self.is_encoded = true;
         Ok(())
@@ -254,6 +254,8 @@ fn place(
 
 #[cfg(test)]
 mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
     use super::{
         super::testing::{
             Bench, CHANNELS, FACTOR, Fake, Watcher, context, context_of, exhausted, job, picture,
@@ -382,6 +384,34 @@ mod tests {
         }
         let pairs = encoded[0].iter().zip(&encoded[1]);
         assert!(pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) < 1e-5);
+        // Beside one that is not full: both begin again.
+        let roomy = Fake::with_vae();
+        let others: [&dyn Compute; 1] = [&runner];
+        let mut work = bench.open(&spec);
+        let context = context_of(&roomy, &others, &picture, &spec);
+        canvas(&context, &mut work, &mut Watcher::default()).unwrap();
+        assert_eq!(*roomy.passes.lock().unwrap(), 3);
+        assert_eq!(work.files.zl.as_slice(), encoded[1]);
+    }
+
+    #[test]
+    fn a_device_that_breaks_off_between_layers_keeps_no_other_waiting() {
+        let (runner, picture, bench) = (Fake::with_vae(), picture(), Bench::new());
+        let spec = job_with_norms(&runner, AGREEING[0], 16);
+        // It has no autoencoder, and panics for it.
+        let broken = Fake::idle();
+        let others: [&dyn Compute; 2] = [&broken, &runner];
+        let context = context_of(&runner, &others, &picture, &spec);
+        let mut work = bench.open(&spec);
+        let encode = || canvas(&context, &mut work, &mut Watcher::default());
+        assert!(catch_unwind(AssertUnwindSafe(encode)).is_err());
+        // Told to stop, all of them do.
+        let others: [&dyn Compute; 1] = [&runner];
+        let context = context_of(&runner, &others, &picture, &spec);
+        let mut watcher = Watcher { stop_at: Some(1), ..Watcher::default() };
+        let error = canvas(&context, &mut work, &mut watcher).unwrap_err();
+        assert!(matches!(error, Error::Interrupted(None)), "{error}");
+        assert_eq!(work.journal.done().tiles, 0);
     }
 
     #[test]

@@ -1,24 +1,43 @@
 //! An autoencoder whose norms and attention see the whole canvas, on a canvas of more than one tile: layer by layer, each
 //! in blocks of a tile's size, with the maps between them in the work folder (docs/method.md §6).
+//!
+//! Several devices share the blocks of every layer: each makes the pass with its own weights, takes blocks that none of
+//! the others has, and waits for them at the end of the layer. The maps are common to all.
 
-use std::{cell::Cell, path::Path};
+use std::{
+    cell::Cell,
+    panic::resume_unwind,
+    path::Path,
+    sync::mpsc::{self, RecvTimeoutError, Sender},
+    thread::{self, Builder},
+    time::Duration,
+};
 
 use candle_core::{DType, Tensor};
+use tracing::Span as TracingSpan;
 
-use super::context::Context;
+use super::{
+    context::Context,
+    shared_maps::{SharedMaps, StopOnDrop},
+};
 use crate::{
     backend::Activation,
-    model::vae::{FeatureMaps, LayerwiseSize, MapId, Window},
+    model::vae::{FeatureMaps, LayerPart, LayerwiseSize, MapId, Window},
     pipeline::{
-        error::Error, plan::tiles::Span, progress::Progress, retry::retry_smaller,
-        work::maps::MapFile,
+        error::Error, plan::tiles::Span, progress::Progress, retry::retry_smaller, runner::Compute,
     },
 };
 
-/// Gives a window of what is encoded or decoded.
-type Input<'a> = dyn FnMut(&Window) -> Result<Tensor, Error> + 'a;
+/// Gives a window of what is encoded or decoded, on a context's device.
+type Input<'a> = dyn Fn(&Context<'_>, &Window) -> Result<Tensor, Error> + Sync + 'a;
 /// Takes a window of the result.
-type Output<'a> = dyn FnMut(&Window, &[f32]) -> Result<(), Error> + 'a;
+type Output<'a> = dyn FnMut(&Window, &[f32]) -> Result<(), Error> + Send + 'a;
+/// The encoder or the decoder of a device.
+type Pass<'a> =
+    dyn Fn(&dyn Compute, LayerwiseSize, &mut dyn FeatureMaps) -> Result<(), Error> + Sync + 'a;
+
+/// Interval at which an interruption is polled while several devices compute.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// One run through the encoder or the decoder.
 pub struct Run<'a> {
@@ -34,7 +53,7 @@ pub struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Runs `pass` with the windows of `input`, and hands those of its output to `output`. Where the device has no
+    /// Runs `pass` with the windows of `input`, and hands those of its output to `output`. Where a device has no
     /// memory for a block, blocks get smaller.
     ///
     /// # Errors
@@ -42,47 +61,141 @@ impl Run<'_> {
     pub fn run(
         self,
         progress: &mut dyn Progress,
-        input: &mut Input<'_>,
+        input: &Input<'_>,
         output: &mut Output<'_>,
-        pass: &dyn Fn(LayerwiseSize, &mut dyn FeatureMaps) -> Result<(), Error>,
+        pass: &Pass<'_>,
     ) -> Result<(), Error> {
         let (row, column) = self.tile;
         let block = Cell::new(row.core.len().max(column.core.len()));
-        let mut told = 0;
+        let mut told = Told { tiles: self.tiles, told: 0 };
         retry_smaller(&block, |block| {
-            let mut maps = Maps {
-                run: &self,
-                progress: &mut *progress,
-                told: &mut told,
-                input: &mut *input,
-                output: &mut *output,
-                files: Vec::new(),
-                failed: None,
-            };
             let size = LayerwiseSize { latents: self.latents, block };
-            let result = pass(size, &mut maps);
-            match maps.failed.take() {
-                Some(error) => Err(error),
-                None => result,
+            let contexts: Vec<Context<'_>> = self.context.on_each().collect();
+            let shared = SharedMaps::new(self.folder, contexts.len(), &mut *output);
+            let attempt = Attempt { shared: &shared, input, pass, size };
+            match contexts.as_slice() {
+                [context] => attempt.on(context, Watch::Here(&mut *progress, &mut told)),
+                several => on_several(several, &attempt, &mut *progress, &mut told),
             }
         })
     }
 }
 
-/// The maps of a run.
-struct Maps<'a, 'b> {
-    run: &'a Run<'b>,
-    progress: &'a mut dyn Progress,
-    /// Tiles that the progress has been told of.
-    told: &'a mut usize,
-    input: &'a mut Input<'a>,
-    output: &'a mut Output<'a>,
-    files: Vec<Option<MapFile>>,
-    /// What ended the run, if it was not the backend.
+/// One pass, in blocks of one size.
+struct Attempt<'a, 'b> {
+    shared: &'a SharedMaps<'b>,
+    input: &'a Input<'a>,
+    pass: &'a Pass<'a>,
+    size: LayerwiseSize,
+}
+
+impl Attempt<'_, '_> {
+    /// Makes the pass, or a device's share of it, on the context's first device.
+    fn on(&self, context: &Context<'_>, watch: Watch<'_>) -> Result<(), Error> {
+        let &Self { shared, input, pass, size } = self;
+        let mut maps = Maps { context, shared, input, watch, failed: None };
+        let result = pass(context.runner, size, &mut maps);
+        maps.failed.take().map_or(result, Err)
+    }
+}
+
+/// Makes `attempt` on the device of every context, each on a thread, and watches them from this one.
+fn on_several(
+    contexts: &[Context<'_>],
+    attempt: &Attempt<'_, '_>,
+    progress: &mut dyn Progress,
+    told: &mut Told,
+) -> Result<(), Error> {
+    let shared = attempt.shared;
+    let (sender, messages) = mpsc::channel();
+    let span = TracingSpan::current();
+    thread::scope(|scope| {
+        let (mut threads, mut failed) = (Vec::new(), None);
+        for context in contexts {
+            let (sender, span) = (sender.clone(), span.clone());
+            let run = move || {
+                let (_stop, _span) = (StopOnDrop(shared), span.entered());
+                if let Err(error) = attempt.on(context, Watch::Elsewhere(&sender)) {
+                    let _ = sender.send(Message::Failed(error));
+                }
+            };
+            match Builder::new().name("runner".to_owned()).spawn_scoped(scope, run) {
+                Ok(thread) => threads.push(thread),
+                Err(source) => {
+                    shared.stop();
+                    failed = Some(Error::Thread { source });
+                    break;
+                }
+            }
+        }
+        drop(sender);
+        loop {
+            if failed.is_none() && progress.interrupted() {
+                shared.stop();
+                failed = Some(Error::Interrupted(None));
+            }
+            match messages.recv_timeout(POLL_INTERVAL) {
+                Ok(Message::Layers { done, of }) => told.layers(progress, done, of),
+                // The first counts: the others fail because of it.
+                Ok(Message::Failed(error)) => {
+                    failed.get_or_insert(error);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        for thread in threads {
+            thread.join().unwrap_or_else(|panic| resume_unwind(panic));
+        }
+        failed.map_or(Ok(()), Err)
+    })
+}
+
+/// What a device's thread sends.
+enum Message {
+    /// Layers that are done, and all.
+    Layers {
+        done: usize,
+        of: usize,
+    },
+    Failed(Error),
+}
+
+/// Tiles that the progress has been told of, of those that it counts.
+struct Told {
+    tiles: usize,
+    told: usize,
+}
+
+impl Told {
+    fn layers(&mut self, progress: &mut dyn Progress, done: usize, of: usize) {
+        let tiles = self.tiles * done / of.max(1);
+        if tiles > self.told {
+            progress.advance(tiles - self.told);
+            self.told = tiles;
+        }
+    }
+}
+
+/// Who watches a pass.
+enum Watch<'a> {
+    /// The pass, which is the only one, and on the progress's thread.
+    Here(&'a mut dyn Progress, &'a mut Told),
+    /// Another thread.
+    Elsewhere(&'a Sender<Message>),
+}
+
+/// The maps as one device's pass sees them.
+struct Maps<'a, 'b, 'c> {
+    context: &'a Context<'a>,
+    shared: &'a SharedMaps<'b>,
+    input: &'a Input<'a>,
+    watch: Watch<'c>,
+    /// What ended the pass, if it was not the backend.
     failed: Option<Error>,
 }
 
-impl Maps<'_, '_> {
+impl Maps<'_, '_, '_> {
     /// Keeps an error that is none of the backend's, which ends the pass by one that is.
     fn kept<T>(&mut self, result: Result<T, Error>) -> candle_core::Result<T> {
         result.map_err(|error| match error {
@@ -94,23 +207,16 @@ impl Maps<'_, '_> {
             }
         })
     }
-
-    fn file(&mut self, map: MapId) -> candle_core::Result<&mut MapFile> {
-        match self.files.get_mut(map) {
-            Some(Some(file)) => Ok(file),
-            _ => candle_core::bail!("there is no map {map}"),
-        }
-    }
 }
 
-impl FeatureMaps for Maps<'_, '_> {
+impl FeatureMaps for Maps<'_, '_, '_> {
     fn input(&mut self, window: &Window) -> candle_core::Result<Activation> {
-        let input = (self.input)(window);
+        let input = (self.input)(self.context, window);
         self.kept(input).map(Activation::from)
     }
 
     fn output(&mut self, window: &Window, values: &Activation) -> candle_core::Result<()> {
-        let taken = (self.output)(window, &host_values(values)?);
+        let taken = self.shared.output(window, &host_values(values)?);
         self.kept(taken)
     }
 
@@ -118,19 +224,15 @@ impl FeatureMaps for Maps<'_, '_> {
         &mut self,
         (_, width, channels): (usize, usize, usize),
     ) -> candle_core::Result<MapId> {
-        let file = MapFile::create(self.run.folder, (width, channels));
-        let file = self.kept(file)?;
-        self.files.push(Some(file));
-        Ok(self.files.len() - 1)
+        let created = self.shared.create((width, channels));
+        self.kept(created)
     }
 
     fn read(&mut self, map: MapId, window: &Window) -> candle_core::Result<Activation> {
-        let file = self.file(map)?;
-        let shape = (1, window.rows.len(), window.columns.len(), file.channels());
-        let read = file.read(window.rows.clone(), window.columns.clone());
-        let read = read.map_err(|error| Error::in_file(self.run.folder, error));
-        let values = self.kept(read)?;
-        Tensor::from_vec(values, shape, self.run.context.runner.device()).map(Activation::from)
+        let read = self.shared.read(map, window);
+        let (values, channels) = self.kept(read)?;
+        let shape = (1, window.rows.len(), window.columns.len(), channels);
+        Tensor::from_vec(values, shape, self.context.runner.device()).map(Activation::from)
     }
 
     fn write(
@@ -139,27 +241,33 @@ impl FeatureMaps for Maps<'_, '_> {
         window: &Window,
         values: &Activation,
     ) -> candle_core::Result<()> {
-        if self.progress.interrupted() {
+        if let Watch::Here(progress, _) = &self.watch
+            && progress.interrupted()
+        {
             return self.kept(Err(Error::Interrupted(None)));
         }
-        let values = host_values(values)?;
-        let written = self.file(map)?.write(window.rows.start, window.columns.clone(), &values);
-        let written = written.map_err(|error| Error::in_file(self.run.folder, error));
+        let written = self.shared.write(map, window, &host_values(values)?);
         self.kept(written)
     }
 
     fn remove(&mut self, map: MapId) {
-        if let Some(file) = self.files.get_mut(map) {
-            *file = None;
-        }
+        self.shared.remove(map);
     }
 
     fn advance(&mut self, done: usize, of: usize) {
-        let tiles = self.run.tiles * done / of.max(1);
-        if tiles > *self.told {
-            self.progress.advance(tiles - *self.told);
-            *self.told = tiles;
+        match &mut self.watch {
+            Watch::Here(progress, told) => told.layers(&mut **progress, done, of),
+            // Every device says so, and the first counts.
+            Watch::Elsewhere(sender) => drop(sender.send(Message::Layers { done, of })),
         }
+    }
+
+    fn takes(&mut self, block: usize) -> bool {
+        self.shared.takes(block)
+    }
+
+    fn end_layer(&mut self, part: LayerPart) -> candle_core::Result<LayerPart> {
+        self.shared.end_layer(part)
     }
 }
 

@@ -1,4 +1,4 @@
-//! VAE tiles that the devices of a job share: all but those of a canvas that goes through its layers as a whole.
+//! VAE tiles that the devices of a job share, if they are computed one by one.
 
 use super::context::Context;
 use crate::{
@@ -46,9 +46,8 @@ pub fn places(plan: &Plan) -> Vec<TilePlace<'_>> {
 
 /// True if the tiles of this canvas are computed one by one, so that devices can share them.
 ///
-/// A canvas that goes through its layers as a whole is the work of one device: between two layers every value goes
-/// through the disk, and that takes the time. A single tile may turn into such a canvas where the device has no memory
-/// for it.
+/// Of a canvas that goes through its layers as a whole, devices share the blocks of each layer
+/// ([`layerwise`](super::layerwise)). A single tile may turn into such a canvas where the device has no memory for it.
 pub fn are_shared(plan: &Plan) -> bool {
     plan.tiles() > 1 && !matches!(plan.vae_tiling, VaeTiling::Layerwise { .. })
 }

@@ -180,6 +180,8 @@ impl MidAttention {
     ) -> Result<FeatureMap> {
         let channels = x.channels;
         let (k, v) = self.keys(&x, pass)?;
+        // The result takes x's place, of which other passes may still read their keys.
+        pass.meet()?;
         pass.map(scale, Some(&x), |pass, block| {
             let x_block = pass.read(&x, block)?;
             let (_, height, width, _) = x_block.dims4()?;
