@@ -121,8 +121,10 @@ impl DeviceSpec {
                 .open_untested()
                 .or_else(|_| Self::Metal.open_untested())
                 .unwrap_or(Device::Cpu)),
-            Self::Cuda(_) if !cfg!(feature = "cuda") => Err(DeviceError::NotBuilt(self, "cuda")),
-            Self::Cuda(ordinal) => Device::new_cuda(ordinal)
+            #[cfg(not(feature = "cuda"))]
+            Self::Cuda(_) => Err(DeviceError::NotBuilt(self, "cuda")),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(ordinal) => super::cuda::open(ordinal)
                 .map_err(|error| DeviceError::Unavailable(self, one_line(&error))),
             Self::Metal if !cfg!(feature = "metal") => Err(DeviceError::NotBuilt(self, "metal")),
             Self::Metal => Device::new_metal(0)

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, ffi::c_void, ptr::from_ref, sync::OnceLock};
 
 use candle_core::{
-    CudaDevice, CudaStorage, DType, Layout, Result, Storage, StorageRef,
+    CudaDevice, CudaStorage, DType, Device, Layout, Result, Storage, StorageRef,
     cuda::{
         WrapErr as _,
         cudarc::driver::{
@@ -121,6 +121,7 @@ pub(super) unsafe fn run(launch: &Launch, args: &[Arg]) -> Result<()> {
         })
         .collect();
 
+    stream.context().bind_to_thread().w()?;
     let function = gpu.get_or_load_custom_func(launch.kernel, entry.module, entry.ptx)?;
     if launch.shared > SHARED_UNASKED {
         // It holds for the function from then on; asking again costs nothing beside such a kernel.
@@ -128,7 +129,6 @@ pub(super) unsafe fn run(launch: &Launch, args: &[Arg]) -> Result<()> {
         function.set_attribute(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, shared).w()?;
     }
     let [x, y, z] = launch.grid;
-    stream.context().bind_to_thread().w()?;
     // SAFETY: parameters point to as many values as the kernel has parameters, of their types (the caller's); they
     // are read before this returns. Storages outlive the launch: their memory is freed on this stream, behind it.
     unsafe {
@@ -169,6 +169,20 @@ fn address<'a>(
         other => candle_core::bail!("no kernel takes values of {other:?}"),
     };
     Ok((base + (layout.start_offset() * dtype.size_in_bytes()) as u64, in_use))
+}
+
+/// Opens a GPU with one stream for all threads of the process.
+///
+/// candle's default is a stream for each thread, and nothing orders those: what one thread gathers while another
+/// computes would be read before it is there.
+///
+/// # Errors
+/// Those of the driver.
+pub(in crate::backend) fn open(ordinal: usize) -> Result<Device> {
+    let device = Device::new_cuda_with_stream(ordinal)?;
+    // SAFETY: no tensor exists yet, and all work is on the one stream, so that no event has to order it.
+    unsafe { device.as_cuda_device()?.disable_event_tracking() };
+    Ok(device)
 }
 
 /// Every NVIDIA GPU in the driver's order: name with generation and driver, and bytes of memory. No context is made.

@@ -16,7 +16,7 @@ use super::{
 };
 
 #[cfg(feature = "cuda")]
-pub(super) use driver::list_gpus;
+pub(super) use driver::{list_gpus, open};
 
 // SAFETY: an integer, as kernels take lengths.
 unsafe impl KernelValue for u64 {}
