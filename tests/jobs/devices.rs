@@ -139,7 +139,7 @@ fn ctrl_c_ends_all_runners_after_their_batch_and_loses_nothing() {
     let expected = complete(&shell, job(&shell, "cpu"));
     let child = job(&shell, "cpu,cpu,cpu").stderr(Stdio::piped()).spawn().unwrap();
     let journal = shell.path(WORK).join("journal");
-    while fs::metadata(&journal).map_or(0, |file| file.len()) < 500 {
+    while fs::metadata(&journal).map_or(0, |file| file.len()) < 300 {
         pause();
     }
     let interrupt = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();

@@ -276,8 +276,11 @@ impl Activation {
     /// Those of the backend.
     pub fn to_device(&self, device: &Device) -> Result<Self> {
         match &self.0 {
-            ActivationForm::Values(tensor) => tensor.to_device(device).map(Self::from),
-            ActivationForm::Traced(_) => Ok(self.clone()),
+            ActivationForm::Values(tensor) if !tensor.device().same_device(device) => {
+                // Through the host: two GPUs need not reach each other's memory.
+                tensor.to_device(&Device::Cpu)?.to_device(device).map(Self::from)
+            }
+            ActivationForm::Values(_) | ActivationForm::Traced(_) => Ok(self.clone()),
         }
     }
 
