@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Result, Shape, Tensor, quantized::GgmlDType};
 use cupscale::backend::{
-    ParamSource, Params, Stored, Weight, WeightStorage, WeightUse, Working, pack_rows,
+    DeviceSpec, ParamSource, Params, Stored, Weight, WeightStorage, WeightUse, Working, pack_rows,
 };
 use cupscale::model::llava::{
     GenerateOptions, GenerationStep, Llava, LlavaConfig, LlavaParts, LlavaPicture, LlavaTokenizer,
@@ -199,7 +199,9 @@ fn main() -> Result<()> {
     allocator::install();
     let arguments: Vec<String> = std::env::args().collect();
     let setup = if arguments.iter().any(|argument| argument == "--gpu") {
-        Setup::full(Device::new_cuda(0).or_else(|_| Device::new_metal(0))?)
+        // As the program opens it.
+        let gpu = DeviceSpec::Cuda(0).open().or_else(|_| DeviceSpec::Metal.open());
+        Setup::full(gpu.map_err(candle_core::Error::wrap)?)
     } else {
         Setup::small()
     };
