@@ -23,6 +23,9 @@ pub enum CliError {
     Usage(String),
     #[error("{}: no pictures in it (PNG, JPEG, WebP or TIFF)", .0.display())]
     NoPictures(PathBuf),
+    /// A file that is not edited, and stays as it is.
+    #[error("{name}: {reason}")]
+    NotEdited { name: String, reason: String },
     #[error(transparent)]
     Job(#[from] Error),
     #[error(transparent)]

@@ -19,7 +19,7 @@ use super::{
     print::complain,
     progress::{FileState, Reporter},
 };
-use items::{Item, Items};
+pub use items::{Item, Items};
 
 /// Pictures that are captioned ahead as a batch if captioner and diffusion model do not fit in memory together:
 /// each is then loaded once per batch.
@@ -44,7 +44,7 @@ impl fmt::Display for Tally {
 }
 
 /// A model, and the settings of the jobs that it is to do.
-type Loaded = (Engine, Settings);
+pub type Loaded = (Engine, Settings);
 
 enum End {
     Finished,
@@ -53,19 +53,30 @@ enum End {
 
 /// Enlarges every picture of the job's inputs.
 pub fn run(job: &Job) -> Result<u8, CliError> {
-    let Items { pictures: items, notes, unreadable, .. } = Items::find(job)?;
+    let go_on = |_: &[Item]| "the same command with --skip-existing goes on".to_owned();
+    all(job, Items::find(job)?, go_on, |item, loaded, reporter| one(job, item, loaded, reporter))
+}
+
+/// Does these pictures one by one: `one` does a picture and returns its summary, or `None` where there is nothing to do;
+/// `go_on` says how an interrupted run goes on with those that are left.
+pub fn all(
+    job: &Job,
+    items: Items,
+    go_on: impl Fn(&[Item]) -> String,
+    one: impl Fn(&Item, &mut Option<Loaded>, &mut Reporter) -> Result<Option<String>, CliError>,
+) -> Result<u8, CliError> {
+    let Items { pictures: items, notes, unreadable, .. } = items;
     let mut reporter = Reporter::new(job.show);
     let idle = job.idle_quality(items.iter().map(|item| item.format));
     job.notes.iter().chain(&notes).chain(&idle).for_each(|note| reporter.tell(note));
     let mut tally = Tally { failures: unreadable, left: items.len(), done: 0, skipped: 0 };
-    let end = every(job, &items, &mut tally, &mut reporter);
+    let end = every(job, &items, &mut tally, &mut reporter, one);
     match &end {
         Ok(End::Finished) => reporter.finish_job(&tally.to_string()),
         Ok(End::Interrupted) => {
             reporter.clear();
-            complain(&format!(
-                "interrupted: {tally}; the same command with --skip-existing goes on"
-            ));
+            let left = go_on(&items[items.len() - tally.left..]);
+            complain(&format!("interrupted: {tally}; {left}"));
         }
         Err(_) => reporter.clear(),
     }
@@ -84,6 +95,7 @@ fn every(
     items: &[Item],
     tally: &mut Tally,
     reporter: &mut Reporter,
+    one: impl Fn(&Item, &mut Option<Loaded>, &mut Reporter) -> Result<Option<String>, CliError>,
 ) -> Result<End, CliError> {
     let mut loaded = None;
     for (index, item) in items.iter().enumerate() {
@@ -102,7 +114,7 @@ fn every(
         let name = item.input.display().to_string();
         let output = item.output.display().to_string();
         reporter.begin_file(FileState::Begun, (index + 1, items.len()), &name, &output);
-        let result = one(job, item, &mut loaded, reporter);
+        let result = one(item, &mut loaded, reporter);
         match result {
             Ok(Some(summary)) => {
                 tally.done += 1;
@@ -168,7 +180,7 @@ fn describe_ahead(
 }
 
 /// The model, loaded on first use.
-fn load<'a>(
+pub fn load<'a>(
     job: &Job,
     loaded: &'a mut Option<Loaded>,
     reporter: &mut Reporter,

@@ -6,10 +6,12 @@ mod args;
 mod caption;
 mod captioner;
 mod doctor;
+mod edit;
 mod ending;
 mod engine;
 mod error;
 mod folder;
+mod info;
 mod job;
 mod log;
 mod models;
@@ -65,7 +67,8 @@ fn run_line() -> ExitCode {
 /// The resolved job, with the thread pool that it asks for.
 fn job(args: JobArgs) -> Result<Job, CliError> {
     let note = args.machine.set_threads()?;
-    Job::resolve(args, note.into_iter().collect())
+    let notes = note.iter().chain(&args.reuse.notes).cloned().collect();
+    Job::resolve(args, notes)
 }
 
 /// Dispatches to the verb; returns the exit code.
@@ -75,6 +78,11 @@ fn run_verb(cli: Cli) -> Result<u8, CliError> {
         None => upscale::run(&job(cli.job)?),
         Some(Verb::Plan(args)) => plan::run(&job(*args)?).map(|()| DONE),
         Some(Verb::Caption(args)) => caption::run(&job(*args)?).map(|()| DONE),
+        Some(Verb::Edit(args)) => {
+            let keep = edit::Keep { backup: args.backup, times: args.keep_times };
+            edit::run(&job(args.job)?, &keep)
+        }
+        Some(Verb::Info(args)) => info::run(&args).map(|()| DONE),
         Some(Verb::Models(args)) => models::run(&args).map(|()| DONE),
         Some(Verb::Doctor(args)) => doctor::run(&args),
         #[cfg(feature = "mistralrs")]

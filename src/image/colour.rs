@@ -16,8 +16,8 @@
 use std::sync::Arc;
 
 use moxcms::{
-    ColorProfile, DataColorSpace, Layout, RenderingIntent, ToneReprCurve, TransformExecutor,
-    TransformOptions,
+    ColorProfile, DataColorSpace, Layout, ProfileText, RenderingIntent, ToneReprCurve,
+    TransformExecutor, TransformOptions,
 };
 use rayon::prelude::*;
 
@@ -25,6 +25,19 @@ use rayon::prelude::*;
 const CHUNK: usize = 1 << 14;
 
 type Transform = Arc<dyn TransformExecutor<f32> + Send + Sync>;
+
+/// The name that a colour profile gives itself; `None` for one without a name, or that is damaged.
+#[must_use]
+pub fn profile_name(icc: &[u8]) -> Option<String> {
+    let name = match ColorProfile::new_from_slice(icc).ok()?.description? {
+        ProfileText::PlainString(text) => text,
+        ProfileText::Localizable(texts) => texts.into_iter().next()?.value,
+        ProfileText::Description(text) if text.ascii_string.is_empty() => text.unicode_string,
+        ProfileText::Description(text) => text.ascii_string,
+    };
+    let name = name.trim_matches(|c: char| c == '\0' || c.is_whitespace());
+    (!name.is_empty()).then(|| name.to_owned())
+}
 
 /// Conversion between samples of a file and working-space samples, in both directions.
 #[derive(Clone)]

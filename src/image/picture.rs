@@ -191,7 +191,7 @@ impl Picture {
         };
         floats(&self.rgb);
         floats(self.alpha.as_ref().unwrap_or(&Vec::new().into()));
-        let Metadata { icc, exif, xmp, dpi, texts, colour_chunks } = &self.metadata;
+        let Metadata { icc, exif, xmp, photoshop, dpi, texts, colour_chunks } = &self.metadata;
         let dpi = dpi.map_or([0.0; 2], |(x, y)| [x, y]);
         for number in [u64::from(self.width), self.bit_depth.into(), self.grey.into()]
             .into_iter()
@@ -199,8 +199,8 @@ impl Picture {
         {
             hash.update(number.to_le_bytes());
         }
-        for block in [icc, exif, xmp] {
-            let block = block.as_deref().unwrap_or_default();
+        let blocks = [icc, exif, xmp].map(|block| block.as_deref().unwrap_or_default());
+        for block in blocks.into_iter().chain(photoshop.as_deref()) {
             hash.update((block.len() as u64).to_le_bytes());
             hash.update(block);
         }

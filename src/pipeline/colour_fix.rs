@@ -73,6 +73,14 @@ mod tests {
     }
 
     #[test]
+    fn the_fix_is_that_of_the_reference() {
+        use crate::pipeline::reference::{WIDTH, close, tensor};
+        let mut picture = tensor("picture");
+        apply(&mut picture, &tensor("source"), WIDTH);
+        close(&picture, &tensor("wavelet"), 1e-5);
+    }
+
+    #[test]
     fn the_filter_looks_no_farther_than_its_radius() {
         let side = 2 * RADIUS + 3;
         let mut plane = vec![0.0; 3 * side * side];

@@ -15,7 +15,7 @@ use super::{
     engine::Engine,
     error::Error,
     plan::Plan,
-    settings::{ColourFix, Defaults, Settings},
+    settings::{Defaults, Settings},
 };
 
 /// The specification of a job.
@@ -100,11 +100,14 @@ impl JobSpec {
             "gsp": settings.gsp,
             "rap": settings.rap,
             "rsp": settings.rsp,
-            "color_fix": match settings.colour_fix {
-                ColourFix::Wavelet => "wavelet",
-                ColourFix::None => "none",
-            },
+            "color_fix": settings.colour_fix.name(),
         });
+        if settings.detail_only {
+            record["detail_only"] = true.into();
+        }
+        if settings.blend < Defaults::BLEND {
+            record["blend"] = settings.blend.into();
+        }
         for (key, value) in settings.captioner.record() {
             record[key] = value;
         }

@@ -4,16 +4,22 @@
 //! An [`Engine`] is a model ready for jobs; [`upscale`] runs one. Modules: `plan` computes the plan, `stages`
 //! execute it, `work` stores the state on disk, and `run` connects them.
 
+mod blend;
 mod colour_fix;
+mod colour_match;
 mod engine;
 mod error;
+mod finish;
 mod job;
+mod lab;
 mod model;
 mod model_defaults;
 mod plan;
 mod progress;
 mod protect;
 mod queue;
+#[cfg(test)]
+mod reference;
 mod retry;
 mod run;
 mod runner;

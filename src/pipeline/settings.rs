@@ -29,6 +29,8 @@ impl Defaults {
     pub const RAP: f64 = 0.5;
     /// Blend of a region's text condition between the prompt (0) and its caption (1).
     pub const RSP: f64 = 1.0;
+    /// Share of the repainted picture in the output.
+    pub const BLEND: f64 = 1.0;
     /// Side of a VAE tile's core in image pixels, for an autoencoder with a small receptive field.
     pub const TILE: u32 = 512;
     /// Side of a VAE tile's core for AutoencoderKL, whose receptive field is the whole tile and whose padding is wide.
@@ -50,10 +52,27 @@ impl Defaults {
 /// Source of the output's large-scale colour and tone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ColourFix {
-    /// The input.
+    /// The input: its low frequencies are those of the output.
     Wavelet,
+    /// The input: its mean and its deviation, channel by channel, are those of the output.
+    Adain,
+    /// The input: as [`Wavelet`](Self::Wavelet), and then its distribution of colours in CIELAB, of lightness a fifth.
+    Lab,
     /// The model.
     None,
+}
+
+impl ColourFix {
+    /// Its name, in the output's metadata and on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Wavelet => "wavelet",
+            Self::Adain => "adain",
+            Self::Lab => "lab",
+            Self::None => "none",
+        }
+    }
 }
 
 /// Settings of a job. `None` stands for the model's default ([`ModelDefaults`](super::ModelDefaults)), or, if it has
@@ -107,6 +126,10 @@ pub struct Settings {
     pub captioner: Arc<dyn Captioner>,
     /// Source of large-scale colour and tone.
     pub colour_fix: ColourFix,
+    /// Only the light of the repaint over the colours of the input.
+    pub detail_only: bool,
+    /// Share of the repainted picture in the output, in 0..=1; the rest is the resized input.
+    pub blend: f64,
     /// Regions per denoiser call; the result does not depend on it.
     pub batch: Option<usize>,
     /// Side of a VAE tile's core in image pixels.
@@ -153,6 +176,8 @@ impl Default for Settings {
             rsp: Defaults::RSP,
             captioner: Arc::new(Attributes),
             colour_fix: ColourFix::Wavelet,
+            detail_only: false,
+            blend: Defaults::BLEND,
             batch: None,
             tile: None,
             vae_disk: None,

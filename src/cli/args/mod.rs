@@ -2,34 +2,43 @@
 
 mod content;
 mod doctor;
+mod edit;
 mod files;
+mod info;
 mod llava;
 mod machine;
 mod model;
 mod models;
 mod read;
 mod repaint;
+mod reuse;
 mod sampler;
 mod size;
 mod work;
 
-use std::ffi::OsString;
+use std::{collections::HashSet, ffi::OsString, path::PathBuf};
 
 use clap::{
     ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
     error::ErrorKind, parser::ValueSource,
 };
 
-use crate::cli::progress::{ProgressMode, Show};
+use crate::cli::{
+    progress::{ProgressMode, Show},
+    usage,
+};
 use machine::MachineArgs;
 use read::ReadArgs;
 use repaint::RepaintArgs;
+use reuse::{ReuseArgs, Reused};
 use size::SizeArgs;
 use work::WorkArgs;
 
 pub use content::{CaptionerArg, ContentArgs};
 pub use doctor::DoctorArgs;
+pub use edit::EditArgs;
 pub use files::FilesArgs;
+pub use info::InfoArgs;
 pub use llava::{CaptionEngineArg, LlavaArgs};
 pub use model::ModelArgs;
 pub use models::{
@@ -45,6 +54,9 @@ Examples:
   cupscale-fast -i shots -o big --skip-existing            every picture below the folder
   cupscale-fast caption photo.jpg > captions.json          edit it, then:
   cupscale-fast photo.jpg --captions captions.json
+  cupscale-fast edit photo.jpg --backup                    in place; the original is photo.jpg~
+  cupscale-fast info photo_4x.jpg                          the settings that made a picture; then:
+  cupscale-fast other.jpg --reuse photo_4x.jpg
   cupscale-fast plan photo.jpg --long-edge 8000            what would run, without running it
   cupscale-fast models list                                which models there are
   cupscale-fast doctor                                     which devices there are, and whether they compute right
@@ -72,6 +84,9 @@ pub struct Cli {
 const NOT_OF_CAPTION: [&str; 7] =
     ["format", "quality", "skip_existing", "dry_run", "work_dir", "resume", "fresh"];
 
+/// Options for another output than the picture itself, which `edit` does not have.
+const NOT_OF_EDIT: [&str; 4] = ["output", "format", "skip_existing", "dry_run"];
+
 impl Cli {
     /// The definition, with each verb's own options in its help.
     fn definition() -> clap::Command {
@@ -83,17 +98,23 @@ impl Cli {
                     option.help("Where to write the JSON [default: standard output]")
                 })
         };
-        Self::command().mut_subcommand("caption", hidden)
+        let in_place = |command: clap::Command| {
+            NOT_OF_EDIT
+                .iter()
+                .fold(command, |command, id| command.mut_arg(id, |option| option.hide(true)))
+        };
+        Self::command().mut_subcommand("caption", hidden).mut_subcommand("edit", in_place)
     }
 
     /// Parses the command line, and refuses options that the verb does not use.
     pub fn from_command_line(
         words: impl IntoIterator<Item = impl Into<OsString> + Clone>,
     ) -> Result<Self, clap::Error> {
+        let words: Vec<OsString> = words.into_iter().map(Into::into).collect();
         let mut definition = Self::definition();
-        let matches = definition.try_get_matches_from_mut(words)?;
+        let matches = definition.try_get_matches_from_mut(&words)?;
         let job = match matches.subcommand() {
-            Some((verb @ ("plan" | "caption"), job)) => Some((verb, job)),
+            Some((verb @ ("plan" | "caption" | "edit"), job)) => Some((verb, job)),
             Some(_) => None,
             None => Some(("", &matches)),
         };
@@ -106,13 +127,54 @@ impl Cli {
             let reason = format!("`caption` writes no picture: no --{}", option(id));
             return Err(definition.error(ErrorKind::ArgumentConflict, reason));
         }
+        if verb == "edit"
+            && let Some(id) = NOT_OF_EDIT.iter().find(typed)
+        {
+            let reason = format!("`edit` writes the picture in its place: no --{}", option(id));
+            return Err(definition.error(ErrorKind::ArgumentConflict, reason));
+        }
         if job.get_raw("captioner").into_iter().flatten().all(|name| name != "llava")
             && let Some(id) = llava::LLAVA_ONLY.iter().find(typed)
         {
             let reason = format!("--{} is for --captioner llava", option(id));
             return Err(definition.error(ErrorKind::ArgumentConflict, reason));
         }
-        Self::from_arg_matches(&matches)
+        match job.get_one::<PathBuf>("reuse") {
+            Some(picture) => {
+                let ids = job.ids().map(clap::Id::as_str);
+                let typed = ids.filter(|id| job.value_source(id) == Some(ValueSource::CommandLine));
+                let refuse = |definition: &mut clap::Command, reason: &str| {
+                    let reason = format!("--reuse {}: {reason}", picture.display());
+                    definition.error(ErrorKind::ValueValidation, reason)
+                };
+                let reused = reuse::reused(picture, &typed.collect::<HashSet<_>>())
+                    .map_err(|reason| refuse(&mut definition, &reason))?;
+                // What is wrong now was not typed.
+                Self::with(&mut definition, words, verb, reused)
+                    .map_err(|error| refuse(&mut definition, &usage::line(&error)))
+            }
+            None => Self::from_arg_matches(&matches),
+        }
+    }
+
+    /// Parses the command line with the words of `--reuse` in it, where nothing that was typed can end the options.
+    fn with(
+        definition: &mut clap::Command,
+        mut words: Vec<OsString>,
+        verb: &str,
+        reused: Reused,
+    ) -> Result<Self, clap::Error> {
+        let verb = words.iter().position(|word| !verb.is_empty() && word == verb);
+        let place = verb.unwrap_or(0) + 1;
+        words.splice(place..place, reused.words);
+        let mut cli = Self::from_arg_matches(&definition.try_get_matches_from_mut(words)?)?;
+        let job = match &mut cli.verb {
+            Some(Verb::Plan(job) | Verb::Caption(job)) => &mut **job,
+            Some(Verb::Edit(edit)) => &mut edit.job,
+            _ => &mut cli.job,
+        };
+        job.reuse.notes = reused.notes;
+        Ok(cli)
     }
 }
 
@@ -122,6 +184,10 @@ pub enum Verb {
     Plan(Box<JobArgs>),
     /// Print the caption of every region as JSON, to be edited and given back with --captions
     Caption(Box<JobArgs>),
+    /// Enlarge files in place: each is replaced when its new picture is complete
+    Edit(Box<EditArgs>),
+    /// Print what a picture's file says of itself, and the settings that made it
+    Info(InfoArgs),
     /// List, add, download, check and remove models
     Models(ModelsArgs),
     /// Show the devices and what computes on them, and test their kernels
@@ -145,6 +211,8 @@ pub struct JobArgs {
     pub content: ContentArgs,
     #[command(flatten)]
     pub repaint: RepaintArgs,
+    #[command(flatten)]
+    pub reuse: ReuseArgs,
     #[command(flatten)]
     pub model: ModelArgs,
     #[command(flatten)]

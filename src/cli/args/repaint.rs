@@ -22,6 +22,10 @@ enum FusionArg {
 enum ColorFixArg {
     /// Large-scale colour and tone from the input
     Wavelet,
+    /// Mean and deviation of each channel from the input
+    Adain,
+    /// As wavelet, and then the distribution of colours from the input
+    Lab,
     /// Colours as the model made them
     None,
 }
@@ -77,6 +81,12 @@ pub struct RepaintArgs {
     /// Colour correction of the output towards the input
     #[arg(long, value_enum, default_value_t = ColorFixArg::Wavelet)]
     color_fix: ColorFixArg,
+    /// Only the light of the repaint, over the colours of the input
+    #[arg(long)]
+    detail_only: bool,
+    /// Share of the repainted picture in the output; 0 is the plain Lanczos enlargement
+    #[arg(long, value_name = "0-1", default_value_t = Defaults::BLEND, value_parser = values::weight)]
+    blend: f64,
 }
 
 impl RepaintArgs {
@@ -102,8 +112,11 @@ impl RepaintArgs {
         (settings.gsp, settings.rap, settings.rsp) = (self.gsp, self.rap, self.rsp);
         settings.colour_fix = match self.color_fix {
             ColorFixArg::Wavelet => ColourFix::Wavelet,
+            ColorFixArg::Adain => ColourFix::Adain,
+            ColorFixArg::Lab => ColourFix::Lab,
             ColorFixArg::None => ColourFix::None,
         };
+        (settings.detail_only, settings.blend) = (self.detail_only, self.blend);
         settings
     }
 }

@@ -34,7 +34,24 @@ pub struct Items {
     unsupported: Vec<(String, usize)>,
 }
 
+impl Item {
+    /// A file that is edited in place.
+    pub fn edited(file: &Path) -> Self {
+        let format = format_of_file(file).unwrap_or(Format::Png);
+        Self { input: file.to_owned(), output: file.to_owned(), format }
+    }
+}
+
 impl Items {
+    /// Files that are edited in place, each once.
+    pub fn edited(files: &[&Path]) -> Self {
+        let mut seen = HashSet::new();
+        let once = files.iter().filter(|file| {
+            seen.insert(fs::canonicalize(file).unwrap_or_else(|_| file.to_path_buf()))
+        });
+        Self { pictures: once.map(|file| Item::edited(file)).collect(), ..Self::default() }
+    }
+
     /// Finds the pictures of a job's inputs: all of one folder, or those of several inputs, which may be pictures
     /// and folders.
     ///

@@ -14,7 +14,7 @@ use std::{
 };
 
 use super::assemble;
-use super::error::{ImageError, Result};
+use super::error::{ImageError, Result, Warning};
 use super::foreign::{Foreign, foreign};
 use super::format::Format;
 use super::input::{Input, OpenInput, read_error};
@@ -118,6 +118,30 @@ impl Opened {
     #[must_use]
     pub fn metadata(&self) -> &Metadata {
         &self.decoder.header().metadata
+    }
+
+    /// 8 or 16: the bits per sample that an output should have to lose nothing.
+    #[must_use]
+    pub fn bit_depth(&self) -> u8 {
+        self.decoder.header().bit_depth
+    }
+
+    /// `true` for a greyscale picture.
+    #[must_use]
+    pub fn is_grey(&self) -> bool {
+        self.decoder.header().layout.is_grey()
+    }
+
+    /// EXIF's orientation as it stands in the file, 1 (upright) to 8.
+    #[must_use]
+    pub fn orientation(&self) -> u8 {
+        self.metadata().exif.as_deref().map_or(1, ifd::orientation)
+    }
+
+    /// What is known to be left out or made up before the pixels are read.
+    #[must_use]
+    pub fn warnings(&self) -> &[Warning] {
+        &self.decoder.header().warnings
     }
 
     /// Reads the pixels: upright, in working-space floats, with the metadata.

@@ -20,7 +20,9 @@ use super::{
 };
 use crate::image::error::{ImageError, Result, Warning};
 use crate::image::format::Format;
-use crate::image::metadata::{JPEG_EXIF, JPEG_XMP, JPEG_XMP_MORE, Text, xmp};
+use crate::image::metadata::{
+    JPEG_EXIF, JPEG_XMP, JPEG_XMP_MORE, Text, photoshop::JPEG_PHOTOSHOP, xmp,
+};
 use crate::image::{output::OpenOutput, sink::Sink};
 
 /// Bands that may wait for the encoder.
@@ -35,6 +37,9 @@ const PART: usize = 65_400;
 pub(super) const MAX_PACKET: usize = MAX_SEGMENT - JPEG_XMP.len();
 /// Parts of a profile: their number is one byte, and each part has a head of 14 bytes.
 const MAX_ICC: usize = 254 * (MAX_SEGMENT - 14);
+
+/// Most bytes of Photoshop's resources in a segment; they go on in the next one.
+const MAX_RESOURCES: usize = MAX_SEGMENT - JPEG_PHOTOSHOP.len();
 
 type EncodeResult = std::result::Result<(), EncodingError>;
 
@@ -240,6 +245,7 @@ struct Segments {
     exif: Option<Vec<u8>>,
     xmp: Option<Packet>,
     icc: Option<Vec<u8>>,
+    photoshop: Option<Vec<u8>>,
     comments: Vec<Text>,
 }
 
@@ -252,7 +258,7 @@ enum Packet {
 impl Segments {
     /// What fits of the options; the rest is left out with a warning.
     fn new(options: EncodeOptions, warnings: &mut Vec<Warning>) -> Self {
-        let EncodeOptions { exif, xmp, icc, texts, settings, .. } = options;
+        let EncodeOptions { exif, xmp, icc, photoshop, texts, settings, .. } = options;
         let mut fitting = |what, block: Option<Vec<u8>>, most| {
             let fits = block.as_ref().is_none_or(|block| block.len() <= most);
             if !fits {
@@ -269,10 +275,10 @@ impl Segments {
             }
             packet
         });
-        Self { exif, xmp, icc, comments: texts }
+        Self { exif, xmp, icc, photoshop, comments: texts }
     }
 
-    /// Writes the segments in their usual order: EXIF, XMP, profile, comments.
+    /// Writes the segments in their usual order: EXIF, XMP, profile, Photoshop's resources, comments.
     fn write(self, file: &mut impl Write) -> io::Result<()> {
         if let Some(exif) = self.exif {
             write_segment(file, 0xE1, &[JPEG_EXIF, &exif])?;
@@ -295,6 +301,9 @@ impl Segments {
             for (part, number) in parts.zip(1u8..) {
                 write_segment(file, 0xE2, &[b"ICC_PROFILE\0", &[number, count], part])?;
             }
+        }
+        for part in self.photoshop.iter().flat_map(|block| block.chunks(MAX_RESOURCES)) {
+            write_segment(file, 0xED, &[JPEG_PHOTOSHOP, part])?;
         }
         for comment in self.comments {
             let mut parts = comment.text.as_bytes().chunks(MAX_SEGMENT);

@@ -26,6 +26,8 @@ pub struct EncodeOptions {
     pub exif: Option<Vec<u8>>,
     /// XMP packet; sizes in it are set to the output's, and the settings are added to it except in PNG.
     pub xmp: Option<Vec<u8>>,
+    /// Photoshop's image resources, IPTC among them. In WebP and PNG IPTC's fields are in the XMP as well.
+    pub photoshop: Option<Vec<u8>>,
     /// Texts with keywords: text chunks in PNG. Other formats have comments, and the rest in their XMP.
     pub texts: Vec<Text>,
     /// Dots per inch.
@@ -47,6 +49,7 @@ impl Default for EncodeOptions {
             colour_chunks: Vec::new(),
             exif: None,
             xmp: None,
+            photoshop: None,
             texts: Vec::new(),
             dpi: None,
             alpha: false,
@@ -64,6 +67,7 @@ impl EncodeOptions {
             icc: picture.metadata.icc.clone(),
             exif: picture.metadata.exif.clone(),
             xmp: picture.metadata.xmp.clone(),
+            photoshop: picture.metadata.photoshop.clone(),
             texts: picture.metadata.texts.clone(),
             colour_chunks: picture.metadata.colour_chunks.clone(),
             dpi: picture.metadata.dpi,

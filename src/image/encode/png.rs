@@ -11,11 +11,13 @@ use super::{
     shape::SampleShape,
 };
 use crate::image::error::{ImageError, Result};
-use crate::image::metadata::png::{SETTINGS_KEYWORD, XMP_KEYWORD};
-use crate::image::metadata::text::{COMMENT, to_latin1};
+use crate::image::metadata::png::{RAW_PROFILE, SETTINGS_KEYWORD, XMP_KEYWORD};
+use crate::image::metadata::text::{COMMENT, as_raw_profile, to_latin1};
 use crate::image::metadata::{ColourChunk, Text};
 use crate::image::{output::OpenOutput, sink::Sink};
 
+/// Kind under which ImageMagick and ExifTool keep Photoshop's resources in a text.
+const IPTC: &str = "iptc";
 const SOFTWARE_KEYWORD: &str = "Software";
 
 pub(super) struct PngWriter {
@@ -83,6 +85,10 @@ fn write_metadata(file: &mut Sink, options: &EncodeOptions) -> io::Result<()> {
         if text.keyword != SOFTWARE_KEYWORD || theirs(&text) {
             write_text(file, text, false)?;
         }
+    }
+    if let Some(block) = &options.photoshop {
+        let text = as_raw_profile(IPTC, block);
+        write_text(file, &Text::new(format!("{RAW_PROFILE}{IPTC}"), text), false)?;
     }
     if let Some(packet) = &options.xmp {
         let head = [XMP_KEYWORD.as_bytes(), &[0; 5]].concat();

@@ -6,7 +6,7 @@ use super::options::{EncodeOptions, SOFTWARE};
 use crate::image::error::Warning;
 use crate::image::format::Format;
 use crate::image::metadata::text::{COMMENT, MAX_PLACED, PARAMETERS};
-use crate::image::metadata::{ifd, xmp};
+use crate::image::metadata::{ifd, photoshop, xmp};
 
 /// Most bytes of an EXIF block with a comment in a JPEG: a segment without its prefix.
 const MAX_EXIF: usize = 65_533 - 6;
@@ -17,6 +17,9 @@ const ROOM: usize = 16 << 10;
 /// Moves the texts and the settings to where the format has a place for them. What stays in the texts are chunks of a
 /// PNG or comments of a JPEG.
 pub(super) fn place(options: &mut EncodeOptions, format: Format, warnings: &mut Vec<Warning>) {
+    if matches!(format, Format::Png | Format::WebP) {
+        say_iptc(options);
+    }
     if format == Format::Png {
         // Those of an earlier run; the new ones are a text.
         options.xmp = options.xmp.take().map(xmp::without_settings);
@@ -74,4 +77,13 @@ pub(super) fn place(options: &mut EncodeOptions, format: Format, warnings: &mut 
         options.settings = settings;
     }
     options.texts.retain(|text| stays(&text.keyword));
+}
+
+/// Says IPTC's fields in the packet, where it does not say them already, and can be added to.
+fn say_iptc(options: &mut EncodeOptions) {
+    let records = options.photoshop.as_deref().and_then(photoshop::iptc);
+    let properties = records.map(photoshop::properties).unwrap_or_default();
+    if !properties.is_empty() && options.xmp.as_deref().is_none_or(xmp::is_rdf) {
+        options.xmp = Some(xmp::with_properties(options.xmp.take(), &properties));
+    }
 }

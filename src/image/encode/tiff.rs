@@ -17,6 +17,7 @@ use super::{
 };
 use crate::image::error::{ImageError, Result};
 use crate::image::metadata::ifd::{self, Exif, IfdEntry, tag};
+use crate::image::metadata::photoshop;
 use crate::image::{output::OpenOutput, sink::Sink};
 
 /// Bytes of samples in a strip, about.
@@ -159,6 +160,15 @@ impl TiffWriter {
         }
         if let Some(icc) = self.options.icc.take() {
             entries.push(IfdEntry::bytes(tag::ICC_PROFILE, 7, icc));
+        }
+        if let Some(block) = self.options.photoshop.take() {
+            // IPTC's records by themselves as well, for readers that know no resources: as whole numbers of 32 bits.
+            if let Some(records) = photoshop::iptc(&block) {
+                let mut records = records.to_vec();
+                records.resize(records.len().next_multiple_of(4), 0);
+                entries.push(IfdEntry::bytes(tag::IPTC, ifd::LONG, records));
+            }
+            entries.push(IfdEntry::bytes(tag::PHOTOSHOP, 1, block));
         }
         entries.push(IfdEntry::ascii(tag::SOFTWARE, SOFTWARE));
         let describes = |e: &IfdEntry| e.tag != tag::SOFTWARE && Exif::describes(e.tag);

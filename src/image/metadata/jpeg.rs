@@ -4,6 +4,7 @@
 use std::io::{self, Read, Seek};
 
 use super::budget::{Block, Budget};
+use super::photoshop::{self, JPEG_PHOTOSHOP};
 use super::text::{COMMENT, MAX_PLACED, MAX_TEXTS, Text, from_unknown};
 use super::{JPEG_EXIF, JPEG_XMP, JPEG_XMP_MORE, Metadata, exif_dpi, plausible_dpi, xmp};
 use crate::image::error::{Result, Warning};
@@ -23,6 +24,8 @@ struct Segments {
     /// Parts of a packet's continuation.
     more: Vec<Part>,
     gain_map: bool,
+    /// Photoshop's resources, which may go on in further segments.
+    resources: Vec<u8>,
     /// Bytes of the comments.
     comments: usize,
 }
@@ -135,6 +138,11 @@ impl Segments {
                 }
                 self.gain_map |= data.starts_with(GAIN_MAP);
             }
+            0xED => {
+                let block = data.strip_prefix(JPEG_PHOTOSHOP);
+                let block = block.and_then(|block| kept("Photoshop's resources", block, budget));
+                self.resources.extend(block.unwrap_or_default());
+            }
             0xFE if metadata.texts.len() < MAX_TEXTS => {
                 self.comments += data.len();
                 if self.comments > MAX_PLACED {
@@ -152,7 +160,8 @@ impl Segments {
     }
 
     fn together(self, budget: &mut Budget<'_>) -> Metadata {
-        let Self { mut metadata, profile, more, mut gain_map, .. } = self;
+        let Self { mut metadata, profile, more, mut gain_map, resources, .. } = self;
+        metadata.photoshop = photoshop::kept(&resources);
         if !profile.is_empty() {
             metadata.icc = joined_profile(profile);
             if metadata.icc.is_none() {

@@ -8,6 +8,7 @@ mod budget;
 mod colour_chunks;
 pub(crate) mod ifd;
 pub(crate) mod jpeg;
+pub(crate) mod photoshop;
 pub(crate) mod png;
 mod settings;
 pub(crate) mod text;
@@ -48,6 +49,8 @@ pub struct Metadata {
     pub exif: Option<Vec<u8>>,
     /// XMP packet.
     pub xmp: Option<Vec<u8>>,
+    /// Photoshop's image resources (`8BIM…`), IPTC among them: those that say the same of the picture at another size.
+    pub photoshop: Option<Vec<u8>>,
     /// Dots per inch, horizontal and vertical.
     pub dpi: Option<(f64, f64)>,
     /// Texts with keywords: PNG's text chunks, JPEG's comments.
@@ -64,6 +67,7 @@ impl std::fmt::Debug for Metadata {
             .field("icc_bytes", &bytes(&self.icc))
             .field("exif_bytes", &bytes(&self.exif))
             .field("xmp_bytes", &bytes(&self.xmp))
+            .field("photoshop_bytes", &bytes(&self.photoshop))
             .field("dpi", &self.dpi)
             .field("texts", &self.texts.len())
             .field("colour_chunks", &self.colour_chunks.len())

@@ -5,6 +5,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 
 use super::budget::{Block, Budget};
 use super::colour_chunks::{self, ColourChunk};
+use super::photoshop;
 use super::text::{MAX_TEXTS, Text, from_latin1, raw_profile};
 use super::{JPEG_EXIF, JPEG_XMP, Metadata, orientation_alone, plausible_dpi, xmp};
 use crate::image::error::Result;
@@ -14,7 +15,7 @@ pub(crate) const SETTINGS_KEYWORD: &str = "cupscale";
 /// Keyword under which an XMP packet is stored.
 pub(crate) const XMP_KEYWORD: &str = "XML:com.adobe.xmp";
 /// Beginning of the keywords under which ImageMagick stores blocks of other formats.
-const RAW_PROFILE: &str = "Raw profile type ";
+pub(crate) const RAW_PROFILE: &str = "Raw profile type ";
 /// Beginning of the keywords under which ImageMagick copies single fields of an EXIF block.
 const EXIF_COPY: &str = "exif:";
 /// Longest keyword or language tag that is read, in bytes.
@@ -307,6 +308,13 @@ fn keep_raw_profile(kind: &str, text: &str, metadata: &mut Metadata) -> bool {
                 let block = block.strip_prefix(JPEG_EXIF).unwrap_or(&block);
                 metadata.exif.get_or_insert_with(|| block.to_vec());
             }
+            true
+        }
+        "iptc" | "8bim" => {
+            let Some(block) = raw_profile(text).and_then(|block| photoshop::of_any(&block)) else {
+                return false;
+            };
+            metadata.photoshop.get_or_insert(block);
             true
         }
         "xmp" => {

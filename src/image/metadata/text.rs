@@ -6,6 +6,8 @@ use std::borrow::Cow;
 pub(crate) const COMMENT: &str = "Comment";
 /// Keyword of the parameters of a generated picture. Other formats keep them as the comment of their EXIF block.
 pub(crate) const PARAMETERS: &str = "parameters";
+/// Bytes in a line of a block in hexadecimal.
+const RAW_LINE: usize = 36;
 /// Texts of one file that are carried.
 pub(crate) const MAX_TEXTS: usize = 4096;
 /// Bytes of all texts together that are carried into an XMP packet or an EXIF block, where they grow, and of a JPEG's
@@ -75,6 +77,16 @@ pub(crate) fn raw_profile(text: &str) -> Option<Vec<u8>> {
     (bytes.len() == length).then_some(bytes)
 }
 
+/// A block as [`raw_profile`] reads it: `kind` as ImageMagick calls it.
+pub(crate) fn as_raw_profile(kind: &str, block: &[u8]) -> String {
+    let mut text = format!("\n{kind}\n{:8}\n", block.len());
+    for line in block.chunks(RAW_LINE) {
+        line.iter().for_each(|byte| text += &format!("{byte:02x}"));
+        text.push('\n');
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,5 +106,7 @@ mod tests {
         assert_eq!(raw_profile("\nexif\n    3\n4578\n69\n"), Some(b"Exi".to_vec()));
         assert_eq!(raw_profile("\nexif\n    4\n457869\n"), None);
         assert_eq!(raw_profile("\nexif\n 1\nzz"), None);
+        let block: Vec<u8> = (0..100).collect();
+        assert_eq!(raw_profile(&as_raw_profile("iptc", &block)), Some(block));
     }
 }

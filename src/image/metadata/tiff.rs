@@ -4,9 +4,9 @@
 use std::io::{Read, Seek};
 
 use super::budget::Budget;
-use super::ifd::{Exif, Reader, tag};
+use super::ifd::{Directory, Exif, LONG, Reader, tag};
 use super::text::MAX_TEXTS;
-use super::{Metadata, resolution, xmp};
+use super::{Metadata, photoshop, resolution, xmp};
 use crate::image::error::{Result, Warning};
 
 /// Metadata of the picture in directory number `page` (0 is the first) of a TIFF. What describes the whole file
@@ -56,6 +56,7 @@ pub(crate) fn read<F: Read + Seek>(
             }
         }
     }
+    metadata.photoshop = resources(&mut reader, &first, budget);
     // The page's orientation goes before the file's.
     let mut exif = Exif::read(&mut reader, &first, Exif::describes);
     if page > 0 {
@@ -75,6 +76,35 @@ pub(crate) fn read<F: Read + Seek>(
         metadata.texts = texts;
     }
     Ok(metadata)
+}
+
+/// Photoshop's resources and IPTC's records, which may stand by themselves.
+fn resources<R: Read + Seek>(
+    reader: &mut Reader<R>,
+    directory: &Directory,
+    budget: &mut Budget<'_>,
+) -> Option<Vec<u8>> {
+    let mut block = |reader: &mut Reader<R>, tag| {
+        let place = directory.find(tag)?;
+        let mut entry = reader.value(&place);
+        if entry.is_none() {
+            budget.warn(Warning::MetadataDamaged("IPTC"));
+        }
+        // Bytes in the order of the file, whatever kind of number they are said to be.
+        if let Some(entry) = entry.as_mut().filter(|entry| !reader.little && entry.kind == LONG) {
+            entry.data.chunks_exact_mut(4).for_each(<[u8]>::reverse);
+        }
+        entry.map(|entry| entry.data)
+    };
+    let kept = block(reader, tag::PHOTOSHOP).and_then(|block| photoshop::kept(&block));
+    if kept.as_deref().is_some_and(|kept| photoshop::iptc(kept).is_some()) {
+        return kept;
+    }
+    let records = block(reader, tag::IPTC).and_then(|records| photoshop::of_iptc(&records));
+    match (kept, records) {
+        (Some(kept), Some(records)) => Some([kept, records].concat()),
+        (kept, records) => kept.or(records),
+    }
 }
 
 /// The packet of a TIFF.

@@ -20,7 +20,13 @@ use vae_tiling::VaeTiling;
 
 use crate::image::PictureShape;
 
-use super::{engine::Engine, error::Error, settings::Settings, work::files::WorkLayout};
+use super::{
+    engine::Engine,
+    error::Error,
+    finish::{Finish, PIXEL_BYTES},
+    settings::Settings,
+    work::files::WorkLayout,
+};
 
 /// The plan of a job.
 #[derive(Clone, Debug)]
@@ -40,6 +46,8 @@ pub struct Plan {
     pub vae_tiling: VaeTiling,
     /// Height and width of the attention prior in each layer of a region's call.
     pub prior_sizes: Vec<(usize, usize)>,
+    /// Rows are kept as they are decoded until all are there, in f32, because the colour fix compares whole pictures.
+    pub keeps_decoded: bool,
     /// Backend and precision (`Runner::computes_on`).
     pub computes_on: String,
     /// Names of the devices that share the job.
@@ -71,6 +79,7 @@ impl Plan {
             vae_tiling,
             memory,
             prior_sizes: model.blueprints.denoiser.prior_sizes(side, side),
+            keeps_decoded: Finish::new(settings).needs_whole(),
             computes_on: runner.computes_on(),
             devices: engine.devices(),
             geometry,
@@ -129,12 +138,14 @@ impl Plan {
     /// The files of the work folder; `row_bytes` is the length of one row of the output's samples.
     pub(crate) fn layout(&self, row_bytes: usize) -> WorkLayout {
         let Geometry { canvas, grid, low_resolution, shape, .. } = &self.geometry;
+        let decoded = (canvas.height * canvas.width * PIXEL_BYTES) as u64;
         WorkLayout {
             canvas: (canvas.latent_height, canvas.latent_width, shape.channels),
             regions: (grid.len(), grid.region_side()),
             history: self.sampling.history(),
             low_resolution: *low_resolution,
             rows: (canvas.height, row_bytes),
+            decoded_bytes: if self.keeps_decoded { decoded } else { 0 },
             map_bytes: self.map_bytes(),
             tiles: self.tiles(),
             steps: self.sampling.steps.len(),

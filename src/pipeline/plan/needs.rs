@@ -23,13 +23,13 @@ use crate::{
         vae::{FeatureMaps, GlobalState, Globals, LayerwiseSize, MeasuredPart},
     },
     pipeline::{
-        colour_fix,
         engine::Engine,
         error::Error,
+        finish::{Finish, band_bytes},
         model::{Blueprints, Model, VAE_DTYPE},
         queue::TURNS,
         runner::{Compute as _, Runner},
-        settings::{ColourFix, Settings},
+        settings::Settings,
     },
     weights::Footprint,
 };
@@ -307,16 +307,17 @@ impl<'a> Draft<'a> {
     /// Errors of the blueprint.
     pub fn decode(&self, side: usize) -> Result<Needs, Error> {
         let Geometry { canvas, shape, .. } = self.geometry;
-        let rim = match self.settings.colour_fix {
-            ColourFix::Wavelet => colour_fix::RADIUS.div_ceil(shape.factor),
-            ColourFix::None => 0,
-        };
+        let finish = Finish::new(self.settings);
+        let rim = finish.tile_rim().div_ceil(shape.factor);
         let canvas_size = (canvas.latent_height, canvas.latent_width);
         let (tile, (core_height, core_width)) = self.tile(canvas_size, side, rim);
         // The current band of rows, in f32 and in the output's samples.
         let (_, (core_rows, _)) = self.tile(canvas_size, side, 0);
         let rows = core_rows * shape.factor;
-        let band = rows * canvas.width * (3 * size_of::<f32>() + 4);
+        let mut band = rows * canvas.width * (3 * size_of::<f32>() + 4);
+        if finish.needs_whole() {
+            band = band.max(band_bytes(canvas.width));
+        }
         let pixels = |height, width| height * width * shape.factor.pow(2) * 3 * size_of::<f32>();
         let mut needs = Needs {
             device: self.condition_bytes(),

@@ -13,19 +13,19 @@ use super::{
     layerwise::Run,
     statistics::SharedState,
     tiles::{TilePart, TilePlace, are_shared, places, share_tiles},
+    whole_colours::WholeColours,
 };
 use crate::{
     canvas::Latent,
     image::{Encoder, Output},
     model::vae::{GlobalState, Globals},
     pipeline::{
-        colour_fix,
         error::Error,
+        finish::Finish,
         plan::{Plan, tiles::Span, vae_tiling::VaeTiling},
         progress::{Progress, Stage},
         protect,
         retry::retry_halves,
-        settings::ColourFix,
         work::{files::Files, folder::WorkFolder, journal::Record, maps::MapFile},
     },
 };
@@ -49,9 +49,10 @@ pub fn canvas(
     let size = plan.geometry.canvas;
     let f = plan.geometry.shape.factor;
     let alpha = context.picture.alpha_resizer(size.width as u32, size.height as u32)?;
-    let source = match context.spec.settings.colour_fix {
-        ColourFix::Wavelet => Some(Canvased::new(context.picture, size.width, size.height)?),
-        ColourFix::None => None,
+    let finish = Finish::new(&context.spec.settings);
+    let source = match finish.tile_sees_input() {
+        true => Some(Canvased::new(context.picture, size.width, size.height)?),
+        false => None,
     };
     let WorkFolder { path, files, journal, .. } = work;
     let Files { z, rows, .. } = files;
@@ -61,12 +62,21 @@ pub fn canvas(
     let all = places(plan);
     let left = |&(row, _): &TilePlace<'_>| {
         let (top, bottom) = pixel_rows(row);
-        done < bottom && top < bottom
+        let wanted = if finish.needs_whole() { done < size.height } else { done < bottom };
+        wanted && top < bottom
     };
     let tiles: Vec<TilePlace<'_>> = all.iter().copied().filter(left).collect();
     progress.begin(Stage::Decode, all.len());
     // Already decoded, or padding alone.
     progress.advance(all.len() - tiles.len());
+    let mut whole_colours = WholeColours::new(context, path)?;
+    // Finished rows go to the file.
+    let mut emit = |range: Range<usize>, band: Vec<f32>| -> Result<(), Error> {
+        let alpha = alpha.as_ref().map(|alpha| alpha.rows(range.start as u32..range.end as u32));
+        let samples = encoder.samples(&band, alpha.as_deref())?;
+        rows.write(range.start, &samples).map_err(|error| journal.failed(error))?;
+        journal.append(Record::Decoded { rows: range.end })
+    };
     let mut band = Vec::new();
     // Puts a tile into its band, which goes to the file when it is complete.
     let mut keep = |(row, column): TilePlace<'_>, parts: Vec<TilePart>| -> Result<(), Error> {
@@ -83,7 +93,7 @@ pub fn canvas(
             let band = &mut band[(row.core.start * f - top) * size.width * 3..];
             for (line, out) in lines.zip(band.chunks_exact_mut(size.width * 3)) {
                 for (value, out) in line.iter().zip(&mut out[left * 3..right * 3]) {
-                    *out = (value * 0.5 + 0.5).clamp(0.0, 1.0);
+                    *out = if finish.needs_whole() { *value } else { unit(*value) };
                 }
             }
         }
@@ -91,14 +101,16 @@ pub fn canvas(
             return Ok(());
         }
         let mut band = std::mem::take(&mut band);
-        if let Some(source) = source.as_ref().filter(|_| protect::is_tiny(size.width, size.height))
-        {
+        let keeps_mean = finish.keeps_mean((size.width, size.height));
+        if let Some(source) = source.as_ref().filter(|_| keeps_mean) {
             protect::keep_mean(&mut band, &source.window(0..size.width, top..bottom));
         }
-        let alpha = alpha.as_ref().map(|alpha| alpha.rows(top as u32..bottom as u32));
-        let samples = encoder.samples(&band, alpha.as_deref())?;
-        rows.write(top, &samples).map_err(|error| journal.failed(error))?;
-        journal.append(Record::Decoded { rows: bottom })
+        if let Some(whole) = &mut whole_colours {
+            whole.put(top, &band)?;
+            // Rows of an earlier process are in the file already.
+            return if bottom == size.height { whole.finish(done, &mut emit) } else { Ok(()) };
+        }
+        emit(top..bottom, band)
     };
     // A tile of padding alone has no values.
     let is_shown = |(row, column): TilePlace<'_>| {
@@ -114,9 +126,9 @@ pub fn canvas(
             let mut parts = Vec::new();
             retry_halves(row, column, &mut |row, column| {
                 if is_shown((row, column)) {
-                    let tile = TileFrame::new(context, source.as_ref(), (row, column));
+                    let tile = TileFrame::new(context, (row, column));
                     let pixels = whole.pixels(context, z, progress, &tile)?;
-                    let values = tile.corrected(pixels, source.as_ref());
+                    let values = tile.finished(pixels, source.as_ref());
                     parts.push(TilePart { row: row.clone(), column: column.clone(), values });
                 }
                 Ok(())
@@ -141,9 +153,9 @@ pub fn canvas(
             if !is_shown(place) {
                 return Ok(Vec::new());
             }
-            let tile = TileFrame::new(context, source.as_ref(), place);
+            let tile = TileFrame::new(context, place);
             let pixels = tile.decoded(context, z, globals)?;
-            Ok(tile.corrected(pixels, source.as_ref()))
+            Ok(tile.finished(pixels, source.as_ref()))
         },
         |index, parts, progress| {
             keep(tiles[index], parts)?;
@@ -262,8 +274,14 @@ impl WholeCanvas<'_> {
     }
 }
 
+/// The value of the output for one of the model's, −1…1.
+fn unit(value: f32) -> f32 {
+    (value * 0.5 + 0.5).clamp(0.0, 1.0)
+}
+
 /// A tile, and the rim around its core that the colour fix needs to see.
 struct TileFrame<'a> {
+    finish: Finish,
     place: TilePlace<'a>,
     wide_row: Span,
     wide_column: Span,
@@ -272,13 +290,15 @@ struct TileFrame<'a> {
 }
 
 impl<'a> TileFrame<'a> {
-    /// The tile at `place`, whose colours are corrected towards `source`.
-    fn new(context: &Context<'_>, source: Option<&Canvased<'_>>, place: TilePlace<'a>) -> Self {
+    /// The tile at `place`.
+    fn new(context: &Context<'_>, place: TilePlace<'a>) -> Self {
         let factor = context.spec.plan.geometry.shape.factor;
+        let finish = Finish::new(&context.spec.settings);
         // Latent pixels around the core that the filter needs to see as they are. Where the canvas ends, so does it.
-        let rim = if source.is_some() { colour_fix::RADIUS.div_ceil(factor) } else { 0 };
+        let rim = finish.tile_rim().div_ceil(factor);
         let (row, column) = place;
-        Self { place, wide_row: row.with_rim(rim), wide_column: column.with_rim(rim), factor }
+        let (wide_row, wide_column) = (row.with_rim(rim), column.with_rim(rim));
+        Self { finish, place, wide_row, wide_column, factor }
     }
 
     /// Rows of the core and the rim, in image pixels.
@@ -308,13 +328,12 @@ impl<'a> TileFrame<'a> {
         checked(context, pixels.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
     }
 
-    /// The core, `[rows, columns, 3]` in −1..=1, its colours corrected towards `source`.
-    fn corrected(&self, mut pixels: Vec<f32>, source: Option<&Canvased<'_>>) -> Vec<f32> {
+    /// The core, `[rows, columns, 3]` in −1..=1, finished as far as a tile can be.
+    fn finished(&self, mut pixels: Vec<f32>, source: Option<&Canvased<'_>>) -> Vec<f32> {
         let Some(source) = source else { return pixels };
-        let Self { place: (row, column), wide_row, wide_column, factor: f } = self;
+        let Self { finish, place: (row, column), wide_row, wide_column, factor: f } = self;
         let (source, width) = (source.window(self.columns(), self.rows()), self.columns().len());
-        colour_fix::apply(&mut pixels, &source, width);
-        protect::apply(&mut pixels, &source, width);
+        finish.tile(&mut pixels, &source, width);
         let (above, beside) = (
             (row.core.start - wide_row.core.start) * f,
             (column.core.start - wide_column.core.start) * f * 3,
@@ -364,7 +383,10 @@ mod tests {
     };
     use crate::{
         image::{EncodeOptions, Format, Picture},
-        pipeline::{runner::Compute, settings::Settings},
+        pipeline::{
+            runner::Compute,
+            settings::{ColourFix, Settings},
+        },
     };
 
     fn encoder(picture: &Picture) -> Encoder {

@@ -15,3 +15,4 @@ mod statistics;
 #[cfg(test)]
 mod testing;
 mod tiles;
+mod whole_colours;

@@ -22,6 +22,7 @@ use crate::{
     },
     pipeline::{
         error::Error,
+        finish::Finish,
         job::JobSpec,
         model::ModelShape,
         model_defaults::ModelDefaults,
@@ -252,6 +253,7 @@ pub fn job_with(settings: Settings, scheduler: &str) -> JobSpec {
         vae_tiling: VaeTiling::Independent,
         memory,
         prior_sizes: Vec::new(),
+        keeps_decoded: Finish::new(&settings).needs_whole(),
         computes_on: "nothing".to_owned(),
         devices: Vec::new(),
         geometry,

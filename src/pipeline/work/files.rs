@@ -62,6 +62,8 @@ pub struct WorkLayout {
     pub low_resolution: Option<(usize, usize)>,
     /// Rows of the output, and bytes of one of them as samples.
     pub rows: (usize, usize),
+    /// Bytes of rows that are kept as they are decoded.
+    pub decoded_bytes: u64,
     /// The most bytes of the maps of an autoencoder that computes layer by layer.
     pub map_bytes: u64,
     /// VAE tiles of the canvas.
@@ -78,7 +80,10 @@ impl WorkLayout {
         let (low_height, low_width) = self.low_resolution.unwrap_or_default();
         let canvases = 3 + self.history;
         let pixels = canvases * height * width + count * side * side + low_height * low_width;
-        (pixels * channels * size_of::<f32>()) as u64 + self.samples() + self.map_bytes
+        (pixels * channels * size_of::<f32>()) as u64
+            + self.samples()
+            + self.decoded_bytes
+            + self.map_bytes
     }
 
     /// Bytes of the output's samples.

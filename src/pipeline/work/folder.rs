@@ -254,6 +254,7 @@ mod tests {
         regions: (6, 8),
         low_resolution: Some((4, 6)),
         rows: (32, 144),
+        decoded_bytes: 0,
         map_bytes: 0,
         tiles: 1,
         steps: 3,

@@ -27,6 +27,8 @@ pub(crate) mod tag {
     pub const HOST_COMPUTER: u16 = 316;
     pub const XMP: u16 = 700;
     pub const COPYRIGHT: u16 = 33432;
+    pub const IPTC: u16 = 33723;
+    pub const PHOTOSHOP: u16 = 34377;
     pub const EXIF_IFD: u16 = 34665;
     pub const ICC_PROFILE: u16 = 34675;
     pub const GPS_IFD: u16 = 34853;

@@ -1,0 +1,273 @@
+//! `--reuse`: the settings that an output carries, as words of the command line. They are parsed as if they had been typed,
+//! so that each has its option's range and meaning; what the user typed goes before them.
+
+use std::{collections::HashSet, ffi::OsString, path::PathBuf};
+
+use clap::Args;
+use cupscale::{
+    image::read_settings,
+    weights::registry::{Kind, Store},
+};
+use serde_json::{Map, Value};
+
+#[derive(Args, Debug, Default)]
+#[command(next_help_heading = "Repainting")]
+pub struct ReuseArgs {
+    /// Take the settings that made this picture as defaults; options go before them
+    #[arg(long, value_name = "PICTURE")]
+    pub reuse: Option<PathBuf>,
+    /// What is said of the settings that were taken.
+    #[arg(skip)]
+    pub notes: Vec<String>,
+}
+
+/// The words for a picture's settings, and notes for the user.
+#[derive(Debug, Default)]
+pub struct Reused {
+    pub words: Vec<OsString>,
+    pub notes: Vec<String>,
+}
+
+/// Settings whose value is the option's value: key of the settings, options that go before it, kind of the value.
+const PLAIN: [(&str, &[&str], Shape); 15] = [
+    ("prompt", &["prompt"], Shape::Text),
+    ("negative_prompt", &["negative_prompt"], Shape::Text),
+    ("seed", &["seed"], Shape::Number),
+    ("sampler", &["sampler"], Shape::Text),
+    ("eta", &["eta"], Shape::Number),
+    ("denoise_steps", &["denoise_steps", "strength"], Shape::Number),
+    ("guidance", &["guidance"], Shape::Number),
+    ("overlap", &["overlap"], Shape::Number),
+    ("fusion", &["fusion"], Shape::Text),
+    ("gsp", &["gsp"], Shape::Number),
+    ("rap", &["rap"], Shape::Number),
+    ("rsp", &["rsp"], Shape::Number),
+    ("color_fix", &["color_fix"], Shape::Text),
+    ("blend", &["blend"], Shape::Number),
+    ("spacing", &["spacing", "timesteps"], Shape::Text),
+];
+/// Settings of LLaVA's sampling and weights.
+const CAPTION: [(&str, Shape); 4] = [
+    ("caption_quantize", Shape::Text),
+    ("caption_temperature", Shape::Number),
+    ("caption_top_p", Shape::Number),
+    ("caption_seed", Shape::Number),
+];
+/// Settings that are read elsewhere here, or that say nothing of a next run.
+const OTHERS: [&str; 9] = [
+    "version",
+    "model",
+    "loras",
+    "size",
+    "captioner",
+    "caption_model",
+    "steps",
+    "timesteps",
+    "detail_only",
+];
+/// What a file that ended early left in its output's settings.
+const OF_INPUT: &str = "truncated_input";
+
+#[derive(Clone, Copy, Debug)]
+enum Shape {
+    Number,
+    Text,
+}
+
+/// The settings of the picture at `path`, but for those of which an option was typed: `typed` holds the options' names.
+///
+/// # Errors
+/// One line that says what cannot be taken: a file that is no picture or carries no settings, a value that is none, a model
+/// that is not installed.
+pub fn reused(path: &std::path::Path, typed: &HashSet<&str>) -> Result<Reused, String> {
+    let settings = read_settings(path).map_err(|error| error.to_string())?;
+    let Some(settings) = settings else {
+        return Err("it carries no settings of this program".to_owned());
+    };
+    let Ok(Value::Object(record)) = serde_json::from_str(&settings) else {
+        return Err("its settings are damaged".to_owned());
+    };
+    let mut reused = Reused::default();
+    let free = |options: &[&str]| !options.iter().any(|option| typed.contains(option));
+    for (key, options, shape) in PLAIN {
+        if let (Some(value), true) = (record.get(key), free(options)) {
+            reused.push(key, &plain(key, value, shape)?);
+        }
+    }
+    reused.size(&record, free(&["scale", "size", "long_edge"]))?;
+    reused.schedule(&record, free(&["steps", "timesteps"]))?;
+    if record.get("detail_only").is_some_and(|value| *value == true) && free(&["detail_only"]) {
+        reused.words.push("--detail-only".into());
+    }
+    reused.captioner(&record, &free)?;
+    reused.model(&record, &free)?;
+    reused.others(&record);
+    Ok(reused)
+}
+
+impl Reused {
+    /// Adds an option and its value as one word, whatever the value begins with.
+    fn push(&mut self, key: &str, value: &str) {
+        self.words.push(format!("--{}={value}", key.replace('_', "-")).into());
+    }
+
+    fn size(&mut self, record: &Map<String, Value>, free: bool) -> Result<(), String> {
+        let Some(value) = record.get("size").filter(|_| free) else { return Ok(()) };
+        match value.as_array().map(Vec::as_slice) {
+            Some([width, height]) if width.is_u64() && height.is_u64() => {
+                self.push("size", &format!("{width}x{height}"));
+                Ok(())
+            }
+            _ => Err(wrong("size", value)),
+        }
+    }
+
+    /// A list of timesteps goes before a number of steps.
+    fn schedule(&mut self, record: &Map<String, Value>, free: bool) -> Result<(), String> {
+        if !free {
+            return Ok(());
+        }
+        if let Some(value) = record.get("timesteps") {
+            let list = value.as_array().filter(|list| list.iter().all(Value::is_u64));
+            let list = list.ok_or_else(|| wrong("timesteps", value))?;
+            let list: Vec<String> = list.iter().map(Value::to_string).collect();
+            self.push("timesteps", &list.join(","));
+        } else if let Some(value) = record.get("steps") {
+            self.push("steps", &plain("steps", value, Shape::Number)?);
+        }
+        Ok(())
+    }
+
+    fn captioner(
+        &mut self,
+        record: &Map<String, Value>,
+        free: &impl Fn(&[&str]) -> bool,
+    ) -> Result<(), String> {
+        let Some(value) = record.get("captioner").filter(|_| free(&["captioner", "captions"]))
+        else {
+            return Ok(());
+        };
+        match value.as_str() {
+            Some(name @ ("attributes" | "none")) => {
+                self.push("captioner", name);
+                return Ok(());
+            }
+            Some("llava") => self.push("captioner", "llava"),
+            Some("mistralrs") => {
+                self.push("captioner", "llava");
+                self.push("caption_engine", "mistralrs");
+            }
+            Some("file") => {
+                return Err("its captions came from a file: name that with --captions".to_owned());
+            }
+            _ => return Err(wrong("captioner", value)),
+        }
+        for (key, shape) in CAPTION {
+            if let (Some(value), true) = (record.get(key), free(&[key])) {
+                self.push(key, &plain(key, value, shape)?);
+            }
+        }
+        if let (Some(value), true) = (record.get("caption_model"), free(&["caption_model"])) {
+            let name = plain("caption_model", value, Shape::Text)?;
+            if !is_installed(&name, Kind::Captioner) {
+                return Err(format!(
+                    "its caption_model {value} is not installed under this name: name it with --caption-model"
+                ));
+            }
+            self.push("caption_model", &name);
+        }
+        Ok(())
+    }
+
+    /// The model and its LoRAs, by the names that they are installed under.
+    fn model(
+        &mut self,
+        record: &Map<String, Value>,
+        free: &impl Fn(&[&str]) -> bool,
+    ) -> Result<(), String> {
+        let Some(value) = record.get("model").filter(|_| free(&["model"])) else { return Ok(()) };
+        let name = plain("model", value, Shape::Text)?;
+        let is_embedded = cfg!(feature = "embedded-model") && name == "mini";
+        if !is_embedded {
+            if !is_installed(&name, Kind::Diffusion) {
+                return Err(format!(
+                    "its model {value} is not installed under this name: name it with --model"
+                ));
+            }
+            self.push("model", &name);
+        }
+        let Some(value) = record.get("loras").filter(|_| free(&["lora"])) else { return Ok(()) };
+        let loras = value.as_array().ok_or_else(|| wrong("loras", value))?;
+        // Those of the installed model come with it, and are the first.
+        let own = if is_embedded { 0 } else { loras_of(&name) };
+        for lora in loras.iter().skip(own) {
+            let (Some(file), Some(scale)) =
+                (lora.get(0).and_then(Value::as_str), lora.get(1).and_then(Value::as_f64))
+            else {
+                return Err(wrong("loras", lora));
+            };
+            let Some(name) = installed_lora(file) else {
+                return Err(format!("its LoRA {} is not installed: name it with --lora", lora[0]));
+            };
+            self.push("lora", &format!("{name}:{scale}"));
+        }
+        Ok(())
+    }
+
+    /// Says what is left out.
+    fn others(&mut self, record: &Map<String, Value>) {
+        let is_known = |key: &str| {
+            key == OF_INPUT
+                || OTHERS.contains(&key)
+                || PLAIN.iter().any(|plain| plain.0 == key)
+                || CAPTION.iter().any(|caption| caption.0 == key)
+        };
+        for key in record.keys().filter(|key| !is_known(key)) {
+            self.notes
+                .push(format!("--reuse leaves out `{key}`, which this version does not know"));
+        }
+        let version = record.get("version").and_then(Value::as_str).unwrap_or_default();
+        if version != env!("CARGO_PKG_VERSION") {
+            self.notes.push(format!(
+                "--reuse: version {version} made that picture; this is {}",
+                env!("CARGO_PKG_VERSION")
+            ));
+        }
+    }
+}
+
+/// A value as its option takes it.
+fn plain(key: &str, value: &Value, shape: Shape) -> Result<String, String> {
+    match (shape, value) {
+        (Shape::Number, Value::Number(number)) => Ok(number.to_string()),
+        (Shape::Text, Value::String(text)) => Ok(text.clone()),
+        _ => Err(wrong(key, value)),
+    }
+}
+
+fn wrong(key: &str, value: &Value) -> String {
+    format!("its `{key}` cannot be {value}")
+}
+
+/// `true` for the name of an installed model of this kind.
+fn is_installed(name: &str, kind: Kind) -> bool {
+    let manifest = Store::open().and_then(|store| store.manifest(name));
+    manifest.is_ok_and(|entry| entry.is_some_and(|entry| entry.kind == kind))
+}
+
+/// Number of LoRAs that an installed model brings.
+fn loras_of(name: &str) -> usize {
+    let manifest = Store::open().and_then(|store| store.manifest(name));
+    manifest.ok().flatten().map_or(0, |entry| entry.run.loras.len())
+}
+
+/// Name under which a LoRA's file is installed.
+fn installed_lora(file: &str) -> Option<String> {
+    let store = Store::open().ok()?;
+    let entries = store.manifests().ok()?.into_iter().filter(|entry| entry.kind == Kind::Lora);
+    let has_it = |name: &str| {
+        let found = store.resolve(name.as_ref()).ok();
+        found.is_some_and(|found| found.weights.file_name() == Some(file.as_ref()))
+    };
+    entries.map(|entry| entry.name).find(|name| has_it(name))
+}

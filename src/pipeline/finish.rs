@@ -1,0 +1,102 @@
+//! What is done to decoded pixels on their way to the output, in this order: the colour fix, the protection of flat and
+//! neutral places, the repaint's light alone, the mix with the input (docs/method.md §6b).
+//!
+//! Most of it is done to a VAE tile as soon as it is decoded. Where the fix compares whole pictures, the rest waits until
+//! all rows are decoded (`stages/whole_colours.rs`).
+
+use super::{
+    blend, colour_fix,
+    colour_match::{Measure, Moments},
+    protect,
+    settings::{ColourFix, Settings},
+};
+
+/// Rows of a whole picture that are measured or finished at once.
+pub(super) const BAND: usize = 32;
+/// Bytes of a pixel that is kept as it was decoded.
+pub(super) const PIXEL_BYTES: usize = 3 * size_of::<f32>();
+/// Planes of colours that finishing a band takes: the picture and the input, what of them is looked at around a pixel,
+/// and copies on the way.
+const PLANES: usize = 9;
+
+/// Bytes that finishing a band of a picture of this width takes.
+pub(super) fn band_bytes(width: usize) -> usize {
+    (BAND + 2 * colour_fix::RADIUS) * width * PIXEL_BYTES * PLANES
+}
+
+/// What the settings ask for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Finish {
+    fix: ColourFix,
+    detail_only: bool,
+    /// Share of the repaint in the mix.
+    blend: f32,
+}
+
+impl Finish {
+    /// What these settings ask for.
+    pub(super) fn new(settings: &Settings) -> Self {
+        let Settings { colour_fix: fix, detail_only, blend, .. } = *settings;
+        Self { fix, detail_only, blend: blend as f32 }
+    }
+
+    /// True if the colours depend on the whole decoded picture.
+    pub(super) fn needs_whole(self) -> bool {
+        self.measure().is_some()
+    }
+
+    /// An empty measure of a whole picture, if there is one to take.
+    pub(super) fn measure(self) -> Option<Measure> {
+        match self.fix {
+            ColourFix::Adain => Some(Measure::Moments(Moments::default())),
+            ColourFix::Lab => Some(Measure::Histogram(Box::default())),
+            ColourFix::Wavelet | ColourFix::None => None,
+        }
+    }
+
+    /// True if [`tile`](Self::tile) looks at the input.
+    pub(super) fn tile_sees_input(self) -> bool {
+        match self.fix {
+            ColourFix::Wavelet | ColourFix::Lab => true,
+            ColourFix::Adain => false,
+            ColourFix::None => self.detail_only || self.blend < 1.0,
+        }
+    }
+
+    /// Image pixels around a tile that [`tile`](Self::tile) has to see as they are.
+    pub(super) fn tile_rim(self) -> usize {
+        match self.fix {
+            ColourFix::Wavelet | ColourFix::Lab => colour_fix::RADIUS,
+            ColourFix::Adain | ColourFix::None => 0,
+        }
+    }
+
+    /// True if a tiny picture, which is all border for the filter, is given its mean afterwards.
+    pub(super) fn keeps_mean(self, (width, height): (usize, usize)) -> bool {
+        self.fix == ColourFix::Wavelet && protect::is_tiny(width, height)
+    }
+
+    /// What is done to a decoded tile; `picture` and `source` are `[height, width, 3]` in −1…1.
+    pub(super) fn tile(self, picture: &mut [f32], source: &[f32], width: usize) {
+        if self.tile_rim() > 0 {
+            colour_fix::apply(picture, source, width);
+        }
+        if !self.needs_whole() {
+            self.rest(picture, source, width);
+        }
+    }
+
+    /// What comes behind the colour fix. The result is invalid within [`colour_fix::RADIUS`] of a border past which the
+    /// picture goes on.
+    pub(super) fn rest(self, picture: &mut [f32], source: &[f32], width: usize) {
+        if self.fix != ColourFix::None {
+            protect::apply(picture, source, width);
+        }
+        if self.detail_only {
+            blend::luminosity(picture, source);
+        }
+        if self.blend < 1.0 {
+            blend::mix(picture, source, self.blend);
+        }
+    }
+}
