@@ -134,6 +134,12 @@ def pictures():
     extra = segment(0xE1, b"Exif\0\0" + block)
     extra += segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + packet.encode())
     extra += segment(0xE2, b"ICC_PROFILE\0\1\1" + bytes(8)) + segment(0xFE, b"a comment")
+    records = b"".join(b"\x1c\2" + struct.pack(">BH", number, len(text)) + text for number, text in
+                       [(5, b"title"), (25, b"key"), (55, b"20240517"), (60, b"102030+0200")])
+    resources = b"8BIM\x04\x04\0\0" + struct.pack(">I", len(records)) + records + bytes(len(records) % 2)
+    extra += segment(0xED, b"Photoshop 3.0\0" + resources)
+    seed("photoshop", "resources", resources)
+    seed("photoshop", "records", records)
     seed("metadata", "all.jpg", jpeg[:2] + extra + jpeg[2:])
     body = b"VP8X" + struct.pack("<I", 10) + bytes([0x0C]) + bytes(9)
     body += b"VP8L" + struct.pack("<I", len(lossless)) + lossless + b"\0"

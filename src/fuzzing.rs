@@ -7,6 +7,7 @@ use std::path::Path;
 use crate::image::metadata::ifd::{self, Exif};
 use crate::image::metadata::xmp::{self, Additions};
 use crate::image::metadata::{self, Metadata};
+use crate::image::metadata::{iptc, photoshop};
 use crate::image::{Format, Text};
 use crate::model::llava::{LlavaError, LlavaTokenizer};
 use crate::pipeline::work::journal::{Done, Journal, Record};
@@ -30,7 +31,8 @@ pub fn orientation(block: &[u8]) -> u8 {
 }
 
 /// Changes an EXIF block as those of outputs are changed.
-pub fn exif_of_output(block: &mut [u8], width: u32, height: u32) {
+pub fn exif_of_output(block: &mut Vec<u8>, width: u32, height: u32) {
+    ifd::drop_thumbnail(block);
     ifd::set_upright(block);
     ifd::set_size(block, width, height);
 }
@@ -61,6 +63,16 @@ pub fn xmp_of_output(packet: Vec<u8>, width: u32, height: u32) -> (Vec<u8>, Vec<
 pub fn xmp_joined(packet: Vec<u8>, more: Vec<u8>) -> Vec<u8> {
     let more = xmp::extension(&packet).map(|_| more);
     xmp::joined(packet, more).unwrap_or_else(|packet| packet)
+}
+
+/// What is kept of Photoshop's image resources, or of IPTC's records alone.
+pub fn photoshop_kept(block: &[u8]) -> Option<Vec<u8>> {
+    photoshop::of_any(block)
+}
+
+/// A new packet that says the fields of IPTC's records.
+pub fn iptc_in_xmp(records: &[u8]) -> Vec<u8> {
+    iptc::with_properties(None, &photoshop::properties(records))
 }
 
 /// Tokens before and after the picture in a prompt with this text, from which special tokens are taken out.

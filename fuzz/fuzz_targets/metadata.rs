@@ -19,7 +19,7 @@ fuzz_target!(|file: &[u8]| -> Corpus {
         let read = || within(most, || fuzzing::metadata(format, file, page, LIMIT));
         let Some((metadata, warnings)) = read() else { continue };
         assert_eq!(read(), Some((metadata.clone(), warnings)));
-        let blocks = [&metadata.icc, &metadata.exif, &metadata.xmp]
+        let blocks = [&metadata.icc, &metadata.exif, &metadata.xmp, &metadata.photoshop]
             .map(|block| block.as_ref().map_or(0, Vec::len));
         let texts = metadata.texts.iter().map(|text| {
             text.keyword.len() + text.text.len() + text.language.len() + text.translated.len()

@@ -90,7 +90,7 @@ fn one(
         ));
     }
     let output = Output::Path(original.edited());
-    let mut enlarge = || {
+    let enlarge = || {
         let loaded = folder::load(job, loaded, reporter)?;
         let picture = picture::decode(loaded, job, opened, &output)?;
         picture::enlarge(loaded, job, &picture, (&output, format), reporter)

@@ -32,7 +32,11 @@ pub fn run(args: &InfoArgs) -> Result<(), CliError> {
 /// Blocks of metadata by name, with their bytes.
 fn blocks(metadata: &Metadata) -> Vec<(&'static str, usize)> {
     let length = |block: &Option<Vec<u8>>| block.as_ref().map(Vec::len);
-    let blocks = [("EXIF", length(&metadata.exif)), ("XMP", length(&metadata.xmp))];
+    let blocks = [
+        ("EXIF", length(&metadata.exif)),
+        ("XMP", length(&metadata.xmp)),
+        ("IPTC", length(&metadata.photoshop)),
+    ];
     blocks.into_iter().filter_map(|(name, length)| Some((name, length?))).collect()
 }
 
@@ -54,6 +58,7 @@ fn as_json(name: &str, opened: &Opened, settings: Option<&Map<String, Value>>) -
         "orientation": opened.orientation(),
         "exif_bytes": length(&metadata.exif),
         "xmp_bytes": length(&metadata.xmp),
+        "photoshop_bytes": length(&metadata.photoshop),
         "texts": texts,
         "notes": notes,
         "settings": settings,

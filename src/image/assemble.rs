@@ -56,6 +56,9 @@ pub(crate) fn picture(name: &str, decoder: Box<dyn Decode>, scratch: &Scratch) -
         alpha = alpha.map(|alpha| upright(alpha, 1)).transpose()?;
         set_upright(&mut metadata, orientation);
     }
+    if metadata.exif.as_mut().is_some_and(ifd::drop_thumbnail) {
+        warnings.push(Warning::LeftOut("thumbnail in its EXIF, which shows the input,"));
+    }
     let (width, height) = upright_size((header.width, header.height), orientation);
     Ok(Picture {
         width,

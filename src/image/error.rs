@@ -225,6 +225,8 @@ pub enum Warning {
     GreyProfile,
     /// What stood behind the picture in its file was left out (`"gain map for HDR screens"`).
     CompanionDropped(&'static str),
+    /// A part of the metadata that would not be true of the output was left out; the text says which, and why.
+    LeftOut(&'static str),
     /// Only the first picture of an animation or of a multi-page file was read.
     FirstFrameOnly(Format),
     /// The file ends early: rows from `rows_read` on repeat the last one, or are a coarser pass.
@@ -270,6 +272,7 @@ impl std::fmt::Display for Warning {
                 )
             }
             Self::CompanionDropped(what) => write!(f, "the {what} of this file was left out"),
+            Self::LeftOut(what) => write!(f, "the {what} was left out"),
             Self::FirstFrameOnly(format) => {
                 write!(f, "only the first picture of this {format} file was read")
             }

@@ -6,7 +6,9 @@ mod common;
 
 mod devices;
 mod doctor;
+mod edit;
 mod folder;
+mod info;
 #[cfg(unix)]
 mod limits;
 mod llava;

@@ -171,7 +171,9 @@ impl Encoder {
                 Box::new(jpeg::JpegWriter::new(&target, shape, options, &mut self.warnings)?)
             }
             Format::WebP => Box::new(webp::WebPWriter::new(&target, shape, options)?),
-            Format::Tiff => Box::new(tiff::TiffWriter::new(&target, shape, options)?),
+            Format::Tiff => {
+                Box::new(tiff::TiffWriter::new(&target, shape, options, &mut self.warnings)?)
+            }
         };
         Ok(PictureWriter {
             backend: Some(backend),

@@ -6,7 +6,7 @@ use super::options::{EncodeOptions, SOFTWARE};
 use crate::image::error::Warning;
 use crate::image::format::Format;
 use crate::image::metadata::text::{COMMENT, MAX_PLACED, PARAMETERS};
-use crate::image::metadata::{ifd, photoshop, xmp};
+use crate::image::metadata::{ifd, iptc, photoshop, xmp};
 
 /// Most bytes of an EXIF block with a comment in a JPEG: a segment without its prefix.
 const MAX_EXIF: usize = 65_533 - 6;
@@ -84,6 +84,6 @@ fn say_iptc(options: &mut EncodeOptions) {
     let records = options.photoshop.as_deref().and_then(photoshop::iptc);
     let properties = records.map(photoshop::properties).unwrap_or_default();
     if !properties.is_empty() && options.xmp.as_deref().is_none_or(xmp::is_rdf) {
-        options.xmp = Some(xmp::with_properties(options.xmp.take(), &properties));
+        options.xmp = Some(iptc::with_properties(options.xmp.take(), &properties));
     }
 }

@@ -15,8 +15,10 @@ use super::{
     options::{EncodeOptions, SOFTWARE},
     shape::SampleShape,
 };
-use crate::image::error::{ImageError, Result};
-use crate::image::metadata::ifd::{self, Exif, IfdEntry, tag};
+use crate::image::error::{ImageError, Result, Warning};
+use crate::image::metadata::ifd::{
+    self, BOUND_NOTE, Exif, IfdEntry, has_bound_note, tag, without_note,
+};
 use crate::image::metadata::photoshop;
 use crate::image::{output::OpenOutput, sink::Sink};
 
@@ -37,6 +39,8 @@ pub(super) struct TiffWriter {
     rows_per_strip: usize,
     pending: Vec<u8>,
     position: u64,
+    /// The EXIF block stands at the beginning of the file, as it was.
+    exif_stays: bool,
     offsets: Vec<u64>,
     counts: Vec<u64>,
     name: String,
@@ -46,9 +50,17 @@ impl TiffWriter {
     pub(super) fn new(
         target: &OpenOutput,
         shape: SampleShape,
-        options: EncodeOptions,
+        mut options: EncodeOptions,
+        warnings: &mut Vec<Warning>,
     ) -> Result<Self> {
-        Self::of_kind(target, shape, options, needs_big(shape))
+        let big = needs_big(shape);
+        if let Some(block) = options.exif.as_ref().filter(|block| has_bound_note(block))
+            && !can_stay(block, big)
+        {
+            options.exif = Some(without_note(block));
+            warnings.push(Warning::LeftOut(BOUND_NOTE));
+        }
+        Self::of_kind(target, shape, options, big)
     }
 
     /// A classic TIFF or a BigTIFF.
@@ -68,6 +80,15 @@ impl TiffWriter {
         // The directory's offset is filled in at the end.
         let header: &[u8] = if big { b"II+\0\x08\0\0\0\0\0\0\0\0\0\0\0" } else { b"II*\0\0\0\0\0" };
         file.write_all(header).map_err(failed)?;
+        // An EXIF block whose maker note must not move has the same places in the file as in itself.
+        let stays = |block: &&Vec<u8>| has_bound_note(block) && can_stay(block, big);
+        let mut position = header.len() as u64;
+        let exif_stays = options.exif.as_ref().filter(stays).is_some();
+        if let Some(block) = options.exif.as_ref().filter(|_| exif_stays) {
+            file.write_all(&block[header.len()..]).map_err(failed)?;
+            file.write_all(&[0][..block.len() % 2]).map_err(failed)?;
+            position = block.len().next_multiple_of(2) as u64;
+        }
         Ok(Self {
             file,
             stream,
@@ -76,7 +97,8 @@ impl TiffWriter {
             big,
             rows_per_strip: (STRIP / shape.row_bytes()).max(1),
             pending: Vec::new(),
-            position: header.len() as u64,
+            position,
+            exif_stays,
             offsets: Vec::new(),
             counts: Vec::new(),
             name,
@@ -106,12 +128,18 @@ impl TiffWriter {
     }
 
     fn write_directory(&mut self) -> io::Result<()> {
-        let mut exif =
-            self.options.exif.take().as_deref().and_then(Exif::parse).unwrap_or_default();
+        let block = self.options.exif.take();
+        let links = block.as_deref().map(ifd::links).unwrap_or_default();
+        let mut exif = block.as_deref().and_then(Exif::parse).unwrap_or_default();
         let inherited = std::mem::take(&mut exif.ifd0);
         let start = self.position;
-        let entries = self.entries(inherited);
-        exif.write(entries, start, self.big, &mut self.file)?;
+        let mut entries = self.entries(inherited);
+        if self.exif_stays {
+            entries.extend(links);
+            ifd::serialise(&entries, start, self.big, &mut self.file)?;
+        } else {
+            exif.write(entries, start, self.big, &mut self.file)?;
+        }
         if !self.big && self.file.stream_position()? > u64::from(u32::MAX) {
             return Err(io::Error::other("the picture outgrew a classic TIFF"));
         }
@@ -215,6 +243,11 @@ impl FormatWriter for TiffWriter {
             .and_then(|()| self.copy_to_stream())
             .map_err(|e| self.failed(e))
     }
+}
+
+/// `true` if an EXIF block can stand in a TIFF as it is: both have the same order of bytes and kind of directories.
+fn can_stay(block: &[u8], big: bool) -> bool {
+    !big && block.starts_with(b"II*\0")
 }
 
 /// `true` if a picture may outgrow the 4 GiB that a classic TIFF's offsets reach.

@@ -7,6 +7,7 @@
 mod budget;
 mod colour_chunks;
 pub(crate) mod ifd;
+pub(crate) mod iptc;
 pub(crate) mod jpeg;
 pub(crate) mod photoshop;
 pub(crate) mod png;

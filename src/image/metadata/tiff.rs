@@ -4,7 +4,7 @@
 use std::io::{Read, Seek};
 
 use super::budget::Budget;
-use super::ifd::{Directory, Exif, LONG, Reader, tag};
+use super::ifd::{BOUND_NOTE, Directory, Exif, LONG, Reader, is_bound, tag};
 use super::text::MAX_TEXTS;
 use super::{Metadata, photoshop, resolution, xmp};
 use crate::image::error::{Result, Warning};
@@ -62,6 +62,11 @@ pub(crate) fn read<F: Read + Seek>(
     if page > 0 {
         exif.ifd0.retain(|entry| entry.tag != tag::ORIENTATION);
         exif.ifd0.extend(reader.value_of(&own, tag::ORIENTATION));
+    }
+    let count = exif.exif.len();
+    exif.exif.retain(|entry| !is_bound(entry));
+    if exif.exif.len() < count {
+        budget.warn(Warning::LeftOut(BOUND_NOTE));
     }
     if reader.exceeded {
         budget.too_large("a part of the metadata");

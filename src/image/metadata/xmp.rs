@@ -3,7 +3,6 @@
 //! all we do not know stays as it is.
 //! Source: XMP specification, parts 1 (RDF) and 3 (JPEG); Adobe's gain map specification 1.0; Google's container.
 
-use super::photoshop::{Kind as PropertyKind, NAMESPACES, Property};
 use super::text::{MAX_PLACED, Text};
 use super::xml::{Editor, TagKind, escape, tags, unescape, without};
 
@@ -44,12 +43,12 @@ impl Additions<'_> {
         let mut others = String::new();
         // The packet is asked once for each property: there may be thousands of texts.
         let has_texts = !self.texts.is_empty();
-        let lacks = |property: &&TextProperty| has_texts && !has_property(packet, property.name);
-        let mut free: Vec<&TextProperty> = PROPERTIES.iter().filter(lacks).collect();
+        let lacks = |property: &&Property| has_texts && !has_property(packet, property.name);
+        let mut free: Vec<&Property> = PROPERTIES.iter().filter(lacks).collect();
         for text in &self.texts {
             match free.iter().position(|property| property.keyword == text.keyword) {
                 Some(at) => {
-                    let TextProperty { name, list, language, .. } = free.swap_remove(at);
+                    let Property { name, list, language, .. } = free.swap_remove(at);
                     known += &format!(
                         "<{name}><rdf:{list}><rdf:li{language}>{}</rdf:li></rdf:{list}></{name}>",
                         escape(&text.text)
@@ -81,7 +80,7 @@ impl Additions<'_> {
 }
 
 /// A property of Dublin Core that holds a text.
-struct TextProperty {
+struct Property {
     /// Keyword of the text in PNG.
     keyword: &'static str,
     name: &'static str,
@@ -90,20 +89,20 @@ struct TextProperty {
     language: &'static str,
 }
 
-const ANY_LANGUAGE: &str = " xml:lang=\"x-default\"";
-static PROPERTIES: [TextProperty; 4] = [
-    TextProperty { keyword: "Title", name: "dc:title", list: "Alt", language: ANY_LANGUAGE },
-    TextProperty { keyword: "Author", name: "dc:creator", list: "Seq", language: "" },
-    TextProperty {
+pub(super) const ANY_LANGUAGE: &str = " xml:lang=\"x-default\"";
+static PROPERTIES: [Property; 4] = [
+    Property { keyword: "Title", name: "dc:title", list: "Alt", language: ANY_LANGUAGE },
+    Property { keyword: "Author", name: "dc:creator", list: "Seq", language: "" },
+    Property {
         keyword: "Description",
         name: "dc:description",
         list: "Alt",
         language: ANY_LANGUAGE,
     },
-    TextProperty { keyword: "Copyright", name: "dc:rights", list: "Alt", language: ANY_LANGUAGE },
+    Property { keyword: "Copyright", name: "dc:rights", list: "Alt", language: ANY_LANGUAGE },
 ];
 
-fn has_property(packet: &str, name: &str) -> bool {
+pub(super) fn has_property(packet: &str, name: &str) -> bool {
     packet.match_indices(name).any(|(at, _)| {
         // An element or an attribute, not the beginning of a longer name.
         matches!(packet.as_bytes().get(at + name.len()), Some(b'>' | b'=' | b' ' | b'/'))
@@ -132,55 +131,19 @@ pub(crate) fn with(existing: Option<Vec<u8>>, additions: &Additions<'_>) -> Vec<
     packet(&format!("{tool}{}", additions.description("")))
 }
 
-/// `existing` (or a new packet) with those of the properties that it lacks.
-pub(crate) fn with_properties(existing: Option<Vec<u8>>, properties: &[Property]) -> Vec<u8> {
-    let existing = existing.and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default();
-    let lacking = properties.iter().filter(|property| !has_property(&existing, property.name));
-    let mut inside = String::new();
-    for Property { name, kind, values } in lacking {
-        let list = match kind {
-            PropertyKind::Text => None,
-            PropertyKind::Alt => Some(("Alt", ANY_LANGUAGE)),
-            PropertyKind::Bag => Some(("Bag", "")),
-            PropertyKind::Seq => Some(("Seq", "")),
-        };
-        let value = match list {
-            None => values.iter().map(|value| escape(value)).collect::<String>(),
-            Some((list, language)) => {
-                let items = values
-                    .iter()
-                    .map(|value| format!("<rdf:li{language}>{}</rdf:li>", escape(value)));
-                format!("<rdf:{list}>{}</rdf:{list}>", items.collect::<String>())
-            }
-        };
-        inside += &format!("<{name}>{value}</{name}>");
-    }
-    let declared: String = (NAMESPACES.iter())
-        .filter(|(prefix, _)| inside.contains(&format!("<{prefix}:")))
-        .map(|(prefix, namespace)| format!(" xmlns:{prefix}=\"{namespace}\""))
-        .collect();
-    let description =
-        format!("<rdf:Description rdf:about=\"\"{declared}>{inside}</rdf:Description>");
-    match closing(&existing) {
-        _ if inside.is_empty() && !existing.is_empty() => existing.into_bytes(),
-        Some(at) => [&existing[..at], &description, &existing[at..]].concat().into_bytes(),
-        None => packet(&description),
-    }
-}
-
 /// `true` for a packet that can be added to.
 pub(crate) fn is_rdf(packet: &[u8]) -> bool {
     std::str::from_utf8(packet).is_ok_and(|text| closing(text).is_some())
 }
 
 /// Place of the tag that closes the RDF. In a comment, or in a value, there may be more that look like it.
-fn closing(text: &str) -> Option<usize> {
+pub(super) fn closing(text: &str) -> Option<usize> {
     let tags = tags(text).filter(|tag| tag.kind == TagKind::Close && tag.name == "rdf:RDF");
     tags.last().map(|tag| tag.range.start)
 }
 
 /// A packet whose content is these descriptions.
-fn packet(descriptions: &str) -> Vec<u8> {
+pub(super) fn packet(descriptions: &str) -> Vec<u8> {
     format!(
         "<?xpacket begin=\"\u{feff}\" id=\"W5M0MpCehiHzreSzNTczkc9d\"?>\
          <x:xmpmeta xmlns:x=\"adobe:ns:meta/\">\

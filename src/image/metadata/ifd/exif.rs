@@ -3,6 +3,7 @@
 
 use std::io::{self, Cursor, Read, Seek, Write};
 
+use super::maker_note::{has_bound_note, is_bound};
 use super::read::{Directory, Place, Reader};
 use super::{IfdEntry, LONG, LONG8, SHORT, serialise, serialised_length, tag};
 
@@ -68,8 +69,8 @@ impl Exif {
         )
     }
 
-    /// The block as a little-endian TIFF structure of its own. Sub-directories move, so offsets inside
-    /// a maker note (which only its maker understands) lose their meaning; its bytes are kept.
+    /// The block as a little-endian TIFF structure of its own, in which all has moved: see
+    /// [`is_bound`](super::is_bound).
     pub(crate) fn into_bytes(mut self) -> Vec<u8> {
         let mut out = b"II*\0\x08\0\0\0".to_vec();
         let ifd0 = std::mem::take(&mut self.ifd0);
@@ -134,6 +135,19 @@ fn open(exif: &[u8]) -> Option<(Reader<Cursor<&[u8]>>, Directory)> {
     Some((reader, first))
 }
 
+/// A block without a maker note that must stay in its place, written anew.
+pub(crate) fn without_note(block: &[u8]) -> Vec<u8> {
+    let mut exif = Exif::parse(block).unwrap_or_default();
+    exif.exif.retain(|entry| !is_bound(entry));
+    exif.into_bytes()
+}
+
+/// The entries of a block's first directory that point to those below it, as they are.
+pub(crate) fn links(exif: &[u8]) -> Vec<IfdEntry> {
+    let Some((mut reader, first)) = open(exif) else { return Vec::new() };
+    reader.values(&first, |tag| [tag::EXIF_IFD, tag::GPS_IFD].contains(&tag))
+}
+
 /// EXIF orientation, 1 to 8; 1 when it is absent or nonsense.
 pub(crate) fn orientation(exif: &[u8]) -> u8 {
     let value = || {
@@ -146,8 +160,7 @@ pub(crate) fn orientation(exif: &[u8]) -> u8 {
     }
 }
 
-/// Marks a block as upright, in place, after the pixels were turned. The thumbnail directory is
-/// unlinked, because the thumbnail was not turned with them.
+/// Marks a block as upright, in place, after the pixels were turned.
 pub(crate) fn set_upright(exif: &mut [u8]) {
     let Some((reader, first)) = open(exif) else {
         return;
@@ -156,10 +169,29 @@ pub(crate) fn set_upright(exif: &mut [u8]) {
     if let Some(place) = first.find(tag::ORIENTATION) {
         patch(exif, place, 1, little);
     }
+}
+
+/// Unlinks the directory of the thumbnail, which shows the input; `true` if there was one. Its pixels go where nothing
+/// stands behind them. All else stays in its place, because maker notes hold places.
+pub(crate) fn drop_thumbnail(exif: &mut Vec<u8>) -> bool {
+    let Some((mut reader, first)) = open(exif).filter(|(_, first)| first.next != 0) else {
+        return false;
+    };
+    let second = reader.directory(first.next);
+    let mut number = |tag| Some(reader.value_of(&second, tag)?.as_u32()? as usize);
+    let pixels = number(tag::THUMBNAIL_START).zip(number(tag::THUMBNAIL_LENGTH));
+    drop(reader);
     let link = first.link as usize;
     if let Some(link) = exif.get_mut(link..link.saturating_add(4)) {
         link.fill(0);
     }
+    if let Some((start, length)) = pixels
+        && start > link + 4
+        && start.checked_add(length).is_some_and(|end| end <= exif.len() && end + 1 >= exif.len())
+    {
+        exif.truncate(start);
+    }
+    true
 }
 
 /// Writes the output's size, in place, into the fields of a block that state it.
@@ -185,17 +217,55 @@ pub(crate) fn set_size(exif: &mut [u8], width: u32, height: u32) {
 /// The block (or a new one) with this text as its comment; `None` when it has one already.
 /// The comment is in UTF-16, as programs write and look for the parameters of generated pictures.
 pub(crate) fn add_comment(exif: Option<&[u8]>, comment: &str) -> Option<Vec<u8>> {
-    let mut block = exif.and_then(Exif::parse).unwrap_or_default();
+    let parsed = exif.and_then(Exif::parse).unwrap_or_default();
     // Blanks after the code are how cameras say that there is none.
     let says = |entry: &IfdEntry| entry.data.iter().skip(8).any(|b| !b" \0".contains(b));
-    if block.exif.iter().any(|entry| entry.tag == tag::USER_COMMENT && says(entry)) {
+    if parsed.exif.iter().any(|entry| entry.tag == tag::USER_COMMENT && says(entry)) {
         return None;
     }
-    block.exif.retain(|entry| entry.tag != tag::USER_COMMENT);
     let mut data = UNICODE.to_vec();
     data.extend(comment.encode_utf16().flat_map(u16::to_be_bytes));
+    if let Some(block) = exif.filter(|block| has_bound_note(block)) {
+        return with_entry(block, tag::USER_COMMENT, &data);
+    }
+    let mut block = parsed;
+    block.exif.retain(|entry| entry.tag != tag::USER_COMMENT);
     block.exif.push(IfdEntry::bytes(tag::USER_COMMENT, 7, data));
     Some(block.into_bytes())
+}
+
+/// The block with bytes as an entry of its EXIF directory, which is written anew behind everything else: nothing moves
+/// that a maker note may point to.
+fn with_entry(block: &[u8], tag: u16, data: &[u8]) -> Option<Vec<u8>> {
+    const UNDEFINED: u16 = 7;
+    let (mut reader, first) = open(block)?;
+    let pointer = first.find(tag::EXIF_IFD)?.start as usize;
+    let directory = reader.below(&first, tag::EXIF_IFD);
+    let little = reader.little;
+    let short = |value: u16| if little { value.to_le_bytes() } else { value.to_be_bytes() };
+    let long = |value: u32| if little { value.to_le_bytes() } else { value.to_be_bytes() };
+    let kept = directory.places.iter().filter(|place| place.tag != tag);
+    let mut entries: Vec<(u16, Vec<u8>)> = kept
+        .filter_map(|place| {
+            let entry = place.entry as usize;
+            Some((place.tag, block.get(entry..entry + 12)?.to_vec()))
+        })
+        .collect();
+    let start = block.len().next_multiple_of(2);
+    let behind = start + 2 + 12 * (entries.len() + 1) + 4;
+    let (length, behind) = (u32::try_from(data.len()).ok()?, u32::try_from(behind).ok()?);
+    let mut entry = [short(tag), short(UNDEFINED)].concat();
+    entry.extend([long(length), long(behind)].concat());
+    entries.push((tag, entry));
+    entries.sort_by_key(|(tag, _)| *tag);
+    let mut out = block.to_vec();
+    out.resize(start, 0);
+    out.extend(short(u16::try_from(entries.len()).ok()?));
+    entries.iter().for_each(|(_, entry)| out.extend(entry));
+    out.extend([0; 4]);
+    out.extend(data);
+    out.get_mut(pointer..pointer + 4)?.copy_from_slice(&long(start as u32));
+    Some(out)
 }
 
 /// Replaces the single value of an entry of a classic structure; it becomes a LONG where it no longer fits a SHORT.
@@ -252,7 +322,50 @@ mod tests {
             assert_eq!(orientation(block), 1);
             assert_eq!(block.len(), length);
         }
-        assert_eq!(&big[34..38], &[0; 4], "the thumbnail is unlinked");
+    }
+
+    #[test]
+    fn a_thumbnail_is_unlinked_and_its_pixels_go_from_the_end() {
+        let mut block = big_endian_block();
+        assert!(drop_thumbnail(&mut block) && !drop_thumbnail(&mut block));
+        assert_eq!(&block[34..38], &[0; 4]);
+        // A directory with the place and the length of a thumbnail, and that behind it.
+        let mut block = big_endian_block();
+        let (second, pixels) = (block.len() as u8, block.len() as u8 + 30);
+        block[34..38].copy_from_slice(&[0, 0, 0, second]);
+        block.extend([0, 2]);
+        block.extend([2, 1, 0, 4, 0, 0, 0, 1, 0, 0, 0, pixels]);
+        block.extend([2, 2, 0, 4, 0, 0, 0, 1, 0, 0, 0, 5]);
+        block.extend([0; 4]);
+        block.extend(b"jpeg!");
+        assert!(drop_thumbnail(&mut block));
+        assert_eq!(block.len(), usize::from(pixels));
+        assert_eq!(orientation(&block), 6);
+    }
+
+    /// A little-endian block with a maker note that points to something behind it.
+    fn noted() -> Vec<u8> {
+        let mut b = b"II*\0\x08\0\0\0\x01\0\x69\x87\x04\0\x01\0\0\0\x1a\0\0\0\0\0\0\0".to_vec();
+        b.extend(b"\x01\0\x7c\x92\x07\0\x08\0\0\0\x2c\0\0\0\0\0\0\0");
+        b.extend(b"Canon\x34\0\0fixed");
+        b
+    }
+
+    #[test]
+    fn a_comment_moves_nothing_that_a_maker_note_may_point_to() {
+        let block = noted();
+        assert!(has_bound_note(&block));
+        let commented = add_comment(Some(&block), "hi").unwrap();
+        // All but the pointer to the EXIF directory.
+        assert_eq!(commented[..18], block[..18]);
+        assert_eq!(commented[22..block.len()], block[22..]);
+        let exif = Exif::parse(&commented).unwrap().exif;
+        let tags: Vec<u16> = exif.iter().map(|entry| entry.tag).collect();
+        assert_eq!(tags, [tag::MAKER_NOTE, tag::USER_COMMENT]);
+        assert_eq!(exif[1].data, b"UNICODE\0\0h\0i");
+        assert_eq!(add_comment(Some(&commented), "more"), None);
+        let without = without_note(&block);
+        assert!(!has_bound_note(&without) && Exif::parse(&without).unwrap().exif.is_empty());
     }
 
     #[test]

@@ -3,10 +3,14 @@
 //! Source: TIFF 6.0 specification, section 2; the BigTIFF design; EXIF 2.32, section 4.6.
 
 mod exif;
+mod maker_note;
 mod read;
 mod write;
 
-pub(crate) use exif::{Exif, add_comment, orientation, set_size, set_upright};
+pub(crate) use exif::{
+    Exif, add_comment, drop_thumbnail, links, orientation, set_size, set_upright, without_note,
+};
+pub(crate) use maker_note::{BOUND_NOTE, has_bound_note, is_bound};
 pub(crate) use read::{Directory, Reader};
 pub(crate) use write::{serialise, serialised_length};
 
@@ -29,9 +33,12 @@ pub(crate) mod tag {
     pub const COPYRIGHT: u16 = 33432;
     pub const IPTC: u16 = 33723;
     pub const PHOTOSHOP: u16 = 34377;
+    pub const THUMBNAIL_START: u16 = 513;
+    pub const THUMBNAIL_LENGTH: u16 = 514;
     pub const EXIF_IFD: u16 = 34665;
     pub const ICC_PROFILE: u16 = 34675;
     pub const GPS_IFD: u16 = 34853;
+    pub const MAKER_NOTE: u16 = 0x927C;
     pub const USER_COMMENT: u16 = 0x9286;
     pub const PIXEL_X_DIMENSION: u16 = 0xA002;
     pub const PIXEL_Y_DIMENSION: u16 = 0xA003;

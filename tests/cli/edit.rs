@@ -1,0 +1,137 @@
+//! `edit`: files are replaced in one step, with what the file system knows of them; whatever goes wrong, the original is
+//! what it was.
+
+use std::{
+    fs::{self, FileTimes},
+    time::{Duration, SystemTime},
+};
+
+use crate::common::{Shell, quick, size, stderr};
+
+fn edit(more: &str) -> String {
+    format!("edit {} {more}", quick())
+}
+
+#[test]
+fn a_file_takes_the_place_of_the_original_and_nothing_else_is_left() {
+    let shell = Shell::new();
+    let before = fs::read(shell.picture("a.jpg", 24, 16)).unwrap();
+    shell.succeed(&edit("a.jpg"));
+    assert_eq!(size(&shell.path("a.jpg")), (48, 32));
+    assert_eq!(shell.names(), ["a.jpg"]);
+    assert_ne!(shell.bytes("a.jpg"), before);
+    assert!(shell.bytes("a.jpg").starts_with(b"\xff\xd8\xff"));
+    // At its own size, and in its own format whatever it is called.
+    fs::rename(shell.path("a.jpg"), shell.path("a.png")).unwrap();
+    shell.succeed(&format!(
+        "edit a.png --scale 1 --denoise-steps 1 --captioner none --model {}",
+        crate::common::tiny().display()
+    ));
+    assert!(shell.bytes("a.png").starts_with(b"\xff\xd8\xff"));
+}
+
+#[test]
+fn a_backup_has_the_bytes_of_the_original_and_is_never_written_over() {
+    let shell = Shell::new();
+    let before = fs::read(shell.picture("a.png", 24, 16)).unwrap();
+    shell.succeed(&edit("a.png --backup"));
+    assert_eq!(shell.names(), ["a.png", "a.png~"]);
+    assert_eq!(shell.bytes("a.png~"), before);
+    let edited = shell.bytes("a.png");
+    let message = shell.fail(&edit("a.png --backup"), 1);
+    assert!(message.contains("another file"), "{message}");
+    assert_eq!((shell.bytes("a.png"), shell.bytes("a.png~")), (edited, before));
+    shell.succeed(&edit("a.png --backup=.old"));
+    assert_eq!(shell.names(), ["a.png", "a.png.old", "a.png~"]);
+    assert!(shell.fail(&edit("a.png --backup=/x"), 2).contains("suffix"));
+}
+
+#[test]
+fn what_cannot_be_written_back_is_refused_before_any_work() {
+    let shell = Shell::new();
+    shell.picture("a.png", 24, 16);
+    fs::write(shell.path("b.gif"), b"GIF89a\x01\0\x01\0\0\0\0;").unwrap();
+    fs::create_dir(shell.path("folder")).unwrap();
+    for (line, code) in [
+        ("b.gif", 1),
+        ("nothing.png", 1),
+        ("folder", 2),
+        ("-", 2),
+        ("a.png -o b.png", 2),
+        ("a.png --format jpeg", 2),
+        ("a.png --skip-existing", 2),
+        ("a.png --dry-run", 2),
+    ] {
+        shell.fail(&edit(line), code);
+    }
+    assert_eq!(shell.names(), ["a.png", "b.gif", "folder"]);
+    assert_eq!(size(&shell.path("a.png")), (24, 16));
+}
+
+#[test]
+fn several_files_go_on_after_one_that_fails() {
+    let shell = Shell::new();
+    shell.picture("a.png", 24, 16);
+    shell.picture("c.png", 24, 16);
+    fs::write(shell.path("b.png"), b"\x89PNG\r\n\x1a\nno picture").unwrap();
+    let output = shell.run(&edit("a.png b.png c.png a.png --backup"));
+    let message = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(
+        message.contains("2 done, 0 skipped, 1 failed") && message.contains("b.png"),
+        "{message}"
+    );
+    assert_eq!(shell.names(), ["a.png", "a.png~", "b.png", "c.png", "c.png~"]);
+    for name in ["a.png", "c.png"] {
+        assert_eq!(size(&shell.path(name)), (48, 32));
+    }
+}
+
+#[test]
+fn times_are_kept_where_that_is_asked_for() {
+    let shell = Shell::new();
+    let path = shell.picture("a.png", 24, 16);
+    let then = SystemTime::now() - Duration::from_secs(1_000_000);
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    file.set_times(FileTimes::new().set_modified(then)).unwrap();
+    let modified = || fs::metadata(&path).unwrap().modified().unwrap();
+    let then = modified();
+    shell.succeed(&edit("a.png --keep-times"));
+    assert_eq!(modified(), then);
+    shell.succeed(&edit("a.png"));
+    assert!(modified() > then);
+}
+
+#[cfg(unix)]
+#[test]
+fn mode_attributes_and_links_stay() {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+
+    let shell = Shell::new();
+    let path = shell.picture("a.png", 24, 16);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+    // Not every disk has them.
+    let has_attributes = xattr::set(&path, "user.rating", b"5").is_ok();
+    symlink("a.png", shell.path("link.png")).unwrap();
+    shell.succeed(&edit("link.png"));
+    assert!(fs::symlink_metadata(shell.path("link.png")).unwrap().is_symlink());
+    assert_eq!(size(&path), (48, 32));
+    assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o640);
+    if has_attributes {
+        assert_eq!(xattr::get(&path, "user.rating").unwrap().as_deref(), Some(&b"5"[..]));
+    }
+    fs::hard_link(&path, shell.path("other.png")).unwrap();
+    let output = shell.run(&edit("a.png"));
+    assert!(stderr(&output).contains("1 name more (hard links)"), "{}", stderr(&output));
+    assert_eq!((size(&path), size(&shell.path("other.png"))), ((96, 64), (48, 32)));
+}
+
+#[test]
+fn a_failure_leaves_the_original_and_takes_the_backup_back() {
+    let shell = Shell::new();
+    shell.picture("a.png", 24, 16);
+    let before = shell.bytes("a.png");
+    shell.fail("edit a.png --backup --model nowhere", 1);
+    assert_eq!(shell.names(), ["a.png"]);
+    assert_eq!(shell.bytes("a.png"), before);
+}
