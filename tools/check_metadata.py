@@ -42,7 +42,7 @@ IPTC_AS_XMP = {
     "XMP:Description": "A caption",
     "XMP:Subject": ["one", "two"],
     "XMP:City": "Vienna",
-    "XMP:Creator": "Someone Else",
+    "XMP:Creator": ["Someone Else"],
 }
 NOTE = "IMG:A camera that is none"
 
@@ -166,7 +166,7 @@ def cells(program, kinds, folder, source, target):
         row[column] = "–" if out is None else "yes" if read(out) in yes else "no"
 
     told("alpha", "alpha", lambda out: int(run("vipsheader", "-f", "bands", out)), (2, 4))
-    told("deep", "16 bits", lambda out: run("vipsheader", "-f", "format", out), ("ushort",))
+    told("deep", "16 bits", lambda out: run("identify", "-format", "%z", out), ("16",))
     told("grey", "grey", lambda out: int(run("vipsheader", "-f", "bands", out)), (1, 2))
     out = enlarged("note")
     if out is None:

@@ -135,3 +135,26 @@ fn a_failure_leaves_the_original_and_takes_the_backup_back() {
     assert_eq!(shell.names(), ["a.png"]);
     assert_eq!(shell.bytes("a.png"), before);
 }
+
+#[test]
+fn a_killed_edit_has_left_the_original_and_goes_on() {
+    let shell = Shell::new();
+    shell.picture("a.png", 48, 32);
+    shell.picture("b.png", 48, 32);
+    let before = shell.bytes("a.png");
+    let line = "-s 4 --denoise-steps 4 --captioner none";
+    let mut child = shell.command(&format!("edit a.png --backup {line}")).spawn().unwrap();
+    let journal = shell.path(".a.png.cupscale-edit.cupscale/journal");
+    while fs::metadata(&journal).map_or(0, |found| found.len()) == 0 {
+        assert!(child.try_wait().unwrap().is_none(), "it was too fast");
+        crate::common::pause();
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(shell.bytes("a.png") == before);
+    shell.succeed(&format!("edit a.png --backup {line}"));
+    shell.succeed(&format!("b.png -o c.png {line}"));
+    assert!(shell.bytes("a.png") == shell.bytes("c.png"));
+    assert!(shell.bytes("a.png~") == before);
+    assert_eq!(shell.names(), ["a.png", "a.png~", "b.png", "c.png"]);
+}

@@ -8,7 +8,7 @@ use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
 use super::vp8l::{Counter, Pixel, Predictor};
 use super::{format_writer::FormatWriter, options::EncodeOptions, shape::SampleShape};
 use crate::image::error::{ImageError, Result};
-use crate::image::metadata::ifd::{Exif, IfdEntry, tag};
+use crate::image::metadata::ifd::{Exif, IfdEntry, tag, with_resolution};
 use crate::image::{output::OpenOutput, sink::Sink};
 
 /// Bytes of a chunk before its data.
@@ -43,6 +43,8 @@ impl WebPWriter {
                 ..Exif::default()
             };
             options.exif = Some(exif.into_bytes());
+        } else if let (Some(block), Some(dpi)) = (&options.exif, options.dpi) {
+            options.exif = with_resolution(block, dpi).or(options.exif);
         }
         Ok(Self {
             spool: BufWriter::with_capacity(BUFFER, target.spool()?),

@@ -12,6 +12,8 @@ use crate::image::error::{Result, Warning};
 const ICC: &[u8] = b"ICC_PROFILE\0";
 /// Beginning of an APP2 segment that speaks of a gain map.
 const GAIN_MAP: &[u8] = b"urn:iso:std:iso:ts:21496:-1\0";
+/// Beginning of an APP2 segment with an index of pictures in the file, of which previews are the usual ones.
+const FURTHER: &[u8] = b"MPF\0";
 /// Parts of one packet: each segment has room for 65,400 bytes.
 const MAX_PARTS: usize = 1 << 16;
 
@@ -24,6 +26,7 @@ struct Segments {
     /// Parts of a packet's continuation.
     more: Vec<Part>,
     gain_map: bool,
+    further: bool,
     /// Photoshop's resources, which may go on in further segments.
     resources: Vec<u8>,
     /// Bytes of the comments.
@@ -137,6 +140,7 @@ impl Segments {
                     self.profile.extend(part.map(|part| (*number, *count, part)));
                 }
                 self.gain_map |= data.starts_with(GAIN_MAP);
+                self.further |= data.starts_with(FURTHER);
             }
             0xED => {
                 let block = data.strip_prefix(JPEG_PHOTOSHOP);
@@ -160,7 +164,7 @@ impl Segments {
     }
 
     fn together(self, budget: &mut Budget<'_>) -> Metadata {
-        let Self { mut metadata, profile, more, mut gain_map, resources, .. } = self;
+        let Self { mut metadata, profile, more, mut gain_map, further, resources, .. } = self;
         metadata.photoshop = photoshop::kept(&resources);
         if !profile.is_empty() {
             metadata.icc = joined_profile(profile);
@@ -173,9 +177,7 @@ impl Segments {
             metadata.dpi = metadata.exif.as_deref().and_then(exif_dpi);
         }
         let Some(mut packet) = metadata.xmp.take() else {
-            if gain_map {
-                budget.warn(Warning::CompanionDropped("gain map for HDR screens"));
-            }
+            say_companions(gain_map, further, budget);
             return metadata;
         };
         if let Some(guid) = xmp::extension(&packet) {
@@ -185,9 +187,7 @@ impl Segments {
             });
         }
         gain_map |= xmp::announces_gain_map(&packet);
-        if gain_map {
-            budget.warn(Warning::CompanionDropped("gain map for HDR screens"));
-        }
+        say_companions(gain_map, further, budget);
         if xmp::announces_film(&packet) {
             budget.warn(Warning::CompanionDropped("film of a motion photo"));
         }
@@ -195,6 +195,15 @@ impl Segments {
         metadata.xmp = Some(packet);
         metadata.texts.extend(texts);
         metadata
+    }
+}
+
+/// Says what of a file's further pictures is left out: a gain map, which has a place in the index too, or others.
+fn say_companions(gain_map: bool, further: bool, budget: &mut Budget<'_>) {
+    if gain_map {
+        budget.warn(Warning::CompanionDropped("gain map for HDR screens"));
+    } else if further {
+        budget.warn(Warning::LeftOut("other pictures in this file (MPF: previews, as a rule)"));
     }
 }
 
@@ -320,5 +329,19 @@ mod tests {
         let (metadata, warnings) = read_from(&parts, 100);
         assert_eq!(metadata.unwrap().texts, [Text::new(COMMENT.into(), "Grün".into())]);
         assert_eq!(warnings, [Warning::CompanionDropped("gain map for HDR screens")]);
+        let index = segment(0xE2, &[FURTHER, b"II*\0"]);
+        let (_, warnings) = read_from(&[segment(0xE2, &[GAIN_MAP]), index.clone()], 100);
+        assert_eq!(warnings, [Warning::CompanionDropped("gain map for HDR screens")]);
+        let (_, warnings) = read_from(&[index], 100);
+        assert!(matches!(warnings[..], [Warning::LeftOut(_)]), "{warnings:?}");
+    }
+
+    #[test]
+    fn resources_in_several_segments_are_one_block() {
+        let block = b"8BIM\x04\x04\0\0\0\0\0\x0a\x1c\x02\x05\0\x05title";
+        let part = |data: &[u8]| segment(0xED, &[JPEG_PHOTOSHOP, data]);
+        let (metadata, warnings) = read_from(&[part(&block[..15]), part(&block[15..])], 100);
+        assert_eq!(metadata.unwrap().photoshop.as_deref(), Some(&block[..]));
+        assert_eq!(warnings, []);
     }
 }

@@ -5,10 +5,14 @@ use std::io::{self, Cursor, Read, Seek, Write};
 
 use super::maker_note::{has_bound_note, is_bound};
 use super::read::{Directory, Place, Reader};
-use super::{IfdEntry, LONG, LONG8, SHORT, serialise, serialised_length, tag};
+use super::{IfdEntry, LONG, LONG8, SHORT, serialise, serialised_length, swap_unit, tag};
 
+/// Kind of an entry that is bytes.
+const UNDEFINED: u16 = 7;
 /// Code of a UserComment in UTF-16.
 const UNICODE: &[u8; 8] = b"UNICODE\0";
+/// Place of the link to the first directory.
+const FIRST: usize = 4;
 
 /// The directories of an EXIF block.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -226,25 +230,50 @@ pub(crate) fn add_comment(exif: Option<&[u8]>, comment: &str) -> Option<Vec<u8>>
     let mut data = UNICODE.to_vec();
     data.extend(comment.encode_utf16().flat_map(u16::to_be_bytes));
     if let Some(block) = exif.filter(|block| has_bound_note(block)) {
-        return with_entry(block, tag::USER_COMMENT, &data);
+        return with_comment(block, IfdEntry::bytes(tag::USER_COMMENT, UNDEFINED, data));
     }
     let mut block = parsed;
     block.exif.retain(|entry| entry.tag != tag::USER_COMMENT);
-    block.exif.push(IfdEntry::bytes(tag::USER_COMMENT, 7, data));
+    block.exif.push(IfdEntry::bytes(tag::USER_COMMENT, UNDEFINED, data));
     Some(block.into_bytes())
 }
 
-/// The block with bytes as an entry of its EXIF directory, which is written anew behind everything else: nothing moves
-/// that a maker note may point to.
-fn with_entry(block: &[u8], tag: u16, data: &[u8]) -> Option<Vec<u8>> {
-    const UNDEFINED: u16 = 7;
+/// The block with a comment in its EXIF directory; nothing moves that a maker note may point to.
+fn with_comment(block: &[u8], comment: IfdEntry) -> Option<Vec<u8>> {
     let (mut reader, first) = open(block)?;
     let pointer = first.find(tag::EXIF_IFD)?.start as usize;
     let directory = reader.below(&first, tag::EXIF_IFD);
-    let little = reader.little;
+    appended(block, &directory, &[comment], reader.little, pointer)
+}
+
+/// The block with the resolution in dots per inch, if it states none; nothing moves that a maker note may point to.
+pub(crate) fn with_resolution(block: &[u8], (x, y): (f64, f64)) -> Option<Vec<u8>> {
+    let (reader, first) =
+        open(block).filter(|(_, first)| first.find(tag::X_RESOLUTION).is_none())?;
+    let entries = [
+        IfdEntry::dpi(tag::X_RESOLUTION, x),
+        IfdEntry::dpi(tag::Y_RESOLUTION, y),
+        IfdEntry::short(tag::RESOLUTION_UNIT, 2),
+    ];
+    appended(block, &first, &entries, reader.little, FIRST)
+}
+
+/// The block with new entries in one of its directories, which is written anew behind everything else. The link to it
+/// stands at `pointer`.
+fn appended(
+    block: &[u8],
+    directory: &Directory,
+    new: &[IfdEntry],
+    little: bool,
+    pointer: usize,
+) -> Option<Vec<u8>> {
+    // The larger kind of structure has other entries, and is none of EXIF's.
+    if !block.starts_with(b"II*\0") && !block.starts_with(b"MM\0*") {
+        return None;
+    }
     let short = |value: u16| if little { value.to_le_bytes() } else { value.to_be_bytes() };
     let long = |value: u32| if little { value.to_le_bytes() } else { value.to_be_bytes() };
-    let kept = directory.places.iter().filter(|place| place.tag != tag);
+    let kept = directory.places.iter().filter(|place| new.iter().all(|new| new.tag != place.tag));
     let mut entries: Vec<(u16, Vec<u8>)> = kept
         .filter_map(|place| {
             let entry = place.entry as usize;
@@ -252,19 +281,33 @@ fn with_entry(block: &[u8], tag: u16, data: &[u8]) -> Option<Vec<u8>> {
         })
         .collect();
     let start = block.len().next_multiple_of(2);
-    let behind = start + 2 + 12 * (entries.len() + 1) + 4;
-    let (length, behind) = (u32::try_from(data.len()).ok()?, u32::try_from(behind).ok()?);
-    let mut entry = [short(tag), short(UNDEFINED)].concat();
-    entry.extend([long(length), long(behind)].concat());
-    entries.push((tag, entry));
+    let values_at = start + 2 + 12 * (entries.len() + new.len()) + 4;
+    let mut values = Vec::new();
+    for IfdEntry { tag, kind, count, data } in new {
+        let mut data = data.clone();
+        if !little {
+            data.chunks_exact_mut(swap_unit(*kind)).for_each(<[u8]>::reverse);
+        }
+        let mut entry = [short(*tag), short(*kind)].concat();
+        entry.extend(long(u32::try_from(*count).ok()?));
+        if data.len() > 4 {
+            entry.extend(long(u32::try_from(values_at + values.len()).ok()?));
+            data.resize(data.len().next_multiple_of(2), 0);
+            values.extend(data);
+        } else {
+            data.resize(4, 0);
+            entry.extend(data);
+        }
+        entries.push((*tag, entry));
+    }
     entries.sort_by_key(|(tag, _)| *tag);
     let mut out = block.to_vec();
     out.resize(start, 0);
     out.extend(short(u16::try_from(entries.len()).ok()?));
     entries.iter().for_each(|(_, entry)| out.extend(entry));
     out.extend([0; 4]);
-    out.extend(data);
-    out.get_mut(pointer..pointer + 4)?.copy_from_slice(&long(start as u32));
+    out.extend(values);
+    out.get_mut(pointer..pointer + 4)?.copy_from_slice(&long(u32::try_from(start).ok()?));
     Some(out)
 }
 
@@ -395,6 +438,22 @@ mod tests {
     }
 
     #[test]
+    fn a_resolution_is_added_where_there_is_none_in_either_order_of_bytes() {
+        for block in [noted(), big_endian_block()] {
+            let stated = with_resolution(&block, (300.0, 150.5)).unwrap();
+            let [before, after] = [&block, &stated].map(|block| Exif::parse(block).unwrap());
+            let value = |tag| after.ifd0.iter().find(|entry| entry.tag == tag)?.as_f64();
+            assert_eq!(value(tag::X_RESOLUTION), Some(300.0));
+            assert_eq!(value(tag::Y_RESOLUTION), Some(150.5));
+            assert_eq!(value(tag::RESOLUTION_UNIT), Some(2.0));
+            assert_eq!((before.exif, orientation(&block)), (after.exif, orientation(&stated)));
+            assert_eq!(stated[8..block.len()], block[8..]);
+            assert_eq!(with_resolution(&stated, (72.0, 72.0)), None);
+        }
+        assert_eq!(with_resolution(b"nothing", (72.0, 72.0)), None);
+    }
+
+    #[test]
     fn nonsense_bytes_are_no_exif_and_no_panic() {
         assert_eq!(orientation(b""), 1);
         assert_eq!(orientation(b"II*\0\xff\xff\xff\xff"), 1);
@@ -406,6 +465,8 @@ mod tests {
             set_upright(&mut block);
             set_size(&mut block, 1, 1);
             Exif::parse(&block);
+            with_resolution(&block, (72.0, 72.0));
+            add_comment(Some(&block), "text");
         }
     }
 }
