@@ -7,6 +7,8 @@ mod llava;
 mod machine;
 mod model;
 mod models;
+mod pipe;
+mod raw;
 mod read;
 mod repaint;
 mod sampler;
@@ -22,6 +24,7 @@ use clap::{
 
 use crate::cli::progress::{ProgressMode, Show};
 use machine::MachineArgs;
+use raw::NOT_OF_RAW;
 use read::ReadArgs;
 use repaint::RepaintArgs;
 use size::SizeArgs;
@@ -35,6 +38,8 @@ pub use model::ModelArgs;
 pub use models::{
     AddArgs, ListArgs, ModelsArgs, ModelsVerb, PullArgs, QuantizeArgs, RemoveArgs, VerifyArgs,
 };
+pub use pipe::{RequestArgs, setting_names};
+pub use raw::RawArgs;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -46,6 +51,7 @@ Examples:
   cupscale-fast caption photo.jpg > captions.json          edit it, then:
   cupscale-fast photo.jpg --captions captions.json
   cupscale-fast plan photo.jpg --long-edge 8000            what would run, without running it
+  ffmpeg … -f rawvideo -pix_fmt rgb24 - | cupscale-fast raw 640x360 --pix rgb24 -s 2 | ffmpeg …
   cupscale-fast models list                                which models there are
   cupscale-fast doctor                                     which devices there are, and whether they compute right
 
@@ -72,18 +78,32 @@ pub struct Cli {
 const NOT_OF_CAPTION: [&str; 7] =
     ["format", "quality", "skip_existing", "dry_run", "work_dir", "resume", "fresh"];
 
+/// Hides these options in the help of a verb that refuses them.
+fn hide(command: clap::Command, ids: impl IntoIterator<Item = impl AsRef<str>>) -> clap::Command {
+    ids.into_iter().fold(command, |command, id| command.mut_arg(id, |option| option.hide(true)))
+}
+
 impl Cli {
     /// The definition, with each verb's own options in its help.
     fn definition() -> clap::Command {
-        let hidden = |command: clap::Command| {
-            NOT_OF_CAPTION
-                .iter()
-                .fold(command, |command, id| command.mut_arg(id, |option| option.hide(true)))
+        let caption = |command: clap::Command| {
+            hide(command, NOT_OF_CAPTION).mut_arg("output", |option| {
+                option.help("Where to write the JSON [default: standard output]")
+            })
+        };
+        let raw = |command: clap::Command| {
+            hide(command, NOT_OF_RAW)
+                .mut_arg("input_option", |option| {
+                    option.help("Where the frames come from [default: standard input]")
+                })
                 .mut_arg("output", |option| {
-                    option.help("Where to write the JSON [default: standard output]")
+                    option.help("Where the frames go [default: standard output]")
                 })
         };
-        Self::command().mut_subcommand("caption", hidden)
+        Self::command()
+            .mut_subcommand("caption", caption)
+            .mut_subcommand("raw", raw)
+            .mut_subcommand("pipe", |command| hide(command, pipe::refused()))
     }
 
     /// Parses the command line, and refuses options that the verb does not use.
@@ -93,17 +113,26 @@ impl Cli {
         let mut definition = Self::definition();
         let matches = definition.try_get_matches_from_mut(words)?;
         let job = match matches.subcommand() {
-            Some((verb @ ("plan" | "caption"), job)) => Some((verb, job)),
+            Some((verb @ ("plan" | "caption" | "raw" | "pipe"), job)) => Some((verb, job)),
             Some(_) => None,
             None => Some(("", &matches)),
         };
         let Some((verb, job)) = job else { return Self::from_arg_matches(&matches) };
         let typed = |id: &&&str| job.value_source(id) == Some(ValueSource::CommandLine);
         let option = |id: &str| id.replace('_', "-");
-        if verb == "caption"
-            && let Some(id) = NOT_OF_CAPTION.iter().find(typed)
-        {
-            let reason = format!("`caption` writes no picture: no --{}", option(id));
+        let refusal = match verb {
+            "caption" => NOT_OF_CAPTION
+                .iter()
+                .find(typed)
+                .map(|id| format!("`caption` writes no picture: no --{}", option(id))),
+            "raw" => NOT_OF_RAW.iter().find(typed).map(|id| match *id {
+                "inputs" => "`raw` takes one stream: name it with -i".to_owned(),
+                id => format!("--{} is not for `raw`: frames come and go as pixels alone, and none is resumed", option(id)),
+            }),
+            "pipe" => pipe::refusal(job),
+            _ => None,
+        };
+        if let Some(reason) = refusal {
             return Err(definition.error(ErrorKind::ArgumentConflict, reason));
         }
         if job.get_raw("captioner").into_iter().flatten().all(|name| name != "llava")
@@ -122,6 +151,10 @@ pub enum Verb {
     Plan(Box<JobArgs>),
     /// Print the caption of every region as JSON, to be edited and given back with --captions
     Caption(Box<JobArgs>),
+    /// Enlarge frame after frame of raw pixels on standard input, as between two ffmpegs
+    Raw(Box<RawArgs>),
+    /// Stay loaded and enlarge pictures for an editor, asked over standard input (docs/pipe-protocol.md)
+    Pipe(Box<JobArgs>),
     /// List, add, download, check and remove models
     Models(ModelsArgs),
     /// Show the devices and what computes on them, and test their kernels

@@ -22,6 +22,13 @@ pub enum Event<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         text: Option<&'a str>,
     },
+    /// A frame of a stream is done.
+    Frame {
+        /// Number of the frame, from 1.
+        frame: u64,
+        /// Time that it took.
+        seconds: f64,
+    },
     /// A stage of a job begins, or work on a file of a model.
     Stage {
         stage: At,
@@ -144,5 +151,7 @@ mod tests {
             "event": "file", "state": "begun", "index": 1, "count": 2, "input": "a", "output": "b",
         });
         assert_eq!(json(file), expected);
+        let expected = serde_json::json!({"event": "frame", "frame": 3, "seconds": 0.5});
+        assert_eq!(json(Event::Frame { frame: 3, seconds: 0.5 }), expected);
     }
 }

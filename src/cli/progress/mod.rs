@@ -1,6 +1,7 @@
 //! Progress on stderr, of jobs and of transfers alike: a bar for people, JSON lines for programs.
 
 mod event;
+mod frames;
 mod job;
 mod transfer;
 
@@ -74,6 +75,17 @@ impl Pause {
     }
 }
 
+/// The user's wish to stop, for threads that wait.
+#[derive(Clone)]
+pub struct Interruption(Arc<AtomicBool>);
+
+impl Interruption {
+    /// `true` once the user has asked to stop.
+    pub fn is_asked(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
 /// Shows the progress of a job or of transfers, and carries the user's Ctrl-C to them.
 pub struct Reporter {
     display: Display,
@@ -126,6 +138,11 @@ impl Reporter {
         } else if !self.quiet {
             say(summary);
         }
+    }
+
+    /// The wish to stop, shared.
+    pub fn interruption(&self) -> Interruption {
+        Interruption(Arc::clone(&self.interrupted))
     }
 
     /// `true` once the user has asked to stop.
