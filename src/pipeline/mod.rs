@@ -32,7 +32,7 @@ pub use plan::{
     sampling::SamplingPlan,
     tiles::Span,
 };
-pub use progress::{Progress, Silent, Stage};
+pub use progress::{Preview, Progress, Silent, Stage};
 pub use run::{Report, describe, describe_ahead, plan, upscale};
 pub use settings::{ColourFix, Defaults, Settings};
 pub use work::folder::{Resume, WorkOptions};

@@ -38,6 +38,24 @@ impl Stage {
     }
 }
 
+/// A small picture of the whole output as far as it is known, for people who watch the job.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Preview<'a> {
+    /// [`Stage::Denoise`]: an estimate from the latent, or [`Stage::Decode`]: decoded down to some row, estimated below.
+    pub stage: Stage,
+    /// Steps that have been taken; 0 shows the input as the autoencoder encodes it.
+    pub step: usize,
+    /// Steps of the run.
+    pub of: usize,
+    /// Pixels per row, at most 1024.
+    pub width: u32,
+    /// Rows, at most 1024.
+    pub height: u32,
+    /// `[height, width, 3]`, sRGB.
+    pub rgb8: &'a [u8],
+}
+
 /// Receiver of a job's progress.
 pub trait Progress {
     /// A stage begins; it will advance by `total` in all.
@@ -50,6 +68,12 @@ pub trait Progress {
     fn interrupted(&self) -> bool {
         false
     }
+    /// Asked before each preview would be made; false saves the work. No byte of the output depends on it.
+    fn wants_preview(&self) -> bool {
+        false
+    }
+    /// A preview: after the encoding (step 0), after every step, and while the canvas is decoded.
+    fn preview(&mut self, _: &Preview<'_>) {}
 }
 
 /// Progress receiver that ignores all reports.

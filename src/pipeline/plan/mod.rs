@@ -5,6 +5,7 @@ pub mod geometry;
 mod layerwise;
 pub mod memory;
 mod needs;
+pub mod preview;
 pub mod samples;
 pub mod sampling;
 mod search;

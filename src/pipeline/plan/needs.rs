@@ -9,6 +9,7 @@ use std::{
 use super::{
     geometry::Geometry,
     layerwise::TracedMaps,
+    preview::PreviewScale,
     samples::{Sample, samples},
     sampling::SamplingPlan,
     tiles::{Span, largest_area},
@@ -183,6 +184,11 @@ impl<'a> Draft<'a> {
         (3 + self.sampling.history()) * self.canvas_bytes() + predictions * size_of::<f32>()
     }
 
+    /// Bytes of the job's previews.
+    fn preview_bytes(&self) -> usize {
+        PreviewScale::new(self.geometry).bytes(self.geometry.shape.channels)
+    }
+
     /// The most finished batches or tiles that wait for their turn: none on a single device.
     fn waiting(&self) -> usize {
         match self.engine.runners().count() {
@@ -297,7 +303,7 @@ impl<'a> Draft<'a> {
             }
         }
         let latents = batch * side * side * shape.channels * size_of::<f32>();
-        needs.host = self.mapped_bytes() + (4 + self.waiting()) * latents;
+        needs.host = self.mapped_bytes() + (4 + self.waiting()) * latents + self.preview_bytes();
         Ok(needs)
     }
 
@@ -320,7 +326,10 @@ impl<'a> Draft<'a> {
         let pixels = |height, width| height * width * shape.factor.pow(2) * 3 * size_of::<f32>();
         let mut needs = Needs {
             device: self.condition_bytes(),
-            host: self.mapped_bytes() + band + self.waiting() * pixels(core_height, core_width),
+            host: self.mapped_bytes()
+                + band
+                + self.waiting() * pixels(core_height, core_width)
+                + self.preview_bytes(),
             // The decoded tile, its copies on the way to the host, and the filter's planes.
             host_working: 2 * pixels(tile.size.0, tile.size.1)
                 + 5 * pixels(core_height, core_width),

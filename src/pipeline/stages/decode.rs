@@ -11,6 +11,7 @@ use super::{
     canvased::Canvased,
     context::Context,
     layerwise::Run,
+    preview::PreviewCanvas,
     statistics::SharedState,
     tiles::{TilePart, TilePlace, are_shared, places, share_tiles},
 };
@@ -54,8 +55,13 @@ pub fn canvas(
         ColourFix::None => None,
     };
     let WorkFolder { path, files, journal, .. } = work;
-    let Files { z, rows, .. } = files;
-    let z = &z[plan.sampling.steps.len() % 2];
+    let Files { zl, z, rows, .. } = files;
+    let steps = plan.sampling.steps.len();
+    let z = &z[steps % 2];
+    let mut preview = None;
+    if progress.wants_preview() {
+        preview.insert(PreviewCanvas::new(context, zl)?).put_latent(z.as_slice().iter().copied());
+    }
     let done = journal.done().rows;
     let pixel_rows = |row: &Span| (row.core.start * f, (row.core.end * f).min(size.height));
     let all = places(plan);
@@ -69,7 +75,10 @@ pub fn canvas(
     progress.advance(all.len() - tiles.len());
     let mut band = Vec::new();
     // Puts a tile into its band, which goes to the file when it is complete.
-    let mut keep = |(row, column): TilePlace<'_>, parts: Vec<TilePart>| -> Result<(), Error> {
+    let mut keep = |(row, column): TilePlace<'_>,
+                    parts: Vec<TilePart>,
+                    progress: &mut dyn Progress|
+     -> Result<(), Error> {
         let (top, bottom) = pixel_rows(row);
         if column.core.start == 0 {
             band = vec![0.0f32; (bottom - top) * size.width * 3];
@@ -98,7 +107,12 @@ pub fn canvas(
         let alpha = alpha.as_ref().map(|alpha| alpha.rows(top as u32..bottom as u32));
         let samples = encoder.samples(&band, alpha.as_deref())?;
         rows.write(top, &samples).map_err(|error| journal.failed(error))?;
-        journal.append(Record::Decoded { rows: bottom })
+        journal.append(Record::Decoded { rows: bottom })?;
+        if let Some(preview) = preview.as_mut().filter(|_| progress.wants_preview()) {
+            preview.put_pixels(top, &band, size.width);
+            preview.show(progress, Stage::Decode, (steps, steps));
+        }
+        Ok(())
     };
     // A tile of padding alone has no values.
     let is_shown = |(row, column): TilePlace<'_>| {
@@ -121,7 +135,7 @@ pub fn canvas(
                 }
                 Ok(())
             })?;
-            keep((row, column), parts)?;
+            keep((row, column), parts, progress)?;
             if whole.pixels.is_none() {
                 progress.advance(1);
             }
@@ -146,7 +160,7 @@ pub fn canvas(
             Ok(tile.corrected(pixels, source.as_ref()))
         },
         |index, parts, progress| {
-            keep(tiles[index], parts)?;
+            keep(tiles[index], parts, progress)?;
             progress.advance(1);
             Ok(())
         },
