@@ -19,6 +19,7 @@ mod print;
 mod progress;
 mod quantize;
 mod size_notes;
+mod speeds;
 mod threads;
 mod upscale;
 mod usage;

@@ -32,7 +32,7 @@ pub use plan::{
     sampling::SamplingPlan,
     tiles::Span,
 };
-pub use progress::{Preview, Progress, Silent, Stage};
+pub use progress::{Outline, Preview, Progress, Silent, Stage};
 pub use run::{Report, describe, describe_ahead, plan, upscale};
 pub use settings::{ColourFix, Defaults, Settings};
 pub use work::folder::{Resume, WorkOptions};

@@ -60,6 +60,7 @@ pub fn upscale(
     let job = spec.identity(picture, format)?;
     let options = EncodeOptions { quality: settings.jpeg_quality, ..EncodeOptions::like(picture) };
     let encoder = Encoder::new(&output.name(), format, width, height, options)?;
+    progress.outlined(&plan.outline());
     for note in &plan.sampling.notes {
         progress.note(note);
     }

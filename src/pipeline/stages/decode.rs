@@ -72,7 +72,7 @@ pub fn canvas(
     let tiles: Vec<TilePlace<'_>> = all.iter().copied().filter(left).collect();
     progress.begin(Stage::Decode, all.len());
     // Already decoded, or padding alone.
-    progress.advance(all.len() - tiles.len());
+    progress.resumed(all.len() - tiles.len());
     let mut band = Vec::new();
     // Puts a tile into its band, which goes to the file when it is complete.
     let mut keep = |(row, column): TilePlace<'_>,

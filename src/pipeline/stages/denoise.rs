@@ -87,7 +87,7 @@ impl DenoiseLoop<'_> {
             diffuse(&self.noise, &files.zl, &mut files.z[0], &steps[0], DRAW_CANVAS)?;
         }
         progress.begin(Stage::Denoise, grid.len() * steps.len());
-        progress.advance(grid.len() * done.steps + done.regions);
+        progress.resumed(grid.len() * done.steps + done.regions);
         let fuser = Fuser::new(spec.settings.fusion, grid, files.zl.channels());
         let mut preview = None;
         if progress.wants_preview() && done.steps < steps.len() {
