@@ -54,7 +54,7 @@ enum End {
 /// Enlarges every picture of the job's inputs.
 pub fn run(job: &Job) -> Result<u8, CliError> {
     let Items { pictures: items, notes, unreadable, .. } = Items::find(job)?;
-    let mut reporter = Reporter::new(job.show);
+    let mut reporter = Reporter::new(&job.show);
     let idle = job.idle_quality(items.iter().map(|item| item.format));
     job.notes.iter().chain(&notes).chain(&idle).for_each(|note| reporter.tell(note));
     let mut tally = Tally { failures: unreadable, left: items.len(), done: 0, skipped: 0 };

@@ -73,7 +73,7 @@ impl Job {
             skip_existing: args.files.skip_existing,
             read: args.read.options(),
             work: args.work.work(),
-            show: args.show(),
+            show: args.show()?,
             suffix: args.size.suffix(),
             files: args.files,
             settings,

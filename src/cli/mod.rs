@@ -21,6 +21,7 @@ mod progress;
 mod quantize;
 mod raw;
 mod size_notes;
+mod speeds;
 mod threads;
 mod upscale;
 mod usage;

@@ -51,7 +51,8 @@ pub fn run(mut args: JobArgs) -> Result<u8, CliError> {
     let job = Job::resolve(args, note.into_iter().collect())?;
     // It has no display of its own: progress leaves as messages.
     let mode = ProgressMode::None;
-    let reporter = Reporter::new(Show { mode, quiet: job.show.quiet });
+    let quiet = job.show.quiet;
+    let reporter = Reporter::new(&Show { mode, quiet, lines: None, preview: None });
     job.notes.iter().for_each(|note| reporter.tell(note));
     let (engine, settings) = job.load(|note| reporter.tell(note))?;
     let outbox = Arc::new(Outbox::default());

@@ -57,7 +57,7 @@ pub fn run(args: RawArgs) -> Result<u8, CliError> {
             "standard output is a terminal: redirect it, or name a file with -o".to_owned(),
         ));
     }
-    let mut reporter = Reporter::new(job.show);
+    let mut reporter = Reporter::new(&job.show);
     let result = every(&job, &stream, (input, &output), &mut reporter);
     if result.is_err() {
         reporter.clear();

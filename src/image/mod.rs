@@ -45,6 +45,7 @@ mod resize;
 mod sink;
 mod source;
 
+pub(crate) use colour::ScreenColours;
 pub use decode::{Opened, decode, decode_bytes, format_of, open};
 pub use encode::{DEFAULT_QUALITY, EncodeOptions, Encoder, PictureWriter};
 pub use error::{ImageError, Result, Warning};

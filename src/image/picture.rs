@@ -1,5 +1,6 @@
 //! Picture: decoded and upright, its planes in memory or, if it is large, in files.
 
+use super::colour::ScreenColours;
 use super::error::{ImageError, Result, Warning};
 use super::metadata::Metadata;
 use super::pixels::PixelFormat;
@@ -209,6 +210,11 @@ impl Picture {
         let source = (self.width, self.height);
         let resizer = Resizer::of_plane(&self.rgb, 3, source, (width, height), Filter::Lanczos3)?;
         Ok(resizer.clamped())
+    }
+
+    /// Conversion of colours of this picture to sRGB.
+    pub(crate) fn screen_colours(&self) -> ScreenColours {
+        ScreenColours::new(self.metadata.icc.as_deref())
     }
 
     /// The same resizer for the alpha plane; `None` without one.

@@ -20,11 +20,22 @@ pub enum Answer<'a> {
         total: usize,
         /// What `total` counts.
         unit: &'a str,
+        /// Seconds that are left of the request, if anything can be said of it yet.
+        eta_s: Option<f64>,
     },
     /// Something the user should know that is no error.
     Note { id: &'a Id, text: &'a str },
     /// The unfinished result, small, as a picture file in the payload.
-    Preview { id: &'a Id, width: u32, height: u32, format: &'a str },
+    Preview {
+        id: &'a Id,
+        /// The stage, and the steps that have been taken of how many.
+        stage: &'a str,
+        step: usize,
+        of: usize,
+        width: u32,
+        height: u32,
+        format: &'a str,
+    },
     /// The result is the payload.
     Result {
         id: &'a Id,

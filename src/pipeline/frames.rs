@@ -72,6 +72,7 @@ impl<'a> Frames<'a> {
         if of(planned) != of(found) {
             return Err(Error::FrameShape { planned, found });
         }
+        progress.outlined(&plan.outline());
         end_stage(self.engine, plan);
         let layout = plan.layout(0);
         let folder = WorkFolder::temporary(self.folder.as_deref(), None, &layout)?;

@@ -34,7 +34,7 @@ pub use plan::{
     sampling::SamplingPlan,
     tiles::Span,
 };
-pub use progress::{Progress, Silent, Stage};
+pub use progress::{Outline, Preview, Progress, Silent, Stage};
 pub use run::{Report, describe, describe_ahead, plan, upscale};
 pub use settings::{ColourFix, Defaults, Settings};
 pub use stages::write::Rows;

@@ -65,6 +65,7 @@ pub fn upscale(
     format.check_size(&output.name(), width, height)?;
     let options = EncodeOptions { quality: settings.jpeg_quality, ..EncodeOptions::like(picture) };
     let encoder = Encoder::new(&output.name(), format, width, height, options)?;
+    progress.outlined(&plan.outline());
     plan_notes(engine, &spec).iter().for_each(|note| progress.note(note));
     for warning in picture.warnings.iter().chain(encoder.warnings()) {
         progress.note(&warning.to_string());

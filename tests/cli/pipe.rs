@@ -131,29 +131,39 @@ fn a_request_gets_the_bytes_that_the_command_line_writes() {
         let (result, payload, before) = editor.until("result");
         assert_eq!(result["id"], id);
         assert!(before.iter().any(|kind| kind == "progress"), "{before:?}");
-        let mut command = shell.command(&format!(
-            "in.png -o - -f png --model {} {options} -q",
-            tiny().display()
-        ));
+        let mut command =
+            shell.command(&format!("in.png -o - -f png --model {} {options} -q", tiny().display()));
         if settings["prompt"].is_string() {
             command.args(["--prompt", "an old harbour"]);
         }
         if options.contains("jpeg") {
-            command = shell.command(&format!("in.png -o - --model {} {options} -q", tiny().display()));
+            command =
+                shell.command(&format!("in.png -o - --model {} {options} -q", tiny().display()));
         }
         assert!(payload == command.output().unwrap().stdout, "{id}");
     }
     // Raw pixels both ways.
     let rgb = test_picture(40, 30).into_raw();
     let input = json!({"pix": "rgb24", "width": 40, "height": 30});
-    editor.send(
-        &json!({"type": "upscale", "id": 3, "settings": quickly(), "input": input}),
-        &rgb,
-    );
+    editor.send(&json!({"type": "upscale", "id": 3, "settings": quickly(), "input": input}), &rgb);
     let (result, payload, _) = editor.until("result");
-    assert_eq!((&result["pix"], &result["width"], &result["height"]), (&json!("rgb24"), &json!(80), &json!(60)));
+    assert_eq!(
+        (&result["pix"], &result["width"], &result["height"]),
+        (&json!("rgb24"), &json!(80), &json!(60))
+    );
     shell.succeed(&format!("in.png -o out.png {}", quick()));
     assert!(payload == pictures::open(shell.path("out.png")).into_rgb8().into_raw());
+    // Pictures of what is not done yet change nothing.
+    editor.send(
+        &json!({"type": "upscale", "id": 5, "settings": quickly(), "input": input, "preview": true}),
+        &rgb,
+    );
+    let (preview, picture, _) = editor.until("preview");
+    assert_eq!((&preview["id"], &preview["format"]), (&json!(5), &json!("jpeg")), "{preview}");
+    let size = [&preview["width"], &preview["height"]].map(|side| side.as_u64().unwrap() as u32);
+    let shown = pictures::decode(&picture).to_rgb8();
+    assert_eq!(shown.dimensions(), (size[0], size[1]));
+    assert!(editor.until("result").1 == payload);
     // And a plan.
     let input = json!({"width": 40, "height": 30});
     editor.send(&json!({"type": "plan", "id": 4, "settings": {"scale": 3}, "input": input}), b"");
@@ -183,26 +193,62 @@ fn nothing_that_a_request_does_ends_the_conversation() {
     editor.refused(&json!(3), "request", "no request with this id");
     let raw = |width: u32| json!({"pix": "rgb24", "width": width, "height": 2});
     for (settings, input, output, payload, kind, said) in [
-        (json!({"promt": "x"}), null.clone(), json!({}), &bytes[..], "settings", "did you mean --prompt?"),
+        (
+            json!({"promt": "x"}),
+            null.clone(),
+            json!({}),
+            &bytes[..],
+            "settings",
+            "did you mean --prompt?",
+        ),
         (json!({"scale": 0}), null.clone(), json!({}), &bytes, "settings", "not above 0"),
         (json!({"scale": {}}), null.clone(), json!({}), &bytes, "settings", "`scale`"),
         (json!({"scale": 2, "size": "5x5"}), null.clone(), json!({}), &bytes, "settings", "--s"),
         (json!({"model": "x"}), null.clone(), json!({}), &bytes, "settings", "when `pipe` starts"),
-        (json!({"captioner": "llava"}), null.clone(), json!({}), &bytes, "settings", "start `pipe`"),
+        (
+            json!({"captioner": "llava"}),
+            null.clone(),
+            json!({}),
+            &bytes,
+            "settings",
+            "start `pipe`",
+        ),
         (json!({"denoise-steps": 999}), null.clone(), json!({}), &bytes, "settings", "999"),
         (json!({}), null.clone(), json!({"format": "gif"}), &bytes, "settings", "gif"),
-        (json!({}), null.clone(), json!({"format": "png", "pix": "rgba"}), &bytes, "settings", "either"),
-        (json!({}), null.clone(), json!({"format": "jpeg", "quality": 0}), &bytes, "settings", "quality"),
+        (
+            json!({}),
+            null.clone(),
+            json!({"format": "png", "pix": "rgba"}),
+            &bytes,
+            "settings",
+            "either",
+        ),
+        (
+            json!({}),
+            null.clone(),
+            json!({"format": "jpeg", "quality": 0}),
+            &bytes,
+            "settings",
+            "quality",
+        ),
         (json!({}), null.clone(), json!({"quality": 9}), &bytes, "settings", "quality"),
         (json!({}), null.clone(), json!({}), b"no picture", "input", "not a readable image"),
         (json!({}), null.clone(), json!({}), &bytes[..bytes.len() / 2], "input", "not a readable"),
         (json!({}), null.clone(), json!({}), b"", "input", "empty"),
-        (json!({"long-edge": 20000}), null.clone(), json!({"format": "webp"}), &bytes, "input", "16383"),
+        (
+            json!({"long-edge": 20000}),
+            null.clone(),
+            json!({"format": "webp"}),
+            &bytes,
+            "input",
+            "16383",
+        ),
         (json!({}), raw(9), json!({}), &bytes, "input", "bytes of the pixels"),
         (json!({}), raw(0), json!({}), b"", "settings", "0"),
         (json!({"scale": 1e9}), null.clone(), json!({}), &bytes, "settings", "pixels"),
     ] {
-        let mut request = json!({"type": "upscale", "id": "x", "settings": settings, "output": output});
+        let mut request =
+            json!({"type": "upscale", "id": "x", "settings": settings, "output": output});
         if !input.is_null() {
             request["input"] = input;
         }

@@ -40,7 +40,9 @@ fn feed(shell: &Shell, arguments: &str, bytes: Vec<u8>) -> Output {
 /// Picture number `index` of a film.
 fn frame(index: u32) -> pictures::RgbImage {
     let picture = test_picture(WIDTH, HEIGHT);
-    pictures::RgbImage::from_fn(WIDTH, HEIGHT, |x, y| *picture.get_pixel((x + 5 * index) % WIDTH, y))
+    pictures::RgbImage::from_fn(WIDTH, HEIGHT, |x, y| {
+        *picture.get_pixel((x + 5 * index) % WIDTH, y)
+    })
 }
 
 /// The same with some transparency, at 16 bits.
@@ -226,7 +228,8 @@ fn rows_of_a_stream_leave_before_the_last_tile_is_decoded_and_are_the_files() {
     let lines = Arc::new(Mutex::new(Vec::new()));
     let said = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
     let collected = Arc::clone(&lines);
-    let collector = thread::spawn(move || said.for_each(|line| collected.lock().unwrap().push(line)));
+    let collector =
+        thread::spawn(move || said.for_each(|line| collected.lock().unwrap().push(line)));
     let mut stdout = child.stdout.take().unwrap();
     let mut picture = vec![0; 100_000];
     stdout.read_exact(&mut picture).unwrap();

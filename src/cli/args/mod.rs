@@ -8,6 +8,7 @@ mod machine;
 mod model;
 mod models;
 mod pipe;
+mod progress;
 mod raw;
 mod read;
 mod repaint;
@@ -15,15 +16,19 @@ mod sampler;
 mod size;
 mod work;
 
-use std::ffi::OsString;
+use std::{ffi::OsString, path::PathBuf};
 
 use clap::{
     ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
     error::ErrorKind, parser::ValueSource,
 };
 
-use crate::cli::progress::{ProgressMode, Show};
+use crate::cli::{
+    error::CliError,
+    progress::{PreviewFile, Show},
+};
 use machine::MachineArgs;
+use progress::ProgressArgs;
 use raw::NOT_OF_RAW;
 use read::ReadArgs;
 use repaint::RepaintArgs;
@@ -75,8 +80,8 @@ pub struct Cli {
 
 /// Options for the output picture and for unfinished work, which `caption` does not have. All other options of a job
 /// apply to it.
-const NOT_OF_CAPTION: [&str; 7] =
-    ["format", "quality", "skip_existing", "dry_run", "work_dir", "resume", "fresh"];
+const NOT_OF_CAPTION: [&str; 8] =
+    ["format", "quality", "skip_existing", "preview", "dry_run", "work_dir", "resume", "fresh"];
 
 /// Hides these options in the help of a verb that refuses them.
 fn hide(command: clap::Command, ids: impl IntoIterator<Item = impl AsRef<str>>) -> clap::Command {
@@ -188,9 +193,11 @@ pub struct JobArgs {
     /// Print the plan of the job and stop
     #[arg(long)]
     pub dry_run: bool,
-    /// Form of the progress on stderr
-    #[arg(long, value_enum, default_value_t = ProgressMode::Auto)]
-    progress: ProgressMode,
+    #[command(flatten)]
+    progress: ProgressArgs,
+    /// Rewrite a small picture of the whole output after every step (.jpg, .png, .webp, .tif)
+    #[arg(long, value_name = "FILE")]
+    preview: Option<PathBuf>,
     /// Errors only
     #[arg(short, long)]
     quiet: bool,
@@ -198,8 +205,12 @@ pub struct JobArgs {
 
 impl JobArgs {
     /// Form of the progress display.
-    pub fn show(&self) -> Show {
-        Show { mode: self.progress, quiet: self.quiet }
+    ///
+    /// # Errors
+    /// A descriptor or a preview that cannot be written to.
+    pub fn show(&self) -> Result<Show, CliError> {
+        let preview = self.preview.as_deref().map(PreviewFile::new).transpose()?;
+        Ok(Show { preview, ..self.progress.show(self.quiet)? })
     }
 }
 

@@ -39,12 +39,12 @@ enum Target {
 impl Host {
     /// Enlarges a picture and sends it.
     pub fn upscale(&self, work: Upscale, begun: Instant) -> Result<(), CliError> {
-        let Upscale { id, settings, input, output, payload, stop, .. } = work;
+        let Upscale { id, settings, input, output, preview, payload, stop } = work;
         let (job, mut settings) = self.resolve(&settings)?;
         settings.jpeg_quality = quality(&output)?.unwrap_or(settings.jpeg_quality);
         // The payload is there beside what the job takes.
         settings.max_memory = settings.max_memory.map(|most| most.saturating_sub(payload.len()));
-        let mut messages = Messages::new(self, &id, &stop);
+        let mut messages = Messages::new(self, (&id, &stop), &settings, preview);
         let (picture, target) = self.read(&job, &settings, input.as_ref(), &output, payload)?;
         let (width, height) =
             target_size(picture.width, picture.height, job.size()).map_err(Error::from)?;
@@ -79,6 +79,7 @@ impl Host {
                 Form::Pix(pix.name())
             }
         };
+        messages.ended();
         let seconds = begun.elapsed().as_secs_f64();
         spool.send(self, &Answer::Result { id: &id, width, height, form, seconds })
     }

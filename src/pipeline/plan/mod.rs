@@ -5,11 +5,13 @@ pub mod geometry;
 mod layerwise;
 pub mod memory;
 mod needs;
+pub mod preview;
 pub mod samples;
 pub mod sampling;
 mod search;
 pub mod tiles;
 pub mod vae_tiling;
+mod work;
 
 use geometry::Geometry;
 use memory::MemoryPlan;
@@ -17,10 +19,17 @@ use needs::Draft;
 use sampling::SamplingPlan;
 use tiles::Span;
 use vae_tiling::VaeTiling;
+pub use work::WorkAmounts;
 
 use crate::image::PictureShape;
 
-use super::{engine::Engine, error::Error, settings::Settings, work::files::WorkLayout};
+use super::{
+    engine::Engine,
+    error::Error,
+    progress::{Outline, Stage},
+    settings::Settings,
+    work::files::WorkLayout,
+};
 
 /// The plan of a job.
 #[derive(Clone, Debug)]
@@ -40,6 +49,8 @@ pub struct Plan {
     pub vae_tiling: VaeTiling,
     /// Height and width of the attention prior in each layer of a region's call.
     pub prior_sizes: Vec<(usize, usize)>,
+    /// What the networks compute in each stage.
+    pub work: WorkAmounts,
     /// Backend and precision (`Runner::computes_on`).
     pub computes_on: String,
     /// Names of the devices that share the job.
@@ -62,7 +73,12 @@ impl Plan {
         let sampling =
             SamplingPlan::resolve(&model.scheduler, &model.schedule, &model.defaults, settings)?;
         let vae_tiling = VaeTiling::choose(model, runner, settings, &geometry)?;
-        let memory = Draft::new(engine, settings, (&geometry, vae_tiling), &sampling).plan()?;
+        let (memory, work) = {
+            let draft = Draft::new(engine, settings, (&geometry, vae_tiling), &sampling);
+            let memory = draft.plan()?;
+            let work = draft.work(&memory)?;
+            (memory, work)
+        };
         let side = geometry.grid.region_side();
         Ok(Self {
             sampling,
@@ -71,6 +87,7 @@ impl Plan {
             vae_tiling,
             memory,
             prior_sizes: model.blueprints.denoiser.prior_sizes(side, side),
+            work,
             computes_on: runner.computes_on(),
             devices: engine.devices(),
             geometry,
@@ -84,6 +101,25 @@ impl Plan {
         let Self { geometry, sampling, .. } = self;
         let per_step = geometry.grid.len() + usize::from(geometry.low_resolution.is_some());
         per_step * sampling.steps.len() * if sampling.guidance.is_some() { 2 } else { 1 }
+    }
+
+    /// The job as its progress is told.
+    #[must_use]
+    pub fn outline(&self) -> Outline {
+        let Self { geometry, sampling, work, .. } = self;
+        let regions = geometry.grid.len();
+        Outline {
+            width: geometry.canvas.width as u32,
+            height: geometry.canvas.height as u32,
+            regions,
+            steps: sampling.steps.len(),
+            work: [
+                (Stage::Caption, regions as f64),
+                (Stage::Encode, work.encode),
+                (Stage::Denoise, work.denoise),
+                (Stage::Decode, work.decode),
+            ],
+        }
     }
 
     /// VAE tiles of the canvas.

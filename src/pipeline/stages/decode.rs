@@ -10,6 +10,7 @@ use super::{
     canvased::Canvased,
     context::Context,
     layerwise::Run,
+    preview::PreviewCanvas,
     statistics::SharedState,
     tiles::{TilePart, TilePlace, are_shared, places, share_tiles},
     write::RowWriter,
@@ -49,8 +50,13 @@ pub fn canvas(
         ColourFix::None => None,
     };
     let WorkFolder { path, files, journal, .. } = work;
-    let Files { z, rows, .. } = files;
-    let z = &z[plan.sampling.steps.len() % 2];
+    let Files { zl, z, rows, .. } = files;
+    let steps = plan.sampling.steps.len();
+    let z = &z[steps % 2];
+    let mut preview = None;
+    if progress.wants_preview() {
+        preview.insert(PreviewCanvas::new(context, zl)?).put_latent(z.as_slice().iter().copied());
+    }
     let done = journal.done().rows;
     let pixel_rows = |row: &Span| (row.core.start * f, (row.core.end * f).min(size.height));
     let all = places(plan);
@@ -61,10 +67,13 @@ pub fn canvas(
     let tiles: Vec<TilePlace<'_>> = all.iter().copied().filter(left).collect();
     progress.begin(Stage::Decode, all.len());
     // Already decoded, or padding alone.
-    progress.advance(all.len() - tiles.len());
+    progress.resumed(all.len() - tiles.len());
     let mut band = Vec::new();
     // Puts a tile into its band, which goes to the writer when it is complete.
-    let mut keep = |(row, column): TilePlace<'_>, parts: Vec<TilePart>| -> Result<(), Error> {
+    let mut keep = |(row, column): TilePlace<'_>,
+                    parts: Vec<TilePart>,
+                    progress: &mut dyn Progress|
+     -> Result<(), Error> {
         let (top, bottom) = pixel_rows(row);
         if column.core.start == 0 {
             band = vec![0.0f32; (bottom - top) * size.width * 3];
@@ -91,7 +100,12 @@ pub fn canvas(
             protect::keep_mean(&mut band, &source.window(0..size.width, top..bottom));
         }
         let alpha = alpha.as_ref().map(|alpha| alpha.rows(top as u32..bottom as u32));
-        writer.put(top..bottom, &band, alpha.as_deref(), (rows.as_mut(), journal))
+        writer.put(top..bottom, &band, alpha.as_deref(), (rows.as_mut(), journal))?;
+        if let Some(preview) = preview.as_mut().filter(|_| progress.wants_preview()) {
+            preview.put_pixels(top, &band, size.width);
+            preview.show(progress, Stage::Decode, (steps, steps));
+        }
+        Ok(())
     };
     // A tile of padding alone has no values.
     let is_shown = |(row, column): TilePlace<'_>| {
@@ -114,7 +128,7 @@ pub fn canvas(
                 }
                 Ok(())
             })?;
-            keep((row, column), parts)?;
+            keep((row, column), parts, progress)?;
             if whole.pixels.is_none() {
                 progress.advance(1);
             }
@@ -139,7 +153,7 @@ pub fn canvas(
             Ok(tile.corrected(pixels, source.as_ref()))
         },
         |index, parts, progress| {
-            keep(tiles[index], parts)?;
+            keep(tiles[index], parts, progress)?;
             progress.advance(1);
             Ok(())
         },

@@ -10,6 +10,7 @@ pub mod denoise;
 pub mod encode;
 mod layerwise;
 mod predict;
+mod preview;
 mod shared_maps;
 mod statistics;
 #[cfg(test)]

@@ -26,7 +26,7 @@ use crate::{
         model::ModelShape,
         model_defaults::ModelDefaults,
         plan::{
-            Plan, geometry::Geometry, memory::MemoryPlan, sampling::SamplingPlan,
+            Plan, WorkAmounts, geometry::Geometry, memory::MemoryPlan, sampling::SamplingPlan,
             vae_tiling::VaeTiling,
         },
         progress::{Progress, Stage},
@@ -253,6 +253,7 @@ pub fn job_with(settings: Settings, scheduler: &str) -> JobSpec {
         memory,
         prior_sizes: Vec::new(),
         computes_on: "nothing".to_owned(),
+        work: WorkAmounts::default(),
         devices: Vec::new(),
         geometry,
     };
