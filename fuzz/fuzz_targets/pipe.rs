@@ -21,15 +21,23 @@ fuzz_target!(|bytes: &[u8]| {
         assert!(skipped.is_ok() && behind == input);
         let mut written = Vec::new();
         let length = payload.len() as u64;
-        frame::write(&mut written, &head.header, (&mut payload.as_slice(), length)).expect("a frame in memory");
-        assert_eq!(read_head(&mut written.as_slice()).expect("what was written"), Some(head.clone()));
+        frame::write(&mut written, &head.header, (&mut payload.as_slice(), length))
+            .expect("a frame in memory");
+        assert_eq!(
+            read_head(&mut written.as_slice()).expect("what was written"),
+            Some(head.clone())
+        );
         match within(most, || Request::parse(&head.header)) {
             Err((_, reason)) => told(reason),
-            Ok(Request::Upscale { settings, .. } | Request::Plan { settings, .. }) => match words(&settings) {
-                Err(reason) => told(reason),
-                // Each is an option by itself, whatever its value says.
-                Ok(words) => assert!(words.iter().all(|word| word.starts_with("--") && word.len() > 2)),
-            },
+            Ok(Request::Upscale { settings, .. } | Request::Plan { settings, .. }) => {
+                match words(&settings) {
+                    Err(reason) => told(reason),
+                    // Each is an option by itself, whatever its value says.
+                    Ok(words) => {
+                        assert!(words.iter().all(|word| word.starts_with("--") && word.len() > 2))
+                    }
+                }
+            }
             Ok(_) => {}
         }
     }
