@@ -8,6 +8,7 @@ with the pictures of the folder, byte by byte.
 
 import argparse
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -63,8 +64,11 @@ def main():
     parser.add_argument("--size", default="128x72")
     parser.add_argument("--frames", type=int, default=48)
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("options", nargs="*")
-    args = parser.parse_args()
+    # What is behind `--` is the program's.
+    words = sys.argv[1:]
+    split = words.index("--") if "--" in words else len(words)
+    args = parser.parse_args(words[:split])
+    options = words[split + 1 :]
     program = str(Path(args.program).resolve())
     with tempfile.TemporaryDirectory() as work:
         work = Path(work)
@@ -75,13 +79,13 @@ def main():
         # The size of the output, from a job.
         first = next(pictures.iterdir())
         one = work / "one.png"
-        subprocess.run([program, first, "-o", one, "-q", *args.options], check=True)
+        subprocess.run([program, first, "-o", one, "-q", *options], check=True)
         probe = ["ffprobe", "-v", "error", "-show_entries", "stream=width,height", "-of", "csv=p=0:s=x", one]
         scaled = subprocess.run(probe, check=True, capture_output=True, text=True).stdout.strip()
         pipe, folder = [], []
         for run in range(args.runs):
-            pipe.append(through_pipe(program, args.size, args.options, scaled, source, work / "out.mkv"))
-            folder.append(as_folder(program, args.options, pictures, work / f"out{run}"))
+            pipe.append(through_pipe(program, args.size, options, scaled, source, work / "out.mkv"))
+            folder.append(as_folder(program, options, pictures, work / f"out{run}"))
         same = digests(["-i", work / "out.mkv"]) == digests(["-i", work / "out0/%05d.png"])
     for name, seconds in [("raw between two ffmpegs", pipe), ("folder", folder)]:
         best = min(seconds)

@@ -41,6 +41,7 @@ struct Host {
     engine: Engine,
     /// Settings of the machine, and the captioner.
     settings: Settings,
+    inbox: Inbox,
     outbox: Arc<Outbox>,
     reporter: Reporter,
 }
@@ -56,11 +57,12 @@ pub fn run(mut args: JobArgs) -> Result<u8, CliError> {
     job.notes.iter().for_each(|note| reporter.tell(note));
     let (engine, settings) = job.load(|note| reporter.tell(note))?;
     let outbox = Arc::new(Outbox::default());
-    let host = Host { job, engine, settings, outbox: Arc::clone(&outbox), reporter };
+    let inbox = Inbox::new(Arc::clone(&outbox));
+    let host = Host { job, engine, settings, inbox, outbox, reporter };
     host.greet();
-    let inbox = Inbox::start(outbox)?;
+    host.inbox.start()?;
     loop {
-        match inbox.next(&|| host.is_over()) {
+        match host.inbox.next(&|| host.is_over()) {
             Next::Work(work) => host.serve(work),
             Next::Over if host.reporter.is_interrupted() => return Ok(INTERRUPTED),
             // The reader of the answers has gone.
@@ -121,6 +123,7 @@ impl Host {
         let (kind, message) = match result {
             Ok(Ok(())) => return,
             Ok(Err(CliError::Job(Error::Interrupted(_)))) => {
+                self.inbox.end_running();
                 if stop.is_asked() {
                     self.outbox.send(&Answer::Cancelled { id: &id });
                 }
@@ -129,6 +132,7 @@ impl Host {
             Ok(Err(error)) => (kind_of(&error), advice::line(&error)),
             Err(panic) => (Kind::Fault, format!("a fault in the program: {}", words(&*panic))),
         };
+        self.inbox.end_running();
         self.outbox.send(&Answer::Error { id: Some(&id), kind, message: &message });
     }
 }

@@ -90,6 +90,7 @@ impl Host {
         let mut shape = PictureShape::from((asked.input.width, asked.input.height));
         shape.alpha = asked.input.alpha;
         let plan = pipeline::plan(&self.engine, shape, &settings)?;
+        self.inbox.end_running();
         self.outbox.send(&Answer::Plan(Box::new(PlanAnswer {
             id: &asked.id,
             width: plan.geometry.canvas.width as u32,
@@ -202,6 +203,7 @@ impl Spool {
         let mut file = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let length = file.stream_position().and_then(|length| file.rewind().map(|()| length));
         let length = length.map_err(Error::Rows)?;
+        host.inbox.end_running();
         host.outbox.send_with(answer, (&mut *file, length));
         Ok(())
     }

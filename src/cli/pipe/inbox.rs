@@ -124,13 +124,19 @@ struct Shared {
 }
 
 impl Inbox {
+    /// An empty one; refusals leave through `outbox`.
+    pub fn new(outbox: Arc<Outbox>) -> Self {
+        Self {
+            shared: Arc::new(Shared { state: Mutex::default(), changed: Condvar::new(), outbox }),
+        }
+    }
+
     /// Begins to read standard input.
     ///
     /// # Errors
     /// No thread.
-    pub fn start(outbox: Arc<Outbox>) -> Result<Self, CliError> {
-        let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new(), outbox });
-        let reader = Arc::clone(&shared);
+    pub fn start(&self) -> Result<(), CliError> {
+        let reader = Arc::clone(&self.shared);
         let read = move || {
             let ended = reader.read(&mut io::stdin().lock()).err().map(|error| error.to_string());
             reader.lock().ended = Some(ended);
@@ -138,13 +144,17 @@ impl Inbox {
         };
         let thread = thread::Builder::new().name("requests".to_owned()).spawn(read);
         thread.map_err(|source| Error::Thread { source })?;
-        Ok(Self { shared })
+        Ok(())
+    }
+
+    /// The running request is about to be answered for the last time: its id may be used again then.
+    pub fn end_running(&self) {
+        self.shared.lock().running = None;
     }
 
     /// Waits for what is to be done next, unless `is_over`.
     pub fn next(&self, is_over: &dyn Fn() -> bool) -> Next {
         let mut state = self.shared.lock();
-        state.running = None;
         loop {
             if is_over() {
                 return Next::Over;
