@@ -44,6 +44,8 @@ struct Counts {
     peak: usize,
     /// values of the largest buffer that a thread of the CPU keeps for itself
     scratch: usize,
+    /// multiplications of matrix products, convolutions and attention
+    products: f64,
 }
 
 impl Trace {
@@ -76,6 +78,18 @@ impl Trace {
     pub(super) fn scratch(&self, values: usize) {
         let mut counts = self.counts();
         counts.scratch = counts.scratch.max(values);
+    }
+
+    /// So many multiplications more are done by a matrix product, a convolution or an attention.
+    pub(super) fn multiply(&self, products: f64) {
+        self.counts().products += products;
+    }
+
+    /// The multiplications (each with its addition) of all matrix products, convolutions and attentions: nearly all
+    /// that a network computes.
+    #[must_use]
+    pub fn products(&self) -> f64 {
+        self.counts().products
     }
 
     /// The bytes of all that is alive.
@@ -148,6 +162,9 @@ mod tests {
     fn clones_of_a_trace_count_together() {
         let trace = Trace::new(Placement::Cuda);
         let held = trace.clone().hold(5);
+        trace.clone().multiply(2.0);
+        trace.multiply(1.0);
+        assert_eq!(trace.products(), 3.0);
         assert_eq!(trace.live(), 5);
         held.trace().scratch(3);
         drop(held);

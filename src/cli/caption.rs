@@ -19,7 +19,8 @@ pub fn run(job: &Job) -> Result<(), CliError> {
     }
     output.check_writable().map_err(Error::from)?;
     let opened = picture::open(job, input)?;
-    let mut reporter = Reporter::new(job.show);
+    let mut reporter = Reporter::new(&job.show);
+    reporter.names(input);
     job.notes.iter().for_each(|note| reporter.tell(note));
     let loaded = job.load(|note| reporter.tell(note))?;
     let picture = picture::decode(&loaded, job, opened, &output)?;

@@ -41,7 +41,7 @@ pub fn run(job: &Job, keep: &Keep) -> Result<u8, CliError> {
     });
     let files = files.collect::<Result<Vec<_>, _>>()?;
     if let [file] = files.as_slice() {
-        let mut reporter = Reporter::new(job.show);
+        let mut reporter = Reporter::new(&job.show);
         job.notes.iter().for_each(|note| reporter.tell(note));
         let item = Item::edited(file);
         let idle = job.idle_quality([item.format]);

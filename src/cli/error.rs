@@ -26,6 +26,9 @@ pub enum CliError {
     /// A file that is not edited, and stays as it is.
     #[error("{name}: {reason}")]
     NotEdited { name: String, reason: String },
+    /// A stream of frames that cannot be read.
+    #[error("{name}: {reason}")]
+    Frames { name: String, reason: String },
     #[error(transparent)]
     Job(#[from] Error),
     #[error(transparent)]

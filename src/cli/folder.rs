@@ -66,7 +66,7 @@ pub fn all(
     one: impl Fn(&Item, &mut Option<Loaded>, &mut Reporter) -> Result<Option<String>, CliError>,
 ) -> Result<u8, CliError> {
     let Items { pictures: items, notes, unreadable, .. } = items;
-    let mut reporter = Reporter::new(job.show);
+    let mut reporter = Reporter::new(&job.show);
     let idle = job.idle_quality(items.iter().map(|item| item.format));
     job.notes.iter().chain(&notes).chain(&idle).for_each(|note| reporter.tell(note));
     let mut tally = Tally { failures: unreadable, left: items.len(), done: 0, skipped: 0 };

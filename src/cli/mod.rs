@@ -16,11 +16,14 @@ mod job;
 mod log;
 mod models;
 mod picture;
+mod pipe;
 mod plan;
 mod print;
 mod progress;
 mod quantize;
+mod raw;
 mod size_notes;
+mod speeds;
 mod threads;
 mod upscale;
 mod usage;
@@ -83,6 +86,8 @@ fn run_verb(cli: Cli) -> Result<u8, CliError> {
             edit::run(&job(args.job)?, &keep)
         }
         Some(Verb::Info(args)) => info::run(&args).map(|()| DONE),
+        Some(Verb::Raw(args)) => raw::run(*args),
+        Some(Verb::Pipe(args)) => pipe::run(*args),
         Some(Verb::Models(args)) => models::run(&args).map(|()| DONE),
         Some(Verb::Doctor(args)) => doctor::run(&args),
         #[cfg(feature = "mistralrs")]

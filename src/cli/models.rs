@@ -107,7 +107,7 @@ fn add(store: &Store, args: &AddArgs) -> Result<(), CliError> {
             ..RunDefaults::default()
         },
     };
-    let mut reporter = Reporter::new(args.watch.show());
+    let mut reporter = Reporter::new(&args.watch.show()?);
     let entry = registry::add(store, &args.name, own, &mut reporter)?;
     if let Err(error) = engine::check(entry.name.as_ref()) {
         reporter.tell(&format!("{} cannot be run as it is: {}", entry.name, advice::line(&error)));
@@ -129,7 +129,7 @@ fn pull(store: &Store, args: &PullArgs) -> Result<(), CliError> {
         insecure: args.insecure,
     };
     let hub = Hub::new(options).map_err(ModelError::from)?;
-    let mut reporter = Reporter::new(args.watch.show());
+    let mut reporter = Reporter::new(&args.watch.show()?);
     let report = registry::pull(store, &hub, &args.name, args.revision.as_deref(), &mut reporter)?;
     reporter.finish(&format!(
         "{}: {}, {}, {} of it downloaded; in {}",
@@ -143,7 +143,7 @@ fn pull(store: &Store, args: &PullArgs) -> Result<(), CliError> {
 }
 
 fn verify(store: &Store, args: &VerifyArgs) -> Result<(), CliError> {
-    let mut reporter = Reporter::new(args.watch.show());
+    let mut reporter = Reporter::new(&args.watch.show()?);
     let reports = registry::verify(store, &args.names, &mut reporter)?;
     reporter.clear();
     let mut text = String::new();
@@ -168,7 +168,7 @@ fn verify(store: &Store, args: &VerifyArgs) -> Result<(), CliError> {
 }
 
 fn remove(store: &Store, args: &RemoveArgs) -> Result<(), CliError> {
-    let mut reporter = Reporter::new(args.watch.show());
+    let mut reporter = Reporter::new(&args.watch.show()?);
     let report = registry::remove(store, &args.name, &mut reporter)?;
     let shared = match report.shared {
         0 => String::new(),

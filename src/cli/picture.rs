@@ -9,7 +9,7 @@ use cupscale::{
     units,
 };
 
-use super::{error::CliError, job::Job, progress::Reporter, size_notes};
+use super::{error::CliError, job::Job, progress::Reporter, size_notes, speeds::SpeedKey};
 
 /// Opens a picture and reads its header.
 pub fn open(job: &Job, input: &Input) -> Result<Opened, CliError> {
@@ -69,7 +69,9 @@ pub fn enlarge(
     for note in size_notes((picture.width, picture.height), job)? {
         reporter.tell(&note);
     }
+    reporter.loaded(SpeedKey::new(engine, settings));
     let report = pipeline::upscale(engine, picture, output, format, settings, &job.work, reporter)?;
+    reporter.ended();
     Ok(format!(
         "{}: {} × {}, {} × {}",
         output.name(),

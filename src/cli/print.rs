@@ -79,9 +79,9 @@ pub fn complain(text: &str) {
     let _ = writeln!(io::stderr(), "cupscale-fast: {}", line(text));
 }
 
-/// Writes one JSON value as a line to standard error; write errors are ignored.
-pub fn say_json(value: &str) {
-    let _ = writeln!(io::stderr(), "{}", json(value));
+/// Writes a line for a program to standard error as it is; write errors are ignored.
+pub fn say_line(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// Writes the result of a verb, text of one or more lines, to standard output.

@@ -13,11 +13,11 @@ use super::{
     engine,
     error::CliError,
     print::print,
-    progress::{Reporter, Show, Transfer},
+    progress::{Reporter, Transfer},
 };
 
 pub fn run(args: &QuantizeArgs) -> Result<(), CliError> {
-    let mut reporter = Reporter::new(Show { mode: args.progress, quiet: false });
+    let mut reporter = Reporter::new(&args.progress.show(false)?);
     let (files, _) = engine::files(Some(&args.input), None, None, &args.lora)?;
     files.notes().iter().for_each(|note| reporter.tell(note));
     let name = args.output.display().to_string();

@@ -28,7 +28,8 @@ pub fn run(job: &Job) -> Result<u8, CliError> {
             "standard output is a terminal: name a file with -o, or redirect it".to_owned(),
         ));
     }
-    let mut reporter = Reporter::new(job.show);
+    let mut reporter = Reporter::new(&job.show);
+    reporter.names(input);
     job.notes.iter().for_each(|note| reporter.tell(note));
     if let (Output::Path(path), true) = (&output, job.skip_existing)
         && path.is_file()

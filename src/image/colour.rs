@@ -140,6 +140,39 @@ fn transform(
         .map_err(|_| "the profile works in one direction only".to_owned())
 }
 
+/// Conversion of working-space samples to sRGB, for a screen.
+pub(crate) struct ScreenColours(Option<Transform>);
+
+impl ScreenColours {
+    /// The conversion for a picture with this profile. Where there is none, as for lookup tables, whose working space is
+    /// sRGB, and for grey, samples stay as they are.
+    pub(super) fn new(icc: Option<&[u8]>) -> Self {
+        let transform = || {
+            let mut working = ColorProfile::new_from_slice(icc?).ok()?;
+            if is_hdr(&working)
+                || working.color_space != DataColorSpace::Rgb
+                || !working.is_matrix_shaper()
+            {
+                return None;
+            }
+            let srgb = ColorProfile::new_srgb();
+            working.cicp = None;
+            working.red_trc.clone_from(&srgb.red_trc);
+            working.green_trc.clone_from(&srgb.green_trc);
+            working.blue_trc.clone_from(&srgb.blue_trc);
+            self::transform(&working, &srgb, Layout::Rgb).ok()
+        };
+        Self(transform())
+    }
+
+    /// Converts samples, `[.., 3]` in [0, 1], in place.
+    pub(crate) fn apply(&self, rgb: &mut [f32]) {
+        if let Some(transform) = &self.0 {
+            run(transform, rgb);
+        }
+    }
+}
+
 impl Colour {
     /// File samples to working-space samples, `[.., 3]` interleaved, in [0, 1], in place.
     pub(crate) fn to_working(&self, rgb: &mut [f32]) {
@@ -400,6 +433,22 @@ mod tests {
                 let x = f64::from(i) / 1000.0;
                 assert!((curve.encoded(curve.linear(x)) - x).abs() < 1e-6, "at {x}");
             }
+        }
+    }
+
+    #[test]
+    fn a_screen_gets_srgb_whatever_the_primaries() {
+        // Display P3's numbers for sRGB's pure green and mid grey (Apple's ColorSync calculator).
+        let icc = ColorProfile::new_display_p3().encode().unwrap();
+        let mut rgb = [0.4584, 0.9853, 0.2983, 0.5, 0.5, 0.5];
+        ScreenColours::new(Some(&icc)).apply(&mut rgb);
+        for (got, want) in rgb.iter().zip([0.0, 1.0, 0.0, 0.5, 0.5, 0.5]) {
+            assert!((got - want).abs() < 0.01, "{rgb:?}");
+        }
+        for icc in [None, Some(b"not a profile".as_slice())] {
+            let mut same = [0.1, 0.2, 0.3];
+            ScreenColours::new(icc).apply(&mut same);
+            assert_eq!(same, [0.1, 0.2, 0.3]);
         }
     }
 

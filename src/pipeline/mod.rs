@@ -10,6 +10,7 @@ mod colour_match;
 mod engine;
 mod error;
 mod finish;
+mod frames;
 mod job;
 mod lab;
 mod model;
@@ -29,6 +30,7 @@ pub(crate) mod work;
 
 pub use engine::Engine;
 pub use error::Error;
+pub use frames::Frames;
 pub use model::ModelShape;
 pub use model_defaults::ModelDefaults;
 pub use plan::{
@@ -38,7 +40,8 @@ pub use plan::{
     sampling::SamplingPlan,
     tiles::Span,
 };
-pub use progress::{Progress, Silent, Stage};
+pub use progress::{Outline, Preview, Progress, Silent, Stage};
 pub use run::{Report, describe, describe_ahead, plan, upscale};
 pub use settings::{ColourFix, Defaults, Settings};
+pub use stages::write::Rows;
 pub use work::folder::{Resume, WorkOptions};

@@ -61,8 +61,8 @@ impl Step {
     /// The clean latent that the step's prediction implies.
     ///
     /// # Errors
-    /// As [`Step::resolve`].
-    pub(super) fn x0(&self) -> Result<Combination, SamplerError> {
+    /// [`SamplerError::NoSignal`] where x̂0 would have to be made of the noise alone.
+    pub fn x0(&self) -> Result<Combination, SamplerError> {
         let (z, prediction) = self.resolve(Terms::CLEAN)?;
         Ok(Combination { z: z as f32, prediction: prediction as f32 })
     }

@@ -9,6 +9,9 @@ mod llava;
 mod machine;
 mod model;
 mod models;
+mod pipe;
+mod progress;
+mod raw;
 mod read;
 mod repaint;
 mod reuse;
@@ -24,10 +27,13 @@ use clap::{
 };
 
 use crate::cli::{
-    progress::{ProgressMode, Show},
+    error::CliError,
+    progress::{PreviewFile, Show},
     usage,
 };
 use machine::MachineArgs;
+use progress::ProgressArgs;
+use raw::NOT_OF_RAW;
 use read::ReadArgs;
 use repaint::RepaintArgs;
 use reuse::{ReuseArgs, Reused};
@@ -44,6 +50,8 @@ pub use model::ModelArgs;
 pub use models::{
     AddArgs, ListArgs, ModelsArgs, ModelsVerb, PullArgs, QuantizeArgs, RemoveArgs, VerifyArgs,
 };
+pub use pipe::{RequestArgs, setting_names};
+pub use raw::RawArgs;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -58,6 +66,7 @@ Examples:
   cupscale-fast info photo_4x.jpg                          the settings that made a picture; then:
   cupscale-fast other.jpg --reuse photo_4x.jpg
   cupscale-fast plan photo.jpg --long-edge 8000            what would run, without running it
+  ffmpeg … -f rawvideo -pix_fmt rgb24 - | cupscale-fast raw 640x360 --pix rgb24 -s 2 | ffmpeg …
   cupscale-fast models list                                which models there are
   cupscale-fast doctor                                     which devices there are, and whether they compute right
 
@@ -81,8 +90,13 @@ pub struct Cli {
 
 /// Options for the output picture and for unfinished work, which `caption` does not have. All other options of a job
 /// apply to it.
-const NOT_OF_CAPTION: [&str; 7] =
-    ["format", "quality", "skip_existing", "dry_run", "work_dir", "resume", "fresh"];
+const NOT_OF_CAPTION: [&str; 8] =
+    ["format", "quality", "skip_existing", "preview", "dry_run", "work_dir", "resume", "fresh"];
+
+/// Hides these options in the help of a verb that refuses them.
+fn hide(command: clap::Command, ids: impl IntoIterator<Item = impl AsRef<str>>) -> clap::Command {
+    ids.into_iter().fold(command, |command, id| command.mut_arg(id, |option| option.hide(true)))
+}
 
 /// Options for another output than the picture itself, which `edit` does not have.
 const NOT_OF_EDIT: [&str; 4] = ["output", "format", "skip_existing", "dry_run"];
@@ -90,20 +104,25 @@ const NOT_OF_EDIT: [&str; 4] = ["output", "format", "skip_existing", "dry_run"];
 impl Cli {
     /// The definition, with each verb's own options in its help.
     fn definition() -> clap::Command {
-        let hidden = |command: clap::Command| {
-            NOT_OF_CAPTION
-                .iter()
-                .fold(command, |command, id| command.mut_arg(id, |option| option.hide(true)))
+        let caption = |command: clap::Command| {
+            hide(command, NOT_OF_CAPTION).mut_arg("output", |option| {
+                option.help("Where to write the JSON [default: standard output]")
+            })
+        };
+        let raw = |command: clap::Command| {
+            hide(command, NOT_OF_RAW)
+                .mut_arg("input_option", |option| {
+                    option.help("Where the frames come from [default: standard input]")
+                })
                 .mut_arg("output", |option| {
-                    option.help("Where to write the JSON [default: standard output]")
+                    option.help("Where the frames go [default: standard output]")
                 })
         };
-        let in_place = |command: clap::Command| {
-            NOT_OF_EDIT
-                .iter()
-                .fold(command, |command, id| command.mut_arg(id, |option| option.hide(true)))
-        };
-        Self::command().mut_subcommand("caption", hidden).mut_subcommand("edit", in_place)
+        Self::command()
+            .mut_subcommand("caption", caption)
+            .mut_subcommand("edit", |command| hide(command, NOT_OF_EDIT))
+            .mut_subcommand("raw", raw)
+            .mut_subcommand("pipe", |command| hide(command, pipe::refused()))
     }
 
     /// Parses the command line, and refuses options that the verb does not use.
@@ -114,23 +133,30 @@ impl Cli {
         let mut definition = Self::definition();
         let matches = definition.try_get_matches_from_mut(&words)?;
         let job = match matches.subcommand() {
-            Some((verb @ ("plan" | "caption" | "edit"), job)) => Some((verb, job)),
+            Some((verb @ ("plan" | "caption" | "edit" | "raw" | "pipe"), job)) => Some((verb, job)),
             Some(_) => None,
             None => Some(("", &matches)),
         };
         let Some((verb, job)) = job else { return Self::from_arg_matches(&matches) };
         let typed = |id: &&&str| job.value_source(id) == Some(ValueSource::CommandLine);
         let option = |id: &str| id.replace('_', "-");
-        if verb == "caption"
-            && let Some(id) = NOT_OF_CAPTION.iter().find(typed)
-        {
-            let reason = format!("`caption` writes no picture: no --{}", option(id));
-            return Err(definition.error(ErrorKind::ArgumentConflict, reason));
-        }
-        if verb == "edit"
-            && let Some(id) = NOT_OF_EDIT.iter().find(typed)
-        {
-            let reason = format!("`edit` writes the picture in its place: no --{}", option(id));
+        let refusal = match verb {
+            "caption" => NOT_OF_CAPTION
+                .iter()
+                .find(typed)
+                .map(|id| format!("`caption` writes no picture: no --{}", option(id))),
+            "edit" => NOT_OF_EDIT
+                .iter()
+                .find(typed)
+                .map(|id| format!("`edit` writes the picture in its place: no --{}", option(id))),
+            "raw" => NOT_OF_RAW.iter().find(typed).map(|id| match *id {
+                "inputs" => "`raw` takes one stream: name it with -i".to_owned(),
+                id => format!("--{} is not for `raw`: frames come and go as pixels alone, and none is resumed", option(id)),
+            }),
+            "pipe" => pipe::refusal(job),
+            _ => None,
+        };
+        if let Some(reason) = refusal {
             return Err(definition.error(ErrorKind::ArgumentConflict, reason));
         }
         if job.get_raw("captioner").into_iter().flatten().all(|name| name != "llava")
@@ -169,8 +195,9 @@ impl Cli {
         words.splice(place..place, reused.words);
         let mut cli = Self::from_arg_matches(&definition.try_get_matches_from_mut(words)?)?;
         let job = match &mut cli.verb {
-            Some(Verb::Plan(job) | Verb::Caption(job)) => &mut **job,
+            Some(Verb::Plan(job) | Verb::Caption(job) | Verb::Pipe(job)) => &mut **job,
             Some(Verb::Edit(edit)) => &mut edit.job,
+            Some(Verb::Raw(raw)) => &mut raw.job,
             _ => &mut cli.job,
         };
         job.reuse.notes = reused.notes;
@@ -188,6 +215,10 @@ pub enum Verb {
     Edit(Box<EditArgs>),
     /// Print what a picture's file says of itself, and the settings that made it
     Info(InfoArgs),
+    /// Enlarge frame after frame of raw pixels on standard input, as between two ffmpegs
+    Raw(Box<RawArgs>),
+    /// Stay loaded and enlarge pictures for an editor, asked over standard input (docs/pipe-protocol.md)
+    Pipe(Box<JobArgs>),
     /// List, add, download, check and remove models
     Models(ModelsArgs),
     /// Show the devices and what computes on them, and test their kernels
@@ -223,9 +254,11 @@ pub struct JobArgs {
     /// Print the plan of the job and stop
     #[arg(long)]
     pub dry_run: bool,
-    /// Form of the progress on stderr
-    #[arg(long, value_enum, default_value_t = ProgressMode::Auto)]
-    progress: ProgressMode,
+    #[command(flatten)]
+    progress: ProgressArgs,
+    /// Rewrite a small picture of the whole output after every step (.jpg, .png, .webp, .tif)
+    #[arg(long, value_name = "FILE")]
+    preview: Option<PathBuf>,
     /// Errors only
     #[arg(short, long)]
     quiet: bool,
@@ -233,8 +266,12 @@ pub struct JobArgs {
 
 impl JobArgs {
     /// Form of the progress display.
-    pub fn show(&self) -> Show {
-        Show { mode: self.progress, quiet: self.quiet }
+    ///
+    /// # Errors
+    /// A descriptor or a preview that cannot be written to.
+    pub fn show(&self) -> Result<Show, CliError> {
+        let preview = self.preview.as_deref().map(PreviewFile::new).transpose()?;
+        Ok(Show { preview, ..self.progress.show(self.quiet)? })
     }
 }
 

@@ -11,9 +11,10 @@ use cupscale::{
     weights::QuantType,
 };
 
-use super::sampler::sampler_choice;
+use super::{progress::ProgressArgs, sampler::sampler_choice};
 use crate::cli::{
-    progress::{ProgressMode, Show},
+    error::CliError,
+    progress::Show,
     values::{self, LoraArg},
 };
 
@@ -42,17 +43,20 @@ pub enum ModelsVerb {
 
 #[derive(Args, Debug)]
 pub struct WatchArgs {
-    /// Form of the progress on stderr
-    #[arg(long, value_enum, default_value_t = ProgressMode::Auto)]
-    pub progress: ProgressMode,
+    #[command(flatten)]
+    progress: ProgressArgs,
     /// Errors only
     #[arg(short, long)]
     pub quiet: bool,
 }
 
 impl WatchArgs {
-    pub fn show(&self) -> Show {
-        Show { mode: self.progress, quiet: self.quiet }
+    /// Form of the progress display.
+    ///
+    /// # Errors
+    /// A descriptor that cannot be written to.
+    pub fn show(&self) -> Result<Show, CliError> {
+        self.progress.show(self.quiet)
     }
 }
 
@@ -169,7 +173,6 @@ pub struct QuantizeArgs {
     #[arg(long, value_name = "NAME|FILE[:SCALE]",
           value_parser = OsStringValueParser::new().try_map(values::lora))]
     pub lora: Vec<LoraArg>,
-    /// Form of the progress on stderr
-    #[arg(long, value_enum, default_value_t = ProgressMode::Auto)]
-    pub progress: ProgressMode,
+    #[command(flatten)]
+    pub progress: ProgressArgs,
 }

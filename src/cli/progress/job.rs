@@ -1,29 +1,18 @@
 //! Progress of jobs: stages, and in a folder the file that a stage is of.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
-use cupscale::pipeline::{Progress, Stage};
-use indicatif::{ProgressBar, ProgressStyle};
+use cupscale::pipeline::{Outline, Preview, Progress, Stage};
 
 use super::{
     Display, Reporter,
-    event::{At, Event, FileState},
+    event::{At, Event, FileState, JobTime, tenths},
+    timeline::{Timeline, words},
 };
-use crate::cli::print::{line, say};
-
-/// Progress of the current stage.
-pub struct Count {
-    stage: Stage,
-    done: usize,
-    total: usize,
-}
-
-impl Count {
-    /// Percent done, in tens.
-    fn percent(&self) -> usize {
-        10 * self.done / self.total.max(1) * 10
-    }
-}
+use crate::cli::{
+    print::{line, say},
+    speeds,
+};
 
 /// The file of a folder whose job runs.
 pub struct CurrentFile {
@@ -63,16 +52,21 @@ impl Reporter {
     ) {
         let (input, output) = (input.to_owned(), output.to_owned());
         self.file = Some(CurrentFile { index, count, input, output });
+        self.timeline = Timeline::new();
         self.file_event(state, None);
     }
 
     /// Ends the file begun by [`begin_file`](Self::begin_file); `text` is the outcome.
     pub fn end_file(&mut self, state: FileState, text: &str) {
         self.file_event(state, Some(text));
+        if state == FileState::Done {
+            let (seconds, number) = self.finished;
+            self.finished = (seconds + self.timeline.elapsed().as_secs_f64(), number + 1);
+        }
         if let (Some(file), FileState::Done, false) = (&self.file, state, self.quiet) {
             let line = format!("{}/{} {text}", file.index, file.count);
             match &self.display {
-                Display::Bar(bar) => bar.suspend(|| say(&line)),
+                Display::Bar(bar) => bar.bar.suspend(|| say(&line)),
                 Display::Percent => say(&line),
                 Display::Seldom(pause) if pause.is_over() => say(&line),
                 Display::Json | Display::Seldom(_) | Display::Nothing => {}
@@ -82,9 +76,8 @@ impl Reporter {
     }
 
     fn file_event(&self, state: FileState, text: Option<&str>) {
-        if let (Display::Json, Some(file)) = (&self.display, &self.file) {
-            let CurrentFile { index, count, input, output } = file;
-            Event::File { state, index: *index, count: *count, input, output, text }.say();
+        if let Some(CurrentFile { index, count, input, output }) = &self.file {
+            self.emit(|| Event::File { state, index: *index, count: *count, input, output, text });
         }
     }
 
@@ -99,68 +92,138 @@ impl Reporter {
     }
 }
 
-/// The bar of a stage.
-fn show(bar: &ProgressBar, stage: Stage, total: usize, file: Option<&CurrentFile>) {
-    let style = ProgressStyle::with_template(
-        "{msg:>10} {wide_bar} {pos}/{len} {prefix} {elapsed} ETA {eta}",
-    )
-    .expect("the template is a constant that parses");
-    bar.set_style(style);
-    bar.reset();
-    bar.set_length(total as u64);
-    bar.set_message(match file {
-        Some(file) => format!("{} {}", file.short(), stage.verb()),
-        None => stage.verb().to_owned(),
-    });
-    bar.set_prefix(stage.unit());
+/// Percent done, in tens.
+fn tens(done: usize, total: usize) -> usize {
+    10 * done / total.max(1) * 10
 }
 
-impl Progress for Reporter {
-    fn begin(&mut self, stage: Stage, total: usize) {
-        self.stage = Some(Count { stage, done: 0, total });
-        match &self.display {
-            Display::Bar(bar) => show(bar, stage, total, self.file.as_ref()),
-            Display::Json => Event::Stage {
-                stage: At::Job(stage),
-                bytes: None,
-                total: Some(total as u64),
-                unit: stage.unit(),
-            }
-            .say(),
-            Display::Percent | Display::Seldom(_) | Display::Nothing => {}
+impl Reporter {
+    /// The stage at work in one line: `repainting 40% (8/20 regions × steps), about 2 min left`.
+    fn stage_line(&self) -> String {
+        let Some((stage, done, total)) = self.timeline.stage() else { return String::new() };
+        let file = self.file.as_ref();
+        let file = file.map(|f| format!("{}/{} {}: ", f.index, f.count, f.input));
+        let (file, verb, unit) = (file.unwrap_or_default(), stage.verb(), stage.unit());
+        let left = self.timeline.left().filter(|left| *left >= Duration::from_secs(1));
+        let left = left.map(|left| format!(", about {} left", words(left))).unwrap_or_default();
+        format!("{file}{verb} {}% ({done}/{total} {unit}){left}", tens(done, total))
+    }
+
+    /// Shows the bar as things are now.
+    fn show(&self) {
+        if let Display::Bar(bar) = &self.display {
+            let mut view = bar.view();
+            view.timeline = Some(self.timeline.clone());
+            view.file = self.file.as_ref().map(CurrentFile::short).unwrap_or_default();
+            view.left_of_all = self.left_of_all();
         }
     }
 
-    fn advance(&mut self, count: usize) {
-        let Some(state) = &mut self.stage else { return };
-        let before = state.percent();
-        state.done += count;
-        let Count { stage, done, total } = *state;
-        let percent = state.percent();
-        let line = || {
-            let file = self.file.as_ref();
-            let file = file.map(|f| format!("{}/{} {}: ", f.index, f.count, f.input));
-            let (file, verb, unit) = (file.unwrap_or_default(), stage.verb(), stage.unit());
-            format!("{file}{verb} {percent}% ({done}/{total} {unit})")
-        };
+    /// What is left of a folder, from its pictures that are done.
+    fn left_of_all(&self) -> Option<Duration> {
+        let file = self.file.as_ref()?;
+        let (seconds, number @ 1..) = self.finished else { return None };
+        let others = seconds / number as f64 * (file.count - file.index) as f64;
+        Some(self.timeline.left()? + Duration::from_secs_f64(others))
+    }
+
+    fn tell_progress(&self) {
+        let Some((stage, done, total)) = self.timeline.stage() else { return };
+        self.emit(|| Event::Progress {
+            stage: At::Job(stage),
+            file: self.of_file(),
+            done: done as u64,
+            total: Some(total as u64),
+            unit: None,
+            time: Some(JobTime {
+                elapsed_s: tenths(self.timeline.elapsed()),
+                eta_s: self.timeline.left().map(tenths),
+            }),
+        });
+    }
+
+    /// Tells of an advance, `before` which so many tens of percent were done.
+    fn tell_advance(&self, before: usize) {
+        let Some((_, done, total)) = self.timeline.stage() else { return };
         match &self.display {
-            Display::Bar(bar) => bar.inc(count as u64),
-            Display::Percent if percent != before => say(&line()),
-            Display::Seldom(pause) if pause.is_over() => say(&line()),
-            Display::Json => Event::Progress {
-                stage: At::Job(stage),
-                file: None,
-                done: done as u64,
-                total: Some(total as u64),
-                unit: None,
-            }
-            .say(),
-            Display::Percent | Display::Seldom(_) | Display::Nothing => {}
+            Display::Bar(_) => self.show(),
+            Display::Percent if tens(done, total) != before => say(&self.stage_line()),
+            Display::Seldom(pause) if pause.is_over() => say(&self.stage_line()),
+            Display::Percent | Display::Seldom(_) | Display::Json | Display::Nothing => {}
         }
+        self.tell_progress();
+    }
+
+    fn tens(&self) -> usize {
+        self.timeline.stage().map_or(0, |(_, done, total)| tens(done, total))
+    }
+}
+
+impl Progress for Reporter {
+    fn outlined(&mut self, outline: &Outline) {
+        let earlier = self.speed.as_ref().and_then(|key| speeds::expect(key, outline));
+        self.timeline.outline(outline, earlier.map_or([None; 4], |earlier| earlier.stages));
+        let &Outline { width, height, regions, steps, .. } = outline;
+        self.emit(|| Event::Job {
+            file: self.of_file(),
+            width,
+            height,
+            regions,
+            steps,
+            eta_s: self.timeline.left().map(tenths),
+        });
+    }
+
+    fn begin(&mut self, stage: Stage, total: usize) {
+        self.timeline.begin(stage, total);
+        if let Display::Bar(bar) = &self.display {
+            self.show();
+            bar.show();
+        }
+        self.emit(|| Event::Stage {
+            stage: At::Job(stage),
+            file: self.of_file(),
+            done: None,
+            total: Some(total as u64),
+            unit: stage.unit(),
+        });
+    }
+
+    fn resumed(&mut self, count: usize) {
+        let before = self.tens();
+        self.timeline.resume(count);
+        self.tell_advance(before);
+    }
+
+    fn advance(&mut self, count: usize) {
+        let before = self.tens();
+        self.timeline.advance(count);
+        self.tell_advance(before);
     }
 
     fn note(&mut self, text: &str) {
         self.tell(text);
+    }
+
+    fn wants_preview(&self) -> bool {
+        self.preview.is_some()
+    }
+
+    fn preview(&mut self, preview: &Preview<'_>) {
+        let Some(file) = &self.preview else { return };
+        match file.write(preview) {
+            Ok(()) => {
+                let path = file.path().to_string_lossy();
+                let &Preview { stage, step, of, width, height, .. } = preview;
+                let file = self.of_file();
+                self.emit(|| Event::Preview { file, stage, step, of, width, height, path: &path });
+            }
+            Err(error) => {
+                // The job is worth more than its preview.
+                self.preview = None;
+                self.tell(&format!("no more previews: {error}"));
+            }
+        }
     }
 
     fn interrupted(&self) -> bool {

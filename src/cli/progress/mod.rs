@@ -1,7 +1,12 @@
 //! Progress on stderr, of jobs and of transfers alike: a bar for people, JSON lines for programs.
 
+mod bar;
 mod event;
+mod frames;
 mod job;
+mod preview;
+mod stream;
+mod timeline;
 mod transfer;
 
 use std::{
@@ -15,10 +20,19 @@ use std::{
 };
 
 use clap::ValueEnum;
-use indicatif::ProgressBar;
+use cupscale::image::Input;
 
-use super::{error::INTERRUPTED, print::say};
-pub use event::{Event, FileState, Transfer};
+use super::{
+    error::INTERRUPTED,
+    print::{say, say_line},
+    speeds::{self, SpeedKey},
+};
+use bar::JobBar;
+use event::{Event, OfFile};
+pub use event::{FileState, Transfer};
+pub use preview::PreviewFile;
+pub use stream::LineStream;
+pub use timeline::{Expected, Timeline, words};
 
 /// The values of `--progress`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -34,14 +48,17 @@ pub enum ProgressMode {
 }
 
 /// Form and amount of the progress display.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Show {
     pub mode: ProgressMode,
     pub quiet: bool,
+    /// Gets JSON lines besides.
+    pub lines: Option<LineStream>,
+    pub preview: Option<PreviewFile>,
 }
 
 enum Display {
-    Bar(ProgressBar),
+    Bar(JobBar),
     /// A bar's stand-in where stderr is no terminal: a line for every tenth.
     Percent,
     /// What a log gets: a line now and then, and none of a short job.
@@ -74,26 +91,46 @@ impl Pause {
     }
 }
 
+/// The user's wish to stop, for threads that wait.
+#[derive(Clone)]
+pub struct Interruption(Arc<AtomicBool>);
+
+impl Interruption {
+    /// `true` once the user has asked to stop.
+    pub fn is_asked(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
 /// Shows the progress of a job or of transfers, and carries the user's Ctrl-C to them.
 pub struct Reporter {
     display: Display,
     quiet: bool,
     started: Instant,
     interrupted: Arc<AtomicBool>,
+    lines: Option<LineStream>,
+    preview: Option<PreviewFile>,
+    /// The input of a job by itself.
+    input: Option<String>,
     /// The file of a folder whose job runs.
     file: Option<job::CurrentFile>,
-    stage: Option<job::Count>,
+    /// Seconds of the pictures of a folder that are done, and their number.
+    finished: (f64, usize),
+    timeline: Timeline,
+    /// What the job's speed depends on, once its model is loaded.
+    speed: Option<SpeedKey>,
     transfer: Option<transfer::CurrentTransfer>,
 }
 
 impl Reporter {
     /// Also takes over Ctrl-C: the first one asks the job to stop cleanly, a second one ends the
     /// process at once.
-    pub fn new(Show { mode, quiet }: Show) -> Self {
+    pub fn new(show: &Show) -> Self {
+        let Show { mode, quiet, ref lines, ref preview } = *show;
         let display = match mode {
             ProgressMode::Auto if quiet => Display::Nothing,
             ProgressMode::Bar | ProgressMode::Auto if io::stderr().is_terminal() => {
-                Display::Bar(ProgressBar::no_length())
+                Display::Bar(JobBar::new())
             }
             ProgressMode::Bar => Display::Percent,
             ProgressMode::Json => Display::Json,
@@ -105,8 +142,13 @@ impl Reporter {
             quiet,
             started: Instant::now(),
             interrupted: interrupt_flag(),
+            lines: lines.clone(),
+            preview: preview.clone(),
+            input: None,
             file: None,
-            stage: None,
+            finished: (0.0, 0),
+            timeline: Timeline::new(),
+            speed: None,
             transfer: None,
         }
     }
@@ -114,18 +156,62 @@ impl Reporter {
     /// Removes the bar, for a job that ends early.
     pub fn clear(&self) {
         if let Display::Bar(bar) = &self.display {
-            bar.finish_and_clear();
+            bar.bar.finish_and_clear();
         }
     }
 
     /// Shows the summary of a success as the last line.
     pub fn finish(&self, summary: &str) {
         self.clear();
-        if matches!(self.display, Display::Json) {
-            Event::Done { seconds: self.started.elapsed().as_secs_f64(), summary }.say();
-        } else if !self.quiet {
+        self.emit(|| Event::Done { seconds: self.started.elapsed().as_secs_f64(), summary });
+        if !matches!(self.display, Display::Json) && !self.quiet {
             say(summary);
         }
+    }
+
+    /// The wish to stop, shared.
+    pub fn interruption(&self) -> Interruption {
+        Interruption(Arc::clone(&self.interrupted))
+    }
+
+    /// Writes an event where JSON lines go.
+    fn emit<'a>(&self, event: impl FnOnce() -> Event<'a>) {
+        let to_stderr = matches!(self.display, Display::Json);
+        if !to_stderr && self.lines.is_none() {
+            return;
+        }
+        let line = event().line();
+        if to_stderr {
+            say_line(&line);
+        }
+        if let Some(lines) = &self.lines {
+            lines.say(&line);
+        }
+    }
+
+    /// The picture of a job by itself, for events.
+    pub fn names(&mut self, input: &Input) {
+        self.input = Some(input.name());
+    }
+
+    /// The next job has a model on a machine, whose speed may be known.
+    pub fn loaded(&mut self, key: SpeedKey) {
+        self.speed = Some(key);
+    }
+
+    /// The job has ended well: its speed is remembered, and its times are returned.
+    pub fn ended(&mut self) -> &Timeline {
+        self.timeline.end();
+        if let Some(key) = &self.speed {
+            speeds::remember(key, &self.timeline);
+        }
+        &self.timeline
+    }
+
+    /// The file that events are about.
+    fn of_file(&self) -> Option<OfFile<'_>> {
+        let file = self.file.as_ref().map(|file| file.input());
+        file.or(self.input.as_deref()).map(|file| OfFile { file })
     }
 
     /// `true` once the user has asked to stop.
@@ -139,10 +225,11 @@ impl Reporter {
             Some(file) => format!("{}: {text}", file.input()),
             None => text.to_owned(),
         };
+        self.emit(|| Event::Note { file: self.of_file(), text });
         match &self.display {
-            Display::Json => Event::Note { text }.say(),
+            Display::Json => {}
             _ if self.quiet => {}
-            Display::Bar(bar) => bar.suspend(|| say(&said)),
+            Display::Bar(bar) => bar.bar.suspend(|| say(&said)),
             Display::Percent | Display::Seldom(_) | Display::Nothing => say(&said),
         }
     }

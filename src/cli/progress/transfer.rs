@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{
     Display, Reporter,
-    event::{At, Event, Transfer, TransferBytes, TransferFile},
+    event::{At, Event, OfFile, Transfer},
 };
 use crate::cli::print::{line, say};
 
@@ -43,32 +43,31 @@ impl CurrentTransfer {
         }
     }
 
-    fn tell(&self) {
+    fn event(&self) -> Event<'_> {
         Event::Progress {
             stage: At::Model(self.work),
-            file: Some(TransferFile { file: &self.name }),
+            file: Some(OfFile { file: &self.name }),
             done: self.done,
             total: self.total,
             unit: Some(UNIT),
+            time: None,
         }
-        .say();
     }
 }
 
 impl Reporter {
     /// Begins or restarts a file: `done` of `total` bytes are already transferred.
     pub fn begin_bytes(&mut self, work: Transfer, name: &str, done: u64, total: Option<u64>) {
-        match &self.display {
-            Display::Bar(bar) => show(bar, work, name, done, total),
-            Display::Json => Event::Stage {
-                stage: At::Model(work),
-                bytes: Some(TransferBytes { file: name, done }),
-                total,
-                unit: UNIT,
-            }
-            .say(),
-            Display::Percent | Display::Seldom(_) | Display::Nothing => {}
+        if let Display::Bar(bar) = &self.display {
+            show(&bar.bar, work, name, done, total);
         }
+        self.emit(|| Event::Stage {
+            stage: At::Model(work),
+            file: Some(OfFile { file: name }),
+            done: Some(done),
+            total,
+            unit: UNIT,
+        });
         let name = name.to_owned();
         self.transfer = Some(CurrentTransfer { work, name, done, total, told: Instant::now() });
     }
@@ -79,18 +78,18 @@ impl Reporter {
         let before = file.percent();
         file.done += bytes;
         match &self.display {
-            Display::Bar(bar) => bar.inc(bytes),
+            Display::Bar(bar) => bar.bar.inc(bytes),
             Display::Percent if file.work != Transfer::Check && file.percent() != before => {
                 say(&file.line());
             }
             Display::Seldom(pause) if pause.is_over() => say(&file.line()),
-            Display::Json => {
-                if file.told.elapsed() >= JSON_PAUSE || file.total == Some(file.done) {
-                    file.told = Instant::now();
-                    file.tell();
-                }
+            Display::Percent | Display::Seldom(_) | Display::Json | Display::Nothing => {}
+        }
+        if file.told.elapsed() >= JSON_PAUSE || file.total == Some(file.done) {
+            file.told = Instant::now();
+            if let Some(file) = &self.transfer {
+                self.emit(|| file.event());
             }
-            Display::Percent | Display::Seldom(_) | Display::Nothing => {}
         }
     }
 

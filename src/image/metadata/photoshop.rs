@@ -251,7 +251,8 @@ mod tests {
     fn blocks_that_end_anywhere_give_what_there_is() {
         let mut block = Vec::new();
         push(&mut block, IPTC, &[field(5, b"title"), field(80, b"name")].concat());
-        for end in 0..block.len() {
+        // The last byte makes the length even.
+        for end in 0..block.len() - 1 {
             assert_eq!(kept(&block[..end]), None);
             let records = iptc(&block).unwrap();
             assert!(properties(&records[..end.min(records.len())]).len() <= 2);

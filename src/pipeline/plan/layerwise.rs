@@ -49,11 +49,15 @@ impl<'a> TracedMaps<'a> {
         self.largest * size_of::<f32>()
     }
 
+    /// Area of the true canvas as a multiple of the traced one's.
+    pub fn share(&self) -> f64 {
+        let area = |(height, width): (usize, usize)| (height * width) as f64;
+        area(self.size.latents) / area(self.traced_size().latents)
+    }
+
     /// The most bytes of the true canvas's maps at a time.
     pub fn bytes(&self) -> u64 {
-        let area = |(height, width): (usize, usize)| (height * width) as f64;
-        let share = area(self.size.latents) / area(self.traced_size().latents);
-        (self.most as f64 * share) as u64 * VALUE_BYTES as u64
+        (self.most as f64 * self.share()) as u64 * VALUE_BYTES as u64
     }
 
     fn count(&mut self) {

@@ -5,11 +5,13 @@ pub mod geometry;
 mod layerwise;
 pub mod memory;
 mod needs;
+pub mod preview;
 pub mod samples;
 pub mod sampling;
 mod search;
 pub mod tiles;
 pub mod vae_tiling;
+mod work;
 
 use geometry::Geometry;
 use memory::MemoryPlan;
@@ -17,6 +19,7 @@ use needs::Draft;
 use sampling::SamplingPlan;
 use tiles::Span;
 use vae_tiling::VaeTiling;
+pub use work::WorkAmounts;
 
 use crate::image::PictureShape;
 
@@ -24,6 +27,7 @@ use super::{
     engine::Engine,
     error::Error,
     finish::{Finish, PIXEL_BYTES},
+    progress::{Outline, Stage},
     settings::Settings,
     work::files::WorkLayout,
 };
@@ -48,6 +52,8 @@ pub struct Plan {
     pub prior_sizes: Vec<(usize, usize)>,
     /// Rows are kept as they are decoded until all are there, in f32, because the colour fix compares whole pictures.
     pub keeps_decoded: bool,
+    /// What the networks compute in each stage.
+    pub work: WorkAmounts,
     /// Backend and precision (`Runner::computes_on`).
     pub computes_on: String,
     /// Names of the devices that share the job.
@@ -70,7 +76,12 @@ impl Plan {
         let sampling =
             SamplingPlan::resolve(&model.scheduler, &model.schedule, &model.defaults, settings)?;
         let vae_tiling = VaeTiling::choose(model, runner, settings, &geometry)?;
-        let memory = Draft::new(engine, settings, (&geometry, vae_tiling), &sampling).plan()?;
+        let (memory, work) = {
+            let draft = Draft::new(engine, settings, (&geometry, vae_tiling), &sampling);
+            let memory = draft.plan()?;
+            let work = draft.work(&memory)?;
+            (memory, work)
+        };
         let side = geometry.grid.region_side();
         Ok(Self {
             sampling,
@@ -80,6 +91,7 @@ impl Plan {
             memory,
             prior_sizes: model.blueprints.denoiser.prior_sizes(side, side),
             keeps_decoded: Finish::new(settings).needs_whole(),
+            work,
             computes_on: runner.computes_on(),
             devices: engine.devices(),
             geometry,
@@ -93,6 +105,25 @@ impl Plan {
         let Self { geometry, sampling, .. } = self;
         let per_step = geometry.grid.len() + usize::from(geometry.low_resolution.is_some());
         per_step * sampling.steps.len() * if sampling.guidance.is_some() { 2 } else { 1 }
+    }
+
+    /// The job as its progress is told.
+    #[must_use]
+    pub fn outline(&self) -> Outline {
+        let Self { geometry, sampling, work, .. } = self;
+        let regions = geometry.grid.len();
+        Outline {
+            width: geometry.canvas.width as u32,
+            height: geometry.canvas.height as u32,
+            regions,
+            steps: sampling.steps.len(),
+            work: [
+                (Stage::Caption, regions as f64),
+                (Stage::Encode, work.encode),
+                (Stage::Denoise, work.denoise),
+                (Stage::Decode, work.decode),
+            ],
+        }
     }
 
     /// VAE tiles of the canvas.

@@ -9,6 +9,7 @@ use std::{
 use super::{
     geometry::Geometry,
     layerwise::TracedMaps,
+    preview::PreviewScale,
     samples::{Sample, samples},
     sampling::SamplingPlan,
     tiles::{Span, largest_area},
@@ -64,7 +65,7 @@ impl Needs {
 /// A pass through a part of the model, identified by its batch, height and width in latent pixels, which
 /// determine its memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Pass {
+pub(super) enum Pass {
     /// Encoding of a tile, after the samples whose statistics it uses, or of a canvas layer by layer.
     Encode(Tile),
     Decode(Tile),
@@ -77,15 +78,15 @@ enum Pass {
 
 /// What the autoencoder is given at once, in latent pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Tile {
+pub(super) struct Tile {
     /// Height and width of a tile.
-    size: (usize, usize),
-    whole: WholeCanvas,
+    pub(super) size: (usize, usize),
+    pub(super) whole: WholeCanvas,
 }
 
 /// What a tile takes from the whole canvas.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum WholeCanvas {
+pub(super) enum WholeCanvas {
     Nothing,
     /// All of it comes from one pass layer by layer.
     Layers(LayerwiseSize),
@@ -95,7 +96,7 @@ enum WholeCanvas {
 
 /// Traced memory of a pass without weights, in bytes.
 #[derive(Clone, Debug, Default)]
-struct PassMemory {
+pub(super) struct PassMemory {
     /// Peak of the pass.
     peak: usize,
     /// Scratch buffer of every CPU thread.
@@ -104,6 +105,8 @@ struct PassMemory {
     recorded: usize,
     /// Host memory of a block of a map, on its way to the disk.
     host: usize,
+    /// Multiplications of the pass.
+    pub(super) products: f64,
 }
 
 /// A job before the choices that depend on its memory.
@@ -115,7 +118,7 @@ pub struct Draft<'a> {
     pub settings: &'a Settings,
     pub geometry: &'a Geometry,
     pub vae_tiling: VaeTiling,
-    sampling: &'a SamplingPlan,
+    pub(super) sampling: &'a SamplingPlan,
     /// The captioner's model, if the job asks one.
     captions: Option<Box<dyn CaptionMemory + 'a>>,
     /// Cache of traced passes; the search repeats them.
@@ -183,6 +186,11 @@ impl<'a> Draft<'a> {
         (3 + self.sampling.history()) * self.canvas_bytes() + predictions * size_of::<f32>()
     }
 
+    /// Bytes of the job's previews.
+    fn preview_bytes(&self) -> usize {
+        PreviewScale::new(self.geometry).bytes(self.geometry.shape.channels)
+    }
+
     /// The most finished batches or tiles that wait for their turn: none on a single device.
     fn waiting(&self) -> usize {
         match self.engine.runners().count() {
@@ -214,7 +222,12 @@ impl<'a> Draft<'a> {
 
     /// The tiles of a canvas of `size`, height and width in latent pixels, with cores of `tile` image pixels: the
     /// largest, and the largest core; each with `rim` on both sides.
-    fn tile(&self, size: (usize, usize), tile: usize, rim: usize) -> (Tile, (usize, usize)) {
+    pub(super) fn tile(
+        &self,
+        size: (usize, usize),
+        tile: usize,
+        rim: usize,
+    ) -> (Tile, (usize, usize)) {
         let spans = |length| self.geometry.tiles(length, tile);
         let most = |spans: &[Span], side: fn(&Span) -> usize| {
             spans.iter().map(|span| side(&span.with_rim(rim))).max().unwrap_or(1)
@@ -297,8 +310,13 @@ impl<'a> Draft<'a> {
             }
         }
         let latents = batch * side * side * shape.channels * size_of::<f32>();
-        needs.host = self.mapped_bytes() + (4 + self.waiting()) * latents;
+        needs.host = self.mapped_bytes() + (4 + self.waiting()) * latents + self.preview_bytes();
         Ok(needs)
+    }
+
+    /// Latent pixels around a tile that the colour fix needs to see.
+    pub(super) fn rim(&self) -> usize {
+        Finish::new(self.settings).tile_rim().div_ceil(self.geometry.shape.factor)
     }
 
     /// Needs of decoding the canvas in tiles with a core of `side` image pixels.
@@ -307,21 +325,23 @@ impl<'a> Draft<'a> {
     /// Errors of the blueprint.
     pub fn decode(&self, side: usize) -> Result<Needs, Error> {
         let Geometry { canvas, shape, .. } = self.geometry;
-        let finish = Finish::new(self.settings);
-        let rim = finish.tile_rim().div_ceil(shape.factor);
+        let rim = self.rim();
         let canvas_size = (canvas.latent_height, canvas.latent_width);
         let (tile, (core_height, core_width)) = self.tile(canvas_size, side, rim);
         // The current band of rows, in f32 and in the output's samples.
         let (_, (core_rows, _)) = self.tile(canvas_size, side, 0);
         let rows = core_rows * shape.factor;
         let mut band = rows * canvas.width * (3 * size_of::<f32>() + 4);
-        if finish.needs_whole() {
+        if Finish::new(self.settings).needs_whole() {
             band = band.max(band_bytes(canvas.width));
         }
         let pixels = |height, width| height * width * shape.factor.pow(2) * 3 * size_of::<f32>();
         let mut needs = Needs {
             device: self.condition_bytes(),
-            host: self.mapped_bytes() + band + self.waiting() * pixels(core_height, core_width),
+            host: self.mapped_bytes()
+                + band
+                + self.waiting() * pixels(core_height, core_width)
+                + self.preview_bytes(),
             // The decoded tile, its copies on the way to the host, and the filter's planes.
             host_working: 2 * pixels(tile.size.0, tile.size.1)
                 + 5 * pixels(core_height, core_width),
@@ -332,19 +352,24 @@ impl<'a> Draft<'a> {
     }
 
     /// Memory of a pass, traced on first use.
-    fn traced(&self, pass: Pass) -> Result<PassMemory, Error> {
+    pub(super) fn traced(&self, pass: Pass) -> Result<PassMemory, Error> {
         if let Some(traced) = self.traced.borrow().get(&pass) {
             return Ok(traced.clone());
         }
         let trace = Trace::new(self.runner.device());
         let traced = self.run(pass, &trace)?;
-        let traced = PassMemory { peak: trace.peak(), scratch: trace.scratch_bytes(), ..traced };
+        let traced = PassMemory {
+            peak: trace.peak(),
+            scratch: trace.scratch_bytes(),
+            products: trace.products() * traced.products,
+            ..traced
+        };
         self.traced.borrow_mut().insert(pass, traced.clone());
         Ok(traced)
     }
 
     /// Runs a pass on shapes; returns what the trace does not count: the bytes of the layers that it records, and of
-    /// a block of a map on the host.
+    /// a block of a map on the host; and as products how many times those of the trace the pass has.
     fn run(&self, pass: Pass, trace: &Trace) -> Result<PassMemory, Error> {
         let Blueprints { vae, .. } = &*self.model.blueprints;
         let shape = self.geometry.shape;
@@ -358,7 +383,7 @@ impl<'a> Draft<'a> {
         let layers = |channels: usize, size: LayerwiseSize, pass: &LayerwisePass<'_>| {
             let mut maps = TracedMaps::new(trace, channels, size);
             pass(maps.traced_size(), &mut maps)?;
-            Ok(PassMemory { host: maps.largest(), ..PassMemory::default() })
+            Ok(PassMemory { host: maps.largest(), products: maps.share(), ..PassMemory::default() })
         };
         match pass {
             Pass::Encode(Tile { whole: WholeCanvas::Layers(size), .. }) => {
@@ -380,7 +405,7 @@ impl<'a> Draft<'a> {
                 let mut layers = Vec::new();
                 self.call(size, Prior::Record(&mut layers), trace)?;
                 let recorded = layers.iter().map(Activation::bytes).sum();
-                return Ok(PassMemory { recorded, ..PassMemory::default() });
+                return Ok(PassMemory { recorded, products: 1.0, ..PassMemory::default() });
             }
             Pass::Blend(size) => {
                 let mut recorded = Vec::new();
@@ -392,7 +417,7 @@ impl<'a> Draft<'a> {
                 self.call(size, Prior::Blend { layers: &layers, weight: 0.5 }, trace)?;
             }
         }
-        Ok(PassMemory::default())
+        Ok(PassMemory { products: 1.0, ..PassMemory::default() })
     }
 
     /// One call of the denoiser on shapes.

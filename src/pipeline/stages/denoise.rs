@@ -10,6 +10,7 @@ use super::{
     condition::Conditions,
     context::Context,
     predict::{Predictor, StepInputs, diffuse},
+    preview::PreviewCanvas,
 };
 use crate::{
     canvas::{Fuser, NoiseField, Region},
@@ -86,18 +87,28 @@ impl DenoiseLoop<'_> {
             diffuse(&self.noise, &files.zl, &mut files.z[0], &steps[0], DRAW_CANVAS)?;
         }
         progress.begin(Stage::Denoise, grid.len() * steps.len());
-        progress.advance(grid.len() * done.steps + done.regions);
+        progress.resumed(grid.len() * done.steps + done.regions);
         let fuser = Fuser::new(spec.settings.fusion, grid, files.zl.channels());
+        let mut preview = None;
+        if progress.wants_preview() && done.steps < steps.len() {
+            let preview = preview.insert(PreviewCanvas::new(self.context, &files.zl)?);
+            preview.put_latent(files.zl.as_slice().iter().copied());
+            preview.show(progress, Stage::Denoise, (done.steps, steps.len()));
+        }
         for (index, step) in steps.iter().enumerate().skip(done.steps) {
             let _span = debug_span!("step", index, t = step.t).entered();
             self.predict_regions(index, files, journal, progress)?;
-            self.take_step(index, &fuser, files)?;
+            let wanted = progress.wants_preview();
+            self.take_step(index, &fuser, files, preview.as_mut().filter(|_| wanted))?;
             let after = &files.z[(index + 1) % 2];
             after.flush_rows(0..after.height()).map_err(|error| journal.failed(error))?;
             if let Some(history) = &files.history {
                 history.flush(index).map_err(|error| journal.failed(error))?;
             }
             journal.append(Record::Stepped { steps: index + 1 })?;
+            if let Some(preview) = preview.as_ref().filter(|_| wanted) {
+                preview.show(progress, Stage::Denoise, (index + 1, steps.len()));
+            }
         }
         Ok(())
     }
@@ -139,8 +150,14 @@ impl DenoiseLoop<'_> {
     }
 
     /// Fuses the predictions, applies the structure prior and takes step `index` of the run, band by
-    /// band, from one z buffer into the other.
-    fn take_step(&self, index: usize, fuser: &Fuser, files: &mut Files) -> Result<(), Error> {
+    /// band, from one z buffer into the other. The clean latent that the step implies goes into `preview`.
+    fn take_step(
+        &self,
+        index: usize,
+        fuser: &Fuser,
+        files: &mut Files,
+        mut preview: Option<&mut PreviewCanvas>,
+    ) -> Result<(), Error> {
         let Files { zl, z: [even, odd], history, predictions, .. } = files;
         let (before, after) = if index.is_multiple_of(2) { (even, odd) } else { (odd, even) };
         let (mut kept, earlier) = match history {
@@ -196,6 +213,10 @@ impl DenoiseLoop<'_> {
             let predicted = &mut predicted[..values.len()];
             let z = after.rows_mut(rows.clone());
             corrected(rows.clone(), z, predicted)?;
+            if let (Some(preview), Ok(x0)) = (&mut preview, step.x0()) {
+                let pairs = z.iter().zip(&*predicted);
+                preview.put_latent(pairs.map(|(z, p)| x0.z * z + x0.prediction * p));
+            }
             let fresh = if update.needs_noise() {
                 let fresh = &mut fresh[..predicted.len()];
                 self.noise.fill(draw, rows, 0..width, channels, fresh)?;

@@ -42,7 +42,7 @@ pub fn canvas(
     let tiles = places(plan);
     let done = journal.done().tiles;
     progress.begin(Stage::Encode, tiles.len());
-    progress.advance(done);
+    progress.resumed(done);
     let left = &tiles[done..];
     if left.is_empty() {
         return Ok(());

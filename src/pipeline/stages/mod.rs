@@ -1,4 +1,4 @@
-//! Stages of a job, one file each: caption, condition, encode, denoise, decode; and what some of them share. A stage
+//! Stages of a job, one file each: caption, condition, encode, denoise, decode, write; and what some of them share. A stage
 //! sees the [`Context`](context::Context) of its job and nothing else of a model.
 
 mod canvased;
@@ -10,9 +10,11 @@ pub mod denoise;
 pub mod encode;
 mod layerwise;
 mod predict;
+mod preview;
 mod shared_maps;
 mod statistics;
 #[cfg(test)]
 mod testing;
 mod tiles;
 mod whole_colours;
+pub mod write;

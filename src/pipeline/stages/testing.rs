@@ -27,7 +27,7 @@ use crate::{
         model::ModelShape,
         model_defaults::ModelDefaults,
         plan::{
-            Plan, geometry::Geometry, memory::MemoryPlan, sampling::SamplingPlan,
+            Plan, WorkAmounts, geometry::Geometry, memory::MemoryPlan, sampling::SamplingPlan,
             vae_tiling::VaeTiling,
         },
         progress::{Progress, Stage},
@@ -255,6 +255,7 @@ pub fn job_with(settings: Settings, scheduler: &str) -> JobSpec {
         prior_sizes: Vec::new(),
         keeps_decoded: Finish::new(&settings).needs_whole(),
         computes_on: "nothing".to_owned(),
+        work: WorkAmounts::default(),
         devices: Vec::new(),
         geometry,
     };

@@ -85,6 +85,7 @@ mod tests {
     use super::super::{
         decode,
         testing::{Bench, Fake, Watcher, context, job, picture},
+        write::{RowWriter, Target},
     };
     use crate::{
         image::{EncodeOptions, Encoder, Format, Output},
@@ -105,10 +106,12 @@ mod tests {
             *value = (at * 29 % 23) as f32 / 16.0 - 0.5;
         }
         let options = EncodeOptions::like(&picture);
-        let encoder = || Encoder::new("out.png", Format::Png, 60, 40, options.clone()).unwrap();
-        decode::canvas(&context, &encoder(), &mut work, &mut Watcher::default()).unwrap();
-        let output = Output::Path(bench.output());
-        decode::write(encoder(), &output, &spec.plan, &mut work, &mut Watcher::default()).unwrap();
+        let encoder = Encoder::new("out.png", Format::Png, 60, 40, options).unwrap();
+        let (output, mut watcher) = (Output::Path(bench.output()), Watcher::default());
+        let target = Target::Picture(encoder, &output);
+        let mut writer = RowWriter::open(target, &mut work, &mut watcher).unwrap();
+        decode::canvas(&context, &mut writer, &mut work, &mut watcher).unwrap();
+        writer.finish(&mut work, &mut watcher).unwrap();
         pictures::open(bench.output()).to_rgb8().into_raw()
     }
 

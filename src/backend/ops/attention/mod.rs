@@ -67,6 +67,10 @@ pub fn attention(
 ) -> Result<Activation> {
     let sizes = AttentionSizes::checked(q, k, v, heads, mask)?;
     let form = form(Operation::Attention, [q, k, v]);
+    if let Some(trace) = q.trace() {
+        // Scores, and the values that they weigh.
+        trace.multiply(2.0 * q.elem_count() as f64 * sizes.keys as f64);
+    }
     let own = match form {
         OpForm::Cuda => cuda::attention([q, k, v], sizes, mask)?,
         OpForm::Metal => metal::attention([q, k, v], sizes, mask)?,

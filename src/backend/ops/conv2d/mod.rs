@@ -229,6 +229,9 @@ impl Windowed {
         let window = Window { kernel, stride, padding, doubled: fused.doubled.is_some(), picture };
         let (out_height, out_width) = window.output();
         let shape = [batch, out_height, out_width, output];
+        if let Some(trace) = x.trace() {
+            trace.multiply((batch * out_height * out_width * output) as f64 * inner as f64);
+        }
         if let Some(other) = fused.other
             && other.dims() != shape
         {

@@ -89,6 +89,9 @@ impl Linear {
         {
             candle_core::bail!("linear: {:?} cannot be added to {width}", other.shape());
         }
+        if let Some(trace) = x.trace() {
+            trace.multiply(x.elem_count() as f64 * output as f64);
+        }
         let Some(blocks) = self.weight.storage().blocks() else {
             return self.composed(x, other);
         };

@@ -1,0 +1,198 @@
+//! Speeds of earlier jobs: how long each stage took by its work, for each model on each device, so that the next job can
+//! be told how long it will take. One small file in the cache; without it nothing is lost but that.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{Read as _, Write as _},
+    path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use cupscale::{
+    caption::cache::CaptionCache,
+    pipeline::{Engine, Outline, Settings, Stage},
+};
+use serde::{Deserialize, Serialize};
+
+use super::progress::{Expected, Timeline};
+
+const VERSION: u32 = 1;
+const NAME: &str = "speeds.json";
+/// Bytes of the file that are read at most.
+const LARGEST: u64 = 1 << 20;
+/// Models on devices that are remembered; the one that has not run for longest goes first.
+const ENTRIES: usize = 64;
+/// What a job counts for when the next one is done.
+const DECAY: f64 = 0.8;
+
+/// What the speed of a job depends on.
+#[derive(Clone, Debug)]
+pub struct SpeedKey {
+    /// Model, device, precision and threads.
+    machine: String,
+    captioner: String,
+}
+
+impl SpeedKey {
+    /// That of jobs with this model and captioner.
+    pub fn new(engine: &Engine, settings: &Settings) -> Self {
+        let devices = engine.devices().len();
+        let threads = rayon::current_num_threads();
+        Self {
+            machine: format!(
+                "{} on {} × {devices}, {threads} threads",
+                engine.name(),
+                engine.computes_on()
+            ),
+            captioner: settings.captioner.name().to_owned(),
+        }
+    }
+}
+
+/// Decaying sums over jobs for a line through work and seconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Fit {
+    n: f64,
+    work: f64,
+    seconds: f64,
+    work_work: f64,
+    work_seconds: f64,
+}
+
+impl Fit {
+    fn add(&mut self, work: f64, seconds: f64) {
+        for (sum, new) in [
+            (&mut self.n, 1.0),
+            (&mut self.work, work),
+            (&mut self.seconds, seconds),
+            (&mut self.work_work, work * work),
+            (&mut self.work_seconds, work * seconds),
+        ] {
+            *sum = *sum * DECAY + new;
+        }
+    }
+
+    /// Seconds that so much work is expected to take: some that every job takes (weights that are loaded), and some for
+    /// each piece.
+    fn seconds(&self, work: f64) -> Option<f64> {
+        let Self { n, work: w, seconds: s, work_work: ww, work_seconds: ws } = *self;
+        let spread = n * ww - w * w;
+        let slope = if spread > 1e-3 * n * ww { (n * ws - w * s) / spread } else { 0.0 };
+        let start = (s - slope * w) / n;
+        let expected =
+            if slope > 0.0 && start >= 0.0 { start + slope * work } else { s / w * work };
+        (n > 0.0 && expected.is_finite() && expected >= 0.0).then_some(expected)
+    }
+}
+
+/// What is known of a model on a machine.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Entry {
+    jobs: u32,
+    /// Seconds since 1970 of the last job.
+    used: u64,
+    preparation: Fit,
+    encode: Fit,
+    denoise: Fit,
+    decode: Fit,
+    /// By the captioner's name.
+    captions: BTreeMap<String, Fit>,
+}
+
+impl Entry {
+    fn of_stage(&self, stage: Stage, captioner: &str) -> Option<&Fit> {
+        match stage {
+            Stage::Caption => self.captions.get(captioner),
+            Stage::Encode => Some(&self.encode),
+            Stage::Denoise => Some(&self.denoise),
+            Stage::Decode => Some(&self.decode),
+        }
+    }
+}
+
+#[derive(Default, Serialize, Deserialize)]
+struct Remembered {
+    version: u32,
+    entries: BTreeMap<String, Entry>,
+}
+
+/// What earlier jobs say of the next one.
+#[derive(Clone, Copy, Debug)]
+pub struct Earlier {
+    /// How many there were.
+    pub jobs: u32,
+    /// Seconds of each stage.
+    pub stages: Expected,
+    /// Seconds before the first stage.
+    pub preparation: f64,
+}
+
+/// The file, where the platform has a cache.
+fn path() -> Option<PathBuf> {
+    Some(CaptionCache::default_folder()?.parent()?.join(NAME))
+}
+
+/// What earlier jobs of this kind say of one with this outline; `None` if there were none.
+pub fn expect(key: &SpeedKey, outline: &Outline) -> Option<Earlier> {
+    expect_from(&read(&path()?), key, outline)
+}
+
+fn expect_from(known: &Remembered, key: &SpeedKey, outline: &Outline) -> Option<Earlier> {
+    let entry = known.entries.get(&key.machine)?;
+    let seconds =
+        |(stage, work): (Stage, f64)| entry.of_stage(stage, &key.captioner)?.seconds(work);
+    let preparation = entry.preparation.seconds(1.0).unwrap_or(0.0);
+    Some(Earlier { jobs: entry.jobs, stages: outline.work.map(seconds), preparation })
+}
+
+/// Remembers a job that has ended well. No job fails because of it.
+pub fn remember(key: &SpeedKey, timeline: &Timeline) {
+    let Some(path) = path() else { return };
+    let mut known = read(&path);
+    add(&mut known, key, timeline);
+    let write = || -> std::io::Result<()> {
+        let folder = path.parent().unwrap_or(Path::new("."));
+        fs::create_dir_all(folder)?;
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        file.write_all(serde_json::to_string(&known)?.as_bytes())?;
+        file.persist(&path).map_err(|error| error.error)?;
+        Ok(())
+    };
+    let _ = write();
+}
+
+fn add(known: &mut Remembered, key: &SpeedKey, timeline: &Timeline) {
+    known.version = VERSION;
+    let entry = known.entries.entry(key.machine.clone()).or_default();
+    for (stage, work, seconds) in timeline.measured() {
+        let fit = match stage {
+            Stage::Caption => entry.captions.entry(key.captioner.clone()).or_default(),
+            Stage::Encode => &mut entry.encode,
+            Stage::Denoise => &mut entry.denoise,
+            Stage::Decode => &mut entry.decode,
+        };
+        fit.add(work, seconds);
+    }
+    if let Some(seconds) = timeline.preparation() {
+        entry.preparation.add(1.0, seconds);
+    }
+    entry.jobs = entry.jobs.saturating_add(1);
+    entry.used = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    while known.entries.len() > ENTRIES
+        && let Some(oldest) =
+            known.entries.iter().min_by_key(|(_, entry)| entry.used).map(|(key, _)| key.clone())
+    {
+        known.entries.remove(&oldest);
+    }
+}
+
+/// What the file says; nothing if it is not there, damaged, or of another version.
+fn read(path: &Path) -> Remembered {
+    let text = || {
+        let mut text = String::new();
+        File::open(path).ok()?.take(LARGEST).read_to_string(&mut text).ok()?;
+        serde_json::from_str::<Remembered>(&text).ok()
+    };
+    text().filter(|known| known.version == VERSION).unwrap_or_default()
+}
