@@ -304,6 +304,18 @@ def texts():
     seed("hub_answer", "revision", json.dumps({"sha": "0123456789" * 4, "siblings": files, "private": False}))
     seed("hub_answer", "range", "bytes 5-9/10")
 
+    def frame(header, payload=b""):
+        header = json.dumps(header).encode()
+        return struct.pack("<IQ", len(header), len(payload)) + header + payload
+
+    settings = {"scale": 2, "prompt": "a door", "timesteps": [800, 400], "no-caption-cache": True, "eta": None}
+    asked = {"type": "upscale", "id": 1, "settings": settings, "input": {"pix": "rgb24", "width": 2, "height": 1},
+             "output": {"format": "jpeg", "quality": 90}, "preview": True}
+    others = [{"type": "plan", "id": "p", "input": {"width": 4, "height": 3, "alpha": True}}, {"type": "cancel", "id": 1},
+              {"type": "ping"}, {"type": "shutdown"}]
+    seed("pipe", "upscale", frame(asked, b"pixels") + frame({"type": "upscale", "id": "x", "output": {"pix": "rgba"}}))
+    seed("pipe", "others", b"".join(map(frame, others)))
+
     load = {"load": {"folder": "m", "quantize": "q8_0", "cpu": True, "max_new_tokens": 96, "try_together": False}}
     describe = {"describe": {"id": 7, "instruction": "Say", "width": 2, "height": 1}}
     seed("worker", "requests", json.dumps(load) + "\n" + json.dumps(describe) + "\n\0\1\2\3\4\5")

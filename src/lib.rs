@@ -53,6 +53,9 @@ pub mod image;
 #[doc(hidden)]
 pub mod model;
 mod new_file;
+// Hidden: for the program of this package.
+#[doc(hidden)]
+pub mod pipe;
 pub mod pipeline;
 // Hidden for the same reason.
 #[doc(hidden)]

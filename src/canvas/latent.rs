@@ -14,7 +14,7 @@ use memmap2::MmapMut;
 
 use super::error::{CanvasError, check_len};
 use super::grid::Region;
-use crate::temporary::not_through_links;
+use crate::temporary::{not_through_links, unlinked_file};
 
 /// An `f32` array of `height × width × channels`, channels-last, mapped into memory and zero at first.
 ///
@@ -25,7 +25,12 @@ pub struct Latent {
     width: usize,
     channels: usize,
     map: MmapMut,
+    /// It has a file that outlives the process.
+    is_kept: bool,
 }
+
+/// The most bytes of a [temporary](Latent::temporary) latent that is held in memory.
+pub(crate) const MEMORY_BYTES: usize = 64 << 20;
 
 impl Latent {
     /// A zeroed latent in a new file; one of that name is replaced.
@@ -47,7 +52,36 @@ impl Latent {
         let bytes = byte_len(height, width, channels)?;
         let file = create_file(path, bytes)
             .map_err(|source| CanvasError::File { path: path.to_owned(), source })?;
-        Self::map(&file, height, width, channels)
+        // SAFETY: the file belongs to a folder that one process at a time holds the lock of, so nobody else shortens
+        // or changes it while it is mapped.
+        unsafe { Self::map(&file, height, width, channels) }
+    }
+
+    /// A zeroed latent that nobody else sees and nothing is left of: in memory, or, if it is large, in a file without a
+    /// name in this folder.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub(crate) fn temporary(
+        folder: &Path,
+        height: usize,
+        width: usize,
+        channels: usize,
+    ) -> Result<Self, CanvasError> {
+        let bytes = byte_len(height, width, channels)?;
+        if bytes <= MEMORY_BYTES {
+            return Self::in_memory(height, width, channels);
+        }
+        let create = || {
+            let mut file = unlinked_file(folder)?;
+            reserve(&mut file, bytes)?;
+            Ok(file)
+        };
+        let file =
+            create().map_err(|source| CanvasError::File { path: folder.to_owned(), source })?;
+        // SAFETY: the file has no name and this is its only handle, so nobody else shortens or changes it.
+        let latent = unsafe { Self::map(&file, height, width, channels) }?;
+        Ok(Self { is_kept: false, ..latent })
     }
 
     /// The latent that [`create`](Self::create) made in this file, with what was written to it since.
@@ -67,17 +101,25 @@ impl Latent {
         if actual != expected as u64 {
             return Err(CanvasError::FileLength { path: path.to_owned(), expected, actual });
         }
-        Self::map(&file, height, width, channels)
+        // SAFETY: as in `create`.
+        unsafe { Self::map(&file, height, width, channels) }
     }
 
-    /// The file, mapped; the caller holds the lock of the folder that it lies in.
-    fn map(file: &File, height: usize, width: usize, channels: usize) -> Result<Self, CanvasError> {
+    /// The file, mapped.
+    ///
+    /// # Safety
+    /// Nobody else changes or shortens the file while the latent lives.
+    unsafe fn map(
+        file: &File,
+        height: usize,
+        width: usize,
+        channels: usize,
+    ) -> Result<Self, CanvasError> {
         let bytes = byte_len(height, width, channels)?;
-        // SAFETY: the file belongs to a folder that one process at a time holds the lock of, so nobody
-        // else shortens or changes it while it is mapped.
+        // SAFETY: the caller's promise.
         let map = unsafe { MmapMut::map_mut(file) }
             .map_err(|source| CanvasError::Map { bytes, source })?;
-        Ok(Self { height, width, channels, map })
+        Ok(Self { height, width, channels, map, is_kept: true })
     }
 
     /// A zeroed latent in anonymous memory: for canvases that are small beside the model.
@@ -87,7 +129,7 @@ impl Latent {
     pub fn in_memory(height: usize, width: usize, channels: usize) -> Result<Self, CanvasError> {
         let bytes = byte_len(height, width, channels)?;
         let map = MmapMut::map_anon(bytes).map_err(|source| CanvasError::Map { bytes, source })?;
-        Ok(Self { height, width, channels, map })
+        Ok(Self { height, width, channels, map, is_kept: false })
     }
 
     /// Rows, in latent pixels.
@@ -148,7 +190,7 @@ impl Latent {
         &mut self.as_mut_slice()[rows.start * len..rows.end * len]
     }
 
-    /// Flushes these rows to the disk; does nothing without a file.
+    /// Flushes these rows to the disk; does nothing without a file that is kept.
     ///
     /// # Errors
     /// The operating system's error from writing the mapped rows back.
@@ -157,6 +199,9 @@ impl Latent {
     /// If the range reaches past the last row.
     pub fn flush_rows(&self, rows: Range<usize>) -> io::Result<()> {
         assert!(rows.end <= self.height, "rows {rows:?} of {}", self.height);
+        if !self.is_kept {
+            return Ok(());
+        }
         let row_bytes = self.row_len() * size_of::<f32>();
         self.map.flush_range(rows.start * row_bytes, rows.len() * row_bytes)
     }
@@ -235,11 +280,17 @@ fn byte_len(height: usize, width: usize, channels: usize) -> Result<usize, Canva
 /// A new file of `bytes` zeros whose blocks are reserved.
 fn create_file(path: &Path, bytes: usize) -> io::Result<File> {
     let mut file = not_through_links().create(true).truncate(true).open(path)?;
+    reserve(&mut file, bytes)?;
+    Ok(file)
+}
+
+/// Makes an empty file one of `bytes` zeros whose blocks are reserved.
+fn reserve(file: &mut File, bytes: usize) -> io::Result<()> {
     if file.allocate(bytes as u64).is_err() {
         // Not every file system can reserve; writing is slower and says more clearly what is wrong.
-        write_zeros(&mut file, bytes)?;
+        write_zeros(file, bytes)?;
     }
-    Ok(file)
+    Ok(())
 }
 
 fn write_zeros(file: &mut File, bytes: usize) -> io::Result<()> {
@@ -337,6 +388,25 @@ mod tests {
         let other = Latent::open(&path, 300, 401, 4).unwrap_err();
         assert!(matches!(other, CanvasError::FileLength { actual: 1_920_000, .. }), "{other}");
         assert!(Latent::create(&path, 2, 2, 1).unwrap().as_slice() == [0.0; 4]);
+    }
+
+    #[test]
+    fn a_temporary_latent_leaves_nothing_in_memory_or_in_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        for rows in [4, MEMORY_BYTES / 4096 + 1] {
+            let mut latent = Latent::temporary(dir.path(), rows, 1024, 1).unwrap();
+            assert!(latent.rows(rows - 1..rows).iter().all(|&v| v == 0.0));
+            latent.rows_mut(rows - 1..rows)[5] = 2.5;
+            latent.flush_rows(0..rows).unwrap();
+            assert_eq!(latent.rows(rows - 1..rows)[5], 2.5);
+            assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        }
+        let gone = dir.path().join("gone");
+        assert!(Latent::temporary(&gone, 4, 4, 1).is_ok());
+        assert!(matches!(
+            Latent::temporary(&gone, MEMORY_BYTES, 1, 1),
+            Err(CanvasError::File { .. })
+        ));
     }
 
     #[test]

@@ -23,6 +23,9 @@ pub enum CliError {
     Usage(String),
     #[error("{}: no pictures in it (PNG, JPEG, WebP or TIFF)", .0.display())]
     NoPictures(PathBuf),
+    /// A stream of frames that cannot be read.
+    #[error("{name}: {reason}")]
+    Frames { name: String, reason: String },
     #[error(transparent)]
     Job(#[from] Error),
     #[error(transparent)]

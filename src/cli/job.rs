@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use cupscale::{
@@ -200,6 +201,14 @@ impl Job {
         })
     }
 
+    /// Output of the verb `raw`.
+    ///
+    /// # Errors
+    /// An output name with a picture's extension.
+    pub fn stream_output(&self) -> Result<Output, CliError> {
+        self.files.stream_output()
+    }
+
     /// Output of the verb `caption`.
     ///
     /// # Errors
@@ -216,6 +225,36 @@ impl Job {
     /// `true` if regions are described by a model that may not fit in memory beside the diffusion model.
     pub fn describes_with_a_model(&self) -> bool {
         self.content.captioner == CaptionerArg::Llava
+    }
+
+    /// Settings of a request that `pipe` got while this job's model, with these settings, is loaded: the machine is this
+    /// job's, and so is the captioner, unless the request names another.
+    ///
+    /// # Errors
+    /// A captioner that is not loaded, or captions that cannot be read.
+    pub fn settings_of(
+        &self,
+        request: &Self,
+        names_captioner: bool,
+        loaded: &Settings,
+    ) -> Result<Settings, CliError> {
+        let mut settings = request.settings.clone();
+        settings.batch = loaded.batch;
+        settings.tile = loaded.tile;
+        settings.max_memory = loaded.max_memory;
+        settings.vae_disk = loaded.vae_disk;
+        let wants_model = names_captioner && request.describes_with_a_model();
+        if wants_model && !self.describes_with_a_model() {
+            let reason = "captioner llava: it is not loaded; start `pipe` with --captioner llava";
+            return Err(CliError::Usage(reason.to_owned()));
+        }
+        settings.captioner =
+            if request.content.captions.is_some() || names_captioner && !wants_model {
+                captioner::open(&request.content, &[])?
+            } else {
+                Arc::clone(&loaded.captioner)
+            };
+        Ok(settings)
     }
 
     /// Loads the chosen model onto the chosen devices, with the settings of its jobs; `note` receives warnings.

@@ -14,10 +14,12 @@ mod job;
 mod log;
 mod models;
 mod picture;
+mod pipe;
 mod plan;
 mod print;
 mod progress;
 mod quantize;
+mod raw;
 mod size_notes;
 mod speeds;
 mod threads;
@@ -76,6 +78,8 @@ fn run_verb(cli: Cli) -> Result<u8, CliError> {
         None => upscale::run(&job(cli.job)?),
         Some(Verb::Plan(args)) => plan::run(&job(args.job)?, args.json).map(|()| DONE),
         Some(Verb::Caption(args)) => caption::run(&job(*args)?).map(|()| DONE),
+        Some(Verb::Raw(args)) => raw::run(*args),
+        Some(Verb::Pipe(args)) => pipe::run(*args),
         Some(Verb::Models(args)) => models::run(&args).map(|()| DONE),
         Some(Verb::Doctor(args)) => doctor::run(&args),
         #[cfg(feature = "mistralrs")]

@@ -142,18 +142,34 @@ impl Output {
         }
     }
 
+    /// `true` if bytes go to a reader as they are written; a file appears only when it is complete.
+    pub(crate) fn is_stream(&self) -> bool {
+        match self {
+            Self::Path(path) => is_special(path),
+            Self::Stdout | Self::Writer(_) | Self::Buffer(_) => true,
+        }
+    }
+
     /// Writes a whole file (or stream) that is no picture, as carefully as a picture: complete or
     /// not at all.
     ///
     /// # Errors
     /// Those of [`check_writable`](Self::check_writable), or an error of the operating system.
     pub fn write(&self, bytes: &[u8]) -> Result<()> {
+        let mut writer = self.create()?;
+        // The error comes back when the writer is finished.
+        let _ = writer.write_all(bytes);
+        writer.finish()
+    }
+
+    /// Opens the output for bytes that are no picture, to be written as carefully as one: a file appears with
+    /// [`OutputWriter::finish`] or not at all.
+    ///
+    /// # Errors
+    /// Those of [`check_writable`](Self::check_writable).
+    pub fn create(&self) -> Result<OutputWriter> {
         let target = OpenOutput::open(self, None)?;
-        let mut sink = target.sink()?;
-        sink.write_all(bytes)
-            .and_then(|()| sink.finish())
-            .map_err(|source| ImageError::write(target.name(), source))?;
-        target.commit()
+        Ok(OutputWriter { sink: target.sink()?, target })
     }
 
     /// Checks, before any work is done, that a picture can be put here: the folder exists and files
@@ -162,14 +178,41 @@ impl Output {
     /// # Errors
     /// [`ImageError::Unwritable`] with the one reason.
     pub fn check_writable(&self) -> Result<()> {
-        // A named pipe is not opened as a test: its reader would see the close as the end of the data.
-        let is_special = |path: &PathBuf| {
-            fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir())
-        };
         match self {
+            // A named pipe is not opened as a test: its reader would see the close as the end of the data.
             Self::Path(path) if is_special(path) => Ok(()),
             _ => OpenOutput::open(self, None).map(drop),
         }
+    }
+}
+
+/// An output that bytes are written to. Dropped before it is [finished](Self::finish), it leaves no file.
+pub struct OutputWriter {
+    // Declared before the target: it must let go of the file before that is removed.
+    sink: Sink,
+    target: OpenOutput,
+}
+
+impl OutputWriter {
+    /// Completes the output.
+    ///
+    /// # Errors
+    /// The first error of all writes, which [`ImageError::is_broken_pipe`] may tell as harmless.
+    pub fn finish(self) -> Result<()> {
+        let Self { sink, target } = self;
+        sink.finish().map_err(|source| ImageError::write(target.name(), source))?;
+        drop(sink);
+        target.commit()
+    }
+}
+
+impl Write for OutputWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.sink.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.sink.flush()
     }
 }
 
@@ -352,6 +395,11 @@ impl OpenOutput {
             Self::Stdout | Self::Writer(_) | Self::Buffer(_) | Self::Special { .. } => Ok(()),
         }
     }
+}
+
+/// `true` for a device or a named pipe.
+fn is_special(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir())
 }
 
 /// EPERM: what a file gives that is immutable or append-only, in contrast to one without the right to write.

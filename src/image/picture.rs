@@ -1,10 +1,10 @@
 //! Picture: decoded and upright, its planes in memory or, if it is large, in files.
 
-use super::alpha::fill_transparent;
 use super::colour::ScreenColours;
 use super::error::{ImageError, Result, Warning};
 use super::metadata::Metadata;
-use super::plane::{self, Plane, PlaneBuilder, Scratch, band_rows};
+use super::pixels::PixelFormat;
+use super::plane::{self, Plane, band_rows};
 use super::resize::{Filter, Resizer};
 
 /// The most pixels an input may have (2²⁸, a square of 16,384): more is taken for a decompression bomb.
@@ -131,26 +131,10 @@ impl Picture {
     /// room on the disk.
     pub fn from_rgba8(width: u32, height: u32, rgba: &[u8]) -> Result<Self> {
         check_samples((width, height), 4, rgba.len())?;
-        let planes = || {
-            let (width, height, scratch) = (width as usize, height as usize, Scratch::default());
-            let mut rgb = PlaneBuilder::new(height, 3 * width, &scratch)?;
-            let mut alpha = PlaneBuilder::new(height, width, &scratch)?;
-            let unit = |v: u8| f32::from(v) / 255.0;
-            for row in rgba.chunks(4 * width.max(1)) {
-                let pixels = row.chunks_exact(4);
-                let colours = pixels.clone().flat_map(|p| [p[0], p[1], p[2]].map(unit));
-                rgb.push(&colours.collect::<Vec<_>>())?;
-                alpha.push(&pixels.map(|p| unit(p[3])).collect::<Vec<_>>())?;
-            }
-            fill_transparent(&mut rgb, &mut alpha, width, height, &scratch)?;
-            Ok((rgb.finish()?, alpha.finish()?))
-        };
-        let on_disk = |source| ImageError::Scratch { name: "picture in memory".into(), source };
-        let (rgb, alpha) = planes().map_err(on_disk)?;
-        Ok(Self::plain(width, height, rgb, Some(alpha)))
+        Self::from_pixels((width, height), PixelFormat::Rgba, rgba)
     }
 
-    fn plain(width: u32, height: u32, rgb: Plane, alpha: Option<Plane>) -> Self {
+    pub(super) fn plain(width: u32, height: u32, rgb: Plane, alpha: Option<Plane>) -> Self {
         Self {
             width,
             height,

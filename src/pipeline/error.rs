@@ -9,7 +9,7 @@ use crate::{
     backend::{DeviceError, first_line, is_out_of_memory},
     canvas::CanvasError,
     caption::CaptionError,
-    image::ImageError,
+    image::{ImageError, PictureShape},
     model::text::TextError,
     priors::structure::StructureError,
     sampler::SamplerError,
@@ -73,6 +73,15 @@ pub enum Error {
     /// The device ran out of memory even with the smallest batch or tile.
     #[error("the device ran out of memory")]
     OutOfMemory,
+    /// A frame that is not of the shape that the job was planned for.
+    #[error(
+        "a frame of {} × {}{}, where {} × {}{} was planned",
+        found.width, found.height, alpha_of(*found), planned.width, planned.height, alpha_of(*planned)
+    )]
+    FrameShape { planned: PictureShape, found: PictureShape },
+    /// The caller's receiver of rows failed.
+    #[error("the rows of the output: {0}")]
+    Rows(io::Error),
     #[error("no thread for one of several devices: {source}")]
     Thread { source: io::Error },
     /// Stopped through [`Progress`](super::Progress); with the folder of the finished work, if any.
@@ -156,7 +165,11 @@ impl Error {
     /// True if the reader of standard output closed the pipe, which is not a failure.
     #[must_use]
     pub fn is_broken_pipe(&self) -> bool {
-        matches!(self, Self::Image(error) if error.is_broken_pipe())
+        match self {
+            Self::Image(error) => error.is_broken_pipe(),
+            Self::Rows(error) => error.kind() == io::ErrorKind::BrokenPipe,
+            _ => false,
+        }
     }
 }
 
@@ -179,6 +192,11 @@ fn kept(folder: Option<&Path>) -> String {
             format!("; the same job goes on from here (what is done is in {})", folder.display())
         },
     )
+}
+
+/// Message part for the transparency of a frame.
+fn alpha_of(shape: PictureShape) -> &'static str {
+    if shape.alpha { " with transparency" } else { "" }
 }
 
 /// Message part for the maps of an autoencoder, if there are any.

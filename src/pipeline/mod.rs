@@ -7,6 +7,7 @@
 mod colour_fix;
 mod engine;
 mod error;
+mod frames;
 mod job;
 mod model;
 mod model_defaults;
@@ -24,6 +25,7 @@ pub(crate) mod work;
 
 pub use engine::Engine;
 pub use error::Error;
+pub use frames::Frames;
 pub use model::ModelShape;
 pub use model_defaults::ModelDefaults;
 pub use plan::{
@@ -37,4 +39,5 @@ pub use progress::{Outline, Preview, Progress, Silent, Stage};
 pub use run::{Report, describe, describe_ahead, plan, upscale};
 pub use settings::{ColourFix, Defaults, Settings};
 pub use speed::Speed;
+pub use stages::write::Rows;
 pub use work::folder::{Resume, WorkOptions};

@@ -15,8 +15,14 @@ use super::{
     plan::Plan,
     progress::Progress,
     settings::Settings,
-    stages::{caption, condition::Conditions, context::Context, decode, denoise, encode},
-    work::folder::{WorkFolder, WorkOptions},
+    stages::{
+        caption,
+        condition::Conditions,
+        context::Context,
+        decode, denoise, encode,
+        write::{RowWriter, Target},
+    },
+    work::folder::{Resume, WorkFolder, WorkOptions},
 };
 
 /// Summary of a finished job.
@@ -35,7 +41,7 @@ pub struct Report {
 
 /// Enlarges `picture` into `output`.
 ///
-/// The output appears at its path complete or not at all. The same settings give the same
+/// The output appears at its path complete or not at all; a stream gets its rows as they are decoded. The same settings give the same
 /// bytes: on one backend the result depends neither on the batch size nor on the number of threads,
 /// nor on interruptions (see [`WorkOptions`]).
 ///
@@ -57,29 +63,46 @@ pub fn upscale(
     // Unload the parts of an earlier job.
     end_stage(engine, plan);
     format.check_size(&output.name(), width, height)?;
-    let job = spec.identity(picture, format)?;
     let options = EncodeOptions { quality: settings.jpeg_quality, ..EncodeOptions::like(picture) };
     let encoder = Encoder::new(&output.name(), format, width, height, options)?;
     progress.outlined(&plan.outline());
-    for note in &plan.sampling.notes {
-        progress.note(note);
-    }
-    let usual = (engine.runner.default_batch(), engine.model.default_tile());
-    if let Some(note) = plan.memory.note(settings, usual) {
-        progress.note(&note);
-    }
+    plan_notes(engine, &spec).iter().for_each(|note| progress.note(note));
     for warning in picture.warnings.iter().chain(encoder.warnings()) {
         progress.note(&warning.to_string());
     }
     // Known now, and not after hours.
     output.check_writable()?;
     let layout = plan.layout(encoder.row_bytes());
-    let mut folder = WorkFolder::open(work, (output, format), &job, &layout)?;
+    let folder = if work.resume == Resume::Disabled {
+        WorkFolder::temporary(work.folder.as_deref(), Some((output, format)), &layout)?
+    } else {
+        let job = spec.identity(picture, format)?;
+        WorkFolder::open(work, (output, format), &job, &layout)?
+    };
+    run(engine, picture, &spec, Target::Picture(encoder, output), folder, progress)
+}
+
+/// What the plan of a job has to say to the user.
+pub(super) fn plan_notes(engine: &Engine, spec: &JobSpec) -> Vec<String> {
+    let usual = (engine.runner.default_batch(), engine.model.default_tile());
+    let of_memory = spec.plan.memory.note(&spec.settings, usual);
+    spec.plan.sampling.notes.iter().cloned().chain(of_memory).collect()
+}
+
+/// Runs the stages that the work folder does not have, and ends the folder as their result asks.
+pub(super) fn run(
+    engine: &Engine,
+    picture: &Picture,
+    spec: &JobSpec,
+    target: Target<'_>,
+    mut folder: WorkFolder,
+    progress: &mut dyn Progress,
+) -> Result<Report, Error> {
     folder.notes.iter().for_each(|note| progress.note(note));
-    if let Err(error) = stages(engine, picture, &spec, encoder, output, &mut folder, progress) {
+    if let Err(error) = stages(engine, picture, spec, target, &mut folder, progress) {
         // Captions made so far are in their cache, and the job goes on with them.
         if let Error::Interrupted(_) = error {
-            return Err(Error::Interrupted(Some(folder.path)));
+            return Err(Error::Interrupted(folder.into_kept()));
         }
         if let Some(kept) = folder.leave(error.leaves()) {
             progress.note(&format!("what is done is in {}", kept.display()));
@@ -87,16 +110,20 @@ pub fn upscale(
         return Err(error);
     }
     folder.remove();
-    let (regions, steps) = (plan.geometry.grid.len(), plan.sampling.steps.len());
-    Ok(Report { width, height, regions, steps })
+    let Plan { geometry, sampling, .. } = &spec.plan;
+    Ok(Report {
+        width: geometry.canvas.width as u32,
+        height: geometry.canvas.height as u32,
+        regions: geometry.grid.len(),
+        steps: sampling.steps.len(),
+    })
 }
 
 fn stages(
     engine: &Engine,
     picture: &Picture,
     spec: &JobSpec,
-    encoder: Encoder,
-    output: &Output,
+    target: Target<'_>,
     work: &mut WorkFolder,
     progress: &mut dyn Progress,
 ) -> Result<(), Error> {
@@ -104,13 +131,13 @@ fn stages(
     let context = &Context { runner: &engine.runner, others, picture, spec };
     let plan = &spec.plan;
     let described = caption::describe_or_kept(context, work, progress)?;
-    let mut record = spec.record(&described.prompt);
-    for warning in &picture.warnings {
-        if let Warning::Truncated { rows_read, rows } = warning {
-            record["truncated_input"] = serde_json::json!({"rows_read": rows_read, "rows": rows});
+    let target = match target {
+        Target::Picture(encoder, output) => {
+            let record = record(spec, picture, &described.prompt);
+            Target::Picture(encoder.with_settings(record.to_string()), output)
         }
-    }
-    let encoder = encoder.with_settings(record.to_string());
+        rows @ Target::Rows(_) => rows,
+    };
     if progress.interrupted() {
         return Err(Error::Interrupted(None));
     }
@@ -126,14 +153,26 @@ fn stages(
         denoise::run(context, &conditions, work, progress)?;
         end_stage(engine, plan);
     }
-    decode::canvas(context, &encoder, work, progress)?;
+    let mut writer = RowWriter::open(target, work, progress)?;
+    decode::canvas(context, &mut writer, work, progress)?;
     end_stage(engine, plan);
-    decode::write(encoder, output, plan, work, progress)
+    writer.finish(work, progress)
+}
+
+/// The settings that are written into the output.
+fn record(spec: &JobSpec, picture: &Picture, prompt: &str) -> serde_json::Value {
+    let mut record = spec.record(prompt);
+    for warning in &picture.warnings {
+        if let Warning::Truncated { rows_read, rows } = warning {
+            record["truncated_input"] = serde_json::json!({"rows_read": rows_read, "rows": rows});
+        }
+    }
+    record
 }
 
 /// Unloads the model's parts after a stage, unless the plan keeps them, and returns the allocator's free memory to
 /// the system, because the next stage's activations would not fit into its holes.
-fn end_stage(engine: &Engine, plan: &Plan) {
+pub(super) fn end_stage(engine: &Engine, plan: &Plan) {
     if plan.memory.keeps_parts {
         give_back_freed();
     } else {

@@ -2,7 +2,7 @@
 //! trait [`Compute`] alone, so that each can be tested without a model. Of several devices each has a runner, with parts
 //! of its own; what they share goes through [`queue`](super::queue).
 
-use std::sync::Arc;
+use std::{cell::OnceCell, sync::Arc};
 
 use candle_core::{DType, Device, Tensor};
 use tracing::{debug, debug_span};
@@ -275,9 +275,21 @@ impl Compute for Runner {
     }
 
     fn fits(&self) -> Result<Fits<'static>, Error> {
-        let tokenizers = self.files.tokenizers()?;
+        // Those of text encoders that an earlier job has loaded serve as well: reading them takes longer than a small job.
+        // They may be unloaded meanwhile, to make room for the captioner.
+        let (encoders, files) = (self.parts.text.clone(), self.files.clone());
+        let own = match encoders.loaded() {
+            Some(_) => OnceCell::new(),
+            None => OnceCell::from(files.tokenizers()?),
+        };
         // A text that a tokenizer rejects is reported when it is encoded.
-        Ok(Box::new(move |text| tokenizers.iter().all(|it| matches!(it.cut(text), Ok(None)))))
+        Ok(Box::new(move |text| match encoders.loaded() {
+            Some(encoders) => matches!(encoders.cut(text), Ok(None)),
+            None => {
+                let own = own.get_or_init(|| files.tokenizers().unwrap_or_default());
+                own.iter().all(|tokenizer| matches!(tokenizer.cut(text), Ok(None)))
+            }
+        }))
     }
 
     fn make_room(&self) -> Arc<dyn Fn() + Send + Sync> {

@@ -11,7 +11,7 @@ use cupscale::image::{Format, Input, Output};
 use crate::cli::error::CliError;
 
 /// Verbs, which are not taken for pictures.
-const VERBS: [&str; 4] = ["plan", "caption", "models", "doctor"];
+const VERBS: [&str; 6] = ["plan", "caption", "raw", "pipe", "models", "doctor"];
 
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Files")]
@@ -211,6 +211,29 @@ impl FilesArgs {
             return refuse(format!("-o {}: is the input folder itself", output.display()));
         }
         Ok(output)
+    }
+
+    /// Takes standard input and output where no others are named.
+    pub fn name_streams(&mut self) {
+        if self.input_option.is_empty() {
+            self.input_option.push("-".into());
+        }
+        self.output.get_or_insert_with(|| "-".into());
+    }
+
+    /// Output of a verb that writes a stream of pixels.
+    ///
+    /// # Errors
+    /// An output name with a picture's extension.
+    pub fn stream_output(&self) -> Result<Output, CliError> {
+        let output = self.output.as_deref().map_or(Output::Stdout, Output::parse);
+        match output.format() {
+            Some(format) => Err(CliError::Usage(format!(
+                "-o {}: named like a {format}, but pixels without a file format are written",
+                output.name()
+            ))),
+            None => Ok(output),
+        }
     }
 
     /// Output of a verb that writes no picture.

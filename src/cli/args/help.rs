@@ -22,6 +22,7 @@ Examples:
   cupscale-fast caption photo.jpg > captions.json          edit it, then:
   cupscale-fast photo.jpg --captions captions.json
   cupscale-fast plan photo.jpg --long-edge 8000            what would run, without running it
+  ffmpeg … -f rawvideo -pix_fmt rgb24 - | cupscale-fast raw 640x360 --pix rgb24 -s 2 | ffmpeg …
   cupscale-fast models list                                which models there are
   cupscale-fast doctor                                     which devices there are, and whether they compute right
 ";
@@ -32,8 +33,10 @@ Exit codes: 0 done, 1 an input failed, 2 wrong usage, 3 everything was skipped, 
 const MORE: &str = "--help shows all options; VERB --help those of a verb.";
 
 /// Options of a job in the short help, each in one line.
-const BRIEF: [(&str, &str); 14] = [
+const BRIEF: [(&str, &str); 16] = [
     ("inputs", "Pictures or folders; `-` reads standard input"),
+    ("frame", "Width and height of the frames that come, in pixels"),
+    ("pix", "Format of the pixels: rgb24, rgba, rgb48le or rgbaf32le"),
     ("output", "File or folder; `-` writes standard output [default: INPUT with _4x in its name]"),
     ("format", "Format of the output [default: by its name, else the input's]"),
     ("scale", "Enlarge by this factor"),

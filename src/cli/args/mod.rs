@@ -8,7 +8,9 @@ mod llava;
 mod machine;
 mod model;
 mod models;
+mod pipe;
 mod progress;
+mod raw;
 mod read;
 mod repaint;
 mod sampler;
@@ -28,6 +30,7 @@ use crate::cli::{
 };
 use machine::MachineArgs;
 use progress::ProgressArgs;
+use raw::NOT_OF_RAW;
 use read::ReadArgs;
 use repaint::RepaintArgs;
 use size::SizeArgs;
@@ -41,6 +44,8 @@ pub use model::ModelArgs;
 pub use models::{
     AddArgs, ListArgs, ModelsArgs, ModelsVerb, PullArgs, QuantizeArgs, RemoveArgs, VerifyArgs,
 };
+pub use pipe::{RequestArgs, setting_names};
+pub use raw::RawArgs;
 
 /// Order of the help's parts: examples first.
 const TEMPLATE: &str =
@@ -69,22 +74,36 @@ const NOT_OF_CAPTION: [&str; 8] =
     ["format", "quality", "skip_existing", "preview", "dry_run", "work_dir", "resume", "fresh"];
 
 /// Verbs that take the options of a job.
-const JOBS: [&str; 2] = ["plan", "caption"];
+const JOBS: [&str; 4] = ["plan", "caption", "raw", "pipe"];
+
+/// Hides these options in the help of a verb that refuses them.
+fn hide(command: clap::Command, ids: impl IntoIterator<Item = impl AsRef<str>>) -> clap::Command {
+    ids.into_iter().fold(command, |command, id| command.mut_arg(id, |option| option.hide(true)))
+}
 
 impl Cli {
     /// The definition, with each verb's own options in its help, and in the `short` help what most people need.
     fn definition(short: bool) -> clap::Command {
-        let hidden = |command: clap::Command| {
-            NOT_OF_CAPTION
-                .iter()
-                .fold(command, |command, id| command.mut_arg(id, |option| option.hide(true)))
+        let caption = |command: clap::Command| {
+            hide(command, NOT_OF_CAPTION).mut_arg("output", |option| {
+                option.help("Where to write the JSON [default: standard output]")
+            })
+        };
+        let raw = |command: clap::Command| {
+            hide(command, NOT_OF_RAW)
+                .mut_arg("input_option", |option| {
+                    option.help("Where the frames come from [default: standard input]")
+                })
                 .mut_arg("output", |option| {
-                    option.help("Where to write the JSON [default: standard output]")
+                    option.help("Where the frames go [default: standard output]")
                 })
         };
         let command = Self::command();
         let command = if short { help::short(command, &JOBS) } else { help::whole(command) };
-        command.mut_subcommand("caption", hidden)
+        command
+            .mut_subcommand("caption", caption)
+            .mut_subcommand("raw", raw)
+            .mut_subcommand("pipe", |command| hide(command, pipe::refused()))
     }
 
     /// Parses the command line, and refuses options that the verb does not use.
@@ -102,10 +121,19 @@ impl Cli {
         let Some((verb, job)) = job else { return Self::from_arg_matches(&matches) };
         let typed = |id: &&&str| job.value_source(id) == Some(ValueSource::CommandLine);
         let option = |id: &str| id.replace('_', "-");
-        if verb == "caption"
-            && let Some(id) = NOT_OF_CAPTION.iter().find(typed)
-        {
-            let reason = format!("`caption` writes no picture: no --{}", option(id));
+        let refusal = match verb {
+            "caption" => NOT_OF_CAPTION
+                .iter()
+                .find(typed)
+                .map(|id| format!("`caption` writes no picture: no --{}", option(id))),
+            "raw" => NOT_OF_RAW.iter().find(typed).map(|id| match *id {
+                "inputs" => "`raw` takes one stream: name it with -i".to_owned(),
+                id => format!("--{} is not for `raw`: frames come and go as pixels alone, and none is resumed", option(id)),
+            }),
+            "pipe" => pipe::refusal(job),
+            _ => None,
+        };
+        if let Some(reason) = refusal {
             return Err(definition.error(ErrorKind::ArgumentConflict, reason));
         }
         if job.get_raw("captioner").into_iter().flatten().all(|name| name != "llava")
@@ -130,6 +158,13 @@ pub enum Verb {
         after_help = "Example:\n  cupscale-fast caption photo.jpg > captions.json\n  cupscale-fast photo.jpg --captions captions.json"
     )]
     Caption(Box<JobArgs>),
+    /// Enlarge frame after frame of raw pixels on standard input, as between two ffmpegs
+    #[command(
+        after_help = "Example:\n  ffmpeg … -f rawvideo -pix_fmt rgb24 - | cupscale-fast raw 640x360 --pix rgb24 -s 2 | ffmpeg …"
+    )]
+    Raw(Box<RawArgs>),
+    /// Stay loaded and enlarge pictures for an editor, asked over standard input (docs/pipe-protocol.md)
+    Pipe(Box<JobArgs>),
     /// List, add, download, check and remove models
     #[command(
         after_help = "Example:\n  cupscale-fast models pull hyper-sdxl\n  cupscale-fast photo.jpg --model hyper-sdxl"

@@ -24,6 +24,13 @@ pub enum Event<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         text: Option<&'a str>,
     },
+    /// A frame of a stream is done.
+    Frame {
+        /// Number of the frame, from 1.
+        frame: u64,
+        /// Time that it took.
+        seconds: f64,
+    },
     /// A job begins whose plan is known.
     Job {
         #[serde(flatten)]
@@ -185,5 +192,7 @@ mod tests {
             "event": "file", "state": "begun", "index": 1, "count": 2, "input": "a", "output": "b",
         });
         assert_eq!(json(file), expected);
+        let expected = serde_json::json!({"event": "frame", "frame": 3, "seconds": 0.5});
+        assert_eq!(json(Event::Frame { frame: 3, seconds: 0.5 }), expected);
     }
 }

@@ -2,6 +2,7 @@
 
 mod bar;
 mod event;
+mod frames;
 mod job;
 mod preview;
 mod stream;
@@ -90,6 +91,17 @@ impl Pause {
     }
 }
 
+/// The user's wish to stop, for threads that wait.
+#[derive(Clone)]
+pub struct Interruption(Arc<AtomicBool>);
+
+impl Interruption {
+    /// `true` once the user has asked to stop.
+    pub fn is_asked(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
 /// Shows the progress of a job or of transfers, and carries the user's Ctrl-C to them.
 pub struct Reporter {
     display: Display,
@@ -155,6 +167,11 @@ impl Reporter {
         if !matches!(self.display, Display::Json) && !self.quiet {
             say(summary);
         }
+    }
+
+    /// The wish to stop, shared.
+    pub fn interruption(&self) -> Interruption {
+        Interruption(Arc::clone(&self.interrupted))
     }
 
     /// Writes an event where JSON lines go.

@@ -212,11 +212,19 @@ impl PictureWriter {
     /// [`ImageError::Shape`] when rows are not whole, too many, or come without their alpha; otherwise
     /// writing failed ([`ImageError::is_broken_pipe`] tells one harmless way).
     pub fn write_rows(&mut self, rgb: &[f32], alpha: Option<&[f32]>) -> Result<()> {
-        let samples = self.encoder.samples(rgb, alpha)?;
+        let samples = self.samples(rgb, alpha)?;
         self.write_samples(&samples)
     }
 
-    /// The next rows, top to bottom, as [`Encoder::samples`] gave them.
+    /// As [`Encoder::samples`].
+    ///
+    /// # Errors
+    /// Same as there.
+    pub fn samples(&self, rgb: &[f32], alpha: Option<&[f32]>) -> Result<Vec<u8>> {
+        self.encoder.samples(rgb, alpha)
+    }
+
+    /// The next rows, top to bottom, as [`samples`](Self::samples) gave them.
     ///
     /// # Errors
     /// Same as [`write_rows`](Self::write_rows).

@@ -1,6 +1,5 @@
-//! Decoding: the VAE's decoder runs tile by tile, one band of tiles at a time, into the row file of the work folder;
-//! the writer of the picture then reads that file. The whole output is never in memory, and decoded rows survive a
-//! kill, although no file format's encoder can resume in the middle of a file.
+//! Decoding: the VAE's decoder runs tile by tile, one band of tiles at a time, and each band goes to the
+//! [writer](super::write). The whole output is never in memory.
 
 use std::{ops::Range, path::Path};
 
@@ -14,34 +13,30 @@ use super::{
     preview::PreviewCanvas,
     statistics::SharedState,
     tiles::{TilePart, TilePlace, are_shared, places, share_tiles},
+    write::RowWriter,
 };
 use crate::{
     canvas::Latent,
-    image::{Encoder, Output},
     model::vae::{GlobalState, Globals},
     pipeline::{
         colour_fix,
         error::Error,
-        plan::{Plan, tiles::Span, vae_tiling::VaeTiling},
+        plan::{tiles::Span, vae_tiling::VaeTiling},
         progress::{Progress, Stage},
         protect,
         retry::retry_halves,
         settings::ColourFix,
-        work::{files::Files, folder::WorkFolder, journal::Record, maps::MapFile},
+        work::{files::Files, folder::WorkFolder, maps::MapFile},
     },
 };
 
-/// Bytes of samples per write to the encoder, in whole rows.
-const WRITE_BAND: usize = 8 << 20;
-
-/// Decodes the denoised canvas, fixes its colours, crops it to the output's exact size, and keeps the samples
-/// of its rows in the work folder.
+/// Decodes the denoised canvas, fixes its colours, crops it to the output's exact size, and gives its rows to the writer.
 ///
 /// # Errors
-/// Errors of the picture, the autoencoder and the work folder; non-finite values; an interruption.
+/// Errors of the picture, the autoencoder, the writer and the work folder; non-finite values; an interruption.
 pub fn canvas(
     context: &Context<'_>,
-    encoder: &Encoder,
+    writer: &mut RowWriter<'_>,
     work: &mut WorkFolder,
     progress: &mut dyn Progress,
 ) -> Result<(), Error> {
@@ -74,7 +69,7 @@ pub fn canvas(
     // Already decoded, or padding alone.
     progress.resumed(all.len() - tiles.len());
     let mut band = Vec::new();
-    // Puts a tile into its band, which goes to the file when it is complete.
+    // Puts a tile into its band, which goes to the writer when it is complete.
     let mut keep = |(row, column): TilePlace<'_>,
                     parts: Vec<TilePart>,
                     progress: &mut dyn Progress|
@@ -105,9 +100,7 @@ pub fn canvas(
             protect::keep_mean(&mut band, &source.window(0..size.width, top..bottom));
         }
         let alpha = alpha.as_ref().map(|alpha| alpha.rows(top as u32..bottom as u32));
-        let samples = encoder.samples(&band, alpha.as_deref())?;
-        rows.write(top, &samples).map_err(|error| journal.failed(error))?;
-        journal.append(Record::Decoded { rows: bottom })?;
+        writer.put(top..bottom, &band, alpha.as_deref(), (rows.as_mut(), journal))?;
         if let Some(preview) = preview.as_mut().filter(|_| progress.wants_preview()) {
             preview.put_pixels(top, &band, size.width);
             preview.show(progress, Stage::Decode, (steps, steps));
@@ -165,39 +158,6 @@ pub fn canvas(
             Ok(())
         },
     )
-}
-
-/// Writes the decoded rows into the output, which appears when it is complete.
-///
-/// # Errors
-/// Errors of the output and the work folder; an interruption.
-pub fn write(
-    encoder: Encoder,
-    output: &Output,
-    plan: &Plan,
-    work: &mut WorkFolder,
-    progress: &mut dyn Progress,
-) -> Result<(), Error> {
-    let _span = info_span!("write").entered();
-    let known = encoder.warnings().len();
-    let partial = work.partial_name();
-    let mut writer = encoder.open(output, Some(&partial))?;
-    for warning in &writer.warnings()[known..] {
-        progress.note(&warning.to_string());
-    }
-    let row_bytes = writer.row_bytes();
-    let height = plan.geometry.canvas.height;
-    let band = (WRITE_BAND / row_bytes).clamp(1, height);
-    for top in (0..height).step_by(band) {
-        if progress.interrupted() {
-            return Err(Error::Interrupted(None));
-        }
-        let rows = top..(top + band).min(height);
-        let samples = work.files.rows.read(rows).map_err(|error| work.journal.failed(error))?;
-        writer.write_samples(&samples)?;
-    }
-    writer.finish()?;
-    Ok(())
 }
 
 /// What the tiles of the canvas take from the whole of it, computed when the first of them needs it.
@@ -377,12 +337,43 @@ mod tests {
         *,
     };
     use crate::{
-        image::{EncodeOptions, Format, Picture},
-        pipeline::{runner::Compute, settings::Settings},
+        image::{EncodeOptions, Encoder, Format, Output, Picture},
+        pipeline::{
+            error::Error,
+            runner::Compute,
+            settings::Settings,
+            stages::write::{Rows, Target},
+        },
     };
 
     fn encoder(picture: &Picture) -> Encoder {
         Encoder::new("out.png", Format::Png, 60, 40, EncodeOptions::like(picture)).unwrap()
+    }
+
+    /// Decodes into this output, or gathers the rows of a file.
+    fn decode(
+        context: &Context<'_>,
+        output: &Output,
+        work: &mut WorkFolder,
+        watcher: &mut Watcher,
+    ) -> Result<(), Error> {
+        let target = Target::Picture(encoder(context.picture), output);
+        let mut writer = RowWriter::open(target, work, watcher)?;
+        canvas(context, &mut writer, work, watcher)?;
+        writer.finish(work, watcher)
+    }
+
+    /// Puts numbers on the canvas that is decoded.
+    fn fill(work: &mut WorkFolder, context: &Context<'_>) -> Vec<f32> {
+        let z = &mut work.files.z[context.spec.plan.sampling.steps.len() % 2];
+        for (at, value) in z.as_mut_slice().iter_mut().enumerate() {
+            *value = (at % 17) as f32 / 8.0 - 1.0;
+        }
+        z.as_slice().to_vec()
+    }
+
+    fn decoded_rows(work: &mut WorkFolder) -> Vec<u8> {
+        work.files.rows.as_mut().unwrap().read(0..40).unwrap()
     }
 
     #[test]
@@ -398,14 +389,12 @@ mod tests {
                 let others: [&dyn Compute; 2] = [&runners[1], &runners[2]];
                 let context = context_of(&runners[0], &others[..devices - 1], &picture, &spec);
                 let mut work = bench.open(&spec);
-                let z = &mut work.files.z[spec.plan.sampling.steps.len() % 2];
-                for (at, value) in z.as_mut_slice().iter_mut().enumerate() {
-                    *value = (at % 17) as f32 / 8.0 - 1.0;
-                }
+                fill(&mut work, &context);
                 let mut watcher = Watcher::default();
-                canvas(&context, &encoder(&picture), &mut work, &mut watcher).unwrap();
+                let output = Output::Path(bench.output());
+                decode(&context, &output, &mut work, &mut watcher).unwrap();
                 assert_eq!((watcher.done, watcher.total), (6, 6));
-                work.files.rows.read(0..40).unwrap()
+                decoded_rows(&mut work)
             };
             let expected = decoded(1);
             for devices in [2, 3] {
@@ -420,16 +409,12 @@ mod tests {
         let spec = job(Settings { colour_fix: ColourFix::None, ..Settings::default() });
         let context = context(&runner, &picture, &spec);
         let mut work = bench.open(&spec);
-        let z = &mut work.files.z[spec.plan.sampling.steps.len() % 2];
-        let width = z.width();
-        for (at, value) in z.as_mut_slice().iter_mut().enumerate() {
-            *value = (at % 17) as f32 / 8.0 - 1.0;
-        }
-        let z = z.as_slice().to_vec();
+        let (z, width) = (fill(&mut work, &context), work.files.zl.width());
         let mut watcher = Watcher::default();
-        canvas(&context, &encoder(&picture), &mut work, &mut watcher).unwrap();
+        let output = Output::Path(bench.output());
+        decode(&context, &output, &mut work, &mut watcher).unwrap();
         assert_eq!((watcher.done, watcher.total), (6, 6));
-        let samples = work.files.rows.read(0..40).unwrap();
+        let samples = decoded_rows(&mut work);
         for (y, row) in samples.chunks_exact(60 * 3).enumerate() {
             for (x, pixel) in row.chunks_exact(3).enumerate() {
                 let at = (y / FACTOR * width + x / FACTOR) * CHANNELS;
@@ -441,11 +426,77 @@ mod tests {
             }
         }
         let passes = *runner.passes.lock().unwrap();
-        canvas(&context, &encoder(&picture), &mut work, &mut Watcher::default()).unwrap();
+        decode(&context, &output, &mut work, &mut Watcher::default()).unwrap();
         assert_eq!(*runner.passes.lock().unwrap(), passes);
-        let output = Output::Path(bench.output());
-        write(encoder(&picture), &output, &spec.plan, &mut work, &mut Watcher::default()).unwrap();
         let written = pictures::open(bench.output()).to_rgb8();
         assert_eq!(written.into_raw(), samples);
+    }
+
+    #[test]
+    fn a_stream_gets_the_bytes_of_the_file_also_when_its_job_goes_on() {
+        let (runner, picture, bench) = (Fake::idle(), picture(), Bench::new());
+        let spec = job(Settings::default());
+        let context = context(&runner, &picture, &spec);
+        let mut work = bench.open(&spec);
+        fill(&mut work, &context);
+        let file = Output::Path(bench.output());
+        decode(&context, &file, &mut work, &mut Watcher::default()).unwrap();
+        let expected = std::fs::read(bench.output()).unwrap();
+        work.remove();
+        let buffer = crate::image::Buffer::default();
+        let stream = Output::Buffer(buffer.clone());
+        let mut work = bench.open(&spec);
+        fill(&mut work, &context);
+        let mut watcher = Watcher { stop_at: Some(4), ..Watcher::default() };
+        let stopped = decode(&context, &stream, &mut work, &mut watcher);
+        assert!(matches!(stopped, Err(Error::Interrupted(None))));
+        let done = work.journal.done().rows;
+        assert!(0 < done && done < 40, "{done}");
+        drop(buffer.take());
+        decode(&context, &stream, &mut work, &mut Watcher::default()).unwrap();
+        assert!(buffer.take() == expected);
+    }
+
+    /// Notes how many tiles were decoded when rows came.
+    struct Received<'a> {
+        runner: &'a Fake,
+        rows: Vec<f32>,
+        passes: Vec<usize>,
+    }
+
+    impl Rows for Received<'_> {
+        fn put(&mut self, rgb: &[f32], alpha: Option<&[f32]>) -> std::io::Result<()> {
+            assert_eq!(alpha, None);
+            self.rows.extend_from_slice(rgb);
+            self.passes.push(*self.runner.passes.lock().unwrap());
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn rows_leave_before_the_tiles_below_them_are_decoded_and_nothing_is_kept() {
+        let (runner, picture) = (Fake::idle(), picture());
+        let folder = tempfile::tempdir().unwrap();
+        let spec = job(Settings::default());
+        let context = context(&runner, &picture, &spec);
+        let layout = spec.plan.layout(60 * 3);
+        let mut work = WorkFolder::temporary(Some(folder.path()), None, &layout).unwrap();
+        fill(&mut work, &context);
+        let mut received = Received { runner: &runner, rows: Vec::new(), passes: Vec::new() };
+        let mut watcher = Watcher::default();
+        let mut writer =
+            RowWriter::open(Target::Rows(&mut received), &mut work, &mut watcher).unwrap();
+        canvas(&context, &mut writer, &mut work, &mut watcher).unwrap();
+        writer.finish(&mut work, &mut watcher).unwrap();
+        assert_eq!(received.passes, [3, 6]);
+        assert_eq!(received.rows.len(), 60 * 40 * 3);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+
+        let bench = Bench::new();
+        let mut work = bench.open(&spec);
+        fill(&mut work, &context);
+        decode(&context, &Output::Path(bench.output()), &mut work, &mut watcher).unwrap();
+        let samples = encoder(&picture).samples(&received.rows, None).unwrap();
+        assert!(decoded_rows(&mut work) == samples);
     }
 }

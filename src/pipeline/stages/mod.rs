@@ -1,4 +1,4 @@
-//! Stages of a job, one file each: caption, condition, encode, denoise, decode; and what some of them share. A stage
+//! Stages of a job, one file each: caption, condition, encode, denoise, decode, write; and what some of them share. A stage
 //! sees the [`Context`](context::Context) of its job and nothing else of a model.
 
 mod canvased;
@@ -16,3 +16,4 @@ mod statistics;
 #[cfg(test)]
 mod testing;
 mod tiles;
+pub mod write;

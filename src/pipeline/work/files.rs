@@ -8,7 +8,7 @@ use std::{
 
 use super::{history::History, journal::Done, rows::RowFile};
 use crate::{
-    canvas::{CanvasError, Latent},
+    canvas::{CanvasError, Latent, latent::MEMORY_BYTES},
     pipeline::error::Error,
     units,
 };
@@ -73,12 +73,24 @@ pub struct WorkLayout {
 impl WorkLayout {
     /// Bytes of all files together.
     pub fn bytes(&self) -> u64 {
+        self.canvases().iter().sum::<u64>() + self.samples() + self.map_bytes
+    }
+
+    /// Bytes of the files of a job that keeps nothing: it does not gather rows, and has small canvases in memory.
+    pub fn temporary_bytes(&self) -> u64 {
+        let large = |bytes: &&u64| **bytes > MEMORY_BYTES as u64;
+        self.canvases().iter().filter(large).sum::<u64>() + self.map_bytes
+    }
+
+    /// Bytes of each mapped file.
+    fn canvases(&self) -> [u64; 6] {
         let (height, width, channels) = self.canvas;
         let (count, side) = self.regions;
         let (low_height, low_width) = self.low_resolution.unwrap_or_default();
-        let canvases = 3 + self.history;
-        let pixels = canvases * height * width + count * side * side + low_height * low_width;
-        (pixels * channels * size_of::<f32>()) as u64 + self.samples() + self.map_bytes
+        let canvas = height * width;
+        let history = self.history * canvas;
+        [canvas, canvas, canvas, history, count * side * side, low_height * low_width]
+            .map(|pixels| (pixels * channels * size_of::<f32>()) as u64)
     }
 
     /// Bytes of the output's samples.
@@ -111,8 +123,8 @@ pub struct Files {
     /// Noise predictions of all regions, stacked vertically: `[regions · R, R, C]`.
     pub predictions: Latent,
     pub low_resolution: Option<Latent>,
-    /// Decoded rows of the output.
-    pub rows: RowFile,
+    /// Decoded rows of the output; `None` where nothing is kept.
+    pub rows: Option<RowFile>,
 }
 
 impl Files {
@@ -122,7 +134,7 @@ impl Files {
     /// An I/O error.
     pub fn create(folder: &Path, layout: &WorkLayout) -> Result<Self, Error> {
         let rows = RowFile::create(&folder.join(ROWS), layout.rows)?;
-        Self::with(layout, rows, |name, height, width, channels| {
+        Self::with(layout, Some(rows), |name, height, width, channels| {
             Latent::create(&folder.join(name), height, width, channels)
         })
     }
@@ -133,14 +145,24 @@ impl Files {
     /// A file that is missing or of another size.
     pub fn open(folder: &Path, layout: &WorkLayout) -> Result<Self, Error> {
         let rows = RowFile::open(&folder.join(ROWS), layout.rows)?;
-        Self::with(layout, rows, |name, height, width, channels| {
+        Self::with(layout, Some(rows), |name, height, width, channels| {
             Latent::open(&folder.join(name), height, width, channels)
+        })
+    }
+
+    /// Canvases of which nothing is kept, the large ones in files without names in `folder`.
+    ///
+    /// # Errors
+    /// An I/O error.
+    pub fn temporary(folder: &Path, layout: &WorkLayout) -> Result<Self, Error> {
+        Self::with(layout, None, |_, height, width, channels| {
+            Latent::temporary(folder, height, width, channels)
         })
     }
 
     fn with(
         layout: &WorkLayout,
-        rows: RowFile,
+        rows: Option<RowFile>,
         latent: impl Fn(&str, usize, usize, usize) -> Result<Latent, CanvasError>,
     ) -> Result<Self, Error> {
         let (height, width, channels) = layout.canvas;

@@ -3,6 +3,7 @@
 //!
 //! The folder lies beside the output (in the cache for a stream), is locked by one process at a time, and is removed
 //! when the output is complete. It is read back only by the same job: same picture, same settings, same weights.
+//! A job of which nothing is kept ([`Resume::Disabled`]) has the same files without names, or in memory.
 
 use std::{
     ffi::OsString,
@@ -28,6 +29,7 @@ use crate::{
     canvas::CanvasError,
     image::{Format, Output},
     pipeline::error::{Error, Left},
+    temporary::private_folder,
 };
 
 /// Place of the work folder, and handling of unfinished work in it.
@@ -49,23 +51,55 @@ pub enum Resume {
     Required,
     /// Discard it and start again.
     Never,
+    /// Keep none: canvases are in memory, or, if they are large, in files without names, and nothing waits for the disk.
+    /// For many small jobs, and for outputs that nobody would wait for again.
+    Disabled,
 }
 
 /// The work folder of a running job, locked.
 #[derive(Debug)]
 pub struct WorkFolder {
+    /// The folder; of a job of which nothing is kept, that of its files without names.
     pub path: PathBuf,
-    /// Base name of the job's other files.
-    tag: OsString,
-    /// The locked file.
-    lock: File,
+    /// `None` if nothing is kept.
+    kept: Option<Kept>,
     pub files: Files,
     pub journal: Journal,
     /// What became of work that was found in the folder, and what may come of little room, for the user.
     pub notes: Vec<String>,
 }
 
+/// What a work folder has that is kept.
+#[derive(Debug)]
+struct Kept {
+    /// Base name of the job's other files.
+    tag: OsString,
+    /// The locked file.
+    lock: File,
+}
+
 impl WorkFolder {
+    /// The files of a job of which nothing is kept; `output` is `None` for a caller who takes the rows. `folder` is for
+    /// what is large, instead of the user's own for temporary files.
+    ///
+    /// # Errors
+    /// Insufficient disk space, or an I/O error.
+    pub fn temporary(
+        folder: Option<&Path>,
+        output: Option<(&Output, Format)>,
+        layout: &WorkLayout,
+    ) -> Result<Self, Error> {
+        let path = match folder {
+            Some(folder) => folder.to_owned(),
+            None => private_folder()?,
+        };
+        let work = (&*path, layout.temporary_bytes(), layout.map_bytes);
+        let room = room::check(work, output, layout.samples())?;
+        let files = Files::temporary(&path, layout)?;
+        let journal = Journal::without_file(&path);
+        Ok(Self { path, kept: None, files, journal, notes: room.into_iter().collect() })
+    }
+
     /// Opens the work folder of the job that `job` describes (an object, which must be equal for
     /// work to be resumed) and that writes `output` as `format`.
     ///
@@ -90,7 +124,7 @@ impl WorkFolder {
         let nothing = || Error::NothingToResume { output: output.name(), folder: path.clone() };
         let room = |need: u64| {
             let work = (&*path, need, layout.map_bytes.min(need));
-            room::check(work, (output, format), layout.samples())
+            room::check(work, Some((output, format)), layout.samples())
         };
         let begin = |note: Option<String>| -> Result<_, Error> {
             clear(&path);
@@ -141,7 +175,7 @@ impl WorkFolder {
             None => begin(None)?,
         };
         let notes = notes.into_iter().flatten().collect();
-        Ok(Self { path, tag, lock, files, journal, notes })
+        Ok(Self { path, kept: Some(Kept { tag, lock }), files, journal, notes })
     }
 
     fn begin(path: &Path, job: &Value, layout: &WorkLayout) -> Result<(Files, Journal), Error> {
@@ -171,30 +205,34 @@ impl WorkFolder {
         }
     }
 
-    /// File name of the partial output until it is complete.
-    pub fn partial_name(&self) -> OsString {
-        let mut name = self.tag.clone();
+    /// File name of the partial output until it is complete; `None` if nothing is kept, for a name of its own.
+    pub fn partial_name(&self) -> Option<OsString> {
+        let mut name = self.kept.as_ref()?.tag.clone();
         name.push(".part");
-        name
+        Some(name)
     }
 
     /// Stored captions, if they can be read.
     pub fn captions(&self) -> Option<String> {
+        self.kept.as_ref()?;
         String::from_utf8(read_whole(&self.path.join(CAPTIONS)).ok()?).ok()
     }
 
-    /// Stores the captions atomically.
+    /// Stores the captions atomically, if anything is kept.
     ///
     /// # Errors
     /// An I/O error.
     pub fn keep_captions(&self, text: &str) -> Result<(), Error> {
+        if self.kept.is_none() {
+            return Ok(());
+        }
         write_whole(&self.path, CAPTIONS, CAPTIONS_PART, text)
     }
 
     /// Leaves the folder of a job that ended with an error; one with nothing done in it is removed in any case.
     /// Returns its path if it is kept.
     pub fn leave(self, left: Left) -> Option<PathBuf> {
-        if left == Left::Removed || !has_results(&self.path) {
+        if self.kept.is_none() || left == Left::Removed || !has_results(&self.path) {
             self.remove();
             return None;
         }
@@ -207,10 +245,17 @@ impl WorkFolder {
 
     /// Removes the folder after the output is complete.
     pub fn remove(self) {
-        let Self { path, lock, files, journal, .. } = self;
+        let Self { path, kept, files, journal, .. } = self;
         drop((files, journal));
-        remove(&path);
-        drop(lock);
+        if let Some(Kept { lock, .. }) = kept {
+            remove(&path);
+            drop(lock);
+        }
+    }
+
+    /// The folder, if what is done is kept in it.
+    pub fn into_kept(self) -> Option<PathBuf> {
+        self.kept.map(|_| self.path)
     }
 }
 
@@ -293,18 +338,37 @@ mod tests {
         assert_eq!(used, LAYOUT.bytes());
         work.files.z[1].as_mut_slice()[5] = 3.5;
         work.files.history.as_mut().unwrap().of_step(1).0[7] = 2.5;
-        work.files.rows.write(31, &[7; 144]).unwrap();
+        work.files.rows.as_mut().unwrap().write(31, &[7; 144]).unwrap();
         append(&mut work, &TWO_STEPS);
-        assert_eq!(work.partial_name(), ".a.png.cupscale.part");
+        assert_eq!(work.partial_name().unwrap(), ".a.png.cupscale.part");
         drop(work);
 
         let mut work = open(&output, &WorkOptions::default(), &job(1)).unwrap();
         assert_eq!(work.journal.done().steps, 2);
         assert_eq!(work.files.z[1].as_slice()[5], 3.5);
         assert_eq!(work.files.history.as_mut().unwrap().of_step(2).1[0][7], 2.5);
-        assert_eq!(work.files.rows.read(30..32).unwrap()[144..], [7; 144]);
+        let rows = work.files.rows.as_mut().unwrap();
+        assert_eq!(rows.read(30..32).unwrap()[144..], [7; 144]);
         work.remove();
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn of_a_job_that_keeps_nothing_no_file_has_a_name_and_records_count_all_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = Output::Path(folder.path().join("a.png"));
+        let target = Some((&output, Format::Png));
+        let mut work = WorkFolder::temporary(Some(folder.path()), target, &LAYOUT).unwrap();
+        append(&mut work, &TWO_STEPS);
+        work.keep_captions("{}").unwrap();
+        assert_eq!(work.journal.done().steps, 2);
+        assert_eq!((work.partial_name(), work.captions()), (None, None));
+        assert!(work.files.rows.is_none());
+        assert_eq!(work.leave(Left::Kept), None);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        let huge = WorkLayout { canvas: (1 << 20, 1 << 20, 4), ..LAYOUT };
+        let error = WorkFolder::temporary(Some(folder.path()), None, &huge).unwrap_err();
+        assert!(matches!(error, Error::NoRoom { .. }), "{error}");
     }
 
     #[test]
@@ -379,7 +443,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let output = folder.path().join(format!("{}.png", "n".repeat(251)));
         let work = open(&output, &WorkOptions::default(), &job(1)).unwrap();
-        assert!(work.partial_name().len() < 64);
+        assert!(work.partial_name().unwrap().len() < 64);
         drop(work);
         let huge = WorkLayout { rows: (1 << 30, 1 << 30), ..LAYOUT };
         let output = Output::Path(folder.path().join("b.png"));

@@ -76,7 +76,8 @@ impl Done {
 /// Open journal of a job; its errors name the file.
 #[derive(Debug)]
 pub struct Journal {
-    file: File,
+    /// `None` where nothing is kept.
+    file: Option<File>,
     path: PathBuf,
     done: Done,
 }
@@ -93,7 +94,12 @@ impl Journal {
             Ok(file)
         };
         let file = create().map_err(|error| Error::in_file(path, error))?;
-        Ok(Self { file, path: path.to_owned(), done: Done::default() })
+        Ok(Self { file: Some(file), path: path.to_owned(), done: Done::default() })
+    }
+
+    /// The journal of a job of which nothing is kept; `path` is named in errors.
+    pub fn without_file(path: &Path) -> Self {
+        Self { file: None, path: path.to_owned(), done: Done::default() }
     }
 
     /// Opens an earlier process's journal of a job whose whole work is `all`.
@@ -126,7 +132,7 @@ impl Journal {
             Ok((file, done))
         };
         let (file, done) = open().map_err(|error| Error::in_file(path, error))?;
-        Ok(Self { file, path: path.to_owned(), done })
+        Ok(Self { file: Some(file), path: path.to_owned(), done })
     }
 
     /// Progress of the job.
@@ -139,22 +145,10 @@ impl Journal {
     /// # Errors
     /// An I/O error; the record then does not count.
     pub fn append(&mut self, record: Record) -> Result<(), Error> {
-        self.write(record).map_err(|error| Error::in_file(&self.path, error))?;
-        self.done.add(record);
-        Ok(())
-    }
-
-    fn write(&mut self, record: Record) -> io::Result<()> {
-        let start = self.file.stream_position()?;
-        if let Err(error) = self.file.write_all(&line(record)).and_then(|()| self.file.sync_data())
-        {
-            // A partial line must not precede the next record; if truncating fails too, the journal ends there.
-            let _ = self
-                .file
-                .set_len(start)
-                .and_then(|()| self.file.seek(SeekFrom::Start(start)).map(drop));
-            return Err(error);
+        if let Some(file) = &mut self.file {
+            write(file, record).map_err(|error| Error::in_file(&self.path, error))?;
         }
+        self.done.add(record);
         Ok(())
     }
 
@@ -162,6 +156,16 @@ impl Journal {
     pub fn failed(&self, error: io::Error) -> Error {
         Error::in_file(self.path.parent().unwrap_or(&self.path), error)
     }
+}
+
+fn write(file: &mut File, record: Record) -> io::Result<()> {
+    let start = file.stream_position()?;
+    if let Err(error) = file.write_all(&line(record)).and_then(|()| file.sync_data()) {
+        // A partial line must not precede the next record; if truncating fails too, the journal ends there.
+        let _ = file.set_len(start).and_then(|()| file.seek(SeekFrom::Start(start)).map(drop));
+        return Err(error);
+    }
+    Ok(())
 }
 
 /// `checksum record\n`, the checksum in eight hexadecimal digits.
@@ -289,7 +293,8 @@ mod tests {
     #[test]
     fn a_record_that_does_not_fit_the_disk_is_an_error_and_does_not_count() {
         let file = File::options().read(true).write(true).open("/dev/full").unwrap();
-        let mut journal = Journal { file, path: "/dev/full".into(), done: Done::default() };
+        let mut journal =
+            Journal { file: Some(file), path: "/dev/full".into(), done: Done::default() };
         assert!(journal.append(Record::LowResolution).is_err());
         assert_eq!(journal.done(), Done::default());
     }

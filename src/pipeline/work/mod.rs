@@ -9,4 +9,4 @@ mod lock;
 pub mod maps;
 mod place;
 mod room;
-mod rows;
+pub mod rows;

@@ -13,18 +13,18 @@ use crate::{
 };
 
 /// Checks that `work`, a folder and the bytes that are to be added to it, of which those of `maps` could be spared, has
-/// room, and so has the output's folder for
-/// a file of `samples` bytes before compression. Returns a note if the output may still turn out too large.
+/// room, and so has the folder of the output, if there is one, for a file of `samples` bytes before compression. Returns a note if the output may still turn out too large.
 ///
 /// # Errors
 /// [`Error::NoRoom`], [`Error::NoRoomForOutput`], or an I/O error.
 pub fn check(
     (work, mut need, maps): (&Path, u64, u64),
-    (output, format): (&Output, Format),
+    output: Option<(&Output, Format)>,
     samples: u64,
 ) -> Result<Option<String>, Error> {
     let mut note = None;
-    if let Some(folder) = folder_of(output) {
+    let output = output.and_then(|(output, format)| Some((output, format, folder_of(output)?)));
+    if let Some((output, format, folder)) = output {
         let [least, most] = bytes_of(format, samples);
         let mut free = free_in(&folder)?;
         if is_one_disk(work, &folder) {
@@ -100,7 +100,7 @@ mod tests {
         let path = Output::Path(folder.path().join("a.png"));
         let free = free_in(folder.path()).unwrap();
         let of = |work: u64, output: &Output, samples: u64| {
-            check((folder.path(), work, 0), (output, Format::Png), samples)
+            check((folder.path(), work, 0), Some((output, Format::Png)), samples)
         };
         assert_eq!(of(1000, &path, 1000).unwrap(), None);
         let note = of(1000, &path, 2 * free).unwrap().unwrap();
@@ -118,7 +118,8 @@ mod tests {
         // A file system of the kernel's, which has no room and is another one.
         let output = Output::Path("/proc/self/out.png".into());
         let folder = tempfile::tempdir().unwrap();
-        let error = check((folder.path(), 1000, 0), (&output, Format::Png), 80_000).unwrap_err();
+        let output = Some((&output, Format::Png));
+        let error = check((folder.path(), 1000, 0), output, 80_000).unwrap_err();
         let expected = "/proc/self/out.png: needs about 9.8 KiB of disk, and 0 B are free";
         assert!(error.to_string().starts_with(expected), "{error}");
     }

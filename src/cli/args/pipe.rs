@@ -1,0 +1,151 @@
+//! Options of `pipe` and of its requests: the program itself takes what stays loaded, a request takes the settings of its
+//! picture. Both are options of a job, so that names, ranges and defaults stand in one place.
+
+use clap::{
+    ArgMatches, Args, Command, CommandFactory as _, FromArgMatches as _, Parser,
+    parser::ValueSource,
+};
+
+use super::{
+    ContentArgs, JobArgs, LlavaArgs, ModelArgs, machine::MachineArgs, read::ReadArgs,
+    repaint::RepaintArgs, size::SizeArgs,
+};
+use crate::cli::usage;
+
+/// Options of a job that `pipe` takes besides its model, machine and captioner.
+const OWN: [&str; 3] = ["captioner", "work_dir", "quiet"];
+
+/// The options of a request, unresolved.
+#[derive(Debug)]
+pub struct RequestArgs {
+    pub job: JobArgs,
+    /// It says which captioner it wants.
+    pub names_captioner: bool,
+}
+
+/// A job's options as words without the program's name.
+#[derive(Debug, Parser)]
+#[command(no_binary_name = true, disable_help_flag = true)]
+struct Words {
+    #[command(flatten)]
+    job: JobArgs,
+}
+
+impl RequestArgs {
+    /// Parses `--name=value` words.
+    ///
+    /// # Errors
+    /// One line that names the setting.
+    pub fn parse(words: &[String]) -> Result<Self, String> {
+        let matches =
+            Words::command().try_get_matches_from(words).map_err(|error| usage::line(&error))?;
+        if let Some(id) =
+            ids(Words::command()).iter().find(|id| typed(&matches, id) && !is_setting(id))
+        {
+            let name = id.replace('_', "-");
+            return Err(match id.as_str() {
+                "format" | "quality" => format!("`{name}` stands in `output`, not in `settings`"),
+                id if is_own(id) => {
+                    format!("`{name}` is chosen when `pipe` starts, for all requests")
+                }
+                _ => format!("`{name}` is no setting of a request"),
+            });
+        }
+        let names_captioner = typed(&matches, "captioner");
+        let words = Words::from_arg_matches(&matches).map_err(|error| usage::line(&error))?;
+        Ok(Self { job: words.job, names_captioner })
+    }
+}
+
+/// Names of all settings of a request.
+pub fn setting_names() -> Vec<String> {
+    ids(Words::command())
+        .into_iter()
+        .filter(|id| is_setting(id))
+        .map(|id| id.replace('_', "-"))
+        .collect()
+}
+
+/// Options of a job that `pipe` refuses on its command line.
+pub fn refused() -> Vec<String> {
+    ids(Words::command()).into_iter().filter(|id| !is_own(id)).collect()
+}
+
+/// Why `pipe` does not start with these options, if it does not.
+pub fn refusal(matches: &ArgMatches) -> Option<String> {
+    let id = refused().into_iter().find(|id| typed(matches, id))?;
+    let name = id.replace('_', "-");
+    Some(if is_setting(&id) {
+        format!(
+            "--{name} is a setting of each request: `pipe` itself takes model, captioner and machine"
+        )
+    } else {
+        format!("--{name} is not for `pipe`, whose pictures come and go as messages")
+    })
+}
+
+/// `true` for options that `pipe` itself takes.
+fn is_own(id: &str) -> bool {
+    OWN.contains(&id) || has::<ModelArgs>(id) || has::<MachineArgs>(id) || has::<LlavaArgs>(id)
+}
+
+/// `true` for options that a request may set.
+fn is_setting(id: &str) -> bool {
+    let is_content = has::<ContentArgs>(id) && !has::<LlavaArgs>(id);
+    is_content || has::<ReadArgs>(id) || has::<SizeArgs>(id) || has::<RepaintArgs>(id)
+}
+
+fn has<A: Args>(id: &str) -> bool {
+    ids(A::augment_args(Command::new("group"))).iter().any(|own| own == id)
+}
+
+fn ids(command: Command) -> Vec<String> {
+    command.get_arguments().map(|option| option.get_id().to_string()).collect()
+}
+
+fn typed(matches: &ArgMatches, id: &str) -> bool {
+    matches.value_source(id) == Some(ValueSource::CommandLine)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(words: &str) -> Result<RequestArgs, String> {
+        let words: Vec<String> = words.split_whitespace().map(str::to_owned).collect();
+        RequestArgs::parse(&words)
+    }
+
+    #[test]
+    fn a_request_takes_settings_of_its_picture_and_refuses_others_by_name() {
+        assert!(parse("--scale=2 --prompt=dusk --rap=0 --timesteps=800 --timesteps=400").is_ok());
+        assert!(parse("--captioner=none").unwrap().names_captioner);
+        assert!(!parse("").unwrap().names_captioner);
+        for (words, said) in [
+            ("--promt=dusk", "did you mean --prompt?"),
+            ("--model=x", "`model` is chosen when `pipe` starts"),
+            ("--threads=2", "`threads` is chosen when `pipe` starts"),
+            ("--caption-model=x --captioner=llava", "`caption-model` is chosen when"),
+            ("--resume", "`resume` is no setting"),
+            ("--input=x", "`input-option` is no setting"),
+            ("--format=png", "`format` stands in `output`"),
+            ("--scale=0", "not above 0"),
+            ("--scale", "--scale"),
+            ("--help", "--help"),
+        ] {
+            let reason = parse(words).unwrap_err();
+            assert!(reason.contains(said), "{words}: {reason}");
+            assert_eq!(reason.lines().count(), 1);
+        }
+    }
+
+    #[test]
+    fn every_option_of_a_job_is_of_one_kind() {
+        for id in ids(Words::command()) {
+            assert!(!(is_own(&id) && is_setting(&id)) || id == "captioner", "{id}");
+        }
+        let names = setting_names();
+        assert!(names.iter().any(|name| name == "denoise-steps"), "{names:?}");
+        assert!(!names.iter().any(|name| name == "model"), "{names:?}");
+    }
+}

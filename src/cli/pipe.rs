@@ -1,0 +1,164 @@
+//! `pipe`: keeps the program warm for an editor. Requests come as frames on standard input and are done in turn; answers
+//! leave on standard output. Nothing that a request does ends the conversation. docs/pipe-protocol.md describes it.
+
+mod enlarge;
+mod inbox;
+mod outbox;
+mod progress;
+
+use std::{
+    any::Any,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Instant,
+};
+
+use cupscale::{
+    image::{Format, PixelFormat},
+    pipe::{
+        NAME, VERSION,
+        answer::{Answer, Hello, Kind, Limits},
+        frame::{LARGEST_HEADER, LARGEST_PAYLOAD},
+    },
+    pipeline::{Engine, Error, Settings},
+};
+
+use super::{
+    advice,
+    args::{JobArgs, setting_names},
+    error::{CliError, DONE, FAILED, INTERRUPTED},
+    job::Job,
+    print::complain,
+    progress::{ProgressMode, Reporter, Show},
+};
+use inbox::{Inbox, Next, WAITING, WAITING_BYTES, Work};
+use outbox::Outbox;
+
+/// What all requests share.
+struct Host {
+    /// The options that the program was started with.
+    job: Job,
+    engine: Engine,
+    /// Settings of the machine, and the captioner.
+    settings: Settings,
+    outbox: Arc<Outbox>,
+    reporter: Reporter,
+}
+
+pub fn run(mut args: JobArgs) -> Result<u8, CliError> {
+    args.files.name_streams();
+    let note = args.machine.set_threads()?;
+    let job = Job::resolve(args, note.into_iter().collect())?;
+    // It has no display of its own: progress leaves as messages.
+    let mode = ProgressMode::None;
+    let quiet = job.show.quiet;
+    let reporter = Reporter::new(&Show { mode, quiet, lines: None, preview: None });
+    job.notes.iter().for_each(|note| reporter.tell(note));
+    let (engine, settings) = job.load(|note| reporter.tell(note))?;
+    let outbox = Arc::new(Outbox::default());
+    let host = Host { job, engine, settings, outbox: Arc::clone(&outbox), reporter };
+    host.greet();
+    let inbox = Inbox::start(outbox)?;
+    loop {
+        match inbox.next(&|| host.is_over()) {
+            Next::Work(work) => host.serve(work),
+            Next::Over if host.reporter.is_interrupted() => return Ok(INTERRUPTED),
+            // The reader of the answers has gone.
+            Next::Over => return Ok(DONE),
+            Next::End(None) => {
+                host.outbox.send(&Answer::Bye);
+                return Ok(DONE);
+            }
+            Next::End(Some(reason)) => {
+                host.outbox.send(&Answer::Error {
+                    id: None,
+                    kind: Kind::Request,
+                    message: &reason,
+                });
+                host.outbox.send(&Answer::Bye);
+                complain(&format!("stdin: {reason}"));
+                return Ok(FAILED);
+            }
+        }
+    }
+}
+
+impl Host {
+    fn greet(&self) {
+        self.outbox.send(&Answer::Hello(Box::new(Hello {
+            protocol: NAME,
+            version: VERSION,
+            program: concat!("cupscale-fast ", env!("CARGO_PKG_VERSION")),
+            model: self.engine.name(),
+            devices: self.engine.devices(),
+            computes_on: self.engine.computes_on(),
+            requests: &["upscale", "plan", "cancel", "ping", "shutdown"],
+            formats: Format::ALL.into_iter().map(format_name).collect(),
+            pix: PixelFormat::ALL.map(PixelFormat::name).to_vec(),
+            settings: setting_names(),
+            limits: Limits {
+                header: LARGEST_HEADER,
+                payload: LARGEST_PAYLOAD,
+                waiting: WAITING,
+                waiting_bytes: WAITING_BYTES,
+            },
+        })));
+    }
+
+    /// `true` if nothing that could still be answered matters.
+    fn is_over(&self) -> bool {
+        self.reporter.is_interrupted() || self.outbox.is_closed()
+    }
+
+    /// Does what is asked and answers it, whatever happens.
+    fn serve(&self, work: Work) {
+        let (id, stop) = (work.id().clone(), work.stop());
+        let begun = Instant::now();
+        let result = catch_unwind(AssertUnwindSafe(|| match work {
+            Work::Upscale(work) => self.upscale(work, begun),
+            Work::Plan(plan) => self.plan(&plan),
+        }));
+        let (kind, message) = match result {
+            Ok(Ok(())) => return,
+            Ok(Err(CliError::Job(Error::Interrupted(_)))) => {
+                if stop.is_asked() {
+                    self.outbox.send(&Answer::Cancelled { id: &id });
+                }
+                return;
+            }
+            Ok(Err(error)) => (kind_of(&error), advice::line(&error)),
+            Err(panic) => (Kind::Fault, format!("a fault in the program: {}", words(&*panic))),
+        };
+        self.outbox.send(&Answer::Error { id: Some(&id), kind, message: &message });
+    }
+}
+
+/// Name of a format of files, as requests and results have it.
+fn format_name(format: Format) -> &'static str {
+    match format {
+        Format::Png => "png",
+        Format::Jpeg => "jpeg",
+        Format::WebP => "webp",
+        Format::Tiff => "tiff",
+    }
+}
+
+fn kind_of(error: &CliError) -> Kind {
+    match error {
+        CliError::Usage(_) => Kind::Settings,
+        CliError::Job(job) => match job {
+            Error::Image(_) => Kind::Input,
+            Error::Memory { .. } | Error::PictureMemory { .. } | Error::OutOfMemory => Kind::Memory,
+            Error::Sampler(error) if error.is_wrong_choice() => Kind::Settings,
+            Error::OutputTooLarge { .. } | Error::Canvas(_) => Kind::Settings,
+            _ => Kind::Failed,
+        },
+        _ => Kind::Failed,
+    }
+}
+
+/// The message of a panic.
+fn words(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("of unknown kind")
+}

@@ -1,0 +1,231 @@
+//! Requests that enlarge a picture, or plan it: the command line's own job, without files.
+
+use std::{
+    io::{self, Seek as _, Write},
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+
+use cupscale::{
+    canvas::target_size,
+    image::{self, Format, Input, Output, Picture, PictureShape, PixelFormat, PixelRows, Stream},
+    pipe::{
+        answer::{Answer, Form, PlanAnswer},
+        request::{OutputForm, RawInput, words},
+    },
+    pipeline::{self, Error, Frames, Progress as _, Resume, Rows, Settings, WorkOptions},
+    temporary::private_folder,
+};
+use serde_json::{Map, Value};
+use tempfile::{SpooledTempFile, spooled_tempfile_in};
+
+use super::{
+    Host, format_name,
+    inbox::{Plan, Upscale},
+    progress::Messages,
+};
+use crate::cli::{args::RequestArgs, error::CliError, job::Job, size_notes};
+
+/// Bytes of a result that are held in memory; a larger one is a file without a name until it is sent.
+const RESULT_IN_MEMORY: usize = 16 << 20;
+
+/// Form of a result.
+#[derive(Clone, Copy)]
+enum Target {
+    File(Format),
+    Pixels(PixelFormat),
+}
+
+impl Host {
+    /// Enlarges a picture and sends it.
+    pub fn upscale(&self, work: Upscale, begun: Instant) -> Result<(), CliError> {
+        let Upscale { id, settings, input, output, preview, payload, stop } = work;
+        let (job, mut settings) = self.resolve(&settings)?;
+        settings.jpeg_quality = quality(&output)?.unwrap_or(settings.jpeg_quality);
+        // The payload is there beside what the job takes.
+        settings.max_memory = settings.max_memory.map(|most| most.saturating_sub(payload.len()));
+        let mut messages = Messages::new(self, (&id, &stop), &settings, preview);
+        let (picture, target) = self.read(&job, &settings, input.as_ref(), &output, payload)?;
+        let (width, height) =
+            target_size(picture.width, picture.height, job.size()).map_err(Error::from)?;
+        for note in size_notes::notes((picture.width, picture.height), (width, height), job.size())
+        {
+            messages.note(&note);
+        }
+        let spool = Spool::new()?;
+        let folder = self.job.work.folder.clone();
+        let form = match target {
+            Target::File(format) => {
+                let output = Output::Writer(Stream::new(spool.clone()));
+                let work = WorkOptions { folder, resume: Resume::Disabled };
+                pipeline::upscale(
+                    &self.engine,
+                    &picture,
+                    &output,
+                    format,
+                    &settings,
+                    &work,
+                    &mut messages,
+                )?;
+                Form::Format(format_name(format))
+            }
+            Target::Pixels(pix) => {
+                let frames =
+                    Frames::new(&self.engine, picture.shape(), &settings, folder.as_deref())?;
+                frames.notes().iter().for_each(|note| messages.note(note));
+                let rows = PixelRows::new((width, height), pix).map_err(Error::from)?;
+                let mut rows = Pixels { rows, spool: spool.clone() };
+                frames.upscale(&picture, &mut rows, &mut messages)?;
+                Form::Pix(pix.name())
+            }
+        };
+        messages.ended();
+        let seconds = begun.elapsed().as_secs_f64();
+        spool.send(self, &Answer::Result { id: &id, width, height, form, seconds })
+    }
+
+    /// Plans a request and sends the plan.
+    pub fn plan(&self, asked: &Plan) -> Result<(), CliError> {
+        let (_, settings) = self.resolve(&asked.settings)?;
+        let mut shape = PictureShape::from((asked.input.width, asked.input.height));
+        shape.alpha = asked.input.alpha;
+        let plan = pipeline::plan(&self.engine, shape, &settings)?;
+        self.outbox.send(&Answer::Plan(Box::new(PlanAnswer {
+            id: &asked.id,
+            width: plan.geometry.canvas.width as u32,
+            height: plan.geometry.canvas.height as u32,
+            regions: plan.geometry.grid.len(),
+            steps: plan.sampling.steps.len(),
+            tiles: plan.tiles(),
+            calls: plan.denoiser_calls(),
+            text: &plan.to_string(),
+        })));
+        Ok(())
+    }
+
+    /// The job and the settings of a request.
+    fn resolve(&self, settings: &Map<String, Value>) -> Result<(Job, Settings), CliError> {
+        let words = words(settings).map_err(CliError::Usage)?;
+        let mut args = RequestArgs::parse(&words).map_err(CliError::Usage)?;
+        args.job.files.name_streams();
+        let job = Job::resolve(args.job, Vec::new())?;
+        let settings = self.job.settings_of(&job, args.names_captioner, &self.settings)?;
+        Ok((job, settings))
+    }
+
+    /// Reads the picture of a request, if its job fits into memory; with the form of the result.
+    fn read(
+        &self,
+        job: &Job,
+        settings: &Settings,
+        input: Option<&RawInput>,
+        output: &OutputForm,
+        payload: Vec<u8>,
+    ) -> Result<(Picture, Target), CliError> {
+        if let Some(RawInput { pix, width, height }) = input {
+            let pix = pixel_format(pix)?;
+            let target = target(output, Target::Pixels(pix), pix.has_alpha())?;
+            let mut shape = PictureShape::from((*width, *height));
+            shape.alpha = pix.has_alpha();
+            pipeline::plan(&self.engine, shape, settings)?;
+            let picture = Picture::from_pixels((*width, *height), pix, &payload);
+            return Ok((picture.map_err(Error::from)?, target));
+        }
+        let mut opened =
+            image::open(&Input::Bytes(payload.into()), &job.read).map_err(Error::from)?;
+        let shape = opened.shape();
+        let target = target(output, Target::File(opened.format()), shape.alpha)?;
+        let (width, height) =
+            target_size(shape.width, shape.height, job.size()).map_err(Error::from)?;
+        if let Target::File(format) = target {
+            format.check_size("the result", width, height).map_err(Error::from)?;
+        }
+        pipeline::plan(&self.engine, shape, settings)?;
+        if let Some(folder) = self.job.work.folder.as_deref().filter(|folder| folder.is_dir()) {
+            opened.keep_planes_in(folder);
+        }
+        Ok((opened.decode().map_err(Error::from)?, target))
+    }
+}
+
+/// The form that a request asks for, else `own`.
+fn target(output: &OutputForm, own: Target, alpha: bool) -> Result<Target, CliError> {
+    let target = match (&output.format, &output.pix) {
+        (Some(_), Some(_)) => {
+            return Err(CliError::Usage("output: either `format` or `pix`".to_owned()));
+        }
+        (Some(format), None) => Target::File(
+            format.parse().map_err(|error| CliError::Usage(format!("output: {error}")))?,
+        ),
+        (None, Some(pix)) => Target::Pixels(pixel_format(pix)?),
+        (None, None) => own,
+    };
+    match target {
+        Target::Pixels(pix) if alpha && !pix.has_alpha() => Err(CliError::Usage(format!(
+            "output: {pix} has no transparency, and the picture has it: take rgba or rgbaf32le"
+        ))),
+        Target::File(format) if output.quality.is_some() && format != Format::Jpeg => {
+            Err(CliError::Usage(format!("output: `quality` is for JPEG, and this is {format}")))
+        }
+        Target::Pixels(_) if output.quality.is_some() => {
+            Err(CliError::Usage("output: `quality` is for JPEG, and these are pixels".to_owned()))
+        }
+        target => Ok(target),
+    }
+}
+
+fn quality(output: &OutputForm) -> Result<Option<u8>, CliError> {
+    match output.quality {
+        Some(quality) if !(1..=100).contains(&quality) => {
+            Err(CliError::Usage(format!("output: `quality` {quality} is not in 1..100")))
+        }
+        quality => Ok(quality),
+    }
+}
+
+fn pixel_format(name: &str) -> Result<PixelFormat, CliError> {
+    name.parse().map_err(|error| CliError::Usage(format!("pix: {error}")))
+}
+
+/// A result while it is made, in memory or, if it is large, in a file without a name. Clones are the same.
+#[derive(Clone)]
+struct Spool(Arc<Mutex<SpooledTempFile>>);
+
+impl Spool {
+    fn new() -> Result<Self, CliError> {
+        let folder = private_folder().map_err(Error::from)?;
+        Ok(Self(Arc::new(Mutex::new(spooled_tempfile_in(RESULT_IN_MEMORY, folder)))))
+    }
+
+    /// Sends what was written behind this answer.
+    fn send(&self, host: &Host, answer: &Answer<'_>) -> Result<(), CliError> {
+        let mut file = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let length = file.stream_position().and_then(|length| file.rewind().map(|()| length));
+        let length = length.map_err(Error::Rows)?;
+        host.outbox.send_with(answer, (&mut *file, length));
+        Ok(())
+    }
+}
+
+impl Write for Spool {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Rows that become pixels of the result.
+struct Pixels {
+    rows: PixelRows,
+    spool: Spool,
+}
+
+impl Rows for Pixels {
+    fn put(&mut self, rgb: &[f32], alpha: Option<&[f32]>) -> io::Result<()> {
+        let pixels = self.rows.convert(rgb, alpha).map_err(io::Error::other)?;
+        self.spool.write_all(&pixels)
+    }
+}
