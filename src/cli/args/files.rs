@@ -26,7 +26,7 @@ pub struct FilesArgs {
     #[arg(short, long, value_name = "OUTPUT")]
     output: Option<OsString>,
     /// Format of the output [default: by the output's name, else as the input]
-    #[arg(short, long, value_name = "png|jpeg|webp|tiff")]
+    #[arg(short, long, value_name = "png|jpeg|webp|tiff|ppm|pam|farbfeld|exr")]
     format: Option<Format>,
     /// Skip pictures whose output exists
     #[arg(long)]
@@ -92,7 +92,7 @@ impl FilesArgs {
                 let format = Format::from_extension(path);
                 if let (None, None, Some(extension)) = (format, self.format, path.extension()) {
                     return Err(CliError::Usage(format!(
-                        "{}: no picture format is called `.{}` (png, jpg, webp, tif)",
+                        "{}: no picture format is called `.{}` (png, jpg, webp, tif, ppm, pam, ff, exr)",
                         path.display(),
                         extension.display()
                     )));
