@@ -208,6 +208,8 @@ pub enum Warning {
     AlphaFlattened(Format),
     /// The format has no 16-bit samples: they were rounded to 8 bits.
     DepthReduced(Format),
+    /// The format has no floats: they were rounded to 16 bits.
+    FloatReduced(Format),
     /// The samples of the output end at white: brighter light was cut.
     HighlightsCut(Format),
     /// The embedded profile cannot be kept; colours were converted to sRGB. The text says why.
@@ -250,6 +252,9 @@ impl std::fmt::Display for Warning {
             }
             Self::DepthReduced(format) => {
                 write!(f, "{format} has no 16-bit samples: written with 8 bits")
+            }
+            Self::FloatReduced(format) => {
+                write!(f, "{format} holds no floats: written with 16 bits")
             }
             Self::HighlightsCut(format) => {
                 write!(

@@ -58,7 +58,11 @@ pub fn upscale(
     end_stage(engine, plan);
     format.check_size(&output.name(), width, height)?;
     let job = spec.identity(picture, format)?;
-    let options = EncodeOptions { quality: settings.jpeg_quality, ..EncodeOptions::like(picture) };
+    let options = EncodeOptions {
+        quality: settings.jpeg_quality,
+        bit_depth: settings.bit_depth.unwrap_or(picture.bit_depth),
+        ..EncodeOptions::like(picture)
+    };
     let encoder = Encoder::new(&output.name(), format, width, height, options)?;
     for note in &plan.sampling.notes {
         progress.note(note);

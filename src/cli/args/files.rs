@@ -8,7 +8,7 @@ use std::{
 use clap::Args;
 use cupscale::image::{Format, Input, Output};
 
-use crate::cli::error::CliError;
+use crate::cli::{error::CliError, values};
 
 /// Verbs, which are not taken for pictures.
 const VERBS: [&str; 4] = ["plan", "caption", "models", "doctor"];
@@ -34,6 +34,9 @@ pub struct FilesArgs {
     /// JPEG quality [default: 95]
     #[arg(long, value_name = "1-100", value_parser = clap::value_parser!(u8).range(1..=100))]
     pub quality: Option<u8>,
+    /// Bits of the output's samples; 32 are floats, which TIFF and OpenEXR hold [default: as the input]
+    #[arg(long, value_name = "8|16|32", value_parser = values::bit_depth)]
+    pub bit_depth: Option<u8>,
 }
 
 impl FilesArgs {

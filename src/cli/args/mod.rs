@@ -69,8 +69,8 @@ pub struct Cli {
 
 /// Options for the output picture and for unfinished work, which `caption` does not have. All other options of a job
 /// apply to it.
-const NOT_OF_CAPTION: [&str; 7] =
-    ["format", "quality", "skip_existing", "dry_run", "work_dir", "resume", "fresh"];
+const NOT_OF_CAPTION: [&str; 8] =
+    ["format", "quality", "bit_depth", "skip_existing", "dry_run", "work_dir", "resume", "fresh"];
 
 impl Cli {
     /// The definition, with each verb's own options in its help.
@@ -196,6 +196,7 @@ mod tests {
         for line in [
             "-f png",
             "--quality 90",
+            "--bit-depth 16",
             "--skip-existing",
             "--dry-run",
             "--work-dir w",

@@ -74,6 +74,9 @@ impl Encoder {
         if options.bit_depth > 8 && shape.depth == Depth::Eight {
             warnings.push(Warning::DepthReduced(format));
         }
+        if options.bit_depth > 16 && shape.depth == Depth::Sixteen {
+            warnings.push(Warning::FloatReduced(format));
+        }
         let cut = options.light.filter(|_| !shape.depth.is_float());
         let cut = cut.map(|light| Shoulder::new(light.peak));
         let numbers = Numbers::of(format, shape, &mut options, &mut warnings);
