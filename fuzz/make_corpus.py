@@ -110,6 +110,10 @@ def pictures():
             if "orientation" in name and "orientation6" not in name:
                 continue
             seed(target, name, data)
+    kinds = {"ppm": "netpbm", "pgm": "netpbm", "pbm": "netpbm", "pam": "netpbm", "ff": "farbfeld", "exr": "exr"}
+    for ending, target in kinds.items():
+        for name, data in fixtures(f"image/light/*.{ending}"):
+            seed(target, name, data)
     # Lossless, 2 x 2, by hand: one Huffman code of one symbol for every channel.
     lossless = bytes.fromhex("2f01400000070000000000")
     body = b"VP8L" + struct.pack("<I", len(lossless)) + lossless + b"\0"

@@ -64,6 +64,7 @@ impl Job {
         settings.tile = args.machine.tile.map(|tile| tile as usize);
         settings.max_memory = args.machine.max_memory;
         settings.vae_disk = args.machine.vae_disk;
+        settings.bit_depth = args.files.bit_depth;
         if let Some(quality) = args.files.quality {
             settings.jpeg_quality = quality;
         }

@@ -46,6 +46,16 @@ pub fn guidance(text: &str) -> Result<f64, String> {
     within(text, 0.0, 100.0)
 }
 
+/// Bits of a sample: 8, 16, or 32 for a float.
+pub fn bit_depth(text: &str) -> Result<u8, String> {
+    match text {
+        "8" => Ok(8),
+        "16" => Ok(16),
+        "32" => Ok(32),
+        _ => Err("8, 16 or 32".to_owned()),
+    }
+}
+
 pub fn size(text: &str) -> Result<(u32, u32), String> {
     text.split_once(['x', 'X', '×'])
         .and_then(|(width, height)| Some((width.parse().ok()?, height.parse().ok()?)))

@@ -208,6 +208,10 @@ pub enum Warning {
     AlphaFlattened(Format),
     /// The format has no 16-bit samples: they were rounded to 8 bits.
     DepthReduced(Format),
+    /// The format has no floats: they were rounded to 16 bits.
+    FloatReduced(Format),
+    /// The samples of the output end at white: brighter light was cut.
+    HighlightsCut(Format),
     /// The embedded profile cannot be kept; colours were converted to sRGB. The text says why.
     ProfileDropped(String),
     /// A metadata block does not fit into the format and was left out (`"EXIF"`, `"XMP"`).
@@ -248,6 +252,15 @@ impl std::fmt::Display for Warning {
             }
             Self::DepthReduced(format) => {
                 write!(f, "{format} has no 16-bit samples: written with 8 bits")
+            }
+            Self::FloatReduced(format) => {
+                write!(f, "{format} holds no floats: written with 16 bits")
+            }
+            Self::HighlightsCut(format) => {
+                write!(
+                    f,
+                    "light above white was cut: a {format} like this holds none, a float TIFF or an OpenEXR does"
+                )
             }
             Self::ProfileDropped(why) => {
                 write!(f, "colour profile not kept, converted to sRGB ({why})")

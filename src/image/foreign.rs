@@ -28,7 +28,7 @@ pub(crate) fn foreign(head: &[u8]) -> Option<Foreign> {
 /// Formats with fixed first bytes.
 fn of_magic(head: &[u8]) -> Option<Foreign> {
     use Foreign::{Other, Picture};
-    let known: [(&[u8], Foreign); 31] = [
+    let known: [(&[u8], Foreign); 30] = [
         (b"GIF8", Picture("GIF", MAGICK_FIRST)),
         (b"\0\0\x01\0", Picture("ICO", MAGICK_FIRST)),
         (b"\0\0\x02\0\x01\0", Picture("CUR", MAGICK_FIRST)),
@@ -36,7 +36,6 @@ fn of_magic(head: &[u8]) -> Option<Foreign> {
         (b"DDS ", Picture("DDS", MAGICK_FIRST)),
         (b"#?RADIANCE", Picture("Radiance HDR", HDR)),
         (b"#?RGBE", Picture("Radiance HDR", HDR)),
-        (b"v/1\x01", Picture("OpenEXR", HDR)),
         (b"PF\n", Picture("PFM", HDR)),
         (b"Pf\n", Picture("PFM", HDR)),
         (b"\0\0\0\x0cjP  ", Picture("JPEG 2000", MAGICK)),
@@ -101,8 +100,7 @@ fn of_text(head: &[u8]) -> Option<Foreign> {
     if begins(b"<?xml") {
         return Some(Foreign::Other("an XML text", DOWNLOAD));
     }
-    let is_netpbm = matches!(head, [b'P', b'1'..=b'7', b' ' | b'\t' | b'\r' | b'\n' | b'#', ..]);
-    is_netpbm.then_some(Foreign::Picture("PPM, PGM or PAM", MAGICK))
+    None
 }
 
 /// Formats whose header is only likely.
@@ -144,8 +142,6 @@ mod tests {
         for (head, kind) in [
             (&b"GIF89a\x01\0\x01\0"[..], "GIF"),
             (b"BM\x36\x10\0\0\0\0\0\0\x36\0\0\0\x28", "BMP"),
-            (b"P6\n48 40\n255\n", "PPM, PGM or PAM"),
-            (b"P7\nWIDTH 48\n", "PPM, PGM or PAM"),
             (&tga, "TGA"),
             (&palette.concat(), "TGA"),
             (&pcx, "PCX"),

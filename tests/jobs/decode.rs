@@ -430,7 +430,7 @@ fn pictures_of_other_kinds_and_files_that_are_none_are_refused_with_what_helps()
         ("a.jpg", &b"<!DOCTYPE html>\n<html>"[..], "is an HTML page, not a picture: "),
         ("a.png", b"version https://git-lfs.github.com/spec/v1\n", "run `git lfs pull`"),
         ("a.tga", &[0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 48, 0, 40, 0, 24, 0, 1], "TGA"),
-        ("a.ppm", b"P6\n48 40\n255\n", "PPM"),
+        ("a.ppm", b"P6\n48 40\n255\n", "PPM: truncated"),
         ("a.heic", b"\0\0\0\x18ftypheic\0\0\0\0", "heif-convert"),
     ] {
         let line = message(name, head);

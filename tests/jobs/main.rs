@@ -9,6 +9,7 @@ mod decode;
 mod devices;
 mod encode;
 mod kinds;
+mod light;
 mod method;
 mod noise;
 mod pipeline;

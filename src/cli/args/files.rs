@@ -8,7 +8,7 @@ use std::{
 use clap::Args;
 use cupscale::image::{Format, Input, Output};
 
-use crate::cli::error::CliError;
+use crate::cli::{error::CliError, values};
 
 /// Verbs, which are not taken for pictures.
 const VERBS: [&str; 6] = ["plan", "caption", "raw", "pipe", "models", "doctor"];
@@ -27,7 +27,7 @@ pub struct FilesArgs {
     #[arg(short, long, value_name = "OUTPUT")]
     output: Option<OsString>,
     /// Format of the output [default: by the output's name, else as the input]
-    #[arg(short, long, value_name = "png|jpeg|webp|tiff")]
+    #[arg(short, long, value_name = "png|jpeg|webp|tiff|ppm|pam|farbfeld|exr")]
     format: Option<Format>,
     /// Skip pictures whose output exists
     #[arg(long)]
@@ -35,6 +35,9 @@ pub struct FilesArgs {
     /// JPEG quality [default: 95]
     #[arg(long, value_name = "1-100", value_parser = clap::value_parser!(u8).range(1..=100))]
     pub quality: Option<u8>,
+    /// Bits of the output's samples; 32 are floats, which TIFF and OpenEXR hold [default: as the input]
+    #[arg(long, value_name = "8|16|32", value_parser = values::bit_depth)]
+    pub bit_depth: Option<u8>,
 }
 
 impl FilesArgs {
@@ -93,7 +96,7 @@ impl FilesArgs {
                 let format = Format::from_extension(path);
                 if let (None, None, Some(extension)) = (format, self.format, path.extension()) {
                     return Err(CliError::Usage(format!(
-                        "{}: no picture format is called `.{}` (png, jpg, webp, tif)",
+                        "{}: no picture format is called `.{}` (png, jpg, webp, tif, ppm, pam, ff, exr)",
                         path.display(),
                         extension.display()
                     )));

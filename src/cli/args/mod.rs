@@ -70,8 +70,17 @@ pub struct Cli {
 
 /// Options for the output picture and for unfinished work, which `caption` does not have. All other options of a job
 /// apply to it.
-const NOT_OF_CAPTION: [&str; 8] =
-    ["format", "quality", "skip_existing", "preview", "dry_run", "work_dir", "resume", "fresh"];
+const NOT_OF_CAPTION: [&str; 9] = [
+    "format",
+    "quality",
+    "bit_depth",
+    "skip_existing",
+    "preview",
+    "dry_run",
+    "work_dir",
+    "resume",
+    "fresh",
+];
 
 /// Verbs that take the options of a job.
 const JOBS: [&str; 4] = ["plan", "caption", "raw", "pipe"];
@@ -259,6 +268,7 @@ mod tests {
         for line in [
             "-f png",
             "--quality 90",
+            "--bit-depth 16",
             "--skip-existing",
             "--dry-run",
             "--work-dir w",

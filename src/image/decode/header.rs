@@ -50,7 +50,7 @@ pub(crate) struct Header {
     /// Rows, as stored.
     pub height: u32,
     pub layout: ChannelLayout,
-    /// 8 or 16: the bits per sample that an output should have to lose nothing.
+    /// 8, 16 or, for floats, 32: the bits per sample that an output should have to lose nothing.
     pub bit_depth: u8,
     pub metadata: Metadata,
     /// Problems of the header and the metadata.
@@ -60,12 +60,29 @@ pub(crate) struct Header {
     pub scratch_bytes: u64,
 }
 
+/// What the colours of a picture go up to whose samples may be above 1. They are not below 0.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Extent {
+    /// Samples are light, up to this.
+    Linear(f32),
+    /// Samples are encoded by the tone curve of the profile, sRGB's without one, up to this.
+    Encoded(f32),
+}
+
 /// A decoder that has read the header.
 pub(crate) trait Decode {
     fn header(&self) -> &Header;
 
-    /// Pixels from top to bottom, any whole number of rows a call: interleaved samples in [0, 1]. Returns what it met
-    /// on the way.
+    /// What the colours go up to if it is not 1. Asked once, before the rows; it may take reading all pixels.
+    ///
+    /// # Errors
+    /// Pixels that are damaged or missing.
+    fn extent(&mut self) -> Result<Option<Extent>> {
+        Ok(None)
+    }
+
+    /// Pixels from top to bottom, any whole number of rows a call: interleaved samples in [0, 1], colours up to the
+    /// extent where there is one. Returns what it met on the way.
     ///
     /// # Errors
     /// Those of `take`; pixels that are damaged or missing.

@@ -1,10 +1,15 @@
-//! Decoding: an input of any of the four formats to a [`Picture`]. The header is read first ([`open`]), so that a
+//! Decoding: an input of any of the formats to a [`Picture`]. The header is read first ([`open`]), so that a
 //! size or a kind that will not do is refused before anything is spent on it; then rows are decoded in bands. A
 //! truncated or damaged picture is an error, never a half grey one, unless [`ReadOptions::allow_truncated`] is set.
 
+mod exr;
+mod farbfeld;
 pub(crate) mod header;
 mod jpeg;
+mod netpbm;
+mod plain_rows;
 mod png;
+mod spool;
 mod tiff;
 mod webp;
 
@@ -84,6 +89,9 @@ fn open_source(
         Format::Jpeg => jpeg::open(&name, source, options)?,
         Format::WebP => webp::open(&name, source, options)?,
         Format::Tiff => tiff::open(&name, source, options)?,
+        Format::Ppm | Format::Pam => netpbm::open(&name, format, source, options)?,
+        Format::Farbfeld => farbfeld::open(&name, source, options)?,
+        Format::Exr => exr::open(&name, source, options)?,
     };
     Ok(Opened { name, format, decoder, options: options.clone() })
 }

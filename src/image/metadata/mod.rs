@@ -2,10 +2,11 @@
 //! kept true for the output.
 //!
 //! Place of the settings that this program writes into every output: in PNG an iTXt chunk with the keyword `cupscale`; in
-//! JPEG, WebP and TIFF the property `cupscale:settings` of the XMP packet.
+//! JPEG, WebP and TIFF the property `cupscale:settings` of the XMP packet; in OpenEXR an attribute, `cupscale`.
 
 mod budget;
 mod colour_chunks;
+pub(crate) mod exr;
 pub(crate) mod ifd;
 pub(crate) mod jpeg;
 pub(crate) mod png;
@@ -90,6 +91,8 @@ pub(crate) fn read<F: Read + Seek>(
         Format::Jpeg => jpeg::read(file, &mut budget),
         Format::WebP => webp::read(file, &mut budget),
         Format::Tiff => tiff::read(file, page, &mut budget),
+        // That of an OpenEXR comes with its header.
+        Format::Exr | Format::Ppm | Format::Pam | Format::Farbfeld => Ok(Metadata::default()),
     }?;
     Ok((metadata, budget.into_warnings()))
 }

@@ -12,11 +12,11 @@ mod samples;
 use std::cell::RefCell;
 use std::io::ErrorKind;
 
-use self::convert::Converter;
+use self::convert::{Converter, Ranges};
 use self::directory::{Layout, Refusal};
 use self::rows::{Stop, each_row};
 use self::samples::Colour;
-use super::header::{ChannelLayout, Decode, Header, check_size};
+use super::header::{ChannelLayout, Decode, Extent, Header, check_size};
 use crate::image::error::{ImageError, Result, Warning};
 use crate::image::format::Format;
 use crate::image::input::read_error;
@@ -74,7 +74,9 @@ pub(super) fn open(
         scratch_bytes: layout.scratch_bytes(length),
     };
     let allow_truncated = options.allow_truncated;
-    Ok(Box::new(Tiff { name: name.to_owned(), source, layout, header, allow_truncated }))
+    let source = RefCell::new(source);
+    let name = name.to_owned();
+    Ok(Box::new(Tiff { name, source, layout, ranges: None, header, allow_truncated }))
 }
 
 /// What is to be said of how the file is read.
@@ -101,10 +103,25 @@ fn notes(layout: &Layout) -> Vec<Warning> {
 /// A TIFF whose directory was read.
 struct Tiff {
     name: String,
-    source: Source,
+    source: RefCell<Source>,
     layout: Layout,
+    /// What its numbers go up to, once that was asked for.
+    ranges: Option<(Ranges, Option<String>)>,
     header: Header,
     allow_truncated: bool,
+}
+
+impl Tiff {
+    fn ranges(&mut self) -> Result<(Ranges, Option<String>)> {
+        if let Some(ranges) = &self.ranges {
+            return Ok(ranges.clone());
+        }
+        let found = range::ranges(&self.source, &self.layout).map_err(|what| {
+            let kind = format!("TIFF of {what}");
+            ImageError::unsupported(&self.name, &kind, "convert it to unsigned ones")
+        })?;
+        Ok(self.ranges.insert(found).clone())
+    }
 }
 
 impl Decode for Tiff {
@@ -112,16 +129,17 @@ impl Decode for Tiff {
         &self.header
     }
 
-    fn rows(self: Box<Self>, take: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<Vec<Warning>> {
-        let Self { name, source, layout, header, allow_truncated } = *self;
-        let source = RefCell::new(source);
-        let (ranges, note) = range::ranges(&source, &layout).map_err(|what| {
-            ImageError::unsupported(
-                &name,
-                &format!("TIFF of {what}"),
-                "convert it to unsigned ones",
-            )
-        })?;
+    fn extent(&mut self) -> Result<Option<Extent>> {
+        let top = self.ranges()?.0.colour.limit();
+        Ok((top > 1.0).then_some(Extent::Encoded(top as f32)))
+    }
+
+    fn rows(
+        mut self: Box<Self>,
+        take: &mut dyn FnMut(&[f32]) -> Result<()>,
+    ) -> Result<Vec<Warning>> {
+        let (ranges, note) = self.ranges()?;
+        let Self { name, source, layout, header, allow_truncated, .. } = *self;
         let mut warnings: Vec<Warning> = note.map(Warning::Interpreted).into_iter().collect();
         let mut converter = Converter::new(&layout, ranges);
         let (height, row) = (layout.height, layout.width * header.layout.channels());
