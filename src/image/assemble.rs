@@ -6,7 +6,7 @@ use super::alpha::fill_transparent;
 use super::colour::{self, CmykToRgb, Colour};
 use super::decode::header::{ChannelLayout, Decode};
 use super::error::{ImageError, Result, Warning};
-use super::metadata::{Metadata, ifd, xmp};
+use super::metadata::{self, Metadata, ifd};
 use super::picture::Picture;
 use super::plane::{Plane, PlaneBuilder, Scratch};
 
@@ -80,8 +80,7 @@ fn set_upright(metadata: &mut Metadata, orientation: u8) {
     if orientation >= 5 {
         metadata.dpi = metadata.dpi.map(|(x, y)| (y, x));
     }
-    metadata.exif.as_deref_mut().map(ifd::set_upright);
-    metadata.xmp = metadata.xmp.take().map(xmp::upright);
+    metadata::set_upright(metadata);
 }
 
 /// Conversion of a file's colours to the working space.

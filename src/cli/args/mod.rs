@@ -23,6 +23,7 @@ use clap::{
 use crate::cli::progress::{ProgressMode, Show};
 use machine::MachineArgs;
 use read::ReadArgs;
+pub use read::{Every, Page};
 use repaint::RepaintArgs;
 use size::SizeArgs;
 use work::WorkArgs;
