@@ -106,7 +106,7 @@ def profiles():
 def pictures():
     kinds = {"png": "png", "jpg": "jpeg", "tif": "tiff", "webp": "webp"}
     only_read = {name: "rasters" for name in ["bmp", "tga", "qoi", "ico", "dds", "gif"]}
-    only_read |= {"psd": "psd", "psb": "psd", "jp2": "jpeg2000", "j2k": "jpeg2000", "jxl": "jpeg_xl", "heic": "heic"}
+    only_read |= {"psd": "psd", "psb": "psd", "jp2": "jpeg2000", "j2k": "jpeg2000", "jxl": "jpeg_xl", "heic": "heic", "avif": "avif"}
     for ending, target in (kinds | only_read).items():
         folders = ["image", "image/kinds", "image/inputs"]
         for name, data in [found for folder in folders for found in fixtures(f"{folder}/*.{ending}")]:

@@ -14,7 +14,12 @@ use crate::pipeline::work::journal::{Done, Journal, Record};
 pub use crate::weights::fuzzing as weights;
 
 /// Metadata of a picture file and the number of warnings; `None` where a profile is beyond the limit.
-pub fn metadata(kind: InputKind, file: &[u8], page: usize, limit: u64) -> Option<(Metadata, usize)> {
+pub fn metadata(
+    kind: InputKind,
+    file: &[u8],
+    page: usize,
+    limit: u64,
+) -> Option<(Metadata, usize)> {
     let mut file = Cursor::new(file);
     let read = match kind {
         InputKind::Written(format) => metadata::read("fuzz", format, &mut file, page, limit),

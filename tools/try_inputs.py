@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
 """Runs the program over a folder of pictures of every kind and holds its outputs against what other programs read.
 
-Usage: try_inputs.py FOLDER [--program cupscale-fast] [--model MODEL] [--only PATTERN] [--keep OUTPUTS]
+Usage: try_inputs.py FOLDER [--program cupscale-fast] [--only PATTERN] [--keep OUTPUTS]
 
-Every file is enlarged by two into a PNG, in one step (the model of tests/fixtures/img2img is small and fast). The input is read by Pillow or, where that does not
-read it, by libvips or ImageMagick; the output by Pillow. Compared are: size, upright; profile; 8 or 16 bits; alpha; grey;
-orientation of the output, by exiftool; the mean of each colour channel, in sRGB and where the picture is visible, to 1 % of
-white. A refusal has to be one line with exit code 1. Printed are the refusals, and what differs; the exit code is 1 if
-anything differs.
+Every file is enlarged by two into a PNG, in one step of the embedded model. Compared with what Pillow, libvips, ImageMagick,
+djxl or heif-convert reads of the input are: size, upright; profile; 8 or 16 bits; alpha; grey; the mean of each colour
+channel, in sRGB and where the picture is visible, to 1 % of white; and the output has to be upright, by exiftool. An output is
+right if one of those programs reads the input so. A refusal has to be one line with exit code 1. Printed are the refusals,
+and what differs; the exit code is 1 if anything differs.
 
-Needs Pillow and numpy, and exiftool, ImageMagick and libvips (Debian: libimage-exiftool-perl imagemagick libvips-tools).
+Needs Pillow and numpy, exiftool and ImageMagick; libvips, djxl and heif-convert where they are (Debian:
+libimage-exiftool-perl imagemagick libvips-tools libjxl-tools libheif-examples).
 """
 import argparse, fnmatch, io, json, os, shutil, struct, subprocess, sys, tempfile
 import numpy as np
@@ -84,7 +85,9 @@ def by_pillow(image, bits, how):
 
 def depth(path):
     """Bits of a sample as exiftool says, or ImageMagick."""
-    told = json.loads(run('exiftool', '-j', '-n', '-BitDepth', '-BitsPerSample', '-BitsPerComponent', path).stdout or b'[{}]')[0]
+    told = json.loads(run('exiftool', '-j', '-n', '-FileType', '-BitDepth', '-BitsPerSample', '-BitsPerComponent', path).stdout or b'[{}]')[0]
+    if told.get('FileType') in ('BMP', 'TGA', 'ICO', 'GIF'):
+        return 8
     for key in ['BitDepth', 'BitsPerSample', 'BitsPerComponent']:
         numbers = [int(n) for n in str(told.get(key, '')).replace(',', ' ').split() if n.isdigit()]
         if numbers:
@@ -93,37 +96,40 @@ def depth(path):
     return int(told[0]) if told and told[0].isdigit() else 8
 
 
-def reference(path, folder):
-    """The input as another program reads it."""
+def opened_by_pillow(path, bits):
+    image = Image.open(path)
+    while image.format == 'TIFF' and image.tag_v2.get(254, 0) & 1:
+        image.seek(image.tell() + 1)
+    image.load()
+    if image.mode in ('F', 'LAB') or bits > 8 and image.format in ('TIFF', 'PSD'):
+        raise OSError('Pillow does not read it as it is')
+    return by_pillow(image, bits, 'Pillow')
+
+
+def references(path, folder):
+    """The input as other programs read it, those that do."""
     bits = depth(path)
-    failures = []
     try:
-        image = Image.open(path)
-        image.load()
-        if not (image.format == 'TIFF' and image.mode in ('F', 'LAB', 'YCbCr')) and not (bits > 8 and image.format in ('TIFF', 'PSD')):
-            return by_pillow(image, bits, 'Pillow')
-    except Exception as error:
-        failures.append(str(error))
+        yield opened_by_pillow(path, bits)
+    except Exception:
+        pass
     made = os.path.join(folder, 'reference.png')
     for command in [
+        ['djxl', path, made],
+        ['heif-convert', path, made],
         ['vips', 'autorot', path, made],
         [magick(), f'{path}[0]', '-auto-orient', f'PNG:{made}'],
     ]:
-        if not shutil.which(command[0]):
-            continue
         if os.path.exists(made):
             os.remove(made)
-        made_by = run(*command)
-        if os.path.exists(made):
-            try:
-                image = Image.open(made)
-                image.load()
-                return by_pillow(image, bits, command[0])
-            except Exception as error:
-                failures.append(str(error))
-        else:
-            failures.append(made_by.stderr.decode(errors='replace').strip()[:200])
-    raise OSError('; '.join(failures))
+        if shutil.which(command[0]):
+            run(*command)
+        try:
+            image = Image.open(made)
+            image.load()
+            yield by_pillow(image, bits, command[0])
+        except Exception:
+            pass
 
 
 def png_chunks(path):
@@ -143,7 +149,7 @@ def png_chunks(path):
 
 
 def compare(path, made, notes, folder):
-    """What differs between an input and its output, a line each."""
+    """What differs between an input and its output, a line each: nothing if another program reads the input so."""
     wrong = []
     out_chunks, in_chunks = png_chunks(made), png_chunks(path)
     out = Image.open(made)
@@ -152,69 +158,104 @@ def compare(path, made, notes, folder):
     result = by_pillow(out, header[8], 'Pillow')
     result.grey = header[9] in (0, 4)
     orientation = run('exiftool', '-s3', '-n', '-IFD0:Orientation', made).stdout.strip()
-    if orientation not in (b'', b'1'):
+    if orientation in (b'2', b'3', b'4', b'5', b'6', b'7', b'8'):
         wrong.append(f'orientation {orientation.decode()} is left')
     for name in ['gAMA', 'cHRM', 'cICP', 'sRGB']:
         if in_chunks.get(name) != out_chunks.get(name) and 'iCCP' not in in_chunks and name in in_chunks:
             wrong.append(f'{name} is lost')
-    try:
-        source = reference(path, folder)
-    except OSError as error:
-        return wrong + [f'no other program reads it ({error})']
+    first = None
+    for source in references(path, folder):
+        if 'IHDR' in in_chunks:
+            source.grey = in_chunks['IHDR'][9] in (0, 4)
+        differences = differ(source, result, notes)
+        if not differences:
+            return wrong
+        first = first or differences
+    return wrong + (first or ['no other program reads it'])
+
+
+def differ(source, result, notes):
+    wrong = []
     size = (2 * source.size[0], 2 * source.size[1])
     if result.size != size:
         wrong.append(f'size {result.size}, not {size}')
-    if (source.bits > 8) != (header[8] == 16):
-        wrong.append(f'{header[8]} bits from {source.bits}')
-    if (source.alpha is None) != (result.alpha is None):
-        wrong.append('alpha is ' + ('lost' if result.alpha is None else 'made up'))
+    if (source.bits > 8) != (result.bits == 16):
+        wrong.append(f'{result.bits} bits from {source.bits}')
+    if source.alpha is not None and source.alpha.min() < 255 and result.alpha is None:
+        wrong.append('alpha is lost')
+    if source.alpha is None and result.alpha is not None:
+        wrong.append('alpha is made up')
     if source.grey != result.grey:
         wrong.append('grey became colour' if source.grey else 'colour became grey')
     if source.profile and result.profile != source.profile and 'profile' not in notes and 'CMYK' not in notes:
         wrong.append('the profile differs, without a note')
-    difference = np.abs(source.mean() - result.mean()).max()
-    if difference > 2.55:
+    if np.abs(source.mean() - result.mean()).max() > 2.55:
         told = lambda mean: ' '.join(f'{value:.1f}' for value in mean)
         wrong.append(f'mean {told(result.mean())}, by {source.how} {told(source.mean())}')
     return wrong
+
+
+def enlarge_all(program, files, folder, outputs):
+    """Enlarges the files as one folder with one loaded model; returns the notes on each."""
+    links = os.path.join(folder, 'links')
+    for path in files:
+        place = os.path.join(links, os.path.basename(path))
+        os.makedirs(place)
+        os.symlink(os.path.abspath(path), os.path.join(place, os.path.basename(path)))
+    ran = run(program, links, '-o', outputs, '-f', 'png', '--scale', '2', '--denoise-steps', '1', '--fresh',
+              '--progress', 'json', timeout=7200)
+    notes, current = {}, None
+    for line in ran.stderr.decode(errors='replace').splitlines():
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if 'input' in event:
+            current = os.path.basename(event['input'])
+        notes[current] = notes.get(current, '') + line + '\n'
+    return notes
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument('folder')
     parser.add_argument('--program', default='cupscale-fast')
-    parser.add_argument('--model', default='mini')
     parser.add_argument('--only', default='*')
     parser.add_argument('--keep')
     arguments = parser.parse_args()
     right, refused, wrong = 0, [], []
     folder = tempfile.mkdtemp()
-    outputs = arguments.keep or folder
+    outputs = arguments.keep or os.path.join(folder, 'outputs')
     os.makedirs(outputs, exist_ok=True)
-    for name in sorted(os.listdir(arguments.folder)):
-        path = os.path.join(arguments.folder, name)
-        if not fnmatch.fnmatch(name, arguments.only) or not os.path.isfile(path):
-            continue
-        made = os.path.join(outputs, name + '.out.png')
-        if os.path.exists(made):
-            os.remove(made)
-        ran = run(arguments.program, path, '-o', made, '--scale', '2', '--denoise-steps', '1', '--fresh',
-                  '--model', arguments.model)
-        notes = ran.stderr.decode(errors='replace').strip()
-        if ran.returncode != 0:
-            if ran.returncode == 1 and '\n' not in notes and notes and not os.path.exists(made):
-                refused.append((name, notes))
-            else:
-                wrong.append((name, [f'exit code {ran.returncode}: {notes[:300]}']))
-            continue
+    names = sorted(name for name in os.listdir(arguments.folder) if fnmatch.fnmatch(name, arguments.only))
+    files = [os.path.join(arguments.folder, name) for name in names]
+    files = [path for path in files if os.path.isfile(path)]
+    all_notes = enlarge_all(arguments.program, files, folder, outputs)
+    for path in files:
+        name = os.path.basename(path)
+        of_file = os.path.join(outputs, name)
+        made = [os.path.join(of_file, found) for found in os.listdir(of_file)] if os.path.isdir(of_file) else []
+        if not made:
+            alone = os.path.join(folder, 'alone.png')
+            ran = run(arguments.program, path, '-o', alone, '--scale', '2', '--denoise-steps', '1', '--fresh')
+            line = ran.stderr.decode(errors='replace').strip()
+            if ran.returncode == 1 and line and '\n' not in line and not os.path.exists(alone):
+                refused.append((name, line))
+                continue
+            if ran.returncode != 0:
+                wrong.append((name, [f'exit code {ran.returncode}: {line[:300]}']))
+                continue
+            made = [alone]
         try:
-            faults = compare(path, made, notes, folder)
+            faults = compare(path, made[0], all_notes.get(name, ''), folder)
         except Exception as error:
             faults = [f'not compared: {error!r}']
         if faults:
             wrong.append((name, faults))
         else:
             right += 1
+        if made[0].startswith(folder):
+            os.remove(made[0])
     shutil.rmtree(folder)
     print('Refused:')
     for name, line in refused:

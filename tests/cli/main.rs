@@ -13,6 +13,7 @@ mod llava;
 mod mistralrs;
 mod models;
 mod models_folder;
+mod pages;
 mod program;
 mod pull;
 mod quantize;

@@ -116,8 +116,32 @@ fn heic_has_the_pixels_that_libheif_reads() {
     assert!(side.metadata.exif.unwrap().windows(8).any(|bytes| bytes == b"Somebody"));
 }
 
+#[cfg(feature = "avif")]
+#[test]
+fn avif_has_the_pixels_that_libavif_reads() {
+    for (name, bits, alpha, grey) in [
+        ("rgb.avif", 8, false, false),
+        ("rgba.avif", 8, true, false),
+        ("grey.avif", 8, false, true),
+        ("side.avif", 8, false, false),
+        ("deep.avif", 16, false, false),
+        ("tiles.avif", 8, false, false),
+    ] {
+        let picture = read(name, &bytes_of(name), None).unwrap();
+        let mean = mean_difference(name, &picture);
+        assert!(mean < 1.0, "{name}: {mean} steps");
+        let shape = (picture.bit_depth, picture.alpha.is_some(), picture.grey);
+        assert_eq!(shape, (bits, alpha, grey), "{name}");
+    }
+    let side = read("side.avif", &bytes_of("side.avif"), None).unwrap();
+    assert_eq!((side.width, side.height), (21, 27));
+    let cut = bytes_of("rgb.avif");
+    let refusal = read("rgb.avif", &cut[..cut.len() - 60], None).unwrap_err().to_string();
+    assert!(refusal.contains("AVIF: "), "{refusal}");
+}
+
 /// Mean difference of the colours from a fixture's, in 8-bit steps.
-#[cfg(feature = "heic")]
+#[cfg(any(feature = "avif", feature = "heic"))]
 fn mean_difference(name: &str, picture: &Picture) -> f32 {
     let bytes = bytes_of("pixels.safetensors");
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
@@ -133,6 +157,13 @@ fn mean_difference(name: &str, picture: &Picture) -> f32 {
 fn heic_is_refused_by_name_with_what_converts_it() {
     let refusal = read("rgb.heic", &bytes_of("rgb.heic"), None).unwrap_err().to_string();
     assert!(refusal.contains("HEIC is not read: `heif-convert"), "{refusal}");
+}
+
+#[cfg(not(feature = "avif"))]
+#[test]
+fn avif_is_refused_by_name_with_what_converts_it() {
+    let refusal = read("rgb.avif", &bytes_of("rgb.avif"), None).unwrap_err().to_string();
+    assert!(refusal.contains("AVIF is not read: `avifdec"), "{refusal}");
 }
 
 #[test]
@@ -172,15 +203,26 @@ fn each_page_of_a_tiff_is_read_and_a_file_of_one_picture_has_no_second() {
 #[test]
 fn files_that_end_early_are_refused_in_one_line() {
     for name in [
-        "rgb.bmp", "rgb.tga", "rgba.qoi", "icon.ico", "rgba.dds", "palette.gif", "rgb.psd", "deep.psd",
-        "rgb.jp2", "deep.jxl",
+        "rgb.bmp",
+        "rgb.tga",
+        "rgba.qoi",
+        "icon.ico",
+        "rgba.dds",
+        "palette.gif",
+        "rgb.psd",
+        "deep.psd",
+        "rgb.jp2",
+        "deep.jxl",
     ] {
         let whole = bytes_of(name);
         for length in [whole.len() * 2 / 3, whole.len() / 3, 24] {
             let cut = &whole[..length];
             let Err(error) = read(name, cut, None) else { panic!("{name}: {length} bytes") };
             let message = error.to_string();
-            assert!(message.contains("not a readable image") && !message.contains('\n'), "{message}");
+            assert!(
+                message.contains("not a readable image") && !message.contains('\n'),
+                "{message}"
+            );
         }
     }
 }

@@ -3,7 +3,7 @@
     python tests/make_fixtures/make_input_kinds_fixtures.py
 
 Needs numpy, Pillow 11 or later, safetensors and imagecodecs, and the programs convert (ImageMagick 6), cjxl (libjxl),
-heif-enc and heif-convert (libheif, with x265) and exiftool. What the Rust side should read is in pixels.safetensors (float
+heif-enc and heif-convert (libheif, with x265), avifenc and avifdec (libavif) and exiftool. What the Rust side should read is in pixels.safetensors (float
 samples of red, green, blue and, where there is one, alpha; [h, w, c]): the pixels that a lossless file was made from, and of
 others those that Pillow or the format's own program reads. Frames of animations are `NAME/1`, `NAME/2` …, as Pillow
 composes them.
@@ -15,7 +15,7 @@ import tempfile
 
 import imagecodecs
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 from safetensors.numpy import save_file
 
 OUT = pathlib.Path(__file__).parent.parent / "fixtures" / "image" / "inputs"
@@ -120,6 +120,22 @@ for name, options, picture in [
     run("heif-convert", OUT / name, work / "seen.png")
     seen = imagecodecs.png_decode((work / "seen.png").read_bytes())
     note(name, seen / (65535 if seen.dtype == np.uint16 else 255))
+
+# AVIF by Pillow's libavif, and what it reads; one that lies on its side, and one of tiles.
+Image.fromarray(rgba).save(OUT / "rgba.avif", quality=95, subsampling="4:4:4")
+Image.fromarray(rgb).save(OUT / "rgb.avif", quality=95)
+Image.fromarray(grey).save(OUT / "grey.avif", quality=95)
+run("avifenc", "--irot", "1", "--imir", "0", "--min", "2", "--max", "6", "-y", "444", "-r", "limited", work / "rgb.png", OUT / "side.avif")
+run("avifenc", "-d", "10", "--min", "2", "--max", "6", "-y", "422", work / "deep.png", OUT / "deep.avif")
+big = Image.fromarray(np.round(smooth(96, 160, 3, 5) * 255).astype(np.uint8))
+big.save(work / "big.png")
+run("avifenc", "--min", "10", "--max", "20", "--grid", "2x1", work / "big.png", OUT / "tiles.avif")
+for name in ["rgba.avif", "rgb.avif", "grey.avif", "side.avif", "deep.avif", "tiles.avif"]:
+    run("avifdec", "-d", "16", OUT / name, work / "seen.png")
+    seen = imagecodecs.png_decode((work / "seen.png").read_bytes())
+    note(name, seen / 65535)
+# Of how a picture lies Pillow makes an orientation.
+note("side.avif", np.asarray(ImageOps.exif_transpose(Image.open(OUT / "side.avif"))) / 255)
 
 # Animations: frames of a part of the canvas that dispose of themselves in every way, and blend.
 frames = []

@@ -145,15 +145,24 @@ mod tests {
             ("a.jpg", b"not a picture"),
             ("empty.tif", b""),
             ("notes.txt", b"some notes"),
+            ("drawing.svg", b"<svg width=\"1\">"),
             ("moving.gif", b"GIF89a.."),
             ("B.PNG", PNG),
             ("c.png/x.webp", b"RIFF....WEBP"),
         ]);
         let walk = walk(root.path(), Path::new("nowhere"));
-        let expected =
-            ["B.PNG", "a.jpg", "b/deep/er/z.png", "b/no extension", "c.png/x.webp", "empty.tif"];
+        let expected = [
+            "B.PNG",
+            "a.jpg",
+            "b/deep/er/z.png",
+            "b/no extension",
+            "c.png/x.webp",
+            "empty.tif",
+            "moving.gif",
+        ];
         assert_eq!(paths(&walk), expected);
-        assert_eq!(walk.unsupported, [("GIF".to_owned(), 1)]);
+        assert_eq!(walk.pictures[6].format, Format::Png);
+        assert_eq!(walk.unsupported, [("SVG".to_owned(), 1)]);
         assert_eq!(walk.unreadable, [""; 0]);
         assert_eq!(walk.pictures[1].format, Format::Jpeg);
     }

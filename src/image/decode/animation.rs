@@ -5,7 +5,7 @@
 use std::io::Seek as _;
 use std::num::NonZeroUsize;
 
-use gif::{ColorOutput, DecodeOptions};
+use gif::{ColorOutput, DecodeOptions, DisposalMethod};
 use image::codecs::{gif::GifDecoder, png::PngDecoder, webp::WebPDecoder};
 use image::{AnimationDecoder as _, Frames, ImageResult};
 
@@ -39,7 +39,8 @@ pub(super) fn open_gif(
     options: &ReadOptions,
 ) -> Result<Box<dyn Decode>> {
     let kind = InputKind::Gif;
-    let scan = scan(name, &mut source)?;
+    // All frames of an animation have the same channels where they are asked for.
+    let scan = scan(name, &mut source, if options.picture.is_some() { usize::MAX } else { 1 })?;
     check_size(name, kind, scan.width.into(), scan.height.into())?;
     let blocks = metadata::Blocks { icc: scan.icc, exif: None, xmp: scan.xmp };
     let (metadata, mut warnings) = metadata::of_blocks(name, blocks, options.max_metadata)?;
@@ -119,7 +120,7 @@ struct Scan {
     width: u16,
     height: u16,
     frames: usize,
-    /// No frame is transparent anywhere, and the first covers the canvas.
+    /// No frame is transparent or leaves a hole, and the first covers the canvas.
     is_opaque: bool,
     /// All palettes are grey.
     is_grey: bool,
@@ -127,7 +128,8 @@ struct Scan {
     xmp: Option<Vec<u8>>,
 }
 
-fn scan(name: &str, source: &mut Source) -> Result<Scan> {
+/// Looks at all blocks; whether it is grey or opaque is decided by so many of the first frames.
+fn scan(name: &str, source: &mut Source, first: usize) -> Result<Scan> {
     let bad = |error: gif::DecodingError| {
         refusal(
             name,
@@ -155,9 +157,15 @@ fn scan(name: &str, source: &mut Source) -> Result<Scan> {
             Err(error) if found.frames == 0 => return Err(bad(error)),
             Err(_) => break,
         };
-        let covers = (frame.left, frame.top, frame.width, frame.height) == (0, 0, width, height);
-        found.is_opaque &= frame.transparent.is_none() && (covers || found.frames > 0);
-        found.is_grey &= frame.palette.as_deref().map(is_grey).or(common).unwrap_or(true);
+        if found.frames < first {
+            let place = (frame.left, frame.top, frame.width, frame.height);
+            let covers = place == (0, 0, width, height) || found.frames > 0;
+            let has_holes = frame.transparent.is_some() && found.frames == 0;
+            found.is_opaque &= covers
+                && !has_holes
+                && (found.frames + 1 == first || frame.dispose != DisposalMethod::Background);
+            found.is_grey &= frame.palette.as_deref().map(is_grey).or(common).unwrap_or(true);
+        }
         found.frames += 1;
     }
     if found.frames == 0 {

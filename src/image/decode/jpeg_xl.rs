@@ -194,7 +194,8 @@ impl JpegXl {
         let mut frames = 0;
         loop {
             let mut buffer = [JxlOutputBuffer::new(data, rows, row_bytes)];
-            let wanted = (frames == self.frame).then_some(&mut buffer[..]);
+            let has_format = decoder.current_pixel_format().is_some();
+            let wanted = (has_format && frames == self.frame).then_some(&mut buffer[..]);
             match decoder.process(&mut input, wanted, None) {
                 Ok(Event::BasicInfo) => {
                     decoder.set_pixel_format(self.format.clone()).map_err(|error| bad(&error))?;

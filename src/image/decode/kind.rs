@@ -32,6 +32,9 @@ pub enum InputKind {
     /// HEIC.
     #[cfg(feature = "heic")]
     Heic,
+    /// AVIF.
+    #[cfg(feature = "avif")]
+    Avif,
 }
 
 impl InputKind {
@@ -62,8 +65,12 @@ impl InputKind {
             if head.starts_with(b"BM") && head.get(6..10) == Some(&[0; 4]) {
                 return Some(Self::Bmp);
             }
+            #[cfg(feature = "avif")]
+            if has_brand(head, &[b"avif"]) {
+                return Some(Self::Avif);
+            }
             #[cfg(feature = "heic")]
-            if is_heic(head) {
+            if has_brand(head, &[b"heic", b"heix", b"heim", b"heis"]) {
                 return Some(Self::Heic);
             }
             is_tga(head).then_some(Self::Tga)
@@ -87,6 +94,8 @@ impl InputKind {
             "jxl" => Self::JpegXl,
             #[cfg(feature = "heic")]
             "heic" | "heif" | "hif" => Self::Heic,
+            #[cfg(feature = "avif")]
+            "avif" => Self::Avif,
             _ => return None,
         })
     }
@@ -116,6 +125,8 @@ impl fmt::Display for InputKind {
             Self::JpegXl => "JPEG XL",
             #[cfg(feature = "heic")]
             Self::Heic => "HEIC",
+            #[cfg(feature = "avif")]
+            Self::Avif => "AVIF",
         })
     }
 }
@@ -142,12 +153,14 @@ fn is_tga(head: &[u8]) -> bool {
         && [h, high] != [0; 2]
 }
 
-/// `true` for a file of ISO's base media format whose brands say that its pictures are coded with HEVC.
-#[cfg(feature = "heic")]
-fn is_heic(head: &[u8]) -> bool {
+/// `true` for a file of ISO's base media format with one of these brands.
+#[cfg(any(feature = "avif", feature = "heic"))]
+fn has_brand(head: &[u8], own: &[&[u8]]) -> bool {
     let Some(brands) = head.get(8..64.min(head.len())) else { return false };
-    let is_hevc = |brand: &[u8]| matches!(brand, b"heic" | b"heix" | b"heim" | b"heis" | b"hevc");
-    head.get(4..8) == Some(b"ftyp") && brands.chunks_exact(4).any(is_hevc)
+    let length = head[..4].iter().fold(0, |length, &byte| length << 8 | usize::from(byte));
+    // The second word is a version and no brand.
+    let of_file = brands.chunks_exact(4).take(length.saturating_sub(8) / 4);
+    head[4..8] == *b"ftyp" && of_file.enumerate().any(|(at, brand)| at != 1 && own.contains(&brand))
 }
 
 #[cfg(test)]

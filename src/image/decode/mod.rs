@@ -3,6 +3,8 @@
 //! truncated or damaged picture is an error, never a half grey one, unless [`ReadOptions::allow_truncated`] is set.
 
 mod animation;
+#[cfg(feature = "avif")]
+mod avif;
 pub(crate) mod header;
 #[cfg(feature = "heic")]
 mod heic;
@@ -100,13 +102,15 @@ fn open_source(
         InputKind::Written(Format::Tiff) => tiff::open(&name, source, options)?,
         InputKind::Gif => animation::open_gif(&name, source, options)?,
         InputKind::Bmp | InputKind::Tga | InputKind::Qoi | InputKind::Ico | InputKind::Dds => {
-            raster::open(&name, source, kind)?
+            raster::open(&name, source, kind, options)?
         }
         InputKind::Psd => psd::open(&name, source, options)?,
         InputKind::Jpeg2000 => jpeg2000::open(&name, source, options)?,
         InputKind::JpegXl => jpeg_xl::open(&name, source, options)?,
         #[cfg(feature = "heic")]
         InputKind::Heic => heic::open(&name, source, options)?,
+        #[cfg(feature = "avif")]
+        InputKind::Avif => avif::open(&name, source, options)?,
     };
     let (number, pictures) = (options.picture.map_or(1, NonZeroUsize::get), decoder.pictures());
     if number > pictures {

@@ -3,7 +3,7 @@
 
 use std::error::Error;
 use std::fmt::Display;
-use std::io;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 
 use image::codecs::{
     bmp::BmpDecoder, dds::DdsDecoder, ico::IcoDecoder, qoi::QoiDecoder, tga::TgaDecoder,
@@ -13,7 +13,9 @@ use image::{ColorType, ImageDecoder, ImageResult, error::ImageError as DecoderEr
 use super::InputKind;
 use super::header::{ChannelLayout, Decode, Header, check_size, pass_bytes};
 use crate::image::error::{ImageError, Result, Warning};
+use crate::image::input::read_error;
 use crate::image::metadata::Metadata;
+use crate::image::read_options::ReadOptions;
 use crate::image::source::Source;
 
 struct Raster {
@@ -25,7 +27,22 @@ struct Raster {
     decoder: Box<dyn ImageDecoder>,
 }
 
-pub(super) fn open(name: &str, source: Source, kind: InputKind) -> Result<Box<dyn Decode>> {
+pub(super) fn open(
+    name: &str,
+    mut source: Source,
+    kind: InputKind,
+    options: &ReadOptions,
+) -> Result<Box<dyn Decode>> {
+    if kind == InputKind::Ico {
+        let png = png_in_icon(&mut source).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => ImageError::unreadable(name, kind, "truncated"),
+            _ => read_error(name, error),
+        })?;
+        if let Some(png) = png {
+            return super::png::open(name, Source::memory(png.into()), options);
+        }
+        source.rewind().map_err(|error| read_error(name, error))?;
+    }
     let (decoder, is_grey) = decoder(source, kind).map_err(|error| refusal(name, kind, &error))?;
     let (width, height) = decoder.dimensions();
     check_size(name, kind, width.into(), height.into())?;
@@ -87,6 +104,33 @@ impl Decode for Raster {
         pass_bytes(&header, &data, take)?;
         Ok(Vec::new())
     }
+}
+
+/// The largest picture of an icon, if that is a PNG, which then may be of any kind.
+fn png_in_icon(source: &mut Source) -> io::Result<Option<Vec<u8>>> {
+    let mut head = [0; 6];
+    source.read_exact(&mut head)?;
+    let mut largest = None;
+    for _ in 0..u16::from_le_bytes([head[4], head[5]]) {
+        // Width and height (0 is 256), colours, a zero, planes, bits, length and place.
+        let mut entry = [0; 16];
+        source.read_exact(&mut entry)?;
+        let [width, height, _, _, _, _, bits, more, a, b, c, d, e, f, g, h] = entry;
+        let side = |side: u8| if side == 0 { 256 } else { u32::from(side) };
+        let rank = (side(width) * side(height), u16::from_le_bytes([bits, more]));
+        let place = (u32::from_le_bytes([e, f, g, h]), u32::from_le_bytes([a, b, c, d]));
+        if largest.is_none_or(|(known, _)| rank > known) {
+            largest = Some((rank, place));
+        }
+    }
+    let Some((_, (at, length))) = largest else { return Ok(None) };
+    source.seek(SeekFrom::Start(at.into()))?;
+    let mut png = Vec::new();
+    source.take(length.into()).read_to_end(&mut png)?;
+    if png.len() < length as usize {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(png.starts_with(b"\x89PNG\r\n\x1a\n").then_some(png))
 }
 
 /// What a decoder of the `image` crate says, in one line: a kind that it does not read, or damage.

@@ -67,7 +67,7 @@ pub(crate) fn resolve(
 
 /// The profile of pictures in HEIF, which say their primaries and their transfer by numbers; `None` for sRGB, and for what
 /// is unknown or unspecified, which is taken as sRGB. Video's transfer function is shown as sRGB's, as everywhere.
-#[cfg(feature = "heic")]
+#[cfg(any(feature = "avif", feature = "heic"))]
 pub(crate) fn profile_of_code_points(primaries: u16, transfer: u16, grey: bool) -> Option<Vec<u8>> {
     let transfer = if matches!(transfer, 1 | 2 | 6 | 14 | 15) { 13 } else { transfer };
     let primaries = if matches!(primaries, 2) { 1 } else { primaries };

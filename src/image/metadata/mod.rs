@@ -26,7 +26,7 @@ use ifd::{Exif, IfdEntry, Reader, tag};
 
 pub(crate) use boxes::read_boxes;
 pub use colour_chunks::ColourChunk;
-#[cfg(feature = "heic")]
+#[cfg(any(feature = "avif", feature = "heic"))]
 pub(crate) use colour_chunks::profile_of_code_points;
 pub use settings::read_settings;
 pub use text::Text;
