@@ -4,6 +4,8 @@ use std::{ffi::OsString, path::PathBuf};
 
 use cupscale::backend::MatmulPrecision;
 
+use super::args::Page;
+
 /// A LoRA file and its scale.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoraArg {
@@ -61,6 +63,14 @@ pub fn size(text: &str) -> Result<(u32, u32), String> {
         .and_then(|(width, height)| Some((width.parse().ok()?, height.parse().ok()?)))
         .filter(|&(width, height): &(u32, u32)| width > 0 && height > 0)
         .ok_or_else(|| "a size is WIDTHxHEIGHT, as in 3840x2160".into())
+}
+
+/// Number of a page, or all of them.
+pub fn page(text: &str) -> Result<Page, String> {
+    match text {
+        "all" => Ok(Page::All),
+        _ => text.parse().map(Page::Number).map_err(|_| "a number from 1, or `all`".to_owned()),
+    }
 }
 
 /// Lower limit of a byte count; a smaller number is taken for a forgotten unit.

@@ -7,7 +7,7 @@ use super::colour::{self, CmykToRgb, Colour};
 use super::decode::header::{ChannelLayout, Decode, Extent};
 use super::error::{ImageError, Result, Warning};
 use super::light::{Light, Shoulder};
-use super::metadata::{Metadata, ifd, xmp};
+use super::metadata::{self, Metadata, ifd};
 use super::picture::Picture;
 use super::plane::{Plane, PlaneBuilder, Scratch};
 
@@ -95,8 +95,7 @@ fn set_upright(metadata: &mut Metadata, orientation: u8) {
     if orientation >= 5 {
         metadata.dpi = metadata.dpi.map(|(x, y)| (y, x));
     }
-    metadata.exif.as_deref_mut().map(ifd::set_upright);
-    metadata.xmp = metadata.xmp.take().map(xmp::upright);
+    metadata::set_upright(metadata);
 }
 
 /// Conversion of a file's colours to the working space.

@@ -49,7 +49,7 @@ mod sink;
 mod source;
 
 pub(crate) use colour::ScreenColours;
-pub use decode::{Opened, decode, decode_bytes, format_of, open};
+pub use decode::{InputKind, Opened, decode, decode_bytes, kind_of, open};
 pub use encode::{DEFAULT_QUALITY, EncodeOptions, Encoder, PictureWriter};
 pub use error::{ImageError, Result, Warning};
 pub use format::{Format, UnknownFormat};

@@ -134,7 +134,7 @@ fn a_progressive_jpeg_that_ends_early_is_whole_but_coarser() {
     let cut = &whole[..whole.len() - 40];
     assert!(read(cut).unwrap_err().to_string().contains("lack their detail"));
     let picture = read_truncated(cut).unwrap();
-    assert_eq!(picture.warnings, [Warning::DetailMissing(Format::Jpeg)]);
+    assert_eq!(picture.warnings, [Warning::DetailMissing(Format::Jpeg.into())]);
 }
 
 #[test]

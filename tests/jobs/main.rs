@@ -8,6 +8,7 @@ mod canvas;
 mod decode;
 mod devices;
 mod encode;
+mod inputs;
 mod kinds;
 mod light;
 mod method;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use clap::Args;
-use cupscale::image::{Format, Input, Output};
+use cupscale::image::{Format, Input, InputKind, Output};
 
 use crate::cli::{error::CliError, values};
 
@@ -137,7 +137,8 @@ impl FilesArgs {
         let named = Format::from_extension(path);
         let format = self.format.or(named).unwrap_or(source);
         // An unknown extension belongs to the name.
-        let stem = if named.is_some() { path.file_stem() } else { path.file_name() };
+        let is_known = InputKind::from_extension(path).is_some();
+        let stem = if is_known { path.file_stem() } else { path.file_name() };
         let mut name = stem.unwrap_or_default().to_owned();
         name.push(suffix);
         name.push(".");

@@ -32,6 +32,7 @@ use machine::MachineArgs;
 use progress::ProgressArgs;
 use raw::NOT_OF_RAW;
 use read::ReadArgs;
+pub use read::{Every, Page};
 use repaint::RepaintArgs;
 use size::SizeArgs;
 use work::WorkArgs;

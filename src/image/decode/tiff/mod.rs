@@ -12,6 +12,7 @@ mod samples;
 use std::cell::RefCell;
 use std::io::ErrorKind;
 
+pub(super) use self::chunk::PackBits;
 use self::convert::{Converter, Ranges};
 use self::directory::{Layout, Refusal};
 use self::rows::{Stop, each_row};
@@ -31,7 +32,7 @@ pub(super) fn open(
     options: &ReadOptions,
 ) -> Result<Box<dyn Decode>> {
     let length = source.byte_len().map_err(|source| read_error(name, source))?;
-    let layout = match directory::layout(&mut source, length) {
+    let layout = match directory::layout(&mut source, length, options.picture) {
         Ok(layout) => layout,
         Err(Refusal::Unsupported { kind, help }) => {
             return Err(ImageError::unsupported(name, &kind, help));
@@ -50,7 +51,7 @@ pub(super) fn open(
     }
     let (mut metadata, mut warnings) =
         metadata::read(name, Format::Tiff, &mut source, layout.page, options.max_metadata)?;
-    warnings.extend(notes(&layout));
+    warnings.extend(notes(&layout, options.picture.is_some()));
     let alpha = layout.alpha.is_some();
     let channels = match layout.colour {
         Colour::WhiteIsZero | Colour::BlackIsZero if alpha => ChannelLayout::GreyAlpha,
@@ -80,10 +81,10 @@ pub(super) fn open(
 }
 
 /// What is to be said of how the file is read.
-fn notes(layout: &Layout) -> Vec<Warning> {
+fn notes(layout: &Layout, is_asked_for: bool) -> Vec<Warning> {
     let mut warnings = Vec::new();
-    if layout.others {
-        warnings.push(Warning::FirstFrameOnly(Format::Tiff));
+    if layout.pages > 1 && !is_asked_for {
+        warnings.push(Warning::FirstFrameOnly(Format::Tiff.into()));
     }
     let mut say = |what: String| warnings.push(Warning::Interpreted(what));
     match layout.left_out {
@@ -127,6 +128,10 @@ impl Tiff {
 impl Decode for Tiff {
     fn header(&self) -> &Header {
         &self.header
+    }
+
+    fn pictures(&self) -> usize {
+        self.layout.pages
     }
 
     fn extent(&mut self) -> Result<Option<Extent>> {
