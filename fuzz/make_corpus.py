@@ -105,10 +105,19 @@ def profiles():
 
 def pictures():
     kinds = {"png": "png", "jpg": "jpeg", "tif": "tiff", "webp": "webp"}
-    for ending, target in kinds.items():
-        for name, data in fixtures(f"image/*.{ending}") + fixtures(f"image/kinds/*.{ending}"):
+    only_read = {name: "rasters" for name in ["bmp", "tga", "qoi", "ico", "dds", "gif"]}
+    only_read |= {"psd": "psd", "psb": "psd", "jp2": "jpeg2000", "j2k": "jpeg2000", "jxl": "jpeg_xl", "heic": "heic", "avif": "avif"}
+    for ending, target in (kinds | only_read).items():
+        folders = ["image", "image/kinds", "image/inputs"]
+        for name, data in [found for folder in folders for found in fixtures(f"{folder}/*.{ending}")]:
             if "orientation" in name and "orientation6" not in name:
                 continue
+            seed(target, name, data)
+            if target in ["jpeg2000", "jpeg_xl"]:
+                seed("metadata", name, data)
+    kinds = {"ppm": "netpbm", "pgm": "netpbm", "pbm": "netpbm", "pam": "netpbm", "ff": "farbfeld", "exr": "exr"}
+    for ending, target in kinds.items():
+        for name, data in fixtures(f"image/light/*.{ending}"):
             seed(target, name, data)
     # Lossless, 2 x 2, by hand: one Huffman code of one symbol for every channel.
     lossless = bytes.fromhex("2f01400000070000000000")

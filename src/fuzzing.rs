@@ -8,15 +8,24 @@ use crate::image::metadata::ifd::{self, Exif};
 use crate::image::metadata::xmp::{self, Additions};
 use crate::image::metadata::{self, Metadata};
 use crate::image::metadata::{iptc, photoshop};
-use crate::image::{Format, Text};
+use crate::image::{InputKind, Text};
 use crate::model::llava::{LlavaError, LlavaTokenizer};
 use crate::pipeline::work::journal::{Done, Journal, Record};
 
 pub use crate::weights::fuzzing as weights;
 
 /// Metadata of a picture file and the number of warnings; `None` where a profile is beyond the limit.
-pub fn metadata(format: Format, file: &[u8], page: usize, limit: u64) -> Option<(Metadata, usize)> {
-    let read = metadata::read("fuzz", format, &mut Cursor::new(file), page, limit);
+pub fn metadata(
+    kind: InputKind,
+    file: &[u8],
+    page: usize,
+    limit: u64,
+) -> Option<(Metadata, usize)> {
+    let mut file = Cursor::new(file);
+    let read = match kind {
+        InputKind::Written(format) => metadata::read("fuzz", format, &mut file, page, limit),
+        _ => metadata::read_boxes("fuzz", &mut file, limit),
+    };
     read.ok().map(|(metadata, warnings)| (metadata, warnings.len()))
 }
 

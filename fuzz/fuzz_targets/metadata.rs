@@ -13,10 +13,10 @@ const LIMIT: u64 = 32 << 10;
 static FILE: LazyLock<Scratch> = LazyLock::new(|| Scratch::new("picture"));
 
 fuzz_target!(|file: &[u8]| -> Corpus {
-    let Ok(format) = image::format_of("fuzz", file) else { return Corpus::Reject };
+    let Ok(kind) = image::kind_of("fuzz", file) else { return Corpus::Reject };
     let most = MIB + 4 * LIMIT as usize + 8 * file.len();
     for page in 0..2 {
-        let read = || within(most, || fuzzing::metadata(format, file, page, LIMIT));
+        let read = || within(most, || fuzzing::metadata(kind, file, page, LIMIT));
         let Some((metadata, warnings)) = read() else { continue };
         assert_eq!(read(), Some((metadata.clone(), warnings)));
         let blocks = [&metadata.icc, &metadata.exif, &metadata.xmp, &metadata.photoshop]

@@ -4,7 +4,7 @@
 mod original;
 
 use cupscale::{
-    image::{Format, Input, Opened, Output, Warning},
+    image::{Input, InputKind, Opened, Output, Warning},
     pipeline::Error,
     units,
 };
@@ -42,6 +42,7 @@ pub fn run(job: &Job, keep: &Keep) -> Result<u8, CliError> {
     let files = files.collect::<Result<Vec<_>, _>>()?;
     if let [file] = files.as_slice() {
         let mut reporter = Reporter::new(&job.show);
+        job.inputs.iter().for_each(|input| reporter.names(input));
         job.notes.iter().for_each(|note| reporter.tell(note));
         let item = Item::edited(file);
         let idle = job.idle_quality([item.format]);
@@ -85,7 +86,7 @@ fn one(
     if others > 0 {
         reporter.tell(&format!(
             "{}: has {} more (hard links), which keep the original",
-            original.path.display(),
+            original.name,
             units::count(others as usize, "name")
         ));
     }
@@ -106,13 +107,11 @@ fn one(
 
 /// Refuses what cannot be written back as it was.
 fn check(original: &Original, opened: &Opened, keep: &Keep) -> Result<(), CliError> {
-    let refuse = |reason: String| {
-        Err(CliError::NotEdited { name: original.path.display().to_string(), reason })
-    };
-    let own = Format::sniff(&original.head()?);
-    if own != Some(opened.format()) {
+    let refuse = |reason: String| Err(CliError::NotEdited { name: original.name.clone(), reason });
+    if !matches!(opened.kind(), InputKind::Written(_)) {
         return refuse(format!(
-            "cannot be written back in its own format; enlarge it into another file, as {}",
+            "{} is not written; enlarge it into another file, as {}",
+            opened.kind(),
             opened.format()
         ));
     }

@@ -1,4 +1,4 @@
-//! Jobs on many pictures, of a folder or named one by one: the same settings for every picture, with one loaded model.
+//! Jobs on many pictures, of a folder, named one by one, or pages and frames of a file: the same settings for every picture, with one loaded model.
 //! A failed picture is reported and does not stop the others.
 
 mod items;
@@ -7,7 +7,7 @@ mod walk;
 use std::{fmt, fs};
 
 use cupscale::{
-    image::{ImageError, Input, Output},
+    image::{ImageError, Output},
     pipeline::{self, Engine, Error, Settings},
 };
 
@@ -111,7 +111,7 @@ fn every(
         if reporter.is_interrupted() {
             return Ok(End::Interrupted);
         }
-        let name = item.input.display().to_string();
+        let name = item.name();
         let output = item.output.display().to_string();
         reporter.begin_file(FileState::Begun, (index + 1, items.len()), &name, &output);
         let result = one(item, &mut loaded, reporter);
@@ -150,20 +150,19 @@ fn describe_ahead(
         if reporter.is_interrupted() {
             return Err(Error::Interrupted(None).into());
         }
-        let input = Input::Path(item.input.clone());
         let output = Output::Path(item.output.clone());
         if job.skip_existing && item.output.is_file() {
             continue;
         }
         // Errors of a picture are reported when its turn comes.
-        let Ok(opened) = picture::open(job, &input) else { continue };
+        let Ok(opened) = item.open(job) else { continue };
         if picture::check_output(job, &opened, &output, item.format).is_err() {
             continue;
         }
         let loaded = load(job, loaded, reporter)?;
         let Ok(picture) = picture::decode(loaded, job, opened, &output) else { continue };
         let place = (first + index + 1, count);
-        reporter.begin_file(FileState::Captions, place, &input.name(), &output.name());
+        reporter.begin_file(FileState::Captions, place, &item.name(), &output.name());
         let (engine, settings) = loaded;
         match pipeline::describe_ahead(engine, &picture, settings, reporter) {
             Ok(true) => {}
@@ -202,9 +201,8 @@ fn one(
     if job.skip_existing && item.output.is_file() {
         return Ok(None);
     }
-    let input = Input::Path(item.input.clone());
     let output = Output::Path(item.output.clone());
-    let opened = picture::open(job, &input)?;
+    let opened = item.open(job)?;
     picture::check_output(job, &opened, &output, item.format)?;
     let loaded = load(job, loaded, reporter)?;
     if let Some(parent) = item.output.parent() {
@@ -225,6 +223,7 @@ fn is_every_pictures(error: &CliError) -> bool {
             error,
             Error::Sampler(_) | Error::Device(_) | Error::Weights(_) | Error::Model { .. }
         ),
+        CliError::NotEdited { .. } => false,
         _ => true,
     }
 }

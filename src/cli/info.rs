@@ -47,7 +47,7 @@ fn as_json(name: &str, opened: &Opened, settings: Option<&Map<String, Value>>) -
     let notes: Vec<String> = opened.warnings().iter().map(ToString::to_string).collect();
     json!({
         "file": name,
-        "format": opened.format().to_string(),
+        "format": opened.kind().to_string(),
         "width": shape.width,
         "height": shape.height,
         "bit_depth": opened.bit_depth(),
@@ -93,7 +93,7 @@ fn as_text(name: &str, opened: &Opened, settings: Option<&Map<String, Value>>) -
         ));
     }
     let rows = [
-        ("format", opened.format().to_string()),
+        ("format", opened.kind().to_string()),
         ("size", format!("{} × {}", shape.width, shape.height)),
         ("depth", format!("{} bits, {colours}", opened.bit_depth())),
         ("alpha", if shape.alpha { "yes" } else { "no" }.to_owned()),

@@ -16,7 +16,7 @@ use cupscale::{
 };
 
 use super::{
-    args::{CaptionerArg, ContentArgs, FilesArgs, JobArgs, ModelArgs},
+    args::{CaptionerArg, ContentArgs, Every, FilesArgs, JobArgs, ModelArgs},
     captioner, doctor, engine,
     error::CliError,
     progress::Show,
@@ -32,6 +32,8 @@ pub struct Job {
     pub skip_existing: bool,
     /// How pictures are read.
     pub read: ReadOptions,
+    /// Files of which every picture is asked for.
+    pub every: Every,
     /// Place of unfinished work.
     pub work: WorkOptions,
     /// Form of the progress display.
@@ -64,6 +66,7 @@ impl Job {
         settings.tile = args.machine.tile.map(|tile| tile as usize);
         settings.max_memory = args.machine.max_memory;
         settings.vae_disk = args.machine.vae_disk;
+        settings.bit_depth = args.files.bit_depth;
         if let Some(quality) = args.files.quality {
             settings.jpeg_quality = quality;
         }
@@ -72,6 +75,7 @@ impl Job {
             notes,
             skip_existing: args.files.skip_existing,
             read: args.read.options(),
+            every: args.read.every(),
             work: args.work.work(),
             show: args.show()?,
             suffix: args.size.suffix(),
@@ -91,6 +95,9 @@ impl Job {
     /// A folder, or several inputs.
     pub fn only_input(&self, verb: &str) -> Result<&Input, CliError> {
         let refuse = |reason: String| Err(CliError::Usage(reason));
+        if self.every.page || self.every.frame {
+            return refuse(format!("`{verb}` takes one picture: name it with --page N"));
+        }
         match self.inputs.as_slice() {
             [Input::Path(path)] if path.is_dir() => {
                 refuse(format!("{}: is a folder; `{verb}` takes one picture", path.display()))

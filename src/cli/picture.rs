@@ -1,10 +1,10 @@
 //! Steps common to all jobs: one file, one picture of a folder, or a plan.
 
-use std::path::Path;
+use std::{num::NonZeroUsize, path::Path};
 
 use cupscale::{
     canvas::target_size,
-    image::{self, Format, Input, Opened, Output, Picture},
+    image::{self, Format, Input, InputKind, Opened, Output, Picture},
     pipeline::{self, Engine, Error, Settings},
     units,
 };
@@ -14,6 +14,15 @@ use super::{error::CliError, job::Job, progress::Reporter, size_notes, speeds::S
 /// Opens a picture and reads its header.
 pub fn open(job: &Job, input: &Input) -> Result<Opened, CliError> {
     Ok(image::open(input, &job.read).map_err(Error::from)?)
+}
+
+/// Number of the pictures of this file if each of them is asked for and there are several.
+pub fn several(job: &Job, picture: &Opened) -> Option<NonZeroUsize> {
+    let is_wanted = match picture.kind() {
+        InputKind::Written(Format::Tiff) => job.every.page,
+        _ => job.every.frame,
+    };
+    NonZeroUsize::new(picture.pictures()).filter(|pictures| is_wanted && pictures.get() > 1)
 }
 
 /// Checks that the output's format can hold the enlarged picture; a model need not be loaded to know that.

@@ -22,6 +22,9 @@ pub fn run(job: &Job) -> Result<u8, CliError> {
         _ => return folder::run(job),
     };
     let opened = picture::open(job, input)?;
+    if picture::several(job, &opened).is_some() {
+        return folder::run(job);
+    }
     let (output, format) = job.output(input, opened.format())?;
     if output == Output::Stdout && std::io::stdout().is_terminal() {
         return Err(CliError::Usage(

@@ -4,6 +4,8 @@ use std::{ffi::OsString, path::PathBuf};
 
 use cupscale::backend::MatmulPrecision;
 
+use super::args::Page;
+
 /// A LoRA file and its scale.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoraArg {
@@ -46,11 +48,29 @@ pub fn guidance(text: &str) -> Result<f64, String> {
     within(text, 0.0, 100.0)
 }
 
+/// Bits of a sample: 8, 16, or 32 for a float.
+pub fn bit_depth(text: &str) -> Result<u8, String> {
+    match text {
+        "8" => Ok(8),
+        "16" => Ok(16),
+        "32" => Ok(32),
+        _ => Err("8, 16 or 32".to_owned()),
+    }
+}
+
 pub fn size(text: &str) -> Result<(u32, u32), String> {
     text.split_once(['x', 'X', '×'])
         .and_then(|(width, height)| Some((width.parse().ok()?, height.parse().ok()?)))
         .filter(|&(width, height): &(u32, u32)| width > 0 && height > 0)
         .ok_or_else(|| "a size is WIDTHxHEIGHT, as in 3840x2160".into())
+}
+
+/// Number of a page, or all of them.
+pub fn page(text: &str) -> Result<Page, String> {
+    match text {
+        "all" => Ok(Page::All),
+        _ => text.parse().map(Page::Number).map_err(|_| "a number from 1, or `all`".to_owned()),
+    }
 }
 
 /// Lower limit of a byte count; a smaller number is taken for a forgotten unit.

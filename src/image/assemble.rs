@@ -4,9 +4,10 @@ use std::io;
 
 use super::alpha::fill_transparent;
 use super::colour::{self, CmykToRgb, Colour};
-use super::decode::header::{ChannelLayout, Decode};
+use super::decode::header::{ChannelLayout, Decode, Extent};
 use super::error::{ImageError, Result, Warning};
-use super::metadata::{Metadata, ifd, xmp};
+use super::light::{Light, Shoulder};
+use super::metadata::{self, Metadata, ifd};
 use super::picture::Picture;
 use super::plane::{Plane, PlaneBuilder, Scratch};
 
@@ -14,10 +15,19 @@ use super::plane::{Plane, PlaneBuilder, Scratch};
 ///
 /// # Errors
 /// Those of the decoder; a disk that is full.
-pub(crate) fn picture(name: &str, decoder: Box<dyn Decode>, scratch: &Scratch) -> Result<Picture> {
+pub(crate) fn picture(
+    name: &str,
+    mut decoder: Box<dyn Decode>,
+    scratch: &Scratch,
+) -> Result<Picture> {
+    let extent = decoder.extent()?;
     let header = decoder.header().clone();
     let (layout, mut metadata, mut warnings) = (header.layout, header.metadata, header.warnings);
     let convert = conversion(layout, &mut metadata, &mut warnings);
+    let (convert, light) = match extent {
+        Some(extent) => with_light(convert, extent, &mut warnings),
+        None => (convert, None),
+    };
     let (width, height) = (header.width as usize, header.height as usize);
     let on_disk = |source: io::Error| ImageError::Scratch { name: name.to_owned(), source };
     let mut rgb = PlaneBuilder::new(height, 3 * width, scratch).map_err(on_disk)?;
@@ -29,8 +39,11 @@ pub(crate) fn picture(name: &str, decoder: Box<dyn Decode>, scratch: &Scratch) -
     warnings.extend(decoder.rows(&mut |band| {
         seen += band.len();
         let (mut colours, transparency) = split(layout, band, &convert);
-        if let Convert::Curves(colour) = &convert {
-            colour.to_working(&mut colours);
+        match &convert {
+            Convert::Curves(colour) => colour.to_working(&mut colours),
+            Convert::Light(shoulder, Some(colour)) => colour.to_shoulder(&mut colours, *shoulder),
+            Convert::Light(shoulder, None) => shoulder.to_working(&mut colours),
+            Convert::Same | Convert::Inks(_) => {}
         }
         rgb.push(&colours).map_err(on_disk)?;
         if let (Some(alpha), Some(transparency)) = (&mut alpha, transparency) {
@@ -65,8 +78,10 @@ pub(crate) fn picture(name: &str, decoder: Box<dyn Decode>, scratch: &Scratch) -
         height,
         rgb,
         alpha,
-        bit_depth: header.bit_depth,
+        // What goes above white needs more than whole numbers.
+        bit_depth: if light.is_some() { 32 } else { header.bit_depth },
         grey: layout.is_grey(),
+        light,
         metadata,
         warnings,
         decoder_bytes: header.scratch_bytes,
@@ -83,8 +98,7 @@ fn set_upright(metadata: &mut Metadata, orientation: u8) {
     if orientation >= 5 {
         metadata.dpi = metadata.dpi.map(|(x, y)| (y, x));
     }
-    metadata.exif.as_deref_mut().map(ifd::set_upright);
-    metadata.xmp = metadata.xmp.take().map(xmp::upright);
+    metadata::set_upright(metadata);
 }
 
 /// Conversion of a file's colours to the working space.
@@ -92,6 +106,30 @@ enum Convert {
     Same,
     Curves(Colour),
     Inks(CmykToRgb),
+    /// Light, or what a colour's curves make of the samples, through the shoulder.
+    Light(Shoulder, Option<Colour>),
+}
+
+/// The conversion of samples that go above 1, and the picture's light. Where a profile ends at 1, so do they.
+fn with_light(
+    convert: Convert,
+    extent: Extent,
+    warnings: &mut Vec<Warning>,
+) -> (Convert, Option<Light>) {
+    let (peak, colour) = match (extent, convert) {
+        (Extent::Linear(peak), _) => (peak, None),
+        (Extent::Encoded(top), Convert::Same) => (Colour::Same.light(top), Some(Colour::Same)),
+        (Extent::Encoded(top), Convert::Curves(colour)) if colour.goes_above_white() => {
+            (colour.light(top), Some(colour))
+        }
+        (Extent::Encoded(top), convert) => {
+            let why = format!("samples above 1 (up to {top}): cut to 1, where the profile ends");
+            warnings.push(Warning::Interpreted(why));
+            return (convert, None);
+        }
+    };
+    let light = Light { peak, linear: colour.is_none() };
+    (Convert::Light(Shoulder::new(peak), colour), Some(light))
 }
 
 /// The conversion; a profile that cannot be kept is removed from the metadata.

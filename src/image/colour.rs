@@ -197,14 +197,19 @@ impl Colour {
     }
 }
 
-fn map_channels(rgb: &mut [f32], f: impl Fn(usize, f32) -> f64 + Sync) {
+/// Maps every sample of `[.., 3]`, given its channel, in place.
+pub(super) fn map_values(rgb: &mut [f32], f: impl Fn(usize, f32) -> f64 + Sync) {
     rgb.par_chunks_mut(3 * CHUNK).for_each(|chunk| {
         for pixel in chunk.chunks_exact_mut(3) {
             for (channel, v) in pixel.iter_mut().enumerate() {
-                *v = f(channel, v.clamp(0.0, 1.0)) as f32;
+                *v = f(channel, *v) as f32;
             }
         }
     });
+}
+
+fn map_channels(rgb: &mut [f32], f: impl Fn(usize, f32) -> f64 + Sync) {
+    map_values(rgb, |channel, v| f(channel, v.clamp(0.0, 1.0)));
 }
 
 fn run(transform: &Transform, rgb: &mut [f32]) {
@@ -332,7 +337,7 @@ impl Curve {
     }
 
     /// Encoded value to linear light, both in [0, 1].
-    fn linear(&self, x: f64) -> f64 {
+    pub(super) fn linear(&self, x: f64) -> f64 {
         let y = match self {
             &Self::Parametric { g, a, b, c, d, e, f } => {
                 if x >= d {
@@ -351,7 +356,7 @@ impl Curve {
     }
 
     /// Linear light to encoded value: the inverse of [`Curve::linear`].
-    fn encoded(&self, y: f64) -> f64 {
+    pub(super) fn encoded(&self, y: f64) -> f64 {
         let x = match self {
             &Self::Parametric { g, a, b, c, d, e, f } => {
                 let at_d = (a * d + b).max(0.0).powf(g) + e;

@@ -3,6 +3,7 @@
 
 use std::io;
 
+use super::decode::InputKind;
 use super::format::Format;
 
 /// Result of picture I/O.
@@ -55,7 +56,7 @@ pub enum ImageError {
         kind: String,
     },
     /// A picture of a well-known format that is not read.
-    #[error("{name}: {kind} is not supported (PNG, JPEG, WebP and TIFF are): {hint}")]
+    #[error("{name}: {kind} is not read: {hint}")]
     UnsupportedFormat {
         /// The file or stream.
         name: String,
@@ -83,6 +84,19 @@ pub enum ImageError {
         kind: String,
         /// What to do instead, in one line.
         help: String,
+    },
+    /// A file has not as many pages or frames as the one that was asked for.
+    #[error("{name}: has no picture {number}: there {} in this {kind} file",
+        if *.pictures == 1 { "is 1".to_owned() } else { format!("are {pictures}") })]
+    NoSuchPicture {
+        /// The file or stream.
+        name: String,
+        /// Its kind.
+        kind: InputKind,
+        /// Number of the picture, from 1.
+        number: usize,
+        /// Number of pictures in the file.
+        pictures: usize,
     },
     /// More pixels than [`super::MAX_PIXELS`]: most likely a decompression bomb.
     #[error("{name}: too large ({width} x {height}; the limit for an input is {limit} pixels)")]
@@ -182,12 +196,17 @@ impl ImageError {
         matches!(self, Self::Write { source, .. } if source.kind() == io::ErrorKind::BrokenPipe)
     }
 
-    pub(crate) fn unreadable(name: &str, format: Format, reason: impl std::fmt::Display) -> Self {
+    pub(crate) fn unreadable(
+        name: &str,
+        kind: impl Into<InputKind>,
+        reason: impl std::fmt::Display,
+    ) -> Self {
+        let kind = kind.into();
         // Decoders' own messages may span lines or end with a full stop; ours are one clean line.
         let reason = reason.to_string().replace(['\n', '\r'], " ");
         Self::Unreadable {
             name: name.to_owned(),
-            reason: format!("{format}: {}", reason.trim_end_matches(['.', ' '])),
+            reason: format!("{kind}: {}", reason.trim_end_matches(['.', ' '])),
         }
     }
 
@@ -208,6 +227,10 @@ pub enum Warning {
     AlphaFlattened(Format),
     /// The format has no 16-bit samples: they were rounded to 8 bits.
     DepthReduced(Format),
+    /// The format has no floats: they were rounded to 16 bits.
+    FloatReduced(Format),
+    /// The samples of the output end at white: brighter light was cut.
+    HighlightsCut(Format),
     /// The embedded profile cannot be kept; colours were converted to sRGB. The text says why.
     ProfileDropped(String),
     /// A metadata block does not fit into the format and was left out (`"EXIF"`, `"XMP"`).
@@ -228,7 +251,7 @@ pub enum Warning {
     /// A part of the metadata that would not be true of the output was left out; the text says which, and why.
     LeftOut(&'static str),
     /// Only the first picture of an animation or of a multi-page file was read.
-    FirstFrameOnly(Format),
+    FirstFrameOnly(InputKind),
     /// The file ends early: rows from `rows_read` on repeat the last one, or are a coarser pass.
     Truncated {
         /// Whole rows that the file has.
@@ -237,7 +260,7 @@ pub enum Warning {
         rows: u32,
     },
     /// The file ends early: every pixel is there, but not all of its detail.
-    DetailMissing(Format),
+    DetailMissing(InputKind),
     /// The file leaves open what its samples mean, or means what no output can hold; the text says what was taken.
     Interpreted(String),
 }
@@ -250,6 +273,15 @@ impl std::fmt::Display for Warning {
             }
             Self::DepthReduced(format) => {
                 write!(f, "{format} has no 16-bit samples: written with 8 bits")
+            }
+            Self::FloatReduced(format) => {
+                write!(f, "{format} holds no floats: written with 16 bits")
+            }
+            Self::HighlightsCut(format) => {
+                write!(
+                    f,
+                    "light above white was cut: a {format} like this holds none, a float TIFF or an OpenEXR does"
+                )
             }
             Self::ProfileDropped(why) => {
                 write!(f, "colour profile not kept, converted to sRGB ({why})")
@@ -273,8 +305,8 @@ impl std::fmt::Display for Warning {
             }
             Self::CompanionDropped(what) => write!(f, "the {what} of this file was left out"),
             Self::LeftOut(what) => write!(f, "the {what} was left out"),
-            Self::FirstFrameOnly(format) => {
-                write!(f, "only the first picture of this {format} file was read")
+            Self::FirstFrameOnly(kind) => {
+                write!(f, "only the first picture of this {kind} file was read")
             }
             Self::Truncated { rows_read, rows } if rows_read == rows => {
                 write!(f, "the file ends early, but all of its {rows} rows are there")
@@ -285,10 +317,10 @@ impl std::fmt::Display for Warning {
                     "the file ends early: {rows_read} of {rows} rows are whole, the rest is made up"
                 )
             }
-            Self::DetailMissing(format) => {
+            Self::DetailMissing(kind) => {
                 write!(
                     f,
-                    "the {format} file ends early: all of its rows are there, some with less detail"
+                    "the {kind} file ends early: all of its rows are there, some with less detail"
                 )
             }
             Self::Interpreted(what) => f.write_str(what),

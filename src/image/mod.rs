@@ -26,6 +26,7 @@
 //!
 //! This room imports nothing from the others.
 
+mod above_white;
 mod alpha;
 mod assemble;
 mod colour;
@@ -35,11 +36,13 @@ mod error;
 mod foreign;
 mod format;
 mod input;
+mod light;
 pub(crate) mod metadata;
 mod output;
 mod picture;
 mod pixels;
 mod plane;
+mod primaries;
 mod read_options;
 mod resize;
 mod sink;
@@ -47,11 +50,12 @@ mod source;
 
 pub(crate) use colour::ScreenColours;
 pub use colour::profile_name;
-pub use decode::{Opened, decode, decode_bytes, format_of, open};
+pub use decode::{InputKind, Opened, decode, decode_bytes, kind_of, open};
 pub use encode::{DEFAULT_QUALITY, EncodeOptions, Encoder, PictureWriter};
 pub use error::{ImageError, Result, Warning};
 pub use format::{Format, UnknownFormat};
 pub use input::Input;
+pub use light::Light;
 pub use metadata::{ColourChunk, DEFAULT_MAX_METADATA, Metadata, Text, read_settings};
 pub use output::{Buffer, Output, OutputWriter, Stream};
 pub use picture::{MAX_PIXELS, Picture, PictureShape};

@@ -2,6 +2,7 @@
 
 use super::colour::ScreenColours;
 use super::error::{ImageError, Result, Warning};
+use super::light::Light;
 use super::metadata::Metadata;
 use super::pixels::PixelFormat;
 use super::plane::{self, Plane, band_rows};
@@ -30,10 +31,13 @@ pub struct Picture {
     pub rgb: Plane,
     /// `[height, width]`, not premultiplied, in [0, 1].
     pub alpha: Option<Plane>,
-    /// 8 or 16: the bits per sample that an output should have to lose nothing.
+    /// 8, 16 or, for floats, 32: the bits per sample that an output should have to lose nothing.
     pub bit_depth: u8,
     /// The file was greyscale; `rgb` then has three equal channels, and the output can be grey too.
     pub grey: bool,
+    /// The file held light that may go above white; [`rgb`](Self::rgb) is then encoded by sRGB's curve up to half of
+    /// white, and above by a logarithm that reaches 1 at the peak (docs/method.md §9).
+    pub light: Option<Light>,
     /// Metadata for the output; EXIF and XMP are marked upright.
     pub metadata: Metadata,
     /// Problems met while reading that do not prevent it.
@@ -100,6 +104,7 @@ impl std::fmt::Debug for Picture {
             .field("alpha", &self.alpha.is_some())
             .field("bit_depth", &self.bit_depth)
             .field("grey", &self.grey)
+            .field("light", &self.light)
             .field("metadata", &self.metadata)
             .field("warnings", &self.warnings)
             .finish_non_exhaustive()
@@ -142,6 +147,7 @@ impl Picture {
             alpha,
             bit_depth: 8,
             grey: false,
+            light: None,
             metadata: Metadata::default(),
             warnings: Vec::new(),
             decoder_bytes: 0,
@@ -183,6 +189,10 @@ impl Picture {
             .chain(dpi.map(f64::to_bits))
         {
             hash.update(number.to_le_bytes());
+        }
+        if let Some(Light { peak, linear }) = self.light {
+            hash.update(peak.to_le_bytes());
+            hash.update([u8::from(linear)]);
         }
         let blocks = [icc, exif, xmp].map(|block| block.as_deref().unwrap_or_default());
         for block in blocks.into_iter().chain(photoshop.as_deref()) {

@@ -1,5 +1,6 @@
 //! Options of reading a picture.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use super::metadata::DEFAULT_MAX_METADATA;
@@ -14,6 +15,10 @@ pub struct ReadOptions {
     pub allow_truncated: bool,
     /// The most bytes of all metadata together, inflated.
     pub max_metadata: u64,
+    /// The picture of a file that holds several, from 1: a page of a TIFF, or a frame of an animation, composed as a
+    /// viewer shows it. `None` is the one that is meant, or the first, with a
+    /// [`Warning::FirstFrameOnly`](super::Warning::FirstFrameOnly).
+    pub picture: Option<NonZeroUsize>,
     /// Folder for the planes of large pictures, which are files without a name; `None` is the folder for temporary
     /// files.
     pub scratch_folder: Option<PathBuf>,
@@ -21,7 +26,12 @@ pub struct ReadOptions {
 
 impl Default for ReadOptions {
     fn default() -> Self {
-        Self { allow_truncated: false, max_metadata: DEFAULT_MAX_METADATA, scratch_folder: None }
+        Self {
+            allow_truncated: false,
+            max_metadata: DEFAULT_MAX_METADATA,
+            picture: None,
+            scratch_folder: None,
+        }
     }
 }
 

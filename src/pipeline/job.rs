@@ -114,6 +114,9 @@ impl JobSpec {
         if !model.loras.is_empty() {
             record["loras"] = serde_json::json!(model.loras);
         }
+        if let Some(bits) = settings.bit_depth {
+            record["bit_depth"] = bits.into();
+        }
         if let Some(eta) = sampling.eta {
             record["eta"] = eta.into();
         }

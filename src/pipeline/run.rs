@@ -63,7 +63,11 @@ pub fn upscale(
     // Unload the parts of an earlier job.
     end_stage(engine, plan);
     format.check_size(&output.name(), width, height)?;
-    let options = EncodeOptions { quality: settings.jpeg_quality, ..EncodeOptions::like(picture) };
+    let options = EncodeOptions {
+        quality: settings.jpeg_quality,
+        bit_depth: settings.bit_depth.unwrap_or(picture.bit_depth),
+        ..EncodeOptions::like(picture)
+    };
     let encoder = Encoder::new(&output.name(), format, width, height, options)?;
     progress.outlined(&plan.outline());
     plan_notes(engine, &spec).iter().for_each(|note| progress.note(note));

@@ -141,6 +141,8 @@ pub struct Settings {
     pub max_memory: Option<usize>,
     /// JPEG quality, 1 to 100.
     pub jpeg_quality: u8,
+    /// Bits per sample of the output: 8, 16, or 32 for floats; `None` for those of the picture.
+    pub bit_depth: Option<u8>,
 }
 
 impl Settings {
@@ -183,6 +185,7 @@ impl Default for Settings {
             vae_disk: None,
             max_memory: None,
             jpeg_quality: crate::image::DEFAULT_QUALITY,
+            bit_depth: None,
         }
     }
 }

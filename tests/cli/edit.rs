@@ -50,7 +50,9 @@ fn a_backup_has_the_bytes_of_the_original_and_is_never_written_over() {
 fn what_cannot_be_written_back_is_refused_before_any_work() {
     let shell = Shell::new();
     shell.picture("a.png", 24, 16);
-    fs::write(shell.path("b.gif"), b"GIF89a\x01\0\x01\0\0\0\0;").unwrap();
+    let gif =
+        b"GIF89a\x01\0\x01\0\x80\0\0\xff\xff\xff\0\0\0,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;";
+    fs::write(shell.path("b.gif"), gif).unwrap();
     fs::create_dir(shell.path("folder")).unwrap();
     for (line, code) in [
         ("b.gif", 1),
@@ -64,6 +66,8 @@ fn what_cannot_be_written_back_is_refused_before_any_work() {
     ] {
         shell.fail(&edit(line), code);
     }
+    let message = shell.fail(&edit("b.gif"), 1);
+    assert!(message.contains("GIF is not written"), "{message}");
     assert_eq!(shell.names(), ["a.png", "b.gif", "folder"]);
     assert_eq!(size(&shell.path("a.png")), (24, 16));
 }
@@ -85,6 +89,12 @@ fn several_files_go_on_after_one_that_fails() {
     for name in ["a.png", "c.png"] {
         assert_eq!(size(&shell.path(name)), (48, 32));
     }
+    // What is refused is no reason to stop either.
+    fs::write(shell.path("a.png~"), "another file").unwrap();
+    fs::remove_file(shell.path("c.png~")).unwrap();
+    let output = shell.run(&edit("a.png c.png --backup"));
+    assert!(stderr(&output).contains("1 done, 0 skipped, 1 failed"), "{}", stderr(&output));
+    assert_eq!((size(&shell.path("a.png")), size(&shell.path("c.png"))), ((48, 32), (96, 64)));
 }
 
 #[test]

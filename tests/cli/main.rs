@@ -15,6 +15,7 @@ mod llava;
 mod mistralrs;
 mod models;
 mod models_folder;
+mod pages;
 mod pipe;
 mod program;
 mod pull;

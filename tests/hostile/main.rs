@@ -6,6 +6,7 @@
 
 #[path = "../common/folder.rs"]
 mod folder;
+mod inputs;
 mod jpeg;
 mod models;
 mod other;

@@ -6,14 +6,15 @@ use std::{
 };
 
 use clap::Args;
-use cupscale::image::{Format, Input, Output};
+use cupscale::image::{Format, Input, InputKind, Output};
 
-use crate::cli::error::CliError;
+use crate::cli::{error::CliError, values};
 
 /// Verbs, which are not taken for pictures.
 const VERBS: [&str; 8] = ["plan", "caption", "edit", "info", "raw", "pipe", "models", "doctor"];
 
 #[derive(Args, Debug)]
+#[command(next_help_heading = "Files")]
 pub struct FilesArgs {
     /// Pictures to enlarge, or folders of pictures; `-` reads standard input
     #[arg(value_name = "INPUT", conflicts_with = "input_option")]
@@ -26,7 +27,7 @@ pub struct FilesArgs {
     #[arg(short, long, value_name = "OUTPUT")]
     output: Option<OsString>,
     /// Format of the output [default: by the output's name, else as the input]
-    #[arg(short, long, value_name = "png|jpeg|webp|tiff")]
+    #[arg(short, long, value_name = "png|jpeg|webp|tiff|ppm|pam|farbfeld|exr")]
     format: Option<Format>,
     /// Skip pictures whose output exists
     #[arg(long)]
@@ -34,6 +35,9 @@ pub struct FilesArgs {
     /// JPEG quality [default: 95]
     #[arg(long, value_name = "1-100", value_parser = clap::value_parser!(u8).range(1..=100))]
     pub quality: Option<u8>,
+    /// Bits of the output's samples; 32 are floats, which TIFF and OpenEXR hold [default: as the input]
+    #[arg(long, value_name = "8|16|32", value_parser = values::bit_depth)]
+    pub bit_depth: Option<u8>,
 }
 
 impl FilesArgs {
@@ -92,7 +96,7 @@ impl FilesArgs {
                 let format = Format::from_extension(path);
                 if let (None, None, Some(extension)) = (format, self.format, path.extension()) {
                     return Err(CliError::Usage(format!(
-                        "{}: no picture format is called `.{}` (png, jpg, webp, tif)",
+                        "{}: no picture format is called `.{}` (png, jpg, webp, tif, ppm, pam, ff, exr)",
                         path.display(),
                         extension.display()
                     )));
@@ -133,7 +137,8 @@ impl FilesArgs {
         let named = Format::from_extension(path);
         let format = self.format.or(named).unwrap_or(source);
         // An unknown extension belongs to the name.
-        let stem = if named.is_some() { path.file_stem() } else { path.file_name() };
+        let is_known = InputKind::from_extension(path).is_some();
+        let stem = if is_known { path.file_stem() } else { path.file_name() };
         let mut name = stem.unwrap_or_default().to_owned();
         name.push(suffix);
         name.push(".");

@@ -13,8 +13,6 @@ use crate::cli::error::CliError;
 
 /// Ending of the new file's name until it takes that of the original.
 const EDITED: &str = ".cupscale-edit";
-/// Bytes by which a format is told.
-const HEAD: u64 = 32;
 /// Bytes that are compared at once.
 const BLOCK: usize = 1 << 16;
 
@@ -22,6 +20,8 @@ const BLOCK: usize = 1 << 16;
 pub struct Original {
     /// Behind symbolic links.
     pub path: PathBuf,
+    /// As the user names it.
+    pub name: String,
     metadata: Metadata,
 }
 
@@ -40,17 +40,7 @@ impl Original {
             let reason = "is no plain file".to_owned();
             return Err(CliError::NotEdited { name, reason });
         }
-        Ok(Self { path, metadata })
-    }
-
-    /// Its first bytes.
-    ///
-    /// # Errors
-    /// A file that cannot be read.
-    pub fn head(&self) -> Result<Vec<u8>, CliError> {
-        let mut head = Vec::new();
-        let read = File::open(&self.path).and_then(|file| file.take(HEAD).read_to_end(&mut head));
-        read.map(|_| head).map_err(|error| self.failed(&format!("cannot be read ({error})")))
+        Ok(Self { path, name, metadata })
     }
 
     /// Names that it has.
@@ -135,7 +125,7 @@ impl Original {
     }
 
     fn failed(&self, reason: &str) -> CliError {
-        CliError::NotEdited { name: self.path.display().to_string(), reason: reason.to_owned() }
+        CliError::NotEdited { name: self.name.clone(), reason: reason.to_owned() }
     }
 }
 

@@ -4,22 +4,65 @@
 use std::{
     collections::{HashMap, HashSet},
     fs,
+    num::NonZeroUsize,
     path::{Path, PathBuf},
 };
 
 use cupscale::{
-    image::{Format, Input},
+    image::{self, Format, Input, Opened, Output},
+    pipeline::Error,
     units,
 };
 
 use super::walk::{format_of_file, walk};
-use crate::cli::{error::CliError, job::Job};
+use crate::cli::{error::CliError, job::Job, picture};
 
 /// A picture and its output.
 pub struct Item {
     pub input: PathBuf,
+    /// Number of the picture in a file of which every one is asked for.
+    pub picture: Option<NonZeroUsize>,
     pub output: PathBuf,
     pub format: Format,
+}
+
+impl Item {
+    /// The name of the picture in messages.
+    pub fn name(&self) -> String {
+        match self.picture {
+            Some(picture) => format!("{} ({picture})", self.input.display()),
+            None => self.input.display().to_string(),
+        }
+    }
+
+    /// Opens the picture and reads its header.
+    ///
+    /// # Errors
+    /// Those of [`image::open`].
+    pub fn open(&self, job: &Job) -> Result<Opened, CliError> {
+        let mut options = job.read.clone();
+        options.picture = self.picture.or(options.picture);
+        Ok(image::open(&Input::Path(self.input.clone()), &options).map_err(Error::from)?)
+    }
+
+    /// An item for each picture of the file, if each is asked for and there are several.
+    fn each(self, job: &Job) -> Vec<Self> {
+        if !(job.every.page || job.every.frame) {
+            return vec![self];
+        }
+        // Errors of a picture are reported when its turn comes.
+        let several = self.open(job).ok().and_then(|opened| picture::several(job, &opened));
+        let Some(several) = several else { return vec![self] };
+        let (stem, extension) = (self.output.file_stem(), self.output.extension());
+        let of_picture = |number: usize| {
+            let mut name = stem.unwrap_or_default().to_owned();
+            name.push(format!("_{number:04}."));
+            name.push(extension.unwrap_or(self.format.extension().as_ref()));
+            let (input, output) = (self.input.clone(), self.output.with_file_name(name));
+            Self { input, picture: NonZeroUsize::new(number), output, format: self.format }
+        };
+        (1..=several.get()).map(of_picture).collect()
+    }
 }
 
 /// The pictures of a job.
@@ -38,7 +81,7 @@ impl Item {
     /// A file that is edited in place.
     pub fn edited(file: &Path) -> Self {
         let format = format_of_file(file).unwrap_or(Format::Png);
-        Self { input: file.to_owned(), output: file.to_owned(), format }
+        Self { input: file.to_owned(), picture: None, output: file.to_owned(), format }
     }
 }
 
@@ -65,7 +108,10 @@ impl Items {
         let mut named = Vec::new();
         let mut seen = HashSet::new();
         for input in &job.inputs {
-            let Input::Path(path) = input else { continue };
+            let Input::Path(path) = input else {
+                let why = "pages and frames go to files of their own: name the input's file";
+                return Err(CliError::Usage(format!("{}: {why}", input.name())));
+            };
             // Patterns of a shell may overlap.
             if !seen.insert(fs::canonicalize(path).unwrap_or_else(|_| path.clone())) {
                 continue;
@@ -74,11 +120,17 @@ impl Items {
                 items.add_folder(job, path, common.as_deref())?;
             } else {
                 let format = format_of_file(path).unwrap_or(Format::Png);
-                let (output, format) = job.output_of(path, format, common.as_deref());
-                named.push(Item { input: path.clone(), output, format });
+                let (output, format) = if several {
+                    job.output_of(path, format, common.as_deref())
+                } else {
+                    of_pages(job, input, format)?
+                };
+                named.push(Item { input: path.clone(), picture: None, output, format });
             }
         }
         items.add_named(named);
+        rename_clashes(&mut items.pictures);
+        items.pictures = items.pictures.into_iter().flat_map(|item| item.each(job)).collect();
         if items.pictures.is_empty() && items.unreadable.is_empty() {
             let name = job.inputs.first().map(Input::name).unwrap_or_default();
             return Err(CliError::NoPictures(name.into()));
@@ -103,7 +155,8 @@ impl Items {
         let found = walk(folder, common.unwrap_or(&output));
         self.pictures.extend(found.pictures.into_iter().map(|picture| {
             let (name, format) = job.output_name(&picture.path, picture.format);
-            Item { input: folder.join(&picture.path), output: output.join(name), format }
+            let input = folder.join(&picture.path);
+            Item { input, picture: None, output: output.join(name), format }
         }));
         for (kind, count) in found.unsupported {
             match self.unsupported.iter_mut().find(|(known, _)| *known == kind) {
@@ -137,6 +190,36 @@ impl Items {
                 )),
                 _ => self.pictures.push(item),
             }
+        }
+    }
+}
+
+/// The output that the names of the pages or frames of the one input are made from.
+fn of_pages(job: &Job, input: &Input, format: Format) -> Result<(PathBuf, Format), CliError> {
+    match job.output(input, format)? {
+        (Output::Path(path), format) => Ok((path, format)),
+        (output, _) => Err(CliError::Usage(format!(
+            "{}: pages and frames go to files of their own: name one with -o",
+            output.name()
+        ))),
+    }
+}
+
+/// Pictures of kinds that are only read become PNGs, and one of that name may lie beside: then the output's name keeps the
+/// kind, as in `a.psd.png`.
+fn rename_clashes(items: &mut [Item]) {
+    let mut makers: HashMap<PathBuf, usize> = HashMap::new();
+    items.iter().for_each(|item| *makers.entry(item.output.clone()).or_default() += 1);
+    for item in items {
+        let is_only_read = Format::from_extension(&item.input).is_none();
+        if makers.get(&item.output).is_some_and(|&count| count > 1)
+            && let (true, Some(own), Some(new)) =
+                (is_only_read, item.input.extension(), item.output.extension())
+        {
+            let mut extension = own.to_owned();
+            extension.push(".");
+            extension.push(new);
+            item.output = item.output.with_extension(extension);
         }
     }
 }

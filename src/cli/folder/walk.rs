@@ -7,17 +7,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use cupscale::image::{Format, ImageError, format_of};
+use cupscale::image::{Format, ImageError, InputKind, kind_of};
 
 /// Bytes read from a file to recognise its format.
-const HEAD: u64 = 32;
+const HEAD: u64 = 64;
 
 /// A picture by its content, or by its name only.
 #[derive(Debug, PartialEq, Eq)]
 pub struct FoundPicture {
     /// below the folder that was walked
     pub path: PathBuf,
-    /// by its first bytes, else by its name (reading it then fails with the reason)
+    /// of its output, by its first bytes, else by its name (reading it then fails with the reason)
     pub format: Format,
 }
 
@@ -103,7 +103,7 @@ impl Walk {
     }
 }
 
-/// Format of a file by its first bytes, else by its name; a file that cannot be opened is judged by its name alone.
+/// Format of the output for a file, by its first bytes, else by its name; a file that cannot be opened is judged by its name alone.
 ///
 /// # Errors
 /// Neither says a format that is read.
@@ -113,8 +113,8 @@ pub fn format_of_file(path: &Path) -> Result<Format, ImageError> {
     if path.is_file() {
         let _ = File::open(path).map(|file| file.take(HEAD).read_to_end(&mut head));
     }
-    let found = format_of("", &head);
-    found.or_else(|error| Format::from_extension(path).ok_or(error))
+    let found = kind_of("", &head).or_else(|error| InputKind::from_extension(path).ok_or(error));
+    found.map(InputKind::output)
 }
 
 #[cfg(test)]
@@ -145,15 +145,24 @@ mod tests {
             ("a.jpg", b"not a picture"),
             ("empty.tif", b""),
             ("notes.txt", b"some notes"),
+            ("drawing.svg", b"<svg width=\"1\">"),
             ("moving.gif", b"GIF89a.."),
             ("B.PNG", PNG),
             ("c.png/x.webp", b"RIFF....WEBP"),
         ]);
         let walk = walk(root.path(), Path::new("nowhere"));
-        let expected =
-            ["B.PNG", "a.jpg", "b/deep/er/z.png", "b/no extension", "c.png/x.webp", "empty.tif"];
+        let expected = [
+            "B.PNG",
+            "a.jpg",
+            "b/deep/er/z.png",
+            "b/no extension",
+            "c.png/x.webp",
+            "empty.tif",
+            "moving.gif",
+        ];
         assert_eq!(paths(&walk), expected);
-        assert_eq!(walk.unsupported, [("GIF".to_owned(), 1)]);
+        assert_eq!(walk.pictures[6].format, Format::Png);
+        assert_eq!(walk.unsupported, [("SVG".to_owned(), 1)]);
         assert_eq!(walk.unreadable, [""; 0]);
         assert_eq!(walk.pictures[1].format, Format::Jpeg);
     }

@@ -1,15 +1,31 @@
-//! Decoding: an input of any of the four formats to a [`Picture`]. The header is read first ([`open`]), so that a
+//! Decoding: an input of any kind that is read to a [`Picture`]. The header is read first ([`open`]), so that a
 //! size or a kind that will not do is refused before anything is spent on it; then rows are decoded in bands. A
 //! truncated or damaged picture is an error, never a half grey one, unless [`ReadOptions::allow_truncated`] is set.
 
+mod animation;
+#[cfg(feature = "avif")]
+mod avif;
+mod exr;
+mod farbfeld;
 pub(crate) mod header;
+#[cfg(feature = "heic")]
+mod heic;
 mod jpeg;
+mod jpeg2000;
+mod jpeg_xl;
+mod kind;
+mod netpbm;
+mod plain_rows;
 mod png;
+mod psd;
+mod raster;
+mod spool;
 mod tiff;
 mod webp;
 
 use std::{
     io::{Read, Seek as _},
+    num::NonZeroUsize,
     path::Path,
 };
 
@@ -24,13 +40,18 @@ use super::read_options::ReadOptions;
 use super::source::Source;
 use header::Decode;
 
+pub use kind::InputKind;
+
 /// Bytes by which a format is recognised, or what else the file is.
 const HEAD: u64 = 1024;
+
+/// What helps with a rare kind of a format.
+const CONVERT: &str = "convert it: magick FILE NEW.png";
 
 /// A picture whose header has been read.
 pub struct Opened {
     name: String,
-    format: Format,
+    kind: InputKind,
     decoder: Box<dyn Decode>,
     options: ReadOptions,
 }
@@ -39,7 +60,7 @@ impl std::fmt::Debug for Opened {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Opened")
             .field("name", &self.name)
-            .field("format", &self.format)
+            .field("kind", &self.kind)
             .field("header", self.decoder.header())
             .finish_non_exhaustive()
     }
@@ -57,42 +78,74 @@ pub fn open(input: &Input, options: &ReadOptions) -> Result<Opened> {
         let mut head = Vec::new();
         from.take(HEAD).read_to_end(&mut head).map(|_| head).map_err(unreadable)
     };
-    let (source, format) = match input.open()? {
+    let (source, kind) = match input.open()? {
         OpenInput::Source(mut source) => {
-            let format = format_of(&name, &head(&mut source)?)?;
+            let kind = kind_of(&name, &head(&mut source)?)?;
             source.rewind().map_err(unreadable)?;
-            (source, format)
+            (source, kind)
         }
         OpenInput::Stream(mut stream) => {
             // Asked before the rest is read: what is no picture may have no end.
             let head = head(&mut stream)?;
-            let format = format_of(&name, &head)?;
-            (Source::spooled(head, stream, &options.scratch()).map_err(unreadable)?, format)
+            let kind = kind_of(&name, &head)?;
+            (Source::spooled(head, stream, &options.scratch()).map_err(unreadable)?, kind)
         }
     };
-    open_source(name, source, format, options)
+    open_source(name, source, kind, options)
 }
 
 fn open_source(
     name: String,
     source: Source,
-    format: Format,
+    kind: InputKind,
     options: &ReadOptions,
 ) -> Result<Opened> {
-    let decoder = match format {
-        Format::Png => png::open(&name, source, options)?,
-        Format::Jpeg => jpeg::open(&name, source, options)?,
-        Format::WebP => webp::open(&name, source, options)?,
-        Format::Tiff => tiff::open(&name, source, options)?,
+    let decoder = match kind {
+        InputKind::Written(Format::Png) => png::open(&name, source, options)?,
+        InputKind::Written(Format::Jpeg) => jpeg::open(&name, source, options)?,
+        InputKind::Written(Format::WebP) => webp::open(&name, source, options)?,
+        InputKind::Written(Format::Tiff) => tiff::open(&name, source, options)?,
+        InputKind::Written(format @ (Format::Ppm | Format::Pam)) => {
+            netpbm::open(&name, format, source, options)?
+        }
+        InputKind::Written(Format::Farbfeld) => farbfeld::open(&name, source, options)?,
+        InputKind::Written(Format::Exr) => exr::open(&name, source, options)?,
+        InputKind::Gif => animation::open_gif(&name, source, options)?,
+        InputKind::Bmp | InputKind::Tga | InputKind::Qoi | InputKind::Ico | InputKind::Dds => {
+            raster::open(&name, source, kind, options)?
+        }
+        InputKind::Psd => psd::open(&name, source, options)?,
+        InputKind::Jpeg2000 => jpeg2000::open(&name, source, options)?,
+        InputKind::JpegXl => jpeg_xl::open(&name, source, options)?,
+        #[cfg(feature = "heic")]
+        InputKind::Heic => heic::open(&name, source, options)?,
+        #[cfg(feature = "avif")]
+        InputKind::Avif => avif::open(&name, source, options)?,
     };
-    Ok(Opened { name, format, decoder, options: options.clone() })
+    let (number, pictures) = (options.picture.map_or(1, NonZeroUsize::get), decoder.pictures());
+    if number > pictures {
+        return Err(ImageError::NoSuchPicture { name, kind, number, pictures });
+    }
+    Ok(Opened { name, kind, decoder, options: options.clone() })
 }
 
 impl Opened {
-    /// The file's format.
+    /// The file's kind.
+    #[must_use]
+    pub fn kind(&self) -> InputKind {
+        self.kind
+    }
+
+    /// The format in which an output is written when nothing else is asked for.
     #[must_use]
     pub fn format(&self) -> Format {
-        self.format
+        self.kind.output()
+    }
+
+    /// Number of pictures in the file: pages of a TIFF, or frames of an animation.
+    #[must_use]
+    pub fn pictures(&self) -> usize {
+        self.decoder.pictures()
     }
 
     /// Upright size, and what reading the pixels takes.
@@ -167,25 +220,26 @@ pub fn decode(input: &Input) -> Result<Picture> {
 /// # Errors
 /// Same as [`decode`].
 pub fn decode_bytes(name: &str, bytes: &[u8]) -> Result<Picture> {
-    let format = format_of(name, bytes)?;
+    let kind = kind_of(name, bytes)?;
     let source = Source::memory(bytes.into());
-    open_source(name.to_owned(), source, format, &ReadOptions::default())?.decode()
+    open_source(name.to_owned(), source, kind, &ReadOptions::default())?.decode()
 }
 
-/// The format of a picture by its first bytes (32 are enough; 1,024 name more kinds of other files); `name` is used in errors.
+/// The kind of a picture by its first bytes (64 are enough; 1,024 name more kinds of other files); `name` is used in
+/// errors.
 ///
 /// # Errors
-/// Same as [`decode`] for empty input, for bytes that are no picture, and for an unsupported format.
-pub fn format_of(name: &str, bytes: &[u8]) -> Result<Format> {
+/// Same as [`decode`] for empty input, for bytes that are no picture, and for a kind that is not read.
+pub fn kind_of(name: &str, bytes: &[u8]) -> Result<InputKind> {
     let name = name.to_owned();
     if bytes.is_empty() {
         return Err(ImageError::Empty { name });
     }
-    Format::sniff(bytes).ok_or_else(|| match foreign(bytes) {
+    InputKind::sniff(bytes).ok_or_else(|| match foreign(bytes) {
         Some(Foreign::Picture(kind, hint)) => ImageError::UnsupportedFormat { name, kind, hint },
         Some(Foreign::Other(kind, hint)) => ImageError::NotAPicture { name, kind, hint },
         None => {
-            let reason = "neither PNG, JPEG, WebP nor TIFF".to_owned();
+            let reason = "neither PNG, JPEG, WebP, TIFF nor another kind that is read".to_owned();
             ImageError::Unreadable { name, reason }
         }
     })

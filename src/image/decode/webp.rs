@@ -5,6 +5,7 @@ use std::io::{self, BufRead, Read, Seek, SeekFrom};
 
 use image_webp::WebPDecoder;
 
+use super::animation;
 use super::header::{ChannelLayout, Decode, Header, check_size, from_u8};
 use crate::image::error::{ImageError, Result, Warning};
 use crate::image::format::Format;
@@ -26,6 +27,7 @@ struct WebPFile {
     name: String,
     header: Header,
     file: Source,
+    frames: usize,
     is_truncated: bool,
     is_lossy: bool,
 }
@@ -52,11 +54,12 @@ pub(super) fn open(name: &str, mut file: Source, options: &ReadOptions) -> Resul
     let (width, height) = decoder.dimensions();
     let (has_alpha, is_animated) = (decoder.has_alpha(), decoder.is_animated());
     let is_lossy = decoder.is_lossy();
+    let frames = decoder.num_frames().max(1) as usize;
     check_size(name, Format::WebP, width.into(), height.into())?;
     let (metadata, mut warnings) =
         metadata::read(name, Format::WebP, &mut file, 0, options.max_metadata)?;
-    if is_animated {
-        warnings.push(Warning::FirstFrameOnly(Format::WebP));
+    if is_animated && options.picture.is_none() {
+        warnings.push(Warning::FirstFrameOnly(Format::WebP.into()));
     }
     // The samples, the planes of a lossy frame or the four channels of a lossless one, and a canvas of an animation.
     let of_pixel = if has_alpha { 4 + 6 } else { 3 + 4 } + if is_animated { 8 } else { 0 };
@@ -70,7 +73,12 @@ pub(super) fn open(name: &str, mut file: Source, options: &ReadOptions) -> Resul
         warnings,
         scratch_bytes: u64::from(width) * u64::from(height) * (of_pixel + twice) + length,
     };
-    Ok(Box::new(WebPFile { name: name.to_owned(), header, file, is_truncated, is_lossy }))
+    if is_animated && !is_truncated && options.picture.is_some() {
+        let kind = Format::WebP.into();
+        file.rewind().map_err(|error| read_error(name, error))?;
+        return Ok(animation::frame((name, kind), file, header, frames, options));
+    }
+    Ok(Box::new(WebPFile { name: name.to_owned(), header, file, frames, is_truncated, is_lossy }))
 }
 
 /// Holds every chunk to the file's length: the decoder takes what is there of one that claims more.
@@ -95,6 +103,10 @@ fn check_chunks(file: &mut Source, length: u64) -> io::Result<std::result::Resul
 impl Decode for WebPFile {
     fn header(&self) -> &Header {
         &self.header
+    }
+
+    fn pictures(&self) -> usize {
+        self.frames
     }
 
     fn rows(

@@ -2,12 +2,16 @@
 //!
 //! Every format streams: memory does not grow with the output. JPEG's encoder pulls rows, so it runs in a
 //! thread of its own and is fed through a short queue. Data that a format needs twice is spooled to an
-//! unnamed temporary file: a TIFF on its way to a stream, because its directory needs offsets, and the
+//! unnamed temporary file: a TIFF or an OpenEXR on its way to a stream, because it needs offsets, and the
 //! samples of a WebP, because its codes follow from all of them.
 
+mod exr;
+mod farbfeld;
 mod format_writer;
 mod jpeg;
 mod limits;
+mod netpbm;
+mod numbers;
 mod options;
 mod png;
 mod samples;
@@ -19,14 +23,15 @@ mod webp;
 
 use std::ffi::OsStr;
 
-use super::colour::{self, Colour};
 use super::error::{ImageError, Result, Warning};
 use super::format::Format;
+use super::light::Shoulder;
 use super::metadata::{ifd, xmp};
 use super::output::{OpenOutput, Output};
 use format_writer::FormatWriter;
+use numbers::Numbers;
 use samples::Quantizer;
-use shape::SampleShape;
+use shape::{Depth, SampleShape};
 
 pub use options::{DEFAULT_QUALITY, EncodeOptions};
 
@@ -59,43 +64,32 @@ impl Encoder {
         let shape = SampleShape {
             width,
             height,
-            grey: options.grey && format != Format::WebP,
+            grey: options.grey && !matches!(format, Format::WebP | Format::Farbfeld),
             alpha: options.alpha && format.has_alpha(),
-            sixteen: options.bit_depth > 8 && format.has_16_bit(),
+            depth: Depth::of(format, options.bit_depth),
         };
         if options.alpha && !shape.alpha {
             warnings.push(Warning::AlphaFlattened(format));
         }
-        if options.bit_depth > 8 && !shape.sixteen {
+        if options.bit_depth > 8 && shape.depth == Depth::Eight {
             warnings.push(Warning::DepthReduced(format));
         }
-        if let Some(grey) =
-            options.icc.as_deref().filter(|_| shape.grey).and_then(colour::grey_instead)
-        {
-            warnings.push(match &grey {
-                Ok(_) => Warning::GreyProfile,
-                Err(why) => Warning::ProfileDropped(why.clone()),
-            });
-            options.icc = grey.ok();
+        if options.bit_depth > 16 && shape.depth == Depth::Sixteen {
+            warnings.push(Warning::FloatReduced(format));
         }
-        let colour = match options.icc.as_deref() {
-            None => Colour::Same,
-            Some(icc) => colour::conversion(icc, shape.grey).unwrap_or_else(|why| {
-                warnings.push(Warning::ProfileDropped(why));
-                options.icc = None;
-                options.colour_chunks.clear();
-                Colour::Same
-            }),
-        };
+        let cut = options.light.filter(|_| !shape.depth.is_float());
+        let cut = cut.map(|light| Shoulder::new(light.peak));
+        let numbers = Numbers::of(format, shape, &mut options, &mut warnings);
         if let Some(exif) = &mut options.exif {
             ifd::set_size(exif, width, height);
         }
         options.xmp = options.xmp.map(|packet| xmp::with_size(packet, width, height));
         let quantizer = Quantizer {
             shape,
-            colour,
+            numbers,
+            cut,
             flatten: options.alpha && !shape.alpha,
-            big_endian: format == Format::Png,
+            big_endian: !matches!(format, Format::Tiff | Format::Exr),
         };
         Ok(Self { format, options, quantizer, warnings })
     }
@@ -135,7 +129,7 @@ impl Encoder {
 
     /// The samples of some rows as the file will hold them: `rgb` is `[n, width, 3]` and `alpha`, exactly when
     /// [`EncodeOptions::alpha`] is set, `[n, width]`. Values are those of [`Picture::rgb`](super::Picture::rgb),
-    /// clamped to [0, 1] and rounded to the nearest sample.
+    /// cut to what the file's samples hold and rounded to the nearest.
     ///
     /// # Errors
     /// [`ImageError::Shape`] when rows are not whole or come without their alpha.
@@ -174,6 +168,11 @@ impl Encoder {
             Format::Tiff => {
                 Box::new(tiff::TiffWriter::new(&target, shape, options, &mut self.warnings)?)
             }
+            Format::Ppm | Format::Pam => {
+                Box::new(netpbm::NetpbmWriter::new(&target, self.format, shape)?)
+            }
+            Format::Farbfeld => Box::new(farbfeld::FarbfeldWriter::new(&target, shape)?),
+            Format::Exr => Box::new(exr::ExrWriter::new(&target, shape, &options)?),
         };
         Ok(PictureWriter {
             backend: Some(backend),

@@ -1,5 +1,6 @@
 //! Settings of an encoder.
 
+use crate::image::light::Light;
 use crate::image::metadata::{ColourChunk, Text};
 use crate::image::picture::Picture;
 
@@ -14,7 +15,8 @@ pub(super) const SOFTWARE: &str = concat!("cupscale-fast ", env!("CARGO_PKG_VERS
 /// Settings of an encoder, and what is written besides pixels.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EncodeOptions {
-    /// 8 or 16 bits per sample; JPEG and WebP round 16 to 8 and warn.
+    /// 8 or 16 bits per sample, or 32 for floats, which TIFF and OpenEXR hold; the others take 16 for it. JPEG and WebP
+    /// round to 8 and warn. OpenEXR holds floats of 16 bits for 8 and 16.
     pub bit_depth: u8,
     /// JPEG quality, 1 to 100. The other formats are lossless.
     pub quality: u8,
@@ -34,8 +36,11 @@ pub struct EncodeOptions {
     pub dpi: Option<(f64, f64)>,
     /// Rows come with alpha. JPEG composites over white and warns.
     pub alpha: bool,
-    /// Write one grey channel (the luma of the rows). WebP always stores colour.
+    /// Write one grey channel (the luma of the rows). WebP and farbfeld always store colour.
     pub grey: bool,
+    /// Rows hold light above white (see [`Picture::light`]): floats keep it, whole numbers are cut at white, with a
+    /// warning.
+    pub light: Option<Light>,
     /// The program's settings, e.g. JSON, for [`read_settings`](crate::image::read_settings).
     pub settings: Option<String>,
 }
@@ -54,6 +59,7 @@ impl Default for EncodeOptions {
             dpi: None,
             alpha: false,
             grey: false,
+            light: None,
             settings: None,
         }
     }
@@ -73,6 +79,7 @@ impl EncodeOptions {
             dpi: picture.metadata.dpi,
             alpha: picture.alpha.is_some(),
             grey: picture.grey,
+            light: picture.light,
             ..Self::default()
         }
     }

@@ -8,7 +8,7 @@ use png::{BitDepth, ColorType, Compression, EncodingError, PixelDimensions, Stre
 use super::{
     format_writer::FormatWriter,
     options::{EncodeOptions, NAME, SOFTWARE},
-    shape::SampleShape,
+    shape::{Depth, SampleShape},
 };
 use crate::image::error::{ImageError, Result};
 use crate::image::metadata::png::{RAW_PROFILE, SETTINGS_KEYWORD, XMP_KEYWORD};
@@ -40,7 +40,8 @@ impl PngWriter {
             (false, false) => ColorType::Rgb,
             (false, true) => ColorType::Rgba,
         };
-        info.bit_depth = if shape.sixteen { BitDepth::Sixteen } else { BitDepth::Eight };
+        info.bit_depth =
+            if shape.depth == Depth::Eight { BitDepth::Eight } else { BitDepth::Sixteen };
         // The chunks that the input had say the same.
         if options.colour_chunks.is_empty() {
             info.icc_profile = options.icc.as_deref().map(Into::into);

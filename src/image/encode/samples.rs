@@ -1,19 +1,24 @@
-//! Conversion of working-space floats to the samples of a file: profile, background, grey, rounding, byte order.
+//! Conversion of working-space floats to the samples of a file: numbers, background, grey, rounding, byte order.
 
+use half::f16;
 use rayon::prelude::*;
 
-use super::shape::SampleShape;
-use crate::image::colour::Colour;
+use super::numbers::Numbers;
+use super::shape::{Depth, SampleShape};
+use crate::image::colour::srgb_encode;
+use crate::image::light::Shoulder;
 
 /// Rec. 709 luma weights; they sum to 1, so that equal channels are unchanged.
 const LUMA: [f32; 3] = [0.2126, 0.7152, 0.0722];
 
 pub(super) struct Quantizer {
     pub shape: SampleShape,
-    pub colour: Colour,
+    pub numbers: Numbers,
+    /// Light above white, which numbers up to 1 leave out.
+    pub cut: Option<Shoulder>,
     /// Composite over white and drop the alpha.
     pub flatten: bool,
-    /// Byte order of 16-bit samples.
+    /// Byte order of samples of several bytes.
     pub big_endian: bool,
 }
 
@@ -28,6 +33,11 @@ impl Quantizer {
             .for_each(|(y, (out, rgb))| {
                 let alpha = alpha.map(|a| &a[y * width..(y + 1) * width]);
                 let mut rgb = rgb.to_vec();
+                if let Some(shoulder) = self.cut {
+                    for v in &mut rgb {
+                        *v = srgb_encode(shoulder.decode((*v).into()).min(1.0)) as f32;
+                    }
+                }
                 if let (Some(alpha), true) = (alpha, self.flatten) {
                     for (pixel, a) in rgb.chunks_exact_mut(3).zip(alpha) {
                         for v in pixel {
@@ -35,15 +45,28 @@ impl Quantizer {
                         }
                     }
                 }
-                self.colour.to_file(&mut rgb);
+                match &self.numbers {
+                    Numbers::Encoded(colour) => colour.to_file(&mut rgb),
+                    Numbers::Srgb(Some(to_srgb)) => to_srgb.convert(&mut rgb),
+                    Numbers::Srgb(None) => {}
+                    Numbers::Above(colour, shoulder) => colour.from_shoulder(&mut rgb, *shoulder),
+                    Numbers::Light(shoulder) => {
+                        shoulder.to_light(&mut rgb);
+                        if let Some(alpha) = alpha {
+                            for (pixel, a) in rgb.chunks_exact_mut(3).zip(alpha) {
+                                pixel.iter_mut().for_each(|v| *v *= a.clamp(0.0, 1.0));
+                            }
+                        }
+                    }
+                }
                 self.row(&rgb, alpha.filter(|_| self.shape.alpha), out);
             });
         out
     }
 
     fn row(&self, rgb: &[f32], alpha: Option<&[f32]>, out: &mut [u8]) {
-        let channels = self.shape.channels();
-        let size = if self.shape.sixteen { 2 } else { 1 };
+        let (channels, depth) = (self.shape.channels(), self.shape.depth);
+        let size = depth.bytes();
         for (x, (pixel, out)) in
             rgb.chunks_exact(3).zip(out.chunks_exact_mut(channels * size)).enumerate()
         {
@@ -60,29 +83,33 @@ impl Quantizer {
             }
             for (out, v) in out.chunks_exact_mut(size).zip(samples) {
                 // A cast from float cuts to the type's range and makes NaN 0.
-                if self.shape.sixteen {
-                    let v = (v * 65535.0).round() as u16;
-                    out.copy_from_slice(&if self.big_endian {
-                        v.to_be_bytes()
-                    } else {
-                        v.to_le_bytes()
-                    });
-                } else {
-                    out[0] = (v * 255.0).round() as u8;
+                match depth {
+                    Depth::Eight => out[0] = (v * 255.0).round() as u8,
+                    Depth::Sixteen => self.put((v * 65535.0).round() as u16, out),
+                    // What is brighter than its greatest number would be infinite.
+                    Depth::Half => self.put(f16::from_f32(v.min(f16::MAX.to_f32())).to_bits(), out),
+                    Depth::Float => out.copy_from_slice(&v.to_le_bytes()),
                 }
             }
         }
+    }
+
+    fn put(&self, v: u16, out: &mut [u8]) {
+        out.copy_from_slice(&if self.big_endian { v.to_be_bytes() } else { v.to_le_bytes() });
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::colour::Colour;
 
     fn quantizer(grey: bool, alpha: bool, sixteen: bool) -> Quantizer {
+        let depth = if sixteen { Depth::Sixteen } else { Depth::Eight };
         Quantizer {
-            shape: SampleShape { width: 1, height: 1, grey, alpha, sixteen },
-            colour: Colour::Same,
+            shape: SampleShape { width: 1, height: 1, grey, alpha, depth },
+            numbers: Numbers::Encoded(Colour::Same),
+            cut: None,
             flatten: false,
             big_endian: true,
         }

@@ -5,7 +5,7 @@ use super::jpeg::MAX_PACKET;
 use super::options::{EncodeOptions, SOFTWARE};
 use crate::image::error::Warning;
 use crate::image::format::Format;
-use crate::image::metadata::text::{COMMENT, MAX_PLACED, PARAMETERS};
+use crate::image::metadata::text::{COMMENT, COPYRIGHT, MAX_PLACED, PARAMETERS};
 use crate::image::metadata::{ifd, iptc, photoshop, xmp};
 
 /// Most bytes of an EXIF block with a comment in a JPEG: a segment without its prefix.
@@ -17,8 +17,23 @@ const ROOM: usize = 16 << 10;
 /// Moves the texts and the settings to where the format has a place for them. What stays in the texts are chunks of a
 /// PNG or comments of a JPEG.
 pub(super) fn place(options: &mut EncodeOptions, format: Format, warnings: &mut Vec<Warning>) {
-    if matches!(format, Format::Png | Format::WebP) {
+    if !format.has_metadata() {
+        return leave_out(options, format, warnings);
+    }
+    if matches!(format, Format::Png | Format::WebP | Format::Exr) {
         say_iptc(options);
+    }
+    if format == Format::Exr {
+        // Packet, settings and two kinds of text are attributes of it.
+        if options.exif.take().is_some() {
+            warnings.push(Warning::MetadataDropped("EXIF", format));
+        }
+        let count = options.texts.len();
+        options.texts.retain(|text| matches!(text.keyword.as_str(), COMMENT | COPYRIGHT));
+        if options.texts.len() < count {
+            warnings.push(Warning::MetadataDropped("a text", format));
+        }
+        return;
     }
     if format == Format::Png {
         // Those of an earlier run; the new ones are a text.
@@ -86,4 +101,19 @@ fn say_iptc(options: &mut EncodeOptions) {
     if !properties.is_empty() && options.xmp.as_deref().is_none_or(xmp::is_rdf) {
         options.xmp = Some(iptc::with_properties(options.xmp.take(), &properties));
     }
+}
+
+/// Takes out what a format of samples alone has no place for, and says what of the picture's own it was.
+fn leave_out(options: &mut EncodeOptions, format: Format, warnings: &mut Vec<Warning>) {
+    let mut drop = |what, was: bool| {
+        if was {
+            warnings.push(Warning::MetadataDropped(what, format));
+        }
+    };
+    drop("EXIF", options.exif.take().is_some());
+    drop("XMP", options.xmp.take().is_some());
+    drop("IPTC", options.photoshop.take().is_some());
+    drop("text", !std::mem::take(&mut options.texts).is_empty());
+    drop("resolution", options.dpi.take().is_some());
+    options.settings = None;
 }

@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use super::{
     format_writer::FormatWriter,
     options::{EncodeOptions, SOFTWARE},
-    shape::SampleShape,
+    shape::{Depth, SampleShape},
 };
 use crate::image::error::{ImageError, Result, Warning};
 use crate::image::metadata::ifd::{
@@ -164,7 +164,7 @@ impl TiffWriter {
         let mut entries = vec![
             IfdEntry::long(256, shape.width),
             IfdEntry::long(257, shape.height),
-            shorts(258, if shape.sixteen { 16 } else { 8 }),
+            shorts(258, 8 * shape.depth.bytes() as u16),
             IfdEntry::short(259, 8), // Adobe deflate
             IfdEntry::short(262, if shape.grey { 1 } else { 2 }), // black is zero, or RGB
             self.places(273, &self.offsets),
@@ -172,8 +172,9 @@ impl TiffWriter {
             IfdEntry::long(278, self.rows_per_strip as u32),
             self.places(279, &self.counts),
             IfdEntry::short(284, 1), // interleaved
-            IfdEntry::short(317, 2), // horizontal differences
-            shorts(339, 1),          // unsigned integers
+            // Differences of samples, or of the bytes of floats; unsigned integers, or floats.
+            IfdEntry::short(317, if shape.depth.is_float() { 3 } else { 2 }),
+            shorts(339, if shape.depth.is_float() { 3 } else { 1 }),
         ];
         if shape.alpha {
             entries.push(IfdEntry::short(338, 2)); // unassociated
@@ -255,12 +256,29 @@ fn needs_big(shape: SampleShape) -> bool {
     shape.row_bytes() as u64 * u64::from(shape.height) > CLASSIC_LIMIT
 }
 
+/// Replaces a row of floats by their bytes, the most significant ones of all first, as horizontal differences.
+/// Source: Adobe Photoshop TIFF technical note 3.
+fn difference_floats(row: &mut [u8], channels: usize) {
+    let samples = row.len() / 4;
+    let bytes = row.to_vec();
+    for (at, sample) in bytes.chunks_exact(4).enumerate() {
+        for (place, &byte) in sample.iter().rev().enumerate() {
+            row[place * samples + at] = byte;
+        }
+    }
+    for i in (channels..row.len()).rev() {
+        row[i] = row[i].wrapping_sub(row[i - channels]);
+    }
+}
+
 /// A strip's rows as horizontal differences, deflated.
 fn compressed(rows: &[u8], shape: SampleShape) -> io::Result<Vec<u8>> {
     let channels = shape.channels();
     let mut rows = rows.to_vec();
     for row in rows.chunks_exact_mut(shape.row_bytes()) {
-        if shape.sixteen {
+        if shape.depth.is_float() {
+            difference_floats(row, channels);
+        } else if shape.depth == Depth::Sixteen {
             for i in (channels..row.len() / 2).rev() {
                 let at = |k: usize| u16::from_le_bytes([row[2 * k], row[2 * k + 1]]);
                 let difference = at(i).wrapping_sub(at(i - channels));
@@ -283,7 +301,8 @@ mod tests {
     use crate::image::{Input, Output, decode};
 
     fn shape(width: u32, height: u32, sixteen: bool) -> SampleShape {
-        SampleShape { width, height, grey: false, alpha: false, sixteen }
+        let depth = if sixteen { Depth::Sixteen } else { Depth::Eight };
+        SampleShape { width, height, grey: false, alpha: false, depth }
     }
 
     #[test]
@@ -293,8 +312,7 @@ mod tests {
         assert!(needs_big(shape(37_800, 37_800, false)));
         assert!(needs_big(shape(32_768, 32_768, true)));
         // At the limit to the byte: a row of 2¹⁶ samples.
-        let row =
-            SampleShape { width: 1 << 16, height: 1, grey: true, alpha: false, sixteen: false };
+        let row = SampleShape { grey: true, ..shape(1 << 16, 1, false) };
         let rows = (CLASSIC_LIMIT >> 16) as u32;
         assert!(!needs_big(SampleShape { height: rows, ..row }));
         assert!(needs_big(SampleShape { height: rows + 1, ..row }));

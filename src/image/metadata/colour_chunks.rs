@@ -65,6 +65,19 @@ pub(crate) fn resolve(
         chunks.into_iter().filter(|chunk| counted.contains(&chunk.kind)).collect();
 }
 
+/// The profile of pictures in HEIF, which say their primaries and their transfer by numbers; `None` for sRGB, and for what
+/// is unknown or unspecified, which is taken as sRGB. Video's transfer function is shown as sRGB's, as everywhere.
+#[cfg(any(feature = "avif", feature = "heic"))]
+pub(crate) fn profile_of_code_points(primaries: u16, transfer: u16, grey: bool) -> Option<Vec<u8>> {
+    let transfer = if matches!(transfer, 1 | 2 | 6 | 14 | 15) { 13 } else { transfer };
+    let primaries = if matches!(primaries, 2) { 1 } else { primaries };
+    if (primaries, transfer) == (1, 13) {
+        return None;
+    }
+    let data = [u8::try_from(primaries).ok()?, u8::try_from(transfer).ok()?, 0, 1];
+    encoded(code_points(&data, &mut Budget::new("", 0))?, grey)
+}
+
 /// The profile of cICP: primaries, transfer, matrix, range. `None` for points that no profile can say.
 fn code_points(data: &[u8], budget: &mut Budget<'_>) -> Option<ColorProfile> {
     let [primaries, transfer, matrix, range] = *data else { return None };

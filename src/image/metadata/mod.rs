@@ -2,10 +2,12 @@
 //! kept true for the output.
 //!
 //! Place of the settings that this program writes into every output: in PNG an iTXt chunk with the keyword `cupscale`; in
-//! JPEG, WebP and TIFF the property `cupscale:settings` of the XMP packet.
+//! JPEG, WebP and TIFF the property `cupscale:settings` of the XMP packet; in OpenEXR an attribute, `cupscale`.
 
+mod boxes;
 mod budget;
 mod colour_chunks;
+pub(crate) mod exr;
 pub(crate) mod ifd;
 pub(crate) mod iptc;
 pub(crate) mod jpeg;
@@ -22,10 +24,13 @@ use std::io::{Cursor, Read, Seek};
 
 use super::error::{Result, Warning};
 use super::format::Format;
-use budget::Budget;
+use budget::{Block, Budget};
 use ifd::{Exif, IfdEntry, Reader, tag};
 
+pub(crate) use boxes::read_boxes;
 pub use colour_chunks::ColourChunk;
+#[cfg(any(feature = "avif", feature = "heic"))]
+pub(crate) use colour_chunks::profile_of_code_points;
 pub use settings::read_settings;
 pub use text::Text;
 
@@ -95,8 +100,62 @@ pub(crate) fn read<F: Read + Seek>(
         Format::Jpeg => jpeg::read(file, &mut budget),
         Format::WebP => webp::read(file, &mut budget),
         Format::Tiff => tiff::read(file, page, &mut budget),
+        // That of an OpenEXR comes with its header.
+        Format::Exr | Format::Ppm | Format::Pam | Format::Farbfeld => Ok(Metadata::default()),
     }?;
     Ok((metadata, budget.into_warnings()))
+}
+
+/// Blocks of metadata that a decoder found by itself.
+#[derive(Default)]
+pub(crate) struct Blocks {
+    pub icc: Option<Vec<u8>>,
+    pub exif: Option<Vec<u8>>,
+    pub xmp: Option<Vec<u8>>,
+}
+
+/// Metadata of these blocks, which together may take `limit` bytes; `name` is the file's, for errors.
+///
+/// # Errors
+/// [`ImageError::MetadataTooLarge`](super::ImageError::MetadataTooLarge) for a colour profile beyond the limit.
+pub(crate) fn of_blocks(
+    name: &str,
+    blocks: Blocks,
+    limit: u64,
+) -> Result<(Metadata, Vec<Warning>)> {
+    let mut budget = Budget::new(name, limit);
+    let mut fits = |block: Option<Vec<u8>>, what: &'static str| {
+        let block = block?;
+        let met = budget.take(&mut &block[..], block.len() as u64).unwrap_or(Block::Damaged);
+        if what.is_empty() {
+            budget.profile(met).transpose()
+        } else {
+            budget.wanted(what, met).map(Ok)
+        }
+    };
+    let icc = fits(blocks.icc, "").transpose()?;
+    let mut exif = fits(blocks.exif, "EXIF").transpose()?;
+    let xmp = fits(blocks.xmp, "XMP").transpose()?;
+    // Some writers copy JPEG's prefix along with the block.
+    if let Some(block) = &mut exif
+        && block.starts_with(JPEG_EXIF)
+    {
+        block.drain(..JPEG_EXIF.len());
+    }
+    let mut metadata = Metadata { icc, exif, ..Metadata::default() };
+    metadata.dpi = metadata.exif.as_deref().and_then(exif_dpi);
+    if let Some(packet) = xmp {
+        let (packet, texts) = xmp::take_texts(packet, text::MAX_TEXTS);
+        metadata.xmp = Some(packet);
+        metadata.texts = texts;
+    }
+    Ok((metadata, budget.into_warnings()))
+}
+
+/// Marks the metadata of a picture that its decoder has turned already.
+pub(crate) fn set_upright(metadata: &mut Metadata) {
+    metadata.exif.as_deref_mut().map(ifd::set_upright);
+    metadata.xmp = metadata.xmp.take().map(xmp::upright);
 }
 
 /// The orientation of an EXIF block that is too large, in a block of its own: without it the picture would lie on

@@ -5,7 +5,7 @@ use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use super::budget::Budget;
-use super::{DEFAULT_MAX_METADATA, jpeg, png, tiff, webp, xmp};
+use super::{DEFAULT_MAX_METADATA, exr, jpeg, png, tiff, webp, xmp};
 use crate::image::error::Result;
 use crate::image::format::Format;
 use crate::image::input::read_error;
@@ -33,6 +33,8 @@ fn settings_of<F: Read + Seek>(name: &str, file: &mut F) -> Option<String> {
         Format::Jpeg => jpeg::packet(file),
         Format::WebP => webp::packet(file, &mut budget),
         Format::Tiff => tiff::packet(file, &budget),
+        Format::Exr => return exr::settings(file, DEFAULT_MAX_METADATA),
+        Format::Ppm | Format::Pam | Format::Farbfeld => return None,
     };
     packet.as_deref().and_then(xmp::settings)
 }

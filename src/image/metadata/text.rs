@@ -4,6 +4,8 @@ use std::borrow::Cow;
 
 /// Keyword of a comment, in PNG and here for JPEG's.
 pub(crate) const COMMENT: &str = "Comment";
+/// Keyword of whom the picture belongs to.
+pub(crate) const COPYRIGHT: &str = "Copyright";
 /// Keyword of the parameters of a generated picture. Other formats keep them as the comment of their EXIF block.
 pub(crate) const PARAMETERS: &str = "parameters";
 /// Bytes in a line of a block in hexadecimal.

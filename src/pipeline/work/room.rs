@@ -69,7 +69,8 @@ fn bytes_of(format: Format, samples: u64) -> [u64; 2] {
     match format {
         Format::Jpeg => [samples / 64, samples / 2],
         Format::WebP => [samples + samples / 8, 2 * samples],
-        Format::Png | Format::Tiff => [samples / 8, samples],
+        Format::Png | Format::Tiff | Format::Exr => [samples / 8, samples],
+        Format::Ppm | Format::Pam | Format::Farbfeld => [samples, 2 * samples],
     }
 }
 

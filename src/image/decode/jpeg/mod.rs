@@ -288,7 +288,7 @@ impl Jpeg<'_> {
             take(&last)?;
         }
         Ok(vec![if reach.rows == height {
-            Warning::DetailMissing(Format::Jpeg)
+            Warning::DetailMissing(Format::Jpeg.into())
         } else {
             Warning::Truncated { rows_read: reach.rows as u32, rows: height as u32 }
         }])

@@ -20,8 +20,8 @@ pub(super) struct Scan {
     pub interlaced: bool,
     /// There is a whole tRNS chunk.
     pub has_transparency: bool,
-    /// There is an acTL chunk.
-    pub is_animated: bool,
+    /// Frames of an animation, by its acTL chunk: 0 without one.
+    pub frames: u32,
 }
 
 /// Why a header cannot be read.
@@ -83,7 +83,7 @@ pub(super) fn scan(file: &mut Source) -> Result<Scan, ScanError> {
         colour: data[9],
         interlaced: data[12] != 0,
         has_transparency: false,
-        is_animated: false,
+        frames: 0,
     };
     loop {
         let (kind, length) = head(file)?;
@@ -104,7 +104,13 @@ pub(super) fn scan(file: &mut Source) -> Result<Scan, ScanError> {
             b"PLTE" if scan.colour == 3 && !is_palette(length) => {
                 return Err(ScanError::Damaged("a palette that is no whole number of colours"));
             }
-            b"acTL" => scan.is_animated = true,
+            b"acTL" if length == 8 => {
+                let mut data = [0; 8];
+                file.read_exact(&mut data)?;
+                scan.frames = u32::from_be_bytes([data[0], data[1], data[2], data[3]]);
+                file.seek_relative(4)?;
+                continue;
+            }
             kind if !kind.iter().all(u8::is_ascii_alphabetic) => {
                 return Err(ScanError::Damaged("damaged chunk structure"));
             }

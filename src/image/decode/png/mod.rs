@@ -2,10 +2,11 @@
 
 mod chunks;
 
-use std::io;
+use std::io::{self, Seek as _};
 
 use png::{BitDepth, ColorType, DecodingError, InterlaceInfo, Reader, Transformations};
 
+use super::animation;
 use super::header::{ChannelLayout, Decode, Header, check_size};
 use crate::image::error::{ImageError, Result, Warning};
 use crate::image::format::Format;
@@ -24,6 +25,7 @@ struct PngDecoder {
     header: Header,
     file: Source,
     interlaced: bool,
+    frames: usize,
     allow_truncated: bool,
 }
 
@@ -42,8 +44,9 @@ pub(super) fn open(name: &str, mut file: Source, options: &ReadOptions) -> Resul
     let layout = layout(&scan).ok_or_else(|| bad("a kind of pixel that there is not"))?;
     let (metadata, mut warnings) =
         metadata::read(name, Format::Png, &mut file, 0, options.max_metadata)?;
-    if scan.is_animated {
-        warnings.push(Warning::FirstFrameOnly(Format::Png));
+    let is_animation = scan.frames > 1;
+    if is_animation && options.picture.is_none() {
+        warnings.push(Warning::FirstFrameOnly(Format::Png.into()));
     }
     let bit_depth = if scan.depth == 16 { 16 } else { 8 };
     let pixel_bytes = layout.channels() * usize::from(bit_depth / 8);
@@ -57,9 +60,16 @@ pub(super) fn open(name: &str, mut file: Source, options: &ReadOptions) -> Resul
         warnings,
         scratch_bytes: if scan.interlaced { pixels * pixel_bytes as u64 } else { 0 },
     };
+    let frames = scan.frames.max(1) as usize;
+    if is_animation && options.picture.is_some() {
+        let kind = Format::Png.into();
+        file.rewind().map_err(|error| read_error(name, error))?;
+        let header = Header { layout: ChannelLayout::Rgba, bit_depth: 8, ..header };
+        return Ok(animation::frame((name, kind), file, header, frames, options));
+    }
     let allow_truncated = options.allow_truncated;
-    let interlaced = scan.interlaced;
-    Ok(Box::new(PngDecoder { name: name.to_owned(), header, file, interlaced, allow_truncated }))
+    let (name, interlaced) = (name.to_owned(), scan.interlaced);
+    Ok(Box::new(PngDecoder { name, header, file, interlaced, frames, allow_truncated }))
 }
 
 /// Layout of the decoded samples; `None` for a colour type that there is not.
@@ -78,8 +88,12 @@ impl Decode for PngDecoder {
         &self.header
     }
 
+    fn pictures(&self) -> usize {
+        self.frames
+    }
+
     fn rows(self: Box<Self>, take: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<Vec<Warning>> {
-        let Self { name, header, mut file, interlaced, allow_truncated } = *self;
+        let Self { name, header, mut file, interlaced, allow_truncated, .. } = *self;
         let bad =
             |reason: &dyn std::fmt::Display| ImageError::unreadable(&name, Format::Png, reason);
         let whole = chunks::check(&mut file).map_err(|error| read_error(&name, error))?;

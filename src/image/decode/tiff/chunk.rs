@@ -95,7 +95,7 @@ pub(super) fn reader<'a, S: Read + Seek + 'a>(
         Compression::None => Box::new(piece),
         Compression::Deflate => Box::new(ZlibDecoder::new(piece)),
         Compression::Lzw => Box::new(Lzw::new(piece)),
-        Compression::PackBits => Box::new(PackBits { piece, run: Run::Literal(0) }),
+        Compression::PackBits => Box::new(PackBits::new(piece)),
         Compression::Group4 => Box::new(Fax {
             width: fax_width()?,
             lines: Group4Lines(Group4Decoder::new(piece.bytes(), fax_width()?)?),
@@ -157,12 +157,18 @@ enum Run {
     Repeat(usize, u8),
 }
 
-struct PackBits<P> {
+/// Bytes unpacked from PackBits.
+pub(in crate::image::decode) struct PackBits<P> {
     piece: P,
     run: Run,
 }
 
 impl<P: Read> PackBits<P> {
+    /// Unpacks a piece of a file.
+    pub(in crate::image::decode) fn new(piece: P) -> Self {
+        Self { piece, run: Run::Literal(0) }
+    }
+
     fn byte(&mut self) -> io::Result<Option<u8>> {
         let mut byte = [0];
         Ok((self.piece.read(&mut byte)? == 1).then_some(byte[0]))

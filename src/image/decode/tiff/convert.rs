@@ -70,7 +70,8 @@ impl<'a> Converter<'a> {
             let Some((at, associated)) = layout.alpha else { continue };
             let alpha = self.ranges.alpha.unit(pixel[at]);
             if associated && alpha > 0.0 {
-                out[start..].iter_mut().for_each(|v| *v = (*v / alpha).min(1.0));
+                let limit = self.ranges.colour.limit() as f32;
+                out[start..].iter_mut().for_each(|v| *v = (*v / alpha).min(limit));
             }
             out.push(alpha);
         }

@@ -3,6 +3,7 @@
 //! Source: TIFF 6.0; TIFF technical note 1 (sub-directories); DNG 1.6.
 
 use std::io::{Read, Seek};
+use std::num::NonZeroUsize;
 
 use super::chunk::Compression;
 use super::samples::{Colour, Format, Kind, YCbCr};
@@ -77,15 +78,20 @@ pub(super) struct Layout {
     pub jpeg_ycbcr: bool,
     /// Number of its directory in the chain.
     pub page: usize,
-    /// There are other pictures than this one and smaller versions of it.
-    pub others: bool,
+    /// Number of pages: pictures of the chain that are no smaller versions of others.
+    pub pages: usize,
 }
 
-/// Finds the picture and its layout in a file of `length` bytes.
+/// Finds the picture and its layout in a file of `length` bytes: page `page` (from 1) of those that are pictures of
+/// their own, or the first.
 ///
 /// # Errors
 /// Kinds that are not read; directories that make no sense.
-pub(super) fn layout<R: Read + Seek>(file: R, length: u64) -> Result<Layout, Refusal> {
+pub(super) fn layout<R: Read + Seek>(
+    file: R,
+    length: u64,
+    page: Option<NonZeroUsize>,
+) -> Result<Layout, Refusal> {
     let mut fields = Fields {
         reader: Reader::new(file, MAX_VALUES)
             .ok_or_else(|| Refusal::Damaged("truncated in its header".to_owned()))?,
@@ -104,14 +110,19 @@ pub(super) fn layout<R: Read + Seek>(file: R, length: u64) -> Result<Layout, Ref
             whole.push(at);
         }
     }
-    let chosen = whole.first().copied().unwrap_or(0);
+    let pages: Vec<_> = whole.iter().copied().filter(|&at| !found[at].below).collect();
+    let chosen = match page {
+        // That there is no such page is seen by their number.
+        Some(page) if !pages.is_empty() => pages[(page.get() - 1).min(pages.len() - 1)],
+        _ => whole.first().copied().unwrap_or(0),
+    };
     let Some(picture) = found.get(chosen).filter(|picture| !picture.directory.places.is_empty())
     else {
         return Err(Refusal::Damaged("truncated in its directory".to_owned()));
     };
     let mut layout = fields.layout(&picture.directory, length)?;
     layout.page = picture.page;
-    layout.others = whole.iter().filter(|&&at| !found[at].below).count() > 1;
+    layout.pages = pages.len().max(1);
     Ok(layout)
 }
 
@@ -378,7 +389,7 @@ impl<R: Read + Seek> Fields<R> {
             jpeg_tables: tables.map(|entry| entry.data).unwrap_or_default(),
             jpeg_ycbcr,
             page: 0,
-            others: false,
+            pages: 1,
         };
         layout.check()?;
         Ok(layout)

@@ -12,11 +12,12 @@ mod samples;
 use std::cell::RefCell;
 use std::io::ErrorKind;
 
-use self::convert::Converter;
+pub(super) use self::chunk::PackBits;
+use self::convert::{Converter, Ranges};
 use self::directory::{Layout, Refusal};
 use self::rows::{Stop, each_row};
 use self::samples::Colour;
-use super::header::{ChannelLayout, Decode, Header, check_size};
+use super::header::{ChannelLayout, Decode, Extent, Header, check_size};
 use crate::image::error::{ImageError, Result, Warning};
 use crate::image::format::Format;
 use crate::image::input::read_error;
@@ -31,7 +32,7 @@ pub(super) fn open(
     options: &ReadOptions,
 ) -> Result<Box<dyn Decode>> {
     let length = source.byte_len().map_err(|source| read_error(name, source))?;
-    let layout = match directory::layout(&mut source, length) {
+    let layout = match directory::layout(&mut source, length, options.picture) {
         Ok(layout) => layout,
         Err(Refusal::Unsupported { kind, help }) => {
             return Err(ImageError::unsupported(name, &kind, help));
@@ -50,7 +51,7 @@ pub(super) fn open(
     }
     let (mut metadata, mut warnings) =
         metadata::read(name, Format::Tiff, &mut source, layout.page, options.max_metadata)?;
-    warnings.extend(notes(&layout));
+    warnings.extend(notes(&layout, options.picture.is_some()));
     let alpha = layout.alpha.is_some();
     let channels = match layout.colour {
         Colour::WhiteIsZero | Colour::BlackIsZero if alpha => ChannelLayout::GreyAlpha,
@@ -74,14 +75,16 @@ pub(super) fn open(
         scratch_bytes: layout.scratch_bytes(length),
     };
     let allow_truncated = options.allow_truncated;
-    Ok(Box::new(Tiff { name: name.to_owned(), source, layout, header, allow_truncated }))
+    let source = RefCell::new(source);
+    let name = name.to_owned();
+    Ok(Box::new(Tiff { name, source, layout, ranges: None, header, allow_truncated }))
 }
 
 /// What is to be said of how the file is read.
-fn notes(layout: &Layout) -> Vec<Warning> {
+fn notes(layout: &Layout, is_asked_for: bool) -> Vec<Warning> {
     let mut warnings = Vec::new();
-    if layout.others {
-        warnings.push(Warning::FirstFrameOnly(Format::Tiff));
+    if layout.pages > 1 && !is_asked_for {
+        warnings.push(Warning::FirstFrameOnly(Format::Tiff.into()));
     }
     let mut say = |what: String| warnings.push(Warning::Interpreted(what));
     match layout.left_out {
@@ -101,10 +104,25 @@ fn notes(layout: &Layout) -> Vec<Warning> {
 /// A TIFF whose directory was read.
 struct Tiff {
     name: String,
-    source: Source,
+    source: RefCell<Source>,
     layout: Layout,
+    /// What its numbers go up to, once that was asked for.
+    ranges: Option<(Ranges, Option<String>)>,
     header: Header,
     allow_truncated: bool,
+}
+
+impl Tiff {
+    fn ranges(&mut self) -> Result<(Ranges, Option<String>)> {
+        if let Some(ranges) = &self.ranges {
+            return Ok(ranges.clone());
+        }
+        let found = range::ranges(&self.source, &self.layout).map_err(|what| {
+            let kind = format!("TIFF of {what}");
+            ImageError::unsupported(&self.name, &kind, "convert it to unsigned ones")
+        })?;
+        Ok(self.ranges.insert(found).clone())
+    }
 }
 
 impl Decode for Tiff {
@@ -112,16 +130,21 @@ impl Decode for Tiff {
         &self.header
     }
 
-    fn rows(self: Box<Self>, take: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<Vec<Warning>> {
-        let Self { name, source, layout, header, allow_truncated } = *self;
-        let source = RefCell::new(source);
-        let (ranges, note) = range::ranges(&source, &layout).map_err(|what| {
-            ImageError::unsupported(
-                &name,
-                &format!("TIFF of {what}"),
-                "convert it to unsigned ones",
-            )
-        })?;
+    fn pictures(&self) -> usize {
+        self.layout.pages
+    }
+
+    fn extent(&mut self) -> Result<Option<Extent>> {
+        let top = self.ranges()?.0.colour.limit();
+        Ok((top > 1.0).then_some(Extent::Encoded(top as f32)))
+    }
+
+    fn rows(
+        mut self: Box<Self>,
+        take: &mut dyn FnMut(&[f32]) -> Result<()>,
+    ) -> Result<Vec<Warning>> {
+        let (ranges, note) = self.ranges()?;
+        let Self { name, source, layout, header, allow_truncated, .. } = *self;
         let mut warnings: Vec<Warning> = note.map(Warning::Interpreted).into_iter().collect();
         let mut converter = Converter::new(&layout, ranges);
         let (height, row) = (layout.height, layout.width * header.layout.channels());

@@ -7,7 +7,10 @@ use std::io::{Read, Seek};
 use super::convert::{Ranges, numbers};
 use super::directory::Layout;
 use super::rows::each_row;
-use super::samples::{Format, Range};
+use super::samples::{Colour, Format, Range};
+
+/// Floats go up to a few times white where they are light, and to 255 and more where they count to something.
+const BRIGHT: f64 = 32.0;
 
 /// What stands for 0 and 1, and what is to be said of it.
 ///
@@ -26,9 +29,16 @@ pub(super) fn ranges<S: Read + Seek>(
     let seen = Seen::of(source, layout);
     match kind.format {
         Format::Float => {
-            let (white, note) = seen.white_of_floats();
-            let colour = Range { black: 0.0, white };
-            let alpha = if seen.largest_alpha > 1.0 { colour } else { whole };
+            let is_light = matches!(layout.colour, Colour::BlackIsZero | Colour::Rgb);
+            let (white, note) = if is_light && seen.goes_above_white() {
+                (1.0, None)
+            } else {
+                seen.white_of_floats()
+            };
+            let top = if is_light && seen.goes_above_white() { seen.largest } else { white };
+            let colour = Range { black: 0.0, white, top };
+            let alpha =
+                if seen.largest_alpha > 1.0 { Range { top: white, ..colour } } else { whole };
             Ok((Ranges { colour, alpha }, note))
         }
         Format::Unsigned => {
@@ -37,14 +47,14 @@ pub(super) fn ranges<S: Read + Seek>(
                 return Ok((both(whole), None));
             }
             let note = format!("32 bits that go up to {}: {white} is taken as white", seen.largest);
-            Ok((both(Range { black: 0.0, white }), Some(note)))
+            Ok((both(Range { black: 0.0, white, top: white }), Some(note)))
         }
         Format::Signed => {
             // Numbers begin at the lowest one.
             let zero = (whole.white + 1.0) / 2.0;
             if seen.smallest >= zero {
                 let note = format!("signed samples: 0 is taken as black, {} as white", zero - 1.0);
-                return Ok((both(Range { black: zero, white: whole.white }), Some(note)));
+                return Ok((both(Range { black: zero, ..whole }), Some(note)));
             }
             if layout.colour.samples() > 1 {
                 return Err("colours in signed numbers below 0");
@@ -98,6 +108,11 @@ impl Seen {
             Ok(())
         });
         seen
+    }
+
+    /// Samples above 1 are light above white.
+    fn goes_above_white(&self) -> bool {
+        self.above > 0 && (self.above * 2 <= self.all || self.largest <= BRIGHT)
     }
 
     /// Where few samples are above 1 they are highlights, and cut; where most are, they count to something.

@@ -134,25 +134,35 @@ impl Colour {
     }
 }
 
-/// Numbers that stand for 0 and for 1.
+/// Numbers that stand for 0 and for 1, and where they are cut: at 1, or above it where light above white is kept.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Range {
     pub black: f64,
     pub white: f64,
+    pub top: f64,
 }
 
 impl Range {
     /// All that there is room for; floats go to 1.
     pub(super) fn of(kind: Kind) -> Self {
-        Self { black: 0.0, white: kind.maximum() }
+        Self { black: 0.0, white: kind.maximum(), top: kind.maximum() }
     }
 
-    /// A number's place in it, cut to [0, 1].
+    /// A number's place in it, not below 0 and not above [`limit`](Self::limit).
     pub(super) fn unit(self, v: f64) -> f32 {
         if v.is_nan() {
             0.0
         } else {
-            ((v - self.black) / (self.white - self.black)).clamp(0.0, 1.0) as f32
+            ((v - self.black) / (self.white - self.black)).clamp(0.0, self.limit()) as f32
+        }
+    }
+
+    /// Place of the top: 1 but where light above white is kept.
+    pub(super) fn limit(self) -> f64 {
+        if self.top == self.white {
+            1.0
+        } else {
+            (self.top - self.black) / (self.white - self.black)
         }
     }
 }

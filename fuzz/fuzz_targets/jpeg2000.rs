@@ -1,0 +1,9 @@
+//! Pictures in the format JPEG 2000.
+#![no_main]
+
+use cupscale::image::InputKind;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|file: &[u8]| -> libfuzzer_sys::Corpus {
+    cupscale_fuzz::picture(&[InputKind::Jpeg2000], file)
+});

@@ -1,0 +1,16 @@
+//! Pictures in the simple formats: BMP, TGA, QOI, ICO, DDS and GIF.
+#![no_main]
+
+use cupscale::image::InputKind;
+use libfuzzer_sys::fuzz_target;
+
+const KINDS: [InputKind; 6] = [
+    InputKind::Bmp,
+    InputKind::Tga,
+    InputKind::Qoi,
+    InputKind::Ico,
+    InputKind::Dds,
+    InputKind::Gif,
+];
+
+fuzz_target!(|file: &[u8]| -> libfuzzer_sys::Corpus { cupscale_fuzz::picture(&KINDS, file) });
