@@ -45,11 +45,6 @@ impl Shoulder {
     pub(crate) fn to_working(self, rgb: &mut [f32]) {
         map_values(rgb, |_, v| self.encode(v.into()));
     }
-
-    /// Working-space samples to light.
-    pub(crate) fn to_light(self, rgb: &mut [f32]) {
-        map_values(rgb, |_, v| self.decode(v.into()));
-    }
 }
 
 impl Curve {
