@@ -91,8 +91,7 @@ mod tests {
 
     #[test]
     fn samples_above_white_come_back_through_every_kind_of_curve() {
-        let square: Vec<u16> =
-            (0..1024u32).map(|i| (i * i * 65_535 / 1023 / 1023) as u16).collect();
+        let square: Vec<u16> = (0..1024u32).map(|i| (i * i / 16) as u16).collect();
         for (colour, light_of_3) in [
             (Colour::Same, srgb_linear(3.0)),
             (conversion(&profile(ToneReprCurve::Parametric(vec![1.0])), false).unwrap(), 3.0),

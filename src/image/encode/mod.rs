@@ -73,7 +73,9 @@ impl Encoder {
         if options.bit_depth > 8 && shape.depth == Depth::Eight {
             warnings.push(Warning::DepthReduced(format));
         }
-        if options.bit_depth > 16 && shape.depth == Depth::Sixteen {
+        // Of light, that it is cut says enough.
+        let is_bright = options.light.is_some_and(|light| light.peak > 1.0);
+        if options.bit_depth > 16 && shape.depth == Depth::Sixteen && !is_bright {
             warnings.push(Warning::FloatReduced(format));
         }
         let (numbers, cut) = Numbers::of(format, shape, &mut options, &mut warnings);
