@@ -8,6 +8,7 @@ mod devices;
 mod doctor;
 mod edit;
 mod folder;
+mod formats;
 mod info;
 #[cfg(unix)]
 mod limits;
