@@ -1,6 +1,7 @@
 //! PNG, row by row, through the `png` crate; an interlaced one, whose rows come seven times, as a whole.
 
 mod chunks;
+pub(super) mod frames;
 
 use std::io::{self, Seek as _};
 
@@ -240,7 +241,7 @@ fn to_floats(data: &[u8], bit_depth: u8, samples: &mut Vec<f32>) {
 }
 
 /// The decoder's message; a file that ends is told in our words.
-fn reason(error: &DecodingError) -> String {
+pub(super) fn reason(error: &DecodingError) -> String {
     match error {
         DecodingError::IoError(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
             "truncated".to_owned()
