@@ -2,7 +2,7 @@
 
     python tests/make_fixtures/make_input_kinds_fixtures.py
 
-Needs numpy, Pillow 11 or later, safetensors, imagecodecs, pillow-heif and brotli, and the programs convert (ImageMagick 6), cjxl (libjxl),
+Needs numpy, Pillow 11 or later, safetensors, imagecodecs, pillow-heif and brotli, and the programs convert (ImageMagick 6), cjxl and djxl (libjxl),
 heif-enc and heif-convert (libheif, with x265), avifenc and avifdec (libavif) and exiftool. What the Rust side should read is in pixels.safetensors (float
 samples of red, green, blue and, where there is one, alpha; [h, w, c]): the pixels that a lossless file was made from, and of
 others those that Pillow or the format's own program reads. Frames of animations are `NAME/1`, `NAME/2` …, as Pillow or
@@ -203,8 +203,9 @@ run("convert", OUT / "frames.gif", "-coalesce", work / "frame_%d.png")
 for at in range(4):
     note(f"frames.gif/{at + 1}", np.asarray(Image.open(work / f"frame_{at}.png").convert("RGBA")) / 255)
 run("cjxl", "-d", "0", OUT / "frames.gif", OUT / "frames.jxl")
-for at in range(4):
-    pixels[f"frames.jxl/{at + 1}"] = pixels[f"frames.gif/{at + 1}"]
+run("djxl", OUT / "frames.jxl", work / "seen.apng")
+for at, frame in enumerate(compose((work / "seen.apng").read_bytes())):
+    note(f"frames.jxl/{at + 1}", frame)
 # A frame that is smaller than the canvas comes first.
 run("convert", "-size", "9x8", "xc:#3366cc", "-repage", "24x18+5+4", OUT / "offset.gif")
 # Viewers show nothing where a GIF has no frame, and not its background colour.

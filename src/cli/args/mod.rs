@@ -22,8 +22,8 @@ use clap::{
 
 use crate::cli::progress::{ProgressMode, Show};
 use machine::MachineArgs;
+pub use read::Every;
 use read::ReadArgs;
-pub use read::{Every, Page};
 use repaint::RepaintArgs;
 use size::SizeArgs;
 use work::WorkArgs;

@@ -1,6 +1,6 @@
-//! Frames of animations (GIF, APNG, animated WebP), composed as a viewer shows them: each frame disposes of the one before
-//! and blends over it, so that a frame is known when all before it are. A GIF is always read so, of others the frames
-//! that are asked for. Samples have 8 bits.
+//! Frames of a GIF or an animated WebP, composed as a viewer shows them: each frame disposes of the one before and blends over
+//! it, so that a frame is known when all before it are. A GIF is always read so, of a WebP the frames that are asked for.
+//! Samples have 8 bits.
 
 use std::io::Seek as _;
 use std::num::NonZeroUsize;
@@ -11,10 +11,8 @@ use image::{AnimationDecoder as _, ImageResult, Rgba};
 
 use super::InputKind;
 use super::header::{ChannelLayout, Decode, Header, check_size, of_rgba, pass_bytes};
-use super::png;
 use super::raster::refusal;
 use crate::image::error::{ImageError, Result, Warning};
-use crate::image::format::Format;
 use crate::image::input::read_error;
 use crate::image::metadata;
 use crate::image::read_options::ReadOptions;
@@ -89,11 +87,7 @@ impl Decode for Animation {
 
     fn rows(self: Box<Self>, take: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<Vec<Warning>> {
         let Self { name, kind, header, source, frame, .. } = *self;
-        let canvas = match kind {
-            InputKind::Written(Format::Png) => png::frames::frame(source, frame)
-                .map_err(|error| ImageError::unreadable(&name, kind, png::reason(&error)))?,
-            _ => canvas(source, kind, frame).map_err(|error| refusal(&name, kind, &error))?,
-        };
+        let canvas = canvas(source, kind, frame).map_err(|error| refusal(&name, kind, &error))?;
         let samples = header.width as usize * header.height as usize * 4;
         let Some(canvas) = canvas.filter(|canvas| canvas.len() == samples) else {
             return Err(ImageError::unreadable(&name, kind, "a frame is missing"));

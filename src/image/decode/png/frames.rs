@@ -1,22 +1,77 @@
 //! Frames of an APNG, composed: the `png` crate gives each as a part of the canvas, with how it is blended and disposed of.
 //! Samples have 8 bits. Source: PNG specification, third edition, 12.4 and 13.11.
 
+use std::num::NonZeroUsize;
+
 use png::{BlendOp, Decoder, DecodingError, DisposeOp, FrameControl, Limits, Transformations};
 
+use super::{LIMIT, reason};
+use crate::image::decode::header::{ChannelLayout, Decode, Header, pass_bytes};
+use crate::image::error::{ImageError, Result, Warning};
+use crate::image::format::Format;
 use crate::image::source::Source;
 
 /// Red, green, blue and alpha.
 const CHANNELS: usize = 4;
+/// Bytes of a pixel while frames are composed: the canvas, a frame, and what it may have to go back to.
+const PIXEL_BYTES: u64 = 12;
+
+/// An APNG of which one frame is read.
+pub(super) struct Animation {
+    name: String,
+    header: Header,
+    file: Source,
+    /// From 0.
+    frame: usize,
+    frames: usize,
+}
+
+impl Animation {
+    /// Frame `number` of an animation whose default picture has this header.
+    pub(super) fn new(
+        name: &str,
+        header: Header,
+        file: Source,
+        number: NonZeroUsize,
+        frames: usize,
+    ) -> Self {
+        let pixels = u64::from(header.width) * u64::from(header.height);
+        let header = Header {
+            layout: ChannelLayout::Rgba,
+            bit_depth: 8,
+            scratch_bytes: pixels * PIXEL_BYTES,
+            ..header
+        };
+        Self { name: name.to_owned(), header, file, frame: number.get() - 1, frames }
+    }
+}
+
+impl Decode for Animation {
+    fn header(&self) -> &Header {
+        &self.header
+    }
+
+    fn pictures(&self) -> usize {
+        self.frames
+    }
+
+    fn rows(self: Box<Self>, take: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<Vec<Warning>> {
+        let Self { name, header, file, frame, .. } = *self;
+        let bad = |reason: &str| ImageError::unreadable(&name, Format::Png, reason);
+        let canvas = composed(file, frame).map_err(|error| bad(&reason(&error)))?;
+        let samples = header.width as usize * header.height as usize * CHANNELS;
+        let whole = canvas.filter(|canvas| canvas.len() == samples);
+        pass_bytes(&header, &whole.ok_or_else(|| bad("a frame is missing"))?, take)?;
+        Ok(Vec::new())
+    }
+}
 
 /// The canvas when frame `wanted` (from 0) is shown; `None` if the file has no such frame.
 ///
 /// # Errors
 /// Frames that are damaged or missing.
-pub(in crate::image::decode) fn frame(
-    source: Source,
-    wanted: usize,
-) -> Result<Option<Vec<u8>>, DecodingError> {
-    let mut decoder = Decoder::new_with_limits(source, Limits { bytes: super::LIMIT });
+fn composed(source: Source, wanted: usize) -> std::result::Result<Option<Vec<u8>>, DecodingError> {
+    let mut decoder = Decoder::new_with_limits(source, Limits { bytes: LIMIT });
     decoder.set_transformations(Transformations::EXPAND | Transformations::STRIP_16);
     let mut reader = decoder.read_info()?;
     let (width, height) = reader.info().size();
