@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 
 use png::{BlendOp, Decoder, DecodingError, DisposeOp, FrameControl, Limits, Transformations};
 
-use super::{LIMIT, reason};
+use super::decoder::{LIMIT, reason};
 use crate::image::decode::header::{ChannelLayout, Decode, Header, pass_bytes};
 use crate::image::error::{ImageError, Result, Warning};
 use crate::image::format::Format;

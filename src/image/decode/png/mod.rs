@@ -1,9 +1,10 @@
 //! PNG, row by row, through the `png` crate; an interlaced one, whose rows come seven times, as a whole.
 
 mod chunks;
+mod decoder;
 mod frames;
 
-use std::io::{self, Seek as _};
+use std::io::Seek as _;
 
 use png::{BitDepth, ColorType, DecodingError, InterlaceInfo, Reader, Transformations};
 
@@ -16,10 +17,8 @@ use crate::image::plane::band_rows;
 use crate::image::read_options::ReadOptions;
 use crate::image::source::Source;
 use chunks::{PixelChunks, Scan, ScanError};
+use decoder::{LIMIT, reason};
 use frames::Animation;
-
-/// Most bytes that the decoder may use: for a palette, and for a row of the widest picture.
-const LIMIT: usize = 1 << 30;
 
 struct PngDecoder {
     name: String,
@@ -235,15 +234,5 @@ fn to_floats(data: &[u8], bit_depth: u8, samples: &mut Vec<f32>) {
         samples.extend(wide.map(|v| f32::from(v) / 65535.0));
     } else {
         samples.extend(data.iter().map(|&v| f32::from(v) / 255.0));
-    }
-}
-
-/// The decoder's message; a file that ends is told in our words.
-fn reason(error: &DecodingError) -> String {
-    match error {
-        DecodingError::IoError(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-            "truncated".to_owned()
-        }
-        other => other.to_string(),
     }
 }
