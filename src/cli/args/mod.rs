@@ -35,8 +35,8 @@ use crate::cli::{
 use machine::MachineArgs;
 use progress::ProgressArgs;
 use raw::NOT_OF_RAW;
+pub use read::Every;
 use read::ReadArgs;
-pub use read::{Every, Page};
 use repaint::RepaintArgs;
 use reuse::{ReuseArgs, Reused};
 use size::SizeArgs;
