@@ -18,6 +18,7 @@ mod plan;
 mod print;
 mod progress;
 mod quantize;
+mod report;
 mod size_notes;
 mod speeds;
 mod threads;

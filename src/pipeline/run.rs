@@ -1,5 +1,6 @@
 //! Run of a job: the stages that the work folder does not have yet, then the output.
 
+use serde_json::Value;
 use tracing::info_span;
 
 use crate::{
@@ -31,6 +32,10 @@ pub struct Report {
     pub regions: usize,
     /// Steps that ran.
     pub steps: usize,
+    /// The captions, as they were used.
+    pub captions: Document,
+    /// The settings that are in the output's metadata.
+    pub settings: Value,
 }
 
 /// Enlarges `picture` into `output`.
@@ -76,21 +81,24 @@ pub fn upscale(
     let layout = plan.layout(encoder.row_bytes());
     let mut folder = WorkFolder::open(work, (output, format), &job, &layout)?;
     folder.notes.iter().for_each(|note| progress.note(note));
-    if let Err(error) = stages(engine, picture, &spec, encoder, output, &mut folder, progress) {
+    let done = stages(engine, picture, &spec, encoder, output, &mut folder, progress);
+    let (captions, settings) = match done {
+        Ok(done) => done,
         // Captions made so far are in their cache, and the job goes on with them.
-        if let Error::Interrupted(_) = error {
-            return Err(Error::Interrupted(Some(folder.path)));
+        Err(Error::Interrupted(_)) => return Err(Error::Interrupted(Some(folder.path))),
+        Err(error) => {
+            if let Some(kept) = folder.leave(error.leaves()) {
+                progress.note(&format!("what is done is in {}", kept.display()));
+            }
+            return Err(error);
         }
-        if let Some(kept) = folder.leave(error.leaves()) {
-            progress.note(&format!("what is done is in {}", kept.display()));
-        }
-        return Err(error);
-    }
+    };
     folder.remove();
     let (regions, steps) = (plan.geometry.grid.len(), plan.sampling.steps.len());
-    Ok(Report { width, height, regions, steps })
+    Ok(Report { width, height, regions, steps, captions, settings })
 }
 
+/// Runs the stages; returns the captions and the settings for the output's metadata.
 fn stages(
     engine: &Engine,
     picture: &Picture,
@@ -99,7 +107,7 @@ fn stages(
     output: &Output,
     work: &mut WorkFolder,
     progress: &mut dyn Progress,
-) -> Result<(), Error> {
+) -> Result<(Document, Value), Error> {
     let others = &engine.others();
     let context = &Context { runner: &engine.runner, others, picture, spec };
     let plan = &spec.plan;
@@ -128,7 +136,8 @@ fn stages(
     }
     decode::canvas(context, &encoder, work, progress)?;
     end_stage(engine, plan);
-    decode::write(encoder, output, plan, work, progress)
+    decode::write(encoder, output, plan, work, progress)?;
+    Ok((described.document, record))
 }
 
 /// Unloads the model's parts after a stage, unless the plan keeps them, and returns the allocator's free memory to

@@ -7,6 +7,7 @@ mod common;
 mod devices;
 mod doctor;
 mod folder;
+mod help;
 #[cfg(unix)]
 mod limits;
 mod llava;
@@ -14,7 +15,9 @@ mod mistralrs;
 mod models;
 mod models_folder;
 mod program;
+mod progress;
 mod pull;
 mod quantize;
 mod readme;
 mod repaint;
+mod report;

@@ -65,8 +65,17 @@ pub struct Cli {
 
 /// Options for the output picture and for unfinished work, which `caption` does not have. All other options of a job
 /// apply to it.
-const NOT_OF_CAPTION: [&str; 8] =
-    ["format", "quality", "skip_existing", "preview", "dry_run", "work_dir", "resume", "fresh"];
+const NOT_OF_CAPTION: [&str; 9] = [
+    "format",
+    "quality",
+    "skip_existing",
+    "preview",
+    "report",
+    "dry_run",
+    "work_dir",
+    "resume",
+    "fresh",
+];
 
 /// Verbs that take the options of a job.
 const JOBS: [&str; 2] = ["plan", "caption"];
@@ -182,6 +191,11 @@ pub struct JobArgs {
     /// Rewrite a small picture of the whole output after every step (.jpg, .png, .webp, .tif)
     #[arg(long, value_name = "FILE", help_heading = "Progress")]
     preview: Option<PathBuf>,
+    /// Write a page (HTML, one file) that shows what the job did: before and after, captions, times [default FILE: the
+    /// output's name and .html]
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = "",
+          help_heading = "Progress")]
+    pub report: Option<PathBuf>,
     /// Errors only
     #[arg(short, long, help_heading = "Progress")]
     quiet: bool,
