@@ -20,6 +20,7 @@ mod print;
 mod progress;
 mod quantize;
 mod raw;
+mod report;
 mod size_notes;
 mod speeds;
 mod threads;
@@ -74,9 +75,9 @@ fn job(args: JobArgs) -> Result<Job, CliError> {
 /// Dispatches to the verb; returns the exit code.
 fn run_verb(cli: Cli) -> Result<u8, CliError> {
     match cli.verb {
-        None if cli.job.dry_run => plan::run(&job(cli.job)?).map(|()| DONE),
+        None if cli.job.dry_run => plan::run(&job(cli.job)?, false).map(|()| DONE),
         None => upscale::run(&job(cli.job)?),
-        Some(Verb::Plan(args)) => plan::run(&job(*args)?).map(|()| DONE),
+        Some(Verb::Plan(args)) => plan::run(&job(args.job)?, args.json).map(|()| DONE),
         Some(Verb::Caption(args)) => caption::run(&job(*args)?).map(|()| DONE),
         Some(Verb::Raw(args)) => raw::run(*args),
         Some(Verb::Pipe(args)) => pipe::run(*args),

@@ -19,6 +19,7 @@ mod retry;
 mod run;
 mod runner;
 mod settings;
+mod speed;
 mod stages;
 pub(crate) mod work;
 
@@ -37,5 +38,6 @@ pub use plan::{
 pub use progress::{Outline, Preview, Progress, Silent, Stage};
 pub use run::{Report, describe, describe_ahead, plan, upscale};
 pub use settings::{ColourFix, Defaults, Settings};
+pub use speed::Speed;
 pub use stages::write::Rows;
 pub use work::folder::{Resume, WorkOptions};

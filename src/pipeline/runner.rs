@@ -207,6 +207,11 @@ impl Runner {
         parts.into_iter().filter_map(|(loaded, it)| loaded.then_some(it.kept)).sum()
     }
 
+    /// Matmul precision of the denoiser on the CPU.
+    pub fn precision(&self) -> MatmulPrecision {
+        self.files.precision()
+    }
+
     /// Backend and precision; results differ between them.
     pub fn device_name(&self) -> String {
         match self.files.precision() {

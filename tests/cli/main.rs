@@ -7,6 +7,7 @@ mod common;
 mod devices;
 mod doctor;
 mod folder;
+mod help;
 #[cfg(unix)]
 mod limits;
 mod llava;
@@ -15,8 +16,10 @@ mod models;
 mod models_folder;
 mod pipe;
 mod program;
+mod progress;
 mod pull;
 mod quantize;
 mod raw;
 mod readme;
 mod repaint;
+mod report;

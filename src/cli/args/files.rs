@@ -14,6 +14,7 @@ use crate::cli::error::CliError;
 const VERBS: [&str; 6] = ["plan", "caption", "raw", "pipe", "models", "doctor"];
 
 #[derive(Args, Debug)]
+#[command(next_help_heading = "Files")]
 pub struct FilesArgs {
     /// Pictures to enlarge, or folders of pictures; `-` reads standard input
     #[arg(value_name = "INPUT", conflicts_with = "input_option")]

@@ -3,6 +3,7 @@
 mod content;
 mod doctor;
 mod files;
+mod help;
 mod llava;
 mod machine;
 mod model;
@@ -46,25 +47,14 @@ pub use models::{
 pub use pipe::{RequestArgs, setting_names};
 pub use raw::RawArgs;
 
-const EXAMPLES: &str = "\
-Examples:
-  cupscale-fast photo.jpg                                  write photo_4x.jpg
-  cupscale-fast -i in.png -o out.tif --scale 2 --prompt \"an old harbour at dusk\"
-  cat in.png | cupscale-fast -i - -o - --format png > out.png
-  cupscale-fast *.png                                      several pictures, each output beside its own
-  cupscale-fast -i shots -o big --skip-existing            every picture below the folder
-  cupscale-fast caption photo.jpg > captions.json          edit it, then:
-  cupscale-fast photo.jpg --captions captions.json
-  cupscale-fast plan photo.jpg --long-edge 8000            what would run, without running it
-  ffmpeg … -f rawvideo -pix_fmt rgb24 - | cupscale-fast raw 640x360 --pix rgb24 -s 2 | ffmpeg …
-  cupscale-fast models list                                which models there are
-  cupscale-fast doctor                                     which devices there are, and whether they compute right
-
-Exit codes: 0 done, 1 an input failed, 2 wrong usage, 3 everything was skipped, 130 interrupted.";
+/// Order of the help's parts: examples first.
+const TEMPLATE: &str =
+    "{about}\n\n{before-help}\n{usage-heading} {usage}\n\n{all-args}{after-help}";
 
 /// The parsed command line.
 #[derive(Debug, Parser)]
-#[command(name = "cupscale-fast", version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+#[command(name = "cupscale-fast", version, args_conflicts_with_subcommands = true)]
+#[command(help_template = TEMPLATE, subcommand_help_heading = "Verbs", subcommand_value_name = "VERB")]
 #[command(
     about = "Enlarge a picture creatively: a few-step diffusion model repaints it region by region"
 )]
@@ -74,14 +64,26 @@ pub struct Cli {
     #[command(flatten)]
     pub job: JobArgs,
     /// Log the stages on stderr; -vv logs every call [default: the filter in $RUST_LOG]
-    #[arg(short, long, action = ArgAction::Count, global = true)]
+    #[arg(short, long, action = ArgAction::Count, global = true, help_heading = "Progress")]
     pub verbose: u8,
 }
 
 /// Options for the output picture and for unfinished work, which `caption` does not have. All other options of a job
 /// apply to it.
-const NOT_OF_CAPTION: [&str; 8] =
-    ["format", "quality", "skip_existing", "preview", "dry_run", "work_dir", "resume", "fresh"];
+const NOT_OF_CAPTION: [&str; 9] = [
+    "format",
+    "quality",
+    "skip_existing",
+    "preview",
+    "report",
+    "dry_run",
+    "work_dir",
+    "resume",
+    "fresh",
+];
+
+/// Verbs that take the options of a job.
+const JOBS: [&str; 4] = ["plan", "caption", "raw", "pipe"];
 
 /// Hides these options in the help of a verb that refuses them.
 fn hide(command: clap::Command, ids: impl IntoIterator<Item = impl AsRef<str>>) -> clap::Command {
@@ -89,8 +91,8 @@ fn hide(command: clap::Command, ids: impl IntoIterator<Item = impl AsRef<str>>) 
 }
 
 impl Cli {
-    /// The definition, with each verb's own options in its help.
-    fn definition() -> clap::Command {
+    /// The definition, with each verb's own options in its help, and in the `short` help what most people need.
+    fn definition(short: bool) -> clap::Command {
         let caption = |command: clap::Command| {
             hide(command, NOT_OF_CAPTION).mut_arg("output", |option| {
                 option.help("Where to write the JSON [default: standard output]")
@@ -99,13 +101,15 @@ impl Cli {
         let raw = |command: clap::Command| {
             hide(command, NOT_OF_RAW)
                 .mut_arg("input_option", |option| {
-                    option.help("Where the frames come from [default: standard input]")
+                    option.help("Where the frames come from [default: standard input]").hide(false)
                 })
                 .mut_arg("output", |option| {
                     option.help("Where the frames go [default: standard output]")
                 })
         };
-        Self::command()
+        let command = Self::command();
+        let command = if short { help::short(command, &JOBS) } else { help::whole(command) };
+        command
             .mut_subcommand("caption", caption)
             .mut_subcommand("raw", raw)
             .mut_subcommand("pipe", |command| hide(command, pipe::refused()))
@@ -115,10 +119,11 @@ impl Cli {
     pub fn from_command_line(
         words: impl IntoIterator<Item = impl Into<OsString> + Clone>,
     ) -> Result<Self, clap::Error> {
-        let mut definition = Self::definition();
+        let words: Vec<OsString> = words.into_iter().map(Into::into).collect();
+        let mut definition = Self::definition(words.iter().any(|word| word == "-h"));
         let matches = definition.try_get_matches_from_mut(words)?;
         let job = match matches.subcommand() {
-            Some((verb @ ("plan" | "caption" | "raw" | "pipe"), job)) => Some((verb, job)),
+            Some((verb, job)) if JOBS.contains(&verb) => Some((verb, job)),
             Some(_) => None,
             None => Some(("", &matches)),
         };
@@ -152,22 +157,48 @@ impl Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Print the plan of the job (regions, steps, bytes) and stop; takes every option of the job
-    Plan(Box<JobArgs>),
-    /// Print the caption of every region as JSON, to be edited and given back with --captions
+    /// Print the plan of the job: regions, steps, memory, time
+    #[command(
+        after_help = "Example:\n  cupscale-fast plan photo.jpg --long-edge 8000 --model hyper-sdxl"
+    )]
+    Plan(Box<PlanArgs>),
+    /// Print the caption of every region as JSON, to edit and give back with --captions
+    #[command(
+        after_help = "Example:\n  cupscale-fast caption photo.jpg > captions.json\n  cupscale-fast photo.jpg --captions captions.json"
+    )]
     Caption(Box<JobArgs>),
-    /// Enlarge frame after frame of raw pixels on standard input, as between two ffmpegs
+    /// Enlarge frame after frame of raw pixels, as between two ffmpegs
+    #[command(
+        after_help = "Example:\n  ffmpeg -i in.mp4 -f rawvideo -pix_fmt rgb24 - | cupscale-fast raw 640x360 --pix rgb24 -s 2 |\n    ffmpeg -f rawvideo -pix_fmt rgb24 -s 1280x720 -r 24 -i - out.mp4"
+    )]
     Raw(Box<RawArgs>),
-    /// Stay loaded and enlarge pictures for an editor, asked over standard input (docs/pipe-protocol.md)
+    /// Stay loaded and enlarge pictures for an editor, asked over standard input
+    #[command(
+        after_help = "Example: an editor starts it, and sends requests (docs/pipe-protocol.md)\n  cupscale-fast pipe --model hyper-sdxl --max-memory 12GiB"
+    )]
     Pipe(Box<JobArgs>),
     /// List, add, download, check and remove models
+    #[command(
+        after_help = "Example:\n  cupscale-fast models pull hyper-sdxl\n  cupscale-fast photo.jpg --model hyper-sdxl"
+    )]
     Models(ModelsArgs),
     /// Show the devices and what computes on them, and test their kernels
+    #[command(after_help = "Example:\n  cupscale-fast doctor --device cuda:1")]
     Doctor(DoctorArgs),
     /// Captioning process of the program
     #[cfg(feature = "mistralrs")]
     #[command(name = cupscale::caption::mistralrs::VERB, hide = true)]
     CaptionWorker,
+}
+
+/// Arguments of `plan`.
+#[derive(Args, Debug)]
+pub struct PlanArgs {
+    #[command(flatten)]
+    pub job: JobArgs,
+    /// Print JSON, for programs
+    #[arg(long, help_heading = "Files")]
+    pub json: bool,
 }
 
 /// All options of a job, unresolved.
@@ -190,16 +221,21 @@ pub struct JobArgs {
     #[command(flatten)]
     pub work: WorkArgs,
 
-    /// Print the plan of the job and stop
-    #[arg(long)]
+    /// Print the plan of the job and stop, as the verb `plan` does
+    #[arg(long, help_heading = "Files")]
     pub dry_run: bool,
     #[command(flatten)]
     progress: ProgressArgs,
     /// Rewrite a small picture of the whole output after every step (.jpg, .png, .webp, .tif)
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "Progress")]
     preview: Option<PathBuf>,
+    /// Write a page (HTML, one file) that shows what the job did: before and after, captions, times [default FILE: the
+    /// output's name and .html]
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = "",
+          help_heading = "Progress")]
+    pub report: Option<PathBuf>,
     /// Errors only
-    #[arg(short, long)]
+    #[arg(short, long, help_heading = "Progress")]
     quiet: bool,
 }
 
@@ -229,12 +265,12 @@ mod tests {
 
     #[test]
     fn the_definition_of_every_option_is_consistent() {
-        Cli::definition().debug_assert();
+        Cli::definition(false).debug_assert();
     }
 
     #[test]
     fn caption_refuses_what_says_how_a_picture_is_written_and_its_help_does_not_offer_it() {
-        let mut definition = Cli::definition();
+        let mut definition = Cli::definition(false);
         let caption = definition.find_subcommand_mut("caption").unwrap();
         let help = caption.render_help().to_string();
         for line in [
@@ -261,7 +297,7 @@ mod tests {
 
     #[test]
     fn the_help_states_the_real_defaults() {
-        let help = Cli::definition().render_help().to_string();
+        let help = Cli::definition(false).render_help().to_string();
         let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
         for default in [
             format!("[default: the model's, or {}]", Defaults::STEPS),

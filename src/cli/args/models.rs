@@ -28,16 +28,26 @@ pub struct ModelsArgs {
 #[derive(Debug, Subcommand)]
 pub enum ModelsVerb {
     /// Show installed and available models
+    #[command(after_help = "Example:\n  cupscale-fast models list")]
     List(ListArgs),
     /// Give your own weights a name; nothing is copied
+    #[command(
+        after_help = "Example:\n  cupscale-fast models add dream dream.safetensors --steps 8 --sampler ddim"
+    )]
     Add(Box<AddArgs>),
     /// Download a model, or its missing files; an interrupted download is resumed
+    #[command(after_help = "Example:\n  cupscale-fast models pull hyper-sdxl")]
     Pull(PullArgs),
     /// Read every byte of installed models again, and compare
+    #[command(after_help = "Example:\n  cupscale-fast models verify hyper-sdxl")]
     Verify(VerifyArgs),
     /// Write a whole model, quantized, into one GGUF file
+    #[command(
+        after_help = "Example:\n  cupscale-fast models quantize hyper-sdxl -o hyper.gguf --type q8_0"
+    )]
     Quantize(QuantizeArgs),
     /// Remove a model; files that other models share stay, and so do your own
+    #[command(after_help = "Example:\n  cupscale-fast models remove hyper-sdxl")]
     Remove(RemoveArgs),
 }
 

@@ -7,13 +7,14 @@ use super::JobArgs;
 use crate::cli::values;
 
 /// Options of a job that frames do not have: they are never resumed, come without files, and leave without metadata.
-pub const NOT_OF_RAW: [&str; 11] = [
+pub const NOT_OF_RAW: [&str; 12] = [
     "inputs",
     "format",
     "quality",
     "skip_existing",
     "dry_run",
     "preview",
+    "report",
     "captions",
     "resume",
     "fresh",

@@ -1,0 +1,80 @@
+//! Help: `-h` is one screen, what most people need, and `--help` is everything, by headings.
+
+use clap::Command;
+
+/// Examples that the short help opens with.
+const FIRST_EXAMPLES: &str = "\
+  cupscale-fast photo.jpg                          write photo_4x.jpg
+  cupscale-fast photo.jpg -o big.png --long-edge 8000 --prompt \"an old harbour at dusk\"
+  cupscale-fast -i shots -o big --skip-existing    every picture below the folder
+  cupscale-fast plan photo.jpg                     what would run, and how long it would take
+";
+
+/// Examples that the long help opens with.
+const EXAMPLES: &str = "\
+Examples:
+  cupscale-fast photo.jpg                                  write photo_4x.jpg
+  cupscale-fast photo.jpg -o big.png --long-edge 8000 --prompt \"an old harbour at dusk\"
+  cupscale-fast -i in.png -o out.tif --scale 2
+  cat in.png | cupscale-fast -i - -o - --format png > out.png
+  cupscale-fast *.png                                      several pictures, each output beside its own
+  cupscale-fast -i shots -o big --skip-existing            every picture below the folder
+  cupscale-fast caption photo.jpg > captions.json          edit it, then:
+  cupscale-fast photo.jpg --captions captions.json
+  cupscale-fast plan photo.jpg --long-edge 8000            what would run, without running it
+  ffmpeg … -f rawvideo -pix_fmt rgb24 - | cupscale-fast raw 640x360 --pix rgb24 -s 2 | ffmpeg …
+  cupscale-fast models list                                which models there are
+  cupscale-fast doctor                                     which devices there are, and whether they compute right
+";
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done, 1 an input failed, 2 wrong usage, 3 everything was skipped, 130 interrupted.";
+
+const MORE: &str = "--help shows all options; VERB --help those of a verb.";
+
+/// Options of a job in the short help, each in one line.
+const BRIEF: [(&str, &str); 17] = [
+    ("inputs", "Pictures or folders; `-` reads standard input"),
+    ("frame", "Width and height of the frames that come, in pixels"),
+    ("pix", "Format of the pixels, by ffmpeg's name; results have the same"),
+    ("output", "File or folder; `-` writes standard output [default: INPUT with _4x in its name]"),
+    ("format", "Format of the output [default: by its name, else the input's]"),
+    ("scale", "Enlarge by this factor"),
+    ("long_edge", "Enlarge until the longer side has this many pixels"),
+    ("prompt", "Content of the whole picture"),
+    ("strength", "How much is repainted [default: the model's, or 0.45]"),
+    ("seed", "Another seed gives another picture"),
+    ("model", "Model: a name, a folder or a file [default: the embedded one]"),
+    ("device", "Device to compute on; several GPUs share a job"),
+    ("preview", "Rewrite a small picture of the output after every step"),
+    ("report", "Write a page beside the output that shows what the job did"),
+    ("json", "Print JSON, for programs"),
+    ("quiet", "Errors only"),
+    ("verbose", "Log the stages; -vv logs every call"),
+];
+
+/// The whole help of the program.
+pub fn whole(command: Command) -> Command {
+    command.before_help(EXAMPLES).after_help(EXIT_CODES)
+}
+
+/// The short help of the program, whose verbs in `jobs` take its options.
+pub fn short(command: Command, jobs: &[&str]) -> Command {
+    let command = brief(command).before_help(FIRST_EXAMPLES).after_help(MORE);
+    jobs.iter().fold(command, |command, job| command.mut_subcommand(job, brief))
+}
+
+/// The command with no more than the brief options in its help, all under one heading.
+fn brief(command: Command) -> Command {
+    command.mut_args(|option| {
+        let text = BRIEF.iter().find(|(id, _)| option.get_id() == id).map(|(_, text)| *text);
+        let option = option.help_heading(None::<&str>);
+        match text {
+            Some(text) if option.get_action().takes_values() => {
+                option.help(text).hide_possible_values(true)
+            }
+            Some(text) => option.help(text),
+            None => option.hide(true),
+        }
+    })
+}
