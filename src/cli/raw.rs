@@ -101,7 +101,7 @@ fn every(
         let begun = Instant::now();
         let picture = Picture::from_pixels(stream.size, stream.pix, &bytes).map_err(Error::from)?;
         drop(bytes);
-        let mut progress = FrameProgress { reporter, told: &mut told };
+        let mut progress = FrameProgress { reporter: &mut *reporter, told: &mut told };
         let done = frames.upscale(&picture, &mut writer.rows(&interrupted), &mut progress);
         match done {
             Err(Error::Rows(_)) if interrupted.is_asked() => {
@@ -129,7 +129,7 @@ fn every(
 
 /// Passes on each note once, and the wish to stop; the stages of a frame are too short to be shown.
 struct FrameProgress<'a> {
-    reporter: &'a Reporter,
+    reporter: &'a mut Reporter,
     told: &'a mut HashSet<String>,
 }
 
