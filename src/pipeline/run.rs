@@ -84,7 +84,8 @@ pub fn upscale(
         let job = spec.identity(picture, format)?;
         WorkFolder::open(work, (output, format), &job, &layout)?
     };
-    run(engine, picture, &spec, Target::Picture(encoder, output), folder, progress)
+    let target = Target::Picture(Box::new(encoder), output);
+    run(engine, picture, &spec, target, folder, progress)
 }
 
 /// What the plan of a job has to say to the user.
@@ -144,7 +145,8 @@ fn stages(
     let record = record(spec, picture, &described.prompt);
     let target = match target {
         Target::Picture(encoder, output) => {
-            Target::Picture(encoder.with_settings(record.to_string()), output)
+            let encoder = encoder.with_settings(record.to_string());
+            Target::Picture(Box::new(encoder), output)
         }
         rows @ Target::Rows(_) => rows,
     };
