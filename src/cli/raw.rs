@@ -47,7 +47,7 @@ impl Stream {
 }
 
 pub fn run(args: RawArgs) -> Result<u8, CliError> {
-    let stream = Stream { size: args.frame, pix: args.pix };
+    let stream = Stream { size: args.stream.frame, pix: args.stream.pix };
     let mut args = args.job;
     args.files.name_streams();
     let note = args.machine.set_threads()?;

@@ -30,7 +30,7 @@ use crate::cli::{
 };
 use machine::MachineArgs;
 use progress::ProgressArgs;
-use raw::NOT_OF_RAW;
+use raw::{FrameArgs, NOT_OF_RAW};
 use read::ReadArgs;
 use repaint::RepaintArgs;
 use size::SizeArgs;
@@ -45,7 +45,6 @@ pub use models::{
     AddArgs, ListArgs, ModelsArgs, ModelsVerb, PullArgs, QuantizeArgs, RemoveArgs, VerifyArgs,
 };
 pub use pipe::{RequestArgs, setting_names};
-pub use raw::RawArgs;
 
 /// Order of the help's parts: examples first.
 const TEMPLATE: &str =
@@ -199,6 +198,15 @@ pub struct PlanArgs {
     /// Print JSON, for programs
     #[arg(long, help_heading = "Files")]
     pub json: bool,
+}
+
+/// Options of `raw`.
+#[derive(Args, Debug)]
+pub struct RawArgs {
+    #[command(flatten)]
+    pub stream: FrameArgs,
+    #[command(flatten)]
+    pub job: JobArgs,
 }
 
 /// All options of a job, unresolved.
