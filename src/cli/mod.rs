@@ -22,6 +22,7 @@ mod print;
 mod progress;
 mod quantize;
 mod raw;
+mod report;
 mod size_notes;
 mod speeds;
 mod threads;

@@ -9,6 +9,7 @@ mod doctor;
 mod edit;
 mod folder;
 mod formats;
+mod help;
 mod info;
 #[cfg(unix)]
 mod limits;
@@ -19,8 +20,10 @@ mod models_folder;
 mod pages;
 mod pipe;
 mod program;
+mod progress;
 mod pull;
 mod quantize;
 mod raw;
 mod readme;
 mod repaint;
+mod report;
