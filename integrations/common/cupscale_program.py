@@ -152,8 +152,14 @@ class Job:
             self.notes.append(event["text"])
         elif kind in ("stage", "progress"):
             start, share = STAGES[event["stage"]]
-            self.fraction = start + share * event.get("done", 0) / max(event["total"] or 1, 1)
+            fraction = start + share * event.get("done", 0) / max(event["total"] or 1, 1)
             self.text = WORDS[event["stage"]]
+            gone, left = event.get("elapsed_s"), event.get("eta_s")
+            if gone and left is not None:
+                # The program knows better how long its stages take.
+                fraction = gone / (gone + left)
+                self.text += ", %d:%02d left" % divmod(round(left), 60)
+            self.fraction = max(self.fraction, min(fraction, 1.0))
 
     def is_running(self):
         return self._process.poll() is None

@@ -83,9 +83,10 @@ end
 -- The last progress in the program's lines, 0 to 1.
 local function fraction(lines)
   local share = 0
-  for stage, done, total in lines:gmatch('"event":"progress","stage":"(%a+)","done":(%d+),"total":(%d+)') do
-    local place = STAGES[stage]
-    if place then
+  for line in lines:gmatch("{[^\r\n]*") do
+    local place = STAGES[line:match('"stage":"(%a+)"') or ""]
+    local done, total = line:match('"done":(%d+)'), line:match('"total":(%d+)')
+    if place and done and total and line:find('"event":"progress"', 1, true) then
       share = place[1] + place[2] * tonumber(done) / math.max(tonumber(total), 1)
     end
   end
@@ -193,7 +194,7 @@ local function enlarge_images(images)
     local exported = os.tmpname()
     os.remove(exported)
     exported = exported .. ".tif"
-    format:write_image(image, exported, true)
+    format:write_image(image, exported, false)
     if enlarge(image, exported) then
       done = done + 1
     end

@@ -7,25 +7,31 @@
 program=${CUPSCALE_FAST:-cupscale-fast}
 command -v "$program" >/dev/null 2>&1 || program='@program@'
 
+# True if a command is there, and a screen for it.
+can_show() {
+    [ -n "$DISPLAY$WAYLAND_DISPLAY" ] && command -v "$1" >/dev/null 2>&1
+}
+
 tell() {
-    if command -v notify-send >/dev/null 2>&1; then
-        notify-send --app-name=Cupscale --icon=image-x-generic Cupscale "$1" && return
+    if can_show notify-send; then
+        notify-send --app-name=Cupscale --icon=image-x-generic Cupscale "$1"
+    elif can_show kdialog; then
+        kdialog --title Cupscale --passivepopup "$1" 10
+    else
+        printf '%s\n' "$1"
     fi
-    if command -v kdialog >/dev/null 2>&1; then
-        kdialog --title Cupscale --passivepopup "$1" 10 && return
-    fi
-    printf '%s\n' "$1"
 }
 
 complain() {
-    if command -v zenity >/dev/null 2>&1; then
-        zenity --error --title=Cupscale --no-markup --text="$1" && return
-    elif command -v kdialog >/dev/null 2>&1; then
-        kdialog --title Cupscale --error "$1" && return
-    elif command -v notify-send >/dev/null 2>&1; then
-        notify-send --app-name=Cupscale --urgency=critical Cupscale "$1" && return
+    if can_show zenity; then
+        zenity --error --title=Cupscale --no-markup --text="$1" 2>/dev/null
+    elif can_show kdialog; then
+        kdialog --title Cupscale --error "$1"
+    elif can_show notify-send; then
+        notify-send --app-name=Cupscale --urgency=critical Cupscale "$1"
+    else
+        printf '%s\n' "$1" >&2
     fi
-    printf '%s\n' "$1" >&2
 }
 
 # The number behind a field's name in a line of JSON.
@@ -40,8 +46,8 @@ follow() {
     index=1 count=1
     while IFS= read -r line; do
         case $line in
-        '{"event":"file"'*) index=$(number index) count=$(number count) ;;
-        '{"event":"progress"'*)
+        '{'*'"event":"file"'*) index=$(number index) count=$(number count) ;;
+        '{'*'"event":"progress"'*)
             case $line in
             *'"stage":"caption"'*) start=0 share=2 words=describing ;;
             *'"stage":"encode"'*) start=2 share=10 words=reading ;;
@@ -61,7 +67,11 @@ follow() {
     echo 100
 }
 
-folder=$(mktemp -d) || exit 1
+[ $# -gt 0 ] || {
+    complain "Choose pictures first, and open them with Cupscale."
+    exit 2
+}
+folder=$(mktemp -d "${TMPDIR:-/tmp}/cupscale-XXXXXX") || exit 1
 trap 'rm -rf "$folder"' EXIT
 mkfifo "$folder/lines"
 : >"$folder/errors"
@@ -72,7 +82,7 @@ esac
 # The shell has what it starts in the background ignore SIGINT; SIGTERM means the same to the program.
 "$program" --progress json "$@" >/dev/null 2>"$folder/lines" &
 job=$!
-if command -v zenity >/dev/null 2>&1 && [ -n "$DISPLAY$WAYLAND_DISPLAY" ]; then
+if can_show zenity; then
     follow <"$folder/lines" | {
         zenity --progress --title=Cupscale --text=starting --auto-close 2>/dev/null || kill -TERM "$job" 2>/dev/null
     }

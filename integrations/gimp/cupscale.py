@@ -191,7 +191,8 @@ def show_progress():
 
 def run(procedure, run_mode, image, drawables, config, _data):
     def ended(status, text=None):
-        return procedure.new_return_values(status, GLib.Error(text) if text else None)
+        error = GLib.Error.new_literal(Gimp.PlugIn.error_quark(), text, 0) if text else None
+        return procedure.new_return_values(status, error)
 
     try:
         if len(drawables) != 1 or not isinstance(drawables[0], Gimp.Layer):
@@ -254,14 +255,14 @@ class Cupscale(Gimp.PlugIn):
         choice = Gimp.Choice.new()
         for index, (value, label, help_text) in enumerate(RESULTS):
             choice.add(value, index, label, help_text)
-        procedure.add_choice_argument("result", "_Result", "What becomes of the layer", choice, "new-image", both)
-        procedure.add_double_argument("scale", "_Scale", "Factor for both sides", 0.1, 16, 2, both)
+        procedure.add_choice_argument("result", "Res_ult", "What becomes of the layer", choice, "new-image", both)
+        procedure.add_double_argument("scale", "Sc_ale", "Factor for both sides", 0.1, 16, 2, both)
         procedure.add_string_argument("prompt", "_Prompt", "What the picture shows", "", both)
         procedure.add_double_argument(
             "strength", "S_trength", "How much is repainted; 0 is the model's own choice", 0, 1, 0, both
         )
         procedure.add_string_argument("model", "_Model", "Name or file of a model; empty: the embedded one", "", both)
-        procedure.add_int_argument("seed", "S_eed", "Another seed gives another picture", 0, 2**31 - 1, 0, both)
+        procedure.add_int_argument("seed", "See_d", "Another seed gives another picture", 0, 2**31 - 1, 0, both)
         procedure.add_image_return_value("new-image", "New image", "The new image, if one was asked for", True, both)
         return procedure
 

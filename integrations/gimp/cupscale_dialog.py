@@ -112,7 +112,7 @@ def ask(procedure, config, drawable, write, middle, chosen):
         box.pack_start(each, False, False, 0)
 
     def follow_result(*_):
-        dialog.get_widget("scale", GObject.TYPE_INVALID).set_sensitive(config.get_property("result") != "in-place")
+        dialog.get_widget("scale", GObject.TYPE_NONE).set_sensitive(config.get_property("result") != "in-place")
 
     config.connect("notify::result", follow_result)
     follow_result()

@@ -17,10 +17,10 @@
                            "Scale this image"
                            "Repaint in place"
                            "Try on a piece of the middle")
-  SF-ADJUSTMENT "Scale" '(2 0.1 16 0.5 1 1 SF-SPINNER)
+  SF-ADJUSTMENT "Scale" (list 2 0.1 16 0.5 1 1 SF-SPINNER)
   SF-STRING     "Prompt (what the picture shows)" ""
-  SF-ADJUSTMENT "Strength (0: the model's own)" '(0 0 1 0.05 0.1 2 SF-SLIDER)
+  SF-ADJUSTMENT "Strength (0: the model's own)" (list 0 0 1 0.05 0.1 2 SF-SLIDER)
   SF-STRING     "Model (empty: the embedded one)" ""
-  SF-ADJUSTMENT "Seed" '(0 0 2147483647 1 10 0 SF-SPINNER))
+  SF-ADJUSTMENT "Seed" (list 0 0 2147483647 1 10 0 SF-SPINNER))
 
 (script-fu-menu-register "script-fu-cupscale" "<Image>/Filters/Enhance")

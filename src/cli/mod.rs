@@ -10,6 +10,7 @@ mod ending;
 mod engine;
 mod error;
 mod folder;
+mod integrate;
 mod job;
 mod log;
 mod models;
@@ -77,6 +78,7 @@ fn run_verb(cli: Cli) -> Result<u8, CliError> {
         Some(Verb::Caption(args)) => caption::run(&job(*args)?).map(|()| DONE),
         Some(Verb::Models(args)) => models::run(&args).map(|()| DONE),
         Some(Verb::Doctor(args)) => doctor::run(&args),
+        Some(Verb::Integrate(args)) => integrate::run(&args).map(|()| DONE),
         #[cfg(feature = "mistralrs")]
         Some(Verb::CaptionWorker) => worker::run().map(|()| DONE),
     }

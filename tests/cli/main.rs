@@ -7,6 +7,7 @@ mod common;
 mod devices;
 mod doctor;
 mod folder;
+mod integrate;
 #[cfg(unix)]
 mod limits;
 mod llava;

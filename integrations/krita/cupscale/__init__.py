@@ -2,6 +2,8 @@
 """Tools → Scripts → Cupscale… for Krita: paints what the program `cupscale-fast` makes of a layer or selection into a new
 layer above it, or opens the enlarged layer as a new document."""
 
+import os
+
 from krita import Extension, InfoObject, Krita
 
 try:
@@ -35,9 +37,10 @@ def write(document, node, area, path):
     krita = Krita.instance()
     was_silent = krita.batchmode()
     krita.setBatchmode(True)
-    is_written = node.save(path, across, down, export, area)
+    node.save(path, across, down, export, area)
     krita.setBatchmode(was_silent)
-    if not is_written:
+    # Versions of Krita differ in what `save` returns.
+    if not os.path.exists(path):
         raise ProgramError("Krita could not write the layer for cupscale-fast")
 
 

@@ -11,7 +11,7 @@ use cupscale::image::{Format, Input, Output};
 use crate::cli::error::CliError;
 
 /// Verbs, which are not taken for pictures.
-const VERBS: [&str; 4] = ["plan", "caption", "models", "doctor"];
+const VERBS: [&str; 5] = ["plan", "caption", "models", "doctor", "integrate"];
 
 #[derive(Args, Debug)]
 pub struct FilesArgs {

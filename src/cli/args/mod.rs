@@ -3,6 +3,7 @@
 mod content;
 mod doctor;
 mod files;
+mod integrate;
 mod llava;
 mod machine;
 mod model;
@@ -30,6 +31,7 @@ use work::WorkArgs;
 pub use content::{CaptionerArg, ContentArgs};
 pub use doctor::DoctorArgs;
 pub use files::FilesArgs;
+pub use integrate::IntegrateArgs;
 pub use llava::{CaptionEngineArg, LlavaArgs};
 pub use model::ModelArgs;
 pub use models::{
@@ -126,6 +128,8 @@ pub enum Verb {
     Models(ModelsArgs),
     /// Show the devices and what computes on them, and test their kernels
     Doctor(DoctorArgs),
+    /// Put the program behind GIMP, darktable, Krita, file managers and others
+    Integrate(IntegrateArgs),
     /// Captioning process of the program
     #[cfg(feature = "mistralrs")]
     #[command(name = cupscale::caption::mistralrs::VERB, hide = true)]
