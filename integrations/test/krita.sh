@@ -90,6 +90,8 @@ def work():
         time.sleep(0.05)
     expect(dialog._state.text() == "cancelled", "a preview that is cancelled: " + dialog._state.text())
     dialog.close()
+    dialog.deleteLater()
+    QApplication.processEvents()
 
     try:
         cupscale.repaint(document, node, tell, model="no-such-model")
