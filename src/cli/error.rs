@@ -4,7 +4,7 @@ use std::{io, path::PathBuf};
 
 use cupscale::{pipeline::Error, weights::registry::ModelError};
 
-use super::integrate::IntegrateError;
+use super::integrate::error::IntegrateError;
 
 /// Exit code when all went well.
 pub const DONE: u8 = 0;

@@ -145,6 +145,7 @@ fn files_go_to_every_place_where_the_other_program_has_been() {
         assert!(!user.home(place).join("plug-ins/cupscale").exists());
     }
     // XDG's variables name other folders.
+    fs::remove_dir_all(user.home(".var")).unwrap();
     let output =
         user.command("gimp").env("XDG_CONFIG_HOME", user.home("elsewhere")).output().unwrap();
     assert!(output.status.success());

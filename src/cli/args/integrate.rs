@@ -2,14 +2,14 @@
 
 use clap::Args;
 
-use crate::cli::integrate;
+use crate::cli::integrate::table;
 
 /// Arguments of `integrate`.
 #[derive(Args, Debug)]
 pub struct IntegrateArgs {
     /// Program to put this one behind
     #[arg(value_name = "NAME", required_unless_present = "list")]
-    #[arg(value_parser = clap::builder::PossibleValuesParser::new(integrate::names()))]
+    #[arg(value_parser = clap::builder::PossibleValuesParser::new(table::names()))]
     pub name: Option<String>,
     /// Show all of them, and which are installed
     #[arg(long, conflicts_with_all = ["name", "remove", "dry_run", "force"])]

@@ -12,7 +12,7 @@ use cupscale::units;
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    IntegrateError,
+    error::IntegrateError,
     table::{Integration, Template},
 };
 

@@ -1,44 +1,23 @@
 //! `integrate`: puts this program behind editors, file managers and other tools. Their plug-ins and scripts are part of
 //! the program; this writes them where the other program looks for the user's own, and removes them again.
 
+pub mod error;
 mod file;
 mod place;
 mod quote;
-mod table;
+pub mod table;
 
 use std::{
     env,
     fmt::Write as _,
-    io,
     path::{Path, PathBuf},
 };
 
+use error::IntegrateError;
 use file::State;
 use table::{INTEGRATIONS, Integration, Template};
 
 use super::{args::IntegrateArgs, error::CliError, print::print};
-
-/// Errors of `integrate`.
-#[derive(Debug, thiserror::Error)]
-pub enum IntegrateError {
-    #[error("{name} is not of this system")]
-    System { name: &'static str },
-    #[error("{}: is not this program's; nothing was written; move it away, or remove it", .0.display())]
-    Foreign(PathBuf),
-    #[error("{}: was changed since this program wrote it, and is kept; --force {} it all the same", path.display(), if *remove { "removes" } else { "writes" })]
-    Changed { path: PathBuf, remove: bool },
-    #[error("{}: this path cannot be written into {}; move the program to a plainer one", path.display(), file.display())]
-    Name { path: PathBuf, file: PathBuf },
-    #[error("{}: {source}", path.display())]
-    Io { path: PathBuf, source: io::Error },
-    #[error("this program does not know where it is ({0})")]
-    Lost(io::Error),
-}
-
-/// Words for the integrations on the command line.
-pub fn names() -> Vec<&'static str> {
-    INTEGRATIONS.iter().map(|integration| integration.name).collect()
-}
 
 /// A file in its place.
 struct Placed {

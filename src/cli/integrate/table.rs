@@ -183,7 +183,11 @@ pub const INTEGRATIONS: &[Integration] = &[
         roots: &[root(Linux, Base::Data, "")],
         files: &[
             script("cupscale/thunar.sh", MENU, Quote::Shell),
-            file("Thunar/sendto/cupscale.desktop", text!("file-managers/thunar.desktop"), Quote::Desktop),
+            file(
+                "Thunar/sendto/cupscale.desktop",
+                text!("file-managers/thunar.desktop"),
+                Quote::Desktop,
+            ),
         ],
         then: "right-click pictures",
     },
@@ -193,7 +197,11 @@ pub const INTEGRATIONS: &[Integration] = &[
         roots: &[root(Linux, Base::Data, "")],
         files: &[
             script("cupscale/open-with.sh", MENU, Quote::Shell),
-            file("applications/cupscale-fast.desktop", text!("file-managers/open-with.desktop"), Quote::Desktop),
+            file(
+                "applications/cupscale-fast.desktop",
+                text!("file-managers/open-with.desktop"),
+                Quote::Desktop,
+            ),
         ],
         then: "right-click pictures",
     },
@@ -223,3 +231,8 @@ pub const INTEGRATIONS: &[Integration] = &[
         then: "right-click pictures",
     },
 ];
+
+/// Words for the integrations on the command line.
+pub fn names() -> Vec<&'static str> {
+    INTEGRATIONS.iter().map(|integration| integration.name).collect()
+}
