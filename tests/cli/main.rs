@@ -11,6 +11,7 @@ mod folder;
 mod formats;
 mod help;
 mod info;
+mod integrate;
 #[cfg(unix)]
 mod limits;
 mod llava;

@@ -6,6 +6,7 @@ mod edit;
 mod files;
 mod help;
 mod info;
+mod integrate;
 mod llava;
 mod machine;
 mod model;
@@ -47,6 +48,7 @@ pub use doctor::DoctorArgs;
 pub use edit::EditArgs;
 pub use files::FilesArgs;
 pub use info::InfoArgs;
+pub use integrate::IntegrateArgs;
 pub use llava::{CaptionEngineArg, LlavaArgs};
 pub use model::ModelArgs;
 pub use models::{
@@ -246,6 +248,11 @@ pub enum Verb {
     /// Show the devices and what computes on them, and test their kernels
     #[command(after_help = "Example:\n  cupscale-fast doctor --device cuda:1")]
     Doctor(DoctorArgs),
+    /// Put the program behind GIMP, darktable, Krita, file managers and others
+    #[command(
+        after_help = "Example:\n  cupscale-fast integrate --list\n  cupscale-fast integrate gimp darktable"
+    )]
+    Integrate(IntegrateArgs),
     /// Captioning process of the program
     #[cfg(feature = "mistralrs")]
     #[command(name = cupscale::caption::mistralrs::VERB, hide = true)]
