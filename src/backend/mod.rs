@@ -35,7 +35,9 @@ pub use device::{DeviceError, DeviceSpec, device_name, working_dtype};
 pub use devices::{DeviceList, check_devices, place_name};
 pub use inventory::{ListedDevice, list_devices};
 pub use kernels::{KernelChoice, Operation, choose_kernels, chosen_kernels};
-pub use memory::{give_back_freed, limited_room, set_release_hook, usable_memory};
+pub use memory::{
+    give_back_all, give_back_freed, limited_room, peak_memory, set_release_hook, usable_memory,
+};
 pub(crate) use out_of_memory::first_line;
 pub use out_of_memory::is_out_of_memory;
 pub use params::{ParamSource, Params};

@@ -1,9 +1,9 @@
 //! Run of a job: the stages that the work folder does not have yet, then the output.
 
-use tracing::info_span;
+use tracing::{info, info_span};
 
 use crate::{
-    backend::give_back_freed,
+    backend::{give_back_freed, peak_memory, place_name},
     caption::document::Document,
     image::{EncodeOptions, Encoder, Format, Output, Picture, PictureShape, Warning},
 };
@@ -14,6 +14,7 @@ use super::{
     job::JobSpec,
     plan::Plan,
     progress::Progress,
+    runner::Compute as _,
     settings::Settings,
     stages::{caption, condition::Conditions, context::Context, decode, denoise, encode},
     work::folder::{WorkFolder, WorkOptions},
@@ -86,6 +87,11 @@ pub fn upscale(
         return Err(error);
     }
     folder.remove();
+    for runner in engine.runners() {
+        if let Some(bytes) = peak_memory(runner.device()) {
+            info!(device = place_name(runner.device()), bytes, "peak memory");
+        }
+    }
     let (regions, steps) = (plan.geometry.grid.len(), plan.sampling.steps.len());
     Ok(Report { width, height, regions, steps })
 }

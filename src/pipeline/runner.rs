@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use tracing::{debug, debug_span};
 
 use crate::{
-    backend::{MatmulPrecision, device_name, give_back_freed},
+    backend::{MatmulPrecision, device_name, give_back_all, give_back_freed},
     caption::wording::Fits,
     model::{
         denoiser::{Conditioning, Denoiser, MicroConditioning, Prior},
@@ -152,7 +152,6 @@ impl Parts {
         self.denoiser_f32.free();
         self.vae.free();
         self.text.free();
-        give_back_freed();
     }
 }
 
@@ -194,6 +193,7 @@ impl Runner {
     /// Unloads all parts; a part in use is freed after its last use.
     pub fn free_parts(&self) {
         self.parts.free();
+        give_back_all(&self.device);
     }
 
     /// Bytes of the weights loaded on the device now, according to `footprints`.
@@ -276,8 +276,11 @@ impl Compute for Runner {
     }
 
     fn make_room(&self) -> Arc<dyn Fn() + Send + Sync> {
-        let parts = self.parts.clone();
-        Arc::new(move || parts.free())
+        let (parts, device) = (self.parts.clone(), self.device.clone());
+        Arc::new(move || {
+            parts.free();
+            give_back_all(&device);
+        })
     }
 
     fn encode(&self, pixels: &Tensor, globals: Globals<'_>) -> Result<Tensor, Error> {

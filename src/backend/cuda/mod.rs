@@ -6,6 +6,8 @@
 
 #[cfg(feature = "cuda")]
 mod driver;
+#[cfg(feature = "cuda")]
+pub(super) mod pool;
 
 use candle_core::{DType, Result, Shape};
 
