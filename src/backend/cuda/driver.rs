@@ -285,7 +285,8 @@ mod tests {
         assert!(major >= 11);
         assert!(check_driver(TOOLKIT).is_ok() && check_driver((major + 1, 0)).is_ok());
         let error = check_driver((major - 1, 9)).unwrap_err().to_string();
-        let expected = format!("for CUDA {}.9, and this build needs one for {major}.{minor}", major - 1);
+        let expected =
+            format!("for CUDA {}.9, and this build needs one for {major}.{minor}", major - 1);
         assert!(error.contains(&expected), "{error}");
     }
 

@@ -71,7 +71,8 @@ fn blended(
     }
     let y = room(&own, own.shape(), own.dtype())?;
     let [rows, columns] = places.map_or([None, None], |places| places.map(Some)).map(Arg::from);
-    let args = [Arg::from(&own), Arg::from(&maps), rows, columns, Arg::from(&y), Arg::Value(&sizes)];
+    let args =
+        [Arg::from(&own), Arg::from(&maps), rows, columns, Arg::from(&y), Arg::Value(&sizes)];
     // SAFETY: as above.
     unsafe { run(&launch, &args)? };
     Ok(Some(y))
