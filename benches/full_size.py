@@ -31,6 +31,7 @@ UNET_SIDES, VAE_SIDE = (64, 128), 64
 CALLS = {"prompt": "a harbour at dusk", "negative_prompt": "", "strength": 0.5, "num_inference_steps": 8}
 TYPES = ("f16", "q8_0", "q6_k", "q5_k", "q4_k")
 
+
 def make_model(folder):
     """SDXL in diffusers layout, 6.9 GB; kept if it is there."""
     subprocess.run([bench_binary("random_model"), folder], check=True)

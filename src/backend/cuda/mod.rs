@@ -5,6 +5,8 @@
 //! stream, one after the other with candle's own; nothing here waits for them.
 
 #[cfg(feature = "cuda")]
+mod copy;
+#[cfg(feature = "cuda")]
 mod driver;
 #[cfg(feature = "cuda")]
 pub(super) mod pool;
@@ -17,6 +19,8 @@ use super::{
     launch::{ElementType, Launch, RowSizes},
 };
 
+#[cfg(feature = "cuda")]
+pub(super) use copy::Copy;
 #[cfg(feature = "cuda")]
 pub(super) use driver::{list_gpus, open};
 
