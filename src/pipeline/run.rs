@@ -1,10 +1,10 @@
 //! Run of a job: the stages that the work folder does not have yet, then the output.
 
 use serde_json::Value;
-use tracing::info_span;
+use tracing::{info, info_span};
 
 use crate::{
-    backend::give_back_freed,
+    backend::{give_back_freed, peak_memory, place_name},
     caption::document::Document,
     image::{EncodeOptions, Encoder, Format, Output, Picture, PictureShape, Warning},
 };
@@ -15,6 +15,7 @@ use super::{
     job::JobSpec,
     plan::Plan,
     progress::Progress,
+    runner::Compute as _,
     settings::Settings,
     stages::{
         caption,
@@ -122,6 +123,11 @@ pub(super) fn run(
         }
     };
     folder.remove();
+    for runner in engine.runners() {
+        if let Some(bytes) = peak_memory(runner.device()) {
+            info!(device = place_name(runner.device()), bytes, "peak memory");
+        }
+    }
     let Plan { geometry, sampling, .. } = &spec.plan;
     Ok(Report {
         width: geometry.canvas.width as u32,
