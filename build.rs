@@ -52,7 +52,10 @@ fn main() {
             format!("    (\"cupscale {name}\", include_str!({ptx:?})),\n")
         })
         .collect();
-    let table = format!("const MODULES: &[(&str, &str)] = &[\n{modules}];\n");
+    let (major, minor) = release(&nvcc);
+    let table = format!(
+        "const MODULES: &[(&str, &str)] = &[\n{modules}];\nconst TOOLKIT: (i32, i32) = ({major}, {minor});\n"
+    );
     fs::write(out.join("ptx.rs"), table).expect("OUT_DIR can be written");
 }
 
@@ -69,6 +72,18 @@ fn nvcc() -> PathBuf {
         .map(|toolkit| Path::new(&toolkit).join("bin").join(&program))
         .find(|nvcc| nvcc.exists())
         .unwrap_or_else(|| program.into())
+}
+
+/// The compiler's release of CUDA, from the line `Cuda compilation tools, release 13.0, V13.0.88`: a driver reads PTX of its
+/// own release and of earlier ones.
+fn release(nvcc: &Path) -> (i32, i32) {
+    let output = Command::new(nvcc).arg("--version").output().expect("nvcc tells its version");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let release = text.split("release ").nth(1).and_then(|rest| rest.split(',').next());
+    let numbers = release.and_then(|release| release.split_once('.'));
+    numbers
+        .and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)))
+        .unwrap_or_else(|| panic!("{}: no release in its version: {text}", nvcc.display()))
 }
 
 /// Starts the compilation of one file. Fast mathematics would change the canvas's bits and the norms' NaNs, so none are

@@ -21,76 +21,17 @@ import tempfile
 import time
 
 import torch
-import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from turns import ROOT, Ours, bench_binary, take_turns
+from torch_operations import torch_operation
+from turns import ROOT, Ours, bench_binary, take_turns, timed
 
 PARTS = ("operations", "unet", "jobs")
 SHAPES = ((1, 64, 64), (4, 64, 64))
 # A turn takes about this long, so that one program's threads have slept when the other's begin.
 TURN = 0.25
-
-
-def torch_operation(case):
-    """PyTorch's form of a case of `benches/ops.rs`, pictures channels-last, as a closure."""
-    dtype = torch.bfloat16 if case["precision"] == "bf16" else torch.float32
-
-    def random(*shape):
-        return torch.randn(*shape).to(dtype)
-
-    def picture(channels, side):
-        return random(1, channels, side, side).to(memory_format=torch.channels_last)
-
-    def split(tokens):
-        """Heads as diffusers has them: a view of tokens."""
-        width = case["heads"] * case["head_width"]
-        return random(1, tokens, width).view(1, tokens, case["heads"], -1).transpose(1, 2)
-
-    match case["operation"]:
-        case "conv":
-            kernel = case["kernel"]
-            weight = random(case["output"], case["input"], kernel, kernel).to(memory_format=torch.channels_last)
-            x, bias = picture(case["input"], case["side"]), random(case["output"])
-            if case["upsample"]:
-                return lambda: F.conv2d(F.interpolate(x, scale_factor=2), weight, bias, padding=kernel // 2)
-            return lambda: F.conv2d(x, weight, bias, stride=case["stride"], padding=kernel // 2)
-        case "linear":
-            x, bias = random(1, case["rows"], case["input"]), random(case["output"])
-            weight = random(case["output"], case["input"])
-            return lambda: F.linear(x, weight, bias)
-        case "attention":
-            q, k, v = split(case["queries"]), split(case["keys"]), split(case["keys"])
-            return lambda: F.scaled_dot_product_attention(q, k, v)
-        case "group_norm_silu":
-            x, ones = picture(case["channels"], case["side"]), torch.ones(case["channels"])
-            return lambda: F.silu(F.group_norm(x, 32, ones, ones))
-        case "layer_norm":
-            x, ones = torch.randn(1, case["rows"], case["channels"]), torch.ones(case["channels"])
-            return lambda: F.layer_norm(x, ones.shape, ones, ones)
-        case "geglu":
-            x = torch.randn(1, case["rows"], 2 * case["channels"])
-
-            def geglu():
-                value, gate = x.chunk(2, dim=-1)
-                return value * F.gelu(gate)
-            return geglu
-        case "upsample":
-            x = picture(case["channels"], case["side"])
-            return lambda: F.interpolate(x, scale_factor=2)
-        case "crop_resize":
-            x = picture(case["channels"], case["side"])
-            grid = F.affine_grid(torch.tensor([[[0.5, 0, 0], [0, 0.5, 0]]]), x.shape, align_corners=False)
-            return lambda: F.grid_sample(x, grid, padding_mode="border", align_corners=False)
-        case "add":
-            a, b = picture(case["channels"], case["side"]), picture(case["channels"], case["side"])
-            return lambda: a + b
-        case "concatenate":
-            a, b = picture(case["channels"], case["side"]), picture(case["channels"], case["side"])
-            return lambda: torch.cat([a, b], 1)
-    raise SystemExit(f"no PyTorch form of {case}")
 
 
 @torch.inference_mode()
@@ -108,7 +49,7 @@ def compare_operations(threads, rounds, wanted):
             started = time.perf_counter()
             operation()
             count = max(2, min(200, int(TURN / (time.perf_counter() - started))))
-            a, b, ratio = take_turns(operation, lambda count: ours.seconds(name, count), rounds, count)
+            a, b, ratio = take_turns(timed(operation), lambda count: ours.seconds(name, count), rounds, count)
             amount, unit = (case["flops"], "GFLOP/s") if case["flops"] else (case["bytes"], "GB/s")
             print(f"| {name} | {a * 1e3:.2f} | {b * 1e3:.2f} | {amount / b / 1e9:.0f} {unit} | {ratio:.2f} |", flush=True)
     print()
@@ -143,7 +84,7 @@ def compare_unet(threads, rounds):
             with FlopCounterMode(display=False) as counter:
                 call()
             flop = counter.get_total_flops()
-            a, b, ratio = take_turns(call, lambda count: ours.seconds(name, count), rounds, 3)
+            a, b, ratio = take_turns(timed(call), lambda count: ours.seconds(name, count), rounds, 3)
             print(f"| {' × '.join(map(str, shape))} | {flop / 1e9:.1f} | {a * 1e3:.0f} | {flop / a / 1e9:.0f} "
                   f"| {b * 1e3:.0f} | {flop / b / 1e9:.0f} | {ratio:.2f} |", flush=True)
 

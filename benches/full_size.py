@@ -23,7 +23,7 @@ import time
 
 import numpy as np
 
-from turns import ROOT, Ours, bench_binary, take_turns
+from turns import ROOT, Ours, bench_binary, take_turns, timed
 
 SECTIONS = ("calls", "jobs", "errors")
 # Latent sides of the UNet's calls and of the VAE's.
@@ -31,124 +31,10 @@ UNET_SIDES, VAE_SIDE = (64, 128), 64
 CALLS = {"prompt": "a harbour at dusk", "negative_prompt": "", "strength": 0.5, "num_inference_steps": 8}
 TYPES = ("f16", "q8_0", "q6_k", "q5_k", "q4_k")
 
-UNET = {
-    "_class_name": "UNet2DConditionModel", "sample_size": 128, "in_channels": 4, "out_channels": 4,
-    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-    "block_out_channels": [320, 640, 1280], "layers_per_block": 2, "transformer_layers_per_block": [1, 2, 10],
-    "attention_head_dim": [5, 10, 20], "cross_attention_dim": 2048, "use_linear_projection": True,
-    "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-}
-VAE = {
-    "_class_name": "AutoencoderKL", "sample_size": 1024, "latent_channels": 4, "scaling_factor": 0.13025,
-    "block_out_channels": [128, 256, 512, 512], "layers_per_block": 2,
-    "down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4,
-}
-TEXT = {"vocab_size": 49408, "max_position_embeddings": 77, "bos_token_id": 49406, "eos_token_id": 49407}
-TEXT_1 = {
-    "architectures": ["CLIPTextModel"], "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
-    "num_attention_heads": 12, "projection_dim": 768, "hidden_act": "quick_gelu", "pad_token_id": 49407, **TEXT,
-}
-TEXT_2 = {
-    "architectures": ["CLIPTextModelWithProjection"], "hidden_size": 1280, "intermediate_size": 5120,
-    "num_hidden_layers": 32, "num_attention_heads": 20, "projection_dim": 1280, "hidden_act": "gelu",
-    "pad_token_id": 0, **TEXT,
-}
-SCHEDULER = {
-    "_class_name": "DDIMScheduler", "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012,
-    "beta_schedule": "scaled_linear", "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1,
-    "timestep_spacing": "trailing", "prediction_type": "epsilon",
-}
-
-
-def shapes(part):
-    """Names and shapes of a part's weights, from the reference's own modules, without memory for them."""
-    import torch
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
-    with torch.device("meta"):
-        if part == "unet":
-            module = UNet2DConditionModel.from_config(UNET)
-        elif part == "vae":
-            module = AutoencoderKL.from_config(VAE)
-        elif part == "text_encoder":
-            module = CLIPTextModel(CLIPTextConfig(**TEXT_1))
-        else:
-            module = CLIPTextModelWithProjection(CLIPTextConfig(**TEXT_2))
-    named = {name: tuple(value.shape) for name, value in module.state_dict().items() if "position_ids" not in name}
-    if part.startswith("text"):
-        # Newer transformers leave the prefix out; files have it.
-        outer = ("text_model.", "text_projection.")
-        named = {name if name.startswith(outer) else f"text_model.{name}": shape for name, shape in named.items()}
-    return named
-
-
-def write_random(path, named, seed):
-    """A safetensors file in f16, tensor by tensor: matrices with torch's own deviation, 1/sqrt(3 inputs), norms about 1."""
-    header, end = {"__metadata__": {"format": "pt"}}, 0
-    for name, shape in named.items():
-        size = 2 * int(np.prod(shape))
-        header[name] = {"dtype": "F16", "shape": shape, "data_offsets": [end, end + size]}
-        end += size
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    rng = np.random.default_rng(seed)
-    with open(path, "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name, shape in named.items():
-            count = int(np.prod(shape))
-            values = rng.standard_normal(count, np.float32)
-            if len(shape) > 1:
-                values *= 0.02 if "embedding" in name and "linear" not in name else (3 * int(np.prod(shape[1:]))) ** -0.5
-            else:
-                values = 0.02 * values + (1.0 if name.endswith("weight") else 0.0)
-            file.write(values.astype(np.float16).tobytes())
-
 
 def make_model(folder):
     """SDXL in diffusers layout, 6.9 GB; kept if it is there."""
-    if (folder / "model_index.json").exists():
-        return
-    configs = {"unet": UNET, "vae": VAE, "text_encoder": TEXT_1, "text_encoder_2": TEXT_2}
-    for seed, (part, config) in enumerate(configs.items()):
-        (folder / part).mkdir(parents=True, exist_ok=True)
-        kind = "model" if part.startswith("text") else "diffusion_pytorch_model"
-        write_random(folder / part / f"{kind}.safetensors", shapes(part), seed)
-        (folder / part / "config.json").write_text(json.dumps(config))
-    (folder / "scheduler").mkdir(exist_ok=True)
-    (folder / "scheduler/scheduler_config.json").write_text(json.dumps(SCHEDULER))
-    write_tokenizers(folder)
-    classes = {
-        "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"],
-        "scheduler": ["diffusers", "DDIMScheduler"], "text_encoder": ["transformers", "CLIPTextModel"],
-        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
-        "tokenizer": ["transformers", "CLIPTokenizer"], "tokenizer_2": ["transformers", "CLIPTokenizer"],
-    }
-    index = {"_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": True, **classes}
-    (folder / "model_index.json").write_text(json.dumps(index))
-
-
-def write_tokenizers(folder):
-    """CLIP's vocabulary, from its merges."""
-    import gzip
-
-    text = gzip.open(ROOT / "models/clip/merges.txt.gz", "rt", encoding="utf-8").read()
-    merges = [line for line in text.splitlines() if line and not line.startswith("#version")]
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    symbols = [chr(byte) for byte in printable] + [chr(256 + i) for i in range(256 - len(printable))]
-    words = symbols + [s + "</w>" for s in symbols] + ["".join(m.split()) for m in merges]
-    words += ["<|startoftext|>", "<|endoftext|>"]
-    for name, pad in (("tokenizer", "<|endoftext|>"), ("tokenizer_2", "!")):
-        (folder / name).mkdir(exist_ok=True)
-        (folder / name / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
-        (folder / name / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
-        config = {"tokenizer_class": "CLIPTokenizer", "bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>",
-                  "unk_token": "<|endoftext|>", "pad_token": pad, "model_max_length": 77}
-        (folder / name / "tokenizer_config.json").write_text(json.dumps(config))
-        (folder / name / "special_tokens_map.json").write_text(
-            json.dumps({k: v for k, v in config.items() if k.endswith("_token")}))
+    subprocess.run([bench_binary("random_model"), folder], check=True)
 
 
 def make_inputs(path, side):
@@ -216,7 +102,7 @@ def compare_calls(model, threads, rounds):
     print(f"| call, {threads} threads | PyTorch s | ours s | ours / PyTorch |\n|---|---|---|---|", flush=True)
 
     def row(name, call, ours, shape):
-        a, b, ratio = take_turns(call, lambda count: ours.seconds(shape, count), rounds, 1)
+        a, b, ratio = take_turns(timed(call), lambda count: ours.seconds(shape, count), rounds, 1)
         print(f"| {name} | {a:.2f} | {b:.2f} | {ratio:.2f} |", flush=True)
 
     program = bench_binary("parts")

@@ -4,7 +4,10 @@
 //! size, with regions of 336².
 //!
 //! `cargo bench --bench llava [-- REGIONS TOKENS] [FORMAT …]`; `RAYON_NUM_THREADS` sets the threads.
-//! `cargo bench --features cuda --bench llava -- --gpu [REGIONS TOKENS] [FORMAT …]`
+//! `cargo bench --features cuda --bench llava -- --gpu [REGIONS TOKENS] [FORMAT …]`; `--together` leaves out what takes
+//! longest, the regions one by one, and `--json FILE` appends each result to a file
+
+mod results;
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -14,6 +17,7 @@ use std::time::Instant;
 use candle_core::{DType, Device, Result, Shape, Tensor, quantized::GgmlDType};
 use cupscale::backend::{
     DeviceSpec, ParamSource, Params, Stored, Weight, WeightStorage, WeightUse, Working, pack_rows,
+    peak_memory,
 };
 use cupscale::model::llava::{
     GenerateOptions, GenerationStep, Llava, LlavaConfig, LlavaParts, LlavaPicture, LlavaTokenizer,
@@ -205,6 +209,9 @@ fn main() -> Result<()> {
     } else {
         Setup::small()
     };
+    let together_alone = arguments.iter().any(|argument| argument == "--together");
+    let json_file = arguments.iter().position(|argument| argument == "--json");
+    let json_file = json_file.and_then(|at| arguments.get(at + 1)).map(std::path::Path::new);
     let numbers: Vec<usize> = arguments.iter().filter_map(|text| text.parse().ok()).collect();
     let (regions, tokens) = match numbers[..] {
         [regions, tokens, ..] => (regions, tokens),
@@ -235,7 +242,8 @@ fn main() -> Result<()> {
         run(&model, &prompt, &rows, &GenerateOptions { max_new_tokens: 2, ..options });
         let (together, prompts, all) = run(&model, &prompt, &rows, &options);
         let (mut single_prompts, mut single_all, mut equal) = (0.0, 0.0, 0);
-        for (row, text) in rows.iter().zip(&together) {
+        let one_by_one = if together_alone { 0 } else { rows.len() };
+        for (row, text) in rows.iter().zip(&together).take(one_by_one) {
             let (alone, prompts, all) = run(&model, &prompt, std::slice::from_ref(row), &options);
             // On a GPU, products of another number of rows may be rounded otherwise, and random weights
             // make near ties of all tokens.
@@ -247,12 +255,23 @@ fn main() -> Result<()> {
             single_prompts += prompts;
             single_all += all;
         }
+        let alone = |value: String| if one_by_one > 0 { value } else { "–".to_owned() };
         println!(
-            "| {name} | {} MB | {single_all:.2} | {single_prompts:.2} | {all:.2} | {prompts:.2} | {:.0} | {:.1} | {equal} of {regions} |",
+            "| {name} | {} MB | {} | {} | {all:.2} | {prompts:.2} | {:.0} | {} | {} |",
             model.weight_bytes() / 1_000_000,
+            alone(format!("{single_all:.2}")),
+            alone(format!("{single_prompts:.2}")),
             (regions * tokens) as f64 / all,
-            single_all / all
+            alone(format!("{:.1}", single_all / all)),
+            alone(format!("{equal} of {regions}")),
         );
+        let result = json!({
+            "weights": name, "regions": regions, "tokens": tokens, "seconds": all, "prompts_s": prompts,
+            "one_by_one_s": (one_by_one > 0).then_some(single_all),
+            "peak_bytes": peak_memory(&setup.device),
+        });
+        results::record(json_file, &result)
+            .map_err(|error| candle_core::Error::Msg(error.to_string()))?;
     }
     Ok(())
 }

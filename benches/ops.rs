@@ -1,29 +1,36 @@
-//! The operations of SDXL's UNet and VAE one by one, on the CPU. `benches/compare.py` runs them in
+//! The operations of SDXL's UNet and VAE one by one. `benches/compare.py` and `benches/gpu_torch.py` run them in
 //! turn with PyTorch, from the list here.
 //!
 //! `cargo bench --bench ops [-- FILTER]` prints milliseconds alone; `RAYON_NUM_THREADS` sets the
 //! threads. The rate is that of the best repeat, because a machine that is busy with other work only
 //! ever adds time; the CPU time is the mean over all repeats and threads, and hardly sees other work
 //! at all. `--list` prints the operations as JSON, `--serve` computes on request (`turns`).
+//!
+//! `--device cuda:0 --batch 8` computes on a GPU, in its working precision, so many samples at once. A GPU is timed over several
+//! calls, at whose end it is waited for; beside the time stands the share of the rate of a large matrix product, the
+//! ceiling, which is measured first (`--ceiling` alone prints it). `--kernels composed` leaves our own kernels out.
 
+mod results;
 mod turns;
 
 use std::{
     error::Error,
     fmt,
     hint::black_box,
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use candle_core::{DType, Device, Result, Shape, Tensor, quantized::GgmlDType};
 use cupscale::backend::{
-    Activation, MatmulPrecision, ParamSource, Params, Stored, Weight, WeightStorage, WeightUse,
-    Working,
+    Activation, DeviceSpec, KernelChoice, MatmulPrecision, ParamSource, Params, Stored, Weight,
+    WeightStorage, WeightUse, Working, choose_kernels,
     ops::{
         Conv2d, CropRect, GroupNorm, LayerNorm, Linear, Mask, add, attention, crop_resize, geglu,
         join, upsample_nearest_2x,
     },
+    pack_rows, working_dtype,
 };
 use serde::Serialize;
 
@@ -40,12 +47,69 @@ static ALLOCATOR: allocator::Allocator = allocator::Allocator;
 /// Each operation is repeated for this long, and at least three times.
 const TIME: Duration = Duration::from_millis(700);
 
+/// Calls of a GPU between two waits for it: a launch takes microseconds, and a wait as many.
+const CALLS_OF_GPU: usize = 20;
+/// Side of the matrices of the ceiling's product: on a GPU, and on the CPU.
+const CEILING_SIDES: [usize; 2] = [8192, 1024];
+
 /// An operation and its matmul precision.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Precise(Case, MatmulPrecision);
 
-/// All operations in f32; those on f32 weights and attention in bf16 as well, where the CPU supports it.
-fn cases() -> Vec<Precise> {
+/// Where operations are computed.
+struct Place {
+    device: Device,
+    dtype: DType,
+    /// Samples of a call.
+    batch: usize,
+}
+
+impl Place {
+    /// Standard normal values of this shape.
+    fn values(&self, shape: &[usize]) -> Result<Tensor> {
+        Tensor::randn(0f32, 1.0, shape, &self.device)?.to_dtype(self.dtype)
+    }
+
+    /// Calls between two waits.
+    fn calls(&self) -> usize {
+        if self.device.is_cpu() { 1 } else { CALLS_OF_GPU }
+    }
+
+    /// Seconds of a call, of so many one after the other.
+    fn seconds(&self, operation: &Operation) -> Result<f64> {
+        let start = Instant::now();
+        for _ in 0..self.calls() {
+            black_box(operation()?);
+        }
+        self.device.synchronize()?;
+        Ok(start.elapsed().as_secs_f64() / self.calls() as f64)
+    }
+
+    /// FLOP/s of the product of two large matrices.
+    fn ceiling(&self) -> Result<f64> {
+        let side = CEILING_SIDES[usize::from(self.device.is_cpu())];
+        let (a, b) = (self.values(&[side, side])?, self.values(&[side, side])?);
+        let product: Operation = Box::new(move || Ok(a.matmul(&b)?.into()));
+        self.seconds(&product)?;
+        let mut best = f64::MAX;
+        for _ in 0..5 {
+            best = best.min(self.seconds(&product)?);
+        }
+        Ok(2.0 * (side as f64).powi(3) / best)
+    }
+}
+
+/// All operations in the working precision of the place. On the CPU, those on f32 weights and attention in bf16 as well, where
+/// it supports that; on a GPU none with weights of 16 bits, which all are.
+fn cases(place: &Place) -> Vec<Precise> {
+    if !place.device.is_cpu() {
+        let halves = |case: &&Case| match case {
+            Case::Conv { kept, .. } | Case::Linear { kept, .. } => *kept != Kept::F16,
+            _ => true,
+        };
+        let all = CASES.iter().filter(halves);
+        return all.map(|case| Precise(*case, MatmulPrecision::F32)).collect();
+    }
     let rounded = CASES.iter().filter(|case| match case {
         Case::Conv { kept, .. } | Case::Linear { kept, .. } => *kept == Kept::F32,
         Case::Attention { .. } => true,
@@ -272,8 +336,8 @@ struct Random {
 }
 
 impl ParamSource for Random {
-    fn get(&self, _: &str, shape: &Shape, _: DType, _: &Device) -> Result<Tensor> {
-        Tensor::randn(0f32, 0.02, shape, &Device::Cpu)
+    fn get(&self, _: &str, shape: &Shape, dtype: DType, device: &Device) -> Result<Tensor> {
+        Tensor::randn(0f32, 0.02, shape, device)?.to_dtype(dtype)
     }
 
     fn contains(&self, _: &str) -> bool {
@@ -290,17 +354,9 @@ impl ParamSource for Random {
         let stored = Stored { format: GgmlDType::F16, in_file: false, keep: true };
         let stored = (self.halves && weight_use == WeightUse::Kernel).then_some(stored);
         let storage = WeightStorage::choose(weight_use, shape, stored, working)?;
-        let weight = self.get(name, shape, working.dtype, &working.device)?;
-        Weight::new(&weight.to_dtype(storage.numbers())?, weight_use, storage)
+        let weight = self.get(name, shape, storage.numbers(), &working.device)?;
+        Weight::new(&weight, weight_use, storage)
     }
-}
-
-fn values(shape: &[usize]) -> Result<Tensor> {
-    Tensor::randn(0f32, 1.0, shape, &Device::Cpu)
-}
-
-fn input(shape: &[usize]) -> Result<Activation> {
-    values(shape).map(Activation::from)
 }
 
 type Operation = Box<dyn Fn() -> Result<Activation>>;
@@ -345,11 +401,13 @@ impl Case {
     }
 
     /// Weights and inputs, and the operation on them.
-    fn build(self, precision: MatmulPrecision) -> Result<Operation> {
+    fn build(self, precision: MatmulPrecision, place: &Place) -> Result<Operation> {
+        let Place { ref device, dtype, batch } = *place;
         let halves = matches!(self, Self::Conv { kept: Kept::F16, .. });
-        let params = Params::new(Arc::new(Random { halves }), DType::F32, &Device::Cpu);
+        let params = Params::new(Arc::new(Random { halves }), dtype, device);
         let params = params.with_precision(precision);
-        let square = |channels: usize, side: usize| input(&[1, side, side, channels]);
+        let input = |shape: &[usize]| place.values(shape).map(Activation::from);
+        let square = |channels: usize, side: usize| input(&[batch, side, side, channels]);
         Ok(match self {
             Self::Conv { input, output, side, kernel, stride, upsample, .. } => {
                 let conv = Conv2d::load(input, output, kernel, stride, kernel / 2, &params)?;
@@ -361,19 +419,28 @@ impl Case {
                 }
             }
             Self::Linear { rows, input: inputs, output, kept } => {
-                let weight = (values(&[output, inputs])? * 0.02)?;
-                let weight = match kept.format() {
-                    Some(format) => Weight::pack(&weight, format, precision)?,
-                    None => Weight::from_tensor(&weight, WeightUse::Matrix, precision)?,
+                let rows_of_weight = || Tensor::randn(0f32, 0.02, (output, inputs), &Device::Cpu);
+                let linear = match kept.format() {
+                    None => Linear::load(inputs, output, &params)?,
+                    Some(format) => {
+                        let weight = rows_of_weight()?;
+                        let weight = if device.is_cpu() {
+                            Weight::pack(&weight, format, precision)?
+                        } else {
+                            let values = weight.flatten_all()?.to_vec1::<f32>()?;
+                            let bytes = pack_rows(&values, format, inputs)?;
+                            Weight::on_device(&bytes, format, (output, inputs), device)?
+                        };
+                        Linear::from_weight(weight, Some(place.values(&[output])?))?
+                    }
                 };
-                let linear = Linear::from_weight(weight, Some(values(&[output])?))?;
-                let x = input(&[1, rows, inputs])?;
+                let x = input(&[batch, rows, inputs])?;
                 Box::new(move || linear.forward(&x))
             }
             Self::Attention { heads, queries, keys, head_width } => {
                 let width = heads * head_width;
-                let q = input(&[1, queries, width])?;
-                let (k, v) = (input(&[1, keys, width])?, input(&[1, keys, width])?);
+                let q = input(&[batch, queries, width])?;
+                let (k, v) = (input(&[batch, keys, width])?, input(&[batch, keys, width])?);
                 Box::new(move || attention(&q, &k, &v, heads, Mask::None, precision))
             }
             Self::GroupNormSilu { channels, side } => {
@@ -383,11 +450,11 @@ impl Case {
             }
             Self::LayerNorm { rows, channels } => {
                 let norm = LayerNorm::load(channels, 1e-5, &params)?;
-                let x = input(&[1, rows, channels])?;
+                let x = input(&[batch, rows, channels])?;
                 Box::new(move || norm.forward(&x))
             }
             Self::Geglu { rows, channels } => {
-                let x = input(&[1, rows, 2 * channels])?;
+                let x = input(&[batch, rows, 2 * channels])?;
                 Box::new(move || geglu(&x))
             }
             Self::Upsample { channels, side } => {
@@ -395,7 +462,8 @@ impl Case {
                 Box::new(move || upsample_nearest_2x(&x))
             }
             Self::CropResize { channels, side } => {
-                let x = square(channels, side)?;
+                // One map, whatever the batch.
+                let x = input(&[1, side, side, channels])?;
                 let rect = CropRect { top: 0.25, left: 0.25, height: 0.5, width: 0.5 };
                 Box::new(move || crop_resize(&x, rect, side, side))
             }
@@ -420,77 +488,153 @@ fn cpu_seconds() -> Option<f64> {
     Some(ticks / 100.0)
 }
 
-/// Prints a line about one operation.
-fn time(precise: Precise) -> Result<()> {
-    let Precise(case, precision) = precise;
-    let operation = case.build(precision)?;
-    black_box(operation()?);
-    let cpu = cpu_seconds();
-    let (begin, mut best, mut repeats) = (Instant::now(), Duration::MAX, 0u32);
-    while repeats < 3 || begin.elapsed() < TIME {
-        let start = Instant::now();
-        black_box(operation()?);
-        best = best.min(start.elapsed());
-        repeats += 1;
-    }
-    let seconds = best.as_secs_f64();
-    let cpu = cpu.zip(cpu_seconds()).map_or(f64::NAN, |(before, after)| after - before);
-    let cpu = cpu / f64::from(repeats);
-    let (rate, unit) =
-        if case.flops() > 0 { (case.flops(), "GFLOP/s") } else { (case.bytes(), "GB/s") };
-    println!(
-        "{:<40} {:>9.3} ms {:>8.1} {unit:<7} {:>9.3} CPU-ms",
-        precise.to_string(),
-        seconds * 1e3,
-        rate as f64 / seconds / 1e9,
-        cpu * 1e3
-    );
-    Ok(())
+/// Options of a run.
+struct Options {
+    place: Place,
+    filter: String,
+    /// File for the results, as JSON.
+    json: Option<PathBuf>,
+    what: What,
 }
 
-/// Serves requests for operations by name; the weights of the last one are kept.
-fn serve() -> std::result::Result<(), Box<dyn Error>> {
+enum What {
+    Time,
+    Ceiling,
+    List,
+    Serve,
+}
+
+impl Options {
+    fn parse(
+        arguments: impl IntoIterator<Item = String>,
+    ) -> std::result::Result<Self, Box<dyn Error>> {
+        let place = Place { device: Device::Cpu, dtype: DType::F32, batch: 1 };
+        let mut options = Self { place, filter: String::new(), json: None, what: What::Time };
+        let mut spec = DeviceSpec::Cpu;
+        let mut arguments = arguments.into_iter();
+        while let Some(argument) = arguments.next() {
+            let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
+            match argument.as_str() {
+                "--device" => spec = value()?.parse()?,
+                "--batch" => options.place.batch = value()?.parse()?,
+                "--json" => options.json = Some(value()?.into()),
+                "--kernels" => match value()?.as_str() {
+                    "own" => choose_kernels(KernelChoice::Own),
+                    "composed" => choose_kernels(KernelChoice::Composed),
+                    other => return Err(format!("kernels are own or composed, not {other}").into()),
+                },
+                "--serve" => options.what = What::Serve,
+                "--list" => options.what = What::List,
+                "--ceiling" => options.what = What::Ceiling,
+                // Cargo's own.
+                "--bench" => {}
+                _ => options.filter = argument,
+            }
+        }
+        // As the program opens it, kernels tested.
+        options.place.device = spec.open()?;
+        options.place.dtype = working_dtype(&options.place.device);
+        Ok(options)
+    }
+
+    fn cases(&self) -> impl Iterator<Item = Precise> {
+        cases(&self.place).into_iter().filter(|case| case.to_string().contains(&self.filter))
+    }
+}
+
+/// Prints a line about one operation; `ceiling` in FLOP/s, of a GPU.
+fn time(
+    precise: Precise,
+    options: &Options,
+    ceiling: Option<f64>,
+) -> std::result::Result<(), Box<dyn Error>> {
+    let Precise(case, precision) = precise;
+    let place = &options.place;
+    let operation = case.build(precision, place)?;
+    place.seconds(&operation)?;
+    let cpu = cpu_seconds();
+    let (begin, mut seconds, mut repeats) = (Instant::now(), f64::MAX, 0u32);
+    while repeats < 3 || begin.elapsed() < TIME {
+        seconds = seconds.min(place.seconds(&operation)?);
+        repeats += 1;
+    }
+    let cpu = cpu.zip(cpu_seconds()).map_or(f64::NAN, |(before, after)| after - before);
+    let cpu = cpu / (f64::from(repeats) * place.calls() as f64);
+    let (amount, unit) =
+        if case.flops() > 0 { (case.flops(), "GFLOP/s") } else { (case.bytes(), "GB/s") };
+    let bytes = amount as f64
+        * if case.flops() > 0 { 1.0 } else { place.dtype.size_in_bytes() as f64 / 4.0 };
+    let rate = bytes * place.batch as f64 / seconds;
+    let share = ceiling.filter(|_| case.flops() > 0).map(|ceiling| rate / ceiling);
+    let shown =
+        share.map_or(String::new(), |share| format!(" {:>5.1} % of the ceiling", share * 100.0));
+    println!(
+        "{:<40} {:>9.3} ms {:>8.1} {unit:<7} {:>9.3} CPU-ms{shown}",
+        precise.to_string(),
+        seconds * 1e3,
+        rate / 1e9,
+        cpu * 1e3
+    );
+    let result = serde_json::json!({
+        "operation": precise.to_string(), "batch": place.batch, "dtype": place.dtype.as_str(),
+        "seconds": seconds, "rate": rate, "share": share,
+    });
+    results::record(options.json.as_deref(), &result)
+}
+
+/// Serves requests for operations by name; the weights of the last one are kept. The seconds are those of a call.
+fn serve(place: &Place) -> std::result::Result<(), Box<dyn Error>> {
     let mut current: Option<(Precise, Operation)> = None;
     turns::serve(|name| {
-        let case = cases().into_iter().find(|case| case.to_string() == name);
+        let case = cases(place).into_iter().find(|case| case.to_string() == name);
         let case = case.ok_or(format!("no operation is called `{name}`"))?;
         let operation = match current.take() {
             Some((kept, operation)) if kept == case => operation,
-            _ => case.0.build(case.1)?,
+            _ => case.0.build(case.1, place)?,
         };
-        let result = operation();
+        let seconds = place.seconds(&operation);
         current = Some((case, operation));
-        black_box(result?);
-        Ok(())
+        Ok(seconds?)
     })
 }
 
 fn main() -> std::result::Result<(), Box<dyn Error>> {
     #[cfg(target_os = "linux")]
     allocator::install();
-    let mut filter = String::new();
-    for argument in std::env::args().skip(1) {
-        match argument.as_str() {
-            "--serve" => return serve(),
-            "--list" => {
-                for precise in cases() {
-                    let Precise(case, precision) = precise;
-                    let mut line = serde_json::to_value(case)?;
-                    line["name"] = precise.to_string().into();
-                    line["precision"] = precision.to_string().into();
-                    line["flops"] = case.flops().into();
-                    line["bytes"] = case.bytes().into();
-                    println!("{line}");
-                }
-                return Ok(());
+    let options = Options::parse(std::env::args().skip(1))?;
+    let place = &options.place;
+    let on_gpu = !place.device.is_cpu();
+    match options.what {
+        What::Serve => return serve(place),
+        What::List => {
+            for precise in options.cases() {
+                let Precise(case, precision) = precise;
+                let mut line = serde_json::to_value(case)?;
+                line["name"] = precise.to_string().into();
+                line["precision"] = precision.to_string().into();
+                line["dtype"] = place.dtype.as_str().into();
+                line["batch"] = place.batch.into();
+                line["flops"] = case.flops().into();
+                line["bytes"] = case.bytes().into();
+                println!("{line}");
             }
-            // Cargo's own.
-            "--bench" => {}
-            _ => filter = argument,
+            return Ok(());
         }
+        What::Ceiling | What::Time => {}
     }
-    for case in cases().into_iter().filter(|case| case.to_string().contains(&filter)) {
-        time(case)?;
+    let measured = on_gpu || matches!(options.what, What::Ceiling);
+    let ceiling = measured.then(|| place.ceiling()).transpose()?;
+    if let Some(ceiling) = ceiling {
+        let dtype = place.dtype.as_str();
+        println!("ceiling: {:.3} TFLOP/s, a large product in {dtype}", ceiling / 1e12);
+        let result = serde_json::json!({"ceiling": ceiling, "dtype": dtype});
+        results::record(options.json.as_deref(), &result)?;
+    }
+    if matches!(options.what, What::Ceiling) {
+        return Ok(());
+    }
+    for case in options.cases() {
+        time(case, &options, ceiling)?;
     }
     Ok(())
 }

@@ -48,21 +48,23 @@ class Ours:
         self.process.wait()
 
 
-def calls(operation, count):
-    """The same of a Python function."""
-    operation()
-    seconds = []
-    for _ in range(count):
-        started = time.perf_counter()
+def timed(operation):
+    """The same of a Python function: one that gives the seconds of so many calls."""
+    def seconds(count):
         operation()
-        seconds.append(time.perf_counter() - started)
+        times = []
+        for _ in range(count):
+            started = time.perf_counter()
+            operation()
+            times.append(time.perf_counter() - started)
+        return times
     return seconds
 
 
 def take_turns(theirs, ours, rounds, count):
     """Median seconds of both programs and median ratio of ours to theirs over `rounds` turns, in each of which the best
-    of `count` calls counts (other work on the machine only ever adds time). `theirs` is a function without arguments,
-    `ours` one that gives the seconds of so many calls."""
-    pairs = [(min(calls(theirs, count)), min(ours(count))) for _ in range(rounds)]
+    of `count` calls counts (other work on the machine only ever adds time). Both are functions that give the seconds of so
+    many calls."""
+    pairs = [(min(theirs(count)), min(ours(count))) for _ in range(rounds)]
     ratio = statistics.median(b / a for a, b in pairs)
     return statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs), ratio

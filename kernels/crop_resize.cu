@@ -7,6 +7,7 @@ struct BlendSizes {
     uint32_t map_height, map_width;
     uint32_t regions; // outputs that share one map; the next map is that of as many more
     float weight;     // of the map, 0 to 1
+    uint32_t in_place; // 1: maps have the output's size, and every pixel is blended with the one at its place
 };
 
 // Where an axis of a map is sampled: two neighbouring places, and the distance from the first, 0 to 1.
@@ -17,6 +18,13 @@ struct AxisSample {
 
 namespace {
 
+// Where an axis is sampled for a place of the output.
+__device__ __forceinline__ AxisSample sample_of(const BlendSizes& s, const AxisSample* samples, uint32_t region,
+                                                uint32_t length, uint32_t place) {
+    if (s.in_place) return {place, place, 0.0f};
+    return samples[uint64_t(region) * length + place];
+}
+
 template <class T, int V>
 __device__ __forceinline__ void blend_in(const T* own, const T* maps, const AxisSample* rows,
                                          const AxisSample* columns, T* out, const BlendSizes& s) {
@@ -26,8 +34,8 @@ __device__ __forceinline__ void blend_in(const T* own, const T* maps, const Axis
     const T* const map = maps + uint64_t(sample / s.regions) * s.map_height * s.map_width * s.channels;
     for (uint32_t i = blockIdx.x * blockDim.x + threadIdx.x; i < length; i += gridDim.x * blockDim.x) {
         const uint32_t pixel = i / vectors, channel = i % vectors * V;
-        const AxisSample row = rows[uint64_t(region) * s.height + pixel / s.width];
-        const AxisSample column = columns[uint64_t(region) * s.width + pixel % s.width];
+        const AxisSample row = sample_of(s, rows, region, s.height, pixel / s.width);
+        const AxisSample column = sample_of(s, columns, region, s.width, pixel % s.width);
         const auto corner = [&](uint32_t y, uint32_t x) {
             return map + (uint64_t(y) * s.map_width + x) * s.channels + channel;
         };
@@ -49,7 +57,7 @@ __device__ __forceinline__ void blend_in(const T* own, const T* maps, const Axis
 }
 
 // out = (1 − weight)·own + weight·prior: own and out `[samples, height·width, C]`, maps `[samples / regions,
-// map height, map width, C]`, rows `[regions, height]` and columns `[regions, width]`.
+// map height, map width, C]`, rows `[regions, height]` and columns `[regions, width]`, which are not read if `in_place`.
 template <class T>
 __device__ __forceinline__ void blend_prior(const T* __restrict__ own, const T* __restrict__ maps,
                                             const AxisSample* __restrict__ rows,

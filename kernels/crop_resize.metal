@@ -13,6 +13,8 @@ struct BlendSizes {
     uint regions;
     // of the map, 0 to 1
     float weight;
+    // 1: maps have the output's size, and every pixel is blended with the one at its place; rows and columns are not read
+    uint in_place;
 };
 
 // Where an axis of a map is sampled: two neighbouring places, and the distance from the first, 0 to 1.
@@ -39,8 +41,12 @@ template <typename T>
         const uint pixel = i / sizes.channels;
         const uint channel = i - pixel * sizes.channels;
         const uint line = pixel / sizes.width;
-        device const AxisSample& row = rows[ulong(region) * sizes.height + line];
-        device const AxisSample& column = columns[ulong(region) * sizes.width + (pixel - line * sizes.width)];
+        AxisSample row{line, line, 0.0f};
+        AxisSample column{pixel - line * sizes.width, pixel - line * sizes.width, 0.0f};
+        if (sizes.in_place == 0) {
+            row = rows[ulong(region) * sizes.height + row.low];
+            column = columns[ulong(region) * sizes.width + column.low];
+        }
         device const T* upper = map + ulong(row.low) * sizes.map_width * sizes.channels + channel;
         device const T* lower = map + ulong(row.high) * sizes.map_width * sizes.channels + channel;
         const ulong left = ulong(column.low) * sizes.channels;

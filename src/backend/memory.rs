@@ -64,18 +64,60 @@ pub fn give_back_freed() {
     }
 }
 
+/// Gives back what a device keeps of freed memory as well, for another process: of an NVIDIA GPU the driver's pool, after
+/// waiting for what runs on it.
+pub fn give_back_all(device: &Device) {
+    if let Device::Cuda(device) = device {
+        cuda::give_back(device);
+    }
+    give_back_freed();
+}
+
+/// The most bytes of a device that this process had at once: allocations of an NVIDIA GPU, or of the CPU the resident set.
+/// `None` where nothing tells.
+#[must_use]
+pub fn peak_memory(device: &Device) -> Option<usize> {
+    match device {
+        Device::Cpu => host::peak(),
+        Device::Cuda(device) => cuda::peak(device),
+        Device::Metal(_) => None,
+    }
+}
+
 mod cuda {
     use candle_core::CudaDevice;
 
     #[cfg(feature = "cuda")]
+    use crate::backend::cuda::pool;
+
+    #[cfg(feature = "cuda")]
     pub(super) fn free(device: &CudaDevice) -> Option<usize> {
-        device.cuda_stream().context().mem_get_info().ok().map(|(free, _)| free)
+        pool::free_bytes(device.cuda_stream().context()).ok()
+    }
+
+    #[cfg(feature = "cuda")]
+    pub(super) fn peak(device: &CudaDevice) -> Option<usize> {
+        pool::peak_bytes(device.cuda_stream().context()).ok().flatten()
+    }
+
+    #[cfg(feature = "cuda")]
+    pub(super) fn give_back(device: &CudaDevice) {
+        // Memory that cannot be given back is none that is lost.
+        let _ = pool::give_back(device.cuda_stream().context());
     }
 
     #[cfg(not(feature = "cuda"))]
     pub(super) fn free(_: &CudaDevice) -> Option<usize> {
         None
     }
+
+    #[cfg(not(feature = "cuda"))]
+    pub(super) fn peak(_: &CudaDevice) -> Option<usize> {
+        None
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    pub(super) fn give_back(_: &CudaDevice) {}
 }
 
 mod metal {
@@ -113,6 +155,11 @@ mod host {
     pub(super) fn own() -> usize {
         let status = fs::read_to_string("/proc/self/status").ok();
         status.and_then(|status| field(&status, "VmRSS:")).unwrap_or(0)
+    }
+
+    /// The most memory that this process had.
+    pub(super) fn peak() -> Option<usize> {
+        field(&fs::read_to_string("/proc/self/status").ok()?, "VmHWM:")
     }
 
     /// The least that RLIMIT_AS and RLIMIT_DATA (getrlimit(2)) leave beside what counts towards each already.
@@ -246,6 +293,7 @@ mod host {
         #[test]
         fn this_machine_has_memory() {
             assert!(usable().unwrap() > 64 << 20);
+            assert!(peak().unwrap() >= own());
         }
     }
 }
@@ -259,6 +307,10 @@ mod host {
 
     pub(super) fn own() -> usize {
         0
+    }
+
+    pub(super) fn peak() -> Option<usize> {
+        None
     }
 
     /// Three quarters of the machine's memory: macOS makes room by compressing what others hold, so
@@ -289,6 +341,10 @@ mod host {
 
     pub(super) fn own() -> usize {
         0
+    }
+
+    pub(super) fn peak() -> Option<usize> {
+        None
     }
 
     pub(super) fn usable() -> Option<usize> {

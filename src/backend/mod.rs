@@ -21,6 +21,7 @@ pub mod ops;
 mod out_of_memory;
 mod params;
 mod precision;
+mod reading;
 mod rows;
 mod self_test;
 mod trace;
@@ -35,11 +36,14 @@ pub use device::{DeviceError, DeviceSpec, device_name, working_dtype};
 pub use devices::{DeviceList, check_devices, place_name};
 pub use inventory::{ListedDevice, list_devices};
 pub use kernels::{KernelChoice, Operation, choose_kernels, chosen_kernels};
-pub use memory::{give_back_freed, limited_room, set_release_hook, usable_memory};
+pub use memory::{
+    give_back_all, give_back_freed, limited_room, peak_memory, set_release_hook, usable_memory,
+};
 pub(crate) use out_of_memory::first_line;
 pub use out_of_memory::is_out_of_memory;
 pub use params::{ParamSource, Params};
 pub use precision::MatmulPrecision;
+pub use reading::Reading;
 pub use rows::pack_rows;
 pub use self_test::{KernelTest, kernel_tests, self_test};
 pub use trace::{Claim, Placement, Trace};

@@ -16,6 +16,18 @@ pub enum Placement {
     Metal,
 }
 
+impl Placement {
+    /// The bytes of a buffer for so many: candle rounds those of an Apple GPU up to a power of two, so that they can be used
+    /// again.
+    #[must_use]
+    pub fn buffer(self, bytes: usize) -> usize {
+        match self {
+            Self::Metal if bytes > 0 => bytes.checked_next_power_of_two().unwrap_or(bytes),
+            _ => bytes,
+        }
+    }
+}
+
 impl From<&Device> for Placement {
     fn from(device: &Device) -> Self {
         match device {
@@ -61,8 +73,9 @@ impl Trace {
         self.placement
     }
 
-    /// `bytes` that count as long as the claim is kept.
+    /// `bytes` that count as long as the claim is kept; of an Apple GPU the buffer that they take.
     pub fn hold(&self, bytes: usize) -> Claim {
+        let bytes = self.placement.buffer(bytes);
         let mut counts = self.counts();
         counts.live += bytes;
         counts.peak = counts.peak.max(counts.live);
@@ -156,6 +169,15 @@ mod tests {
         assert_eq!((trace.live(), trace.peak()), (80, 120));
         drop(x);
         assert_eq!((trace.live(), trace.peak()), (0, 120));
+    }
+
+    #[test]
+    fn buffers_of_an_apple_gpu_are_powers_of_two() {
+        let trace = Trace::new(Placement::Metal);
+        let _x = trace.activation((3, 100), DType::F16);
+        let _nothing = trace.hold(0);
+        assert_eq!((trace.live(), trace.peak()), (1024, 1024));
+        assert_eq!(Placement::Cuda.buffer(600), 600);
     }
 
     #[test]

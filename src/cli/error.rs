@@ -4,6 +4,8 @@ use std::{io, path::PathBuf};
 
 use cupscale::{pipeline::Error, weights::registry::ModelError};
 
+use super::integrate::error::IntegrateError;
+
 /// Exit code when all went well.
 pub const DONE: u8 = 0;
 /// Exit code when an input failed.
@@ -36,6 +38,8 @@ pub enum CliError {
     /// Installed files have changed.
     #[error("{0}")]
     Damaged(String),
+    #[error(transparent)]
+    Integrate(#[from] IntegrateError),
     /// The thread pool cannot be made.
     #[error("{threads} threads cannot be started ({error})")]
     Threads { threads: usize, error: String },

@@ -213,7 +213,7 @@ fn one(
     }
     output.check_writable().map_err(Error::from)?;
     let picture = picture::decode(loaded, job, opened, &output)?;
-    picture::enlarge(loaded, job, &picture, (&output, item.format), reporter).map(Some)
+    picture::enlarge(loaded, job, &picture, (&input, &output, item.format), reporter).map(Some)
 }
 
 /// `true` if an error does not depend on the picture: options, model and device are the same for all.

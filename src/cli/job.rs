@@ -20,6 +20,7 @@ use super::{
     captioner, doctor, engine,
     error::CliError,
     progress::Show,
+    report,
 };
 
 /// A job of one picture, or of every picture of a folder.
@@ -38,6 +39,8 @@ pub struct Job {
     pub work: WorkOptions,
     /// Form of the progress display.
     pub show: Show,
+    /// A page about each job: at this path, or where it is empty, beside the output.
+    report: Option<PathBuf>,
     /// Suffix of an output name derived from the input's, before the extension.
     suffix: String,
     files: FilesArgs,
@@ -78,6 +81,7 @@ impl Job {
             every: args.read.every(),
             work: args.work.work(),
             show: args.show()?,
+            report: args.report,
             suffix: args.size.suffix(),
             files: args.files,
             settings,
@@ -156,6 +160,12 @@ impl Job {
     /// The first such option.
     pub fn refuse_for_many(&self) -> Result<(), CliError> {
         let refuse = |reason: String| Err(CliError::Usage(reason));
+        if let Some(page) = self.report.as_ref().filter(|page| !page.as_os_str().is_empty()) {
+            return refuse(format!(
+                "--report={}: is for one picture; --report writes a page beside each output",
+                page.display()
+            ));
+        }
         if self.work.resume == Resume::Required {
             return refuse("--resume is for one picture: many go on by themselves".to_owned());
         }
@@ -222,6 +232,31 @@ impl Job {
     /// An output name with a picture's extension.
     pub fn document_output(&self) -> Result<Output, CliError> {
         self.files.document_output()
+    }
+
+    /// Where the page about a job goes, if there is to be one; checked, as is the preview's place, before any work.
+    ///
+    /// # Errors
+    /// A file that would take the place of the input or the output, or one that cannot be written.
+    pub fn report(&self, input: &Input, output: &Output) -> Result<Option<Output>, CliError> {
+        let page = self.report.as_deref().map(|asked| report::place(asked, output)).transpose()?;
+        let preview = self.show.preview.as_ref().map(|preview| preview.path());
+        let of_page = page.as_ref().and_then(|page| match page {
+            Output::Path(path) => Some(path.as_path()),
+            _ => None,
+        });
+        for (option, path) in [("--preview", preview), ("--report", of_page)] {
+            let Some(path) = path else { continue };
+            let is = |other: &Path| other == path || files_are_one(other, path);
+            let taken = match (input, output) {
+                (Input::Path(input), _) if is(input) => "the input itself",
+                (_, Output::Path(output)) if is(output) => "the output itself",
+                _ => continue,
+            };
+            let reason = format!("{option} {}: is {taken}", path.display());
+            return Err(CliError::Usage(reason));
+        }
+        Ok(page)
     }
 
     /// The size asked for.
@@ -296,6 +331,12 @@ impl Job {
         settings.captioner = captioner::open(&self.content, &devices)?;
         Ok((engine, settings))
     }
+}
+
+/// `true` if both paths lead to one file that is there.
+fn files_are_one(one: &Path, other: &Path) -> bool {
+    let real = |path: &Path| path.canonicalize().ok();
+    real(one).is_some_and(|one| real(other) == Some(one))
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ mod engine;
 mod error;
 mod folder;
 mod info;
+mod integrate;
 mod job;
 mod log;
 mod models;
@@ -22,6 +23,7 @@ mod print;
 mod progress;
 mod quantize;
 mod raw;
+mod report;
 mod size_notes;
 mod speeds;
 mod threads;
@@ -90,6 +92,7 @@ fn run_verb(cli: Cli) -> Result<u8, CliError> {
         Some(Verb::Pipe(args)) => pipe::run(*args),
         Some(Verb::Models(args)) => models::run(&args).map(|()| DONE),
         Some(Verb::Doctor(args)) => doctor::run(&args),
+        Some(Verb::Integrate(args)) => integrate::run(&args).map(|()| DONE),
         #[cfg(feature = "mistralrs")]
         Some(Verb::CaptionWorker) => worker::run().map(|()| DONE),
     }

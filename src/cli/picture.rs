@@ -9,7 +9,7 @@ use cupscale::{
     units,
 };
 
-use super::{error::CliError, job::Job, progress::Reporter, size_notes, speeds::SpeedKey};
+use super::{error::CliError, job::Job, progress::Reporter, report, size_notes, speeds::SpeedKey};
 
 /// Opens a picture and reads its header.
 pub fn open(job: &Job, input: &Input) -> Result<Opened, CliError> {
@@ -72,21 +72,30 @@ pub fn enlarge(
     (engine, settings): &(Engine, Settings),
     job: &Job,
     picture: &Picture,
-    (output, format): (&Output, Format),
+    (input, output, format): (&Input, &Output, Format),
     reporter: &mut Reporter,
 ) -> Result<String, CliError> {
+    let page = job.report(input, output)?;
     for note in size_notes((picture.width, picture.height), job)? {
         reporter.tell(&note);
     }
     reporter.loaded(SpeedKey::new(engine, settings));
-    let report = pipeline::upscale(engine, picture, output, format, settings, &job.work, reporter)?;
-    reporter.ended();
-    Ok(format!(
+    let done = pipeline::upscale(engine, picture, output, format, settings, &job.work, reporter)?;
+    let (timeline, notes) = reporter.ended();
+    let mut summary = format!(
         "{}: {} × {}, {} × {}",
         output.name(),
-        report.width,
-        report.height,
-        units::count(report.regions, "region"),
-        units::count(report.steps, "step")
-    ))
+        done.width,
+        done.height,
+        units::count(done.regions, "region"),
+        units::count(done.steps, "step")
+    );
+    if let Some(page) = page {
+        let (input, done) = (&*input.name(), &done);
+        let computes_on = &*engine.computes_on();
+        let about = report::Job { input, picture, output, done, timeline, notes, computes_on };
+        let bytes = report::write(&page, &about)?;
+        summary += &format!("; {} ({})", page.name(), units::bytes(bytes));
+    }
+    Ok(summary)
 }

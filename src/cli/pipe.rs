@@ -53,7 +53,7 @@ pub fn run(mut args: JobArgs) -> Result<u8, CliError> {
     // It has no display of its own: progress leaves as messages.
     let mode = ProgressMode::None;
     let quiet = job.show.quiet;
-    let reporter = Reporter::new(&Show { mode, quiet, lines: None, preview: None });
+    let mut reporter = Reporter::new(&Show { mode, quiet, lines: None, preview: None });
     job.notes.iter().for_each(|note| reporter.tell(note));
     let (engine, settings) = job.load(|note| reporter.tell(note))?;
     let outbox = Arc::new(Outbox::default());

@@ -18,8 +18,9 @@ use cupscale::{
 
 use super::{
     args::RawArgs,
-    error::{CliError, DONE},
+    error::{CliError, DONE, INTERRUPTED},
     job::Job,
+    print::complain,
     progress::Reporter,
     size_notes,
 };
@@ -46,7 +47,7 @@ impl Stream {
 }
 
 pub fn run(args: RawArgs) -> Result<u8, CliError> {
-    let stream = Stream { size: args.frame, pix: args.pix };
+    let stream = Stream { size: args.stream.frame, pix: args.stream.pix };
     let mut args = args.job;
     args.files.name_streams();
     let note = args.machine.set_threads()?;
@@ -58,31 +59,38 @@ pub fn run(args: RawArgs) -> Result<u8, CliError> {
         ));
     }
     let mut reporter = Reporter::new(&job.show);
-    let result = every(&job, &stream, (input, &output), &mut reporter);
+    let mut done = 0;
+    let result = every(&job, &stream, (input, &output), &mut reporter, &mut done);
     if result.is_err() {
         reporter.clear();
     }
-    result.map(|()| DONE)
+    match result {
+        Err(CliError::Job(Error::Interrupted(_))) => {
+            complain(&format!("interrupted after {}", units::count(done, "frame")));
+            Ok(INTERRUPTED)
+        }
+        result => result.map(|()| DONE),
+    }
 }
 
-/// Enlarges frames until there are no more.
+/// Enlarges frames until there are no more; `count` becomes the number of those that are done.
 fn every(
     job: &Job,
     stream: &Stream,
     (input, output): (&Input, &Output),
     reporter: &mut Reporter,
+    count: &mut usize,
 ) -> Result<(), CliError> {
     let target = target_size(stream.size.0, stream.size.1, job.size()).map_err(Error::from)?;
     let of_size = size_notes::notes(stream.size, target, job.size());
     job.notes.iter().chain(&of_size).for_each(|note| reporter.tell(note));
-    // Opened first: what feeds the stream goes on while the model is loaded.
-    let mut reader = FrameReader::start(input, stream.frame_bytes())?;
     let (engine, settings) = job.load(|note| reporter.tell(note))?;
     let mut shape = PictureShape::from(stream.size);
     shape.alpha = stream.pix.has_alpha();
     shape.decoder_bytes = INPUTS_HELD * stream.frame_bytes();
     let frames = Frames::new(&engine, shape, &settings, job.work.folder.as_deref())?;
     frames.notes().iter().for_each(|note| reporter.tell(note));
+    let mut reader = FrameReader::start(input, stream.frame_bytes())?;
     let rows = PixelRows::new(target, stream.pix).map_err(Error::from)?;
     let writer = FrameWriter::start(output.create().map_err(Error::from)?, rows)?;
     let mut told = HashSet::new();
@@ -101,35 +109,38 @@ fn every(
         let begun = Instant::now();
         let picture = Picture::from_pixels(stream.size, stream.pix, &bytes).map_err(Error::from)?;
         drop(bytes);
-        let mut progress = FrameProgress { reporter, told: &mut told };
+        let mut progress = FrameProgress { reporter: &mut *reporter, told: &mut told };
         let done = frames.upscale(&picture, &mut writer.rows(&interrupted), &mut progress);
         match done {
-            Err(Error::Rows(_)) if interrupted.is_asked() => {
-                return Err(Error::Interrupted(None).into());
-            }
+            Ok(_) => {}
+            Err(_) if interrupted.is_asked() => return Err(Error::Interrupted(None).into()),
             // The writer knows why.
             Err(error @ Error::Rows(_)) => {
                 writer.finish()?;
                 return Err(error.into());
             }
-            done => done?,
-        };
-        reporter.end_frame(reader.frames(), begun.elapsed());
+            Err(error) => {
+                writer.abandon();
+                return Err(error.into());
+            }
+        }
+        *count += 1;
+        reporter.end_frame(*count, begun.elapsed());
     }
-    if reader.frames() == 0 {
+    if *count == 0 {
         let reason = "ends before its first frame".to_owned();
         return Err(CliError::Frames { name: input.name(), reason });
     }
     writer.finish()?;
     let (width, height) = target;
-    let count = units::count(reader.frames() as usize, "frame");
+    let count = units::count(*count, "frame");
     reporter.finish_job(&format!("{}: {count} of {width} × {height}", output.name()));
     Ok(())
 }
 
 /// Passes on each note once, and the wish to stop; the stages of a frame are too short to be shown.
 struct FrameProgress<'a> {
-    reporter: &'a Reporter,
+    reporter: &'a mut Reporter,
     told: &'a mut HashSet<String>,
 }
 

@@ -196,3 +196,51 @@ fn read(path: &Path) -> Remembered {
     };
     text().filter(|known| known.version == VERSION).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fit(jobs: &[(f64, f64)]) -> Fit {
+        let mut fit = Fit::default();
+        jobs.iter().for_each(|&(work, seconds)| fit.add(work, seconds));
+        fit
+    }
+
+    #[test]
+    fn jobs_of_several_sizes_tell_what_each_takes_besides_its_work() {
+        // 2 s to load the weights, and 1 s for each 100.
+        let line = fit(&[(100.0, 3.0), (1000.0, 12.0), (500.0, 7.0)]);
+        assert!((line.seconds(2000.0).unwrap() - 22.0).abs() < 1e-6);
+        // Of one size, or by accident the other way round: in proportion.
+        assert!((fit(&[(100.0, 3.0), (100.0, 3.0)]).seconds(200.0).unwrap() - 6.0).abs() < 1e-6);
+        let strange = fit(&[(100.0, 9.0), (1000.0, 3.0)]).seconds(500.0).unwrap();
+        assert!(strange > 0.0 && strange.is_finite(), "{strange}");
+        assert_eq!(Fit::default().seconds(5.0), None);
+    }
+
+    #[test]
+    fn the_last_jobs_count_most() {
+        let faster = fit(&[(100.0, 10.0), (100.0, 10.0), (100.0, 5.0), (100.0, 5.0), (100.0, 5.0)]);
+        let seconds = faster.seconds(100.0).unwrap();
+        assert!(seconds < 7.0, "{seconds}");
+    }
+
+    #[test]
+    fn a_file_that_is_damaged_or_of_another_version_says_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(NAME);
+        assert!(read(&path).entries.is_empty());
+        let entry = r#"{"jobs":3,"used":1,"preparation":{"n":1,"work":1,"seconds":1,"work_work":1,"work_seconds":1},
+            "encode":{"n":0,"work":0,"seconds":0,"work_work":0,"work_seconds":0},
+            "denoise":{"n":0,"work":0,"seconds":0,"work_work":0,"work_seconds":0},
+            "decode":{"n":0,"work":0,"seconds":0,"work_work":0,"work_seconds":0},"captions":{}}"#;
+        for (version, entries) in [(1, 1), (2, 0)] {
+            fs::write(&path, format!(r#"{{"version":{version},"entries":{{"a":{entry}}}}}"#))
+                .unwrap();
+            assert_eq!(read(&path).entries.len(), entries);
+        }
+        fs::write(&path, b"{\"version\":1").unwrap();
+        assert!(read(&path).entries.is_empty());
+    }
+}

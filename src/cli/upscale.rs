@@ -43,10 +43,11 @@ pub fn run(job: &Job) -> Result<u8, CliError> {
     picture::check_output(job, &opened, &output, format)?;
     let made = job.make_output_folder(&output)?;
     let enlarge = || -> Result<String, CliError> {
+        job.report(input, &output)?;
         output.check_writable().map_err(Error::from)?;
         let loaded = job.load(|note| reporter.tell(note))?;
         let picture = picture::decode(&loaded, job, opened, &output)?;
-        picture::enlarge(&loaded, job, &picture, (&output, format), &mut reporter)
+        picture::enlarge(&loaded, job, &picture, (input, &output, format), &mut reporter)
     };
     let result = enlarge();
     if result.is_err() {

@@ -1,16 +1,21 @@
 //! Parsers of option values: numbers, sizes, byte counts, and files with a scale.
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{ffi::OsString, num::NonZeroUsize, path::PathBuf};
 
 use cupscale::backend::MatmulPrecision;
-
-use super::args::Page;
 
 /// A LoRA file and its scale.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoraArg {
     pub path: PathBuf,
     pub scale: f64,
+}
+
+/// Pages that are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Page {
+    Number(NonZeroUsize),
+    All,
 }
 
 fn number(text: &str) -> Result<f64, String> {

@@ -45,6 +45,7 @@ mod plane;
 mod primaries;
 mod read_options;
 mod resize;
+mod screen;
 mod sink;
 mod source;
 

@@ -4,7 +4,6 @@ use super::colour::ScreenColours;
 use super::error::{ImageError, Result, Warning};
 use super::light::Light;
 use super::metadata::Metadata;
-use super::pixels::PixelFormat;
 use super::plane::{self, Plane, band_rows};
 use super::resize::{Filter, Resizer};
 
@@ -127,16 +126,6 @@ impl Picture {
     /// [`ImageError::Shape`] when `rgb` has not that many samples.
     pub fn from_rgb8(width: u32, height: u32, rgb: &[u8]) -> Result<Self> {
         Self::from_rgb(width, height, rgb.iter().map(|&v| f32::from(v) / 255.0).collect())
-    }
-
-    /// The same with alpha (not premultiplied), `[height, width, 4]`.
-    ///
-    /// # Errors
-    /// [`ImageError::Shape`] when `rgba` has not that many samples; [`ImageError::Scratch`] when a large one finds no
-    /// room on the disk.
-    pub fn from_rgba8(width: u32, height: u32, rgba: &[u8]) -> Result<Self> {
-        check_samples((width, height), 4, rgba.len())?;
-        Self::from_pixels((width, height), PixelFormat::Rgba, rgba)
     }
 
     pub(super) fn plain(width: u32, height: u32, rgb: Plane, alpha: Option<Plane>) -> Self {

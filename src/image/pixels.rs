@@ -111,6 +111,14 @@ impl FromStr for PixelFormat {
 }
 
 impl Picture {
+    /// A plain sRGB picture from 8-bit samples with alpha (not premultiplied), `[height, width, 4]`.
+    ///
+    /// # Errors
+    /// Those of [`from_pixels`](Self::from_pixels).
+    pub fn from_rgba8(width: u32, height: u32, rgba: &[u8]) -> Result<Self> {
+        Self::from_pixels((width, height), PixelFormat::Rgba, rgba)
+    }
+
     /// A plain sRGB picture of these pixels, `[height, width]`. The planes of a large one are files without a name.
     ///
     /// # Errors

@@ -167,12 +167,12 @@ mod tests {
         let grey = ColorProfile::new_gray_with_gamma(2.2).encode().unwrap();
         assert!(to_srgb(&grey).is_none());
         let p3 = to_srgb(&ColorProfile::new_display_p3().encode().unwrap()).unwrap();
-        // Greys stay; a colour inside sRGB; P3's red, which lies outside. By ImageMagick with lcms2.
+        // Greys stay; a colour inside sRGB, by the matrix of CSS Color 4; P3's red, which lies outside.
         let mut rgb = [0.5, 0.5, 0.5, 0.5, 0.4, 0.3, 1.0, 0.0, 0.0];
         p3.convert(&mut rgb);
-        let want = [0.5, 0.5, 0.5, 0.5169, 0.3963, 0.2863, 1.0, 0.0, 0.0];
+        let want = [0.5, 0.5, 0.5, 0.5193, 0.3951, 0.2845, 1.0, 0.0, 0.0];
         for (got, want) in rgb.iter().zip(want) {
-            assert!((got - want).abs() < 2e-3, "{rgb:?}");
+            assert!((got - want).abs() < 5e-4, "{rgb:?}");
         }
     }
 }

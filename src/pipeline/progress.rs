@@ -55,6 +55,15 @@ pub struct Outline {
     pub work: [(Stage, f64); 4],
 }
 
+/// A job without work.
+impl Default for Outline {
+    fn default() -> Self {
+        let stages = [Stage::Caption, Stage::Encode, Stage::Denoise, Stage::Decode];
+        let work = stages.map(|stage| (stage, 0.0));
+        Self { width: 0, height: 0, regions: 0, steps: 0, work }
+    }
+}
+
 /// A small picture of the whole output as far as it is known, for people who watch the job.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]

@@ -1,9 +1,10 @@
 //! Run of a job: the stages that the work folder does not have yet, then the output.
 
-use tracing::info_span;
+use serde_json::Value;
+use tracing::{info, info_span};
 
 use crate::{
-    backend::give_back_freed,
+    backend::{give_back_freed, peak_memory, place_name},
     caption::document::Document,
     image::{EncodeOptions, Encoder, Format, Output, Picture, PictureShape, Warning},
 };
@@ -14,6 +15,7 @@ use super::{
     job::JobSpec,
     plan::Plan,
     progress::Progress,
+    runner::Compute as _,
     settings::Settings,
     stages::{
         caption,
@@ -37,6 +39,10 @@ pub struct Report {
     pub regions: usize,
     /// Steps that ran.
     pub steps: usize,
+    /// The captions, as they were used.
+    pub captions: Document,
+    /// The settings that are in the output's metadata.
+    pub settings: Value,
 }
 
 /// Enlarges `picture` into `output`.
@@ -83,7 +89,8 @@ pub fn upscale(
         let job = spec.identity(picture, format)?;
         WorkFolder::open(work, (output, format), &job, &layout)?
     };
-    run(engine, picture, &spec, Target::Picture(encoder, output), folder, progress)
+    let target = Target::Picture(Box::new(encoder), output);
+    run(engine, picture, &spec, target, folder, progress)
 }
 
 /// What the plan of a job has to say to the user.
@@ -103,26 +110,36 @@ pub(super) fn run(
     progress: &mut dyn Progress,
 ) -> Result<Report, Error> {
     folder.notes.iter().for_each(|note| progress.note(note));
-    if let Err(error) = stages(engine, picture, spec, target, &mut folder, progress) {
+    let done = stages(engine, picture, spec, target, &mut folder, progress);
+    let (captions, settings) = match done {
+        Ok(done) => done,
         // Captions made so far are in their cache, and the job goes on with them.
-        if let Error::Interrupted(_) = error {
-            return Err(Error::Interrupted(folder.into_kept()));
+        Err(Error::Interrupted(_)) => return Err(Error::Interrupted(folder.into_kept())),
+        Err(error) => {
+            if let Some(kept) = folder.leave(error.leaves()) {
+                progress.note(&format!("what is done is in {}", kept.display()));
+            }
+            return Err(error);
         }
-        if let Some(kept) = folder.leave(error.leaves()) {
-            progress.note(&format!("what is done is in {}", kept.display()));
-        }
-        return Err(error);
-    }
+    };
     folder.remove();
+    for runner in engine.runners() {
+        if let Some(bytes) = peak_memory(runner.device()) {
+            info!(device = place_name(runner.device()), bytes, "peak memory");
+        }
+    }
     let Plan { geometry, sampling, .. } = &spec.plan;
     Ok(Report {
         width: geometry.canvas.width as u32,
         height: geometry.canvas.height as u32,
         regions: geometry.grid.len(),
         steps: sampling.steps.len(),
+        captions,
+        settings,
     })
 }
 
+/// Runs the stages; returns the captions and the settings for the output's metadata.
 fn stages(
     engine: &Engine,
     picture: &Picture,
@@ -130,15 +147,16 @@ fn stages(
     target: Target<'_>,
     work: &mut WorkFolder,
     progress: &mut dyn Progress,
-) -> Result<(), Error> {
+) -> Result<(Document, Value), Error> {
     let others = &engine.others();
     let context = &Context { runner: &engine.runner, others, picture, spec };
     let plan = &spec.plan;
     let described = caption::describe_or_kept(context, work, progress)?;
+    let record = record(spec, picture, &described.prompt);
     let target = match target {
         Target::Picture(encoder, output) => {
-            let record = record(spec, picture, &described.prompt);
-            Target::Picture(encoder.with_settings(record.to_string()), output)
+            let encoder = encoder.with_settings(record.to_string());
+            Target::Picture(Box::new(encoder), output)
         }
         rows @ Target::Rows(_) => rows,
     };
@@ -160,11 +178,12 @@ fn stages(
     let mut writer = RowWriter::open(target, work, progress)?;
     decode::canvas(context, &mut writer, work, progress)?;
     end_stage(engine, plan);
-    writer.finish(work, progress)
+    writer.finish(work, progress)?;
+    Ok((described.document, record))
 }
 
 /// The settings that are written into the output.
-fn record(spec: &JobSpec, picture: &Picture, prompt: &str) -> serde_json::Value {
+fn record(spec: &JobSpec, picture: &Picture, prompt: &str) -> Value {
     let mut record = spec.record(prompt);
     for warning in &picture.warnings {
         if let Warning::Truncated { rows_read, rows } = warning {

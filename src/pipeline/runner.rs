@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use tracing::{debug, debug_span};
 
 use crate::{
-    backend::{MatmulPrecision, device_name, give_back_freed},
+    backend::{MatmulPrecision, Reading, device_name, give_back_all, give_back_freed},
     caption::wording::Fits,
     model::{
         denoiser::{Conditioning, Denoiser, MicroConditioning, Prior},
@@ -96,7 +96,7 @@ pub trait Compute: Sync {
         maps: &mut dyn FeatureMaps,
     ) -> Result<(), Error>;
 
-    /// One call of the denoiser on a batch of regions. The prediction has the layout of the call's `z`, in f32.
+    /// One call of the denoiser on a batch of regions. A device may still be computing it when this returns.
     ///
     /// With guidance g the batch goes through the denoiser twice in one call, and `conditioning` and `prior`
     /// hold `2·batch` entries: those of the negative prompt, then those of the prompt. The prediction is then
@@ -109,7 +109,7 @@ pub trait Compute: Sync {
         call: &Call,
         conditioning: &Conditioning,
         prior: Prior<'_>,
-    ) -> Result<Vec<f32>, Error>;
+    ) -> Result<Prediction, Error>;
 
     /// Error for non-finite values; names the first weight with such values, if any.
     fn non_finite(&self, stage: Stage) -> Error;
@@ -125,6 +125,39 @@ pub struct Call {
     pub timestep: f64,
     /// Strength of classifier-free guidance; `None` without.
     pub guidance: Option<f64>,
+}
+
+/// The result of a denoiser call, which a device may still be computing.
+pub struct Prediction {
+    output: Reading,
+    /// Strength of the guidance, where the output is for the negative prompt and then for the prompt.
+    guidance: Option<f64>,
+}
+
+impl Prediction {
+    /// Prediction from a denoiser's output, with guidance twice as many rows as the call's.
+    pub fn new(output: Reading, guidance: Option<f64>) -> Self {
+        Self { output, guidance }
+    }
+
+    /// True if its values need not be waited for.
+    pub fn is_here(&self) -> bool {
+        self.output.is_here()
+    }
+
+    /// The values, in f32, in the layout of the call's `z`.
+    ///
+    /// # Errors
+    /// Errors of the backend, of the computation as well.
+    pub fn values(self) -> Result<Vec<f32>, Error> {
+        let output = self.output.wait()?;
+        let Some(guidance) = self.guidance else { return Ok(output) };
+        let guidance = guidance as f32;
+        let (negative, positive) = output.split_at(output.len() / 2);
+        let guided =
+            |(negative, positive): (&f32, &f32)| negative + guidance * (positive - negative);
+        Ok(negative.iter().zip(positive).map(guided).collect())
+    }
 }
 
 /// A model's parts on one device.
@@ -152,7 +185,6 @@ impl Parts {
         self.denoiser_f32.free();
         self.vae.free();
         self.text.free();
-        give_back_freed();
     }
 }
 
@@ -194,6 +226,7 @@ impl Runner {
     /// Unloads all parts; a part in use is freed after its last use.
     pub fn free_parts(&self) {
         self.parts.free();
+        give_back_all(&self.device);
     }
 
     /// Bytes of the weights loaded on the device now, according to `footprints`.
@@ -293,8 +326,11 @@ impl Compute for Runner {
     }
 
     fn make_room(&self) -> Arc<dyn Fn() + Send + Sync> {
-        let parts = self.parts.clone();
-        Arc::new(move || parts.free())
+        let (parts, device) = (self.parts.clone(), self.device.clone());
+        Arc::new(move || {
+            parts.free();
+            give_back_all(&device);
+        })
     }
 
     fn encode(&self, pixels: &Tensor, globals: Globals<'_>) -> Result<Tensor, Error> {
@@ -326,7 +362,7 @@ impl Compute for Runner {
         call: &Call,
         conditioning: &Conditioning,
         prior: Prior<'_>,
-    ) -> Result<Vec<f32>, Error> {
+    ) -> Result<Prediction, Error> {
         let _span = debug_span!("predict", batch = call.z.dims()[0], t = call.timestep).entered();
         let &Call { ref z, ref zl, timestep, guidance } = call;
         let mut sample = match zl {
@@ -340,14 +376,7 @@ impl Compute for Runner {
         let conditioning = conditioning.to_dtype(dtype)?;
         let denoiser = self.denoiser(dtype)?;
         let output = denoiser.forward(&sample.into(), timestep, &conditioning, prior)?;
-        let output: Vec<f32> =
-            output.into_tensor()?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
-        let Some(guidance) = guidance else { return Ok(output) };
-        let guidance = guidance as f32;
-        let (negative, positive) = output.split_at(output.len() / 2);
-        let guided =
-            |(negative, positive): (&f32, &f32)| negative + guidance * (positive - negative);
-        Ok(negative.iter().zip(positive).map(guided).collect())
+        Ok(Prediction::new(Reading::begin(&output.into_tensor()?)?, guidance))
     }
 
     fn non_finite(&self, stage: Stage) -> Error {

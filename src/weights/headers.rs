@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{DType, Device, Result, Shape, Tensor};
 
 use super::kept::KeptWeights;
-use crate::backend::{ParamSource, Weight, WeightStorage, WeightUse, Working, stored_bytes};
+use crate::backend::{
+    ParamSource, Placement, Weight, WeightStorage, WeightUse, Working, stored_bytes,
+};
 
 /// Memory of a part's weights, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,9 +64,10 @@ impl Headers {
         stored + 2 * count * size_of::<f32>()
     }
 
-    fn add_plain(&self, name: &str, shape: &Shape, dtype: DType) {
+    fn add_plain(&self, name: &str, shape: &Shape, dtype: DType, device: &Device) {
         let count = shape.elem_count();
-        self.add(name, count * dtype.size_in_bytes(), 0, self.passing(name, count, dtype));
+        let kept = Placement::from(device).buffer(count * dtype.size_in_bytes());
+        self.add(name, kept, 0, self.passing(name, count, dtype));
     }
 }
 
@@ -76,7 +79,7 @@ fn valueless(shape: impl Into<Shape>, dtype: DType, device: &Device) -> Result<T
 impl ParamSource for Headers {
     fn get(&self, name: &str, shape: &Shape, dtype: DType, device: &Device) -> Result<Tensor> {
         self.weights.stored().check(name, shape)?;
-        self.add_plain(name, shape, dtype);
+        self.add_plain(name, shape, dtype, device);
         valueless(shape, dtype, device)
     }
 
@@ -101,6 +104,7 @@ impl ParamSource for Headers {
                 self.add(name, kept, 0, self.packing(name, count));
             }
             WeightStorage::OnDevice(_) => self.add(name, kept, 0, 0),
+            WeightStorage::Dense(dtype) => self.add_plain(name, shape, dtype, &working.device),
             _ => self.add(name, kept, 0, self.passing(name, count, storage.numbers())),
         }
         Weight::valueless(shape, weight_use, storage)

@@ -28,14 +28,13 @@ fn files_cut_short_and_damaged() {
         "rgb.jp2",
         "grey.j2k",
         "rgb.jxl",
-        "side.jxl",
     ] {
         let good = sample(name);
         for cut in [10, 20, 32, good.len() / 3, good.len() * 2 / 3] {
             cases.push(refused(format!("{name} cut at {cut}"), good[..cut].to_vec()));
         }
     }
-    all_right(cases, 60);
+    all_right(cases, 55);
 }
 
 #[test]
@@ -55,7 +54,7 @@ fn sizes_that_no_bytes_stand_for() {
         with("rgba.qoi", 4, &[0, 0, 0x40, 0, 0, 0, 0x40, 0]),
         with("rgba.qoi", 4, &[0xff; 8]),
         with("rgba.dds", 12, &[large, large].concat()),
-        with("icon.ico", 14, &[0xff; 8]),
+        with("icon.ico", 30, &[0xff; 8]),
         with("palette.gif", 6, &[0xff, 0xff, 0xff, 0xff]),
         with("rgb.psd", 14, &[0, 0, 0x40, 0, 0, 0, 0x40, 0]),
         with("rgb.psd", 14, &[0xff; 8]),

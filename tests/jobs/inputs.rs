@@ -75,7 +75,7 @@ fn every_format_that_is_only_read_has_its_pixels_depth_alpha_and_grey() {
         ("grey.jxl", 1e-3, 8, false, true),
         ("side.jxl", 1e-3, 8, false, false),
     ] {
-        let picture = read(name, &bytes_of(name), None).unwrap();
+        let picture = read(name, &bytes_of(name), None).unwrap_or_else(|error| panic!("{error}"));
         let difference = difference(name, &picture);
         assert!(difference <= tolerance, "{name}: {difference} steps");
         let shape = (picture.bit_depth, picture.alpha.is_some(), picture.grey);
@@ -93,7 +93,8 @@ fn exif_and_xmp_of_boxes_are_kept_and_the_picture_is_upright() {
         assert!(String::from_utf8(xmp).unwrap().contains("A title"), "{name}");
     }
     let psd = read("deep_grey.psb", &bytes_of("deep_grey.psb"), None).unwrap();
-    assert_eq!(psd.metadata.dpi, Some((300.0, 300.0)));
+    let (across, down) = psd.metadata.dpi.unwrap();
+    assert!((across - 300.0).abs() < 1e-3 && (down - 300.0).abs() < 1e-3);
 }
 
 #[cfg(feature = "heic")]
@@ -106,13 +107,13 @@ fn heic_has_the_pixels_that_libheif_reads() {
         ("side.heic", 8, false),
     ] {
         let picture = read(name, &bytes_of(name), None).unwrap();
-        // Chroma is interpolated here and repeated there.
         let mean = mean_difference(name, &picture);
-        assert!(mean < 1.5, "{name}: {mean} steps");
+        assert!(mean < 0.6, "{name}: {mean} steps");
         assert_eq!((picture.bit_depth, picture.alpha.is_some()), (bits, alpha), "{name}");
     }
+    // The container says how a picture lies, and nothing here; EXIF does not count.
     let side = read("side.heic", &bytes_of("side.heic"), None).unwrap();
-    assert_eq!((side.width, side.height), (21, 27));
+    assert_eq!((side.width, side.height), (27, 21));
     assert!(side.metadata.exif.unwrap().windows(8).any(|bytes| bytes == b"Somebody"));
 }
 
@@ -168,17 +169,20 @@ fn avif_is_refused_by_name_with_what_converts_it() {
 
 #[test]
 fn frames_are_composed_as_a_viewer_shows_them() {
-    for name in ["frames.gif", "frames.png", "frames.webp", "frames.jxl"] {
+    // The decoder of WebP rounds where it blends.
+    for (name, tolerance) in
+        [("frames.gif", 1e-3), ("frames.png", 1e-3), ("frames.webp", 1.01), ("frames.jxl", 1e-3)]
+    {
         let bytes = bytes_of(name);
         for frame in 1..=4 {
             let picture = read(name, &bytes, Some(frame)).unwrap();
             let difference = difference(&format!("{name}/{frame}"), &picture);
-            assert!(difference <= 1e-3, "{name} {frame}: {difference} steps");
+            assert!(difference <= tolerance, "{name} {frame}: {difference} steps");
             assert_eq!(picture.warnings, [], "{name}");
         }
         let first = read(name, &bytes, None).unwrap();
         assert!(matches!(first.warnings[..], [Warning::FirstFrameOnly(_)]), "{name}");
-        assert!(difference(&format!("{name}/1"), &first) <= 1e-3, "{name}");
+        assert!(difference(&format!("{name}/1"), &first) <= tolerance, "{name}");
         let refusal = read(name, &bytes, Some(5)).unwrap_err().to_string();
         assert!(refusal.contains("has no picture 5: there are 4 in this"), "{refusal}");
     }

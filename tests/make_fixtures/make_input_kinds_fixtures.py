@@ -2,19 +2,24 @@
 
     python tests/make_fixtures/make_input_kinds_fixtures.py
 
-Needs numpy, Pillow 11 or later, safetensors and imagecodecs, and the programs convert (ImageMagick 6), cjxl (libjxl),
+Needs numpy, Pillow 11 or later, safetensors, imagecodecs, pillow-heif and brotli, and the programs convert (ImageMagick 6), cjxl and djxl (libjxl),
 heif-enc and heif-convert (libheif, with x265), avifenc and avifdec (libavif) and exiftool. What the Rust side should read is in pixels.safetensors (float
 samples of red, green, blue and, where there is one, alpha; [h, w, c]): the pixels that a lossless file was made from, and of
-others those that Pillow or the format's own program reads. Frames of animations are `NAME/1`, `NAME/2` …, as Pillow
-composes them.
+others those that Pillow or the format's own program reads. Frames of animations are `NAME/1`, `NAME/2` …, as Pillow or
+ImageMagick composes them.
 """
 
+import io
 import pathlib
+import struct
 import subprocess
 import tempfile
+import zlib
 
+import brotli
 import imagecodecs
 import numpy as np
+import pillow_heif
 from PIL import Image, ImageOps
 from safetensors.numpy import save_file
 
@@ -52,11 +57,13 @@ Image.fromarray(rgba).save(work / "rgba.png")
 (work / "deep.pgm").write_bytes(b"P5\n27 21\n65535\n" + deep[..., 1].astype(">u2").tobytes())
 
 # Simple formats.
-for name, picture in [("rgb.bmp", rgb), ("rgba.bmp", rgba), ("rgb.tga", rgb), ("rgba.tga", rgba), ("grey.tga", grey)]:
+for name, picture in [("rgb.bmp", rgb), ("rgb.tga", rgb), ("rgba.tga", rgba), ("grey.tga", grey)]:
     Image.fromarray(picture).save(OUT / name, **({"compression": "tga_rle"} if name == "rgba.tga" else {}))
     note(name, picture / 255)
 Image.fromarray(grey).save(OUT / "grey.bmp")
 note("grey.bmp", grey / 255)
+run("convert", work / "rgba.png", f"BMP:{OUT / 'rgba.bmp'}")
+note("rgba.bmp", rgba / 255)
 (OUT / "rgba.qoi").write_bytes(imagecodecs.qoi_encode(rgba))
 note("rgba.qoi", rgba / 255)
 Image.fromarray(rgba).save(OUT / "icon.ico", sizes=[(16, 12), (27, 21)])
@@ -102,24 +109,28 @@ note("rgba.jxl", rgba / 255)
 note("deep.jxl", deep / 65535)
 note("grey.jxl", grey / 255)
 Image.fromarray(rgb).save(work / "side.jpg", quality=95, subsampling=0)
-run("exiftool", "-q", "-overwrite_original", "-n", "-Orientation=6", "-Artist=Somebody", "-XMP-dc:Title=A title", work / "side.jpg")
+run("exiftool", "-q", "-overwrite_original", "-n", "-Orientation=6", "-Artist=Somebody", work / "side.jpg")
 run("cjxl", work / "side.jpg", "--lossless_jpeg=0", "-d", "0", OUT / "side.jxl")
 run("exiftool", "-q", "-overwrite_original", "-XMP-dc:Title=A title", OUT / "side.jxl")
+# As newer versions of cjxl write it.
+packed = b"Exif" + brotli.compress(bytes(4) + Image.open(work / "side.jpg").info["exif"][6:])
+with open(OUT / "side.jxl", "ab") as file:
+    file.write((len(packed) + 8).to_bytes(4, "big") + b"brob" + packed)
 note("side.jxl", np.rot90(np.asarray(Image.open(work / "side.jpg")), 3) / 255)
 
 # HEIC by x265, and what libheif reads.
 for name, options, picture in [
-    ("rgb.heic", ["-q", "90"], "rgb.png"),
-    ("rgba.heic", ["-q", "90"], "rgba.png"),
-    ("deep.heic", ["-q", "90", "-b", "10"], "deep.png"),
-    ("side.heic", ["-q", "90"], "side.jpg"),
+    ("rgb.heic", ["-q", "90", "-p", "chroma=444"], "rgb.png"),
+    ("rgba.heic", ["-q", "90", "-p", "chroma=444"], "rgba.png"),
+    ("side.heic", ["-q", "90", "-p", "chroma=444"], "side.jpg"),
 ]:
-    if picture == "deep.png":
-        run("convert", work / "deep.ppm", work / "deep.png")
     run("heif-enc", *options, work / picture, "-o", OUT / name)
     run("heif-convert", OUT / name, work / "seen.png")
-    seen = imagecodecs.png_decode((work / "seen.png").read_bytes())
-    note(name, seen / (65535 if seen.dtype == np.uint16 else 255))
+    note(name, imagecodecs.png_decode((work / "seen.png").read_bytes()) / 255)
+pillow_heif.from_bytes("RGB;16", (27, 21), deep.tobytes()).save(OUT / "deep.heic", quality=95, chroma=444)
+seen = pillow_heif.open_heif(OUT / "deep.heic", convert_hdr_to_8bit=False)
+note("deep.heic", np.asarray(seen, np.float64) / (65535 if np.asarray(seen).max() > 1023 else 1023))
+run("convert", work / "deep.ppm", work / "deep.png")
 
 # AVIF by Pillow's libavif, and what it reads; one that lies on its side, and one of tiles.
 Image.fromarray(rgba).save(OUT / "rgba.avif", quality=95, subsampling="4:4:4")
@@ -148,17 +159,59 @@ for at in range(4):
 frames[0].save(OUT / "frames.gif", save_all=True, append_images=frames[1:], duration=90, disposal=[1, 2, 3, 1])
 frames[0].save(OUT / "frames.png", save_all=True, append_images=frames[1:], duration=90, disposal=[0, 1, 2, 0], blend=[0, 1, 1, 1])
 frames[0].save(OUT / "frames.webp", save_all=True, append_images=frames[1:], duration=90, lossless=True, exact=True)
-for name in ["frames.gif", "frames.png", "frames.webp"]:
-    animation = Image.open(OUT / name)
-    for at in range(animation.n_frames):
-        animation.seek(at)
-        note(f"{name}/{at + 1}", np.asarray(animation.convert("RGBA")) / 255)
-run("cjxl", "-d", "0", OUT / "frames.gif", OUT / "frames.jxl")
+animation = Image.open(OUT / "frames.webp")
+for at in range(animation.n_frames):
+    animation.seek(at)
+    note(f"frames.webp/{at + 1}", np.asarray(animation.convert("RGBA")) / 255)
+
+
+def compose(data):
+    """Frames of an APNG by the letter of the PNG specification, 12.4 and 13.11; Pillow loses what a frame has gone back to."""
+    chunks, at = [], 8
+    while at < len(data):
+        length = int.from_bytes(data[at:at + 4], "big")
+        chunks.append((data[at + 4:at + 8], data[at + 8:at + 8 + length]))
+        at += 12 + length
+    frames = []
+    for kind, body in chunks:
+        if kind == b"fcTL":
+            frames.append([struct.unpack(">5I2H2B", body), b""])
+        elif kind in (b"IDAT", b"fdAT"):
+            frames[-1][1] += body[4 * (kind == b"fdAT"):]
+    head = chunks[0][1]
+    canvas = np.zeros((*struct.unpack(">II", head[:8])[::-1], 4))
+    make = lambda kind, body: struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    for (_, width, height, x, y, _, _, dispose, blend), body in frames:
+        png = data[:8] + make(b"IHDR", struct.pack(">II", width, height) + head[8:])
+        png += b"".join(make(*chunk) for chunk in chunks if chunk[0] in (b"PLTE", b"tRNS")) + make(b"IDAT", body) + make(b"IEND", b"")
+        frame = np.asarray(Image.open(io.BytesIO(png)).convert("RGBA")) / 255
+        before = canvas.copy()
+        part = canvas[y:y + height, x:x + width]
+        # All pixels here are opaque or invisible.
+        part[:] = frame if blend == 0 else np.where(frame[..., 3:] > 0, frame, part)
+        yield canvas.copy()
+        if dispose == 1:
+            part[:] = 0
+        elif dispose == 2:
+            canvas = before
+
+
+for at, frame in enumerate(compose((OUT / "frames.png").read_bytes())):
+    note(f"frames.png/{at + 1}", frame)
+# Pillow paints over a frame that disposes of itself, where viewers show what is behind the picture.
+run("convert", OUT / "frames.gif", "-coalesce", work / "frame_%d.png")
 for at in range(4):
-    pixels[f"frames.jxl/{at + 1}"] = pixels[f"frames.gif/{at + 1}"]
+    note(f"frames.gif/{at + 1}", np.asarray(Image.open(work / f"frame_{at}.png").convert("RGBA")) / 255)
+run("cjxl", "-d", "0", OUT / "frames.gif", OUT / "frames.jxl")
+run("djxl", OUT / "frames.jxl", work / "seen.apng")
+for at, frame in enumerate(compose((work / "seen.apng").read_bytes())):
+    note(f"frames.jxl/{at + 1}", frame)
 # A frame that is smaller than the canvas comes first.
-run("convert", "-size", "24x18", "xc:none", "-page", "24x18+5+4", "-size", "9x8", "xc:#3366cc", "-delete", "0", OUT / "offset.gif")
-note("offset.gif", np.asarray(Image.open(OUT / "offset.gif").convert("RGBA")) / 255)
+run("convert", "-size", "9x8", "xc:#3366cc", "-repage", "24x18+5+4", OUT / "offset.gif")
+# Viewers show nothing where a GIF has no frame, and not its background colour.
+whole = np.zeros((18, 24, 4))
+whole[4:12, 5:14] = [0.2, 0.4, 0.8, 1]
+note("offset.gif", whole)
 
 # Pages of a TIFF.
 pages = [Image.fromarray(np.roll(rgb, 5 * at, axis=1)) for at in range(3)]

@@ -1,7 +1,7 @@
 //! The attention prior of regions against bilinear samples in f64.
 
 use backend::launch::ElementType;
-use crop_resize_launch::{AxisSample, axis_samples, blend_prior};
+use crop_resize_launch::{AxisSample, BlendSizes, axis_samples, blend_prior};
 use kernel_check::{Arg, Buffer, Element, Mode, assert_close, backend, bf16, f16, launch, uniform};
 
 #[path = "../../../src/backend/ops/crop_resize/launch.rs"]
@@ -124,6 +124,53 @@ fn every_shape<T: Element>() {
     Shape { channels: 20, map: (1, 1), weight: 0.8, ..shape }.check::<T>();
     Shape { height: 1, width: 1, channels: 1, maps: 2, ..shape }.check::<T>();
     Shape { channels: 640, height: 2, width: 3, map: (4, 4), ..shape }.check::<T>();
+}
+
+/// Maps of the output's size are blended pixel by pixel, without tables of places.
+fn in_place<T: Element>(channels: usize) {
+    let (samples, maps, height, width) = (4, 2, 3, 5);
+    let len = height * width * channels;
+    let (own, prior): (Vec<T>, Vec<T>) = (uniform(1, samples * len), uniform(2, maps * len));
+    let shape = (samples as u32, height as u32, width as u32, channels as u32);
+    let map = (height as u32, width as u32);
+    let regions = (samples / maps) as u32;
+    let (geometry, sizes) = blend_prior(T::TYPE, shape, map, regions, 0.3).unwrap();
+    let sizes = BlendSizes { in_place: 1, ..sizes };
+    let run = |mode| {
+        let (mut own, mut prior) = (Buffer::new(&own), Buffer::new(&prior));
+        let mut out = Buffer::<T>::unwritten(own.len());
+        let arguments = &mut [
+            Arg::input(&mut own),
+            Arg::input(&mut prior),
+            Arg::Null,
+            Arg::Null,
+            Arg::output(&mut out),
+            Arg::value(sizes),
+        ];
+        launch(&geometry, arguments, mode);
+        out.to_vec()
+    };
+    let out = run(Mode::ALL[0]);
+    let reference: Vec<f64> = (0..samples * len)
+        .map(|at| {
+            let map = at / len / (samples / maps);
+            0.7 * own[at].widen() + 0.3 * prior[map * len + at % len].widen()
+        })
+        .collect();
+    let bar = if T::TYPE == ElementType::F32 { 1e-6 } else { 2e-3 };
+    assert_close(&format!("in place, {channels} channels"), &out, &reference, bar);
+    for mode in &Mode::ALL[1..] {
+        assert_eq!(run(*mode), out, "{mode:?}");
+    }
+}
+
+#[test]
+fn maps_of_the_outputs_size_are_blended_in_place() {
+    for channels in [64, 9] {
+        in_place::<bf16>(channels);
+        in_place::<f16>(channels);
+        in_place::<f32>(channels);
+    }
 }
 
 #[test]

@@ -1,13 +1,18 @@
 //! Launches through candle's driver: the modules of the build's PTX, arguments as the driver takes them.
 
-use std::{collections::HashMap, ffi::c_void, ptr::from_ref, sync::OnceLock};
+use std::{
+    collections::HashMap,
+    ffi::c_void,
+    ptr::from_ref,
+    sync::{Mutex, OnceLock, PoisonError},
+};
 
 use candle_core::{
     CudaDevice, CudaStorage, DType, Device, Layout, Result, Storage, StorageRef,
     cuda::{
-        WrapErr as _,
+        DeviceId, WrapErr as _,
         cudarc::driver::{
-            CudaContext, CudaStream, DevicePtr as _, SyncOnDrop,
+            CudaContext, CudaFunction, CudaStream, DevicePtr as _, SyncOnDrop,
             result::{device, launch_kernel},
             sys,
             sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
@@ -16,10 +21,11 @@ use candle_core::{
 };
 use half::{bf16, f16};
 
-use super::{Arg, sizes};
+use super::{Arg, pool, sizes};
 use crate::backend::launch::Launch;
 
-// `const MODULES: &[(&str, &str)]`: name and PTX of every file of kernels.
+// `const MODULES: &[(&str, &str)]`: name and PTX of every file of kernels; and `const TOOLKIT: (i32, i32)`, the release of
+// CUDA whose compiler wrote them.
 include!(concat!(env!("OUT_DIR"), "/ptx.rs"));
 
 /// Shared memory that every block may have without being asked for.
@@ -122,12 +128,7 @@ pub(super) unsafe fn run(launch: &Launch, args: &[Arg]) -> Result<()> {
         .collect();
 
     stream.context().bind_to_thread().w()?;
-    let function = gpu.get_or_load_custom_func(launch.kernel, entry.module, entry.ptx)?;
-    if launch.shared > SHARED_UNASKED {
-        // It holds for the function from then on; asking again costs nothing beside such a kernel.
-        let shared = launch.shared as i32;
-        function.set_attribute(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, shared).w()?;
-    }
+    let function = function(gpu, launch, entry)?;
     let [x, y, z] = launch.grid;
     // SAFETY: parameters point to as many values as the kernel has parameters, of their types (the caller's); they
     // are read before this returns. Storages outlive the launch: their memory is freed on this stream, behind it.
@@ -142,6 +143,31 @@ pub(super) unsafe fn run(launch: &Launch, args: &[Arg]) -> Result<()> {
         )
     }
     .w()
+}
+
+/// The function of a kernel on this GPU, with leave for the shared memory of the launch.
+///
+/// The driver is asked once for each: it would look the name up in its module for every launch.
+fn function(gpu: &CudaDevice, launch: &Launch, entry: &Entry) -> Result<CudaFunction> {
+    type Loaded = HashMap<(DeviceId, &'static str), (CudaFunction, u32)>;
+    static LOADED: OnceLock<Mutex<Loaded>> = OnceLock::new();
+    let loaded = LOADED.get_or_init(Mutex::default);
+    let mut loaded = loaded.lock().unwrap_or_else(PoisonError::into_inner);
+    let place = (gpu.id(), launch.kernel);
+    if let Some((function, shared)) = loaded.get(&place)
+        && launch.shared <= *shared
+    {
+        return Ok(function.clone());
+    }
+    let function = gpu.get_or_load_custom_func(launch.kernel, entry.module, entry.ptx)?;
+    if launch.shared > SHARED_UNASKED {
+        // It holds for the function from then on.
+        let shared = launch.shared as i32;
+        function.set_attribute(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, shared).w()?;
+    }
+    let function = CudaFunction::clone(&function);
+    loaded.insert(place, (function.clone(), launch.shared.max(SHARED_UNASKED)));
+    Ok(function)
 }
 
 /// The storage of values on a GPU.
@@ -176,13 +202,41 @@ fn address<'a>(
 /// candle's default is a stream for each thread, and nothing orders those: what one thread gathers while another
 /// computes would be read before it is there.
 ///
+/// A GPU may be opened more than once. Each time it is a device of its own, whose tensors another one never sees but
+/// through the host.
+///
 /// # Errors
-/// Those of the driver.
+/// A driver that is older than the kernels, or those of the driver.
 pub(in crate::backend) fn open(ordinal: usize) -> Result<Device> {
+    // Without a driver or a GPU, opening says so.
+    if let Ok(version) = driver_version() {
+        check_driver(version)?;
+    }
     let device = Device::new_cuda_with_stream(ordinal)?;
+    let gpu = device.as_cuda_device()?;
     // SAFETY: no tensor exists yet, and all work is on the one stream, so that no event has to order it.
-    unsafe { device.as_cuda_device()?.disable_event_tracking() };
+    unsafe { gpu.disable_event_tracking() };
+    pool::keep_freed(gpu.cuda_stream().context()).w()?;
     Ok(device)
+}
+
+/// The release of CUDA that the driver is for.
+fn driver_version() -> Result<(i32, i32)> {
+    let mut version = 0;
+    // SAFETY: it writes the number that it is given the address of.
+    unsafe { sys::cuDriverGetVersion(&mut version) }.result().w()?;
+    Ok((version / 1000, version % 1000 / 10))
+}
+
+/// Refuses a driver that is older than the compiler of the kernels, candle's included: it cannot read their PTX.
+fn check_driver(driver: (i32, i32)) -> Result<()> {
+    if driver < TOOLKIT {
+        let ((major, minor), (needs_major, needs_minor)) = (driver, TOOLKIT);
+        candle_core::bail!(
+            "the driver is for CUDA {major}.{minor}, and this build needs one for {needs_major}.{needs_minor} or later"
+        );
+    }
+    Ok(())
 }
 
 /// Every NVIDIA GPU in the driver's order: name with generation and driver, and bytes of memory. No context is made.
@@ -195,10 +249,8 @@ pub(in crate::backend) fn list_gpus() -> Result<Vec<(String, usize)>> {
         CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR,
     };
     let count = CudaContext::device_count().w()?;
-    let mut version = 0;
-    // SAFETY: it writes the number that it is given the address of.
-    unsafe { sys::cuDriverGetVersion(&mut version) }.result().w()?;
-    let driver = format!("{}.{}", version / 1000, version % 1000 / 10);
+    let (major, minor) = driver_version()?;
+    let driver = format!("{major}.{minor}");
     (0..count)
         .map(|ordinal| {
             let gpu = device::get(ordinal).w()?;
@@ -225,6 +277,17 @@ mod tests {
         for (name, ptx) in MODULES {
             assert!(ptx.contains(".target sm_80"), "{name}");
         }
+    }
+
+    #[test]
+    fn a_driver_that_is_older_than_the_kernels_is_refused_by_both_numbers() {
+        let (major, minor) = TOOLKIT;
+        assert!(major >= 11);
+        assert!(check_driver(TOOLKIT).is_ok() && check_driver((major + 1, 0)).is_ok());
+        let error = check_driver((major - 1, 9)).unwrap_err().to_string();
+        let expected =
+            format!("for CUDA {}.9, and this build needs one for {major}.{minor}", major - 1);
+        assert!(error.contains(&expected), "{error}");
     }
 
     #[test]

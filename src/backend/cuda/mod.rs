@@ -5,7 +5,11 @@
 //! stream, one after the other with candle's own; nothing here waits for them.
 
 #[cfg(feature = "cuda")]
+mod copy;
+#[cfg(feature = "cuda")]
 mod driver;
+#[cfg(feature = "cuda")]
+pub(super) mod pool;
 
 use candle_core::{DType, Result, Shape};
 
@@ -15,6 +19,8 @@ use super::{
     launch::{ElementType, Launch, RowSizes},
 };
 
+#[cfg(feature = "cuda")]
+pub(super) use copy::Copy;
 #[cfg(feature = "cuda")]
 pub(super) use driver::{list_gpus, open};
 

@@ -11,7 +11,8 @@ use cupscale::image::{Format, Input, InputKind, Output};
 use crate::cli::{error::CliError, values};
 
 /// Verbs, which are not taken for pictures.
-const VERBS: [&str; 8] = ["plan", "caption", "edit", "info", "raw", "pipe", "models", "doctor"];
+const VERBS: [&str; 9] =
+    ["plan", "caption", "edit", "info", "raw", "pipe", "models", "doctor", "integrate"];
 
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Files")]

@@ -36,10 +36,10 @@ Exit codes: 0 done, 1 an input failed, 2 wrong usage, 3 everything was skipped, 
 const MORE: &str = "--help shows all options; VERB --help those of a verb.";
 
 /// Options of a job in the short help, each in one line.
-const BRIEF: [(&str, &str); 16] = [
+const BRIEF: [(&str, &str); 17] = [
     ("inputs", "Pictures or folders; `-` reads standard input"),
     ("frame", "Width and height of the frames that come, in pixels"),
-    ("pix", "Format of the pixels: rgb24, rgba, rgb48le or rgbaf32le"),
+    ("pix", "Format of the pixels, by ffmpeg's name; results have the same"),
     ("output", "File or folder; `-` writes standard output [default: INPUT with _4x in its name]"),
     ("format", "Format of the output [default: by its name, else the input's]"),
     ("scale", "Enlarge by this factor"),
@@ -50,6 +50,7 @@ const BRIEF: [(&str, &str); 16] = [
     ("model", "Model: a name, a folder or a file [default: the embedded one]"),
     ("device", "Device to compute on; several GPUs share a job"),
     ("preview", "Rewrite a small picture of the output after every step"),
+    ("report", "Write a page beside the output that shows what the job did"),
     ("json", "Print JSON, for programs"),
     ("quiet", "Errors only"),
     ("verbose", "Log the stages; -vv logs every call"),
@@ -72,7 +73,10 @@ fn brief(command: Command) -> Command {
         let text = BRIEF.iter().find(|(id, _)| option.get_id() == id).map(|(_, text)| *text);
         let option = option.help_heading(None::<&str>);
         match text {
-            Some(text) => option.help(text).hide_possible_values(true),
+            Some(text) if option.get_action().takes_values() => {
+                option.help(text).hide_possible_values(true)
+            }
+            Some(text) => option.help(text),
             None => option.hide(true),
         }
     })

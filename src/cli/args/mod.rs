@@ -6,6 +6,7 @@ mod edit;
 mod files;
 mod help;
 mod info;
+mod integrate;
 mod llava;
 mod machine;
 mod model;
@@ -34,9 +35,9 @@ use crate::cli::{
 };
 use machine::MachineArgs;
 use progress::ProgressArgs;
-use raw::NOT_OF_RAW;
+use raw::{FrameArgs, NOT_OF_RAW};
+pub use read::Every;
 use read::ReadArgs;
-pub use read::{Every, Page};
 use repaint::RepaintArgs;
 use reuse::{ReuseArgs, Reused};
 use size::SizeArgs;
@@ -47,13 +48,13 @@ pub use doctor::DoctorArgs;
 pub use edit::EditArgs;
 pub use files::FilesArgs;
 pub use info::InfoArgs;
+pub use integrate::IntegrateArgs;
 pub use llava::{CaptionEngineArg, LlavaArgs};
 pub use model::ModelArgs;
 pub use models::{
     AddArgs, ListArgs, ModelsArgs, ModelsVerb, PullArgs, QuantizeArgs, RemoveArgs, VerifyArgs,
 };
 pub use pipe::{RequestArgs, setting_names};
-pub use raw::RawArgs;
 
 /// Order of the help's parts: examples first.
 const TEMPLATE: &str =
@@ -78,12 +79,13 @@ pub struct Cli {
 
 /// Options for the output picture and for unfinished work, which `caption` does not have. All other options of a job
 /// apply to it.
-const NOT_OF_CAPTION: [&str; 9] = [
+const NOT_OF_CAPTION: [&str; 10] = [
     "format",
     "quality",
     "bit_depth",
     "skip_existing",
     "preview",
+    "report",
     "dry_run",
     "work_dir",
     "resume",
@@ -112,7 +114,7 @@ impl Cli {
         let raw = |command: clap::Command| {
             hide(command, NOT_OF_RAW)
                 .mut_arg("input_option", |option| {
-                    option.help("Where the frames come from [default: standard input]")
+                    option.help("Where the frames come from [default: standard input]").hide(false)
                 })
                 .mut_arg("output", |option| {
                     option.help("Where the frames go [default: standard output]")
@@ -228,12 +230,15 @@ pub enum Verb {
         after_help = "Example:\n  cupscale-fast info photo_4x.jpg\n  cupscale-fast other.jpg --reuse photo_4x.jpg"
     )]
     Info(InfoArgs),
-    /// Enlarge frame after frame of raw pixels on standard input, as between two ffmpegs
+    /// Enlarge frame after frame of raw pixels, as between two ffmpegs
     #[command(
-        after_help = "Example:\n  ffmpeg … -f rawvideo -pix_fmt rgb24 - | cupscale-fast raw 640x360 --pix rgb24 -s 2 | ffmpeg …"
+        after_help = "Example:\n  ffmpeg -i in.mp4 -f rawvideo -pix_fmt rgb24 - | cupscale-fast raw 640x360 --pix rgb24 -s 2 |\n    ffmpeg -f rawvideo -pix_fmt rgb24 -s 1280x720 -r 24 -i - out.mp4"
     )]
     Raw(Box<RawArgs>),
-    /// Stay loaded and enlarge pictures for an editor, asked over standard input (docs/pipe-protocol.md)
+    /// Stay loaded and enlarge pictures for an editor, asked over standard input
+    #[command(
+        after_help = "Example: an editor starts it, and sends requests (docs/pipe-protocol.md)\n  cupscale-fast pipe --model hyper-sdxl --max-memory 12GiB"
+    )]
     Pipe(Box<JobArgs>),
     /// List, add, download, check and remove models
     #[command(
@@ -243,6 +248,11 @@ pub enum Verb {
     /// Show the devices and what computes on them, and test their kernels
     #[command(after_help = "Example:\n  cupscale-fast doctor --device cuda:1")]
     Doctor(DoctorArgs),
+    /// Put the program behind GIMP, darktable, Krita, file managers and others
+    #[command(
+        after_help = "Example:\n  cupscale-fast integrate --list\n  cupscale-fast integrate gimp darktable"
+    )]
+    Integrate(IntegrateArgs),
     /// Captioning process of the program
     #[cfg(feature = "mistralrs")]
     #[command(name = cupscale::caption::mistralrs::VERB, hide = true)]
@@ -257,6 +267,15 @@ pub struct PlanArgs {
     /// Print JSON, for programs
     #[arg(long, help_heading = "Files")]
     pub json: bool,
+}
+
+/// Options of `raw`.
+#[derive(Args, Debug)]
+pub struct RawArgs {
+    #[command(flatten)]
+    pub stream: FrameArgs,
+    #[command(flatten)]
+    pub job: JobArgs,
 }
 
 /// All options of a job, unresolved.
@@ -289,6 +308,11 @@ pub struct JobArgs {
     /// Rewrite a small picture of the whole output after every step (.jpg, .png, .webp, .tif)
     #[arg(long, value_name = "FILE", help_heading = "Progress")]
     preview: Option<PathBuf>,
+    /// Write a page (HTML, one file) that shows what the job did: before and after, captions, times [default FILE: the
+    /// output's name and .html]
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = "",
+          help_heading = "Progress")]
+    pub report: Option<PathBuf>,
     /// Errors only
     #[arg(short, long, help_heading = "Progress")]
     quiet: bool,

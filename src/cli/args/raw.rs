@@ -1,9 +1,8 @@
-//! Options of `raw`.
+//! Options for frames of raw pixels.
 
 use clap::Args;
 use cupscale::image::PixelFormat;
 
-use super::JobArgs;
 use crate::cli::values;
 
 /// Options of a job that frames do not have: they are never resumed, come without files, and leave without metadata.
@@ -15,6 +14,7 @@ pub const NOT_OF_RAW: [&str; 12] = [
     "skip_existing",
     "dry_run",
     "preview",
+    "report",
     "captions",
     "resume",
     "fresh",
@@ -23,13 +23,11 @@ pub const NOT_OF_RAW: [&str; 12] = [
 ];
 
 #[derive(Args, Debug)]
-pub struct RawArgs {
+pub struct FrameArgs {
     /// Width and height of the frames that come, in pixels
     #[arg(value_name = "WxH", value_parser = values::size)]
     pub frame: (u32, u32),
     /// Format of the pixels, by ffmpeg's name; results have the same
     #[arg(long, value_name = "rgb24|rgba|rgb48le|rgbaf32le")]
     pub pix: PixelFormat,
-    #[command(flatten)]
-    pub job: JobArgs,
 }

@@ -1,11 +1,9 @@
 //! Options for reading pictures, and which of a file that holds several.
 
-use std::num::NonZeroUsize;
-
 use clap::Args;
 use cupscale::image::ReadOptions;
 
-use crate::cli::values;
+use crate::cli::values::{self, Page};
 
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Reading")]
@@ -23,13 +21,6 @@ pub struct ReadArgs {
     /// Limit of a picture's metadata (profile, EXIF, XMP, texts), unpacked [default: 64MiB]
     #[arg(long, value_name = "SIZE", value_parser = values::bytes)]
     max_metadata: Option<usize>,
-}
-
-/// Pages that are asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Page {
-    Number(NonZeroUsize),
-    All,
 }
 
 /// Files of several pictures of which every picture gets an output.

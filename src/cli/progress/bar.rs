@@ -130,3 +130,46 @@ fn bar(share: f64, columns: usize) -> String {
     }
     bar
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::timeline::tests::timeline, *};
+
+    #[test]
+    fn the_line_fits_every_terminal_and_says_less_on_a_narrow_one() {
+        let expected = [Some(1.0), Some(10.0), Some(60.0), Some(30.0)];
+        let stages = [(Stage::Encode, 10.0, 4, 4), (Stage::Denoise, 30.0, 50, 100)];
+        let view = View {
+            timeline: Some(timeline(expected, &stages)),
+            file: "3/12 東京の夜景.jpg".to_owned(),
+            left_of_all: Some(Duration::from_secs(845)),
+        };
+        for width in 1..200 {
+            let line = line(&view, width);
+            assert!(console::measure_text_width(&line) < width.max(2), "{width}: {line}");
+        }
+        let wide = line(&view, 140);
+        for part in [
+            "3/12 東京の夜景.jpg",
+            "repainting",
+            "50/100 regions × steps",
+            "40 %",
+            " left",
+            "all 14:05",
+        ] {
+            assert!(wide.contains(part), "{part} in: {wide}");
+        }
+        let middle = line(&view, 80);
+        assert!(middle.contains("3/12") && middle.contains("left"), "{middle}");
+        assert!(line(&view, 40).starts_with("repainting "), "{}", line(&view, 40));
+        assert!(line(&view, 16).contains("40 %"), "{}", line(&view, 16));
+    }
+
+    #[test]
+    fn the_bar_fills_by_half_columns() {
+        assert_eq!(bar(0.0, 4), "────");
+        assert_eq!(bar(1.0, 4), "━━━━");
+        assert_eq!(bar(0.5, 4), "━━╶─");
+        assert_eq!(bar(0.375, 4), "━╾──");
+    }
+}

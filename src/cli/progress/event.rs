@@ -27,7 +27,7 @@ pub enum Event<'a> {
     /// A frame of a stream is done.
     Frame {
         /// Number of the frame, from 1.
-        frame: u64,
+        frame: usize,
         /// Time that it took.
         seconds: f64,
     },

@@ -9,7 +9,7 @@ use crate::cli::print::say;
 
 impl Reporter {
     /// Ends a frame, counted from 1, that took this time.
-    pub fn end_frame(&self, frame: u64, time: Duration) {
+    pub fn end_frame(&self, frame: usize, time: Duration) {
         let line = || {
             let speed = frame as f64 / self.started.elapsed().as_secs_f64().max(1e-9);
             format!("frame {frame}, {speed:.2} a second")

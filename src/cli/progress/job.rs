@@ -53,6 +53,7 @@ impl Reporter {
         let (input, output) = (input.to_owned(), output.to_owned());
         self.file = Some(CurrentFile { index, count, input, output });
         self.timeline = Timeline::new();
+        self.notes.clear();
         self.file_event(state, None);
     }
 

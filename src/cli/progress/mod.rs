@@ -67,6 +67,9 @@ enum Display {
     Nothing,
 }
 
+/// Notes of a job that are kept for its report.
+const NOTES: usize = 100;
+
 /// Time between two lines where stderr is no terminal.
 const SELDOM: Duration = Duration::from_secs(30);
 
@@ -117,6 +120,8 @@ pub struct Reporter {
     /// Seconds of the pictures of a folder that are done, and their number.
     finished: (f64, usize),
     timeline: Timeline,
+    /// Notes of the job, of which the first hundred are kept.
+    notes: Vec<String>,
     /// What the job's speed depends on, once its model is loaded.
     speed: Option<SpeedKey>,
     transfer: Option<transfer::CurrentTransfer>,
@@ -148,6 +153,7 @@ impl Reporter {
             file: None,
             finished: (0.0, 0),
             timeline: Timeline::new(),
+            notes: Vec::new(),
             speed: None,
             transfer: None,
         }
@@ -199,13 +205,13 @@ impl Reporter {
         self.speed = Some(key);
     }
 
-    /// The job has ended well: its speed is remembered, and its times are returned.
-    pub fn ended(&mut self) -> &Timeline {
+    /// The job has ended well: its speed is remembered, and its times and notes are returned.
+    pub fn ended(&mut self) -> (&Timeline, &[String]) {
         self.timeline.end();
         if let Some(key) = &self.speed {
             speeds::remember(key, &self.timeline);
         }
-        &self.timeline
+        (&self.timeline, &self.notes)
     }
 
     /// The file that events are about.
@@ -220,7 +226,10 @@ impl Reporter {
     }
 
     /// Shows a warning to the user.
-    pub fn tell(&self, text: &str) {
+    pub fn tell(&mut self, text: &str) {
+        if self.notes.len() < NOTES {
+            self.notes.push(text.to_owned());
+        }
         let said = match &self.file {
             Some(file) => format!("{}: {text}", file.input()),
             None => text.to_owned(),

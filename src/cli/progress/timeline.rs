@@ -255,3 +255,111 @@ pub fn words(time: Duration) -> String {
         }
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// An outline whose stages have this work.
+    pub fn outline(work: [f64; 4]) -> Outline {
+        let stages = [Stage::Caption, Stage::Encode, Stage::Denoise, Stage::Decode];
+        let mut outline = cupscale::pipeline::Outline::default();
+        outline.steps = 4;
+        for ((at, stage), work) in outline.work.iter_mut().zip(stages).zip(work) {
+            *at = (stage, work);
+        }
+        outline
+    }
+
+    /// A job of which so many seconds have gone into stages, each with what is done and its total.
+    pub fn timeline(expected: Expected, stages: &[(Stage, f64, usize, usize)]) -> Timeline {
+        let mut timeline = Timeline::new();
+        timeline.outline(&outline([4.0, 100.0, 600.0, 300.0]), expected);
+        let now = Instant::now();
+        for (index, &(stage, seconds, done, total)) in stages.iter().enumerate() {
+            let begun = now.checked_sub(Duration::from_secs_f64(seconds)).unwrap();
+            let ended = (index + 1 < stages.len()).then_some(now);
+            let resumed = 0;
+            timeline.stages.push(StageTime {
+                stage,
+                begun,
+                moved: now,
+                ended,
+                resumed,
+                done,
+                total,
+            });
+        }
+        timeline
+    }
+
+    fn left(timeline: &Timeline) -> Option<f64> {
+        timeline.left().map(|left| left.as_secs_f64())
+    }
+
+    const UNKNOWN: Expected = [None; 4];
+    const KNOWN: Expected = [Some(1.0), Some(10.0), Some(60.0), Some(30.0)];
+
+    #[test]
+    fn nothing_is_said_before_anything_is_known() {
+        for stages in [&[][..], &[(Stage::Caption, 2.0, 3, 4)], &[(Stage::Encode, 0.5, 0, 4)]] {
+            assert_eq!(left(&timeline(UNKNOWN, stages)), None, "{stages:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_left_follows_from_what_was_measured() {
+        // 100 units in 10 s; of 600 half in 30 s; 300 are left to decode.
+        let measured = timeline(
+            UNKNOWN,
+            &[
+                (Stage::Caption, 1.0, 4, 4),
+                (Stage::Encode, 10.0, 4, 4),
+                (Stage::Denoise, 30.0, 50, 100),
+            ],
+        );
+        assert!((left(&measured).unwrap() - 60.0).abs() < 0.5, "{:?}", left(&measured));
+        assert!((measured.share() - 0.4).abs() < 0.01, "{}", measured.share());
+    }
+
+    #[test]
+    fn what_earlier_jobs_say_counts_until_this_one_says_otherwise() {
+        assert!((left(&timeline(KNOWN, &[])).unwrap() - 101.0).abs() < 0.5);
+        // Twice as slow as expected: what is to come will be, too, and nearly all of it once most is measured.
+        let slow = [(Stage::Caption, 2.0, 4, 4), (Stage::Encode, 20.0, 4, 4)];
+        let early =
+            left(&timeline(KNOWN, &[slow[0], slow[1], (Stage::Denoise, 0.0, 0, 100)])).unwrap();
+        let late =
+            left(&timeline(KNOWN, &[slow[0], slow[1], (Stage::Denoise, 60.0, 50, 100)])).unwrap();
+        assert!((130.0..180.0).contains(&early), "{early}");
+        assert!((105.0..120.0).contains(&late), "{late}");
+    }
+
+    #[test]
+    fn work_of_an_earlier_run_counts_as_done_and_not_as_fast() {
+        let mut timeline = timeline(KNOWN, &[(Stage::Encode, 0.0, 0, 10)]);
+        timeline.resume(9);
+        assert!((left(&timeline).unwrap() - 91.0).abs() < 0.5, "{:?}", left(&timeline));
+        timeline.end();
+        assert_eq!(timeline.measured().count(), 0);
+    }
+
+    #[test]
+    fn times_are_read_easily() {
+        let text = |seconds: f64| {
+            let time = Duration::from_secs_f64(seconds);
+            (clock(time), words(time))
+        };
+        for (seconds, clock, words) in [
+            (0.2, "0:00", "less than a second"),
+            (7.4, "0:07", "7 s"),
+            (43.0, "0:43", "45 s"),
+            (150.0, "2:30", "3 min"),
+            (3723.0, "1:02:03", "62 min"),
+            (7800.0, "2:10:00", "2 h 10 min"),
+            (10800.0, "3:00:00", "3 h"),
+        ] {
+            assert_eq!(text(seconds), (clock.to_owned(), words.to_owned()));
+        }
+    }
+}

@@ -90,11 +90,6 @@ impl FrameReader {
             }
         }
     }
-
-    /// Frames that came whole so far.
-    pub fn frames(&self) -> u64 {
-        self.count
-    }
 }
 
 /// A frame, or what there is of it.

@@ -1,19 +1,18 @@
-//! Frames of animations (GIF, APNG, animated WebP), composed as a viewer shows them: each frame disposes of the one before
-//! and blends over it, so that a frame is known when all before it are. A GIF is always read so, of others the frames
-//! that are asked for. Samples have 8 bits.
+//! Frames of a GIF or an animated WebP, composed as a viewer shows them: each frame disposes of the one before and blends over
+//! it, so that a frame is known when all before it are. A GIF is always read so, of a WebP the frames that are asked for.
+//! Samples have 8 bits.
 
 use std::io::Seek as _;
 use std::num::NonZeroUsize;
 
 use gif::{ColorOutput, DecodeOptions, DisposalMethod};
-use image::codecs::{gif::GifDecoder, png::PngDecoder, webp::WebPDecoder};
-use image::{AnimationDecoder as _, Frames, ImageResult};
+use image::codecs::{gif::GifDecoder, webp::WebPDecoder};
+use image::{AnimationDecoder as _, ImageResult, Rgba};
 
 use super::InputKind;
 use super::header::{ChannelLayout, Decode, Header, check_size, of_rgba, pass_bytes};
 use super::raster::refusal;
 use crate::image::error::{ImageError, Result, Warning};
-use crate::image::format::Format;
 use crate::image::input::read_error;
 use crate::image::metadata;
 use crate::image::read_options::ReadOptions;
@@ -88,31 +87,31 @@ impl Decode for Animation {
 
     fn rows(self: Box<Self>, take: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<Vec<Warning>> {
         let Self { name, kind, header, source, frame, .. } = *self;
-        let refused = |error| refusal(&name, kind, &error);
-        let mut frames = frames(source, kind).map_err(refused)?;
-        for _ in 0..frame {
-            frames.next().transpose().map_err(refused)?;
-        }
-        let found = frames.next().transpose().map_err(refused)?;
-        let Some(found) =
-            found.filter(|frame| frame.buffer().dimensions() == (header.width, header.height))
-        else {
+        let canvas = canvas(source, kind, frame).map_err(|error| refusal(&name, kind, &error))?;
+        let samples = header.width as usize * header.height as usize * 4;
+        let Some(canvas) = canvas.filter(|canvas| canvas.len() == samples) else {
             return Err(ImageError::unreadable(&name, kind, "a frame is missing"));
         };
-        drop(frames);
-        let data = of_rgba(found.into_buffer().into_raw(), header.layout);
-        pass_bytes(&header, &data, take)?;
+        pass_bytes(&header, &of_rgba(canvas, header.layout), take)?;
         Ok(Vec::new())
     }
 }
 
-/// The frames of an animation, each as a whole canvas.
-fn frames(source: Source, kind: InputKind) -> ImageResult<Frames<'static>> {
-    Ok(match kind {
-        InputKind::Written(Format::Png) => PngDecoder::new(source)?.apng()?.into_frames(),
-        InputKind::Written(_) => WebPDecoder::new(source)?.into_frames(),
-        _ => GifDecoder::new(source)?.into_frames(),
-    })
+/// The canvas when frame `wanted` (from 0) of a GIF or a WebP is shown.
+fn canvas(source: Source, kind: InputKind, wanted: usize) -> ImageResult<Option<Vec<u8>>> {
+    let mut frames = if kind == InputKind::Gif {
+        GifDecoder::new(source)?.into_frames()
+    } else {
+        let mut decoder = WebPDecoder::new(source)?;
+        // What a frame leaves behind where it is disposed of; that of the file is for those who show no transparency.
+        decoder.set_background_color(Rgba([0; 4]))?;
+        decoder.into_frames()
+    };
+    for _ in 0..wanted {
+        frames.next().transpose()?;
+    }
+    let frame = frames.next().transpose()?;
+    Ok(frame.map(|frame| frame.into_buffer().into_raw()))
 }
 
 /// What the blocks of a GIF say before anything is decompressed.

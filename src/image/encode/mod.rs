@@ -25,7 +25,6 @@ use std::ffi::OsStr;
 
 use super::error::{ImageError, Result, Warning};
 use super::format::Format;
-use super::light::Shoulder;
 use super::metadata::{ifd, xmp};
 use super::output::{OpenOutput, Output};
 use format_writer::FormatWriter;
@@ -74,12 +73,12 @@ impl Encoder {
         if options.bit_depth > 8 && shape.depth == Depth::Eight {
             warnings.push(Warning::DepthReduced(format));
         }
-        if options.bit_depth > 16 && shape.depth == Depth::Sixteen {
+        // Of light, that it is cut says enough.
+        let is_bright = options.light.is_some_and(|light| light.peak > 1.0);
+        if options.bit_depth > 16 && shape.depth == Depth::Sixteen && !is_bright {
             warnings.push(Warning::FloatReduced(format));
         }
-        let cut = options.light.filter(|_| !shape.depth.is_float());
-        let cut = cut.map(|light| Shoulder::new(light.peak));
-        let numbers = Numbers::of(format, shape, &mut options, &mut warnings);
+        let (numbers, cut) = Numbers::of(format, shape, &mut options, &mut warnings);
         if let Some(exif) = &mut options.exif {
             ifd::set_size(exif, width, height);
         }

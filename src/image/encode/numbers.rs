@@ -7,6 +7,7 @@ use crate::image::error::Warning;
 use crate::image::format::Format;
 use crate::image::light::Shoulder;
 use crate::image::primaries::{self, ToSrgb};
+use crate::image::screen::ScreenCurve;
 
 /// Conversion of working-space samples to the numbers of a file.
 pub(super) enum Numbers {
@@ -17,26 +18,46 @@ pub(super) enum Numbers {
     /// Above 1 where there is light above white, encoded by the curve of the file's profile.
     Above(Colour, Shoulder),
     /// Light, multiplied by alpha.
-    Light(Shoulder),
+    Light(Cut),
+}
+
+/// What working-space samples mean by light above white.
+#[derive(Clone, Copy)]
+pub(super) enum Cut {
+    Shoulder(Shoulder),
+    Screen(ScreenCurve),
+}
+
+impl Cut {
+    pub(super) fn light(self, v: f64) -> f64 {
+        match self {
+            Self::Shoulder(shoulder) => shoulder.decode(v),
+            Self::Screen(curve) => curve.light(v),
+        }
+    }
 }
 
 impl Numbers {
-    /// Decides the numbers; the profile in the options becomes the one that the file gets.
+    /// Decides the numbers, and by what light above white is to be cut before; the profile in the options becomes the one that the file gets.
     pub(super) fn of(
         format: Format,
         shape: SampleShape,
         options: &mut EncodeOptions,
         warnings: &mut Vec<Warning>,
-    ) -> Self {
+    ) -> (Self, Option<Cut>) {
         let peak = options.light.map_or(1.0, |light| light.peak);
+        let screen = options.icc.as_deref().and_then(ScreenCurve::of).map(Cut::Screen);
+        let shoulder = options.light.map(|light| Cut::Shoulder(Shoulder::new(light.peak)));
         if format == Format::Exr {
-            return Self::Light(Shoulder::new(peak));
-        }
-        if !shape.depth.is_float() && peak > 1.0 {
-            warnings.push(Warning::HighlightsCut(format));
+            let plain = Cut::Shoulder(Shoulder::new(1.0));
+            return (Self::Light(shoulder.or(screen).unwrap_or(plain)), None);
         }
         if !format.has_metadata() {
-            return Self::Srgb(without_profile(format, options, warnings));
+            let cut = shoulder.or(screen);
+            if peak > 1.0 || shoulder.is_none() && screen.is_some() {
+                warnings.push(Warning::HighlightsCut(format));
+            }
+            return (Self::Srgb(without_profile(format, options, warnings)), cut);
         }
         if let Some(light) = options.light.filter(|_| shape.depth.is_float()) {
             if light.linear {
@@ -44,9 +65,12 @@ impl Numbers {
                 options.colour_chunks.clear();
             }
             let colour = with_profile(shape, options, warnings);
-            return Self::Above(colour, Shoulder::new(peak));
+            return (Self::Above(colour, Shoulder::new(peak)), None);
         }
-        Self::Encoded(with_profile(shape, options, warnings))
+        if peak > 1.0 {
+            warnings.push(Warning::HighlightsCut(format));
+        }
+        (Self::Encoded(with_profile(shape, options, warnings)), shoulder)
     }
 }
 
@@ -86,7 +110,7 @@ fn without_profile(
     let to_srgb = primaries::to_srgb(&icc);
     // Nothing is lost of a profile that says sRGB.
     let is_srgb = matches!(colour::conversion(&icc, options.grey), Ok(Colour::Same));
-    if to_srgb.is_some() || !is_srgb {
+    if to_srgb.is_some() || !is_srgb || ScreenCurve::of(&icc).is_some() {
         warnings.push(Warning::ProfileDropped(format!("{format} holds none")));
     }
     to_srgb

@@ -3,10 +3,9 @@
 use half::f16;
 use rayon::prelude::*;
 
-use super::numbers::Numbers;
+use super::numbers::{Cut, Numbers};
 use super::shape::{Depth, SampleShape};
 use crate::image::colour::srgb_encode;
-use crate::image::light::Shoulder;
 
 /// Rec. 709 luma weights; they sum to 1, so that equal channels are unchanged.
 const LUMA: [f32; 3] = [0.2126, 0.7152, 0.0722];
@@ -15,7 +14,7 @@ pub(super) struct Quantizer {
     pub shape: SampleShape,
     pub numbers: Numbers,
     /// Light above white, which numbers up to 1 leave out.
-    pub cut: Option<Shoulder>,
+    pub cut: Option<Cut>,
     /// Composite over white and drop the alpha.
     pub flatten: bool,
     /// Byte order of samples of several bytes.
@@ -33,9 +32,9 @@ impl Quantizer {
             .for_each(|(y, (out, rgb))| {
                 let alpha = alpha.map(|a| &a[y * width..(y + 1) * width]);
                 let mut rgb = rgb.to_vec();
-                if let Some(shoulder) = self.cut {
+                if let Some(cut) = self.cut {
                     for v in &mut rgb {
-                        *v = srgb_encode(shoulder.decode((*v).into()).min(1.0)) as f32;
+                        *v = srgb_encode(cut.light((*v).into()).min(1.0)) as f32;
                     }
                 }
                 if let (Some(alpha), true) = (alpha, self.flatten) {
@@ -50,8 +49,8 @@ impl Quantizer {
                     Numbers::Srgb(Some(to_srgb)) => to_srgb.convert(&mut rgb),
                     Numbers::Srgb(None) => {}
                     Numbers::Above(colour, shoulder) => colour.from_shoulder(&mut rgb, *shoulder),
-                    Numbers::Light(shoulder) => {
-                        shoulder.to_light(&mut rgb);
+                    Numbers::Light(light) => {
+                        rgb.iter_mut().for_each(|v| *v = light.light((*v).into()) as f32);
                         if let Some(alpha) = alpha {
                             for (pixel, a) in rgb.chunks_exact_mut(3).zip(alpha) {
                                 pixel.iter_mut().for_each(|v| *v *= a.clamp(0.0, 1.0));

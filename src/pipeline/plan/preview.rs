@@ -59,3 +59,45 @@ impl PreviewScale {
         2 * 3 * height * width + (line + 2 * window) * size_of::<f32>()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        canvas::{CanvasSize, RegionGrid},
+        pipeline::model::ModelShape,
+    };
+
+    fn scale(width: u32, height: u32, factor: usize) -> PreviewScale {
+        let shape =
+            ModelShape { factor, channels: 4, region: 64, stride: 4, sees_low_resolution: false };
+        let canvas = CanvasSize::for_pixels(width, height, factor).unwrap();
+        PreviewScale::new(&Geometry {
+            input: (width, height).into(),
+            canvas,
+            grid: RegionGrid::new(canvas.latent_height, canvas.latent_width, 64, 0).unwrap(),
+            overlap: 0.0,
+            low_resolution: None,
+            vae_padding: 1,
+            shape,
+        })
+    }
+
+    #[test]
+    fn a_preview_is_as_large_as_it_may_be_and_takes_little_whatever_the_output() {
+        for (size, factor, expected) in [
+            ((512, 384), 8, (384, 512)),
+            ((2048, 1024), 8, (512, 1024)),
+            ((2048, 2048), 4, (1024, 1024)),
+            ((5000, 10), 8, (3, 625)),
+            ((100_000, 8), 8, (1, 962)),
+            ((1, 1), 8, (1, 1)),
+        ] {
+            let scale = scale(size.0, size.1, factor);
+            assert_eq!(scale.size, expected, "{size:?}");
+            assert_eq!(scale.ratio * scale.pixels, scale.latents * factor);
+        }
+        assert!(scale(131_072, 131_072, 8).bytes(16) < 16 << 20);
+        assert!(scale(384, 256, 4).bytes(16) < 2 << 20);
+    }
+}

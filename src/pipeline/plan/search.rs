@@ -132,13 +132,16 @@ impl Draft<'_> {
         }
     }
 
-    /// The least that a device of the job may take; CPUs that are several devices have one memory, in equal parts.
+    /// The least that a device of the job may take; what is several devices, a CPU or streams of a GPU, has one memory, in
+    /// equal parts.
     fn usable(&self) -> Option<usize> {
         let Self { engine, model, settings, .. } = *self;
         let usable = |runner: &Runner| {
-            let held = runner.loaded_bytes(&model.footprints) + settings.captioner.loaded_bytes();
-            let sharing = if runner.device().is_cpu() { engine.runners().count() } else { 1 };
-            usable_memory(runner.device(), held).map(|bytes| bytes / sharing)
+            let place = runner.device().location();
+            let sharing = || engine.runners().filter(|one| one.device().location() == place);
+            let held: usize = sharing().map(|one| one.loaded_bytes(&model.footprints)).sum();
+            let held = held + settings.captioner.loaded_bytes();
+            usable_memory(runner.device(), held).map(|bytes| bytes / sharing().count())
         };
         engine.runners().filter_map(usable).min()
     }

@@ -379,7 +379,7 @@ mod tests {
         work: &mut WorkFolder,
         watcher: &mut Watcher,
     ) -> Result<(), Error> {
-        let target = Target::Picture(encoder(context.picture), output);
+        let target = Target::Picture(Box::new(encoder(context.picture)), output);
         let mut writer = RowWriter::open(target, work, watcher)?;
         canvas(context, &mut writer, work, watcher)?;
         writer.finish(work, watcher)

@@ -20,7 +20,7 @@ use crate::{
         progress::Stage,
         queue::{Deliver, Queue},
         retry::retry_smaller,
-        runner::Call,
+        runner::{Call, Prediction},
     },
     priors::attention::AttentionPrior,
     sampler::{Step, add_noise},
@@ -77,6 +77,9 @@ impl<'a> Predictor<'a> {
 
     /// Predicts regions of one step, batch by batch, until the queue has none.
     ///
+    /// A device that computes by itself is given the next batch before the last one's results are waited for, so that it has
+    /// work while they are committed.
+    ///
     /// # Errors
     /// Errors of the denoiser; non-finite values.
     pub fn serve(
@@ -87,17 +90,30 @@ impl<'a> Predictor<'a> {
     ) -> Result<(), Error> {
         let Self { context, batch, .. } = self;
         let dtype = context.runner.dtype();
-        let mut priors = None;
+        let mut priors: Option<Vec<AttentionPrior>> = None;
+        let mut computing: Option<(Range<usize>, Prediction)> = None;
         std::thread::scope(|scope| {
             // Regions that are taken and not begun: the next batch, and what is left of one that was too large.
             let mut taken: VecDeque<Range<usize>> = VecDeque::new();
             let mut ahead: Option<(Range<usize>, ScopedJoinHandle<'_, _>)> = None;
-            while let Some(piece) = taken.pop_front().or_else(|| queue.take(batch.get())) {
+            loop {
+                let piece = taken.pop_front().or_else(|| match &computing {
+                    None => queue.take(batch.get()),
+                    // Others may wait for what is being computed here: that is no time to wait for them.
+                    Some(_) => queue.take_ahead(batch.get()),
+                });
+                let Some(piece) = piece else {
+                    match (computing.take(), &priors) {
+                        (Some(last), Some(priors)) => self.finish(last, inputs, priors, deliver)?,
+                        _ => return Ok(()),
+                    }
+                    continue;
+                };
                 let priors = match &mut priors {
                     Some(priors) => priors,
                     none => none.insert(self.attention_prior(inputs)?),
                 };
-                let (range, eps) = retry_smaller(batch, |count| {
+                let next = retry_smaller(batch, |count| {
                     let part = |piece: &Range<usize>| {
                         piece.start..piece.end.min(piece.start.saturating_add(count))
                     };
@@ -122,34 +138,43 @@ impl<'a> Predictor<'a> {
                         let thread = Builder::new().spawn_scoped(scope, gather);
                         ahead = thread.ok().map(|thread| (next, thread));
                     }
-                    let eps = self.predict(input?, inputs, priors, range.clone())?;
-                    Ok((range, eps))
-                })?;
+                    Ok((range.clone(), self.predict_batch(input?, inputs, priors, range)?))
+                });
+                // What was computed before counts, whatever became of the next.
+                if let Some(last) = computing.take() {
+                    self.finish(last, inputs, priors, deliver)?;
+                }
+                let (range, prediction) = next?;
                 if range.end < piece.end {
                     taken.push_front(range.end..piece.end);
                 }
-                deliver(range, eps)?;
+                if prediction.is_here() {
+                    self.finish((range, prediction), inputs, priors, deliver)?;
+                } else {
+                    computing = Some((range, prediction));
+                }
             }
-            Ok(())
         })
     }
 
-    /// Predictions of a batch of regions, concatenated; those that overflow are redone.
-    fn predict(
+    /// Delivers the predictions of a batch of regions, concatenated; those that overflowed are redone.
+    fn finish(
         &self,
-        input: RegionBatch,
+        (range, prediction): (Range<usize>, Prediction),
         inputs: StepInputs<'_>,
         priors: &[AttentionPrior],
-        range: Range<usize>,
-    ) -> Result<Vec<f32>, Error> {
-        let mut eps = self.predict_batch(input, inputs, priors, range.clone())?;
+        deliver: Deliver<'_, Vec<f32>>,
+    ) -> Result<(), Error> {
+        let mut eps = prediction.values()?;
         let size = eps.len() / range.len();
-        for (region, eps) in range.zip(eps.chunks_exact_mut(size)) {
+        for (region, eps) in range.clone().zip(eps.chunks_exact_mut(size)) {
             if !is_finite(eps) {
-                eps.copy_from_slice(&self.redo(inputs, priors, region)?);
+                // Of one region there is nothing smaller: without memory for it the job ends.
+                let redo = |_| self.redo(inputs, priors, region);
+                eps.copy_from_slice(&retry_smaller(&Cell::new(1), redo)?);
             }
         }
-        Ok(eps)
+        deliver(range, eps)
     }
 
     /// Predictions of a batch of regions, concatenated.
@@ -159,7 +184,7 @@ impl<'a> Predictor<'a> {
         inputs: StepInputs<'_>,
         priors: &[AttentionPrior],
         range: Range<usize>,
-    ) -> Result<Vec<f32>, Error> {
+    ) -> Result<Prediction, Error> {
         let Context { runner, spec, .. } = self.context;
         let batch = &inputs.regions[range];
         let layers = self.prior_layers(batch, priors, z.dtype())?;
@@ -190,7 +215,7 @@ impl<'a> Predictor<'a> {
         self.redone.set(self.redone.get() + 1);
         let region = region..region + 1;
         let gathered = gather(&self.context, inputs, region.clone(), DType::F32)?;
-        let eps = self.predict_batch(gathered, inputs, priors, region)?;
+        let eps = self.predict_batch(gathered, inputs, priors, region)?.values()?;
         if is_finite(&eps) { Ok(eps) } else { refuse() }
     }
 

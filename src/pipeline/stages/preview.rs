@@ -335,3 +335,124 @@ impl Equations {
         right.iter().map(|&value| value as f32).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::testing::{CHANNELS, FACTOR, Fake, context, job, picture},
+        *,
+    };
+    use crate::pipeline::settings::Settings;
+
+    /// Keeps what is shown.
+    #[derive(Default)]
+    struct Shown(Vec<(usize, u32, u32, Vec<u8>)>);
+
+    impl Progress for Shown {
+        fn begin(&mut self, _: Stage, _: usize) {}
+        fn advance(&mut self, _: usize) {}
+        fn note(&mut self, _: &str) {}
+        fn preview(&mut self, preview: &Preview<'_>) {
+            let &Preview { step, width, height, rgb8, .. } = preview;
+            self.0.push((step, width, height, rgb8.to_vec()));
+        }
+    }
+
+    #[test]
+    fn equations_with_an_exact_solution_are_solved() {
+        let mut equations = Equations::new(3, 2);
+        for at in 0..40u16 {
+            let (x, y) = (f32::from(at % 7) - 3.0, f32::from(at % 5) - 2.0);
+            equations.add(&[x, y, 1.0], &[2.0 * x - y + 0.5, 0.25 * y - 1.0]);
+        }
+        let expected = [2.0, 0.0, -1.0, 0.25, 0.5, -1.0];
+        for (got, want) in equations.solved().iter().zip(expected) {
+            assert!((got - want).abs() < 2e-3, "{got} {want}");
+        }
+    }
+
+    #[test]
+    fn nothing_to_fit_gives_numbers_all_the_same() {
+        let solved = Equations::new(4, 3).solved();
+        assert!(solved.iter().all(|value| value.is_finite()), "{solved:?}");
+    }
+
+    #[test]
+    fn a_latent_that_is_linear_in_the_picture_is_shown_as_the_picture() {
+        let (picture, spec, runner) = (picture(), job(Settings::default()), Fake::idle());
+        let context = context(&runner, &picture, &spec);
+        let canvas = spec.plan.geometry.canvas;
+        let source = Canvased::new(&picture, canvas.width, canvas.height).unwrap();
+        let (height, width) = (canvas.latent_height, canvas.latent_width);
+        // Each latent pixel holds the mean colour of its place, and noise in what channels are left.
+        let mut zl = Latent::in_memory(height, width, CHANNELS).unwrap();
+        for (at, pixel) in zl.as_mut_slice().chunks_exact_mut(CHANNELS).enumerate() {
+            let (x, y) = (at % width * FACTOR, at / width * FACTOR);
+            let pixels = source.window(x..x + FACTOR, y..y + FACTOR);
+            for (channel, value) in pixel.iter_mut().enumerate() {
+                let mean = |colour: usize| {
+                    let sum: f32 = pixels.iter().skip(colour).step_by(3).sum();
+                    sum / (FACTOR * FACTOR) as f32
+                };
+                *value = if channel < 3 { mean(channel) } else { (at * 31 % 17) as f32 / 17.0 };
+            }
+        }
+        let mut preview = PreviewCanvas::new(&context, &zl).unwrap();
+        let mut shown = Shown::default();
+        for _ in 0..2 {
+            preview.put_latent(zl.as_slice().iter().copied());
+            preview.show(&mut shown, Stage::Denoise, (1, 2));
+        }
+        let [(step, preview_width, preview_height, first), (.., second)] = &shown.0[..] else {
+            panic!("two previews");
+        };
+        assert_eq!((*step, first), (1, second), "the same latent gives the same picture");
+        let ratio = preview.scale.ratio;
+        assert_eq!(*preview_width as usize, canvas.width.div_ceil(ratio));
+        assert_eq!(*preview_height as usize, canvas.height.div_ceil(ratio));
+        // Means over cells are what the latent knows.
+        let side = FACTOR / ratio;
+        let columns = *preview_width as usize;
+        for cell_y in 0..*preview_height as usize / side {
+            for cell_x in 0..columns / side {
+                for colour in 0..3 {
+                    let places = (0..side * side).map(|at| (at / side, at % side));
+                    let sum: f32 = places
+                        .map(|(y, x)| {
+                            let at = (cell_y * side + y) * columns + cell_x * side + x;
+                            f32::from(first[3 * at + colour]) / 255.0
+                        })
+                        .sum();
+                    let latent = zl.rows(cell_y..cell_y + 1)[cell_x * CHANNELS + colour];
+                    let (mean, expected) = (sum / (side * side) as f32, latent * 0.5 + 0.5);
+                    assert!(
+                        (mean - expected).abs() < 0.06,
+                        "{cell_x}, {cell_y}: {mean} {expected}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn decoded_rows_are_shown_as_they_are() {
+        let (picture, spec, runner) = (picture(), job(Settings::default()), Fake::idle());
+        let context = context(&runner, &picture, &spec);
+        let canvas = spec.plan.geometry.canvas;
+        let zl = Latent::in_memory(canvas.latent_height, canvas.latent_width, CHANNELS).unwrap();
+        let mut preview = PreviewCanvas::new(&context, &zl).unwrap();
+        let (width, height) = (canvas.width, canvas.height);
+        let rgb: Vec<f32> = (0..3 * width * height).map(|at| (at % 256) as f32 / 255.0).collect();
+        // In bands that no preview row begins with.
+        for top in (0..height).step_by(7) {
+            let rows = 3 * width * top..3 * width * (top + 7).min(height);
+            preview.put_pixels(top, &rgb[rows], width);
+        }
+        if preview.scale.ratio == 1 {
+            let expected: Vec<u8> = (0..3 * width * height).map(|at| (at % 256) as u8).collect();
+            assert_eq!(preview.rgb8, expected);
+        } else {
+            panic!("so small an output is shown at full size");
+        }
+    }
+}

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::context::Context;
 use crate::{
-    backend::Params,
+    backend::{Params, Reading},
     canvas::{CanvasSize, RegionGrid},
     caption::wording::Fits,
     image::{Format, Output, Picture},
@@ -31,7 +31,7 @@ use crate::{
             vae_tiling::VaeTiling,
         },
         progress::{Progress, Stage},
-        runner::{Call, Compute},
+        runner::{Call, Compute, Prediction},
         settings::Settings,
         work::folder::{WorkFolder, WorkOptions},
     },
@@ -52,6 +52,8 @@ pub type Predict = Box<dyn Fn(&Call) -> Result<Vec<f32>, Error> + Sync>;
 pub struct Fake {
     pub dtype: DType,
     pub predict: Predict,
+    /// Predictions have to be waited for, as a GPU's.
+    pub is_late: bool,
     /// The largest batch of pictures or latents that there is memory for.
     pub room: usize,
     /// Texts, in the order in which they were encoded.
@@ -73,6 +75,7 @@ impl Fake {
         Self {
             dtype: DType::F32,
             predict: Box::new(predict),
+            is_late: false,
             room: usize::MAX,
             encoded: Mutex::default(),
             passes: Mutex::default(),
@@ -198,8 +201,10 @@ impl Compute for Fake {
         }
     }
 
-    fn predict(&self, call: &Call, _: &Conditioning, _: Prior<'_>) -> Result<Vec<f32>, Error> {
-        (self.predict)(call)
+    fn predict(&self, call: &Call, _: &Conditioning, _: Prior<'_>) -> Result<Prediction, Error> {
+        let values = (self.predict)(call)?;
+        let values = if self.is_late { Reading::later(values) } else { values.into() };
+        Ok(Prediction::new(values, None))
     }
 
     fn non_finite(&self, stage: Stage) -> Error {

@@ -35,7 +35,7 @@ pub trait Rows {
 /// Where the rows of a job go.
 pub enum Target<'a> {
     /// Into a picture.
-    Picture(Encoder, &'a Output),
+    Picture(Box<Encoder>, &'a Output),
     /// To the caller.
     Rows(&'a mut dyn Rows),
 }
@@ -62,7 +62,7 @@ impl<'a> RowWriter<'a> {
     ) -> Result<Self, Error> {
         let (encoder, output) = match target {
             Target::Rows(rows) => return Ok(Self::Rows(rows)),
-            Target::Picture(encoder, output) => (encoder, output),
+            Target::Picture(encoder, output) => (*encoder, output),
         };
         if !output.is_stream() && work.files.rows.is_some() {
             return Ok(Self::Gathered(encoder, output));

@@ -8,7 +8,7 @@ use crate::{
         BandSizes, DiffuseNumbers, Factors, GatherSizes, NoiseField, PredictionSizes, StepNumbers,
         add_regions, canvas_step, diffuse, find_non_finite, gather_regions,
     },
-    crop_resize_launch::{AxisSample, axis_samples, blend_prior},
+    crop_resize_launch::{AxisSample, BlendSizes, axis_samples, blend_prior},
     launch,
 };
 
@@ -253,15 +253,17 @@ fn a_step_adds_its_noise() {
 }
 
 fn check_blended<T: Element>() {
-    for (height, width, channels, map, maps, weight) in [
-        (8u32, 6u32, 20u32, (5u32, 7u32), 1u32, 0.5f32),
-        (4, 9, 7, (9, 3), 2, 0.25),
-        (3, 2, 1300, (1, 1), 2, 1.0),
+    for (height, width, channels, map, maps, weight, in_place) in [
+        (8u32, 6u32, 20u32, (5u32, 7u32), 1u32, 0.5f32, 0),
+        (4, 9, 7, (9, 3), 2, 0.25, 0),
+        (3, 2, 1300, (1, 1), 2, 1.0, 0),
+        (4, 9, 7, (4, 9), 2, 0.25, 1),
     ] {
         let rects = [[0.25, 0.125, 0.5, 0.375], [0.0, 0.6, 0.4, 0.4], [0.7, 0.8, 0.5, 0.4]];
         let regions = rects.len() as u32;
         let shape = (regions * maps, height, width, channels);
         let (geometry, sizes) = blend_prior(T::TYPE, shape, map, regions, weight).unwrap();
+        let sizes = BlendSizes { in_place, ..sizes };
         let along = |start: usize, input: u32, output: u32| -> Vec<AxisSample> {
             rects
                 .iter()

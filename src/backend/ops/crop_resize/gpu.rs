@@ -29,13 +29,14 @@ fn axis(
 }
 
 /// `(1 − weight)·own + weight·samples`: `own` `[B, h·w, C]` of `(B, h, w, C)`, `maps` `[B / regions, H, W, C]`; rows and
-/// columns are those of `regions` samples one after the other. `None` if it is larger than the kernel counts.
+/// columns are those of `regions` samples one after the other, or none for maps of the output's size, whose pixels are
+/// blended in place. `None` if it is larger than the kernel counts.
 fn blended(
     own: &Activation,
     maps: &Activation,
     (samples, height, width): (usize, usize, usize),
     regions: usize,
-    [rows, columns]: [&Activation; 2],
+    places: Option<[&Activation; 2]>,
     weight: f32,
 ) -> Result<Option<Activation>> {
     let (_, map_height, map_width, channels) = maps.dims4()?;
@@ -58,16 +59,20 @@ fn blended(
     let Some((launch, sizes)) = blend_prior(element(own)?, output, map, regions, weight) else {
         return Ok(None);
     };
+    let sizes = BlendSizes { in_place: places.is_none().into(), ..sizes };
     let (own, maps) = (ready(own)?, ready(maps)?);
     if own.placement() == Placement::Metal {
         let output = (own.shape(), own.dtype());
+        // A kernel for Metal has no null: what it does not read may be any buffer.
+        let [rows, columns] = places.unwrap_or([&own, &own]);
         // SAFETY: sizes are those of the tensors; every sampled place lies in the map.
         return unsafe { compute(&launch, &own, &[&maps, rows, columns], output, &sizes) }
             .map(Some);
     }
     let y = room(&own, own.shape(), own.dtype())?;
-    let inputs = [&own, &maps, rows, columns, &y].map(Arg::from);
-    let args: Vec<_> = inputs.into_iter().chain([Arg::Value(&sizes)]).collect();
+    let [rows, columns] = places.map_or([None, None], |places| places.map(Some)).map(Arg::from);
+    let args =
+        [Arg::from(&own), Arg::from(&maps), rows, columns, Arg::from(&y), Arg::Value(&sizes)];
     // SAFETY: as above.
     unsafe { run(&launch, &args)? };
     Ok(Some(y))
@@ -87,7 +92,7 @@ pub(super) fn crop_resize(
         Tensor::zeros(shape, map.dtype(), map.tensor()?.device())
     })?;
     let (rows, columns) = (axis(map, rows.iter().copied())?, axis(map, columns.iter().copied())?);
-    blended(&zeros, map, size, 1, [&rows, &columns], 1.0)
+    blended(&zeros, map, size, 1, Some([&rows, &columns]), 1.0)
 }
 
 /// `(1 − weight)·own + weight·prior`: both `[B, h, w, C]`, or one prior for all.
@@ -98,14 +103,5 @@ pub(super) fn blend(
 ) -> Result<Option<Activation>> {
     let (samples, height, width, _) = own.dims4()?;
     let regions = samples / prior.dim(0)?;
-    // Every pixel is sampled where it lies.
-    let places = |length: usize| {
-        let place = move |index: usize| {
-            let at = (index % length) as u32;
-            AxisSample { low: at, high: at, fraction: 0.0 }
-        };
-        (0..regions * length).map(place)
-    };
-    let (rows, columns) = (axis(own, places(height))?, axis(own, places(width))?);
-    blended(own, prior, (samples, height, width), regions, [&rows, &columns], weight as f32)
+    blended(own, prior, (samples, height, width), regions, None, weight as f32)
 }

@@ -24,6 +24,9 @@ pub struct BlendSizes {
     pub regions: u32,
     /// Weight of the map, 0 to 1.
     pub weight: f32,
+    /// 1 if maps have the output's size and every pixel is blended with the one at its place: rows and columns are not
+    /// read then, and may be anything.
+    pub in_place: u32,
 }
 
 /// Sampling position on an axis of a map.
@@ -75,6 +78,8 @@ pub fn blend_prior(
     let of_block = u64::from(THREADS * 16 / element.bytes());
     let grid = [values.div_ceil(of_block).clamp(1, BLOCKS_MAX) as u32, samples, 1];
     let kernel = element.kernel(["blend_prior_bf16", "blend_prior_f16", "blend_prior_f32"]);
-    let sizes = BlendSizes { height, width, channels, map_height, map_width, regions, weight };
+    let in_place = 0;
+    let sizes =
+        BlendSizes { height, width, channels, map_height, map_width, regions, weight, in_place };
     Some((Launch { kernel, grid, block: THREADS, shared: 0 }, sizes))
 }

@@ -90,7 +90,7 @@ impl Tile {
         Plane {
             stride: self.picture.stride(component) as usize,
             bytes: self.picture.plane(component),
-            is_wide: self.picture.bit_depth() == 16,
+            is_wide: self.picture.bit_depth() > 8,
         }
     }
 

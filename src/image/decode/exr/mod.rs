@@ -236,9 +236,10 @@ impl Decode for Exr {
     }
 
     fn extent(&mut self) -> Result<Option<Extent>> {
-        if let Pixels::InFile(source) = std::mem::replace(&mut self.pixels, Pixels::None) {
-            self.pixels = Pixels::Spooled(self.spooled(source)?);
-        }
+        self.pixels = match std::mem::replace(&mut self.pixels, Pixels::None) {
+            Pixels::InFile(source) => Pixels::Spooled(self.spooled(source)?),
+            other => other,
+        };
         match &self.pixels {
             Pixels::Spooled(spooled) => Ok(Some(Extent::Linear(spooled.peak))),
             _ => Ok(None),

@@ -1,12 +1,13 @@
 //! PNG, row by row, through the `png` crate; an interlaced one, whose rows come seven times, as a whole.
 
 mod chunks;
+mod decoder;
+mod frames;
 
-use std::io::{self, Seek as _};
+use std::io::Seek as _;
 
 use png::{BitDepth, ColorType, DecodingError, InterlaceInfo, Reader, Transformations};
 
-use super::animation;
 use super::header::{ChannelLayout, Decode, Header, check_size};
 use crate::image::error::{ImageError, Result, Warning};
 use crate::image::format::Format;
@@ -16,9 +17,8 @@ use crate::image::plane::band_rows;
 use crate::image::read_options::ReadOptions;
 use crate::image::source::Source;
 use chunks::{PixelChunks, Scan, ScanError};
-
-/// Most bytes that the decoder may use: for a palette, and for a row of the widest picture.
-const LIMIT: usize = 1 << 30;
+use decoder::{LIMIT, reason};
+use frames::Animation;
 
 struct PngDecoder {
     name: String,
@@ -61,11 +61,9 @@ pub(super) fn open(name: &str, mut file: Source, options: &ReadOptions) -> Resul
         scratch_bytes: if scan.interlaced { pixels * pixel_bytes as u64 } else { 0 },
     };
     let frames = scan.frames.max(1) as usize;
-    if is_animation && options.picture.is_some() {
-        let kind = Format::Png.into();
+    if let (true, Some(number)) = (is_animation, options.picture) {
         file.rewind().map_err(|error| read_error(name, error))?;
-        let header = Header { layout: ChannelLayout::Rgba, bit_depth: 8, ..header };
-        return Ok(animation::frame((name, kind), file, header, frames, options));
+        return Ok(Box::new(Animation::new(name, header, file, number, frames)));
     }
     let allow_truncated = options.allow_truncated;
     let (name, interlaced) = (name.to_owned(), scan.interlaced);
@@ -236,15 +234,5 @@ fn to_floats(data: &[u8], bit_depth: u8, samples: &mut Vec<f32>) {
         samples.extend(wide.map(|v| f32::from(v) / 65535.0));
     } else {
         samples.extend(data.iter().map(|&v| f32::from(v) / 255.0));
-    }
-}
-
-/// The decoder's message; a file that ends is told in our words.
-fn reason(error: &DecodingError) -> String {
-    match error {
-        DecodingError::IoError(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-            "truncated".to_owned()
-        }
-        other => other.to_string(),
     }
 }
