@@ -72,7 +72,8 @@ fn one(
     reporter: &mut Reporter,
 ) -> Result<String, CliError> {
     let original = Original::find(&item.input)?;
-    let opened = picture::open(job, &Input::Path(original.path.clone()))?;
+    let input = Input::Path(original.path.clone());
+    let opened = picture::open(job, &input)?;
     let format = opened.format();
     check(&original, &opened, keep)?;
     let target = Output::Path(original.path.clone());
@@ -94,7 +95,7 @@ fn one(
     let enlarge = || {
         let loaded = folder::load(job, loaded, reporter)?;
         let picture = picture::decode(loaded, job, opened, &output)?;
-        picture::enlarge(loaded, job, &picture, (&output, format), reporter)
+        picture::enlarge(loaded, job, &picture, (&input, &output, format), reporter)
     };
     let result = enlarge().and_then(|summary| original.replace(keep.times).map(|()| summary));
     if result.is_err()

@@ -201,7 +201,7 @@ fn one(
     if job.skip_existing && item.output.is_file() {
         return Ok(None);
     }
-    let output = Output::Path(item.output.clone());
+    let (input, output) = (Input::Path(item.input.clone()), Output::Path(item.output.clone()));
     let opened = item.open(job)?;
     picture::check_output(job, &opened, &output, item.format)?;
     let loaded = load(job, loaded, reporter)?;

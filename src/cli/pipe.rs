@@ -144,6 +144,10 @@ fn format_name(format: Format) -> &'static str {
         Format::Jpeg => "jpeg",
         Format::WebP => "webp",
         Format::Tiff => "tiff",
+        Format::Ppm => "ppm",
+        Format::Pam => "pam",
+        Format::Farbfeld => "farbfeld",
+        Format::Exr => "exr",
     }
 }
 

@@ -113,7 +113,7 @@ mod tests {
         let mut pcx = vec![10, 5, 1, 8];
         pcx.resize(128, 0);
         for (head, kind) in [
-            (&pcx, "PCX"),
+            (&pcx[..], "PCX"),
             (b"\0\0\0\x20ftypavif\0\0\0\0avifmif1", "AVIF"),
             (b"\0\0\0\x20ftypmif1\0\0\0\0mif1avif", "AVIF"),
             (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),

@@ -6,7 +6,7 @@ use cupscale::image::PixelFormat;
 use crate::cli::values;
 
 /// Options of a job that frames do not have: they are never resumed, come without files, and leave without metadata.
-pub const NOT_OF_RAW: [&str; 12] = [
+pub const NOT_OF_RAW: [&str; 13] = [
     "inputs",
     "format",
     "quality",

@@ -108,7 +108,7 @@ mod tests {
         let options = EncodeOptions::like(&picture);
         let encoder = Encoder::new("out.png", Format::Png, 60, 40, options).unwrap();
         let (output, mut watcher) = (Output::Path(bench.output()), Watcher::default());
-        let target = Target::Picture(encoder, &output);
+        let target = Target::Picture(Box::new(encoder), &output);
         let mut writer = RowWriter::open(target, &mut work, &mut watcher).unwrap();
         decode::canvas(&context, &mut writer, &mut work, &mut watcher).unwrap();
         writer.finish(&mut work, &mut watcher).unwrap();
