@@ -76,7 +76,7 @@ impl Job {
             read: args.read.options(),
             work: args.work.work(),
             show: args.show()?,
-            report: args.report,
+            report: args.report.map(Option::unwrap_or_default),
             suffix: args.size.suffix(),
             files: args.files,
             settings,
