@@ -81,7 +81,7 @@ impl Job {
             every: args.read.every(),
             work: args.work.work(),
             show: args.show()?,
-            report: args.report,
+            report: args.report.map(Option::unwrap_or_default),
             suffix: args.size.suffix(),
             files: args.files,
             settings,

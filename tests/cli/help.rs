@@ -11,8 +11,9 @@ fn the_short_help_is_one_screen_and_opens_with_four_examples() {
     let short = help("-h");
     assert!(short.lines().count() <= 40, "{} lines:\n{short}", short.lines().count());
     assert!(short.lines().all(|line| line.chars().count() <= 100), "{short}");
-    let examples = short.lines().skip(1).filter(|line| !line.is_empty());
-    let examples: Vec<_> = examples.take_while(|line| line.contains("  cupscale-fast ")).collect();
+    let examples = short.lines().skip_while(|line| *line != "Examples:").skip(1);
+    let examples: Vec<_> =
+        examples.take_while(|line| line.starts_with("  cupscale-fast ")).collect();
     assert_eq!(examples.len(), 4, "{short}");
     for option in ["--output", "--scale", "--prompt", "--model", "--preview", "--help", "--version"]
     {

@@ -4,11 +4,11 @@ use clap::Command;
 
 /// Examples that the short help opens with.
 const FIRST_EXAMPLES: &str = "\
+Examples:
   cupscale-fast photo.jpg                          write photo_4x.jpg
   cupscale-fast photo.jpg -o big.png --long-edge 8000 --prompt \"an old harbour at dusk\"
   cupscale-fast -i shots -o big --skip-existing    every picture below the folder
-  cupscale-fast plan photo.jpg                     what would run, and how long it would take
-";
+  cupscale-fast plan photo.jpg                     what would run, and how long it would take";
 
 /// Examples that the long help opens with.
 const EXAMPLES: &str = "\
@@ -36,19 +36,18 @@ Exit codes: 0 done, 1 an input failed, 2 wrong usage, 3 everything was skipped, 
 const MORE: &str = "--help shows all options; VERB --help those of a verb.";
 
 /// Options of a job in the short help, each in one line.
-const BRIEF: [(&str, &str); 17] = [
-    ("inputs", "Pictures or folders; `-` reads standard input"),
-    ("frame", "Width and height of the frames that come, in pixels"),
-    ("pix", "Format of the pixels, by ffmpeg's name; results have the same"),
-    ("output", "File or folder; `-` writes standard output [default: INPUT with _4x in its name]"),
+const BRIEF: [(&str, &str); 16] = [
+    ("frame", "Width and height of the frames that come: WxH, in pixels"),
+    ("pix", "Format of the pixels: rgb24, rgba, rgb48le or rgbaf32le"),
+    ("output", "File or folder; `-` is standard output [default: INPUT_4x]"),
     ("format", "Format of the output [default: by its name, else the input's]"),
     ("scale", "Enlarge by this factor"),
     ("long_edge", "Enlarge until the longer side has this many pixels"),
     ("prompt", "Content of the whole picture"),
     ("strength", "How much is repainted [default: the model's, or 0.45]"),
     ("seed", "Another seed gives another picture"),
-    ("model", "Model: a name, a folder or a file [default: the embedded one]"),
-    ("device", "Device to compute on; several GPUs share a job"),
+    ("model", "Name, folder or file of the model [default: embedded]"),
+    ("device", "Device to compute on, as cuda:0"),
     ("preview", "Rewrite a small picture of the output after every step"),
     ("report", "Write a page beside the output that shows what the job did"),
     ("json", "Print JSON, for programs"),
@@ -74,7 +73,8 @@ fn brief(command: Command) -> Command {
         let option = option.help_heading(None::<&str>);
         match text {
             Some(text) if option.get_action().takes_values() => {
-                option.help(text).hide_possible_values(true)
+                let name = option.get_id().as_str().to_uppercase();
+                option.help(text).value_name(name).hide_possible_values(true)
             }
             Some(text) => option.help(text),
             None => option.hide(true),

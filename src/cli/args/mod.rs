@@ -310,9 +310,8 @@ pub struct JobArgs {
     preview: Option<PathBuf>,
     /// Write a page (HTML, one file) that shows what the job did: before and after, captions, times [default FILE: the
     /// output's name and .html]
-    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = "",
-          help_heading = "Progress")]
-    pub report: Option<PathBuf>,
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, help_heading = "Progress")]
+    pub report: Option<Option<PathBuf>>,
     /// Errors only
     #[arg(short, long, help_heading = "Progress")]
     quiet: bool,
