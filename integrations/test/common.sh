@@ -53,14 +53,13 @@ fail() {
     exit 1
 }
 
-# No process of the program, and none of its files, are left.
+# No process of the program, and none of its files, are left; its own folder for such files stays, empty.
 nothing_left() {
     for _ in $(seq 50); do
-        pgrep -x cupscale-fast >/dev/null || break
+        running=$(pgrep -ax cupscale-fast || true)
+        files=$(find /tmp -mindepth 1 -path '/tmp/cupscale-*' ! -path "/tmp/cupscale-$(id -u)")
+        [ -z "$running$files" ] && return
         sleep 0.2
     done
-    ! pgrep -ax cupscale-fast || fail "the program is still running"
-    # The program's own folder stays, empty.
-    left=$(find /tmp -mindepth 1 -path '/tmp/cupscale-*' ! -path "/tmp/cupscale-$(id -u)")
-    [ -z "$left" ] || fail "files are left: $left"
+    fail "left: $running $files"
 }

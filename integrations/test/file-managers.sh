@@ -82,4 +82,31 @@ import -window root ../thunar.png
 xdotool key Down Return
 appears three_4x.png
 nothing_left
-echo "scripts and desktop entries; Thunar $(dpkg-query -W -f '${Version}' thunar)"
+kill %4 2>/dev/null || true
+
+# Nautilus's own menu, by the places of its entries below the selected picture.
+rm three_4x.png
+export GSK_RENDERER=cairo XDG_RUNTIME_DIR=/tmp/run
+mkdir -m 700 "$XDG_RUNTIME_DIR"
+dbus-run-session -- nautilus "$PWD" >../nautilus.log 2>&1 &
+for _ in $(seq 60); do
+    sleep 1
+    browser=$(xdotool search --onlyvisible --class nautilus 2>/dev/null | tail -n 1) || true
+    [ -n "$browser" ] && break
+done
+sleep 10
+xdotool windowactivate "$browser"
+sleep 1
+xdotool key ctrl+a
+sleep 1
+xdotool key shift+F10
+sleep 2
+eval "$(xdotool getwindowgeometry --shell "$browser")"
+import -window root ../nautilus.png
+xdotool mousemove $((X + 279)) $((Y + 291)) click 1
+sleep 2
+import -window root ../nautilus2.png
+xdotool mousemove $((X + 309)) $((Y + 258)) click 1
+appears three_4x.png
+nothing_left
+echo "scripts and desktop entries; Thunar $(dpkg-query -W -f '${Version}' thunar), Nautilus $(dpkg-query -W -f '${Version}' nautilus)"

@@ -22,7 +22,7 @@ suite() {
 }
 
 common=xvfb,xauth,openbox,xdotool,dbus,dbus-x11,python3,python3-pil,python3-numpy,imagemagick,fonts-dejavu-core,shared-mime-info,adwaita-icon-theme,x11-utils,procps
-trixie=$common,gimp,gir1.2-gtk-3.0,python3-gi,python3-gi-cairo,darktable,krita,python3-pyqt5,ffmpeg,zenity,thunar,libglib2.0-bin,desktop-file-utils
+trixie=$common,gimp,gir1.2-gtk-3.0,python3-gi,python3-gi-cairo,darktable,krita,python3-pyqt5,ffmpeg,zenity,thunar,nautilus,libglib2.0-bin,desktop-file-utils
 bookworm=$common,gimp
 
 # The folder with a Debian, made if it is not there.
@@ -31,7 +31,10 @@ debian() {
     if [ ! -e "$root/.complete" ]; then
         mkdir -p "$cache"
         rm -rf --one-file-system "$root"
-        mmdebstrap --variant=apt --aptopt='APT::Install-Recommends "false"' --include="${!name}" "$name" "$root" >&2
+        # The last are the places where the tests find what is theirs.
+        mmdebstrap --variant=apt --aptopt='APT::Install-Recommends "false"' --include="${!name}" \
+            --customize-hook='mkdir "$1/test" "$1/integrations" "$1/samples" "$1/work"; touch "$1/opt/cupscale-fast"' \
+            "$name" "$root" >&2
         touch "$root/.complete"
     fi
     echo "$root"
