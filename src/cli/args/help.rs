@@ -31,22 +31,22 @@ Exit codes: 0 done, 1 an input failed, 2 wrong usage, 3 everything was skipped, 
 
 const MORE: &str = "--help shows all options; VERB --help those of a verb.";
 
-/// Options of a job in the short help, each in one line.
-const BRIEF: [(&str, &str); 14] = [
-    ("output", "File or folder; `-` is standard output [default: INPUT_4x]"),
-    ("format", "Format of the output [default: by its name, else the input's]"),
-    ("scale", "Enlarge by this factor"),
-    ("long_edge", "Enlarge until the longer side has this many pixels"),
-    ("prompt", "Content of the whole picture"),
-    ("strength", "How much is repainted [default: the model's, or 0.45]"),
-    ("seed", "Another seed gives another picture"),
-    ("model", "Name, folder or file of the model [default: embedded]"),
-    ("device", "Device to compute on, as cuda:0"),
-    ("preview", "Rewrite a small picture of the output after every step"),
-    ("report", "Write a page beside the output that shows what the job did"),
-    ("json", "Print JSON, for programs"),
-    ("quiet", "Errors only"),
-    ("verbose", "Log the stages; -vv logs every call"),
+/// Options of a job in the short help, each in one line: what its value is called there, and its text.
+const BRIEF: [(&str, &str, &str); 14] = [
+    ("output", "OUTPUT", "File or folder; `-` is standard output [default: INPUT_4x]"),
+    ("format", "FORMAT", "Format of the output [default: by its name, else the input's]"),
+    ("scale", "FACTOR", "Enlarge by this factor"),
+    ("long_edge", "PIXELS", "Enlarge until the longer side has this many pixels"),
+    ("prompt", "TEXT", "Content of the whole picture"),
+    ("strength", "0-1", "How much is repainted [default: the model's, or 0.45]"),
+    ("seed", "N", "Another seed gives another picture"),
+    ("model", "NAME|PATH", "Name, folder or file of the model [default: embedded]"),
+    ("device", "DEVICE", "Device to compute on, as cuda:0"),
+    ("preview", "FILE", "Rewrite a small picture of the output after every step"),
+    ("report", "FILE", "Write a page beside the output that shows what the job did"),
+    ("json", "", "Print JSON, for programs"),
+    ("quiet", "", "Errors only"),
+    ("verbose", "", "Log the stages; -vv logs every call"),
 ];
 
 /// The whole help of the program.
@@ -63,14 +63,13 @@ pub fn short(command: Command, jobs: &[&str]) -> Command {
 /// The command with no more than the brief options in its help, all under one heading.
 fn brief(command: Command) -> Command {
     command.mut_args(|option| {
-        let text = BRIEF.iter().find(|(id, _)| option.get_id() == id).map(|(_, text)| *text);
+        let brief = BRIEF.iter().find(|(id, ..)| option.get_id() == id);
         let option = option.help_heading(None::<&str>);
-        match text {
-            Some(text) if option.get_action().takes_values() => {
-                let name = option.get_id().as_str().to_uppercase();
-                option.help(text).value_name(name).hide_possible_values(true)
+        match brief {
+            Some((_, value, text)) if option.get_action().takes_values() => {
+                option.help(*text).value_name(*value).hide_possible_values(true)
             }
-            Some(text) => option.help(text),
+            Some((.., text)) => option.help(*text),
             None => option.hide(true),
         }
     })
