@@ -44,9 +44,9 @@ const BRIEF: [(&str, &str, &str); 16] = [
     ("scale", "FACTOR", "Enlarge by this factor"),
     ("long_edge", "PIXELS", "Enlarge until the longer side has this many pixels"),
     ("prompt", "TEXT", "Content of the whole picture"),
-    ("strength", "SHARE", "How much is repainted [default: the model's, or 0.45]"),
+    ("strength", "0-1", "How much is repainted [default: the model's, or 0.45]"),
     ("seed", "N", "Another seed gives another picture"),
-    ("model", "MODEL", "Name, folder or file of the model [default: embedded]"),
+    ("model", "NAME|PATH", "Name, folder or file of the model [default: embedded]"),
     ("device", "DEVICE", "Device to compute on, as cuda:0"),
     ("preview", "FILE", "Rewrite a small picture of the output after every step"),
     ("report", "FILE", "Write a page beside the output that shows what the job did"),
@@ -73,9 +73,9 @@ fn brief(command: Command) -> Command {
         let option = option.help_heading(None::<&str>);
         match brief {
             Some((_, value, text)) if option.get_action().takes_values() => {
-                option.help(text).value_name(value).hide_possible_values(true)
+                option.help(*text).value_name(*value).hide_possible_values(true)
             }
-            Some((.., text)) => option.help(text),
+            Some((.., text)) => option.help(*text),
             None => option.hide(true),
         }
     })
