@@ -204,35 +204,6 @@ fn a_device_that_has_the_next_batch_before_its_results_are_read_gives_the_same_b
     assert_eq!(shared, expected);
 }
 
-/// The other device takes all that is within reach while the first batch is being computed; then both would wait for its result.
-#[test]
-fn a_device_that_others_wait_for_waits_for_none_of_them() {
-    let (picture, spec) = (picture(), job(settings()));
-    let usual = Fake::new(share);
-    let expected =
-        denoise(&usual, (&picture, &spec), &Bench::new(), &mut Watcher::default()).unwrap();
-    let of_other = Arc::new(AtomicUsize::new(0));
-    let (count, first) = (Arc::clone(&of_other), AtomicUsize::new(0));
-    let mut late = Fake::new(move |call| {
-        if first.fetch_add(1, Ordering::Relaxed) == 0 {
-            // As many batches as there are turns for two devices, but for this one.
-            while count.load(Ordering::Relaxed) < 3 {
-                std::thread::yield_now();
-            }
-        }
-        share(call)
-    });
-    late.is_late = true;
-    let other = Fake::new(move |call| {
-        of_other.fetch_add(1, Ordering::Relaxed);
-        share(call)
-    });
-    let others: [&dyn Compute; 1] = [&other];
-    let of_two = context_of(&late, &others, &picture, &spec);
-    let shared = denoise_on(of_two, &Bench::new(), &mut Watcher::default()).unwrap();
-    assert_eq!(shared, expected);
-}
-
 #[test]
 fn what_was_computed_before_a_device_failed_is_kept() {
     let (picture, spec) = (picture(), job(settings()));
