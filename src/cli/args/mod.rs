@@ -43,8 +43,7 @@ pub use models::{
 };
 
 /// Order of the help's parts: examples first.
-const TEMPLATE: &str =
-    "{about}\n\n{before-help}\n{usage-heading} {usage}\n\n{all-args}{after-help}";
+const TEMPLATE: &str = "{about}\n\n{before-help}{usage-heading} {usage}\n\n{all-args}{after-help}";
 
 /// The parsed command line.
 #[derive(Debug, Parser)]
