@@ -153,7 +153,7 @@ mod tests {
             "3/12 東京の夜景.jpg",
             "repainting",
             "50/100 regions × steps",
-            "40 %",
+            "41 %",
             " left",
             "all 14:05",
         ] {
