@@ -33,6 +33,9 @@ Examples:
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 an input failed, 2 wrong usage, 3 everything was skipped, 130 interrupted.";
 
+/// The inputs have no line of their own in the short help.
+const USAGE: &str = "cupscale-fast [OPTIONS] INPUT...\n       cupscale-fast VERB ...";
+
 const MORE: &str = "--help shows all options; VERB --help those of a verb.";
 
 /// Options of a job in the short help, each in one line: name, value, text.
@@ -62,7 +65,8 @@ pub fn whole(command: Command) -> Command {
 
 /// The short help of the program, whose verbs in `jobs` take its options.
 pub fn short(command: Command, jobs: &[&str]) -> Command {
-    let command = brief(command).before_help(FIRST_EXAMPLES).after_help(MORE);
+    let command = brief(command).override_usage(USAGE);
+    let command = command.before_help(FIRST_EXAMPLES).after_help(MORE);
     jobs.iter().fold(command, |command, job| command.mut_subcommand(job, brief))
 }
 

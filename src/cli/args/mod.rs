@@ -57,8 +57,7 @@ pub use models::{
 pub use pipe::{RequestArgs, setting_names};
 
 /// Order of the help's parts: examples first.
-const TEMPLATE: &str =
-    "{about}\n\n{before-help}\n{usage-heading} {usage}\n\n{all-args}{after-help}";
+const TEMPLATE: &str = "{about}\n\n{before-help}{usage-heading} {usage}\n\n{all-args}{after-help}";
 
 /// The parsed command line.
 #[derive(Debug, Parser)]

@@ -153,7 +153,7 @@ mod tests {
             "3/12 東京の夜景.jpg",
             "repainting",
             "50/100 regions × steps",
-            "40 %",
+            "41 %",
             " left",
             "all 14:05",
         ] {
@@ -162,7 +162,7 @@ mod tests {
         let middle = line(&view, 80);
         assert!(middle.contains("3/12") && middle.contains("left"), "{middle}");
         assert!(line(&view, 40).starts_with("repainting "), "{}", line(&view, 40));
-        assert!(line(&view, 16).contains("40 %"), "{}", line(&view, 16));
+        assert!(line(&view, 16).contains("41 %"), "{}", line(&view, 16));
     }
 
     #[test]

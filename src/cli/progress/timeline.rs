@@ -178,9 +178,9 @@ impl Timeline {
             return Some(Duration::from_secs_f64(left.max(0.0)));
         };
         let pace = self.pace(&weights)?;
-        let begun = |stage: Stage| self.stages.iter().any(|it| it.stage == stage);
-        let mut left: f64 =
-            weights.iter().filter(|(stage, _)| !begun(*stage)).map(|(_, it)| it * pace).sum();
+        // Stages before the one at work are done, also those that an earlier run did whole.
+        let to_come = self.place(&weights).map_or(0, |place| place + 1);
+        let mut left: f64 = weights[to_come..].iter().map(|(_, weight)| weight * pace).sum();
         if let Some(stage) = self.stages.last().filter(|stage| stage.ended.is_none()) {
             let whole = self.whole(stage, &weights, pace);
             // A stage that takes longer than expected is about to end, as far as anybody knows.
@@ -188,6 +188,12 @@ impl Timeline {
             left += of_stage.max(0.0);
         }
         Some(Duration::from_secs_f64(left.max(0.0)))
+    }
+
+    /// Place of the stage at work among all stages.
+    fn place(&self, weights: &[(Stage, f64); 4]) -> Option<usize> {
+        let last = self.stages.last()?;
+        weights.iter().position(|(stage, _)| *stage == last.stage)
     }
 
     /// Seconds that this stage takes in all.
@@ -206,20 +212,20 @@ impl Timeline {
             return self.stages.last().map_or(0.0, StageTime::share);
         };
         let total: f64 = weights.iter().map(|(_, weight)| weight).sum();
-        let pace = self.pace(&weights);
-        let done = self.stages.iter().map(|stage| {
-            let mut share = stage.share();
-            if let (Some(pace), None) = (pace, stage.ended) {
-                let unit = 1.0 / stage.total.max(1) as f64;
-                let seconds = unit * self.whole(stage, &weights, pace);
-                let since = stage.moved.elapsed().as_secs_f64();
-                if seconds > 0.0 {
-                    share = (share + unit * (1.0 - (-since / seconds).exp())).min(1.0);
-                }
+        let (Some(stage), Some(place)) = (self.stages.last(), self.place(&weights)) else {
+            return 0.0;
+        };
+        let mut share = stage.share();
+        if let (Some(pace), None) = (self.pace(&weights), stage.ended) {
+            let unit = 1.0 / stage.total.max(1) as f64;
+            let seconds = unit * self.whole(stage, &weights, pace);
+            let since = stage.moved.elapsed().as_secs_f64();
+            if seconds > 0.0 {
+                share = (share + unit * (1.0 - (-since / seconds).exp())).min(1.0);
             }
-            weight_of(&weights, stage.stage) * share
-        });
-        (done.sum::<f64>() / total.max(f64::MIN_POSITIVE)).clamp(0.0, 1.0)
+        }
+        let before: f64 = weights[..place].iter().map(|(_, weight)| weight).sum();
+        ((before + weights[place].1 * share) / total.max(f64::MIN_POSITIVE)).clamp(0.0, 1.0)
     }
 }
 

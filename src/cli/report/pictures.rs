@@ -103,17 +103,16 @@ fn places(input: &Picture, output: &Picture, size: (u32, u32)) -> Result<Vec<(u3
     let (before, after) = (input.resizer(size.0, size.1)?, output.resizer(size.0, size.1)?);
     let scale = f64::from(output.width) / f64::from(size.0);
     let cell = ((f64::from(DETAIL) / scale).round() as u32).clamp(1, size.0.min(size.1));
-    let (columns, rows) = (size.0 / cell, size.1 / cell);
+    let (columns, rows) = (size.0.div_ceil(cell), size.1.div_ceil(cell));
     let mut differences = vec![0.0f64; (columns * rows) as usize];
     for row in 0..rows {
-        for y in (row * cell..(row + 1) * cell).step_by(BAND as usize) {
-            let band = y..(y + BAND).min((row + 1) * cell);
+        let end = ((row + 1) * cell).min(size.1);
+        for y in (row * cell..end).step_by(BAND as usize) {
+            let band = y..(y + BAND).min(end);
             let (before, after) = (before.rows(band.clone()), after.rows(band));
             for (at, (a, b)) in before.iter().zip(&after).enumerate() {
                 let column = at as u32 / 3 % size.0 / cell;
-                if column < columns {
-                    differences[(row * columns + column) as usize] += f64::from((a - b).abs());
-                }
+                differences[(row * columns + column) as usize] += f64::from((a - b).abs());
             }
         }
     }
@@ -148,7 +147,7 @@ mod tests {
         let shown = Shown::new(&flat.unwrap(), &other).unwrap();
         assert_eq!(shown.crops.len(), 3);
         let first = &shown.crops[0];
-        assert_eq!((first.x, first.y, first.width, first.height), (480, 480, 480, 480));
+        assert_eq!((first.x, first.y, first.width, first.height), (720, 480, 480, 480));
         assert!(first.after.starts_with("data:image/jpeg;base64,/9j/"));
         assert_ne!(first.before, first.after);
     }
