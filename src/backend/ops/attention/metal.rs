@@ -128,7 +128,7 @@ mod tests {
         AttentionSizes { batch: 2, queries, keys, heads: 4, key_heads: 2, width }
     }
 
-    /// The most that a trace counts beside inputs, in multiples of the output; `None` if it is composed.
+    /// The most that a trace counts beside inputs, in multiples of the output's buffer; `None` if it is composed.
     fn taken(sizes: AttentionSizes, mask: Mask, dtype: DType) -> Option<f64> {
         let AttentionSizes { queries, keys, width, .. } = sizes;
         let trace = Trace::new(Placement::Metal);
@@ -137,8 +137,9 @@ mod tests {
         let before = trace.live();
         let y = attention([&q, &k, &k], sizes, mask).unwrap()?;
         assert_eq!((y.dims(), y.dtype()), (q.dims(), dtype));
-        assert_eq!(trace.live() - before, y.bytes(), "an output counts, and nothing else is left");
-        Some((trace.peak() - before) as f64 / y.bytes() as f64)
+        let output = Placement::Metal.buffer(y.bytes());
+        assert_eq!(trace.live() - before, output, "an output counts, and nothing else is left");
+        Some((trace.peak() - before) as f64 / output as f64)
     }
 
     #[test]
@@ -167,6 +168,8 @@ mod tests {
         let mask = Mask::Cached { past: 1499, window: None };
         // Bytes of a sample: keys and values by heads, the output, and in f32 sums of each of 32 parts.
         let (keys, output, parts) = (1500 * 2 * 128 * 2, 4 * 128 * 2, 32 * 4 * (128 + 2) * 4);
+        let [keys, output, parts] =
+            [keys, output, parts].map(|bytes| Placement::Metal.buffer(2 * bytes));
         let expected = (2 * keys + output + parts) as f64 / output as f64;
         assert_eq!(taken(sizes(1, 1600, 128), mask, DType::F16), Some(expected));
         assert_eq!(seen_by_all(sizes(1, 1600, 128), mask, DType::F16), Some(0..1500));
