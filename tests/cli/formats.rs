@@ -82,7 +82,7 @@ fn light_above_white_comes_back_and_is_cut_where_there_is_no_room_for_it() {
     let shell = Shell::new();
     fs::write(shell.path("in.exr"), slope()).unwrap();
     let (peak, mean) = light(&slope());
-    assert!((peak - 8.0).abs() < 1e-3 && mean > 1.0, "{peak} {mean}");
+    assert!((peak - 8.0).abs() < 1e-3 && mean > 0.7, "{peak} {mean}");
     shell.succeed(&format!("in.exr {}", quick()));
     let (ours, our_mean) = light(&shell.bytes("in_2x.exr"));
     assert!(ours > 4.0 && ours < 8.01, "{ours}");
