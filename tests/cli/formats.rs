@@ -82,13 +82,14 @@ fn light_above_white_comes_back_and_is_cut_where_there_is_no_room_for_it() {
     let shell = Shell::new();
     fs::write(shell.path("in.exr"), slope()).unwrap();
     let (peak, mean) = light(&slope());
-    assert!((peak - 8.0).abs() < 1e-3 && mean > 1.0, "{peak} {mean}");
-    shell.succeed(&format!("in.exr {}", quick()));
+    assert!((peak - 8.0).abs() < 1e-3 && mean > 0.7, "{peak} {mean}");
+    // A model that has learnt something keeps the mean as well.
+    shell.succeed("in.exr -s 2 --captioner none");
     let (ours, our_mean) = light(&shell.bytes("in_2x.exr"));
     assert!(ours > 4.0 && ours < 8.01, "{ours}");
     assert!((our_mean / mean - 1.0).abs() < 0.2, "{our_mean} {mean}");
 
-    shell.succeed(&format!("in.exr -o out.tif {}", quick()));
+    shell.succeed("in.exr -o out.tif -s 2 --captioner none");
     let float = pictures::decode(&shell.bytes("out.tif"));
     assert_eq!(float.color(), pictures::ColorType::Rgb32F);
     let brightest = float.to_rgb32f().into_raw().into_iter().fold(0.0, f32::max);
@@ -99,7 +100,7 @@ fn light_above_white_comes_back_and_is_cut_where_there_is_no_room_for_it() {
     assert_eq!(pictures::decode(&shell.bytes("out.png")).color(), pictures::ColorType::Rgb16);
     shell.succeed(&format!("in.exr -o eight.tif --bit-depth 8 {}", quick()));
     assert_eq!(pictures::decode(&shell.bytes("eight.tif")).color(), pictures::ColorType::Rgb8);
-    shell.succeed(&format!("in.exr -o half.exr --bit-depth 16 {}", quick()));
+    shell.succeed("in.exr -o half.exr --bit-depth 16 -s 2 --captioner none");
     assert!(shell.bytes("half.exr").len() < shell.bytes("in_2x.exr").len());
     // Nothing of this changes what is not asked for it.
     shell.picture("a.png", 24, 16);
