@@ -39,7 +39,7 @@ const USAGE: &str = "cupscale-fast [OPTIONS] INPUT...\n       cupscale-fast VERB
 const MORE: &str = "--help shows all options; VERB --help those of a verb.";
 
 /// Options of a job in the short help, each in one line: name, value, text.
-const BRIEF: [(&str, &str, &str); 16] = [
+const BRIEF: [(&str, &str, &str); 14] = [
     ("frame", "SIZE", "Width and height of the frames that come: WxH, in pixels"),
     ("pix", "PIXELS", "Format of the pixels: rgb24, rgba, rgb48le or rgbaf32le"),
     ("output", "OUTPUT", "File or folder; `-` is standard output [default: INPUT_4x]"),
@@ -52,10 +52,8 @@ const BRIEF: [(&str, &str, &str); 16] = [
     ("model", "NAME|PATH", "Name, folder or file of the model [default: embedded]"),
     ("device", "DEVICE", "Device to compute on, as cuda:0"),
     ("preview", "FILE", "Rewrite a small picture of the output after every step"),
-    ("report", "FILE", "Write a page beside the output that shows what the job did"),
     ("json", "", "Print JSON, for programs"),
     ("quiet", "", "Errors only"),
-    ("verbose", "", "Log the stages; -vv logs every call"),
 ];
 
 /// The whole help of the program.
