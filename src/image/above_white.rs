@@ -17,12 +17,12 @@ impl Colour {
     }
 
     /// File samples, not below 0, to working-space samples below a shoulder.
-    pub(crate) fn to_shoulder(&self, rgb: &mut [f32], shoulder: Shoulder) {
+    pub(crate) fn enter_shoulder(&self, rgb: &mut [f32], shoulder: Shoulder) {
         map_values(rgb, |channel, v| shoulder.encode(self.light_of(channel, v.max(0.0).into())));
     }
 
-    /// Working-space samples below a shoulder to file samples; the inverse of [`Colour::to_shoulder`].
-    pub(crate) fn from_shoulder(&self, rgb: &mut [f32], shoulder: Shoulder) {
+    /// Working-space samples below a shoulder to file samples; the inverse of [`Colour::enter_shoulder`].
+    pub(crate) fn leave_shoulder(&self, rgb: &mut [f32], shoulder: Shoulder) {
         map_values(rgb, |channel, v| {
             let light = shoulder.decode(v.into());
             match self {
@@ -103,9 +103,9 @@ mod tests {
             let shoulder = Shoulder::new(peak);
             let samples: Vec<f32> = (0..3000).map(|i| i as f32 / 1000.0).collect();
             let mut rgb = samples.clone();
-            colour.to_shoulder(&mut rgb, shoulder);
+            colour.enter_shoulder(&mut rgb, shoulder);
             assert!(rgb.iter().all(|v| (0.0..=1.0).contains(v)));
-            colour.from_shoulder(&mut rgb, shoulder);
+            colour.leave_shoulder(&mut rgb, shoulder);
             for (got, want) in rgb.iter().zip(&samples).skip(40) {
                 assert!((got - want).abs() <= 1e-3 * want, "{got} {want}");
             }

@@ -41,7 +41,9 @@ pub(crate) fn picture(
         let (mut colours, transparency) = split(layout, band, &convert);
         match &convert {
             Convert::Curves(colour) => colour.to_working(&mut colours),
-            Convert::Light(shoulder, Some(colour)) => colour.to_shoulder(&mut colours, *shoulder),
+            Convert::Light(shoulder, Some(colour)) => {
+                colour.enter_shoulder(&mut colours, *shoulder)
+            }
             Convert::Light(shoulder, None) => shoulder.to_working(&mut colours),
             Convert::Same | Convert::Inks(_) => {}
         }

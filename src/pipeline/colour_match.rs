@@ -38,10 +38,10 @@ impl Moments {
             })
             .collect();
         self.count += (sums.len() * width) as f64;
-        for row in sums {
+        for [sum, squares] in sums {
             for channel in 0..3 {
-                self.sum[channel] += row[0][channel];
-                self.squares[channel] += row[1][channel];
+                self.sum[channel] += sum[channel];
+                self.squares[channel] += squares[channel];
             }
         }
     }

@@ -25,11 +25,13 @@ pub use folder::copy_folder;
 /// A folder of its own for one test.
 pub struct Shell {
     dir: TempDir,
+    /// What the program keeps for the user: captions, speeds. Beside the folder, of which tests count the files.
+    cache: TempDir,
 }
 
 impl Shell {
     pub fn new() -> Self {
-        Self { dir: TempDir::new().unwrap() }
+        Self { dir: TempDir::new().unwrap(), cache: TempDir::new().unwrap() }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -43,6 +45,7 @@ impl Shell {
             .current_dir(self.dir.path())
             .args(arguments.split_whitespace())
             .stdin(Stdio::null())
+            .env("XDG_CACHE_HOME", self.cache.path())
             .env_remove("RUST_LOG");
         command
     }

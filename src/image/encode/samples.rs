@@ -48,7 +48,7 @@ impl Quantizer {
                     Numbers::Encoded(colour) => colour.to_file(&mut rgb),
                     Numbers::Srgb(Some(to_srgb)) => to_srgb.convert(&mut rgb),
                     Numbers::Srgb(None) => {}
-                    Numbers::Above(colour, shoulder) => colour.from_shoulder(&mut rgb, *shoulder),
+                    Numbers::Above(colour, shoulder) => colour.leave_shoulder(&mut rgb, *shoulder),
                     Numbers::Light(light) => {
                         rgb.iter_mut().for_each(|v| *v = light.light((*v).into()) as f32);
                         if let Some(alpha) = alpha {

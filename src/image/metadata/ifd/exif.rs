@@ -184,7 +184,6 @@ pub(crate) fn drop_thumbnail(exif: &mut Vec<u8>) -> bool {
     let second = reader.directory(first.next);
     let mut number = |tag| Some(reader.value_of(&second, tag)?.as_u32()? as usize);
     let pixels = number(tag::THUMBNAIL_START).zip(number(tag::THUMBNAIL_LENGTH));
-    drop(reader);
     let link = first.link as usize;
     if let Some(link) = exif.get_mut(link..link.saturating_add(4)) {
         link.fill(0);
