@@ -24,6 +24,13 @@ struct AxisSample {
     float fraction;
 };
 
+// Where an axis is sampled for a place of the output.
+inline AxisSample sample_of(constant BlendSizes& sizes, device const AxisSample* samples, uint region, uint length, uint place) {
+    if (sizes.in_place != 0) return AxisSample{place, place, 0.0f};
+    device const AxisSample& found = samples[ulong(region) * length + place];
+    return AxisSample{found.low, found.high, found.fraction};
+}
+
 // out = (1 − weight)·own + weight·prior: own and out `[samples, height·width, C]`, maps `[samples / regions, map height,
 // map width, C]`, rows `[regions, height]` and columns `[regions, width]`.
 template <typename T>
@@ -41,12 +48,8 @@ template <typename T>
         const uint pixel = i / sizes.channels;
         const uint channel = i - pixel * sizes.channels;
         const uint line = pixel / sizes.width;
-        AxisSample row{line, line, 0.0f};
-        AxisSample column{pixel - line * sizes.width, pixel - line * sizes.width, 0.0f};
-        if (sizes.in_place == 0) {
-            row = rows[ulong(region) * sizes.height + row.low];
-            column = columns[ulong(region) * sizes.width + column.low];
-        }
+        const AxisSample row = sample_of(sizes, rows, region, sizes.height, line);
+        const AxisSample column = sample_of(sizes, columns, region, sizes.width, pixel - line * sizes.width);
         device const T* upper = map + ulong(row.low) * sizes.map_width * sizes.channels + channel;
         device const T* lower = map + ulong(row.high) * sizes.map_width * sizes.channels + channel;
         const ulong left = ulong(column.low) * sizes.channels;
