@@ -12,7 +12,7 @@ fuzz_target!(|bytes: &[u8]| -> Corpus {
     let Some((kind, profile)) = bytes.split_first() else { return Corpus::Reject };
     // Photometric interpretation, and samples per pixel.
     let (photometric, samples) = [(1, 1), (2, 3), (5, 4)][usize::from(kind % 3)];
-    cupscale_fuzz::picture(Format::Tiff, &tiff(photometric, samples, profile))
+    cupscale_fuzz::picture(&[Format::Tiff.into()], &tiff(photometric, samples, profile))
 });
 
 /// A picture whose samples go from 0 to 255.
