@@ -64,3 +64,11 @@ fn sizes_that_no_bytes_stand_for() {
     ];
     all_right(cases, 14);
 }
+
+#[test]
+fn a_frame_larger_than_its_picture() {
+    // 24 × 3 pixels of two colours, and a frame of 14,648 × 6,241.
+    let mut file = b"GIF89a\x18\0\x03\0\xf0\0\0\x33\x66\xcc\0\0\0".to_vec();
+    file.extend(b",\0\0\0\0\x38\x39\x61\x18\0\x02\x02\x4c\x01\0;");
+    all_right(vec![refused("a large frame", file)], 1);
+}

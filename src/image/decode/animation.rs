@@ -9,9 +9,9 @@ use gif::{ColorOutput, DecodeOptions, DisposalMethod};
 use image::codecs::{gif::GifDecoder, webp::WebPDecoder};
 use image::{AnimationDecoder as _, ImageResult, Rgba};
 
-use super::InputKind;
 use super::header::{ChannelLayout, Decode, Header, check_size, of_rgba, pass_bytes};
 use super::raster::refusal;
+use super::{CONVERT, InputKind};
 use crate::image::error::{ImageError, Result, Warning};
 use crate::image::input::read_error;
 use crate::image::metadata;
@@ -156,6 +156,16 @@ fn scan(name: &str, source: &mut Source, first: usize) -> Result<Scan> {
             Err(error) if found.frames == 0 => return Err(bad(error)),
             Err(_) => break,
         };
+        // One that does not fit takes its own memory, of which the size of the picture says nothing.
+        if frame.width > width || frame.height > height {
+            match found.frames {
+                0 => {
+                    let kind = "a GIF whose first frame is larger than the picture";
+                    return Err(ImageError::unsupported(name, kind, CONVERT));
+                }
+                _ => break,
+            }
+        }
         if found.frames < first {
             let place = (frame.left, frame.top, frame.width, frame.height);
             let covers = place == (0, 0, width, height) || found.frames > 0;
