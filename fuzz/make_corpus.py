@@ -119,6 +119,7 @@ def pictures():
     for ending, target in kinds.items():
         for name, data in fixtures(f"image/light/*.{ending}"):
             seed(target, name, data)
+    seed("farbfeld", "two-by-two", b"farbfeld" + struct.pack(">II16H", 2, 2, *range(0, 65536, 4096)))
     # Lossless, 2 x 2, by hand: one Huffman code of one symbol for every channel.
     lossless = bytes.fromhex("2f01400000070000000000")
     body = b"VP8L" + struct.pack("<I", len(lossless)) + lossless + b"\0"

@@ -156,7 +156,8 @@ pub(crate) fn links(exif: &[u8]) -> Vec<IfdEntry> {
 pub(crate) fn orientation(exif: &[u8]) -> u8 {
     let value = || {
         let (mut reader, first) = open(exif)?;
-        reader.value_of(&first, tag::ORIENTATION)?.as_u32()
+        // A damaged block may have one that says nothing before one that does.
+        reader.values(&first, |tag| tag == tag::ORIENTATION).iter().find_map(IfdEntry::as_u32)
     };
     match value() {
         Some(n @ 1..=8) => n as u8,
@@ -170,8 +171,8 @@ pub(crate) fn set_upright(exif: &mut [u8]) {
         return;
     };
     let little = reader.little;
-    if let Some(place) = first.find(tag::ORIENTATION) {
-        patch(exif, place, 1, little);
+    for place in first.places.iter().filter(|place| place.tag == tag::ORIENTATION) {
+        patch(exif, *place, 1, little);
     }
 }
 
@@ -364,6 +365,17 @@ mod tests {
             assert_eq!(orientation(block), 1);
             assert_eq!(block.len(), length);
         }
+    }
+
+    #[test]
+    fn an_orientation_after_one_that_says_nothing_counts_and_is_reset() {
+        // Two entries: a text, and the number 3.
+        let mut block = b"MM\0*\0\0\0\x08\0\x02".to_vec();
+        block.extend(b"\x01\x12\0\x02\0\0\0\x04abc\0");
+        block.extend(b"\x01\x12\0\x03\0\0\0\x01\0\x03\0\0\0\0\0\0");
+        assert_eq!(orientation(&block), 3);
+        set_upright(&mut block);
+        assert_eq!(orientation(&block), 1);
     }
 
     #[test]
