@@ -1,4 +1,4 @@
-# Shared by the tests: each runs within a Debian, in /work, with the program at /opt/cupscale-fast.
+# Shared by the tests: each runs within a Debian, in /job, with the program at /opt/cupscale-fast.
 set -euo pipefail
 
 # A photograph with the noise of a scanner in its transparency, 96 × 64, and a plain one.

@@ -18,7 +18,7 @@ end
 local function dispatched()
   local cupscale = require "cupscale"
   dt.preferences.write("cupscale", "scale", "string", "2")
-  local image = dt.database.import("/work/pictures/bird.jpg")
+  local image = dt.database.import("/job/pictures/bird.jpg")
   dt.tags.attach(dt.tags.create("garden|birds"), image)
   -- as the button does
   expect(cupscale.enlarge_images { image } == 1, "the button's work")
@@ -44,27 +44,27 @@ local function dispatched()
   expect(not storage:supports_format(dt.new_format("exr")), "and no OpenEXR")
   dt.preferences.write("cupscale", "scale", "string", "3")
   dt.preferences.write("cupscale", "prompt", "string", "a bird's \"head\" $HOME")
-  format:write_image(image, "/work/exported.png", false)
-  local made = cupscale.enlarge(image, "/work/exported.png")
+  format:write_image(image, "/job/exported.png", false)
+  local made = cupscale.enlarge(image, "/job/exported.png")
   expect(made and made.filename == "bird_cupscale.png", "a PNG beside the original")
   -- an error, in a line
   dt.preferences.write("cupscale", "model", "string", "no-such-model")
-  format:write_image(image, "/work/exported.png", false)
-  local none, wrong = cupscale.enlarge(image, "/work/exported.png")
+  format:write_image(image, "/job/exported.png", false)
+  local none, wrong = cupscale.enlarge(image, "/job/exported.png")
   expect(none == nil and wrong:find("no such model") and not wrong:find("\n"), "an error: " .. tostring(wrong))
-  local file = io.open("/work/test.done", "w")
+  local file = io.open("/job/test.done", "w")
   file:close()
 end
 dt.control.dispatch(function()
   local is_fine, wrong = pcall(dispatched)
   if not is_fine then
     print("NOT: " .. tostring(wrong))
-    io.open("/work/test.done", "w"):close()
+    io.open("/job/test.done", "w"):close()
   end
 end)
 P
-darktable --library :memory: --configdir "$HOME/.config/darktable" --cachedir /work/cache --disable-opencl -d lua --conf write_sidecar_files=never \
-    --luacmd 'dofile("/work/test.lua")' >test.log 2>&1 &
+darktable --library :memory: --configdir "$HOME/.config/darktable" --cachedir /job/cache --disable-opencl -d lua --conf write_sidecar_files=never \
+    --luacmd 'dofile("/job/test.lua")' >test.log 2>&1 &
 appears test.done
 sleep 2
 import -window root window.png

@@ -40,19 +40,19 @@ def expect(condition, what):
 
 
 SUCCESS, ERROR = Gimp.PDBStatusType.SUCCESS, Gimp.PDBStatusType.EXECUTION_ERROR
-image = load("/work/alpha.png")
+image = load("/job/alpha.png")
 image.select_ellipse(Gimp.ChannelOps.REPLACE, 20, 10, 40, 40)
-save(image, "/work/before.png")
+save(image, "/job/before.png")
 count = len(Gimp.get_images())
 expect(cupscale(image, result="in-place")[0] == SUCCESS, "in place")
-save(image, "/work/after.png")
+save(image, "/job/after.png")
 expect(not image.get_layers()[0].get_lock_alpha(), "transparency is not locked")
 status, made = cupscale(image, result="new-image", scale=2.0, prompt="a bird", strength=0.3, seed=5)
 layer = made.get_layers()[0]
 expect((made.get_width(), made.get_height()) == (80, 80) and layer.has_alpha(), "a new image of the selection, 2 x")
 expect(layer.get_name() == image.get_layers()[0].get_name(), "its layer has the name")
 made.delete()
-save(image, "/work/again.png")
+save(image, "/job/again.png")
 Gimp.Selection.none(image)
 expect(cupscale(image, result="scale-image", scale=1.7)[0] == SUCCESS, "scaled")
 expect((image.get_width(), image.get_height()) == (163, 109), "the image is 1.7 x")
@@ -67,7 +67,7 @@ for precision, kind, name in [
     (Gimp.Precision.FLOAT_LINEAR, Gimp.ImageBaseType.RGB, "linear floats"),
     (Gimp.Precision.U8_NON_LINEAR, Gimp.ImageBaseType.GRAY, "grey"),
 ]:
-    other = load("/work/alpha.png")
+    other = load("/job/alpha.png")
     if kind == Gimp.ImageBaseType.GRAY:
         other.convert_grayscale()
     other.convert_precision(precision)
@@ -104,9 +104,9 @@ def kill():
 
 threading.Thread(target=kill).start()
 expect(cupscale(image, result="new-image", scale=6.0)[0] != SUCCESS, "a plug-in that is killed ends")
-open("/work/console.done", "w").close()
+open("/job/console.done", "w").close()
 P
-gimp-console -idf --batch-interpreter=python-fu-eval -b "exec(open('/work/console.py').read())" --quit >console.log 2>&1 || true
+gimp-console -idf --batch-interpreter=python-fu-eval -b "exec(open('/job/console.py').read())" --quit >console.log 2>&1 || true
 grep -E '^(ok|NOT)' console.log
 ! grep -q '^NOT' console.log || fail "see console.log"
 appears console.done
@@ -119,8 +119,8 @@ screen
 echo '(show-welcome-dialog no)' >"$HOME/.config/GIMP/3.0/gimprc"
 cat >screen.py <<'P'
 import os, time
-exec(open("/work/console.py").read().split("SUCCESS, ERROR")[0])
-image = load("/work/alpha.png")
+exec(open("/job/console.py").read().split("SUCCESS, ERROR")[0])
+image = load("/job/alpha.png")
 Gimp.Display.new(image)
 image.select_ellipse(Gimp.ChannelOps.REPLACE, 20, 10, 40, 40)
 image.clean_all()
@@ -131,16 +131,16 @@ config.set_property("image", image)
 config.set_core_object_array("drawables", [image.get_layers()[0]])
 config.set_property("result", "in-place")
 expect(procedure.run(config).index(0) == Gimp.PDBStatusType.SUCCESS, "by the dialog")
-save(image, "/work/screen-after.png")
+save(image, "/job/screen-after.png")
 expect(image.is_dirty(), "the image has changed")
-open("/work/repainted", "w").close()
-while not os.path.exists("/work/undone"):
+open("/job/repainted", "w").close()
+while not os.path.exists("/job/undone"):
     time.sleep(0.2)
-save(image, "/work/screen-undone.png")
+save(image, "/job/screen-undone.png")
 expect(not image.is_dirty(), "one step of undo takes all of it back")
-open("/work/screen.done", "w").close()
+open("/job/screen.done", "w").close()
 P
-gimp -ns --batch-interpreter=python-fu-eval -b "exec(open('/work/screen.py').read())" >screen.log 2>&1 &
+gimp -ns --batch-interpreter=python-fu-eval -b "exec(open('/job/screen.py').read())" >screen.log 2>&1 &
 dialog=$(window '^Cupscale$')
 sleep 3
 eval "$(xdotool getwindowgeometry --shell "$dialog")"

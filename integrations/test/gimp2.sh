@@ -14,12 +14,12 @@ cat >console.scm <<'P'
   (say (if (equal? found wanted) "ok: " "NOT: ") what ": " found))
 (define (size image) (list (car (gimp-image-width image)) (car (gimp-image-height image))))
 
-(define image (load "/work/alpha.png"))
+(define image (load "/job/alpha.png"))
 (define count (car (gimp-image-list)))
 (gimp-image-select-ellipse image CHANNEL-OP-REPLACE 20 10 40 40)
-(save image "/work/before.png")
+(save image "/job/before.png")
 (expect "in place" (cupscale image 2 1 "" 0 "" 0) -1)
-(save image "/work/after.png")
+(save image "/job/after.png")
 (expect "transparency is not locked" (car (gimp-layer-get-lock-alpha (layer image))) FALSE)
 (define made (cupscale image 0 2 "a bird" 0.3 "" 5))
 (expect "a new image of the selection, 2 x" (size made) '(80 80))
@@ -28,7 +28,7 @@ cat >console.scm <<'P'
 (define made (cupscale image 3 4 "" 0 "" 0))
 (expect "a piece of the middle, 4 x" (size made) '(160 160))
 (gimp-image-delete made)
-(save image "/work/again.png")
+(save image "/job/again.png")
 (gimp-selection-none image)
 (cupscale image 1 1.7 "" 0 "" 0)
 (expect "the image is 1.7 x" (size image) '(163 109))
@@ -37,15 +37,15 @@ cat >console.scm <<'P'
 
 ; 16 and 32 bits, grey, and a layer that is smaller than the image and not at its corner
 (define (of-kind precision path)
-  (define image (load "/work/alpha.png"))
+  (define image (load "/job/alpha.png"))
   (if (= precision -1)
       (gimp-image-convert-grayscale image)
       (gimp-image-convert-precision image precision))
   (gimp-layer-set-offsets (layer image) 7 -5)
   (gimp-image-select-ellipse image CHANNEL-OP-REPLACE 27 5 40 40)
-  (save image (string-append "/work/" path "-before.png"))
+  (save image (string-append "/job/" path "-before.png"))
   (cupscale image 2 1 "" 0 "" 0)
-  (save image (string-append "/work/" path "-after.png"))
+  (save image (string-append "/job/" path "-after.png"))
   (gimp-image-delete image))
 (of-kind PRECISION-U16-GAMMA "16")
 (of-kind PRECISION-FLOAT-LINEAR "float")
@@ -56,7 +56,7 @@ cat >console.scm <<'P'
 (say "done")
 (cupscale image 2 1 "" 0 "no-such-model" 0)
 P
-gimp-console -idf -b '(load "/work/console.scm")' -b '(gimp-quit 1)' >console.log 2>&1 || true
+gimp-console -idf -b '(load "/job/console.scm")' -b '(gimp-quit 1)' >console.log 2>&1 || true
 grep -E '^(ok|NOT)' console.log
 ! grep -q '^NOT' console.log || fail "see console.log"
 grep -q '^done' console.log || fail "see console.log"

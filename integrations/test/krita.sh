@@ -6,7 +6,7 @@ screen
 # Krita's own switch for plug-ins, as its Python Plugin Manager sets it.
 mkdir -p "$HOME/.config"
 printf '[python]\nenable_cupscale=true\n' >>"$HOME/.config/kritarc"
-export QT_LOGGING_RULES='*.debug=false' PYTHONPATH=/work:$HOME/.local/share/krita/pykrita XDG_RUNTIME_DIR=/tmp/run
+export QT_LOGGING_RULES='*.debug=false' PYTHONPATH=/job:$HOME/.local/share/krita/pykrita XDG_RUNTIME_DIR=/tmp/run
 mkdir -m 700 /tmp/run
 cat >enlarging.py <<'P'
 import time, traceback
@@ -16,7 +16,7 @@ from cupscale import cupscale_program
 
 
 def expect(condition, what):
-    with open("/work/test.log", "a") as log:
+    with open("/job/test.log", "a") as log:
         print(("ok: " if condition else "NOT: ") + what, file=log)
 
 
@@ -34,9 +34,9 @@ def work():
     told = []
     tell = lambda fraction, text: told.append((fraction, text))
 
-    document = krita.openDocument("/work/alpha.png")
+    document = krita.openDocument("/job/alpha.png")
     node = document.topLevelNodes()[0]
-    save(document, "/work/before.png")
+    save(document, "/job/before.png")
     selection = Selection()
     selection.select(20, 10, 40, 40, 255)
     document.setSelection(selection)
@@ -49,7 +49,7 @@ def work():
     node.setVisible(False)
     document.refreshProjection()
     document.waitForDone()
-    save(document, "/work/layer.png")
+    save(document, "/job/layer.png")
 
     document.setSelection(None)
     made, notes = cupscale.enlarge(document, node, 2.0, tell, prompt="a bird", strength=0.3, seed=5)
@@ -58,7 +58,7 @@ def work():
     made.setBatchmode(True)
     made.close()
 
-    deep = krita.openDocument("/work/plain.png")
+    deep = krita.openDocument("/job/plain.png")
     deep.setColorSpace("RGBA", "U16", deep.colorProfile())
     deep.waitForDone()
     made, notes = cupscale.enlarge(deep, deep.topLevelNodes()[0], 2.0, tell)
@@ -80,7 +80,7 @@ def work():
     expect(dialog._state.text() == "before | after", "a preview is shown: " + dialog._state.text())
     expect(dialog._after.pixmap().width() == 192, "twice as large")
     QApplication.processEvents()
-    dialog.grab().save("/work/dialog.png")
+    dialog.grab().save("/job/dialog.png")
     dialog._result.setCurrentIndex(1)
     expect(dialog.is_in_place() and not dialog._scale.isEnabled(), "at this size there is no scale")
     dialog._button.click()
@@ -110,7 +110,7 @@ def main(*_):
         work()
     except BaseException:
         expect(False, traceback.format_exc())
-    open("/work/test.done", "w").close()
+    open("/job/test.done", "w").close()
 P
 kritarunner -s enlarging -f main >runner.log 2>&1 &
 appears test.done

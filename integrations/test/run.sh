@@ -33,7 +33,7 @@ debian() {
         rm -rf --one-file-system "$root"
         # The last are the places where the tests find what is theirs.
         mmdebstrap --variant=apt --aptopt='APT::Install-Recommends "false"' --include="${!name}" \
-            --customize-hook='mkdir "$1/test" "$1/integrations" "$1/samples" "$1/work"; touch "$1/opt/cupscale-fast"' \
+            --customize-hook='mkdir "$1/test" "$1/integrations" "$1/samples" "$1/job"; touch "$1/opt/cupscale-fast"' \
             "$name" "$root" >&2
         touch "$root/.complete"
     fi
@@ -53,10 +53,10 @@ for name; do
     rm -rf "$work"
     mkdir -p "$work/home"
     # A process space of its own: what a test starts ends with it.
-    if bwrap --bind "$root" / --dev /dev --proc /proc --tmpfs /tmp --bind "$work" /work \
+    if bwrap --bind "$root" / --dev /dev --proc /proc --tmpfs /tmp --bind "$work" /job \
         --ro-bind "$clone/integrations/test" /test --ro-bind "$clone/integrations" /integrations --ro-bind "$clone/samples" /samples --ro-bind "$program" /opt/cupscale-fast \
-        --clearenv --setenv HOME /work/home --setenv PATH /opt:/usr/bin:/bin --setenv LANG C.UTF-8 --setenv NAME "$name" \
-        --unshare-pid --unshare-net --die-with-parent --chdir /work /bin/bash "/test/${name%6}.sh" >"$work/log" 2>&1; then
+        --clearenv --setenv HOME /job/home --setenv PATH /opt:/usr/bin:/bin --setenv LANG C.UTF-8 --setenv NAME "$name" \
+        --unshare-pid --unshare-net --die-with-parent --chdir /job /bin/bash "/test/${name%6}.sh" >"$work/log" 2>&1; then
         passed=$((passed + 1))
         echo "$name: $(tail -n 1 "$work/log")"
     else

@@ -170,6 +170,8 @@ fn what_frames_do_not_have_is_refused_by_name() {
     }
     for (arguments, said) in [
         ("--pix rgb24 --captions c.json", "--captions is not for `raw`"),
+        ("--pix rgb24 --page 2", "--page is not for `raw`"),
+        ("--pix rgb24 --frames", "--frames is not for `raw`"),
         ("--pix rgb24 --max-metadata 1MiB", "--max-metadata is not for `raw`"),
         ("--pix rgb24 in.png", "name it with -i"),
         ("--pix rgb24 -o out.png", "named like a PNG"),

@@ -53,6 +53,9 @@ impl RequestArgs {
         }
         let names_captioner = typed(&matches, "captioner");
         let words = Words::from_arg_matches(&matches).map_err(|error| usage::line(&error))?;
+        if words.job.read.every().page {
+            return Err("`page` is one number: a request has one result".to_owned());
+        }
         Ok(Self { job: words.job, names_captioner })
     }
 }
@@ -92,7 +95,9 @@ fn is_own(id: &str) -> bool {
 /// `true` for options that a request may set.
 fn is_setting(id: &str) -> bool {
     let is_content = has::<ContentArgs>(id) && !has::<LlavaArgs>(id);
-    is_content || has::<ReadArgs>(id) || has::<SizeArgs>(id) || has::<RepaintArgs>(id)
+    // Every frame would be many results.
+    let is_read = has::<ReadArgs>(id) && id != "frames";
+    is_content || is_read || has::<SizeArgs>(id) || has::<RepaintArgs>(id)
 }
 
 fn has<A: Args>(id: &str) -> bool {
@@ -119,6 +124,7 @@ mod tests {
     #[test]
     fn a_request_takes_settings_of_its_picture_and_refuses_others_by_name() {
         assert!(parse("--scale=2 --prompt=dusk --rap=0 --timesteps=800 --timesteps=400").is_ok());
+        assert!(parse("--page=2").is_ok());
         assert!(parse("--captioner=none").unwrap().names_captioner);
         assert!(!parse("").unwrap().names_captioner);
         for (words, said) in [
@@ -127,6 +133,8 @@ mod tests {
             ("--threads=2", "`threads` is chosen when `pipe` starts"),
             ("--caption-model=x --captioner=llava", "`caption-model` is chosen when"),
             ("--resume", "`resume` is no setting"),
+            ("--frames", "`frames` is no setting"),
+            ("--page=all", "`page` is one number"),
             ("--input=x", "`input-option` is no setting"),
             ("--format=png", "`format` stands in `output`"),
             ("--scale=0", "not above 0"),

@@ -6,7 +6,7 @@ use cupscale::image::PixelFormat;
 use crate::cli::values;
 
 /// Options of a job that frames do not have: they are never resumed, come without files, and leave without metadata.
-pub const NOT_OF_RAW: [&str; 13] = [
+pub const NOT_OF_RAW: [&str; 15] = [
     "inputs",
     "format",
     "quality",
@@ -15,6 +15,8 @@ pub const NOT_OF_RAW: [&str; 13] = [
     "dry_run",
     "preview",
     "report",
+    "page",
+    "frames",
     "captions",
     "resume",
     "fresh",

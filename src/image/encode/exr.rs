@@ -2,8 +2,7 @@
 //! filled in at the end. (The `exr` crate writes pictures that are given whole, or asks for their blocks itself.)
 //! Source: OpenEXR File Layout; `ImfZip.cpp` for the order of bytes before they are deflated.
 
-use std::fs::File;
-use std::io::{self, BufWriter, Seek, SeekFrom, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 
 use flate2::Compression;
 use flate2::write::ZlibEncoder;
@@ -12,13 +11,14 @@ use rayon::prelude::*;
 use super::{
     format_writer::FormatWriter,
     options::{EncodeOptions, SOFTWARE},
+    seekable::SeekableFile,
     shape::{Depth, SampleShape},
 };
-use crate::image::error::{ImageError, Result};
+use crate::image::error::Result;
 use crate::image::metadata::exr::{SETTINGS, XMP};
 use crate::image::metadata::text::{COMMENT, COPYRIGHT};
+use crate::image::output::OpenOutput;
 use crate::image::primaries::chromaticities;
-use crate::image::{output::OpenOutput, sink::Sink};
 
 /// Rows of a block that is compressed as ZIP.
 const ROWS: usize = 16;
@@ -27,16 +27,13 @@ const ZIP: u8 = 3;
 const DEFLATE_LEVEL: u32 = 4;
 
 pub(super) struct ExrWriter {
-    file: BufWriter<File>,
-    /// Destination of the finished file if it could not be written in place.
-    stream: Option<Sink>,
+    file: SeekableFile,
     shape: SampleShape,
     pending: Vec<u8>,
     /// Place of the table, and of what comes next.
     table: u64,
     position: u64,
     offsets: Vec<u64>,
-    name: String,
 }
 
 impl ExrWriter {
@@ -45,20 +42,14 @@ impl ExrWriter {
         shape: SampleShape,
         options: &EncodeOptions,
     ) -> Result<Self> {
-        let name = target.name().to_owned();
-        let failed = |e| ImageError::write(&name, e);
-        let (file, stream) = match target.seekable()? {
-            Some(file) => (file, None),
-            None => (target.spool()?, Some(target.sink()?)),
-        };
-        let mut file = BufWriter::with_capacity(1 << 16, file);
+        let mut file = SeekableFile::open(target)?;
         let mut header = header(shape, options);
         let table = header.len() as u64;
         header.resize(header.len() + (shape.height as usize).div_ceil(ROWS) * 8, 0);
-        file.write_all(&header).map_err(failed)?;
+        file.write_all(&header).map_err(|e| file.failed(e))?;
         let position = header.len() as u64;
         let (pending, offsets) = (Vec::new(), Vec::new());
-        Ok(Self { file, stream, shape, pending, table, position, offsets, name })
+        Ok(Self { file, shape, pending, table, position, offsets })
     }
 
     /// Compresses and writes the full blocks among the pending rows; at the end also the last, shorter one.
@@ -88,36 +79,21 @@ impl ExrWriter {
         for offset in &self.offsets {
             self.file.write_all(&offset.to_le_bytes())?;
         }
-        self.file.flush()
-    }
-
-    fn copy_to_stream(&mut self) -> io::Result<()> {
-        if let Some(stream) = &mut self.stream {
-            let file = self.file.get_mut();
-            file.seek(SeekFrom::Start(0))?;
-            io::copy(file, stream)?;
-            stream.finish()?;
-        }
         Ok(())
-    }
-
-    fn failed(&self, error: io::Error) -> ImageError {
-        let own = self.stream.as_ref().and_then(|s| s.finish().err());
-        ImageError::write(&self.name, own.unwrap_or(error))
     }
 }
 
 impl FormatWriter for ExrWriter {
     fn write(&mut self, rows: &[u8]) -> Result<()> {
         self.pending.extend_from_slice(rows);
-        self.write_blocks(false).map_err(|e| self.failed(e))
+        self.write_blocks(false).map_err(|e| self.file.failed(e))
     }
 
     fn finish(mut self: Box<Self>) -> Result<()> {
         self.write_blocks(true)
             .and_then(|()| self.write_table())
-            .and_then(|()| self.copy_to_stream())
-            .map_err(|e| self.failed(e))
+            .and_then(|()| self.file.finish())
+            .map_err(|e| self.file.failed(e))
     }
 }
 

@@ -15,6 +15,7 @@ mod numbers;
 mod options;
 mod png;
 mod samples;
+mod seekable;
 mod shape;
 mod texts;
 mod tiff;

@@ -3,8 +3,7 @@
 //! BigTIFF is used when the samples alone come near 4 GiB.
 //! Source: TIFF 6.0; Adobe's technical notes for predictor and deflate; the BigTIFF design.
 
-use std::fs::File;
-use std::io::{self, BufWriter, Seek, SeekFrom, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 
 use flate2::Compression;
 use flate2::write::ZlibEncoder;
@@ -13,14 +12,15 @@ use rayon::prelude::*;
 use super::{
     format_writer::FormatWriter,
     options::{EncodeOptions, SOFTWARE},
+    seekable::SeekableFile,
     shape::{Depth, SampleShape},
 };
-use crate::image::error::{ImageError, Result, Warning};
+use crate::image::error::{Result, Warning};
 use crate::image::metadata::ifd::{
     self, BOUND_NOTE, Exif, IfdEntry, has_bound_note, tag, without_note,
 };
 use crate::image::metadata::photoshop;
-use crate::image::{output::OpenOutput, sink::Sink};
+use crate::image::output::OpenOutput;
 
 /// Bytes of samples in a strip, about.
 const STRIP: usize = 1 << 18;
@@ -30,9 +30,7 @@ const DEFLATE_LEVEL: u32 = 3;
 const CLASSIC_LIMIT: u64 = (1 << 32) - (1 << 26);
 
 pub(super) struct TiffWriter {
-    file: BufWriter<File>,
-    /// Destination of the finished file if it could not be written in place.
-    stream: Option<Sink>,
+    file: SeekableFile,
     shape: SampleShape,
     options: EncodeOptions,
     big: bool,
@@ -43,7 +41,6 @@ pub(super) struct TiffWriter {
     exif_stays: bool,
     offsets: Vec<u64>,
     counts: Vec<u64>,
-    name: String,
 }
 
 impl TiffWriter {
@@ -70,28 +67,21 @@ impl TiffWriter {
         options: EncodeOptions,
         big: bool,
     ) -> Result<Self> {
-        let name = target.name().to_owned();
-        let failed = |e| ImageError::write(&name, e);
-        let (file, stream) = match target.seekable()? {
-            Some(file) => (file, None),
-            None => (target.spool()?, Some(target.sink()?)),
-        };
-        let mut file = BufWriter::with_capacity(1 << 16, file);
+        let mut file = SeekableFile::open(target)?;
         // The directory's offset is filled in at the end.
         let header: &[u8] = if big { b"II+\0\x08\0\0\0\0\0\0\0\0\0\0\0" } else { b"II*\0\0\0\0\0" };
-        file.write_all(header).map_err(failed)?;
+        file.write_all(header).map_err(|e| file.failed(e))?;
         // An EXIF block whose maker note must not move has the same places in the file as in itself.
         let stays = |block: &&Vec<u8>| has_bound_note(block) && can_stay(block, big);
         let mut position = header.len() as u64;
         let exif_stays = options.exif.as_ref().filter(stays).is_some();
         if let Some(block) = options.exif.as_ref().filter(|_| exif_stays) {
-            file.write_all(&block[header.len()..]).map_err(failed)?;
-            file.write_all(&[0][..block.len() % 2]).map_err(failed)?;
+            file.write_all(&block[header.len()..]).map_err(|e| file.failed(e))?;
+            file.write_all(&[0][..block.len() % 2]).map_err(|e| file.failed(e))?;
             position = block.len().next_multiple_of(2) as u64;
         }
         Ok(Self {
             file,
-            stream,
             shape,
             options,
             big,
@@ -101,7 +91,6 @@ impl TiffWriter {
             exif_stays,
             offsets: Vec::new(),
             counts: Vec::new(),
-            name,
         })
     }
 
@@ -150,7 +139,7 @@ impl TiffWriter {
             self.file.seek(SeekFrom::Start(4))?;
             self.file.write_all(&(start as u32).to_le_bytes())?;
         }
-        self.file.flush()
+        Ok(())
     }
 
     /// The directory's entries; `inherited` are those of the input's EXIF block.
@@ -214,35 +203,19 @@ impl TiffWriter {
             IfdEntry::bytes(tag, ifd::LONG, data.collect())
         }
     }
-
-    fn copy_to_stream(&mut self) -> io::Result<()> {
-        if let Some(stream) = &mut self.stream {
-            let file = self.file.get_mut();
-            file.seek(SeekFrom::Start(0))?;
-            io::copy(file, stream)?;
-            stream.finish()?;
-        }
-        Ok(())
-    }
-
-    fn failed(&self, error: io::Error) -> ImageError {
-        // The stream's own error, where it has one, says more than its echo.
-        let own = self.stream.as_ref().and_then(|s| s.finish().err());
-        ImageError::write(&self.name, own.unwrap_or(error))
-    }
 }
 
 impl FormatWriter for TiffWriter {
     fn write(&mut self, rows: &[u8]) -> Result<()> {
         self.pending.extend_from_slice(rows);
-        self.write_strips(false).map_err(|e| self.failed(e))
+        self.write_strips(false).map_err(|e| self.file.failed(e))
     }
 
     fn finish(mut self: Box<Self>) -> Result<()> {
         self.write_strips(true)
             .and_then(|()| self.write_directory())
-            .and_then(|()| self.copy_to_stream())
-            .map_err(|e| self.failed(e))
+            .and_then(|()| self.file.finish())
+            .map_err(|e| self.file.failed(e))
     }
 }
 
