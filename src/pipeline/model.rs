@@ -53,10 +53,11 @@ pub struct ModelShape {
 }
 
 impl ModelShape {
-    /// Patches of a region: the tokens of a transformer, on which some schedules depend.
+    /// Patches of a region of this height and width in latent pixels: the tokens of a transformer, on which some
+    /// schedules depend.
     #[must_use]
-    pub fn tokens(self) -> usize {
-        (self.region / self.patch).pow(2)
+    pub fn tokens(self, (height, width): (usize, usize)) -> usize {
+        (height / self.patch) * (width / self.patch)
     }
 
     /// Shape of jobs with this denoiser and this autoencoder; the reason if the two do not match.

@@ -86,6 +86,7 @@ mod tests {
             low_resolution: None,
             vae_padding: 1,
             shape,
+            generated: false,
         })
     }
 

@@ -243,6 +243,7 @@ pub fn job_with(settings: Settings, scheduler: &str) -> JobSpec {
             patch: 2,
             sees_low_resolution: false,
         },
+        generated: false,
     };
     let memory = MemoryPlan {
         budget: None,
