@@ -292,3 +292,6 @@ fn write(
 fn digest(identity: &Value) -> String {
     units::hex(&Sha256::digest(identity.to_string()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -56,11 +56,7 @@ impl JobSpec {
     ///
     /// # Errors
     /// See [`Plan::of_noise`].
-    pub fn of_noise(
-        engine: &Engine,
-        size: (u32, u32),
-        settings: &Settings,
-    ) -> Result<Self, Error> {
+    pub fn of_noise(engine: &Engine, size: (u32, u32), settings: &Settings) -> Result<Self, Error> {
         let generated = Some(serde_json::json!({"size": [size.0, size.1]}));
         let plan = Plan::of_noise(engine, size, settings)?;
         Ok(Self { generated, ..Self::with(engine, plan, settings) })

@@ -73,7 +73,8 @@ impl SamplingPlan {
         let steps = sampler::plan(&*sampler, &schedule, &timesteps, denoise)?;
         let updates = sampler::updates(&*sampler, &schedule, &steps)?;
 
-        let initial_noise = steps.first().map_or(1.0, |first| sampler.initial_noise(&schedule, first));
+        let initial_noise =
+            steps.first().map_or(1.0, |first| sampler.initial_noise(&schedule, first));
 
         let guidance = settings.guidance.or(model.guidance).unwrap_or(Defaults::GUIDANCE);
         let guidance = (guidance > 1.0).then_some(guidance);

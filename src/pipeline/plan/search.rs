@@ -162,7 +162,8 @@ impl Draft<'_> {
         ];
         // A picture that is made from noise is not encoded, and its decoder is loaded for itself.
         let generated = self.geometry.generated;
-        let parts = parts.into_iter().filter(|(stage, ..)| !generated || *stage != MemoryStage::Encode);
+        let parts =
+            parts.into_iter().filter(|(stage, ..)| !generated || *stage != MemoryStage::Encode);
         let parts: Vec<_> = parts.collect();
         let of_captions = captioner.map_or(0, |(_, needs, _)| needs.scratch);
         let scratch = parts.iter().map(|(_, _, needs)| needs.scratch).fold(of_captions, usize::max);

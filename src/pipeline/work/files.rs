@@ -93,8 +93,15 @@ impl WorkLayout {
         let (low_height, low_width) = self.low_resolution.unwrap_or_default();
         let canvas = height * width;
         let history = self.history * canvas;
-        [canvas, canvas, canvas, history, count * region_height * region_width, low_height * low_width]
-            .map(|pixels| (pixels * channels * size_of::<f32>()) as u64)
+        [
+            canvas,
+            canvas,
+            canvas,
+            history,
+            count * region_height * region_width,
+            low_height * low_width,
+        ]
+        .map(|pixels| (pixels * channels * size_of::<f32>()) as u64)
     }
 
     /// Bytes of the output's samples.

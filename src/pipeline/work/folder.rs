@@ -135,7 +135,8 @@ impl WorkFolder {
         job: &Value,
         layout: &WorkLayout,
     ) -> Result<Self, Error> {
-        let name = || output.map_or_else(|| path.display().to_string(), |(output, _)| output.name());
+        let name =
+            || output.map_or_else(|| path.display().to_string(), |(output, _)| output.name());
         let lock = lock(&path)?;
         let job_file = path.join(JOB);
         let old = match read_whole(&job_file) {
