@@ -11,7 +11,7 @@ use cupscale::{
         Activation, MatmulPrecision, ParamSource, Params,
         ops::{
             Conv2d, CropRect, GroupNorm, LayerNorm, Linear, Mask, add, attention, crop_resize,
-            geglu, gelu, join, quick_gelu, silu, swiglu, upsample_nearest_2x,
+            geglu, gelu, gelu_tanh, join, quick_gelu, silu, swiglu, upsample_nearest_2x,
         },
     },
     model::denoiser::{
@@ -130,6 +130,7 @@ fn operations(dtype: DType) -> Vec<(&'static str, Operation, Vec<Vec<usize>>)> {
         |f: fn(&Activation) -> Result<Activation>| -> Operation { Box::new(move |x| f(&x[0])) };
     list.push(("silu", one(silu), vec![vec![300, 77]]));
     list.push(("gelu", one(gelu), vec![vec![300, 77]]));
+    list.push(("gelu_tanh", one(gelu_tanh), vec![vec![300, 77]]));
     list.push(("quick_gelu", one(quick_gelu), vec![vec![300, 77]]));
     list.push(("geglu", one(geglu), vec![vec![300, 154]]));
     list.push(("swiglu", Box::new(|x| swiglu(&x[0], &x[1])), vec![vec![300, 77]; 2]));
