@@ -5,6 +5,7 @@ mod cuda;
 mod launch;
 mod launch_metal;
 mod metal;
+mod parts;
 
 use std::ops::Range;
 
@@ -12,6 +13,7 @@ use candle_core::{D, DType, Device, Result, Tensor};
 
 use super::{OpForm, form, plain_cost};
 use crate::backend::{Activation, MatmulPrecision, Operation};
+pub use parts::attention_parts;
 
 /// Attention mask: the keys that a query may see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
