@@ -1,5 +1,5 @@
-//! Pointwise non-linearities. GELU is the exact erf form everywhere (`torch.nn.functional.gelu`'s
-//! default), never the tanh approximation.
+//! Pointwise non-linearities. GELU is the exact erf form (`torch.nn.functional.gelu`'s default) unless its
+//! name says tanh.
 
 mod cpu;
 mod cuda;
@@ -51,6 +51,19 @@ pub fn quick_gelu(x: &Activation) -> Result<Activation> {
         OpForm::Cuda => cuda::quick_gelu(x),
         OpForm::Metal => metal::quick_gelu(x),
         OpForm::Composed => x.mul(&x.affine(1.702, 0.0)?.sigmoid()?),
+    }
+}
+
+/// `½x·(1 + tanh(√(2/π)·(x + 0.044715·x³)))` (`torch.nn.functional.gelu(approximate="tanh")`; diffusers'
+/// `gelu-approximate`, transformers' `gelu_new`), any shape. GPUs run candle's kernel.
+///
+/// # Errors
+/// Those of the backend.
+pub fn gelu_tanh(x: &Activation) -> Result<Activation> {
+    match form(Operation::Gelu, [x]) {
+        OpForm::Cpu => cpu::gelu_tanh(x.tensor()?).map(Activation::from),
+        OpForm::CpuCost(trace) => plain_cost(trace, &[x], x.shape()),
+        OpForm::Cuda | OpForm::Metal | OpForm::Composed => x.gelu_tanh(),
     }
 }
 
