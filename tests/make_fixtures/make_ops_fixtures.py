@@ -114,6 +114,15 @@ def main():
             mode="bilinear", padding_mode="border", align_corners=False))
     meta["crop_resize"] = crops
 
+    # What diffusion transformers add: drawn last, so that the numbers above stay as they were.
+    t["pointwise.gelu_tanh"] = F.gelu(t["pointwise.x"], approximate="tanh")
+    x, y = normal(3, 10, 37) * 2 + 1, normal(3, 10, 37)
+    scale, shift, gate = normal(3, 37), normal(3, 37), normal(3, 37)
+    t["modulated.x"], t["modulated.y"] = x, y
+    t["modulated.scale"], t["modulated.shift"], t["modulated.gate"] = scale, shift, gate
+    t["modulated.norm"] = F.layer_norm(x, (37,), eps=1e-6) * (1 + scale[:, None]) + shift[:, None]
+    t["modulated.gated"] = x + gate[:, None] * y
+
     save_file({name: x.float().contiguous() for name, x in t.items()}, OUT / "ops.safetensors")
     (OUT / "ops.json").write_text(json.dumps(meta, indent=1) + "\n")
 

@@ -4,8 +4,8 @@ use std::{collections::HashMap, fs};
 
 use candle_core::{DType, Device, Tensor};
 use cupscale::backend::ops::{
-    Conv2d, CropRect, GroupNorm, LayerNorm, Linear, Mask, attention, crop_resize, geglu, gelu,
-    quick_gelu, silu, upsample_nearest_2x,
+    Conv2d, CropRect, GroupNorm, LayerNorm, Linear, Mask, add_gated, attention, crop_resize, geglu,
+    gelu, gelu_tanh, modulated_norm, quick_gelu, silu, upsample_nearest_2x,
 };
 use cupscale::backend::{Activation, MatmulPrecision, Params};
 use serde_json::Value;
@@ -154,9 +154,23 @@ fn pointwise_operations_equal_torch() {
     let x = &fixture.input("pointwise.x");
     fixture.assert_equals("pointwise.silu", &silu(x).unwrap());
     fixture.assert_equals("pointwise.gelu", &gelu(x).unwrap());
+    fixture.assert_equals("pointwise.gelu_tanh", &gelu_tanh(x).unwrap());
     fixture.assert_equals("pointwise.quick_gelu", &quick_gelu(x).unwrap());
     fixture.assert_equals("pointwise.geglu", &geglu(x).unwrap());
     assert!(geglu(&x.narrow(2, 0, 5).unwrap()).is_err());
+}
+
+#[test]
+fn norms_and_sums_with_numbers_of_each_sample_equal_torch() {
+    let fixture = Fixture::load();
+    let [x, y, scale, shift, gate] = ["x", "y", "scale", "shift", "gate"]
+        .map(|name| fixture.input(&format!("modulated.{name}")));
+    let normed = modulated_norm(&x, &scale, &shift, 1e-6).unwrap();
+    fixture.assert_equals("modulated.norm", &normed);
+    fixture.assert_equals("modulated.gated", &add_gated(&x, &y, &gate).unwrap());
+    let other = gate.narrow(0, 0, 2).unwrap();
+    assert!(modulated_norm(&x, &scale, &other, 1e-6).is_err());
+    assert!(add_gated(&x, &y, &other).is_err());
 }
 
 #[test]

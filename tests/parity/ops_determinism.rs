@@ -10,8 +10,9 @@ use cupscale::{
     backend::{
         Activation, MatmulPrecision, ParamSource, Params,
         ops::{
-            Conv2d, CropRect, GroupNorm, LayerNorm, Linear, Mask, add, attention, crop_resize,
-            geglu, gelu, join, quick_gelu, silu, swiglu, upsample_nearest_2x,
+            Conv2d, CropRect, GroupNorm, LayerNorm, Linear, Mask, add, add_gated, attention,
+            crop_resize, geglu, gelu, gelu_tanh, join, modulated_norm, quick_gelu, silu, swiglu,
+            upsample_nearest_2x,
         },
     },
     model::denoiser::{
@@ -130,6 +131,12 @@ fn operations(dtype: DType) -> Vec<(&'static str, Operation, Vec<Vec<usize>>)> {
         |f: fn(&Activation) -> Result<Activation>| -> Operation { Box::new(move |x| f(&x[0])) };
     list.push(("silu", one(silu), vec![vec![300, 77]]));
     list.push(("gelu", one(gelu), vec![vec![300, 77]]));
+    list.push(("gelu_tanh", one(gelu_tanh), vec![vec![300, 77]]));
+    let of_samples = vec![vec![300, 77], vec![77], vec![77]];
+    let modulated: Operation = Box::new(|x| modulated_norm(&x[0], &x[1], &x[2], 1e-6));
+    list.push(("modulated_norm", modulated, of_samples));
+    let gated: Operation = Box::new(|x| add_gated(&x[0], &x[1], &x[2]));
+    list.push(("add_gated", gated, vec![vec![300, 77], vec![300, 77], vec![77]]));
     list.push(("quick_gelu", one(quick_gelu), vec![vec![300, 77]]));
     list.push(("geglu", one(geglu), vec![vec![300, 154]]));
     list.push(("swiglu", Box::new(|x| swiglu(&x[0], &x[1])), vec![vec![300, 77]; 2]));

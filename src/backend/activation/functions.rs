@@ -63,6 +63,8 @@ unary! {
     silu = Tensor::silu;
     /// `x·Φ(x)` by candle's kernel; [`gelu`](crate::backend::ops::gelu) is the operation.
     gelu_erf = Tensor::gelu_erf;
+    /// GELU's tanh form by candle's kernel; [`gelu_tanh`](crate::backend::ops::gelu_tanh) is the operation.
+    gelu_tanh = Tensor::gelu;
     /// `σ(x)`.
     sigmoid = candle_nn::ops::sigmoid;
 }

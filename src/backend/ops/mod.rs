@@ -20,14 +20,14 @@ mod norm;
 mod rope;
 mod upsample;
 
-pub use attention::{Mask, attention};
-pub use combine::{add, join};
+pub use attention::{Mask, attention, attention_of_lengths, attention_parts, biased_attention};
+pub use combine::{add, add_gated, join};
 pub use conv2d::Conv2d;
 pub use crop_resize::{CropRect, blend, crop_resize};
 pub use embedding::Embedding;
 pub use linear::Linear;
-pub use nonlinear::{geglu, gelu, quick_gelu, silu, swiglu};
-pub use norm::{GroupMoments, GroupNorm, LayerNorm, RmsNorm};
+pub use nonlinear::{geglu, gelu, gelu_tanh, quick_gelu, silu, swiglu};
+pub use norm::{GroupMoments, GroupNorm, LayerNorm, RmsNorm, modulated_norm};
 pub use rope::rope;
 pub use upsample::upsample_nearest_2x;
 

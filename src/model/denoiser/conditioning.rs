@@ -1,7 +1,7 @@
 //! The conditions of a denoiser's call, one row per sample of its batch, as its family made them. The
 //! contents of a row are the family's business; everything else moves, joins and blends whole rows.
 
-use candle_core::{DType, Device, Result};
+use candle_core::{DType, Device, Result, Tensor};
 
 use crate::backend::Activation;
 
@@ -31,6 +31,8 @@ impl MicroConditioning {
 pub struct Conditioning {
     /// text tokens, `[B, M, D]`
     pub(super) context: Activation,
+    /// How many of each row's tokens count, at least 1: the first so many. `None`: all of them.
+    pub(super) lengths: Option<Vec<usize>>,
     /// pooled text embedding, `[B, P]`, for families that take one
     pub(super) pooled: Option<Activation>,
     /// [`MicroConditioning`], `[B, 6]`, f32, for families that take it
@@ -49,7 +51,13 @@ impl Conditioning {
     /// # Errors
     /// A row that there is not, or those of the backend.
     pub fn select(&self, rows: &[u32]) -> Result<Self> {
-        self.map(|part| part.index_select(rows, 0), |micro| micro.index_select(rows, 0))
+        let chosen =
+            self.map(|part| part.index_select(rows, 0), |micro| micro.index_select(rows, 0))?;
+        let lengths = self.lengths.as_ref().map(|lengths| {
+            // A row that there is not has been refused.
+            rows.iter().filter_map(|&row| lengths.get(row as usize).copied()).collect()
+        });
+        Ok(Self { lengths, ..chosen })
     }
 
     /// The rows of several, one after the other.
@@ -68,15 +76,23 @@ impl Conditioning {
         let Some(context) = joined(|part| Some(&part.context))? else {
             candle_core::bail!("denoiser: no conditions");
         };
+        let lengths: Vec<_> = parts.iter().filter_map(|part| part.lengths.as_ref()).collect();
+        let lengths = match lengths.len() {
+            0 => None,
+            count if count == parts.len() => Some(lengths.into_iter().flatten().copied().collect()),
+            _ => candle_core::bail!("denoiser: conditions of different families"),
+        };
         Ok(Self {
             context,
+            lengths,
             pooled: joined(|part| part.pooled.as_ref())?,
             micro: joined(|part| part.micro.as_ref())?,
         })
     }
 
     /// Each row's text as `weight·own + (1 − weight)·that of row`, of which `weight` is from 0 to 1; sizes
-    /// and places in the picture stay each row's own.
+    /// and places in the picture stay each row's own. Tokens that do not count are zeros in the sum, of which as
+    /// many count as of the longer row.
     ///
     /// # Errors
     /// A row that there is not, or those of the backend.
@@ -88,7 +104,31 @@ impl Conditioning {
             let other = part.narrow(0, row, 1)?.affine(1.0 - weight, 0.0)?;
             part.affine(weight, 0.0)?.broadcast_add(&other)
         };
-        self.map(blend, |micro| Ok(micro.clone()))
+        let Some(lengths) = &self.lengths else {
+            return self.map(blend, |micro| Ok(micro.clone()));
+        };
+        let Some(&other) = lengths.get(row) else {
+            candle_core::bail!("denoiser: row {row} of {}", lengths.len());
+        };
+        let counted = Self { context: self.counted(lengths)?, ..self.clone() };
+        let blended = counted.map(blend, |micro| Ok(micro.clone()))?;
+        // A weight of 0 leaves nothing of a row's own.
+        let length = |&own: &usize| if weight == 0.0 { other } else { own.max(other) };
+        Ok(Self { lengths: Some(lengths.iter().map(length).collect()), ..blended })
+    }
+
+    /// The context with zeros in the place of tokens that do not count.
+    fn counted(&self, lengths: &[usize]) -> Result<Activation> {
+        let context = &self.context;
+        let (rows, tokens, _) = context.dims3()?;
+        let ones = Activation::make(context.trace(), (rows, tokens, 1), DType::F32, || {
+            let ones = lengths.iter().flat_map(|&length| {
+                (0..tokens).map(move |token| if token < length { 1f32 } else { 0.0 })
+            });
+            let device = context.tensor()?.device();
+            Tensor::from_vec(ones.collect::<Vec<_>>(), (rows, tokens, 1), device)
+        })?;
+        context.broadcast_mul(&ones.to_dtype(context.dtype())?)
     }
 
     /// Conversion to the denoiser's precision; numbers of pixels stay f32, because 16
@@ -111,7 +151,7 @@ impl Conditioning {
     /// The bytes that it takes.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        let Self { context, pooled, micro } = self;
+        let Self { context, lengths: _, pooled, micro } = self;
         [Some(context), pooled.as_ref(), micro.as_ref()]
             .into_iter()
             .flatten()
@@ -126,6 +166,7 @@ impl Conditioning {
     ) -> Result<Self> {
         Ok(Self {
             context: of_text(&self.context)?,
+            lengths: self.lengths.clone(),
             pooled: self.pooled.as_ref().map(&of_text).transpose()?,
             micro: self.micro.as_ref().map(of_micro).transpose()?,
         })
@@ -134,8 +175,6 @@ impl Conditioning {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Tensor;
-
     use super::*;
 
     fn conditions(pooled: bool) -> Conditioning {
@@ -144,6 +183,7 @@ mod tests {
         let context = Tensor::new(&[[[1f32, 2.0]], [[3.0, 4.0]], [[5.0, 6.0]]], &Device::Cpu);
         Conditioning {
             context: context.unwrap().into(),
+            lengths: None,
             pooled: pooled.then(|| tensor(&[[1.0, 0.0], [2.0, 0.0], [3.0, 8.0]])),
             micro: pooled.then(|| tensor(&[[512.0, 0.0], [513.0, 0.0], [514.0, 0.0]])),
         }
@@ -176,6 +216,42 @@ mod tests {
         assert_eq!(values(blended.pooled.as_ref().unwrap()), [1.0, 0.0, 1.75, 0.0, 2.5, 6.0]);
         assert_eq!(values(blended.micro.as_ref().unwrap()), values(all.micro.as_ref().unwrap()),);
         assert_eq!(values(&all.blended(0, 1.0).unwrap().context), values(&all.context));
+    }
+
+    /// Two rows of three tokens of width 1, of which two and one count.
+    fn masked() -> Conditioning {
+        let context = Tensor::new(&[[[1f32], [2.0], [9.0]], [[4.0], [9.0], [9.0]]], &Device::Cpu);
+        Conditioning {
+            context: context.unwrap().into(),
+            lengths: Some(vec![2, 1]),
+            pooled: None,
+            micro: None,
+        }
+    }
+
+    #[test]
+    fn lengths_go_where_their_rows_go() {
+        let all = masked();
+        let some = all.select(&[1, 0, 1]).unwrap();
+        assert_eq!(some.lengths, Some(vec![1, 2, 1]));
+        assert_eq!(Conditioning::cat(&[&some, &all]).unwrap().lengths, Some(vec![1, 2, 1, 2, 1]));
+        let unmasked = Conditioning { lengths: None, ..all.clone() };
+        assert!(Conditioning::cat(&[&all, &unmasked]).is_err());
+        assert_eq!(all.to_dtype(DType::F16).unwrap().lengths, all.lengths);
+        assert!(all.select(&[2]).is_err());
+    }
+
+    #[test]
+    fn a_blend_of_texts_of_different_lengths_has_the_longer_and_no_token_that_does_not_count() {
+        let all = masked();
+        let blended = all.blended(0, 0.5).unwrap();
+        assert_eq!(values(&blended.context), [1.0, 2.0, 0.0, 2.5, 1.0, 0.0]);
+        assert_eq!(blended.lengths, Some(vec![2, 2]));
+        let other = all.blended(1, 0.0).unwrap();
+        assert_eq!(values(&other.context), [4.0, 0.0, 0.0, 4.0, 0.0, 0.0]);
+        assert_eq!(other.lengths, Some(vec![1, 1]));
+        assert_eq!(all.blended(0, 1.0).unwrap().lengths, all.lengths);
+        assert!(all.blended(2, 0.5).is_err());
     }
 
     #[test]

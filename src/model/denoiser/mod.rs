@@ -7,6 +7,7 @@ mod error;
 mod network;
 mod prior;
 mod shape;
+mod timestep;
 pub mod unet;
 
 use std::{ops::Deref, sync::Arc};

@@ -31,6 +31,7 @@ use crate::{
         queue::TURNS,
         runner::{Compute as _, Runner},
         settings::Settings,
+        text_states::TextStates,
     },
     weights::Footprint,
 };
@@ -207,6 +208,11 @@ impl<'a> Draft<'a> {
         let (context, pooled) = text.widths();
         let row = text.tokens() * context + pooled.unwrap_or(0);
         texts * row * self.runner.dtype().size_in_bytes()
+    }
+
+    /// Bytes of the states of texts that are kept over jobs.
+    pub fn text_states_bytes(&self) -> usize {
+        if self.model.blueprints.text.is_dear() { TextStates::BYTES } else { 0 }
     }
 
     /// Needs of encoding prompts and captions.
@@ -442,6 +448,7 @@ impl<'a> Draft<'a> {
         let texts = TextConditioning {
             context: trace.activation((batch, text.tokens(), context), dtype),
             pooled: pooled.map(|width| trace.activation((batch, width), dtype)),
+            lengths: text.has_lengths().then(|| vec![text.tokens(); batch]),
         };
         let nothing = MicroConditioning { original: (0, 0), crop: (0, 0), target: (0, 0) };
         let conditioning = denoiser.condition(&texts, nothing)?;

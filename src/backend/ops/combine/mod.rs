@@ -29,6 +29,31 @@ pub fn add(a: &Activation, b: &Activation) -> Result<Activation> {
     }
 }
 
+/// `residual + gate·y`, of `[B, N, C]` and a gate `[B, C]` for each sample (adaLN of diffusion transformers).
+///
+/// # Errors
+/// Shapes that do not go together, or those of the backend.
+pub fn add_gated(residual: &Activation, y: &Activation, gate: &Activation) -> Result<Activation> {
+    let (batch, _, channels) = y.dims3()?;
+    if residual.dims() != y.dims() || gate.dims() != [batch, channels] {
+        candle_core::bail!(
+            "add_gated: {:?}, {:?} and a gate of {:?}",
+            residual.shape(),
+            y.shape(),
+            gate.shape()
+        );
+    }
+    match form(Operation::Add, [residual, y, gate]) {
+        OpForm::Cpu => {
+            cpu::add_gated(residual.tensor()?, y.tensor()?, gate.tensor()?).map(Activation::from)
+        }
+        OpForm::CpuCost(trace) => plain_cost(trace, &[residual, y, gate], y.shape()),
+        OpForm::Cuda | OpForm::Metal | OpForm::Composed => {
+            add(residual, &y.broadcast_mul(&gate.unsqueeze(1)?)?)
+        }
+    }
+}
+
 /// Channels side by side: `[…, A]` and `[…, B]` → `[…, A + B]`.
 ///
 /// # Errors

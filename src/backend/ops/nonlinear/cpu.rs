@@ -36,6 +36,14 @@ vectorized! {
 }
 
 vectorized! {
+    fn gelu_tanh_slice(x: &[f32], y: &mut [MaybeUninit<f32>]) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            y.write(simd::gelu_tanh::<FUSED>(x));
+        }
+    }
+}
+
+vectorized! {
     fn geglu_slice(value: &[f32], gate: &[f32], y: &mut [MaybeUninit<f32>]) {
         for ((y, &value), &gate) in y.iter_mut().zip(value).zip(gate) {
             y.write(value * simd::gelu::<FUSED>(gate));
@@ -61,6 +69,10 @@ pub(super) fn quick_gelu(x: &Tensor) -> Result<Tensor> {
 
 pub(super) fn gelu(x: &Tensor) -> Result<Tensor> {
     map(x, gelu_slice)
+}
+
+pub(super) fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
+    map(x, gelu_tanh_slice)
 }
 
 pub(super) fn swiglu(gate: &Tensor, value: &Tensor) -> Result<Tensor> {

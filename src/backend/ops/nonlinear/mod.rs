@@ -1,5 +1,5 @@
-//! Pointwise non-linearities. GELU is the exact erf form everywhere (`torch.nn.functional.gelu`'s
-//! default), never the tanh approximation.
+//! Pointwise non-linearities. GELU is the exact erf form (`torch.nn.functional.gelu`'s default) where a
+//! model does not ask for the tanh approximation by name.
 
 mod cpu;
 mod cuda;
@@ -37,6 +37,19 @@ pub fn gelu(x: &Activation) -> Result<Activation> {
         OpForm::Cuda => cuda::gelu(x),
         OpForm::Metal => metal::gelu(x),
         OpForm::Composed => x.gelu_erf(),
+    }
+}
+
+/// `x·½(1 + tanh(√(2/π)(x + 0.044715·x³)))` (`torch.nn.functional.gelu(approximate="tanh")`; transformers'
+/// `gelu_new`, diffusers' `gelu-approximate`), any shape. GPUs compose it.
+///
+/// # Errors
+/// Those of the backend.
+pub fn gelu_tanh(x: &Activation) -> Result<Activation> {
+    match form(Operation::GeluTanh, [x]) {
+        OpForm::Cpu => cpu::gelu_tanh(x.tensor()?).map(Activation::from),
+        OpForm::CpuCost(trace) => plain_cost(trace, &[x], x.shape()),
+        OpForm::Cuda | OpForm::Metal | OpForm::Composed => x.gelu_tanh(),
     }
 }
 

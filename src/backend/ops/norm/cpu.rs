@@ -300,17 +300,23 @@ pub(super) fn channel_affine(
     Tensor::from_vec(y, x.shape(), &Device::Cpu)
 }
 
-/// `[…, C]` normalized over the last dimension; weight and bias `[C]`.
+/// `[…, C]` normalized over the last dimension; weight and bias `[C]`, or `[B, C]` for each sample of `[B, …, C]`.
 pub(super) fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
     if x.elem_count() == 0 {
         return Tensor::zeros(x.shape(), DType::F32, &Device::Cpu);
     }
+    let channels = weight.dim(D::Minus1)?;
     let y = with_values([&x.contiguous()?, weight, bias], |[x, weight, bias]| {
-        let piece = (PIECE / weight.len()).max(1) * weight.len();
+        let sample = x.len() / (weight.len() / channels);
+        let piece = (PIECE / channels).max(1) * channels;
         let fill = |y: &mut [MaybeUninit<f32>]| {
-            y.par_chunks_mut(piece)
-                .zip(x.par_chunks(piece))
-                .for_each(|(y, x)| layer_norm_rows(x, y, weight, bias, eps));
+            let affine = weight.par_chunks(channels).zip(bias.par_chunks(channels));
+            let samples = y.par_chunks_mut(sample).zip(x.par_chunks(sample)).zip(affine);
+            samples.for_each(|((y, x), (weight, bias))| {
+                y.par_chunks_mut(piece)
+                    .zip(x.par_chunks(piece))
+                    .for_each(|(y, x)| layer_norm_rows(x, y, weight, bias, eps));
+            });
         };
         // SAFETY: the pieces are all of it, in whole rows.
         unsafe { written(x.len(), fill) }

@@ -169,14 +169,50 @@ impl LayerNorm {
     }
 
     fn composed(&self, x: &Activation) -> Result<Activation> {
-        let wide = x.to_dtype(DType::F32)?;
-        let centred = wide.broadcast_sub(&wide.mean_keepdim(D::Minus1)?)?;
-        drop(wide);
-        let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
-        let y = centred.broadcast_div(&variance.affine(1.0, self.eps)?.sqrt()?)?;
-        drop(centred);
-        let y = y.broadcast_mul(&(&self.weight).into())?;
+        let y = standardized(x, self.eps)?.broadcast_mul(&(&self.weight).into())?;
         y.broadcast_add(&(&self.bias).into())?.to_dtype(x.dtype())
+    }
+}
+
+/// `(x − mean)/√(variance + ε)` over the last dimension, composed, in f32.
+fn standardized(x: &Activation, eps: f64) -> Result<Activation> {
+    let wide = x.to_dtype(DType::F32)?;
+    let centred = wide.broadcast_sub(&wide.mean_keepdim(D::Minus1)?)?;
+    drop(wide);
+    let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
+    centred.broadcast_div(&variance.affine(1.0, eps)?.sqrt()?)
+}
+
+/// Layer normalization without weights, then `y·(1 + scale) + shift` with numbers of each sample (adaLN of
+/// diffusion transformers): `[B, N, C]` with `[B, C]` → same shape and dtype. GPUs compose it.
+///
+/// # Errors
+/// Shapes that do not go together, or those of the backend.
+pub fn modulated_norm(
+    x: &Activation,
+    scale: &Activation,
+    shift: &Activation,
+    eps: f64,
+) -> Result<Activation> {
+    let (batch, _, channels) = x.dims3()?;
+    if scale.dims() != [batch, channels] || shift.dims() != scale.dims() {
+        candle_core::bail!(
+            "modulated_norm: {:?}, scales of {:?}, shifts of {:?}",
+            x.shape(),
+            scale.shape(),
+            shift.shape()
+        );
+    }
+    let scale = scale.to_dtype(DType::F32)?.affine(1.0, 1.0)?;
+    let shift = shift.to_dtype(DType::F32)?.contiguous()?;
+    match form(Operation::LayerNorm, [x]) {
+        OpForm::Cpu => cpu::layer_norm(x.tensor()?, scale.tensor()?, shift.tensor()?, eps)
+            .map(Activation::from),
+        OpForm::CpuCost(trace) => plain_cost(trace, &[x], x.shape()),
+        OpForm::Cuda | OpForm::Metal | OpForm::Composed => {
+            let y = standardized(x, eps)?.broadcast_mul(&scale.unsqueeze(1)?)?;
+            y.broadcast_add(&shift.unsqueeze(1)?)?.to_dtype(x.dtype())
+        }
     }
 }
 

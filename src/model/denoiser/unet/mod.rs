@@ -180,7 +180,7 @@ impl DenoisingNetwork for UNet2DConditionModel {
             (Some(_), Some(pooled)) => Some(pooled.clone()),
             (Some(_), None) => candle_core::bail!("unet: a text without a pooled embedding"),
         };
-        Ok(Conditioning { context: text.context.clone(), pooled, micro })
+        Ok(Conditioning { context: text.context.clone(), lengths: None, pooled, micro })
     }
 
     fn prior_sizes(&self, height: usize, width: usize) -> Vec<(usize, usize)> {
