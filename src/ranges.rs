@@ -80,6 +80,15 @@ const FIELDS: &[(&str, Range)] = &[
     ("rope_theta", (1e-6, 1e15)),
     ("sliding_window", POSITIONS),
     ("vocab_size", (1.0, 16_777_216.0)),
+    // T5Config, UMT5Config
+    ("d_ff", (1.0, 1_048_576.0)),
+    ("d_kv", WIDTH),
+    ("d_model", WIDTH),
+    ("layer_norm_epsilon", SHARE),
+    ("num_heads", COUNT),
+    ("num_layers", LAYERS),
+    ("relative_attention_max_distance", WIDTH),
+    ("relative_attention_num_buckets", COUNT),
     // LlavaConfig, LlavaNextConfig and their image processors
     ("height", TOWER),
     ("image_grid_pinpoints", PIXELS),

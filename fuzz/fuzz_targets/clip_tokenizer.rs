@@ -30,12 +30,13 @@ fuzz_target!(|bytes: &[u8]| -> Corpus {
     let last = parts.last().copied().unwrap_or_default();
     for text in ["", "an old harbour, 12 boats!", "<|endoftext|> é\u{301} \u{1F3F3}\u{FE0F}", last]
     {
-        let Ok(ids) = within(4 * MIB + 1024 * bytes.len(), || tokenizer.encode(text)) else {
+        let Ok(tokens) = within(4 * MIB + 1024 * bytes.len(), || tokenizer.encode(text)) else {
             continue;
         };
-        assert_eq!(ids.len(), tokenizer.length());
-        assert!(ids.iter().all(|&id| id <= tokenizer.largest_id()));
-        assert_eq!(tokenizer.encode(text).ok(), Some(ids));
+        assert_eq!(tokens.ids.len(), tokenizer.length());
+        assert!((1..=tokens.ids.len()).contains(&tokens.count));
+        assert!(tokens.ids.iter().all(|&id| id <= tokenizer.largest_id()));
+        assert_eq!(tokenizer.encode(text).ok(), Some(tokens));
         if let Ok(Some(cut)) = tokenizer.cut(text) {
             assert!(cut.tokens > cut.limit && text.is_char_boundary(cut.at), "{cut:?} of {text:?}");
         }

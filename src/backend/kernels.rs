@@ -49,6 +49,8 @@ operations! {
     AddBias = "add_bias",
     /// Attention.
     Attention = "attention",
+    /// Attention with a bias for each pair of positions.
+    BiasedAttention = "biased_attention",
     /// Group normalization, and its moments.
     GroupNorm = "group_norm",
     /// Layer normalization.
@@ -59,6 +61,8 @@ operations! {
     Silu = "silu",
     /// GELU.
     Gelu = "gelu",
+    /// GELU's tanh form.
+    GeluTanh = "gelu_tanh",
     /// CLIP's GELU.
     QuickGelu = "quick_gelu",
     /// GEGLU.
@@ -123,6 +127,8 @@ impl Operation {
                 // candle's own normalizes rows of f32 as well as ours would.
                 dtype == DType::F32 && !matches!(self, Self::RmsNorm | Self::AddBias | Self::Blend)
             }
+            // Text encoders and feed-forward layers, where other products take the time.
+            _ if matches!(self, Self::BiasedAttention | Self::GeluTanh) => false,
             Placement::Cuda => match self {
                 // Products are cuBLAS's, and blocks are copied by the driver.
                 Self::Linear | Self::Join => false,
@@ -161,7 +167,13 @@ impl Operation {
             _ if self.runs_own(placement, dtype) => "own",
             (Self::Linear, Placement::Cuda) => "cuBLAS",
             (
-                Self::Linear | Self::RmsNorm | Self::Silu | Self::Gelu | Self::Add | Self::Join,
+                Self::Linear
+                | Self::RmsNorm
+                | Self::Silu
+                | Self::Gelu
+                | Self::GeluTanh
+                | Self::Add
+                | Self::Join,
                 _,
             ) => "candle",
             _ => "composed",

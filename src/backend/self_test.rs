@@ -14,8 +14,8 @@ use super::{
     kernels::forced,
     ops::{
         Conv2d, CropRect, GroupMoments, GroupNorm, LayerNorm, Linear, Mask, RmsNorm, add,
-        attention, blend, crop_resize, geglu, gelu, join, quick_gelu, silu, swiglu,
-        upsample_nearest_2x,
+        attention, biased_attention, blend, crop_resize, geglu, gelu, gelu_tanh, join, quick_gelu,
+        silu, swiglu, upsample_nearest_2x,
     },
 };
 
@@ -192,6 +192,19 @@ impl Inputs<'_> {
         let v = self.activation(3, &[2, keys, key_heads * width])?;
         attention(&q, &k, &v, heads, mask, MatmulPrecision::F32)
     }
+
+    /// Attention of 2 samples with a bias: `(heads, width)`.
+    fn biased_attention(
+        &self,
+        (queries, keys): (usize, usize),
+        (heads, width): (usize, usize),
+    ) -> Result<Activation> {
+        let q = self.activation(1, &[2, queries, heads * width])?;
+        let k = self.activation(2, &[2, keys, heads * width])?;
+        let v = self.activation(3, &[2, keys, heads * width])?;
+        let bias = self.activation(4, &[heads, queries, keys])?.to_dtype(DType::F32)?;
+        biased_attention(&q, &k, &v, heads, &bias)
+    }
 }
 
 type Case = fn(&Inputs) -> Result<Activation>;
@@ -256,6 +269,9 @@ fn cases(operation: Operation) -> &'static [Case] {
                 attention(&q?, &k?, &v?, 2, Mask::None, MatmulPrecision::F32)
             },
         ],
+        Operation::BiasedAttention => {
+            &[|i| i.biased_attention((67, 35), (3, 40)), |i| i.biased_attention((1, 9), (2, 64))]
+        }
         Operation::GroupNorm => &[
             |i| {
                 let norm = GroupNorm::load(3, 21, 1e-5, &i.params(21)?)?;
@@ -290,6 +306,7 @@ fn cases(operation: Operation) -> &'static [Case] {
         ],
         Operation::Silu => &[|i| silu(&i.activation(1, &[3, 5, 77])?)],
         Operation::Gelu => &[|i| gelu(&i.activation(1, &[3, 5, 77])?)],
+        Operation::GeluTanh => &[|i| gelu_tanh(&i.activation(1, &[3, 5, 77])?)],
         Operation::QuickGelu => &[|i| quick_gelu(&i.activation(1, &[3, 5, 77])?)],
         Operation::Geglu => &[
             |i| geglu(&i.activation(1, &[3, 5, 2 * 77])?),

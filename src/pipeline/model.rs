@@ -10,7 +10,7 @@ use crate::{
     backend::{DeviceError, Trace},
     model::{
         denoiser::{Denoiser, DenoiserError, DenoiserShape},
-        text::TextConditioner,
+        text::{TextArrangement, TextConditioner},
         vae::Vae,
     },
     sampler::{SamplerError, Schedule, SchedulerConfig},
@@ -169,9 +169,10 @@ impl Model {
             schedule: Schedule::new(&scheduler).map_err(in_scheduler)?,
             scheduler,
             defaults: recommended,
-            // SDXL's pipelines have the switch, on unless the index says otherwise; those of Stable
-            // Diffusion 1.x encode the empty text (diffusers' `encode_prompt` of either).
-            zeros_for_empty_prompt: text.has_pooled()
+            // SDXL's pipelines have the switch, on unless the index says otherwise; all others encode the empty
+            // text (diffusers' `encode_prompt` of each).
+            zeros_for_empty_prompt: text.tokenizers().arrangement() == TextArrangement::Clip
+                && text.has_pooled()
                 && index["force_zeros_for_empty_prompt"].as_bool().unwrap_or(true),
             text_working: trace.peak(),
             footprints: Footprints { text: of_text, vae: of_vae, denoiser: of_denoiser },

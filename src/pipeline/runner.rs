@@ -304,7 +304,7 @@ impl Compute for Runner {
     }
 
     fn cut(&self, text: &str) -> Result<Option<Cut>, Error> {
-        Ok(self.text()?.cut(text)?)
+        Ok(self.text()?.tokenizers().cut(text)?)
     }
 
     fn fits(&self) -> Result<Fits<'static>, Error> {
@@ -313,14 +313,14 @@ impl Compute for Runner {
         let (encoders, files) = (self.parts.text.clone(), self.files.clone());
         let own = match encoders.loaded() {
             Some(_) => OnceCell::new(),
-            None => OnceCell::from(files.tokenizers()?),
+            None => OnceCell::from(Some(files.tokenizers()?)),
         };
         // A text that a tokenizer rejects is reported when it is encoded.
         Ok(Box::new(move |text| match encoders.loaded() {
-            Some(encoders) => matches!(encoders.cut(text), Ok(None)),
+            Some(encoders) => matches!(encoders.tokenizers().cut(text), Ok(None)),
             None => {
-                let own = own.get_or_init(|| files.tokenizers().unwrap_or_default());
-                own.iter().all(|tokenizer| matches!(tokenizer.cut(text), Ok(None)))
+                let own = own.get_or_init(|| files.tokenizers().ok());
+                own.as_ref().is_none_or(|own| matches!(own.cut(text), Ok(None)))
             }
         }))
     }

@@ -94,7 +94,7 @@ mod tests {
             .unwrap();
             assert_eq!(texts.len(), expected.len());
             for (text, ids) in texts.iter().zip(&expected) {
-                assert_eq!(&tokenizer.encode(text).unwrap(), ids, "{kind}: {text:?}");
+                assert_eq!(&tokenizer.encode(text).unwrap().ids, ids, "{kind}: {text:?}");
             }
         }
     }

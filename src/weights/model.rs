@@ -24,7 +24,8 @@ use super::{ModelSource, QuantType, WeightsError};
 use crate::backend::{MatmulPrecision, Params};
 use crate::model::denoiser::Denoiser;
 use crate::model::text::{
-    TextConditioner, TextEncoder, TextError, TextPart, TextTokenizer, TokenizerFiles,
+    TextArrangement, TextConditioner, TextEncoder, TextError, TextPart, TextTokenizer,
+    TextTokenizers, TokenizerFiles,
 };
 use crate::model::vae::Vae;
 
@@ -319,7 +320,7 @@ impl ModelFiles {
                 })?;
             parts.push(TextPart { tokenizer, encoder });
         }
-        TextConditioner::new(parts)
+        TextConditioner::new(parts, self.arrangement()?)
             .map_err(|error| WeightsError::from_text(error, &self.source().to_string()))
     }
 
@@ -327,8 +328,16 @@ impl ModelFiles {
     ///
     /// # Errors
     /// A tokenizer that is missing or not supported.
-    pub(crate) fn tokenizers(&self) -> Result<Vec<TextTokenizer>, WeightsError> {
-        self.form.text_encoders()?.into_iter().map(|part| self.tokenizer(part)).collect()
+    pub(crate) fn tokenizers(&self) -> Result<TextTokenizers, WeightsError> {
+        let parts = self.form.text_encoders()?.into_iter();
+        let tokenizers = parts.map(|part| self.tokenizer(part)).collect::<Result<_, _>>()?;
+        Ok(TextTokenizers::new(tokenizers, self.arrangement()?))
+    }
+
+    /// How the states of the text encoders are arranged for the denoiser.
+    fn arrangement(&self) -> Result<TextArrangement, WeightsError> {
+        let denoiser = self.form.config(Part::Denoiser)?;
+        Ok(self.form.family().text_arrangement(self.index(), &denoiser.config))
     }
 
     fn tokenizer(&self, encoder: Part) -> Result<TextTokenizer, WeightsError> {

@@ -31,6 +31,7 @@ pub fn conditioning(
         let text = TextConditioning {
             context: context.narrow(0, row, 1)?.into(),
             pooled: pooled.map(|pooled| pooled.narrow(0, row, 1)).transpose()?.map(Into::into),
+            lengths: None,
         };
         let numbers = match time_ids {
             Some(ids) => ids.get(row)?.to_dtype(DType::F32)?.to_vec1::<f32>()?,

@@ -76,6 +76,7 @@ fn call(denoiser: &Denoiser, dtype: DType, inputs: Inputs<'_>, prior: Prior<'_>)
     let text = TextConditioning {
         context: inputs(&[2, 77, 96], dtype),
         pooled: Some(inputs(&[2, 64], dtype)),
+        lengths: None,
     };
     let size = (192, 256);
     let micro = MicroConditioning { original: size, crop: (0, 0), target: size };

@@ -63,7 +63,7 @@ unary! {
     silu = Tensor::silu;
     /// `x·Φ(x)` by candle's kernel; [`gelu`](crate::backend::ops::gelu) is the operation.
     gelu_erf = Tensor::gelu_erf;
-    /// GELU with tanh by candle's kernel; [`gelu_tanh`](crate::backend::ops::gelu_tanh) is the operation.
+    /// GELU's tanh form by candle's kernel; [`gelu_tanh`](crate::backend::ops::gelu_tanh) is the operation.
     gelu_tanh = Tensor::gelu;
     /// `σ(x)`.
     sigmoid = candle_nn::ops::sigmoid;

@@ -1,9 +1,12 @@
 //! Text conditioning: from prompts to the tensors that a denoiser is conditioned on, for models with one
-//! text encoder (Stable Diffusion 1.x, the SDXL refiner) and with two (SDXL).
+//! text encoder (Stable Diffusion 1.x, the SDXL refiner, PixArt), two (SDXL) and three (Stable Diffusion 3).
 
 use std::collections::HashMap;
 
-use super::{Cut, TextEncoder, TextError, TextTokenizer};
+use super::{
+    TextArrangement, TextConditioning, TextEncoder, TextEncoding, TextError, TextTokenizer,
+    TextTokenizers, TokenIds,
+};
 use crate::backend::{Activation, Trace};
 
 /// A tokenizer with its encoder.
@@ -13,69 +16,81 @@ pub struct TextPart {
     pub encoder: TextEncoder,
 }
 
-/// The encoded prompts of a denoiser's call, in the encoders' precision.
-#[derive(Clone, Debug)]
-pub struct TextConditioning {
-    /// `[B, N, D]`, the encoders' states side by side
-    pub context: Activation,
-    /// `[B, P]`, the projected summary by the last encoder; models without `text_time`
-    /// conditioning have none
-    pub pooled: Option<Activation>,
-}
-
-impl TextConditioning {
-    /// Zeros in place of all encoder outputs (diffusers'
-    /// `force_zeros_for_empty_prompt`).
-    ///
-    /// # Errors
-    /// Those of the backend.
-    pub fn zeros_like(&self) -> candle_core::Result<Self> {
-        Ok(Self {
-            context: self.context.zeros_like()?,
-            pooled: self.pooled.as_ref().map(Activation::zeros_like).transpose()?,
-        })
-    }
-}
-
 /// All text encoders of a model.
 #[derive(Clone, Debug)]
 pub struct TextConditioner {
-    parts: Vec<TextPart>,
+    tokenizers: TextTokenizers,
+    encoders: Vec<TextEncoder>,
 }
 
 impl TextConditioner {
-    /// Builds it from the encoders in the order of `model_index.json`. If the last one has a projection, the
-    /// conditioning is SDXL's (penultimate states of every encoder, and the pooled embedding);
-    /// else it is Stable Diffusion 1.x's (last state of the one encoder).
+    /// Builds it from the encoders in the order of `model_index.json`.
     ///
     /// # Errors
-    /// No encoder, encoders that do not go together, or a tokenizer that makes longer sequences or
-    /// larger ids than its encoder has embeddings for.
-    pub fn new(parts: Vec<TextPart>) -> Result<Self, TextError> {
-        let fail = |reason: String| Err(TextError::Mismatch(reason));
-        let Some(last) = parts.last() else {
-            return fail("the model has none".to_owned());
+    /// Encoders that are not those of the arrangement or do not go together, or a tokenizer that makes longer
+    /// sequences or larger ids than its encoder has embeddings for.
+    pub fn new(parts: Vec<TextPart>, arrangement: TextArrangement) -> Result<Self, TextError> {
+        let (tokenizers, encoders): (Vec<_>, Vec<_>) =
+            parts.into_iter().map(|part| (part.tokenizer, part.encoder)).unzip();
+        let it = Self { tokenizers: TextTokenizers::new(tokenizers, arrangement), encoders };
+        it.check().map_err(TextError::Mismatch)?;
+        Ok(it)
+    }
+
+    /// Checks that encoders and tokenizers are what the arrangement wants; the reason if they are not.
+    fn check(&self) -> Result<(), String> {
+        let Some(last) = self.encoders.last() else {
+            return Err("the model has none".to_owned());
         };
-        if parts.len() > 1 && last.encoder.pooled_width().is_none() {
-            return fail("the last of several must have a projection".to_owned());
+        let clips = self.encoders.iter().filter(|it| matches!(it, TextEncoder::Clip(_))).count();
+        let (all, has_t5) = (self.encoders.len(), matches!(last, TextEncoder::T5(_)));
+        match self.tokenizers.arrangement() {
+            TextArrangement::Clip if clips < all => {
+                return Err("one of them is not CLIP's".to_owned());
+            }
+            TextArrangement::Clip if all > 1 && last.pooled_width().is_none() => {
+                return Err("the last of several must have a projection".to_owned());
+            }
+            TextArrangement::T5 { .. } if all != 1 || !has_t5 => {
+                return Err("the model takes one, T5's".to_owned());
+            }
+            TextArrangement::Joint { width, .. } => {
+                let has_both = clips == 2 && all - usize::from(has_t5) == 2;
+                let clips = &self.encoders[..2.min(all)];
+                if !has_both || clips.iter().any(|clip| clip.pooled_width().is_none()) {
+                    return Err(
+                        "the model takes two of CLIP with projections, and perhaps T5's".to_owned()
+                    );
+                }
+                let states: usize = clips.iter().map(TextEncoder::width).sum();
+                if states > width || (has_t5 && last.width() != width) {
+                    return Err(format!("their states do not fit a width of {width}"));
+                }
+            }
+            TextArrangement::Clip | TextArrangement::T5 { .. } => {}
         }
-        let wanted = last.tokenizer.length();
-        for TextPart { tokenizer, encoder } in &parts {
+        let mut of_clip = None;
+        for (tokenizer, encoder) in self.tokenizers.all().iter().zip(&self.encoders) {
             let (length, positions) = (tokenizer.length(), encoder.positions());
+            let is_clip = matches!(tokenizer, TextTokenizer::Clip(_));
+            if is_clip != matches!(encoder, TextEncoder::Clip(_)) {
+                return Err("a tokenizer is of another kind than its encoder".to_owned());
+            }
+            let wanted = if is_clip { *of_clip.get_or_insert(length) } else { length };
             if length != wanted || length > positions {
-                return fail(format!(
+                return Err(format!(
                     "a tokenizer makes {length} ids where {wanted} are wanted, and the encoder has \
                      {positions} positions"
                 ));
             }
             let (largest, vocabulary) = (tokenizer.largest_id(), encoder.vocabulary());
             if largest as usize >= vocabulary {
-                return fail(format!(
+                return Err(format!(
                     "the tokenizer's ids go up to {largest}, the encoder's vocabulary has {vocabulary}"
                 ));
             }
         }
-        Ok(Self { parts })
+        Ok(())
     }
 
     /// Encodes prompts, each distinct one once and by itself: the result of a prompt is the same to
@@ -85,22 +100,21 @@ impl TextConditioner {
     /// No prompt, or those of the tokenizers and the backend.
     pub fn encode<S: AsRef<str>>(&self, prompts: &[S]) -> Result<TextConditioning, TextError> {
         let mut known: HashMap<&str, usize> = HashMap::new();
-        let mut encoded = Encoded::default();
+        let mut encoded = Vec::new();
         let mut rows = Vec::with_capacity(prompts.len());
         for prompt in prompts {
             let prompt = prompt.as_ref();
             let row = match known.get(prompt) {
                 Some(&row) => row,
                 None => {
-                    let ids = |part: &TextPart| part.tokenizer.encode(prompt);
-                    let row = encoded.push(self.encode_one(ids, None)?);
-                    known.insert(prompt, row);
-                    row
+                    encoded.push(self.encode_one(self.tokenizers.encode(prompt)?, None)?);
+                    known.insert(prompt, encoded.len() - 1);
+                    encoded.len() - 1
                 }
             };
             rows.push(row);
         }
-        encoded.gathered(&rows)
+        gathered(&encoded, &rows)
     }
 
     /// Traces the encoding of so many prompts, no two of which are the same.
@@ -108,98 +122,130 @@ impl TextConditioner {
     /// # Errors
     /// As [`encode`](Self::encode).
     pub fn trace(&self, prompts: usize, trace: &Trace) -> Result<TextConditioning, TextError> {
-        let mut encoded = Encoded::default();
+        let full = |tokenizer: &TextTokenizer| {
+            let count = tokenizer.length();
+            TokenIds { ids: vec![0; count], count }
+        };
+        let mut encoded = Vec::new();
         for _ in 0..prompts {
-            let ids = |part: &TextPart| Ok(vec![0; part.tokenizer.length()]);
+            let ids = self.tokenizers.all().iter().map(full).collect();
             encoded.push(self.encode_one(ids, Some(trace))?);
         }
-        encoded.gathered(&(0..prompts).collect::<Vec<_>>())
+        gathered(&encoded, &(0..prompts).collect::<Vec<_>>())
     }
 
-    /// Truncation of a `prompt` that is longer than the encoders take, by the encoder that cuts most; `None`
-    /// if it fits.
-    ///
-    /// # Errors
-    /// Those of the tokenizers.
-    pub fn cut(&self, prompt: &str) -> Result<Option<Cut>, TextError> {
-        let cuts: Vec<_> =
-            (self.parts.iter()).map(|part| part.tokenizer.cut(prompt)).collect::<Result<_, _>>()?;
-        Ok(cuts.into_iter().flatten().min_by_key(|cut| cut.at))
+    /// The tokenizers.
+    #[must_use]
+    pub fn tokenizers(&self) -> &TextTokenizers {
+        &self.tokenizers
     }
 
-    /// The length of every prompt in tokens.
+    /// Number of tokens `N` of every prompt's context.
     #[must_use]
     pub fn tokens(&self) -> usize {
-        self.parts.first().map_or(0, |part| part.tokenizer.length())
+        let first = self.tokenizers.all().first().map_or(0, TextTokenizer::length);
+        match self.tokenizers.arrangement() {
+            TextArrangement::Clip => first,
+            TextArrangement::T5 { tokens } => tokens,
+            TextArrangement::Joint { tokens, .. } => first + tokens,
+        }
     }
 
     /// Entries of all vocabularies together.
     #[must_use]
     pub fn vocabulary(&self) -> usize {
-        self.parts.iter().map(|part| part.encoder.vocabulary()).sum()
+        self.encoders.iter().map(TextEncoder::vocabulary).sum()
     }
 
-    /// `true` if prompts get a pooled embedding (SDXL).
+    /// `true` if prompts get a pooled embedding (SDXL, Stable Diffusion 3).
     #[must_use]
     pub fn has_pooled(&self) -> bool {
         self.widths().1.is_some()
     }
 
+    /// `true` if what lies behind the tokens of a prompt is masked (PixArt).
+    #[must_use]
+    pub fn has_lengths(&self) -> bool {
+        matches!(self.tokenizers.arrangement(), TextArrangement::T5 { .. })
+    }
+
     /// The width `D` of the context, and the width `P` of the pooled embedding where there is one.
     #[must_use]
     pub fn widths(&self) -> (usize, Option<usize>) {
-        let context = self.parts.iter().map(|part| part.encoder.width()).sum();
-        (context, self.parts.last().and_then(|part| part.encoder.pooled_width()))
+        let last = self.encoders.last();
+        match self.tokenizers.arrangement() {
+            TextArrangement::Clip => {
+                let context = self.encoders.iter().map(TextEncoder::width).sum();
+                (context, last.and_then(TextEncoder::pooled_width))
+            }
+            TextArrangement::T5 { .. } => (last.map_or(0, TextEncoder::width), None),
+            TextArrangement::Joint { width, .. } => {
+                (width, Some(self.encoders.iter().filter_map(TextEncoder::pooled_width).sum()))
+            }
+        }
     }
 
     /// Bytes of the weights of all encoders, in memory or mapped.
     #[must_use]
     pub fn weight_bytes(&self) -> usize {
-        self.parts.iter().map(|part| part.encoder.weight_bytes()).sum()
+        self.encoders.iter().map(TextEncoder::weight_bytes).sum()
     }
 
-    /// One prompt, whose ids `ids` gives for each part: context `[1, N, D]` and pooled `[1, P]`.
+    /// One prompt with its ids for each encoder: context `[1, N, D]` and pooled `[1, P]`.
     fn encode_one(
         &self,
-        ids: impl Fn(&TextPart) -> Result<Vec<u32>, TextError>,
+        ids: Vec<TokenIds>,
         trace: Option<&Trace>,
     ) -> Result<TextConditioning, TextError> {
-        let sdxl = self.has_pooled();
-        let mut states = Vec::with_capacity(self.parts.len());
-        let mut pooled = None;
-        for part in &self.parts {
-            let encoding = part.encoder.encode(&[ids(part)?], trace)?;
-            states.push(if sdxl { encoding.penultimate } else { encoding.last });
-            pooled = sdxl.then_some(encoding.pooled);
+        let arrangement = self.tokenizers.arrangement();
+        let mut states = Vec::with_capacity(self.encoders.len());
+        let mut pooled = Vec::new();
+        let mut lengths = None;
+        let has_pooled = self.has_pooled();
+        for (index, (encoder, TokenIds { mut ids, count })) in
+            self.encoders.iter().zip(ids).enumerate()
+        {
+            if let TextArrangement::T5 { .. } = arrangement {
+                ids.truncate(count);
+                lengths = Some(vec![count]);
+            }
+            let TextEncoding { penultimate, last, pooled: own } = encoder.encode(&[ids], trace)?;
+            states.push(penultimate.filter(|_| has_pooled).unwrap_or(last));
+            let is_kept = match arrangement {
+                TextArrangement::Joint { .. } => true,
+                _ => has_pooled && index + 1 == self.encoders.len(),
+            };
+            pooled.extend(own.filter(|_| is_kept));
         }
-        Ok(TextConditioning { context: Activation::cat(&states, 2)?, pooled })
-    }
-}
-
-/// Prompts that have been encoded, one by one.
-#[derive(Default)]
-struct Encoded {
-    contexts: Vec<Activation>,
-    pooled: Vec<Activation>,
-}
-
-impl Encoded {
-    /// Adds a prompt and returns its index.
-    fn push(&mut self, one: TextConditioning) -> usize {
-        self.contexts.push(one.context);
-        self.pooled.extend(one.pooled);
-        self.contexts.len() - 1
-    }
-
-    /// The prompts with these indices, concatenated.
-    fn gathered(&self, rows: &[usize]) -> Result<TextConditioning, TextError> {
-        if rows.is_empty() {
-            return Err(TextError::Mismatch("there is no prompt to encode".to_owned()));
-        }
-        let gather = |parts: &[Activation]| {
-            Activation::cat(&rows.iter().map(|&row| &parts[row]).collect::<Vec<_>>(), 0)
+        let context = match arrangement {
+            TextArrangement::Clip => Activation::cat(&states, 2)?,
+            TextArrangement::T5 { tokens } => {
+                let states = Activation::cat(&states, 2)?;
+                let count = states.dim(1)?;
+                states.pad_with_zeros(1, 0, tokens.saturating_sub(count))?
+            }
+            TextArrangement::Joint { tokens, width } => {
+                let of_t5 = states.split_off(2.min(states.len()));
+                let clip = Activation::cat(&states, 2)?;
+                drop(states);
+                let own = clip.dim(2)?;
+                let clip = clip.pad_with_zeros(2, 0, width.saturating_sub(own))?;
+                match of_t5.as_slice() {
+                    [] => clip.pad_with_zeros(1, 0, tokens)?,
+                    [t5, ..] => Activation::cat(&[&clip, t5], 1)?,
+                }
+            }
         };
-        let pooled = (!self.pooled.is_empty()).then(|| gather(&self.pooled)).transpose()?;
-        Ok(TextConditioning { context: gather(&self.contexts)?, pooled })
+        let pooled = (!pooled.is_empty()).then(|| Activation::cat(&pooled, 1)).transpose()?;
+        Ok(TextConditioning { context, pooled, lengths })
     }
+}
+
+/// The prompts with these indices.
+fn gathered(encoded: &[TextConditioning], rows: &[usize]) -> Result<TextConditioning, TextError> {
+    if rows.is_empty() {
+        return Err(TextError::Mismatch("there is no prompt to encode".to_owned()));
+    }
+    let rows: Vec<_> = rows.iter().map(|&row| &encoded[row]).collect();
+    Ok(TextConditioning::cat(&rows)?)
 }

@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::{
     TextEncoding, TextError,
     clip::{self, ClipTextConfig, ClipTextModel},
+    t5::{self, T5Config, T5Encoder},
 };
 use crate::backend::{Params, Trace};
 
@@ -14,11 +15,13 @@ use crate::backend::{Params, Trace};
 #[non_exhaustive]
 pub enum TextEncoder {
     Clip(Box<ClipTextModel>),
+    T5(Box<T5Encoder>),
 }
 
 impl TextEncoder {
     /// The classes of transformers that there is a kind for.
-    pub const CLASSES: &[&str] = &clip::CLASSES;
+    pub const CLASSES: &[&str] =
+        &[clip::CLASSES[0], clip::CLASSES[1], t5::CLASSES[0], t5::CLASSES[1]];
 
     /// Builds the encoder of transformers' `class` that `config` describes, with the tensors of `params`.
     ///
@@ -34,6 +37,10 @@ impl TextEncoder {
             let model = ClipTextModel::load(&config, with_projection, params)?;
             return Ok(Self::Clip(Box::new(model)));
         }
+        if t5::CLASSES.contains(&class) {
+            let config = T5Config::from_json(class, config)?;
+            return Ok(Self::T5(Box::new(T5Encoder::load(&config, params)?)));
+        }
         Err(TextError::Class { class: class.to_owned(), known: Self::CLASSES.join(", ") })
     }
 
@@ -46,6 +53,7 @@ impl TextEncoder {
     pub fn encode(&self, sequences: &[Vec<u32>], trace: Option<&Trace>) -> Result<TextEncoding> {
         match self {
             Self::Clip(model) => model.encode(sequences, trace),
+            Self::T5(model) => model.encode(sequences, trace),
         }
     }
 
@@ -54,6 +62,7 @@ impl TextEncoder {
     pub fn width(&self) -> usize {
         match self {
             Self::Clip(model) => model.config().hidden_size,
+            Self::T5(model) => model.config().d_model,
         }
     }
 
@@ -62,6 +71,7 @@ impl TextEncoder {
     pub fn pooled_width(&self) -> Option<usize> {
         match self {
             Self::Clip(model) => model.has_projection().then(|| model.config().projection_dim),
+            Self::T5(_) => None,
         }
     }
 
@@ -70,6 +80,7 @@ impl TextEncoder {
     pub fn positions(&self) -> usize {
         match self {
             Self::Clip(model) => model.config().max_position_embeddings,
+            Self::T5(_) => T5Encoder::POSITIONS,
         }
     }
 
@@ -78,6 +89,7 @@ impl TextEncoder {
     pub fn vocabulary(&self) -> usize {
         match self {
             Self::Clip(model) => model.config().vocab_size,
+            Self::T5(model) => model.config().vocab_size,
         }
     }
 
@@ -86,6 +98,7 @@ impl TextEncoder {
     pub fn weight_bytes(&self) -> usize {
         match self {
             Self::Clip(model) => model.weight_bytes(),
+            Self::T5(model) => model.weight_bytes(),
         }
     }
 }
@@ -102,10 +115,10 @@ mod tests {
     #[test]
     fn an_unknown_class_is_refused_by_name_and_the_known_ones_are_listed() {
         let params = Params::from_tensors(HashMap::new(), DType::F32, &Device::Cpu);
-        let error = TextEncoder::load("T5EncoderModel", &json!({}), &params).unwrap_err();
+        let error = TextEncoder::load("GemmaModel", &json!({}), &params).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "`T5EncoderModel` is not supported (CLIPTextModel, CLIPTextModelWithProjection)"
+            "`GemmaModel` is not supported (CLIPTextModel, CLIPTextModelWithProjection, T5EncoderModel, UMT5EncoderModel)"
         );
     }
 }

@@ -5,11 +5,11 @@ use crate::backend::Activation;
 /// Output of a text encoder for token sequences, in the precision of its weights.
 #[derive(Clone, Debug)]
 pub struct TextEncoding {
-    /// the states before the last layer and without the final norm (`hidden_states[-2]`), `[B, N, D]`
+    /// CLIP: the states before the last layer and without the final norm (`hidden_states[-2]`), `[B, N, D]`
     /// (SDXL)
-    pub penultimate: Activation,
-    /// the states after the final norm (`last_hidden_state`), `[B, N, D]` (Stable Diffusion 1.x)
+    pub penultimate: Option<Activation>,
+    /// the states after the final norm (`last_hidden_state`), `[B, N, D]` (Stable Diffusion 1.x, T5)
     pub last: Activation,
-    /// a summary: `text_embeds`, `[B, P]`, with a projection; else `pooler_output`, `[B, D]`
-    pub pooled: Activation,
+    /// CLIP: a summary, `text_embeds`, `[B, P]`, with a projection; else `pooler_output`, `[B, D]`
+    pub pooled: Option<Activation>,
 }

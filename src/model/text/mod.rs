@@ -2,18 +2,24 @@
 //! them. Nothing here knows of regions or captions; it turns prompts into tensors. A kind of encoder is
 //! a folder here and one line in each `match` of `encoder` and `tokenizer`.
 
+mod arrangement;
 pub mod clip;
 mod conditioner;
+mod conditioning;
 mod encoder;
 mod encoding;
 mod error;
+pub mod t5;
 mod tokenizer;
 mod tokenizer_files;
+mod tokenizing;
 
+pub use arrangement::{TextArrangement, TextTokenizers};
 pub use clip::HiddenAct;
-pub use conditioner::{TextConditioner, TextConditioning, TextPart};
+pub use conditioner::{TextConditioner, TextPart};
+pub use conditioning::TextConditioning;
 pub use encoder::TextEncoder;
 pub use encoding::TextEncoding;
 pub use error::TextError;
 pub use tokenizer::TextTokenizer;
-pub use tokenizer_files::{Cut, TokenizerFiles};
+pub use tokenizer_files::{Cut, TokenIds, TokenizerFiles};

@@ -3,8 +3,9 @@
 use serde_json::Value;
 
 use super::{
-    Cut, TextError, TokenizerFiles,
+    Cut, TextError, TokenIds, TokenizerFiles,
     clip::{self, ClipTokenizer},
+    t5::{self, T5Tokenizer},
 };
 
 /// Classes that do not tell a tokenizer's kind: transformers' wrappers of a `tokenizer.json`.
@@ -15,6 +16,7 @@ const WRAPPERS: [&str; 3] = ["PreTrainedTokenizer", "PreTrainedTokenizerFast", "
 #[non_exhaustive]
 pub enum TextTokenizer {
     Clip(Box<ClipTokenizer>),
+    T5(Box<T5Tokenizer>),
 }
 
 impl TextTokenizer {
@@ -30,6 +32,10 @@ impl TextTokenizer {
             .and_then(|json| serde_json::from_slice(json).ok())
             .unwrap_or_default();
         let class = config.get("tokenizer_class").and_then(Value::as_str).unwrap_or_default();
+        let is_t5 = |json: Option<&[u8]>| WRAPPERS.contains(&class) && t5::is_unigram(json);
+        if t5::TOKENIZER_CLASSES.contains(&class) || is_t5(files.tokenizer_json) {
+            return T5Tokenizer::from_files(files).map(|it| Self::T5(Box::new(it)));
+        }
         let is_clip = class.is_empty() || clip::TOKENIZER_CLASSES.contains(&class);
         if is_clip || WRAPPERS.contains(&class) {
             if !is_clip {
@@ -41,7 +47,7 @@ impl TextTokenizer {
             file: "tokenizer_config.json",
             reason: format!(
                 "the class `{class}` is not supported ({})",
-                clip::TOKENIZER_CLASSES.join(", ")
+                [clip::TOKENIZER_CLASSES, t5::TOKENIZER_CLASSES].concat().join(", ")
             ),
         })
     }
@@ -50,9 +56,19 @@ impl TextTokenizer {
     ///
     /// # Errors
     /// Those of the tokenizer's regular expressions.
-    pub fn encode(&self, text: &str) -> Result<Vec<u32>, TextError> {
+    pub fn encode(&self, text: &str) -> Result<TokenIds, TextError> {
         match self {
             Self::Clip(tokenizer) => tokenizer.encode(text),
+            Self::T5(tokenizer) => tokenizer.encode(text),
+        }
+    }
+
+    /// The same tokenizer for sequences of so many ids, at least 2, where its kind is not bound to one length.
+    #[must_use]
+    pub fn with_length(self, length: usize) -> Self {
+        match self {
+            Self::T5(tokenizer) => Self::T5(Box::new(tokenizer.with_length(length))),
+            other @ Self::Clip(_) => other,
         }
     }
 
@@ -63,6 +79,7 @@ impl TextTokenizer {
     pub fn cut(&self, text: &str) -> Result<Option<Cut>, TextError> {
         match self {
             Self::Clip(tokenizer) => tokenizer.cut(text),
+            Self::T5(tokenizer) => tokenizer.cut(text),
         }
     }
 
@@ -71,6 +88,7 @@ impl TextTokenizer {
     pub fn largest_id(&self) -> u32 {
         match self {
             Self::Clip(tokenizer) => tokenizer.largest_id(),
+            Self::T5(tokenizer) => tokenizer.largest_id(),
         }
     }
 
@@ -79,6 +97,7 @@ impl TextTokenizer {
     pub fn length(&self) -> usize {
         match self {
             Self::Clip(tokenizer) => tokenizer.length(),
+            Self::T5(tokenizer) => tokenizer.length(),
         }
     }
 }
@@ -96,8 +115,9 @@ mod tests {
 
     #[test]
     fn a_tokenizer_of_another_kind_is_refused_by_name() {
-        let error = of_class("T5TokenizerFast").to_string();
-        let expected = "tokenizer_config.json: the class `T5TokenizerFast` is not supported (CLIP";
+        let error = of_class("GemmaTokenizerFast").to_string();
+        let expected =
+            "tokenizer_config.json: the class `GemmaTokenizerFast` is not supported (CLIP";
         assert!(error.starts_with(expected), "{error}");
     }
 
@@ -113,7 +133,7 @@ mod tests {
             TextTokenizer::from_files(&files).unwrap_err().to_string()
         };
         for (file, field) in [
-            (r#"{"model": {"type": "Unigram"}}"#, "`model.type`"),
+            (r#"{"model": {"type": "WordPiece"}}"#, "`model.type`"),
             (r#"{"model": {"end_of_word_suffix": ""}}"#, "`model.end_of_word_suffix`"),
             (r#"{"normalizer": {"type": "NFC"}}"#, "`normalizer`"),
             (r#"{"pre_tokenizer": {"type": "ByteLevel"}}"#, "`pre_tokenizer`"),

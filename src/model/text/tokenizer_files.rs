@@ -1,4 +1,4 @@
-//! Input of a tokenizer's construction, its files, and the truncation that it reports.
+//! Input of a tokenizer's construction, its files; its output, tokens; and the truncation that it reports.
 
 /// The files of a tokenizer folder: either `tokenizer_json`, or `vocab_json` with `merges_txt`.
 /// `tokenizer_json` wins, as in transformers.
@@ -9,6 +9,15 @@ pub struct TokenizerFiles<'a> {
     pub tokenizer_json: Option<&'a [u8]>,
     pub tokenizer_config_json: Option<&'a [u8]>,
     pub special_tokens_map_json: Option<&'a [u8]>,
+}
+
+/// The tokens of a text, cut and padded to the length of the tokenizer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenIds {
+    pub ids: Vec<u32>,
+    /// Number of ids, from the first, that are the text's and not padding (the sum of transformers'
+    /// `attention_mask`); at least 1.
+    pub count: usize,
 }
 
 /// Truncation of a text that is longer than what an encoder takes.

@@ -437,6 +437,7 @@ impl<'a> Draft<'a> {
         let texts = TextConditioning {
             context: trace.activation((batch, text.tokens(), context), dtype),
             pooled: pooled.map(|width| trace.activation((batch, width), dtype)),
+            lengths: text.has_lengths().then(|| vec![text.tokens(); batch]),
         };
         let nothing = MicroConditioning { original: (0, 0), crop: (0, 0), target: (0, 0) };
         let conditioning = denoiser.condition(&texts, nothing)?;

@@ -125,7 +125,11 @@ impl Compute for Fake {
         self.encoded.lock().unwrap().extend(texts.iter().map(|&text| text.to_owned()));
         let lengths: Vec<f32> = texts.iter().map(|text| text.len() as f32).collect();
         let lengths = Tensor::from_vec(lengths, (texts.len(), 1), &Device::Cpu)?;
-        Ok(TextConditioning { context: lengths.unsqueeze(1)?.into(), pooled: Some(lengths.into()) })
+        Ok(TextConditioning {
+            context: lengths.unsqueeze(1)?.into(),
+            pooled: Some(lengths.into()),
+            lengths: None,
+        })
     }
 
     fn condition(

@@ -7,7 +7,8 @@ use std::fmt::Debug;
 use serde_json::Value;
 
 use super::{autoencoder_kl, clip};
-use crate::model::{text::clip::ClipTextConfig, vae::KlConfig};
+use crate::model::text::{TextArrangement, clip::ClipTextConfig};
+use crate::model::vae::KlConfig;
 use crate::weights::WeightsError;
 use crate::weights::clip_vocabulary::TokenPadding;
 use crate::weights::part::{Part, PartConfig};
@@ -34,6 +35,10 @@ pub(in crate::weights) trait Family: Debug + Send + Sync {
     /// # Errors
     /// A configuration that is not supported.
     fn denoiser_names(&self, config: &PartConfig) -> Result<HashMap<String, String>, WeightsError>;
+
+    /// How the states of the text encoders of a model become the context of its denoiser, by its `model_index.json` and
+    /// the denoiser's `config.json`.
+    fn text_arrangement(&self, index: &Value, denoiser: &Value) -> TextArrangement;
 
     /// Factor by which the latents of a model with this denoiser are scaled (diffusers: `scaling_factor`): an
     /// autoencoder's tensors do not show it.

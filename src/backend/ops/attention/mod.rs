@@ -1,9 +1,11 @@
 //! Multi-head attention on tokens.
 
+mod biased;
 mod cpu;
 mod cuda;
 mod launch;
 mod launch_metal;
+mod lengths;
 mod metal;
 
 use std::ops::Range;
@@ -12,6 +14,8 @@ use candle_core::{D, DType, Device, Result, Tensor};
 
 use super::{OpForm, form, plain_cost};
 use crate::backend::{Activation, MatmulPrecision, Operation};
+pub use biased::biased_attention;
+pub use lengths::attention_of_lengths;
 
 /// Attention mask: the keys that a query may see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

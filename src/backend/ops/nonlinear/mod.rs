@@ -1,5 +1,5 @@
-//! Pointwise non-linearities. GELU is the exact erf form (`torch.nn.functional.gelu`'s default) unless its
-//! name says tanh.
+//! Pointwise non-linearities. GELU is the exact erf form (`torch.nn.functional.gelu`'s default) where a
+//! model does not ask for the tanh approximation by name.
 
 mod cpu;
 mod cuda;
@@ -40,6 +40,19 @@ pub fn gelu(x: &Activation) -> Result<Activation> {
     }
 }
 
+/// `x·½(1 + tanh(√(2/π)(x + 0.044715·x³)))` (`torch.nn.functional.gelu(approximate="tanh")`; transformers'
+/// `gelu_new`, diffusers' `gelu-approximate`), any shape. GPUs compose it.
+///
+/// # Errors
+/// Those of the backend.
+pub fn gelu_tanh(x: &Activation) -> Result<Activation> {
+    match form(Operation::GeluTanh, [x]) {
+        OpForm::Cpu => cpu::gelu_tanh(x.tensor()?).map(Activation::from),
+        OpForm::CpuCost(trace) => plain_cost(trace, &[x], x.shape()),
+        OpForm::Cuda | OpForm::Metal | OpForm::Composed => x.gelu_tanh(),
+    }
+}
+
 /// `x·σ(1.702·x)` (transformers' `quick_gelu`, the activation of CLIP ViT-L), any shape.
 ///
 /// # Errors
@@ -51,19 +64,6 @@ pub fn quick_gelu(x: &Activation) -> Result<Activation> {
         OpForm::Cuda => cuda::quick_gelu(x),
         OpForm::Metal => metal::quick_gelu(x),
         OpForm::Composed => x.mul(&x.affine(1.702, 0.0)?.sigmoid()?),
-    }
-}
-
-/// `½x·(1 + tanh(√(2/π)·(x + 0.044715·x³)))` (`torch.nn.functional.gelu(approximate="tanh")`; diffusers'
-/// `gelu-approximate`, transformers' `gelu_new`), any shape. GPUs run candle's kernel.
-///
-/// # Errors
-/// Those of the backend.
-pub fn gelu_tanh(x: &Activation) -> Result<Activation> {
-    match form(Operation::Gelu, [x]) {
-        OpForm::Cpu => cpu::gelu_tanh(x.tensor()?).map(Activation::from),
-        OpForm::CpuCost(trace) => plain_cost(trace, &[x], x.shape()),
-        OpForm::Cuda | OpForm::Metal | OpForm::Composed => x.gelu_tanh(),
     }
 }
 

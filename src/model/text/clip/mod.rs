@@ -125,7 +125,7 @@ impl ClipTextModel {
             Some(projection) => projection.forward(&pooled)?,
             None => pooled,
         };
-        Ok(TextEncoding { penultimate, last, pooled })
+        Ok(TextEncoding { penultimate: Some(penultimate), last, pooled: Some(pooled) })
     }
 
     /// The configuration that the encoder was built from.

@@ -2,17 +2,19 @@
 //! (`models/clip/tokenization_clip.py`): NFC, white space to one space, lower case, a split into
 //! words, digits and runs of signs, and byte-level BPE with `</w>` at the end of words.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
-use serde::Deserialize;
 use serde_json::Value;
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::normalizers::{Lowercase, NFC, Replace, replace::ReplacePattern};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
-use tokenizers::{AddedToken, SplitDelimiterBehavior, Tokenizer};
+use tokenizers::{SplitDelimiterBehavior, Tokenizer};
 
-use crate::model::text::{Cut, TextError, TokenizerFiles};
+use crate::model::text::tokenizing::{
+    GREATEST_ID, Named, added_tokens, check_sides, head, parse, reach, require, tokenizer_error,
+};
+use crate::model::text::{Cut, TextError, TokenIds, TokenizerFiles};
 
 /// CLIP's word pattern. The literal special tokens come first, so that one that was not taken out
 /// before (by another capitalization, say) still stays in one piece.
@@ -21,16 +23,6 @@ const WORDS: &str =
 
 /// The sequence length of every CLIP text encoder so far, for tokenizers that do not say.
 const DEFAULT_LENGTH: usize = 77;
-
-/// Characters of a token at most; those of CLIP have up to 28.
-const LONGEST_TOKEN: usize = 256;
-
-/// Greatest id of a token: as many as the largest vocabulary that a configuration may state. Tokens without an id are
-/// counted on from the greatest.
-const GREATEST_ID: u32 = 1 << 24;
-
-/// Characters of a text that normalization may make one of: a letter and its accents.
-const COMPOSED: usize = 4;
 
 /// Text → token ids of one fixed length.
 #[derive(Clone, Debug)]
@@ -54,26 +46,8 @@ impl ClipTokenizer {
         let config: Value = parse("tokenizer_config.json", files.tokenizer_config_json)?;
         let special_map: Value = parse("special_tokens_map.json", files.special_tokens_map_json)?;
 
-        for side in ["padding_side", "truncation_side"] {
-            if config.get(side).is_some_and(|value| value == "left") {
-                let reason = format!("`{side}` = \"left\" is not supported (right is)");
-                return Err(TextError::TokenizerFile { file: "tokenizer_config.json", reason });
-            }
-        }
-        // transformers lets the older special_tokens_map.json win, unless the configuration is new
-        // enough to list the added tokens itself.
-        let sources = if config.get("added_tokens_decoder").is_some() {
-            [&config, &Value::Null]
-        } else {
-            [&special_map, &config]
-        };
-        let named = |key: &str, default: &str| -> Named {
-            sources
-                .into_iter()
-                .filter_map(|file| serde_json::from_value(file.get(key)?.clone()).ok())
-                .next()
-                .unwrap_or_else(|| Named::Plain(default.to_owned()))
-        };
+        check_sides(&config)?;
+        let named = |key, default| Named::of([&config, &special_map], key, default);
         let special = [
             named("bos_token", "<|startoftext|>"),
             named("eos_token", "<|endoftext|>"),
@@ -141,7 +115,7 @@ impl ClipTokenizer {
             .and_then(|length| usize::try_from(length).ok())
             .filter(|length| (2..=4096).contains(length))
             .unwrap_or(DEFAULT_LENGTH);
-        let reach = length * (longest.unwrap_or(0).min(LONGEST_TOKEN) + 1) * COMPOSED;
+        let reach = reach(length, longest.unwrap_or(0));
         Ok(Self { tokenizer, start, end, pad, length, reach })
     }
 
@@ -150,7 +124,7 @@ impl ClipTokenizer {
     ///
     /// # Errors
     /// Those of the tokenizer's regular expressions.
-    pub fn encode(&self, text: &str) -> Result<Vec<u32>, TextError> {
+    pub fn encode(&self, text: &str) -> Result<TokenIds, TextError> {
         let text = head(text, self.reach);
         let encoding = self.tokenizer.encode(text, false).map_err(tokenizer_error)?;
         let words = encoding.get_ids();
@@ -158,8 +132,9 @@ impl ClipTokenizer {
         ids.push(self.start);
         ids.extend_from_slice(&words[..words.len().min(self.length - 2)]);
         ids.push(self.end);
+        let count = ids.len();
         ids.resize(self.length, self.pad);
-        Ok(ids)
+        Ok(TokenIds { ids, count })
     }
 
     /// Truncation of `text` by [`encode`](Self::encode); `None` if it fits.
@@ -186,19 +161,6 @@ impl ClipTokenizer {
     pub fn length(&self) -> usize {
         self.length
     }
-}
-
-/// The beginning of `text` that holds every token that counts: `reach` characters, a run of white space counted as one
-/// as the normalization makes it one. Without this bound a text of megabytes would be split whole, for 75 tokens.
-fn head(text: &str, reach: usize) -> &str {
-    let (mut count, mut is_in_space) = (0, false);
-    let end = text.char_indices().find(|&(_, sign)| {
-        let is_space = sign.is_whitespace();
-        count += usize::from(!(is_space && is_in_space));
-        is_in_space = is_space;
-        count > reach
-    });
-    end.map_or(text, |(at, _)| &text[..at])
 }
 
 /// Checks that a `tokenizer.json` which is taken as it stands describes CLIP's rules: those of a wrapper's file are the
@@ -241,87 +203,6 @@ pub(in crate::model::text) fn check_description(json: Option<&[u8]>) -> Result<(
         }
     }
     Ok(())
-}
-
-/// A special token as configuration files write it: its text, or its text with flags.
-#[derive(Clone, Deserialize)]
-#[serde(untagged)]
-enum Named {
-    Plain(String),
-    Flagged(Flagged),
-}
-
-#[derive(Clone, Deserialize)]
-struct Flagged {
-    content: String,
-    #[serde(default)]
-    single_word: bool,
-    #[serde(default)]
-    lstrip: bool,
-    #[serde(default)]
-    rstrip: bool,
-    #[serde(default)]
-    normalized: bool,
-    #[serde(default)]
-    special: bool,
-}
-
-impl Named {
-    fn content(&self) -> &str {
-        match self {
-            Self::Plain(content) => content,
-            Self::Flagged(token) => &token.content,
-        }
-    }
-
-    fn to_token(&self) -> AddedToken {
-        match self {
-            Self::Plain(content) => AddedToken::from(content.clone(), true),
-            Self::Flagged(token) => token.to_token(),
-        }
-    }
-}
-
-impl Flagged {
-    fn to_token(&self) -> AddedToken {
-        AddedToken {
-            content: self.content.clone(),
-            single_word: self.single_word,
-            lstrip: self.lstrip,
-            rstrip: self.rstrip,
-            normalized: self.normalized,
-            special: self.special,
-        }
-    }
-}
-
-/// Every token that is looked for before the text is split: those that the files list
-/// (`added_tokens_decoder` of the configuration, else `added_tokens` of `tokenizer.json`), then the
-/// special tokens in transformers' order, of which the last with the same text decides its flags.
-/// In this way SDXL's second tokenizer, which pads with `!`, finds its padding in prompts too, as
-/// the original does.
-fn added_tokens(config: &Value, tokenizer_json: &Value, special: &[Named]) -> Vec<AddedToken> {
-    let listed: Vec<Flagged> = match config.get("added_tokens_decoder").and_then(Value::as_object) {
-        Some(decoder) => {
-            let by_id: BTreeMap<u64, Flagged> = decoder
-                .iter()
-                .filter_map(|(id, token)| {
-                    Some((id.parse().ok()?, serde_json::from_value(token.clone()).ok()?))
-                })
-                .collect();
-            by_id.into_values().collect()
-        }
-        None => tokenizer_json
-            .get("added_tokens")
-            .and_then(|tokens| serde_json::from_value(tokens.clone()).ok())
-            .unwrap_or_default(),
-    };
-    let specials = special.iter().map(|named| {
-        let known = listed.iter().find(|token| token.content == named.content());
-        let token = known.map_or_else(|| named.to_token(), Flagged::to_token);
-        AddedToken { special: true, ..token }
-    });
-    listed.iter().map(Flagged::to_token).chain(specials).collect()
 }
 
 type Merges = Vec<(String, String)>;
@@ -389,28 +270,6 @@ fn check_merges(
     Ok(())
 }
 
-fn require<'a>(file: &'static str, bytes: Option<&'a [u8]>) -> Result<&'a [u8], TextError> {
-    bytes.ok_or_else(|| TextError::TokenizerFile { file, reason: "missing".to_owned() })
-}
-
-/// Parses a JSON file; an absent one is the type's default.
-fn parse<T>(file: &'static str, bytes: Option<&[u8]>) -> Result<T, TextError>
-where
-    T: Default + serde::de::DeserializeOwned,
-{
-    bytes.map_or_else(
-        || Ok(T::default()),
-        |bytes| {
-            serde_json::from_slice(bytes)
-                .map_err(|error| TextError::TokenizerFile { file, reason: error.to_string() })
-        },
-    )
-}
-
-fn tokenizer_error(error: tokenizers::Error) -> TextError {
-    TextError::Tokenizer(error.to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -431,14 +290,5 @@ mod tests {
                 format!("{name}: a token has the id 4294967295, which no vocabulary has");
             assert_eq!(refused(&files).to_string(), expected);
         }
-    }
-
-    #[test]
-    fn a_long_text_is_cut_before_it_is_split_and_white_space_does_not_count() {
-        assert_eq!(head("été à la mer", 5), "été à");
-        assert_eq!(head("été", 3), "été");
-        let spaced = format!("a{}b c", " \n".repeat(1000));
-        assert_eq!(head(&spaced, 3), format!("a{}b", " \n".repeat(1000)));
-        assert_eq!(head("", 0), "");
     }
 }

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::family::{Checkpoint, Family, LoraNames};
 use crate::backend::ParamSource as _;
-use crate::model::denoiser::unet::UNetConfig;
+use crate::model::{denoiser::unet::UNetConfig, text::TextArrangement};
 use crate::weights::WeightsError;
 use crate::weights::part::{Part, PartConfig};
 use crate::weights::part_file::{
@@ -80,6 +80,10 @@ impl Family for StableDiffusion {
             WeightsError::Config { file: config.file.clone(), reason: error.to_string() }
         })?;
         Ok(unet_names::names(&resolved).into_iter().collect())
+    }
+
+    fn text_arrangement(&self, _: &Value, _: &Value) -> TextArrangement {
+        TextArrangement::Clip
     }
 
     fn latent_scale(&self, denoiser: &Value) -> f64 {

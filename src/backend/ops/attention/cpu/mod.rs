@@ -1,6 +1,7 @@
 //! Attention without a matrix of scores ([`flash`]), or, where there are few queries, with all of it
 //! and nothing laid out before. The heads are read and written in place by their strides.
 
+mod biased;
 mod flash;
 mod softmax;
 
@@ -19,6 +20,7 @@ use crate::backend::{
         with_scratch, with_values, written,
     },
 };
+pub(super) use biased::{biased, memory as biased_memory};
 
 /// Least number of queries for which packing keys and values pays off.
 const FLASH_QUERIES: usize = 8;

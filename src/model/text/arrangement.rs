@@ -1,0 +1,136 @@
+//! How the states of a model's text encoders become the context of its denoiser, and which tokens of a text they see.
+
+use std::borrow::Cow;
+
+use super::{Cut, TextError, TextTokenizer, TokenIds};
+
+/// Arrangement of a model's text states, as its family says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TextArrangement {
+    /// Encoders of CLIP, all with sequences of one length. If the last has a projection, the context is their penultimate
+    /// states side by side and the pooled embedding is the last one's (SDXL); else it is the last state of the one encoder
+    /// (Stable Diffusion 1.x).
+    Clip,
+    /// The last state of one T5, of the tokens that are no padding (PixArt).
+    T5 {
+        /// tokens of a text at most, the end token included
+        tokens: usize,
+    },
+    /// Two encoders of CLIP, whose penultimate states stand side by side and are filled up with zeros to `width`; behind
+    /// them, along the tokens, the last states of T5, its padding included; zeros without one. The pooled embedding is both
+    /// projections side by side (Stable Diffusion 3).
+    Joint {
+        /// tokens of T5, the padding included
+        tokens: usize,
+        /// width of the context (`joint_attention_dim`)
+        width: usize,
+    },
+}
+
+impl TextArrangement {
+    /// A tokenizer for the sequences that this arrangement has.
+    fn tokenizer(self, tokenizer: TextTokenizer) -> TextTokenizer {
+        match self {
+            Self::Clip => tokenizer,
+            Self::T5 { tokens } | Self::Joint { tokens, .. } => tokenizer.with_length(tokens),
+        }
+    }
+
+    /// The text that the tokenizers get: PixArt's pipelines write it small and cut the white space around it (diffusers'
+    /// `_text_preprocessing`).
+    fn prepared(self, text: &str) -> Cow<'_, str> {
+        match self {
+            Self::T5 { .. } => text.to_lowercase().trim().to_owned().into(),
+            Self::Clip | Self::Joint { .. } => text.into(),
+        }
+    }
+}
+
+/// The tokenizers of a model, in the order of their encoders.
+#[derive(Clone, Debug)]
+pub struct TextTokenizers {
+    tokenizers: Vec<TextTokenizer>,
+    arrangement: TextArrangement,
+}
+
+impl TextTokenizers {
+    /// Tokenizers in the order of their encoders, which make sequences of the lengths that the arrangement has.
+    #[must_use]
+    pub fn new(tokenizers: Vec<TextTokenizer>, arrangement: TextArrangement) -> Self {
+        let tokenizers = tokenizers.into_iter().map(|it| arrangement.tokenizer(it)).collect();
+        Self { tokenizers, arrangement }
+    }
+
+    /// How the states are arranged.
+    #[must_use]
+    pub fn arrangement(&self) -> TextArrangement {
+        self.arrangement
+    }
+
+    /// The tokenizers.
+    #[must_use]
+    pub fn all(&self) -> &[TextTokenizer] {
+        &self.tokenizers
+    }
+
+    /// The tokens of a text by each.
+    ///
+    /// # Errors
+    /// Those of the tokenizers.
+    pub fn encode(&self, text: &str) -> Result<Vec<TokenIds>, TextError> {
+        let text = self.arrangement.prepared(text);
+        self.tokenizers.iter().map(|tokenizer| tokenizer.encode(&text)).collect()
+    }
+
+    /// Truncation of a text that is longer than what the model takes; `None` if it fits. Where encoders have the same
+    /// length, all of them must take it; where they have different ones, the one that takes most keeps what the others
+    /// lose.
+    ///
+    /// # Errors
+    /// Those of the tokenizers.
+    pub fn cut(&self, text: &str) -> Result<Option<Cut>, TextError> {
+        let prepared = self.arrangement.prepared(text);
+        let cuts = self.tokenizers.iter().map(|tokenizer| tokenizer.cut(&prepared));
+        let cuts: Vec<Option<Cut>> = cuts.collect::<Result<_, _>>()?;
+        let cut = match self.arrangement {
+            TextArrangement::Joint { .. } if cuts.iter().any(Option::is_none) => None,
+            TextArrangement::Joint { .. } => cuts.into_iter().flatten().max_by_key(|cut| cut.at),
+            _ => cuts.into_iter().flatten().min_by_key(|cut| cut.at),
+        };
+        Ok(cut.map(|cut| Cut { at: place_in(text, &prepared, cut.at), ..cut }))
+    }
+}
+
+/// The place in `text` of place `at` in what was made of it by small letters and cutting white space: as many bytes of
+/// small letters lie before both.
+fn place_in(text: &str, prepared: &str, at: usize) -> usize {
+    if text == prepared {
+        return at;
+    }
+    let start = text.len() - text.trim_start().len();
+    let mut before = 0;
+    let mut place = text[start..].char_indices().find(|&(_, sign)| {
+        let is_there = before >= at;
+        before += sign.to_lowercase().map(char::len_utf8).sum::<usize>();
+        is_there
+    });
+    place.take().map_or(text.len(), |(offset, _)| start + offset)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_in_small_letters_is_found_in_the_text() {
+        let text = "  An İSTANBUL Harbour ";
+        let prepared = TextArrangement::T5 { tokens: 9 }.prepared(text);
+        assert_eq!(prepared, "an i\u{307}stanbul harbour");
+        let at = prepared.find("harbour").unwrap();
+        assert!(text[place_in(text, &prepared, at)..].starts_with("Harbour"));
+        assert_eq!(place_in(text, &prepared, 0), 2);
+        assert_eq!(place_in(text, &prepared, prepared.len()), text.len() - 1);
+        assert_eq!(place_in("same", "same", 3), 3);
+    }
+}

@@ -1,0 +1,207 @@
+//! T5's tokenizer, built as transformers' `T5Tokenizer` builds it (`models/t5/tokenization_t5.py`): SentencePiece's
+//! table of characters, a split at white space, and a unigram model of pieces that begin with `▁` where a word does.
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use serde_json::Value;
+use tokenizers::Tokenizer;
+use tokenizers::models::unigram::Unigram;
+use tokenizers::normalizers::Precompiled;
+use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
+use tokenizers::pre_tokenizers::sequence::Sequence;
+use tokenizers::pre_tokenizers::whitespace::WhitespaceSplit;
+
+use super::charsmap;
+use crate::model::text::tokenizing::{
+    GREATEST_ID, Named, added_tokens, check_sides, head, parse, reach, require, tokenizer_error,
+};
+use crate::model::text::{Cut, TextError, TokenIds, TokenizerFiles};
+
+/// Length of sequences where nobody asks for another: that T5 was trained with.
+const DEFAULT_LENGTH: usize = 512;
+
+/// Number of the tokens that stand for gaps, `<extra_id_0>` and so on, where the files do not say.
+const EXTRA_IDS: u64 = 100;
+
+/// Most of them that are believed.
+const MOST_EXTRA_IDS: u64 = 10_000;
+
+/// Id of the token for what is in no piece; transformers takes no other.
+const UNKNOWN: usize = 2;
+
+/// What a unigram model is made of.
+#[derive(Debug, Default)]
+pub(super) struct Pieces {
+    /// pieces with the logarithm of their probability, in the order of their ids
+    pub vocab: Vec<(String, f64)>,
+    /// SentencePiece's table of characters; empty for none
+    pub charsmap: Vec<u8>,
+}
+
+/// Text → token ids of one fixed length.
+#[derive(Clone, Debug)]
+pub struct T5Tokenizer {
+    tokenizer: Tokenizer,
+    end: u32,
+    pad: u32,
+    length: usize,
+    /// Characters of the longest piece, for how much of a text is looked at.
+    longest: usize,
+}
+
+impl T5Tokenizer {
+    /// Builds the tokenizer from the contents of its files.
+    ///
+    /// # Errors
+    /// A file that is missing or malformed, or a special token outside the vocabulary.
+    pub fn from_files(files: &TokenizerFiles<'_>) -> Result<Self, TextError> {
+        let config: Value = parse("tokenizer_config.json", files.tokenizer_config_json)?;
+        let special_map: Value = parse("special_tokens_map.json", files.special_tokens_map_json)?;
+        let tokenizer_json: Value = parse("tokenizer.json", files.tokenizer_json)?;
+        check_sides(&config)?;
+        require("tokenizer.json", files.tokenizer_json)?;
+        let pieces = pieces_of_json(&tokenizer_json)?;
+        Self::build(pieces, &config, &special_map, &tokenizer_json)
+    }
+
+    /// The same tokenizer for sequences of so many ids, at least 2.
+    #[must_use]
+    pub fn with_length(self, length: usize) -> Self {
+        Self { length: length.max(2), ..self }
+    }
+
+    fn build(
+        Pieces { vocab, charsmap }: Pieces,
+        config: &Value,
+        special_map: &Value,
+        tokenizer_json: &Value,
+    ) -> Result<Self, TextError> {
+        let longest = vocab.iter().map(|(piece, _)| piece.chars().count()).max().unwrap_or(0);
+        let model = Unigram::from(vocab, Some(UNKNOWN), false).map_err(tokenizer_error)?;
+        let mut tokenizer = Tokenizer::new(model);
+        if !charsmap.is_empty() {
+            charsmap::check(&charsmap)?;
+            let table = Precompiled::from(&charsmap)
+                .map_err(|error| TextError::Tokenizer(error.to_string()))?;
+            tokenizer.with_normalizer(Some(table)).map_err(tokenizer_error)?;
+        }
+        let words = Metaspace::new('▁', PrependScheme::Always, true);
+        tokenizer
+            .with_pre_tokenizer(Some(Sequence::new(vec![WhitespaceSplit.into(), words.into()])));
+        let named = |key, default| Named::of([config, special_map], key, default);
+        let mut special = vec![
+            named("eos_token", "</s>"),
+            named("unk_token", "<unk>"),
+            named("pad_token", "<pad>"),
+        ];
+        let [end, _, pad] = [0, 1, 2].map(|index| special[index].content().to_owned());
+        special.extend(extra_tokens(config)?);
+        tokenizer
+            .add_tokens(added_tokens(config, tokenizer_json, &special))
+            .map_err(tokenizer_error)?;
+        let id = |token: &str| {
+            tokenizer.token_to_id(token).ok_or_else(|| {
+                TextError::Tokenizer(format!("the special token `{token}` has no id"))
+            })
+        };
+        let (end, pad) = (id(&end)?, id(&pad)?);
+        Ok(Self { tokenizer, end, pad, length: DEFAULT_LENGTH, longest })
+    }
+
+    /// The ids of `text` and the end token, cut so that it fits and padded to [`length`](Self::length)
+    /// (`padding="max_length", truncation=True` in transformers).
+    ///
+    /// # Errors
+    /// Those of the tokenizer.
+    pub fn encode(&self, text: &str) -> Result<TokenIds, TextError> {
+        let encoding = (self.tokenizer)
+            .encode(head(text, reach(self.length, self.longest)), false)
+            .map_err(tokenizer_error)?;
+        let pieces = encoding.get_ids();
+        let mut ids = Vec::with_capacity(self.length);
+        ids.extend_from_slice(&pieces[..pieces.len().min(self.length - 1)]);
+        ids.push(self.end);
+        let count = ids.len();
+        ids.resize(self.length, self.pad);
+        Ok(TokenIds { ids, count })
+    }
+
+    /// Truncation of `text` by [`encode`](Self::encode); `None` if it fits.
+    ///
+    /// # Errors
+    /// Those of the tokenizer.
+    pub fn cut(&self, text: &str) -> Result<Option<Cut>, TextError> {
+        let limit = self.length - 1;
+        let counted = head(text, reach(self.length, self.longest));
+        let encoding = self.tokenizer.encode(counted, false).map_err(tokenizer_error)?;
+        let offsets = encoding.get_offsets();
+        let is_all = counted.len() == text.len();
+        Ok(offsets.get(limit).map(|&(at, _)| Cut { tokens: offsets.len(), is_all, limit, at }))
+    }
+
+    /// The largest id that a text can get.
+    #[must_use]
+    pub fn largest_id(&self) -> u32 {
+        self.tokenizer.get_vocab(true).into_values().max().unwrap_or(0)
+    }
+
+    /// The number of ids of every text.
+    #[must_use]
+    pub fn length(&self) -> usize {
+        self.length
+    }
+}
+
+/// `true` if a `tokenizer.json` holds a unigram model.
+pub(in crate::model::text) fn is_unigram(json: Option<&[u8]>) -> bool {
+    let file: Value = parse("tokenizer.json", json).unwrap_or_default();
+    file["model"]["type"] == "Unigram"
+}
+
+/// The tokens for gaps, in transformers' order: those that the configuration lists, else as many as it says.
+fn extra_tokens(config: &Value) -> Result<Vec<Named>, TextError> {
+    let listed: Option<Vec<Named>> = config
+        .get("additional_special_tokens")
+        .and_then(|tokens| serde_json::from_value(tokens.clone()).ok());
+    let is_extra = |token: &Named| token.content().contains("<extra_id_");
+    let count = config.get("extra_ids").and_then(Value::as_u64).unwrap_or(EXTRA_IDS);
+    if count > MOST_EXTRA_IDS {
+        let reason = format!("`extra_ids` is {count}, not from 0 to {MOST_EXTRA_IDS}");
+        return Err(TextError::TokenizerFile { file: "tokenizer_config.json", reason });
+    }
+    let mut tokens = listed.unwrap_or_default();
+    if !tokens.iter().any(is_extra) {
+        tokens.extend((0..count).map(|index| Named::Plain(format!("<extra_id_{index}>"))));
+    }
+    Ok(tokens)
+}
+
+/// Vocabulary and table of characters of a `tokenizer.json`; how it splits words is T5's own.
+fn pieces_of_json(file: &Value) -> Result<Pieces, TextError> {
+    let fail = |reason: String| TextError::TokenizerFile { file: "tokenizer.json", reason };
+    let model = file.get("model").ok_or_else(|| fail("no `model`".to_owned()))?;
+    for (field, ours) in [("type", Value::from("Unigram")), ("byte_fallback", Value::from(false))] {
+        if let Some(value) = model.get(field).filter(|value| **value != ours) {
+            return Err(fail(format!("`model.{field}` = {value} is not T5's ({ours})")));
+        }
+    }
+    let vocab: Vec<(String, f64)> = model
+        .get("vocab")
+        .and_then(|vocab| serde_json::from_value(vocab.clone()).ok())
+        .ok_or_else(|| fail("`model.vocab` is not a list of pieces with scores".to_owned()))?;
+    if vocab.len() > GREATEST_ID as usize {
+        return Err(fail(format!("{} pieces, more than any vocabulary has", vocab.len())));
+    }
+    if let Some(id) = model.get("unk_id").filter(|id| **id != UNKNOWN) {
+        return Err(fail(format!("`model.unk_id` = {id} is not T5's ({UNKNOWN})")));
+    }
+    let normalizer = file.get("normalizer").unwrap_or(&Value::Null);
+    let steps = match normalizer.get("normalizers").and_then(Value::as_array) {
+        Some(steps) => steps.as_slice(),
+        None => std::slice::from_ref(normalizer),
+    };
+    let table = steps.iter().find_map(|step| step.get("precompiled_charsmap")?.as_str());
+    let charsmap = BASE64_STANDARD
+        .decode(table.unwrap_or_default())
+        .map_err(|error| fail(format!("`precompiled_charsmap`: {error}")))?;
+    Ok(Pieces { vocab, charsmap })
+}
