@@ -14,8 +14,8 @@ use super::{
     kernels::forced,
     ops::{
         Conv2d, CropRect, GroupMoments, GroupNorm, LayerNorm, Linear, Mask, RmsNorm, add,
-        attention, biased_attention, blend, crop_resize, geglu, gelu, gelu_tanh, join, quick_gelu,
-        silu, swiglu, upsample_nearest_2x,
+        attention, attention_parts, biased_attention, blend, crop_resize, geglu, gelu, gelu_tanh,
+        join, quick_gelu, silu, swiglu, upsample_nearest_2x,
     },
 };
 
@@ -258,6 +258,14 @@ fn cases(operation: Operation) -> &'static [Case] {
             |i| i.attention((40, 90), (4, 2, 128), Mask::Cached { past: 43, window: Some(50) }),
             |i| i.attention((67, 77), (2, 2, 160), Mask::None),
             |i| i.attention((67, 67), (1, 1, 512), Mask::None),
+            // The parts of two sets of keys.
+            |i| {
+                let q = i.activation(1, &[2, 67, 2 * 64])?;
+                let of = |seed, keys| i.activation(seed, &[2, keys, 2 * 64]);
+                let sets = [[&of(2, 67)?, &of(3, 67)?], [&of(4, 13)?, &of(5, 13)?]];
+                let [first, second] = attention_parts(&q, sets, 2, MatmulPrecision::F32)?;
+                join(&first, &second)
+            },
             // Few queries.
             |i| i.attention((3, 77), (2, 2, 64), Mask::None),
             |i| i.attention((2, 900), (4, 1, 80), Mask::None),

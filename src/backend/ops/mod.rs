@@ -20,7 +20,7 @@ mod norm;
 mod rope;
 mod upsample;
 
-pub use attention::{Mask, attention, attention_of_lengths, biased_attention};
+pub use attention::{Mask, attention, attention_of_lengths, attention_parts, biased_attention};
 pub use combine::{add, add_gated, join};
 pub use conv2d::Conv2d;
 pub use crop_resize::{CropRect, blend, crop_resize};

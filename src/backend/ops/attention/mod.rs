@@ -7,6 +7,7 @@ mod launch;
 mod launch_metal;
 mod lengths;
 mod metal;
+mod parts;
 
 use std::ops::Range;
 
@@ -16,6 +17,7 @@ use super::{OpForm, form, plain_cost};
 use crate::backend::{Activation, MatmulPrecision, Operation};
 pub use biased::biased_attention;
 pub use lengths::attention_of_lengths;
+pub use parts::attention_parts;
 
 /// Attention mask: the keys that a query may see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -44,6 +44,11 @@ struct HeadPanels {
 }
 
 impl HeadPanels {
+    /// Factor of the scores.
+    fn scale(self) -> f32 {
+        (self.width as f64).powf(-0.5) as f32
+    }
+
     /// Words of a query or a key.
     fn words(self) -> usize {
         self.kernel.words(self.width)
@@ -119,23 +124,29 @@ fn together(batch: usize, lines: usize) -> usize {
 }
 
 /// `q` `[B, N, heads·d]`, `k` and `v` `[B, M, key_heads·d]`, into `y` `[B, N, heads·d]`, all of which
-/// is written. There is at least one query and one key.
+/// is written. There is at least one query and one key. Where there is a `weight`, `[B, N, heads]`, it takes the logarithm of
+/// each query's sum of exponentials.
 pub(super) fn attention(
     kernel: &'static Kernel,
     sizes: AttentionSizes,
     [q, k, v]: [&[f32]; 3],
     mask: Mask,
     y: &mut [MaybeUninit<f32>],
+    weight: Option<&mut [MaybeUninit<f32>]>,
 ) {
     let AttentionSizes { batch, queries, keys, heads, key_heads, width } = sizes;
     let (stride, key_stride) = (heads * width, key_heads * width);
     assert!(q.len() == batch * queries * stride && y.len() == q.len(), "queries");
     assert!(k.len() == batch * keys * key_stride && v.len() == k.len(), "keys and values");
+    if let Some(weight) = &weight {
+        assert!(weight.len() == batch * queries * heads, "logarithms of sums");
+    }
     let panels = HeadPanels { kernel, width, count: mask.seen(queries - 1, keys).end };
     let together = together(batch, key_heads * panels.lines());
     let mut laid: Vec<Line> = Vec::with_capacity(together * key_heads * panels.lines());
     let laid = Pointer(laid.spare_capacity_mut().as_mut_ptr().cast::<Line>());
     let y = Pointer(y.as_mut_ptr().cast::<f32>());
+    let weight = weight.map(|weight| Pointer(weight.as_mut_ptr().cast::<f32>()));
     let key_blocks = panels.count.div_ceil(panels.block());
     // Blocks that no query sees are not laid out.
     let unseen = mask.seen(0, keys).start / panels.block();
@@ -173,16 +184,22 @@ pub(super) fn attention(
             with_lines(panels.scratch(), |scratch| {
                 // SAFETY: every block that one of these queries sees has been laid out, and no two
                 // tasks have the same sample, head and queries, of which `y` holds `rows` rows from
-                // `start` on.
+                // `start` on, and `weight` as many numbers.
                 unsafe {
                     let key_head = offset * key_heads + head / (heads / key_heads);
                     let laid = laid.at(key_head * panels.lines());
-                    match kernel.precision {
+                    let states = match kernel.precision {
                         MatmulPrecision::F32 => {
                             attend::<f32>(panels, &block, laid, scratch, y.at(start))
                         }
                         MatmulPrecision::Bf16 => {
-                            attend::<bf16>(panels, &block, laid, scratch, y.at(start));
+                            attend::<bf16>(panels, &block, laid, scratch, y.at(start))
+                        }
+                    };
+                    if let Some(weight) = &weight {
+                        let place = ((sample + offset) * queries + first) * heads + head;
+                        for (row, state) in states[..block.rows].iter().enumerate() {
+                            weight.at(place + row * heads).write(state.logarithm(panels.scale()));
                         }
                     }
                 }
@@ -283,7 +300,7 @@ fn copy_words<E: Element>(row: &[f32], from: usize, count: usize, line: &mut [Li
     line[row.len()..].fill(E::default());
 }
 
-/// Attention of a block of queries; `y` is its first row.
+/// Attention of a block of queries; `y` is its first row. The result is the softmax of each query.
 ///
 /// # Safety
 /// `laid` must be what [`lay_out`] made of all keys that the queries see; `y` must have room for the
@@ -294,11 +311,11 @@ unsafe fn attend<E: Element>(
     laid: *const Line,
     scratch: &mut [Line],
     y: *mut f32,
-) {
+) -> [Softmax; QUERIES] {
     let HeadPanels { kernel, width, .. } = panels;
     let &QueryBlock { q, stride, rows, seen } = block;
     let (words, depths) = (panels.words(), panels.depths());
-    let scale = (width as f64).powf(-0.5) as f32;
+    let scale = panels.scale();
     let (queries, rest) = scratch.split_at_mut(QUERIES * depths * ROW_LINES);
     let (scores, mixed) = rest.split_at_mut(QUERIES * ROW_LINES);
     for (index, lines) in queries.chunks_exact_mut(ROW_LINES).enumerate() {
@@ -369,6 +386,7 @@ unsafe fn attend<E: Element>(
             unsafe { y.add(row * stride + column).write(value * normalize) };
         }
     }
+    states
 }
 
 #[cfg(test)]
@@ -427,7 +445,7 @@ mod tests {
                 let q = numbers(1, queries * stride);
                 let (k, v) = (numbers(2, keys * key_stride), numbers(3, keys * key_stride));
                 let mut y = vec![MaybeUninit::new(f32::NAN); q.len()];
-                attention(kernel, sizes, [&q, &k, &v], mask, &mut y);
+                attention(kernel, sizes, [&q, &k, &v], mask, &mut y, None);
                 // SAFETY: all of it has been written, if only by the line before.
                 let y: Vec<f32> = y.iter().map(|y| unsafe { y.assume_init() }).collect();
                 let (mut largest, mut error) = (0f64, 0f64);
@@ -473,10 +491,11 @@ mod tests {
                 [&q, &k, &v],
                 Mask::None,
                 &mut both,
+                None,
             );
             let mut second = vec![MaybeUninit::new(f32::NAN); queries];
             let rows = [&q[queries..], &k[keys..], &v[keys..]];
-            attention(kernel, one, rows, Mask::None, &mut second);
+            attention(kernel, one, rows, Mask::None, &mut second, None);
             // SAFETY: all of it has been written.
             let bits = |y: &MaybeUninit<f32>| unsafe { y.assume_init() }.to_bits();
             assert!(

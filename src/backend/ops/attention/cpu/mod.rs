@@ -97,12 +97,72 @@ pub(super) fn attention(
                 if queries < FLASH_QUERIES {
                     direct(sizes, tensors, mask, y);
                 } else {
-                    flash::attention(kernel, sizes, tensors, mask, y);
+                    flash::attention(kernel, sizes, tensors, mask, y, None);
                 }
             })
         }
     })?;
     Tensor::from_vec(y, shape, &Device::Cpu)
+}
+
+/// Scratch memory of one part of [`parts`], as [`memory`] has it.
+pub(super) fn part_memory(sizes: AttentionSizes, precision: MatmulPrecision) -> (usize, usize) {
+    flash::memory(sizes, Mask::None, precision)
+}
+
+/// The parts of attention over two sets of keys and values: each set by itself with the logarithm of its sum of
+/// exponentials, from which follows the share that it has in both. None of the sets is empty.
+pub(super) fn parts(
+    q: &Tensor,
+    sets: [[&Tensor; 2]; 2],
+    sizes: [AttentionSizes; 2],
+    precision: MatmulPrecision,
+) -> Result<[Tensor; 2]> {
+    let AttentionSizes { batch, queries, heads, width, .. } = sizes[0];
+    let shape = (batch, queries, heads * width);
+    if q.elem_count() == 0 {
+        let none = Tensor::zeros(shape, DType::F32, &Device::Cpu)?;
+        return Ok([none.clone(), none]);
+    }
+    let Some(kernel) = flash::kernel(precision) else {
+        candle_core::bail!("this processor has no instructions for products in {precision}");
+    };
+    let q = q.contiguous()?;
+    let alone = |[k, v]: [&Tensor; 2], sizes: AttentionSizes| {
+        with_values([&q, &k.contiguous()?, &v.contiguous()?], |tensors| {
+            let (mut logarithms, count) = (Vec::new(), batch * queries * heads);
+            // SAFETY: the kernel writes every number of both.
+            let y = unsafe {
+                written(tensors[0].len(), |y| {
+                    logarithms = written(count, |logarithms| {
+                        flash::attention(kernel, sizes, tensors, Mask::None, y, Some(logarithms));
+                    });
+                })
+            };
+            (y, logarithms)
+        })
+    };
+    let (mut first, of_first) = alone(sets[0], sizes[0])?;
+    let (mut second, of_second) = alone(sets[1], sizes[1])?;
+    let heads_of_first = first.par_chunks_mut(width).zip(of_first.par_iter());
+    let heads_of_second = second.par_chunks_mut(width).zip(of_second.par_iter());
+    heads_of_first.zip(heads_of_second).with_min_len(heads).for_each(
+        |((first, of_first), (second, of_second))| {
+            for (values, difference) in
+                [(first, of_second - of_first), (second, of_first - of_second)]
+            {
+                // Infinite where this set has no weight at all beside the other one.
+                let share = (1.0 + difference.exp()).recip();
+                for value in values {
+                    *value *= share;
+                }
+            }
+        },
+    );
+    Ok([
+        Tensor::from_vec(first, shape, &Device::Cpu)?,
+        Tensor::from_vec(second, shape, &Device::Cpu)?,
+    ])
 }
 
 /// All scores of a head at once, in f32, for a few queries.

@@ -31,6 +31,11 @@ impl Softmax {
     pub(super) fn sum(&self) -> f32 {
         self.sums.iter().sum()
     }
+
+    /// Logarithm of the sum of the exponentials of all scores so far, times `scale`.
+    pub(super) fn logarithm(&self, scale: f32) -> f32 {
+        scale * self.largest + self.sum().ln()
+    }
 }
 
 /// Turns those of a query's `count` scores that are `seen` into their weights,
