@@ -36,7 +36,7 @@ pub struct Conditioning {
     pub(super) lengths: Option<Vec<usize>>,
     /// pooled text embedding, `[B, P]`, for families that take one
     pub(super) pooled: Option<Activation>,
-    /// [`MicroConditioning`], `[B, 6]`, f32, for families that take it
+    /// what the family takes of [`MicroConditioning`], `[B, numbers]`, f32
     pub(super) micro: Option<Activation>,
 }
 

@@ -2,9 +2,12 @@
 //! opaque conditions, a hook for priors, one call. A family is a folder here that implements
 //! [`DenoisingNetwork`], and one line in `CLASSES`.
 
+mod attention;
 mod conditioning;
+mod embedding;
 mod error;
 mod network;
+pub mod pixart;
 mod prior;
 mod shape;
 pub mod unet;
@@ -21,7 +24,7 @@ pub use prior::Prior;
 pub use shape::DenoiserShape;
 
 /// The classes that there is a family for. Where nothing names a class, a configuration is read as the first one's.
-const CLASSES: &[DenoiserClass] = &[unet::CLASS];
+const CLASSES: &[DenoiserClass] = &[unet::CLASS, pixart::CLASS, pixart::OLD_CLASS];
 
 /// A denoiser of any family. A clone is the same one.
 #[derive(Clone, Debug)]
@@ -84,7 +87,8 @@ mod tests {
         let error = load("SD3Transformer2DModel", &json!({})).to_string();
         assert_eq!(
             error,
-            "model/unet/config.json: `SD3Transformer2DModel` is not supported (UNet2DConditionModel)"
+            "model/unet/config.json: `SD3Transformer2DModel` is not supported (UNet2DConditionModel, \
+             PixArtTransformer2DModel, Transformer2DModel)"
         );
     }
 

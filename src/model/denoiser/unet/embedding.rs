@@ -1,78 +1,20 @@
 //! The embedding vector of a UNet, beside the picture and the tokens: the timestep, and for SDXL the
 //! pooled text embedding and the micro-conditioning numbers, all summed into one vector per sample.
 
-use candle_core::{D, DType, Device, Result, Tensor};
+use candle_core::{D, DType, Result, Tensor};
 
 use super::config::{TextTimeConfig, TimeConfig};
-use crate::backend::ops::{Linear, silu};
 use crate::backend::{Activation, Params, Trace};
-use crate::model::denoiser::conditioning::MicroConditioning;
-
-/// Sinusoidal features of positions (`get_timestep_embedding`), always in f32: a half-precision
-/// timestep would not even hold 999.5, let alone its phases.
-#[derive(Clone, Debug)]
-struct Sinusoids {
-    /// `[features / 2]`, f32
-    frequencies: Tensor,
-    flip_sin_to_cos: bool,
-}
-
-impl Sinusoids {
-    fn new(
-        features: usize,
-        flip_sin_to_cos: bool,
-        freq_shift: f64,
-        device: &Device,
-    ) -> Result<Self> {
-        if features == 0 || !features.is_multiple_of(2) {
-            candle_core::bail!("unet: {features} sinusoidal features are not an even number");
-        }
-        let half = features / 2;
-        // In f32 and in this order, as the reference computes them.
-        let step = -(1e4_f64.ln()) as f32;
-        let frequencies: Vec<f32> = (0..half)
-            .map(|index| (step * index as f32 / (half as f64 - freq_shift) as f32).exp())
-            .collect();
-        Ok(Self { frequencies: Tensor::from_vec(frequencies, half, device)?, flip_sin_to_cos })
-    }
-
-    /// `[…]` → `[…, features]`, f32.
-    fn forward(&self, positions: &Activation) -> Result<Activation> {
-        let phases = positions
-            .to_dtype(DType::F32)?
-            .unsqueeze(D::Minus1)?
-            .broadcast_mul(&(&self.frequencies).into())?;
-        let (sine, cosine) = (phases.sin()?, phases.cos()?);
-        let order = if self.flip_sin_to_cos { [&cosine, &sine] } else { [&sine, &cosine] };
-        Activation::cat(&order, D::Minus1)
-    }
-}
-
-/// Dense, SiLU, dense (`TimestepEmbedding`).
-#[derive(Clone, Debug)]
-struct Mlp {
-    linear_1: Linear,
-    linear_2: Linear,
-}
-
-impl Mlp {
-    fn load(input: usize, width: usize, vb: &Params) -> Result<Self> {
-        Ok(Self {
-            linear_1: Linear::load(input, width, &vb.pp("linear_1"))?,
-            linear_2: Linear::load(width, width, &vb.pp("linear_2"))?,
-        })
-    }
-
-    fn forward(&self, x: &Activation) -> Result<Activation> {
-        self.linear_2.forward(&silu(&self.linear_1.forward(x)?)?)
-    }
-}
+use crate::model::denoiser::{
+    conditioning::MicroConditioning,
+    embedding::{Sinusoids, TimestepEmbedding},
+};
 
 /// The embedding of the timestep, and of SDXL's added conditions where the model has them.
 #[derive(Clone, Debug)]
 pub(super) struct UNetEmbedding {
     time_proj: Sinusoids,
-    time_embedding: Mlp,
+    time_embedding: TimestepEmbedding,
     added: Option<AddedEmbedding>,
     dtype: DType,
 }
@@ -80,7 +22,7 @@ pub(super) struct UNetEmbedding {
 #[derive(Clone, Debug)]
 struct AddedEmbedding {
     time_proj: Sinusoids,
-    embedding: Mlp,
+    embedding: TimestepEmbedding,
     input_width: usize,
 }
 
@@ -97,14 +39,22 @@ impl UNetEmbedding {
             .map(|added| {
                 Ok::<_, candle_core::Error>(AddedEmbedding {
                     time_proj: sinusoids(added.features)?,
-                    embedding: Mlp::load(added.input_width, time.width, &vb.pp("add_embedding"))?,
+                    embedding: TimestepEmbedding::load(
+                        added.input_width,
+                        time.width,
+                        &vb.pp("add_embedding"),
+                    )?,
                     input_width: added.input_width,
                 })
             })
             .transpose()?;
         Ok(Self {
             time_proj: sinusoids(time.features)?,
-            time_embedding: Mlp::load(time.features, time.width, &vb.pp("time_embedding"))?,
+            time_embedding: TimestepEmbedding::load(
+                time.features,
+                time.width,
+                &vb.pp("time_embedding"),
+            )?,
             added,
             dtype: vb.dtype(),
         })
@@ -121,7 +71,7 @@ impl UNetEmbedding {
         let numbers = micro.numbers();
         let shape = (rows, numbers.len());
         Activation::make(trace, shape, DType::F32, || {
-            Tensor::from_vec(numbers.repeat(rows), shape, added.time_proj.frequencies.device())
+            Tensor::from_vec(numbers.repeat(rows), shape, added.time_proj.device())
         })
         .map(Some)
     }
@@ -135,7 +85,7 @@ impl UNetEmbedding {
         micro: Option<&Activation>,
         trace: Option<&Trace>,
     ) -> Result<Activation> {
-        let device = self.time_proj.frequencies.device();
+        let device = self.time_proj.device();
         let timesteps = Activation::make(trace, batch, DType::F32, || {
             Tensor::full(timestep as f32, batch, device)
         })?;
