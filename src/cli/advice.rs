@@ -63,7 +63,7 @@ fn of_job(error: &Error) -> String {
             WeightsError::NotAModel { contents, .. } | WeightsError::NoSuchPart { contents, .. },
         ) => match contents {
             FileContents::Lora => " (--lora)".to_owned(),
-            FileContents::Denoiser => " (--unet)".to_owned(),
+            FileContents::Denoiser(_) => " (--unet)".to_owned(),
             FileContents::Vae | FileContents::TinyVae => " (--vae)".to_owned(),
             _ => String::new(),
         },

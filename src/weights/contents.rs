@@ -11,8 +11,8 @@ pub enum FileContents {
     Lora,
     /// a ControlNet
     ControlNet,
-    /// a denoiser without text encoders
-    Denoiser,
+    /// a denoiser without text encoders, by its name
+    Denoiser(&'static str),
     /// an `AutoencoderKL` alone
     Vae,
     /// an `AutoencoderTiny` alone, whose tensors do not show its configuration
@@ -27,22 +27,25 @@ pub enum FileContents {
 
 impl fmt::Display for FileContents {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        let what = match self {
+            Self::Denoiser(name) => {
+                return write!(
+                    f,
+                    "a {name} without text encoders; use it as the {name} of a whole model"
+                );
+            }
             Self::Lora => "a LoRA, not a model; use it on top of a model",
             Self::ControlNet => "a ControlNet, not a model: not supported",
-            Self::Denoiser => {
-                "a UNet without text encoders; use it as the UNet of a whole model"
-            }
             Self::Vae => "a VAE alone; use it as the VAE of a whole model",
             Self::TinyVae => {
                 "an AutoencoderTiny alone; give its folder with config.json as the VAE of a whole model"
             }
-            Self::Transformer => {
-                "a diffusion transformer, not a model of the Stable Diffusion family with a UNet: not \
-                 supported"
-            }
+            Self::Transformer => "a diffusion transformer of a family that is not supported",
             Self::TextEncoder => "a text encoder alone, not a model",
-            Self::Unknown => "no model of the Stable Diffusion family: it has no UNet",
-        })
+            Self::Unknown => {
+                "no model of a family that is supported: it has no UNet and no transformer"
+            }
+        };
+        f.write_str(what)
     }
 }

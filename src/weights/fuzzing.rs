@@ -1,6 +1,6 @@
 //! What fuzz targets reach of this room: headers of weights files, LoRAs, and what the hub answers, from bytes alone.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -90,7 +90,7 @@ pub fn lora(path: &Path) -> Result<Vec<String>, String> {
         ]);
         let encoder = model(&[("text_model.encoder.layers.0.self_attn.q_proj.weight", &[6, 6])]);
         let parts = [(Part::Denoiser, denoiser), (Part::TextEncoder(0), encoder)];
-        Index::new(&parts, &HashMap::new(), family.lora())
+        Index::new(&parts, &[], family.lora())
     });
     let lora = Lora::open(path, 0.5, index, family).map_err(|error| error.to_string())?;
     let _ = lora.find_non_finite();

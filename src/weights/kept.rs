@@ -57,8 +57,14 @@ impl KeptWeights {
         {
             return Ok(Cow::Borrowed(&bytes[range]));
         }
-        let shape = self.stored.shape(name).unwrap_or_default();
         let format = self.format(name).unwrap_or(GgmlDType::F32);
+        if !self.is_changed(name)
+            && self.stored.format(name) == Some(format)
+            && let Some(bytes) = self.stored.swapped(name)
+        {
+            return Ok(Cow::Owned(bytes));
+        }
+        let shape = self.stored.shape(name).unwrap_or_default();
         self.rounded(name, &shape.into(), format).map(Cow::Owned)
     }
 
@@ -76,10 +82,14 @@ impl KeptWeights {
         })
     }
 
+    /// `true` if a LoRA changes a weight.
+    fn is_changed(&self, name: &str) -> bool {
+        self.adapted.as_ref().is_some_and(|adapted| adapted.changes(name))
+    }
+
     /// `true` if a weight's numbers are those in the file, in the format that they have there.
     fn is_as_stored(&self, name: &str) -> bool {
-        let is_changed = self.adapted.as_ref().is_some_and(|adapted| adapted.changes(name));
-        !is_changed
+        !self.is_changed(name)
             && self.stored.place(name).is_some()
             && self.format(name) == self.stored.format(name)
     }

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use serde_json::Value;
 
 use super::part::PartConfig;
-use super::tensors::{Take, TensorMap};
+use super::tensors::{TensorMap, TensorName};
 use crate::backend::ParamSource as _;
 
 /// One part: its configuration, and its tensors by diffusers' (transformers') names.
@@ -28,7 +28,7 @@ impl PartFile {
         config: PartConfig,
         all: &TensorMap,
         prefix: &'static str,
-        names: Vec<(String, String, Take)>,
+        names: Vec<TensorName>,
     ) -> Self {
         let stored = names.iter().map(|(_, stored, _)| stored.clone()).collect();
         Self { config, tensors: all.renamed(names), prefix, stored }
@@ -78,6 +78,15 @@ pub(super) fn find(
         };
         Some(PartPlace { prefix, naming })
     })
+}
+
+/// Scale and origin of a model's latents, which an autoencoder's tensors do not show.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct LatentScale {
+    /// `scaling_factor` of diffusers
+    pub factor: f64,
+    /// `shift_factor` of diffusers, where there is one
+    pub shift: Option<f64>,
 }
 
 /// Shapes of the tensors below a prefix.

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::families::{self, Family, autoencoder_kl};
 use super::form::{ModelForm, unused_note};
 use super::part::{Part, PartConfig, TokenizerBytes};
-use super::part_file::{PartFile, Prediction};
+use super::part_file::{LatentScale, PartFile, Prediction};
 use super::part_folder::{PartFolder, read_json};
 use super::weights_file::open_tensors;
 use super::{ModelSource, WeightsError, source, tensors::TensorMap};
@@ -103,14 +103,14 @@ fn part_folder(
     Ok(Some((folder, family)))
 }
 
-/// Scale of a model's latents, which a VAE's tensors do not show: that of the VAE in whose place another one
-/// comes, else that of the model's family.
-fn latent_scale(base: &dyn ModelForm) -> Result<f64, WeightsError> {
+/// Scale of a model's latents: that of the VAE in whose place another one comes, else that of the model's family.
+fn latent_scale(base: &dyn ModelForm) -> Result<LatentScale, WeightsError> {
+    let number = |config: &Value, field| config.get(field).and_then(Value::as_f64);
     if let Ok(own) = base.config(Part::Vae)
         && own.class == autoencoder_kl::CLASS
-        && let Some(scale) = own.config.get("scaling_factor").and_then(Value::as_f64)
+        && let Some(factor) = number(&own.config, "scaling_factor")
     {
-        return Ok(scale);
+        return Ok(LatentScale { factor, shift: number(&own.config, "shift_factor") });
     }
     Ok(base.family().latent_scale(&base.config(Part::Denoiser)?.config))
 }

@@ -3,6 +3,7 @@
 //! them, without touching the file. Weights that stay in the file ([`kept`](super::kept)) get their place in
 //! it.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -27,6 +28,9 @@ pub(super) struct TensorMap {
     metadata: HashMap<String, String>,
 }
 
+/// A tensor's name here, its name in the file, and how the one is taken from the other.
+pub(super) type TensorName = (String, String, Take);
+
 /// Way in which a tensor of ours is taken from a stored one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Take {
@@ -36,6 +40,21 @@ pub(super) enum Take {
     Rows { index: usize, of: usize },
     /// the tensor with rows and columns exchanged
     Transposed,
+    /// the second half of its rows before the first
+    SwappedHalves,
+}
+
+impl Take {
+    /// Shape of what is taken from a tensor of this shape; itself where that cannot be taken so.
+    pub(super) fn shape(self, stored: &[usize]) -> Vec<usize> {
+        let mut shape = stored.to_vec();
+        match (self, &mut shape[..]) {
+            (Self::Rows { of, .. }, [rows, ..]) if rows.is_multiple_of(of) => *rows /= of,
+            (Self::Transposed, [rows, columns]) => std::mem::swap(rows, columns),
+            _ => {}
+        }
+        shape
+    }
 }
 
 /// A tensor of a GGUF file.
@@ -68,8 +87,18 @@ struct TensorEntry {
     range: Range<usize>,
     /// the file's format drops dimensions of 1
     squeezed: bool,
-    /// stored transposed: `shape` is that of the tensor, not of the stored one
-    transposed: bool,
+    /// order of its rows in the file
+    order: RowOrder,
+}
+
+/// Order of a tensor's rows in its file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum RowOrder {
+    AsStored,
+    /// rows and columns exchanged: `shape` is that of the tensor, not of the stored one
+    Transposed,
+    /// the second half first
+    SwappedHalves,
 }
 
 impl TensorEntry {
@@ -84,23 +113,17 @@ impl TensorEntry {
     /// Part or other view of the same bytes. A tensor that cannot be taken so stays as it is, and its shape
     /// will not be the one asked for.
     fn take(&self, take: Take) -> Self {
-        let mut taken = self.clone();
+        let mut taken = Self { shape: take.shape(&self.shape), ..self.clone() };
+        let rows = self.shape.first().copied().unwrap_or(1);
         match take {
-            Take::Whole => {}
-            Take::Rows { index, of } => {
-                if let Some(rows) = taken.shape.first_mut().filter(|rows| rows.is_multiple_of(of)) {
-                    *rows /= of;
-                    let bytes = self.range.len() / of;
-                    let start = self.range.start + index * bytes;
-                    taken.range = start..start + bytes;
-                }
+            Take::Rows { index, of } if rows.is_multiple_of(of) => {
+                let bytes = self.range.len() / of;
+                let start = self.range.start + index * bytes;
+                taken.range = start..start + bytes;
             }
-            Take::Transposed => {
-                if let [rows, columns] = self.shape[..] {
-                    taken.shape = vec![columns, rows];
-                    taken.transposed = !self.transposed;
-                }
-            }
+            Take::Transposed if self.shape.len() == 2 => taken.order = RowOrder::Transposed,
+            Take::SwappedHalves if rows.is_multiple_of(2) => taken.order = RowOrder::SwappedHalves,
+            Take::Whole | Take::Rows { .. } | Take::Transposed | Take::SwappedHalves => {}
         }
         taken
     }
@@ -135,7 +158,7 @@ impl TensorMap {
                 shape: info.shape,
                 range: info.range,
                 squeezed: false,
-                transposed: false,
+                order: RowOrder::AsStored,
             };
             self.entries.insert(tensor, entry);
         }
@@ -159,7 +182,7 @@ impl TensorMap {
                 shape: info.shape.clone(),
                 range: info.range.clone(),
                 squeezed: true,
-                transposed: false,
+                order: RowOrder::AsStored,
             };
             self.entries.insert(tensor, entry);
         }
@@ -224,8 +247,17 @@ impl TensorMap {
     /// out otherwise.
     pub(super) fn place(&self, name: &str) -> Option<(&Bytes, Range<usize>)> {
         let entry = self.entries.get(name)?;
-        (matches!(entry.stored, TensorFormat::Weights(_)) && !entry.transposed)
+        let in_order = entry.order == RowOrder::AsStored;
+        (matches!(entry.stored, TensorFormat::Weights(_)) && in_order)
             .then(|| (&self.files[entry.file].1, entry.range.clone()))
+    }
+
+    /// A tensor's numbers in its [`format`](Self::format), row after row, where they lie in two halves that are the
+    /// other way round in the file.
+    pub(super) fn swapped(&self, name: &str) -> Option<Vec<u8>> {
+        let entry = self.entries.get(name)?;
+        let is_weight = matches!(entry.stored, TensorFormat::Weights(_));
+        (is_weight && entry.order == RowOrder::SwappedHalves).then(|| swapped(self.bytes(entry)))
     }
 
     /// Full name of a tensor's file, or of all of them, for messages.
@@ -309,7 +341,7 @@ impl TensorMap {
 
     /// Same files with other names for tensors: each item is the new name, the stored one, and how the one is
     /// taken from the other. Only these tensors are in the new map.
-    pub(super) fn renamed(&self, names: impl IntoIterator<Item = (String, String, Take)>) -> Self {
+    pub(super) fn renamed(&self, names: impl IntoIterator<Item = TensorName>) -> Self {
         let mut renamed =
             Self { files: self.files.clone(), metadata: self.metadata.clone(), ..Self::default() };
         for (name, stored, take) in names {
@@ -330,7 +362,7 @@ impl TensorMap {
             shape,
             range: 0..0,
             squeezed: false,
-            transposed: false,
+            order: RowOrder::AsStored,
         };
         let entries = shapes.into_iter().map(|(name, shape)| (name, entry(shape))).collect();
         Self { entries, ..Self::default() }
@@ -354,11 +386,13 @@ impl TensorMap {
 impl ParamSource for TensorMap {
     fn get(&self, name: &str, shape: &Shape, dtype: DType, device: &Device) -> Result<Tensor> {
         let entry = self.entry(name, shape)?;
-        let bytes = self.bytes(entry);
-        let mut dims = if entry.transposed { &entry.shape } else { shape.dims() }.to_vec();
-        if entry.transposed {
-            dims.reverse();
+        let (mut bytes, mut dims) = (Cow::Borrowed(self.bytes(entry)), shape.dims().to_vec());
+        match entry.order {
+            RowOrder::AsStored => {}
+            RowOrder::Transposed => dims = entry.shape.iter().rev().copied().collect(),
+            RowOrder::SwappedHalves => bytes = swapped(&bytes).into(),
         }
+        let bytes = &*bytes;
         let plain = |stored| Tensor::from_raw_buffer(bytes, stored, &dims, device);
         let tensor = match entry.stored {
             TensorFormat::Weights(GgmlDType::F16) => plain(DType::F16)?,
@@ -371,13 +405,22 @@ impl ParamSource for TensorMap {
             TensorFormat::Other(_) => plain(DType::F64)?,
         };
         self.release(name);
-        let tensor = if entry.transposed { tensor.t()?.contiguous()? } else { tensor };
+        let tensor = match entry.order {
+            RowOrder::Transposed => tensor.t()?.contiguous()?,
+            RowOrder::AsStored | RowOrder::SwappedHalves => tensor,
+        };
         tensor.to_dtype(dtype)
     }
 
     fn contains(&self, name: &str) -> bool {
         self.entries.contains_key(name)
     }
+}
+
+/// The second half of these bytes before the first.
+fn swapped(bytes: &[u8]) -> Vec<u8> {
+    let (first, second) = bytes.split_at(bytes.len() / 2);
+    [second, first].concat()
 }
 
 fn without_last_ones(shape: &[usize]) -> &[usize] {

@@ -4,12 +4,12 @@
 
 mod attention;
 mod conditioning;
-mod embedding;
 mod error;
 mod network;
 pub mod pixart;
 mod prior;
 mod shape;
+mod timestep;
 pub mod unet;
 
 use std::{ops::Deref, sync::Arc};

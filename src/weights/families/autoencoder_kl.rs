@@ -12,7 +12,9 @@ use super::pairs::Pairs;
 use crate::backend::ParamSource as _;
 use crate::model::vae::KlConfig;
 use crate::weights::WeightsError;
-use crate::weights::part_file::{Naming, PartFile, PartPlace, Shapes, find, part_config};
+use crate::weights::part_file::{
+    LatentScale, Naming, PartFile, PartPlace, Shapes, find, part_config,
+};
 use crate::weights::tensors::{Take, TensorMap};
 
 /// Class of the autoencoder in diffusers.
@@ -25,7 +27,7 @@ pub(super) fn find_in(tensors: &TensorMap) -> Option<PartPlace> {
     find(tensors, &prefixes, middle.0, middle.1)
 }
 
-/// Autoencoder in a file of any contents, if there is one; `scaling_factor` is that of the model that it is
+/// Autoencoder in a file of any contents, if there is one; `latents` is the scale of the model that it is
 /// for.
 ///
 /// # Errors
@@ -33,11 +35,11 @@ pub(super) fn find_in(tensors: &TensorMap) -> Option<PartPlace> {
 pub(in crate::weights) fn part(
     file: &str,
     tensors: &TensorMap,
-    scaling_factor: f64,
+    latents: LatentScale,
 ) -> Result<Option<PartFile>, WeightsError> {
     let fail = |reason: String| WeightsError::Contents { file: file.to_owned(), reason };
     let Some(PartPlace { prefix, naming }) = find_in(tensors) else { return Ok(None) };
-    let config = config(&Shapes { tensors, prefix }, naming, scaling_factor).map_err(&fail)?;
+    let config = config(&Shapes { tensors, prefix }, naming, latents).map_err(&fail)?;
     let resolved = KlConfig::from_json(&config).map_err(|error| fail(error.to_string()))?;
     let names = names(&resolved)
         .into_iter()
@@ -93,7 +95,7 @@ pub(in crate::weights) fn old_name(name: &str) -> String {
 }
 
 /// Configuration of the autoencoder. The scale of its latents is the model's, not the file's.
-fn config(shapes: &Shapes, naming: Naming, scaling_factor: f64) -> Result<Value, String> {
+fn config(shapes: &Shapes, naming: Naming, latents: LatentScale) -> Result<Value, String> {
     let (down, block, attention) = match naming {
         Naming::Ldm => ("encoder.down", "block", "encoder.mid.attn_1.norm.weight"),
         Naming::Diffusers => {
@@ -117,7 +119,8 @@ fn config(shapes: &Shapes, naming: Naming, scaling_factor: f64) -> Result<Value,
         "layers_per_block": layers,
         "latent_channels": shapes.size("decoder.conv_in.weight", 1)?,
         "norm_num_groups": 32,
-        "scaling_factor": scaling_factor,
+        "scaling_factor": latents.factor,
+        "shift_factor": latents.shift,
         "use_quant_conv": shapes.has("quant_conv.weight"),
         "use_post_quant_conv": shapes.has("post_quant_conv.weight"),
         "mid_block_add_attention": has_attention,

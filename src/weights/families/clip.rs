@@ -7,7 +7,7 @@
 use serde_json::{Value, json};
 
 use crate::weights::part_file::Shapes;
-use crate::weights::tensors::Take;
+use crate::weights::tensors::{Take, TensorName};
 
 /// Width of an attention head.
 const HEAD_WIDTH: usize = 64;
@@ -48,7 +48,7 @@ pub(in crate::weights) fn names(layers: usize) -> Vec<String> {
 /// Names of every tensor of a `CLIPTextModelWithProjection` of so many layers: in transformers, in OpenCLIP
 /// (without the prefix of a checkpoint), and how the one is taken from the other. OpenCLIP keeps queries, keys
 /// and values in one tensor, and its projection multiplies from the other side.
-pub(super) fn open_clip_names(layers: usize) -> Vec<(String, String, Take)> {
+pub(super) fn open_clip_names(layers: usize) -> Vec<TensorName> {
     let mut names: Vec<_> = names(layers)
         .into_iter()
         .map(|name| {

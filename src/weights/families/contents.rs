@@ -5,15 +5,15 @@ use crate::weights::contents::FileContents;
 use crate::weights::tensors::TensorMap;
 
 impl FileContents {
-    /// Contents of a file with these tensors; `has_denoiser` tells whether a family finds a denoiser among them.
-    pub(super) fn of(tensors: &TensorMap, has_denoiser: bool) -> Self {
+    /// Contents of a file with these tensors; `denoiser` is the name of the one that a family finds among them.
+    pub(super) fn of(tensors: &TensorMap, denoiser: Option<&'static str>) -> Self {
         let any = |part: &str| tensors.names().any(|name| name.contains(part));
         if any("lora_") || any(".lora.") || any("hada_w") || any("lokr_w") {
             Self::Lora
         } else if any("control_model.") || any("controlnet_cond_embedding.") {
             Self::ControlNet
-        } else if has_denoiser {
-            Self::Denoiser
+        } else if let Some(name) = denoiser {
+            Self::Denoiser(name)
         } else if autoencoder_kl::find_in(tensors).is_some() {
             Self::Vae
         } else if any("encoder.layers.0.weight") && any("decoder.layers.0.weight") {

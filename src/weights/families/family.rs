@@ -1,7 +1,7 @@
 //! The interface to a family of models, and the words that families share with forms.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fmt::Debug;
 
 use serde_json::Value;
@@ -12,8 +12,8 @@ use crate::model::vae::KlConfig;
 use crate::weights::WeightsError;
 use crate::weights::clip_vocabulary::TokenPadding;
 use crate::weights::part::{Part, PartConfig};
-use crate::weights::part_file::{PartFile, Prediction};
-use crate::weights::tensors::TensorMap;
+use crate::weights::part_file::{LatentScale, PartFile, Prediction};
+use crate::weights::tensors::{TensorMap, TensorName};
 
 /// Text encoders of a model at most.
 const TEXT_ENCODERS: usize = 4;
@@ -30,19 +30,18 @@ pub(in crate::weights) trait Family: Debug + Send + Sync {
     fn denoiser_title(&self) -> &'static str;
 
     /// Names of all tensors that a denoiser's configuration asks for: ours (diffusers') with the training
-    /// code's.
+    /// code's, which may keep several of ours in one.
     ///
     /// # Errors
     /// A configuration that is not supported.
-    fn denoiser_names(&self, config: &PartConfig) -> Result<HashMap<String, String>, WeightsError>;
+    fn denoiser_names(&self, config: &PartConfig) -> Result<Vec<TensorName>, WeightsError>;
 
     /// How the states of the text encoders of a model become the context of its denoiser, by its `model_index.json` and
     /// the denoiser's `config.json`.
     fn text_arrangement(&self, index: &Value, denoiser: &Value) -> TextArrangement;
 
-    /// Factor by which the latents of a model with this denoiser are scaled (diffusers: `scaling_factor`): an
-    /// autoencoder's tensors do not show it.
-    fn latent_scale(&self, denoiser: &Value) -> f64;
+    /// Scale of the latents of a model with this denoiser.
+    fn latent_scale(&self, denoiser: &Value) -> LatentScale;
 
     /// `true` if a file holds a denoiser of this family, by names of tensors alone.
     fn has_denoiser(&self, tensors: &TensorMap) -> bool;
@@ -152,7 +151,10 @@ impl dyn Family + '_ {
     ) -> Option<HashSet<String>> {
         let json = &config.config;
         match part {
-            Part::Denoiser => Some(self.denoiser_names(config).ok()?.into_keys().collect()),
+            Part::Denoiser => {
+                let names = self.denoiser_names(config).ok()?;
+                Some(names.into_iter().map(|(ours, ..)| ours).collect())
+            }
             Part::Vae if config.class == autoencoder_kl::CLASS => {
                 let names = autoencoder_kl::names(&KlConfig::from_json(json).ok()?);
                 let names = names.into_iter().map(|(ours, _)| ours);

@@ -22,10 +22,15 @@ pub(super) use family::{Checkpoint, CheckpointEncoder, Family, LoraNames, tokeni
 /// All families. A model whose family nothing tells is taken for one of the first.
 pub(super) static FAMILIES: &[&dyn Family] = &[&stable_diffusion::StableDiffusion];
 
-/// Family of the model that a `model_index.json` describes: the one whose denoiser it names.
+/// Family of the model that a `model_index.json` describes: the one whose denoiser it names, by its class where
+/// several families have theirs in the same folder.
 pub(super) fn of_index(index: &Value) -> &'static dyn Family {
-    let named = |family: &&&'static dyn Family| family.class_in(index, Part::Denoiser).is_some();
-    FAMILIES.iter().find(named).copied().unwrap_or(FAMILIES[0])
+    let class = |family: &&'static dyn Family| family.class_in(index, Part::Denoiser);
+    let known = FAMILIES
+        .iter()
+        .find(|family| class(family).is_some_and(|class| family.classes().contains(&class)));
+    let named = || FAMILIES.iter().find(|family| class(family).is_some());
+    known.or_else(named).copied().unwrap_or(FAMILIES[0])
 }
 
 /// Family with a denoiser of this class, if there is one.
@@ -72,18 +77,20 @@ pub(super) fn denoiser(
 }
 
 fn no_denoiser(family: &'static dyn Family, file: &str, tensors: &TensorMap) -> WeightsError {
+    let part = denoiser_name(family);
+    WeightsError::NoSuchPart { file: file.to_owned(), part, contents: contents(tensors) }
+}
+
+/// Name of a family's denoiser in messages, without the article.
+fn denoiser_name(family: &dyn Family) -> &'static str {
     let title = family.denoiser_title();
-    WeightsError::NoSuchPart {
-        file: file.to_owned(),
-        part: title.strip_prefix("the ").unwrap_or(title),
-        contents: contents(tensors),
-    }
+    title.strip_prefix("the ").unwrap_or(title)
 }
 
 /// Contents of a file that is not what was asked for.
 pub(super) fn contents(tensors: &TensorMap) -> FileContents {
-    let has_denoiser = FAMILIES.iter().any(|family| family.has_denoiser(tensors));
-    FileContents::of(tensors, has_denoiser)
+    let family = FAMILIES.iter().find(|family| family.has_denoiser(tensors));
+    FileContents::of(tensors, family.map(|&family| denoiser_name(family)))
 }
 
 #[cfg(test)]

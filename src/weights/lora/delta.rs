@@ -11,7 +11,7 @@ use candle_core::{DType, Device, Result};
 
 use super::error::LoraError;
 use crate::backend::{ParamSource as _, add_product};
-use crate::weights::tensors::TensorMap;
+use crate::weights::tensors::{Take, TensorMap};
 
 /// Matrices of one module and their scale.
 #[derive(Debug)]
@@ -20,6 +20,8 @@ pub(super) struct Delta {
     up: String,
     down: String,
     mid: Option<String>,
+    /// how the rows of `up` that are this weight's are taken from all of them
+    take: Take,
     rank: usize,
     scale: f32,
 }
@@ -34,6 +36,7 @@ impl Delta {
         [up, down]: [&str; 2],
         mid: Option<&str>,
         weight: (&str, &[usize]),
+        take: Take,
         scale: impl FnOnce(usize) -> std::result::Result<f64, LoraError>,
     ) -> std::result::Result<Self, LoraError> {
         let shape = |key| file.shape(key).unwrap_or_default();
@@ -41,7 +44,7 @@ impl Delta {
         if rank == 0 {
             return Err(LoraError::NoRank(down.to_owned()));
         }
-        let fits = fits(shape(up), shape(down), mid.map(shape), weight.1);
+        let fits = fits(&take.shape(shape(up)), shape(down), mid.map(shape), weight.1);
         if !fits {
             return Err(LoraError::Shape {
                 down: down.to_owned(),
@@ -54,13 +57,14 @@ impl Delta {
             up: up.to_owned(),
             down: down.to_owned(),
             mid: mid.map(str::to_owned),
+            take,
             rank,
             scale: scale(rank)? as f32,
         })
     }
 
     fn add_to(&self, file: &TensorMap, values: &mut [f32]) -> Result<()> {
-        let up = read(file, &self.up)?;
+        let up = self.rows(read(file, &self.up)?);
         let mut down = read(file, &self.down)?;
         // With a core, `up` has as many columns as that has rows.
         let mut inner = self.rank;
@@ -69,6 +73,22 @@ impl Delta {
         }
         add_product(values, &up, &down, inner, self.scale);
         Ok(())
+    }
+
+    /// Rows of `up` that change this weight.
+    fn rows(&self, mut up: Vec<f32>) -> Vec<f32> {
+        match self.take {
+            Take::Rows { index, of } => {
+                let count = up.len() / of;
+                up[index * count..][..count].to_vec()
+            }
+            Take::SwappedHalves => {
+                let half = up.len() / 2;
+                up.rotate_left(half);
+                up
+            }
+            Take::Whole | Take::Transposed => up,
+        }
     }
 
     /// `core · down` as one `k×k` convolution, `[rank, in·k·k]`, and its rank.

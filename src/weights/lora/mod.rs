@@ -20,11 +20,11 @@ use super::families::Family;
 use super::part::Part;
 use super::small_file::read_small;
 use super::source::{Bytes, in_hub_cache, refuse_foreign};
-use super::tensors::TensorMap;
+use super::tensors::{Take, TensorMap};
 use config::AdapterConfig;
 use delta::{Delta, Deltas};
 use error::FILES;
-use names::LoraTensorRole;
+use names::{LoraTensorRole, Meant};
 
 pub use error::LoraError;
 
@@ -66,10 +66,10 @@ impl Lora {
     /// # Errors
     /// A file that cannot be read or is no plain LoRA, one made for another family, or matrices that
     /// do not fit the weights they are named after.
-    pub(super) fn open(
+    pub(super) fn open<'a>(
         path: &Path,
         scale: f64,
-        model: &Index,
+        model: &'a Index,
         family: &dyn Family,
     ) -> Result<Self, WeightsError> {
         let file = path.display().to_string();
@@ -95,23 +95,29 @@ impl Lora {
                 continue;
             }
             let config = &saved.configs[&place.part];
-            let delta = |weight: &names::LoraWeight| {
+            let delta = |weight: &names::LoraWeight, take: Take| {
                 let pair = module.pair(name)?;
                 let factor = |rank: usize| {
                     let own = module.alpha.map(|key| contents.alpha(key)).transpose()?;
                     let alpha = own.map(|alpha| alpha / rank as f64);
                     Ok(scale * alpha.unwrap_or_else(|| config.scale(place.module, rank)))
                 };
-                let weight = (weight.name.as_str(), weight.shape.as_slice());
-                Delta::new(&contents.tensors, pair, module.mid, weight, factor)
+                let shape = (weight.name.as_str(), weight.shape.as_slice());
+                Delta::new(&contents.tensors, pair, module.mid, shape, take, factor)
+            };
+            let changes = |meant: &Meant<'a>| -> Result<Vec<_>, LoraError> {
+                meant.iter().map(|&(weight, take)| Ok((weight, delta(weight, take)?))).collect()
             };
             // The names of the two text encoders are the same: the shape decides.
-            let tried: Vec<_> = candidates.iter().map(|&weight| (weight, delta(weight))).collect();
-            let fitting = tried.iter().position(|(_, delta)| delta.is_ok()).unwrap_or(0);
-            let (weight, delta) = tried.into_iter().nth(fitting).expect("there are candidates");
-            let part =
-                deltas.entry(weight.part).or_insert_with(|| Deltas::new(contents.tensors.clone()));
-            part.insert(&weight.name, delta.map_err(fail)?);
+            let tried: Vec<_> = candidates.iter().map(changes).collect();
+            let fitting = tried.iter().position(Result::is_ok).unwrap_or(0);
+            let fitting = tried.into_iter().nth(fitting).expect("there are candidates");
+            for (weight, delta) in fitting.map_err(fail)? {
+                deltas
+                    .entry(weight.part)
+                    .or_insert_with(|| Deltas::new(contents.tensors.clone()))
+                    .insert(&weight.name, delta);
+            }
         }
         if left_out.len() == modules.len() {
             let first = left_out.first().map_or_else(String::new, |&name| name.to_owned());

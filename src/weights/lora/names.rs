@@ -15,7 +15,7 @@ use std::collections::HashMap;
 
 use crate::weights::families::LoraNames;
 use crate::weights::part::Part;
-use crate::weights::tensors::TensorMap;
+use crate::weights::tensors::{Take, TensorMap, TensorName};
 
 /// Role of a LoRA's tensor in its module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,10 +146,13 @@ pub(super) struct LoraWeight {
     pub shape: Vec<usize>,
 }
 
+/// Weights that a module means in one part of a model, each with the way in which the rows of its change are taken.
+pub(super) type Meant<'a> = Vec<(&'a LoraWeight, Take)>;
+
 /// Weights of a model by every spelling of the module that they belong to.
 pub(in crate::weights) struct Index {
     weights: Vec<LoraWeight>,
-    by_spelling: HashMap<(Part, String), usize>,
+    by_spelling: HashMap<(Part, String), Vec<(usize, Take)>>,
     parts: Vec<Part>,
     names: LoraNames,
 }
@@ -159,9 +162,13 @@ impl Index {
     /// gives its tensors, and `names` the family's names in LoRA files.
     pub(in crate::weights) fn new(
         parts: &[(Part, TensorMap)],
-        checkpoint_names: &HashMap<String, String>,
+        checkpoint_names: &[TensorName],
         names: LoraNames,
     ) -> Self {
+        let checkpoint_names: HashMap<_, _> = checkpoint_names
+            .iter()
+            .map(|(ours, theirs, take)| (&**ours, (theirs, *take)))
+            .collect();
         let mut index = Self {
             weights: Vec::new(),
             by_spelling: HashMap::new(),
@@ -174,15 +181,20 @@ impl Index {
                 let (Some(module), true) = (name.strip_suffix(".weight"), shape.len() > 1) else {
                     continue;
                 };
-                let mut spellings = vec![spell(module)];
-                if *part == Part::Denoiser {
-                    let theirs = checkpoint_names.get(name);
-                    let theirs = theirs.and_then(|name| name.strip_suffix(".weight"));
-                    spellings.extend(theirs.map(spell));
+                let spelling = spell(module);
+                let mut spellings = vec![];
+                if *part == Part::Denoiser
+                    && let Some(&(theirs, take)) = checkpoint_names.get(name)
+                    && let Some(theirs) = theirs.strip_suffix(".weight").map(spell)
+                    && theirs != spelling
+                {
+                    spellings.push((theirs, take));
                 }
-                spellings.extend(old_spelling(&spellings[0]));
-                for spelling in spellings {
-                    index.by_spelling.insert((*part, spelling), index.weights.len());
+                spellings.extend(old_spelling(&spelling).map(|old| (old, Take::Whole)));
+                spellings.push((spelling, Take::Whole));
+                for (spelling, take) in spellings {
+                    let meant = index.by_spelling.entry((*part, spelling)).or_default();
+                    meant.push((index.weights.len(), take));
                 }
                 index.weights.push(LoraWeight {
                     part: *part,
@@ -199,14 +211,15 @@ impl Index {
         ModulePlace::parse(name, self.names)
     }
 
-    /// Weights that a module's name can mean: one, where the naming says the part; else perhaps one in each
-    /// text encoder, since these have the same names.
-    pub(super) fn find(&self, place: &ModulePlace) -> Vec<&LoraWeight> {
+    /// What a module's name can mean, part by part: one part, where the naming says it; else perhaps each text encoder,
+    /// since these have the same names. A module that the training code keeps in one piece (queries, keys and values)
+    /// means several weights of a part.
+    pub(super) fn find(&self, place: &ModulePlace) -> Vec<Meant<'_>> {
         let spelling = spell(place.module);
         let parts = self.parts.iter().filter(|&&part| place.part.is_none_or(|only| only == part));
         parts
             .filter_map(|&part| self.by_spelling.get(&(part, spelling.clone())))
-            .map(|&index| &self.weights[index])
+            .map(|meant| meant.iter().map(|&(index, take)| (&self.weights[index], take)).collect())
             .collect()
     }
 

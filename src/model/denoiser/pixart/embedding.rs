@@ -8,7 +8,7 @@ use crate::backend::ops::{Linear, silu};
 use crate::backend::{Activation, Params, Trace};
 use crate::model::denoiser::{
     conditioning::MicroConditioning,
-    embedding::{Sinusoids, TimestepEmbedding},
+    timestep::{EmbeddingMlp, Sinusoids},
 };
 
 /// Sinusoidal features of each number.
@@ -20,7 +20,7 @@ const SIZE_NUMBERS: usize = 3;
 #[derive(Clone, Debug)]
 pub(super) struct AdaLayerNormSingle {
     sinusoids: Sinusoids,
-    timestep: TimestepEmbedding,
+    timestep: EmbeddingMlp,
     size: Option<SizeEmbedding>,
     linear: Linear,
     width: usize,
@@ -29,8 +29,8 @@ pub(super) struct AdaLayerNormSingle {
 
 #[derive(Clone, Debug)]
 struct SizeEmbedding {
-    resolution: TimestepEmbedding,
-    aspect_ratio: TimestepEmbedding,
+    resolution: EmbeddingMlp,
+    aspect_ratio: EmbeddingMlp,
 }
 
 impl AdaLayerNormSingle {
@@ -38,7 +38,7 @@ impl AdaLayerNormSingle {
         let width = config.width();
         let emb = vb.pp("emb");
         let of_number =
-            |width: usize, name: &str| TimestepEmbedding::load(FEATURES, width, &emb.pp(name));
+            |width: usize, name: &str| EmbeddingMlp::load(FEATURES, width, &emb.pp(name));
         let size = config.size_conditioned.then(|| {
             Ok::<_, candle_core::Error>(SizeEmbedding {
                 resolution: of_number(width / SIZE_NUMBERS, "resolution_embedder")?,
@@ -83,10 +83,7 @@ impl AdaLayerNormSingle {
         micro: Option<&Activation>,
         trace: Option<&Trace>,
     ) -> Result<(Activation, Activation)> {
-        let timesteps = Activation::make(trace, batch, DType::F32, || {
-            Tensor::full(timestep as f32, batch, self.sinusoids.device())
-        })?;
-        let features = self.sinusoids.forward(&timesteps)?.to_dtype(self.dtype)?;
+        let features = self.sinusoids.of_timestep(timestep, batch, trace)?.to_dtype(self.dtype)?;
         let mut embedded = self.timestep.forward(&features)?;
         if let Some(size) = &self.size {
             let Some(micro) = micro.filter(|it| it.dims() == [batch, SIZE_NUMBERS]) else {

@@ -5,16 +5,14 @@ use candle_core::{D, DType, Result, Tensor};
 
 use super::config::{TextTimeConfig, TimeConfig};
 use crate::backend::{Activation, Params, Trace};
-use crate::model::denoiser::{
-    conditioning::MicroConditioning,
-    embedding::{Sinusoids, TimestepEmbedding},
-};
+use crate::model::denoiser::conditioning::MicroConditioning;
+use crate::model::denoiser::timestep::{EmbeddingMlp, Sinusoids};
 
 /// The embedding of the timestep, and of SDXL's added conditions where the model has them.
 #[derive(Clone, Debug)]
 pub(super) struct UNetEmbedding {
     time_proj: Sinusoids,
-    time_embedding: TimestepEmbedding,
+    time_embedding: EmbeddingMlp,
     added: Option<AddedEmbedding>,
     dtype: DType,
 }
@@ -22,7 +20,7 @@ pub(super) struct UNetEmbedding {
 #[derive(Clone, Debug)]
 struct AddedEmbedding {
     time_proj: Sinusoids,
-    embedding: TimestepEmbedding,
+    embedding: EmbeddingMlp,
     input_width: usize,
 }
 
@@ -39,7 +37,7 @@ impl UNetEmbedding {
             .map(|added| {
                 Ok::<_, candle_core::Error>(AddedEmbedding {
                     time_proj: sinusoids(added.features)?,
-                    embedding: TimestepEmbedding::load(
+                    embedding: EmbeddingMlp::load(
                         added.input_width,
                         time.width,
                         &vb.pp("add_embedding"),
@@ -50,7 +48,7 @@ impl UNetEmbedding {
             .transpose()?;
         Ok(Self {
             time_proj: sinusoids(time.features)?,
-            time_embedding: TimestepEmbedding::load(
+            time_embedding: EmbeddingMlp::load(
                 time.features,
                 time.width,
                 &vb.pp("time_embedding"),
@@ -85,11 +83,7 @@ impl UNetEmbedding {
         micro: Option<&Activation>,
         trace: Option<&Trace>,
     ) -> Result<Activation> {
-        let device = self.time_proj.device();
-        let timesteps = Activation::make(trace, batch, DType::F32, || {
-            Tensor::full(timestep as f32, batch, device)
-        })?;
-        let features = self.time_proj.forward(&timesteps)?.to_dtype(self.dtype)?;
+        let features = self.time_proj.of_timestep(timestep, batch, trace)?.to_dtype(self.dtype)?;
         let embedded = self.time_embedding.forward(&features)?;
         let Some(added) = &self.added else { return Ok(embedded) };
         let (Some(pooled), Some(micro)) = (pooled, micro) else {

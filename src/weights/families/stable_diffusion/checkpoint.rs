@@ -13,7 +13,7 @@ use crate::weights::families::family::{Checkpoint, CheckpointEncoder};
 use crate::weights::families::{autoencoder_kl, clip};
 use crate::weights::part::Part;
 use crate::weights::part_file::{PartFile, Prediction, Shapes, part_config};
-use crate::weights::tensors::{Take, TensorMap};
+use crate::weights::tensors::{Take, TensorMap, TensorName};
 
 /// Width of SD 2's text encoder, which none in OpenAI's form has.
 const SD2_WIDTH: usize = 1024;
@@ -212,7 +212,7 @@ fn converted_open_clip(file: &str, tensors: &TensorMap) -> Result<CheckpointEnco
 
 /// Names of the tensors of an encoder with transformers' names behind `prefix`, which stands for
 /// `text_model.`.
-fn clip_names(config: &Value, prefix: &str) -> Vec<(String, String, Take)> {
+fn clip_names(config: &Value, prefix: &str) -> Vec<TensorName> {
     let stored =
         |name: &str| format!("{prefix}{}", name.strip_prefix("text_model.").unwrap_or(name));
     clip::names(layers(config))

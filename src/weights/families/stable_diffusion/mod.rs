@@ -8,8 +8,6 @@ mod checkpoint;
 mod unet_names;
 mod unet_shapes;
 
-use std::collections::HashMap;
-
 use candle_core::{DType, Device};
 use serde_json::Value;
 
@@ -19,9 +17,9 @@ use crate::model::{denoiser::unet::UNetConfig, text::TextArrangement};
 use crate::weights::WeightsError;
 use crate::weights::part::{Part, PartConfig};
 use crate::weights::part_file::{
-    Naming, PartFile, PartPlace, Prediction, Shapes, find, part_config,
+    LatentScale, Naming, PartFile, PartPlace, Prediction, Shapes, find, part_config,
 };
-use crate::weights::tensors::{Take, TensorMap};
+use crate::weights::tensors::{Take, TensorMap, TensorName};
 
 /// The family.
 #[derive(Debug)]
@@ -75,18 +73,19 @@ impl Family for StableDiffusion {
         "the UNet"
     }
 
-    fn denoiser_names(&self, config: &PartConfig) -> Result<HashMap<String, String>, WeightsError> {
+    fn denoiser_names(&self, config: &PartConfig) -> Result<Vec<TensorName>, WeightsError> {
         let resolved = UNetConfig::from_value(&config.config).map_err(|error| {
             WeightsError::Config { file: config.file.clone(), reason: error.to_string() }
         })?;
-        Ok(unet_names::names(&resolved).into_iter().collect())
+        let names = unet_names::names(&resolved).into_iter();
+        Ok(names.map(|(ours, theirs)| (ours, theirs, Take::Whole)).collect())
     }
 
     fn text_arrangement(&self, _: &Value, _: &Value) -> TextArrangement {
         TextArrangement::Clip
     }
 
-    fn latent_scale(&self, denoiser: &Value) -> f64 {
+    fn latent_scale(&self, denoiser: &Value) -> LatentScale {
         let is_sdxl = denoiser.get("addition_embed_type").is_some_and(|kind| kind == "text_time");
         latent_scale(is_sdxl)
     }
@@ -137,8 +136,9 @@ impl Family for StableDiffusion {
     }
 }
 
-fn latent_scale(is_sdxl: bool) -> f64 {
-    if is_sdxl { SDXL_LATENT_SCALE } else { SD_LATENT_SCALE }
+fn latent_scale(is_sdxl: bool) -> LatentScale {
+    let factor = if is_sdxl { SDXL_LATENT_SCALE } else { SD_LATENT_SCALE };
+    LatentScale { factor, shift: None }
 }
 
 fn find_unet(tensors: &TensorMap) -> Option<PartPlace> {

@@ -1,9 +1,10 @@
-//! Embeddings of numbers, such as the timestep, that denoisers of all families have in common.
+//! Embedding of timesteps and other numbers, which every family's network begins with: sinusoidal features, and the
+//! small network behind them.
 
 use candle_core::{D, DType, Device, Result, Tensor};
 
 use crate::backend::ops::{Linear, silu};
-use crate::backend::{Activation, Params};
+use crate::backend::{Activation, Params, Trace};
 
 /// Sinusoidal features of positions (`get_timestep_embedding`), always in f32: a half-precision
 /// timestep would not even hold 999.5, let alone its phases.
@@ -33,7 +34,20 @@ impl Sinusoids {
         Ok(Self { frequencies: Tensor::from_vec(frequencies, half, device)?, flip_sin_to_cos })
     }
 
-    /// Device of its features.
+    /// The features of one timestep for so many samples, `[batch, features]`, f32.
+    pub(super) fn of_timestep(
+        &self,
+        timestep: f64,
+        batch: usize,
+        trace: Option<&Trace>,
+    ) -> Result<Activation> {
+        let timesteps = Activation::make(trace, batch, DType::F32, || {
+            Tensor::full(timestep as f32, batch, self.device())
+        })?;
+        self.forward(&timesteps)
+    }
+
+    /// The device that it is on.
     pub(super) fn device(&self) -> &Device {
         self.frequencies.device()
     }
@@ -50,14 +64,14 @@ impl Sinusoids {
     }
 }
 
-/// Dense, SiLU, dense (`TimestepEmbedding`).
+/// Dense, SiLU, dense (`TimestepEmbedding`; `PixArtAlphaTextProjection` with `act_fn="silu"`).
 #[derive(Clone, Debug)]
-pub(super) struct TimestepEmbedding {
+pub(super) struct EmbeddingMlp {
     linear_1: Linear,
     linear_2: Linear,
 }
 
-impl TimestepEmbedding {
+impl EmbeddingMlp {
     pub(super) fn load(input: usize, width: usize, vb: &Params) -> Result<Self> {
         Ok(Self {
             linear_1: Linear::load(input, width, &vb.pp("linear_1"))?,
