@@ -19,7 +19,7 @@ use serde_json::Value;
 use crate::common::{fixture, models::conditioning, tensors::relative_errors};
 
 /// Uniform in [-1, 1): SplitMix64 keyed by FNV-1a of the name, as in the Python script.
-fn field(name: &str, shape: &[usize]) -> Tensor {
+pub fn field(name: &str, shape: &[usize]) -> Tensor {
     let key = name.bytes().fold(0xCBF2_9CE4_8422_2325_u64, |key, byte| {
         (key ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)
     });
@@ -36,7 +36,7 @@ fn field(name: &str, shape: &[usize]) -> Tensor {
     Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
 }
 
-fn weight(name: &str, shape: &[usize]) -> Tensor {
+pub fn weight(name: &str, shape: &[usize]) -> Tensor {
     let unit = field(name, shape);
     if shape.len() > 1 {
         let fan_in: usize = shape[1..].iter().product();
@@ -50,7 +50,7 @@ fn weight(name: &str, shape: &[usize]) -> Tensor {
 }
 
 #[track_caller]
-fn assert_close(what: &str, ours: &Tensor, reference: &Tensor, bound: f64) {
+pub fn assert_close(what: &str, ours: &Tensor, reference: &Tensor, bound: f64) {
     let (largest, l2) = relative_errors(ours, reference);
     assert!(largest <= bound && l2 <= bound, "{what}: max {largest:.2e}, L2 {l2:.2e} > {bound:e}");
 }
@@ -64,7 +64,7 @@ struct Case {
     timestep: f64,
 }
 
-fn sizes(value: &Value) -> Vec<usize> {
+pub fn sizes(value: &Value) -> Vec<usize> {
     value.as_array().unwrap().iter().map(|size| size.as_u64().unwrap() as usize).collect()
 }
 
