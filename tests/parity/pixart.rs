@@ -14,8 +14,11 @@ use cupscale::{
 };
 use serde_json::Value;
 
-use super::unet::{assert_close, field, sizes, weight};
-use crate::common::{fixture, tensors::relative_errors};
+use crate::common::{
+    drawn::{assert_close, field, sizes, weight},
+    fixture,
+    tensors::relative_errors,
+};
 
 const CASES: [&str; 3] = ["alpha", "sigma", "old_class"];
 
