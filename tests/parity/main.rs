@@ -14,6 +14,7 @@ mod ops_packed;
 mod pixart;
 mod sampler;
 mod sd3;
+mod t5;
 mod text;
 mod unet;
 mod vae;
