@@ -123,9 +123,13 @@ impl Cli {
                 })
         };
         let generate = |command: clap::Command| {
-            hide(command, NOT_OF_GENERATE).mut_arg("output", |option| {
-                option.help("File of the picture; `-` writes standard output")
-            })
+            hide(command, NOT_OF_GENERATE)
+                .mut_arg("output", |option| {
+                    option.help("File of the picture; `-` writes standard output")
+                })
+                .mut_arg("format", |option| {
+                    option.help("Format of the picture [default: by its name, else PNG]")
+                })
         };
         let command = Self::command();
         let command = if short { help::short(command, &JOBS) } else { help::whole(command) };
