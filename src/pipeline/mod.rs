@@ -27,6 +27,7 @@ mod runner;
 mod settings;
 mod speed;
 mod stages;
+mod text_states;
 pub(crate) mod work;
 
 pub use engine::Engine;

@@ -2,7 +2,7 @@
 //! trait [`Compute`] alone, so that each can be tested without a model. Of several devices each has a runner, with parts
 //! of its own; what they share goes through [`queue`](super::queue).
 
-use std::{cell::OnceCell, sync::Arc};
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use tracing::{debug, debug_span};
@@ -23,6 +23,7 @@ use super::{
     model::{Blueprints, Footprints, Model, VAE_DTYPE},
     progress::Stage,
     settings::Defaults,
+    text_states::TextStates,
 };
 
 /// Operations of a device that stages use.
@@ -55,11 +56,8 @@ pub trait Compute: Sync {
     /// Errors of the tokenizers.
     fn cut(&self, text: &str) -> Result<Option<Cut>, Error>;
 
-    /// Predicate: the text fits all text encoders uncut.
-    ///
-    /// # Errors
-    /// A tokenizer that is missing or not supported.
-    fn fits(&self) -> Result<Fits<'static>, Error>;
+    /// Predicate: the model takes the text uncut.
+    fn fits(&self) -> Fits<'static>;
 
     /// Callback that unloads all parts of the model from the device.
     fn make_room(&self) -> Arc<dyn Fn() + Send + Sync>;
@@ -167,6 +165,8 @@ pub struct Runner {
     dtype: DType,
     blueprints: Arc<Blueprints>,
     parts: Parts,
+    /// Texts of earlier jobs, where encoding one is dear.
+    text_states: TextStates,
 }
 
 /// Lazily loaded parts; a clone shares them.
@@ -192,7 +192,8 @@ impl Runner {
     /// Runner of `model`, read from `files`, on `device` in the precision `dtype`; nothing is loaded yet.
     pub fn new(files: ModelFiles, model: &Model, device: Device, dtype: DType) -> Self {
         let blueprints = Arc::clone(&model.blueprints);
-        Self { files, device, dtype, blueprints, parts: Parts::default() }
+        let (parts, text_states) = (Parts::default(), TextStates::default());
+        Self { files, device, dtype, blueprints, parts, text_states }
     }
 
     /// The denoiser in the working precision or in f32, loaded if it is not.
@@ -292,7 +293,10 @@ impl Compute for Runner {
     }
 
     fn encode_texts(&self, texts: &[&str]) -> Result<TextConditioning, Error> {
-        Ok(self.text()?.encode(texts)?)
+        if !self.blueprints.text.is_dear() {
+            return Ok(self.text()?.encode(texts)?);
+        }
+        self.text_states.encode(texts, &self.device, |text| Ok(self.text()?.encode(&[text])?))
     }
 
     fn condition(
@@ -304,25 +308,13 @@ impl Compute for Runner {
     }
 
     fn cut(&self, text: &str) -> Result<Option<Cut>, Error> {
-        Ok(self.text()?.tokenizers().cut(text)?)
+        Ok(self.blueprints.text.tokenizers().cut(text)?)
     }
 
-    fn fits(&self) -> Result<Fits<'static>, Error> {
-        // Those of text encoders that an earlier job has loaded serve as well: reading them takes longer than a small job.
-        // They may be unloaded meanwhile, to make room for the captioner.
-        let (encoders, files) = (self.parts.text.clone(), self.files.clone());
-        let own = match encoders.loaded() {
-            Some(_) => OnceCell::new(),
-            None => OnceCell::from(Some(files.tokenizers()?)),
-        };
+    fn fits(&self) -> Fits<'static> {
         // A text that a tokenizer rejects is reported when it is encoded.
-        Ok(Box::new(move |text| match encoders.loaded() {
-            Some(encoders) => matches!(encoders.tokenizers().cut(text), Ok(None)),
-            None => {
-                let own = own.get_or_init(|| files.tokenizers().ok());
-                own.as_ref().is_none_or(|own| matches!(own.cut(text), Ok(None)))
-            }
-        }))
+        let blueprints = Arc::clone(&self.blueprints);
+        Box::new(move |text| matches!(blueprints.text.tokenizers().cut(text), Ok(None)))
     }
 
     fn make_room(&self) -> Arc<dyn Fn() + Send + Sync> {

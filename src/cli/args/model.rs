@@ -20,6 +20,10 @@ pub struct ModelArgs {
     /// Another UNet for the model: a folder or a file
     #[arg(long, value_name = "PATH")]
     pub unet: Option<PathBuf>,
+    /// Another T5 text encoder for the model, or one where it has none: a folder or a file (its vocabulary in it, or
+    /// spiece.model or tokenizer.json beside it)
+    #[arg(long, value_name = "PATH")]
+    pub text_encoder: Option<PathBuf>,
     /// Round the model's weights to this type as they are read: less memory, a little less exact
     #[arg(long, value_name = "q8_0|q6_k|q5_k|q4_k|f16")]
     pub quantize: Option<QuantType>,

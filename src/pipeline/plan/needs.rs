@@ -31,6 +31,7 @@ use crate::{
         queue::TURNS,
         runner::{Compute as _, Runner},
         settings::Settings,
+        text_states::TextStates,
     },
     weights::Footprint,
 };
@@ -206,6 +207,11 @@ impl<'a> Draft<'a> {
         let (context, pooled) = text.widths();
         let row = text.tokens() * context + pooled.unwrap_or(0);
         texts * row * self.runner.dtype().size_in_bytes()
+    }
+
+    /// Bytes of the states of texts that are kept over jobs.
+    pub fn text_states_bytes(&self) -> usize {
+        if self.model.blueprints.text.is_dear() { TextStates::BYTES } else { 0 }
     }
 
     /// Needs of encoding prompts and captions.

@@ -164,7 +164,12 @@ impl Draft<'_> {
         let scratch = parts.iter().map(|(_, _, needs)| needs.scratch).fold(of_captions, usize::max);
         let threads = rayon::current_num_threads() * (THREAD_BYTES + scratch);
         let of_model = text.embedded + vae.embedded + denoiser.embedded;
-        let base = PROCESS_BYTES + threads + of_model + self.picture_bytes() + captioner_host;
+        let base = PROCESS_BYTES
+            + threads
+            + of_model
+            + self.picture_bytes()
+            + captioner_host
+            + self.text_states_bytes();
         let (mut loaded, mut of_captioner) = (0, 0);
         let parts = (captioner.into_iter())
             .map(|(part, needs, _)| (MemoryStage::Caption, part, needs))

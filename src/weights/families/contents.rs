@@ -1,6 +1,6 @@
 //! Recognition of a weights file that is not what was asked for, by the names of its tensors.
 
-use super::autoencoder_kl;
+use super::{autoencoder_kl, t5};
 use crate::weights::contents::FileContents;
 use crate::weights::tensors::TensorMap;
 
@@ -18,6 +18,8 @@ impl FileContents {
             Self::Vae
         } else if any("encoder.layers.0.weight") && any("decoder.layers.0.weight") {
             Self::TinyVae
+        } else if t5::is_in(tensors) {
+            Self::T5
         } else if any("double_blocks.") || any("joint_blocks.") || any("transformer_blocks.") {
             Self::Transformer
         } else if any("text_model.") || any("resblocks.") {
