@@ -101,7 +101,10 @@ impl Geometry {
         let own = Settings { size: SizeSpec::Exact(width, height), rap: 0.0, ..settings.clone() };
         let geometry = Self::new(model, (width, height).into(), &own)?;
         let CanvasSize { latent_height, latent_width, .. } = geometry.canvas;
-        let grid = match area as f64 <= WHOLE_AREA * shape.region.pow(2) as f64 {
+        let most = shape.largest.unwrap_or(usize::MAX);
+        let is_one = area as f64 <= WHOLE_AREA * shape.region.pow(2) as f64
+            && latent_height.max(latent_width) <= most;
+        let grid = match is_one {
             true => RegionGrid::whole(latent_height, latent_width)?,
             false => geometry.grid,
         };
@@ -158,11 +161,12 @@ pub(crate) fn native_pixels(size: (u32, u32), shape: ModelShape) -> (u32, u32) {
 /// Height and width in latent pixels of the whole picture at about the model's native pixel count,
 /// in its own aspect ratio as far as multiples of the denoiser's stride allow (docs/method.md §4).
 fn native_size((width, height): (u32, u32), shape: ModelShape) -> (usize, usize) {
-    let ModelShape { region, stride, .. } = shape;
+    let ModelShape { region, stride, largest, .. } = shape;
+    let most = largest.unwrap_or(4 * region).min(4 * region);
     let aspect = f64::from(width) / f64::from(height);
     let side = |length: f64| {
         let strides = (length / stride as f64).round() as usize;
-        stride * strides.clamp(1, 4 * region / stride)
+        stride * strides.clamp(1, most / stride)
     };
     (side(region as f64 / aspect.sqrt()), side(region as f64 * aspect.sqrt()))
 }
@@ -176,6 +180,7 @@ mod tests {
         channels: 4,
         region: 64,
         stride: 4,
+        largest: None,
         patch: 4,
         sees_low_resolution: true,
     };
@@ -190,6 +195,9 @@ mod tests {
         // A strip stays a strip that a denoiser can take.
         assert_eq!(size(10_000, 1, 64), (4, 256));
         assert_eq!(size(1, 10_000, 64), (256, 4));
+        // Nor longer than its table of positions.
+        let bounded = ModelShape { largest: Some(96), ..SHAPE };
+        assert_eq!(native_size((10_000, 1), bounded), (4, 96));
     }
 
     #[test]

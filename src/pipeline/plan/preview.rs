@@ -74,6 +74,7 @@ mod tests {
             channels: 4,
             region: 64,
             stride: 4,
+            largest: None,
             patch: 4,
             sees_low_resolution: false,
         };
