@@ -25,8 +25,7 @@ pub use prior::Prior;
 pub use shape::DenoiserShape;
 
 /// The classes that there is a family for. Where nothing names a class, a configuration is read as the first one's.
-const CLASSES: &[DenoiserClass] =
-    &[unet::CLASS, pixart::CLASS, pixart::OLD_CLASS, sd3::CLASS];
+const CLASSES: &[DenoiserClass] = &[unet::CLASS, pixart::CLASS, pixart::OLD_CLASS, sd3::CLASS];
 
 /// A denoiser of any family. A clone is the same one.
 #[derive(Clone, Debug)]
