@@ -7,5 +7,6 @@ mod files;
 mod gguf;
 mod lora;
 mod model;
+mod pixart;
 mod quantize;
 mod single_file;

@@ -7,7 +7,7 @@
 mod names;
 mod shapes;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::family::{Checkpoint, Family, LoraNames};
 use crate::model::{
@@ -88,6 +88,11 @@ impl Family for PixArt {
             !pipeline.contains("Alpha") && is_sigma(denoiser)
         };
         TextArrangement::T5 { tokens: if is_sigma { SIGMA_TOKENS } else { ALPHA_TOKENS } }
+    }
+
+    /// Those of the pipelines; the sampler is the scheduler's, DPM-Solver++ 2M.
+    fn defaults(&self, _: &Value) -> Value {
+        json!({"steps": 20, "guidance": 4.5})
     }
 
     fn latent_scale(&self, denoiser: &Value) -> LatentScale {
