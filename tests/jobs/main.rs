@@ -19,5 +19,6 @@ mod pipeline;
 mod plain_places;
 mod resize;
 mod resume;
+mod sd3;
 mod vae_disk;
 mod vae_tiles;
