@@ -3,7 +3,13 @@
 
 use std::ops::RangeInclusive;
 
-use super::{config::SchedulerConfig, error::SamplerError, level::Level, sigmas::Sigmas};
+use super::{
+    config::SchedulerConfig,
+    error::SamplerError,
+    flow_settings::{FlowSettings, TimeShift},
+    level::Level,
+    sigmas::Sigmas,
+};
 
 /// Factors that a shift by the picture's size may have.
 const BELIEVED: RangeInclusive<f64> = 1e-30..=1e30;
