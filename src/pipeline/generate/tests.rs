@@ -9,7 +9,6 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    canvas::SizeSpec,
     pipeline::progress::Silent,
     sampler::{SamplerKind, TimestepSpacing},
     weights::{ModelFiles, ModelSource},
@@ -160,4 +159,17 @@ fn what_cannot_begin_from_noise_is_refused_by_name() {
     let settings = Settings::default();
     let error = plan_generation(&shown, &Generation::default(), &settings).unwrap_err();
     assert!(matches!(error, Error::NotFromNoise { .. }), "{error}");
+    // It predicts the noise, of which a first step at pure noise can make no picture.
+    let (folder, _) = engine("sdxl");
+    let model = folder.path().join("sdxl");
+    let path = model.join("scheduler/scheduler_config.json");
+    let mut scheduler: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    scheduler["rescale_betas_zero_snr"] = true.into();
+    fs::write(&path, scheduler.to_string()).unwrap();
+    let files = ModelFiles::open(ModelSource::Path(model)).unwrap();
+    let stretched = Engine::load_in(&files, &Device::Cpu, DType::F32).unwrap();
+    let error = plan_generation(&stretched, &Generation::default(), &settings).unwrap_err();
+    assert!(matches!(error, Error::NoFirstStep { .. }), "{error}");
+    let euler = Settings { sampler: Some(SamplerKind::Euler), ..settings };
+    assert!(plan_generation(&stretched, &Generation::default(), &euler).is_ok());
 }
