@@ -1,11 +1,14 @@
 //! Specification of a job: settings resolved once against a model, a device and a picture's size; with the job's
 //! description for the output's metadata and its identity for resuming.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
     canvas::Fusion,
+    caption::none::PromptOnly,
     image::{Format, Picture, PictureShape},
     sampler::{Schedule, Timesteps},
     units,
@@ -48,9 +51,13 @@ impl JobSpec {
     /// See [`Plan::new`].
     pub fn new(engine: &Engine, input: PictureShape, settings: &Settings) -> Result<Self, Error> {
         let Engine { model, runner, .. } = engine;
+        let mut settings = settings.clone();
+        if !settings.repaints() {
+            settings.captioner = Arc::new(PromptOnly);
+        }
         Ok(Self {
-            plan: Plan::new(engine, input, settings)?,
-            settings: settings.clone(),
+            plan: Plan::new(engine, input, &settings)?,
+            settings,
             schedule: model.schedule.clone(),
             zeros_for_empty_prompt: model.zeros_for_empty_prompt,
             model: Identity {

@@ -14,14 +14,14 @@ use super::{
     error::Error,
     job::JobSpec,
     plan::Plan,
-    progress::Progress,
+    progress::{Outline, Progress},
     runner::Compute as _,
-    settings::Settings,
+    settings::{Defaults, Settings},
     stages::{
         caption,
         condition::Conditions,
         context::Context,
-        decode, denoise, encode,
+        decode, denoise, encode, resized,
         write::{RowWriter, Target},
     },
     work::folder::{Resume, WorkFolder, WorkOptions},
@@ -83,7 +83,8 @@ pub fn upscale(
     // Known now, and not after hours.
     output.check_writable()?;
     let layout = plan.layout(encoder.row_bytes());
-    let folder = if work.resume == Resume::Disabled {
+    // What no network computes is done again sooner than it is kept.
+    let folder = if work.resume == Resume::Disabled || !plan.repaints {
         WorkFolder::temporary(work.folder.as_deref(), Some((output, format)), &layout)?
     } else {
         let job = spec.identity(picture, format)?;
@@ -128,15 +129,8 @@ pub(super) fn run(
             info!(device = place_name(runner.device()), bytes, "peak memory");
         }
     }
-    let Plan { geometry, sampling, .. } = &spec.plan;
-    Ok(Report {
-        width: geometry.canvas.width as u32,
-        height: geometry.canvas.height as u32,
-        regions: geometry.grid.len(),
-        steps: sampling.steps.len(),
-        captions,
-        settings,
-    })
+    let Outline { width, height, regions, steps, .. } = spec.plan.outline();
+    Ok(Report { width, height, regions, steps, captions, settings })
 }
 
 /// Runs the stages; returns the captions and the settings for the output's metadata.
@@ -162,6 +156,12 @@ fn stages(
     };
     if progress.interrupted() {
         return Err(Error::Interrupted(None));
+    }
+    if !plan.repaints {
+        let mut writer = RowWriter::open(target, work, progress)?;
+        resized::canvas(context, &mut writer, work, progress)?;
+        writer.finish(work, progress)?;
+        return Ok((described.document, record));
     }
     if work.journal.done().steps < plan.sampling.steps.len() {
         let conditions = Conditions::new(context, &described.prompt, &described.texts)?;
@@ -247,6 +247,8 @@ pub fn describe(
     settings: &Settings,
     progress: &mut dyn Progress,
 ) -> Result<Document, Error> {
+    // Whatever a job would make of them.
+    let settings = &Settings { blend: Defaults::BLEND, ..settings.clone() };
     let spec = &JobSpec::new(engine, picture.shape(), settings)?;
     let others = &engine.others();
     let context = Context { runner: &engine.runner, others, picture, spec };
