@@ -267,7 +267,8 @@ class Output:
                 run("convert", path, plain)
             else:
                 plain = path
-            field = lambda name: told("vipsheader", "-f", name, plain)
+            # A format is told as `uchar`, or as `((VipsBandFormat) VIPS_FORMAT_UCHAR)`.
+            field = lambda name: told("vipsheader", "-f", name, plain).rstrip(")").split("_")[-1].lower()
             width, height, bands = int(field("width")), int(field("height")), int(field("bands"))
             kind, most = {"uchar": ("u1", 255), "ushort": ("u2", 65535), "float": ("f4", 1)}[field("format")]
             raw = path.with_suffix(".raw")

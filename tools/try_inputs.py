@@ -141,7 +141,9 @@ def with_one_profile(path, folder):
 def signed(path, folder):
     """A TIFF of signed samples of 8 bits by libvips, moved so that the lowest is 0; None for other files. Pillow and ImageMagick
     take signed samples for unsigned ones."""
-    if not shutil.which('vipsheader') or run('vipsheader', '-f', 'format', path).stdout.strip() != b'char':
+    # As `char`, or `((VipsBandFormat) VIPS_FORMAT_CHAR)`.
+    told = run('vipsheader', '-f', 'format', path).stdout if shutil.which('vipsheader') else b''
+    if told.strip().rstrip(b')').split(b'_')[-1].lower() != b'char':
         return None
     made = os.path.join(folder, 'signed.png')
     run('vips', 'linear', path, made, '1', '128', '--uchar')

@@ -319,12 +319,23 @@ mod tests {
         dtype: DType,
         folder: &Path,
     ) -> Result<(Vec<u8>, Vec<String>), Error> {
+        run_with(files, dtype, folder, Defaults::BLEND)
+    }
+
+    /// The same with this share of the repaint.
+    fn run_with(
+        files: &ModelFiles,
+        dtype: DType,
+        folder: &Path,
+        blend: f64,
+    ) -> Result<(Vec<u8>, Vec<String>), Error> {
         let engine = Engine::load_in(files, &Device::Cpu, dtype)?;
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("samples/nuthatch.jpg");
         let picture = image::decode(&Input::Path(source))?;
         let settings = Settings {
             size: crate::canvas::SizeSpec::Exact(60, 40),
             denoise: Some(crate::sampler::Denoise::Steps(2)),
+            blend,
             ..Settings::default()
         };
         let output = folder.join("out.png");
@@ -332,7 +343,9 @@ mod tests {
         let mut notes = Notes::default();
         let target = Output::Path(output.clone());
         let work = WorkOptions { resume: Resume::Never, ..WorkOptions::default() };
-        upscale(&engine, &picture, &target, Format::Png, &settings, &work, &mut notes)?;
+        let report =
+            upscale(&engine, &picture, &target, Format::Png, &settings, &work, &mut notes)?;
+        assert_eq!(report.steps, if blend > 0.0 { 2 } else { 0 });
         let image = pictures::open(output);
         Ok((image.to_rgb8().into_raw(), notes.0))
     }
@@ -348,6 +361,22 @@ mod tests {
         assert!(notes.iter().any(|note| note.contains("overflowed in f16")), "{notes:?}");
         let far = |(a, b): (&u8, &u8)| a.abs_diff(*b) > 2;
         assert!(!expected.iter().zip(&redone).any(far), "the redone picture is another");
+    }
+
+    #[test]
+    fn a_share_of_none_is_the_resized_input_and_runs_no_network() {
+        let folder = tempfile::tempdir().unwrap();
+        // It could not run.
+        let files = model(&folder.path().join("model"), "conv_out.", f64::NAN);
+        let (pixels, notes) = run_with(&files, DType::F32, folder.path(), 0.0).unwrap();
+        assert!(notes.iter().any(|note| note.contains("does not run")), "{notes:?}");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("samples/nuthatch.jpg");
+        let resized = image::decode(&Input::Path(source)).unwrap();
+        let resized = resized.resizer(60, 40).unwrap().rows(0..40);
+        let near = |(a, b): (&u8, &f32)| (f32::from(*a) - 255.0 * b).abs() < 0.51;
+        assert!(pixels.len() == resized.len() && pixels.iter().zip(&resized).all(near));
+        let left: Vec<_> = fs::read_dir(folder.path()).unwrap().flatten().collect();
+        assert_eq!(left.len(), 2, "{left:?}");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Radiance HDR (`.hdr`) through the decoder of the `image` crate, which decodes a picture as a whole: three bytes and a
-//! common exponent a pixel, which are light.
+//! common exponent a pixel, which are light unless the header names an exponent (`GAMMA`; Photoshop writes 1, ImageMagick the
+//! 1/2.2 of sRGB).
 //! Source: Ward, Real Pixels, Graphics Gems II; the manual of Radiance's picture files.
 
 use std::io::{Read as _, Seek as _};
@@ -24,10 +25,15 @@ use crate::image::source::Source;
 
 const KIND: InputKind = InputKind::Radiance;
 const CHANNELS: usize = 3;
+/// Exponents of the encoding that are believed, and how near to 1 or 1/2.2 they mean light or sRGB.
+const GAMMAS: std::ops::RangeInclusive<f32> = 0.1..=10.0;
+const NEAR: f32 = 0.01;
 
 struct Radiance {
     name: String,
     header: Header,
+    /// Exponent by which the numbers are encoded; 1 for light.
+    gamma: f32,
     state: State,
 }
 
@@ -72,13 +78,22 @@ pub(super) fn open(
         warnings: Vec::new(),
         scratch_bytes,
     };
-    Ok(Box::new(Radiance { name: name.to_owned(), header, state: State::Coded(source, bytes) }))
+    let gamma = attribute(&head, "GAMMA").and_then(|value| value.trim().parse().ok());
+    let gamma = gamma.filter(|gamma| GAMMAS.contains(gamma)).unwrap_or(1.0);
+    let state = State::Coded(source, bytes);
+    Ok(Box::new(Radiance { name: name.to_owned(), header, gamma, state }))
+}
+
+/// The last value of an attribute in the header.
+fn attribute<'a>(head: &'a HdrMetadata, name: &str) -> Option<&'a str> {
+    let found = head.custom_attributes.iter().rfind(|(key, _)| key == name);
+    found.map(|(_, value)| value.as_str())
 }
 
 /// The profile of other primaries than sRGB's, where the header names them.
 fn profile(head: &HdrMetadata) -> Option<Vec<u8>> {
-    let named = head.custom_attributes.iter().rfind(|(key, _)| key == "PRIMARIES")?;
-    let mut numbers = named.1.split_whitespace().map(|word| word.parse::<f64>().ok());
+    let named = attribute(head, "PRIMARIES")?;
+    let mut numbers = named.split_whitespace().map(|word| word.parse::<f64>().ok());
     let mut place = || Some([numbers.next()??, numbers.next()??]);
     let (red, green, blue, white) = (place()?, place()?, place()?, place()?);
     let profile = primaries::profile(Chromaticities { red, green, blue, white })?;
@@ -86,6 +101,11 @@ fn profile(head: &HdrMetadata) -> Option<Vec<u8>> {
 }
 
 impl Radiance {
+    /// `true` if the numbers are encoded by sRGB's curve.
+    fn is_srgb(&self) -> bool {
+        (self.gamma - 1.0 / 2.2).abs() < NEAR
+    }
+
     /// Decodes all pixels, once.
     fn decoded(&mut self) -> Result<(&mut Vec<f32>, Range<usize>)> {
         if let State::Coded(source, bytes) = &mut self.state {
@@ -96,6 +116,9 @@ impl Radiance {
             let decoder = decoder(source).map_err(refused)?;
             let mut light = vec![0.0f32; decoder.total_bytes() as usize / size_of::<f32>()];
             let rows = whole::decode(decoder, again, bytemuck::cast_slice_mut(&mut light));
+            if (self.gamma - 1.0).abs() > NEAR && !self.is_srgb() {
+                light.iter_mut().for_each(|v| *v = v.powf(1.0 / self.gamma).min(f32::MAX));
+            }
             self.state = State::Decoded(light, rows.map_err(refused)?);
         }
         match &mut self.state {
@@ -112,9 +135,11 @@ impl Decode for Radiance {
 
     fn extent(&mut self) -> Result<Option<Extent>> {
         let row = self.header.width as usize * CHANNELS;
+        let is_srgb = self.is_srgb();
         let (light, rows) = self.decoded()?;
         let whole = &light[rows.start * row..rows.end * row];
-        Ok(Some(Extent::Linear(whole.iter().copied().fold(0.0, f32::max))))
+        let top = whole.iter().copied().fold(0.0, f32::max);
+        Ok(Some(if is_srgb { Extent::Encoded(top) } else { Extent::Linear(top) }))
     }
 
     fn rows(
@@ -167,6 +192,20 @@ mod tests {
         // The peak, white below its shoulder, and half, which is sRGB's.
         assert!((flat.rgb[0] - 1.0).abs() < 1e-6 && flat.rgb[1] > 0.88 && flat.rgb[1] < 0.9);
         assert!((flat.rgb[2] - 0.735_36).abs() < 1e-4, "{}", flat.rgb[2]);
+    }
+
+    #[test]
+    fn numbers_may_be_encoded() {
+        let of = |lines| read(&file(lines, (10, 3), true), false).unwrap();
+        assert_eq!(of("GAMMA=1\n").rgb, of("").rgb);
+        // Half as sRGB has it stays half.
+        let encoded = of("GAMMA=0.454545\n");
+        assert!((encoded.rgb[2] - 0.5).abs() < 1e-3, "{}", encoded.rgb[2]);
+        assert!(encoded.light.is_some_and(|light| !light.linear && light.peak > 4.0));
+        // Half of an exponent of one half is a quarter.
+        let power = of("GAMMA=0.5\n");
+        assert!((power.rgb[2] - 0.537_1).abs() < 1e-3, "{}", power.rgb[2]);
+        assert_eq!(power.light.unwrap().peak, 4.0);
     }
 
     #[test]
