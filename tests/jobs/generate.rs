@@ -180,8 +180,8 @@ fn plans_reports_and_progress_tell_of_both_pictures() {
     assert_eq!(jobs.len(), 2);
     let stages: Vec<_> =
         of("stage").iter().map(|stage| stage["stage"].as_str().unwrap().to_owned()).collect();
-    let expected =
-        ["caption", "denoise", "decode", "caption", "encode", "denoise", "decode"].map(str::to_owned);
+    let expected = ["caption", "denoise", "decode", "caption", "encode", "denoise", "decode"]
+        .map(str::to_owned);
     assert_eq!(stages, expected);
     let page = String::from_utf8(shell.bytes("out.png.html")).unwrap();
     assert!(page.contains("The base picture"));

@@ -9,3 +9,4 @@ mod lora;
 mod model;
 mod quantize;
 mod single_file;
+mod text_encoder;

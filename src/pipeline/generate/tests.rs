@@ -78,8 +78,7 @@ fn made(engine: &Engine, size: (u32, u32), settings: &Settings) -> (Vec<f32>, Ve
 #[test]
 fn a_base_picture_is_that_of_diffusers_text_to_image_pipelines() {
     let area = Path::new(FIXTURES).join("generate");
-    let cases: Cases =
-        serde_json::from_slice(&fs::read(area.join("cases.json")).unwrap()).unwrap();
+    let cases: Cases = serde_json::from_slice(&fs::read(area.join("cases.json")).unwrap()).unwrap();
     let expected = safetensors::load(area.join("expected.safetensors"), &Device::Cpu).unwrap();
     assert_eq!(2 * cases.cases.len(), expected.len());
     let engines: BTreeMap<&str, (TempDir, Engine)> =

@@ -133,9 +133,8 @@ fn moves_the_same(level: Level) {
     let values = |k: f32| (0..32).map(|at| (at as f32 * k).sin()).collect::<Vec<f32>>();
     let (z, eps, zl) = (values(0.3), values(1.1), values(0.7));
     let structure = StructurePrior::new(0.8).unwrap();
-    let step = |form| {
-        Step { index: 0, t: 0.0, t_prev: None, level, to: Level::CLEAN, form, last: true }
-    };
+    let step =
+        |form| Step { index: 0, t: 0.0, t_prev: None, level, to: Level::CLEAN, form, last: true };
     let x0_of = |z: &[f32], eps: &[f32]| -> Vec<f32> {
         let (signal, spread) = (level.signal as f32, level.spread as f32);
         z.iter().zip(eps).map(|(z, eps)| (z - spread * eps) / signal).collect()
