@@ -11,8 +11,8 @@ use cupscale::{
         Activation, MatmulPrecision, ParamSource, Params,
         ops::{
             Conv2d, CropRect, GroupNorm, LayerNorm, Linear, Mask, add, add_gated, attention,
-            crop_resize, geglu, gelu, gelu_tanh, join, modulated_norm, quick_gelu, silu, swiglu,
-            upsample_nearest_2x,
+            attention_parts, crop_resize, geglu, gelu, gelu_tanh, join, modulated_norm, quick_gelu,
+            silu, swiglu, upsample_nearest_2x,
         },
     },
     model::denoiser::{
