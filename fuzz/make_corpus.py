@@ -282,6 +282,8 @@ def configs():
     for name, data in fixtures("**/transformer/config.json") + fixtures("pixart/*.json"):
         whole = json.loads(data)
         seed("pixart_config", name, json.dumps(whole.get("config", whole)).encode())
+    for name, data in fixtures("sd3/model/transformer/config.json"):
+        seed("sd3_config", name, data)
     for name, data in fixtures("vae*/**/config.json"):
         seed("vae_config", name, data)
     for name, data in fixtures("**/text_encoder*/config.json") + fixtures("text/clip*/config.json"):

@@ -20,5 +20,6 @@ mod pixart;
 mod plain_places;
 mod resize;
 mod resume;
+mod sd3;
 mod vae_disk;
 mod vae_tiles;

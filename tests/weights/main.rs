@@ -9,4 +9,5 @@ mod lora;
 mod model;
 mod pixart;
 mod quantize;
+mod sd3;
 mod single_file;
