@@ -1,6 +1,8 @@
 //! The noise levels of flow matching: σ from 1 (noise) to 0 (picture), spread over the steps and shifted towards the noise,
 //! as diffusers' `scheduling_flow_match_euler_discrete.py` does it in `__init__` and `set_timesteps`.
 
+use std::ops::RangeInclusive;
+
 use serde::Deserialize;
 
 use super::{config::SchedulerConfig, error::SamplerError, level::Level, sigmas::Sigmas};
@@ -40,6 +42,9 @@ pub struct FlowSettings {
     pub stochastic_sampling: bool,
 }
 
+/// Factors that a shift by the picture's size may have.
+const BELIEVED: RangeInclusive<f64> = 1e-30..=1e30;
+
 /// Spread of σ over the steps of a flow-matching model.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct FlowSigmas {
@@ -64,11 +69,8 @@ impl FlowSigmas {
         if config.num_train_timesteps == 0 {
             return refuse("a num_train_timesteps of 0", "a schedule has 1 timestep at least");
         }
-        if !(settings.shift > 0.0) {
-            return refuse("the shift", "it must be above 0");
-        }
-        if settings.shift_terminal.is_some_and(|end| !(0.0..1.0).contains(&end)) {
-            return refuse("shift_terminal", "it must be 0 or above, and below 1");
+        if settings.shift_terminal == Some(1.0) {
+            return refuse("a shift_terminal of 1", "it leaves no steps: it must be below 1");
         }
         if settings.base_image_seq_len == settings.max_image_seq_len {
             return refuse("base_image_seq_len", "it must differ from max_image_seq_len");
@@ -136,7 +138,8 @@ impl FlowSigmas {
             sigmas = self.sigmas.spread(spread, (sigmas[0], sigmas[n - 1]), n);
         }
         let point = |sigma: f64| {
-            let sigma = sigma as f32;
+            // A shift below 1 may round the first one up.
+            let sigma = (sigma as f32).min(1.0);
             (f64::from(sigma * total as f32), Level::flow(f64::from(sigma)))
         };
         Ok(sigmas.into_iter().map(point).collect())
@@ -178,10 +181,10 @@ impl FlowSigmas {
             TimeShift::Exponential => by_size.exp(),
             TimeShift::Linear => by_size,
         };
-        if factor > 0.0 && factor.is_finite() {
+        if BELIEVED.contains(&factor) {
             Ok(Shift::BySize(factor))
         } else {
-            let reason = "with this picture's number of tokens they make no shift above 0";
+            let reason = "with this picture's number of tokens they make no shift";
             Err(SamplerError::UnsupportedSetting { setting: "base_shift and max_shift", reason })
         }
     }
