@@ -307,6 +307,11 @@ def configs():
     for name, data in fixtures("**/unet/config.json") + fixtures("unet/**/config.json"):
         seed("unet_config", name, data)
     seed("unet_config", "mini", (MODELS / "mini/unet/config.json").read_bytes())
+    for name, data in fixtures("**/transformer/config.json") + fixtures("pixart/*.json"):
+        whole = json.loads(data)
+        seed("pixart_config", name, json.dumps(whole.get("config", whole)).encode())
+    for name, data in fixtures("sd3/model/transformer/config.json"):
+        seed("sd3_config", name, data)
     for name, data in fixtures("vae*/**/config.json"):
         seed("vae_config", name, data)
     for name, data in fixtures("**/text_encoder*/config.json") + fixtures("text/clip*/config.json") + fixtures("t5/*/config.json"):
@@ -321,6 +326,11 @@ def configs():
         "lcm": {"_class_name": "LCMScheduler", "original_inference_steps": 50, "rescale_betas_zero_snr": True},
         "ddim": {"_class_name": "DDIMScheduler", "clip_sample": True, "thresholding": True, "set_alpha_to_one": False},
         "betas": {"_class_name": "EulerDiscreteScheduler", "trained_betas": [0.1, 0.2, 0.3], "num_train_timesteps": 3},
+        "flow": {
+            "_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": True, "base_shift": 0.5,
+            "max_shift": 1.15, "base_image_seq_len": 256, "max_image_seq_len": 4096, "time_shift_type": "linear",
+        },
+        "sd3": {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0, "shift_terminal": 0.1, "use_beta_sigmas": True},
     }.items():
         seed("scheduler_config", name, json.dumps(fields))
 
