@@ -34,7 +34,6 @@ use crate::cli::{
     progress::{PreviewFile, Show},
     usage,
 };
-use generate::NOT_OF_GENERATE;
 use machine::MachineArgs;
 use progress::ProgressArgs;
 use raw::{FrameArgs, NOT_OF_RAW};
@@ -104,6 +103,17 @@ fn hide(command: clap::Command, ids: impl IntoIterator<Item = impl AsRef<str>>) 
 
 /// Options for another output than the picture itself, which `edit` does not have.
 const NOT_OF_EDIT: [&str; 6] = ["output", "format", "skip_existing", "dry_run", "page", "frames"];
+
+/// Options for pictures that are read, and for many of them, which `generate` does not have.
+const NOT_OF_GENERATE: [&str; 7] = [
+    "inputs",
+    "input_option",
+    "skip_existing",
+    "allow_truncated",
+    "page",
+    "frames",
+    "max_metadata",
+];
 
 impl Cli {
     /// The definition, with each verb's own options in its help, and in the `short` help what most people need.
