@@ -11,3 +11,4 @@ mod pixart;
 mod quantize;
 mod sd3;
 mod single_file;
+mod text_encoder;
