@@ -241,11 +241,12 @@ fn a_text_encoder_takes_what_its_trace_says() {
         compare(&format!("text {dtype:?}"), |_, trace| {
             encoder.encode(&[vec![1; 77]], trace).unwrap();
         });
-        let encoder = TextEncoder::load("T5EncoderModel", &t5, &params(dtype)).unwrap();
-        compare(&format!("t5 {dtype:?}"), |_, trace| {
-            encoder.encode(&[vec![1; 256]], trace).unwrap();
-        });
     }
+    // Its norms have no f64.
+    let encoder = TextEncoder::load("T5EncoderModel", &t5, &params(DType::F32)).unwrap();
+    compare("t5 F32", |_, trace| {
+        encoder.encode(&[vec![1; 256]], trace).unwrap();
+    });
 }
 
 #[test]
