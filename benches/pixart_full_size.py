@@ -2,7 +2,7 @@
 PyTorch (diffusers), in one run, and the memory that the plan says.
 
     pip install -r models/train/requirements.txt sentencepiece protobuf && cargo build --release
-    python benches/pixart.py --work /path/with/10-GB
+    python benches/pixart_full_size.py --work /path/with/10-GB
 
 Random weights compute the same products as trained ones. T5 has one of its 24 layers, because text is encoded before the
 transformer is loaded and is no matter of this bench. Prints Markdown: seconds and peak memory of a job of two steps from
@@ -119,7 +119,7 @@ def main():
     print(f"| diffusers (PyTorch), f32 (steps alone {result['steps_s']:.0f} s) | {result['seconds']:.0f} "
           f"| {result['peak']:.1f} GiB | | |", flush=True)
     for name, path in (("f16 folder", model), ("q8_0 GGUF", quantized)):
-        command = [*map(str, ours), "--model", str(path), "-o", str(work / "out.png"), "--overwrite"]
+        command = [*map(str, ours), "--model", str(path), "-o", str(work / "out.png")]
         planned = estimate(command) / 1024
         result = measured([*command, "--quiet"])
         print(f"| cupscale-fast, {name} | {result['seconds']:.0f} | {result['peak']:.1f} GiB | {planned:.1f} GiB "
