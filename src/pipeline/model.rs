@@ -46,11 +46,19 @@ pub struct ModelShape {
     pub region: usize,
     /// Required divisor of the sides of a denoiser input, in latent pixels; even, for the Haar blocks.
     pub stride: usize,
+    /// Side in latent pixels of what the denoiser takes as one: the patch of a transformer, the whole strides of a UNet.
+    pub patch: usize,
     /// The denoiser takes the low-resolution latent as additional channels (docs/method.md §2).
     pub sees_low_resolution: bool,
 }
 
 impl ModelShape {
+    /// Patches of a region: the tokens of a transformer, on which some schedules depend.
+    #[must_use]
+    pub fn tokens(self) -> usize {
+        (self.region / self.patch).pow(2)
+    }
+
     /// Shape of jobs with this denoiser and this autoencoder; the reason if the two do not match.
     fn new(denoiser: DenoiserShape, vae: &Vae) -> Result<Self, String> {
         let DenoiserShape { channels, native, multiple, sees_low_resolution, .. } = denoiser;
@@ -64,7 +72,14 @@ impl ModelShape {
         if !native.is_multiple_of(stride) {
             return Err(format!("its native size of {native} latent pixels is odd"));
         }
-        Ok(Self { factor: vae.factor(), channels, region: native, stride, sees_low_resolution })
+        Ok(Self {
+            factor: vae.factor(),
+            channels,
+            region: native,
+            stride,
+            patch: multiple,
+            sees_low_resolution,
+        })
     }
 
     /// Takes the side of the training pictures in pixels from the model's maker, if there is one; the reason if the

@@ -10,6 +10,8 @@ use std::str::FromStr;
 use serde::Deserialize;
 
 use super::error::SamplerError;
+use super::flow::{FlowSettings, TimeShift};
+use super::level::NoiseProcess;
 use crate::ranges;
 
 /// Shape of β over the training timesteps.
@@ -36,6 +38,9 @@ pub enum PredictionType {
     V,
     /// The clean latent x0.
     Sample,
+    /// The velocity of flow matching, `v = ε − x0`.
+    #[serde(rename = "flow_prediction")]
+    Flow,
 }
 
 /// Spacing of inference timesteps over the training timesteps ("Common Diffusion Noise Schedules and Sample
@@ -155,6 +160,8 @@ pub struct SchedulerConfig {
     pub interpolation_type: Option<String>,
     /// Value that Euler passes to the denoiser: the timestep or log σ.
     pub timestep_type: Option<String>,
+    /// What belongs to flow matching alone.
+    pub flow: FlowSettings,
 }
 
 /// The file as it is.
@@ -195,6 +202,34 @@ struct RawSchedulerConfig {
     euler_at_final: Option<bool>,
     interpolation_type: Option<String>,
     timestep_type: Option<String>,
+    shift: Option<f64>,
+    use_dynamic_shifting: Option<bool>,
+    base_shift: Option<f64>,
+    max_shift: Option<f64>,
+    base_image_seq_len: Option<usize>,
+    max_image_seq_len: Option<usize>,
+    time_shift_type: Option<TimeShift>,
+    shift_terminal: Option<f64>,
+    invert_sigmas: Option<bool>,
+    stochastic_sampling: Option<bool>,
+}
+
+impl RawSchedulerConfig {
+    /// Those of flow matching; each class of it has the same defaults.
+    fn flow(&self) -> FlowSettings {
+        FlowSettings {
+            shift: self.shift.unwrap_or(1.0),
+            use_dynamic_shifting: self.use_dynamic_shifting.unwrap_or(false),
+            base_shift: self.base_shift.unwrap_or(0.5),
+            max_shift: self.max_shift.unwrap_or(1.15),
+            base_image_seq_len: self.base_image_seq_len.unwrap_or(256),
+            max_image_seq_len: self.max_image_seq_len.unwrap_or(4096),
+            time_shift_type: self.time_shift_type.unwrap_or(TimeShift::Exponential),
+            shift_terminal: self.shift_terminal,
+            invert_sigmas: self.invert_sigmas.unwrap_or(false),
+            stochastic_sampling: self.stochastic_sampling.unwrap_or(false),
+        }
+    }
 }
 
 impl From<RawSchedulerConfig> for SchedulerConfig {
@@ -220,13 +255,19 @@ impl From<RawSchedulerConfig> for SchedulerConfig {
             _ => TimestepSpacing::Linspace,
         };
         let clip_sample = matches!(class, "DDIMScheduler" | "DDPMScheduler");
+        let prediction_type = if is_flow(class) {
+            PredictionType::Flow
+        } else {
+            written.prediction_type.unwrap_or(PredictionType::Epsilon)
+        };
         Self {
+            flow: written.flow(),
             num_train_timesteps: written.num_train_timesteps.unwrap_or(1000),
             beta_start: written.beta_start.unwrap_or(beta_start),
             beta_end: written.beta_end.unwrap_or(beta_end),
             beta_schedule: written.beta_schedule.unwrap_or(beta_schedule),
             trained_betas: written.trained_betas,
-            prediction_type: written.prediction_type.unwrap_or(PredictionType::Epsilon),
+            prediction_type,
             timestep_spacing: written.timestep_spacing.unwrap_or(timestep_spacing),
             steps_offset: written.steps_offset.unwrap_or(0),
             set_alpha_to_one: written.set_alpha_to_one.unwrap_or(class != "PNDMScheduler"),
@@ -277,17 +318,36 @@ impl SchedulerConfig {
         Self { clip_sample: false, steps_offset: 1, ..self }
     }
 
-    /// `true` if the model was trained on the noise of betas, at timesteps that index them. Models of EDM, flow
-    /// matching and the like were not; their schedulers show it by their class, by the σ of flow matching, or by
-    /// passing log σ to the model.
-    pub(super) fn has_betas(&self) -> bool {
-        const OTHERS: [&str; 6] =
-            ["EDM", "FlowMatch", "CosineDPM", "CMStochastic", "ScoreSde", "SCM"];
+    /// The noise process of the model's training: betas, at timesteps that index them, or flow matching. Models of EDM
+    /// and the like have neither; their schedulers show it by their class, or by passing log σ to the model.
+    ///
+    /// # Errors
+    /// [`SamplerError::OtherProcess`].
+    pub fn process(&self) -> Result<NoiseProcess, SamplerError> {
+        const OTHERS: [&str; 5] = ["EDM", "CosineDPM", "CMStochastic", "ScoreSde", "SCM"];
+        let class = self.class_name.as_str();
+        let refuse = |kind| Err(SamplerError::OtherProcess { class: class.to_owned(), kind });
         let continuous = self.timestep_type.as_deref() == Some("continuous")
             && self.prediction_type == PredictionType::V;
-        let flow = self.use_flow_sigmas == Some(true);
-        !continuous && !flow && !OTHERS.iter().any(|other| self.class_name.starts_with(other))
+        if continuous || OTHERS.iter().any(|other| class.starts_with(other)) {
+            return refuse("EDM, consistency or score matching");
+        }
+        if is_flow(class) {
+            return Ok(NoiseProcess::FlowMatching);
+        }
+        if class.starts_with("FlowMatch") {
+            return refuse("a distilled flow");
+        }
+        if self.use_flow_sigmas == Some(true) || self.prediction_type == PredictionType::Flow {
+            return refuse("flow matching with a solver of betas");
+        }
+        Ok(NoiseProcess::VariancePreserving)
     }
+}
+
+/// `true` for the classes that walk through the plain levels of flow matching, whose models always predict the velocity.
+fn is_flow(class: &str) -> bool {
+    ["FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"].contains(&class)
 }
 
 #[cfg(test)]
@@ -354,5 +414,16 @@ mod tests {
         }
         let error = SchedulerConfig::from_json("{}").unwrap_err().to_string();
         assert!(error.contains("_class_name"), "{error}");
+    }
+
+    #[test]
+    fn the_stock_config_of_stable_diffusion_3_is_one_of_flow_matching() {
+        let text = r#"{"_class_name": "FlowMatchEulerDiscreteScheduler",
+            "_diffusers_version": "0.29.0.dev0", "num_train_timesteps": 1000, "shift": 3.0}"#;
+        let config = SchedulerConfig::from_json(text).unwrap();
+        assert_eq!((config.flow.shift, config.prediction_type), (3.0, PredictionType::Flow));
+        assert_eq!(config.process().unwrap(), NoiseProcess::FlowMatching);
+        let choice = config.sampler().unwrap();
+        assert_eq!(choice, SamplerChoice { kind: SamplerKind::FlowEuler, note: None });
     }
 }

@@ -1,7 +1,9 @@
 //! A descriptor is all that the table of samplers holds of one: each sampler's file has its own, so that a new sampler is
 //! one new file and one line in [`super::kind`].
 
-use super::{config::SchedulerConfig, error::SamplerError, interface::Sampler};
+use super::{
+    config::SchedulerConfig, error::SamplerError, interface::Sampler, level::NoiseProcess,
+};
 
 /// Scheduler configuration and eta → sampler.
 pub(super) type BuildSampler = fn(&SchedulerConfig, f64) -> Result<Box<dyn Sampler>, SamplerError>;
@@ -15,6 +17,8 @@ pub(super) struct Descriptor {
     pub class: &'static str,
     /// diffusers' classes that the sampler stands in for, with a note.
     pub stands_in_for: &'static [&'static str],
+    /// The noise process of the models that it samples.
+    pub process: NoiseProcess,
     /// The share of fresh noise in each step where nobody chooses; `None` for a sampler without that choice.
     pub default_eta: Option<f64>,
     /// `true` if the config's timestep spacing is used.

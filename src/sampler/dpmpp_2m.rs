@@ -7,7 +7,7 @@ use super::{
     descriptor::{Descriptor, first_wanted},
     error::SamplerError,
     interface::{Sampler, steps_through},
-    level::Level,
+    level::{Level, NoiseProcess},
     schedule::Schedule,
     sigmas::{SigmaSpread, Sigmas, timestep_of},
     step::{Step, Terms},
@@ -18,6 +18,7 @@ pub(super) const DESCRIPTOR: Descriptor = Descriptor {
     name: "dpmpp-2m",
     class: "DPMSolverMultistepScheduler",
     stands_in_for: &[],
+    process: NoiseProcess::VariancePreserving,
     default_eta: None,
     has_spacing: true,
     left_out: |config| {
@@ -87,18 +88,18 @@ impl Dpmpp2m {
     }
 
     /// The schedule's timesteps up to `lambda_min_clipped`: their number.
-    fn reached(&self, schedule: &Schedule) -> usize {
-        let sigmas = schedule.solvers_sigmas();
+    fn reached(&self, schedule: &Schedule) -> Result<usize, SamplerError> {
+        let sigmas = schedule.solvers_sigmas()?;
         let total = sigmas.len();
         let clipped =
             sigmas.iter().rev().take_while(|&&sigma| -f64::from(sigma.ln()) < self.lambda_min);
-        total - clipped.count()
+        Ok(total - clipped.count())
     }
 
     /// The timesteps of `n` steps. The reference spreads `n + 1` of them and leaves out the last, except with trailing
     /// spacing, which never reaches 0.
     fn timesteps(&self, schedule: &Schedule, n: usize) -> Result<Vec<f64>, SamplerError> {
-        let reached = self.reached(schedule);
+        let reached = self.reached(schedule)?;
         let trailing = schedule.spacing() == TimestepSpacing::Trailing;
         let max = if trailing { reached } else { reached.saturating_sub(1) };
         if n == 0 || n > max {
@@ -113,7 +114,7 @@ impl Sampler for Dpmpp2m {
     fn steps(&self, schedule: &Schedule, n: usize) -> Result<Vec<Step>, SamplerError> {
         let timesteps = self.timesteps(schedule, n)?;
         let Some(spread) = self.sigmas.spread else { return self.through(schedule, &timesteps) };
-        let sigmas = schedule.solvers_sigmas();
+        let sigmas = schedule.solvers_sigmas()?;
         let logs: Vec<f32> = sigmas.iter().map(|sigma| sigma.ln()).collect();
         let ends = (f64::from(sigmas[sigmas.len() - 1]), f64::from(sigmas[0]));
         let rounds = matches!(spread, SigmaSpread::Karras | SigmaSpread::Lu) && !self.cosine;

@@ -20,14 +20,37 @@ pub enum SamplerError {
         /// The names of the samplers there are.
         known: String,
     },
-    /// The model was trained on other noise levels than betas make.
-    #[error(
-        "the model's scheduler {class:?} is of another kind of model (EDM, flow matching): not supported"
-    )]
+    /// The model was trained on noise levels that no sampler here knows.
+    #[error("the model's scheduler {class:?} is of another kind of model ({kind}): not supported")]
     OtherProcess {
         /// `_class_name` of the config.
         class: String,
+        /// The kind of model.
+        kind: &'static str,
     },
+    /// A sampler for models of another noise process than this one.
+    #[error(
+        "the sampler {sampler} is not for {process}, with which this model was trained: {known}"
+    )]
+    WrongProcess {
+        /// The sampler's name.
+        sampler: &'static str,
+        /// The model's noise process.
+        process: &'static str,
+        /// The samplers for it.
+        known: String,
+    },
+    /// Levels of another noise process were asked of a schedule.
+    #[error("the schedule of {process} has no such levels")]
+    NoSuchLevels {
+        /// The schedule's noise process.
+        process: &'static str,
+    },
+    /// A shift that follows from the picture's size, without the size.
+    #[error(
+        "the shift of this schedule follows from the number of a picture's tokens, which was not given"
+    )]
+    TokensMissing,
     /// A name that nothing has.
     #[error("not one of {known}")]
     Name {
@@ -143,6 +166,7 @@ impl SamplerError {
                 | Self::Strength { .. }
                 | Self::Eta { .. }
                 | Self::EtaUnused { .. }
+                | Self::WrongProcess { .. }
         )
     }
 }

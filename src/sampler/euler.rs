@@ -11,7 +11,7 @@ use super::{
     descriptor::{Descriptor, none_left_out},
     error::SamplerError,
     interface::{Sampler, steps_through},
-    level::Level,
+    level::{Level, NoiseProcess},
     schedule::Schedule,
     sigmas::{SigmaSpread, Sigmas, timestep_of},
     step::{Step, Terms},
@@ -34,6 +34,7 @@ pub(super) const DESCRIPTOR: Descriptor = Descriptor {
         "SASolverScheduler",
         "UniPCMultistepScheduler",
     ],
+    process: NoiseProcess::VariancePreserving,
     default_eta: None,
     has_spacing: true,
     left_out: none_left_out,
@@ -79,14 +80,18 @@ impl Euler {
 
     /// The steps at timesteps whose levels are spread evenly in ln σ over the whole training, one more than there are
     /// timesteps: the last step leads to the lowest of them.
-    fn log_linear(&self, schedule: &Schedule, timesteps: &[f64]) -> Vec<Step> {
-        let sigmas = schedule.solvers_sigmas();
+    fn log_linear(
+        &self,
+        schedule: &Schedule,
+        timesteps: &[f64],
+    ) -> Result<Vec<Step>, SamplerError> {
+        let sigmas = schedule.solvers_sigmas()?;
         let ends = (f64::from(sigmas[sigmas.len() - 1]), f64::from(sigmas[0]));
         let plain = Sigmas { least: None, greatest: None, ..self.sigmas };
         let levels = plain.spread(SigmaSpread::Exponential, ends, timesteps.len() + 1);
         let mut levels = levels.into_iter().map(level_of);
         let points: Vec<_> = timesteps.iter().copied().zip(&mut levels).collect();
-        steps_through(schedule, &points, levels.next().unwrap_or(Level::CLEAN))
+        Ok(steps_through(schedule, &points, levels.next().unwrap_or(Level::CLEAN)))
     }
 }
 
@@ -108,7 +113,7 @@ impl Sampler for Euler {
             }
         }
         let Some(spread) = self.sigmas.spread else { return self.through(schedule, &timesteps) };
-        let sigmas = schedule.solvers_sigmas();
+        let sigmas = schedule.solvers_sigmas()?;
         // Between the levels of the first and the last timestep.
         let end = |t: f64| -> f64 {
             let (below, above) = (t.floor() as usize, t.ceil() as usize);
@@ -129,7 +134,7 @@ impl Sampler for Euler {
     fn through(&self, schedule: &Schedule, timesteps: &[f64]) -> Result<Vec<Step>, SamplerError> {
         self.sigmas.refuse_list()?;
         if self.log_linear {
-            return Ok(self.log_linear(schedule, timesteps));
+            return self.log_linear(schedule, timesteps);
         }
         let point = |&t: &f64| Ok((t, schedule.solvers_level(t)?));
         let points = timesteps.iter().map(point).collect::<Result<Vec<_>, SamplerError>>()?;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 
 use super::{
     config::SchedulerConfig, ddim, descriptor::Descriptor, dpmpp_2m, error::SamplerError, euler,
-    interface::Sampler, lcm, tcd,
+    flow_euler, interface::Sampler, lcm, level::NoiseProcess, tcd,
 };
 
 /// Defines [`SamplerKind`] from a table of the samplers: a name for the code, and the file of each.
@@ -43,6 +43,8 @@ samplers! {
     Lcm: lcm,
     /// The second-order multistep solver DPM-Solver++ (Lu et al. 2022): [`super::Dpmpp2m`].
     Dpmpp2m: dpmpp_2m,
+    /// Euler's method along the velocity of flow matching (Lipman et al. 2023): [`super::FlowEuler`].
+    FlowEuler: flow_euler,
 }
 
 /// The sampler that a scheduler config leads to.
@@ -73,7 +75,7 @@ impl SamplerKind {
     /// note: each sampler's descriptor names the classes that it stands in for, and why.
     ///
     /// # Errors
-    /// [`SamplerError::UnsupportedScheduler`] for a class of another kind of model (flow matching, …).
+    /// [`SamplerError::UnsupportedScheduler`] for a class of another kind of model (EDM, …).
     pub fn from_class_name(class: &str) -> Result<SamplerChoice, SamplerError> {
         let find = |is: &dyn Fn(&Descriptor) -> bool| {
             Self::ALL.into_iter().find(|kind| is(kind.descriptor()))
@@ -97,19 +99,32 @@ impl SamplerKind {
     /// [`SamplerKind::default_eta`].
     ///
     /// # Errors
-    /// [`SamplerError::Eta`], [`SamplerError::EtaUnused`], and [`SamplerError::UnsupportedSetting`] where the
-    /// config wants something of this very sampler that it cannot do.
+    /// [`SamplerError::WrongProcess`] for a model of another noise process, [`SamplerError::Eta`],
+    /// [`SamplerError::EtaUnused`], and [`SamplerError::UnsupportedSetting`] where the config wants something of this very
+    /// sampler that it cannot do.
     pub fn build(
         self,
         config: &SchedulerConfig,
         eta: Option<f64>,
     ) -> Result<Box<dyn Sampler>, SamplerError> {
+        let process = config.process()?;
+        if process != self.process() {
+            let known = Self::names(|kind| kind.process() == process, " or ");
+            let (sampler, process) = (self.name(), process.name());
+            return Err(SamplerError::WrongProcess { sampler, process, known });
+        }
         let default = self.default_eta();
         if eta.is_some() && default.is_none() {
             let known = Self::names(|kind| kind.default_eta().is_some(), " and ");
             return Err(SamplerError::EtaUnused { sampler: self.name(), known });
         }
         (self.descriptor().build)(config, eta.or(default).unwrap_or(0.0))
+    }
+
+    /// The noise process of the models that it samples.
+    #[must_use]
+    pub fn process(self) -> NoiseProcess {
+        self.descriptor().process
     }
 
     /// The share of fresh noise in each step where nobody chooses; `None` for a sampler without that choice.
@@ -179,6 +194,7 @@ mod tests {
             ("EulerDiscreteScheduler", SamplerKind::Euler),
             ("LCMScheduler", SamplerKind::Lcm),
             ("DPMSolverMultistepScheduler", SamplerKind::Dpmpp2m),
+            ("FlowMatchEulerDiscreteScheduler", SamplerKind::FlowEuler),
         ] {
             let own = SamplerKind::from_class_name(class).unwrap();
             assert_eq!(own, SamplerChoice { kind, note: None });
@@ -186,28 +202,45 @@ mod tests {
         for (class, kind) in [
             ("PNDMScheduler", SamplerKind::Ddim),
             ("DPMSolverSinglestepScheduler", SamplerKind::Euler),
+            ("FlowMatchHeunDiscreteScheduler", SamplerKind::FlowEuler),
         ] {
             let stand_in = SamplerKind::from_class_name(class).unwrap();
             assert_eq!(stand_in.kind, kind);
             let note = format!("the model asks for {class}; running {kind} instead");
             assert_eq!(stand_in.note, Some(note));
         }
-        let error = SamplerKind::from_class_name("FlowMatchEulerDiscreteScheduler").unwrap_err();
+        let error = SamplerKind::from_class_name("EDMEulerScheduler").unwrap_err();
         let error = error.to_string();
-        assert!(error.contains("\"FlowMatchEulerDiscreteScheduler\""), "{error}");
-        assert!(error.contains("(ddim, tcd, euler, lcm, dpmpp-2m)"), "{error}");
+        assert!(error.contains("\"EDMEulerScheduler\""), "{error}");
+        assert!(error.contains("(ddim, tcd, euler, lcm, dpmpp-2m, flow-euler)"), "{error}");
     }
 
     #[test]
     fn eta_belongs_to_ddim_and_tcd_and_is_a_share() {
-        let config = SchedulerConfig::from_json(r#"{"_class_name": "DDIMScheduler"}"#).unwrap();
         for kind in SamplerKind::ALL {
+            let text = format!(r#"{{"_class_name": "{}"}}"#, kind.descriptor().class);
+            let config = SchedulerConfig::from_json(&text).unwrap();
             assert!(kind.build(&config, None).is_ok());
             let has_eta = kind.default_eta().is_some();
             assert_eq!(kind.build(&config, Some(0.5)).is_ok(), has_eta, "{kind}");
             for eta in [-0.1, 1.1, f64::NAN] {
                 assert!(kind.build(&config, Some(eta)).is_err(), "{kind} at {eta}");
             }
+        }
+    }
+
+    #[test]
+    fn a_sampler_for_another_noise_process_is_refused_with_those_that_would_do() {
+        for (class, kind, known) in [
+            ("FlowMatchEulerDiscreteScheduler", SamplerKind::Ddim, "flow-euler"),
+            ("DDIMScheduler", SamplerKind::FlowEuler, "ddim or tcd or euler or lcm or dpmpp-2m"),
+        ] {
+            let text = format!(r#"{{"_class_name": "{class}"}}"#);
+            let config = SchedulerConfig::from_json(&text).unwrap();
+            let error = kind.build(&config, None).unwrap_err();
+            assert!(error.is_wrong_choice());
+            let error = error.to_string();
+            assert!(error.contains(kind.name()) && error.ends_with(known), "{error}");
         }
     }
 

@@ -1,6 +1,26 @@
 //! Noise levels are two numbers, signal and spread, so that samplers, priors and the canvas say the same of every noise
 //! process (docs/method.md §1).
 
+/// The way in which training mixed pictures with noise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoiseProcess {
+    /// `signal² + spread² = 1`, by the betas of a training schedule.
+    VariancePreserving,
+    /// `signal + spread = 1`: straight lines from noise to picture.
+    FlowMatching,
+}
+
+impl NoiseProcess {
+    /// The name that messages print.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::VariancePreserving => "the noise of betas",
+            Self::FlowMatching => "flow matching",
+        }
+    }
+}
+
 /// A noise level: `z = signal·x0 + spread·n`, with n standard normal.
 ///
 /// Both numbers are in 0..=1. The clean latent has signal 1 and spread 0, pure noise the reverse.

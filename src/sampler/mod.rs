@@ -4,7 +4,7 @@
 //! and spreads timesteps, a [`Sampler`] turns steps into [`Update`]s, and [`plan`] says which of the steps an
 //! image-to-image run takes.
 //!
-//! Every sampler (DDIM, TCD, LCM, Euler, DPM-Solver++) is linear in the canvas, the prediction, fresh noise and the values
+//! Every sampler (DDIM, TCD, LCM, Euler, DPM-Solver++, Euler of flow matching) is linear in the canvas, the prediction, fresh noise and the values
 //! that earlier steps kept: `z' = a·z + b·ε + c·n + Σ dₖ·hₖ`, with a few numbers per step. So a sampler only computes those
 //! numbers, in f64, and the canvas is updated in bands of rows by one loop. All of them work on the noise prediction ε:
 //! see [`Schedule::convert`] for models that predict something else. What a config may ask for beyond that, clipping of
@@ -20,6 +20,8 @@ mod descriptor;
 mod dpmpp_2m;
 mod error;
 mod euler;
+mod flow;
+mod flow_euler;
 mod interface;
 mod kind;
 mod lcm;
@@ -37,10 +39,12 @@ pub use ddim::Ddim;
 pub use dpmpp_2m::Dpmpp2m;
 pub use error::SamplerError;
 pub use euler::Euler;
+pub use flow::{FlowSettings, TimeShift};
+pub use flow_euler::FlowEuler;
 pub use interface::{Sampler, updates};
 pub use kind::{SamplerChoice, SamplerKind};
 pub use lcm::Lcm;
-pub use level::Level;
+pub use level::{Level, NoiseProcess};
 pub use plan::{Denoise, Timesteps, plan, steps_run};
 pub use schedule::{Schedule, add_noise};
 pub use step::{Combination, PredictionForm, Step};

@@ -9,7 +9,8 @@ use std::f64::consts::FRAC_PI_2;
 
 use super::config::{BetaSchedule, PredictionType, SchedulerConfig, TimestepSpacing};
 use super::error::{SamplerError, check_len};
-use super::level::Level;
+use super::flow::FlowSigmas;
+use super::level::{Level, NoiseProcess};
 use super::step::{PredictionForm, Step};
 
 /// Values per parallel piece: small enough for the cache, large enough not to feel the hand-over.
@@ -23,11 +24,24 @@ const LITTLE_SIGNAL: f64 = 0.01;
 /// The noise levels of the training timesteps, and how to choose timesteps from them.
 #[derive(Debug, Clone)]
 pub struct Schedule {
+    training: Training,
+    spacing: TimestepSpacing,
+    prediction: PredictionType,
+}
+
+/// The noise levels of a training.
+#[derive(Debug, Clone)]
+enum Training {
+    Betas(Betas),
+    Flow(FlowSigmas),
+}
+
+/// Those that betas make.
+#[derive(Debug, Clone)]
+struct Betas {
     abar: Vec<f32>,
     final_level: Level,
-    spacing: TimestepSpacing,
     steps_offset: usize,
-    prediction: PredictionType,
     zero_snr: bool,
 }
 
@@ -35,35 +49,14 @@ impl Schedule {
     /// The schedule of a config.
     ///
     /// # Errors
-    /// [`SamplerError::OtherProcess`] for a model that was not trained on betas, [`SamplerError::Betas`] for betas
-    /// outside (0, 1) or of the wrong number.
+    /// [`SamplerError::OtherProcess`] for a model whose noise levels no sampler here knows, [`SamplerError::Betas`] for
+    /// betas outside (0, 1) or of the wrong number, [`SamplerError::UnsupportedSetting`] for a flow that cannot be.
     pub fn new(config: &SchedulerConfig) -> Result<Self, SamplerError> {
-        if !config.has_betas() {
-            return Err(SamplerError::OtherProcess { class: config.class_name.clone() });
-        }
-        let betas = betas(config)?;
-        let mut abar = cumulative_product(betas.iter().map(|beta| 1.0 - beta));
-        if config.rescale_betas_zero_snr {
-            abar = rescale_zero_snr(&abar);
-        }
-        // Without any signal no step leads back to a picture; a stretched schedule alone ends so.
-        let last = abar.len() - 1;
-        let ends = |t: usize| config.rescale_betas_zero_snr && t == last && t > 0;
-        let is_sound = |(t, &abar): (usize, &f32)| abar > 0.0 || abar == 0.0 && ends(t);
-        if let Some(t) = abar.iter().enumerate().position(|level| !is_sound(level)) {
-            return Err(SamplerError::Betas {
-                reason: format!("no signal is left at timestep {t}"),
-            });
-        }
-        let final_level = if config.set_alpha_to_one { Level::CLEAN } else { level_of(abar[0]) };
-        Ok(Self {
-            abar,
-            final_level,
-            spacing: config.timestep_spacing,
-            steps_offset: config.steps_offset,
-            prediction: config.prediction_type,
-            zero_snr: config.rescale_betas_zero_snr,
-        })
+        let training = match config.process()? {
+            NoiseProcess::VariancePreserving => Training::Betas(Betas::new(config)?),
+            NoiseProcess::FlowMatching => Training::Flow(FlowSigmas::new(config)?),
+        };
+        Ok(Self { training, spacing: config.timestep_spacing, prediction: config.prediction_type })
     }
 
     /// The same schedule with another spread of timesteps: Hyper-SDXL wants trailing whatever its base says.
@@ -73,15 +66,57 @@ impl Schedule {
         self
     }
 
+    /// The same schedule for pictures of this many tokens (patches of the denoiser), on which the shift of some
+    /// flow-matching models depends; the noise of betas does not.
+    #[must_use]
+    pub fn with_tokens(mut self, tokens: usize) -> Self {
+        if let Training::Flow(flow) = &mut self.training {
+            flow.set_tokens(tokens);
+        }
+        self
+    }
+
     /// Spacing of timesteps.
     #[must_use]
     pub fn spacing(&self) -> TimestepSpacing {
         self.spacing
     }
 
+    /// The noise process of the training.
+    #[must_use]
+    pub fn process(&self) -> NoiseProcess {
+        match self.training {
+            Training::Betas(_) => NoiseProcess::VariancePreserving,
+            Training::Flow(_) => NoiseProcess::FlowMatching,
+        }
+    }
+
+    fn betas(&self) -> Result<&Betas, SamplerError> {
+        match &self.training {
+            Training::Betas(betas) => Ok(betas),
+            Training::Flow(_) => Err(SamplerError::NoSuchLevels { process: self.process().name() }),
+        }
+    }
+
+    /// The levels of flow matching.
+    ///
+    /// # Errors
+    /// [`SamplerError::NoSuchLevels`] for a schedule of betas.
+    pub(super) fn flow(&self) -> Result<&FlowSigmas, SamplerError> {
+        match &self.training {
+            Training::Flow(flow) => Ok(flow),
+            Training::Betas(_) => {
+                Err(SamplerError::NoSuchLevels { process: self.process().name() })
+            }
+        }
+    }
+
     /// T, the number of training timesteps.
     pub fn train_timesteps(&self) -> usize {
-        self.abar.len()
+        match &self.training {
+            Training::Betas(betas) => betas.abar.len(),
+            Training::Flow(flow) => flow.train_timesteps(),
+        }
     }
 
     /// Target of the model's prediction.
@@ -89,46 +124,35 @@ impl Schedule {
         self.prediction
     }
 
-    /// The level of timestep `t`, 0 to T−1: almost clean at 0, almost noise at T−1. Between two timesteps of the
-    /// training its σ = spread/signal is on the straight line between theirs, as `EulerDiscreteScheduler` has it.
+    /// The level of timestep `t`: 0 to T−1 of the noise of betas, almost clean at 0 and almost noise at T−1, where σ =
+    /// spread/signal between two timesteps of the training is on the straight line between theirs, as
+    /// `EulerDiscreteScheduler` has it; 0 to T of flow matching, clean at 0 and noise at T.
     ///
     /// # Errors
     /// [`SamplerError::TimestepRange`].
     pub fn level(&self, t: f64) -> Result<Level, SamplerError> {
-        self.level_among(t, |index| self.abar[index])
+        match &self.training {
+            Training::Betas(betas) => betas.level_among(t, |index| betas.abar[index]),
+            Training::Flow(flow) => flow.level(t),
+        }
     }
 
     /// The level of timestep `t` for the solvers in σ, which keep a little signal in pure noise.
     ///
     /// # Errors
-    /// [`SamplerError::TimestepRange`].
+    /// [`SamplerError::TimestepRange`], [`SamplerError::NoSuchLevels`].
     pub(super) fn solvers_level(&self, t: f64) -> Result<Level, SamplerError> {
-        self.level_among(t, |index| self.solvers_abar(index))
-    }
-
-    fn solvers_abar(&self, index: usize) -> f32 {
-        let is_last = index + 1 == self.abar.len();
-        if self.zero_snr && is_last { SOLVERS_LAST_ABAR } else { self.abar[index] }
-    }
-
-    fn level_among(&self, t: f64, abar: impl Fn(usize) -> f32) -> Result<Level, SamplerError> {
-        let max = self.abar.len() - 1;
-        if !(0.0..=max as f64).contains(&t) {
-            return Err(SamplerError::TimestepRange { t, max });
-        }
-        let (below, fraction) = (t.floor() as usize, t.fract());
-        if fraction == 0.0 {
-            return Ok(level_of(abar(below)));
-        }
-        let sigma = |index: usize| f64::from(sigma_of(abar(index)));
-        let sigma = sigma(below) + fraction * (sigma(below + 1) - sigma(below));
-        // The reference, too, keeps what it interpolates in f32.
-        Ok(level_of((1.0 / (1.0 + sigma * sigma)) as f32))
+        let betas = self.betas()?;
+        betas.level_among(t, |index| betas.solvers_abar(index))
     }
 
     /// σ = spread/signal of every timestep as the solvers have it, ascending.
-    pub(super) fn solvers_sigmas(&self) -> Vec<f32> {
-        (0..self.abar.len()).map(|index| sigma_of(self.solvers_abar(index))).collect()
+    ///
+    /// # Errors
+    /// [`SamplerError::NoSuchLevels`].
+    pub(super) fn solvers_sigmas(&self) -> Result<Vec<f32>, SamplerError> {
+        let betas = self.betas()?;
+        Ok((0..betas.abar.len()).map(|index| sigma_of(betas.solvers_abar(index))).collect())
     }
 
     /// The quantity with which steps from this level are taken.
@@ -137,20 +161,25 @@ impl Schedule {
             PredictionType::V | PredictionType::Sample if level.signal < LITTLE_SIGNAL => {
                 PredictionForm::Clean
             }
+            // Either follows from the velocity and the latent alone, so the one that a step divides by the more of.
+            PredictionType::Flow if level.signal < level.spread => PredictionForm::Clean,
             _ => PredictionForm::Noise,
         }
     }
 
     /// The level after DDIM's last step: clean, or that of timestep 0 with `set_alpha_to_one = false`.
     pub fn final_level(&self) -> Level {
-        self.final_level
+        match &self.training {
+            Training::Betas(betas) => betas.final_level,
+            Training::Flow(_) => Level::CLEAN,
+        }
     }
 
     /// The `n` timesteps of inference, descending, as diffusers' `set_timesteps` gives them.
     ///
     /// # Errors
     /// [`SamplerError::StepCount`] unless `1 <= n <= T`, [`SamplerError::TimestepRange`] where `steps_offset`
-    /// carries one past the end.
+    /// carries one past the end, [`SamplerError::NoSuchLevels`] for flow matching, whose timesteps are no whole numbers.
     pub fn timesteps(&self, n: usize) -> Result<Vec<usize>, SamplerError> {
         self.timesteps_below(self.train_timesteps(), n)
     }
@@ -164,13 +193,14 @@ impl Schedule {
         total: usize,
         n: usize,
     ) -> Result<Vec<usize>, SamplerError> {
+        let steps_offset = self.betas()?.steps_offset;
         if n == 0 || n > total {
             return Err(SamplerError::StepCount { steps: n, max: total });
         }
         let span = total as f64;
         let timesteps: Vec<usize> = match self.spacing {
             TimestepSpacing::Leading => {
-                (0..n).rev().map(|i| i * (total / n) + self.steps_offset).collect()
+                (0..n).rev().map(|i| i * (total / n) + steps_offset).collect()
             }
             TimestepSpacing::Trailing => {
                 // numpy.arange's own increment: the difference of its first two values.
@@ -235,11 +265,55 @@ impl Schedule {
             (PredictionType::V, PredictionForm::Noise) => (signal, spread),
             (PredictionType::V, PredictionForm::Clean) => (-spread, signal),
             (PredictionType::Sample, PredictionForm::Noise) => (-signal / spread, 1.0 / spread),
+            (PredictionType::Flow, PredictionForm::Noise) => (signal, 1.0),
+            (PredictionType::Flow, PredictionForm::Clean) => (-spread, 1.0),
         };
         output.par_chunks_mut(PIECE).zip(z.par_chunks(PIECE)).for_each(|(output, z)| {
             output.iter_mut().zip(z).for_each(|(o, z)| *o = from_output * *o + from_z * z);
         });
         Ok(())
+    }
+}
+
+impl Betas {
+    fn new(config: &SchedulerConfig) -> Result<Self, SamplerError> {
+        let betas = betas(config)?;
+        let mut abar = cumulative_product(betas.iter().map(|beta| 1.0 - beta));
+        if config.rescale_betas_zero_snr {
+            abar = rescale_zero_snr(&abar);
+        }
+        // Without any signal no step leads back to a picture; a stretched schedule alone ends so.
+        let last = abar.len() - 1;
+        let ends = |t: usize| config.rescale_betas_zero_snr && t == last && t > 0;
+        let is_sound = |(t, &abar): (usize, &f32)| abar > 0.0 || abar == 0.0 && ends(t);
+        if let Some(t) = abar.iter().enumerate().position(|level| !is_sound(level)) {
+            return Err(SamplerError::Betas {
+                reason: format!("no signal is left at timestep {t}"),
+            });
+        }
+        let final_level = if config.set_alpha_to_one { Level::CLEAN } else { level_of(abar[0]) };
+        let zero_snr = config.rescale_betas_zero_snr;
+        Ok(Self { abar, final_level, steps_offset: config.steps_offset, zero_snr })
+    }
+
+    fn solvers_abar(&self, index: usize) -> f32 {
+        let is_last = index + 1 == self.abar.len();
+        if self.zero_snr && is_last { SOLVERS_LAST_ABAR } else { self.abar[index] }
+    }
+
+    fn level_among(&self, t: f64, abar: impl Fn(usize) -> f32) -> Result<Level, SamplerError> {
+        let max = self.abar.len() - 1;
+        if !(0.0..=max as f64).contains(&t) {
+            return Err(SamplerError::TimestepRange { t, max });
+        }
+        let (below, fraction) = (t.floor() as usize, t.fract());
+        if fraction == 0.0 {
+            return Ok(level_of(abar(below)));
+        }
+        let sigma = |index: usize| f64::from(sigma_of(abar(index)));
+        let sigma = sigma(below) + fraction * (sigma(below + 1) - sigma(below));
+        // The reference, too, keeps what it interpolates in f32.
+        Ok(level_of((1.0 / (1.0 + sigma * sigma)) as f32))
     }
 }
 
@@ -355,7 +429,9 @@ mod tests {
         for text in [
             r#"{"_class_name": "EDMEulerScheduler", "sigma_max": 80.0}"#,
             r#"{"_class_name": "EDMDPMSolverMultistepScheduler"}"#,
-            r#"{"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}"#,
+            r#"{"_class_name": "FlowMatchLCMScheduler", "shift": 3.0}"#,
+            r#"{"_class_name": "DPMSolverMultistepScheduler", "use_flow_sigmas": true}"#,
+            r#"{"_class_name": "DPMSolverMultistepScheduler", "prediction_type": "flow_prediction"}"#,
             r#"{"_class_name": "EulerDiscreteScheduler", "timestep_type": "continuous",
                 "prediction_type": "v_prediction"}"#,
         ] {

@@ -6,6 +6,7 @@ use super::{
     descriptor::{Descriptor, check_eta, none_left_out},
     error::SamplerError,
     interface::{Sampler, steps_at},
+    level::NoiseProcess,
     schedule::Schedule,
     step::{Step, Terms},
     update::Update,
@@ -15,6 +16,7 @@ pub(super) const DESCRIPTOR: Descriptor = Descriptor {
     name: "tcd",
     class: "TCDScheduler",
     stands_in_for: &[],
+    process: NoiseProcess::VariancePreserving,
     default_eta: Some(Tcd::DEFAULT_ETA),
     has_spacing: false,
     // The reference's step does not look at `clip_sample` and `thresholding`, though its class has them.

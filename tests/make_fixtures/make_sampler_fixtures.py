@@ -2,7 +2,8 @@
 
     python tests/make_fixtures/make_sampler_fixtures.py
 
-Writes tests/fixtures/sampler/{defaults.json,timesteps.json,abar.safetensors,trajectories.safetensors,trajectories.json}
+Writes tests/fixtures/sampler/{defaults.json,timesteps.json,flow.json,abar.safetensors}, {trajectories,flow_trajectories}.json
+and .safetensors there,
 and tests/fixtures/noise/field.safetensors. Deterministic. Made with diffusers 0.42.1, torch 2.15.0, numpy 2, and scipy
 1.17 for the beta distribution.
 """
@@ -21,9 +22,12 @@ from diffusers import (
     DDIMScheduler,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
     LCMScheduler,
+    StableDiffusion3Img2ImgPipeline,
     TCDScheduler,
 )
+from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import calculate_shift
 from safetensors.torch import save_file
 
 torch.set_num_threads(1)
@@ -44,7 +48,7 @@ SDXL = dict(
 # Every class whose config leads to a sampler of ours.
 CLASSES = [
     "DDIM", "DDPM", "DEISMultistep", "DPMSolverMultistep", "DPMSolverSDE", "DPMSolverSinglestep",
-    "EulerAncestralDiscrete", "EulerDiscrete", "HeunDiscrete", "KDPM2AncestralDiscrete", "KDPM2Discrete", "LCM",
+    "EulerAncestralDiscrete", "EulerDiscrete", "FlowMatchEulerDiscrete", "FlowMatchHeunDiscrete", "HeunDiscrete", "KDPM2AncestralDiscrete", "KDPM2Discrete", "LCM",
     "LMSDiscrete", "PNDM", "SASolver", "TCD", "UniPCMultistep",
 ]  # fmt: skip
 SPACINGS = ("leading", "trailing", "linspace")
@@ -97,6 +101,59 @@ def timesteps():
             tables[name][str(n)] = scheduler.timesteps.tolist()
     text = json.dumps(tables, separators=(",", ":")).replace(".0,", ",").replace(".0]", "]")
     (FIXTURES / "sampler/timesteps.json").write_text(text + "\n")
+
+
+def flow_settings():
+    """Settings of flow-matching schedulers, and the number of a picture's tokens where the levels depend on it."""
+    dynamic = dict(use_dynamic_shifting=True)
+    sd3 = dict(shift=3.0)
+    return {
+        "plain": ({}, None),
+        "sd3": (sd3, None),
+        "terminal": ({**sd3, "shift_terminal": 0.1}, None),
+        "short": ({"shift": 2.5, "num_train_timesteps": 60}, None),
+        "dynamic256": (dynamic, 256),
+        "dynamic1024": (dynamic, 1024),
+        "dynamic_ends": (
+            {**dynamic, "base_shift": 0.25, "max_shift": 2.0, "base_image_seq_len": 64, "max_image_seq_len": 1024}, 400
+        ),
+        "dynamic_linear": ({**dynamic, **sd3, "time_shift_type": "linear", "shift_terminal": 0.02}, 4096),
+        "karras": ({**sd3, "use_karras_sigmas": True}, None),
+        "exponential": ({**sd3, "use_exponential_sigmas": True}, None),
+        "beta": ({**dynamic, "use_beta_sigmas": True}, 1024),
+    }  # fmt: skip
+
+
+def flow_scheduler(settings, tokens, n):
+    """A scheduler of flow matching with its steps, as the pipelines of Stable Diffusion 3 set them."""
+    scheduler = FlowMatchEulerDiscreteScheduler(**settings)
+    mu = None
+    if tokens:
+        config = scheduler.config
+        mu = calculate_shift(
+            tokens, config.base_image_seq_len, config.max_image_seq_len, config.base_shift, config.max_shift
+        )
+    scheduler.set_timesteps(n, mu=mu)
+    return scheduler
+
+
+def flow():
+    """Timesteps of flow matching, and the share of them that image-to-image pipelines run at a strength."""
+    tables = {}
+    for name, (settings, tokens) in flow_settings().items():
+        # One step of a stretched schedule divides 0 by 0.
+        counts = [n for n in (1, 2, 3, 4, 8, 20, 28, 50) if n > 1 or "shift_terminal" not in settings]
+        steps = {str(n): flow_scheduler(settings, tokens, n).timesteps.tolist() for n in counts}
+        config = config_json(flow_scheduler(settings, tokens, 2))
+        tables[name] = dict(config=config, tokens=tokens, steps=steps)
+    settings, tokens = flow_settings()["sd3"]
+    for n in (4, 8, 20, 28, 50):
+        for strength in (0.01, 0.3, 0.45, 0.5, 0.6, 0.75, 0.99, 1.0):
+            pipeline = mock.Mock(scheduler=flow_scheduler(settings, tokens, n))
+            timesteps, run = StableDiffusion3Img2ImgPipeline.get_timesteps(pipeline, n, strength, "cpu")
+            assert len(timesteps) == run
+            tables["sd3"].setdefault("strengths", []).append([n, strength, timesteps.tolist()[0], run])
+    write_json(FIXTURES / "sampler/flow.json", tables)
 
 
 def abar():
@@ -178,6 +235,19 @@ def cases():
     return dict(sorted((cases | settings_cases()).items()))
 
 
+def flow_cases():
+    """Runs along the velocity of flow matching, from pure noise and from within."""
+    cases = {}
+    for name, (settings, tokens) in flow_settings().items():
+        settings = {**settings, "tokens": tokens}
+        for n, run in [(8, 8), (28, 13), (4, 2)]:
+            cases[f"flow-euler_{name}_{run}_of_{n}"] = (FlowMatchEulerDiscreteScheduler, settings, n, run, None)
+    settings = {"shift": 3.0, "stochastic_sampling": True}
+    cases["flow-euler_stochastic"] = (FlowMatchEulerDiscreteScheduler, settings, 8, 8, None)
+    cases["flow-euler_one"] = (FlowMatchEulerDiscreteScheduler, {"shift": 3.0}, 1, 1, None)
+    return cases
+
+
 def set_beyond(settings):
     """What settings say that SDXL's do not."""
     return {name: value for name, value in settings.items() if SDXL.get(name) != value}
@@ -244,7 +314,10 @@ def trajectory(kind, settings, n, run, eta, draws):
     scheduler = kind(**own(kind, settings))
     if settings.get("thresholding"):  # whose quantiles are each sample's own
         draws = {name: draw[None] if name in ("zl", "noise0") else draw[:, None] for name, draw in draws.items()}
-    scheduler.set_timesteps(**({"timesteps": n} if isinstance(n, list) else {"num_inference_steps": n}))
+    if kind is FlowMatchEulerDiscreteScheduler:
+        scheduler = flow_scheduler(own(kind, settings), settings.get("tokens"), n)
+    else:
+        scheduler.set_timesteps(**({"timesteps": n} if isinstance(n, list) else {"num_inference_steps": n}))
     first = len(scheduler.timesteps) - run
     ts = scheduler.timesteps[first:]
     if kind is not DDIMScheduler:  # which counts nothing
@@ -254,7 +327,10 @@ def trajectory(kind, settings, n, run, eta, draws):
     if double:
         scheduler.sigmas = scheduler.sigmas.double()
         draws = {name: draw.double() for name, draw in draws.items()}
-    x = scheduler.add_noise(draws["zl"], draws["noise0"], ts[:1])
+    if kind is FlowMatchEulerDiscreteScheduler:
+        x = scheduler.scale_noise(draws["zl"], ts[:1], draws["noise0"])
+    else:
+        x = scheduler.add_noise(draws["zl"], draws["noise0"], ts[:1])
     if kind is EulerDiscreteScheduler:
         # The UNet sees the latent in its variance-preserving form, as on the canvas.
         sigmas = scheduler.sigmas[first:]
@@ -263,14 +339,15 @@ def trajectory(kind, settings, n, run, eta, draws):
         zs = [x]
     x0s = []
     for i, t in enumerate(ts):
-        seen = scheduler.scale_model_input(x, t)
+        seen = x if kind is FlowMatchEulerDiscreteScheduler else scheduler.scale_model_input(x, t)
         assert torch.equal(seen, zs[-1]) or kind is EulerDiscreteScheduler and torch.allclose(seen, zs[-1])
         arguments = {}
         if kind is DDIMScheduler:
             arguments = dict(eta=eta, variance_noise=draws["noises"][i] if eta > 0 else None)
         elif kind is TCDScheduler:
             arguments = dict(eta=eta)
-        module = "diffusers.schedulers.scheduling_" + ("lcm" if kind is LCMScheduler else "tcd")
+        names = {LCMScheduler: "lcm", FlowMatchEulerDiscreteScheduler: "flow_match_euler_discrete"}
+        module = f"diffusers.schedulers.scheduling_{names.get(kind, 'tcd')}"
         precision = mock.patch.object(torch, "float32", torch.float64 if double else torch.float32)
         with mock.patch(f"{module}.randn_tensor", lambda *_, **__: draws["noises"][i]), precision:
             result = scheduler.step(draws["outputs"][i], t, x, **arguments)
@@ -285,19 +362,21 @@ def trajectory(kind, settings, n, run, eta, draws):
     return config_json(scheduler), ts.tolist(), zs, torch.stack(x0s).float() if x0s[0] is not None else None
 
 
-def trajectories():
+def trajectories(file, cases):
     generator = torch.Generator().manual_seed(0)
     shape = (3, 2, 4)
     draws = {name: torch.randn(shape, generator=generator) for name in ("zl", "noise0")}
     draws |= {name: torch.randn((50, *shape), generator=generator) for name in ("outputs", "noises")}
     tensors, about = dict(draws), {}
-    for name, (kind, settings, n, run, eta) in cases().items():
+    for name, (kind, settings, n, run, eta) in cases.items():
         config, ts, tensors[f"z.{name}"], x0s = trajectory(kind, settings, n, run, eta, draws)
         if x0s is not None and run <= 8:
             tensors[f"x0.{name}"] = x0s
         about[name] = dict(config=config, n=n, run=run, eta=eta, timesteps=ts)
-    save_file(tensors, FIXTURES / "sampler/trajectories.safetensors")
-    write_json(FIXTURES / "sampler/trajectories.json", about)
+        if tokens := settings.get("tokens"):
+            about[name]["tokens"] = tokens
+    save_file(tensors, FIXTURES / f"sampler/{file}.safetensors")
+    write_json(FIXTURES / f"sampler/{file}.json", about)
 
 
 def write_json(path, value):
@@ -340,6 +419,8 @@ if __name__ == "__main__":
         (FIXTURES / folder).mkdir(parents=True, exist_ok=True)
     defaults()
     timesteps()
+    flow()
     abar()
-    trajectories()
+    trajectories("trajectories", cases())
+    trajectories("flow_trajectories", flow_cases())
     noise()

@@ -1,11 +1,11 @@
-//! Schedules and steps against diffusers' DDIM, TCD, Euler, LCM and DPM-Solver++ schedulers; fixtures by
+//! Schedules and steps against diffusers' DDIM, TCD, Euler, LCM, DPM-Solver++ and flow-matching schedulers; fixtures by
 //! `tests/make_fixtures/make_sampler_fixtures.py`.
 
 use std::collections::BTreeMap;
 
 use cupscale::sampler::{
-    self, Ddim, Denoise, Level, PredictionForm, QuantileSearch, Sampler, SamplerError, SamplerKind,
-    Schedule, SchedulerConfig, Step, TimestepSpacing, plan,
+    self, Ddim, Denoise, Level, NoiseProcess, PredictionForm, QuantileSearch, Sampler,
+    SamplerError, SamplerKind, Schedule, SchedulerConfig, Step, TimestepSpacing, plan,
 };
 use safetensors::SafeTensors;
 use serde::Deserialize;
@@ -41,6 +41,12 @@ fn in_f32(steps: &[Step]) -> Vec<f32> {
     steps.iter().map(|step| step.t as f32).collect()
 }
 
+/// The samplers for the noise of betas.
+fn of_betas() -> impl Iterator<Item = SamplerKind> {
+    let process = NoiseProcess::VariancePreserving;
+    SamplerKind::ALL.into_iter().filter(move |kind| kind.process() == process)
+}
+
 #[derive(Deserialize)]
 struct Case {
     config: serde_json::Value,
@@ -48,6 +54,7 @@ struct Case {
     run: usize,
     eta: Option<f64>,
     timesteps: Vec<f32>,
+    tokens: Option<usize>,
 }
 
 /// Their number, or all of them.
@@ -71,7 +78,7 @@ impl From<&Timesteps> for sampler::Timesteps {
 fn settings_that_a_file_leaves_out_have_the_defaults_of_its_class() {
     let tables: BTreeMap<String, serde_json::Value> =
         serde_json::from_str(include_str!("../fixtures/sampler/defaults.json")).unwrap();
-    assert_eq!(tables.len(), 17);
+    assert_eq!(tables.len(), 19);
     for (class, table) in &tables {
         let config =
             SchedulerConfig::from_json(&format!(r#"{{"_class_name": "{class}"}}"#)).unwrap();
@@ -203,7 +210,7 @@ fn sdxl_in_eight_trailing_steps_has_the_numbers_of_the_method_page() {
 #[test]
 fn the_papers_22_of_50_steps_can_be_run_exactly() {
     let config = SchedulerConfig::from_json(SDXL).unwrap();
-    for kind in SamplerKind::ALL {
+    for kind in of_betas() {
         let sampler = kind.build(&config, None).unwrap();
         let steps =
             plan(&*sampler, &schedule("{}"), &sampler::Timesteps::Count(50), Denoise::Steps(22))
@@ -214,12 +221,22 @@ fn the_papers_22_of_50_steps_can_be_run_exactly() {
 
 #[test]
 fn trajectories_follow_diffusers_for_every_sampler_prediction_type_spacing_and_eta() {
-    let cases: BTreeMap<String, Case> =
-        serde_json::from_str(include_str!("../fixtures/sampler/trajectories.json")).unwrap();
-    let file =
-        SafeTensors::deserialize(include_bytes!("../fixtures/sampler/trajectories.safetensors"))
-            .unwrap();
-    assert_eq!(cases.len(), 204);
+    let text = include_str!("../fixtures/sampler/trajectories.json");
+    let file = include_bytes!("../fixtures/sampler/trajectories.safetensors");
+    assert!(follow(text, file, 204) > 100);
+}
+
+#[test]
+fn trajectories_follow_diffusers_along_the_velocity_of_flow_matching() {
+    let text = include_str!("../fixtures/sampler/flow_trajectories.json");
+    follow(text, include_bytes!("../fixtures/sampler/flow_trajectories.safetensors"), 35);
+}
+
+/// Follows the trajectories of a fixture, this many; the number of clean latents that were compared.
+fn follow(cases: &str, file: &[u8], count: usize) -> usize {
+    let cases: BTreeMap<String, Case> = serde_json::from_str(cases).unwrap();
+    let file = SafeTensors::deserialize(file).unwrap();
+    assert_eq!(cases.len(), count);
     let (zl, noise0) = (stored(&file, "zl"), stored(&file, "noise0"));
     let (outputs, noises) = (stored(&file, "outputs"), stored(&file, "noises"));
     let len = zl.len();
@@ -227,7 +244,7 @@ fn trajectories_follow_diffusers_for_every_sampler_prediction_type_spacing_and_e
     let mut x0s_compared = 0;
     for (name, case) in &cases {
         let config = SchedulerConfig::from_json(&case.config.to_string()).unwrap();
-        let schedule = Schedule::new(&config).unwrap();
+        let schedule = Schedule::new(&config).unwrap().with_tokens(case.tokens.unwrap_or(1));
         let choice = config.sampler().unwrap();
         assert!(name.starts_with(choice.kind.name()), "{name}: {choice:?}");
         let sampler = choice.kind.build(&config, case.eta).unwrap();
@@ -283,6 +300,7 @@ fn trajectories_follow_diffusers_for_every_sampler_prediction_type_spacing_and_e
                 }
                 SamplerKind::Tcd => case.eta > Some(0.0) && !step.last,
                 SamplerKind::Lcm => !step.last,
+                SamplerKind::FlowEuler => config.flow.stochastic_sampling && !step.last,
                 _ => false,
             };
             assert_eq!(update.needs_noise(), stochastic, "{name}, step {i}");
@@ -295,7 +313,51 @@ fn trajectories_follow_diffusers_for_every_sampler_prediction_type_spacing_and_e
             assert_close(&z, &part(&zs, i + 1), 1e-5, &format!("{name}, step {i}"));
         }
     }
-    assert!(x0s_compared > 100, "{x0s_compared}");
+    x0s_compared
+}
+
+#[derive(Deserialize)]
+struct FlowTable {
+    config: serde_json::Value,
+    tokens: Option<usize>,
+    steps: BTreeMap<usize, Vec<f64>>,
+    /// Number of steps, strength, first timestep and number of those that run.
+    #[serde(default)]
+    strengths: Vec<(usize, f64, f64, usize)>,
+}
+
+#[test]
+fn levels_of_flow_matching_and_their_share_at_a_strength_are_those_of_diffusers() {
+    let tables: BTreeMap<String, FlowTable> =
+        serde_json::from_str(include_str!("../fixtures/sampler/flow.json")).unwrap();
+    assert_eq!(tables.len(), 11);
+    let mut strengths = 0;
+    for (name, FlowTable { config, tokens, steps, strengths: shares }) in &tables {
+        let config = SchedulerConfig::from_json(&config.to_string()).unwrap();
+        let mut schedule = Schedule::new(&config).unwrap();
+        if let &Some(tokens) = tokens {
+            schedule = schedule.with_tokens(tokens);
+        }
+        let sampler = SamplerKind::FlowEuler.build(&config, None).unwrap();
+        let total = schedule.train_timesteps() as f64;
+        for (&n, expected) in steps {
+            let ours = sampler.steps(&schedule, n).unwrap();
+            assert_eq!(ours.len(), expected.len());
+            for (step, t) in ours.iter().zip(expected) {
+                let error = (step.t - t).abs().max((step.level.spread * total - t).abs());
+                assert!(error <= 1e-5 * total, "{name}, {n} steps: {} for {t}", step.t);
+                assert!((step.level.signal + step.level.spread - 1.0).abs() < 1e-12);
+            }
+        }
+        for &(n, strength, first, run) in shares {
+            let denoise = Denoise::Strength(strength);
+            let steps = plan(&*sampler, &schedule, &sampler::Timesteps::Count(n), denoise).unwrap();
+            assert_eq!(steps.len(), run, "{strength} of {n}");
+            assert!((steps[0].t - first).abs() <= 1e-2, "{strength} of {n}: {}", steps[0].t);
+            strengths += 1;
+        }
+    }
+    assert_eq!(strengths, 40);
 }
 
 #[test]
@@ -336,7 +398,7 @@ fn pure_noise_is_refused_only_where_the_model_predicts_the_noise_alone() {
             _ => false,
         }
     };
-    for kind in SamplerKind::ALL {
+    for kind in of_betas() {
         // The solvers in σ keep a little signal there.
         let solver = matches!(kind, SamplerKind::Euler | SamplerKind::Dpmpp2m);
         assert_eq!(refused(r#"{"rescale_betas_zero_snr": true}"#, kind), !solver, "{kind}");

@@ -128,8 +128,14 @@ fn native_size((width, height): (u32, u32), shape: ModelShape) -> (usize, usize)
 mod tests {
     use super::*;
 
-    const SHAPE: ModelShape =
-        ModelShape { factor: 4, channels: 4, region: 64, stride: 4, sees_low_resolution: true };
+    const SHAPE: ModelShape = ModelShape {
+        factor: 4,
+        channels: 4,
+        region: 64,
+        stride: 4,
+        patch: 4,
+        sees_low_resolution: true,
+    };
 
     #[test]
     fn the_low_resolution_pass_keeps_the_aspect_ratio_at_the_native_pixel_count() {

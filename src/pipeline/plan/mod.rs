@@ -73,8 +73,9 @@ impl Plan {
     ) -> Result<Self, Error> {
         let Engine { model, runner, .. } = engine;
         let geometry = Geometry::new(model, input, settings)?;
+        let schedule = model.schedule.clone().with_tokens(model.shape().tokens());
         let sampling =
-            SamplingPlan::resolve(&model.scheduler, &model.schedule, &model.defaults, settings)?;
+            SamplingPlan::resolve(&model.scheduler, &schedule, &model.defaults, settings)?;
         let vae_tiling = VaeTiling::choose(model, runner, settings, &geometry)?;
         let (memory, work) = {
             let draft = Draft::new(engine, settings, (&geometry, vae_tiling), &sampling);

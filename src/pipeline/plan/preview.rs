@@ -69,8 +69,14 @@ mod tests {
     };
 
     fn scale(width: u32, height: u32, factor: usize) -> PreviewScale {
-        let shape =
-            ModelShape { factor, channels: 4, region: 64, stride: 4, sees_low_resolution: false };
+        let shape = ModelShape {
+            factor,
+            channels: 4,
+            region: 64,
+            stride: 4,
+            patch: 4,
+            sees_low_resolution: false,
+        };
         let canvas = CanvasSize::for_pixels(width, height, factor).unwrap();
         PreviewScale::new(&Geometry {
             input: (width, height).into(),

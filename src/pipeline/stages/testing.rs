@@ -244,6 +244,7 @@ pub fn job_with(settings: Settings, scheduler: &str) -> JobSpec {
             channels: CHANNELS,
             region: 8,
             stride: 2,
+            patch: 2,
             sees_low_resolution: false,
         },
     };
