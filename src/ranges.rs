@@ -52,6 +52,12 @@ const FIELDS: &[(&str, Range)] = &[
     ("sample_size", PIXELS),
     ("time_embedding_dim", (1.0, 262_144.0)),
     ("transformer_layers_per_block", BLOCKS),
+    // SD3Transformer2DModel
+    ("caption_projection_dim", WIDTH),
+    ("dual_attention_layers", LAYERS),
+    ("joint_attention_dim", WIDTH),
+    ("pooled_projection_dim", WIDTH),
+    ("pos_embed_max_size", (0.0, 4096.0)),
     // AutoencoderKL, AutoencoderTiny
     ("decoder_block_out_channels", (0.0, 65_536.0)),
     ("encoder_block_out_channels", (0.0, 65_536.0)),

@@ -12,6 +12,7 @@ mod ops_decoder;
 mod ops_determinism;
 mod ops_packed;
 mod sampler;
+mod sd3;
 mod text;
 mod unet;
 mod vae;

@@ -55,7 +55,7 @@ impl Weight {
                 WeightUse::Kernel => {
                     weight.permute((2, 3, 1, 0))?.contiguous()?.reshape((input, output))?
                 }
-                WeightUse::Table => weight.contiguous()?,
+                WeightUse::Table => weight.reshape((output, input))?.contiguous()?,
             }),
             WeightStorage::Panels { precision, .. } => {
                 Values::Panels(Panels::new(weight, precision)?)

@@ -13,7 +13,7 @@ pub enum WeightUse {
     /// A convolution's, `[out, in, k, k]`. Its inputs are those of all pixels under the kernel, row by
     /// row, channels innermost.
     Kernel,
-    /// A table of rows that are looked up, `[count, width]`.
+    /// A table of rows that are looked up, `[count, width]` or `[1, count, width]`.
     Table,
 }
 
@@ -25,7 +25,8 @@ impl WeightUse {
     pub fn dims(self, shape: &Shape) -> Result<(usize, usize)> {
         match (self, shape.dims()) {
             (Self::Matrix | Self::Table, &[output, input])
-            | (Self::Matrix, &[output, input, 1, 1]) => Ok((output, input)),
+            | (Self::Matrix, &[output, input, 1, 1])
+            | (Self::Table, &[1, output, input]) => Ok((output, input)),
             (Self::Kernel, &[output, input, height, width]) if height == width => {
                 Ok((output, input * height * width))
             }

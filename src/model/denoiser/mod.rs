@@ -6,6 +6,7 @@ mod conditioning;
 mod error;
 mod network;
 mod prior;
+pub mod sd3;
 mod shape;
 mod timestep;
 pub mod unet;
@@ -22,7 +23,7 @@ pub use prior::Prior;
 pub use shape::DenoiserShape;
 
 /// The classes that there is a family for. Where nothing names a class, a configuration is read as the first one's.
-const CLASSES: &[DenoiserClass] = &[unet::CLASS];
+const CLASSES: &[DenoiserClass] = &[unet::CLASS, sd3::CLASS];
 
 /// A denoiser of any family. A clone is the same one.
 #[derive(Clone, Debug)]
@@ -82,11 +83,9 @@ mod tests {
 
     #[test]
     fn an_unknown_class_is_refused_by_name_and_the_known_ones_are_listed() {
-        let error = load("SD3Transformer2DModel", &json!({})).to_string();
-        assert_eq!(
-            error,
-            "model/unet/config.json: `SD3Transformer2DModel` is not supported (UNet2DConditionModel)"
-        );
+        let error = load("FluxTransformer2DModel", &json!({})).to_string();
+        let expected = "model/unet/config.json: `FluxTransformer2DModel` is not supported (UNet2DConditionModel, ";
+        assert!(error.starts_with(expected), "{error}");
     }
 
     #[test]

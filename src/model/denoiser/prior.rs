@@ -1,6 +1,6 @@
-//! The hook of every denoiser: the output of each cross-attention may be recorded, or averaged with
-//! what was recorded elsewhere (the attention composer, docs/method.md §5). A denoiser does not know
-//! what the recorded values mean.
+//! The hook of every denoiser: the output of each cross-attention, or what the text contributes to each joint
+//! attention, may be recorded, or averaged with what was recorded elsewhere (the attention composer, docs/method.md §5 and
+//! §5b). A denoiser does not know what the recorded values mean.
 
 use candle_core::Result;
 
@@ -8,7 +8,8 @@ use crate::backend::{Activation, ops::blend};
 
 /// The use of the outputs of the cross-attention layers, in the order in which a call visits them
 /// (encoder, middle, decoder). An output is taken after the output projection and before the
-/// residual sum, as `[B, h, w, C]` at the layer's own resolution.
+/// residual sum, as `[B, h, w, C]` at the layer's own resolution; the text's part of a joint attention before the output
+/// projection, to which it is linear as well.
 #[derive(Debug)]
 pub enum Prior<'a> {
     /// The outputs go on as they are.
@@ -33,6 +34,11 @@ pub(super) struct PriorCursor<'a> {
 impl<'a> PriorCursor<'a> {
     pub(super) fn new(prior: Prior<'a>) -> Self {
         Self { prior, visited: 0 }
+    }
+
+    /// `true` if outputs are recorded or blended.
+    pub(super) fn is_used(&self) -> bool {
+        !matches!(self.prior, Prior::None)
     }
 
     /// The output of the next cross-attention, `[B, h·w, C]`, as the model goes on with it.

@@ -9,6 +9,8 @@ pub struct DenoiserShape {
     pub native: usize,
     /// Number that heights and widths must be multiples of, in latent pixels; at least 1.
     pub multiple: usize,
+    /// Largest height and width, in latent pixels, where there is one: a multiple of `multiple`, at least `native`.
+    pub largest: Option<usize>,
     /// `true` if it takes the low-resolution latent as well, in channels behind those of the sample.
     pub sees_low_resolution: bool,
 }
@@ -50,7 +52,18 @@ impl DenoiserShape {
             }
             None => return Err("names no native size (sample_size)".to_owned()),
         };
-        Ok(Self { channels: outputs, native, multiple, sees_low_resolution })
+        Ok(Self { channels: outputs, native, multiple, largest: None, sees_low_resolution })
+    }
+
+    /// The same shape for samples of at most so many latent pixels a side.
+    pub(super) fn with_largest(self, largest: usize) -> Result<Self, String> {
+        if largest < self.native || !largest.is_multiple_of(self.multiple) {
+            return Err(format!(
+                "takes {largest} latent pixels a side at most, its native size is {}",
+                self.native
+            ));
+        }
+        Ok(Self { largest: Some(largest), ..self })
     }
 }
 
@@ -63,6 +76,8 @@ mod tests {
         let shape = |channels, native| DenoiserShape::new(channels, native, 8);
         let plain = shape((4, 4), Some((128, 128))).unwrap();
         assert!(!plain.sees_low_resolution);
+        assert_eq!(plain.with_largest(192).unwrap().largest, Some(192));
+        assert!(plain.with_largest(96).is_err() && plain.with_largest(193).is_err());
         assert!(shape((8, 4), Some((64, 64))).unwrap().sees_low_resolution);
         for (channels, native, word) in [
             ((9, 4), Some((64, 64)), "inpainting"),

@@ -22,6 +22,14 @@ impl Embedding {
         vb.weight((count, width), "weight", WeightUse::Table).map(Self)
     }
 
+    /// Reads the table `name`, `[1, count, width]`, below `vb`: positions, as diffusers has them.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_named(count: usize, width: usize, name: &str, vb: &Params) -> Result<Self> {
+        vb.weight((1, count, width), name, WeightUse::Table).map(Self)
+    }
+
     /// The rows of these numbers, `[N, width]`; within `trace` their shape.
     ///
     /// # Errors
