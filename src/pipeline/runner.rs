@@ -2,7 +2,7 @@
 //! trait [`Compute`] alone, so that each can be tested without a model. Of several devices each has a runner, with parts
 //! of its own; what they share goes through [`queue`](super::queue).
 
-use std::{cell::OnceCell, sync::Arc};
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use tracing::{debug, debug_span};
@@ -55,11 +55,8 @@ pub trait Compute: Sync {
     /// Errors of the tokenizers.
     fn cut(&self, text: &str) -> Result<Option<Cut>, Error>;
 
-    /// Predicate: the text fits all text encoders uncut.
-    ///
-    /// # Errors
-    /// A tokenizer that is missing or not supported.
-    fn fits(&self) -> Result<Fits<'static>, Error>;
+    /// Predicate: the model takes the text uncut.
+    fn fits(&self) -> Fits<'static>;
 
     /// Callback that unloads all parts of the model from the device.
     fn make_room(&self) -> Arc<dyn Fn() + Send + Sync>;
@@ -304,25 +301,13 @@ impl Compute for Runner {
     }
 
     fn cut(&self, text: &str) -> Result<Option<Cut>, Error> {
-        Ok(self.text()?.tokenizers().cut(text)?)
+        Ok(self.blueprints.text.tokenizers().cut(text)?)
     }
 
-    fn fits(&self) -> Result<Fits<'static>, Error> {
-        // Those of text encoders that an earlier job has loaded serve as well: reading them takes longer than a small job.
-        // They may be unloaded meanwhile, to make room for the captioner.
-        let (encoders, files) = (self.parts.text.clone(), self.files.clone());
-        let own = match encoders.loaded() {
-            Some(_) => OnceCell::new(),
-            None => OnceCell::from(Some(files.tokenizers()?)),
-        };
+    fn fits(&self) -> Fits<'static> {
         // A text that a tokenizer rejects is reported when it is encoded.
-        Ok(Box::new(move |text| match encoders.loaded() {
-            Some(encoders) => matches!(encoders.tokenizers().cut(text), Ok(None)),
-            None => {
-                let own = own.get_or_init(|| files.tokenizers().ok());
-                own.as_ref().is_none_or(|own| matches!(own.cut(text), Ok(None)))
-            }
-        }))
+        let blueprints = Arc::clone(&self.blueprints);
+        Box::new(move |text| matches!(blueprints.text.tokenizers().cut(text), Ok(None)))
     }
 
     fn make_room(&self) -> Arc<dyn Fn() + Send + Sync> {

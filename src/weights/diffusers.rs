@@ -8,7 +8,7 @@ use super::families::{self, Family, tokenizer_folder};
 use super::form::ModelForm;
 use super::part::{Part, PartConfig, TokenizerBytes};
 use super::part_folder::{PartFolder, read_json};
-use super::{ModelSource, WeightsError, tensors::TensorMap};
+use super::{ModelSource, WeightsError, tensors::TensorMap, tokenizer_files};
 
 /// A folder in diffusers layout whose `model_index.json` has been read. Nothing else has.
 #[derive(Debug)]
@@ -35,18 +35,6 @@ impl DiffusersFolder {
     /// Class of a part, if the index names one.
     fn class(&self, part: Part) -> Option<&str> {
         self.family.class_in(&self.index, part)
-    }
-
-    /// Checks that a tokenizer's vocabulary is there in one of its two forms.
-    ///
-    /// # Errors
-    /// The first file that is missing.
-    fn check_tokenizer(&self, folder: &str) -> Result<(), WeightsError> {
-        if self.source.contains(&format!("{folder}/tokenizer.json")) {
-            return Ok(());
-        }
-        self.require("the tokenizer", &format!("{folder}/vocab.json"))?;
-        self.require("the tokenizer", &format!("{folder}/merges.txt"))
     }
 
     fn require(&self, part: &'static str, file: &str) -> Result<(), WeightsError> {
@@ -94,28 +82,14 @@ impl ModelForm for DiffusersFolder {
     }
 
     fn tokenizer(&self, encoder: Part) -> Result<TokenizerBytes, WeightsError> {
-        let folder = &*tokenizer_folder(encoder);
-        self.check_tokenizer(folder)?;
-        let read = |name: &str| {
-            let file = format!("{folder}/{name}");
-            let bytes = self.source.contains(&file).then(|| self.source.read(&file)).transpose()?;
-            Ok::<_, WeightsError>(bytes.map(|bytes| bytes.to_vec()))
-        };
-        Ok(TokenizerBytes {
-            vocab_json: read("vocab.json")?,
-            merges_txt: read("merges.txt")?,
-            tokenizer_json: read("tokenizer.json")?,
-            tokenizer_config_json: read("tokenizer_config.json")?,
-            special_tokens_map_json: read("special_tokens_map.json")?,
-            place: self.source.full_name(folder),
-        })
+        tokenizer_files::read(&self.source, &tokenizer_folder(encoder))
     }
 
     fn check_part(&self, part: Part) -> Result<(), WeightsError> {
         self.part(part).check()?;
         match part {
             Part::Denoiser | Part::Vae => Ok(()),
-            Part::TextEncoder(_) => self.check_tokenizer(&tokenizer_folder(part)),
+            Part::TextEncoder(_) => tokenizer_files::check(&self.source, &tokenizer_folder(part)),
         }
     }
 

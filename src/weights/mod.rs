@@ -40,7 +40,10 @@ mod safetensors_header;
 mod single_file;
 mod small_file;
 mod source;
+mod t5_vocabulary;
 mod tensors;
+mod text_encoder;
+mod tokenizer_files;
 mod weights_file;
 
 pub use contents::FileContents;

@@ -20,12 +20,13 @@ use super::read_options::ReadOptions;
 use super::replace::Replaced;
 use super::single_file::SingleFile;
 use super::source::in_hub_cache;
+use super::text_encoder::WithTextEncoder;
 use super::{ModelSource, QuantType, WeightsError};
 use crate::backend::{MatmulPrecision, Params};
 use crate::model::denoiser::Denoiser;
 use crate::model::text::{
     TextArrangement, TextConditioner, TextEncoder, TextError, TextPart, TextTokenizer,
-    TextTokenizers, TokenizerFiles,
+    TokenizerFiles,
 };
 use crate::model::vae::Vae;
 
@@ -94,6 +95,17 @@ impl ModelFiles {
     pub fn with_denoiser(mut self, path: &Path) -> Result<Self, WeightsError> {
         self.options.paths.push(path.to_owned());
         Ok(Self { form: Arc::new(Replaced::denoiser(self.form, path)?), ..self })
+    }
+
+    /// Model with another T5 text encoder, or with one where it had none: from a folder with its `config.json`, from a
+    /// whole model in a folder or file, or from a file of its own with transformers' or llama.cpp's names. A file has its
+    /// vocabulary in itself (GGUF) or beside it (`tokenizer.json`, `spiece.model`).
+    ///
+    /// # Errors
+    /// A model that takes no T5, no T5 there, or one that is not supported.
+    pub fn with_text_encoder(mut self, path: &Path) -> Result<Self, WeightsError> {
+        self.options.paths.push(path.to_owned());
+        Ok(Self { form: Arc::new(WithTextEncoder::new(self.form, path)?), ..self })
     }
 
     /// Model with the changes of a LoRA (`scale` 1 as it was trained, 0 not at all; any finite number), in
@@ -324,16 +336,6 @@ impl ModelFiles {
             .map_err(|error| WeightsError::from_text(error, &self.source().to_string()))
     }
 
-    /// Tokenizers of the text encoders alone.
-    ///
-    /// # Errors
-    /// A tokenizer that is missing or not supported.
-    pub(crate) fn tokenizers(&self) -> Result<TextTokenizers, WeightsError> {
-        let parts = self.form.text_encoders()?.into_iter();
-        let tokenizers = parts.map(|part| self.tokenizer(part)).collect::<Result<_, _>>()?;
-        Ok(TextTokenizers::new(tokenizers, self.arrangement()?))
-    }
-
     /// How the states of the text encoders are arranged for the denoiser.
     fn arrangement(&self) -> Result<TextArrangement, WeightsError> {
         let denoiser = self.form.config(Part::Denoiser)?;
@@ -346,6 +348,7 @@ impl ModelFiles {
             vocab_json: bytes.vocab_json.as_deref(),
             merges_txt: bytes.merges_txt.as_deref(),
             tokenizer_json: bytes.tokenizer_json.as_deref(),
+            spiece_model: bytes.spiece_model.as_deref(),
             tokenizer_config_json: bytes.tokenizer_config_json.as_deref(),
             special_tokens_map_json: bytes.special_tokens_map_json.as_deref(),
         })

@@ -32,6 +32,7 @@ pub(super) struct TokenizerBytes {
     pub vocab_json: Option<Vec<u8>>,
     pub merges_txt: Option<Vec<u8>>,
     pub tokenizer_json: Option<Vec<u8>>,
+    pub spiece_model: Option<Vec<u8>>,
     pub tokenizer_config_json: Option<Vec<u8>>,
     pub special_tokens_map_json: Option<Vec<u8>>,
     /// place where they are, for messages

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use candle_core::quantized::GgmlDType;
 
-use super::families::{Family, clip};
+use super::families::{Family, clip, t5};
 use super::part::Part;
 
 /// Format of a quantized model's dense layers.
@@ -89,8 +89,8 @@ impl Rules {
     /// - The VAE stays as it is: 3 % of SDXL's weights, convolutions all but a few, and its errors
     ///   are seen directly.
     /// - Vectors (norms and biases) are f32, convolutions f16.
-    /// - Dense layers that the family or CLIP calls sensitive are f16 ([`Family::is_sensitive`],
-    ///   [`clip::SENSITIVE`]).
+    /// - Dense layers that the family, CLIP or T5 calls sensitive are f16 ([`Family::is_sensitive`],
+    ///   [`clip::SENSITIVE`], [`t5::SENSITIVE`]).
     /// - Text encoders have q8_0 at least: in q4_k, the context of an eight-layer encoder with random
     ///   weights errs by 13 %, in q8_0 by 0.9 %, and they are 30 % of SDXL's weights.
     /// - Every other dense layer has the type asked for; where its rows are no whole number of
@@ -111,7 +111,7 @@ impl Rules {
         };
         let is_sensitive = match part {
             Part::Denoiser => family.is_sensitive(name),
-            _ => clip::SENSITIVE.iter().any(|piece| name.contains(piece)),
+            _ => clip::SENSITIVE.iter().chain([&t5::SENSITIVE]).any(|piece| name.contains(piece)),
         };
         if is_sensitive {
             return GgmlDType::F16;

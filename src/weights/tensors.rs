@@ -73,7 +73,7 @@ pub(super) struct TensorInfo {
 enum TensorFormat {
     /// a format that a weight can be kept in
     Weights(GgmlDType),
-    /// another type of safetensors
+    /// another type of safetensors, of which F64 and F8_E4M3 are read
     Other(Dtype),
 }
 
@@ -142,6 +142,14 @@ impl TensorMap {
         FileKind::of(&bytes, bytes.len() as u64).check(&name)?;
         let header = SafetensorsHeader::read(&bytes)
             .map_err(|reason| WeightsError::Safetensors { file: name.clone(), reason })?;
+        let is_scale =
+            |tensor: &String| tensor.ends_with("scaled_fp8") || tensor.ends_with(".scale_weight");
+        if header.tensors.iter().any(|(tensor, _)| is_scale(tensor)) {
+            let reason = "its fp8 weights have scales of their own (scaled_fp8), which are not \
+                          supported: take a file without, in fp16 or as GGUF"
+                .to_owned();
+            return Err(WeightsError::Contents { file: name, reason });
+        }
         for (tensor, info) in header.tensors {
             if let Some(other) = self.entries.get(&tensor) {
                 let reason = format!("tensor `{tensor}` is also in {}", self.files[other.file].0);
@@ -201,9 +209,10 @@ impl TensorMap {
 
     /// Number of weights in all tensors.
     pub(super) fn count(&self) -> usize {
-        let weights = self.entries.values().filter(
-            |entry| !matches!(entry.stored, TensorFormat::Other(kind) if kind != Dtype::F64),
-        );
+        let weights = self
+            .entries
+            .values()
+            .filter(|entry| !matches!(entry.stored, TensorFormat::Other(kind) if !is_read(kind)));
         weights.map(|entry| entry.shape.iter().product::<usize>()).sum()
     }
 
@@ -239,6 +248,8 @@ impl TensorMap {
         match self.entries.get(name)?.stored {
             TensorFormat::Weights(format) => Some(format),
             TensorFormat::Other(Dtype::F64) => Some(GgmlDType::F32),
+            // f16 holds each of its numbers.
+            TensorFormat::Other(Dtype::F8_E4M3) => Some(GgmlDType::F16),
             TensorFormat::Other(_) => None,
         }
     }
@@ -323,10 +334,10 @@ impl TensorMap {
             )));
         }
         if let TensorFormat::Other(other) = entry.stored
-            && other != Dtype::F64
+            && !is_read(other)
         {
             return Err(Error::Msg(format!(
-                "{}: tensor `{}` is stored as {other:?}, not in F16, BF16, F32 or F64",
+                "{}: tensor `{}` is stored as {other:?}, not in F16, BF16, F32, F64 or F8_E4M3",
                 file(),
                 self.stored_name(name)
             )));
@@ -401,6 +412,10 @@ impl ParamSource for TensorMap {
             TensorFormat::Weights(quantized) => {
                 Tensor::from_vec(unpack_rows(quantized, bytes), dims.as_slice(), device)?
             }
+            TensorFormat::Other(Dtype::F8_E4M3) => {
+                let values: Vec<f16> = bytes.iter().map(|&byte| of_e4m3(byte)).collect();
+                Tensor::from_vec(values, dims.as_slice(), device)?
+            }
             // No other type comes this far.
             TensorFormat::Other(_) => plain(DType::F64)?,
         };
@@ -415,6 +430,22 @@ impl ParamSource for TensorMap {
     fn contains(&self, name: &str) -> bool {
         self.entries.contains_key(name)
     }
+}
+
+/// `true` for types of safetensors that are read, beside those in which weights are kept.
+fn is_read(kind: Dtype) -> bool {
+    matches!(kind, Dtype::F64 | Dtype::F8_E4M3)
+}
+
+/// A number of F8_E4M3 (`torch.float8_e4m3fn`): sign, four bits of the exponent, three of the mantissa, no infinity.
+fn of_e4m3(byte: u8) -> f16 {
+    let (sign, rest) = (u16::from(byte & 0x80) << 8, u16::from(byte & 0x7f));
+    if rest == 0x7f {
+        return f16::NAN;
+    }
+    // As the bits of an f16 it is 2⁻⁸ of its value, which is exact below f16's normal numbers, too.
+    let magnitude = f16::from_bits(rest << 7).to_f32() * 256.0;
+    f16::from_bits(sign | f16::from_f32(magnitude).to_bits())
 }
 
 /// The second half of these bytes before the first.

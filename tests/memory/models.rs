@@ -145,11 +145,19 @@ fn a_text_encoder_takes_what_its_trace_says() {
         "vocab_size": 600, "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 3,
         "num_attention_heads": 16, "projection_dim": 128,
     });
+    let t5 = json!({
+        "vocab_size": 600, "d_model": 512, "d_kv": 64, "num_heads": 12, "d_ff": 1280, "num_layers": 3,
+        "feed_forward_proj": "gated-gelu",
+    });
     for dtype in FORMS {
         let class = "CLIPTextModelWithProjection";
         let encoder = TextEncoder::load(class, &config, &params(dtype)).unwrap();
         compare(&format!("text {dtype:?}"), |_, trace| {
             encoder.encode(&[vec![1; 77]], trace).unwrap();
+        });
+        let encoder = TextEncoder::load("T5EncoderModel", &t5, &params(dtype)).unwrap();
+        compare(&format!("t5 {dtype:?}"), |_, trace| {
+            encoder.encode(&[vec![1; 256]], trace).unwrap();
         });
     }
 }

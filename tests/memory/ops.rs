@@ -8,8 +8,8 @@ use cupscale::backend::{
     Activation, KernelChoice, MatmulPrecision, Params, Placement, Trace, Weight, choose_kernels,
     ops::{
         Conv2d, CropRect, GroupMoments, GroupNorm, LayerNorm, Linear, Mask, RmsNorm, add,
-        add_gated, attention, crop_resize, geglu, gelu, gelu_tanh, join, modulated_norm,
-        quick_gelu, rope, silu, swiglu, upsample_nearest_2x,
+        add_gated, attention, attention_of_lengths, biased_attention, crop_resize, geglu, gelu,
+        gelu_tanh, join, modulated_norm, quick_gelu, rope, silu, swiglu, upsample_nearest_2x,
     },
 };
 
@@ -92,6 +92,15 @@ fn operations(dtype: DType) -> Vec<(&'static str, Operation, Vec<Vec<usize>>)> {
             Box::new(move |x| attention(&x[0], &x[1], &x[2], heads, mask, MatmulPrecision::F32));
         put(name, run, &[&[2, queries, 320], &[2, keys, key_width], &[2, keys, key_width]]);
     }
+
+    let run =
+        |x: &[Activation]| biased_attention(&x[0], &x[1], &x[2], 8, &x[3].to_dtype(DType::F32)?);
+    let tokens: &[usize] = &[2, 300, 320];
+    put("biased attention", Box::new(run), &[tokens, tokens, tokens, &[8, 300, 300]]);
+    let run = |x: &[Activation]| {
+        attention_of_lengths(&x[0], &x[1], &x[2], 8, &[20, 77], MatmulPrecision::F32)
+    };
+    put("attention of lengths", Box::new(run), &[&[2, 2048, 320], &[2, 77, 320], &[2, 77, 320]]);
 
     let rows: &[usize] = &[2, 2048, 320];
     put("silu", one(silu), &[rows]);

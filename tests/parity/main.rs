@@ -13,6 +13,7 @@ mod ops_determinism;
 mod ops_packed;
 mod sampler;
 mod sd3;
+mod t5;
 mod text;
 mod unet;
 mod vae;

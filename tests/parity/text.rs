@@ -38,6 +38,7 @@ fn tokenizer(name: &str) -> TextTokenizer {
         vocab_json: vocab.as_deref(),
         merges_txt: merges.as_deref(),
         tokenizer_json: whole.as_deref(),
+        spiece_model: None,
         tokenizer_config_json: config.as_deref(),
         special_tokens_map_json: special.as_deref(),
     })

@@ -23,7 +23,7 @@ pub enum TextTokenizer {
 
 impl TextTokenizer {
     /// Builds the tokenizer from the contents of its files, of the kind that `tokenizer_class` in
-    /// `tokenizer_config.json` names; CLIP's where nothing names one.
+    /// `tokenizer_config.json` names; where nothing names one, T5's if the vocabulary is one of pieces, else CLIP's.
     ///
     /// # Errors
     /// A class that is not supported, a file that is missing or malformed, or a special token outside
@@ -34,8 +34,9 @@ impl TextTokenizer {
             .and_then(|json| serde_json::from_slice(json).ok())
             .unwrap_or_default();
         let class = config.get("tokenizer_class").and_then(Value::as_str).unwrap_or_default();
-        let is_t5 = |json: Option<&[u8]>| WRAPPERS.contains(&class) && t5::is_unigram(json);
-        if t5::TOKENIZER_CLASSES.contains(&class) || is_t5(files.tokenizer_json) {
+        let is_unnamed = class.is_empty() || WRAPPERS.contains(&class);
+        let has_pieces = || files.spiece_model.is_some() || t5::is_unigram(files.tokenizer_json);
+        if t5::TOKENIZER_CLASSES.contains(&class) || (is_unnamed && has_pieces()) {
             return T5Tokenizer::from_files(files).map(|it| Self::T5(Box::new(it)));
         }
         if qwen3::TOKENIZER_CLASSES.contains(&class) {

@@ -1,12 +1,13 @@
 //! Input of a tokenizer's construction, its files; its output, tokens; and the truncation that it reports.
 
-/// The files of a tokenizer folder: either `tokenizer_json`, or `vocab_json` with `merges_txt`.
-/// `tokenizer_json` wins, as in transformers.
+/// The files of a tokenizer folder: either `tokenizer_json`, or `vocab_json` with `merges_txt` (CLIP), or
+/// `spiece_model` (T5). `tokenizer_json` wins, as in transformers.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TokenizerFiles<'a> {
     pub vocab_json: Option<&'a [u8]>,
     pub merges_txt: Option<&'a [u8]>,
     pub tokenizer_json: Option<&'a [u8]>,
+    pub spiece_model: Option<&'a [u8]>,
     pub tokenizer_config_json: Option<&'a [u8]>,
     pub special_tokens_map_json: Option<&'a [u8]>,
 }

@@ -6,8 +6,8 @@ use std::fmt::Debug;
 
 use serde_json::Value;
 
-use super::{autoencoder_kl, clip};
-use crate::model::text::{TextArrangement, clip::ClipTextConfig};
+use super::{autoencoder_kl, clip, t5};
+use crate::model::text::{TextArrangement, clip::ClipTextConfig, t5::T5Config};
 use crate::model::vae::KlConfig;
 use crate::weights::WeightsError;
 use crate::weights::clip_vocabulary::TokenPadding;
@@ -161,6 +161,10 @@ impl dyn Family + '_ {
                 Some(names.flat_map(|name| [autoencoder_kl::old_name(&name), name]).collect())
             }
             Part::Vae => None,
+            Part::TextEncoder(_) if t5::is_class(&config.class) => {
+                let config = T5Config::from_json(&config.class, json).ok()?;
+                Some(t5::names(&config).into_iter().collect())
+            }
             Part::TextEncoder(_) => {
                 let config = ClipTextConfig::from_json(json).ok()?;
                 Some(clip::names(config.num_hidden_layers).into_iter().collect())

@@ -8,6 +8,7 @@ mod contents;
 mod family;
 mod pairs;
 mod stable_diffusion;
+pub(super) mod t5;
 
 use serde_json::Value;
 

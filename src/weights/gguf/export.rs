@@ -13,6 +13,7 @@ use super::keys::{
     tokenizer_key,
 };
 use super::write::{GgufWriter, Metadata, Planned};
+use crate::model::text::t5::json_of_spiece;
 use crate::new_file::NewFile;
 use crate::weights::form::ModelForm;
 use crate::weights::kept::KeptWeights;
@@ -140,7 +141,13 @@ fn describe(
     text(INDEX_KEY.to_owned(), index.to_string());
     text(SCHEDULER_KEY.to_owned(), form.scheduler()?.to_string());
     for &encoder in parts.iter().filter(|part| matches!(part, Part::TextEncoder(_))) {
-        let files = form.tokenizer(encoder)?;
+        let mut files = form.tokenizer(encoder)?;
+        if let (None, Some(spiece)) = (&files.tokenizer_json, &files.spiece_model) {
+            // Metadata is text.
+            let json = json_of_spiece(spiece, files.tokenizer_config_json.as_deref());
+            let json = json.map_err(|error| WeightsError::from_text(error, &files.place))?;
+            files.tokenizer_json = Some(json.to_string().into_bytes());
+        }
         let contents = [
             files.vocab_json,
             files.merges_txt,

@@ -16,6 +16,7 @@ mod export;
 mod keys;
 pub(super) mod llama_cpp;
 pub(super) mod model;
+mod pieces;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ mod write;
 
 pub use export::Summary;
 pub(super) use export::export;
+pub(super) use pieces::t5_tokenizer;
 
 use super::WeightsError;
 use super::source::Bytes;

@@ -150,6 +150,8 @@ impl ModelForm for GgufModel {
             tokenizer_config_json,
             special_tokens_map_json: special,
             place: self.place(&tokenizer_folder(encoder)),
+            // It is no text; `export` writes the tokenizer.json that it amounts to.
+            spiece_model: None,
         })
     }
 

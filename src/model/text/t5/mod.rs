@@ -4,7 +4,9 @@
 mod charsmap;
 mod config;
 mod layer;
+mod pieces;
 mod position;
+mod spiece;
 mod tokenizer;
 
 use candle_core::{DType, Result};
@@ -14,9 +16,10 @@ use crate::backend::ops::{Embedding, RmsNorm};
 use crate::backend::{Params, Trace};
 pub use config::{FeedForward, T5Config};
 use layer::T5Layer;
+pub use pieces::Pieces;
 use position::RelativePosition;
-pub use tokenizer::T5Tokenizer;
 pub(super) use tokenizer::is_unigram;
+pub use tokenizer::{T5Tokenizer, json_of_spiece};
 
 /// The classes in transformers' configurations: one bias of positions for all layers, or one for each.
 pub(super) const CLASSES: [&str; 2] = ["T5EncoderModel", "UMT5EncoderModel"];

@@ -1,7 +1,6 @@
 //! T5's tokenizer, built as transformers' `T5Tokenizer` builds it (`models/t5/tokenization_t5.py`): SentencePiece's
 //! table of characters, a split at white space, and a unigram model of pieces that begin with `▁` where a word does.
 
-use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::Value;
 use tokenizers::Tokenizer;
 use tokenizers::models::unigram::Unigram;
@@ -10,9 +9,10 @@ use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
 use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::whitespace::WhitespaceSplit;
 
-use super::charsmap;
+use super::pieces::{Pieces, UNKNOWN};
+use super::{charsmap, spiece};
 use crate::model::text::tokenizing::{
-    GREATEST_ID, Named, added_tokens, check_sides, head, parse, reach, require, tokenizer_error,
+    Named, added_tokens, check_sides, head, parse, reach, require, tokenizer_error,
 };
 use crate::model::text::{Cut, TextError, TokenIds, TokenizerFiles};
 
@@ -24,18 +24,6 @@ const EXTRA_IDS: u64 = 100;
 
 /// Most of them that are believed.
 const MOST_EXTRA_IDS: u64 = 10_000;
-
-/// Id of the token for what is in no piece; transformers takes no other.
-const UNKNOWN: usize = 2;
-
-/// What a unigram model is made of.
-#[derive(Debug, Default)]
-pub(super) struct Pieces {
-    /// pieces with the logarithm of their probability, in the order of their ids
-    pub vocab: Vec<(String, f64)>,
-    /// SentencePiece's table of characters; empty for none
-    pub charsmap: Vec<u8>,
-}
 
 /// Text → token ids of one fixed length.
 #[derive(Clone, Debug)]
@@ -58,8 +46,15 @@ impl T5Tokenizer {
         let special_map: Value = parse("special_tokens_map.json", files.special_tokens_map_json)?;
         let tokenizer_json: Value = parse("tokenizer.json", files.tokenizer_json)?;
         check_sides(&config)?;
-        require("tokenizer.json", files.tokenizer_json)?;
-        let pieces = pieces_of_json(&tokenizer_json)?;
+        let pieces = match files.spiece_model {
+            Some(bytes) if files.tokenizer_json.is_none() => {
+                spiece::pieces(bytes)?.with_gaps(extra_ids(&config)?)
+            }
+            _ => {
+                require("tokenizer.json", files.tokenizer_json)?;
+                Pieces::of_json(&tokenizer_json)?
+            }
+        };
         Self::build(pieces, &config, &special_map, &tokenizer_json)
     }
 
@@ -151,57 +146,42 @@ impl T5Tokenizer {
     }
 }
 
+/// The `tokenizer.json` that a `spiece.model` amounts to with the configuration beside it.
+///
+/// # Errors
+/// A file that is damaged, or a model that is not of T5's kind.
+pub fn json_of_spiece(spiece: &[u8], config_json: Option<&[u8]>) -> Result<Value, TextError> {
+    let config: Value = parse("tokenizer_config.json", config_json)?;
+    Ok(spiece::pieces(spiece)?.with_gaps(extra_ids(&config)?).to_json())
+}
+
 /// `true` if a `tokenizer.json` holds a unigram model.
 pub(in crate::model::text) fn is_unigram(json: Option<&[u8]>) -> bool {
     let file: Value = parse("tokenizer.json", json).unwrap_or_default();
     file["model"]["type"] == "Unigram"
 }
 
-/// The tokens for gaps, in transformers' order: those that the configuration lists, else as many as it says.
-fn extra_tokens(config: &Value) -> Result<Vec<Named>, TextError> {
-    let listed: Option<Vec<Named>> = config
-        .get("additional_special_tokens")
-        .and_then(|tokens| serde_json::from_value(tokens.clone()).ok());
-    let is_extra = |token: &Named| token.content().contains("<extra_id_");
+/// Number of the tokens for gaps.
+fn extra_ids(config: &Value) -> Result<u64, TextError> {
     let count = config.get("extra_ids").and_then(Value::as_u64).unwrap_or(EXTRA_IDS);
     if count > MOST_EXTRA_IDS {
         let reason = format!("`extra_ids` is {count}, not from 0 to {MOST_EXTRA_IDS}");
         return Err(TextError::TokenizerFile { file: "tokenizer_config.json", reason });
     }
+    Ok(count)
+}
+
+/// The tokens for gaps, in transformers' order: those that the configuration lists, else as many as it says.
+fn extra_tokens(config: &Value) -> Result<Vec<Named>, TextError> {
+    // transformers 5 has another name for the list.
+    let listed: Option<Vec<Named>> = ["additional_special_tokens", "extra_special_tokens"]
+        .into_iter()
+        .find_map(|name| serde_json::from_value(config.get(name)?.clone()).ok());
+    let is_extra = |token: &Named| token.content().contains("<extra_id_");
+    let count = extra_ids(config)?;
     let mut tokens = listed.unwrap_or_default();
     if !tokens.iter().any(is_extra) {
         tokens.extend((0..count).map(|index| Named::Plain(format!("<extra_id_{index}>"))));
     }
     Ok(tokens)
-}
-
-/// Vocabulary and table of characters of a `tokenizer.json`; how it splits words is T5's own.
-fn pieces_of_json(file: &Value) -> Result<Pieces, TextError> {
-    let fail = |reason: String| TextError::TokenizerFile { file: "tokenizer.json", reason };
-    let model = file.get("model").ok_or_else(|| fail("no `model`".to_owned()))?;
-    for (field, ours) in [("type", Value::from("Unigram")), ("byte_fallback", Value::from(false))] {
-        if let Some(value) = model.get(field).filter(|value| **value != ours) {
-            return Err(fail(format!("`model.{field}` = {value} is not T5's ({ours})")));
-        }
-    }
-    let vocab: Vec<(String, f64)> = model
-        .get("vocab")
-        .and_then(|vocab| serde_json::from_value(vocab.clone()).ok())
-        .ok_or_else(|| fail("`model.vocab` is not a list of pieces with scores".to_owned()))?;
-    if vocab.len() > GREATEST_ID as usize {
-        return Err(fail(format!("{} pieces, more than any vocabulary has", vocab.len())));
-    }
-    if let Some(id) = model.get("unk_id").filter(|id| **id != UNKNOWN) {
-        return Err(fail(format!("`model.unk_id` = {id} is not T5's ({UNKNOWN})")));
-    }
-    let normalizer = file.get("normalizer").unwrap_or(&Value::Null);
-    let steps = match normalizer.get("normalizers").and_then(Value::as_array) {
-        Some(steps) => steps.as_slice(),
-        None => std::slice::from_ref(normalizer),
-    };
-    let table = steps.iter().find_map(|step| step.get("precompiled_charsmap")?.as_str());
-    let charsmap = BASE64_STANDARD
-        .decode(table.unwrap_or_default())
-        .map_err(|error| fail(format!("`precompiled_charsmap`: {error}")))?;
-    Ok(Pieces { vocab, charsmap })
 }
