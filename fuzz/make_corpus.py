@@ -279,6 +279,8 @@ def configs():
     for name, data in fixtures("**/unet/config.json") + fixtures("unet/**/config.json"):
         seed("unet_config", name, data)
     seed("unet_config", "mini", (MODELS / "mini/unet/config.json").read_bytes())
+    for name, data in fixtures("sd3/model/transformer/config.json"):
+        seed("sd3_config", name, data)
     for name, data in fixtures("vae*/**/config.json"):
         seed("vae_config", name, data)
     for name, data in fixtures("**/text_encoder*/config.json") + fixtures("text/clip*/config.json"):

@@ -52,6 +52,10 @@ const FIELDS: &[(&str, Range)] = &[
     ("sample_size", PIXELS),
     ("time_embedding_dim", (1.0, 262_144.0)),
     ("transformer_layers_per_block", BLOCKS),
+    // PixArtTransformer2DModel, Transformer2DModel
+    ("caption_channels", WIDTH),
+    ("interpolation_scale", (1e-3, 1e3)),
+    ("num_vector_embeds", POSITIONS),
     // SD3Transformer2DModel
     ("caption_projection_dim", WIDTH),
     ("dual_attention_layers", LAYERS),

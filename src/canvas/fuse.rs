@@ -22,9 +22,9 @@ use super::weights::{Fusion, axis_sum};
 pub struct Fuser {
     grid: RegionGrid,
     channels: usize,
-    /// Weights along one axis of a region.
+    /// Weights of a region's rows.
     profile: Vec<f32>,
-    /// The same, repeated for every channel: the weights of one row of a region.
+    /// Those of its columns, repeated for every channel: the weights of one row of a region.
     row_weights: Vec<f32>,
     /// Sums of the weights that meet in each row and each column of the canvas.
     sum_y: Vec<f32>,
@@ -35,25 +35,28 @@ impl Fuser {
     /// The blend of predictions of `channels` channels on `grid`.
     #[must_use]
     pub fn new(fusion: Fusion, grid: &RegionGrid, channels: usize) -> Self {
-        let profile = fusion.profile(grid.region_side(), grid.overlap());
+        let (height, width) = grid.region_size();
+        let profile = fusion.profile(height, grid.overlap());
+        let columns = fusion.profile(width, grid.overlap());
         Self {
             channels,
-            row_weights: profile.iter().flat_map(|&w| std::iter::repeat_n(w, channels)).collect(),
+            row_weights: columns.iter().flat_map(|&w| std::iter::repeat_n(w, channels)).collect(),
             sum_y: axis_sum(grid.ys(), &profile, grid.height()),
-            sum_x: axis_sum(grid.xs(), &profile, grid.width()),
+            sum_x: axis_sum(grid.xs(), &columns, grid.width()),
             grid: grid.clone(),
             profile,
         }
     }
 
-    /// Values of one region's prediction: region side² × channels.
+    /// Values of one region's prediction: its height × width × channels.
     #[must_use]
     pub fn prediction_len(&self) -> usize {
-        self.grid.region_side() * self.grid.region_side() * self.channels
+        let (height, width) = self.grid.region_size();
+        height * width * self.channels
     }
 
     /// Blends the rows `rows` of the canvas into `out`, `[rows, width, channels]`. `predictions` holds those of
-    /// all regions in the grid's order, `[regions, region side, region side, channels]`; of a region that
+    /// all regions in the grid's order, `[regions, region height, region width, channels]`; of a region that
     /// reaches past the canvas, what lies there is dropped. Threads cannot change the result: rows are
     /// independent.
     ///
@@ -88,13 +91,13 @@ impl Fuser {
 
     /// `row += w·ε` for every region that has a part in row `y` of the canvas.
     fn accumulate(&self, y: usize, predictions: &[f32], row: &mut [f32]) {
-        let (side, channels) = (self.grid.region_side(), self.channels);
+        let ((height, side), channels) = (self.grid.region_size(), self.channels);
         let columns = self.grid.xs();
         for (index, &top) in self.grid.ys().iter().enumerate() {
             let Some(wy) = y.checked_sub(top).and_then(|dy| self.profile.get(dy)) else { continue };
             for (column, &x) in columns.iter().enumerate() {
                 let region = index * columns.len() + column;
-                let line = (region * side + (y - top)) * side * channels;
+                let line = (region * height + (y - top)) * side * channels;
                 let width = side.min(self.grid.width() - x) * channels;
                 let target = &mut row[x * channels..][..width];
                 let eps = &predictions[line..][..width];

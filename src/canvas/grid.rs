@@ -31,7 +31,8 @@ pub struct Region {
 pub struct RegionGrid {
     height: usize,
     width: usize,
-    region: usize,
+    /// Height and width of a region.
+    region: (usize, usize),
     overlap: usize,
     ys: Vec<usize>,
     xs: Vec<usize>,
@@ -64,7 +65,18 @@ impl RegionGrid {
         }
         let ys = axis_starts(height, region, overlap);
         let xs = axis_starts(width, region, overlap);
-        Ok(Self { height, width, region, overlap, ys, xs })
+        Ok(Self { height, width, region: (region, region), overlap, ys, xs })
+    }
+
+    /// The grid whose one region is the whole of `height × width` latent pixels, whatever their shape.
+    ///
+    /// # Errors
+    /// [`CanvasError::EmptyLatent`] for an empty canvas.
+    pub fn whole(height: usize, width: usize) -> Result<Self, CanvasError> {
+        if height == 0 || width == 0 {
+            return Err(CanvasError::EmptyLatent { height, width, channels: 1 });
+        }
+        Ok(Self { height, width, region: (height, width), overlap: 0, ys: vec![0], xs: vec![0] })
     }
 
     /// Number of regions.
@@ -87,8 +99,8 @@ impl RegionGrid {
             col,
             y,
             x: self.xs[col],
-            height: self.region,
-            width: self.region,
+            height: self.region.0,
+            width: self.region.1,
         })
     }
 
@@ -118,8 +130,8 @@ impl RegionGrid {
         self.width
     }
 
-    /// Side of a region.
-    pub fn region_side(&self) -> usize {
+    /// Height and width of a region: of one side, but for a canvas that is one region whatever its shape.
+    pub fn region_size(&self) -> (usize, usize) {
         self.region
     }
 

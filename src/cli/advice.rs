@@ -58,12 +58,18 @@ fn of_job(error: &Error) -> String {
             " with --work-dir; --vae-disk 0 does without, and measures on samples".to_owned()
         }
         Error::NoRoom { .. } | Error::NotOwn { .. } => " with --work-dir".to_owned(),
-        Error::Sampler(SamplerError::UnsupportedScheduler { .. }) => " with --sampler".to_owned(),
+        Error::Sampler(
+            SamplerError::UnsupportedScheduler { .. } | SamplerError::WrongProcess { .. },
+        )
+        | Error::NoFirstStep { .. } => " with --sampler".to_owned(),
+        Error::NotFromNoise { .. } => ", such as `--model sdxl` (`models list` shows all)".to_owned(),
+        Error::SizeOfNoise { .. } => ": --base-size; --size enlarges it".to_owned(),
         Error::Weights(
             WeightsError::NotAModel { contents, .. } | WeightsError::NoSuchPart { contents, .. },
         ) => match contents {
             FileContents::Lora => " (--lora)".to_owned(),
             FileContents::Denoiser(_) => " (--unet)".to_owned(),
+            FileContents::T5 => " (--text-encoder)".to_owned(),
             FileContents::Vae | FileContents::TinyVae => " (--vae)".to_owned(),
             _ => String::new(),
         },

@@ -21,8 +21,12 @@ pub fn load(
     devices: &[Device],
     note: impl FnMut(&str),
 ) -> Result<Engine, CliError> {
-    let (mut files, manifest) =
-        files(args.model.as_deref(), args.unet.as_deref(), args.vae.as_deref(), &args.lora)?;
+    let own = OwnParts {
+        unet: args.unet.as_deref(),
+        text_encoder: args.text_encoder.as_deref(),
+        vae: args.vae.as_deref(),
+    };
+    let (mut files, manifest) = files(args.model.as_deref(), &own, &args.lora)?;
     if let Some(quant) = args.quantize {
         files = files.quantized(quant);
     }
@@ -38,30 +42,40 @@ pub fn load(
 
 /// Checks a model's configurations and the headers of its weights.
 pub fn check(model: &OsStr) -> Result<(), CliError> {
-    let (files, _) = files(Some(model), None, None, &[])?;
+    let (files, _) = files(Some(model), &OwnParts::default(), &[])?;
     let device = DeviceSpec::Cpu.open().map_err(Error::from)?;
     Engine::load(&files, &device)?;
     Ok(())
+}
+
+/// Parts that options put in the place of a model's own.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OwnParts<'a> {
+    pub unet: Option<&'a Path>,
+    pub text_encoder: Option<&'a Path>,
+    pub vae: Option<&'a OsStr>,
 }
 
 /// Files of a model with the changes by options; for an installed model, also its name and run settings. Options
 /// take precedence over the manifest; LoRAs accumulate.
 pub fn files(
     model: Option<&OsStr>,
-    unet: Option<&Path>,
-    vae: Option<&OsStr>,
+    own: &OwnParts<'_>,
     loras: &[LoraArg],
 ) -> Result<(ModelFiles, Option<(String, RunDefaults)>), CliError> {
     let job = |error| CliError::from(Error::from(error));
     let resolved = model.map(|name| resolve(name, Kind::Diffusion)).transpose()?;
-    let own_vae = vae.map(|name| resolve(name, Kind::Vae)).transpose()?.map(|vae| vae.weights);
+    let own_vae = own.vae.map(|name| resolve(name, Kind::Vae)).transpose()?.map(|vae| vae.weights);
     let (source, manifest) = match &resolved {
         Some(model) => (ModelSource::Path(model.weights.clone()), Some(model)),
         None => (own_model()?, None),
     };
     let mut files = ModelFiles::open(source).map_err(job)?;
-    if let Some(path) = unet.or_else(|| manifest?.denoiser.as_deref()) {
+    if let Some(path) = own.unet.or_else(|| manifest?.denoiser.as_deref()) {
         files = files.with_denoiser(path).map_err(job)?;
+    }
+    if let Some(path) = own.text_encoder.or_else(|| manifest?.text_encoder.as_deref()) {
+        files = files.with_text_encoder(path).map_err(job)?;
     }
     if let Some(path) = own_vae.as_deref().or_else(|| manifest?.vae.as_deref()) {
         files = files.with_vae(path).map_err(job)?;

@@ -67,7 +67,11 @@ impl CliError {
         match self {
             Self::Usage(_)
             | Self::Job(
-                Error::OtherJob { .. } | Error::NothingToResume { .. } | Error::DamagedWork { .. },
+                Error::OtherJob { .. }
+                | Error::NothingToResume { .. }
+                | Error::DamagedWork { .. }
+                | Error::SizeOfNoise { .. }
+                | Error::NoFirstStep { .. },
             ) => USAGE,
             Self::Job(Error::Sampler(error)) if error.is_wrong_choice() => USAGE,
             Self::Job(Error::Interrupted(_)) => INTERRUPTED,

@@ -25,7 +25,7 @@ use super::{
 
 /// A job of one picture, or of every picture of a folder.
 pub struct Job {
-    /// Input pictures and folders, at least one.
+    /// Input pictures and folders: at least one, but for a job that makes its picture from words.
     pub inputs: Vec<Input>,
     /// Notes on the options, for the user.
     pub notes: Vec<String>,
@@ -61,6 +61,18 @@ impl Job {
     /// A missing input.
     pub fn resolve(args: JobArgs, notes: Vec<String>) -> Result<Self, CliError> {
         let inputs = args.files.inputs()?;
+        Self::with(inputs, args, notes)
+    }
+
+    /// Resolves the arguments of a job that makes its picture from words.
+    ///
+    /// # Errors
+    /// A descriptor or a preview that cannot be written to.
+    pub fn without_input(args: JobArgs, notes: Vec<String>) -> Result<Self, CliError> {
+        Self::with(Vec::new(), args, notes)
+    }
+
+    fn with(inputs: Vec<Input>, args: JobArgs, notes: Vec<String>) -> Result<Self, CliError> {
         let mut settings = args.repaint.settings();
         settings.size = args.size.spec();
         args.content.prompt.trim().clone_into(&mut settings.prompt);
@@ -116,7 +128,21 @@ impl Job {
     /// # Errors
     /// An extension that no format has, or a quality for a format without losses.
     pub fn output(&self, input: &Input, source: Format) -> Result<(Output, Format), CliError> {
-        let (output, format) = self.files.output(input, source, &self.suffix)?;
+        self.with_quality(self.files.output(input, source, &self.suffix)?)
+    }
+
+    /// Output and its format of a picture without an input, which `verb` makes.
+    ///
+    /// # Errors
+    /// As [`Job::output`], and where no output is named.
+    pub fn output_alone(&self, verb: &str) -> Result<(Output, Format), CliError> {
+        self.with_quality(self.files.output_alone(verb)?)
+    }
+
+    fn with_quality(
+        &self,
+        (output, format): (Output, Format),
+    ) -> Result<(Output, Format), CliError> {
         match self.files.quality {
             Some(quality) if format != Format::Jpeg => Err(CliError::Usage(format!(
                 "--quality {quality}: {} is written as {format}, which loses nothing; it is for JPEG",

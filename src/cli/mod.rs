@@ -11,6 +11,7 @@ mod ending;
 mod engine;
 mod error;
 mod folder;
+mod generate;
 mod info;
 mod integrate;
 mod job;
@@ -87,6 +88,7 @@ fn run_verb(cli: Cli) -> Result<u8, CliError> {
             let keep = edit::Keep { backup: args.backup, times: args.keep_times };
             edit::run(&job(args.job)?, &keep)
         }
+        Some(Verb::Generate(args)) => generate::run(*args),
         Some(Verb::Info(args)) => info::run(&args).map(|()| DONE),
         Some(Verb::Raw(args)) => raw::run(*args),
         Some(Verb::Pipe(args)) => pipe::run(*args),

@@ -91,6 +91,7 @@ fn add(store: &Store, args: &AddArgs) -> Result<(), CliError> {
         weights: args.path.clone(),
         loras: args.lora.iter().map(|lora| (lora.path.clone(), lora.scale)).collect(),
         denoiser: args.unet.clone(),
+        text_encoder: args.text_encoder.clone(),
         vae: args.vae.clone(),
         mmproj: args.mmproj.clone(),
         run: RunDefaults {

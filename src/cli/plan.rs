@@ -38,6 +38,15 @@ pub fn run(job: &Job, as_json: bool) -> Result<(), CliError> {
         let json = to_json(&input.name(), &output.name(), &plan, &time);
         return print_json(&format!("{json:#}\n"));
     }
+    print_text(&plan, &time)
+}
+
+/// Prints a plan as text, with the time that it would take.
+pub fn print_plan(engine: &Engine, settings: &Settings, plan: &Plan) -> Result<(), CliError> {
+    print_text(plan, &PlannedTime::of(engine, settings, plan)?)
+}
+
+fn print_text(plan: &Plan, time: &PlannedTime) -> Result<(), CliError> {
     print(&format!("{plan}\ntime          {}\n", time.words()))
 }
 

@@ -18,7 +18,7 @@ use super::{
 
 pub fn run(args: &QuantizeArgs) -> Result<(), CliError> {
     let mut reporter = Reporter::new(&args.progress.show(false)?);
-    let (files, _) = engine::files(Some(&args.input), None, None, &args.lora)?;
+    let (files, _) = engine::files(Some(&args.input), &engine::OwnParts::default(), &args.lora)?;
     files.notes().iter().for_each(|note| reporter.tell(note));
     let name = args.output.display().to_string();
     let mut has_begun = false;

@@ -49,6 +49,23 @@ pub enum Error {
     Model { model: String, reason: String },
     #[error("{width} × {height}: more pixels than an output can have (2³⁴)")]
     OutputTooLarge { width: u32, height: u32 },
+    /// A size that a picture made from noise cannot have.
+    #[error(
+        "a picture of {width} × {height} cannot be made from noise: both sides must be multiples of {unit}, and it may be \
+         at most four times as large as the model's {native} × {native}"
+    )]
+    SizeOfNoise { width: u32, height: u32, unit: usize, native: usize },
+    /// A model that repaints a picture which it sees, and makes none.
+    #[error(
+        "{model} repaints a picture that it is shown, and makes none from words: choose a text-to-image model"
+    )]
+    NotFromNoise { model: String },
+    /// A schedule whose first step is noise alone, of which the sampler can make nothing.
+    #[error(
+        "{sampler} cannot begin at timestep {t} of this model, which is pure noise: choose a sampler that keeps a little \
+         signal there ({known})"
+    )]
+    NoFirstStep { sampler: &'static str, t: f64, known: &'static str },
     /// A non-finite result, which would give a black picture.
     #[error(
         "{}: the model produced values that are not numbers, also in f32; {}",

@@ -29,6 +29,8 @@ pub struct JobSpec {
     pub schedule: Schedule,
     /// An empty negative prompt is conditioned on zeros, not on the encoded empty text.
     pub zeros_for_empty_prompt: bool,
+    /// How the input was made from words, for the output's metadata.
+    pub generated: Option<Value>,
     model: Identity,
 }
 
@@ -47,26 +49,42 @@ impl JobSpec {
     /// # Errors
     /// See [`Plan::new`].
     pub fn new(engine: &Engine, input: PictureShape, settings: &Settings) -> Result<Self, Error> {
+        Ok(Self::with(engine, Plan::new(engine, input, settings)?, settings))
+    }
+
+    /// Specifies the job of making a picture of this width and height in pixels from noise.
+    ///
+    /// # Errors
+    /// See [`Plan::of_noise`].
+    pub fn of_noise(engine: &Engine, size: (u32, u32), settings: &Settings) -> Result<Self, Error> {
+        let generated = Some(serde_json::json!({"size": [size.0, size.1]}));
+        let plan = Plan::of_noise(engine, size, settings)?;
+        Ok(Self { generated, ..Self::with(engine, plan, settings) })
+    }
+
+    fn with(engine: &Engine, plan: Plan, settings: &Settings) -> Self {
         let Engine { model, runner, .. } = engine;
-        Ok(Self {
-            plan: Plan::new(engine, input, settings)?,
+        Self {
+            plan,
             settings: settings.clone(),
             schedule: model.schedule.clone(),
             zeros_for_empty_prompt: model.zeros_for_empty_prompt,
+            generated: None,
             model: Identity {
                 name: model.name().to_owned(),
                 loras: model.loras().to_owned(),
                 fingerprint: model.fingerprint().to_owned(),
                 device: runner.device_name(),
             },
-        })
+        }
     }
 
     /// A job without a model.
     #[cfg(test)]
     pub fn for_tests(settings: Settings, plan: Plan, schedule: Schedule) -> Self {
         let model = Identity::default();
-        Self { settings, plan, schedule, zeros_for_empty_prompt: true, model }
+        let (zeros_for_empty_prompt, generated) = (true, None);
+        Self { settings, plan, schedule, zeros_for_empty_prompt, generated, model }
     }
 
     /// Prompt of the whole picture before captioning: the user's, or the captioner's own.
@@ -86,22 +104,30 @@ impl JobSpec {
             "model": model.name,
             "size": [canvas.width, canvas.height],
             "prompt": prompt,
-            "captioner": settings.captioner.name(),
             "seed": settings.seed,
             "sampler": sampling.sampler.name(),
             "steps": sampling.schedule_steps,
-            "denoise_steps": sampling.steps.len(),
             "guidance": sampling.guidance.unwrap_or(Defaults::GUIDANCE),
-            "overlap": plan.geometry.overlap,
-            "fusion": match settings.fusion {
-                Fusion::Feather => "feather",
-                Fusion::Average => "average",
-            },
-            "gsp": settings.gsp,
-            "rap": settings.rap,
-            "rsp": settings.rsp,
-            "color_fix": settings.colour_fix.name(),
         });
+        if plan.geometry.grid.len() > 1 || !plan.geometry.generated {
+            record["overlap"] = plan.geometry.overlap.into();
+            record["fusion"] = match settings.fusion {
+                Fusion::Feather => "feather".into(),
+                Fusion::Average => "average".into(),
+            };
+        }
+        // What repainting takes from an input, which a picture that is made from noise has not.
+        if !plan.geometry.generated {
+            record["captioner"] = settings.captioner.name().into();
+            record["denoise_steps"] = sampling.steps.len().into();
+            record["gsp"] = settings.gsp.into();
+            record["rap"] = settings.rap.into();
+            record["rsp"] = settings.rsp.into();
+            record["color_fix"] = settings.colour_fix.name().into();
+        }
+        if let Some(generated) = &self.generated {
+            record["generated"] = generated.clone();
+        }
         if settings.detail_only {
             record["detail_only"] = true.into();
         }
@@ -132,25 +158,27 @@ impl JobSpec {
         record
     }
 
-    /// Everything that decides the bytes of the output: the [`record`](Self::record), and digests of longer
-    /// inputs. Unfinished work is resumed only by a job of the same identity.
+    /// Everything that decides the bytes of the output: the [`record`](Self::record), digests of longer inputs, that of
+    /// the picture ([`digest_of`]) among them, and the format of the output, if it has one. Unfinished work is resumed only by a job of the same identity.
     ///
     /// Batch size, threads and the number of devices are left out, because the output does not depend on them; VAE tiles and how several of
     /// them are computed are included, because encoding and decoding depend on them.
     ///
     /// # Errors
     /// A captioner whose model cannot be found.
-    pub fn identity(&self, picture: &Picture, format: Format) -> Result<Value, Error> {
+    pub fn identity(&self, input: Value, format: Option<Format>) -> Result<Value, Error> {
         let Self { settings, plan, model, .. } = self;
         let mut job = self.record(self.known_prompt());
         let captions = settings.captioner.identity()?;
         let mut entry = |key: &str, value: Value| job[key] = value;
-        entry("input", digest(|hash| picture.hash_into(hash)).into());
+        entry("input", input);
         entry("captions", digest(|hash| hash.update(captions)).into());
         entry("weights", model.fingerprint.as_str().into());
         entry("device", model.device.as_str().into());
-        entry("format", format.extension().into());
-        if format == Format::Jpeg {
+        if let Some(format) = format {
+            entry("format", format.extension().into());
+        }
+        if format == Some(Format::Jpeg) {
             entry("quality", settings.jpeg_quality.into());
         }
         entry("vae_tiles", serde_json::json!([plan.tile_columns.len(), plan.tile_rows.len()]));
@@ -159,6 +187,11 @@ impl JobSpec {
         }
         Ok(job)
     }
+}
+
+/// The digest of a picture that stands for it in a job's identity.
+pub fn digest_of(picture: &Picture) -> Value {
+    digest(|hash| picture.hash_into(hash)).into()
 }
 
 fn digest(feed: impl FnOnce(&mut Sha256)) -> String {

@@ -11,6 +11,7 @@ mod engine;
 mod error;
 mod finish;
 mod frames;
+mod generate;
 mod job;
 mod lab;
 mod model;
@@ -27,11 +28,13 @@ mod runner;
 mod settings;
 mod speed;
 mod stages;
+mod text_states;
 pub(crate) mod work;
 
 pub use engine::Engine;
 pub use error::Error;
 pub use frames::Frames;
+pub use generate::{Generated, Generation, GenerationPlan, generate, plan_generation};
 pub use model::ModelShape;
 pub use model_defaults::ModelDefaults;
 pub use plan::{

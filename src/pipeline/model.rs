@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc};
 
 use candle_core::{DType, Device};
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::{
     backend::{DeviceError, Trace},
@@ -46,6 +47,8 @@ pub struct ModelShape {
     pub region: usize,
     /// Required divisor of the sides of a denoiser input, in latent pixels; even, for the Haar blocks.
     pub stride: usize,
+    /// Largest height and width of a denoiser input, in latent pixels, where there is one.
+    pub largest: Option<usize>,
     /// Side in latent pixels of what the denoiser takes as one: the patch of a transformer, the whole strides of a UNet.
     pub patch: usize,
     /// The denoiser takes the low-resolution latent as additional channels (docs/method.md §2).
@@ -53,15 +56,16 @@ pub struct ModelShape {
 }
 
 impl ModelShape {
-    /// Patches of a region: the tokens of a transformer, on which some schedules depend.
+    /// Patches of a region of this height and width in latent pixels: the tokens of a transformer, on which some
+    /// schedules depend.
     #[must_use]
-    pub fn tokens(self) -> usize {
-        (self.region / self.patch).pow(2)
+    pub fn tokens(self, (height, width): (usize, usize)) -> usize {
+        (height / self.patch) * (width / self.patch)
     }
 
     /// Shape of jobs with this denoiser and this autoencoder; the reason if the two do not match.
     fn new(denoiser: DenoiserShape, vae: &Vae) -> Result<Self, String> {
-        let DenoiserShape { channels, native, multiple, sees_low_resolution, .. } = denoiser;
+        let DenoiserShape { channels, native, multiple, largest, sees_low_resolution } = denoiser;
         if channels != vae.latent_channels() {
             return Err(format!(
                 "the denoiser predicts {channels} channels, the VAE has {}",
@@ -77,6 +81,7 @@ impl ModelShape {
             channels,
             region: native,
             stride,
+            largest,
             patch: multiple,
             sees_low_resolution,
         })
@@ -88,7 +93,8 @@ impl ModelShape {
         let Some(native_size) = native_size else { return Ok(()) };
         let unit = self.factor * self.stride;
         let region = native_size / self.factor;
-        if !native_size.is_multiple_of(unit) || !(1..=MAX_REGION).contains(&region) {
+        let most = self.largest.map_or(MAX_REGION, |largest| largest.min(MAX_REGION));
+        if !native_size.is_multiple_of(unit) || !(1..=most).contains(&region) {
             return Err(format!(
                 "a native size of {native_size} pixels is no multiple of {unit}, or too large"
             ));
@@ -166,10 +172,15 @@ impl Model {
                 )));
             }
         }
+        let of_family = match files.defaults()? {
+            Value::Null => ModelDefaults::default(),
+            own => ModelDefaults::try_from(own).map_err(&refuse)?,
+        };
         let recommended = match index.get("cupscale") {
             Some(own) => ModelDefaults::deserialize(own)
-                .map_err(|error| refuse(format!("model_index.json: `cupscale`: {error}")))?,
-            None => ModelDefaults::default(),
+                .map_err(|error| refuse(format!("model_index.json: `cupscale`: {error}")))?
+                .or(of_family),
+            None => of_family,
         };
         shape.set_native_size(recommended.native_size).map_err(refuse)?;
         let pipeline = index["_class_name"].as_str().unwrap_or_default();

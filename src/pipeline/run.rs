@@ -12,7 +12,7 @@ use crate::{
 use super::{
     engine::Engine,
     error::Error,
-    job::JobSpec,
+    job::{JobSpec, digest_of},
     plan::Plan,
     progress::Progress,
     runner::Compute as _,
@@ -64,19 +64,46 @@ pub fn upscale(
 ) -> Result<Report, Error> {
     let _span = info_span!("upscale", output = output.name()).entered();
     let spec = JobSpec::new(engine, picture.shape(), settings)?;
-    let plan = &spec.plan;
-    let (width, height) = (plan.geometry.canvas.width as u32, plan.geometry.canvas.height as u32);
-    // Unload the parts of an earlier job.
-    end_stage(engine, plan);
+    let of_input = match work.resume {
+        Resume::Disabled => Value::Null,
+        _ => digest_of(picture),
+    };
+    carry_out(engine, picture, &spec, of_input, (output, format), work, progress)
+}
+
+/// How the output of a job is written.
+pub(super) fn encoder_of(
+    spec: &JobSpec,
+    picture: &Picture,
+    (output, format): (&Output, Format),
+) -> Result<Encoder, Error> {
+    let canvas = spec.plan.geometry.canvas;
+    let (width, height) = (canvas.width as u32, canvas.height as u32);
     format.check_size(&output.name(), width, height)?;
     let options = EncodeOptions {
-        quality: settings.jpeg_quality,
-        bit_depth: settings.bit_depth.unwrap_or(picture.bit_depth),
+        quality: spec.settings.jpeg_quality,
+        bit_depth: spec.settings.bit_depth.unwrap_or(picture.bit_depth),
         ..EncodeOptions::like(picture)
     };
-    let encoder = Encoder::new(&output.name(), format, width, height, options)?;
+    Ok(Encoder::new(&output.name(), format, width, height, options)?)
+}
+
+/// Carries out a job whose plan is known; `of_input` stands for the picture in its identity.
+pub(super) fn carry_out(
+    engine: &Engine,
+    picture: &Picture,
+    spec: &JobSpec,
+    of_input: Value,
+    (output, format): (&Output, Format),
+    work: &WorkOptions,
+    progress: &mut dyn Progress,
+) -> Result<Report, Error> {
+    let plan = &spec.plan;
+    // Unload the parts of an earlier job.
+    end_stage(engine, plan);
+    let encoder = encoder_of(spec, picture, (output, format))?;
     progress.outlined(&plan.outline());
-    plan_notes(engine, &spec).iter().for_each(|note| progress.note(note));
+    plan_notes(engine, spec).iter().for_each(|note| progress.note(note));
     for warning in picture.warnings.iter().chain(encoder.warnings()) {
         progress.note(&warning.to_string());
     }
@@ -86,11 +113,11 @@ pub fn upscale(
     let folder = if work.resume == Resume::Disabled {
         WorkFolder::temporary(work.folder.as_deref(), Some((output, format)), &layout)?
     } else {
-        let job = spec.identity(picture, format)?;
+        let job = spec.identity(of_input, Some(format))?;
         WorkFolder::open(work, (output, format), &job, &layout)?
     };
     let target = Target::Picture(Box::new(encoder), output);
-    run(engine, picture, &spec, target, folder, progress)
+    run(engine, picture, spec, target, folder, progress)
 }
 
 /// What the plan of a job has to say to the user.
@@ -113,14 +140,7 @@ pub(super) fn run(
     let done = stages(engine, picture, spec, target, &mut folder, progress);
     let (captions, settings) = match done {
         Ok(done) => done,
-        // Captions made so far are in their cache, and the job goes on with them.
-        Err(Error::Interrupted(_)) => return Err(Error::Interrupted(folder.into_kept())),
-        Err(error) => {
-            if let Some(kept) = folder.leave(error.leaves()) {
-                progress.note(&format!("what is done is in {}", kept.display()));
-            }
-            return Err(error);
-        }
+        Err(error) => return Err(ended(folder, error, progress)),
     };
     folder.remove();
     for runner in engine.runners() {
@@ -139,8 +159,20 @@ pub(super) fn run(
     })
 }
 
+/// The error of a job that it ended, whose folder is left as that asks.
+pub(super) fn ended(folder: WorkFolder, error: Error, progress: &mut dyn Progress) -> Error {
+    // Captions made so far are in their cache, and the job goes on with them.
+    if let Error::Interrupted(_) = error {
+        return Error::Interrupted(folder.into_kept());
+    }
+    if let Some(kept) = folder.leave(error.leaves()) {
+        progress.note(&format!("what is done is in {}", kept.display()));
+    }
+    error
+}
+
 /// Runs the stages; returns the captions and the settings for the output's metadata.
-fn stages(
+pub(super) fn stages(
     engine: &Engine,
     picture: &Picture,
     spec: &JobSpec,
@@ -158,7 +190,7 @@ fn stages(
             let encoder = encoder.with_settings(record.to_string());
             Target::Picture(Box::new(encoder), output)
         }
-        rows @ Target::Rows(_) => rows,
+        other @ (Target::Rows(_) | Target::Kept) => other,
     };
     if progress.interrupted() {
         return Err(Error::Interrupted(None));
@@ -169,9 +201,11 @@ fn stages(
             progress.note(note);
         }
         end_stage(engine, plan);
-        encode::canvas(context, work, progress)?;
-        encode::low_resolution(context, work, progress)?;
-        end_stage(engine, plan);
+        if !plan.geometry.generated {
+            encode::canvas(context, work, progress)?;
+            encode::low_resolution(context, work, progress)?;
+            end_stage(engine, plan);
+        }
         denoise::run(context, &conditions, work, progress)?;
         end_stage(engine, plan);
     }

@@ -23,6 +23,7 @@ use super::{
     model::{Blueprints, Footprints, Model, VAE_DTYPE},
     progress::Stage,
     settings::Defaults,
+    text_states::TextStates,
 };
 
 /// Operations of a device that stages use.
@@ -164,6 +165,8 @@ pub struct Runner {
     dtype: DType,
     blueprints: Arc<Blueprints>,
     parts: Parts,
+    /// Texts of earlier jobs, where encoding one is dear.
+    text_states: TextStates,
 }
 
 /// Lazily loaded parts; a clone shares them.
@@ -189,7 +192,8 @@ impl Runner {
     /// Runner of `model`, read from `files`, on `device` in the precision `dtype`; nothing is loaded yet.
     pub fn new(files: ModelFiles, model: &Model, device: Device, dtype: DType) -> Self {
         let blueprints = Arc::clone(&model.blueprints);
-        Self { files, device, dtype, blueprints, parts: Parts::default() }
+        let (parts, text_states) = (Parts::default(), TextStates::default());
+        Self { files, device, dtype, blueprints, parts, text_states }
     }
 
     /// The denoiser in the working precision or in f32, loaded if it is not.
@@ -289,7 +293,10 @@ impl Compute for Runner {
     }
 
     fn encode_texts(&self, texts: &[&str]) -> Result<TextConditioning, Error> {
-        Ok(self.text()?.encode(texts)?)
+        if !self.blueprints.text.is_dear() {
+            return Ok(self.text()?.encode(texts)?);
+        }
+        self.text_states.encode(texts, &self.device, |text| Ok(self.text()?.encode(&[text])?))
     }
 
     fn condition(

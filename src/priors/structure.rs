@@ -188,9 +188,20 @@ mod tests {
         height: usize,
         width: usize,
         channels: usize,
-        abar: f32,
-        eta: f32,
+        /// Of betas, or σ of flow matching.
+        abar: Option<f32>,
+        sigma: Option<f64>,
+        eta: f64,
         levels: u32,
+    }
+
+    impl Case {
+        fn level(&self) -> Level {
+            match (self.abar, self.sigma) {
+                (Some(abar), _) => level(abar),
+                (None, sigma) => Level::flow(sigma.unwrap()),
+            }
+        }
     }
 
     fn values(file: &SafeTensors, name: &str) -> Vec<f32> {
@@ -210,18 +221,28 @@ mod tests {
     #[test]
     fn the_closed_form_equals_autograd_through_an_explicit_haar_transform() {
         let file = include_bytes!("../../tests/fixtures/structure/gsp.safetensors");
+        equals_autograd(file, include_str!("../../tests/fixtures/structure/gsp.json"), 5);
+    }
+
+    #[test]
+    fn the_closed_form_equals_autograd_in_flow_matching_too() {
+        let file = include_bytes!("../../tests/fixtures/structure/flow.safetensors");
+        equals_autograd(file, include_str!("../../tests/fixtures/structure/flow.json"), 4);
+    }
+
+    /// Holds the prior against the cases of a fixture, this many.
+    fn equals_autograd(file: &[u8], cases: &str, count: usize) {
         let file = SafeTensors::deserialize(file).unwrap();
-        let cases: BTreeMap<String, Case> =
-            serde_json::from_str(include_str!("../../tests/fixtures/structure/gsp.json")).unwrap();
-        assert_eq!(cases.len(), 5);
+        let cases: BTreeMap<String, Case> = serde_json::from_str(cases).unwrap();
+        assert_eq!(cases.len(), count);
         for (name, case) in &cases {
             let of = |part: &str| values(&file, &format!("{name}.{part}"));
             let (before, eps, zl, expected) = (of("z"), of("eps"), of("zl"), of("after"));
             assert_eq!(before.len(), case.height * case.width * case.channels);
             let mut z = before.clone();
             let prior = StructurePrior { weight: 1.0, levels: case.levels };
-            let lambda = 2.0 * case.eta / case.abar;
-            let (level, row) = (level(case.abar), (case.width, case.channels));
+            let (level, row) = (case.level(), (case.width, case.channels));
+            let lambda = (2.0 * case.eta / (level.signal * level.signal)) as f32;
             prior.apply(&mut z, &eps, &zl, level, lambda, row).unwrap();
             // The change itself, not only the sum it is a small part of.
             let change =

@@ -417,6 +417,19 @@ mod tests {
     }
 
     #[test]
+    fn the_stock_config_of_pixart_leads_to_dpm_solver_with_nothing_left_out() {
+        let text = r#"{"_class_name": "DPMSolverMultistepScheduler", "_diffusers_version": "0.22.0.dev0",
+            "algorithm_type": "dpmsolver++", "beta_end": 0.02, "beta_schedule": "linear", "beta_start": 0.0001,
+            "dynamic_thresholding_ratio": 0.995, "euler_at_final": false, "lambda_min_clipped": null,
+            "lower_order_final": true, "num_train_timesteps": 1000, "prediction_type": "epsilon",
+            "sample_max_value": 1.0, "solver_order": 2, "solver_type": "midpoint", "steps_offset": 0,
+            "thresholding": false, "timestep_spacing": "linspace", "trained_betas": null,
+            "use_karras_sigmas": false, "use_lu_lambdas": false, "variance_type": null}"#;
+        let choice = SchedulerConfig::from_json(text).unwrap().sampler().unwrap();
+        assert_eq!(choice, SamplerChoice { kind: SamplerKind::Dpmpp2m, note: None });
+    }
+
+    #[test]
     fn the_stock_config_of_stable_diffusion_3_is_one_of_flow_matching() {
         let text = r#"{"_class_name": "FlowMatchEulerDiscreteScheduler",
             "_diffusers_version": "0.29.0.dev0", "num_train_timesteps": 1000, "shift": 3.0}"#;

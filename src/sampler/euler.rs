@@ -141,6 +141,14 @@ impl Sampler for Euler {
         Ok(steps_through(schedule, &points, self.end(schedule)?))
     }
 
+    /// The reference begins at σ·n, and with leading timesteps at √(σ²+1)·n.
+    fn initial_noise(&self, schedule: &Schedule, first: &Step) -> f64 {
+        match schedule.spacing() {
+            TimestepSpacing::Leading => 1.0,
+            TimestepSpacing::Trailing | TimestepSpacing::Linspace => first.level.spread,
+        }
+    }
+
     fn update(&self, _: &Schedule, _: &[Step], step: &Step) -> Result<Update, SamplerError> {
         let terms = Terms { z: 0.0, x0: step.to.signal, eps: step.to.spread };
         Update::new(step, terms, 0.0, None)

@@ -19,6 +19,12 @@ pub trait Sampler: Debug + Send + Sync {
     /// the training's.
     fn through(&self, schedule: &Schedule, timesteps: &[f64]) -> Result<Vec<Step>, SamplerError>;
 
+    /// Standard deviation of the noise that a picture made from noise alone begins with, at the first of the steps:
+    /// diffusers' `init_noise_sigma`, on a canvas that is z.
+    fn initial_noise(&self, _: &Schedule, _: &Step) -> f64 {
+        1.0
+    }
+
     /// The update for one of those steps; `earlier` are the steps of the run before it, in the order in which they
     /// were taken. A multistep sampler says in [`Update::kept`] what later steps may read, and in [`Update::history`]
     /// how much of what the latest of `earlier` kept it reads.

@@ -21,6 +21,8 @@ pub enum FileContents {
     Transformer,
     /// a text encoder alone
     TextEncoder,
+    /// a T5 text encoder
+    T5,
     /// none of these
     Unknown,
 }
@@ -42,6 +44,7 @@ impl fmt::Display for FileContents {
             }
             Self::Transformer => "a diffusion transformer of a family that is not supported",
             Self::TextEncoder => "a text encoder alone, not a model",
+            Self::T5 => "a T5 text encoder alone, not a model",
             Self::Unknown => {
                 "no model of a family that is supported: it has no UNet and no transformer"
             }

@@ -211,6 +211,15 @@ impl ModelFiles {
         self.form.index()
     }
 
+    /// Sampling that the makers of models of this family recommend for its denoiser, as a model's own `cupscale` has it.
+    ///
+    /// # Errors
+    /// A denoiser that is missing.
+    pub(crate) fn defaults(&self) -> Result<Value, WeightsError> {
+        let denoiser = self.form.config(Part::Denoiser)?;
+        Ok(self.form.family().defaults(&denoiser.config))
+    }
+
     /// Finds every file that loading the model will read, without reading any.
     ///
     /// # Errors

@@ -8,12 +8,12 @@ use candle_core::DType;
 use serde_json::Value;
 
 use super::clip_vocabulary::{self, TokenPadding};
-use super::families::{self, Checkpoint, CheckpointEncoder, Family};
+use super::families::{self, Checkpoint, CheckpointEncoder, CheckpointTokenizer, Family};
 use super::form::{ModelForm, unused_note};
 use super::part::{Part, PartConfig, TokenizerBytes};
 use super::part_file::PartFile;
 use super::weights_file::open_tensors;
-use super::{ModelSource, WeightsError, tensors::TensorMap};
+use super::{ModelSource, WeightsError, t5_vocabulary, tensors::TensorMap};
 
 /// A whole model in one file.
 #[derive(Debug)]
@@ -91,13 +91,21 @@ impl ModelForm for SingleFile {
 
     fn tokenizer(&self, encoder: Part) -> Result<TokenizerBytes, WeightsError> {
         self.part(encoder)?;
-        let padding =
-            self.encoder(encoder).map_or(TokenPadding::EndOfText, |encoder| encoder.padding);
-        Ok(clip_vocabulary::tokenizer(padding))
+        match self.encoder(encoder).map(|encoder| encoder.tokenizer) {
+            Some(CheckpointTokenizer::T5) => match self.source.path() {
+                Some(path) => t5_vocabulary::tokenizer(path),
+                None => Ok(TokenizerBytes::default()),
+            },
+            Some(CheckpointTokenizer::Clip(padding)) => Ok(clip_vocabulary::tokenizer(padding)),
+            None => Ok(clip_vocabulary::tokenizer(TokenPadding::EndOfText)),
+        }
     }
 
     fn check_part(&self, part: Part) -> Result<(), WeightsError> {
-        self.part(part).map(|_| ())
+        match part {
+            Part::TextEncoder(_) => self.tokenizer(part).map(|_| ()),
+            Part::Denoiser | Part::Vae => self.part(part).map(|_| ()),
+        }
     }
 
     fn notes(&self) -> Vec<String> {

@@ -197,6 +197,27 @@ impl TensorMap {
         self.files.push((name, bytes));
     }
 
+    /// Adds the identity of this size, in f16, in the place of a matrix that a file leaves out for it.
+    pub(super) fn add_identity(&mut self, name: &str, size: usize) {
+        let row = |row: usize| {
+            (0..size).flat_map(move |column| {
+                let value = if row == column { f16::ONE } else { f16::ZERO };
+                value.to_le_bytes()
+            })
+        };
+        let bytes: Vec<u8> = (0..size).flat_map(row).collect();
+        let entry = TensorEntry {
+            file: self.files.len(),
+            stored: TensorFormat::Weights(GgmlDType::F16),
+            shape: vec![size; 2],
+            range: 0..bytes.len(),
+            squeezed: false,
+            order: RowOrder::AsStored,
+        };
+        self.entries.insert(name.to_owned(), entry);
+        self.files.push((format!("the identity for `{name}`"), Bytes::Heap(bytes.into())));
+    }
+
     /// Names of all tensors, in no order.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.entries.keys().map(String::as_str)

@@ -272,7 +272,7 @@ fn a_model_has_a_name_and_the_only_one_needs_none() {
     );
     assert!(line.contains("a model of kind captioner, where one of kind diffusion"), "{line}");
     for (options, reason) in [
-        ("models add other --steps 4", "no LoRA, UNet, VAE, or sampling"),
+        ("models add other --steps 4", "no LoRA, UNet, text encoder, VAE, or sampling"),
         ("models add other --mmproj in.png", "goes with a decoder in a .gguf file"),
     ] {
         let line = fail(command(&shell, options).arg(&folder), 1);

@@ -9,6 +9,7 @@ pub mod hub_server;
 pub mod models;
 pub mod models_bench;
 pub mod random_llava;
+pub mod sd3;
 pub mod single_file;
 pub mod tensors;
 

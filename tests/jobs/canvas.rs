@@ -16,7 +16,7 @@ fn region_and_overlap() -> impl Strategy<Value = (usize, usize)> {
 
 /// A prediction that is a function of place and region, so that any mix-up changes the result.
 fn prediction(grid: &RegionGrid, channels: usize, index: usize) -> Vec<f32> {
-    let side = grid.region_side();
+    let (side, _) = grid.region_size();
     let mut eps = vec![0.0; side * side * channels];
     NoiseField::new(index as u64).fill(1, 0..side, 0..side, channels, &mut eps).unwrap();
     eps
@@ -24,7 +24,7 @@ fn prediction(grid: &RegionGrid, channels: usize, index: usize) -> Vec<f32> {
 
 /// All predictions of a grid, written in `order` into memory that was used before.
 fn predictions(grid: &RegionGrid, channels: usize, order: &[usize]) -> Vec<f32> {
-    let size = grid.region_side() * grid.region_side() * channels;
+    let size = grid.region_size().0 * grid.region_size().1 * channels;
     let mut all = vec![f32::NAN; grid.len() * size];
     for &index in order {
         all[index * size..][..size].copy_from_slice(&prediction(grid, channels, index));

@@ -2,8 +2,8 @@
 
     python tests/make_fixtures/make_sampler_fixtures.py
 
-Writes tests/fixtures/sampler/{defaults.json,timesteps.json,flow.json,abar.safetensors}, {trajectories,flow_trajectories}.json
-and .safetensors there,
+Writes tests/fixtures/sampler/{defaults.json,timesteps.json,flow.json,abar.safetensors}, {trajectories,flow_trajectories,
+pixart_trajectories}.json and .safetensors there,
 and tests/fixtures/noise/field.safetensors. Deterministic. Made with diffusers 0.42.1, torch 2.15.0, numpy 2, and scipy
 1.17 for the beta distribution.
 """
@@ -248,6 +248,27 @@ def flow_cases():
     return cases
 
 
+def pixart_cases():
+    """Runs of the scheduler that PixArt's folders ask for, as they are published and with other noise levels."""
+    dpm = DPMSolverMultistepScheduler
+    settings = dict(
+        num_train_timesteps=1000, beta_start=0.0001, beta_end=0.02, beta_schedule="linear", prediction_type="epsilon",
+        timestep_spacing="linspace", steps_offset=0, solver_order=2, solver_type="midpoint", lower_order_final=True,
+        algorithm_type="dpmsolver++", euler_at_final=False, use_karras_sigmas=False, thresholding=False,
+    )  # fmt: skip
+    cases = {}
+    for n, run in [(14, 14), (14, 7), (20, 20), (20, 9)]:
+        cases[f"dpmpp-2m_pixart_{run}_of_{n}"] = (dpm, settings, n, run, None)
+        cases[f"dpmpp-2m_pixart_karras_{run}_of_{n}"] = (dpm, {**settings, "use_karras_sigmas": True}, n, run, None)
+    for name, more in {
+        "second_to_the_end": {"lower_order_final": False, "final_sigmas_type": "sigma_min"},
+        "euler_at_final": {"euler_at_final": True, "final_sigmas_type": "sigma_min"},
+        "first_order": {"solver_order": 1},
+    }.items():
+        cases[f"dpmpp-2m_pixart_{name}"] = (dpm, {**settings, **more}, 20, 12, None)
+    return cases
+
+
 def set_beyond(settings):
     """What settings say that SDXL's do not."""
     return {name: value for name, value in settings.items() if SDXL.get(name) != value}
@@ -423,4 +444,5 @@ if __name__ == "__main__":
     abar()
     trajectories("trajectories", cases())
     trajectories("flow_trajectories", flow_cases())
+    trajectories("pixart_trajectories", pixart_cases())
     noise()

@@ -66,7 +66,8 @@ CASES = {
 class LiteralPrior:
     """The joint attention of one block with its maps: recorded in one pass, blended in another."""
 
-    def __init__(self):
+    def __init__(self, weight):
+        self.weight = weight
         self.maps = None  # [1, heads * text, h, w]
         self.values = None  # [heads, text, d]
         self.size = None  # height and width in patches
@@ -106,7 +107,7 @@ class LiteralPrior:
                 regions.append(cropped.transpose(1, 2) @ self.values)
             prior = torch.stack(regions)
             of_picture = weights[:, :, :tokens, :tokens] @ v[:, :, :tokens]
-            mixed[:, :, :tokens] = of_picture + (1 - RAP_WEIGHT) * own + RAP_WEIGHT * prior
+            mixed[:, :, :tokens] = of_picture + (1 - self.weight) * own + self.weight * prior
         mixed = mixed.transpose(1, 2).flatten(2)
         picture, text = mixed[:, :tokens], mixed[:, tokens:]
         if not attn.context_pre_only:
@@ -117,8 +118,8 @@ class LiteralPrior:
 def literal(model, low, regions, timestep):
     """The regions' outputs with the literal prior of the low-resolution pass."""
     patch = model.config.patch_size
-    priors = [LiteralPrior() for _ in model.transformer_blocks]
-    plain = LiteralPrior()
+    priors = [LiteralPrior(RAP_WEIGHT) for _ in model.transformer_blocks]
+    plain = LiteralPrior(RAP_WEIGHT)
     plain.size = (0, 0)
     for block, prior in zip(model.transformer_blocks, priors):
         block.attn.set_processor(prior)

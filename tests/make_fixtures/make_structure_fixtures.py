@@ -2,7 +2,8 @@
 
     python tests/make_fixtures/make_structure_fixtures.py
 
-Writes tests/fixtures/structure/gsp.safetensors and gsp.json. Deterministic. Made with torch 2.15.0.
+Writes tests/fixtures/structure/gsp.safetensors and gsp.json, and the same of flow matching in flow.safetensors and
+flow.json. Deterministic. Made with torch 2.15.0.
 """
 
 import json
@@ -37,10 +38,10 @@ def low_band(x, levels):
     return x
 
 
-def gradient_step(z, eps, zl, abar, eta, levels):
+def gradient_step(z, eps, zl, signal, spread, eta, levels):
     """z_t <- z_t - eta * grad_z |LL(x0_hat) - LL(zL)|^2, with eps held constant."""
     z = z.clone().requires_grad_(True)
-    x0_hat = (z - (1 - abar) ** 0.5 * eps) / abar**0.5
+    x0_hat = (z - spread * eps) / signal
     loss = ((low_band(x0_hat, levels) - low_band(zl, levels)) ** 2).sum()
     (grad,) = torch.autograd.grad(loss, z)
     return (z - eta * grad).detach()
@@ -63,16 +64,30 @@ def main():
         "t999": (8, 8, 3, 0.00466, 0.002, 1),
         "two_levels": (16, 8, 4, 0.27767, 0.1, 2),
     }
+    write("gsp", "abar", cases, lambda abar: (abar**0.5, (1 - abar) ** 0.5), generator)
+    # sigma of flow matching, whose levels are on a straight line: 0.707 is where Stable Diffusion 3 begins at a strength of
+    # 0.45, and at 0.95 hardly anything of the picture is left.
+    cases = {
+        "s707": (16, 12, 16, 0.7071, 0.02, 1),
+        "s250_paper_eta": (6, 10, 4, 0.25, 0.2, 1),
+        "s950": (8, 8, 3, 0.95, 0.001, 1),
+        "two_levels": (16, 8, 4, 0.5, 0.1, 2),
+    }
+    write("flow", "sigma", cases, lambda sigma: (1 - sigma, sigma), generator)
+
+
+def write(file, what, cases, level, generator):
+    """Writes cases of (height, width, channels, `what`, eta, Haar levels); `level` makes signal and spread of it."""
     tensors, about = {}, {}
-    for name, (height, width, channels, abar, eta, levels) in cases.items():
+    for name, (height, width, channels, at, eta, levels) in cases.items():
         z, eps, zl = (torch.randn(height, width, channels, generator=generator) for _ in range(3))
         # f64 through autograd, so that the fixture's own rounding does not eat the tolerance.
-        after = gradient_step(z.double(), eps.double(), zl.double(), abar, eta, levels).float()
+        after = gradient_step(z.double(), eps.double(), zl.double(), *level(at), eta, levels).float()
         for key, value in dict(z=z, eps=eps, zl=zl, after=after).items():
             tensors[f"{name}.{key}"] = value.contiguous()
-        about[name] = dict(height=height, width=width, channels=channels, abar=abar, eta=eta, levels=levels)
-    save_file(tensors, FIXTURES / "gsp.safetensors")
-    (FIXTURES / "gsp.json").write_text(json.dumps(about, indent=1) + "\n")
+        about[name] = dict(height=height, width=width, channels=channels, **{what: at}, eta=eta, levels=levels)
+    save_file(tensors, FIXTURES / f"{file}.safetensors")
+    (FIXTURES / f"{file}.json").write_text(json.dumps(about, indent=1) + "\n")
 
 
 if __name__ == "__main__":

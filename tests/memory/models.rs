@@ -109,6 +109,50 @@ fn a_call_of_a_unet_takes_what_its_trace_says() {
 }
 
 #[test]
+fn a_call_of_a_joint_transformer_takes_what_its_trace_says() {
+    let name = "a_call_of_a_joint_transformer_takes_what_its_trace_says";
+    if !counting::alone(module_path!(), name) {
+        return;
+    }
+    let config = |qk_norm: bool| {
+        json!({
+            "sample_size": 32, "num_layers": 3, "num_attention_heads": 4, "attention_head_dim": 32,
+            "caption_projection_dim": 128, "joint_attention_dim": 96, "pooled_projection_dim": 64,
+            "pos_embed_max_size": 24, "dual_attention_layers": [0],
+            "qk_norm": qk_norm.then_some("rms_norm"),
+        })
+    };
+    for dtype in FORMS {
+        // The norms of queries and keys are candle's, which has none in f64.
+        let config = config(dtype == DType::F32);
+        let transformer =
+            Denoiser::load("SD3Transformer2DModel", &config, "config.json", &params(dtype))
+                .unwrap();
+        let call = |inputs: Inputs<'_>, prior: Prior<'_>| {
+            let text = TextConditioning {
+                context: inputs(&[2, 77, 96], dtype),
+                pooled: Some(inputs(&[2, 64], dtype)),
+                lengths: None,
+            };
+            let nothing = MicroConditioning { original: (0, 0), crop: (0, 0), target: (0, 0) };
+            let conditions = transformer.condition(&text, nothing).unwrap();
+            let sample = inputs(&[2, 32, 40, 16], dtype);
+            transformer.forward(&sample, 499.0, &conditions, prior).unwrap();
+        };
+        compare(&format!("sd3 {dtype:?}"), |inputs, _| call(inputs, Prior::None));
+        compare(&format!("sd3 {dtype:?}, recorded"), |inputs, _| {
+            call(inputs, Prior::Record(&mut Vec::new()));
+        });
+        let sizes = transformer.prior_sizes(32, 40);
+        compare(&format!("sd3 {dtype:?}, blended"), |inputs, _| {
+            let layer = |&(height, width): &(usize, usize)| inputs(&[2, height, width, 128], dtype);
+            let layers: Vec<_> = sizes.iter().map(layer).collect();
+            call(inputs, Prior::Blend { layers: &layers, weight: 0.5 });
+        });
+    }
+}
+
+#[test]
 fn an_autoencoder_takes_what_its_trace_says() {
     if !counting::alone(module_path!(), "an_autoencoder_takes_what_its_trace_says") {
         return;

@@ -8,8 +8,9 @@ use cupscale::backend::{
     Activation, KernelChoice, MatmulPrecision, Params, Placement, Trace, Weight, choose_kernels,
     ops::{
         Conv2d, CropRect, GroupMoments, GroupNorm, LayerNorm, Linear, Mask, RmsNorm, add,
-        add_gated, attention, attention_of_lengths, biased_attention, crop_resize, geglu, gelu,
-        gelu_tanh, join, modulated_norm, quick_gelu, rope, silu, swiglu, upsample_nearest_2x,
+        add_gated, attention, attention_of_lengths, attention_parts, biased_attention, crop_resize,
+        geglu, gelu, gelu_tanh, join, modulated_norm, quick_gelu, rope, silu, swiglu,
+        upsample_nearest_2x,
     },
 };
 
@@ -92,6 +93,15 @@ fn operations(dtype: DType) -> Vec<(&'static str, Operation, Vec<Vec<usize>>)> {
             Box::new(move |x| attention(&x[0], &x[1], &x[2], heads, mask, MatmulPrecision::F32));
         put(name, run, &[&[2, queries, 320], &[2, keys, key_width], &[2, keys, key_width]]);
     }
+
+    let parts = |x: &[Activation]| {
+        let sets = [[&x[1], &x[2]], [&x[3], &x[4]]];
+        let [first, second] = attention_parts(&x[0], sets, 8, MatmulPrecision::F32)?;
+        drop(first);
+        Ok(second)
+    };
+    let (many, few): (&[usize], &[usize]) = (&[2, 1024, 320], &[2, 77, 320]);
+    put("attention in parts", Box::new(parts), &[many, many, many, few, few]);
 
     let run =
         |x: &[Activation]| biased_attention(&x[0], &x[1], &x[2], 8, &x[3].to_dtype(DType::F32)?);

@@ -11,6 +11,7 @@ mod ops;
 mod ops_decoder;
 mod ops_determinism;
 mod ops_packed;
+mod pixart;
 mod qwen3;
 mod sampler;
 mod sd3;

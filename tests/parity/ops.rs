@@ -4,13 +4,16 @@ use std::{collections::HashMap, fs};
 
 use candle_core::{DType, Device, Tensor};
 use cupscale::backend::ops::{
-    Conv2d, CropRect, GroupNorm, LayerNorm, Linear, Mask, add_gated, attention, crop_resize, geglu,
-    gelu, gelu_tanh, modulated_norm, quick_gelu, silu, upsample_nearest_2x,
+    Conv2d, CropRect, GroupNorm, LayerNorm, Linear, Mask, add_gated, attention, attention_parts,
+    crop_resize, geglu, gelu, gelu_tanh, modulated_norm, quick_gelu, silu, upsample_nearest_2x,
 };
 use cupscale::backend::{Activation, MatmulPrecision, Params};
 use serde_json::Value;
 
-use crate::common::{fixture, tensors::largest_error};
+use crate::common::{
+    fixture,
+    tensors::{largest_error, values},
+};
 
 /// Bound on the largest difference over the largest reference value.
 const BOUND: f64 = 1e-5;
@@ -139,6 +142,45 @@ fn attention_equals_torch_for_every_mask_head_count_and_odd_length() {
             attention(&q, &k, &v, number(settings, "heads"), mask, MatmulPrecision::F32).unwrap();
         fixture.assert_equals(&format!("{name}.y"), &y);
     }
+}
+
+#[test]
+fn the_parts_of_two_sets_of_keys_are_those_of_the_whole_attention() {
+    // The scores of the second set are small, usual, and so large that nothing is left of the first.
+    for (scale, queries) in [(0.1, 3), (1.0, 67), (400.0, 130)] {
+        let of = |seed, tokens| values(seed, &[2, tokens, 48]);
+        let (q, keys) = (of(1, queries), [of(2, 131), (of(3, 19) * scale).unwrap()]);
+        let vs = [of(4, 131), of(5, 19)];
+        // In f64 it is composed of two calls of attention, with zeros in the place of the other set's values.
+        let [exact, ours] = [DType::F64, DType::F32].map(|dtype| {
+            let [q, k1, v1, k2, v2] = [&q, &keys[0], &vs[0], &keys[1], &vs[1]]
+                .map(|x| Activation::from(x.to_dtype(dtype).unwrap()));
+            let sets = [[&k1, &v1], [&k2, &v2]];
+            attention_parts(&q, sets, 3, MatmulPrecision::F32).unwrap()
+        });
+        let joined = |pair: &[Tensor; 2]| Activation::from(Tensor::cat(pair, 1).unwrap());
+        let whole = attention(
+            &(&q).into(),
+            &joined(&keys),
+            &joined(&vs),
+            3,
+            Mask::None,
+            MatmulPrecision::F32,
+        );
+        let sum = ours[0].add(&ours[1]).unwrap();
+        let error = largest_error(&sum, whole.unwrap().tensor().unwrap());
+        assert!(error <= 1e-5, "{scale}: the sum is {error:e} from the whole");
+        for (ours, exact) in ours.iter().zip(&exact) {
+            let exact = exact.tensor().unwrap().to_dtype(DType::F32).unwrap();
+            let difference = (ours.tensor().unwrap() - &exact).unwrap().abs().unwrap();
+            let largest = difference.flatten_all().unwrap().max(0).unwrap();
+            assert!(largest.to_scalar::<f32>().unwrap() <= 1e-5, "{scale}: {largest}");
+        }
+    }
+    let x = Activation::from(values(1, &[1, 4, 48]));
+    let none = Activation::from(values(1, &[1, 0, 48]));
+    assert!(attention_parts(&x, [[&x, &x], [&none, &none]], 3, MatmulPrecision::F32).is_err());
+    assert!(attention_parts(&x, [[&x, &x], [&x, &x]], 5, MatmulPrecision::F32).is_err());
 }
 
 #[test]

@@ -11,8 +11,8 @@ use cupscale::{
         Activation, MatmulPrecision, ParamSource, Params,
         ops::{
             Conv2d, CropRect, GroupNorm, LayerNorm, Linear, Mask, add, add_gated, attention,
-            crop_resize, geglu, gelu, gelu_tanh, join, modulated_norm, quick_gelu, silu, swiglu,
-            upsample_nearest_2x,
+            attention_parts, crop_resize, geglu, gelu, gelu_tanh, join, modulated_norm, quick_gelu,
+            silu, swiglu, upsample_nearest_2x,
         },
     },
     model::denoiser::{
@@ -127,6 +127,13 @@ fn operations(dtype: DType) -> Vec<(&'static str, Operation, Vec<Vec<usize>>)> {
             Box::new(move |x| attention(&x[0], &x[1], &x[2], heads, mask, MatmulPrecision::F32));
         list.push((name, run, vec![vec![queries, 48], vec![keys, 48], vec![keys, 48]]));
     }
+    let parts: Operation = Box::new(|x| {
+        let sets = [[&x[1], &x[2]], [&x[3], &x[4]]];
+        let [first, second] = attention_parts(&x[0], sets, 3, MatmulPrecision::F32)?;
+        join(&first, &second)
+    });
+    let sets = vec![vec![300, 48], vec![517, 48], vec![517, 48], vec![77, 48], vec![77, 48]];
+    list.push(("attention in parts", parts, sets));
     let one =
         |f: fn(&Activation) -> Result<Activation>| -> Operation { Box::new(move |x| f(&x[0])) };
     list.push(("silu", one(silu), vec![vec![300, 77]]));

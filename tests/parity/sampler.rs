@@ -232,6 +232,13 @@ fn trajectories_follow_diffusers_along_the_velocity_of_flow_matching() {
     follow(text, include_bytes!("../fixtures/sampler/flow_trajectories.safetensors"), 35);
 }
 
+#[test]
+fn trajectories_follow_diffusers_with_the_scheduler_of_pixart() {
+    let text = include_str!("../fixtures/sampler/pixart_trajectories.json");
+    let file = include_bytes!("../fixtures/sampler/pixart_trajectories.safetensors");
+    assert!(follow(text, file, 11) > 0);
+}
+
 /// Follows the trajectories of a fixture, this many; the number of clean latents that were compared.
 fn follow(cases: &str, file: &[u8], count: usize) -> usize {
     let cases: BTreeMap<String, Case> = serde_json::from_str(cases).unwrap();

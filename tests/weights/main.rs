@@ -8,4 +8,5 @@ mod gguf;
 mod lora;
 mod model;
 mod quantize;
+mod sd3;
 mod single_file;

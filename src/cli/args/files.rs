@@ -11,8 +11,8 @@ use cupscale::image::{Format, Input, InputKind, Output};
 use crate::cli::{error::CliError, values};
 
 /// Verbs, which are not taken for pictures.
-const VERBS: [&str; 9] =
-    ["plan", "caption", "edit", "info", "raw", "pipe", "models", "doctor", "integrate"];
+const VERBS: [&str; 10] =
+    ["plan", "caption", "generate", "edit", "info", "raw", "pipe", "models", "doctor", "integrate"];
 
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Files")]
@@ -107,6 +107,21 @@ impl FilesArgs {
             _ => None,
         };
         Ok((output, self.format.or(named).unwrap_or(source)))
+    }
+
+    /// Output and its format for a picture that has no input, which `verb` makes.
+    ///
+    /// # Errors
+    /// No output, a folder, or a name that no format has.
+    pub fn output_alone(&self, verb: &str) -> Result<(Output, Format), CliError> {
+        let refuse = |reason: String| Err(CliError::Usage(reason));
+        match &self.output {
+            None => refuse(format!("no output: name the file that `{verb}` writes, -o out.png")),
+            Some(folder) if self.names_output_folder() => {
+                refuse(format!("-o {}: is a folder: name a file in it", folder.display()))
+            }
+            Some(_) => self.output(&Input::Path(PathBuf::new()), Format::Png, ""),
+        }
     }
 
     /// `true` if the output is meant as a folder: by a slash at its end, whether it is there or not, or one that is

@@ -25,6 +25,7 @@ Examples:
   cupscale-fast info photo_4x.jpg                          the settings that made a picture; then:
   cupscale-fast other.jpg --reuse photo_4x.jpg
   cupscale-fast plan photo.jpg --long-edge 8000            what would run, without running it
+  cupscale-fast generate \"a red fox\" -o fox.png --size 4096x4096 --model sdxl    from words to 4K
   ffmpeg … -f rawvideo -pix_fmt rgb24 - | cupscale-fast raw 640x360 --pix rgb24 -s 2 | ffmpeg …
   cupscale-fast models list                                which models there are
   cupscale-fast doctor                                     which devices there are, and whether they compute right
@@ -39,10 +40,12 @@ const USAGE: &str = "cupscale-fast [OPTIONS] INPUT...\n       cupscale-fast VERB
 const MORE: &str = "--help shows all options; VERB --help those of a verb.";
 
 /// Options of a job in the short help, each in one line: name, value, text.
-const BRIEF: [(&str, &str, &str); 14] = [
+const BRIEF: [(&str, &str, &str); 16] = [
+    ("words", "PROMPT", "Content of the picture, in words"),
     ("frame", "SIZE", "Width and height of the frames that come: WxH, in pixels"),
     ("pix", "PIXELS", "Format of the pixels: rgb24, rgba, rgb48le or rgbaf32le"),
     ("output", "OUTPUT", "File or folder; `-` is standard output [default: INPUT_4x]"),
+    ("keep_base", "FILE", "Write the base picture, before it is enlarged, to this file as well"),
     ("format", "FORMAT", "Format of the output [default: by its name, else the input's]"),
     ("scale", "FACTOR", "Enlarge by this factor"),
     ("long_edge", "PIXELS", "Enlarge until the longer side has this many pixels"),

@@ -4,6 +4,7 @@ mod content;
 mod doctor;
 mod edit;
 mod files;
+mod generate;
 mod help;
 mod info;
 mod integrate;
@@ -33,6 +34,7 @@ use crate::cli::{
     progress::{PreviewFile, Show},
     usage,
 };
+use generate::NOT_OF_GENERATE;
 use machine::MachineArgs;
 use progress::ProgressArgs;
 use raw::{FrameArgs, NOT_OF_RAW};
@@ -47,6 +49,7 @@ pub use content::{CaptionerArg, ContentArgs};
 pub use doctor::DoctorArgs;
 pub use edit::EditArgs;
 pub use files::FilesArgs;
+pub use generate::GenerateArgs;
 pub use info::InfoArgs;
 pub use integrate::IntegrateArgs;
 pub use llava::{CaptionEngineArg, LlavaArgs};
@@ -92,7 +95,7 @@ const NOT_OF_CAPTION: [&str; 10] = [
 ];
 
 /// Verbs that take the options of a job.
-const JOBS: [&str; 5] = ["plan", "caption", "edit", "raw", "pipe"];
+const JOBS: [&str; 6] = ["plan", "caption", "generate", "edit", "raw", "pipe"];
 
 /// Hides these options in the help of a verb that refuses them.
 fn hide(command: clap::Command, ids: impl IntoIterator<Item = impl AsRef<str>>) -> clap::Command {
@@ -119,11 +122,17 @@ impl Cli {
                     option.help("Where the frames go [default: standard output]")
                 })
         };
+        let generate = |command: clap::Command| {
+            hide(command, NOT_OF_GENERATE).mut_arg("output", |option| {
+                option.help("File of the picture; `-` writes standard output")
+            })
+        };
         let command = Self::command();
         let command = if short { help::short(command, &JOBS) } else { help::whole(command) };
         command
             .mut_subcommand("caption", caption)
             .mut_subcommand("edit", |command| hide(command, NOT_OF_EDIT))
+            .mut_subcommand("generate", generate)
             .mut_subcommand("raw", raw)
             .mut_subcommand("pipe", |command| hide(command, pipe::refused()))
     }
@@ -152,6 +161,10 @@ impl Cli {
                 .iter()
                 .find(typed)
                 .map(|id| format!("`edit` writes the picture in its place: no --{}", option(id))),
+            "generate" => NOT_OF_GENERATE.iter().find(typed).map(|id| match *id {
+                "inputs" => "`generate` takes one prompt: put it into quotes".to_owned(),
+                id => format!("`generate` reads no picture: no --{}", option(id).replace("input-option", "input")),
+            }),
             "raw" => NOT_OF_RAW.iter().find(typed).map(|id| match *id {
                 "inputs" => "`raw` takes one stream: name it with -i".to_owned(),
                 id => format!("--{} is not for `raw`: frames come and go as pixels alone, and none is resumed", option(id)),
@@ -176,8 +189,9 @@ impl Cli {
                     let reason = format!("--reuse {}: {reason}", picture.display());
                     definition.error(ErrorKind::ValueValidation, reason)
                 };
-                let reused = reuse::reused(picture, &typed.collect::<HashSet<_>>())
-                    .map_err(|reason| refuse(&mut definition, &reason))?;
+                let reused =
+                    reuse::reused(picture, &typed.collect::<HashSet<_>>(), verb == "generate")
+                        .map_err(|reason| refuse(&mut definition, &reason))?;
                 // What is wrong now was not typed.
                 Self::with(&mut definition, words, verb, reused)
                     .map_err(|error| refuse(&mut definition, &usage::line(&error)))
@@ -201,6 +215,7 @@ impl Cli {
             Some(Verb::Plan(plan)) => &mut plan.job,
             Some(Verb::Caption(job) | Verb::Pipe(job)) => &mut **job,
             Some(Verb::Edit(edit)) => &mut edit.job,
+            Some(Verb::Generate(generate)) => &mut generate.job,
             Some(Verb::Raw(raw)) => &mut raw.job,
             _ => &mut cli.job,
         };
@@ -221,6 +236,11 @@ pub enum Verb {
         after_help = "Example:\n  cupscale-fast caption photo.jpg > captions.json\n  cupscale-fast photo.jpg --captions captions.json"
     )]
     Caption(Box<JobArgs>),
+    /// Make a picture from words, and enlarge it: from a prompt to 4K
+    #[command(
+        after_help = "Example:\n  cupscale-fast generate \"a red fox in fresh snow\" -o fox.png --size 4096x4096 --model sdxl\n  cupscale-fast generate \"a red fox\" -o fox.png --model sdxl              the base picture alone\n  cupscale-fast generate \"a red fox\" -o fox.png -s 4 --keep-base small.png --seed 7 --model sdxl"
+    )]
+    Generate(Box<GenerateArgs>),
     /// Enlarge files in place: each is replaced when its new picture is complete
     #[command(after_help = "Example:\n  cupscale-fast edit *.jpg --scale 1 --backup")]
     Edit(Box<EditArgs>),

@@ -17,9 +17,13 @@ pub struct ModelArgs {
     /// Another VAE for the model: a name, a folder or a file
     #[arg(long, value_name = "NAME|PATH")]
     pub vae: Option<OsString>,
-    /// Another UNet for the model: a folder or a file
-    #[arg(long, value_name = "PATH")]
+    /// Another UNet or transformer for the model: a folder or a file
+    #[arg(long, visible_alias = "transformer", value_name = "PATH")]
     pub unet: Option<PathBuf>,
+    /// Another T5 text encoder for the model, or one where it has none: a folder or a file (its vocabulary in it, or
+    /// spiece.model or tokenizer.json beside it)
+    #[arg(long, value_name = "PATH")]
+    pub text_encoder: Option<PathBuf>,
     /// Round the model's weights to this type as they are read: less memory, a little less exact
     #[arg(long, value_name = "q8_0|q6_k|q5_k|q4_k|f16")]
     pub quantize: Option<QuantType>,

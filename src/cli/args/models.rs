@@ -90,6 +90,9 @@ pub struct AddArgs {
     /// A UNet in place of the model's own: a file or a folder
     #[arg(long, value_name = "PATH")]
     pub unet: Option<PathBuf>,
+    /// A T5 text encoder in place of the model's own: a file or a folder
+    #[arg(long, value_name = "PATH")]
+    pub text_encoder: Option<PathBuf>,
     /// A VAE in place of the model's own: a file, a folder, or an installed VAE's name
     #[arg(long, value_name = "PATH")]
     pub vae: Option<PathBuf>,

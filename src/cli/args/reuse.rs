@@ -30,7 +30,7 @@ pub struct Reused {
 
 /// Settings whose value is the option's value: key of the settings, options that go before it, kind of the value.
 const PLAIN: [(&str, &[&str], Shape); 15] = [
-    ("prompt", &["prompt"], Shape::Text),
+    ("prompt", &["prompt", "words"], Shape::Text),
     ("negative_prompt", &["negative_prompt"], Shape::Text),
     ("seed", &["seed"], Shape::Number),
     ("sampler", &["sampler"], Shape::Text),
@@ -54,7 +54,7 @@ const CAPTION: [(&str, Shape); 4] = [
     ("caption_seed", Shape::Number),
 ];
 /// Settings that are read elsewhere here, or that say nothing of a next run.
-const OTHERS: [&str; 9] = [
+const OTHERS: [&str; 10] = [
     "version",
     "model",
     "loras",
@@ -64,7 +64,12 @@ const OTHERS: [&str; 9] = [
     "steps",
     "timesteps",
     "detail_only",
+    GENERATED,
 ];
+/// How the input was made from words.
+const GENERATED: &str = "generated";
+/// Settings of a base picture: key, and option of `generate`.
+const OF_BASE: [(&str, &str); 2] = [("steps", "base_steps"), ("guidance", "base_guidance")];
 /// What a file that ended early left in its output's settings.
 const OF_INPUT: &str = "truncated_input";
 
@@ -75,11 +80,16 @@ enum Shape {
 }
 
 /// The settings of the picture at `path`, but for those of which an option was typed: `typed` holds the options' names.
+/// Those of a base picture are for another that is made from words.
 ///
 /// # Errors
 /// One line that says what cannot be taken: a file that is no picture or carries no settings, a value that is none, a model
 /// that is not installed.
-pub fn reused(path: &std::path::Path, typed: &HashSet<&str>) -> Result<Reused, String> {
+pub fn reused(
+    path: &std::path::Path,
+    typed: &HashSet<&str>,
+    generates: bool,
+) -> Result<Reused, String> {
     let settings = read_settings(path).map_err(|error| error.to_string())?;
     let Some(settings) = settings else {
         return Err("it carries no settings of this program".to_owned());
@@ -94,7 +104,12 @@ pub fn reused(path: &std::path::Path, typed: &HashSet<&str>) -> Result<Reused, S
             reused.push(key, &plain(key, value, shape)?);
         }
     }
-    reused.size(&record, free(&["scale", "size", "long_edge"]))?;
+    if generates {
+        reused.base(&record, &free)?;
+    }
+    // A base picture by itself was not enlarged.
+    let is_enlarged = !record.contains_key(GENERATED) || record.contains_key("denoise_steps");
+    reused.size(&record, is_enlarged && free(&["scale", "size", "long_edge"]))?;
     reused.schedule(&record, free(&["steps", "timesteps"]))?;
     if record.get("detail_only").is_some_and(|value| *value == true) && free(&["detail_only"]) {
         reused.words.push("--detail-only".into());
@@ -112,14 +127,39 @@ impl Reused {
     }
 
     fn size(&mut self, record: &Map<String, Value>, free: bool) -> Result<(), String> {
-        let Some(value) = record.get("size").filter(|_| free) else { return Ok(()) };
+        match record.get("size").filter(|_| free) {
+            Some(value) => self.push_size("size", value),
+            None => Ok(()),
+        }
+    }
+
+    fn push_size(&mut self, key: &str, value: &Value) -> Result<(), String> {
         match value.as_array().map(Vec::as_slice) {
             Some([width, height]) if width.is_u64() && height.is_u64() => {
-                self.push("size", &format!("{width}x{height}"));
+                self.push(key, &format!("{width}x{height}"));
                 Ok(())
             }
-            _ => Err(wrong("size", value)),
+            _ => Err(wrong(key, value)),
         }
+    }
+
+    /// The base picture of one that was made from words.
+    fn base(
+        &mut self,
+        record: &Map<String, Value>,
+        free: &impl Fn(&[&str]) -> bool,
+    ) -> Result<(), String> {
+        let Some(value) = record.get(GENERATED) else { return Ok(()) };
+        let base = value.as_object().ok_or_else(|| wrong(GENERATED, value))?;
+        if let Some(value) = base.get("size").filter(|_| free(&["base_size"])) {
+            self.push_size("base_size", value)?;
+        }
+        for (key, option) in OF_BASE {
+            if let Some(value) = base.get(key).filter(|_| free(&[option])) {
+                self.push(option, &plain(key, value, Shape::Number)?);
+            }
+        }
+        Ok(())
     }
 
     /// A list of timesteps goes before a number of steps.

@@ -8,10 +8,9 @@ use crate::cli::values;
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Size")]
 pub struct SizeArgs {
-    /// Enlarge by this factor
-    #[arg(short, long, value_name = "FACTOR", default_value_t = Defaults::SCALE,
-          value_parser = values::positive)]
-    scale: f64,
+    /// Enlarge by this factor [default: 4]
+    #[arg(short, long, value_name = "FACTOR", value_parser = values::positive)]
+    scale: Option<f64>,
     /// Enlarge to exactly this size, in pixels
     #[arg(long, value_name = "WxH", value_parser = values::size, conflicts_with_all = ["scale", "long_edge"])]
     size: Option<(u32, u32)>,
@@ -26,8 +25,13 @@ impl SizeArgs {
         match (self.size, self.long_edge) {
             (Some((width, height)), _) => SizeSpec::Exact(width, height),
             (None, Some(edge)) => SizeSpec::LongEdge(edge),
-            (None, None) => SizeSpec::Scale(self.scale),
+            (None, None) => SizeSpec::Scale(self.scale.unwrap_or(Defaults::SCALE)),
         }
+    }
+
+    /// `true` if a size is asked for.
+    pub fn is_given(&self) -> bool {
+        self.size.is_some() || self.long_edge.is_some() || self.scale.is_some()
     }
 
     /// Suffix of a default output name, before the extension: `_4x`, `_1.5x`, `_800x600`.

@@ -62,7 +62,10 @@ impl Timeline {
 
     /// The job is known, and so is what to expect of it.
     pub fn outline(&mut self, outline: &Outline, expected: Expected) {
-        self.outlined = Some((Instant::now(), outline.clone()));
+        // The job of a picture that is made before it is enlarged has two, and the first is done.
+        let at = self.outlined.as_ref().map_or_else(Instant::now, |(at, _)| *at);
+        self.stages.clear();
+        self.outlined = Some((at, outline.clone()));
         self.expected = expected;
     }
 

@@ -1,7 +1,7 @@
 //! The conditions of a denoiser's call, one row per sample of its batch, as its family made them. The
 //! contents of a row are the family's business; everything else moves, joins and blends whole rows.
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Device, Result};
 
 use crate::backend::Activation;
 
@@ -31,11 +31,12 @@ impl MicroConditioning {
 pub struct Conditioning {
     /// text tokens, `[B, M, D]`
     pub(super) context: Activation,
-    /// How many of each row's tokens count, at least 1: the first so many. `None`: all of them.
+    /// How many of each row's tokens count, at least 1: the first so many; what lies behind them is zero. `None`: all
+    /// of them.
     pub(super) lengths: Option<Vec<usize>>,
     /// pooled text embedding, `[B, P]`, for families that take one
     pub(super) pooled: Option<Activation>,
-    /// [`MicroConditioning`], `[B, 6]`, f32, for families that take it
+    /// what the family takes of [`MicroConditioning`], `[B, numbers]`, f32
     pub(super) micro: Option<Activation>,
 }
 
@@ -91,8 +92,8 @@ impl Conditioning {
     }
 
     /// Each row's text as `weight·own + (1 − weight)·that of row`, of which `weight` is from 0 to 1; sizes
-    /// and places in the picture stay each row's own. Tokens that do not count are zeros in the sum, of which as
-    /// many count as of the longer row.
+    /// and places in the picture stay each row's own. Of texts of different lengths as many tokens count as the longer
+    /// has.
     ///
     /// # Errors
     /// A row that there is not, or those of the backend.
@@ -110,25 +111,10 @@ impl Conditioning {
         let Some(&other) = lengths.get(row) else {
             candle_core::bail!("denoiser: row {row} of {}", lengths.len());
         };
-        let counted = Self { context: self.counted(lengths)?, ..self.clone() };
-        let blended = counted.map(blend, |micro| Ok(micro.clone()))?;
+        let blended = self.map(blend, |micro| Ok(micro.clone()))?;
         // A weight of 0 leaves nothing of a row's own.
         let length = |&own: &usize| if weight == 0.0 { other } else { own.max(other) };
         Ok(Self { lengths: Some(lengths.iter().map(length).collect()), ..blended })
-    }
-
-    /// The context with zeros in the place of tokens that do not count.
-    fn counted(&self, lengths: &[usize]) -> Result<Activation> {
-        let context = &self.context;
-        let (rows, tokens, _) = context.dims3()?;
-        let ones = Activation::make(context.trace(), (rows, tokens, 1), DType::F32, || {
-            let ones = lengths.iter().flat_map(|&length| {
-                (0..tokens).map(move |token| if token < length { 1f32 } else { 0.0 })
-            });
-            let device = context.tensor()?.device();
-            Tensor::from_vec(ones.collect::<Vec<_>>(), (rows, tokens, 1), device)
-        })?;
-        context.broadcast_mul(&ones.to_dtype(context.dtype())?)
     }
 
     /// Conversion to the denoiser's precision; numbers of pixels stay f32, because 16
@@ -175,6 +161,8 @@ impl Conditioning {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::Tensor;
+
     use super::*;
 
     fn conditions(pooled: bool) -> Conditioning {
@@ -220,7 +208,7 @@ mod tests {
 
     /// Two rows of three tokens of width 1, of which two and one count.
     fn masked() -> Conditioning {
-        let context = Tensor::new(&[[[1f32], [2.0], [9.0]], [[4.0], [9.0], [9.0]]], &Device::Cpu);
+        let context = Tensor::new(&[[[1f32], [2.0], [0.0]], [[4.0], [0.0], [0.0]]], &Device::Cpu);
         Conditioning {
             context: context.unwrap().into(),
             lengths: Some(vec![2, 1]),
@@ -242,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_blend_of_texts_of_different_lengths_has_the_longer_and_no_token_that_does_not_count() {
+    fn a_blend_of_texts_of_different_lengths_has_the_longer() {
         let all = masked();
         let blended = all.blended(0, 0.5).unwrap();
         assert_eq!(values(&blended.context), [1.0, 2.0, 0.0, 2.5, 1.0, 0.0]);

@@ -2,9 +2,11 @@
 //! opaque conditions, a hook for priors, one call. A family is a folder here that implements
 //! [`DenoisingNetwork`], and one line in `CLASSES`.
 
+mod attention;
 mod conditioning;
 mod error;
 mod network;
+pub mod pixart;
 mod prior;
 pub mod sd3;
 mod shape;
@@ -24,7 +26,8 @@ pub use prior::Prior;
 pub use shape::DenoiserShape;
 
 /// The classes that there is a family for. Where nothing names a class, a configuration is read as the first one's.
-const CLASSES: &[DenoiserClass] = &[unet::CLASS, sd3::CLASS, z_image::CLASS];
+const CLASSES: &[DenoiserClass] =
+    &[unet::CLASS, pixart::CLASS, pixart::OLD_CLASS, sd3::CLASS, z_image::CLASS];
 
 /// A denoiser of any family. A clone is the same one.
 #[derive(Clone, Debug)]

@@ -1,6 +1,6 @@
 //! Output of a model's text encoders for a denoiser.
 
-use candle_core::Result;
+use candle_core::{Device, Result};
 
 use crate::backend::Activation;
 
@@ -28,6 +28,24 @@ impl TextConditioning {
             pooled: self.pooled.as_ref().map(Activation::zeros_like).transpose()?,
             lengths: self.lengths.clone(),
         })
+    }
+
+    /// The same on `device`.
+    ///
+    /// # Errors
+    /// Those of the backend.
+    pub fn to_device(&self, device: &Device) -> Result<Self> {
+        Ok(Self {
+            context: self.context.to_device(device)?,
+            pooled: self.pooled.as_ref().map(|pooled| pooled.to_device(device)).transpose()?,
+            lengths: self.lengths.clone(),
+        })
+    }
+
+    /// The bytes that it takes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.context.bytes() + self.pooled.as_ref().map_or(0, Activation::bytes)
     }
 
     /// The rows of several, one after the other, which are of one model.

@@ -13,9 +13,12 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { geometry, sampling, .. } = self;
         let Geometry { input, canvas, grid, shape, .. } = geometry;
-        let side = grid.region_side();
+        let (region_height, region_width) = grid.region_size();
         let factor = shape.factor;
-        writeln!(f, "input         {} × {} px", input.width, input.height)?;
+        match geometry.generated {
+            true => writeln!(f, "input         none: made from noise")?,
+            false => writeln!(f, "input         {} × {} px", input.width, input.height)?,
+        }
         writeln!(f, "output        {} × {} px", canvas.width, canvas.height)?;
         writeln!(
             f,
@@ -28,7 +31,10 @@ impl fmt::Display for Plan {
             grid.len(),
             grid.xs().len(),
             grid.ys().len(),
-            side * factor,
+            match region_width == region_height {
+                true => (region_width * factor).to_string(),
+                false => format!("{} × {}", region_width * factor, region_height * factor),
+            },
             grid.overlap() * factor
         )?;
         write!(f, "sampler       {}", sampling.sampler)?;

@@ -4,7 +4,7 @@
 use super::tiles::{Span, spans};
 use crate::{
     backend::ops::CropRect,
-    canvas::{CanvasSize, Region, RegionGrid, target_size},
+    canvas::{CanvasSize, Region, RegionGrid, SizeSpec, target_size},
     caption::Rect,
     image::PictureShape,
     pipeline::{
@@ -37,7 +37,15 @@ pub struct Geometry {
     pub vae_padding: usize,
     /// Shape of the model.
     pub shape: ModelShape,
+    /// The picture is made from noise: there is nothing to encode.
+    pub generated: bool,
 }
+
+/// The most of a picture that is made in one call, as a multiple of the native size's area: beyond, it is made in regions.
+const WHOLE_AREA: f64 = 1.5;
+
+/// The largest picture that is made from noise, as a multiple of the native size's area: beyond, models repeat themselves.
+const MOST_AREA: usize = 4;
 
 impl Geometry {
     /// Geometry for an `input`.
@@ -68,7 +76,39 @@ impl Geometry {
                 .then(|| native_size((input.width, input.height), shape)),
             vae_padding: model.blueprints.vae.context(),
             shape,
+            generated: false,
         })
+    }
+
+    /// Geometry of a picture of this width and height in pixels that is made from noise: one region, or, where it is much
+    /// larger than the model's native size, regions of that.
+    ///
+    /// # Errors
+    /// [`Error::SizeOfNoise`] for a size that is no multiple of what the model takes, or too large.
+    pub fn of_noise(
+        model: &Model,
+        (width, height): (u32, u32),
+        settings: &Settings,
+    ) -> Result<Self, Error> {
+        let shape = model.shape();
+        let unit = shape.factor * shape.stride;
+        let (sides, most) = ([width as usize, height as usize], MOST_AREA * shape.region.pow(2));
+        let area = sides.iter().map(|side| side / shape.factor).product::<usize>();
+        if sides.iter().any(|&side| side == 0 || !side.is_multiple_of(unit)) || area > most {
+            let native = shape.region * shape.factor;
+            return Err(Error::SizeOfNoise { width, height, unit, native });
+        }
+        let own = Settings { size: SizeSpec::Exact(width, height), rap: 0.0, ..settings.clone() };
+        let geometry = Self::new(model, (width, height).into(), &own)?;
+        let CanvasSize { latent_height, latent_width, .. } = geometry.canvas;
+        let most = shape.largest.unwrap_or(usize::MAX);
+        let is_one = area as f64 <= WHOLE_AREA * shape.region.pow(2) as f64
+            && latent_height.max(latent_width) <= most;
+        let grid = match is_one {
+            true => RegionGrid::whole(latent_height, latent_width)?,
+            false => geometry.grid,
+        };
+        Ok(Self { grid, generated: true, ..geometry })
     }
 
     /// VAE tiles along an axis of `length`, with cores of at most `tile` image pixels.
@@ -112,14 +152,21 @@ impl Geometry {
     }
 }
 
+/// Width and height in pixels of a picture of about the model's native pixel count, of this aspect ratio.
+pub(crate) fn native_pixels(size: (u32, u32), shape: ModelShape) -> (u32, u32) {
+    let (height, width) = native_size(size, shape);
+    ((width * shape.factor) as u32, (height * shape.factor) as u32)
+}
+
 /// Height and width in latent pixels of the whole picture at about the model's native pixel count,
 /// in its own aspect ratio as far as multiples of the denoiser's stride allow (docs/method.md §4).
 fn native_size((width, height): (u32, u32), shape: ModelShape) -> (usize, usize) {
-    let ModelShape { region, stride, .. } = shape;
+    let ModelShape { region, stride, largest, .. } = shape;
+    let most = largest.unwrap_or(4 * region).min(4 * region);
     let aspect = f64::from(width) / f64::from(height);
     let side = |length: f64| {
         let strides = (length / stride as f64).round() as usize;
-        stride * strides.clamp(1, 4 * region / stride)
+        stride * strides.clamp(1, most / stride)
     };
     (side(region as f64 / aspect.sqrt()), side(region as f64 * aspect.sqrt()))
 }
@@ -133,6 +180,7 @@ mod tests {
         channels: 4,
         region: 64,
         stride: 4,
+        largest: None,
         patch: 4,
         sees_low_resolution: true,
     };
@@ -147,6 +195,9 @@ mod tests {
         // A strip stays a strip that a denoiser can take.
         assert_eq!(size(10_000, 1, 64), (4, 256));
         assert_eq!(size(1, 10_000, 64), (256, 4));
+        // Nor longer than its table of positions.
+        let bounded = ModelShape { largest: Some(96), ..SHAPE };
+        assert_eq!(native_size((10_000, 1), bounded), (4, 96));
     }
 
     #[test]
@@ -160,6 +211,7 @@ mod tests {
             low_resolution: None,
             vae_padding: 1,
             shape: SHAPE,
+            generated: false,
         };
         let last = geometry.grid.regions().last().unwrap();
         assert_eq!(geometry.pixels_of(&last), Rect { x: 256, y: 0, width: 254, height: 254 });

@@ -71,9 +71,26 @@ impl Plan {
         input: PictureShape,
         settings: &Settings,
     ) -> Result<Self, Error> {
+        Self::with(engine, Geometry::new(&engine.model, input, settings)?, settings)
+    }
+
+    /// Plans the job of making a picture of this width and height from noise.
+    ///
+    /// # Errors
+    /// A size that the model cannot make ([`Geometry::of_noise`]), or as [`Plan::new`].
+    pub(crate) fn of_noise(
+        engine: &Engine,
+        size: (u32, u32),
+        settings: &Settings,
+    ) -> Result<Self, Error> {
+        Self::with(engine, Geometry::of_noise(&engine.model, size, settings)?, settings)
+    }
+
+    fn with(engine: &Engine, geometry: Geometry, settings: &Settings) -> Result<Self, Error> {
         let Engine { model, runner, .. } = engine;
-        let geometry = Geometry::new(model, input, settings)?;
-        let schedule = model.schedule.clone().with_tokens(model.shape().tokens());
+        let (height, width) = geometry.grid.region_size();
+        let tokens = model.shape().tokens((height, width));
+        let schedule = model.schedule.clone().with_tokens(tokens);
         let sampling =
             SamplingPlan::resolve(&model.scheduler, &schedule, &model.defaults, settings)?;
         let vae_tiling = VaeTiling::choose(model, runner, settings, &geometry)?;
@@ -83,14 +100,13 @@ impl Plan {
             let work = draft.work(&memory)?;
             (memory, work)
         };
-        let side = geometry.grid.region_side();
         Ok(Self {
             sampling,
             tile_rows: geometry.tiles(geometry.canvas.latent_height, memory.tile),
             tile_columns: geometry.tiles(geometry.canvas.latent_width, memory.tile),
             vae_tiling,
             memory,
-            prior_sizes: model.blueprints.denoiser.prior_sizes(side, side),
+            prior_sizes: model.blueprints.denoiser.prior_sizes(height, width),
             keeps_decoded: Finish::new(settings).needs_whole(),
             work,
             computes_on: runner.computes_on(),
@@ -169,17 +185,18 @@ impl Plan {
 
     /// The files of the work folder; `row_bytes` is the length of one row of the output's samples.
     pub(crate) fn layout(&self, row_bytes: usize) -> WorkLayout {
-        let Geometry { canvas, grid, low_resolution, shape, .. } = &self.geometry;
+        let Geometry { canvas, grid, low_resolution, shape, generated, .. } = &self.geometry;
         let decoded = (canvas.height * canvas.width * PIXEL_BYTES) as u64;
         WorkLayout {
             canvas: (canvas.latent_height, canvas.latent_width, shape.channels),
-            regions: (grid.len(), grid.region_side()),
+            regions: (grid.len(), grid.region_size()),
             history: self.sampling.history(),
             low_resolution: *low_resolution,
             rows: (canvas.height, row_bytes),
             decoded_bytes: if self.keeps_decoded { decoded } else { 0 },
             map_bytes: self.map_bytes(),
-            tiles: self.tiles(),
+            // Nothing is encoded for a picture that is made from noise.
+            tiles: if *generated { 0 } else { self.tiles() },
             steps: self.sampling.steps.len(),
         }
     }

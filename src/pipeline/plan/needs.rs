@@ -31,6 +31,7 @@ use crate::{
         queue::TURNS,
         runner::{Compute as _, Runner},
         settings::Settings,
+        text_states::TextStates,
     },
     weights::Footprint,
 };
@@ -181,8 +182,9 @@ impl<'a> Draft<'a> {
     /// Bytes of all mapped files of a job: zL, z before and after a step, the sampler's history, and the
     /// predictions.
     fn mapped_bytes(&self) -> usize {
-        let shape = self.geometry.shape;
-        let predictions = self.geometry.grid.len() * shape.region * shape.region * shape.channels;
+        let Geometry { grid, shape, .. } = self.geometry;
+        let (height, width) = grid.region_size();
+        let predictions = grid.len() * height * width * shape.channels;
         (3 + self.sampling.history()) * self.canvas_bytes() + predictions * size_of::<f32>()
     }
 
@@ -206,6 +208,11 @@ impl<'a> Draft<'a> {
         let (context, pooled) = text.widths();
         let row = text.tokens() * context + pooled.unwrap_or(0);
         texts * row * self.runner.dtype().size_in_bytes()
+    }
+
+    /// Bytes of the states of texts that are kept over jobs.
+    pub fn text_states_bytes(&self) -> usize {
+        if self.model.blueprints.text.is_dear() { TextStates::BYTES } else { 0 }
     }
 
     /// Needs of encoding prompts and captions.
@@ -262,7 +269,10 @@ impl<'a> Draft<'a> {
     /// # Errors
     /// Errors of the blueprint.
     pub fn encode(&self, tile: usize) -> Result<Needs, Error> {
-        let Geometry { canvas, low_resolution, shape, .. } = self.geometry;
+        let Geometry { canvas, low_resolution, shape, generated, .. } = self.geometry;
+        if *generated {
+            return Ok(Needs { device: self.condition_bytes(), ..Needs::default() });
+        }
         let (tile, _) = self.tile((canvas.latent_height, canvas.latent_width), tile, 0);
         // The whole picture at native size, for the attention prior, is one tile.
         let whole = low_resolution.map(|size| Tile { size, whole: WholeCanvas::Nothing });
@@ -294,22 +304,23 @@ impl<'a> Draft<'a> {
         let Geometry { grid, low_resolution, shape, .. } = self.geometry;
         let pair = if self.sampling.guidance.is_some() { 2 } else { 1 };
         let batch = pair * batch.min(grid.len());
-        let side = shape.region;
+        let (height, width) = grid.region_size();
+        let size = (batch, height, width);
         let mut needs = Needs { device: self.condition_bytes(), ..Needs::default() };
         match *low_resolution {
-            None => needs.add(&self.traced(Pass::Denoise((batch, side, side)))?),
-            Some((height, width)) => {
-                let pass = self.traced(Pass::Record((pair, height, width)))?;
+            None => needs.add(&self.traced(Pass::Denoise(size))?),
+            Some((low_height, low_width)) => {
+                let pass = self.traced(Pass::Record((pair, low_height, low_width)))?;
                 // A region's prior has the size of a recording at the region's size.
-                let prior = self.traced(Pass::Record((batch, side, side)))?.recorded;
-                needs.add(&self.traced(Pass::Blend((batch, side, side)))?);
+                let prior = self.traced(Pass::Record(size))?.recorded;
+                needs.add(&self.traced(Pass::Blend(size))?);
                 needs.device += pass.recorded;
                 needs.add(&PassMemory { peak: pass.peak.saturating_sub(pass.recorded), ..pass });
                 // Guidance concatenates copies of both halves.
                 needs.device_working = needs.device_working.max(pair * prior);
             }
         }
-        let latents = batch * side * side * shape.channels * size_of::<f32>();
+        let latents = batch * height * width * shape.channels * size_of::<f32>();
         needs.host = self.mapped_bytes() + (4 + self.waiting()) * latents + self.preview_bytes();
         Ok(needs)
     }

@@ -74,6 +74,7 @@ mod tests {
             channels: 4,
             region: 64,
             stride: 4,
+            largest: None,
             patch: 4,
             sees_low_resolution: false,
         };
@@ -86,6 +87,7 @@ mod tests {
             low_resolution: None,
             vae_padding: 1,
             shape,
+            generated: false,
         })
     }
 

@@ -28,6 +28,8 @@ pub struct SamplingPlan {
     pub steps: Vec<Step>,
     /// Canvas update of each step.
     pub updates: Vec<Update>,
+    /// Standard deviation of the noise that a picture made from noise alone begins with.
+    pub initial_noise: f64,
     /// The strength of classifier-free guidance, above 1; `None` without.
     pub guidance: Option<f64>,
     /// Notes for the user: a substituted sampler, a choice without effect.
@@ -71,6 +73,9 @@ impl SamplingPlan {
         let steps = sampler::plan(&*sampler, &schedule, &timesteps, denoise)?;
         let updates = sampler::updates(&*sampler, &schedule, &steps)?;
 
+        let initial_noise =
+            steps.first().map_or(1.0, |first| sampler.initial_noise(&schedule, first));
+
         let guidance = settings.guidance.or(model.guidance).unwrap_or(Defaults::GUIDANCE);
         let guidance = (guidance > 1.0).then_some(guidance);
         if guidance.is_none() && !settings.negative_prompt.is_empty() {
@@ -84,6 +89,7 @@ impl SamplingPlan {
             schedule_steps,
             steps,
             updates,
+            initial_noise,
             guidance,
             notes,
         })

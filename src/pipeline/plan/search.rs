@@ -160,11 +160,21 @@ impl Draft<'_> {
             (MemoryStage::Denoise, denoiser, self.denoise(batch)?),
             (MemoryStage::Decode, vae, self.decode(tile)?),
         ];
+        // A picture that is made from noise is not encoded, and its decoder is loaded for itself.
+        let generated = self.geometry.generated;
+        let parts =
+            parts.into_iter().filter(|(stage, ..)| !generated || *stage != MemoryStage::Encode);
+        let parts: Vec<_> = parts.collect();
         let of_captions = captioner.map_or(0, |(_, needs, _)| needs.scratch);
         let scratch = parts.iter().map(|(_, _, needs)| needs.scratch).fold(of_captions, usize::max);
         let threads = rayon::current_num_threads() * (THREAD_BYTES + scratch);
         let of_model = text.embedded + vae.embedded + denoiser.embedded;
-        let base = PROCESS_BYTES + threads + of_model + self.picture_bytes() + captioner_host;
+        let base = PROCESS_BYTES
+            + threads
+            + of_model
+            + self.picture_bytes()
+            + captioner_host
+            + self.text_states_bytes();
         let (mut loaded, mut of_captioner) = (0, 0);
         let parts = (captioner.into_iter())
             .map(|(part, needs, _)| (MemoryStage::Caption, part, needs))
@@ -182,7 +192,7 @@ impl Draft<'_> {
             } else {
                 loaded = match (keeps_parts, stage) {
                     (false, _) => part.kept,
-                    (true, MemoryStage::Decode) => loaded,
+                    (true, MemoryStage::Decode) if !generated => loaded,
                     (true, _) => loaded + part.kept,
                 };
                 loaded + of_captioner

@@ -27,7 +27,10 @@ impl Draft<'_> {
         let geometry = self.geometry;
         let canvas = (geometry.canvas.latent_height, geometry.canvas.latent_width);
         let (tile, _) = self.tile(canvas, memory.tile, 0);
-        let mut encode = self.of_tiles(Pass::Encode(tile), tile, (memory.tile, 0))?;
+        let mut encode = match geometry.generated {
+            true => 0.0,
+            false => self.of_tiles(Pass::Encode(tile), tile, (memory.tile, 0))?,
+        };
         if let Some(size) = geometry.low_resolution {
             encode +=
                 self.traced(Pass::Encode(Tile { size, whole: WholeCanvas::Nothing }))?.products;
@@ -38,11 +41,12 @@ impl Draft<'_> {
 
         let pair = if self.sampling.guidance.is_some() { 2 } else { 1 };
         let batch = pair * memory.batch.min(geometry.grid.len());
-        let side = geometry.shape.region;
+        let (region_height, region_width) = geometry.grid.region_size();
+        let size = (batch, region_height, region_width);
         let (of_batch, of_whole) = match geometry.low_resolution {
-            None => (self.traced(Pass::Denoise((batch, side, side)))?, 0.0),
+            None => (self.traced(Pass::Denoise(size))?, 0.0),
             Some((height, width)) => (
-                self.traced(Pass::Blend((batch, side, side)))?,
+                self.traced(Pass::Blend(size))?,
                 self.traced(Pass::Record((pair, height, width)))?.products,
             ),
         };

@@ -55,7 +55,7 @@ fn grid_spec(Geometry { grid, canvas, shape, .. }: &Geometry) -> GridSpec {
     GridSpec {
         rows: grid.ys().len() as u32,
         cols: grid.xs().len() as u32,
-        region: (grid.region_side() * shape.factor) as u32,
+        region: (grid.region_size().0 * shape.factor) as u32,
         overlap: (grid.overlap() * shape.factor) as u32,
         width: canvas.width as u32,
         height: canvas.height as u32,

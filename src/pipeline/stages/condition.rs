@@ -62,11 +62,11 @@ impl Conditions {
                 })
             })
             .collect();
-        let shape = spec.plan.geometry.shape;
-        let side = shape.region * shape.factor;
+        let factor = spec.plan.geometry.shape.factor;
+        let (height, width) = spec.plan.geometry.grid.region_size();
         // A region counts as a picture of its own.
-        let micro =
-            MicroConditioning { original: (side, side), crop: (0, 0), target: (side, side) };
+        let size = (height * factor, width * factor);
+        let micro = MicroConditioning { original: size, crop: (0, 0), target: size };
         // The prompt's row blends the prompt with itself and does not change.
         let mut all =
             runner.condition(&runner.encode_texts(&texts)?, micro)?.blended(GLOBAL, rsp)?;

@@ -84,13 +84,20 @@ impl DenoiseLoop<'_> {
         let (files, journal) = (&mut work.files, &mut work.journal);
         let done = journal.done();
         if done.steps == 0 {
-            diffuse(&self.noise, &files.zl, &mut files.z[0], &steps[0], DRAW_CANVAS)?;
+            // The latent of a picture that is made from noise is 0 everywhere.
+            let level = match plan.geometry.generated {
+                true => Level { signal: 0.0, spread: plan.sampling.initial_noise },
+                false => steps[0].level,
+            };
+            diffuse(&self.noise, &files.zl, &mut files.z[0], level, DRAW_CANVAS)?;
         }
         progress.begin(Stage::Denoise, grid.len() * steps.len());
         progress.resumed(grid.len() * done.steps + done.regions);
         let fuser = Fuser::new(spec.settings.fusion, grid, files.zl.channels());
         let mut preview = None;
-        if progress.wants_preview() && done.steps < steps.len() {
+        // A preview is fitted to the input.
+        let is_shown = progress.wants_preview() && !plan.geometry.generated;
+        if is_shown && done.steps < steps.len() {
             let preview = preview.insert(PreviewCanvas::new(self.context, &files.zl)?);
             preview.put_latent(files.zl.as_slice().iter().copied());
             preview.show(progress, Stage::Denoise, (done.steps, steps.len()));
@@ -131,7 +138,7 @@ impl DenoiseLoop<'_> {
             noise: &self.noise,
             regions: &self.regions,
         };
-        let side = plan.geometry.grid.region_side();
+        let (side, _) = plan.geometry.grid.region_size();
         let left = journal.done().regions..self.regions.len();
         share(
             &mut self.predictors,

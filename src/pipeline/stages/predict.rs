@@ -23,7 +23,7 @@ use crate::{
         runner::{Call, Prediction},
     },
     priors::attention::AttentionPrior,
-    sampler::{Step, add_noise},
+    sampler::{Level, Step, add_noise},
 };
 
 /// Draw of the noise field for the low-resolution latent of the attention prior.
@@ -259,7 +259,7 @@ impl<'a> Predictor<'a> {
         let guidance = spec.plan.sampling.guidance;
         let shape = (1, low_resolution.height(), low_resolution.width(), low_resolution.channels());
         let mut z = Latent::in_memory(shape.1, shape.2, shape.3)?;
-        diffuse(inputs.noise, low_resolution, &mut z, inputs.step, DRAW_LOW_RESOLUTION)?;
+        diffuse(inputs.noise, low_resolution, &mut z, inputs.step.level, DRAW_LOW_RESOLUTION)?;
         let record = |dtype: DType| -> Result<Vec<Activation>, Error> {
             let mut layers = Vec::new();
             let input =
@@ -286,7 +286,7 @@ impl<'a> Predictor<'a> {
     }
 }
 
-/// Noises `zl` into `z`: `z = signal·zL + spread·n` (docs/method.md §2, step 2).
+/// Noises `zl` into `z` up to a level: `z = signal·zL + spread·n` (docs/method.md §2, step 2).
 ///
 /// # Errors
 /// Latents of different sizes.
@@ -294,12 +294,12 @@ pub fn diffuse(
     noise: &NoiseField,
     zl: &Latent,
     z: &mut Latent,
-    step: &Step,
+    level: Level,
     draw: u32,
 ) -> Result<(), Error> {
     let (height, width, channels) = (zl.height(), zl.width(), zl.channels());
     noise.fill(draw, 0..height, 0..width, channels, z.as_mut_slice())?;
-    Ok(add_noise(step.level, zl.as_slice(), z.as_mut_slice())?)
+    Ok(add_noise(level, zl.as_slice(), z.as_mut_slice())?)
 }
 
 fn is_finite(values: &[f32]) -> bool {

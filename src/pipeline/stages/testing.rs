@@ -244,9 +244,11 @@ pub fn job_with(settings: Settings, scheduler: &str) -> JobSpec {
             channels: CHANNELS,
             region: 8,
             stride: 2,
+            largest: None,
             patch: 2,
             sees_low_resolution: false,
         },
+        generated: false,
     };
     let memory = MemoryPlan {
         budget: None,

@@ -38,6 +38,8 @@ pub enum Target<'a> {
     Picture(Box<Encoder>, &'a Output),
     /// To the caller.
     Rows(&'a mut dyn Rows),
+    /// Into the row file alone, as floats.
+    Kept,
 }
 
 /// Takes the rows of a job as they are decoded.
@@ -48,6 +50,8 @@ pub enum RowWriter<'a> {
     Passed(PictureWriter),
     /// For the caller.
     Rows(&'a mut dyn Rows),
+    /// For the row file alone.
+    Kept,
 }
 
 impl<'a> RowWriter<'a> {
@@ -62,6 +66,7 @@ impl<'a> RowWriter<'a> {
     ) -> Result<Self, Error> {
         let (encoder, output) = match target {
             Target::Rows(rows) => return Ok(Self::Rows(rows)),
+            Target::Kept => return Ok(Self::Kept),
             Target::Picture(encoder, output) => (*encoder, output),
         };
         if !output.is_stream() && work.files.rows.is_some() {
@@ -87,6 +92,7 @@ impl<'a> RowWriter<'a> {
         let samples = match self {
             Self::Gathered(encoder, _) => encoder.samples(rgb, alpha)?,
             Self::Passed(writer) => writer.samples(rgb, alpha)?,
+            Self::Kept => rgb.iter().flat_map(|value| value.to_le_bytes()).collect(),
             Self::Rows(receiver) => {
                 receiver.put(rgb, alpha).map_err(Error::Rows)?;
                 return journal.append(Record::Decoded { rows: rows.end });
@@ -109,7 +115,7 @@ impl<'a> RowWriter<'a> {
     pub fn finish(self, work: &mut WorkFolder, progress: &mut dyn Progress) -> Result<(), Error> {
         let _span = info_span!("write").entered();
         let writer = match self {
-            Self::Rows(_) => return Ok(()),
+            Self::Rows(_) | Self::Kept => return Ok(()),
             Self::Passed(writer) => writer,
             Self::Gathered(encoder, output) => {
                 let mut writer = open(encoder, output, work, progress)?;

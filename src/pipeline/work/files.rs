@@ -23,6 +23,8 @@ pub const CAPTIONS_PART: &str = "captions.json.part";
 pub const JOURNAL: &str = "journal";
 /// Mark of a job that ended with an error, and whose work another job may replace.
 pub const FAILED: &str = "failed";
+/// Folder of the work on the job's input, where the job makes that as well: a work folder itself.
+pub const INPUT: &str = "input";
 const ZL: &str = "zl";
 const Z: [&str; 2] = ["z0", "z1"];
 const HISTORY: &str = "history";
@@ -56,8 +58,8 @@ pub struct WorkLayout {
     pub canvas: (usize, usize, usize),
     /// Canvases of the sampler's history, for a multistep sampler.
     pub history: usize,
-    /// Number of regions and their side.
-    pub regions: (usize, usize),
+    /// Number of regions, and their height and width.
+    pub regions: (usize, (usize, usize)),
     /// Height and width of the low-resolution latent, if there is one.
     pub low_resolution: Option<(usize, usize)>,
     /// Rows of the output, and bytes of one of them as samples.
@@ -87,12 +89,19 @@ impl WorkLayout {
     /// Bytes of each mapped file.
     fn canvases(&self) -> [u64; 6] {
         let (height, width, channels) = self.canvas;
-        let (count, side) = self.regions;
+        let (count, (region_height, region_width)) = self.regions;
         let (low_height, low_width) = self.low_resolution.unwrap_or_default();
         let canvas = height * width;
         let history = self.history * canvas;
-        [canvas, canvas, canvas, history, count * side * side, low_height * low_width]
-            .map(|pixels| (pixels * channels * size_of::<f32>()) as u64)
+        [
+            canvas,
+            canvas,
+            canvas,
+            history,
+            count * region_height * region_width,
+            low_height * low_width,
+        ]
+        .map(|pixels| (pixels * channels * size_of::<f32>()) as u64)
     }
 
     /// Bytes of the output's samples.
@@ -122,7 +131,7 @@ pub struct Files {
     pub z: [Latent; 2],
     /// History of a multistep sampler.
     pub history: Option<History>,
-    /// Noise predictions of all regions, stacked vertically: `[regions · R, R, C]`.
+    /// Noise predictions of all regions, stacked vertically: `[regions · height, width, C]`.
     pub predictions: Latent,
     pub low_resolution: Option<Latent>,
     /// Decoded rows of the output; `None` where nothing is kept.
@@ -168,7 +177,7 @@ impl Files {
         latent: impl Fn(&str, usize, usize, usize) -> Result<Latent, CanvasError>,
     ) -> Result<Self, Error> {
         let (height, width, channels) = layout.canvas;
-        let (count, side) = layout.regions;
+        let (count, (region_height, region_width)) = layout.regions;
         Ok(Self {
             zl: latent(ZL, height, width, channels)?,
             z: [latent(Z[0], height, width, channels)?, latent(Z[1], height, width, channels)?],
@@ -176,7 +185,7 @@ impl Files {
                 .then(|| latent(HISTORY, layout.history * height, width, channels))
                 .transpose()?
                 .map(|canvases| History::new(canvases, height)),
-            predictions: latent(PREDICTIONS, count * side, side, channels)?,
+            predictions: latent(PREDICTIONS, count * region_height, region_width, channels)?,
             low_resolution: (layout.low_resolution)
                 .map(|(height, width)| latent(LOW_RESOLUTION, height, width, channels))
                 .transpose()?,
@@ -217,6 +226,10 @@ pub fn clear(folder: &Path) {
     // The description is removed first: without it the other files are ignored.
     for name in FILES.iter().filter(|name| **name != LOCK) {
         let _ = fs::remove_file(folder.join(name));
+    }
+    let input = folder.join(INPUT);
+    if fs::symlink_metadata(&input).is_ok_and(|found| found.is_dir()) {
+        remove(&input);
     }
 }
 

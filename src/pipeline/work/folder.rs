@@ -17,7 +17,7 @@ use serde_json::Value;
 use super::{
     difference::difference,
     files::{
-        CAPTIONS, CAPTIONS_PART, FAILED, Files, JOB, JOB_PART, JOURNAL, WorkLayout, clear,
+        CAPTIONS, CAPTIONS_PART, FAILED, Files, INPUT, JOB, JOB_PART, JOURNAL, WorkLayout, clear,
         read_whole, remove, write_whole,
     },
     journal::{Done, Journal},
@@ -113,18 +113,42 @@ impl WorkFolder {
         layout: &WorkLayout,
     ) -> Result<Self, Error> {
         let (path, tag) = place(work.folder.as_deref(), output, job)?;
+        Self::open_in((path, tag), work.resume, Some((output, format)), job, layout)
+    }
+
+    /// Opens the folder of the work on this job's input, in this one and as the user asked for this one; `None` if nothing
+    /// is kept.
+    ///
+    /// # Errors
+    /// As [`WorkFolder::open`].
+    pub fn inner(&self, job: &Value, layout: &WorkLayout) -> Result<Option<Self>, Error> {
+        let Some(Kept { tag, .. }) = &self.kept else { return Ok(None) };
+        let place = (self.path.join(INPUT), tag.clone());
+        Self::open_in(place, Resume::Auto, None, job, layout).map(Some)
+    }
+
+    /// Opens the work folder at a path, whose job's other files have this base name.
+    fn open_in(
+        (path, tag): (PathBuf, OsString),
+        resume: Resume,
+        output: Option<(&Output, Format)>,
+        job: &Value,
+        layout: &WorkLayout,
+    ) -> Result<Self, Error> {
+        let name =
+            || output.map_or_else(|| path.display().to_string(), |(output, _)| output.name());
         let lock = lock(&path)?;
         let job_file = path.join(JOB);
         let old = match read_whole(&job_file) {
-            _ if work.resume == Resume::Never => None,
+            _ if resume == Resume::Never => None,
             Ok(text) => Some(text),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(Error::in_file(&job_file, error)),
         };
-        let nothing = || Error::NothingToResume { output: output.name(), folder: path.clone() };
+        let nothing = || Error::NothingToResume { output: name(), folder: path.clone() };
         let room = |need: u64| {
             let work = (&*path, need, layout.map_bytes.min(need));
-            room::check(work, Some((output, format)), layout.samples())
+            room::check(work, output, layout.samples())
         };
         let begin = |note: Option<String>| -> Result<_, Error> {
             clear(&path);
@@ -149,9 +173,9 @@ impl WorkFolder {
                 Err(Unusable::OtherJob(what))
                     if has_results(&path) && !path.join(FAILED).exists() =>
                 {
-                    return Err(Error::OtherJob { output: output.name(), folder: path, what });
+                    return Err(Error::OtherJob { output: name(), folder: path, what });
                 }
-                Err(Unusable::OtherJob(_)) if work.resume == Resume::Required => {
+                Err(Unusable::OtherJob(_)) if resume == Resume::Required => {
                     return Err(nothing());
                 }
                 Err(Unusable::OtherJob(_)) if !has_results(&path) => begin(None)?,
@@ -159,7 +183,7 @@ impl WorkFolder {
                     let left = "what a job that failed left there was of no use to this one";
                     begin(Some(format!("{}: {left}", path.display())))?
                 }
-                Err(Unusable::Damaged(what)) if work.resume == Resume::Required => {
+                Err(Unusable::Damaged(what)) if resume == Resume::Required => {
                     return Err(Error::DamagedWork { folder: path, what });
                 }
                 Err(Unusable::Damaged(what)) => {
@@ -168,7 +192,7 @@ impl WorkFolder {
                 }
                 Err(Unusable::Unreadable(error)) => return Err(error),
             },
-            None if work.resume == Resume::Required => {
+            None if resume == Resume::Required => {
                 remove(&path);
                 return Err(nothing());
             }
@@ -263,6 +287,7 @@ impl WorkFolder {
 fn has_results(folder: &Path) -> bool {
     fs::metadata(folder.join(JOURNAL)).is_ok_and(|journal| journal.len() > 0)
         || folder.join(CAPTIONS).exists()
+        || folder.join(INPUT).is_dir() && has_results(&folder.join(INPUT))
 }
 
 /// Reason for which the work in a folder is not taken up.

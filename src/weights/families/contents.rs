@@ -18,9 +18,11 @@ impl FileContents {
             Self::Vae
         } else if any("encoder.layers.0.weight") && any("decoder.layers.0.weight") {
             Self::TinyVae
+        } else if t5::is_in(tensors) {
+            Self::T5
         } else if any("double_blocks.") || any("joint_blocks.") || any("transformer_blocks.") {
             Self::Transformer
-        } else if any("text_model.") || any("resblocks.") || t5::is_in(tensors) {
+        } else if any("text_model.") || any("resblocks.") {
             Self::TextEncoder
         } else {
             Self::Unknown

@@ -40,6 +40,10 @@ pub(in crate::weights) trait Family: Debug + Send + Sync {
     /// the denoiser's `config.json`.
     fn text_arrangement(&self, index: &Value, denoiser: &Value) -> TextArrangement;
 
+    /// Sampling that the makers recommend for a model with this denoiser, by its `config.json`: what a model's
+    /// `model_index.json` may have under `cupscale`. Null where they leave it open.
+    fn defaults(&self, denoiser: &Value) -> Value;
+
     /// Scale of the latents of a model with this denoiser.
     fn latent_scale(&self, denoiser: &Value) -> LatentScale;
 
@@ -102,12 +106,21 @@ pub(in crate::weights) struct Checkpoint {
     pub notes: Vec<String>,
 }
 
-/// Text encoder of a checkpoint, with the token that fills up its sequences.
+/// Text encoder of a checkpoint, with its tokenizer.
 #[derive(Debug)]
 pub(in crate::weights) struct CheckpointEncoder {
     pub part: Part,
     pub file: PartFile,
-    pub padding: TokenPadding,
+    pub tokenizer: CheckpointTokenizer,
+}
+
+/// Tokenizer of a checkpoint's text encoder: no such file has one.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::weights) enum CheckpointTokenizer {
+    /// CLIP's, with the token that fills up its sequences
+    Clip(TokenPadding),
+    /// T5's, which lies beside the file
+    T5,
 }
 
 impl dyn Family + '_ {

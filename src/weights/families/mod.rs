@@ -7,6 +7,7 @@ pub(super) mod clip;
 mod contents;
 mod family;
 mod pairs;
+mod sd3;
 mod stable_diffusion;
 pub(super) mod t5;
 
@@ -18,10 +19,13 @@ use super::part::Part;
 use super::part_file::{PartFile, Prediction};
 use super::tensors::TensorMap;
 
-pub(super) use family::{Checkpoint, CheckpointEncoder, Family, LoraNames, tokenizer_folder};
+pub(super) use family::{
+    Checkpoint, CheckpointEncoder, CheckpointTokenizer, Family, LoraNames, tokenizer_folder,
+};
 
 /// All families. A model whose family nothing tells is taken for one of the first.
-pub(super) static FAMILIES: &[&dyn Family] = &[&stable_diffusion::StableDiffusion];
+pub(super) static FAMILIES: &[&dyn Family] =
+    &[&stable_diffusion::StableDiffusion, &sd3::StableDiffusion3];
 
 /// Family of the model that a `model_index.json` describes: the one whose denoiser it names, by its class where
 /// several families have theirs in the same folder.

@@ -26,6 +26,8 @@ pub struct OwnWeights {
     pub loras: Vec<(PathBuf, f64)>,
     /// denoiser in place of the model's own: a folder or a file
     pub denoiser: Option<PathBuf>,
+    /// T5 text encoder in place of the model's own: a folder or a file
+    pub text_encoder: Option<PathBuf>,
     /// VAE in place of the model's own: a folder, a file, or the name of an installed VAE
     pub vae: Option<PathBuf>,
     /// file with the vision tower of a captioner whose decoder is a GGUF file, where it is not the only one
@@ -103,6 +105,9 @@ fn gather(
     if let Some(path) = &own.denoiser {
         sources.push(find(path, Role::Denoiser, kind)?);
     }
+    if let Some(path) = &own.text_encoder {
+        sources.push(find(path, Role::TextEncoder, kind)?);
+    }
     if let Some(path) = &own.vae {
         sources.push(part(store, path, Role::Vae)?);
     }
@@ -116,13 +121,15 @@ fn kind_of(path: &Path) -> Kind {
 
 /// Refuses changes to a diffusion model for a captioner.
 fn check_captioner(own: &OwnWeights) -> Result<(), ModelError> {
-    if own.loras.is_empty() && own.denoiser.is_none() && own.vae.is_none() && own.run.is_empty() {
+    let parts = [&own.denoiser, &own.text_encoder, &own.vae];
+    if own.loras.is_empty() && parts.iter().all(|part| part.is_none()) && own.run.is_empty() {
         return Ok(());
     }
     Err(ModelError::NotWeights {
         path: own.weights.display().to_string(),
-        reason: "a LLaVA model describes pictures: it has no LoRA, UNet, VAE, or sampling"
-            .to_owned(),
+        reason:
+            "a LLaVA model describes pictures: it has no LoRA, UNet, text encoder, VAE, or sampling"
+                .to_owned(),
     })
 }
 
@@ -174,7 +181,7 @@ fn find(path: &Path, role: Role, kind: Kind) -> Result<Source, ModelError> {
             // The folder has been recognised as a captioner already.
             Role::Model if kind == Kind::Captioner => "",
             Role::Model => "model_index.json",
-            Role::Denoiser | Role::Vae => "config.json",
+            Role::Denoiser | Role::TextEncoder | Role::Vae => "config.json",
             Role::Lora | Role::Mmproj => return not("a folder; name the file in it"),
         };
         if !needed.is_empty() && !path.join(needed).is_file() {
@@ -195,7 +202,7 @@ fn find(path: &Path, role: Role, kind: Kind) -> Result<Source, ModelError> {
         let (known, read): (&[_], fn(FileKind) -> bool) = match role {
             Role::Lora => (&["safetensors", "sft"], |kind| kind == FileKind::Safetensors),
             Role::Mmproj => (&["gguf"], |kind| kind == FileKind::Gguf),
-            Role::Model | Role::Denoiser | Role::Vae => {
+            Role::Model | Role::Denoiser | Role::TextEncoder | Role::Vae => {
                 (&["safetensors", "sft", "gguf"], FileKind::is_read)
             }
         };

@@ -84,6 +84,8 @@ pub enum Role {
     /// A denoiser in place of the model's own.
     #[serde(rename = "unet")]
     Denoiser,
+    /// A T5 text encoder in place of the model's own, or where it has none.
+    TextEncoder,
     /// An autoencoder in place of the model's own.
     Vae,
     /// A LoRA.

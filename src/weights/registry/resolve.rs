@@ -19,6 +19,8 @@ pub struct ResolvedModel {
     pub weights: PathBuf,
     /// folder or file with a denoiser in place of the weights' own
     pub denoiser: Option<PathBuf>,
+    /// folder or file with a T5 text encoder in place of the weights' own
+    pub text_encoder: Option<PathBuf>,
     /// folder or file with a VAE in place of the weights' own
     pub vae: Option<PathBuf>,
     /// file with the vision tower of a captioner whose decoder is a GGUF file
@@ -48,6 +50,7 @@ fn from_path(path: &Path) -> ResolvedModel {
         kind: None,
         weights: path.to_owned(),
         denoiser: None,
+        text_encoder: None,
         vae: None,
         mmproj: None,
         loras: Vec::new(),
@@ -99,6 +102,7 @@ impl Store {
             kind: Some(entry.kind),
             weights: self.weights(main),
             denoiser: of_role(Role::Denoiser).map(|source| self.weights(source)),
+            text_encoder: of_role(Role::TextEncoder).map(|source| self.weights(source)),
             vae: of_role(Role::Vae)
                 .filter(|_| entry.kind != Kind::Vae)
                 .map(|source| self.weights(source)),

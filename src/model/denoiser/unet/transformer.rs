@@ -1,72 +1,19 @@
 //! The spatial transformer: self-attention over the picture's tokens, cross-attention to the text,
 //! and a gated feed-forward network (`Transformer2DModel`, `BasicTransformerBlock`).
 
-use candle_core::{DType, Result};
+use candle_core::Result;
 
 use super::config::{TransformerConfig, UNetConfig};
-use crate::backend::ops::{Conv2d, GroupNorm, LayerNorm, Linear, Mask, add, attention, geglu};
-use crate::backend::{Activation, MatmulPrecision, Params};
-use crate::model::denoiser::prior::PriorCursor;
+use crate::backend::ops::{Conv2d, GroupNorm, LayerNorm, Linear, add, geglu};
+use crate::backend::{Activation, Params};
+use crate::model::denoiser::{
+    attention::{Attention, AttentionShape},
+    prior::PriorCursor,
+};
 
 /// `Transformer2DModel` fixes these, whatever the UNet's own settings.
 const INPUT_NORM_EPS: f64 = 1e-6;
 const BLOCK_NORM_EPS: f64 = 1e-5;
-
-/// Multi-head attention with its four projections (`Attention`).
-#[derive(Clone, Debug)]
-struct Attention {
-    to_q: Linear,
-    to_k: Linear,
-    to_v: Linear,
-    to_out: Linear,
-    heads: usize,
-    upcast: bool,
-    precision: MatmulPrecision,
-}
-
-impl Attention {
-    fn load(
-        channels: usize,
-        context_width: usize,
-        heads: usize,
-        upcast: bool,
-        vb: &Params,
-    ) -> Result<Self> {
-        Ok(Self {
-            to_q: Linear::load_no_bias(channels, channels, &vb.pp("to_q"))?,
-            to_k: Linear::load_no_bias(context_width, channels, &vb.pp("to_k"))?,
-            to_v: Linear::load_no_bias(context_width, channels, &vb.pp("to_v"))?,
-            to_out: Linear::load(channels, channels, &vb.pp("to_out").pp(0))?,
-            heads,
-            upcast,
-            precision: if upcast { MatmulPrecision::F32 } else { vb.precision() },
-        })
-    }
-
-    /// `x` `[B, N, channels]`, `context` `[B, M, context_width]`; after the output projection, to
-    /// which `residual` is added.
-    fn forward(
-        &self,
-        x: &Activation,
-        context: &Activation,
-        residual: Option<&Activation>,
-    ) -> Result<Activation> {
-        let mut qkv =
-            [self.to_q.forward(x)?, self.to_k.forward(context)?, self.to_v.forward(context)?];
-        if self.upcast {
-            for tensor in &mut qkv {
-                *tensor = tensor.to_dtype(DType::F32)?;
-            }
-        }
-        let [q, k, v] = &qkv;
-        let mixed =
-            attention(q, k, v, self.heads, Mask::None, self.precision)?.to_dtype(x.dtype())?;
-        match residual {
-            Some(residual) => self.to_out.forward_add(&mixed, residual),
-            None => self.to_out.forward(&mixed),
-        }
-    }
-}
 
 /// `BasicTransformerBlock` with GEGLU.
 #[derive(Clone, Debug)]
@@ -89,7 +36,14 @@ impl TransformerBlock {
     ) -> Result<Self> {
         let norm = |name: &str| LayerNorm::load(channels, BLOCK_NORM_EPS, &vb.pp(name));
         let attention = |name: &str, context_width: usize| {
-            Attention::load(channels, context_width, config.heads, upcast, &vb.pp(name))
+            let shape = AttentionShape {
+                channels,
+                context_width,
+                heads: config.heads,
+                bias: false,
+                upcast,
+            };
+            Attention::load(shape, &vb.pp(name))
         };
         let ff = vb.pp("ff").pp("net");
         Ok(Self {
@@ -112,8 +66,8 @@ impl TransformerBlock {
         cursor: &mut PriorCursor,
     ) -> Result<Activation> {
         let normed = self.norm1.forward(x)?;
-        let x = self.attn1.forward(&normed, &normed, Some(x))?;
-        let cross = self.attn2.forward(&self.norm2.forward(&x)?, context, None)?;
+        let x = self.attn1.forward(&normed, &normed, None, Some(x))?;
+        let cross = self.attn2.forward(&self.norm2.forward(&x)?, context, None, None)?;
         let x = add(&x, &cursor.visit(cross, height, width)?)?;
         let hidden = geglu(&self.ff_in.forward(&self.norm3.forward(&x)?)?)?;
         self.ff_out.forward_add(&hidden, &x)

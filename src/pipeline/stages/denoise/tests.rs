@@ -124,15 +124,20 @@ fn a_threshold_is_a_quantile_of_the_whole_canvas_and_pure_noise_is_left_by_x0() 
 
 #[test]
 fn the_structure_prior_moves_the_same_whichever_way_the_step_is_written() {
+    for level in [Level::variance_preserving(0.36), Level::flow(0.4)] {
+        moves_the_same(level);
+    }
+}
+
+fn moves_the_same(level: Level) {
     let values = |k: f32| (0..32).map(|at| (at as f32 * k).sin()).collect::<Vec<f32>>();
     let (z, eps, zl) = (values(0.3), values(1.1), values(0.7));
     let structure = StructurePrior::new(0.8).unwrap();
-    let step = |form| {
-        let level = Level::variance_preserving(0.36);
-        Step { index: 0, t: 0.0, t_prev: None, level, to: Level::CLEAN, form, last: true }
-    };
+    let step =
+        |form| Step { index: 0, t: 0.0, t_prev: None, level, to: Level::CLEAN, form, last: true };
     let x0_of = |z: &[f32], eps: &[f32]| -> Vec<f32> {
-        z.iter().zip(eps).map(|(z, eps)| (z - 0.8 * eps) / 0.6).collect()
+        let (signal, spread) = (level.signal as f32, level.spread as f32);
+        z.iter().zip(eps).map(|(z, eps)| (z - spread * eps) / signal).collect()
     };
     let (mut z_noise, mut eps_noise) = (z.clone(), eps.clone());
     let noise = (&mut *z_noise, &mut *eps_noise);

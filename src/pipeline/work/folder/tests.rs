@@ -3,7 +3,7 @@ use super::{super::journal::Record, *};
 const LAYOUT: WorkLayout = WorkLayout {
     canvas: (8, 12, 4),
     history: 2,
-    regions: (6, 8),
+    regions: (6, (8, 8)),
     low_resolution: Some((4, 6)),
     rows: (32, 144),
     decoded_bytes: 0,

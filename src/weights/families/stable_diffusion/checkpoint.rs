@@ -9,7 +9,7 @@ use super::{latent_scale, marked_prediction, unet};
 use crate::backend::ParamSource as _;
 use crate::weights::WeightsError;
 use crate::weights::clip_vocabulary::TokenPadding;
-use crate::weights::families::family::{Checkpoint, CheckpointEncoder};
+use crate::weights::families::family::{Checkpoint, CheckpointEncoder, CheckpointTokenizer};
 use crate::weights::families::{autoencoder_kl, clip};
 use crate::weights::part::Part;
 use crate::weights::part_file::{PartFile, Prediction, Shapes, part_config};
@@ -161,7 +161,7 @@ fn clip_encoder(
     Ok(CheckpointEncoder {
         part: Part::TextEncoder(0),
         file: PartFile::new(config, tensors, prefix, names),
-        padding: TokenPadding::EndOfText,
+        tokenizer: CheckpointTokenizer::Clip(TokenPadding::EndOfText),
     })
 }
 
@@ -189,7 +189,7 @@ fn open_clip_encoder(
     if !projected {
         file.stored.extend(left_out.into_iter().map(|(_, stored, _)| format!("{prefix}{stored}")));
     }
-    Ok(CheckpointEncoder { part, file, padding: TokenPadding::Zero })
+    Ok(CheckpointEncoder { part, file, tokenizer: CheckpointTokenizer::Clip(TokenPadding::Zero) })
 }
 
 /// SDXL's second encoder as stable-diffusion.cpp before its `--convert-name` renamed it: like
@@ -206,7 +206,7 @@ fn converted_open_clip(file: &str, tensors: &TensorMap) -> Result<CheckpointEnco
     Ok(CheckpointEncoder {
         part: Part::TextEncoder(1),
         file: PartFile::new(config, tensors, prefix, names),
-        padding: TokenPadding::Zero,
+        tokenizer: CheckpointTokenizer::Clip(TokenPadding::Zero),
     })
 }
 

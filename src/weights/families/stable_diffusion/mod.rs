@@ -85,6 +85,10 @@ impl Family for StableDiffusion {
         TextArrangement::Clip
     }
 
+    fn defaults(&self, _: &Value) -> Value {
+        Value::Null
+    }
+
     fn latent_scale(&self, denoiser: &Value) -> LatentScale {
         let is_sdxl = denoiser.get("addition_embed_type").is_some_and(|kind| kind == "text_time");
         latent_scale(is_sdxl)
