@@ -258,6 +258,13 @@ def tokenizers():
     text = "ab a b <|endoftext|> 1"
     seed("clip_tokenizer", "files", "\n---\n".join(parts + [json.dumps(table), "#version: 0.2\na b</w>\n", text]))
     seed("clip_tokenizer", "json", "\n---\n".join(["{}", "", json.dumps({"model": model, "added_tokens": []}), text]))
+    vocabulary = ["a", "b", "ab", "\u0120", "1", "<|endoftext|>"]
+    table = {piece: index for index, piece in enumerate(vocabulary)}
+    config = json.dumps({"eos_token": "<|endoftext|>", "chat_template": "<|im_start|>"})
+    model = {"type": "BPE", "vocab": table, "merges": [["a", "b"]]}
+    seed("qwen_tokenizer", "files", "\n---\n".join([config, json.dumps(table), "#version: 0.2\na b\n", "ab  a1\n b"]))
+    added = [{"id": 6, "content": "<|im_end|>", "special": True}]
+    seed("qwen_tokenizer", "json", "\n---\n".join(["{}", json.dumps({"model": model, "added_tokens": added}), "a <|im_end|>b"]))
     pieces = {piece: index for index, piece in enumerate(["<unk>", "<s>", "</s>", "<image>", "a", "b", "ab", "\u2581"])}
     special = [{"id": pieces[name], "content": name, "single_word": False, "lstrip": False, "rstrip": False,
                 "normalized": False, "special": True} for name in ["<unk>", "<s>", "</s>", "<image>"]]
@@ -281,6 +288,10 @@ def configs():
     seed("unet_config", "mini", (MODELS / "mini/unet/config.json").read_bytes())
     for name, data in fixtures("sd3/model/transformer/config.json"):
         seed("sd3_config", name, data)
+    for name, data in fixtures("z_image/model/transformer/config.json"):
+        seed("z_image_config", name, data)
+    for name, data in fixtures("z_image/model/text_encoder/config.json"):
+        seed("qwen3_config", name, data)
     for name, data in fixtures("vae*/**/config.json"):
         seed("vae_config", name, data)
     for name, data in fixtures("**/text_encoder*/config.json") + fixtures("text/clip*/config.json"):

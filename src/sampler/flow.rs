@@ -38,6 +38,9 @@ pub struct FlowSettings {
     pub invert_sigmas: bool,
     /// Fresh noise in every step.
     pub stochastic_sampling: bool,
+    /// The steps divide 1 to 0 evenly before the shift, whatever the training's last timestep is. No file says so: pipelines
+    /// of newer models hand the scheduler such a list.
+    pub whole_range: bool,
 }
 
 /// Spread of σ over the steps of a flow-matching model.
@@ -116,7 +119,11 @@ impl FlowSigmas {
         }
         // In f32, as the reference keeps the ends; its steps are f64.
         let span = total as f64;
-        let (first, last) = (self.end(total) * span, self.end(1) * span);
+        let (first, last) = if self.settings.whole_range {
+            (span, span / n as f64)
+        } else {
+            (self.end(total) * span, self.end(1) * span)
+        };
         let increment = (last - first) / (n.max(2) - 1) as f64;
         let shift = self.shift()?;
         let even = |index: usize| match index {

@@ -57,8 +57,9 @@ impl WithTextEncoder {
             TextArrangement::Clip | TextArrangement::Chat { .. } => {
                 return Err(WeightsError::Config {
                     file: path.display().to_string(),
-                    reason: "a T5 text encoder is of no use to a model that reads texts without one"
-                        .to_owned(),
+                    reason:
+                        "a T5 text encoder is of no use to a model that reads texts without one"
+                            .to_owned(),
                 });
             }
         };

@@ -20,7 +20,8 @@ import shutil
 from pathlib import Path
 
 import torch
-from diffusers import ZImagePipeline, ZImageTransformer2DModel
+from diffusers import FlowMatchEulerDiscreteScheduler, ZImagePipeline, ZImageTransformer2DModel
+from diffusers.pipelines.z_image.pipeline_z_image import get_default_z_image_sigmas
 from safetensors.torch import save_file
 from tokenizers import ByteLevelBPETokenizer
 from transformers import Qwen2Tokenizer, Qwen3Config, Qwen3ForCausalLM, Qwen3Model
@@ -108,7 +109,8 @@ ENCODERS = {
 class LiteralPrior:
     """The attention of one block with its maps: recorded in one pass, blended in another."""
 
-    def __init__(self):
+    def __init__(self, weight=RAP_WEIGHT):
+        self.weight = weight
         self.maps = None  # [1, heads * text, h, w]
         self.values = None  # [heads, text, d]
         self.size = None  # height and width in patches; none in a block without a prior
@@ -147,7 +149,7 @@ class LiteralPrior:
                 cropped = crop(self.maps, rect, height, width).reshape(attn.heads, self.values.shape[1], -1)
                 regions.append(cropped.transpose(1, 2) @ self.values)
             mixed = mixed.clone()
-            mixed[:, :, :patches] += RAP_WEIGHT * (torch.stack(regions) - own)
+            mixed[:, :, :patches] += self.weight * (torch.stack(regions) - own)
         return attn.to_out[0](mixed.transpose(1, 2).flatten(2))
 
 
@@ -230,6 +232,18 @@ def write_transformers():
         print(case, float(output.abs().max()), float(blended.abs().max()))
 
 
+def write_schedule():
+    """Timesteps of the pipeline, which hands its scheduler a list of sigmas."""
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0, num_train_timesteps=1000)
+    steps = {}
+    for n in [1, 2, 8, 9, 50]:
+        scheduler.set_timesteps(sigmas=get_default_z_image_sigmas(n), mu=1.0)
+        assert len(scheduler.timesteps) == n
+        steps[n] = [float(t) for t in scheduler.timesteps]
+    config = dict(_class_name="FlowMatchEulerDiscreteScheduler", num_train_timesteps=1000, shift=3.0)
+    (OUT / "schedule.json").write_text(json.dumps(dict(config=config, steps=steps)) + "\n")
+
+
 def write_tokenizer():
     """A folder as published models have it: tokenizer.json, and vocab.json with merges.txt beside it."""
     folder = OUT / "tokenizer"
@@ -286,6 +300,7 @@ def main():
     shutil.rmtree(OUT, ignore_errors=True)
     OUT.mkdir(parents=True)
     write_transformers()
+    write_schedule()
     tokenizer = write_tokenizer()
     write_texts(tokenizer)
     write_encoders(tokenizer)

@@ -13,6 +13,7 @@ use cupscale::{
     },
     model::text::TextConditioning,
     priors::attention::AttentionPrior,
+    sampler::{SamplerKind, Schedule, SchedulerConfig},
 };
 use serde_json::Value;
 
@@ -28,6 +29,8 @@ struct Case {
     description: Value,
     expected: HashMap<String, Tensor>,
     model: Denoiser,
+    /// products are those of the reference's precision
+    is_exact: bool,
 }
 
 /// What a call takes.
@@ -64,7 +67,8 @@ impl Case {
         let model = Denoiser::from(ZImageTransformer::load(config, &vb).unwrap());
         let path = fixture(&format!("z_image/{name}.safetensors"));
         let expected = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
-        Self { description, expected, model }
+        let is_exact = dtype == DType::F32 && precision == MatmulPrecision::F32;
+        Self { description, expected, model, is_exact }
     }
 
     fn inputs(&self, kind: &str) -> Inputs {
@@ -93,7 +97,8 @@ impl Case {
         let plain = self.run(&low, Prior::None);
         let recorded = self.run(&low, Prior::Record(&mut layers));
         // In parts or as a whole, it is the same attention.
-        assert_close("while recording", &recorded, &plain, 1e-5);
+        let bound = if self.is_exact { 1e-5 } else { 3e-2 };
+        assert_close("while recording", &recorded, &plain, bound);
         let rects: Vec<_> = self.description["rects"]
             .as_array()
             .unwrap()
@@ -212,6 +217,32 @@ fn samples_texts_and_priors_that_do_not_fit_are_errors() {
     assert!(unmasked.unwrap_err().to_string().contains("lengths"));
     let shape = case.model.shape().unwrap();
     assert_eq!((shape.native, shape.multiple, shape.largest), (24, 2, Some(24)));
+}
+
+#[test]
+fn steps_are_those_of_the_pipelines_list() {
+    let text = fs::read_to_string(fixture("z_image/schedule.json")).unwrap();
+    let table: Value = serde_json::from_str(&text).unwrap();
+    let config = SchedulerConfig::from_json(&table["config"].to_string()).unwrap();
+    let even = config.clone().of_even_sigmas();
+    let steps = |config: &SchedulerConfig, n: usize| {
+        let sampler = SamplerKind::FlowEuler.build(config, None).unwrap();
+        sampler.steps(&Schedule::new(config).unwrap(), n).unwrap()
+    };
+    let mut compared = 0;
+    for (n, expected) in table["steps"].as_object().unwrap() {
+        let ours = steps(&even, n.parse().unwrap());
+        let expected: Vec<f64> = serde_json::from_value(expected.clone()).unwrap();
+        assert_eq!(ours.len(), expected.len());
+        for (step, t) in ours.iter().zip(&expected) {
+            assert!((step.t - t).abs() <= 1e-3, "{n}: {} for {t}", step.t);
+            assert!((step.level.spread * 1000.0 - t).abs() <= 1e-3);
+            compared += 1;
+        }
+    }
+    assert_eq!(compared, 70);
+    // The scheduler by itself ends nearer to the picture.
+    assert!(steps(&config, 8)[7].t + 50.0 < steps(&even, 8)[7].t);
 }
 
 #[test]

@@ -10,3 +10,4 @@ mod model;
 mod quantize;
 mod sd3;
 mod single_file;
+mod z_image;

@@ -176,7 +176,9 @@ impl TextConditioner {
     /// `true` if it has a T5 or a Qwen3, which takes longer to load and to run than all else of the text.
     #[must_use]
     pub fn is_dear(&self) -> bool {
-        self.encoders.iter().any(|encoder| matches!(encoder, TextEncoder::T5(_) | TextEncoder::Qwen3(_)))
+        self.encoders
+            .iter()
+            .any(|encoder| matches!(encoder, TextEncoder::T5(_) | TextEncoder::Qwen3(_)))
     }
 
     /// `true` if what lies behind the tokens of a prompt is masked (PixArt, Z-Image).
