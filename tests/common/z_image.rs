@@ -34,7 +34,7 @@ pub fn original() -> HashMap<String, Tensor> {
 pub fn write_folder(to: &Path) {
     copy_folder(&fixture("z_image/model"), to);
     copy_folder(&fixture("z_image/tokenizer"), &to.join("tokenizer"));
-    for file in ["shapes.json", "original.json", "transformer.gguf"] {
+    for file in ["shapes.json", "original.json", "transformer.gguf", "gguf.safetensors"] {
         fs::remove_file(to.join(file)).unwrap();
     }
     for (part, name) in [

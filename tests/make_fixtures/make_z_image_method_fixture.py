@@ -12,7 +12,7 @@ diffusers' own at the pipeline's sigmas, every region is a call by itself, the V
 
 Written in model/: also `shapes.json` (tensors of every part), `original.json` (each tensor of the original code with those of
 diffusers that it is made of, row behind row), which diffusers' own converter brings back, and `transformer.gguf` (Q8_0, the
-timestep's layers Q4_0). In method/: `in.png`, `captions.json`, `cases.json`, `expected.safetensors`.
+timestep's layers Q4_0), `gguf.safetensors` (what diffusers computes with those weights). In method/: `in.png`, `captions.json`, `cases.json`, `expected.safetensors`.
 """
 
 import json
@@ -31,7 +31,7 @@ from diffusers import (
 from diffusers.loaders.single_file_utils import convert_z_image_transformer_checkpoint_to_diffusers
 from diffusers.pipelines.z_image.pipeline_z_image import get_default_z_image_sigmas
 from gguf import GGMLQuantizationType, GGUFWriter
-from gguf.quants import quantize
+from gguf.quants import dequantize, quantize
 from safetensors.torch import save_file
 from transformers import Qwen2Tokenizer, Qwen3Config, Qwen3ForCausalLM
 
@@ -40,8 +40,8 @@ from make_method_fixture import (
     Case, HEIGHT, NEGATIVE, PROMPT, WIDTH, caption_document, continued, lanczos, low_band, profile, starts,
     write_json, write_png,
 )
-from make_unet_fixtures import weight
-from make_z_image_fixtures import ENCODERS, OUT, LiteralPrior, wide_rotation
+from make_unet_fixtures import field, weight
+from make_z_image_fixtures import ENCODERS, OUT, LiteralPrior, predict, wide_rotation
 
 MODEL, AREA = OUT / "model", OUT / "method"
 STEPS, RUN = 8, 4
@@ -98,8 +98,8 @@ def save(models, shapes):
 
 
 def save_other_forms(transformer):
-    state = transformer.state_dict()
-    parts = {}
+    state = {name: tensor.clone() for name, tensor in transformer.state_dict().items()}
+    parts, rounded = {}, {}
     for name in state:
         theirs = name.replace("all_final_layer.2-1.", "final_layer.").replace("all_x_embedder.2-1.", "x_embedder.")
         theirs = theirs.replace(".attention.to_out.0.", ".attention.out.")
@@ -122,11 +122,20 @@ def save_other_forms(transformer):
         if values.ndim == 2 and values.shape[1] % 32 == 0:
             is_timestep = name.startswith("t_embedder")
             kind = GGMLQuantizationType.Q4_0 if is_timestep else GGMLQuantizationType.Q8_0
-        writer.add_tensor(name, quantize(values, kind), raw_dtype=kind)
+        stored = quantize(values, kind)
+        rounded[name] = torch.from_numpy(dequantize(stored, kind)).reshape(tensor.shape)
+        writer.add_tensor(name, stored, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+    # What diffusers computes with the rounded weights.
+    transformer.load_state_dict(convert_z_image_transformer_checkpoint_to_diffusers(rounded))
+    sample, context = field("sample", [2, 12, 8, 8]).permute(0, 3, 1, 2), field("context", [2, 40, 40])
+    texts = [row[:length] for row, length in zip(context, [9, 40])]
+    output = predict(transformer, dict(sample=list(sample), texts=texts), 640.0, torch.float32)
+    save_file({"output": output.permute(0, 2, 3, 1).contiguous()}, MODEL / "gguf.safetensors")
+    transformer.load_state_dict(state)
 
 
 ALL = Case()

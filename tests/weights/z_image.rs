@@ -140,11 +140,14 @@ fn the_transformer_of_a_gguf_file_takes_the_place_of_a_models_own() {
     let file = fixture("z_image/model/transformer.gguf");
     let replaced = open(folder.path()).unwrap().with_denoiser(&file).unwrap();
     assert_eq!(replaced.notes(), files.notes());
-    let error = largest_error(&prediction(&replaced), &prediction(&files));
-    assert!((1e-4..5e-2).contains(&error), "q8_0 and q4_0: {error}");
-    // Kept as it is stored, parts of one tensor included, it computes the same.
-    let kept = largest_error(&prediction(&replaced.keep_above(0)), &prediction(&files));
-    assert!((kept - error).abs() < 2e-3, "{kept} {error}");
+    let expected = fixture("z_image/model/gguf.safetensors");
+    let expected = &safetensors::load(expected, &Device::Cpu).unwrap()["output"];
+    assert!(largest_error(&prediction(&files), expected) > 1e-2, "rounding that nobody sees");
+    // In the working precision, and kept as it is stored, parts of one tensor included.
+    for files in [replaced.clone(), replaced.keep_above(0)] {
+        let error = largest_error(&prediction(&files), expected);
+        assert!(error <= 1e-4, "{error}");
+    }
 }
 
 #[test]
