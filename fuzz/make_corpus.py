@@ -3,6 +3,7 @@
     python3 fuzz/make_corpus.py
 """
 
+import base64
 import json
 import struct
 import zlib
@@ -249,6 +250,26 @@ def weights():
     seed("lora", "text", f"\n{te}.lora_down.weight\n{te}.lora_up.weight")
 
 
+def charsmap_of_one():
+    """SentencePiece's table in which `a` becomes `b`, as a double array of 256 units."""
+    units = [0] * 256
+    own, value = ord("a"), ord("b")
+    units[own] = own | 1 << 8 | (own ^ value) << 10
+    units[value] = 1 << 31
+    return struct.pack("<I256I", 1024, *units) + b"b\0"
+
+
+def spiece(vocabulary, charsmap):
+    """A model of SentencePiece with these pieces and scores."""
+    def field(number, content):
+        length = len(content)
+        size = bytes([length & 127 | 128, length >> 7]) if length > 127 else bytes([length])
+        return bytes([number << 3 | 2]) + size + content
+
+    pieces = [field(1, field(1, piece.encode()) + b"\x15" + struct.pack("<f", score)) for piece, score in vocabulary]
+    return b"".join(pieces) + field(2, b"\xc0\x02\x02") + field(3, field(2, charsmap))
+
+
 def tokenizers():
     folder = FIXTURES / "text/tokenizer_first"
     parts = [(folder / name).read_text() for name in ["tokenizer_config.json", "special_tokens_map.json"]]
@@ -265,6 +286,13 @@ def tokenizers():
     seed("qwen_tokenizer", "files", "\n---\n".join([config, json.dumps(table), "#version: 0.2\na b\n", "ab  a1\n b"]))
     added = [{"id": 6, "content": "<|im_end|>", "special": True}]
     seed("qwen_tokenizer", "json", "\n---\n".join(["{}", json.dumps({"model": model, "added_tokens": added}), "a <|im_end|>b"]))
+    unigram = [["<pad>", 0.0], ["</s>", 0.0], ["<unk>", 0.0], ["\u2581", -2.0], ["\u2581a", -2.5], ["b", -3.0], ["a", -3.0]]
+    charsmap = base64.b64encode(charsmap_of_one()).decode()
+    whole = {"normalizer": {"type": "Precompiled", "precompiled_charsmap": charsmap},
+             "model": {"type": "Unigram", "unk_id": 2, "vocab": unigram, "byte_fallback": False}}
+    config = json.dumps({"tokenizer_class": "T5Tokenizer", "extra_ids": 2})
+    seed("t5_tokenizer", "json", f"{config}\n---\n{json.dumps(whole)}\n---\nab \ufb01 <extra_id_1>")
+    seed("t5_tokenizer", "spiece", config.encode() + b"\n---\n" + spiece(unigram, charsmap_of_one()) + b"\n---\nab \xc3\xa9")
     pieces = {piece: index for index, piece in enumerate(["<unk>", "<s>", "</s>", "<image>", "a", "b", "ab", "\u2581"])}
     special = [{"id": pieces[name], "content": name, "single_word": False, "lstrip": False, "rstrip": False,
                 "normalized": False, "special": True} for name in ["<unk>", "<s>", "</s>", "<image>"]]
@@ -286,6 +314,9 @@ def configs():
     for name, data in fixtures("**/unet/config.json") + fixtures("unet/**/config.json"):
         seed("unet_config", name, data)
     seed("unet_config", "mini", (MODELS / "mini/unet/config.json").read_bytes())
+    for name, data in fixtures("**/transformer/config.json") + fixtures("pixart/*.json"):
+        whole = json.loads(data)
+        seed("pixart_config", name, json.dumps(whole.get("config", whole)).encode())
     for name, data in fixtures("sd3/model/transformer/config.json"):
         seed("sd3_config", name, data)
     for name, data in fixtures("z_image/model/transformer/config.json"):
@@ -294,7 +325,7 @@ def configs():
         seed("qwen3_config", name, data)
     for name, data in fixtures("vae*/**/config.json"):
         seed("vae_config", name, data)
-    for name, data in fixtures("**/text_encoder*/config.json") + fixtures("text/clip*/config.json"):
+    for name, data in fixtures("**/text_encoder*/config.json") + fixtures("text/clip*/config.json") + fixtures("t5/*/config.json"):
         seed("text_config", name, data)
     for name, data in fixtures("llava/*/config.json"):
         seed("llava_config", name, data + b"\n---\n{\"eos_token_id\": [2]}")
@@ -306,6 +337,11 @@ def configs():
         "lcm": {"_class_name": "LCMScheduler", "original_inference_steps": 50, "rescale_betas_zero_snr": True},
         "ddim": {"_class_name": "DDIMScheduler", "clip_sample": True, "thresholding": True, "set_alpha_to_one": False},
         "betas": {"_class_name": "EulerDiscreteScheduler", "trained_betas": [0.1, 0.2, 0.3], "num_train_timesteps": 3},
+        "flow": {
+            "_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": True, "base_shift": 0.5,
+            "max_shift": 1.15, "base_image_seq_len": 256, "max_image_seq_len": 4096, "time_shift_type": "linear",
+        },
+        "sd3": {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0, "shift_terminal": 0.1, "use_beta_sigmas": True},
     }.items():
         seed("scheduler_config", name, json.dumps(fields))
 

@@ -28,6 +28,8 @@ const TOKEN: Range = (0.0, 2_147_483_647.0);
 const SHARE: Range = (0.0, 1.0);
 const FACTOR: Range = (0.0, 1e6);
 const SIGNED: Range = (-1e6, 1e6);
+/// Logarithms of factors by which noise levels are shifted, and such factors.
+const SHIFT: Range = (-100.0, 100.0);
 
 /// Range of every number that some reader takes from a configuration file.
 const FIELDS: &[(&str, Range)] = &[
@@ -131,19 +133,19 @@ const FIELDS: &[(&str, Range)] = &[
     ("width", TOWER),
     // Schedulers
     ("base_image_seq_len", POSITIONS),
-    ("base_shift", SIGNED),
+    ("base_shift", SHIFT),
     ("beta_end", SIGNED),
     ("beta_start", SIGNED),
     ("clip_sample_range", FACTOR),
     ("dynamic_thresholding_ratio", SHARE),
     ("lambda_min_clipped", SIGNED),
     ("max_image_seq_len", POSITIONS),
-    ("max_shift", SIGNED),
+    ("max_shift", SHIFT),
     ("num_train_timesteps", TIMESTEP),
     ("original_inference_steps", TIMESTEP),
     ("sample_max_value", FACTOR),
-    ("shift", FACTOR),
-    ("shift_terminal", SIGNED),
+    ("shift", (1e-3, 1000.0)),
+    ("shift_terminal", SHARE),
     ("sigma_max", FACTOR),
     ("sigma_min", FACTOR),
     ("solver_order", COUNT),

@@ -2,7 +2,7 @@
 #![no_main]
 
 use cupscale::sampler::{
-    Denoise, SamplerError, SamplerKind, Schedule, SchedulerConfig, Timesteps, plan, updates,
+    Denoise, NoiseProcess, SamplerError, SamplerKind, Schedule, SchedulerConfig, Timesteps, plan, updates,
 };
 use cupscale_fuzz::{MIB, config, told, within};
 use libfuzzer_sys::fuzz_target;
@@ -22,11 +22,15 @@ fuzz_target!(|file: &[u8]| {
 
 fn run(kind: SamplerKind, config: &SchedulerConfig) -> Result<(), SamplerError> {
     let sampler = kind.build(config, None)?;
-    let schedule = Schedule::new(config)?;
+    let schedule = Schedule::new(config)?.with_tokens(1024);
     assert!(schedule.train_timesteps() > 0);
     for count in [1, 3] {
         let steps = plan(&*sampler, &schedule, &Timesteps::Count(count), Denoise::Strength(1.0))?;
         assert!(!steps.is_empty() && steps.len() <= count);
+        if kind.process() == NoiseProcess::FlowMatching {
+            let is_share = |share: f64| (0.0..=1.0).contains(&share);
+            assert!(steps.iter().all(|step| is_share(step.level.signal) && is_share(step.level.spread)));
+        }
         updates(&*sampler, &schedule, &steps)?;
     }
     Ok(())

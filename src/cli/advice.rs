@@ -62,7 +62,7 @@ fn of_job(error: &Error) -> String {
             SamplerError::UnsupportedScheduler { .. } | SamplerError::WrongProcess { .. },
         )
         | Error::NoFirstStep { .. } => " with --sampler".to_owned(),
-        Error::NotFromNoise { .. } => ", such as `--model sdxl` (`models list` shows all)".to_owned(),
+        Error::NotFromNoise { .. } => ", such as `--model sdxl-base` (`models list` shows all)".to_owned(),
         Error::SizeOfNoise { .. } => ": --base-size; --size enlarges it".to_owned(),
         Error::Weights(
             WeightsError::NotAModel { contents, .. } | WeightsError::NoSuchPart { contents, .. },

@@ -55,6 +55,10 @@ pub fn run(mut args: GenerateArgs) -> Result<u8, CliError> {
         return Err(CliError::Usage(reason.to_owned()));
     }
     let mut reporter = Reporter::new(&job.show);
+    // There is no input that events could name.
+    if let Output::Path(path) = &output {
+        reporter.names(&Input::Path(path.clone()));
+    }
     job.notes.iter().for_each(|note| reporter.tell(note));
     let made = job.make_output_folder(&output)?;
     let make = || -> Result<String, CliError> {

@@ -22,6 +22,7 @@ use super::{
     work::folder::{Resume, WorkFolder, WorkOptions},
 };
 use crate::{
+    canvas::SizeSpec,
     caption::none::PromptOnly,
     image::{EncodeOptions, Encoder, Format, Output, Picture},
     sampler::{Denoise, SamplerError},
@@ -165,9 +166,7 @@ fn base_spec(
     }
     let size = generation.size.unwrap_or_else(|| {
         let aspect = match settings.size {
-            crate::canvas::SizeSpec::Exact(width, height) if generation.enlarged => {
-                (width.max(1), height.max(1))
-            }
+            SizeSpec::Exact(width, height) if generation.enlarged => (width.max(1), height.max(1)),
             _ => (1, 1),
         };
         native_pixels(aspect, shape)
@@ -234,6 +233,7 @@ fn base_picture(
         Some(own) => own,
         None => WorkFolder::temporary(work.folder.as_deref(), None, &layout)?,
     };
+    std::mem::take(&mut own.notes).iter().for_each(|note| progress.note(note));
     let target = match own.files.rows {
         Some(_) => Target::Kept,
         None => Target::Rows(&mut rows),

@@ -10,7 +10,7 @@ use std::str::FromStr;
 use serde::Deserialize;
 
 use super::error::SamplerError;
-use super::flow::{FlowSettings, TimeShift};
+use super::flow_settings::{FlowSettings, TimeShift};
 use super::level::NoiseProcess;
 use crate::ranges;
 

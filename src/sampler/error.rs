@@ -30,7 +30,7 @@ pub enum SamplerError {
     },
     /// A sampler for models of another noise process than this one.
     #[error(
-        "the sampler {sampler} is not for {process}, with which this model was trained: {known}"
+        "the sampler {sampler} is not for {process}, with which this model was trained: choose {known}"
     )]
     WrongProcess {
         /// The sampler's name.

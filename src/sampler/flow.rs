@@ -1,47 +1,18 @@
 //! The noise levels of flow matching: σ from 1 (noise) to 0 (picture), spread over the steps and shifted towards the noise,
 //! as diffusers' `scheduling_flow_match_euler_discrete.py` does it in `__init__` and `set_timesteps`.
 
-use serde::Deserialize;
+use std::ops::RangeInclusive;
 
-use super::{config::SchedulerConfig, error::SamplerError, level::Level, sigmas::Sigmas};
+use super::{
+    config::SchedulerConfig,
+    error::SamplerError,
+    flow_settings::{FlowSettings, TimeShift},
+    level::Level,
+    sigmas::Sigmas,
+};
 
-/// The form of a shift that depends on the picture's size.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TimeShift {
-    /// By eᵘ, u the number that the size gives.
-    Exponential,
-    /// By u itself.
-    Linear,
-}
-
-/// Settings of a flow-matching scheduler.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct FlowSettings {
-    /// The shift s: `σ → s·σ/(1 + (s−1)·σ)`.
-    pub shift: f64,
-    /// The shift follows from the number of a picture's tokens, in place of `shift`.
-    pub use_dynamic_shifting: bool,
-    /// u of a picture of `base_image_seq_len` tokens.
-    pub base_shift: f64,
-    /// u of a picture of `max_image_seq_len` tokens.
-    pub max_shift: f64,
-    /// A number of tokens.
-    pub base_image_seq_len: usize,
-    /// Another number of tokens.
-    pub max_image_seq_len: usize,
-    /// What u does to σ.
-    pub time_shift_type: TimeShift,
-    /// σ of the last step, to which the levels are stretched.
-    pub shift_terminal: Option<f64>,
-    /// σ counted from the picture.
-    pub invert_sigmas: bool,
-    /// Fresh noise in every step.
-    pub stochastic_sampling: bool,
-    /// The steps divide 1 to 0 evenly before the shift, whatever the training's last timestep is. No file says so: pipelines
-    /// of newer models hand the scheduler such a list.
-    pub whole_range: bool,
-}
+/// Factors that a shift by the picture's size may have.
+const BELIEVED: RangeInclusive<f64> = 1e-30..=1e30;
 
 /// Spread of σ over the steps of a flow-matching model.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,11 +38,8 @@ impl FlowSigmas {
         if config.num_train_timesteps == 0 {
             return refuse("a num_train_timesteps of 0", "a schedule has 1 timestep at least");
         }
-        if !(settings.shift > 0.0) {
-            return refuse("the shift", "it must be above 0");
-        }
-        if settings.shift_terminal.is_some_and(|end| !(0.0..1.0).contains(&end)) {
-            return refuse("shift_terminal", "it must be 0 or above, and below 1");
+        if settings.shift_terminal == Some(1.0) {
+            return refuse("a shift_terminal of 1", "it leaves no steps: it must be below 1");
         }
         if settings.base_image_seq_len == settings.max_image_seq_len {
             return refuse("base_image_seq_len", "it must differ from max_image_seq_len");
@@ -143,7 +111,8 @@ impl FlowSigmas {
             sigmas = self.sigmas.spread(spread, (sigmas[0], sigmas[n - 1]), n);
         }
         let point = |sigma: f64| {
-            let sigma = sigma as f32;
+            // A shift below 1 may round the first one up.
+            let sigma = (sigma as f32).min(1.0);
             (f64::from(sigma * total as f32), Level::flow(f64::from(sigma)))
         };
         Ok(sigmas.into_iter().map(point).collect())
@@ -185,10 +154,10 @@ impl FlowSigmas {
             TimeShift::Exponential => by_size.exp(),
             TimeShift::Linear => by_size,
         };
-        if factor > 0.0 && factor.is_finite() {
+        if BELIEVED.contains(&factor) {
             Ok(Shift::BySize(factor))
         } else {
-            let reason = "with this picture's number of tokens they make no shift above 0";
+            let reason = "with this picture's number of tokens they make no shift";
             Err(SamplerError::UnsupportedSetting { setting: "base_shift and max_shift", reason })
         }
     }

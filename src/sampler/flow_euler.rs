@@ -103,7 +103,6 @@ mod tests {
     fn settings_that_make_no_schedule_are_refused_by_name() {
         for (settings, name) in [
             (r#", "invert_sigmas": true"#, "invert_sigmas"),
-            (r#", "shift": 0"#, "shift"),
             (r#", "shift_terminal": 1"#, "shift_terminal"),
             (r#", "num_train_timesteps": 0"#, "num_train_timesteps"),
             (r#", "base_image_seq_len": 64, "max_image_seq_len": 64"#, "base_image_seq_len"),

@@ -94,10 +94,15 @@ fn part_folder(
         let family = families::of_index(&read_json(&source, "model_index.json")?);
         (PartFolder::new(source, &family.folder(part), part, family), family)
     } else {
-        let alone = PartFolder::new(source.clone(), "", part, family);
+        // A folder of the part's own, or one that has the part's folder and nothing else of a model.
+        let inner = family.folder(part);
+        let is_inside =
+            !source.contains("config.json") && source.contains(&format!("{inner}/config.json"));
+        let folder = if is_inside { &*inner } else { "" };
+        let alone = PartFolder::new(source.clone(), folder, part, family);
         let class = alone.config(None).map(|config| config.class).unwrap_or_default();
         let family = families::of_class(&class).unwrap_or(family);
-        (PartFolder::new(source, "", part, family), family)
+        (PartFolder::new(source, folder, part, family), family)
     };
     folder.check()?;
     Ok(Some((folder, family)))

@@ -479,3 +479,26 @@ fn without_last_ones(shape: &[usize]) -> &[usize] {
     let length = shape.iter().rposition(|&size| size != 1).map_or(0, |last| last + 1);
     &shape[..length]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_number_of_eight_bits_is_what_its_fields_say() {
+        for byte in 0..=u8::MAX {
+            let (exponent, mantissa) = (i32::from(byte >> 3 & 0xf), f32::from(byte & 7) / 8.0);
+            let magnitude = match exponent {
+                0 => mantissa * 2f32.powi(-6),
+                _ => (1.0 + mantissa) * 2f32.powi(exponent - 7),
+            };
+            let value = of_e4m3(byte).to_f32();
+            if byte & 0x7f == 0x7f {
+                assert!(value.is_nan());
+            } else {
+                let expected = if byte < 0x80 { magnitude } else { -magnitude };
+                assert_eq!(value.to_bits(), expected.to_bits(), "{byte:#x}");
+            }
+        }
+    }
+}

@@ -195,3 +195,96 @@ impl ModelForm for WithTextEncoder {
         notes
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device, Tensor, safetensors};
+
+    use super::*;
+    use crate::backend::Params;
+    use crate::model::text::{TextEncoder, TextTokenizer, TokenizerFiles};
+    use crate::weights::kept::{Keeping, KeptWeights};
+
+    fn fixture(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/t5").join(name)
+    }
+
+    /// Largest difference from what transformers computes with the rounded weights, over the largest value.
+    fn error(file: &str, expected: &str, as_stored: bool) -> f32 {
+        let tensors = open_tensors(&fixture(file)).unwrap();
+        let part = t5::part(file, &tensors).unwrap().unwrap();
+        assert_eq!(part.unused(&tensors).next(), None);
+        let keeping = Keeping { as_stored, rules: None };
+        let weights = KeptWeights::new(Arc::new(part.tensors), None, keeping);
+        let params = Params::new(Arc::new(weights), DType::F32, &Device::Cpu);
+        let encoder = TextEncoder::load(&part.config.class, &part.config.config, &params).unwrap();
+        let reference =
+            safetensors::load(fixture("files/expected.safetensors"), &Device::Cpu).unwrap();
+        let ids: Vec<Vec<i64>> = reference["ids"].to_vec2().unwrap();
+        let ids: Vec<Vec<u32>> =
+            ids.into_iter().map(|row| row.into_iter().map(|id| id as u32).collect()).collect();
+        let ours = encoder.encode(&ids, None).unwrap().last.into_tensor().unwrap();
+        let most = |x: Tensor| x.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        let reference = &reference[expected];
+        most((ours - reference).unwrap()) / most(reference.clone())
+    }
+
+    #[test]
+    fn files_of_llama_cpp_and_comfyui_give_the_states_of_transformers() {
+        for (file, expected) in
+            [("files/t5.gguf", "gguf"), ("files/t5_fp8_e4m3fn.safetensors", "fp8")]
+        {
+            for as_stored in [false, true] {
+                let error = error(file, expected, as_stored);
+                assert!(error <= 1e-4, "{file}, as stored: {as_stored}: {error:e}");
+            }
+        }
+    }
+
+    /// Tokenizer of a T5 encoder's file.
+    fn tokenizer(path: &Path) -> Result<TextTokenizer, WeightsError> {
+        let files = t5_vocabulary::tokenizer(path)?;
+        Ok(TextTokenizer::from_files(&TokenizerFiles {
+            tokenizer_json: files.tokenizer_json.as_deref(),
+            spiece_model: files.spiece_model.as_deref(),
+            tokenizer_config_json: files.tokenizer_config_json.as_deref(),
+            ..TokenizerFiles::default()
+        })
+        .unwrap())
+    }
+
+    #[test]
+    fn a_vocabulary_in_the_file_or_beside_it_is_that_of_the_folder() {
+        let cases: Value =
+            serde_json::from_slice(&std::fs::read(fixture("cases.json")).unwrap()).unwrap();
+        let texts: Vec<String> = serde_json::from_value(cases["texts"].clone()).unwrap();
+        let beside = tempfile::tempdir().unwrap();
+        let file = beside.path().join("t5.safetensors");
+        std::fs::copy(fixture("files/t5_fp8_e4m3fn.safetensors"), &file).unwrap();
+        let error = tokenizer(&file).unwrap_err().to_string();
+        assert!(
+            error.contains("T5's vocabulary is missing (put tokenizer.json or spiece.model"),
+            "{error}"
+        );
+        std::fs::copy(fixture("spiece/spiece.model"), beside.path().join("spiece.model")).unwrap();
+        for (path, name) in [(fixture("files/t5.gguf"), "json.24"), (file, "spiece.24")] {
+            let ids: Vec<Vec<u32>> = serde_json::from_value(cases["ids"][name].clone()).unwrap();
+            let tokenizer = tokenizer(&path).unwrap().with_length(24);
+            for (text, expected) in texts.iter().zip(&ids) {
+                let tokens = tokenizer.encode(text).unwrap();
+                assert_eq!(&tokens.ids[..tokens.count], expected, "{name}: {text:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn fp8_with_scales_is_refused_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("t5xxl_fp8_e4m3fn_scaled.safetensors");
+        let one = Tensor::zeros(1, DType::F32, &Device::Cpu).unwrap();
+        let name = "encoder.block.0.layer.0.SelfAttention.q.scale_weight".to_owned();
+        safetensors::save(&std::collections::HashMap::from([(name, one)]), &file).unwrap();
+        let error = open_tensors(&file).unwrap_err().to_string();
+        assert!(error.contains("scaled_fp8") && error.contains("GGUF"), "{error}");
+    }
+}

@@ -16,6 +16,7 @@ mod light;
 mod method;
 mod noise;
 mod pipeline;
+mod pixart;
 mod plain_places;
 mod resize;
 mod resume;

@@ -167,13 +167,16 @@ class Composer:
         self.blend, self.recording, self.place, self.shape = blend, False, None, None
         self.maps, self.values = {}, {}
 
-    def __call__(self, attn, hidden_states, encoder_hidden_states=None, **_):
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, **_):
         def heads(x):
             return x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
 
         q = heads(attn.to_q(hidden_states))
         k, v = (heads(to(encoder_hidden_states)) for to in (attn.to_k, attn.to_v))
-        scores = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(-1)  # [1, heads, hw, M]
+        scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+        if attention_mask is not None:
+            scores = scores + attention_mask.unsqueeze(1)
+        scores = scores.softmax(-1)  # [1, heads, hw, M]
         stride = math.isqrt(self.shape[0] * self.shape[1] // scores.shape[2])
         height, width = (side // stride for side in self.shape)
         if self.recording:
@@ -221,6 +224,10 @@ class Method:
         )
         self.factor = 2 ** (len(self.vae.config.encoder_block_out_channels) - 1)
         self.region = self.unet.config.sample_size
+        self.stride = 2 ** (len(self.unet.config.block_out_channels) - 1)
+
+    def walk(self, case):
+        return Walk(case, self)
 
     def negative(self, text):
         """Condition of the negative half of a guided pair in diffusers."""
@@ -273,12 +280,12 @@ class Method:
         low = self.encode(resized, canvas_h, canvas_w)
 
         # Section 2.2, and the low-resolution picture of section 4.
-        sampler = Walk(case, self)
+        sampler = self.walk(case)
         timesteps = sampler.timesteps
         noise = noise_field(case.seed, *low.shape[1:]).double()
         z = sampler.diffused(low, noise, 0)
         aspect = math.sqrt(in_width / in_height)
-        stride = 2 ** (len(self.unet.config.block_out_channels) - 1)
+        stride = self.stride
         small_h, small_w = (
             stride * max(1, math.floor(n / stride + 0.5)) for n in (side / aspect, side * aspect)
         )

@@ -1,6 +1,11 @@
 """Makes tests/fixtures/pixart: what diffusers' PixArtTransformer2DModel computes, and what the older Transformer2DModel
 does, for tests/parity/pixart.rs; with the regional attention prior in its LITERAL form (docs/method.md section 4).
 
+Also `original.safetensors` and `original.gguf`: a transformer with the names of PixArt's own code, and what diffusers computes
+with it (`original_expected.safetensors`).
+
+    pip install gguf
+
 Weights and inputs are drawn from the formula of make_unet_fixtures.py, so a fixture is a config, the shapes of its
 tensors, and the outputs.
 
@@ -10,6 +15,7 @@ tensors, and the outputs.
 import json
 import pathlib
 
+import gguf
 import numpy as np
 import torch
 from diffusers import PixArtTransformer2DModel, Transformer2DModel
@@ -90,9 +96,70 @@ def literal_priors(model, arguments, rect, rows, columns):
     return priors
 
 
+# PixArt's own names of modules, and those of diffusers that each is made of (diffusers' conversion scripts).
+ORIGINAL = {
+    "x_embedder.proj": ["pos_embed.proj"],
+    "t_embedder.mlp.0": ["adaln_single.emb.timestep_embedder.linear_1"],
+    "t_embedder.mlp.2": ["adaln_single.emb.timestep_embedder.linear_2"],
+    "csize_embedder.mlp.0": ["adaln_single.emb.resolution_embedder.linear_1"],
+    "csize_embedder.mlp.2": ["adaln_single.emb.resolution_embedder.linear_2"],
+    "ar_embedder.mlp.0": ["adaln_single.emb.aspect_ratio_embedder.linear_1"],
+    "ar_embedder.mlp.2": ["adaln_single.emb.aspect_ratio_embedder.linear_2"],
+    "t_block.1": ["adaln_single.linear"],
+    "y_embedder.y_proj.fc1": ["caption_projection.linear_1"],
+    "y_embedder.y_proj.fc2": ["caption_projection.linear_2"],
+    "blocks.0.attn.qkv": [f"transformer_blocks.0.attn1.to_{part}" for part in "qkv"],
+    "blocks.0.attn.proj": ["transformer_blocks.0.attn1.to_out.0"],
+    "blocks.0.cross_attn.q_linear": ["transformer_blocks.0.attn2.to_q"],
+    "blocks.0.cross_attn.kv_linear": [f"transformer_blocks.0.attn2.to_{part}" for part in "kv"],
+    "blocks.0.cross_attn.proj": ["transformer_blocks.0.attn2.to_out.0"],
+    "blocks.0.mlp.fc1": ["transformer_blocks.0.ff.net.0.proj"],
+    "blocks.0.mlp.fc2": ["transformer_blocks.0.ff.net.2"],
+    "final_layer.linear": ["proj_out"],
+}
+
+
+@torch.no_grad()
+def original():
+    """A transformer of one block in the names of PixArt's own code, with its sixteen heads."""
+    torch.manual_seed(0)
+    config = dict(COMMON, num_attention_heads=16, attention_head_dim=3, num_layers=1, cross_attention_dim=48,
+                  caption_channels=16, sample_size=12, interpolation_scale=None, use_additional_conditions=True)
+    model = PixArtTransformer2DModel(**config).eval()
+    # Numbers that f16 holds, so that every form has the same.
+    state = {name: weight(name, list(tensor.shape)).half().float() for name, tensor in model.state_dict().items()}
+    model.load_state_dict(state)
+    tensors = {
+        f"{theirs}.{kind}": torch.cat([state.pop(f"{name}.{kind}") for name in ours])
+        for theirs, ours in ORIGINAL.items() for kind in ("weight", "bias")
+    }
+    tensors["blocks.0.scale_shift_table"] = state.pop("transformer_blocks.0.scale_shift_table")
+    tensors["final_layer.scale_shift_table"] = state.pop("scale_shift_table")
+    assert not state, state.keys()
+    tensors["pos_embed"] = torch.zeros(1, 36, 48)
+    tensors["y_embedder.y_embedding"] = torch.zeros(120, 16)
+    tensors = {name: tensor.half().contiguous() for name, tensor in tensors.items()}
+    save_file(tensors, OUT / "original.safetensors")
+    writer = gguf.GGUFWriter(OUT / "original.gguf", "pixart")
+    for name, tensor in tensors.items():
+        writer.add_tensor(name, (tensor.float() if tensor.dim() < 2 else tensor).numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    sizes = torch.tensor([[48.0, 48.0]])
+    output = model(
+        field("sample", [1, 4, 12, 12]), timestep=torch.tensor([499]), encoder_hidden_states=field("context", [1, 7, 16]),
+        encoder_attention_mask=torch.tensor([[1, 1, 1, 1, 1, 0, 0]]),
+        added_cond_kwargs=dict(resolution=sizes, aspect_ratio=torch.ones(1, 1)), return_dict=False,
+    )[0][:, :4]
+    save_file({"output": output.permute(0, 2, 3, 1).contiguous()}, OUT / "original_expected.safetensors")
+
+
 def main():
     torch.set_num_threads(1)
     OUT.mkdir(parents=True, exist_ok=True)
+    original()
     for case, spec in CASES.items():
         torch.manual_seed(0)
         model = spec["model"](**spec["config"]).eval()

@@ -2,15 +2,17 @@
 some hundred texts, small random T5 encoders with what transformers computes with them, and the text conditions that
 diffusers' pipelines of PixArt and Stable Diffusion 3 make.
 
-    pip install sentencepiece protobuf
+    pip install sentencepiece protobuf gguf
     python tests/make_fixtures/make_t5_fixtures.py
 """
 
+import base64
 import json
 import random
 import shutil
 from pathlib import Path
 
+import gguf
 import sentencepiece
 import torch
 import torch.nn.functional as F
@@ -18,7 +20,7 @@ from diffusers import PixArtAlphaPipeline, PixArtSigmaPipeline, StableDiffusion3
 from make_text_fixtures import TEXTS, randomize, write_json
 from make_text_fixtures import write_tokenizer as write_clip_tokenizer
 from make_text_fixtures import clip_vocabulary, tokenizer_configs
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import (
     CLIPTextConfig,
     CLIPTextModelWithProjection,
@@ -280,6 +282,55 @@ def write_operations():
     save_file({name: x.contiguous() for name, x in tensors.items()}, AREA / "operations.safetensors")
 
 
+@torch.no_grad()
+def write_files():
+    """The pipelines' encoder as files of its own: llama.cpp's GGUF with the vocabulary, and fp8 as ComfyUI carries it."""
+    folder = AREA / "files"
+    folder.mkdir()
+    source = AREA / "pipelines/text_encoder_3"
+    config = T5Config.from_pretrained(source)
+    weights = load_file(source / "model.safetensors")
+    tokens = json.loads((AREA / "json/tokenizer.json").read_text(encoding="utf-8"))
+    vocab = tokens["model"]["vocab"]
+    ids = torch.randint(3, len(vocab), (2, 30), generator=torch.Generator().manual_seed(3))
+    expected = {"ids": ids}
+
+    def states(rounded):
+        model = T5EncoderModel(config).eval()
+        rounded = {name: weight.float() for name, weight in rounded.items()}
+        missing, unexpected = model.load_state_dict(rounded, strict=False)
+        assert not unexpected and all("embed_tokens" in name or name == "shared.weight" for name in missing)
+        model.tie_weights()
+        return model(ids).last_hidden_state
+
+    writer = gguf.GGUFWriter(folder / "t5.gguf", "t5encoder")
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.T5ENCODER, config.num_layers)
+    halves = {name: weight.half() if weight.dim() > 1 else weight for name, weight in weights.items()}
+    expected["gguf"] = states(halves)
+    for name, weight in halves.items():
+        writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), weight.numpy())
+    # As llama.cpp's converter has it: pieces, then what fills up the table.
+    pieces = [(piece, score) for piece, score in vocab if not piece.startswith("<extra_id_")]
+    kinds = [gguf.TokenType.NORMAL] * len(pieces)
+    kinds[:3] = [gguf.TokenType.CONTROL, gguf.TokenType.CONTROL, gguf.TokenType.UNKNOWN]
+    filler = range(len(pieces), config.vocab_size)
+    pieces += [(f"[PAD{index}]", -10000.0) for index in filler]
+    kinds += [gguf.TokenType.UNUSED] * len(filler)
+    writer.add_tokenizer_model("t5")
+    writer.add_token_list([piece for piece, _ in pieces])
+    writer.add_token_scores([score for _, score in pieces])
+    writer.add_token_types(kinds)
+    writer.add_precompiled_charsmap(base64.b64decode(tokens["normalizer"]["precompiled_charsmap"]))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    small = {name: weight.to(torch.float8_e4m3fn) for name, weight in weights.items()}
+    expected["fp8"] = states(small)
+    save_file(small, folder / "t5_fp8_e4m3fn.safetensors")
+    save_file({key: value.contiguous() for key, value in expected.items()}, folder / "expected.safetensors")
+
+
 def main():
     torch.set_num_threads(1)
     shutil.rmtree(AREA, ignore_errors=True)
@@ -287,6 +338,7 @@ def main():
     write_operations()
     write_encoders()
     write_conditioning(tokenizers)
+    write_files()
 
 
 if __name__ == "__main__":

@@ -109,6 +109,48 @@ fn a_call_of_a_unet_takes_what_its_trace_says() {
 }
 
 #[test]
+fn a_call_of_a_transformer_with_cross_attention_takes_what_its_trace_says() {
+    let name = "a_call_of_a_transformer_with_cross_attention_takes_what_its_trace_says";
+    if !counting::alone(module_path!(), name) {
+        return;
+    }
+    let config = json!({
+        "sample_size": 32, "num_layers": 3, "num_attention_heads": 4, "attention_head_dim": 36,
+        "cross_attention_dim": 144, "caption_channels": 96, "use_additional_conditions": true,
+    });
+    for dtype in FORMS {
+        let class = "PixArtTransformer2DModel";
+        let transformer = Denoiser::load(class, &config, "config.json", &params(dtype)).unwrap();
+        let call = |inputs: Inputs<'_>, lengths: [usize; 2], prior: Prior<'_>| {
+            let text = TextConditioning {
+                context: inputs(&[2, 120, 96], dtype),
+                pooled: None,
+                lengths: Some(lengths.into()),
+            };
+            let size = (256, 320);
+            let micro = MicroConditioning { original: size, crop: (0, 0), target: size };
+            let conditions = transformer.condition(&text, micro).unwrap();
+            let sample = inputs(&[2, 32, 40, 4], dtype);
+            transformer.forward(&sample, 499.0, &conditions, prior).unwrap();
+        };
+        for lengths in [[120, 120], [7, 120]] {
+            compare(&format!("pixart {dtype:?}, {lengths:?}"), |inputs, _| {
+                call(inputs, lengths, Prior::None);
+            });
+        }
+        compare(&format!("pixart {dtype:?}, recorded"), |inputs, _| {
+            call(inputs, [7, 120], Prior::Record(&mut Vec::new()));
+        });
+        let sizes = transformer.prior_sizes(32, 40);
+        compare(&format!("pixart {dtype:?}, blended"), |inputs, _| {
+            let layer = |&(height, width): &(usize, usize)| inputs(&[2, height, width, 144], dtype);
+            let layers: Vec<_> = sizes.iter().map(layer).collect();
+            call(inputs, [7, 120], Prior::Blend { layers: &layers, weight: 0.5 });
+        });
+    }
+}
+
+#[test]
 fn a_call_of_a_joint_transformer_takes_what_its_trace_says() {
     let name = "a_call_of_a_joint_transformer_takes_what_its_trace_says";
     if !counting::alone(module_path!(), name) {

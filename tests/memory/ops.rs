@@ -240,10 +240,20 @@ fn kernels_on_gpus_take_outputs_and_copies_alone() {
     assert!(wrong.is_empty(), "{wrong:?}");
 }
 
+/// Operations that GPUs compose of others, and so take more than their outputs.
+const COMPOSED_ON_GPUS: [&str; 5] = [
+    "attention in parts",
+    "biased attention",
+    "attention of lengths",
+    "modulated_norm",
+    "add_gated",
+];
+
 /// Operations whose kernels take more or less in a trace of such a GPU.
 fn wrong_on(placement: Placement, dtype: DType) -> Vec<&'static str> {
     let mut wrong = Vec::new();
-    for (name, run, shapes) in operations(dtype) {
+    let own = operations(dtype).into_iter();
+    for (name, run, shapes) in own.filter(|(name, ..)| !COMPOSED_ON_GPUS.contains(name)) {
         let inputs = inputs(&shapes, dtype);
         let output = {
             let trace = Trace::new(placement);

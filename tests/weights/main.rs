@@ -7,6 +7,7 @@ mod files;
 mod gguf;
 mod lora;
 mod model;
+mod pixart;
 mod quantize;
 mod sd3;
 mod single_file;

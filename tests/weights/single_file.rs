@@ -498,8 +498,8 @@ fn a_bad_tensor_is_named_as_the_file_names_it() {
     }
     let name = "model.diffusion_model.input_blocks.1.0.in_layers.2.bias";
     let mut eight_bits = whole.clone();
-    eight_bits.tensors.insert(name.to_owned(), (Dtype::F8_E4M3, vec![32], vec![0; 32]));
-    cases.push((eight_bits, format!("tensor `{name}` is stored as F8_E4M3, not in F16")));
+    eight_bits.tensors.insert(name.to_owned(), (Dtype::F8_E5M2, vec![32], vec![0; 32]));
+    cases.push((eight_bits, format!("tensor `{name}` is stored as F8_E5M2, not in F16")));
     // Nine channels at the input are an inpainting model's.
     let inpainting =
         whole.clone().with("model.diffusion_model.input_blocks.0.0.weight", &[32, 9, 3, 3]);

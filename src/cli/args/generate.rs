@@ -11,17 +11,6 @@ use cupscale::{
 use super::JobArgs;
 use crate::cli::{error::CliError, values};
 
-/// Options for pictures that are read, and for many of them.
-pub const NOT_OF_GENERATE: [&str; 7] = [
-    "inputs",
-    "input_option",
-    "skip_existing",
-    "allow_truncated",
-    "page",
-    "frames",
-    "max_metadata",
-];
-
 /// Options of `generate`.
 #[derive(Args, Debug)]
 pub struct GenerateArgs {

@@ -25,7 +25,7 @@ Examples:
   cupscale-fast info photo_4x.jpg                          the settings that made a picture; then:
   cupscale-fast other.jpg --reuse photo_4x.jpg
   cupscale-fast plan photo.jpg --long-edge 8000            what would run, without running it
-  cupscale-fast generate \"a red fox\" -o fox.png --size 4096x4096 --model sdxl    from words to 4K
+  cupscale-fast generate \"a red fox\" -o fox.png --size 4096x4096 --model sdxl-base    from words to 4K
   ffmpeg … -f rawvideo -pix_fmt rgb24 - | cupscale-fast raw 640x360 --pix rgb24 -s 2 | ffmpeg …
   cupscale-fast models list                                which models there are
   cupscale-fast doctor                                     which devices there are, and whether they compute right

@@ -34,7 +34,6 @@ use crate::cli::{
     progress::{PreviewFile, Show},
     usage,
 };
-use generate::NOT_OF_GENERATE;
 use machine::MachineArgs;
 use progress::ProgressArgs;
 use raw::{FrameArgs, NOT_OF_RAW};
@@ -105,6 +104,17 @@ fn hide(command: clap::Command, ids: impl IntoIterator<Item = impl AsRef<str>>) 
 /// Options for another output than the picture itself, which `edit` does not have.
 const NOT_OF_EDIT: [&str; 6] = ["output", "format", "skip_existing", "dry_run", "page", "frames"];
 
+/// Options for pictures that are read, and for many of them, which `generate` does not have.
+const NOT_OF_GENERATE: [&str; 7] = [
+    "inputs",
+    "input_option",
+    "skip_existing",
+    "allow_truncated",
+    "page",
+    "frames",
+    "max_metadata",
+];
+
 impl Cli {
     /// The definition, with each verb's own options in its help, and in the `short` help what most people need.
     fn definition(short: bool) -> clap::Command {
@@ -123,9 +133,13 @@ impl Cli {
                 })
         };
         let generate = |command: clap::Command| {
-            hide(command, NOT_OF_GENERATE).mut_arg("output", |option| {
-                option.help("File of the picture; `-` writes standard output")
-            })
+            hide(command, NOT_OF_GENERATE)
+                .mut_arg("output", |option| {
+                    option.help("File of the picture; `-` writes standard output")
+                })
+                .mut_arg("format", |option| {
+                    option.help("Format of the picture [default: by its name, else PNG]")
+                })
         };
         let command = Self::command();
         let command = if short { help::short(command, &JOBS) } else { help::whole(command) };
@@ -238,7 +252,7 @@ pub enum Verb {
     Caption(Box<JobArgs>),
     /// Make a picture from words, and enlarge it: from a prompt to 4K
     #[command(
-        after_help = "Example:\n  cupscale-fast generate \"a red fox in fresh snow\" -o fox.png --size 4096x4096 --model sdxl\n  cupscale-fast generate \"a red fox\" -o fox.png --model sdxl              the base picture alone\n  cupscale-fast generate \"a red fox\" -o fox.png -s 4 --keep-base small.png --seed 7 --model sdxl"
+        after_help = "Example:\n  cupscale-fast generate \"a red fox in fresh snow\" -o fox.png --size 4096x4096 --model sdxl-base\n  cupscale-fast generate \"a red fox\" -o fox.png --model sdxl-base              the base picture alone\n  cupscale-fast generate \"a red fox\" -o fox.png -s 4 --keep-base small.png --seed 7 --model sdxl-base"
     )]
     Generate(Box<GenerateArgs>),
     /// Enlarge files in place: each is replaced when its new picture is complete

@@ -195,7 +195,7 @@ impl Reporter {
         }
     }
 
-    /// The picture of a job by itself, for events.
+    /// The picture of a job by itself, for events: its input, or the output where there is none.
     pub fn names(&mut self, input: &Input) {
         self.input = Some(input.name());
     }

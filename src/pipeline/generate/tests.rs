@@ -1,4 +1,4 @@
-//! Base pictures against diffusers' own text-to-image pipelines, of SDXL and of SD 1.5, on small random models
+//! Base pictures against diffusers' own text-to-image pipelines, of SDXL, SD 1.5, PixArt and SD 3, on small random models
 //! (`tests/make_fixtures/make_generate_fixture.py`): latents and pixels.
 
 use std::{collections::BTreeMap, fs, path::Path};
@@ -9,7 +9,6 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    canvas::SizeSpec,
     pipeline::progress::Silent,
     sampler::{SamplerKind, TimestepSpacing},
     weights::{ModelFiles, ModelSource},
@@ -33,20 +32,40 @@ struct Case {
     model: String,
     size: (u32, u32),
     sampler: String,
-    spacing: String,
+    spacing: Option<String>,
     steps: usize,
     guidance: f64,
 }
 
-/// The small model of this name, with the text encoders and the scheduler that both share.
+/// The small model of this name, put together from the fixtures that its parts are in.
 fn engine(name: &str) -> (TempDir, Engine) {
     let folder = tempfile::tempdir().unwrap();
     let (fixtures, model) = (Path::new(FIXTURES), folder.path().join(name));
-    folder::copy_folder(&fixtures.join("img2img/model"), &model);
-    for part in ["unet", "vae"] {
-        fs::remove_dir_all(model.join(part)).unwrap();
+    let copy = |from: &str, to: &str| folder::copy_folder(&fixtures.join(from), &model.join(to));
+    match name {
+        "pixart" => {
+            copy("pixart_job/model", "");
+            copy("img2img/model/vae", "vae");
+            copy("t5/json", "tokenizer");
+        }
+        "sd3" => {
+            copy("sd3/model", "");
+            for part in ["text_encoder", "text_encoder_2", "text_encoder_3"] {
+                copy(&format!("t5/pipelines/{part}"), part);
+            }
+            for part in ["tokenizer", "tokenizer_2"] {
+                copy(&format!("img2img/model/{part}"), part);
+            }
+            copy("t5/json", "tokenizer_3");
+        }
+        _ => {
+            copy("img2img/model", "");
+            for part in ["unet", "vae"] {
+                fs::remove_dir_all(model.join(part)).unwrap();
+            }
+            copy(&format!("pipeline/{name}"), "");
+        }
     }
-    folder::copy_folder(&fixtures.join("pipeline").join(name), &model);
     let files = ModelFiles::open(ModelSource::Path(model)).unwrap();
     let engine = Engine::load_in(&files, &Device::Cpu, DType::F32).unwrap();
     // Parts are read when they are needed.
@@ -79,10 +98,11 @@ fn made(engine: &Engine, size: (u32, u32), settings: &Settings) -> (Vec<f32>, Ve
 fn a_base_picture_is_that_of_diffusers_text_to_image_pipelines() {
     let area = Path::new(FIXTURES).join("generate");
     let cases: Cases = serde_json::from_slice(&fs::read(area.join("cases.json")).unwrap()).unwrap();
-    let expected = safetensors::load(area.join("expected.safetensors"), &Device::Cpu).unwrap();
-    assert_eq!(2 * cases.cases.len(), expected.len());
+    let stored = |file: &str| safetensors::load(area.join(file), &Device::Cpu).unwrap();
+    let (latents, pictures) = (stored("latents.safetensors"), stored("pictures.safetensors"));
+    assert_eq!((cases.cases.len(), latents.len()), (11, 11));
     let engines: BTreeMap<&str, (TempDir, Engine)> =
-        ["sdxl", "sd15"].map(|name| (name, engine(name))).into();
+        ["sdxl", "sd15", "pixart", "sd3"].map(|name| (name, engine(name))).into();
     let errors: Vec<(&String, f32, f32)> = (cases.cases.iter())
         .map(|(name, case)| {
             let settings = Settings {
@@ -90,14 +110,14 @@ fn a_base_picture_is_that_of_diffusers_text_to_image_pipelines() {
                 negative_prompt: cases.negative_prompt.clone(),
                 seed: cases.seed,
                 sampler: Some(case.sampler.parse::<SamplerKind>().unwrap()),
-                spacing: Some(case.spacing.parse::<TimestepSpacing>().unwrap()),
+                spacing: (case.spacing.as_deref())
+                    .map(|spacing| spacing.parse::<TimestepSpacing>().unwrap()),
                 steps: Some(case.steps),
                 guidance: Some(case.guidance),
                 ..Settings::default()
             };
             let (latent, picture) = made(&engines[&*case.model].1, case.size, &settings);
-            let of = |what: &str| &expected[&format!("{name}.{what}")];
-            (name, error(&latent, of("latent")), error(&picture, of("picture")))
+            (name, error(&latent, &latents[name]), error(&picture, &pictures[name]))
         })
         .collect();
     let is_close = |(_, latent, picture): &(&String, f32, f32)| latent.max(*picture) <= 1e-4;
@@ -139,4 +159,17 @@ fn what_cannot_begin_from_noise_is_refused_by_name() {
     let settings = Settings::default();
     let error = plan_generation(&shown, &Generation::default(), &settings).unwrap_err();
     assert!(matches!(error, Error::NotFromNoise { .. }), "{error}");
+    // It predicts the noise, of which a first step at pure noise can make no picture.
+    let (folder, _) = engine("sdxl");
+    let model = folder.path().join("sdxl");
+    let path = model.join("scheduler/scheduler_config.json");
+    let mut scheduler: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    scheduler["rescale_betas_zero_snr"] = true.into();
+    fs::write(&path, scheduler.to_string()).unwrap();
+    let files = ModelFiles::open(ModelSource::Path(model)).unwrap();
+    let stretched = Engine::load_in(&files, &Device::Cpu, DType::F32).unwrap();
+    let error = plan_generation(&stretched, &Generation::default(), &settings).unwrap_err();
+    assert!(matches!(error, Error::NoFirstStep { .. }), "{error}");
+    let euler = Settings { sampler: Some(SamplerKind::Euler), ..settings };
+    assert!(plan_generation(&stretched, &Generation::default(), &euler).is_ok());
 }

@@ -9,6 +9,11 @@ use crate::model::text::tokenizing::GREATEST_ID;
 /// Id of the token for what is in no piece; transformers takes no other.
 pub(super) const UNKNOWN: usize = 2;
 
+/// Longest piece in bytes; SentencePiece's own limit is 16 characters. The model's tree of pieces is as deep.
+const LONGEST_PIECE: usize = 256;
+/// Most bytes of all pieces; the 250,000 of UMT5 have two million. The tree takes a hundred times as many.
+const MOST_BYTES: usize = 4 << 20;
+
 /// What a unigram model is made of.
 #[derive(Debug, Default)]
 pub struct Pieces {
@@ -19,6 +24,27 @@ pub struct Pieces {
 }
 
 impl Pieces {
+    /// Checks that they are those of a vocabulary, before a model is made of them.
+    ///
+    /// # Errors
+    /// More or longer pieces than any vocabulary has, or a score that is no number.
+    pub(super) fn check(&self) -> Result<(), TextError> {
+        let bytes: usize = self.vocab.iter().map(|(piece, _)| piece.len()).sum();
+        let longest = self.vocab.iter().map(|(piece, _)| piece.len()).max().unwrap_or(0);
+        if bytes > MOST_BYTES || longest > LONGEST_PIECE || self.vocab.len() > GREATEST_ID as usize
+        {
+            return Err(TextError::Tokenizer(format!(
+                "{} pieces of up to {longest} bytes, {bytes} in all: no vocabulary has as many",
+                self.vocab.len()
+            )));
+        }
+        if let Some((piece, score)) = self.vocab.iter().find(|(_, score)| !score.is_finite()) {
+            let reason = format!("the piece `{piece}` has the score {score}");
+            return Err(TextError::Tokenizer(reason));
+        }
+        Ok(())
+    }
+
     /// The same with tokens for so many gaps, which are no pieces of SentencePiece: transformers puts them behind, the
     /// last first.
     #[must_use]
@@ -59,9 +85,6 @@ impl Pieces {
             .get("vocab")
             .and_then(|vocab| serde_json::from_value(vocab.clone()).ok())
             .ok_or_else(|| fail("`model.vocab` is not a list of pieces with scores".to_owned()))?;
-        if vocab.len() > GREATEST_ID as usize {
-            return Err(fail(format!("{} pieces, more than any vocabulary has", vocab.len())));
-        }
         if let Some(id) = model.get("unk_id").filter(|id| **id != UNKNOWN) {
             return Err(fail(format!("`model.unk_id` = {id} is not T5's ({UNKNOWN})")));
         }

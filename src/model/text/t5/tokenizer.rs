@@ -65,11 +65,13 @@ impl T5Tokenizer {
     }
 
     fn build(
-        Pieces { vocab, charsmap }: Pieces,
+        pieces: Pieces,
         config: &Value,
         special_map: &Value,
         tokenizer_json: &Value,
     ) -> Result<Self, TextError> {
+        pieces.check()?;
+        let Pieces { vocab, charsmap } = pieces;
         let longest = vocab.iter().map(|(piece, _)| piece.chars().count()).max().unwrap_or(0);
         let model = Unigram::from(vocab, Some(UNKNOWN), false).map_err(tokenizer_error)?;
         let mut tokenizer = Tokenizer::new(model);

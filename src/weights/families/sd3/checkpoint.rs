@@ -22,6 +22,9 @@ const CLIP_G: &str = "text_encoders.clip_g.transformer.";
 const TOKENS: &str = "text_model.embeddings.token_embedding.weight";
 const PROJECTION: &str = "text_projection.weight";
 
+/// Widest encoder whose projection may be left out; CLIP-L's is 768.
+const WIDEST: usize = 4096;
+
 /// Whole model in a file that has the encoders of CLIP; T5's may be absent.
 pub(super) fn open(file: &str, tensors: &TensorMap) -> Result<Option<Checkpoint>, WeightsError> {
     let has = |prefix: &str| tensors.contains(&format!("{prefix}{TOKENS}"));
@@ -82,7 +85,7 @@ fn clip_encoder(
     let has_projection = tensors.contains(&format!("{prefix}{PROJECTION}"));
     if has_projection {
         config["projection_dim"] = Shapes { tensors, prefix }.size(PROJECTION, 0)?.into();
-    } else if is_open {
+    } else if is_open || hidden > WIDEST {
         return Err(format!("tensor `{prefix}{PROJECTION}` is missing"));
     }
     if is_open {

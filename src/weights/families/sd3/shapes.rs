@@ -52,16 +52,18 @@ pub(super) fn config(shapes: &Shapes, naming: Naming) -> Result<Value, String> {
         return Err(format!("a table of positions of {table:?}: no square"));
     }
     let outputs = shapes.size(out, 0)?;
-    if patch == 0 || !outputs.is_multiple_of(patch * patch) {
+    // A shape with a zero may have any other number.
+    let area = patch.saturating_mul(patch);
+    if area == 0 || !outputs.is_multiple_of(area) {
         return Err(format!("an output of {outputs} numbers for a patch of {patch} × {patch}"));
     }
     let dual = (0..layers).filter(|&layer| shapes.has(&block(layer, "attn2.to_q", "attn2.qkv")));
     Ok(json!({
         "_class_name": super::CLASS,
-        "sample_size": SIDE.min(side * patch),
+        "sample_size": SIDE.min(side.saturating_mul(patch)),
         "patch_size": patch,
         "in_channels": shapes.size(patches, 1)?,
-        "out_channels": outputs / (patch * patch),
+        "out_channels": outputs / area,
         "num_layers": layers,
         "attention_head_dim": width / heads,
         "num_attention_heads": heads,

@@ -1,0 +1,95 @@
+//! Whole jobs with PixArt: several regions and every prior against the literal method in PyTorch
+//! (`tests/make_fixtures/make_pixart_job_fixture.py`), every form of its files, and jobs that are interrupted.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs,
+};
+
+use candle_core::{Device, Tensor, safetensors};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::common::{
+    Shell, copy_folder, fixture, stderr,
+    tensors::{flat, largest_difference},
+};
+
+#[derive(Deserialize)]
+struct Case {
+    options: Vec<String>,
+    /// changes of the scheduler's configuration
+    scheduler: Map<String, Value>,
+}
+
+fn cases() -> BTreeMap<String, Case> {
+    serde_json::from_slice(&fs::read(fixture("pixart_job/cases.json")).unwrap()).unwrap()
+}
+
+fn references() -> HashMap<String, Tensor> {
+    safetensors::load(fixture("pixart_job/expected.safetensors"), &Device::Cpu).unwrap()
+}
+
+/// A folder with the model as diffusers has it, and the input.
+fn shell() -> Shell {
+    let shell = Shell::new();
+    for file in ["in.png", "captions.json"] {
+        fs::copy(fixture("method").join(file), shell.path(file)).unwrap();
+    }
+    copy_folder(&fixture("pixart_job/model"), &shell.path("model"));
+    copy_folder(&fixture("img2img/model/vae"), &shell.path("model/vae"));
+    copy_folder(&fixture("t5/json"), &shell.path("model/tokenizer"));
+    shell
+}
+
+/// Runs a job and returns its picture.
+fn run(shell: &Shell, line: &str, options: &[String]) -> pictures::DynamicImage {
+    let output = shell
+        .command(&format!("in.png -o out.png --overwrite --device cpu {line}"))
+        .args(options)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    pictures::open(shell.path("out.png"))
+}
+
+/// Largest difference from the reference, relative to its maximum.
+fn error_of(case: &Case, more: &str, reference: &Tensor) -> f32 {
+    let shell = shell();
+    let path = shell.path("model/scheduler/scheduler_config.json");
+    let mut scheduler: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    for (field, value) in &case.scheduler {
+        scheduler[field] = value.clone();
+    }
+    fs::write(path, scheduler.to_string()).unwrap();
+    let picture = run(&shell, &format!("--model model {more}"), &case.options);
+    let picture = picture.as_rgb16().expect("a 16-bit input gives a 16-bit output");
+    let (height, width, _) = reference.dims3().unwrap();
+    assert_eq!(picture.dimensions(), (width as u32, height as u32));
+    let reference = flat(reference);
+    let largest = reference.iter().copied().fold(0f32, f32::max);
+    let ours: Vec<f32> = picture.iter().map(|&value| f32::from(value) / 65535.0).collect();
+    largest_difference(&ours, &reference) / largest
+}
+
+#[test]
+fn whole_jobs_equal_the_literal_method_with_every_prior_guidance_and_karras_sigmas() {
+    let references = references();
+    let cases = cases();
+    assert_eq!(cases.len(), references.len());
+    let errors: Vec<_> = cases
+        .iter()
+        .map(|(name, case)| (name.as_str(), error_of(case, "", &references[name])))
+        .collect();
+    println!("{errors:?}");
+    assert!(errors.iter().all(|(_, error)| *error <= 1e-4), "{errors:?}");
+}
+
+#[test]
+fn tiles_batches_and_threads_do_not_take_a_job_away_from_the_method() {
+    let (cases, references) = (cases(), references());
+    for name in ["all", "guided"] {
+        let error = error_of(&cases[name], "--tile 32 --batch 3 --threads 2", &references[name]);
+        assert!(error <= 1e-4, "{name}: {error}");
+    }
+}
