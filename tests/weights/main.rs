@@ -11,4 +11,5 @@ mod pixart;
 mod quantize;
 mod sd3;
 mod single_file;
+mod text_encoder;
 mod z_image;

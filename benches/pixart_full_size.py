@@ -2,7 +2,7 @@
 PyTorch (diffusers), in one run, and the memory that the plan says.
 
     pip install -r models/train/requirements.txt sentencepiece protobuf && cargo build --release
-    python benches/pixart.py --work /path/with/10-GB
+    python benches/pixart_full_size.py --work /path/with/10-GB
 
 Random weights compute the same products as trained ones. T5 has one of its 24 layers, because text is encoded before the
 transformer is loaded and is no matter of this bench. Prints Markdown: seconds and peak memory of a job of two steps from
