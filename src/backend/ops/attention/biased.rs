@@ -37,7 +37,10 @@ pub fn biased_attention(
         OpForm::Cpu => cpu::biased(q.tensor()?, k.tensor()?, v.tensor()?, bias.tensor()?, sizes)
             .map(Activation::from),
         OpForm::CpuCost(trace) => {
-            trace.scratch(cpu::biased_memory(sizes));
+            let scores = cpu::biased_memory(sizes);
+            trace.scratch(scores);
+            // Each thread's product with the values lays out its left side, the weights, anew.
+            let _laid = trace.hold(rayon::current_num_threads() * scores * size_of::<f32>());
             plain_cost(trace, &[q, k, v, bias], q.shape())
         }
         OpForm::Cuda | OpForm::Metal | OpForm::Composed => composed([q, k, v], bias, sizes),
