@@ -77,6 +77,39 @@ fn whole_jobs_equal_the_method_with_every_prior_and_guidance() {
 }
 
 #[test]
+fn pictures_from_words_are_those_of_the_pipeline() {
+    let read = |name: &str| fs::read(fixture("z_image/method").join(name)).unwrap();
+    let cases: BTreeMap<String, (usize, usize, usize, f64)> =
+        serde_json::from_slice(&read("words.json")).unwrap();
+    let path = fixture("z_image/method/words.safetensors");
+    let references = safetensors::load(path, &Device::Cpu).unwrap();
+    let shell = shell();
+    assert_eq!(cases.len(), 3);
+    for (name, (width, height, steps, guidance)) in cases {
+        // The pipeline adds so many times the difference to the prediction itself.
+        let guidance = guidance + 1.0;
+        let output = shell
+            .command(&format!(
+                "generate -o out.png --device cpu --model model --base-size {width}x{height} \
+                 --steps {steps} --guidance {guidance} --seed 7 --bit-depth 16"
+            ))
+            .args([
+                "--negative-prompt",
+                "a wet wall",
+                "a photo of the old harbour at dusk, blue sky!",
+            ])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        let picture = pictures::open(shell.path("out.png"));
+        let picture = picture.as_rgb16().expect("16 bits");
+        let ours: Vec<f32> = picture.iter().map(|&value| f32::from(value) / 65535.0).collect();
+        let error = largest_difference(&ours, &flat(&references[&name]));
+        assert!(error <= BOUND, "{name}: {error}");
+    }
+}
+
+#[test]
 fn batches_and_threads_do_not_change_a_sample_though_texts_have_different_lengths() {
     let (cases, shell) = (cases(), shell());
     for name in ["all", "guided"] {

@@ -12,7 +12,8 @@ diffusers' own at the pipeline's sigmas, every region is a call by itself, the V
 
 Written in model/: also `shapes.json` (tensors of every part), `original.json` (each tensor of the original code with those of
 diffusers that it is made of, row behind row), which diffusers' own converter brings back, and `transformer.gguf` (Q8_0, the
-timestep's layers Q4_0), `gguf.safetensors` (what diffusers computes with those weights). In method/: `in.png`, `captions.json`, `cases.json`, `expected.safetensors`.
+timestep's layers Q4_0), `gguf.safetensors` (what diffusers computes with those weights). In method/: `in.png`, `captions.json`, `cases.json`, `expected.safetensors`; and `words.safetensors`,
+what the pipeline itself makes of a prompt (`words.json`: width, height, steps, guidance).
 """
 
 import json
@@ -148,6 +149,29 @@ CASES = {
 }
 
 
+# Pictures from words by diffusers' own pipeline: width and height, steps, the pipeline's guidance.
+WORDS = {"native": (48, 48, 8, 0.0), "wide": (64, 40, 9, 0.0), "guided": (40, 56, 8, 1.5)}
+
+
+@torch.no_grad()
+def from_words(models):
+    """Pictures [H, W, 3], from the program's own noise."""
+    pipe = ZImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        tokenizer=Qwen2Tokenizer.from_pretrained(OUT / "tokenizer"),
+        **models,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    pictures = {}
+    for name, (width, height, steps, guidance) in WORDS.items():
+        pixels = pipe(
+            prompt=PROMPT, negative_prompt=NEGATIVE, width=width, height=height, num_inference_steps=steps,
+            guidance_scale=guidance, latents=noise_field(7, 8, height // FACTOR, width // FACTOR), output_type="pt",
+        ).images
+        pictures[name] = pixels[0].permute(1, 2, 0).contiguous()
+    return pictures
+
+
 class Method:
     def __init__(self, models):
         self.vae, self.transformer = (models[name].double() for name in ("vae", "transformer"))
@@ -276,6 +300,9 @@ def main():
     samples = (image * 65535).round()
     image = samples / 65535
     write_png(AREA / "in.png", samples[0].permute(1, 2, 0).numpy().astype(np.uint16))
+    # In f32, as the pipeline is; all that follows is f64.
+    save_file(from_words(models), AREA / "words.safetensors")
+    write_json(AREA / "words.json", {name: list(case) for name, case in WORDS.items()})
     whole, expected, cases = Method(models), {}, {}
     for name, case in CASES.items():
         expected[name], texts = whole.run(image, case)
