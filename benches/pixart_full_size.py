@@ -119,7 +119,7 @@ def main():
     print(f"| diffusers (PyTorch), f32 (steps alone {result['steps_s']:.0f} s) | {result['seconds']:.0f} "
           f"| {result['peak']:.1f} GiB | | |", flush=True)
     for name, path in (("f16 folder", model), ("q8_0 GGUF", quantized)):
-        command = [*map(str, ours), "--model", str(path), "-o", str(work / "out.png"), "--overwrite"]
+        command = [*map(str, ours), "--model", str(path), "-o", str(work / "out.png")]
         planned = estimate(command) / 1024
         result = measured([*command, "--quiet"])
         print(f"| cupscale-fast, {name} | {result['seconds']:.0f} | {result['peak']:.1f} GiB | {planned:.1f} GiB "

@@ -116,7 +116,7 @@ def pictures():
             seed(target, name, data)
             if target in ["jpeg2000", "jpeg_xl"]:
                 seed("metadata", name, data)
-    kinds = {"ppm": "netpbm", "pgm": "netpbm", "pbm": "netpbm", "pam": "netpbm", "ff": "farbfeld", "exr": "exr"}
+    kinds = {"ppm": "netpbm", "pgm": "netpbm", "pbm": "netpbm", "pam": "netpbm", "ff": "farbfeld", "exr": "exr", "hdr": "rasters"}
     for ending, target in kinds.items():
         for name, data in fixtures(f"image/light/*.{ending}"):
             seed(target, name, data)

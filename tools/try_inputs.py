@@ -59,6 +59,19 @@ def to_srgb(image, profile):
     return np.asarray(image.convert('RGB')).astype(float)
 
 
+def is_srgb(profile):
+    """True if a profile of RGB changes no colour of a cube by more than a level on its way to sRGB."""
+    steps = np.linspace(0, 255, 9).astype(np.uint8)
+    cube = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(27, 27, 3)
+    image = Image.fromarray(cube)
+    try:
+        own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        seen = ImageCms.profileToProfile(image, own, SRGB, outputMode='RGB', renderingIntent=1)
+    except (ImageCms.PyCMSError, OSError):
+        return False
+    return np.abs(np.asarray(seen).astype(int) - cube).max() <= 1
+
+
 def by_pillow(image, bits, how):
     """A picture that Pillow has opened."""
     profile = image.info.get('icc_profile')
@@ -106,9 +119,45 @@ def opened_by_pillow(path, bits):
     return by_pillow(image, bits, 'Pillow')
 
 
+def with_one_profile(path, folder):
+    """A PNG without the profiles behind its first one, or the path as it is. PNG allows one iCCP, and libpng from 1.6.47 on
+    keeps the first and passes over others as duplicates; older ones, and Pillow, take the last."""
+    data = open(path, 'rb').read()
+    if not data.startswith(b'\x89PNG') or data.count(b'iCCP') < 2:
+        return path
+    kept, at, has_profile = [data[:8]], 8, False
+    while at + 8 <= len(data):
+        end = at + 12 + int.from_bytes(data[at:at + 4], 'big')
+        is_profile = data[at + 4:at + 8] == b'iCCP'
+        if not (is_profile and has_profile):
+            kept.append(data[at:end])
+        has_profile |= is_profile
+        at = end
+    alone = os.path.join(folder, 'one_profile.png')
+    open(alone, 'wb').write(b''.join(kept))
+    return alone
+
+
+def signed(path, folder):
+    """A TIFF of signed samples of 8 bits by libvips, moved so that the lowest is 0; None for other files. Pillow and ImageMagick
+    take signed samples for unsigned ones."""
+    # As `char`, or `((VipsBandFormat) VIPS_FORMAT_CHAR)`.
+    told = run('vipsheader', '-f', 'format', path).stdout if shutil.which('vipsheader') else b''
+    if told.strip().rstrip(b')').split(b'_')[-1].lower() != b'char':
+        return None
+    made = os.path.join(folder, 'signed.png')
+    run('vips', 'linear', path, made, '1', '128', '--uchar')
+    return made
+
+
 def references(path, folder):
     """The input as other programs read it, those that do."""
+    path = with_one_profile(path, folder)
     bits = depth(path)
+    moved = signed(path, folder)
+    if moved:
+        yield by_pillow(Image.open(moved), bits, 'libvips')
+        return
     try:
         yield opened_by_pillow(path, bits)
     except Exception:
@@ -127,7 +176,12 @@ def references(path, folder):
         try:
             image = Image.open(made)
             image.load()
-            yield by_pillow(image, bits, command[0])
+            found = by_pillow(image, bits, command[0])
+            # djxl makes a profile of what a JPEG XL says in numbers (its maker is `jxl `). Where those are sRGB's there is
+            # nothing to keep, and the pixels say whether they are.
+            if found.profile and found.profile[4:8] == b'jxl ' and is_srgb(found.profile):
+                found.profile = None
+            yield found
         except Exception:
             pass
 
@@ -234,7 +288,9 @@ def main():
     for path in files:
         name = os.path.basename(path)
         of_file = os.path.join(outputs, name)
-        made = [os.path.join(of_file, found) for found in os.listdir(of_file)] if os.path.isdir(of_file) else []
+        # What begins with a dot is unfinished work of a refused file.
+        found = [found for found in os.listdir(of_file) if not found.startswith('.')] if os.path.isdir(of_file) else []
+        made = [os.path.join(of_file, found) for found in found]
         if not made:
             alone = os.path.join(folder, 'alone.png')
             ran = run(arguments.program, path, '-o', alone, '--scale', '2', '--denoise-steps', '1', '--fresh')

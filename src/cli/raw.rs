@@ -91,8 +91,7 @@ fn every(
     let frames = Frames::new(&engine, shape, &settings, job.work.folder.as_deref())?;
     frames.notes().iter().for_each(|note| reporter.tell(note));
     let mut reader = FrameReader::start(input, stream.frame_bytes())?;
-    let rows = PixelRows::new(target, stream.pix).map_err(Error::from)?;
-    let writer = FrameWriter::start(output.create().map_err(Error::from)?, rows)?;
+    let writer = FrameWriter::start(output.create().map_err(Error::from)?)?;
     let mut told = HashSet::new();
     let interrupted = reporter.interruption();
     loop {
@@ -109,8 +108,10 @@ fn every(
         let begun = Instant::now();
         let picture = Picture::from_pixels(stream.size, stream.pix, &bytes).map_err(Error::from)?;
         drop(bytes);
+        // Each frame has its own light.
+        let rows = PixelRows::new(target, stream.pix, picture.light).map_err(Error::from)?;
         let mut progress = FrameProgress { reporter: &mut *reporter, told: &mut told };
-        let done = frames.upscale(&picture, &mut writer.rows(&interrupted), &mut progress);
+        let done = frames.upscale(&picture, &mut writer.rows(rows, &interrupted), &mut progress);
         match done {
             Ok(_) => {}
             Err(_) if interrupted.is_asked() => return Err(Error::Interrupted(None).into()),

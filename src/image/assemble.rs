@@ -7,7 +7,7 @@ use super::colour::{self, CmykToRgb, Colour};
 use super::decode::header::{ChannelLayout, Decode, Extent};
 use super::error::{ImageError, Result, Warning};
 use super::light::{Light, Shoulder};
-use super::metadata::{self, Metadata, ifd};
+use super::metadata::{self, Metadata, ifd, xmp};
 use super::picture::Picture;
 use super::plane::{Plane, PlaneBuilder, Scratch};
 
@@ -73,6 +73,13 @@ pub(crate) fn picture(
     }
     if metadata.exif.as_mut().is_some_and(ifd::drop_thumbnail) {
         warnings.push(Warning::LeftOut("thumbnail in its EXIF, which shows the input,"));
+    }
+    if let Some(packet) = metadata.xmp.take() {
+        let (packet, had_any) = xmp::without_thumbnails(packet);
+        metadata.xmp = Some(packet);
+        if had_any {
+            warnings.push(Warning::LeftOut("thumbnail in its XMP, which shows the input,"));
+        }
     }
     let (width, height) = upright_size((header.width, header.height), orientation);
     Ok(Picture {

@@ -47,14 +47,6 @@ pub enum ImageError {
         /// Description of the problem, in one line.
         reason: String,
     },
-    /// A picture of a kind that is recognised but not supported.
-    #[error("{name}: {kind} is not supported (PNG, JPEG, WebP and TIFF are)")]
-    Unsupported {
-        /// The file or stream.
-        name: String,
-        /// The kind of picture.
-        kind: String,
-    },
     /// A picture of a well-known format that is not read.
     #[error("{name}: {kind} is not read: {hint}")]
     UnsupportedFormat {

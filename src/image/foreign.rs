@@ -14,7 +14,7 @@ const MAGICK: &str = "`magick IN out.png` converts it";
 const MAGICK_FIRST: &str = "`magick 'IN[0]' out.png` converts its first picture";
 const RENDER: &str = "render it as a PNG at the size you want (`rsvg-convert -o out.png IN`)";
 const PAGES: &str = "render a page of it as a PNG (`pdftoppm -png -r 300 IN page`)";
-const HDR: &str = "it holds light beyond white: develop it to a 16-bit PNG or TIFF first";
+const HDR: &str = "it may hold light beyond white: `magick IN out.exr` keeps that";
 const RAW: &str = "develop it first (`darktable-cli IN out.tif`)";
 const DOWNLOAD: &str = "the address it was saved from leads to a page; download the picture itself";
 const FRAME: &str = "`ffmpeg -i IN -frames:v 1 out.png` takes a frame of it";
@@ -28,9 +28,7 @@ pub(crate) fn foreign(head: &[u8]) -> Option<Foreign> {
 /// Formats with fixed first bytes.
 fn of_magic(head: &[u8]) -> Option<Foreign> {
     use Foreign::{Other, Picture};
-    let known: [(&[u8], Foreign); 20] = [
-        (b"#?RADIANCE", Picture("Radiance HDR", HDR)),
-        (b"#?RGBE", Picture("Radiance HDR", HDR)),
+    let known: [(&[u8], Foreign); 18] = [
         (b"PF\n", Picture("PFM", HDR)),
         (b"Pf\n", Picture("PFM", HDR)),
         (b"gimp xcf", Picture("GIMP (XCF)", "export it from GIMP as a PNG or TIFF")),

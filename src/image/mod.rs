@@ -30,6 +30,7 @@ mod above_white;
 mod alpha;
 mod assemble;
 mod colour;
+mod comparison;
 mod decode;
 mod encode;
 mod error;
@@ -51,6 +52,7 @@ mod source;
 
 pub(crate) use colour::ScreenColours;
 pub use colour::profile_name;
+pub use comparison::{Comparison, Detail};
 pub use decode::{InputKind, Opened, decode, decode_bytes, kind_of, open};
 pub use encode::{DEFAULT_QUALITY, EncodeOptions, Encoder, PictureWriter};
 pub use error::{ImageError, Result, Warning};

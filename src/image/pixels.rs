@@ -4,9 +4,11 @@
 use std::{fmt, str::FromStr};
 
 use super::alpha::fill_transparent;
+use super::colour::Colour;
 use super::encode::{EncodeOptions, Encoder};
 use super::error::{ImageError, Result};
 use super::format::Format;
+use super::light::{Light, Shoulder};
 use super::picture::Picture;
 use super::plane::{PlaneBuilder, Scratch, band_rows};
 
@@ -20,8 +22,8 @@ pub enum PixelFormat {
     Rgba,
     /// Red, green, blue; 16 bits each, the low byte first.
     Rgb48Le,
-    /// Red, green, blue, alpha; 32-bit floats, the low byte first, 1 is white. Values outside [0, 1] are cut, and what
-    /// is no number is 0.
+    /// Red, green, blue, alpha; 32-bit floats, the low byte first, 1 is white. Colours may be above 1, where sRGB's curve goes
+    /// on, and are not below 0; what is no number is 0, and what is infinite as bright as the brightest number.
     RgbaF32Le,
 }
 
@@ -70,18 +72,34 @@ impl PixelFormat {
         u64::from(width).saturating_mul(height.into()).saturating_mul(self.pixel_bytes() as u64)
     }
 
-    /// Samples in [0, 1] of these bytes, which are whole samples.
-    fn floats(self, bytes: &[u8], out: &mut Vec<f32>) {
+    /// The brightest colour of these pixels, if it is above white.
+    fn top(self, bytes: &[u8]) -> Option<f32> {
+        if self != Self::RgbaF32Le {
+            return None;
+        }
+        let values = |pixel: &[u8; 16]| {
+            [0, 4, 8, 12].map(|at| f32::from_le_bytes([0, 1, 2, 3].map(|byte| pixel[at + byte])))
+        };
+        let visible = bytes.as_chunks().0.iter().map(values).filter(|pixel| pixel[3] > 0.0);
+        let colours = visible.flat_map(|[r, g, b, _]| [r, g, b]).filter(|value| value.is_finite());
+        Some(colours.fold(0.0, f32::max)).filter(|&top| top > 1.0)
+    }
+
+    /// Samples of these bytes, which are whole samples: in [0, 1], or colours up to `top`.
+    fn floats(self, bytes: &[u8], top: f32, out: &mut Vec<f32>) {
         out.clear();
         match self {
             Self::Rgb24 | Self::Rgba => out.extend(bytes.iter().map(|&v| f32::from(v) / 255.0)),
             Self::Rgb48Le => out.extend(
                 bytes.as_chunks().0.iter().map(|&v| f32::from(u16::from_le_bytes(v)) / 65535.0),
             ),
-            Self::RgbaF32Le => out.extend(bytes.as_chunks().0.iter().map(|&v| {
-                let value = f32::from_le_bytes(v);
-                if value.is_nan() { 0.0 } else { value.clamp(0.0, 1.0) }
-            })),
+            Self::RgbaF32Le => {
+                out.extend(bytes.as_chunks().0.iter().enumerate().map(|(at, &v)| {
+                    let (value, most) =
+                        (f32::from_le_bytes(v), if at % 4 == 3 { 1.0 } else { top });
+                    if value.is_nan() { 0.0 } else { value.clamp(0.0, most) }
+                }));
+            }
         }
     }
 }
@@ -135,6 +153,8 @@ impl Picture {
             let (expected, got) = (expected as usize, pixels.len());
             return Err(ImageError::Shape { what: "bytes of the pixels", expected, got });
         }
+        let top = format.top(pixels);
+        let light = top.map(|top| Light { peak: Colour::Same.light(top), linear: false });
         let planes = || {
             let (columns, rows, scratch) = (width as usize, height as usize, Scratch::default());
             let mut rgb = PlaneBuilder::new(rows, 3 * columns, &scratch)?;
@@ -145,13 +165,18 @@ impl Picture {
             let band = band_rows(width) * columns * format.pixel_bytes();
             let mut samples = Vec::new();
             for band in pixels.chunks(band) {
-                format.floats(band, &mut samples);
+                format.floats(band, top.unwrap_or(1.0), &mut samples);
                 match &mut alpha {
                     None => rgb.push(&samples)?,
                     Some(alpha) => {
                         let colours = samples.as_chunks::<4>().0;
                         let rgba = colours.iter().flat_map(|&[r, g, b, _]| [r, g, b]);
-                        rgb.push(&rgba.collect::<Vec<_>>())?;
+                        let mut colours_alone: Vec<_> = rgba.collect();
+                        if let Some(light) = light {
+                            let shoulder = Shoulder::new(light.peak);
+                            Colour::Same.enter_shoulder(&mut colours_alone, shoulder);
+                        }
+                        rgb.push(&colours_alone)?;
                         alpha.push(&colours.iter().map(|p| p[3]).collect::<Vec<_>>())?;
                     }
                 }
@@ -163,8 +188,12 @@ impl Picture {
         };
         let on_disk = |source| ImageError::Scratch { name: NAME.into(), source };
         let (rgb, alpha) = planes().map_err(on_disk)?;
-        let bit_depth = if format.pixel_bytes() == format.channels() { 8 } else { 16 };
-        Ok(Self { bit_depth, ..Self::plain(width, height, rgb, alpha) })
+        let bit_depth = match light {
+            Some(_) => 32,
+            None if format.pixel_bytes() == format.channels() => 8,
+            None => 16,
+        };
+        Ok(Self { bit_depth, light, ..Self::plain(width, height, rgb, alpha) })
     }
 }
 
@@ -186,27 +215,32 @@ fn check_size(width: u32, height: u32) -> Result<()> {
 /// Conversion of rows, as a job gives them, to pixels of a format.
 pub struct PixelRows {
     format: PixelFormat,
-    /// As for a file with the same samples; `None` for floats.
-    encoder: Option<Encoder>,
+    /// As for a file with the same samples.
+    encoder: Encoder,
 }
 
 impl PixelRows {
-    /// For an output of exactly this width and height.
+    /// For an output of exactly this width and height, of a picture with this [light](Picture::light) above white, if it
+    /// has any: floats keep it, whole numbers end at white.
     ///
     /// # Errors
     /// [`ImageError::ZeroSize`].
-    pub fn new((width, height): (u32, u32), format: PixelFormat) -> Result<Self> {
+    pub fn new(
+        (width, height): (u32, u32),
+        format: PixelFormat,
+        light: Option<Light>,
+    ) -> Result<Self> {
         let bit_depth = match format {
-            PixelFormat::Rgb24 | PixelFormat::Rgba => Some(8),
-            PixelFormat::Rgb48Le => Some(16),
-            PixelFormat::RgbaF32Le => None,
+            PixelFormat::Rgb24 | PixelFormat::Rgba => 8,
+            PixelFormat::Rgb48Le => 16,
+            PixelFormat::RgbaF32Le => 32,
         };
         let alpha = format.has_alpha();
+        // Colours are encoded, whatever they were in a file.
+        let light = light.map(|light| Light { linear: false, ..light });
         // Of the files, a TIFF has its samples as they are here: interleaved, the low byte first.
-        let encoder = bit_depth
-            .map(|bit_depth| EncodeOptions { bit_depth, alpha, ..EncodeOptions::default() })
-            .map(|options| Encoder::new(NAME, Format::Tiff, width, height, options))
-            .transpose()?;
+        let options = EncodeOptions { bit_depth, alpha, light, ..EncodeOptions::default() };
+        let encoder = Encoder::new(NAME, Format::Tiff, width, height, options)?;
         Ok(Self { format, encoder })
     }
 
@@ -224,16 +258,7 @@ impl PixelRows {
             }
             alpha => alpha.filter(|_| self.format.has_alpha()),
         };
-        match (&self.encoder, alpha) {
-            (Some(encoder), alpha) => encoder.samples(rgb, alpha),
-            (None, alpha) => {
-                let pixels = rgb.as_chunks::<3>().0.iter().zip(alpha.unwrap_or_default());
-                Ok(pixels
-                    .flat_map(|(&[r, g, b], &a)| [r, g, b, a].map(f32::to_le_bytes))
-                    .flatten()
-                    .collect())
-            }
-        }
+        self.encoder.samples(rgb, alpha)
     }
 }
 
@@ -258,24 +283,50 @@ mod tests {
             let bytes = pixels(format);
             let picture = Picture::from_pixels((5, 3), format, &bytes).unwrap();
             assert_eq!(picture.alpha.is_some(), format.has_alpha());
-            let rows = PixelRows::new((5, 3), format).unwrap();
+            let rows = PixelRows::new((5, 3), format, None).unwrap();
             assert_eq!(rows.convert(&picture.rgb, picture.alpha.as_deref()).unwrap(), bytes);
             assert_eq!(format.name().parse(), Ok(format));
         }
-        let opaque = PixelRows::new((1, 1), PixelFormat::Rgba).unwrap();
+        let opaque = PixelRows::new((1, 1), PixelFormat::Rgba, None).unwrap();
         assert_eq!(opaque.convert(&[0.0, 0.5, 1.0], None).unwrap(), [0, 128, 255, 255]);
-        let dropped = PixelRows::new((1, 1), PixelFormat::Rgb24).unwrap();
+        let dropped = PixelRows::new((1, 1), PixelFormat::Rgb24, None).unwrap();
         assert_eq!(dropped.convert(&[0.0, 0.5, 1.0], Some(&[0.5])).unwrap(), [0, 128, 255]);
         assert!("rgb".parse::<PixelFormat>().is_err());
     }
 
+    fn floats(values: &[f32]) -> Vec<u8> {
+        values.iter().flat_map(|value| value.to_le_bytes()).collect()
+    }
+
+    fn read(bytes: &[u8]) -> Vec<f32> {
+        bytes.as_chunks().0.iter().map(|&value| f32::from_le_bytes(value)).collect()
+    }
+
     #[test]
     fn floats_that_are_no_colours_are_cut() {
-        let values = [f32::NAN, -1.0, 2.0, f32::INFINITY];
-        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let bytes = floats(&[f32::NAN, -1.0, f32::INFINITY, 2.0]);
         let picture = Picture::from_pixels((1, 1), PixelFormat::RgbaF32Le, &bytes).unwrap();
-        assert_eq!(picture.rgb[..], [0.0, 0.0, 1.0]);
+        assert_eq!((&picture.rgb[..], picture.light), (&[0.0, 0.0, 1.0][..], None));
         assert_eq!(picture.alpha.unwrap()[..], [1.0]);
+    }
+
+    #[test]
+    fn floats_above_white_come_back_and_whole_numbers_end_there() {
+        // What is transparent says nothing of the light.
+        let wanted = [0.25, 0.5, 1.5, 1.0, 7.5, 1.0, 0.0, 0.5, 90.0, 0.1, 0.2, 0.0];
+        let bytes = floats(&[&wanted[..], &[f32::INFINITY, 0.3, 0.3, 1.0]].concat());
+        let picture = Picture::from_pixels((2, 2), PixelFormat::RgbaF32Le, &bytes).unwrap();
+        assert!(picture.rgb.iter().all(|value| (0.0..=1.0).contains(value)));
+        assert_eq!(picture.bit_depth, 32);
+        let rows = |format| PixelRows::new((2, 2), format, picture.light).unwrap();
+        let convert =
+            |format| rows(format).convert(&picture.rgb, picture.alpha.as_deref()).unwrap();
+        let back = read(&convert(PixelFormat::RgbaF32Le));
+        for (at, (back, wanted)) in back.iter().zip(wanted).enumerate().take(8) {
+            assert!((back - wanted).abs() <= 1e-4 * wanted.max(0.01), "{at}: {back} {wanted}");
+        }
+        assert!((back[12] - 7.5).abs() < 1e-3 && back[11] == 0.0);
+        assert_eq!(convert(PixelFormat::Rgba)[..8], [64, 128, 255, 255, 255, 255, 0, 128]);
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! What is done to decoded pixels on their way to the output, in this order: the colour fix, the protection of flat and
-//! neutral places, the repaint's light alone, the mix with the input (docs/method.md §6b).
+//! neutral places, the light that is cut, the repaint's light alone, the mix with the input (docs/method.md §6b).
 //!
 //! Most of it is done to a VAE tile as soon as it is decoded. Where the fix compares whole pictures, the rest waits until
 //! all rows are decoded (`stages/whole_colours.rs`).
@@ -7,7 +7,8 @@
 use super::{
     blend, colour_fix,
     colour_match::{Measure, Moments},
-    protect,
+    cut_light,
+    protect::Places,
     settings::{ColourFix, Settings},
 };
 
@@ -66,14 +67,10 @@ impl Finish {
     /// Image pixels around a tile that [`tile`](Self::tile) has to see as they are.
     pub(super) fn tile_rim(self) -> usize {
         match self.fix {
-            ColourFix::Wavelet | ColourFix::Lab => colour_fix::RADIUS,
+            ColourFix::Wavelet => colour_fix::RADIUS + cut_light::RADIUS,
+            ColourFix::Lab => colour_fix::RADIUS,
             ColourFix::Adain | ColourFix::None => 0,
         }
-    }
-
-    /// True if a tiny picture, which is all border for the filter, is given its mean afterwards.
-    pub(super) fn keeps_mean(self, (width, height): (usize, usize)) -> bool {
-        self.fix == ColourFix::Wavelet && protect::is_tiny(width, height)
     }
 
     /// What is done to a decoded tile; `picture` and `source` are `[height, width, 3]` in −1…1.
@@ -87,10 +84,15 @@ impl Finish {
     }
 
     /// What comes behind the colour fix. The result is invalid within [`colour_fix::RADIUS`] of a border past which the
-    /// picture goes on.
+    /// picture goes on: no more is looked at around a pixel.
     pub(super) fn rest(self, picture: &mut [f32], source: &[f32], width: usize) {
         if self.fix != ColourFix::None {
-            protect::apply(picture, source, width);
+            let places = Places::new(source, width);
+            places.apply(picture, source);
+            // The others set the mean of the whole picture.
+            if self.fix == ColourFix::Wavelet {
+                cut_light::give_back(picture, &places, width);
+            }
         }
         if self.detail_only {
             blend::luminosity(picture, source);

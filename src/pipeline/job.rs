@@ -1,11 +1,14 @@
 //! Specification of a job: settings resolved once against a model, a device and a picture's size; with the job's
 //! description for the output's metadata and its identity for resuming.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
     canvas::Fusion,
+    caption::none::PromptOnly,
     image::{Format, Picture, PictureShape},
     sampler::{Schedule, Timesteps},
     units,
@@ -49,7 +52,11 @@ impl JobSpec {
     /// # Errors
     /// See [`Plan::new`].
     pub fn new(engine: &Engine, input: PictureShape, settings: &Settings) -> Result<Self, Error> {
-        Ok(Self::with(engine, Plan::new(engine, input, settings)?, settings))
+        let mut settings = settings.clone();
+        if !settings.repaints() {
+            settings.captioner = Arc::new(PromptOnly);
+        }
+        Ok(Self::with(engine, Plan::new(engine, input, &settings)?, &settings))
     }
 
     /// Specifies the job of making a picture of this width and height in pixels from noise.

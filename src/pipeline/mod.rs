@@ -7,6 +7,7 @@
 mod blend;
 mod colour_fix;
 mod colour_match;
+mod cut_light;
 mod engine;
 mod error;
 mod finish;

@@ -21,53 +21,46 @@ const FLAT: (f32, f32) = (0.75 * LEVEL, 3.0 * LEVEL);
 /// Distance between a pixel's channels up to which it is neutral, and from which it is not at all.
 const NEUTRAL: (f32, f32) = (0.25 * LEVEL, 3.0 * LEVEL);
 
-/// Brings flat and neutral places of `picture` back to `source`: both are `[height, width, 3]` in −1…1.
-///
-/// The result is invalid within [`RADIUS`] of a border past which the picture goes on.
-pub(super) fn apply(picture: &mut [f32], source: &[f32], width: usize) {
-    let range = range(source, width);
-    let chroma = chroma(source, width);
-    let cut = distance_from_ends(source, width);
-    let pixels = picture.par_chunks_exact_mut(3).zip(source.par_chunks_exact(3));
-    let measures = range.par_iter().zip(&cut).zip(&chroma);
-    pixels.zip(measures).for_each(|((ours, source), ((range, cut), chroma))| {
-        let detail = ramp(f32::min(*range, *cut), FLAT);
-        if detail < 1.0 {
-            for (ours, source) in ours.iter_mut().zip(source) {
-                *ours = source + detail * (*ours - source);
-            }
-        }
-        let colour = ramp(*chroma, NEUTRAL);
-        if colour < 1.0 {
-            let grey = ours.iter().sum::<f32>() / 3.0;
-            for ours in ours.iter_mut() {
-                *ours = grey + colour * (*ours - grey);
-            }
-        }
-    });
+/// How much of the repaint each pixel takes.
+pub(super) struct Places {
+    /// 0 where the input is flat, 1 where it has detail.
+    pub detail: Vec<f32>,
+    /// 0 where the input is neutral, 1 where it has colour.
+    pub colour: Vec<f32>,
 }
 
-/// True if the filter of the colour fix sees past a picture of this size from everywhere in it, so that it does not keep
-/// its tone.
-pub(super) fn is_tiny(width: usize, height: usize) -> bool {
-    width.max(height) <= 2 * RADIUS
+impl Places {
+    /// The places of `source`, `[height, width, 3]` in −1…1. Invalid within [`RADIUS`] of a border past which the picture
+    /// goes on.
+    pub fn new(source: &[f32], width: usize) -> Self {
+        let (range, cut) = (range(source, width), distance_from_ends(source, width));
+        let nearest = range.par_iter().zip(&cut).map(|(range, cut)| f32::min(*range, *cut));
+        let detail = nearest.map(|value| ramp(value, FLAT)).collect();
+        let colour = chroma(source, width).into_par_iter().map(|value| ramp(value, NEUTRAL));
+        Self { detail, colour: colour.collect() }
+    }
+
+    /// Brings flat and neutral places of `picture` back to `source`: both are `[height, width, 3]` in −1…1.
+    pub fn apply(&self, picture: &mut [f32], source: &[f32]) {
+        let pixels = picture.par_chunks_exact_mut(3).zip(source.par_chunks_exact(3));
+        let shares = self.detail.par_iter().zip(&self.colour);
+        pixels.zip(shares).for_each(|((ours, source), (&detail, &colour))| {
+            if detail < 1.0 {
+                for (ours, source) in ours.iter_mut().zip(source) {
+                    *ours = source + detail * (*ours - source);
+                }
+            }
+            keep_colour(ours, colour);
+        });
+    }
 }
 
-/// Gives `picture`, `[…, 3]` in 0…1, the mean colour of `source`, of the same shape in −1…1, as far as 0…1 allows.
-pub(super) fn keep_mean(picture: &mut [f32], source: &[f32]) {
-    let pixels = (picture.len() / 3) as f32;
-    // What is cut at 0 and 1 is made up for by the others.
-    for _ in 0..8 {
-        let mut missing = [0.0; 3];
-        for (ours, source) in picture.chunks_exact(3).zip(source.chunks_exact(3)) {
-            for channel in 0..3 {
-                missing[channel] += (source[channel] * 0.5 + 0.5) - ours[channel];
-            }
-        }
-        for ours in picture.chunks_exact_mut(3) {
-            for (ours, missing) in ours.iter_mut().zip(missing) {
-                *ours = (*ours + missing / pixels).clamp(0.0, 1.0);
-            }
+/// Leaves a pixel this share of its colour.
+pub(super) fn keep_colour(pixel: &mut [f32], share: f32) {
+    if share < 1.0 {
+        let grey = pixel.iter().sum::<f32>() / 3.0;
+        for value in pixel {
+            *value = grey + share * (*value - grey);
         }
     }
 }
@@ -159,6 +152,10 @@ mod tests {
 
     const SIDE: usize = 4 * RADIUS;
 
+    fn apply(picture: &mut [f32], source: &[f32], width: usize) {
+        Places::new(source, width).apply(picture, source);
+    }
+
     /// A picture of one colour but for a pixel in the middle.
     fn spot(ground: [f32; 3], spot: [f32; 3]) -> Vec<f32> {
         let mut picture = ground.repeat(SIDE * SIDE);
@@ -203,18 +200,6 @@ mod tests {
         let mut picture = repainted.clone();
         apply(&mut picture, &source, SIDE);
         assert_eq!(picture, repainted);
-    }
-
-    #[test]
-    fn a_tiny_picture_keeps_its_mean_where_some_values_are_cut() {
-        let source = [-1.0, 0.0, 1.0, 0.5, 0.2, 0.8];
-        let mut picture = [0.3, 0.9, 0.95, 0.4, 0.7, 0.2];
-        keep_mean(&mut picture, &source);
-        for channel in 0..3 {
-            let wanted = (source[channel] + source[3 + channel]) * 0.25 + 0.5;
-            assert!(((picture[channel] + picture[3 + channel]) / 2.0 - wanted).abs() < 0.02);
-        }
-        assert!(is_tiny(8, 12) && !is_tiny(64, 4));
     }
 
     #[test]

@@ -14,14 +14,14 @@ use super::{
     error::Error,
     job::{JobSpec, digest_of},
     plan::Plan,
-    progress::Progress,
+    progress::{Outline, Progress},
     runner::Compute as _,
-    settings::Settings,
+    settings::{Defaults, Settings},
     stages::{
         caption,
         condition::Conditions,
         context::Context,
-        decode, denoise, encode,
+        decode, denoise, encode, resized,
         write::{RowWriter, Target},
     },
     work::folder::{Resume, WorkFolder, WorkOptions},
@@ -110,7 +110,8 @@ pub(super) fn carry_out(
     // Known now, and not after hours.
     output.check_writable()?;
     let layout = plan.layout(encoder.row_bytes());
-    let folder = if work.resume == Resume::Disabled {
+    // What no network computes is done again sooner than it is kept.
+    let folder = if work.resume == Resume::Disabled || !plan.repaints {
         WorkFolder::temporary(work.folder.as_deref(), Some((output, format)), &layout)?
     } else {
         let job = spec.identity(of_input, Some(format))?;
@@ -148,15 +149,8 @@ pub(super) fn run(
             info!(device = place_name(runner.device()), bytes, "peak memory");
         }
     }
-    let Plan { geometry, sampling, .. } = &spec.plan;
-    Ok(Report {
-        width: geometry.canvas.width as u32,
-        height: geometry.canvas.height as u32,
-        regions: geometry.grid.len(),
-        steps: sampling.steps.len(),
-        captions,
-        settings,
-    })
+    let Outline { width, height, regions, steps, .. } = spec.plan.outline();
+    Ok(Report { width, height, regions, steps, captions, settings })
 }
 
 /// The error of a job that it ended, whose folder is left as that asks.
@@ -194,6 +188,12 @@ pub(super) fn stages(
     };
     if progress.interrupted() {
         return Err(Error::Interrupted(None));
+    }
+    if !plan.repaints {
+        let mut writer = RowWriter::open(target, work, progress)?;
+        resized::canvas(context, &mut writer, work, progress)?;
+        writer.finish(work, progress)?;
+        return Ok((described.document, record));
     }
     if work.journal.done().steps < plan.sampling.steps.len() {
         let conditions = Conditions::new(context, &described.prompt, &described.texts)?;
@@ -281,6 +281,8 @@ pub fn describe(
     settings: &Settings,
     progress: &mut dyn Progress,
 ) -> Result<Document, Error> {
+    // Whatever a job would make of them.
+    let settings = &Settings { blend: Defaults::BLEND, ..settings.clone() };
     let spec = &JobSpec::new(engine, picture.shape(), settings)?;
     let others = &engine.others();
     let context = Context { runner: &engine.runner, others, picture, spec };
@@ -351,12 +353,23 @@ mod tests {
         dtype: DType,
         folder: &Path,
     ) -> Result<(Vec<u8>, Vec<String>), Error> {
+        run_with(files, dtype, folder, Defaults::BLEND)
+    }
+
+    /// The same with this share of the repaint.
+    fn run_with(
+        files: &ModelFiles,
+        dtype: DType,
+        folder: &Path,
+        blend: f64,
+    ) -> Result<(Vec<u8>, Vec<String>), Error> {
         let engine = Engine::load_in(files, &Device::Cpu, dtype)?;
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("samples/nuthatch.jpg");
         let picture = image::decode(&Input::Path(source))?;
         let settings = Settings {
             size: crate::canvas::SizeSpec::Exact(60, 40),
             denoise: Some(crate::sampler::Denoise::Steps(2)),
+            blend,
             ..Settings::default()
         };
         let output = folder.join("out.png");
@@ -364,7 +377,9 @@ mod tests {
         let mut notes = Notes::default();
         let target = Output::Path(output.clone());
         let work = WorkOptions { resume: Resume::Never, ..WorkOptions::default() };
-        upscale(&engine, &picture, &target, Format::Png, &settings, &work, &mut notes)?;
+        let report =
+            upscale(&engine, &picture, &target, Format::Png, &settings, &work, &mut notes)?;
+        assert_eq!(report.steps, if blend > 0.0 { 2 } else { 0 });
         let image = pictures::open(output);
         Ok((image.to_rgb8().into_raw(), notes.0))
     }
@@ -380,6 +395,22 @@ mod tests {
         assert!(notes.iter().any(|note| note.contains("overflowed in f16")), "{notes:?}");
         let far = |(a, b): (&u8, &u8)| a.abs_diff(*b) > 2;
         assert!(!expected.iter().zip(&redone).any(far), "the redone picture is another");
+    }
+
+    #[test]
+    fn a_share_of_none_is_the_resized_input_and_runs_no_network() {
+        let folder = tempfile::tempdir().unwrap();
+        // It could not run.
+        let files = model(&folder.path().join("model"), "conv_out.", f64::NAN);
+        let (pixels, notes) = run_with(&files, DType::F32, folder.path(), 0.0).unwrap();
+        assert!(notes.iter().any(|note| note.contains("does not run")), "{notes:?}");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("samples/nuthatch.jpg");
+        let resized = image::decode(&Input::Path(source)).unwrap();
+        let resized = resized.resizer(60, 40).unwrap().rows(0..40);
+        let near = |(a, b): (&u8, &f32)| (f32::from(*a) - 255.0 * b).abs() < 0.51;
+        assert!(pixels.len() == resized.len() && pixels.iter().zip(&resized).all(near));
+        let left: Vec<_> = fs::read_dir(folder.path()).unwrap().flatten().collect();
+        assert_eq!(left.len(), 2, "{left:?}");
     }
 
     #[test]

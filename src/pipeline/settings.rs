@@ -128,7 +128,7 @@ pub struct Settings {
     pub colour_fix: ColourFix,
     /// Only the light of the repaint over the colours of the input.
     pub detail_only: bool,
-    /// Share of the repainted picture in the output, in 0..=1; the rest is the resized input.
+    /// Share of the repainted picture in the output, in 0..=1; the rest is the resized input. At 0 the model does not run.
     pub blend: f64,
     /// Regions per denoiser call; the result does not depend on it.
     pub batch: Option<usize>,
@@ -146,6 +146,11 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// True if the output has anything of the model.
+    pub(crate) fn repaints(&self) -> bool {
+        self.blend > 0.0
+    }
+
     /// True if conditions may differ between regions.
     pub(crate) fn captions_differ(&self) -> bool {
         self.rsp > 0.0 && self.captioner.tells_regions_apart()

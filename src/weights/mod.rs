@@ -41,6 +41,7 @@ mod single_file;
 mod small_file;
 mod source;
 mod t5_vocabulary;
+mod take;
 mod tensors;
 mod text_encoder;
 mod tokenizer_files;

@@ -107,3 +107,25 @@ fn light_above_white_comes_back_and_is_cut_where_there_is_no_room_for_it() {
     shell.succeed(&format!("a.png -o deep.png --bit-depth 16 {}", quick()));
     assert_eq!(pictures::decode(&shell.bytes("deep.png")).color(), pictures::ColorType::Rgb16);
 }
+
+#[test]
+fn a_bitmap_becomes_a_greymap_in_name_and_in_fact() {
+    let shell = Shell::new();
+    copied(&shell, "bits.pbm");
+    shell.succeed(&format!("bits.pbm {}", quick()));
+    assert!(shell.bytes("bits_2x.pgm").starts_with(b"P5\n54 42\n255\n"));
+    assert_eq!(shell.names(), ["bits.pbm", "bits_2x.pgm"]);
+}
+
+#[test]
+fn a_radiance_hdr_becomes_an_openexr_with_its_light() {
+    let shell = Shell::new();
+    copied(&shell, "light.hdr");
+    shell.succeed(&format!("light.hdr --blend 0 {}", quick()));
+    let (brightest, mean) = light(&shell.bytes("light_2x.exr"));
+    // Up to 63/16, of which half is the mean.
+    assert!((3.5..=3.95).contains(&brightest), "{brightest}");
+    assert!((1.7..=2.1).contains(&mean), "{mean}");
+    let output = shell.run(&format!("light.hdr -o out.png --blend 0 {}", quick()));
+    assert!(stderr(&output).contains("light above white was cut"), "{}", stderr(&output));
+}

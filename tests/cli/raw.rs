@@ -115,6 +115,32 @@ fn frames_have_the_pixels_that_the_pictures_get_alone() {
 }
 
 #[test]
+fn light_above_white_comes_back_from_frames_of_floats() {
+    let shell = Shell::new();
+    let line = format!("raw {WIDTH}x{HEIGHT} --pix rgbaf32le --progress none {}", quick());
+    // A dark wall with a bright window, in the second frame a brighter one.
+    let frame = |window: f32| {
+        (0..WIDTH * HEIGHT).flat_map(move |at| {
+            let light = if at % WIDTH < WIDTH / 2 { 0.25 } else { window };
+            [light, light, light, 1.0].map(f32::to_le_bytes)
+        })
+    };
+    let bytes: Vec<u8> = frame(6.0).chain(frame(40.0)).flatten().collect();
+    let output = feed(&shell, &line, bytes);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let values: Vec<f32> =
+        output.stdout.as_chunks().0.iter().map(|&value| f32::from_le_bytes(value)).collect();
+    let (width, pixels) = (2 * WIDTH as usize, (4 * WIDTH * HEIGHT) as usize);
+    assert_eq!(values.len(), 2 * 4 * pixels);
+    for (frame, window) in values.chunks(4 * pixels).zip([6.0, 40.0]) {
+        for (place, wanted) in [(0, 0.25), (width - 1, window)] {
+            let got = frame[4 * place];
+            assert!((got / wanted - 1.0).abs() < 0.05, "{got}, and not {wanted}");
+        }
+    }
+}
+
+#[test]
 fn a_stream_that_ends_within_a_frame_is_an_error_and_the_frames_before_have_left() {
     let shell = Shell::new();
     let line = format!("raw {WIDTH}x{HEIGHT} --pix rgb24 {} --progress none", quick());

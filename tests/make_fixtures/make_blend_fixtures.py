@@ -1,6 +1,7 @@
 """Reference of blending and colour fixes, in f64: the blend mode "luminosity" of W3C's Compositing and Blending Level 1 as
 its text has it, the wavelet and adain fixes as StableSR has them, and the lab fix of SeedVR2's upscaler for ComfyUI
-(without the wavelet step before it), whose colours are scikit-image's.
+(without the wavelet step before it), whose colours are scikit-image's. The wavelet's border is mirrored and not
+repeated, so that the mean stays.
 
     python tests/make_fixtures/make_blend_fixtures.py     # needs numpy, scipy, scikit-image, safetensors
 """
@@ -52,7 +53,7 @@ def low_band(picture, levels=4):
         kernel[0] = kernel[-1] = 0.25
         kernel[2**level] = 0.5
         for axis in (1, 0):
-            picture = convolve1d(picture, kernel, axis=axis, mode="nearest")
+            picture = convolve1d(picture, kernel, axis=axis, mode="reflect")  # SciPy's name for d c b a | a b c d
     return picture
 
 

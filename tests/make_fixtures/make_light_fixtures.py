@@ -1,8 +1,8 @@
-"""Makes tests/fixtures/image/light: netpbm's formats, farbfeld, OpenEXR and float TIFF, written by other programs.
+"""Makes tests/fixtures/image/light: netpbm's formats, farbfeld, OpenEXR, Radiance HDR and float TIFF, written by other programs.
 
     python tests/make_fixtures/make_light_fixtures.py
 
-Needs numpy, Pillow, OpenEXR, tifffile and imagecodecs, and the program convert (ImageMagick). Every picture is 27 x 21
+Needs numpy, Pillow, OpenEXR, tifffile and imagecodecs, and the programs convert (ImageMagick) and vips. Every picture is 27 x 21
 pixels of the same formula, so that the Rust side needs no file to compare with.
 """
 
@@ -89,6 +89,9 @@ parts = [OpenEXR.Part({}, planes(half), "first"), OpenEXR.Part({}, planes(half),
 OpenEXR.File(parts).write(str(OUT / "parts.exr"))
 
 tifffile.imwrite(OUT / "light.tif", light, photometric="rgb", compression="deflate", predictor=3)
+# libvips cuts what its 8 bits of a number do not hold, up to 1/64 here.
+subprocess.run(["vips", "copy", OUT / "light.tif", work / "light.v", "--interpretation", "scrgb"], check=True)
+subprocess.run(["vips", "radsave", work / "light.v", OUT / "light.hdr"], check=True)
 for file in work.iterdir():
     file.unlink()
 work.rmdir()

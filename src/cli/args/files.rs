@@ -159,6 +159,10 @@ impl FilesArgs {
         name.push(suffix);
         name.push(".");
         match path.extension() {
+            // What is enlarged has greys.
+            Some(own) if named == Some(format) && own.eq_ignore_ascii_case("pbm") => {
+                name.push("pgm")
+            }
             Some(own) if named == Some(format) => name.push(own),
             _ => name.push(format.extension()),
         }

@@ -84,7 +84,7 @@ pub struct RepaintArgs {
     /// Only the light of the repaint, over the colours of the input
     #[arg(long)]
     detail_only: bool,
-    /// Share of the repainted picture in the output; 0 is the plain Lanczos enlargement
+    /// Share of the repainted picture in the output; 0 is the plain Lanczos enlargement, without the model
     #[arg(long, value_name = "0-1", default_value_t = Defaults::BLEND, value_parser = values::weight)]
     blend: f64,
 }

@@ -73,7 +73,8 @@ impl Host {
                 let frames =
                     Frames::new(&self.engine, picture.shape(), &settings, folder.as_deref())?;
                 frames.notes().iter().for_each(|note| messages.note(note));
-                let rows = PixelRows::new((width, height), pix).map_err(Error::from)?;
+                let rows =
+                    PixelRows::new((width, height), pix, picture.light).map_err(Error::from)?;
                 let mut rows = Pixels { rows, spool: spool.clone() };
                 frames.upscale(&picture, &mut rows, &mut messages)?;
                 Form::Pix(pix.name())

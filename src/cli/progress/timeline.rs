@@ -123,12 +123,12 @@ impl Timeline {
         self.outlined.as_ref().map(|(at, _)| (*at - self.begun).as_secs_f64())
     }
 
-    /// Work and seconds of every stage that has ended and that no earlier run had begun.
+    /// Work and seconds of every stage that has ended, that had any, and that no earlier run had begun.
     pub fn measured(&self) -> impl Iterator<Item = (Stage, f64, f64)> {
         let whole = |stage: &&StageTime| stage.ended.is_some() && stage.resumed == 0;
         self.stages.iter().filter(whole).filter_map(|stage| {
             let work = self.outlined()?.work.iter().find(|(of, _)| *of == stage.stage)?.1;
-            Some((stage.stage, work, stage.seconds()))
+            (work > 0.0).then(|| (stage.stage, work, stage.seconds()))
         })
     }
 

@@ -25,7 +25,6 @@ const POLL: Duration = Duration::from_millis(1);
 
 /// Writes the pixels of frames.
 pub struct FrameWriter {
-    rows: PixelRows,
     pieces: SyncSender<Vec<u8>>,
     thread: JoinHandle<OutputWriter>,
 }
@@ -35,7 +34,7 @@ impl FrameWriter {
     ///
     /// # Errors
     /// No thread.
-    pub fn start(mut output: OutputWriter, rows: PixelRows) -> Result<Self, CliError> {
+    pub fn start(mut output: OutputWriter) -> Result<Self, CliError> {
         let (pieces, waiting) = sync_channel::<Vec<u8>>(PIECES);
         let write = move || {
             while let Ok(piece) = waiting.recv() {
@@ -48,12 +47,12 @@ impl FrameWriter {
         };
         let thread = thread::Builder::new().name("frames out".to_owned()).spawn(write);
         let thread = thread.map_err(|source| Error::Thread { source })?;
-        Ok(Self { rows, pieces, thread })
+        Ok(Self { pieces, thread })
     }
 
-    /// The receiver of a frame's rows.
-    pub fn rows<'a>(&'a self, interruption: &'a Interruption) -> impl Rows + 'a {
-        FrameRows { writer: self, interruption }
+    /// The receiver of a frame's rows, which become pixels by `rows`.
+    pub fn rows<'a>(&'a self, rows: PixelRows, interruption: &'a Interruption) -> impl Rows + 'a {
+        FrameRows { writer: self, rows, interruption }
     }
 
     /// Waits until everything is written; a file appears now.
@@ -78,12 +77,13 @@ impl FrameWriter {
 
 struct FrameRows<'a> {
     writer: &'a FrameWriter,
+    rows: PixelRows,
     interruption: &'a Interruption,
 }
 
 impl Rows for FrameRows<'_> {
     fn put(&mut self, rgb: &[f32], alpha: Option<&[f32]>) -> io::Result<()> {
-        let pixels = self.writer.rows.convert(rgb, alpha).map_err(io::Error::other)?;
+        let pixels = self.rows.convert(rgb, alpha).map_err(io::Error::other)?;
         for piece in pixels.chunks(WAITING / PIECES) {
             let mut piece = piece.to_vec();
             loop {

@@ -1,17 +1,16 @@
 //! `--report`: one page beside the output that shows what the job did: before and after with a border to drag, the regions
 //! with their captions, times and settings. It is one file without any request to the network, of a bounded size.
 
-mod pictures;
-
 use std::{
     fmt::Write as _,
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use cupscale::{
     caption::document::RegionEntry,
-    image::{Input, Output, Picture},
+    image::{Comparison, Detail, Input, Output, Picture},
     pipeline::{self, Error},
     units,
 };
@@ -21,7 +20,6 @@ use super::{
     error::CliError,
     progress::{Timeline, words},
 };
-use pictures::{Crop, Shown};
 
 const TEMPLATE: &str = include_str!("template.html");
 
@@ -71,19 +69,19 @@ pub fn write(page: &Output, job: &Job<'_>) -> Result<usize, CliError> {
         _ => return Err(CliError::Usage("--report shows an output file".to_owned())),
     };
     let after = cupscale::image::decode(&output).map_err(Error::from)?;
-    let shown = Shown::new(job.picture, &after).map_err(Error::from)?;
+    let shown = Comparison::new(job.picture, &after).map_err(Error::from)?;
     let html = page_of(job, &shown);
     page.write(html.as_bytes()).map_err(Error::from)?;
     Ok(html.len())
 }
 
-fn page_of(job: &Job<'_>, shown: &Shown) -> String {
+fn page_of(job: &Job<'_>, shown: &Comparison) -> String {
     let data = script_json(&data(job));
-    let crops: String = shown.crops.iter().map(crop_of).collect();
+    let crops: String = shown.details.iter().map(crop_of).collect();
     filled(TEMPLATE, |name| match name {
         "title" => escaped(&job.output.name()),
-        "before" => shown.before.clone(),
-        "after" => shown.after.clone(),
+        "before" => url(&shown.before),
+        "after" => url(&shown.after),
         "crops" => crops.clone(),
         "data" => data.clone(),
         _ => String::new(),
@@ -102,9 +100,15 @@ fn filled(template: &str, value: impl Fn(&str) -> String) -> String {
     page
 }
 
+/// The address of a JPEG that holds it.
+fn url(jpeg: &[u8]) -> String {
+    format!("data:image/jpeg;base64,{}", STANDARD.encode(jpeg))
+}
+
 /// A detail with its own border.
-fn crop_of(crop: &Crop) -> String {
-    let Crop { x, y, width, height, before, after } = crop;
+fn crop_of(detail: &Detail) -> String {
+    let Detail { x, y, width, height, before, after, .. } = detail;
+    let (before, after) = (url(before), url(after));
     format!(
         "<figure><div class=\"pair\" style=\"--at: 50%; width: {width}px\">\
          <img class=\"before\" alt=\"Detail of the enlarged input\" src=\"{before}\">\
@@ -125,7 +129,7 @@ fn data(job: &Job<'_>) -> Value {
         bytes <= CAPTIONS
     };
     let regions: Vec<&RegionEntry> = done.captions.regions().iter().take_while(fits).collect();
-    let count = match done.regions - regions.len() {
+    let count = match done.captions.regions().len() - regions.len() {
         0 => units::count(regions.len(), "region"),
         left => format!(
             "{} and {left} more that do not fit in here",

@@ -23,6 +23,8 @@ pub enum InputKind {
     Ico,
     /// DirectDraw surface, BC1 to BC3.
     Dds,
+    /// Radiance HDR, light above white.
+    Radiance,
     /// Photoshop's PSD or PSB, of which the flattened picture is read.
     Psd,
     /// JPEG 2000, a codestream or a JP2 file.
@@ -43,13 +45,15 @@ impl InputKind {
         if let Some(format) = Format::sniff(head) {
             return Some(Self::Written(format));
         }
-        let known: [(&[u8], Self); 11] = [
+        let known: [(&[u8], Self); 13] = [
             (b"GIF87a", Self::Gif),
             (b"GIF89a", Self::Gif),
             (b"qoif", Self::Qoi),
             (b"\0\0\x01\0", Self::Ico),
             (b"\0\0\x02\0", Self::Ico),
             (b"DDS ", Self::Dds),
+            (b"#?RADIANCE", Self::Radiance),
+            (b"#?RGBE", Self::Radiance),
             (b"8BPS", Self::Psd),
             (b"\0\0\0\x0cjP  ", Self::Jpeg2000),
             (b"\xff\x4f\xff\x51", Self::Jpeg2000),
@@ -89,6 +93,7 @@ impl InputKind {
             "qoi" => Self::Qoi,
             "ico" | "cur" => Self::Ico,
             "dds" => Self::Dds,
+            "hdr" => Self::Radiance,
             "psd" | "psb" => Self::Psd,
             "jp2" | "jpx" | "jpf" | "j2k" | "j2c" | "jpc" => Self::Jpeg2000,
             "jxl" => Self::JpegXl,
@@ -100,11 +105,12 @@ impl InputKind {
         })
     }
 
-    /// The format of an output for which nothing else is asked: the input's own, or PNG.
+    /// The format of an output for which nothing else is asked: the input's own, OpenEXR for light above white, or PNG.
     #[must_use]
     pub fn output(self) -> Format {
         match self {
             Self::Written(format) => format,
+            Self::Radiance => Format::Exr,
             _ => Format::Png,
         }
     }
@@ -120,6 +126,7 @@ impl fmt::Display for InputKind {
             Self::Qoi => "QOI",
             Self::Ico => "ICO",
             Self::Dds => "DDS",
+            Self::Radiance => "Radiance HDR",
             Self::Psd => "PSD",
             Self::Jpeg2000 => "JPEG 2000",
             Self::JpegXl => "JPEG XL",
@@ -183,6 +190,7 @@ mod tests {
             (b"\xff\x0a\xfa\x1f", Some(InputKind::JpegXl)),
             (b"\xff\x4f\xff\x51\0\x2f", Some(InputKind::Jpeg2000)),
             (b"8BPS\0\x01", Some(InputKind::Psd)),
+            (b"#?RGBE\n", Some(InputKind::Radiance)),
             (b"hello", None),
         ] {
             assert_eq!(InputKind::sniff(head), kind, "{head:?}");
@@ -192,6 +200,7 @@ mod tests {
     #[test]
     fn what_has_no_format_of_its_own_becomes_a_png() {
         assert_eq!(InputKind::Gif.output(), Format::Png);
+        assert_eq!(InputKind::Radiance.output(), Format::Exr);
         assert_eq!(InputKind::from(Format::Tiff).output(), Format::Tiff);
         assert_eq!(InputKind::from_extension(Path::new("a.PSB")), Some(InputKind::Psd));
     }

@@ -18,10 +18,12 @@ mod netpbm;
 mod plain_rows;
 mod png;
 mod psd;
+mod radiance;
 mod raster;
 mod spool;
 mod tiff;
 mod webp;
+mod whole;
 
 use std::{
     io::{Read, Seek as _},
@@ -114,6 +116,7 @@ fn open_source(
         InputKind::Bmp | InputKind::Tga | InputKind::Qoi | InputKind::Ico | InputKind::Dds => {
             raster::open(&name, source, kind, options)?
         }
+        InputKind::Radiance => radiance::open(&name, source, options)?,
         InputKind::Psd => psd::open(&name, source, options)?,
         InputKind::Jpeg2000 => jpeg2000::open(&name, source, options)?,
         InputKind::JpegXl => jpeg_xl::open(&name, source, options)?,

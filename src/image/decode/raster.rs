@@ -1,9 +1,9 @@
 //! Simple formats of 8 bits (BMP, TGA, QOI, ICO, DDS) through the decoders of the `image` crate, which decode a picture as
 //! a whole. Grey palettes stay grey; others become colours.
 
-use std::error::Error;
 use std::fmt::Display;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::sync::Arc;
 
 use image::codecs::{
     bmp::BmpDecoder, dds::DdsDecoder, ico::IcoDecoder, qoi::QoiDecoder, tga::TgaDecoder,
@@ -12,11 +12,15 @@ use image::{ColorType, ImageDecoder, ImageResult, error::ImageError as DecoderEr
 
 use super::InputKind;
 use super::header::{ChannelLayout, Decode, Header, check_size, pass_bytes};
+use super::whole;
 use crate::image::error::{ImageError, Result, Warning};
 use crate::image::input::read_error;
 use crate::image::metadata::Metadata;
 use crate::image::read_options::ReadOptions;
 use crate::image::source::Source;
+
+/// What helps with a picture of light.
+const CONVERT_LIGHT: &str = "convert it: magick FILE NEW.exr";
 
 struct Raster {
     name: String,
@@ -25,6 +29,8 @@ struct Raster {
     /// Samples of a pixel as the decoder gives them: three of a grey palette.
     channels: usize,
     decoder: Box<dyn ImageDecoder>,
+    /// All bytes of one that may end early.
+    bytes: Option<Arc<[u8]>>,
 }
 
 pub(super) fn open(
@@ -43,6 +49,13 @@ pub(super) fn open(
         }
         source.rewind().map_err(|error| read_error(name, error))?;
     }
+    let mut bytes = None;
+    // The decoders of the others put rows in their places when they have all of them.
+    if options.allow_truncated && matches!(kind, InputKind::Bmp | InputKind::Qoi) {
+        let all = source.into_bytes().map_err(|error| read_error(name, error))?;
+        source = Source::memory(all.clone());
+        bytes = Some(all);
+    }
     let (decoder, is_grey) = decoder(source, kind).map_err(|error| refusal(name, kind, &error))?;
     let (width, height) = decoder.dimensions();
     check_size(name, kind, width.into(), height.into())?;
@@ -57,6 +70,10 @@ pub(super) fn open(
         }
     };
     let channels = layout.channels();
+    let mut scratch_bytes = u64::from(width) * u64::from(height) * channels as u64;
+    if let Some(bytes) = &bytes {
+        scratch_bytes = 2 * scratch_bytes + bytes.len() as u64;
+    }
     let header = Header {
         width,
         height,
@@ -64,9 +81,9 @@ pub(super) fn open(
         bit_depth: 8,
         metadata: Metadata::default(),
         warnings: Vec::new(),
-        scratch_bytes: u64::from(width) * u64::from(height) * channels as u64,
+        scratch_bytes,
     };
-    Ok(Box::new(Raster { name: name.to_owned(), kind, header, channels, decoder }))
+    Ok(Box::new(Raster { name: name.to_owned(), kind, header, channels, decoder, bytes }))
 }
 
 /// The decoder, and whether all its colours are of a grey palette.
@@ -93,16 +110,20 @@ impl Decode for Raster {
     }
 
     fn rows(self: Box<Self>, take: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<Vec<Warning>> {
-        let Self { name, kind, header, channels, decoder } = *self;
-        let mut data = vec![0; decoder.total_bytes() as usize];
-        decoder.read_image_boxed(&mut data).map_err(|error| refusal(&name, kind, &error))?;
+        let Self { name, kind, header, channels, decoder: own, bytes } = *self;
+        let mut data = vec![0; own.total_bytes() as usize];
+        let again = bytes.map(|bytes| move || Ok(decoder(Source::memory(bytes.clone()), kind)?.0));
+        let again = again.as_ref().map(|again| again as whole::Again<'_>);
+        let rows = whole::decode(own, again, &mut data);
+        let rows = rows.map_err(|error| refusal(&name, kind, &error))?;
+        let warnings = whole::complete(&mut data, rows, header.width as usize * channels);
         if header.layout.channels() < channels {
             let pixels = data.len() / channels;
             (0..pixels).for_each(|at| data[at] = data[at * channels]);
             data.truncate(pixels);
         }
         pass_bytes(&header, &data, take)?;
-        Ok(Vec::new())
+        Ok(warnings)
     }
 }
 
@@ -137,18 +158,60 @@ fn png_in_icon(source: &mut Source) -> io::Result<Option<Vec<u8>>> {
 pub(super) fn refusal(name: &str, kind: InputKind, error: &DecoderError) -> ImageError {
     let unreadable = |reason: &dyn Display| ImageError::unreadable(name, kind, reason);
     match error {
-        error if is_of_the_end(error) => unreadable(&"truncated"),
+        error if whole::is_of_the_end(error) => unreadable(&"truncated"),
         DecoderError::Unsupported(error) => {
             let what = error.to_string().replace(['\n', '\r'], " ");
-            ImageError::unsupported(name, &format!("{kind} of this kind ({what})"), super::CONVERT)
+            let help = if kind == InputKind::Radiance { CONVERT_LIGHT } else { super::CONVERT };
+            ImageError::unsupported(name, &format!("{kind} of this kind ({what})"), help)
         }
         DecoderError::IoError(error) => unreadable(error),
         error => unreadable(error),
     }
 }
 
-/// `true` if the file ended too early.
-fn is_of_the_end(error: &(dyn Error + 'static)) -> bool {
-    let of_io = error.downcast_ref::<io::Error>().map(io::Error::kind);
-    of_io == Some(io::ErrorKind::UnexpectedEof) || error.source().is_some_and(is_of_the_end)
+#[cfg(test)]
+mod tests {
+    use crate::image::{Input, Picture, ReadOptions, Result, Warning, open};
+
+    /// A BMP of 24 bits of 3 × 4 pixels, whose rows, in the file from the bottom, are 1, 2, 3 and 4 throughout.
+    fn bmp() -> Vec<u8> {
+        let mut bytes = b"BM\x66\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0\x03\0\0\0\x04\0\0\0".to_vec();
+        bytes.extend(b"\x01\0\x18\0\0\0\0\0\x30\0\0\0");
+        bytes.resize(54, 0);
+        (1..=4u8).for_each(|row| bytes.extend([row; 12]));
+        bytes
+    }
+
+    fn qoi() -> Vec<u8> {
+        let mut bytes = b"qoif\0\0\0\x03\0\0\0\x04\x03\0".to_vec();
+        (1..=4u8).for_each(|row| (0..3).for_each(|_| bytes.extend([0xFE, row, row, row])));
+        bytes.extend([0, 0, 0, 0, 0, 0, 0, 1]);
+        bytes
+    }
+
+    fn read(bytes: &[u8], allow_truncated: bool) -> Result<Picture> {
+        let options = ReadOptions { allow_truncated, ..ReadOptions::default() };
+        open(&Input::Bytes(bytes.into()), &options)?.decode()
+    }
+
+    fn rows(picture: &Picture) -> Vec<u8> {
+        picture.rgb.chunks(9).map(|row| (row[4] * 255.0).round() as u8).collect()
+    }
+
+    #[test]
+    fn what_ends_early_is_refused_or_read_as_far_as_it_goes() {
+        assert_eq!(rows(&read(&bmp(), true).unwrap()), [4, 3, 2, 1]);
+        assert_eq!(rows(&read(&qoi(), true).unwrap()), [1, 2, 3, 4]);
+        let (bmp, qoi) = (bmp(), qoi());
+        for (bytes, expected) in
+            [(&bmp[..bmp.len() - 20], [2, 2, 2, 1]), (&qoi[..qoi.len() - 8 - 20], [1, 2, 2, 2])]
+        {
+            let error = read(bytes, false).unwrap_err();
+            assert!(error.to_string().contains("truncated"), "{error}");
+            let part = read(bytes, true).unwrap();
+            assert_eq!(rows(&part), expected);
+            assert_eq!(part.warnings, [Warning::Truncated { rows_read: 2, rows: 4 }]);
+        }
+        assert!(read(&bmp[..54 + 5], true).is_err());
+    }
 }

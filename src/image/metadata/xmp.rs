@@ -9,6 +9,7 @@ use super::xml::{Editor, TagKind, escape, tags, unescape, without};
 const OWN: &str = "http://ns.cupscale/1.0/";
 const TIFF: &str = "http://ns.adobe.com/tiff/1.0/";
 const EXIF: &str = "http://ns.adobe.com/exif/1.0/";
+const XAP: &str = "http://ns.adobe.com/xap/1.0/";
 const NOTE: &str = "http://ns.adobe.com/xmp/note/";
 /// Namespaces whose properties speak of pictures or films that stand behind the JPEG in its file.
 const COMPANIONS: [&str; 4] = [
@@ -291,6 +292,17 @@ pub(crate) fn alone(packet: Vec<u8>) -> Vec<u8> {
             name.split_once(':').is_some_and(|(prefix, _)| prefixes.contains(&prefix))
         })
     })
+}
+
+/// The packet without the thumbnails in it; `true` if it had any.
+pub(crate) fn without_thumbnails(packet: Vec<u8>) -> (Vec<u8>, bool) {
+    let length = packet.len();
+    let packet = edit(packet, |text| {
+        let names = names(text, XAP, &["Thumbnails"]);
+        without(text, |found| is_among(found, &names))
+    });
+    let had_any = packet.len() < length;
+    (packet, had_any)
 }
 
 /// The texts that [`with`] put into a packet under their keywords, at most `most`, and the packet without them.

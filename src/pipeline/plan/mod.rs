@@ -52,6 +52,8 @@ pub struct Plan {
     pub prior_sizes: Vec<(usize, usize)>,
     /// Rows are kept as they are decoded until all are there, in f32, because the colour fix compares whole pictures.
     pub keeps_decoded: bool,
+    /// False where the output is the resized input alone, and no network runs.
+    pub repaints: bool,
     /// What the networks compute in each stage.
     pub work: WorkAmounts,
     /// Backend and precision (`Runner::computes_on`).
@@ -91,7 +93,7 @@ impl Plan {
         let (height, width) = geometry.grid.region_size();
         let tokens = model.shape().tokens((height, width));
         let schedule = model.schedule.clone().with_tokens(tokens);
-        let sampling =
+        let mut sampling =
             SamplingPlan::resolve(&model.scheduler, &schedule, &model.defaults, settings)?;
         let vae_tiling = VaeTiling::choose(model, runner, settings, &geometry)?;
         let (memory, work) = {
@@ -100,6 +102,11 @@ impl Plan {
             let work = draft.work(&memory)?;
             (memory, work)
         };
+        let repaints = settings.repaints();
+        if !repaints {
+            let note = "a blend of 0 is the resized input alone: the model does not run";
+            sampling.notes.push(note.to_owned());
+        }
         Ok(Self {
             sampling,
             tile_rows: geometry.tiles(geometry.canvas.latent_height, memory.tile),
@@ -108,6 +115,7 @@ impl Plan {
             memory,
             prior_sizes: model.blueprints.denoiser.prior_sizes(height, width),
             keeps_decoded: Finish::new(settings).needs_whole(),
+            repaints,
             work,
             computes_on: runner.computes_on(),
             devices: engine.devices(),
@@ -120,6 +128,9 @@ impl Plan {
     #[must_use]
     pub fn denoiser_calls(&self) -> usize {
         let Self { geometry, sampling, .. } = self;
+        if !self.repaints {
+            return 0;
+        }
         let per_step = geometry.grid.len() + usize::from(geometry.low_resolution.is_some());
         per_step * sampling.steps.len() * if sampling.guidance.is_some() { 2 } else { 1 }
     }
@@ -128,17 +139,20 @@ impl Plan {
     #[must_use]
     pub fn outline(&self) -> Outline {
         let Self { geometry, sampling, work, .. } = self;
-        let regions = geometry.grid.len();
+        let (regions, steps, share) = match self.repaints {
+            true => (geometry.grid.len(), sampling.steps.len(), 1.0),
+            false => (0, 0, 0.0),
+        };
         Outline {
             width: geometry.canvas.width as u32,
             height: geometry.canvas.height as u32,
             regions,
-            steps: sampling.steps.len(),
+            steps,
             work: [
                 (Stage::Caption, regions as f64),
-                (Stage::Encode, work.encode),
-                (Stage::Denoise, work.denoise),
-                (Stage::Decode, work.decode),
+                (Stage::Encode, share * work.encode),
+                (Stage::Denoise, share * work.denoise),
+                (Stage::Decode, share * work.decode),
             ],
         }
     }

@@ -355,7 +355,7 @@ impl<'a> Draft<'a> {
                 + self.preview_bytes(),
             // The decoded tile, its copies on the way to the host, and the filter's planes.
             host_working: 2 * pixels(tile.size.0, tile.size.1)
-                + 5 * pixels(core_height, core_width),
+                + 6 * pixels(core_height, core_width),
             ..Needs::default()
         };
         needs.add(&self.traced(Pass::Decode(tile))?);

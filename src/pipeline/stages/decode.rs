@@ -24,7 +24,6 @@ use crate::{
         finish::Finish,
         plan::{tiles::Span, vae_tiling::VaeTiling},
         progress::{Progress, Stage},
-        protect,
         retry::retry_halves,
         work::{files::Files, folder::WorkFolder, maps::MapFile},
     },
@@ -109,11 +108,7 @@ pub fn canvas(
         if column.core.end < column.length {
             return Ok(());
         }
-        let mut band = std::mem::take(&mut band);
-        let keeps_mean = finish.keeps_mean((size.width, size.height));
-        if let Some(source) = source.as_ref().filter(|_| keeps_mean) {
-            protect::keep_mean(&mut band, &source.window(0..size.width, top..bottom));
-        }
+        let band = std::mem::take(&mut band);
         let Some(whole) = &mut whole_colours else { return emit(top..bottom, band, progress) };
         whole.put(top, &band)?;
         if bottom < size.height {
@@ -252,7 +247,7 @@ impl WholeCanvas<'_> {
 }
 
 /// The value of the output for one of the model's, −1…1.
-fn unit(value: f32) -> f32 {
+pub(super) fn unit(value: f32) -> f32 {
     (value * 0.5 + 0.5).clamp(0.0, 1.0)
 }
 
@@ -262,6 +257,8 @@ struct TileFrame<'a> {
     place: TilePlace<'a>,
     wide_row: Span,
     wide_column: Span,
+    /// Rows and columns of the picture, in image pixels; the canvas may go on behind them.
+    shown: (usize, usize),
     /// Image pixels per latent pixel.
     factor: usize,
 }
@@ -271,11 +268,13 @@ impl<'a> TileFrame<'a> {
     fn new(context: &Context<'_>, place: TilePlace<'a>) -> Self {
         let factor = context.spec.plan.geometry.shape.factor;
         let finish = Finish::new(&context.spec.settings);
-        // Latent pixels around the core that the filter needs to see as they are. Where the canvas ends, so does it.
+        // Latent pixels around the core that the filter needs to see as they are. Where the picture ends, so does it.
         let rim = finish.tile_rim().div_ceil(factor);
         let (row, column) = place;
         let (wide_row, wide_column) = (row.with_rim(rim), column.with_rim(rim));
-        Self { finish, place, wide_row, wide_column, factor }
+        let canvas = context.spec.plan.geometry.canvas;
+        let shown = (canvas.height, canvas.width);
+        Self { finish, place, wide_row, wide_column, shown, factor }
     }
 
     /// Rows of the core and the rim, in image pixels.
@@ -286,6 +285,13 @@ impl<'a> TileFrame<'a> {
     /// Columns of the core and the rim, in image pixels.
     fn columns(&self) -> Range<usize> {
         self.wide_column.core.start * self.factor..self.wide_column.core.end * self.factor
+    }
+
+    /// Of [`rows`](Self::rows) and [`columns`](Self::columns) those that the picture has.
+    fn shown(&self) -> (Range<usize>, Range<usize>) {
+        let (height, width) = self.shown;
+        let (rows, columns) = (self.rows(), self.columns());
+        (rows.start..rows.end.min(height), columns.start..columns.end.min(width))
     }
 
     /// The core and the rim, decoded by themselves, `[rows, columns, 3]`.
@@ -308,9 +314,24 @@ impl<'a> TileFrame<'a> {
     /// The core, `[rows, columns, 3]` in −1..=1, finished as far as a tile can be.
     fn finished(&self, mut pixels: Vec<f32>, source: Option<&Canvased<'_>>) -> Vec<f32> {
         let Some(source) = source else { return pixels };
-        let Self { finish, place: (row, column), wide_row, wide_column, factor: f } = self;
-        let (source, width) = (source.window(self.columns(), self.rows()), self.columns().len());
-        finish.tile(&mut pixels, &source, width);
+        let Self { finish, place: (row, column), wide_row, wide_column, factor: f, .. } = self;
+        let width = self.columns().len();
+        let (rows, columns) = self.shown();
+        let source = source.window(columns.clone(), rows.clone());
+        if (rows.len(), columns.len()) == (self.rows().len(), width) {
+            finish.tile(&mut pixels, &source, width);
+        } else {
+            // What the canvas has beyond the picture is nobody's colour.
+            let line = 3 * columns.len();
+            let lines = pixels.chunks_exact(3 * width).take(rows.len());
+            let mut inside: Vec<f32> = lines.flat_map(|pixels| &pixels[..line]).copied().collect();
+            finish.tile(&mut inside, &source, columns.len());
+            for (pixels, inside) in
+                pixels.chunks_exact_mut(3 * width).zip(inside.chunks_exact(line))
+            {
+                pixels[..line].copy_from_slice(inside);
+            }
+        }
         let (above, beside) = (
             (row.core.start - wide_row.core.start) * f,
             (column.core.start - wide_column.core.start) * f * 3,

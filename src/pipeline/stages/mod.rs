@@ -11,6 +11,7 @@ pub mod encode;
 mod layerwise;
 mod predict;
 mod preview;
+pub mod resized;
 mod shared_maps;
 mod statistics;
 #[cfg(test)]

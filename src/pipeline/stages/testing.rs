@@ -265,6 +265,7 @@ pub fn job_with(settings: Settings, scheduler: &str) -> JobSpec {
         vae_tiling: VaeTiling::Independent,
         memory,
         prior_sizes: Vec::new(),
+        repaints: true,
         keeps_decoded: Finish::new(&settings).needs_whole(),
         computes_on: "nothing".to_owned(),
         work: WorkAmounts::default(),

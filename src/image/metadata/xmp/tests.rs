@@ -90,6 +90,18 @@ fn what_stands_behind_a_jpeg_is_announced_no_more() {
 }
 
 #[test]
+fn thumbnails_go_and_all_else_stays() {
+    let packet = "<x xmlns:xmp='http://ns.adobe.com/xap/1.0/' xmp:Rating='4'><xmp:Thumbnails><rdf:Alt>\
+        <rdf:li><g:image>/9j/</g:image></rdf:li></rdf:Alt></xmp:Thumbnails><xmp:Label>a</xmp:Label></x>";
+    let (less, had_any) = without_thumbnails(packet.as_bytes().to_vec());
+    let text = String::from_utf8(less.clone()).unwrap();
+    let left =
+        "<x xmlns:xmp='http://ns.adobe.com/xap/1.0/' xmp:Rating='4'><xmp:Label>a</xmp:Label></x>";
+    assert_eq!((&*text, had_any), (left, true));
+    assert_eq!(without_thumbnails(less.clone()), (less, false));
+}
+
+#[test]
 fn a_continuation_is_joined_only_when_its_prefixes_come_along() {
     let head = announcing("0123", &Additions::default());
     assert_eq!(extension(&head).as_deref(), Some("0123"));

@@ -112,8 +112,9 @@ impl Family for StableDiffusion3 {
     }
 
     /// What makes the one vector of timestep and pooled text, and what everything goes through: the embedding of the
-    /// text's tokens, and the output with its modulation. The modulations of the blocks are a third of the weights; they
-    /// are rounded like the rest.
+    /// text's tokens, and the output with its modulation. The modulations of the blocks are a third of the weights, and
+    /// rounded like the rest: with them in four bits (q4_0) a small transformer of random weights errs by 6.4 %, without
+    /// by 5.5 %.
     fn is_sensitive(&self, name: &str) -> bool {
         const STARTS: [&str; 5] =
             ["pos_embed.", "time_text_embed.", "context_embedder.", "norm_out.", "proj_out."];
@@ -174,4 +175,95 @@ fn transformer(file: &str, tensors: &TensorMap) -> Result<Option<PartFile>, Weig
         .collect();
     let config = part_config(CLASS, config, file, FOLDER);
     Ok(Some(PartFile::new(config, tensors, prefix, names)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The tensors from which the configuration of a transformer of this width, with these blocks, follows.
+    fn shapes(width: usize, layers: usize, dual: usize, qk_norm: bool, side: usize) -> TensorMap {
+        let name = |name: &str| format!("model.diffusion_model.{name}");
+        let mut shapes = vec![
+            (name("pos_embed"), vec![1, side * side, width]),
+            (name("x_embedder.proj.weight"), vec![width, 16, 2, 2]),
+            (name("context_embedder.weight"), vec![width, 4096]),
+            (name("y_embedder.mlp.0.weight"), vec![width, 2048]),
+            (name("final_layer.linear.weight"), vec![64, width]),
+        ];
+        for layer in 0..layers {
+            let block = format!("joint_blocks.{layer}");
+            let picture = format!("{block}.x_block");
+            let qkv = vec![3 * width, width];
+            shapes.push((name(&format!("{block}.context_block.attn.qkv.weight")), qkv.clone()));
+            let modulation = format!("{picture}.adaLN_modulation.1.weight");
+            shapes.push((name(&modulation), vec![6 * width, width]));
+            if qk_norm {
+                shapes.push((name(&format!("{picture}.attn.ln_q.weight")), vec![64]));
+            }
+            if layer < dual {
+                shapes.push((name(&format!("{picture}.attn2.qkv.weight")), qkv));
+            }
+        }
+        TensorMap::of_shapes(shapes)
+    }
+
+    #[test]
+    fn the_shapes_of_every_model_say_its_configuration_and_what_its_makers_recommend() {
+        for (tensors, heads, guidance) in [
+            (shapes(1536, 24, 0, false, 192), 24, 7.0),
+            (shapes(1536, 24, 13, true, 384), 24, 4.5),
+            (shapes(2432, 38, 0, true, 192), 38, 3.5),
+        ] {
+            let part = transformer("x", &tensors).unwrap().unwrap();
+            let config = Sd3Config::from_value(&part.config.config).unwrap();
+            assert_eq!((config.heads, config.head_width, config.layers), (heads, 64, heads));
+            assert_eq!(
+                (config.sample_size, config.in_channels, config.out_channels),
+                (128, 16, 16)
+            );
+            assert_eq!((config.context_width, config.pooled_width), (4096, 2048));
+            assert_eq!(defaults(&part.config.config)["guidance"], guidance);
+            assert!(StableDiffusion3.has_denoiser(&tensors));
+        }
+    }
+
+    #[test]
+    fn an_autoencoder_without_quant_convolutions_has_the_familys_scale_and_shift() {
+        let conv = |name: &str, out: usize, input: usize| {
+            (format!("first_stage_model.{name}.weight"), vec![out, input, 3, 3])
+        };
+        let mut shapes = vec![
+            conv("encoder.conv_in", 128, 3),
+            conv("decoder.conv_in", 512, 16),
+            conv("decoder.conv_out", 3, 128),
+            conv("decoder.mid.block_1.conv1", 512, 512),
+        ];
+        for (level, width) in [128, 256, 512, 512].into_iter().enumerate() {
+            for block in 0..2 {
+                shapes.push(conv(
+                    &format!("encoder.down.{level}.block.{block}.conv1"),
+                    width,
+                    width,
+                ));
+            }
+        }
+        let tensors = TensorMap::of_shapes(shapes);
+        let part = super::super::autoencoder_kl::part("x", &tensors, LATENTS).unwrap().unwrap();
+        let config = part.config.config;
+        assert_eq!(
+            (&config["scaling_factor"], &config["shift_factor"]),
+            (&json!(1.5305), &json!(0.0609))
+        );
+        assert_eq!(
+            (&config["use_quant_conv"], &config["latent_channels"]),
+            (&json!(false), &json!(16))
+        );
+    }
+
+    #[test]
+    fn a_flux_transformer_is_none_of_the_family() {
+        let flux = [("transformer_blocks.0.attn.add_k_proj.weight".to_owned(), vec![3072, 3072])];
+        assert!(!StableDiffusion3.has_denoiser(&TensorMap::of_shapes(flux.into())));
+    }
 }

@@ -1,8 +1,14 @@
-//! Pictures of a report: both sides of the whole, no larger than a screen, and details at full size where the two differ
-//! most; as data within the page.
+//! Comparison of a picture with its enlargement, to be looked at: both sides of the whole, no larger than a screen, and
+//! details at full size where the two differ most, as JPEGs.
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
-use cupscale::image::{Buffer, EncodeOptions, Encoder, Format, Output, Picture, Resizer, Result};
+use super::{
+    encode::{EncodeOptions, Encoder},
+    error::Result,
+    format::Format,
+    output::{Buffer, Output},
+    picture::Picture,
+    resize::Resizer,
+};
 
 /// The longer side of the whole picture at most, in pixels.
 const LONGEST: u32 = 2048;
@@ -16,25 +22,38 @@ const DETAILS: usize = 3;
 /// Rows that are resized at once.
 const BAND: u32 = 64;
 
-/// The pictures of a page, as URLs that hold them.
-pub struct Shown {
-    pub before: String,
-    pub after: String,
-    pub crops: Vec<Crop>,
+/// Both sides of a picture.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Comparison {
+    /// The input at the size of the output, or no larger than 2048 pixels a side: a JPEG.
+    pub before: Vec<u8>,
+    /// The output at the same size.
+    pub after: Vec<u8>,
+    /// Where they differ most; none of a picture of which the whole shows everything.
+    pub details: Vec<Detail>,
 }
 
-/// A detail: its place in the output, and both sides.
-pub struct Crop {
+/// A detail at full size: its place in pixels of the output, and both sides as JPEGs.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Detail {
+    /// Its left edge.
     pub x: u32,
+    /// Its upper edge.
     pub y: u32,
+    /// Pixels per row.
     pub width: u32,
+    /// Rows.
     pub height: u32,
-    pub before: String,
-    pub after: String,
+    /// The enlarged input.
+    pub before: Vec<u8>,
+    /// The output.
+    pub after: Vec<u8>,
 }
 
-impl Shown {
-    /// The pictures of an input and its output.
+impl Comparison {
+    /// An input and its output.
     ///
     /// # Errors
     /// Those of encoding into memory.
@@ -47,10 +66,10 @@ impl Shown {
         };
         let size = (side(width), side(height));
         let whole = |picture| encoded(picture, size, (0, 0, size.0, size.1), QUALITY);
-        let detail = |(x, y): (u32, u32)| -> Result<Crop> {
+        let detail = |(x, y): (u32, u32)| -> Result<Detail> {
             let (part_width, part_height) = (DETAIL.min(width - x), DETAIL.min(height - y));
             let part = (x, y, part_width, part_height);
-            Ok(Crop {
+            Ok(Detail {
                 x,
                 y,
                 width: part_width,
@@ -64,18 +83,18 @@ impl Shown {
         Ok(Self {
             before: whole(input)?,
             after: whole(output)?,
-            crops: places.into_iter().map(detail).collect::<Result<_>>()?,
+            details: places.into_iter().map(detail).collect::<Result<_>>()?,
         })
     }
 }
 
-/// The URL of a part (left, top, width, height) of a picture that is resized to `size`.
+/// The JPEG of a part (left, top, width, height) of a picture that is resized to `size`.
 fn encoded(
     picture: &Picture,
     size: (u32, u32),
     (left, top, width, height): (u32, u32, u32, u32),
     quality: u8,
-) -> Result<String> {
+) -> Result<Vec<u8>> {
     let rgb = picture.resizer(size.0, size.1)?;
     let alpha = picture.alpha_resizer(size.0, size.1)?;
     let buffer = Buffer::default();
@@ -95,7 +114,7 @@ fn encoded(
         writer.write_rows(&window(&rgb), alpha.as_ref().map(window).as_deref())?;
     }
     writer.finish()?;
-    Ok(format!("data:image/jpeg;base64,{}", STANDARD.encode(buffer.take())))
+    Ok(buffer.take())
 }
 
 /// Places (left, top) in the output of the details in which the two pictures, at this size, differ most.
@@ -144,11 +163,11 @@ mod tests {
             }
         }
         let other = Picture::from_rgb8(width, height, &samples).unwrap();
-        let shown = Shown::new(&flat.unwrap(), &other).unwrap();
-        assert_eq!(shown.crops.len(), 3);
-        let first = &shown.crops[0];
+        let shown = Comparison::new(&flat.unwrap(), &other).unwrap();
+        assert_eq!(shown.details.len(), 3);
+        let first = &shown.details[0];
         assert_eq!((first.x, first.y, first.width, first.height), (720, 480, 480, 480));
-        assert!(first.after.starts_with("data:image/jpeg;base64,/9j/"));
+        assert!(first.after.starts_with(b"\xff\xd8\xff"));
         assert_ne!(first.before, first.after);
     }
 }
