@@ -13,8 +13,8 @@ Where docs/method.md is silent, this follows the program's documented choices:
 
 - the canvas is ⌈pixels/f⌉ latent pixels a side, rounded up to even; the resized picture, clamped to
   0..1, is continued on the right and at the bottom by reflection that does not repeat the edge;
-- encoder and decoder see the canvas and nothing past it, where the network's own zeros are; the colour fix's filter
-  repeats the border's pixels there;
+- encoder and decoder see the canvas and nothing past it, where the network's own zeros are; the colour fix sees the
+  picture alone, mirrored at its border, and gives what is cut at white and black to what lies around (section 6b);
 - a region larger than the canvas is continued in the same way, in z_t and in zL;
 - region starts round to the nearest even number, halves up; the overlap is round(share·R);
 - the low-resolution pass has s·round(R·√aspect^±1/s) latent pixels a side, s the UNet's stride
@@ -260,14 +260,11 @@ class Method:
         return self.vae.encode(2 * image - 1).latents * self.vae.config.scaling_factor
 
     def decode(self, z, image, fixed):
-        """Pixels in -1..1 from latents; if `fixed`, with the low band (four levels of the a trous transform) of
-        `image`, continued to the size of the latents."""
-        height, width = (n * self.factor for n in z.shape[-2:])
+        """Pixels in -1..1 from latents, of the size of `image`; if `fixed`, with its low band (four levels of the a trous
+        transform)."""
         pixels = self.vae.decode(z / self.vae.config.scaling_factor).sample
-        if fixed:
-            image = continued(image, (0, height - image.shape[-2]), (0, width - image.shape[-1]))
-            pixels = pixels + a_trous(2 * image - 1 - pixels)
-        return pixels
+        pixels = pixels[..., : image.shape[-2], : image.shape[-1]]
+        return given(pixels + a_trous(2 * image - 1 - pixels)) if fixed else pixels
 
     @torch.no_grad()
     def run(self, image, case):
@@ -355,7 +352,7 @@ class Method:
         self.unet.set_attn_processor(own)
 
         decoded = self.decode(z, resized, case.color_fix == "wavelet")
-        result = (decoded[0, :, :height, :width] * 0.5 + 0.5).clamp(0, 1)
+        result = (decoded[0] * 0.5 + 0.5).clamp(0, 1)
         return result.permute(1, 2, 0).float().contiguous(), texts
 
     @torch.enable_grad()
@@ -437,18 +434,31 @@ def continued(x, rows, columns):
 
 
 def a_trous(x, levels=4):
-    """Convolved with [1, 2, 1]/4 dilated by 1, 2, 4, ... along both axes, the border's pixels repeated."""
+    """Convolved with [1, 2, 1]/4 dilated by 1, 2, 4, ... along both axes, mirrored at the border: c b a | a b c."""
     kernel = torch.tensor([1.0, 2.0, 1.0], dtype=x.dtype) / 4
     channels = x.shape[1]
     for level in range(levels):
         step = 2**level
-        for shape, padding, dilation in (
-            ((1, 3), (step, step, 0, 0), (1, step)),
-            ((3, 1), (0, 0, step, step), (step, 1)),
-        ):
+        for axis, shape, dilation in ((-1, (1, 3), (1, step)), (-2, (3, 1), (step, 1))):
+            n = x.shape[axis]
+            index = torch.arange(-step, n + step) % (2 * n)
+            mirrored = x.index_select(axis, torch.minimum(index, 2 * n - 1 - index))
             weight = kernel.view(1, 1, *shape).expand(channels, 1, *shape)
-            x = F.conv2d(F.pad(x, padding, mode="replicate"), weight, dilation=dilation, groups=channels)
+            x = F.conv2d(mirrored, weight, dilation=dilation, groups=channels)
     return x
+
+
+def given(x):
+    """Cut to -1..1, and what is cut given to what lies around, by its room between black and white."""
+    out = x.clamp(-1, 1)
+    room = (1 - out**2) / 2
+    rooms = a_trous(room, 2)
+    sum_given = torch.zeros_like(x)
+    for sign in (1, -1):
+        lost = (sign * x - 1).clamp(min=0)
+        share = torch.where(lost < rooms, lost / rooms.clamp(min=1e-300), (lost > 0).to(x.dtype))
+        sum_given += sign * room * a_trous(share, 2)
+    return (out + sum_given).clamp(-1, 1)
 
 
 def starts(length, side, overlap):

@@ -4,18 +4,18 @@ use std::error::Error;
 use std::io;
 use std::ops::Range;
 
-use image::{ImageDecoder, ImageResult};
+use image::{ImageDecoder, ImageError, ImageResult};
 
 use crate::image::error::Warning;
 
 /// Opens the decoder of the same picture once more.
 pub(super) type Again<'a> = &'a dyn Fn() -> ImageResult<Box<dyn ImageDecoder>>;
 
-/// Decodes a picture into `data`, which has just room for it, and returns which of its rows are whole: all, or where it ends
-/// early and `again` is given, those that the decoder had written by then.
+/// Decodes a picture into `data`, which has just room for it, and returns which of its rows are whole: all, or where the
+/// decoder stops early and `again` is given, those that it had written by then.
 ///
 /// # Errors
-/// Those of the decoder; a picture that ends before its first row is whole.
+/// Those of the decoder; where `again` is given, only if no row is whole.
 pub(super) fn decode(
     decoder: Box<dyn ImageDecoder>,
     again: Option<Again<'_>>,
@@ -28,7 +28,7 @@ pub(super) fn decode(
         Ok(()) => return Ok(0..height),
         Err(error) => error,
     };
-    let Some(again) = again.filter(|_| is_of_the_end(&error)) else { return Err(error) };
+    let Some(again) = again else { return Err(error) };
     // A decoder does not say how far it came. What it did not write is what was there before: zeros, or these.
     let mut other = vec![u8::MAX; data.len()];
     let _ends_there_again = again()?.read_image_boxed(&mut other);
@@ -52,7 +52,14 @@ pub(super) fn complete<T: Copy>(data: &mut [T], whole: Range<usize>, row: usize)
 }
 
 /// `true` if the file ended too early.
-pub(super) fn is_of_the_end(error: &(dyn Error + 'static)) -> bool {
-    let of_io = error.downcast_ref::<io::Error>().map(io::Error::kind);
-    of_io == Some(io::ErrorKind::UnexpectedEof) || error.source().is_some_and(is_of_the_end)
+pub(super) fn is_of_the_end(error: &ImageError) -> bool {
+    fn is_end(error: &(dyn Error + 'static)) -> bool {
+        let of_io = error.downcast_ref::<io::Error>().map(io::Error::kind);
+        of_io == Some(io::ErrorKind::UnexpectedEof) || error.source().is_some_and(is_end)
+    }
+    match error {
+        // It is passed over among its own sources.
+        ImageError::IoError(error) => is_end(error),
+        error => is_end(error),
+    }
 }
