@@ -279,6 +279,13 @@ def tokenizers():
     text = "ab a b <|endoftext|> 1"
     seed("clip_tokenizer", "files", "\n---\n".join(parts + [json.dumps(table), "#version: 0.2\na b</w>\n", text]))
     seed("clip_tokenizer", "json", "\n---\n".join(["{}", "", json.dumps({"model": model, "added_tokens": []}), text]))
+    vocabulary = ["a", "b", "ab", "\u0120", "1", "<|endoftext|>"]
+    table = {piece: index for index, piece in enumerate(vocabulary)}
+    config = json.dumps({"eos_token": "<|endoftext|>", "chat_template": "<|im_start|>"})
+    model = {"type": "BPE", "vocab": table, "merges": [["a", "b"]]}
+    seed("qwen_tokenizer", "files", "\n---\n".join([config, json.dumps(table), "#version: 0.2\na b\n", "ab  a1\n b"]))
+    added = [{"id": 6, "content": "<|im_end|>", "special": True}]
+    seed("qwen_tokenizer", "json", "\n---\n".join(["{}", json.dumps({"model": model, "added_tokens": added}), "a <|im_end|>b"]))
     unigram = [["<pad>", 0.0], ["</s>", 0.0], ["<unk>", 0.0], ["\u2581", -2.0], ["\u2581a", -2.5], ["b", -3.0], ["a", -3.0]]
     charsmap = base64.b64encode(charsmap_of_one()).decode()
     whole = {"normalizer": {"type": "Precompiled", "precompiled_charsmap": charsmap},
@@ -312,6 +319,10 @@ def configs():
         seed("pixart_config", name, json.dumps(whole.get("config", whole)).encode())
     for name, data in fixtures("sd3/model/transformer/config.json"):
         seed("sd3_config", name, data)
+    for name, data in fixtures("z_image/model/transformer/config.json"):
+        seed("z_image_config", name, data)
+    for name, data in fixtures("z_image/model/text_encoder/config.json"):
+        seed("qwen3_config", name, data)
     for name, data in fixtures("vae*/**/config.json"):
         seed("vae_config", name, data)
     for name, data in fixtures("**/text_encoder*/config.json") + fixtures("text/clip*/config.json") + fixtures("t5/*/config.json"):

@@ -32,7 +32,7 @@ export RAYON_NUM_THREADS=1
 dictionary() {
     case $1 in
         *_config) echo config ;;
-        clip_tokenizer | llava_tokenizer | t5_tokenizer) echo tokenizer ;;
+        clip_tokenizer | llava_tokenizer | qwen_tokenizer | t5_tokenizer) echo tokenizer ;;
         *) echo "$1" ;;
     esac
 }

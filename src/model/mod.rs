@@ -3,6 +3,7 @@
 //! give activations, so that a memory trace can drive the very same code.
 
 mod clip_layer;
+mod decoder_layer;
 pub mod denoiser;
 pub mod llava;
 pub mod text;

@@ -27,6 +27,9 @@ pub const VAE_DTYPE: DType = DType::F32;
 const CORRECTING_PIPELINES: [&str; 3] =
     ["StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline"];
 
+/// Pipelines of diffusers that hand their scheduler a list of sigmas.
+const EVEN_PIPELINES: [&str; 2] = ["ZImagePipeline", "ZImageImg2ImgPipeline"];
+
 /// Switches of `model_index.json` that change what the pipeline does in a way that this program does not have.
 const UNSUPPORTED_SWITCHES: [(&str, &str); 2] = [
     ("requires_aesthetics_score", "SDXL's refiner is conditioned on a score"),
@@ -186,6 +189,8 @@ impl Model {
         let pipeline = index["_class_name"].as_str().unwrap_or_default();
         if CORRECTING_PIPELINES.contains(&pipeline) {
             scheduler = scheduler.of_stable_diffusion();
+        } else if EVEN_PIPELINES.contains(&pipeline) {
+            scheduler = scheduler.of_even_sigmas();
         }
         let (text, of_text) = files.without_values(|files| files.text(device, dtype))?;
         denoiser.check_text(&text).map_err(unsuited)?;

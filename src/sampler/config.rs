@@ -228,6 +228,7 @@ impl RawSchedulerConfig {
             shift_terminal: self.shift_terminal,
             invert_sigmas: self.invert_sigmas.unwrap_or(false),
             stochastic_sampling: self.stochastic_sampling.unwrap_or(false),
+            whole_range: false,
         }
     }
 }
@@ -316,6 +317,13 @@ impl SchedulerConfig {
     #[must_use]
     pub fn of_stable_diffusion(self) -> Self {
         Self { clip_sample: false, steps_offset: 1, ..self }
+    }
+
+    /// The config as diffusers' pipelines of newer flow-matching models take it: they hand the scheduler sigmas that divide
+    /// the whole range evenly (`get_default_z_image_sigmas`).
+    #[must_use]
+    pub fn of_even_sigmas(self) -> Self {
+        Self { flow: FlowSettings { whole_range: true, ..self.flow }, ..self }
     }
 
     /// The noise process of the model's training: betas, at timesteps that index them, or flow matching. Models of EDM

@@ -87,7 +87,11 @@ impl FlowSigmas {
         }
         // In f32, as the reference keeps the ends; its steps are f64.
         let span = total as f64;
-        let (first, last) = (self.end(total) * span, self.end(1) * span);
+        let (first, last) = if self.settings.whole_range {
+            (span, span / n as f64)
+        } else {
+            (self.end(total) * span, self.end(1) * span)
+        };
         let increment = (last - first) / (n.max(2) - 1) as f64;
         let shift = self.shift()?;
         let even = |index: usize| match index {

@@ -35,4 +35,7 @@ pub struct FlowSettings {
     pub invert_sigmas: bool,
     /// Fresh noise in every step.
     pub stochastic_sampling: bool,
+    /// The steps divide 1 to 0 evenly before the shift, whatever the training's last timestep is. No file says so: pipelines
+    /// of newer models hand the scheduler such a list.
+    pub whole_range: bool,
 }

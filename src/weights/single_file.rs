@@ -13,7 +13,10 @@ use super::form::{ModelForm, unused_note};
 use super::part::{Part, PartConfig, TokenizerBytes};
 use super::part_file::PartFile;
 use super::weights_file::open_tensors;
-use super::{ModelSource, WeightsError, t5_vocabulary, tensors::TensorMap};
+use super::{ModelSource, WeightsError, t5_vocabulary, tensors::TensorMap, tokenizer_files};
+
+/// The configuration that the tokenizer of every Qwen3 has, as far as it changes ids.
+const QWEN_TOKENIZER: &str = r#"{"tokenizer_class": "Qwen2Tokenizer", "eos_token": "<|im_end|>"}"#;
 
 /// A whole model in one file.
 #[derive(Debug)]
@@ -52,6 +55,29 @@ impl SingleFile {
             model: self.source.to_string(),
             part: self.family.title(part),
             file: format!("the file has none: {}", self.family.folder(part)),
+        })
+    }
+
+    /// Files of Qwen's tokenizer in the folder of the model's file.
+    fn tokenizer_beside(&self) -> Result<TokenizerBytes, WeightsError> {
+        let folder = self.source.path().and_then(std::path::Path::parent);
+        let folder = folder.filter(|folder| !folder.as_os_str().is_empty());
+        let source = ModelSource::Path(folder.unwrap_or(".".as_ref()).to_owned());
+        let files = tokenizer_files::read(&source, "").map_err(|error| match error {
+            WeightsError::MissingPart { .. } => WeightsError::MissingPart {
+                model: self.source.to_string(),
+                part: "Qwen's tokenizer",
+                file: "put its tokenizer.json beside it".to_owned(),
+            },
+            error => error,
+        })?;
+        // What else lies there may be of another tokenizer.
+        let config = QWEN_TOKENIZER.as_bytes().to_vec();
+        Ok(TokenizerBytes {
+            tokenizer_config_json: Some(config),
+            special_tokens_map_json: None,
+            spiece_model: None,
+            ..files
         })
     }
 
@@ -96,6 +122,7 @@ impl ModelForm for SingleFile {
                 Some(path) => t5_vocabulary::tokenizer(path),
                 None => Ok(TokenizerBytes::default()),
             },
+            Some(CheckpointTokenizer::Qwen) => self.tokenizer_beside(),
             Some(CheckpointTokenizer::Clip(padding)) => Ok(clip_vocabulary::tokenizer(padding)),
             None => Ok(clip_vocabulary::tokenizer(TokenPadding::EndOfText)),
         }

@@ -54,11 +54,11 @@ impl WithTextEncoder {
         let part = match base.family().text_arrangement(base.index(), &denoiser.config) {
             TextArrangement::T5 { .. } => Part::TextEncoder(0),
             TextArrangement::Joint { .. } => Part::TextEncoder(2),
-            TextArrangement::Clip => {
+            TextArrangement::Clip | TextArrangement::Chat { .. } => {
                 return Err(WeightsError::Config {
                     file: path.display().to_string(),
                     reason:
-                        "a T5 text encoder is of no use to a model that reads texts with CLIP alone"
+                        "a T5 text encoder is of no use to a model that reads texts without one"
                             .to_owned(),
                 });
             }

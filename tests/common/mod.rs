@@ -12,6 +12,7 @@ pub mod random_llava;
 pub mod sd3;
 pub mod single_file;
 pub mod tensors;
+pub mod z_image;
 
 use std::{
     fs,

@@ -23,3 +23,4 @@ mod resume;
 mod sd3;
 mod vae_disk;
 mod vae_tiles;
+mod z_image;

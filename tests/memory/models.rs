@@ -195,6 +195,41 @@ fn a_call_of_a_joint_transformer_takes_what_its_trace_says() {
 }
 
 #[test]
+fn a_call_of_one_stream_takes_what_its_trace_says() {
+    if !counting::alone(module_path!(), "a_call_of_one_stream_takes_what_its_trace_says") {
+        return;
+    }
+    // Norms are candle's, which has none in f64.
+    let config = json!({
+        "in_channels": 16, "dim": 192, "n_layers": 3, "n_refiner_layers": 1, "n_heads": 4, "n_kv_heads": 4,
+        "cap_feat_dim": 96, "axes_dims": [16, 16, 16], "axes_lens": [512, 64, 64],
+    });
+    let dtype = DType::F32;
+    let transformer =
+        Denoiser::load("ZImageTransformer2DModel", &config, "config.json", &params(dtype)).unwrap();
+    let call = |inputs: Inputs<'_>, prior: Prior<'_>| {
+        let text = TextConditioning {
+            context: inputs(&[2, 77, 96], dtype),
+            pooled: None,
+            lengths: Some(vec![65, 77]),
+        };
+        let nothing = MicroConditioning { original: (0, 0), crop: (0, 0), target: (0, 0) };
+        let conditions = transformer.condition(&text, nothing).unwrap();
+        // A number of patches that is filled up.
+        let sample = inputs(&[2, 34, 42, 16], dtype);
+        transformer.forward(&sample, 499.0, &conditions, prior).unwrap();
+    };
+    compare("z-image", |inputs, _| call(inputs, Prior::None));
+    compare("z-image, recorded", |inputs, _| call(inputs, Prior::Record(&mut Vec::new())));
+    let sizes = transformer.prior_sizes(34, 42);
+    compare("z-image, blended", |inputs, _| {
+        let layer = |&(height, width): &(usize, usize)| inputs(&[2, height, width, 192], dtype);
+        let layers: Vec<_> = sizes.iter().map(layer).collect();
+        call(inputs, Prior::Blend { layers: &layers, weight: 0.5 });
+    });
+}
+
+#[test]
 fn an_autoencoder_takes_what_its_trace_says() {
     if !counting::alone(module_path!(), "an_autoencoder_takes_what_its_trace_says") {
         return;
@@ -235,6 +270,10 @@ fn a_text_encoder_takes_what_its_trace_says() {
         "vocab_size": 600, "d_model": 512, "d_kv": 64, "num_heads": 12, "d_ff": 1280, "num_layers": 3,
         "feed_forward_proj": "gated-gelu",
     });
+    let qwen = json!({
+        "vocab_size": 600, "hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 4,
+        "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 64,
+    });
     for dtype in FORMS {
         let class = "CLIPTextModelWithProjection";
         let encoder = TextEncoder::load(class, &config, &params(dtype)).unwrap();
@@ -242,7 +281,11 @@ fn a_text_encoder_takes_what_its_trace_says() {
             encoder.encode(&[vec![1; 77]], trace).unwrap();
         });
     }
-    // Its norms have no f64.
+    // Their norms have no f64.
+    let encoder = TextEncoder::load("Qwen3ForCausalLM", &qwen, &params(DType::F32)).unwrap();
+    compare("qwen3 F32", |_, trace| {
+        encoder.encode(&[vec![1; 256]], trace).unwrap();
+    });
     let encoder = TextEncoder::load("T5EncoderModel", &t5, &params(DType::F32)).unwrap();
     compare("t5 F32", |_, trace| {
         encoder.encode(&[vec![1; 256]], trace).unwrap();

@@ -12,3 +12,4 @@ mod quantize;
 mod sd3;
 mod single_file;
 mod text_encoder;
+mod z_image;

@@ -12,6 +12,7 @@ pub mod sd3;
 mod shape;
 mod timestep;
 pub mod unet;
+pub mod z_image;
 
 use std::{ops::Deref, sync::Arc};
 
@@ -25,7 +26,8 @@ pub use prior::Prior;
 pub use shape::DenoiserShape;
 
 /// The classes that there is a family for. Where nothing names a class, a configuration is read as the first one's.
-const CLASSES: &[DenoiserClass] = &[unet::CLASS, pixart::CLASS, pixart::OLD_CLASS, sd3::CLASS];
+const CLASSES: &[DenoiserClass] =
+    &[unet::CLASS, pixart::CLASS, pixart::OLD_CLASS, sd3::CLASS, z_image::CLASS];
 
 /// A denoiser of any family. A clone is the same one.
 #[derive(Clone, Debug)]

@@ -7,12 +7,13 @@
 //! sums do not depend on the number of rows as long as there are two (for one, `gemm` has another
 //! kernel; a second row of zeros keeps it away).
 
-use candle_core::{D, DType, Device, Result, Tensor};
+use candle_core::{D, DType, Device, Result};
 
 use super::cache::KvCache;
 use super::config::{DecoderConfig, RopeScaling};
-use crate::backend::ops::{Embedding, Linear, Mask, RmsNorm, attention, rope, swiglu};
+use crate::backend::ops::{Embedding, Linear, Mask, RmsNorm, attention, rope};
 use crate::backend::{Activation, MatmulPrecision, Params, Trace};
+use crate::model::decoder_layer::{self, DecoderLayer, DecoderShape, rotation};
 
 /// The decoder with its embeddings and its output projection.
 #[derive(Clone, Debug)]
@@ -39,7 +40,7 @@ impl LanguageDecoder {
         Ok(Self {
             embedding: Embedding::load(vocabulary, width, &table)?,
             layers: (0..config.num_hidden_layers)
-                .map(|index| DecoderLayer::load(config, &body.pp("layers").pp(index)))
+                .map(|index| DecoderLayer::load(shape(config), &body.pp("layers").pp(index)))
                 .collect::<Result<_>>()?,
             norm: RmsNorm::load(width, config.rms_norm_eps, &body.pp("norm"))?,
             head: Linear::load_no_bias(width, vocabulary, &head)?,
@@ -167,27 +168,14 @@ impl LanguageDecoder {
         layer.out.forward_add(&mixed, x)
     }
 
-    /// Cosines and sines of positions `past..past + count`, `[count, head_dim / 2]`. The angles are
-    /// rounded to f32, as in the original.
+    /// Cosines and sines of positions `past..past + count`.
     fn rotation(
         &self,
         past: usize,
         count: usize,
         trace: Option<&Trace>,
     ) -> Result<(Activation, Activation)> {
-        let shape = (count, self.frequencies.len());
-        let of_angles = |f: fn(f64) -> f64| {
-            let at = |position: usize| {
-                let angle = move |frequency: &f32| f64::from(position as f32 * frequency);
-                self.frequencies.iter().map(angle).map(move |angle| f(angle) as f32)
-            };
-            Activation::make(trace, shape, DType::F32, || {
-                let values: Vec<f32> = (past..past + count).flat_map(at).collect();
-                Tensor::from_vec(values, shape, &self.device)
-            })?
-            .to_dtype(self.dtype)
-        };
-        Ok((of_angles(f64::cos)?, of_angles(f64::sin)?))
+        rotation(&self.frequencies, past..past + count, self.dtype, &self.device, trace)
     }
 }
 
@@ -199,9 +187,8 @@ fn at_least_two_rows(x: &Activation) -> Result<Activation> {
 
 /// Turns per token (in radians) of each pair of numbers (transformers `modeling_rope_utils.py`).
 fn frequencies(config: &DecoderConfig) -> Vec<f32> {
-    (0..config.head_dim / 2)
-        .map(|pair| {
-            let frequency = config.rope_theta.powf(-2.0 * pair as f64 / config.head_dim as f64);
+    decoder_layer::frequencies(config.rope_theta, config.head_dim)
+        .map(|frequency| {
             let scaled = match config.rope_scaling {
                 RopeScaling::None => frequency,
                 RopeScaling::Linear { factor } => frequency / factor,
@@ -217,43 +204,16 @@ fn frequencies(config: &DecoderConfig) -> Vec<f32> {
         .collect()
 }
 
-#[derive(Clone, Debug)]
-struct DecoderLayer {
-    norm1: RmsNorm,
-    q: Linear,
-    k: Linear,
-    v: Linear,
-    out: Linear,
-    norm2: RmsNorm,
-    gate: Linear,
-    up: Linear,
-    down: Linear,
-}
-
-impl DecoderLayer {
-    fn load(config: &DecoderConfig, vb: &Params) -> Result<Self> {
-        let (width, inner, eps) =
-            (config.hidden_size, config.intermediate_size, config.rms_norm_eps);
-        let queries = config.num_attention_heads * config.head_dim;
-        let keys = config.num_key_value_heads * config.head_dim;
-        let (attention, mlp) = (vb.pp("self_attn"), vb.pp("mlp"));
-        Ok(Self {
-            norm1: RmsNorm::load(width, eps, &vb.pp("input_layernorm"))?,
-            q: Linear::load_no_bias(width, queries, &attention.pp("q_proj"))?,
-            k: Linear::load_no_bias(width, keys, &attention.pp("k_proj"))?,
-            v: Linear::load_no_bias(width, keys, &attention.pp("v_proj"))?,
-            out: Linear::load_no_bias(queries, width, &attention.pp("o_proj"))?,
-            norm2: RmsNorm::load(width, eps, &vb.pp("post_attention_layernorm"))?,
-            gate: Linear::load_no_bias(width, inner, &mlp.pp("gate_proj"))?,
-            up: Linear::load_no_bias(width, inner, &mlp.pp("up_proj"))?,
-            down: Linear::load_no_bias(inner, width, &mlp.pp("down_proj"))?,
-        })
-    }
-
-    fn feed_forward(&self, x: &Activation) -> Result<Activation> {
-        let h = self.norm2.forward(x)?;
-        let h = swiglu(&self.gate.forward(&h)?, &self.up.forward(&h)?)?;
-        self.down.forward_add(&h, x)
+/// Sizes of its layers.
+fn shape(config: &DecoderConfig) -> DecoderShape {
+    DecoderShape {
+        width: config.hidden_size,
+        inner: config.intermediate_size,
+        heads: config.num_attention_heads,
+        key_heads: config.num_key_value_heads,
+        head_dim: config.head_dim,
+        eps: config.rms_norm_eps,
+        normed_heads: false,
     }
 }
 
@@ -261,7 +221,7 @@ impl DecoderLayer {
 mod tests {
     use std::sync::Arc;
 
-    use candle_core::{Shape, quantized::GgmlDType};
+    use candle_core::{Shape, Tensor, quantized::GgmlDType};
     use serde_json::json;
 
     use super::*;

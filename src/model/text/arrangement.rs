@@ -17,6 +17,12 @@ pub enum TextArrangement {
         /// tokens of a text at most, the end token included
         tokens: usize,
     },
+    /// The states of one Qwen3 before its last layer, of the tokens of a chat in which the text is what the user says
+    /// (Z-Image).
+    Chat {
+        /// tokens of a chat at most
+        tokens: usize,
+    },
     /// Two encoders of CLIP, whose penultimate states stand side by side and are filled up with zeros to `width`; behind
     /// them, along the tokens, the last states of T5, its padding included; zeros without one. The pooled embedding is both
     /// projections side by side (Stable Diffusion 3).
@@ -33,19 +39,26 @@ impl TextArrangement {
     fn tokenizer(self, tokenizer: TextTokenizer) -> TextTokenizer {
         match self {
             Self::Clip => tokenizer,
-            Self::T5 { tokens } | Self::Joint { tokens, .. } => tokenizer.with_length(tokens),
+            Self::T5 { tokens } | Self::Chat { tokens } | Self::Joint { tokens, .. } => {
+                tokenizer.with_length(tokens)
+            }
         }
     }
 
     /// The text that the tokenizers get: PixArt's pipelines write it small and cut the white space around it (diffusers'
-    /// `_text_preprocessing`).
+    /// `_text_preprocessing`), chats are written as Qwen's template has them (`apply_chat_template` with
+    /// `add_generation_prompt` and `enable_thinking`).
     fn prepared(self, text: &str) -> Cow<'_, str> {
         match self {
             Self::T5 { .. } => text.to_lowercase().trim().to_owned().into(),
+            Self::Chat { .. } => format!("{}{text}{}", CHAT[0], CHAT[1]).into(),
             Self::Clip | Self::Joint { .. } => text.into(),
         }
     }
 }
+
+/// What stands before a text and behind it where it is what a user says to Qwen.
+const CHAT: [&str; 2] = ["<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"];
 
 /// The tokenizers of a model, in the order of their encoders.
 #[derive(Clone, Debug)]
@@ -98,6 +111,11 @@ impl TextTokenizers {
             TextArrangement::Joint { .. } => cuts.into_iter().flatten().max_by_key(|cut| cut.at),
             _ => cuts.into_iter().flatten().min_by_key(|cut| cut.at),
         };
+        if let TextArrangement::Chat { .. } = self.arrangement {
+            // Where the answer's beginning is cut off, nothing of the text is.
+            let within = |cut: Cut| Cut { at: cut.at.saturating_sub(CHAT[0].len()), ..cut };
+            return Ok(cut.map(within).filter(|cut| cut.at < text.len()));
+        }
         Ok(cut.map(|cut| Cut { at: place_in(text, &prepared, cut.at), ..cut }))
     }
 }

@@ -1,5 +1,5 @@
 //! Text conditioning: from prompts to the tensors that a denoiser is conditioned on, for models with one
-//! text encoder (Stable Diffusion 1.x, the SDXL refiner, PixArt), two (SDXL) and three (Stable Diffusion 3).
+//! text encoder (Stable Diffusion 1.x, the SDXL refiner, PixArt, Z-Image), two (SDXL) and three (Stable Diffusion 3).
 
 use std::collections::HashMap;
 
@@ -44,6 +44,7 @@ impl TextConditioner {
         };
         let clips = self.encoders.iter().filter(|it| matches!(it, TextEncoder::Clip(_))).count();
         let (all, has_t5) = (self.encoders.len(), matches!(last, TextEncoder::T5(_)));
+        let has_qwen = matches!(last, TextEncoder::Qwen3(_));
         match self.tokenizers.arrangement() {
             TextArrangement::Clip if clips < all => {
                 return Err("one of them is not CLIP's".to_owned());
@@ -53,6 +54,9 @@ impl TextConditioner {
             }
             TextArrangement::T5 { .. } if all != 1 || !has_t5 => {
                 return Err("the model takes one, T5's".to_owned());
+            }
+            TextArrangement::Chat { .. } if all != 1 || !has_qwen => {
+                return Err("the model takes one, Qwen3's".to_owned());
             }
             TextArrangement::Joint { width, .. } => {
                 let has_both = clips == 2 && all - usize::from(has_t5) == 2;
@@ -67,13 +71,19 @@ impl TextConditioner {
                     return Err(format!("their states do not fit a width of {width}"));
                 }
             }
-            TextArrangement::Clip | TextArrangement::T5 { .. } => {}
+            TextArrangement::Clip | TextArrangement::T5 { .. } | TextArrangement::Chat { .. } => {}
         }
         let mut of_clip = None;
         for (tokenizer, encoder) in self.tokenizers.all().iter().zip(&self.encoders) {
             let (length, positions) = (tokenizer.length(), encoder.positions());
             let is_clip = matches!(tokenizer, TextTokenizer::Clip(_));
-            if is_clip != matches!(encoder, TextEncoder::Clip(_)) {
+            let is_one_kind = matches!(
+                (tokenizer, encoder),
+                (TextTokenizer::Clip(_), TextEncoder::Clip(_))
+                    | (TextTokenizer::T5(_), TextEncoder::T5(_))
+                    | (TextTokenizer::Qwen(_), TextEncoder::Qwen3(_))
+            );
+            if !is_one_kind {
                 return Err("a tokenizer is of another kind than its encoder".to_owned());
             }
             let wanted = if is_clip { *of_clip.get_or_insert(length) } else { length };
@@ -146,7 +156,7 @@ impl TextConditioner {
         let first = self.tokenizers.all().first().map_or(0, TextTokenizer::length);
         match self.tokenizers.arrangement() {
             TextArrangement::Clip => first,
-            TextArrangement::T5 { tokens } => tokens,
+            TextArrangement::T5 { tokens } | TextArrangement::Chat { tokens } => tokens,
             TextArrangement::Joint { tokens, .. } => first + tokens,
         }
     }
@@ -163,16 +173,19 @@ impl TextConditioner {
         self.widths().1.is_some()
     }
 
-    /// `true` if it has a T5, which takes longer to load and to run than all else of the text.
+    /// `true` if it has a T5 or a Qwen3, which takes longer to load and to run than all else of the text.
     #[must_use]
     pub fn is_dear(&self) -> bool {
-        self.encoders.iter().any(|encoder| matches!(encoder, TextEncoder::T5(_)))
+        self.encoders
+            .iter()
+            .any(|encoder| matches!(encoder, TextEncoder::T5(_) | TextEncoder::Qwen3(_)))
     }
 
-    /// `true` if what lies behind the tokens of a prompt is masked (PixArt).
+    /// `true` if what lies behind the tokens of a prompt is masked (PixArt, Z-Image).
     #[must_use]
     pub fn has_lengths(&self) -> bool {
-        matches!(self.tokenizers.arrangement(), TextArrangement::T5 { .. })
+        let arrangement = self.tokenizers.arrangement();
+        matches!(arrangement, TextArrangement::T5 { .. } | TextArrangement::Chat { .. })
     }
 
     /// The width `D` of the context, and the width `P` of the pooled embedding where there is one.
@@ -184,7 +197,9 @@ impl TextConditioner {
                 let context = self.encoders.iter().map(TextEncoder::width).sum();
                 (context, last.and_then(TextEncoder::pooled_width))
             }
-            TextArrangement::T5 { .. } => (last.map_or(0, TextEncoder::width), None),
+            TextArrangement::T5 { .. } | TextArrangement::Chat { .. } => {
+                (last.map_or(0, TextEncoder::width), None)
+            }
             TextArrangement::Joint { width, .. } => {
                 (width, Some(self.encoders.iter().filter_map(TextEncoder::pooled_width).sum()))
             }
@@ -211,7 +226,7 @@ impl TextConditioner {
         for (index, (encoder, TokenIds { mut ids, count })) in
             self.encoders.iter().zip(ids).enumerate()
         {
-            if let TextArrangement::T5 { .. } = arrangement {
+            if self.has_lengths() {
                 ids.truncate(count);
                 lengths = Some(vec![count]);
             }
@@ -225,7 +240,7 @@ impl TextConditioner {
         }
         let context = match arrangement {
             TextArrangement::Clip => Activation::cat(&states, 2)?,
-            TextArrangement::T5 { tokens } => {
+            TextArrangement::T5 { tokens } | TextArrangement::Chat { tokens } => {
                 let states = Activation::cat(&states, 2)?;
                 let count = states.dim(1)?;
                 states.pad_with_zeros(1, 0, tokens.saturating_sub(count))?

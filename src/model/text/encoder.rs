@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::{
     TextEncoding, TextError,
     clip::{self, ClipTextConfig, ClipTextModel},
+    qwen3::{self, Qwen3Config, Qwen3Encoder},
     t5::{self, T5Config, T5Encoder},
 };
 use crate::backend::{Params, Trace};
@@ -16,12 +17,19 @@ use crate::backend::{Params, Trace};
 pub enum TextEncoder {
     Clip(Box<ClipTextModel>),
     T5(Box<T5Encoder>),
+    Qwen3(Box<Qwen3Encoder>),
 }
 
 impl TextEncoder {
     /// The classes of transformers that there is a kind for.
-    pub const CLASSES: &[&str] =
-        &[clip::CLASSES[0], clip::CLASSES[1], t5::CLASSES[0], t5::CLASSES[1]];
+    pub const CLASSES: &[&str] = &[
+        clip::CLASSES[0],
+        clip::CLASSES[1],
+        t5::CLASSES[0],
+        t5::CLASSES[1],
+        qwen3::CLASSES[0],
+        qwen3::CLASSES[1],
+    ];
 
     /// Builds the encoder of transformers' `class` that `config` describes, with the tensors of `params`.
     ///
@@ -41,6 +49,10 @@ impl TextEncoder {
             let config = T5Config::from_json(class, config)?;
             return Ok(Self::T5(Box::new(T5Encoder::load(&config, params)?)));
         }
+        if qwen3::CLASSES.contains(&class) {
+            let config = Qwen3Config::from_json(config)?;
+            return Ok(Self::Qwen3(Box::new(Qwen3Encoder::load(&config, params)?)));
+        }
         Err(TextError::Class { class: class.to_owned(), known: Self::CLASSES.join(", ") })
     }
 
@@ -54,6 +66,7 @@ impl TextEncoder {
         match self {
             Self::Clip(model) => model.encode(sequences, trace),
             Self::T5(model) => model.encode(sequences, trace),
+            Self::Qwen3(model) => model.encode(sequences, trace),
         }
     }
 
@@ -63,6 +76,7 @@ impl TextEncoder {
         match self {
             Self::Clip(model) => model.config().hidden_size,
             Self::T5(model) => model.config().d_model,
+            Self::Qwen3(model) => model.config().hidden_size(),
         }
     }
 
@@ -71,7 +85,7 @@ impl TextEncoder {
     pub fn pooled_width(&self) -> Option<usize> {
         match self {
             Self::Clip(model) => model.has_projection().then(|| model.config().projection_dim),
-            Self::T5(_) => None,
+            Self::T5(_) | Self::Qwen3(_) => None,
         }
     }
 
@@ -81,6 +95,7 @@ impl TextEncoder {
         match self {
             Self::Clip(model) => model.config().max_position_embeddings,
             Self::T5(_) => T5Encoder::POSITIONS,
+            Self::Qwen3(_) => Qwen3Encoder::POSITIONS,
         }
     }
 
@@ -90,6 +105,7 @@ impl TextEncoder {
         match self {
             Self::Clip(model) => model.config().vocab_size,
             Self::T5(model) => model.config().vocab_size,
+            Self::Qwen3(model) => model.config().vocab_size,
         }
     }
 
@@ -99,6 +115,7 @@ impl TextEncoder {
         match self {
             Self::Clip(model) => model.weight_bytes(),
             Self::T5(model) => model.weight_bytes(),
+            Self::Qwen3(model) => model.weight_bytes(),
         }
     }
 }
@@ -118,7 +135,8 @@ mod tests {
         let error = TextEncoder::load("GemmaModel", &json!({}), &params).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "`GemmaModel` is not supported (CLIPTextModel, CLIPTextModelWithProjection, T5EncoderModel, UMT5EncoderModel)"
+            "`GemmaModel` is not supported (CLIPTextModel, CLIPTextModelWithProjection, T5EncoderModel, UMT5EncoderModel, \
+             Qwen3ForCausalLM, Qwen3Model)"
         );
     }
 }

@@ -3,12 +3,14 @@
 //! a folder here and one line in each `match` of `encoder` and `tokenizer`.
 
 mod arrangement;
+mod byte_pairs;
 pub mod clip;
 mod conditioner;
 mod conditioning;
 mod encoder;
 mod encoding;
 mod error;
+pub mod qwen3;
 pub mod t5;
 mod tokenizer;
 mod tokenizer_files;

@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::{
     Cut, TextError, TokenIds, TokenizerFiles,
     clip::{self, ClipTokenizer},
+    qwen3::{self, QwenTokenizer},
     t5::{self, T5Tokenizer},
 };
 
@@ -17,6 +18,7 @@ const WRAPPERS: [&str; 3] = ["PreTrainedTokenizer", "PreTrainedTokenizerFast", "
 pub enum TextTokenizer {
     Clip(Box<ClipTokenizer>),
     T5(Box<T5Tokenizer>),
+    Qwen(Box<QwenTokenizer>),
 }
 
 impl TextTokenizer {
@@ -37,6 +39,9 @@ impl TextTokenizer {
         if t5::TOKENIZER_CLASSES.contains(&class) || (is_unnamed && has_pieces()) {
             return T5Tokenizer::from_files(files).map(|it| Self::T5(Box::new(it)));
         }
+        if qwen3::TOKENIZER_CLASSES.contains(&class) {
+            return QwenTokenizer::from_files(files).map(|it| Self::Qwen(Box::new(it)));
+        }
         let is_clip = class.is_empty() || clip::TOKENIZER_CLASSES.contains(&class);
         if is_clip || WRAPPERS.contains(&class) {
             if !is_clip {
@@ -48,7 +53,9 @@ impl TextTokenizer {
             file: "tokenizer_config.json",
             reason: format!(
                 "the class `{class}` is not supported ({})",
-                [clip::TOKENIZER_CLASSES, t5::TOKENIZER_CLASSES].concat().join(", ")
+                [clip::TOKENIZER_CLASSES, t5::TOKENIZER_CLASSES, qwen3::TOKENIZER_CLASSES]
+                    .concat()
+                    .join(", ")
             ),
         })
     }
@@ -61,6 +68,7 @@ impl TextTokenizer {
         match self {
             Self::Clip(tokenizer) => tokenizer.encode(text),
             Self::T5(tokenizer) => tokenizer.encode(text),
+            Self::Qwen(tokenizer) => tokenizer.encode(text),
         }
     }
 
@@ -69,6 +77,7 @@ impl TextTokenizer {
     pub fn with_length(self, length: usize) -> Self {
         match self {
             Self::T5(tokenizer) => Self::T5(Box::new(tokenizer.with_length(length))),
+            Self::Qwen(tokenizer) => Self::Qwen(Box::new(tokenizer.with_length(length))),
             other @ Self::Clip(_) => other,
         }
     }
@@ -81,6 +90,7 @@ impl TextTokenizer {
         match self {
             Self::Clip(tokenizer) => tokenizer.cut(text),
             Self::T5(tokenizer) => tokenizer.cut(text),
+            Self::Qwen(tokenizer) => tokenizer.cut(text),
         }
     }
 
@@ -90,6 +100,7 @@ impl TextTokenizer {
         match self {
             Self::Clip(tokenizer) => tokenizer.largest_id(),
             Self::T5(tokenizer) => tokenizer.largest_id(),
+            Self::Qwen(tokenizer) => tokenizer.largest_id(),
         }
     }
 
@@ -99,6 +110,7 @@ impl TextTokenizer {
         match self {
             Self::Clip(tokenizer) => tokenizer.length(),
             Self::T5(tokenizer) => tokenizer.length(),
+            Self::Qwen(tokenizer) => tokenizer.length(),
         }
     }
 }

@@ -6,8 +6,8 @@ use std::fmt::Debug;
 
 use serde_json::Value;
 
-use super::{autoencoder_kl, clip, t5};
-use crate::model::text::{TextArrangement, clip::ClipTextConfig, t5::T5Config};
+use super::{autoencoder_kl, clip, qwen3, t5};
+use crate::model::text::{TextArrangement, clip::ClipTextConfig, qwen3::Qwen3Config, t5::T5Config};
 use crate::model::vae::KlConfig;
 use crate::weights::WeightsError;
 use crate::weights::clip_vocabulary::TokenPadding;
@@ -121,6 +121,8 @@ pub(in crate::weights) enum CheckpointTokenizer {
     Clip(TokenPadding),
     /// T5's, which lies beside the file
     T5,
+    /// Qwen's, which lies beside the file
+    Qwen,
 }
 
 impl dyn Family + '_ {
@@ -177,6 +179,12 @@ impl dyn Family + '_ {
             Part::TextEncoder(_) if t5::is_class(&config.class) => {
                 let config = T5Config::from_json(&config.class, json).ok()?;
                 Some(t5::names(&config).into_iter().collect())
+            }
+            Part::TextEncoder(_) if qwen3::is_class(&config.class) => {
+                let names = qwen3::names(&Qwen3Config::from_json(json).ok()?).into_iter();
+                // Without an output projection, transformers leaves out the prefix.
+                let alone = |name: &String| name.strip_prefix("model.").map(str::to_owned);
+                Some(names.flat_map(|name| [alone(&name), Some(name)]).flatten().collect())
             }
             Part::TextEncoder(_) => {
                 let config = ClipTextConfig::from_json(json).ok()?;

@@ -8,9 +8,11 @@ mod contents;
 mod family;
 mod pairs;
 mod pixart;
+pub(super) mod qwen3;
 mod sd3;
 mod stable_diffusion;
 pub(super) mod t5;
+mod z_image;
 
 use serde_json::Value;
 
@@ -25,8 +27,12 @@ pub(super) use family::{
 };
 
 /// All families. A model whose family nothing tells is taken for one of the first.
-pub(super) static FAMILIES: &[&dyn Family] =
-    &[&stable_diffusion::StableDiffusion, &pixart::PixArt, &sd3::StableDiffusion3];
+pub(super) static FAMILIES: &[&dyn Family] = &[
+    &stable_diffusion::StableDiffusion,
+    &pixart::PixArt,
+    &sd3::StableDiffusion3,
+    &z_image::ZImage,
+];
 
 /// Family of the model that a `model_index.json` describes: the one whose denoiser it names, by its class where
 /// several families have theirs in the same folder.

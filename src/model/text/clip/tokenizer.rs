@@ -2,8 +2,6 @@
 //! (`models/clip/tokenization_clip.py`): NFC, white space to one space, lower case, a split into
 //! words, digits and runs of signs, and byte-level BPE with `</w>` at the end of words.
 
-use std::collections::HashMap;
-
 use serde_json::Value;
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::normalizers::{Lowercase, NFC, Replace, replace::ReplacePattern};
@@ -11,8 +9,9 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{SplitDelimiterBehavior, Tokenizer};
 
+use crate::model::text::byte_pairs::BytePairs;
 use crate::model::text::tokenizing::{
-    GREATEST_ID, Named, added_tokens, check_sides, head, parse, reach, require, tokenizer_error,
+    Named, added_tokens, check_sides, head, parse, reach, tokenizer_error,
 };
 use crate::model::text::{Cut, TextError, TokenIds, TokenizerFiles};
 
@@ -56,24 +55,7 @@ impl ClipTokenizer {
         ];
         let [start, end, unknown, pad] = special.each_ref().map(|token| token.content().to_owned());
 
-        let (vocab, merges) = if files.tokenizer_json.is_some() {
-            vocabulary_of_tokenizer_json(&tokenizer_json)?
-        } else {
-            (
-                parse("vocab.json", Some(require("vocab.json", files.vocab_json)?))?,
-                merges_of_text(require("merges.txt", files.merges_txt)?)?,
-            )
-        };
-        let (file, table) = match files.tokenizer_json {
-            Some(_) => ("tokenizer.json", "tokenizer.json"),
-            None => ("merges.txt", "vocab.json"),
-        };
-        if let Some(id) = vocab.values().find(|&&id| id > GREATEST_ID) {
-            let reason = format!("a token has the id {id}, which no vocabulary has");
-            return Err(TextError::TokenizerFile { file: table, reason });
-        }
-        check_merges(&vocab, &merges, file)?;
-
+        let BytePairs { vocab, merges } = BytePairs::read(files, &tokenizer_json)?;
         let longest = vocab.keys().map(|token| token.chars().count()).max();
         let bpe = BPE::builder()
             .vocab_and_merges(vocab.into_iter().collect::<Vocab>(), merges)
@@ -200,71 +182,6 @@ pub(in crate::model::text) fn check_description(json: Option<&[u8]>) -> Result<(
         if kinds.as_deref() != Some(ours) {
             let kinds = kinds.map_or_else(|| rule["type"].clone(), Value::from);
             return fail(field, &kinds);
-        }
-    }
-    Ok(())
-}
-
-type Merges = Vec<(String, String)>;
-
-fn vocabulary_of_tokenizer_json(file: &Value) -> Result<(HashMap<String, u32>, Merges), TextError> {
-    let fail = |reason: &str| TextError::TokenizerFile {
-        file: "tokenizer.json",
-        reason: reason.to_owned(),
-    };
-    let model = file.get("model").ok_or_else(|| fail("no `model`"))?;
-    let vocab = model
-        .get("vocab")
-        .and_then(|vocab| serde_json::from_value(vocab.clone()).ok())
-        .ok_or_else(|| fail("`model.vocab` is not a table of ids, as a BPE model's is"))?;
-    // Older files write a merge as "a b", newer ones as ["a", "b"].
-    let merges = model
-        .get("merges")
-        .and_then(Value::as_array)
-        .ok_or_else(|| fail("`model.merges` is not a list, as a BPE model's is"))?
-        .iter()
-        .map(|merge| match merge {
-            Value::String(pair) => split_pair(pair),
-            pair => serde_json::from_value(pair.clone()).ok(),
-        })
-        .collect::<Option<Merges>>()
-        .ok_or_else(|| fail("`model.merges` holds something that is not a pair"))?;
-    Ok((vocab, merges))
-}
-
-fn merges_of_text(bytes: &[u8]) -> Result<Merges, TextError> {
-    let fail = |reason: String| TextError::TokenizerFile { file: "merges.txt", reason };
-    let text = std::str::from_utf8(bytes).map_err(|error| fail(error.to_string()))?;
-    text.lines()
-        .enumerate()
-        .filter(|(_, line)| !line.starts_with("#version") && !line.trim().is_empty())
-        .map(|(index, line)| {
-            split_pair(line.trim_end())
-                .ok_or_else(|| fail(format!("line {} is not a pair of tokens", index + 1)))
-        })
-        .collect()
-}
-
-fn split_pair(line: &str) -> Option<(String, String)> {
-    let (left, right) = line.split_once(' ')?;
-    (!left.is_empty() && !right.is_empty() && !right.contains(' '))
-        .then(|| (left.to_owned(), right.to_owned()))
-}
-
-/// Every merge must make a token of the vocabulary: the BPE builder takes that for granted in the
-/// size of its buffer.
-fn check_merges(
-    vocab: &HashMap<String, u32>,
-    merges: &Merges,
-    file: &'static str,
-) -> Result<(), TextError> {
-    for (left, right) in merges {
-        for token in [left, right, &format!("{left}{right}")] {
-            if !vocab.contains_key(token) {
-                let reason =
-                    format!("the merge `{left} {right}` needs `{token}`, not in the vocabulary");
-                return Err(TextError::TokenizerFile { file, reason });
-            }
         }
     }
     Ok(())
