@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    pipeline::progress::Silent,
+    pipeline::{progress::Silent, runner::Compute as _},
     sampler::{SamplerKind, TimestepSpacing},
     weights::{ModelFiles, ModelSource},
 };
