@@ -121,7 +121,7 @@ def compare_calls(model, threads, rounds):
 
 
 def measured(command, environment=None):
-    """Runs a process; the last line of its output as JSON, its seconds and its peak resident GiB."""
+    """Runs a process; the last line of its output as JSON, its seconds, those of all threads, and its peak resident GiB."""
     started = time.perf_counter()
     process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True, cwd=ROOT,
                                env={**os.environ, **(environment or {})})
@@ -131,7 +131,8 @@ def measured(command, environment=None):
         raise SystemExit(f"{' '.join(map(str, command))}: status {status}")
     lines = text.strip().splitlines()
     result = json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}
-    return {**result, "seconds": time.perf_counter() - started, "peak": usage.ru_maxrss / 2**20}
+    return {**result, "seconds": time.perf_counter() - started, "peak": usage.ru_maxrss / 2**20,
+            "all_threads": usage.ru_utime + usage.ru_stime}
 
 
 def relative_error(path, reference, name):

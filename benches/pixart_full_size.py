@@ -6,7 +6,7 @@ PyTorch (diffusers), in one run, and the memory that the plan says.
 
 Random weights compute the same products as trained ones. T5 has one of its 24 layers, because text is encoded before the
 transformer is loaded and is no matter of this bench. Prints Markdown: seconds and peak memory of a job of two steps from
-picture to picture, what `plan` says. Jobs are processes of their own.
+picture to picture, and what `plan` says. Jobs are processes of their own.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from full_size import measured
 from memory import estimate, picture
 from turns import ROOT
 
-SIDE, STEPS, RUN = 1024, 20, 2
+SIDE, STEPS = 1024, 20
 PROMPT = "a harbour at dusk"
 # PixArt-alpha/PixArt-XL-2-1024-MS.
 TRANSFORMER = dict(sample_size=128, caption_channels=4096, num_layers=28)
@@ -64,21 +64,33 @@ def make_model(folder, layers):
     (folder / "model_index.json").write_text(json.dumps(INDEX))
 
 
-def torch_job(model, source, target):
+def make_tiny_vae(folder):
+    """An AutoencoderTiny, with which the transformer is what counts."""
+    if not folder.exists():
+        import torch
+        from diffusers import AutoencoderTiny
+
+        torch.manual_seed(0)
+        AutoencoderTiny().half().save_pretrained(folder)
+
+
+def torch_job(model, source, target, run, tiny):
     """Image to image as this program does it: diffusers has no such pipeline for PixArt."""
     import numpy as np
     import torch
-    from diffusers import PixArtAlphaPipeline
+    from diffusers import AutoencoderTiny, PixArtAlphaPipeline
     from PIL import Image
 
-    pipe = PixArtAlphaPipeline.from_pretrained(model, torch_dtype=torch.float32)
+    other = {"vae": AutoencoderTiny.from_pretrained(tiny)} if tiny else {}
+    pipe = PixArtAlphaPipeline.from_pretrained(model, torch_dtype=torch.float32, **other)
     with torch.inference_mode():
         context, mask, _, _ = pipe.encode_prompt(PROMPT, do_classifier_free_guidance=False, device="cpu")
         pixels = torch.from_numpy(np.asarray(Image.open(source))).permute(2, 0, 1)[None] / 127.5 - 1
-        z = pipe.vae.encode(pixels).latent_dist.mean * pipe.vae.config.scaling_factor
+        encoded = pipe.vae.encode(pixels)
+        z = (encoded.latents if tiny else encoded.latent_dist.mean) * pipe.vae.config.scaling_factor
         pipe.scheduler.set_timesteps(STEPS)
-        steps = pipe.scheduler.timesteps[-RUN:]
-        pipe.scheduler.set_begin_index(STEPS - RUN)
+        steps = pipe.scheduler.timesteps[-run:]
+        pipe.scheduler.set_begin_index(STEPS - run)
         z = pipe.scheduler.add_noise(z, torch.randn(z.shape, generator=torch.Generator().manual_seed(0)), steps[:1])
         sizes = dict(resolution=torch.tensor([[SIDE, SIDE]]).float(), aspect_ratio=torch.ones(1, 1))
         started = time.perf_counter()
@@ -99,30 +111,39 @@ def main():
     parser.add_argument("--layers", type=int, default=28, help="of the transformer; fewer for a try")
     target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
     parser.add_argument("--program", type=pathlib.Path, default=target / "release/cupscale-fast")
+    parser.add_argument("--steps", type=int, default=2, help="that run")
+    parser.add_argument("--tiny-vae", action="store_true", help="an AutoencoderTiny in the place of the model's own")
     parser.add_argument("--role", choices=["torch"], help=argparse.SUPPRESS)
     args = parser.parse_args()
     work = args.work.resolve()
     model, source, quantized = work / "pixart-random", work / "in.png", work / "pixart-q8_0.gguf"
+    tiny = work / "taesd" if args.tiny_vae else None
     if args.role == "torch":
-        return torch_job(model, source, work / "torch.png")
+        return torch_job(model, source, work / "torch.png", args.steps, tiny)
     work.mkdir(parents=True, exist_ok=True)
+    if tiny:
+        make_tiny_vae(tiny)
     make_model(model, args.layers)
     picture(SIDE).save(source)
     if not quantized.exists():
         command = [args.program, "models", "quantize", model, "-o", quantized, "--type", "q8_0"]
         subprocess.run(command, check=True)
-    ours = [args.program, source, "--scale", "1", "--steps", STEPS, "--denoise-steps", RUN, "--rap", "0",
-            "--guidance", "1", "--captioner", "none", "--color-fix", "none", "--gsp", "0", "--prompt", PROMPT]
-    print(f"| one {SIDE}² region, {RUN} steps | seconds | peak memory | planned | planned / peak |\n|---|---|---|---|---|",
+    ours = [args.program, source, "--scale", "1", "--steps", STEPS, "--denoise-steps", args.steps, "--rap", "0",
+            "--guidance", "1", "--captioner", "none", "--color-fix", "none", "--gsp", "0", "--prompt", PROMPT, "--fresh"]
+    if tiny:
+        ours += ["--vae", tiny]
+    print(f"| one {SIDE}² region, steps: {args.steps} | seconds (of all threads) | peak memory | planned | ratio |\n|---|---|---|---|---|",
           flush=True)
-    result = measured([sys.executable, __file__, "--work", work, "--role", "torch"])
-    print(f"| diffusers (PyTorch), f32 (steps alone {result['steps_s']:.0f} s) | {result['seconds']:.0f} "
-          f"| {result['peak']:.1f} GiB | | |", flush=True)
+    result = measured([sys.executable, __file__, "--work", work, "--role", "torch",
+                       "--steps", args.steps, *(["--tiny-vae"] if tiny else [])])
+    print(f"| diffusers (PyTorch), f32 (steps alone {result['steps_s']:.0f} s) | {result['seconds']:.0f} ({result['all_threads']:.0f}) "
+          f"| {result['peak']:.2f} GiB | | |", flush=True)
     for name, path in (("f16 folder", model), ("q8_0 GGUF", quantized)):
         command = [*map(str, ours), "--model", str(path), "-o", str(work / "out.png")]
         planned = estimate(command) / 1024
         result = measured([*command, "--quiet"])
-        print(f"| cupscale-fast, {name} | {result['seconds']:.0f} | {result['peak']:.1f} GiB | {planned:.1f} GiB "
+        print(f"| cupscale-fast, {name} | {result['seconds']:.0f} ({result['all_threads']:.0f}) "
+              f"| {result['peak']:.2f} GiB | {planned:.2f} GiB "
               f"| {planned / result['peak']:.2f} |", flush=True)
 
 

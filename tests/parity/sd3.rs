@@ -147,8 +147,8 @@ fn the_composed_forms_that_other_devices_run_compute_the_same_transformer() {
     // candle's everywhere, which has none in f64.)
     let case = Case::load_as("sd3", DType::F64, MatmulPrecision::F32);
     let output = case.run(&case.inputs("plain"), Prior::None);
-    assert_close("sd3", &output, &case.expected["output"], 1e-4);
-    assert_close("sd3", &case.blended(), &case.expected["blended"], 1e-4);
+    assert_close("plain", &output, &case.expected["output"], 1e-4);
+    assert_close("blended", &case.blended(), &case.expected["blended"], 1e-4);
 }
 
 #[test]

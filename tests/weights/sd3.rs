@@ -51,10 +51,15 @@ fn config(files: &ModelFiles, part: Part) -> serde_json::Value {
 }
 
 /// What the text encoder of this index makes of a few tokens. (The vocabulary that files do without is the real one, and
-/// these encoders have another.)
-fn encoded(files: &ModelFiles, index: usize) -> TextEncoding {
+/// these encoders have another; nor do they have its heads, which `described` knows.)
+fn encoded(files: &ModelFiles, described: &ModelFiles, index: usize) -> TextEncoding {
     let part = files.component(Part::TextEncoder(index), &Device::Cpu, DType::F32).unwrap();
-    let encoder = TextEncoder::load(&part.class, &part.config, &part.params).unwrap();
+    let config = config(described, Part::TextEncoder(index));
+    for field in ["vocab_size", "hidden_size", "intermediate_size", "projection_dim", "hidden_act"]
+    {
+        assert_eq!(part.config[field], config[field], "{field}");
+    }
+    let encoder = TextEncoder::load(&part.class, &config, &part.params).unwrap();
     encoder.encode(&[vec![557, 3, 4, 90, 558]], None).unwrap()
 }
 
@@ -73,7 +78,7 @@ fn a_file_with_the_original_names_is_the_model_of_the_folder() {
         }
     }
     for index in 0..2 {
-        let [ours, theirs] = [&single, &whole].map(|files| encoded(files, index));
+        let [ours, theirs] = [&single, &whole].map(|files| encoded(files, &whole, index));
         // The folder's encoders are f32, the file's f16.
         assert!(largest_error(&ours.last, theirs.last.tensor().unwrap()) <= 5e-3);
         let pooled = theirs.pooled.unwrap();
@@ -94,7 +99,8 @@ fn a_projection_that_the_file_leaves_out_is_the_identity() {
     tensors.insert(projection.to_owned(), Tensor::eye(width, DType::F16, &Device::Cpu).unwrap());
     // As wide as it is tall, so that leaving it out is the same.
     let pooled = |tensors: &HashMap<String, Tensor>, name: &str| {
-        encoded(&open(&save(tensors, &place, name)).unwrap(), 0).pooled.unwrap()
+        let files = open(&save(tensors, &place, name)).unwrap();
+        encoded(&files, &files, 0).pooled.unwrap()
     };
     let own = pooled(&tensors, "own");
     tensors.remove(projection);
