@@ -449,13 +449,12 @@ def a_trous(x, levels=4):
 
 
 def given(x):
-    """Cut to -1..1, and what is cut given to what lies around, by its room between black and white."""
+    """Cut to -1..1, and what is cut given to what lies around, by its room."""
     out = x.clamp(-1, 1)
-    room = (1 - out**2) / 2
-    rooms = a_trous(room, 2)
     sum_given = torch.zeros_like(x)
     for sign in (1, -1):
-        lost = (sign * x - 1).clamp(min=0)
+        lost, room = (sign * x - 1).clamp(min=0), 1 - sign * out
+        rooms = a_trous(room, 2)
         share = torch.where(lost < rooms, lost / rooms.clamp(min=1e-300), (lost > 0).to(x.dtype))
         sum_given += sign * room * a_trous(share, 2)
     return (out + sum_given).clamp(-1, 1)
