@@ -2,7 +2,7 @@
 //! value that would change the mathematics in a way that this implementation does not have is refused by name.
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::error::ZImageError;
 use crate::ranges;
@@ -87,7 +87,9 @@ impl ZImageConfig {
     /// # Errors
     /// A field of the wrong type, or a value that this program does not support; each names the field.
     pub fn from_value(config: &Value) -> Result<Self, ZImageError> {
-        ranges::check(config)?;
+        // A list would be read as one of the fields, all of which have defaults.
+        let fields = Map::<String, Value>::deserialize(config).map_err(ZImageError::Json)?;
+        ranges::check_object(&fields)?;
         let raw = RawConfig::deserialize(config).map_err(ZImageError::Json)?;
         let fail = |field, value: String, supported| {
             Err(ZImageError::Unsupported { field, value, supported })
