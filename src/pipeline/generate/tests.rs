@@ -170,3 +170,22 @@ fn what_cannot_begin_from_noise_is_refused_by_name() {
     let euler = Settings { sampler: Some(SamplerKind::Euler), ..settings };
     assert!(plan_generation(&stretched, &Generation::default(), &euler).is_ok());
 }
+
+#[test]
+fn a_text_that_t5_has_read_needs_no_encoder_again() {
+    let (_folder, engine) = engine("sd3");
+    let Engine { model, runner, .. } = &engine;
+    let loaded = || runner.loaded_bytes(&model.footprints);
+    let values = |text: &str| {
+        let made = runner.encode_texts(&[text]).unwrap();
+        [&made.context, made.pooled.as_ref().unwrap()]
+            .map(|part| part.tensor().unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap())
+    };
+    let first = ["a fox", ""].map(values);
+    assert!(loaded() > 0);
+    runner.free_parts();
+    assert_eq!(["a fox", ""].map(values), first);
+    assert_eq!(loaded(), 0);
+    assert_ne!(values("two foxes"), first[0]);
+    assert!(loaded() > 0);
+}

@@ -4,9 +4,11 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::CLASSES;
 use crate::model::text::TextError;
 use crate::ranges;
+
+/// The classes in transformers' configurations: one bias of positions for all layers, or one for each.
+pub(in crate::model::text) const CLASSES: [&str; 2] = ["T5EncoderModel", "UMT5EncoderModel"];
 
 /// The feed-forward layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

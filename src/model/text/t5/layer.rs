@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Result};
 
-use super::{FeedForward, T5Config, residual_dtype};
+use super::config::{FeedForward, T5Config};
 use crate::backend::ops::{Linear, RmsNorm, biased_attention, gelu_tanh};
 use crate::backend::{Activation, Params};
 
@@ -82,4 +82,10 @@ impl T5Layer {
         drop(h);
         self.wo.forward_add(&wide.to_dtype(residual)?, &x)
     }
+}
+
+/// Precision of the sum that goes through all layers. T5's grows beyond what f16 holds, so that transformers keeps the
+/// last product of the feed-forward layers in f32 there (`_keep_in_fp32_modules`), and the sum with it.
+pub(super) fn residual_dtype(dtype: DType) -> DType {
+    if dtype == DType::F16 { DType::F32 } else { dtype }
 }

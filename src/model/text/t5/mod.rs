@@ -14,15 +14,13 @@ use candle_core::{DType, Result};
 use super::TextEncoding;
 use crate::backend::ops::{Embedding, RmsNorm};
 use crate::backend::{Params, Trace};
+pub(super) use config::CLASSES;
 pub use config::{FeedForward, T5Config};
-use layer::T5Layer;
+use layer::{T5Layer, residual_dtype};
 pub use pieces::Pieces;
 use position::RelativePosition;
 pub(super) use tokenizer::is_unigram;
 pub use tokenizer::{T5Tokenizer, json_of_spiece};
-
-/// The classes in transformers' configurations: one bias of positions for all layers, or one for each.
-pub(super) const CLASSES: [&str; 2] = ["T5EncoderModel", "UMT5EncoderModel"];
 
 /// The classes of its tokenizer there.
 pub(super) const TOKENIZER_CLASSES: [&str; 2] = ["T5Tokenizer", "T5TokenizerFast"];
@@ -135,10 +133,4 @@ impl T5Encoder {
     pub fn weight_bytes(&self) -> usize {
         self.weight_bytes
     }
-}
-
-/// Precision of the sum that goes through all layers. T5's grows beyond what f16 holds, so that transformers keeps the
-/// last product of the feed-forward layers in f32 there (`_keep_in_fp32_modules`), and the sum with it.
-fn residual_dtype(dtype: DType) -> DType {
-    if dtype == DType::F16 { DType::F32 } else { dtype }
 }

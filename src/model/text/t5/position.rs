@@ -3,7 +3,7 @@
 
 use candle_core::{DType, Result};
 
-use super::T5Config;
+use super::config::T5Config;
 use crate::backend::ops::Embedding;
 use crate::backend::{Activation, Params, Trace};
 
