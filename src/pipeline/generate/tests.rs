@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    pipeline::{progress::Silent, run::folder},
+    pipeline::{progress::Silent, run::folder, runner::Compute as _},
     sampler::{SamplerKind, TimestepSpacing},
     weights::{ModelFiles, ModelSource},
 };
