@@ -291,7 +291,7 @@ pub fn describe(
 
 #[cfg(test)]
 #[path = "../../tests/common/folder.rs"]
-mod folder;
+pub(super) mod folder;
 
 #[cfg(test)]
 mod tests {

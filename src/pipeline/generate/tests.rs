@@ -9,13 +9,10 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    pipeline::{progress::Silent, runner::Compute as _},
+    pipeline::{progress::Silent, run::folder, runner::Compute as _},
     sampler::{SamplerKind, TimestepSpacing},
     weights::{ModelFiles, ModelSource},
 };
-
-#[path = "../../../tests/common/folder.rs"]
-mod folder;
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
 
