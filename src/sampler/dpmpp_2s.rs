@@ -82,10 +82,8 @@ impl Sampler for Dpmpp2s {
         let ratio = to.spread / level.spread;
         let weight = to.signal - level.signal * ratio;
         let kept = Some(step.x0()?);
-        let second = !step.index.is_multiple_of(2)
-            && !self.first_order
-            && !(step.last && self.ends_lower)
-            && to.spread > 0.0;
+        let ends = to.spread <= 0.0 || step.last && self.ends_lower;
+        let second = !(step.index.is_multiple_of(2) || self.first_order || ends);
         let Some(before) = earlier.last().filter(|_| second) else {
             let terms = Terms { z: ratio, x0: weight, eps: 0.0 };
             return Ok(Update { kept, ..Update::new(step, terms, 0.0, self.limit)? });

@@ -80,13 +80,16 @@ pub(super) fn steps_at(
 /// The updates of a run that takes these steps one after the other. What no later step reads is not kept.
 ///
 /// # Errors
-/// Those of [`Sampler::update`].
+/// Those of [`Sampler::update`], or [`SamplerError::NoStep`] where the levels make none.
 pub fn updates(
     sampler: &dyn Sampler,
     schedule: &Schedule,
     steps: &[Step],
 ) -> Result<Vec<Update>, SamplerError> {
-    let update = |(index, step)| sampler.update(schedule, &steps[..index], step);
+    let update = |(index, step): (usize, &Step)| {
+        let update = sampler.update(schedule, &steps[..index], step)?;
+        if update.is_finite() { Ok(update) } else { Err(SamplerError::NoStep { t: step.t }) }
+    };
     let mut updates = steps.iter().enumerate().map(update).collect::<Result<Vec<_>, _>>()?;
     for index in 0..updates.len() {
         let later = &updates[index + 1..];

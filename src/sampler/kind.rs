@@ -338,6 +338,20 @@ mod tests {
     }
 
     #[test]
+    fn noise_levels_that_are_all_the_same_make_no_steps_of_a_solver() {
+        let settings = r#""use_karras_sigmas": true, "sigma_min": 2, "sigma_max": 2"#;
+        let text = format!(r#"{{"_class_name": "DPMSolverMultistepScheduler", {settings}}}"#);
+        let config = SchedulerConfig::from_json(&text).unwrap();
+        let schedule = crate::sampler::Schedule::new(&config).unwrap();
+        for kind in [SamplerKind::Dpmpp2m, SamplerKind::Dpmpp2mSde, SamplerKind::DpmppSde] {
+            let sampler = kind.build(&config, None).unwrap();
+            let steps = sampler.steps(&schedule, 20).unwrap();
+            let error = crate::sampler::updates(&*sampler, &schedule, &steps).unwrap_err();
+            assert!(matches!(error, SamplerError::NoStep { .. }), "{kind}: {error}");
+        }
+    }
+
+    #[test]
     fn settings_that_cannot_be_are_refused_by_name() {
         for (kind, setting, name) in [
             (SamplerKind::Euler, r#""interpolation_type": "cubic""#, "interpolation_type"),

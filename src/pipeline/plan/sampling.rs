@@ -24,7 +24,10 @@ pub struct SamplingPlan {
     pub timesteps: Timesteps,
     /// Steps of the whole schedule, N.
     pub schedule_steps: usize,
-    /// The steps that run, first (noisiest) to last.
+    /// Steps of the schedule that run.
+    pub steps_run: usize,
+    /// One for each prediction of the denoiser, first (noisiest) to last: the steps that run, some of which are two
+    /// predictions where the sampler takes two for a step.
     pub steps: Vec<Step>,
     /// Canvas update of each step.
     pub updates: Vec<Update>,
@@ -87,6 +90,7 @@ impl SamplingPlan {
             spacing: spacing_counts.then_some(spacing),
             timesteps,
             schedule_steps,
+            steps_run: steps.len().div_ceil(sampler.predictions()),
             steps,
             updates,
             initial_noise,
@@ -205,6 +209,20 @@ mod tests {
         let other = Settings { sampler: Some(SamplerKind::Euler), ..settings };
         let error = resolve(sd3, "{}", &other).unwrap_err();
         assert!(matches!(error, Error::Sampler(SamplerError::WrongProcess { .. })), "{error}");
+    }
+
+    #[test]
+    fn a_step_of_two_predictions_is_one_of_the_steps_that_run() {
+        for sampler in [SamplerKind::Heun, SamplerKind::DpmppSde] {
+            let settings = Settings { sampler: Some(sampler), ..Settings::default() };
+            let plan = resolve(EULER, "{}", &settings).unwrap();
+            assert_eq!((plan.schedule_steps, plan.steps_run, plan.steps.len()), (8, 4, 7));
+            assert_eq!((plan.steps[0].t, plan.steps[6].t), (376.0, 1.0));
+            assert_eq!(plan.history(), 2);
+        }
+        let unipc = Settings { sampler: Some(SamplerKind::UniPc), ..Settings::default() };
+        let plan = resolve(EULER, "{}", &unipc).unwrap();
+        assert_eq!((plan.steps_run, plan.steps.len(), plan.history()), (4, 4, 3));
     }
 
     #[test]
