@@ -54,7 +54,7 @@ fn a_models_scheduler_decides_the_sampler_or_what_stands_in_for_it() {
         let own = plan("");
         assert!(own.contains(&format!("sampler       {sampler}")), "{own}");
         assert!(!own.contains("asks for"), "{own}");
-        shell.succeed("in.png --model model -o out.png --steps 4 --force");
+        shell.succeed("in.png --model model -o out.png --steps 4");
     }
     // Two predictions for each of the steps but the last.
     assert!(plan("--steps 8 --denoise-steps 4").contains("4 of 8 in 7 predictions, at t = "));
@@ -230,6 +230,10 @@ fn every_choice_of_sampling_gives_another_picture() {
         "--sampler tcd --eta 0",
         "--sampler lcm",
         "--sampler euler --spacing linspace",
+        "--sampler euler-a",
+        "--sampler heun",
+        "--sampler dpmpp-sde",
+        "--sampler dpmpp-2s",
     ] {
         shell.succeed(&format!("{base} {option}"));
         let picture = pictures::open(shell.path("out.tif"));
