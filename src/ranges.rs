@@ -137,6 +137,7 @@ const FIELDS: &[(&str, Range)] = &[
     ("beta_end", SIGNED),
     ("beta_start", SIGNED),
     ("clip_sample_range", FACTOR),
+    ("disable_corrector", TIMESTEP),
     ("dynamic_thresholding_ratio", SHARE),
     ("lambda_min_clipped", SIGNED),
     ("max_image_seq_len", POSITIONS),

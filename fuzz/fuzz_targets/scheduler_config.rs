@@ -26,12 +26,13 @@ fn run(kind: SamplerKind, config: &SchedulerConfig) -> Result<(), SamplerError> 
     assert!(schedule.train_timesteps() > 0);
     for count in [1, 3] {
         let steps = plan(&*sampler, &schedule, &Timesteps::Count(count), Denoise::Strength(1.0))?;
-        assert!(!steps.is_empty() && steps.len() <= count);
+        assert!(!steps.is_empty() && steps.len() <= sampler.predictions() * count);
         if kind.process() == NoiseProcess::FlowMatching {
             let is_share = |share: f64| (0.0..=1.0).contains(&share);
             assert!(steps.iter().all(|step| is_share(step.level.signal) && is_share(step.level.spread)));
         }
-        updates(&*sampler, &schedule, &steps)?;
+        let updates = updates(&*sampler, &schedule, &steps)?;
+        assert!(updates.iter().all(|update| update.z.is_finite() && update.prediction.is_finite()));
     }
     Ok(())
 }

@@ -115,7 +115,7 @@ fn to_json(input: &str, output: &str, plan: &Plan, time: &PlannedTime) -> Value 
         "width": geometry.canvas.width,
         "height": geometry.canvas.height,
         "regions": geometry.grid.len(),
-        "steps": sampling.steps.len(),
+        "steps": sampling.steps_run,
         "sampler": sampling.sampler.name(),
         "calls": plan.denoiser_calls(),
         "vae_tiles": plan.tiles(),

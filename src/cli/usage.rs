@@ -75,7 +75,7 @@ mod tests {
             assert!(line.ends_with(&format!("; did you mean {meant}?")), "{line}");
             assert_eq!(line.lines().count(), 1);
         }
-        for words in ["--device gpu", "--sampler heun", "--format gif", "--zzz", "--scale 0"] {
+        for words in ["--device gpu", "--sampler plms", "--format gif", "--zzz", "--scale 0"] {
             let words = format!("x a.png {words}");
             let line = line(&Cli::from_command_line(words.split(' ')).unwrap_err());
             assert!(!line.contains("did you mean"), "{line}");

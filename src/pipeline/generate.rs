@@ -30,7 +30,8 @@ use crate::{
 };
 
 /// Samplers that keep a little signal in pure noise.
-const BEGIN_ANYWHERE: &str = "euler, dpmpp-2m";
+const BEGIN_ANYWHERE: &str =
+    "euler, euler-a, heun, dpmpp-2m, dpmpp-2m-sde, dpmpp-2s, dpmpp-sde, unipc";
 
 /// Grey of the sheet that stands in the place of the input while a picture is made, and that nothing looks at.
 const SHEET: f32 = 0.5;

@@ -126,7 +126,7 @@ impl JobSpec {
         // What repainting takes from an input, which a picture that is made from noise has not.
         if !plan.geometry.generated {
             record["captioner"] = settings.captioner.name().into();
-            record["denoise_steps"] = sampling.steps.len().into();
+            record["denoise_steps"] = sampling.steps_run.into();
             record["gsp"] = settings.gsp.into();
             record["rap"] = settings.rap.into();
             record["rsp"] = settings.rsp.into();

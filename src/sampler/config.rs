@@ -152,6 +152,10 @@ pub struct SchedulerConfig {
     pub solver_type: Option<String>,
     /// Order of the solver.
     pub solver_order: Option<usize>,
+    /// x̂0 in place of ε as the quantity that UniPC extrapolates.
+    pub predict_x0: Option<bool>,
+    /// Steps after which UniPC does not correct.
+    pub disable_corrector: Option<Vec<usize>>,
     /// First order in the last step where there are few steps.
     pub lower_order_final: Option<bool>,
     /// First order in the last step in any case.
@@ -198,6 +202,8 @@ struct RawSchedulerConfig {
     algorithm_type: Option<String>,
     solver_type: Option<String>,
     solver_order: Option<usize>,
+    predict_x0: Option<bool>,
+    disable_corrector: Option<Vec<usize>>,
     lower_order_final: Option<bool>,
     euler_at_final: Option<bool>,
     interpolation_type: Option<String>,
@@ -292,6 +298,8 @@ impl From<RawSchedulerConfig> for SchedulerConfig {
             algorithm_type: written.algorithm_type,
             solver_type: written.solver_type,
             solver_order: written.solver_order,
+            predict_x0: written.predict_x0,
+            disable_corrector: written.disable_corrector,
             lower_order_final: written.lower_order_final,
             euler_at_final: written.euler_at_final,
             interpolation_type: written.interpolation_type,

@@ -3,7 +3,7 @@
 use super::{
     clip::Limit,
     config::SchedulerConfig,
-    descriptor::{Descriptor, check_eta, none_left_out},
+    descriptor::{Descriptor, any_config, check_eta, none_left_out},
     error::SamplerError,
     interface::{Sampler, steps_at},
     level::NoiseProcess,
@@ -26,6 +26,7 @@ pub(super) const DESCRIPTOR: Descriptor = Descriptor {
     process: NoiseProcess::VariancePreserving,
     default_eta: Some(Ddim::DEFAULT_ETA),
     has_spacing: true,
+    is_asked_by: any_config,
     left_out: none_left_out,
     build: |config, eta| Ok(Box::new(Ddim::new(eta)?.with_clipping(config))),
 };

@@ -23,10 +23,17 @@ pub(super) struct Descriptor {
     pub default_eta: Option<f64>,
     /// `true` if the config's timestep spacing is used.
     pub has_spacing: bool,
+    /// `true` if this is the sampler that a config of `class` means: one class may be several samplers.
+    pub is_asked_by: fn(&SchedulerConfig) -> bool,
     /// The first setting of a config of `class` that the sampler runs without, if there is one.
     pub left_out: fn(&SchedulerConfig) -> Option<&'static str>,
     /// Builds the sampler; eta is `default_eta` or the user's, and 0 for a sampler without that choice.
     pub build: BuildSampler,
+}
+
+/// For a sampler that has its class to itself.
+pub(super) fn any_config(_: &SchedulerConfig) -> bool {
+    true
 }
 
 /// For a sampler that has every setting of its class.

@@ -3,13 +3,13 @@
 
 use super::{
     clip::Limit,
-    config::{BetaSchedule, FinalSigmas, SchedulerConfig, TimestepSpacing},
+    config::{FinalSigmas, SchedulerConfig},
     descriptor::{Descriptor, first_wanted},
+    dpm_steps::DpmSteps,
     error::SamplerError,
-    interface::{Sampler, steps_through},
-    level::{Level, NoiseProcess},
+    interface::Sampler,
+    level::NoiseProcess,
     schedule::Schedule,
-    sigmas::{SigmaSpread, Sigmas, timestep_of},
     step::{Step, Terms},
     update::Update,
 };
@@ -21,6 +21,7 @@ pub(super) const DESCRIPTOR: Descriptor = Descriptor {
     process: NoiseProcess::VariancePreserving,
     default_eta: None,
     has_spacing: true,
+    is_asked_by: |config| !wants_noise(config),
     left_out: |config| {
         let algorithm = config.algorithm_type.as_deref().unwrap_or("dpmsolver++");
         first_wanted([
@@ -32,23 +33,24 @@ pub(super) const DESCRIPTOR: Descriptor = Descriptor {
     build: |config, _| Ok(Box::new(Dpmpp2m::new(config)?)),
 };
 
+/// `true` if a config of the class means the solver of the stochastic equation.
+pub(super) fn wants_noise(config: &SchedulerConfig) -> bool {
+    config.algorithm_type.as_deref().is_some_and(|algorithm| algorithm.starts_with("sde-"))
+}
+
 /// Schedules of fewer steps than this end with a step of first order (`lower_order_final`).
 const FEW_STEPS: usize = 15;
 
 /// The second-order multistep sampler of DPM-Solver++.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Dpmpp2m {
-    final_sigmas: FinalSigmas,
+    walk: DpmSteps,
     lower_order_final: bool,
     euler_at_final: bool,
     first_order: bool,
     /// Heun's rule in place of the midpoint's.
     heun: bool,
     limit: Option<Limit>,
-    sigmas: Sigmas,
-    /// Timesteps of levels of their own stay fractions, of which the denoiser is told the whole part.
-    cosine: bool,
-    lambda_min: f64,
 }
 
 impl Dpmpp2m {
@@ -59,80 +61,72 @@ impl Dpmpp2m {
     /// [`SamplerError::UnsupportedSetting`] for noise levels that cannot be.
     pub fn new(config: &SchedulerConfig) -> Result<Self, SamplerError> {
         Ok(Self {
-            final_sigmas: config.final_sigmas_type,
+            walk: DpmSteps::new(config)?,
             lower_order_final: config.lower_order_final.unwrap_or(true),
             euler_at_final: config.euler_at_final.unwrap_or(false),
             first_order: config.solver_order == Some(1),
             heun: config.solver_type.as_deref() == Some("heun"),
             limit: Limit::threshold_of(config),
-            sigmas: Sigmas::of(config)?,
-            cosine: config.beta_schedule == BetaSchedule::SquaredCosine,
-            lambda_min: config.lambda_min_clipped.unwrap_or(f64::NEG_INFINITY),
         })
     }
 
-    /// `true` if the step is of first order: by the config, or as the last of all steps.
-    fn is_first_order(&self, step: &Step) -> bool {
-        let ends_lower = self.final_sigmas == FinalSigmas::Zero
+    /// The step before, if this one is of second order: of first order it is by the config, as the first of a run, or as
+    /// the last of all steps.
+    ///
+    /// # Errors
+    /// [`SamplerError::NoSignal`] where either of them is at pure noise.
+    fn second_order<'a>(
+        &self,
+        earlier: &'a [Step],
+        step: &Step,
+    ) -> Result<Option<&'a Step>, SamplerError> {
+        let ends_lower = self.walk.final_sigmas == FinalSigmas::Zero
             || self.euler_at_final
             || self.lower_order_final && step.index + 1 < FEW_STEPS;
-        self.first_order || step.last && ends_lower
-    }
-
-    /// The level after the last step.
-    fn end(&self, schedule: &Schedule) -> Result<Level, SamplerError> {
-        match self.final_sigmas {
-            FinalSigmas::Zero => Ok(Level::CLEAN),
-            FinalSigmas::SigmaMin => schedule.level(0.0),
+        let Some(before) = earlier.last() else { return Ok(None) };
+        if self.first_order || step.last && ends_lower {
+            return Ok(None);
         }
-    }
-
-    /// The schedule's timesteps up to `lambda_min_clipped`: their number.
-    fn reached(&self, schedule: &Schedule) -> Result<usize, SamplerError> {
-        let sigmas = schedule.solvers_sigmas()?;
-        let total = sigmas.len();
-        let clipped =
-            sigmas.iter().rev().take_while(|&&sigma| -f64::from(sigma.ln()) < self.lambda_min);
-        Ok(total - clipped.count())
-    }
-
-    /// The timesteps of `n` steps. The reference spreads `n + 1` of them and leaves out the last, except with trailing
-    /// spacing, which never reaches 0.
-    fn timesteps(&self, schedule: &Schedule, n: usize) -> Result<Vec<f64>, SamplerError> {
-        let reached = self.reached(schedule)?;
-        let trailing = schedule.spacing() == TimestepSpacing::Trailing;
-        let max = if trailing { reached } else { reached.saturating_sub(1) };
-        if n == 0 || n > max {
-            return Err(SamplerError::StepCount { steps: n, max });
+        if step.level.signal <= 0.0 || before.level.signal <= 0.0 {
+            return Err(SamplerError::NoSignal { t: step.t });
         }
-        let timesteps = schedule.timesteps_below(reached, if trailing { n } else { n + 1 })?;
-        Ok(timesteps.into_iter().take(n).map(|t| t as f64).collect())
+        Ok(Some(before))
+    }
+
+    /// The step of the stochastic equation (algorithm "SDE-DPM-Solver++(2M)" of the paper's appendix), with `h`, r and D
+    /// as in [`Dpmpp2m`]'s own: `z' = (spread'/spread)·e⁻ʰ·z + signal'·(1−e⁻²ʰ)·D + spread'·√(1−e⁻²ʰ)·n`. Heun's rule
+    /// has `signal'·(1 − (1−e⁻²ʰ)/2h)` in the place of `½·signal'·(1−e⁻²ʰ)` before the difference.
+    pub(super) fn stochastic(&self, earlier: &[Step], step: &Step) -> Result<Update, SamplerError> {
+        let Step { level, to, .. } = *step;
+        let ratio = to.spread / level.spread;
+        // e⁻ʰ, 0 where the step leads to the clean latent.
+        let decay = ratio * level.signal / to.signal;
+        let fresh = 1.0 - decay * decay;
+        let weight = to.signal * fresh;
+        let (half, history) = match self.second_order(earlier, step)? {
+            None => (0.0, Vec::new()),
+            Some(before) => {
+                let lambda = level.log_snr();
+                let (h, h_before) = (to.log_snr() - lambda, lambda - before.level.log_snr());
+                let rule = if self.heun { to.signal - weight / (2.0 * h) } else { weight / 2.0 };
+                let half = rule * h / h_before;
+                (half, vec![-half as f32])
+            }
+        };
+        let terms = Terms { z: ratio * decay, x0: weight + half, eps: 0.0 };
+        let noise = to.spread * fresh.max(0.0).sqrt();
+        let kept = Some(step.x0()?);
+        Ok(Update { kept, history, ..Update::new(step, terms, noise, self.limit)? })
     }
 }
 
 impl Sampler for Dpmpp2m {
     fn steps(&self, schedule: &Schedule, n: usize) -> Result<Vec<Step>, SamplerError> {
-        let timesteps = self.timesteps(schedule, n)?;
-        let Some(spread) = self.sigmas.spread else { return self.through(schedule, &timesteps) };
-        let sigmas = schedule.solvers_sigmas()?;
-        let logs: Vec<f32> = sigmas.iter().map(|sigma| sigma.ln()).collect();
-        let ends = (f64::from(sigmas[sigmas.len() - 1]), f64::from(sigmas[0]));
-        let rounds = matches!(spread, SigmaSpread::Karras | SigmaSpread::Lu) && !self.cosine;
-        let point = |sigma: f64| {
-            let t = timestep_of(sigma, &logs);
-            // The reference keeps whole timesteps, some of them rounded before.
-            let t = if rounds { t.round_ties_even() } else { t.trunc() };
-            (t, Level::of_sigma(f64::from(sigma as f32)))
-        };
-        let points: Vec<_> = self.sigmas.spread(spread, ends, n).into_iter().map(point).collect();
-        Ok(steps_through(schedule, &points, self.end(schedule)?))
+        self.walk.steps(schedule, n)
     }
 
     fn through(&self, schedule: &Schedule, timesteps: &[f64]) -> Result<Vec<Step>, SamplerError> {
-        self.sigmas.refuse_list()?;
-        let point = |&t: &f64| Ok((t, schedule.solvers_level(t)?));
-        let points = timesteps.iter().map(point).collect::<Result<Vec<_>, SamplerError>>()?;
-        Ok(steps_through(schedule, &points, self.end(schedule)?))
+        self.walk.through(schedule, timesteps)
     }
 
     /// With `h = λ'−λ` and `r = (λ−λ₋₁)/h` (λ₋₁ that of the step before),
@@ -145,20 +139,15 @@ impl Sampler for Dpmpp2m {
         let ratio = to.spread / level.spread;
         let weight = to.signal - level.signal * ratio;
         let kept = Some(step.x0()?);
-        let before = match earlier.last() {
-            Some(before) if !self.is_first_order(step) => before.level,
-            _ => {
-                // Without clipping the same as with z and x̂0, which is how the reference writes it.
-                let terms = match self.limit {
-                    None => Terms { z: 0.0, x0: to.signal, eps: to.spread },
-                    Some(_) => Terms { z: ratio, x0: weight, eps: 0.0 },
-                };
-                return Ok(Update { kept, ..Update::new(step, terms, 0.0, self.limit)? });
-            }
+        let Some(before) = self.second_order(earlier, step)? else {
+            // Without clipping the same as with z and x̂0, which is how the reference writes it.
+            let terms = match self.limit {
+                None => Terms { z: 0.0, x0: to.signal, eps: to.spread },
+                Some(_) => Terms { z: ratio, x0: weight, eps: 0.0 },
+            };
+            return Ok(Update { kept, ..Update::new(step, terms, 0.0, self.limit)? });
         };
-        if level.signal <= 0.0 || before.signal <= 0.0 {
-            return Err(SamplerError::NoSignal { t: step.t });
-        }
+        let before = before.level;
         let (h, h_before) = (to.log_snr() - level.log_snr(), level.log_snr() - before.log_snr());
         let rule = if self.heun { to.signal - weight / h } else { weight / 2.0 };
         let half = rule * h / h_before;

@@ -127,6 +127,14 @@ pub enum SamplerError {
         /// The timestep.
         t: f64,
     },
+    /// Noise levels between which no step leads, such as two that are the same.
+    #[error(
+        "no step leads on from timestep {t}: the noise levels of the scheduler config are too close there"
+    )]
+    NoStep {
+        /// The timestep.
+        t: f64,
+    },
     /// Two slices of different lengths that should match.
     #[error("{what} holds {actual} values where {expected} are needed")]
     Length {

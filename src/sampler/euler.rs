@@ -8,7 +8,7 @@
 
 use super::{
     config::{FinalSigmas, SchedulerConfig, TimestepSpacing},
-    descriptor::{Descriptor, none_left_out},
+    descriptor::{Descriptor, any_config, none_left_out},
     error::SamplerError,
     interface::{Sampler, steps_through},
     level::{Level, NoiseProcess},
@@ -24,19 +24,15 @@ pub(super) const DESCRIPTOR: Descriptor = Descriptor {
     // The solvers in σ integrate the equation that Euler's method integrates, down to σ = 0.
     stands_in_for: &[
         "DEISMultistepScheduler",
-        "DPMSolverSDEScheduler",
-        "DPMSolverSinglestepScheduler",
-        "EulerAncestralDiscreteScheduler",
-        "HeunDiscreteScheduler",
         "KDPM2AncestralDiscreteScheduler",
         "KDPM2DiscreteScheduler",
         "LMSDiscreteScheduler",
         "SASolverScheduler",
-        "UniPCMultistepScheduler",
     ],
     process: NoiseProcess::VariancePreserving,
     default_eta: None,
     has_spacing: true,
+    is_asked_by: any_config,
     left_out: none_left_out,
     build: |config, _| Ok(Box::new(Euler::new(config)?)),
 };

@@ -3,7 +3,7 @@
 
 use super::{
     config::SchedulerConfig,
-    descriptor::{Descriptor, none_left_out},
+    descriptor::{Descriptor, any_config, none_left_out},
     error::SamplerError,
     interface::{Sampler, steps_through},
     level::{Level, NoiseProcess},
@@ -20,6 +20,7 @@ pub(super) const DESCRIPTOR: Descriptor = Descriptor {
     process: NoiseProcess::FlowMatching,
     default_eta: None,
     has_spacing: false,
+    is_asked_by: any_config,
     left_out: none_left_out,
     build: |config, _| Ok(Box::new(FlowEuler::new(config))),
 };

@@ -4,9 +4,10 @@ use std::fmt::Debug;
 
 use super::{error::SamplerError, level::Level, schedule::Schedule, step::Step, update::Update};
 
-/// A way to walk down the noise levels with one noise prediction per step.
+/// A way to walk down the noise levels.
 pub trait Sampler: Debug + Send + Sync {
-    /// The `n` steps of the whole schedule, noisiest first.
+    /// The `n` steps of the whole schedule, noisiest first; as many [`Step`]s as the denoiser predicts
+    /// ([`Sampler::predictions`]).
     ///
     /// # Errors
     /// [`SamplerError::StepCount`] or [`SamplerError::TimestepRange`].
@@ -18,6 +19,12 @@ pub trait Sampler: Debug + Send + Sync {
     /// [`SamplerError::TimestepRange`], or [`SamplerError::UnsupportedSetting`] for a sampler whose noise levels are not
     /// the training's.
     fn through(&self, schedule: &Schedule, timesteps: &[f64]) -> Result<Vec<Step>, SamplerError>;
+
+    /// Predictions of the denoiser for each step of the schedule, each of which is a [`Step`] of its own: 1, or 2 for a
+    /// singlestep sampler of second order, whose last step has 1.
+    fn predictions(&self) -> usize {
+        1
+    }
 
     /// Standard deviation of the noise that a picture made from noise alone begins with, at the first of the steps:
     /// diffusers' `init_noise_sigma`, on a canvas that is z.
@@ -73,13 +80,16 @@ pub(super) fn steps_at(
 /// The updates of a run that takes these steps one after the other. What no later step reads is not kept.
 ///
 /// # Errors
-/// Those of [`Sampler::update`].
+/// Those of [`Sampler::update`], or [`SamplerError::NoStep`] where the levels make none.
 pub fn updates(
     sampler: &dyn Sampler,
     schedule: &Schedule,
     steps: &[Step],
 ) -> Result<Vec<Update>, SamplerError> {
-    let update = |(index, step)| sampler.update(schedule, &steps[..index], step);
+    let update = |(index, step): (usize, &Step)| {
+        let update = sampler.update(schedule, &steps[..index], step)?;
+        if update.is_finite() { Ok(update) } else { Err(SamplerError::NoStep { t: step.t }) }
+    };
     let mut updates = steps.iter().enumerate().map(update).collect::<Result<Vec<_>, _>>()?;
     for index in 0..updates.len() {
         let later = &updates[index + 1..];

@@ -5,8 +5,9 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 use super::{
-    config::SchedulerConfig, ddim, descriptor::Descriptor, dpmpp_2m, error::SamplerError, euler,
-    flow_euler, interface::Sampler, lcm, level::NoiseProcess, tcd,
+    config::SchedulerConfig, ddim, descriptor::Descriptor, dpmpp_2m, dpmpp_2m_sde, dpmpp_2s,
+    dpmpp_sde, error::SamplerError, euler, euler_ancestral, flow_euler, heun, interface::Sampler,
+    lcm, level::NoiseProcess, tcd, unipc,
 };
 
 /// Defines [`SamplerKind`] from a table of the samplers: a name for the code, and the file of each.
@@ -39,10 +40,22 @@ samplers! {
     Tcd: tcd,
     /// Euler's method on the probability-flow equation (Karras et al. 2022): [`super::Euler`].
     Euler: euler,
+    /// The same with ancestral noise: [`super::EulerAncestral`].
+    EulerAncestral: euler_ancestral,
+    /// Heun's method, two predictions for each step (Karras et al. 2022): [`super::Heun`].
+    Heun: heun,
     /// Latent consistency models (Luo et al. 2023): [`super::Lcm`].
     Lcm: lcm,
     /// The second-order multistep solver DPM-Solver++ (Lu et al. 2022): [`super::Dpmpp2m`].
     Dpmpp2m: dpmpp_2m,
+    /// The same on the stochastic equation: [`super::Dpmpp2mSde`].
+    Dpmpp2mSde: dpmpp_2m_sde,
+    /// The second-order singlestep solver DPM-Solver++ (Lu et al. 2022): [`super::Dpmpp2s`].
+    Dpmpp2s: dpmpp_2s,
+    /// DPM-Solver++ on the stochastic equation, two predictions for each step: [`super::DpmppSde`].
+    DpmppSde: dpmpp_sde,
+    /// The predictor-corrector UniPC (Zhao et al. 2023): [`super::UniPc`].
+    UniPc: unipc,
     /// Euler's method along the velocity of flow matching (Lipman et al. 2023): [`super::FlowEuler`].
     FlowEuler: flow_euler,
 }
@@ -70,6 +83,8 @@ impl SamplerKind {
     }
 
     /// The sampler for a model whose config names diffusers' class `class`.
+    ///
+    /// Of several samplers of one class it is the first; [`SchedulerConfig::sampler`] tells them apart.
     ///
     /// A class without counterpart gets the sampler that goes through the same noise levels on the same betas, with a
     /// note: each sampler's descriptor names the classes that it stands in for, and why.
@@ -149,7 +164,13 @@ impl SchedulerConfig {
     /// [`SamplerError::UnsupportedScheduler`].
     pub fn sampler(&self) -> Result<SamplerChoice, SamplerError> {
         let class = &self.class_name;
-        let SamplerChoice { kind, note } = SamplerKind::from_class_name(class)?;
+        let is_own = |kind: &SamplerKind| {
+            kind.descriptor().class == class && (kind.descriptor().is_asked_by)(self)
+        };
+        let SamplerChoice { kind, note } = match SamplerKind::ALL.into_iter().find(is_own) {
+            Some(kind) => SamplerChoice { kind, note: None },
+            None => SamplerKind::from_class_name(class)?,
+        };
         let without = |setting| {
             format!("the model asks for {class} with {setting}; running {kind} without it")
         };
@@ -194,6 +215,11 @@ mod tests {
             ("EulerDiscreteScheduler", SamplerKind::Euler),
             ("LCMScheduler", SamplerKind::Lcm),
             ("DPMSolverMultistepScheduler", SamplerKind::Dpmpp2m),
+            ("EulerAncestralDiscreteScheduler", SamplerKind::EulerAncestral),
+            ("HeunDiscreteScheduler", SamplerKind::Heun),
+            ("DPMSolverSinglestepScheduler", SamplerKind::Dpmpp2s),
+            ("DPMSolverSDEScheduler", SamplerKind::DpmppSde),
+            ("UniPCMultistepScheduler", SamplerKind::UniPc),
             ("FlowMatchEulerDiscreteScheduler", SamplerKind::FlowEuler),
         ] {
             let own = SamplerKind::from_class_name(class).unwrap();
@@ -201,7 +227,7 @@ mod tests {
         }
         for (class, kind) in [
             ("PNDMScheduler", SamplerKind::Ddim),
-            ("DPMSolverSinglestepScheduler", SamplerKind::Euler),
+            ("DEISMultistepScheduler", SamplerKind::Euler),
             ("FlowMatchHeunDiscreteScheduler", SamplerKind::FlowEuler),
         ] {
             let stand_in = SamplerKind::from_class_name(class).unwrap();
@@ -212,7 +238,7 @@ mod tests {
         let error = SamplerKind::from_class_name("EDMEulerScheduler").unwrap_err();
         let error = error.to_string();
         assert!(error.contains("\"EDMEulerScheduler\""), "{error}");
-        assert!(error.contains("(ddim, tcd, euler, lcm, dpmpp-2m, flow-euler)"), "{error}");
+        assert!(error.contains("(ddim, tcd, euler, euler-a, heun, lcm, dpmpp-2m, dpmpp-2m-sde, dpmpp-2s, dpmpp-sde, unipc, flow-euler)"), "{error}");
     }
 
     #[test]
@@ -233,7 +259,11 @@ mod tests {
     fn a_sampler_for_another_noise_process_is_refused_with_those_that_would_do() {
         for (class, kind, known) in [
             ("FlowMatchEulerDiscreteScheduler", SamplerKind::Ddim, "flow-euler"),
-            ("DDIMScheduler", SamplerKind::FlowEuler, "ddim or tcd or euler or lcm or dpmpp-2m"),
+            (
+                "DDIMScheduler",
+                SamplerKind::FlowEuler,
+                "ddim or tcd or euler or euler-a or heun or lcm or dpmpp-2m or dpmpp-2m-sde or dpmpp-2s or dpmpp-sde or unipc",
+            ),
         ] {
             let text = format!(r#"{{"_class_name": "{class}"}}"#);
             let config = SchedulerConfig::from_json(&text).unwrap();
@@ -256,9 +286,16 @@ mod tests {
         for (class, setting, name) in [
             (
                 "DPMSolverMultistepScheduler",
+                r#""algorithm_type": "dpmsolver""#,
+                "an algorithm_type of its own",
+            ),
+            (
+                "DPMSolverSinglestepScheduler",
                 r#""algorithm_type": "sde-dpmsolver++""#,
                 "an algorithm_type of its own",
             ),
+            ("UniPCMultistepScheduler", r#""predict_x0": false"#, "predict_x0 = false"),
+            ("UniPCMultistepScheduler", r#""solver_order": 3"#, "a solver_order of its own"),
             ("DPMSolverMultistepScheduler", r#""solver_order": 3"#, "a solver_order of its own"),
         ] {
             let kind = SamplerKind::from_class_name(class).unwrap().kind;
@@ -271,6 +308,9 @@ mod tests {
             ("EulerDiscreteScheduler", r#""interpolation_type": "log_linear""#),
             ("DDIMScheduler", r#""clip_sample": true, "use_karras_sigmas": true"#),
             ("LCMScheduler", r#""thresholding": true"#),
+            ("DPMSolverMultistepScheduler", r#""algorithm_type": "sde-dpmsolver++""#),
+            ("UniPCMultistepScheduler", r#""solver_type": "bh1", "disable_corrector": [0]"#),
+            ("HeunDiscreteScheduler", r#""clip_sample": true, "use_beta_sigmas": true"#),
             ("TCDScheduler", r#""thresholding": true, "clip_sample": true"#),
             ("DPMSolverMultistepScheduler", r#""use_lu_lambdas": true, "thresholding": true"#),
             ("DPMSolverMultistepScheduler", r#""solver_type": "heun", "solver_order": 1"#),
@@ -280,6 +320,35 @@ mod tests {
         // A config of another class has a note of its own, which is enough.
         let stand_in = note("DEISMultistepScheduler", r#""use_karras_sigmas": true"#).unwrap();
         assert!(stand_in.ends_with("running euler instead"), "{stand_in}");
+    }
+
+    #[test]
+    fn one_class_is_several_samplers_by_its_algorithm() {
+        let class = "DPMSolverMultistepScheduler";
+        for (algorithm, kind, noted) in [
+            ("dpmsolver++", SamplerKind::Dpmpp2m, false),
+            ("dpmsolver", SamplerKind::Dpmpp2m, true),
+            ("sde-dpmsolver++", SamplerKind::Dpmpp2mSde, false),
+            ("sde-dpmsolver", SamplerKind::Dpmpp2mSde, true),
+        ] {
+            let text = format!(r#"{{"_class_name": "{class}", "algorithm_type": "{algorithm}"}}"#);
+            let choice = SchedulerConfig::from_json(&text).unwrap().sampler().unwrap();
+            assert_eq!((choice.kind, choice.note.is_some()), (kind, noted), "{algorithm}");
+        }
+    }
+
+    #[test]
+    fn noise_levels_that_are_all_the_same_make_no_steps_of_a_solver() {
+        let settings = r#""use_karras_sigmas": true, "sigma_min": 2, "sigma_max": 2"#;
+        let text = format!(r#"{{"_class_name": "DPMSolverMultistepScheduler", {settings}}}"#);
+        let config = SchedulerConfig::from_json(&text).unwrap();
+        let schedule = crate::sampler::Schedule::new(&config).unwrap();
+        for kind in [SamplerKind::Dpmpp2m, SamplerKind::Dpmpp2mSde, SamplerKind::DpmppSde] {
+            let sampler = kind.build(&config, None).unwrap();
+            let steps = sampler.steps(&schedule, 20).unwrap();
+            let error = crate::sampler::updates(&*sampler, &schedule, &steps).unwrap_err();
+            assert!(matches!(error, SamplerError::NoStep { .. }), "{kind}: {error}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use super::{
     clip::Limit,
     config::SchedulerConfig,
-    descriptor::{Descriptor, none_left_out},
+    descriptor::{Descriptor, any_config, none_left_out},
     error::SamplerError,
     interface::{Sampler, steps_at},
     level::{Level, NoiseProcess},
@@ -20,6 +20,7 @@ pub(super) const DESCRIPTOR: Descriptor = Descriptor {
     process: NoiseProcess::VariancePreserving,
     default_eta: None,
     has_spacing: false,
+    is_asked_by: any_config,
     left_out: none_left_out,
     build: |config, _| Ok(Box::new(Lcm::new(config)?)),
 };

@@ -57,7 +57,7 @@ pub fn steps_run(n: usize, denoise: Denoise) -> Result<usize, SamplerError> {
     }
 }
 
-/// The steps of a run: the last [`steps_run`] of the steps of the schedule. The first one's `t` is where the
+/// The steps of a run: the last [`steps_run`] of the steps of the schedule, with every prediction of each. The first one's `t` is where the
 /// picture is diffused to.
 ///
 /// With a list each step leads to the next timestep of it, for every sampler (diffusers' `DDIMScheduler` takes none).
@@ -81,8 +81,10 @@ pub fn plan(
             sampler.through(schedule, &list)?
         }
     };
-    let run = steps_run(steps.len(), denoise)?;
-    Ok(steps.split_off(steps.len() - run))
+    let each = sampler.predictions();
+    let whole = steps.len().div_ceil(each);
+    let run = steps_run(whole, denoise)?;
+    Ok(steps.split_off(each * (whole - run)))
 }
 
 #[cfg(test)]

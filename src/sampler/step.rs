@@ -46,6 +46,8 @@ pub(super) struct Terms {
 impl Terms {
     /// The clean latent itself.
     pub const CLEAN: Self = Self { z: 0.0, x0: 1.0, eps: 0.0 };
+    /// The noise itself.
+    pub const NOISE: Self = Self { z: 0.0, x0: 0.0, eps: 1.0 };
 }
 
 /// `z·z + prediction·p` with p the prediction of a step ([`Step::form`]), in the canvas's precision.
@@ -63,7 +65,16 @@ impl Step {
     /// # Errors
     /// [`SamplerError::NoSignal`] where x̂0 would have to be made of the noise alone.
     pub fn x0(&self) -> Result<Combination, SamplerError> {
-        let (z, prediction) = self.resolve(Terms::CLEAN)?;
+        self.combination(Terms::CLEAN)
+    }
+
+    /// A combination of the latent and what the step's prediction implies, rounded to the canvas's
+    /// precision.
+    ///
+    /// # Errors
+    /// [`SamplerError::NoSignal`] where x̂0 would have to be made of the noise alone.
+    pub(super) fn combination(&self, terms: Terms) -> Result<Combination, SamplerError> {
+        let (z, prediction) = self.resolve(terms)?;
         Ok(Combination { z: z as f32, prediction: prediction as f32 })
     }
 

@@ -3,7 +3,7 @@
 
 use super::{
     config::SchedulerConfig,
-    descriptor::{Descriptor, check_eta, none_left_out},
+    descriptor::{Descriptor, any_config, check_eta, none_left_out},
     error::SamplerError,
     interface::{Sampler, steps_at},
     level::NoiseProcess,
@@ -20,6 +20,7 @@ pub(super) const DESCRIPTOR: Descriptor = Descriptor {
     default_eta: Some(Tcd::DEFAULT_ETA),
     has_spacing: false,
     // The reference's step does not look at `clip_sample` and `thresholding`, though its class has them.
+    is_asked_by: any_config,
     left_out: none_left_out,
     build: |config, eta| Ok(Box::new(Tcd::new(config, eta)?)),
 };

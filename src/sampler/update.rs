@@ -65,6 +65,13 @@ impl Update {
         Self { clip, ..self.clone() }
     }
 
+    /// `true` if every factor is a number.
+    pub(super) fn is_finite(&self) -> bool {
+        let kept = self.kept.map_or([0.0; 2], |kept| [kept.z, kept.prediction]);
+        let own = [self.z, self.prediction, self.noise];
+        own.iter().chain(&kept).chain(&self.history).all(|factor| factor.is_finite())
+    }
+
     /// `true` if the step needs noise.
     pub fn needs_noise(&self) -> bool {
         self.noise != 0.0

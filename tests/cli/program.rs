@@ -149,9 +149,10 @@ fn wrong_usage_exits_with_two() {
     assert!(shell.fail("in.png plan", 2).contains("a verb comes first: cupscale-fast plan"));
     assert!(shell.fail("in.png -", 2).contains("stands alone"));
     assert!(shell.fail("in.png --sampler eular", 2).contains("did you mean euler?"));
-    let message = shell.fail("in.png --sampler heun", 2);
+    let message = shell.fail("in.png --sampler plms", 2);
     assert!(
-        message.contains("heun") && message.contains("ddim, tcd, euler, lcm, dpmpp-2m"),
+        message.contains("plms")
+            && message.contains("ddim, tcd, euler, euler-a, heun, lcm, dpmpp-2m"),
         "{message}"
     );
     assert!(shell.fail("in.png --eta 1.5", 2).contains("1.5"));

@@ -42,7 +42,23 @@ fn a_models_scheduler_decides_the_sampler_or_what_stands_in_for_it() {
     let karras = plan("");
     // Between the timesteps of the training, and said as a fraction.
     assert!(!karras.contains("asks for") && karras.contains("t = 607.4, 448.1, "), "{karras}");
-    write("DPMSolverMultistepScheduler", r#""algorithm_type": "sde-dpmsolver++""#);
+    for (class, settings, sampler) in [
+        ("DPMSolverMultistepScheduler", r#""algorithm_type": "sde-dpmsolver++""#, "dpmpp-2m-sde"),
+        ("EulerAncestralDiscreteScheduler", r#""steps_offset": 1"#, "euler-a"),
+        ("UniPCMultistepScheduler", r#""solver_order": 2"#, "unipc"),
+        ("DPMSolverSinglestepScheduler", r#""solver_order": 2"#, "dpmpp-2s"),
+        ("DPMSolverSDEScheduler", r#""use_exponential_sigmas": true"#, "dpmpp-sde"),
+        ("HeunDiscreteScheduler", r#""use_karras_sigmas": true"#, "heun"),
+    ] {
+        write(class, settings);
+        let own = plan("");
+        assert!(own.contains(&format!("sampler       {sampler}")), "{own}");
+        assert!(!own.contains("asks for"), "{own}");
+        shell.succeed("in.png --model model -o out.png --steps 4");
+    }
+    // Two predictions for each of the steps but the last.
+    assert!(plan("--steps 8 --denoise-steps 4").contains("4 of 8 in 7 predictions, at t = "));
+    write("DPMSolverMultistepScheduler", r#""algorithm_type": "dpmsolver""#);
     let note = "with an algorithm_type of its own; running dpmpp-2m without it";
     assert!(plan("").contains(note));
     assert!(!plan("--sampler dpmpp-2m").contains(note));
@@ -213,6 +229,10 @@ fn every_choice_of_sampling_gives_another_picture() {
         "--sampler tcd --eta 0",
         "--sampler lcm",
         "--sampler euler --spacing linspace",
+        "--sampler euler-a",
+        "--sampler heun",
+        "--sampler dpmpp-sde",
+        "--sampler dpmpp-2s",
     ] {
         shell.succeed(&format!("{base} {option}"));
         let picture = pictures::open(shell.path("out.tif"));

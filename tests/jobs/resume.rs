@@ -82,6 +82,19 @@ fn a_job_of_a_multistep_sampler_killed_at_thirty_moments_ends_with_the_same_byte
     same_bytes_after_kills("--sampler dpmpp-2m --denoise-steps 6", 30);
 }
 
+/// Its steps read what the two steps before kept: no sampler reads more.
+#[test]
+fn a_job_that_corrects_its_steps_killed_at_thirty_moments_ends_with_the_same_bytes_each_time() {
+    same_bytes_after_kills("--sampler unipc --denoise-steps 6", 30);
+}
+
+/// Its second predictions go back to where the first began, with noise of both.
+#[test]
+fn a_job_of_two_predictions_for_a_step_killed_at_thirty_moments_ends_with_the_same_bytes_each_time()
+{
+    same_bytes_after_kills("--sampler dpmpp-sde --denoise-steps 3", 30);
+}
+
 /// Kills so many jobs with these options, at the beginning and within steps, and runs them again.
 fn same_bytes_after_kills(more: &str, enough: usize) {
     let shell = Shell::new();

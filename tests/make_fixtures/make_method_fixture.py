@@ -40,6 +40,7 @@ import math
 import struct
 import zlib
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -50,6 +51,7 @@ from diffusers import (
     AutoencoderTiny,
     DDIMScheduler,
     DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     LCMScheduler,
     StableDiffusionXLPipeline,
@@ -83,7 +85,11 @@ SCHEDULERS = {
     "euler": EulerDiscreteScheduler,
     "lcm": LCMScheduler,
     "dpmpp-2m": DPMSolverMultistepScheduler,
+    "euler-a": EulerAncestralDiscreteScheduler,
+    "dpmpp-2m-sde": partial(DPMSolverMultistepScheduler, algorithm_type="sde-dpmsolver++"),
 }
+# Those whose own state is the canvas over √ā.
+IN_SIGMA = (EulerDiscreteScheduler, EulerAncestralDiscreteScheduler)
 
 
 @dataclass
@@ -153,6 +159,9 @@ CASES = {
     "euler_linspace": replace(ALL, sampler="euler", spacing="linspace", size=(80, 56), captions=""),
     # steps that read the step before
     "dpmpp_2m": replace(ALL, sampler="dpmpp-2m", size=(80, 56), captions=""),
+    # and those with fresh noise in every step
+    "euler_a": replace(ALL, sampler="euler-a", size=(80, 56), captions=""),
+    "dpmpp_2m_sde": replace(ALL, sampler="dpmpp-2m-sde", size=(80, 56), captions=""),
 }
 
 
@@ -382,7 +391,7 @@ class Walk:
             self.scheduler.set_begin_index(STEPS - RUN)
 
     def abar(self, i):
-        if isinstance(self.scheduler, EulerDiscreteScheduler):
+        if isinstance(self.scheduler, IN_SIGMA):
             return 1 / (1 + self.scheduler.sigmas[STEPS - RUN + i].double() ** 2)
         return self.scheduler.alphas_cumprod[self.timesteps[i]].double()
 
@@ -392,20 +401,21 @@ class Walk:
     def step(self, i, z, eps):
         # Each step's noise is the field of its own draw, counted over the whole schedule, after 0 and 1.
         fresh = noise_field(self.seed, *z.shape[1:], draw=2 + STEPS - RUN + i).double()
-        t, arguments = self.timesteps[i], {}
-        if isinstance(self.scheduler, EulerDiscreteScheduler):
+        t, arguments, module = self.timesteps[i], {}, "diffusers.schedulers.scheduling_"
+        if isinstance(self.scheduler, IN_SIGMA):
             self.scheduler.scale_model_input(z, t)
             # `step` rounds the state to f32, and back to the prediction's f64 what it returns.
-            x = self.scheduler.step(eps, t, z / self.abar(i).sqrt()).prev_sample
+            with mock.patch(module + "euler_ancestral_discrete.randn_tensor", lambda *_, **__: fresh):
+                x = self.scheduler.step(eps, t, z / self.abar(i).sqrt()).prev_sample
             return x / (1 + self.scheduler.sigmas[STEPS - RUN + i + 1].double() ** 2).sqrt()
         if isinstance(self.scheduler, DDIMScheduler):
             arguments = {"eta": self.eta or 0.0, "variance_noise": fresh if self.eta else None}
         elif isinstance(self.scheduler, TCDScheduler) and self.eta is not None:
             arguments = {"eta": self.eta}
-        module = "diffusers.schedulers.scheduling_"
         with (
             mock.patch(module + "tcd.randn_tensor", lambda *_, **__: fresh),
             mock.patch(module + "lcm.randn_tensor", lambda *_, **__: fresh),
+            mock.patch(module + "dpmsolver_multistep.randn_tensor", lambda *_, **__: fresh),
         ):
             return self.scheduler.step(eps, t, z, **arguments).prev_sample
 

@@ -3,9 +3,9 @@
     python tests/make_fixtures/make_sampler_fixtures.py
 
 Writes tests/fixtures/sampler/{defaults.json,timesteps.json,flow.json,abar.safetensors}, {trajectories,flow_trajectories,
-pixart_trajectories}.json and .safetensors there,
+pixart_trajectories,solver_trajectories}.json and .safetensors there,
 and tests/fixtures/noise/field.safetensors. Deterministic. Made with diffusers 0.42.1, torch 2.15.0, numpy 2, and scipy
-1.17 for the beta distribution.
+1.17 for the beta distribution; torchsde 0.2, which DPMSolverSDEScheduler imports.
 """
 
 import ast
@@ -21,11 +21,16 @@ import torch
 from diffusers import (
     DDIMScheduler,
     DPMSolverMultistepScheduler,
+    DPMSolverSDEScheduler,
+    DPMSolverSinglestepScheduler,
+    EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    HeunDiscreteScheduler,
     LCMScheduler,
     StableDiffusion3Img2ImgPipeline,
     TCDScheduler,
+    UniPCMultistepScheduler,
 )
 from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import calculate_shift
 from safetensors.torch import save_file
@@ -52,6 +57,12 @@ CLASSES = [
     "LMSDiscrete", "PNDM", "SASolver", "TCD", "UniPCMultistep",
 ]  # fmt: skip
 SPACINGS = ("leading", "trailing", "linspace")
+# Those that walk in z/signal.
+IN_SIGMA = (EulerDiscreteScheduler, EulerAncestralDiscreteScheduler, HeunDiscreteScheduler, DPMSolverSDEScheduler)
+# Those that take two predictions for each step but the last.
+TWICE = (HeunDiscreteScheduler, DPMSolverSDEScheduler)
+# Those that keep each x0 for the next step.
+MULTISTEP = (DPMSolverMultistepScheduler, DPMSolverSinglestepScheduler, UniPCMultistepScheduler)
 
 
 def config_json(scheduler):
@@ -83,12 +94,17 @@ def defaults():
 
 
 def timesteps():
-    """1 to 50 steps of every spacing of DDIM, Euler and DPM-Solver++, and of the one spread that LCM and TCD have."""
+    """1 to 50 steps of every spacing of DDIM, Euler, DPM-Solver++ and UniPC, one of those with Euler's timesteps, and of the
+    one spread that LCM, TCD and singlestep DPM-Solver++ have."""
     tables = {}
     for name, kind, spacing in [
         *((f"ddim_{spacing}", DDIMScheduler, spacing) for spacing in SPACINGS),
         *((f"euler_{spacing}", EulerDiscreteScheduler, spacing) for spacing in SPACINGS),
         *((f"dpmpp-2m_{spacing}", DPMSolverMultistepScheduler, spacing) for spacing in SPACINGS),
+        *((f"unipc_{spacing}", UniPCMultistepScheduler, spacing) for spacing in SPACINGS),
+        ("euler-a_linspace", EulerAncestralDiscreteScheduler, "linspace"),
+        ("heun_leading", HeunDiscreteScheduler, "leading"),
+        ("dpmpp-2s", DPMSolverSinglestepScheduler, "linspace"),
         ("tcd", TCDScheduler, "trailing"),
         ("lcm", LCMScheduler, "trailing"),
     ]:
@@ -97,7 +113,7 @@ def timesteps():
             scheduler = kind(**own(kind, {**SDXL, "timestep_spacing": spacing}))
             scheduler.set_timesteps(n)
             # numpy.arange may give one value too many for some n; none of these.
-            assert len(scheduler.timesteps) == n, (name, n)
+            assert len(scheduler.timesteps) == (2 * n - 1 if kind in TWICE else n), (name, n)
             tables[name][str(n)] = scheduler.timesteps.tolist()
     text = json.dumps(tables, separators=(",", ":")).replace(".0,", ",").replace(".0]", "]")
     (FIXTURES / "sampler/timesteps.json").write_text(text + "\n")
@@ -269,6 +285,57 @@ def pixart_cases():
     return cases
 
 
+def solver_cases():
+    """Runs of the solvers of higher order and of those with ancestral noise."""
+    multistep, sde = DPMSolverMultistepScheduler, {"algorithm_type": "sde-dpmsolver++"}
+    unipc, single = UniPCMultistepScheduler, DPMSolverSinglestepScheduler
+    kinds = {
+        "euler-a": (EulerAncestralDiscreteScheduler, {}), "heun": (HeunDiscreteScheduler, {}),
+        "dpmpp-2m-sde": (multistep, sde), "dpmpp-sde": (DPMSolverSDEScheduler, {}), "unipc": (unipc, {}),
+        "dpmpp-2s": (single, {}),
+    }  # fmt: skip
+    cosine = {"beta_schedule": "squaredcos_cap_v2"}
+    sigma_min = {"final_sigmas_type": "sigma_min"}
+    cases = {}
+    for name, (kind, more) in kinds.items():
+        base = {**SDXL, **more}
+        known = own(kind, {"use_karras_sigmas": 0, "use_exponential_sigmas": 0, "use_beta_sigmas": 0, "use_lu_lambdas": 0})
+        for spread in known:
+            for n, run in [(1, 1), (8, 8), (20, 9)]:
+                cases[f"{name}_{spread[4:]}_{run}_of_{n}"] = (kind, {**base, spread: True}, n, run, None)
+        for spacing in SPACINGS:
+            for n, run in [(1, 1), (2, 2), (4, 2), (8, 8), (8, 3), (15, 15)]:
+                cases[f"{name}_{spacing}_{run}_of_{n}"] = (kind, {**base, "timestep_spacing": spacing}, n, run, None)
+        cases[f"{name}_v"] = (kind, {**base, "prediction_type": "v_prediction"}, 8, 5, None)
+        cases[f"{name}_cosine"] = (kind, {**base, **cosine}, 8, 5, None)
+        if kind not in (EulerAncestralDiscreteScheduler, DPMSolverSDEScheduler):  # which do not know it
+            cases[f"{name}_sample"] = (kind, {**base, "prediction_type": "sample"}, 8, 5, None)
+        if own(kind, {"rescale_betas_zero_snr": True}):
+            cases[f"{name}_v_zero_snr"] = (kind, {**V_ZERO_SNR, **more}, 8, 7, None)
+        if kind in MULTISTEP:
+            threshold = {"thresholding": True, "dynamic_thresholding_ratio": 0.9, "sample_max_value": 2.5}
+            cases |= {
+                f"{name}_threshold": (kind, {**base, **threshold}, 8, 6, None),
+                f"{name}_sigma_min": (kind, {**base, **sigma_min}, 8, 5, None),
+                f"{name}_sigma_min_highest": (kind, {**base, **sigma_min, "lower_order_final": False}, 8, 8, None),
+                f"{name}_sigma_min_many": (kind, {**base, **sigma_min}, 20, 6, None),
+                f"{name}_order1": (kind, {**base, "solver_order": 1}, 8, 5, None),
+            }
+        if kind in (multistep, single):
+            cases[f"{name}_heun"] = (kind, {**base, "solver_type": "heun"}, 8, 7, None)
+            cases[f"{name}_lambda_min"] = (kind, {**base, **cosine, "lambda_min_clipped": -5.1}, 8, 8, None)
+            cases[f"{name}_list"] = (kind, base, [999, 700, 333, 1], 4, None)
+    cases |= {
+        "heun_list": (HeunDiscreteScheduler, SDXL, [999, 700, 333, 1], 3, None),
+        "heun_clip": (HeunDiscreteScheduler, {**SDXL, "clip_sample": True, "clip_sample_range": 0.75}, 8, 5, None),
+        "dpmpp-2m-sde_sigma_min_euler": (multistep, {**SDXL, **sde, **sigma_min, "euler_at_final": True}, 20, 6, None),
+        "unipc_bh1": (unipc, {**SDXL, **sigma_min, "solver_type": "bh1"}, 8, 7, None),
+        "unipc_bh1_sigma_min": (unipc, {**SDXL, **sigma_min, "solver_type": "bh1", "lower_order_final": False}, 8, 8, None),
+        "unipc_uncorrected": (unipc, {**SDXL, "disable_corrector": [0, 4]}, 8, 8, None),
+    }  # fmt: skip
+    return dict(sorted(cases.items()))
+
+
 def set_beyond(settings):
     """What settings say that SDXL's do not."""
     return {name: value for name, value in settings.items() if SDXL.get(name) != value}
@@ -329,6 +396,21 @@ def settings_cases():
     return cases
 
 
+def brownian(noises):
+    """Increments of a Brownian motion in sigma, each divided by the root of its length: those from a step's start to its
+    middle and to its end share the way to the middle. Each prediction has a noise of its own, as on the canvas."""
+    calls = iter(range(len(noises)))
+
+    def increment(sigma, sigma_next):
+        i, start, end = next(calls), float(sigma), float(sigma_next)
+        if i % 2 == 0:
+            return noises[i]
+        middle = (start * end) ** 0.5
+        return ((start - middle) ** 0.5 * noises[i - 1] + (middle - end) ** 0.5 * noises[i]) / (start - end) ** 0.5
+
+    return increment
+
+
 def trajectory(kind, settings, n, run, eta, draws):
     """The last `run` steps with given model outputs and noise: the config, the timesteps, z before and after each,
     and the x0 of each where the class tells it."""
@@ -339,12 +421,14 @@ def trajectory(kind, settings, n, run, eta, draws):
         scheduler = flow_scheduler(own(kind, settings), settings.get("tokens"), n)
     else:
         scheduler.set_timesteps(**({"timesteps": n} if isinstance(n, list) else {"num_inference_steps": n}))
-    first = len(scheduler.timesteps) - run
+    whole = (len(scheduler.timesteps) + 1) // 2 if kind in TWICE else len(scheduler.timesteps)
+    first = (whole - run) * (2 if kind in TWICE else 1)
     ts = scheduler.timesteps[first:]
     if kind is not DDIMScheduler:  # which counts nothing
         scheduler.set_begin_index(first)
     # Euler walks in z/signal, whose f32 loses 1e-4 of what is left in the end where it begins at pure noise: f64 there.
-    double = kind is EulerDiscreteScheduler and scheduler.sigmas[first] > 100
+    # So does Heun's, which divides differences of x by small sigmas.
+    double = kind is EulerDiscreteScheduler and scheduler.sigmas[first] > 100 or kind is HeunDiscreteScheduler
     if double:
         scheduler.sigmas = scheduler.sigmas.double()
         draws = {name: draw.double() for name, draw in draws.items()}
@@ -352,32 +436,39 @@ def trajectory(kind, settings, n, run, eta, draws):
         x = scheduler.scale_noise(draws["zl"], ts[:1], draws["noise0"])
     else:
         x = scheduler.add_noise(draws["zl"], draws["noise0"], ts[:1])
-    if kind is EulerDiscreteScheduler:
+    if kind in IN_SIGMA:
         # The UNet sees the latent in its variance-preserving form, as on the canvas.
-        sigmas = scheduler.sigmas[first:]
+        sigmas = scheduler.sigmas[first:].clone()
+        if kind is DPMSolverSDEScheduler:  # whose second prediction is made half-way in the logarithm
+            sigmas[1:-1:2] = (sigmas[:-2:2] * sigmas[1:-1:2]) ** 0.5
+            scheduler.noise_sampler = brownian(draws["noises"])
         zs = [x / (sigmas[0] ** 2 + 1) ** 0.5]
     else:
         zs = [x]
     x0s = []
     for i, t in enumerate(ts):
         seen = x if kind is FlowMatchEulerDiscreteScheduler else scheduler.scale_model_input(x, t)
-        assert torch.equal(seen, zs[-1]) or kind is EulerDiscreteScheduler and torch.allclose(seen, zs[-1])
+        assert torch.equal(seen, zs[-1]) or kind in IN_SIGMA and torch.allclose(seen, zs[-1])
         arguments = {}
         if kind is DDIMScheduler:
             arguments = dict(eta=eta, variance_noise=draws["noises"][i] if eta > 0 else None)
         elif kind is TCDScheduler:
             arguments = dict(eta=eta)
-        names = {LCMScheduler: "lcm", FlowMatchEulerDiscreteScheduler: "flow_match_euler_discrete"}
+        names = {
+            LCMScheduler: "lcm", FlowMatchEulerDiscreteScheduler: "flow_match_euler_discrete",
+            EulerAncestralDiscreteScheduler: "euler_ancestral_discrete",
+            DPMSolverMultistepScheduler: "dpmsolver_multistep",
+        }  # fmt: skip
         module = f"diffusers.schedulers.scheduling_{names.get(kind, 'tcd')}"
         precision = mock.patch.object(torch, "float32", torch.float64 if double else torch.float32)
         with mock.patch(f"{module}.randn_tensor", lambda *_, **__: draws["noises"][i]), precision:
             result = scheduler.step(draws["outputs"][i], t, x, **arguments)
         x = result.prev_sample
-        if kind is DPMSolverMultistepScheduler:  # which keeps it for the next step
+        if kind in MULTISTEP:
             x0s.append(scheduler.model_outputs[-1])
         else:
             x0s.append(result.get("pred_original_sample"))
-        zs.append(x / (sigmas[i + 1] ** 2 + 1) ** 0.5 if kind is EulerDiscreteScheduler else x)
+        zs.append(x / (sigmas[i + 1] ** 2 + 1) ** 0.5 if kind in IN_SIGMA else x)
     zs = torch.stack(zs).float()
     assert torch.isfinite(zs).all()
     return config_json(scheduler), ts.tolist(), zs, torch.stack(x0s).float() if x0s[0] is not None else None
@@ -445,4 +536,5 @@ if __name__ == "__main__":
     trajectories("trajectories", cases())
     trajectories("flow_trajectories", flow_cases())
     trajectories("pixart_trajectories", pixart_cases())
+    trajectories("solver_trajectories", solver_cases())
     noise()

@@ -1,4 +1,4 @@
-//! Schedules and steps against diffusers' DDIM, TCD, Euler, LCM, DPM-Solver++ and flow-matching schedulers; fixtures by
+//! Schedules and steps against diffusers' schedulers of the same methods; fixtures by
 //! `tests/make_fixtures/make_sampler_fixtures.py`.
 
 use std::collections::BTreeMap;
@@ -95,6 +95,7 @@ fn settings_that_a_file_leaves_out_have_the_defaults_of_its_class() {
             algorithm_type: None,
             solver_type: None,
             solver_order: None,
+            predict_x0: None,
             lower_order_final: None,
             euler_at_final: None,
             interpolation_type: None,
@@ -111,7 +112,7 @@ fn settings_that_a_file_leaves_out_have_the_defaults_of_its_class() {
 fn timesteps_are_those_of_diffusers_for_1_to_50_steps() {
     let text = include_str!("../fixtures/sampler/timesteps.json");
     let tables: BTreeMap<String, BTreeMap<usize, Vec<f32>>> = serde_json::from_str(text).unwrap();
-    assert_eq!(tables.len(), 11);
+    assert_eq!(tables.len(), 17);
     for (name, table) in &tables {
         let (sampler, spacing) = name.split_once('_').unwrap_or((name, "trailing"));
         let schedule = schedule(&format!(r#"{{"timestep_spacing": "{spacing}"}}"#));
@@ -125,7 +126,7 @@ fn timesteps_are_those_of_diffusers_for_1_to_50_steps() {
                 steps
                     .iter()
                     .enumerate()
-                    .all(|(i, step)| step.index == i && step.last == (i + 1 == n))
+                    .all(|(i, step)| step.index == i && step.last == (i + 1 == steps.len()))
             );
         }
     }
@@ -215,7 +216,11 @@ fn the_papers_22_of_50_steps_can_be_run_exactly() {
         let steps =
             plan(&*sampler, &schedule("{}"), &sampler::Timesteps::Count(50), Denoise::Steps(22))
                 .unwrap();
-        assert_eq!((steps.len(), steps[0].t, steps[21].t), (22, 439.0, 19.0), "{kind}");
+        // Where steps have two predictions each, the last one has one all the same.
+        let predictions = 22 * sampler.predictions() - (sampler.predictions() - 1);
+        let ends = (steps[0].t, steps[steps.len() - 1].t);
+        let expected = if kind == SamplerKind::Dpmpp2s { (440.0, 20.0) } else { (439.0, 19.0) };
+        assert_eq!((steps.len(), ends), (predictions, expected), "{kind}");
     }
 }
 
@@ -230,6 +235,13 @@ fn trajectories_follow_diffusers_for_every_sampler_prediction_type_spacing_and_e
 fn trajectories_follow_diffusers_along_the_velocity_of_flow_matching() {
     let text = include_str!("../fixtures/sampler/flow_trajectories.json");
     follow(text, include_bytes!("../fixtures/sampler/flow_trajectories.safetensors"), 35);
+}
+
+#[test]
+fn trajectories_follow_diffusers_with_solvers_of_higher_order_and_with_ancestral_noise() {
+    let text = include_str!("../fixtures/sampler/solver_trajectories.json");
+    let file = include_bytes!("../fixtures/sampler/solver_trajectories.safetensors");
+    assert!(follow(text, file, 202) > 100);
 }
 
 #[test]
@@ -253,7 +265,8 @@ fn follow(cases: &str, file: &[u8], count: usize) -> usize {
         let config = SchedulerConfig::from_json(&case.config.to_string()).unwrap();
         let schedule = Schedule::new(&config).unwrap().with_tokens(case.tokens.unwrap_or(1));
         let choice = config.sampler().unwrap();
-        assert!(name.starts_with(choice.kind.name()), "{name}: {choice:?}");
+        assert_eq!(name.split('_').next(), Some(choice.kind.name()), "{name}: {choice:?}");
+        assert_eq!(choice.note, None, "{name}");
         let sampler = choice.kind.build(&config, case.eta).unwrap();
         let timesteps = (&case.n).into();
         let steps = plan(&*sampler, &schedule, &timesteps, Denoise::Steps(case.run)).unwrap();
@@ -306,7 +319,10 @@ fn follow(cases: &str, file: &[u8], count: usize) -> usize {
                     case.eta > Some(0.0) && !(step.last && schedule.final_level() == Level::CLEAN)
                 }
                 SamplerKind::Tcd => case.eta > Some(0.0) && !step.last,
-                SamplerKind::Lcm => !step.last,
+                SamplerKind::Lcm | SamplerKind::EulerAncestral | SamplerKind::DpmppSde => {
+                    !step.last
+                }
+                SamplerKind::Dpmpp2mSde => step.to != Level::CLEAN,
                 SamplerKind::FlowEuler => config.flow.stochastic_sampling && !step.last,
                 _ => false,
             };
@@ -407,7 +423,8 @@ fn pure_noise_is_refused_only_where_the_model_predicts_the_noise_alone() {
     };
     for kind in of_betas() {
         // The solvers in σ keep a little signal there.
-        let solver = matches!(kind, SamplerKind::Euler | SamplerKind::Dpmpp2m);
+        let others = [SamplerKind::Ddim, SamplerKind::Tcd, SamplerKind::Lcm];
+        let solver = !others.contains(&kind);
         assert_eq!(refused(r#"{"rescale_betas_zero_snr": true}"#, kind), !solver, "{kind}");
         for prediction in ["v_prediction", "sample"] {
             let changes =

@@ -464,7 +464,7 @@ mod tests {
             "x a --strength 0",
             "x a --strength 1.1",
             "x a --overlap 1",
-            "x a --sampler heun",
+            "x a --sampler plms",
             "x a --eta 1.1",
             "x a --spacing even",
             "x a --timesteps 800,x",

@@ -97,7 +97,7 @@ impl Host {
             width: plan.geometry.canvas.width as u32,
             height: plan.geometry.canvas.height as u32,
             regions: plan.geometry.grid.len(),
-            steps: plan.sampling.steps.len(),
+            steps: plan.sampling.steps_run,
             tiles: plan.tiles(),
             calls: plan.denoiser_calls(),
             text: &plan.to_string(),

@@ -48,13 +48,12 @@ impl fmt::Display for Plan {
         let timesteps: Vec<String> = (sampling.steps.iter())
             .map(|step| format!("{:.*}", usize::from(step.t.fract() != 0.0), step.t))
             .collect();
-        writeln!(
-            f,
-            "steps         {} of {}, at t = {}",
-            sampling.steps.len(),
-            sampling.schedule_steps,
-            timesteps.join(", ")
-        )?;
+        let (run, predictions) = (sampling.steps_run, sampling.steps.len());
+        write!(f, "steps         {run} of {}", sampling.schedule_steps)?;
+        if predictions > run {
+            write!(f, " in {predictions} predictions")?;
+        }
+        writeln!(f, ", at t = {}", timesteps.join(", "))?;
         let batch = self.memory.batch.min(grid.len());
         let calls = units::count(self.denoiser_calls(), "region");
         match sampling.guidance {
