@@ -112,7 +112,7 @@ impl Sampler for UniPc {
         self.walk.through(schedule, timesteps)
     }
 
-    /// The corrected latent is z and [`UniPc::correction`]; from there the predictor's step is
+    /// The corrected latent is z and the correction; from there the predictor's step is
     /// `z' = (spread'/spread)·z − signal'·(e⁻ʰ−1)·x̂0 − ½·signal'·B(h)·(x̂0₋₁ − x̂0)/r`, `r = (λ₋₁−λ)/h`. The last term
     /// is there in steps of second order: not in the first of a run, nor in the last.
     fn update(&self, _: &Schedule, earlier: &[Step], step: &Step) -> Result<Update, SamplerError> {
