@@ -100,13 +100,18 @@ impl Fused {
         self.grid.height() * self.grid.width() * self.channels
     }
 
+    /// Side of a region, which a grid of several has alike in both axes.
+    fn side(&self) -> usize {
+        self.grid.region_size().0
+    }
+
     fn prediction_len(&self) -> usize {
-        self.grid.region_side().pow(2) * self.channels
+        self.side().pow(2) * self.channels
     }
 
     fn sizes(&self, count: usize, guidance: Option<f32>) -> PredictionSizes {
         PredictionSizes {
-            side: self.grid.region_side() as u32,
+            side: self.side() as u32,
             channels: self.channels as u32,
             count: count as u32,
             guided: guidance.is_some().into(),
