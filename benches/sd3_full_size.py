@@ -191,7 +191,7 @@ def ours(program, model, picture, output, threads, work):
     plan = subprocess.run(
         list(map(str, [program, "plan", picture, "--json", *options])), check=True, stdout=subprocess.PIPE, text=True
     ).stdout
-    result = measured([program, picture, "-o", output, "--no-resume", "--work-dir", work, *options])
+    result = measured([program, picture, "-o", output, "--fresh", "--captioner", "none", "--work-dir", work, *options])
     return {**result, "plan": json.loads(plan)}
 
 

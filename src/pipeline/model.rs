@@ -52,7 +52,7 @@ pub struct ModelShape {
     pub stride: usize,
     /// Largest height and width of a denoiser input, in latent pixels, where there is one.
     pub largest: Option<usize>,
-    /// Side in latent pixels of what the denoiser takes as one: the patch of a transformer, the whole strides of a UNet.
+    /// Side in latent pixels of what the denoiser takes as one: the patch of a transformer, or all strides of a convolutional network.
     pub patch: usize,
     /// The denoiser takes the low-resolution latent as additional channels (docs/method.md §2).
     pub sees_low_resolution: bool,

@@ -433,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn the_stock_config_of_pixart_leads_to_dpm_solver_with_nothing_left_out() {
+    fn the_stock_config_of_a_transformer_leads_to_dpm_solver_with_nothing_left_out() {
         let text = r#"{"_class_name": "DPMSolverMultistepScheduler", "_diffusers_version": "0.22.0.dev0",
             "algorithm_type": "dpmsolver++", "beta_end": 0.02, "beta_schedule": "linear", "beta_start": 0.0001,
             "dynamic_thresholding_ratio": 0.995, "euler_at_final": false, "lambda_min_clipped": null,

@@ -248,7 +248,7 @@ def write_tokenizer():
     """A folder as published models have it: tokenizer.json, and vocab.json with merges.txt beside it."""
     folder = OUT / "tokenizer"
     folder.mkdir()
-    lines = [line for page in sorted((ROOT / "docs").glob("method.md")) for line in page.read_text().splitlines()]
+    lines = (ROOT / "LICENSE-APACHE").read_text().splitlines()
     trained = ByteLevelBPETokenizer()
     trained.train_from_iterator(lines + TEXTS + PROMPTS, vocab_size=600, show_progress=False)
     trained.save_model(str(folder))

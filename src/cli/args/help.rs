@@ -17,7 +17,7 @@ Examples:
   cupscale-fast photo.jpg -o big.png --long-edge 8000 --prompt \"an old harbour at dusk\"
   cupscale-fast -i in.png -o out.tif --scale 2
   cat in.png | cupscale-fast -i - -o - --format png > out.png
-  cupscale-fast *.png                                      several pictures, each output beside its own
+  cupscale-fast *.png                                      several pictures
   cupscale-fast -i shots -o big --skip-existing            every picture below the folder
   cupscale-fast caption photo.jpg > captions.json          edit it, then:
   cupscale-fast photo.jpg --captions captions.json
@@ -25,10 +25,10 @@ Examples:
   cupscale-fast info photo_4x.jpg                          the settings that made a picture; then:
   cupscale-fast other.jpg --reuse photo_4x.jpg
   cupscale-fast plan photo.jpg --long-edge 8000            what would run, without running it
-  cupscale-fast generate \"a red fox\" -o fox.png --size 4096x4096 --model sdxl-base    from words to 4K
+  cupscale-fast generate \"a red fox\" -o fox.png --size 4096x4096 --model sdxl-base
   ffmpeg … -f rawvideo -pix_fmt rgb24 - | cupscale-fast raw 640x360 --pix rgb24 -s 2 | ffmpeg …
   cupscale-fast models list                                which models there are
-  cupscale-fast doctor                                     which devices there are, and whether they compute right
+  cupscale-fast doctor                                     devices, and whether they compute right
 ";
 
 const EXIT_CODES: &str = "\
@@ -48,7 +48,7 @@ const BRIEF: [(&str, &str, &str); 16] = [
     ("keep_base", "FILE", "Write the base picture, before it is enlarged, to this file as well"),
     ("format", "FORMAT", "Format of the output [default: by its name, else the input's]"),
     ("scale", "FACTOR", "Enlarge by this factor"),
-    ("long_edge", "PIXELS", "Enlarge until the longer side has this many pixels"),
+    ("size", "WxH", "Enlarge to exactly this size, in pixels"),
     ("prompt", "TEXT", "Content of the whole picture"),
     ("strength", "0-1", "How much is repainted [default: the model's, or 0.45]"),
     ("seed", "N", "Another seed gives another picture"),

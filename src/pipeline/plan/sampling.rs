@@ -195,9 +195,9 @@ mod tests {
 
     #[test]
     fn a_model_of_flow_matching_begins_at_its_share_of_the_steps_and_takes_its_own_sampler_alone() {
-        let sd3 = r#"{"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}"#;
+        let flow = r#"{"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}"#;
         let settings = Settings { steps: Some(28), ..Settings::default() };
-        let plan = resolve(sd3, "{}", &settings).unwrap();
+        let plan = resolve(flow, "{}", &settings).unwrap();
         assert_eq!(
             (plan.sampler, plan.spacing, plan.steps.len()),
             (SamplerKind::FlowEuler, None, 13)
@@ -205,9 +205,9 @@ mod tests {
         // diffusers' `StableDiffusion3Img2ImgPipeline` at the same strength.
         assert!((plan.steps[0].t - 707.2785).abs() < 1e-3, "{}", plan.steps[0].t);
         let all = Settings { denoise: Some(Denoise::Strength(1.0)), ..settings.clone() };
-        assert_eq!(resolve(sd3, "{}", &all).unwrap().steps[0].t, 1000.0);
+        assert_eq!(resolve(flow, "{}", &all).unwrap().steps[0].t, 1000.0);
         let other = Settings { sampler: Some(SamplerKind::Euler), ..settings };
-        let error = resolve(sd3, "{}", &other).unwrap_err();
+        let error = resolve(flow, "{}", &other).unwrap_err();
         assert!(matches!(error, Error::Sampler(SamplerError::WrongProcess { .. })), "{error}");
     }
 
