@@ -49,7 +49,7 @@ passed=0 failed=0
 for name; do
     root=$(debian "$(suite "$name")")
     # What a test leaves stays there to be looked at.
-    work=$cache/work/$name
+    work=$cache/jobs/$name
     rm -rf "$work"
     mkdir -p "$work/home"
     # A process space of its own: what a test starts ends with it.

@@ -10,9 +10,9 @@ use std::{
 use candle_core::{Device, Tensor, safetensors};
 use serde::Deserialize;
 
-use crate::common::{
-    Shell, copy_folder, fixture, stderr,
-    tensors::{flat, largest_difference},
+use crate::{
+    common::{Shell, copy_folder, fixture, stderr},
+    reference::error_of_output,
 };
 
 /// Rounding to 16 bits alone is 0.8e-5; f32 adds about as much. Guidance g takes the difference of two
@@ -62,14 +62,7 @@ fn error_of(case: &Case, more: &str, reference: &Tensor) -> f32 {
         .unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
 
-    let picture = pictures::open(shell.path("out.png"));
-    let picture = picture.as_rgb16().expect("a 16-bit input gives a 16-bit output");
-    let (height, width, _) = reference.dims3().unwrap();
-    assert_eq!(picture.dimensions(), (width as u32, height as u32));
-    let reference = flat(reference);
-    let largest = reference.iter().copied().fold(0f32, f32::max);
-    let ours: Vec<f32> = picture.iter().map(|&value| f32::from(value) / 65535.0).collect();
-    largest_difference(&ours, &reference) / largest
+    error_of_output(&shell, reference)
 }
 
 #[test]

@@ -10,9 +10,9 @@ use candle_core::{Device, Tensor, safetensors};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::common::{
-    Shell, copy_folder, fixture, stderr,
-    tensors::{flat, largest_difference},
+use crate::{
+    common::{Shell, copy_folder, fixture, stderr},
+    reference::error_of_output,
 };
 
 #[derive(Deserialize)]
@@ -42,15 +42,14 @@ fn shell() -> Shell {
     shell
 }
 
-/// Runs a job and returns its picture.
-fn run(shell: &Shell, line: &str, options: &[String]) -> pictures::DynamicImage {
+/// Runs a job.
+fn run(shell: &Shell, line: &str, options: &[String]) {
     let output = shell
         .command(&format!("in.png -o out.png --device cpu {line}"))
         .args(options)
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
-    pictures::open(shell.path("out.png"))
 }
 
 /// Largest difference from the reference, relative to its maximum.
@@ -66,14 +65,8 @@ fn error_of(case: &Case, more: &str, reference: &Tensor) -> f32 {
         }
         fs::write(path, scheduler.to_string()).unwrap();
     }
-    let picture = run(&shell, &format!("--model model {more}"), &case.options);
-    let picture = picture.as_rgb16().expect("a 16-bit input gives a 16-bit output");
-    let (height, width, _) = reference.dims3().unwrap();
-    assert_eq!(picture.dimensions(), (width as u32, height as u32));
-    let reference = flat(reference);
-    let largest = reference.iter().copied().fold(0f32, f32::max);
-    let ours: Vec<f32> = picture.iter().map(|&value| f32::from(value) / 65535.0).collect();
-    largest_difference(&ours, &reference) / largest
+    run(&shell, &format!("--model model {more}"), &case.options);
+    error_of_output(&shell, reference)
 }
 
 #[test]

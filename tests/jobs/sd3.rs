@@ -11,11 +11,9 @@ use std::{
 use candle_core::{Device, Tensor, safetensors};
 use serde::Deserialize;
 
-use crate::common::{
-    Shell, fixture,
-    sd3::write_folder,
-    stderr,
-    tensors::{flat, largest_difference},
+use crate::{
+    common::{Shell, fixture, sd3::write_folder, stderr},
+    reference::error_of_output,
 };
 
 /// As of the method's other fixture; guidance takes the difference of two predictions several times.
@@ -50,14 +48,7 @@ fn error_of(case: &Case, more: &str, reference: &Tensor) -> f32 {
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
-    let picture = pictures::open(shell.path("out.png"));
-    let picture = picture.as_rgb16().expect("a 16-bit input gives a 16-bit output");
-    let (height, width, _) = reference.dims3().unwrap();
-    assert_eq!(picture.dimensions(), (width as u32, height as u32));
-    let reference = flat(reference);
-    let largest = reference.iter().copied().fold(0f32, f32::max);
-    let ours: Vec<f32> = picture.iter().map(|&value| f32::from(value) / 65535.0).collect();
-    largest_difference(&ours, &reference) / largest
+    error_of_output(&shell, reference)
 }
 
 #[test]

@@ -11,10 +11,13 @@ use std::{
 use candle_core::{Device, Tensor, safetensors};
 use serde::Deserialize;
 
-use crate::common::{
-    Shell, fixture, stderr,
-    tensors::{flat, largest_difference},
-    z_image::write_folder,
+use crate::{
+    common::{
+        Shell, fixture, stderr,
+        tensors::{flat, largest_difference},
+        z_image::write_folder,
+    },
+    reference::{error_of_output, samples},
 };
 
 /// As of the method's other fixtures.
@@ -44,8 +47,8 @@ fn shell() -> Shell {
     shell
 }
 
-/// Runs the program on this case; the samples of its output.
-fn output_of(shell: &Shell, case: &Case, more: &str) -> Vec<f32> {
+/// Runs the program on this case.
+fn run(shell: &Shell, case: &Case, more: &str) {
     let output = shell
         .command("in.png -o out.png --device cpu --model model")
         .args(&case.options)
@@ -53,9 +56,6 @@ fn output_of(shell: &Shell, case: &Case, more: &str) -> Vec<f32> {
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
-    let picture = pictures::open(shell.path("out.png"));
-    let picture = picture.as_rgb16().expect("a 16-bit input gives a 16-bit output");
-    picture.iter().map(|&value| f32::from(value) / 65535.0).collect()
 }
 
 #[test]
@@ -65,11 +65,8 @@ fn whole_jobs_equal_the_method_with_every_prior_and_guidance() {
     let errors: Vec<(&str, f32)> = cases
         .iter()
         .map(|(name, case)| {
-            let reference = flat(&references[name]);
-            let ours = output_of(&shell, case, "");
-            assert_eq!(ours.len(), reference.len(), "{name}");
-            let largest = reference.iter().copied().fold(0f32, f32::max);
-            (name.as_str(), largest_difference(&ours, &reference) / largest)
+            run(&shell, case, "");
+            (name.as_str(), error_of_output(&shell, &references[name]))
         })
         .collect();
     println!("{errors:?}");
@@ -101,9 +98,7 @@ fn pictures_from_words_are_those_of_the_pipeline() {
             .output()
             .unwrap();
         assert!(output.status.success(), "{}", stderr(&output));
-        let picture = pictures::open(shell.path("out.png"));
-        let picture = picture.as_rgb16().expect("16 bits");
-        let ours: Vec<f32> = picture.iter().map(|&value| f32::from(value) / 65535.0).collect();
+        let (_, ours) = samples(&shell);
         let error = largest_difference(&ours, &flat(&references[&name]));
         assert!(error <= BOUND, "{name}: {error}");
     }
@@ -113,8 +108,9 @@ fn pictures_from_words_are_those_of_the_pipeline() {
 fn batches_and_threads_do_not_change_a_sample_though_texts_have_different_lengths() {
     let (cases, shell) = (cases(), shell());
     for name in ["all", "guided"] {
-        let alone = output_of(&shell, &cases[name], "--batch 1");
-        let together = output_of(&shell, &cases[name], "--batch 3 --threads 2");
-        assert_eq!(alone, together, "{name}");
+        run(&shell, &cases[name], "--batch 1");
+        let alone = samples(&shell);
+        run(&shell, &cases[name], "--batch 3 --threads 2");
+        assert_eq!(alone, samples(&shell), "{name}");
     }
 }

@@ -20,3 +20,12 @@ mod text;
 mod unet;
 mod vae;
 mod z_image;
+
+/// Places of regions in a picture, as fixtures write them: top, left, height and width as shares of it.
+fn crop_rects(rects: &serde_json::Value) -> Vec<cupscale::backend::ops::CropRect> {
+    let rect = |rect: &serde_json::Value| {
+        let at = |index: usize| rect[index].as_f64().unwrap();
+        cupscale::backend::ops::CropRect { top: at(0), left: at(1), height: at(2), width: at(3) }
+    };
+    rects.as_array().unwrap().iter().map(rect).collect()
+}

@@ -6,7 +6,7 @@ use std::{collections::HashMap, fs};
 
 use candle_core::{DType, Device, Tensor};
 use cupscale::{
-    backend::{Activation, MatmulPrecision, Params, ops::CropRect},
+    backend::{Activation, MatmulPrecision, Params},
     model::denoiser::{
         Conditioning, Denoiser, Prior,
         sd3::{Sd3Config, Sd3Transformer},
@@ -21,6 +21,7 @@ use crate::common::{
     models::conditioning,
     tensors::relative_errors,
 };
+use crate::crop_rects;
 
 /// The forms of Stable Diffusion 3, 3.5 large and 3.5 medium.
 const CASES: [&str; 3] = ["sd3", "large", "medium"];
@@ -97,15 +98,7 @@ impl Case {
         let recorded = self.run(&low, Prior::Record(&mut layers));
         // In parts or as a whole, it is the same attention.
         assert_close("while recording", &recorded, &plain, self.rounding);
-        let rects: Vec<_> = self.description["rects"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|rect| {
-                let at = |index: usize| rect[index].as_f64().unwrap();
-                CropRect { top: at(0), left: at(1), height: at(2), width: at(3) }
-            })
-            .collect();
+        let rects = crop_rects(&self.description["rects"]);
         let (_, height, width, _) = self.inputs("regions").sample.dims4().unwrap();
         let sizes = self.model.prior_sizes(height, width);
         assert_eq!(layers.len(), sizes.len());

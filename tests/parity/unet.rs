@@ -22,6 +22,7 @@ use crate::common::{
     models::conditioning,
     tensors::relative_errors,
 };
+use crate::crop_rects;
 
 struct Case {
     description: Value,
@@ -294,15 +295,7 @@ fn an_empty_config_is_diffusers_default_and_sdxl_reads_as_published() {
 fn rap_by_linearity_equals_literal_attention_maps() {
     let text = fs::read_to_string(fixture("rap/rap.json")).unwrap();
     let description: Value = serde_json::from_str(&text).unwrap();
-    let rects: Vec<CropRect> = description["rects"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|rect| {
-            let at = |index: usize| rect[index].as_f64().unwrap();
-            CropRect { top: at(0), left: at(1), height: at(2), width: at(3) }
-        })
-        .collect();
+    let rects = crop_rects(&description["rects"]);
     let layer_sizes: Vec<(usize, usize)> = description["sizes"]
         .as_array()
         .unwrap()

@@ -6,7 +6,7 @@ use std::{collections::HashMap, fs};
 
 use candle_core::{DType, Device, Tensor};
 use cupscale::{
-    backend::{Activation, MatmulPrecision, Params, ops::CropRect},
+    backend::{Activation, MatmulPrecision, Params},
     model::denoiser::{
         Conditioning, Denoiser, MicroConditioning, Prior,
         z_image::{ZImageConfig, ZImageTransformer},
@@ -22,6 +22,7 @@ use crate::common::{
     fixture,
     tensors::relative_errors,
 };
+use crate::crop_rects;
 
 const CASES: [&str; 3] = ["turbo", "plain", "wide"];
 
@@ -99,15 +100,7 @@ impl Case {
         // In parts or as a whole, it is the same attention.
         let bound = if self.is_exact { 1e-5 } else { 3e-2 };
         assert_close("while recording", &recorded, &plain, bound);
-        let rects: Vec<_> = self.description["rects"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|rect| {
-                let at = |index: usize| rect[index].as_f64().unwrap();
-                CropRect { top: at(0), left: at(1), height: at(2), width: at(3) }
-            })
-            .collect();
+        let rects = crop_rects(&self.description["rects"]);
         let (_, height, width, _) = self.inputs("regions").sample.dims4().unwrap();
         let sizes = self.model.prior_sizes(height, width);
         assert_eq!(layers.len(), sizes.len());

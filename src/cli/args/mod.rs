@@ -115,6 +115,20 @@ const NOT_OF_GENERATE: [&str; 7] = [
     "max_metadata",
 ];
 
+/// Options of the enlargement, which a base picture alone does not have.
+const OF_ENLARGING: [&str; 10] = [
+    "strength",
+    "denoise_steps",
+    "gsp",
+    "rap",
+    "rsp",
+    "captioner",
+    "captions",
+    "color_fix",
+    "detail_only",
+    "blend",
+];
+
 impl Cli {
     /// The definition, with each verb's own options in its help, and in the `short` help what most people need.
     fn definition(short: bool) -> clap::Command {
@@ -166,6 +180,9 @@ impl Cli {
         let Some((verb, job)) = job else { return Self::from_arg_matches(&matches) };
         let typed = |id: &&&str| job.value_source(id) == Some(ValueSource::CommandLine);
         let option = |id: &str| id.replace('_', "-");
+        // Settings of an earlier picture may hold more than this one needs.
+        let is_base_alone = verb == "generate"
+            && !["size", "scale", "long_edge", "reuse"].iter().any(|id| typed(&id));
         let refusal = match verb {
             "caption" => NOT_OF_CAPTION
                 .iter()
@@ -186,6 +203,13 @@ impl Cli {
             "pipe" => pipe::refusal(job),
             _ => None,
         };
+        let refusal = refusal.or_else(|| {
+            let id = OF_ENLARGING.iter().filter(|_| is_base_alone).find(typed)?;
+            let option = option(id);
+            Some(format!(
+                "--{option} is for the enlargement: it needs --size, --scale or --long-edge"
+            ))
+        });
         if let Some(reason) = refusal {
             return Err(definition.error(ErrorKind::ArgumentConflict, reason));
         }

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde_json::Value;
-use tokenizers::AddedToken;
+use tokenizers::{AddedToken, Tokenizer};
 
-use super::TextError;
+use super::{Cut, TextError};
 
 /// Characters of a token at most; those of CLIP have up to 28.
 const LONGEST_TOKEN: usize = 256;
@@ -35,6 +35,26 @@ pub(super) fn head(text: &str, reach: usize) -> &str {
         count > reach
     });
     end.map_or(text, |(at, _)| &text[..at])
+}
+
+/// Truncation of `text` whose first `limit` tokens alone count, of which `counted` is the [`head`]; `None` if it fits.
+///
+/// # Errors
+/// Those of the tokenizer.
+pub(super) fn cut(
+    tokenizer: &Tokenizer,
+    (text, counted): (&str, &str),
+    limit: usize,
+) -> Result<Option<Cut>, TextError> {
+    let encoding = tokenizer.encode(counted, false).map_err(tokenizer_error)?;
+    let offsets = encoding.get_offsets();
+    let is_all = counted.len() == text.len();
+    Ok(offsets.get(limit).map(|&(at, _)| Cut { tokens: offsets.len(), is_all, limit, at }))
+}
+
+/// The largest id that a text can get.
+pub(super) fn largest_id(tokenizer: &Tokenizer) -> u32 {
+    tokenizer.get_vocab(true).into_values().max().unwrap_or(0)
 }
 
 /// Checks that sequences are cut and filled up at their ends.

@@ -11,7 +11,7 @@ use tokenizers::{SplitDelimiterBehavior, Tokenizer};
 
 use crate::model::text::byte_pairs::BytePairs;
 use crate::model::text::tokenizing::{
-    Named, added_tokens, check_sides, head, parse, reach, tokenizer_error,
+    Named, added_tokens, check_sides, cut, head, largest_id, parse, reach, tokenizer_error,
 };
 use crate::model::text::{Cut, TextError, TokenIds, TokenizerFiles};
 
@@ -124,18 +124,13 @@ impl ClipTokenizer {
     /// # Errors
     /// Those of the tokenizer's regular expressions.
     pub fn cut(&self, text: &str) -> Result<Option<Cut>, TextError> {
-        let limit = self.length - 2;
-        let counted = head(text, self.reach);
-        let encoding = self.tokenizer.encode(counted, false).map_err(tokenizer_error)?;
-        let offsets = encoding.get_offsets();
-        let is_all = counted.len() == text.len();
-        Ok(offsets.get(limit).map(|&(at, _)| Cut { tokens: offsets.len(), is_all, limit, at }))
+        cut(&self.tokenizer, (text, head(text, self.reach)), self.length - 2)
     }
 
     /// The largest id that a text can get.
     #[must_use]
     pub fn largest_id(&self) -> u32 {
-        self.tokenizer.get_vocab(true).into_values().max().unwrap_or(0)
+        largest_id(&self.tokenizer)
     }
 
     /// The number of ids of every text (77 for CLIP).

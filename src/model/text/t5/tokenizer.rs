@@ -12,7 +12,7 @@ use tokenizers::pre_tokenizers::whitespace::WhitespaceSplit;
 use super::pieces::{Pieces, UNKNOWN};
 use super::{charsmap, spiece};
 use crate::model::text::tokenizing::{
-    Named, added_tokens, check_sides, head, parse, reach, require, tokenizer_error,
+    Named, added_tokens, check_sides, cut, head, largest_id, parse, reach, require, tokenizer_error,
 };
 use crate::model::text::{Cut, TextError, TokenIds, TokenizerFiles};
 
@@ -127,18 +127,13 @@ impl T5Tokenizer {
     /// # Errors
     /// Those of the tokenizer.
     pub fn cut(&self, text: &str) -> Result<Option<Cut>, TextError> {
-        let limit = self.length - 1;
-        let counted = head(text, reach(self.length, self.longest));
-        let encoding = self.tokenizer.encode(counted, false).map_err(tokenizer_error)?;
-        let offsets = encoding.get_offsets();
-        let is_all = counted.len() == text.len();
-        Ok(offsets.get(limit).map(|&(at, _)| Cut { tokens: offsets.len(), is_all, limit, at }))
+        cut(&self.tokenizer, (text, head(text, reach(self.length, self.longest))), self.length - 1)
     }
 
     /// The largest id that a text can get.
     #[must_use]
     pub fn largest_id(&self) -> u32 {
-        self.tokenizer.get_vocab(true).into_values().max().unwrap_or(0)
+        largest_id(&self.tokenizer)
     }
 
     /// The number of ids of every text.
