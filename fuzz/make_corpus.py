@@ -353,6 +353,10 @@ def texts():
     region = {"row": 0, "col": 0, "x": 0, "y": 0, "width": 8, "height": 8, "caption": "a door"}
     seed("captions", "one", json.dumps({"version": 1, "grid": grid, "captioner": "file", "model": "m", "regions": [region]}))
 
+    words = "a (((house:1.3)) [on] a (hill:0.5) BREAK sun, (((sky))), <lora:wash:0.8> \\(b\\) [c:d] e\n---\na (red) roof"
+    seed("prompt", "all", words)
+    seed("prompt", "editing", "a [cat:dog:0.5] AND [a|b]\n---\n")
+
     records = ['{"encoded":{"tiles":4}}', '"low_resolution"']
     for step in range(1, 4):
         records += ['{"predicted":{"regions":5}}', '{"stepped":{"steps":%d}}' % step]

@@ -11,6 +11,7 @@ use cupscale::{
     candle::Device,
     canvas::SizeSpec,
     image::{Format, ImageError, Input, Output, ReadOptions},
+    model::text::{LoraTag, Prompt, PromptError, PromptSyntax, without_networks},
     pipeline::{Engine, Error, Resume, Settings, WorkOptions},
     units,
 };
@@ -21,6 +22,7 @@ use super::{
     error::CliError,
     progress::Show,
     report,
+    values::LoraArg,
 };
 
 /// A job of one picture, or of every picture of a folder.
@@ -48,6 +50,8 @@ pub struct Job {
     settings: Settings,
     content: ContentArgs,
     model: ModelArgs,
+    /// LoRAs that the prompt names.
+    tags: Vec<LoraTag>,
     devices: DeviceList,
     kernels: KernelChoice,
     /// Matmul precision on the CPU, if given.
@@ -75,8 +79,7 @@ impl Job {
     fn with(inputs: Vec<Input>, args: JobArgs, notes: Vec<String>) -> Result<Self, CliError> {
         let mut settings = args.repaint.settings();
         settings.size = args.size.spec();
-        args.content.prompt.trim().clone_into(&mut settings.prompt);
-        args.content.negative_prompt.trim().clone_into(&mut settings.negative_prompt);
+        let tags = prompts(&args.content, &mut settings)?;
         settings.batch = args.machine.batch.map(|batch| batch as usize);
         settings.tile = args.machine.tile.map(|tile| tile as usize);
         settings.max_memory = args.machine.max_memory;
@@ -99,6 +102,7 @@ impl Job {
             settings,
             content: args.content,
             model: args.model,
+            tags,
             devices: args.machine.device,
             kernels: args.machine.kernels.choice(),
             precision: args.machine.dtype,
@@ -306,6 +310,19 @@ impl Job {
         names_captioner: bool,
         loaded: &Settings,
     ) -> Result<Settings, CliError> {
+        // They are merged into the weights as these are read.
+        let is_loaded = |tag: &LoraTag| {
+            let is = |lora: &LoraArg| {
+                lora.is_named(&tag.name) && lora.scale.to_bits() == tag.scale.to_bits()
+            };
+            self.model.lora.iter().any(is)
+        };
+        if let Some(tag) = request.tags.iter().find(|tag| !is_loaded(tag)) {
+            return Err(CliError::Usage(format!(
+                "prompt {}: LoRAs are chosen when `pipe` starts; start it with --lora {}:{}",
+                tag.tag, tag.name, tag.scale
+            )));
+        }
         let mut settings = request.settings.clone();
         settings.batch = loaded.batch;
         settings.tile = loaded.tile;
@@ -346,6 +363,7 @@ impl Job {
         }
         let engine = engine::load(
             &self.model,
+            &self.tags,
             self.precision.unwrap_or(MatmulPrecision::F32),
             &devices,
             &mut note,
@@ -357,6 +375,38 @@ impl Job {
         settings.captioner = captioner::open(&self.content, &devices)?;
         Ok((engine, settings))
     }
+}
+
+/// Reads the prompts' options into the settings, and takes out the LoRAs that a weighted prompt names.
+///
+/// # Errors
+/// A prompt that cannot be read.
+fn prompts(content: &ContentArgs, settings: &mut Settings) -> Result<Vec<LoraTag>, CliError> {
+    let ContentArgs { prompt, negative_prompt, prompt_syntax, .. } = content;
+    settings.prompt_syntax = *prompt_syntax;
+    negative_prompt.trim().clone_into(&mut settings.negative_prompt);
+    if *prompt_syntax == PromptSyntax::Plain {
+        prompt.trim().clone_into(&mut settings.prompt);
+        return Ok(Vec::new());
+    }
+    let refuse = |option| move |error: PromptError| CliError::Usage(format!("{option}: {error}"));
+    let (text, tags) = without_networks(prompt).map_err(refuse("--prompt"))?;
+    text.trim().clone_into(&mut settings.prompt);
+    if let Some(tag) =
+        without_networks(negative_prompt).map_err(refuse("--negative-prompt"))?.1.first()
+    {
+        let reason = format!(
+            "--negative-prompt: {}: a LoRA changes the model: name it in the prompt",
+            tag.tag
+        );
+        return Err(CliError::Usage(reason));
+    }
+    for (option, text) in
+        [("--prompt", &settings.prompt), ("--negative-prompt", &settings.negative_prompt)]
+    {
+        Prompt::parse(*prompt_syntax, text).map_err(refuse(option))?;
+    }
+    Ok(tags)
 }
 
 /// `true` if both paths lead to one file that is there.

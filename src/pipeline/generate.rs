@@ -271,7 +271,7 @@ fn write(
     let options = EncodeOptions {
         quality: base.settings.jpeg_quality,
         bit_depth: base.settings.bit_depth.unwrap_or(picture.bit_depth),
-        settings: Some(base.record(&base.settings.prompt).to_string()),
+        settings: Some(base.record(&base.known_prompt()).to_string()),
         ..EncodeOptions::like(picture)
     };
     let (width, height) = (picture.width, picture.height);

@@ -19,6 +19,7 @@ mod model;
 mod model_defaults;
 mod plan;
 mod progress;
+mod prompts;
 mod protect;
 mod queue;
 #[cfg(test)]

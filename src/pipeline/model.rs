@@ -137,6 +137,7 @@ pub struct Model {
     shape: ModelShape,
     name: String,
     loras: Vec<(String, f64)>,
+    embeddings: Vec<String>,
     fingerprint: String,
 }
 
@@ -210,6 +211,7 @@ impl Model {
             blueprints: Arc::new(Blueprints { denoiser, vae, text }),
             shape,
             fingerprint: files.fingerprint(),
+            embeddings: files.embeddings().map(str::to_owned).collect(),
             loras: files.loras().map(|(name, scale)| (name.to_owned(), scale)).collect(),
             name: source.path().map_or_else(
                 || "mini".to_owned(),
@@ -241,6 +243,11 @@ impl Model {
     /// Names and scales of the LoRAs merged into the weights.
     pub fn loras(&self) -> &[(String, f64)] {
         &self.loras
+    }
+
+    /// Names of the embeddings that prompts may use.
+    pub fn embeddings(&self) -> &[String] {
+        &self.embeddings
     }
 
     /// Digest of all files of the model ([`ModelFiles::fingerprint`]).

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::{
     canvas::{Fusion, SizeSpec},
     caption::{Captioner, attributes::Attributes},
+    model::text::PromptSyntax,
     sampler::{Denoise, SamplerKind, TimestepSpacing},
 };
 
@@ -96,6 +97,8 @@ pub struct Settings {
     pub prompt: String,
     /// Negative prompt, used with guidance above 1; may be empty.
     pub negative_prompt: String,
+    /// How both are read. Captions are always plain text.
+    pub prompt_syntax: PromptSyntax,
     /// Seed of the noise field; the same seed gives the same picture.
     pub seed: u64,
     /// Sampler.
@@ -168,6 +171,7 @@ impl Default for Settings {
             size: SizeSpec::Scale(Defaults::SCALE),
             prompt: String::new(),
             negative_prompt: String::new(),
+            prompt_syntax: PromptSyntax::Plain,
             seed: 0,
             sampler: None,
             eta: None,

@@ -12,6 +12,7 @@ mod contents;
 mod diffusers;
 #[cfg(feature = "embedded-model")]
 mod embedded;
+mod embedding;
 mod error;
 mod families;
 mod file_kind;

@@ -213,6 +213,22 @@ fn nothing_that_a_request_does_ends_the_conversation() {
             "settings",
             "start `pipe`",
         ),
+        (
+            json!({"prompt": "<lora:x:0.5> a cat", "prompt-syntax": "weighted"}),
+            null.clone(),
+            json!({}),
+            &bytes,
+            "settings",
+            "start it with --lora x:0.5",
+        ),
+        (
+            json!({"prompt": "a [cat:dog:0.5]", "prompt-syntax": "weighted"}),
+            null.clone(),
+            json!({}),
+            &bytes,
+            "settings",
+            "prompt editing",
+        ),
         (json!({"denoise-steps": 999}), null.clone(), json!({}), &bytes, "settings", "999"),
         (json!({}), null.clone(), json!({"format": "gif"}), &bytes, "settings", "gif"),
         (

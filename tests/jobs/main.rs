@@ -18,6 +18,7 @@ mod noise;
 mod pipeline;
 mod pixart;
 mod plain_places;
+mod prompt;
 mod reference;
 mod resize;
 mod resume;

@@ -24,7 +24,7 @@ fn tolerance(case: &Case) -> f32 {
 
 /// A job of the fixture.
 #[derive(Deserialize)]
-struct Case {
+pub struct Case {
     options: Vec<String>,
     /// The model's `force_zeros_for_empty_prompt`, where its index has one.
     force_zeros: Option<bool>,
@@ -42,7 +42,7 @@ fn references() -> HashMap<String, Tensor> {
 
 /// Runs the program on this case and returns its largest difference from the reference,
 /// relative to the reference's maximum.
-fn error_of(case: &Case, more: &str, reference: &Tensor) -> f32 {
+pub fn error_of(case: &Case, more: &str, reference: &Tensor) -> f32 {
     let shell = Shell::new();
     for file in ["in.png", "captions.json", "captions_quarter.json"] {
         fs::copy(fixture("method").join(file), shell.path(file)).unwrap();

@@ -96,7 +96,7 @@ fn a_job_of_two_predictions_for_a_step_killed_at_thirty_moments_ends_with_the_sa
 }
 
 /// Kills so many jobs with these options, at the beginning and within steps, and runs them again.
-fn same_bytes_after_kills(more: &str, enough: usize) {
+pub fn same_bytes_after_kills(more: &str, enough: usize) {
     let shell = Shell::new();
     shell.picture("in.png", 30, 22);
     let started = Instant::now();

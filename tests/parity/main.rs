@@ -12,6 +12,7 @@ mod ops_decoder;
 mod ops_determinism;
 mod ops_packed;
 mod pixart;
+mod prompt;
 mod qwen3;
 mod sampler;
 mod sd3;

@@ -29,9 +29,10 @@ pub struct Reused {
 }
 
 /// Settings whose value is the option's value: key of the settings, options that go before it, kind of the value.
-const PLAIN: [(&str, &[&str], Shape); 15] = [
+const PLAIN: [(&str, &[&str], Shape); 16] = [
     ("prompt", &["prompt", "words"], Shape::Text),
     ("negative_prompt", &["negative_prompt"], Shape::Text),
+    ("prompt_syntax", &["prompt_syntax"], Shape::Text),
     ("seed", &["seed"], Shape::Number),
     ("sampler", &["sampler"], Shape::Text),
     ("eta", &["eta"], Shape::Number),
@@ -54,10 +55,11 @@ const CAPTION: [(&str, Shape); 4] = [
     ("caption_seed", Shape::Number),
 ];
 /// Settings that are read elsewhere here, or that say nothing of a next run.
-const OTHERS: [&str; 10] = [
+const OTHERS: [&str; 11] = [
     "version",
     "model",
     "loras",
+    "embeddings",
     "size",
     "captioner",
     "caption_model",
@@ -116,6 +118,7 @@ pub fn reused(
     }
     reused.captioner(&record, &free)?;
     reused.model(&record, &free)?;
+    reused.embeddings(&record, &free)?;
     reused.others(&record);
     Ok(reused)
 }
@@ -252,6 +255,20 @@ impl Reused {
             self.push("lora", &format!("{name}:{scale}"));
         }
         Ok(())
+    }
+
+    /// Embeddings are known by name alone, and their files may be anywhere.
+    fn embeddings(
+        &self,
+        record: &Map<String, Value>,
+        free: &impl Fn(&[&str]) -> bool,
+    ) -> Result<(), String> {
+        match record.get("embeddings").filter(|_| free(&["embedding"])) {
+            None => Ok(()),
+            Some(names) => Err(format!(
+                "its prompts use embeddings {names}: name their files with --embedding"
+            )),
+        }
     }
 
     /// Says what is left out.

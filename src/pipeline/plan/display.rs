@@ -37,6 +37,9 @@ impl fmt::Display for Plan {
             },
             grid.overlap() * factor
         )?;
+        if self.text_chunks > 1 {
+            writeln!(f, "prompt        up to {} chunks of tokens", self.text_chunks)?;
+        }
         write!(f, "sampler       {}", sampling.sampler)?;
         if let Some(spacing) = sampling.spacing {
             write!(f, ", {} timesteps", spacing.name())?;

@@ -28,6 +28,7 @@ use super::{
     error::Error,
     finish::{Finish, PIXEL_BYTES},
     progress::{Outline, Stage},
+    prompts::Prompts,
     settings::Settings,
     work::files::WorkLayout,
 };
@@ -40,6 +41,8 @@ pub struct Plan {
     pub geometry: Geometry,
     /// Sampler, steps and guidance.
     pub sampling: SamplingPlan,
+    /// The most chunks of tokens of a text: one, but for weighted prompts.
+    pub text_chunks: usize,
     /// Memory of the stages, and the batch and tile chosen for it.
     pub memory: MemoryPlan,
     /// VAE tiles from top to bottom, in latent pixels.
@@ -95,9 +98,12 @@ impl Plan {
         let schedule = model.schedule.clone().with_tokens(tokens);
         let mut sampling =
             SamplingPlan::resolve(&model.scheduler, &schedule, &model.defaults, settings)?;
+        let wanted = (sampling.guidance.is_some(), settings.captions_differ());
+        let text_chunks = Prompts::new(settings)?.chunks(&model.blueprints.text, wanted)?;
         let vae_tiling = VaeTiling::choose(model, runner, settings, &geometry)?;
         let (memory, work) = {
-            let draft = Draft::new(engine, settings, (&geometry, vae_tiling), &sampling);
+            let sizes = (&geometry, vae_tiling, text_chunks);
+            let draft = Draft::new(engine, settings, sizes, &sampling);
             let memory = draft.plan()?;
             let work = draft.work(&memory)?;
             (memory, work)
@@ -109,6 +115,7 @@ impl Plan {
         }
         Ok(Self {
             sampling,
+            text_chunks,
             tile_rows: geometry.tiles(geometry.canvas.latent_height, memory.tile),
             tile_columns: geometry.tiles(geometry.canvas.latent_width, memory.tile),
             vae_tiling,

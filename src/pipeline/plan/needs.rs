@@ -20,7 +20,7 @@ use crate::{
     caption::{CaptionBatch, CaptionMemory, CaptionRequest, Rect},
     model::{
         denoiser::{MicroConditioning, Prior},
-        text::TextConditioning,
+        text::{PromptSyntax, TextConditioning},
         vae::{FeatureMaps, GlobalState, Globals, LayerwiseSize, MeasuredPart},
     },
     pipeline::{
@@ -119,6 +119,8 @@ pub struct Draft<'a> {
     pub settings: &'a Settings,
     pub geometry: &'a Geometry,
     pub vae_tiling: VaeTiling,
+    /// The most chunks of a text.
+    text_chunks: usize,
     pub(super) sampling: &'a SamplingPlan,
     /// The captioner's model, if the job asks one.
     captions: Option<Box<dyn CaptionMemory + 'a>>,
@@ -131,14 +133,25 @@ impl<'a> Draft<'a> {
     pub fn new(
         engine: &'a Engine,
         settings: &'a Settings,
-        (geometry, vae_tiling): (&'a Geometry, VaeTiling),
+        (geometry, vae_tiling, text_chunks): (&'a Geometry, VaeTiling, usize),
         sampling: &'a SamplingPlan,
     ) -> Self {
         let request = request(settings, geometry);
         let captions = request.and_then(|request| settings.captioner.memory(&request));
         let Engine { model, runner, .. } = engine;
         let traced = RefCell::default();
-        Self { engine, model, runner, settings, geometry, vae_tiling, sampling, captions, traced }
+        Self {
+            engine,
+            model,
+            runner,
+            settings,
+            geometry,
+            vae_tiling,
+            text_chunks,
+            sampling,
+            captions,
+            traced,
+        }
     }
 
     /// Possible caption batches, largest first; empty without a captioner's model.
@@ -206,7 +219,7 @@ impl<'a> Draft<'a> {
         let text = &self.model.blueprints.text;
         let texts = if self.settings.captions_differ() { self.geometry.grid.len() } else { 0 } + 2;
         let (context, pooled) = text.widths();
-        let row = text.tokens() * context + pooled.unwrap_or(0);
+        let row = text.tokens_of(self.text_chunks) * context + pooled.unwrap_or(0);
         texts * row * self.runner.dtype().size_in_bytes()
     }
 
@@ -215,16 +228,32 @@ impl<'a> Draft<'a> {
         if self.model.blueprints.text.is_dear() { TextStates::BYTES } else { 0 }
     }
 
+    /// Working memory of encoding one prompt in bytes, without weights.
+    ///
+    /// # Errors
+    /// Errors of the backend.
+    fn text_working(&self) -> Result<usize, Error> {
+        if self.settings.prompt_syntax == PromptSyntax::Plain {
+            return Ok(self.model.text_working);
+        }
+        let trace = Trace::new(self.runner.device());
+        drop(self.model.blueprints.text.trace_prompts(1, (self.text_chunks, true), &trace)?);
+        Ok(trace.peak())
+    }
+
     /// Needs of encoding prompts and captions.
-    pub fn text(&self) -> Needs {
+    ///
+    /// # Errors
+    /// Errors of the backend.
+    pub fn text(&self) -> Result<Needs, Error> {
         let conditions = self.condition_bytes();
-        Needs {
+        Ok(Needs {
             host: self.model.blueprints.text.vocabulary() * VOCABULARY_ENTRY_BYTES,
             device: conditions,
             // Concatenated from parts of the same total size.
-            device_working: self.model.text_working + conditions,
+            device_working: self.text_working()? + conditions,
             ..Needs::default()
-        }
+        })
     }
 
     /// The tiles of a canvas of `size`, height and width in latent pixels, with cores of `tile` image pixels: the
@@ -445,10 +474,11 @@ impl<'a> Draft<'a> {
         // Before the call: host values and their parts.
         trace.pass(4 * sample.bytes());
         let (context, pooled) = text.widths();
+        let tokens = text.tokens_of(self.text_chunks);
         let texts = TextConditioning {
-            context: trace.activation((batch, text.tokens(), context), dtype),
+            context: trace.activation((batch, tokens, context), dtype),
             pooled: pooled.map(|width| trace.activation((batch, width), dtype)),
-            lengths: text.has_lengths().then(|| vec![text.tokens(); batch]),
+            lengths: text.has_lengths().then(|| vec![tokens; batch]),
         };
         let nothing = MicroConditioning { original: (0, 0), crop: (0, 0), target: (0, 0) };
         let conditioning = denoiser.condition(&texts, nothing)?;

@@ -136,7 +136,7 @@ pub fn describe(
         make_room: Arc::new(move || make_room.iter().for_each(|free| free())),
         batch: spec.plan.memory.captions,
     })?;
-    let mut prompt = spec.known_prompt().to_owned();
+    let mut prompt = spec.known_prompt();
     if prompt.is_empty() && captioner.is_costly() {
         prompt = whole_prompt(&mut *session, picture, geometry.shown_whole(), &progress)?;
     }
