@@ -161,3 +161,74 @@ impl Embedding {
         Ok(Self { name: EmbeddingName { names, vectors: count }, vectors })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use candle_core::safetensors;
+
+    use super::*;
+
+    fn fixture(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/prompt").join(name)
+    }
+
+    const ONE: [(Part, usize); 1] = [(Part::TextEncoder(0), 16)];
+    const TWO: [(Part, usize); 2] = [(Part::TextEncoder(0), 16), (Part::TextEncoder(1), 24)];
+
+    #[test]
+    fn every_form_has_its_names_and_vectors() {
+        let open = |file: &str, name: Option<&str>, encoders: &[(Part, usize)]| {
+            let Embedding { name, vectors } =
+                Embedding::open(&fixture(file), name, encoders).unwrap();
+            assert!(vectors.iter().all(|own| own.dims()[0] == name.vectors));
+            assert_eq!(vectors.len(), encoders.len());
+            (name.names, name.vectors)
+        };
+        let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+        assert_eq!(open("ink_3.safetensors", None, &ONE), (names(&["ink_3", "<ink_3>"]), 3));
+        let toy = names(&["learned_embeds", "<learned_embeds>", "<cat-toy>"]);
+        assert_eq!(open("learned_embeds.safetensors", None, &ONE), (toy, 1));
+        let toy = names(&["cat-toy", "<cat-toy>"]);
+        assert_eq!(open("learned_embeds.safetensors", Some("<cat-toy>"), &ONE), (toy, 1));
+        let bird = names(&["sky-bird", "<sky-bird>"]);
+        assert_eq!(open("sky-bird.safetensors", None, &TWO), (bird, 2));
+    }
+
+    #[test]
+    fn what_does_not_fit_says_why() {
+        let folder = tempfile::tempdir().unwrap();
+        let save = |name: &str, tensors: &[(&str, &[usize])]| {
+            let tensors: HashMap<_, _> = (tensors.iter())
+                .map(|&(key, shape)| {
+                    (key.to_owned(), Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap())
+                })
+                .collect();
+            let file = folder.path().join(name);
+            safetensors::save(&tensors, &file).unwrap();
+            file
+        };
+        let wide = save("wide.safetensors", &[("emb_params", &[2, 24])]);
+        let many = save("many.safetensors", &[("emb_params", &[76, 16])]);
+        let cube = save("cube.safetensors", &[("emb_params", &[1, 1, 16])]);
+        let uneven = save("uneven.safetensors", &[("clip_l", &[1, 16]), ("clip_g", &[2, 24])]);
+        let half = save("half.safetensors", &[("clip_g", &[2, 24])]);
+        let weights = save("weights.safetensors", &[("a.weight", &[16]), ("b.weight", &[16])]);
+        for (file, encoders, said) in [
+            (&wide, &ONE[..], "`emb_params` is 24 wide, the model's text encoder 16"),
+            (&many, &ONE, "76 vectors"),
+            (&cube, &ONE, "has the shape [1, 1, 16]"),
+            (&uneven, &TWO, "different numbers of vectors"),
+            (&half, &TWO, "no vectors for all text encoders"),
+            (&weights, &ONE, "no embedding: 2 tensors in it (the first: `a.weight`)"),
+            (&wide, &TWO, "made for one text encoder, and the model has 2"),
+            (&fixture("sky-bird.safetensors"), &ONE, "two text encoders (clip_l, clip_g)"),
+        ] {
+            let error = Embedding::open(file, None, encoders).unwrap_err().to_string();
+            assert!(error.contains(said), "{error}");
+        }
+        assert!(files_at(&folder.path().join("none")).is_err());
+        assert_eq!(files_at(folder.path()).unwrap().len(), 6);
+    }
+}

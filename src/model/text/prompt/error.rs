@@ -1,5 +1,14 @@
 //! Errors of prompts, in one line each, with the place in the prompt.
 
+/// Bytes of a prompt with weights at most: more than the most chunks hold.
+pub(super) const LONGEST: usize = 64 << 10;
+
+/// Brackets of a kind that may be open at once. It bounds the work on a piece.
+pub(super) const DEEPEST: usize = 100;
+
+/// The greatest weight: states are multiplied by it, and what 16 bits hold ends at 65,504.
+pub(super) const GREATEST: f64 = 1000.0;
+
 /// Characters of a prompt that an error shows.
 const SHOWN: usize = 40;
 
@@ -10,11 +19,11 @@ const SHOWN: usize = 40;
 pub enum PromptError {
     #[error("the weight in `{0}` is not a number, as in (word:1.3)")]
     Weight(String),
-    #[error("the weight of `{text}` is beyond -{most} to {most}", most = super::parse::GREATEST)]
+    #[error("the weight of `{text}` is beyond -{most} to {most}", most = GREATEST)]
     Range { text: String },
-    #[error("more than {most} brackets within each other at `{at}`", most = super::parse::DEEPEST)]
+    #[error("more than {most} brackets within each other at `{at}`", most = DEEPEST)]
     Deep { at: String },
-    #[error("{bytes} bytes long, {most} are the most", most = super::LONGEST)]
+    #[error("{bytes} bytes long, {most} are the most", most = LONGEST)]
     Long { bytes: usize },
     #[error(
         "`{0}` would change the prompt between steps (prompt editing), which is not supported; write `\\[` for a \

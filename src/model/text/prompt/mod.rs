@@ -14,9 +14,6 @@ use std::{
 pub use error::PromptError;
 pub use networks::{LoraTag, without_networks};
 
-/// Bytes of a prompt with weights at most: more than the most chunks hold.
-const LONGEST: usize = 64 << 10;
-
 /// How a prompt is read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum PromptSyntax {

@@ -3,19 +3,14 @@
 //! `tests/fixtures/prompt/table.json` holds it to what A1111's own parser makes of some sixty prompts. It differs where that one gives
 //! a `BREAK` in brackets up: here it begins a chunk there too.
 
-use super::{LONGEST, Piece, PromptError, networks};
+use super::error::{DEEPEST, GREATEST, LONGEST};
+use super::{Piece, PromptError, networks};
 
 /// What a round bracket multiplies by.
 const ROUND: f64 = 1.1;
 
 /// What a square bracket multiplies by.
 const SQUARE: f64 = 1.0 / ROUND;
-
-/// Brackets of a kind that may be open at once. It bounds the work on a piece.
-pub(super) const DEEPEST: usize = 100;
-
-/// The greatest weight: states are multiplied by it, and what 16 bits hold ends at 65,504.
-pub(super) const GREATEST: f64 = 1000.0;
 
 /// A token of the syntax.
 #[derive(Debug, PartialEq)]
