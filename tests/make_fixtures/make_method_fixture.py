@@ -516,6 +516,16 @@ def write_png(path, image):
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + data)
 
 
+def input_picture():
+    """The picture that jobs enlarge: [1, 3, HEIGHT, WIDTH] in 0..1, of 16-bit values."""
+    image = (picture(HEIGHT, WIDTH, torch.Generator().manual_seed(7)).double() + 1) / 2
+    return (image * 65535).round() / 65535
+
+
+def write_picture(path, image):
+    write_png(path, (image * 65535).round()[0].permute(1, 2, 0).numpy().astype(np.uint16))
+
+
 def write_json(path, value):
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -523,10 +533,8 @@ def write_json(path, value):
 def main():
     torch.set_num_threads(1)
     AREA.mkdir(parents=True, exist_ok=True)
-    image = (picture(HEIGHT, WIDTH, torch.Generator().manual_seed(7)).double() + 1) / 2
-    samples = (image * 65535).round()
-    image = samples / 65535
-    write_png(AREA / "in.png", samples[0].permute(1, 2, 0).numpy().astype(np.uint16))
+    image = input_picture()
+    write_picture(AREA / "in.png", image)
 
     method, expected, cases = Method(), {}, {}
     for name, case in CASES.items():
