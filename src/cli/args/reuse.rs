@@ -54,7 +54,7 @@ const CAPTION: [(&str, Shape); 4] = [
     ("caption_seed", Shape::Number),
 ];
 /// Settings that are read elsewhere here, or that say nothing of a next run.
-const OTHERS: [&str; 10] = [
+const OTHERS: [&str; 13] = [
     "version",
     "model",
     "loras",
@@ -64,6 +64,9 @@ const OTHERS: [&str; 10] = [
     "steps",
     "timesteps",
     "detail_only",
+    "mask",
+    "invert_mask",
+    "mask_feather",
     GENERATED,
 ];
 /// How the input was made from words.
@@ -114,6 +117,7 @@ pub fn reused(
     if record.get("detail_only").is_some_and(|value| *value == true) && free(&["detail_only"]) {
         reused.words.push("--detail-only".into());
     }
+    reused.mask(&record, &free)?;
     reused.captioner(&record, &free)?;
     reused.model(&record, &free)?;
     reused.others(&record);
@@ -176,6 +180,30 @@ impl Reused {
             self.push("steps", &plain("steps", value, Shape::Number)?);
         }
         Ok(())
+    }
+
+    /// A picture says that it had a mask, and not which file that was.
+    fn mask(
+        &mut self,
+        record: &Map<String, Value>,
+        free: &impl Fn(&[&str]) -> bool,
+    ) -> Result<(), String> {
+        if !record.contains_key("mask") {
+            return Ok(());
+        }
+        if free(&["mask"]) {
+            return Err("its mask came from a file: name that with --mask".to_owned());
+        }
+        if record.get("invert_mask").is_some_and(|value| *value == true) && free(&["invert_mask"]) {
+            self.words.push("--invert-mask".into());
+        }
+        match record.get("mask_feather").filter(|_| free(&["mask_feather"])) {
+            Some(value) => {
+                self.push("mask_feather", &plain("mask_feather", value, Shape::Number)?);
+                Ok(())
+            }
+            None => Ok(()),
+        }
     }
 
     fn captioner(
