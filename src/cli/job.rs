@@ -20,6 +20,7 @@ use super::{
     args::{CaptionerArg, ContentArgs, Every, FilesArgs, JobArgs, ModelArgs},
     captioner, doctor, engine,
     error::CliError,
+    mask::MaskChoice,
     progress::Show,
     report,
     values::LoraArg,
@@ -46,8 +47,9 @@ pub struct Job {
     /// Suffix of an output name derived from the input's, before the extension.
     suffix: String,
     files: FilesArgs,
-    /// All but the captioner, which is opened with the model.
+    /// All but the captioner, which is opened with the model, and the mask, which may be each picture's own.
     settings: Settings,
+    mask: Option<MaskChoice>,
     content: ContentArgs,
     model: ModelArgs,
     /// LoRAs that the prompt names.
@@ -100,6 +102,7 @@ impl Job {
             suffix: args.size.suffix(),
             files: args.files,
             settings,
+            mask: args.mask.choice(),
             content: args.content,
             model: args.model,
             tags,
@@ -287,6 +290,29 @@ impl Job {
             return Err(CliError::Usage(reason));
         }
         Ok(page)
+    }
+
+    /// `settings` with the mask of the picture at `input`, if the options name one.
+    ///
+    /// # Errors
+    /// A mask that cannot be read, or a folder that has none for this picture.
+    pub fn masked(&self, settings: &Settings, input: &Input) -> Result<Settings, CliError> {
+        match &self.mask {
+            Some(mask) => mask.settings(settings, input),
+            None => Ok(settings.clone()),
+        }
+    }
+
+    /// `settings` with the mask in these bytes, a picture's file, as the options ask for it.
+    ///
+    /// # Errors
+    /// A mask that cannot be read.
+    pub fn masked_by(&self, settings: &Settings, bytes: Vec<u8>) -> Result<Settings, CliError> {
+        let mut settings = settings.clone();
+        if let Some(mask) = &self.mask {
+            settings.mask = Some(mask.read(Input::Bytes(bytes.into()))?);
+        }
+        Ok(settings)
     }
 
     /// The size asked for.

@@ -184,6 +184,7 @@ fn base_spec(
         colour_fix: ColourFix::None,
         detail_only: false,
         blend: Defaults::BLEND,
+        mask: None,
         ..settings.clone()
     };
     JobSpec::of_noise(engine, size, &own).map_err(|error| match error {

@@ -61,7 +61,13 @@ impl JobSpec {
         if !settings.repaints() {
             settings.captioner = Arc::new(PromptOnly);
         }
-        Self::with(engine, Plan::new(engine, input, &settings)?, &settings)
+        let mut plan = Plan::new(engine, input, &settings)?;
+        if !plan.repaints && settings.repaints() {
+            // A mask that keeps everything.
+            settings.captioner = Arc::new(PromptOnly);
+            plan = Plan::new(engine, input, &settings)?;
+        }
+        Self::with(engine, plan, &settings)
     }
 
     /// Specifies the job of making a picture of this width and height in pixels from noise.
@@ -152,6 +158,15 @@ impl JobSpec {
         }
         if settings.blend < Defaults::BLEND {
             record["blend"] = settings.blend.into();
+        }
+        if let Some(mask) = &settings.mask {
+            record["mask"] = mask.digest().into();
+            if mask.is_inverted() {
+                record["invert_mask"] = true.into();
+            }
+            if mask.feather() > 0 {
+                record["mask_feather"] = mask.feather().into();
+            }
         }
         for (key, value) in settings.captioner.record() {
             record[key] = value;

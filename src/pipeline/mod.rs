@@ -15,6 +15,7 @@ mod frames;
 mod generate;
 mod job;
 mod lab;
+mod mask;
 mod model;
 mod model_defaults;
 mod plan;
@@ -37,6 +38,7 @@ pub use engine::Engine;
 pub use error::Error;
 pub use frames::Frames;
 pub use generate::{Generated, Generation, GenerationPlan, generate, plan_generation};
+pub use mask::Mask;
 pub use model::ModelShape;
 pub use model_defaults::ModelDefaults;
 pub use plan::{

@@ -282,7 +282,7 @@ pub fn describe(
     progress: &mut dyn Progress,
 ) -> Result<Document, Error> {
     // Whatever a job would make of them.
-    let settings = &Settings { blend: Defaults::BLEND, ..settings.clone() };
+    let settings = &Settings { blend: Defaults::BLEND, mask: None, ..settings.clone() };
     let spec = &JobSpec::new(engine, picture.shape(), settings)?;
     let others = &engine.others();
     let context = Context { runner: &engine.runner, others, picture, spec };

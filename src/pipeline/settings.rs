@@ -9,6 +9,8 @@ use crate::{
     sampler::{Denoise, SamplerKind, TimestepSpacing},
 };
 
+use super::mask::Mask;
+
 /// Default values of all settings; a test checks the README's table of options against them.
 #[derive(Clone, Copy, Debug)]
 pub struct Defaults;
@@ -133,6 +135,8 @@ pub struct Settings {
     pub detail_only: bool,
     /// Share of the repainted picture in the output, in 0..=1; the rest is the resized input. At 0 the model does not run.
     pub blend: f64,
+    /// What is repainted and what is kept; `None` repaints everything.
+    pub mask: Option<Mask>,
     /// Regions per denoiser call; the result does not depend on it.
     pub batch: Option<usize>,
     /// Side of a VAE tile's core in image pixels.
@@ -189,6 +193,7 @@ impl Default for Settings {
             colour_fix: ColourFix::Wavelet,
             detail_only: false,
             blend: Defaults::BLEND,
+            mask: None,
             batch: None,
             tile: None,
             vae_disk: None,

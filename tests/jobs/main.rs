@@ -13,6 +13,7 @@ mod inputs;
 mod kept;
 mod kinds;
 mod light;
+mod mask;
 mod method;
 mod noise;
 mod pipeline;

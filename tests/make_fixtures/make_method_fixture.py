@@ -28,11 +28,16 @@ Where docs/method.md is silent, this follows the program's documented choices:
   mixed with the maps of its own half; an empty negative prompt is zeros as SDXL's pipelines have it, unless the
   model's index turns that off;
 - a sampler's fresh noise is the field of draw 2 + the step's place in the whole schedule;
+- a mask is resized by Pillow's bilinear filter, turned, smoothed by a tent, and averaged over the pixels of each latent
+  cell, mirrored where the canvas goes on behind the picture; after each step the canvas is (1 − m) parts of the noised zL at
+  the level that the step leads to (zL itself after the last), as diffusers' inpainting pipelines have it for UNets of four
+  channels, and at the end the pixels are (1 − m) parts of the resized picture (section 6c). Every region is computed here;
 - a semantic weight between 0 and 1 blends the encoded caption with the encoded prompt, tokens and
   pooled embedding alike.
 
-Written: `in.png` (16-bit RGB), `captions.json` and `captions_quarter.json` (for its own grid), `cases.json`
-(each case's command-line options), `expected.safetensors` (each case's picture, [H, W, 3] in 0..1).
+Written: `in.png` (16-bit RGB), `captions.json` and `captions_quarter.json` (for its own grid), `mask.png` (8-bit grey),
+`cases.json` (each case's command-line options), `expected.safetensors` and `masked.safetensors` (each case's picture,
+[H, W, 3] in 0..1).
 """
 
 import json
@@ -113,6 +118,9 @@ class Case:
     negative: str = ""
     # the model's `force_zeros_for_empty_prompt`; its index has none, which is on
     force_zeros: bool | None = None
+    mask: bool = False
+    invert_mask: bool = False
+    mask_feather: int = 0
 
     def options(self):
         names = ("seed", "overlap", "fusion", "gsp", "rap", "rsp")
@@ -124,7 +132,9 @@ class Case:
         options += [part for name in names for part in (f"--{name}", str(getattr(self, name)))]
         chosen = {"sampler": self.sampler, "spacing": self.spacing, "negative-prompt": self.negative}
         chosen |= {"guidance": self.guidance or "", "eta": "" if self.eta is None else self.eta}
+        chosen |= {"mask": "mask.png" if self.mask else "", "mask-feather": self.mask_feather or ""}
         options += [part for name, value in chosen.items() if value != "" for part in (f"--{name}", str(value))]
+        options += ["--invert-mask"] if self.invert_mask else []
         return options + (["--captions", self.captions] if self.captions else ["--captioner", "none"])
 
 
@@ -162,6 +172,12 @@ CASES = {
     # and those with fresh noise in every step
     "euler_a": replace(ALL, sampler="euler-a", size=(80, 56), captions=""),
     "dpmpp_2m_sde": replace(ALL, sampler="dpmpp-2m-sde", size=(80, 56), captions=""),
+    # parts that are kept, with edges within cells; its first region touches nothing that is repainted
+    "mask": replace(ALL, size=(110, 46), captions="", mask=True, color_fix="wavelet"),
+    "mask_soft": replace(ALL, size=(64, 50), captions="", mask=True, mask_feather=9, gsp=0.7),
+    "mask_inverted": replace(
+        ALL, size=(64, 50), captions="", mask=True, invert_mask=True, sampler="dpmpp-2m", guidance=2.0
+    ),
 }
 
 
@@ -286,6 +302,10 @@ class Method:
         low = self.encode(resized, canvas_h, canvas_w)
 
         # Section 2.2, and the low-resolution picture of section 4.
+        shares = mask_shares(case, width, height) if case.mask else None
+        if case.mask:
+            cells = continued(shares, (0, canvas_h * f - height), (0, canvas_w * f - width))
+            cells = F.avg_pool2d(cells, f)
         sampler = self.walk(case)
         timesteps = sampler.timesteps
         noise = noise_field(case.seed, *low.shape[1:]).double()
@@ -358,9 +378,15 @@ class Method:
             weight_i = case.gsp * 0.5 * (1 + math.cos(math.pi * i / RUN))
             z = self.structure(z, eps, low, sampler.abar(i), weight_i)
             z = sampler.step(i, z, eps)
+            if case.mask:
+                kept = sampler.diffused(low, noise, i + 1) if i + 1 < RUN else low
+                z = cells * z + (1 - cells) * kept
         self.unet.set_attn_processor(own)
 
         decoded = self.decode(z, resized, case.color_fix == "wavelet")
+        if case.mask:
+            source = 2 * resized - 1
+            decoded = source + shares * (decoded.clamp(-1, 1) - source)
         result = (decoded[0] * 0.5 + 0.5).clamp(0, 1)
         return result.permute(1, 2, 0).float().contiguous(), texts
 
@@ -432,6 +458,28 @@ def lanczos(image, width, height):
         for plane in image[0].float().numpy()
     ]
     return torch.from_numpy(np.stack(planes)).double().clamp(0, 1).unsqueeze(0)
+
+
+def mask_picture():
+    """Black on the left, white on the right, and what lies between, in 8 bits: [h, w]."""
+    y, x = np.mgrid[0:9, 0:21]
+    ramp = np.clip((x - 11.5 + 2.0 * np.sin(y)) / 3.0, 0.0, 1.0)
+    return (255.0 * ramp + 0.5).astype(np.uint8)
+
+
+def mask_shares(case, width, height):
+    """The share of the repaint in each pixel, [1, 1, H, W]."""
+    plane = Image.fromarray(mask_picture().astype(np.float32) / 255.0)
+    plane = np.asarray(plane.resize((width, height), Image.Resampling.BILINEAR))
+    shares = torch.from_numpy(plane.copy()).double().clamp(0, 1)[None, None]
+    if case.invert_mask:
+        shares = 1 - shares
+    if radius := case.mask_feather:
+        tent = radius + 1 - torch.arange(-radius, radius + 1, dtype=torch.float64).abs()
+        tent = tent / tent.sum()
+        shares = F.pad(shares, (radius,) * 4, mode="replicate")
+        shares = F.conv2d(F.conv2d(shares, tent.view(1, 1, 1, -1)), tent.view(1, 1, -1, 1))
+    return shares
 
 
 def continued(x, rows, columns):
@@ -530,11 +578,16 @@ def write_json(path, value):
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def repainted(case):
+    return (mask_shares(case, *case.size) > 0).double().mean().item()
+
+
 def main():
     torch.set_num_threads(1)
     AREA.mkdir(parents=True, exist_ok=True)
     image = input_picture()
     write_picture(AREA / "in.png", image)
+    Image.fromarray(mask_picture()).save(AREA / "mask.png", optimize=True)
 
     method, expected, cases = Method(), {}, {}
     for name, case in CASES.items():
@@ -548,9 +601,13 @@ def main():
     for name, reference in expected.items():
         inside = ((reference > 0) & (reference < 1)).double().mean().item()
         assert inside > 0.2, (name, inside)
+        assert not CASES[name].mask or 0.02 < repainted(CASES[name]) < 0.9, name
         if name != "all" and reference.shape == expected["all"].shape:
             assert (reference - expected["all"]).abs().max() > 0.1, name
-    save_file(expected, AREA / "expected.safetensors")
+    masked = {name: picture for name, picture in expected.items() if CASES[name].mask}
+    save_file(masked, AREA / "masked.safetensors")
+    others = {name: picture for name, picture in expected.items() if name not in masked}
+    save_file(others, AREA / "expected.safetensors")
     write_json(AREA / "cases.json", cases)
 
 

@@ -10,6 +10,7 @@ mod info;
 mod integrate;
 mod llava;
 mod machine;
+mod mask;
 mod model;
 mod models;
 mod pipe;
@@ -35,6 +36,7 @@ use crate::cli::{
     usage,
 };
 use machine::MachineArgs;
+use mask::MaskArgs;
 use progress::ProgressArgs;
 use raw::{FrameArgs, NOT_OF_RAW};
 pub use read::Every;
@@ -78,9 +80,9 @@ pub struct Cli {
     pub verbose: u8,
 }
 
-/// Options for the output picture and for unfinished work, which `caption` does not have. All other options of a job
+/// Options for the output picture, its mask and unfinished work, which `caption` does not have. All other options of a job
 /// apply to it.
-const NOT_OF_CAPTION: [&str; 10] = [
+const NOT_OF_CAPTION: [&str; 13] = [
     "format",
     "quality",
     "bit_depth",
@@ -91,6 +93,9 @@ const NOT_OF_CAPTION: [&str; 10] = [
     "work_dir",
     "resume",
     "fresh",
+    "mask",
+    "invert_mask",
+    "mask_feather",
 ];
 
 /// Verbs that take the options of a job.
@@ -116,7 +121,7 @@ const NOT_OF_GENERATE: [&str; 7] = [
 ];
 
 /// Options of the enlargement, which a base picture alone does not have.
-const OF_ENLARGING: [&str; 10] = [
+const OF_ENLARGING: [&str; 13] = [
     "strength",
     "denoise_steps",
     "gsp",
@@ -127,6 +132,9 @@ const OF_ENLARGING: [&str; 10] = [
     "color_fix",
     "detail_only",
     "blend",
+    "mask",
+    "invert_mask",
+    "mask_feather",
 ];
 
 impl Cli {
@@ -349,6 +357,8 @@ pub struct JobArgs {
     #[command(flatten)]
     pub repaint: RepaintArgs,
     #[command(flatten)]
+    pub mask: MaskArgs,
+    #[command(flatten)]
     pub reuse: ReuseArgs,
     #[command(flatten)]
     pub model: ModelArgs,
@@ -417,6 +427,7 @@ mod tests {
             "--work-dir w",
             "--resume",
             "--fresh",
+            "--mask m.png",
         ] {
             let words = format!("x caption a.png {line}");
             let error = Cli::from_command_line(words.split(' ')).unwrap_err();
@@ -508,6 +519,9 @@ mod tests {
             "x a --lora b:nan",
             "x a --lora :1",
             "x a --unknown",
+            "x a --invert-mask",
+            "x a --mask-feather 3",
+            "x a --mask m.png --mask-feather 1001",
         ] {
             assert!(Cli::from_command_line(line.split(' ')).is_err(), "{line}");
         }

@@ -55,7 +55,7 @@ const CAPTION: [(&str, Shape); 4] = [
     ("caption_seed", Shape::Number),
 ];
 /// Settings that are read elsewhere here, or that say nothing of a next run.
-const OTHERS: [&str; 11] = [
+const OTHERS: [&str; 14] = [
     "version",
     "model",
     "loras",
@@ -66,6 +66,9 @@ const OTHERS: [&str; 11] = [
     "steps",
     "timesteps",
     "detail_only",
+    "mask",
+    "invert_mask",
+    "mask_feather",
     GENERATED,
 ];
 /// How the input was made from words.
@@ -116,6 +119,7 @@ pub fn reused(
     if record.get("detail_only").is_some_and(|value| *value == true) && free(&["detail_only"]) {
         reused.words.push("--detail-only".into());
     }
+    reused.mask(&record, &free)?;
     reused.captioner(&record, &free)?;
     reused.model(&record, &free)?;
     reused.embeddings(&record, &free)?;
@@ -179,6 +183,30 @@ impl Reused {
             self.push("steps", &plain("steps", value, Shape::Number)?);
         }
         Ok(())
+    }
+
+    /// A picture says that it had a mask, and not which file that was.
+    fn mask(
+        &mut self,
+        record: &Map<String, Value>,
+        free: &impl Fn(&[&str]) -> bool,
+    ) -> Result<(), String> {
+        if !record.contains_key("mask") {
+            return Ok(());
+        }
+        if free(&["mask"]) {
+            return Err("its mask came from a file: name that with --mask".to_owned());
+        }
+        if record.get("invert_mask").is_some_and(|value| *value == true) && free(&["invert_mask"]) {
+            self.words.push("--invert-mask".into());
+        }
+        match record.get("mask_feather").filter(|_| free(&["mask_feather"])) {
+            Some(value) => {
+                self.push("mask_feather", &plain("mask_feather", value, Shape::Number)?);
+                Ok(())
+            }
+            None => Ok(()),
+        }
     }
 
     fn captioner(

@@ -4,12 +4,15 @@
 use std::{
     cell::RefCell,
     collections::{BTreeMap, HashMap},
+    sync::Arc,
 };
 
 use super::{
     geometry::Geometry,
     layerwise::TracedMaps,
+    mask::MaskPlan,
     preview::PreviewScale,
+    regions::{self, StepRegions, captioned},
     samples::{Sample, samples},
     sampling::SamplingPlan,
     tiles::{Span, largest_area},
@@ -27,6 +30,7 @@ use crate::{
         engine::Engine,
         error::Error,
         finish::{Finish, band_bytes},
+        mask::Mask,
         model::{Blueprints, Model, VAE_DTYPE},
         queue::TURNS,
         runner::{Compute as _, Runner},
@@ -122,6 +126,8 @@ pub struct Draft<'a> {
     /// The most chunks of a text.
     text_chunks: usize,
     pub(super) sampling: &'a SamplingPlan,
+    pub(super) regions: &'a [Arc<StepRegions>],
+    pub(super) mask: Option<&'a MaskPlan>,
     /// The captioner's model, if the job asks one.
     captions: Option<Box<dyn CaptionMemory + 'a>>,
     /// Cache of traced passes; the search repeats them.
@@ -129,14 +135,14 @@ pub struct Draft<'a> {
 }
 
 impl<'a> Draft<'a> {
-    /// Draft of a job with these settings, sizes and steps.
+    /// Draft of a job with these settings, sizes and steps, and the regions that a mask leaves of them.
     pub fn new(
         engine: &'a Engine,
         settings: &'a Settings,
         (geometry, vae_tiling, text_chunks): (&'a Geometry, VaeTiling, usize),
-        sampling: &'a SamplingPlan,
+        (sampling, regions, mask): (&'a SamplingPlan, &'a [Arc<StepRegions>], Option<&'a MaskPlan>),
     ) -> Self {
-        let request = request(settings, geometry);
+        let request = request(settings, geometry, regions);
         let captions = request.and_then(|request| settings.captioner.memory(&request));
         let Engine { model, runner, .. } = engine;
         let traced = RefCell::default();
@@ -149,6 +155,8 @@ impl<'a> Draft<'a> {
             vae_tiling,
             text_chunks,
             sampling,
+            regions,
+            mask,
             captions,
             traced,
         }
@@ -176,9 +184,10 @@ impl<'a> Draft<'a> {
         Ok(Some((captions.footprint(), needs, captions.vocabulary() * VOCABULARY_ENTRY_BYTES)))
     }
 
-    /// Bytes of the input picture, held for the whole job.
+    /// Bytes of the input picture and of the mask, held for the whole job.
     pub fn picture_bytes(&self) -> usize {
-        self.geometry.input.memory_bytes() as usize
+        let mask = self.settings.mask.as_ref().map_or(0, Mask::memory_bytes);
+        (self.geometry.input.memory_bytes() + mask) as usize
     }
 
     /// Bytes that reading the picture takes besides.
@@ -192,13 +201,20 @@ impl<'a> Draft<'a> {
         pixels * self.geometry.shape.channels * size_of::<f32>()
     }
 
-    /// Bytes of all mapped files of a job: zL, z before and after a step, the sampler's history, and the
-    /// predictions.
+    /// Bytes of all mapped files of a job: zL, z before and after a step, the sampler's history, the
+    /// predictions, and a mask's cells.
     fn mapped_bytes(&self) -> usize {
         let Geometry { grid, shape, .. } = self.geometry;
         let (height, width) = grid.region_size();
-        let predictions = grid.len() * height * width * shape.channels;
-        (3 + self.sampling.history()) * self.canvas_bytes() + predictions * size_of::<f32>()
+        let predictions = self.most_regions() * height * width * shape.channels;
+        let cells = self.mask.map_or(0, |mask| mask.cells.as_slice().len());
+        (3 + self.sampling.history()) * self.canvas_bytes()
+            + (predictions + cells) * size_of::<f32>()
+    }
+
+    /// Regions of a step, the most of any.
+    pub(super) fn most_regions(&self) -> usize {
+        regions::most(self.regions).max(1)
     }
 
     /// Bytes of the job's previews.
@@ -332,7 +348,7 @@ impl<'a> Draft<'a> {
     pub fn denoise(&self, batch: usize) -> Result<Needs, Error> {
         let Geometry { grid, low_resolution, shape, .. } = self.geometry;
         let pair = if self.sampling.guidance.is_some() { 2 } else { 1 };
-        let batch = pair * batch.min(grid.len());
+        let batch = pair * batch.min(self.most_regions());
         let (height, width) = grid.region_size();
         let size = (batch, height, width);
         let mut needs = Needs { device: self.condition_bytes(), ..Needs::default() };
@@ -376,6 +392,8 @@ impl<'a> Draft<'a> {
             band = band.max(band_bytes(canvas.width));
         }
         let pixels = |height, width| height * width * shape.factor.pow(2) * 3 * size_of::<f32>();
+        let in_pixels = (core_height * shape.factor, core_width * shape.factor);
+        let mask = self.settings.mask.as_ref().map_or(0, |mask| mask.window_bytes(in_pixels));
         let mut needs = Needs {
             device: self.condition_bytes(),
             host: self.mapped_bytes()
@@ -384,7 +402,8 @@ impl<'a> Draft<'a> {
                 + self.preview_bytes(),
             // The decoded tile, its copies on the way to the host, and the filter's planes.
             host_working: 2 * pixels(tile.size.0, tile.size.1)
-                + 6 * pixels(core_height, core_width),
+                + 6 * pixels(core_height, core_width)
+                + mask,
             ..Needs::default()
         };
         needs.add(&self.traced(Pass::Decode(tile))?);
@@ -511,12 +530,16 @@ fn coded(tile: Tile, pass: &CodecPass<'_>) -> Result<(), Error> {
 }
 
 /// The job's request to its captioner; `None` without one.
-fn request<'a>(settings: &'a Settings, geometry: &Geometry) -> Option<CaptionRequest<'a>> {
+fn request<'a>(
+    settings: &'a Settings,
+    geometry: &Geometry,
+    steps: &[Arc<StepRegions>],
+) -> Option<CaptionRequest<'a>> {
     if !settings.asks_captioner() {
         return None;
     }
     let mut regions = BTreeMap::new();
-    for region in geometry.grid.regions() {
+    for region in captioned(steps).into_iter().filter_map(|index| geometry.grid.region(index)) {
         let Rect { width, height, .. } = geometry.pixels_of(&region);
         *regions.entry((width as usize, height as usize)).or_insert(0) += 1;
     }

@@ -6,7 +6,6 @@ use candle_core::Device;
 
 use super::context::Context;
 use crate::{
-    canvas::Region,
     model::{
         denoiser::{Conditioning, MicroConditioning},
         text::{Cut, Prompt},
@@ -95,9 +94,10 @@ impl Conditions {
         Ok(Self { all: self.all.to_device(device)?, ..self.clone() })
     }
 
-    /// Conditions of a batch of regions; with guidance, preceded by the negative prompt once per region.
-    pub fn of_regions(&self, regions: &[Region]) -> Result<Conditioning, Error> {
-        self.rows(regions.iter().map(|region| self.rows[region.index]).collect())
+    /// Conditions of a batch of regions with the captions of these; with guidance, preceded by the negative prompt once per
+    /// region.
+    pub fn of_captions(&self, captions: &[usize]) -> Result<Conditioning, Error> {
+        self.rows(captions.iter().map(|&index| self.rows[index]).collect())
     }
 
     /// Conditions of the whole picture; with guidance, preceded by the negative prompt.
@@ -172,8 +172,7 @@ mod tests {
         assert_eq!(encoded[..], ["a house", "a wall", "a door", ""]);
         assert_eq!(conditions.rows, [1, 2, 1]);
         assert_eq!(conditions.negative, Some(3));
-        let regions: Vec<_> = spec.plan.geometry.grid.regions().take(3).collect();
-        assert_eq!(conditions.of_regions(&regions).unwrap().rows(), 6);
+        assert_eq!(conditions.of_captions(&[0, 1, 2]).unwrap().rows(), 6);
         assert_eq!(conditions.global().unwrap().rows(), 2);
     }
 

@@ -27,8 +27,8 @@ use crate::{
         model::ModelShape,
         model_defaults::ModelDefaults,
         plan::{
-            Plan, WorkAmounts, geometry::Geometry, memory::MemoryPlan, sampling::SamplingPlan,
-            vae_tiling::VaeTiling,
+            Plan, WorkAmounts, geometry::Geometry, mask::MaskPlan, memory::MemoryPlan, regions,
+            sampling::SamplingPlan, vae_tiling::VaeTiling,
         },
         progress::{Progress, Stage},
         runner::{Call, Compute, Prediction},
@@ -264,7 +264,10 @@ pub fn job_with(settings: Settings, scheduler: &str) -> JobSpec {
         captions: None,
         stages: Vec::new(),
     };
+    let mask = settings.mask.as_ref().map(|mask| MaskPlan::new(mask, &geometry).unwrap());
     let plan = Plan {
+        regions: regions::of_steps(&geometry, &sampling, mask.as_ref()),
+        mask,
         sampling,
         text_chunks: 1,
         tile_rows: geometry.tiles(canvas.latent_height, memory.tile),
