@@ -64,7 +64,7 @@ fn states_of_weighted_prompts_of_one_chunk_and_two_equal_pytorchs() {
     let prompts: Vec<String> = serde_json::from_value(cases["prompts"].clone()).unwrap();
     let counts: Vec<usize> = serde_json::from_value(cases["chunks"].clone()).unwrap();
     let (sd, sdxl) = (sd(), sdxl());
-    let mut largest = 0f32;
+    let mut largest = 0f64;
     for (index, (prompt, count)) in prompts.iter().zip(counts).enumerate() {
         let prompt = weighted(prompt);
         assert_eq!(sdxl.tokenizers().count(&prompt).unwrap(), count);
