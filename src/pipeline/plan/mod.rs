@@ -33,6 +33,7 @@ use super::{
     engine::Engine,
     error::Error,
     finish::{Finish, PIXEL_BYTES},
+    profile::ProfileRow,
     progress::{Outline, Stage},
     settings::Settings,
     work::files::WorkLayout,
@@ -46,6 +47,8 @@ pub struct Plan {
     pub geometry: Geometry,
     /// Sampler, steps and guidance.
     pub sampling: SamplingPlan,
+    /// The row of a profile that the settings began with.
+    pub profile: Option<ProfileRow>,
     /// The mask on the canvas, if there is one.
     pub(crate) mask: Option<MaskPlan>,
     /// The regions of each step.
@@ -107,7 +110,7 @@ impl Plan {
             SamplingPlan::resolve(&model.scheduler, &schedule, &model.defaults, settings)?;
         let vae_tiling = VaeTiling::choose(model, runner, settings, &geometry)?;
         let mask = settings.mask.as_ref().map(|mask| MaskPlan::new(mask, &geometry)).transpose()?;
-        let regions = regions::of_steps(&geometry, &sampling, mask.as_ref());
+        let regions = regions::of_steps(settings, &geometry, &sampling, mask.as_ref());
         let (memory, work) = {
             let parts = (&geometry, vae_tiling, &sampling);
             let draft = Draft::new(engine, settings, parts, (&regions, mask.as_ref()));
@@ -125,6 +128,7 @@ impl Plan {
         }
         Ok(Self {
             sampling,
+            profile: settings.profile,
             mask,
             regions,
             tile_rows: geometry.tiles(geometry.canvas.latent_height, memory.tile),
