@@ -43,8 +43,8 @@ impl Fuser {
         Self {
             channels,
             row_weights: columns.iter().flat_map(|&w| std::iter::repeat_n(w, channels)).collect(),
-            sum_y: axis_sum(grid.ys(), &profile, grid.height()),
-            sum_x: axis_sum(grid.xs(), &columns, grid.width()),
+            sum_y: axis_sum(grid.from_ys(), &profile, grid.height()),
+            sum_x: axis_sum(grid.from_xs(), &columns, grid.width()),
             places: (0..grid.len()).map(Some).collect(),
             grid: grid.clone(),
             profile,
@@ -108,15 +108,19 @@ impl Fuser {
     fn accumulate(&self, y: usize, predictions: &[f32], row: &mut [f32]) {
         let ((height, side), channels) = (self.grid.region_size(), self.channels);
         let columns = self.grid.xs();
-        for (index, &top) in self.grid.ys().iter().enumerate() {
-            let Some(wy) = y.checked_sub(top).and_then(|dy| self.profile.get(dy)) else { continue };
-            for (column, &x) in columns.iter().enumerate() {
+        for (index, (&top, &from)) in self.grid.ys().iter().zip(self.grid.from_ys()).enumerate() {
+            let within = usize::try_from(y as isize - from).ok();
+            let Some(wy) = within.and_then(|dy| self.profile.get(dy)) else { continue };
+            for (column, (&x, &from)) in columns.iter().zip(self.grid.from_xs()).enumerate() {
                 let Some(place) = self.places[index * columns.len() + column] else { continue };
                 let line = (place * height + (y - top)) * side * channels;
-                let width = side.min(self.grid.width() - x) * channels;
-                let target = &mut row[x * channels..][..width];
-                let eps = &predictions[line..][..width];
-                for ((value, wx), e) in target.iter_mut().zip(&self.row_weights).zip(eps) {
+                // A region that was moved back onto the canvas counts where it would have lain.
+                let first = from.max(0) as usize;
+                let end = ((from + side as isize) as usize).min(self.grid.width());
+                let target = &mut row[first * channels..end * channels];
+                let weights = &self.row_weights[(first as isize - from) as usize * channels..];
+                let eps = &predictions[line + (first - x) * channels..][..target.len()];
+                for ((value, wx), e) in target.iter_mut().zip(weights).zip(eps) {
                     *value += wy * wx * e;
                 }
             }

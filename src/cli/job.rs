@@ -17,7 +17,7 @@ use cupscale::{
 };
 
 use super::{
-    args::{CaptionerArg, ContentArgs, Every, FilesArgs, JobArgs, ModelArgs},
+    args::{CaptionerArg, ContentArgs, Every, FilesArgs, JobArgs, ModelArgs, RepaintArgs},
     captioner, doctor, engine,
     error::CliError,
     mask::MaskChoice,
@@ -47,9 +47,10 @@ pub struct Job {
     /// Suffix of an output name derived from the input's, before the extension.
     suffix: String,
     files: FilesArgs,
-    /// All but the captioner, which is opened with the model, and the mask, which may be each picture's own.
+    /// All but the captioner, which is opened with the model, what a profile sets for that, and the mask, which may be each picture's own.
     settings: Settings,
     mask: Option<MaskChoice>,
+    repaint: RepaintArgs,
     content: ContentArgs,
     model: ModelArgs,
     /// LoRAs that the prompt names.
@@ -103,6 +104,7 @@ impl Job {
             files: args.files,
             settings,
             mask: args.mask.choice(),
+            repaint: args.repaint,
             content: args.content,
             model: args.model,
             tags,
@@ -334,7 +336,7 @@ impl Job {
         &self,
         request: &Self,
         names_captioner: bool,
-        loaded: &Settings,
+        (engine, loaded): (&Engine, &Settings),
     ) -> Result<Settings, CliError> {
         // They are merged into the weights as these are read.
         let is_loaded = |tag: &LoraTag| {
@@ -350,6 +352,7 @@ impl Job {
             )));
         }
         let mut settings = request.settings.clone();
+        request.repaint.add_profile(engine, &mut settings)?;
         settings.batch = loaded.batch;
         settings.tile = loaded.tile;
         settings.max_memory = loaded.max_memory;
@@ -399,6 +402,7 @@ impl Job {
             note("--vae-disk has no effect: no norm of this model's VAE sees the whole picture");
         }
         settings.captioner = captioner::open(&self.content, &devices)?;
+        self.repaint.add_profile(&engine, &mut settings)?;
         Ok((engine, settings))
     }
 }

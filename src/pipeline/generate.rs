@@ -173,6 +173,7 @@ fn base_spec(
         native_pixels(aspect, shape)
     });
     let own = Settings {
+        profile: None,
         denoise: Some(Denoise::Strength(1.0)),
         steps: generation.steps.or(settings.steps),
         timesteps: settings.timesteps.clone().filter(|_| generation.steps.is_none()),

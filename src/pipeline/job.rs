@@ -140,6 +140,9 @@ impl JobSpec {
                 Fusion::Feather => "feather".into(),
                 Fusion::Average => "average".into(),
             };
+            if settings.tile_jitter {
+                record["tile_jitter"] = true.into();
+            }
         }
         // What repainting takes from an input, which a picture that is made from noise has not.
         if !plan.geometry.generated {

@@ -19,6 +19,7 @@ mod mask;
 mod model;
 mod model_defaults;
 mod plan;
+mod profile;
 mod progress;
 mod prompts;
 mod protect;
@@ -48,8 +49,9 @@ pub use plan::{
     sampling::SamplingPlan,
     tiles::Span,
 };
+pub use profile::{Profile, ProfileRow};
 pub use progress::{Outline, Preview, Progress, Silent, Stage};
-pub use run::{Report, describe, describe_ahead, plan, upscale};
+pub use run::{Report, describe, describe_ahead, plan, profile_row, upscale};
 pub use settings::{ColourFix, Defaults, Settings};
 pub use speed::Speed;
 pub use stages::write::Rows;

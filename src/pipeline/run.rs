@@ -13,7 +13,8 @@ use super::{
     engine::Engine,
     error::Error,
     job::{JobSpec, digest_of},
-    plan::Plan,
+    plan::{Plan, sampling::SamplingPlan},
+    profile::{Profile, ProfileRow},
     progress::{Outline, Progress},
     runner::Compute as _,
     settings::{Defaults, Settings},
@@ -247,6 +248,23 @@ pub fn plan(
     settings: &Settings,
 ) -> Result<Plan, Error> {
     Ok(JobSpec::new(engine, input.into(), settings)?.plan)
+}
+
+/// The row of `profile` for a model, as far as `settings` leave its schedule to the model.
+///
+/// # Errors
+/// Settings that do not match the model.
+pub fn profile_row(
+    engine: &Engine,
+    profile: Profile,
+    settings: &Settings,
+) -> Result<ProfileRow, Error> {
+    let model = &engine.model;
+    let own = Settings { denoise: None, ..settings.clone() };
+    let sampling = SamplingPlan::resolve(&model.scheduler, &model.schedule, &model.defaults, &own)?;
+    let steps = (sampling.steps_run, sampling.schedule_steps);
+    let overlap = model.defaults.overlap.unwrap_or(Defaults::OVERLAP);
+    Ok(ProfileRow::of(profile, steps, overlap, model.shape().sees_low_resolution))
 }
 
 /// Captions a picture ahead of its job, so that the captioner's model is loaded once for several pictures

@@ -9,7 +9,7 @@ use crate::{
     sampler::{Denoise, SamplerKind, TimestepSpacing},
 };
 
-use super::mask::Mask;
+use super::{mask::Mask, profile::ProfileRow};
 
 /// Default values of all settings; a test checks the README's table of options against them.
 #[derive(Clone, Copy, Debug)]
@@ -93,6 +93,9 @@ impl ColourFix {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Settings {
+    /// The row of a profile that these settings began with ([`Settings::start_from`]), which a plan names; it has no effect by
+    /// itself.
+    pub profile: Option<ProfileRow>,
     /// Size of the output.
     pub size: SizeSpec,
     /// The global prompt; may be empty.
@@ -121,6 +124,8 @@ pub struct Settings {
     pub overlap: Option<f64>,
     /// Fusion of overlapping regions.
     pub fusion: Fusion,
+    /// The grid of regions is moved from step to step, so that no seam stands at one place in all of them.
+    pub tile_jitter: bool,
     /// λ of the global structure prior, in 0..=1.
     pub gsp: f64,
     /// Share of the regional attention prior, in 0..=1.
@@ -153,6 +158,17 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Puts what a profile's row sets into these settings ([`profile_row`](super::profile_row)).
+    pub fn start_from(&mut self, row: &ProfileRow) {
+        self.profile = Some(*row);
+        self.denoise = row.denoise.or(self.denoise);
+        self.overlap = row.overlap.or(self.overlap);
+        self.gsp = row.gsp.unwrap_or(self.gsp);
+        self.rap = row.rap.unwrap_or(self.rap);
+        self.rsp = row.rsp.unwrap_or(self.rsp);
+        self.blend = row.blend.unwrap_or(self.blend);
+    }
+
     /// True if the output has anything of the model.
     pub(crate) fn repaints(&self) -> bool {
         self.blend > 0.0
@@ -172,6 +188,7 @@ impl Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            profile: None,
             size: SizeSpec::Scale(Defaults::SCALE),
             prompt: String::new(),
             negative_prompt: String::new(),
@@ -186,6 +203,7 @@ impl Default for Settings {
             guidance: None,
             overlap: None,
             fusion: Fusion::Feather,
+            tile_jitter: false,
             gsp: Defaults::GSP,
             rap: Defaults::RAP,
             rsp: Defaults::RSP,

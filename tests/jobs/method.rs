@@ -38,7 +38,8 @@ fn cases() -> BTreeMap<String, Case> {
 
 fn references() -> HashMap<String, Tensor> {
     let load = |file: &str| safetensors::load(fixture("method").join(file), &Device::Cpu).unwrap();
-    load("expected.safetensors").into_iter().chain(load("masked.safetensors")).collect()
+    let files = ["expected.safetensors", "masked.safetensors", "jittered.safetensors"];
+    files.into_iter().flat_map(load).collect()
 }
 
 /// Runs the program on this case and returns its largest difference from the reference,
@@ -82,7 +83,7 @@ fn the_whole_program_equals_the_method_with_every_prior_sampler_and_guidance() {
 #[test]
 fn tiles_batches_and_threads_do_not_take_the_program_away_from_the_method() {
     let (cases, references) = (cases(), references());
-    for name in ["all", "guided", "tcd", "mask"] {
+    for name in ["all", "guided", "tcd", "mask", "jitter"] {
         let error = error_of(&cases[name], "--tile 32 --batch 3 --threads 2", &references[name]);
         assert!(error <= tolerance(&cases[name]), "{name}: {error}");
     }

@@ -41,7 +41,6 @@ use progress::ProgressArgs;
 use raw::{FrameArgs, NOT_OF_RAW};
 pub use read::Every;
 use read::ReadArgs;
-use repaint::RepaintArgs;
 use reuse::{ReuseArgs, Reused};
 use size::SizeArgs;
 use work::WorkArgs;
@@ -59,6 +58,7 @@ pub use models::{
     AddArgs, ListArgs, ModelsArgs, ModelsVerb, PullArgs, QuantizeArgs, RemoveArgs, VerifyArgs,
 };
 pub use pipe::{RequestArgs, setting_names};
+pub use repaint::RepaintArgs;
 
 /// Order of the help's parts: examples first.
 const TEMPLATE: &str = "{about}\n\n{before-help}{usage-heading} {usage}\n\n{all-args}{after-help}";
@@ -450,6 +450,10 @@ mod tests {
             format!("[default: the model's, or {}]", Defaults::STEPS),
             format!("[default: the model's, or {}]", Defaults::STRENGTH),
             format!("[default: the model's, or {}]", Defaults::GUIDANCE),
+            format!("0 turns it off [default: {}]", Defaults::GSP),
+            format!("by the whole picture; 0 is off [default: {}]", Defaults::RAP),
+            format!("against the prompt; 0 is off [default: {}]", Defaults::RSP),
+            format!("without the model [default: {}]", Defaults::BLEND),
             format!(
                 "[default: {}, of an AutoencoderKL {}, or what fits]",
                 Defaults::TILE,
@@ -519,6 +523,7 @@ mod tests {
             "x a --lora b:nan",
             "x a --lora :1",
             "x a --unknown",
+            "x a --profile bold",
             "x a --invert-mask",
             "x a --mask-feather 3",
             "x a --mask m.png --mask-feather 1001",

@@ -66,6 +66,7 @@ const OTHERS: [&str; 14] = [
     "steps",
     "timesteps",
     "detail_only",
+    "tile_jitter",
     "mask",
     "invert_mask",
     "mask_feather",
@@ -104,6 +105,10 @@ pub fn reused(
     };
     let mut reused = Reused::default();
     let free = |options: &[&str]| !options.iter().any(|option| typed.contains(option));
+    // What is recorded is what a profile set, and what is not was not set.
+    if free(&["profile"]) {
+        reused.words.push("--profile=balanced".into());
+    }
     for (key, options, shape) in PLAIN {
         if let (Some(value), true) = (record.get(key), free(options)) {
             reused.push(key, &plain(key, value, shape)?);
@@ -118,6 +123,9 @@ pub fn reused(
     reused.schedule(&record, free(&["steps", "timesteps"]))?;
     if record.get("detail_only").is_some_and(|value| *value == true) && free(&["detail_only"]) {
         reused.words.push("--detail-only".into());
+    }
+    if record.get("tile_jitter").is_some_and(|value| *value == true) && free(&["tile_jitter"]) {
+        reused.words.push("--tile-jitter".into());
     }
     reused.mask(&record, &free)?;
     reused.captioner(&record, &free)?;

@@ -124,7 +124,8 @@ impl Host {
         let mut args = RequestArgs::parse(&words).map_err(CliError::Usage)?;
         args.job.files.name_streams();
         let job = Job::resolve(args.job, Vec::new())?;
-        let settings = self.job.settings_of(&job, args.names_captioner, &self.settings)?;
+        let loaded = (&self.engine, &self.settings);
+        let settings = self.job.settings_of(&job, args.names_captioner, loaded)?;
         let settings = match mask {
             Some(bytes) => job.masked_by(&settings, bytes)?,
             None => job.masked(&settings, &Input::Bytes(Vec::new().into()))?,

@@ -40,11 +40,19 @@ impl fmt::Display for Plan {
         if self.text_chunks > 1 {
             writeln!(f, "prompt        up to {} chunks of tokens", self.text_chunks)?;
         }
+        if let Some(first) = self.regions.first().filter(|it| it.grid.len() != grid.len()) {
+            let (columns, rows) = (first.grid.xs().len(), first.grid.ys().len());
+            let regions = units::count(first.grid.len(), "region");
+            writeln!(f, "jitter        {regions} ({columns} × {rows}) in each step, moved anew")?;
+        }
         if let Some(mask) = &self.mask {
             let (running, cells) = (self.running(), mask.cells.as_slice().len());
             let share = 100.0 * mask.repainted() as f64 / cells as f64;
             let regions = units::count(running, "region");
             writeln!(f, "mask          repaints {share:.0} % of the canvas, in {regions}")?;
+        }
+        if let Some(row) = &self.profile {
+            writeln!(f, "profile       {row}")?;
         }
         write!(f, "sampler       {}", sampling.sampler)?;
         if let Some(spacing) = sampling.spacing {

@@ -33,6 +33,7 @@ use super::{
     engine::Engine,
     error::Error,
     finish::{Finish, PIXEL_BYTES},
+    profile::ProfileRow,
     progress::{Outline, Stage},
     prompts::Prompts,
     settings::Settings,
@@ -49,6 +50,8 @@ pub struct Plan {
     pub sampling: SamplingPlan,
     /// The most chunks of tokens of a text: one, but for weighted prompts.
     pub text_chunks: usize,
+    /// The row of a profile that the settings began with.
+    pub profile: Option<ProfileRow>,
     /// The mask on the canvas, if there is one.
     pub(crate) mask: Option<MaskPlan>,
     /// The regions of each step.
@@ -112,7 +115,7 @@ impl Plan {
         let text_chunks = Prompts::new(settings)?.chunks(&model.blueprints.text, wanted)?;
         let vae_tiling = VaeTiling::choose(model, runner, settings, &geometry)?;
         let mask = settings.mask.as_ref().map(|mask| MaskPlan::new(mask, &geometry)).transpose()?;
-        let regions = regions::of_steps(&geometry, &sampling, mask.as_ref());
+        let regions = regions::of_steps(settings, &geometry, &sampling, mask.as_ref());
         let (memory, work) = {
             let sizes = (&geometry, vae_tiling, text_chunks);
             let sampled = (&sampling, regions.as_slice(), mask.as_ref());
@@ -132,6 +135,7 @@ impl Plan {
         Ok(Self {
             sampling,
             text_chunks,
+            profile: settings.profile,
             mask,
             regions,
             tile_rows: geometry.tiles(geometry.canvas.latent_height, memory.tile),

@@ -1,14 +1,18 @@
-//! Regions of a job's steps: those that run, which are all of the canvas's but for what a mask keeps.
+//! Regions of a job's steps: the job's grid, or, with tile jitter, one that is moved anew for each step; and of it those that
+//! run, which are all but for what a mask keeps.
 
 use std::sync::Arc;
 
 use super::{geometry::Geometry, mask::MaskPlan, sampling::SamplingPlan};
-use crate::canvas::{Region, RegionGrid};
+use crate::{
+    canvas::{NoiseField, Region, RegionGrid},
+    pipeline::settings::Settings,
+};
 
 /// The regions of a step.
 #[derive(Debug)]
 pub(crate) struct StepRegions {
-    /// All regions of the canvas.
+    /// All regions of the step.
     pub grid: RegionGrid,
     /// Those that run, in the grid's order.
     pub running: Vec<Region>,
@@ -25,17 +29,32 @@ impl StepRegions {
 
 /// The regions of every step of a job: those that touch anything that the mask repaints.
 pub(crate) fn of_steps(
+    settings: &Settings,
     geometry: &Geometry,
     sampling: &SamplingPlan,
     mask: Option<&MaskPlan>,
 ) -> Vec<Arc<StepRegions>> {
-    let grid = geometry.grid.clone();
-    let running = match mask {
-        Some(mask) => mask.touched(&grid),
-        None => grid.regions().collect(),
+    let fixed = &geometry.grid;
+    let of_grid = |grid: RegionGrid| {
+        let running = match mask {
+            Some(mask) => mask.touched(&grid),
+            None => grid.regions().collect(),
+        };
+        let captions = running.iter().map(|region| fixed.nearest(region)).collect();
+        Arc::new(StepRegions { grid, running, captions })
     };
-    let captions = running.iter().map(|region| region.index).collect();
-    vec![Arc::new(StepRegions { grid, running, captions }); sampling.steps.len()]
+    if !settings.tile_jitter {
+        return vec![of_grid(fixed.clone()); sampling.steps.len()];
+    }
+    let (noise, (up, left)) = (NoiseField::new(settings.seed), fixed.reach());
+    let moved = sampling.steps.iter().map(|step| {
+        let distance = |axis: u32, reach: usize| match reach / 2 {
+            0 => 0,
+            count => 2 + 2 * noise.choice(step.index as u32, axis, count as u32) as usize,
+        };
+        of_grid(fixed.moved(distance(0, up), distance(1, left)))
+    });
+    moved.collect()
 }
 
 /// The most regions of any step.

@@ -18,7 +18,7 @@ use crate::{
         error::Error,
         plan::{
             mask::MaskPlan,
-            regions::{StepRegions, in_all},
+            regions::{StepRegions, in_all, most},
         },
         progress::{Progress, Stage},
         queue::share,
@@ -106,6 +106,11 @@ impl DenoiseLoop<'_> {
         for (index, step) in steps.iter().enumerate().skip(done.steps) {
             let _span = debug_span!("step", index, t = step.t).entered();
             self.predict_regions(index, files, journal, progress)?;
+            // What a moved grid has less than another step's counts as predicted.
+            let most = most(&plan.regions);
+            if journal.done().regions < most {
+                journal.append(Record::Predicted { regions: most })?;
+            }
             let wanted = progress.wants_preview();
             self.take_step(index, files, preview.as_mut().filter(|_| wanted))?;
             let after = &files.z[(index + 1) % 2];

@@ -266,8 +266,9 @@ pub fn job_with(settings: Settings, scheduler: &str) -> JobSpec {
     };
     let mask = settings.mask.as_ref().map(|mask| MaskPlan::new(mask, &geometry).unwrap());
     let plan = Plan {
-        regions: regions::of_steps(&geometry, &sampling, mask.as_ref()),
+        regions: regions::of_steps(&settings, &geometry, &sampling, mask.as_ref()),
         mask,
+        profile: None,
         sampling,
         text_chunks: 1,
         tile_rows: geometry.tiles(canvas.latent_height, memory.tile),
