@@ -77,7 +77,8 @@ const FIELDS: &[(&str, Range)] = &[
     ("n_refiner_layers", LAYERS),
     ("siglip_feat_dim", WIDTH),
     ("t_scale", FACTOR),
-    // AutoencoderKL, AutoencoderTiny
+    // AutoencoderKL, AutoencoderKLFlux2, AutoencoderTiny
+    ("batch_norm_eps", SHARE),
     ("decoder_block_out_channels", (0.0, 65_536.0)),
     ("encoder_block_out_channels", (0.0, 65_536.0)),
     ("latent_channels", COUNT),

@@ -8,7 +8,7 @@ use cupscale::{
     model::{
         denoiser::{Denoiser, MicroConditioning, Prior},
         llava::{GenerateOptions, Llava, LlavaPicture, Row, TraceBatch},
-        text::{TextConditioning, TextEncoder},
+        text::{TextConditioning, TextEncoder, TokenIds},
         vae::{Globals, Vae},
     },
     weights::LlavaFiles,
@@ -240,9 +240,11 @@ fn an_autoencoder_takes_what_its_trace_says() {
         "up_block_types": ["UpDecoderBlock2D", "UpDecoderBlock2D", "UpDecoderBlock2D"],
         "layers_per_block": 2, "norm_num_groups": 8, "latent_channels": 4,
     });
+    let mut packed = kl.clone();
+    packed["_class_name"] = "AutoencoderKLFlux2".into();
     let tiny = json!({ "_class_name": "AutoencoderTiny" });
     for dtype in FORMS {
-        for (name, config) in [("kl", &kl), ("tiny", &tiny)] {
+        for (name, config) in [("kl", &kl), ("kl of packed latents", &packed), ("tiny", &tiny)] {
             let (side, vae) = (96, Vae::load(config, &params(dtype)).unwrap());
             let (small, channels) = (side / vae.factor(), vae.latent_channels());
             compare(&format!("{name} {dtype:?}, encode"), |inputs, _| {
@@ -276,17 +278,26 @@ fn a_text_encoder_takes_what_its_trace_says() {
     });
     for dtype in FORMS {
         let class = "CLIPTextModelWithProjection";
-        let encoder = TextEncoder::load(class, &config, &params(dtype)).unwrap();
+        let encoder = TextEncoder::load(class, &config, &[], &params(dtype)).unwrap();
         compare(&format!("text {dtype:?}"), |_, trace| {
             encoder.encode(&[vec![1; 77]], trace).unwrap();
         });
     }
     // Their norms have no f64.
-    let encoder = TextEncoder::load("Qwen3ForCausalLM", &qwen, &params(DType::F32)).unwrap();
+    let encoder = TextEncoder::load("Qwen3ForCausalLM", &qwen, &[], &params(DType::F32)).unwrap();
     compare("qwen3 F32", |_, trace| {
         encoder.encode(&[vec![1; 256]], trace).unwrap();
     });
-    let encoder = TextEncoder::load("T5EncoderModel", &t5, &params(DType::F32)).unwrap();
+    let layers = [1, 2, 3];
+    let encoder =
+        TextEncoder::load("Qwen3ForCausalLM", &qwen, &layers, &params(DType::F32)).unwrap();
+    for count in [20, 128, 256] {
+        compare(&format!("qwen3 F32, three layers, {count} of 256 tokens"), |_, trace| {
+            let tokens = TokenIds { ids: vec![1; 256], count };
+            encoder.encode_filled(tokens, trace).unwrap();
+        });
+    }
+    let encoder = TextEncoder::load("T5EncoderModel", &t5, &[], &params(DType::F32)).unwrap();
     compare("t5 F32", |_, trace| {
         encoder.encode(&[vec![1; 256]], trace).unwrap();
     });
