@@ -9,12 +9,13 @@ use candle_core::{DType, Device};
 use serde_json::Value;
 
 use super::diffusers::DiffusersFolder;
+use super::families::autoencoder_kl;
 use super::form::ModelForm;
 use super::gguf::{self, Summary, model::GgufModel};
 use super::headers::Footprint;
 use super::kept::{Keeping, KeptWeights};
 use super::lora::{self, Adapted, Index, Lora};
-use super::part::{Part, PartConfig};
+use super::part::{Part, PartConfig, with_class};
 use super::quantize::Rules;
 use super::read_options::ReadOptions;
 use super::replace::Replaced;
@@ -312,7 +313,7 @@ impl ModelFiles {
         let Component { class, config, config_file, mut params } =
             self.component(Part::Vae, device, dtype)?;
         let config = with_class(config, class);
-        let is_kl = config["_class_name"] == "AutoencoderKL";
+        let is_kl = config["_class_name"].as_str().is_some_and(autoencoder_kl::is_class);
         let upcast = config.get("force_upcast").and_then(Value::as_bool).unwrap_or(is_kl);
         if dtype == DType::F16 && upcast {
             params = params.to_dtype(DType::F32);
@@ -325,13 +326,13 @@ impl ModelFiles {
     /// # Errors
     /// As [`component`](Self::component), or a configuration or tokenizer that is not supported.
     pub fn text(&self, device: &Device, dtype: DType) -> Result<TextConditioner, WeightsError> {
-        let mut parts = Vec::new();
+        let (mut parts, arrangement) = (Vec::new(), self.arrangement()?);
         for part in self.form.text_encoders()? {
             let tokenizer = self.tokenizer(part)?;
             let Component { class, config, config_file, params } =
                 self.component(part, device, dtype)?;
-            let encoder =
-                TextEncoder::load(&class, &config, &params).map_err(|error| match error {
+            let encoder = TextEncoder::load(&class, &config, arrangement.layers(), &params)
+                .map_err(|error| match error {
                     // The index names the class.
                     TextError::Class { .. } => WeightsError::Config {
                         file: self.source().full_name("model_index.json"),
@@ -341,7 +342,7 @@ impl ModelFiles {
                 })?;
             parts.push(TextPart { tokenizer, encoder });
         }
-        TextConditioner::new(parts, self.arrangement()?)
+        TextConditioner::new(parts, arrangement)
             .map_err(|error| WeightsError::from_text(error, &self.source().to_string()))
     }
 
@@ -363,14 +364,6 @@ impl ModelFiles {
         })
         .map_err(|error| WeightsError::from_text(error, &bytes.place))
     }
-}
-
-/// Configuration with its class, which may be in the model's index alone.
-fn with_class(mut config: Value, class: String) -> Value {
-    if let Some(fields) = config.as_object_mut() {
-        fields.entry("_class_name").or_insert_with(|| class.into());
-    }
-    config
 }
 
 /// `true` if `file` exists and is `model` or in the folder `model`.
