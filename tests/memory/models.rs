@@ -230,6 +230,44 @@ fn a_call_of_one_stream_takes_what_its_trace_says() {
 }
 
 #[test]
+fn a_call_of_two_streams_that_become_one_takes_what_its_trace_says() {
+    let name = "a_call_of_two_streams_that_become_one_takes_what_its_trace_says";
+    if !counting::alone(module_path!(), name) {
+        return;
+    }
+    // Norms are candle's, which has none in f64.
+    let config = json!({
+        "in_channels": 32, "num_layers": 2, "num_single_layers": 2, "attention_head_dim": 32,
+        "num_attention_heads": 4, "joint_attention_dim": 96, "axes_dims_rope": [8, 8, 8, 8],
+        "guidance_embeds": false,
+    });
+    let dtype = DType::F32;
+    let transformer =
+        Denoiser::load("Flux2Transformer2DModel", &config, "config.json", &params(dtype)).unwrap();
+    let call = |inputs: Inputs<'_>, tokens: usize, prior: Prior<'_>| {
+        let context = inputs(&[2, tokens, 96], dtype);
+        let text = TextConditioning { context, pooled: None, lengths: None };
+        let nothing = MicroConditioning { original: (0, 0), crop: (0, 0), target: (0, 0) };
+        let conditions = transformer.condition(&text, nothing).unwrap();
+        let sample = inputs(&[2, 17, 24, 32], dtype);
+        transformer.forward(&sample, 499.0, &conditions, prior).unwrap();
+    };
+    for tokens in [64, 512] {
+        let what = |prior: &str| format!("flux.2, {tokens} tokens{prior}");
+        compare(&what(""), |inputs, _| call(inputs, tokens, Prior::None));
+        compare(&what(", recorded"), |inputs, _| {
+            call(inputs, tokens, Prior::Record(&mut Vec::new()));
+        });
+        let sizes = transformer.prior_sizes(17, 24);
+        compare(&what(", blended"), |inputs, _| {
+            let layer = |&(height, width): &(usize, usize)| inputs(&[2, height, width, 128], dtype);
+            let layers: Vec<_> = sizes.iter().map(layer).collect();
+            call(inputs, tokens, Prior::Blend { layers: &layers, weight: 0.5 });
+        });
+    }
+}
+
+#[test]
 fn an_autoencoder_takes_what_its_trace_says() {
     if !counting::alone(module_path!(), "an_autoencoder_takes_what_its_trace_says") {
         return;

@@ -4,6 +4,7 @@
 mod common;
 
 mod files;
+mod flux2;
 mod gguf;
 mod lora;
 mod model;

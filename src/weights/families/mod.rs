@@ -6,6 +6,7 @@ pub(super) mod autoencoder_kl;
 pub(super) mod clip;
 mod contents;
 mod family;
+mod flux2;
 mod pairs;
 mod pixart;
 pub(super) mod qwen3;
@@ -32,6 +33,7 @@ pub(super) static FAMILIES: &[&dyn Family] = &[
     &pixart::PixArt,
     &sd3::StableDiffusion3,
     &z_image::ZImage,
+    &flux2::Flux2,
 ];
 
 /// Family of the model that a `model_index.json` describes: the one whose denoiser it names, by its class where
