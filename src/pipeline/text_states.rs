@@ -32,7 +32,7 @@ struct Kept {
 }
 
 impl TextStates {
-    /// Most bytes of all states; those of a text of Stable Diffusion 3 are 5 MB in f32.
+    /// Most bytes of all states; those of a text of Stable Diffusion 3 are 5 MB in f32, and of FLUX.2 klein 16 MB.
     pub const BYTES: usize = 64 << 20;
 
     /// Conditions of texts on `device`, one row each; `encode` makes the row of a text that is not kept, once.

@@ -17,8 +17,6 @@ pub enum FileContents {
     Vae,
     /// an `AutoencoderTiny` alone, whose tensors do not show its configuration
     TinyVae,
-    /// a transformer of FLUX.1
-    Flux1,
     /// a denoiser of a family that is not supported
     Transformer,
     /// a text encoder alone
@@ -43,9 +41,6 @@ impl fmt::Display for FileContents {
             Self::Vae => "a VAE alone; use it as the VAE of a whole model",
             Self::TinyVae => {
                 "an AutoencoderTiny alone; give its folder with config.json as the VAE of a whole model"
-            }
-            Self::Flux1 => {
-                "a transformer of FLUX.1, which is not supported (that of FLUX.2 [klein] is)"
             }
             Self::Transformer => "a diffusion transformer of a family that is not supported",
             Self::TextEncoder => "a text encoder alone, not a model",

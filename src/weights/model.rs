@@ -218,7 +218,7 @@ impl ModelFiles {
     /// A denoiser that is missing.
     pub(crate) fn defaults(&self) -> Result<Value, WeightsError> {
         let denoiser = self.form.config(Part::Denoiser)?;
-        Ok(self.form.family().defaults(&denoiser.config))
+        Ok(self.form.family().defaults(self.index(), &denoiser.config))
     }
 
     /// Finds every file that loading the model will read, without reading any.

@@ -18,9 +18,9 @@ use serde::Deserialize;
 
 use crate::{
     common::{
-        Shell,
+        Shell, fixture,
         flux2_klein::{original, write_folder},
-        fixture, pause, stderr,
+        pause, stderr,
         tensors::largest_difference,
     },
     reference::samples,
@@ -67,8 +67,7 @@ fn error_of_output(shell: &Shell, name: &str) -> f32 {
     let reference = reference.as_rgb16().unwrap();
     let (size, ours) = samples(shell);
     assert_eq!(size, reference.dimensions());
-    let values: Vec<f32> =
-        reference.iter().map(|&sample| f32::from(sample) / 65535.0).collect();
+    let values: Vec<f32> = reference.iter().map(|&sample| f32::from(sample) / 65535.0).collect();
     let largest = values.iter().copied().fold(0f32, f32::max);
     largest_difference(&ours, &values) / largest
 }
@@ -167,15 +166,15 @@ fn batches_threads_and_tiles_do_not_change_a_sample() {
 #[test]
 fn a_job_killed_at_any_moment_ends_with_the_same_bytes() {
     let (cases, shell) = (cases(), shell());
-    let case = &cases["all"];
-    run(&shell, case, "--batch 2");
+    let case = &cases["guided"];
+    run(&shell, case, "--batch 1");
     let undisturbed = shell.bytes("out.png");
     let journal = shell.path(".out.png.cupscale/journal");
     let mut kills = 0;
-    for bytes in [1, 200, 500, 800, 1100, 1400] {
+    for bytes in [1, 150, 300, 450, 600, 750] {
         fs::remove_file(shell.path("out.png")).unwrap();
         let mut child = shell
-            .command("in.png -o out.png --device cpu --model model --batch 2")
+            .command("in.png -o out.png --device cpu --model model --batch 1")
             .args(&case.options)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -189,7 +188,7 @@ fn a_job_killed_at_any_moment_ends_with_the_same_bytes() {
             pause();
         }
         kills += usize::from(!child.wait().unwrap().success());
-        run(&shell, case, "--batch 2");
+        run(&shell, case, "--batch 1");
         assert_eq!(shell.bytes("out.png"), undisturbed, "killed at {bytes} bytes");
     }
     assert!(kills >= 4, "only {kills} jobs lived long enough to be killed");

@@ -48,7 +48,7 @@ MODEL, AREA = OUT / "model", OUT / "method"
 SIDE, FACTOR, CHANNELS = 12, 4, 16
 INDEX = {
     "_class_name": "Flux2KleinPipeline",
-    "is_distilled": False,
+    "is_distilled": True,
     "transformer": ["diffusers", "Flux2Transformer2DModel"],
     "vae": ["diffusers", "AutoencoderKLFlux2"],
     "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],

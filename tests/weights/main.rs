@@ -5,6 +5,7 @@ mod common;
 
 mod files;
 mod flux2;
+mod flux2_klein;
 mod gguf;
 mod lora;
 mod model;

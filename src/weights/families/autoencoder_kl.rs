@@ -266,6 +266,45 @@ mod tests {
     }
 
     #[test]
+    fn a_file_of_packed_latents_is_told_by_its_mean_in_either_naming() {
+        let whole = KlConfig::from_json(&json!({
+            "_class_name": "AutoencoderKLFlux2", "decoder_block_out_channels": [96, 192, 384, 384],
+        }));
+        let whole = whole.unwrap();
+        let widths =
+            |decoder: bool| if decoder { [96, 192, 384, 384] } else { [128, 256, 512, 512] };
+        for naming in [Naming::Ldm, Naming::Diffusers] {
+            let stored = names(&whole).into_iter().map(|(ours, theirs)| {
+                // Of a level's first block; the decoder's of ldm are numbered from the other end.
+                let level = |at: usize| theirs.split('.').nth(at).and_then(|it| it.parse().ok());
+                let shape = match theirs.as_str() {
+                    "encoder.conv_in.weight" => vec![128, 3, 3, 3],
+                    "decoder.conv_in.weight" => vec![384, 32, 3, 3],
+                    "decoder.conv_out.weight" => vec![3, 96, 3, 3],
+                    name if name.ends_with("block.0.conv1.weight") => {
+                        let level: usize = level(2).unwrap();
+                        vec![widths(name.starts_with("decoder"))[level], 1, 3, 3]
+                    }
+                    _ => vec![1],
+                };
+                (if naming == Naming::Ldm { theirs } else { ours }, shape)
+            });
+            let tensors = TensorMap::of_shapes(stored.collect());
+            let latents = LatentScale { factor: 1.0, shift: None };
+            let part = part("flux2-vae.safetensors", &tensors, latents).unwrap().unwrap();
+            assert_eq!(part.config.class, "AutoencoderKLFlux2");
+            assert_eq!(part.unused(&tensors).next(), None, "{naming:?}");
+            let config = KlConfig::from_json(&part.config.config).unwrap();
+            assert_eq!(
+                (config.factor(), config.channels(), config.packing),
+                (16, 128, whole.packing)
+            );
+            assert_eq!(config.decoder_widths(), whole.decoder_widths());
+            assert!(config.use_quant_conv && config.use_post_quant_conv);
+        }
+    }
+
+    #[test]
     fn the_vaes_levels_are_numbered_from_the_other_end_in_the_decoder() {
         let config = KlConfig {
             block_out_channels: vec![128, 256, 512, 512],

@@ -20,8 +20,6 @@ impl FileContents {
             Self::TinyVae
         } else if t5::is_in(tensors) {
             Self::T5
-        } else if any("double_blocks.") && any(".img_mod.lin.") {
-            Self::Flux1
         } else if any("double_blocks.") || any("joint_blocks.") || any("transformer_blocks.") {
             Self::Transformer
         } else if any("text_model.") || any("resblocks.") {

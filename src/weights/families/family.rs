@@ -40,9 +40,9 @@ pub(in crate::weights) trait Family: Debug + Send + Sync {
     /// the denoiser's `config.json`.
     fn text_arrangement(&self, index: &Value, denoiser: &Value) -> TextArrangement;
 
-    /// Sampling that the makers recommend for a model with this denoiser, by its `config.json`: what a model's
+    /// Sampling that the makers recommend for a model, by its `model_index.json` and the denoiser's `config.json`: what a model's
     /// `model_index.json` may have under `cupscale`. Null where they leave it open.
-    fn defaults(&self, denoiser: &Value) -> Value;
+    fn defaults(&self, index: &Value, denoiser: &Value) -> Value;
 
     /// Scale of the latents of a model with this denoiser.
     fn latent_scale(&self, denoiser: &Value) -> LatentScale;

@@ -1,4 +1,5 @@
-//! FLUX.2 [klein]: a transformer of two streams of tokens that become one.
+//! FLUX.2 [klein]: a transformer of two streams of tokens that become one, a Qwen3 of which the states of several layers are the
+//! text, and an autoencoder with packed latents.
 //!
 //! Sources: diffusers `loaders/single_file_utils.py` (`convert_flux2_transformer_checkpoint_to_diffusers`) and the
 //! configurations of the family's models there; ComfyUI `comfy/model_detection.py` (marker tensors).
@@ -8,7 +9,8 @@ mod shapes;
 
 use serde_json::{Value, json};
 
-use super::family::{Checkpoint, Family, LoraNames};
+use super::family::{Checkpoint, CheckpointEncoder, CheckpointTokenizer, Family, LoraNames};
+use super::{autoencoder_kl, qwen3};
 use crate::model::{denoiser::flux2::Flux2Config, text::TextArrangement};
 use crate::weights::WeightsError;
 use crate::weights::part::{Part, PartConfig};
@@ -35,8 +37,15 @@ const LATENTS: LatentScale = LatentScale { factor: 1.0, shift: None };
 /// Tokens of a text in diffusers' pipelines (`max_sequence_length`).
 const TEXT_TOKENS: usize = 512;
 
+/// Layers of the text encoder whose states are the text's tokens (`text_encoder_out_layers`).
+const TEXT_LAYERS: &[usize] = &[9, 18, 27];
+
 /// Widths of the text's tokens: three states of Qwen3-4B, and of Qwen3-8B.
 const TEXT_WIDTHS: [usize; 2] = [7680, 12_288];
+
+/// Line about what a single file does not tell.
+const DISTILLED: &str =
+    "taken for a distilled model; for its base model give --steps 50 --strength 0.3 --guidance 4";
 
 /// Names in LoRA files (peft as diffusers saves it; ComfyUI and ai-toolkit; kohya-ss/musubi-tuner `networks/lora_flux_2.py`).
 const LORA: LoraNames = LoraNames {
@@ -71,13 +80,17 @@ impl Family for Flux2 {
     }
 
     fn text_arrangement(&self, _: &Value, _: &Value) -> TextArrangement {
-        TextArrangement::Chat { tokens: TEXT_TOKENS }
+        TextArrangement::ChatLayers { tokens: TEXT_TOKENS, layers: TEXT_LAYERS }
     }
 
-    /// Those of the distilled models: they are the ones that were made for a few steps, and nothing in a file tells one from its
-    /// base model, which takes 50 steps with guidance.
-    fn defaults(&self, _: &Value) -> Value {
-        json!({ "steps": 4, "guidance": 0.0 })
+    /// Steps and guidance of the model cards, for distilled and base models; strengths that begin at about three quarters of
+    /// noise, because the shift puts most steps nearer to it.
+    fn defaults(&self, index: &Value, _: &Value) -> Value {
+        if index.get("is_distilled").is_some_and(|it| it == true) {
+            json!({ "steps": 4, "strength": 0.25, "guidance": 1.0 })
+        } else {
+            json!({ "steps": 50, "strength": 0.3, "guidance": 4.0 })
+        }
     }
 
     fn latent_scale(&self, _: &Value) -> LatentScale {
@@ -98,13 +111,42 @@ impl Family for Flux2 {
         Ok(transformer(file, tensors)?.map(|part| (part, None)))
     }
 
+    /// Whole model as ComfyUI saves one; its tokenizer lies beside it. Nothing in it tells a distilled model from its base
+    /// model, and it is the former that is handed around.
     fn checkpoint(
         &self,
         file: &str,
         tensors: &TensorMap,
     ) -> Result<Option<Checkpoint>, WeightsError> {
         refuse_first(file, tensors)?;
-        Ok(None)
+        let Some(encoder) = qwen3::part(file, tensors)? else { return Ok(None) };
+        let Some(denoiser) = transformer(file, tensors)? else { return Ok(None) };
+        Ok(Some(Checkpoint {
+            index: json!({
+                "_class_name": "Flux2KleinPipeline",
+                "is_distilled": true,
+                "text_encoder": ["transformers", encoder.config.class],
+            }),
+            scheduler: json!({
+                "_class_name": "FlowMatchEulerDiscreteScheduler",
+                "num_train_timesteps": 1000,
+                "shift": 3.0,
+                "use_dynamic_shifting": true,
+                "base_shift": 0.5,
+                "max_shift": 1.15,
+                "base_image_seq_len": 256,
+                "max_image_seq_len": 4096,
+                "time_shift_type": "exponential",
+            }),
+            vae: autoencoder_kl::part(file, tensors, LATENTS)?,
+            denoiser: Some(denoiser),
+            encoders: vec![CheckpointEncoder {
+                part: Part::TextEncoder(0),
+                file: encoder,
+                tokenizer: CheckpointTokenizer::Qwen,
+            }],
+            notes: vec![DISTILLED.to_owned()],
+        }))
     }
 
     /// What makes the one vector of the timestep and what follows from it, and what everything goes through: the first and the
