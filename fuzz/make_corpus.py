@@ -321,6 +321,8 @@ def configs():
         seed("sd3_config", name, data)
     for name, data in fixtures("z_image/model/transformer/config.json"):
         seed("z_image_config", name, data)
+    for name, data in fixtures("flux2/transformer/config.json"):
+        seed("flux2_config", name, data)
     for name, data in fixtures("z_image/model/text_encoder/config.json"):
         seed("qwen3_config", name, data)
     for name, data in fixtures("vae*/**/config.json"):

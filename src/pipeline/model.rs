@@ -30,6 +30,10 @@ const CORRECTING_PIPELINES: [&str; 3] =
 /// Pipelines of diffusers that hand their scheduler a list of sigmas.
 const EVEN_PIPELINES: [&str; 2] = ["ZImagePipeline", "ZImageImg2ImgPipeline"];
 
+/// Pipelines of diffusers that do so, and shift the sigmas by the number of steps as well as by the picture's size.
+const MEASURED_PIPELINES: [&str; 3] =
+    ["Flux2KleinPipeline", "Flux2KleinInpaintPipeline", "Flux2KleinKVPipeline"];
+
 /// Switches of `model_index.json` that change what the pipeline does in a way that this program does not have.
 const UNSUPPORTED_SWITCHES: [(&str, &str); 2] = [
     ("requires_aesthetics_score", "SDXL's refiner is conditioned on a score"),
@@ -192,6 +196,8 @@ impl Model {
             scheduler = scheduler.of_stable_diffusion();
         } else if EVEN_PIPELINES.contains(&pipeline) {
             scheduler = scheduler.of_even_sigmas();
+        } else if MEASURED_PIPELINES.contains(&pipeline) {
+            scheduler = scheduler.of_measured_shift();
         }
         let (text, of_text) = files.without_values(|files| files.text(device, dtype))?;
         denoiser.check_text(&text).map_err(unsuited)?;

@@ -36,7 +36,7 @@ struct Kept {
 }
 
 impl TextStates {
-    /// Most bytes of all states; those of a text of Stable Diffusion 3 are 5 MB in f32.
+    /// Most bytes of all states; those of a text of Stable Diffusion 3 are 5 MB in f32, and of FLUX.2 klein 16 MB.
     pub const BYTES: usize = 64 << 20;
 
     /// Conditions of prompts on `device`, one row each, all of as many chunks; `encode` makes the row of a prompt that is not

@@ -10,12 +10,13 @@ use serde_json::Value;
 
 use super::diffusers::DiffusersFolder;
 use super::embedding::{self, Embedding};
+use super::families::autoencoder_kl;
 use super::form::ModelForm;
 use super::gguf::{self, Summary, model::GgufModel};
 use super::headers::Footprint;
 use super::kept::{Keeping, KeptWeights};
 use super::lora::{self, Adapted, Index, Lora};
-use super::part::{Part, PartConfig};
+use super::part::{Part, PartConfig, with_class};
 use super::quantize::Rules;
 use super::read_options::ReadOptions;
 use super::replace::Replaced;
@@ -299,7 +300,7 @@ impl ModelFiles {
     /// A denoiser that is missing.
     pub(crate) fn defaults(&self) -> Result<Value, WeightsError> {
         let denoiser = self.form.config(Part::Denoiser)?;
-        Ok(self.form.family().defaults(&denoiser.config))
+        Ok(self.form.family().defaults(self.index(), &denoiser.config))
     }
 
     /// Finds every file that loading the model will read, without reading any.
@@ -394,7 +395,7 @@ impl ModelFiles {
         let Component { class, config, config_file, mut params } =
             self.component(Part::Vae, device, dtype)?;
         let config = with_class(config, class);
-        let is_kl = config["_class_name"] == "AutoencoderKL";
+        let is_kl = config["_class_name"].as_str().is_some_and(autoencoder_kl::is_class);
         let upcast = config.get("force_upcast").and_then(Value::as_bool).unwrap_or(is_kl);
         if dtype == DType::F16 && upcast {
             params = params.to_dtype(DType::F32);
@@ -407,13 +408,13 @@ impl ModelFiles {
     /// # Errors
     /// As [`component`](Self::component), or a configuration or tokenizer that is not supported.
     pub fn text(&self, device: &Device, dtype: DType) -> Result<TextConditioner, WeightsError> {
-        let mut parts = Vec::new();
+        let (mut parts, arrangement) = (Vec::new(), self.arrangement()?);
         for (index, part) in self.form.text_encoders()?.into_iter().enumerate() {
             let tokenizer = self.tokenizer(part)?;
             let Component { class, config, config_file, params } =
                 self.component(part, device, dtype)?;
-            let mut encoder =
-                TextEncoder::load(&class, &config, &params).map_err(|error| match error {
+            let mut encoder = TextEncoder::load(&class, &config, arrangement.layers(), &params)
+                .map_err(|error| match error {
                     // The index names the class.
                     TextError::Class { .. } => WeightsError::Config {
                         file: self.source().full_name("model_index.json"),
@@ -430,7 +431,7 @@ impl ModelFiles {
             }
             parts.push(TextPart { tokenizer, encoder });
         }
-        TextConditioner::new(parts, self.arrangement()?)
+        TextConditioner::new(parts, arrangement)
             .map_err(|error| WeightsError::from_text(error, &self.source().to_string()))
     }
 
@@ -454,14 +455,6 @@ impl ModelFiles {
         .and_then(|tokenizer| tokenizer.with_embeddings(&names))
         .map_err(|error| WeightsError::from_text(error, &bytes.place))
     }
-}
-
-/// Configuration with its class, which may be in the model's index alone.
-fn with_class(mut config: Value, class: String) -> Value {
-    if let Some(fields) = config.as_object_mut() {
-        fields.entry("_class_name").or_insert_with(|| class.into());
-    }
-    config
 }
 
 /// `true` if `file` exists and is `model` or in the folder `model`.

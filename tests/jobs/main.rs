@@ -8,6 +8,7 @@ mod canvas;
 mod decode;
 mod devices;
 mod encode;
+mod flux2_klein;
 mod generate;
 mod inputs;
 mod kept;

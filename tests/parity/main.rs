@@ -4,6 +4,8 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod flux2;
+mod flux2_klein;
 mod gpu;
 mod img2img;
 mod llava;

@@ -46,7 +46,7 @@ fn encoder(name: &str) -> TextEncoder {
     let description = json(&format!("{name}.json"));
     let class = description["config"]["architectures"][0].as_str().unwrap();
     let vb = Params::from_tensors(weights(&description), DType::F32, &Device::Cpu);
-    TextEncoder::load(class, &description["config"], &vb).unwrap()
+    TextEncoder::load(class, &description["config"], &[], &vb).unwrap()
 }
 
 fn conditioner(name: &str, tokens: usize) -> TextConditioner {
@@ -179,7 +179,8 @@ fn files_and_sequences_that_do_not_fit_are_errors() {
     let name = "model.layers.1.self_attn.k_norm.weight";
     weights.remove(name).unwrap();
     let vb = Params::from_tensors(weights, DType::F32, &Device::Cpu);
-    let error = TextEncoder::load("Qwen3ForCausalLM", &description["config"], &vb).unwrap_err();
+    let error =
+        TextEncoder::load("Qwen3ForCausalLM", &description["config"], &[], &vb).unwrap_err();
     assert!(error.to_string().contains(name), "{error}");
     let clip = TextConditioner::new(
         vec![TextPart { tokenizer: tokenizer(true), encoder }],

@@ -83,7 +83,7 @@ fn load_encoder(name: &str) -> TextEncoder {
         DType::F32,
         &Device::Cpu,
     );
-    TextEncoder::load(class, &config, &vars).unwrap()
+    TextEncoder::load(class, &config, &[], &vars).unwrap()
 }
 
 fn assert_equals_transformers(name: &str) {

@@ -4,6 +4,8 @@
 mod common;
 
 mod files;
+mod flux2;
+mod flux2_klein;
 mod gguf;
 mod lora;
 mod model;

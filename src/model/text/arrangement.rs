@@ -25,6 +25,14 @@ pub enum TextArrangement {
         /// tokens of a chat at most
         tokens: usize,
     },
+    /// The states behind several layers of one Qwen3 side by side, of the tokens of a chat in which the text is what the user
+    /// says and the answer begins without a thought; of what fills the chat up as well (FLUX.2 klein).
+    ChatLayers {
+        /// tokens of a chat, with what fills it up
+        tokens: usize,
+        /// layers of the encoder, counted from 1, in ascending order
+        layers: &'static [usize],
+    },
     /// Two encoders of CLIP, whose penultimate states stand side by side and are filled up with zeros to `width`; behind
     /// them, along the tokens, the last states of T5, its padding included; zeros without one. The pooled embedding is both
     /// projections side by side (Stable Diffusion 3).
@@ -41,9 +49,19 @@ impl TextArrangement {
     fn tokenizer(self, tokenizer: TextTokenizer) -> TextTokenizer {
         match self {
             Self::Clip => tokenizer,
-            Self::T5 { tokens } | Self::Chat { tokens } | Self::Joint { tokens, .. } => {
-                tokenizer.with_length(tokens)
-            }
+            Self::T5 { tokens }
+            | Self::Chat { tokens }
+            | Self::ChatLayers { tokens, .. }
+            | Self::Joint { tokens, .. } => tokenizer.with_length(tokens),
+        }
+    }
+
+    /// Layers of the encoders whose states are taken; empty where each has its own.
+    #[must_use]
+    pub fn layers(self) -> &'static [usize] {
+        match self {
+            Self::ChatLayers { layers, .. } => layers,
+            Self::Clip | Self::T5 { .. } | Self::Chat { .. } | Self::Joint { .. } => &[],
         }
     }
 
@@ -54,6 +72,7 @@ impl TextArrangement {
         match self {
             Self::T5 { .. } => text.to_lowercase().trim().to_owned().into(),
             Self::Chat { .. } => format!("{}{text}{}", CHAT[0], CHAT[1]).into(),
+            Self::ChatLayers { .. } => format!("{}{text}{}{NO_THOUGHT}", CHAT[0], CHAT[1]).into(),
             Self::Clip | Self::Joint { .. } => text.into(),
         }
     }
@@ -61,6 +80,9 @@ impl TextArrangement {
 
 /// What stands before a text and behind it where it is what a user says to Qwen.
 const CHAT: [&str; 2] = ["<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"];
+
+/// The thought of an answer that is to have none.
+const NO_THOUGHT: &str = "<think>\n\n</think>\n\n";
 
 /// The tokenizers of a model, in the order of their encoders.
 #[derive(Clone, Debug)]
@@ -167,7 +189,8 @@ impl TextTokenizers {
             TextArrangement::Joint { .. } => cuts.into_iter().flatten().max_by_key(|cut| cut.at),
             _ => cuts.into_iter().flatten().min_by_key(|cut| cut.at),
         };
-        if let TextArrangement::Chat { .. } = self.arrangement {
+        if let TextArrangement::Chat { .. } | TextArrangement::ChatLayers { .. } = self.arrangement
+        {
             // Where the answer's beginning is cut off, nothing of the text is.
             let within = |cut: Cut| Cut { at: cut.at.saturating_sub(CHAT[0].len()), ..cut };
             return Ok(cut.map(within).filter(|cut| cut.at < text.len()));

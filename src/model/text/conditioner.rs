@@ -1,5 +1,5 @@
 //! Text conditioning: from prompts to the tensors that a denoiser is conditioned on, for models with one
-//! text encoder (Stable Diffusion 1.x, the SDXL refiner, PixArt, Z-Image), two (SDXL) and three (Stable Diffusion 3).
+//! text encoder (Stable Diffusion 1.x, the SDXL refiner, PixArt, Z-Image, FLUX.2 klein), two (SDXL) and three (Stable Diffusion 3).
 
 use std::collections::HashMap;
 
@@ -55,7 +55,9 @@ impl TextConditioner {
             TextArrangement::T5 { .. } if all != 1 || !has_t5 => {
                 return Err("the model takes one, T5's".to_owned());
             }
-            TextArrangement::Chat { .. } if all != 1 || !has_qwen => {
+            TextArrangement::Chat { .. } | TextArrangement::ChatLayers { .. }
+                if all != 1 || !has_qwen =>
+            {
                 return Err("the model takes one, Qwen3's".to_owned());
             }
             TextArrangement::Joint { width, .. } => {
@@ -71,7 +73,10 @@ impl TextConditioner {
                     return Err(format!("their states do not fit a width of {width}"));
                 }
             }
-            TextArrangement::Clip | TextArrangement::T5 { .. } | TextArrangement::Chat { .. } => {}
+            TextArrangement::Clip
+            | TextArrangement::T5 { .. }
+            | TextArrangement::Chat { .. }
+            | TextArrangement::ChatLayers { .. } => {}
         }
         let mut of_clip = None;
         for (tokenizer, encoder) in self.tokenizers.all().iter().zip(&self.encoders) {
@@ -166,11 +171,15 @@ impl TextConditioner {
         trace: &Trace,
     ) -> Result<TextConditioning, TextError> {
         let full = |tokenizer: &TextTokenizer| {
-            let count = tokenizer.length();
-            let tokens = TokenIds { ids: vec![0; count], count };
+            let length = tokenizer.length();
+            // Filling that is encoded is put behind the rest, which takes a copy.
+            let is_filled =
+                matches!(self.tokenizers.arrangement(), TextArrangement::ChatLayers { .. });
+            let count = if is_filled { length.div_ceil(2) } else { length };
+            let tokens = TokenIds { ids: vec![0; length], count };
             let is_clip = matches!(tokenizer, TextTokenizer::Clip(_));
             let takes = !matches!(tokenizer, TextTokenizer::Qwen(_));
-            let weights = (weighted && takes).then(|| vec![1.0; count]);
+            let weights = (weighted && takes).then(|| vec![1.0; length]);
             vec![Chunk { tokens, weights }; if is_clip { chunks } else { 1 }]
         };
         let empty: Vec<_> = (self.tokenizers.all().iter())
@@ -202,7 +211,9 @@ impl TextConditioner {
         let first = self.tokenizers.all().first().map_or(0, TextTokenizer::length);
         match self.tokenizers.arrangement() {
             TextArrangement::Clip => first * chunks,
-            TextArrangement::T5 { tokens } | TextArrangement::Chat { tokens } => tokens,
+            TextArrangement::T5 { tokens }
+            | TextArrangement::Chat { tokens }
+            | TextArrangement::ChatLayers { tokens, .. } => tokens,
             TextArrangement::Joint { tokens, .. } => first * chunks + tokens,
         }
     }
@@ -250,9 +261,9 @@ impl TextConditioner {
                 let context = self.encoders.iter().map(TextEncoder::width).sum();
                 (context, last.and_then(TextEncoder::pooled_width))
             }
-            TextArrangement::T5 { .. } | TextArrangement::Chat { .. } => {
-                (last.map_or(0, TextEncoder::width), None)
-            }
+            TextArrangement::T5 { .. }
+            | TextArrangement::Chat { .. }
+            | TextArrangement::ChatLayers { .. } => (last.map_or(0, TextEncoder::width), None),
             TextArrangement::Joint { width, .. } => {
                 (width, Some(self.encoders.iter().filter_map(TextEncoder::pooled_width).sum()))
             }
@@ -293,7 +304,7 @@ impl TextConditioner {
                 }
                 let length = ids.len();
                 let TextEncoding { penultimate, last, pooled: own } =
-                    encoder.encode(&[ids], trace)?;
+                    encoder.encode_filled(TokenIds { ids, count }, trace)?;
                 let own_states = penultimate.filter(|_| has_pooled).unwrap_or(last);
                 pooled.extend(own.filter(|_| is_kept && at == 0));
                 of_chunks.push(match (weights, encoder) {
@@ -314,7 +325,9 @@ impl TextConditioner {
             });
         }
         let context = match arrangement {
-            TextArrangement::Clip => Activation::cat(&states, 2)?,
+            TextArrangement::Clip | TextArrangement::ChatLayers { .. } => {
+                Activation::cat(&states, 2)?
+            }
             TextArrangement::T5 { tokens } | TextArrangement::Chat { tokens } => {
                 let states = Activation::cat(&states, 2)?;
                 let count = states.dim(1)?;
