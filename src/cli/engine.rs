@@ -12,11 +12,16 @@ use cupscale::{
     },
 };
 
-use super::{args::ModelArgs, error::CliError, values::LoraArg};
+use super::{
+    args::ModelArgs,
+    error::CliError,
+    values::{ControlArg, LoraArg},
+};
 
-/// Loads a model onto devices; `note` receives warnings.
+/// Loads a model with ControlNets onto devices; `note` receives warnings.
 pub fn load(
     args: &ModelArgs,
+    controls: &[&ControlArg],
     precision: MatmulPrecision,
     devices: &[Device],
     note: impl FnMut(&str),
@@ -27,6 +32,15 @@ pub fn load(
         vae: args.vae.as_deref(),
     };
     let (mut files, manifest) = files(args.model.as_deref(), &own, &args.lora)?;
+    for ControlArg { name, .. } in controls {
+        let control = resolve(name, Kind::Control)?;
+        let path = &control.weights;
+        let known = match control.kind {
+            Some(_) => control.name,
+            None => path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
+        };
+        files = files.with_control(path, known).map_err(Error::from)?;
+    }
     if let Some(quant) = args.quantize {
         files = files.quantized(quant);
     }

@@ -10,17 +10,20 @@ use cupscale::{
     backend::{DeviceList, KernelChoice, MatmulPrecision, choose_kernels, kernel_tests},
     candle::Device,
     canvas::SizeSpec,
-    image::{Format, ImageError, Input, Output, ReadOptions},
-    pipeline::{Engine, Error, Resume, Settings, WorkOptions},
+    image::{self, Format, ImageError, Input, Output, ReadOptions},
+    pipeline::{ControlUse, Engine, Error, OwnControlPicture, Resume, Settings, WorkOptions},
     units,
 };
 
 use super::{
-    args::{CaptionerArg, ContentArgs, Every, FilesArgs, JobArgs, ModelArgs},
+    args::{
+        CaptionerArg, ContentArgs, ControlArgs, ControlChoice, Every, FilesArgs, JobArgs, ModelArgs,
+    },
     captioner, doctor, engine,
     error::CliError,
     progress::Show,
     report,
+    values::ControlArg,
 };
 
 /// A job of one picture, or of every picture of a folder.
@@ -48,6 +51,7 @@ pub struct Job {
     settings: Settings,
     content: ContentArgs,
     model: ModelArgs,
+    controls: ControlArgs,
     devices: DeviceList,
     kernels: KernelChoice,
     /// Matmul precision on the CPU, if given.
@@ -85,6 +89,7 @@ impl Job {
         if let Some(quality) = args.files.quality {
             settings.jpeg_quality = quality;
         }
+        args.control.choices()?;
         Ok(Self {
             inputs,
             notes,
@@ -99,6 +104,7 @@ impl Job {
             settings,
             content: args.content,
             model: args.model,
+            controls: args.control,
             devices: args.machine.device,
             kernels: args.machine.kernels.choice(),
             precision: args.machine.dtype,
@@ -311,6 +317,7 @@ impl Job {
         settings.tile = loaded.tile;
         settings.max_memory = loaded.max_memory;
         settings.vae_disk = loaded.vae_disk;
+        settings.controls.clone_from(&loaded.controls);
         let wants_model = names_captioner && request.describes_with_a_model();
         if wants_model && !self.describes_with_a_model() {
             let reason = "captioner llava: it is not loaded; start `pipe` with --captioner llava";
@@ -344,19 +351,42 @@ impl Job {
                 "--dtype has no effect on a GPU, which computes in the precision that it is fast in",
             );
         }
+        let choices = self.controls.choices()?;
+        // One that is named twice is loaded once.
+        let mut controls: Vec<&ControlArg> = Vec::new();
+        let mut uses = Vec::new();
+        for ControlChoice { arg, kind, image } in choices {
+            let known = controls.iter().position(|known| known.name == arg.name);
+            let mut of = ControlUse::of(known.unwrap_or(controls.len()));
+            if known.is_none() {
+                controls.push(arg);
+            }
+            (of.scale, of.start, of.end, of.kind) = (arg.scale, arg.start, arg.end, kind);
+            of.picture = image.map(control_picture).transpose()?;
+            uses.push(of);
+        }
         let engine = engine::load(
             &self.model,
+            &controls,
             self.precision.unwrap_or(MatmulPrecision::F32),
             &devices,
             &mut note,
         )?;
         let mut settings = self.settings.clone();
+        settings.controls = uses;
         if settings.vae_disk.is_some() && !engine.vae_sees_the_whole() {
             note("--vae-disk has no effect: no norm of this model's VAE sees the whole picture");
         }
         settings.captioner = captioner::open(&self.content, &devices)?;
         Ok((engine, settings))
     }
+}
+
+/// A picture that a ControlNet sees in place of the input.
+fn control_picture(path: &Path) -> Result<OwnControlPicture, CliError> {
+    let picture = image::decode(&Input::Path(path.to_owned())).map_err(Error::from)?;
+    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    Ok(OwnControlPicture { name, picture: Arc::new(picture) })
 }
 
 /// `true` if both paths lead to one file that is there.

@@ -19,8 +19,7 @@ use crate::{
     backend::{Activation, Trace},
     caption::{CaptionBatch, CaptionMemory, CaptionRequest, Rect},
     model::{
-        denoiser::{MicroConditioning, Prior},
-        text::TextConditioning,
+        denoiser::Prior,
         vae::{FeatureMaps, GlobalState, Globals, LayerwiseSize, MeasuredPart},
     },
     pipeline::{
@@ -163,9 +162,11 @@ impl<'a> Draft<'a> {
         Ok(Some((captions.footprint(), needs, captions.vocabulary() * VOCABULARY_ENTRY_BYTES)))
     }
 
-    /// Bytes of the input picture, held for the whole job.
+    /// Bytes of the input picture, and of controls' own, held for the whole job.
     pub fn picture_bytes(&self) -> usize {
-        self.geometry.input.memory_bytes() as usize
+        let own = self.settings.controls.iter().filter_map(|of| of.picture.as_ref());
+        let own: u64 = own.map(|own| own.picture.shape().memory_bytes()).sum();
+        (self.geometry.input.memory_bytes() + own) as usize
     }
 
     /// Bytes that reading the picture takes besides.
@@ -303,7 +304,8 @@ impl<'a> Draft<'a> {
     pub fn denoise(&self, batch: usize) -> Result<Needs, Error> {
         let Geometry { grid, low_resolution, shape, .. } = self.geometry;
         let pair = if self.sampling.guidance.is_some() { 2 } else { 1 };
-        let batch = pair * batch.min(grid.len());
+        let regions = batch.min(grid.len());
+        let batch = pair * regions;
         let (height, width) = grid.region_size();
         let size = (batch, height, width);
         let mut needs = Needs { device: self.condition_bytes(), ..Needs::default() };
@@ -321,7 +323,10 @@ impl<'a> Draft<'a> {
             }
         }
         let latents = batch * height * width * shape.channels * size_of::<f32>();
-        needs.host = self.mapped_bytes() + (4 + self.waiting()) * latents + self.preview_bytes();
+        needs.host = self.mapped_bytes()
+            + (4 + self.waiting()) * latents
+            + self.preview_bytes()
+            + self.control_bytes(regions);
         Ok(needs)
     }
 
@@ -429,31 +434,6 @@ impl<'a> Draft<'a> {
             }
         }
         Ok(PassMemory { products: 1.0, ..PassMemory::default() })
-    }
-
-    /// One call of the denoiser on shapes.
-    fn call(
-        &self,
-        (batch, height, width): (usize, usize, usize),
-        prior: Prior<'_>,
-        trace: &Trace,
-    ) -> Result<(), Error> {
-        let Blueprints { denoiser, text, .. } = &*self.model.blueprints;
-        let (shape, dtype) = (self.geometry.shape, self.runner.dtype());
-        let channels = shape.channels * if shape.sees_low_resolution { 2 } else { 1 };
-        let sample = trace.activation((batch, height, width, channels), dtype);
-        // Before the call: host values and their parts.
-        trace.pass(4 * sample.bytes());
-        let (context, pooled) = text.widths();
-        let texts = TextConditioning {
-            context: trace.activation((batch, text.tokens(), context), dtype),
-            pooled: pooled.map(|width| trace.activation((batch, width), dtype)),
-            lengths: text.has_lengths().then(|| vec![text.tokens(); batch]),
-        };
-        let nothing = MicroConditioning { original: (0, 0), crop: (0, 0), target: (0, 0) };
-        let conditioning = denoiser.condition(&texts, nothing)?;
-        denoiser.forward(&sample, 0.0, &conditioning, prior)?;
-        Ok(())
     }
 }
 

@@ -132,6 +132,7 @@ impl DenoiseLoop<'_> {
         let plan = &self.context.spec.plan;
         let inputs = StepInputs {
             step: &plan.sampling.steps[index],
+            index,
             z: &z[index % 2],
             zl,
             low_resolution: low_resolution.as_ref(),
