@@ -19,13 +19,14 @@ use cupscale::{
 use super::{
     args::ModelArgs,
     error::CliError,
-    values::{EmbeddingArg, LoraArg},
+    values::{ControlArg, EmbeddingArg, LoraArg},
 };
 
-/// Loads a model onto devices, with the LoRAs that a prompt names; `note` receives warnings.
+/// Loads a model with ControlNets onto devices, and the LoRAs that a prompt names; `note` receives warnings.
 pub fn load(
     args: &ModelArgs,
     tags: &[LoraTag],
+    controls: &[&ControlArg],
     precision: MatmulPrecision,
     devices: &[Device],
     note: impl FnMut(&str),
@@ -39,6 +40,15 @@ pub fn load(
     let (mut files, manifest) = files(args.model.as_deref(), &own, &loras)?;
     for EmbeddingArg { path, name } in &args.embedding {
         files = files.with_embedding(path, name.as_deref()).map_err(Error::from)?;
+    }
+    for ControlArg { name, .. } in controls {
+        let control = resolve(name, Kind::Control)?;
+        let path = &control.weights;
+        let known = match control.kind {
+            Some(_) => control.name,
+            None => path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
+        };
+        files = files.with_control(path, known).map_err(Error::from)?;
     }
     if let Some(quant) = args.quantize {
         files = files.quantized(quant);

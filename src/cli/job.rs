@@ -10,20 +10,23 @@ use cupscale::{
     backend::{DeviceList, KernelChoice, MatmulPrecision, choose_kernels, kernel_tests},
     candle::Device,
     canvas::SizeSpec,
-    image::{Format, ImageError, Input, Output, ReadOptions},
+    image::{self, Format, ImageError, Input, Output, ReadOptions},
     model::text::{LoraTag, Prompt, PromptError, PromptSyntax, without_networks},
-    pipeline::{Engine, Error, Resume, Settings, WorkOptions},
+    pipeline::{ControlUse, Engine, Error, OwnControlPicture, Resume, Settings, WorkOptions},
     units,
 };
 
 use super::{
-    args::{CaptionerArg, ContentArgs, Every, FilesArgs, JobArgs, ModelArgs, RepaintArgs},
+    args::{
+        CaptionerArg, ContentArgs, ControlArgs, ControlChoice, Every, FilesArgs, JobArgs,
+        ModelArgs, RepaintArgs,
+    },
     captioner, doctor, engine,
     error::CliError,
     mask::MaskChoice,
     progress::Show,
     report,
-    values::LoraArg,
+    values::{ControlArg, LoraArg},
 };
 
 /// A job of one picture, or of every picture of a folder.
@@ -55,6 +58,7 @@ pub struct Job {
     model: ModelArgs,
     /// LoRAs that the prompt names.
     tags: Vec<LoraTag>,
+    controls: ControlArgs,
     devices: DeviceList,
     kernels: KernelChoice,
     /// Matmul precision on the CPU, if given.
@@ -91,6 +95,7 @@ impl Job {
         if let Some(quality) = args.files.quality {
             settings.jpeg_quality = quality;
         }
+        args.control.choices()?;
         Ok(Self {
             inputs,
             notes,
@@ -108,6 +113,7 @@ impl Job {
             content: args.content,
             model: args.model,
             tags,
+            controls: args.control,
             devices: args.machine.device,
             kernels: args.machine.kernels.choice(),
             precision: args.machine.dtype,
@@ -357,6 +363,7 @@ impl Job {
         settings.tile = loaded.tile;
         settings.max_memory = loaded.max_memory;
         settings.vae_disk = loaded.vae_disk;
+        settings.controls.clone_from(&loaded.controls);
         let wants_model = names_captioner && request.describes_with_a_model();
         if wants_model && !self.describes_with_a_model() {
             let reason = "captioner llava: it is not loaded; start `pipe` with --captioner llava";
@@ -390,14 +397,30 @@ impl Job {
                 "--dtype has no effect on a GPU, which computes in the precision that it is fast in",
             );
         }
+        let choices = self.controls.choices()?;
+        // One that is named twice is loaded once.
+        let mut controls: Vec<&ControlArg> = Vec::new();
+        let mut uses = Vec::new();
+        for ControlChoice { arg, kind, image } in choices {
+            let known = controls.iter().position(|known| known.name == arg.name);
+            let mut of = ControlUse::of(known.unwrap_or(controls.len()));
+            if known.is_none() {
+                controls.push(arg);
+            }
+            (of.scale, of.start, of.end, of.kind) = (arg.scale, arg.start, arg.end, kind);
+            of.picture = image.map(control_picture).transpose()?;
+            uses.push(of);
+        }
         let engine = engine::load(
             &self.model,
             &self.tags,
+            &controls,
             self.precision.unwrap_or(MatmulPrecision::F32),
             &devices,
             &mut note,
         )?;
         let mut settings = self.settings.clone();
+        settings.controls = uses;
         if settings.vae_disk.is_some() && !engine.vae_sees_the_whole() {
             note("--vae-disk has no effect: no norm of this model's VAE sees the whole picture");
         }
@@ -437,6 +460,13 @@ fn prompts(content: &ContentArgs, settings: &mut Settings) -> Result<Vec<LoraTag
         Prompt::parse(*prompt_syntax, text).map_err(refuse(option))?;
     }
     Ok(tags)
+}
+
+/// A picture that a ControlNet sees in place of the input.
+fn control_picture(path: &Path) -> Result<OwnControlPicture, CliError> {
+    let picture = image::decode(&Input::Path(path.to_owned())).map_err(Error::from)?;
+    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    Ok(OwnControlPicture { name, picture: Arc::new(picture) })
 }
 
 /// `true` if both paths lead to one file that is there.

@@ -120,6 +120,7 @@ fn to_json(input: &str, output: &str, plan: &Plan, time: &PlannedTime) -> Value 
         "steps": sampling.steps_run,
         "sampler": sampling.sampler.name(),
         "calls": plan.denoiser_calls(),
+        "controls": plan.controls,
         "vae_tiles": plan.tiles(),
         "computes_on": plan.computes_on,
         "devices": plan.devices,

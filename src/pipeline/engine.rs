@@ -112,6 +112,12 @@ impl Engine {
         self.model.defaults.profile
     }
 
+    /// Names of the controls beside the denoiser, which jobs use by their number ([`ControlUse`](super::ControlUse)).
+    #[must_use]
+    pub fn controls(&self) -> &[String] {
+        self.model.controls()
+    }
+
     /// Sizes of the model that decide the shape of a job.
     #[must_use]
     pub fn shape(&self) -> ModelShape {

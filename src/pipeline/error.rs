@@ -49,6 +49,9 @@ pub enum Error {
     /// A model that this pipeline cannot drive.
     #[error("{model}: {reason}")]
     Model { model: String, reason: String },
+    /// A control that this model cannot use, or that cannot be used so.
+    #[error("the ControlNet {control}: {reason}")]
+    Control { control: String, reason: String },
     #[error("{width} × {height}: more pixels than an output can have (2³⁴)")]
     OutputTooLarge { width: u32, height: u32 },
     /// A size that a picture made from noise cannot have.

@@ -182,6 +182,7 @@ fn base_spec(
         rap: 0.0,
         rsp: 0.0,
         captioner: Arc::new(PromptOnly),
+        controls: Vec::new(),
         colour_fix: ColourFix::None,
         detail_only: false,
         blend: Defaults::BLEND,

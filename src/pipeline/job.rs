@@ -16,6 +16,7 @@ use crate::{
 };
 
 use super::{
+    control::ControlUse,
     engine::Engine,
     error::Error,
     plan::Plan,
@@ -47,6 +48,7 @@ struct Identity {
     name: String,
     loras: Vec<(String, f64)>,
     embeddings: Vec<String>,
+    controls: Vec<String>,
     fingerprint: String,
     device: String,
 }
@@ -93,6 +95,7 @@ impl JobSpec {
                 name: model.name().to_owned(),
                 loras: model.loras().to_owned(),
                 embeddings: model.embeddings().to_owned(),
+                controls: model.controls().to_owned(),
                 fingerprint: model.fingerprint().to_owned(),
                 device: runner.device_name(),
             },
@@ -183,6 +186,10 @@ impl JobSpec {
         if !embeddings.is_empty() {
             record["embeddings"] = serde_json::json!(embeddings);
         }
+        if !settings.controls.is_empty() {
+            record["controls"] =
+                settings.controls.iter().map(|of| record_of(of, &model.controls)).collect();
+        }
         if let Some(bits) = settings.bit_depth {
             record["bit_depth"] = bits.into();
         }
@@ -221,6 +228,11 @@ impl JobSpec {
         }
         entry("weights", model.fingerprint.as_str().into());
         entry("device", model.device.as_str().into());
+        let pictures = settings.controls.iter().filter_map(|of| of.picture.as_ref());
+        let pictures: Vec<Value> = pictures.map(|own| digest_of(&own.picture)).collect();
+        if !pictures.is_empty() {
+            entry("control_pictures", pictures.into());
+        }
         if let Some(format) = format {
             entry("format", format.extension().into());
         }
@@ -233,6 +245,21 @@ impl JobSpec {
         }
         Ok(job)
     }
+}
+
+/// The use of a control, for the output's metadata.
+fn record_of(of: &ControlUse, names: &[String]) -> Value {
+    let ControlUse { control, scale, start, end, kind, picture } = of;
+    let mut record = serde_json::json!({
+        "model": names.get(*control),
+        "scale": scale,
+        "range": [start, end],
+        "kind": kind.name(),
+    });
+    if let Some(own) = picture {
+        record["image"] = own.name.as_str().into();
+    }
+    record
 }
 
 /// The digest of a picture that stands for it in a job's identity.

@@ -7,6 +7,7 @@
 mod blend;
 mod colour_fix;
 mod colour_match;
+mod control;
 mod cut_light;
 mod engine;
 mod error;
@@ -35,6 +36,7 @@ mod stages;
 mod text_states;
 pub(crate) mod work;
 
+pub use control::{ControlUse, OwnControlPicture};
 pub use engine::Engine;
 pub use error::Error;
 pub use frames::Frames;

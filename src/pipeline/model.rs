@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::{
     backend::{DeviceError, Trace},
     model::{
-        denoiser::{Denoiser, DenoiserError, DenoiserShape},
+        denoiser::{Control, Denoiser, DenoiserError, DenoiserShape},
         text::{TextArrangement, TextConditioner},
         vae::Vae,
     },
@@ -115,6 +115,7 @@ impl ModelShape {
 #[derive(Debug)]
 pub struct Blueprints {
     pub denoiser: Denoiser,
+    pub controls: Vec<Control>,
     pub vae: Vae,
     pub text: TextConditioner,
 }
@@ -124,6 +125,7 @@ pub struct Blueprints {
 pub struct Footprints {
     pub text: Footprint,
     pub vae: Footprint,
+    /// The denoiser with its controls.
     pub denoiser: Footprint,
 }
 
@@ -142,6 +144,7 @@ pub struct Model {
     name: String,
     loras: Vec<(String, f64)>,
     embeddings: Vec<String>,
+    controls: Vec<String>,
     fingerprint: String,
 }
 
@@ -164,6 +167,12 @@ impl Model {
         let (vae, of_vae) = files.without_values(|files| files.vae(device, VAE_DTYPE))?;
         let (denoiser, of_denoiser) =
             files.without_values(|files| files.denoiser(device, dtype))?;
+        let (controls, of_controls) =
+            files.without_values(|files| files.load_controls(device, dtype))?;
+        for (control, name) in controls.iter().zip(files.controls()) {
+            check_control(control, &denoiser, &vae)
+                .map_err(|reason| Error::Control { control: name.to_owned(), reason })?;
+        }
         let mut shape =
             ModelShape::new(denoiser.shape().map_err(unsuited)?, &vae).map_err(refuse)?;
         let in_scheduler = |error: SamplerError| Error::Model {
@@ -213,12 +222,17 @@ impl Model {
                 && text.has_pooled()
                 && index["force_zeros_for_empty_prompt"].as_bool().unwrap_or(true),
             text_working: trace.peak(),
-            footprints: Footprints { text: of_text, vae: of_vae, denoiser: of_denoiser },
-            blueprints: Arc::new(Blueprints { denoiser, vae, text }),
+            footprints: Footprints {
+                text: of_text,
+                vae: of_vae,
+                denoiser: of_denoiser.with(of_controls),
+            },
+            blueprints: Arc::new(Blueprints { denoiser, controls, vae, text }),
             shape,
             fingerprint: files.fingerprint(),
             embeddings: files.embeddings().map(str::to_owned).collect(),
             loras: files.loras().map(|(name, scale)| (name.to_owned(), scale)).collect(),
+            controls: files.controls().map(str::to_owned).collect(),
             name: source.path().map_or_else(
                 || "mini".to_owned(),
                 |path| path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
@@ -256,6 +270,11 @@ impl Model {
         &self.embeddings
     }
 
+    /// Names of the controls beside the denoiser.
+    pub fn controls(&self) -> &[String] {
+        &self.controls
+    }
+
     /// Digest of all files of the model ([`ModelFiles::fingerprint`]).
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
@@ -276,6 +295,20 @@ impl Model {
         let Footprints { text, vae, denoiser } = self.footprints;
         text.kept + vae.kept + denoiser.kept
     }
+}
+
+/// Checks that a control was made for such a denoiser, and sees pictures as large as the autoencoder makes them.
+fn check_control(control: &Control, denoiser: &Denoiser, vae: &Vae) -> Result<(), String> {
+    let shape = control.shape();
+    denoiser.check_control(&shape).map_err(|error| error.to_string())?;
+    if shape.factor != vae.factor() {
+        return Err(format!(
+            "it sees {} pixels for each side of a latent pixel, the VAE makes {}",
+            shape.factor,
+            vae.factor()
+        ));
+    }
+    Ok(())
 }
 
 impl fmt::Debug for Model {

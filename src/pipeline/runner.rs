@@ -11,7 +11,10 @@ use crate::{
     backend::{MatmulPrecision, Reading, device_name, give_back_all, give_back_freed},
     caption::wording::Fits,
     model::{
-        denoiser::{Conditioning, Denoiser, MicroConditioning, Prior},
+        denoiser::{
+            Conditioning, Control, ControlKind, ControlPicture, ControlSignal, Denoiser,
+            MicroConditioning, Prior,
+        },
         text::{Cut, Prompt, TextConditioner, TextConditioning},
         vae::{FeatureMaps, Globals, LayerwiseSize, Vae},
     },
@@ -129,6 +132,20 @@ pub struct Call {
     pub timestep: f64,
     /// Strength of classifier-free guidance; `None` without.
     pub guidance: Option<f64>,
+    /// The controls that work in it.
+    pub controls: Vec<ControlInput>,
+}
+
+/// What a control is given in one denoiser call.
+pub struct ControlInput {
+    /// Its number among those of the model.
+    pub control: usize,
+    /// Factor of what it adds.
+    pub scale: f64,
+    /// What its picture shows.
+    pub kind: ControlKind,
+    /// `[batch, f·height, f·width, 3]` in 0..=1, for both halves of a pair.
+    pub pixels: Tensor,
 }
 
 /// The result of a denoiser call, which a device may still be computing.
@@ -178,11 +195,17 @@ pub struct Runner {
 /// Lazily loaded parts; a clone shares them.
 #[derive(Clone, Default)]
 struct Parts {
-    denoiser: Lazy<Denoiser>,
+    denoiser: Lazy<Controlled>,
     /// The denoiser in f32, for regions that overflow in the working precision.
-    denoiser_f32: Lazy<Denoiser>,
+    denoiser_f32: Lazy<Controlled>,
     vae: Lazy<Vae>,
     text: Lazy<TextConditioner>,
+}
+
+/// The denoiser with its controls, which are loaded and unloaded together.
+struct Controlled {
+    denoiser: Denoiser,
+    controls: Vec<Control>,
 }
 
 impl Parts {
@@ -202,11 +225,12 @@ impl Runner {
         Self { files, device, dtype, blueprints, parts, text_states }
     }
 
-    /// The denoiser in the working precision or in f32, loaded if it is not.
-    fn denoiser(&self, dtype: DType) -> Result<Arc<Denoiser>, Error> {
+    /// The denoiser with its controls in the working precision or in f32, loaded if it is not.
+    fn denoiser(&self, dtype: DType) -> Result<Arc<Controlled>, Error> {
         let load = || {
             debug!(dtype = dtype.as_str(), "loading the denoiser");
-            Ok(self.files.denoiser(&self.device, dtype)?)
+            let denoiser = self.files.denoiser(&self.device, dtype)?;
+            Ok(Controlled { denoiser, controls: self.files.load_controls(&self.device, dtype)? })
         };
         if dtype == self.dtype {
             return self.parts.denoiser.get(load);
@@ -368,7 +392,7 @@ impl Compute for Runner {
         prior: Prior<'_>,
     ) -> Result<Prediction, Error> {
         let _span = debug_span!("predict", batch = call.z.dims()[0], t = call.timestep).entered();
-        let &Call { ref z, ref zl, timestep, guidance } = call;
+        let &Call { ref z, ref zl, timestep, guidance, ref controls } = call;
         let mut sample = match zl {
             Some(zl) => Tensor::cat(&[z, zl], 3)?,
             None => z.clone(),
@@ -378,8 +402,25 @@ impl Compute for Runner {
         }
         let dtype = sample.dtype();
         let conditioning = conditioning.to_dtype(dtype)?;
-        let denoiser = self.denoiser(dtype)?;
-        let output = denoiser.forward(&sample.into(), timestep, &conditioning, prior)?;
+        let loaded = self.denoiser(dtype)?;
+        let sample = sample.into();
+        let mut added: Option<ControlSignal> = None;
+        for &ControlInput { control, scale, kind, ref pixels } in controls {
+            let picture = ControlPicture { pixels: &pixels.into(), kind };
+            let control = &loaded.controls[control];
+            let own = control.forward(&sample, timestep, &conditioning, &picture, scale)?;
+            added = Some(match added {
+                Some(others) => others.plus(own)?,
+                None => own,
+            });
+        }
+        let denoiser = &loaded.denoiser;
+        let output = match added {
+            None => denoiser.forward(&sample, timestep, &conditioning, prior)?,
+            Some(added) => {
+                denoiser.forward_controlled(&sample, timestep, &conditioning, prior, added)?
+            }
+        };
         Ok(Prediction::new(Reading::begin(&output.into_tensor()?)?, guidance))
     }
 

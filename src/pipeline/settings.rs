@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::control::ControlUse;
 use crate::{
     canvas::{Fusion, SizeSpec},
     caption::{Captioner, attributes::Attributes},
@@ -134,6 +135,8 @@ pub struct Settings {
     pub rsp: f64,
     /// Captioner of the regions.
     pub captioner: Arc<dyn Captioner>,
+    /// Uses of the engine's controls.
+    pub controls: Vec<ControlUse>,
     /// Source of large-scale colour and tone.
     pub colour_fix: ColourFix,
     /// Only the light of the repaint over the colours of the input.
@@ -208,6 +211,7 @@ impl Default for Settings {
             rap: Defaults::RAP,
             rsp: Defaults::RSP,
             captioner: Arc::new(Attributes),
+            controls: Vec::new(),
             colour_fix: ColourFix::Wavelet,
             detail_only: false,
             blend: Defaults::BLEND,

@@ -83,7 +83,7 @@ impl Embedding {
                 let both = of.iter().all(|key| keys.contains(key));
                 let indices = encoders.iter().map(|(part, _)| match part {
                     Part::TextEncoder(index) => *index,
-                    Part::Denoiser | Part::Vae => usize::MAX,
+                    Part::Denoiser | Part::Vae | Part::Control => usize::MAX,
                 });
                 let chosen: Vec<_> = indices.map(|index| of.get(index).copied()).collect();
                 if both && encoders.len() == 1 && chosen[0] == Some(of[0]) {

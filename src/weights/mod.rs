@@ -9,6 +9,7 @@
 
 mod clip_vocabulary;
 mod contents;
+mod control;
 mod diffusers;
 #[cfg(feature = "embedded-model")]
 mod embedded;

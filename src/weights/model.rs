@@ -8,6 +8,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
 
+use super::control::ControlFiles;
 use super::diffusers::DiffusersFolder;
 use super::embedding::{self, Embedding};
 use super::families::autoencoder_kl;
@@ -23,9 +24,9 @@ use super::replace::Replaced;
 use super::single_file::SingleFile;
 use super::source::in_hub_cache;
 use super::text_encoder::WithTextEncoder;
-use super::{ModelSource, QuantType, WeightsError};
+use super::{ModelSource, QuantType, WeightsError, tensors::TensorMap};
 use crate::backend::{MatmulPrecision, Params};
-use crate::model::denoiser::Denoiser;
+use crate::model::denoiser::{Control, Denoiser};
 use crate::model::text::clip::ClipTextConfig;
 use crate::model::text::{
     TextArrangement, TextConditioner, TextEncoder, TextError, TextPart, TextTokenizer,
@@ -41,6 +42,7 @@ pub struct ModelFiles {
     embeddings: Vec<Embedding>,
     /// lines for the user about files of embeddings
     embedding_notes: Vec<String>,
+    controls: Vec<ControlFiles>,
     options: ReadOptions,
     /// matmul precision of the denoiser on the CPU
     precision: MatmulPrecision,
@@ -81,6 +83,7 @@ impl ModelFiles {
             loras: Vec::new(),
             embeddings: Vec::new(),
             embedding_notes: Vec::new(),
+            controls: Vec::new(),
             options: ReadOptions::new(paths),
             precision: MatmulPrecision::F32,
         })
@@ -212,6 +215,23 @@ impl ModelFiles {
         self.embeddings.iter().filter_map(|one| one.name.names.first()).map(String::as_str)
     }
 
+    /// Model with a control beside its denoiser, after those that it has: a ControlNet in a folder with its `config.json`,
+    /// or in a file of its own, with diffusers' names or those of the code that trained it. `name` is what users and
+    /// metadata see.
+    ///
+    /// # Errors
+    /// No ControlNet there, or one that is not supported. Whether it was made for this model, building both tells.
+    pub fn with_control(mut self, path: &Path, name: String) -> Result<Self, WeightsError> {
+        self.options.paths.push(path.to_owned());
+        self.controls.push(ControlFiles::open(&*self.form, path, name)?);
+        Ok(self)
+    }
+
+    /// Names of the controls, in the order in which they were given.
+    pub fn controls(&self) -> impl Iterator<Item = &str> {
+        self.controls.iter().map(ControlFiles::name)
+    }
+
     /// LoRAs in the order in which they were given: the file's name without its folder, and the scale.
     pub fn loras(&self) -> impl Iterator<Item = (&str, f64)> {
         self.loras.iter().map(|lora| (lora.name.as_str(), lora.scale))
@@ -230,7 +250,9 @@ impl ModelFiles {
     pub fn notes(&self) -> Vec<String> {
         let of_loras = self.loras.iter().flat_map(|lora| lora.notes.clone());
         let of_embeddings = self.embedding_notes.iter().cloned();
-        self.form.notes().into_iter().chain(of_loras).chain(of_embeddings).collect()
+        let of_controls = self.controls.iter().filter_map(ControlFiles::note);
+        let of_parts = of_loras.chain(of_embeddings).chain(of_controls);
+        self.form.notes().into_iter().chain(of_parts).collect()
     }
 
     /// Same model with its weights rounded to this type as they are read: the same, to the bit, as if
@@ -332,7 +354,7 @@ impl ModelFiles {
         let PartConfig { class, config, file: config_file } = self.form.config(part)?;
         let weights = self.weights(part, dtype)?;
         let precision = match part {
-            Part::Denoiser => self.precision,
+            Part::Denoiser | Part::Control => self.precision,
             Part::Vae | Part::TextEncoder(_) => MatmulPrecision::F32,
         };
         let params = self.options.params(weights, dtype, device, precision);
@@ -359,7 +381,12 @@ impl ModelFiles {
     pub(crate) fn find_non_finite(&self) -> Option<String> {
         let mut parts = self.form.parts().unwrap_or_default().into_iter();
         let in_part = |part| self.form.tensors(part, DType::F32).ok()?.find_non_finite();
-        parts.find_map(in_part).or_else(|| self.loras.iter().find_map(Lora::find_non_finite))
+        let of_control =
+            |control: &ControlFiles| control.tensors(DType::F32).ok()?.find_non_finite();
+        parts
+            .find_map(in_part)
+            .or_else(|| self.loras.iter().find_map(Lora::find_non_finite))
+            .or_else(|| self.controls.iter().find_map(of_control))
     }
 
     /// Weights of a part with the changes of all LoRAs, to be kept as the options say.
@@ -367,13 +394,18 @@ impl ModelFiles {
         let stored = Arc::new(self.form.tensors(part, dtype)?);
         let changes: Vec<_> = self.loras.iter().filter_map(|lora| lora.deltas(part)).collect();
         let adapted = (!changes.is_empty()).then(|| Adapted::new(stored.clone(), changes));
+        Ok(self.kept(part, stored, adapted))
+    }
+
+    /// Weights of a part, to be kept as the options say.
+    fn kept(&self, part: Part, stored: Arc<TensorMap>, adapted: Option<Adapted>) -> KeptWeights {
         let as_stored = stored.count() > self.options.keep_above;
         let rules = self.options.quantized.map(|quant| Rules::Part {
             part,
             family: self.form.family(),
             quant,
         });
-        Ok(KeptWeights::new(stored, adapted, Keeping { as_stored, rules }))
+        KeptWeights::new(stored, adapted, Keeping { as_stored, rules })
     }
 
     /// Denoiser in `dtype`.
@@ -384,6 +416,24 @@ impl ModelFiles {
         let Component { class, config, config_file, params } =
             self.component(Part::Denoiser, device, dtype)?;
         Ok(Denoiser::load(&class, &config, &config_file, &params)?)
+    }
+
+    /// Controls in `dtype`, in the order in which they were given.
+    ///
+    /// # Errors
+    /// As [`component`](Self::component), or a class or configuration that is not supported.
+    pub fn load_controls(
+        &self,
+        device: &Device,
+        dtype: DType,
+    ) -> Result<Vec<Control>, WeightsError> {
+        let load = |files: &ControlFiles| {
+            let PartConfig { class, config, file } = files.config()?;
+            let weights = self.kept(Part::Control, Arc::new(files.tensors(dtype)?), None);
+            let params = self.options.params(weights, dtype, device, self.precision);
+            Ok(Control::load(&class, &config, &file, &params)?)
+        };
+        self.controls.iter().map(load).collect()
     }
 
     /// Autoencoder in `dtype`; in f32 where `dtype` is f16 and the configuration does not say that its weights

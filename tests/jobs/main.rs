@@ -5,6 +5,7 @@
 mod common;
 
 mod canvas;
+mod control;
 mod decode;
 mod devices;
 mod encode;

@@ -276,16 +276,17 @@ class Method:
         )
         return context, pooled
 
-    def predict(self, z, low, t, condition):
+    def predict(self, z, low, t, condition, view):
+        """One call of the UNet. `view` is what make_control_method_fixture.py needs besides: the step, the picture that z
+        is a part of, and the part's top and left in latent pixels."""
+        return self.unet(torch.cat([z, low], dim=1), t, **self.conditions(condition)).sample
+
+    def conditions(self, condition):
         context, pooled = condition
         side = float(self.region * self.factor)
         ids = torch.tensor([[side, side, 0.0, 0.0, side, side]], dtype=torch.float64)
-        return self.unet(
-            torch.cat([z, low], dim=1),
-            t,
-            encoder_hidden_states=context,
-            added_cond_kwargs={"text_embeds": pooled, "time_ids": ids},
-        ).sample
+        added = {"text_embeds": pooled, "time_ids": ids}
+        return {"encoder_hidden_states": context, "added_cond_kwargs": added}
 
     def encode(self, image, height, width):
         """Latents of `height` x `width` from a picture that reflection continues to their size."""
@@ -324,7 +325,8 @@ class Method:
         small_h, small_w = (
             stride * max(1, math.floor(n / stride + 0.5)) for n in (side / aspect, side * aspect)
         )
-        small = self.encode(lanczos(image, small_w * f, small_h * f), small_h, small_w)
+        small_image = lanczos(image, small_w * f, small_h * f)
+        small = self.encode(small_image, small_h, small_w)
         small_noise = noise_field(case.seed, *small.shape[1:], draw=1).double()
 
         overlap = math.floor(case.overlap * side + 0.5)
@@ -354,7 +356,8 @@ class Method:
                         {name: composer if ".attn2." in name else kept for name, kept in own.items()}
                     )
                     composer.recording, composer.place, composer.shape = True, None, (small_h, small_w)
-                    self.predict(sampler.diffused(small, small_noise, i), small, t, condition)
+                    noised = sampler.diffused(small, small_noise, i)
+                    self.predict(noised, small, t, condition, (i, small_image, (0, 0)))
                 composer.recording, composer.shape = False, (side, side)
 
             # Section 2.3: every region, fused.
@@ -381,7 +384,7 @@ class Method:
                     self.unet.set_attn_processor(
                         {name: composer if ".attn2." in name else kept for name, kept in own.items()}
                     )
-                    outputs.append(self.predict(*window, t, condition))
+                    outputs.append(self.predict(*window, t, condition, (i, resized, (y, x))))
                 eps = outputs[0]
                 if case.guidance > 1:
                     eps = outputs[1] + case.guidance * (outputs[0] - outputs[1])

@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod control;
 mod flux2;
 mod flux2_klein;
 mod gpu;

@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod control;
 mod files;
 mod flux2;
 mod flux2_klein;

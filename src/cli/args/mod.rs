@@ -1,6 +1,7 @@
 //! All options: names, help, ranges, and their conversion to settings of the pipeline.
 
 mod content;
+mod control;
 mod doctor;
 mod edit;
 mod files;
@@ -46,6 +47,7 @@ use size::SizeArgs;
 use work::WorkArgs;
 
 pub use content::{CaptionerArg, ContentArgs};
+pub use control::{ControlArgs, ControlChoice};
 pub use doctor::DoctorArgs;
 pub use edit::EditArgs;
 pub use files::FilesArgs;
@@ -121,7 +123,10 @@ const NOT_OF_GENERATE: [&str; 7] = [
 ];
 
 /// Options of the enlargement, which a base picture alone does not have.
-const OF_ENLARGING: [&str; 13] = [
+const OF_ENLARGING: [&str; 16] = [
+    "control",
+    "control_kind",
+    "control_image",
     "strength",
     "denoise_steps",
     "gsp",
@@ -362,6 +367,8 @@ pub struct JobArgs {
     pub reuse: ReuseArgs,
     #[command(flatten)]
     pub model: ModelArgs,
+    #[command(flatten)]
+    pub control: ControlArgs,
     #[command(flatten)]
     pub machine: MachineArgs,
     #[command(flatten)]

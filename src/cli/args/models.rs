@@ -82,7 +82,7 @@ pub struct ListArgs {
 pub struct AddArgs {
     /// Name of the model
     pub name: String,
-    /// A folder in diffusers layout, a .safetensors or a .gguf file; or a LLaVA model
+    /// A folder in diffusers layout, a .safetensors or a .gguf file; or a LLaVA model, or a ControlNet
     pub path: PathBuf,
     /// A LoRA to merge: a file, or an installed LoRA's name; may be given several times
     #[arg(long, value_name = "FILE[:SCALE]",

@@ -7,7 +7,7 @@ use clap::{
 };
 
 use super::{
-    ContentArgs, JobArgs, LlavaArgs, ModelArgs, machine::MachineArgs, mask::MaskArgs,
+    ContentArgs, ControlArgs, JobArgs, LlavaArgs, ModelArgs, machine::MachineArgs, mask::MaskArgs,
     read::ReadArgs, repaint::RepaintArgs, size::SizeArgs,
 };
 use crate::cli::usage;
@@ -89,7 +89,8 @@ pub fn refusal(matches: &ArgMatches) -> Option<String> {
 
 /// `true` for options that `pipe` itself takes.
 fn is_own(id: &str) -> bool {
-    OWN.contains(&id) || has::<ModelArgs>(id) || has::<MachineArgs>(id) || has::<LlavaArgs>(id)
+    let is_of_model = has::<ModelArgs>(id) || has::<ControlArgs>(id);
+    OWN.contains(&id) || is_of_model || has::<MachineArgs>(id) || has::<LlavaArgs>(id)
 }
 
 /// `true` for options that a request may set.

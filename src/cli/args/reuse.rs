@@ -55,11 +55,12 @@ const CAPTION: [(&str, Shape); 4] = [
     ("caption_seed", Shape::Number),
 ];
 /// Settings that are read elsewhere here, or that say nothing of a next run.
-const OTHERS: [&str; 14] = [
+const OTHERS: [&str; 16] = [
     "version",
     "model",
     "loras",
     "embeddings",
+    "controls",
     "size",
     "captioner",
     "caption_model",
@@ -131,6 +132,7 @@ pub fn reused(
     reused.captioner(&record, &free)?;
     reused.model(&record, &free)?;
     reused.embeddings(&record, &free)?;
+    reused.controls(&record, free(&["control", "control_kind", "control_image"]))?;
     reused.others(&record);
     Ok(reused)
 }
@@ -305,6 +307,36 @@ impl Reused {
                 "its prompts use embeddings {names}: name their files with --embedding"
             )),
         }
+    }
+
+    /// The ControlNets, by the names that they are installed under. They were there for an enlargement.
+    fn controls(&mut self, record: &Map<String, Value>, free: bool) -> Result<(), String> {
+        let Some(value) = record.get("controls").filter(|_| free) else { return Ok(()) };
+        let controls = value.as_array().ok_or_else(|| wrong("controls", value))?;
+        for control in controls {
+            let number = |value: &Value| value.as_f64().map(|number| number.to_string());
+            let text = |key: &str| control.get(key).and_then(Value::as_str);
+            let numbers = ["/scale", "/range/0", "/range/1"];
+            let numbers = numbers.map(|place| control.pointer(place).and_then(number));
+            let (Some(name), Some(kind), [Some(scale), Some(start), Some(end)]) =
+                (text("model"), text("kind"), numbers)
+            else {
+                return Err(wrong("controls", control));
+            };
+            if let Some(image) = text("image") {
+                return Err(format!(
+                    "its ControlNet {name} saw a picture of its own ({image}): name both with --control and --control-image"
+                ));
+            }
+            if !is_installed(name, Kind::Control) {
+                return Err(format!(
+                    "its ControlNet {name} is not installed under this name: name it with --control"
+                ));
+            }
+            self.push("control", &format!("{name}:{scale}:{start}-{end}"));
+            self.push("control_kind", kind);
+        }
+        Ok(())
     }
 
     /// Says what is left out.

@@ -83,6 +83,9 @@ impl fmt::Display for Plan {
                 writeln!(f, "calls         {calls} in batches of {batch}")?;
             }
         }
+        for control in &self.controls {
+            writeln!(f, "control       {control}")?;
+        }
         for note in &sampling.notes {
             writeln!(f, "note          {note}")?;
         }

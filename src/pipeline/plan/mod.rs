@@ -1,5 +1,6 @@
 //! Plan of a job, computed before it runs: sizes, regions, timesteps, tiles, memory.
 
+mod call;
 mod display;
 pub mod geometry;
 mod layerwise;
@@ -30,9 +31,11 @@ pub use work::WorkAmounts;
 use crate::image::PictureShape;
 
 use super::{
+    control::ControlUse,
     engine::Engine,
     error::Error,
     finish::{Finish, PIXEL_BYTES},
+    model::Model,
     profile::ProfileRow,
     progress::{Outline, Stage},
     prompts::Prompts,
@@ -70,6 +73,8 @@ pub struct Plan {
     pub keeps_decoded: bool,
     /// False where the output is the resized input alone, and no network runs.
     pub repaints: bool,
+    /// The controls that work, each as users read it.
+    pub controls: Vec<String>,
     /// What the networks compute in each stage.
     pub work: WorkAmounts,
     /// Backend and precision (`Runner::computes_on`).
@@ -113,6 +118,7 @@ impl Plan {
             SamplingPlan::resolve(&model.scheduler, &schedule, &model.defaults, settings)?;
         let wanted = (sampling.guidance.is_some(), settings.captions_differ());
         let text_chunks = Prompts::new(settings)?.chunks(&model.blueprints.text, wanted)?;
+        let controls = controls(model, settings, sampling.steps.len())?;
         let vae_tiling = VaeTiling::choose(model, runner, settings, &geometry)?;
         let mask = settings.mask.as_ref().map(|mask| MaskPlan::new(mask, &geometry)).transpose()?;
         let regions = regions::of_steps(settings, &geometry, &sampling, mask.as_ref());
@@ -145,6 +151,7 @@ impl Plan {
             prior_sizes: model.blueprints.denoiser.prior_sizes(height, width),
             keeps_decoded: Finish::new(settings).needs_whole(),
             repaints,
+            controls,
             work,
             computes_on: runner.computes_on(),
             devices: engine.devices(),
@@ -248,4 +255,36 @@ impl Plan {
             steps: self.sampling.steps.len(),
         }
     }
+}
+
+/// The controls of a job in words: name, kind, scale, and the steps in which it works where these are not all.
+///
+/// # Errors
+/// [`Error::Control`]: one that the model does not have, or a setting that it cannot have.
+fn controls(model: &Model, settings: &Settings, steps: usize) -> Result<Vec<String>, Error> {
+    let describe = |of: &ControlUse| {
+        let names = model.controls();
+        let Some((name, control)) =
+            names.get(of.control).zip(model.blueprints.controls.get(of.control))
+        else {
+            let reason = format!("the model has {} controls", names.len());
+            return Err(Error::Control { control: of.control.to_string(), reason });
+        };
+        let refuse = |reason: String| Error::Control { control: name.clone(), reason };
+        of.fault().map_or(Ok(()), |fault| Err(refuse(fault)))?;
+        control.check_kind(of.kind).map_err(|error| refuse(error.to_string()))?;
+        let mut works = (0..steps).filter(|&index| of.works_in(index, steps));
+        let (first, last) = (works.next(), works.next_back());
+        let of_picture =
+            of.picture.as_ref().map_or_else(String::new, |own| format!(" of {}", own.name));
+        let when = match (first, last.or(first)) {
+            (Some(0), Some(last)) if last + 1 == steps => String::new(),
+            (Some(first), Some(last)) => {
+                format!(", predictions {} to {} of {steps}", first + 1, last + 1)
+            }
+            _ => ", in no step".to_owned(),
+        };
+        Ok(format!("{name}: {}{of_picture}, scale {}{when}", of.kind.name(), of.scale))
+    };
+    settings.controls.iter().map(describe).collect()
 }

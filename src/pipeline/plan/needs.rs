@@ -22,8 +22,8 @@ use crate::{
     backend::{Activation, Trace},
     caption::{CaptionBatch, CaptionMemory, CaptionRequest, Rect},
     model::{
-        denoiser::{MicroConditioning, Prior},
-        text::{PromptSyntax, TextConditioning},
+        denoiser::Prior,
+        text::PromptSyntax,
         vae::{FeatureMaps, GlobalState, Globals, LayerwiseSize, MeasuredPart},
     },
     pipeline::{
@@ -124,7 +124,7 @@ pub struct Draft<'a> {
     pub geometry: &'a Geometry,
     pub vae_tiling: VaeTiling,
     /// The most chunks of a text.
-    text_chunks: usize,
+    pub(super) text_chunks: usize,
     pub(super) sampling: &'a SamplingPlan,
     pub(super) regions: &'a [Arc<StepRegions>],
     pub(super) mask: Option<&'a MaskPlan>,
@@ -184,10 +184,12 @@ impl<'a> Draft<'a> {
         Ok(Some((captions.footprint(), needs, captions.vocabulary() * VOCABULARY_ENTRY_BYTES)))
     }
 
-    /// Bytes of the input picture and of the mask, held for the whole job.
+    /// Bytes of the input picture, of the mask, and of controls' own pictures, held for the whole job.
     pub fn picture_bytes(&self) -> usize {
         let mask = self.settings.mask.as_ref().map_or(0, Mask::memory_bytes);
-        (self.geometry.input.memory_bytes() + mask) as usize
+        let own = self.settings.controls.iter().filter_map(|of| of.picture.as_ref());
+        let own: u64 = own.map(|own| own.picture.shape().memory_bytes()).sum();
+        (self.geometry.input.memory_bytes() + mask + own) as usize
     }
 
     /// Bytes that reading the picture takes besides.
@@ -348,7 +350,8 @@ impl<'a> Draft<'a> {
     pub fn denoise(&self, batch: usize) -> Result<Needs, Error> {
         let Geometry { grid, low_resolution, shape, .. } = self.geometry;
         let pair = if self.sampling.guidance.is_some() { 2 } else { 1 };
-        let batch = pair * batch.min(self.most_regions());
+        let regions = batch.min(self.most_regions());
+        let batch = pair * regions;
         let (height, width) = grid.region_size();
         let size = (batch, height, width);
         let mut needs = Needs { device: self.condition_bytes(), ..Needs::default() };
@@ -366,7 +369,10 @@ impl<'a> Draft<'a> {
             }
         }
         let latents = batch * height * width * shape.channels * size_of::<f32>();
-        needs.host = self.mapped_bytes() + (4 + self.waiting()) * latents + self.preview_bytes();
+        needs.host = self.mapped_bytes()
+            + (4 + self.waiting()) * latents
+            + self.preview_bytes()
+            + self.control_bytes(regions);
         Ok(needs)
     }
 
@@ -477,32 +483,6 @@ impl<'a> Draft<'a> {
             }
         }
         Ok(PassMemory { products: 1.0, ..PassMemory::default() })
-    }
-
-    /// One call of the denoiser on shapes.
-    fn call(
-        &self,
-        (batch, height, width): (usize, usize, usize),
-        prior: Prior<'_>,
-        trace: &Trace,
-    ) -> Result<(), Error> {
-        let Blueprints { denoiser, text, .. } = &*self.model.blueprints;
-        let (shape, dtype) = (self.geometry.shape, self.runner.dtype());
-        let channels = shape.channels * if shape.sees_low_resolution { 2 } else { 1 };
-        let sample = trace.activation((batch, height, width, channels), dtype);
-        // Before the call: host values and their parts.
-        trace.pass(4 * sample.bytes());
-        let (context, pooled) = text.widths();
-        let tokens = text.tokens_of(self.text_chunks);
-        let texts = TextConditioning {
-            context: trace.activation((batch, tokens, context), dtype),
-            pooled: pooled.map(|width| trace.activation((batch, width), dtype)),
-            lengths: text.has_lengths().then(|| vec![tokens; batch]),
-        };
-        let nothing = MicroConditioning { original: (0, 0), crop: (0, 0), target: (0, 0) };
-        let conditioning = denoiser.condition(&texts, nothing)?;
-        denoiser.forward(&sample, 0.0, &conditioning, prior)?;
-        Ok(())
     }
 }
 

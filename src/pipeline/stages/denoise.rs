@@ -139,6 +139,7 @@ impl DenoiseLoop<'_> {
         let StepRegions { running, captions, .. } = &*plan.regions[index];
         let inputs = StepInputs {
             step: &plan.sampling.steps[index],
+            index,
             z: &z[index % 2],
             zl,
             low_resolution: low_resolution.as_ref(),

@@ -277,6 +277,7 @@ pub fn job_with(settings: Settings, scheduler: &str) -> JobSpec {
         memory,
         prior_sizes: Vec::new(),
         repaints: true,
+        controls: Vec::new(),
         keeps_decoded: Finish::new(&settings).needs_whole(),
         computes_on: "nothing".to_owned(),
         work: WorkAmounts::default(),

@@ -39,6 +39,8 @@ pub enum Kind {
     Vae,
     /// A low-rank change to a diffusion model.
     Lora,
+    /// A ControlNet beside a diffusion model's denoiser.
+    Control,
     /// Describing pictures.
     Captioner,
 }
@@ -90,6 +92,8 @@ pub enum Role {
     Vae,
     /// A LoRA.
     Lora,
+    /// A ControlNet.
+    Control,
     /// The vision tower of a captioner whose decoder is a GGUF file.
     Mmproj,
 }
@@ -178,6 +182,7 @@ impl Kind {
             Self::Diffusion => "diffusion",
             Self::Vae => "vae",
             Self::Lora => "lora",
+            Self::Control => "control",
             Self::Captioner => "captioner",
         }
     }
