@@ -12,6 +12,7 @@ mod contents;
 mod diffusers;
 #[cfg(feature = "embedded-model")]
 mod embedded;
+mod enlarger;
 mod error;
 mod families;
 mod file_kind;
@@ -48,6 +49,7 @@ mod tokenizer_files;
 mod weights_file;
 
 pub use contents::FileContents;
+pub use enlarger::EnlargerFiles;
 pub use error::WeightsError;
 #[cfg(feature = "mistralrs")]
 pub(crate) use fingerprint::folder_fingerprint;

@@ -4,6 +4,7 @@
 #![allow(dead_code, unused_imports, reason = "each test program uses its own part")]
 
 pub mod drawn;
+pub mod enlarger;
 mod folder;
 pub mod hub_server;
 pub mod models;

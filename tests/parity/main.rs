@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod enlarger;
 mod gpu;
 mod img2img;
 mod llava;

@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod enlarger;
 mod files;
 mod gguf;
 mod lora;
