@@ -1,18 +1,22 @@
 //! The model of a job: from `--model` and the options that change it to an engine on its devices.
 
-use std::{ffi::OsStr, path::Path};
+use std::{ffi::OsStr, path::Path, sync::Arc};
 
 use cupscale::{
     backend::{DeviceSpec, MatmulPrecision},
     candle::Device,
-    pipeline::{Engine, Error, ModelDefaults},
+    pipeline::{Engine, Error, FirstEnlarger, ModelDefaults},
     weights::{
-        ModelFiles, ModelSource,
+        EnlargerFiles, ModelFiles, ModelSource,
         registry::{self, Kind, ModelError, ResolvedModel, RunDefaults},
     },
 };
 
-use super::{args::ModelArgs, error::CliError, values::LoraArg};
+use super::{
+    args::ModelArgs,
+    error::CliError,
+    values::{self, LoraArg},
+};
 
 /// Loads a model onto devices; `note` receives warnings.
 pub fn load(
@@ -42,10 +46,24 @@ pub fn load(
 
 /// Checks a model's configurations and the headers of its weights.
 pub fn check(model: &OsStr) -> Result<(), CliError> {
+    if registry::resolve(model)?.kind == Some(Kind::Enlarger) {
+        return first(model).map(drop);
+    }
     let (files, _) = files(Some(model), &OwnParts::default(), &[])?;
     let device = DeviceSpec::Cpu.open().map_err(Error::from)?;
     Engine::load(&files, &device)?;
     Ok(())
+}
+
+/// The first enlarger of that name or in that file; `None` for Lanczos.
+pub fn first(name: &OsStr) -> Result<Option<Arc<FirstEnlarger>>, CliError> {
+    if name == values::LANCZOS {
+        return Ok(None);
+    }
+    let model = resolve(name, Kind::Enlarger)?;
+    let files = EnlargerFiles::open(&model.weights).map_err(Error::from)?;
+    let files = if model.kind.is_some() { files.with_name(model.name) } else { files };
+    Ok(Some(Arc::new(FirstEnlarger::new(files).map_err(Error::from)?)))
 }
 
 /// Parts that options put in the place of a model's own.

@@ -132,6 +132,9 @@ impl JobSpec {
             record["rsp"] = settings.rsp.into();
             record["color_fix"] = settings.colour_fix.name().into();
         }
+        if let Some(first) = &settings.first {
+            record["first"] = first.name().into();
+        }
         if let Some(generated) = &self.generated {
             record["generated"] = generated.clone();
         }
@@ -181,6 +184,9 @@ impl JobSpec {
         entry("input", input);
         entry("captions", digest(|hash| hash.update(captions)).into());
         entry("weights", model.fingerprint.as_str().into());
+        if let Some(first) = &settings.first {
+            entry("first_weights", first.fingerprint().into());
+        }
         entry("device", model.device.as_str().into());
         if let Some(format) = format {
             entry("format", format.extension().into());

@@ -11,6 +11,7 @@ mod cut_light;
 mod engine;
 mod error;
 mod finish;
+mod first;
 mod frames;
 mod generate;
 mod job;
@@ -34,12 +35,14 @@ pub(crate) mod work;
 
 pub use engine::Engine;
 pub use error::Error;
+pub use first::FirstEnlarger;
 pub use frames::Frames;
 pub use generate::{Generated, Generation, GenerationPlan, generate, plan_generation};
 pub use model::ModelShape;
 pub use model_defaults::ModelDefaults;
 pub use plan::{
     Plan,
+    first::FirstPlan,
     geometry::Geometry,
     memory::{MemoryPlan, MemoryStage, StageMemory},
     sampling::SamplingPlan,

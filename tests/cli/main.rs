@@ -7,6 +7,7 @@ mod common;
 mod devices;
 mod doctor;
 mod edit;
+mod first;
 mod folder;
 mod formats;
 mod help;

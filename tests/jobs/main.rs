@@ -8,6 +8,7 @@ mod canvas;
 mod decode;
 mod devices;
 mod encode;
+mod first;
 mod generate;
 mod inputs;
 mod kept;

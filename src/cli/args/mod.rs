@@ -116,7 +116,8 @@ const NOT_OF_GENERATE: [&str; 7] = [
 ];
 
 /// Options of the enlargement, which a base picture alone does not have.
-const OF_ENLARGING: [&str; 10] = [
+const OF_ENLARGING: [&str; 11] = [
+    "first",
     "strength",
     "denoise_steps",
     "gsp",

@@ -1,6 +1,8 @@
 //! Plan of a job, computed before it runs: sizes, regions, timesteps, tiles, memory.
 
 mod display;
+pub mod first;
+mod first_needs;
 pub mod geometry;
 mod layerwise;
 pub mod memory;
@@ -13,6 +15,7 @@ pub mod tiles;
 pub mod vae_tiling;
 mod work;
 
+use first::{FirstDraft, FirstPlan};
 use geometry::Geometry;
 use memory::MemoryPlan;
 use needs::Draft;
@@ -28,6 +31,7 @@ use super::{
     error::Error,
     finish::{Finish, PIXEL_BYTES},
     progress::{Outline, Stage},
+    runner::Compute as _,
     settings::Settings,
     work::files::WorkLayout,
 };
@@ -38,6 +42,8 @@ use super::{
 pub struct Plan {
     /// Sizes and places: input, canvas, regions.
     pub geometry: Geometry,
+    /// First enlargement by a network, if there is one.
+    pub first: Option<FirstPlan>,
     /// Sampler, steps and guidance.
     pub sampling: SamplingPlan,
     /// Memory of the stages, and the batch and tile chosen for it.
@@ -95,19 +101,23 @@ impl Plan {
         let schedule = model.schedule.clone().with_tokens(tokens);
         let mut sampling =
             SamplingPlan::resolve(&model.scheduler, &schedule, &model.defaults, settings)?;
+        let first = settings.first.as_ref();
+        let first = first.map(|first| FirstDraft::new(first, runner.device(), &geometry));
+        let first = first.transpose()?;
         let vae_tiling = VaeTiling::choose(model, runner, settings, &geometry)?;
         let (memory, work) = {
-            let draft = Draft::new(engine, settings, (&geometry, vae_tiling), &sampling);
+            let parts = (&geometry, vae_tiling);
+            let draft = Draft::new(engine, settings, parts, &sampling, first.as_ref());
             let memory = draft.plan()?;
             let work = draft.work(&memory)?;
             (memory, work)
         };
         let repaints = settings.repaints();
         if !repaints {
-            let note = "a blend of 0 is the resized input alone: the model does not run";
-            sampling.notes.push(note.to_owned());
+            sampling.notes.push(not_repainted(settings));
         }
         Ok(Self {
+            first: first.map(|first| first.plan),
             sampling,
             tile_rows: geometry.tiles(geometry.canvas.latent_height, memory.tile),
             tile_columns: geometry.tiles(geometry.canvas.latent_width, memory.tile),
@@ -150,6 +160,7 @@ impl Plan {
             steps,
             work: [
                 (Stage::Caption, regions as f64),
+                (Stage::Enlarge, work.enlarge),
                 (Stage::Encode, share * work.encode),
                 (Stage::Denoise, share * work.denoise),
                 (Stage::Decode, share * work.decode),
@@ -206,6 +217,9 @@ impl Plan {
             regions: (grid.len(), grid.region_size()),
             history: self.sampling.history(),
             low_resolution: *low_resolution,
+            enlarged: (self.first.as_ref()).map(|_| (canvas.height, canvas.width * PIXEL_BYTES)),
+            enlarging_bytes: (self.first.as_ref())
+                .map_or(0, |first| first.disk_bytes(self.memory.first_tile)),
             rows: (canvas.height, row_bytes),
             decoded_bytes: if self.keeps_decoded { decoded } else { 0 },
             map_bytes: self.map_bytes(),
@@ -213,5 +227,17 @@ impl Plan {
             tiles: if *generated { 0 } else { self.tiles() },
             steps: self.sampling.steps.len(),
         }
+    }
+}
+
+/// The note on a job whose output has nothing of the model.
+fn not_repainted(settings: &Settings) -> String {
+    let why = if settings.blend > 0.0 { "without steps" } else { "with a blend of 0" };
+    match &settings.first {
+        None => format!("{why} the output is the resized input alone: the model does not run"),
+        Some(first) => format!(
+            "{why} the output is the picture by {} alone: the diffusion model does not run",
+            first.name()
+        ),
     }
 }

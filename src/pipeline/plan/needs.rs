@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::{
+    first::FirstDraft,
     geometry::Geometry,
     layerwise::TracedMaps,
     preview::PreviewScale,
@@ -56,7 +57,7 @@ pub struct Needs {
 
 impl Needs {
     /// Adds a pass that does not overlap with the others.
-    fn add(&mut self, pass: &PassMemory) {
+    pub(super) fn add(&mut self, pass: &PassMemory) {
         self.device_working = self.device_working.max(pass.peak);
         self.scratch = self.scratch.max(pass.scratch);
         self.host_working = self.host_working.max(pass.host);
@@ -99,13 +100,13 @@ pub(super) enum WholeCanvas {
 #[derive(Clone, Debug, Default)]
 pub(super) struct PassMemory {
     /// Peak of the pass.
-    peak: usize,
+    pub(super) peak: usize,
     /// Scratch buffer of every CPU thread.
-    scratch: usize,
+    pub(super) scratch: usize,
     /// Bytes of the recorded layers.
-    recorded: usize,
+    pub(super) recorded: usize,
     /// Host memory of a block of a map, on its way to the disk.
-    host: usize,
+    pub(super) host: usize,
     /// Multiplications of the pass.
     pub(super) products: f64,
 }
@@ -120,6 +121,8 @@ pub struct Draft<'a> {
     pub geometry: &'a Geometry,
     pub vae_tiling: VaeTiling,
     pub(super) sampling: &'a SamplingPlan,
+    /// The first enlarger, if it is a network.
+    pub(super) first: Option<&'a FirstDraft>,
     /// The captioner's model, if the job asks one.
     captions: Option<Box<dyn CaptionMemory + 'a>>,
     /// Cache of traced passes; the search repeats them.
@@ -133,12 +136,24 @@ impl<'a> Draft<'a> {
         settings: &'a Settings,
         (geometry, vae_tiling): (&'a Geometry, VaeTiling),
         sampling: &'a SamplingPlan,
+        first: Option<&'a FirstDraft>,
     ) -> Self {
         let request = request(settings, geometry);
         let captions = request.and_then(|request| settings.captioner.memory(&request));
         let Engine { model, runner, .. } = engine;
         let traced = RefCell::default();
-        Self { engine, model, runner, settings, geometry, vae_tiling, sampling, captions, traced }
+        Self {
+            engine,
+            model,
+            runner,
+            settings,
+            geometry,
+            vae_tiling,
+            sampling,
+            first,
+            captions,
+            traced,
+        }
     }
 
     /// Possible caption batches, largest first; empty without a captioner's model.

@@ -10,6 +10,8 @@ use crate::pipeline::error::Error;
 /// Multiplications (each with its addition) of a job's networks.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct WorkAmounts {
+    /// By the first enlarger.
+    pub enlarge: f64,
     /// By the autoencoder's encoder.
     pub encode: f64,
     /// By the denoiser.
@@ -53,7 +55,8 @@ impl Draft<'_> {
         let regions = (pair * geometry.grid.len()) as f64 / batch as f64;
         let steps = self.sampling.steps.len() as f64;
         let denoise = steps * (regions * of_batch.products + of_whole);
-        Ok(WorkAmounts { encode, denoise, decode })
+        let enlarge = self.enlarging(memory.first_tile)?.products;
+        Ok(WorkAmounts { enlarge, encode, denoise, decode })
     }
 
     /// Products of a pass over every tile, whose cores have `side` image pixels and a rim, if over `largest` they are

@@ -46,7 +46,7 @@ pub fn canvas(
     let alpha = context.picture.alpha_resizer(size.width as u32, size.height as u32)?;
     let finish = Finish::new(&context.spec.settings);
     let source = match finish.tile_sees_input() {
-        true => Some(Canvased::new(context.picture, size.width, size.height)?),
+        true => Some(Canvased::new(context.source(), size.width, size.height)?),
         false => None,
     };
     let WorkFolder { path, files, journal, .. } = work;

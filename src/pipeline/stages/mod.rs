@@ -8,6 +8,7 @@ pub mod context;
 pub mod decode;
 pub mod denoise;
 pub mod encode;
+pub mod enlarge;
 mod layerwise;
 mod predict;
 mod preview;

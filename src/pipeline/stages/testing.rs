@@ -255,10 +255,12 @@ pub fn job_with(settings: Settings, scheduler: &str) -> JobSpec {
         keeps_parts: true,
         batch: 4,
         tile: 20,
+        first_tile: 32,
         captions: None,
         stages: Vec::new(),
     };
     let plan = Plan {
+        first: None,
         sampling,
         tile_rows: geometry.tiles(canvas.latent_height, memory.tile),
         tile_columns: geometry.tiles(canvas.latent_width, memory.tile),
@@ -283,7 +285,7 @@ pub fn picture() -> Picture {
 
 /// Context of a stage.
 pub fn context<'a>(runner: &'a Fake, picture: &'a Picture, spec: &'a JobSpec) -> Context<'a> {
-    Context { runner, others: &[], picture, spec }
+    Context { runner, others: &[], picture, enlarged: None, spec }
 }
 
 /// As [`context`], with further devices.
@@ -293,7 +295,7 @@ pub fn context_of<'a>(
     picture: &'a Picture,
     spec: &'a JobSpec,
 ) -> Context<'a> {
-    Context { runner, others, picture, spec }
+    Context { runner, others, picture, enlarged: None, spec }
 }
 
 /// A work folder that is removed with the test.

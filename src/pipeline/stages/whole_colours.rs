@@ -33,7 +33,7 @@ impl<'a> WholeColours<'a> {
         let Some(picture) = finish.measure() else { return Ok(None) };
         let canvas = context.spec.plan.geometry.canvas;
         let (width, height) = (canvas.width, canvas.height);
-        let source = Canvased::new(context.picture, width, height)?;
+        let source = Canvased::new(context.source(), width, height)?;
         let rows = MapFile::create(folder, (width, 3))?;
         Ok(Some(Self { finish, source, width, height, folder, rows, picture }))
     }

@@ -10,7 +10,7 @@ use super::{
 use crate::weights::file_kind::FileKind;
 use crate::weights::hub::{TransferProgress, TransferWork, sha256_file};
 use crate::weights::source::{has_extension, in_hub_cache, refuse_foreign};
-use crate::weights::{LlavaFiles, WeightsError, lora};
+use crate::weights::{EnlargerFiles, LlavaFiles, WeightsError, lora};
 
 /// Extensions of files that belong to a model, among all that may lie in a folder.
 const EXTENSIONS: [&str; 6] = ["safetensors", "gguf", "json", "txt", "model", "jinja"];
@@ -20,7 +20,7 @@ const MAX_DEPTH: usize = 3;
 /// The user's own weights.
 #[derive(Clone, Debug, Default)]
 pub struct OwnWeights {
-    /// model: a folder in diffusers layout, a `.safetensors` or a `.gguf` file; or a LLaVA model
+    /// model: a folder in diffusers layout, a `.safetensors` or a `.gguf` file; or a LLaVA model, or an enlarging network
     pub weights: PathBuf,
     /// LoRAs, each a file or the name of an installed LoRA, with its scale
     pub loras: Vec<(PathBuf, f64)>,
@@ -58,8 +58,16 @@ pub fn add(
         return taken("an installed model", true);
     }
     let kind = kind_of(&own.weights);
-    if kind == Kind::Captioner {
-        check_captioner(&own)?;
+    match kind {
+        Kind::Captioner => check_alone(
+            &own,
+            "a LLaVA model describes pictures: it has no LoRA, UNet, text encoder, VAE, or sampling",
+        )?,
+        Kind::Enlarger => check_alone(
+            &own,
+            "an enlarging network alone: it has no LoRA, UNet, text encoder, VAE, or sampling",
+        )?,
+        _ => {}
     }
     // What is wrong with the files is said before anything is made for them.
     gather(store, &own, kind)?;
@@ -116,20 +124,24 @@ fn gather(
 
 /// Purpose of weights, by their description.
 fn kind_of(path: &Path) -> Kind {
-    if LlavaFiles::is_at(path) { Kind::Captioner } else { Kind::Diffusion }
+    if EnlargerFiles::is_at(path) {
+        Kind::Enlarger
+    } else if LlavaFiles::is_at(path) {
+        Kind::Captioner
+    } else {
+        Kind::Diffusion
+    }
 }
 
-/// Refuses changes to a diffusion model for a captioner.
-fn check_captioner(own: &OwnWeights) -> Result<(), ModelError> {
+/// Refuses changes to a diffusion model for what is none.
+fn check_alone(own: &OwnWeights, reason: &str) -> Result<(), ModelError> {
     let parts = [&own.denoiser, &own.text_encoder, &own.vae];
     if own.loras.is_empty() && parts.iter().all(|part| part.is_none()) && own.run.is_empty() {
         return Ok(());
     }
     Err(ModelError::NotWeights {
         path: own.weights.display().to_string(),
-        reason:
-            "a LLaVA model describes pictures: it has no LoRA, UNet, text encoder, VAE, or sampling"
-                .to_owned(),
+        reason: reason.to_owned(),
     })
 }
 
@@ -175,6 +187,9 @@ fn find(path: &Path, role: Role, kind: Kind) -> Result<Source, ModelError> {
         Ok(absolute) if absolute.exists() => in_hub_cache(&absolute),
         _ => return not("no such file or folder"),
     };
+    if kind == Kind::Enlarger {
+        return Ok(enlarger(path));
+    }
     let mut names = Vec::new();
     if path.is_dir() {
         let needed = match role {
@@ -216,6 +231,22 @@ fn find(path: &Path, role: Role, kind: Kind) -> Result<Source, ModelError> {
         .map(|path| FileEntry { path, size: None, sha256: None, optional: false })
         .collect();
     Ok(Source { repository: None, revision: None, role, path: Some(path.clone()), files })
+}
+
+/// The files of an enlarging network, one or a pair, in their folder.
+fn enlarger(path: &Path) -> Source {
+    let paths =
+        EnlargerFiles::open(path).map_or_else(|_| Vec::new(), |files| files.paths().to_vec());
+    let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let (place, names) = match &paths[..] {
+        [] | [_] => (path.to_owned(), vec![String::new()]),
+        several => (path.parent().unwrap_or(path).to_owned(), several.iter().map(name).collect()),
+    };
+    let files = names
+        .into_iter()
+        .map(|path| FileEntry { path, size: None, sha256: None, optional: false })
+        .collect();
+    Source { repository: None, revision: None, role: Role::Model, path: Some(place), files }
 }
 
 /// Notes sizes and digests of the user's own files.

@@ -41,6 +41,8 @@ pub enum Kind {
     Lora,
     /// Describing pictures.
     Captioner,
+    /// Enlarging pictures before they are repainted.
+    Enlarger,
 }
 
 /// Terms of use.
@@ -176,6 +178,7 @@ impl Kind {
             Self::Vae => "vae",
             Self::Lora => "lora",
             Self::Captioner => "captioner",
+            Self::Enlarger => "enlarger",
         }
     }
 }
