@@ -4,6 +4,7 @@
 mod common;
 
 mod control;
+mod enlarger;
 mod files;
 mod flux2;
 mod flux2_klein;
