@@ -69,7 +69,7 @@ fn of_job(error: &Error) -> String {
         ) => match contents {
             FileContents::Lora => " (--lora)".to_owned(),
             FileContents::Denoiser(_) => " (--unet)".to_owned(),
-            FileContents::T5 => " (--text-encoder)".to_owned(),
+            FileContents::T5 | FileContents::Qwen3 => " (--text-encoder)".to_owned(),
             FileContents::Vae | FileContents::TinyVae => " (--vae)".to_owned(),
             _ => String::new(),
         },
