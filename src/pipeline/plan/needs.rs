@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     backend::{Activation, Trace},
-    caption::{CaptionBatch, CaptionMemory, CaptionRequest, Rect},
+    caption::{CaptionBatch, CaptionMemory, CaptionRequest, Rect, wording::CaptionLength},
     model::{
         denoiser::{MicroConditioning, Prior},
         text::TextConditioning,
@@ -134,7 +134,8 @@ impl<'a> Draft<'a> {
         (geometry, vae_tiling): (&'a Geometry, VaeTiling),
         sampling: &'a SamplingPlan,
     ) -> Self {
-        let request = request(settings, geometry);
+        let length = CaptionLength::of_room(engine.model.blueprints.text.tokenizers().room());
+        let request = request(settings, geometry).map(|it| CaptionRequest { length, ..it });
         let captions = request.and_then(|request| settings.captioner.memory(&request));
         let Engine { model, runner, .. } = engine;
         let traced = RefCell::default();
@@ -494,5 +495,6 @@ fn request<'a>(settings: &'a Settings, geometry: &Geometry) -> Option<CaptionReq
         let (width, height) = geometry.shown_whole();
         (width as usize, height as usize)
     });
-    Some(CaptionRequest { prompt: &settings.prompt, regions, whole })
+    let length = CaptionLength::default();
+    Some(CaptionRequest { prompt: &settings.prompt, regions, whole, length })
 }

@@ -13,7 +13,7 @@ use super::context::Context;
 use crate::{
     backend::{Params, Reading},
     canvas::{CanvasSize, RegionGrid},
-    caption::wording::Fits,
+    caption::wording::{CaptionLength, Fits},
     image::{Format, Output, Picture},
     model::{
         denoiser::{Conditioning, Denoiser, MicroConditioning, Prior},
@@ -142,6 +142,10 @@ impl Compute for Fake {
 
     fn cut(&self, text: &str) -> Result<Option<Cut>, Error> {
         Ok((text.len() > 20).then_some(Cut { tokens: text.len(), is_all: true, limit: 20, at: 20 }))
+    }
+
+    fn caption_length(&self) -> CaptionLength {
+        CaptionLength::default()
     }
 
     fn fits(&self) -> Fits<'static> {
