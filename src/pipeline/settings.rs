@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::{
     canvas::{Fusion, SizeSpec},
     caption::{Captioner, attributes::Attributes},
-    sampler::{Denoise, SamplerKind, TimestepSpacing},
+    sampler::{Denoise, SamplerKind, SigmaChoice, TimestepSpacing},
 };
 
 /// Default values of all settings; a test checks the README's table of options against them.
@@ -104,6 +104,8 @@ pub struct Settings {
     pub eta: Option<f64>,
     /// Spacing of the timesteps.
     pub spacing: Option<TimestepSpacing>,
+    /// Noise levels of the solvers in σ.
+    pub sigmas: Option<SigmaChoice>,
     /// Explicit timesteps of the whole schedule, highest first; takes precedence over `steps`.
     pub timesteps: Option<Vec<usize>>,
     /// Steps of the whole schedule, N ≥ 1.
@@ -172,6 +174,7 @@ impl Default for Settings {
             sampler: None,
             eta: None,
             spacing: None,
+            sigmas: None,
             timesteps: None,
             steps: None,
             denoise: None,
