@@ -3,12 +3,14 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod distilled;
 mod files;
 mod gguf;
 mod lora;
 mod model;
 mod pixart;
 mod quantize;
+mod qwen3;
 mod sd3;
 mod single_file;
 mod text_encoder;
