@@ -235,6 +235,19 @@ def weights():
         ("clip.vision.attention.head_count", 4, u32(1)),
         ("clip.vision.block_count", 4, u32(1)),
     ]
+    pieces = ["a", "b", "ab", "<|endoftext|>", "<|im_start|>", "<|im_end|>", "[PAD6]"]
+    qwen = [
+        ("general.architecture", 8, string("qwen3")),
+        ("qwen3.block_count", 4, u32(2)),
+        ("qwen3.attention.layer_norm_rms_epsilon", 6, struct.pack("<f", 1e-6)),
+        ("qwen3.rope.freq_base", 6, struct.pack("<f", 1e6)),
+        ("tokenizer.ggml.model", 8, string("gpt2")),
+        ("tokenizer.ggml.pre", 8, string("qwen2")),
+        ("tokenizer.ggml.tokens", 9, array(8, [string(piece) for piece in pieces])),
+        ("tokenizer.ggml.token_type", 9, array(5, [u32(kind) for kind in [1, 1, 1, 3, 3, 3, 5]])),
+        ("tokenizer.ggml.merges", 9, array(8, [string("a b")])),
+    ]
+    seed("gguf", "qwen3", gguf(qwen, [("token_embd.weight", [4, 7])]))
     seed("gguf", "llama", gguf(entries, [("token_embd.weight", [4, 7]), ("v.blk.0.ln1.weight", [4])]))
     for path in sorted((FIXTURES / "enlarger" / "ncnn").glob("*.param")):
         # The numbers are too long for a seed; the text is what is read.

@@ -51,6 +51,7 @@ const FIELDS: &[(&str, Range)] = &[
     ("out_channels", WIDTH),
     ("projection_class_embeddings_input_dim", WIDTH),
     ("resnet_out_scale_factor", SIGNED),
+    ("reverse_transformer_layers_per_block", BLOCKS),
     ("sample_size", PIXELS),
     ("time_embedding_dim", (1.0, 262_144.0)),
     ("transformer_layers_per_block", BLOCKS),

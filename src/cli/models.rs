@@ -98,6 +98,7 @@ fn add(store: &Store, args: &AddArgs) -> Result<(), CliError> {
             profile: args.profile.map(|profile| profile.name().to_owned()),
             sampler: args.sampler.map(|sampler| sampler.name().to_owned()),
             timestep_spacing: args.timestep_spacing.map(|spacing| spacing.name().to_owned()),
+            sigmas: args.sigmas.map(|sigmas| sigmas.name().to_owned()),
             timesteps: args.timesteps.clone(),
             steps: args.steps,
             strength: args.strength,

@@ -202,6 +202,9 @@ impl JobSpec {
         if let Some(spacing) = sampling.spacing {
             record["spacing"] = spacing.name().into();
         }
+        if let Some(sigmas) = sampling.sigmas {
+            record["sigmas"] = sigmas.name().into();
+        }
         if let Timesteps::List(list) = &sampling.timesteps {
             record["timesteps"] = list.clone().into();
         }

@@ -5,14 +5,14 @@ use serde_json::Value;
 
 use crate::{
     ranges,
-    sampler::{Denoise, SamplerKind, TimestepSpacing},
+    sampler::{Denoise, SamplerKind, SigmaChoice, TimestepSpacing},
 };
 
 use super::profile::Profile;
 
 /// Sampling defaults of a model beyond its scheduler config; the user's settings override all of them.
 ///
-/// Read from JSON with the keys `profile`, `sampler`, `timestep_spacing`, `timesteps`, `steps`, `strength` or
+/// Read from JSON with the keys `profile`, `sampler`, `timestep_spacing`, `sigmas`, `timesteps`, `steps`, `strength` or
 /// `denoise_steps`, `guidance`, `eta`, `native_size` and `overlap`; other keys are ignored. A model's own stand
 /// under the key `cupscale` of its `model_index.json`; a manifest's take precedence.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -24,6 +24,8 @@ pub struct ModelDefaults {
     pub sampler: Option<SamplerKind>,
     /// Spacing of the timesteps.
     pub spacing: Option<TimestepSpacing>,
+    /// Noise levels of the steps; used only with samplers that have a choice.
+    pub sigmas: Option<SigmaChoice>,
     /// Explicit timesteps, highest first; takes precedence over `steps`.
     pub timesteps: Option<Vec<usize>>,
     /// Steps of the whole schedule, N ≥ 1.
@@ -46,6 +48,7 @@ struct RawModelDefaults {
     profile: Option<Profile>,
     sampler: Option<SamplerKind>,
     timestep_spacing: Option<TimestepSpacing>,
+    sigmas: Option<SigmaChoice>,
     timesteps: Option<Vec<usize>>,
     steps: Option<usize>,
     strength: Option<f64>,
@@ -66,6 +69,7 @@ impl TryFrom<Value> for ModelDefaults {
             profile,
             sampler,
             timestep_spacing,
+            sigmas,
             timesteps,
             steps,
             guidance,
@@ -106,6 +110,7 @@ impl TryFrom<Value> for ModelDefaults {
             profile,
             sampler,
             spacing,
+            sigmas,
             timesteps,
             steps,
             denoise,
@@ -132,6 +137,7 @@ impl ModelDefaults {
             profile: self.profile.or(others.profile),
             sampler: self.sampler.or(others.sampler),
             spacing: self.spacing.or(others.spacing),
+            sigmas: self.sigmas.or(others.sigmas),
             timesteps,
             steps,
             denoise,
@@ -152,6 +158,7 @@ mod tests {
     fn model_defaults_that_make_no_sense_say_which_key() {
         for (text, key) in [
             (r#"{"sampler": "dpm"}"#, "dpm"),
+            (r#"{"sigmas": "normal"}"#, "normal"),
             (r#"{"steps": 0}"#, "steps"),
             (r#"{"timesteps": [1, 2]}"#, "timesteps"),
             (r#"{"timesteps": []}"#, "timesteps"),
@@ -177,8 +184,8 @@ mod tests {
             r#"{"sampler": "ddim", "eta": 0.5, "steps": 4, "denoise_steps": 1, "overlap": 0.25}"#;
         assert_eq!(read("{}").or(read(own)), read(own));
         assert_eq!(
-            read(r#"{"steps": 8, "overlap": 0}"#).or(read(own)),
-            read(r#"{"sampler": "ddim", "eta": 0.5, "steps": 8, "overlap": 0}"#)
+            read(r#"{"steps": 8, "overlap": 0, "sigmas": "beta"}"#).or(read(own)),
+            read(r#"{"sampler": "ddim", "eta": 0.5, "steps": 8, "overlap": 0, "sigmas": "beta"}"#)
         );
         assert_eq!(
             read(r#"{"sampler": "tcd", "guidance": 2}"#).or(read(own)),

@@ -9,7 +9,7 @@ use tracing::{debug, debug_span};
 
 use crate::{
     backend::{MatmulPrecision, Reading, device_name, give_back_all, give_back_freed},
-    caption::wording::Fits,
+    caption::wording::{CaptionLength, Fits},
     model::{
         denoiser::{
             Conditioning, Control, ControlKind, ControlPicture, ControlSignal, Denoiser,
@@ -67,6 +67,9 @@ pub trait Compute: Sync {
 
     /// Predicate: the model takes the text uncut.
     fn fits(&self) -> Fits<'static>;
+
+    /// Length of captions that the model reads whole.
+    fn caption_length(&self) -> CaptionLength;
 
     /// Callback that unloads all parts of the model from the device.
     fn make_room(&self) -> Arc<dyn Fn() + Send + Sync>;
@@ -351,6 +354,10 @@ impl Compute for Runner {
         // A text that a tokenizer rejects is reported when it is encoded.
         let blueprints = Arc::clone(&self.blueprints);
         Box::new(move |text| matches!(blueprints.text.tokenizers().cut(text), Ok(None)))
+    }
+
+    fn caption_length(&self) -> CaptionLength {
+        CaptionLength::of_room(self.blueprints.text.tokenizers().room())
     }
 
     fn make_room(&self) -> Arc<dyn Fn() + Send + Sync> {

@@ -8,7 +8,7 @@ use crate::{
     canvas::{Fusion, SizeSpec},
     caption::{Captioner, attributes::Attributes},
     model::text::PromptSyntax,
-    sampler::{Denoise, SamplerKind, TimestepSpacing},
+    sampler::{Denoise, SamplerKind, SigmaChoice, TimestepSpacing},
 };
 
 use super::{mask::Mask, profile::ProfileRow};
@@ -114,6 +114,8 @@ pub struct Settings {
     pub eta: Option<f64>,
     /// Spacing of the timesteps.
     pub spacing: Option<TimestepSpacing>,
+    /// Noise levels of the solvers in σ.
+    pub sigmas: Option<SigmaChoice>,
     /// Explicit timesteps of the whole schedule, highest first; takes precedence over `steps`.
     pub timesteps: Option<Vec<usize>>,
     /// Steps of the whole schedule, N ≥ 1.
@@ -203,6 +205,7 @@ impl Default for Settings {
             sampler: None,
             eta: None,
             spacing: None,
+            sigmas: None,
             timesteps: None,
             steps: None,
             denoise: None,

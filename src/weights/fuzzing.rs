@@ -85,6 +85,12 @@ pub fn llama_cpp(path: &Path) -> Option<(serde_json::Value, serde_json::Value)> 
     Some((model.config, model.tokenizer))
 }
 
+/// The tokenizer of a Qwen3 of llama.cpp; what the metadata says of its configuration is read as well.
+pub fn qwen3(path: &Path) -> Option<serde_json::Value> {
+    let _ = super::gguf::qwen3_config(path, 2);
+    super::gguf::qwen_tokenizer(path).ok()?
+}
+
 /// Notes on a LoRA file for a model of a few layers.
 ///
 /// # Errors

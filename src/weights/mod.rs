@@ -36,6 +36,7 @@ mod part_file;
 mod part_folder;
 mod quantize;
 mod quoted;
+mod qwen_vocabulary;
 mod read_options;
 pub mod registry;
 mod replace;

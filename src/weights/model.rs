@@ -108,12 +108,13 @@ impl ModelFiles {
         Ok(Self { form: Arc::new(Replaced::denoiser(self.form, path)?), ..self })
     }
 
-    /// Model with another T5 text encoder, or with one where it had none: from a folder with its `config.json`, from a
-    /// whole model in a folder or file, or from a file of its own with transformers' or llama.cpp's names. A file has its
-    /// vocabulary in itself (GGUF) or beside it (`tokenizer.json`, `spiece.model`).
+    /// Model with another large text encoder (T5 of PixArt and Stable Diffusion 3, Qwen3 of Z-Image), or with one where it
+    /// had none: from a folder with its `config.json`, from a whole model in a folder or file, or from a file of its own with
+    /// transformers' or llama.cpp's names. A file has its vocabulary in itself (GGUF) or beside it (`tokenizer.json`,
+    /// T5's `spiece.model`).
     ///
     /// # Errors
-    /// A model that takes no T5, no T5 there, or one that is not supported.
+    /// A model that takes no such encoder, none of its kind there, or one that is not supported.
     pub fn with_text_encoder(mut self, path: &Path) -> Result<Self, WeightsError> {
         self.options.paths.push(path.to_owned());
         Ok(Self { form: Arc::new(WithTextEncoder::new(self.form, path)?), ..self })

@@ -332,3 +332,51 @@ fn moved_grids_give_the_same_bytes_whatever_the_batch_and_are_planned_and_record
     let small = shell.succeed(&format!("{small} {}", tiny().display()));
     assert!(!String::from_utf8(small).unwrap().contains("jitter"));
 }
+
+#[test]
+fn noise_levels_of_the_command_line_make_another_picture_and_are_recorded() {
+    let shell = Shell::new();
+    shell.picture("in.png", 24, 16);
+    let model = format!("--model {} --sampler euler --steps 6", tiny().display());
+    let plan = |options: &str| {
+        String::from_utf8(shell.succeed(&format!("plan in.png {model} {options}"))).unwrap()
+    };
+    assert!(plan("--sigmas karras").contains("timesteps, karras sigmas"));
+    assert!(!plan("").contains("sigmas"));
+    let job = |options: &str| {
+        shell.succeed(&format!("in.png -o out.png -s 2 --fresh {model} {options}"));
+        shell.bytes("out.png")
+    };
+    job("");
+    let plain = pictures::open(shell.path("out.png")).to_rgb8();
+    let [karras, beta] = ["karras", "beta"].map(|sigmas| job(&format!("--sigmas {sigmas}")));
+    assert_ne!(karras, beta);
+    assert_ne!(plain, pictures::open(shell.path("out.png")).to_rgb8());
+    let settings = cupscale::image::read_settings(&shell.path("out.png")).unwrap().unwrap();
+    let settings: serde_json::Value = serde_json::from_str(&settings).unwrap();
+    assert_eq!(settings["sigmas"], "beta");
+    fs::rename(shell.path("out.png"), shell.path("first.png")).unwrap();
+    // Reused, and against what a folder asks for.
+    shell
+        .succeed(&format!("in.png -o out.png -s 2 --reuse first.png --model {}", tiny().display()));
+    assert_eq!(shell.bytes("out.png"), beta);
+    job("--sigmas simple");
+    assert_eq!(plain, pictures::open(shell.path("out.png")).to_rgb8());
+    for sampler in ["ddim", "tcd", "lcm"] {
+        let options = format!("in.png {model} --sampler {sampler} --sigmas karras");
+        let options = options.replace("--sampler euler ", "");
+        let line = shell.fail(&options, 2);
+        assert!(line.contains(&format!("the sampler {sampler} has no karras sigmas")), "{line}");
+    }
+    let line = shell.fail(&format!("in.png {model} --sigmas normal"), 2);
+    assert!(line.contains("simple, karras, exponential, beta"), "{line}");
+    // A model of one's own may be run with them.
+    let models = shell.path("models");
+    let add = format!("models add own {} --sampler euler --sigmas exponential", tiny().display());
+    let mut command = shell.command(&add);
+    assert!(command.env("CUPSCALE_MODELS", &models).output().unwrap().status.success());
+    let mut command = shell.command("plan in.png --model own");
+    let output = command.env("CUPSCALE_MODELS", &models).output().unwrap();
+    let plan = String::from_utf8(output.stdout).unwrap();
+    assert!(plan.contains("euler") && plan.contains("exponential sigmas"), "{plan}");
+}

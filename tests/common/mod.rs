@@ -11,10 +11,12 @@ mod folder;
 pub mod hub_server;
 pub mod models;
 pub mod models_bench;
+pub mod pixart;
 pub mod random_llava;
 pub mod sd3;
 pub mod single_file;
 pub mod tensors;
+pub mod unet;
 pub mod z_image;
 
 use std::{

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use cupscale::sampler::{
     self, Ddim, Denoise, Level, NoiseProcess, PredictionForm, QuantileSearch, Sampler,
-    SamplerError, SamplerKind, Schedule, SchedulerConfig, Step, TimestepSpacing, plan,
+    SamplerChoice, SamplerError, SamplerKind, Schedule, SchedulerConfig, Step, TimestepSpacing,
+    plan,
 };
 use safetensors::SafeTensors;
 use serde::Deserialize;
@@ -251,8 +252,20 @@ fn trajectories_follow_diffusers_with_the_scheduler_of_pixart() {
     assert!(follow(text, file, 11) > 0);
 }
 
+#[test]
+fn trajectories_follow_k_diffusion_with_the_third_order_on_the_stochastic_equation() {
+    let text = include_str!("../fixtures/sampler/k_diffusion_trajectories.json");
+    let file = include_bytes!("../fixtures/sampler/k_diffusion_trajectories.safetensors");
+    follow_with(Some(SamplerKind::Dpmpp3mSde), text, file, 35);
+}
+
 /// Follows the trajectories of a fixture, this many; the number of clean latents that were compared.
 fn follow(cases: &str, file: &[u8], count: usize) -> usize {
+    follow_with(None, cases, file, count)
+}
+
+/// As [`follow`], with a sampler that no config leads to.
+fn follow_with(chosen: Option<SamplerKind>, cases: &str, file: &[u8], count: usize) -> usize {
     let cases: BTreeMap<String, Case> = serde_json::from_str(cases).unwrap();
     let file = SafeTensors::deserialize(file).unwrap();
     assert_eq!(cases.len(), count);
@@ -264,7 +277,8 @@ fn follow(cases: &str, file: &[u8], count: usize) -> usize {
     for (name, case) in &cases {
         let config = SchedulerConfig::from_json(&case.config.to_string()).unwrap();
         let schedule = Schedule::new(&config).unwrap().with_tokens(case.tokens.unwrap_or(1));
-        let choice = config.sampler().unwrap();
+        let of_config = || config.sampler().unwrap();
+        let choice = chosen.map_or_else(of_config, |kind| SamplerChoice { kind, note: None });
         assert_eq!(name.split('_').next(), Some(choice.kind.name()), "{name}: {choice:?}");
         assert_eq!(choice.note, None, "{name}");
         let sampler = choice.kind.build(&config, case.eta).unwrap();
@@ -322,7 +336,7 @@ fn follow(cases: &str, file: &[u8], count: usize) -> usize {
                 SamplerKind::Lcm | SamplerKind::EulerAncestral | SamplerKind::DpmppSde => {
                     !step.last
                 }
-                SamplerKind::Dpmpp2mSde => step.to != Level::CLEAN,
+                SamplerKind::Dpmpp2mSde | SamplerKind::Dpmpp3mSde => step.to != Level::CLEAN,
                 SamplerKind::FlowEuler => config.flow.stochastic_sampling && !step.last,
                 _ => false,
             };

@@ -4,6 +4,7 @@
 mod common;
 
 mod control;
+mod distilled;
 mod enlarger;
 mod files;
 mod flux2;
@@ -13,6 +14,7 @@ mod lora;
 mod model;
 mod pixart;
 mod quantize;
+mod qwen3;
 mod sd3;
 mod single_file;
 mod text_encoder;

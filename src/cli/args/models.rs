@@ -8,7 +8,7 @@ use clap::{
 };
 use cupscale::{
     pipeline::Profile,
-    sampler::{SamplerKind, TimestepSpacing},
+    sampler::{SamplerKind, SigmaChoice, TimestepSpacing},
     weights::QuantType,
 };
 
@@ -92,7 +92,7 @@ pub struct AddArgs {
     /// A UNet in place of the model's own: a file or a folder
     #[arg(long, value_name = "PATH")]
     pub unet: Option<PathBuf>,
-    /// A T5 text encoder in place of the model's own: a file or a folder
+    /// A T5 or Qwen3 text encoder in place of the model's own: a file or a folder
     #[arg(long, value_name = "PATH")]
     pub text_encoder: Option<PathBuf>,
     /// A VAE in place of the model's own: a file, a folder, or an installed VAE's name
@@ -110,6 +110,9 @@ pub struct AddArgs {
     /// Spacing of its timesteps
     #[arg(long, value_name = "leading|trailing|linspace")]
     pub timestep_spacing: Option<TimestepSpacing>,
+    /// Noise levels of its steps
+    #[arg(long, value_name = "simple|karras|exponential|beta")]
+    pub sigmas: Option<SigmaChoice>,
     /// Explicit timesteps, in place of a spacing
     #[arg(long, value_name = "T,T,…", value_delimiter = ',', conflicts_with = "timestep_spacing",
           value_parser = clap::value_parser!(u32).range(0..1000))]

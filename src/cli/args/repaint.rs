@@ -4,7 +4,7 @@ use clap::{Args, ValueEnum};
 use cupscale::{
     canvas::Fusion,
     pipeline::{self, ColourFix, Defaults, Engine, Error, Profile, Settings},
-    sampler::{Denoise, SamplerKind, TimestepSpacing},
+    sampler::{Denoise, SamplerKind, SigmaChoice, TimestepSpacing},
 };
 
 use super::sampler::sampler_choice;
@@ -59,6 +59,9 @@ pub struct RepaintArgs {
     /// Spacing of the timesteps; few-step models want trailing [default: the model's]
     #[arg(long, value_name = "leading|trailing|linspace")]
     spacing: Option<TimestepSpacing>,
+    /// Noise levels that the samplers in sigma walk through [default: the model's]
+    #[arg(long, value_name = "simple|karras|exponential|beta")]
+    sigmas: Option<SigmaChoice>,
     /// Explicit timesteps of the whole schedule, highest first
     #[arg(long, value_name = "T,T,...", value_delimiter = ',', conflicts_with = "steps")]
     timesteps: Option<Vec<usize>>,
@@ -104,6 +107,7 @@ impl RepaintArgs {
         settings.sampler = self.sampler;
         settings.eta = self.eta;
         settings.spacing = self.spacing;
+        settings.sigmas = self.sigmas;
         settings.timesteps.clone_from(&self.timesteps);
         settings.steps = self.steps.map(|steps| steps as usize);
         settings.denoise = match (self.denoise_steps, self.strength) {

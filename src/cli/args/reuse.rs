@@ -29,7 +29,7 @@ pub struct Reused {
 }
 
 /// Settings whose value is the option's value: key of the settings, options that go before it, kind of the value.
-const PLAIN: [(&str, &[&str], Shape); 16] = [
+const PLAIN: [(&str, &[&str], Shape); 17] = [
     ("prompt", &["prompt", "words"], Shape::Text),
     ("negative_prompt", &["negative_prompt"], Shape::Text),
     ("prompt_syntax", &["prompt_syntax"], Shape::Text),
@@ -46,6 +46,7 @@ const PLAIN: [(&str, &[&str], Shape); 16] = [
     ("color_fix", &["color_fix"], Shape::Text),
     ("blend", &["blend"], Shape::Number),
     ("spacing", &["spacing", "timesteps"], Shape::Text),
+    ("sigmas", &["sigmas", "timesteps"], Shape::Text),
 ];
 /// Settings of LLaVA's sampling and weights.
 const CAPTION: [(&str, Shape); 4] = [

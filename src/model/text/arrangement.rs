@@ -174,6 +174,22 @@ impl TextTokenizers {
         Ok((count > chunks).then_some(cut))
     }
 
+    /// Tokens of a text that the encoder takes that takes most, without what stands around a text.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        let room = |tokenizer: &TextTokenizer| {
+            let around = match self.arrangement {
+                TextArrangement::Chat { .. } => {
+                    tokenizer.encode(&self.arrangement.prepared("")).map_or(0, |chat| chat.count)
+                }
+                // CLIP's texts begin and end with a token, T5's end with one.
+                _ => 1 + usize::from(matches!(tokenizer, TextTokenizer::Clip(_))),
+            };
+            tokenizer.length().saturating_sub(around)
+        };
+        self.tokenizers.iter().map(room).max().unwrap_or(0)
+    }
+
     /// Truncation of a text that is longer than what the model takes; `None` if it fits. Where encoders have the same
     /// length, all of them must take it; where they have different ones, the one that takes most keeps what the others
     /// lose.

@@ -61,6 +61,9 @@ impl fmt::Display for Plan {
         if let Some(spacing) = sampling.spacing {
             write!(f, ", {} timesteps", spacing.name())?;
         }
+        if let Some(sigmas) = sampling.sigmas {
+            write!(f, ", {} sigmas", sigmas.name())?;
+        }
         if let Some(eta) = sampling.eta {
             write!(f, ", eta {eta}")?;
         }

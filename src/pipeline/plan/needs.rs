@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     backend::{Activation, Trace},
-    caption::{CaptionBatch, CaptionMemory, CaptionRequest, Rect},
+    caption::{CaptionBatch, CaptionMemory, CaptionRequest, Rect, wording::CaptionLength},
     model::{
         denoiser::Prior,
         text::PromptSyntax,
@@ -146,7 +146,9 @@ impl<'a> Draft<'a> {
         (sampling, regions, mask): (&'a SamplingPlan, &'a [Arc<StepRegions>], Option<&'a MaskPlan>),
         first: Option<&'a FirstDraft>,
     ) -> Self {
-        let request = request(settings, geometry, regions);
+        let length = CaptionLength::of_room(engine.model.blueprints.text.tokenizers().room());
+        let request =
+            request(settings, geometry, regions).map(|it| CaptionRequest { length, ..it });
         let captions = request.and_then(|request| settings.captioner.memory(&request));
         let Engine { model, runner, .. } = engine;
         let traced = RefCell::default();
@@ -532,5 +534,6 @@ fn request<'a>(
         let (width, height) = geometry.shown_whole();
         (width as usize, height as usize)
     });
-    Some(CaptionRequest { prompt: &settings.prompt, regions, whole })
+    let length = CaptionLength::default();
+    Some(CaptionRequest { prompt: &settings.prompt, regions, whole, length })
 }

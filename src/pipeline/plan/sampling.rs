@@ -1,8 +1,8 @@
 //! Sampling of a job, resolved from the user's settings, then the model's defaults, then the program's defaults.
 
 use crate::sampler::{
-    self, Denoise, SamplerChoice, SamplerKind, Schedule, SchedulerConfig, Step, TimestepSpacing,
-    Timesteps, Update,
+    self, Denoise, SamplerChoice, SamplerKind, Schedule, SchedulerConfig, SigmaChoice, Step,
+    TimestepSpacing, Timesteps, Update,
 };
 
 use crate::pipeline::{
@@ -20,6 +20,8 @@ pub struct SamplingPlan {
     pub eta: Option<f64>,
     /// Spacing of the timesteps, if it has an effect.
     pub spacing: Option<TimestepSpacing>,
+    /// Noise levels that the user or the model's maker chose; `None` for those of the scheduler config.
+    pub sigmas: Option<SigmaChoice>,
     /// The whole schedule.
     pub timesteps: Timesteps,
     /// Steps of the whole schedule, N.
@@ -59,6 +61,12 @@ impl SamplingPlan {
 
         let models_own = settings.sampler.is_none_or(|chosen| Some(chosen) == model.sampler);
         let eta = settings.eta.or(model.eta.filter(|_| models_own));
+        let of_model = model.sigmas.filter(|_| kind.has_sigmas());
+        let sigmas = settings.sigmas.or(of_model);
+        if let Some(choice) = sigmas {
+            kind.check_sigmas(choice)?;
+        }
+        let config = &sigmas.map_or_else(|| config.clone(), |it| config.clone().with_sigmas(it));
         let sampler = kind.build(config, eta)?;
 
         let timesteps = timesteps(model, settings);
@@ -71,6 +79,10 @@ impl SamplingPlan {
             });
         }
         let schedule = schedule.clone().with_spacing(spacing);
+        let schedule = match sigmas {
+            Some(choice) => schedule.with_sigmas(choice),
+            None => schedule,
+        };
         let schedule_steps = timesteps.count();
         let denoise = denoise(model, settings, schedule_steps);
         let steps = match denoise {
@@ -91,6 +103,7 @@ impl SamplingPlan {
             sampler: kind,
             eta: eta.or(kind.default_eta()),
             spacing: spacing_counts.then_some(spacing),
+            sigmas,
             timesteps,
             schedule_steps,
             steps_run: steps.len().div_ceil(sampler.predictions()),
@@ -226,6 +239,37 @@ mod tests {
         let unipc = Settings { sampler: Some(SamplerKind::UniPc), ..Settings::default() };
         let plan = resolve(EULER, "{}", &unipc).unwrap();
         assert_eq!((plan.steps_run, plan.steps.len(), plan.history()), (4, 4, 3));
+    }
+
+    #[test]
+    fn noise_levels_are_the_users_then_the_makers_then_those_of_the_config() {
+        let karras = EULER.replace("steps_offset", r#"use_karras_sigmas": true, "steps_offset"#);
+        let levels = |config: &str, model: &str, sigmas: Option<SigmaChoice>| {
+            let plan = resolve(config, model, &Settings { sigmas, ..Settings::default() }).unwrap();
+            (plan.sigmas, plan.steps.iter().map(|step| step.level).collect::<Vec<_>>())
+        };
+        let (simple, beta) = (Some(SigmaChoice::Simple), Some(SigmaChoice::Beta));
+        let (none, of_training) = levels(EULER, "{}", None);
+        let (_, of_karras) = levels(&karras, "{}", None);
+        assert_eq!(none, None);
+        assert_ne!(of_training, of_karras);
+        let chosen = Some(SigmaChoice::Karras);
+        assert_eq!(levels(EULER, "{}", chosen), (chosen, of_karras.clone()));
+        assert_eq!(levels(&karras, "{}", simple), (simple, of_training.clone()));
+        let own = r#"{"sigmas": "beta"}"#;
+        let (said, of_beta) = levels(EULER, own, None);
+        assert_eq!(said, beta);
+        assert!(of_beta != of_training && of_beta != of_karras);
+        assert_eq!(levels(EULER, own, chosen).1, of_karras);
+        // What the maker chose for a sampler that the user does not take is left out; what the user chose is refused.
+        let ddim = Settings { sampler: Some(SamplerKind::Ddim), ..Settings::default() };
+        assert_eq!(resolve(EULER, own, &ddim).unwrap().sigmas, None);
+        let error = resolve(EULER, "{}", &Settings { sigmas: beta, ..ddim }).unwrap_err();
+        assert!(matches!(error, Error::Sampler(SamplerError::SigmasUnused { .. })), "{error}");
+        let flow = r#"{"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}"#;
+        let said = flow.replace("3.0", r#"3.0, "use_beta_sigmas": true"#);
+        assert_eq!(levels(flow, "{}", beta).1, levels(&said, "{}", None).1);
+        assert_ne!(levels(flow, "{}", beta).1, levels(flow, "{}", None).1);
     }
 
     #[test]

@@ -140,6 +140,7 @@ pub fn describe(
     let make_room: Vec<_> = context.on_each().map(|one| one.runner.make_room()).collect();
     let mut session = captioner.open(SessionContext {
         fits: runner.fits(),
+        length: runner.caption_length(),
         stop: Rc::new(|| progress.borrow().interrupted()),
         make_room: Arc::new(move || make_room.iter().for_each(|free| free())),
         batch: spec.plan.memory.captions,

@@ -13,7 +13,7 @@ use super::context::Context;
 use crate::{
     backend::{Params, Reading},
     canvas::{CanvasSize, RegionGrid},
-    caption::wording::Fits,
+    caption::wording::{CaptionLength, Fits},
     image::{Format, Output, Picture},
     model::{
         denoiser::{Conditioning, Denoiser, MicroConditioning, Prior},
@@ -148,6 +148,10 @@ impl Compute for Fake {
     fn cut(&self, text: &Prompt, _: usize) -> Result<Option<Cut>, Error> {
         let text = text.words();
         Ok((text.len() > 20).then_some(Cut { tokens: text.len(), is_all: true, limit: 20, at: 20 }))
+    }
+
+    fn caption_length(&self) -> CaptionLength {
+        CaptionLength::default()
     }
 
     fn fits(&self) -> Fits<'static> {

@@ -126,6 +126,9 @@ pub struct RunDefaults {
     /// `trailing`, `leading` or `linspace`
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timestep_spacing: Option<String>,
+    /// `simple`, `karras`, `exponential` or `beta`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sigmas: Option<String>,
     /// the timesteps themselves, falling
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timesteps: Option<Vec<u32>>,

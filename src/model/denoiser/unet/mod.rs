@@ -10,6 +10,7 @@ mod control_picture;
 mod embedding;
 mod encoder;
 mod error;
+mod fields;
 mod resnet;
 mod transformer;
 
@@ -166,8 +167,8 @@ impl DenoisingNetwork for UNet2DConditionModel {
         let config = &self.config;
         let (width, pooled) = text.widths();
         let mut taken = (config.down.iter().chain(&config.up))
-            .filter_map(|level| level.transformer.as_ref())
-            .chain(config.mid.as_ref().map(|mid| &mid.transformer));
+            .flat_map(|level| &level.transformers)
+            .chain(config.mid.as_ref().and_then(|mid| mid.transformer.as_ref()));
         if let Some(other) = taken.find(|transformer| transformer.context_width != width) {
             return Err(DenoiserError::Text(format!(
                 "the UNet takes text of width {}, the text encoders make {width}",

@@ -219,7 +219,7 @@ fn unet(
 
 /// Standard deviation of the first norm's bias in the last transformer; 0 where there is none.
 fn deviation_of_last_norm(config: &UNetConfig, tensors: &TensorMap) -> Result<f32, WeightsError> {
-    let Some(level) = config.up.last().filter(|level| level.transformer.is_some()) else {
+    let Some(level) = config.up.last().filter(|level| !level.transformers.is_empty()) else {
         return Ok(0.0);
     };
     let transformer = format!("up_blocks.{}.attentions.{}", config.up.len() - 1, level.resnets - 1);
