@@ -12,6 +12,7 @@ use crate::{
     image::{Format, Picture, PictureShape},
     sampler::{Schedule, Timesteps},
     units,
+    weights::LoraScale,
 };
 
 use super::{
@@ -41,7 +42,7 @@ pub struct JobSpec {
 #[derive(Clone, Debug, Default)]
 struct Identity {
     name: String,
-    loras: Vec<(String, f64)>,
+    loras: Vec<(String, LoraScale)>,
     fingerprint: String,
     device: String,
 }
@@ -145,7 +146,12 @@ impl JobSpec {
             record[key] = value;
         }
         if !model.loras.is_empty() {
-            record["loras"] = serde_json::json!(model.loras);
+            let lora = |(name, LoraScale { scale, blocks }): &(String, LoraScale)| match &blocks[..]
+            {
+                [] => serde_json::json!([name, scale]),
+                blocks => serde_json::json!([name, scale, blocks]),
+            };
+            record["loras"] = model.loras.iter().map(lora).collect();
         }
         if let Some(bits) = settings.bit_depth {
             record["bit_depth"] = bits.into();

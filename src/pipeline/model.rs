@@ -15,7 +15,7 @@ use crate::{
         vae::Vae,
     },
     sampler::{SamplerError, Schedule, SchedulerConfig},
-    weights::{Footprint, ModelFiles},
+    weights::{Footprint, LoraScale, ModelFiles},
 };
 
 use super::{error::Error, model_defaults::ModelDefaults, settings::Defaults};
@@ -136,7 +136,7 @@ pub struct Model {
     pub(crate) text_working: usize,
     shape: ModelShape,
     name: String,
-    loras: Vec<(String, f64)>,
+    loras: Vec<(String, LoraScale)>,
     fingerprint: String,
 }
 
@@ -210,7 +210,7 @@ impl Model {
             blueprints: Arc::new(Blueprints { denoiser, vae, text }),
             shape,
             fingerprint: files.fingerprint(),
-            loras: files.loras().map(|(name, scale)| (name.to_owned(), scale)).collect(),
+            loras: files.loras().map(|(name, scale)| (name.to_owned(), scale.clone())).collect(),
             name: source.path().map_or_else(
                 || "mini".to_owned(),
                 |path| path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
@@ -239,7 +239,7 @@ impl Model {
     }
 
     /// Names and scales of the LoRAs merged into the weights.
-    pub fn loras(&self) -> &[(String, f64)] {
+    pub fn loras(&self) -> &[(String, LoraScale)] {
         &self.loras
     }
 

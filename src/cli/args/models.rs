@@ -84,7 +84,7 @@ pub struct AddArgs {
     /// A folder in diffusers layout, a .safetensors or a .gguf file; or a LLaVA model
     pub path: PathBuf,
     /// A LoRA to merge: a file, or an installed LoRA's name; may be given several times
-    #[arg(long, value_name = "FILE[:SCALE]",
+    #[arg(long, value_name = "FILE[:SCALE[:BLOCKS]]",
           value_parser = OsStringValueParser::new().try_map(values::lora))]
     pub lora: Vec<LoraArg>,
     /// A UNet in place of the model's own: a file or a folder

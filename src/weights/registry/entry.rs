@@ -161,6 +161,9 @@ pub struct LoraRef {
     /// 1 is as trained
     #[serde(default = "as_trained")]
     pub scale: f64,
+    /// weights of blocks, as [`LoraScale`](crate::weights::LoraScale) has them
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub blocks: Vec<f64>,
 }
 
 fn as_trained() -> f64 {
