@@ -22,6 +22,7 @@ there the reference at scale s is W + s (W' - W) of LyCORIS' W' at 1 (see src/we
 equal `peft_dora`.
 """
 
+import json
 import shutil
 
 import torch
@@ -85,7 +86,11 @@ class Adapter:
 
     def tensors(self, layer, key):
         """As LyCORIS saves them."""
-        return {f"{key}.{name}": x.detach().clone().contiguous() for name, x in self.module(layer).state_dict().items()}
+        module = self.module(layer)
+        if isinstance(module, FullModule):
+            # Its state_dict takes the layer off, which it expects to have been added by apply_to.
+            return {f"{key}.diff": module.weight.data.clone(), f"{key}.diff_b": module.bias.data.clone()}
+        return {f"{key}.{name}": x.detach().clone().contiguous() for name, x in module.state_dict().items()}
 
     def change(self, layer, scale):
         """Weight and bias of the layer after the change, by the module's own forward pass."""
@@ -282,6 +287,9 @@ def by_peft():
         folder = AREA / f"peft_{name}"
         model.save_pretrained(folder)
         (folder / "README.md").unlink(missing_ok=True)
+        # A set, in the order of its hashes.
+        saved = json.loads((folder / "adapter_config.json").read_text())
+        write_json(folder / "adapter_config.json", saved | {"target_modules": sorted(saved["target_modules"])})
         merged = dict(model.merge_and_unload().named_parameters())
         changed = {key: x for key, x in merged.items() if not torch.equal(x, before[key])}
         assert changed, name
@@ -295,7 +303,8 @@ def write_pipeline(model):
     """The same DoRA as diffusers writes it."""
     layers = get_peft_model_state_dict(model)
     layers = {key.removeprefix("base_model.model."): x for key, x in layers.items()}
-    metadata = model.peft_config["default"].to_dict() | {"base_model_name_or_path": None}
+    metadata = model.peft_config["default"].to_dict()
+    metadata |= {"base_model_name_or_path": None, "target_modules": sorted(metadata["target_modules"])}
     folder = AREA / "pipeline"
     StableDiffusionXLPipeline.save_lora_weights(
         folder, unet_lora_layers=layers, unet_lora_adapter_metadata=metadata
