@@ -115,7 +115,7 @@ impl JobSpec {
             "seed": settings.seed,
             "sampler": sampling.sampler.name(),
             "steps": sampling.schedule_steps,
-            "guidance": sampling.guidance.unwrap_or(Defaults::GUIDANCE),
+            "guidance": sampling.strength(),
         });
         if plan.geometry.grid.len() > 1 || !plan.geometry.generated {
             record["overlap"] = plan.geometry.overlap.into();

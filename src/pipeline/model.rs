@@ -192,6 +192,7 @@ impl Model {
         } else if EVEN_PIPELINES.contains(&pipeline) {
             scheduler = scheduler.of_even_sigmas();
         }
+        scheduler.prediction_type = recommended.prediction.unwrap_or(scheduler.prediction_type);
         let (text, of_text) = files.without_values(|files| files.text(device, dtype))?;
         denoiser.check_text(&text).map_err(unsuited)?;
         let trace = Trace::new(device);
@@ -221,11 +222,15 @@ impl Model {
     /// Applies a manifest: the model's name for users, and its sampling defaults, before those of the model's files.
     ///
     /// # Errors
-    /// A native size that the model cannot have.
+    /// A native size or a prediction that the model cannot have.
     pub fn with_manifest(mut self, name: String, defaults: ModelDefaults) -> Result<Self, Error> {
-        self.shape
-            .set_native_size(defaults.native_size)
-            .map_err(|reason| Error::Model { model: name.clone(), reason })?;
+        let refuse = |reason| Error::Model { model: name.clone(), reason };
+        self.shape.set_native_size(defaults.native_size).map_err(refuse)?;
+        if let Some(prediction) = defaults.prediction {
+            self.scheduler.prediction_type = prediction;
+            self.schedule =
+                Schedule::new(&self.scheduler).map_err(|error| refuse(error.to_string()))?;
+        }
         self.name = name;
         self.defaults = defaults.or(std::mem::take(&mut self.defaults));
         Ok(self)

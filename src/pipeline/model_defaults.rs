@@ -5,17 +5,19 @@ use serde_json::Value;
 
 use crate::{
     ranges,
-    sampler::{Denoise, SamplerKind, TimestepSpacing},
+    sampler::{Denoise, PredictionType, SamplerKind, TimestepSpacing},
 };
 
 /// Sampling defaults of a model beyond its scheduler config; the user's settings override all of them.
 ///
-/// Read from JSON with the keys `sampler`, `timestep_spacing`, `timesteps`, `steps`, `strength` or
+/// Read from JSON with the keys `prediction_type`, `sampler`, `timestep_spacing`, `timesteps`, `steps`, `strength` or
 /// `denoise_steps`, `guidance`, `eta`, `native_size` and `overlap`; other keys are ignored. A model's own stand
 /// under the key `cupscale` of its `model_index.json`; a manifest's take precedence.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(try_from = "Value")]
 pub struct ModelDefaults {
+    /// Target of the prediction, where it is not that of the scheduler config: another denoiser was put in.
+    pub prediction: Option<PredictionType>,
     /// Sampler.
     pub sampler: Option<SamplerKind>,
     /// Spacing of the timesteps.
@@ -39,6 +41,7 @@ pub struct ModelDefaults {
 /// The JSON before validation.
 #[derive(Deserialize)]
 struct RawModelDefaults {
+    prediction_type: Option<PredictionType>,
     sampler: Option<SamplerKind>,
     timestep_spacing: Option<TimestepSpacing>,
     timesteps: Option<Vec<usize>>,
@@ -58,6 +61,7 @@ impl TryFrom<Value> for ModelDefaults {
         ranges::check(&written).map_err(|error| error.to_string())?;
         let written = RawModelDefaults::deserialize(written).map_err(|error| error.to_string())?;
         let RawModelDefaults {
+            prediction_type: prediction,
             sampler,
             timestep_spacing,
             timesteps,
@@ -97,6 +101,7 @@ impl TryFrom<Value> for ModelDefaults {
         };
         let spacing = timestep_spacing;
         Ok(Self {
+            prediction,
             sampler,
             spacing,
             timesteps,
@@ -122,6 +127,7 @@ impl ModelDefaults {
             (others.timesteps, others.steps, others.denoise)
         };
         Self {
+            prediction: self.prediction.or(others.prediction),
             sampler: self.sampler.or(others.sampler),
             spacing: self.spacing.or(others.spacing),
             timesteps,

@@ -50,6 +50,12 @@ pub trait Compute: Sync {
         micro: MicroConditioning,
     ) -> Result<Conditioning, Error>;
 
+    /// The same conditions with this strength of guidance, for a model that is given it.
+    ///
+    /// # Errors
+    /// Errors of the backend.
+    fn with_guidance(&self, conditions: &Conditioning, scale: f64) -> Result<Conditioning, Error>;
+
     /// The part of `text` beyond the encoders' token limit, if any.
     ///
     /// # Errors
@@ -305,6 +311,10 @@ impl Compute for Runner {
         micro: MicroConditioning,
     ) -> Result<Conditioning, Error> {
         Ok(self.blueprints.denoiser.condition(texts, micro)?)
+    }
+
+    fn with_guidance(&self, conditions: &Conditioning, scale: f64) -> Result<Conditioning, Error> {
+        Ok(self.blueprints.denoiser.with_guidance(conditions, scale)?)
     }
 
     fn cut(&self, text: &str) -> Result<Option<Cut>, Error> {

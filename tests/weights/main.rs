@@ -6,6 +6,7 @@ mod common;
 mod adapters;
 mod files;
 mod gguf;
+mod guided;
 mod lora;
 mod model;
 mod pixart;

@@ -93,8 +93,13 @@ impl Plan {
         let (height, width) = geometry.grid.region_size();
         let tokens = model.shape().tokens((height, width));
         let schedule = model.schedule.clone().with_tokens(tokens);
-        let mut sampling =
+        let sampling =
             SamplingPlan::resolve(&model.scheduler, &schedule, &model.defaults, settings)?;
+        let mut sampling = if model.blueprints.denoiser.embeds_guidance() {
+            sampling.with_embedded_guidance(&model.defaults, settings)
+        } else {
+            sampling
+        };
         let vae_tiling = VaeTiling::choose(model, runner, settings, &geometry)?;
         let (memory, work) = {
             let draft = Draft::new(engine, settings, (&geometry, vae_tiling), &sampling);

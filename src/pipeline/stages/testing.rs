@@ -140,6 +140,10 @@ impl Compute for Fake {
         Ok(self.denoiser.condition(texts, micro)?)
     }
 
+    fn with_guidance(&self, conditions: &Conditioning, scale: f64) -> Result<Conditioning, Error> {
+        Ok(self.denoiser.with_guidance(conditions, scale)?)
+    }
+
     fn cut(&self, text: &str) -> Result<Option<Cut>, Error> {
         Ok((text.len() > 20).then_some(Cut { tokens: text.len(), is_all: true, limit: 20, at: 20 }))
     }

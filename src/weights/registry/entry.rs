@@ -111,7 +111,10 @@ pub struct FileEntry {
 /// Defaults of a run with a model. A setting that is missing has the program's default.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RunDefaults {
-    /// `ddim`, `tcd`, `euler` or `lcm`
+    /// target of the prediction, where it is not that of the base's scheduler: `epsilon`, `v_prediction` or `sample`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prediction_type: Option<String>,
+    /// name of a sampler
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sampler: Option<String>,
     /// `trailing`, `leading` or `linspace`

@@ -103,6 +103,13 @@ pub(super) fn config(
         "time_embedding_dim": shapes.size(&format!("{time}.weight"), 0)?,
         "norm_num_groups": 32,
     });
+    let guidance = match naming {
+        Naming::Ldm => "time_embed.cond_proj.weight",
+        Naming::Diffusers => "time_embedding.cond_proj.weight",
+    };
+    if shapes.has(guidance) {
+        config["time_cond_proj_dim"] = shapes.size(guidance, 1)?.into();
+    }
     if shapes.has(&format!("{added}.weight")) {
         let input = shapes.size(&format!("{added}.weight"), 1)?;
         let features = pooled
