@@ -54,6 +54,13 @@ const FIELDS: &[(&str, Range)] = &[
     ("sample_size", PIXELS),
     ("time_embedding_dim", (1.0, 262_144.0)),
     ("transformer_layers_per_block", BLOCKS),
+    // ControlNetModel, ControlNetUnionModel
+    ("conditioning_channels", COUNT),
+    ("conditioning_embedding_out_channels", WIDTH),
+    ("num_control_type", (1.0, 1024.0)),
+    ("num_proj_channel", WIDTH),
+    ("num_trans_channel", WIDTH),
+    ("num_trans_layer", BLOCKS),
     // PixArtTransformer2DModel, Transformer2DModel
     ("caption_channels", WIDTH),
     ("interpolation_scale", (1e-3, 1e3)),
@@ -77,7 +84,14 @@ const FIELDS: &[(&str, Range)] = &[
     ("n_refiner_layers", LAYERS),
     ("siglip_feat_dim", WIDTH),
     ("t_scale", FACTOR),
-    // AutoencoderKL, AutoencoderTiny
+    // Flux2Transformer2DModel
+    ("axes_dims_rope", COUNT),
+    ("eps", SHARE),
+    ("mlp_ratio", (1e-3, 64.0)),
+    ("num_single_layers", LAYERS),
+    ("timestep_guidance_channels", WIDTH),
+    // AutoencoderKL, AutoencoderKLFlux2, AutoencoderTiny
+    ("batch_norm_eps", SHARE),
     ("decoder_block_out_channels", (0.0, 65_536.0)),
     ("encoder_block_out_channels", (0.0, 65_536.0)),
     ("latent_channels", COUNT),

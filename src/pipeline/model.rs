@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::{
     backend::{DeviceError, Trace},
     model::{
-        denoiser::{Denoiser, DenoiserError, DenoiserShape},
+        denoiser::{Control, Denoiser, DenoiserError, DenoiserShape},
         text::{TextArrangement, TextConditioner},
         vae::Vae,
     },
@@ -29,6 +29,10 @@ const CORRECTING_PIPELINES: [&str; 3] =
 
 /// Pipelines of diffusers that hand their scheduler a list of sigmas.
 const EVEN_PIPELINES: [&str; 2] = ["ZImagePipeline", "ZImageImg2ImgPipeline"];
+
+/// Pipelines of diffusers that do so, and shift the sigmas by the number of steps as well as by the picture's size.
+const MEASURED_PIPELINES: [&str; 3] =
+    ["Flux2KleinPipeline", "Flux2KleinInpaintPipeline", "Flux2KleinKVPipeline"];
 
 /// Switches of `model_index.json` that change what the pipeline does in a way that this program does not have.
 const UNSUPPORTED_SWITCHES: [(&str, &str); 2] = [
@@ -111,6 +115,7 @@ impl ModelShape {
 #[derive(Debug)]
 pub struct Blueprints {
     pub denoiser: Denoiser,
+    pub controls: Vec<Control>,
     pub vae: Vae,
     pub text: TextConditioner,
 }
@@ -120,6 +125,7 @@ pub struct Blueprints {
 pub struct Footprints {
     pub text: Footprint,
     pub vae: Footprint,
+    /// The denoiser with its controls.
     pub denoiser: Footprint,
 }
 
@@ -137,6 +143,8 @@ pub struct Model {
     shape: ModelShape,
     name: String,
     loras: Vec<(String, LoraScale)>,
+    embeddings: Vec<String>,
+    controls: Vec<String>,
     fingerprint: String,
 }
 
@@ -159,6 +167,12 @@ impl Model {
         let (vae, of_vae) = files.without_values(|files| files.vae(device, VAE_DTYPE))?;
         let (denoiser, of_denoiser) =
             files.without_values(|files| files.denoiser(device, dtype))?;
+        let (controls, of_controls) =
+            files.without_values(|files| files.load_controls(device, dtype))?;
+        for (control, name) in controls.iter().zip(files.controls()) {
+            check_control(control, &denoiser, &vae)
+                .map_err(|reason| Error::Control { control: name.to_owned(), reason })?;
+        }
         let mut shape =
             ModelShape::new(denoiser.shape().map_err(unsuited)?, &vae).map_err(refuse)?;
         let in_scheduler = |error: SamplerError| Error::Model {
@@ -191,6 +205,8 @@ impl Model {
             scheduler = scheduler.of_stable_diffusion();
         } else if EVEN_PIPELINES.contains(&pipeline) {
             scheduler = scheduler.of_even_sigmas();
+        } else if MEASURED_PIPELINES.contains(&pipeline) {
+            scheduler = scheduler.of_measured_shift();
         }
         scheduler.prediction_type = recommended.prediction.unwrap_or(scheduler.prediction_type);
         let (text, of_text) = files.without_values(|files| files.text(device, dtype))?;
@@ -207,11 +223,17 @@ impl Model {
                 && text.has_pooled()
                 && index["force_zeros_for_empty_prompt"].as_bool().unwrap_or(true),
             text_working: trace.peak(),
-            footprints: Footprints { text: of_text, vae: of_vae, denoiser: of_denoiser },
-            blueprints: Arc::new(Blueprints { denoiser, vae, text }),
+            footprints: Footprints {
+                text: of_text,
+                vae: of_vae,
+                denoiser: of_denoiser.with(of_controls),
+            },
+            blueprints: Arc::new(Blueprints { denoiser, controls, vae, text }),
             shape,
             fingerprint: files.fingerprint(),
             loras: files.loras().map(|(name, scale)| (name.to_owned(), scale.clone())).collect(),
+            embeddings: files.embeddings().map(str::to_owned).collect(),
+            controls: files.controls().map(str::to_owned).collect(),
             name: source.path().map_or_else(
                 || "mini".to_owned(),
                 |path| path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
@@ -248,6 +270,16 @@ impl Model {
         &self.loras
     }
 
+    /// Names of the embeddings that prompts may use.
+    pub fn embeddings(&self) -> &[String] {
+        &self.embeddings
+    }
+
+    /// Names of the controls beside the denoiser.
+    pub fn controls(&self) -> &[String] {
+        &self.controls
+    }
+
     /// Digest of all files of the model ([`ModelFiles::fingerprint`]).
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
@@ -268,6 +300,20 @@ impl Model {
         let Footprints { text, vae, denoiser } = self.footprints;
         text.kept + vae.kept + denoiser.kept
     }
+}
+
+/// Checks that a control was made for such a denoiser, and sees pictures as large as the autoencoder makes them.
+fn check_control(control: &Control, denoiser: &Denoiser, vae: &Vae) -> Result<(), String> {
+    let shape = control.shape();
+    denoiser.check_control(&shape).map_err(|error| error.to_string())?;
+    if shape.factor != vae.factor() {
+        return Err(format!(
+            "it sees {} pixels for each side of a latent pixel, the VAE makes {}",
+            shape.factor,
+            vae.factor()
+        ));
+    }
+    Ok(())
 }
 
 impl fmt::Debug for Model {

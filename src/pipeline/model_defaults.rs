@@ -8,14 +8,18 @@ use crate::{
     sampler::{Denoise, PredictionType, SamplerKind, TimestepSpacing},
 };
 
+use super::profile::Profile;
+
 /// Sampling defaults of a model beyond its scheduler config; the user's settings override all of them.
 ///
-/// Read from JSON with the keys `prediction_type`, `sampler`, `timestep_spacing`, `timesteps`, `steps`, `strength` or
+/// Read from JSON with the keys `profile`, `prediction_type`, `sampler`, `timestep_spacing`, `timesteps`, `steps`, `strength` or
 /// `denoise_steps`, `guidance`, `eta`, `native_size` and `overlap`; other keys are ignored. A model's own stand
 /// under the key `cupscale` of its `model_index.json`; a manifest's take precedence.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(try_from = "Value")]
 pub struct ModelDefaults {
+    /// Profile, whose row goes before the defaults here and before the program's.
+    pub profile: Option<Profile>,
     /// Target of the prediction, where it is not that of the scheduler config: another denoiser was put in.
     pub prediction: Option<PredictionType>,
     /// Sampler.
@@ -41,6 +45,7 @@ pub struct ModelDefaults {
 /// The JSON before validation.
 #[derive(Deserialize)]
 struct RawModelDefaults {
+    profile: Option<Profile>,
     prediction_type: Option<PredictionType>,
     sampler: Option<SamplerKind>,
     timestep_spacing: Option<TimestepSpacing>,
@@ -61,6 +66,7 @@ impl TryFrom<Value> for ModelDefaults {
         ranges::check(&written).map_err(|error| error.to_string())?;
         let written = RawModelDefaults::deserialize(written).map_err(|error| error.to_string())?;
         let RawModelDefaults {
+            profile,
             prediction_type: prediction,
             sampler,
             timestep_spacing,
@@ -101,6 +107,7 @@ impl TryFrom<Value> for ModelDefaults {
         };
         let spacing = timestep_spacing;
         Ok(Self {
+            profile,
             prediction,
             sampler,
             spacing,
@@ -127,6 +134,7 @@ impl ModelDefaults {
             (others.timesteps, others.steps, others.denoise)
         };
         Self {
+            profile: self.profile.or(others.profile),
             prediction: self.prediction.or(others.prediction),
             sampler: self.sampler.or(others.sampler),
             spacing: self.spacing.or(others.spacing),

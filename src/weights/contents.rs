@@ -37,7 +37,7 @@ impl fmt::Display for FileContents {
                 );
             }
             Self::Lora => "a LoRA, not a model; use it on top of a model",
-            Self::ControlNet => "a ControlNet, not a model: not supported",
+            Self::ControlNet => "a ControlNet, not a model; use it beside a model",
             Self::Vae => "a VAE alone; use it as the VAE of a whole model",
             Self::TinyVae => {
                 "an AutoencoderTiny alone; give its folder with config.json as the VAE of a whole model"

@@ -9,9 +9,11 @@
 
 mod clip_vocabulary;
 mod contents;
+mod control;
 mod diffusers;
 #[cfg(feature = "embedded-model")]
 mod embedded;
+mod embedding;
 mod error;
 mod families;
 mod file_kind;

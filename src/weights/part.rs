@@ -13,6 +13,8 @@ pub enum Part {
     Vae,
     /// The text encoder of this index, counted from 0 in the order of their conditioning.
     TextEncoder(usize),
+    /// A control beside the denoiser (a ControlNet).
+    Control,
 }
 
 /// Configuration of one part.
@@ -24,6 +26,14 @@ pub(super) struct PartConfig {
     pub config: Value,
     /// place where it is written or was derived from, for messages
     pub file: String,
+}
+
+/// Configuration with its class, which may be in the model's index alone.
+pub(super) fn with_class(mut config: Value, class: String) -> Value {
+    if let Some(fields) = config.as_object_mut() {
+        fields.entry("_class_name").or_insert_with(|| class.into());
+    }
+    config
 }
 
 /// Files of one tokenizer, by transformers' names; each may be absent.

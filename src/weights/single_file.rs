@@ -50,6 +50,8 @@ impl SingleFile {
             Part::Denoiser => self.model.denoiser.as_ref(),
             Part::Vae => self.model.vae.as_ref(),
             Part::TextEncoder(_) => self.encoder(part).map(|encoder| &encoder.file),
+            // It comes in a file of its own.
+            Part::Control => None,
         };
         file.ok_or_else(|| WeightsError::MissingPart {
             model: self.source.to_string(),
@@ -131,7 +133,7 @@ impl ModelForm for SingleFile {
     fn check_part(&self, part: Part) -> Result<(), WeightsError> {
         match part {
             Part::TextEncoder(_) => self.tokenizer(part).map(|_| ()),
-            Part::Denoiser | Part::Vae => self.part(part).map(|_| ()),
+            Part::Denoiser | Part::Vae | Part::Control => self.part(part).map(|_| ()),
         }
     }
 

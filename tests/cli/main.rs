@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod control;
 mod devices;
 mod doctor;
 mod edit;
@@ -22,6 +23,7 @@ mod pages;
 mod pipe;
 mod program;
 mod progress;
+mod prompt;
 mod pull;
 mod quantize;
 mod raw;

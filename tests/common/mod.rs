@@ -3,7 +3,9 @@
 
 #![allow(dead_code, unused_imports, reason = "each test program uses its own part")]
 
+pub mod control;
 pub mod drawn;
+pub mod flux2_klein;
 mod folder;
 pub mod hub_server;
 pub mod models;

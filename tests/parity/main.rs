@@ -4,6 +4,9 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod control;
+mod flux2;
+mod flux2_klein;
 mod gpu;
 mod img2img;
 mod llava;
@@ -12,6 +15,7 @@ mod ops_decoder;
 mod ops_determinism;
 mod ops_packed;
 mod pixart;
+mod prompt;
 mod qwen3;
 mod sampler;
 mod sd3;

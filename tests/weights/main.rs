@@ -4,7 +4,10 @@
 mod common;
 
 mod adapters;
+mod control;
 mod files;
+mod flux2;
+mod flux2_klein;
 mod gguf;
 mod guided;
 mod lora;

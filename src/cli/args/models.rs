@@ -7,6 +7,7 @@ use clap::{
     builder::{OsStringValueParser, TypedValueParser as _},
 };
 use cupscale::{
+    pipeline::Profile,
     sampler::{SamplerKind, TimestepSpacing},
     weights::QuantType,
 };
@@ -81,7 +82,7 @@ pub struct ListArgs {
 pub struct AddArgs {
     /// Name of the model
     pub name: String,
-    /// A folder in diffusers layout, a .safetensors or a .gguf file; or a LLaVA model
+    /// A folder in diffusers layout, a .safetensors or a .gguf file; or a LLaVA model, or a ControlNet
     pub path: PathBuf,
     /// A LoRA to merge: a file, or an installed LoRA's name; may be given several times
     #[arg(long, value_name = "FILE[:SCALE[:BLOCKS]]",
@@ -99,6 +100,9 @@ pub struct AddArgs {
     /// The .gguf file with the vision tower of a LLaVA model [default: the one beside the decoder's]
     #[arg(long, value_name = "FILE")]
     pub mmproj: Option<PathBuf>,
+    /// Row of defaults for its jobs
+    #[arg(long, value_name = "faithful|balanced|creative|fast")]
+    pub profile: Option<Profile>,
     /// Sampler that the model is made for
     #[arg(long, value_name = sampler_choice())]
     pub sampler: Option<SamplerKind>,

@@ -5,6 +5,7 @@ mod canvased;
 pub mod caption;
 pub mod condition;
 pub mod context;
+mod control;
 pub mod decode;
 pub mod denoise;
 pub mod encode;

@@ -10,7 +10,10 @@ impl FileContents {
         let any = |part: &str| tensors.names().any(|name| name.contains(part));
         if any("lora_") || any(".lora.") || any("hada_w") || any("lokr_w") {
             Self::Lora
-        } else if any("control_model.") || any("controlnet_cond_embedding.") {
+        } else if any("control_model.")
+            || any("controlnet_cond_embedding.")
+            || any("input_hint_block.")
+        {
             Self::ControlNet
         } else if let Some(name) = denoiser {
             Self::Denoiser(name)

@@ -11,7 +11,7 @@ use crate::model::text::{TextArrangement, clip::ClipTextConfig, qwen3::Qwen3Conf
 use crate::model::vae::KlConfig;
 use crate::weights::WeightsError;
 use crate::weights::clip_vocabulary::TokenPadding;
-use crate::weights::part::{Part, PartConfig};
+use crate::weights::part::{Part, PartConfig, with_class};
 use crate::weights::part_file::{LatentScale, PartFile, Prediction};
 use crate::weights::tensors::{TensorMap, TensorName};
 
@@ -36,13 +36,19 @@ pub(in crate::weights) trait Family: Debug + Send + Sync {
     /// A configuration that is not supported.
     fn denoiser_names(&self, config: &PartConfig) -> Result<Vec<TensorName>, WeightsError>;
 
+    /// Names (diffusers') of all tensors that the configuration of a control of this family asks for; `None` for one that
+    /// will be refused, as all are where the family has none.
+    fn control_names(&self, _config: &PartConfig) -> Option<Vec<String>> {
+        None
+    }
+
     /// How the states of the text encoders of a model become the context of its denoiser, by its `model_index.json` and
     /// the denoiser's `config.json`.
     fn text_arrangement(&self, index: &Value, denoiser: &Value) -> TextArrangement;
 
-    /// Sampling that the makers recommend for a model with this denoiser, by its `config.json`: what a model's
+    /// Sampling that the makers recommend for a model, by its `model_index.json` and the denoiser's `config.json`: what a model's
     /// `model_index.json` may have under `cupscale`. Null where they leave it open.
-    fn defaults(&self, denoiser: &Value) -> Value;
+    fn defaults(&self, index: &Value, denoiser: &Value) -> Value;
 
     /// Scale of the latents of a model with this denoiser.
     fn latent_scale(&self, denoiser: &Value) -> LatentScale;
@@ -134,6 +140,7 @@ impl dyn Family + '_ {
             Part::Vae => "vae".into(),
             Part::TextEncoder(0) => "text_encoder".into(),
             Part::TextEncoder(index) => format!("text_encoder_{}", index + 1).into(),
+            Part::Control => "controlnet".into(),
         }
     }
 
@@ -143,6 +150,7 @@ impl dyn Family + '_ {
             Part::Denoiser => self.denoiser_title(),
             Part::Vae => "the VAE",
             Part::TextEncoder(_) => "the text encoder",
+            Part::Control => "the ControlNet",
         }
     }
 
@@ -170,12 +178,14 @@ impl dyn Family + '_ {
                 let names = self.denoiser_names(config).ok()?;
                 Some(names.into_iter().map(|(ours, ..)| ours).collect())
             }
-            Part::Vae if config.class == autoencoder_kl::CLASS => {
-                let names = autoencoder_kl::names(&KlConfig::from_json(json).ok()?);
+            Part::Vae if autoencoder_kl::is_class(&config.class) => {
+                let json = with_class(json.clone(), config.class.clone());
+                let names = autoencoder_kl::names(&KlConfig::from_json(&json).ok()?);
                 let names = names.into_iter().map(|(ours, _)| ours);
                 Some(names.flat_map(|name| [autoencoder_kl::old_name(&name), name]).collect())
             }
             Part::Vae => None,
+            Part::Control => Some(self.control_names(config)?.into_iter().collect()),
             Part::TextEncoder(_) if t5::is_class(&config.class) => {
                 let config = T5Config::from_json(&config.class, json).ok()?;
                 Some(t5::names(&config).into_iter().collect())

@@ -7,6 +7,7 @@ use super::{
     FileEntry, Kind, LoraRef, ModelEntry, ModelError, Registry, Role, RunDefaults, Source, Store,
     check,
 };
+use crate::weights::control::ControlFiles;
 use crate::weights::file_kind::FileKind;
 use crate::weights::hub::{TransferProgress, TransferWork, sha256_file};
 use crate::weights::source::{has_extension, in_hub_cache, refuse_foreign};
@@ -20,7 +21,7 @@ const MAX_DEPTH: usize = 3;
 /// The user's own weights.
 #[derive(Clone, Debug, Default)]
 pub struct OwnWeights {
-    /// model: a folder in diffusers layout, a `.safetensors` or a `.gguf` file; or a LLaVA model
+    /// model: a folder in diffusers layout, a `.safetensors` or a `.gguf` file; or a LLaVA model, or a ControlNet
     pub weights: PathBuf,
     /// LoRAs, each a file or the name of an installed LoRA, with its scale
     pub loras: Vec<(PathBuf, LoraScale)>,
@@ -58,8 +59,16 @@ pub fn add(
         return taken("an installed model", true);
     }
     let kind = kind_of(&own.weights);
-    if kind == Kind::Captioner {
-        check_captioner(&own)?;
+    match kind {
+        Kind::Captioner => check_alone(
+            &own,
+            "a LLaVA model describes pictures: it has no LoRA, UNet, text encoder, VAE, or sampling",
+        )?,
+        Kind::Control => check_alone(
+            &own,
+            "a ControlNet stands beside a model: it has no LoRA, UNet, text encoder, VAE, or sampling",
+        )?,
+        Kind::Diffusion | Kind::Vae | Kind::Lora => {}
     }
     // What is wrong with the files is said before anything is made for them.
     gather(store, &own, kind)?;
@@ -88,7 +97,8 @@ fn gather(
     own: &OwnWeights,
     kind: Kind,
 ) -> Result<(Vec<Source>, Vec<LoraRef>), ModelError> {
-    let mut sources = vec![find(&own.weights, Role::Model, kind)?];
+    let main = if kind == Kind::Control { Role::Control } else { Role::Model };
+    let mut sources = vec![find(&own.weights, main, kind)?];
     if let Some(path) = mmproj_of(own, kind)? {
         sources.push(find(&path, Role::Mmproj, kind)?);
     }
@@ -117,20 +127,24 @@ fn gather(
 
 /// Purpose of weights, by their description.
 fn kind_of(path: &Path) -> Kind {
-    if LlavaFiles::is_at(path) { Kind::Captioner } else { Kind::Diffusion }
+    if LlavaFiles::is_at(path) {
+        Kind::Captioner
+    } else if ControlFiles::is_at(path) {
+        Kind::Control
+    } else {
+        Kind::Diffusion
+    }
 }
 
-/// Refuses changes to a diffusion model for a captioner.
-fn check_captioner(own: &OwnWeights) -> Result<(), ModelError> {
+/// Refuses changes to a diffusion model for what is none.
+fn check_alone(own: &OwnWeights, reason: &str) -> Result<(), ModelError> {
     let parts = [&own.denoiser, &own.text_encoder, &own.vae];
     if own.loras.is_empty() && parts.iter().all(|part| part.is_none()) && own.run.is_empty() {
         return Ok(());
     }
     Err(ModelError::NotWeights {
         path: own.weights.display().to_string(),
-        reason:
-            "a LLaVA model describes pictures: it has no LoRA, UNet, text encoder, VAE, or sampling"
-                .to_owned(),
+        reason: reason.to_owned(),
     })
 }
 
@@ -182,6 +196,8 @@ fn find(path: &Path, role: Role, kind: Kind) -> Result<Source, ModelError> {
             // The folder has been recognised as a captioner already.
             Role::Model if kind == Kind::Captioner => "",
             Role::Model => "model_index.json",
+            // Recognised already as well.
+            Role::Control => "",
             Role::Denoiser | Role::TextEncoder | Role::Vae => "config.json",
             Role::Lora | Role::Mmproj => return not("a folder; name the file in it"),
         };
@@ -203,7 +219,7 @@ fn find(path: &Path, role: Role, kind: Kind) -> Result<Source, ModelError> {
         let (known, read): (&[_], fn(FileKind) -> bool) = match role {
             Role::Lora => (&["safetensors", "sft"], |kind| kind == FileKind::Safetensors),
             Role::Mmproj => (&["gguf"], |kind| kind == FileKind::Gguf),
-            Role::Model | Role::Denoiser | Role::TextEncoder | Role::Vae => {
+            Role::Model | Role::Denoiser | Role::TextEncoder | Role::Vae | Role::Control => {
                 (&["safetensors", "sft", "gguf"], FileKind::is_read)
             }
         };

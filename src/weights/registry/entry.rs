@@ -39,6 +39,8 @@ pub enum Kind {
     Vae,
     /// A low-rank change to a diffusion model.
     Lora,
+    /// A ControlNet beside a diffusion model's denoiser.
+    Control,
     /// Describing pictures.
     Captioner,
 }
@@ -90,6 +92,8 @@ pub enum Role {
     Vae,
     /// A LoRA.
     Lora,
+    /// A ControlNet.
+    Control,
     /// The vision tower of a captioner whose decoder is a GGUF file.
     Mmproj,
 }
@@ -111,6 +115,9 @@ pub struct FileEntry {
 /// Defaults of a run with a model. A setting that is missing has the program's default.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RunDefaults {
+    /// `faithful`, `balanced`, `creative` or `fast`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
     /// target of the prediction, where it is not that of the base's scheduler: `epsilon`, `v_prediction` or `sample`
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prediction_type: Option<String>,
@@ -181,6 +188,7 @@ impl Kind {
             Self::Diffusion => "diffusion",
             Self::Vae => "vae",
             Self::Lora => "lora",
+            Self::Control => "control",
             Self::Captioner => "captioner",
         }
     }

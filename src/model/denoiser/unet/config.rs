@@ -6,7 +6,7 @@
 use serde_json::{Map, Value};
 
 use super::error::UNetError;
-use crate::ranges;
+use crate::{model::denoiser::control::ControlShape, ranges};
 
 /// More than any UNet of the family has.
 const MAX_LEVELS: usize = 8;
@@ -248,6 +248,27 @@ impl UNetConfig {
             push(level, block.resnets, block.transformer.as_ref());
         }
         sizes
+    }
+
+    /// Shape of a control for it, whose picture has `factor` pixels for each side of a latent pixel.
+    #[must_use]
+    pub fn control_shape(&self, factor: usize) -> ControlShape {
+        let mut skips: Vec<usize> =
+            self.down.first().map(|level| level.channels).into_iter().collect();
+        for (index, level) in self.down.iter().enumerate() {
+            let downsample = usize::from(index + 1 < self.down.len());
+            skips.extend(std::iter::repeat_n(level.channels, level.resnets + downsample));
+        }
+        let attends = self.down.iter().find_map(|level| level.transformer.as_ref());
+        let attends = attends.or(self.mid.as_ref().map(|mid| &mid.transformer));
+        ControlShape {
+            inputs: self.in_channels,
+            context: attends.map(|transformer| transformer.context_width),
+            added: self.added.as_ref().map(|added| added.input_width),
+            skips,
+            middle: self.mid.as_ref().map_or(0, |mid| mid.channels),
+            factor,
+        }
     }
 
     /// Product of the strides on the way down: heights and widths in latent pixels that are multiples

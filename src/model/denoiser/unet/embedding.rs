@@ -27,6 +27,9 @@ struct GuidanceEmbedding {
     projection: Linear,
 }
 
+/// Numbers of sizes and places, which come before that of the guidance.
+const PICTURE_NUMBERS: usize = 6;
+
 /// Factor of the guidance in its features (diffusers `get_guidance_scale_embedding`).
 const GUIDANCE_FACTOR: f32 = 1000.0;
 
@@ -138,20 +141,22 @@ impl UNetEmbedding {
     ) -> Result<Activation> {
         let mut features =
             self.time_proj.of_timestep(timestep, batch, trace)?.to_dtype(self.dtype)?;
-        let mut micro = micro.cloned();
+        let count = micro.map(|numbers| numbers.dim(1)).transpose()?.unwrap_or(0);
         if let Some(GuidanceEmbedding { features: sinusoids, projection }) = &self.guidance {
             let Some(numbers) = micro else {
                 candle_core::bail!("unet: the model is given the strength of guidance");
             };
-            let count = numbers.dim(1)?;
             let guidance = numbers.narrow(1, count - 1, 1)?.reshape(batch)?;
             let guidance = sinusoids.forward(&guidance)?.to_dtype(self.dtype)?;
             features = features.add(&projection.forward(&guidance)?)?;
-            micro = match count {
-                1 => None,
-                _ => Some(numbers.narrow(1, 0, count - 1)?),
-            };
         }
+        // A control beside a model that is given its guidance is not given it.
+        let micro = match micro {
+            Some(numbers) if count > PICTURE_NUMBERS => {
+                Some(numbers.narrow(1, 0, PICTURE_NUMBERS)?)
+            }
+            other => other.cloned(),
+        };
         let embedded = self.time_embedding.forward(&features)?;
         let Some(added) = &self.added else { return Ok(embedded) };
         let (Some(pooled), Some(micro)) = (pooled, &micro) else {

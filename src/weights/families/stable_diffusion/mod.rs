@@ -5,6 +5,7 @@
 //! `comfy/supported_models.py` (marker tensors, which SD 2 predicts v).
 
 mod checkpoint;
+mod control;
 mod unet_names;
 mod unet_shapes;
 
@@ -20,6 +21,7 @@ use crate::weights::part_file::{
     LatentScale, Naming, PartFile, PartPlace, Prediction, Shapes, find, part_config,
 };
 use crate::weights::tensors::{Take, TensorMap, TensorName};
+pub(in crate::weights) use control::{control, find_control};
 
 /// The family.
 #[derive(Debug)]
@@ -90,11 +92,15 @@ impl Family for StableDiffusion {
         Ok(names.map(|(ours, theirs)| (ours, theirs, Take::Whole)).collect())
     }
 
+    fn control_names(&self, config: &PartConfig) -> Option<Vec<String>> {
+        control::control_names(config)
+    }
+
     fn text_arrangement(&self, _: &Value, _: &Value) -> TextArrangement {
         TextArrangement::Clip
     }
 
-    fn defaults(&self, _: &Value) -> Value {
+    fn defaults(&self, _: &Value, _: &Value) -> Value {
         Value::Null
     }
 
@@ -188,6 +194,8 @@ fn unet(
     }
     let shapes = Shapes { tensors, prefix };
     let mut config = unet_shapes::config(&shapes, naming, pooled).map_err(&fail)?;
+    let conv_out = if naming == Naming::Ldm { "out.2.weight" } else { "conv_out.weight" };
+    config["out_channels"] = shapes.size(conv_out, 0).map_err(&fail)?.into();
     let sdxl = !config["addition_embed_type"].is_null();
     let sd2 = !sdxl && config["use_linear_projection"] == true;
     // Attention scores of SD 2.1 overflow f16.

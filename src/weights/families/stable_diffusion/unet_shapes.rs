@@ -26,7 +26,7 @@ struct LevelShape {
     attention: String,
 }
 
-/// Configuration of a UNet without its native size. `pooled` is the width of the model's pooled text
+/// Configuration of a UNet, of which the encoder and the middle tell all, without its outputs and its native size. `pooled` is the width of the model's pooled text
 /// embedding, which the UNet takes beside the numbers of the micro-conditioning.
 ///
 /// # Errors
@@ -37,13 +37,10 @@ pub(super) fn config(
     pooled: Option<usize>,
 ) -> Result<Value, String> {
     let levels = unet_levels(shapes, naming)?;
-    let (conv_in, conv_out, time, added, mid) = match naming {
-        Naming::Ldm => {
-            ("input_blocks.0.0", "out.2", "time_embed.0", "label_emb.0.0", "middle_block.1")
-        }
+    let (conv_in, time, added, mid) = match naming {
+        Naming::Ldm => ("input_blocks.0.0", "time_embed.0", "label_emb.0.0", "middle_block.1"),
         Naming::Diffusers => (
             "conv_in",
-            "conv_out",
             "time_embedding.linear_1",
             "add_embedding.linear_1",
             "mid_block.attentions.0",
@@ -90,7 +87,6 @@ pub(super) fn config(
     let mut config = json!({
         "_class_name": "UNet2DConditionModel",
         "in_channels": shapes.size(&format!("{conv_in}.weight"), 1)?,
-        "out_channels": shapes.size(&format!("{conv_out}.weight"), 0)?,
         "block_out_channels": levels.iter().map(|level| level.channels).collect::<Vec<_>>(),
         "layers_per_block": levels.iter().map(|level| level.resnets).collect::<Vec<_>>(),
         "down_block_types": down_types,
@@ -225,7 +221,6 @@ mod tests {
         transformer("middle_block.1".to_owned(), last, mid);
         shapes.extend(convs);
         shapes.push(("input_blocks.0.0.weight".to_owned(), vec![first, 4, 3, 3]));
-        shapes.push(("out.2.weight".to_owned(), vec![4, first, 3, 3]));
         shapes.push(("time_embed.0.weight".to_owned(), vec![4 * first, first]));
         if dense && context == 2048 {
             shapes.push(("label_emb.0.0.weight".to_owned(), vec![4 * first, 2816]));
@@ -245,7 +240,6 @@ mod tests {
             json!({
                 "_class_name": "UNet2DConditionModel",
                 "in_channels": 4,
-                "out_channels": 4,
                 "block_out_channels": [320, 640, 1280],
                 "layers_per_block": [2, 2, 2],
                 "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
