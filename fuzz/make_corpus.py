@@ -236,6 +236,9 @@ def weights():
         ("clip.vision.block_count", 4, u32(1)),
     ]
     seed("gguf", "llama", gguf(entries, [("token_embd.weight", [4, 7]), ("v.blk.0.ln1.weight", [4])]))
+    for path in sorted((FIXTURES / "enlarger" / "ncnn").glob("*.param")):
+        # The numbers are too long for a seed; the text is what is read.
+        seed("ncnn", path.stem, path.read_bytes()[: LARGEST - 1] + b"\0")
 
     block = "down_blocks_1_attentions_0_transformer_blocks_0"
     dotted = block.replace("down_blocks_1_attentions_0_transformer_blocks_0", "down_blocks.1.attentions.0.transformer_blocks.0")

@@ -3,15 +3,16 @@
 use std::{
     ffi::OsStr,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use cupscale::{
     backend::{DeviceSpec, MatmulPrecision},
     candle::Device,
     model::text::LoraTag,
-    pipeline::{Engine, Error, ModelDefaults},
+    pipeline::{Engine, Error, FirstEnlarger, ModelDefaults},
     weights::{
-        ModelFiles, ModelSource,
+        EnlargerFiles, ModelFiles, ModelSource,
         registry::{self, Kind, ModelError, ResolvedModel, RunDefaults, Store},
     },
 };
@@ -19,7 +20,7 @@ use cupscale::{
 use super::{
     args::ModelArgs,
     error::CliError,
-    values::{ControlArg, EmbeddingArg, LoraArg},
+    values::{self, ControlArg, EmbeddingArg, LoraArg},
 };
 
 /// Loads a model with ControlNets onto devices, and the LoRAs that a prompt names; `note` receives warnings.
@@ -65,10 +66,24 @@ pub fn load(
 
 /// Checks a model's configurations and the headers of its weights.
 pub fn check(model: &OsStr) -> Result<(), CliError> {
+    if registry::resolve(model)?.kind == Some(Kind::Enlarger) {
+        return first(model).map(drop);
+    }
     let (files, _) = files(Some(model), &OwnParts::default(), &[])?;
     let device = DeviceSpec::Cpu.open().map_err(Error::from)?;
     Engine::load(&files, &device)?;
     Ok(())
+}
+
+/// The first enlarger of that name or in that file; `None` for Lanczos.
+pub fn first(name: &OsStr) -> Result<Option<Arc<FirstEnlarger>>, CliError> {
+    if name == values::LANCZOS {
+        return Ok(None);
+    }
+    let model = resolve(name, Kind::Enlarger)?;
+    let files = EnlargerFiles::open(&model.weights).map_err(Error::from)?;
+    let files = if model.kind.is_some() { files.with_name(model.name) } else { files };
+    Ok(Some(Arc::new(FirstEnlarger::new(files).map_err(Error::from)?)))
 }
 
 /// Parts that options put in the place of a model's own.

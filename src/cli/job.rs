@@ -365,6 +365,7 @@ impl Job {
         settings.max_memory = loaded.max_memory;
         settings.vae_disk = loaded.vae_disk;
         settings.controls.clone_from(&loaded.controls);
+        settings.first.clone_from(&loaded.first);
         let wants_model = names_captioner && request.describes_with_a_model();
         if wants_model && !self.describes_with_a_model() {
             let reason = "captioner llava: it is not loaded; start `pipe` with --captioner llava";
@@ -425,6 +426,7 @@ impl Job {
         if settings.vae_disk.is_some() && !engine.vae_sees_the_whole() {
             note("--vae-disk has no effect: no norm of this model's VAE sees the whole picture");
         }
+        settings.first = engine::first(&self.model.first)?;
         settings.captioner = captioner::open(&self.content, &devices)?;
         self.repaint.add_profile(&engine, &mut settings)?;
         Ok((engine, settings))

@@ -122,6 +122,11 @@ fn to_json(input: &str, output: &str, plan: &Plan, time: &PlannedTime) -> Value 
         "calls": plan.denoiser_calls(),
         "controls": plan.controls,
         "vae_tiles": plan.tiles(),
+        "first": plan.first.as_ref().map(|first| json!({
+            "name": first.name,
+            "scale": first.network.scale(),
+            "passes": first.passes.len(),
+        })),
         "computes_on": plan.computes_on,
         "devices": plan.devices,
         "work_bytes": plan.work_bytes(),

@@ -68,5 +68,7 @@ pub use output::{Buffer, Output, OutputWriter, Stream};
 pub use picture::{MAX_PIXELS, Picture, PictureShape};
 pub use pixels::{PixelFormat, PixelRows, UnknownPixelFormat};
 pub use plane::Plane;
+pub(crate) use plane::{MEMORY_BYTES, PlaneBuilder, Scratch};
 pub use read_options::ReadOptions;
+pub(crate) use resize::RowResizer;
 pub use resize::{Filter, Resizer};

@@ -181,6 +181,7 @@ fn base_spec(
         gsp: 0.0,
         rap: 0.0,
         rsp: 0.0,
+        first: None,
         captioner: Arc::new(PromptOnly),
         controls: Vec::new(),
         colour_fix: ColourFix::None,

@@ -157,6 +157,9 @@ impl JobSpec {
             record["rsp"] = settings.rsp.into();
             record["color_fix"] = settings.colour_fix.name().into();
         }
+        if let Some(first) = &settings.first {
+            record["first"] = first.name().into();
+        }
         if let Some(generated) = &self.generated {
             record["generated"] = generated.clone();
         }
@@ -233,6 +236,9 @@ impl JobSpec {
             entry("embeddings", serde_json::json!(model.embeddings));
         }
         entry("weights", model.fingerprint.as_str().into());
+        if let Some(first) = &settings.first {
+            entry("first_weights", first.fingerprint().into());
+        }
         entry("device", model.device.as_str().into());
         let pictures = settings.controls.iter().filter_map(|of| of.picture.as_ref());
         let pictures: Vec<Value> = pictures.map(|own| digest_of(&own.picture)).collect();

@@ -12,6 +12,7 @@ mod cut_light;
 mod engine;
 mod error;
 mod finish;
+mod first;
 mod frames;
 mod generate;
 mod job;
@@ -39,6 +40,7 @@ pub(crate) mod work;
 pub use control::{ControlUse, OwnControlPicture};
 pub use engine::Engine;
 pub use error::Error;
+pub use first::FirstEnlarger;
 pub use frames::Frames;
 pub use generate::{Generated, Generation, GenerationPlan, generate, plan_generation};
 pub use mask::Mask;
@@ -46,6 +48,7 @@ pub use model::ModelShape;
 pub use model_defaults::ModelDefaults;
 pub use plan::{
     Plan,
+    first::FirstPlan,
     geometry::Geometry,
     memory::{MemoryPlan, MemoryStage, StageMemory},
     sampling::SamplingPlan,

@@ -121,7 +121,7 @@ pub struct Blueprints {
 }
 
 /// Footprints of a model's parts, known without loading them.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Footprints {
     pub text: Footprint,
     pub vae: Footprint,

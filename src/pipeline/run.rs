@@ -22,7 +22,7 @@ use super::{
         caption,
         condition::Conditions,
         context::Context,
-        decode, denoise, encode, resized,
+        decode, denoise, encode, enlarge, resized,
         write::{RowWriter, Target},
     },
     work::folder::{Resume, WorkFolder, WorkOptions},
@@ -176,7 +176,7 @@ pub(super) fn stages(
     progress: &mut dyn Progress,
 ) -> Result<(Document, Value), Error> {
     let others = &engine.others();
-    let context = &Context { runner: &engine.runner, others, picture, spec };
+    let context = &Context { runner: &engine.runner, others, picture, enlarged: None, spec };
     let plan = &spec.plan;
     let described = caption::describe_or_kept(context, work, progress)?;
     let record = record(spec, picture, &described.prompt);
@@ -189,6 +189,11 @@ pub(super) fn stages(
     };
     if progress.interrupted() {
         return Err(Error::Interrupted(None));
+    }
+    let enlarged = enlarge::picture(context, work, progress)?;
+    let context = &Context { enlarged: enlarged.as_ref(), ..*context };
+    if enlarged.is_some() {
+        end_stage(engine, plan);
     }
     if !plan.repaints {
         let mut writer = RowWriter::open(target, work, progress)?;
@@ -284,7 +289,7 @@ pub fn describe_ahead(
         return Ok(false);
     }
     let others = &engine.others();
-    let context = Context { runner: &engine.runner, others, picture, spec };
+    let context = Context { runner: &engine.runner, others, picture, enlarged: None, spec };
     caption::describe(&context, settings.rsp > 0.0, progress)?;
     Ok(true)
 }
@@ -300,10 +305,16 @@ pub fn describe(
     progress: &mut dyn Progress,
 ) -> Result<Document, Error> {
     // Whatever a job would make of them.
-    let settings = &Settings { blend: Defaults::BLEND, mask: None, ..settings.clone() };
+    let settings = &Settings {
+        blend: Defaults::BLEND,
+        denoise: None,
+        mask: None,
+        first: None,
+        ..settings.clone()
+    };
     let spec = &JobSpec::new(engine, picture.shape(), settings)?;
     let others = &engine.others();
-    let context = Context { runner: &engine.runner, others, picture, spec };
+    let context = Context { runner: &engine.runner, others, picture, enlarged: None, spec };
     Ok(caption::describe(&context, true, progress)?.document)
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::control::ControlUse;
+use super::first::FirstEnlarger;
 use crate::{
     canvas::{Fusion, SizeSpec},
     caption::{Captioner, attributes::Attributes},
@@ -117,7 +118,7 @@ pub struct Settings {
     pub timesteps: Option<Vec<usize>>,
     /// Steps of the whole schedule, N ≥ 1.
     pub steps: Option<usize>,
-    /// Part of the schedule that runs.
+    /// Part of the schedule that runs; [`Denoise::Steps`] of 0 repaints nothing, and the output is the first enlargement.
     pub denoise: Option<Denoise>,
     /// Strength of classifier-free guidance, at least 0; 1 and below is none.
     pub guidance: Option<f64>,
@@ -133,6 +134,8 @@ pub struct Settings {
     pub rap: f64,
     /// Weight of the regional semantic prior, in 0..=1.
     pub rsp: f64,
+    /// Network that makes the picture which is repainted; `None` for Lanczos.
+    pub first: Option<Arc<FirstEnlarger>>,
     /// Captioner of the regions.
     pub captioner: Arc<dyn Captioner>,
     /// Uses of the engine's controls.
@@ -174,7 +177,7 @@ impl Settings {
 
     /// True if the output has anything of the model.
     pub(crate) fn repaints(&self) -> bool {
-        self.blend > 0.0
+        self.blend > 0.0 && self.denoise != Some(Denoise::Steps(0))
     }
 
     /// True if conditions may differ between regions.
@@ -210,6 +213,7 @@ impl Default for Settings {
             gsp: Defaults::GSP,
             rap: Defaults::RAP,
             rsp: Defaults::RSP,
+            first: None,
             captioner: Arc::new(Attributes),
             controls: Vec::new(),
             colour_fix: ColourFix::Wavelet,

@@ -66,6 +66,18 @@ pub fn gguf(file: &[u8]) -> Option<Vec<Tensor>> {
     Some(found)
 }
 
+/// Scale of the network of ncnn in a text and its numbers, and names, shapes and places of its arrays.
+///
+/// # Errors
+/// The message for the user.
+pub fn ncnn(param: &[u8], bin: &[u8]) -> Result<(usize, Vec<Tensor>), String> {
+    let (config, arrays) = super::enlarger::ncnn_places(param, bin)?;
+    let named = arrays
+        .into_iter()
+        .map(|array| (array.name, format!("{:?}", array.dtype), array.shape, array.range));
+    Ok((config.scale(), named.collect()))
+}
+
 /// The configuration and the tokenizer of a LLaVA model of llama.cpp, decoder and vision tower in one file.
 pub fn llama_cpp(path: &Path) -> Option<(serde_json::Value, serde_json::Value)> {
     let file = LlamaCppFile::open(path).ok()?;

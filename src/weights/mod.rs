@@ -14,6 +14,7 @@ mod diffusers;
 #[cfg(feature = "embedded-model")]
 mod embedded;
 mod embedding;
+mod enlarger;
 mod error;
 mod families;
 mod file_kind;
@@ -50,6 +51,7 @@ mod tokenizer_files;
 mod weights_file;
 
 pub use contents::FileContents;
+pub use enlarger::EnlargerFiles;
 pub use error::WeightsError;
 #[cfg(feature = "mistralrs")]
 pub(crate) use fingerprint::folder_fingerprint;

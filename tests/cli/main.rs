@@ -8,6 +8,7 @@ mod control;
 mod devices;
 mod doctor;
 mod edit;
+mod first;
 mod folder;
 mod formats;
 mod help;

@@ -67,13 +67,9 @@ fn texts_have_the_ids_and_the_states_of_the_pipeline_and_so_has_what_fills_them_
     assert_eq!(conditioner.widths(), (3 * 16, None));
     let mut counts = Vec::new();
     for (row, (prompt, ids)) in prompts.iter().zip(&ids).enumerate() {
-        let tokens = conditioner
-            .tokenizers()
-            .chunks(&Prompt::plain(prompt))
-            .unwrap()
-            .remove(0)
-            .remove(0)
-            .tokens;
+        let chunk =
+            conditioner.tokenizers().chunks(&Prompt::plain(prompt)).unwrap().remove(0).remove(0);
+        let tokens = chunk.tokens;
         assert_eq!(&tokens.ids, ids, "{prompt:?}");
         counts.push(tokens.count);
         let error = norm_error(&text.context.get(row).unwrap(), &expected[&row.to_string()]);

@@ -5,6 +5,7 @@
 mod common;
 
 mod control;
+mod enlarger;
 mod flux2;
 mod flux2_klein;
 mod gpu;

@@ -5,6 +5,7 @@ mod common;
 
 mod adapters;
 mod control;
+mod enlarger;
 mod files;
 mod flux2;
 mod flux2_klein;

@@ -123,10 +123,11 @@ const NOT_OF_GENERATE: [&str; 7] = [
 ];
 
 /// Options of the enlargement, which a base picture alone does not have.
-const OF_ENLARGING: [&str; 16] = [
+const OF_ENLARGING: [&str; 17] = [
     "control",
     "control_kind",
     "control_image",
+    "first",
     "strength",
     "denoise_steps",
     "gsp",

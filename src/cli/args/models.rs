@@ -82,7 +82,8 @@ pub struct ListArgs {
 pub struct AddArgs {
     /// Name of the model
     pub name: String,
-    /// A folder in diffusers layout, a .safetensors or a .gguf file; or a LLaVA model, or a ControlNet
+    /// A folder in diffusers layout, a .safetensors or a .gguf file; or a LLaVA model, a ControlNet, or an ESRGAN model
+    /// (.safetensors, or a .param with its .bin)
     pub path: PathBuf,
     /// A LoRA to merge: a file, or an installed LoRA's name; may be given several times
     #[arg(long, value_name = "FILE[:SCALE[:BLOCKS]]",

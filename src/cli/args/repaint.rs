@@ -46,9 +46,9 @@ pub struct RepaintArgs {
     /// Amount of repainting: the share of the steps that run, rounded up [default: the model's, or 0.45]
     #[arg(long, value_name = "0-1", value_parser = values::share)]
     strength: Option<f64>,
-    /// The same as a number of steps
+    /// The same as a number of steps; 0 is the first enlargement alone, without the diffusion model
     #[arg(long, value_name = "K", conflicts_with = "strength",
-          value_parser = clap::value_parser!(u32).range(1..=1000))]
+          value_parser = clap::value_parser!(u32).range(0..=1000))]
     denoise_steps: Option<u32>,
     /// Sampler of the steps [default: the model's]
     #[arg(long, value_name = sampler_choice())]
@@ -91,7 +91,7 @@ pub struct RepaintArgs {
     /// Only the light of the repaint, over the colours of the input
     #[arg(long)]
     detail_only: bool,
-    /// Share of the repainted picture in the output; 0 is the plain Lanczos enlargement, without the model [default: 1]
+    /// Share of the repainted picture in the output; 0 is the first enlargement alone (Lanczos without --first), without the model [default: 1]
     #[arg(long, value_name = "0-1", value_parser = values::weight)]
     blend: Option<f64>,
 }

@@ -55,9 +55,10 @@ const CAPTION: [(&str, Shape); 4] = [
     ("caption_seed", Shape::Number),
 ];
 /// Settings that are read elsewhere here, or that say nothing of a next run.
-const OTHERS: [&str; 16] = [
+const OTHERS: [&str; 17] = [
     "version",
     "model",
+    "first",
     "loras",
     "embeddings",
     "controls",
@@ -260,12 +261,21 @@ impl Reused {
         Ok(())
     }
 
-    /// The model and its LoRAs, by the names that they are installed under.
+    /// The first enlarger, the model and its LoRAs, by the names that they are installed under.
     fn model(
         &mut self,
         record: &Map<String, Value>,
         free: &impl Fn(&[&str]) -> bool,
     ) -> Result<(), String> {
+        if let Some(value) = record.get("first").filter(|_| free(&["first"])) {
+            let name = plain("first", value, Shape::Text)?;
+            if !is_installed(&name, Kind::Enlarger) {
+                return Err(format!(
+                    "its first enlarger {value} is not installed under this name: name it with --first"
+                ));
+            }
+            self.push("first", &name);
+        }
         let Some(value) = record.get("model").filter(|_| free(&["model"])) else { return Ok(()) };
         let name = plain("model", value, Shape::Text)?;
         let is_embedded = cfg!(feature = "embedded-model") && name == "mini";

@@ -20,6 +20,9 @@ impl fmt::Display for Plan {
             false => writeln!(f, "input         {} × {} px", input.width, input.height)?,
         }
         writeln!(f, "output        {} × {} px", canvas.width, canvas.height)?;
+        if let Some(first) = &self.first {
+            writeln!(f, "first         {first}")?;
+        }
         writeln!(
             f,
             "canvas        {} × {} latent px, {} channels",
@@ -70,7 +73,10 @@ impl fmt::Display for Plan {
         if predictions > run {
             write!(f, " in {predictions} predictions")?;
         }
-        writeln!(f, ", at t = {}", timesteps.join(", "))?;
+        match timesteps.is_empty() {
+            true => writeln!(f)?,
+            false => writeln!(f, ", at t = {}", timesteps.join(", "))?,
+        }
         let batch = self.memory.batch.min(self.running().max(1));
         let calls = units::count(self.denoiser_calls(), "region");
         match sampling.guidance {
@@ -155,6 +161,7 @@ impl fmt::Display for MemoryStage {
             Self::Read => "read",
             Self::Caption => "caption",
             Self::Text => "text",
+            Self::Enlarge => "enlarge",
             Self::Encode => "encode",
             Self::Denoise => "denoise",
             Self::Decode => "decode",

@@ -2,6 +2,8 @@
 
 mod call;
 mod display;
+pub mod first;
+mod first_needs;
 pub mod geometry;
 mod layerwise;
 pub(super) mod mask;
@@ -18,6 +20,7 @@ mod work;
 
 use std::sync::Arc;
 
+use first::{FirstDraft, FirstPlan};
 use geometry::Geometry;
 use mask::MaskPlan;
 use memory::MemoryPlan;
@@ -39,6 +42,7 @@ use super::{
     profile::ProfileRow,
     progress::{Outline, Stage},
     prompts::Prompts,
+    runner::Compute as _,
     settings::Settings,
     work::files::WorkLayout,
 };
@@ -49,6 +53,8 @@ use super::{
 pub struct Plan {
     /// Sizes and places: input, canvas, regions.
     pub geometry: Geometry,
+    /// First enlargement by a network, if there is one.
+    pub first: Option<FirstPlan>,
     /// Sampler, steps and guidance.
     pub sampling: SamplingPlan,
     /// The most chunks of tokens of a text: one, but for weighted prompts.
@@ -124,26 +130,29 @@ impl Plan {
         let wanted = (sampling.guidance.is_some(), settings.captions_differ());
         let text_chunks = Prompts::new(settings)?.chunks(&model.blueprints.text, wanted)?;
         let controls = controls(model, settings, sampling.steps.len())?;
+        let first = settings.first.as_ref();
+        let first = first.map(|first| FirstDraft::new(first, runner.device(), &geometry));
+        let first = first.transpose()?;
         let vae_tiling = VaeTiling::choose(model, runner, settings, &geometry)?;
         let mask = settings.mask.as_ref().map(|mask| MaskPlan::new(mask, &geometry)).transpose()?;
         let regions = regions::of_steps(settings, &geometry, &sampling, mask.as_ref());
         let (memory, work) = {
             let sizes = (&geometry, vae_tiling, text_chunks);
             let sampled = (&sampling, regions.as_slice(), mask.as_ref());
-            let draft = Draft::new(engine, settings, sizes, sampled);
+            let draft = Draft::new(engine, settings, sizes, sampled, first.as_ref());
             let memory = draft.plan()?;
             let work = draft.work(&memory)?;
             (memory, work)
         };
         let keeps_everything = mask.as_ref().is_some_and(|mask| mask.repainted() == 0);
         let repaints = settings.repaints() && !keeps_everything;
-        if !repaints && keeps_everything {
+        if !settings.repaints() {
+            sampling.notes.push(not_repainted(settings));
+        } else if keeps_everything {
             sampling.notes.push("the mask keeps everything: the model does not run".to_owned());
-        } else if !repaints {
-            let note = "a blend of 0 is the resized input alone: the model does not run";
-            sampling.notes.push(note.to_owned());
         }
         Ok(Self {
+            first: first.map(|first| first.plan),
             sampling,
             text_chunks,
             profile: settings.profile,
@@ -196,6 +205,7 @@ impl Plan {
             steps,
             work: [
                 (Stage::Caption, if self.repaints { captions as f64 } else { 0.0 }),
+                (Stage::Enlarge, work.enlarge),
                 (Stage::Encode, share * work.encode),
                 (Stage::Denoise, share * work.denoise),
                 (Stage::Decode, share * work.decode),
@@ -252,6 +262,9 @@ impl Plan {
             regions: (regions::most(&self.regions).max(1), grid.region_size()),
             history: self.sampling.history(),
             low_resolution: *low_resolution,
+            enlarged: (self.first.as_ref()).map(|_| (canvas.height, canvas.width * PIXEL_BYTES)),
+            enlarging_bytes: (self.first.as_ref())
+                .map_or(0, |first| first.disk_bytes(self.memory.first_tile)),
             rows: (canvas.height, row_bytes),
             decoded_bytes: if self.keeps_decoded { decoded } else { 0 },
             map_bytes: self.map_bytes(),
@@ -292,4 +305,16 @@ fn controls(model: &Model, settings: &Settings, steps: usize) -> Result<Vec<Stri
         Ok(format!("{name}: {}{of_picture}, scale {}{when}", of.kind.name(), of.scale))
     };
     settings.controls.iter().map(describe).collect()
+}
+
+/// The note on a job whose output has nothing of the model.
+fn not_repainted(settings: &Settings) -> String {
+    let why = if settings.blend > 0.0 { "without steps" } else { "with a blend of 0" };
+    match &settings.first {
+        None => format!("{why} the output is the resized input alone: the model does not run"),
+        Some(first) => format!(
+            "{why} the output is the picture by {} alone: the diffusion model does not run",
+            first.name()
+        ),
+    }
 }

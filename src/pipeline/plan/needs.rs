@@ -8,6 +8,7 @@ use std::{
 };
 
 use super::{
+    first::FirstDraft,
     geometry::Geometry,
     layerwise::TracedMaps,
     mask::MaskPlan,
@@ -60,7 +61,7 @@ pub struct Needs {
 
 impl Needs {
     /// Adds a pass that does not overlap with the others.
-    fn add(&mut self, pass: &PassMemory) {
+    pub(super) fn add(&mut self, pass: &PassMemory) {
         self.device_working = self.device_working.max(pass.peak);
         self.scratch = self.scratch.max(pass.scratch);
         self.host_working = self.host_working.max(pass.host);
@@ -103,13 +104,13 @@ pub(super) enum WholeCanvas {
 #[derive(Clone, Debug, Default)]
 pub(super) struct PassMemory {
     /// Peak of the pass.
-    peak: usize,
+    pub(super) peak: usize,
     /// Scratch buffer of every CPU thread.
-    scratch: usize,
+    pub(super) scratch: usize,
     /// Bytes of the recorded layers.
-    recorded: usize,
+    pub(super) recorded: usize,
     /// Host memory of a block of a map, on its way to the disk.
-    host: usize,
+    pub(super) host: usize,
     /// Multiplications of the pass.
     pub(super) products: f64,
 }
@@ -128,6 +129,8 @@ pub struct Draft<'a> {
     pub(super) sampling: &'a SamplingPlan,
     pub(super) regions: &'a [Arc<StepRegions>],
     pub(super) mask: Option<&'a MaskPlan>,
+    /// The first enlarger, if it is a network.
+    pub(super) first: Option<&'a FirstDraft>,
     /// The captioner's model, if the job asks one.
     captions: Option<Box<dyn CaptionMemory + 'a>>,
     /// Cache of traced passes; the search repeats them.
@@ -141,6 +144,7 @@ impl<'a> Draft<'a> {
         settings: &'a Settings,
         (geometry, vae_tiling, text_chunks): (&'a Geometry, VaeTiling, usize),
         (sampling, regions, mask): (&'a SamplingPlan, &'a [Arc<StepRegions>], Option<&'a MaskPlan>),
+        first: Option<&'a FirstDraft>,
     ) -> Self {
         let request = request(settings, geometry, regions);
         let captions = request.and_then(|request| settings.captioner.memory(&request));
@@ -157,6 +161,7 @@ impl<'a> Draft<'a> {
             sampling,
             regions,
             mask,
+            first,
             captions,
             traced,
         }

@@ -75,7 +75,10 @@ impl SamplingPlan {
         let schedule = schedule.clone().with_spacing(spacing);
         let schedule_steps = timesteps.count();
         let denoise = denoise(model, settings, schedule_steps);
-        let steps = sampler::plan(&*sampler, &schedule, &timesteps, denoise)?;
+        let steps = match denoise {
+            Denoise::Steps(0) => Vec::new(),
+            denoise => sampler::plan(&*sampler, &schedule, &timesteps, denoise)?,
+        };
         let updates = sampler::updates(&*sampler, &schedule, &steps)?;
 
         let initial_noise =

@@ -12,6 +12,8 @@ use crate::pipeline::{error::Error, finish::Finish};
 /// Multiplications (each with its addition) of a job's networks.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct WorkAmounts {
+    /// By the first enlarger.
+    pub enlarge: f64,
     /// By the autoencoder's encoder.
     pub encode: f64,
     /// By the denoiser.
@@ -56,7 +58,8 @@ impl Draft<'_> {
         let batches = (pair * regions::in_all(self.regions)) as f64 / batch as f64;
         let steps = self.sampling.steps.len() as f64;
         let denoise = batches * of_batch.products + steps * of_whole;
-        Ok(WorkAmounts { encode, denoise, decode })
+        let enlarge = self.enlarging(memory.first_tile)?.products;
+        Ok(WorkAmounts { enlarge, encode, denoise, decode })
     }
 
     /// Share of the VAE tiles, whose cores have `side` image pixels, that a mask leaves to be decoded.

@@ -33,11 +33,11 @@ impl<'a> Canvased<'a> {
     /// # Errors
     /// A size that they cannot be resized to.
     pub fn of_output(context: &Context<'a>) -> Result<Self, Error> {
-        let Context { picture, spec, .. } = *context;
+        let spec = context.spec;
         let canvas = spec.plan.geometry.canvas;
         let mask = spec.settings.mask.as_ref();
         let mask = mask.map(|mask| mask.at(canvas.width, canvas.height)).transpose()?;
-        Ok(Self { mask, ..Self::new(picture, canvas.width, canvas.height)? })
+        Ok(Self { mask, ..Self::new(context.source(), canvas.width, canvas.height)? })
     }
 
     /// The share of the repaint in the pixels of columns `x` and rows `y` of the picture, `[y, x]`; `None` without a mask.

@@ -9,6 +9,7 @@ mod control;
 pub mod decode;
 pub mod denoise;
 pub mod encode;
+pub mod enlarge;
 mod layerwise;
 mod predict;
 mod preview;

@@ -265,6 +265,7 @@ pub fn job_with(settings: Settings, scheduler: &str) -> JobSpec {
         keeps_parts: true,
         batch: 4,
         tile: 20,
+        first_tile: 32,
         captions: None,
         stages: Vec::new(),
     };
@@ -273,6 +274,7 @@ pub fn job_with(settings: Settings, scheduler: &str) -> JobSpec {
         regions: regions::of_steps(&settings, &geometry, &sampling, mask.as_ref()),
         mask,
         profile: None,
+        first: None,
         sampling,
         text_chunks: 1,
         tile_rows: geometry.tiles(canvas.latent_height, memory.tile),
@@ -299,7 +301,7 @@ pub fn picture() -> Picture {
 
 /// Context of a stage.
 pub fn context<'a>(runner: &'a Fake, picture: &'a Picture, spec: &'a JobSpec) -> Context<'a> {
-    Context { runner, others: &[], picture, spec }
+    Context { runner, others: &[], picture, enlarged: None, spec }
 }
 
 /// As [`context`], with further devices.
@@ -309,7 +311,7 @@ pub fn context_of<'a>(
     picture: &'a Picture,
     spec: &'a JobSpec,
 ) -> Context<'a> {
-    Context { runner, others, picture, spec }
+    Context { runner, others, picture, enlarged: None, spec }
 }
 
 /// A work folder that is removed with the test.

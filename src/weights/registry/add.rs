@@ -11,7 +11,7 @@ use crate::weights::control::ControlFiles;
 use crate::weights::file_kind::FileKind;
 use crate::weights::hub::{TransferProgress, TransferWork, sha256_file};
 use crate::weights::source::{has_extension, in_hub_cache, refuse_foreign};
-use crate::weights::{LlavaFiles, LoraScale, WeightsError, lora};
+use crate::weights::{EnlargerFiles, LlavaFiles, LoraScale, WeightsError, lora};
 
 /// Extensions of files that belong to a model, among all that may lie in a folder.
 const EXTENSIONS: [&str; 6] = ["safetensors", "gguf", "json", "txt", "model", "jinja"];
@@ -21,7 +21,7 @@ const MAX_DEPTH: usize = 3;
 /// The user's own weights.
 #[derive(Clone, Debug, Default)]
 pub struct OwnWeights {
-    /// model: a folder in diffusers layout, a `.safetensors` or a `.gguf` file; or a LLaVA model, or a ControlNet
+    /// model: a folder in diffusers layout, a `.safetensors` or a `.gguf` file; or a LLaVA model, a ControlNet, or an enlarging network
     pub weights: PathBuf,
     /// LoRAs, each a file or the name of an installed LoRA, with its scale
     pub loras: Vec<(PathBuf, LoraScale)>,
@@ -67,6 +67,10 @@ pub fn add(
         Kind::Control => check_alone(
             &own,
             "a ControlNet stands beside a model: it has no LoRA, UNet, text encoder, VAE, or sampling",
+        )?,
+        Kind::Enlarger => check_alone(
+            &own,
+            "an enlarging network alone: it has no LoRA, UNet, text encoder, VAE, or sampling",
         )?,
         Kind::Diffusion | Kind::Vae | Kind::Lora => {}
     }
@@ -127,7 +131,9 @@ fn gather(
 
 /// Purpose of weights, by their description.
 fn kind_of(path: &Path) -> Kind {
-    if LlavaFiles::is_at(path) {
+    if EnlargerFiles::is_at(path) {
+        Kind::Enlarger
+    } else if LlavaFiles::is_at(path) {
         Kind::Captioner
     } else if ControlFiles::is_at(path) {
         Kind::Control
@@ -190,6 +196,9 @@ fn find(path: &Path, role: Role, kind: Kind) -> Result<Source, ModelError> {
         Ok(absolute) if absolute.exists() => in_hub_cache(&absolute),
         _ => return not("no such file or folder"),
     };
+    if kind == Kind::Enlarger {
+        return Ok(enlarger(path));
+    }
     let mut names = Vec::new();
     if path.is_dir() {
         let needed = match role {
@@ -233,6 +242,22 @@ fn find(path: &Path, role: Role, kind: Kind) -> Result<Source, ModelError> {
         .map(|path| FileEntry { path, size: None, sha256: None, optional: false })
         .collect();
     Ok(Source { repository: None, revision: None, role, path: Some(path.clone()), files })
+}
+
+/// The files of an enlarging network, one or a pair, in their folder.
+fn enlarger(path: &Path) -> Source {
+    let paths =
+        EnlargerFiles::open(path).map_or_else(|_| Vec::new(), |files| files.paths().to_vec());
+    let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let (place, names) = match &paths[..] {
+        [] | [_] => (path.to_owned(), vec![String::new()]),
+        several => (path.parent().unwrap_or(path).to_owned(), several.iter().map(name).collect()),
+    };
+    let files = names
+        .into_iter()
+        .map(|path| FileEntry { path, size: None, sha256: None, optional: false })
+        .collect();
+    Source { repository: None, revision: None, role: Role::Model, path: Some(place), files }
 }
 
 /// Notes sizes and digests of the user's own files.

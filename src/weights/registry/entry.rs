@@ -43,6 +43,8 @@ pub enum Kind {
     Control,
     /// Describing pictures.
     Captioner,
+    /// Enlarging pictures before they are repainted.
+    Enlarger,
 }
 
 /// Terms of use.
@@ -190,6 +192,7 @@ impl Kind {
             Self::Lora => "lora",
             Self::Control => "control",
             Self::Captioner => "captioner",
+            Self::Enlarger => "enlarger",
         }
     }
 }

@@ -102,7 +102,11 @@ impl Store {
         };
         Ok(ResolvedModel {
             kind: Some(entry.kind),
-            weights: self.weights(main),
+            weights: match entry.kind {
+                // Either file of a pair leads to the other.
+                Kind::Enlarger => self.files(main).map(|(path, _)| path).next().unwrap_or_default(),
+                _ => self.weights(main),
+            },
             denoiser: of_role(Role::Denoiser).map(|source| self.weights(source)),
             text_encoder: of_role(Role::TextEncoder).map(|source| self.weights(source)),
             vae: of_role(Role::Vae)
