@@ -128,9 +128,21 @@ pub(super) fn config(
         "time_embedding_dim": shapes.size(&format!("{time}.weight"), 0)?,
         "norm_num_groups": 32,
     });
-    if !is_reverse {
+    // A control has an encoder alone.
+    let decoder = match naming {
+        Naming::Ldm => "output_blocks.0.0.in_layers.2.weight",
+        Naming::Diffusers => "up_blocks.0.resnets.0.conv1.weight",
+    };
+    if !is_reverse && shapes.has(decoder) {
         let up: Vec<Value> = up.iter().map(|depths| depths_of(depths)).collect();
         config["reverse_transformer_layers_per_block"] = up.into();
+    }
+    let guidance = match naming {
+        Naming::Ldm => "time_embed.cond_proj.weight",
+        Naming::Diffusers => "time_embedding.cond_proj.weight",
+    };
+    if shapes.has(guidance) {
+        config["time_cond_proj_dim"] = shapes.size(guidance, 1)?.into();
     }
     if shapes.has(&format!("{added}.weight")) {
         let input = shapes.size(&format!("{added}.weight"), 1)?;
