@@ -181,7 +181,7 @@ fn a_killed_job_goes_on_with_its_controls_and_another_control_is_another_job() {
             format!("{TWO} --control-image own.png"),
         ] {
             let line =
-                shell.fail(&format!("in.png -o out.png --device cpu --model model {other}"), 1);
+                shell.fail(&format!("in.png -o out.png --device cpu --model model {other}"), 2);
             assert!(line.contains("another job"), "{line}");
         }
         assert_eq!(run(&shell, TWO), undisturbed, "after kill {kills}");
@@ -200,7 +200,7 @@ fn a_killed_job_goes_on_with_its_controls_and_another_control_is_another_job() {
     let name = "controlnet_mid_block.weight";
     tensors.insert(name.to_owned(), (&tensors[name] * 0.5).unwrap());
     crate::common::control::write_folder(&config, &tensors, &shell.path("plain"));
-    let line = shell.fail(&format!("in.png -o out.png --device cpu --model model {TWO}"), 1);
+    let line = shell.fail(&format!("in.png -o out.png --device cpu --model model {TWO}"), 2);
     assert!(line.contains("another job"), "{line}");
 }
 
