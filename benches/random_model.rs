@@ -223,7 +223,7 @@ fn write_model(folder: &Path, configurations: &Configurations) -> Result<()> {
     part("vae", vae, diffusion, names(|params| Ok(Vae::load(vae, params).map(drop)?))?)?;
     for (name, config) in ["text_encoder", "text_encoder_2"].into_iter().zip(text) {
         let class = config["architectures"][0].as_str().unwrap_or_default();
-        let named = names(|params| Ok(TextEncoder::load(class, config, params).map(drop)?))?;
+        let named = names(|params| Ok(TextEncoder::load(class, config, &[], params).map(drop)?))?;
         part(name, config, "model", named)?;
     }
     for (name, pad) in [("tokenizer", "<|endoftext|>"), ("tokenizer_2", "!")] {

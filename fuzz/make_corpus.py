@@ -321,6 +321,8 @@ def configs():
         seed("sd3_config", name, data)
     for name, data in fixtures("z_image/model/transformer/config.json"):
         seed("z_image_config", name, data)
+    for name, data in fixtures("flux2/transformer/config.json"):
+        seed("flux2_config", name, data)
     for name, data in fixtures("z_image/model/text_encoder/config.json"):
         seed("qwen3_config", name, data)
     for name, data in fixtures("vae*/**/config.json"):
@@ -352,6 +354,10 @@ def texts():
     grid = {"rows": 1, "cols": 1, "region": 8, "overlap": 0, "width": 8, "height": 8}
     region = {"row": 0, "col": 0, "x": 0, "y": 0, "width": 8, "height": 8, "caption": "a door"}
     seed("captions", "one", json.dumps({"version": 1, "grid": grid, "captioner": "file", "model": "m", "regions": [region]}))
+
+    words = "a (((house:1.3)) [on] a (hill:0.5) BREAK sun, (((sky))), <lora:wash:0.8> \\(b\\) [c:d] e\n---\na (red) roof"
+    seed("prompt", "all", words)
+    seed("prompt", "editing", "a [cat:dog:0.5] AND [a|b]\n---\n")
 
     records = ['{"encoded":{"tiles":4}}', '"low_resolution"']
     for step in range(1, 4):

@@ -84,7 +84,14 @@ const FIELDS: &[(&str, Range)] = &[
     ("n_refiner_layers", LAYERS),
     ("siglip_feat_dim", WIDTH),
     ("t_scale", FACTOR),
-    // AutoencoderKL, AutoencoderTiny
+    // Flux2Transformer2DModel
+    ("axes_dims_rope", COUNT),
+    ("eps", SHARE),
+    ("mlp_ratio", (1e-3, 64.0)),
+    ("num_single_layers", LAYERS),
+    ("timestep_guidance_channels", WIDTH),
+    // AutoencoderKL, AutoencoderKLFlux2, AutoencoderTiny
+    ("batch_norm_eps", SHARE),
     ("decoder_block_out_channels", (0.0, 65_536.0)),
     ("encoder_block_out_channels", (0.0, 65_536.0)),
     ("latent_channels", COUNT),

@@ -1,26 +1,31 @@
 //! The model of a job: from `--model` and the options that change it to an engine on its devices.
 
-use std::{ffi::OsStr, path::Path};
+use std::{
+    ffi::OsStr,
+    path::{Path, PathBuf},
+};
 
 use cupscale::{
     backend::{DeviceSpec, MatmulPrecision},
     candle::Device,
+    model::text::LoraTag,
     pipeline::{Engine, Error, ModelDefaults},
     weights::{
         ModelFiles, ModelSource,
-        registry::{self, Kind, ModelError, ResolvedModel, RunDefaults},
+        registry::{self, Kind, ModelError, ResolvedModel, RunDefaults, Store},
     },
 };
 
 use super::{
     args::ModelArgs,
     error::CliError,
-    values::{ControlArg, LoraArg},
+    values::{ControlArg, EmbeddingArg, LoraArg},
 };
 
-/// Loads a model with ControlNets onto devices; `note` receives warnings.
+/// Loads a model with ControlNets onto devices, and the LoRAs that a prompt names; `note` receives warnings.
 pub fn load(
     args: &ModelArgs,
+    tags: &[LoraTag],
     controls: &[&ControlArg],
     precision: MatmulPrecision,
     devices: &[Device],
@@ -31,7 +36,11 @@ pub fn load(
         text_encoder: args.text_encoder.as_deref(),
         vae: args.vae.as_deref(),
     };
-    let (mut files, manifest) = files(args.model.as_deref(), &own, &args.lora)?;
+    let loras = with_tags(args, tags)?;
+    let (mut files, manifest) = files(args.model.as_deref(), &own, &loras)?;
+    for EmbeddingArg { path, name } in &args.embedding {
+        files = files.with_embedding(path, name.as_deref()).map_err(Error::from)?;
+    }
     for ControlArg { name, .. } in controls {
         let control = resolve(name, Kind::Control)?;
         let path = &control.weights;
@@ -103,6 +112,50 @@ pub fn files(
     }
     let named = resolved.filter(|model| model.kind.is_some());
     Ok((files, named.map(|model| (model.name, model.run))))
+}
+
+/// The LoRAs of the options and those that a prompt names.
+fn with_tags(args: &ModelArgs, tags: &[LoraTag]) -> Result<Vec<LoraArg>, CliError> {
+    let mut loras = args.lora.clone();
+    for tag in tags {
+        if let Some(other) = loras.iter().find(|lora| lora.is_named(&tag.name)) {
+            return Err(CliError::Usage(format!(
+                "{}: that LoRA is given twice (the other: {}); leave one out",
+                tag.tag,
+                other.path.display()
+            )));
+        }
+        loras.push(LoraArg { path: tagged(args, tag)?, scale: tag.scale });
+    }
+    Ok(loras)
+}
+
+/// The LoRA that a prompt names: an installed one, or a file of that name in the models folder or beside the model.
+fn tagged(args: &ModelArgs, LoraTag { name, tag, .. }: &LoraTag) -> Result<PathBuf, CliError> {
+    if name.contains(['/', '\\']) {
+        let reason = format!("{tag}: a tag has a name and no path: give the file with --lora");
+        return Err(CliError::Usage(reason));
+    }
+    let store = Store::open()?;
+    if store.manifest(name).ok().flatten().is_some_and(|entry| entry.kind == Kind::Lora) {
+        return Ok(name.into());
+    }
+    let model = args.model.as_deref().map(|model| resolve(model, Kind::Diffusion)).transpose()?;
+    let beside = model.as_ref().and_then(|model| model.weights.parent());
+    let beside = beside.map(|folder| match folder.as_os_str().is_empty() {
+        true => Path::new("."),
+        false => folder,
+    });
+    let folders = || beside.into_iter().chain([store.root()]);
+    let file = format!("{name}.safetensors");
+    let found = folders().map(|folder| folder.join(&file)).find(|path| path.is_file());
+    found.ok_or_else(|| {
+        let folders: Vec<_> = folders().map(|folder| folder.display().to_string()).collect();
+        CliError::Usage(format!(
+            "{tag}: no installed LoRA has that name, and there is no {file} in {}: put it there, or give it with --lora",
+            folders.join(" or ")
+        ))
+    })
 }
 
 /// The default model.

@@ -95,6 +95,7 @@ fn add(store: &Store, args: &AddArgs) -> Result<(), CliError> {
         vae: args.vae.clone(),
         mmproj: args.mmproj.clone(),
         run: RunDefaults {
+            profile: args.profile.map(|profile| profile.name().to_owned()),
             sampler: args.sampler.map(|sampler| sampler.name().to_owned()),
             timestep_spacing: args.timestep_spacing.map(|spacing| spacing.name().to_owned()),
             timesteps: args.timesteps.clone(),

@@ -11,6 +11,20 @@ pub struct LoraArg {
     pub scale: f64,
 }
 
+impl LoraArg {
+    /// True if a prompt means it by this name: that under which it is installed, or its file's.
+    pub fn is_named(&self, name: &str) -> bool {
+        self.path.as_os_str() == name || self.path.file_stem().is_some_and(|stem| stem == name)
+    }
+}
+
+/// A file of an embedding, or a folder, and the name that prompts have for it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EmbeddingArg {
+    pub path: PathBuf,
+    pub name: Option<String>,
+}
+
 /// A ControlNet, its scale, and the share of the steps in which it works.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ControlArg {
@@ -144,6 +158,18 @@ pub fn lora(text: OsString) -> Result<LoraArg, String> {
         return Err("the scale is not a number".to_owned());
     }
     Ok(LoraArg { path: path.into(), scale })
+}
+
+/// An embedding with an optional name. A path that exists is itself, though it may have a sign of equality in it.
+pub fn embedding(text: OsString) -> Result<EmbeddingArg, String> {
+    let split = text.to_str().filter(|text| !std::path::Path::new(text).exists());
+    match split.and_then(|text| text.split_once('=')) {
+        None => Ok(EmbeddingArg { path: text.into(), name: None }),
+        Some((name, path)) if !name.trim().is_empty() && !path.is_empty() => {
+            Ok(EmbeddingArg { path: path.into(), name: Some(name.trim().to_owned()) })
+        }
+        Some(_) => Err("a name and a file, as in NAME=FILE".to_owned()),
+    }
 }
 
 /// ControlNet with an optional scale, and behind that an optional range of steps, `NAME:0.6:0-0.8`. As for a LoRA, only

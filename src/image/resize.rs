@@ -22,6 +22,8 @@ const BAND: usize = 1 << 22;
 pub enum Filter {
     /// sinc(x)·sinc(x/3) on |x| < 3, antialiased when reducing. Overshoots at edges.
     Lanczos3,
+    /// A tent over two source pixels, antialiased when reducing. Never overshoots.
+    Bilinear,
     /// Exact mean over the footprint of an output pixel; for reducing. Never overshoots.
     Area,
 }
@@ -208,7 +210,8 @@ impl FilterTaps {
         for i in 0..to {
             weights.clear();
             let first = match filter {
-                Filter::Lanczos3 => lanczos3(i, from, scale, &mut weights),
+                Filter::Lanczos3 => windowed(i, from, scale, (3.0, lanczos3), &mut weights),
+                Filter::Bilinear => windowed(i, from, scale, (1.0, tent), &mut weights),
                 Filter::Area => area(i, from, scale, &mut weights),
             };
             let sum: f64 = weights.iter().sum();
@@ -268,13 +271,25 @@ impl FilterTaps {
     }
 }
 
-/// Weights of output position `i` and its first source sample, as Pillow's `precompute_coeffs`.
-fn lanczos3(i: u32, from: i64, scale: f64, weights: &mut Vec<f64>) -> u32 {
+/// Weights of output position `i` under a kernel of this support, and its first source sample, as Pillow's
+/// `precompute_coeffs`.
+fn windowed(
+    i: u32,
+    from: i64,
+    scale: f64,
+    (support, kernel): (f64, fn(f64) -> f64),
+    weights: &mut Vec<f64>,
+) -> u32 {
     let stretch = scale.max(1.0);
-    let support = 3.0 * stretch;
+    let support = support * stretch;
     let centre = (f64::from(i) + 0.5) * scale;
     let first = ((centre - support + 0.5) as i64).max(0);
     let end = ((centre + support + 0.5) as i64).min(from);
+    weights.extend((first..end).map(|k| kernel((k as f64 - centre + 0.5) / stretch)));
+    first as u32
+}
+
+fn lanczos3(x: f64) -> f64 {
     let sinc = |x: f64| {
         if x == 0.0 {
             1.0
@@ -283,11 +298,11 @@ fn lanczos3(i: u32, from: i64, scale: f64, weights: &mut Vec<f64>) -> u32 {
             x.sin() / x
         }
     };
-    weights.extend((first..end).map(|k| {
-        let x = (k as f64 - centre + 0.5) / stretch;
-        if (-3.0..3.0).contains(&x) { sinc(x) * sinc(x / 3.0) } else { 0.0 }
-    }));
-    first as u32
+    if (-3.0..3.0).contains(&x) { sinc(x) * sinc(x / 3.0) } else { 0.0 }
+}
+
+fn tent(x: f64) -> f64 {
+    (1.0 - x.abs()).max(0.0)
 }
 
 /// Overlap of the footprint `[i·scale, (i + 1)·scale)` with each source pixel.

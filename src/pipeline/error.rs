@@ -10,7 +10,7 @@ use crate::{
     canvas::CanvasError,
     caption::CaptionError,
     image::{ImageError, PictureShape},
-    model::text::TextError,
+    model::text::{PromptError, TextError},
     priors::structure::StructureError,
     sampler::SamplerError,
     temporary::TemporaryError,
@@ -32,7 +32,9 @@ pub enum Error {
     #[error(transparent)]
     Weights(#[from] WeightsError),
     #[error("the text encoders: {0}")]
-    Text(#[from] TextError),
+    Text(TextError),
+    #[error("prompt: {0}")]
+    Prompt(#[from] PromptError),
     #[error(transparent)]
     Canvas(#[from] CanvasError),
     #[error(transparent)]
@@ -138,6 +140,15 @@ pub enum Error {
         units::bytes(*need), units::bytes(*free)
     )]
     NoRoomForOutput { output: String, need: u64, free: u64 },
+}
+
+impl From<TextError> for Error {
+    fn from(error: TextError) -> Self {
+        match error {
+            TextError::Prompt(error) => Self::Prompt(error),
+            error => Self::Text(error),
+        }
+    }
 }
 
 impl Error {

@@ -173,6 +173,7 @@ fn base_spec(
         native_pixels(aspect, shape)
     });
     let own = Settings {
+        profile: None,
         denoise: Some(Denoise::Strength(1.0)),
         steps: generation.steps.or(settings.steps),
         timesteps: settings.timesteps.clone().filter(|_| generation.steps.is_none()),
@@ -185,6 +186,7 @@ fn base_spec(
         colour_fix: ColourFix::None,
         detail_only: false,
         blend: Defaults::BLEND,
+        mask: None,
         ..settings.clone()
     };
     JobSpec::of_noise(engine, size, &own).map_err(|error| match error {
@@ -272,7 +274,7 @@ fn write(
     let options = EncodeOptions {
         quality: base.settings.jpeg_quality,
         bit_depth: base.settings.bit_depth.unwrap_or(picture.bit_depth),
-        settings: Some(base.record(&base.settings.prompt).to_string()),
+        settings: Some(base.record(&base.known_prompt()).to_string()),
         ..EncodeOptions::like(picture)
     };
     let (width, height) = (picture.width, picture.height);

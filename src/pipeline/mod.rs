@@ -16,10 +16,13 @@ mod frames;
 mod generate;
 mod job;
 mod lab;
+mod mask;
 mod model;
 mod model_defaults;
 mod plan;
+mod profile;
 mod progress;
+mod prompts;
 mod protect;
 mod queue;
 #[cfg(test)]
@@ -38,6 +41,7 @@ pub use engine::Engine;
 pub use error::Error;
 pub use frames::Frames;
 pub use generate::{Generated, Generation, GenerationPlan, generate, plan_generation};
+pub use mask::Mask;
 pub use model::ModelShape;
 pub use model_defaults::ModelDefaults;
 pub use plan::{
@@ -47,8 +51,9 @@ pub use plan::{
     sampling::SamplingPlan,
     tiles::Span,
 };
+pub use profile::{Profile, ProfileRow};
 pub use progress::{Outline, Preview, Progress, Silent, Stage};
-pub use run::{Report, describe, describe_ahead, plan, upscale};
+pub use run::{Report, describe, describe_ahead, plan, profile_row, upscale};
 pub use settings::{ColourFix, Defaults, Settings};
 pub use speed::Speed;
 pub use stages::write::Rows;

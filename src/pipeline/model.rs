@@ -30,6 +30,10 @@ const CORRECTING_PIPELINES: [&str; 3] =
 /// Pipelines of diffusers that hand their scheduler a list of sigmas.
 const EVEN_PIPELINES: [&str; 2] = ["ZImagePipeline", "ZImageImg2ImgPipeline"];
 
+/// Pipelines of diffusers that do so, and shift the sigmas by the number of steps as well as by the picture's size.
+const MEASURED_PIPELINES: [&str; 3] =
+    ["Flux2KleinPipeline", "Flux2KleinInpaintPipeline", "Flux2KleinKVPipeline"];
+
 /// Switches of `model_index.json` that change what the pipeline does in a way that this program does not have.
 const UNSUPPORTED_SWITCHES: [(&str, &str); 2] = [
     ("requires_aesthetics_score", "SDXL's refiner is conditioned on a score"),
@@ -139,6 +143,7 @@ pub struct Model {
     shape: ModelShape,
     name: String,
     loras: Vec<(String, f64)>,
+    embeddings: Vec<String>,
     controls: Vec<String>,
     fingerprint: String,
 }
@@ -200,6 +205,8 @@ impl Model {
             scheduler = scheduler.of_stable_diffusion();
         } else if EVEN_PIPELINES.contains(&pipeline) {
             scheduler = scheduler.of_even_sigmas();
+        } else if MEASURED_PIPELINES.contains(&pipeline) {
+            scheduler = scheduler.of_measured_shift();
         }
         let (text, of_text) = files.without_values(|files| files.text(device, dtype))?;
         denoiser.check_text(&text).map_err(unsuited)?;
@@ -223,6 +230,7 @@ impl Model {
             blueprints: Arc::new(Blueprints { denoiser, controls, vae, text }),
             shape,
             fingerprint: files.fingerprint(),
+            embeddings: files.embeddings().map(str::to_owned).collect(),
             loras: files.loras().map(|(name, scale)| (name.to_owned(), scale)).collect(),
             controls: files.controls().map(str::to_owned).collect(),
             name: source.path().map_or_else(
@@ -255,6 +263,11 @@ impl Model {
     /// Names and scales of the LoRAs merged into the weights.
     pub fn loras(&self) -> &[(String, f64)] {
         &self.loras
+    }
+
+    /// Names of the embeddings that prompts may use.
+    pub fn embeddings(&self) -> &[String] {
+        &self.embeddings
     }
 
     /// Names of the controls beside the denoiser.

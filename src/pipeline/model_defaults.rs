@@ -8,14 +8,18 @@ use crate::{
     sampler::{Denoise, SamplerKind, TimestepSpacing},
 };
 
+use super::profile::Profile;
+
 /// Sampling defaults of a model beyond its scheduler config; the user's settings override all of them.
 ///
-/// Read from JSON with the keys `sampler`, `timestep_spacing`, `timesteps`, `steps`, `strength` or
+/// Read from JSON with the keys `profile`, `sampler`, `timestep_spacing`, `timesteps`, `steps`, `strength` or
 /// `denoise_steps`, `guidance`, `eta`, `native_size` and `overlap`; other keys are ignored. A model's own stand
 /// under the key `cupscale` of its `model_index.json`; a manifest's take precedence.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(try_from = "Value")]
 pub struct ModelDefaults {
+    /// Profile, whose row goes before the defaults here and before the program's.
+    pub profile: Option<Profile>,
     /// Sampler.
     pub sampler: Option<SamplerKind>,
     /// Spacing of the timesteps.
@@ -39,6 +43,7 @@ pub struct ModelDefaults {
 /// The JSON before validation.
 #[derive(Deserialize)]
 struct RawModelDefaults {
+    profile: Option<Profile>,
     sampler: Option<SamplerKind>,
     timestep_spacing: Option<TimestepSpacing>,
     timesteps: Option<Vec<usize>>,
@@ -58,6 +63,7 @@ impl TryFrom<Value> for ModelDefaults {
         ranges::check(&written).map_err(|error| error.to_string())?;
         let written = RawModelDefaults::deserialize(written).map_err(|error| error.to_string())?;
         let RawModelDefaults {
+            profile,
             sampler,
             timestep_spacing,
             timesteps,
@@ -97,6 +103,7 @@ impl TryFrom<Value> for ModelDefaults {
         };
         let spacing = timestep_spacing;
         Ok(Self {
+            profile,
             sampler,
             spacing,
             timesteps,
@@ -122,6 +129,7 @@ impl ModelDefaults {
             (others.timesteps, others.steps, others.denoise)
         };
         Self {
+            profile: self.profile.or(others.profile),
             sampler: self.sampler.or(others.sampler),
             spacing: self.spacing.or(others.spacing),
             timesteps,

@@ -13,7 +13,8 @@ use super::{
     engine::Engine,
     error::Error,
     job::{JobSpec, digest_of},
-    plan::Plan,
+    plan::{Plan, sampling::SamplingPlan},
+    profile::{Profile, ProfileRow},
     progress::{Outline, Progress},
     runner::Compute as _,
     settings::{Defaults, Settings},
@@ -249,6 +250,23 @@ pub fn plan(
     Ok(JobSpec::new(engine, input.into(), settings)?.plan)
 }
 
+/// The row of `profile` for a model, as far as `settings` leave its schedule to the model.
+///
+/// # Errors
+/// Settings that do not match the model.
+pub fn profile_row(
+    engine: &Engine,
+    profile: Profile,
+    settings: &Settings,
+) -> Result<ProfileRow, Error> {
+    let model = &engine.model;
+    let own = Settings { denoise: None, ..settings.clone() };
+    let sampling = SamplingPlan::resolve(&model.scheduler, &model.schedule, &model.defaults, &own)?;
+    let steps = (sampling.steps_run, sampling.schedule_steps);
+    let overlap = model.defaults.overlap.unwrap_or(Defaults::OVERLAP);
+    Ok(ProfileRow::of(profile, steps, overlap, model.shape().sees_low_resolution))
+}
+
 /// Captions a picture ahead of its job, so that the captioner's model is loaded once for several pictures
 /// instead of alternating with the denoiser; [`Captioner::free`](crate::caption::Captioner::free) ends that.
 /// Returns false if there is nothing to gain: the captioner's model stays loaded, or there is none.
@@ -282,7 +300,7 @@ pub fn describe(
     progress: &mut dyn Progress,
 ) -> Result<Document, Error> {
     // Whatever a job would make of them.
-    let settings = &Settings { blend: Defaults::BLEND, ..settings.clone() };
+    let settings = &Settings { blend: Defaults::BLEND, mask: None, ..settings.clone() };
     let spec = &JobSpec::new(engine, picture.shape(), settings)?;
     let others = &engine.others();
     let context = Context { runner: &engine.runner, others, picture, spec };

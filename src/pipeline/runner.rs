@@ -15,7 +15,7 @@ use crate::{
             Conditioning, Control, ControlKind, ControlPicture, ControlSignal, Denoiser,
             MicroConditioning, Prior,
         },
-        text::{Cut, TextConditioner, TextConditioning},
+        text::{Cut, Prompt, TextConditioner, TextConditioning},
         vae::{FeatureMaps, Globals, LayerwiseSize, Vae},
     },
     weights::{Lazy, ModelFiles},
@@ -37,11 +37,17 @@ pub trait Compute: Sync {
     /// Working precision of the text encoders and the denoiser.
     fn dtype(&self) -> DType;
 
-    /// Encodes texts, one row each.
+    /// Encodes prompts, one row each, all to as many chunks.
     ///
     /// # Errors
     /// Parts that cannot be loaded; errors of the tokenizers and the backend.
-    fn encode_texts(&self, texts: &[&str]) -> Result<TextConditioning, Error>;
+    fn encode_texts(&self, texts: &[&Prompt], chunks: usize) -> Result<TextConditioning, Error>;
+
+    /// How many chunks a prompt takes.
+    ///
+    /// # Errors
+    /// A prompt that the model does not take; errors of the tokenizers.
+    fn chunks(&self, text: &Prompt) -> Result<usize, Error>;
 
     /// Denoiser conditions of these texts, one row each, all with the same micro-conditioning.
     ///
@@ -53,11 +59,11 @@ pub trait Compute: Sync {
         micro: MicroConditioning,
     ) -> Result<Conditioning, Error>;
 
-    /// The part of `text` beyond the encoders' token limit, if any.
+    /// The part of `text` beyond the encoders' token limit, or beyond so many chunks, if any.
     ///
     /// # Errors
     /// Errors of the tokenizers.
-    fn cut(&self, text: &str) -> Result<Option<Cut>, Error>;
+    fn cut(&self, text: &Prompt, chunks: usize) -> Result<Option<Cut>, Error>;
 
     /// Predicate: the model takes the text uncut.
     fn fits(&self) -> Fits<'static>;
@@ -316,11 +322,17 @@ impl Compute for Runner {
         self.dtype
     }
 
-    fn encode_texts(&self, texts: &[&str]) -> Result<TextConditioning, Error> {
+    fn encode_texts(&self, texts: &[&Prompt], chunks: usize) -> Result<TextConditioning, Error> {
         if !self.blueprints.text.is_dear() {
-            return Ok(self.text()?.encode(texts)?);
+            return Ok(self.text()?.encode_prompts(texts, chunks)?);
         }
-        self.text_states.encode(texts, &self.device, |text| Ok(self.text()?.encode(&[text])?))
+        self.text_states.encode(texts, chunks, &self.device, |text| {
+            Ok(self.text()?.encode_prompts(&[text], chunks)?)
+        })
+    }
+
+    fn chunks(&self, text: &Prompt) -> Result<usize, Error> {
+        Ok(self.blueprints.text.tokenizers().count(text)?)
     }
 
     fn condition(
@@ -331,8 +343,8 @@ impl Compute for Runner {
         Ok(self.blueprints.denoiser.condition(texts, micro)?)
     }
 
-    fn cut(&self, text: &str) -> Result<Option<Cut>, Error> {
-        Ok(self.blueprints.text.tokenizers().cut(text)?)
+    fn cut(&self, text: &Prompt, chunks: usize) -> Result<Option<Cut>, Error> {
+        Ok(self.blueprints.text.tokenizers().cut_prompt(text, chunks)?)
     }
 
     fn fits(&self) -> Fits<'static> {

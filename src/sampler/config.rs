@@ -10,7 +10,7 @@ use std::str::FromStr;
 use serde::Deserialize;
 
 use super::error::SamplerError;
-use super::flow_settings::{FlowSettings, TimeShift};
+use super::flow_settings::{FlowSettings, SizeCurve, TimeShift};
 use super::level::NoiseProcess;
 use crate::ranges;
 
@@ -230,6 +230,7 @@ impl RawSchedulerConfig {
             max_shift: self.max_shift.unwrap_or(1.15),
             base_image_seq_len: self.base_image_seq_len.unwrap_or(256),
             max_image_seq_len: self.max_image_seq_len.unwrap_or(4096),
+            size_curve: SizeCurve::Line,
             time_shift_type: self.time_shift_type.unwrap_or(TimeShift::Exponential),
             shift_terminal: self.shift_terminal,
             invert_sigmas: self.invert_sigmas.unwrap_or(false),
@@ -332,6 +333,14 @@ impl SchedulerConfig {
     #[must_use]
     pub fn of_even_sigmas(self) -> Self {
         Self { flow: FlowSettings { whole_range: true, ..self.flow }, ..self }
+    }
+
+    /// The config as diffusers' pipelines of models take it whose shift by the picture's size was measured: with even sigmas
+    /// and a shift that follows from the number of steps as well (`compute_empirical_mu`).
+    #[must_use]
+    pub fn of_measured_shift(self) -> Self {
+        let even = self.of_even_sigmas();
+        Self { flow: FlowSettings { size_curve: SizeCurve::Measured, ..even.flow }, ..even }
     }
 
     /// The noise process of the model's training: betas, at timesteps that index them, or flow matching. Models of EDM

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use super::{
     config::SchedulerConfig,
     error::SamplerError,
-    flow_settings::{FlowSettings, TimeShift},
+    flow_settings::{FlowSettings, SizeCurve, TimeShift},
     level::Level,
     sigmas::Sigmas,
 };
@@ -41,7 +41,8 @@ impl FlowSigmas {
         if settings.shift_terminal == Some(1.0) {
             return refuse("a shift_terminal of 1", "it leaves no steps: it must be below 1");
         }
-        if settings.base_image_seq_len == settings.max_image_seq_len {
+        let is_line = settings.size_curve == SizeCurve::Line;
+        if is_line && settings.base_image_seq_len == settings.max_image_seq_len {
             return refuse("base_image_seq_len", "it must differ from max_image_seq_len");
         }
         let train_timesteps = config.num_train_timesteps;
@@ -93,7 +94,7 @@ impl FlowSigmas {
             (self.end(total) * span, self.end(1) * span)
         };
         let increment = (last - first) / (n.max(2) - 1) as f64;
-        let shift = self.shift()?;
+        let shift = self.shift(n)?;
         let even = |index: usize| match index {
             0 => first,
             _ if index + 1 == n => last,
@@ -139,17 +140,16 @@ impl FlowSigmas {
         f64::from(shifted)
     }
 
-    /// The shift of every σ.
-    fn shift(&self) -> Result<Shift, SamplerError> {
-        let FlowSettings { base_shift, max_shift, .. } = self.settings;
+    /// The shift of every σ of a schedule of `n` steps.
+    fn shift(&self, n: usize) -> Result<Shift, SamplerError> {
         if !self.settings.use_dynamic_shifting {
             return Ok(Shift::Fixed(self.settings.shift));
         }
         let tokens = self.tokens.ok_or(SamplerError::TokensMissing)? as f64;
-        let (base, max) =
-            (self.settings.base_image_seq_len as f64, self.settings.max_image_seq_len as f64);
-        let slope = (max_shift - base_shift) / (max - base);
-        let by_size = tokens * slope + (base_shift - slope * base);
+        let by_size = match self.settings.size_curve {
+            SizeCurve::Line => self.on_line(tokens),
+            SizeCurve::Measured => measured(tokens, n as f64),
+        };
         let factor = match self.settings.time_shift_type {
             TimeShift::Exponential => by_size.exp(),
             TimeShift::Linear => by_size,
@@ -157,10 +157,37 @@ impl FlowSigmas {
         if BELIEVED.contains(&factor) {
             Ok(Shift::BySize(factor))
         } else {
-            let reason = "with this picture's number of tokens they make no shift";
-            Err(SamplerError::UnsupportedSetting { setting: "base_shift and max_shift", reason })
+            let setting = match self.settings.size_curve {
+                SizeCurve::Line => "base_shift and max_shift",
+                SizeCurve::Measured => "use_dynamic_shifting",
+            };
+            let reason = "this picture's number of tokens makes no shift";
+            Err(SamplerError::UnsupportedSetting { setting, reason })
         }
     }
+
+    /// u on the straight line of the configuration.
+    fn on_line(&self, tokens: f64) -> f64 {
+        let FlowSettings { base_shift, max_shift, .. } = self.settings;
+        let (base, max) =
+            (self.settings.base_image_seq_len as f64, self.settings.max_image_seq_len as f64);
+        let slope = (max_shift - base_shift) / (max - base);
+        tokens * slope + (base_shift - slope * base)
+    }
+}
+
+/// u as it was measured for so many tokens and steps.
+fn measured(tokens: f64, steps: f64) -> f64 {
+    // Slope and offset by the number of tokens, and the number of steps of each line.
+    const FEW: (f64, f64, f64) = (8.738_095_24e-5, 1.898_333_33, 10.0);
+    const MANY: (f64, f64, f64) = (0.000_169_27, 0.456_666_66, 200.0);
+    const LARGE: f64 = 4300.0;
+    let on = |(slope, offset, _): (f64, f64, f64)| slope * tokens + offset;
+    if tokens > LARGE {
+        return on(MANY);
+    }
+    let slope = (on(MANY) - on(FEW)) / (MANY.2 - FEW.2);
+    slope * steps + (on(MANY) - MANY.2 * slope)
 }
 
 /// The shift of σ, in one of the two forms in which the reference computes it.

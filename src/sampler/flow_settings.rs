@@ -12,6 +12,17 @@ pub enum TimeShift {
     Linear,
 }
 
+/// The way from the number of a picture's tokens to u, the number behind a shift that depends on the picture's size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SizeCurve {
+    /// On a straight line through two sizes that the configuration names.
+    Line,
+    /// As it was measured: on a straight line in the number of tokens for schedules of 10 steps and on another for those of
+    /// 200, between the two by the number of steps; on that of 200 alone for large pictures (diffusers'
+    /// `compute_empirical_mu`).
+    Measured,
+}
+
 /// Settings of a flow-matching scheduler.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct FlowSettings {
@@ -27,6 +38,8 @@ pub struct FlowSettings {
     pub base_image_seq_len: usize,
     /// Another number of tokens.
     pub max_image_seq_len: usize,
+    /// How u follows from the number of tokens. No file says so.
+    pub size_curve: SizeCurve,
     /// What u does to σ.
     pub time_shift_type: TimeShift,
     /// σ of the last step, to which the levels are stretched.

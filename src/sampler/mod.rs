@@ -52,7 +52,7 @@ pub use error::SamplerError;
 pub use euler::Euler;
 pub use euler_ancestral::EulerAncestral;
 pub use flow_euler::FlowEuler;
-pub use flow_settings::{FlowSettings, TimeShift};
+pub use flow_settings::{FlowSettings, SizeCurve, TimeShift};
 pub use heun::Heun;
 pub use interface::{Sampler, updates};
 pub use kind::{SamplerChoice, SamplerKind};

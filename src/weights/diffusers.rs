@@ -22,9 +22,13 @@ impl DiffusersFolder {
     /// Reads `model_index.json`.
     ///
     /// # Errors
-    /// A folder without one, or an index that is not JSON.
+    /// A folder without one, an index that is not JSON, or one of a model that is not supported.
     pub(super) fn open(source: ModelSource) -> Result<Self, WeightsError> {
         let index = read_json(&source, "model_index.json")?;
+        if let Some(reason) = families::refused(&index) {
+            let file = source.full_name("model_index.json");
+            return Err(WeightsError::Config { file, reason: reason.to_owned() });
+        }
         Ok(Self { source, family: families::of_index(&index), index })
     }
 

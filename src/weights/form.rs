@@ -97,8 +97,13 @@ pub(super) fn unused_note<'a>(file: &str, unused: impl Iterator<Item = &'a str>)
 /// `true` if a tensor is one that many files have beside the weights and no inference needs: index buffers, parts
 /// of CLIP for pictures, copies and tables for training, markers.
 fn is_harmless(name: &str) -> bool {
-    const ENDS: [&str; 4] =
-        ["position_ids", "logit_scale", "text_projection", "text_projection.weight"];
+    const ENDS: [&str; 5] = [
+        "position_ids",
+        "logit_scale",
+        "text_projection",
+        "text_projection.weight",
+        "num_batches_tracked",
+    ];
     const STARTS: [&str; 5] =
         ["model_ema.", "loss.", "first_stage_model.loss.", "denoiser.", "embedding_manager."];
     const SCHEDULE: [&str; 18] = [

@@ -13,6 +13,7 @@ mod control;
 mod diffusers;
 #[cfg(feature = "embedded-model")]
 mod embedded;
+mod embedding;
 mod error;
 mod families;
 mod file_kind;

@@ -5,17 +5,19 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
 
 use super::control::ControlFiles;
 use super::diffusers::DiffusersFolder;
+use super::embedding::{self, Embedding};
+use super::families::autoencoder_kl;
 use super::form::ModelForm;
 use super::gguf::{self, Summary, model::GgufModel};
 use super::headers::Footprint;
 use super::kept::{Keeping, KeptWeights};
 use super::lora::{self, Adapted, Index, Lora};
-use super::part::{Part, PartConfig};
+use super::part::{Part, PartConfig, with_class};
 use super::quantize::Rules;
 use super::read_options::ReadOptions;
 use super::replace::Replaced;
@@ -25,6 +27,7 @@ use super::text_encoder::WithTextEncoder;
 use super::{ModelSource, QuantType, WeightsError, tensors::TensorMap};
 use crate::backend::{MatmulPrecision, Params};
 use crate::model::denoiser::{Control, Denoiser};
+use crate::model::text::clip::ClipTextConfig;
 use crate::model::text::{
     TextArrangement, TextConditioner, TextEncoder, TextError, TextPart, TextTokenizer,
     TokenizerFiles,
@@ -36,6 +39,9 @@ use crate::model::vae::Vae;
 pub struct ModelFiles {
     form: Arc<dyn ModelForm>,
     loras: Vec<Lora>,
+    embeddings: Vec<Embedding>,
+    /// lines for the user about files of embeddings
+    embedding_notes: Vec<String>,
     controls: Vec<ControlFiles>,
     options: ReadOptions,
     /// matmul precision of the denoiser on the CPU
@@ -75,6 +81,8 @@ impl ModelFiles {
         Ok(Self {
             form,
             loras: Vec::new(),
+            embeddings: Vec::new(),
+            embedding_notes: Vec::new(),
             controls: Vec::new(),
             options: ReadOptions::new(paths),
             precision: MatmulPrecision::F32,
@@ -133,6 +141,80 @@ impl ModelFiles {
         Ok(self)
     }
 
+    /// Model whose prompts know a word more, which stands for the vectors in a file (textual inversion): `name`, or else the
+    /// file's, by itself or as `<name>`. `path` is a safetensors file in A1111's form (`emb_params`), in diffusers' (one
+    /// tensor, whose key is a word too) or with `clip_l` and `clip_g` for SDXL; or a folder, of which all files are taken that
+    /// are made for this model.
+    ///
+    /// # Errors
+    /// A file that is no embedding or is made for another model, a name that is taken, or a model that reads texts with others than
+    /// CLIP.
+    pub fn with_embedding(mut self, path: &Path, name: Option<&str>) -> Result<Self, WeightsError> {
+        let fail = |reason: &str| {
+            let file = path.display().to_string();
+            Err(WeightsError::Contents { file, reason: reason.to_owned() })
+        };
+        if self.arrangement()? != TextArrangement::Clip {
+            return fail(
+                "embeddings are for models that read texts with CLIP alone (Stable Diffusion 1 and 2, SDXL)",
+            );
+        }
+        if path.is_dir() && name.is_some() {
+            return fail("a folder has no name: each of its files has its own");
+        }
+        let mut encoders = Vec::new();
+        for part in self.form.text_encoders()? {
+            let PartConfig { config, file, .. } = self.form.config(part)?;
+            let config = ClipTextConfig::from_json(&config)
+                .map_err(|error| WeightsError::from_text(error, &file))?;
+            encoders.push((part, config.hidden_size));
+        }
+        let files = embedding::files_at(path)?;
+        let (all, mut others) = (files.len(), Vec::new());
+        for file in files {
+            match Embedding::open(&file, name, &encoders) {
+                Ok(embedding) => self.add_embedding(&file, embedding)?,
+                Err(error) if path.is_dir() => others.push(error.to_string()),
+                Err(error) => return Err(error),
+            }
+        }
+        if let Some(first) = others.first() {
+            if others.len() == all {
+                return fail(&format!(
+                    "none of its files is an embedding for this model ({first})"
+                ));
+            }
+            self.embedding_notes.push(format!(
+                "{}: {} of {all} files are not for this model and are left out ({first})",
+                path.display(),
+                others.len()
+            ));
+        }
+        Ok(self)
+    }
+
+    fn add_embedding(&mut self, file: &Path, embedding: Embedding) -> Result<(), WeightsError> {
+        let lower = |name: &String| name.to_lowercase();
+        let mut known = self.embeddings.iter().flat_map(|other| &other.name.names).map(lower);
+        let names: Vec<_> = embedding.name.names.iter().map(lower).collect();
+        if let Some(taken) = known.find(|known| names.contains(known)) {
+            return Err(WeightsError::Contents {
+                file: file.display().to_string(),
+                reason: format!(
+                    "another embedding is named `{taken}`: name one as in --embedding NAME=FILE"
+                ),
+            });
+        }
+        self.embeddings.push(embedding);
+        self.options.paths.push(file.to_owned());
+        Ok(())
+    }
+
+    /// Names of the embeddings, in the order in which they were given.
+    pub fn embeddings(&self) -> impl Iterator<Item = &str> {
+        self.embeddings.iter().filter_map(|one| one.name.names.first()).map(String::as_str)
+    }
+
     /// Model with a control beside its denoiser, after those that it has: a ControlNet in a folder with its `config.json`,
     /// or in a file of its own, with diffusers' names or those of the code that trained it. `name` is what users and
     /// metadata see.
@@ -167,8 +249,10 @@ impl ModelFiles {
     #[must_use]
     pub fn notes(&self) -> Vec<String> {
         let of_loras = self.loras.iter().flat_map(|lora| lora.notes.clone());
+        let of_embeddings = self.embedding_notes.iter().cloned();
         let of_controls = self.controls.iter().filter_map(ControlFiles::note);
-        self.form.notes().into_iter().chain(of_loras).chain(of_controls).collect()
+        let of_parts = of_loras.chain(of_embeddings).chain(of_controls);
+        self.form.notes().into_iter().chain(of_parts).collect()
     }
 
     /// Same model with its weights rounded to this type as they are read: the same, to the bit, as if
@@ -238,7 +322,7 @@ impl ModelFiles {
     /// A denoiser that is missing.
     pub(crate) fn defaults(&self) -> Result<Value, WeightsError> {
         let denoiser = self.form.config(Part::Denoiser)?;
-        Ok(self.form.family().defaults(&denoiser.config))
+        Ok(self.form.family().defaults(self.index(), &denoiser.config))
     }
 
     /// Finds every file that loading the model will read, without reading any.
@@ -361,7 +445,7 @@ impl ModelFiles {
         let Component { class, config, config_file, mut params } =
             self.component(Part::Vae, device, dtype)?;
         let config = with_class(config, class);
-        let is_kl = config["_class_name"] == "AutoencoderKL";
+        let is_kl = config["_class_name"].as_str().is_some_and(autoencoder_kl::is_class);
         let upcast = config.get("force_upcast").and_then(Value::as_bool).unwrap_or(is_kl);
         if dtype == DType::F16 && upcast {
             params = params.to_dtype(DType::F32);
@@ -374,13 +458,13 @@ impl ModelFiles {
     /// # Errors
     /// As [`component`](Self::component), or a configuration or tokenizer that is not supported.
     pub fn text(&self, device: &Device, dtype: DType) -> Result<TextConditioner, WeightsError> {
-        let mut parts = Vec::new();
-        for part in self.form.text_encoders()? {
+        let (mut parts, arrangement) = (Vec::new(), self.arrangement()?);
+        for (index, part) in self.form.text_encoders()?.into_iter().enumerate() {
             let tokenizer = self.tokenizer(part)?;
             let Component { class, config, config_file, params } =
                 self.component(part, device, dtype)?;
-            let encoder =
-                TextEncoder::load(&class, &config, &params).map_err(|error| match error {
+            let mut encoder = TextEncoder::load(&class, &config, arrangement.layers(), &params)
+                .map_err(|error| match error {
                     // The index names the class.
                     TextError::Class { .. } => WeightsError::Config {
                         file: self.source().full_name("model_index.json"),
@@ -388,9 +472,16 @@ impl ModelFiles {
                     },
                     error => WeightsError::from_text(error, &config_file),
                 })?;
+            let of_embeddings = self.embeddings.iter().filter_map(|one| one.vectors.get(index));
+            let vectors: Vec<_> = of_embeddings.collect();
+            if !vectors.is_empty() {
+                encoder = encoder
+                    .with_vectors(&Tensor::cat(&vectors, 0)?)
+                    .map_err(|error| WeightsError::from_text(error, &config_file))?;
+            }
             parts.push(TextPart { tokenizer, encoder });
         }
-        TextConditioner::new(parts, self.arrangement()?)
+        TextConditioner::new(parts, arrangement)
             .map_err(|error| WeightsError::from_text(error, &self.source().to_string()))
     }
 
@@ -402,6 +493,7 @@ impl ModelFiles {
 
     fn tokenizer(&self, encoder: Part) -> Result<TextTokenizer, WeightsError> {
         let bytes = self.form.tokenizer(encoder)?;
+        let names: Vec<_> = self.embeddings.iter().map(|one| one.name.clone()).collect();
         TextTokenizer::from_files(&TokenizerFiles {
             vocab_json: bytes.vocab_json.as_deref(),
             merges_txt: bytes.merges_txt.as_deref(),
@@ -410,16 +502,9 @@ impl ModelFiles {
             tokenizer_config_json: bytes.tokenizer_config_json.as_deref(),
             special_tokens_map_json: bytes.special_tokens_map_json.as_deref(),
         })
+        .and_then(|tokenizer| tokenizer.with_embeddings(&names))
         .map_err(|error| WeightsError::from_text(error, &bytes.place))
     }
-}
-
-/// Configuration with its class, which may be in the model's index alone.
-fn with_class(mut config: Value, class: String) -> Value {
-    if let Some(fields) = config.as_object_mut() {
-        fields.entry("_class_name").or_insert_with(|| class.into());
-    }
-    config
 }
 
 /// `true` if `file` exists and is `model` or in the folder `model`.

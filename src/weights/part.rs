@@ -28,6 +28,14 @@ pub(super) struct PartConfig {
     pub file: String,
 }
 
+/// Configuration with its class, which may be in the model's index alone.
+pub(super) fn with_class(mut config: Value, class: String) -> Value {
+    if let Some(fields) = config.as_object_mut() {
+        fields.entry("_class_name").or_insert_with(|| class.into());
+    }
+    config
+}
+
 /// Files of one tokenizer, by transformers' names; each may be absent.
 #[derive(Clone, Debug, Default)]
 pub(super) struct TokenizerBytes {

@@ -112,7 +112,7 @@ fn part_folder(
 fn latent_scale(base: &dyn ModelForm) -> Result<LatentScale, WeightsError> {
     let number = |config: &Value, field| config.get(field).and_then(Value::as_f64);
     if let Ok(own) = base.config(Part::Vae)
-        && own.class == autoencoder_kl::CLASS
+        && autoencoder_kl::is_class(&own.class)
         && let Some(factor) = number(&own.config, "scaling_factor")
     {
         return Ok(LatentScale { factor, shift: number(&own.config, "shift_factor") });

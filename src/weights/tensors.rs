@@ -114,8 +114,9 @@ impl TensorMap {
         FileKind::of(&bytes, bytes.len() as u64).check(&name)?;
         let header = SafetensorsHeader::read(&bytes)
             .map_err(|reason| WeightsError::Safetensors { file: name.clone(), reason })?;
-        let is_scale =
-            |tensor: &String| tensor.ends_with("scaled_fp8") || tensor.ends_with(".scale_weight");
+        let is_scale = |tensor: &String| {
+            ["scaled_fp8", ".scale_weight", ".weight_scale"].iter().any(|end| tensor.ends_with(end))
+        };
         if header.tensors.iter().any(|(tensor, _)| is_scale(tensor)) {
             let reason = "its fp8 weights have scales of their own (scaled_fp8), which are not \
                           supported: take a file without, in fp16 or as GGUF"

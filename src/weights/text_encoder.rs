@@ -54,7 +54,9 @@ impl WithTextEncoder {
         let part = match base.family().text_arrangement(base.index(), &denoiser.config) {
             TextArrangement::T5 { .. } => Part::TextEncoder(0),
             TextArrangement::Joint { .. } => Part::TextEncoder(2),
-            TextArrangement::Clip | TextArrangement::Chat { .. } => {
+            TextArrangement::Clip
+            | TextArrangement::Chat { .. }
+            | TextArrangement::ChatLayers { .. } => {
                 return Err(WeightsError::Config {
                     file: path.display().to_string(),
                     reason:
@@ -217,7 +219,8 @@ mod tests {
         let keeping = Keeping { as_stored, rules: None };
         let weights = KeptWeights::new(Arc::new(part.tensors), None, keeping);
         let params = Params::new(Arc::new(weights), DType::F32, &Device::Cpu);
-        let encoder = TextEncoder::load(&part.config.class, &part.config.config, &params).unwrap();
+        let encoder =
+            TextEncoder::load(&part.config.class, &part.config.config, &[], &params).unwrap();
         let reference =
             safetensors::load(fixture("files/expected.safetensors"), &Device::Cpu).unwrap();
         let ids: Vec<Vec<i64>> = reference["ids"].to_vec2().unwrap();

@@ -23,6 +23,7 @@ mod pages;
 mod pipe;
 mod program;
 mod progress;
+mod prompt;
 mod pull;
 mod quantize;
 mod raw;

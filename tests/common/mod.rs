@@ -5,6 +5,7 @@
 
 pub mod control;
 pub mod drawn;
+pub mod flux2_klein;
 mod folder;
 pub mod hub_server;
 pub mod models;

@@ -9,6 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use pictures::{Rgb, RgbImage};
+
 use crate::common::{Shell, copy_folder, fixture, pause, stderr};
 
 const JOB: &str = "in.png -o out.png -q --tile 48";
@@ -95,8 +97,29 @@ fn a_job_of_two_predictions_for_a_step_killed_at_thirty_moments_ends_with_the_sa
     same_bytes_after_kills("--sampler dpmpp-sde --denoise-steps 3", 30);
 }
 
+/// Its regions are not all there, and what is kept is set back after every step.
+#[test]
+fn a_job_with_a_mask_killed_at_thirty_moments_ends_with_the_same_bytes_each_time() {
+    let shell = Shell::new();
+    let mask = RgbImage::from_fn(30, 22, |x, y| Rgb([(9 * x.min(y)) as u8; 3]));
+    pictures::save(mask.into(), &shell.path("mask.png"));
+    let mask = shell.path("mask.png");
+    let more = format!("--mask {} --mask-feather 3 --sampler unipc", mask.display());
+    same_bytes_after_kills(&more, 30);
+}
+
+/// Its steps have grids of their own, and of each the mask leaves another number of regions.
+#[test]
+fn a_job_with_moved_grids_killed_at_thirty_moments_ends_with_the_same_bytes_each_time() {
+    let shell = Shell::new();
+    let mask = RgbImage::from_fn(30, 22, |x, _| Rgb([if x < 20 { 0 } else { 255 }; 3]));
+    pictures::save(mask.into(), &shell.path("mask.png"));
+    let more = format!("--tile-jitter --mask {}", shell.path("mask.png").display());
+    same_bytes_after_kills(&more, 30);
+}
+
 /// Kills so many jobs with these options, at the beginning and within steps, and runs them again.
-fn same_bytes_after_kills(more: &str, enough: usize) {
+pub fn same_bytes_after_kills(more: &str, enough: usize) {
     let shell = Shell::new();
     shell.picture("in.png", 30, 22);
     let started = Instant::now();
@@ -158,6 +181,9 @@ fn another_job_is_refused_with_the_reason_until_it_is_told_to_begin_anew() {
         assert_eq!(code, Some(2), "{line}");
         assert!(line.contains(reason) && line.contains("--fresh"), "{change}: {line}");
     }
+    pictures::save(RgbImage::from_pixel(2, 2, Rgb([9; 3])).into(), &shell.path("mask.png"));
+    let (code, line) = refused(&shell, "--mask mask.png");
+    assert!(code == Some(2) && line.contains("mask"), "{line}");
     shell.picture("in.png", 22, 30);
     let (code, line) = refused(&shell, "");
     assert!(code == Some(2) && line.contains("size: [120,88] there, [88,120] now"), "{line}");

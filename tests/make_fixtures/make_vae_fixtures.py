@@ -5,7 +5,8 @@ what diffusers computes with them.
 
 Each folder under tests/fixtures/vae holds `config.json`, `weights.safetensors` and
 `expected.safetensors` (`image`, `latent` = its encoding, `z`, `decoded` = the decoding of `z`); all
-activations channels-last, latents multiplied by the scaling factor. tests/fixtures/weights holds the
+activations channels-last, latents as the diffusion model has them: multiplied by the scaling factor, or packed and
+normalized as the pipeline does it. tests/fixtures/weights holds the
 same kind of model as diffusers itself saves it in shards and with variants.
 """
 
@@ -14,7 +15,7 @@ import shutil
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny
+from diffusers import AutoencoderKL, AutoencoderKLFlux2, AutoencoderTiny, Flux2KleinPipeline
 from safetensors.torch import save_file
 
 # The middle attention's linear layers, as named before diffusers 0.12.
@@ -34,6 +35,31 @@ def randomize(model, generator):
                 parameter.copy_(1 + 0.2 * noise)
             else:
                 parameter.copy_(0.1 * noise)
+        if hasattr(model, "bn"):
+            model.bn.running_mean.copy_(0.5 * torch.randn(model.bn.running_mean.shape, generator=generator))
+            model.bn.running_var.copy_(0.01 + torch.rand(model.bn.running_var.shape, generator=generator))
+
+
+def scaled(vae, latent):
+    """Latents of the diffusion model."""
+    if isinstance(vae, AutoencoderKLFlux2):
+        mean, deviation = moments(vae)
+        return (Flux2KleinPipeline._patchify_latents(latent) - mean) / deviation
+    return (latent - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
+
+
+def unscaled(vae, z):
+    """Latents of the autoencoder."""
+    if isinstance(vae, AutoencoderKLFlux2):
+        mean, deviation = moments(vae)
+        return Flux2KleinPipeline._unpatchify_latents(z * deviation + mean)
+    return z / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
+
+
+def moments(vae):
+    """Mean and deviation of packed latents, as `Flux2KleinPipeline.__call__` has them."""
+    mean = vae.bn.running_mean.view(1, -1, 1, 1)
+    return mean, torch.sqrt(vae.bn.running_var.view(1, -1, 1, 1) + vae.config.batch_norm_eps)
 
 
 def last(x):
@@ -44,13 +70,13 @@ def last(x):
 def expect(vae, shape, generator):
     """Results of the model for a random picture and a random latent."""
     batch, height, width = shape
-    scale, shift = vae.config.scaling_factor, vae.config.shift_factor or 0.0
     image = torch.rand((batch, 3, height, width), generator=generator) * 2 - 1
     encoded = vae.encode(image)
     latent = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
+    latent = scaled(vae, latent)
     z = torch.randn(latent.shape, generator=generator)
-    decoded = vae.decode(z / scale + shift).sample
-    tensors = {"image": image, "latent": (latent - shift) * scale, "z": z, "decoded": decoded}
+    decoded = vae.decode(unscaled(vae, z)).sample
+    tensors = {"image": image, "latent": latent, "z": z, "decoded": decoded}
     return {name: last(tensor) for name, tensor in tensors.items()}
 
 
@@ -147,6 +173,21 @@ def main():
         ),
         (1, 5, 7),
         seed=3,
+    )
+    write(
+        "kl_packed",
+        AutoencoderKLFlux2(
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            block_out_channels=(4, 8),
+            layers_per_block=1,
+            norm_num_groups=2,
+            decoder_block_out_channels=(4, 6),
+            latent_channels=3,
+            batch_norm_eps=1e-3,
+        ),
+        (2, 12, 20),
+        seed=9,
     )
     write(
         "tiny_asymmetric",

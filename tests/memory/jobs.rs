@@ -25,6 +25,7 @@ fn a_job_takes_no_more_than_planned_and_at_least_four_fifths_of_it() {
         "",
         "--tile 128 --size 320x320 --batch 8",
         "--tile 128 --size 320x320 --batch 2 --guidance 2 --rap 0",
+        "--tile 128 --size 320x320 --batch 2 --prompt-syntax weighted --prompt (a)BREAK[b],BREAK(c:2)",
     ] {
         let job = format!("in.png -o out.png --denoise-steps 1 --threads 2 {options}");
         let (planned, measured) = (estimate(&shell, &job), measure(shell.command(&job)));

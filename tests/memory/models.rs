@@ -8,7 +8,7 @@ use cupscale::{
     model::{
         denoiser::{Control, ControlKind, ControlPicture, Denoiser, MicroConditioning, Prior},
         llava::{GenerateOptions, Llava, LlavaPicture, Row, TraceBatch},
-        text::{TextConditioning, TextEncoder},
+        text::{TextConditioning, TextEncoder, TokenIds},
         vae::{Globals, Vae},
     },
     weights::LlavaFiles,
@@ -273,6 +273,44 @@ fn a_call_of_one_stream_takes_what_its_trace_says() {
 }
 
 #[test]
+fn a_call_of_two_streams_that_become_one_takes_what_its_trace_says() {
+    let name = "a_call_of_two_streams_that_become_one_takes_what_its_trace_says";
+    if !counting::alone(module_path!(), name) {
+        return;
+    }
+    // Norms are candle's, which has none in f64.
+    let config = json!({
+        "in_channels": 32, "num_layers": 2, "num_single_layers": 2, "attention_head_dim": 32,
+        "num_attention_heads": 4, "joint_attention_dim": 96, "axes_dims_rope": [8, 8, 8, 8],
+        "guidance_embeds": false,
+    });
+    let dtype = DType::F32;
+    let transformer =
+        Denoiser::load("Flux2Transformer2DModel", &config, "config.json", &params(dtype)).unwrap();
+    let call = |inputs: Inputs<'_>, tokens: usize, prior: Prior<'_>| {
+        let context = inputs(&[2, tokens, 96], dtype);
+        let text = TextConditioning { context, pooled: None, lengths: None };
+        let nothing = MicroConditioning { original: (0, 0), crop: (0, 0), target: (0, 0) };
+        let conditions = transformer.condition(&text, nothing).unwrap();
+        let sample = inputs(&[2, 17, 24, 32], dtype);
+        transformer.forward(&sample, 499.0, &conditions, prior).unwrap();
+    };
+    for tokens in [64, 512] {
+        let what = |prior: &str| format!("flux.2, {tokens} tokens{prior}");
+        compare(&what(""), |inputs, _| call(inputs, tokens, Prior::None));
+        compare(&what(", recorded"), |inputs, _| {
+            call(inputs, tokens, Prior::Record(&mut Vec::new()));
+        });
+        let sizes = transformer.prior_sizes(17, 24);
+        compare(&what(", blended"), |inputs, _| {
+            let layer = |&(height, width): &(usize, usize)| inputs(&[2, height, width, 128], dtype);
+            let layers: Vec<_> = sizes.iter().map(layer).collect();
+            call(inputs, tokens, Prior::Blend { layers: &layers, weight: 0.5 });
+        });
+    }
+}
+
+#[test]
 fn an_autoencoder_takes_what_its_trace_says() {
     if !counting::alone(module_path!(), "an_autoencoder_takes_what_its_trace_says") {
         return;
@@ -283,9 +321,11 @@ fn an_autoencoder_takes_what_its_trace_says() {
         "up_block_types": ["UpDecoderBlock2D", "UpDecoderBlock2D", "UpDecoderBlock2D"],
         "layers_per_block": 2, "norm_num_groups": 8, "latent_channels": 4,
     });
+    let mut packed = kl.clone();
+    packed["_class_name"] = "AutoencoderKLFlux2".into();
     let tiny = json!({ "_class_name": "AutoencoderTiny" });
     for dtype in FORMS {
-        for (name, config) in [("kl", &kl), ("tiny", &tiny)] {
+        for (name, config) in [("kl", &kl), ("kl of packed latents", &packed), ("tiny", &tiny)] {
             let (side, vae) = (96, Vae::load(config, &params(dtype)).unwrap());
             let (small, channels) = (side / vae.factor(), vae.latent_channels());
             compare(&format!("{name} {dtype:?}, encode"), |inputs, _| {
@@ -319,17 +359,26 @@ fn a_text_encoder_takes_what_its_trace_says() {
     });
     for dtype in FORMS {
         let class = "CLIPTextModelWithProjection";
-        let encoder = TextEncoder::load(class, &config, &params(dtype)).unwrap();
+        let encoder = TextEncoder::load(class, &config, &[], &params(dtype)).unwrap();
         compare(&format!("text {dtype:?}"), |_, trace| {
             encoder.encode(&[vec![1; 77]], trace).unwrap();
         });
     }
     // Their norms have no f64.
-    let encoder = TextEncoder::load("Qwen3ForCausalLM", &qwen, &params(DType::F32)).unwrap();
+    let encoder = TextEncoder::load("Qwen3ForCausalLM", &qwen, &[], &params(DType::F32)).unwrap();
     compare("qwen3 F32", |_, trace| {
         encoder.encode(&[vec![1; 256]], trace).unwrap();
     });
-    let encoder = TextEncoder::load("T5EncoderModel", &t5, &params(DType::F32)).unwrap();
+    let layers = [1, 2, 3];
+    let encoder =
+        TextEncoder::load("Qwen3ForCausalLM", &qwen, &layers, &params(DType::F32)).unwrap();
+    for count in [20, 128, 256] {
+        compare(&format!("qwen3 F32, three layers, {count} of 256 tokens"), |_, trace| {
+            let tokens = TokenIds { ids: vec![1; 256], count };
+            encoder.encode_filled(tokens, trace).unwrap();
+        });
+    }
+    let encoder = TextEncoder::load("T5EncoderModel", &t5, &[], &params(DType::F32)).unwrap();
     compare("t5 F32", |_, trace| {
         encoder.encode(&[vec![1; 256]], trace).unwrap();
     });

@@ -5,6 +5,8 @@
 mod common;
 
 mod control;
+mod flux2;
+mod flux2_klein;
 mod gpu;
 mod img2img;
 mod llava;
@@ -13,6 +15,7 @@ mod ops_decoder;
 mod ops_determinism;
 mod ops_packed;
 mod pixart;
+mod prompt;
 mod qwen3;
 mod sampler;
 mod sd3;

@@ -6,7 +6,7 @@ use std::{collections::HashMap, fs};
 use candle_core::{DType, Device, Tensor, safetensors};
 use cupscale::backend::{Params, Trace};
 use cupscale::model::text::{
-    TextArrangement, TextConditioner, TextEncoder, TextPart, TextTokenizer, TokenizerFiles,
+    Prompt, TextArrangement, TextConditioner, TextEncoder, TextPart, TextTokenizer, TokenizerFiles,
 };
 use serde_json::Value;
 
@@ -46,7 +46,7 @@ fn encoder(name: &str) -> TextEncoder {
     let description = json(&format!("{name}.json"));
     let class = description["config"]["architectures"][0].as_str().unwrap();
     let vb = Params::from_tensors(weights(&description), DType::F32, &Device::Cpu);
-    TextEncoder::load(class, &description["config"], &vb).unwrap()
+    TextEncoder::load(class, &description["config"], &[], &vb).unwrap()
 }
 
 fn conditioner(name: &str, tokens: usize) -> TextConditioner {
@@ -124,7 +124,9 @@ fn a_prompts_states_are_the_same_to_the_bit_in_any_company() {
 fn a_cut_is_a_place_in_the_text_and_not_in_its_chat() {
     let conditioner = conditioner("shared_heads", sequence());
     let tokenizers = conditioner.tokenizers();
-    let ids = |text: &str| tokenizers.encode(text).unwrap().remove(0).ids;
+    let ids = |text: &str| {
+        tokenizers.chunks(&Prompt::plain(text)).unwrap().remove(0).remove(0).tokens.ids
+    };
     let long = format!("Dämmerung: {}", "a, ".repeat(90));
     let cut = tokenizers.cut(&long).unwrap().unwrap();
     assert!(cut.is_all && cut.tokens > cut.limit, "{cut:?}");
@@ -177,7 +179,8 @@ fn files_and_sequences_that_do_not_fit_are_errors() {
     let name = "model.layers.1.self_attn.k_norm.weight";
     weights.remove(name).unwrap();
     let vb = Params::from_tensors(weights, DType::F32, &Device::Cpu);
-    let error = TextEncoder::load("Qwen3ForCausalLM", &description["config"], &vb).unwrap_err();
+    let error =
+        TextEncoder::load("Qwen3ForCausalLM", &description["config"], &[], &vb).unwrap_err();
     assert!(error.to_string().contains(name), "{error}");
     let clip = TextConditioner::new(
         vec![TextPart { tokenizer: tokenizer(true), encoder }],

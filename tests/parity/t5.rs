@@ -79,7 +79,8 @@ fn load(folder: &str, dtype: DType) -> TextEncoder {
     let config = json(&format!("{folder}/config.json"));
     let class = config["architectures"][0].as_str().unwrap();
     let tensors = tensors(&format!("{folder}/model.safetensors"));
-    TextEncoder::load(class, &config, &Params::from_tensors(tensors, dtype, &Device::Cpu)).unwrap()
+    TextEncoder::load(class, &config, &[], &Params::from_tensors(tensors, dtype, &Device::Cpu))
+        .unwrap()
 }
 
 /// Sequences of a batch, each cut to its length.
@@ -119,7 +120,7 @@ fn an_encoder_in_half_precision_keeps_its_sum_in_f32() {
             }
         }
         let params = Params::from_tensors(tensors, DType::F16, &Device::Cpu);
-        let encoder = TextEncoder::load("T5EncoderModel", &json("gated/config.json"), &params);
+        let encoder = TextEncoder::load("T5EncoderModel", &json("gated/config.json"), &[], &params);
         let last = encoder.unwrap().encode(&batch, None).unwrap().last;
         assert_eq!(last.dtype(), DType::F16);
         let last = last.tensor().unwrap().to_dtype(DType::F32).unwrap();
@@ -157,7 +158,7 @@ fn clip_tokenizer(name: &str) -> TextTokenizer {
     .unwrap()
 }
 
-fn t5() -> TextPart {
+pub fn t5() -> TextPart {
     TextPart { tokenizer: tokenizer("json"), encoder: load("pipelines/text_encoder_3", DType::F32) }
 }
 

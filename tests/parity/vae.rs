@@ -63,6 +63,11 @@ fn autoencoder_kl_of_one_level_without_attention_equals_diffusers() {
 }
 
 #[test]
+fn autoencoder_kl_with_packed_latents_and_a_narrower_decoder_equals_diffusers() {
+    assert_equals_diffusers("kl_packed", 4);
+}
+
+#[test]
 fn autoencoder_tiny_with_different_halves_equals_diffusers_on_a_batch() {
     assert_equals_diffusers("tiny_asymmetric", 4);
 }
@@ -98,7 +103,9 @@ fn shared<'a>(vae: &Vae, state: &'a GlobalState) -> Globals<'a> {
 
 #[test]
 fn a_tile_padded_by_the_context_equals_the_whole_in_its_core_given_its_global_state() {
-    for name in ["tiny_asymmetric", "tiny_f16", "kl", "kl_old_names_f16", "kl_no_attention"] {
+    let kinds =
+        ["tiny_asymmetric", "tiny_f16", "kl", "kl_old_names_f16", "kl_no_attention", "kl_packed"];
+    for name in kinds {
         let vae = load(name);
         let (f, c) = (vae.factor(), vae.context());
         // A core of 3 latent pixels between two contexts, inside a larger whole.
@@ -123,7 +130,12 @@ fn a_tile_padded_by_the_context_equals_the_whole_in_its_core_given_its_global_st
 
 #[test]
 fn samples_that_cover_the_whole_have_its_global_state_but_for_what_they_do_not_see() {
-    let vae = load("kl");
+    for name in ["kl", "kl_packed"] {
+        samples_have_the_global_state_of_the_whole(&load(name));
+    }
+}
+
+fn samples_have_the_global_state_of_the_whole(vae: &Vae) {
     let (c, side) = (vae.context(), 24);
     let z = picture(side, 6, vae.latent_channels());
     let whole = vae.decode(&z).unwrap();
@@ -225,7 +237,7 @@ fn layerwise(
 #[test]
 fn layer_by_layer_a_canvas_of_blocks_is_what_one_pass_makes_of_it() {
     let (height, width) = (13, 9);
-    for name in ["kl", "kl_old_names_f16", "kl_no_attention"] {
+    for name in ["kl", "kl_old_names_f16", "kl_no_attention", "kl_packed"] {
         let vae = load(name);
         let f = vae.factor();
         let image = picture(height * f, width * f, 3);

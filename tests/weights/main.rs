@@ -5,6 +5,8 @@ mod common;
 
 mod control;
 mod files;
+mod flux2;
+mod flux2_klein;
 mod gguf;
 mod lora;
 mod model;

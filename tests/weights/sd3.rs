@@ -59,7 +59,7 @@ fn encoded(files: &ModelFiles, described: &ModelFiles, index: usize) -> TextEnco
     {
         assert_eq!(part.config[field], config[field], "{field}");
     }
-    let encoder = TextEncoder::load(&part.class, &config, &part.params).unwrap();
+    let encoder = TextEncoder::load(&part.class, &config, &[], &part.params).unwrap();
     encoder.encode(&[vec![557, 3, 4, 90, 558]], None).unwrap()
 }
 
@@ -251,7 +251,7 @@ fn t5_in_a_file_needs_its_vocabulary_beside_it() {
     let theirs = open(whole.path()).unwrap();
     let [ours, theirs] = [&files, &theirs].map(|files| {
         let part = files.component(Part::TextEncoder(2), &Device::Cpu, DType::F32).unwrap();
-        let encoder = TextEncoder::load(&part.class, &part.config, &part.params).unwrap();
+        let encoder = TextEncoder::load(&part.class, &part.config, &[], &part.params).unwrap();
         encoder.encode(&[vec![5, 9, 300, 1]], None).unwrap().last
     });
     assert_eq!(bits(&ours), bits(&theirs));

@@ -155,7 +155,7 @@ fn conditions_are_those_of_the_parts() {
             candle_core::safetensors::load(folder.join("model.safetensors"), &Device::Cpu);
         let params =
             cupscale::backend::Params::from_tensors(weights.unwrap(), DType::F32, &Device::Cpu);
-        let encoder = TextEncoder::load(class, &config, &params).unwrap();
+        let encoder = TextEncoder::load(class, &config, &[], &params).unwrap();
         TextPart { tokenizer: tokenizer.unwrap(), encoder }
     };
     let parts = vec![

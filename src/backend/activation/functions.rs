@@ -138,6 +138,14 @@ impl Activation {
         self.map(|x| x.affine(scale, shift))
     }
 
+    /// `min(max(x, −largest), largest)`.
+    ///
+    /// # Errors
+    /// Those of the backend.
+    pub fn limited(&self, largest: f64) -> Result<Self> {
+        self.map(|x| x.maximum(-largest))?.map(|x| x.minimum(largest))
+    }
+
     /// The values one after the other; a copy only where they are not.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ mod info;
 mod integrate;
 mod llava;
 mod machine;
+mod mask;
 mod model;
 mod models;
 mod pipe;
@@ -36,11 +37,11 @@ use crate::cli::{
     usage,
 };
 use machine::MachineArgs;
+use mask::MaskArgs;
 use progress::ProgressArgs;
 use raw::{FrameArgs, NOT_OF_RAW};
 pub use read::Every;
 use read::ReadArgs;
-use repaint::RepaintArgs;
 use reuse::{ReuseArgs, Reused};
 use size::SizeArgs;
 use work::WorkArgs;
@@ -59,6 +60,7 @@ pub use models::{
     AddArgs, ListArgs, ModelsArgs, ModelsVerb, PullArgs, QuantizeArgs, RemoveArgs, VerifyArgs,
 };
 pub use pipe::{RequestArgs, setting_names};
+pub use repaint::RepaintArgs;
 
 /// Order of the help's parts: examples first.
 const TEMPLATE: &str = "{about}\n\n{before-help}{usage-heading} {usage}\n\n{all-args}{after-help}";
@@ -80,9 +82,9 @@ pub struct Cli {
     pub verbose: u8,
 }
 
-/// Options for the output picture and for unfinished work, which `caption` does not have. All other options of a job
+/// Options for the output picture, its mask and unfinished work, which `caption` does not have. All other options of a job
 /// apply to it.
-const NOT_OF_CAPTION: [&str; 10] = [
+const NOT_OF_CAPTION: [&str; 13] = [
     "format",
     "quality",
     "bit_depth",
@@ -93,6 +95,9 @@ const NOT_OF_CAPTION: [&str; 10] = [
     "work_dir",
     "resume",
     "fresh",
+    "mask",
+    "invert_mask",
+    "mask_feather",
 ];
 
 /// Verbs that take the options of a job.
@@ -118,7 +123,7 @@ const NOT_OF_GENERATE: [&str; 7] = [
 ];
 
 /// Options of the enlargement, which a base picture alone does not have.
-const OF_ENLARGING: [&str; 13] = [
+const OF_ENLARGING: [&str; 16] = [
     "control",
     "control_kind",
     "control_image",
@@ -132,6 +137,9 @@ const OF_ENLARGING: [&str; 13] = [
     "color_fix",
     "detail_only",
     "blend",
+    "mask",
+    "invert_mask",
+    "mask_feather",
 ];
 
 impl Cli {
@@ -354,6 +362,8 @@ pub struct JobArgs {
     #[command(flatten)]
     pub repaint: RepaintArgs,
     #[command(flatten)]
+    pub mask: MaskArgs,
+    #[command(flatten)]
     pub reuse: ReuseArgs,
     #[command(flatten)]
     pub model: ModelArgs,
@@ -424,6 +434,7 @@ mod tests {
             "--work-dir w",
             "--resume",
             "--fresh",
+            "--mask m.png",
         ] {
             let words = format!("x caption a.png {line}");
             let error = Cli::from_command_line(words.split(' ')).unwrap_err();
@@ -446,6 +457,10 @@ mod tests {
             format!("[default: the model's, or {}]", Defaults::STEPS),
             format!("[default: the model's, or {}]", Defaults::STRENGTH),
             format!("[default: the model's, or {}]", Defaults::GUIDANCE),
+            format!("0 turns it off [default: {}]", Defaults::GSP),
+            format!("by the whole picture; 0 is off [default: {}]", Defaults::RAP),
+            format!("against the prompt; 0 is off [default: {}]", Defaults::RSP),
+            format!("without the model [default: {}]", Defaults::BLEND),
             format!(
                 "[default: {}, of an AutoencoderKL {}, or what fits]",
                 Defaults::TILE,
@@ -515,6 +530,10 @@ mod tests {
             "x a --lora b:nan",
             "x a --lora :1",
             "x a --unknown",
+            "x a --profile bold",
+            "x a --invert-mask",
+            "x a --mask-feather 3",
+            "x a --mask m.png --mask-feather 1001",
         ] {
             assert!(Cli::from_command_line(line.split(' ')).is_err(), "{line}");
         }

@@ -5,7 +5,7 @@ use std::{ffi::OsString, path::PathBuf};
 use clap::{Args, builder::TypedValueParser as _};
 use cupscale::weights::QuantType;
 
-use crate::cli::values::{self, LoraArg};
+use crate::cli::values::{self, EmbeddingArg, LoraArg};
 
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Model")]
@@ -32,4 +32,9 @@ pub struct ModelArgs {
     #[arg(long, value_name = "NAME|FILE[:SCALE]",
           value_parser = clap::builder::OsStringValueParser::new().try_map(values::lora))]
     pub lora: Vec<LoraArg>,
+    /// Embedding (textual inversion, safetensors) that prompts may name, by its file's name or as <NAME>; or a folder of them;
+    /// may be given several times
+    #[arg(long, value_name = "[NAME=]FILE",
+          value_parser = clap::builder::OsStringValueParser::new().try_map(values::embedding))]
+    pub embedding: Vec<EmbeddingArg>,
 }

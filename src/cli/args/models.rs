@@ -7,6 +7,7 @@ use clap::{
     builder::{OsStringValueParser, TypedValueParser as _},
 };
 use cupscale::{
+    pipeline::Profile,
     sampler::{SamplerKind, TimestepSpacing},
     weights::QuantType,
 };
@@ -99,6 +100,9 @@ pub struct AddArgs {
     /// The .gguf file with the vision tower of a LLaVA model [default: the one beside the decoder's]
     #[arg(long, value_name = "FILE")]
     pub mmproj: Option<PathBuf>,
+    /// Row of defaults for its jobs
+    #[arg(long, value_name = "faithful|balanced|creative|fast")]
+    pub profile: Option<Profile>,
     /// Sampler that the model is made for
     #[arg(long, value_name = sampler_choice())]
     pub sampler: Option<SamplerKind>,

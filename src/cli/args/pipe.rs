@@ -7,8 +7,8 @@ use clap::{
 };
 
 use super::{
-    ContentArgs, ControlArgs, JobArgs, LlavaArgs, ModelArgs, machine::MachineArgs, read::ReadArgs,
-    repaint::RepaintArgs, size::SizeArgs,
+    ContentArgs, ControlArgs, JobArgs, LlavaArgs, ModelArgs, machine::MachineArgs, mask::MaskArgs,
+    read::ReadArgs, repaint::RepaintArgs, size::SizeArgs,
 };
 use crate::cli::usage;
 
@@ -98,7 +98,8 @@ fn is_setting(id: &str) -> bool {
     let is_content = has::<ContentArgs>(id) && !has::<LlavaArgs>(id);
     // Every frame would be many results.
     let is_read = has::<ReadArgs>(id) && id != "frames";
-    is_content || is_read || has::<SizeArgs>(id) || has::<RepaintArgs>(id)
+    let is_repaint = has::<RepaintArgs>(id) || has::<MaskArgs>(id);
+    is_content || is_read || has::<SizeArgs>(id) || is_repaint
 }
 
 fn has<A: Args>(id: &str) -> bool {

@@ -29,9 +29,10 @@ pub struct Reused {
 }
 
 /// Settings whose value is the option's value: key of the settings, options that go before it, kind of the value.
-const PLAIN: [(&str, &[&str], Shape); 15] = [
+const PLAIN: [(&str, &[&str], Shape); 16] = [
     ("prompt", &["prompt", "words"], Shape::Text),
     ("negative_prompt", &["negative_prompt"], Shape::Text),
+    ("prompt_syntax", &["prompt_syntax"], Shape::Text),
     ("seed", &["seed"], Shape::Number),
     ("sampler", &["sampler"], Shape::Text),
     ("eta", &["eta"], Shape::Number),
@@ -54,10 +55,11 @@ const CAPTION: [(&str, Shape); 4] = [
     ("caption_seed", Shape::Number),
 ];
 /// Settings that are read elsewhere here, or that say nothing of a next run.
-const OTHERS: [&str; 11] = [
+const OTHERS: [&str; 16] = [
     "version",
     "model",
     "loras",
+    "embeddings",
     "controls",
     "size",
     "captioner",
@@ -65,6 +67,10 @@ const OTHERS: [&str; 11] = [
     "steps",
     "timesteps",
     "detail_only",
+    "tile_jitter",
+    "mask",
+    "invert_mask",
+    "mask_feather",
     GENERATED,
 ];
 /// How the input was made from words.
@@ -100,6 +106,10 @@ pub fn reused(
     };
     let mut reused = Reused::default();
     let free = |options: &[&str]| !options.iter().any(|option| typed.contains(option));
+    // What is recorded is what a profile set, and what is not was not set.
+    if free(&["profile"]) {
+        reused.words.push("--profile=balanced".into());
+    }
     for (key, options, shape) in PLAIN {
         if let (Some(value), true) = (record.get(key), free(options)) {
             reused.push(key, &plain(key, value, shape)?);
@@ -115,8 +125,13 @@ pub fn reused(
     if record.get("detail_only").is_some_and(|value| *value == true) && free(&["detail_only"]) {
         reused.words.push("--detail-only".into());
     }
+    if record.get("tile_jitter").is_some_and(|value| *value == true) && free(&["tile_jitter"]) {
+        reused.words.push("--tile-jitter".into());
+    }
+    reused.mask(&record, &free)?;
     reused.captioner(&record, &free)?;
     reused.model(&record, &free)?;
+    reused.embeddings(&record, &free)?;
     reused.controls(&record, free(&["control", "control_kind", "control_image"]))?;
     reused.others(&record);
     Ok(reused)
@@ -178,6 +193,30 @@ impl Reused {
             self.push("steps", &plain("steps", value, Shape::Number)?);
         }
         Ok(())
+    }
+
+    /// A picture says that it had a mask, and not which file that was.
+    fn mask(
+        &mut self,
+        record: &Map<String, Value>,
+        free: &impl Fn(&[&str]) -> bool,
+    ) -> Result<(), String> {
+        if !record.contains_key("mask") {
+            return Ok(());
+        }
+        if free(&["mask"]) {
+            return Err("its mask came from a file: name that with --mask".to_owned());
+        }
+        if record.get("invert_mask").is_some_and(|value| *value == true) && free(&["invert_mask"]) {
+            self.words.push("--invert-mask".into());
+        }
+        match record.get("mask_feather").filter(|_| free(&["mask_feather"])) {
+            Some(value) => {
+                self.push("mask_feather", &plain("mask_feather", value, Shape::Number)?);
+                Ok(())
+            }
+            None => Ok(()),
+        }
     }
 
     fn captioner(
@@ -254,6 +293,20 @@ impl Reused {
             self.push("lora", &format!("{name}:{scale}"));
         }
         Ok(())
+    }
+
+    /// Embeddings are known by name alone, and their files may be anywhere.
+    fn embeddings(
+        &self,
+        record: &Map<String, Value>,
+        free: &impl Fn(&[&str]) -> bool,
+    ) -> Result<(), String> {
+        match record.get("embeddings").filter(|_| free(&["embedding"])) {
+            None => Ok(()),
+            Some(names) => Err(format!(
+                "its prompts use embeddings {names}: name their files with --embedding"
+            )),
+        }
     }
 
     /// The ControlNets, by the names that they are installed under. They were there for an enlargement.

@@ -6,9 +6,11 @@ mod attention;
 mod conditioning;
 mod control;
 mod error;
+pub mod flux2;
 mod network;
 pub mod pixart;
 mod prior;
+mod rotary;
 pub mod sd3;
 mod shape;
 mod timestep;
@@ -31,7 +33,7 @@ pub use shape::DenoiserShape;
 
 /// The classes that there is a family for. Where nothing names a class, a configuration is read as the first one's.
 const CLASSES: &[DenoiserClass] =
-    &[unet::CLASS, pixart::CLASS, pixart::OLD_CLASS, sd3::CLASS, z_image::CLASS];
+    &[unet::CLASS, pixart::CLASS, pixart::OLD_CLASS, sd3::CLASS, z_image::CLASS, flux2::CLASS];
 
 /// The classes of controls.
 const CONTROL_CLASSES: &[ControlClass] = &[unet::CONTROL_CLASS, unet::CONTROL_UNION_CLASS];

@@ -79,6 +79,14 @@ impl EmbeddingMlp {
         })
     }
 
+    /// The same of layers without a bias.
+    pub(super) fn load_no_bias(input: usize, width: usize, vb: &Params) -> Result<Self> {
+        Ok(Self {
+            linear_1: Linear::load_no_bias(input, width, &vb.pp("linear_1"))?,
+            linear_2: Linear::load_no_bias(width, width, &vb.pp("linear_2"))?,
+        })
+    }
+
     pub(super) fn forward(&self, x: &Activation) -> Result<Activation> {
         self.linear_2.forward(&silu(&self.linear_1.forward(x)?)?)
     }

@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 
-use super::{Cut, TextError, TextTokenizer, TokenIds};
+use super::{
+    Chunk, Cut, Piece, Prompt, PromptError, PromptSyntax, TextError, TextTokenizer, TokenIds,
+};
 
 /// Arrangement of a model's text states, as its family says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +25,14 @@ pub enum TextArrangement {
         /// tokens of a chat at most
         tokens: usize,
     },
+    /// The states behind several layers of one Qwen3 side by side, of the tokens of a chat in which the text is what the user
+    /// says and the answer begins without a thought; of what fills the chat up as well (FLUX.2 klein).
+    ChatLayers {
+        /// tokens of a chat, with what fills it up
+        tokens: usize,
+        /// layers of the encoder, counted from 1, in ascending order
+        layers: &'static [usize],
+    },
     /// Two encoders of CLIP, whose penultimate states stand side by side and are filled up with zeros to `width`; behind
     /// them, along the tokens, the last states of T5, its padding included; zeros without one. The pooled embedding is both
     /// projections side by side (Stable Diffusion 3).
@@ -39,9 +49,19 @@ impl TextArrangement {
     fn tokenizer(self, tokenizer: TextTokenizer) -> TextTokenizer {
         match self {
             Self::Clip => tokenizer,
-            Self::T5 { tokens } | Self::Chat { tokens } | Self::Joint { tokens, .. } => {
-                tokenizer.with_length(tokens)
-            }
+            Self::T5 { tokens }
+            | Self::Chat { tokens }
+            | Self::ChatLayers { tokens, .. }
+            | Self::Joint { tokens, .. } => tokenizer.with_length(tokens),
+        }
+    }
+
+    /// Layers of the encoders whose states are taken; empty where each has its own.
+    #[must_use]
+    pub fn layers(self) -> &'static [usize] {
+        match self {
+            Self::ChatLayers { layers, .. } => layers,
+            Self::Clip | Self::T5 { .. } | Self::Chat { .. } | Self::Joint { .. } => &[],
         }
     }
 
@@ -52,6 +72,7 @@ impl TextArrangement {
         match self {
             Self::T5 { .. } => text.to_lowercase().trim().to_owned().into(),
             Self::Chat { .. } => format!("{}{text}{}", CHAT[0], CHAT[1]).into(),
+            Self::ChatLayers { .. } => format!("{}{text}{}{NO_THOUGHT}", CHAT[0], CHAT[1]).into(),
             Self::Clip | Self::Joint { .. } => text.into(),
         }
     }
@@ -59,6 +80,9 @@ impl TextArrangement {
 
 /// What stands before a text and behind it where it is what a user says to Qwen.
 const CHAT: [&str; 2] = ["<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"];
+
+/// The thought of an answer that is to have none.
+const NO_THOUGHT: &str = "<think>\n\n</think>\n\n";
 
 /// The tokenizers of a model, in the order of their encoders.
 #[derive(Clone, Debug)]
@@ -87,13 +111,67 @@ impl TextTokenizers {
         &self.tokenizers
     }
 
-    /// The tokens of a text by each.
+    /// The chunks of a prompt for each: one of a plain prompt, cut; one or more of a weighted one, of which T5 and Qwen
+    /// always get one.
+    ///
+    /// # Errors
+    /// A weight for Qwen, a prompt of too many chunks, or those of the tokenizers.
+    pub fn chunks(&self, prompt: &Prompt) -> Result<Vec<Vec<Chunk>>, TextError> {
+        let is_plain = prompt.syntax() == PromptSyntax::Plain;
+        let chunks = |tokenizer: &TextTokenizer| match tokenizer {
+            TextTokenizer::Clip(tokenizer) if !is_plain => tokenizer.chunks(prompt.pieces()),
+            TextTokenizer::T5(tokenizer) if !is_plain => {
+                Ok(vec![tokenizer.weighted(&self.prepared_pieces(prompt))?])
+            }
+            TextTokenizer::Qwen(_) if prompt.is_weighted() => Err(PromptError::NoWeights.into()),
+            _ => Ok(vec![tokenizer.encode(&self.arrangement.prepared(&prompt.words()))?.into()]),
+        };
+        self.tokenizers.iter().map(chunks).collect()
+    }
+
+    /// How many chunks a prompt takes.
+    ///
+    /// # Errors
+    /// As [`chunks`](Self::chunks).
+    pub fn count(&self, prompt: &Prompt) -> Result<usize, TextError> {
+        Ok(self.chunks(prompt)?.iter().map(Vec::len).max().unwrap_or(1))
+    }
+
+    fn prepared_pieces(&self, prompt: &Prompt) -> Vec<Piece> {
+        let prepared = |piece: &Piece| match piece {
+            Piece::Text(text, weight) => {
+                Piece::Text(self.arrangement.prepared(text).into_owned(), *weight)
+            }
+            Piece::Break => Piece::Break,
+        };
+        prompt.pieces().iter().map(prepared).collect()
+    }
+
+    /// No text as each reads it, one chunk.
     ///
     /// # Errors
     /// Those of the tokenizers.
-    pub fn encode(&self, text: &str) -> Result<Vec<TokenIds>, TextError> {
-        let text = self.arrangement.prepared(text);
-        self.tokenizers.iter().map(|tokenizer| tokenizer.encode(&text)).collect()
+    pub fn empty(&self) -> Result<Vec<TokenIds>, TextError> {
+        self.tokenizers.iter().map(|tokenizer| tokenizer.encode("")).collect()
+    }
+
+    /// Truncation of a prompt that is longer than what the model takes, a weighted one than so many chunks; `None` if it
+    /// fits.
+    ///
+    /// # Errors
+    /// Those of the tokenizers.
+    pub fn cut_prompt(&self, prompt: &Prompt, chunks: usize) -> Result<Option<Cut>, TextError> {
+        let of_clip = self.tokenizers.iter().find_map(|tokenizer| match tokenizer {
+            TextTokenizer::Clip(tokenizer) => Some(tokenizer),
+            _ => None,
+        });
+        let Some(tokenizer) = of_clip.filter(|_| prompt.syntax() == PromptSyntax::Weighted) else {
+            return self.cut(&prompt.words());
+        };
+        let count = self.count(prompt)?;
+        let room = tokenizer.length() - 2;
+        let cut = Cut { tokens: count * room, is_all: true, limit: chunks * room, at: 0 };
+        Ok((count > chunks).then_some(cut))
     }
 
     /// Truncation of a text that is longer than what the model takes; `None` if it fits. Where encoders have the same
@@ -111,7 +189,8 @@ impl TextTokenizers {
             TextArrangement::Joint { .. } => cuts.into_iter().flatten().max_by_key(|cut| cut.at),
             _ => cuts.into_iter().flatten().min_by_key(|cut| cut.at),
         };
-        if let TextArrangement::Chat { .. } = self.arrangement {
+        if let TextArrangement::Chat { .. } | TextArrangement::ChatLayers { .. } = self.arrangement
+        {
             // Where the answer's beginning is cut off, nothing of the text is.
             let within = |cut: Cut| Cut { at: cut.at.saturating_sub(CHAT[0].len()), ..cut };
             return Ok(cut.map(within).filter(|cut| cut.at < text.len()));

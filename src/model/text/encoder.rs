@@ -1,10 +1,10 @@
 //! Text encoders of every kind, told apart by the class that a model's files name.
 
-use candle_core::Result;
+use candle_core::{Result, Tensor};
 use serde_json::Value;
 
 use super::{
-    TextEncoding, TextError,
+    TextEncoding, TextError, TokenIds,
     clip::{self, ClipTextConfig, ClipTextModel},
     qwen3::{self, Qwen3Config, Qwen3Encoder},
     t5::{self, T5Config, T5Encoder},
@@ -31,13 +31,16 @@ impl TextEncoder {
         qwen3::CLASSES[1],
     ];
 
-    /// Builds the encoder of transformers' `class` that `config` describes, with the tensors of `params`.
+    /// Builds the encoder of transformers' `class` that `config` describes, with the tensors of `params`. Of Qwen3 the
+    /// states behind these `layers` are taken, counted from 1; of others, and where there are none, the kind's own.
     ///
     /// # Errors
-    /// A class or a field that is not supported, or a tensor that is missing or of another shape.
+    /// A class or a field that is not supported, a layer that the encoder does not have, or a tensor that is missing or of
+    /// another shape.
     pub fn load(
         class: &str,
         config: &Value,
+        layers: &[usize],
         params: &Params,
     ) -> std::result::Result<Self, TextError> {
         if let Some(with_projection) = clip::has_projection(class) {
@@ -51,9 +54,21 @@ impl TextEncoder {
         }
         if qwen3::CLASSES.contains(&class) {
             let config = Qwen3Config::from_json(config)?;
-            return Ok(Self::Qwen3(Box::new(Qwen3Encoder::load(&config, params)?)));
+            let layers = config.taken_layers(layers)?;
+            return Ok(Self::Qwen3(Box::new(Qwen3Encoder::load(&config, layers, params)?)));
         }
         Err(TextError::Class { class: class.to_owned(), known: Self::CLASSES.join(", ") })
+    }
+
+    /// The same encoder with the vectors of embeddings, `[count, D]`, which CLIP alone takes.
+    ///
+    /// # Errors
+    /// An encoder of another kind, or those of the backend.
+    pub fn with_vectors(self, vectors: &Tensor) -> std::result::Result<Self, TextError> {
+        match self {
+            Self::Clip(model) => Ok(Self::Clip(Box::new(model.with_vectors(vectors)?))),
+            _ => Err(TextError::Mismatch("embeddings are for CLIP alone".to_owned())),
+        }
     }
 
     /// Encodes sequences of equal length, from 1 to [`positions`](Self::positions); within `trace` their
@@ -70,13 +85,25 @@ impl TextEncoder {
         }
     }
 
+    /// Encodes one sequence with what fills it up, which Qwen3 shows to no token; to others it is tokens like any. Within
+    /// `trace` its shape alone.
+    ///
+    /// # Errors
+    /// Those of [`encode`](Self::encode), or no token that counts.
+    pub fn encode_filled(&self, tokens: TokenIds, trace: Option<&Trace>) -> Result<TextEncoding> {
+        match self {
+            Self::Clip(_) | Self::T5(_) => self.encode(&[tokens.ids], trace),
+            Self::Qwen3(model) => model.encode_filled(tokens, trace),
+        }
+    }
+
     /// The width `D` of its states.
     #[must_use]
     pub fn width(&self) -> usize {
         match self {
             Self::Clip(model) => model.config().hidden_size,
             Self::T5(model) => model.config().d_model,
-            Self::Qwen3(model) => model.config().hidden_size(),
+            Self::Qwen3(model) => model.width(),
         }
     }
 
@@ -132,7 +159,7 @@ mod tests {
     #[test]
     fn an_unknown_class_is_refused_by_name_and_the_known_ones_are_listed() {
         let params = Params::from_tensors(HashMap::new(), DType::F32, &Device::Cpu);
-        let error = TextEncoder::load("GemmaModel", &json!({}), &params).unwrap_err();
+        let error = TextEncoder::load("GemmaModel", &json!({}), &[], &params).unwrap_err();
         assert_eq!(
             error.to_string(),
             "`GemmaModel` is not supported (CLIPTextModel, CLIPTextModelWithProjection, T5EncoderModel, UMT5EncoderModel, \

@@ -2,14 +2,17 @@
 //! the diffusers classes of the same name, because diffusers leaves defaults out of old files.
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use super::packed::Packing;
 use crate::ranges::{self, OutOfRange};
 
 /// Reason why an autoencoder cannot be built.
 #[derive(Debug, thiserror::Error)]
 pub enum VaeError {
-    #[error("`{0}` is not an autoencoder this program knows (AutoencoderKL, AutoencoderTiny)")]
+    #[error(
+        "`{0}` is not an autoencoder this program knows (AutoencoderKL, AutoencoderKLFlux2, AutoencoderTiny)"
+    )]
     UnknownClass(String),
     #[error("{class}: `{field}` = {value} is not supported ({supported})")]
     Unsupported { class: &'static str, field: &'static str, value: String, supported: &'static str },
@@ -36,14 +39,17 @@ impl VaeConfig {
     /// A class, a field or a value that this program does not support.
     pub fn from_json(config: &Value) -> Result<Self, VaeError> {
         match config.get("_class_name").and_then(Value::as_str) {
-            Some("AutoencoderKL") => KlConfig::from_json(config).map(Self::Kl),
+            Some(class) if KlConfig::CLASSES.contains(&class) => {
+                KlConfig::from_json(config).map(Self::Kl)
+            }
             Some("AutoencoderTiny") => TinyConfig::from_json(config).map(Self::Tiny),
             other => Err(VaeError::UnknownClass(other.unwrap_or_default().to_owned())),
         }
     }
 }
 
-/// `AutoencoderKL`'s configuration (diffusers `models/autoencoders/autoencoder_kl.py`).
+/// Configuration of `AutoencoderKL`, and of `AutoencoderKLFlux2`, which is the same network with packed latents (diffusers
+/// `models/autoencoders/autoencoder_kl.py` and `autoencoder_kl_flux2.py`).
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
 pub struct KlConfig {
@@ -52,6 +58,8 @@ pub struct KlConfig {
     pub down_block_types: Vec<String>,
     pub up_block_types: Vec<String>,
     pub block_out_channels: Vec<usize>,
+    /// the decoder's widths, where they are others
+    pub decoder_block_out_channels: Option<Vec<usize>>,
     pub layers_per_block: usize,
     pub act_fn: String,
     pub latent_channels: usize,
@@ -63,6 +71,9 @@ pub struct KlConfig {
     pub use_quant_conv: bool,
     pub use_post_quant_conv: bool,
     pub mid_block_add_attention: bool,
+    /// The diffusion model's latents are packed ones of those that the network has.
+    #[serde(skip)]
+    pub packing: Option<Packing>,
 }
 
 impl Default for KlConfig {
@@ -73,6 +84,7 @@ impl Default for KlConfig {
             down_block_types: vec!["DownEncoderBlock2D".to_owned()],
             up_block_types: vec!["UpDecoderBlock2D".to_owned()],
             block_out_channels: vec![64],
+            decoder_block_out_channels: None,
             layers_per_block: 1,
             act_fn: "silu".to_owned(),
             latent_channels: 4,
@@ -84,29 +96,78 @@ impl Default for KlConfig {
             use_quant_conv: true,
             use_post_quant_conv: true,
             mid_block_add_attention: true,
+            packing: None,
         }
     }
 }
 
+/// What the configuration of packed latents says beyond the rest, with the defaults of diffusers.
+#[derive(Deserialize)]
+#[serde(default)]
+struct RawPacking {
+    patch_size: [usize; 2],
+    batch_norm_eps: f64,
+}
+
+impl Default for RawPacking {
+    fn default() -> Self {
+        Self { patch_size: [2, 2], batch_norm_eps: 1e-4 }
+    }
+}
+
+/// A configuration with the defaults of `AutoencoderKLFlux2`, whose latents have neither scale nor shift.
+fn with_defaults_of_packed(config: &Value) -> Value {
+    let mut all = json!({
+        "down_block_types": vec!["DownEncoderBlock2D"; 4],
+        "up_block_types": vec!["UpDecoderBlock2D"; 4],
+        "block_out_channels": [128, 256, 512, 512],
+        "layers_per_block": 2,
+        "latent_channels": 32,
+    });
+    for (field, value) in config.as_object().into_iter().flatten() {
+        all[field] = value.clone();
+    }
+    all["scaling_factor"] = 1.0.into();
+    all["shift_factor"] = Value::Null;
+    all
+}
+
 impl KlConfig {
-    /// Reads and checks a `config.json`.
+    /// Classes of diffusers; the second is that of packed latents.
+    pub const CLASSES: [&str; 2] = ["AutoencoderKL", "AutoencoderKLFlux2"];
+
+    /// Reads and checks a `config.json` with its `_class_name`; without one it is an `AutoencoderKL`.
     ///
     /// # Errors
     /// A field of the wrong type, or a value that this program does not support.
     pub fn from_json(config: &Value) -> Result<Self, VaeError> {
-        let class = "AutoencoderKL";
+        let is_packed = config.get("_class_name").is_some_and(|class| class == Self::CLASSES[1]);
+        let class = Self::CLASSES[usize::from(is_packed)];
         ranges::check(config).map_err(|source| VaeError::Range { class, source })?;
-        let config: Self = serde_json::from_value(config.clone())
-            .map_err(|source| VaeError::Config { class, source })?;
         let fail = |field, value: String, supported| {
             Err(VaeError::Unsupported { class, field, value, supported })
         };
+        let wrong = |source| VaeError::Config { class, source };
+        let written = if is_packed { with_defaults_of_packed(config) } else { config.clone() };
+        let mut config: Self = Self::deserialize(&written).map_err(wrong)?;
+        if is_packed {
+            let RawPacking { patch_size, batch_norm_eps: eps } =
+                RawPacking::deserialize(&written).map_err(wrong)?;
+            if patch_size != [2, 2] {
+                return fail("patch_size", format!("{patch_size:?}"), "[2, 2]");
+            }
+            config.packing = Some(Packing { side: patch_size[0], eps });
+        }
         let levels = config.block_out_channels.len();
         let unlike = |types: &[String], known: &str| {
             types.len() != levels || types.iter().any(|block| block != known)
         };
         if levels == 0 || levels > MAX_LEVELS || config.block_out_channels.contains(&0) {
             return fail("block_out_channels", format!("{:?}", config.block_out_channels), WIDTHS);
+        }
+        let of_decoder = config.decoder_widths();
+        if of_decoder.len() != levels || of_decoder.contains(&0) {
+            return fail("decoder_block_out_channels", format!("{of_decoder:?}"), DECODER_WIDTHS);
         }
         if unlike(&config.down_block_types, "DownEncoderBlock2D") {
             let value = format!("{:?}", config.down_block_types);
@@ -137,16 +198,43 @@ impl KlConfig {
 }
 
 impl KlConfig {
-    /// Image pixels per latent pixel, in each direction.
+    /// Image pixels per pixel of the diffusion model's latents, in each direction.
     #[must_use]
     pub fn factor(&self) -> usize {
+        self.packed_side() * self.own_factor()
+    }
+
+    /// Widths of the decoder's levels, in the order of the encoder's.
+    #[must_use]
+    pub fn decoder_widths(&self) -> &[usize] {
+        self.decoder_block_out_channels.as_deref().unwrap_or(&self.block_out_channels)
+    }
+
+    /// Image pixels per pixel of the network's own latents.
+    fn own_factor(&self) -> usize {
         1 << (self.block_out_channels.len() - 1)
     }
 
-    /// Latent pixels from which the convolutions of the encoder, for one latent pixel, or of the decoder, for one
-    /// image pixel, take information, in each direction: two 3×3 convolutions per block.
+    /// Pixels of the network's own latents along the side of one of the diffusion model's.
+    fn packed_side(&self) -> usize {
+        self.packing.map_or(1, |packing| packing.side)
+    }
+
+    /// Channels of the diffusion model's latents.
+    #[must_use]
+    pub fn channels(&self) -> usize {
+        self.latent_channels * self.packed_side().pow(2)
+    }
+
+    /// Pixels of the diffusion model's latents from which the convolutions of the encoder, for one of them, or of the
+    /// decoder, for one image pixel, take information, in each direction.
     #[must_use]
     pub fn context(&self) -> usize {
+        self.own_context().div_ceil(self.packed_side())
+    }
+
+    /// The same in the network's own latent pixels: two 3×3 convolutions per block.
+    fn own_context(&self) -> usize {
         let levels = self.block_out_channels.len();
         // Encoder: radius in image pixels, summed at each level's stride; the first convolution, and at the last
         // level the middle's two blocks and the closing convolution.
@@ -157,7 +245,7 @@ impl KlConfig {
             // The convolution that halves the resolution reads on one side alone.
             radius += if level + 1 < levels { 1 << level } else { 0 };
         }
-        let encoder = radius.div_ceil(self.factor());
+        let encoder = radius.div_ceil(self.own_factor());
 
         // Decoder: from the output back to the latent, rounded up at each change of resolution.
         let mut decoder: usize = 1;
@@ -307,6 +395,7 @@ impl TinyConfig {
 /// More levels than any autoencoder has, few enough that `1 << levels` is a sane number.
 const MAX_LEVELS: usize = 8;
 const WIDTHS: &str = "1 to 8 levels, AutoencoderTiny's of one width";
+const DECODER_WIDTHS: &str = "as many widths as block_out_channels has";
 
 fn check_common(
     class: &'static str,
@@ -360,6 +449,23 @@ mod tests {
         // Encoder: 1 + 4 + 1 + 8 + 2 + 16 + 4 + 32 + 32 + 8 = 108 image pixels, 13.5 latent pixels. Decoder, finest
         // level first: 1 + 6; (7 + 1)/2 + 6 = 10; (10 + 1)/2 + 6 = 12; (12 + 1)/2 + 6 = 13; the middle, conv_in.
         assert_eq!(config.context(), 18);
+    }
+
+    #[test]
+    fn packed_latents_have_the_defaults_of_their_class_and_no_scale() {
+        let config = json!({"_class_name": "AutoencoderKLFlux2", "scaling_factor": 0.18215});
+        let config = KlConfig::from_json(&config).unwrap();
+        assert_eq!(config.packing, Some(Packing { side: 2, eps: 1e-4 }));
+        assert_eq!((config.factor(), config.channels(), config.scaling_factor), (16, 128, 1.0));
+        // Half of the eighteen own pixels of the network, which is that of SDXL.
+        assert_eq!(config.context(), 9);
+        for (field, value) in
+            [("patch_size", json!([4, 4])), ("decoder_block_out_channels", json!([64, 64]))]
+        {
+            let config = json!({"_class_name": "AutoencoderKLFlux2", field: value});
+            let error = KlConfig::from_json(&config).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("AutoencoderKLFlux2: `{field}` = ")), "{error}");
+        }
     }
 
     #[test]

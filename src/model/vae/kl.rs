@@ -1,11 +1,12 @@
 //! `AutoencoderKL` (diffusers `models/autoencoders/autoencoder_kl.py` and `vae.py`): the VAE of
-//! Stable Diffusion and SDXL, residual blocks with group norms and one attention in the middle.
+//! Stable Diffusion and SDXL, residual blocks with group norms and one attention in the middle; and
+//! `AutoencoderKLFlux2`, the same network with packed latents.
 
 mod layerwise;
 
 use candle_core::{DType, Result};
 
-use super::{KlConfig, LatentScaling, globals::GlobalPass};
+use super::{KlConfig, LatentScaling, globals::GlobalPass, packed::PackedLatents};
 use crate::backend::ops::{Conv2d, GroupNorm, Linear, Mask, attention};
 use crate::backend::{Activation, MatmulPrecision, Params};
 
@@ -20,6 +21,8 @@ pub struct AutoencoderKl {
     quant_conv: Option<Conv2d>,
     post_quant_conv: Option<Conv2d>,
     factor: usize,
+    /// of the network's own latents
+    own_channels: usize,
     latent_channels: usize,
     groups: usize,
     context: usize,
@@ -45,19 +48,25 @@ impl AutoencoderKl {
             quant_conv: pointwise(config.use_quant_conv, 2 * latent, "quant_conv")?,
             post_quant_conv: pointwise(config.use_post_quant_conv, latent, "post_quant_conv")?,
             factor: config.factor(),
-            latent_channels: latent,
+            own_channels: latent,
+            latent_channels: config.channels(),
             groups: config.norm_num_groups,
             context: config.context(),
-            scaling: LatentScaling {
-                factor: config.scaling_factor,
-                shift: config.shift_factor.unwrap_or(0.0),
+            scaling: match config.packing {
+                Some(packing) => {
+                    LatentScaling::Packed(PackedLatents::load(packing, latent, &vb.pp("bn"))?)
+                }
+                None => LatentScaling::Uniform {
+                    factor: config.scaling_factor,
+                    shift: config.shift_factor.unwrap_or(0.0),
+                },
             },
             dtype: vb.dtype(),
             weight_bytes: vb.bytes_kept() - bytes_before,
         })
     }
 
-    /// `[B, H, W, 3]` → the posterior's mean, `[B, H/f, W/f, C]`.
+    /// `[B, H, W, 3]` → the posterior's mean, the network's own latents.
     pub(super) fn encode(
         &self,
         image: &Activation,
@@ -73,10 +82,10 @@ impl AutoencoderKl {
             None => moments,
         };
         // Mean and log-variance lie side by side on the channel axis.
-        moments.narrow(3, 0, self.latent_channels)?.contiguous()
+        moments.narrow(3, 0, self.own_channels)?.contiguous()
     }
 
-    /// `[B, h, w, C]` → `[B, f·h, f·w, 3]`.
+    /// The network's own latents → `[B, H, W, 3]`.
     pub(super) fn decode(&self, z: &Activation, globals: &mut GlobalPass) -> Result<Activation> {
         match &self.post_quant_conv {
             Some(conv) => self.decoder.forward(&conv.forward(z)?, globals),
@@ -100,8 +109,8 @@ impl AutoencoderKl {
         self.context
     }
 
-    pub(super) fn scaling(&self) -> LatentScaling {
-        self.scaling
+    pub(super) fn scaling(&self) -> &LatentScaling {
+        &self.scaling
     }
 
     pub(super) fn dtype(&self) -> DType {
@@ -174,7 +183,7 @@ struct KlDecoder {
 
 impl KlDecoder {
     fn load(config: &KlConfig, vb: &Params) -> Result<Self> {
-        let widths = &config.block_out_channels;
+        let widths = config.decoder_widths();
         let groups = config.norm_num_groups;
         let (first, last) = (widths[0], widths[widths.len() - 1]);
         let mut levels = Vec::with_capacity(widths.len());

@@ -20,6 +20,18 @@ pub struct Window {
     pub columns: Range<usize>,
 }
 
+impl Window {
+    /// The smallest window of a map of `1/side` of this one's scale that has all of it, and where in that map, at this
+    /// scale, it begins: so many rows and columns.
+    pub(super) fn reduced(&self, side: usize) -> (Self, (usize, usize)) {
+        let outer = |range: &Range<usize>| range.start / side..range.end.div_ceil(side);
+        (
+            Self { rows: outer(&self.rows), columns: outer(&self.columns) },
+            (self.rows.start % side, self.columns.start % side),
+        )
+    }
+}
+
 /// Place of a feature map in [`FeatureMaps`].
 pub type MapId = usize;
 
@@ -289,10 +301,10 @@ impl<'a> Layerwise<'a> {
         Ok(y)
     }
 
-    /// Windows of one row each, of every so many rows of a map at the latents' scale, and the columns of them that are
-    /// taken: evenly spread, at most `most` places together, and all of the map where it has no more.
-    pub fn spread(&self, most: usize) -> (Vec<Window>, Vec<u32>) {
-        let (height, width) = self.size.latents;
+    /// Windows of one row each, of every so many rows of a map at this scale, and the columns of them that are taken:
+    /// evenly spread, at most `most` places together, and all of the map where it has no more.
+    pub fn spread(&self, scale: usize, most: usize) -> (Vec<Window>, Vec<u32>) {
+        let (height, width) = self.extent(scale);
         let (mut down, mut across) = (1, 1);
         while height.div_ceil(down) * width.div_ceil(across) > most {
             if down <= across { down += 1 } else { across += 1 }

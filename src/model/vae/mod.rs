@@ -1,12 +1,13 @@
-//! The autoencoder between pictures and latents, in the two kinds that SDXL models come with:
-//! diffusers' `AutoencoderKL` and `AutoencoderTiny` (TAESD). Latents that enter and leave here are
-//! the diffusion model's own: already scaled by the config's `scaling_factor`, so that nothing
+//! The autoencoder between pictures and latents, in the two kinds that models come with: diffusers'
+//! `AutoencoderKL`, also with packed latents (`AutoencoderKLFlux2`), and `AutoencoderTiny` (TAESD). Latents that enter and
+//! leave here are the diffusion model's own: already scaled by the config's `scaling_factor`, or packed, so that nothing
 //! outside needs to know it.
 
 mod config;
 mod globals;
 mod kl;
 mod layerwise;
+mod packed;
 mod tiny;
 
 use candle_core::{DType, Result};
@@ -18,6 +19,7 @@ pub use config::{KlConfig, TinyConfig, VaeConfig, VaeError};
 pub use globals::{GlobalState, Globals, MeasuredPart};
 pub use kl::AutoencoderKl;
 pub use layerwise::{FeatureMaps, LayerPart, LayerwiseSize, MapId, Window};
+pub use packed::Packing;
 pub use tiny::AutoencoderTiny;
 
 /// An autoencoder of either kind.
@@ -40,8 +42,8 @@ impl Vae {
         })
     }
 
-    /// Pictures `[B, H, W, 3]` in `-1..=1` → latents `[B, H/f, W/f, C]`, f32, multiplied by the
-    /// scaling factor. `AutoencoderKL` gives the mean of its posterior, not a sample.
+    /// Pictures `[B, H, W, 3]` in `-1..=1` → latents `[B, H/f, W/f, C]`, f32, as the diffusion model
+    /// has them. `AutoencoderKL` gives the mean of its posterior, not a sample.
     ///
     /// # Errors
     /// Sides that [`factor`](Self::factor) does not divide, or those of the backend.
@@ -69,7 +71,7 @@ impl Vae {
             }
             Self::Tiny(vae) => vae.encode(&image)?,
         };
-        self.scaling().scaled(z)
+        self.scaling().scaled(&z)
     }
 
     /// Latents `[B, h, w, C]` as [`encode`](Self::encode) gives them → pictures
@@ -94,7 +96,7 @@ impl Vae {
                 self.latent_channels()
             );
         }
-        let z = self.scaling().unscaled(latent.clone())?.to_dtype(self.dtype())?;
+        let z = self.scaling().unscaled(latent)?.to_dtype(self.dtype())?;
         let image = match self {
             Self::Kl(vae) => globals.pass((height, width), |globals| vae.decode(&z, globals))?,
             Self::Tiny(vae) => vae.decode(&z)?,
@@ -179,7 +181,7 @@ impl Vae {
         }
     }
 
-    fn scaling(&self) -> LatentScaling {
+    fn scaling(&self) -> &LatentScaling {
         match self {
             Self::Kl(vae) => vae.scaling(),
             Self::Tiny(vae) => vae.scaling(),
@@ -187,22 +189,43 @@ impl Vae {
     }
 }
 
-/// The affine map between an autoencoder's own latents and the diffusion model's,
-/// `(z − shift)·factor` (diffusers' `scaling_factor` and `shift_factor`).
-#[derive(Clone, Copy, Debug)]
-struct LatentScaling {
-    factor: f64,
-    shift: f64,
+/// The map between an autoencoder's own latents and the diffusion model's.
+#[derive(Clone, Debug)]
+enum LatentScaling {
+    /// `(z − shift)·factor` (diffusers' `scaling_factor` and `shift_factor`)
+    Uniform {
+        factor: f64,
+        shift: f64,
+    },
+    Packed(packed::PackedLatents),
 }
 
 impl LatentScaling {
     /// The diffusion model's latents, in f32.
-    fn scaled(self, z: Activation) -> Result<Activation> {
-        z.to_dtype(DType::F32)?.affine(1.0, -self.shift)?.affine(self.factor, 0.0)
+    fn scaled(&self, z: &Activation) -> Result<Activation> {
+        match self {
+            Self::Uniform { factor, shift } => {
+                z.to_dtype(DType::F32)?.affine(1.0, -shift)?.affine(*factor, 0.0)
+            }
+            Self::Packed(packed) => packed.packed(z),
+        }
     }
 
     /// The autoencoder's own latents, in f32.
-    fn unscaled(self, latent: Activation) -> Result<Activation> {
-        latent.to_dtype(DType::F32)?.affine(1.0 / self.factor, 0.0)?.affine(1.0, self.shift)
+    fn unscaled(&self, latent: &Activation) -> Result<Activation> {
+        match self {
+            Self::Uniform { factor, shift } => {
+                latent.to_dtype(DType::F32)?.affine(1.0 / factor, 0.0)?.affine(1.0, *shift)
+            }
+            Self::Packed(packed) => packed.unpacked(latent),
+        }
+    }
+
+    /// Own latent pixels along the side of one of the diffusion model's.
+    fn side(&self) -> usize {
+        match self {
+            Self::Uniform { .. } => 1,
+            Self::Packed(packed) => packed.side(),
+        }
     }
 }

@@ -34,7 +34,7 @@ impl AutoencoderTiny {
             factor: config.factor(),
             latent_channels: config.latent_channels,
             context: config.context(),
-            scaling: LatentScaling {
+            scaling: LatentScaling::Uniform {
                 factor: config.scaling_factor,
                 shift: config.shift_factor.unwrap_or(0.0),
             },
@@ -78,8 +78,8 @@ impl AutoencoderTiny {
         self.context
     }
 
-    pub(super) fn scaling(&self) -> LatentScaling {
-        self.scaling
+    pub(super) fn scaling(&self) -> &LatentScaling {
+        &self.scaling
     }
 
     pub(super) fn dtype(&self) -> DType {

@@ -49,10 +49,11 @@ impl Draft<'_> {
         // Before the call: host values and their parts.
         trace.pass(4 * sample.bytes());
         let (context, pooled) = text.widths();
+        let tokens = text.tokens_of(self.text_chunks);
         let texts = TextConditioning {
-            context: trace.activation((batch, text.tokens(), context), dtype),
+            context: trace.activation((batch, tokens, context), dtype),
             pooled: pooled.map(|width| trace.activation((batch, width), dtype)),
-            lengths: text.has_lengths().then(|| vec![text.tokens(); batch]),
+            lengths: text.has_lengths().then(|| vec![tokens; batch]),
         };
         let nothing = MicroConditioning { original: (0, 0), crop: (0, 0), target: (0, 0) };
         let conditioning = denoiser.condition(&texts, nothing)?;

@@ -37,6 +37,23 @@ impl fmt::Display for Plan {
             },
             grid.overlap() * factor
         )?;
+        if self.text_chunks > 1 {
+            writeln!(f, "prompt        up to {} chunks of tokens", self.text_chunks)?;
+        }
+        if let Some(first) = self.regions.first().filter(|it| it.grid.len() != grid.len()) {
+            let (columns, rows) = (first.grid.xs().len(), first.grid.ys().len());
+            let regions = units::count(first.grid.len(), "region");
+            writeln!(f, "jitter        {regions} ({columns} × {rows}) in each step, moved anew")?;
+        }
+        if let Some(mask) = &self.mask {
+            let (running, cells) = (self.running(), mask.cells.as_slice().len());
+            let share = 100.0 * mask.repainted() as f64 / cells as f64;
+            let regions = units::count(running, "region");
+            writeln!(f, "mask          repaints {share:.0} % of the canvas, in {regions}")?;
+        }
+        if let Some(row) = &self.profile {
+            writeln!(f, "profile       {row}")?;
+        }
         write!(f, "sampler       {}", sampling.sampler)?;
         if let Some(spacing) = sampling.spacing {
             write!(f, ", {} timesteps", spacing.name())?;
@@ -54,7 +71,7 @@ impl fmt::Display for Plan {
             write!(f, " in {predictions} predictions")?;
         }
         writeln!(f, ", at t = {}", timesteps.join(", "))?;
-        let batch = self.memory.batch.min(grid.len());
+        let batch = self.memory.batch.min(self.running().max(1));
         let calls = units::count(self.denoiser_calls(), "region");
         match sampling.guidance {
             Some(guidance) => {

@@ -4,9 +4,11 @@ mod call;
 mod display;
 pub mod geometry;
 mod layerwise;
+pub(super) mod mask;
 pub mod memory;
 mod needs;
 pub mod preview;
+pub(super) mod regions;
 pub mod samples;
 pub mod sampling;
 mod search;
@@ -14,9 +16,13 @@ pub mod tiles;
 pub mod vae_tiling;
 mod work;
 
+use std::sync::Arc;
+
 use geometry::Geometry;
+use mask::MaskPlan;
 use memory::MemoryPlan;
 use needs::Draft;
+use regions::StepRegions;
 use sampling::SamplingPlan;
 use tiles::Span;
 use vae_tiling::VaeTiling;
@@ -30,7 +36,9 @@ use super::{
     error::Error,
     finish::{Finish, PIXEL_BYTES},
     model::Model,
+    profile::ProfileRow,
     progress::{Outline, Stage},
+    prompts::Prompts,
     settings::Settings,
     work::files::WorkLayout,
 };
@@ -43,6 +51,14 @@ pub struct Plan {
     pub geometry: Geometry,
     /// Sampler, steps and guidance.
     pub sampling: SamplingPlan,
+    /// The most chunks of tokens of a text: one, but for weighted prompts.
+    pub text_chunks: usize,
+    /// The row of a profile that the settings began with.
+    pub profile: Option<ProfileRow>,
+    /// The mask on the canvas, if there is one.
+    pub(crate) mask: Option<MaskPlan>,
+    /// The regions of each step.
+    pub(crate) regions: Vec<Arc<StepRegions>>,
     /// Memory of the stages, and the batch and tile chosen for it.
     pub memory: MemoryPlan,
     /// VAE tiles from top to bottom, in latent pixels.
@@ -100,21 +116,34 @@ impl Plan {
         let schedule = model.schedule.clone().with_tokens(tokens);
         let mut sampling =
             SamplingPlan::resolve(&model.scheduler, &schedule, &model.defaults, settings)?;
+        let wanted = (sampling.guidance.is_some(), settings.captions_differ());
+        let text_chunks = Prompts::new(settings)?.chunks(&model.blueprints.text, wanted)?;
         let controls = controls(model, settings, sampling.steps.len())?;
         let vae_tiling = VaeTiling::choose(model, runner, settings, &geometry)?;
+        let mask = settings.mask.as_ref().map(|mask| MaskPlan::new(mask, &geometry)).transpose()?;
+        let regions = regions::of_steps(settings, &geometry, &sampling, mask.as_ref());
         let (memory, work) = {
-            let draft = Draft::new(engine, settings, (&geometry, vae_tiling), &sampling);
+            let sizes = (&geometry, vae_tiling, text_chunks);
+            let sampled = (&sampling, regions.as_slice(), mask.as_ref());
+            let draft = Draft::new(engine, settings, sizes, sampled);
             let memory = draft.plan()?;
             let work = draft.work(&memory)?;
             (memory, work)
         };
-        let repaints = settings.repaints();
-        if !repaints {
+        let keeps_everything = mask.as_ref().is_some_and(|mask| mask.repainted() == 0);
+        let repaints = settings.repaints() && !keeps_everything;
+        if !repaints && keeps_everything {
+            sampling.notes.push("the mask keeps everything: the model does not run".to_owned());
+        } else if !repaints {
             let note = "a blend of 0 is the resized input alone: the model does not run";
             sampling.notes.push(note.to_owned());
         }
         Ok(Self {
             sampling,
+            text_chunks,
+            profile: settings.profile,
+            mask,
+            regions,
             tile_rows: geometry.tiles(geometry.canvas.latent_height, memory.tile),
             tile_columns: geometry.tiles(geometry.canvas.latent_width, memory.tile),
             vae_tiling,
@@ -138,25 +167,30 @@ impl Plan {
         if !self.repaints {
             return 0;
         }
-        let per_step = geometry.grid.len() + usize::from(geometry.low_resolution.is_some());
-        per_step * sampling.steps.len() * if sampling.guidance.is_some() { 2 } else { 1 }
+        let low_resolution = usize::from(geometry.low_resolution.is_some()) * sampling.steps.len();
+        let calls = regions::in_all(&self.regions) + low_resolution;
+        calls * if sampling.guidance.is_some() { 2 } else { 1 }
+    }
+
+    /// Regions that run in a step, the most of any: those that a mask leaves of the canvas's.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        if self.repaints { regions::most(&self.regions) } else { 0 }
     }
 
     /// The job as its progress is told.
     #[must_use]
     pub fn outline(&self) -> Outline {
         let Self { geometry, sampling, work, .. } = self;
-        let (regions, steps, share) = match self.repaints {
-            true => (geometry.grid.len(), sampling.steps.len(), 1.0),
-            false => (0, 0, 0.0),
-        };
+        let (regions, captions) = (self.running(), regions::captioned(&self.regions).len());
+        let (steps, share) = if self.repaints { (sampling.steps.len(), 1.0) } else { (0, 0.0) };
         Outline {
             width: geometry.canvas.width as u32,
             height: geometry.canvas.height as u32,
             regions,
             steps,
             work: [
-                (Stage::Caption, regions as f64),
+                (Stage::Caption, if self.repaints { captions as f64 } else { 0.0 }),
                 (Stage::Encode, share * work.encode),
                 (Stage::Denoise, share * work.denoise),
                 (Stage::Decode, share * work.decode),
@@ -210,7 +244,7 @@ impl Plan {
         let decoded = (canvas.height * canvas.width * PIXEL_BYTES) as u64;
         WorkLayout {
             canvas: (canvas.latent_height, canvas.latent_width, shape.channels),
-            regions: (grid.len(), grid.region_size()),
+            regions: (regions::most(&self.regions).max(1), grid.region_size()),
             history: self.sampling.history(),
             low_resolution: *low_resolution,
             rows: (canvas.height, row_bytes),

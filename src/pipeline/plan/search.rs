@@ -155,7 +155,7 @@ impl Draft<'_> {
         // Host memory that the captioner keeps after its weights are unloaded.
         let captioner_host = captioner.map_or(0, |(_, _, host)| host);
         let parts = [
-            (MemoryStage::Text, text, self.text()),
+            (MemoryStage::Text, text, self.text()?),
             (MemoryStage::Encode, vae, self.encode(tile)?),
             (MemoryStage::Denoise, denoiser, self.denoise(batch)?),
             (MemoryStage::Decode, vae, self.decode(tile)?),

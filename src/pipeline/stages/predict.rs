@@ -40,8 +40,9 @@ pub struct StepInputs<'a> {
     /// Latent of the picture at the model's native size, if the job has the attention prior.
     pub low_resolution: Option<&'a Latent>,
     pub noise: &'a NoiseField,
-    /// All regions of the canvas.
+    /// The regions that run in the step, and for each the region whose caption it has.
     pub regions: &'a [Region],
+    pub captions: &'a [usize],
 }
 
 /// A batch of regions on the device, ready for the denoiser.
@@ -192,12 +193,12 @@ impl<'a> Predictor<'a> {
         range: Range<usize>,
     ) -> Result<Prediction, Error> {
         let Context { runner, spec, .. } = self.context;
-        let batch = &inputs.regions[range];
+        let (batch, captions) = (&inputs.regions[range.clone()], &inputs.captions[range]);
         let layers = self.prior_layers(batch, priors, z.dtype())?;
         let guidance = spec.plan.sampling.guidance;
         runner.predict(
             &Call { z, zl, timestep: inputs.step.t, guidance, controls },
-            &self.conditions.of_regions(batch)?,
+            &self.conditions.of_captions(captions)?,
             match &layers {
                 Some(layers) => Prior::Blend { layers, weight: spec.settings.rap },
                 None => Prior::None,

@@ -1,8 +1,9 @@
 //! Preview of a job: a small picture of the whole canvas, made of the clean latent that each step implies.
 //!
 //! A pass through the autoencoder would cost more than some steps and need its weights beside the denoiser's. A linear map
-//! from a latent pixel and its four neighbours to colours needs neither. It is fitted to the picture itself, whose pixels
-//! and latent are both at hand before the first step, so that it suits every autoencoder.
+//! from a latent pixel and its four neighbours to colours needs neither; from the pixel alone where it has many channels. It
+//! is fitted to the picture itself, whose pixels and latent are both at hand before the first step, so that it suits every
+//! autoencoder.
 
 use std::{collections::VecDeque, ops::Range};
 
@@ -23,6 +24,10 @@ const WINDOWS: Range<usize> = 6..12;
 
 /// A cell and its four neighbours.
 const TAPS: usize = 5;
+
+/// The most channels of latents with which neighbours are seen. Those with more hold a square of finer pixels in each of
+/// theirs, and a map with five times as many inputs would take longer than a step.
+const MOST_CHANNELS: usize = 64;
 
 /// Weight of the condition that the map's factors be small, as a share of the mean square of its inputs.
 const RIDGE: f64 = 1e-4;
@@ -176,16 +181,18 @@ impl PreviewCanvas {
 
 /// A linear map from a cell and its neighbours to the pixels of the preview that it covers.
 struct ColourMap {
-    /// `[TAPS · C + 1, outputs]`, a constant last; outputs are the pixels of a cell, row by row, three colours each.
+    /// `[taps · C + 1, outputs]`, a constant last; outputs are the pixels of a cell, row by row, three colours each.
     factors: Vec<f32>,
     outputs: usize,
+    taps: usize,
 }
 
 impl ColourMap {
     /// The map with the least squared error between the latent `zl` and the picture that it was made of, on windows
     /// that are spread over them.
     fn fitted(scale: PreviewScale, zl: &Latent, source: &Canvased<'_>) -> Self {
-        let (inputs, outputs) = (TAPS * zl.channels() + 1, 3 * scale.pixels.pow(2));
+        let taps = if zl.channels() > MOST_CHANNELS { 1 } else { TAPS };
+        let (inputs, outputs) = (taps * zl.channels() + 1, 3 * scale.pixels.pow(2));
         let mut equations = Equations::new(inputs, outputs);
         let side = scale.window();
         let starts = |cells: usize| {
@@ -206,14 +213,15 @@ impl ColourMap {
                 for (line, y) in ys.clone().enumerate() {
                     for (column, x) in xs.clone().enumerate() {
                         let (last_y, last_x) = (scale.cells.0 - 1, scale.cells.1 - 1);
-                        let taps = [
-                            means(x, y),
-                            means(x.saturating_sub(1), y),
-                            means((x + 1).min(last_x), y),
-                            means(x, y.saturating_sub(1)),
-                            means(x, (y + 1).min(last_y)),
+                        let places = [
+                            (x, y),
+                            (x.saturating_sub(1), y),
+                            ((x + 1).min(last_x), y),
+                            (x, y.saturating_sub(1)),
+                            (x, (y + 1).min(last_y)),
                         ];
-                        let mut input = taps.concat();
+                        let mut input: Vec<f32> =
+                            places[..taps].iter().flat_map(|&(x, y)| means(x, y)).collect();
                         input.push(1.0);
                         let output = colours(scale, &pixels, row, (column, line));
                         equations.add(&input, &output);
@@ -221,14 +229,14 @@ impl ColourMap {
                 }
             }
         }
-        Self { factors: equations.solved(), outputs }
+        Self { factors: equations.solved(), outputs, taps }
     }
 
     /// The planes `[outputs, cells]` of a line of cells between two others, each `[C, cells + 2]`.
     fn apply(&self, [above, line, below]: [&[f32]; 3], cells: usize) -> Vec<f32> {
         let mut out = vec![0.0f32; self.outputs * cells];
         let taps = [(line, 1), (line, 0), (line, 2), (above, 1), (below, 1)];
-        let inputs = taps.into_iter().flat_map(|(line, shift)| {
+        let inputs = taps.into_iter().take(self.taps).flat_map(|(line, shift)| {
             line.chunks_exact(cells + 2).map(move |plane| &plane[shift..shift + cells])
         });
         let (factors, constant) = self.factors.split_at(self.factors.len() - self.outputs);
@@ -379,14 +387,21 @@ mod tests {
 
     #[test]
     fn a_latent_that_is_linear_in_the_picture_is_shown_as_the_picture() {
+        // With neighbours, and with more channels than are seen with them.
+        for channels in [CHANNELS, MOST_CHANNELS + 1] {
+            linear_latents_are_shown(channels);
+        }
+    }
+
+    fn linear_latents_are_shown(channels: usize) {
         let (picture, spec, runner) = (picture(), job(Settings::default()), Fake::idle());
         let context = context(&runner, &picture, &spec);
         let canvas = spec.plan.geometry.canvas;
         let source = Canvased::new(&picture, canvas.width, canvas.height).unwrap();
         let (height, width) = (canvas.latent_height, canvas.latent_width);
         // Each latent pixel holds the mean colour of its place, and noise in what channels are left.
-        let mut zl = Latent::in_memory(height, width, CHANNELS).unwrap();
-        for (at, pixel) in zl.as_mut_slice().chunks_exact_mut(CHANNELS).enumerate() {
+        let mut zl = Latent::in_memory(height, width, channels).unwrap();
+        for (at, pixel) in zl.as_mut_slice().chunks_exact_mut(channels).enumerate() {
             let (x, y) = (at % width * FACTOR, at / width * FACTOR);
             let pixels = source.window(x..x + FACTOR, y..y + FACTOR);
             for (channel, value) in pixel.iter_mut().enumerate() {
@@ -423,7 +438,7 @@ mod tests {
                             f32::from(first[3 * at + colour]) / 255.0
                         })
                         .sum();
-                    let latent = zl.rows(cell_y..cell_y + 1)[cell_x * CHANNELS + colour];
+                    let latent = zl.rows(cell_y..cell_y + 1)[cell_x * channels + colour];
                     let (mean, expected) = (sum / (side * side) as f32, latent * 0.5 + 0.5);
                     assert!(
                         (mean - expected).abs() < 0.06,

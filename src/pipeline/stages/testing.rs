@@ -17,7 +17,7 @@ use crate::{
     image::{Format, Output, Picture},
     model::{
         denoiser::{Conditioning, Denoiser, MicroConditioning, Prior},
-        text::{Cut, TextConditioning},
+        text::{Cut, Prompt, TextConditioning},
         vae::{FeatureMaps, Globals, LayerwiseSize, Vae},
     },
     pipeline::{
@@ -27,8 +27,8 @@ use crate::{
         model::ModelShape,
         model_defaults::ModelDefaults,
         plan::{
-            Plan, WorkAmounts, geometry::Geometry, memory::MemoryPlan, sampling::SamplingPlan,
-            vae_tiling::VaeTiling,
+            Plan, WorkAmounts, geometry::Geometry, mask::MaskPlan, memory::MemoryPlan, regions,
+            sampling::SamplingPlan, vae_tiling::VaeTiling,
         },
         progress::{Progress, Stage},
         runner::{Call, Compute, Prediction},
@@ -121,9 +121,10 @@ impl Compute for Fake {
         self.dtype
     }
 
-    fn encode_texts(&self, texts: &[&str]) -> Result<TextConditioning, Error> {
-        self.encoded.lock().unwrap().extend(texts.iter().map(|&text| text.to_owned()));
-        let lengths: Vec<f32> = texts.iter().map(|text| text.len() as f32).collect();
+    fn encode_texts(&self, texts: &[&Prompt], chunks: usize) -> Result<TextConditioning, Error> {
+        assert_eq!(chunks, 1);
+        self.encoded.lock().unwrap().extend(texts.iter().map(|text| text.words()));
+        let lengths: Vec<f32> = texts.iter().map(|text| text.words().len() as f32).collect();
         let lengths = Tensor::from_vec(lengths, (texts.len(), 1), &Device::Cpu)?;
         Ok(TextConditioning {
             context: lengths.unsqueeze(1)?.into(),
@@ -140,7 +141,12 @@ impl Compute for Fake {
         Ok(self.denoiser.condition(texts, micro)?)
     }
 
-    fn cut(&self, text: &str) -> Result<Option<Cut>, Error> {
+    fn chunks(&self, _: &Prompt) -> Result<usize, Error> {
+        Ok(1)
+    }
+
+    fn cut(&self, text: &Prompt, _: usize) -> Result<Option<Cut>, Error> {
+        let text = text.words();
         Ok((text.len() > 20).then_some(Cut { tokens: text.len(), is_all: true, limit: 20, at: 20 }))
     }
 
@@ -258,8 +264,13 @@ pub fn job_with(settings: Settings, scheduler: &str) -> JobSpec {
         captions: None,
         stages: Vec::new(),
     };
+    let mask = settings.mask.as_ref().map(|mask| MaskPlan::new(mask, &geometry).unwrap());
     let plan = Plan {
+        regions: regions::of_steps(&settings, &geometry, &sampling, mask.as_ref()),
+        mask,
+        profile: None,
         sampling,
+        text_chunks: 1,
         tile_rows: geometry.tiles(canvas.latent_height, memory.tile),
         tile_columns: geometry.tiles(canvas.latent_width, memory.tile),
         vae_tiling: VaeTiling::Independent,

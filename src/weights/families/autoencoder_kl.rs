@@ -2,7 +2,8 @@
 //! families of latent diffusion share this network, so it has a file beside theirs.
 //!
 //! Sources: diffusers `loaders/single_file_utils.py` (`DIFFUSERS_TO_LDM_MAPPING`,
-//! `convert_ldm_vae_checkpoint`, `create_vae_diffusers_config_from_ldm`); kohya-ss/sd-scripts
+//! `convert_ldm_vae_checkpoint`, `create_vae_diffusers_config_from_ldm`) and `scripts/convert_flux2_to_diffusers.py`
+//! (packed latents); kohya-ss/sd-scripts
 //! `library/model_util.py` (`convert_vae_state_dict`, which knows one naming of the attention at a time and leaves the
 //! others as they are).
 
@@ -17,8 +18,13 @@ use crate::weights::part_file::{
 };
 use crate::weights::tensors::{Take, TensorMap};
 
-/// Class of the autoencoder in diffusers.
-pub(in crate::weights) const CLASS: &str = "AutoencoderKL";
+/// `true` if this is a class of the autoencoder in diffusers.
+pub(in crate::weights) fn is_class(class: &str) -> bool {
+    KlConfig::CLASSES.contains(&class)
+}
+
+/// The mean and the variance of packed latents, by the same names everywhere.
+const PACKED: [&str; 2] = ["bn.running_mean", "bn.running_var"];
 
 /// Place of the autoencoder's tensors in a file, if it has them.
 pub(super) fn find_in(tensors: &TensorMap) -> Option<PartPlace> {
@@ -53,7 +59,8 @@ pub(in crate::weights) fn part(
             (ours, stored, Take::Whole)
         })
         .collect();
-    let config = part_config(CLASS, config, file, "vae");
+    let class = KlConfig::CLASSES[usize::from(resolved.packing.is_some())];
+    let config = part_config(class, config, file, "vae");
     Ok(Some(PartFile::new(config, tensors, prefix, names)))
 }
 
@@ -109,20 +116,32 @@ fn config(shapes: &Shapes, naming: Naming, latents: LatentScale) -> Result<Value
     let widths =
         (0..levels).map(|level| shapes.size(&conv(level, 0), 0)).collect::<Result<Vec<_>, _>>()?;
     let layers = shapes.count(|index| conv(0, index));
+    let of_decoder = |level: usize| match naming {
+        Naming::Ldm => format!("decoder.up.{level}.block.0.conv1.weight"),
+        Naming::Diffusers => {
+            format!("decoder.up_blocks.{}.resnets.0.conv1.weight", levels - 1 - level)
+        }
+    };
+    let of_decoder = (0..levels).map(|level| shapes.size(&of_decoder(level), 0));
+    let of_decoder = of_decoder.collect::<Result<Vec<_>, _>>()?;
+    let of_decoder = (of_decoder != widths).then_some(of_decoder);
+    let is_packed = shapes.has(PACKED[0]);
+    let has = |name: &str, side: &str| shapes.has(name) || shapes.has(&format!("{side}.{name}"));
     Ok(json!({
-        "_class_name": "AutoencoderKL",
+        "_class_name": KlConfig::CLASSES[usize::from(is_packed)],
         "in_channels": shapes.size("encoder.conv_in.weight", 1)?,
         "out_channels": shapes.size("decoder.conv_out.weight", 0)?,
         "down_block_types": vec!["DownEncoderBlock2D"; levels],
         "up_block_types": vec!["UpDecoderBlock2D"; levels],
         "block_out_channels": widths,
+        "decoder_block_out_channels": of_decoder,
         "layers_per_block": layers,
         "latent_channels": shapes.size("decoder.conv_in.weight", 1)?,
         "norm_num_groups": 32,
         "scaling_factor": latents.factor,
         "shift_factor": latents.shift,
-        "use_quant_conv": shapes.has("quant_conv.weight"),
-        "use_post_quant_conv": shapes.has("post_quant_conv.weight"),
+        "use_quant_conv": has("quant_conv.weight", "encoder"),
+        "use_post_quant_conv": has("post_quant_conv.weight", "decoder"),
         "mid_block_add_attention": has_attention,
     }))
 }
@@ -155,6 +174,8 @@ pub(in crate::weights) fn names(config: &KlConfig) -> Vec<(String, String)> {
     }
     names.vae_ends("encoder", config.mid_block_add_attention);
     names.module("decoder.conv_in", "decoder.conv_in");
+    let widths = config.decoder_widths();
+    channels = widths.last().copied().unwrap_or(0);
     // Both go from coarse to fine, but ldm numbers levels by their resolution.
     for (level, &width) in widths.iter().rev().enumerate() {
         let ours = format!("decoder.up_blocks.{level}");
@@ -172,11 +193,19 @@ pub(in crate::weights) fn names(config: &KlConfig) -> Vec<(String, String)> {
         }
     }
     names.vae_ends("decoder", config.mid_block_add_attention);
+    // In the code that packs latents both are layers of their sides.
+    let of_side = |name: &str, side: &str| match config.packing {
+        Some(_) => format!("{side}.{name}"),
+        None => name.to_owned(),
+    };
     if config.use_quant_conv {
-        names.module("quant_conv", "quant_conv");
+        names.module("quant_conv", &of_side("quant_conv", "encoder"));
     }
     if config.use_post_quant_conv {
-        names.module("post_quant_conv", "post_quant_conv");
+        names.module("post_quant_conv", &of_side("post_quant_conv", "decoder"));
+    }
+    if config.packing.is_some() {
+        names.0.extend(PACKED.map(|name| (name.to_owned(), name.to_owned())));
     }
     names.0
 }
@@ -224,6 +253,56 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
+
+    #[test]
+    fn packed_latents_have_their_mean_and_variance_and_the_projections_of_their_sides() {
+        let config = json!({"_class_name": "AutoencoderKLFlux2"});
+        let names: HashMap<_, _> =
+            names(&KlConfig::from_json(&config).unwrap()).into_iter().collect();
+        assert_eq!(names.len(), 250);
+        assert_eq!(names["quant_conv.bias"], "encoder.quant_conv.bias");
+        assert_eq!(names["post_quant_conv.weight"], "decoder.post_quant_conv.weight");
+        assert_eq!(names["bn.running_var"], "bn.running_var");
+    }
+
+    #[test]
+    fn a_file_of_packed_latents_is_told_by_its_mean_in_either_naming() {
+        let whole = KlConfig::from_json(&json!({
+            "_class_name": "AutoencoderKLFlux2", "decoder_block_out_channels": [96, 192, 384, 384],
+        }));
+        let whole = whole.unwrap();
+        let widths =
+            |decoder: bool| if decoder { [96, 192, 384, 384] } else { [128, 256, 512, 512] };
+        for naming in [Naming::Ldm, Naming::Diffusers] {
+            let stored = names(&whole).into_iter().map(|(ours, theirs)| {
+                // Of a level's first block; the decoder's of ldm are numbered from the other end.
+                let level = |at: usize| theirs.split('.').nth(at).and_then(|it| it.parse().ok());
+                let shape = match theirs.as_str() {
+                    "encoder.conv_in.weight" => vec![128, 3, 3, 3],
+                    "decoder.conv_in.weight" => vec![384, 32, 3, 3],
+                    "decoder.conv_out.weight" => vec![3, 96, 3, 3],
+                    name if name.ends_with("block.0.conv1.weight") => {
+                        let level: usize = level(2).unwrap();
+                        vec![widths(name.starts_with("decoder"))[level], 1, 3, 3]
+                    }
+                    _ => vec![1],
+                };
+                (if naming == Naming::Ldm { theirs } else { ours }, shape)
+            });
+            let tensors = TensorMap::of_shapes(stored.collect());
+            let latents = LatentScale { factor: 1.0, shift: None };
+            let part = part("flux2-vae.safetensors", &tensors, latents).unwrap().unwrap();
+            assert_eq!(part.config.class, "AutoencoderKLFlux2");
+            assert_eq!(part.unused(&tensors).next(), None, "{naming:?}");
+            let config = KlConfig::from_json(&part.config.config).unwrap();
+            assert_eq!(
+                (config.factor(), config.channels(), config.packing),
+                (16, 128, whole.packing)
+            );
+            assert_eq!(config.decoder_widths(), whole.decoder_widths());
+            assert!(config.use_quant_conv && config.use_post_quant_conv);
+        }
+    }
 
     #[test]
     fn the_vaes_levels_are_numbered_from_the_other_end_in_the_decoder() {

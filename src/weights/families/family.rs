@@ -11,7 +11,7 @@ use crate::model::text::{TextArrangement, clip::ClipTextConfig, qwen3::Qwen3Conf
 use crate::model::vae::KlConfig;
 use crate::weights::WeightsError;
 use crate::weights::clip_vocabulary::TokenPadding;
-use crate::weights::part::{Part, PartConfig};
+use crate::weights::part::{Part, PartConfig, with_class};
 use crate::weights::part_file::{LatentScale, PartFile, Prediction};
 use crate::weights::tensors::{TensorMap, TensorName};
 
@@ -46,9 +46,9 @@ pub(in crate::weights) trait Family: Debug + Send + Sync {
     /// the denoiser's `config.json`.
     fn text_arrangement(&self, index: &Value, denoiser: &Value) -> TextArrangement;
 
-    /// Sampling that the makers recommend for a model with this denoiser, by its `config.json`: what a model's
+    /// Sampling that the makers recommend for a model, by its `model_index.json` and the denoiser's `config.json`: what a model's
     /// `model_index.json` may have under `cupscale`. Null where they leave it open.
-    fn defaults(&self, denoiser: &Value) -> Value;
+    fn defaults(&self, index: &Value, denoiser: &Value) -> Value;
 
     /// Scale of the latents of a model with this denoiser.
     fn latent_scale(&self, denoiser: &Value) -> LatentScale;
@@ -178,8 +178,9 @@ impl dyn Family + '_ {
                 let names = self.denoiser_names(config).ok()?;
                 Some(names.into_iter().map(|(ours, ..)| ours).collect())
             }
-            Part::Vae if config.class == autoencoder_kl::CLASS => {
-                let names = autoencoder_kl::names(&KlConfig::from_json(json).ok()?);
+            Part::Vae if autoencoder_kl::is_class(&config.class) => {
+                let json = with_class(json.clone(), config.class.clone());
+                let names = autoencoder_kl::names(&KlConfig::from_json(&json).ok()?);
                 let names = names.into_iter().map(|(ours, _)| ours);
                 Some(names.flat_map(|name| [autoencoder_kl::old_name(&name), name]).collect())
             }

@@ -6,6 +6,7 @@ pub(super) mod autoencoder_kl;
 pub(super) mod clip;
 mod contents;
 mod family;
+mod flux2;
 mod pairs;
 mod pixart;
 pub(super) mod qwen3;
@@ -34,6 +35,7 @@ pub(super) static FAMILIES: &[&dyn Family] = &[
     &pixart::PixArt,
     &sd3::StableDiffusion3,
     &z_image::ZImage,
+    &flux2::Flux2,
 ];
 
 /// Family of the model that a `model_index.json` describes: the one whose denoiser it names, by its class where
@@ -45,6 +47,19 @@ pub(super) fn of_index(index: &Value) -> &'static dyn Family {
         .find(|family| class(family).is_some_and(|class| family.classes().contains(&class)));
     let named = || FAMILIES.iter().find(|family| class(family).is_some());
     known.or_else(named).copied().unwrap_or(FAMILIES[0])
+}
+
+/// Reason why the model that a `model_index.json` describes cannot run, if its pipeline alone tells: its parts may be of
+/// classes that others have as well.
+pub(super) fn refused(index: &Value) -> Option<&'static str> {
+    let pipeline = index.get("_class_name")?.as_str()?;
+    if pipeline.starts_with("Flux2Klein") || !pipeline.starts_with("Flux") {
+        None
+    } else if pipeline.starts_with("Flux2") {
+        Some("FLUX.2 [dev] is not supported, whose texts Mistral Small reads: use FLUX.2 [klein]")
+    } else {
+        Some("FLUX.1 is not supported, whose transformer is another: use FLUX.2 [klein]")
+    }
 }
 
 /// Family with a denoiser of this class, if there is one.
@@ -127,6 +142,21 @@ mod tests {
         }
         assert_eq!(tokenizer_folder(Part::TextEncoder(0)), "tokenizer");
         assert_eq!(tokenizer_folder(Part::TextEncoder(1)), "tokenizer_2");
+    }
+
+    #[test]
+    fn other_models_of_flux_are_refused_by_name() {
+        let reason = |pipeline: &str| refused(&json!({"_class_name": pipeline}));
+        for (pipeline, name) in [
+            ("FluxPipeline", "FLUX.1 "),
+            ("FluxImg2ImgPipeline", "FLUX.1 "),
+            ("Flux2Pipeline", "FLUX.2 [dev]"),
+        ] {
+            assert!(reason(pipeline).is_some_and(|reason| reason.starts_with(name)), "{pipeline}");
+        }
+        for pipeline in ["Flux2KleinPipeline", "ZImagePipeline", ""] {
+            assert_eq!(reason(pipeline), None);
+        }
     }
 
     #[test]

@@ -115,6 +115,9 @@ pub struct FileEntry {
 /// Defaults of a run with a model. A setting that is missing has the program's default.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RunDefaults {
+    /// `faithful`, `balanced`, `creative` or `fast`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
     /// `ddim`, `tcd`, `euler` or `lcm`
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sampler: Option<String>,

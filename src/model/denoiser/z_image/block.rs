@@ -5,12 +5,11 @@
 use candle_core::Result;
 
 use super::config::ZImageConfig;
-use super::position::Angles;
 use crate::backend::ops::{
     Linear, Mask, RmsNorm, add, add_gated, attention, attention_parts, swiglu,
 };
 use crate::backend::{Activation, MatmulPrecision, Params};
-use crate::model::denoiser::prior::PriorCursor;
+use crate::model::denoiser::{prior::PriorCursor, rotary::Angles};
 
 /// ε of the norms of queries and keys.
 const HEAD_NORM_EPS: f64 = 1e-5;

@@ -18,6 +18,7 @@ use super::{
     error::DenoiserError,
     network::{DenoiserClass, DenoisingNetwork},
     prior::{Prior, PriorCursor},
+    rotary::Angles,
     shape::DenoiserShape,
     timestep::Sinusoids,
 };
@@ -28,7 +29,7 @@ use block::{Block, Picture};
 use config::PATCH;
 pub use config::ZImageConfig;
 pub use error::ZImageError;
-use position::{Angles, of_picture, of_text};
+use position::{axes, of_picture, of_text};
 use rows::{UNIT, by_tokens};
 
 /// The class in diffusers' configurations.
@@ -160,7 +161,8 @@ impl ZImageTransformer {
         drop(embedded);
         let mut text = Activation::cat(&rows, 0)?;
         drop(rows);
-        let angles = Angles::new(&self.config, &of_text(tokens), &self.device, context.trace())?;
+        let angles =
+            Angles::new(axes(&self.config), &of_text(tokens), &self.device, context.trace())?;
         for block in &self.context_refiner {
             text = block.forward(&text, &angles, emb, None)?;
         }
@@ -191,14 +193,14 @@ impl ZImageTransformer {
         let picture = Picture { size, tokens: patches.next_multiple_of(UNIT) };
         let mut x = padded(&x, &self.x_pad, picture.tokens)?;
         let mut places = of_picture(tokens, size, picture.tokens - patches);
-        let angles = Angles::new(&self.config, &places, &self.device, z.trace())?;
+        let angles = Angles::new(axes(&self.config), &places, &self.device, z.trace())?;
         for block in &self.noise_refiner {
             x = block.forward(&x, &angles, &emb, None)?;
         }
         drop(angles);
 
         places.extend(of_text(tokens));
-        let angles = Angles::new(&self.config, &places, &self.device, z.trace())?;
+        let angles = Angles::new(axes(&self.config), &places, &self.device, z.trace())?;
         let mut x = Activation::cat(&[&x, &text], 1)?;
         drop(text);
         for block in &self.layers {

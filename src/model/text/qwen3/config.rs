@@ -103,7 +103,27 @@ impl Qwen3Config {
         })
     }
 
-    /// Width of the states.
+    /// The layers behind which states are taken, counted from 1: these, or without any the last but one.
+    ///
+    /// # Errors
+    /// Layers that are out of order, or behind which there are no states without the last norm.
+    pub(in crate::model::text) fn taken_layers(
+        &self,
+        layers: &[usize],
+    ) -> Result<Vec<usize>, TextError> {
+        let last = self.num_hidden_layers - 1;
+        let taken = if layers.is_empty() { vec![last] } else { layers.to_vec() };
+        let are_there = taken.iter().all(|layer| (1..=last).contains(layer));
+        if are_there && taken.is_sorted_by(|a, b| a < b) {
+            return Ok(taken);
+        }
+        Err(TextError::Mismatch(format!(
+            "the model takes the states behind layers {taken:?}, of {} in all",
+            self.num_hidden_layers
+        )))
+    }
+
+    /// Width of the states of a layer.
     #[must_use]
     pub fn hidden_size(&self) -> usize {
         self.layer.width
@@ -134,6 +154,17 @@ mod tests {
             let config = json!({ field: {"rope_type": "yarn", "factor": 4.0} });
             let error = Qwen3Config::from_json(&config).unwrap_err().to_string();
             assert!(error.contains("`rope_type` = yarn"), "{error}");
+        }
+    }
+
+    #[test]
+    fn layers_that_are_not_there_are_refused_with_the_number_of_those_that_are() {
+        let config = Qwen3Config::from_json(&json!({"num_hidden_layers": 28})).unwrap();
+        assert_eq!(config.taken_layers(&[]).unwrap(), [27]);
+        assert_eq!(config.taken_layers(&[9, 18, 27]).unwrap(), [9, 18, 27]);
+        for layers in [&[9, 18, 28][..], &[0, 1], &[3, 3], &[4, 2]] {
+            let error = config.taken_layers(layers).unwrap_err().to_string();
+            assert!(error.contains("of 28 in all"), "{error}");
         }
     }
 

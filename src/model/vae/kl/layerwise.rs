@@ -49,8 +49,8 @@ impl AutoencoderKl {
         let h = encoder.mid.layerwise(h, scale, &mut pass)?;
         pass.for_each_block(scale, |pass, block| {
             let moments = closing(pass, &h, scale, block, (&encoder.norm_out, &encoder.conv_out))?;
-            let z = self.scaling.scaled(self.posterior_mean(moments)?)?;
-            pass.maps.output(block, &z)
+            let z = self.scaling.scaled(&self.posterior_mean(moments)?)?;
+            pass.maps.output(&block.reduced(self.scaling.side()).0, &z)
         })?;
         pass.remove(h);
         Ok(())
@@ -65,10 +65,10 @@ impl AutoencoderKl {
         let decoder = &self.decoder;
         let layers = layers(&decoder.levels, &decoder.mid);
         let mut pass = Layerwise::new(maps, size, self.groups, layers);
-        let mut scale = 1;
+        let mut scale = self.scaling.side();
         let h = pass.map(scale, None, |pass, block| {
             pass.around(scale, block, |pass, window| {
-                let z = self.scaling.unscaled(pass.maps.input(window)?)?.to_dtype(self.dtype)?;
+                let z = self.own_latents(pass, window)?.to_dtype(self.dtype)?;
                 match &self.post_quant_conv {
                     Some(conv) => decoder.conv_in.forward(&conv.forward(&z)?),
                     None => decoder.conv_in.forward(&z),
@@ -91,6 +91,13 @@ impl AutoencoderKl {
         })?;
         pass.remove(h);
         Ok(())
+    }
+
+    /// A window of the network's own latents, whose pixels may be parts of those of the input.
+    fn own_latents(&self, pass: &mut Layerwise<'_>, window: &Window) -> Result<Activation> {
+        let (outer, (top, left)) = window.reduced(self.scaling.side());
+        let z = self.scaling.unscaled(&pass.maps.input(&outer)?)?;
+        z.narrow(1, top, window.rows.len())?.narrow(2, left, window.columns.len())?.contiguous()
     }
 }
 
@@ -179,7 +186,7 @@ impl MidAttention {
         pass: &mut Layerwise<'_>,
     ) -> Result<FeatureMap> {
         let channels = x.channels;
-        let (k, v) = self.keys(&x, pass)?;
+        let (k, v) = self.keys(&x, scale, pass)?;
         // The result takes x's place, of which other passes may still read their keys.
         pass.meet()?;
         pass.map(scale, Some(&x), |pass, block| {
@@ -196,8 +203,13 @@ impl MidAttention {
     }
 
     /// Keys and values that all queries see, `[1, places, C]`.
-    fn keys(&self, x: &FeatureMap, pass: &mut Layerwise<'_>) -> Result<(Activation, Activation)> {
-        let (rows, columns) = pass.spread(pass.most_keys());
+    fn keys(
+        &self,
+        x: &FeatureMap,
+        scale: usize,
+        pass: &mut Layerwise<'_>,
+    ) -> Result<(Activation, Activation)> {
+        let (rows, columns) = pass.spread(scale, pass.most_keys(scale));
         let (mut keys, mut values) = (Vec::new(), Vec::new());
         for rows in rows.chunks((KEYS_AT_ONCE / columns.len()).max(1)) {
             let rows: Vec<Activation> = rows
@@ -217,8 +229,8 @@ impl MidAttention {
 }
 
 impl Layerwise<'_> {
-    /// The most keys of an attention over the latents' places.
-    fn most_keys(&self) -> usize {
-        (KEYS_OF_BLOCK * self.size().block.pow(2)).max(KEYS_LEAST)
+    /// The most keys of an attention over the places of a map at this scale.
+    fn most_keys(&self, scale: usize) -> usize {
+        (KEYS_OF_BLOCK * (self.size().block * scale).pow(2)).max(KEYS_LEAST)
     }
 }

@@ -91,7 +91,7 @@ impl Family for PixArt {
     }
 
     /// Those of the pipelines; the sampler is the scheduler's, DPM-Solver++ 2M.
-    fn defaults(&self, _: &Value) -> Value {
+    fn defaults(&self, _: &Value, _: &Value) -> Value {
         json!({"steps": 20, "guidance": 4.5})
     }
 

@@ -82,7 +82,7 @@ impl Family for StableDiffusion3 {
         TextArrangement::Joint { tokens: T5_TOKENS, width }
     }
 
-    fn defaults(&self, denoiser: &Value) -> Value {
+    fn defaults(&self, _: &Value, denoiser: &Value) -> Value {
         defaults(denoiser)
     }
 

@@ -91,7 +91,7 @@ impl Family for StableDiffusion {
         TextArrangement::Clip
     }
 
-    fn defaults(&self, _: &Value) -> Value {
+    fn defaults(&self, _: &Value, _: &Value) -> Value {
         Value::Null
     }
 

@@ -76,7 +76,7 @@ impl Family for ZImage {
 
     /// Those of the turbo model: it is the one that was made for a few steps, and nothing in a file tells it from the base
     /// model, which takes 28 to 50 steps with guidance.
-    fn defaults(&self, _: &Value) -> Value {
+    fn defaults(&self, _: &Value, _: &Value) -> Value {
         defaults()
     }
 
