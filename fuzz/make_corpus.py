@@ -348,6 +348,9 @@ def configs():
     for name, data in fixtures("**/unet/config.json") + fixtures("unet/**/config.json"):
         seed("unet_config", name, data)
     seed("unet_config", "mini", (MODELS / "mini/unet/config.json").read_bytes())
+    for name in ("plain", "union"):
+        whole = json.loads((FIXTURES / "control_method" / f"{name}.json").read_bytes())
+        seed("control_config", f"control_method_{name}.json", json.dumps(whole["config"]))
     for name, data in fixtures("**/transformer/config.json") + fixtures("pixart/*.json"):
         whole = json.loads(data)
         seed("pixart_config", name, json.dumps(whole.get("config", whole)).encode())

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use serde_json::json;
 
-use super::families::FAMILIES;
+use super::families::{FAMILIES, control};
 use super::gguf::llama_cpp::{LlamaCppFile, LlamaCppModel};
 use super::hub;
 use super::lora::{Index, Lora};
@@ -48,6 +48,7 @@ pub fn single_file(file: &[u8]) -> bool {
         let _ = family.checkpoint("fuzz", &tensors);
         let _ = family.denoiser("fuzz", &tensors, None);
     }
+    let _ = control("fuzz", &tensors, Some(8));
     found
 }
 
