@@ -35,8 +35,13 @@ const LATENTS: LatentScale = LatentScale { factor: 1.0, shift: None };
 /// Tokens of a text in diffusers' pipelines (`max_sequence_length`).
 const TEXT_TOKENS: usize = 512;
 
-/// Widths of the text's tokens: three states of Qwen3-4B, and of Qwen3-8B.
-const TEXT_WIDTHS: [usize; 2] = [7680, 12_288];
+/// Models by the width of the text's tokens, those among them for which people have LoRAs that this program cannot use.
+const GENERATIONS: [(usize, &str); 4] = [
+    (4096, "FLUX.1"),
+    (7680, "FLUX.2 [klein] 4B"),
+    (12_288, "FLUX.2 [klein] 9B"),
+    (15_360, "FLUX.2 [dev]"),
+];
 
 /// Names in LoRA files (peft as diffusers saves it; ComfyUI and ai-toolkit; kohya-ss/musubi-tuner `networks/lora_flux_2.py`).
 const LORA: LoraNames = LoraNames {
@@ -47,7 +52,7 @@ const LORA: LoraNames = LoraNames {
         ("diffusion_model.", Part::Denoiser),
         ("model.diffusion_model.", Part::Denoiser),
     ],
-    text_readers: &["context_embedder"],
+    text_readers: &["context_embedder", "txt_in"],
 };
 
 impl Family for Flux2 {
@@ -127,7 +132,8 @@ impl Family for Flux2 {
     }
 
     fn generation(&self, text_width: usize) -> Option<&'static str> {
-        TEXT_WIDTHS.contains(&text_width).then_some("FLUX.2 [klein]")
+        let of_width = |&&(width, _): &&(usize, _)| width == text_width;
+        GENERATIONS.iter().find(of_width).map(|&(_, name)| name)
     }
 }
 
@@ -195,9 +201,10 @@ mod tests {
 
     #[test]
     fn the_shapes_of_every_model_say_its_configuration() {
-        for (prefix, heads, double, single, text) in
-            [("", 24, 5, 20, 7680), ("model.diffusion_model.", 32, 8, 24, 12_288)]
-        {
+        for (prefix, heads, double, single, text, name) in [
+            ("", 24, 5, 20, 7680, "FLUX.2 [klein] 4B"),
+            ("model.diffusion_model.", 32, 8, 24, 12_288, "FLUX.2 [klein] 9B"),
+        ] {
             let tensors = shapes(prefix, heads, double, single, text);
             assert!(Flux2.has_denoiser(&tensors));
             let part = transformer("x", &tensors).unwrap().unwrap();
@@ -207,7 +214,7 @@ mod tests {
             assert_eq!((config.in_channels, config.out_channels), (128, 128));
             assert_eq!((config.text_width, config.time_features), (text, 256));
             assert_eq!((config.axes_dims, config.rope_theta), ([32; 4], 2000.0));
-            assert_eq!(Flux2.generation(text), Some("FLUX.2 [klein]"));
+            assert_eq!(Flux2.generation(text), Some(name));
         }
     }
 
