@@ -66,6 +66,27 @@ fn a_job_of_two_predictions_for_a_step_killed_at_thirty_moments_ends_with_the_sa
     same_bytes_after_kills("--sampler dpmpp-sde --denoise-steps 3", 30);
 }
 
+/// Its regions are not all there, and what is kept is set back after every step.
+#[test]
+fn a_job_with_a_mask_killed_at_thirty_moments_ends_with_the_same_bytes_each_time() {
+    let shell = Shell::new();
+    let mask = RgbImage::from_fn(30, 22, |x, y| Rgb([(9 * x.min(y)) as u8; 3]));
+    pictures::save(mask.into(), &shell.path("mask.png"));
+    let mask = shell.path("mask.png");
+    let more = format!("--mask {} --mask-feather 3 --sampler unipc", mask.display());
+    same_bytes_after_kills(&more, 30);
+}
+
+/// Its steps have grids of their own, and of each the mask leaves another number of regions.
+#[test]
+fn a_job_with_moved_grids_killed_at_thirty_moments_ends_with_the_same_bytes_each_time() {
+    let shell = Shell::new();
+    let mask = RgbImage::from_fn(30, 22, |x, _| Rgb([if x < 20 { 0 } else { 255 }; 3]));
+    pictures::save(mask.into(), &shell.path("mask.png"));
+    let more = format!("--tile-jitter --mask {}", shell.path("mask.png").display());
+    same_bytes_after_kills(&more, 30);
+}
+
 /// Kills so many jobs with these options.
 pub fn same_bytes_after_kills(more: &str, enough: usize) {
     let shell = Shell::new();

@@ -33,7 +33,7 @@ impl DenoiserShape {
             own if own == 2 * outputs + 1 => {
                 return Err(format!(
                     "takes {own} channels, a mask and the masked picture beside the latent: an inpainting \
-                     model, and an enlargement has no mask; use the model that it was made from"
+                     model, which would not see what it repaints; use the model that it was made from"
                 ));
             }
             own => {

@@ -179,7 +179,7 @@ impl TextTokenizers {
     pub fn room(&self) -> usize {
         let room = |tokenizer: &TextTokenizer| {
             let around = match self.arrangement {
-                TextArrangement::Chat { .. } => {
+                TextArrangement::Chat { .. } | TextArrangement::ChatLayers { .. } => {
                     tokenizer.encode(&self.arrangement.prepared("")).map_or(0, |chat| chat.count)
                 }
                 // CLIP's texts begin and end with a token, T5's end with one.

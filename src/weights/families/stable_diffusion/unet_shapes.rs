@@ -37,7 +37,8 @@ impl LevelShape {
     }
 }
 
-/// Configuration of a UNet, of which the encoder and the middle tell all, without its outputs and its native size. `pooled` is the width of the model's pooled text
+/// Configuration of a UNet without its outputs and its native size, told by the encoder and the middle, and by the decoder where
+/// there is one. `pooled` is the width of the model's pooled text
 /// embedding, which the UNet takes beside the numbers of the micro-conditioning.
 ///
 /// # Errors
@@ -128,12 +129,9 @@ pub(super) fn config(
         "time_embedding_dim": shapes.size(&format!("{time}.weight"), 0)?,
         "norm_num_groups": 32,
     });
-    // A control has an encoder alone.
-    let decoder = match naming {
-        Naming::Ldm => "output_blocks.0.0.in_layers.2.weight",
-        Naming::Diffusers => "up_blocks.0.resnets.0.conv1.weight",
-    };
-    if !is_reverse && shapes.has(decoder) {
+    // A ControlNet has no decoder.
+    let has_decoder = up.iter().flatten().any(|&depth| depth > 0);
+    if has_decoder && !is_reverse {
         let up: Vec<Value> = up.iter().map(|depths| depths_of(depths)).collect();
         config["reverse_transformer_layers_per_block"] = up.into();
     }
