@@ -40,9 +40,6 @@ const TEXT_TOKENS: usize = 512;
 /// Layers of the text encoder whose states are the text's tokens (`text_encoder_out_layers`).
 const TEXT_LAYERS: &[usize] = &[9, 18, 27];
 
-/// Widths of the text's tokens: three states of Qwen3-4B, and of Qwen3-8B.
-const TEXT_WIDTHS: [usize; 2] = [7680, 12_288];
-
 /// Models by the width of the text's tokens, those among them for which people have LoRAs that this program cannot use.
 const GENERATIONS: [(usize, &str); 4] = [
     (4096, "FLUX.1"),
