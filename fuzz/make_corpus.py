@@ -235,7 +235,23 @@ def weights():
         ("clip.vision.attention.head_count", 4, u32(1)),
         ("clip.vision.block_count", 4, u32(1)),
     ]
+    pieces = ["a", "b", "ab", "<|endoftext|>", "<|im_start|>", "<|im_end|>", "[PAD6]"]
+    qwen = [
+        ("general.architecture", 8, string("qwen3")),
+        ("qwen3.block_count", 4, u32(2)),
+        ("qwen3.attention.layer_norm_rms_epsilon", 6, struct.pack("<f", 1e-6)),
+        ("qwen3.rope.freq_base", 6, struct.pack("<f", 1e6)),
+        ("tokenizer.ggml.model", 8, string("gpt2")),
+        ("tokenizer.ggml.pre", 8, string("qwen2")),
+        ("tokenizer.ggml.tokens", 9, array(8, [string(piece) for piece in pieces])),
+        ("tokenizer.ggml.token_type", 9, array(5, [u32(kind) for kind in [1, 1, 1, 3, 3, 3, 5]])),
+        ("tokenizer.ggml.merges", 9, array(8, [string("a b")])),
+    ]
+    seed("gguf", "qwen3", gguf(qwen, [("token_embd.weight", [4, 7])]))
     seed("gguf", "llama", gguf(entries, [("token_embd.weight", [4, 7]), ("v.blk.0.ln1.weight", [4])]))
+    for path in sorted((FIXTURES / "enlarger" / "ncnn").glob("*.param")):
+        # The numbers are too long for a seed; the text is what is read.
+        seed("ncnn", path.stem, path.read_bytes()[: LARGEST - 1] + b"\0")
 
     block = "down_blocks_1_attentions_0_transformer_blocks_0"
     dotted = block.replace("down_blocks_1_attentions_0_transformer_blocks_0", "down_blocks.1.attentions.0.transformer_blocks.0")
@@ -246,6 +262,24 @@ def weights():
     seed("lora", "peft", f"{config}\n{peft}.lora_A.weight\n{peft}.lora_B.weight\nx.hada_w1_a")
     old = f"unet.{dotted}.attn1.processor.to_q_lora"
     seed("lora", "diffusers", f"null\n{old}.down.weight\n{old}.up.weight\nte.encoder.layers.0.self_attn.to_q_lora.up.weight")
+    kinds = {
+        "loha": "hada_w1_a hada_w1_b hada_w2_a hada_w2_b alpha scalar",
+        "lokr": "lokr_w1 lokr_w2 dora_scale",
+        "dora": "lora_down.weight lora_up.weight dora_scale",
+        "oft": "oft_blocks rescale alpha",
+        "glora": "a1.weight a2.weight b1.weight b2.weight",
+        "ia3": "weight=8 on_input",
+        "difference": "diff diff_b",
+    }
+    for kind, ends in kinds.items():
+        seed("lora", kind, "\n" + "\n".join(f"{kohya}.{end}" for end in ends.split()).replace("=", " "))
+    seed("lora", "boft", f"\n{kohya}.oft_blocks 2x4x2x2")
+    oft = json.dumps({"peft_type": "OFT", "use_cayley_neumann": True, "peft_version": "0.18.0"})
+    seed("lora", "peft_oft", f"{oft}\n{peft}.oft_R.weight")
+    seed("lora", "open_clip", "\nlora_te_transformer_resblocks_0_attn_in_proj.hada_w1_a 18x2\n"
+         "lora_te_transformer_resblocks_0_attn_in_proj.hada_w1_b 2x6\n"
+         "lora_te_transformer_resblocks_0_attn_in_proj.hada_w2_a 18x2\n"
+         "lora_te_transformer_resblocks_0_attn_in_proj.hada_w2_b 2x6")
     te = "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
     seed("lora", "text", f"\n{te}.lora_down.weight\n{te}.lora_up.weight")
 
@@ -314,6 +348,9 @@ def configs():
     for name, data in fixtures("**/unet/config.json") + fixtures("unet/**/config.json"):
         seed("unet_config", name, data)
     seed("unet_config", "mini", (MODELS / "mini/unet/config.json").read_bytes())
+    for name in ("plain", "union"):
+        whole = json.loads((FIXTURES / "control_method" / f"{name}.json").read_bytes())
+        seed("control_config", f"control_method_{name}.json", json.dumps(whole["config"]))
     for name, data in fixtures("**/transformer/config.json") + fixtures("pixart/*.json"):
         whole = json.loads(data)
         seed("pixart_config", name, json.dumps(whole.get("config", whole)).encode())
@@ -354,6 +391,10 @@ def texts():
     grid = {"rows": 1, "cols": 1, "region": 8, "overlap": 0, "width": 8, "height": 8}
     region = {"row": 0, "col": 0, "x": 0, "y": 0, "width": 8, "height": 8, "caption": "a door"}
     seed("captions", "one", json.dumps({"version": 1, "grid": grid, "captioner": "file", "model": "m", "regions": [region]}))
+
+    words = "a (((house:1.3)) [on] a (hill:0.5) BREAK sun, (((sky))), <lora:wash:0.8> \\(b\\) [c:d] e\n---\na (red) roof"
+    seed("prompt", "all", words)
+    seed("prompt", "editing", "a [cat:dog:0.5] AND [a|b]\n---\n")
 
     records = ['{"encoded":{"tiles":4}}', '"low_resolution"']
     for step in range(1, 4):

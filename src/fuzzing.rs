@@ -103,9 +103,10 @@ pub fn llava_prompt(
 /// # Errors
 /// A journal that no such job writes.
 pub fn journal(path: &Path) -> io::Result<[usize; 5]> {
-    let all = Done { tiles: 4, low_resolution: true, steps: 3, regions: 5, rows: 64 };
+    let all =
+        Done { enlarged: false, tiles: 4, low_resolution: true, steps: 3, regions: 5, rows: 64 };
     let journal = Journal::open(path, &all).map_err(io::Error::other)?;
-    let Done { tiles, low_resolution, steps, regions, rows } = journal.done();
+    let Done { enlarged: _, tiles, low_resolution, steps, regions, rows } = journal.done();
     Ok([tiles, low_resolution.into(), steps, regions, rows])
 }
 
@@ -114,7 +115,8 @@ pub fn journal(path: &Path) -> io::Result<[usize; 5]> {
 /// # Errors
 /// Those of [`journal`] and of writing.
 pub fn journal_append(path: &Path, tiles: usize, rows: usize) -> io::Result<()> {
-    let all = Done { tiles: 4, low_resolution: true, steps: 3, regions: 5, rows: 64 };
+    let all =
+        Done { enlarged: false, tiles: 4, low_resolution: true, steps: 3, regions: 5, rows: 64 };
     let mut journal = Journal::open(path, &all).map_err(io::Error::other)?;
     let record = if rows > 0 { Record::Decoded { rows } } else { Record::Encoded { tiles } };
     journal.append(record).map_err(io::Error::other)

@@ -51,9 +51,17 @@ const FIELDS: &[(&str, Range)] = &[
     ("out_channels", WIDTH),
     ("projection_class_embeddings_input_dim", WIDTH),
     ("resnet_out_scale_factor", SIGNED),
+    ("reverse_transformer_layers_per_block", BLOCKS),
     ("sample_size", PIXELS),
     ("time_embedding_dim", (1.0, 262_144.0)),
     ("transformer_layers_per_block", BLOCKS),
+    // ControlNetModel, ControlNetUnionModel
+    ("conditioning_channels", COUNT),
+    ("conditioning_embedding_out_channels", WIDTH),
+    ("num_control_type", (1.0, 1024.0)),
+    ("num_proj_channel", WIDTH),
+    ("num_trans_channel", WIDTH),
+    ("num_trans_layer", BLOCKS),
     // PixArtTransformer2DModel, Transformer2DModel
     ("caption_channels", WIDTH),
     ("interpolation_scale", (1e-3, 1e3)),

@@ -69,6 +69,8 @@ operations! {
     Geglu = "geglu",
     /// SwiGLU.
     Swiglu = "swiglu",
+    /// Leaky ReLU, with one slope or one for each channel.
+    LeakyRelu = "leaky_relu",
     /// Sum of two.
     Add = "add",
     /// Channels side by side.
@@ -127,8 +129,8 @@ impl Operation {
                 // candle's own normalizes rows of f32 as well as ours would.
                 dtype == DType::F32 && !matches!(self, Self::RmsNorm | Self::AddBias | Self::Blend)
             }
-            // Text encoders and feed-forward layers, where other products take the time.
-            _ if matches!(self, Self::BiasedAttention | Self::GeluTanh) => false,
+            // Text encoders, feed-forward layers and enlargers, where other products take the time.
+            _ if matches!(self, Self::BiasedAttention | Self::GeluTanh | Self::LeakyRelu) => false,
             Placement::Cuda => match self {
                 // Products are cuBLAS's, and blocks are copied by the driver.
                 Self::Linear | Self::Join => false,

@@ -15,7 +15,7 @@ use super::{
     ops::{
         Conv2d, CropRect, GroupMoments, GroupNorm, LayerNorm, Linear, Mask, RmsNorm, add,
         attention, attention_parts, biased_attention, blend, crop_resize, geglu, gelu, gelu_tanh,
-        join, quick_gelu, silu, swiglu, upsample_nearest_2x,
+        join, leaky_relu, prelu, quick_gelu, silu, swiglu, upsample_nearest_2x,
     },
 };
 
@@ -323,6 +323,10 @@ fn cases(operation: Operation) -> &'static [Case] {
         Operation::Swiglu => {
             &[|i| swiglu(&i.activation(1, &[3, 5, 77])?, &i.activation(2, &[3, 5, 77])?)]
         }
+        Operation::LeakyRelu => &[
+            |i| leaky_relu(&i.activation(1, &[3, 5, 77])?, 0.2),
+            |i| prelu(&i.activation(1, &[3, 5, 77])?, &i.params(77)?.get(77, "weight")?),
+        ],
         Operation::Add => {
             &[|i| add(&i.activation(1, &[3, 5, 77])?, &i.activation(2, &[3, 5, 77])?)]
         }

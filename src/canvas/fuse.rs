@@ -29,6 +29,8 @@ pub struct Fuser {
     /// Sums of the weights that meet in each row and each column of the canvas.
     sum_y: Vec<f32>,
     sum_x: Vec<f32>,
+    /// Place of each region among those whose predictions there are.
+    places: Vec<Option<usize>>,
 }
 
 impl Fuser {
@@ -41,11 +43,23 @@ impl Fuser {
         Self {
             channels,
             row_weights: columns.iter().flat_map(|&w| std::iter::repeat_n(w, channels)).collect(),
-            sum_y: axis_sum(grid.ys(), &profile, grid.height()),
-            sum_x: axis_sum(grid.xs(), &columns, grid.width()),
+            sum_y: axis_sum(grid.from_ys(), &profile, grid.height()),
+            sum_x: axis_sum(grid.from_xs(), &columns, grid.width()),
+            places: (0..grid.len()).map(Some).collect(),
             grid: grid.clone(),
             profile,
         }
+    }
+
+    /// The blend of these regions alone, in the grid's order: it is that of all wherever every region that covers a place is
+    /// among them, and elsewhere means nothing.
+    #[must_use]
+    pub fn of_some(self, indices: impl IntoIterator<Item = usize>) -> Self {
+        let mut places = vec![None; self.grid.len()];
+        for (place, index) in indices.into_iter().enumerate() {
+            places[index] = Some(place);
+        }
+        Self { places, ..self }
     }
 
     /// Values of one region's prediction: its height × width × channels.
@@ -56,7 +70,7 @@ impl Fuser {
     }
 
     /// Blends the rows `rows` of the canvas into `out`, `[rows, width, channels]`. `predictions` holds those of
-    /// all regions in the grid's order, `[regions, region height, region width, channels]`; of a region that
+    /// the regions in the grid's order, `[regions, region height, region width, channels]`; of a region that
     /// reaches past the canvas, what lies there is dropped. Threads cannot change the result: rows are
     /// independent.
     ///
@@ -73,7 +87,8 @@ impl Fuser {
     ) -> Result<(), CanvasError> {
         let row_len = self.grid.width() * self.channels;
         let size = self.prediction_len();
-        check_len("the regions' predictions", self.grid.len() * size, predictions.len())?;
+        let count = self.places.iter().flatten().count();
+        check_len("the regions' predictions", count * size, predictions.len())?;
         check_len("a band of the canvas", rows.len() * row_len, out.len())?;
         let sums = &self.sum_y[rows.clone()];
         out.par_chunks_mut(row_len).zip(rows).zip(sums).with_min_len(8).for_each(
@@ -93,15 +108,19 @@ impl Fuser {
     fn accumulate(&self, y: usize, predictions: &[f32], row: &mut [f32]) {
         let ((height, side), channels) = (self.grid.region_size(), self.channels);
         let columns = self.grid.xs();
-        for (index, &top) in self.grid.ys().iter().enumerate() {
-            let Some(wy) = y.checked_sub(top).and_then(|dy| self.profile.get(dy)) else { continue };
-            for (column, &x) in columns.iter().enumerate() {
-                let region = index * columns.len() + column;
-                let line = (region * height + (y - top)) * side * channels;
-                let width = side.min(self.grid.width() - x) * channels;
-                let target = &mut row[x * channels..][..width];
-                let eps = &predictions[line..][..width];
-                for ((value, wx), e) in target.iter_mut().zip(&self.row_weights).zip(eps) {
+        for (index, (&top, &from)) in self.grid.ys().iter().zip(self.grid.from_ys()).enumerate() {
+            let within = usize::try_from(y as isize - from).ok();
+            let Some(wy) = within.and_then(|dy| self.profile.get(dy)) else { continue };
+            for (column, (&x, &from)) in columns.iter().zip(self.grid.from_xs()).enumerate() {
+                let Some(place) = self.places[index * columns.len() + column] else { continue };
+                let line = (place * height + (y - top)) * side * channels;
+                // A region that was moved back onto the canvas counts where it would have lain.
+                let first = from.max(0) as usize;
+                let end = ((from + side as isize) as usize).min(self.grid.width());
+                let target = &mut row[first * channels..end * channels];
+                let weights = &self.row_weights[(first as isize - from) as usize * channels..];
+                let eps = &predictions[line + (first - x) * channels..][..target.len()];
+                for ((value, wx), e) in target.iter_mut().zip(weights).zip(eps) {
                     *value += wy * wx * e;
                 }
             }

@@ -36,6 +36,10 @@ pub struct RegionGrid {
     overlap: usize,
     ys: Vec<usize>,
     xs: Vec<usize>,
+    /// Where the fusion weights of the rows and columns of regions begin: at their starts, but for regions of a moved grid
+    /// that would reach past the canvas.
+    from_ys: Vec<isize>,
+    from_xs: Vec<isize>,
 }
 
 impl RegionGrid {
@@ -65,7 +69,8 @@ impl RegionGrid {
         }
         let ys = axis_starts(height, region, overlap);
         let xs = axis_starts(width, region, overlap);
-        Ok(Self { height, width, region: (region, region), overlap, ys, xs })
+        let (from_ys, from_xs) = (signed(&ys), signed(&xs));
+        Ok(Self { height, width, region: (region, region), overlap, ys, xs, from_ys, from_xs })
     }
 
     /// The grid whose one region is the whole of `height × width` latent pixels, whatever their shape.
@@ -76,7 +81,46 @@ impl RegionGrid {
         if height == 0 || width == 0 {
             return Err(CanvasError::EmptyLatent { height, width, channels: 1 });
         }
-        Ok(Self { height, width, region: (height, width), overlap: 0, ys: vec![0], xs: vec![0] })
+        let (starts, from) = (vec![0], vec![0]);
+        Ok(Self {
+            height,
+            width,
+            region: (height, width),
+            overlap: 0,
+            ys: starts.clone(),
+            xs: starts,
+            from_ys: from.clone(),
+            from_xs: from,
+        })
+    }
+
+    /// The even distances by which the grid can be moved up, and to the left: 2, 4 and so on up to this, below the distance of
+    /// neighbours; 0 along an axis with one region or with neighbours too close.
+    pub fn reach(&self) -> (usize, usize) {
+        let of = |starts: &[usize]| {
+            let nearest = starts.windows(2).map(|pair| pair[1] - pair[0]).min().unwrap_or(0);
+            (nearest / 2 * 2).saturating_sub(2)
+        };
+        (of(&self.ys), of(&self.xs))
+    }
+
+    /// The grid moved up and to the left by even distances within [`reach`](Self::reach), with one more region along an axis
+    /// that is moved. A region that would reach past the canvas is moved back onto it, and counts where it would have lain:
+    /// so all seams move, those beside the canvas's edge too.
+    #[must_use]
+    pub fn moved(&self, up: usize, left: usize) -> Self {
+        let (ys, from_ys) = moved_axis(&self.ys, up);
+        let (xs, from_xs) = moved_axis(&self.xs, left);
+        Self { ys, xs, from_ys, from_xs, ..self.clone() }
+    }
+
+    /// The region of this grid that overlaps most with a region of a [moved](Self::moved) one; of two the upper left.
+    pub fn nearest(&self, region: &Region) -> usize {
+        let of = |starts: &[usize], at: usize| {
+            let distances = starts.iter().map(|start| start.abs_diff(at)).enumerate();
+            distances.min_by_key(|it| it.1).map_or(0, |it| it.0)
+        };
+        of(&self.ys, region.y) * self.xs.len() + of(&self.xs, region.x)
     }
 
     /// Number of regions.
@@ -118,6 +162,16 @@ impl RegionGrid {
     /// First columns of the grid's columns, ascending.
     pub fn xs(&self) -> &[usize] {
         &self.xs
+    }
+
+    /// Rows at which the weights of the grid's rows begin, which may lie outside of the canvas.
+    pub fn from_ys(&self) -> &[isize] {
+        &self.from_ys
+    }
+
+    /// Columns at which the weights of the grid's columns begin.
+    pub fn from_xs(&self) -> &[isize] {
+        &self.from_xs
     }
 
     /// Rows of the canvas.
@@ -165,6 +219,21 @@ fn axis_starts(length: usize, region: usize, overlap: usize) -> Vec<usize> {
     starts
 }
 
+/// The starts of a moved axis, and where the weights of its regions begin.
+fn moved_axis(starts: &[usize], back: usize) -> (Vec<usize>, Vec<isize>) {
+    let mut from = signed(starts);
+    let (&[.., before, last], 1..) = (&from[..], back) else {
+        return (starts.to_vec(), from);
+    };
+    from.push(2 * last - before);
+    from.iter_mut().for_each(|start| *start -= back as isize);
+    (from.iter().map(|&start| start.clamp(0, last) as usize).collect(), from)
+}
+
+fn signed(starts: &[usize]) -> Vec<isize> {
+    starts.iter().map(|&start| start as isize).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -199,6 +268,33 @@ mod tests {
         assert_eq!(axis_starts(130, 128, 127), [0, 2]);
         // An odd canvas: the last region still ends at the edge.
         assert_eq!(axis_starts(9, 4, 0), [0, 2, 5]);
+    }
+
+    #[test]
+    fn a_moved_grid_covers_the_canvas_with_seams_elsewhere() {
+        let grid = RegionGrid::new(512, 198, 128, 64).unwrap();
+        assert_eq!(grid.reach(), (62, 32));
+        let moved = grid.moved(10, 32);
+        assert_eq!(moved.ys(), [0, 54, 118, 182, 246, 310, 374, 384]);
+        assert_eq!(moved.from_ys(), [-10, 54, 118, 182, 246, 310, 374, 438]);
+        assert_eq!((moved.xs(), moved.from_xs()), (&[0, 4, 38, 70][..], &[-32, 4, 38, 72][..]));
+        assert_eq!(moved.len(), 32);
+        let last = moved.region(31).unwrap();
+        assert_eq!((last.y, last.x, last.height), (384, 70, 128));
+        // Along an axis that is not moved all stays.
+        assert_eq!(grid.moved(0, 2).ys(), grid.ys());
+        let one = RegionGrid::new(100, 512, 128, 64).unwrap();
+        assert_eq!(one.reach(), (0, 62));
+        assert_eq!(RegionGrid::new(130, 130, 128, 127).unwrap().reach(), (0, 0));
+    }
+
+    #[test]
+    fn a_region_of_a_moved_grid_has_a_nearest_one() {
+        let grid = RegionGrid::new(128, 256, 128, 64).unwrap();
+        assert_eq!(grid.xs(), [0, 64, 128]);
+        let moved = grid.moved(0, 32);
+        let nearest: Vec<usize> = moved.regions().map(|region| grid.nearest(&region)).collect();
+        assert_eq!((moved.xs(), &nearest[..]), (&[0, 32, 96, 128][..], &[0, 0, 1, 2][..]));
     }
 
     #[test]

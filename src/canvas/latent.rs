@@ -263,6 +263,13 @@ pub fn reflect(i: usize, len: usize) -> usize {
     if i < len { i } else { period - i }
 }
 
+/// The places of `0..len` that a range of positions on such an axis lies on: the shortest range that holds them all.
+pub(crate) fn reflected(range: &Range<usize>, len: usize) -> Range<usize> {
+    let places = range.clone().map(|at| reflect(at, len));
+    let (low, high) = places.fold((len, 0), |(low, high), at| (low.min(at), high.max(at)));
+    low..high + 1
+}
+
 fn byte_len(height: usize, width: usize, channels: usize) -> Result<usize, CanvasError> {
     if height == 0 || width == 0 || channels == 0 {
         return Err(CanvasError::EmptyLatent { height, width, channels });

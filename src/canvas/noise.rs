@@ -68,6 +68,15 @@ impl NoiseField {
     }
 }
 
+impl NoiseField {
+    /// One of `count` numbers from 0, for this step and axis: the same at any place and time.
+    pub fn choice(&self, step: u32, axis: u32, count: u32) -> u32 {
+        // A draw that no canvas has.
+        let [word, ..] = philox4x32_10([u32::MAX, axis, step, 0], key(self.seed));
+        ((u64::from(word) * u64::from(count)) >> 32) as u32
+    }
+}
+
 fn coordinate(axis: &'static str, start: usize, end: usize) -> Result<u32, CanvasError> {
     u32::try_from(end).map_err(|_| CanvasError::NoiseRange { axis, value: end })?;
     u32::try_from(start).map_err(|_| CanvasError::NoiseRange { axis, value: start })
@@ -130,6 +139,20 @@ mod tests {
         for (counter, key, expected) in cases {
             assert_eq!(philox4x32_10(counter, key), expected);
         }
+    }
+
+    #[test]
+    fn choices_are_within_their_count_and_depend_on_seed_step_and_axis() {
+        let of = |seed, step, axis| NoiseField::new(seed).choice(step, axis, 1 << 20);
+        assert_eq!(of(7, 3, 1), of(7, 3, 1));
+        for other in [of(8, 3, 1), of(7, 4, 1), of(7, 3, 0)] {
+            assert_ne!(of(7, 3, 1), other);
+        }
+        let drawn = (0..200).map(|step| NoiseField::new(1).choice(step, 0, 5));
+        let mut seen = [0; 5];
+        drawn.for_each(|number| seen[number as usize] += 1);
+        assert!(seen.iter().all(|&count| count > 20), "{seen:?}");
+        assert_eq!(NoiseField::new(1).choice(0, 0, 1), 0);
     }
 
     #[test]

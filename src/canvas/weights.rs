@@ -40,11 +40,13 @@ impl Fusion {
 }
 
 /// Sum of all regions' weights along one axis of the canvas: `length` values, each above 0 where the regions
-/// that begin at `starts` cover the axis.
-pub fn axis_sum(starts: &[usize], profile: &[f32], length: usize) -> Vec<f32> {
+/// whose weights begin at `starts`, on the canvas or before it, cover the axis.
+pub fn axis_sum(starts: &[isize], profile: &[f32], length: usize) -> Vec<f32> {
     let mut sum = vec![0.0f64; length];
     for &start in starts {
-        for (s, &p) in sum[start.min(length)..].iter_mut().zip(profile) {
+        let before = start.min(0).unsigned_abs().min(profile.len());
+        let first = (start.max(0) as usize).min(length);
+        for (s, &p) in sum[first..].iter_mut().zip(&profile[before..]) {
             *s += f64::from(p);
         }
     }
@@ -88,5 +90,7 @@ mod tests {
         let sum = axis_sum(&[0, 8], &p, 20);
         assert!(sum[8..12].iter().all(|s| (s - 1.0).abs() < 1e-6), "{sum:?}");
         assert_eq!(axis_sum(&[0, 8], &Fusion::Average.profile(12, 4), 20)[9], 2.0);
+        let moved = axis_sum(&[-6, 2, 10], &p, 20);
+        assert!((moved[0] - p[6]).abs() < 1e-6 && moved[19] == p[9], "{moved:?}");
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::wording::{Fits, Stop};
+use super::wording::{CaptionLength, Fits, Stop};
 use super::{CaptionContext, CaptionError, Captions, Pixels, RegionSource};
 use crate::weights::Footprint;
 
@@ -117,6 +117,8 @@ pub type RegionProgress<'a> = &'a mut dyn FnMut(usize, usize);
 pub struct SessionContext<'a> {
     /// Check that a caption fits the text encoders.
     pub fits: Fits<'a>,
+    /// Length of the captions that a vision model is asked for.
+    pub length: CaptionLength,
     /// Cancellation check, polled many times a second.
     pub stop: Stop<'a>,
     /// Frees the device of the model that repaints. A captioner calls it before it loads a model that does not
@@ -132,6 +134,7 @@ impl<'a> SessionContext<'a> {
     pub fn plain() -> Self {
         Self {
             fits: Box::new(|_| true),
+            length: CaptionLength::default(),
             stop: Rc::new(|| false),
             make_room: Arc::new(|| ()),
             batch: None,
@@ -159,6 +162,8 @@ pub struct CaptionRequest<'a> {
     pub regions: BTreeMap<(usize, usize), usize>,
     /// Width and height of the whole picture as it is shown, for a job without a prompt.
     pub whole: Option<(usize, usize)>,
+    /// Length of the captions.
+    pub length: CaptionLength,
 }
 
 /// The memory that a captioner's model takes for a picture, in bytes.

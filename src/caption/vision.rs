@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use super::key::{GeneratedText, KeyPrefix};
-use super::wording::{Fits, cut_to_fit, instruction};
+use super::wording::{CaptionLength, Fits, cut_to_fit, instruction};
 use super::{
     CaptionContext, CaptionError, CaptionSession, Captions, Pixels, RegionProgress, RegionSource,
 };
@@ -114,6 +114,7 @@ pub struct VisionSession<'a> {
     name: &'a str,
     model: Box<dyn VisionModel + 'a>,
     fits: Fits<'a>,
+    length: CaptionLength,
     /// the last question
     instruction: String,
 }
@@ -122,7 +123,14 @@ impl<'a> VisionSession<'a> {
     /// A session of the captioner called `name`. Nothing is loaded or started yet.
     #[must_use]
     pub fn new(name: &'a str, model: Box<dyn VisionModel + 'a>, fits: Fits<'a>) -> Self {
-        Self { name, model, fits, instruction: instruction("") }
+        let length = CaptionLength::default();
+        Self { name, model, fits, length, instruction: instruction("", length) }
+    }
+
+    /// The same session with captions of this length.
+    #[must_use]
+    pub fn with_length(self, length: CaptionLength) -> Self {
+        Self { length, instruction: instruction("", length), ..self }
     }
 
     fn failed(&self, message: String) -> CaptionError {
@@ -142,7 +150,7 @@ impl CaptionSession for VisionSession<'_> {
     }
 
     fn describe(&mut self, whole: &Pixels) -> Result<Option<String>, CaptionError> {
-        self.instruction = instruction("");
+        self.instruction = instruction("", self.length);
         let question = Question { instruction: &self.instruction, pictures: &Whole(whole) };
         let mut answer = None;
         self.model.ask(&question, &[0], &mut |event| {
@@ -160,7 +168,7 @@ impl CaptionSession for VisionSession<'_> {
         context: &CaptionContext<'_>,
         progress: RegionProgress<'_>,
     ) -> Result<Captions, CaptionError> {
-        self.instruction = instruction(context.prompt);
+        self.instruction = instruction(context.prompt, self.length);
         let question = Question { instruction: &self.instruction, pictures: &Regions(regions) };
         let total = regions.len();
         let mut answers: Vec<Option<Answer>> = vec![None; total];

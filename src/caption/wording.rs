@@ -14,8 +14,44 @@ pub type Fits<'a> = Box<dyn Fn(&str) -> bool + 'a>;
 /// Cancellation check, polled many times a second.
 pub type Stop<'a> = Rc<dyn Fn() -> bool + 'a>;
 
-/// The question about a region of a picture that `prompt` describes.
-pub(crate) fn instruction(prompt: &str) -> String {
+/// Length of the captions that a vision model is asked for, in tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CaptionLength {
+    asked: usize,
+}
+
+/// Tokens of a text that CLIP takes.
+const CLIP_ROOM: usize = 75;
+
+impl CaptionLength {
+    /// Length for text encoders that take so many tokens of a text. They count other tokens than the model that is asked, so
+    /// some of them stay free; and one sentence says all of a region before the longest of them are full.
+    #[must_use]
+    pub fn of_room(room: usize) -> Self {
+        let asked = match room {
+            0..100 => 60,
+            100..200 => 100,
+            _ => 180,
+        };
+        Self { asked }
+    }
+
+    /// New tokens after which an answer is broken off.
+    #[must_use]
+    pub fn most(self) -> usize {
+        self.asked * 4 / 3
+    }
+}
+
+impl Default for CaptionLength {
+    /// The length for CLIP.
+    fn default() -> Self {
+        Self::of_room(CLIP_ROOM)
+    }
+}
+
+/// The question about a region of a picture that `prompt` describes, for a caption of this length.
+pub(crate) fn instruction(prompt: &str, CaptionLength { asked }: CaptionLength) -> String {
     let prompt = cut(prompt.trim(), LONGEST);
     let context = if prompt.is_empty() {
         String::new()
@@ -27,7 +63,7 @@ pub(crate) fn instruction(prompt: &str) -> String {
     };
     format!(
         "Describe in detail what is visible in this picture: objects, materials, textures and light.\
-         {context} Name nothing that is not visible. Answer with one sentence of at most 60 tokens that \
+         {context} Name nothing that is not visible. Answer with one sentence of at most {asked} tokens that \
          does not begin with \"The image\"."
     )
 }
@@ -114,12 +150,26 @@ mod tests {
         let answer = "A wall, wet stone, ".repeat(1 << 20);
         assert_eq!(cut_to_fit(&answer, true, &fits), "A wall, wet stone, A wall, wet stone");
         assert!(tried.get() <= LONGEST_ANSWER, "{}", tried.get());
-        assert!(instruction(&answer).len() < LONGEST + 1000);
+        assert!(instruction(&answer, CaptionLength::default()).len() < LONGEST + 1000);
     }
 
     #[test]
     fn the_prompt_is_context_only_where_there_is_one() {
+        let instruction = |prompt| instruction(prompt, CaptionLength::default());
         assert!(instruction(" an old harbour ").contains("\"an old harbour\""));
         assert!(!instruction(" ").contains("larger picture"));
+    }
+
+    #[test]
+    fn captions_are_as_long_as_their_readers_take() {
+        // CLIP; PixArt-α's T5; Stable Diffusion 3's and PixArt-Σ's; Z-Image's Qwen3.
+        for (room, asked, most) in [(75, 60, 80), (119, 100, 133), (255, 180, 240), (504, 180, 240)]
+        {
+            let length = CaptionLength::of_room(room);
+            let question = instruction("", length);
+            assert!(question.contains(&format!("at most {asked} tokens")), "{question}");
+            assert_eq!(length.most(), most);
+        }
+        assert_eq!(CaptionLength::default(), CaptionLength::of_room(75));
     }
 }

@@ -68,8 +68,9 @@ fn of_job(error: &Error) -> String {
             WeightsError::NotAModel { contents, .. } | WeightsError::NoSuchPart { contents, .. },
         ) => match contents {
             FileContents::Lora => " (--lora)".to_owned(),
+            FileContents::ControlNet => " (--control)".to_owned(),
             FileContents::Denoiser(_) => " (--unet)".to_owned(),
-            FileContents::T5 => " (--text-encoder)".to_owned(),
+            FileContents::T5 | FileContents::Qwen3 => " (--text-encoder)".to_owned(),
             FileContents::Vae | FileContents::TinyVae => " (--vae)".to_owned(),
             _ => String::new(),
         },

@@ -23,8 +23,8 @@ pub fn run(job: &Job) -> Result<(), CliError> {
     reporter.names(input);
     job.notes.iter().for_each(|note| reporter.tell(note));
     let loaded = job.load(|note| reporter.tell(note))?;
-    let picture = picture::decode(&loaded, job, opened, &output)?;
     let (engine, settings) = loaded;
+    let picture = picture::decode((&engine, &settings), job, opened, &output)?;
     let document = pipeline::describe(&engine, &picture, &settings, &mut reporter)?;
     output.write(document.to_json().as_bytes()).map_err(Error::from)?;
     reporter.finish_job(&format!(

@@ -93,9 +93,11 @@ fn one(
     }
     let output = Output::Path(original.edited());
     let enlarge = || {
-        let loaded = folder::load(job, loaded, reporter)?;
-        let picture = picture::decode(loaded, job, opened, &output)?;
-        picture::enlarge(loaded, job, &picture, (&input, &output, format), reporter)
+        let (engine, settings) = folder::load(job, loaded, reporter)?;
+        let settings = &job.masked(settings, &input)?;
+        let picture = picture::decode((engine, settings), job, opened, &output)?;
+        let files = (&input, &output, format);
+        picture::enlarge((engine, settings), job, &picture, files, reporter)
     };
     let result = enlarge().and_then(|summary| original.replace(keep.times).map(|()| summary));
     if result.is_err()

@@ -31,6 +31,12 @@ pub enum CliError {
     /// A stream of frames that cannot be read.
     #[error("{name}: {reason}")]
     Frames { name: String, reason: String },
+    /// A folder of masks without one for this picture.
+    #[error("{name}: there is no mask for it in {folder}: put one there, as {wanted}")]
+    NoMask { name: String, folder: String, wanted: String },
+    /// The one mask of all pictures.
+    #[error("the mask: {0}")]
+    Mask(String),
     #[error(transparent)]
     Job(#[from] Error),
     #[error(transparent)]

@@ -159,12 +159,13 @@ fn describe_ahead(
         if picture::check_output(job, &opened, &output, item.format).is_err() {
             continue;
         }
-        let loaded = load(job, loaded, reporter)?;
-        let Ok(picture) = picture::decode(loaded, job, opened, &output) else { continue };
+        let (engine, settings) = load(job, loaded, reporter)?;
+        let Ok(settings) = job.masked(settings, &Input::Path(item.input.clone())) else { continue };
+        let decoded = picture::decode((engine, &settings), job, opened, &output);
+        let Ok(picture) = decoded else { continue };
         let place = (first + index + 1, count);
         reporter.begin_file(FileState::Captions, place, &item.name(), &output.name());
-        let (engine, settings) = loaded;
-        match pipeline::describe_ahead(engine, &picture, settings, reporter) {
+        match pipeline::describe_ahead(engine, &picture, &settings, reporter) {
             Ok(true) => {}
             // The captioner stays loaded beside the model: captioning ahead gains nothing.
             Ok(false) => break,
@@ -204,7 +205,8 @@ fn one(
     let (input, output) = (Input::Path(item.input.clone()), Output::Path(item.output.clone()));
     let opened = item.open(job)?;
     picture::check_output(job, &opened, &output, item.format)?;
-    let loaded = load(job, loaded, reporter)?;
+    let (engine, settings) = load(job, loaded, reporter)?;
+    let settings = &job.masked(settings, &input)?;
     if let Some(parent) = item.output.parent() {
         fs::create_dir_all(parent).map_err(|error| {
             let reason = format!("the folder {}: {error}", parent.display());
@@ -212,8 +214,9 @@ fn one(
         })?;
     }
     output.check_writable().map_err(Error::from)?;
-    let picture = picture::decode(loaded, job, opened, &output)?;
-    picture::enlarge(loaded, job, &picture, (&input, &output, item.format), reporter).map(Some)
+    let picture = picture::decode((engine, settings), job, opened, &output)?;
+    let files = (&input, &output, item.format);
+    picture::enlarge((engine, settings), job, &picture, files, reporter).map(Some)
 }
 
 /// `true` if an error does not depend on the picture: options, model and device are the same for all.
@@ -223,7 +226,7 @@ fn is_every_pictures(error: &CliError) -> bool {
             error,
             Error::Sampler(_) | Error::Device(_) | Error::Weights(_) | Error::Model { .. }
         ),
-        CliError::NotEdited { .. } => false,
+        CliError::NotEdited { .. } | CliError::NoMask { .. } => false,
         _ => true,
     }
 }

@@ -1,6 +1,6 @@
 //! `generate`: a picture from words, and its enlargement, in one job.
 
-use std::{fs, io::IsTerminal as _};
+use std::{fs, io::IsTerminal as _, path::PathBuf};
 
 use cupscale::{
     image::{Input, Output},
@@ -40,7 +40,7 @@ pub fn run(mut args: GenerateArgs) -> Result<u8, CliError> {
     }
     let base = Input::Path(match &generation.keep {
         Some((Output::Path(path), _)) => path.clone(),
-        _ => std::path::PathBuf::new(),
+        _ => PathBuf::new(),
     });
     if let (Input::Path(path), Output::Path(output)) = (&base, &output)
         && path == output
@@ -64,6 +64,7 @@ pub fn run(mut args: GenerateArgs) -> Result<u8, CliError> {
     let make = || -> Result<String, CliError> {
         output.check_writable().map_err(Error::from)?;
         let (engine, settings) = job.load(|note| reporter.tell(note))?;
+        let settings = job.masked(&settings, &Input::Path(PathBuf::new()))?;
         reporter.loaded(SpeedKey::new(&engine, &settings));
         let to = (&output, format);
         let done =
@@ -107,6 +108,7 @@ fn dry_run(job: &Job, generation: &Generation, output: &Output) -> Result<(), Cl
     job.notes.iter().for_each(|text| note(text));
     output.check_writable().map_err(Error::from)?;
     let (engine, settings) = job.load(note)?;
+    let settings = job.masked(&settings, &Input::Path(PathBuf::new()))?;
     let plans = pipeline::plan_generation(&engine, generation, &settings)?;
     plan::print_plan(&engine, &settings, &plans.base)?;
     match &plans.enlarged {

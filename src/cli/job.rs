@@ -10,17 +10,24 @@ use cupscale::{
     backend::{DeviceList, KernelChoice, MatmulPrecision, choose_kernels, kernel_tests},
     candle::Device,
     canvas::SizeSpec,
-    image::{Format, ImageError, Input, Output, ReadOptions},
-    pipeline::{Engine, Error, Resume, Settings, WorkOptions},
+    image::{self, Format, ImageError, Input, Output, ReadOptions},
+    model::text::{LoraTag, Prompt, PromptError, PromptSyntax, without_networks},
+    pipeline::{ControlUse, Engine, Error, OwnControlPicture, Resume, Settings, WorkOptions},
     units,
+    weights::LoraScale,
 };
 
 use super::{
-    args::{CaptionerArg, ContentArgs, Every, FilesArgs, JobArgs, ModelArgs},
+    args::{
+        CaptionerArg, ContentArgs, ControlArgs, ControlChoice, Every, FilesArgs, JobArgs,
+        ModelArgs, RepaintArgs,
+    },
     captioner, doctor, engine,
     error::CliError,
+    mask::MaskChoice,
     progress::Show,
     report,
+    values::{ControlArg, LoraArg},
 };
 
 /// A job of one picture, or of every picture of a folder.
@@ -44,10 +51,15 @@ pub struct Job {
     /// Suffix of an output name derived from the input's, before the extension.
     suffix: String,
     files: FilesArgs,
-    /// All but the captioner, which is opened with the model.
+    /// All but the captioner, which is opened with the model, what a profile sets for that, and the mask, which may be each picture's own.
     settings: Settings,
+    mask: Option<MaskChoice>,
+    repaint: RepaintArgs,
     content: ContentArgs,
     model: ModelArgs,
+    /// LoRAs that the prompt names.
+    tags: Vec<LoraTag>,
+    controls: ControlArgs,
     devices: DeviceList,
     kernels: KernelChoice,
     /// Matmul precision on the CPU, if given.
@@ -75,8 +87,7 @@ impl Job {
     fn with(inputs: Vec<Input>, args: JobArgs, notes: Vec<String>) -> Result<Self, CliError> {
         let mut settings = args.repaint.settings();
         settings.size = args.size.spec();
-        args.content.prompt.trim().clone_into(&mut settings.prompt);
-        args.content.negative_prompt.trim().clone_into(&mut settings.negative_prompt);
+        let tags = prompts(&args.content, &mut settings)?;
         settings.batch = args.machine.batch.map(|batch| batch as usize);
         settings.tile = args.machine.tile.map(|tile| tile as usize);
         settings.max_memory = args.machine.max_memory;
@@ -85,6 +96,7 @@ impl Job {
         if let Some(quality) = args.files.quality {
             settings.jpeg_quality = quality;
         }
+        args.control.choices()?;
         Ok(Self {
             inputs,
             notes,
@@ -97,8 +109,12 @@ impl Job {
             suffix: args.size.suffix(),
             files: args.files,
             settings,
+            mask: args.mask.choice(),
+            repaint: args.repaint,
             content: args.content,
             model: args.model,
+            tags,
+            controls: args.control,
             devices: args.machine.device,
             kernels: args.machine.kernels.choice(),
             precision: args.machine.dtype,
@@ -285,6 +301,29 @@ impl Job {
         Ok(page)
     }
 
+    /// `settings` with the mask of the picture at `input`, if the options name one.
+    ///
+    /// # Errors
+    /// A mask that cannot be read, or a folder that has none for this picture.
+    pub fn masked(&self, settings: &Settings, input: &Input) -> Result<Settings, CliError> {
+        match &self.mask {
+            Some(mask) => mask.settings(settings, input),
+            None => Ok(settings.clone()),
+        }
+    }
+
+    /// `settings` with the mask in these bytes, a picture's file, as the options ask for it.
+    ///
+    /// # Errors
+    /// A mask that cannot be read.
+    pub fn masked_by(&self, settings: &Settings, bytes: Vec<u8>) -> Result<Settings, CliError> {
+        let mut settings = settings.clone();
+        if let Some(mask) = &self.mask {
+            settings.mask = Some(mask.read(Input::Bytes(bytes.into()))?);
+        }
+        Ok(settings)
+    }
+
     /// The size asked for.
     pub fn size(&self) -> SizeSpec {
         self.settings.size
@@ -304,13 +343,29 @@ impl Job {
         &self,
         request: &Self,
         names_captioner: bool,
-        loaded: &Settings,
+        (engine, loaded): (&Engine, &Settings),
     ) -> Result<Settings, CliError> {
+        // They are merged into the weights as these are read.
+        let is_loaded = |tag: &LoraTag| {
+            let is = |lora: &LoraArg| {
+                lora.is_named(&tag.name) && lora.scale == LoraScale::from(tag.scale)
+            };
+            self.model.lora.iter().any(is)
+        };
+        if let Some(tag) = request.tags.iter().find(|tag| !is_loaded(tag)) {
+            return Err(CliError::Usage(format!(
+                "prompt {}: LoRAs are chosen when `pipe` starts; start it with --lora {}:{}",
+                tag.tag, tag.name, tag.scale
+            )));
+        }
         let mut settings = request.settings.clone();
+        request.repaint.add_profile(engine, &mut settings)?;
         settings.batch = loaded.batch;
         settings.tile = loaded.tile;
         settings.max_memory = loaded.max_memory;
         settings.vae_disk = loaded.vae_disk;
+        settings.controls.clone_from(&loaded.controls);
+        settings.first.clone_from(&loaded.first);
         let wants_model = names_captioner && request.describes_with_a_model();
         if wants_model && !self.describes_with_a_model() {
             let reason = "captioner llava: it is not loaded; start `pipe` with --captioner llava";
@@ -344,19 +399,77 @@ impl Job {
                 "--dtype has no effect on a GPU, which computes in the precision that it is fast in",
             );
         }
+        let choices = self.controls.choices()?;
+        // One that is named twice is loaded once.
+        let mut controls: Vec<&ControlArg> = Vec::new();
+        let mut uses = Vec::new();
+        for ControlChoice { arg, kind, image } in choices {
+            let known = controls.iter().position(|known| known.name == arg.name);
+            let mut of = ControlUse::of(known.unwrap_or(controls.len()));
+            if known.is_none() {
+                controls.push(arg);
+            }
+            (of.scale, of.start, of.end, of.kind) = (arg.scale, arg.start, arg.end, kind);
+            of.picture = image.map(control_picture).transpose()?;
+            uses.push(of);
+        }
         let engine = engine::load(
             &self.model,
+            &self.tags,
+            &controls,
             self.precision.unwrap_or(MatmulPrecision::F32),
             &devices,
             &mut note,
         )?;
         let mut settings = self.settings.clone();
+        settings.controls = uses;
         if settings.vae_disk.is_some() && !engine.vae_sees_the_whole() {
             note("--vae-disk has no effect: no norm of this model's VAE sees the whole picture");
         }
+        settings.first = engine::first(&self.model.first)?;
         settings.captioner = captioner::open(&self.content, &devices)?;
+        self.repaint.add_profile(&engine, &mut settings)?;
         Ok((engine, settings))
     }
+}
+
+/// Reads the prompts' options into the settings, and takes out the LoRAs that a weighted prompt names.
+///
+/// # Errors
+/// A prompt that cannot be read.
+fn prompts(content: &ContentArgs, settings: &mut Settings) -> Result<Vec<LoraTag>, CliError> {
+    let ContentArgs { prompt, negative_prompt, prompt_syntax, .. } = content;
+    settings.prompt_syntax = *prompt_syntax;
+    negative_prompt.trim().clone_into(&mut settings.negative_prompt);
+    if *prompt_syntax == PromptSyntax::Plain {
+        prompt.trim().clone_into(&mut settings.prompt);
+        return Ok(Vec::new());
+    }
+    let refuse = |option| move |error: PromptError| CliError::Usage(format!("{option}: {error}"));
+    let (text, tags) = without_networks(prompt).map_err(refuse("--prompt"))?;
+    text.trim().clone_into(&mut settings.prompt);
+    if let Some(tag) =
+        without_networks(negative_prompt).map_err(refuse("--negative-prompt"))?.1.first()
+    {
+        let reason = format!(
+            "--negative-prompt: {}: a LoRA changes the model: name it in the prompt",
+            tag.tag
+        );
+        return Err(CliError::Usage(reason));
+    }
+    for (option, text) in
+        [("--prompt", &settings.prompt), ("--negative-prompt", &settings.negative_prompt)]
+    {
+        Prompt::parse(*prompt_syntax, text).map_err(refuse(option))?;
+    }
+    Ok(tags)
+}
+
+/// A picture that a ControlNet sees in place of the input.
+fn control_picture(path: &Path) -> Result<OwnControlPicture, CliError> {
+    let picture = image::decode(&Input::Path(path.to_owned())).map_err(Error::from)?;
+    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    Ok(OwnControlPicture { name, picture: Arc::new(picture) })
 }
 
 /// `true` if both paths lead to one file that is there.

@@ -16,6 +16,7 @@ mod info;
 mod integrate;
 mod job;
 mod log;
+mod mask;
 mod models;
 mod picture;
 mod pipe;

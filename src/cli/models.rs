@@ -6,7 +6,7 @@ use cupscale::{
     units,
     weights::{
         hub::{Hub, HubOptions},
-        registry::{self, Listed, ModelError, OwnWeights, RunDefaults, State, Store},
+        registry::{self, Kind, Listed, ModelError, OwnWeights, RunDefaults, State, Store},
     },
 };
 
@@ -89,14 +89,16 @@ fn add(store: &Store, args: &AddArgs) -> Result<(), CliError> {
     }
     let own = OwnWeights {
         weights: args.path.clone(),
-        loras: args.lora.iter().map(|lora| (lora.path.clone(), lora.scale)).collect(),
+        loras: args.lora.iter().map(|lora| (lora.path.clone(), lora.scale.clone())).collect(),
         denoiser: args.unet.clone(),
         text_encoder: args.text_encoder.clone(),
         vae: args.vae.clone(),
         mmproj: args.mmproj.clone(),
         run: RunDefaults {
+            profile: args.profile.map(|profile| profile.name().to_owned()),
             sampler: args.sampler.map(|sampler| sampler.name().to_owned()),
             timestep_spacing: args.timestep_spacing.map(|spacing| spacing.name().to_owned()),
+            sigmas: args.sigmas.map(|sigmas| sigmas.name().to_owned()),
             timesteps: args.timesteps.clone(),
             steps: args.steps,
             strength: args.strength,
@@ -110,7 +112,10 @@ fn add(store: &Store, args: &AddArgs) -> Result<(), CliError> {
     };
     let mut reporter = Reporter::new(&args.watch.show()?);
     let entry = registry::add(store, &args.name, own, &mut reporter)?;
-    if let Err(error) = engine::check(entry.name.as_ref()) {
+    // A ControlNet cannot be run without the model that it is for.
+    if entry.kind != Kind::Control
+        && let Err(error) = engine::check(entry.name.as_ref())
+    {
         reporter.tell(&format!("{} cannot be run as it is: {}", entry.name, advice::line(&error)));
     }
     let files: usize = entry.sources.iter().map(|source| source.files.len()).sum();

@@ -41,7 +41,7 @@ pub fn check_output(
 /// Reads the pixels of a picture, if the plan of its job fits into memory. Those of a large one go where the job's work
 /// is: into the work folder's place, or beside the output.
 pub fn decode(
-    (engine, settings): &(Engine, Settings),
+    (engine, settings): (&Engine, &Settings),
     job: &Job,
     mut opened: Opened,
     output: &Output,
@@ -69,7 +69,7 @@ pub fn size_notes(size: (u32, u32), job: &Job) -> Result<Vec<String>, CliError> 
 
 /// Enlarges one picture with a loaded model; returns a summary.
 pub fn enlarge(
-    (engine, settings): &(Engine, Settings),
+    (engine, settings): (&Engine, &Settings),
     job: &Job,
     picture: &Picture,
     (input, output, format): (&Input, &Output, Format),

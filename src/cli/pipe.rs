@@ -153,7 +153,7 @@ fn format_name(format: Format) -> &'static str {
 
 fn kind_of(error: &CliError) -> Kind {
     match error {
-        CliError::Usage(_) => Kind::Settings,
+        CliError::Usage(_) | CliError::Mask(_) | CliError::NoMask { .. } => Kind::Settings,
         CliError::Job(job) => match job {
             Error::Image(_) => Kind::Input,
             Error::Memory { .. } | Error::PictureMemory { .. } | Error::OutOfMemory => Kind::Memory,

@@ -32,6 +32,7 @@ pub fn run(job: &Job, as_json: bool) -> Result<(), CliError> {
     let of_size = picture::size_notes((shape.width, shape.height), job)?;
     job.notes.iter().chain(&of_size).for_each(|text| note(text));
     let (engine, settings) = job.load(note)?;
+    let settings = job.masked(&settings, input)?;
     let plan = pipeline::plan(&engine, shape, &settings)?;
     let time = PlannedTime::of(&engine, &settings, &plan)?;
     if as_json {
@@ -115,10 +116,17 @@ fn to_json(input: &str, output: &str, plan: &Plan, time: &PlannedTime) -> Value 
         "width": geometry.canvas.width,
         "height": geometry.canvas.height,
         "regions": geometry.grid.len(),
+        "regions_run": plan.running(),
         "steps": sampling.steps_run,
         "sampler": sampling.sampler.name(),
         "calls": plan.denoiser_calls(),
+        "controls": plan.controls,
         "vae_tiles": plan.tiles(),
+        "first": plan.first.as_ref().map(|first| json!({
+            "name": first.name,
+            "scale": first.network.scale(),
+            "passes": first.passes.len(),
+        })),
         "computes_on": plan.computes_on,
         "devices": plan.devices,
         "work_bytes": plan.work_bytes(),

@@ -85,6 +85,7 @@ fn every(
     let of_size = size_notes::notes(stream.size, target, job.size());
     job.notes.iter().chain(&of_size).for_each(|note| reporter.tell(note));
     let (engine, settings) = job.load(|note| reporter.tell(note))?;
+    let settings = job.masked(&settings, input)?;
     let mut shape = PictureShape::from(stream.size);
     shape.alpha = stream.pix.has_alpha();
     shape.decoder_bytes = INPUTS_HELD * stream.frame_bytes();

@@ -93,6 +93,8 @@ struct Entry {
     /// Seconds since 1970 of the last job.
     used: u64,
     preparation: Fit,
+    #[serde(default)]
+    enlarge: Fit,
     encode: Fit,
     denoise: Fit,
     decode: Fit,
@@ -104,6 +106,7 @@ impl Entry {
     fn of_stage(&self, stage: Stage, captioner: &str) -> Option<&Fit> {
         match stage {
             Stage::Caption => self.captions.get(captioner),
+            Stage::Enlarge => Some(&self.enlarge),
             Stage::Encode => Some(&self.encode),
             Stage::Denoise => Some(&self.denoise),
             Stage::Decode => Some(&self.decode),
@@ -140,8 +143,11 @@ pub fn expect(key: &SpeedKey, outline: &Outline) -> Option<Earlier> {
 
 fn expect_from(known: &Remembered, key: &SpeedKey, outline: &Outline) -> Option<Earlier> {
     let entry = known.entries.get(&key.machine)?;
-    let seconds =
-        |(stage, work): (Stage, f64)| entry.of_stage(stage, &key.captioner)?.seconds(work);
+    let seconds = |(stage, work): (Stage, f64)| match stage {
+        // What earlier jobs had none of is nothing to wait for in one that has none either.
+        Stage::Enlarge if work == 0.0 => Some(0.0),
+        stage => entry.of_stage(stage, &key.captioner)?.seconds(work),
+    };
     let preparation = entry.preparation.seconds(1.0).unwrap_or(0.0);
     Some(Earlier { jobs: entry.jobs, stages: outline.work.map(seconds), preparation })
 }
@@ -168,6 +174,7 @@ fn add(known: &mut Remembered, key: &SpeedKey, timeline: &Timeline) {
     for (stage, work, seconds) in timeline.measured() {
         let fit = match stage {
             Stage::Caption => entry.captions.entry(key.captioner.clone()).or_default(),
+            Stage::Enlarge => &mut entry.enlarge,
             Stage::Encode => &mut entry.encode,
             Stage::Denoise => &mut entry.denoise,
             Stage::Decode => &mut entry.decode,

@@ -45,9 +45,10 @@ pub fn run(job: &Job) -> Result<u8, CliError> {
     let enlarge = || -> Result<String, CliError> {
         job.report(input, &output)?;
         output.check_writable().map_err(Error::from)?;
-        let loaded = job.load(|note| reporter.tell(note))?;
-        let picture = picture::decode(&loaded, job, opened, &output)?;
-        picture::enlarge(&loaded, job, &picture, (input, &output, format), &mut reporter)
+        let (engine, settings) = job.load(|note| reporter.tell(note))?;
+        let loaded = (&engine, &job.masked(&settings, input)?);
+        let picture = picture::decode(loaded, job, opened, &output)?;
+        picture::enlarge(loaded, job, &picture, (input, &output, format), &mut reporter)
     };
     let result = enlarge();
     if result.is_err() {

@@ -2,13 +2,36 @@
 
 use std::{ffi::OsString, num::NonZeroUsize, path::PathBuf};
 
-use cupscale::backend::MatmulPrecision;
+use cupscale::{backend::MatmulPrecision, pipeline::ControlUse, weights::LoraScale};
 
 /// A LoRA file and its scale.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoraArg {
     pub path: PathBuf,
+    pub scale: LoraScale,
+}
+
+impl LoraArg {
+    /// True if a prompt means it by this name: that under which it is installed, or its file's.
+    pub fn is_named(&self, name: &str) -> bool {
+        self.path.as_os_str() == name || self.path.file_stem().is_some_and(|stem| stem == name)
+    }
+}
+
+/// A file of an embedding, or a folder, and the name that prompts have for it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EmbeddingArg {
+    pub path: PathBuf,
+    pub name: Option<String>,
+}
+
+/// A ControlNet, its scale, and the share of the steps in which it works.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ControlArg {
+    pub name: OsString,
     pub scale: f64,
+    pub start: f64,
+    pub end: f64,
 }
 
 /// Pages that are asked for.
@@ -17,6 +40,9 @@ pub enum Page {
     Number(NonZeroUsize),
     All,
 }
+
+/// The first enlarger that is no model.
+pub const LANCZOS: &str = "lanczos";
 
 fn number(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|value: &f64| value.is_finite()).ok_or_else(|| "not a number".into())
@@ -121,20 +147,90 @@ pub fn products(text: &str) -> Result<MatmulPrecision, String> {
     }
 }
 
-/// LoRA file with an optional scale. Only a number after the last colon is a scale: `C:\lora.safetensors` is a path.
+/// LoRA file with an optional scale, and optional weights of blocks after it. Only a number after the last colon is a
+/// scale, and only numbers with commas between them are weights: `C:\lora.safetensors` is a path.
 pub fn lora(text: OsString) -> Result<LoraArg, String> {
-    let split = text.to_str().and_then(|text| text.rsplit_once(':'));
-    let Some((path, scale)) = split.and_then(|(path, end)| Some((path, end.parse::<f64>().ok()?)))
-    else {
-        return Ok(LoraArg { path: text.into(), scale: 1.0 });
+    let Some(whole) = text.to_str() else {
+        return Ok(LoraArg { path: text.into(), scale: LoraScale::from(1.0) });
     };
+    let (rest, blocks) = match whole.rsplit_once(':') {
+        Some((rest, list)) if list.contains(',') => match numbers(list) {
+            Some(blocks) => (rest, blocks),
+            None => (whole, Vec::new()),
+        },
+        _ => (whole, Vec::new()),
+    };
+    let scaled = rest.rsplit_once(':');
+    let (path, scale) = scaled
+        .and_then(|(path, end)| Some((path, end.parse::<f64>().ok()?)))
+        .unwrap_or((rest, 1.0));
     if path.is_empty() {
         return Err("no file before the scale".to_owned());
     }
-    if !scale.is_finite() {
+    if !scale.is_finite() || blocks.iter().any(|weight| !weight.is_finite()) {
         return Err("the scale is not a number".to_owned());
     }
-    Ok(LoraArg { path: path.into(), scale })
+    Ok(LoraArg { path: path.into(), scale: LoraScale { scale, blocks } })
+}
+
+/// Numbers with commas between them, perhaps after the `lbw=` of those who know them from there.
+fn numbers(list: &str) -> Option<Vec<f64>> {
+    let list = list.strip_prefix("lbw=").unwrap_or(list);
+    list.split(',').map(|number| number.trim().parse().ok()).collect()
+}
+
+/// An embedding with an optional name. A path that exists is itself, though it may have a sign of equality in it.
+pub fn embedding(text: OsString) -> Result<EmbeddingArg, String> {
+    let split = text.to_str().filter(|text| !std::path::Path::new(text).exists());
+    match split.and_then(|text| text.split_once('=')) {
+        None => Ok(EmbeddingArg { path: text.into(), name: None }),
+        Some((name, path)) if !name.trim().is_empty() && !path.is_empty() => {
+            Ok(EmbeddingArg { path: path.into(), name: Some(name.trim().to_owned()) })
+        }
+        Some(_) => Err("a name and a file, as in NAME=FILE".to_owned()),
+    }
+}
+
+/// ControlNet with an optional scale, and behind that an optional range of steps, `NAME:0.6:0-0.8`. As for a LoRA, only
+/// numbers after the last colons are meant so.
+pub fn control(text: OsString) -> Result<ControlArg, String> {
+    let whole = |name: OsString| ControlArg { name, scale: 1.0, start: 0.0, end: 1.0 };
+    let Some(text) = text.to_str() else { return Ok(whole(text)) };
+    let scaled = |text: &str| {
+        let (name, scale) = text.rsplit_once(':')?;
+        Some((name.to_owned(), scale.parse::<f64>().ok()?))
+    };
+    let range = |text: &str| {
+        let (start, end) = text.split_once('-')?;
+        Some((start.parse::<f64>().ok()?, end.parse::<f64>().ok()?))
+    };
+    let (mut start, mut end) = (0.0, 1.0);
+    let (name, scale) = match (scaled(text), text.rsplit_once(':')) {
+        (Some(scaled), _) => scaled,
+        (None, Some((before, behind))) => match (scaled(before), range(behind)) {
+            (Some(scaled), range) => {
+                let within = |&(start, end): &(f64, f64)| 0.0 <= start && start < end && end <= 1.0;
+                (start, end) = range.filter(within).ok_or_else(|| {
+                    format!("`{behind}`: a range of the steps is START below END within 0 to 1, as 0-0.8")
+                })?;
+                scaled
+            }
+            (None, Some(_)) => {
+                return Err(format!(
+                    "the range {behind} stands behind a scale: {before}:1:{behind}"
+                ));
+            }
+            (None, None) => return Ok(whole(text.into())),
+        },
+        (None, None) => return Ok(whole(text.into())),
+    };
+    if name.is_empty() {
+        return Err("no name before the scale".to_owned());
+    }
+    if !(0.0..=ControlUse::MOST_SCALE).contains(&scale) {
+        return Err(format!("the scale {scale} is not from 0 to {}", ControlUse::MOST_SCALE));
+    }
+    Ok(ControlArg { name: name.into(), scale, start, end })
 }
 
 #[cfg(test)]

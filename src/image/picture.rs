@@ -128,6 +128,11 @@ impl Picture {
         Self::from_rgb(width, height, rgb.iter().map(|&v| f32::from(v) / 255.0).collect())
     }
 
+    /// A plain picture of this plane, `[height, width, 3]`.
+    pub(crate) fn of_plane(width: u32, height: u32, rgb: Plane) -> Self {
+        Self::plain(width, height, rgb, None)
+    }
+
     pub(super) fn plain(width: u32, height: u32, rgb: Plane, alpha: Option<Plane>) -> Self {
         Self {
             width,

@@ -112,6 +112,28 @@ impl Deref for Plane {
     }
 }
 
+impl Plane {
+    /// The samples in a file, those of a few in memory.
+    ///
+    /// # Errors
+    /// A file that cannot be read or mapped.
+    ///
+    /// # Safety
+    /// Nobody changes or shortens the file while the plane lives.
+    pub(crate) unsafe fn in_file(file: File, samples: usize) -> io::Result<Self> {
+        if (samples * size_of::<f32>()) as u64 <= MEMORY_BYTES {
+            let mut values = vec![0.0f32; samples];
+            let mut file = file;
+            file.rewind()?;
+            file.read_exact(bytemuck::cast_slice_mut(&mut values))?;
+            return Ok(values.into());
+        }
+        // SAFETY: the caller's promise.
+        let map = unsafe { Mmap::map(&file) }?;
+        Ok(Self(Arc::new(Storage::File { file, map })))
+    }
+}
+
 impl From<Vec<f32>> for Plane {
     fn from(samples: Vec<f32>) -> Self {
         Self(Arc::new(Storage::Memory(samples)))

@@ -6,6 +6,7 @@
 //! coordinates; cut and renormalised at the borders), computed in f64; compared with Pillow in
 //! `tests/jobs/resize.rs`. [`Filter::Area`] is the exact mean over each output pixel's footprint.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 
 use rayon::prelude::*;
@@ -22,6 +23,8 @@ const BAND: usize = 1 << 22;
 pub enum Filter {
     /// sinc(x)·sinc(x/3) on |x| < 3, antialiased when reducing. Overshoots at edges.
     Lanczos3,
+    /// A tent over two source pixels, antialiased when reducing. Never overshoots.
+    Bilinear,
     /// Exact mean over the footprint of an output pixel; for reducing. Never overshoots.
     Area,
 }
@@ -187,6 +190,75 @@ impl<'a> Resizer<'a> {
     }
 }
 
+/// A resize of rows that come from the top, for a source that is never there as a whole: its rows are those of a clamped
+/// [`Resizer`] with [`Filter::Lanczos3`], to the bit.
+pub(crate) struct RowResizer {
+    channels: usize,
+    width: usize,
+    height: usize,
+    horizontal: FilterTaps,
+    vertical: FilterTaps,
+    /// rows of the source that rows to come need, resized horizontally
+    wide: VecDeque<Vec<f32>>,
+    /// place of the first of them in the source
+    top: usize,
+    /// rows of the result that are made
+    done: usize,
+}
+
+impl RowResizer {
+    /// The resize of `from` = (width, height) to `to`, none of which is zero.
+    pub(crate) fn new(channels: usize, from: (u32, u32), to: (u32, u32)) -> Self {
+        Self {
+            channels,
+            width: to.0 as usize,
+            height: to.1 as usize,
+            horizontal: FilterTaps::new(from.0, to.0, Filter::Lanczos3),
+            vertical: FilterTaps::new(from.1, to.1, Filter::Lanczos3),
+            wide: VecDeque::new(),
+            top: 0,
+            done: 0,
+        }
+    }
+
+    /// Takes the next whole rows, `[rows, width, channels]`, and gives those of the result that depend on no further one.
+    pub(crate) fn push(&mut self, rows: &[f32], source_width: usize) -> Vec<f32> {
+        let Self { channels, width, ref horizontal, .. } = *self;
+        let wide = rows.par_chunks_exact(source_width * channels).map(|row| {
+            let mut out = vec![0.0f32; width * channels];
+            match channels {
+                3 => horizontal.apply_across::<3>(row, 0, 0..width, &mut out),
+                _ => horizontal.apply_across_any(row, 0, channels, 0..width, &mut out),
+            }
+            out
+        });
+        let wide: Vec<_> = wide.collect();
+        self.wide.extend(wide);
+        let there = self.top + self.wide.len();
+        let ready =
+            (self.done..self.height).take_while(|&y| self.vertical.span(y).end <= there).count();
+        let row_len = width * channels;
+        let mut result = vec![0.0f32; ready * row_len];
+        result.par_chunks_mut(row_len).enumerate().for_each(|(i, out)| {
+            let y = self.done + i;
+            let first = self.vertical.span(y).start - self.top;
+            for (k, &w) in self.vertical.weights(y).iter().enumerate() {
+                for (o, v) in out.iter_mut().zip(&self.wide[first + k]) {
+                    *o += w * v;
+                }
+            }
+            out.iter_mut().for_each(|v| *v = v.clamp(0.0, 1.0));
+        });
+        self.done += ready;
+        if self.done < self.height {
+            let gone = self.vertical.span(self.done).start.min(there) - self.top;
+            self.wide.drain(..gone);
+            self.top += gone;
+        }
+        result
+    }
+}
+
 /// Source range and weights of each output position along one axis.
 #[derive(Debug, Clone)]
 struct FilterTaps {
@@ -208,7 +280,8 @@ impl FilterTaps {
         for i in 0..to {
             weights.clear();
             let first = match filter {
-                Filter::Lanczos3 => lanczos3(i, from, scale, &mut weights),
+                Filter::Lanczos3 => windowed(i, from, scale, (3.0, lanczos3), &mut weights),
+                Filter::Bilinear => windowed(i, from, scale, (1.0, tent), &mut weights),
                 Filter::Area => area(i, from, scale, &mut weights),
             };
             let sum: f64 = weights.iter().sum();
@@ -268,13 +341,25 @@ impl FilterTaps {
     }
 }
 
-/// Weights of output position `i` and its first source sample, as Pillow's `precompute_coeffs`.
-fn lanczos3(i: u32, from: i64, scale: f64, weights: &mut Vec<f64>) -> u32 {
+/// Weights of output position `i` under a kernel of this support, and its first source sample, as Pillow's
+/// `precompute_coeffs`.
+fn windowed(
+    i: u32,
+    from: i64,
+    scale: f64,
+    (support, kernel): (f64, fn(f64) -> f64),
+    weights: &mut Vec<f64>,
+) -> u32 {
     let stretch = scale.max(1.0);
-    let support = 3.0 * stretch;
+    let support = support * stretch;
     let centre = (f64::from(i) + 0.5) * scale;
     let first = ((centre - support + 0.5) as i64).max(0);
     let end = ((centre + support + 0.5) as i64).min(from);
+    weights.extend((first..end).map(|k| kernel((k as f64 - centre + 0.5) / stretch)));
+    first as u32
+}
+
+fn lanczos3(x: f64) -> f64 {
     let sinc = |x: f64| {
         if x == 0.0 {
             1.0
@@ -283,11 +368,11 @@ fn lanczos3(i: u32, from: i64, scale: f64, weights: &mut Vec<f64>) -> u32 {
             x.sin() / x
         }
     };
-    weights.extend((first..end).map(|k| {
-        let x = (k as f64 - centre + 0.5) / stretch;
-        if (-3.0..3.0).contains(&x) { sinc(x) * sinc(x / 3.0) } else { 0.0 }
-    }));
-    first as u32
+    if (-3.0..3.0).contains(&x) { sinc(x) * sinc(x / 3.0) } else { 0.0 }
+}
+
+fn tent(x: f64) -> f64 {
+    (1.0 - x.abs()).max(0.0)
 }
 
 /// Overlap of the footprint `[i·scale, (i + 1)·scale)` with each source pixel.
@@ -301,4 +386,27 @@ fn area(i: u32, from: i64, scale: f64, weights: &mut Vec<f64>) -> u32 {
         weights[0] = 1.0;
     }
     first as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_that_come_one_after_the_other_are_resized_as_a_picture_is() {
+        let (from, channels) = ((23u32, 37u32), 3usize);
+        let count = from.0 * from.1 * channels as u32;
+        let source: Vec<f32> = (0..count).map(|at| (at * 37 % 101) as f32 / 90.0 - 0.05).collect();
+        for to in [(23, 37), (11, 9), (70, 90), (5, 100), (1, 1)] {
+            let whole = Resizer::new(&source, channels, from, to, Filter::Lanczos3).unwrap();
+            let whole = whole.clamped().rows(0..to.1);
+            for band in [1, 5, 37] {
+                let mut rows = RowResizer::new(channels, from, to);
+                let bands = source.chunks(band * from.0 as usize * channels);
+                let made: Vec<f32> =
+                    bands.flat_map(|band| rows.push(band, from.0 as usize)).collect();
+                assert_eq!(made, whole, "{to:?} in bands of {band}");
+            }
+        }
+    }
 }

@@ -5,6 +5,7 @@
 mod clip_layer;
 mod decoder_layer;
 pub mod denoiser;
+pub mod enlarger;
 pub mod llava;
 pub mod text;
 pub mod vae;

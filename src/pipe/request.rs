@@ -27,6 +27,9 @@ pub enum Request {
         /// Shape of raw pixels; without it the payload is a picture file.
         #[serde(default)]
         input: Option<RawInput>,
+        /// Mask of the picture, behind it in the payload.
+        #[serde(default)]
+        mask: Option<MaskPart>,
         /// Form of the result; without it that of the input.
         #[serde(default)]
         output: OutputForm,
@@ -60,6 +63,14 @@ pub struct RawInput {
     pub pix: String,
     pub width: u32,
     pub height: u32,
+}
+
+/// The part of a payload that is a mask: its last bytes, a picture file.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MaskPart {
+    /// Their number.
+    pub bytes: u64,
 }
 
 /// Form of a result: at most one of `format` and `pix`.

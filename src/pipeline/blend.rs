@@ -1,5 +1,5 @@
 //! Blend of the repainted picture with the input: the repaint's light alone over the colours of the input, and a mix of
-//! the two (docs/method.md §6b). Both work on the gamma-encoded values that the model sees and that the colour fix
+//! the two, everywhere or by a mask (docs/method.md §6b and §6c). Both work on the gamma-encoded values that the model sees and that the colour fix
 //! keeps the tone of: half of a blend is then half of the visible difference, light and dark alike, and the tone stays the
 //! input's. In linear light what is brighter would outweigh what is darker.
 //!
@@ -28,6 +28,25 @@ pub(super) fn mix(picture: &mut [f32], source: &[f32], share: f32) {
     picture.par_iter_mut().zip(source).for_each(|(ours, source)| {
         *ours = source + share * (ours.clamp(-1.0, 1.0) - source);
     });
+}
+
+/// Mixes `source` into `picture`, of which each pixel keeps its share: both are `[…, 3]` in −1…1, the picture cut to that
+/// where anything is mixed in. A share of 0 is the source and one of 1 the picture, to the bit.
+pub(super) fn mix_by(picture: &mut [f32], source: &[f32], shares: &[f32]) {
+    let pixels = picture.par_chunks_exact_mut(3).zip(source.par_chunks_exact(3));
+    pixels.zip(shares).for_each(|((ours, source), &share)| {
+        if share < 1.0 {
+            ours.iter_mut().for_each(|ours| *ours = ours.clamp(-1.0, 1.0));
+            towards(ours, source, share);
+        }
+    });
+}
+
+/// Brings a pixel towards one of the source, of its own `share`.
+pub(super) fn towards(ours: &mut [f32], source: &[f32], share: f32) {
+    for (ours, source) in ours.iter_mut().zip(source) {
+        *ours = source + share * (*ours - source);
+    }
 }
 
 /// Light of a colour, 0…1.
@@ -71,6 +90,20 @@ mod tests {
         let mut half = picture.clone();
         mix(&mut half, &source, 0.5);
         close(&half, &tensor("half"), 1e-6);
+    }
+
+    #[test]
+    fn shares_of_pixels_mix_as_one_share_does_and_both_ends_are_exact() {
+        let (picture, source) = (tensor("picture"), tensor("source"));
+        let shares: Vec<f32> = (0..picture.len() / 3).map(|at| [0.0, 0.5, 1.0][at % 3]).collect();
+        let mut mixed = picture.clone();
+        mix_by(&mut mixed, &source, &shares);
+        let mut half = picture.clone();
+        mix(&mut half, &source, 0.5);
+        for (at, mixed) in mixed.iter().enumerate() {
+            let expected = [source[at], half[at], picture[at]][at / 3 % 3];
+            assert_eq!(*mixed, expected, "{at}");
+        }
     }
 
     #[test]

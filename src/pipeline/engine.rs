@@ -13,6 +13,7 @@ use super::{
     error::Error,
     model::{Model, ModelShape},
     model_defaults::ModelDefaults,
+    profile::Profile,
     runner::{Compute, Runner},
 };
 
@@ -103,6 +104,18 @@ impl Engine {
     #[must_use]
     pub fn name(&self) -> &str {
         self.model.name()
+    }
+
+    /// The profile that the model's manifest or files recommend.
+    #[must_use]
+    pub fn profile(&self) -> Option<Profile> {
+        self.model.defaults.profile
+    }
+
+    /// Names of the controls beside the denoiser, which jobs use by their number ([`ControlUse`](super::ControlUse)).
+    #[must_use]
+    pub fn controls(&self) -> &[String] {
+        self.model.controls()
     }
 
     /// Sizes of the model that decide the shape of a job.

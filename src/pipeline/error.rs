@@ -10,7 +10,7 @@ use crate::{
     canvas::CanvasError,
     caption::CaptionError,
     image::{ImageError, PictureShape},
-    model::text::TextError,
+    model::text::{PromptError, TextError},
     priors::structure::StructureError,
     sampler::SamplerError,
     temporary::TemporaryError,
@@ -32,7 +32,9 @@ pub enum Error {
     #[error(transparent)]
     Weights(#[from] WeightsError),
     #[error("the text encoders: {0}")]
-    Text(#[from] TextError),
+    Text(TextError),
+    #[error("prompt: {0}")]
+    Prompt(#[from] PromptError),
     #[error(transparent)]
     Canvas(#[from] CanvasError),
     #[error(transparent)]
@@ -47,6 +49,9 @@ pub enum Error {
     /// A model that this pipeline cannot drive.
     #[error("{model}: {reason}")]
     Model { model: String, reason: String },
+    /// A control that this model cannot use, or that cannot be used so.
+    #[error("the ControlNet {control}: {reason}")]
+    Control { control: String, reason: String },
     #[error("{width} × {height}: more pixels than an output can have (2³⁴)")]
     OutputTooLarge { width: u32, height: u32 },
     /// A size that a picture made from noise cannot have.
@@ -135,6 +140,15 @@ pub enum Error {
         units::bytes(*need), units::bytes(*free)
     )]
     NoRoomForOutput { output: String, need: u64, free: u64 },
+}
+
+impl From<TextError> for Error {
+    fn from(error: TextError) -> Self {
+        match error {
+            TextError::Prompt(error) => Self::Prompt(error),
+            error => Self::Text(error),
+        }
+    }
 }
 
 impl Error {

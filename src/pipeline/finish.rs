@@ -1,5 +1,6 @@
 //! What is done to decoded pixels on their way to the output, in this order: the colour fix, the protection of flat and
-//! neutral places, the light that is cut, the repaint's light alone, the mix with the input (docs/method.md §6b).
+//! neutral places, the light that is cut, the repaint's light alone, the mix with the input, the mask (docs/method.md §6b
+//! and §6c).
 //!
 //! Most of it is done to a VAE tile as soon as it is decoded. Where the fix compares whole pictures, the rest waits until
 //! all rows are decoded (`stages/whole_colours.rs`).
@@ -32,13 +33,15 @@ pub(super) struct Finish {
     detail_only: bool,
     /// Share of the repaint in the mix.
     blend: f32,
+    /// A mask says which pixels are the input's.
+    masked: bool,
 }
 
 impl Finish {
     /// What these settings ask for.
     pub(super) fn new(settings: &Settings) -> Self {
         let Settings { colour_fix: fix, detail_only, blend, .. } = *settings;
-        Self { fix, detail_only, blend: blend as f32 }
+        Self { fix, detail_only, blend: blend as f32, masked: settings.mask.is_some() }
     }
 
     /// True if the colours depend on the whole decoded picture.
@@ -60,7 +63,7 @@ impl Finish {
         match self.fix {
             ColourFix::Wavelet | ColourFix::Lab => true,
             ColourFix::Adain => false,
-            ColourFix::None => self.detail_only || self.blend < 1.0,
+            ColourFix::None => self.detail_only || self.blend < 1.0 || self.masked,
         }
     }
 
@@ -73,19 +76,32 @@ impl Finish {
         }
     }
 
-    /// What is done to a decoded tile; `picture` and `source` are `[height, width, 3]` in −1…1.
-    pub(super) fn tile(self, picture: &mut [f32], source: &[f32], width: usize) {
+    /// What is done to a decoded tile; `picture` and `source` are `[height, width, 3]` in −1…1, and `shares` those of a
+    /// mask, `[height, width]`.
+    pub(super) fn tile(
+        self,
+        picture: &mut [f32],
+        source: &[f32],
+        shares: Option<&[f32]>,
+        width: usize,
+    ) {
         if self.tile_rim() > 0 {
             colour_fix::apply(picture, source, width);
         }
         if !self.needs_whole() {
-            self.rest(picture, source, width);
+            self.rest(picture, source, shares, width);
         }
     }
 
     /// What comes behind the colour fix. The result is invalid within [`colour_fix::RADIUS`] of a border past which the
     /// picture goes on: no more is looked at around a pixel.
-    pub(super) fn rest(self, picture: &mut [f32], source: &[f32], width: usize) {
+    pub(super) fn rest(
+        self,
+        picture: &mut [f32],
+        source: &[f32],
+        shares: Option<&[f32]>,
+        width: usize,
+    ) {
         if self.fix != ColourFix::None {
             let places = Places::new(source, width);
             places.apply(picture, source);
@@ -99,6 +115,9 @@ impl Finish {
         }
         if self.blend < 1.0 {
             blend::mix(picture, source, self.blend);
+        }
+        if let Some(shares) = shares {
+            blend::mix_by(picture, source, shares);
         }
     }
 }

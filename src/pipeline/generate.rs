@@ -173,6 +173,7 @@ fn base_spec(
         native_pixels(aspect, shape)
     });
     let own = Settings {
+        profile: None,
         denoise: Some(Denoise::Strength(1.0)),
         steps: generation.steps.or(settings.steps),
         timesteps: settings.timesteps.clone().filter(|_| generation.steps.is_none()),
@@ -180,10 +181,13 @@ fn base_spec(
         gsp: 0.0,
         rap: 0.0,
         rsp: 0.0,
+        first: None,
         captioner: Arc::new(PromptOnly),
+        controls: Vec::new(),
         colour_fix: ColourFix::None,
         detail_only: false,
         blend: Defaults::BLEND,
+        mask: None,
         ..settings.clone()
     };
     JobSpec::of_noise(engine, size, &own).map_err(|error| match error {
@@ -203,7 +207,7 @@ fn enlarged_spec(engine: &Engine, base: &JobSpec, settings: &Settings) -> Result
     spec.generated = Some(json!({
         "size": [size.0, size.1],
         "steps": sampling.schedule_steps,
-        "guidance": sampling.guidance.unwrap_or(Defaults::GUIDANCE),
+        "guidance": sampling.strength(),
     }));
     Ok(spec)
 }
@@ -271,7 +275,7 @@ fn write(
     let options = EncodeOptions {
         quality: base.settings.jpeg_quality,
         bit_depth: base.settings.bit_depth.unwrap_or(picture.bit_depth),
-        settings: Some(base.record(&base.settings.prompt).to_string()),
+        settings: Some(base.record(&base.known_prompt()).to_string()),
         ..EncodeOptions::like(picture)
     };
     let (width, height) = (picture.width, picture.height);

@@ -10,14 +10,18 @@ use crate::{
     canvas::Fusion,
     caption::none::PromptOnly,
     image::{Format, Picture, PictureShape},
+    model::text::PromptSyntax,
     sampler::{Schedule, Timesteps},
     units,
+    weights::LoraScale,
 };
 
 use super::{
+    control::ControlUse,
     engine::Engine,
     error::Error,
     plan::Plan,
+    prompts::Prompts,
     settings::{Defaults, Settings},
 };
 
@@ -26,6 +30,8 @@ use super::{
 pub struct JobSpec {
     /// The user's choices.
     pub settings: Settings,
+    /// The settings' prompts, read.
+    pub prompts: Prompts,
     /// Plan of the run.
     pub plan: Plan,
     /// The model's noise schedule.
@@ -41,7 +47,9 @@ pub struct JobSpec {
 #[derive(Clone, Debug, Default)]
 struct Identity {
     name: String,
-    loras: Vec<(String, f64)>,
+    loras: Vec<(String, LoraScale)>,
+    embeddings: Vec<String>,
+    controls: Vec<String>,
     fingerprint: String,
     device: String,
 }
@@ -56,7 +64,13 @@ impl JobSpec {
         if !settings.repaints() {
             settings.captioner = Arc::new(PromptOnly);
         }
-        Ok(Self::with(engine, Plan::new(engine, input, &settings)?, &settings))
+        let mut plan = Plan::new(engine, input, &settings)?;
+        if !plan.repaints && settings.repaints() {
+            // A mask that keeps everything.
+            settings.captioner = Arc::new(PromptOnly);
+            plan = Plan::new(engine, input, &settings)?;
+        }
+        Self::with(engine, plan, &settings)
     }
 
     /// Specifies the job of making a picture of this width and height in pixels from noise.
@@ -66,12 +80,13 @@ impl JobSpec {
     pub fn of_noise(engine: &Engine, size: (u32, u32), settings: &Settings) -> Result<Self, Error> {
         let generated = Some(serde_json::json!({"size": [size.0, size.1]}));
         let plan = Plan::of_noise(engine, size, settings)?;
-        Ok(Self { generated, ..Self::with(engine, plan, settings) })
+        Ok(Self { generated, ..Self::with(engine, plan, settings)? })
     }
 
-    fn with(engine: &Engine, plan: Plan, settings: &Settings) -> Self {
+    fn with(engine: &Engine, plan: Plan, settings: &Settings) -> Result<Self, Error> {
         let Engine { model, runner, .. } = engine;
-        Self {
+        Ok(Self {
+            prompts: Prompts::new(settings)?,
             plan,
             settings: settings.clone(),
             schedule: model.schedule.clone(),
@@ -80,10 +95,12 @@ impl JobSpec {
             model: Identity {
                 name: model.name().to_owned(),
                 loras: model.loras().to_owned(),
+                embeddings: model.embeddings().to_owned(),
+                controls: model.controls().to_owned(),
                 fingerprint: model.fingerprint().to_owned(),
                 device: runner.device_name(),
             },
-        }
+        })
     }
 
     /// A job without a model.
@@ -91,18 +108,20 @@ impl JobSpec {
     pub fn for_tests(settings: Settings, plan: Plan, schedule: Schedule) -> Self {
         let model = Identity::default();
         let (zeros_for_empty_prompt, generated) = (true, None);
-        Self { settings, plan, schedule, zeros_for_empty_prompt, generated, model }
+        let prompts = Prompts::new(&settings).expect("tests ask for prompts that can be read");
+        Self { settings, prompts, plan, schedule, zeros_for_empty_prompt, generated, model }
     }
 
-    /// Prompt of the whole picture before captioning: the user's, or the captioner's own.
-    pub fn known_prompt(&self) -> &str {
+    /// Words of the prompt of the whole picture before captioning: the user's, or the captioner's own.
+    pub fn known_prompt(&self) -> String {
         match self.settings.captioner.own_prompt() {
-            Some(own) if self.settings.prompt.is_empty() => own,
-            _ => &self.settings.prompt,
+            Some(own) if self.settings.prompt.is_empty() => own.to_owned(),
+            _ => self.prompts.words(),
         }
     }
 
-    /// Settings that affect the output, for its metadata; those without effect in this job are left out.
+    /// Settings that affect the output, for its metadata; those without effect in this job are left out. `prompt` is the
+    /// words of the prompt of the whole picture.
     pub fn record(&self, prompt: &str) -> Value {
         let Self { settings, plan, model, .. } = self;
         let (sampling, canvas) = (&plan.sampling, plan.geometry.canvas);
@@ -110,18 +129,24 @@ impl JobSpec {
             "version": env!("CARGO_PKG_VERSION"),
             "model": model.name,
             "size": [canvas.width, canvas.height],
-            "prompt": prompt,
+            "prompt": self.prompts.recorded(settings, prompt),
             "seed": settings.seed,
             "sampler": sampling.sampler.name(),
             "steps": sampling.schedule_steps,
-            "guidance": sampling.guidance.unwrap_or(Defaults::GUIDANCE),
+            "guidance": sampling.strength(),
         });
+        if settings.prompt_syntax != PromptSyntax::Plain {
+            record["prompt_syntax"] = settings.prompt_syntax.name().into();
+        }
         if plan.geometry.grid.len() > 1 || !plan.geometry.generated {
             record["overlap"] = plan.geometry.overlap.into();
             record["fusion"] = match settings.fusion {
                 Fusion::Feather => "feather".into(),
                 Fusion::Average => "average".into(),
             };
+            if settings.tile_jitter {
+                record["tile_jitter"] = true.into();
+            }
         }
         // What repainting takes from an input, which a picture that is made from noise has not.
         if !plan.geometry.generated {
@@ -132,6 +157,9 @@ impl JobSpec {
             record["rsp"] = settings.rsp.into();
             record["color_fix"] = settings.colour_fix.name().into();
         }
+        if let Some(first) = &settings.first {
+            record["first"] = first.name().into();
+        }
         if let Some(generated) = &self.generated {
             record["generated"] = generated.clone();
         }
@@ -141,11 +169,35 @@ impl JobSpec {
         if settings.blend < Defaults::BLEND {
             record["blend"] = settings.blend.into();
         }
+        if let Some(mask) = &settings.mask {
+            record["mask"] = mask.digest().into();
+            if mask.is_inverted() {
+                record["invert_mask"] = true.into();
+            }
+            if mask.feather() > 0 {
+                record["mask_feather"] = mask.feather().into();
+            }
+        }
         for (key, value) in settings.captioner.record() {
             record[key] = value;
         }
         if !model.loras.is_empty() {
-            record["loras"] = serde_json::json!(model.loras);
+            let lora = |(name, LoraScale { scale, blocks }): &(String, LoraScale)| match &blocks[..]
+            {
+                [] => serde_json::json!([name, scale]),
+                blocks => serde_json::json!([name, scale, blocks]),
+            };
+            record["loras"] = model.loras.iter().map(lora).collect();
+        }
+        let prompts = format!("{prompt} {}", self.prompts.negative.words()).to_lowercase();
+        let is_named = |name: &&String| prompts.contains(&name.to_lowercase());
+        let embeddings: Vec<_> = model.embeddings.iter().filter(is_named).collect();
+        if !embeddings.is_empty() {
+            record["embeddings"] = serde_json::json!(embeddings);
+        }
+        if !settings.controls.is_empty() {
+            record["controls"] =
+                settings.controls.iter().map(|of| record_of(of, &model.controls)).collect();
         }
         if let Some(bits) = settings.bit_depth {
             record["bit_depth"] = bits.into();
@@ -155,6 +207,9 @@ impl JobSpec {
         }
         if let Some(spacing) = sampling.spacing {
             record["spacing"] = spacing.name().into();
+        }
+        if let Some(sigmas) = sampling.sigmas {
+            record["sigmas"] = sigmas.name().into();
         }
         if let Timesteps::List(list) = &sampling.timesteps {
             record["timesteps"] = list.clone().into();
@@ -175,13 +230,24 @@ impl JobSpec {
     /// A captioner whose model cannot be found.
     pub fn identity(&self, input: Value, format: Option<Format>) -> Result<Value, Error> {
         let Self { settings, plan, model, .. } = self;
-        let mut job = self.record(self.known_prompt());
+        let mut job = self.record(&self.known_prompt());
         let captions = settings.captioner.identity()?;
         let mut entry = |key: &str, value: Value| job[key] = value;
         entry("input", input);
         entry("captions", digest(|hash| hash.update(captions)).into());
+        if !model.embeddings.is_empty() {
+            entry("embeddings", serde_json::json!(model.embeddings));
+        }
         entry("weights", model.fingerprint.as_str().into());
+        if let Some(first) = &settings.first {
+            entry("first_weights", first.fingerprint().into());
+        }
         entry("device", model.device.as_str().into());
+        let pictures = settings.controls.iter().filter_map(|of| of.picture.as_ref());
+        let pictures: Vec<Value> = pictures.map(|own| digest_of(&own.picture)).collect();
+        if !pictures.is_empty() {
+            entry("control_pictures", pictures.into());
+        }
         if let Some(format) = format {
             entry("format", format.extension().into());
         }
@@ -194,6 +260,21 @@ impl JobSpec {
         }
         Ok(job)
     }
+}
+
+/// The use of a control, for the output's metadata.
+fn record_of(of: &ControlUse, names: &[String]) -> Value {
+    let ControlUse { control, scale, start, end, kind, picture } = of;
+    let mut record = serde_json::json!({
+        "model": names.get(*control),
+        "scale": scale,
+        "range": [start, end],
+        "kind": kind.name(),
+    });
+    if let Some(own) = picture {
+        record["image"] = own.name.as_str().into();
+    }
+    record
 }
 
 /// The digest of a picture that stands for it in a job's identity.

@@ -7,18 +7,23 @@
 mod blend;
 mod colour_fix;
 mod colour_match;
+mod control;
 mod cut_light;
 mod engine;
 mod error;
 mod finish;
+mod first;
 mod frames;
 mod generate;
 mod job;
 mod lab;
+mod mask;
 mod model;
 mod model_defaults;
 mod plan;
+mod profile;
 mod progress;
+mod prompts;
 mod protect;
 mod queue;
 #[cfg(test)]
@@ -32,21 +37,26 @@ mod stages;
 mod text_states;
 pub(crate) mod work;
 
+pub use control::{ControlUse, OwnControlPicture};
 pub use engine::Engine;
 pub use error::Error;
+pub use first::FirstEnlarger;
 pub use frames::Frames;
 pub use generate::{Generated, Generation, GenerationPlan, generate, plan_generation};
+pub use mask::Mask;
 pub use model::ModelShape;
 pub use model_defaults::ModelDefaults;
 pub use plan::{
     Plan,
+    first::FirstPlan,
     geometry::Geometry,
     memory::{MemoryPlan, MemoryStage, StageMemory},
     sampling::SamplingPlan,
     tiles::Span,
 };
+pub use profile::{Profile, ProfileRow};
 pub use progress::{Outline, Preview, Progress, Silent, Stage};
-pub use run::{Report, describe, describe_ahead, plan, upscale};
+pub use run::{Report, describe, describe_ahead, plan, profile_row, upscale};
 pub use settings::{ColourFix, Defaults, Settings};
 pub use speed::Speed;
 pub use stages::write::Rows;

@@ -10,12 +10,12 @@ use serde_json::Value;
 use crate::{
     backend::{DeviceError, Trace},
     model::{
-        denoiser::{Denoiser, DenoiserError, DenoiserShape},
+        denoiser::{Control, Denoiser, DenoiserError, DenoiserShape},
         text::{TextArrangement, TextConditioner},
         vae::Vae,
     },
     sampler::{SamplerError, Schedule, SchedulerConfig},
-    weights::{Footprint, ModelFiles},
+    weights::{Footprint, LoraScale, ModelFiles},
 };
 
 use super::{error::Error, model_defaults::ModelDefaults, settings::Defaults};
@@ -115,15 +115,17 @@ impl ModelShape {
 #[derive(Debug)]
 pub struct Blueprints {
     pub denoiser: Denoiser,
+    pub controls: Vec<Control>,
     pub vae: Vae,
     pub text: TextConditioner,
 }
 
 /// Footprints of a model's parts, known without loading them.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Footprints {
     pub text: Footprint,
     pub vae: Footprint,
+    /// The denoiser with its controls.
     pub denoiser: Footprint,
 }
 
@@ -140,7 +142,9 @@ pub struct Model {
     pub(crate) text_working: usize,
     shape: ModelShape,
     name: String,
-    loras: Vec<(String, f64)>,
+    loras: Vec<(String, LoraScale)>,
+    embeddings: Vec<String>,
+    controls: Vec<String>,
     fingerprint: String,
 }
 
@@ -163,6 +167,12 @@ impl Model {
         let (vae, of_vae) = files.without_values(|files| files.vae(device, VAE_DTYPE))?;
         let (denoiser, of_denoiser) =
             files.without_values(|files| files.denoiser(device, dtype))?;
+        let (controls, of_controls) =
+            files.without_values(|files| files.load_controls(device, dtype))?;
+        for (control, name) in controls.iter().zip(files.controls()) {
+            check_control(control, &denoiser, &vae)
+                .map_err(|reason| Error::Control { control: name.to_owned(), reason })?;
+        }
         let mut shape =
             ModelShape::new(denoiser.shape().map_err(unsuited)?, &vae).map_err(refuse)?;
         let in_scheduler = |error: SamplerError| Error::Model {
@@ -198,6 +208,7 @@ impl Model {
         } else if MEASURED_PIPELINES.contains(&pipeline) {
             scheduler = scheduler.of_measured_shift();
         }
+        scheduler.prediction_type = recommended.prediction.unwrap_or(scheduler.prediction_type);
         let (text, of_text) = files.without_values(|files| files.text(device, dtype))?;
         denoiser.check_text(&text).map_err(unsuited)?;
         let trace = Trace::new(device);
@@ -212,11 +223,17 @@ impl Model {
                 && text.has_pooled()
                 && index["force_zeros_for_empty_prompt"].as_bool().unwrap_or(true),
             text_working: trace.peak(),
-            footprints: Footprints { text: of_text, vae: of_vae, denoiser: of_denoiser },
-            blueprints: Arc::new(Blueprints { denoiser, vae, text }),
+            footprints: Footprints {
+                text: of_text,
+                vae: of_vae,
+                denoiser: of_denoiser.with(of_controls),
+            },
+            blueprints: Arc::new(Blueprints { denoiser, controls, vae, text }),
             shape,
             fingerprint: files.fingerprint(),
-            loras: files.loras().map(|(name, scale)| (name.to_owned(), scale)).collect(),
+            loras: files.loras().map(|(name, scale)| (name.to_owned(), scale.clone())).collect(),
+            embeddings: files.embeddings().map(str::to_owned).collect(),
+            controls: files.controls().map(str::to_owned).collect(),
             name: source.path().map_or_else(
                 || "mini".to_owned(),
                 |path| path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
@@ -227,11 +244,15 @@ impl Model {
     /// Applies a manifest: the model's name for users, and its sampling defaults, before those of the model's files.
     ///
     /// # Errors
-    /// A native size that the model cannot have.
+    /// A native size or a prediction that the model cannot have.
     pub fn with_manifest(mut self, name: String, defaults: ModelDefaults) -> Result<Self, Error> {
-        self.shape
-            .set_native_size(defaults.native_size)
-            .map_err(|reason| Error::Model { model: name.clone(), reason })?;
+        let refuse = |reason| Error::Model { model: name.clone(), reason };
+        self.shape.set_native_size(defaults.native_size).map_err(refuse)?;
+        if let Some(prediction) = defaults.prediction {
+            self.scheduler.prediction_type = prediction;
+            self.schedule =
+                Schedule::new(&self.scheduler).map_err(|error| refuse(error.to_string()))?;
+        }
         self.name = name;
         self.defaults = defaults.or(std::mem::take(&mut self.defaults));
         Ok(self)
@@ -245,8 +266,18 @@ impl Model {
     }
 
     /// Names and scales of the LoRAs merged into the weights.
-    pub fn loras(&self) -> &[(String, f64)] {
+    pub fn loras(&self) -> &[(String, LoraScale)] {
         &self.loras
+    }
+
+    /// Names of the embeddings that prompts may use.
+    pub fn embeddings(&self) -> &[String] {
+        &self.embeddings
+    }
+
+    /// Names of the controls beside the denoiser.
+    pub fn controls(&self) -> &[String] {
+        &self.controls
     }
 
     /// Digest of all files of the model ([`ModelFiles::fingerprint`]).
@@ -269,6 +300,20 @@ impl Model {
         let Footprints { text, vae, denoiser } = self.footprints;
         text.kept + vae.kept + denoiser.kept
     }
+}
+
+/// Checks that a control was made for such a denoiser, and sees pictures as large as the autoencoder makes them.
+fn check_control(control: &Control, denoiser: &Denoiser, vae: &Vae) -> Result<(), String> {
+    let shape = control.shape();
+    denoiser.check_control(&shape).map_err(|error| error.to_string())?;
+    if shape.factor != vae.factor() {
+        return Err(format!(
+            "it sees {} pixels for each side of a latent pixel, the VAE makes {}",
+            shape.factor,
+            vae.factor()
+        ));
+    }
+    Ok(())
 }
 
 impl fmt::Debug for Model {

@@ -5,21 +5,29 @@ use serde_json::Value;
 
 use crate::{
     ranges,
-    sampler::{Denoise, SamplerKind, TimestepSpacing},
+    sampler::{Denoise, PredictionType, SamplerKind, SigmaChoice, TimestepSpacing},
 };
+
+use super::profile::Profile;
 
 /// Sampling defaults of a model beyond its scheduler config; the user's settings override all of them.
 ///
-/// Read from JSON with the keys `sampler`, `timestep_spacing`, `timesteps`, `steps`, `strength` or
+/// Read from JSON with the keys `profile`, `prediction_type`, `sampler`, `timestep_spacing`, `sigmas`, `timesteps`, `steps`, `strength` or
 /// `denoise_steps`, `guidance`, `eta`, `native_size` and `overlap`; other keys are ignored. A model's own stand
 /// under the key `cupscale` of its `model_index.json`; a manifest's take precedence.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(try_from = "Value")]
 pub struct ModelDefaults {
+    /// Profile, whose row goes before the defaults here and before the program's.
+    pub profile: Option<Profile>,
+    /// Target of the prediction, where it is not that of the scheduler config: another denoiser was put in.
+    pub prediction: Option<PredictionType>,
     /// Sampler.
     pub sampler: Option<SamplerKind>,
     /// Spacing of the timesteps.
     pub spacing: Option<TimestepSpacing>,
+    /// Noise levels of the steps; used only with samplers that have a choice.
+    pub sigmas: Option<SigmaChoice>,
     /// Explicit timesteps, highest first; takes precedence over `steps`.
     pub timesteps: Option<Vec<usize>>,
     /// Steps of the whole schedule, N ≥ 1.
@@ -39,8 +47,11 @@ pub struct ModelDefaults {
 /// The JSON before validation.
 #[derive(Deserialize)]
 struct RawModelDefaults {
+    profile: Option<Profile>,
+    prediction_type: Option<PredictionType>,
     sampler: Option<SamplerKind>,
     timestep_spacing: Option<TimestepSpacing>,
+    sigmas: Option<SigmaChoice>,
     timesteps: Option<Vec<usize>>,
     steps: Option<usize>,
     strength: Option<f64>,
@@ -58,8 +69,11 @@ impl TryFrom<Value> for ModelDefaults {
         ranges::check(&written).map_err(|error| error.to_string())?;
         let written = RawModelDefaults::deserialize(written).map_err(|error| error.to_string())?;
         let RawModelDefaults {
+            profile,
+            prediction_type: prediction,
             sampler,
             timestep_spacing,
+            sigmas,
             timesteps,
             steps,
             guidance,
@@ -97,8 +111,11 @@ impl TryFrom<Value> for ModelDefaults {
         };
         let spacing = timestep_spacing;
         Ok(Self {
+            profile,
+            prediction,
             sampler,
             spacing,
+            sigmas,
             timesteps,
             steps,
             denoise,
@@ -122,8 +139,11 @@ impl ModelDefaults {
             (others.timesteps, others.steps, others.denoise)
         };
         Self {
+            profile: self.profile.or(others.profile),
+            prediction: self.prediction.or(others.prediction),
             sampler: self.sampler.or(others.sampler),
             spacing: self.spacing.or(others.spacing),
+            sigmas: self.sigmas.or(others.sigmas),
             timesteps,
             steps,
             denoise,
@@ -144,6 +164,7 @@ mod tests {
     fn model_defaults_that_make_no_sense_say_which_key() {
         for (text, key) in [
             (r#"{"sampler": "dpm"}"#, "dpm"),
+            (r#"{"sigmas": "normal"}"#, "normal"),
             (r#"{"steps": 0}"#, "steps"),
             (r#"{"timesteps": [1, 2]}"#, "timesteps"),
             (r#"{"timesteps": []}"#, "timesteps"),
@@ -169,8 +190,8 @@ mod tests {
             r#"{"sampler": "ddim", "eta": 0.5, "steps": 4, "denoise_steps": 1, "overlap": 0.25}"#;
         assert_eq!(read("{}").or(read(own)), read(own));
         assert_eq!(
-            read(r#"{"steps": 8, "overlap": 0}"#).or(read(own)),
-            read(r#"{"sampler": "ddim", "eta": 0.5, "steps": 8, "overlap": 0}"#)
+            read(r#"{"steps": 8, "overlap": 0, "sigmas": "beta"}"#).or(read(own)),
+            read(r#"{"sampler": "ddim", "eta": 0.5, "steps": 8, "overlap": 0, "sigmas": "beta"}"#)
         );
         assert_eq!(
             read(r#"{"sampler": "tcd", "guidance": 2}"#).or(read(own)),

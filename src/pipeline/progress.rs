@@ -7,6 +7,8 @@
 pub enum Stage {
     /// Describe every region; counted in regions.
     Caption,
+    /// Enlarge the picture by a network before all else, if one is asked for; counted in tiles of its steps.
+    Enlarge,
     /// Resize the picture and encode it into the canvas; counted in VAE tiles.
     Encode,
     /// Predict the noise of every region at every timestep; counted in regions × steps.
@@ -20,6 +22,7 @@ impl Stage {
     #[must_use]
     pub fn verb(self) -> &'static str {
         match self {
+            Self::Enlarge => "enlarging",
             Self::Encode => "encoding",
             Self::Caption => "captioning",
             Self::Denoise => "repainting",
@@ -31,7 +34,7 @@ impl Stage {
     #[must_use]
     pub fn unit(self) -> &'static str {
         match self {
-            Self::Encode | Self::Decode => "tiles",
+            Self::Enlarge | Self::Encode | Self::Decode => "tiles",
             Self::Caption => "regions",
             Self::Denoise => "regions × steps",
         }
@@ -51,14 +54,14 @@ pub struct Outline {
     /// Steps of the run.
     pub steps: usize,
     /// Work of each stage in its order, which says nothing of time by itself: multiplications (each with its addition) of
-    /// the encoding, the denoising and the decoding; of captions, which nobody can count beforehand, regions.
-    pub work: [(Stage, f64); 4],
+    /// the networks; of captions, which nobody can count beforehand, regions.
+    pub work: [(Stage, f64); 5],
 }
 
 /// A job without work.
 impl Default for Outline {
     fn default() -> Self {
-        let stages = [Stage::Caption, Stage::Encode, Stage::Denoise, Stage::Decode];
+        let stages = [Stage::Caption, Stage::Enlarge, Stage::Encode, Stage::Denoise, Stage::Decode];
         let work = stages.map(|stage| (stage, 0.0));
         Self { width: 0, height: 0, regions: 0, steps: 0, work }
     }

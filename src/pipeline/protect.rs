@@ -8,7 +8,7 @@
 
 use rayon::prelude::*;
 
-use super::colour_fix;
+use super::{blend::towards, colour_fix};
 
 /// Distance in image pixels within which the input is looked at: that of the colour fix, whose windows are shared.
 const RADIUS: usize = colour_fix::RADIUS;
@@ -46,9 +46,7 @@ impl Places {
         let shares = self.detail.par_iter().zip(&self.colour);
         pixels.zip(shares).for_each(|((ours, source), (&detail, &colour))| {
             if detail < 1.0 {
-                for (ours, source) in ours.iter_mut().zip(source) {
-                    *ours = source + detail * (*ours - source);
-                }
+                towards(ours, source, detail);
             }
             keep_colour(ours, colour);
         });

@@ -13,7 +13,8 @@ use super::{
     engine::Engine,
     error::Error,
     job::{JobSpec, digest_of},
-    plan::Plan,
+    plan::{Plan, sampling::SamplingPlan},
+    profile::{Profile, ProfileRow},
     progress::{Outline, Progress},
     runner::Compute as _,
     settings::{Defaults, Settings},
@@ -21,7 +22,7 @@ use super::{
         caption,
         condition::Conditions,
         context::Context,
-        decode, denoise, encode, resized,
+        decode, denoise, encode, enlarge, resized,
         write::{RowWriter, Target},
     },
     work::folder::{Resume, WorkFolder, WorkOptions},
@@ -175,7 +176,7 @@ pub(super) fn stages(
     progress: &mut dyn Progress,
 ) -> Result<(Document, Value), Error> {
     let others = &engine.others();
-    let context = &Context { runner: &engine.runner, others, picture, spec };
+    let context = &Context { runner: &engine.runner, others, picture, enlarged: None, spec };
     let plan = &spec.plan;
     let described = caption::describe_or_kept(context, work, progress)?;
     let record = record(spec, picture, &described.prompt);
@@ -188,6 +189,11 @@ pub(super) fn stages(
     };
     if progress.interrupted() {
         return Err(Error::Interrupted(None));
+    }
+    let enlarged = enlarge::picture(context, work, progress)?;
+    let context = &Context { enlarged: enlarged.as_ref(), ..*context };
+    if enlarged.is_some() {
+        end_stage(engine, plan);
     }
     if !plan.repaints {
         let mut writer = RowWriter::open(target, work, progress)?;
@@ -249,6 +255,23 @@ pub fn plan(
     Ok(JobSpec::new(engine, input.into(), settings)?.plan)
 }
 
+/// The row of `profile` for a model, as far as `settings` leave its schedule to the model.
+///
+/// # Errors
+/// Settings that do not match the model.
+pub fn profile_row(
+    engine: &Engine,
+    profile: Profile,
+    settings: &Settings,
+) -> Result<ProfileRow, Error> {
+    let model = &engine.model;
+    let own = Settings { denoise: None, ..settings.clone() };
+    let sampling = SamplingPlan::resolve(&model.scheduler, &model.schedule, &model.defaults, &own)?;
+    let steps = (sampling.steps_run, sampling.schedule_steps);
+    let overlap = model.defaults.overlap.unwrap_or(Defaults::OVERLAP);
+    Ok(ProfileRow::of(profile, steps, overlap, model.shape().sees_low_resolution))
+}
+
 /// Captions a picture ahead of its job, so that the captioner's model is loaded once for several pictures
 /// instead of alternating with the denoiser; [`Captioner::free`](crate::caption::Captioner::free) ends that.
 /// Returns false if there is nothing to gain: the captioner's model stays loaded, or there is none.
@@ -266,7 +289,7 @@ pub fn describe_ahead(
         return Ok(false);
     }
     let others = &engine.others();
-    let context = Context { runner: &engine.runner, others, picture, spec };
+    let context = Context { runner: &engine.runner, others, picture, enlarged: None, spec };
     caption::describe(&context, settings.rsp > 0.0, progress)?;
     Ok(true)
 }
@@ -282,10 +305,16 @@ pub fn describe(
     progress: &mut dyn Progress,
 ) -> Result<Document, Error> {
     // Whatever a job would make of them.
-    let settings = &Settings { blend: Defaults::BLEND, ..settings.clone() };
+    let settings = &Settings {
+        blend: Defaults::BLEND,
+        denoise: None,
+        mask: None,
+        first: None,
+        ..settings.clone()
+    };
     let spec = &JobSpec::new(engine, picture.shape(), settings)?;
     let others = &engine.others();
-    let context = Context { runner: &engine.runner, others, picture, spec };
+    let context = Context { runner: &engine.runner, others, picture, enlarged: None, spec };
     Ok(caption::describe(&context, true, progress)?.document)
 }
 

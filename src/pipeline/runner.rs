@@ -9,10 +9,13 @@ use tracing::{debug, debug_span};
 
 use crate::{
     backend::{MatmulPrecision, Reading, device_name, give_back_all, give_back_freed},
-    caption::wording::Fits,
+    caption::wording::{CaptionLength, Fits},
     model::{
-        denoiser::{Conditioning, Denoiser, MicroConditioning, Prior},
-        text::{Cut, TextConditioner, TextConditioning},
+        denoiser::{
+            Conditioning, Control, ControlKind, ControlPicture, ControlSignal, Denoiser,
+            MicroConditioning, Prior,
+        },
+        text::{Cut, Prompt, TextConditioner, TextConditioning},
         vae::{FeatureMaps, Globals, LayerwiseSize, Vae},
     },
     weights::{Lazy, ModelFiles},
@@ -34,11 +37,17 @@ pub trait Compute: Sync {
     /// Working precision of the text encoders and the denoiser.
     fn dtype(&self) -> DType;
 
-    /// Encodes texts, one row each.
+    /// Encodes prompts, one row each, all to as many chunks.
     ///
     /// # Errors
     /// Parts that cannot be loaded; errors of the tokenizers and the backend.
-    fn encode_texts(&self, texts: &[&str]) -> Result<TextConditioning, Error>;
+    fn encode_texts(&self, texts: &[&Prompt], chunks: usize) -> Result<TextConditioning, Error>;
+
+    /// How many chunks a prompt takes.
+    ///
+    /// # Errors
+    /// A prompt that the model does not take; errors of the tokenizers.
+    fn chunks(&self, text: &Prompt) -> Result<usize, Error>;
 
     /// Denoiser conditions of these texts, one row each, all with the same micro-conditioning.
     ///
@@ -50,14 +59,23 @@ pub trait Compute: Sync {
         micro: MicroConditioning,
     ) -> Result<Conditioning, Error>;
 
-    /// The part of `text` beyond the encoders' token limit, if any.
+    /// The same conditions with this strength of guidance, for a model that is given it.
+    ///
+    /// # Errors
+    /// Errors of the backend.
+    fn with_guidance(&self, conditions: &Conditioning, scale: f64) -> Result<Conditioning, Error>;
+
+    /// The part of `text` beyond the encoders' token limit, or beyond so many chunks, if any.
     ///
     /// # Errors
     /// Errors of the tokenizers.
-    fn cut(&self, text: &str) -> Result<Option<Cut>, Error>;
+    fn cut(&self, text: &Prompt, chunks: usize) -> Result<Option<Cut>, Error>;
 
     /// Predicate: the model takes the text uncut.
     fn fits(&self) -> Fits<'static>;
+
+    /// Length of captions that the model reads whole.
+    fn caption_length(&self) -> CaptionLength;
 
     /// Callback that unloads all parts of the model from the device.
     fn make_room(&self) -> Arc<dyn Fn() + Send + Sync>;
@@ -123,6 +141,20 @@ pub struct Call {
     pub timestep: f64,
     /// Strength of classifier-free guidance; `None` without.
     pub guidance: Option<f64>,
+    /// The controls that work in it.
+    pub controls: Vec<ControlInput>,
+}
+
+/// What a control is given in one denoiser call.
+pub struct ControlInput {
+    /// Its number among those of the model.
+    pub control: usize,
+    /// Factor of what it adds.
+    pub scale: f64,
+    /// What its picture shows.
+    pub kind: ControlKind,
+    /// `[batch, f·height, f·width, 3]` in 0..=1, for both halves of a pair.
+    pub pixels: Tensor,
 }
 
 /// The result of a denoiser call, which a device may still be computing.
@@ -172,11 +204,17 @@ pub struct Runner {
 /// Lazily loaded parts; a clone shares them.
 #[derive(Clone, Default)]
 struct Parts {
-    denoiser: Lazy<Denoiser>,
+    denoiser: Lazy<Controlled>,
     /// The denoiser in f32, for regions that overflow in the working precision.
-    denoiser_f32: Lazy<Denoiser>,
+    denoiser_f32: Lazy<Controlled>,
     vae: Lazy<Vae>,
     text: Lazy<TextConditioner>,
+}
+
+/// The denoiser with its controls, which are loaded and unloaded together.
+struct Controlled {
+    denoiser: Denoiser,
+    controls: Vec<Control>,
 }
 
 impl Parts {
@@ -196,11 +234,12 @@ impl Runner {
         Self { files, device, dtype, blueprints, parts, text_states }
     }
 
-    /// The denoiser in the working precision or in f32, loaded if it is not.
-    fn denoiser(&self, dtype: DType) -> Result<Arc<Denoiser>, Error> {
+    /// The denoiser with its controls in the working precision or in f32, loaded if it is not.
+    fn denoiser(&self, dtype: DType) -> Result<Arc<Controlled>, Error> {
         let load = || {
             debug!(dtype = dtype.as_str(), "loading the denoiser");
-            Ok(self.files.denoiser(&self.device, dtype)?)
+            let denoiser = self.files.denoiser(&self.device, dtype)?;
+            Ok(Controlled { denoiser, controls: self.files.load_controls(&self.device, dtype)? })
         };
         if dtype == self.dtype {
             return self.parts.denoiser.get(load);
@@ -292,11 +331,17 @@ impl Compute for Runner {
         self.dtype
     }
 
-    fn encode_texts(&self, texts: &[&str]) -> Result<TextConditioning, Error> {
+    fn encode_texts(&self, texts: &[&Prompt], chunks: usize) -> Result<TextConditioning, Error> {
         if !self.blueprints.text.is_dear() {
-            return Ok(self.text()?.encode(texts)?);
+            return Ok(self.text()?.encode_prompts(texts, chunks)?);
         }
-        self.text_states.encode(texts, &self.device, |text| Ok(self.text()?.encode(&[text])?))
+        self.text_states.encode(texts, chunks, &self.device, |text| {
+            Ok(self.text()?.encode_prompts(&[text], chunks)?)
+        })
+    }
+
+    fn chunks(&self, text: &Prompt) -> Result<usize, Error> {
+        Ok(self.blueprints.text.tokenizers().count(text)?)
     }
 
     fn condition(
@@ -307,14 +352,22 @@ impl Compute for Runner {
         Ok(self.blueprints.denoiser.condition(texts, micro)?)
     }
 
-    fn cut(&self, text: &str) -> Result<Option<Cut>, Error> {
-        Ok(self.blueprints.text.tokenizers().cut(text)?)
+    fn with_guidance(&self, conditions: &Conditioning, scale: f64) -> Result<Conditioning, Error> {
+        Ok(self.blueprints.denoiser.with_guidance(conditions, scale)?)
+    }
+
+    fn cut(&self, text: &Prompt, chunks: usize) -> Result<Option<Cut>, Error> {
+        Ok(self.blueprints.text.tokenizers().cut_prompt(text, chunks)?)
     }
 
     fn fits(&self) -> Fits<'static> {
         // A text that a tokenizer rejects is reported when it is encoded.
         let blueprints = Arc::clone(&self.blueprints);
         Box::new(move |text| matches!(blueprints.text.tokenizers().cut(text), Ok(None)))
+    }
+
+    fn caption_length(&self) -> CaptionLength {
+        CaptionLength::of_room(self.blueprints.text.tokenizers().room())
     }
 
     fn make_room(&self) -> Arc<dyn Fn() + Send + Sync> {
@@ -356,7 +409,7 @@ impl Compute for Runner {
         prior: Prior<'_>,
     ) -> Result<Prediction, Error> {
         let _span = debug_span!("predict", batch = call.z.dims()[0], t = call.timestep).entered();
-        let &Call { ref z, ref zl, timestep, guidance } = call;
+        let &Call { ref z, ref zl, timestep, guidance, ref controls } = call;
         let mut sample = match zl {
             Some(zl) => Tensor::cat(&[z, zl], 3)?,
             None => z.clone(),
@@ -366,8 +419,25 @@ impl Compute for Runner {
         }
         let dtype = sample.dtype();
         let conditioning = conditioning.to_dtype(dtype)?;
-        let denoiser = self.denoiser(dtype)?;
-        let output = denoiser.forward(&sample.into(), timestep, &conditioning, prior)?;
+        let loaded = self.denoiser(dtype)?;
+        let sample = sample.into();
+        let mut added: Option<ControlSignal> = None;
+        for &ControlInput { control, scale, kind, ref pixels } in controls {
+            let picture = ControlPicture { pixels: &pixels.into(), kind };
+            let control = &loaded.controls[control];
+            let own = control.forward(&sample, timestep, &conditioning, &picture, scale)?;
+            added = Some(match added {
+                Some(others) => others.plus(own)?,
+                None => own,
+            });
+        }
+        let denoiser = &loaded.denoiser;
+        let output = match added {
+            None => denoiser.forward(&sample, timestep, &conditioning, prior)?,
+            Some(added) => {
+                denoiser.forward_controlled(&sample, timestep, &conditioning, prior, added)?
+            }
+        };
         Ok(Prediction::new(Reading::begin(&output.into_tensor()?)?, guidance))
     }
 

@@ -2,11 +2,16 @@
 
 use std::sync::Arc;
 
+use super::control::ControlUse;
+use super::first::FirstEnlarger;
 use crate::{
     canvas::{Fusion, SizeSpec},
     caption::{Captioner, attributes::Attributes},
-    sampler::{Denoise, SamplerKind, TimestepSpacing},
+    model::text::PromptSyntax,
+    sampler::{Denoise, SamplerKind, SigmaChoice, TimestepSpacing},
 };
+
+use super::{mask::Mask, profile::ProfileRow};
 
 /// Default values of all settings; a test checks the README's table of options against them.
 #[derive(Clone, Copy, Debug)]
@@ -90,12 +95,17 @@ impl ColourFix {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Settings {
+    /// The row of a profile that these settings began with ([`Settings::start_from`]), which a plan names; it has no effect by
+    /// itself.
+    pub profile: Option<ProfileRow>,
     /// Size of the output.
     pub size: SizeSpec,
     /// The global prompt; may be empty.
     pub prompt: String,
     /// Negative prompt, used with guidance above 1; may be empty.
     pub negative_prompt: String,
+    /// How both are read. Captions are always plain text.
+    pub prompt_syntax: PromptSyntax,
     /// Seed of the noise field; the same seed gives the same picture.
     pub seed: u64,
     /// Sampler.
@@ -104,11 +114,13 @@ pub struct Settings {
     pub eta: Option<f64>,
     /// Spacing of the timesteps.
     pub spacing: Option<TimestepSpacing>,
+    /// Noise levels of the solvers in σ.
+    pub sigmas: Option<SigmaChoice>,
     /// Explicit timesteps of the whole schedule, highest first; takes precedence over `steps`.
     pub timesteps: Option<Vec<usize>>,
     /// Steps of the whole schedule, N ≥ 1.
     pub steps: Option<usize>,
-    /// Part of the schedule that runs.
+    /// Part of the schedule that runs; [`Denoise::Steps`] of 0 repaints nothing, and the output is the first enlargement.
     pub denoise: Option<Denoise>,
     /// Strength of classifier-free guidance, at least 0; 1 and below is none.
     pub guidance: Option<f64>,
@@ -116,20 +128,28 @@ pub struct Settings {
     pub overlap: Option<f64>,
     /// Fusion of overlapping regions.
     pub fusion: Fusion,
+    /// The grid of regions is moved from step to step, so that no seam stands at one place in all of them.
+    pub tile_jitter: bool,
     /// λ of the global structure prior, in 0..=1.
     pub gsp: f64,
     /// Share of the regional attention prior, in 0..=1.
     pub rap: f64,
     /// Weight of the regional semantic prior, in 0..=1.
     pub rsp: f64,
+    /// Network that makes the picture which is repainted; `None` for Lanczos.
+    pub first: Option<Arc<FirstEnlarger>>,
     /// Captioner of the regions.
     pub captioner: Arc<dyn Captioner>,
+    /// Uses of the engine's controls.
+    pub controls: Vec<ControlUse>,
     /// Source of large-scale colour and tone.
     pub colour_fix: ColourFix,
     /// Only the light of the repaint over the colours of the input.
     pub detail_only: bool,
     /// Share of the repainted picture in the output, in 0..=1; the rest is the resized input. At 0 the model does not run.
     pub blend: f64,
+    /// What is repainted and what is kept; `None` repaints everything.
+    pub mask: Option<Mask>,
     /// Regions per denoiser call; the result does not depend on it.
     pub batch: Option<usize>,
     /// Side of a VAE tile's core in image pixels.
@@ -146,9 +166,20 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Puts what a profile's row sets into these settings ([`profile_row`](super::profile_row)).
+    pub fn start_from(&mut self, row: &ProfileRow) {
+        self.profile = Some(*row);
+        self.denoise = row.denoise.or(self.denoise);
+        self.overlap = row.overlap.or(self.overlap);
+        self.gsp = row.gsp.unwrap_or(self.gsp);
+        self.rap = row.rap.unwrap_or(self.rap);
+        self.rsp = row.rsp.unwrap_or(self.rsp);
+        self.blend = row.blend.unwrap_or(self.blend);
+    }
+
     /// True if the output has anything of the model.
     pub(crate) fn repaints(&self) -> bool {
-        self.blend > 0.0
+        self.blend > 0.0 && self.denoise != Some(Denoise::Steps(0))
     }
 
     /// True if conditions may differ between regions.
@@ -165,26 +196,33 @@ impl Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            profile: None,
             size: SizeSpec::Scale(Defaults::SCALE),
             prompt: String::new(),
             negative_prompt: String::new(),
+            prompt_syntax: PromptSyntax::Plain,
             seed: 0,
             sampler: None,
             eta: None,
             spacing: None,
+            sigmas: None,
             timesteps: None,
             steps: None,
             denoise: None,
             guidance: None,
             overlap: None,
             fusion: Fusion::Feather,
+            tile_jitter: false,
             gsp: Defaults::GSP,
             rap: Defaults::RAP,
             rsp: Defaults::RSP,
+            first: None,
             captioner: Arc::new(Attributes),
+            controls: Vec::new(),
             colour_fix: ColourFix::Wavelet,
             detail_only: false,
             blend: Defaults::BLEND,
+            mask: None,
             batch: None,
             tile: None,
             vae_disk: None,

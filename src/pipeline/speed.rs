@@ -42,17 +42,17 @@ const KEYS: usize = 256;
 pub struct Speed {
     /// Of the denoiser.
     pub denoiser: f64,
-    /// Of the autoencoder.
+    /// Of the autoencoder, and of networks of its kind.
     pub autoencoder: f64,
 }
 
 impl Speed {
     /// Seconds that each stage of a job takes; `None` of captions, which it says nothing of.
     #[must_use]
-    pub fn seconds(&self, outline: &Outline) -> [Option<f64>; 4] {
+    pub fn seconds(&self, outline: &Outline) -> [Option<f64>; 5] {
         outline.work.map(|(stage, work)| match stage {
             Stage::Caption => None,
-            Stage::Encode | Stage::Decode => Some(work / self.autoencoder),
+            Stage::Enlarge | Stage::Encode | Stage::Decode => Some(work / self.autoencoder),
             Stage::Denoise => Some(work / self.denoiser),
         })
     }
@@ -184,12 +184,13 @@ mod tests {
     fn seconds_follow_from_work_and_speed() {
         let work = [
             (Stage::Caption, 4.0),
+            (Stage::Enlarge, 30.0),
             (Stage::Encode, 10.0),
             (Stage::Denoise, 60.0),
             (Stage::Decode, 20.0),
         ];
         let outline = Outline { width: 1, height: 1, regions: 4, steps: 1, work };
         let speed = Speed { denoiser: 30.0, autoencoder: 5.0 };
-        assert_eq!(speed.seconds(&outline), [None, Some(2.0), Some(2.0), Some(4.0)]);
+        assert_eq!(speed.seconds(&outline), [None, Some(6.0), Some(2.0), Some(2.0), Some(4.0)]);
     }
 }

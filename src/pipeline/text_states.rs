@@ -8,21 +8,25 @@ use std::{
 
 use candle_core::Device;
 
-use crate::model::text::TextConditioning;
+use crate::model::text::{Prompt, TextConditioning};
 
 /// Encoded texts of one model, each by itself, in the host's memory. What was asked for longest ago goes first.
 ///
-/// A cache belongs to the runner of one model, whose files its fingerprint tells apart; so the text is the key.
+/// A cache belongs to the runner of one model, whose files its fingerprint tells apart; so the prompt, with its weights, and
+/// the number of its chunks are the key.
 #[derive(Debug, Default)]
 pub struct TextStates(Mutex<States>);
 
 #[derive(Debug, Default)]
 struct States {
-    by_text: HashMap<String, Kept>,
+    by_text: HashMap<Key, Kept>,
     bytes: usize,
     /// number of requests so far
     asked: u64,
 }
+
+/// A prompt and how many chunks it is filled up to.
+type Key = (Prompt, usize);
 
 #[derive(Debug)]
 struct Kept {
@@ -35,58 +39,61 @@ impl TextStates {
     /// Most bytes of all states; those of a text of Stable Diffusion 3 are 5 MB in f32, and of FLUX.2 klein 16 MB.
     pub const BYTES: usize = 64 << 20;
 
-    /// Conditions of texts on `device`, one row each; `encode` makes the row of a text that is not kept, once.
+    /// Conditions of prompts on `device`, one row each, all of as many chunks; `encode` makes the row of a prompt that is not
+    /// kept, once.
     ///
     /// # Errors
     /// Those of `encode`, or of the backend.
     pub fn encode<E: From<candle_core::Error>>(
         &self,
-        texts: &[&str],
+        prompts: &[&Prompt],
+        chunks: usize,
         device: &Device,
-        mut encode: impl FnMut(&str) -> std::result::Result<TextConditioning, E>,
+        mut encode: impl FnMut(&Prompt) -> std::result::Result<TextConditioning, E>,
     ) -> std::result::Result<TextConditioning, E> {
-        let mut rows: HashMap<&str, TextConditioning> = HashMap::new();
-        for &text in texts {
-            if rows.contains_key(text) {
+        let mut rows: HashMap<&Prompt, TextConditioning> = HashMap::new();
+        for &prompt in prompts {
+            if rows.contains_key(prompt) {
                 continue;
             }
-            let row = match self.get(text) {
+            let key = (prompt.clone(), chunks);
+            let row = match self.get(&key) {
                 Some(row) => row.to_device(device)?,
                 None => {
-                    let row = encode(text)?;
-                    self.put(text, row.to_device(&Device::Cpu)?);
+                    let row = encode(prompt)?;
+                    self.put(key, row.to_device(&Device::Cpu)?);
                     row
                 }
             };
-            rows.insert(text, row);
+            rows.insert(prompt, row);
         }
-        let rows: Vec<_> = texts.iter().filter_map(|text| rows.get(text)).collect();
+        let rows: Vec<_> = prompts.iter().filter_map(|prompt| rows.get(prompt)).collect();
         Ok(TextConditioning::cat(&rows)?)
     }
 
-    fn get(&self, text: &str) -> Option<TextConditioning> {
+    fn get(&self, key: &Key) -> Option<TextConditioning> {
         let mut states = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         states.asked += 1;
         let asked = states.asked;
-        let kept = states.by_text.get_mut(text)?;
+        let kept = states.by_text.get_mut(key)?;
         kept.asked = asked;
         Some(kept.row.clone())
     }
 
-    fn put(&self, text: &str, row: TextConditioning) {
-        let bytes = row.bytes() + text.len();
+    fn put(&self, key: Key, row: TextConditioning) {
+        let bytes = row.bytes() + key.0.words().len();
         if bytes > Self::BYTES {
             return;
         }
         let mut states = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         while states.bytes + bytes > Self::BYTES {
             let oldest = states.by_text.iter().min_by_key(|(_, kept)| kept.asked);
-            let Some(oldest) = oldest.map(|(text, _)| text.clone()) else { break };
+            let Some(oldest) = oldest.map(|(key, _)| key.clone()) else { break };
             states.bytes -= states.by_text.remove(&oldest).map_or(0, |kept| kept.bytes);
         }
         let asked = states.asked;
         states.bytes += bytes;
-        let before = states.by_text.insert(text.to_owned(), Kept { row, bytes, asked });
+        let before = states.by_text.insert(key, Kept { row, bytes, asked });
         states.bytes -= before.map_or(0, |kept| kept.bytes);
     }
 }
@@ -98,6 +105,7 @@ mod tests {
     use candle_core::{Result, Tensor};
 
     use super::*;
+    use crate::model::text::PromptSyntax;
 
     /// A row of so many MiB, whose values are the length of the text.
     fn row(text: &str, mib: usize) -> Result<TextConditioning> {
@@ -113,9 +121,11 @@ mod tests {
     fn a_text_is_encoded_once_over_jobs_and_the_oldest_goes_where_room_is_short() {
         let (states, encoded) = (TextStates::default(), RefCell::new(Vec::new()));
         let ask = |texts: &[&str]| {
-            let made = states.encode(texts, &Device::Cpu, |text| {
-                encoded.borrow_mut().push(text.to_owned());
-                row(text, 24)
+            let prompts: Vec<_> = texts.iter().map(|text| Prompt::plain(text)).collect();
+            let prompts: Vec<_> = prompts.iter().collect();
+            let made = states.encode(&prompts, 1, &Device::Cpu, |prompt| {
+                encoded.borrow_mut().push(prompt.words());
+                row(&prompt.words(), 24)
             });
             let made = made.unwrap();
             assert_eq!(made.lengths, Some(texts.iter().map(|text| text.len()).collect::<Vec<_>>()));
@@ -136,5 +146,24 @@ mod tests {
         assert_eq!(ask(&["bb"]), ["bb"]);
         // More than there is room for, all at once.
         assert_eq!(ask(&["1", "22", "333", "4444"]).len(), 4);
+    }
+    #[test]
+    fn weights_and_chunks_are_of_the_key() {
+        let (states, encoded) = (TextStates::default(), RefCell::new(0));
+        let ask = |text: &str, chunks: usize| {
+            let prompt = Prompt::parse(PromptSyntax::Weighted, text).unwrap();
+            let made = states.encode(&[&prompt], chunks, &Device::Cpu, |_| {
+                *encoded.borrow_mut() += 1;
+                row("a", 1)
+            });
+            made.unwrap();
+            encoded.take()
+        };
+        assert_eq!(ask("a cat", 1), 1);
+        for (text, chunks) in [("a (cat)", 1), ("a (cat:1.2)", 1), ("a cat", 2), ("a BREAK cat", 2)]
+        {
+            assert_eq!((ask(text, chunks), ask(text, chunks)), (1, 0), "{text}");
+        }
+        assert_eq!(ask("a cat", 1), 0);
     }
 }

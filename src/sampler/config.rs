@@ -12,6 +12,7 @@ use serde::Deserialize;
 use super::error::SamplerError;
 use super::flow_settings::{FlowSettings, SizeCurve, TimeShift};
 use super::level::NoiseProcess;
+use super::sigma_choice::SigmaChoice;
 use crate::ranges;
 
 /// Shape of β over the training timesteps.
@@ -341,6 +342,19 @@ impl SchedulerConfig {
     pub fn of_measured_shift(self) -> Self {
         let even = self.of_even_sigmas();
         Self { flow: FlowSettings { size_curve: SizeCurve::Measured, ..even.flow }, ..even }
+    }
+
+    /// The config with these noise levels in the place of those that it asks for.
+    #[must_use]
+    pub fn with_sigmas(self, choice: SigmaChoice) -> Self {
+        let is = |wanted| Some(choice == wanted);
+        Self {
+            use_karras_sigmas: is(SigmaChoice::Karras),
+            use_exponential_sigmas: is(SigmaChoice::Exponential),
+            use_beta_sigmas: is(SigmaChoice::Beta),
+            use_lu_lambdas: Some(false),
+            ..self
+        }
     }
 
     /// The noise process of the model's training: betas, at timesteps that index them, or flow matching. Models of EDM

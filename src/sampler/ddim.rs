@@ -26,6 +26,7 @@ pub(super) const DESCRIPTOR: Descriptor = Descriptor {
     process: NoiseProcess::VariancePreserving,
     default_eta: Some(Ddim::DEFAULT_ETA),
     has_spacing: true,
+    has_sigmas: false,
     is_asked_by: any_config,
     left_out: none_left_out,
     build: |config, eta| Ok(Box::new(Ddim::new(eta)?.with_clipping(config))),

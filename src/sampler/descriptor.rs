@@ -23,6 +23,8 @@ pub(super) struct Descriptor {
     pub default_eta: Option<f64>,
     /// `true` if the config's timestep spacing is used.
     pub has_spacing: bool,
+    /// `true` if it walks through noise levels that may be others than the training's.
+    pub has_sigmas: bool,
     /// `true` if this is the sampler that a config of `class` means: one class may be several samplers.
     pub is_asked_by: fn(&SchedulerConfig) -> bool,
     /// The first setting of a config of `class` that the sampler runs without, if there is one.

@@ -21,6 +21,7 @@ pub(super) const DESCRIPTOR: Descriptor = Descriptor {
     process: NoiseProcess::VariancePreserving,
     default_eta: None,
     has_spacing: true,
+    has_sigmas: true,
     is_asked_by: |config| !wants_noise(config),
     left_out: |config| {
         let algorithm = config.algorithm_type.as_deref().unwrap_or("dpmsolver++");

@@ -21,6 +21,7 @@ pub(super) const DESCRIPTOR: Descriptor = Descriptor {
     process: NoiseProcess::VariancePreserving,
     default_eta: None,
     has_spacing: true,
+    has_sigmas: true,
     is_asked_by: wants_noise,
     left_out: |config| {
         first_wanted([

@@ -22,6 +22,7 @@ pub(super) const DESCRIPTOR: Descriptor = Descriptor {
     process: NoiseProcess::VariancePreserving,
     default_eta: None,
     has_spacing: false,
+    has_sigmas: true,
     is_asked_by: any_config,
     left_out: |config| {
         let algorithm = config.algorithm_type.as_deref().unwrap_or("dpmsolver++");

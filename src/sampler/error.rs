@@ -113,6 +113,16 @@ pub enum SamplerError {
         /// The names of those that have one.
         known: String,
     },
+    /// Noise levels for a sampler that goes from timestep to timestep.
+    #[error("the sampler {sampler} has no {sigmas} sigmas: {known} have")]
+    SigmasUnused {
+        /// The sampler's name.
+        sampler: &'static str,
+        /// The name of the noise levels.
+        sigmas: &'static str,
+        /// The names of those that have them.
+        known: String,
+    },
     /// A timestep beyond the training schedule.
     #[error("timestep {t} is outside the schedule, which has timesteps 0 to {max}")]
     TimestepRange {
@@ -174,6 +184,7 @@ impl SamplerError {
                 | Self::Strength { .. }
                 | Self::Eta { .. }
                 | Self::EtaUnused { .. }
+                | Self::SigmasUnused { .. }
                 | Self::WrongProcess { .. }
         )
     }

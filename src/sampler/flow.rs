@@ -8,7 +8,8 @@ use super::{
     error::SamplerError,
     flow_settings::{FlowSettings, SizeCurve, TimeShift},
     level::Level,
-    sigmas::Sigmas,
+    sigma_choice::SigmaChoice,
+    sigmas::{SigmaSpread, Sigmas},
 };
 
 /// Factors that a shift by the picture's size may have.
@@ -57,6 +58,11 @@ impl FlowSigmas {
     /// The same for pictures of this many tokens.
     pub fn set_tokens(&mut self, tokens: usize) {
         self.tokens = Some(tokens);
+    }
+
+    /// The same with these noise levels.
+    pub fn set_sigmas(&mut self, choice: SigmaChoice) {
+        self.sigmas.spread = SigmaSpread::of(choice);
     }
 
     /// T, the number that stands for σ = 1.

@@ -20,6 +20,7 @@ pub(super) const DESCRIPTOR: Descriptor = Descriptor {
     process: NoiseProcess::FlowMatching,
     default_eta: None,
     has_spacing: false,
+    has_sigmas: true,
     is_asked_by: any_config,
     left_out: none_left_out,
     build: |config, _| Ok(Box::new(FlowEuler::new(config))),

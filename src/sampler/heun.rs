@@ -22,6 +22,7 @@ pub(super) const DESCRIPTOR: Descriptor = Descriptor {
     process: NoiseProcess::VariancePreserving,
     default_eta: None,
     has_spacing: true,
+    has_sigmas: true,
     is_asked_by: any_config,
     left_out: none_left_out,
     build: |config, _| Ok(Box::new(Heun::new(config)?)),

@@ -6,8 +6,8 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 
 use super::{
     config::SchedulerConfig, ddim, descriptor::Descriptor, dpmpp_2m, dpmpp_2m_sde, dpmpp_2s,
-    dpmpp_sde, error::SamplerError, euler, euler_ancestral, flow_euler, heun, interface::Sampler,
-    lcm, level::NoiseProcess, tcd, unipc,
+    dpmpp_3m_sde, dpmpp_sde, error::SamplerError, euler, euler_ancestral, flow_euler, heun,
+    interface::Sampler, lcm, level::NoiseProcess, sigma_choice::SigmaChoice, tcd, unipc,
 };
 
 /// Defines [`SamplerKind`] from a table of the samplers: a name for the code, and the file of each.
@@ -52,6 +52,9 @@ samplers! {
     Dpmpp2mSde: dpmpp_2m_sde,
     /// The second-order singlestep solver DPM-Solver++ (Lu et al. 2022): [`super::Dpmpp2s`].
     Dpmpp2s: dpmpp_2s,
+    /// The third-order multistep solver DPM-Solver++ on the stochastic equation (Crowson's k-diffusion):
+    /// [`super::Dpmpp3mSde`].
+    Dpmpp3mSde: dpmpp_3m_sde,
     /// DPM-Solver++ on the stochastic equation, two predictions for each step: [`super::DpmppSde`].
     DpmppSde: dpmpp_sde,
     /// The predictor-corrector UniPC (Zhao et al. 2023): [`super::UniPc`].
@@ -155,6 +158,26 @@ impl SamplerKind {
     }
 }
 
+impl SamplerKind {
+    /// `true` if it walks through noise levels that may be others than the training's.
+    #[must_use]
+    pub fn has_sigmas(self) -> bool {
+        self.descriptor().has_sigmas
+    }
+
+    /// Refuses noise levels that the sampler cannot walk through.
+    ///
+    /// # Errors
+    /// [`SamplerError::SigmasUnused`].
+    pub fn check_sigmas(self, choice: SigmaChoice) -> Result<(), SamplerError> {
+        if self.has_sigmas() || choice == SigmaChoice::Simple {
+            return Ok(());
+        }
+        let known = Self::names(|kind| kind.has_sigmas(), ", ");
+        Err(SamplerError::SigmasUnused { sampler: self.name(), sigmas: choice.name(), known })
+    }
+}
+
 impl SchedulerConfig {
     /// The sampler that the config names, or one in its place ([`SamplerKind::from_class_name`]), with a note where
     /// it leaves out a setting. A caller whose user chose a sampler need not ask: the schedule of betas is the same
@@ -238,7 +261,7 @@ mod tests {
         let error = SamplerKind::from_class_name("EDMEulerScheduler").unwrap_err();
         let error = error.to_string();
         assert!(error.contains("\"EDMEulerScheduler\""), "{error}");
-        assert!(error.contains("(ddim, tcd, euler, euler-a, heun, lcm, dpmpp-2m, dpmpp-2m-sde, dpmpp-2s, dpmpp-sde, unipc, flow-euler)"), "{error}");
+        assert!(error.contains("(ddim, tcd, euler, euler-a, heun, lcm, dpmpp-2m, dpmpp-2m-sde, dpmpp-2s, dpmpp-3m-sde, dpmpp-sde, unipc, flow-euler)"), "{error}");
     }
 
     #[test]
@@ -256,13 +279,31 @@ mod tests {
     }
 
     #[test]
+    fn samplers_that_walk_by_timestep_refuse_other_noise_levels_by_name() {
+        for kind in SamplerKind::ALL {
+            assert!(kind.check_sigmas(SigmaChoice::Simple).is_ok());
+            let by_timestep = [SamplerKind::Ddim, SamplerKind::Tcd, SamplerKind::Lcm];
+            for choice in [SigmaChoice::Karras, SigmaChoice::Exponential, SigmaChoice::Beta] {
+                let checked = kind.check_sigmas(choice);
+                assert_eq!(checked.is_err(), by_timestep.contains(&kind), "{kind}");
+                let Err(error) = checked else { continue };
+                assert!(error.is_wrong_choice());
+                let error = error.to_string();
+                let begins = format!("the sampler {kind} has no {} sigmas: ", choice.name());
+                assert!(error.starts_with(&begins) && error.contains("dpmpp-2m"), "{error}");
+            }
+        }
+        assert!("normal".parse::<SigmaChoice>().unwrap_err().to_string().contains("karras"));
+    }
+
+    #[test]
     fn a_sampler_for_another_noise_process_is_refused_with_those_that_would_do() {
         for (class, kind, known) in [
             ("FlowMatchEulerDiscreteScheduler", SamplerKind::Ddim, "flow-euler"),
             (
                 "DDIMScheduler",
                 SamplerKind::FlowEuler,
-                "ddim or tcd or euler or euler-a or heun or lcm or dpmpp-2m or dpmpp-2m-sde or dpmpp-2s or dpmpp-sde or unipc",
+                "ddim or tcd or euler or euler-a or heun or lcm or dpmpp-2m or dpmpp-2m-sde or dpmpp-2s or dpmpp-3m-sde or dpmpp-sde or unipc",
             ),
         ] {
             let text = format!(r#"{{"_class_name": "{class}"}}"#);

@@ -11,6 +11,7 @@ use super::config::{BetaSchedule, PredictionType, SchedulerConfig, TimestepSpaci
 use super::error::{SamplerError, check_len};
 use super::flow::FlowSigmas;
 use super::level::{Level, NoiseProcess};
+use super::sigma_choice::SigmaChoice;
 use super::step::{PredictionForm, Step};
 
 /// Values per parallel piece: small enough for the cache, large enough not to feel the hand-over.
@@ -63,6 +64,15 @@ impl Schedule {
     #[must_use]
     pub fn with_spacing(mut self, spacing: TimestepSpacing) -> Self {
         self.spacing = spacing;
+        self
+    }
+
+    /// The same schedule with other noise levels in the steps of flow matching; with betas, the samplers choose them.
+    #[must_use]
+    pub fn with_sigmas(mut self, choice: SigmaChoice) -> Self {
+        if let Training::Flow(flow) = &mut self.training {
+            flow.set_sigmas(choice);
+        }
         self
     }
 

@@ -2,7 +2,7 @@
 //! config asks for (diffusers' `_convert_to_karras` and its siblings in `scheduling_euler_discrete.py` and
 //! `scheduling_dpmsolver_multistep.py`).
 
-use super::{config::SchedulerConfig, error::SamplerError};
+use super::{config::SchedulerConfig, error::SamplerError, sigma_choice::SigmaChoice};
 
 /// A spread of noise levels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +15,18 @@ pub(super) enum SigmaSpread {
     Beta,
     /// Evenly in λ = −ln σ (Lu et al. 2022).
     Lu,
+}
+
+impl SigmaSpread {
+    /// The spread that a choice means; none are the levels of the timesteps.
+    pub(super) fn of(choice: SigmaChoice) -> Option<Self> {
+        match choice {
+            SigmaChoice::Simple => None,
+            SigmaChoice::Karras => Some(Self::Karras),
+            SigmaChoice::Exponential => Some(Self::Exponential),
+            SigmaChoice::Beta => Some(Self::Beta),
+        }
+    }
 }
 
 /// Where the levels of a solver come from.

@@ -19,6 +19,7 @@ pub(super) const DESCRIPTOR: Descriptor = Descriptor {
     process: NoiseProcess::VariancePreserving,
     default_eta: Some(Tcd::DEFAULT_ETA),
     has_spacing: false,
+    has_sigmas: false,
     // The reference's step does not look at `clip_sample` and `thresholding`, though its class has them.
     is_asked_by: any_config,
     left_out: none_left_out,

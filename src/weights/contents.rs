@@ -23,6 +23,8 @@ pub enum FileContents {
     TextEncoder,
     /// a T5 text encoder
     T5,
+    /// a Qwen3 text encoder
+    Qwen3,
     /// none of these
     Unknown,
 }
@@ -37,7 +39,7 @@ impl fmt::Display for FileContents {
                 );
             }
             Self::Lora => "a LoRA, not a model; use it on top of a model",
-            Self::ControlNet => "a ControlNet, not a model: not supported",
+            Self::ControlNet => "a ControlNet, not a model; use it beside a model",
             Self::Vae => "a VAE alone; use it as the VAE of a whole model",
             Self::TinyVae => {
                 "an AutoencoderTiny alone; give its folder with config.json as the VAE of a whole model"
@@ -45,6 +47,7 @@ impl fmt::Display for FileContents {
             Self::Transformer => "a diffusion transformer of a family that is not supported",
             Self::TextEncoder => "a text encoder alone, not a model",
             Self::T5 => "a T5 text encoder alone, not a model",
+            Self::Qwen3 => "a Qwen3 text encoder alone, not a model",
             Self::Unknown => {
                 "no model of a family that is supported: it has no UNet and no transformer"
             }

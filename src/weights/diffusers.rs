@@ -92,7 +92,7 @@ impl ModelForm for DiffusersFolder {
     fn check_part(&self, part: Part) -> Result<(), WeightsError> {
         self.part(part).check()?;
         match part {
-            Part::Denoiser | Part::Vae => Ok(()),
+            Part::Denoiser | Part::Vae | Part::Control => Ok(()),
             Part::TextEncoder(_) => tokenizer_files::check(&self.source, &tokenizer_folder(part)),
         }
     }

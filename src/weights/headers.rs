@@ -23,6 +23,19 @@ pub struct Footprint {
     pub embedded: usize,
 }
 
+impl Footprint {
+    /// Both of them, the other one loaded after this one.
+    #[must_use]
+    pub fn with(self, other: Self) -> Self {
+        Self {
+            kept: self.kept + other.kept,
+            loading: self.loading.max(self.kept + other.loading),
+            mapped: self.mapped + other.mapped,
+            embedded: self.embedded + other.embedded,
+        }
+    }
+}
+
 /// The weights of one part, without their values; each one that is asked for is added to a
 /// [`Footprint`].
 pub(super) struct Headers {

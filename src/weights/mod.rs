@@ -9,9 +9,12 @@
 
 mod clip_vocabulary;
 mod contents;
+mod control;
 mod diffusers;
 #[cfg(feature = "embedded-model")]
 mod embedded;
+mod embedding;
+mod enlarger;
 mod error;
 mod families;
 mod file_kind;
@@ -33,6 +36,7 @@ mod part_file;
 mod part_folder;
 mod quantize;
 mod quoted;
+mod qwen_vocabulary;
 mod read_options;
 pub mod registry;
 mod replace;
@@ -48,6 +52,7 @@ mod tokenizer_files;
 mod weights_file;
 
 pub use contents::FileContents;
+pub use enlarger::EnlargerFiles;
 pub use error::WeightsError;
 #[cfg(feature = "mistralrs")]
 pub(crate) use fingerprint::folder_fingerprint;
@@ -55,7 +60,7 @@ pub use gguf::Summary;
 pub use headers::Footprint;
 pub use lazy::Lazy;
 pub use llava::LlavaFiles;
-pub use lora::LoraError;
+pub use lora::{LoraError, LoraScale};
 pub use model::{Component, ModelFiles};
 pub use part::Part;
 pub use quantize::QuantType;

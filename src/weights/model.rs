@@ -5,16 +5,18 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
 
+use super::control::ControlFiles;
 use super::diffusers::DiffusersFolder;
+use super::embedding::{self, Embedding};
 use super::families::autoencoder_kl;
 use super::form::ModelForm;
 use super::gguf::{self, Summary, model::GgufModel};
 use super::headers::Footprint;
 use super::kept::{Keeping, KeptWeights};
-use super::lora::{self, Adapted, Index, Lora};
+use super::lora::{self, Adapted, Index, Lora, LoraScale};
 use super::part::{Part, PartConfig, with_class};
 use super::quantize::Rules;
 use super::read_options::ReadOptions;
@@ -22,9 +24,10 @@ use super::replace::Replaced;
 use super::single_file::SingleFile;
 use super::source::in_hub_cache;
 use super::text_encoder::WithTextEncoder;
-use super::{ModelSource, QuantType, WeightsError};
+use super::{ModelSource, QuantType, WeightsError, tensors::TensorMap};
 use crate::backend::{MatmulPrecision, Params};
-use crate::model::denoiser::Denoiser;
+use crate::model::denoiser::{Control, Denoiser};
+use crate::model::text::clip::ClipTextConfig;
 use crate::model::text::{
     TextArrangement, TextConditioner, TextEncoder, TextError, TextPart, TextTokenizer,
     TokenizerFiles,
@@ -36,6 +39,10 @@ use crate::model::vae::Vae;
 pub struct ModelFiles {
     form: Arc<dyn ModelForm>,
     loras: Vec<Lora>,
+    embeddings: Vec<Embedding>,
+    /// lines for the user about files of embeddings
+    embedding_notes: Vec<String>,
+    controls: Vec<ControlFiles>,
     options: ReadOptions,
     /// matmul precision of the denoiser on the CPU
     precision: MatmulPrecision,
@@ -74,6 +81,9 @@ impl ModelFiles {
         Ok(Self {
             form,
             loras: Vec::new(),
+            embeddings: Vec::new(),
+            embedding_notes: Vec::new(),
+            controls: Vec::new(),
             options: ReadOptions::new(paths),
             precision: MatmulPrecision::F32,
         })
@@ -98,26 +108,32 @@ impl ModelFiles {
         Ok(Self { form: Arc::new(Replaced::denoiser(self.form, path)?), ..self })
     }
 
-    /// Model with another T5 text encoder, or with one where it had none: from a folder with its `config.json`, from a
-    /// whole model in a folder or file, or from a file of its own with transformers' or llama.cpp's names. A file has its
-    /// vocabulary in itself (GGUF) or beside it (`tokenizer.json`, `spiece.model`).
+    /// Model with another large text encoder (T5 of PixArt and Stable Diffusion 3, Qwen3 of Z-Image), or with one where it
+    /// had none: from a folder with its `config.json`, from a whole model in a folder or file, or from a file of its own with
+    /// transformers' or llama.cpp's names. A file has its vocabulary in itself (GGUF) or beside it (`tokenizer.json`,
+    /// T5's `spiece.model`).
     ///
     /// # Errors
-    /// A model that takes no T5, no T5 there, or one that is not supported.
+    /// A model that takes no such encoder, none of its kind there, or one that is not supported.
     pub fn with_text_encoder(mut self, path: &Path) -> Result<Self, WeightsError> {
         self.options.paths.push(path.to_owned());
         Ok(Self { form: Arc::new(WithTextEncoder::new(self.form, path)?), ..self })
     }
 
-    /// Model with the changes of a LoRA (`scale` 1 as it was trained, 0 not at all; any finite number), in
-    /// addition to those it has. `path` is a safetensors file in kohya's, peft's or one of diffusers'
-    /// namings, or the folder in which diffusers or peft saved one. Weights change as they are read: summed
-    /// in f32 over all LoRAs, then rounded once to the precision or format in which they are kept.
+    /// Model with the changes of a LoRA or one of its relatives (`scale` 1 as it was trained, 0 not at all; any finite
+    /// number, or a [`LoraScale`] with weights of blocks), after those it has. `path` is a safetensors file in kohya's,
+    /// LyCORIS', peft's or one of diffusers' namings, or the folder in which diffusers or peft saved one. Weights change
+    /// as they are read: in f32, one LoRA after the other, then rounded once to the precision or format in which they
+    /// are kept.
     ///
     /// # Errors
-    /// A file that cannot be read or is no plain LoRA, one made for another model family, or matrices
-    /// that do not fit the weights they are named after.
-    pub fn with_lora(mut self, path: &Path, scale: f64) -> Result<Self, WeightsError> {
+    /// A file that cannot be read or is of a kind that is not supported, one made for another model family, matrices
+    /// that do not fit the weights they are named after, or weights of blocks that the model has not.
+    pub fn with_lora(
+        mut self,
+        path: &Path,
+        scale: impl Into<LoraScale>,
+    ) -> Result<Self, WeightsError> {
         let mut parts = Vec::new();
         for part in [Part::Denoiser].into_iter().chain(self.form.text_encoders()?) {
             parts.push((part, self.form.tensors(part, DType::F32)?));
@@ -126,21 +142,114 @@ impl ModelFiles {
         let names = family.denoiser_names(&self.form.config(Part::Denoiser)?)?;
         let index = Index::new(&parts, &names, family.lora());
         let path = lora::file_of(path);
-        self.loras.push(Lora::open(&path, scale, &index, family)?);
+        self.loras.push(Lora::open(&path, scale.into(), &index, family)?);
+        // What it says of the scale changes the weights, too.
+        self.options.paths.extend(lora::config_of(&path));
         self.options.paths.push(path);
         Ok(self)
     }
 
+    /// Model whose prompts know a word more, which stands for the vectors in a file (textual inversion): `name`, or else the
+    /// file's, by itself or as `<name>`. `path` is a safetensors file in A1111's form (`emb_params`), in diffusers' (one
+    /// tensor, whose key is a word too) or with `clip_l` and `clip_g` for SDXL; or a folder, of which all files are taken that
+    /// are made for this model.
+    ///
+    /// # Errors
+    /// A file that is no embedding or is made for another model, a name that is taken, or a model that reads texts with others than
+    /// CLIP.
+    pub fn with_embedding(mut self, path: &Path, name: Option<&str>) -> Result<Self, WeightsError> {
+        let fail = |reason: &str| {
+            let file = path.display().to_string();
+            Err(WeightsError::Contents { file, reason: reason.to_owned() })
+        };
+        if self.arrangement()? != TextArrangement::Clip {
+            return fail(
+                "embeddings are for models that read texts with CLIP alone (Stable Diffusion 1 and 2, SDXL)",
+            );
+        }
+        if path.is_dir() && name.is_some() {
+            return fail("a folder has no name: each of its files has its own");
+        }
+        let mut encoders = Vec::new();
+        for part in self.form.text_encoders()? {
+            let PartConfig { config, file, .. } = self.form.config(part)?;
+            let config = ClipTextConfig::from_json(&config)
+                .map_err(|error| WeightsError::from_text(error, &file))?;
+            encoders.push((part, config.hidden_size));
+        }
+        let files = embedding::files_at(path)?;
+        let (all, mut others) = (files.len(), Vec::new());
+        for file in files {
+            match Embedding::open(&file, name, &encoders) {
+                Ok(embedding) => self.add_embedding(&file, embedding)?,
+                Err(error) if path.is_dir() => others.push(error.to_string()),
+                Err(error) => return Err(error),
+            }
+        }
+        if let Some(first) = others.first() {
+            if others.len() == all {
+                return fail(&format!(
+                    "none of its files is an embedding for this model ({first})"
+                ));
+            }
+            self.embedding_notes.push(format!(
+                "{}: {} of {all} files are not for this model and are left out ({first})",
+                path.display(),
+                others.len()
+            ));
+        }
+        Ok(self)
+    }
+
+    fn add_embedding(&mut self, file: &Path, embedding: Embedding) -> Result<(), WeightsError> {
+        let lower = |name: &String| name.to_lowercase();
+        let mut known = self.embeddings.iter().flat_map(|other| &other.name.names).map(lower);
+        let names: Vec<_> = embedding.name.names.iter().map(lower).collect();
+        if let Some(taken) = known.find(|known| names.contains(known)) {
+            return Err(WeightsError::Contents {
+                file: file.display().to_string(),
+                reason: format!(
+                    "another embedding is named `{taken}`: name one as in --embedding NAME=FILE"
+                ),
+            });
+        }
+        self.embeddings.push(embedding);
+        self.options.paths.push(file.to_owned());
+        Ok(())
+    }
+
+    /// Names of the embeddings, in the order in which they were given.
+    pub fn embeddings(&self) -> impl Iterator<Item = &str> {
+        self.embeddings.iter().filter_map(|one| one.name.names.first()).map(String::as_str)
+    }
+
+    /// Model with a control beside its denoiser, after those that it has: a ControlNet in a folder with its `config.json`,
+    /// or in a file of its own, with diffusers' names or those of the code that trained it. `name` is what users and
+    /// metadata see.
+    ///
+    /// # Errors
+    /// No ControlNet there, or one that is not supported. Whether it was made for this model, building both tells.
+    pub fn with_control(mut self, path: &Path, name: String) -> Result<Self, WeightsError> {
+        self.options.paths.push(path.to_owned());
+        self.controls.push(ControlFiles::open(&*self.form, path, name)?);
+        Ok(self)
+    }
+
+    /// Names of the controls, in the order in which they were given.
+    pub fn controls(&self) -> impl Iterator<Item = &str> {
+        self.controls.iter().map(ControlFiles::name)
+    }
+
     /// LoRAs in the order in which they were given: the file's name without its folder, and the scale.
-    pub fn loras(&self) -> impl Iterator<Item = (&str, f64)> {
-        self.loras.iter().map(|lora| (lora.name.as_str(), lora.scale))
+    pub fn loras(&self) -> impl Iterator<Item = (&str, &LoraScale)> {
+        self.loras.iter().map(|lora| (lora.name.as_str(), &lora.scale))
     }
 
     /// Digest that changes when any file of the model does, or how it is put together. Reads no weights: files
     /// are told apart by place, length and time of change.
     #[must_use]
     pub(crate) fn fingerprint(&self) -> String {
-        self.options.fingerprint(self.loras.iter().map(|lora| lora.scale))
+        self.options.fingerprint(self.loras.iter().flat_map(|lora| lora.scale.numbers()))
     }
 
     /// Lines that the user should read though the model can be used: tensors that nothing uses, what had to be
@@ -148,7 +257,10 @@ impl ModelFiles {
     #[must_use]
     pub fn notes(&self) -> Vec<String> {
         let of_loras = self.loras.iter().flat_map(|lora| lora.notes.clone());
-        self.form.notes().into_iter().chain(of_loras).collect()
+        let of_embeddings = self.embedding_notes.iter().cloned();
+        let of_controls = self.controls.iter().filter_map(ControlFiles::note);
+        let of_parts = of_loras.chain(of_embeddings).chain(of_controls);
+        self.form.notes().into_iter().chain(of_parts).collect()
     }
 
     /// Same model with its weights rounded to this type as they are read: the same, to the bit, as if
@@ -250,7 +362,7 @@ impl ModelFiles {
         let PartConfig { class, config, file: config_file } = self.form.config(part)?;
         let weights = self.weights(part, dtype)?;
         let precision = match part {
-            Part::Denoiser => self.precision,
+            Part::Denoiser | Part::Control => self.precision,
             Part::Vae | Part::TextEncoder(_) => MatmulPrecision::F32,
         };
         let params = self.options.params(weights, dtype, device, precision);
@@ -277,21 +389,31 @@ impl ModelFiles {
     pub(crate) fn find_non_finite(&self) -> Option<String> {
         let mut parts = self.form.parts().unwrap_or_default().into_iter();
         let in_part = |part| self.form.tensors(part, DType::F32).ok()?.find_non_finite();
-        parts.find_map(in_part).or_else(|| self.loras.iter().find_map(Lora::find_non_finite))
+        let of_control =
+            |control: &ControlFiles| control.tensors(DType::F32).ok()?.find_non_finite();
+        parts
+            .find_map(in_part)
+            .or_else(|| self.loras.iter().find_map(Lora::find_non_finite))
+            .or_else(|| self.controls.iter().find_map(of_control))
     }
 
     /// Weights of a part with the changes of all LoRAs, to be kept as the options say.
     fn weights(&self, part: Part, dtype: DType) -> Result<KeptWeights, WeightsError> {
         let stored = Arc::new(self.form.tensors(part, dtype)?);
-        let changes: Vec<_> = self.loras.iter().filter_map(|lora| lora.deltas(part)).collect();
+        let changes: Vec<_> = self.loras.iter().filter_map(|lora| lora.changes(part)).collect();
         let adapted = (!changes.is_empty()).then(|| Adapted::new(stored.clone(), changes));
+        Ok(self.kept(part, stored, adapted))
+    }
+
+    /// Weights of a part, to be kept as the options say.
+    fn kept(&self, part: Part, stored: Arc<TensorMap>, adapted: Option<Adapted>) -> KeptWeights {
         let as_stored = stored.count() > self.options.keep_above;
         let rules = self.options.quantized.map(|quant| Rules::Part {
             part,
             family: self.form.family(),
             quant,
         });
-        Ok(KeptWeights::new(stored, adapted, Keeping { as_stored, rules }))
+        KeptWeights::new(stored, adapted, Keeping { as_stored, rules })
     }
 
     /// Denoiser in `dtype`.
@@ -302,6 +424,24 @@ impl ModelFiles {
         let Component { class, config, config_file, params } =
             self.component(Part::Denoiser, device, dtype)?;
         Ok(Denoiser::load(&class, &config, &config_file, &params)?)
+    }
+
+    /// Controls in `dtype`, in the order in which they were given.
+    ///
+    /// # Errors
+    /// As [`component`](Self::component), or a class or configuration that is not supported.
+    pub fn load_controls(
+        &self,
+        device: &Device,
+        dtype: DType,
+    ) -> Result<Vec<Control>, WeightsError> {
+        let load = |files: &ControlFiles| {
+            let PartConfig { class, config, file } = files.config()?;
+            let weights = self.kept(Part::Control, Arc::new(files.tensors(dtype)?), None);
+            let params = self.options.params(weights, dtype, device, self.precision);
+            Ok(Control::load(&class, &config, &file, &params)?)
+        };
+        self.controls.iter().map(load).collect()
     }
 
     /// Autoencoder in `dtype`; in f32 where `dtype` is f16 and the configuration does not say that its weights
@@ -327,11 +467,11 @@ impl ModelFiles {
     /// As [`component`](Self::component), or a configuration or tokenizer that is not supported.
     pub fn text(&self, device: &Device, dtype: DType) -> Result<TextConditioner, WeightsError> {
         let (mut parts, arrangement) = (Vec::new(), self.arrangement()?);
-        for part in self.form.text_encoders()? {
+        for (index, part) in self.form.text_encoders()?.into_iter().enumerate() {
             let tokenizer = self.tokenizer(part)?;
             let Component { class, config, config_file, params } =
                 self.component(part, device, dtype)?;
-            let encoder = TextEncoder::load(&class, &config, arrangement.layers(), &params)
+            let mut encoder = TextEncoder::load(&class, &config, arrangement.layers(), &params)
                 .map_err(|error| match error {
                     // The index names the class.
                     TextError::Class { .. } => WeightsError::Config {
@@ -340,6 +480,13 @@ impl ModelFiles {
                     },
                     error => WeightsError::from_text(error, &config_file),
                 })?;
+            let of_embeddings = self.embeddings.iter().filter_map(|one| one.vectors.get(index));
+            let vectors: Vec<_> = of_embeddings.collect();
+            if !vectors.is_empty() {
+                encoder = encoder
+                    .with_vectors(&Tensor::cat(&vectors, 0)?)
+                    .map_err(|error| WeightsError::from_text(error, &config_file))?;
+            }
             parts.push(TextPart { tokenizer, encoder });
         }
         TextConditioner::new(parts, arrangement)
@@ -354,6 +501,7 @@ impl ModelFiles {
 
     fn tokenizer(&self, encoder: Part) -> Result<TextTokenizer, WeightsError> {
         let bytes = self.form.tokenizer(encoder)?;
+        let names: Vec<_> = self.embeddings.iter().map(|one| one.name.clone()).collect();
         TextTokenizer::from_files(&TokenizerFiles {
             vocab_json: bytes.vocab_json.as_deref(),
             merges_txt: bytes.merges_txt.as_deref(),
@@ -362,6 +510,7 @@ impl ModelFiles {
             tokenizer_config_json: bytes.tokenizer_config_json.as_deref(),
             special_tokens_map_json: bytes.special_tokens_map_json.as_deref(),
         })
+        .and_then(|tokenizer| tokenizer.with_embeddings(&names))
         .map_err(|error| WeightsError::from_text(error, &bytes.place))
     }
 }

@@ -13,6 +13,8 @@ pub enum Part {
     Vae,
     /// The text encoder of this index, counted from 0 in the order of their conditioning.
     TextEncoder(usize),
+    /// A control beside the denoiser (a ControlNet).
+    Control,
 }
 
 /// Configuration of one part.

@@ -84,7 +84,7 @@ impl PartFolder {
     /// one, else any; each whole or as the shards that an index lists.
     fn weight_files(&self, dtype: DType) -> Result<Vec<String>, WeightsError> {
         let stem = match self.part {
-            Part::Denoiser | Part::Vae => "diffusion_pytorch_model",
+            Part::Denoiser | Part::Vae | Part::Control => "diffusion_pytorch_model",
             Part::TextEncoder(_) => "model",
         };
         let preferred = match dtype {
@@ -108,7 +108,7 @@ impl PartFolder {
         }
         // Some savers give safetensors the name of a pickle.
         let pickle = self.file(match self.part {
-            Part::Denoiser | Part::Vae => "diffusion_pytorch_model.bin",
+            Part::Denoiser | Part::Vae | Part::Control => "diffusion_pytorch_model.bin",
             Part::TextEncoder(_) => "pytorch_model.bin",
         });
         if self.source.path().and_then(|path| FileKind::of_file(&path.join(&pickle)))

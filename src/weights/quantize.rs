@@ -110,19 +110,26 @@ impl Rules {
             return if shape.len() < 2 { GgmlDType::F32 } else { GgmlDType::F16 };
         };
         let is_sensitive = match part {
-            Part::Denoiser => family.is_sensitive(name),
+            Part::Denoiser | Part::Control => family.is_sensitive(name) || is_of_union(name),
             _ => clip::SENSITIVE.iter().chain([&t5::SENSITIVE]).any(|piece| name.contains(piece)),
         };
         if is_sensitive {
             return GgmlDType::F16;
         }
         let wanted = match (part, quant) {
-            (Part::Denoiser, quant) => quant.format(),
+            (Part::Denoiser | Part::Control, quant) => quant.format(),
             (_, QuantType::F16) => GgmlDType::F16,
             _ => GgmlDType::Q8_0,
         };
         in_whole_blocks(wanted, input)
     }
+}
+
+/// `true` for what a union of ControlNets has besides: layers on one vector for the whole picture, and a table.
+fn is_of_union(name: &str) -> bool {
+    const STARTS: [&str; 4] =
+        ["task_embedding", "transformer_layes.", "spatial_ch_projs.", "control_add_embedding."];
+    STARTS.iter().any(|start| name.starts_with(start))
 }
 
 fn llava_format(quant: QuantType, name: &str, shape: &[usize], stored: GgmlDType) -> GgmlDType {
@@ -172,6 +179,9 @@ mod tests {
             (Part::Denoiser, "x.attn2.to_k.weight", &[640, 2048], Q4K),
             (Part::Denoiser, "x.attn2.to_k.weight", &[64, 24], F16),
             (Part::Denoiser, "x.norm1.weight", &[640], F32),
+            (Part::Control, "x.attn2.to_k.weight", &[640, 2048], Q4K),
+            (Part::Control, "controlnet_down_blocks.3.weight", &[320, 320, 1, 1], F16),
+            (Part::Control, "transformer_layes.0.attn.in_proj_weight", &[960, 320], F16),
             (Part::TextEncoder(0), "text_model.embeddings.token_embedding.weight", &[9, 256], F16),
             (Part::TextEncoder(1), "text_projection.weight", &[256, 256], F16),
             (Part::TextEncoder(1), "text_model.encoder.layers.0.mlp.fc1.weight", &[512, 256], Q8_0),

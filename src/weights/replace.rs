@@ -121,7 +121,7 @@ fn latent_scale(base: &dyn ModelForm) -> Result<LatentScale, WeightsError> {
 }
 
 /// Width of a model's pooled text embedding, if it has one.
-fn pooled_width(base: &dyn ModelForm) -> Result<Option<usize>, WeightsError> {
+pub(super) fn pooled_width(base: &dyn ModelForm) -> Result<Option<usize>, WeightsError> {
     let Some(&last) = base.text_encoders()?.last() else { return Ok(None) };
     let PartConfig { class, config, .. } = base.config(last)?;
     let width = config.get("projection_dim").and_then(Value::as_u64);

@@ -2,7 +2,7 @@
 //! what the file is: neither its name nor the user is asked. What each family's files look like stands in
 //! [`families`].
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use candle_core::DType;
 use serde_json::Value;
@@ -13,10 +13,7 @@ use super::form::{ModelForm, unused_note};
 use super::part::{Part, PartConfig, TokenizerBytes};
 use super::part_file::PartFile;
 use super::weights_file::open_tensors;
-use super::{ModelSource, WeightsError, t5_vocabulary, tensors::TensorMap, tokenizer_files};
-
-/// The configuration that the tokenizer of every Qwen3 has, as far as it changes ids.
-const QWEN_TOKENIZER: &str = r#"{"tokenizer_class": "Qwen2Tokenizer", "eos_token": "<|im_end|>"}"#;
+use super::{ModelSource, WeightsError, qwen_vocabulary, t5_vocabulary, tensors::TensorMap};
 
 /// A whole model in one file.
 #[derive(Debug)]
@@ -50,6 +47,8 @@ impl SingleFile {
             Part::Denoiser => self.model.denoiser.as_ref(),
             Part::Vae => self.model.vae.as_ref(),
             Part::TextEncoder(_) => self.encoder(part).map(|encoder| &encoder.file),
+            // It comes in a file of its own.
+            Part::Control => None,
         };
         file.ok_or_else(|| WeightsError::MissingPart {
             model: self.source.to_string(),
@@ -58,27 +57,12 @@ impl SingleFile {
         })
     }
 
-    /// Files of Qwen's tokenizer in the folder of the model's file.
-    fn tokenizer_beside(&self) -> Result<TokenizerBytes, WeightsError> {
-        let folder = self.source.path().and_then(std::path::Path::parent);
-        let folder = folder.filter(|folder| !folder.as_os_str().is_empty());
-        let source = ModelSource::Path(folder.unwrap_or(".".as_ref()).to_owned());
-        let files = tokenizer_files::read(&source, "").map_err(|error| match error {
-            WeightsError::MissingPart { .. } => WeightsError::MissingPart {
-                model: self.source.to_string(),
-                part: "Qwen's tokenizer",
-                file: "put its tokenizer.json beside it".to_owned(),
-            },
-            error => error,
-        })?;
-        // What else lies there may be of another tokenizer.
-        let config = QWEN_TOKENIZER.as_bytes().to_vec();
-        Ok(TokenizerBytes {
-            tokenizer_config_json: Some(config),
-            special_tokens_map_json: None,
-            spiece_model: None,
-            ..files
-        })
+    /// A tokenizer that is found by the path of the model's file.
+    fn beside(
+        &self,
+        find: fn(&Path) -> Result<TokenizerBytes, WeightsError>,
+    ) -> Result<TokenizerBytes, WeightsError> {
+        self.source.path().map_or_else(|| Ok(TokenizerBytes::default()), find)
     }
 
     fn encoder(&self, part: Part) -> Option<&CheckpointEncoder> {
@@ -118,11 +102,8 @@ impl ModelForm for SingleFile {
     fn tokenizer(&self, encoder: Part) -> Result<TokenizerBytes, WeightsError> {
         self.part(encoder)?;
         match self.encoder(encoder).map(|encoder| encoder.tokenizer) {
-            Some(CheckpointTokenizer::T5) => match self.source.path() {
-                Some(path) => t5_vocabulary::tokenizer(path),
-                None => Ok(TokenizerBytes::default()),
-            },
-            Some(CheckpointTokenizer::Qwen) => self.tokenizer_beside(),
+            Some(CheckpointTokenizer::T5) => self.beside(t5_vocabulary::tokenizer),
+            Some(CheckpointTokenizer::Qwen) => self.beside(qwen_vocabulary::tokenizer),
             Some(CheckpointTokenizer::Clip(padding)) => Ok(clip_vocabulary::tokenizer(padding)),
             None => Ok(clip_vocabulary::tokenizer(TokenPadding::EndOfText)),
         }
@@ -131,7 +112,7 @@ impl ModelForm for SingleFile {
     fn check_part(&self, part: Part) -> Result<(), WeightsError> {
         match part {
             Part::TextEncoder(_) => self.tokenizer(part).map(|_| ()),
-            Part::Denoiser | Part::Vae => self.part(part).map(|_| ()),
+            Part::Denoiser | Part::Vae | Part::Control => self.part(part).map(|_| ()),
         }
     }
 

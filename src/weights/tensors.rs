@@ -29,7 +29,7 @@ pub(super) struct TensorMap {
     metadata: HashMap<String, String>,
 }
 
-/// A tensor of a GGUF file.
+/// A tensor of a GGUF file, or of one of ncnn.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct TensorInfo {
     pub name: String,
@@ -168,6 +168,16 @@ impl TensorMap {
             self.entries.insert(tensor, entry);
         }
         self.files.push((name, bytes));
+    }
+
+    /// Adds tensors of a file of numbers of ncnn; `name` is its full name, for messages.
+    pub(super) fn add_ncnn<'a>(
+        &mut self,
+        name: String,
+        bytes: Bytes,
+        tensors: impl Iterator<Item = (String, &'a TensorInfo)>,
+    ) {
+        self.add_gguf(name, bytes, tensors);
     }
 
     /// Adds the identity of this size, in f16, in the place of a matrix that a file leaves out for it.

@@ -47,6 +47,23 @@ fn a_backup_has_the_bytes_of_the_original_and_is_never_written_over() {
 }
 
 #[test]
+fn a_mask_keeps_its_part_of_an_edited_file() {
+    let shell = Shell::new();
+    shell.picture("a.png", 24, 16);
+    let half = pictures::RgbImage::from_fn(48, 32, |x, _| {
+        pictures::Rgb([if x < 20 { 0 } else { 255 }; 3])
+    });
+    pictures::save(half.into(), &shell.path("mask.png"));
+    shell.succeed(&format!("a.png -o plain.png {} --blend 0", quick()));
+    shell.succeed(&edit("a.png --mask mask.png"));
+    let (edited, plain) = (shell.path("a.png"), shell.path("plain.png"));
+    let (edited, plain) = (pictures::open(edited).to_rgb8(), pictures::open(plain).to_rgb8());
+    let is_plain = |x, y| edited.get_pixel(x, y) == plain.get_pixel(x, y);
+    assert!((0..32).all(|y| (0..20).all(|x| is_plain(x, y))));
+    assert!((0..32).filter(|&y| is_plain(40, y)).count() < 16);
+}
+
+#[test]
 fn what_cannot_be_written_back_is_refused_before_any_work() {
     let shell = Shell::new();
     shell.picture("a.png", 24, 16);

@@ -33,6 +33,7 @@ fn the_whole_help_has_every_option_below_a_heading() {
         "Content:",
         "Repainting:",
         "Model:",
+        "ControlNet:",
         "Machine:",
         "Unfinished work:",
         "Progress:",

@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::common::{Shell, copy_folder, fixture, pause, random_llava, stderr};
+use crate::common::{Shell, copy_folder, fixture, pause, pixart, random_llava, stderr, z_image};
 
 const MODELS: [&str; 4] =
     ["llava15_llama", "llava16_mistral", "llava15_llama_gguf", "llava16_mistral_gguf"];
@@ -361,4 +361,27 @@ fn ctrl_c_ends_a_job_within_a_second_while_its_captions_are_made() {
     assert!(!work.join("captions.json").exists(), "the captions were made already");
     let line = stderr(&output).lines().last().unwrap().to_owned();
     assert!(line.contains("interrupted") && line.contains("goes on from here"), "{line}");
+}
+
+#[test]
+fn captions_are_asked_for_as_long_as_the_model_reads_them_and_each_length_is_cached_by_itself() {
+    let shell = shell();
+    pixart::write_folder(&shell.path("pixart"));
+    z_image::write_folder(&shell.path("z-image"));
+    let model = fixture("llava").join(MODELS[0]);
+    let tiny = fixture("img2img/model");
+    let [pixart, z_image] = ["pixart", "z-image"].map(|name| shell.path(name));
+    // CLIP; T5 with the 120 tokens of PixArt-α; Qwen3.
+    let mut before = 0;
+    for (diffusion, tokens) in [(&tiny, 60), (&pixart, 100), (&z_image, 180)] {
+        let mut command =
+            shell.command("caption in.png -s 1 --overlap 0 --prompt fog --captioner llava");
+        command.env("XDG_CACHE_HOME", shell.path("home/cache")).arg("--model").arg(diffusion);
+        let output = succeed(command.arg("--caption-model").arg(&model));
+        let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let question = document["instruction"].as_str().unwrap();
+        assert!(question.contains(&format!("of at most {tokens} tokens")), "{question}");
+        assert!(cached(&shell) > before, "{tokens}");
+        before = cached(&shell);
+    }
 }

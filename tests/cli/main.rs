@@ -4,9 +4,11 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod control;
 mod devices;
 mod doctor;
 mod edit;
+mod first;
 mod folder;
 mod formats;
 mod help;
@@ -22,6 +24,7 @@ mod pages;
 mod pipe;
 mod program;
 mod progress;
+mod prompt;
 mod pull;
 mod quantize;
 mod raw;

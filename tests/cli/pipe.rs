@@ -164,8 +164,12 @@ fn a_request_gets_the_bytes_that_the_command_line_writes() {
     let shown = pictures::decode(&picture).to_rgb8();
     assert_eq!(shown.dimensions(), (size[0], size[1]));
     assert!(editor.until("result").1 == payload);
-    // And a plan.
+    // And a plan, by a profile.
     let input = json!({"width": 40, "height": 30});
+    let settings = json!({"profile": "fast"});
+    editor.send(&json!({"type": "plan", "id": 6, "settings": settings, "input": input}), b"");
+    let (plan, _, _) = editor.until("plan");
+    assert!(plan["text"].as_str().unwrap().contains("fast: 3 of 8 steps"), "{plan}");
     editor.send(&json!({"type": "plan", "id": 4, "settings": {"scale": 3}, "input": input}), b"");
     let (plan, _, _) = editor.until("plan");
     assert_eq!((&plan["width"], &plan["height"]), (&json!(120), &json!(90)), "{plan}");
@@ -173,6 +177,40 @@ fn a_request_gets_the_bytes_that_the_command_line_writes() {
     let (code, said, last) = editor.end();
     assert_eq!((code, said.as_str(), &last["type"]), (Some(0), "", &json!("bye")));
     assert_eq!(shell.names(), ["in.png", "out.png"]);
+}
+
+#[test]
+fn a_mask_comes_with_the_picture_or_lies_on_the_disk() {
+    let shell = Shell::new();
+    let bytes = png(&shell, 40, 30);
+    let half = pictures::RgbImage::from_fn(80, 60, |x, _| {
+        pictures::Rgb([if x < 30 { 0 } else { 255 }; 3])
+    });
+    pictures::save(half.into(), &shell.path("mask.png"));
+    let mask = shell.bytes("mask.png");
+    let line = format!("in.png -o - -f png {} -q --mask mask.png --mask-feather 4", quick());
+    let expected = shell.succeed(&line);
+    let mut editor = Editor::start(&shell, "");
+    let mut settings = quickly();
+    settings["mask-feather"] = 4.into();
+    let part = json!({"bytes": mask.len()});
+    let request = json!({"type": "upscale", "id": 1, "settings": settings, "mask": part});
+    let both = [bytes.clone(), mask.clone()].concat();
+    editor.send(&request, &both);
+    assert!(editor.until("result").1 == expected);
+    settings["mask"] = shell.path("mask.png").to_str().into();
+    editor.send(&json!({"type": "upscale", "id": 2, "settings": settings}), &bytes);
+    assert!(editor.until("result").1 == expected);
+    let request = json!({"type": "upscale", "id": 3, "settings": settings, "mask": part});
+    editor.send(&request, &both);
+    editor.refused(&json!(3), "settings", "send one");
+    let part = json!({"bytes": both.len() + 1});
+    editor.send(&json!({"type": "upscale", "id": 4, "mask": part}), &both);
+    editor.refused(&json!(4), "settings", "of a payload of");
+    settings["mask"] = "nothing.png".into();
+    editor.send(&json!({"type": "upscale", "id": 5, "settings": settings}), &bytes);
+    editor.refused(&json!(5), "settings", "the mask: nothing.png");
+    assert_eq!(editor.end().0, Some(0));
 }
 
 #[test]
@@ -212,6 +250,22 @@ fn nothing_that_a_request_does_ends_the_conversation() {
             &bytes,
             "settings",
             "start `pipe`",
+        ),
+        (
+            json!({"prompt": "<lora:x:0.5> a cat", "prompt-syntax": "weighted"}),
+            null.clone(),
+            json!({}),
+            &bytes,
+            "settings",
+            "start it with --lora x:0.5",
+        ),
+        (
+            json!({"prompt": "a [cat:dog:0.5]", "prompt-syntax": "weighted"}),
+            null.clone(),
+            json!({}),
+            &bytes,
+            "settings",
+            "prompt editing",
         ),
         (json!({"denoise-steps": 999}), null.clone(), json!({}), &bytes, "settings", "999"),
         (json!({}), null.clone(), json!({"format": "gif"}), &bytes, "settings", "gif"),

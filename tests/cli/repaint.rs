@@ -241,3 +241,142 @@ fn every_choice_of_sampling_gives_another_picture() {
         seen.push(picture);
     }
 }
+
+#[test]
+fn a_profile_is_a_row_of_defaults_that_options_go_before_and_balanced_is_none_at_all() {
+    let shell = Shell::new();
+    shell.picture("in.png", 40, 28);
+    let base = format!("in.png -o out.png -s 4 --model {}", tiny().display());
+    let made = |options: &str| {
+        shell.succeed(&format!("{base} {options}"));
+        let settings = cupscale::image::read_settings(&shell.path("out.png")).unwrap().unwrap();
+        let settings: serde_json::Value = serde_json::from_str(&settings).unwrap();
+        (shell.bytes("out.png"), settings)
+    };
+    let plain = made("");
+    assert!(made("--profile balanced") == plain);
+    let (faithful, settings) = made("--profile faithful");
+    assert!(faithful != plain.0);
+    assert!(made("--denoise-steps 2 --blend 0.7").0 == faithful);
+    assert_eq!((&settings["denoise_steps"], &settings["gsp"]), (&2.into(), &0.2.into()));
+    assert!(settings.get("profile").is_none());
+    // What is typed goes before the row, and the rest of the row stays.
+    let own = made("--profile faithful --strength 0.2 --gsp 0.1").1;
+    assert_eq!((&own["denoise_steps"], &own["gsp"]), (&2.into(), &0.1.into()));
+    assert_eq!(own["blend"], 0.7);
+    let fast = made("--profile fast").1;
+    assert_eq!((&fast["denoise_steps"], &fast["overlap"]), (&3.into(), &0.25.into()));
+    let all = made("--profile creative --steps 4").1;
+    assert_eq!((&all["steps"], &all["denoise_steps"]), (&4.into(), &3.into()));
+    let plan = |options: &str| {
+        let plan = shell.succeed(&format!("plan {base} {options}"));
+        String::from_utf8(plan).unwrap()
+    };
+    assert!(plan("--profile fast").contains("profile       fast: 3 of 8 steps, overlap 0.25\n"));
+    assert!(plan("--profile fast --overlap 0.4").contains("fast: 3 of 8 steps\n"));
+    assert!(!plan("").contains("profile"));
+    let message = shell.fail(&format!("{base} --profile bold"), 2);
+    assert!(message.contains("faithful, balanced, creative, fast"), "{message}");
+}
+
+#[test]
+fn a_model_may_name_its_profile_and_reuse_keeps_the_values() {
+    let shell = Shell::new();
+    shell.picture("in.png", 40, 28);
+    copy_folder(&tiny(), &shell.path("model"));
+    let file = shell.path("model/model_index.json");
+    let mut index: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    index["cupscale"] = serde_json::json!({"profile": "faithful"});
+    fs::write(&file, index.to_string()).unwrap();
+    let plan = |options: &str| {
+        let line = format!("plan in.png --model model {options}");
+        String::from_utf8(shell.succeed(&line)).unwrap()
+    };
+    assert!(plan("").contains("profile       faithful: 2 of 8 steps, blend 0.7"));
+    assert!(plan("--profile fast").contains("profile       fast: 3 of 8"));
+    // A picture that had no profile has none again.
+    shell.succeed("in.png -o out.png --model model --profile balanced --denoise-steps 2");
+    shell.succeed("in.png -o again.png --model model --reuse out.png");
+    assert!(shell.bytes("out.png") == shell.bytes("again.png"));
+    index["cupscale"] = serde_json::json!({"profile": "bold"});
+    fs::write(&file, index.to_string()).unwrap();
+    let message = shell.fail("plan in.png --model model", 1);
+    assert!(message.contains("model_index.json") && message.contains("bold"), "{message}");
+}
+
+#[test]
+fn moved_grids_give_the_same_bytes_whatever_the_batch_and_are_planned_and_recorded() {
+    let shell = Shell::new();
+    shell.picture("in.png", 40, 28);
+    let base = format!("in.png -s 4 --denoise-steps 2 --overlap 0.25 --model {}", tiny().display());
+    shell.succeed(&format!("{base} -o plain.png"));
+    shell.succeed(&format!("{base} -o a.png --tile-jitter --batch 1 --threads 1"));
+    shell.succeed(&format!("{base} -o b.png --tile-jitter --batch 3 --threads 2"));
+    shell.succeed(&format!("{base} -o again.png --reuse a.png"));
+    assert!(shell.bytes("a.png") == shell.bytes("b.png"));
+    assert!(shell.bytes("a.png") == shell.bytes("again.png"));
+    assert!(shell.bytes("a.png") != shell.bytes("plain.png"));
+    let plan = |options: &str| {
+        String::from_utf8(shell.succeed(&format!("plan {base} {options}"))).unwrap()
+    };
+    // 160 × 112 pixels are 40 × 28 latent ones in regions of 12.
+    let jittered = plan("--tile-jitter");
+    assert!(jittered.contains("regions       15 (5 × 3)"), "{jittered}");
+    assert!(jittered.contains("jitter        24 regions (6 × 4) in each step"), "{jittered}");
+    let calls =
+        |steps: usize, regions: usize| format!("calls         {} regions", steps * (regions + 1));
+    assert!(jittered.contains(&calls(2, 24)), "{jittered}");
+    assert!(plan("").contains(&calls(2, 15)));
+    // One region has nowhere to go.
+    let small = "plan in.png --size 40x40 --tile-jitter --model";
+    let small = shell.succeed(&format!("{small} {}", tiny().display()));
+    assert!(!String::from_utf8(small).unwrap().contains("jitter"));
+}
+
+#[test]
+fn noise_levels_of_the_command_line_make_another_picture_and_are_recorded() {
+    let shell = Shell::new();
+    shell.picture("in.png", 24, 16);
+    let model = format!("--model {} --sampler euler --steps 6", tiny().display());
+    let plan = |options: &str| {
+        String::from_utf8(shell.succeed(&format!("plan in.png {model} {options}"))).unwrap()
+    };
+    assert!(plan("--sigmas karras").contains("timesteps, karras sigmas"));
+    assert!(!plan("").contains("sigmas"));
+    let job = |options: &str| {
+        shell.succeed(&format!("in.png -o out.png -s 2 --fresh {model} {options}"));
+        shell.bytes("out.png")
+    };
+    job("");
+    let plain = pictures::open(shell.path("out.png")).to_rgb8();
+    let [karras, beta] = ["karras", "beta"].map(|sigmas| job(&format!("--sigmas {sigmas}")));
+    assert_ne!(karras, beta);
+    assert_ne!(plain, pictures::open(shell.path("out.png")).to_rgb8());
+    let settings = cupscale::image::read_settings(&shell.path("out.png")).unwrap().unwrap();
+    let settings: serde_json::Value = serde_json::from_str(&settings).unwrap();
+    assert_eq!(settings["sigmas"], "beta");
+    fs::rename(shell.path("out.png"), shell.path("first.png")).unwrap();
+    // Reused, and against what a folder asks for.
+    shell
+        .succeed(&format!("in.png -o out.png -s 2 --reuse first.png --model {}", tiny().display()));
+    assert_eq!(shell.bytes("out.png"), beta);
+    job("--sigmas simple");
+    assert_eq!(plain, pictures::open(shell.path("out.png")).to_rgb8());
+    for sampler in ["ddim", "tcd", "lcm"] {
+        let options = format!("in.png {model} --sampler {sampler} --sigmas karras");
+        let options = options.replace("--sampler euler ", "");
+        let line = shell.fail(&options, 2);
+        assert!(line.contains(&format!("the sampler {sampler} has no karras sigmas")), "{line}");
+    }
+    let line = shell.fail(&format!("in.png {model} --sigmas normal"), 2);
+    assert!(line.contains("simple, karras, exponential, beta"), "{line}");
+    // A model of one's own may be run with them.
+    let models = shell.path("models");
+    let add = format!("models add own {} --sampler euler --sigmas exponential", tiny().display());
+    let mut command = shell.command(&add);
+    assert!(command.env("CUPSCALE_MODELS", &models).output().unwrap().status.success());
+    let mut command = shell.command("plan in.png --model own");
+    let output = command.env("CUPSCALE_MODELS", &models).output().unwrap();
+    let plan = String::from_utf8(output.stdout).unwrap();
+    assert!(plan.contains("euler") && plan.contains("exponential sigmas"), "{plan}");
+}

@@ -3,16 +3,20 @@
 
 #![allow(dead_code, unused_imports, reason = "each test program uses its own part")]
 
+pub mod control;
 pub mod drawn;
+pub mod enlarger;
 pub mod flux2_klein;
 mod folder;
 pub mod hub_server;
 pub mod models;
 pub mod models_bench;
+pub mod pixart;
 pub mod random_llava;
 pub mod sd3;
 pub mod single_file;
 pub mod tensors;
+pub mod unet;
 pub mod z_image;
 
 use std::{

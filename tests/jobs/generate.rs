@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::common::{Shell, copy_folder, fixture, pause, stderr};
+use crate::common::{Shell, copy_folder, fixture, pause, stderr, z_image};
 
 const PROMPT: &str = "a photo of the old harbour at dusk, blue sky!";
 const WORK: &str = ".out.png.cupscale";
@@ -51,9 +51,21 @@ const BOTH: &str = "-o out.png -q --size 120x72 --steps 4 --sampler dpmpp-2m --s
 
 #[test]
 fn a_job_killed_while_it_makes_or_enlarges_its_base_picture_ends_with_the_same_bytes() {
-    let shell = shell();
+    same_bytes_after_kills(&shell(), BOTH);
+}
+
+#[test]
+fn a_job_of_flow_matching_killed_anywhere_ends_with_the_same_bytes() {
+    let shell = Shell::new();
+    z_image::write_folder(&shell.path("model"));
+    let job = BOTH.replace("--sampler dpmpp-2m", "--guidance 2");
+    same_bytes_after_kills(&shell, &job);
+}
+
+/// Kills a job while it makes its base picture and while it enlarges that.
+fn same_bytes_after_kills(shell: &Shell, job: &str) {
     let started = Instant::now();
-    let undisturbed = made(&shell, BOTH);
+    let undisturbed = made(shell, job);
     let whole = started.elapsed();
     let journals = ["input/journal", "journal"].map(|name| shell.path(WORK).join(name));
     let (mut kills, mut of_base, mut of_enlarged) = (0, 0, 0);
@@ -62,7 +74,7 @@ fn a_job_killed_while_it_makes_or_enlarges_its_base_picture_ends_with_the_same_b
             break;
         }
         let begun = Instant::now();
-        let mut child = generate(&shell, BOTH).stdout(Stdio::null()).spawn().unwrap();
+        let mut child = generate(shell, job).stdout(Stdio::null()).spawn().unwrap();
         let come = || match attempt % 3 {
             // While it makes the base picture, and while it enlarges that.
             0 | 1 => fs::metadata(&journals[attempt as usize % 3])
@@ -84,7 +96,7 @@ fn a_job_killed_while_it_makes_or_enlarges_its_base_picture_ends_with_the_same_b
             let has = |at: usize| fs::metadata(&journals[at]).is_ok_and(|file| file.len() > 0);
             of_base += usize::from(has(0) && !has(1));
             of_enlarged += usize::from(has(1));
-            assert_eq!(made(&shell, BOTH), undisturbed, "kill {kills}");
+            assert_eq!(made(shell, job), undisturbed, "kill {kills}");
         }
         let _ = fs::remove_file(shell.path("out.png"));
     }

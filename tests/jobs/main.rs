@@ -5,20 +5,26 @@
 mod common;
 
 mod canvas;
+mod control;
 mod decode;
 mod devices;
 mod encode;
+mod families;
+mod first;
 mod flux2_klein;
 mod generate;
 mod inputs;
 mod kept;
+mod kills;
 mod kinds;
 mod light;
+mod mask;
 mod method;
 mod noise;
 mod pipeline;
 mod pixart;
 mod plain_places;
+mod prompt;
 mod reference;
 mod resize;
 mod resume;

@@ -24,7 +24,7 @@ fn tolerance(case: &Case) -> f32 {
 
 /// A job of the fixture.
 #[derive(Deserialize)]
-struct Case {
+pub struct Case {
     options: Vec<String>,
     /// The model's `force_zeros_for_empty_prompt`, where its index has one.
     force_zeros: Option<bool>,
@@ -37,14 +37,16 @@ fn cases() -> BTreeMap<String, Case> {
 }
 
 fn references() -> HashMap<String, Tensor> {
-    safetensors::load(fixture("method/expected.safetensors"), &Device::Cpu).unwrap()
+    let load = |file: &str| safetensors::load(fixture("method").join(file), &Device::Cpu).unwrap();
+    let files = ["expected.safetensors", "masked.safetensors", "jittered.safetensors"];
+    files.into_iter().flat_map(load).collect()
 }
 
 /// Runs the program on this case and returns its largest difference from the reference,
 /// relative to the reference's maximum.
-fn error_of(case: &Case, more: &str, reference: &Tensor) -> f32 {
+pub fn error_of(case: &Case, more: &str, reference: &Tensor) -> f32 {
     let shell = Shell::new();
-    for file in ["in.png", "captions.json", "captions_quarter.json"] {
+    for file in ["in.png", "mask.png", "captions.json", "captions_quarter.json"] {
         fs::copy(fixture("method").join(file), shell.path(file)).unwrap();
     }
     copy_folder(&fixture("img2img/model"), &shell.path("model"));
@@ -81,7 +83,7 @@ fn the_whole_program_equals_the_method_with_every_prior_sampler_and_guidance() {
 #[test]
 fn tiles_batches_and_threads_do_not_take_the_program_away_from_the_method() {
     let (cases, references) = (cases(), references());
-    for name in ["all", "guided", "tcd"] {
+    for name in ["all", "guided", "tcd", "mask", "jitter"] {
         let error = error_of(&cases[name], "--tile 32 --batch 3 --threads 2", &references[name]);
         assert!(error <= tolerance(&cases[name]), "{name}: {error}");
     }

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::{
-    common::{Shell, copy_folder, fixture, stderr},
+    common::{Shell, fixture, pixart::write_folder, stderr},
     reference::error_of_output,
 };
 
@@ -36,9 +36,7 @@ fn shell() -> Shell {
     for file in ["in.png", "captions.json"] {
         fs::copy(fixture("method").join(file), shell.path(file)).unwrap();
     }
-    copy_folder(&fixture("pixart_job/model"), &shell.path("model"));
-    copy_folder(&fixture("img2img/model/vae"), &shell.path("model/vae"));
-    copy_folder(&fixture("t5/json"), &shell.path("model/tokenizer"));
+    write_folder(&shell.path("model"));
     shell
 }
 

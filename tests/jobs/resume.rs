@@ -5,15 +5,17 @@
 use std::{
     fs,
     path::Path,
-    process::{Child, Command, Stdio},
-    time::{Duration, Instant},
+    process::{Command, Stdio},
 };
 
-use crate::common::{Shell, copy_folder, fixture, pause, stderr};
+use pictures::{Rgb, RgbImage};
+
+use crate::{
+    common::{Shell, copy_folder, fixture, pause, stderr},
+    kills::{self, Moment, WORK, kill},
+};
 
 const JOB: &str = "in.png -o out.png -q --tile 48";
-const WORK: &str = ".out.png.cupscale";
-const PARTIAL: &str = ".out.png.cupscale.part";
 
 fn job(shell: &Shell, more: &str) -> Command {
     let model = fixture("img2img/model");
@@ -23,11 +25,7 @@ fn job(shell: &Shell, more: &str) -> Command {
 }
 
 fn complete(shell: &Shell, more: &str) -> Vec<u8> {
-    let output = job(shell, more).output().unwrap();
-    assert!(output.status.success(), "{more}: {}", stderr(&output));
-    let names = shell.names();
-    assert!(names.iter().all(|name| !name.contains("cupscale")), "left behind: {names:?}");
-    shell.bytes("out.png")
+    kills::complete(shell, job(shell, more))
 }
 
 /// Exit code and the one line of a job that does not run.
@@ -36,39 +34,6 @@ fn refused(shell: &Shell, more: &str) -> (Option<i32>, String) {
     let line = stderr(&output);
     assert_eq!(line.trim_end().lines().count(), 1, "{more}: {line}");
     (output.status.code(), line)
-}
-
-/// When a job is killed.
-enum Moment {
-    After(Duration),
-    /// As soon as the journal has so many bytes: while the next work is written, or its line.
-    JournalHas(u64),
-    /// As soon as the output is being written.
-    WritingOutput,
-}
-
-/// Starts the job and kills it (SIGKILL) at that moment; false if it was finished before.
-fn kill(shell: &Shell, more: &str, moment: &Moment) -> bool {
-    let started = Instant::now();
-    let mut child: Child = job(shell, more).stdout(Stdio::null()).spawn().unwrap();
-    let journal = shell.path(WORK).join("journal");
-    let partial = shell.path(PARTIAL);
-    let come = || match moment {
-        Moment::After(delay) => started.elapsed() >= *delay,
-        Moment::JournalHas(bytes) => fs::metadata(&journal).is_ok_and(|file| file.len() >= *bytes),
-        Moment::WritingOutput => partial.exists(),
-    };
-    loop {
-        if come() {
-            // Dead already or not: what matters is how it ended.
-            let _ = child.kill();
-            return !child.wait().unwrap().success();
-        }
-        if child.try_wait().unwrap().is_some() {
-            return false;
-        }
-        pause();
-    }
 }
 
 #[test]
@@ -88,6 +53,12 @@ fn a_job_that_corrects_its_steps_killed_at_thirty_moments_ends_with_the_same_byt
     same_bytes_after_kills("--sampler unipc --denoise-steps 6", 30);
 }
 
+/// The same with fresh noise, and levels that lie between timesteps.
+#[test]
+fn a_job_of_third_order_killed_at_twenty_moments_ends_with_the_same_bytes_each_time() {
+    same_bytes_after_kills("--sampler dpmpp-3m-sde --sigmas exponential --denoise-steps 6", 20);
+}
+
 /// Its second predictions go back to where the first began, with noise of both.
 #[test]
 fn a_job_of_two_predictions_for_a_step_killed_at_thirty_moments_ends_with_the_same_bytes_each_time()
@@ -95,52 +66,38 @@ fn a_job_of_two_predictions_for_a_step_killed_at_thirty_moments_ends_with_the_sa
     same_bytes_after_kills("--sampler dpmpp-sde --denoise-steps 3", 30);
 }
 
-/// Kills so many jobs with these options, at the beginning and within steps, and runs them again.
-fn same_bytes_after_kills(more: &str, enough: usize) {
+/// Its regions are not all there, and what is kept is set back after every step.
+#[test]
+fn a_job_with_a_mask_killed_at_thirty_moments_ends_with_the_same_bytes_each_time() {
+    let shell = Shell::new();
+    let mask = RgbImage::from_fn(30, 22, |x, y| Rgb([(9 * x.min(y)) as u8; 3]));
+    pictures::save(mask.into(), &shell.path("mask.png"));
+    let mask = shell.path("mask.png");
+    let more = format!("--mask {} --mask-feather 3 --sampler unipc", mask.display());
+    same_bytes_after_kills(&more, 30);
+}
+
+/// Its steps have grids of their own, and of each the mask leaves another number of regions.
+#[test]
+fn a_job_with_moved_grids_killed_at_thirty_moments_ends_with_the_same_bytes_each_time() {
+    let shell = Shell::new();
+    let mask = RgbImage::from_fn(30, 22, |x, _| Rgb([if x < 20 { 0 } else { 255 }; 3]));
+    pictures::save(mask.into(), &shell.path("mask.png"));
+    let more = format!("--tile-jitter --mask {}", shell.path("mask.png").display());
+    same_bytes_after_kills(&more, 30);
+}
+
+/// Kills so many jobs with these options.
+pub fn same_bytes_after_kills(more: &str, enough: usize) {
     let shell = Shell::new();
     shell.picture("in.png", 30, 22);
-    let started = Instant::now();
-    let undisturbed = complete(&shell, more);
-    let whole = started.elapsed();
-    // A journal of this job has some 40 lines of about 35 bytes.
-    let (mut kills, mut resumed, mut attempts, mut random) = (0, 0, 0, 0x2545_f491_4f6c_dd1d_u64);
-    while kills < enough {
-        attempts += 1;
-        assert!(attempts < 400, "only {kills} of {attempts} jobs lived long enough to be killed");
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        let share = (random >> 40) as f64 / f64::from(1 << 24);
-        let moment = match attempts % 4 {
-            0 => Moment::JournalHas(1 + (share * 1400.0) as u64),
-            1 => Moment::WritingOutput,
-            _ => Moment::After(whole.mul_f64(share)),
-        };
-        if !kill(&shell, more, &moment) {
-            let _ = fs::remove_file(shell.path("out.png"));
-            continue;
-        }
-        kills += 1;
-        // A killed job leaves its picture complete, or not at all.
-        if shell.path("out.png").exists() {
-            assert_eq!(shell.bytes("out.png"), undisturbed, "kill {kills}");
-        }
-        // Every third resumed job is killed again.
-        let again = kills % 3 == 0 && kills < enough;
-        if again && kill(&shell, more, &Moment::After(whole.mul_f64(share / 2.0))) {
-            kills += 1;
-        }
-        resumed += usize::from(shell.path(WORK).join("job.json").exists());
-        assert_eq!(complete(&shell, more), undisturbed, "after kill {kills}");
-        fs::remove_file(shell.path("out.png")).unwrap();
-    }
-    assert!(resumed > 10, "only {resumed} jobs had something to go on with");
+    kills::same_bytes_after_kills(&shell, &|| job(&shell, more), enough);
 }
 
 /// A job that has done something and was then killed.
 fn unfinished(shell: &Shell) {
     shell.picture("in.png", 30, 22);
-    assert!(kill(shell, "", &Moment::JournalHas(300)));
+    assert!(kill(shell, job(shell, ""), &Moment::JournalHas(300)));
     assert!(shell.path(WORK).join("job.json").exists());
 }
 
@@ -158,6 +115,9 @@ fn another_job_is_refused_with_the_reason_until_it_is_told_to_begin_anew() {
         assert_eq!(code, Some(2), "{line}");
         assert!(line.contains(reason) && line.contains("--fresh"), "{change}: {line}");
     }
+    pictures::save(RgbImage::from_pixel(2, 2, Rgb([9; 3])).into(), &shell.path("mask.png"));
+    let (code, line) = refused(&shell, "--mask mask.png");
+    assert!(code == Some(2) && line.contains("mask"), "{line}");
     shell.picture("in.png", 22, 30);
     let (code, line) = refused(&shell, "");
     assert!(code == Some(2) && line.contains("size: [120,88] there, [88,120] now"), "{line}");
@@ -235,7 +195,7 @@ fn what_does_not_change_the_bytes_may_change() {
     shell.picture("in.png", 30, 22);
     let undisturbed = complete(&shell, "");
     for change in ["--batch 5", "--threads 1", "--resume"] {
-        assert!(kill(&shell, "", &Moment::JournalHas(300)));
+        assert!(kill(&shell, job(&shell, ""), &Moment::JournalHas(300)));
         assert_eq!(complete(&shell, change), undisturbed, "{change}");
     }
 }

@@ -28,11 +28,19 @@ Where docs/method.md is silent, this follows the program's documented choices:
   mixed with the maps of its own half; an empty negative prompt is zeros as SDXL's pipelines have it, unless the
   model's index turns that off;
 - a sampler's fresh noise is the field of draw 2 + the step's place in the whole schedule;
+- a mask is resized by Pillow's bilinear filter, turned, smoothed by a tent, and averaged over the pixels of each latent
+  cell, mirrored where the canvas goes on behind the picture; after each step the canvas is (1 − m) parts of the noised zL at
+  the level that the step leads to (zL itself after the last), as diffusers' inpainting pipelines have it for UNets of four
+  channels, and at the end the pixels are (1 − m) parts of the resized picture (section 6c). Every region is computed here;
+- with tile jitter each step's grid is moved up and to the left by even distances, drawn from the seed, the step's place in the
+  whole schedule and the axis; a region that would reach past the canvas is computed on it, at the native size, and counts
+  where it would have lain; a region has the caption of the fixed grid's region that is nearest to where it is computed;
 - a semantic weight between 0 and 1 blends the encoded caption with the encoded prompt, tokens and
   pooled embedding alike.
 
-Written: `in.png` (16-bit RGB), `captions.json` and `captions_quarter.json` (for its own grid), `cases.json`
-(each case's command-line options), `expected.safetensors` (each case's picture, [H, W, 3] in 0..1).
+Written: `in.png` (16-bit RGB), `captions.json` and `captions_quarter.json` (for its own grid), `mask.png` (8-bit grey),
+`cases.json` (each case's command-line options), `expected.safetensors`, `masked.safetensors` and `jittered.safetensors`
+(each case's picture, [H, W, 3] in 0..1).
 """
 
 import json
@@ -113,6 +121,10 @@ class Case:
     negative: str = ""
     # the model's `force_zeros_for_empty_prompt`; its index has none, which is on
     force_zeros: bool | None = None
+    mask: bool = False
+    invert_mask: bool = False
+    mask_feather: int = 0
+    jitter: bool = False
 
     def options(self):
         names = ("seed", "overlap", "fusion", "gsp", "rap", "rsp")
@@ -124,7 +136,10 @@ class Case:
         options += [part for name in names for part in (f"--{name}", str(getattr(self, name)))]
         chosen = {"sampler": self.sampler, "spacing": self.spacing, "negative-prompt": self.negative}
         chosen |= {"guidance": self.guidance or "", "eta": "" if self.eta is None else self.eta}
+        chosen |= {"mask": "mask.png" if self.mask else "", "mask-feather": self.mask_feather or ""}
         options += [part for name, value in chosen.items() if value != "" for part in (f"--{name}", str(value))]
+        options += ["--invert-mask"] if self.invert_mask else []
+        options += ["--tile-jitter"] if self.jitter else []
         return options + (["--captions", self.captions] if self.captions else ["--captioner", "none"])
 
 
@@ -162,6 +177,16 @@ CASES = {
     # and those with fresh noise in every step
     "euler_a": replace(ALL, sampler="euler-a", size=(80, 56), captions=""),
     "dpmpp_2m_sde": replace(ALL, sampler="dpmpp-2m-sde", size=(80, 56), captions=""),
+    # parts that are kept, with edges within cells; its first region touches nothing that is repainted
+    "mask": replace(ALL, size=(110, 46), captions="", mask=True, color_fix="wavelet"),
+    "mask_inverted": replace(
+        ALL, size=(64, 50), captions="", mask=True, invert_mask=True, sampler="dpmpp-2m", guidance=2.0
+    ),
+    # another grid in each step
+    "jitter": replace(ALL, jitter=True, overlap=0.25, captions="captions_quarter.json"),
+    "jitter_mask": replace(
+        ALL, size=(108, 34), captions="", jitter=True, overlap=0.25, mask=True, mask_feather=9, gsp=0.7, sampler="euler-a"
+    ),
 }
 
 
@@ -251,16 +276,17 @@ class Method:
         )
         return context, pooled
 
-    def predict(self, z, low, t, condition):
+    def predict(self, z, low, t, condition, view):
+        """One call of the UNet. `view` is what make_control_method_fixture.py needs besides: the step, the picture that z
+        is a part of, and the part's top and left in latent pixels."""
+        return self.unet(torch.cat([z, low], dim=1), t, **self.conditions(condition)).sample
+
+    def conditions(self, condition):
         context, pooled = condition
         side = float(self.region * self.factor)
         ids = torch.tensor([[side, side, 0.0, 0.0, side, side]], dtype=torch.float64)
-        return self.unet(
-            torch.cat([z, low], dim=1),
-            t,
-            encoder_hidden_states=context,
-            added_cond_kwargs={"text_embeds": pooled, "time_ids": ids},
-        ).sample
+        added = {"text_embeds": pooled, "time_ids": ids}
+        return {"encoder_hidden_states": context, "added_cond_kwargs": added}
 
     def encode(self, image, height, width):
         """Latents of `height` x `width` from a picture that reflection continues to their size."""
@@ -286,6 +312,10 @@ class Method:
         low = self.encode(resized, canvas_h, canvas_w)
 
         # Section 2.2, and the low-resolution picture of section 4.
+        shares = mask_shares(case, width, height) if case.mask else None
+        if case.mask:
+            cells = continued(shares, (0, canvas_h * f - height), (0, canvas_w * f - width))
+            cells = F.avg_pool2d(cells, f)
         sampler = self.walk(case)
         timesteps = sampler.timesteps
         noise = noise_field(case.seed, *low.shape[1:]).double()
@@ -295,7 +325,8 @@ class Method:
         small_h, small_w = (
             stride * max(1, math.floor(n / stride + 0.5)) for n in (side / aspect, side * aspect)
         )
-        small = self.encode(lanczos(image, small_w * f, small_h * f), small_h, small_w)
+        small_image = lanczos(image, small_w * f, small_h * f)
+        small = self.encode(small_image, small_h, small_w)
         small_noise = noise_field(case.seed, *small.shape[1:], draw=1).double()
 
         overlap = math.floor(case.overlap * side + 0.5)
@@ -325,13 +356,20 @@ class Method:
                         {name: composer if ".attn2." in name else kept for name, kept in own.items()}
                     )
                     composer.recording, composer.place, composer.shape = True, None, (small_h, small_w)
-                    self.predict(sampler.diffused(small, small_noise, i), small, t, condition)
+                    noised = sampler.diffused(small, small_noise, i)
+                    self.predict(noised, small, t, condition, (i, small_image, (0, 0)))
                 composer.recording, composer.shape = False, (side, side)
 
             # Section 2.3: every region, fused.
             total, weights = torch.zeros_like(z), torch.zeros_like(z)
-            places = [(y, x) for y in ys for x in xs]
-            for (y, x), condition in zip(places, conditions):
+            virtual_ys, virtual_xs = ys, xs
+            if case.jitter:
+                step = STEPS - RUN + i
+                virtual_ys, virtual_xs = moved(ys, case.seed, step, 0), moved(xs, case.seed, step, 1)
+            places = [(y, x) for y in virtual_ys for x in virtual_xs]
+            for virtual_y, virtual_x in places:
+                y, x = min(max(virtual_y, 0), ys[-1]), min(max(virtual_x, 0), xs[-1])
+                condition = conditions[nearest(ys, y) * len(xs) + nearest(xs, x)]
                 window = [
                     continued(canvas, (0, max(side - canvas_h, 0)), (0, max(side - canvas_w, 0)))[
                         ..., y : y + side, x : x + side
@@ -346,21 +384,31 @@ class Method:
                     self.unet.set_attn_processor(
                         {name: composer if ".attn2." in name else kept for name, kept in own.items()}
                     )
-                    outputs.append(self.predict(*window, t, condition))
+                    outputs.append(self.predict(*window, t, condition, (i, resized, (y, x))))
                 eps = outputs[0]
                 if case.guidance > 1:
                     eps = outputs[1] + case.guidance * (outputs[0] - outputs[1])
-                h, w = min(side, canvas_h), min(side, canvas_w)
-                total[..., y : y + h, x : x + w] += (weight * eps)[..., :h, :w]
-                weights[..., y : y + h, x : x + w] += weight[:h, :w]
+                # The part of the canvas where the region would lie, in its own places and in those of its weights.
+                top, left = max(virtual_y, 0), max(virtual_x, 0)
+                h = min(virtual_y + side, canvas_h) - top
+                w = min(virtual_x + side, canvas_w) - left
+                own_weight = weight[top - virtual_y :, left - virtual_x :][:h, :w]
+                total[..., top : top + h, left : left + w] += own_weight * eps[..., top - y :, left - x :][..., :h, :w]
+                weights[..., top : top + h, left : left + w] += own_weight
             eps = total / weights
 
             weight_i = case.gsp * 0.5 * (1 + math.cos(math.pi * i / RUN))
             z = self.structure(z, eps, low, sampler.abar(i), weight_i)
             z = sampler.step(i, z, eps)
+            if case.mask:
+                kept = sampler.diffused(low, noise, i + 1) if i + 1 < RUN else low
+                z = cells * z + (1 - cells) * kept
         self.unet.set_attn_processor(own)
 
         decoded = self.decode(z, resized, case.color_fix == "wavelet")
+        if case.mask:
+            source = 2 * resized - 1
+            decoded = source + shares * (decoded.clamp(-1, 1) - source)
         result = (decoded[0] * 0.5 + 0.5).clamp(0, 1)
         return result.permute(1, 2, 0).float().contiguous(), texts
 
@@ -434,6 +482,28 @@ def lanczos(image, width, height):
     return torch.from_numpy(np.stack(planes)).double().clamp(0, 1).unsqueeze(0)
 
 
+def mask_picture():
+    """Black on the left, white on the right, and what lies between, in 8 bits: [h, w]."""
+    y, x = np.mgrid[0:9, 0:21]
+    ramp = np.clip((x - 11.5 + 2.0 * np.sin(y)) / 3.0, 0.0, 1.0)
+    return (255.0 * ramp + 0.5).astype(np.uint8)
+
+
+def mask_shares(case, width, height):
+    """The share of the repaint in each pixel, [1, 1, H, W]."""
+    plane = Image.fromarray(mask_picture().astype(np.float32) / 255.0)
+    plane = np.asarray(plane.resize((width, height), Image.Resampling.BILINEAR))
+    shares = torch.from_numpy(plane.copy()).double().clamp(0, 1)[None, None]
+    if case.invert_mask:
+        shares = 1 - shares
+    if radius := case.mask_feather:
+        tent = radius + 1 - torch.arange(-radius, radius + 1, dtype=torch.float64).abs()
+        tent = tent / tent.sum()
+        shares = F.pad(shares, (radius,) * 4, mode="replicate")
+        shares = F.conv2d(F.conv2d(shares, tent.view(1, 1, 1, -1)), tent.view(1, 1, -1, 1))
+    return shares
+
+
 def continued(x, rows, columns):
     """Continued by reflection that does not repeat the edge, by (before, after) pixels."""
     for axis, (before, after) in ((-2, rows), (-1, columns)):
@@ -477,6 +547,30 @@ def starts(length, side, overlap):
     return [2 * math.floor(i * (length - side) / (n - 1) / 2 + 0.5) for i in range(n)]
 
 
+def moved(fixed, seed, step, axis):
+    """Starts along one axis in this step, which may lie outside of the canvas."""
+    nearest_two = min((b - a for a, b in zip(fixed, fixed[1:])), default=0)
+    count = max(nearest_two // 2 * 2 - 2, 0) // 2
+    if count == 0:
+        return fixed
+    distance = 2 + 2 * ((philox_word(seed, (0xFFFFFFFF, axis, step, 0)) * count) >> 32)
+    return [start - distance for start in [*fixed, 2 * fixed[-1] - fixed[-2]]]
+
+
+def philox_word(seed, counter):
+    """The first word of Philox4x32-10."""
+    low, (c0, c1, c2, c3), key = 0xFFFFFFFF, counter, [seed & 0xFFFFFFFF, seed >> 32]
+    for _ in range(10):
+        p0, p1 = c0 * 0xD2511F53, c2 * 0xCD9E8D57
+        c0, c1, c2, c3 = (p1 >> 32) ^ c1 ^ key[0], p1 & low, (p0 >> 32) ^ c3 ^ key[1], p0 & low
+        key = [(key[0] + 0x9E3779B9) & low, (key[1] + 0xBB67AE85) & low]
+    return c0
+
+
+def nearest(fixed, start):
+    return min(range(len(fixed)), key=lambda index: abs(fixed[index] - start))
+
+
 def profile(side, overlap, fusion):
     """One axis of a region's weights: 1, or a raised cosine over the overlap."""
     distance = torch.arange(side, dtype=torch.float64)
@@ -516,17 +610,30 @@ def write_png(path, image):
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + data)
 
 
+def input_picture():
+    """The picture that jobs enlarge: [1, 3, HEIGHT, WIDTH] in 0..1, of 16-bit values."""
+    image = (picture(HEIGHT, WIDTH, torch.Generator().manual_seed(7)).double() + 1) / 2
+    return (image * 65535).round() / 65535
+
+
+def write_picture(path, image):
+    write_png(path, (image * 65535).round()[0].permute(1, 2, 0).numpy().astype(np.uint16))
+
+
 def write_json(path, value):
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def repainted(case):
+    return (mask_shares(case, *case.size) > 0).double().mean().item()
 
 
 def main():
     torch.set_num_threads(1)
     AREA.mkdir(parents=True, exist_ok=True)
-    image = (picture(HEIGHT, WIDTH, torch.Generator().manual_seed(7)).double() + 1) / 2
-    samples = (image * 65535).round()
-    image = samples / 65535
-    write_png(AREA / "in.png", samples[0].permute(1, 2, 0).numpy().astype(np.uint16))
+    image = input_picture()
+    write_picture(AREA / "in.png", image)
+    Image.fromarray(mask_picture()).save(AREA / "mask.png", optimize=True)
 
     method, expected, cases = Method(), {}, {}
     for name, case in CASES.items():
@@ -540,9 +647,12 @@ def main():
     for name, reference in expected.items():
         inside = ((reference > 0) & (reference < 1)).double().mean().item()
         assert inside > 0.2, (name, inside)
+        assert not CASES[name].mask or 0.02 < repainted(CASES[name]) < 0.9, name
         if name != "all" and reference.shape == expected["all"].shape:
             assert (reference - expected["all"]).abs().max() > 0.1, name
-    save_file(expected, AREA / "expected.safetensors")
+    files = {name: "jittered" if case.jitter else "masked" if case.mask else "expected" for name, case in CASES.items()}
+    for file in sorted(set(files.values())):
+        save_file({name: picture for name, picture in expected.items() if files[name] == file}, AREA / f"{file}.safetensors")
     write_json(AREA / "cases.json", cases)
 
 

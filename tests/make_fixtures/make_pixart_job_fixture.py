@@ -21,8 +21,7 @@ from diffusers import AutoencoderTiny, DPMSolverMultistepScheduler, PixArtAlphaP
 from safetensors.torch import save_file
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
-from make_img2img_fixture import picture
-from make_method_fixture import ALL, FIXTURES, HEIGHT, NEGATIVE, PROMPT, RUN, STEPS, WIDTH, Case, Method, Walk, write_json
+from make_method_fixture import ALL, FIXTURES, NEGATIVE, PROMPT, RUN, STEPS, Case, Method, Walk, input_picture, write_json
 from make_t5_fixtures import save_encoder
 from make_vae_fixtures import randomize
 
@@ -179,9 +178,7 @@ def main():
     torch.set_num_threads(1)
     AREA.mkdir(parents=True, exist_ok=True)
     build()
-    image = (picture(HEIGHT, WIDTH, torch.Generator().manual_seed(7)).double() + 1) / 2
-    image = (image * 65535).round() / 65535
-    method, expected, cases = PixArtMethod(), {}, {}
+    image, method, expected, cases = input_picture(), PixArtMethod(), {}, {}
     for name, case in CASES.items():
         expected[name], _ = method.run(image, case)
         assert expected[name].isfinite().all()

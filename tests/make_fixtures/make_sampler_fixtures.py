@@ -1,17 +1,21 @@
 """Fixtures for `sampler` and `canvas::noise`, from diffusers and from a second implementation of Philox.
 
+    pip install --no-deps k-diffusion
     python tests/make_fixtures/make_sampler_fixtures.py
 
 Writes tests/fixtures/sampler/{defaults.json,timesteps.json,flow.json,abar.safetensors}, {trajectories,flow_trajectories,
-pixart_trajectories,solver_trajectories}.json and .safetensors there,
+pixart_trajectories,solver_trajectories,few_step_trajectories,k_diffusion_trajectories}.json and .safetensors there,
 and tests/fixtures/noise/field.safetensors. Deterministic. Made with diffusers 0.42.1, torch 2.15.0, numpy 2, and scipy
-1.17 for the beta distribution; torchsde 0.2, which DPMSolverSDEScheduler imports.
+1.17 for the beta distribution; torchsde 0.2, which DPMSolverSDEScheduler imports; k-diffusion 0.1.1.
 """
 
 import ast
+import importlib.util
 import inspect
 import json
 import math
+import sys
+import types
 from pathlib import Path
 from unittest import mock
 
@@ -336,6 +340,40 @@ def solver_cases():
     return dict(sorted(cases.items()))
 
 
+def few_step_cases():
+    """The models of models/registry.json that are made for few steps, each with the scheduler of its card: all steps, and
+    those that an enlargement runs."""
+    euler, ancestral = EulerDiscreteScheduler, EulerAncestralDiscreteScheduler
+    settings = {
+        # https://huggingface.co/ByteDance/SDXL-Lightning: trailing; the one-step model predicts the picture
+        "euler_sdxl-lightning-1step": (euler, {**SDXL, "prediction_type": "sample"}, 1, 1, None),
+        "euler_sdxl-lightning-2step": (euler, SDXL, 2, 1, None),
+        "euler_sdxl-lightning-4step": (euler, SDXL, 4, 2, None),
+        "euler_sdxl-lightning-8step": (euler, SDXL, 8, 4, None),
+        # https://huggingface.co/stabilityai/sdxl-turbo: its own scheduler
+        "euler-a_sdxl-turbo": (ancestral, SDXL, 4, 2, None),
+        # https://huggingface.co/tianweiy/DMD2
+        "lcm_dmd2-sdxl": (LCMScheduler, SDXL, [999, 749, 499, 249], 2, None),
+        # https://github.com/G-U-N/Phased-Consistency-Model
+        "ddim_pcm-sdxl": (DDIMScheduler, SDXL, 4, 2, 0.0),
+        # https://huggingface.co/latent-consistency
+        "lcm_sdxl-lcm": (LCMScheduler, SDXL, 4, 2, None),
+        "lcm_sd15-lcm": (LCMScheduler, SDXL, 4, 2, None),
+        "lcm_lcm-sdxl": (LCMScheduler, SDXL, 4, 2, None),
+        "lcm_lcm-dreamshaper-v7": (LCMScheduler, SDXL, 4, 2, None),
+        # https://huggingface.co/ByteDance/Hyper-SD
+        "ddim_hyper-sdxl": (DDIMScheduler, SDXL, 8, 4, 0.0),
+        "ddim_hyper-sdxl-cfg": (DDIMScheduler, SDXL, 8, 4, 0.0),
+        "ddim_hyper-sd15": (DDIMScheduler, SDXL, 8, 4, 0.0),
+        "tcd_hyper-sdxl-unified": (TCDScheduler, SDXL, 8, 4, 0.3),
+        "lcm_hyper-sdxl-1step": (LCMScheduler, SDXL, [800], 1, None),
+    }  # fmt: skip
+    whole = {}
+    for name, (kind, own_settings, n, _, eta) in settings.items():
+        whole[f"{name}_whole"] = (kind, own_settings, n, len(n) if isinstance(n, list) else n, eta)
+    return settings | whole
+
+
 def set_beyond(settings):
     """What settings say that SDXL's do not."""
     return {name: value for name, value in settings.items() if SDXL.get(name) != value}
@@ -474,6 +512,61 @@ def trajectory(kind, settings, n, run, eta, draws):
     return config_json(scheduler), ts.tolist(), zs, torch.stack(x0s).float() if x0s[0] is not None else None
 
 
+def k_diffusion():
+    """The samplers of k-diffusion, without the packages that its other modules ask for."""
+    wanted = ("torchdiffeq", "torchsde", "k_diffusion")
+    folder = Path(importlib.util.find_spec("k_diffusion").submodule_search_locations[0])
+    stubs = {name: types.ModuleType(name) for name in (*wanted, "k_diffusion.utils")}
+    stubs["torchdiffeq"].odeint = None
+    stubs["k_diffusion"].utils = stubs["k_diffusion.utils"]
+    with mock.patch.dict(sys.modules, stubs):
+        spec = importlib.util.spec_from_file_location("k_diffusion.sampling", folder / "sampling.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return module
+
+
+def third_order_cases():
+    """Runs of k-diffusion's DPM++ 3M SDE through the levels of diffusers' DPM-Solver."""
+    exponential = {**SDXL, "use_exponential_sigmas": True}
+    zero_snr = {**SDXL, "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    cases = {}
+    for name, settings in {
+        "": SDXL, "karras_": {**SDXL, "use_karras_sigmas": True}, "exponential_": exponential,
+        "beta_": {**SDXL, "use_beta_sigmas": True}, "sigma_min_": {**SDXL, "final_sigmas_type": "sigma_min"},
+        "trailing_": {**SDXL, "timestep_spacing": "trailing"}, "zero_snr_": zero_snr,
+    }.items():  # fmt: skip
+        # (It does not run with a single step.)
+        for n, run in [(2, 2), (3, 3), (8, 8), (8, 4), (20, 9)]:
+            cases[f"dpmpp-3m-sde_{name}{run}_of_{n}"] = (settings, n, run)
+    return cases
+
+
+def third_order(file):
+    """As `trajectories`, with steps of k-diffusion in f64; its x is the canvas over the signal."""
+    sampling, tensors, about = k_diffusion(), {}, {}
+    generator = torch.Generator().manual_seed(0)
+    shape = (1, 3, 2, 4)
+    draws = {name: torch.randn(shape, generator=generator) for name in ("zl", "noise0")}
+    draws |= {name: torch.randn((20, *shape), generator=generator) for name in ("outputs", "noises")}
+    for name, (settings, n, run) in third_order_cases().items():
+        scheduler = DPMSolverMultistepScheduler(**own(DPMSolverMultistepScheduler, settings))
+        scheduler.set_timesteps(n)
+        sigmas = scheduler.sigmas[n - run :].double()
+        outputs, noises = iter(draws["outputs"].double()), iter(draws["noises"].double())
+        seen = []
+        x = sampling.sample_dpmpp_3m_sde(
+            lambda x, sigma: x - sigma[0] * next(outputs), draws["zl"].double() + sigmas[0] * draws["noise0"], sigmas,
+            callback=lambda state: seen.append(state["x"]), disable=True, noise_sampler=lambda *_: next(noises),
+        )  # fmt: skip
+        zs = [x / (sigma**2 + 1) ** 0.5 for x, sigma in zip([*seen, x], sigmas)]
+        tensors[f"z.{name}"] = torch.cat(zs).float()
+        timesteps = scheduler.timesteps[n - run :].tolist()
+        about[name] = dict(config=config_json(scheduler), n=n, run=run, eta=None, timesteps=timesteps)
+    save_file(tensors | draws, FIXTURES / f"sampler/{file}.safetensors")
+    write_json(FIXTURES / f"sampler/{file}.json", about)
+
+
 def trajectories(file, cases):
     generator = torch.Generator().manual_seed(0)
     shape = (3, 2, 4)
@@ -537,4 +630,6 @@ if __name__ == "__main__":
     trajectories("flow_trajectories", flow_cases())
     trajectories("pixart_trajectories", pixart_cases())
     trajectories("solver_trajectories", solver_cases())
+    third_order("k_diffusion_trajectories")
+    trajectories("few_step_trajectories", few_step_cases())
     noise()

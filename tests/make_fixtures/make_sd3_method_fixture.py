@@ -6,9 +6,7 @@ written in PyTorch and diffusers, in f64.
     pip install gguf
     python tests/make_fixtures/make_sd3_method_fixture.py
 
-It is make_method_fixture.py for flow matching and joint attention (section 5b), literal in the same way: the regional
-attention prior keeps the softmax maps over the text's tokens, the structure prior is autograd through equations 4 and 5
-with ε held constant, steps are diffusers' own, every region is a call by itself, the VAE sees the picture whole.
+It is flow_method.py with joint attention, whose regional attention prior keeps the softmax maps over the text's tokens.
 
 Written in model/: also `original.safetensors` (transformer and text encoders of a single file) and `transformer.gguf`
 (Q8_0, as ComfyUI-GGUF has it), which diffusers' own converter brings back to the folder's tensors. In method/: `in.png`,
@@ -16,11 +14,9 @@ Written in model/: also `original.safetensors` (transformer and text encoders of
 """
 
 import json
-import math
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -34,17 +30,13 @@ from gguf.quants import quantize
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel
 
-from make_img2img_fixture import noise_field, picture
-from make_method_fixture import (
-    Case, HEIGHT, NEGATIVE, PROMPT, WIDTH, caption_document, continued, lanczos, low_band, profile, starts,
-    write_json, write_png,
-)
+from flow_method import FlowMethod, write_jobs
+from make_method_fixture import NEGATIVE, Case, write_json
 from make_sd3_fixtures import LiteralPrior
 from make_text_fixtures import randomize
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 MODEL, AREA = FIXTURES / "sd3" / "model", FIXTURES / "sd3" / "method"
-STEPS, RUN = 8, 4
 INDEX = {
     "_class_name": "StableDiffusion3Pipeline",
     "transformer": ["diffusers", "SD3Transformer2DModel"],
@@ -186,7 +178,7 @@ CASES = {
 }
 
 
-class Method:
+class Method(FlowMethod):
     def __init__(self):
         def load(kind, folder):
             return kind.from_pretrained(folder, torch_dtype=torch.float32).double().eval()
@@ -208,7 +200,7 @@ class Method:
         )
         self.own = dict(self.transformer.attn_processors)
         self.factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
-        self.region = self.transformer.config.sample_size
+        self.region, self.patch = self.transformer.config.sample_size, self.transformer.config.patch_size
 
     def condition(self, text):
         context, _, pooled, _ = self.text.encode_prompt(
@@ -224,105 +216,28 @@ class Method:
             z, timestep=time, encoder_hidden_states=context, pooled_projections=pooled
         ).sample
 
-    def encode(self, image, height, width):
-        f, config = self.factor, self.vae.config
-        image = continued(image, (0, height * f - image.shape[-2]), (0, width * f - image.shape[-1]))
-        return (self.vae.encode(2 * image - 1).latent_dist.mean - config.shift_factor) * config.scaling_factor
+    def blended(self, own, prompt, share):
+        return tuple(share * a + (1 - share) * b for a, b in zip(own, prompt))
 
-    def decode(self, z):
-        config = self.vae.config
-        return self.vae.decode(z / config.scaling_factor + config.shift_factor).sample
+    def priors(self, weight):
+        return [LiteralPrior(weight) for _ in self.transformer.transformer_blocks]
 
     def set_priors(self, priors, size, rects):
-        """Literal priors of all blocks, for a call on so many latent pixels."""
         plain = LiteralPrior(0.0)
-        patch = self.transformer.config.patch_size
         plain.size = (0, 0)
         for block, prior in zip(self.transformer.transformer_blocks, priors):
-            prior.size, prior.rects = tuple(side // patch for side in size), rects
+            prior.size, prior.rects = tuple(side // self.patch for side in size), rects
             block.attn.set_processor(prior)
             if block.attn2 is not None:
                 block.attn2.set_processor(plain)
 
-    @torch.no_grad()
-    def run(self, image, case):
-        side, f = self.region, self.factor
-        (width, height), (in_height, in_width) = case.size, image.shape[-2:]
-        canvas_h, canvas_w = (2 * math.ceil(math.ceil(n / f) / 2) for n in (height, width))
-        resized = lanczos(image, width, height)
-        low = self.encode(resized, canvas_h, canvas_w)
-
-        self.scheduler.set_timesteps(STEPS)
-        self.scheduler.set_begin_index(STEPS - RUN)
-        timesteps = self.scheduler.timesteps[STEPS - RUN :]
-        sigmas = self.scheduler.sigmas[STEPS - RUN :].double()
-        noise = noise_field(case.seed, *low.shape[1:]).double()
-        z = (1 - sigmas[0]) * low + sigmas[0] * noise
-
-        aspect, stride = math.sqrt(in_width / in_height), self.transformer.config.patch_size
-        small_h, small_w = (
-            stride * max(1, math.floor(n / stride + 0.5)) for n in (side / aspect, side * aspect)
-        )
-        small = self.encode(lanczos(image, small_w * f, small_h * f), small_h, small_w)
-        small_noise = noise_field(case.seed, *small.shape[1:], draw=1).double()
-
-        overlap = math.floor(case.overlap * side + 0.5)
-        ys, xs = starts(canvas_h, side, overlap), starts(canvas_w, side, overlap)
-        weight = profile(side, overlap, case.fusion)
-        weight = weight[:, None] * weight[None, :]
-        texts = caption_document(ys, xs, case, side, f) if case.captions else None
-        prompt, negative = self.condition(PROMPT), self.condition(case.negative)
-        conditions = []
-        for index in range(len(ys) * len(xs)):
-            own = texts and texts["regions"][index]["caption"]
-            own = self.condition(own) if own else prompt
-            conditions.append(tuple(case.rsp * a + (1 - case.rsp) * b for a, b in zip(own, prompt)))
-
+    def without_priors(self):
         self.transformer.set_attn_processor(dict(self.own))
-        halves = 2 if case.guidance > 1 else 1
-        twins = [[LiteralPrior(case.rap) for _ in self.transformer.transformer_blocks] for _ in range(halves)]
-        for i, t in enumerate(timesteps):
-            if case.rap > 0:
-                state = (1 - sigmas[i]) * small + sigmas[i] * small_noise
-                for priors, condition in zip(twins, (prompt, negative)):
-                    self.set_priors(priors, (small_h, small_w), None)
-                    self.predict(state, t, condition)
-            total, weights = torch.zeros_like(z), torch.zeros_like(z)
-            for (y, x), own in zip([(y, x) for y in ys for x in xs], conditions):
-                window = continued(z, (0, max(side - canvas_h, 0)), (0, max(side - canvas_w, 0)))
-                window = window[..., y : y + side, x : x + side]
-                unit = (height / f, width / f)
-                place = [y / unit[0], x / unit[1], side / unit[0], side / unit[1]]
-                outputs = []
-                for priors, condition in zip(twins, (own, negative)):
-                    if case.rap > 0:
-                        self.set_priors(priors, (side, side), [place])
-                    outputs.append(self.predict(window, t, condition))
-                velocity = outputs[0]
-                if halves == 2:
-                    velocity = outputs[1] + case.guidance * (outputs[0] - outputs[1])
-                h, w = min(side, canvas_h), min(side, canvas_w)
-                total[..., y : y + h, x : x + w] += (weight * velocity)[..., :h, :w]
-                weights[..., y : y + h, x : x + w] += weight[:h, :w]
-            signal, spread = 1 - sigmas[i], sigmas[i]
-            eps = z + signal * total / weights
-            weight_i = case.gsp * 0.5 * (1 + math.cos(math.pi * i / RUN))
-            z = self.structure(z, eps, low, signal, spread, weight_i)
-            # The velocity that the moved canvas and the noise imply.
-            z = self.scheduler.step(eps - (z - spread * eps) / signal, t, z).prev_sample.double()
 
-        decoded = self.decode(z)
-        result = (decoded[0, :, :height, :width] * 0.5 + 0.5).clamp(0, 1)
-        return result.permute(1, 2, 0).float().contiguous(), texts
 
-    @torch.enable_grad()
-    def structure(self, z, eps, low, signal, spread, weight):
-        """Equations 4 and 5 by autograd; the factor 2η/signal² of docs/method.md is the weight λ."""
-        z = z.detach().requires_grad_()
-        clean = (z - spread * eps) / signal
-        loss = (low_band(clean) - low_band(low)).square().sum()
-        (gradient,) = torch.autograd.grad(loss, z)
-        return (z - weight * signal**2 / 2 * gradient).detach()
+def options(case):
+    # Without the option the program takes the guidance that the makers recommend.
+    return case.options() + ([] if case.guidance else ["--guidance", "1"])
 
 
 def main():
@@ -331,24 +246,7 @@ def main():
     models = build()
     save(models)
     save_other_forms(models["transformer"])
-    image = (picture(HEIGHT, WIDTH, torch.Generator().manual_seed(7)).double() + 1) / 2
-    samples = (image * 65535).round()
-    image = samples / 65535
-    write_png(AREA / "in.png", samples[0].permute(1, 2, 0).numpy().astype(np.uint16))
-    whole, expected, cases = Method(), {}, {}
-    for name, case in CASES.items():
-        expected[name], texts = whole.run(image, case)
-        assert expected[name].isfinite().all()
-        inside = ((expected[name] > 0) & (expected[name] < 1)).double().mean().item()
-        print(name, inside)
-        assert inside > 0.2, (name, inside)
-        # Without the option the program takes the guidance that the makers recommend.
-        alone = [] if case.guidance else ["--guidance", "1"]
-        cases[name] = {"options": case.options() + alone}
-        if texts:
-            write_json(AREA / case.captions, texts)
-    save_file(expected, AREA / "expected.safetensors")
-    write_json(AREA / "cases.json", cases)
+    write_jobs(AREA, Method(), CASES, options)
 
 
 if __name__ == "__main__":

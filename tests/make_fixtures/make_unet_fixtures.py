@@ -1,17 +1,20 @@
 """Makes tests/fixtures/unet: what diffusers' UNet2DConditionModel computes, for tests/parity/unet.rs.
 
 Weights and inputs are not stored: both sides draw them from the same counter-based formula
-(`field` below), so a fixture is a config, the shapes of its tensors, and the outputs.
+(`field` below), so a fixture is a config, the shapes of its tensors, and the outputs. Distilled UNets have their tensors
+in groups of modules of one kind, each with the names of the original code, which diffusers' own converter brings back.
 
     python tests/make_fixtures/make_unet_fixtures.py
 """
 
 import json
 import pathlib
+import re
 
 import numpy as np
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import LatentConsistencyModelPipeline, UNet2DConditionModel
+from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from safetensors.torch import save_file
 
 OUT = pathlib.Path(__file__).parent.parent / "fixtures" / "unet"
@@ -130,7 +133,138 @@ CASES = {
         ),
         batch=3, size=(8, 10), tokens=4, timestep=1,
     ),
+    # Latent consistency models, which are given the strength of guidance: of Stable Diffusion 1.x and of SDXL.
+    "guided": dict(
+        config=dict(
+            COMMON,
+            block_out_channels=[16, 24],
+            down_block_types=["CrossAttnDownBlock2D", "DownBlock2D"],
+            up_block_types=["UpBlock2D", "CrossAttnUpBlock2D"],
+            layers_per_block=1,
+            attention_head_dim=4,
+            cross_attention_dim=12,
+            time_cond_proj_dim=32,
+        ),
+        batch=2, size=(8, 8), tokens=4, timestep=499, guidance=8.0,
+    ),
+    "guided_sdxl": dict(
+        config=dict(
+            COMMON,
+            **TEXT_TIME,
+            block_out_channels=[16, 24],
+            down_block_types=["DownBlock2D", "CrossAttnDownBlock2D"],
+            up_block_types=["CrossAttnUpBlock2D", "UpBlock2D"],
+            layers_per_block=1,
+            attention_head_dim=[2, 3],
+            cross_attention_dim=12,
+            use_linear_projection=True,
+            time_cond_proj_dim=16,
+        ),
+        batch=1, size=(8, 8), tokens=4, timestep=259, guidance=1.7,
+    ),
 }
+
+
+# SDXL's with fewer transformers, unevenly, and with one residual block in the middle.
+DISTILLED = dict(
+    COMMON,
+    **TEXT_TIME,
+    norm_num_groups=32,
+    block_out_channels=[32, 64, 64],
+    down_block_types=["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    mid_block_type="UNetMidBlock2D",
+    up_block_types=["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    layers_per_block=2,
+    # What the original code has everywhere: heads of 64 numbers.
+    attention_head_dim=[1, 1, 1],
+    cross_attention_dim=40,
+    use_linear_projection=True,
+)
+CASES |= {
+    # segmind/SSD-1B
+    "ssd_1b": dict(
+        config=dict(
+            DISTILLED,
+            transformer_layers_per_block=[1, [2, 2], [4, 4]],
+            reverse_transformer_layers_per_block=[[4, 4, 10], [2, 1, 1], 1],
+        ),
+        batch=2, size=(12, 16), tokens=7, timestep=601, original=True,
+    ),
+    # segmind/Segmind-Vega
+    "vega": dict(
+        config=dict(DISTILLED, transformer_layers_per_block=[1, 1, 2]),
+        batch=1, size=(16, 8), tokens=9, timestep=249, original=True,
+    ),
+}
+
+
+RESNET = {
+    "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0",
+    "conv2": "out_layers.3", "conv_shortcut": "skip_connection",
+}  # fmt: skip
+
+
+def in_resnet(name):
+    """The original name of a tensor within a residual block."""
+    module, kind = name.split(".")
+    return f"{RESNET[module]}.{kind}"
+
+
+def original_names(config, names):
+    """The name in `sgm` of each tensor, which has the blocks of all levels in a row."""
+    layers, levels = config["layers_per_block"], len(config["block_out_channels"])
+    places = {
+        "conv_in": "input_blocks.0.0", "time_embedding.linear_1": "time_embed.0",
+        "time_embedding.linear_2": "time_embed.2", "add_embedding.linear_1": "label_emb.0.0",
+        "add_embedding.linear_2": "label_emb.0.2", "conv_norm_out": "out.0", "conv_out": "out.2",
+        "mid_block.resnets.0": "middle_block.0",
+    }  # fmt: skip
+    for level in range(levels):
+        for layer in range(layers):
+            block = 1 + level * (layers + 1) + layer
+            places[f"down_blocks.{level}.resnets.{layer}"] = f"input_blocks.{block}.0"
+            places[f"down_blocks.{level}.attentions.{layer}"] = f"input_blocks.{block}.1"
+        places[f"down_blocks.{level}.downsamplers.0.conv"] = f"input_blocks.{(level + 1) * (layers + 1)}.0.op"
+        for layer in range(layers + 1):
+            block = level * (layers + 1) + layer
+            places[f"up_blocks.{level}.resnets.{layer}"] = f"output_blocks.{block}.0"
+            places[f"up_blocks.{level}.attentions.{layer}"] = f"output_blocks.{block}.1"
+        attends = config["up_block_types"][level].startswith("CrossAttn")
+        places[f"up_blocks.{level}.upsamplers.0.conv"] = f"output_blocks.{block}.{1 + attends}.conv"
+    found = {}
+    for name in names:
+        place = max((ours for ours in places if name.startswith(f"{ours}.")), key=len)
+        rest = name[len(place) + 1 :]
+        found[name] = f"{places[place]}.{in_resnet(rest) if '.resnets.' in place else rest}"
+    return found
+
+
+def groups(config, shapes):
+    """The tensors as modules of few kinds: `kinds`, each with suffixes in diffusers and in `sgm` and shapes, and `modules`,
+    each with its names in both and the number of its kind."""
+    original, modules = original_names(config, shapes), {}
+    for name, shape in shapes.items():
+        found = re.match(r".*transformer_blocks\.\d+|.*(resnets|attentions)\.\d+", name)
+        ours = found.group() if found else name.rsplit(".", 1)[0]
+        suffix = name[len(ours) + 1 :]
+        theirs = in_resnet(suffix) if found and found[1] == "resnets" else suffix
+        place = original[name].removesuffix(f".{theirs}")
+        modules.setdefault((ours, place), []).append([suffix, theirs, shape])
+    kinds = []
+    for tensors in modules.values():
+        if tensors not in kinds:
+            kinds.append(tensors)
+    return dict(kinds=kinds, modules=[[*names, kinds.index(tensors)] for names, tensors in modules.items()])
+
+
+def check_original(config, model):
+    """diffusers makes the model's tensors of those with the original names."""
+    state = model.state_dict()
+    original = original_names(config, state)
+    checkpoint = {f"model.diffusion_model.{original[name]}": tensor for name, tensor in state.items()}
+    back = convert_ldm_unet_checkpoint(checkpoint, {**model.config, "class_embed_type": None})
+    assert back.keys() == state.keys()
+    assert all(torch.equal(back[name], tensor) for name, tensor in state.items())
 
 
 def main():
@@ -142,6 +276,8 @@ def main():
         shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
         model.load_state_dict({name: weight(name, shape) for name, shape in shapes.items()})
 
+        if spec.get("original"):
+            check_original(spec["config"], model)
         batch, (height, width) = spec["batch"], spec["size"]
         inputs = dict(
             sample=[batch, spec["config"]["in_channels"], height, width],
@@ -160,6 +296,10 @@ def main():
             added_cond_kwargs=added,
             return_dict=False,
         )
+        if "guidance" in spec:
+            scale = torch.tensor(spec["guidance"] - 1).repeat(batch)
+            width = spec["config"]["time_cond_proj_dim"]
+            arguments["timestep_cond"] = LatentConsistencyModelPipeline.get_guidance_scale_embedding(None, scale, width)
         tensors, channels_last = {}, (0, 2, 3, 1)
         with torch.no_grad():
             tensors["output"] = model(**arguments)[0].permute(channels_last).contiguous()
@@ -187,11 +327,13 @@ def main():
 
         description = dict(
             config=json.loads(model.to_json_string()),
-            shapes=shapes,
+            **(groups(spec["config"], shapes) if spec.get("original") else dict(shapes=shapes)),
             inputs=inputs,
             timestep=spec["timestep"],
             time_ids=time_ids if added else None,
         )
+        if "guidance" in spec:
+            description["guidance"] = spec["guidance"]
         (OUT / f"{case}.json").write_text(json.dumps(description, separators=(",", ":")) + "\n")
         save_file(tensors, OUT / f"{case}.safetensors")
         parameters = sum(np.prod(shape) for shape in shapes.values())

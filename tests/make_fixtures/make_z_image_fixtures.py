@@ -12,6 +12,10 @@ region's own text part. The Rust side keeps no map.
 The tokenizer is Qwen's with a small vocabulary, and the chat template is the part of Qwen3's that one message of a user
 reaches.
 
+Also `qwen3.gguf`, an encoder as llama.cpp's converter writes it (Q8_0, the vocabulary in the file), with what transformers
+computes with these weights.
+
+    pip install gguf
     python tests/make_fixtures/make_z_image_fixtures.py
 """
 
@@ -19,10 +23,12 @@ import json
 import shutil
 from pathlib import Path
 
+import gguf
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, ZImagePipeline, ZImageTransformer2DModel
 from diffusers.pipelines.z_image.pipeline_z_image import get_default_z_image_sigmas
 from safetensors.torch import save_file
+from gguf.quants import dequantize, quantize
 from tokenizers import ByteLevelBPETokenizer
 from transformers import Qwen2Tokenizer, Qwen3Config, Qwen3ForCausalLM, Qwen3Model
 
@@ -295,6 +301,56 @@ def write_encoders(tokenizer):
         print(name, [list(states.shape) for states in embedded])
 
 
+def write_gguf(tokenizer):
+    """The encoder `alone` in a file of llama.cpp's kind: its names, numbers and vocabulary."""
+    kind, config = ENCODERS["alone"]
+    config = Qwen3Config(**config)
+    model = kind(config).eval()
+    writer = gguf.GGUFWriter(OUT / "qwen3.gguf", "qwen3")
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3, config.num_hidden_layers)
+    rounded = {}
+    for name, tensor in model.state_dict().items():
+        values = weight(name, list(tensor.shape)).numpy()
+        stored_as = gguf.GGMLQuantizationType.Q8_0 if values.ndim == 2 else gguf.GGMLQuantizationType.F32
+        if values.ndim == 2 and values.shape[1] % 32:
+            stored_as = gguf.GGMLQuantizationType.F16
+        stored = quantize(values, stored_as)
+        rounded[name] = torch.from_numpy(dequantize(stored, stored_as)).reshape(tensor.shape).clone()
+        theirs = names.get_name(f"model.{name}", try_suffixes=(".weight",))
+        writer.add_tensor(theirs, stored, raw_dtype=stored_as)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    added = {token.content: token.special for token in tokenizer.added_tokens_decoder.values()}
+    of_id = {index: token for token, index in tokenizer.get_vocab().items()}
+    tokens, kinds = [], []
+    for index in range(config.vocab_size):
+        token = of_id.get(index)
+        if token is None:
+            tokens.append(f"[PAD{index}]")
+            kinds.append(gguf.TokenType.UNUSED)
+            continue
+        tokens.append(token)
+        own = gguf.TokenType.CONTROL if added.get(token) else gguf.TokenType.USER_DEFINED
+        kinds.append(own if token in added else gguf.TokenType.NORMAL)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("qwen2")
+    writer.add_token_list(tokens)
+    writer.add_token_types(kinds)
+    merges = (OUT / "tokenizer" / "merges.txt").read_text().splitlines()
+    writer.add_token_merges([merge for merge in merges if merge and not merge.startswith("#version")])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    model.load_state_dict(rounded)
+    pipeline = ZImagePipeline(scheduler=None, vae=None, text_encoder=model, tokenizer=tokenizer, transformer=None)
+    with torch.no_grad():
+        embedded = pipeline._encode_prompt(list(PROMPTS[:3]), device="cpu", max_sequence_length=512)
+    states = {str(row): states.contiguous() for row, states in enumerate(embedded)}
+    save_file(states, OUT / "qwen3_gguf.safetensors")
+
+
 def main():
     torch.set_num_threads(1)
     shutil.rmtree(OUT, ignore_errors=True)
@@ -304,6 +360,7 @@ def main():
     tokenizer = write_tokenizer()
     write_texts(tokenizer)
     write_encoders(tokenizer)
+    write_gguf(tokenizer)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,8 @@ and diffusers, in f64. Run make_z_image_fixtures.py first: the tokenizer and the
     pip install gguf
     python tests/make_fixtures/make_z_image_method_fixture.py
 
-It is make_sd3_method_fixture.py for one stream of tokens, literal in the same way: the regional attention prior keeps the
-softmax maps over the text's tokens, the structure prior is autograd through equations 4 and 5 with ε held constant, steps are
-diffusers' own at the pipeline's sigmas, every region is a call by itself, the VAE sees the picture whole.
+It is flow_method.py with one stream of tokens, at the pipeline's sigmas; the regional attention prior keeps the softmax maps
+over the text's tokens.
 
 Written in model/: also `shapes.json` (tensors of every part), `original.json` (each tensor of the original code with those of
 diffusers that it is made of, row behind row), which diffusers' own converter brings back, and `transformer.gguf` (Q8_0, the
@@ -17,11 +16,9 @@ what the pipeline itself makes of a prompt (`words.json`: width, height, steps, 
 """
 
 import json
-import math
 import shutil
 from dataclasses import replace
 
-import numpy as np
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -36,16 +33,13 @@ from gguf.quants import dequantize, quantize
 from safetensors.torch import save_file
 from transformers import Qwen2Tokenizer, Qwen3Config, Qwen3ForCausalLM
 
-from make_img2img_fixture import noise_field, picture
-from make_method_fixture import (
-    Case, HEIGHT, NEGATIVE, PROMPT, WIDTH, caption_document, continued, lanczos, low_band, profile, starts,
-    write_json, write_png,
-)
+from flow_method import FlowMethod, write_jobs
+from make_img2img_fixture import noise_field
+from make_method_fixture import NEGATIVE, PROMPT, STEPS, Case, write_json
 from make_unet_fixtures import field, weight
 from make_z_image_fixtures import ENCODERS, OUT, LiteralPrior, predict, wide_rotation
 
 MODEL, AREA = OUT / "model", OUT / "method"
-STEPS, RUN = 8, 4
 # Native size in latent pixels; the configuration has none.
 SIDE, FACTOR = 12, 4
 INDEX = {
@@ -172,7 +166,9 @@ def from_words(models):
     return pictures
 
 
-class Method:
+class Method(FlowMethod):
+    region, factor, patch = SIDE, FACTOR, 2
+
     def __init__(self, models):
         self.vae, self.transformer = (models[name].double() for name in ("vae", "transformer"))
         self.scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
@@ -193,99 +189,20 @@ class Method:
         (output,) = self.transformer([z[0].unsqueeze(1)], time, [condition], return_dict=False)[0]
         return -output.squeeze(1)[None]
 
-    def encode(self, image, height, width):
-        f, config = FACTOR, self.vae.config
-        image = continued(image, (0, height * f - image.shape[-2]), (0, width * f - image.shape[-1]))
-        return (self.vae.encode(2 * image - 1).latent_dist.mean - config.shift_factor) * config.scaling_factor
+    def set_timesteps(self):
+        self.scheduler.set_timesteps(sigmas=get_default_z_image_sigmas(STEPS))
 
-    def decode(self, z):
-        config = self.vae.config
-        return self.vae.decode(z / config.scaling_factor + config.shift_factor).sample
+    def priors(self, weight):
+        return [LiteralPrior(weight) for _ in self.transformer.layers]
 
     def set_priors(self, priors, size, rects):
-        """Literal priors of all blocks, for a call on so many latent pixels."""
         for block, prior in zip(self.transformer.layers, priors):
-            prior.size, prior.rects = tuple(side // 2 for side in size), rects
+            prior.size, prior.rects = tuple(side // self.patch for side in size), rects
             block.attention.set_processor(prior)
 
-    @torch.no_grad()
-    def run(self, image, case):
-        side, f = SIDE, FACTOR
-        assert case.rsp == 1
-        (width, height), (in_height, in_width) = case.size, image.shape[-2:]
-        canvas_h, canvas_w = (2 * math.ceil(math.ceil(n / f) / 2) for n in (height, width))
-        resized = lanczos(image, width, height)
-        low = self.encode(resized, canvas_h, canvas_w)
-
-        self.scheduler.set_timesteps(sigmas=get_default_z_image_sigmas(STEPS))
-        self.scheduler.set_begin_index(STEPS - RUN)
-        timesteps = self.scheduler.timesteps[STEPS - RUN :]
-        sigmas = self.scheduler.sigmas[STEPS - RUN :].double()
-        noise = noise_field(case.seed, *low.shape[1:]).double()
-        z = (1 - sigmas[0]) * low + sigmas[0] * noise
-
-        aspect = math.sqrt(in_width / in_height)
-        small_h, small_w = (2 * max(1, math.floor(n / 2 + 0.5)) for n in (side / aspect, side * aspect))
-        small = self.encode(lanczos(image, small_w * f, small_h * f), small_h, small_w)
-        small_noise = noise_field(case.seed, *small.shape[1:], draw=1).double()
-
-        overlap = math.floor(case.overlap * side + 0.5)
-        ys, xs = starts(canvas_h, side, overlap), starts(canvas_w, side, overlap)
-        weight = profile(side, overlap, case.fusion)
-        weight = weight[:, None] * weight[None, :]
-        texts = caption_document(ys, xs, case, side, f) if case.captions else None
-        prompt, negative = self.condition(PROMPT), self.condition(case.negative)
-        conditions = []
-        for index in range(len(ys) * len(xs)):
-            own = texts and texts["regions"][index]["caption"]
-            conditions.append(self.condition(own) if own else prompt)
-
-        halves = 2 if case.guidance > 1 else 1
-        twins = [[LiteralPrior(case.rap) for _ in self.transformer.layers] for _ in range(halves)]
+    def without_priors(self):
         for block in self.transformer.layers:
             block.attention.set_processor(LiteralPrior())
-        for i, t in enumerate(timesteps):
-            if case.rap > 0:
-                state = (1 - sigmas[i]) * small + sigmas[i] * small_noise
-                for priors, condition in zip(twins, (prompt, negative)):
-                    self.set_priors(priors, (small_h, small_w), None)
-                    self.predict(state, t, condition)
-            total, weights = torch.zeros_like(z), torch.zeros_like(z)
-            for (y, x), own in zip([(y, x) for y in ys for x in xs], conditions):
-                window = continued(z, (0, max(side - canvas_h, 0)), (0, max(side - canvas_w, 0)))
-                window = window[..., y : y + side, x : x + side]
-                unit = (height / f, width / f)
-                place = [y / unit[0], x / unit[1], side / unit[0], side / unit[1]]
-                outputs = []
-                for priors, condition in zip(twins, (own, negative)):
-                    if case.rap > 0:
-                        self.set_priors(priors, (side, side), [place])
-                    outputs.append(self.predict(window, t, condition))
-                velocity = outputs[0]
-                if halves == 2:
-                    velocity = outputs[1] + case.guidance * (outputs[0] - outputs[1])
-                h, w = min(side, canvas_h), min(side, canvas_w)
-                total[..., y : y + h, x : x + w] += (weight * velocity)[..., :h, :w]
-                weights[..., y : y + h, x : x + w] += weight[:h, :w]
-            signal, spread = 1 - sigmas[i], sigmas[i]
-            eps = z + signal * total / weights
-            weight_i = case.gsp * 0.5 * (1 + math.cos(math.pi * i / RUN))
-            z = self.structure(z, eps, low, signal, spread, weight_i)
-            # The velocity that the moved canvas and the noise imply.
-            z = self.scheduler.step(eps - (z - spread * eps) / signal, t, z).prev_sample.double()
-
-        decoded = self.decode(z)
-        result = (decoded[0, :, :height, :width] * 0.5 + 0.5).clamp(0, 1)
-        return result.permute(1, 2, 0).float().contiguous(), texts
-
-    @torch.enable_grad()
-    def structure(self, z, eps, low, signal, spread, weight):
-        """Equations 4 and 5 by autograd; the factor 2η/signal² of docs/method.md is the weight λ."""
-        z = z.detach().requires_grad_()
-        clean = (z - spread * eps) / signal
-        loss = (low_band(clean) - low_band(low)).square().sum()
-        (gradient,) = torch.autograd.grad(loss, z)
-        return (z - weight * signal**2 / 2 * gradient).detach()
 
 
 def main():
@@ -296,25 +213,10 @@ def main():
     models, shapes = build()
     save(models, shapes)
     save_other_forms(models["transformer"])
-    image = (picture(HEIGHT, WIDTH, torch.Generator().manual_seed(7)).double() + 1) / 2
-    samples = (image * 65535).round()
-    image = samples / 65535
-    write_png(AREA / "in.png", samples[0].permute(1, 2, 0).numpy().astype(np.uint16))
     # In f32, as the pipeline is; all that follows is f64.
     save_file(from_words(models), AREA / "words.safetensors")
     write_json(AREA / "words.json", {name: list(case) for name, case in WORDS.items()})
-    whole, expected, cases = Method(models), {}, {}
-    for name, case in CASES.items():
-        expected[name], texts = whole.run(image, case)
-        assert expected[name].isfinite().all()
-        inside = ((expected[name] > 0) & (expected[name] < 1)).double().mean().item()
-        print(name, inside)
-        assert inside > 0.2, (name, inside)
-        cases[name] = {"options": case.options()}
-        if texts:
-            write_json(AREA / case.captions, texts)
-    save_file(expected, AREA / "expected.safetensors")
-    write_json(AREA / "cases.json", cases)
+    write_jobs(AREA, Method(models), CASES)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,10 @@ use cupscale::weights::{Footprint, ModelFiles, ModelSource, QuantType};
 
 use crate::common::Shell;
 #[cfg(target_os = "linux")]
-use crate::{common::fixture, measure};
+use crate::{
+    common::{enlarger, fixture},
+    measure,
+};
 
 /// The bytes that `plan` says the job will take.
 #[cfg(target_os = "linux")]
@@ -25,8 +28,27 @@ fn a_job_takes_no_more_than_planned_and_at_least_four_fifths_of_it() {
         "",
         "--tile 128 --size 320x320 --batch 8",
         "--tile 128 --size 320x320 --batch 2 --guidance 2 --rap 0",
+        "--tile 128 --size 320x320 --batch 2 --prompt-syntax weighted --prompt (a)BREAK[b],BREAK(c:2)",
     ] {
         let job = format!("in.png -o out.png --denoise-steps 1 --threads 2 {options}");
+        let (planned, measured) = (estimate(&shell, &job), measure(shell.command(&job)));
+        let ratio = planned / measured;
+        println!("{options:<60} planned {planned:.3e} measured {measured:.3e} ratio {ratio:.3}");
+        assert!((1.0..=1.25).contains(&ratio), "{options}: planned {planned}, took {measured}");
+    }
+}
+
+/// A network before all else, over a picture of several tiles, with the repaint behind it and alone.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_first_enlarger_takes_no_more_than_planned() {
+    let shell = Shell::new();
+    shell.picture("in.png", 440, 330);
+    enlarger::write_rrdb(&shell.path("first.safetensors"), 32, 16, 2);
+    for options in ["--denoise-steps 0", "--denoise-steps 0 -s 2", "--denoise-steps 1 -s 1 --rap 0"]
+    {
+        let first = "--first first.safetensors --threads 2 --batch 1 --tile 128";
+        let job = format!("in.png -o out.png {first} {options}");
         let (planned, measured) = (estimate(&shell, &job), measure(shell.command(&job)));
         let ratio = planned / measured;
         println!("{options:<60} planned {planned:.3e} measured {measured:.3e} ratio {ratio:.3}");

@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Tensor};
 use cupscale::{
     backend::{Activation, Placement, Trace},
     model::{
-        denoiser::{Denoiser, MicroConditioning, Prior},
+        denoiser::{Control, ControlKind, ControlPicture, Denoiser, MicroConditioning, Prior},
         llava::{GenerateOptions, Llava, LlavaPicture, Row, TraceBatch},
         text::{TextConditioning, TextEncoder, TokenIds},
         vae::{Globals, Vae},
@@ -105,6 +105,49 @@ fn a_call_of_a_unet_takes_what_its_trace_says() {
             let layers: Vec<_> = sizes.iter().map(layer).collect();
             call(&denoiser, dtype, inputs, Prior::Blend { layers: &layers, weight: 0.5 });
         });
+    }
+}
+
+#[test]
+fn a_call_of_a_unet_with_a_control_takes_what_its_trace_says() {
+    let name = "a_call_of_a_unet_with_a_control_takes_what_its_trace_says";
+    if !counting::alone(module_path!(), name) {
+        return;
+    }
+    let config = json!({
+        "block_out_channels": [64, 128], "layers_per_block": 2,
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+        "transformer_layers_per_block": [1, 2], "attention_head_dim": [2, 4],
+        "cross_attention_dim": 96, "norm_num_groups": 16, "use_linear_projection": true,
+        "addition_embed_type": "text_time", "addition_time_embed_dim": 16,
+        "projection_class_embeddings_input_dim": 160,
+        "conditioning_embedding_out_channels": [16, 32, 48, 64],
+        "num_control_type": 8, "num_trans_channel": 64, "num_proj_channel": 64,
+    });
+    for dtype in FORMS {
+        let denoiser = denoiser(dtype);
+        for class in ["ControlNetModel", "ControlNetUnionModel"] {
+            let control = Control::load(class, &config, "config.json", &params(dtype)).unwrap();
+            denoiser.check_control(&control.shape()).unwrap();
+            compare(&format!("{class} {dtype:?}"), |inputs, _| {
+                let text = TextConditioning {
+                    context: inputs(&[2, 77, 96], dtype),
+                    pooled: Some(inputs(&[2, 64], dtype)),
+                    lengths: None,
+                };
+                let size = (192, 256);
+                let micro = MicroConditioning { original: size, crop: (0, 0), target: size };
+                let conditions = denoiser.condition(&text, micro).unwrap();
+                let sample = inputs(&[2, 24, 32, 4], dtype);
+                // The one picture of a pair.
+                let pixels = inputs(&[1, 192, 256, 3], dtype);
+                let picture = ControlPicture { pixels: &pixels, kind: ControlKind::Tile };
+                let added = control.forward(&sample, 499.0, &conditions, &picture, 0.5).unwrap();
+                denoiser
+                    .forward_controlled(&sample, 499.0, &conditions, Prior::None, added)
+                    .unwrap();
+            });
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use cupscale::backend::{
     ops::{
         Conv2d, CropRect, GroupMoments, GroupNorm, LayerNorm, Linear, Mask, RmsNorm, add,
         add_gated, attention, attention_of_lengths, attention_parts, biased_attention, crop_resize,
-        geglu, gelu, gelu_tanh, join, modulated_norm, quick_gelu, rope, silu, swiglu,
+        geglu, gelu, gelu_tanh, join, leaky_relu, modulated_norm, quick_gelu, rope, silu, swiglu,
         upsample_nearest_2x,
     },
 };
@@ -122,6 +122,7 @@ fn operations(dtype: DType) -> Vec<(&'static str, Operation, Vec<Vec<usize>>)> {
     put("add_gated", Box::new(|x| add_gated(&x[0], &x[1], &x[2])), &[rows, rows, of_samples]);
     put("quick_gelu", one(quick_gelu), &[rows]);
     put("geglu", one(geglu), &[rows]);
+    put("leaky_relu", Box::new(|x| leaky_relu(&x[0], 0.2)), &[rows]);
     put("swiglu", Box::new(|x| swiglu(&x[0], &x[1])), &[rows, rows]);
     put("add", Box::new(|x| add(&x[0], &x[1])), &[rows, rows]);
     put("join", Box::new(|x| join(&x[0], &x[1])), &[rows, rows]);

@@ -7,7 +7,8 @@ use candle_core::{DType, Device, safetensors};
 use cupscale::{
     backend::{Params, Trace},
     model::text::{
-        TextArrangement, TextConditioner, TextEncoder, TextPart, TextTokenizer, TokenizerFiles,
+        Prompt, TextArrangement, TextConditioner, TextEncoder, TextPart, TextTokenizer,
+        TokenizerFiles,
     },
     sampler::{SamplerKind, Schedule, SchedulerConfig},
 };
@@ -66,7 +67,9 @@ fn texts_have_the_ids_and_the_states_of_the_pipeline_and_so_has_what_fills_them_
     assert_eq!(conditioner.widths(), (3 * 16, None));
     let mut counts = Vec::new();
     for (row, (prompt, ids)) in prompts.iter().zip(&ids).enumerate() {
-        let tokens = conditioner.tokenizers().encode(prompt).unwrap().remove(0);
+        let chunk =
+            conditioner.tokenizers().chunks(&Prompt::plain(prompt)).unwrap().remove(0).remove(0);
+        let tokens = chunk.tokens;
         assert_eq!(&tokens.ids, ids, "{prompt:?}");
         counts.push(tokens.count);
         let error = norm_error(&text.context.get(row).unwrap(), &expected[&row.to_string()]);
@@ -92,7 +95,9 @@ fn a_prompts_states_are_the_same_to_the_bit_in_any_company() {
 fn a_cut_is_a_place_in_the_text_and_a_trace_counts_what_fills_up() {
     let conditioner = conditioner(&json("texts.json"));
     let tokenizers = conditioner.tokenizers();
-    let ids = |text: &str| tokenizers.encode(text).unwrap().remove(0).ids;
+    let ids = |text: &str| {
+        tokenizers.chunks(&Prompt::plain(text)).unwrap().remove(0).remove(0).tokens.ids
+    };
     let long = format!("Dämmerung: {}", "a, ".repeat(90));
     let cut = tokenizers.cut(&long).unwrap().unwrap();
     assert_eq!(ids(&long[..cut.at]), ids(&long));

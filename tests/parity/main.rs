@@ -4,6 +4,8 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod control;
+mod enlarger;
 mod flux2;
 mod flux2_klein;
 mod gpu;
@@ -14,6 +16,7 @@ mod ops_decoder;
 mod ops_determinism;
 mod ops_packed;
 mod pixart;
+mod prompt;
 mod qwen3;
 mod sampler;
 mod sd3;

@@ -11,8 +11,8 @@ use cupscale::{
         Activation, MatmulPrecision, ParamSource, Params,
         ops::{
             Conv2d, CropRect, GroupNorm, LayerNorm, Linear, Mask, add, add_gated, attention,
-            attention_parts, crop_resize, geglu, gelu, gelu_tanh, join, modulated_norm, quick_gelu,
-            silu, swiglu, upsample_nearest_2x,
+            attention_parts, crop_resize, geglu, gelu, gelu_tanh, join, leaky_relu, modulated_norm,
+            quick_gelu, silu, swiglu, upsample_nearest_2x,
         },
     },
     model::denoiser::{
@@ -146,6 +146,7 @@ fn operations(dtype: DType) -> Vec<(&'static str, Operation, Vec<Vec<usize>>)> {
     list.push(("add_gated", gated, vec![vec![300, 77], vec![300, 77], vec![77]]));
     list.push(("quick_gelu", one(quick_gelu), vec![vec![300, 77]]));
     list.push(("geglu", one(geglu), vec![vec![300, 154]]));
+    list.push(("leaky_relu", Box::new(|x| leaky_relu(&x[0], 0.2)), vec![vec![300, 77]]));
     list.push(("swiglu", Box::new(|x| swiglu(&x[0], &x[1])), vec![vec![300, 77]; 2]));
     list.push(("add", Box::new(|x| add(&x[0], &x[1])), vec![vec![300, 77]; 2]));
     let halves = vec![vec![31, 37, 72], vec![31, 37, 50]];

@@ -6,7 +6,7 @@ use std::{collections::HashMap, fs};
 use candle_core::{DType, Device, Tensor, safetensors};
 use cupscale::backend::{Params, Trace};
 use cupscale::model::text::{
-    TextArrangement, TextConditioner, TextEncoder, TextPart, TextTokenizer, TokenizerFiles,
+    Prompt, TextArrangement, TextConditioner, TextEncoder, TextPart, TextTokenizer, TokenizerFiles,
 };
 use serde_json::Value;
 
@@ -124,7 +124,9 @@ fn a_prompts_states_are_the_same_to_the_bit_in_any_company() {
 fn a_cut_is_a_place_in_the_text_and_not_in_its_chat() {
     let conditioner = conditioner("shared_heads", sequence());
     let tokenizers = conditioner.tokenizers();
-    let ids = |text: &str| tokenizers.encode(text).unwrap().remove(0).ids;
+    let ids = |text: &str| {
+        tokenizers.chunks(&Prompt::plain(text)).unwrap().remove(0).remove(0).tokens.ids
+    };
     let long = format!("Dämmerung: {}", "a, ".repeat(90));
     let cut = tokenizers.cut(&long).unwrap().unwrap();
     assert!(cut.is_all && cut.tokens > cut.limit, "{cut:?}");

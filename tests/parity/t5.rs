@@ -158,7 +158,7 @@ fn clip_tokenizer(name: &str) -> TextTokenizer {
     .unwrap()
 }
 
-fn t5() -> TextPart {
+pub fn t5() -> TextPart {
     TextPart { tokenizer: tokenizer("json"), encoder: load("pipelines/text_encoder_3", DType::F32) }
 }
 

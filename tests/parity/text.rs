@@ -121,7 +121,7 @@ fn clip_text_model_with_prefixed_names_equals_transformers() {
     assert_equals_transformers("clip_prefixed_f16");
 }
 
-fn encoder(tokenizer_name: &str, model: &str) -> TextPart {
+pub fn encoder(tokenizer_name: &str, model: &str) -> TextPart {
     TextPart { tokenizer: tokenizer(tokenizer_name), encoder: load_encoder(model) }
 }
 

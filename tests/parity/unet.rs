@@ -21,16 +21,14 @@ use crate::common::{
     fixture,
     models::conditioning,
     tensors::relative_errors,
+    unet::UNetCase,
 };
 use crate::crop_rects;
 
 struct Case {
-    description: Value,
-    expected: HashMap<String, Tensor>,
+    about: UNetCase,
     model: Denoiser,
-    sample: Tensor,
     cond: Conditioning,
-    timestep: f64,
 }
 
 fn load(name: &str) -> Case {
@@ -38,61 +36,37 @@ fn load(name: &str) -> Case {
 }
 
 fn load_as(name: &str, dtype: DType, precision: MatmulPrecision) -> Case {
-    let text = fs::read_to_string(fixture(&format!("unet/{name}.json"))).unwrap();
-    let description: Value = serde_json::from_str(&text).unwrap();
-    let weights: HashMap<String, Tensor> = description["shapes"]
-        .as_object()
-        .unwrap()
-        .iter()
-        .map(|(name, shape)| (name.clone(), weight(name, &sizes(shape))))
-        .collect();
-    let vb = Params::from_tensors(weights, dtype, &Device::Cpu).with_precision(precision);
-    let config = UNetConfig::from_json(&description["config"].to_string()).unwrap();
+    let about = UNetCase::read(name);
+    let vb = Params::from_tensors(about.tensors(), dtype, &Device::Cpu).with_precision(precision);
+    let config = UNetConfig::from_json(&about.description["config"].to_string()).unwrap();
     let model = Denoiser::from(UNet2DConditionModel::load(config, &vb).unwrap());
-    let input = |name: &str| {
-        let shape = &description["inputs"][name];
-        (!shape.is_null()).then(|| field(name, &sizes(shape)))
-    };
-    let time_ids = description["time_ids"].as_array().map(|rows| {
-        let numbers: Vec<f32> = rows
-            .iter()
-            .flat_map(|row| row.as_array().unwrap())
-            .map(|id| id.as_f64().unwrap() as f32)
-            .collect();
-        Tensor::from_vec(numbers, (rows.len(), 6), &Device::Cpu).unwrap()
-    });
-    let sample = input("sample").unwrap().permute((0, 2, 3, 1)).unwrap().contiguous().unwrap();
-    let (context, pooled) = (input("context").unwrap(), input("pooled"));
-    let cond = conditioning(&model, &context, pooled.as_ref(), time_ids.as_ref()).unwrap();
-    let path = fixture(&format!("unet/{name}.safetensors"));
-    let expected = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
-    let timestep = description["timestep"].as_f64().unwrap();
-    Case { description, expected, model, sample, cond, timestep }
+    let cond = about.conditions(&model);
+    Case { about, model, cond }
 }
 
 impl Case {
     fn run(&self, prior: Prior) -> candle_core::Result<Tensor> {
-        self.model.forward(&(&self.sample).into(), self.timestep, &self.cond, prior)?.into_tensor()
+        self.about.run(&self.model, &self.cond, prior)
     }
 }
 
 #[test]
 fn the_unet_of_every_configuration_computes_what_diffusers_computes() {
-    for name in ["sdxl", "concat", "sd15", "rare"] {
+    for name in ["sdxl", "concat", "sd15", "rare", "guided", "guided_sdxl", "ssd_1b", "vega"] {
         let case = load(name);
         let output = case.run(Prior::None).unwrap();
-        assert_close(name, &output, &case.expected["output"], 1e-4);
+        assert_close(name, &output, &case.about.expected["output"], 1e-4);
     }
 }
 
 #[test]
 fn the_composed_forms_that_other_devices_run_compute_the_same_unet() {
     // The CPU kernels take f32 alone: in f64 every operation goes its composed way.
-    for name in ["sdxl", "concat", "sd15", "rare"] {
+    for name in ["sdxl", "concat", "sd15", "rare", "ssd_1b", "vega"] {
         let output = load_as(name, DType::F64, MatmulPrecision::F32).run(Prior::None).unwrap();
         assert_eq!(output.dtype(), DType::F64);
         let output = output.to_dtype(DType::F32).unwrap();
-        assert_close(name, &output, &load(name).expected["output"], 1e-4);
+        assert_close(name, &output, &load(name).about.expected["output"], 1e-4);
     }
 }
 
@@ -102,10 +76,10 @@ fn products_in_bf16_change_a_whole_unet_by_two_percent_at_most() {
         println!("skipped: this processor has no instructions for bf16 products");
         return;
     }
-    for name in ["sdxl", "concat", "sd15", "rare"] {
+    for name in ["sdxl", "concat", "sd15", "rare", "ssd_1b", "vega"] {
         let case = load_as(name, DType::F32, MatmulPrecision::Bf16);
         let output = case.run(Prior::None).unwrap();
-        assert_close(name, &output, &case.expected["output"], 2e-2);
+        assert_close(name, &output, &case.about.expected["output"], 2e-2);
         let exact = load(name).run(Prior::None).unwrap();
         let (_, difference) = relative_errors(&output, &exact);
         println!("{name}: {difference:.2e}");
@@ -120,7 +94,7 @@ fn a_half_precision_unet_stays_in_its_precision_and_near_the_reference() {
     let output = case.run(Prior::Blend { layers: &layers, weight: 0.3 }).unwrap();
     assert_eq!(output.dtype(), DType::F16);
     let output = output.to_dtype(DType::F32).unwrap();
-    assert_close("f16", &output, &case.expected["blended"], 2e-2);
+    assert_close("f16", &output, &case.about.expected["blended"], 2e-2);
 }
 
 #[test]
@@ -128,10 +102,10 @@ fn recorded_cross_attentions_are_diffusers_cross_attention_outputs_in_visiting_o
     let case = load("concat");
     let mut recorded = Vec::new();
     let output = case.run(Prior::Record(&mut recorded)).unwrap();
-    assert_close("output while recording", &output, &case.expected["output"], 1e-4);
-    let (_, height, width, _) = case.sample.dims4().unwrap();
+    assert_close("output while recording", &output, &case.about.expected["output"], 1e-4);
+    let (_, height, width, _) = case.about.sample.dims4().unwrap();
     let sizes = case.model.prior_sizes(height, width);
-    let count = case.expected.keys().filter(|name| name.starts_with("recorded.")).count();
+    let count = case.about.expected.keys().filter(|name| name.starts_with("recorded.")).count();
     assert!(count > 8);
     assert_eq!((recorded.len(), sizes.len()), (count, count));
     for (index, (layer, (h, w))) in recorded.iter().zip(sizes).enumerate() {
@@ -139,7 +113,7 @@ fn recorded_cross_attentions_are_diffusers_cross_attention_outputs_in_visiting_o
         assert_eq!((layer_h, layer_w), (h, w), "layer {index}");
         let tokens = layer.tensor().unwrap().flatten(1, 2).unwrap();
         let name = format!("recorded.{index}");
-        assert_close(&name, &tokens, &case.expected[&name], 1e-4);
+        assert_close(&name, &tokens, &case.about.expected[&name], 1e-4);
     }
 }
 
@@ -160,9 +134,10 @@ fn blended_cross_attentions_give_what_diffusers_gives_with_the_same_hooks() {
     let case = load("concat");
     let layers = priors(&case);
     let blend = |weight: f64| case.run(Prior::Blend { layers: &layers, weight }).unwrap();
-    assert_close("blended", &blend(0.3), &case.expected["blended"], 1e-4);
-    assert_close("weight 0", &blend(0.0), &case.expected["output"], 1e-4);
-    let (apart, _) = relative_errors(&case.expected["blended"], &case.expected["output"]);
+    assert_close("blended", &blend(0.3), &case.about.expected["blended"], 1e-4);
+    assert_close("weight 0", &blend(0.0), &case.about.expected["output"], 1e-4);
+    let (apart, _) =
+        relative_errors(&case.about.expected["blended"], &case.about.expected["output"]);
     assert!(apart > 1e-2, "the fixture could not tell blending from not blending: {apart}");
 }
 
@@ -189,7 +164,7 @@ fn a_model_with_added_conditioning_refuses_to_run_without_it() {
 #[test]
 fn a_missing_weight_is_named() {
     let case = load("sd15");
-    let mut weights: HashMap<String, Tensor> = case.description["shapes"]
+    let mut weights: HashMap<String, Tensor> = case.about.description["shapes"]
         .as_object()
         .unwrap()
         .iter()
@@ -198,9 +173,23 @@ fn a_missing_weight_is_named() {
     let name = "mid_block.resnets.1.conv2.bias";
     weights.remove(name).unwrap();
     let vb = Params::from_tensors(weights, DType::F32, &Device::Cpu);
-    let config = UNetConfig::from_json(&case.description["config"].to_string()).unwrap();
+    let config = UNetConfig::from_json(&case.about.description["config"].to_string()).unwrap();
     let error = UNet2DConditionModel::load(config, &vb).unwrap_err().to_string();
     assert!(error.contains(name), "{error}");
+}
+
+#[test]
+fn the_strength_of_guidance_changes_a_model_that_is_given_it_and_no_other() {
+    let output = |name: &str, scale: f64| {
+        let mut case = load(name);
+        case.cond = case.model.with_guidance(&case.cond, scale).unwrap();
+        case.run(Prior::None).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    };
+    for name in ["guided", "guided_sdxl"] {
+        assert_ne!(output(name, 1.0), output(name, 7.5), "{name}");
+    }
+    assert!(!load("sdxl").model.embeds_guidance());
+    assert_eq!(output("sdxl", 1.0), output("sdxl", 7.5));
 }
 
 #[test]
@@ -218,7 +207,6 @@ fn fields_that_change_the_mathematics_are_refused_by_name() {
         ("encoder_hid_dim", "64"),
         ("encoder_hid_dim_type", r#""text_proj""#),
         ("attention_type", r#""gated""#),
-        ("time_cond_proj_dim", "256"),
         ("time_embedding_type", r#""fourier""#),
         ("timestep_post_act", r#""silu""#),
         ("cross_attention_norm", r#""layer_norm""#),
@@ -226,8 +214,7 @@ fn fields_that_change_the_mathematics_are_refused_by_name() {
         ("act_fn", r#""mish""#),
         ("addition_embed_type", r#""text""#),
         ("norm_num_groups", "null"),
-        ("reverse_transformer_layers_per_block", "[[1], [1]]"),
-        ("mid_block_type", r#""UNetMidBlock2D""#),
+        ("mid_block_type", r#""UNetMidBlock2DSimpleCrossAttn""#),
         ("down_block_types", r#"["AttnDownBlock2D", "DownBlock2D"]"#),
         ("up_block_types", r#"["UpBlock2D", "SkipUpBlock2D"]"#),
         ("layers_per_block", "[1]"),
@@ -261,8 +248,8 @@ fn an_empty_config_is_diffusers_default_and_sdxl_reads_as_published() {
     let default = UNetConfig::from_json("{}").unwrap();
     let channels: Vec<usize> = default.up.iter().map(|level| level.channels).collect();
     assert_eq!(channels, [1280, 1280, 640, 320]);
-    assert_eq!(default.mid.as_ref().unwrap().transformer.heads, 8);
-    assert!(default.up[0].transformer.is_none() && default.down[3].transformer.is_none());
+    assert_eq!(default.mid.as_ref().unwrap().transformer.as_ref().unwrap().heads, 8);
+    assert!(default.up[0].transformers.is_empty() && default.down[3].transformers.is_empty());
 
     // stabilityai/stable-diffusion-xl-base-1.0, unet/config.json, without its nulls.
     let sdxl = UNetConfig::from_json(
@@ -285,7 +272,7 @@ fn an_empty_config_is_diffusers_default_and_sdxl_reads_as_published() {
     )
     .unwrap();
     assert_eq!(sdxl.sample_size, Some((128, 128)));
-    assert_eq!(sdxl.up[0].transformer.as_ref().unwrap().depth, 10);
+    assert_eq!(sdxl.up[0].transformers[2].depth, 10);
     assert_eq!(sdxl.up[0].resnets, 3);
     assert_eq!((sdxl.time.width, sdxl.total_stride()), (1280, 4));
     assert_eq!(sdxl.added.unwrap().input_width, 2816);

@@ -188,7 +188,7 @@ fn a_place_without_t5_and_a_model_that_takes_none_are_refused_by_name() {
         let embedded = ModelFiles::open(ModelSource::Embedded).unwrap();
         let gguf = fixture("t5").join("files/t5.gguf");
         let error = embedded.with_text_encoder(&gguf).unwrap_err().to_string();
-        assert!(error.contains("reads texts without one"), "{error}");
+        assert!(error.contains("reads texts with CLIP alone"), "{error}");
     }
     let gguf = ModelSource::Path(fixture("t5").join("files/t5.gguf"));
     let error = ModelFiles::open(gguf).unwrap_err().to_string();

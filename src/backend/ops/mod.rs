@@ -26,7 +26,7 @@ pub use conv2d::Conv2d;
 pub use crop_resize::{CropRect, blend, crop_resize};
 pub use embedding::Embedding;
 pub use linear::Linear;
-pub use nonlinear::{geglu, gelu, gelu_tanh, quick_gelu, silu, swiglu};
+pub use nonlinear::{geglu, gelu, gelu_tanh, leaky_relu, prelu, quick_gelu, silu, swiglu};
 pub use norm::{GroupMoments, GroupNorm, LayerNorm, RmsNorm, modulated_norm};
 pub use rope::rope;
 pub use upsample::upsample_nearest_2x;

@@ -15,6 +15,7 @@ use super::error::{engine, failed, one_line};
 use crate::caption::CaptionError;
 use crate::caption::key::GeneratedText;
 use crate::caption::vision::Answer;
+use crate::caption::wording::CaptionLength;
 use crate::model::llava::{GenerateOptions, GenerationStep, Llava, LlavaError, Prompt, Row};
 
 /// Loads the model, or gives out the loaded one.
@@ -191,6 +192,10 @@ fn answer(
     let BatchRequest { load, instruction, rows, options } = request;
     let model = load()?;
     let prompt = model.prompt(instruction).map_err(engine)?;
+    // Behind a long question an answer may have to end sooner, but not sooner than the shortest that are asked for.
+    let room = rows.first().map_or(0, |row| model.room(&prompt, row.picture.size()));
+    let most = options.max_new_tokens.min(room.max(CaptionLength::default().most()));
+    let options = &GenerateOptions { max_new_tokens: most, ..*options };
     match generate(&model, &prompt, rows, options, on_ended) {
         Ok(texts) => {
             let said = |tokens: Vec<u32>| -> Answer {

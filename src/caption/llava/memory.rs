@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::{DEFAULT_ROWS, LlavaCaptioner};
 use crate::backend::Trace;
-use crate::caption::wording::instruction;
+use crate::caption::wording::{CaptionLength, instruction};
 use crate::caption::{CaptionBatch, CaptionError, CaptionMemory, CaptionNeeds, CaptionRequest};
 use crate::model::llava::{Prompt, TraceBatch};
 use crate::weights::Footprint;
@@ -16,20 +16,21 @@ pub(super) struct LlavaMemory<'a> {
     prompt: Prompt,
     /// pictures of each width and height that is shown: those go together
     sizes: BTreeMap<(usize, usize), usize>,
+    length: CaptionLength,
 }
 
 impl<'a> LlavaMemory<'a> {
     /// `None` for a prompt that cannot be turned into tokens: asking will say so.
     pub(super) fn new(captioner: &'a LlavaCaptioner, request: &CaptionRequest<'_>) -> Option<Self> {
-        let mut prompt = captioner.blueprint.prompt(&instruction(request.prompt)).ok()?;
+        let length = request.length;
+        let mut prompt = captioner.blueprint.prompt(&instruction(request.prompt, length)).ok()?;
         let mut sizes = request.regions.clone();
         if let Some(whole) = request.whole {
             sizes.entry(whole).or_insert(1);
             // The question about a region then holds the caption of the whole.
-            let longest = captioner.settings.generate().max_new_tokens;
-            prompt.after.extend(vec![0; longest]);
+            prompt.after.extend(vec![0; length.most()]);
         }
-        Some(Self { captioner, prompt, sizes })
+        Some(Self { captioner, prompt, sizes, length })
     }
 }
 
@@ -68,7 +69,7 @@ impl CaptionMemory for LlavaMemory<'_> {
                 rows,
                 prefill_rows: batch.prefill_rows,
                 size,
-                new_tokens: self.captioner.settings.generate().max_new_tokens,
+                new_tokens: self.length.most(),
             };
             self.captioner
                 .blueprint

@@ -21,7 +21,7 @@ use serde_json::Value;
 use super::cache::{Cached, CaptionCache};
 use super::key::KeyPrefix;
 use super::vision::{Question, VisionEvent, VisionModel, VisionSession};
-use super::wording::{Fits, Stop, instruction};
+use super::wording::{CaptionLength, Fits, Stop, instruction};
 use super::{
     CaptionError, CaptionMemory, CaptionRequest, CaptionSession, Captioner, SessionContext,
 };
@@ -47,9 +47,13 @@ pub struct LlavaSettings {
 }
 
 impl LlavaSettings {
-    /// The options of one generation.
-    fn generate(&self) -> GenerateOptions {
-        GenerateOptions { sampling: self.sampling, ..GenerateOptions::default() }
+    /// The options of one generation of captions of this length.
+    fn generate(&self, length: CaptionLength) -> GenerateOptions {
+        GenerateOptions {
+            max_new_tokens: length.most(),
+            sampling: self.sampling,
+            ..GenerateOptions::default()
+        }
     }
 }
 
@@ -171,7 +175,9 @@ impl Captioner for LlavaCaptioner {
 
     fn identity(&self) -> Result<String, CaptionError> {
         let (fingerprint, sampling) = (self.fingerprint(), self.settings.sampling);
-        Ok(format!("{NAME} {fingerprint} {sampling:?} {}", instruction("")))
+        // The length follows from the model that reads the captions.
+        let question = instruction("", CaptionLength::default());
+        Ok(format!("{NAME} {fingerprint} {sampling:?} {question}"))
     }
 
     fn is_costly(&self) -> bool {
@@ -197,8 +203,8 @@ impl Captioner for LlavaCaptioner {
         &'a self,
         job: SessionContext<'a>,
     ) -> Result<Box<dyn CaptionSession + 'a>, CaptionError> {
-        let mut options =
-            LlavaOptions { generate: self.settings.generate(), ..LlavaOptions::default() };
+        let generate = self.settings.generate(job.length);
+        let mut options = LlavaOptions { generate, ..LlavaOptions::default() };
         let mut loads = self.loads();
         if let Some(batch) = job.batch {
             options.rows = batch.rows;
@@ -214,7 +220,8 @@ impl Captioner for LlavaCaptioner {
             }
         }
         let model = LlavaModel { fingerprint: self.fingerprint(), loads };
-        Ok(Box::new(model.session(options, &self.cache, job.fits, job.stop)))
+        let session = model.session(options, &self.cache, job.fits, job.stop);
+        Ok(Box::new(session.with_length(job.length)))
     }
 }
 

@@ -15,10 +15,9 @@ use crate::{
         CaptionError, CaptionSession, Captioner, SessionContext,
         cache::{Cached, CaptionCache},
         vision::VisionSession,
-        wording::instruction,
+        wording::{CaptionLength, instruction},
         worker::{Timeouts, WorkerModel, WorkerOptions, protocol::LoadOptions},
     },
-    model::llava::GenerateOptions,
     temporary::removed_folder,
     weights::{QuantType, folder_fingerprint},
 };
@@ -76,7 +75,9 @@ impl Captioner for MistralrsCaptioner {
     }
 
     fn identity(&self) -> Result<String, CaptionError> {
-        Ok(format!("{ENGINE} {} {}", self.fingerprint(), instruction("")))
+        // The length follows from the model that reads the captions.
+        let question = instruction("", CaptionLength::default());
+        Ok(format!("{ENGINE} {} {question}", self.fingerprint()))
     }
 
     fn is_costly(&self) -> bool {
@@ -92,7 +93,7 @@ impl Captioner for MistralrsCaptioner {
             folder: folder_name(&self.folder).map_err(|error| refused(&error))?,
             quantize: self.quantize.map(|quant| quant.to_string()),
             cpu: self.device.is_cpu(),
-            max_new_tokens: GenerateOptions::default().max_new_tokens,
+            max_new_tokens: job.length.most(),
             try_together: true,
         };
         let gpu = match self.device.location() {
@@ -118,7 +119,7 @@ impl Captioner for MistralrsCaptioner {
             stop: job.stop.clone(),
         });
         let model = Box::new(Cached::new(model, &self.cache, job.stop));
-        Ok(Box::new(VisionSession::new(ENGINE, model, job.fits)))
+        Ok(Box::new(VisionSession::new(ENGINE, model, job.fits).with_length(job.length)))
     }
 }
 

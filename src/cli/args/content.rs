@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::llava::LlavaArgs;
+use cupscale::model::text::PromptSyntax;
 
 /// Captioners selectable with `--captioner`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -26,6 +27,10 @@ pub struct ContentArgs {
     /// Content that the picture should not show; needs --guidance above 1
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     pub negative_prompt: String,
+    /// How both prompts are read: plain text, or weighted, as A1111 reads (word:1.3), [word], BREAK and <lora:name:0.8>, of any
+    /// length
+    #[arg(long, value_name = "plain|weighted", default_value_t)]
+    pub prompt_syntax: PromptSyntax,
     /// Captioner that describes each region
     #[arg(long, value_enum, default_value_t = CaptionerArg::Attributes)]
     pub captioner: CaptionerArg,

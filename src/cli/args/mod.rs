@@ -1,6 +1,7 @@
 //! All options: names, help, ranges, and their conversion to settings of the pipeline.
 
 mod content;
+mod control;
 mod doctor;
 mod edit;
 mod files;
@@ -10,6 +11,7 @@ mod info;
 mod integrate;
 mod llava;
 mod machine;
+mod mask;
 mod model;
 mod models;
 mod pipe;
@@ -35,16 +37,17 @@ use crate::cli::{
     usage,
 };
 use machine::MachineArgs;
+use mask::MaskArgs;
 use progress::ProgressArgs;
 use raw::{FrameArgs, NOT_OF_RAW};
 pub use read::Every;
 use read::ReadArgs;
-use repaint::RepaintArgs;
 use reuse::{ReuseArgs, Reused};
 use size::SizeArgs;
 use work::WorkArgs;
 
 pub use content::{CaptionerArg, ContentArgs};
+pub use control::{ControlArgs, ControlChoice};
 pub use doctor::DoctorArgs;
 pub use edit::EditArgs;
 pub use files::FilesArgs;
@@ -57,6 +60,7 @@ pub use models::{
     AddArgs, ListArgs, ModelsArgs, ModelsVerb, PullArgs, QuantizeArgs, RemoveArgs, VerifyArgs,
 };
 pub use pipe::{RequestArgs, setting_names};
+pub use repaint::RepaintArgs;
 
 /// Order of the help's parts: examples first.
 const TEMPLATE: &str = "{about}\n\n{before-help}{usage-heading} {usage}\n\n{all-args}{after-help}";
@@ -78,9 +82,9 @@ pub struct Cli {
     pub verbose: u8,
 }
 
-/// Options for the output picture and for unfinished work, which `caption` does not have. All other options of a job
+/// Options for the output picture, its mask and unfinished work, which `caption` does not have. All other options of a job
 /// apply to it.
-const NOT_OF_CAPTION: [&str; 10] = [
+const NOT_OF_CAPTION: [&str; 13] = [
     "format",
     "quality",
     "bit_depth",
@@ -91,6 +95,9 @@ const NOT_OF_CAPTION: [&str; 10] = [
     "work_dir",
     "resume",
     "fresh",
+    "mask",
+    "invert_mask",
+    "mask_feather",
 ];
 
 /// Verbs that take the options of a job.
@@ -116,7 +123,11 @@ const NOT_OF_GENERATE: [&str; 7] = [
 ];
 
 /// Options of the enlargement, which a base picture alone does not have.
-const OF_ENLARGING: [&str; 10] = [
+const OF_ENLARGING: [&str; 17] = [
+    "control",
+    "control_kind",
+    "control_image",
+    "first",
     "strength",
     "denoise_steps",
     "gsp",
@@ -127,6 +138,9 @@ const OF_ENLARGING: [&str; 10] = [
     "color_fix",
     "detail_only",
     "blend",
+    "mask",
+    "invert_mask",
+    "mask_feather",
 ];
 
 impl Cli {
@@ -349,9 +363,13 @@ pub struct JobArgs {
     #[command(flatten)]
     pub repaint: RepaintArgs,
     #[command(flatten)]
+    pub mask: MaskArgs,
+    #[command(flatten)]
     pub reuse: ReuseArgs,
     #[command(flatten)]
     pub model: ModelArgs,
+    #[command(flatten)]
+    pub control: ControlArgs,
     #[command(flatten)]
     pub machine: MachineArgs,
     #[command(flatten)]
@@ -392,6 +410,7 @@ mod tests {
     use cupscale::{
         pipeline::Defaults,
         sampler::{Ddim, Tcd},
+        weights::LoraScale,
     };
 
     fn parse(line: &str) -> JobArgs {
@@ -417,6 +436,7 @@ mod tests {
             "--work-dir w",
             "--resume",
             "--fresh",
+            "--mask m.png",
         ] {
             let words = format!("x caption a.png {line}");
             let error = Cli::from_command_line(words.split(' ')).unwrap_err();
@@ -439,6 +459,10 @@ mod tests {
             format!("[default: the model's, or {}]", Defaults::STEPS),
             format!("[default: the model's, or {}]", Defaults::STRENGTH),
             format!("[default: the model's, or {}]", Defaults::GUIDANCE),
+            format!("0 turns it off [default: {}]", Defaults::GSP),
+            format!("by the whole picture; 0 is off [default: {}]", Defaults::RAP),
+            format!("against the prompt; 0 is off [default: {}]", Defaults::RSP),
+            format!("without the model [default: {}]", Defaults::BLEND),
             format!(
                 "[default: {}, of an AutoencoderKL {}, or what fits]",
                 Defaults::TILE,
@@ -463,6 +487,21 @@ mod tests {
 
     #[test]
     fn a_lora_has_a_scale_if_a_number_follows_its_last_colon() {
+        let list = format!("0.5{}", ",1".repeat(16));
+        for (text, path, scale, blocks) in [
+            ("a:0.5:1,0,-.5", "a", 0.5, &[1.0, 0.0, -0.5][..]),
+            ("a:2:lbw=1,0", "a", 2.0, &[1.0, 0.0]),
+            ("a:1,0", "a", 1.0, &[1.0, 0.0]),
+            ("C:\\loras\\a.safetensors:1:1,0", "C:\\loras\\a.safetensors", 1.0, &[1.0, 0.0]),
+            ("a:1,x", "a:1,x", 1.0, &[]),
+            ("a:1:one,two", "a:1:one,two", 1.0, &[]),
+        ] {
+            let scale = LoraScale { scale, blocks: blocks.to_vec() };
+            let expected = LoraArg { path: path.into(), scale };
+            assert_eq!(parse(&format!("x in.png --lora {text}")).model.lora, [expected], "{text}");
+        }
+        let args = parse(&format!("x in.png --lora a:{list}"));
+        assert_eq!(args.model.lora[0].scale.blocks.len(), 17);
         for (text, path, scale) in [
             ("a.safetensors", "a.safetensors", 1.0),
             ("a.safetensors:0.7", "a.safetensors", 0.7),
@@ -473,11 +512,12 @@ mod tests {
             ("a:1:2", "a:1", 2.0),
             ("a:", "a:", 1.0),
         ] {
-            let expected = LoraArg { path: path.into(), scale };
+            let expected = LoraArg { path: path.into(), scale: scale.into() };
             assert_eq!(parse(&format!("x in.png --lora {text}")).model.lora, [expected], "{text}");
         }
         let args = parse("x in.png --lora a --lora b:2");
-        assert_eq!(args.model.lora.iter().map(|lora| lora.scale).collect::<Vec<_>>(), [1.0, 2.0]);
+        let scales: Vec<_> = args.model.lora.iter().map(|lora| lora.scale.scale).collect();
+        assert_eq!(scales, [1.0, 2.0]);
     }
 
     #[test]
@@ -507,7 +547,14 @@ mod tests {
             "x a --lora b:inf",
             "x a --lora b:nan",
             "x a --lora :1",
+            "x a --lora :1:1,2",
+            "x a --lora b:1:1,nan",
+            "x a --lora b:inf:1,1",
             "x a --unknown",
+            "x a --profile bold",
+            "x a --invert-mask",
+            "x a --mask-feather 3",
+            "x a --mask m.png --mask-feather 1001",
         ] {
             assert!(Cli::from_command_line(line.split(' ')).is_err(), "{line}");
         }

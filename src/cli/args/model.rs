@@ -5,7 +5,7 @@ use std::{ffi::OsString, path::PathBuf};
 use clap::{Args, builder::TypedValueParser as _};
 use cupscale::weights::QuantType;
 
-use crate::cli::values::{self, LoraArg};
+use crate::cli::values::{self, EmbeddingArg, LoraArg};
 
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Model")]
@@ -14,22 +14,32 @@ pub struct ModelArgs {
     /// [default: the embedded model]
     #[arg(short = 'n', long, value_name = "NAME|PATH")]
     pub model: Option<OsString>,
+    /// What makes the picture that is repainted: lanczos, or an ESRGAN or Real-ESRGAN model (a name, a .safetensors file,
+    /// or a .param with its .bin); with --denoise-steps 0 its picture is the output
+    #[arg(long, value_name = "lanczos|NAME|FILE", default_value = values::LANCZOS)]
+    pub first: OsString,
     /// Another VAE for the model: a name, a folder or a file
     #[arg(long, value_name = "NAME|PATH")]
     pub vae: Option<OsString>,
     /// Another UNet or transformer for the model: a folder or a file
     #[arg(long, visible_alias = "transformer", value_name = "PATH")]
     pub unet: Option<PathBuf>,
-    /// Another T5 text encoder for the model, or one where it has none: a folder or a file (its vocabulary in it, or
-    /// spiece.model or tokenizer.json beside it)
+    /// Another T5 (PixArt, SD 3) or Qwen3 (Z-Image) text encoder for the model, or one where it has none: a folder or a
+    /// file (its vocabulary in it, or tokenizer.json or spiece.model beside it)
     #[arg(long, value_name = "PATH")]
     pub text_encoder: Option<PathBuf>,
     /// Round the model's weights to this type as they are read: less memory, a little less exact
     #[arg(long, value_name = "q8_0|q6_k|q5_k|q4_k|f16")]
     pub quantize: Option<QuantType>,
-    /// LoRA to merge into the model's weights (safetensors), with its scale [default scale: 1];
-    /// may be given several times
-    #[arg(long, value_name = "NAME|FILE[:SCALE]",
+    /// LoRA to merge into the model's weights (safetensors), with its scale [default scale: 1] and weights of
+    /// blocks with commas between them (17 or 26 for Stable Diffusion 1.5, 12 or 20 for SDXL); may be given several
+    /// times
+    #[arg(long, value_name = "NAME|FILE[:SCALE[:BLOCKS]]",
           value_parser = clap::builder::OsStringValueParser::new().try_map(values::lora))]
     pub lora: Vec<LoraArg>,
+    /// Embedding (textual inversion, safetensors) that prompts may name, by its file's name or as <NAME>; or a folder of them;
+    /// may be given several times
+    #[arg(long, value_name = "[NAME=]FILE",
+          value_parser = clap::builder::OsStringValueParser::new().try_map(values::embedding))]
+    pub embedding: Vec<EmbeddingArg>,
 }

@@ -7,7 +7,8 @@ use clap::{
     builder::{OsStringValueParser, TypedValueParser as _},
 };
 use cupscale::{
-    sampler::{SamplerKind, TimestepSpacing},
+    pipeline::Profile,
+    sampler::{SamplerKind, SigmaChoice, TimestepSpacing},
     weights::QuantType,
 };
 
@@ -81,16 +82,17 @@ pub struct ListArgs {
 pub struct AddArgs {
     /// Name of the model
     pub name: String,
-    /// A folder in diffusers layout, a .safetensors or a .gguf file; or a LLaVA model
+    /// A folder in diffusers layout, a .safetensors or a .gguf file; or a LLaVA model, a ControlNet, or an ESRGAN model
+    /// (.safetensors, or a .param with its .bin)
     pub path: PathBuf,
     /// A LoRA to merge: a file, or an installed LoRA's name; may be given several times
-    #[arg(long, value_name = "FILE[:SCALE]",
+    #[arg(long, value_name = "FILE[:SCALE[:BLOCKS]]",
           value_parser = OsStringValueParser::new().try_map(values::lora))]
     pub lora: Vec<LoraArg>,
     /// A UNet in place of the model's own: a file or a folder
     #[arg(long, value_name = "PATH")]
     pub unet: Option<PathBuf>,
-    /// A T5 text encoder in place of the model's own: a file or a folder
+    /// A T5 or Qwen3 text encoder in place of the model's own: a file or a folder
     #[arg(long, value_name = "PATH")]
     pub text_encoder: Option<PathBuf>,
     /// A VAE in place of the model's own: a file, a folder, or an installed VAE's name
@@ -99,12 +101,18 @@ pub struct AddArgs {
     /// The .gguf file with the vision tower of a LLaVA model [default: the one beside the decoder's]
     #[arg(long, value_name = "FILE")]
     pub mmproj: Option<PathBuf>,
+    /// Row of defaults for its jobs
+    #[arg(long, value_name = "faithful|balanced|creative|fast")]
+    pub profile: Option<Profile>,
     /// Sampler that the model is made for
     #[arg(long, value_name = sampler_choice())]
     pub sampler: Option<SamplerKind>,
     /// Spacing of its timesteps
     #[arg(long, value_name = "leading|trailing|linspace")]
     pub timestep_spacing: Option<TimestepSpacing>,
+    /// Noise levels of its steps
+    #[arg(long, value_name = "simple|karras|exponential|beta")]
+    pub sigmas: Option<SigmaChoice>,
     /// Explicit timesteps, in place of a spacing
     #[arg(long, value_name = "T,T,…", value_delimiter = ',', conflicts_with = "timestep_spacing",
           value_parser = clap::value_parser!(u32).range(0..1000))]
@@ -183,7 +191,7 @@ pub struct QuantizeArgs {
     #[arg(short, long = "type", value_name = "q8_0|q6_k|q5_k|q4_k|f16")]
     pub quant: QuantType,
     /// A LoRA to merge first; may be given several times
-    #[arg(long, value_name = "NAME|FILE[:SCALE]",
+    #[arg(long, value_name = "NAME|FILE[:SCALE[:BLOCKS]]",
           value_parser = OsStringValueParser::new().try_map(values::lora))]
     pub lora: Vec<LoraArg>,
     #[command(flatten)]

@@ -7,8 +7,8 @@ use clap::{
 };
 
 use super::{
-    ContentArgs, JobArgs, LlavaArgs, ModelArgs, machine::MachineArgs, read::ReadArgs,
-    repaint::RepaintArgs, size::SizeArgs,
+    ContentArgs, ControlArgs, JobArgs, LlavaArgs, ModelArgs, machine::MachineArgs, mask::MaskArgs,
+    read::ReadArgs, repaint::RepaintArgs, size::SizeArgs,
 };
 use crate::cli::usage;
 
@@ -89,7 +89,8 @@ pub fn refusal(matches: &ArgMatches) -> Option<String> {
 
 /// `true` for options that `pipe` itself takes.
 fn is_own(id: &str) -> bool {
-    OWN.contains(&id) || has::<ModelArgs>(id) || has::<MachineArgs>(id) || has::<LlavaArgs>(id)
+    let is_of_model = has::<ModelArgs>(id) || has::<ControlArgs>(id);
+    OWN.contains(&id) || is_of_model || has::<MachineArgs>(id) || has::<LlavaArgs>(id)
 }
 
 /// `true` for options that a request may set.
@@ -97,7 +98,8 @@ fn is_setting(id: &str) -> bool {
     let is_content = has::<ContentArgs>(id) && !has::<LlavaArgs>(id);
     // Every frame would be many results.
     let is_read = has::<ReadArgs>(id) && id != "frames";
-    is_content || is_read || has::<SizeArgs>(id) || has::<RepaintArgs>(id)
+    let is_repaint = has::<RepaintArgs>(id) || has::<MaskArgs>(id);
+    is_content || is_read || has::<SizeArgs>(id) || is_repaint
 }
 
 fn has<A: Args>(id: &str) -> bool {

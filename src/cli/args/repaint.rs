@@ -3,8 +3,8 @@
 use clap::{Args, ValueEnum};
 use cupscale::{
     canvas::Fusion,
-    pipeline::{ColourFix, Defaults, Settings},
-    sampler::{Denoise, SamplerKind, TimestepSpacing},
+    pipeline::{self, ColourFix, Defaults, Engine, Error, Profile, Settings},
+    sampler::{Denoise, SamplerKind, SigmaChoice, TimestepSpacing},
 };
 
 use super::sampler::sampler_choice;
@@ -33,6 +33,10 @@ enum ColorFixArg {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Repainting")]
 pub struct RepaintArgs {
+    /// Row of defaults: close to the input, the model's own, more invented, or sooner done; options go before it
+    /// [default: the model's, or balanced]
+    #[arg(long, value_name = "faithful|balanced|creative|fast")]
+    pub profile: Option<Profile>,
     /// Same seed, same picture
     #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
     seed: u64,
@@ -42,9 +46,9 @@ pub struct RepaintArgs {
     /// Amount of repainting: the share of the steps that run, rounded up [default: the model's, or 0.45]
     #[arg(long, value_name = "0-1", value_parser = values::share)]
     strength: Option<f64>,
-    /// The same as a number of steps
+    /// The same as a number of steps; 0 is the first enlargement alone, without the diffusion model
     #[arg(long, value_name = "K", conflicts_with = "strength",
-          value_parser = clap::value_parser!(u32).range(1..=1000))]
+          value_parser = clap::value_parser!(u32).range(0..=1000))]
     denoise_steps: Option<u32>,
     /// Sampler of the steps [default: the model's]
     #[arg(long, value_name = sampler_choice())]
@@ -55,6 +59,9 @@ pub struct RepaintArgs {
     /// Spacing of the timesteps; few-step models want trailing [default: the model's]
     #[arg(long, value_name = "leading|trailing|linspace")]
     spacing: Option<TimestepSpacing>,
+    /// Noise levels that the samplers in sigma walk through [default: the model's]
+    #[arg(long, value_name = "simple|karras|exponential|beta")]
+    sigmas: Option<SigmaChoice>,
     /// Explicit timesteps of the whole schedule, highest first
     #[arg(long, value_name = "T,T,...", value_delimiter = ',', conflicts_with = "steps")]
     timesteps: Option<Vec<usize>>,
@@ -68,15 +75,18 @@ pub struct RepaintArgs {
     /// Fusion of overlapping regions
     #[arg(long, value_enum, default_value_t = FusionArg::Feather)]
     fusion: FusionArg,
-    /// Weight of the global structure prior: keeps shapes and tones; 0 turns it off
-    #[arg(long, value_name = "0-1", default_value_t = Defaults::GSP, value_parser = values::weight)]
-    gsp: f64,
-    /// Weight of the regional attention prior: guides regions by the whole picture; 0 is off
-    #[arg(long, value_name = "0-1", default_value_t = Defaults::RAP, value_parser = values::weight)]
-    rap: f64,
-    /// Weight of the regional semantic prior: the regions' captions against the prompt; 0 is off
-    #[arg(long, value_name = "0-1", default_value_t = Defaults::RSP, value_parser = values::weight)]
-    rsp: f64,
+    /// Move the grid of regions from step to step, so that no seam stays at one place; costs a row and a column of regions
+    #[arg(long)]
+    tile_jitter: bool,
+    /// Weight of the global structure prior: keeps shapes and tones; 0 turns it off [default: 0.2]
+    #[arg(long, value_name = "0-1", value_parser = values::weight)]
+    gsp: Option<f64>,
+    /// Weight of the regional attention prior: guides regions by the whole picture; 0 is off [default: 0.5]
+    #[arg(long, value_name = "0-1", value_parser = values::weight)]
+    rap: Option<f64>,
+    /// Weight of the regional semantic prior: the regions' captions against the prompt; 0 is off [default: 1]
+    #[arg(long, value_name = "0-1", value_parser = values::weight)]
+    rsp: Option<f64>,
 
     /// Colour correction of the output towards the input
     #[arg(long, value_enum, default_value_t = ColorFixArg::Wavelet)]
@@ -84,9 +94,9 @@ pub struct RepaintArgs {
     /// Only the light of the repaint, over the colours of the input
     #[arg(long)]
     detail_only: bool,
-    /// Share of the repainted picture in the output; 0 is the plain Lanczos enlargement, without the model
-    #[arg(long, value_name = "0-1", default_value_t = Defaults::BLEND, value_parser = values::weight)]
-    blend: f64,
+    /// Share of the repainted picture in the output; 0 is the first enlargement alone (Lanczos without --first), without the model [default: 1]
+    #[arg(long, value_name = "0-1", value_parser = values::weight)]
+    blend: Option<f64>,
 }
 
 impl RepaintArgs {
@@ -97,6 +107,7 @@ impl RepaintArgs {
         settings.sampler = self.sampler;
         settings.eta = self.eta;
         settings.spacing = self.spacing;
+        settings.sigmas = self.sigmas;
         settings.timesteps.clone_from(&self.timesteps);
         settings.steps = self.steps.map(|steps| steps as usize);
         settings.denoise = match (self.denoise_steps, self.strength) {
@@ -109,14 +120,37 @@ impl RepaintArgs {
             FusionArg::Feather => Fusion::Feather,
             FusionArg::Average => Fusion::Average,
         };
-        (settings.gsp, settings.rap, settings.rsp) = (self.gsp, self.rap, self.rsp);
+        settings.tile_jitter = self.tile_jitter;
+        settings.gsp = self.gsp.unwrap_or(Defaults::GSP);
+        settings.rap = self.rap.unwrap_or(Defaults::RAP);
+        settings.rsp = self.rsp.unwrap_or(Defaults::RSP);
         settings.colour_fix = match self.color_fix {
             ColorFixArg::Wavelet => ColourFix::Wavelet,
             ColorFixArg::Adain => ColourFix::Adain,
             ColorFixArg::Lab => ColourFix::Lab,
             ColorFixArg::None => ColourFix::None,
         };
-        (settings.detail_only, settings.blend) = (self.detail_only, self.blend);
+        (settings.detail_only, settings.blend) =
+            (self.detail_only, self.blend.unwrap_or(Defaults::BLEND));
         settings
+    }
+
+    /// Puts the row of the chosen profile into these settings, but for what the options say; the model's own where none is
+    /// chosen, and none where that has none either.
+    ///
+    /// # Errors
+    /// Settings that do not match the model.
+    pub fn add_profile(&self, engine: &Engine, settings: &mut Settings) -> Result<(), Error> {
+        let Some(profile) = self.profile.or(engine.profile()) else { return Ok(()) };
+        let mut row = pipeline::profile_row(engine, profile, settings)?;
+        let free = |given: bool, value: Option<f64>| value.filter(|_| !given);
+        row.denoise = row.denoise.filter(|_| settings.denoise.is_none());
+        row.overlap = free(self.overlap.is_some(), row.overlap);
+        row.gsp = free(self.gsp.is_some(), row.gsp);
+        row.rap = free(self.rap.is_some(), row.rap);
+        row.rsp = free(self.rsp.is_some(), row.rsp);
+        row.blend = free(self.blend.is_some(), row.blend);
+        settings.start_from(&row);
+        Ok(())
     }
 }

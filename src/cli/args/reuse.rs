@@ -29,9 +29,10 @@ pub struct Reused {
 }
 
 /// Settings whose value is the option's value: key of the settings, options that go before it, kind of the value.
-const PLAIN: [(&str, &[&str], Shape); 15] = [
+const PLAIN: [(&str, &[&str], Shape); 17] = [
     ("prompt", &["prompt", "words"], Shape::Text),
     ("negative_prompt", &["negative_prompt"], Shape::Text),
+    ("prompt_syntax", &["prompt_syntax"], Shape::Text),
     ("seed", &["seed"], Shape::Number),
     ("sampler", &["sampler"], Shape::Text),
     ("eta", &["eta"], Shape::Number),
@@ -45,6 +46,7 @@ const PLAIN: [(&str, &[&str], Shape); 15] = [
     ("color_fix", &["color_fix"], Shape::Text),
     ("blend", &["blend"], Shape::Number),
     ("spacing", &["spacing", "timesteps"], Shape::Text),
+    ("sigmas", &["sigmas", "timesteps"], Shape::Text),
 ];
 /// Settings of LLaVA's sampling and weights.
 const CAPTION: [(&str, Shape); 4] = [
@@ -54,16 +56,23 @@ const CAPTION: [(&str, Shape); 4] = [
     ("caption_seed", Shape::Number),
 ];
 /// Settings that are read elsewhere here, or that say nothing of a next run.
-const OTHERS: [&str; 10] = [
+const OTHERS: [&str; 17] = [
     "version",
     "model",
+    "first",
     "loras",
+    "embeddings",
+    "controls",
     "size",
     "captioner",
     "caption_model",
     "steps",
     "timesteps",
     "detail_only",
+    "tile_jitter",
+    "mask",
+    "invert_mask",
+    "mask_feather",
     GENERATED,
 ];
 /// How the input was made from words.
@@ -99,6 +108,10 @@ pub fn reused(
     };
     let mut reused = Reused::default();
     let free = |options: &[&str]| !options.iter().any(|option| typed.contains(option));
+    // What is recorded is what a profile set, and what is not was not set.
+    if free(&["profile"]) {
+        reused.words.push("--profile=balanced".into());
+    }
     for (key, options, shape) in PLAIN {
         if let (Some(value), true) = (record.get(key), free(options)) {
             reused.push(key, &plain(key, value, shape)?);
@@ -114,8 +127,14 @@ pub fn reused(
     if record.get("detail_only").is_some_and(|value| *value == true) && free(&["detail_only"]) {
         reused.words.push("--detail-only".into());
     }
+    if record.get("tile_jitter").is_some_and(|value| *value == true) && free(&["tile_jitter"]) {
+        reused.words.push("--tile-jitter".into());
+    }
+    reused.mask(&record, &free)?;
     reused.captioner(&record, &free)?;
     reused.model(&record, &free)?;
+    reused.embeddings(&record, &free)?;
+    reused.controls(&record, free(&["control", "control_kind", "control_image"]))?;
     reused.others(&record);
     Ok(reused)
 }
@@ -178,6 +197,30 @@ impl Reused {
         Ok(())
     }
 
+    /// A picture says that it had a mask, and not which file that was.
+    fn mask(
+        &mut self,
+        record: &Map<String, Value>,
+        free: &impl Fn(&[&str]) -> bool,
+    ) -> Result<(), String> {
+        if !record.contains_key("mask") {
+            return Ok(());
+        }
+        if free(&["mask"]) {
+            return Err("its mask came from a file: name that with --mask".to_owned());
+        }
+        if record.get("invert_mask").is_some_and(|value| *value == true) && free(&["invert_mask"]) {
+            self.words.push("--invert-mask".into());
+        }
+        match record.get("mask_feather").filter(|_| free(&["mask_feather"])) {
+            Some(value) => {
+                self.push("mask_feather", &plain("mask_feather", value, Shape::Number)?);
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
     fn captioner(
         &mut self,
         record: &Map<String, Value>,
@@ -219,12 +262,21 @@ impl Reused {
         Ok(())
     }
 
-    /// The model and its LoRAs, by the names that they are installed under.
+    /// The first enlarger, the model and its LoRAs, by the names that they are installed under.
     fn model(
         &mut self,
         record: &Map<String, Value>,
         free: &impl Fn(&[&str]) -> bool,
     ) -> Result<(), String> {
+        if let Some(value) = record.get("first").filter(|_| free(&["first"])) {
+            let name = plain("first", value, Shape::Text)?;
+            if !is_installed(&name, Kind::Enlarger) {
+                return Err(format!(
+                    "its first enlarger {value} is not installed under this name: name it with --first"
+                ));
+            }
+            self.push("first", &name);
+        }
         let Some(value) = record.get("model").filter(|_| free(&["model"])) else { return Ok(()) };
         let name = plain("model", value, Shape::Text)?;
         let is_embedded = cfg!(feature = "embedded-model") && name == "mini";
@@ -249,7 +301,62 @@ impl Reused {
             let Some(name) = installed_lora(file) else {
                 return Err(format!("its LoRA {} is not installed: name it with --lora", lora[0]));
             };
-            self.push("lora", &format!("{name}:{scale}"));
+            let blocks = match lora.get(2) {
+                None => String::new(),
+                Some(blocks) => {
+                    let numbers = blocks.as_array().map(|list| list.iter().map(Value::as_f64));
+                    let numbers: Option<Vec<_>> = numbers.and_then(Iterator::collect);
+                    let numbers = numbers.ok_or_else(|| wrong("loras", lora))?;
+                    numbers.iter().fold(String::new(), |text, number| {
+                        format!("{text}{}{number}", if text.is_empty() { ':' } else { ',' })
+                    })
+                }
+            };
+            self.push("lora", &format!("{name}:{scale}{blocks}"));
+        }
+        Ok(())
+    }
+
+    /// Embeddings are known by name alone, and their files may be anywhere.
+    fn embeddings(
+        &self,
+        record: &Map<String, Value>,
+        free: &impl Fn(&[&str]) -> bool,
+    ) -> Result<(), String> {
+        match record.get("embeddings").filter(|_| free(&["embedding"])) {
+            None => Ok(()),
+            Some(names) => Err(format!(
+                "its prompts use embeddings {names}: name their files with --embedding"
+            )),
+        }
+    }
+
+    /// The ControlNets, by the names that they are installed under. They were there for an enlargement.
+    fn controls(&mut self, record: &Map<String, Value>, free: bool) -> Result<(), String> {
+        let Some(value) = record.get("controls").filter(|_| free) else { return Ok(()) };
+        let controls = value.as_array().ok_or_else(|| wrong("controls", value))?;
+        for control in controls {
+            let number = |value: &Value| value.as_f64().map(|number| number.to_string());
+            let text = |key: &str| control.get(key).and_then(Value::as_str);
+            let numbers = ["/scale", "/range/0", "/range/1"];
+            let numbers = numbers.map(|place| control.pointer(place).and_then(number));
+            let (Some(name), Some(kind), [Some(scale), Some(start), Some(end)]) =
+                (text("model"), text("kind"), numbers)
+            else {
+                return Err(wrong("controls", control));
+            };
+            if let Some(image) = text("image") {
+                return Err(format!(
+                    "its ControlNet {name} saw a picture of its own ({image}): name both with --control and --control-image"
+                ));
+            }
+            if !is_installed(name, Kind::Control) {
+                return Err(format!(
+                    "its ControlNet {name} is not installed under this name: name it with --control"
+                ));
+            }
+            self.push("control", &format!("{name}:{scale}:{start}-{end}"));
+            self.push("control_kind", kind);
         }
         Ok(())
     }

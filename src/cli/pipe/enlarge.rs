@@ -11,7 +11,7 @@ use cupscale::{
     image::{self, Format, Input, Output, Picture, PictureShape, PixelFormat, PixelRows, Stream},
     pipe::{
         answer::{Answer, Form, PlanAnswer},
-        request::{OutputForm, RawInput, words},
+        request::{MaskPart, OutputForm, RawInput, words},
     },
     pipeline::{self, Error, Frames, Progress as _, Resume, Rows, Settings, WorkOptions},
     temporary::private_folder,
@@ -39,8 +39,9 @@ enum Target {
 impl Host {
     /// Enlarges a picture and sends it.
     pub fn upscale(&self, work: Upscale, begun: Instant) -> Result<(), CliError> {
-        let Upscale { id, settings, input, output, preview, payload, stop } = work;
-        let (job, mut settings) = self.resolve(&settings)?;
+        let Upscale { id, settings, input, mask, output, preview, mut payload, stop } = work;
+        let mask = mask.map(|part| mask_of(&part, &mut payload)).transpose()?;
+        let (job, mut settings) = self.resolve(&settings, mask)?;
         settings.jpeg_quality = quality(&output)?.unwrap_or(settings.jpeg_quality);
         // The payload is there beside what the job takes.
         settings.max_memory = settings.max_memory.map(|most| most.saturating_sub(payload.len()));
@@ -87,7 +88,7 @@ impl Host {
 
     /// Plans a request and sends the plan.
     pub fn plan(&self, asked: &Plan) -> Result<(), CliError> {
-        let (_, settings) = self.resolve(&asked.settings)?;
+        let (_, settings) = self.resolve(&asked.settings, None)?;
         let mut shape = PictureShape::from((asked.input.width, asked.input.height));
         shape.alpha = asked.input.alpha;
         let plan = pipeline::plan(&self.engine, shape, &settings)?;
@@ -105,13 +106,30 @@ impl Host {
         Ok(())
     }
 
-    /// The job and the settings of a request.
-    fn resolve(&self, settings: &Map<String, Value>) -> Result<(Job, Settings), CliError> {
-        let words = words(settings).map_err(CliError::Usage)?;
+    /// The job and the settings of a request; `mask` is the file of a mask that came with it.
+    fn resolve(
+        &self,
+        settings: &Map<String, Value>,
+        mask: Option<Vec<u8>>,
+    ) -> Result<(Job, Settings), CliError> {
+        let mut words = words(settings).map_err(CliError::Usage)?;
+        if mask.is_some() {
+            if settings.contains_key("mask") {
+                let reason = "`mask` stands in `settings` and comes with the picture: send one";
+                return Err(CliError::Usage(reason.to_owned()));
+            }
+            // What the other settings of a mask are for.
+            words.push("--mask=-".to_owned());
+        }
         let mut args = RequestArgs::parse(&words).map_err(CliError::Usage)?;
         args.job.files.name_streams();
         let job = Job::resolve(args.job, Vec::new())?;
-        let settings = self.job.settings_of(&job, args.names_captioner, &self.settings)?;
+        let loaded = (&self.engine, &self.settings);
+        let settings = self.job.settings_of(&job, args.names_captioner, loaded)?;
+        let settings = match mask {
+            Some(bytes) => job.masked_by(&settings, bytes)?,
+            None => job.masked(&settings, &Input::Bytes(Vec::new().into()))?,
+        };
         Ok((job, settings))
     }
 
@@ -148,6 +166,19 @@ impl Host {
         }
         Ok((opened.decode().map_err(Error::from)?, target))
     }
+}
+
+/// The file of the mask, cut off the end of a payload.
+fn mask_of(part: &MaskPart, payload: &mut Vec<u8>) -> Result<Vec<u8>, CliError> {
+    let picture = (payload.len() as u64).checked_sub(part.bytes).filter(|_| part.bytes > 0);
+    let Some(picture) = picture else {
+        return Err(CliError::Usage(format!(
+            "mask: {} bytes of a payload of {}",
+            part.bytes,
+            payload.len()
+        )));
+    };
+    Ok(payload.split_off(picture as usize))
 }
 
 /// The form that a request asks for, else `own`.

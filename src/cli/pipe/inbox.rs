@@ -16,7 +16,7 @@ use cupscale::{
     pipe::{
         answer::{Answer, Kind},
         frame::{read_head, read_payload, skip_payload},
-        request::{Id, OutputForm, PlanInput, RawInput, Request},
+        request::{Id, MaskPart, OutputForm, PlanInput, RawInput, Request},
     },
     pipeline::Error,
 };
@@ -57,6 +57,7 @@ pub struct Upscale {
     pub id: Id,
     pub settings: Map<String, Value>,
     pub input: Option<RawInput>,
+    pub mask: Option<MaskPart>,
     pub output: OutputForm,
     pub preview: bool,
     pub payload: Vec<u8>,
@@ -190,7 +191,7 @@ impl Shared {
             };
             let stop = Stop::default();
             match request {
-                Request::Upscale { id, settings, input: raw, output, preview } => {
+                Request::Upscale { id, settings, input: raw, mask, output, preview } => {
                     if let Err((kind, reason)) = self.has_room(&id, head.payload) {
                         skip_payload(input, head.payload)?;
                         self.refuse(Some(&id), kind, &reason);
@@ -202,6 +203,7 @@ impl Shared {
                         id,
                         settings,
                         input,
+                        mask,
                         output,
                         preview,
                         payload,

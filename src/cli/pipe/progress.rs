@@ -85,7 +85,7 @@ fn stage_name(stage: Stage) -> String {
 impl Progress for Messages<'_> {
     fn outlined(&mut self, outline: &Outline) {
         let earlier = speeds::expect(&self.speed, outline);
-        self.timeline.outline(outline, earlier.map_or([None; 4], |earlier| earlier.stages));
+        self.timeline.outline(outline, earlier.map_or([None; 5], |earlier| earlier.stages));
     }
 
     fn begin(&mut self, stage: Stage, total: usize) {

@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn the_line_fits_every_terminal_and_says_less_on_a_narrow_one() {
-        let expected = [Some(1.0), Some(10.0), Some(60.0), Some(30.0)];
+        let expected = [Some(1.0), Some(0.0), Some(10.0), Some(60.0), Some(30.0)];
         let stages = [(Stage::Encode, 10.0, 4, 4), (Stage::Denoise, 30.0, 50, 100)];
         let view = View {
             timeline: Some(timeline(expected, &stages)),

@@ -163,7 +163,7 @@ impl Reporter {
 impl Progress for Reporter {
     fn outlined(&mut self, outline: &Outline) {
         let earlier = self.speed.as_ref().and_then(|key| speeds::expect(key, outline));
-        self.timeline.outline(outline, earlier.map_or([None; 4], |earlier| earlier.stages));
+        self.timeline.outline(outline, earlier.map_or([None; 5], |earlier| earlier.stages));
         let &Outline { width, height, regions, steps, .. } = outline;
         self.emit(|| Event::Job {
             file: self.of_file(),

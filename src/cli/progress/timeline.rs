@@ -13,7 +13,7 @@ const LEAST_SHARE: f64 = 0.01;
 const LEAST_SECONDS: f64 = 1.0;
 
 /// Seconds that each stage of a job is expected to take; `None` where no such job has been seen.
-pub type Expected = [Option<f64>; 4];
+pub type Expected = [Option<f64>; 5];
 
 /// A stage of the job that has begun.
 #[derive(Clone, Copy, Debug)]
@@ -57,7 +57,7 @@ pub struct Timeline {
 impl Timeline {
     /// A job that begins now.
     pub fn new() -> Self {
-        Self { begun: Instant::now(), outlined: None, expected: [None; 4], stages: Vec::new() }
+        Self { begun: Instant::now(), outlined: None, expected: [None; 5], stages: Vec::new() }
     }
 
     /// The job is known, and so is what to expect of it.
@@ -139,7 +139,7 @@ impl Timeline {
 
     /// What each stage weighs: its expected seconds, or without them its work, of which captions have none that could be
     /// compared.
-    fn weights(&self) -> Option<[(Stage, f64); 4]> {
+    fn weights(&self) -> Option<[(Stage, f64); 5]> {
         let mut weights = self.outlined()?.work;
         let is_known = self.expected.iter().skip(1).all(Option::is_some);
         for ((stage, weight), expected) in weights.iter_mut().zip(self.expected) {
@@ -153,7 +153,7 @@ impl Timeline {
     }
 
     /// Seconds for each unit of weight, from what has been measured and what is expected.
-    fn pace(&self, weights: &[(Stage, f64); 4]) -> Option<f64> {
+    fn pace(&self, weights: &[(Stage, f64); 5]) -> Option<f64> {
         let is_expected = self.expected.iter().skip(1).all(Option::is_some);
         let total: f64 = weights.iter().map(|(_, weight)| weight).sum();
         let (mut seconds, mut done) = (0.0, 0.0);
@@ -194,13 +194,13 @@ impl Timeline {
     }
 
     /// Place of the stage at work among all stages.
-    fn place(&self, weights: &[(Stage, f64); 4]) -> Option<usize> {
+    fn place(&self, weights: &[(Stage, f64); 5]) -> Option<usize> {
         let last = self.stages.last()?;
         weights.iter().position(|(stage, _)| *stage == last.stage)
     }
 
     /// Seconds that this stage takes in all.
-    fn whole(&self, stage: &StageTime, weights: &[(Stage, f64); 4], pace: f64) -> f64 {
+    fn whole(&self, stage: &StageTime, weights: &[(Stage, f64); 5], pace: f64) -> f64 {
         let expected = weight_of(weights, stage.stage) * pace;
         let own = stage.own_share();
         if expected == 0.0 && own > 0.0 {
@@ -232,7 +232,7 @@ impl Timeline {
     }
 }
 
-fn weight_of(weights: &[(Stage, f64); 4], stage: Stage) -> f64 {
+fn weight_of(weights: &[(Stage, f64); 5], stage: Stage) -> f64 {
     weights.iter().find(|(of, _)| *of == stage).map_or(0.0, |(_, weight)| *weight)
 }
 
@@ -269,13 +269,13 @@ pub fn words(time: Duration) -> String {
 pub(super) mod tests {
     use super::*;
 
-    /// An outline whose stages have this work.
+    /// An outline whose stages have this work, and nothing to enlarge before all else.
     pub fn outline(work: [f64; 4]) -> Outline {
         let stages = [Stage::Caption, Stage::Encode, Stage::Denoise, Stage::Decode];
         let mut outline = cupscale::pipeline::Outline::default();
         outline.steps = 4;
-        for ((at, stage), work) in outline.work.iter_mut().zip(stages).zip(work) {
-            *at = (stage, work);
+        for (stage, work) in stages.into_iter().zip(work) {
+            outline.work.iter_mut().filter(|(of, _)| *of == stage).for_each(|at| at.1 = work);
         }
         outline
     }
@@ -306,8 +306,8 @@ pub(super) mod tests {
         timeline.left().map(|left| left.as_secs_f64())
     }
 
-    const UNKNOWN: Expected = [None; 4];
-    const KNOWN: Expected = [Some(1.0), Some(10.0), Some(60.0), Some(30.0)];
+    const UNKNOWN: Expected = [None; 5];
+    const KNOWN: Expected = [Some(1.0), Some(0.0), Some(10.0), Some(60.0), Some(30.0)];
 
     #[test]
     fn nothing_is_said_before_anything_is_known() {

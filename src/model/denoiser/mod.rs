@@ -4,6 +4,7 @@
 
 mod attention;
 mod conditioning;
+mod control;
 mod error;
 pub mod flux2;
 mod network;
@@ -22,6 +23,9 @@ use serde_json::Value;
 
 use crate::backend::Params;
 pub use conditioning::{Conditioning, MicroConditioning};
+pub use control::{
+    ControlClass, ControlKind, ControlNetwork, ControlPicture, ControlShape, ControlSignal,
+};
 pub use error::DenoiserError;
 pub use network::{DenoiserClass, DenoisingNetwork};
 pub use prior::Prior;
@@ -30,6 +34,9 @@ pub use shape::DenoiserShape;
 /// The classes that there is a family for. Where nothing names a class, a configuration is read as the first one's.
 const CLASSES: &[DenoiserClass] =
     &[unet::CLASS, pixart::CLASS, pixart::OLD_CLASS, sd3::CLASS, z_image::CLASS, flux2::CLASS];
+
+/// The classes of controls.
+const CONTROL_CLASSES: &[ControlClass] = &[unet::CONTROL_CLASS, unet::CONTROL_UNION_CLASS];
 
 /// A denoiser of any family. A clone is the same one.
 #[derive(Clone, Debug)]
@@ -67,6 +74,52 @@ impl<N: DenoisingNetwork + 'static> From<N> for Denoiser {
 
 impl Deref for Denoiser {
     type Target = dyn DenoisingNetwork;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.0
+    }
+}
+
+/// A control of any class. A clone is the same one.
+#[derive(Clone, Debug)]
+pub struct Control(Arc<dyn ControlNetwork>);
+
+impl Control {
+    /// Builds the control of diffusers' `class` that `config` describes, with the weights of `params`.
+    /// `config_file` is named in errors.
+    ///
+    /// # Errors
+    /// A class or a field that is not supported, or a tensor that is missing or of another shape.
+    pub fn load(
+        class: &str,
+        config: &Value,
+        config_file: &str,
+        params: &Params,
+    ) -> Result<Self, DenoiserError> {
+        let known = CONTROL_CLASSES.iter().find(|known| known.names.contains(&class));
+        let Some(known) = known else {
+            return Err(DenoiserError::Class {
+                file: config_file.to_owned(),
+                class: class.to_owned(),
+                known: CONTROL_CLASSES
+                    .iter()
+                    .filter_map(|known| known.names.first().copied())
+                    .collect::<Vec<_>>()
+                    .join(", "),
+            });
+        };
+        (known.load)(config, config_file, params).map(Self)
+    }
+
+    /// `true` for a class of diffusers (or of the makers of a control) that this program has.
+    #[must_use]
+    pub fn is_class(class: &str) -> bool {
+        CONTROL_CLASSES.iter().any(|known| known.names.contains(&class))
+    }
+}
+
+impl Deref for Control {
+    type Target = dyn ControlNetwork;
 
     fn deref(&self) -> &Self::Target {
         &*self.0

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::{
     conditioning::{Conditioning, MicroConditioning},
+    control::{ControlShape, ControlSignal},
     error::DenoiserError,
     prior::Prior,
     shape::DenoiserShape,
@@ -38,6 +39,22 @@ pub trait DenoisingNetwork: fmt::Debug + Send + Sync {
     /// Texts without a pooled embedding for a family that takes one, or those of the backend.
     fn condition(&self, text: &TextConditioning, micro: MicroConditioning) -> Result<Conditioning>;
 
+    /// `true` for a model that is given the strength of guidance (a latent consistency model): one call of it is
+    /// what two of another are with guidance.
+    fn embeds_guidance(&self) -> bool {
+        false
+    }
+
+    /// The same conditions with this strength of guidance, for a model that is given it; all others leave them as they
+    /// are.
+    ///
+    /// # Errors
+    /// Those of the backend.
+    fn with_guidance(&self, cond: &Conditioning, scale: f64) -> Result<Conditioning> {
+        let _ = scale;
+        Ok(cond.clone())
+    }
+
     /// Heights and widths of the layers that [`Prior`] speaks of, in visiting order, for a sample of
     /// `height` × `width` latent pixels.
     fn prior_sizes(&self, height: usize, width: usize) -> Vec<(usize, usize)>;
@@ -57,6 +74,30 @@ pub trait DenoisingNetwork: fmt::Debug + Send + Sync {
         cond: &Conditioning,
         prior: Prior<'_>,
     ) -> Result<Activation>;
+
+    /// Checks that a control of this shape was made for such a denoiser. Families without controls take none.
+    ///
+    /// # Errors
+    /// [`DenoiserError::Unsuited`]: a control for another family, or for another size of this one.
+    fn check_control(&self, _: &ControlShape) -> std::result::Result<(), DenoiserError> {
+        let reason = "it was made for a UNet, and the model's denoiser is a transformer";
+        Err(DenoiserError::Unsuited(reason.to_owned()))
+    }
+
+    /// [`forward`](Self::forward) with what controls add.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward), and a signal that does not fit, as none does where the family has no controls.
+    fn forward_controlled(
+        &self,
+        _z: &Activation,
+        _timestep: f64,
+        _cond: &Conditioning,
+        _prior: Prior<'_>,
+        _control: ControlSignal,
+    ) -> Result<Activation> {
+        candle_core::bail!("denoiser: a family without controls")
+    }
 
     /// Bytes of its weights, in memory or mapped.
     fn weight_bytes(&self) -> usize;

@@ -28,10 +28,17 @@ impl DenoiserShape {
         let sees_low_resolution = match inputs {
             own if own == outputs => false,
             own if own == 2 * outputs => true,
+            // What a mask covers is blanked before such a model sees it, so that with all of the picture covered it would
+            // see nothing of the picture but the noised latent.
+            own if own == 2 * outputs + 1 => {
+                return Err(format!(
+                    "takes {own} channels, a mask and the masked picture beside the latent: an inpainting \
+                     model, which would not see what it repaints; use the model that it was made from"
+                ));
+            }
             own => {
                 return Err(format!(
-                    "takes {own} channels: neither the latent's {outputs} nor twice as many (an inpainting \
-                     model?)"
+                    "takes {own} channels: neither the latent's {outputs} nor twice as many"
                 ));
             }
         };
@@ -80,7 +87,8 @@ mod tests {
         assert!(plain.with_largest(96).is_err() && plain.with_largest(193).is_err());
         assert!(shape((8, 4), Some((64, 64))).unwrap().sees_low_resolution);
         for (channels, native, word) in [
-            ((9, 4), Some((64, 64)), "inpainting"),
+            ((9, 4), Some((64, 64)), "an inpainting model"),
+            ((7, 4), Some((64, 64)), "nor twice as many"),
             ((4, 4), Some((64, 72)), "no square"),
             ((4, 4), Some((60, 60)), "no multiple of 8"),
             ((4, 4), Some((4096, 4096)), "above 2048"),

@@ -183,6 +183,13 @@ impl Llava {
         prompt.before.len() + self.preprocessor.features(size) + prompt.after.len()
     }
 
+    /// Most tokens that a text may have behind a prompt with a picture of this width and height.
+    #[must_use]
+    pub fn room(&self, prompt: &Prompt, size: (usize, usize)) -> usize {
+        let limit = self.decoder.config().max_position_embeddings;
+        limit.saturating_sub(self.prompt_length(prompt, size))
+    }
+
     /// Default number of prompts of so many tokens that are computed at once.
     #[must_use]
     pub fn prefill_rows(&self, length: usize) -> usize {

@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 
-use super::{Cut, TextError, TextTokenizer, TokenIds};
+use super::{
+    Chunk, Cut, Piece, Prompt, PromptError, PromptSyntax, TextError, TextTokenizer, TokenIds,
+};
 
 /// Arrangement of a model's text states, as its family says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,13 +111,83 @@ impl TextTokenizers {
         &self.tokenizers
     }
 
-    /// The tokens of a text by each.
+    /// The chunks of a prompt for each: one of a plain prompt, cut; one or more of a weighted one, of which T5 and Qwen
+    /// always get one.
+    ///
+    /// # Errors
+    /// A weight for Qwen, a prompt of too many chunks, or those of the tokenizers.
+    pub fn chunks(&self, prompt: &Prompt) -> Result<Vec<Vec<Chunk>>, TextError> {
+        let is_plain = prompt.syntax() == PromptSyntax::Plain;
+        let chunks = |tokenizer: &TextTokenizer| match tokenizer {
+            TextTokenizer::Clip(tokenizer) if !is_plain => tokenizer.chunks(prompt.pieces()),
+            TextTokenizer::T5(tokenizer) if !is_plain => {
+                Ok(vec![tokenizer.weighted(&self.prepared_pieces(prompt))?])
+            }
+            TextTokenizer::Qwen(_) if prompt.is_weighted() => Err(PromptError::NoWeights.into()),
+            _ => Ok(vec![tokenizer.encode(&self.arrangement.prepared(&prompt.words()))?.into()]),
+        };
+        self.tokenizers.iter().map(chunks).collect()
+    }
+
+    /// How many chunks a prompt takes.
+    ///
+    /// # Errors
+    /// As [`chunks`](Self::chunks).
+    pub fn count(&self, prompt: &Prompt) -> Result<usize, TextError> {
+        Ok(self.chunks(prompt)?.iter().map(Vec::len).max().unwrap_or(1))
+    }
+
+    fn prepared_pieces(&self, prompt: &Prompt) -> Vec<Piece> {
+        let prepared = |piece: &Piece| match piece {
+            Piece::Text(text, weight) => {
+                Piece::Text(self.arrangement.prepared(text).into_owned(), *weight)
+            }
+            Piece::Break => Piece::Break,
+        };
+        prompt.pieces().iter().map(prepared).collect()
+    }
+
+    /// No text as each reads it, one chunk.
     ///
     /// # Errors
     /// Those of the tokenizers.
-    pub fn encode(&self, text: &str) -> Result<Vec<TokenIds>, TextError> {
-        let text = self.arrangement.prepared(text);
-        self.tokenizers.iter().map(|tokenizer| tokenizer.encode(&text)).collect()
+    pub fn empty(&self) -> Result<Vec<TokenIds>, TextError> {
+        self.tokenizers.iter().map(|tokenizer| tokenizer.encode("")).collect()
+    }
+
+    /// Truncation of a prompt that is longer than what the model takes, a weighted one than so many chunks; `None` if it
+    /// fits.
+    ///
+    /// # Errors
+    /// Those of the tokenizers.
+    pub fn cut_prompt(&self, prompt: &Prompt, chunks: usize) -> Result<Option<Cut>, TextError> {
+        let of_clip = self.tokenizers.iter().find_map(|tokenizer| match tokenizer {
+            TextTokenizer::Clip(tokenizer) => Some(tokenizer),
+            _ => None,
+        });
+        let Some(tokenizer) = of_clip.filter(|_| prompt.syntax() == PromptSyntax::Weighted) else {
+            return self.cut(&prompt.words());
+        };
+        let count = self.count(prompt)?;
+        let room = tokenizer.length() - 2;
+        let cut = Cut { tokens: count * room, is_all: true, limit: chunks * room, at: 0 };
+        Ok((count > chunks).then_some(cut))
+    }
+
+    /// Tokens of a text that the encoder takes that takes most, without what stands around a text.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        let room = |tokenizer: &TextTokenizer| {
+            let around = match self.arrangement {
+                TextArrangement::Chat { .. } | TextArrangement::ChatLayers { .. } => {
+                    tokenizer.encode(&self.arrangement.prepared("")).map_or(0, |chat| chat.count)
+                }
+                // CLIP's texts begin and end with a token, T5's end with one.
+                _ => 1 + usize::from(matches!(tokenizer, TextTokenizer::Clip(_))),
+            };
+            tokenizer.length().saturating_sub(around)
+        };
+        self.tokenizers.iter().map(room).max().unwrap_or(0)
     }
 
     /// Truncation of a text that is longer than what the model takes; `None` if it fits. Where encoders have the same

@@ -4,8 +4,8 @@
 use std::collections::HashMap;
 
 use super::{
-    TextArrangement, TextConditioning, TextEncoder, TextEncoding, TextError, TextTokenizer,
-    TextTokenizers, TokenIds,
+    Chunk, Prompt, TextArrangement, TextConditioning, TextEncoder, TextEncoding, TextError,
+    TextTokenizer, TextTokenizers, TokenIds, weights,
 };
 use crate::backend::{Activation, Trace};
 
@@ -108,21 +108,41 @@ impl TextConditioner {
         Ok(())
     }
 
-    /// Encodes prompts, each distinct one once and by itself: the result of a prompt is the same to
+    /// Encodes plain prompts, each distinct one once and by itself: the result of a prompt is the same to
     /// the bit whatever stands beside it.
     ///
     /// # Errors
     /// No prompt, or those of the tokenizers and the backend.
     pub fn encode<S: AsRef<str>>(&self, prompts: &[S]) -> Result<TextConditioning, TextError> {
-        let mut known: HashMap<&str, usize> = HashMap::new();
+        let prompts: Vec<_> = prompts.iter().map(|prompt| Prompt::plain(prompt.as_ref())).collect();
+        self.encode_prompts(&prompts.iter().collect::<Vec<_>>(), 1)
+    }
+
+    /// Encodes prompts as [`encode`](Self::encode) does, all to as many chunks: shorter ones are filled up with chunks without text, longer
+    /// ones are cut.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode), or a weight for an encoder that takes none.
+    pub fn encode_prompts(
+        &self,
+        prompts: &[&Prompt],
+        chunks: usize,
+    ) -> Result<TextConditioning, TextError> {
+        let mut known: HashMap<&Prompt, usize> = HashMap::new();
         let mut encoded = Vec::new();
         let mut rows = Vec::with_capacity(prompts.len());
-        for prompt in prompts {
-            let prompt = prompt.as_ref();
+        for &prompt in prompts {
             let row = match known.get(prompt) {
                 Some(&row) => row,
                 None => {
-                    encoded.push(self.encode_one(self.tokenizers.encode(prompt)?, None)?);
+                    let empty = self.tokenizers.empty()?;
+                    let mut own = self.tokenizers.chunks(prompt)?;
+                    for ((own, empty), encoder) in own.iter_mut().zip(&empty).zip(&self.encoders) {
+                        if matches!(encoder, TextEncoder::Clip(_)) {
+                            own.resize_with(chunks, || empty.clone().into());
+                        }
+                    }
+                    encoded.push(self.encode_one(own, &empty, None)?);
                     known.insert(prompt, encoded.len() - 1);
                     encoded.len() - 1
                 }
@@ -132,23 +152,43 @@ impl TextConditioner {
         gathered(&encoded, &rows)
     }
 
-    /// Traces the encoding of so many prompts, no two of which are the same.
+    /// Traces the encoding of so many plain prompts, no two of which are the same.
     ///
     /// # Errors
     /// As [`encode`](Self::encode).
     pub fn trace(&self, prompts: usize, trace: &Trace) -> Result<TextConditioning, TextError> {
+        self.trace_prompts(prompts, (1, false), trace)
+    }
+
+    /// Traces the encoding of so many prompts of as many chunks, with or without weights.
+    ///
+    /// # Errors
+    /// As [`encode_prompts`](Self::encode_prompts).
+    pub fn trace_prompts(
+        &self,
+        prompts: usize,
+        (chunks, weighted): (usize, bool),
+        trace: &Trace,
+    ) -> Result<TextConditioning, TextError> {
         let full = |tokenizer: &TextTokenizer| {
             let length = tokenizer.length();
             // Filling that is encoded is put behind the rest, which takes a copy.
             let is_filled =
                 matches!(self.tokenizers.arrangement(), TextArrangement::ChatLayers { .. });
             let count = if is_filled { length.div_ceil(2) } else { length };
-            TokenIds { ids: vec![0; length], count }
+            let tokens = TokenIds { ids: vec![0; length], count };
+            let is_clip = matches!(tokenizer, TextTokenizer::Clip(_));
+            let takes = !matches!(tokenizer, TextTokenizer::Qwen(_));
+            let weights = (weighted && takes).then(|| vec![1.0; length]);
+            vec![Chunk { tokens, weights }; if is_clip { chunks } else { 1 }]
         };
+        let empty: Vec<_> = (self.tokenizers.all().iter())
+            .map(|tokenizer| TokenIds { ids: vec![0; tokenizer.length()], count: 1 })
+            .collect();
         let mut encoded = Vec::new();
         for _ in 0..prompts {
             let ids = self.tokenizers.all().iter().map(full).collect();
-            encoded.push(self.encode_one(ids, Some(trace))?);
+            encoded.push(self.encode_one(ids, &empty, Some(trace))?);
         }
         gathered(&encoded, &(0..prompts).collect::<Vec<_>>())
     }
@@ -159,17 +199,30 @@ impl TextConditioner {
         &self.tokenizers
     }
 
-    /// Number of tokens `N` of every prompt's context.
+    /// Number of tokens `N` of a plain prompt's context.
     #[must_use]
     pub fn tokens(&self) -> usize {
+        self.tokens_of(1)
+    }
+
+    /// Number of tokens of the context of prompts of so many chunks.
+    #[must_use]
+    pub fn tokens_of(&self, chunks: usize) -> usize {
         let first = self.tokenizers.all().first().map_or(0, TextTokenizer::length);
         match self.tokenizers.arrangement() {
-            TextArrangement::Clip => first,
+            TextArrangement::Clip => first * chunks,
             TextArrangement::T5 { tokens }
             | TextArrangement::Chat { tokens }
             | TextArrangement::ChatLayers { tokens, .. } => tokens,
-            TextArrangement::Joint { tokens, .. } => first + tokens,
+            TextArrangement::Joint { tokens, .. } => first * chunks + tokens,
         }
+    }
+
+    /// `true` if a weighted prompt may take more than one chunk.
+    #[must_use]
+    pub fn has_chunks(&self) -> bool {
+        let arrangement = self.tokenizers.arrangement();
+        matches!(arrangement, TextArrangement::Clip | TextArrangement::Joint { .. })
     }
 
     /// Entries of all vocabularies together.
@@ -223,10 +276,12 @@ impl TextConditioner {
         self.encoders.iter().map(TextEncoder::weight_bytes).sum()
     }
 
-    /// One prompt with its ids for each encoder: context `[1, N, D]` and pooled `[1, P]`.
+    /// One prompt with its chunks for each encoder, and those of no text: context `[1, N, D]` and pooled `[1, P]`, which is that of
+    /// the first chunk and has no weights.
     fn encode_one(
         &self,
-        ids: Vec<TokenIds>,
+        chunks: Vec<Vec<Chunk>>,
+        empty: &[TokenIds],
         trace: Option<&Trace>,
     ) -> Result<TextConditioning, TextError> {
         let arrangement = self.tokenizers.arrangement();
@@ -234,19 +289,40 @@ impl TextConditioner {
         let mut pooled = Vec::new();
         let mut lengths = None;
         let has_pooled = self.has_pooled();
-        for (index, (encoder, mut tokens)) in self.encoders.iter().zip(ids).enumerate() {
-            if self.has_lengths() {
-                tokens.ids.truncate(tokens.count);
-                lengths = Some(vec![tokens.count]);
-            }
-            let TextEncoding { penultimate, last, pooled: own } =
-                encoder.encode_filled(tokens, trace)?;
-            states.push(penultimate.filter(|_| has_pooled).unwrap_or(last));
+        for (index, (encoder, chunks)) in self.encoders.iter().zip(chunks).enumerate() {
             let is_kept = match arrangement {
                 TextArrangement::Joint { .. } => true,
                 _ => has_pooled && index + 1 == self.encoders.len(),
             };
-            pooled.extend(own.filter(|_| is_kept));
+            let mut of_chunks = Vec::with_capacity(chunks.len());
+            for (at, Chunk { tokens: TokenIds { mut ids, count }, weights }) in
+                chunks.into_iter().enumerate()
+            {
+                if self.has_lengths() {
+                    ids.truncate(count);
+                    lengths = Some(vec![count]);
+                }
+                let length = ids.len();
+                let TextEncoding { penultimate, last, pooled: own } =
+                    encoder.encode_filled(TokenIds { ids, count }, trace)?;
+                let own_states = penultimate.filter(|_| has_pooled).unwrap_or(last);
+                pooled.extend(own.filter(|_| is_kept && at == 0));
+                of_chunks.push(match (weights, encoder) {
+                    (None, _) => own_states,
+                    (Some(weights), TextEncoder::Clip(_)) => {
+                        weights::multiplied(&own_states, &weights)?
+                    }
+                    (Some(weights), _) => {
+                        let empty = empty[index].ids[..length].to_vec();
+                        let empty = encoder.encode(&[empty], trace)?.last;
+                        weights::from_empty(&own_states, &empty, &weights[..length])?
+                    }
+                });
+            }
+            states.push(match of_chunks.len() {
+                1 => of_chunks.remove(0),
+                _ => Activation::cat(&of_chunks, 1)?,
+            });
         }
         let context = match arrangement {
             TextArrangement::Clip | TextArrangement::ChatLayers { .. } => {

@@ -1,6 +1,6 @@
 //! Text encoders of every kind, told apart by the class that a model's files name.
 
-use candle_core::Result;
+use candle_core::{Result, Tensor};
 use serde_json::Value;
 
 use super::{
@@ -58,6 +58,17 @@ impl TextEncoder {
             return Ok(Self::Qwen3(Box::new(Qwen3Encoder::load(&config, layers, params)?)));
         }
         Err(TextError::Class { class: class.to_owned(), known: Self::CLASSES.join(", ") })
+    }
+
+    /// The same encoder with the vectors of embeddings, `[count, D]`, which CLIP alone takes.
+    ///
+    /// # Errors
+    /// An encoder of another kind, or those of the backend.
+    pub fn with_vectors(self, vectors: &Tensor) -> std::result::Result<Self, TextError> {
+        match self {
+            Self::Clip(model) => Ok(Self::Clip(Box::new(model.with_vectors(vectors)?))),
+            _ => Err(TextError::Mismatch("embeddings are for CLIP alone".to_owned())),
+        }
     }
 
     /// Encodes sequences of equal length, from 1 to [`positions`](Self::positions); within `trace` their

@@ -19,6 +19,8 @@ pub enum TextError {
     Tokenizer(String),
     #[error("text encoders: {0}")]
     Mismatch(String),
+    #[error(transparent)]
+    Prompt(#[from] super::PromptError),
     /// Error of the backend, of which the first line is for people; the rest is a backtrace.
     #[error("{}", .0.to_string().lines().next().unwrap_or_default())]
     Tensor(#[from] candle_core::Error),

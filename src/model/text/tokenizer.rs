@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{
-    Cut, TextError, TokenIds, TokenizerFiles,
+    Cut, EmbeddingName, TextError, TokenIds, TokenizerFiles,
     clip::{self, ClipTokenizer},
     qwen3::{self, QwenTokenizer},
     t5::{self, T5Tokenizer},
@@ -82,6 +82,22 @@ impl TextTokenizer {
         }
     }
 
+    /// The same tokenizer, for which these names stand for vectors: those of CLIP alone know any.
+    ///
+    /// # Errors
+    /// Names for a tokenizer of another kind, or those of the tokenizer.
+    pub fn with_embeddings(self, embeddings: &[EmbeddingName]) -> Result<Self, TextError> {
+        match self {
+            Self::Clip(tokenizer) => {
+                tokenizer.with_embeddings(embeddings).map(|it| Self::Clip(Box::new(it)))
+            }
+            other if embeddings.is_empty() => Ok(other),
+            _ => Err(TextError::Mismatch(
+                "embeddings are for models that read texts with CLIP alone".to_owned(),
+            )),
+        }
+    }
+
     /// Truncation of `text` by [`encode`](Self::encode); `None` if it fits.
     ///
     /// # Errors
@@ -94,7 +110,7 @@ impl TextTokenizer {
         }
     }
 
-    /// The largest id that a text can get.
+    /// The largest id of its vocabulary.
     #[must_use]
     pub fn largest_id(&self) -> u32 {
         match self {

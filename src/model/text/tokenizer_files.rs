@@ -1,4 +1,4 @@
-//! Input of a tokenizer's construction, its files; its output, tokens; and the truncation that it reports.
+//! Input of a tokenizer's construction, its files and the names of embeddings; its output, tokens; and the truncation that it reports.
 
 /// The files of a tokenizer folder: either `tokenizer_json`, or `vocab_json` with `merges_txt` (CLIP), or
 /// `spiece_model` (T5). `tokenizer_json` wins, as in transformers.
@@ -32,4 +32,13 @@ pub struct Cut {
     pub limit: usize,
     /// Byte offset in the text of the first token that is cut off.
     pub at: usize,
+}
+
+/// The names of an embedding in prompts (textual inversion).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EmbeddingName {
+    /// Each stands for all its vectors.
+    pub names: Vec<String>,
+    /// Number of vectors, each of which is a token of its own for an encoder.
+    pub vectors: usize,
 }

@@ -9,6 +9,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
+    model::text::Prompt,
     pipeline::{progress::Silent, run::folder, runner::Compute as _},
     sampler::{SamplerKind, TimestepSpacing},
     weights::{ModelFiles, ModelSource},
@@ -179,7 +180,7 @@ fn a_text_that_t5_has_read_needs_no_encoder_again() {
     let Engine { model, runner, .. } = &engine;
     let loaded = || runner.loaded_bytes(&model.footprints);
     let values = |text: &str| {
-        let made = runner.encode_texts(&[text]).unwrap();
+        let made = runner.encode_texts(&[&Prompt::plain(text)], 1).unwrap();
         [&made.context, made.pooled.as_ref().unwrap()]
             .map(|part| part.tensor().unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap())
     };

@@ -20,6 +20,9 @@ impl fmt::Display for Plan {
             false => writeln!(f, "input         {} × {} px", input.width, input.height)?,
         }
         writeln!(f, "output        {} × {} px", canvas.width, canvas.height)?;
+        if let Some(first) = &self.first {
+            writeln!(f, "first         {first}")?;
+        }
         writeln!(
             f,
             "canvas        {} × {} latent px, {} channels",
@@ -37,9 +40,29 @@ impl fmt::Display for Plan {
             },
             grid.overlap() * factor
         )?;
+        if self.text_chunks > 1 {
+            writeln!(f, "prompt        up to {} chunks of tokens", self.text_chunks)?;
+        }
+        if let Some(first) = self.regions.first().filter(|it| it.grid.len() != grid.len()) {
+            let (columns, rows) = (first.grid.xs().len(), first.grid.ys().len());
+            let regions = units::count(first.grid.len(), "region");
+            writeln!(f, "jitter        {regions} ({columns} × {rows}) in each step, moved anew")?;
+        }
+        if let Some(mask) = &self.mask {
+            let (running, cells) = (self.running(), mask.cells.as_slice().len());
+            let share = 100.0 * mask.repainted() as f64 / cells as f64;
+            let regions = units::count(running, "region");
+            writeln!(f, "mask          repaints {share:.0} % of the canvas, in {regions}")?;
+        }
+        if let Some(row) = &self.profile {
+            writeln!(f, "profile       {row}")?;
+        }
         write!(f, "sampler       {}", sampling.sampler)?;
         if let Some(spacing) = sampling.spacing {
             write!(f, ", {} timesteps", spacing.name())?;
+        }
+        if let Some(sigmas) = sampling.sigmas {
+            write!(f, ", {} sigmas", sigmas.name())?;
         }
         if let Some(eta) = sampling.eta {
             write!(f, ", eta {eta}")?;
@@ -53,8 +76,11 @@ impl fmt::Display for Plan {
         if predictions > run {
             write!(f, " in {predictions} predictions")?;
         }
-        writeln!(f, ", at t = {}", timesteps.join(", "))?;
-        let batch = self.memory.batch.min(grid.len());
+        match timesteps.is_empty() {
+            true => writeln!(f)?,
+            false => writeln!(f, ", at t = {}", timesteps.join(", "))?,
+        }
+        let batch = self.memory.batch.min(self.running().max(1));
         let calls = units::count(self.denoiser_calls(), "region");
         match sampling.guidance {
             Some(guidance) => {
@@ -62,9 +88,15 @@ impl fmt::Display for Plan {
                 writeln!(f, "calls         {calls} in batches of 2 × {batch}")?;
             }
             None => {
-                writeln!(f, "guidance      none")?;
+                match sampling.embedded_guidance {
+                    Some(guidance) => writeln!(f, "guidance      {guidance}, given to the model")?,
+                    None => writeln!(f, "guidance      none")?,
+                }
                 writeln!(f, "calls         {calls} in batches of {batch}")?;
             }
+        }
+        for control in &self.controls {
+            writeln!(f, "control       {control}")?;
         }
         for note in &sampling.notes {
             writeln!(f, "note          {note}")?;
@@ -132,6 +164,7 @@ impl fmt::Display for MemoryStage {
             Self::Read => "read",
             Self::Caption => "caption",
             Self::Text => "text",
+            Self::Enlarge => "enlarge",
             Self::Encode => "encode",
             Self::Denoise => "denoise",
             Self::Decode => "decode",

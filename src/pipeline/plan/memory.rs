@@ -16,6 +16,8 @@ pub enum MemoryStage {
     Caption,
     /// Text encoding of prompts and captions.
     Text,
+    /// Enlargement by a network before all else; absent without one.
+    Enlarge,
     /// VAE encoding of the picture.
     Encode,
     /// Denoising of the canvas.
@@ -54,6 +56,8 @@ pub struct MemoryPlan {
     pub batch: usize,
     /// Side of a VAE tile's core in image pixels.
     pub tile: usize,
+    /// Side of a tile of the first enlarger's maps in places, if there is one; the result does not depend on it.
+    pub first_tile: usize,
     /// Batch sizes of the captioner's model, if there is one.
     pub captions: Option<CaptionBatch>,
     /// Memory of each stage.

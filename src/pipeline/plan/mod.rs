@@ -1,11 +1,16 @@
 //! Plan of a job, computed before it runs: sizes, regions, timesteps, tiles, memory.
 
+mod call;
 mod display;
+pub mod first;
+mod first_needs;
 pub mod geometry;
 mod layerwise;
+pub(super) mod mask;
 pub mod memory;
 mod needs;
 pub mod preview;
+pub(super) mod regions;
 pub mod samples;
 pub mod sampling;
 mod search;
@@ -13,9 +18,14 @@ pub mod tiles;
 pub mod vae_tiling;
 mod work;
 
+use std::sync::Arc;
+
+use first::{FirstDraft, FirstPlan};
 use geometry::Geometry;
+use mask::MaskPlan;
 use memory::MemoryPlan;
 use needs::Draft;
+use regions::StepRegions;
 use sampling::SamplingPlan;
 use tiles::Span;
 use vae_tiling::VaeTiling;
@@ -24,10 +34,15 @@ pub use work::WorkAmounts;
 use crate::image::PictureShape;
 
 use super::{
+    control::ControlUse,
     engine::Engine,
     error::Error,
     finish::{Finish, PIXEL_BYTES},
+    model::Model,
+    profile::ProfileRow,
     progress::{Outline, Stage},
+    prompts::Prompts,
+    runner::Compute as _,
     settings::Settings,
     work::files::WorkLayout,
 };
@@ -38,8 +53,18 @@ use super::{
 pub struct Plan {
     /// Sizes and places: input, canvas, regions.
     pub geometry: Geometry,
+    /// First enlargement by a network, if there is one.
+    pub first: Option<FirstPlan>,
     /// Sampler, steps and guidance.
     pub sampling: SamplingPlan,
+    /// The most chunks of tokens of a text: one, but for weighted prompts.
+    pub text_chunks: usize,
+    /// The row of a profile that the settings began with.
+    pub profile: Option<ProfileRow>,
+    /// The mask on the canvas, if there is one.
+    pub(crate) mask: Option<MaskPlan>,
+    /// The regions of each step.
+    pub(crate) regions: Vec<Arc<StepRegions>>,
     /// Memory of the stages, and the batch and tile chosen for it.
     pub memory: MemoryPlan,
     /// VAE tiles from top to bottom, in latent pixels.
@@ -54,6 +79,8 @@ pub struct Plan {
     pub keeps_decoded: bool,
     /// False where the output is the resized input alone, and no network runs.
     pub repaints: bool,
+    /// The controls that work, each as users read it.
+    pub controls: Vec<String>,
     /// What the networks compute in each stage.
     pub work: WorkAmounts,
     /// Backend and precision (`Runner::computes_on`).
@@ -93,22 +120,44 @@ impl Plan {
         let (height, width) = geometry.grid.region_size();
         let tokens = model.shape().tokens((height, width));
         let schedule = model.schedule.clone().with_tokens(tokens);
-        let mut sampling =
+        let sampling =
             SamplingPlan::resolve(&model.scheduler, &schedule, &model.defaults, settings)?;
+        let mut sampling = if model.blueprints.denoiser.embeds_guidance() {
+            sampling.with_embedded_guidance(&model.defaults, settings)
+        } else {
+            sampling
+        };
+        let wanted = (sampling.guidance.is_some(), settings.captions_differ());
+        let text_chunks = Prompts::new(settings)?.chunks(&model.blueprints.text, wanted)?;
+        let controls = controls(model, settings, sampling.steps.len())?;
+        let first = settings.first.as_ref();
+        let first = first.map(|first| FirstDraft::new(first, runner.device(), &geometry));
+        let first = first.transpose()?;
         let vae_tiling = VaeTiling::choose(model, runner, settings, &geometry)?;
+        let mask = settings.mask.as_ref().map(|mask| MaskPlan::new(mask, &geometry)).transpose()?;
+        let regions = regions::of_steps(settings, &geometry, &sampling, mask.as_ref());
         let (memory, work) = {
-            let draft = Draft::new(engine, settings, (&geometry, vae_tiling), &sampling);
+            let sizes = (&geometry, vae_tiling, text_chunks);
+            let sampled = (&sampling, regions.as_slice(), mask.as_ref());
+            let draft = Draft::new(engine, settings, sizes, sampled, first.as_ref());
             let memory = draft.plan()?;
             let work = draft.work(&memory)?;
             (memory, work)
         };
-        let repaints = settings.repaints();
-        if !repaints {
-            let note = "a blend of 0 is the resized input alone: the model does not run";
-            sampling.notes.push(note.to_owned());
+        let keeps_everything = mask.as_ref().is_some_and(|mask| mask.repainted() == 0);
+        let repaints = settings.repaints() && !keeps_everything;
+        if !settings.repaints() {
+            sampling.notes.push(not_repainted(settings));
+        } else if keeps_everything {
+            sampling.notes.push("the mask keeps everything: the model does not run".to_owned());
         }
         Ok(Self {
+            first: first.map(|first| first.plan),
             sampling,
+            text_chunks,
+            profile: settings.profile,
+            mask,
+            regions,
             tile_rows: geometry.tiles(geometry.canvas.latent_height, memory.tile),
             tile_columns: geometry.tiles(geometry.canvas.latent_width, memory.tile),
             vae_tiling,
@@ -116,6 +165,7 @@ impl Plan {
             prior_sizes: model.blueprints.denoiser.prior_sizes(height, width),
             keeps_decoded: Finish::new(settings).needs_whole(),
             repaints,
+            controls,
             work,
             computes_on: runner.computes_on(),
             devices: engine.devices(),
@@ -131,25 +181,31 @@ impl Plan {
         if !self.repaints {
             return 0;
         }
-        let per_step = geometry.grid.len() + usize::from(geometry.low_resolution.is_some());
-        per_step * sampling.steps.len() * if sampling.guidance.is_some() { 2 } else { 1 }
+        let low_resolution = usize::from(geometry.low_resolution.is_some()) * sampling.steps.len();
+        let calls = regions::in_all(&self.regions) + low_resolution;
+        calls * if sampling.guidance.is_some() { 2 } else { 1 }
+    }
+
+    /// Regions that run in a step, the most of any: those that a mask leaves of the canvas's.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        if self.repaints { regions::most(&self.regions) } else { 0 }
     }
 
     /// The job as its progress is told.
     #[must_use]
     pub fn outline(&self) -> Outline {
         let Self { geometry, sampling, work, .. } = self;
-        let (regions, steps, share) = match self.repaints {
-            true => (geometry.grid.len(), sampling.steps.len(), 1.0),
-            false => (0, 0, 0.0),
-        };
+        let (regions, captions) = (self.running(), regions::captioned(&self.regions).len());
+        let (steps, share) = if self.repaints { (sampling.steps.len(), 1.0) } else { (0, 0.0) };
         Outline {
             width: geometry.canvas.width as u32,
             height: geometry.canvas.height as u32,
             regions,
             steps,
             work: [
-                (Stage::Caption, regions as f64),
+                (Stage::Caption, if self.repaints { captions as f64 } else { 0.0 }),
+                (Stage::Enlarge, work.enlarge),
                 (Stage::Encode, share * work.encode),
                 (Stage::Denoise, share * work.denoise),
                 (Stage::Decode, share * work.decode),
@@ -203,9 +259,12 @@ impl Plan {
         let decoded = (canvas.height * canvas.width * PIXEL_BYTES) as u64;
         WorkLayout {
             canvas: (canvas.latent_height, canvas.latent_width, shape.channels),
-            regions: (grid.len(), grid.region_size()),
+            regions: (regions::most(&self.regions).max(1), grid.region_size()),
             history: self.sampling.history(),
             low_resolution: *low_resolution,
+            enlarged: (self.first.as_ref()).map(|_| (canvas.height, canvas.width * PIXEL_BYTES)),
+            enlarging_bytes: (self.first.as_ref())
+                .map_or(0, |first| first.disk_bytes(self.memory.first_tile)),
             rows: (canvas.height, row_bytes),
             decoded_bytes: if self.keeps_decoded { decoded } else { 0 },
             map_bytes: self.map_bytes(),
@@ -213,5 +272,49 @@ impl Plan {
             tiles: if *generated { 0 } else { self.tiles() },
             steps: self.sampling.steps.len(),
         }
+    }
+}
+
+/// The controls of a job in words: name, kind, scale, and the steps in which it works where these are not all.
+///
+/// # Errors
+/// [`Error::Control`]: one that the model does not have, or a setting that it cannot have.
+fn controls(model: &Model, settings: &Settings, steps: usize) -> Result<Vec<String>, Error> {
+    let describe = |of: &ControlUse| {
+        let names = model.controls();
+        let Some((name, control)) =
+            names.get(of.control).zip(model.blueprints.controls.get(of.control))
+        else {
+            let reason = format!("the model has {} controls", names.len());
+            return Err(Error::Control { control: of.control.to_string(), reason });
+        };
+        let refuse = |reason: String| Error::Control { control: name.clone(), reason };
+        of.fault().map_or(Ok(()), |fault| Err(refuse(fault)))?;
+        control.check_kind(of.kind).map_err(|error| refuse(error.to_string()))?;
+        let mut works = (0..steps).filter(|&index| of.works_in(index, steps));
+        let (first, last) = (works.next(), works.next_back());
+        let of_picture =
+            of.picture.as_ref().map_or_else(String::new, |own| format!(" of {}", own.name));
+        let when = match (first, last.or(first)) {
+            (Some(0), Some(last)) if last + 1 == steps => String::new(),
+            (Some(first), Some(last)) => {
+                format!(", predictions {} to {} of {steps}", first + 1, last + 1)
+            }
+            _ => ", in no step".to_owned(),
+        };
+        Ok(format!("{name}: {}{of_picture}, scale {}{when}", of.kind.name(), of.scale))
+    };
+    settings.controls.iter().map(describe).collect()
+}
+
+/// The note on a job whose output has nothing of the model.
+fn not_repainted(settings: &Settings) -> String {
+    let why = if settings.blend > 0.0 { "without steps" } else { "with a blend of 0" };
+    match &settings.first {
+        None => format!("{why} the output is the resized input alone: the model does not run"),
+        Some(first) => format!(
+            "{why} the output is the picture by {} alone: the diffusion model does not run",
+            first.name()
+        ),
     }
 }

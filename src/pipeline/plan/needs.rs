@@ -4,12 +4,16 @@
 use std::{
     cell::RefCell,
     collections::{BTreeMap, HashMap},
+    sync::Arc,
 };
 
 use super::{
+    first::FirstDraft,
     geometry::Geometry,
     layerwise::TracedMaps,
+    mask::MaskPlan,
     preview::PreviewScale,
+    regions::{self, StepRegions, captioned},
     samples::{Sample, samples},
     sampling::SamplingPlan,
     tiles::{Span, largest_area},
@@ -17,16 +21,17 @@ use super::{
 };
 use crate::{
     backend::{Activation, Trace},
-    caption::{CaptionBatch, CaptionMemory, CaptionRequest, Rect},
+    caption::{CaptionBatch, CaptionMemory, CaptionRequest, Rect, wording::CaptionLength},
     model::{
-        denoiser::{MicroConditioning, Prior},
-        text::TextConditioning,
+        denoiser::Prior,
+        text::PromptSyntax,
         vae::{FeatureMaps, GlobalState, Globals, LayerwiseSize, MeasuredPart},
     },
     pipeline::{
         engine::Engine,
         error::Error,
         finish::{Finish, band_bytes},
+        mask::Mask,
         model::{Blueprints, Model, VAE_DTYPE},
         queue::TURNS,
         runner::{Compute as _, Runner},
@@ -56,7 +61,7 @@ pub struct Needs {
 
 impl Needs {
     /// Adds a pass that does not overlap with the others.
-    fn add(&mut self, pass: &PassMemory) {
+    pub(super) fn add(&mut self, pass: &PassMemory) {
         self.device_working = self.device_working.max(pass.peak);
         self.scratch = self.scratch.max(pass.scratch);
         self.host_working = self.host_working.max(pass.host);
@@ -99,13 +104,13 @@ pub(super) enum WholeCanvas {
 #[derive(Clone, Debug, Default)]
 pub(super) struct PassMemory {
     /// Peak of the pass.
-    peak: usize,
+    pub(super) peak: usize,
     /// Scratch buffer of every CPU thread.
-    scratch: usize,
+    pub(super) scratch: usize,
     /// Bytes of the recorded layers.
-    recorded: usize,
+    pub(super) recorded: usize,
     /// Host memory of a block of a map, on its way to the disk.
-    host: usize,
+    pub(super) host: usize,
     /// Multiplications of the pass.
     pub(super) products: f64,
 }
@@ -119,7 +124,13 @@ pub struct Draft<'a> {
     pub settings: &'a Settings,
     pub geometry: &'a Geometry,
     pub vae_tiling: VaeTiling,
+    /// The most chunks of a text.
+    pub(super) text_chunks: usize,
     pub(super) sampling: &'a SamplingPlan,
+    pub(super) regions: &'a [Arc<StepRegions>],
+    pub(super) mask: Option<&'a MaskPlan>,
+    /// The first enlarger, if it is a network.
+    pub(super) first: Option<&'a FirstDraft>,
     /// The captioner's model, if the job asks one.
     captions: Option<Box<dyn CaptionMemory + 'a>>,
     /// Cache of traced passes; the search repeats them.
@@ -127,18 +138,35 @@ pub struct Draft<'a> {
 }
 
 impl<'a> Draft<'a> {
-    /// Draft of a job with these settings, sizes and steps.
+    /// Draft of a job with these settings, sizes and steps, and the regions that a mask leaves of them.
     pub fn new(
         engine: &'a Engine,
         settings: &'a Settings,
-        (geometry, vae_tiling): (&'a Geometry, VaeTiling),
-        sampling: &'a SamplingPlan,
+        (geometry, vae_tiling, text_chunks): (&'a Geometry, VaeTiling, usize),
+        (sampling, regions, mask): (&'a SamplingPlan, &'a [Arc<StepRegions>], Option<&'a MaskPlan>),
+        first: Option<&'a FirstDraft>,
     ) -> Self {
-        let request = request(settings, geometry);
+        let length = CaptionLength::of_room(engine.model.blueprints.text.tokenizers().room());
+        let request =
+            request(settings, geometry, regions).map(|it| CaptionRequest { length, ..it });
         let captions = request.and_then(|request| settings.captioner.memory(&request));
         let Engine { model, runner, .. } = engine;
         let traced = RefCell::default();
-        Self { engine, model, runner, settings, geometry, vae_tiling, sampling, captions, traced }
+        Self {
+            engine,
+            model,
+            runner,
+            settings,
+            geometry,
+            vae_tiling,
+            text_chunks,
+            sampling,
+            regions,
+            mask,
+            first,
+            captions,
+            traced,
+        }
     }
 
     /// Possible caption batches, largest first; empty without a captioner's model.
@@ -163,9 +191,12 @@ impl<'a> Draft<'a> {
         Ok(Some((captions.footprint(), needs, captions.vocabulary() * VOCABULARY_ENTRY_BYTES)))
     }
 
-    /// Bytes of the input picture, held for the whole job.
+    /// Bytes of the input picture, of the mask, and of controls' own pictures, held for the whole job.
     pub fn picture_bytes(&self) -> usize {
-        self.geometry.input.memory_bytes() as usize
+        let mask = self.settings.mask.as_ref().map_or(0, Mask::memory_bytes);
+        let own = self.settings.controls.iter().filter_map(|of| of.picture.as_ref());
+        let own: u64 = own.map(|own| own.picture.shape().memory_bytes()).sum();
+        (self.geometry.input.memory_bytes() + mask + own) as usize
     }
 
     /// Bytes that reading the picture takes besides.
@@ -179,13 +210,20 @@ impl<'a> Draft<'a> {
         pixels * self.geometry.shape.channels * size_of::<f32>()
     }
 
-    /// Bytes of all mapped files of a job: zL, z before and after a step, the sampler's history, and the
-    /// predictions.
+    /// Bytes of all mapped files of a job: zL, z before and after a step, the sampler's history, the
+    /// predictions, and a mask's cells.
     fn mapped_bytes(&self) -> usize {
         let Geometry { grid, shape, .. } = self.geometry;
         let (height, width) = grid.region_size();
-        let predictions = grid.len() * height * width * shape.channels;
-        (3 + self.sampling.history()) * self.canvas_bytes() + predictions * size_of::<f32>()
+        let predictions = self.most_regions() * height * width * shape.channels;
+        let cells = self.mask.map_or(0, |mask| mask.cells.as_slice().len());
+        (3 + self.sampling.history()) * self.canvas_bytes()
+            + (predictions + cells) * size_of::<f32>()
+    }
+
+    /// Regions of a step, the most of any.
+    pub(super) fn most_regions(&self) -> usize {
+        regions::most(self.regions).max(1)
     }
 
     /// Bytes of the job's previews.
@@ -206,7 +244,7 @@ impl<'a> Draft<'a> {
         let text = &self.model.blueprints.text;
         let texts = if self.settings.captions_differ() { self.geometry.grid.len() } else { 0 } + 2;
         let (context, pooled) = text.widths();
-        let row = text.tokens() * context + pooled.unwrap_or(0);
+        let row = text.tokens_of(self.text_chunks) * context + pooled.unwrap_or(0);
         texts * row * self.runner.dtype().size_in_bytes()
     }
 
@@ -215,16 +253,32 @@ impl<'a> Draft<'a> {
         if self.model.blueprints.text.is_dear() { TextStates::BYTES } else { 0 }
     }
 
+    /// Working memory of encoding one prompt in bytes, without weights.
+    ///
+    /// # Errors
+    /// Errors of the backend.
+    fn text_working(&self) -> Result<usize, Error> {
+        if self.settings.prompt_syntax == PromptSyntax::Plain {
+            return Ok(self.model.text_working);
+        }
+        let trace = Trace::new(self.runner.device());
+        drop(self.model.blueprints.text.trace_prompts(1, (self.text_chunks, true), &trace)?);
+        Ok(trace.peak())
+    }
+
     /// Needs of encoding prompts and captions.
-    pub fn text(&self) -> Needs {
+    ///
+    /// # Errors
+    /// Errors of the backend.
+    pub fn text(&self) -> Result<Needs, Error> {
         let conditions = self.condition_bytes();
-        Needs {
+        Ok(Needs {
             host: self.model.blueprints.text.vocabulary() * VOCABULARY_ENTRY_BYTES,
             device: conditions,
             // Concatenated from parts of the same total size.
-            device_working: self.model.text_working + conditions,
+            device_working: self.text_working()? + conditions,
             ..Needs::default()
-        }
+        })
     }
 
     /// The tiles of a canvas of `size`, height and width in latent pixels, with cores of `tile` image pixels: the
@@ -303,7 +357,8 @@ impl<'a> Draft<'a> {
     pub fn denoise(&self, batch: usize) -> Result<Needs, Error> {
         let Geometry { grid, low_resolution, shape, .. } = self.geometry;
         let pair = if self.sampling.guidance.is_some() { 2 } else { 1 };
-        let batch = pair * batch.min(grid.len());
+        let regions = batch.min(self.most_regions());
+        let batch = pair * regions;
         let (height, width) = grid.region_size();
         let size = (batch, height, width);
         let mut needs = Needs { device: self.condition_bytes(), ..Needs::default() };
@@ -321,7 +376,10 @@ impl<'a> Draft<'a> {
             }
         }
         let latents = batch * height * width * shape.channels * size_of::<f32>();
-        needs.host = self.mapped_bytes() + (4 + self.waiting()) * latents + self.preview_bytes();
+        needs.host = self.mapped_bytes()
+            + (4 + self.waiting()) * latents
+            + self.preview_bytes()
+            + self.control_bytes(regions);
         Ok(needs)
     }
 
@@ -347,6 +405,8 @@ impl<'a> Draft<'a> {
             band = band.max(band_bytes(canvas.width));
         }
         let pixels = |height, width| height * width * shape.factor.pow(2) * 3 * size_of::<f32>();
+        let in_pixels = (core_height * shape.factor, core_width * shape.factor);
+        let mask = self.settings.mask.as_ref().map_or(0, |mask| mask.window_bytes(in_pixels));
         let mut needs = Needs {
             device: self.condition_bytes(),
             host: self.mapped_bytes()
@@ -355,7 +415,8 @@ impl<'a> Draft<'a> {
                 + self.preview_bytes(),
             // The decoded tile, its copies on the way to the host, and the filter's planes.
             host_working: 2 * pixels(tile.size.0, tile.size.1)
-                + 6 * pixels(core_height, core_width),
+                + 6 * pixels(core_height, core_width)
+                + mask,
             ..Needs::default()
         };
         needs.add(&self.traced(Pass::Decode(tile))?);
@@ -430,31 +491,6 @@ impl<'a> Draft<'a> {
         }
         Ok(PassMemory { products: 1.0, ..PassMemory::default() })
     }
-
-    /// One call of the denoiser on shapes.
-    fn call(
-        &self,
-        (batch, height, width): (usize, usize, usize),
-        prior: Prior<'_>,
-        trace: &Trace,
-    ) -> Result<(), Error> {
-        let Blueprints { denoiser, text, .. } = &*self.model.blueprints;
-        let (shape, dtype) = (self.geometry.shape, self.runner.dtype());
-        let channels = shape.channels * if shape.sees_low_resolution { 2 } else { 1 };
-        let sample = trace.activation((batch, height, width, channels), dtype);
-        // Before the call: host values and their parts.
-        trace.pass(4 * sample.bytes());
-        let (context, pooled) = text.widths();
-        let texts = TextConditioning {
-            context: trace.activation((batch, text.tokens(), context), dtype),
-            pooled: pooled.map(|width| trace.activation((batch, width), dtype)),
-            lengths: text.has_lengths().then(|| vec![text.tokens(); batch]),
-        };
-        let nothing = MicroConditioning { original: (0, 0), crop: (0, 0), target: (0, 0) };
-        let conditioning = denoiser.condition(&texts, nothing)?;
-        denoiser.forward(&sample, 0.0, &conditioning, prior)?;
-        Ok(())
-    }
 }
 
 /// The encoder or the decoder, layer by layer.
@@ -481,12 +517,16 @@ fn coded(tile: Tile, pass: &CodecPass<'_>) -> Result<(), Error> {
 }
 
 /// The job's request to its captioner; `None` without one.
-fn request<'a>(settings: &'a Settings, geometry: &Geometry) -> Option<CaptionRequest<'a>> {
+fn request<'a>(
+    settings: &'a Settings,
+    geometry: &Geometry,
+    steps: &[Arc<StepRegions>],
+) -> Option<CaptionRequest<'a>> {
     if !settings.asks_captioner() {
         return None;
     }
     let mut regions = BTreeMap::new();
-    for region in geometry.grid.regions() {
+    for region in captioned(steps).into_iter().filter_map(|index| geometry.grid.region(index)) {
         let Rect { width, height, .. } = geometry.pixels_of(&region);
         *regions.entry((width as usize, height as usize)).or_insert(0) += 1;
     }
@@ -494,5 +534,6 @@ fn request<'a>(settings: &'a Settings, geometry: &Geometry) -> Option<CaptionReq
         let (width, height) = geometry.shown_whole();
         (width as usize, height as usize)
     });
-    Some(CaptionRequest { prompt: &settings.prompt, regions, whole })
+    let length = CaptionLength::default();
+    Some(CaptionRequest { prompt: &settings.prompt, regions, whole, length })
 }

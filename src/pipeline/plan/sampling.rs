@@ -1,8 +1,8 @@
 //! Sampling of a job, resolved from the user's settings, then the model's defaults, then the program's defaults.
 
 use crate::sampler::{
-    self, Denoise, SamplerChoice, SamplerKind, Schedule, SchedulerConfig, Step, TimestepSpacing,
-    Timesteps, Update,
+    self, Denoise, SamplerChoice, SamplerKind, Schedule, SchedulerConfig, SigmaChoice, Step,
+    TimestepSpacing, Timesteps, Update,
 };
 
 use crate::pipeline::{
@@ -20,6 +20,8 @@ pub struct SamplingPlan {
     pub eta: Option<f64>,
     /// Spacing of the timesteps, if it has an effect.
     pub spacing: Option<TimestepSpacing>,
+    /// Noise levels that the user or the model's maker chose; `None` for those of the scheduler config.
+    pub sigmas: Option<SigmaChoice>,
     /// The whole schedule.
     pub timesteps: Timesteps,
     /// Steps of the whole schedule, N.
@@ -35,6 +37,8 @@ pub struct SamplingPlan {
     pub initial_noise: f64,
     /// The strength of classifier-free guidance, above 1; `None` without.
     pub guidance: Option<f64>,
+    /// The strength of guidance that the model is given, instead of that; `None` for all others.
+    pub embedded_guidance: Option<f64>,
     /// Notes for the user: a substituted sampler, a choice without effect.
     pub notes: Vec<String>,
 }
@@ -59,6 +63,12 @@ impl SamplingPlan {
 
         let models_own = settings.sampler.is_none_or(|chosen| Some(chosen) == model.sampler);
         let eta = settings.eta.or(model.eta.filter(|_| models_own));
+        let of_model = model.sigmas.filter(|_| kind.has_sigmas());
+        let sigmas = settings.sigmas.or(of_model);
+        if let Some(choice) = sigmas {
+            kind.check_sigmas(choice)?;
+        }
+        let config = &sigmas.map_or_else(|| config.clone(), |it| config.clone().with_sigmas(it));
         let sampler = kind.build(config, eta)?;
 
         let timesteps = timesteps(model, settings);
@@ -71,9 +81,16 @@ impl SamplingPlan {
             });
         }
         let schedule = schedule.clone().with_spacing(spacing);
+        let schedule = match sigmas {
+            Some(choice) => schedule.with_sigmas(choice),
+            None => schedule,
+        };
         let schedule_steps = timesteps.count();
         let denoise = denoise(model, settings, schedule_steps);
-        let steps = sampler::plan(&*sampler, &schedule, &timesteps, denoise)?;
+        let steps = match denoise {
+            Denoise::Steps(0) => Vec::new(),
+            denoise => sampler::plan(&*sampler, &schedule, &timesteps, denoise)?,
+        };
         let updates = sampler::updates(&*sampler, &schedule, &steps)?;
 
         let initial_noise =
@@ -88,6 +105,7 @@ impl SamplingPlan {
             sampler: kind,
             eta: eta.or(kind.default_eta()),
             spacing: spacing_counts.then_some(spacing),
+            sigmas,
             timesteps,
             schedule_steps,
             steps_run: steps.len().div_ceil(sampler.predictions()),
@@ -95,8 +113,27 @@ impl SamplingPlan {
             updates,
             initial_noise,
             guidance,
+            embedded_guidance: None,
             notes,
         })
+    }
+
+    /// The same plan for a model that is given the strength of guidance: one prediction of it is what two of another are.
+    #[must_use]
+    pub fn with_embedded_guidance(self, model: &ModelDefaults, settings: &Settings) -> Self {
+        let mut notes = self.notes;
+        if !settings.negative_prompt.is_empty() && self.guidance.is_some() {
+            let note = "the negative prompt has no effect on a model that is given its guidance";
+            notes.push(note.to_owned());
+        }
+        let strength = settings.guidance.or(model.guidance).unwrap_or(Defaults::GUIDANCE);
+        Self { guidance: None, embedded_guidance: Some(strength.max(1.0)), notes, ..self }
+    }
+
+    /// The strength of guidance, whichever way it is applied; 1 is none.
+    #[must_use]
+    pub fn strength(&self) -> f64 {
+        self.guidance.or(self.embedded_guidance).unwrap_or(Defaults::GUIDANCE)
     }
 }
 
@@ -226,6 +263,37 @@ mod tests {
     }
 
     #[test]
+    fn noise_levels_are_the_users_then_the_makers_then_those_of_the_config() {
+        let karras = EULER.replace("steps_offset", r#"use_karras_sigmas": true, "steps_offset"#);
+        let levels = |config: &str, model: &str, sigmas: Option<SigmaChoice>| {
+            let plan = resolve(config, model, &Settings { sigmas, ..Settings::default() }).unwrap();
+            (plan.sigmas, plan.steps.iter().map(|step| step.level).collect::<Vec<_>>())
+        };
+        let (simple, beta) = (Some(SigmaChoice::Simple), Some(SigmaChoice::Beta));
+        let (none, of_training) = levels(EULER, "{}", None);
+        let (_, of_karras) = levels(&karras, "{}", None);
+        assert_eq!(none, None);
+        assert_ne!(of_training, of_karras);
+        let chosen = Some(SigmaChoice::Karras);
+        assert_eq!(levels(EULER, "{}", chosen), (chosen, of_karras.clone()));
+        assert_eq!(levels(&karras, "{}", simple), (simple, of_training.clone()));
+        let own = r#"{"sigmas": "beta"}"#;
+        let (said, of_beta) = levels(EULER, own, None);
+        assert_eq!(said, beta);
+        assert!(of_beta != of_training && of_beta != of_karras);
+        assert_eq!(levels(EULER, own, chosen).1, of_karras);
+        // What the maker chose for a sampler that the user does not take is left out; what the user chose is refused.
+        let ddim = Settings { sampler: Some(SamplerKind::Ddim), ..Settings::default() };
+        assert_eq!(resolve(EULER, own, &ddim).unwrap().sigmas, None);
+        let error = resolve(EULER, "{}", &Settings { sigmas: beta, ..ddim }).unwrap_err();
+        assert!(matches!(error, Error::Sampler(SamplerError::SigmasUnused { .. })), "{error}");
+        let flow = r#"{"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}"#;
+        let said = flow.replace("3.0", r#"3.0, "use_beta_sigmas": true"#);
+        assert_eq!(levels(flow, "{}", beta).1, levels(&said, "{}", None).1);
+        assert_ne!(levels(flow, "{}", beta).1, levels(flow, "{}", None).1);
+    }
+
+    #[test]
     fn a_models_count_of_steps_stays_a_share_of_another_schedule() {
         let settings = Settings { steps: Some(16), ..Settings::default() };
         assert_eq!(resolve(EULER, TCD, &settings).unwrap().steps.len(), 6);
@@ -243,6 +311,27 @@ mod tests {
         assert_eq!(timesteps_run(&resolve(EULER, one_step, &counted).unwrap()), [499.0]);
         let listed = Settings { timesteps: Some(vec![700, 300]), ..Settings::default() };
         assert_eq!(timesteps_run(&resolve(EULER, one_step, &listed).unwrap()), [300.0]);
+    }
+
+    #[test]
+    fn a_model_that_is_given_its_guidance_has_no_second_prediction() {
+        let own = r#"{"sampler": "lcm", "steps": 4, "guidance": 8}"#;
+        let defaults = serde_json::from_str(own).unwrap();
+        let given = |settings: &Settings| {
+            let plan = resolve(EULER, own, settings).unwrap();
+            plan.with_embedded_guidance(&defaults, settings)
+        };
+        let plan = given(&Settings::default());
+        assert_eq!(
+            (plan.guidance, plan.embedded_guidance, plan.strength()),
+            (None, Some(8.0), 8.0)
+        );
+        let plan = given(&Settings { guidance: Some(0.0), ..Settings::default() });
+        assert_eq!((plan.guidance, plan.embedded_guidance), (None, Some(1.0)));
+        let negative = Settings { negative_prompt: "blurry".to_owned(), ..Settings::default() };
+        let plan = given(&negative);
+        assert!(plan.notes[0].contains("given its guidance"), "{:?}", plan.notes);
+        assert_eq!(resolve(EULER, own, &Settings::default()).unwrap().strength(), 8.0);
     }
 
     #[test]

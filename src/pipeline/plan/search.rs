@@ -2,6 +2,7 @@
 //! the denoiser, then with one part at a time and smaller batches and tiles.
 
 use super::{
+    first,
     memory::{MemoryPlan, MemoryStage, StageMemory},
     needs::Draft,
     vae_tiling::VaeTiling,
@@ -15,6 +16,7 @@ use crate::{
         runner::{Compute as _, Runner},
     },
     units,
+    weights::Footprint,
 };
 
 /// Base memory of the process: code, the runtime, the threads' stacks.
@@ -42,6 +44,7 @@ const TILE_LEAST_SAMPLED: usize = 256;
 struct MemoryChoice {
     batch: usize,
     tile: usize,
+    first_tile: usize,
     captions: Option<CaptionBatch>,
     keeps_parts: bool,
 }
@@ -63,6 +66,7 @@ impl Draft<'_> {
         let choice = MemoryChoice {
             batch: settings.batch.unwrap_or_else(|| runner.default_batch()),
             tile: settings.tile.unwrap_or_else(|| model.default_tile()),
+            first_tile: first::tiles(runner.device().into()).next().unwrap_or(1),
             captions: self.caption_batches().into_iter().next(),
             keeps_parts: true,
         };
@@ -106,6 +110,13 @@ impl Draft<'_> {
         let possible_tile = first(tiles.clone(), |&tile| {
             fit(MemoryChoice { tile, ..choice }, &[MemoryStage::Encode, MemoryStage::Decode])
         })?;
+        let first_tiles = first::tiles(runner.device().into());
+        let possible_first = first(first_tiles, |&first_tile| {
+            fit(MemoryChoice { first_tile, ..choice }, &[MemoryStage::Enlarge])
+        })?;
+        let choice =
+            MemoryChoice { first_tile: possible_first.unwrap_or(choice.first_tile), ..choice };
+        let possible_tile = possible_tile.filter(|_| possible_first.is_some());
         match (possible_batch, possible_tile) {
             (Some(_), Some(_)) if captions_fit && !fit(choice, &[MemoryStage::Read])? => {
                 let least = self.estimate(choice)?;
@@ -141,6 +152,7 @@ impl Draft<'_> {
             let sharing = || engine.runners().filter(|one| one.device().location() == place);
             let held: usize = sharing().map(|one| one.loaded_bytes(&model.footprints)).sum();
             let held = held + settings.captioner.loaded_bytes();
+            let held = held + settings.first.as_ref().map_or(0, |first| first.loaded_bytes());
             usable_memory(runner.device(), held).map(|bytes| bytes / sharing().count())
         };
         engine.runners().filter_map(usable).min()
@@ -148,22 +160,31 @@ impl Draft<'_> {
 
     /// Memory plan of the job with this choice.
     fn estimate(&self, choice: MemoryChoice) -> Result<MemoryPlan, Error> {
-        let MemoryChoice { batch, tile, captions, keeps_parts } = choice;
-        let Footprints { text, vae, denoiser } = self.model.footprints;
+        let MemoryChoice { batch, tile, first_tile, captions, keeps_parts } = choice;
+        // Where nothing is repainted, no part of the model is loaded.
+        let repaints = self.settings.repaints();
+        let footprints = if repaints { self.model.footprints } else { Footprints::default() };
+        let Footprints { text, vae, denoiser } = footprints;
         let on_cpu = self.runner.device().is_cpu();
         let captioner = captions.map(|batch| self.caption(batch)).transpose()?.flatten();
         // Host memory that the captioner keeps after its weights are unloaded.
         let captioner_host = captioner.map_or(0, |(_, _, host)| host);
+        let enlarger = self.first.map_or_else(Footprint::default, |first| first.footprint);
         let parts = [
-            (MemoryStage::Text, text, self.text()),
+            (MemoryStage::Enlarge, enlarger, self.enlarge(first_tile)?),
+            (MemoryStage::Text, text, self.text()?),
             (MemoryStage::Encode, vae, self.encode(tile)?),
             (MemoryStage::Denoise, denoiser, self.denoise(batch)?),
-            (MemoryStage::Decode, vae, self.decode(tile)?),
+            (MemoryStage::Decode, vae, if repaints { self.decode(tile)? } else { self.resize() }),
         ];
         // A picture that is made from noise is not encoded, and its decoder is loaded for itself.
         let generated = self.geometry.generated;
-        let parts =
-            parts.into_iter().filter(|(stage, ..)| !generated || *stage != MemoryStage::Encode);
+        let parts = parts.into_iter().filter(|(stage, ..)| match stage {
+            MemoryStage::Enlarge => self.first.is_some(),
+            MemoryStage::Text | MemoryStage::Denoise => repaints,
+            MemoryStage::Encode => repaints && !generated,
+            _ => true,
+        });
         let parts: Vec<_> = parts.collect();
         let of_captions = captioner.map_or(0, |(_, needs, _)| needs.scratch);
         let scratch = parts.iter().map(|(_, _, needs)| needs.scratch).fold(of_captions, usize::max);
@@ -173,6 +194,7 @@ impl Draft<'_> {
             + threads
             + of_model
             + self.picture_bytes()
+            + self.enlarged_bytes()
             + captioner_host
             + self.text_states_bytes();
         let (mut loaded, mut of_captioner) = (0, 0);
@@ -184,7 +206,7 @@ impl Draft<'_> {
             let mut mapped = 0;
             let held = if stage == MemoryStage::Caption {
                 // When the next picture is captioned, the other parts are still loaded.
-                let others = text.kept + vae.kept + denoiser.kept;
+                let others = enlarger.kept + text.kept + vae.kept + denoiser.kept;
                 let stays = captions.is_some_and(|batch| batch.stays);
                 of_captioner = if stays { part.kept } else { 0 };
                 mapped = part.mapped;
@@ -212,12 +234,13 @@ impl Draft<'_> {
         // The next picture is read while the parts that stay are still loaded.
         let read = on_cpu.then(|| {
             let stays = captioner.filter(|_| captions.is_some_and(|batch| batch.stays));
-            let kept = text.kept + vae.kept + denoiser.kept + stays.map_or(0, |(it, ..)| it.kept);
+            let of_model = enlarger.kept + text.kept + vae.kept + denoiser.kept;
+            let kept = of_model + stays.map_or(0, |(it, ..)| it.kept);
             let resident = base + if keeps_parts { kept } else { 0 };
             StageMemory { stage: MemoryStage::Read, resident, working: self.reading_bytes() }
         });
         let stages = read.into_iter().chain(stages).collect();
-        Ok(MemoryPlan { budget: None, keeps_parts, batch, tile, captions, stages })
+        Ok(MemoryPlan { budget: None, keeps_parts, batch, tile, first_tile, captions, stages })
     }
 }
 

@@ -4,12 +4,16 @@
 use super::{
     memory::MemoryPlan,
     needs::{Draft, Pass, Tile, WholeCanvas},
+    regions,
+    tiles::Span,
 };
-use crate::pipeline::error::Error;
+use crate::pipeline::{error::Error, finish::Finish};
 
 /// Multiplications (each with its addition) of a job's networks.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct WorkAmounts {
+    /// By the first enlarger.
+    pub enlarge: f64,
     /// By the autoencoder's encoder.
     pub encode: f64,
     /// By the denoiser.
@@ -37,10 +41,11 @@ impl Draft<'_> {
         }
         let rim = self.rim();
         let (tile, _) = self.tile(canvas, memory.tile, rim);
-        let decode = self.of_tiles(Pass::Decode(tile), tile, (memory.tile, rim))?;
+        let decode = self.of_tiles(Pass::Decode(tile), tile, (memory.tile, rim))?
+            * self.decoded_share(tile, memory.tile);
 
         let pair = if self.sampling.guidance.is_some() { 2 } else { 1 };
-        let batch = pair * memory.batch.min(geometry.grid.len());
+        let batch = pair * memory.batch.min(self.most_regions());
         let (region_height, region_width) = geometry.grid.region_size();
         let size = (batch, region_height, region_width);
         let (of_batch, of_whole) = match geometry.low_resolution {
@@ -50,10 +55,31 @@ impl Draft<'_> {
                 self.traced(Pass::Record((pair, height, width)))?.products,
             ),
         };
-        let regions = (pair * geometry.grid.len()) as f64 / batch as f64;
+        let batches = (pair * regions::in_all(self.regions)) as f64 / batch as f64;
         let steps = self.sampling.steps.len() as f64;
-        let denoise = steps * (regions * of_batch.products + of_whole);
-        Ok(WorkAmounts { encode, denoise, decode })
+        let denoise = batches * of_batch.products + steps * of_whole;
+        let enlarge = self.enlarging(memory.first_tile)?.products;
+        Ok(WorkAmounts { enlarge, encode, denoise, decode })
+    }
+
+    /// Share of the VAE tiles, whose cores have `side` image pixels, that a mask leaves to be decoded.
+    fn decoded_share(&self, tile: Tile, side: usize) -> f64 {
+        let is_whole = matches!(tile.whole, WholeCanvas::Layers(_));
+        let Some(mask) = self.mask.filter(|_| !is_whole) else { return 1.0 };
+        if Finish::new(self.settings).needs_whole() {
+            return 1.0;
+        }
+        let (rows, columns) = (
+            self.geometry.tiles(self.geometry.canvas.latent_height, side),
+            self.geometry.tiles(self.geometry.canvas.latent_width, side),
+        );
+        let of_row = |row: &Span| {
+            let decoded =
+                columns.iter().filter(|it| !mask.keeps(row.core.clone(), it.core.clone()));
+            decoded.count()
+        };
+        let decoded: usize = rows.iter().map(of_row).sum();
+        decoded as f64 / (rows.len() * columns.len()) as f64
     }
 
     /// Products of a pass over every tile, whose cores have `side` image pixels and a rim, if over `largest` they are

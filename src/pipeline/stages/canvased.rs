@@ -1,17 +1,19 @@
 //! Picture on the canvas: the input resized to the output's size and continued to the canvas's, as the encoder sees
-//! it and as the colour fix compares with it.
+//! it and as the colour fix compares with it; and the job's mask at the same size.
 
 use std::ops::Range;
 
+use super::context::Context;
 use crate::{
-    canvas::latent::reflect,
+    canvas::latent::{reflect, reflected},
     image::{Picture, Resizer},
-    pipeline::error::Error,
+    pipeline::{error::Error, mask::MaskWindows},
 };
 
 /// The resized picture, continued by reflection on the right and at the bottom, where it fills the canvas.
 pub struct Canvased<'a> {
     resizer: Resizer<'a>,
+    mask: Option<MaskWindows<'a>>,
     width: usize,
     height: usize,
 }
@@ -22,19 +24,31 @@ impl<'a> Canvased<'a> {
     /// # Errors
     /// A size that it cannot be resized to.
     pub fn new(picture: &'a Picture, width: usize, height: usize) -> Result<Self, Error> {
-        Ok(Self { resizer: picture.resizer(width as u32, height as u32)?, width, height })
+        let resizer = picture.resizer(width as u32, height as u32)?;
+        Ok(Self { resizer, mask: None, width, height })
+    }
+
+    /// The picture of a job at its output's size, with the job's mask.
+    ///
+    /// # Errors
+    /// A size that they cannot be resized to.
+    pub fn of_output(context: &Context<'a>) -> Result<Self, Error> {
+        let spec = context.spec;
+        let canvas = spec.plan.geometry.canvas;
+        let mask = spec.settings.mask.as_ref();
+        let mask = mask.map(|mask| mask.at(canvas.width, canvas.height)).transpose()?;
+        Ok(Self { mask, ..Self::new(context.source(), canvas.width, canvas.height)? })
+    }
+
+    /// The share of the repaint in the pixels of columns `x` and rows `y` of the picture, `[y, x]`; `None` without a mask.
+    pub fn shares(&self, x: Range<usize>, y: Range<usize>) -> Option<Vec<f32>> {
+        self.mask.as_ref().map(|mask| mask.window(x, y))
     }
 
     /// The window of columns `x` and rows `y`, `[y, x, 3]`, in the VAE's range −1..=1.
     pub fn window(&self, x: Range<usize>, y: Range<usize>) -> Vec<f32> {
         // Mirrored pixels lie elsewhere in the picture: widen the window until it holds them.
-        let source = |range: &Range<usize>, length: usize| {
-            let mirrored = range.clone().map(|at| reflect(at, length));
-            let (low, high) =
-                mirrored.fold((length, 0), |(low, high), at| (low.min(at), high.max(at)));
-            low..high + 1
-        };
-        let (source_x, source_y) = (source(&x, self.width), source(&y, self.height));
+        let (source_x, source_y) = (reflected(&x, self.width), reflected(&y, self.height));
         let pixels = self.resizer.window(
             source_x.start as u32..source_x.end as u32,
             source_y.start as u32..source_y.end as u32,

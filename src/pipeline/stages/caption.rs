@@ -7,7 +7,7 @@ use tracing::info_span;
 use super::context::Context;
 use crate::{
     caption::{
-        CaptionContext, CaptionError, CaptionSession, Captioner, GridSpec, Pixels, Rect,
+        Caption, CaptionContext, CaptionError, CaptionSession, Captioner, GridSpec, Pixels, Rect,
         RegionPlace, RegionSource, SessionContext,
         document::{Author, Document},
         none::PromptOnly,
@@ -15,7 +15,7 @@ use crate::{
     image::{Picture, Resizer},
     pipeline::{
         error::Error,
-        plan::geometry::Geometry,
+        plan::{geometry::Geometry, regions::captioned},
         progress::{Progress, Stage},
         work::folder::WorkFolder,
     },
@@ -26,18 +26,17 @@ use crate::{
 struct ResizedRegions<'a> {
     resizer: Resizer<'a>,
     geometry: &'a Geometry,
+    /// Those that are described.
+    described: Vec<usize>,
 }
 
 impl RegionSource for ResizedRegions<'_> {
     fn len(&self) -> usize {
-        self.geometry.grid.len()
+        self.described.len()
     }
 
     fn place(&self, index: usize) -> RegionPlace {
-        let region =
-            self.geometry.grid.region(index).expect("the trait asks for indices below len()");
-        let rect = self.geometry.pixels_of(&region);
-        RegionPlace { row: region.row as u32, col: region.col as u32, rect }
+        place(self.geometry, self.described[index])
     }
 
     fn pixels(
@@ -48,6 +47,13 @@ impl RegionSource for ResizedRegions<'_> {
         let window = self.resizer.window(x..x + width, y..y + height);
         Ok(Cow::Owned(Pixels::from_f32(width as usize, height as usize, &window)?))
     }
+}
+
+/// Place of region `index` of the grid.
+fn place(geometry: &Geometry, index: usize) -> RegionPlace {
+    let region = geometry.grid.region(index).expect("an index of the grid");
+    let rect = geometry.pixels_of(&region);
+    RegionPlace { row: region.row as u32, col: region.col as u32, rect }
 }
 
 /// Region grid of a job in output pixels.
@@ -124,7 +130,9 @@ pub fn describe(
     let Context { runner, picture, spec, .. } = *context;
     let geometry = &spec.plan.geometry;
     let (width, height) = (geometry.canvas.width as u32, geometry.canvas.height as u32);
-    let regions = ResizedRegions { resizer: picture.resizer(width, height)?, geometry };
+    let described = captioned(&spec.plan.regions);
+    let resizer = picture.resizer(width, height)?;
+    let regions = ResizedRegions { resizer, geometry, described };
     progress.begin(Stage::Caption, regions.len());
     // Shared by the captioner's stop check and its progress reports.
     let progress = RefCell::new(progress);
@@ -132,11 +140,12 @@ pub fn describe(
     let make_room: Vec<_> = context.on_each().map(|one| one.runner.make_room()).collect();
     let mut session = captioner.open(SessionContext {
         fits: runner.fits(),
+        length: runner.caption_length(),
         stop: Rc::new(|| progress.borrow().interrupted()),
         make_room: Arc::new(move || make_room.iter().for_each(|free| free())),
         batch: spec.plan.memory.captions,
     })?;
-    let mut prompt = spec.known_prompt().to_owned();
+    let mut prompt = spec.known_prompt();
     if prompt.is_empty() && captioner.is_costly() {
         prompt = whole_prompt(&mut *session, picture, geometry.shown_whole(), &progress)?;
     }
@@ -150,9 +159,16 @@ pub fn describe(
         progress.borrow_mut().advance(done - before);
         before = done;
     });
-    let captions = captions.map_err(interrupted)?;
+    let mut captions = captions.map_err(interrupted)?;
     let author =
         Author { name: author.name(), model: author.model(), instruction: session.instruction() };
+    // Those that no step asks for have the prompt, which costs nothing.
+    for index in 0..geometry.grid.len() {
+        if regions.described.binary_search(&index).is_err() {
+            let caption = Caption::new(place(geometry, index), prompt.clone());
+            captions.regions.insert(index, caption);
+        }
+    }
     let document = Document::new(&author, &job, &captions)?;
     drop(session);
     let progress = progress.into_inner();

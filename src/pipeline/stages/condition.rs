@@ -6,10 +6,9 @@ use candle_core::Device;
 
 use super::context::Context;
 use crate::{
-    canvas::Region,
     model::{
         denoiser::{Conditioning, MicroConditioning},
-        text::Cut,
+        text::{Cut, Prompt},
     },
     pipeline::{error::Error, runner::Compute},
     units,
@@ -35,7 +34,7 @@ const CUT_SHOWN: usize = 40;
 const GLOBAL: usize = 0;
 
 impl Conditions {
-    /// Encodes the global `prompt` and every region's caption; equal texts are encoded once.
+    /// Encodes the global prompt, of which `prompt` has the words, and every region's caption; equal texts are encoded once.
     ///
     /// The semantic prior's weight blends the two conditions of a region, from 0 (the prompt alone) to 1 (its
     /// caption alone).
@@ -43,12 +42,15 @@ impl Conditions {
     /// A job with guidance has a negative prompt. Empty, it is encoded like any text, or
     /// zeros where the model says so (`force_zeros_for_empty_prompt`; docs/method.md is silent, this is
     /// diffusers' `encode_prompt` of SDXL).
+    ///
+    /// All have as many chunks as the longest, and no more than the plan has counted.
     pub fn new(context: &Context<'_>, prompt: &str, captions: &[String]) -> Result<Self, Error> {
         let Context { runner, spec, .. } = *context;
         let rsp = spec.settings.rsp;
         let guidance = spec.plan.sampling.guidance;
-        let negative = guidance.map(|_| spec.settings.negative_prompt.as_str());
-        let mut texts = vec![prompt];
+        let negative = guidance.map(|_| &spec.prompts.negative);
+        let global = spec.prompts.global(prompt);
+        let mut texts = vec![global.clone()];
         let mut row_of = HashMap::from([(prompt, GLOBAL)]);
         let rows: Vec<usize> = captions
             .iter()
@@ -57,28 +59,36 @@ impl Conditions {
                     return GLOBAL;
                 }
                 *row_of.entry(caption).or_insert_with(|| {
-                    texts.push(caption);
+                    texts.push(global.of_caption(caption));
                     texts.len() - 1
                 })
             })
             .collect();
+        let mut chunks = 1;
+        for text in texts.iter().chain(negative) {
+            chunks = runner.chunks(text)?.max(chunks);
+        }
+        let chunks = chunks.min(spec.plan.text_chunks);
         let factor = spec.plan.geometry.shape.factor;
         let (height, width) = spec.plan.geometry.grid.region_size();
         // A region counts as a picture of its own.
         let size = (height * factor, width * factor);
         let micro = MicroConditioning { original: size, crop: (0, 0), target: size };
+        let encoded = runner.encode_texts(&texts.iter().collect::<Vec<_>>(), chunks)?;
         // The prompt's row blends the prompt with itself and does not change.
-        let mut all =
-            runner.condition(&runner.encode_texts(&texts)?, micro)?.blended(GLOBAL, rsp)?;
+        let mut all = runner.condition(&encoded, micro)?.blended(GLOBAL, rsp)?;
         let count = texts.len();
         if let Some(negative) = negative {
-            let mut own = runner.encode_texts(&[negative])?;
-            if negative.is_empty() && spec.zeros_for_empty_prompt {
+            let mut own = runner.encode_texts(&[negative], chunks)?;
+            if negative.pieces().is_empty() && spec.zeros_for_empty_prompt {
                 own = own.zeros_like()?;
             }
             all = Conditioning::cat(&[&all, &runner.condition(&own, micro)?])?;
         }
-        let notes = cut_notes(runner, &texts, &rows, negative)?;
+        if let Some(scale) = spec.plan.sampling.embedded_guidance {
+            all = runner.with_guidance(&all, scale)?;
+        }
+        let notes = cut_notes(runner, (&texts[..], chunks), &rows, negative)?;
         Ok(Self { all, rows, negative: negative.map(|_| count), notes })
     }
 
@@ -87,9 +97,10 @@ impl Conditions {
         Ok(Self { all: self.all.to_device(device)?, ..self.clone() })
     }
 
-    /// Conditions of a batch of regions; with guidance, preceded by the negative prompt once per region.
-    pub fn of_regions(&self, regions: &[Region]) -> Result<Conditioning, Error> {
-        self.rows(regions.iter().map(|region| self.rows[region.index]).collect())
+    /// Conditions of a batch of regions with the captions of these; with guidance, preceded by the negative prompt once per
+    /// region.
+    pub fn of_captions(&self, captions: &[usize]) -> Result<Conditioning, Error> {
+        self.rows(captions.iter().map(|&index| self.rows[index]).collect())
     }
 
     /// Conditions of the whole picture; with guidance, preceded by the negative prompt.
@@ -108,16 +119,17 @@ impl Conditions {
 /// One note for each prompt beyond the encoders' token limit, and one for all such captions together.
 fn cut_notes(
     runner: &dyn Compute,
-    texts: &[&str],
+    (texts, chunks): (&[Prompt], usize),
     rows: &[usize],
-    negative: Option<&str>,
+    negative: Option<&Prompt>,
 ) -> Result<Vec<String>, Error> {
     let mut notes = Vec::new();
-    let prompts = [("prompt", texts.first().copied()), ("negative prompt", negative)];
+    let prompts = [("prompt", texts.first()), ("negative prompt", negative)];
     for (which, prompt) in prompts {
         let Some(prompt) = prompt else { continue };
-        if let Some(Cut { tokens, is_all, limit, at }) = runner.cut(prompt)? {
-            let rest = prompt.get(at..).unwrap_or_default().trim_start();
+        if let Some(Cut { tokens, is_all, limit, at }) = runner.cut(prompt, chunks)? {
+            let words = prompt.words();
+            let rest = words.get(at..).unwrap_or_default().trim_start();
             let mut start: String = rest.chars().take(CUT_SHOWN).collect();
             if start.len() < rest.len() {
                 start.push('…');
@@ -128,7 +140,8 @@ fn cut_notes(
             ));
         }
     }
-    let cuts: Vec<_> = texts.iter().map(|caption| runner.cut(caption)).collect::<Result<_, _>>()?;
+    let cuts = texts.iter().map(|caption| runner.cut(caption, chunks));
+    let cuts: Vec<_> = cuts.collect::<Result<_, _>>()?;
     let of_regions = || rows.iter().filter(|&&row| row != GLOBAL).filter_map(|&row| cuts[row]);
     if let Some(Cut { limit, .. }) = of_regions().next() {
         let count = of_regions().count();
@@ -162,8 +175,7 @@ mod tests {
         assert_eq!(encoded[..], ["a house", "a wall", "a door", ""]);
         assert_eq!(conditions.rows, [1, 2, 1]);
         assert_eq!(conditions.negative, Some(3));
-        let regions: Vec<_> = spec.plan.geometry.grid.regions().take(3).collect();
-        assert_eq!(conditions.of_regions(&regions).unwrap().rows(), 6);
+        assert_eq!(conditions.of_captions(&[0, 1, 2]).unwrap().rows(), 6);
         assert_eq!(conditions.global().unwrap().rows(), 2);
     }
 

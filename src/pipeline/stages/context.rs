@@ -14,11 +14,18 @@ pub struct Context<'a> {
     pub others: &'a [&'a dyn Compute],
     /// The input.
     pub picture: &'a Picture,
+    /// What a network made of it before all else, of the output's size.
+    pub enlarged: Option<&'a Picture>,
     /// The job.
     pub spec: &'a JobSpec,
 }
 
-impl Context<'_> {
+impl<'a> Context<'a> {
+    /// The picture that is repainted, and that the result is compared with.
+    pub fn source(&self) -> &'a Picture {
+        self.enlarged.unwrap_or(self.picture)
+    }
+
     /// The context of each device by itself, the first one's first.
     pub fn on_each(&self) -> impl Iterator<Item = Self> {
         let runners = [self.runner].into_iter().chain(self.others.iter().copied());

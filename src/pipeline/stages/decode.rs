@@ -46,7 +46,7 @@ pub fn canvas(
     let alpha = context.picture.alpha_resizer(size.width as u32, size.height as u32)?;
     let finish = Finish::new(&context.spec.settings);
     let source = match finish.tile_sees_input() {
-        true => Some(Canvased::new(context.picture, size.width, size.height)?),
+        true => Some(Canvased::of_output(context)?),
         false => None,
     };
     let WorkFolder { path, files, journal, .. } = work;
@@ -121,6 +121,13 @@ pub fn canvas(
     let is_shown = |(row, column): TilePlace<'_>| {
         row.core.start * f < size.height && column.core.start * f < size.width
     };
+    // Nothing of a tile that a mask keeps is the model's.
+    let kept = |(row, column): TilePlace<'_>| -> Option<Vec<f32>> {
+        let mask = plan.mask.as_ref().filter(|_| !finish.needs_whole())?;
+        let is_kept = mask.keeps(row.core.clone(), column.core.clone());
+        let pixels = |span: &Span| span.core.start * f..span.core.end * f;
+        source.as_ref().filter(|_| is_kept).map(|it| it.window(pixels(column), pixels(row)))
+    };
     let shared = SharedState::new(context, (size.latent_height, size.latent_width));
     let mut whole = WholeCanvas { folder: path, tiles: tiles.len(), pixels: None, shared };
     if !are_shared(plan) {
@@ -129,6 +136,15 @@ pub fn canvas(
                 return Err(Error::Interrupted(None));
             }
             let mut parts = Vec::new();
+            if let Some(values) = kept((row, column)) {
+                parts.push(TilePart { row: row.clone(), column: column.clone(), values });
+                keep((row, column), parts, progress)?;
+                if whole.pixels.is_none() {
+                    whole.tiles -= 1;
+                    progress.advance(1);
+                }
+                continue;
+            }
             retry_halves(row, column, &mut |row, column| {
                 if is_shown((row, column)) {
                     let tile = TileFrame::new(context, (row, column));
@@ -157,6 +173,9 @@ pub fn canvas(
         |context, globals, place| {
             if !is_shown(place) {
                 return Ok(Vec::new());
+            }
+            if let Some(values) = kept(place) {
+                return Ok(values);
             }
             let tile = TileFrame::new(context, place);
             let pixels = tile.decoded(context, z, globals)?;
@@ -317,15 +336,20 @@ impl<'a> TileFrame<'a> {
         let Self { finish, place: (row, column), wide_row, wide_column, factor: f, .. } = self;
         let width = self.columns().len();
         let (rows, columns) = self.shown();
+        let shares = match finish.needs_whole() {
+            true => None,
+            false => source.shares(columns.clone(), rows.clone()),
+        };
+        let shares = shares.as_deref();
         let source = source.window(columns.clone(), rows.clone());
         if (rows.len(), columns.len()) == (self.rows().len(), width) {
-            finish.tile(&mut pixels, &source, width);
+            finish.tile(&mut pixels, &source, shares, width);
         } else {
             // What the canvas has beyond the picture is nobody's colour.
             let line = 3 * columns.len();
             let lines = pixels.chunks_exact(3 * width).take(rows.len());
             let mut inside: Vec<f32> = lines.flat_map(|pixels| &pixels[..line]).copied().collect();
-            finish.tile(&mut inside, &source, columns.len());
+            finish.tile(&mut inside, &source, shares, columns.len());
             for (pixels, inside) in
                 pixels.chunks_exact_mut(3 * width).zip(inside.chunks_exact(line))
             {

@@ -1,8 +1,8 @@
 //! Denoising of the canvas by regions (docs/method.md §2): the canvas is noised to the first timestep of the run; for
 //! each timestep the noise of every region is predicted, fused, corrected by the structure prior, and a sampler step
-//! follows.
+//! follows. What a mask keeps is set back to the noised picture after each step (§6c).
 
-use std::ops::Range;
+use std::{iter::repeat_n, ops::Range};
 
 use tracing::{debug_span, info_span};
 
@@ -13,9 +13,13 @@ use super::{
     preview::PreviewCanvas,
 };
 use crate::{
-    canvas::{Fuser, NoiseField, Region},
+    canvas::{Fuser, NoiseField},
     pipeline::{
         error::Error,
+        plan::{
+            mask::MaskPlan,
+            regions::{StepRegions, in_all, most},
+        },
         progress::{Progress, Stage},
         queue::share,
         work::{
@@ -25,7 +29,7 @@ use crate::{
         },
     },
     priors::structure::StructurePrior,
-    sampler::{Level, PredictionForm, QuantileSearch, Step},
+    sampler::{Level, PredictionForm, QuantileSearch, Step, add_noise},
     units,
 };
 
@@ -42,7 +46,6 @@ const STEP_BAND: usize = 1 << 20;
 struct DenoiseLoop<'a> {
     context: &'a Context<'a>,
     noise: NoiseField,
-    regions: Vec<Region>,
     /// One for each device.
     predictors: Vec<Predictor<'a>>,
 }
@@ -63,7 +66,6 @@ pub fn run(
     let mut denoise = DenoiseLoop {
         context,
         noise: NoiseField::new(spec.settings.seed),
-        regions: spec.plan.geometry.grid.regions().collect(),
         predictors: predictors.collect::<Result<_, _>>()?,
     };
     denoise.run(work, progress)?;
@@ -80,7 +82,6 @@ impl DenoiseLoop<'_> {
     fn run(&mut self, work: &mut WorkFolder, progress: &mut dyn Progress) -> Result<(), Error> {
         let Context { spec, .. } = *self.context;
         let (plan, steps) = (&spec.plan, &spec.plan.sampling.steps);
-        let grid = &plan.geometry.grid;
         let (files, journal) = (&mut work.files, &mut work.journal);
         let done = journal.done();
         if done.steps == 0 {
@@ -91,9 +92,9 @@ impl DenoiseLoop<'_> {
             };
             diffuse(&self.noise, &files.zl, &mut files.z[0], level, DRAW_CANVAS)?;
         }
-        progress.begin(Stage::Denoise, grid.len() * steps.len());
-        progress.resumed(grid.len() * done.steps + done.regions);
-        let fuser = Fuser::new(spec.settings.fusion, grid, files.zl.channels());
+        progress.begin(Stage::Denoise, in_all(&plan.regions));
+        let of_step = plan.regions.get(done.steps).map_or(0, |own| done.regions.min(own.len()));
+        progress.resumed(in_all(&plan.regions[..done.steps]) + of_step);
         let mut preview = None;
         // A preview is fitted to the input.
         let is_shown = progress.wants_preview() && !plan.geometry.generated;
@@ -105,8 +106,13 @@ impl DenoiseLoop<'_> {
         for (index, step) in steps.iter().enumerate().skip(done.steps) {
             let _span = debug_span!("step", index, t = step.t).entered();
             self.predict_regions(index, files, journal, progress)?;
+            // What a moved grid has less than another step's counts as predicted.
+            let most = most(&plan.regions);
+            if journal.done().regions < most {
+                journal.append(Record::Predicted { regions: most })?;
+            }
             let wanted = progress.wants_preview();
-            self.take_step(index, &fuser, files, preview.as_mut().filter(|_| wanted))?;
+            self.take_step(index, files, preview.as_mut().filter(|_| wanted))?;
             let after = &files.z[(index + 1) % 2];
             after.flush_rows(0..after.height()).map_err(|error| journal.failed(error))?;
             if let Some(history) = &files.history {
@@ -130,16 +136,19 @@ impl DenoiseLoop<'_> {
     ) -> Result<(), Error> {
         let Files { zl, z, predictions, low_resolution, .. } = files;
         let plan = &self.context.spec.plan;
+        let StepRegions { running, captions, .. } = &*plan.regions[index];
         let inputs = StepInputs {
             step: &plan.sampling.steps[index],
+            index,
             z: &z[index % 2],
             zl,
             low_resolution: low_resolution.as_ref(),
             noise: &self.noise,
-            regions: &self.regions,
+            regions: running,
+            captions,
         };
         let (side, _) = plan.geometry.grid.region_size();
-        let left = journal.done().regions..self.regions.len();
+        let left = journal.done().regions.min(running.len())..running.len();
         share(
             &mut self.predictors,
             (left, plan.memory.batch),
@@ -161,7 +170,6 @@ impl DenoiseLoop<'_> {
     fn take_step(
         &self,
         index: usize,
-        fuser: &Fuser,
         files: &mut Files,
         mut preview: Option<&mut PreviewCanvas>,
     ) -> Result<(), Error> {
@@ -180,16 +188,24 @@ impl DenoiseLoop<'_> {
         let structure = StructurePrior::new(spec.settings.gsp)?;
         let lambda = structure.lambda(index, sampling.steps.len());
         let (height, width, channels) = (zl.height(), zl.width(), zl.channels());
+        let StepRegions { grid, running, .. } = &*spec.plan.regions[index];
+        let fuser = Fuser::new(spec.settings.fusion, grid, channels)
+            .of_some(running.iter().map(|region| region.index));
+        let predictions = &predictions.as_slice()[..running.len() * fuser.prediction_len()];
+        let mask = spec.plan.mask.as_ref();
+        // The level at which the next step finds what is kept.
+        let next = sampling.steps.get(index + 1).map_or(Level::CLEAN, |step| step.level);
         let block = structure.block();
         let band = (STEP_BAND / zl.row_len() / block * block).clamp(block, height.max(block));
         // One noise field per step, drawn band by band.
         let draw = DRAW_STEPS + step.index as u32;
         let mut predicted = vec![0.0; band * zl.row_len()];
         let mut fresh = vec![0.0; if update.needs_noise() { predicted.len() } else { 0 }];
+        let mut held = vec![0.0; if mask.is_some() { predicted.len() } else { 0 }];
         let bands = || (0..height).step_by(band).map(|top| top..(top + band).min(height));
         // z after the structure prior, and the prediction that the step is taken with.
         let corrected = |rows: Range<usize>, z: &mut [f32], predicted: &mut [f32]| {
-            fuser.band(rows.clone(), predictions.as_slice(), predicted)?;
+            fuser.band(rows.clone(), predictions, predicted)?;
             z.copy_from_slice(before.rows(rows.clone()));
             spec.schedule.convert(step, z, predicted)?;
             let (zl, row) = (zl.rows(rows), (width, channels));
@@ -197,8 +213,9 @@ impl DenoiseLoop<'_> {
         };
         let known = match update.quantile() {
             None => None,
-            Some((x0, share)) => {
-                let mut search = QuantileSearch::new((height * zl.row_len()) as u64, share);
+            Some((x0_of, share)) => {
+                let cells = mask.map_or(height * width, MaskPlan::repainted);
+                let mut search = QuantileSearch::new((cells * channels) as u64, share);
                 for pass in 0..2 {
                     if pass == 1 {
                         search.begin_second();
@@ -206,9 +223,19 @@ impl DenoiseLoop<'_> {
                     for rows in bands() {
                         let z = after.rows_mut(rows.clone());
                         let predicted = &mut predicted[..z.len()];
-                        corrected(rows, z, predicted)?;
-                        let pairs = z.iter().zip(&*predicted);
-                        search.count(pairs.map(|(z, p)| x0.z * z + x0.prediction * p));
+                        corrected(rows.clone(), z, predicted)?;
+                        let x0 = z.iter().zip(&*predicted);
+                        let x0 = x0.map(|(z, p)| x0_of.z * z + x0_of.prediction * p);
+                        match mask {
+                            None => search.count(x0),
+                            // What is kept is not the model's.
+                            Some(mask) => {
+                                let cells = mask.cells.rows(rows).iter();
+                                let counts =
+                                    cells.flat_map(|&share| repeat_n(share > 0.0, channels));
+                                search.count(x0.zip(counts).filter(|it| it.1).map(|it| it.0));
+                            }
+                        }
                     }
                 }
                 Some(update.with_quantile(search.value()))
@@ -222,11 +249,21 @@ impl DenoiseLoop<'_> {
             corrected(rows.clone(), z, predicted)?;
             if let (Some(preview), Ok(x0)) = (&mut preview, step.x0()) {
                 let pairs = z.iter().zip(&*predicted);
-                preview.put_latent(pairs.map(|(z, p)| x0.z * z + x0.prediction * p));
+                let clean = pairs.map(|(z, p)| x0.z * z + x0.prediction * p);
+                match mask {
+                    None => preview.put_latent(clean),
+                    Some(mask) => {
+                        let cells = mask.cells.rows(rows.clone()).iter();
+                        let shares = cells.flat_map(|&share| repeat_n(share, channels));
+                        let kept = zl.rows(rows.clone()).iter();
+                        let mixed = clean.zip(kept).zip(shares);
+                        preview.put_latent(mixed.map(|((x0, zl), share)| zl + share * (x0 - zl)));
+                    }
+                }
             }
             let fresh = if update.needs_noise() {
                 let fresh = &mut fresh[..predicted.len()];
-                self.noise.fill(draw, rows, 0..width, channels, fresh)?;
+                self.noise.fill(draw, rows.clone(), 0..width, channels, fresh)?;
                 Some(&*fresh)
             } else {
                 None
@@ -234,8 +271,25 @@ impl DenoiseLoop<'_> {
             let earlier: Vec<_> = earlier.iter().map(|canvas| &canvas[values.clone()]).collect();
             let kept = kept.as_deref_mut().map(|canvas| &mut canvas[values]);
             update.apply_with(z, predicted, fresh, &earlier, kept)?;
+            if let Some(mask) = mask {
+                let held = &mut held[..z.len()];
+                self.noise.fill(DRAW_CANVAS, rows.clone(), 0..width, channels, held)?;
+                add_noise(next, zl.rows(rows.clone()), held)?;
+                hold(z, held, mask.cells.rows(rows));
+            }
         }
         Ok(())
+    }
+}
+
+/// Brings the cells of `z`, `[…, C]`, to those of `held` as far as a mask keeps them: `shares` are those of the repaint.
+fn hold(z: &mut [f32], held: &[f32], shares: &[f32]) {
+    let channels = z.len() / shares.len();
+    let cells = z.chunks_exact_mut(channels).zip(held.chunks_exact(channels));
+    for ((z, held), &share) in cells.zip(shares).filter(|(_, share)| **share < 1.0) {
+        for (z, held) in z.iter_mut().zip(held) {
+            *z = share * *z + (1.0 - share) * held;
+        }
     }
 }
 

@@ -36,7 +36,7 @@ pub fn canvas(
     let _span = info_span!("encode").entered();
     let plan = &context.spec.plan;
     let size = plan.geometry.canvas;
-    let source = Canvased::new(context.picture, size.width, size.height)?;
+    let source = Canvased::new(context.source(), size.width, size.height)?;
     let WorkFolder { path, files, journal, .. } = work;
     let zl = &mut files.zl;
     let tiles = places(plan);

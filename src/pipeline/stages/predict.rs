@@ -10,7 +10,7 @@ use std::{
 
 use candle_core::{DType, Tensor};
 
-use super::{condition::Conditions, context::Context};
+use super::{condition::Conditions, context::Context, control::ControlSource};
 use crate::{
     backend::Activation,
     canvas::{Latent, NoiseField, Region},
@@ -20,7 +20,7 @@ use crate::{
         progress::Stage,
         queue::{Deliver, Queue},
         retry::retry_smaller,
-        runner::{Call, Prediction},
+        runner::{Call, ControlInput, Prediction},
     },
     priors::attention::AttentionPrior,
     sampler::{Level, Step, add_noise},
@@ -33,19 +33,23 @@ pub const DRAW_LOW_RESOLUTION: u32 = 1;
 #[derive(Clone, Copy)]
 pub struct StepInputs<'a> {
     pub step: &'a Step,
+    /// Its number among the steps that run.
+    pub index: usize,
     pub z: &'a Latent,
     pub zl: &'a Latent,
     /// Latent of the picture at the model's native size, if the job has the attention prior.
     pub low_resolution: Option<&'a Latent>,
     pub noise: &'a NoiseField,
-    /// All regions of the canvas.
+    /// The regions that run in the step, and for each the region whose caption it has.
     pub regions: &'a [Region],
+    pub captions: &'a [usize],
 }
 
 /// A batch of regions on the device, ready for the denoiser.
 struct RegionBatch {
     z: Tensor,
     zl: Option<Tensor>,
+    controls: Vec<ControlInput>,
 }
 
 /// One device at work on the regions of a job.
@@ -53,6 +57,8 @@ pub struct Predictor<'a> {
     context: Context<'a>,
     /// The conditions, on this device.
     conditions: Conditions,
+    /// Sources of the controls' pictures.
+    controls: Vec<ControlSource<'a>>,
     /// Regions per denoiser call: the plan's batch, or less after the device ran out of memory.
     batch: Cell<usize>,
     /// Regions with non-finite predictions in the working precision, predicted again in f32.
@@ -63,11 +69,12 @@ impl<'a> Predictor<'a> {
     /// Predictor of the context's first device.
     ///
     /// # Errors
-    /// A device without memory for the conditions.
+    /// A device without memory for the conditions; a control's picture that cannot be resized.
     pub fn new(context: Context<'a>, conditions: &Conditions) -> Result<Self, Error> {
         let conditions = conditions.to_device(context.runner.device())?;
         let batch = Cell::new(context.spec.plan.memory.batch);
-        Ok(Self { context, conditions, batch, redone: Cell::new(0) })
+        let controls = ControlSource::all(&context)?;
+        Ok(Self { context, conditions, controls, batch, redone: Cell::new(0) })
     }
 
     /// Regions that were predicted again in f32.
@@ -88,7 +95,7 @@ impl<'a> Predictor<'a> {
         queue: &Queue,
         deliver: Deliver<'_, Vec<f32>>,
     ) -> Result<(), Error> {
-        let Self { context, batch, .. } = self;
+        let Self { context, controls, batch, .. } = self;
         let dtype = context.runner.dtype();
         let mut priors: Option<Vec<AttentionPrior>> = None;
         let mut computing: Option<(Range<usize>, Prediction)> = None;
@@ -123,7 +130,7 @@ impl<'a> Predictor<'a> {
                             thread.join().unwrap_or_else(|panic| resume_unwind(panic))
                         }
                         // The first batch, or a smaller one after the device ran out of memory.
-                        _ => gather(context, inputs, range.clone(), dtype),
+                        _ => gather(context, controls, inputs, range.clone(), dtype),
                     };
                     if taken.is_empty() {
                         taken.extend(queue.take_ahead(count));
@@ -133,7 +140,7 @@ impl<'a> Predictor<'a> {
                     // Prefetch: the next batch is gathered and copied to the device while this one is computed.
                     if let Some(next) = next.map(part) {
                         let of_thread = next.clone();
-                        let gather = move || gather(context, inputs, of_thread, dtype);
+                        let gather = move || gather(context, controls, inputs, of_thread, dtype);
                         // Without a thread for it, it is gathered when its turn comes.
                         let thread = Builder::new().spawn_scoped(scope, gather);
                         ahead = thread.ok().map(|thread| (next, thread));
@@ -180,18 +187,18 @@ impl<'a> Predictor<'a> {
     /// Predictions of a batch of regions, concatenated.
     fn predict_batch(
         &self,
-        RegionBatch { z, zl }: RegionBatch,
+        RegionBatch { z, zl, controls }: RegionBatch,
         inputs: StepInputs<'_>,
         priors: &[AttentionPrior],
         range: Range<usize>,
     ) -> Result<Prediction, Error> {
         let Context { runner, spec, .. } = self.context;
-        let batch = &inputs.regions[range];
+        let (batch, captions) = (&inputs.regions[range.clone()], &inputs.captions[range]);
         let layers = self.prior_layers(batch, priors, z.dtype())?;
         let guidance = spec.plan.sampling.guidance;
         runner.predict(
-            &Call { z, zl, timestep: inputs.step.t, guidance },
-            &self.conditions.of_regions(batch)?,
+            &Call { z, zl, timestep: inputs.step.t, guidance, controls },
+            &self.conditions.of_captions(captions)?,
             match &layers {
                 Some(layers) => Prior::Blend { layers, weight: spec.settings.rap },
                 None => Prior::None,
@@ -214,7 +221,8 @@ impl<'a> Predictor<'a> {
         }
         self.redone.set(self.redone.get() + 1);
         let region = region..region + 1;
-        let gathered = gather(&self.context, inputs, region.clone(), DType::F32)?;
+        let controls = &self.controls;
+        let gathered = gather(&self.context, controls, inputs, region.clone(), DType::F32)?;
         let eps = self.predict_batch(gathered, inputs, priors, region)?.values()?;
         if is_finite(&eps) { Ok(eps) } else { refuse() }
     }
@@ -263,11 +271,18 @@ impl<'a> Predictor<'a> {
         let record = |dtype: DType| -> Result<Vec<Activation>, Error> {
             let mut layers = Vec::new();
             let input =
-                |latent: &Latent| input(&self.context, latent.as_slice().to_vec(), shape, dtype);
+                |latent: &Latent| input_of(&self.context, latent.as_slice().to_vec(), shape, dtype);
             let sees = spec.plan.geometry.shape.sees_low_resolution;
             let zl = sees.then(|| input(low_resolution)).transpose()?;
+            let f = spec.plan.geometry.shape.factor;
+            let pixels = (1, f * shape.1, f * shape.2, 3);
+            let controls = working(&self.controls, &self.context, inputs).map(|source| {
+                let pixels = input_of(&self.context, source.whole(), pixels, dtype)?;
+                Ok(control_input(source, pixels))
+            });
+            let controls = controls.collect::<Result<_, Error>>()?;
             runner.predict(
-                &Call { z: input(&z)?, zl, timestep: inputs.step.t, guidance },
+                &Call { z: input(&z)?, zl, timestep: inputs.step.t, guidance, controls },
                 &self.conditions.global()?,
                 Prior::Record(&mut layers),
             )?;
@@ -316,9 +331,25 @@ fn are_finite(layers: &[Activation]) -> candle_core::Result<bool> {
     Ok(true)
 }
 
+/// The controls that work in this step.
+fn working<'s, 'a>(
+    controls: &'s [ControlSource<'a>],
+    context: &Context<'_>,
+    inputs: StepInputs<'_>,
+) -> impl Iterator<Item = &'s ControlSource<'a>> {
+    let (index, steps) = (inputs.index, context.spec.plan.sampling.steps.len());
+    controls.iter().filter(move |source| source.of.works_in(index, steps))
+}
+
+fn control_input(source: &ControlSource<'_>, pixels: Tensor) -> ControlInput {
+    let of = source.of;
+    ControlInput { control: of.control, scale: of.scale, kind: of.kind, pixels }
+}
+
 /// Gathers a batch of regions and copies it to the device.
 fn gather(
     context: &Context<'_>,
+    controls: &[ControlSource<'_>],
     inputs: StepInputs<'_>,
     range: Range<usize>,
     dtype: DType,
@@ -331,14 +362,23 @@ fn gather(
         for (region, values) in batch.iter().zip(values.chunks_exact_mut(size)) {
             latent.gather(region, values)?;
         }
-        input(context, values, (batch.len(), height, width, latent.channels()), dtype)
+        input_of(context, values, (batch.len(), height, width, latent.channels()), dtype)
     };
+    let f = context.spec.plan.geometry.shape.factor;
+    let Region { height, width, .. } = batch[0];
+    let pixels = (batch.len(), f * height, f * width, 3);
+    let controls = working(controls, context, inputs).map(|source| {
+        let mut values = Vec::with_capacity(pixels.0 * pixels.1 * pixels.2 * pixels.3);
+        batch.iter().for_each(|region| source.region(region, &mut values));
+        Ok(control_input(source, input_of(context, values, pixels, dtype)?))
+    });
+    let controls = controls.collect::<Result<_, Error>>()?;
     let sees = context.spec.plan.geometry.shape.sees_low_resolution;
-    Ok(RegionBatch { z: of(inputs.z)?, zl: sees.then(|| of(inputs.zl)).transpose()? })
+    Ok(RegionBatch { z: of(inputs.z)?, zl: sees.then(|| of(inputs.zl)).transpose()?, controls })
 }
 
 /// Input tensor of a call from host values.
-fn input(
+fn input_of(
     context: &Context<'_>,
     values: Vec<f32>,
     shape: (usize, usize, usize, usize),

@@ -56,7 +56,8 @@ impl PreviewCanvas {
     pub fn new(context: &Context<'_>, zl: &Latent) -> Result<Self, Error> {
         let geometry = &context.spec.plan.geometry;
         let scale = PreviewScale::new(geometry);
-        let source = Canvased::new(context.picture, geometry.canvas.width, geometry.canvas.height)?;
+        let source =
+            Canvased::new(context.source(), geometry.canvas.width, geometry.canvas.height)?;
         let (height, width) = scale.size;
         Ok(Self {
             scale,

@@ -20,7 +20,7 @@ pub fn canvas(
 ) -> Result<(), Error> {
     let size = context.spec.plan.geometry.canvas;
     let (width, height) = (size.width, size.height);
-    let source = Canvased::new(context.picture, width, height)?;
+    let source = Canvased::new(context.source(), width, height)?;
     let alpha = context.picture.alpha_resizer(width as u32, height as u32)?;
     let WorkFolder { files: Files { rows: kept, .. }, journal, .. } = work;
     let bands = (0..height).step_by(BAND).map(|top| top..(top + BAND).min(height));

@@ -13,11 +13,11 @@ use super::context::Context;
 use crate::{
     backend::{Params, Reading},
     canvas::{CanvasSize, RegionGrid},
-    caption::wording::Fits,
+    caption::wording::{CaptionLength, Fits},
     image::{Format, Output, Picture},
     model::{
         denoiser::{Conditioning, Denoiser, MicroConditioning, Prior},
-        text::{Cut, TextConditioning},
+        text::{Cut, Prompt, TextConditioning},
         vae::{FeatureMaps, Globals, LayerwiseSize, Vae},
     },
     pipeline::{
@@ -27,8 +27,8 @@ use crate::{
         model::ModelShape,
         model_defaults::ModelDefaults,
         plan::{
-            Plan, WorkAmounts, geometry::Geometry, memory::MemoryPlan, sampling::SamplingPlan,
-            vae_tiling::VaeTiling,
+            Plan, WorkAmounts, geometry::Geometry, mask::MaskPlan, memory::MemoryPlan, regions,
+            sampling::SamplingPlan, vae_tiling::VaeTiling,
         },
         progress::{Progress, Stage},
         runner::{Call, Compute, Prediction},
@@ -121,9 +121,10 @@ impl Compute for Fake {
         self.dtype
     }
 
-    fn encode_texts(&self, texts: &[&str]) -> Result<TextConditioning, Error> {
-        self.encoded.lock().unwrap().extend(texts.iter().map(|&text| text.to_owned()));
-        let lengths: Vec<f32> = texts.iter().map(|text| text.len() as f32).collect();
+    fn encode_texts(&self, texts: &[&Prompt], chunks: usize) -> Result<TextConditioning, Error> {
+        assert_eq!(chunks, 1);
+        self.encoded.lock().unwrap().extend(texts.iter().map(|text| text.words()));
+        let lengths: Vec<f32> = texts.iter().map(|text| text.words().len() as f32).collect();
         let lengths = Tensor::from_vec(lengths, (texts.len(), 1), &Device::Cpu)?;
         Ok(TextConditioning {
             context: lengths.unsqueeze(1)?.into(),
@@ -140,8 +141,21 @@ impl Compute for Fake {
         Ok(self.denoiser.condition(texts, micro)?)
     }
 
-    fn cut(&self, text: &str) -> Result<Option<Cut>, Error> {
+    fn with_guidance(&self, conditions: &Conditioning, scale: f64) -> Result<Conditioning, Error> {
+        Ok(self.denoiser.with_guidance(conditions, scale)?)
+    }
+
+    fn chunks(&self, _: &Prompt) -> Result<usize, Error> {
+        Ok(1)
+    }
+
+    fn cut(&self, text: &Prompt, _: usize) -> Result<Option<Cut>, Error> {
+        let text = text.words();
         Ok((text.len() > 20).then_some(Cut { tokens: text.len(), is_all: true, limit: 20, at: 20 }))
+    }
+
+    fn caption_length(&self) -> CaptionLength {
+        CaptionLength::default()
     }
 
     fn fits(&self) -> Fits<'static> {
@@ -255,17 +269,25 @@ pub fn job_with(settings: Settings, scheduler: &str) -> JobSpec {
         keeps_parts: true,
         batch: 4,
         tile: 20,
+        first_tile: 32,
         captions: None,
         stages: Vec::new(),
     };
+    let mask = settings.mask.as_ref().map(|mask| MaskPlan::new(mask, &geometry).unwrap());
     let plan = Plan {
+        regions: regions::of_steps(&settings, &geometry, &sampling, mask.as_ref()),
+        mask,
+        profile: None,
+        first: None,
         sampling,
+        text_chunks: 1,
         tile_rows: geometry.tiles(canvas.latent_height, memory.tile),
         tile_columns: geometry.tiles(canvas.latent_width, memory.tile),
         vae_tiling: VaeTiling::Independent,
         memory,
         prior_sizes: Vec::new(),
         repaints: true,
+        controls: Vec::new(),
         keeps_decoded: Finish::new(&settings).needs_whole(),
         computes_on: "nothing".to_owned(),
         work: WorkAmounts::default(),
@@ -283,7 +305,7 @@ pub fn picture() -> Picture {
 
 /// Context of a stage.
 pub fn context<'a>(runner: &'a Fake, picture: &'a Picture, spec: &'a JobSpec) -> Context<'a> {
-    Context { runner, others: &[], picture, spec }
+    Context { runner, others: &[], picture, enlarged: None, spec }
 }
 
 /// As [`context`], with further devices.
@@ -293,7 +315,7 @@ pub fn context_of<'a>(
     picture: &'a Picture,
     spec: &'a JobSpec,
 ) -> Context<'a> {
-    Context { runner, others, picture, spec }
+    Context { runner, others, picture, enlarged: None, spec }
 }
 
 /// A work folder that is removed with the test.

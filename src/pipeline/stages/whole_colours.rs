@@ -33,7 +33,7 @@ impl<'a> WholeColours<'a> {
         let Some(picture) = finish.measure() else { return Ok(None) };
         let canvas = context.spec.plan.geometry.canvas;
         let (width, height) = (canvas.width, canvas.height);
-        let source = Canvased::new(context.picture, width, height)?;
+        let source = Canvased::of_output(context)?;
         let rows = MapFile::create(folder, (width, 3))?;
         Ok(Some(Self { finish, source, width, height, folder, rows, picture }))
     }
@@ -71,7 +71,8 @@ impl<'a> WholeColours<'a> {
             let mut pixels = read.map_err(|error| Error::in_file(self.folder, error))?;
             colours.apply(&mut pixels);
             let source = self.source.window(0..self.width, wide.clone());
-            self.finish.rest(&mut pixels, &source, self.width);
+            let shares = self.source.shares(0..self.width, wide.clone());
+            self.finish.rest(&mut pixels, &source, shares.as_deref(), self.width);
             let own = rows.start - wide.start..rows.end - wide.start;
             let own = &pixels[own.start * 3 * self.width..own.end * 3 * self.width];
             take(rows, own.iter().map(|value| (value * 0.5 + 0.5).clamp(0.0, 1.0)).collect())?;

@@ -30,11 +30,12 @@ const Z: [&str; 2] = ["z0", "z1"];
 const HISTORY: &str = "history";
 const PREDICTIONS: &str = "predictions";
 const LOW_RESOLUTION: &str = "low_resolution";
+const ENLARGED: &str = "enlarged";
 const ROWS: &str = "rows";
 /// The most bytes of the job's description, and of its captions.
 const LARGEST_TEXT: u64 = 16 << 20;
 /// All files of a work folder; other files in it are never touched.
-const FILES: [&str; 14] = [
+const FILES: [&str; 15] = [
     JOB,
     JOB_PART,
     CAPTIONS,
@@ -47,6 +48,7 @@ const FILES: [&str; 14] = [
     HISTORY,
     PREDICTIONS,
     LOW_RESOLUTION,
+    ENLARGED,
     ROWS,
     LOCK,
 ];
@@ -62,6 +64,10 @@ pub struct WorkLayout {
     pub regions: (usize, (usize, usize)),
     /// Height and width of the low-resolution latent, if there is one.
     pub low_resolution: Option<(usize, usize)>,
+    /// Rows of what a network makes of the picture before all else, and bytes of one of them, if there is one.
+    pub enlarged: Option<(usize, usize)>,
+    /// The most bytes that making it takes besides.
+    pub enlarging_bytes: u64,
     /// Rows of the output, and bytes of one of them as samples.
     pub rows: (usize, usize),
     /// Bytes of rows that are kept as they are decoded.
@@ -77,13 +83,25 @@ pub struct WorkLayout {
 impl WorkLayout {
     /// Bytes of all files together.
     pub fn bytes(&self) -> u64 {
-        self.canvases().iter().sum::<u64>() + self.samples() + self.decoded_bytes + self.map_bytes
+        let kept = self.canvases().iter().sum::<u64>() + self.enlarged() + self.samples();
+        kept + self.passing()
     }
 
     /// Bytes of the files of a job that keeps nothing: it does not gather rows, and has small canvases in memory.
     pub fn temporary_bytes(&self) -> u64 {
         let large = |bytes: &&u64| **bytes > MEMORY_BYTES as u64;
-        self.canvases().iter().filter(large).sum::<u64>() + self.decoded_bytes + self.map_bytes
+        let enlarged = [self.enlarged()];
+        self.canvases().iter().chain(&enlarged).filter(large).sum::<u64>() + self.passing()
+    }
+
+    /// Bytes of files that are there for a stage.
+    fn passing(&self) -> u64 {
+        self.decoded_bytes + self.map_bytes.max(self.enlarging_bytes)
+    }
+
+    /// Bytes of what a network makes of the picture before all else.
+    fn enlarged(&self) -> u64 {
+        self.enlarged.map_or(0, |(rows, row_bytes)| (rows * row_bytes) as u64)
     }
 
     /// Bytes of each mapped file.
@@ -112,6 +130,7 @@ impl WorkLayout {
     /// The whole work of the job, as its journal counts it.
     pub fn all(&self) -> Done {
         Done {
+            enlarged: self.enlarged.is_some(),
             tiles: self.tiles,
             low_resolution: self.low_resolution.is_some(),
             steps: self.steps,
@@ -134,6 +153,8 @@ pub struct Files {
     /// Noise predictions of all regions, stacked vertically: `[regions · height, width, C]`.
     pub predictions: Latent,
     pub low_resolution: Option<Latent>,
+    /// What a network made of the picture before all else, floats; `None` without one, and where nothing is kept.
+    pub enlarged: Option<RowFile>,
     /// Decoded rows of the output; `None` where nothing is kept.
     pub rows: Option<RowFile>,
 }
@@ -145,7 +166,9 @@ impl Files {
     /// An I/O error.
     pub fn create(folder: &Path, layout: &WorkLayout) -> Result<Self, Error> {
         let rows = RowFile::create(&folder.join(ROWS), layout.rows)?;
-        Self::with(layout, Some(rows), |name, height, width, channels| {
+        let create = |size| RowFile::create(&folder.join(ENLARGED), size);
+        let enlarged = layout.enlarged.map(create).transpose()?;
+        Self::with(layout, (enlarged, Some(rows)), |name, height, width, channels| {
             Latent::create(&folder.join(name), height, width, channels)
         })
     }
@@ -156,7 +179,9 @@ impl Files {
     /// A file that is missing or of another size.
     pub fn open(folder: &Path, layout: &WorkLayout) -> Result<Self, Error> {
         let rows = RowFile::open(&folder.join(ROWS), layout.rows)?;
-        Self::with(layout, Some(rows), |name, height, width, channels| {
+        let open = |size| RowFile::open(&folder.join(ENLARGED), size);
+        let enlarged = layout.enlarged.map(open).transpose()?;
+        Self::with(layout, (enlarged, Some(rows)), |name, height, width, channels| {
             Latent::open(&folder.join(name), height, width, channels)
         })
     }
@@ -166,14 +191,14 @@ impl Files {
     /// # Errors
     /// An I/O error.
     pub fn temporary(folder: &Path, layout: &WorkLayout) -> Result<Self, Error> {
-        Self::with(layout, None, |_, height, width, channels| {
+        Self::with(layout, (None, None), |_, height, width, channels| {
             Latent::temporary(folder, height, width, channels)
         })
     }
 
     fn with(
         layout: &WorkLayout,
-        rows: Option<RowFile>,
+        (enlarged, rows): (Option<RowFile>, Option<RowFile>),
         latent: impl Fn(&str, usize, usize, usize) -> Result<Latent, CanvasError>,
     ) -> Result<Self, Error> {
         let (height, width, channels) = layout.canvas;
@@ -189,6 +214,7 @@ impl Files {
             low_resolution: (layout.low_resolution)
                 .map(|(height, width)| latent(LOW_RESOLUTION, height, width, channels))
                 .transpose()?,
+            enlarged,
             rows,
         })
     }

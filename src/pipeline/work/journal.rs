@@ -17,6 +17,8 @@ use crate::{pipeline::error::Error, temporary::not_through_links};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Record {
+    /// A network has enlarged the picture.
+    Enlarged,
     /// Encoded VAE tiles of the canvas.
     Encoded { tiles: usize },
     /// The picture at the model's native size is encoded.
@@ -32,6 +34,7 @@ pub enum Record {
 /// Progress according to all records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Done {
+    pub enlarged: bool,
     pub tiles: usize,
     pub low_resolution: bool,
     pub steps: usize,
@@ -44,9 +47,11 @@ impl Done {
     /// True if the next record of a job whose whole work is `all` can be this one.
     fn allows(&self, record: Record, all: &Self) -> bool {
         let next = |done: usize, new: usize, all: usize| done < new && new <= all;
+        let enlarged = self.enlarged == all.enlarged;
         let encoded = self.tiles == all.tiles && self.low_resolution == all.low_resolution;
         match record {
-            Record::Encoded { tiles } => next(self.tiles, tiles, all.tiles),
+            Record::Enlarged => all.enlarged && !self.enlarged,
+            Record::Encoded { tiles } => enlarged && next(self.tiles, tiles, all.tiles),
             Record::LowResolution => {
                 all.low_resolution && !self.low_resolution && self.tiles == all.tiles
             }
@@ -64,6 +69,7 @@ impl Done {
 
     fn add(&mut self, record: Record) {
         match record {
+            Record::Enlarged => self.enlarged = true,
             Record::Encoded { tiles } => self.tiles = tiles,
             Record::LowResolution => self.low_resolution = true,
             Record::Predicted { regions } => self.regions = regions,
@@ -111,7 +117,7 @@ impl Journal {
             let mut file = not_through_links().open(path)?;
             let mut text = Vec::new();
             // A line is shorter than 64 bytes and speaks of at least one piece of work.
-            let pieces = all.tiles + (all.regions + 1) * all.steps + all.rows + 2;
+            let pieces = all.tiles + (all.regions + 1) * all.steps + all.rows + 3;
             (&mut file).take(pieces as u64 * 64).read_to_end(&mut text)?;
             let (mut done, mut whole) = (Done::default(), 0);
             for (number, text) in text.split_inclusive(|&byte| byte == b'\n').enumerate() {
@@ -186,8 +192,10 @@ mod tests {
     use super::*;
 
     /// A job of two tiles, one step of three regions and ten rows.
-    const ALL: Done = Done { tiles: 2, low_resolution: true, steps: 2, regions: 3, rows: 10 };
-    const RECORDS: [Record; 8] = [
+    const ALL: Done =
+        Done { enlarged: true, tiles: 2, low_resolution: true, steps: 2, regions: 3, rows: 10 };
+    const RECORDS: [Record; 9] = [
+        Record::Enlarged,
         Record::Encoded { tiles: 1 },
         Record::Encoded { tiles: 2 },
         Record::LowResolution,
@@ -247,7 +255,7 @@ mod tests {
             match Journal::open(&path, &ALL) {
                 // The last line's end: the line counts as cut.
                 Ok(journal) if at + 1 == bytes.len() => {
-                    assert_eq!(journal.done(), after(&RECORDS[..7]));
+                    assert_eq!(journal.done(), after(&RECORDS[..8]));
                 }
                 Ok(journal) => panic!("at {at}: {:?}", journal.done()),
                 Err(error) => assert!(error.to_string().contains("cannot be true"), "at {at}"),
@@ -267,26 +275,29 @@ mod tests {
             assert!(error.ends_with(&expected), "{lies:?}: {error}");
         };
         for (before, lie) in [
-            (0, Record::Encoded { tiles: 3 }),
-            (0, Record::Encoded { tiles: 0 }),
-            (0, Record::LowResolution),
-            (2, Record::Predicted { regions: 1 }),
-            (3, Record::LowResolution),
-            (3, Record::Predicted { regions: 4 }),
-            (3, Record::Predicted { regions: usize::MAX }),
-            (4, Record::Predicted { regions: 2 }),
-            (4, Record::Stepped { steps: 1 }),
-            (5, Record::Stepped { steps: 2 }),
-            (5, Record::Decoded { rows: 10 }),
+            (0, Record::Encoded { tiles: 1 }),
+            (1, Record::Enlarged),
+            (1, Record::Encoded { tiles: 3 }),
+            (1, Record::Encoded { tiles: 0 }),
+            (1, Record::LowResolution),
+            (3, Record::Predicted { regions: 1 }),
+            (4, Record::LowResolution),
+            (4, Record::Predicted { regions: 4 }),
+            (4, Record::Predicted { regions: usize::MAX }),
+            (5, Record::Predicted { regions: 2 }),
+            (5, Record::Stepped { steps: 1 }),
             (6, Record::Stepped { steps: 2 }),
-            (8, Record::Predicted { regions: 1 }),
-            (8, Record::Stepped { steps: 3 }),
-            (8, Record::Decoded { rows: 0 }),
-            (8, Record::Decoded { rows: 11 }),
+            (6, Record::Decoded { rows: 10 }),
+            (7, Record::Stepped { steps: 2 }),
+            (9, Record::Predicted { regions: 1 }),
+            (9, Record::Stepped { steps: 3 }),
+            (9, Record::Decoded { rows: 0 }),
+            (9, Record::Decoded { rows: 11 }),
         ] {
             refused(&[&RECORDS[..before], &[lie]].concat(), &ALL);
         }
-        refused(&RECORDS[..3], &Done { low_resolution: false, ..ALL });
+        refused(&RECORDS[..4], &Done { low_resolution: false, ..ALL });
+        refused(&RECORDS[..1], &Done { enlarged: false, ..ALL });
     }
 
     #[cfg(target_os = "linux")]

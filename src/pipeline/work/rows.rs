@@ -65,6 +65,14 @@ impl RowFile {
         self.file.sync_data()
     }
 
+    /// Its file, for whoever reads it as a whole.
+    ///
+    /// # Errors
+    /// An I/O error.
+    pub fn file(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+
     /// Reads a range of rows.
     ///
     /// # Errors

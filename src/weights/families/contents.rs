@@ -1,6 +1,6 @@
 //! Recognition of a weights file that is not what was asked for, by the names of its tensors.
 
-use super::{autoencoder_kl, t5};
+use super::{autoencoder_kl, qwen3, t5};
 use crate::weights::contents::FileContents;
 use crate::weights::tensors::TensorMap;
 
@@ -10,7 +10,10 @@ impl FileContents {
         let any = |part: &str| tensors.names().any(|name| name.contains(part));
         if any("lora_") || any(".lora.") || any("hada_w") || any("lokr_w") {
             Self::Lora
-        } else if any("control_model.") || any("controlnet_cond_embedding.") {
+        } else if any("control_model.")
+            || any("controlnet_cond_embedding.")
+            || any("input_hint_block.")
+        {
             Self::ControlNet
         } else if let Some(name) = denoiser {
             Self::Denoiser(name)
@@ -20,6 +23,8 @@ impl FileContents {
             Self::TinyVae
         } else if t5::is_in(tensors) {
             Self::T5
+        } else if qwen3::is_in(tensors) {
+            Self::Qwen3
         } else if any("double_blocks.") || any("joint_blocks.") || any("transformer_blocks.") {
             Self::Transformer
         } else if any("text_model.") || any("resblocks.") {

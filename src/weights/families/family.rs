@@ -36,6 +36,12 @@ pub(in crate::weights) trait Family: Debug + Send + Sync {
     /// A configuration that is not supported.
     fn denoiser_names(&self, config: &PartConfig) -> Result<Vec<TensorName>, WeightsError>;
 
+    /// Names (diffusers') of all tensors that the configuration of a control of this family asks for; `None` for one that
+    /// will be refused, as all are where the family has none.
+    fn control_names(&self, _config: &PartConfig) -> Option<Vec<String>> {
+        None
+    }
+
     /// How the states of the text encoders of a model become the context of its denoiser, by its `model_index.json` and
     /// the denoiser's `config.json`.
     fn text_arrangement(&self, index: &Value, denoiser: &Value) -> TextArrangement;
@@ -134,6 +140,7 @@ impl dyn Family + '_ {
             Part::Vae => "vae".into(),
             Part::TextEncoder(0) => "text_encoder".into(),
             Part::TextEncoder(index) => format!("text_encoder_{}", index + 1).into(),
+            Part::Control => "controlnet".into(),
         }
     }
 
@@ -143,6 +150,7 @@ impl dyn Family + '_ {
             Part::Denoiser => self.denoiser_title(),
             Part::Vae => "the VAE",
             Part::TextEncoder(_) => "the text encoder",
+            Part::Control => "the ControlNet",
         }
     }
 
@@ -177,6 +185,7 @@ impl dyn Family + '_ {
                 Some(names.flat_map(|name| [autoencoder_kl::old_name(&name), name]).collect())
             }
             Part::Vae => None,
+            Part::Control => Some(self.control_names(config)?.into_iter().collect()),
             Part::TextEncoder(_) if t5::is_class(&config.class) => {
                 let config = T5Config::from_json(&config.class, json).ok()?;
                 Some(t5::names(&config).into_iter().collect())

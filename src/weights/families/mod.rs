@@ -23,6 +23,8 @@ use super::part::Part;
 use super::part_file::{PartFile, Prediction};
 use super::tensors::TensorMap;
 
+pub(super) use stable_diffusion::{control, find_control};
+
 pub(super) use family::{
     Checkpoint, CheckpointEncoder, CheckpointTokenizer, Family, LoraNames, tokenizer_folder,
 };

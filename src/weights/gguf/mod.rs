@@ -12,6 +12,7 @@
 //! `tools/convert.py` and `loader.py` (a UNet alone; `comfy.gguf.orig_shape.NAME` where it was
 //! reshaped to rows of 256).
 
+mod byte_pairs;
 mod export;
 mod keys;
 pub(super) mod llama_cpp;
@@ -23,6 +24,7 @@ mod tests;
 mod vocabulary;
 mod write;
 
+pub(super) use byte_pairs::{qwen_tokenizer, qwen3_config};
 pub use export::Summary;
 pub(super) use export::export;
 pub(super) use pieces::t5_tokenizer;

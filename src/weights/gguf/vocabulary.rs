@@ -24,8 +24,8 @@ const MOST_CUTS: usize = 1 << 28;
 /// llama.cpp's `llama_token_type`.
 const NORMAL: i128 = 1;
 const UNKNOWN: i128 = 2;
-const CONTROL: i128 = 3;
-const USER_DEFINED: i128 = 4;
+pub(super) const CONTROL: i128 = 3;
+pub(super) const USER_DEFINED: i128 = 4;
 
 /// Vocabulary of sentencepiece's kind, with the picture's token, which older files lack.
 pub(super) struct Vocabulary<'a> {

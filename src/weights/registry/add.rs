@@ -7,10 +7,11 @@ use super::{
     FileEntry, Kind, LoraRef, ModelEntry, ModelError, Registry, Role, RunDefaults, Source, Store,
     check,
 };
+use crate::weights::control::ControlFiles;
 use crate::weights::file_kind::FileKind;
 use crate::weights::hub::{TransferProgress, TransferWork, sha256_file};
 use crate::weights::source::{has_extension, in_hub_cache, refuse_foreign};
-use crate::weights::{LlavaFiles, WeightsError, lora};
+use crate::weights::{EnlargerFiles, LlavaFiles, LoraScale, WeightsError, lora};
 
 /// Extensions of files that belong to a model, among all that may lie in a folder.
 const EXTENSIONS: [&str; 6] = ["safetensors", "gguf", "json", "txt", "model", "jinja"];
@@ -20,10 +21,10 @@ const MAX_DEPTH: usize = 3;
 /// The user's own weights.
 #[derive(Clone, Debug, Default)]
 pub struct OwnWeights {
-    /// model: a folder in diffusers layout, a `.safetensors` or a `.gguf` file; or a LLaVA model
+    /// model: a folder in diffusers layout, a `.safetensors` or a `.gguf` file; or a LLaVA model, a ControlNet, or an enlarging network
     pub weights: PathBuf,
     /// LoRAs, each a file or the name of an installed LoRA, with its scale
-    pub loras: Vec<(PathBuf, f64)>,
+    pub loras: Vec<(PathBuf, LoraScale)>,
     /// denoiser in place of the model's own: a folder or a file
     pub denoiser: Option<PathBuf>,
     /// T5 text encoder in place of the model's own: a folder or a file
@@ -58,8 +59,20 @@ pub fn add(
         return taken("an installed model", true);
     }
     let kind = kind_of(&own.weights);
-    if kind == Kind::Captioner {
-        check_captioner(&own)?;
+    match kind {
+        Kind::Captioner => check_alone(
+            &own,
+            "a LLaVA model describes pictures: it has no LoRA, UNet, text encoder, VAE, or sampling",
+        )?,
+        Kind::Control => check_alone(
+            &own,
+            "a ControlNet stands beside a model: it has no LoRA, UNet, text encoder, VAE, or sampling",
+        )?,
+        Kind::Enlarger => check_alone(
+            &own,
+            "an enlarging network alone: it has no LoRA, UNet, text encoder, VAE, or sampling",
+        )?,
+        Kind::Diffusion | Kind::Vae | Kind::Lora => {}
     }
     // What is wrong with the files is said before anything is made for them.
     gather(store, &own, kind)?;
@@ -88,7 +101,8 @@ fn gather(
     own: &OwnWeights,
     kind: Kind,
 ) -> Result<(Vec<Source>, Vec<LoraRef>), ModelError> {
-    let mut sources = vec![find(&own.weights, Role::Model, kind)?];
+    let main = if kind == Kind::Control { Role::Control } else { Role::Model };
+    let mut sources = vec![find(&own.weights, main, kind)?];
     if let Some(path) = mmproj_of(own, kind)? {
         sources.push(find(&path, Role::Mmproj, kind)?);
     }
@@ -99,7 +113,8 @@ fn gather(
             (Some(_), Some(file)) => file.path.clone(),
             _ => source.path.as_deref().unwrap_or(path).to_string_lossy().into_owned(),
         };
-        loras.push(LoraRef { model: None, file: Some(file), scale: *scale });
+        let LoraScale { scale, blocks } = scale.clone();
+        loras.push(LoraRef { model: None, file: Some(file), scale, blocks });
         sources.push(source);
     }
     if let Some(path) = &own.denoiser {
@@ -116,20 +131,26 @@ fn gather(
 
 /// Purpose of weights, by their description.
 fn kind_of(path: &Path) -> Kind {
-    if LlavaFiles::is_at(path) { Kind::Captioner } else { Kind::Diffusion }
+    if EnlargerFiles::is_at(path) {
+        Kind::Enlarger
+    } else if LlavaFiles::is_at(path) {
+        Kind::Captioner
+    } else if ControlFiles::is_at(path) {
+        Kind::Control
+    } else {
+        Kind::Diffusion
+    }
 }
 
-/// Refuses changes to a diffusion model for a captioner.
-fn check_captioner(own: &OwnWeights) -> Result<(), ModelError> {
+/// Refuses changes to a diffusion model for what is none.
+fn check_alone(own: &OwnWeights, reason: &str) -> Result<(), ModelError> {
     let parts = [&own.denoiser, &own.text_encoder, &own.vae];
     if own.loras.is_empty() && parts.iter().all(|part| part.is_none()) && own.run.is_empty() {
         return Ok(());
     }
     Err(ModelError::NotWeights {
         path: own.weights.display().to_string(),
-        reason:
-            "a LLaVA model describes pictures: it has no LoRA, UNet, text encoder, VAE, or sampling"
-                .to_owned(),
+        reason: reason.to_owned(),
     })
 }
 
@@ -175,12 +196,17 @@ fn find(path: &Path, role: Role, kind: Kind) -> Result<Source, ModelError> {
         Ok(absolute) if absolute.exists() => in_hub_cache(&absolute),
         _ => return not("no such file or folder"),
     };
+    if kind == Kind::Enlarger {
+        return Ok(enlarger(path));
+    }
     let mut names = Vec::new();
     if path.is_dir() {
         let needed = match role {
             // The folder has been recognised as a captioner already.
             Role::Model if kind == Kind::Captioner => "",
             Role::Model => "model_index.json",
+            // Recognised already as well.
+            Role::Control => "",
             Role::Denoiser | Role::TextEncoder | Role::Vae => "config.json",
             Role::Lora | Role::Mmproj => return not("a folder; name the file in it"),
         };
@@ -202,7 +228,7 @@ fn find(path: &Path, role: Role, kind: Kind) -> Result<Source, ModelError> {
         let (known, read): (&[_], fn(FileKind) -> bool) = match role {
             Role::Lora => (&["safetensors", "sft"], |kind| kind == FileKind::Safetensors),
             Role::Mmproj => (&["gguf"], |kind| kind == FileKind::Gguf),
-            Role::Model | Role::Denoiser | Role::TextEncoder | Role::Vae => {
+            Role::Model | Role::Denoiser | Role::TextEncoder | Role::Vae | Role::Control => {
                 (&["safetensors", "sft", "gguf"], FileKind::is_read)
             }
         };
@@ -216,6 +242,22 @@ fn find(path: &Path, role: Role, kind: Kind) -> Result<Source, ModelError> {
         .map(|path| FileEntry { path, size: None, sha256: None, optional: false })
         .collect();
     Ok(Source { repository: None, revision: None, role, path: Some(path.clone()), files })
+}
+
+/// The files of an enlarging network, one or a pair, in their folder.
+fn enlarger(path: &Path) -> Source {
+    let paths =
+        EnlargerFiles::open(path).map_or_else(|_| Vec::new(), |files| files.paths().to_vec());
+    let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let (place, names) = match &paths[..] {
+        [] | [_] => (path.to_owned(), vec![String::new()]),
+        several => (path.parent().unwrap_or(path).to_owned(), several.iter().map(name).collect()),
+    };
+    let files = names
+        .into_iter()
+        .map(|path| FileEntry { path, size: None, sha256: None, optional: false })
+        .collect();
+    Source { repository: None, revision: None, role: Role::Model, path: Some(place), files }
 }
 
 /// Notes sizes and digests of the user's own files.

@@ -39,8 +39,12 @@ pub enum Kind {
     Vae,
     /// A low-rank change to a diffusion model.
     Lora,
+    /// A ControlNet beside a diffusion model's denoiser.
+    Control,
     /// Describing pictures.
     Captioner,
+    /// Enlarging pictures before they are repainted.
+    Enlarger,
 }
 
 /// Terms of use.
@@ -90,6 +94,8 @@ pub enum Role {
     Vae,
     /// A LoRA.
     Lora,
+    /// A ControlNet.
+    Control,
     /// The vision tower of a captioner whose decoder is a GGUF file.
     Mmproj,
 }
@@ -111,12 +117,21 @@ pub struct FileEntry {
 /// Defaults of a run with a model. A setting that is missing has the program's default.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RunDefaults {
-    /// `ddim`, `tcd`, `euler` or `lcm`
+    /// `faithful`, `balanced`, `creative` or `fast`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
+    /// target of the prediction, where it is not that of the base's scheduler: `epsilon`, `v_prediction` or `sample`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prediction_type: Option<String>,
+    /// name of a sampler
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sampler: Option<String>,
     /// `trailing`, `leading` or `linspace`
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timestep_spacing: Option<String>,
+    /// `simple`, `karras`, `exponential` or `beta`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sigmas: Option<String>,
     /// the timesteps themselves, falling
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timesteps: Option<Vec<u32>>,
@@ -161,6 +176,9 @@ pub struct LoraRef {
     /// 1 is as trained
     #[serde(default = "as_trained")]
     pub scale: f64,
+    /// weights of blocks, as [`LoraScale`](crate::weights::LoraScale) has them
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub blocks: Vec<f64>,
 }
 
 fn as_trained() -> f64 {
@@ -175,7 +193,9 @@ impl Kind {
             Self::Diffusion => "diffusion",
             Self::Vae => "vae",
             Self::Lora => "lora",
+            Self::Control => "control",
             Self::Captioner => "captioner",
+            Self::Enlarger => "enlarger",
         }
     }
 }

@@ -141,6 +141,7 @@ mod tests {
             assert!(whole.licence.is_some(), "{}", entry.name);
             let wanted = if entry.kind == Kind::Lora { Role::Lora } else { Role::Model };
             let wanted = if entry.kind == Kind::Vae { Role::Vae } else { wanted };
+            let wanted = if entry.kind == Kind::Control { Role::Control } else { wanted };
             let mains = whole.sources.iter().filter(|source| source.role == wanted).count();
             assert_eq!(mains, 1, "{}", entry.name);
             for lora in &whole.run.loras {

@@ -59,6 +59,24 @@ vectorized! {
     }
 }
 
+vectorized! {
+    /// `slopes` is one for all, or one for each of the values by turns.
+    fn leaky_relu_slice(x: &[f32], slopes: &[f32], y: &mut [MaybeUninit<f32>]) {
+        let leaky = |x: f32, slope: f32| if x > 0.0 { x } else { slope * x };
+        if let &[slope] = slopes {
+            for (y, &x) in y.iter_mut().zip(x) {
+                y.write(leaky(x, slope));
+            }
+            return;
+        }
+        for (y, x) in y.chunks_mut(slopes.len()).zip(x.chunks(slopes.len())) {
+            for ((y, &x), &slope) in y.iter_mut().zip(x).zip(slopes) {
+                y.write(leaky(x, slope));
+            }
+        }
+    }
+}
+
 pub(super) fn silu(x: &Tensor) -> Result<Tensor> {
     map(x, silu_slice)
 }
@@ -103,4 +121,20 @@ pub(super) fn geglu(x: &Tensor) -> Result<Tensor> {
         }
     })?;
     Tensor::from_vec(y, shape, &Device::Cpu)
+}
+
+/// `slopes` is one for all, or one for each channel.
+pub(super) fn leaky_relu(x: &Tensor, slopes: &[f32]) -> Result<Tensor> {
+    let y = with_values([&x.contiguous()?], |[x]| {
+        let piece = (PIECE / slopes.len()).max(1) * slopes.len();
+        // SAFETY: the pieces are all of it, each of whole pixels.
+        unsafe {
+            written(x.len(), |y| {
+                y.par_chunks_mut(piece)
+                    .zip(x.par_chunks(piece))
+                    .for_each(|(y, x)| leaky_relu_slice(x, slopes, y));
+            })
+        }
+    })?;
+    Tensor::from_vec(y, x.shape(), &Device::Cpu)
 }

@@ -7,7 +7,7 @@ mod launch;
 mod launch_metal;
 mod metal;
 
-use candle_core::{D, Result};
+use candle_core::{D, Result, Tensor};
 
 use super::{OpForm, form, plain_cost};
 use crate::backend::{Activation, Operation};
@@ -104,5 +104,40 @@ pub fn swiglu(gate: &Activation, value: &Activation) -> Result<Activation> {
         OpForm::Cuda => cuda::swiglu(gate, value),
         OpForm::Metal => metal::swiglu(gate, value),
         OpForm::Composed => gate.silu()?.mul(value),
+    }
+}
+
+/// `max(x, 0) + slope·min(x, 0)` (`torch.nn.functional.leaky_relu`), any shape. GPUs compose it.
+///
+/// # Errors
+/// Those of the backend.
+pub fn leaky_relu(x: &Activation, slope: f64) -> Result<Activation> {
+    match form(Operation::LeakyRelu, [x]) {
+        OpForm::Cpu => cpu::leaky_relu(x.tensor()?, &[slope as f32]).map(Activation::from),
+        OpForm::CpuCost(trace) => plain_cost(trace, &[x], x.shape()),
+        OpForm::Cuda | OpForm::Metal | OpForm::Composed => {
+            let positive = x.relu()?;
+            x.affine(slope, 0.0)?.add(&positive.affine(1.0 - slope, 0.0)?)
+        }
+    }
+}
+
+/// `max(x, 0) + slope·min(x, 0)` with a slope for each channel, `[…, C]` and `[C]` (`torch.nn.PReLU`). GPUs compose it.
+///
+/// # Errors
+/// Another number of channels, or those of the backend.
+pub fn prelu(x: &Activation, slopes: &Tensor) -> Result<Activation> {
+    if slopes.dims() != [x.dim(D::Minus1)?] {
+        candle_core::bail!("prelu: {:?} and slopes of {:?}", x.shape(), slopes.shape());
+    }
+    match form(Operation::LeakyRelu, [x]) {
+        OpForm::Cpu => {
+            cpu::leaky_relu(x.tensor()?, &slopes.to_vec1::<f32>()?).map(Activation::from)
+        }
+        OpForm::CpuCost(trace) => plain_cost(trace, &[x], x.shape()),
+        OpForm::Cuda | OpForm::Metal | OpForm::Composed => {
+            let negative = x.affine(-1.0, 0.0)?.relu()?;
+            x.relu()?.sub(&negative.broadcast_mul(&slopes.into())?)
+        }
     }
 }

@@ -28,9 +28,7 @@ impl UNetLayer {
         vb: &Params,
     ) -> Result<Self> {
         let resnet = ResnetBlock::load(input, level.channels, config, &vb.pp("resnets").pp(index))?;
-        let attention = level
-            .transformer
-            .as_ref()
+        let attention = (level.transformers.get(index))
             .map(|transformer| {
                 let vb = vb.pp("attentions").pp(index);
                 SpatialTransformer::load(level.channels, transformer, config, &vb)
@@ -109,12 +107,11 @@ impl DownBlock {
     }
 }
 
-/// The coarsest level's residual block, transformer, residual block.
+/// The coarsest level's residual block, and the transformer and residual block behind it where there are any.
 #[derive(Clone, Debug)]
 pub(super) struct MidBlock {
     before: ResnetBlock,
-    attention: SpatialTransformer,
-    after: ResnetBlock,
+    attention: Option<(SpatialTransformer, ResnetBlock)>,
 }
 
 impl MidBlock {
@@ -123,16 +120,12 @@ impl MidBlock {
         let resnet = |index: usize| {
             ResnetBlock::load(channels, channels, config, &vb.pp("resnets").pp(index))
         };
-        Ok(Self {
-            before: resnet(0)?,
-            attention: SpatialTransformer::load(
-                channels,
-                &mid.transformer,
-                config,
-                &vb.pp("attentions").pp(0),
-            )?,
-            after: resnet(1)?,
-        })
+        let attention = mid.transformer.as_ref().map(|transformer| {
+            let vb = vb.pp("attentions").pp(0);
+            let attention = SpatialTransformer::load(channels, transformer, config, &vb)?;
+            Ok::<_, candle_core::Error>((attention, resnet(1)?))
+        });
+        Ok(Self { before: resnet(0)?, attention: attention.transpose()? })
     }
 
     pub(super) fn forward(
@@ -143,8 +136,12 @@ impl MidBlock {
         cursor: &mut PriorCursor,
     ) -> Result<Activation> {
         let x = self.before.forward(x, emb)?;
-        let x = self.attention.forward(&x, context, cursor)?;
-        self.after.forward(&x, emb)
+        match &self.attention {
+            Some((attention, after)) => {
+                after.forward(&attention.forward(&x, context, cursor)?, emb)
+            }
+            None => Ok(x),
+        }
     }
 }
 

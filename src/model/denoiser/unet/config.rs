@@ -6,7 +6,8 @@
 use serde_json::{Map, Value};
 
 use super::error::UNetError;
-use crate::ranges;
+use super::fields::Fields;
+use crate::{model::denoiser::control::ControlShape, ranges};
 
 /// More than any UNet of the family has.
 const MAX_LEVELS: usize = 8;
@@ -43,15 +44,16 @@ pub struct LevelConfig {
     pub channels: usize,
     /// residual blocks; the decoder has one more than the encoder
     pub resnets: usize,
-    /// the transformer after each residual block, of a `CrossAttn…Block2D`
-    pub transformer: Option<TransformerConfig>,
+    /// the transformer after each residual block, of a `CrossAttn…Block2D`; else none
+    pub transformers: Vec<TransformerConfig>,
 }
 
 /// Residual block, transformer, residual block at the coarsest level.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MidConfig {
     pub channels: usize,
-    pub transformer: TransformerConfig,
+    /// without one, there is the first residual block alone (`UNetMidBlock2D`: SSD-1B, Segmind Vega)
+    pub transformer: Option<TransformerConfig>,
 }
 
 /// One `Transformer2DModel`.
@@ -74,6 +76,8 @@ pub struct TimeConfig {
     /// cosines before sines
     pub flip_sin_to_cos: bool,
     pub freq_shift: f64,
+    /// sinusoidal features of the strength of guidance, for a model that is given it (`time_cond_proj_dim`)
+    pub guidance_features: Option<usize>,
 }
 
 /// SDXL's added conditioning: the pooled text embedding and six numbers (sizes and crop).
@@ -122,7 +126,9 @@ impl UNetConfig {
             return Err(fields.invalid("block_out_channels", &reason));
         }
         let resnets = fields.per_level("layers_per_block", levels, 2)?;
-        let depths = fields.per_level("transformer_layers_per_block", levels, 1)?;
+        let depths = fields.depths("transformer_layers_per_block", &resnets)?;
+        let up_resnets: Vec<usize> = resnets.iter().rev().map(|resnets| resnets + 1).collect();
+        let up_depths = fields.up_depths(&depths, &up_resnets)?;
         let context_widths = fields.per_level("cross_attention_dim", levels, 1280)?;
         // diffusers named the number of heads `attention_head_dim` by mistake and kept it.
         let heads_field = if fields.get("num_attention_heads").is_some() {
@@ -137,10 +143,14 @@ impl UNetConfig {
                 return Err(fields.invalid(heads_field, &reason));
             }
         }
-        let transformer = |level: usize| TransformerConfig {
-            depth: depths[level],
+        let transformer = |level: usize, depth: usize| TransformerConfig {
+            depth,
             heads: heads[level],
             context_width: context_widths[level],
+        };
+        let transformers = |level: usize, attends: bool, depths: &[usize]| {
+            let depths = if attends { depths } else { &[] };
+            depths.iter().map(|&depth| transformer(level, depth)).collect()
         };
 
         let cross = "CrossAttnDownBlock2D";
@@ -155,26 +165,34 @@ impl UNetConfig {
             .map(|level| LevelConfig {
                 channels: channels[level],
                 resnets: resnets[level],
-                transformer: down_attends[level].then(|| transformer(level)),
+                transformers: transformers(level, down_attends[level], &depths[level]),
             })
             .collect();
         let up = (0..levels)
             .rev()
-            .zip(&up_attends)
-            .map(|(level, &attends)| LevelConfig {
+            .zip(up_attends.iter().zip(&up_depths))
+            .map(|(level, (&attends, depths))| LevelConfig {
                 channels: channels[level],
                 resnets: resnets[level] + 1,
-                transformer: attends.then(|| transformer(level)),
+                transformers: transformers(level, attends, depths),
             })
             .collect();
         let coarsest = levels - 1;
+        let mid_depth = || match depths[coarsest][..] {
+            [depth, ref rest @ ..] if rest.iter().all(|other| *other == depth) => Ok(depth),
+            _ => Err(fields.unsupported("transformer_layers_per_block")),
+        };
         let mid = match fields.0.get("mid_block_type") {
             Some(Value::Null) => None,
+            Some(kind) if kind == "UNetMidBlock2D" => {
+                Some(MidConfig { channels: channels[coarsest], transformer: None })
+            }
             Some(other) if other != "UNetMidBlock2DCrossAttn" => {
                 return Err(fields.unsupported("mid_block_type"));
             }
             _ => {
-                Some(MidConfig { channels: channels[coarsest], transformer: transformer(coarsest) })
+                let transformer = Some(transformer(coarsest, mid_depth()?));
+                Some(MidConfig { channels: channels[coarsest], transformer })
             }
         };
 
@@ -183,6 +201,7 @@ impl UNetConfig {
             width: fields.optional_size("time_embedding_dim")?.unwrap_or(4 * channels[0]),
             flip_sin_to_cos: fields.flag("flip_sin_to_cos", true)?,
             freq_shift: fields.number("freq_shift", 0.0)?,
+            guidance_features: fields.optional_size("time_cond_proj_dim")?,
         };
         let added = match fields.get("addition_embed_type") {
             None => None,
@@ -231,20 +250,40 @@ impl UNetConfig {
         let size_at = |level: usize| (height.div_ceil(1 << level), width.div_ceil(1 << level));
         let levels = self.down.len();
         let mut sizes = Vec::new();
-        let mut push = |level: usize, layers: usize, transformer: Option<&TransformerConfig>| {
-            let visits = layers * transformer.map_or(0, |transformer| transformer.depth);
+        let mut push = |level: usize, transformers: &[TransformerConfig]| {
+            let visits = transformers.iter().map(|transformer| transformer.depth).sum();
             sizes.extend(std::iter::repeat_n(size_at(level), visits));
         };
         for (level, block) in self.down.iter().enumerate() {
-            push(level, block.resnets, block.transformer.as_ref());
+            push(level, &block.transformers);
         }
-        if let Some(mid) = &self.mid {
-            push(levels - 1, 1, Some(&mid.transformer));
-        }
+        let mid = self.mid.as_ref().and_then(|mid| mid.transformer.as_ref());
+        push(levels - 1, mid.map(std::slice::from_ref).unwrap_or_default());
         for (block, level) in self.up.iter().zip((0..levels).rev()) {
-            push(level, block.resnets, block.transformer.as_ref());
+            push(level, &block.transformers);
         }
         sizes
+    }
+
+    /// Shape of a control for it, whose picture has `factor` pixels for each side of a latent pixel.
+    #[must_use]
+    pub fn control_shape(&self, factor: usize) -> ControlShape {
+        let mut skips: Vec<usize> =
+            self.down.first().map(|level| level.channels).into_iter().collect();
+        for (index, level) in self.down.iter().enumerate() {
+            let downsample = usize::from(index + 1 < self.down.len());
+            skips.extend(std::iter::repeat_n(level.channels, level.resnets + downsample));
+        }
+        let attends = self.down.iter().find_map(|level| level.transformers.first());
+        let attends = attends.or(self.mid.as_ref().and_then(|mid| mid.transformer.as_ref()));
+        ControlShape {
+            inputs: self.in_channels,
+            context: attends.map(|transformer| transformer.context_width),
+            added: self.added.as_ref().map(|added| added.input_width),
+            skips,
+            middle: self.mid.as_ref().map_or(0, |mid| mid.channels),
+            factor,
+        }
     }
 
     /// Product of the strides on the way down: heights and widths in latent pixels that are multiples
@@ -255,185 +294,51 @@ impl UNetConfig {
     }
 }
 
-/// A JSON object read field by field, so that every error names its field.
-struct Fields<'a>(&'a Map<String, Value>);
-
-impl Fields<'_> {
-    /// Refuses every field of diffusers' configuration whose value would change the mathematics in
-    /// a way that is not implemented.
-    fn refuse_unsupported(&self) -> Result<(), UNetError> {
-        for name in [
-            "class_embed_type",
-            "class_embeddings_concat",
-            "center_input_sample",
-            "cross_attention_norm",
-            "dual_cross_attention",
-            "encoder_hid_dim",
-            "encoder_hid_dim_type",
-            "num_class_embeds",
-            "resnet_skip_time_act",
-            "reverse_transformer_layers_per_block",
-            "time_cond_proj_dim",
-            "time_embedding_act_fn",
-            "timestep_post_act",
-        ] {
-            if self.get(name).is_some_and(|value| *value != Value::Bool(false)) {
-                return Err(self.unsupported(name));
-            }
-        }
-        for (name, only) in [
-            ("attention_type", "default"),
-            ("resnet_time_scale_shift", "default"),
-            ("time_embedding_type", "positional"),
-        ] {
-            if self.get(name).is_some_and(|value| value != only) {
-                return Err(self.unsupported(name));
-            }
-        }
-        for name in ["mid_block_scale_factor", "resnet_out_scale_factor"] {
-            if self.number(name, 1.0)? != 1.0 {
-                return Err(self.unsupported(name));
-            }
-        }
-        // `swish` is diffusers' other name of SiLU.
-        if self.get("act_fn").is_some_and(|value| value != "silu" && value != "swish") {
-            return Err(self.unsupported("act_fn"));
-        }
-        for name in ["only_cross_attention", "mid_block_only_cross_attention"] {
-            let off = match self.get(name) {
-                None | Some(Value::Bool(false)) => true,
-                Some(Value::Array(levels)) => levels.iter().all(|level| *level == false),
-                Some(_) => false,
-            };
-            if !off {
-                return Err(self.unsupported(name));
-            }
-        }
-        // Present but null, these mean "no norm" and "no text", not the default.
-        for name in ["norm_num_groups", "cross_attention_dim"] {
-            if self.0.get(name).is_some_and(Value::is_null) {
-                return Err(self.unsupported(name));
-            }
-        }
-        Ok(())
-    }
-
-    fn get(&self, name: &str) -> Option<&Value> {
-        self.0.get(name).filter(|value| !value.is_null())
-    }
-
-    fn flag(&self, name: &str, default: bool) -> Result<bool, UNetError> {
-        self.get(name).map_or(Ok(default), |value| {
-            value.as_bool().ok_or_else(|| self.invalid(name, "is not true or false"))
-        })
-    }
-
-    fn number(&self, name: &str, default: f64) -> Result<f64, UNetError> {
-        self.get(name).map_or(Ok(default), |value| {
-            value.as_f64().ok_or_else(|| self.invalid(name, "is not a number"))
-        })
-    }
-
-    fn optional_size(&self, name: &str) -> Result<Option<usize>, UNetError> {
-        self.get(name).map(|value| self.one_size(name, value)).transpose()
-    }
-
-    fn size(&self, name: &str, default: usize) -> Result<usize, UNetError> {
-        Ok(self.optional_size(name)?.unwrap_or(default))
-    }
-
-    fn needed(&self, name: &str) -> Result<usize, UNetError> {
-        self.optional_size(name)?.ok_or_else(|| self.invalid(name, "is missing"))
-    }
-
-    fn one_size(&self, name: &str, value: &Value) -> Result<usize, UNetError> {
-        value
-            .as_u64()
-            .and_then(|size| usize::try_from(size).ok())
-            .ok_or_else(|| self.invalid(name, "is not a whole number"))
-    }
-
-    fn list(&self, name: &str, default: &[usize]) -> Result<Vec<usize>, UNetError> {
-        let Some(value) = self.get(name) else { return Ok(default.to_vec()) };
-        let entries = value.as_array().ok_or_else(|| self.invalid(name, "is not a list"))?;
-        entries.iter().map(|entry| self.one_size(name, entry)).collect()
-    }
-
-    /// One number for all levels, or a list with one for each.
-    fn per_level(
-        &self,
-        name: &str,
-        levels: usize,
-        default: usize,
-    ) -> Result<Vec<usize>, UNetError> {
-        match self.get(name) {
-            Some(Value::Array(_)) => {
-                let list = self.list(name, &[])?;
-                self.check_length(name, list.len(), levels)?;
-                Ok(list)
-            }
-            _ => Ok(vec![self.size(name, default)?; levels]),
-        }
-    }
-
-    /// `true` for each level whose block has transformers.
-    fn block_types(
-        &self,
-        name: &str,
-        levels: usize,
-        default: &[&str],
-        with_attention: &str,
-        without: &str,
-    ) -> Result<Vec<bool>, UNetError> {
-        let types = match self.get(name) {
-            None => default.to_vec(),
-            Some(Value::Array(list)) => {
-                list.iter().map(|kind| kind.as_str().unwrap_or_default()).collect()
-            }
-            Some(_) => return Err(self.invalid(name, "is not a list")),
-        };
-        self.check_length(name, types.len(), levels)?;
-        types
-            .into_iter()
-            .map(|kind| match kind {
-                kind if kind == with_attention => Ok(true),
-                kind if kind == without => Ok(false),
-                _ => Err(self.unsupported(name)),
-            })
-            .collect()
-    }
-
-    fn sample_size(&self) -> Result<Option<(usize, usize)>, UNetError> {
-        if !matches!(self.get("sample_size"), Some(Value::Array(_))) {
-            return Ok(self.optional_size("sample_size")?.map(|side| (side, side)));
-        }
-        match self.list("sample_size", &[])?[..] {
-            [height, width] => Ok(Some((height, width))),
-            _ => Err(self.invalid("sample_size", "is neither one number nor two")),
-        }
-    }
-
-    fn check_length(&self, name: &str, length: usize, levels: usize) -> Result<(), UNetError> {
-        if length == levels {
-            return Ok(());
-        }
-        let reason = format!("has {length} entries for the {levels} of block_out_channels");
-        Err(self.invalid(name, &reason))
-    }
-
-    fn invalid(&self, field: &str, reason: &str) -> UNetError {
-        UNetError::Invalid { field: field.to_owned(), reason: reason.to_owned() }
-    }
-
-    fn unsupported(&self, field: &str) -> UNetError {
-        let value = self.0.get(field).map_or_else(|| "null".to_owned(), Value::to_string);
-        UNetError::Unsupported { field: field.to_owned(), value }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn depths_of_a_level_are_one_number_or_one_for_each_layer() {
+        let depths = |level: &LevelConfig| {
+            level.transformers.iter().map(|transformer| transformer.depth).collect::<Vec<_>>()
+        };
+        let levels = r#""block_out_channels": [320, 640, 1280],
+            "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+            "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"]"#;
+        let read = |more: &str| UNetConfig::from_json(&format!("{{{levels}, {more}}}"));
+        let sdxl = read(r#""transformer_layers_per_block": [1, 2, 10]"#).unwrap();
+        assert_eq!(
+            sdxl.up.iter().map(depths).collect::<Vec<_>>(),
+            [vec![10; 3], vec![2; 3], vec![]]
+        );
+        assert_eq!(sdxl.mid.unwrap().transformer.unwrap().depth, 10);
+        // As segmind/SSD-1B has it.
+        let lists = r#""transformer_layers_per_block": [1, [2, 2], [4, 4]],
+            "reverse_transformer_layers_per_block": [[4, 4, 10], [2, 1, 1], 1]"#;
+        let ssd = read(&format!(r#"{lists}, "mid_block_type": "UNetMidBlock2D""#)).unwrap();
+        assert_eq!(
+            ssd.down.iter().map(depths).collect::<Vec<_>>(),
+            [vec![], vec![2, 2], vec![4, 4]]
+        );
+        let up: Vec<_> = ssd.up.iter().map(depths).collect();
+        assert_eq!(up, [vec![4, 4, 10], vec![2, 1, 1], vec![]]);
+        assert_eq!(ssd.mid.as_ref().unwrap().transformer, None);
+        assert_eq!(ssd.cross_attention_sizes(8, 8).len(), 4 + 8 + 18 + 4);
+        for (more, reason) in [
+            (r#""transformer_layers_per_block": [1, [2, 2], 4]"#, "is missing"),
+            (r#""transformer_layers_per_block": [1, [2], 4]"#, "list of 1 for 2 layers"),
+            (r#""reverse_transformer_layers_per_block": [1, 2]"#, "has 2 entries"),
+            (
+                r#""transformer_layers_per_block": [1, 2, [4, 3]],
+                   "reverse_transformer_layers_per_block": [4, 2, 1]"#,
+                "`transformer_layers_per_block`",
+            ),
+        ] {
+            let error = read(more).unwrap_err().to_string();
+            assert!(error.contains(reason), "{error}");
+        }
+    }
 
     #[test]
     fn sizes_that_no_model_has_are_refused_before_anything_is_allocated() {

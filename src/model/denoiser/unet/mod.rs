@@ -4,31 +4,39 @@
 
 mod blocks;
 mod config;
+mod control;
+mod control_config;
+mod control_picture;
 mod embedding;
+mod encoder;
 mod error;
+mod fields;
 mod resnet;
 mod transformer;
 
 use std::sync::Arc;
 
-use candle_core::DType;
 use serde_json::Value;
 
 use super::{
     conditioning::{Conditioning, MicroConditioning},
+    control::{ControlShape, ControlSignal},
     error::DenoiserError,
     network::{DenoiserClass, DenoisingNetwork},
     prior::{Prior, PriorCursor},
     shape::DenoiserShape,
 };
-use crate::backend::ops::{Conv2d, GroupNorm};
+use crate::backend::ops::{Conv2d, GroupNorm, add};
 use crate::backend::{Activation, MatmulPrecision, Params};
 use crate::model::text::{TextConditioner, TextConditioning};
-use blocks::{DownBlock, MidBlock, UpBlock};
+use blocks::UpBlock;
 pub use config::{
     LevelConfig, MidConfig, TextTimeConfig, TimeConfig, TransformerConfig, UNetConfig,
 };
-use embedding::UNetEmbedding;
+pub use control::ControlNetModel;
+pub(super) use control::{CLASS as CONTROL_CLASS, UNION_CLASS as CONTROL_UNION_CLASS};
+pub use control_config::{ControlNetConfig, UnionConfig};
+use encoder::Encoder;
 pub use error::UNetError;
 
 /// The class in diffusers' configurations.
@@ -48,14 +56,10 @@ const MICRO_NUMBERS: usize = 6;
 #[derive(Clone, Debug)]
 pub struct UNet2DConditionModel {
     config: UNetConfig,
-    conv_in: Conv2d,
-    embedding: UNetEmbedding,
-    down_blocks: Vec<DownBlock>,
-    mid_block: Option<MidBlock>,
+    encoder: Encoder,
     up_blocks: Vec<UpBlock>,
     conv_norm_out: GroupNorm,
     conv_out: Conv2d,
-    dtype: DType,
     weight_bytes: usize,
 }
 
@@ -80,28 +84,9 @@ impl UNet2DConditionModel {
             });
         };
         let bytes_before = vb.bytes_kept();
-        let (kernel, first) = (config.conv_in_kernel, finest.channels);
-        // The first and the last layers take little time, but their rounding would affect every pixel.
-        let exact = vb.with_precision(MatmulPrecision::F32);
-        let conv_in =
-            Conv2d::load(config.in_channels, first, kernel, 1, kernel / 2, &exact.pp("conv_in"))?;
-        let embedding = UNetEmbedding::load(&config.time, config.added.as_ref(), &exact)?;
-
-        let mut skips = vec![first];
-        let mut channels = first;
-        let mut down_blocks = Vec::with_capacity(config.down.len());
-        for (index, level) in config.down.iter().enumerate() {
-            let last = index + 1 == config.down.len();
-            let vb = vb.pp("down_blocks").pp(index);
-            down_blocks.push(DownBlock::load(channels, level, last, &config, &mut skips, &vb)?);
-            channels = level.channels;
-        }
-        let mid_block = config
-            .mid
-            .as_ref()
-            .map(|mid| MidBlock::load(mid, &config, &vb.pp("mid_block")))
-            .transpose()?;
-        channels = coarsest.channels;
+        let first = finest.channels;
+        let (encoder, mut skips) = Encoder::load(&config, vb)?;
+        let mut channels = coarsest.channels;
         let mut up_blocks = Vec::with_capacity(config.up.len());
         for (index, level) in config.up.iter().enumerate() {
             let last = index + 1 == config.up.len();
@@ -113,17 +98,15 @@ impl UNet2DConditionModel {
         let conv_norm_out =
             GroupNorm::load(config.norm_groups, first, config.norm_eps, &vb.pp("conv_norm_out"))?;
         let kernel = config.conv_out_kernel;
+        // The last layer takes little time, but its rounding would affect every pixel.
+        let exact = vb.with_precision(MatmulPrecision::F32);
         let conv_out =
             Conv2d::load(first, config.out_channels, kernel, 1, kernel / 2, &exact.pp("conv_out"))?;
         Ok(Self {
-            conv_in,
-            embedding,
-            down_blocks,
-            mid_block,
+            encoder,
             up_blocks,
             conv_norm_out,
             conv_out,
-            dtype: vb.dtype(),
             weight_bytes: vb.bytes_kept() - bytes_before,
             config,
         })
@@ -133,6 +116,42 @@ impl UNet2DConditionModel {
     #[must_use]
     pub fn config(&self) -> &UNetConfig {
         &self.config
+    }
+
+    /// `sample` is `[B, h, w, in_channels]`, the result `[B, h, w, out_channels]`. Sizes that the strides do not
+    /// divide work as in diffusers: the decoder follows the sizes of the encoder. What a control adds goes to the skip
+    /// connections and to the output of the middle, which are not seen by the encoder and the middle themselves.
+    fn compute(
+        &self,
+        sample: &Activation,
+        timestep: f64,
+        cond: &Conditioning,
+        prior: Prior<'_>,
+        control: Option<ControlSignal>,
+    ) -> candle_core::Result<Activation> {
+        let mut cursor = PriorCursor::new(prior);
+        let emb = resnet::activate(&self.encoder.embed(sample, timestep, cond)?)?;
+        let context = cond.context.to_dtype(self.encoder.dtype())?;
+        let x = self.encoder.begin(sample)?;
+        let (mut x, mut skips) = self.encoder.forward(x, &emb, &context, &mut cursor)?;
+        if let Some(ControlSignal { skips: added, middle }) = control {
+            if added.len() != skips.len() {
+                candle_core::bail!(
+                    "unet: a control for {} skip connections, of {}",
+                    added.len(),
+                    skips.len()
+                );
+            }
+            for (skip, added) in skips.iter_mut().zip(added) {
+                *skip = add(skip, &added)?;
+            }
+            x = add(&x, &middle)?;
+        }
+        for block in &self.up_blocks {
+            x = block.forward(&x, &emb, &context, &mut skips, &mut cursor)?;
+        }
+        cursor.finish()?;
+        self.conv_out.forward(&self.conv_norm_out.forward_silu(&x)?)
     }
 }
 
@@ -148,8 +167,8 @@ impl DenoisingNetwork for UNet2DConditionModel {
         let config = &self.config;
         let (width, pooled) = text.widths();
         let mut taken = (config.down.iter().chain(&config.up))
-            .filter_map(|level| level.transformer.as_ref())
-            .chain(config.mid.as_ref().map(|mid| &mid.transformer));
+            .flat_map(|level| &level.transformers)
+            .chain(config.mid.as_ref().and_then(|mid| mid.transformer.as_ref()));
         if let Some(other) = taken.find(|transformer| transformer.context_width != width) {
             return Err(DenoiserError::Text(format!(
                 "the UNet takes text of width {}, the text encoders make {width}",
@@ -174,21 +193,33 @@ impl DenoisingNetwork for UNet2DConditionModel {
         micro: MicroConditioning,
     ) -> candle_core::Result<Conditioning> {
         let rows = text.context.dim(0)?;
-        let micro = self.embedding.micro(micro, rows, text.context.trace())?;
-        let pooled = match (&micro, &text.pooled) {
-            (None, _) => None,
-            (Some(_), Some(pooled)) => Some(pooled.clone()),
-            (Some(_), None) => candle_core::bail!("unet: a text without a pooled embedding"),
+        let micro = self.encoder.embedding.micro(micro, rows, text.context.trace())?;
+        let pooled = match (self.encoder.embedding.has_added(), &text.pooled) {
+            (false, _) => None,
+            (true, Some(pooled)) => Some(pooled.clone()),
+            (true, None) => candle_core::bail!("unet: a text without a pooled embedding"),
         };
         Ok(Conditioning { context: text.context.clone(), lengths: None, pooled, micro })
+    }
+
+    fn embeds_guidance(&self) -> bool {
+        self.encoder.embedding.has_guidance()
+    }
+
+    fn with_guidance(&self, cond: &Conditioning, scale: f64) -> candle_core::Result<Conditioning> {
+        let micro = match &cond.micro {
+            Some(micro) if self.embeds_guidance() => {
+                Some(self.encoder.embedding.with_guidance(micro, scale)?)
+            }
+            other => other.clone(),
+        };
+        Ok(Conditioning { micro, ..cond.clone() })
     }
 
     fn prior_sizes(&self, height: usize, width: usize) -> Vec<(usize, usize)> {
         self.config.cross_attention_sizes(height, width)
     }
 
-    /// `sample` is `[B, h, w, in_channels]`, the result `[B, h, w, out_channels]`. Sizes that the strides do not
-    /// divide work as in diffusers: the decoder follows the sizes of the encoder.
     fn forward(
         &self,
         sample: &Activation,
@@ -196,40 +227,50 @@ impl DenoisingNetwork for UNet2DConditionModel {
         cond: &Conditioning,
         prior: Prior<'_>,
     ) -> candle_core::Result<Activation> {
-        let (batch, _, _, channels) = sample.dims4()?;
-        let (context_batch, _, _) = cond.context.dims3()?;
-        if channels != self.config.in_channels || context_batch != batch {
-            candle_core::bail!(
-                "unet: a sample of {:?} with a context of {:?}, for {} input channels",
-                sample.shape(),
-                cond.context.shape(),
-                self.config.in_channels
+        self.compute(sample, timestep, cond, prior, None)
+    }
+
+    fn check_control(&self, control: &ControlShape) -> Result<(), DenoiserError> {
+        let unsuited = |reason: String| Err(DenoiserError::Unsuited(reason));
+        let own = self.config.control_shape(control.factor);
+        if control.inputs != own.inputs {
+            return unsuited(format!(
+                "it takes {} channels, the model's UNet {}",
+                control.inputs, own.inputs
+            ));
+        }
+        if control.context.is_some() && control.context != own.context {
+            return unsuited(format!(
+                "it takes text of width {}, the model's UNet of {}",
+                control.context.unwrap_or(0),
+                own.context.map_or_else(|| "none".to_owned(), |width| width.to_string())
+            ));
+        }
+        if control.added.is_some() && control.added != own.added {
+            return unsuited(
+                "it takes added conditions (a pooled text and sizes) that the model does not have"
+                    .to_owned(),
             );
         }
-        let mut cursor = PriorCursor::new(prior);
-        let emb = self.embedding.forward(
-            timestep,
-            batch,
-            cond.pooled.as_ref(),
-            cond.micro.as_ref(),
-            sample.trace(),
-        )?;
-        let emb = resnet::activate(&emb)?;
-        let context = cond.context.to_dtype(self.dtype)?;
+        if self.config.mid.is_none() || (&control.skips, control.middle) != (&own.skips, own.middle)
+        {
+            return unsuited(format!(
+                "its features have the channels {:?} and {}, those of the model's UNet {:?} and {}",
+                control.skips, control.middle, own.skips, own.middle
+            ));
+        }
+        Ok(())
+    }
 
-        let mut x = self.conv_in.forward(&sample.to_dtype(self.dtype)?)?;
-        let mut skips = vec![x.clone()];
-        for block in &self.down_blocks {
-            x = block.forward(&x, &emb, &context, &mut skips, &mut cursor)?;
-        }
-        if let Some(block) = &self.mid_block {
-            x = block.forward(&x, &emb, &context, &mut cursor)?;
-        }
-        for block in &self.up_blocks {
-            x = block.forward(&x, &emb, &context, &mut skips, &mut cursor)?;
-        }
-        cursor.finish()?;
-        self.conv_out.forward(&self.conv_norm_out.forward_silu(&x)?)
+    fn forward_controlled(
+        &self,
+        sample: &Activation,
+        timestep: f64,
+        cond: &Conditioning,
+        prior: Prior<'_>,
+        control: ControlSignal,
+    ) -> candle_core::Result<Activation> {
+        self.compute(sample, timestep, cond, prior, Some(control))
     }
 
     fn weight_bytes(&self) -> usize {

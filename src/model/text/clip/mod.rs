@@ -12,6 +12,7 @@ use crate::backend::{Activation, Params, Trace};
 use crate::model::clip_layer::{ClipLayer, LayerShape};
 pub use config::{ClipTextConfig, HiddenAct, PoolAt};
 pub use tokenizer::ClipTokenizer;
+use tokenizer::VECTORS;
 pub(super) use tokenizer::check_description;
 
 /// The classes in transformers' configurations, without the projection and with it.
@@ -29,6 +30,8 @@ pub(super) fn has_projection(class: &str) -> Option<bool> {
 #[derive(Clone, Debug)]
 pub struct ClipTextModel {
     tokens: Tensor,
+    /// vectors of embeddings, `[count, width]`, whose ids go on from [`VECTORS`]
+    vectors: Option<Tensor>,
     positions: Tensor,
     layers: Vec<ClipLayer>,
     final_norm: LayerNorm,
@@ -58,6 +61,7 @@ impl ClipTextModel {
         };
         let embeddings = body.pp("embeddings");
         Ok(Self {
+            vectors: None,
             tokens: embeddings.get((config.vocab_size, width), "token_embedding.weight")?,
             positions: embeddings
                 .get((config.max_position_embeddings, width), "position_embedding.weight")?,
@@ -79,6 +83,32 @@ impl ClipTextModel {
         })
     }
 
+    /// The same encoder, which knows the vectors of embeddings, `[count, width]` in any precision, in the order of their
+    /// names.
+    ///
+    /// # Errors
+    /// Those of the backend.
+    pub fn with_vectors(self, vectors: &Tensor) -> Result<Self> {
+        let vectors = vectors.to_device(self.tokens.device())?.to_dtype(self.tokens.dtype())?;
+        Ok(Self { vectors: Some(vectors), ..self })
+    }
+
+    /// The rows of tokens, `[ids, width]`, from the vocabulary and from the vectors of embeddings.
+    fn rows(&self, ids: &[u32]) -> Result<Tensor> {
+        let is_of_embedding = |id: &u32| *id >= VECTORS;
+        let mut parts = Vec::new();
+        for run in ids.chunk_by(|one, other| is_of_embedding(one) == is_of_embedding(other)) {
+            let (table, first) = match &self.vectors {
+                Some(vectors) if is_of_embedding(&run[0]) => (vectors, VECTORS),
+                _ => (&self.tokens, 0),
+            };
+            let run: Vec<u32> = run.iter().map(|id| id - first).collect();
+            let run = Tensor::new(run, table.device())?;
+            parts.push(table.index_select(&run, 0)?);
+        }
+        if parts.len() == 1 { Ok(parts.remove(0)) } else { Tensor::cat(&parts, 0) }
+    }
+
     /// Encodes sequences of equal length, `N ≤ max_position_embeddings`, under a causal mask; within
     /// `trace` their shapes alone.
     ///
@@ -97,7 +127,12 @@ impl ClipTextModel {
             );
         }
         let flat = sequences.concat();
-        if let Some(id) = flat.iter().find(|&&id| id as usize >= self.config.vocab_size) {
+        let vectors = self.vectors.as_ref().map_or(0, |vectors| vectors.dims()[0]);
+        let is_known = |id: u32| match id.checked_sub(VECTORS) {
+            Some(index) => (index as usize) < vectors,
+            None => (id as usize) < self.config.vocab_size,
+        };
+        if let Some(id) = flat.iter().find(|&&id| !is_known(id)) {
             candle_core::bail!(
                 "text encoder: token {id} is outside the vocabulary of {}",
                 self.config.vocab_size
@@ -105,8 +140,7 @@ impl ClipTextModel {
         }
         let shape = (sequences.len(), length, self.config.hidden_size);
         let tokens = Activation::make(trace, shape, self.tokens.dtype(), || {
-            let ids = Tensor::from_vec(flat, sequences.len() * length, self.tokens.device())?;
-            self.tokens.index_select(&ids, 0)?.reshape(shape)
+            self.rows(&flat)?.reshape(shape)
         })?;
         let mut h = tokens.broadcast_add(&self.positions.narrow(0, 0, length)?.into())?;
         let mut penultimate = h.clone();
@@ -147,11 +181,11 @@ impl ClipTextModel {
     }
 
     /// Position of the pooled state, as in transformers' `pooler_output`: a sequence without the wanted
-    /// token is pooled at its start.
+    /// token is pooled at its start. Vectors of embeddings have no place among the vocabulary's ids.
     fn pool_position(&self, ids: &[u32]) -> usize {
         let wanted = match self.config.pool_at {
             PoolAt::Token(id) => id,
-            PoolAt::LargestId => ids.iter().copied().max().unwrap_or(0),
+            PoolAt::LargestId => ids.iter().copied().filter(|&id| id < VECTORS).max().unwrap_or(0),
         };
         ids.iter().position(|&id| id == wanted).unwrap_or(0)
     }

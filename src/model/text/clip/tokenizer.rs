@@ -2,18 +2,22 @@
 //! (`models/clip/tokenization_clip.py`): NFC, white space to one space, lower case, a split into
 //! words, digits and runs of signs, and byte-level BPE with `</w>` at the end of words.
 
+use std::collections::HashMap;
+use std::ops::Range;
+
 use serde_json::Value;
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::normalizers::{Lowercase, NFC, Replace, replace::ReplacePattern};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
-use tokenizers::{SplitDelimiterBehavior, Tokenizer};
+use tokenizers::{AddedToken, SplitDelimiterBehavior, Tokenizer};
 
 use crate::model::text::byte_pairs::BytePairs;
+use crate::model::text::chunks::{Chunk, Unit, chunks};
 use crate::model::text::tokenizing::{
-    Named, added_tokens, check_sides, cut, head, largest_id, parse, reach, tokenizer_error,
+    GREATEST_ID, Named, added_tokens, check_sides, head, largest_id, parse, reach, tokenizer_error,
 };
-use crate::model::text::{Cut, TextError, TokenIds, TokenizerFiles};
+use crate::model::text::{Cut, EmbeddingName, Piece, TextError, TokenIds, TokenizerFiles};
 
 /// CLIP's word pattern. The literal special tokens come first, so that one that was not taken out
 /// before (by another capitalization, say) still stays in one piece.
@@ -33,7 +37,15 @@ pub struct ClipTokenizer {
     length: usize,
     /// Characters of a text beyond which no token of it can count; see [`head`].
     reach: usize,
+    /// The token that ends a chunk of a long prompt sooner than in the middle of a phrase.
+    comma: Option<u32>,
+    largest_id: u32,
+    /// The ids of the vectors that stand for a token, for those of embeddings.
+    vectors: HashMap<u32, Range<u32>>,
 }
+
+/// The id of the first vector of all embeddings: beyond every vocabulary.
+pub(in crate::model::text) const VECTORS: u32 = 2 * GREATEST_ID;
 
 impl ClipTokenizer {
     /// Builds the tokenizer from the contents of its files.
@@ -98,7 +110,95 @@ impl ClipTokenizer {
             .filter(|length| (2..=4096).contains(length))
             .unwrap_or(DEFAULT_LENGTH);
         let reach = reach(length, longest.unwrap_or(0));
-        Ok(Self { tokenizer, start, end, pad, length, reach })
+        let comma = tokenizer.token_to_id(",</w>");
+        let largest_id = largest_id(&tokenizer);
+        let vectors = HashMap::new();
+        Ok(Self { tokenizer, start, end, pad, length, reach, comma, largest_id, vectors })
+    }
+
+    /// The same tokenizer, for which names stand for vectors of embeddings. Their ids lie beyond every vocabulary, each
+    /// embedding's behind those of the one before.
+    ///
+    /// # Errors
+    /// Those of the tokenizer.
+    pub fn with_embeddings(mut self, embeddings: &[EmbeddingName]) -> Result<Self, TextError> {
+        let mut first = VECTORS;
+        for EmbeddingName { names, vectors } in embeddings {
+            let ids = first..first + *vectors as u32;
+            first = ids.end;
+            for name in names {
+                // As a word in capital or small letters, and not in the middle of another.
+                let is_word = name.starts_with(char::is_alphanumeric)
+                    && name.ends_with(char::is_alphanumeric);
+                if self.tokenizer.token_to_id(name).is_some() {
+                    return Err(TextError::Mismatch(format!(
+                        "an embedding cannot be named `{name}`, which is a token of the vocabulary: name it as in \
+                         --embedding NAME=FILE"
+                    )));
+                }
+                let token = AddedToken::from(name.as_str(), false).single_word(is_word);
+                self.tokenizer.add_tokens([token]).map_err(tokenizer_error)?;
+                let Some(token) = self.tokenizer.token_to_id(name) else {
+                    return Err(TextError::Tokenizer(format!(
+                        "the embedding `{name}` has no token"
+                    )));
+                };
+                self.vectors.insert(token, ids.clone());
+            }
+        }
+        Ok(self)
+    }
+
+    /// The ids of a text, those of vectors in the place of their token, and each with its place in the text.
+    fn ids(&self, text: &str) -> Result<Vec<(u32, usize)>, TextError> {
+        let encoding = self.tokenizer.encode(text, false).map_err(tokenizer_error)?;
+        let mut ids = Vec::with_capacity(encoding.len());
+        for (&id, &(at, _)) in encoding.get_ids().iter().zip(encoding.get_offsets()) {
+            match self.vectors.get(&id) {
+                None => ids.push((id, at)),
+                Some(vectors) => ids.extend(vectors.clone().map(|id| (id, at))),
+            }
+        }
+        Ok(ids)
+    }
+
+    /// The chunks of a weighted prompt, each with start and end and of [`length`](Self::length): one at least.
+    ///
+    /// # Errors
+    /// A prompt of too many chunks, or those of the tokenizer.
+    pub fn chunks(&self, pieces: &[Piece]) -> Result<Vec<Chunk>, TextError> {
+        let mut units = Vec::new();
+        for piece in pieces {
+            let Piece::Text(text, weight) = piece else {
+                units.push(Unit::Break);
+                continue;
+            };
+            let weight = *weight as f32;
+            let encoding = self.tokenizer.encode(text.as_str(), false).map_err(tokenizer_error)?;
+            units.extend(encoding.get_ids().iter().map(|id| match self.vectors.get(id) {
+                None => Unit::Token(*id, weight),
+                Some(vectors) => Unit::Vectors(vectors.clone(), weight),
+            }));
+        }
+        let chunks = chunks(units.into_iter(), self.length - 2, self.comma)?;
+        let framed = chunks.into_iter().map(|chunk| {
+            let (ids, mut weights): (Vec<_>, Vec<_>) = chunk.into_iter().unzip();
+            weights.insert(0, 1.0);
+            weights.resize(self.length, 1.0);
+            Chunk::new(self.framed(ids.into_iter()), weights)
+        });
+        Ok(framed.collect())
+    }
+
+    /// Ids between the start and the end token, cut so that both fit and padded to [`length`](Self::length).
+    fn framed(&self, words: impl Iterator<Item = u32>) -> TokenIds {
+        let mut ids = Vec::with_capacity(self.length);
+        ids.push(self.start);
+        ids.extend(words.take(self.length - 2));
+        ids.push(self.end);
+        let count = ids.len();
+        ids.resize(self.length, self.pad);
+        TokenIds { ids, count }
     }
 
     /// The ids of `text` between the start and the end token, cut so that both fit and padded to
@@ -107,16 +207,7 @@ impl ClipTokenizer {
     /// # Errors
     /// Those of the tokenizer's regular expressions.
     pub fn encode(&self, text: &str) -> Result<TokenIds, TextError> {
-        let text = head(text, self.reach);
-        let encoding = self.tokenizer.encode(text, false).map_err(tokenizer_error)?;
-        let words = encoding.get_ids();
-        let mut ids = Vec::with_capacity(self.length);
-        ids.push(self.start);
-        ids.extend_from_slice(&words[..words.len().min(self.length - 2)]);
-        ids.push(self.end);
-        let count = ids.len();
-        ids.resize(self.length, self.pad);
-        Ok(TokenIds { ids, count })
+        Ok(self.framed(self.ids(head(text, self.reach))?.into_iter().map(|(id, _)| id)))
     }
 
     /// Truncation of `text` by [`encode`](Self::encode); `None` if it fits.
@@ -124,13 +215,16 @@ impl ClipTokenizer {
     /// # Errors
     /// Those of the tokenizer's regular expressions.
     pub fn cut(&self, text: &str) -> Result<Option<Cut>, TextError> {
-        cut(&self.tokenizer, (text, head(text, self.reach)), self.length - 2)
+        let counted = head(text, self.reach);
+        let (ids, limit) = (self.ids(counted)?, self.length - 2);
+        let is_all = counted.len() == text.len();
+        Ok(ids.get(limit).map(|&(_, at)| Cut { tokens: ids.len(), is_all, limit, at }))
     }
 
-    /// The largest id that a text can get.
+    /// The largest id of its vocabulary.
     #[must_use]
     pub fn largest_id(&self) -> u32 {
-        largest_id(&self.tokenizer)
+        self.largest_id
     }
 
     /// The number of ids of every text (77 for CLIP).

@@ -11,10 +11,11 @@ use tokenizers::pre_tokenizers::whitespace::WhitespaceSplit;
 
 use super::pieces::{Pieces, UNKNOWN};
 use super::{charsmap, spiece};
+use crate::model::text::chunks::Chunk;
 use crate::model::text::tokenizing::{
     Named, added_tokens, check_sides, cut, head, largest_id, parse, reach, require, tokenizer_error,
 };
-use crate::model::text::{Cut, TextError, TokenIds, TokenizerFiles};
+use crate::model::text::{Cut, Piece, TextError, TokenIds, TokenizerFiles};
 
 /// Length of sequences where nobody asks for another: that T5 was trained with.
 const DEFAULT_LENGTH: usize = 512;
@@ -113,13 +114,35 @@ impl T5Tokenizer {
         let encoding = (self.tokenizer)
             .encode(head(text, reach(self.length, self.longest)), false)
             .map_err(tokenizer_error)?;
-        let pieces = encoding.get_ids();
+        Ok(self.ended(encoding.get_ids().iter().copied()))
+    }
+
+    /// The ids and weights of a weighted prompt, in one sequence as [`encode`](Self::encode) makes it; a break is white
+    /// space.
+    ///
+    /// # Errors
+    /// Those of the tokenizer.
+    pub fn weighted(&self, pieces: &[Piece]) -> Result<Chunk, TextError> {
+        let (mut ids, mut weights) = (Vec::new(), Vec::new());
+        for piece in pieces {
+            let Piece::Text(text, weight) = piece else { continue };
+            let encoding = self.tokenizer.encode(text.as_str(), false).map_err(tokenizer_error)?;
+            ids.extend_from_slice(encoding.get_ids());
+            weights.resize(ids.len(), *weight as f32);
+        }
+        let tokens = self.ended(ids.into_iter());
+        weights.truncate(tokens.count - 1);
+        weights.resize(self.length, 1.0);
+        Ok(Chunk::new(tokens, weights))
+    }
+
+    fn ended(&self, pieces: impl Iterator<Item = u32>) -> TokenIds {
         let mut ids = Vec::with_capacity(self.length);
-        ids.extend_from_slice(&pieces[..pieces.len().min(self.length - 1)]);
+        ids.extend(pieces.take(self.length - 1));
         ids.push(self.end);
         let count = ids.len();
         ids.resize(self.length, self.pad);
-        Ok(TokenIds { ids, count })
+        TokenIds { ids, count }
     }
 
     /// Truncation of `text` by [`encode`](Self::encode); `None` if it fits.

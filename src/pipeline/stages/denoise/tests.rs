@@ -17,6 +17,7 @@ use crate::{
     image::Picture,
     pipeline::{
         job::JobSpec,
+        mask::Mask,
         runner::{Call, Compute},
         settings::Settings,
     },
@@ -151,6 +152,46 @@ fn moves_the_same(level: Level) {
         assert!((clean - noise).abs() < 1e-6, "{clean} for {noise}");
     }
     assert!(z.iter().zip(&z_clean).any(|(before, after)| (before - after).abs() > 0.01));
+}
+
+/// A mask of the output that keeps its left half.
+fn right_half() -> Mask {
+    let rgb = (0..60 * 40).flat_map(|at| [if at % 60 < 30 { 0.0 } else { 1.0 }; 3]).collect();
+    Mask::new(Picture::from_rgb(60, 40, rgb).unwrap())
+}
+
+#[test]
+fn what_a_mask_keeps_ends_as_the_latent_of_the_input_and_its_regions_do_not_run() {
+    let (picture, all) = (picture(), job(settings()));
+    for jitter in [false, true] {
+        let mask = Some(right_half());
+        let spec = job(Settings { mask, tile_jitter: jitter, ..settings() });
+        let predicted = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&predicted);
+        let runner = Fake::new(move |call| {
+            counted.fetch_add(call.z.dims()[0], Ordering::Relaxed);
+            share(call)
+        });
+        let bench = Bench::new();
+        let mut watcher = Watcher::default();
+        let ours = denoise(&runner, (&picture, &spec), &bench, &mut watcher).unwrap();
+        let running: usize = spec.plan.regions.iter().map(|step| step.len()).sum();
+        assert_eq!(predicted.load(Ordering::Relaxed), running);
+        assert_eq!((watcher.done, watcher.total), (running, running));
+        assert!(running < 2 * spec.plan.regions[0].grid.len(), "{running}");
+        let whole = Fake::new(share);
+        let other =
+            denoise(&whole, (&picture, &all), &Bench::new(), &mut Watcher::default()).unwrap();
+        for (at, (ours, other)) in ours.iter().zip(&other).enumerate() {
+            // Thirty cells of four channels in a row.
+            if at / 4 % 30 < 15 {
+                assert_eq!(*ours, (at % 13) as f32 / 6.0 - 1.0, "{at}");
+            } else {
+                // Noise that is a share of the canvas is the same whatever the grid.
+                assert!((ours - other).abs() < 1e-5, "{at}: {ours} for {other}");
+            }
+        }
+    }
 }
 
 #[test]

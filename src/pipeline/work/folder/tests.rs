@@ -4,6 +4,8 @@ const LAYOUT: WorkLayout = WorkLayout {
     canvas: (8, 12, 4),
     history: 2,
     regions: (6, (8, 8)),
+    enlarged: None,
+    enlarging_bytes: 0,
     low_resolution: Some((4, 6)),
     rows: (32, 144),
     decoded_bytes: 0,

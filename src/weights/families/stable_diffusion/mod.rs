@@ -5,6 +5,7 @@
 //! `comfy/supported_models.py` (marker tensors, which SD 2 predicts v).
 
 mod checkpoint;
+mod control;
 mod unet_names;
 mod unet_shapes;
 
@@ -20,6 +21,7 @@ use crate::weights::part_file::{
     LatentScale, Naming, PartFile, PartPlace, Prediction, Shapes, find, part_config,
 };
 use crate::weights::tensors::{Take, TensorMap, TensorName};
+pub(in crate::weights) use control::{control, find_control};
 
 /// The family.
 #[derive(Debug)]
@@ -43,19 +45,28 @@ const SDXL_SIDE: usize = 128;
 /// (ComfyUI's rule for `output_blocks.11.1.transformer_blocks.0.norm1.bias`: nothing else in the file tells).
 const SD2_V_DEVIATION: f32 = 0.09;
 
-/// Names in LoRA files (kohya-ss/sd-scripts `networks/lora.py`; diffusers' folders).
+/// Names in LoRA files (kohya-ss/sd-scripts `networks/lora.py`, `networks/oft.py`; LyCORIS `wrapper.py`; diffusers'
+/// folders; ComfyUI `comfy/lora.py`; whole checkpoints).
 const LORA: LoraNames = LoraNames {
     prefixes: &[
         ("lora_unet_", Part::Denoiser),
         ("lora_te_", Part::TextEncoder(0)),
         ("lora_te1_", Part::TextEncoder(0)),
         ("lora_te2_", Part::TextEncoder(1)),
+        ("oft_unet_", Part::Denoiser),
+        ("lycoris_", Part::Denoiser),
         ("unet.", Part::Denoiser),
         ("text_encoder.", Part::TextEncoder(0)),
         ("text_encoder_2.", Part::TextEncoder(1)),
         ("diffusion_model.", Part::Denoiser),
         // As a whole checkpoint names its UNet.
         ("model.diffusion_model.", Part::Denoiser),
+        ("cond_stage_model.transformer.", Part::TextEncoder(0)),
+        ("cond_stage_model.model.", Part::TextEncoder(0)),
+        ("conditioner.embedders.0.transformer.", Part::TextEncoder(0)),
+        ("conditioner.embedders.1.model.", Part::TextEncoder(1)),
+        ("text_encoders.clip_l.transformer.", Part::TextEncoder(0)),
+        ("text_encoders.clip_g.transformer.", Part::TextEncoder(1)),
     ],
     text_readers: &["attn2_to_k", "attn2_to_v"],
 };
@@ -79,6 +90,10 @@ impl Family for StableDiffusion {
         })?;
         let names = unet_names::names(&resolved).into_iter();
         Ok(names.map(|(ours, theirs)| (ours, theirs, Take::Whole)).collect())
+    }
+
+    fn control_names(&self, config: &PartConfig) -> Option<Vec<String>> {
+        control::control_names(config)
     }
 
     fn text_arrangement(&self, _: &Value, _: &Value) -> TextArrangement {
@@ -179,6 +194,8 @@ fn unet(
     }
     let shapes = Shapes { tensors, prefix };
     let mut config = unet_shapes::config(&shapes, naming, pooled).map_err(&fail)?;
+    let conv_out = if naming == Naming::Ldm { "out.2.weight" } else { "conv_out.weight" };
+    config["out_channels"] = shapes.size(conv_out, 0).map_err(&fail)?.into();
     let sdxl = !config["addition_embed_type"].is_null();
     let sd2 = !sdxl && config["use_linear_projection"] == true;
     // Attention scores of SD 2.1 overflow f16.
@@ -211,7 +228,7 @@ fn unet(
 
 /// Standard deviation of the first norm's bias in the last transformer; 0 where there is none.
 fn deviation_of_last_norm(config: &UNetConfig, tensors: &TensorMap) -> Result<f32, WeightsError> {
-    let Some(level) = config.up.last().filter(|level| level.transformer.is_some()) else {
+    let Some(level) = config.up.last().filter(|level| !level.transformers.is_empty()) else {
         return Ok(0.0);
     };
     let transformer = format!("up_blocks.{}.attentions.{}", config.up.len() - 1, level.resnets - 1);

@@ -13,6 +13,11 @@ pub(super) fn names(config: &UNetConfig) -> Vec<(String, String)> {
     names.module("conv_in", "input_blocks.0.0");
     names.module("time_embedding.linear_1", "time_embed.0");
     names.module("time_embedding.linear_2", "time_embed.2");
+    if config.time.guidance_features.is_some() {
+        let [ours, theirs] =
+            ["time_embedding", "time_embed"].map(|time| format!("{time}.cond_proj.weight"));
+        names.0.push((ours, theirs));
+    }
     if config.added.is_some() {
         names.module("add_embedding.linear_1", "label_emb.0.0");
         names.module("add_embedding.linear_2", "label_emb.0.2");
@@ -40,8 +45,10 @@ pub(super) fn names(config: &UNetConfig) -> Vec<(String, String)> {
     }
     if let Some(mid) = &config.mid {
         names.unet_resnet("mid_block.resnets.0", "middle_block.0", false);
-        names.transformer("mid_block.attentions.0", "middle_block.1", &mid.transformer);
-        names.unet_resnet("mid_block.resnets.1", "middle_block.2", false);
+        if let Some(transformer) = &mid.transformer {
+            names.transformer("mid_block.attentions.0", "middle_block.1", transformer);
+            names.unet_resnet("mid_block.resnets.1", "middle_block.2", false);
+        }
     }
     let mut block = 0;
     for (index, level) in config.up.iter().enumerate() {
@@ -54,7 +61,7 @@ pub(super) fn names(config: &UNetConfig) -> Vec<(String, String)> {
         }
         if index + 1 < config.up.len() && block > 0 {
             let ours = format!("up_blocks.{index}.upsamplers.0.conv");
-            let place = if level.transformer.is_some() { 2 } else { 1 };
+            let place = if level.transformers.is_empty() { 1 } else { 2 };
             names.module(&ours, &format!("output_blocks.{}.{place}.conv", block - 1));
         }
     }
@@ -69,7 +76,7 @@ impl Pairs {
         let (block, index) = ours;
         let shortcut = input != level.channels;
         self.unet_resnet(&format!("{block}.resnets.{index}"), &format!("{theirs}.0"), shortcut);
-        if let Some(transformer) = &level.transformer {
+        if let Some(transformer) = level.transformers.get(*index) {
             let ours = format!("{block}.attentions.{index}");
             self.transformer(&ours, &format!("{theirs}.1"), transformer);
         }

@@ -19,14 +19,26 @@ const TIME_IDS: usize = 6;
 /// One resolution of the encoder.
 struct LevelShape {
     channels: usize,
-    resnets: usize,
-    /// basic transformer blocks after each residual block; 0 where there is no attention
-    depth: usize,
+    /// basic transformer blocks after each residual block; all are 0 where there is no attention
+    depths: Vec<usize>,
     /// name of its first transformer
     attention: String,
 }
 
-/// Configuration of a UNet without its native size. `pooled` is the width of the model's pooled text
+impl LevelShape {
+    fn attends(&self) -> bool {
+        self.depths.iter().any(|&depth| depth > 0)
+    }
+
+    /// Its depth, where all layers have one; 1 without attention.
+    fn depth(&self) -> Option<usize> {
+        let depth = self.depths.first().copied().unwrap_or(0);
+        self.depths.iter().all(|&other| other == depth).then_some(depth.max(1))
+    }
+}
+
+/// Configuration of a UNet without its outputs and its native size, told by the encoder and the middle, and by the decoder where
+/// there is one. `pooled` is the width of the model's pooled text
 /// embedding, which the UNet takes beside the numbers of the micro-conditioning.
 ///
 /// # Errors
@@ -37,16 +49,20 @@ pub(super) fn config(
     pooled: Option<usize>,
 ) -> Result<Value, String> {
     let levels = unet_levels(shapes, naming)?;
-    let (conv_in, conv_out, time, added, mid) = match naming {
-        Naming::Ldm => {
-            ("input_blocks.0.0", "out.2", "time_embed.0", "label_emb.0.0", "middle_block.1")
-        }
+    let (conv_in, time, added, mid, mid_resnet) = match naming {
+        Naming::Ldm => (
+            "input_blocks.0.0",
+            "time_embed.0",
+            "label_emb.0.0",
+            "middle_block.1",
+            "middle_block.0.in_layers.2.weight",
+        ),
         Naming::Diffusers => (
             "conv_in",
-            "conv_out",
             "time_embedding.linear_1",
             "add_embedding.linear_1",
             "mid_block.attentions.0",
+            "mid_block.resnets.0.conv1.weight",
         ),
     };
     let blocks_of = |attention: &str| {
@@ -54,7 +70,7 @@ pub(super) fn config(
     };
     let mid_depth = blocks_of(mid);
     let attention =
-        (levels.iter().find(|level| level.depth > 0)).map_or(mid, |level| level.attention.as_str());
+        (levels.iter().find(|level| level.attends())).map_or(mid, |level| level.attention.as_str());
     let to_k = format!("{attention}.transformer_blocks.0.attn2.to_k.weight");
     let context_width = shapes.size(&to_k, 1)?;
     let proj_in = format!("{attention}.proj_in.weight");
@@ -62,24 +78,30 @@ pub(super) fn config(
     let dense = shapes.get(&proj_in).is_some_and(|shape| shape.len() == 2)
         || shapes.has(&format!("{added}.weight"));
 
-    let mut depths: Vec<usize> = levels.iter().map(|level| level.depth.max(1)).collect();
+    let mut depths: Vec<Value> = levels.iter().map(|level| depths_of(&level.depths)).collect();
     if let (Some(level), Some(depth)) = (levels.last(), depths.last_mut())
         && mid_depth > 0
     {
-        if level.depth > 0 && level.depth != mid_depth {
+        if level.attends() && level.depth() != Some(mid_depth) {
             return Err(format!(
                 "the UNet has {mid_depth} transformer blocks in its middle and {} at the level before: \
                  not supported",
-                level.depth
+                depths_of(&level.depths)
             ));
         }
-        *depth = mid_depth;
+        *depth = mid_depth.into();
     }
+    let up = up_depths(shapes, naming, &levels);
+    let is_reverse = up.iter().zip(levels.iter().rev()).all(|(up, level)| {
+        // Without attention there is none on the way up either.
+        let depth = if level.attends() { level.depth() } else { Some(0) };
+        up.iter().all(|other| Some(*other) == depth)
+    });
     let heads: Vec<usize> = (levels.iter())
         .map(|level| if dense { (level.channels / HEAD_WIDTH).max(1) } else { SD1_HEADS })
         .collect();
     let attends = |level: &LevelShape, with: &str, without: &str| {
-        if level.depth > 0 { with.to_owned() } else { without.to_owned() }
+        if level.attends() { with.to_owned() } else { without.to_owned() }
     };
     let down_types: Vec<_> = (levels.iter())
         .map(|level| attends(level, "CrossAttnDownBlock2D", "DownBlock2D"))
@@ -87,15 +109,19 @@ pub(super) fn config(
     let up_types: Vec<_> = (levels.iter().rev())
         .map(|level| attends(level, "CrossAttnUpBlock2D", "UpBlock2D"))
         .collect();
+    let mid_type = match (mid_depth, shapes.has(mid_resnet)) {
+        (1.., _) => Some("UNetMidBlock2DCrossAttn"),
+        (0, true) => Some("UNetMidBlock2D"),
+        (0, false) => None,
+    };
     let mut config = json!({
         "_class_name": "UNet2DConditionModel",
         "in_channels": shapes.size(&format!("{conv_in}.weight"), 1)?,
-        "out_channels": shapes.size(&format!("{conv_out}.weight"), 0)?,
         "block_out_channels": levels.iter().map(|level| level.channels).collect::<Vec<_>>(),
-        "layers_per_block": levels.iter().map(|level| level.resnets).collect::<Vec<_>>(),
+        "layers_per_block": levels.iter().map(|level| level.depths.len()).collect::<Vec<_>>(),
         "down_block_types": down_types,
         "up_block_types": up_types,
-        "mid_block_type": (mid_depth > 0).then_some("UNetMidBlock2DCrossAttn"),
+        "mid_block_type": mid_type,
         "transformer_layers_per_block": depths,
         "attention_head_dim": heads,
         "cross_attention_dim": context_width,
@@ -103,6 +129,19 @@ pub(super) fn config(
         "time_embedding_dim": shapes.size(&format!("{time}.weight"), 0)?,
         "norm_num_groups": 32,
     });
+    // A ControlNet has no decoder.
+    let has_decoder = up.iter().flatten().any(|&depth| depth > 0);
+    if has_decoder && !is_reverse {
+        let up: Vec<Value> = up.iter().map(|depths| depths_of(depths)).collect();
+        config["reverse_transformer_layers_per_block"] = up.into();
+    }
+    let guidance = match naming {
+        Naming::Ldm => "time_embed.cond_proj.weight",
+        Naming::Diffusers => "time_embedding.cond_proj.weight",
+    };
+    if shapes.has(guidance) {
+        config["time_cond_proj_dim"] = shapes.size(guidance, 1)?.into();
+    }
     if shapes.has(&format!("{added}.weight")) {
         let input = shapes.size(&format!("{added}.weight"), 1)?;
         let features = pooled
@@ -126,6 +165,37 @@ pub(super) fn config(
     Ok(config)
 }
 
+/// Depths of a level's transformers as a configuration writes them: one number where they are all the same, 1 where there are
+/// none.
+fn depths_of(depths: &[usize]) -> Value {
+    match depths {
+        [first, rest @ ..] if rest.iter().any(|depth| depth != first) => depths.into(),
+        [first, ..] => (*first).max(1).into(),
+        [] => 1.into(),
+    }
+}
+
+/// Basic transformer blocks after each residual block of the decoder, from coarse to fine.
+fn up_depths(shapes: &Shapes, naming: Naming, levels: &[LevelShape]) -> Vec<Vec<usize>> {
+    let mut block = 0;
+    (levels.iter().rev().enumerate())
+        .map(|(index, level)| {
+            (0..=level.depths.len())
+                .map(|layer| {
+                    let attention = match naming {
+                        Naming::Ldm => format!("output_blocks.{block}.1"),
+                        Naming::Diffusers => format!("up_blocks.{index}.attentions.{layer}"),
+                    };
+                    block += 1;
+                    shapes.count(|depth| {
+                        format!("{attention}.transformer_blocks.{depth}.norm1.weight")
+                    })
+                })
+                .collect()
+        })
+        .collect()
+}
+
 fn unet_levels(shapes: &Shapes, naming: Naming) -> Result<Vec<LevelShape>, String> {
     let mut levels: Vec<LevelShape> = Vec::new();
     // ldm numbers the blocks of all levels in a row; the first is the convolution at the input.
@@ -134,7 +204,7 @@ fn unet_levels(shapes: &Shapes, naming: Naming) -> Result<Vec<LevelShape>, Strin
         let index = levels.len();
         let mut level: Option<LevelShape> = None;
         loop {
-            let resnets = level.as_ref().map_or(0, |level| level.resnets);
+            let resnets = level.as_ref().map_or(0, |level| level.depths.len());
             let (conv, attention) = match naming {
                 Naming::Ldm => (
                     format!("input_blocks.{block}.0.in_layers.2.weight"),
@@ -148,15 +218,17 @@ fn unet_levels(shapes: &Shapes, naming: Naming) -> Result<Vec<LevelShape>, Strin
             let Some(&channels) = shapes.get(&conv).and_then(|shape| shape.first()) else { break };
             let depth = shapes
                 .count(|depth| format!("{attention}.transformer_blocks.{depth}.norm1.weight"));
-            let level = level.get_or_insert(LevelShape { channels, resnets: 0, depth, attention });
-            if (level.channels, level.depth) != (channels, depth) {
+            let none = LevelShape { channels, depths: Vec::new(), attention };
+            let level = level.get_or_insert(none);
+            let before = level.depths.last().copied().unwrap_or(depth);
+            if level.channels != channels || (before > 0) != (depth > 0) {
                 return Err(format!(
-                    "level {index} of the UNet has layers of {} channels with {} transformer blocks and \
-                     of {channels} with {depth}: not supported",
-                    level.channels, level.depth
+                    "level {index} of the UNet has layers of {} channels with {before} transformer blocks \
+                     and of {channels} with {depth}: not supported",
+                    level.channels
                 ));
             }
-            level.resnets += 1;
+            level.depths.push(depth);
             block += 1;
         }
         let Some(level) = level else { break };
@@ -214,11 +286,19 @@ mod tests {
                 block += 1;
             }
         }
+        let mut block = 0;
+        for &(channels, resnets, depth) in levels.iter().rev() {
+            for _ in 0..=resnets {
+                if depth > 0 {
+                    transformer(format!("output_blocks.{block}.1"), channels, depth);
+                }
+                block += 1;
+            }
+        }
         let (first, last) = (levels[0].0, levels[levels.len() - 1].0);
         transformer("middle_block.1".to_owned(), last, mid);
         shapes.extend(convs);
         shapes.push(("input_blocks.0.0.weight".to_owned(), vec![first, 4, 3, 3]));
-        shapes.push(("out.2.weight".to_owned(), vec![4, first, 3, 3]));
         shapes.push(("time_embed.0.weight".to_owned(), vec![4 * first, first]));
         if dense && context == 2048 {
             shapes.push(("label_emb.0.0.weight".to_owned(), vec![4 * first, 2816]));
@@ -238,7 +318,6 @@ mod tests {
             json!({
                 "_class_name": "UNet2DConditionModel",
                 "in_channels": 4,
-                "out_channels": 4,
                 "block_out_channels": [320, 640, 1280],
                 "layers_per_block": [2, 2, 2],
                 "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
