@@ -466,8 +466,10 @@ impl ModelFiles {
     /// # Errors
     /// As [`component`](Self::component), or a configuration or tokenizer that is not supported.
     pub fn text(&self, device: &Device, dtype: DType) -> Result<TextConditioner, WeightsError> {
+        // A model without any is told first.
+        let encoders = self.form.text_encoders()?;
         let (mut parts, arrangement) = (Vec::new(), self.arrangement()?);
-        for (index, part) in self.form.text_encoders()?.into_iter().enumerate() {
+        for (index, part) in encoders.into_iter().enumerate() {
             let tokenizer = self.tokenizer(part)?;
             let Component { class, config, config_file, params } =
                 self.component(part, device, dtype)?;

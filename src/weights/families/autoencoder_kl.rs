@@ -122,9 +122,10 @@ fn config(shapes: &Shapes, naming: Naming, latents: LatentScale) -> Result<Value
             format!("decoder.up_blocks.{}.resnets.0.conv1.weight", levels - 1 - level)
         }
     };
-    let of_decoder = (0..levels).map(|level| shapes.size(&of_decoder(level), 0));
-    let of_decoder = of_decoder.collect::<Result<Vec<_>, _>>()?;
-    let of_decoder = (of_decoder != widths).then_some(of_decoder);
+    // What is missing is told where it is asked for.
+    let of_decoder: Option<Vec<usize>> =
+        (0..levels).map(|level| shapes.size(&of_decoder(level), 0).ok()).collect();
+    let of_decoder = of_decoder.filter(|of_decoder| *of_decoder != widths);
     let is_packed = shapes.has(PACKED[0]);
     let has = |name: &str, side: &str| shapes.has(name) || shapes.has(&format!("{side}.{name}"));
     Ok(json!({
