@@ -262,6 +262,24 @@ def weights():
     seed("lora", "peft", f"{config}\n{peft}.lora_A.weight\n{peft}.lora_B.weight\nx.hada_w1_a")
     old = f"unet.{dotted}.attn1.processor.to_q_lora"
     seed("lora", "diffusers", f"null\n{old}.down.weight\n{old}.up.weight\nte.encoder.layers.0.self_attn.to_q_lora.up.weight")
+    kinds = {
+        "loha": "hada_w1_a hada_w1_b hada_w2_a hada_w2_b alpha scalar",
+        "lokr": "lokr_w1 lokr_w2 dora_scale",
+        "dora": "lora_down.weight lora_up.weight dora_scale",
+        "oft": "oft_blocks rescale alpha",
+        "glora": "a1.weight a2.weight b1.weight b2.weight",
+        "ia3": "weight=8 on_input",
+        "difference": "diff diff_b",
+    }
+    for kind, ends in kinds.items():
+        seed("lora", kind, "\n" + "\n".join(f"{kohya}.{end}" for end in ends.split()).replace("=", " "))
+    seed("lora", "boft", f"\n{kohya}.oft_blocks 2x4x2x2")
+    oft = json.dumps({"peft_type": "OFT", "use_cayley_neumann": True, "peft_version": "0.18.0"})
+    seed("lora", "peft_oft", f"{oft}\n{peft}.oft_R.weight")
+    seed("lora", "open_clip", "\nlora_te_transformer_resblocks_0_attn_in_proj.hada_w1_a 18x2\n"
+         "lora_te_transformer_resblocks_0_attn_in_proj.hada_w1_b 2x6\n"
+         "lora_te_transformer_resblocks_0_attn_in_proj.hada_w2_a 18x2\n"
+         "lora_te_transformer_resblocks_0_attn_in_proj.hada_w2_b 2x6")
     te = "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
     seed("lora", "text", f"\n{te}.lora_down.weight\n{te}.lora_up.weight")
 
@@ -330,6 +348,9 @@ def configs():
     for name, data in fixtures("**/unet/config.json") + fixtures("unet/**/config.json"):
         seed("unet_config", name, data)
     seed("unet_config", "mini", (MODELS / "mini/unet/config.json").read_bytes())
+    for name in ("plain", "union"):
+        whole = json.loads((FIXTURES / "control_method" / f"{name}.json").read_bytes())
+        seed("control_config", f"control_method_{name}.json", json.dumps(whole["config"]))
     for name, data in fixtures("**/transformer/config.json") + fixtures("pixart/*.json"):
         whole = json.loads(data)
         seed("pixart_config", name, json.dumps(whole.get("config", whole)).encode())

@@ -119,11 +119,11 @@ pub fn files(
         files = files.with_vae(path).map_err(job)?;
     }
     for (path, scale) in manifest.iter().flat_map(|model| &model.loras) {
-        files = files.with_lora(path, *scale).map_err(job)?;
+        files = files.with_lora(path, scale.clone()).map_err(job)?;
     }
     for LoraArg { path, scale } in loras {
         let lora = resolve(path.as_os_str(), Kind::Lora)?;
-        files = files.with_lora(&lora.weights, *scale).map_err(job)?;
+        files = files.with_lora(&lora.weights, scale.clone()).map_err(job)?;
     }
     let named = resolved.filter(|model| model.kind.is_some());
     Ok((files, named.map(|model| (model.name, model.run))))
@@ -140,7 +140,7 @@ fn with_tags(args: &ModelArgs, tags: &[LoraTag]) -> Result<Vec<LoraArg>, CliErro
                 other.path.display()
             )));
         }
-        loras.push(LoraArg { path: tagged(args, tag)?, scale: tag.scale });
+        loras.push(LoraArg { path: tagged(args, tag)?, scale: tag.scale.into() });
     }
     Ok(loras)
 }

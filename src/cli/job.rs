@@ -14,6 +14,7 @@ use cupscale::{
     model::text::{LoraTag, Prompt, PromptError, PromptSyntax, without_networks},
     pipeline::{ControlUse, Engine, Error, OwnControlPicture, Resume, Settings, WorkOptions},
     units,
+    weights::LoraScale,
 };
 
 use super::{
@@ -347,7 +348,7 @@ impl Job {
         // They are merged into the weights as these are read.
         let is_loaded = |tag: &LoraTag| {
             let is = |lora: &LoraArg| {
-                lora.is_named(&tag.name) && lora.scale.to_bits() == tag.scale.to_bits()
+                lora.is_named(&tag.name) && lora.scale == LoraScale::from(tag.scale)
             };
             self.model.lora.iter().any(is)
         };

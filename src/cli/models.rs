@@ -89,7 +89,7 @@ fn add(store: &Store, args: &AddArgs) -> Result<(), CliError> {
     }
     let own = OwnWeights {
         weights: args.path.clone(),
-        loras: args.lora.iter().map(|lora| (lora.path.clone(), lora.scale)).collect(),
+        loras: args.lora.iter().map(|lora| (lora.path.clone(), lora.scale.clone())).collect(),
         denoiser: args.unet.clone(),
         text_encoder: args.text_encoder.clone(),
         vae: args.vae.clone(),

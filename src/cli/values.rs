@@ -2,13 +2,13 @@
 
 use std::{ffi::OsString, num::NonZeroUsize, path::PathBuf};
 
-use cupscale::{backend::MatmulPrecision, pipeline::ControlUse};
+use cupscale::{backend::MatmulPrecision, pipeline::ControlUse, weights::LoraScale};
 
 /// A LoRA file and its scale.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoraArg {
     pub path: PathBuf,
-    pub scale: f64,
+    pub scale: LoraScale,
 }
 
 impl LoraArg {
@@ -147,20 +147,36 @@ pub fn products(text: &str) -> Result<MatmulPrecision, String> {
     }
 }
 
-/// LoRA file with an optional scale. Only a number after the last colon is a scale: `C:\lora.safetensors` is a path.
+/// LoRA file with an optional scale, and optional weights of blocks after it. Only a number after the last colon is a
+/// scale, and only numbers with commas between them are weights: `C:\lora.safetensors` is a path.
 pub fn lora(text: OsString) -> Result<LoraArg, String> {
-    let split = text.to_str().and_then(|text| text.rsplit_once(':'));
-    let Some((path, scale)) = split.and_then(|(path, end)| Some((path, end.parse::<f64>().ok()?)))
-    else {
-        return Ok(LoraArg { path: text.into(), scale: 1.0 });
+    let Some(whole) = text.to_str() else {
+        return Ok(LoraArg { path: text.into(), scale: LoraScale::from(1.0) });
     };
+    let (rest, blocks) = match whole.rsplit_once(':') {
+        Some((rest, list)) if list.contains(',') => match numbers(list) {
+            Some(blocks) => (rest, blocks),
+            None => (whole, Vec::new()),
+        },
+        _ => (whole, Vec::new()),
+    };
+    let scaled = rest.rsplit_once(':');
+    let (path, scale) = scaled
+        .and_then(|(path, end)| Some((path, end.parse::<f64>().ok()?)))
+        .unwrap_or((rest, 1.0));
     if path.is_empty() {
         return Err("no file before the scale".to_owned());
     }
-    if !scale.is_finite() {
+    if !scale.is_finite() || blocks.iter().any(|weight| !weight.is_finite()) {
         return Err("the scale is not a number".to_owned());
     }
-    Ok(LoraArg { path: path.into(), scale })
+    Ok(LoraArg { path: path.into(), scale: LoraScale { scale, blocks } })
+}
+
+/// Numbers with commas between them, perhaps after the `lbw=` of those who know them from there.
+fn numbers(list: &str) -> Option<Vec<f64>> {
+    let list = list.strip_prefix("lbw=").unwrap_or(list);
+    list.split(',').map(|number| number.trim().parse().ok()).collect()
 }
 
 /// An embedding with an optional name. A path that exists is itself, though it may have a sign of equality in it.

@@ -207,7 +207,7 @@ fn enlarged_spec(engine: &Engine, base: &JobSpec, settings: &Settings) -> Result
     spec.generated = Some(json!({
         "size": [size.0, size.1],
         "steps": sampling.schedule_steps,
-        "guidance": sampling.guidance.unwrap_or(Defaults::GUIDANCE),
+        "guidance": sampling.strength(),
     }));
     Ok(spec)
 }

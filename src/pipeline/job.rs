@@ -13,6 +13,7 @@ use crate::{
     model::text::PromptSyntax,
     sampler::{Schedule, Timesteps},
     units,
+    weights::LoraScale,
 };
 
 use super::{
@@ -46,7 +47,7 @@ pub struct JobSpec {
 #[derive(Clone, Debug, Default)]
 struct Identity {
     name: String,
-    loras: Vec<(String, f64)>,
+    loras: Vec<(String, LoraScale)>,
     embeddings: Vec<String>,
     controls: Vec<String>,
     fingerprint: String,
@@ -132,7 +133,7 @@ impl JobSpec {
             "seed": settings.seed,
             "sampler": sampling.sampler.name(),
             "steps": sampling.schedule_steps,
-            "guidance": sampling.guidance.unwrap_or(Defaults::GUIDANCE),
+            "guidance": sampling.strength(),
         });
         if settings.prompt_syntax != PromptSyntax::Plain {
             record["prompt_syntax"] = settings.prompt_syntax.name().into();
@@ -181,7 +182,12 @@ impl JobSpec {
             record[key] = value;
         }
         if !model.loras.is_empty() {
-            record["loras"] = serde_json::json!(model.loras);
+            let lora = |(name, LoraScale { scale, blocks }): &(String, LoraScale)| match &blocks[..]
+            {
+                [] => serde_json::json!([name, scale]),
+                blocks => serde_json::json!([name, scale, blocks]),
+            };
+            record["loras"] = model.loras.iter().map(lora).collect();
         }
         let prompts = format!("{prompt} {}", self.prompts.negative.words()).to_lowercase();
         let is_named = |name: &&String| prompts.contains(&name.to_lowercase());

@@ -15,7 +15,7 @@ use crate::{
         vae::Vae,
     },
     sampler::{SamplerError, Schedule, SchedulerConfig},
-    weights::{Footprint, ModelFiles},
+    weights::{Footprint, LoraScale, ModelFiles},
 };
 
 use super::{error::Error, model_defaults::ModelDefaults, settings::Defaults};
@@ -142,7 +142,7 @@ pub struct Model {
     pub(crate) text_working: usize,
     shape: ModelShape,
     name: String,
-    loras: Vec<(String, f64)>,
+    loras: Vec<(String, LoraScale)>,
     embeddings: Vec<String>,
     controls: Vec<String>,
     fingerprint: String,
@@ -208,6 +208,7 @@ impl Model {
         } else if MEASURED_PIPELINES.contains(&pipeline) {
             scheduler = scheduler.of_measured_shift();
         }
+        scheduler.prediction_type = recommended.prediction.unwrap_or(scheduler.prediction_type);
         let (text, of_text) = files.without_values(|files| files.text(device, dtype))?;
         denoiser.check_text(&text).map_err(unsuited)?;
         let trace = Trace::new(device);
@@ -230,8 +231,8 @@ impl Model {
             blueprints: Arc::new(Blueprints { denoiser, controls, vae, text }),
             shape,
             fingerprint: files.fingerprint(),
+            loras: files.loras().map(|(name, scale)| (name.to_owned(), scale.clone())).collect(),
             embeddings: files.embeddings().map(str::to_owned).collect(),
-            loras: files.loras().map(|(name, scale)| (name.to_owned(), scale)).collect(),
             controls: files.controls().map(str::to_owned).collect(),
             name: source.path().map_or_else(
                 || "mini".to_owned(),
@@ -243,11 +244,15 @@ impl Model {
     /// Applies a manifest: the model's name for users, and its sampling defaults, before those of the model's files.
     ///
     /// # Errors
-    /// A native size that the model cannot have.
+    /// A native size or a prediction that the model cannot have.
     pub fn with_manifest(mut self, name: String, defaults: ModelDefaults) -> Result<Self, Error> {
-        self.shape
-            .set_native_size(defaults.native_size)
-            .map_err(|reason| Error::Model { model: name.clone(), reason })?;
+        let refuse = |reason| Error::Model { model: name.clone(), reason };
+        self.shape.set_native_size(defaults.native_size).map_err(refuse)?;
+        if let Some(prediction) = defaults.prediction {
+            self.scheduler.prediction_type = prediction;
+            self.schedule =
+                Schedule::new(&self.scheduler).map_err(|error| refuse(error.to_string()))?;
+        }
         self.name = name;
         self.defaults = defaults.or(std::mem::take(&mut self.defaults));
         Ok(self)
@@ -261,7 +266,7 @@ impl Model {
     }
 
     /// Names and scales of the LoRAs merged into the weights.
-    pub fn loras(&self) -> &[(String, f64)] {
+    pub fn loras(&self) -> &[(String, LoraScale)] {
         &self.loras
     }
 

@@ -5,14 +5,14 @@ use serde_json::Value;
 
 use crate::{
     ranges,
-    sampler::{Denoise, SamplerKind, SigmaChoice, TimestepSpacing},
+    sampler::{Denoise, PredictionType, SamplerKind, SigmaChoice, TimestepSpacing},
 };
 
 use super::profile::Profile;
 
 /// Sampling defaults of a model beyond its scheduler config; the user's settings override all of them.
 ///
-/// Read from JSON with the keys `profile`, `sampler`, `timestep_spacing`, `sigmas`, `timesteps`, `steps`, `strength` or
+/// Read from JSON with the keys `profile`, `prediction_type`, `sampler`, `timestep_spacing`, `sigmas`, `timesteps`, `steps`, `strength` or
 /// `denoise_steps`, `guidance`, `eta`, `native_size` and `overlap`; other keys are ignored. A model's own stand
 /// under the key `cupscale` of its `model_index.json`; a manifest's take precedence.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -20,6 +20,8 @@ use super::profile::Profile;
 pub struct ModelDefaults {
     /// Profile, whose row goes before the defaults here and before the program's.
     pub profile: Option<Profile>,
+    /// Target of the prediction, where it is not that of the scheduler config: another denoiser was put in.
+    pub prediction: Option<PredictionType>,
     /// Sampler.
     pub sampler: Option<SamplerKind>,
     /// Spacing of the timesteps.
@@ -46,6 +48,7 @@ pub struct ModelDefaults {
 #[derive(Deserialize)]
 struct RawModelDefaults {
     profile: Option<Profile>,
+    prediction_type: Option<PredictionType>,
     sampler: Option<SamplerKind>,
     timestep_spacing: Option<TimestepSpacing>,
     sigmas: Option<SigmaChoice>,
@@ -67,6 +70,7 @@ impl TryFrom<Value> for ModelDefaults {
         let written = RawModelDefaults::deserialize(written).map_err(|error| error.to_string())?;
         let RawModelDefaults {
             profile,
+            prediction_type: prediction,
             sampler,
             timestep_spacing,
             sigmas,
@@ -108,6 +112,7 @@ impl TryFrom<Value> for ModelDefaults {
         let spacing = timestep_spacing;
         Ok(Self {
             profile,
+            prediction,
             sampler,
             spacing,
             sigmas,
@@ -135,6 +140,7 @@ impl ModelDefaults {
         };
         Self {
             profile: self.profile.or(others.profile),
+            prediction: self.prediction.or(others.prediction),
             sampler: self.sampler.or(others.sampler),
             spacing: self.spacing.or(others.spacing),
             sigmas: self.sigmas.or(others.sigmas),

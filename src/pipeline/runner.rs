@@ -59,6 +59,12 @@ pub trait Compute: Sync {
         micro: MicroConditioning,
     ) -> Result<Conditioning, Error>;
 
+    /// The same conditions with this strength of guidance, for a model that is given it.
+    ///
+    /// # Errors
+    /// Errors of the backend.
+    fn with_guidance(&self, conditions: &Conditioning, scale: f64) -> Result<Conditioning, Error>;
+
     /// The part of `text` beyond the encoders' token limit, or beyond so many chunks, if any.
     ///
     /// # Errors
@@ -344,6 +350,10 @@ impl Compute for Runner {
         micro: MicroConditioning,
     ) -> Result<Conditioning, Error> {
         Ok(self.blueprints.denoiser.condition(texts, micro)?)
+    }
+
+    fn with_guidance(&self, conditions: &Conditioning, scale: f64) -> Result<Conditioning, Error> {
+        Ok(self.blueprints.denoiser.with_guidance(conditions, scale)?)
     }
 
     fn cut(&self, text: &Prompt, chunks: usize) -> Result<Option<Cut>, Error> {

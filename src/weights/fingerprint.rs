@@ -23,8 +23,8 @@ const HEAD: u64 = 1 << 20;
 const PARTS: u64 = 64;
 const BLOCK: u64 = 64 << 10;
 
-/// Digest, in hexadecimal digits, that changes with any file of `paths` (folders with their contents), with a
-/// LoRA's scale, and with the type that weights are rounded to.
+/// Digest, in hexadecimal digits, that changes with any file of `paths` (folders with their contents), with the
+/// numbers of a LoRA's scale, and with the type that weights are rounded to.
 pub(super) fn fingerprint(
     paths: &[PathBuf],
     scales: impl Iterator<Item = f64>,

@@ -7,14 +7,14 @@ use std::sync::OnceLock;
 
 use serde_json::json;
 
-use super::families::FAMILIES;
+use super::families::{FAMILIES, control};
 use super::gguf::llama_cpp::{LlamaCppFile, LlamaCppModel};
 use super::hub;
 use super::lora::{Index, Lora};
 use super::part::Part;
 use super::safetensors_header::SafetensorsHeader;
 use super::source::Bytes;
-use super::tensors::TensorMap;
+use super::tensors::{Take, TensorMap};
 
 pub use super::hub::names::{is_commit, is_inside, is_name, is_repository, is_sha256, matches};
 pub use super::hub::url::{encode, is_loopback, join, origin};
@@ -48,6 +48,7 @@ pub fn single_file(file: &[u8]) -> bool {
         let _ = family.checkpoint("fuzz", &tensors);
         let _ = family.denoiser("fuzz", &tensors, None);
     }
+    let _ = control("fuzz", &tensors, Some(8));
     found
 }
 
@@ -103,15 +104,35 @@ pub fn lora(path: &Path) -> Result<Vec<String>, String> {
         let denoiser = model(&[
             ("conv_in.weight", &[8, 4, 3, 3]),
             (&format!("{block}.attn1.to_q.weight"), &[8, 8]),
+            (&format!("{block}.attn1.to_q.bias"), &[8]),
+            (&format!("{block}.norm1.weight"), &[8]),
+            (&format!("{block}.norm1.bias"), &[8]),
+            ("down_blocks.1.resnets.0.conv1.weight", &[8, 8, 3, 3]),
             (&format!("{block}.attn2.to_k.weight"), &[8, 6]),
             (&format!("{block}.attn2.to_out.0.weight"), &[8, 8]),
         ]);
-        let encoder = model(&[("text_model.encoder.layers.0.self_attn.q_proj.weight", &[6, 6])]);
+        let attention = "text_model.encoder.layers.0.self_attn";
+        let encoder = model(&[
+            (&format!("{attention}.q_proj.weight"), &[6, 6]),
+            (&format!("{attention}.k_proj.weight"), &[6, 6]),
+            (&format!("{attention}.v_proj.weight"), &[6, 6]),
+        ]);
         let parts = [(Part::Denoiser, denoiser), (Part::TextEncoder(0), encoder)];
-        Index::new(&parts, &[], family.lora())
+        let theirs = |name: &str| format!("input_blocks.4.1.transformer_blocks.0.{name}.weight");
+        let names = ["attn1.to_q", "attn2.to_k"]
+            .map(|name| (format!("{block}.{name}.weight"), theirs(name), Take::Whole));
+        Index::new(&parts, &names, family.lora())
     });
-    let lora = Lora::open(path, 0.5, index, family).map_err(|error| error.to_string())?;
+    let lora = Lora::open(path, 0.5.into(), index, family).map_err(|error| error.to_string())?;
     let _ = lora.find_non_finite();
+    // What was accepted has to be applied.
+    for (part, names) in index.names() {
+        let Some(changes) = lora.changes(part) else { continue };
+        for (name, shape) in names {
+            let mut values = vec![0.5; shape.iter().product()];
+            changes.apply(&name, &mut values).map_err(|error| error.to_string())?;
+        }
+    }
     Ok(lora.notes)
 }
 

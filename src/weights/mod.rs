@@ -60,7 +60,7 @@ pub use gguf::Summary;
 pub use headers::Footprint;
 pub use lazy::Lazy;
 pub use llava::LlavaFiles;
-pub use lora::LoraError;
+pub use lora::{LoraError, LoraScale};
 pub use model::{Component, ModelFiles};
 pub use part::Part;
 pub use quantize::QuantType;

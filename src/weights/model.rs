@@ -16,7 +16,7 @@ use super::form::ModelForm;
 use super::gguf::{self, Summary, model::GgufModel};
 use super::headers::Footprint;
 use super::kept::{Keeping, KeptWeights};
-use super::lora::{self, Adapted, Index, Lora};
+use super::lora::{self, Adapted, Index, Lora, LoraScale};
 use super::part::{Part, PartConfig, with_class};
 use super::quantize::Rules;
 use super::read_options::ReadOptions;
@@ -120,15 +120,20 @@ impl ModelFiles {
         Ok(Self { form: Arc::new(WithTextEncoder::new(self.form, path)?), ..self })
     }
 
-    /// Model with the changes of a LoRA (`scale` 1 as it was trained, 0 not at all; any finite number), in
-    /// addition to those it has. `path` is a safetensors file in kohya's, peft's or one of diffusers'
-    /// namings, or the folder in which diffusers or peft saved one. Weights change as they are read: summed
-    /// in f32 over all LoRAs, then rounded once to the precision or format in which they are kept.
+    /// Model with the changes of a LoRA or one of its relatives (`scale` 1 as it was trained, 0 not at all; any finite
+    /// number, or a [`LoraScale`] with weights of blocks), after those it has. `path` is a safetensors file in kohya's,
+    /// LyCORIS', peft's or one of diffusers' namings, or the folder in which diffusers or peft saved one. Weights change
+    /// as they are read: in f32, one LoRA after the other, then rounded once to the precision or format in which they
+    /// are kept.
     ///
     /// # Errors
-    /// A file that cannot be read or is no plain LoRA, one made for another model family, or matrices
-    /// that do not fit the weights they are named after.
-    pub fn with_lora(mut self, path: &Path, scale: f64) -> Result<Self, WeightsError> {
+    /// A file that cannot be read or is of a kind that is not supported, one made for another model family, matrices
+    /// that do not fit the weights they are named after, or weights of blocks that the model has not.
+    pub fn with_lora(
+        mut self,
+        path: &Path,
+        scale: impl Into<LoraScale>,
+    ) -> Result<Self, WeightsError> {
         let mut parts = Vec::new();
         for part in [Part::Denoiser].into_iter().chain(self.form.text_encoders()?) {
             parts.push((part, self.form.tensors(part, DType::F32)?));
@@ -137,7 +142,9 @@ impl ModelFiles {
         let names = family.denoiser_names(&self.form.config(Part::Denoiser)?)?;
         let index = Index::new(&parts, &names, family.lora());
         let path = lora::file_of(path);
-        self.loras.push(Lora::open(&path, scale, &index, family)?);
+        self.loras.push(Lora::open(&path, scale.into(), &index, family)?);
+        // What it says of the scale changes the weights, too.
+        self.options.paths.extend(lora::config_of(&path));
         self.options.paths.push(path);
         Ok(self)
     }
@@ -234,15 +241,15 @@ impl ModelFiles {
     }
 
     /// LoRAs in the order in which they were given: the file's name without its folder, and the scale.
-    pub fn loras(&self) -> impl Iterator<Item = (&str, f64)> {
-        self.loras.iter().map(|lora| (lora.name.as_str(), lora.scale))
+    pub fn loras(&self) -> impl Iterator<Item = (&str, &LoraScale)> {
+        self.loras.iter().map(|lora| (lora.name.as_str(), &lora.scale))
     }
 
     /// Digest that changes when any file of the model does, or how it is put together. Reads no weights: files
     /// are told apart by place, length and time of change.
     #[must_use]
     pub(crate) fn fingerprint(&self) -> String {
-        self.options.fingerprint(self.loras.iter().map(|lora| lora.scale))
+        self.options.fingerprint(self.loras.iter().flat_map(|lora| lora.scale.numbers()))
     }
 
     /// Lines that the user should read though the model can be used: tensors that nothing uses, what had to be
@@ -393,7 +400,7 @@ impl ModelFiles {
     /// Weights of a part with the changes of all LoRAs, to be kept as the options say.
     fn weights(&self, part: Part, dtype: DType) -> Result<KeptWeights, WeightsError> {
         let stored = Arc::new(self.form.tensors(part, dtype)?);
-        let changes: Vec<_> = self.loras.iter().filter_map(|lora| lora.deltas(part)).collect();
+        let changes: Vec<_> = self.loras.iter().filter_map(|lora| lora.changes(part)).collect();
         let adapted = (!changes.is_empty()).then(|| Adapted::new(stored.clone(), changes));
         Ok(self.kept(part, stored, adapted))
     }

@@ -116,6 +116,19 @@ fn a_manifests_native_size_is_the_side_of_the_regions() {
 }
 
 #[test]
+fn a_manifests_profile_is_the_row_of_its_jobs_unless_another_is_named() {
+    let bench = bench();
+    bench.succeed(&format!("add quick {} --profile fast", tiny()));
+    assert!(plan(&bench, "--model quick").contains("profile       fast: 3 of 8 steps"));
+    assert!(plan(&bench, "--model quick --profile faithful").contains("profile       faithful: "));
+    let balanced = plan(&bench, "--model quick --profile balanced");
+    assert!(
+        balanced.contains("balanced: sets nothing") && balanced.contains("4 of 8"),
+        "{balanced}"
+    );
+}
+
+#[test]
 fn loras_and_vaes_have_names_and_one_kind_never_stands_in_for_another() {
     let bench = bench();
     let model = tiny();

@@ -130,7 +130,8 @@ fn ones_own_weights_get_a_name_and_are_never_touched() {
     assert_eq!(model.kind, Some(Kind::Diffusion));
     assert_eq!(model.weights, own);
     let fast = bench.stored("tests/lora", "fast.safetensors");
-    assert_eq!(model.loras, [(lora.clone(), 0.7), (fast.clone(), 1.0), (saved, 0.5)]);
+    let expected = [(lora.clone(), 0.7.into()), (fast.clone(), 1.0.into()), (saved, 0.5.into())];
+    assert_eq!(model.loras, expected);
     assert_eq!(model.denoiser, Some(unet));
     assert_eq!(model.vae, Some(bench.stored("tests/vae", "")));
     assert_eq!(model.run.sampler.as_deref(), Some("lcm"));
@@ -226,7 +227,7 @@ fn a_name_resolves_to_what_the_pipeline_loads_or_to_the_command_that_brings_it()
     bench.succeed("pull tiny-fast");
     let model = store.resolve("tiny-fast".as_ref()).unwrap();
     assert_eq!(model.weights, bench.stored("tests/tiny", ""));
-    assert_eq!(model.loras, [(bench.stored("tests/lora", "fast.safetensors"), 0.5)]);
+    assert_eq!(model.loras, [(bench.stored("tests/lora", "fast.safetensors"), 0.5.into())]);
     assert_eq!(model.vae, Some(bench.stored("tests/vae", "")));
     assert_eq!((model.denoiser, model.run.steps), (None, Some(8)));
     fs::remove_file(bench.stored("tests/tiny", UNET)).unwrap();

@@ -164,8 +164,12 @@ fn a_request_gets_the_bytes_that_the_command_line_writes() {
     let shown = pictures::decode(&picture).to_rgb8();
     assert_eq!(shown.dimensions(), (size[0], size[1]));
     assert!(editor.until("result").1 == payload);
-    // And a plan.
+    // And a plan, by a profile.
     let input = json!({"width": 40, "height": 30});
+    let settings = json!({"profile": "fast"});
+    editor.send(&json!({"type": "plan", "id": 6, "settings": settings, "input": input}), b"");
+    let (plan, _, _) = editor.until("plan");
+    assert!(plan["text"].as_str().unwrap().contains("fast: 3 of 8 steps"), "{plan}");
     editor.send(&json!({"type": "plan", "id": 4, "settings": {"scale": 3}, "input": input}), b"");
     let (plan, _, _) = editor.until("plan");
     assert_eq!((&plan["width"], &plan["height"]), (&json!(120), &json!(90)), "{plan}");

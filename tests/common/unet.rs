@@ -84,7 +84,15 @@ impl UNetCase {
             Tensor::from_vec(numbers, (rows.len(), 6), &Device::Cpu).unwrap()
         });
         let (context, pooled) = (input("context").unwrap(), input("pooled"));
-        conditioning(denoiser, &context, pooled.as_ref(), time_ids.as_ref()).unwrap()
+        let conditions =
+            conditioning(denoiser, &context, pooled.as_ref(), time_ids.as_ref()).unwrap();
+        match self.description["guidance"].as_f64() {
+            None => conditions,
+            Some(scale) => {
+                assert!(denoiser.embeds_guidance());
+                denoiser.with_guidance(&conditions, scale).unwrap()
+            }
+        }
     }
 
     /// What a UNet computes of the inputs.

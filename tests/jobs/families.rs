@@ -30,7 +30,7 @@ fn job(shell: &Shell, more: &str) -> Command {
 
 /// Least budget that a job of these options fits in, of MiB.
 fn least_budget(shell: &Shell, more: &str) -> f64 {
-    let output = job(shell, &format!("{more} --max-memory 1KiB")).output().unwrap();
+    let output = job(shell, &format!("{more} --max-memory 1MiB")).output().unwrap();
     let line = stderr(&output);
     let figure = line.split("needs at least ").nth(1).and_then(|rest| rest.split(' ').next());
     figure.and_then(|figure| figure.parse().ok()).unwrap_or_else(|| panic!("{line}"))

@@ -4,7 +4,7 @@
     python tests/make_fixtures/make_sampler_fixtures.py
 
 Writes tests/fixtures/sampler/{defaults.json,timesteps.json,flow.json,abar.safetensors}, {trajectories,flow_trajectories,
-pixart_trajectories,solver_trajectories,k_diffusion_trajectories}.json and .safetensors there,
+pixart_trajectories,solver_trajectories,few_step_trajectories,k_diffusion_trajectories}.json and .safetensors there,
 and tests/fixtures/noise/field.safetensors. Deterministic. Made with diffusers 0.42.1, torch 2.15.0, numpy 2, and scipy
 1.17 for the beta distribution; torchsde 0.2, which DPMSolverSDEScheduler imports; k-diffusion 0.1.1.
 """
@@ -340,6 +340,40 @@ def solver_cases():
     return dict(sorted(cases.items()))
 
 
+def few_step_cases():
+    """The models of models/registry.json that are made for few steps, each with the scheduler of its card: all steps, and
+    those that an enlargement runs."""
+    euler, ancestral = EulerDiscreteScheduler, EulerAncestralDiscreteScheduler
+    settings = {
+        # https://huggingface.co/ByteDance/SDXL-Lightning: trailing; the one-step model predicts the picture
+        "euler_sdxl-lightning-1step": (euler, {**SDXL, "prediction_type": "sample"}, 1, 1, None),
+        "euler_sdxl-lightning-2step": (euler, SDXL, 2, 1, None),
+        "euler_sdxl-lightning-4step": (euler, SDXL, 4, 2, None),
+        "euler_sdxl-lightning-8step": (euler, SDXL, 8, 4, None),
+        # https://huggingface.co/stabilityai/sdxl-turbo: its own scheduler
+        "euler-a_sdxl-turbo": (ancestral, SDXL, 4, 2, None),
+        # https://huggingface.co/tianweiy/DMD2
+        "lcm_dmd2-sdxl": (LCMScheduler, SDXL, [999, 749, 499, 249], 2, None),
+        # https://github.com/G-U-N/Phased-Consistency-Model
+        "ddim_pcm-sdxl": (DDIMScheduler, SDXL, 4, 2, 0.0),
+        # https://huggingface.co/latent-consistency
+        "lcm_sdxl-lcm": (LCMScheduler, SDXL, 4, 2, None),
+        "lcm_sd15-lcm": (LCMScheduler, SDXL, 4, 2, None),
+        "lcm_lcm-sdxl": (LCMScheduler, SDXL, 4, 2, None),
+        "lcm_lcm-dreamshaper-v7": (LCMScheduler, SDXL, 4, 2, None),
+        # https://huggingface.co/ByteDance/Hyper-SD
+        "ddim_hyper-sdxl": (DDIMScheduler, SDXL, 8, 4, 0.0),
+        "ddim_hyper-sdxl-cfg": (DDIMScheduler, SDXL, 8, 4, 0.0),
+        "ddim_hyper-sd15": (DDIMScheduler, SDXL, 8, 4, 0.0),
+        "tcd_hyper-sdxl-unified": (TCDScheduler, SDXL, 8, 4, 0.3),
+        "lcm_hyper-sdxl-1step": (LCMScheduler, SDXL, [800], 1, None),
+    }  # fmt: skip
+    whole = {}
+    for name, (kind, own_settings, n, _, eta) in settings.items():
+        whole[f"{name}_whole"] = (kind, own_settings, n, len(n) if isinstance(n, list) else n, eta)
+    return settings | whole
+
+
 def set_beyond(settings):
     """What settings say that SDXL's do not."""
     return {name: value for name, value in settings.items() if SDXL.get(name) != value}
@@ -597,4 +631,5 @@ if __name__ == "__main__":
     trajectories("pixart_trajectories", pixart_cases())
     trajectories("solver_trajectories", solver_cases())
     third_order("k_diffusion_trajectories")
+    trajectories("few_step_trajectories", few_step_cases())
     noise()

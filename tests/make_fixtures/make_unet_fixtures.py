@@ -13,7 +13,7 @@ import re
 
 import numpy as np
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import LatentConsistencyModelPipeline, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from safetensors.torch import save_file
 
@@ -132,6 +132,35 @@ CASES = {
             conv_out_kernel=5,
         ),
         batch=3, size=(8, 10), tokens=4, timestep=1,
+    ),
+    # Latent consistency models, which are given the strength of guidance: of Stable Diffusion 1.x and of SDXL.
+    "guided": dict(
+        config=dict(
+            COMMON,
+            block_out_channels=[16, 24],
+            down_block_types=["CrossAttnDownBlock2D", "DownBlock2D"],
+            up_block_types=["UpBlock2D", "CrossAttnUpBlock2D"],
+            layers_per_block=1,
+            attention_head_dim=4,
+            cross_attention_dim=12,
+            time_cond_proj_dim=32,
+        ),
+        batch=2, size=(8, 8), tokens=4, timestep=499, guidance=8.0,
+    ),
+    "guided_sdxl": dict(
+        config=dict(
+            COMMON,
+            **TEXT_TIME,
+            block_out_channels=[16, 24],
+            down_block_types=["DownBlock2D", "CrossAttnDownBlock2D"],
+            up_block_types=["CrossAttnUpBlock2D", "UpBlock2D"],
+            layers_per_block=1,
+            attention_head_dim=[2, 3],
+            cross_attention_dim=12,
+            use_linear_projection=True,
+            time_cond_proj_dim=16,
+        ),
+        batch=1, size=(8, 8), tokens=4, timestep=259, guidance=1.7,
     ),
 }
 
@@ -267,6 +296,10 @@ def main():
             added_cond_kwargs=added,
             return_dict=False,
         )
+        if "guidance" in spec:
+            scale = torch.tensor(spec["guidance"] - 1).repeat(batch)
+            width = spec["config"]["time_cond_proj_dim"]
+            arguments["timestep_cond"] = LatentConsistencyModelPipeline.get_guidance_scale_embedding(None, scale, width)
         tensors, channels_last = {}, (0, 2, 3, 1)
         with torch.no_grad():
             tensors["output"] = model(**arguments)[0].permute(channels_last).contiguous()
@@ -299,6 +332,8 @@ def main():
             timestep=spec["timestep"],
             time_ids=time_ids if added else None,
         )
+        if "guidance" in spec:
+            description["guidance"] = spec["guidance"]
         (OUT / f"{case}.json").write_text(json.dumps(description, separators=(",", ":")) + "\n")
         save_file(tensors, OUT / f"{case}.safetensors")
         parameters = sum(np.prod(shape) for shape in shapes.values())

@@ -6,8 +6,12 @@ use std::{collections::HashMap, fs};
 use candle_core::{DType, Device, Tensor};
 use cupscale::{
     backend::{Activation, Params, Trace},
-    model::denoiser::{
-        Conditioning, Control, ControlKind, ControlPicture, ControlSignal, Denoiser, Prior,
+    model::{
+        denoiser::{
+            Conditioning, Control, ControlKind, ControlPicture, ControlSignal, Denoiser,
+            MicroConditioning, Prior,
+        },
+        text::TextConditioning,
     },
 };
 use serde_json::Value;
@@ -236,9 +240,17 @@ fn a_trace_of_a_control_has_the_shapes_of_a_call() {
     let case = load("union");
     let trace = Trace::new(&Device::Cpu);
     let traced = |x: &Tensor| trace.activation(x.shape().clone(), DType::F32);
-    let pixels = traced(&case.picture);
+    let text = TextConditioning {
+        context: trace.activation((2, 5, 24), DType::F32),
+        pooled: Some(trace.activation((2, 20), DType::F32)),
+        lengths: None,
+    };
+    let micro = MicroConditioning { original: (0, 0), crop: (0, 0), target: (0, 0) };
+    let cond = case.denoiser.condition(&text, micro).unwrap();
+    let (sample, pixels) = (traced(&case.sample), traced(&case.picture));
     let before = trace.peak();
-    let signal = case.signal_of(&traced(&case.sample), &pixels, ControlKind::Tile, 0.5).unwrap();
+    let picture = ControlPicture { pixels: &pixels, kind: ControlKind::Tile };
+    let signal = case.control.forward(&sample, case.timestep, &cond, &picture, 0.5).unwrap();
     let real = case.signal(ControlKind::Tile, 0.5);
     for (traced, real) in signal.parts().0.iter().zip(real.parts().0) {
         assert_eq!((traced.dims(), traced.dtype()), (real.dims(), real.dtype()));

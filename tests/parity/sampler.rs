@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use cupscale::sampler::{
     self, Ddim, Denoise, Level, NoiseProcess, PredictionForm, QuantileSearch, Sampler,
-    SamplerChoice, SamplerError, SamplerKind, Schedule, SchedulerConfig, Step, TimestepSpacing,
-    plan,
+    SamplerError, SamplerKind, Schedule, SchedulerConfig, Step, TimestepSpacing, plan,
 };
+use cupscale::weights::registry::RunDefaults;
 use safetensors::SafeTensors;
 use serde::Deserialize;
 
@@ -256,16 +256,103 @@ fn trajectories_follow_diffusers_with_the_scheduler_of_pixart() {
 fn trajectories_follow_k_diffusion_with_the_third_order_on_the_stochastic_equation() {
     let text = include_str!("../fixtures/sampler/k_diffusion_trajectories.json");
     let file = include_bytes!("../fixtures/sampler/k_diffusion_trajectories.safetensors");
-    follow_with(Some(SamplerKind::Dpmpp3mSde), text, file, 35);
+    // No config of diffusers leads to it.
+    follow_as(text, file, 35, |name, case| {
+        let kind = SamplerKind::Dpmpp3mSde;
+        assert_eq!(name.split('_').next(), Some(kind.name()), "{name}");
+        let config = SchedulerConfig::from_json(&case.config.to_string()).unwrap();
+        let schedule = Schedule::new(&config).unwrap().with_tokens(case.tokens.unwrap_or(1));
+        Walk { config, schedule, kind, timesteps: (&case.n).into() }
+    });
 }
 
-/// Follows the trajectories of a fixture, this many; the number of clean latents that were compared.
+/// The scheduler config of a model's base, as its folder has it.
+fn base_config(name: &str) -> serde_json::Value {
+    let mut config = serde_json::json!({
+        "_class_name": "EulerDiscreteScheduler", "beta_end": 0.012, "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085, "clip_sample": false, "interpolation_type": "linear", "num_train_timesteps": 1000,
+        "prediction_type": "epsilon", "sample_max_value": 1.0, "set_alpha_to_one": false, "skip_prk_steps": true,
+        "steps_offset": 1, "timestep_spacing": "leading", "trained_betas": null, "use_karras_sigmas": false,
+    });
+    if name == "sdxl-turbo" {
+        config["_class_name"] = "EulerAncestralDiscreteScheduler".into();
+        config["timestep_spacing"] = "trailing".into();
+    } else if name.contains("sd15") || name.contains("dreamshaper") {
+        config = serde_json::json!({
+            "_class_name": "PNDMScheduler", "beta_end": 0.012, "beta_schedule": "scaled_linear",
+            "beta_start": 0.00085, "clip_sample": false, "num_train_timesteps": 1000, "set_alpha_to_one": false,
+            "skip_prk_steps": true, "steps_offset": 1, "trained_betas": null,
+        });
+    }
+    config
+}
+
+/// Every model of the registry that is made for few steps, with the sampler, the spacing or list of timesteps, the
+/// number of steps and the prediction that its entry says, over its base's scheduler config.
+#[test]
+fn the_few_step_models_of_the_registry_walk_as_their_cards_say() {
+    let registry: serde_json::Value =
+        serde_json::from_str(include_str!("../../models/registry.json")).unwrap();
+    let models = registry["models"].as_array().unwrap();
+    let text = include_str!("../fixtures/sampler/few_step_trajectories.json");
+    let file = include_bytes!("../fixtures/sampler/few_step_trajectories.safetensors");
+    let compared = follow_as(text, file, 32, |name, case| {
+        let (sampler, model) = name.split_once('_').unwrap();
+        let entry = model.strip_suffix("_whole").unwrap_or(model);
+        let known = models.iter().find(|known| known["name"] == entry).unwrap();
+        let run: RunDefaults = serde_json::from_value(known["run"].clone()).unwrap();
+        assert_eq!(run.sampler.as_deref(), Some(sampler), "{name}");
+        let mut config = base_config(entry);
+        if let Some(prediction) = &run.prediction_type {
+            config["prediction_type"] = prediction.as_str().into();
+        }
+        let config = SchedulerConfig::from_json(&config.to_string()).unwrap();
+        let mut schedule = Schedule::new(&config).unwrap();
+        if let Some(spacing) = &run.timestep_spacing {
+            schedule = schedule.with_spacing(spacing.parse().unwrap());
+        }
+        let kind: SamplerKind = sampler.parse().unwrap();
+        let steps = run.steps.unwrap() as usize;
+        let timesteps = match run.timesteps {
+            Some(list) => {
+                assert_eq!(list.len(), steps, "{name}");
+                sampler::Timesteps::List(list.into_iter().map(|t| t as usize).collect())
+            }
+            None => sampler::Timesteps::Count(steps),
+        };
+        let run_steps = if entry == model { run.denoise_steps.unwrap() as usize } else { steps };
+        assert_eq!((run_steps, run.eta), (case.run, case.eta), "{name}");
+        // Distilled models have no guidance of two predictions, but those that are made for it.
+        let guided = ["hyper-sdxl-cfg", "lcm-sdxl", "lcm-dreamshaper-v7"].contains(&entry);
+        assert_eq!(run.guidance.unwrap() > 1.0, guided, "{name}");
+        Walk { config, schedule, kind, timesteps }
+    });
+    assert!(compared > 50, "{compared}");
+}
+
+/// What a trajectory is walked with.
+struct Walk {
+    config: SchedulerConfig,
+    schedule: Schedule,
+    kind: SamplerKind,
+    timesteps: sampler::Timesteps,
+}
+
+/// Follows the trajectories of a fixture, this many, each as its own scheduler config says; the number of clean latents
+/// that were compared.
 fn follow(cases: &str, file: &[u8], count: usize) -> usize {
-    follow_with(None, cases, file, count)
+    follow_as(cases, file, count, |name, case| {
+        let config = SchedulerConfig::from_json(&case.config.to_string()).unwrap();
+        let schedule = Schedule::new(&config).unwrap().with_tokens(case.tokens.unwrap_or(1));
+        let choice = config.sampler().unwrap();
+        assert_eq!(name.split('_').next(), Some(choice.kind.name()), "{name}: {choice:?}");
+        assert_eq!(choice.note, None, "{name}");
+        Walk { config, schedule, kind: choice.kind, timesteps: (&case.n).into() }
+    })
 }
 
-/// As [`follow`], with a sampler that no config leads to.
-fn follow_with(chosen: Option<SamplerKind>, cases: &str, file: &[u8], count: usize) -> usize {
+/// Follows the trajectories of a fixture, this many, each as `walk` says.
+fn follow_as(cases: &str, file: &[u8], count: usize, walk: impl Fn(&str, &Case) -> Walk) -> usize {
     let cases: BTreeMap<String, Case> = serde_json::from_str(cases).unwrap();
     let file = SafeTensors::deserialize(file).unwrap();
     assert_eq!(cases.len(), count);
@@ -275,14 +362,8 @@ fn follow_with(chosen: Option<SamplerKind>, cases: &str, file: &[u8], count: usi
     let part = |all: &[f32], i: usize| all[i * len..(i + 1) * len].to_vec();
     let mut x0s_compared = 0;
     for (name, case) in &cases {
-        let config = SchedulerConfig::from_json(&case.config.to_string()).unwrap();
-        let schedule = Schedule::new(&config).unwrap().with_tokens(case.tokens.unwrap_or(1));
-        let of_config = || config.sampler().unwrap();
-        let choice = chosen.map_or_else(of_config, |kind| SamplerChoice { kind, note: None });
-        assert_eq!(name.split('_').next(), Some(choice.kind.name()), "{name}: {choice:?}");
-        assert_eq!(choice.note, None, "{name}");
-        let sampler = choice.kind.build(&config, case.eta).unwrap();
-        let timesteps = (&case.n).into();
+        let Walk { config, schedule, kind, timesteps } = walk(name, case);
+        let sampler = kind.build(&config, case.eta).unwrap();
         let steps = plan(&*sampler, &schedule, &timesteps, Denoise::Steps(case.run)).unwrap();
         assert_eq!(steps.len(), case.timesteps.len(), "{name}");
         for (ours, &theirs) in in_f32(&steps).into_iter().zip(&case.timesteps) {
@@ -328,7 +409,7 @@ fn follow_with(chosen: Option<SamplerKind>, cases: &str, file: &[u8], count: usi
                 update.with_quantile(search.value())
             });
             let update = known.as_ref().unwrap_or(update);
-            let stochastic = match choice.kind {
+            let stochastic = match kind {
                 SamplerKind::Ddim => {
                     case.eta > Some(0.0) && !(step.last && schedule.final_level() == Level::CLEAN)
                 }

@@ -52,7 +52,7 @@ impl Case {
 
 #[test]
 fn the_unet_of_every_configuration_computes_what_diffusers_computes() {
-    for name in ["sdxl", "concat", "sd15", "rare", "ssd_1b", "vega"] {
+    for name in ["sdxl", "concat", "sd15", "rare", "guided", "guided_sdxl", "ssd_1b", "vega"] {
         let case = load(name);
         let output = case.run(Prior::None).unwrap();
         assert_close(name, &output, &case.about.expected["output"], 1e-4);
@@ -179,6 +179,20 @@ fn a_missing_weight_is_named() {
 }
 
 #[test]
+fn the_strength_of_guidance_changes_a_model_that_is_given_it_and_no_other() {
+    let output = |name: &str, scale: f64| {
+        let mut case = load(name);
+        case.cond = case.model.with_guidance(&case.cond, scale).unwrap();
+        case.run(Prior::None).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    };
+    for name in ["guided", "guided_sdxl"] {
+        assert_ne!(output(name, 1.0), output(name, 7.5), "{name}");
+    }
+    assert!(!load("sdxl").model.embeds_guidance());
+    assert_eq!(output("sdxl", 1.0), output("sdxl", 7.5));
+}
+
+#[test]
 fn fields_that_change_the_mathematics_are_refused_by_name() {
     for (field, value) in [
         ("class_embed_type", r#""timestep""#),
@@ -193,7 +207,6 @@ fn fields_that_change_the_mathematics_are_refused_by_name() {
         ("encoder_hid_dim", "64"),
         ("encoder_hid_dim_type", r#""text_proj""#),
         ("attention_type", r#""gated""#),
-        ("time_cond_proj_dim", "256"),
         ("time_embedding_type", r#""fourier""#),
         ("timestep_post_act", r#""silu""#),
         ("cross_attention_norm", r#""layer_norm""#),

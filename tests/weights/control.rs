@@ -119,7 +119,8 @@ fn a_control_is_rounded_with_the_model_and_what_it_does_not_use_is_noted() {
     let (_, footprint) =
         files.without_values(|files| files.load_controls(&Device::Cpu, DType::F32)).unwrap();
     let count: usize = control("sdxl").1.values().map(Tensor::elem_count).sum();
-    assert_eq!(footprint.kept, 4 * count);
+    // Packed for the CPU's products.
+    assert!((4 * count..5 * count).contains(&footprint.kept), "{footprint:?} for {count} weights");
 }
 
 #[test]

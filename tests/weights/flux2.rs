@@ -210,6 +210,14 @@ fn a_lora_in_both_namings_changes_the_same_weights() {
     let one = with(&lora("one.safetensors", module, peft, &up));
     let module = "diffusion_model.single_blocks.0.linear1";
     assert_eq!(bits(&with(&lora("two.safetensors", module, peft, &up))), bits(&one));
+    // One of a model whose text is wider.
+    let wide = HashMap::from([
+        ("diffusion_model.txt_in.lora_A.weight".to_owned(), field("wide", &[3, 7680])),
+        ("diffusion_model.txt_in.lora_B.weight".to_owned(), field("up", &[32, 3])),
+    ]);
+    let wide = save(&wide, &place, "wide.safetensors");
+    let error = replaced(&base, &path).with_lora(&wide, 0.5).unwrap_err().to_string();
+    assert!(error.contains("made for FLUX.2 [klein] 4B (7680-wide text)"), "{error}");
 }
 
 #[test]

@@ -27,7 +27,7 @@ fn tensors(name: &str) -> HashMap<String, Tensor> {
     candle_core::safetensors::load(lora(name), &Device::Cpu).unwrap()
 }
 
-fn sdxl() -> ModelFiles {
+pub fn sdxl() -> ModelFiles {
     open(&fixture("img2img/model")).unwrap()
 }
 
@@ -45,7 +45,7 @@ fn with_case(case: &str, model: ModelFiles) -> ModelFiles {
     })
 }
 
-fn weight(model: &ModelFiles, name: &str, shape: &[usize], dtype: DType) -> Tensor {
+pub fn weight(model: &ModelFiles, name: &str, shape: &[usize], dtype: DType) -> Tensor {
     let (part, name) = name.split_once('/').unwrap();
     let part = match part {
         "unet" => Part::Denoiser,
@@ -131,7 +131,8 @@ fn two_at_once_add_up_as_in_diffusers() {
     equals_diffusers("two");
     let model = with_case("two", sdxl());
     let loras: Vec<_> = model.loras().collect();
-    assert_eq!(loras, [("hyper.safetensors", 0.8), ("ldm.safetensors", -0.4)]);
+    let expected = [("hyper.safetensors", &0.8.into()), ("ldm.safetensors", &(-0.4).into())];
+    assert_eq!(loras, expected);
 }
 
 #[test]
@@ -213,7 +214,7 @@ fn edited(
 
 /// The one line that a LoRA is refused with, less the file's name.
 #[track_caller]
-fn refusal(model: ModelFiles, path: &Path, scale: f64) -> String {
+pub fn refusal(model: ModelFiles, path: &Path, scale: f64) -> String {
     let text = model.with_lora(path, scale).unwrap_err().to_string();
     assert!(!text.contains('\n'), "{text}");
     let prefix = format!("{}: ", path.display());
@@ -292,14 +293,13 @@ fn an_adapter_without_its_configuration_is_noted() {
     fs::copy(lora("adapter/adapter_model"), &path).unwrap();
     let notes = sdxl().with_lora(&path, 1.0).unwrap().notes();
     let expected = format!(
-        "{}: no adapter_config.json beside it, so alpha is taken to be the rank",
+        "{}: no adapter_config.json beside it, so alpha is taken to be the rank, and OFT to be exact",
         path.display()
     );
     assert_eq!(notes, [expected]);
     for (text, reason) in [
         ("{", "not valid JSON"),
-        ("{\"peft_type\": \"LOHA\"}", "LOHA is not supported (a plain LoRA is)"),
-        ("{\"use_dora\": true}", "DoRA is not supported (a plain LoRA is)"),
+        ("{\"peft_type\": \"VERA\"}", "VERA is not supported (LORA, LOHA, LOKR, OFT are)"),
     ] {
         let config = dir.path().join("adapter_config.json");
         fs::write(&config, text).unwrap();
@@ -370,18 +370,17 @@ fn alpha_is_one_finite_number_of_any_type() {
 #[test]
 fn other_kinds_of_adapter_are_refused_by_name() {
     for (end, kind) in [
-        ("dora_scale", "DoRA"),
-        ("hada_w1_a", "LoHa"),
-        ("lokr_w1", "LoKr"),
-        ("oft_blocks", "OFT"),
-        ("diff", "a full-weight difference"),
+        ("vera_lambda_b", "VeRA"),
+        ("boft_R", "peft's BOFT"),
+        ("lora_E", "AdaLoRA"),
+        ("oft_diag", "an early OFT, of which two forms have the same names"),
+        ("lora_B.bias", "a LoRA with biases"),
     ] {
         let key = format!("lora_unet_mid_block_attentions_0_proj_in.{end}");
         let (_dir, path) = edited("hyper", |tensors| {
             tensors.insert(key.clone(), Tensor::zeros(1, DType::F32, &Device::Cpu).unwrap());
         });
-        let expected =
-            format!("`{key}` belongs to {kind}, which is not supported (a plain LoRA is)");
+        let expected = format!("`{key}` belongs to {kind}, which is not supported");
         assert_eq!(refusal(sdxl(), &path, 1.0), expected);
     }
     let unet = fixture("img2img/model/unet/diffusion_pytorch_model.safetensors");

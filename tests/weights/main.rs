@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod adapters;
 mod control;
 mod distilled;
 mod enlarger;
@@ -10,6 +11,7 @@ mod files;
 mod flux2;
 mod flux2_klein;
 mod gguf;
+mod guided;
 mod lora;
 mod model;
 mod pixart;

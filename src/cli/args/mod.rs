@@ -410,6 +410,7 @@ mod tests {
     use cupscale::{
         pipeline::Defaults,
         sampler::{Ddim, Tcd},
+        weights::LoraScale,
     };
 
     fn parse(line: &str) -> JobArgs {
@@ -486,6 +487,21 @@ mod tests {
 
     #[test]
     fn a_lora_has_a_scale_if_a_number_follows_its_last_colon() {
+        let list = format!("0.5{}", ",1".repeat(16));
+        for (text, path, scale, blocks) in [
+            ("a:0.5:1,0,-.5", "a", 0.5, &[1.0, 0.0, -0.5][..]),
+            ("a:2:lbw=1,0", "a", 2.0, &[1.0, 0.0]),
+            ("a:1,0", "a", 1.0, &[1.0, 0.0]),
+            ("C:\\loras\\a.safetensors:1:1,0", "C:\\loras\\a.safetensors", 1.0, &[1.0, 0.0]),
+            ("a:1,x", "a:1,x", 1.0, &[]),
+            ("a:1:one,two", "a:1:one,two", 1.0, &[]),
+        ] {
+            let scale = LoraScale { scale, blocks: blocks.to_vec() };
+            let expected = LoraArg { path: path.into(), scale };
+            assert_eq!(parse(&format!("x in.png --lora {text}")).model.lora, [expected], "{text}");
+        }
+        let args = parse(&format!("x in.png --lora a:{list}"));
+        assert_eq!(args.model.lora[0].scale.blocks.len(), 17);
         for (text, path, scale) in [
             ("a.safetensors", "a.safetensors", 1.0),
             ("a.safetensors:0.7", "a.safetensors", 0.7),
@@ -496,11 +512,12 @@ mod tests {
             ("a:1:2", "a:1", 2.0),
             ("a:", "a:", 1.0),
         ] {
-            let expected = LoraArg { path: path.into(), scale };
+            let expected = LoraArg { path: path.into(), scale: scale.into() };
             assert_eq!(parse(&format!("x in.png --lora {text}")).model.lora, [expected], "{text}");
         }
         let args = parse("x in.png --lora a --lora b:2");
-        assert_eq!(args.model.lora.iter().map(|lora| lora.scale).collect::<Vec<_>>(), [1.0, 2.0]);
+        let scales: Vec<_> = args.model.lora.iter().map(|lora| lora.scale.scale).collect();
+        assert_eq!(scales, [1.0, 2.0]);
     }
 
     #[test]
@@ -530,6 +547,9 @@ mod tests {
             "x a --lora b:inf",
             "x a --lora b:nan",
             "x a --lora :1",
+            "x a --lora :1:1,2",
+            "x a --lora b:1:1,nan",
+            "x a --lora b:inf:1,1",
             "x a --unknown",
             "x a --profile bold",
             "x a --invert-mask",

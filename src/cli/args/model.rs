@@ -31,9 +31,10 @@ pub struct ModelArgs {
     /// Round the model's weights to this type as they are read: less memory, a little less exact
     #[arg(long, value_name = "q8_0|q6_k|q5_k|q4_k|f16")]
     pub quantize: Option<QuantType>,
-    /// LoRA to merge into the model's weights (safetensors), with its scale [default scale: 1];
-    /// may be given several times
-    #[arg(long, value_name = "NAME|FILE[:SCALE]",
+    /// LoRA to merge into the model's weights (safetensors), with its scale [default scale: 1] and weights of
+    /// blocks with commas between them (17 or 26 for Stable Diffusion 1.5, 12 or 20 for SDXL); may be given several
+    /// times
+    #[arg(long, value_name = "NAME|FILE[:SCALE[:BLOCKS]]",
           value_parser = clap::builder::OsStringValueParser::new().try_map(values::lora))]
     pub lora: Vec<LoraArg>,
     /// Embedding (textual inversion, safetensors) that prompts may name, by its file's name or as <NAME>; or a folder of them;

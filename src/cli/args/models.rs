@@ -86,7 +86,7 @@ pub struct AddArgs {
     /// (.safetensors, or a .param with its .bin)
     pub path: PathBuf,
     /// A LoRA to merge: a file, or an installed LoRA's name; may be given several times
-    #[arg(long, value_name = "FILE[:SCALE]",
+    #[arg(long, value_name = "FILE[:SCALE[:BLOCKS]]",
           value_parser = OsStringValueParser::new().try_map(values::lora))]
     pub lora: Vec<LoraArg>,
     /// A UNet in place of the model's own: a file or a folder
@@ -191,7 +191,7 @@ pub struct QuantizeArgs {
     #[arg(short, long = "type", value_name = "q8_0|q6_k|q5_k|q4_k|f16")]
     pub quant: QuantType,
     /// A LoRA to merge first; may be given several times
-    #[arg(long, value_name = "NAME|FILE[:SCALE]",
+    #[arg(long, value_name = "NAME|FILE[:SCALE[:BLOCKS]]",
           value_parser = OsStringValueParser::new().try_map(values::lora))]
     pub lora: Vec<LoraArg>,
     #[command(flatten)]

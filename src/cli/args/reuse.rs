@@ -301,7 +301,18 @@ impl Reused {
             let Some(name) = installed_lora(file) else {
                 return Err(format!("its LoRA {} is not installed: name it with --lora", lora[0]));
             };
-            self.push("lora", &format!("{name}:{scale}"));
+            let blocks = match lora.get(2) {
+                None => String::new(),
+                Some(blocks) => {
+                    let numbers = blocks.as_array().map(|list| list.iter().map(Value::as_f64));
+                    let numbers: Option<Vec<_>> = numbers.and_then(Iterator::collect);
+                    let numbers = numbers.ok_or_else(|| wrong("loras", lora))?;
+                    numbers.iter().fold(String::new(), |text, number| {
+                        format!("{text}{}{number}", if text.is_empty() { ':' } else { ',' })
+                    })
+                }
+            };
+            self.push("lora", &format!("{name}:{scale}{blocks}"));
         }
         Ok(())
     }

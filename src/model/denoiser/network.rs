@@ -39,6 +39,22 @@ pub trait DenoisingNetwork: fmt::Debug + Send + Sync {
     /// Texts without a pooled embedding for a family that takes one, or those of the backend.
     fn condition(&self, text: &TextConditioning, micro: MicroConditioning) -> Result<Conditioning>;
 
+    /// `true` for a model that is given the strength of guidance (a latent consistency model): one call of it is
+    /// what two of another are with guidance.
+    fn embeds_guidance(&self) -> bool {
+        false
+    }
+
+    /// The same conditions with this strength of guidance, for a model that is given it; all others leave them as they
+    /// are.
+    ///
+    /// # Errors
+    /// Those of the backend.
+    fn with_guidance(&self, cond: &Conditioning, scale: f64) -> Result<Conditioning> {
+        let _ = scale;
+        Ok(cond.clone())
+    }
+
     /// Heights and widths of the layers that [`Prior`] speaks of, in visiting order, for a sample of
     /// `height` × `width` latent pixels.
     fn prior_sizes(&self, height: usize, width: usize) -> Vec<(usize, usize)>;

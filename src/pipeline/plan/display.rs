@@ -88,7 +88,10 @@ impl fmt::Display for Plan {
                 writeln!(f, "calls         {calls} in batches of 2 × {batch}")?;
             }
             None => {
-                writeln!(f, "guidance      none")?;
+                match sampling.embedded_guidance {
+                    Some(guidance) => writeln!(f, "guidance      {guidance}, given to the model")?,
+                    None => writeln!(f, "guidance      none")?,
+                }
                 writeln!(f, "calls         {calls} in batches of {batch}")?;
             }
         }

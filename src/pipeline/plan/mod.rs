@@ -120,8 +120,13 @@ impl Plan {
         let (height, width) = geometry.grid.region_size();
         let tokens = model.shape().tokens((height, width));
         let schedule = model.schedule.clone().with_tokens(tokens);
-        let mut sampling =
+        let sampling =
             SamplingPlan::resolve(&model.scheduler, &schedule, &model.defaults, settings)?;
+        let mut sampling = if model.blueprints.denoiser.embeds_guidance() {
+            sampling.with_embedded_guidance(&model.defaults, settings)
+        } else {
+            sampling
+        };
         let wanted = (sampling.guidance.is_some(), settings.captions_differ());
         let text_chunks = Prompts::new(settings)?.chunks(&model.blueprints.text, wanted)?;
         let controls = controls(model, settings, sampling.steps.len())?;

@@ -37,6 +37,8 @@ pub struct SamplingPlan {
     pub initial_noise: f64,
     /// The strength of classifier-free guidance, above 1; `None` without.
     pub guidance: Option<f64>,
+    /// The strength of guidance that the model is given, instead of that; `None` for all others.
+    pub embedded_guidance: Option<f64>,
     /// Notes for the user: a substituted sampler, a choice without effect.
     pub notes: Vec<String>,
 }
@@ -111,8 +113,27 @@ impl SamplingPlan {
             updates,
             initial_noise,
             guidance,
+            embedded_guidance: None,
             notes,
         })
+    }
+
+    /// The same plan for a model that is given the strength of guidance: one prediction of it is what two of another are.
+    #[must_use]
+    pub fn with_embedded_guidance(self, model: &ModelDefaults, settings: &Settings) -> Self {
+        let mut notes = self.notes;
+        if !settings.negative_prompt.is_empty() && self.guidance.is_some() {
+            let note = "the negative prompt has no effect on a model that is given its guidance";
+            notes.push(note.to_owned());
+        }
+        let strength = settings.guidance.or(model.guidance).unwrap_or(Defaults::GUIDANCE);
+        Self { guidance: None, embedded_guidance: Some(strength.max(1.0)), notes, ..self }
+    }
+
+    /// The strength of guidance, whichever way it is applied; 1 is none.
+    #[must_use]
+    pub fn strength(&self) -> f64 {
+        self.guidance.or(self.embedded_guidance).unwrap_or(Defaults::GUIDANCE)
     }
 }
 
@@ -290,6 +311,27 @@ mod tests {
         assert_eq!(timesteps_run(&resolve(EULER, one_step, &counted).unwrap()), [499.0]);
         let listed = Settings { timesteps: Some(vec![700, 300]), ..Settings::default() };
         assert_eq!(timesteps_run(&resolve(EULER, one_step, &listed).unwrap()), [300.0]);
+    }
+
+    #[test]
+    fn a_model_that_is_given_its_guidance_has_no_second_prediction() {
+        let own = r#"{"sampler": "lcm", "steps": 4, "guidance": 8}"#;
+        let defaults = serde_json::from_str(own).unwrap();
+        let given = |settings: &Settings| {
+            let plan = resolve(EULER, own, settings).unwrap();
+            plan.with_embedded_guidance(&defaults, settings)
+        };
+        let plan = given(&Settings::default());
+        assert_eq!(
+            (plan.guidance, plan.embedded_guidance, plan.strength()),
+            (None, Some(8.0), 8.0)
+        );
+        let plan = given(&Settings { guidance: Some(0.0), ..Settings::default() });
+        assert_eq!((plan.guidance, plan.embedded_guidance), (None, Some(1.0)));
+        let negative = Settings { negative_prompt: "blurry".to_owned(), ..Settings::default() };
+        let plan = given(&negative);
+        assert!(plan.notes[0].contains("given its guidance"), "{:?}", plan.notes);
+        assert_eq!(resolve(EULER, own, &Settings::default()).unwrap().strength(), 8.0);
     }
 
     #[test]

@@ -85,6 +85,9 @@ impl Conditions {
             }
             all = Conditioning::cat(&[&all, &runner.condition(&own, micro)?])?;
         }
+        if let Some(scale) = spec.plan.sampling.embedded_guidance {
+            all = runner.with_guidance(&all, scale)?;
+        }
         let notes = cut_notes(runner, (&texts[..], chunks), &rows, negative)?;
         Ok(Self { all, rows, negative: negative.map(|_| count), notes })
     }

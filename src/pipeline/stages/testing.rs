@@ -141,6 +141,10 @@ impl Compute for Fake {
         Ok(self.denoiser.condition(texts, micro)?)
     }
 
+    fn with_guidance(&self, conditions: &Conditioning, scale: f64) -> Result<Conditioning, Error> {
+        Ok(self.denoiser.with_guidance(conditions, scale)?)
+    }
+
     fn chunks(&self, _: &Prompt) -> Result<usize, Error> {
         Ok(1)
     }

@@ -61,6 +61,16 @@ pub(super) fn open_clip_names(layers: usize) -> Vec<TensorName> {
     names
 }
 
+/// Name that OpenCLIP gives a module of a text encoder's layers, and how ours is taken from it; `None` for every other
+/// module. LoRA files have no other names of OpenCLIP's.
+pub(in crate::weights) fn open_clip_module(module: &str) -> Option<(String, Take)> {
+    let inside = module.strip_prefix("text_model.").unwrap_or(module);
+    inside.strip_prefix("encoder.layers.")?;
+    let (stored, take) = open_clip_name(&format!("{inside}.weight"));
+    let stored = stored.strip_suffix(".weight").or_else(|| stored.strip_suffix("_weight"))?;
+    Some((stored.to_owned(), take))
+}
+
 fn open_clip_name(name: &str) -> (String, Take) {
     let name = name.strip_prefix("text_model.").unwrap_or(name);
     if let Some(table) = name.strip_prefix("embeddings.") {

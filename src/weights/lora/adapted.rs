@@ -5,17 +5,17 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Shape, Tensor};
 
-use super::delta::Deltas;
+use super::changes::Changes;
 use crate::backend::ParamSource;
 
-/// Weights with changes, which add up.
+/// Weights with changes, one after the other.
 pub(in crate::weights) struct Adapted {
     base: Arc<dyn ParamSource>,
-    changes: Vec<Arc<Deltas>>,
+    changes: Vec<Arc<Changes>>,
 }
 
 impl Adapted {
-    pub(in crate::weights) fn new(base: Arc<dyn ParamSource>, changes: Vec<Arc<Deltas>>) -> Self {
+    pub(in crate::weights) fn new(base: Arc<dyn ParamSource>, changes: Vec<Arc<Changes>>) -> Self {
         Self { base, changes }
     }
 
@@ -36,7 +36,7 @@ impl ParamSource for Adapted {
             base.flatten_all()?.to_vec1()?
         };
         for change in changes {
-            change.add_to(name, &mut values)?;
+            change.apply(name, &mut values)?;
         }
         // Rounded once, after the last change.
         Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(dtype)?.to_device(device)

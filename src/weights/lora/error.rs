@@ -15,7 +15,7 @@ pub enum LoraError {
     Empty,
     #[error("the scale {0} is not a number")]
     Scale(f64),
-    #[error("`{key}` belongs to {kind}, which is not supported (a plain LoRA is)")]
+    #[error("`{key}` belongs to {kind}, which is not supported")]
     Kind { key: String, kind: &'static str },
     #[error("not a LoRA: no pair of lora_down and lora_up (its first tensor: `{0}`)")]
     NotLora(String),
@@ -33,6 +33,30 @@ pub enum LoraError {
         .shapes[0], .shapes[1]
     )]
     Shape { down: String, shapes: [Vec<usize>; 2], weight: String, expected: Vec<usize> },
+    #[error("`{module}`: {shapes} do not make `{weight}` of {expected:?}")]
+    Factors { module: String, shapes: String, weight: String, expected: Vec<usize> },
+    #[error("`{key}` cannot turn `{weight}`: {reason}")]
+    Rotation { key: String, weight: String, reason: String },
+    #[error(
+        "`{key}` of {found:?} has the lengths of neither rows nor inputs of `{weight}`, {expected:?}"
+    )]
+    Lengths { key: String, found: Vec<usize>, weight: String, expected: Vec<usize> },
+    #[error(
+        "`{key}` of {found:?} is for {}",
+        match .expected {
+            Some(expected) => format!("`{weight}` of {expected:?}"),
+            None => format!("`{weight}`, which this model has not"),
+        }
+    )]
+    Bias { key: String, found: Vec<usize>, weight: String, expected: Option<Vec<usize>> },
+    #[error("`{module}` is both {} and {}", .kinds[0], .kinds[1])]
+    Mixed { module: String, kinds: [&'static str; 2] },
+    #[error(
+        "`{module}` is kept in several weights here, which {kind} cannot change (its names in diffusers could)"
+    )]
+    Pieces { module: String, kind: &'static str },
+    #[error("{0}")]
+    Blocks(String),
     #[error("`{key}` is {value}, not a finite number")]
     Alpha { key: String, value: f64 },
     #[error("`{0}` is not one number")]

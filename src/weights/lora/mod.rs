@@ -1,13 +1,19 @@
-//! LoRA: small matrices in a file of their own that change a model's weights,
+//! LoRA and its relatives: small matrices in a file of their own that change a model's weights, in the plainest case
 //! `W' = W + scale · (alpha / rank) · up · down`. The file is matched to the model when it is opened; the products
-//! are computed one weight at a time, when that weight is read. However the file spells its keys (`names`), the
+//! are computed one weight at a time, when that weight is read. However the file spells its keys (`roles`, `names`), the
 //! network sees ordinary weights.
 
 mod adapted;
+mod blocks;
+mod builder;
+mod changes;
 mod config;
-mod delta;
 mod error;
+mod factor;
+mod module;
 mod names;
+mod roles;
+mod rotation;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -20,16 +26,23 @@ use super::families::Family;
 use super::part::Part;
 use super::small_file::read_small;
 use super::source::{Bytes, in_hub_cache, refuse_foreign};
-use super::tensors::{Take, TensorMap};
+use super::tensors::TensorMap;
+use builder::Builder;
+use changes::{Change, Changes};
 use config::AdapterConfig;
-use delta::{Delta, Deltas};
 use error::FILES;
-use names::{LoraTensorRole, Meant};
+use module::{Module, Strength};
+use names::Meant;
+use roles::LoraTensorRole;
 
+pub use blocks::LoraScale;
 pub use error::LoraError;
 
 pub(super) use adapted::Adapted;
 pub(super) use names::Index;
+
+/// Name of an adapter's configuration.
+const CONFIG: &str = "adapter_config.json";
 
 /// Longest configuration of an adapter in bytes; one with an alpha for every module has some hundred thousand.
 const LONGEST_CONFIG: u64 = 16 << 20;
@@ -50,33 +63,40 @@ pub(super) fn file_of(path: &Path) -> PathBuf {
     file.unwrap_or_else(|| path.to_owned())
 }
 
+/// Configuration that lies beside a LoRA's file, if there is one.
+pub(super) fn config_of(file: &Path) -> Option<PathBuf> {
+    Some(file.with_file_name(CONFIG)).filter(|config| config.is_file())
+}
+
 /// A LoRA that has been matched to a model.
 #[derive(Clone, Debug)]
 pub(super) struct Lora {
     /// name of the file without its folder
     pub name: String,
-    pub scale: f64,
+    pub scale: LoraScale,
     pub notes: Vec<String>,
-    deltas: HashMap<Part, Arc<Deltas>>,
+    changes: HashMap<Part, Arc<Changes>>,
 }
 
 impl Lora {
     /// Opens a safetensors file and matches it to the weights of a model.
     ///
     /// # Errors
-    /// A file that cannot be read or is no plain LoRA, one made for another family, or matrices that
-    /// do not fit the weights they are named after.
+    /// A file that cannot be read or is of a kind that is not supported, one made for another family, matrices that
+    /// do not fit the weights they are named after, or weights of blocks that the model has not.
     pub(super) fn open<'a>(
         path: &Path,
-        scale: f64,
+        scale: LoraScale,
         model: &'a Index,
         family: &dyn Family,
     ) -> Result<Self, WeightsError> {
         let file = path.display().to_string();
         let fail = |error| WeightsError::Lora { file: file.clone(), source: Box::new(error) };
-        if !scale.is_finite() {
-            return Err(fail(LoraError::Scale(scale)));
+        if !scale.scale.is_finite() {
+            return Err(fail(LoraError::Scale(scale.scale)));
         }
+        let blocks = model.layout().weights(&scale.blocks);
+        let blocks = blocks.map_err(|reason| fail(LoraError::Blocks(reason)))?;
         if path.is_dir() {
             return Err(fail(LoraError::Folder));
         }
@@ -85,7 +105,7 @@ impl Lora {
         check_family(&contents.tensors, &modules, model, family).map_err(fail)?;
         let saved = contents.config(path, &modules, model, family)?;
 
-        let mut deltas = HashMap::new();
+        let mut changes = HashMap::new();
         let mut left_out = Vec::new();
         for (name, module) in &modules {
             let place = model.place(name);
@@ -95,28 +115,37 @@ impl Lora {
                 continue;
             }
             let config = &saved.configs[&place.part];
-            let delta = |weight: &names::LoraWeight, take: Take| {
-                let pair = module.pair(name)?;
-                let factor = |rank: usize| {
-                    let own = module.alpha.map(|key| contents.alpha(key)).transpose()?;
-                    let alpha = own.map(|alpha| alpha / rank as f64);
-                    Ok(scale * alpha.unwrap_or_else(|| config.scale(place.module, rank)))
+            let of_weight = |weight: &names::LoraWeight, take| {
+                let block = match weight.part {
+                    Part::Denoiser => blocks.of_denoiser(weight.block),
+                    _ => blocks.of_text(),
                 };
-                let shape = (weight.name.as_str(), weight.shape.as_slice());
-                Delta::new(&contents.tensors, pair, module.mid, shape, take, factor)
+                let scale = scale.scale * block;
+                let strength = Strength { scale, config, module: place.module };
+                let file = &contents.tensors;
+                let builder = Builder { module, name, file, weight, take, strength: &strength };
+                let change = builder.change()?;
+                let bias = module.bias_change(file, weight, take, scale)?;
+                let named = change.map(|change| (weight.name.clone(), change));
+                Ok(named.into_iter().chain(bias.map(|change| (weight.bias_name(), change))))
             };
-            let changes = |meant: &Meant<'a>| -> Result<Vec<_>, LoraError> {
-                meant.iter().map(|&(weight, take)| Ok((weight, delta(weight, take)?))).collect()
+            let of_all = |meant: &Meant<'a>| -> Result<Vec<(Part, String, Change)>, LoraError> {
+                let mut all = Vec::new();
+                for &(weight, take) in meant {
+                    let own = of_weight(weight, take)?;
+                    all.extend(own.map(|(name, change)| (weight.part, name, change)));
+                }
+                Ok(all)
             };
             // The names of the two text encoders are the same: the shape decides.
-            let tried: Vec<_> = candidates.iter().map(changes).collect();
+            let tried: Vec<_> = candidates.iter().map(of_all).collect();
             let fitting = tried.iter().position(Result::is_ok).unwrap_or(0);
             let fitting = tried.into_iter().nth(fitting).expect("there are candidates");
-            for (weight, delta) in fitting.map_err(fail)? {
-                deltas
-                    .entry(weight.part)
-                    .or_insert_with(|| Deltas::new(contents.tensors.clone()))
-                    .insert(&weight.name, delta);
+            for (part, weight, change) in fitting.map_err(fail)? {
+                changes
+                    .entry(part)
+                    .or_insert_with(|| Changes::new(contents.tensors.clone()))
+                    .insert(&weight, change);
             }
         }
         if left_out.len() == modules.len() {
@@ -139,48 +168,25 @@ impl Lora {
         }
         if saved.missing {
             notes.push(format!(
-                "{file}: no adapter_config.json beside it, so alpha is taken to be the rank"
+                "{file}: no adapter_config.json beside it, so alpha is taken to be the rank, and OFT to be exact"
             ));
         }
         Ok(Self {
             name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             scale,
             notes,
-            deltas: deltas.into_iter().map(|(part, deltas)| (part, Arc::new(deltas))).collect(),
+            changes: changes.into_iter().map(|(part, changes)| (part, Arc::new(changes))).collect(),
         })
     }
 
     /// See [`TensorMap::find_non_finite`].
     pub(super) fn find_non_finite(&self) -> Option<String> {
-        self.deltas.values().find_map(|deltas| deltas.file.find_non_finite())
+        self.changes.values().find_map(|changes| changes.file.find_non_finite())
     }
 
     /// Changes to a part of the model.
-    pub(super) fn deltas(&self, part: Part) -> Option<Arc<Deltas>> {
-        self.deltas.get(&part).cloned()
-    }
-}
-
-/// Tensors of one module, by their keys.
-#[derive(Default)]
-struct Module<'a> {
-    up: Option<&'a str>,
-    down: Option<&'a str>,
-    mid: Option<&'a str>,
-    alpha: Option<&'a str>,
-}
-
-impl<'a> Module<'a> {
-    /// Keys of `up` and `down`.
-    fn pair(&self, name: &str) -> Result<[&'a str; 2], LoraError> {
-        let missing = |role: LoraTensorRole| LoraError::Half {
-            module: name.to_owned(),
-            missing: role.title(),
-        };
-        Ok([
-            self.up.ok_or_else(|| missing(LoraTensorRole::Up))?,
-            self.down.ok_or_else(|| missing(LoraTensorRole::Down))?,
-        ])
+    pub(super) fn changes(&self, part: Part) -> Option<Arc<Changes>> {
+        self.changes.get(&part).cloned()
     }
 }
 
@@ -207,34 +213,23 @@ impl Contents {
         keys.sort_unstable();
         let (mut modules, mut strange) = (BTreeMap::<_, Module>::new(), Vec::new());
         for &key in &keys {
-            if let Some(kind) = names::other_kind(key) {
+            if let Some(kind) = roles::other_kind(key) {
                 return Err(LoraError::Kind { key: key.to_owned(), kind });
             }
-            let Some((name, role)) = names::split(key) else {
+            let Some((name, role)) = roles::split(key) else {
                 strange.push(key);
                 continue;
             };
-            let module = modules.entry(name).or_default();
-            *match role {
-                LoraTensorRole::Up => &mut module.up,
-                LoraTensorRole::Down => &mut module.down,
-                LoraTensorRole::Mid => &mut module.mid,
-                LoraTensorRole::Alpha => &mut module.alpha,
-            } = Some(key);
+            modules.entry(name).or_default().insert(role, key);
         }
-        if modules.values().all(|module| module.up.is_none() && module.down.is_none()) {
+        strange.extend(modules.values_mut().filter_map(Module::take_weight));
+        strange.sort_unstable();
+        modules.retain(|_, module| !module.is_empty());
+        if !modules.values().any(Module::changes_something) {
             let first = keys.first().map(|&key| key.to_owned());
             return Err(first.map_or(LoraError::Empty, LoraError::NotLora));
         }
         Ok((modules, strange))
-    }
-
-    fn alpha(&self, key: &str) -> Result<f64, LoraError> {
-        match self.tensors.number(key) {
-            Some(value) if value.is_finite() => Ok(value),
-            Some(value) => Err(LoraError::Alpha { key: key.to_owned(), value }),
-            None => Err(LoraError::AlphaShape(key.to_owned())),
-        }
     }
 
     /// Configuration that belongs to the file.
@@ -250,13 +245,13 @@ impl Contents {
             return SavedConfigs::parse(&self.file, text.as_bytes(), family);
         }
         let by_peft = modules.keys().any(|name| model.place(name).peft);
-        let beside = path.with_file_name("adapter_config.json");
+        let beside = path.with_file_name(CONFIG);
         let file = beside.display().to_string();
         match by_peft.then(|| read_small(&beside, LONGEST_CONFIG)) {
             None => SavedConfigs::parse(&file, b"null", family),
             Some(Ok(bytes)) => SavedConfigs::parse(&file, &bytes, family),
             Some(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => {
-                let missing = modules.values().any(|module| module.alpha.is_none());
+                let missing = modules.values().any(|module| !module.has(LoraTensorRole::Alpha));
                 Ok(SavedConfigs { missing, ..SavedConfigs::parse(&file, b"null", family)? })
             }
             Some(Err(source)) => Err(WeightsError::Read { file, source }),
@@ -301,7 +296,7 @@ fn check_family(
     family: &dyn Family,
 ) -> Result<(), LoraError> {
     let reader = modules.iter().find(|(name, _)| model.place(name).reads_text());
-    let lora = reader.and_then(|(_, module)| file.shape(module.down?)?.get(1).copied());
+    let lora = reader.and_then(|(_, module)| module.input_width(file));
     match (lora, model.text_width()) {
         (Some(lora), Some(model)) if lora != model => Err(LoraError::Family {
             lora: generation(family, lora),

@@ -1,5 +1,4 @@
-//! Keys of a LoRA file: the part and the module of a model that each means, and its matrix of the pair.
-//! Modules are found by spelling every weight of the model in each of the namings, because `to_out_0`
+//! Modules of a LoRA file: the part and the weight of a model that each means. They are found by spelling every weight of the model in each of the namings, because `to_out_0`
 //! cannot be taken apart again without knowing the model. The names that depend on the model's family are
 //! the family's ([`LoraNames`]).
 //!
@@ -13,93 +12,10 @@
 
 use std::collections::HashMap;
 
-use crate::weights::families::LoraNames;
+use super::blocks::{Block, BlockLayout};
+use crate::weights::families::{LoraNames, clip};
 use crate::weights::part::Part;
 use crate::weights::tensors::{Take, TensorMap, TensorName};
-
-/// Role of a LoRA's tensor in its module.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum LoraTensorRole {
-    /// `A`, `[rank, in, …]`
-    Down,
-    /// `B`, `[out, rank, …]`
-    Up,
-    /// the core between them of a Tucker decomposition, `[rank, rank, kh, kw]`
-    Mid,
-    Alpha,
-}
-
-impl LoraTensorRole {
-    /// Name in a message.
-    pub(super) fn title(self) -> &'static str {
-        match self {
-            Self::Down => "lora_down (lora_A)",
-            Self::Up => "lora_up (lora_B)",
-            Self::Mid => "lora_mid",
-            Self::Alpha => "alpha",
-        }
-    }
-}
-
-/// Ends of keys: kohya and LyCORIS, peft, then diffusers in the order of its history, newest first.
-const ROLES: [(&str, LoraTensorRole); 16] = [
-    (".lora_down.weight", LoraTensorRole::Down),
-    (".lora_up.weight", LoraTensorRole::Up),
-    (".lora_mid.weight", LoraTensorRole::Mid),
-    (".alpha", LoraTensorRole::Alpha),
-    (".lora_A.weight", LoraTensorRole::Down),
-    (".lora_B.weight", LoraTensorRole::Up),
-    (".lora_A.default.weight", LoraTensorRole::Down),
-    (".lora_B.default.weight", LoraTensorRole::Up),
-    (".lora_A", LoraTensorRole::Down),
-    (".lora_B", LoraTensorRole::Up),
-    (".lora_linear_layer.down.weight", LoraTensorRole::Down),
-    (".lora_linear_layer.up.weight", LoraTensorRole::Up),
-    (".lora.down.weight", LoraTensorRole::Down),
-    (".lora.up.weight", LoraTensorRole::Up),
-    ("_lora.down.weight", LoraTensorRole::Down),
-    ("_lora.up.weight", LoraTensorRole::Up),
-];
-
-/// Kinds of adapter that are no plain LoRA, by the beginning of the piece of a key that says the tensor's role (LyCORIS
-/// `docs/Algo-List.md`, peft `tuners/`).
-const OTHER_KINDS: [(&str, &str); 12] = [
-    ("dora_scale", "DoRA"),
-    ("lora_magnitude_vector", "DoRA"),
-    ("hada_w", "LoHa"),
-    ("hada_t", "LoHa"),
-    ("lokr_w", "LoKr"),
-    ("lokr_t", "LoKr"),
-    ("oft_", "OFT"),
-    ("boft_", "BOFT"),
-    ("on_input", "IA³"),
-    ("ia3_l", "IA³"),
-    ("vera_lambda", "VeRA"),
-    ("lora_E", "AdaLoRA"),
-];
-/// Ends of the keys of a full-weight difference (LyCORIS), which are whole pieces: `diffusion_model` begins like one.
-const DIFFERENCES: [&str; 2] = [".diff", ".diff_b"];
-
-/// Splits a key into the name of its module, as the file spells it, and its role.
-pub(super) fn split(key: &str) -> Option<(&str, LoraTensorRole)> {
-    ROLES.iter().find_map(|&(end, role)| Some((key.strip_suffix(end)?, role)))
-}
-
-/// Kind of adapter to which a key belongs, where that is no plain LoRA.
-pub(super) fn other_kind(key: &str) -> Option<&'static str> {
-    if key.ends_with(".lora_B.bias") {
-        return Some("a LoRA with biases");
-    }
-    if DIFFERENCES.iter().any(|end| key.ends_with(end)) {
-        return Some("a full-weight difference");
-    }
-    // The role stands last, or before peft's `.weight` or `.default.weight`; what is before it names a module.
-    let (_, pieces) = key.split_once('.')?;
-    let mut roles = pieces.rsplit('.').take(3);
-    roles.find_map(|role| {
-        OTHER_KINDS.iter().find(|(kind, _)| role.starts_with(kind)).map(|&(_, title)| title)
-    })
-}
 
 /// Place that a module's name says.
 #[derive(Debug)]
@@ -144,6 +60,18 @@ pub(super) struct LoraWeight {
     /// name in diffusers or transformers
     pub name: String,
     pub shape: Vec<usize>,
+    /// shape of the module's bias, if it has one
+    pub bias: Option<Vec<usize>>,
+    /// block of the UNet that it is in
+    pub block: Option<Block>,
+}
+
+impl LoraWeight {
+    /// Name of the module's bias.
+    pub(super) fn bias_name(&self) -> String {
+        let module = self.name.strip_suffix(".weight").unwrap_or(&self.name);
+        format!("{module}.bias")
+    }
 }
 
 /// Weights that a module means in one part of a model, each with the way in which the rows of its change are taken.
@@ -155,6 +83,7 @@ pub(in crate::weights) struct Index {
     by_spelling: HashMap<(Part, String), Vec<(usize, Take)>>,
     parts: Vec<Part>,
     names: LoraNames,
+    layout: BlockLayout,
 }
 
 impl Index {
@@ -174,21 +103,34 @@ impl Index {
             by_spelling: HashMap::new(),
             parts: parts.iter().map(|&(part, _)| part).collect(),
             names,
+            layout: BlockLayout::default(),
         };
         for (part, tensors) in parts {
             for name in tensors.names() {
                 let shape = tensors.shape(name).unwrap_or_default();
-                let (Some(module), true) = (name.strip_suffix(".weight"), shape.len() > 1) else {
+                let (Some(module), false) = (name.strip_suffix(".weight"), shape.is_empty()) else {
                     continue;
                 };
                 let spelling = spell(module);
-                let mut spellings = vec![];
-                if *part == Part::Denoiser
-                    && let Some(&(theirs, take)) = checkpoint_names.get(name)
-                    && let Some(theirs) = theirs.strip_suffix(".weight").map(spell)
-                    && theirs != spelling
+                let (mut spellings, mut block) = (vec![], None);
+                let theirs = match part {
+                    Part::Denoiser => {
+                        checkpoint_names.get(name).map(|&(theirs, take)| (theirs.clone(), take))
+                    }
+                    _ => clip::open_clip_module(module)
+                        .map(|(theirs, take)| (format!("{theirs}.weight"), take)),
+                };
+                if let Some((theirs, take)) = theirs
+                    && let Some(theirs) = theirs.strip_suffix(".weight")
                 {
-                    spellings.push((theirs, take));
+                    block = Block::of(theirs);
+                    let theirs = spell(theirs);
+                    if theirs != spelling {
+                        spellings.push((theirs, take));
+                    }
+                }
+                if let Some(block) = block {
+                    index.layout.add(block, name.contains(".transformer_blocks."));
                 }
                 spellings.extend(old_spelling(&spelling).map(|old| (old, Take::Whole)));
                 spellings.push((spelling, Take::Whole));
@@ -200,6 +142,8 @@ impl Index {
                     part: *part,
                     name: name.to_owned(),
                     shape: shape.to_vec(),
+                    bias: tensors.shape(&format!("{module}.bias")).map(<[usize]>::to_vec),
+                    block,
                 });
             }
         }
@@ -221,6 +165,25 @@ impl Index {
             .filter_map(|&part| self.by_spelling.get(&(part, spelling.clone())))
             .map(|meant| meant.iter().map(|&(index, take)| (&self.weights[index], take)).collect())
             .collect()
+    }
+
+    /// Names and shapes of all weights and biases, part by part.
+    #[cfg(fuzzing)]
+    pub(in crate::weights) fn names(&self) -> Vec<(Part, Vec<(String, Vec<usize>)>)> {
+        let of_part = |part: &Part| {
+            let own = self.weights.iter().filter(|weight| weight.part == *part);
+            let names = own.flat_map(|weight| {
+                let bias = weight.bias.clone().map(|shape| (weight.bias_name(), shape));
+                [(weight.name.clone(), weight.shape.clone())].into_iter().chain(bias)
+            });
+            (*part, names.collect())
+        };
+        self.parts.iter().map(of_part).collect()
+    }
+
+    /// Blocks of the denoiser.
+    pub(super) fn layout(&self) -> &BlockLayout {
+        &self.layout
     }
 
     /// Width of the text that the denoiser reads.
@@ -259,6 +222,7 @@ fn old_spelling(spelling: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::roles::{LoraTensorRole, split};
     use super::*;
     use crate::weights::families::FAMILIES;
 
@@ -328,30 +292,6 @@ mod tests {
             ("mid_block_attentions_0_proj_in", None),
         ] {
             assert_eq!(old_spelling(new).as_deref(), old);
-        }
-    }
-
-    #[test]
-    fn other_kinds_of_adapter_are_told_by_their_keys() {
-        for (key, kind) in [
-            ("lora_unet_mid_block_attentions_0_proj_in.dora_scale", "DoRA"),
-            ("base_model.model.mid_block.attentions.0.proj_in.lora_magnitude_vector", "DoRA"),
-            ("lora_unet_mid_block_attentions_0_proj_in.hada_w1_a", "LoHa"),
-            ("lora_unet_mid_block_attentions_0_proj_in.lokr_w1", "LoKr"),
-            ("lora_unet_mid_block_attentions_0_proj_in.oft_blocks", "OFT"),
-            ("base_model.model.mid_block.proj_in.lora_magnitude_vector.default.weight", "DoRA"),
-            ("base_model.model.mid_block.proj_in.oft_R.default.weight", "OFT"),
-            ("lora_unet_mid_block_resnets_0_norm1.diff_b", "a full-weight difference"),
-            ("diffusion_model.input_blocks.0.0.diff", "a full-weight difference"),
-        ] {
-            assert_eq!(other_kind(key), Some(kind), "{key}");
-        }
-        for key in [
-            "lora_unet_mid_block_attentions_0_proj_in.lora_up.weight",
-            "model.diffusion_model.middle_block.1.proj_in.lora_A.weight",
-            "diffusion_model.diffusers.oft_blocks.0.attentions.0.proj_in.lora_down.weight",
-        ] {
-            assert_eq!(other_kind(key), None, "{key}");
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::weights::control::ControlFiles;
 use crate::weights::file_kind::FileKind;
 use crate::weights::hub::{TransferProgress, TransferWork, sha256_file};
 use crate::weights::source::{has_extension, in_hub_cache, refuse_foreign};
-use crate::weights::{EnlargerFiles, LlavaFiles, WeightsError, lora};
+use crate::weights::{EnlargerFiles, LlavaFiles, LoraScale, WeightsError, lora};
 
 /// Extensions of files that belong to a model, among all that may lie in a folder.
 const EXTENSIONS: [&str; 6] = ["safetensors", "gguf", "json", "txt", "model", "jinja"];
@@ -24,7 +24,7 @@ pub struct OwnWeights {
     /// model: a folder in diffusers layout, a `.safetensors` or a `.gguf` file; or a LLaVA model, a ControlNet, or an enlarging network
     pub weights: PathBuf,
     /// LoRAs, each a file or the name of an installed LoRA, with its scale
-    pub loras: Vec<(PathBuf, f64)>,
+    pub loras: Vec<(PathBuf, LoraScale)>,
     /// denoiser in place of the model's own: a folder or a file
     pub denoiser: Option<PathBuf>,
     /// T5 text encoder in place of the model's own: a folder or a file
@@ -113,7 +113,8 @@ fn gather(
             (Some(_), Some(file)) => file.path.clone(),
             _ => source.path.as_deref().unwrap_or(path).to_string_lossy().into_owned(),
         };
-        loras.push(LoraRef { model: None, file: Some(file), scale: *scale });
+        let LoraScale { scale, blocks } = scale.clone();
+        loras.push(LoraRef { model: None, file: Some(file), scale, blocks });
         sources.push(source);
     }
     if let Some(path) = &own.denoiser {

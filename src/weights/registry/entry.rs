@@ -120,7 +120,10 @@ pub struct RunDefaults {
     /// `faithful`, `balanced`, `creative` or `fast`
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<String>,
-    /// `ddim`, `tcd`, `euler` or `lcm`
+    /// target of the prediction, where it is not that of the base's scheduler: `epsilon`, `v_prediction` or `sample`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prediction_type: Option<String>,
+    /// name of a sampler
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sampler: Option<String>,
     /// `trailing`, `leading` or `linspace`
@@ -173,6 +176,9 @@ pub struct LoraRef {
     /// 1 is as trained
     #[serde(default = "as_trained")]
     pub scale: f64,
+    /// weights of blocks, as [`LoraScale`](crate::weights::LoraScale) has them
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub blocks: Vec<f64>,
 }
 
 fn as_trained() -> f64 {

@@ -7,6 +7,7 @@ use std::{
 
 use super::{Kind, ModelEntry, ModelError, Registry, Role, RunDefaults, Source, Store, list};
 use crate::units;
+use crate::weights::LoraScale;
 
 /// Everything that loading a model needs to know.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,7 +27,7 @@ pub struct ResolvedModel {
     /// file with the vision tower of a captioner whose decoder is a GGUF file
     pub mmproj: Option<PathBuf>,
     /// files to merge, in this order, each with its scale
-    pub loras: Vec<(PathBuf, f64)>,
+    pub loras: Vec<(PathBuf, LoraScale)>,
     /// defaults of a run
     pub run: RunDefaults,
 }
@@ -88,7 +89,8 @@ impl Store {
             let wanted = lora.file.as_deref()?;
             let (path, _) =
                 files.find(|(path, file)| file.path == wanted || path == Path::new(wanted))?;
-            Some((path, lora.scale))
+            let (scale, blocks) = (lora.scale, lora.blocks.clone());
+            Some((path, LoraScale { scale, blocks }))
         });
         let loras: Vec<_> = loras.collect();
         let main = of_role(Role::Model).or_else(|| entry.sources.first());

@@ -76,6 +76,8 @@ pub struct TimeConfig {
     /// cosines before sines
     pub flip_sin_to_cos: bool,
     pub freq_shift: f64,
+    /// sinusoidal features of the strength of guidance, for a model that is given it (`time_cond_proj_dim`)
+    pub guidance_features: Option<usize>,
 }
 
 /// SDXL's added conditioning: the pooled text embedding and six numbers (sizes and crop).
@@ -199,6 +201,7 @@ impl UNetConfig {
             width: fields.optional_size("time_embedding_dim")?.unwrap_or(4 * channels[0]),
             flip_sin_to_cos: fields.flag("flip_sin_to_cos", true)?,
             freq_shift: fields.number("freq_shift", 0.0)?,
+            guidance_features: fields.optional_size("time_cond_proj_dim")?,
         };
         let added = match fields.get("addition_embed_type") {
             None => None,

@@ -13,6 +13,9 @@ pub(super) const PICTURE_CHANNELS: usize = 3;
 const EMBEDDING_CHANNELS: [u64; 4] = [16, 32, 96, 256];
 const UNION_EMBEDDING_CHANNELS: [u64; 4] = [48, 96, 192, 384];
 
+/// More sizes of the picture on its way than any ControlNet has.
+const MAX_SIZES: usize = 8;
+
 /// The resolved architecture of a [`ControlNetModel`](super::ControlNetModel).
 #[derive(Clone, Debug, PartialEq)]
 pub struct ControlNetConfig {
@@ -78,7 +81,7 @@ impl ControlNetConfig {
         let default = if is_union { &UNION_EMBEDDING_CHANNELS } else { &EMBEDDING_CHANNELS };
         let embedding_channels = match root.get("conditioning_embedding_out_channels") {
             None | Some(Value::Null) => default.iter().map(|&channels| channels as usize).collect(),
-            Some(Value::Array(list)) if !list.is_empty() => list
+            Some(Value::Array(list)) if (1..=MAX_SIZES).contains(&list.len()) => list
                 .iter()
                 .map(|entry| whole("conditioning_embedding_out_channels", entry))
                 .collect::<Result<Vec<_>, _>>()?,
@@ -179,7 +182,8 @@ mod tests {
             ("conditioning_channels", json!(4), false),
             ("controlnet_conditioning_channel_order", json!("bgr"), true),
             ("conditioning_embedding_out_channels", json!([]), false),
-            ("mid_block_type", json!("UNetMidBlock2D"), false),
+            ("conditioning_embedding_out_channels", json!([4, 4, 4, 4, 4, 4, 4, 4, 4]), false),
+            ("mid_block_type", json!("UNetMidBlock2DSimpleCrossAttn"), false),
             ("num_trans_channel", json!(64), true),
             ("num_control_type", json!(1e9), true),
             ("num_class_embeds", json!(8), false),

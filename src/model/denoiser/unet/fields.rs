@@ -22,7 +22,6 @@ impl Fields<'_> {
             "encoder_hid_dim_type",
             "num_class_embeds",
             "resnet_skip_time_act",
-            "time_cond_proj_dim",
             "time_embedding_act_fn",
             "timestep_post_act",
         ] {

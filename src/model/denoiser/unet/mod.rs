@@ -194,12 +194,26 @@ impl DenoisingNetwork for UNet2DConditionModel {
     ) -> candle_core::Result<Conditioning> {
         let rows = text.context.dim(0)?;
         let micro = self.encoder.embedding.micro(micro, rows, text.context.trace())?;
-        let pooled = match (&micro, &text.pooled) {
-            (None, _) => None,
-            (Some(_), Some(pooled)) => Some(pooled.clone()),
-            (Some(_), None) => candle_core::bail!("unet: a text without a pooled embedding"),
+        let pooled = match (self.encoder.embedding.has_added(), &text.pooled) {
+            (false, _) => None,
+            (true, Some(pooled)) => Some(pooled.clone()),
+            (true, None) => candle_core::bail!("unet: a text without a pooled embedding"),
         };
         Ok(Conditioning { context: text.context.clone(), lengths: None, pooled, micro })
+    }
+
+    fn embeds_guidance(&self) -> bool {
+        self.encoder.embedding.has_guidance()
+    }
+
+    fn with_guidance(&self, cond: &Conditioning, scale: f64) -> candle_core::Result<Conditioning> {
+        let micro = match &cond.micro {
+            Some(micro) if self.embeds_guidance() => {
+                Some(self.encoder.embedding.with_guidance(micro, scale)?)
+            }
+            other => other.clone(),
+        };
+        Ok(Conditioning { micro, ..cond.clone() })
     }
 
     fn prior_sizes(&self, height: usize, width: usize) -> Vec<(usize, usize)> {

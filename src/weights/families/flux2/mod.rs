@@ -40,8 +40,13 @@ const TEXT_TOKENS: usize = 512;
 /// Layers of the text encoder whose states are the text's tokens (`text_encoder_out_layers`).
 const TEXT_LAYERS: &[usize] = &[9, 18, 27];
 
-/// Widths of the text's tokens: three states of Qwen3-4B, and of Qwen3-8B.
-const TEXT_WIDTHS: [usize; 2] = [7680, 12_288];
+/// Models by the width of the text's tokens, those among them for which people have LoRAs that this program cannot use.
+const GENERATIONS: [(usize, &str); 4] = [
+    (4096, "FLUX.1"),
+    (7680, "FLUX.2 [klein] 4B"),
+    (12_288, "FLUX.2 [klein] 9B"),
+    (15_360, "FLUX.2 [dev]"),
+];
 
 /// Line about what a single file does not tell.
 const DISTILLED: &str =
@@ -56,7 +61,7 @@ const LORA: LoraNames = LoraNames {
         ("diffusion_model.", Part::Denoiser),
         ("model.diffusion_model.", Part::Denoiser),
     ],
-    text_readers: &["context_embedder"],
+    text_readers: &["context_embedder", "txt_in"],
 };
 
 impl Family for Flux2 {
@@ -169,7 +174,8 @@ impl Family for Flux2 {
     }
 
     fn generation(&self, text_width: usize) -> Option<&'static str> {
-        TEXT_WIDTHS.contains(&text_width).then_some("FLUX.2 [klein]")
+        let of_width = |&&(width, _): &&(usize, _)| width == text_width;
+        GENERATIONS.iter().find(of_width).map(|&(_, name)| name)
     }
 }
 
@@ -237,9 +243,10 @@ mod tests {
 
     #[test]
     fn the_shapes_of_every_model_say_its_configuration() {
-        for (prefix, heads, double, single, text) in
-            [("", 24, 5, 20, 7680), ("model.diffusion_model.", 32, 8, 24, 12_288)]
-        {
+        for (prefix, heads, double, single, text, name) in [
+            ("", 24, 5, 20, 7680, "FLUX.2 [klein] 4B"),
+            ("model.diffusion_model.", 32, 8, 24, 12_288, "FLUX.2 [klein] 9B"),
+        ] {
             let tensors = shapes(prefix, heads, double, single, text);
             assert!(Flux2.has_denoiser(&tensors));
             let part = transformer("x", &tensors).unwrap().unwrap();
@@ -249,7 +256,7 @@ mod tests {
             assert_eq!((config.in_channels, config.out_channels), (128, 128));
             assert_eq!((config.text_width, config.time_features), (text, 256));
             assert_eq!((config.axes_dims, config.rope_theta), ([32; 4], 2000.0));
-            assert_eq!(Flux2.generation(text), Some("FLUX.2 [klein]"));
+            assert_eq!(Flux2.generation(text), Some(name));
         }
     }
 

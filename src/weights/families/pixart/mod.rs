@@ -45,6 +45,7 @@ const LORA: LoraNames = LoraNames {
     prefixes: &[
         ("lora_transformer_", Part::Denoiser),
         ("lora_unet_", Part::Denoiser),
+        ("lycoris_", Part::Denoiser),
         ("lora_te_", Part::TextEncoder(0)),
         ("transformer.", Part::Denoiser),
         ("text_encoder.", Part::TextEncoder(0)),

@@ -43,6 +43,7 @@ const LORA: LoraNames = LoraNames {
     prefixes: &[
         ("lora_transformer_", Part::Denoiser),
         ("lora_unet_", Part::Denoiser),
+        ("lycoris_", Part::Denoiser),
         ("lora_te1_", Part::TextEncoder(0)),
         ("lora_te2_", Part::TextEncoder(1)),
         ("lora_te3_", Part::TextEncoder(2)),
@@ -52,6 +53,8 @@ const LORA: LoraNames = LoraNames {
         ("text_encoder_3.", Part::TextEncoder(2)),
         ("diffusion_model.", Part::Denoiser),
         ("model.diffusion_model.", Part::Denoiser),
+        ("text_encoders.clip_l.transformer.", Part::TextEncoder(0)),
+        ("text_encoders.clip_g.transformer.", Part::TextEncoder(1)),
     ],
     text_readers: &["context_embedder"],
 };

@@ -45,19 +45,28 @@ const SDXL_SIDE: usize = 128;
 /// (ComfyUI's rule for `output_blocks.11.1.transformer_blocks.0.norm1.bias`: nothing else in the file tells).
 const SD2_V_DEVIATION: f32 = 0.09;
 
-/// Names in LoRA files (kohya-ss/sd-scripts `networks/lora.py`; diffusers' folders).
+/// Names in LoRA files (kohya-ss/sd-scripts `networks/lora.py`, `networks/oft.py`; LyCORIS `wrapper.py`; diffusers'
+/// folders; ComfyUI `comfy/lora.py`; whole checkpoints).
 const LORA: LoraNames = LoraNames {
     prefixes: &[
         ("lora_unet_", Part::Denoiser),
         ("lora_te_", Part::TextEncoder(0)),
         ("lora_te1_", Part::TextEncoder(0)),
         ("lora_te2_", Part::TextEncoder(1)),
+        ("oft_unet_", Part::Denoiser),
+        ("lycoris_", Part::Denoiser),
         ("unet.", Part::Denoiser),
         ("text_encoder.", Part::TextEncoder(0)),
         ("text_encoder_2.", Part::TextEncoder(1)),
         ("diffusion_model.", Part::Denoiser),
         // As a whole checkpoint names its UNet.
         ("model.diffusion_model.", Part::Denoiser),
+        ("cond_stage_model.transformer.", Part::TextEncoder(0)),
+        ("cond_stage_model.model.", Part::TextEncoder(0)),
+        ("conditioner.embedders.0.transformer.", Part::TextEncoder(0)),
+        ("conditioner.embedders.1.model.", Part::TextEncoder(1)),
+        ("text_encoders.clip_l.transformer.", Part::TextEncoder(0)),
+        ("text_encoders.clip_g.transformer.", Part::TextEncoder(1)),
     ],
     text_readers: &["attn2_to_k", "attn2_to_v"],
 };

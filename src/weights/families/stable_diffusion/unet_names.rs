@@ -13,6 +13,11 @@ pub(super) fn names(config: &UNetConfig) -> Vec<(String, String)> {
     names.module("conv_in", "input_blocks.0.0");
     names.module("time_embedding.linear_1", "time_embed.0");
     names.module("time_embedding.linear_2", "time_embed.2");
+    if config.time.guidance_features.is_some() {
+        let [ours, theirs] =
+            ["time_embedding", "time_embed"].map(|time| format!("{time}.cond_proj.weight"));
+        names.0.push((ours, theirs));
+    }
     if config.added.is_some() {
         names.module("add_embedding.linear_1", "label_emb.0.0");
         names.module("add_embedding.linear_2", "label_emb.0.2");

@@ -135,6 +135,13 @@ pub(super) fn config(
         let up: Vec<Value> = up.iter().map(|depths| depths_of(depths)).collect();
         config["reverse_transformer_layers_per_block"] = up.into();
     }
+    let guidance = match naming {
+        Naming::Ldm => "time_embed.cond_proj.weight",
+        Naming::Diffusers => "time_embedding.cond_proj.weight",
+    };
+    if shapes.has(guidance) {
+        config["time_cond_proj_dim"] = shapes.size(guidance, 1)?.into();
+    }
     if shapes.has(&format!("{added}.weight")) {
         let input = shapes.size(&format!("{added}.weight"), 1)?;
         let features = pooled

@@ -42,6 +42,7 @@ const TEXT_WIDTH: usize = 2560;
 const LORA: LoraNames = LoraNames {
     prefixes: &[
         ("lora_unet_", Part::Denoiser),
+        ("lycoris_", Part::Denoiser),
         ("lora_transformer_", Part::Denoiser),
         ("transformer.", Part::Denoiser),
         ("diffusion_model.", Part::Denoiser),
