@@ -75,14 +75,11 @@ pub(in crate::weights) fn qwen_tokenizer(path: &Path) -> Result<Option<Value>, W
     tokenizer.map_err(|reason| WeightsError::Gguf { file, reason })
 }
 
-/// Texts of a metadata key.
-fn texts<'a>(header: &'a Header, key: &str) -> Result<Vec<&'a str>, String> {
-    let text = |value: &'a Metadata| match value {
-        Metadata::String(text) => Some(text.as_str()),
+fn text(value: &Metadata) -> Option<&str> {
+    match value {
+        Metadata::String(text) => Some(text),
         _ => None,
-    };
-    let all = header.array(key).and_then(|all| all.iter().map(text).collect());
-    all.ok_or_else(|| format!("`{key}` is missing"))
+    }
 }
 
 fn tokenizer(header: &Header) -> Result<Value, String> {
@@ -92,7 +89,11 @@ fn tokenizer(header: &Header) -> Result<Value, String> {
             return Err(format!("`{key}` is `{found}`, Qwen's is `{wanted}`"));
         }
     }
-    let (tokens, merges) = (texts(header, TOKENS_KEY)?, texts(header, MERGES_KEY)?);
+    let texts = |key: &str| -> Result<Vec<&str>, String> {
+        let all = header.array(key).and_then(|all| all.iter().map(text).collect());
+        all.ok_or_else(|| format!("`{key}` is missing"))
+    };
+    let (tokens, merges) = (texts(TOKENS_KEY)?, texts(MERGES_KEY)?);
     let kinds = header.integers(TYPES_KEY).unwrap_or_default();
     if kinds.len() != tokens.len() {
         return Err(format!("`{TYPES_KEY}` does not fit {} tokens", tokens.len()));

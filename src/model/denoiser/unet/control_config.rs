@@ -184,6 +184,7 @@ mod tests {
             ("conditioning_embedding_out_channels", json!([]), false),
             ("conditioning_embedding_out_channels", json!([4, 4, 4, 4, 4, 4, 4, 4, 4]), false),
             ("mid_block_type", json!("UNetMidBlock2DSimpleCrossAttn"), false),
+            ("mid_block_type", Value::Null, false),
             ("num_trans_channel", json!(64), true),
             ("num_control_type", json!(1e9), true),
             ("num_class_embeds", json!(8), false),
