@@ -374,8 +374,7 @@ fn captions_are_asked_for_as_long_as_the_model_reads_them_and_each_length_is_cac
     // CLIP; T5 with the 120 tokens of PixArt-α; Qwen3.
     let mut before = 0;
     for (diffusion, tokens) in [(&tiny, 60), (&pixart, 100), (&z_image, 180)] {
-        let mut command =
-            shell.command("caption in.png -s 1 --overlap 0 --prompt fog --captioner llava");
+        let mut command = shell.command("caption in.png --prompt fog --captioner llava");
         command.env("XDG_CACHE_HOME", shell.path("home/cache")).arg("--model").arg(diffusion);
         let output = succeed(command.arg("--caption-model").arg(&model));
         let document: Value = serde_json::from_slice(&output.stdout).unwrap();

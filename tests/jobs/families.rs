@@ -30,7 +30,7 @@ fn job(shell: &Shell, more: &str) -> Command {
 
 /// Least budget that a job of these options fits in, of MiB.
 fn least_budget(shell: &Shell, more: &str) -> f64 {
-    let output = job(shell, &format!("{more} --max-memory 1KiB")).output().unwrap();
+    let output = job(shell, &format!("{more} --max-memory 1MiB")).output().unwrap();
     let line = stderr(&output);
     let figure = line.split("needs at least ").nth(1).and_then(|rest| rest.split(' ').next());
     figure.and_then(|figure| figure.parse().ok()).unwrap_or_else(|| panic!("{line}"))
@@ -115,7 +115,8 @@ fn words_beyond_clips_count(write_folder: fn(&Path)) {
         );
         let output = command.args(["--prompt", prompt]).args(more).output().unwrap();
         let said = stderr(&output);
-        assert!(output.status.success() && !said.contains("cut"), "{said}");
+        // A description behind a long prompt may be longer than what is left.
+        assert!(output.status.success() && (more.is_empty() || !said.contains("cut")), "{said}");
         pictures::open(shell.path("out.png")).to_rgb8().into_raw()
     };
     let none = ["--captioner", "none"];
@@ -123,8 +124,9 @@ fn words_beyond_clips_count(write_folder: fn(&Path)) {
     assert!(plain != made(&blue, &none), "prompt");
     assert!(plain != made(&red, &[]), "prompt and description");
     let mut command = shell.command("caption in.png --model model --device cpu --scale 2");
-    let written = command.args(["--prompt", "a wall"]).args(none).output().unwrap().stdout;
-    let mut document: Value = serde_json::from_slice(&written).unwrap();
+    let written = command.args(["--prompt", "a wall"]).output().unwrap();
+    assert!(written.status.success(), "{}", stderr(&written));
+    let mut document: Value = serde_json::from_slice(&written.stdout).unwrap();
     let mut with_captions = |caption: &str| {
         for region in document["regions"].as_array_mut().unwrap() {
             region["caption"] = caption.into();

@@ -93,6 +93,9 @@ fn a_file_with_the_original_names_is_the_model_of_the_folder() {
         panic!("a tokenizer out of nothing")
     };
     assert!(part.contains("Qwen"), "{part}");
+    // With the folder's encoder in the place of its own it needs none beside it.
+    let other = single.clone().with_text_encoder(folder.path()).unwrap();
+    assert_eq!(bits(&prediction(&other)), bits(&prediction(&whole)));
     let tokenizer = fixture("z_image/tokenizer/tokenizer.json");
     fs::copy(tokenizer, place.path().join("tokenizer.json")).unwrap();
     assert_eq!(bits(&prediction(&single)), bits(&prediction(&whole)));

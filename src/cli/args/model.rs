@@ -24,7 +24,7 @@ pub struct ModelArgs {
     /// Another UNet or transformer for the model: a folder or a file
     #[arg(long, visible_alias = "transformer", value_name = "PATH")]
     pub unet: Option<PathBuf>,
-    /// Another T5 (PixArt, SD 3) or Qwen3 (Z-Image) text encoder for the model, or one where it has none: a folder or a
+    /// Another T5 (PixArt, SD 3) or Qwen3 (Z-Image, FLUX.2-klein) text encoder for the model, or one where it has none: a folder or a
     /// file (its vocabulary in it, or tokenizer.json or spiece.model beside it)
     #[arg(long, value_name = "PATH")]
     pub text_encoder: Option<PathBuf>,
