@@ -36,6 +36,9 @@ const BAND_PIXELS: usize = 1 << 20;
 /// Samples of the mask's plane that are looked at at once.
 const PIECE: usize = 1 << 18;
 
+/// Shares of the repaint in the cells of a canvas of this size.
+type Cells = (CanvasSize, Arc<Latent>);
+
 /// A mask. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Mask {
@@ -47,7 +50,7 @@ pub struct Mask {
     /// Digest of the samples, once it was asked for.
     digest: Arc<OnceLock<String>>,
     /// The cells of the last canvas that was asked for.
-    cells: Arc<Mutex<Option<(CanvasSize, Arc<Latent>)>>>,
+    cells: Arc<Mutex<Option<Cells>>>,
 }
 
 impl Mask {

@@ -154,14 +154,16 @@ const WORK: &str = ".out.png.cupscale";
 fn a_killed_job_goes_on_with_its_controls_and_another_control_is_another_job() {
     let shell = shell();
     let undisturbed = run(&shell, TWO);
+    // A line of the journal, of some 35 bytes, for each region of each step.
+    let slow = &format!("{TWO} --batch 1");
     let (mut kills, mut tries) = (0, 0);
     while kills < 6 {
         tries += 1;
         assert!(tries < 60, "no job lived long enough to be killed");
         fs::remove_file(shell.path("out.png")).unwrap();
-        let mut child = command(&shell, TWO).stdout(Stdio::null()).spawn().unwrap();
+        let mut child = command(&shell, slow).stdout(Stdio::null()).spawn().unwrap();
         let journal = shell.path(WORK).join("journal");
-        let bytes = 200 + 150 * kills;
+        let bytes = 100 + 110 * kills;
         while child.try_wait().unwrap().is_none() {
             if fs::metadata(&journal).is_ok_and(|file| file.len() >= bytes) {
                 let _ = child.kill();
@@ -188,7 +190,7 @@ fn a_killed_job_goes_on_with_its_controls_and_another_control_is_another_job() {
     }
     // Other weights under the same name, too.
     fs::remove_file(shell.path("out.png")).unwrap();
-    let mut child = command(&shell, TWO).stdout(Stdio::null()).spawn().unwrap();
+    let mut child = command(&shell, slow).stdout(Stdio::null()).spawn().unwrap();
     let journal = shell.path(WORK).join("journal");
     while !fs::metadata(&journal).is_ok_and(|file| file.len() >= 200) {
         assert!(child.try_wait().unwrap().is_none(), "it was too fast to be killed");

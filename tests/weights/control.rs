@@ -17,6 +17,7 @@ use crate::common::{
     drawn::{field, sizes},
     fixture,
     models::{conditioning, open},
+    pixart,
     tensors::relative_errors,
     tiny,
 };
@@ -156,7 +157,8 @@ fn what_is_no_control_or_not_for_this_model_is_refused_by_name() {
     write_tiny("plain", &fit);
     let engine = Engine::load(&with(&fit), &Device::Cpu).unwrap();
     assert_eq!(engine.controls(), ["control"]);
-    let transformer = open(&fixture("pixart_job/model"))
+    pixart::write_folder(&folder.path().join("pixart"));
+    let transformer = open(&folder.path().join("pixart"))
         .unwrap()
         .with_control(&fit, "control".to_owned())
         .unwrap();

@@ -27,7 +27,7 @@ pub struct Enlarger {
 
 #[derive(Clone, Debug)]
 enum Network {
-    Rrdb(Rrdb),
+    Rrdb(Box<Rrdb>),
     Compact(Compact),
 }
 
@@ -48,7 +48,7 @@ impl Enlarger {
     pub fn load(config: EnlargerConfig, vb: &Params) -> Result<Self> {
         let bytes_before = vb.bytes_kept();
         let network = match &config {
-            EnlargerConfig::Rrdb(config) => Network::Rrdb(Rrdb::load(config, vb)?),
+            EnlargerConfig::Rrdb(config) => Network::Rrdb(Box::new(Rrdb::load(config, vb)?)),
             EnlargerConfig::Compact(config) => Network::Compact(Compact::load(config, vb)?),
         };
         Ok(Self { config, network, weight_bytes: vb.bytes_kept() - bytes_before })

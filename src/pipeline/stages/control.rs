@@ -124,9 +124,7 @@ mod tests {
     };
 
     fn job_with(of: ControlUse) -> JobSpec {
-        let mut settings = Settings::default();
-        settings.controls = vec![of];
-        job(settings)
+        job(Settings { controls: vec![of], ..Settings::default() })
     }
 
     #[test]

@@ -75,6 +75,13 @@ pub(in crate::weights) fn qwen_tokenizer(path: &Path) -> Result<Option<Value>, W
     tokenizer.map_err(|reason| WeightsError::Gguf { file, reason })
 }
 
+fn text(value: &Metadata) -> Option<&str> {
+    match value {
+        Metadata::String(text) => Some(text),
+        _ => None,
+    }
+}
+
 fn tokenizer(header: &Header) -> Result<Value, String> {
     for (key, wanted) in [(KIND_KEY, KIND), (SPLIT_KEY, SPLIT)] {
         let found = header.string(key).unwrap_or_default();
@@ -83,10 +90,6 @@ fn tokenizer(header: &Header) -> Result<Value, String> {
         }
     }
     let texts = |key: &str| -> Result<Vec<&str>, String> {
-        let text = |value| match value {
-            &Metadata::String(ref text) => Some(text.as_str()),
-            _ => None,
-        };
         let all = header.array(key).and_then(|all| all.iter().map(text).collect());
         all.ok_or_else(|| format!("`{key}` is missing"))
     };

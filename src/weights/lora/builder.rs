@@ -308,9 +308,9 @@ impl Builder<'_, '_> {
 
 /// Rows and columns of what is a matrix, or a `1×1` convolution.
 fn trim_to_matrix(shape: &[usize]) -> Option<[usize; 2]> {
-    match trim(shape) {
-        &[rows] => Some([rows, 1]),
-        &[rows, columns] => Some([rows, columns]),
+    match *trim(shape) {
+        [rows] => Some([rows, 1]),
+        [rows, columns] => Some([rows, columns]),
         _ => None,
     }
 }

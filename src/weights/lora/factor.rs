@@ -47,9 +47,9 @@ impl Factor {
                     (&[inner, rows], true) => [rows, inner],
                     _ => return None,
                 };
-                let (rank, inputs) = match trim(shape(down)) {
-                    &[rank] => (rank, 1),
-                    &[rank, inputs] => (rank, inputs),
+                let (rank, inputs) = match *trim(shape(down)) {
+                    [rank] => (rank, 1),
+                    [rank, inputs] => (rank, inputs),
                     _ => return None,
                 };
                 let fits = rank > 0 && above > 0 && inner == above && rank == below;

@@ -41,9 +41,9 @@ impl RowRotation {
         rows: usize,
         alpha: f64,
     ) -> std::result::Result<Self, String> {
-        let (stages, count, side) = match file.shape(blocks).unwrap_or_default() {
-            &[count, side, width] if side == width => (None, count, side),
-            &[stages, count, side, width] if side == width => (Some(stages), count, side),
+        let (stages, count, side) = match *file.shape(blocks).unwrap_or_default() {
+            [count, side, width] if side == width => (None, count, side),
+            [stages, count, side, width] if side == width => (Some(stages), count, side),
             _ => return Err("they are no square blocks".to_owned()),
         };
         check_side(side)?;
@@ -166,7 +166,7 @@ impl ColumnRotation {
                 "it is no list of triangles (peft before 0.15 wrote another form)".to_owned()
             );
         };
-        let twice = elements.checked_mul(2).unwrap_or(usize::MAX);
+        let twice = elements.saturating_mul(2);
         let side = twice.isqrt() + 1;
         if elements == 0 || side.checked_mul(side - 1) != Some(twice) {
             return Err(format!("{elements} numbers are no triangle of a matrix"));
