@@ -53,6 +53,7 @@ const FIELDS: &[(&str, Range)] = &[
     ("resnet_out_scale_factor", SIGNED),
     ("reverse_transformer_layers_per_block", BLOCKS),
     ("sample_size", PIXELS),
+    ("time_cond_proj_dim", WIDTH),
     ("time_embedding_dim", (1.0, 262_144.0)),
     ("transformer_layers_per_block", BLOCKS),
     // ControlNetModel, ControlNetUnionModel
@@ -169,9 +170,12 @@ const FIELDS: &[(&str, Range)] = &[
     ("timestep_scaling", SIGNED),
     ("trained_betas", SIGNED),
     // Adapters of peft
+    ("alpha", SIGNED),
     ("alpha_pattern", SIGNED),
     ("lora_alpha", SIGNED),
-    ("r", WIDTH),
+    ("num_cayley_neumann_terms", COUNT),
+    // 0 where OFT has a size of its blocks instead.
+    ("r", (0.0, 65_536.0)),
     ("rank_pattern", WIDTH),
     // A manifest's run settings
     ("denoise_steps", TIMESTEP),

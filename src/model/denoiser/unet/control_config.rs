@@ -64,6 +64,10 @@ impl ControlNetConfig {
         if unet.mid.is_none() {
             return Err(unsupported(root, "mid_block_type"));
         }
+        // A control beside a model that is given its guidance is not given it.
+        if unet.time.guidance_features.is_some() {
+            return Err(unsupported(root, "time_cond_proj_dim"));
+        }
         for (name, only) in [
             ("conditioning_channels", Value::from(PICTURE_CHANNELS)),
             ("global_pool_conditions", Value::from(false)),
@@ -188,6 +192,7 @@ mod tests {
             ("num_trans_channel", json!(64), true),
             ("num_control_type", json!(1e9), true),
             ("num_class_embeds", json!(8), false),
+            ("time_cond_proj_dim", json!(256), false),
         ] {
             let error = read((field, value), is_union).unwrap_err().to_string();
             assert!(error.contains(&format!("`{field}`")), "{field}: {error}");
