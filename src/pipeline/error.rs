@@ -32,7 +32,7 @@ pub enum Error {
     #[error(transparent)]
     Weights(#[from] WeightsError),
     #[error("the text encoders: {0}")]
-    Text(TextError),
+    Text(#[source] TextError),
     #[error("prompt: {0}")]
     Prompt(#[from] PromptError),
     #[error(transparent)]

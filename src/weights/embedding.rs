@@ -150,11 +150,13 @@ impl Embedding {
         }
         let stem = path.file_stem().and_then(OsStr::to_str).unwrap_or_default();
         let name = name.unwrap_or(stem).trim();
-        let name = name.strip_prefix('<').and_then(|name| name.strip_suffix('>')).unwrap_or(name);
-        if name.is_empty() {
+        if name.trim_matches(['<', '>']).is_empty() {
             return fail("its name is empty: name it as in --embedding NAME=FILE".to_owned());
         }
-        let mut names = vec![name.to_owned(), format!("<{name}>")];
+        let mut names = vec![name.to_owned()];
+        // A name that is given in brackets is no word by itself.
+        let is_tag = name.starts_with('<') && name.ends_with('>');
+        names.extend((!is_tag).then(|| format!("<{name}>")));
         let own = chosen[0];
         let is_word = own != A1111 && of_encoders.is_none();
         names.extend(is_word.then(|| own.to_owned()).filter(|own| !names.contains(own)));
@@ -190,8 +192,10 @@ mod tests {
         assert_eq!(open("ink_3.safetensors", None, &ONE), (names(&["ink_3", "<ink_3>"]), 3));
         let toy = names(&["learned_embeds", "<learned_embeds>", "<cat-toy>"]);
         assert_eq!(open("learned_embeds.safetensors", None, &ONE), (toy, 1));
-        let toy = names(&["cat-toy", "<cat-toy>"]);
+        let toy = names(&["<cat-toy>"]);
         assert_eq!(open("learned_embeds.safetensors", Some("<cat-toy>"), &ONE), (toy, 1));
+        let both = names(&["toy", "<toy>", "<cat-toy>"]);
+        assert_eq!(open("learned_embeds.safetensors", Some("toy"), &ONE), (both, 1));
         let bird = names(&["sky-bird", "<sky-bird>"]);
         assert_eq!(open("sky-bird.safetensors", None, &TWO), (bird, 2));
     }

@@ -53,8 +53,10 @@ const WEIGHTED: [&str; 2] = ["--prompt-syntax", "weighted"];
 #[test]
 fn weights_change_the_picture_and_a_prompt_without_any_does_not() {
     let shell = shell();
+    // With captions behind it the plain one is cut: the small vocabulary makes many tokens of them.
     let of = |prompt: &str, more: &[&str]| {
-        picture(&shell, &[&["--prompt", prompt][..], more].concat()).0
+        let options = ["--captioner", "none", "--prompt", prompt];
+        picture(&shell, &[&options[..], more].concat()).0
     };
     let plain = of("the old harbour", &[]);
     assert_eq!(of("the old harbour", &WEIGHTED), plain);
@@ -136,16 +138,17 @@ fn an_embedding_and_a_lora_are_named_in_the_prompt() {
     let none = of(&["--prompt", "an ink harbour"]);
     let ink = of(&["--prompt", "an ink harbour", "--embedding", "ink.safetensors"]);
     assert!(largest_difference(&none, &ink) > 1e-4);
-    let renamed = ["--prompt", "an <x> harbour", "--embedding", "x=ink.safetensors"];
+    // `x` is a token of its own, so that the name is one in brackets alone.
+    let renamed = ["--prompt", "an <x> harbour", "--embedding", "<x>=ink.safetensors"];
     assert_eq!(of(&renamed), ink);
-    assert_eq!(of(&[&renamed[..], &WEIGHTED].concat()), ink);
+    let words = ["--prompt", "an ink harbour", "--captioner", "none"];
+    let embedded = [&words[..], &["--embedding", "ink.safetensors"]].concat();
+    assert_eq!(of(&[&embedded[..], &WEIGHTED].concat()), of(&embedded));
     // The LoRA lies beside the model's folder.
-    let lora = of(&["--prompt", "an ink harbour", "--lora", "wash.safetensors:0.5"]);
-    assert!(largest_difference(&none, &lora) > 1e-4);
-    let tagged = ["--prompt", "an <lora:wash:0.5>ink harbour"];
-    assert_eq!(of(&[&tagged[..], &WEIGHTED].concat()), lora);
-    assert_eq!(
-        of(&[&["--prompt", "<lyco:wash:0.5> an ink harbour"][..], &WEIGHTED].concat()),
-        lora
-    );
+    let lora = of(&[&words[..], &["--lora", "wash.safetensors:0.5"]].concat());
+    assert!(largest_difference(&of(&words), &lora) > 1e-4);
+    for prompt in ["an <lora:wash:0.5>ink harbour", "<lyco:wash:0.5> an ink harbour"] {
+        let tagged = ["--captioner", "none", "--prompt", prompt];
+        assert_eq!(of(&[&tagged[..], &WEIGHTED].concat()), lora, "{prompt}");
+    }
 }

@@ -132,8 +132,8 @@ impl ClipTokenizer {
                     && name.ends_with(char::is_alphanumeric);
                 if self.tokenizer.token_to_id(name).is_some() {
                     return Err(TextError::Mismatch(format!(
-                        "an embedding cannot be named `{name}`, which is a token of the vocabulary: name it as in \
-                         --embedding NAME=FILE"
+                        "an embedding cannot be named `{name}`, which is a token of the vocabulary: name it otherwise, \
+                         or in brackets alone, as in --embedding \"<{name}>=FILE\""
                     )));
                 }
                 let token = AddedToken::from(name.as_str(), false).single_word(is_word);
