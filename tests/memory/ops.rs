@@ -242,7 +242,8 @@ fn kernels_on_gpus_take_outputs_and_copies_alone() {
 }
 
 /// Operations that GPUs compose of others, and so take more than their outputs.
-const COMPOSED_ON_GPUS: [&str; 5] = [
+const COMPOSED_ON_GPUS: [&str; 6] = [
+    "leaky_relu",
     "attention in parts",
     "biased attention",
     "attention of lengths",

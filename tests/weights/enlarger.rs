@@ -136,7 +136,7 @@ fn a_damaged_or_foreign_graph_is_named() {
     }
     let (compact, bin) = ncnn("compact_f32");
     for (text, said) in [
-        (compact.replace("PixelShuffle", "Permute     "), "layer `Permute`"),
+        (compact.replacen("PixelShuffle", "Permute", 1), "layer `Permute`"),
         (compact.replace("0=1 1=4", "0=2 1=4"), "another network"),
         (
             compact.replace(" 0=48 1=3 4=1 5=1 6=2160", " 0=47 1=3 4=1 5=1 6=2115"),

@@ -5,6 +5,7 @@ use candle_core::DType;
 use super::{
     first::{FirstDraft, FirstPass, FirstPlan, LAST_ROWS},
     needs::{Draft, Needs, PassMemory},
+    tiles::{Span, spans},
 };
 use crate::{
     backend::{Activation, Trace},
@@ -37,7 +38,10 @@ impl Draft<'_> {
     /// Errors of the blueprint.
     pub fn enlarge(&self, tile: usize) -> Result<Needs, Error> {
         let mut needs = Needs::default();
-        needs.add(&self.enlarging(tile)?);
+        let enlarging = self.enlarging(tile)?;
+        // Rows gather while the network is at work.
+        needs.host = enlarging.host;
+        needs.add(&PassMemory { host: 0, ..enlarging });
         Ok(needs)
     }
 
@@ -72,26 +76,34 @@ impl Draft<'_> {
     ) -> Result<PassMemory, Error> {
         let config = network.config();
         let is_whole = height.max(width) <= tile;
-        let side = |length: usize, core: usize, context: usize| (core + 2 * context).min(length);
-        let places = (height * width) as f64;
+        let map_bytes =
+            |(height, width): (usize, usize)| height * width * config.features() * size_of::<f32>();
         let mut sum = PassMemory::default();
         let mut run = |core: (usize, usize), context, held: usize, step: &FirstStep<'_>| {
+            let (rows, columns) = (spans(height, core.0, context), spans(width, core.1, context));
+            let most = |spans: &[Span], length: usize| {
+                let core = spans.iter().map(|span| span.core.len()).max().unwrap_or(1);
+                (core + 2 * context).min(length)
+            };
+            let size = (most(&rows, height), most(&columns, width));
             let trace = Trace::new(self.runner.device());
             let _held = trace.hold(held);
-            let size = (side(height, core.0, context), side(width, core.1, context));
+            // What a step is given, on its way to the device.
+            let given = trace.hold(map_bytes(size));
             let y = step(&trace, size)?;
+            drop(given);
             // On its way to its place.
             trace.pass(2 * y.bytes());
             drop(y);
-            let rows = height.div_ceil(core.0) as f64 * size.0 as f64;
-            let columns = width.div_ceil(core.1) as f64 * size.1 as f64;
-            let most = if is_whole { places.max(rows * columns) } else { rows * columns };
+            let padded =
+                |spans: &[Span]| -> usize { spans.iter().map(|span| span.padded().len()).sum() };
+            let tiles = (padded(&rows) * padded(&columns)) as f64 / (size.0 * size.1) as f64;
             sum.peak = sum.peak.max(trace.peak());
             sum.scratch = sum.scratch.max(trace.scratch_bytes());
-            sum.products += trace.products() * most / (size.0 * size.1) as f64;
+            sum.products += trace.products() * tiles;
             Ok::<_, Error>(())
         };
-        let map = height * width * config.features() * size_of::<f32>();
+        let map = map_bytes((height, width));
         // Maps that are on the device: the one that a step is given is counted as its own.
         let held = |step: usize| match (is_whole, network.shortcut()) {
             (true, Shortcut::FirstStep) if step > 1 => map,
