@@ -50,6 +50,7 @@ mod tensors;
 mod text_encoder;
 mod tokenizer_files;
 mod weights_file;
+mod with_embedding;
 
 pub use contents::FileContents;
 pub use enlarger::EnlargerFiles;

@@ -22,6 +22,7 @@ mod repaint;
 mod reuse;
 mod sampler;
 mod size;
+mod verbs;
 mod work;
 
 use std::{collections::HashSet, ffi::OsString, path::PathBuf};
@@ -44,6 +45,7 @@ pub use read::Every;
 use read::ReadArgs;
 use reuse::{ReuseArgs, Reused};
 use size::SizeArgs;
+use verbs::{JOBS, NOT_OF_CAPTION, NOT_OF_EDIT, NOT_OF_GENERATE, OF_ENLARGING, hide};
 use work::WorkArgs;
 
 pub use content::{CaptionerArg, ContentArgs};
@@ -81,67 +83,6 @@ pub struct Cli {
     #[arg(short, long, action = ArgAction::Count, global = true, help_heading = "Progress")]
     pub verbose: u8,
 }
-
-/// Options for the output picture, its mask and unfinished work, which `caption` does not have. All other options of a job
-/// apply to it.
-const NOT_OF_CAPTION: [&str; 13] = [
-    "format",
-    "quality",
-    "bit_depth",
-    "skip_existing",
-    "preview",
-    "report",
-    "dry_run",
-    "work_dir",
-    "resume",
-    "fresh",
-    "mask",
-    "invert_mask",
-    "mask_feather",
-];
-
-/// Verbs that take the options of a job.
-const JOBS: [&str; 6] = ["plan", "caption", "generate", "edit", "raw", "pipe"];
-
-/// Hides these options in the help of a verb that refuses them.
-fn hide(command: clap::Command, ids: impl IntoIterator<Item = impl AsRef<str>>) -> clap::Command {
-    ids.into_iter().fold(command, |command, id| command.mut_arg(id, |option| option.hide(true)))
-}
-
-/// Options for another output than the picture itself, which `edit` does not have.
-const NOT_OF_EDIT: [&str; 6] = ["output", "format", "skip_existing", "dry_run", "page", "frames"];
-
-/// Options for pictures that are read, and for many of them, which `generate` does not have.
-const NOT_OF_GENERATE: [&str; 7] = [
-    "inputs",
-    "input_option",
-    "skip_existing",
-    "allow_truncated",
-    "page",
-    "frames",
-    "max_metadata",
-];
-
-/// Options of the enlargement, which a base picture alone does not have.
-const OF_ENLARGING: [&str; 17] = [
-    "control",
-    "control_kind",
-    "control_image",
-    "first",
-    "strength",
-    "denoise_steps",
-    "gsp",
-    "rap",
-    "rsp",
-    "captioner",
-    "captions",
-    "color_fix",
-    "detail_only",
-    "blend",
-    "mask",
-    "invert_mask",
-    "mask_feather",
-];
 
 impl Cli {
     /// The definition, with each verb's own options in its help, and in the `short` help what most people need.

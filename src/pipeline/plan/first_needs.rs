@@ -4,7 +4,8 @@ use candle_core::DType;
 
 use super::{
     first::{FirstDraft, FirstPass, FirstPlan, LAST_ROWS},
-    needs::{Draft, Needs, PassMemory},
+    needs::{Draft, Needs},
+    pass::PassMemory,
     tiles::{Span, spans},
 };
 use crate::{

@@ -9,12 +9,14 @@ mod layerwise;
 pub(super) mod mask;
 pub mod memory;
 mod needs;
+mod pass;
 pub mod preview;
 pub(super) mod regions;
 pub mod samples;
 pub mod sampling;
 mod search;
 pub mod tiles;
+mod traced;
 pub mod vae_tiling;
 mod work;
 

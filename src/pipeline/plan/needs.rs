@@ -10,8 +10,8 @@ use std::{
 use super::{
     first::FirstDraft,
     geometry::Geometry,
-    layerwise::TracedMaps,
     mask::MaskPlan,
+    pass::{Pass, PassMemory, Tile, WholeCanvas},
     preview::PreviewScale,
     regions::{self, StepRegions, captioned},
     samples::{Sample, samples},
@@ -20,19 +20,15 @@ use super::{
     vae_tiling::VaeTiling,
 };
 use crate::{
-    backend::{Activation, Trace},
+    backend::Trace,
     caption::{CaptionBatch, CaptionMemory, CaptionRequest, Rect, wording::CaptionLength},
-    model::{
-        denoiser::Prior,
-        text::PromptSyntax,
-        vae::{FeatureMaps, GlobalState, Globals, LayerwiseSize, MeasuredPart},
-    },
+    model::{text::PromptSyntax, vae::LayerwiseSize},
     pipeline::{
         engine::Engine,
         error::Error,
         finish::{Finish, band_bytes},
         mask::Mask,
-        model::{Blueprints, Model, VAE_DTYPE},
+        model::Model,
         queue::TURNS,
         runner::{Compute as _, Runner},
         settings::Settings,
@@ -68,53 +64,6 @@ impl Needs {
     }
 }
 
-/// A pass through a part of the model, identified by its batch, height and width in latent pixels, which
-/// determine its memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Pass {
-    /// Encoding of a tile, after the samples whose statistics it uses, or of a canvas layer by layer.
-    Encode(Tile),
-    Decode(Tile),
-    Denoise((usize, usize, usize)),
-    /// Denoising that records the attention prior's layers.
-    Record((usize, usize, usize)),
-    /// Denoising with a prior, whose layers are part of the pass.
-    Blend((usize, usize, usize)),
-}
-
-/// What the autoencoder is given at once, in latent pixels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Tile {
-    /// Height and width of a tile.
-    pub(super) size: (usize, usize),
-    pub(super) whole: WholeCanvas,
-}
-
-/// What a tile takes from the whole canvas.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum WholeCanvas {
-    Nothing,
-    /// All of it comes from one pass layer by layer.
-    Layers(LayerwiseSize),
-    /// Statistics of so many samples of a height and width, which go through the autoencoder first.
-    Samples((usize, usize, usize)),
-}
-
-/// Traced memory of a pass without weights, in bytes.
-#[derive(Clone, Debug, Default)]
-pub(super) struct PassMemory {
-    /// Peak of the pass.
-    pub(super) peak: usize,
-    /// Scratch buffer of every CPU thread.
-    pub(super) scratch: usize,
-    /// Bytes of the recorded layers.
-    pub(super) recorded: usize,
-    /// Host memory of a block of a map, on its way to the disk.
-    pub(super) host: usize,
-    /// Multiplications of the pass.
-    pub(super) products: f64,
-}
-
 /// A job before the choices that depend on its memory.
 pub struct Draft<'a> {
     pub engine: &'a Engine,
@@ -134,7 +83,7 @@ pub struct Draft<'a> {
     /// The captioner's model, if the job asks one.
     captions: Option<Box<dyn CaptionMemory + 'a>>,
     /// Cache of traced passes; the search repeats them.
-    traced: RefCell<HashMap<Pass, PassMemory>>,
+    pub(super) traced: RefCell<HashMap<Pass, PassMemory>>,
 }
 
 impl<'a> Draft<'a> {
@@ -422,98 +371,6 @@ impl<'a> Draft<'a> {
         needs.add(&self.traced(Pass::Decode(tile))?);
         Ok(needs)
     }
-
-    /// Memory of a pass, traced on first use.
-    pub(super) fn traced(&self, pass: Pass) -> Result<PassMemory, Error> {
-        if let Some(traced) = self.traced.borrow().get(&pass) {
-            return Ok(traced.clone());
-        }
-        let trace = Trace::new(self.runner.device());
-        let traced = self.run(pass, &trace)?;
-        let traced = PassMemory {
-            peak: trace.peak(),
-            scratch: trace.scratch_bytes(),
-            products: trace.products() * traced.products,
-            ..traced
-        };
-        self.traced.borrow_mut().insert(pass, traced.clone());
-        Ok(traced)
-    }
-
-    /// Runs a pass on shapes; returns what the trace does not count: the bytes of the layers that it records, and of
-    /// a block of a map on the host; and as products how many times those of the trace the pass has.
-    fn run(&self, pass: Pass, trace: &Trace) -> Result<PassMemory, Error> {
-        let Blueprints { vae, .. } = &*self.model.blueprints;
-        let shape = self.geometry.shape;
-        let pixels = |(batch, height, width): (usize, usize, usize)| {
-            let (height, width) = (height * shape.factor, width * shape.factor);
-            trace.activation((batch, height, width, 3), VAE_DTYPE)
-        };
-        let latents = |(batch, height, width): (usize, usize, usize)| {
-            trace.activation((batch, height, width, shape.channels), VAE_DTYPE)
-        };
-        let layers = |channels: usize, size: LayerwiseSize, pass: &LayerwisePass<'_>| {
-            let mut maps = TracedMaps::new(trace, channels, size);
-            pass(maps.traced_size(), &mut maps)?;
-            Ok(PassMemory { host: maps.largest(), products: maps.share(), ..PassMemory::default() })
-        };
-        match pass {
-            Pass::Encode(Tile { whole: WholeCanvas::Layers(size), .. }) => {
-                return layers(3, size, &|size, maps| vae.encode_layerwise(size, maps));
-            }
-            Pass::Decode(Tile { whole: WholeCanvas::Layers(size), .. }) => {
-                return layers(shape.channels, size, &|size, maps| {
-                    vae.decode_layerwise(size, maps)
-                });
-            }
-            Pass::Encode(tile) => {
-                coded(tile, &|size, globals| vae.encode_with(&pixels(size), globals))?
-            }
-            Pass::Decode(tile) => {
-                coded(tile, &|size, globals| vae.decode_with(&latents(size), globals))?
-            }
-            Pass::Denoise(size) => self.call(size, Prior::None, trace)?,
-            Pass::Record(size) => {
-                let mut layers = Vec::new();
-                self.call(size, Prior::Record(&mut layers), trace)?;
-                let recorded = layers.iter().map(Activation::bytes).sum();
-                return Ok(PassMemory { recorded, products: 1.0, ..PassMemory::default() });
-            }
-            Pass::Blend(size) => {
-                let mut recorded = Vec::new();
-                let other = Trace::new(self.runner.device());
-                self.call(size, Prior::Record(&mut recorded), &other)?;
-                let layers: Vec<_> = (recorded.iter())
-                    .map(|layer| trace.activation(layer.shape(), layer.dtype()))
-                    .collect();
-                self.call(size, Prior::Blend { layers: &layers, weight: 0.5 }, trace)?;
-            }
-        }
-        Ok(PassMemory { products: 1.0, ..PassMemory::default() })
-    }
-}
-
-/// The encoder or the decoder, layer by layer.
-type LayerwisePass<'a> =
-    dyn Fn(LayerwiseSize, &mut dyn FeatureMaps) -> candle_core::Result<()> + 'a;
-
-/// The encoder or the decoder, on windows of a number and a size.
-type CodecPass<'a> =
-    dyn Fn((usize, usize, usize), Globals<'_>) -> candle_core::Result<Activation> + 'a;
-
-/// Runs `pass` on the samples of a tile, if it has any, and then on the tile.
-fn coded(tile: Tile, pass: &CodecPass<'_>) -> Result<(), Error> {
-    let (height, width) = tile.size;
-    let WholeCanvas::Samples(samples) = tile.whole else {
-        pass((1, height, width), Globals::Own)?;
-        return Ok(());
-    };
-    let part = MeasuredPart { rows: 0..samples.1, columns: 0..samples.2 };
-    let parts = vec![part; samples.0];
-    let mut state = GlobalState::default();
-    pass(samples, Globals::Measured { parts: &parts, state: &mut state })?;
-    pass((1, height, width), Globals::Shared(&state))?;
-    Ok(())
 }
 
 /// The job's request to its captioner; `None` without one.

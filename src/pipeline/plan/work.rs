@@ -3,7 +3,8 @@
 
 use super::{
     memory::MemoryPlan,
-    needs::{Draft, Pass, Tile, WholeCanvas},
+    needs::Draft,
+    pass::{Pass, Tile, WholeCanvas},
     regions,
     tiles::Span,
 };

@@ -1,0 +1,66 @@
+//! What verbs take of a job's options: which verbs do, and what each of them refuses and hides in its help.
+
+/// Options for the output picture, its mask and unfinished work, which `caption` does not have. All other options of a job
+/// apply to it.
+pub const NOT_OF_CAPTION: [&str; 13] = [
+    "format",
+    "quality",
+    "bit_depth",
+    "skip_existing",
+    "preview",
+    "report",
+    "dry_run",
+    "work_dir",
+    "resume",
+    "fresh",
+    "mask",
+    "invert_mask",
+    "mask_feather",
+];
+
+/// Verbs that take the options of a job.
+pub const JOBS: [&str; 6] = ["plan", "caption", "generate", "edit", "raw", "pipe"];
+
+/// Hides these options in the help of a verb that refuses them.
+pub fn hide(
+    command: clap::Command,
+    ids: impl IntoIterator<Item = impl AsRef<str>>,
+) -> clap::Command {
+    ids.into_iter().fold(command, |command, id| command.mut_arg(id, |option| option.hide(true)))
+}
+
+/// Options for another output than the picture itself, which `edit` does not have.
+pub const NOT_OF_EDIT: [&str; 6] =
+    ["output", "format", "skip_existing", "dry_run", "page", "frames"];
+
+/// Options for pictures that are read, and for many of them, which `generate` does not have.
+pub const NOT_OF_GENERATE: [&str; 7] = [
+    "inputs",
+    "input_option",
+    "skip_existing",
+    "allow_truncated",
+    "page",
+    "frames",
+    "max_metadata",
+];
+
+/// Options of the enlargement, which a base picture alone does not have.
+pub const OF_ENLARGING: [&str; 17] = [
+    "control",
+    "control_kind",
+    "control_image",
+    "first",
+    "strength",
+    "denoise_steps",
+    "gsp",
+    "rap",
+    "rsp",
+    "captioner",
+    "captions",
+    "color_fix",
+    "detail_only",
+    "blend",
+    "mask",
+    "invert_mask",
+    "mask_feather",
+];
