@@ -11,7 +11,7 @@ use cupscale::{
     candle::Device,
     canvas::SizeSpec,
     image::{self, Format, ImageError, Input, Output, ReadOptions},
-    model::text::{LoraTag, Prompt, PromptError, PromptSyntax, without_networks},
+    model::text::LoraTag,
     pipeline::{ControlUse, Engine, Error, OwnControlPicture, Resume, Settings, WorkOptions},
     units,
     weights::LoraScale,
@@ -26,7 +26,7 @@ use super::{
     error::CliError,
     mask::MaskChoice,
     progress::Show,
-    report,
+    prompts, report,
     values::{ControlArg, LoraArg},
 };
 
@@ -87,7 +87,7 @@ impl Job {
     fn with(inputs: Vec<Input>, args: JobArgs, notes: Vec<String>) -> Result<Self, CliError> {
         let mut settings = args.repaint.settings();
         settings.size = args.size.spec();
-        let tags = prompts(&args.content, &mut settings)?;
+        let tags = prompts::read(&args.content, &mut settings)?;
         settings.batch = args.machine.batch.map(|batch| batch as usize);
         settings.tile = args.machine.tile.map(|tile| tile as usize);
         settings.max_memory = args.machine.max_memory;
@@ -431,38 +431,6 @@ impl Job {
         self.repaint.add_profile(&engine, &mut settings)?;
         Ok((engine, settings))
     }
-}
-
-/// Reads the prompts' options into the settings, and takes out the LoRAs that a weighted prompt names.
-///
-/// # Errors
-/// A prompt that cannot be read.
-fn prompts(content: &ContentArgs, settings: &mut Settings) -> Result<Vec<LoraTag>, CliError> {
-    let ContentArgs { prompt, negative_prompt, prompt_syntax, .. } = content;
-    settings.prompt_syntax = *prompt_syntax;
-    negative_prompt.trim().clone_into(&mut settings.negative_prompt);
-    if *prompt_syntax == PromptSyntax::Plain {
-        prompt.trim().clone_into(&mut settings.prompt);
-        return Ok(Vec::new());
-    }
-    let refuse = |option| move |error: PromptError| CliError::Usage(format!("{option}: {error}"));
-    let (text, tags) = without_networks(prompt).map_err(refuse("--prompt"))?;
-    text.trim().clone_into(&mut settings.prompt);
-    if let Some(tag) =
-        without_networks(negative_prompt).map_err(refuse("--negative-prompt"))?.1.first()
-    {
-        let reason = format!(
-            "--negative-prompt: {}: a LoRA changes the model: name it in the prompt",
-            tag.tag
-        );
-        return Err(CliError::Usage(reason));
-    }
-    for (option, text) in
-        [("--prompt", &settings.prompt), ("--negative-prompt", &settings.negative_prompt)]
-    {
-        Prompt::parse(*prompt_syntax, text).map_err(refuse(option))?;
-    }
-    Ok(tags)
 }
 
 /// A picture that a ControlNet sees in place of the input.

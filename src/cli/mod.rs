@@ -23,6 +23,7 @@ mod pipe;
 mod plan;
 mod print;
 mod progress;
+mod prompts;
 mod quantize;
 mod raw;
 mod report;
