@@ -23,12 +23,12 @@ use crate::{
 
 /// A job of the fixture.
 #[derive(Deserialize)]
-struct Case {
-    options: Vec<String>,
+pub struct Case {
+    pub options: Vec<String>,
 }
 
 /// A folder with the picture, the captions, the model and both ControlNets.
-fn shell() -> Shell {
+pub fn shell() -> Shell {
     let shell = Shell::new();
     fs::copy(fixture("method/in.png"), shell.path("in.png")).unwrap();
     for file in ["captions.json", "own.png"] {
@@ -41,7 +41,7 @@ fn shell() -> Shell {
     shell
 }
 
-fn command(shell: &Shell, more: &str) -> Command {
+pub fn command(shell: &Shell, more: &str) -> Command {
     shell.command(&format!("in.png -o out.png --device cpu --model model {more}"))
 }
 

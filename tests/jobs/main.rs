@@ -9,6 +9,7 @@ mod control;
 mod decode;
 mod devices;
 mod encode;
+mod everyday;
 mod families;
 mod first;
 mod flux2_klein;
