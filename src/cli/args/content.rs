@@ -27,7 +27,7 @@ pub struct ContentArgs {
     /// Content that the picture should not show; needs --guidance above 1
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     pub negative_prompt: String,
-    /// How both prompts are read: plain text, or weighted, as A1111 reads (word:1.3), [word], BREAK and <lora:name:0.8>, of any
+    /// How both prompts are read: plain text, or weighted, as A1111 reads `(word:1.3)`, `[word]`, BREAK and `<lora:name:0.8>`, of any
     /// length
     #[arg(long, value_name = "plain|weighted", default_value_t)]
     pub prompt_syntax: PromptSyntax,

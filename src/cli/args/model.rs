@@ -37,7 +37,7 @@ pub struct ModelArgs {
     #[arg(long, value_name = "NAME|FILE[:SCALE[:BLOCKS]]",
           value_parser = clap::builder::OsStringValueParser::new().try_map(values::lora))]
     pub lora: Vec<LoraArg>,
-    /// Embedding (textual inversion, safetensors) that prompts may name, by its file's name or as <NAME>; or a folder of them;
+    /// Embedding (textual inversion, safetensors) that prompts may name, by its file's name or as `<NAME>`; or a folder of them;
     /// may be given several times
     #[arg(long, value_name = "[NAME=]FILE",
           value_parser = clap::builder::OsStringValueParser::new().try_map(values::embedding))]

@@ -1,4 +1,4 @@
-//! `Flux2Transformer2DModel` of FLUX.2 [klein]: a diffusion transformer whose first blocks have picture and text as two streams
+//! `Flux2Transformer2DModel` of FLUX.2-klein: a diffusion transformer whose first blocks have picture and text as two streams
 //! that attend to each other, and whose other blocks have both as one. Built from diffusers' `config.json`, reading diffusers'
 //! tensor names. Reference: `diffusers/models/transformers/transformer_flux2.py`, and `pipelines/flux2/pipeline_flux2_klein.py`
 //! for places of tokens and what the timestep means.

@@ -1,4 +1,4 @@
-//! FLUX.2 [klein]: a transformer of two streams of tokens that become one, a Qwen3 of which the states of several layers are the
+//! FLUX.2-klein: a transformer of two streams of tokens that become one, a Qwen3 of which the states of several layers are the
 //! text, and an autoencoder with packed latents.
 //!
 //! Sources: diffusers `loaders/single_file_utils.py` (`convert_flux2_transformer_checkpoint_to_diffusers`) and the
