@@ -43,8 +43,8 @@ impl Fuser {
         Self {
             channels,
             row_weights: columns.iter().flat_map(|&w| std::iter::repeat_n(w, channels)).collect(),
-            sum_y: axis_sum(grid.from_ys(), &profile, grid.height()),
-            sum_x: axis_sum(grid.from_xs(), &columns, grid.width()),
+            sum_y: axis_sum(grid.tops(), &profile, grid.height()),
+            sum_x: axis_sum(grid.lefts(), &columns, grid.width()),
             places: (0..grid.len()).map(Some).collect(),
             grid: grid.clone(),
             profile,
@@ -108,10 +108,10 @@ impl Fuser {
     fn accumulate(&self, y: usize, predictions: &[f32], row: &mut [f32]) {
         let ((height, side), channels) = (self.grid.region_size(), self.channels);
         let columns = self.grid.xs();
-        for (index, (&top, &from)) in self.grid.ys().iter().zip(self.grid.from_ys()).enumerate() {
+        for (index, (&top, &from)) in self.grid.ys().iter().zip(self.grid.tops()).enumerate() {
             let within = usize::try_from(y as isize - from).ok();
             let Some(wy) = within.and_then(|dy| self.profile.get(dy)) else { continue };
-            for (column, (&x, &from)) in columns.iter().zip(self.grid.from_xs()).enumerate() {
+            for (column, (&x, &from)) in columns.iter().zip(self.grid.lefts()).enumerate() {
                 let Some(place) = self.places[index * columns.len() + column] else { continue };
                 let line = (place * height + (y - top)) * side * channels;
                 // A region that was moved back onto the canvas counts where it would have lain.

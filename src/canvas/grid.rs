@@ -38,8 +38,8 @@ pub struct RegionGrid {
     xs: Vec<usize>,
     /// Where the fusion weights of the rows and columns of regions begin: at their starts, but for regions of a moved grid
     /// that would reach past the canvas.
-    from_ys: Vec<isize>,
-    from_xs: Vec<isize>,
+    tops: Vec<isize>,
+    lefts: Vec<isize>,
 }
 
 impl RegionGrid {
@@ -69,8 +69,8 @@ impl RegionGrid {
         }
         let ys = axis_starts(height, region, overlap);
         let xs = axis_starts(width, region, overlap);
-        let (from_ys, from_xs) = (signed(&ys), signed(&xs));
-        Ok(Self { height, width, region: (region, region), overlap, ys, xs, from_ys, from_xs })
+        let (tops, lefts) = (signed(&ys), signed(&xs));
+        Ok(Self { height, width, region: (region, region), overlap, ys, xs, tops, lefts })
     }
 
     /// The grid whose one region is the whole of `height × width` latent pixels, whatever their shape.
@@ -89,8 +89,8 @@ impl RegionGrid {
             overlap: 0,
             ys: starts.clone(),
             xs: starts,
-            from_ys: from.clone(),
-            from_xs: from,
+            tops: from.clone(),
+            lefts: from,
         })
     }
 
@@ -109,9 +109,9 @@ impl RegionGrid {
     /// so all seams move, those beside the canvas's edge too.
     #[must_use]
     pub fn moved(&self, up: usize, left: usize) -> Self {
-        let (ys, from_ys) = moved_axis(&self.ys, up);
-        let (xs, from_xs) = moved_axis(&self.xs, left);
-        Self { ys, xs, from_ys, from_xs, ..self.clone() }
+        let (ys, tops) = moved_axis(&self.ys, up);
+        let (xs, lefts) = moved_axis(&self.xs, left);
+        Self { ys, xs, tops, lefts, ..self.clone() }
     }
 
     /// The region of this grid that overlaps most with a region of a [moved](Self::moved) one; of two the upper left.
@@ -165,13 +165,13 @@ impl RegionGrid {
     }
 
     /// Rows at which the weights of the grid's rows begin, which may lie outside of the canvas.
-    pub fn from_ys(&self) -> &[isize] {
-        &self.from_ys
+    pub fn tops(&self) -> &[isize] {
+        &self.tops
     }
 
     /// Columns at which the weights of the grid's columns begin.
-    pub fn from_xs(&self) -> &[isize] {
-        &self.from_xs
+    pub fn lefts(&self) -> &[isize] {
+        &self.lefts
     }
 
     /// Rows of the canvas.
@@ -276,8 +276,8 @@ mod tests {
         assert_eq!(grid.reach(), (62, 32));
         let moved = grid.moved(10, 32);
         assert_eq!(moved.ys(), [0, 54, 118, 182, 246, 310, 374, 384]);
-        assert_eq!(moved.from_ys(), [-10, 54, 118, 182, 246, 310, 374, 438]);
-        assert_eq!((moved.xs(), moved.from_xs()), (&[0, 4, 38, 70][..], &[-32, 4, 38, 72][..]));
+        assert_eq!(moved.tops(), [-10, 54, 118, 182, 246, 310, 374, 438]);
+        assert_eq!((moved.xs(), moved.lefts()), (&[0, 4, 38, 70][..], &[-32, 4, 38, 72][..]));
         assert_eq!(moved.len(), 32);
         let last = moved.region(31).unwrap();
         assert_eq!((last.y, last.x, last.height), (384, 70, 128));

@@ -90,8 +90,8 @@ impl Fused {
         let grid = RegionGrid::new(height, width, side, overlap).unwrap();
         let profile = fusion.profile(side, overlap);
         let sums = [
-            axis_sum(grid.from_ys(), &profile, grid.height()),
-            axis_sum(grid.from_xs(), &profile, grid.width()),
+            axis_sum(grid.tops(), &profile, grid.height()),
+            axis_sum(grid.lefts(), &profile, grid.width()),
         ];
         Self { grid, fusion, channels: 4, profile, sums }
     }
