@@ -127,7 +127,7 @@ class FlowMethod:
 
         decoded = self.decode(z)
         result = (decoded[0, :, :height, :width] * 0.5 + 0.5).clamp(0, 1)
-        return result.permute(1, 2, 0).float().contiguous(), texts
+        return result.permute(1, 2, 0).contiguous(), texts
 
     @torch.enable_grad()
     def structure(self, z, eps, low, signal, spread, weight):
@@ -146,7 +146,8 @@ def write_jobs(area, method, cases, options=lambda case: case.options()):
     write_picture(area / "in.png", image)
     expected, written = {}, {}
     for name, case in cases.items():
-        expected[name], texts = method.run(image, case)
+        pixels, texts = method.run(image, case)
+        expected[name] = pixels.float()
         assert expected[name].isfinite().all()
         inside = ((expected[name] > 0) & (expected[name] < 1)).double().mean().item()
         print(name, inside)

@@ -39,7 +39,7 @@ from lycoris.modules.norms import NormModule
 from peft import LoHaConfig, LoKrConfig, LoraConfig, OFTConfig, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import save_file
 
-from make_lora_fixtures import FIXTURES, MODEL, ldm_name, load, text_name
+from make_lora_fixtures import FIXTURES, ldm_name, load, text_name
 from make_text_fixtures import write_json
 
 AREA = FIXTURES / "adapters"

@@ -20,7 +20,6 @@ import struct
 from pathlib import Path
 from unittest import mock
 
-import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F

@@ -18,7 +18,6 @@ converter brings back. In method/: `in.png`, `captions.json`, `cases.json`, a pi
 """
 
 import json
-import math
 import shutil
 from dataclasses import replace
 
@@ -33,12 +32,10 @@ from diffusers import (
 from diffusers.loaders.single_file_utils import convert_flux2_transformer_checkpoint_to_diffusers
 from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 
+from flow_method import FlowMethod
 from make_flux2_klein_fixtures import OUT, SCHEDULER, text_encoder, tokenizer
-from make_img2img_fixture import noise_field, picture
-from make_method_fixture import (
-    Case, HEIGHT, NEGATIVE, PROMPT, RUN, STEPS, WIDTH, caption_document, continued, lanczos, low_band, profile, starts,
-    write_json, write_png,
-)
+from make_img2img_fixture import noise_field
+from make_method_fixture import Case, NEGATIVE, PROMPT, STEPS, continued, input_picture, write_json, write_picture
 from make_rap_fixtures import sample as crop
 from make_unet_fixtures import field, weight
 from make_vae_fixtures import scaled, unscaled
@@ -258,7 +255,10 @@ def from_words(models):
     return pictures
 
 
-class Method:
+class Method(FlowMethod):
+    # The low-resolution pass has even sides, as canvases have; the transformer itself sees each latent pixel as a token.
+    region, factor, patch = SIDE, FACTOR, 2
+
     def __init__(self, models):
         self.vae, self.transformer = (models[name].double() for name in ("vae", "transformer"))
         self.scheduler = FlowMatchEulerDiscreteScheduler(**SCHEDULER)
@@ -270,6 +270,9 @@ class Method:
 
     def condition(self, text):
         return self.text.encode_prompt([text], device="cpu")[0]
+
+    def blended(self, own, prompt, share):
+        return share * own + (1 - share) * prompt
 
     def predict(self, z, t, condition):
         time = torch.full((1,), float(t) / 1000, dtype=torch.float64)
@@ -288,7 +291,6 @@ class Method:
         return [LiteralPrior(weight) for _ in self.blocks]
 
     def set_priors(self, priors, size, rects):
-        """Gives the blocks their priors, for a call on so many latent pixels: recording without `rects`."""
         for block, prior in zip(self.blocks, priors):
             prior.size, prior.rects = size, rects
             block.attn.set_processor(prior)
@@ -304,91 +306,14 @@ class Method:
     def decode(self, z):
         return self.vae.decode(unscaled(self.vae, z)).sample
 
-    @torch.no_grad()
-    def run(self, image, case):
-        side, f = SIDE, FACTOR
-        (width, height), (in_height, in_width) = case.size, image.shape[-2:]
-        canvas_h, canvas_w = (2 * math.ceil(math.ceil(n / f) / 2) for n in (height, width))
-        low = self.encode(lanczos(image, width, height), canvas_h, canvas_w)
 
-        self.set_timesteps()
-        self.scheduler.set_begin_index(STEPS - RUN)
-        timesteps = self.scheduler.timesteps[STEPS - RUN :]
-        sigmas = self.scheduler.sigmas[STEPS - RUN :].double()
-        noise = noise_field(case.seed, *low.shape[1:]).double()
-        z = (1 - sigmas[0]) * low + sigmas[0] * noise
-
-        aspect = math.sqrt(in_width / in_height)
-        small_h, small_w = (2 * max(1, math.floor(n / 2 + 0.5)) for n in (side / aspect, side * aspect))
-        small = self.encode(lanczos(image, small_w * f, small_h * f), small_h, small_w)
-        small_noise = noise_field(case.seed, *small.shape[1:], draw=1).double()
-
-        overlap = math.floor(case.overlap * side + 0.5)
-        ys, xs = starts(canvas_h, side, overlap), starts(canvas_w, side, overlap)
-        weight = profile(side, overlap, case.fusion)
-        weight = weight[:, None] * weight[None, :]
-        texts = caption_document(ys, xs, case, side, f) if case.captions else None
-        prompt, negative = self.condition(PROMPT), self.condition(case.negative)
-        conditions = []
-        for index in range(len(ys) * len(xs)):
-            own = texts and texts["regions"][index]["caption"]
-            own = self.condition(own) if own else prompt
-            conditions.append(case.rsp * own + (1 - case.rsp) * prompt)
-
-        halves = 2 if case.guidance > 1 else 1
-        twins = [self.priors(case.rap) for _ in range(halves)]
-        self.without_priors()
-        for i, t in enumerate(timesteps):
-            if case.rap > 0:
-                state = (1 - sigmas[i]) * small + sigmas[i] * small_noise
-                for priors, condition in zip(twins, (prompt, negative)):
-                    self.set_priors(priors, (small_h, small_w), None)
-                    self.predict(state, t, condition)
-            total, weights = torch.zeros_like(z), torch.zeros_like(z)
-            for (y, x), own in zip([(y, x) for y in ys for x in xs], conditions):
-                window = continued(z, (0, max(side - canvas_h, 0)), (0, max(side - canvas_w, 0)))
-                window = window[..., y : y + side, x : x + side]
-                unit = (height / f, width / f)
-                place = [y / unit[0], x / unit[1], side / unit[0], side / unit[1]]
-                outputs = []
-                for priors, condition in zip(twins, (own, negative)):
-                    if case.rap > 0:
-                        self.set_priors(priors, (side, side), [place])
-                    outputs.append(self.predict(window, t, condition))
-                velocity = outputs[0]
-                if halves == 2:
-                    velocity = outputs[1] + case.guidance * (outputs[0] - outputs[1])
-                h, w = min(side, canvas_h), min(side, canvas_w)
-                total[..., y : y + h, x : x + w] += (weight * velocity)[..., :h, :w]
-                weights[..., y : y + h, x : x + w] += weight[:h, :w]
-            signal, spread = 1 - sigmas[i], sigmas[i]
-            eps = z + signal * total / weights
-            weight_i = case.gsp * 0.5 * (1 + math.cos(math.pi * i / RUN))
-            z = self.structure(z, eps, low, signal, spread, weight_i)
-            # The velocity that the moved canvas and the noise imply.
-            z = self.scheduler.step(eps - (z - spread * eps) / signal, t, z).prev_sample.double()
-
-        decoded = self.decode(z)
-        result = (decoded[0, :, :height, :width] * 0.5 + 0.5).clamp(0, 1)
-        return result.permute(1, 2, 0).contiguous(), texts
-
-    @torch.enable_grad()
-    def structure(self, z, eps, low, signal, spread, weight):
-        """Equations 4 and 5 by autograd; the factor 2η/signal² of docs/method.md is the weight λ."""
-        z = z.detach().requires_grad_()
-        clean = (z - spread * eps) / signal
-        loss = (low_band(clean) - low_band(low)).square().sum()
-        (gradient,) = torch.autograd.grad(loss, z)
-        return (z - weight * signal**2 / 2 * gradient).detach()
-
-
-def write_picture(name, pixels):
+def write_expected(name, pixels):
     """[H, W, 3] in 0..1, in 16 bits: rounded by less than a tenth of what the tests allow."""
     assert pixels.isfinite().all()
     inside = ((pixels > 0) & (pixels < 1)).double().mean().item()
     print(name, inside)
     assert inside > 0.2, (name, inside)
-    write_png(AREA / f"{name}.png", (pixels.double() * 65535).round().numpy().astype(np.uint16))
+    write_picture(AREA / f"{name}.png", pixels.permute(2, 0, 1)[None].double())
 
 
 def main():
@@ -399,18 +324,16 @@ def main():
     models, shapes, text_config = build()
     save(models, shapes, text_config)
     save_original(models["transformer"])
-    image = (picture(HEIGHT, WIDTH, torch.Generator().manual_seed(7)).double() + 1) / 2
-    samples = (image * 65535).round()
-    image = samples / 65535
-    write_png(AREA / "in.png", samples[0].permute(1, 2, 0).numpy().astype(np.uint16))
+    image = input_picture()
+    write_picture(AREA / "in.png", image)
     # In f32, as the pipeline is; all that follows is f64.
     for name, pixels in from_words(models).items():
-        write_picture(f"words_{name}", pixels)
+        write_expected(f"words_{name}", pixels)
     write_json(AREA / "words.json", {name: list(case) for name, case in WORDS.items()})
     whole, cases = Method(models), {}
     for name, case in CASES.items():
         pixels, texts = whole.run(image, case)
-        write_picture(name, pixels)
+        write_expected(name, pixels)
         cases[name] = {"options": case.options()}
         if texts:
             write_json(AREA / case.captions, texts)
