@@ -210,6 +210,7 @@ fn what_cannot_be_made_is_said_in_one_line() {
         ("generate fox -o out.png --page 2", "reads no picture: no --page", 2),
         ("generate fox -o out.png --blend 0.5", "--blend is for the enlargement", 2),
         ("generate fox -o out.png --denoise-steps 2", "--denoise-steps is for the enlargement", 2),
+        ("generate fox -o out.png --profile fast", "--profile is for the enlargement", 2),
         ("generate fox -p fox -o out.png", "cannot be used with", 2),
         ("generate fox -o out.xyz", "no picture format is called", 2),
         ("generate fox -o out.png --keep-base a.png --model model", "without --size", 2),

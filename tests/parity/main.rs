@@ -22,6 +22,7 @@ mod sampler;
 mod sd3;
 mod t5;
 mod text;
+mod transformer;
 mod unet;
 mod vae;
 mod z_image;

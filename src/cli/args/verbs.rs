@@ -45,11 +45,12 @@ pub const NOT_OF_GENERATE: [&str; 7] = [
 ];
 
 /// Options of the enlargement, which a base picture alone does not have.
-pub const OF_ENLARGING: [&str; 17] = [
+pub const OF_ENLARGING: [&str; 18] = [
     "control",
     "control_kind",
     "control_image",
     "first",
+    "profile",
     "strength",
     "denoise_steps",
     "gsp",
