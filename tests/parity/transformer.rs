@@ -23,14 +23,17 @@ use crate::{
     crop_rects,
 };
 
+/// Draws an input by its name.
+pub type Draw<'a> = &'a dyn Fn(&str) -> Tensor;
+
 /// How the networks of a family are built and called.
 pub struct Family {
     /// Folder of its fixtures.
     pub folder: &'static str,
     pub cases: [&'static str; 3],
     pub load: fn(&Value, &Params) -> Denoiser,
-    /// The conditions of inputs of one kind, each of which the function draws.
-    pub condition: fn(&Denoiser, &Value, &dyn Fn(&str) -> Tensor) -> Conditioning,
+    /// The conditions of the described inputs of one kind.
+    pub condition: fn(&Denoiser, &Value, Draw<'_>) -> Conditioning,
     /// Error of a whole network that is allowed.
     pub bound: f64,
     /// The same in half precision between attention in parts and as a whole.
