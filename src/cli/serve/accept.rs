@@ -6,13 +6,15 @@ use cupscale::{
     canvas::target_size,
     caption::file::FromFile,
     image::{self, Format, Input, InputKind, ReadOptions},
+    pipe::request::OutputForm,
     pipeline::{self, Error},
 };
+
+use serde_json::{Map, Value};
 
 use super::{
     error::{Kind, Refusal},
     host::{self, Host},
-    jobs::Order,
     limits::Limits,
     store::{Accepted, DraftFolder, GIVEN, INPUT, MASK},
     view::Kind as JobKind,
@@ -29,6 +31,18 @@ use crate::cli::{
 const NAMELESS: &str = "picture";
 /// Most characters of a name.
 const LONGEST_NAME: usize = 200;
+
+/// All of a new job but its files.
+#[derive(Clone, Debug, Default)]
+pub struct Order {
+    pub kind: JobKind,
+    pub name: String,
+    pub settings: Map<String, Value>,
+    pub output: OutputForm,
+    pub model: Option<String>,
+    pub most_seconds: Option<f64>,
+    pub is_kept: bool,
+}
 
 /// Files of a job in this folder, for the settings that are for them.
 pub fn parts(file: impl Fn(&str) -> std::path::PathBuf, has_mask: bool, has_given: bool) -> Parts {

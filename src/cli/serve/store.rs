@@ -31,9 +31,8 @@ use serde_json::{Map, Value};
 use tempfile::{NamedTempFile, TempDir};
 
 use super::{
-    cell::Live,
     error::Refusal,
-    view::{JobView, Kind, State},
+    view::{Kind, State},
 };
 use crate::cli::error::CliError;
 
@@ -131,38 +130,6 @@ impl Saved {
             created: now(),
             started: None,
             ended: None,
-        }
-    }
-
-    /// The job as the API shows it.
-    pub fn view(&self, live: &Live) -> JobView {
-        let mut progress = live.progress.clone();
-        if self.state == State::Done {
-            (progress.share, progress.eta_s) = (1.0, Some(0.0));
-        }
-        JobView {
-            id: self.id.clone(),
-            kind: self.kind,
-            name: self.name.clone(),
-            state: self.state,
-            ahead: live.ahead,
-            progress,
-            width: self.size.0,
-            height: self.size.1,
-            source_width: self.source.0,
-            source_height: self.source.1,
-            format: self.format.clone(),
-            bytes: self.bytes,
-            seconds: self.seconds,
-            model: self.model.clone(),
-            settings: self.settings.clone(),
-            notes: self.notes.clone(),
-            error: self.error.clone(),
-            has_preview: live.preview.is_some(),
-            has_captions: live.has_captions,
-            created: self.created,
-            started: self.started,
-            ended: self.ended,
         }
     }
 

@@ -17,9 +17,9 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::{
     super::{
-        Served,
         cell::{Changes, Watch},
         error::Refusal,
+        served::Served,
     },
     JobId,
 };
