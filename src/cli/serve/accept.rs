@@ -23,7 +23,7 @@ use crate::cli::{
     advice,
     error::CliError,
     job::Job,
-    request::{self, MaskFile, Parts, Target, format_name, kind_of},
+    request::{self, MaskFile, Parts, Target, format_name},
     size_notes,
 };
 
@@ -64,7 +64,7 @@ pub fn check(
 ) -> Result<Accepted, Refusal> {
     let name = shown_name(&order.name);
     let refusal = |error: CliError| {
-        let kind = Kind::from(kind_of(&error));
+        let kind = host::kind_of(&error);
         let text = host.words.of_job(&advice::line(&error), folder.path(), &name);
         Refusal::new(kind, text)
     };
@@ -133,7 +133,7 @@ pub fn check(
         let settings = model.job.settings_of(&job, names, of, "serve").map_err(refusal)?;
         let planned = pipeline::plan(&model.engine, shape, &settings).map_err(CliError::from);
         if let Err(error) = planned
-            && Kind::from(kind_of(&error)) == Kind::Settings
+            && host::kind_of(&error) == Kind::Settings
         {
             return Err(refusal(error));
         }

@@ -17,7 +17,8 @@ use std::{
     fs::{self, File, TryLockError},
     io::{self, Write as _},
     path::{Path, PathBuf},
-    time::{SystemTime, UNIX_EPOCH},
+    thread,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use cupscale::{
@@ -47,6 +48,9 @@ pub const INPUT: &str = "input";
 pub const MASK: &str = "mask";
 pub const GIVEN: &str = "given.json";
 const CAPTIONS: &str = "captions.json";
+/// Attempts to remove a folder in which a file is being made, and the pause between them.
+const ATTEMPTS: usize = 10;
+const PAUSE: Duration = Duration::from_millis(50);
 /// Bytes of a `job.json` that are read at most.
 const LARGEST: u64 = 16 << 20;
 
@@ -362,9 +366,15 @@ impl DraftFolder {
         &self.path
     }
 
-    /// Removes it, unless it has become a job's.
+    /// Removes it, unless it has become a job's. A file that is being made meanwhile is waited for.
     pub fn remove(&self) {
-        let _ = fs::remove_dir_all(&self.path);
+        for _ in 0..ATTEMPTS {
+            let removed = fs::remove_dir_all(&self.path);
+            if removed.is_ok() || !self.path.exists() {
+                return;
+            }
+            thread::sleep(PAUSE);
+        }
     }
 }
 
