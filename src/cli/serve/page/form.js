@@ -121,9 +121,12 @@ class Form {
     const isOther = this.form.elements.size.value === "other", kind = get("size-kind").value;
     get("other").hidden = !isOther;
     get("size-two").hidden = kind !== "size";
+    // What is not shown is not checked.
+    get("size-one").disabled = !isOther;
+    get("size-two").disabled = !isOther || kind !== "size";
     put(get("size-by"), { size: "×", "long-edge": "px", scale: "×" }[kind]);
     get("size-one").setAttribute("aria-label", { size: "Width in pixels", "long-edge": "Longer side in pixels", scale: "Factor" }[kind]);
-    get("quality-field").hidden = get("format").value !== "jpeg";
+    get("quality-field").hidden = get("quality").disabled = get("format").value !== "jpeg";
     get("strength").classList.toggle("own", !this.strengthIsSet);
     put(get("strength-said"), this.strengthIsSet ? Number(get("strength").value).toFixed(2) : "the model’s own");
     get("strength").setAttribute("aria-valuetext", this.strengthIsSet ? get("strength").value : "the model’s own");

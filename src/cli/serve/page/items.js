@@ -2,12 +2,16 @@
 
 const pause = (seconds) => new Promise((resolve) => setTimeout(resolve, seconds * 1000));
 
+let turns = 0;
+
 /** A picture that was added here, a job of the server, or, once it is sent, both. */
 class Item {
   constructor(name, file, at = Date.now()) {
     this.name = name;
     this.file = file;
     this.at = at;
+    /** What was added first is sent first. */
+    this.turn = ++turns;
     /** new, held (waits to be sent), sending; then the states of a job: waiting, running, done, failed, cancelled. */
     this.state = "new";
     this.job = null;
@@ -248,8 +252,7 @@ class Items {
   async pump() {
     if (this.isPumping) return;
     this.isPumping = true;
-    // The first that was added is the last of the list.
-    const next = () => this.all.filter((item) => item.state === "held").sort((one, other) => one.at - other.at || 0)[0];
+    const next = () => this.all.filter((item) => item.state === "held").sort((one, other) => one.turn - other.turn)[0];
     for (let item = next(); item; item = next()) {
       const wait = await this.send(item);
       if (wait) await pause(wait);
@@ -309,8 +312,15 @@ class Items {
     } else if (item.state === "sending") {
       item.stop.abort();
     } else {
-      const answer = await api.ask(`/v1/jobs/${item.job.id}`, { method: "DELETE" });
-      if (answer.status === 202) this.take(item, await answer.json());
+      item.isStopping = true;
+      this.onChange(item, "progress");
+      try {
+        const answer = await api.ask(`/v1/jobs/${item.job.id}`, { method: "DELETE" });
+        if (answer.status === 202) this.take(item, await answer.json());
+      } catch (error) {
+        item.isStopping = false;
+        throw error;
+      }
     }
   }
 

@@ -21,12 +21,9 @@ const showPicture = async () => {
     if (!isStill() || item.state !== state) return;
     const isResult = state === "done" && !item.isCaptions;
     if (isResult && (!(item.job.bytes > LARGE) || item.wanted)) {
-      const { image, url, name } = await item.result();
+      const { image } = await item.result();
       if (!isStill()) return;
       drawCard(item);
-      get("download").href = url;
-      get("download").download = name;
-      drawPanel();
       if (image) {
         view.size(item.job.width ?? image.naturalWidth, item.job.height ?? image.naturalHeight);
         view.layer("after", image);
@@ -180,15 +177,18 @@ get("describe").addEventListener("click", () => form.form.reportValidity() && st
 get("drop-draft").addEventListener("click", () => items.drop(items.chosen));
 form.onChange = drawPlan;
 
-get("cancel").addEventListener("click", told(() => items.cancel(items.chosen)));
+get("cancel").addEventListener("click", told(() => items.chosen.isStopping || items.cancel(items.chosen)));
 get("load").addEventListener("click", () => {
   items.chosen.wanted = true;
   drawPanel();
   showPicture();
 });
-get("download").addEventListener("click", () => {
-  items.chosen.isSaved = true;
-});
+get("download").addEventListener("click", told(async () => {
+  const item = items.chosen;
+  const { url, name } = await item.result();
+  make("a", { href: url, download: name }).click();
+  item.isSaved = true;
+}));
 
 /** A new picture of the same input. */
 const repeat = async (item) => {

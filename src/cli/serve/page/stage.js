@@ -107,6 +107,8 @@ const drawProgress = (item) => {
   const isSending = item.state === "sending";
   const share = isSending ? item.sent : item.job?.share ?? 0;
   let doing = item.state === "held" ? "Waiting to be sent" : isSending ? "Sending the picture" : doingWords(item.job);
+  if (item.isStopping) doing = "Cancelling: it ends in a moment";
+  get("cancel").setAttribute("aria-disabled", Boolean(item.isStopping));
   if (!api.reaches && item.isActive) doing += " (when last heard of)";
   put(get("doing"), doing);
   const left = item.state === "running" ? leftWords(item.job.eta_s) : "";

@@ -155,6 +155,7 @@ class View {
     } else {
       for (const image of [this.before, this.after]) image?.style.removeProperty("clip-path");
     }
+    get("zoom").hidden = !this.width;
     put(get("scale"), this.width ? `${Math.round(this.scale / this.one() * 100)}${SPACE}%` : "");
     if (this.width) this.onMove([-this.left / this.scale, -this.top / this.scale, wide / this.scale, high / this.scale], [wide, high]);
   }
