@@ -4,7 +4,7 @@
 use std::sync::LazyLock;
 
 use axum::{
-    http::{HeaderName, HeaderValue, header},
+    http::{HeaderValue, header},
     response::{Html, IntoResponse as _, Response},
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
@@ -43,18 +43,14 @@ static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     HeaderValue::try_from(policy).expect("a policy is ASCII")
 });
 
-/// Answers `GET /`.
+/// Answers `GET /`. What browsers are told about every answer is added where all answers pass.
 pub async fn page() -> Response {
-    let fixed = |name: HeaderName, value| (name, HeaderValue::from_static(value));
-    let headers = [
-        (header::CONTENT_SECURITY_POLICY, POLICY.clone()),
-        fixed(header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        fixed(header::REFERRER_POLICY, "no-referrer"),
-        fixed(HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
-        // A page of another version would speak to this server.
-        fixed(header::CACHE_CONTROL, "no-cache"),
-    ];
-    (headers, Html(PAGE.as_str())).into_response()
+    let opener = (
+        header::HeaderName::from_static("cross-origin-opener-policy"),
+        HeaderValue::from_static("same-origin"),
+    );
+    ([(header::CONTENT_SECURITY_POLICY, POLICY.clone()), opener], Html(PAGE.as_str()))
+        .into_response()
 }
 
 /// A text's hash as a policy names it.
