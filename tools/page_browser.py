@@ -41,7 +41,8 @@ class Server:
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log, text=True)
         self.url = self.process.stdout.readline().strip()
         if not self.url.startswith("http://"):
-            raise SystemExit(f"check_page.py: {' '.join(command)} printed {self.url!r} and not its address; see {self.log.name}")
+            said = pathlib.Path(self.log.name).read_text().strip()
+            raise RuntimeError(f"{' '.join(command)} printed {self.url!r} and not its address; it said: {said}")
 
     def ask(self, path: str, token: str = "") -> bytes:
         request = urllib.request.Request(self.url.rstrip("/") + path, headers={"Authorization": f"Bearer {token}"} if token else {})

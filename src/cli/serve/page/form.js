@@ -63,6 +63,13 @@ class Form {
     return { settings, model: get("model").value || null, output, mask: get("mask").files[0] ?? null };
   }
 
+  /** A mask belongs to one picture: it is chosen anew for the next, and comes back with its own. */
+  masked(mask) {
+    const files = new DataTransfer();
+    if (mask) files.items.add(mask);
+    get("mask").files = files.files;
+  }
+
   /** Puts the settings of a job into the form. */
   fill(settings, model, output) {
     const left = { ...settings };
@@ -88,6 +95,7 @@ class Form {
     get("profile").value = take("profile");
     for (const name of NUMBERS) get(name).value = take(name);
     get("format").value = output?.format ?? "";
+    if (get("format").selectedIndex < 0) get("format").value = "";
     get("quality").value = output?.quality ?? "";
     get("model").value = model ?? "";
     if (get("model").selectedIndex < 0) get("model").value = "";

@@ -10,10 +10,13 @@ const showPicture = async () => {
     let unseen = "";
     const before = await item.before().catch((error) => {
       if (error.kind && error.kind !== "not_found") throw error;
+      // Of a job that was cancelled the server keeps no picture.
+      item.isInputGone = true;
       return null;
     });
     if (!isStill() || item.state !== state) return;
     drawCard(item);
+    if (item.isInputGone) drawPanel();
     const { width, height } = target(item);
     view.layer("before", before);
     view.size(width, height);
@@ -115,7 +118,7 @@ items.onChange = (item, what) => {
   drawCard(item);
   drawTitle();
   if (what === "state") {
-    const words = { done: item.isCaptions ? "the regions are described" : "the enlarged picture is ready", failed: "the job failed", cancelled: "cancelled", waiting: "sent" }[item.state];
+    const words = { done: item.isCaptions ? "the regions are described" : "the enlarged picture is ready", failed: Object.values(errorWords(item.error ?? { kind: "failed" })).filter(Boolean).join(". "), cancelled: "cancelled", waiting: "sent" }[item.state];
     if (words) announce(`${item.name}: ${words}`);
     drawStrip();
     if (item.state === "failed" || item.state === "done") drawThumbs();
@@ -162,6 +165,7 @@ const addFiles = (files) => {
 const start = (list, kind) => {
   const order = { ...form.order(), kind };
   items.start(list, order);
+  form.masked(null);
   announce(kind === "captions" ? "The regions are being described" : list.length > 1 ? `${list.length} pictures are on their way` : `${list[0].name} is on its way`);
 };
 
@@ -201,7 +205,8 @@ const repeat = async (item) => {
 
 get("again").addEventListener("click", told(async () => {
   const item = items.chosen;
-  if (item.job) form.fill(item.job.settings, item.job.model, item.order ? item.order.output : { format: item.job.format });
+  if (item.job) form.fill(item.job.settings, item.job.model, item.order ? item.order.output : item.isCaptions ? null : { format: item.job.format });
+  form.masked(item.order?.mask);
   if (!item.job) {
     item.state = "new";
     item.error = null;
@@ -245,6 +250,8 @@ get("remove").addEventListener("click", told(async () => {
 get("clear").addEventListener("click", told(async () => {
   const ended = items.all.filter((item) => item.job && !item.isActive);
   if (!await sure(`Clear ${count(ended.length, "finished job", "finished jobs")}?`, "Pictures and results are taken off the server and cannot be brought back.")) return;
+  // What goes next is not looked at.
+  if (ended.includes(items.chosen)) items.choose(items.all.find((item) => !ended.includes(item)) ?? null);
   for (const item of ended) await items.remove(item);
   if (!items.all.length) get("choose").focus();
 }));

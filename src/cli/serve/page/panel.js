@@ -41,7 +41,7 @@ const drawPanel = () => {
   get("load").hidden = !isTooLarge;
   if (isTooLarge) put(get("load"), `Load the picture (${bytesWords(item.job.bytes)})`);
   get("download").hidden = !isResult || isTooLarge;
-  get("again").hidden = item.isGoing;
+  get("again").hidden = item.isGoing || Boolean(item.isInputGone);
   get("remove").hidden = item.isGoing;
   get("actions").hidden = item.isGoing;
   drawTable(item);

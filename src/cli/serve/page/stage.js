@@ -20,7 +20,7 @@ const drawCard = (item) => {
     item.badge = make("span", { className: "state" });
     item.gauge = make("span");
     item.gaugeBox = make("span", { className: "gauge" }, item.gauge);
-    item.kindTag.ariaHidden = item.badge.ariaHidden = item.gaugeBox.ariaHidden = "true";
+    for (const part of [item.kindTag, item.badge, item.gaugeBox]) part.setAttribute("aria-hidden", "true");
     item.card.append(item.kindTag, item.badge, item.gaugeBox);
     item.card.addEventListener("click", () => items.choose(item));
     item.row = make("li", {}, item.card);
@@ -157,7 +157,7 @@ const drawEditor = (item) => {
     : "Each region was described in words before it was repainted. Choose one in the picture to read its caption and to change it.");
   put(get("changed"), item.edits.size ? `${count(item.edits.size, "caption", "captions")} changed` : "");
   put(get("rerun"), item.isCaptions ? "Enlarge with these captions" : "Run again with these captions");
-  get("rerun").hidden = item.isGoing;
+  get("rerun").hidden = item.isGoing || Boolean(item.isInputGone);
   get("rerun").classList.toggle("primary", item.isCaptions || item.edits.size > 0);
   get("rerun").disabled = !item.isCaptions && !item.edits.size;
 };
