@@ -21,7 +21,9 @@ import tempfile
 import time
 import traceback
 
-from page_browser import CACHE, PATIENCE, ROOT, Check, add, at_home, axe, done, fits, newest, text, told, wait_text
+from page_browser import (
+    CACHE, CLEAR, DROP, PASTE, PATIENCE, ROOT, Check, add, at_home, axe, border, done, fits, newest, text, told, wait_text, zooms,
+)
 
 # --- Scenes -----------------------------------------------------------------------------------------------------------------
 
@@ -93,59 +95,6 @@ def enlarges(check: Check) -> None:
         page.click("#sure-yes")
         page.wait_for_selector("#empty:visible")
         assert not server.jobs()
-
-
-def border(page) -> None:
-    """The border between before and after follows mouse and keys, and what is seen follows it."""
-    at = lambda: float(page.get_attribute("#handle", "aria-valuenow"))
-    assert at() == 50
-    box = page.locator("#paper").bounding_box()
-    middle = box["y"] + box["height"] / 3
-    page.mouse.click(box["x"] + box["width"] / 4, middle)
-    assert abs(at() - 25) <= 1, at()
-    handle = page.locator("#handle").bounding_box()
-    page.mouse.move(handle["x"] + 22, handle["y"] + 22)
-    page.mouse.down()
-    page.mouse.move(box["x"] + box["width"] * 3 / 4, handle["y"] + 22, steps=5)
-    page.mouse.up()
-    assert abs(at() - 75) <= 1, at()
-    cut = page.eval_on_selector("#paper .after", "it => parseFloat(it.style.clipPath.split(' ').pop())")
-    assert abs(cut - 96) < 3, cut
-    page.keyboard.press("ArrowLeft")
-    page.keyboard.press("PageDown")
-    assert abs(at() - 64) <= 1, at()
-    page.keyboard.press("Home")
-    assert at() == 0
-    page.keyboard.press("End")
-    assert at() == 100 and page.get_attribute("#handle", "aria-valuetext") == "100 percent before, 0 percent after"
-
-
-def zooms(page) -> None:
-    scale = lambda: float(text(page, "#scale").rstrip("%"))
-    at_first = scale()
-    page.click("#one")
-    assert scale() == 100
-    page.click("#larger")
-    assert scale() == 150
-    page.focus("#view")
-    for _ in range(12):
-        page.keyboard.press("+")
-    assert scale() == 1600 and page.eval_on_selector("#view", "it => it.classList.contains('zoomed')")
-    place = lambda: page.eval_on_selector("#paper", "it => it.style.transform")
-    before = place()
-    page.keyboard.press("ArrowRight")
-    assert place() != before
-    before = place()
-    box = page.locator("#view").bounding_box()
-    page.mouse.move(box["x"] + 40, box["y"] + 40)
-    page.mouse.down()
-    page.mouse.move(box["x"] + 140, box["y"] + 90, steps=4)
-    page.mouse.up()
-    assert place() != before, "dragging does not move an enlarged picture"
-    page.mouse.wheel(0, 400)
-    page.wait_for_function("() => parseFloat(document.getElementById('scale').textContent) < 1600")
-    page.click("#fit")
-    assert scale() == at_first
 
 
 def captions(check: Check) -> None:
@@ -351,26 +300,6 @@ def keyboard(check: Check) -> None:
             assert not ring.startswith("none") and not ring.endswith("0px"), f"{focus()} shows no focus: {ring}"
         assert "BODY" in seen, f"the tab key never leaves the page: {seen}"
         wait_text(page, "#said", "")
-
-
-DROP = """([names, contents, selector]) => {
-    const transfer = new DataTransfer();
-    names.forEach((name, at) => transfer.items.add(new File([Uint8Array.from(contents[at])], name)));
-    const send = (type) => document.querySelector(selector).dispatchEvent(new DragEvent(type, { dataTransfer: transfer, bubbles: true, cancelable: true }));
-    if (selector !== 'paste') return ['dragenter', 'dragover', 'drop'].forEach(send);
-}"""
-PASTE = """(content) => {
-    const transfer = new DataTransfer();
-    transfer.items.add(new File([Uint8Array.from(content)], "pasted.jpg"));
-    document.dispatchEvent(new ClipboardEvent("paste", { clipboardData: transfer, bubbles: true, cancelable: true }));
-}"""
-CLEAR = """async () => {
-    const canvas = Object.assign(document.createElement('canvas'), { width: 48, height: 32 });
-    const context = canvas.getContext('2d');
-    context.fillStyle = '#b35';
-    context.fillRect(8, 8, 24, 16);
-    return [...new Uint8Array(await (await new Promise((done) => canvas.toBlob(done))).arrayBuffer())];
-}"""
 
 
 def several(check: Check) -> None:

@@ -29,6 +29,29 @@ def at_home(script: str) -> None:
     if pathlib.Path(sys.prefix) != folder:
         os.execv(folder / "bin/python", [folder / "bin/python", script, *sys.argv[1:]])
 
+# Files dropped on an element, as [names, contents, selector].
+DROP = """([names, contents, selector]) => {
+    const transfer = new DataTransfer();
+    names.forEach((name, at) => transfer.items.add(new File([Uint8Array.from(contents[at])], name)));
+    for (const type of ['dragenter', 'dragover', 'drop']) {
+        document.querySelector(selector).dispatchEvent(new DragEvent(type, { dataTransfer: transfer, bubbles: true, cancelable: true }));
+    }
+}"""
+# A file pasted into the page, as its content.
+PASTE = """(content) => {
+    const transfer = new DataTransfer();
+    transfer.items.add(new File([Uint8Array.from(content)], "pasted.jpg"));
+    document.dispatchEvent(new ClipboardEvent("paste", { clipboardData: transfer, bubbles: true, cancelable: true }));
+}"""
+# The content of a PNG that can be seen through.
+CLEAR = """async () => {
+    const canvas = Object.assign(document.createElement('canvas'), { width: 48, height: 32 });
+    const context = canvas.getContext('2d');
+    context.fillStyle = '#b35';
+    context.fillRect(8, 8, 24, 16);
+    return [...new Uint8Array(await (await new Promise((done) => canvas.toBlob(done))).arrayBuffer())];
+}"""
+
 
 class Server:
     """The program's `serve` on a free port, with jobs in a folder of its own."""
@@ -156,3 +179,57 @@ def done(page) -> None:
 
 def newest(server: Server) -> dict:
     return server.jobs()[0]
+
+
+def border(page) -> None:
+    """The border between before and after follows mouse and keys, and what is seen follows it."""
+    at = lambda: float(page.get_attribute("#handle", "aria-valuenow"))
+    assert at() == 50
+    box = page.locator("#paper").bounding_box()
+    middle = box["y"] + box["height"] / 3
+    page.mouse.click(box["x"] + box["width"] / 4, middle)
+    assert abs(at() - 25) <= 1, at()
+    handle = page.locator("#handle").bounding_box()
+    page.mouse.move(handle["x"] + 22, handle["y"] + 22)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 3 / 4, handle["y"] + 22, steps=5)
+    page.mouse.up()
+    assert abs(at() - 75) <= 1, at()
+    cut = page.eval_on_selector("#paper .after", "it => parseFloat(it.style.clipPath.split(' ').pop())")
+    assert abs(cut - 96) < 3, cut
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("PageDown")
+    assert abs(at() - 64) <= 1, at()
+    page.keyboard.press("Home")
+    assert at() == 0
+    page.keyboard.press("End")
+    assert at() == 100 and page.get_attribute("#handle", "aria-valuetext") == "100 percent before, 0 percent after"
+
+
+def zooms(page) -> None:
+    """A picture is zoomed by buttons, keys and the wheel, and moved by keys and by dragging; afterwards it fits again."""
+    scale = lambda: float(text(page, "#scale").rstrip("%"))
+    at_first = scale()
+    page.click("#one")
+    assert scale() == 100
+    page.click("#larger")
+    assert scale() == 150
+    page.focus("#view")
+    for _ in range(12):
+        page.keyboard.press("+")
+    assert scale() == 1600 and page.eval_on_selector("#view", "it => it.classList.contains('zoomed')")
+    place = lambda: page.eval_on_selector("#paper", "it => it.style.transform")
+    before = place()
+    page.keyboard.press("ArrowRight")
+    assert place() != before
+    before = place()
+    box = page.locator("#view").bounding_box()
+    page.mouse.move(box["x"] + 40, box["y"] + 40)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 140, box["y"] + 90, steps=4)
+    page.mouse.up()
+    assert place() != before, "dragging does not move an enlarged picture"
+    page.mouse.wheel(0, 400)
+    page.wait_for_function("() => parseFloat(document.getElementById('scale').textContent) < 1600")
+    page.click("#fit")
+    assert scale() == at_first
