@@ -33,3 +33,5 @@ mod raw;
 mod readme;
 mod repaint;
 mod report;
+#[cfg(feature = "serve")]
+mod serve;

@@ -6,13 +6,15 @@ use cupscale::{
     canvas::target_size,
     caption::file::FromFile,
     image::{self, Format, Input, InputKind, ReadOptions},
+    pipe::request::OutputForm,
     pipeline::{self, Error},
 };
+
+use serde_json::{Map, Value};
 
 use super::{
     error::{Kind, Refusal},
     host::{self, Host},
-    jobs::Order,
     limits::Limits,
     store::{Accepted, DraftFolder, GIVEN, INPUT, MASK},
     view::Kind as JobKind,
@@ -21,7 +23,7 @@ use crate::cli::{
     advice,
     error::CliError,
     job::Job,
-    request::{self, MaskFile, Parts, Target, format_name, kind_of},
+    request::{self, MaskFile, Parts, Target, format_name},
     size_notes,
 };
 
@@ -29,6 +31,18 @@ use crate::cli::{
 const NAMELESS: &str = "picture";
 /// Most characters of a name.
 const LONGEST_NAME: usize = 200;
+
+/// All of a new job but its files.
+#[derive(Clone, Debug, Default)]
+pub struct Order {
+    pub kind: JobKind,
+    pub name: String,
+    pub settings: Map<String, Value>,
+    pub output: OutputForm,
+    pub model: Option<String>,
+    pub most_seconds: Option<f64>,
+    pub is_kept: bool,
+}
 
 /// Files of a job in this folder, for the settings that are for them.
 pub fn parts(file: impl Fn(&str) -> std::path::PathBuf, has_mask: bool, has_given: bool) -> Parts {
@@ -50,7 +64,7 @@ pub fn check(
 ) -> Result<Accepted, Refusal> {
     let name = shown_name(&order.name);
     let refusal = |error: CliError| {
-        let kind = Kind::from(kind_of(&error));
+        let kind = host::kind_of(&error);
         let text = host.words.of_job(&advice::line(&error), folder.path(), &name);
         Refusal::new(kind, text)
     };
@@ -119,7 +133,7 @@ pub fn check(
         let settings = model.job.settings_of(&job, names, of, "serve").map_err(refusal)?;
         let planned = pipeline::plan(&model.engine, shape, &settings).map_err(CliError::from);
         if let Err(error) = planned
-            && Kind::from(kind_of(&error)) == Kind::Settings
+            && host::kind_of(&error) == Kind::Settings
         {
             return Err(refusal(error));
         }

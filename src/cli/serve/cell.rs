@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::{
     store::Saved,
-    view::{JobView, ProgressView, State},
+    view::{JobView, ProgressView, StageName, State},
 };
 
 /// Notes of a job that are kept.
@@ -49,7 +49,7 @@ pub struct Changes {
 pub struct Preview {
     /// The unfinished result as a JPEG.
     pub jpeg: Bytes,
-    pub stage: super::view::StageName,
+    pub stage: StageName,
     /// Steps that have been taken, of how many.
     pub step: usize,
     pub of: usize,
@@ -113,7 +113,35 @@ impl Cell {
 
     pub fn view(&self) -> JobView {
         let (saved, live) = &*self.lock();
-        saved.view(live)
+        let mut progress = live.progress.clone();
+        if saved.state == State::Done {
+            (progress.share, progress.eta_s) = (1.0, Some(0.0));
+        }
+        let saved = saved.clone();
+        JobView {
+            id: saved.id,
+            kind: saved.kind,
+            name: saved.name,
+            state: saved.state,
+            ahead: live.ahead,
+            progress,
+            width: saved.size.0,
+            height: saved.size.1,
+            source_width: saved.source.0,
+            source_height: saved.source.1,
+            format: saved.format,
+            bytes: saved.bytes,
+            seconds: saved.seconds,
+            model: saved.model,
+            settings: saved.settings,
+            notes: saved.notes,
+            error: saved.error,
+            has_preview: live.preview.is_some(),
+            has_captions: live.has_captions,
+            created: saved.created,
+            started: saved.started,
+            ended: saved.ended,
+        }
     }
 
     /// The last preview; whoever asks for it watches the job.

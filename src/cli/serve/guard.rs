@@ -16,7 +16,6 @@ use subtle::ConstantTimeEq as _;
 use tracing::info;
 
 use super::{
-    Served,
     error::{Kind, Refusal},
     linger::linger,
 };
@@ -171,11 +170,10 @@ fn bare(authority: &str) -> &str {
 }
 
 /// Lets a request in, and its answer out.
-pub async fn pass(State(served): State<Arc<Served>>, request: Request, next: Next) -> Response {
+pub async fn pass(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
     let begun = Instant::now();
-    let guard = &served.guard;
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let (mut response, site) = match admit(guard, &request, &path) {
+    let (mut response, site) = match admit(&guard, &request, &path) {
         Ok(Admitted::Preflight(site)) => (preflight(request.headers()), Some(site)),
         Ok(Admitted::Request(site)) => (next.run(request).await, site),
         Err((refusal, site)) => {

@@ -8,8 +8,8 @@ use std::{
 };
 
 use cupscale::{
-    canvas::target_size,
-    image::PictureShape,
+    canvas::{CanvasError, target_size},
+    image::{ImageError, PictureShape},
     pipe::request::OutputForm,
     pipeline::{self, Engine, Error, Plan, Settings},
     weights::registry::{Kind as ModelKind, State as ModelState, Store as Models, list},
@@ -210,8 +210,26 @@ impl Host {
 
     /// An error of a request as the API tells it.
     pub fn refusal(&self, error: &CliError) -> Refusal {
-        let kind = Kind::from(request::kind_of(error));
-        Refusal::new(kind, self.words.clean(&advice::line(error)))
+        Refusal::new(kind_of(error), self.words.clean(&advice::line(error)))
+    }
+}
+
+/// The kind of an error, by what helps.
+pub fn kind_of(error: &CliError) -> Kind {
+    match error {
+        CliError::Job(
+            Error::Work { .. }
+            | Error::NoRoom { .. }
+            | Error::NoRoomForOutput { .. }
+            | Error::Temporary(_)
+            | Error::Canvas(CanvasError::File { .. } | CanvasError::Map { .. })
+            | Error::Image(
+                ImageError::Unwritable { .. }
+                | ImageError::Write { .. }
+                | ImageError::Scratch { .. },
+            ),
+        ) => Kind::Disk,
+        error => request::kind_of(error).into(),
     }
 }
 

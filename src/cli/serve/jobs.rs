@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use tokio::runtime::Handle;
 
 use super::{
-    accept,
+    accept::{self, Order},
     cell::{Cell, Live, Stop, Watch},
     error::{Kind, Refusal},
     host::Host,
@@ -43,18 +43,6 @@ pub struct NewJob {
     /// Longest time in seconds that it may run.
     pub most_seconds: Option<f64>,
     /// `false`: nothing of it survives a restart, and no work is resumed; for callers that wait.
-    pub is_kept: bool,
-}
-
-/// All of a new job but its files.
-#[derive(Clone, Debug, Default)]
-pub struct Order {
-    pub kind: JobKind,
-    pub name: String,
-    pub settings: Map<String, Value>,
-    pub output: OutputForm,
-    pub model: Option<String>,
-    pub most_seconds: Option<f64>,
     pub is_kept: bool,
 }
 

@@ -16,6 +16,7 @@ mod linger;
 mod openapi;
 mod page;
 mod progress;
+mod served;
 mod store;
 mod view;
 mod words;
@@ -46,6 +47,7 @@ use guard::Guard;
 use host::Host;
 use jobs::Jobs;
 use limits::Limits;
+use served::Served;
 use store::Store;
 use words::Words;
 
@@ -57,12 +59,6 @@ const DISK_THREADS: usize = 16;
 const POLL: Duration = Duration::from_millis(50);
 /// Interval at which jobs that are too old are looked for.
 const PRUNE: Duration = Duration::from_secs(60);
-
-/// What all routes share.
-pub struct Served {
-    pub jobs: Arc<Jobs>,
-    pub guard: Guard,
-}
 
 pub fn run(args: ServeArgs) -> Result<u8, CliError> {
     let ServeArgs { server, job: mut options } = args;
@@ -87,7 +83,7 @@ pub fn run(args: ServeArgs) -> Result<u8, CliError> {
     let (jobs, notes) = Jobs::open(store, Limits::new(&server), host)?;
     notes.iter().for_each(|note| reporter.tell(note));
     jobs.prune();
-    let guard = Guard::new(&server, token.as_ref());
+    let guard = Arc::new(Guard::new(&server, token.as_ref()));
     let served = Arc::new(Served { jobs: Arc::clone(&jobs), guard });
     let runtime = runtime()?;
     let answering = {
@@ -131,7 +127,7 @@ fn router(served: Arc<Served>) -> Router {
         .fallback(api::nothing_here)
         .method_not_allowed_fallback(api::not_allowed)
         .layer(DefaultBodyLimit::max(body))
-        .layer(from_fn_with_state(Arc::clone(&served), guard::pass))
+        .layer(from_fn_with_state(Arc::clone(&served.guard), guard::pass))
         .with_state(served)
 }
 

@@ -17,7 +17,8 @@ use std::{
     fs::{self, File, TryLockError},
     io::{self, Write as _},
     path::{Path, PathBuf},
-    time::{SystemTime, UNIX_EPOCH},
+    thread,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use cupscale::{
@@ -31,9 +32,8 @@ use serde_json::{Map, Value};
 use tempfile::{NamedTempFile, TempDir};
 
 use super::{
-    cell::Live,
     error::Refusal,
-    view::{JobView, Kind, State},
+    view::{Kind, State},
 };
 use crate::cli::error::CliError;
 
@@ -48,6 +48,9 @@ pub const INPUT: &str = "input";
 pub const MASK: &str = "mask";
 pub const GIVEN: &str = "given.json";
 const CAPTIONS: &str = "captions.json";
+/// Attempts to remove a folder in which a file is being made, and the pause between them.
+const ATTEMPTS: usize = 10;
+const PAUSE: Duration = Duration::from_millis(50);
 /// Bytes of a `job.json` that are read at most.
 const LARGEST: u64 = 16 << 20;
 
@@ -131,38 +134,6 @@ impl Saved {
             created: now(),
             started: None,
             ended: None,
-        }
-    }
-
-    /// The job as the API shows it.
-    pub fn view(&self, live: &Live) -> JobView {
-        let mut progress = live.progress.clone();
-        if self.state == State::Done {
-            (progress.share, progress.eta_s) = (1.0, Some(0.0));
-        }
-        JobView {
-            id: self.id.clone(),
-            kind: self.kind,
-            name: self.name.clone(),
-            state: self.state,
-            ahead: live.ahead,
-            progress,
-            width: self.size.0,
-            height: self.size.1,
-            source_width: self.source.0,
-            source_height: self.source.1,
-            format: self.format.clone(),
-            bytes: self.bytes,
-            seconds: self.seconds,
-            model: self.model.clone(),
-            settings: self.settings.clone(),
-            notes: self.notes.clone(),
-            error: self.error.clone(),
-            has_preview: live.preview.is_some(),
-            has_captions: live.has_captions,
-            created: self.created,
-            started: self.started,
-            ended: self.ended,
         }
     }
 
@@ -395,9 +366,15 @@ impl DraftFolder {
         &self.path
     }
 
-    /// Removes it, unless it has become a job's.
+    /// Removes it, unless it has become a job's. A file that is being made meanwhile is waited for.
     pub fn remove(&self) {
-        let _ = fs::remove_dir_all(&self.path);
+        for _ in 0..ATTEMPTS {
+            let removed = fs::remove_dir_all(&self.path);
+            if removed.is_ok() || !self.path.exists() {
+                return;
+            }
+            thread::sleep(PAUSE);
+        }
     }
 }
 

@@ -15,18 +15,13 @@ use super::{
     accept,
     cell::{Cell, Stop},
     error::{Kind, Refusal},
+    host::kind_of,
     jobs::Jobs,
     progress::Report,
     store::{INPUT, Saved},
     view::{Kind as JobKind, State},
 };
-use crate::cli::{
-    advice,
-    ending::words,
-    error::CliError,
-    job::Job,
-    request::{self, kind_of},
-};
+use crate::cli::{advice, ending::words, error::CliError, job::Job, request};
 
 /// Runs jobs until the server is about to end.
 pub fn run(jobs: &Jobs) {
@@ -50,7 +45,7 @@ pub fn run(jobs: &Jobs) {
                 jobs.put_back(&cell);
                 continue;
             }
-            (Ok(Err(error)), _) => failed(Kind::from(kind_of(&error)), &advice::line(&error)),
+            (Ok(Err(error)), _) => failed(kind_of(&error), &advice::line(&error)),
             (Err(panic), _) => {
                 failed(Kind::Fault, &format!("a fault in the program: {}", words(&*panic)))
             }

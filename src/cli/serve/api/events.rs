@@ -17,9 +17,9 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::{
     super::{
-        Served,
         cell::{Changes, Watch},
         error::Refusal,
+        served::Served,
     },
     JobId,
 };
@@ -65,19 +65,23 @@ pub async fn events(
 
 /// Sends what happens, until nothing more does or nobody listens.
 async fn follow(mut watch: Watch, to: &Sender<Result<Event, Infallible>>) -> Option<()> {
-    let mut told = Changes::default();
+    let mut told = watch.seen();
+    let view = watch.view();
+    send(to, "job", &view).await?;
+    if view.state.is_ended() {
+        return Some(());
+    }
+    told.notes = view.notes.len();
     let mut progress_at = Instant::now();
-    let mut is_first = true;
     loop {
+        watch.changed().await;
         let now = watch.seen();
         let view = watch.view();
         let is_ended = view.state.is_ended();
         for text in view.notes.get(told.notes..).unwrap_or_default() {
-            if !is_first {
-                send(to, "note", &json!({ "text": text })).await?;
-            }
+            send(to, "note", &json!({ "text": text })).await?;
         }
-        if now.captions != told.captions && !is_first {
+        if now.captions != told.captions {
             send(to, "captions", &json!({})).await?;
         }
         if now.preview != told.preview
@@ -86,23 +90,21 @@ async fn follow(mut watch: Watch, to: &Sender<Result<Event, Infallible>>) -> Opt
             let (stage, step, of) = (preview.stage, preview.step, preview.of);
             send(to, "preview", &json!({ "stage": stage, "step": step, "of": of })).await?;
         }
-        if is_first || now.job != told.job || is_ended {
+        if now.job != told.job || is_ended {
             send(to, "job", &view).await?;
         } else if now.progress != told.progress {
             sleep_until(progress_at).await;
             let latest = watch.view();
-            if latest.state.is_ended() {
-                continue;
+            // Its end is told by the change that it is.
+            if !latest.state.is_ended() {
+                send(to, "progress", &latest.progress).await?;
             }
-            send(to, "progress", &latest.progress).await?;
             progress_at = Instant::now() + PAUSE;
         }
         if is_ended || now.is_over {
             return Some(());
         }
         told = Changes { notes: view.notes.len(), ..now };
-        is_first = false;
-        watch.changed().await;
     }
 }
 

@@ -14,10 +14,10 @@ use utoipa::ToSchema;
 
 use super::{
     super::{
-        Served,
         error::{ErrorBody, Kind, Refusal},
         host,
         limits::LimitsView,
+        served::Served,
     },
     aside, json,
 };

@@ -14,8 +14,8 @@ use utoipa::ToSchema;
 
 use super::{
     super::{
-        Served,
         error::{ErrorBody, Kind, Refusal},
+        served::Served,
         view::{JobView, Kind as JobKind},
     },
     JobId, aside, files, upload,

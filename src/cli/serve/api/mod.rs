@@ -16,8 +16,8 @@ use tokio::task::spawn_blocking;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    Served,
     error::{Kind, Refusal},
+    served::Served,
     store::is_id,
 };
 

@@ -20,10 +20,11 @@ use tokio::{
 
 use super::{
     super::{
-        Served,
+        accept::Order,
         error::{Kind, Refusal},
-        jobs::{Draft, Order, disk},
+        jobs::{Draft, disk},
         linger::linger,
+        served::Served,
         store::{GIVEN, INPUT, MASK},
         view,
     },
