@@ -12,8 +12,8 @@ use utoipa::ToSchema;
 
 use super::{
     super::jobs::NewJob,
-    Door,
-    body::{Large, fields},
+    body::Large,
+    door::Door,
     error::{A1111Error, ErrorBody},
     extras::{self, BatchAnswer, BatchRequest, SingleAnswer, SingleRequest},
     img2img::{self, Img2Img, Wanted},
@@ -22,6 +22,7 @@ use super::{
     picture::Sent,
     sampling,
     turn::{Made, Outcome, Turn},
+    values::fields,
 };
 
 /// A model with at most so many steps in its own schedule was made for few: twenty of them, or guidance, would spoil its

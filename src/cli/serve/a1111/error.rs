@@ -26,6 +26,7 @@ pub struct A1111Error {
 
 /// The JSON of an error.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = A1111Error)]
 pub struct ErrorBody {
     /// The kind of the error, for programs.
     error: &'static str,

@@ -6,10 +6,10 @@ use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use super::{
-    body::{Flag, Number, Whole, Words},
     error::A1111Error,
     options::shortened,
     picture::Sent,
+    values::{Flag, Number, Whole, Words},
 };
 
 /// The upscaler that is this program.
@@ -285,7 +285,7 @@ pub fn html<'a>(lines: impl IntoIterator<Item = &'a str>) -> String {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::{body::fields, picture::encode},
+        super::{picture::encode, values::fields},
         *,
     };
 

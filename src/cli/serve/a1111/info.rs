@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
-use super::{body::Words, error::A1111Error, picture, sampling};
+use super::{error::A1111Error, picture, sampling, values::Words};
 
 /// Keyword of the text that the web UI writes into its pictures.
 const PARAMETERS: &str = "parameters";

@@ -9,8 +9,8 @@ use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use super::{
-    Door,
     body::Small,
+    door::Door,
     error::{A1111Error, ErrorBody},
     extras::{self, UpscalerItem},
     sampling::{self, SamplerItem, SchedulerItem},

@@ -4,6 +4,7 @@
 
 mod body;
 mod calls;
+mod door;
 mod error;
 mod extras;
 mod img2img;
@@ -13,67 +14,19 @@ mod options;
 mod picture;
 mod probes;
 mod progress;
+mod rooms;
 mod sampling;
 mod scripts;
 mod turn;
+mod turns;
+mod values;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-use tokio::task;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use self::{body::Rooms, error::A1111Error, img2img::Given, options::Options, turn::Turns};
 use super::jobs::Jobs;
-
-/// Bodies that may be in memory at once, in the largest that one may be.
-const BODIES: usize = 2;
-
-/// What the calls of this API share.
-pub struct Door {
-    jobs: Arc<Jobs>,
-    options: Mutex<Options>,
-    turns: Turns,
-    rooms: Rooms,
-}
-
-impl Door {
-    fn new(jobs: Arc<Jobs>) -> Self {
-        let largest = jobs.limits.body;
-        Self {
-            jobs,
-            options: Mutex::default(),
-            turns: Turns::default(),
-            rooms: Rooms::new(largest, BODIES),
-        }
-    }
-
-    fn options(&self) -> MutexGuard<'_, Options> {
-        self.options.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Names of the models that can be chosen, the one that the server started with first.
-    fn models(&self) -> Vec<String> {
-        let mut models = self.jobs.host.models();
-        models.sort_by_key(|model| !model.is_default);
-        models.into_iter().map(|model| model.name).collect()
-    }
-
-    /// What holds for a request.
-    fn given(&self) -> Given {
-        let options = self.options().clone();
-        Given { options, models: self.models(), most_pixels: self.jobs.limits.pixels }
-    }
-
-    /// Does what takes a moment where nobody waits for it.
-    async fn blocking<T: Send + 'static>(
-        self: &Arc<Self>,
-        work: impl FnOnce(&Arc<Self>) -> Result<T, A1111Error> + Send + 'static,
-    ) -> Result<T, A1111Error> {
-        let door = Arc::clone(self);
-        let done = task::spawn_blocking(move || work(&door)).await;
-        done.unwrap_or_else(|_| Err(A1111Error::failed("a fault in the program")))
-    }
-}
+use door::Door;
 
 /// The calls of the API, to be mounted at `/sdapi/v1`.
 pub fn router<S: Clone + Send + Sync + 'static>(jobs: &Arc<Jobs>) -> OpenApiRouter<S> {

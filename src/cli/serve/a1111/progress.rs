@@ -15,11 +15,11 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{
     super::view::{JobView, StageName, State},
-    Door,
-    body::Flag,
+    door::Door,
     error::{A1111Error, ErrorBody},
     picture,
-    turn::Ticket,
+    turns::Ticket,
+    values::Flag,
 };
 
 /// What a client asks with the progress.
