@@ -28,7 +28,7 @@ use super::{
 pub struct Asked {
     /// True: the answer has no picture.
     #[serde(default)]
-    #[param(value_type = Option<bool>)]
+    #[param(value_type = Flag, required = false)]
     skip_current_image: Flag,
 }
 

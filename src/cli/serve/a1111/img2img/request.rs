@@ -71,7 +71,7 @@ pub struct Img2Img {
     pub override_settings: Option<Map<String, Value>>,
     /// `SD upscale` or `Ultimate SD upscale`, of which the size holds.
     pub script_name: Words,
-    #[schema(value_type = Option<Vec<Object>>)]
+    #[schema(value_type = Option<Vec<Value>>)]
     pub script_args: Option<Vec<Value>>,
     /// A ControlNet that is on is refused; the rest is ignored with a note.
     #[schema(value_type = Option<Object>)]
