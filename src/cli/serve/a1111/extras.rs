@@ -9,7 +9,7 @@ use super::{
     error::A1111Error,
     options::shortened,
     picture::Sent,
-    values::{Flag, Number, Whole, Words},
+    values::{Flag, Number, Whole, Words, is_nothing},
 };
 
 /// The upscaler that is this program.
@@ -178,7 +178,7 @@ impl Extras {
         let mut idle: Vec<&str> =
             faces.into_iter().filter(|(_, share)| *share > 0.0).map(|(name, _)| name).collect();
         idle.extend(
-            rest.iter().filter(|(_, value)| !value.is_null()).map(|(name, _)| name.as_str()),
+            rest.iter().filter(|(_, value)| !is_nothing(value)).map(|(name, _)| name.as_str()),
         );
         if !idle.is_empty() {
             notes.push(format!("without effect here: {}", shortened(&idle)));

@@ -114,6 +114,17 @@ impl Words {
     }
 }
 
+/// `true` for what asks for nothing: left alone, off, or empty.
+pub fn is_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(values) => values.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        Value::Bool(true) | Value::Number(_) => false,
+    }
+}
+
 fn wrong<'de, D: Deserializer<'de>>(value: &Value, wanted: &str) -> D::Error {
     let shown: String = value.to_string().chars().take(60).collect();
     D::Error::custom(format!("{shown}, where {wanted} is wanted"))

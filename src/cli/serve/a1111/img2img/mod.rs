@@ -12,7 +12,7 @@ use super::{
     picture::Sent,
     sampling,
     scripts::{self, ScriptSize},
-    values::Whole,
+    values::{Whole, is_nothing},
 };
 pub use request::Img2Img;
 
@@ -169,7 +169,7 @@ impl Img2Img {
         idle.extend(
             self.rest
                 .iter()
-                .filter(|(_, value)| !value.is_null())
+                .filter(|(_, value)| !is_nothing(value))
                 .filter_map(|(name, _)| (!IDLE.contains(&name.as_str())).then_some(name.as_str())),
         );
         if !idle.is_empty() {
@@ -418,7 +418,7 @@ mod tests {
             .unwrap();
         assert_eq!(wanted.size, (120, 90));
         assert_eq!(wanted.notes.len(), 2);
-        let idle = "without effect here: styles, restore_faces, enable_hr, hr_scale";
+        let idle = "without effect here: styles, restore_faces, hr_scale";
         assert!(wanted.notes.iter().any(|note| note == idle), "{:?}", wanted.notes);
         for (wrong, said) in [
             (json!({"init_images": []}), "Init image not found"),
