@@ -16,6 +16,7 @@ import time
 
 import debian
 import pictures
+import processes
 import slurm_cluster
 
 SCRIPT = pathlib.Path(__file__).resolve().parents[2] / "slurm" / "cupscale.sbatch"
@@ -41,19 +42,13 @@ def edited(**values):
     return text
 
 
-def running(program, folder):
-    """The processes of the program that work in a folder, by the number of their task."""
+def at_work(program, folder):
+    """The processes that are in the middle of a picture, by the number of their task."""
     found = {}
-    for place in pathlib.Path("/proc").glob("[0-9]*"):
-        number = int(place.name)
-        try:
-            if os.readlink(place / "exe") != str(program) or os.readlink(place / "cwd") != str(folder):
-                continue
-            variables = (place / "environ").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        tasks = [it.split(b"=")[1] for it in variables if it.startswith(b"SLURM_ARRAY_TASK_ID=")]
-        found[int(tasks[0]) if tasks else 0] = number
+    for process in processes.running(program, folder):
+        task = processes.variable(process, "SLURM_ARRAY_TASK_ID")
+        if task and processes.begun(process):
+            found[int(task)] = process
     return found
 
 
@@ -80,22 +75,10 @@ class Test:
 
     def at_work(self, wanted=lambda task: True):
         """Waits for a task that is wanted and works on a picture, and gives it with its process."""
-        def found():
-            for task, number in sorted(running(self.program, self.folder).items()):
-                if self.begun(number) and wanted(task):
-                    return task, number
-            return None
-        return self.cluster.until(found, "no task that is wanted is at work")
-
-    @staticmethod
-    def begun(number):
-        """A process has a file of unfinished work open or mapped: it is in the middle of a picture."""
-        try:
-            return ".cupscale/" in pathlib.Path(f"/proc/{number}/maps").read_text() or any(
-                ".cupscale" in os.readlink(it) for it in pathlib.Path(f"/proc/{number}/fd").iterdir()
-            )
-        except OSError:
-            return False
+        return self.cluster.until(
+            lambda: next((it for it in sorted(at_work(self.program, self.folder).items()) if wanted(it[0])), None),
+            "no task that is wanted is at work",
+        )
 
     def log(self, job, task):
         return (self.folder / f"cupscale-{job}_{task}.log").read_text()
@@ -132,8 +115,7 @@ class Test:
                 os.kill(process, signal.SIGKILL)
             elif way == "asked":
                 # What the script gets two minutes before the time is over, and anybody may send.
-                script = int(pathlib.Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[1])
-                os.kill(script, signal.SIGUSR1)
+                os.kill(processes.parent(process), signal.SIGUSR1)
             elif way == "stopped":
                 # What Slurm sends first to a task that is preempted with a time of grace.
                 # scancel sends it again as long as it finds the task in transition, to the task's second run too: no more than once.
