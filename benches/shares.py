@@ -68,7 +68,7 @@ class Bench:
             log.unlink()
         script = self.folder / "edited.sbatch"
         script.write_text(slurm.edited(
-            array=f"1-{self.asked.shares}%{self.asked.workers}", cpus_per_task=1, mem=0, time="600", shares=self.asked.shares,
+            array=f"1-{self.asked.shares}%{self.asked.workers}", cpus_per_task=1, mem="2G", time="600", shares=self.asked.shares,
             input="shots", output="many", options=f"({self.asked.options})",
         ))
         started = time.monotonic()

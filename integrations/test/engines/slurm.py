@@ -67,7 +67,7 @@ class Test:
 
     def submit(self, *options, program=None, **values):
         values = dict(dict(
-            array=f"1-{SHARES}%4", cpus_per_task=1, mem=0, time="10", shares=SHARES, input="shots", options="(--scale 2 -q)",
+            array=f"1-{SHARES}%4", cpus_per_task=1, mem="2G", time="10", shares=SHARES, input="shots", options="(--scale 2 -q)",
         ), **values)
         script = self.folder / "edited.sbatch"
         script.write_text(edited(**values))
@@ -103,6 +103,16 @@ class Test:
         assert tasks[1]["JobState"] == "COMPLETED" and tasks[1]["Restarts"] == "1", f"{tasks[1]}\n{log}"
         assert "goes back into the queue (exit code 130)" in log and log.count("stopped") == 1, log
         print("time: a task whose time was nearly over was stopped once, and began again")
+
+    def with_gpus(self):
+        """The line that asks for a GPU, switched on, is right by itself: Slurm refuses it for what this cluster has not, and no more."""
+        script = self.folder / "edited.sbatch"
+        text = edited(array="1-2", mem="2G", cpus_per_task=1)
+        assert "\n##SBATCH --gpus" in text
+        script.write_text(text.replace("\n##SBATCH --gpus", "\n#SBATCH --gpus"))
+        said = self.cluster.sbatch(script, cwd=self.folder).stderr
+        assert "Requested node configuration is not available" in said and "not allowed" not in said, said
+        print("GPUs: the line for them is understood")
 
     def interrupted(self):
         """An array over all pictures, while its tasks are killed and stopped in every way that puts them back."""
@@ -208,14 +218,14 @@ def main():
         with slurm_cluster.Cluster() as cluster:
             test = Test(program, cluster, folder)
             test.prepare()
-            for part in (test.out_of_time, test.interrupted, test.cancelled, test.came_back, test.preempted, test.failed):
+            for part in (test.out_of_time, test.with_gpus, test.interrupted, test.cancelled, test.came_back, test.preempted, test.failed):
                 try:
                     part()
                 except BaseException:
                     for log in sorted(folder.glob("cupscale-*.log")):
                         print(f"-- {log.name}\n{log.read_text()}", file=sys.stderr)
                     raise
-            version = cluster.call("sinfo", "--version").strip()
+            version = cluster.version()
         print(f"{version}, two nodes: {time.monotonic() - started:.0f} s")
     except debian.Unavailable as missing:
         print(f"SKIPPED: {missing}")

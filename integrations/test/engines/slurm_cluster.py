@@ -17,6 +17,8 @@ import debian
 PACKAGES = ["slurmctld", "slurmd", "slurm-client", "munge"]
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 PRCTL = ctypes.CDLL(None, use_errno=True).prctl
+# The version for which the settings are.
+TRIED = "22.05"
 # What a job may be in before it ends.
 UNFINISHED = {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "STOPPED", "REQUEUE_HOLD"}
 
@@ -41,6 +43,7 @@ MpiDefault=none
 ReturnToService=2
 SlurmdParameters=config_overrides
 # Cores alone are counted.
+GresTypes=gpu
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 SchedulerParameters=sched_min_interval=0,batch_sched_delay=0,bf_interval=1
@@ -76,8 +79,11 @@ class Cluster:
         PRCTL(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         try:
             self.start()
-        except BaseException:
+        except BaseException as error:
+            version = self.version()
             self.stop()
+            if isinstance(error, AssertionError) and TRIED not in version:
+                raise debian.Unavailable(f"{version or 'Slurm'} does not start with the settings of {TRIED}: {error}")
             raise
         return self
 
@@ -92,7 +98,7 @@ class Cluster:
         if plugins is None:
             raise debian.Unavailable(f"{self.root}: no plug-ins of Slurm's in Debian's packages")
         nodes = "\n".join(
-            f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={self.cpus} State=UNKNOWN"
+            f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={self.cpus} RealMemory=65536 State=UNKNOWN"
             for name, port in zip(self.names, ports[1:])
         )
         for name in ("munge", "state", "log", *self.names):
@@ -180,18 +186,25 @@ class Cluster:
         otherwise = otherwise() if callable(otherwise) else otherwise
         raise AssertionError(f"{otherwise} (after {seconds} s)\n{logs}")
 
+    def version(self):
+        return self.call("sinfo", "--version").strip()
+
     def call(self, *command, **options):
         """The output of one of Slurm's commands; nothing where it fails, as while the cluster comes up."""
         return subprocess.run(
             command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, **options,
         ).stdout
 
-    def submit(self, *arguments, cwd, variables={}):
-        """Hands a job in as a user does, and gives its number."""
-        done = subprocess.run(
+    def sbatch(self, *arguments, cwd, variables={}):
+        """Hands a job in as a user does."""
+        return subprocess.run(
             ["sbatch", "--parsable", *map(str, arguments)], env={**self.environment, **variables}, cwd=cwd,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
+
+    def submit(self, *arguments, **options):
+        """Hands a job in, and gives its number."""
+        done = self.sbatch(*arguments, **options)
         assert done.returncode == 0, f"sbatch: {done.stderr}"
         return done.stdout.strip()
 
