@@ -46,7 +46,7 @@ def children(process):
         return []
 
 
-def until(condition, otherwise, seconds=60):
+def until(condition, otherwise, seconds=120):
     """Waits for a condition, and gives what it gave."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -167,7 +167,7 @@ class Cluster:
         self.daemons = []
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def until(self, condition, otherwise, seconds=60):
+    def until(self, condition, otherwise, seconds=120):
         """Waits for a condition; an error has the ends of the daemons' logs."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -225,7 +225,7 @@ class Cluster:
             states[fields["JobState"]] = states.get(fields["JobState"], 0) + 1
         return states
 
-    def finished(self, job, seconds=120):
+    def finished(self, job, seconds=300):
         """Waits until no task of a job runs or will run, and gives them all."""
         def ended():
             tasks = self.tasks(job)
