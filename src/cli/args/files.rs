@@ -11,8 +11,19 @@ use cupscale::image::{Format, Input, InputKind, Output};
 use crate::cli::{error::CliError, values};
 
 /// Verbs, which are not taken for pictures.
-const VERBS: [&str; 10] =
-    ["plan", "caption", "generate", "edit", "info", "raw", "pipe", "models", "doctor", "integrate"];
+const VERBS: [&str; 11] = [
+    "plan",
+    "caption",
+    "generate",
+    "edit",
+    "info",
+    "status",
+    "raw",
+    "pipe",
+    "models",
+    "doctor",
+    "integrate",
+];
 
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Files")]
@@ -42,6 +53,11 @@ pub struct FilesArgs {
 }
 
 impl FilesArgs {
+    /// What decides how an output is written.
+    pub fn encoding(&self) -> impl std::fmt::Debug {
+        (self.format, self.quality, self.bit_depth)
+    }
+
     /// The pictures and folders to read, at least one.
     pub fn inputs(&self) -> Result<Vec<Input>, CliError> {
         let refuse = |reason: String| Err(CliError::Usage(reason));

@@ -21,7 +21,9 @@ mod read;
 mod repaint;
 mod reuse;
 mod sampler;
+mod share;
 mod size;
+mod status;
 mod verbs;
 mod work;
 
@@ -44,6 +46,7 @@ use raw::{FrameArgs, NOT_OF_RAW};
 pub use read::Every;
 use read::ReadArgs;
 use reuse::{ReuseArgs, Reused};
+use share::ShareArgs;
 use size::SizeArgs;
 use verbs::{JOBS, NOT_OF_CAPTION, NOT_OF_EDIT, NOT_OF_GENERATE, OF_ENLARGING, hide};
 use work::WorkArgs;
@@ -63,6 +66,7 @@ pub use models::{
 };
 pub use pipe::{RequestArgs, setting_names};
 pub use repaint::RepaintArgs;
+pub use status::StatusArgs;
 
 /// Order of the help's parts: examples first.
 const TEMPLATE: &str = "{about}\n\n{before-help}{usage-heading} {usage}\n\n{all-args}{after-help}";
@@ -242,6 +246,11 @@ pub enum Verb {
         after_help = "Example:\n  cupscale-fast info photo_4x.jpg\n  cupscale-fast other.jpg --reuse photo_4x.jpg"
     )]
     Info(InfoArgs),
+    /// Sum up the shares of a folder: pictures that are done, failed, running and left
+    #[command(
+        after_help = "Example:\n  cupscale-fast shots -o big --shard 3/50       one process of an array\n  cupscale-fast status big                      all of them together\n\nExit codes: 0 all done, 1 some failed, 2 no shares there, 3 some left or running and none failed."
+    )]
+    Status(StatusArgs),
     /// Enlarge frame after frame of raw pixels, as between two ffmpegs
     #[command(
         after_help = "Example:\n  ffmpeg -i in.mp4 -f rawvideo -pix_fmt rgb24 - | cupscale-fast raw 640x360 --pix rgb24 -s 2 |\n    ffmpeg -f rawvideo -pix_fmt rgb24 -s 1280x720 -r 24 -i - out.mp4"
@@ -315,6 +324,8 @@ pub struct JobArgs {
     pub machine: MachineArgs,
     #[command(flatten)]
     pub work: WorkArgs,
+    #[command(flatten)]
+    pub share: ShareArgs,
 
     /// Print the plan of the job and stop, as the verb `plan` does
     #[arg(long, help_heading = "Files")]
@@ -377,6 +388,8 @@ mod tests {
             "--work-dir w",
             "--resume",
             "--fresh",
+            "--shard 1/2",
+            "--skip-locked",
             "--mask m.png",
         ] {
             let words = format!("x caption a.png {line}");
