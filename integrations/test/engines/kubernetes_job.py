@@ -242,7 +242,7 @@ def jobs(program, folder):
     assert controller.failures == {index: 1 for index, it in controller.happened.items() if it == "killed"}, controller.failures
     pictures.same(reference, claims["pictures"] / "big", PICTURES)
     said, code = pictures.status(program, claims["pictures"] / "big")
-    assert code == 0, said
+    assert code == 0 and said["done"] == said["pictures"] == PICTURES and len(said["shares"]) == SHARES, said
     happened = ", ".join(f"{index} {it}" for index, it in controller.happened.items())
     print(f"job: {PICTURES} pictures, {SHARES} shares; pods {happened}; all done, the same bytes", flush=True)
 
@@ -252,6 +252,8 @@ def jobs(program, folder):
     controller.run()
     assert len(controller.failed) == 1 and len(controller.succeeded) == SHARES - 1, controller.codes
     assert controller.codes[next(iter(controller.failed))] == [1], controller.codes
+    said, code = pictures.status(program, claims["pictures"] / "big")
+    assert code == 1 and said["failed"] == 1 and "broken.ppm" in said["failures"][0]["picture"], said
     controller = Controller(node, read("job.yaml", [*edits, ("--scale=2", "--scale=none")]), claims)
     controller.run()
     assert controller.codes == {index: [2] for index in range(SHARES)}, controller.codes

@@ -147,8 +147,9 @@ class Test:
         nodes = {it["NodeList"] for it in tasks.values()}
         assert nodes == set(self.cluster.names), f"it ran on {nodes}"
         said, code = pictures.status(self.program, self.folder / "big")
-        assert code == 0, f"status ends with {code}: {said}"
-        print(f"array: {said}")
+        assert code == 0 and said["done"] == said["pictures"] == PICTURES, f"status ends with {code}: {said}"
+        twice = {it["share"] for it in said["shares"] if it["runs"] == 2}
+        assert twice == set(used) and len(said["shares"]) == SHARES, said
         print(f"array: {PICTURES} pictures, {SHARES} shares; {', '.join(f'{task} {way}' for task, way in used.items())}")
 
     def cancelled(self):
@@ -161,7 +162,7 @@ class Test:
         assert tasks[task]["Restarts"] == "0", "a task that a user had cancelled began again"
         assert "goes back" not in self.log(job, task), self.log(job, task)
         said, code = pictures.status(self.program, self.folder / "again")
-        assert code == 3, f"status ends with {code}: {said}"
+        assert code == 3 and said["left"] > 0 and said["failed"] == 0, f"status ends with {code}: {said}"
         self.done(self.submit(output="again", array=task), "again")
         print(f"cancel: share {task} stayed cancelled, and was done by an array of it alone")
 
@@ -201,7 +202,7 @@ class Test:
             assert len(bad) == 1 and tasks[bad[0]]["ExitCode"] == "1:0", {n: it["ExitCode"] for n, it in tasks.items()}
             assert tasks[bad[0]]["Restarts"] == "0" and "broken.ppm" in self.log(job, bad[0]), self.log(job, bad[0])
             said, code = pictures.status(self.program, self.folder / "big")
-            assert code == 1 and "broken.ppm" in str(said), said
+            assert code == 1 and said["done"] == PICTURES and "broken.ppm" in said["failures"][0]["picture"], said
             print(f"failure: share {bad[0]} fails with its name, and is not begun again")
         finally:
             broken.unlink()
