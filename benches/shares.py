@@ -107,8 +107,8 @@ class Bench:
         seconds = self.one()
         print(f"one process, {asked.threads} threads: {asked.pictures} pictures in {seconds:.1f} s", flush=True)
         if asked.kills:
-            # Over the first half of the time or so.
-            self.pause = seconds / asked.kills
+            # Over the first quarter of the time or so, so that as many find a process at work.
+            self.pause = seconds / asked.kills / 2
             seconds = self.array(asked.kills)
             print(
                 f"array 1-{asked.shares}%{asked.workers}, {asked.kills} processes killed: {seconds:.1f} s; "

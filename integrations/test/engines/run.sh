@@ -20,7 +20,7 @@ passed=0 failed=0 skipped=0
 for name; do
     echo "-- $name"
     # Far more than it takes; SIGTERM lets a test end what it started.
-    if said=$(timeout --kill-after=60 600 python3 "$here/$name.py" "$program" 2> >(tail -n 200 >&2) | tee /dev/stderr); then
+    if said=$(timeout --kill-after=60 900 python3 "$here/$name.py" "$program" 2> >(tail -n 200 >&2) | tee >(cat >&2)); then
         case $said in
         *SKIPPED:*) skipped=$((skipped + 1)) ;;
         *) passed=$((passed + 1)) ;;

@@ -90,6 +90,17 @@ class Test:
         pictures.same(self.reference, self.folder / output, PICTURES)
         return tasks
 
+    def linted(self):
+        """The script as it is, by shellcheck."""
+        root = debian.unpacked("shellcheck")
+        done = debian.run([root / "usr/bin/shellcheck", SCRIPT], env={**os.environ, **debian.environment(root)})
+        assert done.returncode == 0, done.stdout
+        # What stands below the first command Slurm passes over.
+        lines = SCRIPT.read_text().splitlines()
+        first = next(number for number, text in enumerate(lines) if text and not text.startswith("#"))
+        late = [text for text in lines[first:] if text.startswith("#SBATCH")]
+        assert not late, f"Slurm does not see {late}"
+
     def out_of_time(self):
         """A task whose time ends is stopped before that, and put back. Slurm looks every half minute: the others run meanwhile."""
         waiting = self.folder / "waiting.sh"
@@ -219,7 +230,7 @@ def main():
         with slurm_cluster.Cluster() as cluster:
             test = Test(program, cluster, folder)
             test.prepare()
-            for part in (test.out_of_time, test.with_gpus, test.interrupted, test.cancelled, test.came_back, test.preempted, test.failed):
+            for part in (test.linted, test.out_of_time, test.with_gpus, test.interrupted, test.cancelled, test.came_back, test.preempted, test.failed):
                 try:
                     part()
                 except BaseException:
