@@ -31,3 +31,6 @@ mod raw;
 mod readme;
 mod repaint;
 mod report;
+#[cfg(unix)]
+mod shares;
+mod status;
