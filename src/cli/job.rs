@@ -29,6 +29,7 @@ use super::{
     mask::MaskChoice,
     progress::Show,
     prompts, report,
+    shares::Share,
     values::{ControlArg, LoraArg},
 };
 
@@ -41,6 +42,12 @@ pub struct Job {
     pub notes: Vec<String>,
     /// Skips pictures whose output exists.
     pub skip_existing: bool,
+    /// Skips pictures that another process works on.
+    pub skip_locked: bool,
+    /// The share of the pictures that is done, if not all are.
+    pub share: Option<Share>,
+    /// The options that decide what the outputs are, in whatever words.
+    pub made_by: String,
     /// How pictures are read.
     pub read: ReadOptions,
     /// Files of which every picture is asked for.
@@ -100,10 +107,18 @@ impl Job {
             settings.jpeg_quality = quality;
         }
         args.control.choices()?;
+        let share = args.share.share()?;
+        let JobArgs { files, read, size, content, repaint, mask, model, control, .. } = &args;
+        let made_by =
+            format!("{:?}", (files.encoding(), read, size, content, repaint, mask, model, control));
         Ok(Self {
             inputs,
             notes,
-            skip_existing: args.files.skip_existing,
+            // A share that runs once more goes on.
+            skip_existing: args.files.skip_existing || share.is_some(),
+            skip_locked: args.share.skip_locked,
+            share,
+            made_by,
             read: args.read.options(),
             every: args.read.every(),
             work: args.work.work(),

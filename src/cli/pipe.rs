@@ -49,6 +49,7 @@ struct Host {
 
 pub fn run(mut args: JobArgs) -> Result<u8, CliError> {
     args.files.name_streams();
+    args.work.grant_grace();
     let note = args.machine.set_threads()?;
     let job = Job::resolve(args, note.into_iter().collect())?;
     // It has no display of its own: progress leaves as messages.

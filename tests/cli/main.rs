@@ -4,6 +4,8 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+#[cfg(feature = "serve")]
+mod a1111;
 mod control;
 mod devices;
 mod doctor;

@@ -17,6 +17,7 @@ const VERBS: &[&str] = &[
     "generate",
     "edit",
     "info",
+    "status",
     "raw",
     "pipe",
     #[cfg(feature = "serve")]
@@ -54,6 +55,11 @@ pub struct FilesArgs {
 }
 
 impl FilesArgs {
+    /// What decides how an output is written.
+    pub fn encoding(&self) -> impl std::fmt::Debug {
+        (self.format, self.quality, self.bit_depth)
+    }
+
     /// The pictures and folders to read, at least one.
     pub fn inputs(&self) -> Result<Vec<Input>, CliError> {
         let refuse = |reason: String| Err(CliError::Usage(reason));

@@ -23,7 +23,9 @@ mod reuse;
 mod sampler;
 #[cfg(feature = "serve")]
 mod serve;
+mod share;
 mod size;
+mod status;
 mod verbs;
 mod work;
 
@@ -46,6 +48,7 @@ use raw::{FrameArgs, NOT_OF_RAW};
 pub use read::Every;
 use read::ReadArgs;
 use reuse::{ReuseArgs, Reused};
+use share::ShareArgs;
 use size::SizeArgs;
 use verbs::{JOBS, NOT_OF_CAPTION, NOT_OF_EDIT, NOT_OF_GENERATE, OF_ENLARGING, hide};
 use work::WorkArgs;
@@ -69,6 +72,7 @@ pub use request::path_settings;
 pub use request::{RequestArgs, setting_names};
 #[cfg(feature = "serve")]
 pub use serve::{ServeArgs, ServerArgs, Token};
+pub use status::StatusArgs;
 
 /// Order of the help's parts: examples first.
 const TEMPLATE: &str = "{about}\n\n{before-help}{usage-heading} {usage}\n\n{all-args}{after-help}";
@@ -254,6 +258,11 @@ pub enum Verb {
         after_help = "Example:\n  cupscale-fast info photo_4x.jpg\n  cupscale-fast other.jpg --reuse photo_4x.jpg"
     )]
     Info(InfoArgs),
+    /// Sum up the shares of a folder: pictures that are done, failed, running and left
+    #[command(
+        after_help = "Example:\n  cupscale-fast shots -o big --shard 3/50       one process of an array\n  cupscale-fast status big                      all of them together\n\nExit codes: 0 all done, 1 some failed, 2 no shares there, 3 some left or running and none failed."
+    )]
+    Status(StatusArgs),
     /// Enlarge frame after frame of raw pixels, as between two ffmpegs
     #[command(
         after_help = "Example:\n  ffmpeg -i in.mp4 -f rawvideo -pix_fmt rgb24 - | cupscale-fast raw 640x360 --pix rgb24 -s 2 |\n    ffmpeg -f rawvideo -pix_fmt rgb24 -s 1280x720 -r 24 -i - out.mp4"
@@ -333,6 +342,8 @@ pub struct JobArgs {
     pub machine: MachineArgs,
     #[command(flatten)]
     pub work: WorkArgs,
+    #[command(flatten)]
+    pub share: ShareArgs,
 
     /// Print the plan of the job and stop, as the verb `plan` does
     #[arg(long, help_heading = "Files")]
@@ -395,6 +406,8 @@ mod tests {
             "--work-dir w",
             "--resume",
             "--fresh",
+            "--shard 1/2",
+            "--skip-locked",
             "--mask m.png",
         ] {
             let words = format!("x caption a.png {line}");

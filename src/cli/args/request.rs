@@ -15,7 +15,7 @@ use super::{
 use crate::cli::usage;
 
 /// Options of a job that such a verb takes besides its model, machine and captioner.
-const OWN: [&str; 3] = ["captioner", "work_dir", "quiet"];
+const OWN: [&str; 4] = ["captioner", "work_dir", "grace", "quiet"];
 
 /// The options of a request, unresolved.
 #[derive(Debug)]

@@ -2,6 +2,7 @@
 //! after the other on the thread that has the models; a start goes on with what an earlier one left. docs/serve.md describes
 //! the API.
 
+mod a1111;
 mod accept;
 mod api;
 mod cell;
@@ -110,7 +111,10 @@ pub fn run(args: ServeArgs) -> Result<u8, CliError> {
 
 /// All routes, behind the guard.
 fn router(served: Arc<Served>) -> Router {
-    let (router, api) = api::router().split_for_parts();
+    let router = api::router()
+        .merge(a1111::probes(&served.jobs))
+        .nest("/sdapi/v1", a1111::router(&served.jobs));
+    let (router, api) = router.split_for_parts();
     let description = openapi::describe(&api, served.guard.wants_token());
     let description = get(move || {
         let description = description.clone();

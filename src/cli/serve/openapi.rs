@@ -32,13 +32,19 @@ pub fn describe(api: &OpenApi, wants_token: bool) -> Value {
                 operation["security"] = json!([{ "bearer": [] }, { "basic": [] }]);
             }
             if let Some(responses) = operation["responses"].as_object_mut() {
+                let own = json!({ "$ref": "#/components/schemas/Error" });
+                // What the guard refuses has one form, whatever the API.
+                let schema = match path.starts_with("/sdapi/") {
+                    true => {
+                        json!({ "anyOf": [{ "$ref": "#/components/schemas/A1111Error" }, own] })
+                    }
+                    false => own,
+                };
                 let error = json!({
                     "description": "An error",
-                    "content": { "application/json": { "schema": { "$ref": "#/components/schemas/Error" } } },
+                    "content": { "application/json": { "schema": schema } },
                 });
-                if !path.starts_with("/sdapi/") {
-                    responses.entry("default").or_insert(error);
-                }
+                responses.entry("default").or_insert(error);
             }
         }
     }

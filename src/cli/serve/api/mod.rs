@@ -21,7 +21,7 @@ use super::{
     store::is_id,
 };
 
-pub use body::json;
+pub use body::{Pace, json, too_slow};
 pub use info::{not_allowed, nothing_here};
 
 /// The routes.
