@@ -611,7 +611,7 @@ fn a_start_goes_on_with_what_a_killed_server_was_at() {
     let shell = Shell::new();
     let picture = png(&shell, 64, 48);
     let settings =
-        json!({"scale": 3, "steps": 300, "denoise-steps": 300, "captioner": "none", "seed": 5});
+        json!({"scale": 2, "steps": 150, "denoise-steps": 150, "captioner": "none", "seed": 5});
     let server = Server::start(&shell, "");
     let done = server.submit(&picture, &quickly());
     let first = server.result(&done);
@@ -639,7 +639,7 @@ fn a_start_goes_on_with_what_a_killed_server_was_at() {
     let server = Server::start(&shell, "");
     let model = tiny().display().to_string();
     let expected = shell.succeed(&format!(
-        "in.png -o - -f png -s 3 --steps 300 --denoise-steps 300 --captioner none --seed 5 --model {model} -q"
+        "in.png -o - -f png -s 2 --steps 150 --denoise-steps 150 --captioner none --seed 5 --model {model} -q"
     ));
     assert!(server.result(&id) == expected);
     server.result(&waiting);
