@@ -58,8 +58,6 @@ def test_only_false_ends_a_job(engine, photo):
         assert engine.upscale(photo, 1, progress=lambda _: answer).shape == photo.shape
     with pytest.raises(cupscale.Interrupted):
         engine.upscale(photo, 2, progress=lambda _: False)
-    with pytest.raises(cupscale.Interrupted):
-        engine.caption(photo, 8, progress=lambda _: False)
     with pytest.raises(TypeError):
         engine.upscale(photo, 2, progress=3)
 
