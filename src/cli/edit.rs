@@ -10,11 +10,12 @@ use cupscale::{
 };
 
 use super::{
-    error::{CliError, DONE},
-    folder::{self, Item, Items, Loaded},
+    error::{CliError, DONE, SKIPPED},
+    folder::{self, Item, Items, Loaded, Outcome},
     job::Job,
     picture,
     progress::Reporter,
+    waiting::{self, LOCKED},
 };
 use original::{Backup, Original};
 
@@ -47,18 +48,26 @@ pub fn run(job: &Job, keep: &Keep) -> Result<u8, CliError> {
         let item = Item::edited(file);
         let idle = job.idle_quality([item.format]);
         idle.iter().for_each(|note| reporter.tell(note));
-        let summary = one(job, keep, &item, &mut None, &mut reporter)?;
+        let mut loaded = None;
+        // It is read again after a wait: whoever worked on it has edited it.
+        let done = waiting::until_free(job, &mut reporter, |reporter| {
+            one(job, keep, &item, &mut loaded, reporter)
+        })?;
+        let Some(summary) = done else {
+            reporter.finish_job(&format!("{}: {LOCKED}, skipped", item.name()));
+            return Ok(SKIPPED);
+        };
         reporter.finish_job(&summary);
         return Ok(DONE);
     }
     job.refuse_for_many()?;
-    folder::all(job, Items::edited(&files), left, |item, loaded, reporter| {
-        one(job, keep, item, loaded, reporter).map(Some)
+    folder::all(job, Items::edited(&files), None, left, |item, loaded, reporter| {
+        one(job, keep, item, loaded, reporter).map(Outcome::Done)
     })
 }
 
 /// How an interrupted run goes on: what is edited must not be named again.
-fn left(items: &[Item]) -> String {
+fn left(items: &[&Item]) -> String {
     let names: Vec<_> = items.iter().map(|item| item.input.display().to_string()).collect();
     format!("go on with those that are left: {}", names.join(" "))
 }

@@ -1,10 +1,11 @@
 //! Jobs on many pictures, of a folder, named one by one, or pages and frames of a file: the same settings for every picture, with one loaded model.
 //! A failed picture is reported and does not stop the others.
 
+mod all;
 mod items;
 mod walk;
 
-use std::{fmt, fs};
+use std::fs;
 
 use cupscale::{
     image::{ImageError, Input, Output},
@@ -12,130 +13,54 @@ use cupscale::{
 };
 
 use super::{
-    advice,
-    error::{CliError, DONE, FAILED, INTERRUPTED, SKIPPED},
+    error::{CliError, DONE},
     job::Job,
     picture,
-    print::complain,
+    print::{print, print_json},
     progress::{FileState, Reporter},
+    shares::Record,
 };
+pub use all::{Outcome, all};
 pub use items::{Item, Items};
-
-/// Pictures that are captioned ahead as a batch if captioner and diffusion model do not fit in memory together:
-/// each is then loaded once per batch.
-const AHEAD: usize = 16;
-
-/// Counts of the outcomes so far.
-#[derive(Default)]
-struct Tally {
-    done: usize,
-    skipped: usize,
-    /// One line for each failure.
-    failures: Vec<String>,
-    left: usize,
-}
-
-impl fmt::Display for Tally {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { done, skipped, failures, left } = self;
-        write!(f, "{done} done, {skipped} skipped, {} failed", failures.len())?;
-        if *left > 0 { write!(f, ", {left} left") } else { Ok(()) }
-    }
-}
 
 /// A model, and the settings of the jobs that it is to do.
 pub type Loaded = (Engine, Settings);
 
-enum End {
-    Finished,
-    Interrupted,
-}
-
-/// Enlarges every picture of the job's inputs.
+/// Enlarges every picture of the job's inputs, or those of its share.
 pub fn run(job: &Job) -> Result<u8, CliError> {
-    let go_on = |_: &[Item]| "the same command with --skip-existing goes on".to_owned();
-    all(job, Items::find(job)?, go_on, |item, loaded, reporter| one(job, item, loaded, reporter))
+    let mut items = Items::find(job)?;
+    let record = Record::open(job, &mut items)?;
+    if let (Some(share), true) =
+        (job.share, items.pictures.is_empty() && items.unreadable.is_empty())
+    {
+        let mut reporter = Reporter::new(&job.show);
+        job.notes.iter().chain(&items.notes).for_each(|note| reporter.tell(note));
+        reporter.finish_job(&format!("{share}: none of {} is in it", pictures(items.whole)));
+        if let Some(mut record) = record {
+            record.end(DONE, &mut reporter);
+        }
+        return Ok(DONE);
+    }
+    let go_on = |_: &[&Item]| match job.share {
+        Some(_) => "the same command goes on".to_owned(),
+        None => "the same command with --skip-existing goes on".to_owned(),
+    };
+    all(job, items, record, go_on, |item, loaded, reporter| one(job, item, loaded, reporter))
 }
 
-/// Does these pictures one by one: `one` does a picture and returns its summary, or `None` where there is nothing to do;
-/// `go_on` says how an interrupted run goes on with those that are left.
-pub fn all(
-    job: &Job,
-    items: Items,
-    go_on: impl Fn(&[Item]) -> String,
-    one: impl Fn(&Item, &mut Option<Loaded>, &mut Reporter) -> Result<Option<String>, CliError>,
-) -> Result<u8, CliError> {
-    let Items { pictures: items, notes, unreadable, .. } = items;
-    let mut reporter = Reporter::new(&job.show);
-    let idle = job.idle_quality(items.iter().map(|item| item.format));
-    job.notes.iter().chain(&notes).chain(&idle).for_each(|note| reporter.tell(note));
-    let mut tally = Tally { failures: unreadable, left: items.len(), done: 0, skipped: 0 };
-    let end = every(job, &items, &mut tally, &mut reporter, one);
-    match &end {
-        Ok(End::Finished) => reporter.finish_job(&tally.to_string()),
-        Ok(End::Interrupted) => {
-            reporter.clear();
-            let left = go_on(&items[items.len() - tally.left..]);
-            complain(&format!("interrupted: {tally}; {left}"));
-        }
-        Err(_) => reporter.clear(),
+/// Prints the pictures of the job's share, without doing any.
+pub fn list(job: &Job, as_json: bool) -> Result<(), CliError> {
+    let items = Items::find(job)?;
+    let names: Vec<_> = items.pictures.iter().map(Item::name).collect();
+    match as_json {
+        true => print_json(&format!("{:#}\n", serde_json::json!(names))),
+        false => print(&names.iter().map(|name| format!("{name}\n")).collect::<String>()),
     }
-    tally.failures.iter().for_each(|failure| complain(failure));
-    Ok(match end? {
-        End::Interrupted => INTERRUPTED,
-        End::Finished if !tally.failures.is_empty() => FAILED,
-        End::Finished if tally.done == 0 => SKIPPED,
-        End::Finished => DONE,
-    })
 }
 
-/// Processes the pictures until the end, Ctrl-C, or an error that would affect all of them.
-fn every(
-    job: &Job,
-    items: &[Item],
-    tally: &mut Tally,
-    reporter: &mut Reporter,
-    one: impl Fn(&Item, &mut Option<Loaded>, &mut Reporter) -> Result<Option<String>, CliError>,
-) -> Result<End, CliError> {
-    let mut loaded = None;
-    for (index, item) in items.iter().enumerate() {
-        if index.is_multiple_of(AHEAD) && job.describes_with_a_model() {
-            let ahead = &items[index..items.len().min(index + AHEAD)];
-            match describe_ahead(job, (index, items.len()), ahead, &mut loaded, reporter) {
-                Err(CliError::Job(Error::Interrupted(_))) => return Ok(End::Interrupted),
-                Err(error) if is_every_pictures(&error) => return Err(error),
-                // It is reported with that picture.
-                _ => {}
-            }
-        }
-        if reporter.is_interrupted() {
-            return Ok(End::Interrupted);
-        }
-        let name = item.name();
-        let output = item.output.display().to_string();
-        reporter.begin_file(FileState::Begun, (index + 1, items.len()), &name, &output);
-        let result = one(item, &mut loaded, reporter);
-        match result {
-            Ok(Some(summary)) => {
-                tally.done += 1;
-                reporter.end_file(FileState::Done, &summary);
-            }
-            Ok(None) => {
-                tally.skipped += 1;
-                reporter.end_file(FileState::Skipped, "the output exists");
-            }
-            Err(CliError::Job(Error::Interrupted(_))) => return Ok(End::Interrupted),
-            Err(error) if is_every_pictures(&error) => return Err(error),
-            Err(error) => {
-                let error = advice::line(&error);
-                reporter.end_file(FileState::Failed, &error);
-                let names_it = error.starts_with(&name);
-                tally.failures.push(if names_it { error } else { format!("{name}: {error}") });
-            }
-        }
-        tally.left -= 1;
-    }
-    Ok(End::Finished)
+/// A number of pictures, in words.
+fn pictures(count: usize) -> String {
+    cupscale::units::count(count, "picture")
 }
 
 /// Captions these pictures; the first is number `first` (from 0) of `count`.
@@ -191,16 +116,22 @@ pub fn load<'a>(
     }
 }
 
-/// Enlarges one picture and returns its summary; `None` if the output exists. The model is loaded for the first
+/// Enlarges one picture, unless its output exists. The model is loaded for the first
 /// picture that needs it.
 fn one(
     job: &Job,
     item: &Item,
     loaded: &mut Option<Loaded>,
     reporter: &mut Reporter,
-) -> Result<Option<String>, CliError> {
+) -> Result<Outcome, CliError> {
     if job.skip_existing && item.output.is_file() {
-        return Ok(None);
+        return Ok(Outcome::Exists);
+    }
+    // Known before a picture is read.
+    if let Some(folder) = job.work.folder_of(&Output::Path(item.output.clone()))
+        && !pipeline::is_free(&folder)
+    {
+        return Err(Error::Busy { folder, by: "another process".to_owned() }.into());
     }
     let (input, output) = (Input::Path(item.input.clone()), Output::Path(item.output.clone()));
     let opened = item.open(job)?;
@@ -216,17 +147,5 @@ fn one(
     output.check_writable().map_err(Error::from)?;
     let picture = picture::decode((engine, settings), job, opened, &output)?;
     let files = (&input, &output, item.format);
-    picture::enlarge((engine, settings), job, &picture, files, reporter).map(Some)
-}
-
-/// `true` if an error does not depend on the picture: options, model and device are the same for all.
-fn is_every_pictures(error: &CliError) -> bool {
-    match error {
-        CliError::Job(error) => matches!(
-            error,
-            Error::Sampler(_) | Error::Device(_) | Error::Weights(_) | Error::Model { .. }
-        ),
-        CliError::NotEdited { .. } | CliError::NoMask { .. } => false,
-        _ => true,
-    }
+    picture::enlarge((engine, settings), job, &picture, files, reporter).map(Outcome::Done)
 }

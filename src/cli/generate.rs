@@ -10,13 +10,14 @@ use cupscale::{
 
 use super::{
     args::GenerateArgs,
-    error::{CliError, DONE},
+    error::{CliError, DONE, SKIPPED},
     job::Job,
     plan,
     print::complain,
     progress::Reporter,
     report,
     speeds::SpeedKey,
+    waiting::{self, LOCKED},
 };
 
 /// Name of the base picture in a report.
@@ -26,6 +27,7 @@ pub fn run(mut args: GenerateArgs) -> Result<u8, CliError> {
     args.settle_prompt()?;
     let generation = args.generation()?;
     let only_plans = args.job.dry_run;
+    args.job.work.grant_grace();
     let note = args.job.machine.set_threads()?;
     let notes = note.iter().chain(&args.job.reuse.notes).cloned().collect();
     let job = Job::without_input(args.job, notes)?;
@@ -61,14 +63,16 @@ pub fn run(mut args: GenerateArgs) -> Result<u8, CliError> {
     }
     job.notes.iter().for_each(|note| reporter.tell(note));
     let made = job.make_output_folder(&output)?;
-    let make = || -> Result<String, CliError> {
+    let make = || -> Result<Option<String>, CliError> {
         output.check_writable().map_err(Error::from)?;
         let (engine, settings) = job.load(|note| reporter.tell(note))?;
         let settings = job.masked(&settings, &Input::Path(PathBuf::new()))?;
         reporter.loaded(SpeedKey::new(&engine, &settings));
         let to = (&output, format);
-        let done =
-            pipeline::generate(&engine, &generation, to, &settings, &job.work, &mut reporter)?;
+        let done = waiting::until_free(&job, &mut reporter, |reporter| {
+            Ok(pipeline::generate(&engine, &generation, to, &settings, &job.work, reporter)?)
+        })?;
+        let Some(done) = done else { return Ok(None) };
         let (timeline, notes) = reporter.ended();
         let Generated { report: done, base, .. } = done;
         let mut summary = format!(
@@ -87,14 +91,18 @@ pub fn run(mut args: GenerateArgs) -> Result<u8, CliError> {
             let bytes = report::write(&page, &about)?;
             summary += &format!("; {} ({})", page.name(), units::bytes(bytes));
         }
-        Ok(summary)
+        Ok(Some(summary))
     };
     let result = make();
     if result.is_err() {
         // They stay where unfinished work is in them.
         made.iter().for_each(|folder| drop(fs::remove_dir(folder)));
     }
-    reporter.finish_job(&result?);
+    let Some(summary) = result? else {
+        reporter.finish_job(&format!("{}: {LOCKED}, skipped", output.name()));
+        return Ok(SKIPPED);
+    };
+    reporter.finish_job(&summary);
     Ok(DONE)
 }
 

@@ -27,12 +27,18 @@ mod prompts;
 mod quantize;
 mod raw;
 mod report;
+mod request;
+#[cfg(feature = "serve")]
+mod serve;
+mod shares;
 mod size_notes;
 mod speeds;
+mod status;
 mod threads;
 mod upscale;
 mod usage;
 mod values;
+mod waiting;
 #[cfg(feature = "mistralrs")]
 mod worker;
 
@@ -74,6 +80,7 @@ fn run_line() -> ExitCode {
 
 /// The resolved job, with the thread pool that it asks for.
 fn job(args: JobArgs) -> Result<Job, CliError> {
+    args.work.grant_grace();
     let note = args.machine.set_threads()?;
     let notes = note.iter().chain(&args.reuse.notes).cloned().collect();
     Job::resolve(args, notes)
@@ -82,8 +89,14 @@ fn job(args: JobArgs) -> Result<Job, CliError> {
 /// Dispatches to the verb; returns the exit code.
 fn run_verb(cli: Cli) -> Result<u8, CliError> {
     match cli.verb {
+        None if cli.job.dry_run && cli.job.share.is_given() => {
+            folder::list(&job(cli.job)?, false).map(|()| DONE)
+        }
         None if cli.job.dry_run => plan::run(&job(cli.job)?, false).map(|()| DONE),
         None => upscale::run(&job(cli.job)?),
+        Some(Verb::Plan(args)) if args.job.share.is_given() => {
+            folder::list(&job(args.job)?, args.json).map(|()| DONE)
+        }
         Some(Verb::Plan(args)) => plan::run(&job(args.job)?, args.json).map(|()| DONE),
         Some(Verb::Caption(args)) => caption::run(&job(*args)?).map(|()| DONE),
         Some(Verb::Edit(args)) => {
@@ -92,8 +105,11 @@ fn run_verb(cli: Cli) -> Result<u8, CliError> {
         }
         Some(Verb::Generate(args)) => generate::run(*args),
         Some(Verb::Info(args)) => info::run(&args).map(|()| DONE),
+        Some(Verb::Status(args)) => status::run(&args),
         Some(Verb::Raw(args)) => raw::run(*args),
         Some(Verb::Pipe(args)) => pipe::run(*args),
+        #[cfg(feature = "serve")]
+        Some(Verb::Serve(args)) => serve::run(*args),
         Some(Verb::Models(args)) => models::run(&args).map(|()| DONE),
         Some(Verb::Doctor(args)) => doctor::run(&args),
         Some(Verb::Integrate(args)) => integrate::run(&args).map(|()| DONE),

@@ -50,6 +50,7 @@ pub fn run(args: RawArgs) -> Result<u8, CliError> {
     let stream = Stream { size: args.stream.frame, pix: args.stream.pix };
     let mut args = args.job;
     args.files.name_streams();
+    args.work.grant_grace();
     let note = args.machine.set_threads()?;
     let job = Job::resolve(args, note.into_iter().collect())?;
     let (input, output) = (job.only_input("raw")?, job.stream_output()?);

@@ -13,10 +13,13 @@ use super::{
     job::Job,
     picture,
     progress::Reporter,
+    waiting::{self, LOCKED},
 };
 
 pub fn run(job: &Job) -> Result<u8, CliError> {
     let input = match job.inputs.as_slice() {
+        // A pattern of many may match one.
+        _ if job.share.is_some() => return folder::run(job),
         [Input::Path(path)] if path.is_dir() => return folder::run(job),
         [input] => input,
         _ => return folder::run(job),
@@ -34,27 +37,40 @@ pub fn run(job: &Job) -> Result<u8, CliError> {
     let mut reporter = Reporter::new(&job.show);
     reporter.names(input);
     job.notes.iter().for_each(|note| reporter.tell(note));
-    if let (Output::Path(path), true) = (&output, job.skip_existing)
-        && path.is_file()
-    {
-        reporter.finish_job(&format!("{}: exists, skipped", output.name()));
-        return Ok(SKIPPED);
+    let exists = || matches!(&output, Output::Path(path) if job.skip_existing && path.is_file());
+    let skipped = |reporter: &Reporter, why: &str| {
+        reporter.finish_job(&format!("{}: {why}, skipped", output.name()));
+        Ok(SKIPPED)
+    };
+    if exists() {
+        return skipped(&reporter, "exists");
     }
     picture::check_output(job, &opened, &output, format)?;
     let made = job.make_output_folder(&output)?;
-    let enlarge = || -> Result<String, CliError> {
+    let enlarge = || -> Result<Result<String, &str>, CliError> {
         job.report(input, &output)?;
         output.check_writable().map_err(Error::from)?;
         let (engine, settings) = job.load(|note| reporter.tell(note))?;
         let loaded = (&engine, &job.masked(&settings, input)?);
         let picture = picture::decode(loaded, job, opened, &output)?;
-        picture::enlarge(loaded, job, &picture, (input, &output, format), &mut reporter)
+        let files = (input, &output, format);
+        let done = waiting::until_free(job, &mut reporter, |reporter| {
+            // Whoever worked on it may have made it.
+            if exists() {
+                return Ok(Err("exists"));
+            }
+            picture::enlarge(loaded, job, &picture, files, reporter).map(Ok)
+        })?;
+        Ok(done.unwrap_or(Err(LOCKED)))
     };
     let result = enlarge();
     if result.is_err() {
         // They stay where unfinished work is in them.
         made.iter().for_each(|folder| drop(fs::remove_dir(folder)));
     }
-    reporter.finish_job(&result?);
+    match result? {
+        Ok(summary) => reporter.finish_job(&summary),
+        Err(why) => return skipped(&reporter, why),
+    }
     Ok(DONE)
 }

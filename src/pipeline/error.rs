@@ -112,8 +112,11 @@ pub enum Error {
     /// I/O error of a file in the work folder.
     #[error("{}: {source}", path.display())]
     Work { path: PathBuf, source: io::Error },
-    #[error("{}: another process is at work on this job", folder.display())]
-    Busy { folder: PathBuf },
+    #[error("{}: {by} is at work on this job", folder.display())]
+    Busy { folder: PathBuf, by: String },
+    /// This process stood still for so long that another one took it for dead.
+    #[error("{}: another process has taken this job over, since this one did not stir", folder.display())]
+    TakenOver { folder: PathBuf },
     /// In a folder that other users may write to, one of them made what bears the work folder's name.
     #[error("{}: not a folder of this user's: remove it, or choose another folder", folder.display())]
     NotOwn { folder: PathBuf },
@@ -181,6 +184,7 @@ impl Error {
             | Self::Thread { .. }
             | Self::Work { .. }
             | Self::Temporary(_)
+            | Self::TakenOver { .. }
             | Self::Canvas(CanvasError::File { .. } | CanvasError::Map { .. })
             | Self::Image(ImageError::Unwritable { .. } | ImageError::Write { .. }) => Left::Kept,
             // A device that failed, or a model whose parts do not fit together: who knows?

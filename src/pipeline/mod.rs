@@ -37,6 +37,7 @@ mod stages;
 mod text_states;
 pub(crate) mod work;
 
+pub use crate::host::host_name;
 pub use control::{ControlUse, OwnControlPicture};
 pub use engine::Engine;
 pub use error::Error;
@@ -60,4 +61,7 @@ pub use run::{Report, describe, describe_ahead, plan, profile_row, upscale};
 pub use settings::{ColourFix, Defaults, Settings};
 pub use speed::Speed;
 pub use stages::write::Rows;
-pub use work::folder::{Resume, WorkOptions};
+pub use work::{
+    folder::{Resume, WorkOptions},
+    lock::is_free,
+};

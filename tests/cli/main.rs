@@ -4,6 +4,8 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+#[cfg(feature = "serve")]
+mod a1111;
 mod control;
 mod devices;
 mod doctor;
@@ -31,3 +33,5 @@ mod raw;
 mod readme;
 mod repaint;
 mod report;
+#[cfg(feature = "serve")]
+mod serve;

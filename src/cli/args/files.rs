@@ -11,10 +11,23 @@ use cupscale::image::{Format, Input, InputKind, Output};
 use crate::cli::{error::CliError, values};
 
 /// Verbs, which are not taken for pictures.
-const VERBS: [&str; 10] =
-    ["plan", "caption", "generate", "edit", "info", "raw", "pipe", "models", "doctor", "integrate"];
+const VERBS: &[&str] = &[
+    "plan",
+    "caption",
+    "generate",
+    "edit",
+    "info",
+    "status",
+    "raw",
+    "pipe",
+    #[cfg(feature = "serve")]
+    "serve",
+    "models",
+    "doctor",
+    "integrate",
+];
 
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Files")]
 pub struct FilesArgs {
     /// Pictures to enlarge, or folders of pictures; `-` reads standard input
@@ -42,6 +55,11 @@ pub struct FilesArgs {
 }
 
 impl FilesArgs {
+    /// What decides how an output is written.
+    pub fn encoding(&self) -> impl std::fmt::Debug {
+        (self.format, self.quality, self.bit_depth)
+    }
+
     /// The pictures and folders to read, at least one.
     pub fn inputs(&self) -> Result<Vec<Input>, CliError> {
         let refuse = |reason: String| Err(CliError::Usage(reason));
@@ -235,6 +253,12 @@ impl FilesArgs {
             return refuse(format!("-o {}: is the input folder itself", output.display()));
         }
         Ok(output)
+    }
+
+    /// The same with this format.
+    #[cfg(feature = "serve")]
+    pub fn with_format(&self, format: Format) -> Self {
+        Self { format: Some(format), ..self.clone() }
     }
 
     /// Takes standard input and output where no others are named.

@@ -6,7 +6,7 @@ use cupscale::image::PixelFormat;
 use crate::cli::values;
 
 /// Options of a job that frames do not have: they are never resumed, come without files, and leave without metadata.
-pub const NOT_OF_RAW: [&str; 15] = [
+pub const NOT_OF_RAW: [&str; 17] = [
     "inputs",
     "format",
     "quality",
@@ -20,6 +20,8 @@ pub const NOT_OF_RAW: [&str; 15] = [
     "captions",
     "resume",
     "fresh",
+    "shard",
+    "skip_locked",
     "allow_truncated",
     "max_metadata",
 ];

@@ -1,8 +1,8 @@
 //! What verbs take of a job's options: which verbs do, and what each of them refuses and hides in its help.
 
-/// Options for the output picture, its mask and unfinished work, which `caption` does not have. All other options of a job
+/// Options for the output picture, its mask, unfinished work and shares, which `caption` does not have. All other options of a job
 /// apply to it.
-pub const NOT_OF_CAPTION: [&str; 13] = [
+pub const NOT_OF_CAPTION: [&str; 15] = [
     "format",
     "quality",
     "bit_depth",
@@ -13,13 +13,24 @@ pub const NOT_OF_CAPTION: [&str; 13] = [
     "work_dir",
     "resume",
     "fresh",
+    "shard",
+    "skip_locked",
     "mask",
     "invert_mask",
     "mask_feather",
 ];
 
 /// Verbs that take the options of a job.
-pub const JOBS: [&str; 6] = ["plan", "caption", "generate", "edit", "raw", "pipe"];
+pub const JOBS: &[&str] = &[
+    "plan",
+    "caption",
+    "generate",
+    "edit",
+    "raw",
+    "pipe",
+    #[cfg(feature = "serve")]
+    "serve",
+];
 
 /// Hides these options in the help of a verb that refuses them.
 pub fn hide(
@@ -30,14 +41,15 @@ pub fn hide(
 }
 
 /// Options for another output than the picture itself, which `edit` does not have.
-pub const NOT_OF_EDIT: [&str; 6] =
-    ["output", "format", "skip_existing", "dry_run", "page", "frames"];
+pub const NOT_OF_EDIT: [&str; 7] =
+    ["output", "format", "skip_existing", "shard", "dry_run", "page", "frames"];
 
 /// Options for pictures that are read, and for many of them, which `generate` does not have.
-pub const NOT_OF_GENERATE: [&str; 7] = [
+pub const NOT_OF_GENERATE: [&str; 8] = [
     "inputs",
     "input_option",
     "skip_existing",
+    "shard",
     "allow_truncated",
     "page",
     "frames",

@@ -2,6 +2,7 @@
 //! cannot be done together is refused here, before any work.
 
 use std::{
+    cell::LazyCell,
     collections::{HashMap, HashSet},
     fs,
     num::NonZeroUsize,
@@ -15,11 +16,18 @@ use cupscale::{
 };
 
 use super::walk::{format_of_file, walk};
-use crate::cli::{error::CliError, job::Job, picture};
+use crate::cli::{
+    error::CliError,
+    job::Job,
+    picture,
+    shares::{PictureName, Share},
+};
 
 /// A picture and its output.
 pub struct Item {
     pub input: PathBuf,
+    /// What decides its share.
+    name: PictureName,
     /// Number of the picture in a file of which every one is asked for.
     pub picture: Option<NonZeroUsize>,
     pub output: PathBuf,
@@ -33,6 +41,11 @@ impl Item {
             Some(picture) => format!("{} ({picture})", self.input.display()),
             None => self.input.display().to_string(),
         }
+    }
+
+    /// `true` if it is in this share.
+    fn is_in(&self, share: Share) -> bool {
+        share.holds(&self.name)
     }
 
     /// Opens the picture and reads its header.
@@ -59,7 +72,8 @@ impl Item {
             name.push(format!("_{number:04}."));
             name.push(extension.unwrap_or(self.format.extension().as_ref()));
             let (input, output) = (self.input.clone(), self.output.with_file_name(name));
-            Self { input, picture: NonZeroUsize::new(number), output, format: self.format }
+            let (name, picture) = (self.name.numbered(number), NonZeroUsize::new(number));
+            Self { input, name, picture, output, format: self.format }
         };
         (1..=several.get()).map(of_picture).collect()
     }
@@ -75,13 +89,18 @@ pub struct Items {
     pub unreadable: Vec<String>,
     /// Kinds of pictures and documents that are recognised but not read, with how many there are of each.
     unsupported: Vec<(String, usize)>,
+    /// Pictures of the whole list, of which these may be a share.
+    pub whole: usize,
+    /// The one folder below which all outputs lie; none where each lies beside its own input.
+    pub folder: Option<PathBuf>,
 }
 
 impl Item {
     /// A file that is edited in place.
     pub fn edited(file: &Path) -> Self {
         let format = format_of_file(file).unwrap_or(Format::Png);
-        Self { input: file.to_owned(), picture: None, output: file.to_owned(), format }
+        let (input, output, name) = (file.to_owned(), file.to_owned(), PictureName::alone(file));
+        Self { input, name, picture: None, output, format }
     }
 }
 
@@ -92,11 +111,12 @@ impl Items {
         let once = files.iter().filter(|file| {
             seen.insert(fs::canonicalize(file).unwrap_or_else(|_| file.to_path_buf()))
         });
-        Self { pictures: once.map(|file| Item::edited(file)).collect(), ..Self::default() }
+        let pictures: Vec<_> = once.map(|file| Item::edited(file)).collect();
+        Self { whole: pictures.len(), pictures, ..Self::default() }
     }
 
     /// Finds the pictures of a job's inputs: all of one folder, or those of several inputs, which may be pictures
-    /// and folders.
+    /// and folders. Of a share they are named as those of the whole list, and the others are then left out.
     ///
     /// # Errors
     /// No picture at all; outputs that would overwrite each other or an input.
@@ -109,7 +129,12 @@ impl Items {
         let mut seen = HashSet::new();
         for input in &job.inputs {
             let Input::Path(path) = input else {
-                let why = "pages and frames go to files of their own: name the input's file";
+                let why = match job.share {
+                    Some(_) => {
+                        "a share is one of pictures that have names: name a folder, or files"
+                    }
+                    None => "pages and frames go to files of their own: name the input's file",
+                };
                 return Err(CliError::Usage(format!("{}: {why}", input.name())));
             };
             // Patterns of a shell may overlap.
@@ -125,8 +150,15 @@ impl Items {
                 } else {
                     of_pages(job, input, format)?
                 };
-                named.push(Item { input: path.clone(), picture: None, output, format });
+                if !several {
+                    items.folder = output.parent().map(Path::to_owned);
+                }
+                let (input, name) = (path.clone(), PictureName::alone(path));
+                named.push(Item { input, name, picture: None, output, format });
             }
+        }
+        if several {
+            items.folder.clone_from(&common);
         }
         items.add_named(named);
         rename_clashes(&mut items.pictures);
@@ -135,7 +167,11 @@ impl Items {
             let name = job.inputs.first().map(Input::name).unwrap_or_default();
             return Err(CliError::NoPictures(name.into()));
         }
-        refuse_clashes(&items.pictures)?;
+        refuse_clashes(&items.pictures, job.share)?;
+        items.whole = items.pictures.len();
+        if let Some(share) = job.share {
+            items.pictures.retain(|item| item.is_in(share));
+        }
         if !items.unsupported.is_empty() {
             let count = items.unsupported.iter().map(|(_, count)| count).sum();
             let kinds: Vec<_> = items.unsupported.iter().map(|(kind, _)| kind.as_str()).collect();
@@ -152,12 +188,17 @@ impl Items {
         common: Option<&Path>,
     ) -> Result<(), CliError> {
         let output = job.output_folder(folder, common)?;
-        let found = walk(folder, common.unwrap_or(&output));
+        // A file of which every picture is asked for is opened anyway.
+        let share = job.share.filter(|_| !(job.every.page || job.every.frame));
+        let is_wanted =
+            |path: &Path| share.is_none_or(|share| share.holds(&PictureName::below(path)));
+        let found = walk(folder, common.unwrap_or(&output), &is_wanted);
         self.pictures.extend(found.pictures.into_iter().map(|picture| {
-            let (name, format) = job.output_name(&picture.path, picture.format);
-            let input = folder.join(&picture.path);
-            Item { input, picture: None, output: output.join(name), format }
+            let (made, format) = job.output_name(&picture.path, picture.format);
+            let (input, name) = (folder.join(&picture.path), PictureName::below(&picture.path));
+            Item { input, name, picture: None, output: output.join(made), format }
         }));
+        self.folder.get_or_insert(output);
         for (kind, count) in found.unsupported {
             match self.unsupported.iter_mut().find(|(known, _)| *known == kind) {
                 Some((_, known)) => *known += count,
@@ -224,12 +265,14 @@ fn rename_clashes(items: &mut [Item]) {
     }
 }
 
-/// Refuses, before any work, outputs that would overwrite each other or an input.
-fn refuse_clashes(items: &[Item]) -> Result<(), CliError> {
-    let inputs: HashSet<PathBuf> =
-        items.iter().filter_map(|item| fs::canonicalize(&item.input).ok()).collect();
+/// Refuses, before any work, outputs that would overwrite each other or an input; of a share the latter.
+fn refuse_clashes(items: &[Item], share: Option<Share>) -> Result<(), CliError> {
+    let inputs = LazyCell::new(|| -> HashSet<PathBuf> {
+        items.iter().filter_map(|item| fs::canonicalize(&item.input).ok()).collect()
+    });
     let mut makers: HashMap<&Path, &Path> = HashMap::new();
-    for Item { input, output, .. } in items {
+    for item in items {
+        let Item { input, output, .. } = item;
         let (input, shown) = (input.as_path(), output.display());
         if let Some(other) = makers.insert(output, input) {
             let differ = other.extension() != input.extension();
@@ -240,7 +283,10 @@ fn refuse_clashes(items: &[Item]) -> Result<(), CliError> {
                 if differ { "--format" } else { "-o" }
             )));
         }
-        if fs::canonicalize(output).is_ok_and(|output| inputs.contains(&output)) {
+        // The disk is asked about a share alone: it may be one of thousands.
+        if share.is_none_or(|share| item.is_in(share))
+            && fs::canonicalize(output).is_ok_and(|output| inputs.contains(&output))
+        {
             return Err(CliError::Usage(format!(
                 "{shown}: the output of {} would take the place of an input; name another folder \
                  with -o",

@@ -39,7 +39,10 @@ pub struct Walk {
 ///
 /// Links are followed, but every folder is walked once: at its own place, if that is below `root`. A link to a
 /// folder around `root` is not followed: outputs of earlier runs stand there.
-pub fn walk(root: &Path, output: &Path) -> Walk {
+///
+/// A picture that is not wanted (by its path below `root`) is judged by its name where that says all that its output's name
+/// needs: of many shares each then opens its own pictures, and not those of all.
+pub fn walk(root: &Path, output: &Path, is_wanted: &dyn Fn(&Path) -> bool) -> Walk {
     let mut walk = Walk::default();
     let mut seen: HashSet<PathBuf> = fs::canonicalize(output).into_iter().collect();
     let own = fs::canonicalize(root).ok();
@@ -71,7 +74,15 @@ pub fn walk(root: &Path, output: &Path) -> Walk {
             {
                 continue;
             }
-            let is_link = entry.file_type().is_ok_and(|kind| kind.is_symlink());
+            let kind = entry.file_type().ok();
+            if kind.is_some_and(|kind| kind.is_file())
+                && let Some(format) = Format::from_extension(&below)
+                && !is_wanted(&below)
+            {
+                walk.pictures.push(FoundPicture { path: below, format });
+                continue;
+            }
+            let is_link = kind.is_some_and(|kind| kind.is_symlink());
             match fs::metadata(entry.path()) {
                 Ok(found) if found.is_dir() && is_link && is_around(&entry.path()) => {
                     walk.upward.push(below);
@@ -150,7 +161,7 @@ mod tests {
             ("B.PNG", PNG),
             ("c.png/x.webp", b"RIFF....WEBP"),
         ]);
-        let walk = walk(root.path(), Path::new("nowhere"));
+        let walk = walk(root.path(), Path::new("nowhere"), &|_| true);
         let expected = [
             "B.PNG",
             "a.jpg",
@@ -178,7 +189,7 @@ mod tests {
             ("big/a.png", PNG),
             ("more/big/b.png", PNG),
         ]);
-        let walk = walk(root.path(), &root.path().join("more/../big"));
+        let walk = walk(root.path(), &root.path().join("more/../big"), &|_| true);
         assert_eq!(paths(&walk), ["a.png", "more/big/b.png"]);
     }
 
@@ -207,11 +218,26 @@ mod tests {
             "out/far.png",
             "real/deep/a.png",
         ];
-        let found = walk(root.path(), Path::new("nowhere"));
+        let found = walk(root.path(), Path::new("nowhere"), &|_| true);
         assert_eq!(paths(&found), expected);
         assert_eq!(found.upward, [Path::new("real/around")]);
         // A folder behind a link is recognised as the output, too.
-        let without = walk(root.path(), other.path());
+        let without = walk(root.path(), other.path(), &|_| true);
         assert_eq!(paths(&without), ["dangling.png", "linked.png", "real/deep/a.png"]);
+    }
+
+    #[test]
+    fn what_is_not_wanted_is_listed_all_the_same_and_opened_only_where_its_name_says_too_little() {
+        let root = tree(&[
+            ("a.png", PNG),
+            ("b.png", b"<svg width=\"1\">"),
+            ("c.gif", PNG),
+            ("d", PNG),
+            ("e.txt", b"some notes"),
+        ]);
+        let walk = walk(root.path(), Path::new("nowhere"), &|path| path == Path::new("a.png"));
+        // Whoever wants b.png opens it, and finds that it is none.
+        assert_eq!(paths(&walk), ["a.png", "b.png", "c.gif", "d"]);
+        assert!(walk.pictures.iter().all(|found| found.format == Format::Png));
     }
 }

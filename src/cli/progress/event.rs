@@ -98,6 +98,8 @@ pub enum FileState {
     Begun,
     Done,
     Skipped,
+    /// Another process works on it: its turn comes again after all others.
+    Waiting,
     Failed,
 }
 

@@ -3,6 +3,7 @@
 mod bar;
 mod event;
 mod frames;
+mod interrupt;
 mod job;
 mod preview;
 mod stream;
@@ -23,13 +24,14 @@ use clap::ValueEnum;
 use cupscale::image::Input;
 
 use super::{
-    error::INTERRUPTED,
     print::{say, say_line},
     speeds::{self, SpeedKey},
 };
 use bar::JobBar;
 use event::{Event, OfFile};
 pub use event::{FileState, Transfer};
+use interrupt::interrupt_flag;
+pub use interrupt::{GRACE, grant};
 pub use preview::PreviewFile;
 pub use stream::LineStream;
 pub use timeline::{Expected, Timeline, words};
@@ -129,7 +131,7 @@ pub struct Reporter {
 
 impl Reporter {
     /// Also takes over Ctrl-C: the first one asks the job to stop cleanly, a second one ends the
-    /// process at once.
+    /// process at once, as does the end of the time of grace.
     pub fn new(show: &Show) -> Self {
         let Show { mode, quiet, ref lines, ref preview } = *show;
         let display = match mode {
@@ -242,19 +244,6 @@ impl Reporter {
             Display::Percent | Display::Seldom(_) | Display::Nothing => say(&said),
         }
     }
-}
-
-/// The flag that the first Ctrl-C sets; a second one ends the process at once.
-fn interrupt_flag() -> Arc<AtomicBool> {
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&interrupted);
-    // Without a handler Ctrl-C still ends the process, only less cleanly: no reason to fail.
-    let _ = ctrlc::set_handler(move || {
-        if flag.swap(true, Ordering::SeqCst) {
-            std::process::exit(i32::from(INTERRUPTED));
-        }
-    });
-    interrupted
 }
 
 #[cfg(test)]

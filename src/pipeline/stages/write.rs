@@ -123,6 +123,7 @@ impl<'a> RowWriter<'a> {
                 writer
             }
         };
+        work.journal.check_lease()?;
         writer.finish()?;
         Ok(())
     }

@@ -9,11 +9,13 @@ use std::{
 use super::{history::History, journal::Done, rows::RowFile};
 use crate::{
     canvas::{CanvasError, Latent, latent::MEMORY_BYTES},
+    lease::claims,
     pipeline::error::Error,
     units,
 };
 
 pub const LOCK: &str = "lock";
+pub const LEASE: &str = "lease";
 pub const JOB: &str = "job.json";
 /// Partial job description.
 pub const JOB_PART: &str = "job.json.part";
@@ -34,8 +36,8 @@ const ENLARGED: &str = "enlarged";
 const ROWS: &str = "rows";
 /// The most bytes of the job's description, and of its captions.
 const LARGEST_TEXT: u64 = 16 << 20;
-/// All files of a work folder; other files in it are never touched.
-const FILES: [&str; 15] = [
+/// Files of a work folder besides its lock and its lease; other files in it are never touched.
+const FILES: [&str; 14] = [
     JOB,
     JOB_PART,
     CAPTIONS,
@@ -50,7 +52,6 @@ const FILES: [&str; 15] = [
     LOW_RESOLUTION,
     ENLARGED,
     ROWS,
-    LOCK,
 ];
 
 /// Sizes of the files of a job, and the counts of its work.
@@ -247,10 +248,10 @@ pub fn read_whole(path: &Path) -> io::Result<Vec<u8>> {
     Ok(text)
 }
 
-/// Removes all files of an earlier job except the lock.
+/// Removes all files of an earlier job except the lock and the lease.
 pub fn clear(folder: &Path) {
     // The description is removed first: without it the other files are ignored.
-    for name in FILES.iter().filter(|name| **name != LOCK) {
+    for name in FILES {
         let _ = fs::remove_file(folder.join(name));
     }
     let input = folder.join(INPUT);
@@ -262,6 +263,13 @@ pub fn clear(folder: &Path) {
 /// Removes a work folder. Files that cannot be removed are overwritten by the next job.
 pub fn remove(folder: &Path) {
     clear(folder);
+    // The lease is the last: who gets it finds no lock that is about to be removed.
     let _ = fs::remove_file(folder.join(LOCK));
-    let _ = fs::remove_dir(folder);
+    let lease = folder.join(LEASE);
+    let _ = fs::remove_file(&lease);
+    if fs::remove_dir(folder).is_err() {
+        // Of processes that died while they took it over.
+        claims(&lease).iter().for_each(|claim| drop(fs::remove_file(claim)));
+        let _ = fs::remove_dir(folder);
+    }
 }

@@ -7,8 +7,7 @@
 
 use std::{
     ffi::OsString,
-    fs::{self, File},
-    io,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -21,8 +20,8 @@ use super::{
         read_whole, remove, write_whole,
     },
     journal::{Done, Journal},
-    lock::lock,
-    place::place,
+    lock::{Lock, lock},
+    place::{is_file_or_none, place},
     room,
 };
 use crate::{
@@ -39,6 +38,20 @@ pub struct WorkOptions {
     pub folder: Option<PathBuf>,
     /// Handling of unfinished work.
     pub resume: Resume,
+}
+
+impl WorkOptions {
+    /// The work folder of a job that writes this output, whether it is there or not; `None` for a stream, or where nothing
+    /// is kept.
+    #[must_use]
+    pub fn folder_of(&self, output: &Output) -> Option<PathBuf> {
+        match output {
+            Output::Path(path) if self.resume != Resume::Disabled && is_file_or_none(path) => {
+                Some(place(self.folder.as_deref(), output, &Value::Null).ok()?.0)
+            }
+            _ => None,
+        }
+    }
 }
 
 /// Handling of unfinished work.
@@ -74,8 +87,7 @@ pub struct WorkFolder {
 struct Kept {
     /// Base name of the job's other files.
     tag: OsString,
-    /// The locked file.
-    lock: File,
+    lock: Lock,
 }
 
 impl WorkFolder {
@@ -199,6 +211,7 @@ impl WorkFolder {
             None => begin(None)?,
         };
         let notes = notes.into_iter().flatten().collect();
+        let journal = journal.under(lock.watch());
         Ok(Self { path, kept: Some(Kept { tag, lock }), files, journal, notes })
     }
 
@@ -256,6 +269,10 @@ impl WorkFolder {
     /// Leaves the folder of a job that ended with an error; one with nothing done in it is removed in any case.
     /// Returns its path if it is kept.
     pub fn leave(self, left: Left) -> Option<PathBuf> {
+        if self.kept.as_ref().is_some_and(|kept| !kept.lock.is_held()) {
+            // It is another process's.
+            return None;
+        }
         if self.kept.is_none() || left == Left::Removed || !has_results(&self.path) {
             self.remove();
             return None;
@@ -272,7 +289,9 @@ impl WorkFolder {
         let Self { path, kept, files, journal, .. } = self;
         drop((files, journal));
         if let Some(Kept { lock, .. }) = kept {
-            remove(&path);
+            if lock.is_held() {
+                remove(&path);
+            }
             drop(lock);
         }
     }

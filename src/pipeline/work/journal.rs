@@ -11,7 +11,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{pipeline::error::Error, temporary::not_through_links};
+use crate::{lease::LeaseWatch, pipeline::error::Error, temporary::not_through_links};
 
 /// A finished piece of work whose results are on the disk; counts are totals since the start of the job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,6 +86,8 @@ pub struct Journal {
     file: Option<File>,
     path: PathBuf,
     done: Done,
+    /// Of the folder: without it nothing is written.
+    lease: Option<LeaseWatch>,
 }
 
 impl Journal {
@@ -100,12 +102,12 @@ impl Journal {
             Ok(file)
         };
         let file = create().map_err(|error| Error::in_file(path, error))?;
-        Ok(Self { file: Some(file), path: path.to_owned(), done: Done::default() })
+        Ok(Self { file: Some(file), path: path.to_owned(), done: Done::default(), lease: None })
     }
 
     /// The journal of a job of which nothing is kept; `path` is named in errors.
     pub fn without_file(path: &Path) -> Self {
-        Self { file: None, path: path.to_owned(), done: Done::default() }
+        Self { file: None, path: path.to_owned(), done: Done::default(), lease: None }
     }
 
     /// Opens an earlier process's journal of a job whose whole work is `all`.
@@ -138,7 +140,28 @@ impl Journal {
             Ok((file, done))
         };
         let (file, done) = open().map_err(|error| Error::in_file(path, error))?;
-        Ok(Self { file: Some(file), path: path.to_owned(), done })
+        Ok(Self { file: Some(file), path: path.to_owned(), done, lease: None })
+    }
+
+    /// The journal of a folder with this lease, without which it takes no records.
+    pub fn under(self, lease: LeaseWatch) -> Self {
+        Self { lease: Some(lease), ..self }
+    }
+
+    /// Checks that the folder is still this process's.
+    ///
+    /// # Errors
+    /// [`Error::TakenOver`] if it is not, or an I/O error.
+    pub fn check_lease(&self) -> Result<(), Error> {
+        let Some(lease) = &self.lease else { return Ok(()) };
+        match lease.is_held() {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                let folder = self.path.parent().unwrap_or(&self.path).to_owned();
+                Err(Error::TakenOver { folder })
+            }
+            Err(error) => Err(self.failed(error)),
+        }
     }
 
     /// Progress of the job.
@@ -149,8 +172,9 @@ impl Journal {
     /// Adds a record and returns after it is on the disk, where the results it refers to must already be.
     ///
     /// # Errors
-    /// An I/O error; the record then does not count.
+    /// An I/O error, or another process that has taken the folder over; the record then does not count.
     pub fn append(&mut self, record: Record) -> Result<(), Error> {
+        self.check_lease()?;
         if let Some(file) = &mut self.file {
             write(file, record).map_err(|error| Error::in_file(&self.path, error))?;
         }
@@ -305,7 +329,7 @@ mod tests {
     fn a_record_that_does_not_fit_the_disk_is_an_error_and_does_not_count() {
         let file = File::options().read(true).write(true).open("/dev/full").unwrap();
         let mut journal =
-            Journal { file: Some(file), path: "/dev/full".into(), done: Done::default() };
+            Journal { file: Some(file), ..Journal::without_file(Path::new("/dev/full")) };
         assert!(journal.append(Record::LowResolution).is_err());
         assert_eq!(journal.done(), Done::default());
     }

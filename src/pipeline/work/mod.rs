@@ -5,7 +5,7 @@ pub mod files;
 pub mod folder;
 mod history;
 pub mod journal;
-mod lock;
+pub mod lock;
 pub mod maps;
 mod place;
 mod room;

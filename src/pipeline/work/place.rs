@@ -37,7 +37,7 @@ pub fn place(
 ) -> Result<(PathBuf, OsString), Error> {
     let file = match output {
         // A device or a named pipe has nothing beside it.
-        Output::Path(path) if fs::metadata(path).map_or(true, |found| found.is_file()) => {
+        Output::Path(path) if is_file_or_none(path) => {
             // A symbolic link is followed: the work folder lies beside its target, which is written.
             let path = fs::canonicalize(path).or_else(|_| std::path::absolute(path));
             Some(path.map_err(|error| Error::in_file(Path::new(&output.name()), error))?)
@@ -64,6 +64,11 @@ pub fn place(
         }
     };
     Ok((folder.join(&tag), tag))
+}
+
+/// `true` but for devices and named pipes.
+pub fn is_file_or_none(path: &Path) -> bool {
+    fs::metadata(path).map_or(true, |found| found.is_file())
 }
 
 /// Folder for the work of streams: in the platform's cache folder, or with the user's own temporary files if that is
@@ -107,8 +112,11 @@ fn prune(root: &Path) {
         let folder = entry.path();
         let touched = fs::metadata(folder.join(JOURNAL)).and_then(|found| found.modified());
         let age = touched.map(|at| SystemTime::now().duration_since(at).unwrap_or_default());
-        if age.is_ok_and(|age| age > KEEP_STREAMS) && lock(&folder).is_ok() {
+        if age.is_ok_and(|age| age > KEEP_STREAMS)
+            && let Ok(lock) = lock(&folder)
+        {
             remove(&folder);
+            drop(lock);
         }
     }
 }

@@ -1,3 +1,5 @@
+use std::fs::File;
+
 use super::{super::journal::Record, *};
 
 const LAYOUT: WorkLayout = WorkLayout {
