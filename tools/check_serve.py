@@ -3,7 +3,7 @@
 and looks whether every answer is one that is described there.
 
     python3 tools/check_serve.py target/debug/cupscale-fast            # some two minutes
-    python3 tools/check_serve.py target/debug/cupscale-fast --seconds 600 --seed 7
+    python3 tools/check_serve.py target/debug/cupscale-fast --seconds 600 --seed 7 -- --model DIR
 
 schemathesis comes from PyPI, into an environment of its own in the cache folder, once. The server runs on the loopback with a
 token, small limits and a folder of jobs that is removed. All checks of schemathesis run but two: that whatever fits the schema
@@ -48,14 +48,14 @@ def main() -> int:
     parser.add_argument("program")
     parser.add_argument("--seconds", type=int, default=120, help="time for requests")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("options", nargs="*", help="of the server, behind --")
-    arguments = parser.parse_args()
+    at = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    arguments = parser.parse_args(sys.argv[1:at])
     programs = environment()
     with tempfile.TemporaryDirectory() as folder:
         pathlib.Path(folder, "schemathesis.toml").write_text(CONFIGURATION)
         command = [arguments.program, "serve", "--listen", "127.0.0.1:0", "--token", TOKEN, "--captioner", "none",
                    "--jobs-dir", os.path.join(folder, "jobs"), "--max-body", "4MiB", "--max-pixels", "1000000",
-                   *arguments.options]
+                   *sys.argv[at + 1:]]
         server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         try:
             address = server.stdout.readline().strip()
