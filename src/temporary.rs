@@ -88,7 +88,7 @@ pub(crate) fn removed_folder() -> Result<tempfile::TempDir, TemporaryError> {
 ///
 /// # Errors
 /// The operating system's.
-pub(crate) fn make_private(folder: &Path) -> io::Result<()> {
+pub fn make_private(folder: &Path) -> io::Result<()> {
     let mut builder = DirBuilder::new();
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
@@ -100,7 +100,7 @@ pub(crate) fn make_private(folder: &Path) -> io::Result<()> {
 
 /// True if what is at `path` (itself, not what it links to) is a folder of this user: in a folder that others may
 /// write to, theirs may bear any name.
-pub(crate) fn is_own_folder(path: &Path) -> bool {
+pub fn is_own_folder(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|found| {
         found.is_dir() && path.parent().is_none_or(|parent| is_own(&found, parent))
     })

@@ -31,7 +31,7 @@ pub fn install() {
 }
 
 /// The message of a panic.
-fn words(payload: &(dyn Any + Send)) -> &str {
+pub fn words(payload: &(dyn Any + Send)) -> &str {
     let text = payload.downcast_ref::<&str>().copied();
     text.or_else(|| payload.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("of unknown kind")

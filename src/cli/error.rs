@@ -46,6 +46,10 @@ pub enum CliError {
     Damaged(String),
     #[error(transparent)]
     Integrate(#[from] IntegrateError),
+    /// A server that cannot start, or cannot go on.
+    #[cfg(feature = "serve")]
+    #[error("{0}")]
+    Server(String),
     /// The thread pool cannot be made.
     #[error("{threads} threads cannot be started ({error})")]
     Threads { threads: usize, error: String },

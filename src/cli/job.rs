@@ -1,5 +1,7 @@
 //! The resolved job: arguments are resolved here, once, and later code does not see them.
 
+#[cfg(feature = "serve")]
+use std::ffi::OsString;
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -32,6 +34,7 @@ use super::{
 };
 
 /// A job of one picture, or of every picture of a folder.
+#[derive(Clone)]
 pub struct Job {
     /// Input pictures and folders: at least one, but for a job that makes its picture from words.
     pub inputs: Vec<Input>,
@@ -261,6 +264,21 @@ impl Job {
         }
     }
 
+    /// Name of the result in this format of a picture of this name, for one who is sent it.
+    #[cfg(feature = "serve")]
+    pub fn result_name(&self, picture: &str, format: Format) -> String {
+        let files = self.files.with_format(format);
+        let (name, _) = files.output_name(Path::new(picture), format, &self.suffix);
+        name.display().to_string()
+    }
+
+    /// Name of the captions of a picture of this name, for one who is sent them.
+    #[cfg(feature = "serve")]
+    pub fn captions_name(&self, picture: &str) -> String {
+        let stem = Path::new(picture).file_stem().unwrap_or_default();
+        format!("{}_captions.json", stem.display())
+    }
+
     /// A note on `--quality` if not all of these formats are lossy.
     pub fn idle_quality(&self, formats: impl IntoIterator<Item = Format>) -> Option<String> {
         let quality = self.files.quality?;
@@ -349,7 +367,18 @@ impl Job {
         self.content.captioner == CaptionerArg::Llava
     }
 
-    /// Settings of a request that `pipe` got while this job's model, with these settings, is loaded: the machine is this
+    /// This job on another model, by its name or the default one, with nothing that options add to a model: LoRAs, embeddings,
+    /// ControlNets, other parts.
+    #[cfg(feature = "serve")]
+    pub fn with_model(&self, name: Option<OsString>) -> Self {
+        let mut job = self.clone();
+        job.model = self.model.of_other(name);
+        job.tags = Vec::new();
+        job.controls = ControlArgs::none();
+        job
+    }
+
+    /// Settings of a request that `verb` got while this job's model, with these settings, is loaded: the machine is this
     /// job's, and so is the captioner, unless the request names another.
     ///
     /// # Errors
@@ -359,6 +388,7 @@ impl Job {
         request: &Self,
         names_captioner: bool,
         (engine, loaded): (&Engine, &Settings),
+        verb: &str,
     ) -> Result<Settings, CliError> {
         // They are merged into the weights as these are read.
         let is_loaded = |tag: &LoraTag| {
@@ -369,7 +399,7 @@ impl Job {
         };
         if let Some(tag) = request.tags.iter().find(|tag| !is_loaded(tag)) {
             return Err(CliError::Usage(format!(
-                "prompt {}: LoRAs are chosen when `pipe` starts; start it with --lora {}:{}",
+                "prompt {}: LoRAs are chosen when `{verb}` starts; start it with --lora {}:{}",
                 tag.tag, tag.name, tag.scale
             )));
         }
@@ -383,8 +413,9 @@ impl Job {
         settings.first.clone_from(&loaded.first);
         let wants_model = names_captioner && request.describes_with_a_model();
         if wants_model && !self.describes_with_a_model() {
-            let reason = "captioner llava: it is not loaded; start `pipe` with --captioner llava";
-            return Err(CliError::Usage(reason.to_owned()));
+            return Err(CliError::Usage(format!(
+                "captioner llava: it is not loaded; start `{verb}` with --captioner llava"
+            )));
         }
         settings.captioner =
             if request.content.captions.is_some() || names_captioner && !wants_model {

@@ -14,7 +14,7 @@ use cupscale::{
 use super::error::CliError;
 
 /// The mask that the options name.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct MaskChoice {
     path: PathBuf,
     inverted: bool,

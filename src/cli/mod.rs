@@ -27,6 +27,9 @@ mod prompts;
 mod quantize;
 mod raw;
 mod report;
+mod request;
+#[cfg(feature = "serve")]
+mod serve;
 mod shares;
 mod size_notes;
 mod speeds;
@@ -105,6 +108,8 @@ fn run_verb(cli: Cli) -> Result<u8, CliError> {
         Some(Verb::Status(args)) => status::run(&args),
         Some(Verb::Raw(args)) => raw::run(*args),
         Some(Verb::Pipe(args)) => pipe::run(*args),
+        #[cfg(feature = "serve")]
+        Some(Verb::Serve(args)) => serve::run(*args),
         Some(Verb::Models(args)) => models::run(&args).map(|()| DONE),
         Some(Verb::Doctor(args)) => doctor::run(&args),
         Some(Verb::Integrate(args)) => integrate::run(&args).map(|()| DONE),

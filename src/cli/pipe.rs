@@ -7,7 +7,6 @@ mod outbox;
 mod progress;
 
 use std::{
-    any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::Instant,
@@ -26,10 +25,12 @@ use cupscale::{
 use super::{
     advice,
     args::{JobArgs, setting_names},
+    ending::words,
     error::{CliError, DONE, FAILED, INTERRUPTED},
     job::Job,
     print::complain,
     progress::{ProgressMode, Reporter, Show},
+    request::{Loaded, format_name, kind_of},
 };
 use inbox::{Inbox, Next, WAITING, WAITING_BYTES, Work};
 use outbox::Outbox;
@@ -108,6 +109,11 @@ impl Host {
         })));
     }
 
+    /// What is loaded.
+    fn loaded(&self) -> Loaded<'_> {
+        Loaded { job: &self.job, engine: &self.engine, settings: &self.settings, verb: "pipe" }
+    }
+
     /// `true` if nothing that could still be answered matters.
     fn is_over(&self) -> bool {
         self.reporter.is_interrupted() || self.outbox.is_closed()
@@ -136,38 +142,4 @@ impl Host {
         self.inbox.end_running();
         self.outbox.send(&Answer::Error { id: Some(&id), kind, message: &message });
     }
-}
-
-/// Name of a format of files, as requests and results have it.
-fn format_name(format: Format) -> &'static str {
-    match format {
-        Format::Png => "png",
-        Format::Jpeg => "jpeg",
-        Format::WebP => "webp",
-        Format::Tiff => "tiff",
-        Format::Ppm => "ppm",
-        Format::Pam => "pam",
-        Format::Farbfeld => "farbfeld",
-        Format::Exr => "exr",
-    }
-}
-
-fn kind_of(error: &CliError) -> Kind {
-    match error {
-        CliError::Usage(_) | CliError::Mask(_) | CliError::NoMask { .. } => Kind::Settings,
-        CliError::Job(job) => match job {
-            Error::Image(_) => Kind::Input,
-            Error::Memory { .. } | Error::PictureMemory { .. } | Error::OutOfMemory => Kind::Memory,
-            Error::Sampler(error) if error.is_wrong_choice() => Kind::Settings,
-            Error::OutputTooLarge { .. } | Error::Canvas(_) => Kind::Settings,
-            _ => Kind::Failed,
-        },
-        _ => Kind::Failed,
-    }
-}
-
-/// The message of a panic.
-fn words(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("of unknown kind")
 }

@@ -63,7 +63,7 @@ pub use format::{Format, UnknownFormat};
 pub use gaussian::{blur_radius, blurred};
 pub use input::Input;
 pub use light::Light;
-pub use metadata::{ColourChunk, DEFAULT_MAX_METADATA, Metadata, Text, read_settings};
+pub use metadata::{ColourChunk, DEFAULT_MAX_METADATA, Metadata, Text, read_settings, settings_in};
 pub use output::{Buffer, Output, OutputWriter, Stream};
 pub use picture::{MAX_PIXELS, Picture, PictureShape};
 pub use pixels::{PixelFormat, PixelRows, UnknownPixelFormat};

@@ -74,7 +74,7 @@ pub struct MaskPart {
 }
 
 /// Form of a result: at most one of `format` and `pix`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OutputForm {
     /// Format of a picture file.

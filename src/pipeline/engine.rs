@@ -6,6 +6,7 @@ use candle_core::{DType, Device};
 
 use crate::{
     backend::{DeviceError, check_devices, place_name, working_dtype},
+    sampler::SamplerKind,
     weights::ModelFiles,
 };
 
@@ -110,6 +111,19 @@ impl Engine {
     #[must_use]
     pub fn profile(&self) -> Option<Profile> {
         self.model.defaults.profile
+    }
+
+    /// Steps of the whole schedule that the model's manifest or files recommend; `None` where they say nothing of it.
+    #[must_use]
+    pub fn steps(&self) -> Option<usize> {
+        let ModelDefaults { timesteps, steps, .. } = &self.model.defaults;
+        timesteps.as_ref().map(Vec::len).or(*steps)
+    }
+
+    /// `true` if the sampler is for models like this one: a model of flow matching takes others than the rest.
+    #[must_use]
+    pub fn takes(&self, sampler: SamplerKind) -> bool {
+        self.model.scheduler.process().is_ok_and(|process| process == sampler.process())
     }
 
     /// Names of the controls beside the denoiser, which jobs use by their number ([`ControlUse`](super::ControlUse)).

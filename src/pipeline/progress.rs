@@ -1,6 +1,8 @@
 //! Progress reports of a running job. The library never prints: the command line turns these calls into a bar or
 //! into JSON lines, an editor's plug-in into its own dialog.
 
+use crate::caption::document::Document;
+
 /// The stages of a job, in the order in which they run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -97,6 +99,8 @@ pub trait Progress {
     fn resumed(&mut self, count: usize) {
         self.advance(count);
     }
+    /// The captions of the job's regions, as soon as they are known.
+    fn described(&mut self, _: &Document) {}
     /// A note for the user that is not an error.
     fn note(&mut self, text: &str);
     /// Polled between batches; true ends the job with `Error::Interrupted`.

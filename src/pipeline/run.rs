@@ -179,6 +179,7 @@ pub(super) fn stages(
     let context = &Context { runner: &engine.runner, others, picture, enlarged: None, spec };
     let plan = &spec.plan;
     let described = caption::describe_or_kept(context, work, progress)?;
+    progress.described(&described.document);
     let record = record(spec, picture, &described.prompt);
     let target = match target {
         Target::Picture(encoder, output) => {

@@ -4,6 +4,8 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+#[cfg(feature = "serve")]
+mod a1111;
 mod control;
 mod devices;
 mod doctor;
@@ -31,6 +33,8 @@ mod raw;
 mod readme;
 mod repaint;
 mod report;
+#[cfg(feature = "serve")]
+mod serve;
 #[cfg(unix)]
 mod shares;
 mod status;

@@ -8,6 +8,7 @@ pub mod drawn;
 pub mod enlarger;
 pub mod flux2_klein;
 mod folder;
+pub mod http;
 pub mod hub_server;
 pub mod models;
 pub mod models_bench;

@@ -18,7 +18,7 @@ pub enum CaptionerArg {
     None,
 }
 
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Content")]
 pub struct ContentArgs {
     /// Content of the whole picture [default: nothing, or the caption by --captioner llava]

@@ -20,7 +20,7 @@ enum ControlKindArg {
     Blur,
 }
 
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "ControlNet")]
 pub struct ControlArgs {
     /// ControlNet beside the model's UNet: a name, a folder or a file, with its scale and the share of the steps in which
@@ -43,6 +43,14 @@ pub struct ControlChoice<'a> {
     pub arg: &'a ControlArg,
     pub kind: ControlKind,
     pub image: Option<&'a Path>,
+}
+
+#[cfg(feature = "serve")]
+impl ControlArgs {
+    /// No ControlNet.
+    pub fn none() -> Self {
+        Self { control: Vec::new(), control_kind: Vec::new(), control_image: Vec::new() }
+    }
 }
 
 impl ControlArgs {

@@ -11,7 +11,7 @@ use cupscale::image::{Format, Input, InputKind, Output};
 use crate::cli::{error::CliError, values};
 
 /// Verbs, which are not taken for pictures.
-const VERBS: [&str; 11] = [
+const VERBS: &[&str] = &[
     "plan",
     "caption",
     "generate",
@@ -20,12 +20,14 @@ const VERBS: [&str; 11] = [
     "status",
     "raw",
     "pipe",
+    #[cfg(feature = "serve")]
+    "serve",
     "models",
     "doctor",
     "integrate",
 ];
 
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Files")]
 pub struct FilesArgs {
     /// Pictures to enlarge, or folders of pictures; `-` reads standard input
@@ -251,6 +253,12 @@ impl FilesArgs {
             return refuse(format!("-o {}: is the input folder itself", output.display()));
         }
         Ok(output)
+    }
+
+    /// The same with this format.
+    #[cfg(feature = "serve")]
+    pub fn with_format(&self, format: Format) -> Self {
+        Self { format: Some(format), ..self.clone() }
     }
 
     /// Takes standard input and output where no others are named.

@@ -36,7 +36,7 @@ const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 an input failed, 2 wrong usage, 3 everything was skipped, 130 interrupted.";
 
 /// The inputs have no line of their own in the short help.
-const USAGE: &str = "cupscale-fast [OPTIONS] INPUT...\n       cupscale-fast VERB ...";
+const USAGE: &str = "cupscale-fast [OPTIONS] INPUT...   or   cupscale-fast VERB ...";
 
 const MORE: &str = "--help shows all options; VERB --help those of a verb.";
 

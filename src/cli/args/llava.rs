@@ -34,7 +34,7 @@ pub enum CaptionEngineArg {
     Mistralrs,
 }
 
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Captions by LLaVA (--captioner llava)")]
 pub struct LlavaArgs {
     /// Engine that runs the model

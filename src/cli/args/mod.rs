@@ -14,13 +14,15 @@ mod machine;
 mod mask;
 mod model;
 mod models;
-mod pipe;
 mod progress;
 mod raw;
 mod read;
 mod repaint;
+mod request;
 mod reuse;
 mod sampler;
+#[cfg(feature = "serve")]
+mod serve;
 mod share;
 mod size;
 mod status;
@@ -64,8 +66,12 @@ pub use model::ModelArgs;
 pub use models::{
     AddArgs, ListArgs, ModelsArgs, ModelsVerb, PullArgs, QuantizeArgs, RemoveArgs, VerifyArgs,
 };
-pub use pipe::{RequestArgs, setting_names};
 pub use repaint::RepaintArgs;
+#[cfg(all(test, feature = "serve"))]
+pub use request::path_settings;
+pub use request::{RequestArgs, setting_names};
+#[cfg(feature = "serve")]
+pub use serve::{ServeArgs, ServerArgs, Token};
 pub use status::StatusArgs;
 
 /// Order of the help's parts: examples first.
@@ -115,13 +121,15 @@ impl Cli {
                 })
         };
         let command = Self::command();
-        let command = if short { help::short(command, &JOBS) } else { help::whole(command) };
+        let command = if short { help::short(command, JOBS) } else { help::whole(command) };
+        #[cfg(feature = "serve")]
+        let command = command.mut_subcommand("serve", |command| hide(command, serve::refused()));
         command
             .mut_subcommand("caption", caption)
             .mut_subcommand("edit", |command| hide(command, NOT_OF_EDIT))
             .mut_subcommand("generate", generate)
             .mut_subcommand("raw", raw)
-            .mut_subcommand("pipe", |command| hide(command, pipe::refused()))
+            .mut_subcommand("pipe", |command| hide(command, request::refused()))
     }
 
     /// Parses the command line, and refuses options that the verb does not use.
@@ -159,7 +167,9 @@ impl Cli {
                 "inputs" => "`raw` takes one stream: name it with -i".to_owned(),
                 id => format!("--{} is not for `raw`: frames come and go as pixels alone, and none is resumed", option(id)),
             }),
-            "pipe" => pipe::refusal(job),
+            "pipe" => request::refusal(job, "pipe", "messages"),
+            #[cfg(feature = "serve")]
+            "serve" => serve::refusal(job),
             _ => None,
         };
         let refusal = refusal.or_else(|| {
@@ -214,6 +224,8 @@ impl Cli {
             Some(Verb::Edit(edit)) => &mut edit.job,
             Some(Verb::Generate(generate)) => &mut generate.job,
             Some(Verb::Raw(raw)) => &mut raw.job,
+            #[cfg(feature = "serve")]
+            Some(Verb::Serve(serve)) => &mut serve.job,
             _ => &mut cli.job,
         };
         job.reuse.notes = reused.notes;
@@ -261,6 +273,12 @@ pub enum Verb {
         after_help = "Example: an editor starts it, and sends requests (docs/pipe-protocol.md)\n  cupscale-fast pipe --model hyper-sdxl --max-memory 12GiB"
     )]
     Pipe(Box<JobArgs>),
+    /// Stay loaded and enlarge pictures for other programs and for a browser, asked over HTTP
+    #[cfg(feature = "serve")]
+    #[command(
+        after_help = "Example: the page is at http://127.0.0.1:7860/, the API is described in docs/serve.md\n  cupscale-fast serve --model hyper-sdxl\n  cupscale-fast serve --listen 0.0.0.0:7860 --allow-host studio.local    for the network, with a token"
+    )]
+    Serve(Box<ServeArgs>),
     /// List, add, download, check and remove models
     #[command(
         after_help = "Example:\n  cupscale-fast models pull hyper-sdxl\n  cupscale-fast photo.jpg --model hyper-sdxl"

@@ -7,7 +7,7 @@ use cupscale::weights::QuantType;
 
 use crate::cli::values::{self, EmbeddingArg, LoraArg};
 
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
     /// A model that `models list` shows, a folder in diffusers layout, a .safetensors or .gguf file
@@ -42,4 +42,21 @@ pub struct ModelArgs {
     #[arg(long, value_name = "[NAME=]FILE",
           value_parser = clap::builder::OsStringValueParser::new().try_map(values::embedding))]
     pub embedding: Vec<EmbeddingArg>,
+}
+
+#[cfg(feature = "serve")]
+impl ModelArgs {
+    /// Another model, of which nothing is changed but the types of its weights; the first enlarger stays.
+    pub fn of_other(&self, model: Option<OsString>) -> Self {
+        Self {
+            model,
+            first: self.first.clone(),
+            vae: None,
+            unet: None,
+            text_encoder: None,
+            quantize: self.quantize,
+            lora: Vec::new(),
+            embedding: Vec::new(),
+        }
+    }
 }

@@ -30,7 +30,7 @@ enum ColorFixArg {
     None,
 }
 
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Repainting")]
 pub struct RepaintArgs {
     /// Row of defaults: close to the input, the model's own, more invented, or sooner done; options go before it

@@ -21,7 +21,16 @@ pub const NOT_OF_CAPTION: [&str; 15] = [
 ];
 
 /// Verbs that take the options of a job.
-pub const JOBS: [&str; 6] = ["plan", "caption", "generate", "edit", "raw", "pipe"];
+pub const JOBS: &[&str] = &[
+    "plan",
+    "caption",
+    "generate",
+    "edit",
+    "raw",
+    "pipe",
+    #[cfg(feature = "serve")]
+    "serve",
+];
 
 /// Hides these options in the help of a verb that refuses them.
 pub fn hide(

@@ -8,40 +8,38 @@ use std::{
 
 use cupscale::{
     canvas::target_size,
-    image::{self, Format, Input, Output, Picture, PictureShape, PixelFormat, PixelRows, Stream},
+    image::{self, Input, Output, Picture, PictureShape, PixelRows, Stream},
     pipe::{
         answer::{Answer, Form, PlanAnswer},
-        request::{MaskPart, OutputForm, RawInput, words},
+        request::{MaskPart, OutputForm, RawInput},
     },
     pipeline::{self, Error, Frames, Progress as _, Resume, Rows, Settings, WorkOptions},
     temporary::private_folder,
 };
-use serde_json::{Map, Value};
 use tempfile::{SpooledTempFile, spooled_tempfile_in};
 
 use super::{
-    Host, format_name,
+    Host,
     inbox::{Plan, Upscale},
     progress::Messages,
 };
-use crate::cli::{args::RequestArgs, error::CliError, job::Job, size_notes};
+use crate::cli::{
+    error::CliError,
+    job::Job,
+    request::{self, MaskFile, Parts, Target, format_name, pixel_format, quality, target},
+    size_notes,
+};
 
 /// Bytes of a result that are held in memory; a larger one is a file without a name until it is sent.
 const RESULT_IN_MEMORY: usize = 16 << 20;
-
-/// Form of a result.
-#[derive(Clone, Copy)]
-enum Target {
-    File(Format),
-    Pixels(PixelFormat),
-}
 
 impl Host {
     /// Enlarges a picture and sends it.
     pub fn upscale(&self, work: Upscale, begun: Instant) -> Result<(), CliError> {
         let Upscale { id, settings, input, mask, output, preview, mut payload, stop } = work;
         let mask = mask.map(|part| mask_of(&part, &mut payload)).transpose()?;
-        let (job, mut settings) = self.resolve(&settings, mask)?;
+        let parts = Parts { mask: mask.map(MaskFile::Bytes), ..Parts::default() };
+        let (job, mut settings) = request::resolve(&self.loaded(), &settings, parts)?;
         settings.jpeg_quality = quality(&output)?.unwrap_or(settings.jpeg_quality);
         // The payload is there beside what the job takes.
         settings.max_memory = settings.max_memory.map(|most| most.saturating_sub(payload.len()));
@@ -88,7 +86,7 @@ impl Host {
 
     /// Plans a request and sends the plan.
     pub fn plan(&self, asked: &Plan) -> Result<(), CliError> {
-        let (_, settings) = self.resolve(&asked.settings, None)?;
+        let (_, settings) = request::resolve(&self.loaded(), &asked.settings, Parts::default())?;
         let mut shape = PictureShape::from((asked.input.width, asked.input.height));
         shape.alpha = asked.input.alpha;
         let plan = pipeline::plan(&self.engine, shape, &settings)?;
@@ -104,33 +102,6 @@ impl Host {
             text: &plan.to_string(),
         })));
         Ok(())
-    }
-
-    /// The job and the settings of a request; `mask` is the file of a mask that came with it.
-    fn resolve(
-        &self,
-        settings: &Map<String, Value>,
-        mask: Option<Vec<u8>>,
-    ) -> Result<(Job, Settings), CliError> {
-        let mut words = words(settings).map_err(CliError::Usage)?;
-        if mask.is_some() {
-            if settings.contains_key("mask") {
-                let reason = "`mask` stands in `settings` and comes with the picture: send one";
-                return Err(CliError::Usage(reason.to_owned()));
-            }
-            // What the other settings of a mask are for.
-            words.push("--mask=-".to_owned());
-        }
-        let mut args = RequestArgs::parse(&words).map_err(CliError::Usage)?;
-        args.job.files.name_streams();
-        let job = Job::resolve(args.job, Vec::new())?;
-        let loaded = (&self.engine, &self.settings);
-        let settings = self.job.settings_of(&job, args.names_captioner, loaded)?;
-        let settings = match mask {
-            Some(bytes) => job.masked_by(&settings, bytes)?,
-            None => job.masked(&settings, &Input::Bytes(Vec::new().into()))?,
-        };
-        Ok((job, settings))
     }
 
     /// Reads the picture of a request, if its job fits into memory; with the form of the result.
@@ -179,45 +150,6 @@ fn mask_of(part: &MaskPart, payload: &mut Vec<u8>) -> Result<Vec<u8>, CliError> 
         )));
     };
     Ok(payload.split_off(picture as usize))
-}
-
-/// The form that a request asks for, else `own`.
-fn target(output: &OutputForm, own: Target, alpha: bool) -> Result<Target, CliError> {
-    let target = match (&output.format, &output.pix) {
-        (Some(_), Some(_)) => {
-            return Err(CliError::Usage("output: either `format` or `pix`".to_owned()));
-        }
-        (Some(format), None) => Target::File(
-            format.parse().map_err(|error| CliError::Usage(format!("output: {error}")))?,
-        ),
-        (None, Some(pix)) => Target::Pixels(pixel_format(pix)?),
-        (None, None) => own,
-    };
-    match target {
-        Target::Pixels(pix) if alpha && !pix.has_alpha() => Err(CliError::Usage(format!(
-            "output: {pix} has no transparency, and the picture has it: take rgba or rgbaf32le"
-        ))),
-        Target::File(format) if output.quality.is_some() && format != Format::Jpeg => {
-            Err(CliError::Usage(format!("output: `quality` is for JPEG, and this is {format}")))
-        }
-        Target::Pixels(_) if output.quality.is_some() => {
-            Err(CliError::Usage("output: `quality` is for JPEG, and these are pixels".to_owned()))
-        }
-        target => Ok(target),
-    }
-}
-
-fn quality(output: &OutputForm) -> Result<Option<u8>, CliError> {
-    match output.quality {
-        Some(quality) if !(1..=100).contains(&quality) => {
-            Err(CliError::Usage(format!("output: `quality` {quality} is not in 1..100")))
-        }
-        quality => Ok(quality),
-    }
-}
-
-fn pixel_format(name: &str) -> Result<PixelFormat, CliError> {
-    name.parse().map_err(|error| CliError::Usage(format!("pix: {error}")))
 }
 
 /// A result while it is made, in memory or, if it is large, in a file without a name. Clones are the same.

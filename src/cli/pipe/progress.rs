@@ -8,9 +8,10 @@ use cupscale::{
     pipeline::{Outline, Preview, Progress, Settings, Stage},
 };
 
-use super::{Host, format_name, inbox::Stop};
+use super::{Host, inbox::Stop};
 use crate::cli::{
     progress::Timeline,
+    request::format_name,
     speeds::{self, SpeedKey},
 };
 

@@ -31,7 +31,7 @@ pub(crate) use boxes::read_boxes;
 pub use colour_chunks::ColourChunk;
 #[cfg(any(feature = "avif", feature = "heic"))]
 pub(crate) use colour_chunks::profile_of_code_points;
-pub use settings::read_settings;
+pub use settings::{read_settings, settings_in};
 pub use text::Text;
 
 /// Bytes that a file's metadata may take together, when nothing else is asked for.

@@ -1,7 +1,7 @@
 //! The settings that this program writes into its outputs, read back.
 
 use std::fs::File;
-use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::io::{BufReader, Cursor, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use super::budget::Budget;
@@ -21,6 +21,12 @@ pub fn read_settings(path: &Path) -> Result<Option<String>> {
     let mut file = BufReader::new(File::open(path).map_err(|e| read_error(&name, e))?);
     // A damaged file has no settings to offer; what is wrong with it is for `decode` to say.
     Ok(settings_of(&name, &mut file))
+}
+
+/// The same of a file in memory; `None` as well where it is damaged.
+#[must_use]
+pub fn settings_in(bytes: &[u8]) -> Option<String> {
+    settings_of("picture in memory", &mut Cursor::new(bytes))
 }
 
 fn settings_of<F: Read + Seek>(name: &str, file: &mut F) -> Option<String> {

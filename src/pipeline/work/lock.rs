@@ -215,14 +215,17 @@ mod tests {
                             continue;
                         };
                         assert_eq!(at_work.fetch_add(1, std::sync::atomic::Ordering::SeqCst), 0);
-                        super::super::files::remove(&folder);
+                        assert!(held.is_held());
+                        // What follows lets the next one in, step by step.
                         at_work.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+                        super::super::files::remove(&folder);
                         drop(held);
                         done += 1;
                     }
                 });
             }
         });
+        super::super::files::remove(&folder);
         assert!(!folder.exists());
     }
 }

@@ -1,5 +1,7 @@
-//! Options of `pipe` and of its requests: the program itself takes what stays loaded, a request takes the settings of its
-//! picture. Both are options of a job, so that names, ranges and defaults stand in one place.
+//! Options of verbs that stay loaded (`pipe`, `serve`) and of their requests: the program itself takes what stays loaded, a
+//! request takes the settings of its picture. Both are options of a job, so that names, ranges and defaults stand in one place.
+
+use std::ffi::OsString;
 
 use clap::{
     ArgMatches, Args, Command, CommandFactory as _, FromArgMatches as _, Parser,
@@ -12,7 +14,7 @@ use super::{
 };
 use crate::cli::usage;
 
-/// Options of a job that `pipe` takes besides its model, machine and captioner.
+/// Options of a job that such a verb takes besides its model, machine and captioner.
 const OWN: [&str; 4] = ["captioner", "work_dir", "grace", "quiet"];
 
 /// The options of a request, unresolved.
@@ -32,11 +34,11 @@ struct Words {
 }
 
 impl RequestArgs {
-    /// Parses `--name=value` words.
+    /// Parses `--name=value` words of a request to `verb`.
     ///
     /// # Errors
     /// One line that names the setting.
-    pub fn parse(words: &[String]) -> Result<Self, String> {
+    pub fn parse(words: &[OsString], verb: &str) -> Result<Self, String> {
         let matches =
             Words::command().try_get_matches_from(words).map_err(|error| usage::line(&error))?;
         if let Some(id) =
@@ -46,7 +48,7 @@ impl RequestArgs {
             return Err(match id.as_str() {
                 "format" | "quality" => format!("`{name}` stands in `output`, not in `settings`"),
                 id if is_own(id) => {
-                    format!("`{name}` is chosen when `pipe` starts, for all requests")
+                    format!("`{name}` is chosen when `{verb}` starts, for all requests")
                 }
                 _ => format!("`{name}` is no setting of a request"),
             });
@@ -69,25 +71,39 @@ pub fn setting_names() -> Vec<String> {
         .collect()
 }
 
-/// Options of a job that `pipe` refuses on its command line.
+/// Names of the settings whose value is a file.
+#[cfg(all(test, feature = "serve"))]
+pub fn path_settings() -> Vec<String> {
+    let is_path = |option: &&clap::Arg| {
+        let names = option.get_value_names().unwrap_or_default().iter();
+        let is_file =
+            |name: &str| ["FILE", "FOLDER", "DIR", "PATH"].iter().any(|it| name.contains(it));
+        names.into_iter().any(|name| is_file(name.as_str()))
+    };
+    let command = Words::command();
+    let options = command.get_arguments().filter(is_path).map(|option| option.get_id().as_str());
+    options.filter(|id| is_setting(id)).map(|id| id.replace('_', "-")).collect()
+}
+
+/// Options of a job that such a verb refuses on its command line.
 pub fn refused() -> Vec<String> {
     ids(Words::command()).into_iter().filter(|id| !is_own(id)).collect()
 }
 
-/// Why `pipe` does not start with these options, if it does not.
-pub fn refusal(matches: &ArgMatches) -> Option<String> {
+/// Why `verb`, whose pictures come and go as `what`, does not start with these options, if it does not.
+pub fn refusal(matches: &ArgMatches, verb: &str, what: &str) -> Option<String> {
     let id = refused().into_iter().find(|id| typed(matches, id))?;
     let name = id.replace('_', "-");
     Some(if is_setting(&id) {
         format!(
-            "--{name} is a setting of each request: `pipe` itself takes model, captioner and machine"
+            "--{name} is a setting of each request: `{verb}` itself takes model, captioner and machine"
         )
     } else {
-        format!("--{name} is not for `pipe`, whose pictures come and go as messages")
+        format!("--{name} is not for `{verb}`, whose pictures come and go as {what}")
     })
 }
 
-/// `true` for options that `pipe` itself takes.
+/// `true` for options that such a verb itself takes.
 fn is_own(id: &str) -> bool {
     let is_of_model = has::<ModelArgs>(id) || has::<ControlArgs>(id);
     OWN.contains(&id) || is_of_model || has::<MachineArgs>(id) || has::<LlavaArgs>(id)
@@ -119,8 +135,8 @@ mod tests {
     use super::*;
 
     fn parse(words: &str) -> Result<RequestArgs, String> {
-        let words: Vec<String> = words.split_whitespace().map(str::to_owned).collect();
-        RequestArgs::parse(&words)
+        let words: Vec<OsString> = words.split_whitespace().map(OsString::from).collect();
+        RequestArgs::parse(&words, "pipe")
     }
 
     #[test]
