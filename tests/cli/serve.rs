@@ -344,7 +344,8 @@ fn what_is_no_job_is_refused_and_leaves_nothing() {
         (with("picture", b"x"), 400, "request", "twice"),
         (with("mask", b"no picture"), 422, "settings", "the mask: not a readable image"),
         (with("captions", b"{}"), 422, "settings", "the captions"),
-        (vec![("picture", Some("a.png"), &picture[..60])], 422, "input", "a.png"),
+        // Cut off within its header.
+        (vec![("picture", Some("a.png"), &picture[..30])], 422, "input", "a.png"),
         (
             vec![("picture", Some("../../b.png"), b"no picture")],
             422,
@@ -695,7 +696,10 @@ fn a_job_may_name_an_installed_model_and_fails_alone_where_that_cannot_be_loaded
     let broken: PathBuf = shell.path("broken");
     crate::common::copy_folder(&tiny(), &broken);
     added("broken", "broken");
-    fs::write(broken.join("unet/config.json"), "{").unwrap();
+    // Of the same length, so that the list of models does not see it.
+    let config = broken.join("unet/config.json");
+    let length = fs::read(&config).unwrap().len();
+    fs::write(config, format!("{:<length$}", "{")).unwrap();
     let line = format!("serve --listen 127.0.0.1:0 --jobs-dir jobs --model {model}");
     let server = Server::run(shell.command(&line).env("CUPSCALE_MODELS", &models));
     let names = |info: &Value| -> Vec<String> {
