@@ -22,7 +22,7 @@ import time
 import traceback
 
 from page_browser import (
-    CACHE, CLEAR, DROP, PASTE, PATIENCE, ROOT, Check, add, at_home, axe, border, done, fits, newest, text, told, wait_text, zooms,
+    CACHE, CLEAR, DROP, PASTE, ROOT, Check, add, at_home, axe, border, done, fits, newest, text, told, wait_text, zooms,
 )
 
 # --- Scenes -----------------------------------------------------------------------------------------------------------------
@@ -155,7 +155,7 @@ def cancels(check: Check) -> None:
     with check.page(server) as page:
         add(page, check.large)
         page.check("input[name=size][value='4']", force=True)
-        wait_text(page, "#plan", "2048 × 1536 px")
+        wait_text(page, "#plan", "1024 × 768 px")
         page.click("#start")
         page.wait_for_function("() => document.getElementById('doing').textContent.startsWith('Repainting')")
         axe(page, "progress")
@@ -167,7 +167,7 @@ def cancels(check: Check) -> None:
         add(page, check.small)
         wait_text(page, "#plan", "256 × 192 px")
         page.click("#start")
-        wait_text(page, "#doing", "Waiting behind 1 other job")
+        wait_text(page, "#doing", "Next in turn")
         page.click("#cancel")
         told(page, "Cancelled")
         page.click("#list .card >> nth=1")
@@ -184,11 +184,11 @@ def cancels(check: Check) -> None:
 
 def errors(check: Check) -> None:
     """No picture, too many pictures, too large a picture, a server that is gone: plain words, and what can go on goes on."""
-    server = check.serve("errors", "--queue", "1", "--max-body", "200KiB", "--max-pixels", "4000000")
+    server = check.serve("errors", "--queue", "1", "--max-body", "1MiB", "--max-pixels", "4000000")
     broken = check.folder / "no picture.png"
     broken.write_text("This is no picture.")
     huge = check.folder / "huge.png"
-    huge.write_bytes(bytes(300_000))
+    huge.write_bytes(bytes(1_200_000))
     with check.page(server, expected=["422", "429", "400", "ERR_CONNECTION_REFUSED", "413"]) as page:
         add(page, broken)
         wait_text(page, "#unseen", "cannot show")
@@ -199,19 +199,19 @@ def errors(check: Check) -> None:
         check.shot(page, "1440-error")
         page.click("#remove")
         add(page, huge)
-        wait_text(page, "#plan", "300 kB")
+        wait_text(page, "#plan", "1.2 MB")
         assert page.is_disabled("#start")
         page.click("#drop-draft")
 
         add(page, check.large)
         page.check("input[name=size][value='4']", force=True)
-        wait_text(page, "#plan", "2048 × 1536 px")
+        wait_text(page, "#plan", "1024 × 768 px")
         page.check("input[name=size][value=other]", force=True)
         page.select_option("#size-kind", "scale")
         page.fill("#size-one", "20")
         page.wait_for_function("() => document.getElementById('plan').classList.contains('wrong')")
         page.check("input[name=size][value='4']", force=True)
-        page.wait_for_function("() => !document.getElementById('start').disabled && document.getElementById('plan').textContent.includes('2048')")
+        page.wait_for_function("() => !document.getElementById('start').disabled && document.getElementById('plan').textContent.includes('1024')")
         page.click("#start")
         page.wait_for_function("() => document.getElementById('doing').textContent.includes('of')")
         # One waits; the next finds the queue full, is held here, and goes when there is room.
@@ -313,7 +313,7 @@ def several(check: Check) -> None:
         wait_text(page, "#start", "Enlarge 3 pictures")
         wait_text(page, "#plan", "128 × 96 px")
         page.click("#start")
-        page.wait_for_function("() => document.querySelectorAll('.card[data-state=done]').length === 3", timeout=PATIENCE)
+        page.wait_for_function("() => document.querySelectorAll('.card[data-state=done]').length === 3")
         assert sorted(job["name"] for job in server.jobs()) == ["other.jpg", "pasted.jpg", "small.jpg"]
 
         clear = check.folder / "clear.png"
@@ -351,6 +351,7 @@ def restarts(check: Check) -> None:
     server = check.serve("restarts")
     with check.page(server, expected=["ERR_CONNECTION", "ERR_INCOMPLETE", "ERR_EMPTY", "network error"]) as page:
         add(page, check.large)
+        page.check("input[name=size][value='4']", force=True)
         wait_text(page, "#plan", "1024 × 768 px")
         page.click("#start")
         page.wait_for_function("() => document.getElementById('doing').textContent.startsWith('Repainting')")

@@ -99,7 +99,8 @@ class Check:
         self.servers: list[Server] = []
         self.small = self.crop("small.jpg", (150, 130, 214, 178))
         self.other = self.crop("other.jpg", (20, 20, 84, 68))
-        self.large = ROOT / "samples/nuthatch.jpg"
+        # One that takes a while: 20 regions at four times its size.
+        self.large = self.crop("large.jpg", (130, 60, 386, 252))
 
     def crop(self, name: str, box: tuple[int, int, int, int]) -> pathlib.Path:
         from PIL import Image
@@ -118,7 +119,7 @@ class Check:
     def page(self, server: Server, width=1440, height=900, scheme="dark", fragment="", expected=()):
         """A page that may neither ask another host nor report an error, but those whose text has a part in `expected`."""
         context = self.browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme, accept_downloads=True)
-        context.set_default_timeout(60_000)
+        context.set_default_timeout(PATIENCE)
         page = context.new_page()
         faults, asked = [], []
         page.on("pageerror", lambda error: faults.append(str(error)))
@@ -173,7 +174,7 @@ def add(page, *pictures: pathlib.Path) -> None:
 
 
 def done(page) -> None:
-    page.wait_for_selector("#download:visible", timeout=PATIENCE)
+    page.wait_for_selector("#download:visible")
     page.wait_for_selector("#handle:visible")
 
 

@@ -57,7 +57,8 @@ const STAGES = {
 /** What a running job does just now: `Repainting, 12 of 88 regions × steps`. */
 const doingWords = (job) => {
   if (job.state === "waiting") {
-    return job.ahead > 0 ? `Waiting behind ${count(job.ahead, "other job", "other jobs")}` : "Next in turn";
+    // `ahead` counts what waits, and not the one that runs.
+    return job.ahead > 0 ? `Waiting, with ${count(job.ahead, "job", "jobs")} before it in the queue` : "Next in turn";
   }
   const stage = STAGES[job.stage] ?? (job.kind === "captions" ? STAGES.caption : "Getting ready");
   return job.stage && job.total > 1 ? `${stage}: ${job.done} of ${job.total}` : stage;
