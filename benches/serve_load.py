@@ -308,10 +308,10 @@ def main():
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--seed", type=int, default=1, help="of what the clients do")
     parser.add_argument("--queue", type=int, default=6, help="jobs that may wait: fewer than clients, so that some are refused")
-    parser.add_argument("options", nargs="*")
-    arguments = parser.parse_args()
+    at = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    arguments = parser.parse_args(sys.argv[1:at])
     with tempfile.TemporaryDirectory() as folder:
-        options = ["--queue", str(arguments.queue), *arguments.options]
+        options = ["--queue", str(arguments.queue), *sys.argv[at + 1:]]
         server = Server(arguments.program, pathlib.Path(folder), options)
         try:
             # The model and the threads are there before anything is measured.

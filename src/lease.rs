@@ -58,8 +58,8 @@ const LONGEST_CHAIN: usize = 64;
 struct HolderLine {
     /// No other line has it.
     word: String,
-    /// Where a lock of a file says whether the holder lives: the kernel, and the device that the file is on, which another
-    /// mount of the same files does not share. None where the holder has no such lock.
+    /// Where a lock of a file says whether the holder lives: the kernel, the device that the file is on, which another mount
+    /// of the same files does not share, and the file. None where the holder has no such lock.
     lock: Option<String>,
     host: String,
     pid: u32,
@@ -177,13 +177,18 @@ pub(crate) fn has_no_locks(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::Unsupported
 }
 
-/// Where the lock of this file is seen: on this kernel, through this mount.
+/// Where the lock of this file is seen: on this kernel, through this mount, and of this very file. A holder that is about to end
+/// has removed its file: the lock of the next one of that name says nothing of it.
 fn domain(file: &File) -> io::Result<String> {
+    let found = file.metadata()?;
     #[cfg(unix)]
-    let device = std::os::unix::fs::MetadataExt::dev(&file.metadata()?);
+    let (device, number) = {
+        use std::os::unix::fs::MetadataExt as _;
+        (found.dev(), found.ino())
+    };
     #[cfg(not(unix))]
-    let device = file.metadata().map(|_| 0)?;
-    Ok(format!("{}:{device:x}", kernel()))
+    let (device, number) = (0, u64::from(!found.is_file()));
+    Ok(format!("{}:{device:x}:{number:x}", kernel()))
 }
 
 /// Takes the lease at `path` with this line, as one that nobody keeps alive yet.

@@ -2,7 +2,7 @@
 //! enlarged picture region by region, held together by three priors; `cupscale-fast` is its command.
 //!
 //! An [`Engine`](pipeline::Engine) is a model on a device, ready for any number of jobs;
-//! [`upscale`](pipeline::upscale) runs one. The library never prints and keeps no state of its own: a job tells a
+//! [`upscale`](pipeline::upscale) runs one. The library never prints. A job tells a
 //! [`Progress`](pipeline::Progress) how far it is, and `tracing` spans say where the time goes.
 //!
 //! ```no_run

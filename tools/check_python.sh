@@ -70,7 +70,7 @@ cd "$work/dist"
 step "types"
 "$venv/bin/mypy" --strict --python-version 3.10 -p cupscale
 "$venv/bin/mypy" --strict --python-version 3.10 "$root/python/tests/typed.py"
-"$venv/bin/python" -m mypy.stubtest cupscale
+"$venv/bin/python" -m mypy.stubtest cupscale._cupscale
 "$venv/bin/pyright" --pythonpath "$venv/bin/python" "$root/python/tests/typed.py"
 
 step "tests"

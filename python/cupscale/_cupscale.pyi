@@ -1,6 +1,18 @@
 import os
 from typing import Any, Callable, Final, final
 
+__all__ = [
+    "ENGINE_OPTIONS",
+    "Engine",
+    "JOB_OPTIONS",
+    "Picture",
+    "Progress",
+    "__version__",
+    "models",
+    "read_settings",
+    "set_threads",
+]
+
 __version__: Final[str]
 JOB_OPTIONS: Final[list[str]]
 ENGINE_OPTIONS: Final[list[str]]

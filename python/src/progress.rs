@@ -125,8 +125,10 @@ impl JobProgress for Watch {
     }
 
     fn resumed(&mut self, count: usize) {
-        self.timeline.resume(count);
-        self.tell();
+        if count > 0 {
+            self.timeline.resume(count);
+            self.tell();
+        }
     }
 
     fn note(&mut self, text: &str) {

@@ -17,8 +17,8 @@ use super::{
     job::Job,
     picture,
     print::{print, print_json},
-    progress::{FileState, Reporter},
-    shares::Record,
+    progress::{FileState, Reporter, listen},
+    shares::{List, Record},
 };
 pub use all::{Outcome, all};
 pub use items::{Item, Items};
@@ -28,8 +28,12 @@ pub type Loaded = (Engine, Settings);
 
 /// Enlarges every picture of the job's inputs, or those of its share.
 pub fn run(job: &Job) -> Result<u8, CliError> {
+    if job.share.is_some() {
+        // A folder of very many takes a while, and an engine may stop the process meanwhile.
+        listen();
+    }
     let mut items = Items::find(job)?;
-    let record = Record::open(job, &mut items)?;
+    let record = record(job, &mut items)?;
     if let (Some(share), true) =
         (job.share, items.pictures.is_empty() && items.unreadable.is_empty())
     {
@@ -46,6 +50,26 @@ pub fn run(job: &Job) -> Result<u8, CliError> {
         None => "the same command with --skip-existing goes on".to_owned(),
     };
     all(job, items, record, go_on, |item, loaded, reporter| one(job, item, loaded, reporter))
+}
+
+/// Begins the record of the job's share, if it does one; `items` gets notes on other records in its folder.
+fn record(job: &Job, items: &mut Items) -> Result<Option<Record>, CliError> {
+    let Some(share) = job.share else { return Ok(None) };
+    let Some(folder) = &items.folder else {
+        return Err(CliError::Usage(
+            "--shard: name a folder for the outputs, -o DIR/: the record of the shares lies in it"
+                .to_owned(),
+        ));
+    };
+    let list = List {
+        pictures: items.pictures.len(),
+        whole: items.whole,
+        made_by: &job.made_by,
+        work_dir: job.work.folder.as_deref(),
+    };
+    let (record, notes) = Record::begin(folder, share, &list)?;
+    items.notes.extend(notes);
+    Ok(Some(record))
 }
 
 /// Prints the pictures of the job's share, without doing any.

@@ -35,3 +35,6 @@ mod repaint;
 mod report;
 #[cfg(feature = "serve")]
 mod serve;
+#[cfg(unix)]
+mod shares;
+mod status;

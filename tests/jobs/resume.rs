@@ -210,7 +210,7 @@ fn nothing_to_resume_is_an_error_that_leaves_nothing() {
 }
 
 #[test]
-fn a_second_process_is_told_that_the_job_is_at_work() {
+fn a_second_process_waits_for_the_first_or_skips_its_picture() {
     let shell = Shell::new();
     shell.picture("in.png", 64, 64);
     let mut first = job(&shell, "").spawn().unwrap();
@@ -218,9 +218,15 @@ fn a_second_process_is_told_that_the_job_is_at_work() {
         assert!(first.try_wait().unwrap().is_none(), "the first job is over");
         pause();
     }
-    let (code, line) = refused(&shell, "");
-    assert_eq!(code, Some(1), "{line}");
-    assert!(line.contains("another process is at work"), "{line}");
+    let by = format!("process {} on ", first.id());
+    let (code, line) = refused(&shell, "--skip-locked");
+    assert_eq!(code, Some(3), "{line}");
+    assert!(line.starts_with("out.png: another process works on it, skipped"), "{line}");
+    let second = job(&shell, "--skip-existing").output().unwrap();
+    let lines = stderr(&second);
+    assert_eq!(second.status.code(), Some(3), "{lines}");
+    assert!(lines.contains(&by) && lines.contains("is at work on this job: waiting"), "{lines}");
+    assert!(lines.contains("out.png: exists, skipped"), "{lines}");
     assert!(first.wait().unwrap().success());
 }
 

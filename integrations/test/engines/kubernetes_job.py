@@ -159,8 +159,17 @@ class Controller:
 
     def run(self, troubles=()):
         """Runs the Job to its end. Each trouble befalls the pod of another index, in the middle of a picture."""
-        spec, troubles = self.job["spec"], list(troubles)
-        waiting, pods = list(range(spec["completions"])), {}
+        pods = {}
+        try:
+            self.pods_to_their_end(pods, list(troubles))
+        finally:
+            for process in pods.values():
+                process.kill()
+                process.wait()
+
+    def pods_to_their_end(self, pods, troubles):
+        spec = self.job["spec"]
+        waiting = list(range(spec["completions"]))
         end = time.monotonic() + 300
         while waiting or pods:
             assert time.monotonic() < end, f"the Job does not end; its pods ended with {self.codes}"

@@ -31,8 +31,9 @@ while [ $# -gt 0 ]; do
 done
 host=$1
 shift
+[ "$1" != -- ] || shift
 echo "$host" >>"$HOSTS"
-cd /
+cd "$HOME"
 exec sh -c "$*"
 """
 
@@ -70,11 +71,12 @@ def main():
 def run(program, folder, environment, root):
     commands = folder / "bin"
     commands.mkdir()
+    (folder / "home").mkdir()
     (commands / "cupscale-fast").symlink_to(program)
     (commands / "ssh").write_text(SSH)
     (commands / "ssh").chmod(0o755)
     environment.update(
-        PATH=f"{commands}:{environment['PATH']}", HOSTS=str(folder / "hosts"), HOME=str(folder),
+        PATH=f"{commands}:{environment['PATH']}", HOSTS=str(folder / "hosts"), HOME=str(folder / "home"),
         PERL5LIB=f"{root}/usr/share/perl5", LC_ALL="C.UTF-8",
     )
     for name in ("PARALLEL_SEQ", "SLURM_ARRAY_TASK_ID", "JOB_COMPLETION_INDEX"):

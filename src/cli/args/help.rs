@@ -24,6 +24,7 @@ Examples:
   cupscale-fast edit photo.jpg --backup                    in place; the original is photo.jpg~
   cupscale-fast info photo_4x.jpg                          the settings that made a picture; then:
   cupscale-fast other.jpg --reuse photo_4x.jpg
+  cupscale-fast shots -o big --shard 3/50                  a share of them; `status big` sums all up
   cupscale-fast plan photo.jpg --long-edge 8000            what would run, without running it
   cupscale-fast generate \"a red fox\" -o fox.png --size 4096x4096 --model sdxl-base
   ffmpeg … -f rawvideo -pix_fmt rgb24 - | cupscale-fast raw 640x360 --pix rgb24 -s 2 | ffmpeg …
@@ -35,12 +36,12 @@ const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 an input failed, 2 wrong usage, 3 everything was skipped, 130 interrupted.";
 
 /// The inputs have no line of their own in the short help.
-const USAGE: &str = "cupscale-fast [OPTIONS] INPUT...\n       cupscale-fast VERB ...";
+const USAGE: &str = "cupscale-fast [OPTIONS] INPUT...   or   cupscale-fast VERB ...";
 
 const MORE: &str = "--help shows all options; VERB --help those of a verb.";
 
 /// Options of a job in the short help, each in one line: name, value, text.
-const BRIEF: [(&str, &str, &str); 16] = [
+const BRIEF: [(&str, &str, &str); 15] = [
     ("words", "PROMPT", "Content of the picture, in words"),
     ("frame", "SIZE", "Width and height of the frames that come: WxH, in pixels"),
     ("pix", "PIXELS", "Format of the pixels: rgb24, rgba, rgb48le or rgbaf32le"),
@@ -56,7 +57,6 @@ const BRIEF: [(&str, &str, &str); 16] = [
     ("device", "DEVICE", "Device to compute on, as cuda:0"),
     ("preview", "FILE", "Rewrite a small picture of the output after every step"),
     ("json", "", "Print JSON, for programs"),
-    ("quiet", "", "Errors only"),
 ];
 
 /// The whole help of the program.

@@ -12,7 +12,7 @@ use crate::cli::{
     job::Job,
     print::complain,
     progress::{FileState, Reporter},
-    shares::{Record, State},
+    shares::{Entry, Record, State},
     waiting::{LOCKED, Patience},
 };
 
@@ -146,16 +146,7 @@ where
 
     /// Does the pictures that other processes worked on, each as soon as it is left alone.
     fn wait_for(&mut self, mut locked: Vec<(usize, PathBuf)>) -> Result<End, CliError> {
-        if let Some((index, _)) = locked.first() {
-            let first = self.items[*index].name();
-            let them = match locked.len() {
-                1 => format!("{first}: another process works on it"),
-                count => {
-                    format!("{count} pictures ({first} and others): other processes work on them")
-                }
-            };
-            self.reporter.tell(&format!("{them}; waiting for it to end"));
-        }
+        let mut is_told = false;
         let mut patience = Patience::new();
         while !locked.is_empty() {
             let before = locked.len();
@@ -169,6 +160,17 @@ where
                     Turn::Interrupted => return Ok(End::Interrupted),
                     Turn::Locked(folder) => locked.push((index, folder)),
                 }
+            }
+            if let (Some((index, _)), false) = (locked.first(), is_told) {
+                let first = self.items[*index].name();
+                let them = match locked.len() {
+                    1 => format!("{first}: {LOCKED}"),
+                    count => format!(
+                        "{count} pictures ({first} and others): other processes work on them"
+                    ),
+                };
+                self.reporter.tell(&format!("{them}; waiting for it to end"));
+                is_told = true;
             }
             if locked.len() < before {
                 patience = Patience::new();
@@ -188,8 +190,10 @@ where
         let (name, count) = (item.name(), self.items.len());
         let output = item.output.display().to_string();
         self.reporter.begin_file(FileState::Begun, (index + 1, count), &name, &output);
-        if let Some(record) = &mut self.record {
-            record.begun(item, &mut self.reporter);
+        // What is there is recorded once, and not for what it is not.
+        let exists = self.job.skip_existing && item.output.is_file();
+        if let (Some(record), false) = (&mut self.record, exists) {
+            record.begun(Entry { picture: &name, output: &item.output }, &mut self.reporter);
         }
         let begun = Instant::now();
         let (state, text) = match (self.one)(item, &mut self.loaded, &mut self.reporter) {
@@ -244,7 +248,8 @@ where
 
     fn note(&mut self, item: &Item, state: State, reason: Option<&str>, begun: Instant) {
         if let Some(record) = &mut self.record {
-            record.ended(item, state, reason, begun.elapsed(), &mut self.reporter);
+            let entry = Entry { picture: &item.name(), output: &item.output };
+            record.ended(entry, state, reason, begun.elapsed(), &mut self.reporter);
         }
     }
 }

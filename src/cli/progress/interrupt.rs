@@ -23,6 +23,11 @@ pub fn grant(seconds: u64) {
     SECONDS.store(seconds, Ordering::SeqCst);
 }
 
+/// Has signals ask to stop from now on, before there is a job that is asked.
+pub fn listen() {
+    interrupt_flag();
+}
+
 /// The flag that the first signal sets; a second one ends the process at once.
 pub fn interrupt_flag() -> Arc<AtomicBool> {
     static FLAG: OnceLock<Arc<AtomicBool>> = OnceLock::new();

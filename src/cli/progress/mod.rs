@@ -31,7 +31,7 @@ use bar::JobBar;
 use event::{Event, OfFile};
 pub use event::{FileState, Transfer};
 use interrupt::interrupt_flag;
-pub use interrupt::{GRACE, grant};
+pub use interrupt::{GRACE, grant, listen};
 pub use preview::PreviewFile;
 pub use stream::LineStream;
 pub use timeline::{Expected, Timeline, words};

@@ -147,12 +147,14 @@ impl Jobs {
 
     fn adopt(&self, folder: &DraftFolder, accepted: Accepted) -> Result<JobView, Refusal> {
         let saved = Saved::new(folder.id.clone(), accepted);
+        // Those who ask do not wait for the disk.
+        folder.complete(&saved).map_err(|error| disk(&error))?;
         let cell = Arc::new(Cell::new(saved.clone(), false));
         let mut queue = self.lock();
         if queue.is_stopping {
             return Err(stopping());
         }
-        self.store.adopt(folder, &saved).map_err(|error| disk(&error))?;
+        self.store.adopt(folder).map_err(|error| disk(&error))?;
         queue.jobs.insert(saved.id, Arc::clone(&cell));
         queue.waiting.push_back(Arc::clone(&cell));
         queue.number();

@@ -64,6 +64,7 @@ pub fn run(args: ServeArgs) -> Result<u8, CliError> {
     let ServeArgs { server, job: mut options } = args;
     let token = server.token().map_err(CliError::Usage)?;
     options.files.name_streams();
+    options.work.grant_grace();
     let note = options.machine.set_threads()?;
     let places = own_places(&options);
     let job = Job::resolve(options, note.into_iter().collect())?;

@@ -220,13 +220,12 @@ impl Store {
         Ok(DraftFolder { path, id })
     }
 
-    /// The folder of a job gets its name, with what is known of it.
+    /// The folder of a job, which is [complete](DraftFolder::complete), gets its name.
     ///
     /// # Errors
     /// The disk's.
-    pub fn adopt(&self, draft: &DraftFolder, saved: &Saved) -> io::Result<()> {
-        write_whole(&draft.path, JOB, &serde_json::to_vec(saved)?)?;
-        fs::rename(&draft.path, self.folder(&saved.id))
+    pub fn adopt(&self, draft: &DraftFolder) -> io::Result<()> {
+        fs::rename(&draft.path, self.folder(&draft.id))
     }
 
     /// The folder of a job.
@@ -366,6 +365,14 @@ impl DraftFolder {
         &self.path
     }
 
+    /// Keeps what is known of the job.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn complete(&self, saved: &Saved) -> io::Result<()> {
+        write_whole(&self.path, JOB, &serde_json::to_vec(saved)?)
+    }
+
     /// Removes it, unless it has become a job's. A file that is being made meanwhile is waited for.
     pub fn remove(&self) {
         for _ in 0..ATTEMPTS {
@@ -425,7 +432,8 @@ mod tests {
         fs::write(draft.file(INPUT), "picture").unwrap();
         let mut saved = Saved::new(draft.id.clone(), accepted());
         change(&mut saved);
-        store.adopt(&draft, &saved).unwrap();
+        draft.complete(&saved).unwrap();
+        store.adopt(&draft).unwrap();
         saved.id
     }
 

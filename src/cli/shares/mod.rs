@@ -9,6 +9,6 @@ mod summary;
 
 pub use choice::ShardChoice;
 pub use line::State;
-pub use record::Record;
+pub use record::{Entry, List, Record};
 pub use share::{PictureName, Share};
 pub use summary::{OfShare, Summary};

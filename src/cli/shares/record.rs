@@ -3,7 +3,7 @@
 
 use std::{
     fs::{self, File},
-    io::Write as _,
+    io::{self, Write as _},
     path::{Path, PathBuf},
     process,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -16,12 +16,26 @@ use super::{
     line::{FOLDER, Line, Run, State, VERSION, name, parse_name},
     share::Share,
 };
-use crate::cli::{
-    error::CliError,
-    folder::{Item, Items},
-    job::Job,
-    progress::Reporter,
-};
+use crate::cli::progress::Reporter;
+
+/// What a share is one of.
+pub struct List<'a> {
+    /// Pictures of the share.
+    pub pictures: usize,
+    /// Pictures of all shares.
+    pub whole: usize,
+    /// The options that decide what the outputs are, in whatever words.
+    pub made_by: &'a str,
+    /// Place of unfinished work, if it is not beside the outputs.
+    pub work_dir: Option<&'a Path>,
+}
+
+/// A picture and its output, as they are recorded.
+#[derive(Clone, Copy)]
+pub struct Entry<'a> {
+    pub picture: &'a str,
+    pub output: &'a Path,
+}
 
 /// The record of one run of a share, open.
 pub struct Record {
@@ -35,58 +49,57 @@ pub struct Record {
 }
 
 impl Record {
-    /// Begins the record of the job's share, if it does one; `items` gets notes on other records in its folder.
+    /// Begins the record of a share whose outputs lie in `folder`; notes on other records there come with it.
     ///
     /// # Errors
-    /// Outputs without a folder that all of them are in, or one that cannot be written to.
-    pub fn open(job: &Job, items: &mut Items) -> Result<Option<Self>, CliError> {
-        let Some(Share { number, of }) = job.share else { return Ok(None) };
-        let Some(folder) = items.folder.clone() else {
-            return Err(CliError::Usage(
-                "--shard: name a folder for the outputs, -o DIR/: the record of the shares lies in it".to_owned(),
-            ));
-        };
+    /// A folder that cannot be written to.
+    pub fn begin(
+        folder: &Path,
+        share: Share,
+        list: &List<'_>,
+    ) -> Result<(Self, Vec<String>), Error> {
         let records = folder.join(FOLDER);
-        let failed = |path: &Path, error| Error::Work { path: path.to_owned(), source: error };
+        let failed = |path: &Path, source| Error::Work { path: path.to_owned(), source };
         fs::create_dir_all(&records).map_err(|error| failed(&records, error))?;
-        items.notes.extend(others(&records, of));
-        let (host, pid, time) = (host_name(), process::id(), now());
-        // Whatever else is the same: no two processes of a host have one number at a time.
-        let boot = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-        let run = hex(format!("{host} {pid} {boot}").as_bytes());
-        let path = records.join(name(number, of, &run));
+        let notes = others(&records, share.of).into_iter().collect();
+        let (host, pid) = (host_name(), process::id());
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        // A host's processes have different numbers at a time.
+        let run = hex(format!("{host} {pid} {}", since.as_nanos()).as_bytes());
+        let path = records.join(name(share.number, share.of, &run));
         let file = File::options().append(true).create_new(true).open(&path);
         let file = file.map_err(|error| failed(&path, error))?;
+        let folder = folder.to_owned();
         let mut record = Self { file, path, folder, is_torn: false, is_told: false };
         let run = Run {
             version: VERSION,
-            share: number,
-            of,
-            pictures: items.pictures.len(),
-            list: items.whole,
+            share: share.number,
+            of: share.of,
+            pictures: list.pictures,
+            list: list.whole,
             host,
             pid,
-            time,
-            settings: hex(job.made_by.as_bytes()),
+            time: since.as_secs(),
+            settings: hex(list.made_by.as_bytes()),
             program: env!("CARGO_PKG_VERSION").to_owned(),
-            work_dir: job.work.folder.as_deref().map(|folder| {
+            work_dir: list.work_dir.map(|folder| {
                 let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
                 folder.to_string_lossy().into_owned()
             }),
         };
         record.write(&Line::Run(run), true).map_err(|error| failed(&record.path, error))?;
-        Ok(Some(record))
+        Ok((record, notes))
     }
 
     /// A picture's turn begins.
-    pub fn begun(&mut self, item: &Item, reporter: &mut Reporter) {
-        self.picture(item, State::Begun, None, None, reporter);
+    pub fn begun(&mut self, entry: Entry<'_>, reporter: &mut Reporter) {
+        self.picture(entry, State::Begun, None, None, reporter);
     }
 
     /// A picture's turn ends.
     pub fn ended(
         &mut self,
-        item: &Item,
+        entry: Entry<'_>,
         state: State,
         reason: Option<&str>,
         time: Duration,
@@ -94,39 +107,38 @@ impl Record {
     ) {
         let took = matches!(state, State::Done | State::Failed);
         let seconds = took.then(|| (time.as_secs_f64() * 1000.0).round() / 1000.0);
-        self.picture(item, state, reason, seconds, reporter);
+        self.picture(entry, state, reason, seconds, reporter);
     }
 
     fn picture(
         &mut self,
-        item: &Item,
+        entry: Entry<'_>,
         state: State,
         reason: Option<&str>,
         seconds: Option<f64>,
         reporter: &mut Reporter,
     ) {
-        let output = item.output.strip_prefix(&self.folder).unwrap_or(&item.output);
-        let output = slashed(output);
+        let output = slashed(entry.output.strip_prefix(&self.folder).unwrap_or(entry.output));
         let line = Line::Picture {
-            picture: item.name().into(),
+            picture: entry.picture.into(),
             output: output.into(),
             state,
             reason: reason.map(Into::into),
             seconds,
         };
-        // What is there can be seen without the record.
-        let is_kept = matches!(state, State::Done | State::Failed);
-        self.say(&line, is_kept, reporter);
+        // What exists is seen without the record: nobody waits for that line.
+        self.say(&line, state != State::Exists, reporter);
     }
 
     /// The process ends with this exit code.
     pub fn end(&mut self, code: u8, reporter: &mut Reporter) {
-        self.say(&Line::End { code, time: now() }, true, reporter);
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.say(&Line::End { code, time: since.as_secs() }, true, reporter);
     }
 
     /// Writes a line; that it cannot be written is told once.
-    fn say(&mut self, line: &Line<'_>, is_kept: bool, reporter: &mut Reporter) {
-        if let Err(error) = self.write(line, is_kept)
+    fn say(&mut self, line: &Line<'_>, is_shown: bool, reporter: &mut Reporter) {
+        if let Err(error) = self.write(line, is_shown)
             && !std::mem::replace(&mut self.is_told, true)
         {
             let path = self.path.display();
@@ -134,8 +146,9 @@ impl Record {
         }
     }
 
-    /// Writes a line in one piece, and if it is to be kept, through to the disk, where other hosts see it.
-    fn write(&mut self, line: &Line<'_>, is_kept: bool) -> std::io::Result<()> {
+    /// Writes a line in one piece, and where it is to be shown, lets other hosts see it: network file systems send what was written when a descriptor
+    /// is closed, and this one is a copy.
+    fn write(&mut self, line: &Line<'_>, is_shown: bool) -> io::Result<()> {
         let mut text = String::new();
         if self.is_torn {
             text.push('\n');
@@ -145,7 +158,7 @@ impl Record {
         self.is_torn = true;
         self.file.write_all(text.as_bytes())?;
         self.is_torn = false;
-        if is_kept { self.file.sync_data() } else { Ok(()) }
+        if is_shown { self.file.try_clone().map(drop) } else { Ok(()) }
     }
 }
 
@@ -164,11 +177,6 @@ fn others(records: &Path, of: u32) -> Option<String> {
 fn slashed(path: &Path) -> String {
     let parts: Vec<_> = path.components().map(|part| part.as_os_str().to_string_lossy()).collect();
     if path.is_absolute() { path.to_string_lossy().into_owned() } else { parts.join("/") }
-}
-
-/// Seconds since 1970.
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// The first eight bytes of a digest.

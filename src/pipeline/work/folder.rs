@@ -289,10 +289,15 @@ impl WorkFolder {
         let Self { path, kept, files, journal, .. } = self;
         drop((files, journal));
         if let Some(Kept { lock, .. }) = kept {
-            if lock.is_held() {
+            let is_held = lock.is_held();
+            if is_held {
                 remove(&path);
             }
             drop(lock);
+            if is_held {
+                // On NFS a file that is open has a name until it is closed.
+                let _ = fs::remove_dir(&path);
+            }
         }
     }
 

@@ -96,7 +96,7 @@ impl Lock {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -112,7 +112,6 @@ mod tests {
         Ok(())
     }
 
-    #[cfg(target_os = "linux")]
     #[test]
     fn one_at_a_time_has_it_alone_whatever_locks_the_file_system_has() {
         let folder = tempfile::tempdir().unwrap();

@@ -162,7 +162,7 @@ pub async fn interrupt(
 }
 
 /// Ends the picture that the call is at; the call goes on with the next one.
-#[utoipa::path(post, path = "/skip", tag = "A1111", responses((status = 200, body = Object)))]
+#[utoipa::path(post, path = "/skip", tag = "A1111", responses((status = 200, body = Value)))]
 pub async fn skip(FromState(door): FromState<Arc<Door>>) -> Result<Json<Value>, A1111Error> {
     door.blocking(|door| Ok(door.turns.stop(&door.jobs, false))).await?;
     Ok(Json(Value::Null))

@@ -42,7 +42,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
     tag = "jobs",
     params(("id" = String, Path, description = "Id of a job", pattern = "^[0-9a-f]{32}$")),
     responses(
-        (status = 200, description = "Events", body = String, content_type = "text/event-stream"),
+        (status = 200, description = "Events", body = serde_json::Value, content_type = "text/event-stream"),
         (status = 404, description = "No such job", body = super::super::error::ErrorBody),
     )
 )]
