@@ -11,6 +11,7 @@ For the first time it needs a network: playwright and axe-core come from PyPI an
 """
 
 import argparse
+import functools
 import io
 import json
 import pathlib
@@ -405,14 +406,16 @@ def screenshot(check: Check, path: pathlib.Path) -> None:
     from PIL import Image
 
     server = check.serve("screenshot")
-    with check.page(server, 1280, 760) as page:
+    with check.page(server, 1200, 720) as page:
         add(page, ROOT / "samples/nuthatch.jpg")
         wait_text(page, "#plan", "1024 × 768 px")
         page.click("#start")
         done(page)
         page.mouse.move(5, 5)
         shot = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-        shot.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
+        # The first call chooses the colours; only the second, with a palette, spreads what they leave.
+        palette = shot.quantize(256, method=Image.Quantize.MEDIANCUT, kmeans=3)
+        shot.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
     print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
 
 
@@ -436,20 +439,20 @@ def main() -> int:
         browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
         check = Check(str(pathlib.Path(given.program).resolve()), browser, pathlib.Path(folder), given.output)
         if given.screenshot:
-            scenes = [lambda check: screenshot(check, given.screenshot)]
+            scenes = [functools.partial(screenshot, path=given.screenshot)]
         else:
             scenes = [scene for scene in SCENES if not given.scenes or scene.__name__ in given.scenes]
         for scene in scenes:
-            begun = time.monotonic()
+            begun, name = time.monotonic(), getattr(scene, "__name__", "screenshot")
             try:
                 scene(check)
-                print(f"{scene.__name__}: well, {time.monotonic() - begun:.0f} s", flush=True)
+                print(f"{name}: well, {time.monotonic() - begun:.0f} s", flush=True)
             except Exception as error:
                 failed += 1
-                print(f"{scene.__name__}: FAILED after {time.monotonic() - begun:.0f} s: {type(error).__name__}: {error}", flush=True)
+                print(f"{name}: FAILED after {time.monotonic() - begun:.0f} s: {type(error).__name__}: {error}", flush=True)
                 traceback.print_exc()
                 for page in [page for context in browser.contexts for page in context.pages]:
-                    check.shot(page, f"failed-{scene.__name__}")
+                    check.shot(page, f"failed-{name}")
             finally:
                 for context in browser.contexts:
                     context.close()
