@@ -98,7 +98,9 @@ mod tests {
     #[test]
     fn every_element_that_the_script_asks_for_is_there_once() {
         let mut asked = 0;
-        for rest in SCRIPT.split("get(\"").skip(1) {
+        // Not those of an answer's headers.
+        let script = SCRIPT.replace("headers.get(\"", "");
+        for rest in script.split("get(\"").skip(1) {
             let id = rest.split('"').next().unwrap();
             assert_eq!(MARKUP.matches(&format!(" id=\"{id}\"")).count(), 1, "{id}");
             asked += 1;
