@@ -23,6 +23,7 @@ mod words;
 mod worker;
 
 use std::{
+    env,
     net::{SocketAddr, TcpListener},
     path::PathBuf,
     sync::Arc,
@@ -66,7 +67,7 @@ pub fn run(args: ServeArgs) -> Result<u8, CliError> {
     options.files.name_streams();
     options.work.grant_grace();
     let note = options.machine.set_threads()?;
-    let places = own_places(&options);
+    let own = own_places(&options);
     let job = Job::resolve(options, note.into_iter().collect())?;
     let (mode, quiet) = (ProgressMode::None, job.show.quiet);
     let mut reporter = Reporter::new(&Show { mode, quiet, lines: None, preview: None });
@@ -79,7 +80,9 @@ pub fn run(args: ServeArgs) -> Result<u8, CliError> {
     let token = if is_made { Some(new_token()?) } else { token };
 
     let (engine, settings) = job.load(|note| reporter.tell(note))?;
-    let words = Words::new(places.into_iter().chain([store.root().to_owned()]));
+    let others = [env::current_dir().ok(), env::home_dir(), Some(env::temp_dir())];
+    let words =
+        Words::new(own.into_iter().chain([store.root().to_owned()]), others.into_iter().flatten());
     let host = Arc::new(Host::new(job, engine, settings, words));
     let (jobs, notes) = Jobs::open(store, Limits::new(&server), host)?;
     notes.iter().for_each(|note| reporter.tell(note));
@@ -186,13 +189,10 @@ fn new_token() -> Result<Token, CliError> {
     Ok(units::hex(&bytes).into())
 }
 
-/// Folders that messages may name and that are nobody else's business.
+/// Folders of the models that messages may name, and that are nobody else's business.
 fn own_places(options: &super::args::JobArgs) -> Vec<PathBuf> {
     let model = options.model.model.as_ref().map(PathBuf::from);
     let parent = model.as_ref().and_then(|model| Some(model.parent()?.to_owned()));
     let models = Models::open().ok().map(|models| models.root().to_owned());
-    let here = std::env::current_dir().ok();
-    let home = std::env::home_dir();
-    let temporary = Some(std::env::temp_dir());
-    [parent, models, here, home, temporary].into_iter().flatten().collect()
+    [parent, models].into_iter().flatten().collect()
 }

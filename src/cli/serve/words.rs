@@ -8,32 +8,38 @@ use super::store::{GIVEN, INPUT, MASK};
 /// Takes paths out of messages.
 #[derive(Debug, Default)]
 pub struct Words {
-    /// Folders whose names go, the longest first.
-    folders: Vec<String>,
+    /// Folders of the program's own files, the longest first: their names go, and what lies in them is named from there.
+    own: Vec<String>,
+    /// Other folders, the longest first: of what lies in them the name of the file is left.
+    others: Vec<String>,
 }
+
+/// Signs that end a path within a message.
+const ENDS: [char; 5] = [' ', ':', ')', ',', ';'];
 
 impl Words {
     /// Knows these folders, whose paths may have spaces and may be relative; other absolute paths are found by their looks.
-    pub fn new(folders: impl IntoIterator<Item = PathBuf>) -> Self {
-        let real = |folder: PathBuf| [folder.canonicalize().ok(), Some(folder)];
-        let mut folders: Vec<String> = folders
-            .into_iter()
-            .flat_map(real)
-            .flatten()
-            .map(|folder| folder.display().to_string())
-            .filter(|folder| folder.len() > 1)
-            .collect();
-        folders.sort_by_key(|folder| std::cmp::Reverse(folder.len()));
-        folders.dedup();
-        Self { folders }
+    pub fn new(
+        own: impl IntoIterator<Item = PathBuf>,
+        others: impl IntoIterator<Item = PathBuf>,
+    ) -> Self {
+        Self { own: shown(own), others: shown(others) }
     }
 
     /// The message without paths.
     pub fn clean(&self, text: &str) -> String {
         let mut text = text.to_owned();
-        for folder in &self.folders {
+        for folder in &self.own {
             for separator in ["/", "\\"] {
                 text = text.replace(&format!("{folder}{separator}"), "");
+            }
+        }
+        for folder in &self.others {
+            while let Some(at) = start_below(&text, folder) {
+                let rest = &text[at + folder.len() + 1..];
+                let path = &rest[..rest.find(ENDS).unwrap_or(rest.len())];
+                let kept = path.rfind(['/', '\\']).map_or(0, |separator| separator + 1);
+                text.replace_range(at..=at + folder.len() + kept, "");
             }
         }
         let words = text.split(' ').map(|word| {
@@ -65,12 +71,33 @@ impl Words {
             while let Some(at) = text.find(&path) {
                 // What follows in the same word belongs to the path: an extension, a file in a folder.
                 let rest = &text[at + path.len()..];
-                let length = rest.find([' ', ':', ')', ',', ';']).unwrap_or(rest.len());
+                let length = rest.find(ENDS).unwrap_or(rest.len());
                 text.replace_range(at..at + path.len() + length, said);
             }
         }
         self.clean(&text)
     }
+}
+
+/// Paths of folders as messages show them, real and as they are given, the longest first.
+fn shown(folders: impl IntoIterator<Item = PathBuf>) -> Vec<String> {
+    let real = |folder: PathBuf| [folder.canonicalize().ok(), Some(folder)];
+    let mut folders: Vec<String> = folders
+        .into_iter()
+        .flat_map(real)
+        .flatten()
+        .map(|folder| folder.display().to_string())
+        .filter(|folder| folder.len() > 1)
+        .collect();
+    folders.sort_by_key(|folder| std::cmp::Reverse(folder.len()));
+    folders.dedup();
+    folders
+}
+
+/// Where a path begins that lies in the folder.
+fn start_below(text: &str, folder: &str) -> Option<usize> {
+    let mut places = text.match_indices(folder).map(|(at, _)| at);
+    places.find(|at| text[at + folder.len()..].starts_with(['/', '\\']))
 }
 
 #[cfg(test)]
@@ -80,7 +107,8 @@ mod tests {
     #[test]
     fn paths_leave_messages_and_names_stay() {
         let folder = Path::new("/var/my jobs/0123");
-        let words = Words::new([PathBuf::from("/var/my jobs"), PathBuf::from("models/own")]);
+        let own = [PathBuf::from("/var/my jobs"), PathBuf::from("models/own")];
+        let words = Words::new(own, [PathBuf::from("/srv/at work")]);
         for (text, said) in [
             (
                 "/var/my jobs/0123/input: not a readable image (PNG: bad CRC)",
@@ -96,6 +124,8 @@ mod tests {
                 "the result: cannot be written (full)",
             ),
             ("models/own/unet/config.json: no JSON", "unet/config.json: no JSON"),
+            ("/srv/at work/x/unet/config.json: no JSON", "config.json: no JSON"),
+            ("(/srv/at work/a.gguf) and /srv/at work/b/", "(a.gguf) and "),
             ("weights (/home/me/x.safetensors) are cut", "weights (x.safetensors) are cut"),
             ("C:\\models\\x.gguf: damaged", "x.gguf: damaged"),
             ("f32 and/or 1 / 2: a/b", "f32 and/or 1 / 2: a/b"),
