@@ -55,12 +55,12 @@ step "source archive"
 work="$cache/python-work"
 rm -rf "$work"
 mkdir -p "$work/dist"
-"$venv/bin/maturin" --quiet sdist --manifest-path python/Cargo.toml --out "$work/dist"
+"$venv/bin/maturin" sdist --manifest-path python/Cargo.toml --out "$work/dist"
 # At one place, so that only what has changed is compiled; files get the time of now, for cargo to see that.
 tar -xf "$work"/dist/cupscale-*.tar.gz -C "$work" --strip-components 1 --touch
 
 step "wheel"
-(cd "$work" && "$venv/bin/maturin" --quiet build --locked --profile "$profile" --out "$work/dist")
+(cd "$work" && "$venv/bin/maturin" build --quiet --locked --profile "$profile" --out "$work/dist")
 wheel=$(echo "$work"/dist/cupscale-*.whl)
 "$venv/bin/python" "$root/tools/check_wheel.py" "$wheel" "$(version Cargo.toml)"
 "$venv/bin/pip" install --quiet --disable-pip-version-check --force-reinstall --no-deps --no-index "$wheel"

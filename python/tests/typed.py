@@ -41,6 +41,3 @@ def mistakes(image: Image.Image) -> None:
     cupscale.Engine(modle="x")  # type: ignore[call-arg]
     cupscale.upscale(image, color_fix="all")  # type: ignore[call-overload]
     cupscale.upscale_file("a", "b", bit_depth=12)  # type: ignore[arg-type]
-
-
-__all__: list[Any] = [uses, mistakes]
