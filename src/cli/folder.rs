@@ -148,7 +148,7 @@ fn one(
     loaded: &mut Option<Loaded>,
     reporter: &mut Reporter,
 ) -> Result<Outcome, CliError> {
-    if job.skip_existing && item.output.is_file() {
+    if job.is_done(&Output::Path(item.output.clone())) {
         return Ok(Outcome::Exists);
     }
     // Known before a picture is read.

@@ -334,6 +334,16 @@ impl Job {
         Ok(page)
     }
 
+    /// `true` if this output is there and stays as it is; what a kill left of the job that made it is removed.
+    pub fn is_done(&self, output: &Output) -> bool {
+        let Output::Path(path) = output else { return false };
+        let is_done = self.skip_existing && path.is_file();
+        if is_done {
+            self.work.clear_finished(output);
+        }
+        is_done
+    }
+
     /// `settings` with the mask of the picture at `input`, if the options name one.
     ///
     /// # Errors

@@ -37,7 +37,7 @@ pub fn run(job: &Job) -> Result<u8, CliError> {
     let mut reporter = Reporter::new(&job.show);
     reporter.names(input);
     job.notes.iter().for_each(|note| reporter.tell(note));
-    let exists = || matches!(&output, Output::Path(path) if job.skip_existing && path.is_file());
+    let exists = || job.is_done(&output);
     let skipped = |reporter: &Reporter, why: &str| {
         reporter.finish_job(&format!("{}: {why}, skipped", output.name()));
         Ok(SKIPPED)

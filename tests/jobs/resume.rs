@@ -237,6 +237,25 @@ fn a_second_process_waits_for_the_first_or_skips_its_picture() {
 }
 
 #[test]
+fn what_a_kill_left_of_a_finished_job_goes_when_its_output_is_skipped() {
+    let shell = Shell::new();
+    shell.picture("in.png", 30, 22);
+    assert!(kill(&shell, job(&shell, ""), &Moment::JournalHas(300)));
+    copy_folder(&shell.path(WORK), &shell.path("left"));
+    // It names the lock's file, and the copy is another.
+    fs::remove_file(shell.path("left").join("lease")).unwrap();
+    complete(&shell, "");
+    fs::rename(shell.path("left"), shell.path(WORK)).unwrap();
+    let skip = || job(&shell, "--skip-existing").output().unwrap().status.code();
+    assert_eq!(skip(), Some(3));
+    assert!(!shell.path(WORK).exists());
+    // Unfinished work on an output that was there before.
+    assert!(kill(&shell, job(&shell, "--seed 1"), &Moment::JournalHas(300)));
+    assert_eq!(skip(), Some(3));
+    assert!(shell.path(WORK).join("journal").exists());
+}
+
+#[test]
 fn work_can_lie_elsewhere_and_go_on_there() {
     let shell = Shell::new();
     shell.picture("in.png", 30, 22);

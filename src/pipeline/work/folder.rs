@@ -54,6 +54,28 @@ impl WorkOptions {
     }
 }
 
+impl WorkOptions {
+    /// Removes the work folder of a job that had completed this output and was killed before it had removed the folder.
+    /// Unfinished work on an output that was there before stays, and so does the folder of a process that is at work.
+    pub fn clear_finished(&self, output: &Output) {
+        let Some(folder) = self.folder_of(output).filter(|folder| folder.is_dir()) else { return };
+        let Ok(lock) = lock(&folder) else { return };
+        let written = |path: &Path| fs::metadata(path).and_then(|found| found.modified()).ok();
+        let output = match output {
+            Output::Path(path) => written(path),
+            _ => None,
+        };
+        // The output is written after the last record of the journal.
+        let is_over = written(&folder.join(JOURNAL)).zip(output).is_some_and(|(at, end)| at <= end);
+        if is_over || !has_results(&folder) {
+            remove(&folder);
+        }
+        drop(lock);
+        // Where a file that is open has a name until it is closed.
+        let _ = fs::remove_dir(&folder);
+    }
+}
+
 /// Handling of unfinished work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Resume {
