@@ -39,7 +39,7 @@ pub struct ServerArgs {
     /// Name under which clients may reach it, besides the loopback's names and the address; may be given several times
     #[arg(long, value_name = "NAME", value_parser = host)]
     pub allow_host: Vec<String>,
-    /// Site whose pages may ask from a browser (CORS), as https://studio.example; may be given several times
+    /// Site whose pages may ask from a browser (CORS), as `https://studio.example`; may be given several times
     #[arg(long, value_name = "ORIGIN", value_parser = origin)]
     pub allow_origin: Vec<String>,
     /// Folder of the jobs, with which another start goes on [default: one for the address in the cache; for port 0 one
